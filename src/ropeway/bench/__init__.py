@@ -1,0 +1,1 @@
+"""The load test: many clients against one endpoint, every request timed, the raw figures kept."""

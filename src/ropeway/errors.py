@@ -1,0 +1,93 @@
+"""Every error Ropeway raises on purpose, and the exit code each one ends with.
+
+    RopewayError            1  done, and the answer is no
+    ├── HostError           1  a command on a host failed, hung, or could not be run
+    ├── LaunchError         1  the engine did not come up; what was started has been undone
+    ├── EndpointError       1  the model server is away, refuses us, or broke off
+    └── Refused             2  bad input or a missing need: nothing was touched
+        ├── SpecError       2  the spec file: file, line and dotted path
+        ├── ModelError      2  the model directory: what is missing or broken
+        └── LayoutError     2  the layout cannot run: the numbers, and what can
+
+Anything else that escapes is our bug: exit code 3. Ctrl-C is 130.
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """What the process says when it ends."""
+
+    OK = 0
+    NO = 1
+    REFUSED = 2
+    BUG = 3
+    INTERRUPTED = 130
+
+
+class RopewayError(Exception):
+    """A failure with its next step.
+
+    what      one line, lower case, no full stop: what is wrong
+    where     file, host or URL it concerns
+    evidence  lines that prove it: a command's last output, numbers, a log line
+    hint      something to type or to check
+    """
+
+    exit_code = Exit.NO
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        evidence: Sequence[str] = (),
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.evidence = tuple(evidence)
+        self.hint = hint
+
+    def as_json(self) -> dict[str, object]:
+        """The error as plain data, for `--json`."""
+        return {
+            "kind": type(self).__name__,
+            "what": self.what,
+            "where": self.where,
+            "evidence": list(self.evidence),
+            "hint": self.hint,
+            "exit_code": int(self.exit_code),
+        }
+
+
+class HostError(RopewayError):
+    """A command on a host failed, hung, or could not be run."""
+
+
+class LaunchError(RopewayError):
+    """The engine did not come up. What had been started is gone again."""
+
+
+class EndpointError(RopewayError):
+    """The model server is away, refuses us, or broke off in the middle."""
+
+
+class Refused(RopewayError):
+    """Bad input or a missing need. Nothing was started, nothing was changed."""
+
+    exit_code = Exit.REFUSED
+
+
+class SpecError(Refused):
+    """The spec file is wrong; `where` is `file:line`."""
+
+
+class ModelError(Refused):
+    """The model directory is missing something or holds something broken."""
+
+
+class LayoutError(Refused):
+    """This model, on this cluster, cannot run in this layout."""
