@@ -1,0 +1,96 @@
+"""What is handed to the engine untouched, and which of its flags have a key of our own."""
+
+import json
+import re
+from collections.abc import Mapping
+
+from ropeway.spec_errors import Fault
+
+# Engine flags that have a key of their own here, without dashes. vLLM's parser takes short forms
+# and unambiguous beginnings too, so those are refused with them.
+OWN_KEY = {
+    "tensor-parallel-size": "serve.layout",
+    "tp": "serve.layout",
+    "pipeline-parallel-size": "serve.layout",
+    "pp": "serve.layout",
+    "data-parallel-size": "serve.layout",
+    "dp": "serve.layout",
+    "enable-expert-parallel": "serve.layout",
+    "ep": "serve.layout",
+    "max-model-len": "serve.context",
+    "dtype": "serve.dtype",
+    "kv-cache-memory-bytes": "serve.kv_cache",
+    "gpu-memory-utilization": "serve.memory",
+    "device-memory-utilization": "serve.memory",
+    "host": "serve.address",
+    "port": "serve.port",
+    "api-key": "serve.api_key_env",
+    "model": "model",
+    "served-model-name": "model.served_name",
+}
+
+VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+_FLAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+
+
+def engine_argument_flags(engine_args: Mapping[str, object]) -> list[str]:
+    """`serve.engine_args` as the engine's argv, in the order written.
+
+    `{"max-num-seqs": 64}` → `--max-num-seqs 64`; true and null → the bare flag; false →
+    `--no-flag`; a list → its values after one flag; a mapping → one JSON text. Names and texts are
+    left as they are, so `max_num_seqs` stays so (vLLM reads both). A text that begins with `-`
+    would be taken for a flag, so it is joined: `--flag=-x`.
+    """
+    flags: list[str] = []
+    for name, value in engine_args.items():
+        if value is None or value is True:
+            flags.append(f"--{name}")
+        elif value is False:
+            flags.append(f"--no-{name}")
+        elif isinstance(value, list | tuple):
+            flags += [f"--{name}", *(_argument(item) for item in value)]
+        elif (text := _argument(value)).startswith("-"):
+            flags.append(f"--{name}={text}")
+        else:
+            flags += [f"--{name}", text]
+    return flags
+
+
+def flag_faults(engine_args: Mapping[str, object]) -> list[Fault]:
+    """What is wrong with the names in `serve.engine_args`; paths begin at `serve`."""
+    faults = []
+    seen: dict[str, str] = {}
+    for name in engine_args:
+        plain = name.lstrip("-").replace("_", "-")
+        at = ("engine_args", name)
+        ours = _own_key(plain.removeprefix("no-"))
+        if ours:
+            faults.append(Fault(at, f"repeats `{ours}`", f"set `{ours}` and remove this line"))
+        elif name.startswith("-"):
+            faults.append(Fault(at, "must be written without dashes in front", f"write `{plain}`"))
+        elif _FLAG_NAME.fullmatch(name) is None:
+            faults.append(Fault(at, "is not the name of a flag"))
+        elif seen.setdefault(plain, name) != name:
+            faults.append(Fault(at, f"is the same flag as `{seen[plain]}`", "keep one of the two"))
+    return faults
+
+
+def variable_faults(env: Mapping[str, str]) -> list[Fault]:
+    """What is wrong with the names in `serve.env`; paths begin at `serve`."""
+    return [
+        Fault(("env", name), "is not the name of an environment variable")
+        for name in env
+        if re.fullmatch(VARIABLE, name) is None
+    ]
+
+
+def _own_key(flag: str) -> str | None:
+    """Our key for this engine flag. The engine's parser completes a flag that is cut short."""
+    if flag in OWN_KEY:
+        return OWN_KEY[flag]
+    whole = (ours for full, ours in OWN_KEY.items() if full.startswith(flag))
+    return next(whole, None) if len(flag) > 3 else None
+
+
+def _argument(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

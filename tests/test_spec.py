@@ -1,0 +1,590 @@
+"""The spec: what it accepts, what it says about what it refuses, and that it prints as it reads."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ropeway.cli.init import init
+from ropeway.errors import Exit, Refused, SpecError
+from ropeway.spec import (
+    Cluster,
+    Layout,
+    Local,
+    Model,
+    RemoteHost,
+    Serve,
+    Spec,
+    Workload,
+    dump_spec,
+    engine_argument_flags,
+    load_spec,
+    local_spec,
+    parse_spec,
+    sample_text,
+)
+from ropeway.spec_errors import schema_keys
+
+SMALL = "cluster: {local: {hosts: 2, npus: 2}}\nmodel: {name: smollm2}\n"
+
+
+def refusal(text: str) -> SpecError:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(text, "f.yaml")
+    return caught.value
+
+
+# Layouts
+
+
+@pytest.mark.parametrize(
+    ("text", "layout", "name"),
+    [
+        ("TP2×PP2+EP", Layout(tensor=2, pipeline=2, expert=True), "TP2×PP2+EP"),
+        ("tp2xpp2+ep", Layout(tensor=2, pipeline=2, expert=True), "TP2×PP2+EP"),
+        ("tp2,pp2,ep", Layout(tensor=2, pipeline=2, expert=True), "TP2×PP2+EP"),
+        ("DP2×TP2", Layout(tensor=2, data=2), "DP2×TP2"),
+        ("tp2 dp2", Layout(tensor=2, data=2), "DP2×TP2"),
+        ("TP4 + EP", Layout(tensor=4, expert=True), "TP4+EP"),
+        ("ＴＰ２，ＰＰ４", Layout(tensor=2, pipeline=4), "TP2×PP4"),
+        ("TP2 X PP3 * DP4", Layout(tensor=2, pipeline=3, data=4), "DP4×TP2×PP3"),
+        ("tp=2,ep", Layout(tensor=2, expert=True), "TP2+EP"),
+        ("EP", Layout(expert=True), "TP1+EP"),
+        ("TP1", Layout(), "TP1"),
+        ("DP1×PP2", Layout(pipeline=2), "PP2"),
+    ],
+)
+def test_a_layout_is_read_from_its_name(text: str, layout: Layout, name: str) -> None:
+    assert Layout.parse(text) == layout
+    assert str(layout) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "is not a layout"),
+        ("TP", "is not a layout"),
+        ("TP2×", "is not a layout"),
+        ("4", "is not a layout"),
+        ("TP2PP2", "is not a layout"),
+        ("XP2", "is not a layout"),
+        ("TP-1", "is not a layout"),
+        ("TP2.5", "is not a layout"),
+        ("TP999999", "is not a layout"),
+        ("TP0", "tensor parallel must be at least 1"),
+        ("PP99999", "pipeline parallel is at most 65536"),
+        ("TP2×TP2", "gives tensor parallel twice"),
+        ("EP+EP", "gives expert parallel twice"),
+        ("TP4+EP4", "expert parallel takes no number"),
+    ],
+)
+def test_what_is_no_layout_is_refused_in_words(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(complaint)) as caught:
+        Layout.parse(text)
+    assert "\n" not in str(caught.value)
+
+
+SIZES = st.integers(1, 65_536)
+LAYOUTS = st.builds(Layout, tensor=SIZES, pipeline=SIZES, data=SIZES, expert=st.booleans())
+
+
+@settings(deadline=None)
+@given(LAYOUTS)
+def test_every_layout_is_read_back_from_its_name(layout: Layout) -> None:
+    assert Layout.parse(str(layout)) == layout
+    assert Layout.parse(str(layout).lower().replace("×", "x")) == layout
+    assert layout.npus == layout.tensor * layout.pipeline * layout.data
+
+
+def test_layouts_can_be_keys_of_a_dict() -> None:
+    assert {Layout.parse("TP2"): 1}[Layout(tensor=2)] == 1
+
+
+def test_a_layout_may_be_written_key_by_key() -> None:
+    text = SMALL + "serve: {layout: {tensor: 2, x-why: fits, expert: true}, layouts: [tp2, pp2]}"
+    spec = parse_spec(text, "f")
+    assert spec.serve.layout == Layout(tensor=2, expert=True)
+    assert [str(layout) for layout in spec.serve.layouts] == ["TP2", "PP2"]
+
+
+# What a spec means
+
+
+def test_a_small_spec_has_the_stated_defaults() -> None:
+    spec = parse_spec(SMALL, "f")
+    assert spec == local_spec(Model(name="smollm2"))
+    assert (spec.name, spec.engine, str(spec.serve.layout)) == ("ropeway", "vllm-cpu", "TP1")
+    assert (spec.serve.address, spec.serve.port, spec.serve.start_timeout) == (
+        "127.0.0.1",
+        8000,
+        600,
+    )
+    assert spec.workload == Workload(
+        clients=256, requests=512, input_tokens=128, output_tokens=128, seed=0, temperature=0.0
+    )
+
+
+def test_requests_follow_the_clients_unless_given() -> None:
+    assert Workload(clients=3).requests == 6
+    assert Workload(clients=3, requests=4).requests == 4
+
+
+def test_a_local_cluster_counts_its_virtual_npus() -> None:
+    cluster = Cluster(local=Local(hosts=3, npus=2))
+    assert (cluster.is_local, cluster.host_count) == (True, 3)
+    assert (cluster.npus_per_host, cluster.total_npus) == (2, 6)
+
+
+def test_a_cluster_of_unequal_hosts_has_as_many_npus_per_host_as_the_smallest() -> None:
+    hosts = (RemoteHost(address="a", npus=8), RemoteHost(address="b", npus=4))
+    cluster = Cluster(hosts=hosts)
+    assert (cluster.is_local, cluster.host_count) == (False, 2)
+    assert (cluster.npus_per_host, cluster.total_npus) == (4, 12)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["10.0.0.1", "::1", "fe80::1%eth0", "npu1", "npu_1", "a.b-c.example.com.", "localhost"],
+)
+def test_host_names_and_addresses_are_taken(address: str) -> None:
+    assert RemoteHost(address=address, npus=8).address == address
+
+
+@pytest.mark.parametrize(
+    "address", ["10.0.0.256", "1.2.3", "-oProxy=x", "a b", "", "a..b", "é", "a." * 127]
+)
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="neither a host name nor an IP address"):
+        RemoteHost(address=address, npus=8)
+
+
+def test_real_hosts_default_to_the_ascend_engine() -> None:
+    spec = parse_spec("cluster: {hosts: [{address: a, npus: 8}]}\nmodel: {path: /m}\n", "f")
+    assert spec.engine == "vllm-ascend"
+    assert spec.serve.engine is None
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1GiB", 2**30), ("4GB", 4 * 10**9), ("512 MiB", 2**29), (2**21, 2**21)]
+)
+def test_the_kv_cache_is_a_size(text: str | int, size: int) -> None:
+    assert parse_spec(f"{SMALL}serve: {{kv_cache: {text}}}", "f").serve.kv_cache == size
+
+
+def test_sections_that_are_all_comments_mean_their_defaults() -> None:
+    text = SMALL + "serve:\n  # port: 1\nworkload:\n"
+    assert parse_spec(text, "f") == parse_spec(SMALL, "f")
+    blanks = SMALL + "serve:\n  engine_args:\n  env:\n  layouts:\n  kv_cache:\n  context:\n"
+    assert parse_spec(blanks, "f") == parse_spec(SMALL, "f")
+
+
+def test_own_keys_are_ignored_at_every_level_and_kept_inside_engine_arguments() -> None:
+    text = """
+x-note: mine
+cluster: {x-a: 1, local: {x-b: 2}}
+model: {name: smollm2, x-c: [3]}
+serve:
+  x-d: 4
+  env: {x-e: 5}
+  engine_args: {x-f: 6, chat-template-kwargs: {x-g: 7}}
+workload: {x-h: 8}
+"""
+    spec = parse_spec(text, "f")
+    assert spec.serve.env == {}
+    assert spec.serve.engine_args == {"chat-template-kwargs": {"x-g": 7}}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.9", "::1", "localhost", "LocalHost."])
+def test_loopback_needs_no_key(address: str) -> None:
+    assert Serve(address=address).api_key_env is None
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.0.0.1", "npu1"])
+def test_beyond_loopback_a_key_is_needed(address: str) -> None:
+    with pytest.raises(ValueError, match="api_key_env"):
+        Serve(address=address)
+    assert Serve(address=address, api_key_env="KEY").api_key_env == "KEY"
+
+
+# What is refused, and where
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "complaint"),
+    [
+        ("name: Big", "name", ': `"Big"` is not a name of at most 31 letters'),
+        ("name: " + "a" * 32, "name", ': `"aaaa'),
+        ("name: 7", "name", " must be text, not `7`"),
+        ("serve: {port: '8000'}", "serve.port", ' must be a whole number, not `"8000"`'),
+        ("serve: {port: 8000.0}", "serve.port", " must be a whole number, not `8000.0`"),
+        ("serve: {port: true}", "serve.port", " must be a whole number, not `true`"),
+        ("serve: {port: }", "serve.port", " must be a whole number, not empty"),
+        ("serve: {port: [1]}", "serve.port", " must be a whole number, not a list"),
+        ("serve: {port: 0}", "serve.port", " must be at least 1, not `0`"),
+        ("serve: {port: 65536}", "serve.port", " must be at most 65535, not `65536`"),
+        ("serve: {context: " + "9" * 99 + "}", "serve.context", " must be at most 100,000,000,"),
+        ("serve: {memory: 0}", "serve.memory", " must be more than 0, not `0`"),
+        ("serve: {memory: 1.1}", "serve.memory", " must be at most 1, not `1.1`"),
+        ("serve: {memory: half}", "serve.memory", ' must be a number, not `"half"`'),
+        ("serve: {kv_cache: lots}", "serve.kv_cache", ": `lots` is not a size"),
+        ("serve: {kv_cache: 4}", "serve.kv_cache", ": `4` is 4 bytes; write the unit"),
+        ("serve: {kv_cache: 1.5}", "serve.kv_cache", ": `1.5` is not a size"),
+        ("serve: {kv_cache: '" + "9" * 400 + "'}", "serve.kv_cache", ": too large a size"),
+        ("serve: {kv_cache: 1GiB, memory: 0.5}", "serve.memory", " cannot stand beside `kv_cache`"),
+        ("serve: {dtype: fp16}", "serve.dtype", " must be one of `auto`, `bfloat16`, `float16`"),
+        ("serve: {engine: vllm-ascend}", "serve.engine", " is `vllm-ascend`, which needs"),
+        ("serve: {layout: TP0}", "serve.layout", ": `TP0`: tensor parallel must be at least 1"),
+        ("serve: {layout: 4}", "serve.layout", " must be a name like `TP2×PP2+EP` or a mapping"),
+        ("serve: {layout: {expert: yes}}", "serve.layout.expert", " must be true or false, not"),
+        ("serve: {layout: {tensor: 0}}", "serve.layout.tensor", " must be at least 1, not `0`"),
+        ("serve: {layouts: TP2}", "serve.layouts", ' must be a list, not `"TP2"`'),
+        ("serve: {layouts: [TP2, tp2]}", "serve.layouts[1]", " is TP2 a second time"),
+        ("serve: {address: a b}", "serve.address", ': `"a b"` is neither a host name nor'),
+        ("serve: {address: 0.0.0.0}", "serve.address", " is `0.0.0.0`, which other machines reach"),
+        ("serve: {api_key_env: A-B}", "serve.api_key_env", ': `"A-B"` is not the name of an env'),
+        ("serve: {env: {A-B: x}}", "serve.env.A-B", " is not the name of an environment variable"),
+        ("serve: {env: {PIN: 1234}}", "serve.env.PIN", " must be text, not a number"),
+        ("serve: {engine_args: [1]}", "serve.engine_args", " must be a mapping, not a list"),
+        ("serve: {context: 200}", "serve.context", " is 200 tokens, and one request of `workload`"),
+        ("serve: 3", "serve", " must be a mapping, not `3`"),
+        ("workload: {seed: -1}", "workload.seed", " must be at least 0, not `-1`"),
+        ("workload: {temperature: 2.5}", "workload.temperature", " must be at most 2, not `2.5`"),
+        ("workload: {clients: 1e3}", "workload.clients", " must be a whole number, not `1000.0`"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_refused_at_its_line(line: str, path: str, complaint: str) -> None:
+    error = refusal(f"# a comment\n{SMALL}{line}\n")
+    assert error.where == "f.yaml:4"
+    assert error.what.startswith(f"`{path}`{complaint}")
+    assert error.evidence == ()
+    assert error.exit_code == Exit.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        ("model: {name: smollm2}", "f.yaml:1", "`cluster` is missing"),
+        ("cluster: {local: {}}", "f.yaml:1", "`model` is missing"),
+        ("\nmodel: {}\ncluster: {local: {}}", "f.yaml:2", "`model` needs `name` or `path`"),
+        (
+            "cluster: {local: {}}\nmodel:\n  path: /m\n  name: smollm2",
+            "f.yaml:3",
+            "`model.path` cannot stand beside `name`",
+        ),
+        ("model: {path: m}\ncluster: {}", "f.yaml:2", "`cluster` needs `local` or `hosts`"),
+        (
+            "model: {path: m}\ncluster:\n  hosts: []",
+            "f.yaml:3",
+            "`cluster.hosts` must name at least",
+        ),
+        (
+            "model: {path: m}\ncluster:\n  local: {}\n  hosts:\n  - {address: a, npus: 8}",
+            "f.yaml:4",
+            "`cluster.hosts` cannot stand beside `local`",
+        ),
+        (
+            "model: {path: m}\ncluster:\n  hosts:\n  - {address: a, npus: 8}\n  - address: b\n",
+            "f.yaml:5",
+            "`cluster.hosts[1].npus` is missing",
+        ),
+        (
+            "model: {path: m}\ncluster:\n  hosts:\n  - {address: a, npus: 8}\n"
+            "  - npus: 8\n    address: A\n",
+            "f.yaml:6",
+            "`cluster.hosts[1].address` is the same as `cluster.hosts[0]`",
+        ),
+        ("model: {path: ''}\ncluster: {local: {}}", "f.yaml:1", '`model.path`: `""` is not a dir'),
+        (
+            "model: {path: m, served_name: -x}\ncluster: {local: {}}",
+            "f.yaml:1",
+            '`model.served_name`: `"-x"` is not a name',
+        ),
+        (
+            "model: {path: m}\ncluster: {hosts: [{address: a, npus: 1, user: -x}]}",
+            "f.yaml:2",
+            '`cluster.hosts[0].user`: `"-x"` is not a user\'s name',
+        ),
+    ],
+)
+def test_what_is_missing_or_contradicts_is_refused_at_its_line(
+    text: str, where: str, what: str
+) -> None:
+    error = refusal(text)
+    assert error.where == where
+    assert error.what.startswith(what)
+    assert error.evidence == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("wrokload: 3", "did you mean `workload`?"),
+        ("serve: {prot: 3}", "did you mean `port`?"),
+        ("serve: {kv-cache: 1GiB}", "did you mean `kv_cache`?"),
+        ("serve: {max_model_len: 3}", "did you mean `serve.context`?"),
+        ("serve: {tensor-parallel-size: 3}", "did you mean `serve.layout`?"),
+        ("serve: {layout: {tenser: 3}}", "did you mean `tensor`?"),
+        ("serve: {layouts: [{tenser: 3}]}", "did you mean `tensor`?"),
+        ("serve: {clients: 3}", "`clients` belongs under `workload`"),
+        ("serve: {tensor: 3}", "`tensor` belongs under `serve.layout`"),
+        ("workload: {workload: 3}", "`workload` belongs under the top"),
+        ("serve: {swap-space: 3}", "an engine's own flag goes under `serve.engine_args`"),
+        ("qqq: 3", "keys here are `name`, `cluster`, `model`, `serve`, `workload`"),
+        ("serve: {dtype: float_16}", "did you mean `float16`?"),
+        ("serve: {port: '80'}", "remove the quotes"),
+        ("serve: {env: {A: 1}}", "put it in quotes"),
+        ("serve: {engine_args: {port: 1}}", "set `serve.port` and remove this line"),
+    ],
+)
+def test_a_hint_says_what_was_likely_meant(line: str, hint: str) -> None:
+    assert refusal(SMALL + line).hint == hint
+
+
+def test_every_fault_is_told_at_once_in_the_order_of_the_file() -> None:
+    text = """\
+name: Bad
+cluster: {local: {hosts: 0}}
+model: {nmae: smollm2, name: smollm}
+serve:
+  prot: 1
+  engine_args:
+    port: 1
+    tp: 2
+workload: {clients: many}
+"""
+    error = refusal(text)
+    told = [str(error.where), *(line.split(": ")[0] for line in error.evidence)]
+    assert told == [f"f.yaml:{line}" for line in (1, 2, 3, 3, 5, 7, 8, 9)]
+    assert (
+        error.evidence[3] == "f.yaml:5: `serve.prot` is not a key of the spec; did you mean `port`?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("tensor-parallel-size", "serve.layout"), ("tensor_parallel_size", "serve.layout"),
+        ("--tensor-parallel-size", "serve.layout"), ("tensor-parallel", "serve.layout"),
+        ("tp", "serve.layout"), ("no-enable-expert-parallel", "serve.layout"),
+        ("data-parallel-size", "serve.layout"), ("pipeline-parallel-size", "serve.layout"),
+        ("max-model-len", "serve.context"), ("dtype", "serve.dtype"), ("host", "serve.address"),
+        ("gpu-memory-utilization", "serve.memory"), ("kv-cache-memory-bytes", "serve.kv_cache"),
+        ("api-key", "serve.api_key_env"), ("model", "model"), ("port", "serve.port"),
+        ("served-model-name", "model.served_name"), ("served-model", "model.served_name"),
+    ],
+)  # fmt: skip
+def test_engine_flags_with_a_key_of_their_own_are_refused(name: str, ours: str) -> None:
+    error = refusal(f"{SMALL}serve:\n  engine_args:\n    {name}: s3cret\n")
+    assert error.where == "f.yaml:5"
+    assert error.what == f"`serve.engine_args.{name}` repeats `{ours}`"
+    assert "s3cret" not in str(error.as_json())
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        (["--max-num-seqs"], "must be written without dashes in front"),
+        (["a b"], "is not the name of a flag"),
+        (["max-num-seqs", "max_num_seqs"], "is the same flag as `max-num-seqs`"),
+    ],
+)
+def test_engine_arguments_that_no_engine_could_read_are_refused(
+    names: list[str], what: str
+) -> None:
+    error = refusal(f"{SMALL}serve: {{engine_args: {json.dumps(dict.fromkeys(names, 1))}}}")
+    assert error.what == f"`serve.engine_args.{names[-1]}` {what}"
+
+
+@pytest.mark.parametrize(
+    "name", ["model-impl", "data-parallel-backend", "kv-cache-dtype", "max-num-batched-tokens"]
+)
+def test_engine_flags_that_only_look_alike_pass(name: str) -> None:
+    assert Serve(engine_args={name: 1}).engine_args == {name: 1}
+
+
+def test_a_secret_in_the_environment_is_not_shown() -> None:
+    assert "31337" not in str(refusal(f"{SMALL}serve: {{env: {{PIN: 31337}}}}").as_json())
+
+
+# Engine arguments as flags
+
+
+@pytest.mark.parametrize(
+    ("engine_args", "flags"),
+    [
+        ({}, []),
+        ({"max-num-seqs": 64}, ["--max-num-seqs", "64"]),
+        ({"max_num_seqs": 64}, ["--max_num_seqs", "64"]),
+        ({"enable-foo": True, "bare": None}, ["--enable-foo", "--bare"]),
+        ({"enable-foo": False}, ["--no-enable-foo"]),
+        ({"ratio": 0.5}, ["--ratio", "0.5"]),
+        ({"text": "two words"}, ["--text", "two words"]),
+        ({"text": "-x"}, ["--text=-x"]),
+        ({"number": -1}, ["--number=-1"]),
+        ({"empty": ""}, ["--empty", ""]),
+        ({"list": ["a", 2, {"k": 1}]}, ["--list", "a", "2", '{"k": 1}']),
+        ({"json": {"名": [True, None]}}, ["--json", '{"名": [true, null]}']),
+        ({"b": 1, "a": 2}, ["--b", "1", "--a", "2"]),
+    ],
+)
+def test_engine_arguments_become_flags(engine_args: dict[str, object], flags: list[str]) -> None:
+    assert engine_argument_flags(engine_args) == flags
+
+
+# Printing
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
+SCALAR = st.none() | st.booleans() | st.integers() | TEXT | st.floats(-1e9, 1e9)
+VALUE = SCALAR | st.lists(SCALAR, max_size=3) | st.dictionaries(TEXT, SCALAR, max_size=2)
+ENGINE_ARGS = st.dictionaries(st.from_regex(r"flag-[a-z]{1,6}", fullmatch=True), VALUE, max_size=3)
+ENV = st.dictionaries(st.from_regex(r"[A-Z_][A-Z0-9_]{0,5}", fullmatch=True), TEXT, max_size=3)
+NPUS = st.integers(1, 64)
+HOSTS = st.lists(
+    st.builds(
+        RemoteHost,
+        address=st.sampled_from(["a", "10.0.0.1", "::1", "h_1.example.com", "no", "b-1"]),
+        npus=NPUS,
+        user=st.none() | st.sampled_from(["root", "me.too", "1e5"]),
+        port=st.none() | st.integers(1, 65_535),
+    ),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda host: host.address,
+).map(tuple)
+SPECS = st.builds(
+    Spec,
+    name=st.from_regex(r"[a-z0-9][a-z0-9-]{0,30}", fullmatch=True),
+    cluster=st.builds(Cluster, local=st.builds(Local, hosts=NPUS, npus=NPUS))
+    | st.builds(Cluster, hosts=HOSTS),
+    model=st.builds(Model, name=st.sampled_from(["smollm2", "smollm2-moe"]))
+    | st.builds(
+        Model, path=st.sampled_from(["m", "/数据/m", "~", "1", "no"]), served_name=st.just("x")
+    ),
+    serve=st.builds(
+        Serve,
+        engine=st.sampled_from([None, "vllm-cpu"]),
+        layout=LAYOUTS,
+        layouts=st.lists(LAYOUTS, max_size=3, unique=True).map(tuple),
+        context=st.none() | st.integers(256, 10**8),
+        dtype=st.sampled_from(["auto", "bfloat16", "float16", "float32"]),
+        kv_cache=st.none() | st.integers(2**20, 2**50),
+        port=st.integers(1, 65_535),
+        api_key_env=st.none() | st.just("KEY"),
+        engine_args=ENGINE_ARGS,
+        env=ENV,
+    ),
+    workload=st.builds(
+        Workload,
+        clients=st.integers(1, 65_536),
+        input_tokens=st.integers(1, 128),
+        output_tokens=st.integers(1, 128),
+        seed=st.integers(0, 2**63 - 1),
+        temperature=st.floats(0, 2),
+    ),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SPECS)
+def test_what_is_dumped_is_parsed_back(spec: Spec) -> None:
+    assert parse_spec(dump_spec(spec), "f") == spec
+    assert Spec.model_validate(json.loads(json.dumps(spec.as_json()))) == spec
+
+
+def test_json_shows_layouts_by_name_and_leaves_blanks_out() -> None:
+    serve = Serve(layout=Layout(tensor=2, expert=True), kv_cache=3 * 2**29)
+    shown = local_spec(serve=serve).as_json()["serve"]
+    assert isinstance(shown, dict)
+    assert (shown["layout"], shown["kv_cache"]) == ("TP2+EP", "1536MiB")
+    assert "context" not in shown
+
+
+# The sample
+
+
+def test_the_sample_loads_and_its_layouts_fit_its_cluster() -> None:
+    spec = parse_spec(sample_text(), "sample.yaml")
+    assert spec.cluster.is_local
+    assert str(spec.serve.layout) == "TP2×PP2+EP"
+    for layout in (spec.serve.layout, *spec.serve.layouts):
+        assert layout.npus <= spec.cluster.total_npus
+
+
+def test_the_samples_ascend_example_loads_once_its_comments_are_removed() -> None:
+    example = sample_text().split("# Two Ascend hosts", 1)[1]
+    lines = re.findall(r"^# (\w+:.*|  .*)$", example, re.MULTILINE)
+    spec = parse_spec("\n".join(lines), "sample.yaml")
+    assert (spec.engine, spec.cluster.host_count, spec.cluster.total_npus) == ("vllm-ascend", 2, 16)
+    assert spec.serve.layout.npus == 16
+
+
+def test_the_samples_further_keys_load_in_place_of_what_they_replace() -> None:
+    text = sample_text().split("# Two Ascend hosts", 1)[0]
+    for replaced in ("name: smollm2-moe", "layout: TP2", "kv_cache"):
+        text = re.sub(rf"^ *{replaced}.*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^( +)# ( *\w+:( |$).*)$", r"\1\2", text, flags=re.MULTILINE)
+    spec = parse_spec(re.sub(r"^(    layout:.*)", r"\1", text, flags=re.MULTILINE), "sample.yaml")
+    assert (spec.model.path, spec.model.served_name) == ("/data/my-model", "my-model")
+    assert spec.serve.layout == Layout(tensor=2, pipeline=2, expert=True)
+    assert (spec.serve.memory, spec.serve.api_key_env) == (0.9, "ROPEWAY_KEY")
+
+
+def test_the_sample_explains_every_key_of_the_schema() -> None:
+    section = ""
+    shown: set[str] = set()
+    for line in sample_text().splitlines():
+        if top := re.match(r"(?:# )?(cluster|model|serve|workload|name):", line):
+            section = str(top[1])
+            shown.add(section)
+        elif below := re.match(r"[ #-]*(\w+):( |$)", line):
+            shown.add(f"{section}.{below[1]}")
+    for mapping, keys in schema_keys(Spec).items():
+        if mapping == "serve.layouts":
+            continue  # written as `serve.layout` is
+        for key in keys:
+            wanted = f"{mapping.split('.')[0]}.{key}" if mapping else key
+            assert wanted in shown, f"sample.yaml does not mention {wanted}"
+
+
+def test_the_sample_is_narrow_enough_for_a_terminal() -> None:
+    assert max(map(len, sample_text().splitlines())) <= 100
+
+
+# ropeway init
+
+
+def test_init_writes_a_sample_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(init, [])
+    assert result.exit_code == 0
+    assert result.output == "wrote ropeway.yaml; bring it up with `ropeway up`\n"
+    assert load_spec(tmp_path / "ropeway.yaml").model.name == "smollm2-moe"
+
+
+def test_init_keeps_a_file_that_is_there_unless_forced(tmp_path: Path) -> None:
+    file = tmp_path / "my spec.yaml"
+    file.write_text("mine")
+    refused = CliRunner().invoke(init, [str(file)])
+    assert isinstance(refused.exception, Refused)
+    assert refused.exception.exit_code == Exit.REFUSED
+    assert file.read_text() == "mine"
+    forced = CliRunner().invoke(init, [str(file), "--force"])
+    assert forced.output == f"wrote {file}; bring it up with `ropeway up --config '{file}'`\n"
+    assert file.read_text(encoding="utf-8") == sample_text()
+
+
+def test_init_prints_one_json_document(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    result = CliRunner().invoke(init, [str(file), "--json"])
+    assert json.loads(result.output) == {"schema": 1, "file": str(file)}
+
+
+def test_init_refuses_a_place_where_it_cannot_write(tmp_path: Path) -> None:
+    result = CliRunner().invoke(init, [str(tmp_path / "none" / "r.yaml")])
+    assert isinstance(result.exception, Refused)
+    assert result.exception.what == "cannot write the file: no such file or directory"

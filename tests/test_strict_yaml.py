@@ -1,0 +1,218 @@
+"""The YAML reader: what it reads, and the exact line of what it refuses."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ropeway.errors import SpecError
+from ropeway.strict_yaml import (
+    MAX_BYTES,
+    Problem,
+    as_error,
+    dotted,
+    dump_yaml,
+    load_yaml,
+    read_text,
+)
+
+
+def refusal(text: str) -> SpecError:
+    with pytest.raises(SpecError) as caught:
+        load_yaml(text, "f.yaml")
+    return caught.value
+
+
+def test_data_and_lines_come_together() -> None:
+    document = load_yaml("# note\na:\n  b: 1\n\n  c:\n    - x\n    - {d: 2}\n", "f")
+    assert document.data == {"a": {"b": 1, "c": ["x", {"d": 2}]}}
+    assert document.lines == {
+        "": 1, "a": 2, "a.b": 3, "a.c": 5, "a.c[0]": 6, "a.c[1]": 7, "a.c[1].d": 7,
+    }  # fmt: skip
+
+
+def test_a_path_that_is_not_there_has_the_line_of_what_surrounds_it() -> None:
+    document = load_yaml("a:\n  b: 1\n", "f")
+    assert document.line_of(("a", "b", "c", 0)) == 2
+    assert document.line_of(("a", "z")) == 1
+    assert document.line_of(()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("no", "no"), ("on", "on"), ("12:30", "12:30"), ("2024-01-01", "2024-01-01"),
+        ("1_000", "1_000"), ("1e-5", 1e-5), ("010", 10), ("0x1F", 31), ("0o17", 15), ("-3", -3),
+        ("1.", 1.0), (".5", 0.5), ("true", True), ("FALSE", False), ("~", None), ("", None),
+        ("null", None), (".nan", ".nan"), (".inf", ".inf"), ('"8000"', "8000"), ("!!str 1", "1"),
+        ("=", "="), ("TP2×PP2+EP", "TP2×PP2+EP"), ("0.0.0.0", "0.0.0.0"),
+    ],
+)  # fmt: skip
+def test_scalars_follow_the_core_schema(text: str, value: object) -> None:
+    read = load_yaml(f"a: {text}", "f").data["a"]
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_merge_keys_are_followed_and_own_keys_win() -> None:
+    text = "x-a: &a\n  p: 1\n  q: 1\nx-b: &b {q: 2, r: 2}\nc:\n  r: 3\n  <<: [*a, *b]\n"
+    document = load_yaml(text, "f")
+    assert document.data["c"] == {"p": 1, "q": 1, "r": 3}
+    assert (document.lines["c.p"], document.lines["c.r"]) == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "f.yaml:3", "`a` is given twice, first on line 1"),
+        ("s:\n  - {k: 1,\n     k: 2}\n", "f.yaml:3", "`s[0].k` is given twice, first on line 2"),
+        ("a:\n\tb: 1\n", "f.yaml:2", "a tab where YAML wants spaces"),
+        ("a: 1\n  b: 2\n", "f.yaml:2", "not valid YAML: mapping values are not allowed here"),
+        ("a: [1, 2\nb: 3\n", "f.yaml:2", "not valid YAML: expected ',' or ']'"),
+        ('a: 1\nb: "x\n', "f.yaml:3", "not valid YAML: found unexpected end of stream"),
+        ("a: 1\nb: *c\n", "f.yaml:2", "not valid YAML: found undefined alias `c`"),
+        ("a: 1\n---\nb: 2\n", "f.yaml:2", "a second document"),
+        ("- a\n- b\n", "f.yaml:1", "the file must hold `key: value` lines"),
+        ("# only\n# comments\n", "f.yaml", "the file is empty"),
+        ("", "f.yaml", "the file is empty"),
+        ("a: 1\n8000: x\n", "f.yaml:2", "a key must be text, and `8000` is not"),
+        ("a:\n  [1]: x\n", "f.yaml:2", "a key in `a` must be text"),
+        ("a: 1\n? \n: x\n", "f.yaml:2", "a key must be text"),
+        ("a: 1\n: x\n", "f.yaml:2", "not valid YAML"),
+        ("a: 1\nb: !!python/object:os.system x\n", "f.yaml:2", "`b` has the tag"),
+        ("a: !!int x\n", "f.yaml:1", "`a`: `x` is not what its tag says"),
+        ("a: !!bool maybe\n", "f.yaml:1", "`a`: `maybe` is not what its tag says"),
+        ("a: 1\nb: 1e999\n", "f.yaml:2", "`b` is too large a number"),
+        ("a: 1\nb: x\x07y\n", "f.yaml:2", "a character that YAML does not allow: U+0007"),
+        ('a: 1\nb: "\\ud800"\n', "f.yaml:2", "`b` holds an escape that is no character"),
+        ('a: 1\nb: "\\0"\n', "f.yaml:2", "`b` holds an escape that is no character"),
+        ('a: 1\nb: "\\UFFFFFFFF"\n', "f.yaml:2", "not valid YAML: "),
+        ('a: 1\nb: "\\U00110000"\n', "f.yaml:2", "not valid YAML: chr() arg"),
+        ("%YAML " + "1" * 5000 + ".1\n---\na: 1\n", "f.yaml:1", "not valid YAML: "),
+        ("a: 1\nb: &x [*x]\n", "f.yaml:2", "`b[0]` contains itself"),
+        ("a: 1\nb:\n  <<: 3\n", "f.yaml:3", "`<<` in `b` must name a mapping"),
+        ("a: " + "[" * 5000, "f.yaml:1", "not valid YAML: nested deeper than 40 levels"),
+    ],
+)
+def test_a_fault_is_refused_with_its_line(text: str, where: str, what: str) -> None:
+    error = refusal(text)
+    assert error.where == where
+    assert error.what.startswith(what)
+
+
+def test_an_alias_bomb_is_refused_before_it_goes_off() -> None:
+    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    error = refusal("a0: &a0 [x]\n" + "\n".join(levels))
+    assert "20,000 values, aliases written out" in error.what
+    assert not error.evidence
+
+
+def test_all_duplicates_are_told_at_once() -> None:
+    error = refusal("a: 1\na: 2\nb:\n  c: 1\n  c: 2\n")
+    assert error.where == "f.yaml:2"
+    assert error.evidence == (
+        "f.yaml:5: `b.c` is given twice, first on line 4; keep one of the two",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("port：8000\nname: x\n", "line 1 has a full-width colon `：`; write `: `"),
+        ("a: 1\nport:8000\n", "line 2 needs a space after the colon"),
+        ("port:8000\n", "line 1 needs a space after the colon"),
+        ("just words\n", None),
+    ],
+)
+def test_a_lost_colon_is_hinted_at(text: str, hint: str | None) -> None:
+    assert refusal(text).hint == hint
+
+
+def test_as_error_puts_the_first_line_first() -> None:
+    error = as_error("f", [Problem(7, "late", "do"), Problem(2, "early")])
+    assert (error.what, error.where, error.hint) == ("early", "f:2", None)
+    assert error.evidence == ("f:7: late; do",)
+
+
+def test_dotted_paths_show_list_items_in_brackets() -> None:
+    assert dotted(("a", 0, "b", 12)) == "a[0].b[12]"
+    assert dotted(()) == ""
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:
+    file = tmp_path / "f.yaml"
+    file.write_bytes(b"\xef\xbb\xbfa: 1\r\nb:\r\n  c: 2\r\n")
+    document = load_yaml(read_text(file), "f")
+    assert document.data == {"a": 1, "b": {"c": 2}}
+    assert document.lines["b.c"] == 3
+
+
+def test_a_missing_file_names_init(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        read_text(tmp_path / "none.yaml")
+    assert caught.value.what == "no such file"
+    assert "ropeway init" in str(caught.value.hint)
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="a directory"):
+        read_text(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_forbidden_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "f.yaml"
+    file.touch(mode=0)
+    with pytest.raises(SpecError, match="cannot be read: permission denied"):
+        read_text(file)
+
+
+def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.touch()
+    with pytest.raises(SpecError, match="cannot be read: not a directory"):
+        read_text(file / "g.yaml")
+
+
+def test_a_file_of_chinese_in_gb18030_is_refused_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "f.yaml"
+    file.write_bytes("a: 1\nb: 模型\n".encode("gb18030"))
+    with pytest.raises(SpecError) as caught:
+        read_text(file)
+    assert caught.value.where == f"{file}:2"
+    assert "iconv -f GB18030" in str(caught.value.hint)
+
+
+def test_an_endless_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "f.yaml"
+    file.write_bytes(b"#" * (MAX_BYTES + 1))
+    with pytest.raises(SpecError, match="larger than 500,000 bytes"):
+        read_text(file)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT | st.sampled_from(["no", "1e5", "0o7", "~", "<<", "12:30", "1_0", "2024-01-01", "="]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.dictionaries(TEXT, PLAIN, min_size=1, max_size=3))
+def test_what_is_dumped_is_read_back_here_and_by_yaml_1_1(data: dict[str, object]) -> None:
+    text = dump_yaml(data)
+    assert load_yaml(text, "f").data == data
+    assert yaml.safe_load(text) == data
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from("ab:- \n\t[]{},&*!|>'\"#%@`?<~0.\\x："), max_size=40))
+def test_whatever_is_written_is_read_or_refused(text: str) -> None:
+    try:
+        load_yaml(text, "f")
+    except SpecError as error:
+        assert str(error.where).startswith("f")
