@@ -1,0 +1,25 @@
+"""When requests are due, in seconds from the start of the measurement."""
+
+import random
+from collections.abc import Iterator
+from itertools import repeat
+
+
+def arrivals(rate: float | None, seed: int) -> Iterator[float]:
+    """Endless due times: a Poisson stream of `rate` requests per second, the same for one seed.
+
+    Without a rate every request is due at once, and the number of clients alone sets the pace (a
+    closed loop). Raises ValueError unless the rate is above 0.
+    """
+    if rate is None:
+        return repeat(0.0)
+    if not rate > 0:
+        raise ValueError(f"a rate of {rate} requests per second is no rate")
+    return _poisson(rate, random.Random(f"arrivals {seed}"))
+
+
+def _poisson(rate: float, chance: random.Random) -> Iterator[float]:
+    due = 0.0
+    while True:
+        due += chance.expovariate(rate)
+        yield due

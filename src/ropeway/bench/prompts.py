@@ -1,0 +1,116 @@
+"""Prompts of a wanted length, the same for one seed, that share no beginning.
+
+A shared beginning would be answered from the engine's prefix cache and flatter the figures, so
+each prompt is a random row of short common words. Such words are one token each in the tokenizers
+in use; where the server offers `/tokenize` this is checked, and the lengths are exact.
+"""
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+WORDS: tuple[str, ...] = tuple(
+    """
+    time year people way day man thing woman life child world school state family student group
+    country problem hand part place case week company system program question work government
+    number night point home water room mother area money story fact month lot right study book
+    eye job word business issue side kind head house service friend father power hour game line
+    end member law car city community name president team minute idea body information back parent
+    face level office door health person art war history party result change morning reason
+    research girl guy moment air teacher force education foot boy age policy music market sense
+    nation plan college interest death experience effect use class control care field role effort
+    light voice table paper space ground form event matter center couple site project
+    base star board wall wind road river green black white small large early young
+    good new first last long great little own other old high different next public same able
+    """.split()  # noqa: SIM905 (270 quotes and commas would hide the words)
+)
+"""Common English nouns and adjectives, each a single token in the large byte-level vocabularies."""
+
+Counter = Callable[[str], Awaitable[int | None]]
+"""Tokens of a one-message chat with this text, template included; None when nobody can say."""
+
+_FIRST_WORDS = 16
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to write prompts of `words` words that come to a known number of tokens.
+
+    tokens   what the server will count for each prompt, chat template included
+    exact    whether the server's own tokenizer said so; otherwise it is about that many
+    """
+
+    tokens: int
+    words: int
+    first: tuple[str, ...]
+    rest: tuple[str, ...]
+    exact: bool
+
+
+@dataclass(frozen=True)
+class RandomPrompts(Sequence[str]):
+    """`total` prompts, each made when it is asked for, so that a million cost no memory."""
+
+    recipe: Recipe
+    total: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.total
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(self.total))]
+        at = index + self.total if index < 0 else index
+        if not 0 <= at < self.total:
+            raise IndexError(index)
+        chance = random.Random(f"prompt {self.seed} {at}")
+        rest = chance.choices(self.recipe.rest, k=self.recipe.words - 1)
+        return " ".join([chance.choice(self.recipe.first), *rest])
+
+
+async def find_recipe(tokens: int, count: Counter) -> Recipe:
+    """The recipe for prompts of `tokens` tokens, checked against the server's tokenizer.
+
+    The chat template takes its share of `tokens`; when it alone is longer, prompts have one word
+    and `Recipe.tokens` says what they come to. Costs about 20 calls of `count` when the words
+    are single tokens, and a few for each that is not. Raises ValueError unless `tokens` ≥ 1.
+    """
+    if tokens < 1:
+        raise ValueError(f"a prompt of {tokens} tokens is no prompt")
+    guess = Recipe(tokens, tokens, WORDS, WORDS, exact=False)
+    shortest = await count(WORDS[0])
+    if shortest is None:
+        return guess
+    first = [word for word in WORDS[:_FIRST_WORDS] if await count(word) == shortest]
+    rest = await _single_tokens(first[0], WORDS, shortest, count)
+    if not rest:
+        return guess
+    words = max(1, tokens - shortest + 1)
+    recipe = Recipe(shortest + words - 1, words, tuple(first), tuple(rest), exact=True)
+    sample = RandomPrompts(recipe, 3, seed=0)
+    if any([await count(text) != recipe.tokens for text in sample]):
+        return guess
+    return recipe
+
+
+async def _single_tokens(
+    before: str, words: Sequence[str], shortest: int, count: Counter
+) -> list[str]:
+    """Those of the words that are one token each after another word, found by halving.
+
+    Every word is at least one token, so a row of n words that adds n tokens has only such words.
+    """
+    counted = await count(" ".join([before, *words]))
+    if counted == shortest + len(words):
+        return list(words)
+    if len(words) == 1 or counted is None:
+        return []
+    middle = len(words) // 2
+    left = await _single_tokens(before, words[:middle], shortest, count)
+    return left + await _single_tokens(before, words[middle:], shortest, count)

@@ -1,0 +1,459 @@
+"""The OpenAI-shaped streaming client: one request in, time stamps and tokens out.
+
+All times are seconds of one monotonic clock. A request is watched by a `Stopwatch`, which can be
+frozen into a `Timing` at any moment: what arrived before a failure or a Ctrl-C is never lost.
+"""
+
+import asyncio
+import contextlib
+import difflib
+import errno
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from ropeway.errors import EndpointError, Refused
+from ropeway.stream import Clock, Delta, SseParser, Stopwatch, Timing
+
+Message = Mapping[str, Any]
+
+_CONNECT_S = 10.0
+# uvicorn, which vLLM serves with, drops idle connections after 5 s; a request sent just then would
+# fail although nothing is wrong. We let go of them first.
+_KEEPALIVE_S = 2.0
+
+
+class RequestFailed(EndpointError):
+    """One request came to nothing, or to less than was asked. `kind` is what failures group by."""
+
+    kind: ClassVar[str] = "failed"
+
+
+class ServerAway(RequestFailed):
+    """Nothing answers at this address."""
+
+    kind = "server away"
+
+
+class ModelUnknown(RequestFailed):
+    """The server is there and does not have this model."""
+
+    kind = "model unknown"
+
+
+class KeyRefused(RequestFailed):
+    """The server wants another API key."""
+
+    kind = "key refused"
+
+
+class BadRequest(RequestFailed):
+    """The server read the request and will not serve it: too long, a wrong parameter."""
+
+    kind = "bad request"
+
+
+class ServerFailed(RequestFailed):
+    """The server says that the fault is its own (5xx, or 429 when it is full)."""
+
+    kind = "server error"
+
+
+class StreamBroke(RequestFailed):
+    """The answer began and did not end."""
+
+    kind = "stream broke"
+
+
+class TimedOut(RequestFailed):
+    """Nothing arrived for as long as we were willing to wait."""
+
+    kind = "timeout"
+
+
+class NotOpenAI(RequestFailed):
+    """Something answers here, and it is not an OpenAI-shaped server."""
+
+    kind = "not an OpenAI server"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where to send: base URL (see `normalise_url`), key, and how long silence may last."""
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+    key_name: str = "OPENAI_API_KEY"
+    """The environment variable the key came from, only to name it when the key is refused."""
+    timeout_s: float = 300.0
+    """The longest wait for the next piece of a stream, the first one included."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One chat completion, or a plain completion when `prompt` is given (text or token ids)."""
+
+    model: str
+    messages: Sequence[Message] = ()
+    prompt: str | Sequence[int] | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A row of `/v1/models`; `context` is vLLM's `max_model_len`, tokens, None elsewhere."""
+
+    name: str
+    context: int | None
+
+
+def normalise_url(text: str) -> str:
+    """The base URL of what a user typed: `host:8000`, `http://host:8000`, `…/v1`, `…/v1/`.
+
+    A missing scheme is http; a missing path is `/v1`; any other path stays. Raises Refused.
+    """
+    typed = text.strip()
+    full = typed if "://" in typed else f"http://{typed}"
+    full = full.replace("://:", "://127.0.0.1:", 1)
+    hint = "write it like `http://127.0.0.1:8000/v1`"
+    try:
+        parts = urlsplit(full)
+        port = parts.port
+    except ValueError as error:
+        raise Refused(f"`{typed}` is not a URL: {error}".lower(), hint=hint) from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise Refused(f"`{typed}` is not the URL of an HTTP server", hint=hint)
+    if parts.username is not None or parts.query or parts.fragment:
+        raise Refused("the URL may hold only host, port and path, no password or query", hint=hint)
+    if any(ch.isspace() for ch in typed):
+        raise Refused(f"`{typed}` has a space in it", hint=hint)
+    path = parts.path.rstrip("/").removesuffix("/completions").removesuffix("/chat")
+    return f"{parts.scheme}://{parts.netloc}{path.rstrip('/') or '/v1'}"
+
+
+async def list_models(
+    base_url: str, key: str | None = None, timeout_s: float = 30.0
+) -> tuple[ServedModel, ...]:
+    """What the server at this URL serves. Raises RequestFailed, or Refused for an unusable URL."""
+    endpoint = Endpoint(normalise_url(base_url), key, timeout_s=timeout_s)
+    async with Client(endpoint) as client:
+        return await client.models()
+
+
+class Client:
+    """A session with one endpoint: `async with Client(endpoint) as client`.
+
+    Proxies of the environment are not used: an endpoint on this machine or in the cluster is never
+    behind one, and a proxy that cannot reach it would answer in its place.
+    """
+
+    def __init__(self, endpoint: Endpoint, clock: Clock = time.monotonic) -> None:
+        self.endpoint = endpoint
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        key = self.endpoint.key
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=_CONNECT_S, sock_read=self.endpoint.timeout_s
+            ),
+            trust_env=False,
+            trace_configs=[_starts_watch()],
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def ask(
+        self,
+        request: Request,
+        *,
+        watch: Stopwatch | None = None,
+        on_delta: Callable[[Delta], None] | None = None,
+    ) -> Timing:
+        """Send one request and follow its stream to the end.
+
+        `on_delta` is called for each piece as it comes. Raises RequestFailed; what had arrived by
+        then is in `watch`.
+        """
+        watch = watch or Stopwatch(self._clock)
+        call = "/chat/completions" if request.prompt is None else "/completions"
+        url = self.endpoint.url + call
+        try:
+            async with self._http("POST", url, json=_body(request), watch=watch) as response:
+                if response.status != 200:
+                    raise await self._refusal(response, request.model)
+                await self._follow(response, watch, on_delta)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _explain(error, self.endpoint, watch) from error
+        return watch.timing()
+
+    async def models(self) -> tuple[ServedModel, ...]:
+        """The models that the server lists. Raises RequestFailed."""
+        try:
+            async with self._http("GET", self.endpoint.url + "/models") as response:
+                if response.status != 200:
+                    raise await self._refusal(response, None)
+                listed = _loads(await response.read())
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _explain(error, self.endpoint, Stopwatch(self._clock)) from error
+        if not isinstance(listed, dict) or not isinstance(listed.get("data"), list):
+            raise _not_openai(self.endpoint, "answers `/models` with something that is no list")
+        return tuple(
+            ServedModel(str(row["id"]), row.get("max_model_len"))
+            for row in listed["data"]
+            if isinstance(row, dict) and "id" in row
+        )
+
+    async def count_tokens(self, model: str, messages: Sequence[Message]) -> int | None:
+        """Tokens of this chat and its template by vLLM's `/tokenize`, or None if it has none."""
+        url = self.endpoint.url.removesuffix("/v1") + "/tokenize"
+        body = {"model": model, "messages": list(messages)}
+        try:
+            async with self._http("POST", url, json=body) as response:
+                answer = _loads(await response.read()) if response.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None
+        count = answer.get("count") if isinstance(answer, dict) else None
+        return count if isinstance(count, int) else None
+
+    @contextlib.asynccontextmanager
+    async def _http(
+        self, method: str, url: str, *, json: object = None, watch: Stopwatch | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._session is None:
+            raise RuntimeError("use the client inside `async with`")
+        sending = self._session.request(method, url, json=json, trace_request_ctx=watch)
+        async with sending as response:
+            yield response
+
+    async def _follow(
+        self,
+        response: aiohttp.ClientResponse,
+        watch: Stopwatch,
+        on_delta: Callable[[Delta], None] | None,
+    ) -> None:
+        if "event-stream" not in response.content_type:
+            raise await self._no_stream(response)
+        parser = SseParser()
+        async for received in response.content.iter_any():
+            for data in parser.feed(received):
+                if data == "[DONE]":
+                    await _drain(response)
+                    return self._closed(watch, done=True)
+                self._take(data, watch, on_delta)
+        for data in parser.close():
+            if data == "[DONE]" or _loads(data) is None:
+                continue
+            self._take(data, watch, on_delta)
+        return self._closed(watch, done=False)
+
+    def _take(self, data: str, watch: Stopwatch, on_delta: Callable[[Delta], None] | None) -> None:
+        event = _loads(data)
+        if not isinstance(event, dict):
+            raise _broke(self.endpoint, watch, f"the server sent `{data[:80]}`, which is no event")
+        if event.get("error") or event.get("object") == "error":
+            raise _broke(self.endpoint, watch, f"the server says: {_words(event)}")
+        try:
+            delta = watch.see(event)
+        except (TypeError, AttributeError, LookupError) as error:
+            raise _broke(
+                self.endpoint, watch, f"the server sent `{data[:80]}`, which is no event"
+            ) from error
+        if delta is not None and on_delta is not None:
+            on_delta(delta)
+
+    def _closed(self, watch: Stopwatch, *, done: bool) -> None:
+        """A stream has ended; it must have ended on purpose."""
+        if watch.finish_reason == "abort":
+            raise _broke(self.endpoint, watch, "the server aborted the request")
+        if watch.finish_reason or (done and watch.tokens):
+            return
+        raise _broke(self.endpoint, watch, "the stream closed without its finish mark")
+
+    async def _no_stream(self, response: aiohttp.ClientResponse) -> RequestFailed:
+        body = _loads(await response.read())
+        if isinstance(body, dict) and (body.get("error") or body.get("object") == "error"):
+            return ServerFailed(f"the server says: {_words(body)}", where=self.endpoint.url)
+        return _not_openai(
+            self.endpoint, f"answers with `{response.content_type}` where a stream was asked for"
+        )
+
+    async def _refusal(self, response: aiohttp.ClientResponse, model: str | None) -> RequestFailed:
+        status, where = response.status, self.endpoint.url
+        body = _loads(await response.read())
+        words = _words(body) or response.reason or "no reason given"
+        if status in (401, 403):
+            return _key_refused(self.endpoint, status, words)
+        if status == 404 and model is not None and isinstance(body, dict):
+            return await self._not_found(model, words)
+        if status in (404, 405):
+            return _not_openai(self.endpoint, f"answers `{status}` to what an OpenAI server serves")
+        if status >= 500 or status == 429:
+            logs = "see the engine's own words with `ropeway logs`"
+            return ServerFailed(f"the server failed with {status}: {words}", where=where, hint=logs)
+        too_long = "context length" in words or "max_tokens" in words
+        hint = "send less text, or ask for fewer tokens with `--max-tokens`" if too_long else None
+        return BadRequest(f"the server refuses the request: {words}", where=where, hint=hint)
+
+    async def _not_found(self, model: str, words: str) -> RequestFailed:
+        names = [served.name for served in await self.models()]
+        if model in names or not names:
+            return _not_openai(self.endpoint, f"has no such call for model `{model}`: {words}")
+        meant = _closest(model, names)
+        return ModelUnknown(
+            f"the server has no model `{model}`",
+            where=self.endpoint.url,
+            evidence=("it serves: " + ", ".join(f"`{name}`" for name in names),),
+            hint=f"did you mean `--model {meant}`?" if meant else "name one of these: `--model`",
+        )
+
+
+def _starts_watch() -> aiohttp.TraceConfig:
+    """Start a request's watch when its headers are written, not when we begin to think about it.
+
+    With 256 clients starting together the difference is 130 ms of our own work (building requests,
+    opening connections), which would be booked on the server's time to first token.
+    """
+
+    async def on_sent(_: object, context: Any, __: object) -> None:
+        if isinstance(context.trace_request_ctx, Stopwatch):
+            context.trace_request_ctx.start()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(on_sent)
+    return trace
+
+
+def _body(request: Request) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "model": request.model,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if request.prompt is None:
+        body["messages"] = list(request.messages)
+    else:
+        prompt = request.prompt
+        body["prompt"] = prompt if isinstance(prompt, str) else list(prompt)
+    if request.max_tokens is not None:
+        body["max_tokens"] = request.max_tokens
+    if request.temperature is not None:
+        body["temperature"] = request.temperature
+    return body | dict(request.extra)
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Read the end of the body so that the connection can be used again; do not insist."""
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+        async with asyncio.timeout(1.0):
+            await response.read()
+
+
+def _loads(data: bytes | str) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
+
+
+def _words(body: object) -> str:
+    """The server's message, in each of the shapes that servers use; at most 400 characters."""
+    if not isinstance(body, dict):
+        return ""
+    error = body.get("error", body)
+    found = error.get("message") if isinstance(error, dict) else error
+    if not found and "detail" in body:
+        found = body["detail"]
+    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+    return " ".join(text.split())[:400] if found else ""
+
+
+def _closest(model: str, names: Sequence[str]) -> str | None:
+    by_tail = {name.rsplit("/", 1)[-1].lower(): name for name in names}
+    tail = model.rstrip("/").rsplit("/", 1)[-1].lower()
+    found = difflib.get_close_matches(tail, by_tail, n=1, cutoff=0.5)
+    return by_tail[found[0]] if found else None
+
+
+def _explain(error: Exception, endpoint: Endpoint, watch: Stopwatch) -> RequestFailed:
+    """Which of the ways to fail this transport error is."""
+    url = endpoint.url
+    begun = watch.tokens > 0
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        what = f"no connection within {_CONNECT_S:.0f} s"
+        return ServerAway(what, where=url, hint="check the host and any firewall before it")
+    if isinstance(error, TimeoutError):
+        after = f" after {watch.tokens} tokens" if begun else ""
+        return TimedOut(
+            f"nothing arrived for {endpoint.timeout_s:g} s{after}",
+            where=url,
+            hint="wait longer with `--timeout`, or see what it does with `ropeway logs`",
+        )
+    if isinstance(error, aiohttp.ClientSSLError):
+        hint = "for a server without TLS, begin the URL with `http://`"
+        return ServerAway(f"the TLS handshake failed: {error}", where=url, hint=hint)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return _cannot_connect(error, url)
+    if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
+        return _not_openai(endpoint, "does not answer in HTTP")
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
+        return _broke(endpoint, watch, "the server closed the connection before the end")
+    return _broke(endpoint, watch, str(error) or type(error).__name__)
+
+
+def _cannot_connect(error: aiohttp.ClientConnectorError, url: str) -> RequestFailed:
+    # asyncio puts words of its own into `strerror`.
+    number = error.os_error.errno
+    reason = os.strerror(number) if number else str(error.os_error)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return ServerAway("the host name is not known", where=url, hint="check the URL's spelling")
+    if number in (errno.EMFILE, errno.ENFILE):
+        hint = "raise the limit with `ulimit -n 8192`, or use fewer clients"
+        return ServerAway("this process may open no more files", where=url, hint=hint)
+    return ServerAway(
+        f"no server answers: {reason.lower()}",
+        where=url,
+        hint="check the URL, or see what runs with `ropeway status`",
+    )
+
+
+def _broke(endpoint: Endpoint, watch: Stopwatch, why: str) -> RequestFailed:
+    when = f"after {watch.tokens} tokens" if watch.tokens else "before the first token"
+    return StreamBroke(
+        f"the stream broke {when}",
+        where=endpoint.url,
+        evidence=(why,),
+        hint="see whether the engine still runs with `ropeway status` and `ropeway logs`",
+    )
+
+
+def _key_refused(endpoint: Endpoint, status: int, words: str) -> RequestFailed:
+    name = endpoint.key_name
+    what = f"the server refuses the API key ({status})"
+    if endpoint.key is None:
+        what = f"the server wants an API key and `{name}` is not set ({status})"
+    hint = f"set it with `export {name}=…`, or name another variable with `--key-env`"
+    return KeyRefused(what, where=endpoint.url, evidence=(words,), hint=hint)
+
+
+def _not_openai(endpoint: Endpoint, why: str) -> RequestFailed:
+    return NotOpenAI(
+        f"this is not an OpenAI-compatible server: it {why}",
+        where=endpoint.url,
+        hint="check host and port; the base URL usually ends in `/v1`",
+    )

@@ -1,0 +1,494 @@
+"""The load test against an endpoint of known speed, and the folder it leaves."""
+
+import asyncio
+import dataclasses
+import itertools
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ropeway.bench.arrivals import arrivals
+from ropeway.bench.prompts import WORDS, RandomPrompts, Recipe, find_recipe
+from ropeway.bench.record import RunWriter, new_run_dir, read_run
+from ropeway.bench.run import BenchResult, Progress, Workload, run_bench
+from ropeway.bench.stats import Conditions, Summary, quantile, summarise
+from ropeway.cli.bench import bench, progress_line
+from ropeway.client import Endpoint, ModelUnknown
+from ropeway.errors import Refused
+from ropeway.sim.endpoint import Behaviour, running
+from ropeway.stream import Failure, Timing
+
+CONDITIONS = Conditions(
+    url="http://127.0.0.1:8000/v1",
+    model="fake",
+    layout="TP2×PP2+EP",
+    engine="fake",
+    hardware="无",
+    input_tokens=16,
+    output_tokens=8,
+    clients=4,
+    requests=8,
+    seed=0,
+    temperature=0.0,
+    started_at="2026-01-31T10:12:05+00:00",
+    ropeway="0.1.0",
+)
+
+
+def prompts(count: int, words: int = 16, seed: int = 0) -> RandomPrompts:
+    return RandomPrompts(Recipe(words, words, WORDS, WORDS, exact=False), count, seed)
+
+
+def load(url: str, workload: Workload, **options: Any) -> BenchResult:
+    return asyncio.run(run_bench(Endpoint(url, timeout_s=5), workload, **options))
+
+
+def workload(requests: int, clients: int, **options: Any) -> Workload:
+    chosen: dict[str, Any] = {"model": "fake", "output_tokens": 8} | options
+    return Workload(prompts=prompts(requests), clients=clients, **chosen)
+
+
+def summed(result: BenchResult) -> Summary:
+    return summarise(result.timings, result.duration_s)
+
+
+# Arrivals
+
+
+def test_without_a_rate_everything_is_due_at_once() -> None:
+    assert list(itertools.islice(arrivals(None, 0), 3)) == [0, 0, 0]
+
+
+def test_a_poisson_stream_keeps_its_rate_and_its_seed() -> None:
+    due = list(itertools.islice(arrivals(20, 1), 4000))
+    gaps = [later - earlier for earlier, later in itertools.pairwise(due)]
+    assert due[-1] == pytest.approx(4000 / 20, rel=0.05)
+    # Of an exponential distribution, 1 - 1/e of the gaps are below the mean.
+    assert sum(gap < 1 / 20 for gap in gaps) / len(gaps) == pytest.approx(0.632, abs=0.03)
+    assert due == list(itertools.islice(arrivals(20, 1), 4000))
+    assert due[0] != next(arrivals(20, 2))
+
+
+def test_no_rate_is_no_arrivals() -> None:
+    with pytest.raises(ValueError, match="is no rate"):
+        arrivals(0, 0)
+
+
+# Prompts
+
+
+def test_prompts_are_the_same_for_a_seed_and_share_no_beginning() -> None:
+    first, again, other = prompts(500), prompts(500), prompts(500, seed=1)
+    assert list(first) == list(again)
+    assert list(first) != list(other)
+    # An engine's prefix cache works in blocks of 16 tokens at least; 8 words differ already.
+    assert len({" ".join(text.split()[:8]) for text in [*first, *other]}) == 1000
+    assert {len(text.split()) for text in first} == {16}
+
+
+def test_a_shorter_row_of_prompts_is_the_beginning_of_a_longer_one() -> None:
+    assert list(prompts(3)) == prompts(10)[:3]
+    assert prompts(3)[-1] == prompts(3)[2]
+    with pytest.raises(IndexError):
+        prompts(3)[3]
+
+
+def recipe(tokens: int, long: set[str], overhead: int = 7, first_cost: int = 1) -> Recipe:
+    """With a tokenizer in which these words are two tokens, and each first word `first_cost`."""
+    calls = 0
+
+    async def count(text: str) -> int:
+        nonlocal calls
+        calls += 1
+        assert calls < 200
+        first, *rest = text.split()
+        start = first_cost if first != "way" else 3
+        return overhead + start + sum(2 if word in long else 1 for word in rest)
+
+    return asyncio.run(find_recipe(tokens, count))
+
+
+def test_words_that_are_not_one_token_are_left_out_and_lengths_are_exact() -> None:
+    long = {"government", "research", "theory", "able"}
+    found = recipe(64, long)
+    assert found.exact
+    assert (found.tokens, found.words) == (64, 57)
+    assert set(found.rest) == set(WORDS) - long
+    assert "way" not in found.first
+
+
+def test_first_words_may_cost_more_than_others() -> None:
+    assert recipe(64, set(), first_cost=2) == recipe(64, set(), overhead=8)
+
+
+def test_a_template_longer_than_the_prompt_is_said() -> None:
+    found = recipe(5, set(), overhead=30)
+    assert (found.tokens, found.words, found.exact) == (31, 1, True)
+
+
+def test_without_a_tokenizer_the_length_is_only_about_right() -> None:
+    async def count(_: str) -> None:
+        return None
+
+    found = asyncio.run(find_recipe(64, count))
+    assert (found.tokens, found.words, found.exact) == (64, 64, False)
+
+
+# Measuring
+
+
+def test_the_speed_of_a_known_endpoint_is_recovered() -> None:
+    with running(Behaviour(ttft_s=0.2, tpot_s=0.02)) as fake:
+        result = load(fake.url, workload(16, 8, output_tokens=26))
+        served = fake.served
+    summary = summed(result)
+    assert result.ended == "complete"
+    assert (summary.requests, summary.completed, summary.errors) == (16, 16, {})
+    assert summary.output_tokens == 16 * 26
+    # The endpoint's tokenizer: 4 for the template, a word of more than 8 letters is two.
+    words = [word for text in prompts(16) for word in text.split()]
+    assert summary.input_tokens == 16 * 4 + len(words) + sum(len(word) > 8 for word in words)
+    assert summary.ttft_ms is not None
+    assert summary.tpot_ms is not None
+    # Against the endpoint's own record, which is right also on a busy machine.
+    first = sorted(row.first_sent - row.arrived for row in served)
+    each = sorted((row.last_sent - row.first_sent) / 25 for row in served)
+    took = max(row.last_sent for row in served) - min(row.arrived for row in served)
+    assert first[0] >= 0.2
+    assert summary.ttft_ms.p50 == pytest.approx(quantile(first, 0.5) * 1000, abs=40)
+    assert summary.tpot_ms.p50 == pytest.approx(quantile(each, 0.5) * 1000, rel=0.05)
+    # Two rounds of 8 clients, each of 0.2 s + 25 × 0.02 s.
+    assert summary.duration_s >= 1.4
+    assert summary.duration_s == pytest.approx(took, abs=0.1)
+    assert summary.output_tokens_per_s == pytest.approx(416 / took, rel=0.1)
+
+
+def test_waiting_for_a_full_endpoint_is_part_of_the_first_tokens_time() -> None:
+    with running(Behaviour(ttft_s=0.1, tpot_s=0.0, capacity=1)) as fake:
+        result = load(fake.url, workload(3, 3))
+    waits = sorted(timing.ttft_s or 0 for timing in result.timings)
+    assert [wait >= due for wait, due in zip(waits, (0.1, 0.2, 0.3), strict=True)] == [True] * 3
+    assert waits[0] < 0.2
+
+
+def test_never_more_requests_are_in_flight_than_there_are_clients() -> None:
+    seen: list[Progress] = []
+    with running(Behaviour(ttft_s=0.2, tpot_s=0.06)) as fake:
+        load(fake.url, workload(12, 4), on_progress=seen.append)
+        spans = [(served.arrived, served.last_sent) for served in fake.served]
+    assert max(sum(a <= start < b for a, b in spans) for start, _ in spans) == 4
+    assert max(progress.in_flight for progress in seen) == 4
+    assert (seen[-1].done, seen[-1].total, seen[-1].output_tokens) == (12, 12, 96)
+    assert any(progress.output_tokens and not progress.done for progress in seen), "too late"
+
+
+def test_a_request_is_what_the_workload_says_and_the_warm_up_is_not_counted() -> None:
+    load_ = workload(3, 2, warmup=["warm me"], temperature=0.5, extra={"top_k": 1})
+    with running(Behaviour(ttft_s=0, tpot_s=0)) as fake:
+        result = load(fake.url, load_)
+    asked = [body["messages"][0]["content"] for body in fake.requests]
+    assert asked[0] == "warm me"
+    assert sorted(asked[1:]) == sorted(load_.prompts)
+    assert len(result.timings) == 3
+    body = fake.requests[-1]
+    assert (body["ignore_eos"], body["max_tokens"], body["top_k"]) == (True, 8, 1)
+
+
+def test_answers_may_end_when_the_model_ends_them() -> None:
+    with running(Behaviour(ttft_s=0, tpot_s=0, answer_tokens=5)) as fake:
+        result = load(fake.url, workload(2, 2, output_tokens=50, ignore_eos=False))
+    assert [timing.output_tokens for timing in result.timings] == [5, 5]
+    assert "ignore_eos" not in fake.requests[0]
+
+
+def test_a_rate_is_kept_when_clients_are_free() -> None:
+    with running(Behaviour(ttft_s=0.01, tpot_s=0)) as fake:
+        result = load(fake.url, workload(30, 30, rate=40, seed=3))
+        arrived = sorted(served.arrived for served in fake.served)
+    due = list(itertools.islice(arrivals(40, 3), 30))
+    measured = [moment - arrived[0] for moment in arrived]
+    errors = [abs(at - (moment - due[0])) for at, moment in zip(measured, due, strict=True)]
+    assert quantile(sorted(errors), 0.5) < 0.05
+    assert result.late < 5
+
+
+def test_requests_that_had_to_wait_for_a_client_are_counted_as_late() -> None:
+    with running(Behaviour(ttft_s=0.2, tpot_s=0)) as fake:
+        result = load(fake.url, workload(6, 1, rate=1000))
+    assert result.late == 5
+
+
+def test_failures_are_counted_and_the_run_goes_on() -> None:
+    written: list[Timing] = []
+    with running(Behaviour(ttft_s=0, tpot_s=0.001, fault="cut", fault_every=3)) as fake:
+        result = load(fake.url, workload(9, 3), on_timing=written.append)
+    summary = summed(result)
+    assert (summary.completed, summary.errors) == (6, {"stream broke": 3})
+    assert summary.output_tokens == 6 * 8
+    broken = next(timing for timing in written if timing.error)
+    assert broken.text == "The lift goes"
+    assert broken.error is not None
+    assert broken.error.message.startswith("the stream broke after 3 tokens (")
+
+
+def test_when_the_warm_up_fails_its_error_is_raised_and_nothing_is_measured() -> None:
+    with running(Behaviour()) as fake, pytest.raises(ModelUnknown):
+        load(fake.url, workload(5, 2, model="other", warmup=["a", "b"]))
+
+
+def test_the_time_limit_ends_a_run_and_keeps_what_was_received() -> None:
+    with running(Behaviour(ttft_s=0.05, tpot_s=0.05)) as fake:
+        result = load(fake.url, workload(50, 2, output_tokens=1000, time_limit_s=0.6))
+    summary = summed(result)
+    assert result.ended == "time limit"
+    assert (summary.requests, summary.completed, summary.unfinished) == (2, 0, 2)
+    assert 0.5 < summary.duration_s < 1.5
+    assert 2 <= summary.output_tokens <= 2 * 30
+    assert summary.failed == 0
+
+
+@pytest.mark.parametrize("warmup", [[], ["still warming"]])
+def test_a_stop_ends_a_run_or_its_warm_up(warmup: list[str]) -> None:
+    async def run(url: str) -> BenchResult:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.3, stop.set)
+        load_ = workload(4, 2, output_tokens=10_000, warmup=warmup)
+        return await run_bench(Endpoint(url), load_, stop=stop)
+
+    with running(Behaviour(ttft_s=0, tpot_s=0.05, context=100_000)) as fake:
+        result = asyncio.run(run(fake.url))
+    assert result.ended == "interrupted"
+    assert len(result.timings) == (0 if warmup else 2)
+
+
+def test_a_failing_disk_ends_the_run() -> None:
+    def full(_: Timing) -> None:
+        raise Refused("the disk is full")
+
+    with running(Behaviour(ttft_s=0, tpot_s=0)) as fake, pytest.raises(Refused, match="full"):
+        load(fake.url, workload(4, 2), on_timing=full)
+
+
+def test_a_cancelled_run_leaves_no_task_behind() -> None:
+    async def run(url: str) -> set[asyncio.Task[Any]]:
+        task = asyncio.create_task(run_bench(Endpoint(url), workload(9, 3, output_tokens=999)))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    with running(Behaviour(tpot_s=0.05)) as fake:
+        assert asyncio.run(run(fake.url)) == set()
+
+
+# The folder
+
+
+def measured(text: str = "缆车\u2028up", error: Failure | None = None) -> Timing:
+    return Timing(
+        sent=100.0,
+        first_token=100.25,
+        chunks=((100.25, 1), (100.5, 2)),
+        last=100.5,
+        ended=100.75,
+        input_tokens=16,
+        output_tokens=3,
+        counted=True,
+        finish_reason="length",
+        text=text,
+        reasoning="",
+        error=error,
+    )
+
+
+def test_what_is_written_is_read_back_and_the_summary_is_computed_afresh(tmp_path: Path) -> None:
+    rows = [measured(), measured(text="\ud83d", error=Failure("timeout", "没有"))]
+    with RunWriter(tmp_path / "a" / "run", CONDITIONS) as writer:
+        for row in rows:
+            writer.append(row)
+        written = writer.finish(BenchResult(tuple(rows), 0.75, "complete", 0))
+    run = read_run(tmp_path / "a" / "run")
+    assert run.conditions == CONDITIONS
+    assert run.ended == "complete"
+    assert run.summary == written
+    first = dataclasses.replace(
+        rows[0], sent=0, first_token=0.25, chunks=((0.25, 1), (0.5, 2)), last=0.5, ended=0.75
+    )
+    assert run.timings[0] == first
+    assert run.timings[1].error == Failure("timeout", "没有")
+    assert json.loads((tmp_path / "a/run/summary.json").read_text())["schema"] == 1
+
+
+def test_a_killed_run_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, CONDITIONS) as writer:
+        writer.append(measured())
+        writer.append(measured())
+    timings = tmp_path / "timings.jsonl"
+    timings.write_text(timings.read_text()[:-30])
+    run = read_run(tmp_path)
+    assert (len(run.timings), run.ended) == (1, "unknown")
+
+
+def test_timings_are_on_disk_before_the_run_ends(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, CONDITIONS) as writer:
+        writer.append(measured())
+        assert len(read_run(tmp_path).timings) == 1
+
+
+@pytest.mark.parametrize("line", ["nonsense", "[]", "{}", '{"chunks": [], "error": null}'])
+def test_a_broken_line_is_refused_with_its_number(tmp_path: Path, line: str) -> None:
+    with RunWriter(tmp_path, CONDITIONS) as writer:
+        writer.append(measured())
+    with (tmp_path / "timings.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(Refused, match="not the record of a run") as caught:
+        read_run(tmp_path)
+    assert caught.value.where == f"{tmp_path}/timings.jsonl:2"
+
+
+def test_an_error_before_the_first_timing_leaves_only_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(KeyError), RunWriter(tmp_path, CONDITIONS):
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused):
+        read_run(tmp_path)
+
+
+def test_results_are_never_written_over(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, CONDITIONS):
+        pass
+    with pytest.raises(Refused, match="already holds a run"):
+        RunWriter(tmp_path, CONDITIONS)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refused, match="cannot write the results: not a directory"):
+        RunWriter(tmp_path / "file" / "run", CONDITIONS)
+
+
+def test_runs_are_named_by_their_time_and_never_twice(tmp_path: Path) -> None:
+    now = datetime(2026, 1, 31, 10, 12, 5, tzinfo=UTC)
+    first = new_run_dir(tmp_path, "bench", now)
+    first.mkdir()
+    assert first.name == "2026-01-31T10-12-05Z-bench"
+    assert new_run_dir(tmp_path, "bench", now).name == "2026-01-31T10-12-05Z-bench-2"
+
+
+# The command
+
+
+def run(url: str, *args: str) -> Result:
+    small = ("--clients", "4", "--requests", "8", "--output-tokens", "8")
+    return CliRunner().invoke(bench, ["--url", url, *small, *args])
+
+
+FAST = Behaviour(ttft_s=0.05, tpot_s=0.01)
+
+
+def test_the_command_reports_and_leaves_a_folder(tmp_path: Path) -> None:
+    with running(FAST) as fake:
+        result = run(fake.url, "--out", str(tmp_path / "r"), "--layout", "TP2")
+    assert result.exit_code == 0
+    assert "model     fake · TP2 · not stated\n" in result.stdout
+    assert (
+        "load      4 clients · random words, exactly 128 tokens, no shared beginning"
+        " · 8 output tokens\n" in result.stdout
+    )
+    assert "requests  8 completed, 0 failed in " in result.stdout
+    assert "tokens    1024 in, 64 out\n" in result.stdout
+    assert result.stdout.endswith(f"results   {tmp_path / 'r'}\n")
+    assert result.stderr == f"8 requests, 4 clients → fake at {fake.url}\n"
+    run_ = read_run(tmp_path / "r")
+    assert run_.summary.completed == 8
+    assert run_.conditions.layout == "TP2"
+    assert run_.conditions.label == "measured here"
+    assert run_.summary.tpot_ms is not None
+    assert 9 < run_.summary.tpot_ms.p50 < 15
+
+
+def test_the_folder_is_below_runs_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with running(FAST) as fake:
+        assert run(fake.url).exit_code == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.endswith("Z-bench")
+
+
+def test_json_is_one_document(tmp_path: Path) -> None:
+    with running(FAST) as fake:
+        result = run(fake.url, "--out", str(tmp_path / "r"), "--json")
+    document = json.loads(result.stdout)
+    assert result.stderr == ""
+    assert (document["schema"], document["ended"]) == (1, "complete")
+    assert document["summary"]["output_tokens"] == 64
+    assert document["conditions"]["prompts"].startswith("random words, exactly 128 tokens")
+
+
+def test_without_a_tokenizer_the_command_says_about(tmp_path: Path) -> None:
+    with running(dataclasses.replace(FAST, tokenizer=False)) as fake:
+        result = run(fake.url, "--out", str(tmp_path / "r"))
+    assert "about 128 tokens" in result.stdout
+    run_ = read_run(tmp_path / "r")
+    true = [timing.input_tokens or 0 for timing in run_.timings]
+    assert f"tokens    {sum(true)} in, 64 out\n" in result.stdout
+    assert min(true) >= 128 + 4, "the server's count, template included, not the wish"
+
+
+def test_failures_end_with_1_their_kinds_and_a_sample(tmp_path: Path) -> None:
+    with running(dataclasses.replace(FAST, fault="error", fault_every=2)) as fake:
+        result = run(fake.url, "--out", str(tmp_path / "r"))
+    assert result.exit_code == 1
+    assert "requests  4 completed, 4 failed in " in result.stdout
+    assert result.stderr.endswith(
+        "error: 4 of 8 requests failed\n"
+        "  4 server error: the server failed with 500: the engine core died\n"
+    )
+
+
+def test_the_time_limit_is_no_failure(tmp_path: Path) -> None:
+    slow = Behaviour(ttft_s=0, tpot_s=0.05)
+    args = ("--output-tokens", "100", "--time-limit", "0.5", "--warmup", "0")
+    with running(slow) as fake:
+        result = run(fake.url, "--out", str(tmp_path / "r"), *args)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("ended     early: time limit\n")
+    assert "0 completed, 0 failed, 4 unfinished (time limit)" in result.stdout
+    assert read_run(tmp_path / "r").ended == "time limit"
+
+
+def test_lengths_beyond_the_context_are_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    with running(Behaviour(context=100)) as fake:
+        result = run(fake.url, "--out", str(tmp_path / "r"))
+    assert isinstance(result.exception, Refused)
+    assert result.exception.what == (
+        "128 input and 8 output tokens are 136; `fake` is served with a context of 100"
+    )
+    assert fake.requests == []
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_wrong_model_is_one_error_and_leaves_no_folder(tmp_path: Path) -> None:
+    with running(FAST) as fake:
+        result = run(fake.url, "--out", str(tmp_path / "r"), "--model", "fakee")
+    assert isinstance(result.exception, ModelUnknown)
+    assert result.exception.hint == "did you mean `--model fake`?"
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_progress_line_says_how_far_and_how_long() -> None:
+    progress = Progress(12, 512, 1, 256, 9000, 9.0, 1024.4, 40.0)
+    assert progress_line(progress) == (
+        "12/512 done · 1 failed · 256 running · 1024 tokens/s · 40.0 s left"
+    )

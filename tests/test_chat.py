@@ -1,0 +1,324 @@
+"""The conversation, and the command's two streams."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ropeway.chat import Conversation, image_type, read_image
+from ropeway.cli.chat import chat
+from ropeway.client import RequestFailed
+from ropeway.errors import Refused
+from ropeway.sim.endpoint import Behaviour, running
+
+FAST = Behaviour(ttft_s=0, tpot_s=0.001, answer_tokens=4)
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
+
+
+def run(url: str, *args: str, stdin: str | bytes = "") -> Result:
+    return CliRunner().invoke(chat, ["--url", url, *args], input=stdin)
+
+
+def figures_hidden(text: str) -> str:
+    """The closing line without its measured values."""
+    return re.sub(r"\d+\.\d+", "#", text)
+
+
+# The conversation
+
+
+def test_a_conversation_grows_and_the_old_one_stays_as_it_was() -> None:
+    start = Conversation("be brief")
+    grown = start.asked("one?").answered("1").asked("two?")
+    assert start.turns == ()
+    assert [message["role"] for message in grown.messages] == [
+        "system", "user", "assistant", "user",
+    ]  # fmt: skip
+    assert grown.cleared() == start
+    assert grown.told("").messages[0]["content"] == "one?"
+
+
+def test_images_go_before_the_question() -> None:
+    (message,) = Conversation().asked("what is it?", ("data:image/png;base64,AA",)).messages
+    assert [part["type"] for part in message["content"]] == ["image_url", "text"]
+
+
+@pytest.mark.parametrize(
+    ("data", "mime"),
+    [
+        (PNG, "image/png"),
+        (b"\xff\xd8\xff\xe0", "image/jpeg"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "image/webp"),
+        (b"RIFF\0\0\0\0WAVEfmt ", None),
+        (b"GIF89a", "image/gif"),
+        (b"BM6", "image/bmp"),
+        (b"<svg>", None),
+        (b"", None),
+    ],
+)
+def test_an_image_is_known_by_its_first_bytes(data: bytes, mime: str | None) -> None:
+    assert image_type(data) == mime
+
+
+def test_a_file_that_is_no_image_or_not_there_is_refused(tmp_path: Path) -> None:
+    text = tmp_path / "cat.png"
+    text.write_text("not a cat")
+    with pytest.raises(Refused) as caught:
+        read_image(text)
+    assert caught.value.evidence == ("it begins with the bytes `6e 6f 74 20 61 20 63 61`",)
+    with pytest.raises(Refused, match="cannot read the image: no such file or directory"):
+        read_image(tmp_path / "none.png")
+
+
+# The command
+
+
+def test_one_answer_goes_to_standard_output_and_the_figures_to_standard_error() -> None:
+    with running(FAST) as fake:
+        result = run(fake.url, "-p", "hello")
+    assert result.exit_code == 0
+    assert result.stdout == "The lift goes up\n"
+    assert figures_hidden(result.stderr) == "TTFT # s · # tokens/s · 4 tokens\n"
+
+
+def test_the_speed_of_the_endpoint_is_told() -> None:
+    with running(Behaviour(ttft_s=0.3, tpot_s=0.02, answer_tokens=21)) as fake:
+        result = run(fake.url, "-p", "hello")
+    found = re.fullmatch(r"TTFT (\S+) s · (\S+) tokens/s · 21 tokens\n", result.stderr)
+    assert found
+    assert 0.29 <= float(found[1]) < 0.5
+    assert 30 < float(found[2]) < 53
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_reasoning_is_shown_apart_from_the_answer(name: str) -> None:
+    thinking = Behaviour(
+        ttft_s=0, tpot_s=0, answer_tokens=2, reasoning=("缆", "车？"), reasoning_field=name
+    )
+    with running(thinking) as fake:
+        result = run(fake.url, "-p", "hello")
+    assert result.stdout == "The lift\n"
+    assert figures_hidden(result.stderr).startswith(
+        "── thinking ──\n缆车？\n── end of thinking ──\n"
+    )
+
+
+def test_an_answer_cut_while_still_thinking_closes_its_mark() -> None:
+    with running(Behaviour(ttft_s=0, tpot_s=0, reasoning=("a", "b", "c"))) as fake:
+        result = run(fake.url, "-p", "hello", "--max-tokens", "2")
+    assert result.stdout == ""
+    assert "── thinking ──\nab\n── end of thinking ──\n" in result.stderr
+    assert "2 tokens · cut at the token limit" in result.stderr
+
+
+def test_chinese_comes_out_whole() -> None:
+    with running(Behaviour(ttft_s=0, tpot_s=0, answer=("缆", "车", "🚡"), answer_tokens=3)) as fake:
+        assert run(fake.url, "-p", "你好").stdout == "缆车🚡\n"
+        assert fake.requests[0]["messages"][0]["content"] == "你好"
+
+
+def test_piped_text_follows_the_prompt() -> None:
+    with running(FAST) as fake:
+        run(fake.url, "-p", "summarise", "--system", "be brief", stdin="一\ntwo\n")
+        run(fake.url, stdin="only this")
+    both, alone = (body["messages"] for body in fake.requests)
+    assert both == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "summarise\n\n一\ntwo"},
+    ]
+    assert alone == [{"role": "user", "content": "only this"}]
+
+
+@pytest.mark.parametrize(
+    ("args", "stdin", "words"),
+    [
+        ([], b"", "there is nothing to ask"),
+        ([], "你好".encode("gbk"), "standard input is not UTF-8 text (byte 0xc4 at 0)"),
+        (["-i", "--json"], b"", "`--json` answers one prompt"),
+        (["-p", "x", "--image", "/no/such.png"], b"", "cannot read the image"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(args: list[str], stdin: bytes, words: str) -> None:
+    with running(FAST) as fake:
+        result = run(fake.url, *args, stdin=stdin)
+    assert isinstance(result.exception, Refused)
+    assert result.exception.what.startswith(words)
+    assert fake.requests == []
+
+
+def test_json_is_one_document_with_everything_in_it() -> None:
+    with running(Behaviour(ttft_s=0.05, tpot_s=0.01, answer_tokens=3, reasoning=("hm",))) as fake:
+        result = run(fake.url, "-p", "hello", "--json")
+    document: dict[str, Any] = json.loads(result.stdout)
+    assert result.stderr == ""
+    assert 0.05 <= document.pop("ttft_s") < 0.3
+    assert 0.07 <= document.pop("e2e_s") < 0.6
+    assert 10 < document.pop("tokens_per_s") < 130
+    assert document == {
+        "schema": 1,
+        "url": fake.url,
+        "model": "fake",
+        "answer": "The lift goes",
+        "reasoning": "hm",
+        "finish_reason": "stop",
+        "input_tokens": 5,
+        "output_tokens": 4,
+        "error": None,
+    }
+
+
+def test_json_of_a_broken_stream_keeps_what_came_and_ends_with_1() -> None:
+    with running(Behaviour(ttft_s=0, tpot_s=0.01, fault="cut", fault_after=3)) as fake:
+        result = run(fake.url, "-p", "hello", "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert document["answer"] == "The lift goes"
+    assert document["error"]["what"] == "the stream broke after 3 tokens"
+
+
+def test_a_broken_stream_shows_what_came_and_fails() -> None:
+    with running(Behaviour(ttft_s=0, tpot_s=0.01, fault="cut", fault_after=2)) as fake:
+        result = run(fake.url, "-p", "hello")
+    assert result.stdout == "The lift\n"
+    assert isinstance(result.exception, RequestFailed)
+    assert result.exception.what == "the stream broke after 2 tokens"
+
+
+def test_flags_reach_the_request(tmp_path: Path) -> None:
+    picture = tmp_path / "cat"
+    picture.write_bytes(PNG)
+    with running(Behaviour(models=("a", "b"), ttft_s=0, tpot_s=0)) as fake:
+        args = ("--model", "b", "--max-tokens", "2", "--image", str(picture), "-p", "what?")
+        result = run(fake.url, *args)
+    (body,) = fake.requests
+    assert result.stderr.endswith("2 tokens · cut at the token limit\n")
+    assert (body["model"], body["max_tokens"], body["temperature"]) == ("b", 2, 0.6)
+    image, text = body["messages"][0]["content"]
+    assert image["image_url"]["url"].startswith("data:image/png;base64,iVBORw0KGgo")
+    assert text == {"type": "text", "text": "what?"}
+
+
+def test_the_key_comes_from_the_named_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sesame")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with running(Behaviour(ttft_s=0, tpot_s=0, key="sesame")) as fake:
+        assert run(fake.url, "--key-env", "MY_KEY", "-p", "hi").exit_code == 0
+        refused = run(fake.url, "-p", "hi")
+    assert isinstance(refused.exception, RequestFailed)
+    assert "OPENAI_API_KEY" in (refused.exception.hint or "")
+
+
+def test_of_several_models_the_first_is_taken_and_named() -> None:
+    with running(Behaviour(models=("a", "b"), ttft_s=0, tpot_s=0)) as fake:
+        result = run(fake.url, "-p", "hi")
+    assert result.stderr.startswith("model a (of a, b)\n")
+
+
+# The conversation line by line
+
+
+def test_a_conversation_remembers_clears_and_leaves() -> None:
+    lines = "one?\n/system be brief\ntwo?\n\n/clear\nthree?\n/nonsense\n/exit\nnot asked\n"
+    with running(FAST) as fake:
+        result = run(fake.url, "-i", stdin=lines)
+    asked = [[message["content"] for message in body["messages"]] for body in fake.requests]
+    assert asked == [
+        ["one?"],
+        ["be brief", "one?", "The lift goes up", "two?"],
+        ["be brief", "three?"],
+    ]
+    assert result.exit_code == 0
+    assert result.stdout == "The lift goes up\n" * 3
+    told = [line for line in result.stderr.splitlines() if "TTFT" not in line]
+    assert told[1:4] == ["system prompt set", "cleared", f"no such command: /nonsense · {COMMANDS}"]
+
+
+COMMANDS = "/clear forgets the conversation · /system TEXT sets the system prompt · /exit leaves"
+
+
+def test_a_failed_answer_does_not_end_the_conversation() -> None:
+    broken = Behaviour(ttft_s=0, tpot_s=0.002, fault="cut", fault_every=2, answer_tokens=4)
+    with running(broken) as fake:
+        result = run(fake.url, "-i", stdin="one?\ntwo?\nthree?\n")
+    assert result.exit_code == 0
+    assert "error: the stream broke after 3 tokens\n" in result.stderr
+    assert [message["content"] for message in fake.requests[2]["messages"]] == [
+        "one?", "The lift goes up", "two?", "The lift goes", "three?",
+    ]  # fmt: skip
+
+
+def test_a_question_that_got_no_answer_is_forgotten() -> None:
+    with running(Behaviour(ttft_s=0, tpot_s=0, fault="error", fault_every=2)) as fake:
+        run(fake.url, "-i", "--max-tokens", "1", stdin="one?\ntwo?\nthree?\n")
+    assert [message["content"] for message in fake.requests[2]["messages"]] == [
+        "one?", "The", "three?",
+    ]  # fmt: skip
+
+
+def test_on_a_terminal_ctrl_c_stops_the_answer_and_keeps_the_conversation() -> None:
+    behaviour = Behaviour(ttft_s=0, tpot_s=0.1, answer=("车\x1b]0;x\x07",), answer_tokens=600)
+    with running(behaviour) as fake:
+        leader, follower = pty.openpty()
+        code = f"from ropeway.cli.chat import chat; chat(['--url', '{fake.url}'])"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            env=os.environ | {"TERM": "dumb", "PYTHONUTF8": "1"},
+        )
+        os.close(follower)
+        try:
+            terminal = _Terminal(leader)
+            terminal.wait_for("> ")
+            terminal.type("你好\n")
+            terminal.wait_for("车]0;x车")
+            process.send_signal(signal.SIGINT)
+            terminal.wait_for("the conversation stays")
+            terminal.wait_for("> ")
+            terminal.type("more?\n")
+            terminal.wait_for("车")
+            process.send_signal(signal.SIGINT)
+            terminal.wait_for("> ")
+            terminal.type("\x04")
+            assert process.wait(15) == 0
+        finally:
+            process.kill()
+            process.wait()
+            os.close(leader)
+    first, said, second = (message["content"] for message in fake.requests[1]["messages"])
+    assert (first, second) == ("你好", "more?")
+    assert said.startswith("车")
+    assert "\x1b]0;" not in terminal.shown, "a model must not steer the terminal"
+
+
+class _Terminal:
+    """The other end of the process's terminal: everything it showed, read once."""
+
+    def __init__(self, leader: int) -> None:
+        self._leader = leader
+        self._unread = b""
+        self.shown = ""
+
+    def type(self, text: str) -> None:
+        os.write(self._leader, text.encode())
+
+    def wait_for(self, text: str, limit: float = 20) -> None:
+        """Read on, up to and with this text."""
+        wanted, end = text.encode(), time.monotonic() + limit
+        while wanted not in self._unread:
+            ready, _, _ = select.select([self._leader], [], [], max(0, end - time.monotonic()))
+            assert ready, f"waited for {text!r}, saw {self._unread!r}"
+            self._unread += os.read(self._leader, 4096)
+        seen, _, self._unread = self._unread.partition(wanted)
+        self.shown += (seen + wanted).decode(errors="replace")

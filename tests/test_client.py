@@ -1,0 +1,418 @@
+"""The client against the fake endpoint: times, tokens, and the words for each way to fail."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ropeway import client as module
+from ropeway.client import Client, Endpoint, Request, RequestFailed, list_models, normalise_url
+from ropeway.errors import Exit, Refused
+from ropeway.sim.endpoint import Behaviour, running
+from ropeway.stream import Delta, SseParser, Stopwatch, Timing
+
+HELLO = Request("fake", messages=[{"role": "user", "content": "good day"}], max_tokens=8)
+
+
+def ask(url: str, request: Request = HELLO, **endpoint: Any) -> Timing:
+    async def run() -> Timing:
+        async with Client(Endpoint(url, **endpoint)) as client:
+            return await client.ask(request)
+
+    return asyncio.run(run())
+
+
+def fail(url: str, request: Request = HELLO, **endpoint: Any) -> tuple[RequestFailed, Timing]:
+    async def run() -> tuple[RequestFailed, Timing]:
+        watch = Stopwatch()
+        async with Client(Endpoint(url, **endpoint)) as client:
+            with pytest.raises(RequestFailed) as caught:
+                await client.ask(request, watch=watch)
+        return caught.value, watch.timing()
+
+    return asyncio.run(run())
+
+
+@contextmanager
+def tcp_server(answer: bytes) -> Iterator[str]:
+    """A server that reads one request, sends these bytes, and closes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        thread.join(5)
+
+
+# URLs
+
+
+@pytest.mark.parametrize(
+    ("typed", "url"),
+    [
+        ("127.0.0.1:8000", "http://127.0.0.1:8000/v1"),
+        ("http://h:8000", "http://h:8000/v1"),
+        ("http://h:8000/", "http://h:8000/v1"),
+        ("http://h:8000/v1", "http://h:8000/v1"),
+        ("https://h/v1/", "https://h/v1"),
+        (" h:1/v1/chat/completions ", "http://h:1/v1"),
+        ("https://api.h.cn/api/paas/v4", "https://api.h.cn/api/paas/v4"),
+        ("[::1]:8000", "http://[::1]:8000/v1"),
+        (":8000", "http://127.0.0.1:8000/v1"),
+        ("npu1", "http://npu1/v1"),
+    ],
+)
+def test_a_url_is_understood_however_it_is_typed(typed: str, url: str) -> None:
+    assert normalise_url(typed) == url
+    assert normalise_url(url) == url
+
+
+@pytest.mark.parametrize(
+    "typed", ["", "ftp://h", "h:eight", "h:99999", "http://me:pw@h", "h/v1?key=1", "http://", "a b"]
+)
+def test_an_unusable_url_is_refused(typed: str) -> None:
+    with pytest.raises(Refused) as caught:
+        normalise_url(typed)
+    assert caught.value.exit_code == Exit.REFUSED
+    assert "pw" not in caught.value.what
+
+
+# Server-sent events
+
+STREAM = (
+    ": a comment\r\nevent: x\r\ndata: 你好，缆车\r\n\r\n"
+    'data:{"a":\r\ndata: 1}\r\n\r\nid: 7\n\ndata: 🚡\r\rdata: [DONE]\n\n'
+)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
+def test_events_are_whole_however_the_bytes_are_cut(size: int) -> None:
+    parser, data = SseParser(), STREAM.encode()
+    events = [event for at in range(0, len(data), size) for event in parser.feed(data[at:][:size])]
+    assert events + parser.close() == ["你好，缆车", '{"a":\n1}', "🚡", "[DONE]"]
+
+
+def test_a_last_event_without_its_blank_line_is_read_at_the_end() -> None:
+    parser = SseParser()
+    assert parser.feed(b"data: one\n\ndata: two") == ["one"]
+    assert parser.close() == ["two"]
+
+
+# Tokens and times
+
+
+def events(*rows: dict[str, Any]) -> Timing:
+    ticks = iter(range(100))
+    watch = Stopwatch(lambda: float(next(ticks)))
+    watch.start()
+    for row in rows:
+        watch.see(row)
+    return watch.timing()
+
+
+def piece(finish: str | None = None, **delta: Any) -> dict[str, Any]:
+    return {"choices": [{"delta": delta, "finish_reason": finish}]}
+
+
+USAGE = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 10}}
+
+
+def test_the_role_is_no_token_and_the_total_comes_from_the_usage() -> None:
+    timing = events(
+        piece(role="assistant", content=""), piece(content="a b c"), piece("stop"), USAGE
+    )
+    assert timing.first_token == 2
+    assert timing.last == 3
+    assert (timing.input_tokens, timing.output_tokens, timing.counted) == (5, 10, True)
+    assert timing.tpot_s == pytest.approx((3 - 2) / 9)
+    assert timing.e2e_s == 3
+
+
+def test_without_usage_the_pieces_are_counted_and_that_is_said() -> None:
+    timing = events(piece(content="a"), piece(content="b"), piece("stop"))
+    assert (timing.output_tokens, timing.counted, timing.input_tokens) == (2, False, None)
+
+
+def test_a_token_that_shows_no_text_yet_is_a_token() -> None:
+    timing = events(
+        piece(role="assistant", content=""), piece(content=""), piece("stop", content="猫")
+    )
+    assert timing.chunks == ((2.0, 1), (3.0, 1))
+
+
+def test_a_server_that_counts_in_every_piece_is_believed() -> None:
+    rows = [
+        piece(role="assistant", content="") | {"usage": {"completion_tokens": 0}},
+        piece(content="a b") | {"usage": {"completion_tokens": 2}},
+        piece("length", content=" c d e") | {"usage": {"completion_tokens": 5}},
+    ]
+    assert [tokens for _, tokens in events(*rows).chunks] == [2, 3]
+
+
+def test_a_total_in_the_last_piece_is_not_taken_for_its_size() -> None:
+    last = piece("stop", content="b") | {"usage": {"completion_tokens": 40}}
+    timing = events(piece(content="a"), last)
+    assert [tokens for _, tokens in timing.chunks] == [1, 1]
+    assert timing.output_tokens == 40
+
+
+def test_both_names_of_the_reasoning_are_read() -> None:
+    timing = events(piece(reasoning="hm"), piece(reasoning_content="m"), piece(content="yes"))
+    assert (timing.reasoning, timing.text) == ("hmm", "yes")
+
+
+def test_half_a_surrogate_pair_becomes_a_character_that_can_be_written() -> None:
+    timing = events(piece(content="猫\ud83d"))
+    assert timing.text == "猫\ufffd"
+
+
+def test_an_answer_without_tokens_has_no_times() -> None:
+    timing = events(piece("stop"))
+    assert (timing.ttft_s, timing.tpot_s) == (None, None)
+
+
+def test_times_and_tokens_of_a_known_endpoint_are_recovered() -> None:
+    behaviour = Behaviour(ttft_s=0.2, tpot_s=0.02, answer_tokens=16)
+    with running(behaviour) as fake:
+        timing = ask(fake.url, Request("fake", messages=HELLO.messages))
+        (served,) = fake.served
+    # Against the endpoint's own record, which is right also on a busy machine.
+    assert served.first_sent - served.arrived >= 0.2
+    assert timing.ttft_s == pytest.approx(served.first_sent - served.arrived, abs=0.04)
+    assert timing.tpot_s == pytest.approx((served.last_sent - served.first_sent) / 15, abs=0.002)
+    assert (timing.input_tokens, timing.output_tokens) == (6, 16)
+    assert timing.finish_reason == "stop"
+    assert timing.text.startswith("The lift goes up")
+    assert len(timing.chunks) == 16
+
+
+def test_several_tokens_in_one_event_do_not_change_the_count() -> None:
+    with running(Behaviour(ttft_s=0.01, tpot_s=0.002, per_piece=4, answer_tokens=16)) as fake:
+        timing = ask(fake.url, Request("fake", messages=HELLO.messages))
+    assert len(timing.chunks) <= 4
+    assert timing.output_tokens == 16
+
+
+def test_a_plain_completion_takes_text_or_token_ids() -> None:
+    with running(Behaviour(ttft_s=0, tpot_s=0)) as fake:
+        by_text = ask(fake.url, Request("fake", prompt="one two three", max_tokens=4))
+        by_ids = ask(fake.url, Request("fake", prompt=[5, 6, 7], max_tokens=4))
+    assert by_text.text == by_ids.text == "The lift goes up"
+    assert (by_text.input_tokens, by_ids.input_tokens) == (7, 3)
+
+
+def test_the_extra_body_and_the_usage_wish_are_sent() -> None:
+    request = Request("fake", HELLO.messages, temperature=0.5, extra={"ignore_eos": True})
+    with running(Behaviour(ttft_s=0, tpot_s=0)) as fake:
+        ask(fake.url, request)
+    (body,) = fake.requests
+    assert body["ignore_eos"] is True
+    assert body["temperature"] == 0.5
+    assert body["stream_options"] == {"include_usage": True}
+    assert "max_tokens" not in body
+
+
+def test_pieces_come_one_by_one_and_chinese_stays_whole() -> None:
+    pieces: list[Delta] = []
+
+    async def run(url: str) -> None:
+        async with Client(Endpoint(url)) as client:
+            await client.ask(Request("fake", HELLO.messages), on_delta=pieces.append)
+
+    with running(Behaviour(answer=("缆", "车", "🚡"), answer_tokens=3, tpot_s=0.02)) as fake:
+        asyncio.run(run(fake.url))
+    assert [piece.text for piece in pieces] == ["缆", "车", "🚡"]
+    assert pieces[2].at - pieces[0].at > 0.01
+
+
+def test_a_connection_is_used_again_even_when_the_end_of_a_body_comes_late() -> None:
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    body = b'data: {"choices": [{"delta": {"content": "up"}}]}\n\ndata: [DONE]\n\n'
+    answers = 0
+
+    def serve(listener: socket.socket) -> None:
+        nonlocal answers
+        connection, _ = listener.accept()
+        with connection:
+            while connection.recv(65536):
+                connection.sendall(head + b"%x\r\n%s\r\n" % (len(body), body))
+                time.sleep(0.1)
+                connection.sendall(b"0\r\n\r\n")
+                answers += 1
+
+    async def run(url: str) -> None:
+        async with Client(Endpoint(url, timeout_s=2)) as client:
+            for _ in range(3):
+                await client.ask(HELLO)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        asyncio.run(run(f"http://127.0.0.1:{listener.getsockname()[1]}/v1"))
+        thread.join(5)
+    assert answers == 3
+
+
+def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with running(Behaviour()) as fake:
+        assert [model.name for model in asyncio.run(list_models(fake.url))] == ["fake"]
+
+
+def test_models_come_with_their_context() -> None:
+    with running(Behaviour(models=("a", "b"), context=4096)) as fake:
+        models = asyncio.run(list_models(fake.url.removesuffix("/v1")))
+    assert [(model.name, model.context) for model in models] == [("a", 4096), ("b", 4096)]
+
+
+def test_tokens_are_counted_by_the_server_where_it_can() -> None:
+    async def count(url: str) -> int | None:
+        async with Client(Endpoint(url)) as client:
+            return await client.count_tokens("fake", HELLO.messages)
+
+    with running(Behaviour()) as fake:
+        assert asyncio.run(count(fake.url)) == 6
+    with running(Behaviour(tokenizer=False)) as fake:
+        assert asyncio.run(count(fake.url)) is None
+
+
+def test_the_key_is_sent_and_never_shown() -> None:
+    with running(Behaviour(key="sesame", ttft_s=0)) as fake:
+        assert ask(fake.url, key="sesame").output_tokens == 8
+    assert "sesame" not in repr(Endpoint("http://h/v1", key="sesame"))
+
+
+# The words for each failure
+
+
+def test_no_server_says_where_and_what_to_check() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    error, timing = fail(url)
+    assert type(error) is module.ServerAway
+    assert error.what == "no server answers: connection refused"
+    assert error.where == url
+    assert error.hint == "check the URL, or see what runs with `ropeway status`"
+    assert timing.chunks == ()
+
+
+def test_an_unknown_host_name_is_said() -> None:
+    error, _ = fail("http://no-such-host.invalid:8000/v1")
+    assert (error.kind, error.what) == ("server away", "the host name is not known")
+
+
+def test_a_wrong_model_names_those_that_are_served_and_the_likely_one() -> None:
+    with running(Behaviour(models=("smollm2", "qwen3-vl"))) as fake:
+        error, _ = fail(fake.url, Request("/data/Qwen3-VL", HELLO.messages))
+    assert type(error) is module.ModelUnknown
+    assert error.what == "the server has no model `/data/Qwen3-VL`"
+    assert error.evidence == ("it serves: `smollm2`, `qwen3-vl`",)
+    assert error.hint == "did you mean `--model qwen3-vl`?"
+
+
+def test_no_model_is_suggested_when_none_is_alike() -> None:
+    with running(Behaviour(models=("smollm2",))) as fake:
+        error, _ = fail(fake.url, Request("qwen3-vl", HELLO.messages))
+    assert error.hint == "name one of these: `--model`"
+
+
+def test_a_refused_key_names_the_variable_and_not_the_key() -> None:
+    with running(Behaviour(key="sesame")) as fake:
+        wrong, _ = fail(fake.url, key="opensaysme", key_name="MY_KEY")
+        missing, _ = fail(fake.url, key_name="MY_KEY")
+    assert type(wrong) is module.KeyRefused
+    assert wrong.what == "the server refuses the API key (401)"
+    assert wrong.hint == "set it with `export MY_KEY=…`, or name another variable with `--key-env`"
+    assert missing.what == "the server wants an API key and `MY_KEY` is not set (401)"
+    assert "opensaysme" not in str(wrong.as_json())
+
+
+def test_a_prompt_too_long_is_told_in_the_servers_words() -> None:
+    with running(Behaviour(context=10)) as fake:
+        error, _ = fail(fake.url, Request("fake", HELLO.messages, max_tokens=100))
+    assert type(error) is module.BadRequest
+    assert "maximum context length is 10 tokens" in error.what
+    assert error.hint == "send less text, or ask for fewer tokens with `--max-tokens`"
+
+
+@pytest.mark.parametrize(("fault", "status"), [("error", 500), ("full", 429)])
+def test_a_server_at_fault_says_its_status(fault: Any, status: int) -> None:
+    with running(Behaviour(fault=fault)) as fake:
+        error, _ = fail(fake.url)
+    assert type(error) is module.ServerFailed
+    assert error.what.startswith(f"the server failed with {status}: ")
+
+
+def test_a_stream_cut_in_the_middle_keeps_what_came() -> None:
+    with running(Behaviour(fault="cut", fault_after=3)) as fake:
+        error, timing = fail(fake.url)
+    assert type(error) is module.StreamBroke
+    assert error.what == "the stream broke after 3 tokens"
+    assert error.evidence == ("the server closed the connection before the end",)
+    assert timing.text == "The lift goes"
+    assert timing.output_tokens == 3
+
+
+def test_an_error_inside_the_stream_is_told_in_the_servers_words() -> None:
+    with running(Behaviour(fault="stream-error", fault_after=2)) as fake:
+        error, timing = fail(fake.url)
+    assert error.what == "the stream broke after 2 tokens"
+    assert error.evidence == ("the server says: EngineCore encountered an issue",)
+    assert timing.text == "The lift"
+
+
+def test_a_stream_that_ends_politely_but_too_early_is_broken() -> None:
+    with running(Behaviour(fault="no-finish", fault_after=4)) as fake:
+        error, _ = fail(fake.url)
+    assert error.kind == "stream broke"
+    assert error.evidence == ("the stream closed without its finish mark",)
+
+
+@pytest.mark.parametrize(("after", "words"), [(0, ""), (3, " after 3 tokens")])
+def test_a_silent_server_times_out(after: int, words: str) -> None:
+    with running(Behaviour(fault="hang", fault_after=after, ttft_s=0)) as fake:
+        error, timing = fail(fake.url, timeout_s=0.3)
+    assert type(error) is module.TimedOut
+    assert error.what == f"nothing arrived for 0.3 s{words}"
+    assert 0.3 <= timing.ended - timing.sent < 1.5
+
+
+def test_a_web_page_is_no_openai_server() -> None:
+    with running(Behaviour(fault="html")) as fake:
+        error, _ = fail(fake.url)
+        wrong_path, _ = fail(fake.url + "/v2")
+    assert type(error) is type(wrong_path) is module.NotOpenAI
+    assert "answers with `text/html` where a stream was asked for" in error.what
+    assert error.hint == "check host and port; the base URL usually ends in `/v1`"
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.2\r\n", b""])
+def test_another_protocol_on_the_port_is_one_clear_error(answer: bytes) -> None:
+    with tcp_server(answer) as url:
+        error, _ = fail(url)
+    assert error.kind in ("not an OpenAI server", "stream broke")
+
+
+@pytest.mark.parametrize(
+    "data", ["nonsense", "[1]", '{"choices": 5}', '{"choices": [{"delta": {"content": 5}}]}']
+)
+def test_an_event_that_is_none_breaks_the_stream(data: str) -> None:
+    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    with tcp_server(f"{head}data: {data}\n\n".encode()) as url:
+        error, _ = fail(url)
+    assert error.what == "the stream broke before the first token"
+    assert error.evidence == (f"the server sent `{data}`, which is no event",)
