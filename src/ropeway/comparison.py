@@ -1,0 +1,233 @@
+"""One model in several parallel layouts, measured on the same prompts: the data of `compare`.
+
+Also the figures others have published for the same question, each with its source, so that a
+report can lay the two side by side. Nothing here draws or writes; `ropeway.report` does.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from ropeway.bench.stats import Conditions, Summary
+from ropeway.errors import Refused
+
+SCHEMA = 1
+
+Status = Literal["ok", "failed", "refused"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What every layout was asked to do.
+
+    The fields mean what they mean in `bench.stats.Conditions`; see `workload_of`.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    clients: int
+    requests: int
+    seed: int
+    temperature: float
+    rate: float | None = None
+    ignore_eos: bool = True
+    warmup: int = 0
+    prompts: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutResult:
+    """How one layout did.
+
+    layout                    as people write it: `TP2×PP2+EP`
+    status                    failed: it was started and did not serve; refused: it cannot run
+    error                     the root cause, one line; None when ok
+    start_seconds             from the first command to the first generated token
+    answer                    to the one prompt every layout gets, for people to read
+    answer_matches_reference  against the reference for the same weights; None: not compared
+    run_dir                   the folder with the logs and the raw timings
+    """
+
+    layout: str
+    npus: int
+    hosts: int
+    status: Status
+    error: str | None = None
+    start_seconds: float | None = None
+    summary: Summary | None = None
+    answer: str | None = None
+    answer_matches_reference: bool | None = None
+    run_dir: str | None = None
+
+    @property
+    def output_tokens_per_s(self) -> float | None:
+        return self.summary.output_tokens_per_s if self.summary else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All layouts of one model on one cluster.
+
+    started_at  ISO 8601 with its offset
+    baseline    the name of the single-process layout among the results; None: none was run
+    command     what to type to measure this again
+    ropeway     the version that measured
+    notes       what a reader must know to judge the figures, one sentence each
+    """
+
+    model: str
+    engine: str
+    hardware: str
+    workload: Workload
+    started_at: str
+    results: tuple[LayoutResult, ...]
+    baseline: str | None = None
+    command: str | None = None
+    ropeway: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> LayoutResult | None:
+        """The layout with the most output tokens per second; None when nothing ran."""
+        measured = [result for result in self.results if result.output_tokens_per_s]
+        return max(measured, key=lambda result: result.output_tokens_per_s or 0.0, default=None)
+
+    @property
+    def reference(self) -> LayoutResult | None:
+        """What shares are taken of: the single-process layout, without one the best layout."""
+        for result in self.results:
+            if result.layout == self.baseline and result.output_tokens_per_s:
+                return result
+        return self.best
+
+    def share_of_best(self, result: LayoutResult) -> float | None:
+        """Throughput as a share of `reference`: 1.0 is the same; None when not measured."""
+        reference = self.reference
+        if reference is None or not reference.output_tokens_per_s:
+            return None
+        if result.output_tokens_per_s is None:
+            return None
+        return result.output_tokens_per_s / reference.output_tokens_per_s
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What kind of layout it is, whatever its sizes: `TP×PP` over several hosts."""
+
+    kinds: str
+    many_hosts: bool
+
+
+@dataclass(frozen=True)
+class RecordedFigure:
+    """A throughput that somebody else published; None where it did not start or was not tried."""
+
+    shape: Shape
+    layout: str
+    output_tokens_per_s: float | None
+    status: Literal["recorded", "did not start", "not tried"] = "recorded"
+
+
+@dataclass(frozen=True)
+class RecordedComparison:
+    """Figures from elsewhere, with their conditions and their source."""
+
+    model: str
+    engine: str
+    hardware: str
+    clients: int
+    source: str
+    figures: tuple[RecordedFigure, ...]
+
+    @property
+    def best(self) -> float:
+        return max(figure.output_tokens_per_s or 0.0 for figure in self.figures)
+
+    def of(self, shape: Shape) -> RecordedFigure | None:
+        """The figure for this kind of layout, or None where the source does not name it."""
+        return next((figure for figure in self.figures if figure.shape == shape), None)
+
+
+# Read off vLLM's own throughput log, "about" each (section 4 of the source). It also says that
+# pipeline and expert parallel together did not start (3.2.7), and names data parallel over hosts
+# as not tried (section 4, end).
+BLOG = RecordedComparison(
+    model="Qwen3-VL-30B-A3B-Instruct",
+    engine="vLLM-Ascend v0.11.0rc0",
+    hardware="2 × 8 Ascend 910B4",
+    clients=256,
+    source="https://www.zouht.com/4119.html",
+    figures=(
+        RecordedFigure(Shape("TP", False), "TP8", 2500.0),
+        RecordedFigure(Shape("TP+EP", False), "TP8+EP", 2500.0),
+        RecordedFigure(Shape("TP", True), "TP16", 2200.0),
+        RecordedFigure(Shape("TP×PP", True), "TP8×PP2", 1800.0),
+        RecordedFigure(Shape("TP+EP", True), "TP16+EP", 2100.0),
+        RecordedFigure(Shape("TP×PP+EP", True), "TP8×PP2+EP", None, "did not start"),
+        RecordedFigure(Shape("DP×TP", True), "DP2×TP8", None, "not tried"),
+    ),
+)
+
+_PART = re.compile(r"(TP|PP|DP|EP)(\d*)", re.IGNORECASE)
+_KIND_ORDER = ("DP", "TP", "PP", "EP")
+
+
+def workload_of(conditions: Conditions) -> Workload:
+    """The part of a load test's conditions that is the same for every layout."""
+    return Workload(**{field.name: getattr(conditions, field.name) for field in fields(Workload)})
+
+
+def shape_of(layout: str, hosts: int) -> Shape:
+    """`TP2×PP2+EP` on two hosts → Shape("TP×PP+EP", True). Parts of size 1 do not count."""
+    found = {kind.upper() for kind, size in _PART.findall(layout) if size != "1"}
+    split = [kind for kind in _KIND_ORDER if kind in found and kind != "EP"]
+    kinds = "×".join(split) or "one process"
+    return Shape(kinds + ("+EP" if "EP" in found else ""), hosts > 1)
+
+
+def in_order(comparison: Comparison) -> tuple[LayoutResult, ...]:
+    """The results in the order the recorded figures have: baseline, one host, several hosts."""
+    order = [figure.shape for figure in BLOG.figures]
+
+    def place(result: LayoutResult) -> tuple[bool, int, bool, int]:
+        shape = shape_of(result.layout, result.hosts)
+        index = order.index(shape) if shape in order else len(order)
+        return (result.layout != comparison.baseline, index, result.hosts > 1, result.npus)
+
+    return tuple(sorted(comparison.results, key=place))
+
+
+def comparison_to_data(comparison: Comparison) -> dict[str, object]:
+    """Plain data for a JSON file or `--json`, with the schema's number."""
+    return {"schema": SCHEMA, **asdict(comparison)}
+
+
+def comparison_from_data(data: object, *, where: str) -> Comparison:
+    """Read back what `comparison_to_data` gave.
+
+    Raises Refused, naming `where` and the first wrong fields, for anything else.
+    """
+    if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
+        raise Refused(
+            f"not a comparison of schema {SCHEMA}",
+            where=where,
+            hint="check that this is the `compare.json` that `ropeway compare` wrote",
+        )
+    try:
+        return TypeAdapter(Comparison).validate_python(
+            {key: value for key, value in data.items() if key != "schema"}
+        )
+    except ValidationError as error:
+        wrong = [
+            f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}"
+            for detail in error.errors()[:3]
+        ]
+        raise Refused(
+            "the comparison has wrong or missing fields",
+            where=where,
+            evidence=wrong,
+            hint="run `ropeway compare` again to write a new one",
+        ) from error

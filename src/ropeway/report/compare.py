@@ -1,0 +1,257 @@
+"""The page of a comparison: one HTML file that needs nothing else, no network and no script.
+
+This module works out positions and widths in percent; `compare.html.j2` says everything in words,
+in English and Chinese.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ropeway.bench.stats import Quantiles, quantile
+from ropeway.comparison import (
+    BLOG,
+    Comparison,
+    LayoutResult,
+    RecordedFigure,
+    in_order,
+    shape_of,
+)
+from ropeway.report.figures import milliseconds, percent, rate, seconds
+from ropeway.stream import Timing
+
+CURVE_POINTS = 120
+LAST_INNER_TICK = 0.78
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One kind of layout, here and elsewhere; widths are percent of each side's fastest."""
+
+    name: str
+    hosts: int
+    ours: LayoutResult | None
+    our_width: float | None
+    theirs: RecordedFigure | None
+    their_width: float | None
+
+
+@dataclass(frozen=True)
+class Range:
+    """One layout's p50, p90 and p99 in ms, and where they lie on the axis in percent."""
+
+    layout: str
+    quantiles: Quantiles
+    p50: float
+    p90: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class RangePlot:
+    key: Literal["ttft", "tpot", "e2e"]
+    ticks: tuple[tuple[float, str], ...]
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The share of requests done within a time: SVG points, x and y from 0 to 100, y downwards."""
+
+    layout: str
+    p50_ms: float
+    p99_ms: float
+    points: str
+
+
+@dataclass(frozen=True)
+class CurvePlot:
+    key: Literal["ttft", "e2e"]
+    ticks: tuple[tuple[float, str], ...]
+    curves: tuple[Curve, ...]
+
+
+def render_html(
+    comparison: Comparison,
+    timings: Mapping[str, Sequence[Timing]],
+    *,
+    language: Literal["en", "zh"] = "en",
+) -> str:
+    """The whole page. `timings`: the raw requests of each layout, by its name; may be empty.
+
+    `language` is the one shown first; the reader can switch. Every string from outside (model
+    names, errors, answers) is escaped.
+    """
+    environment = Environment(
+        loader=PackageLoader("ropeway.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"rate": rate, "ms": milliseconds, "pct": percent, "sec": seconds}
+    environment.filters["when"] = when
+    results = in_order(comparison)
+    return environment.get_template("compare.html.j2").render(
+        language=language,
+        comparison=comparison,
+        results=results,
+        best=comparison.best,
+        best_parallel=_best_parallel(comparison),
+        reference=comparison.reference,
+        throughput=_widths([result.output_tokens_per_s for result in results]),
+        starts=_widths([result.start_seconds for result in results]),
+        pairs=pairs(comparison),
+        blog=BLOG,
+        ranges=[plot for plot in _range_plots(results) if plot.ranges],
+        curves=[plot for plot in _curve_plots(results, timings) if plot.curves],
+    )
+
+
+def pairs(comparison: Comparison) -> tuple[Pair, ...]:
+    """Our layouts and the recorded ones in one order; a kind only one side has stands alone.
+
+    A single process is left out: the source has none.
+    """
+    shown = [
+        result
+        for result in in_order(comparison)
+        if result.layout != comparison.baseline and (result.npus > 1 or result.hosts > 1)
+    ]
+    fastest = max((result.output_tokens_per_s or 0.0 for result in shown), default=0.0)
+    rows: list[Pair] = []
+    for figure in BLOG.figures:
+        same = [one for one in shown if shape_of(one.layout, one.hosts) == figure.shape]
+        rows += [_pair(ours, figure, fastest) for ours in same]
+        if not same:
+            rows.append(_pair(None, figure, fastest))
+    known = {figure.shape for figure in BLOG.figures}
+    for ours in shown:
+        if shape_of(ours.layout, ours.hosts) not in known:
+            rows.append(_pair(ours, None, fastest))
+    return tuple(rows)
+
+
+def axis(largest: float) -> tuple[float, tuple[float, ...]]:
+    """A round end of the axis at or above `largest`, and the ticks from 0 to it.
+
+    1, 2 or 5 times a power of ten apart, at most six ticks. Good for 1e-6 to 1e12.
+    """
+    if largest <= 0:
+        return 1.0, (0.0, 1.0)
+    steps = (factor * 10.0**power for power in range(-6, 12) for factor in (1, 2, 5))
+    step = next(step for step in steps if largest / step <= 5)
+    count = int(-(-largest // step))
+    return count * step, tuple(number * step for number in range(count + 1))
+
+
+def curve_points(ordered: Sequence[float], end: float) -> str:
+    """Sorted values as the steps of their cumulative distribution: from (0, 100) up to y = 0."""
+    total = len(ordered)
+    every = max(1, total // CURVE_POINTS)
+    points = [(0.0, 100.0)]
+    for index in [*range(0, total - 1, every), total - 1]:
+        x = min(ordered[index] / end * 100, 100.0)
+        points.append((x, points[-1][1]))
+        points.append((x, 100 - (index + 1) / total * 100))
+    points.append((100.0, points[-1][1]))
+    return " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
+
+
+def when(moment: str) -> str:
+    """ISO 8601 for people: "2026-01-31 10:12 UTC"; what is not ISO 8601 stays as it is."""
+    try:
+        read = datetime.fromisoformat(moment)
+    except ValueError:
+        return moment
+    return f"{read:%Y-%m-%d %H:%M} {read.tzname() or ''}".rstrip()
+
+
+def _pair(ours: LayoutResult | None, theirs: RecordedFigure | None, fastest: float) -> Pair:
+    here = ours.output_tokens_per_s if ours else None
+    there = theirs.output_tokens_per_s if theirs else None
+    many = theirs.shape.many_hosts if theirs else bool(ours and ours.hosts > 1)
+    kinds = (
+        theirs.shape.kinds if theirs else shape_of(ours.layout, ours.hosts).kinds if ours else ""
+    )
+    return Pair(
+        name=kinds,
+        hosts=2 if many else 1,
+        ours=ours,
+        our_width=here / fastest * 100 if here is not None and fastest else None,
+        theirs=theirs,
+        their_width=there / BLOG.best * 100 if there is not None else None,
+    )
+
+
+def _best_parallel(comparison: Comparison) -> LayoutResult | None:
+    others = [one for one in comparison.results if one.layout != comparison.baseline]
+    measured = [one for one in others if one.output_tokens_per_s]
+    return max(measured, key=lambda one: one.output_tokens_per_s or 0.0, default=None)
+
+
+def _widths(values: Sequence[float | None]) -> list[float | None]:
+    largest = max((value for value in values if value is not None), default=0.0)
+    return [value / largest * 100 if value is not None and largest else None for value in values]
+
+
+def _range_plots(results: Sequence[LayoutResult]) -> Iterable[RangePlot]:
+    for key in ("ttft", "tpot", "e2e"):
+        found = [
+            (one.layout, quantiles)
+            for one in results
+            if one.summary and (quantiles := getattr(one.summary, f"{key}_ms"))
+        ]
+        end, ticks = axis(max((quantiles.p99 for _, quantiles in found), default=0.0))
+        yield RangePlot(
+            key,
+            _ticks(ticks, end),
+            tuple(
+                Range(layout, q, q.p50 / end * 100, q.p90 / end * 100, q.p99 / end * 100)
+                for layout, q in found
+            ),
+        )
+
+
+def _curve_plots(
+    results: Sequence[LayoutResult], timings: Mapping[str, Sequence[Timing]]
+) -> Iterable[CurvePlot]:
+    for key in ("ttft", "e2e"):
+        values = {
+            one.layout: sorted(
+                ms
+                for timing in timings.get(one.layout, ())
+                if (ms := _latency_ms(timing, key)) is not None
+            )
+            for one in results
+        }
+        measured = {layout: found for layout, found in values.items() if found}
+        end, ticks = axis(max((max(found) for found in measured.values()), default=0.0))
+        yield CurvePlot(
+            key,
+            _ticks(ticks, end),
+            tuple(
+                Curve(layout, quantile(found, 0.5), quantile(found, 0.99), curve_points(found, end))
+                for layout, found in measured.items()
+            ),
+        )
+
+
+def _ticks(ticks: Sequence[float], end: float) -> tuple[tuple[float, str], ...]:
+    unit, factor = ("s", 1000.0) if end >= 2000 else ("ms", 1.0)
+    # A label just before the last one would touch it on a narrow panel.
+    shown = [tick for tick in ticks if tick == ticks[-1] or tick / end < LAST_INNER_TICK]
+    return tuple(
+        (tick / end * 100, f"{tick / factor:g}{f' {unit}' if tick == ticks[-1] else ''}")
+        for tick in shown
+    )
+
+
+def _latency_ms(timing: Timing, key: str) -> float | None:
+    if timing.error:
+        return None
+    taken = timing.ttft_s if key == "ttft" else timing.e2e_s
+    return None if taken is None else taken * 1000

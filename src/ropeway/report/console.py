@@ -1,0 +1,203 @@
+"""The one place that writes to the terminal.
+
+stdout is the answer, stderr is the conversation.
+
+With `--json` stdout carries exactly one JSON document with `"schema": 1` and nothing else: the
+result, or `{"schema": 1, "error": {...}}` when an error came first. The conversation is silent
+then, except for errors, which are also written to stderr in the layout for people. Text from
+outside (a model's answer, a log line) is stripped of terminal escapes before it is shown.
+"""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from json import dumps
+from typing import Literal, TextIO
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from ropeway.errors import RopewayError
+from ropeway.report.line import printable
+from ropeway.report.progress import Conversation, Stages, Step
+
+SCHEMA = 1
+_LITERAL = re.compile(r"`[^`\n]+`")
+
+
+class Screen:
+    """Where a verb speaks; built once from the flags and passed down.
+
+    json     one JSON document on stdout, no conversation
+    quiet    only warnings, errors and the answer
+    verbose  1 shows the commands that are run, 2 their output too; no live line then
+    color    "auto" (a terminal, and NO_COLOR not set), "always" or "never"
+    width    in cells; None takes the terminal's, 80 where there is none
+    """
+
+    def __init__(
+        self,
+        *,
+        json: bool = False,
+        quiet: bool = False,
+        verbose: int = 0,
+        color: str = "auto",
+        width: int | None = None,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.json = json
+        self.quiet = quiet
+        self.verbose = verbose
+        self._documented = False
+        self._mid_line = False
+        self._out = _console(stdout or sys.stdout, color, width)
+        err = _console(stderr or sys.stderr, color, width)
+        terminal = err.file.isatty() and not err.is_dumb_terminal
+        self._talk = Conversation(
+            err, live=terminal and verbose == 0, muted=json or quiet, clock=clock
+        )
+
+    # The answer
+
+    def answer(self, answer: str | RenderableType) -> None:
+        """Print what was asked for: text as it is, or a table. Nothing with `--json`."""
+        if self.json:
+            return
+        self._finish_line()
+        with self._talk.apart():
+            if isinstance(answer, str):
+                self._out.print(Text(printable(answer)), soft_wrap=True)
+            else:
+                self._out.print(answer)
+
+    def write(self, piece: str, *, aside: bool = False) -> None:
+        """Print a piece of streamed text at once, without a line end. `aside` shows it dim.
+
+        Nothing with `--json`.
+        """
+        if self.json:
+            return
+        with self._talk.apart():
+            text = Text(printable(piece), style="dim" if aside else "")
+            self._out.print(text, end="", soft_wrap=True)
+            self._out.file.flush()
+            if piece:
+                self._mid_line = not piece.endswith("\n")
+            self._talk.paused = self._mid_line
+
+    def result(self, data: Mapping[str, object]) -> None:
+        """Print the JSON document of this verb; nothing without `--json`.
+
+        Raises RuntimeError on a second document and ValueError on NaN: both are our bugs.
+        """
+        if not self.json:
+            return
+        if self._documented:
+            raise RuntimeError("a verb prints one JSON document")
+        self._document(data)
+
+    # The conversation
+
+    def say(self, text: str) -> None:
+        """A line of the conversation, wrapped between words."""
+        if self.json or self.quiet:
+            return
+        self._line(_with_literals(text))
+
+    def detail(self, text: str, *, level: int = 1) -> None:
+        """A line only for `-v` (level 1: commands) or `-vv` (level 2: their output)."""
+        if self.json or self.quiet or self.verbose < level:
+            return
+        self._line(Text(printable(text), style="dim"), soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """A warning, shown with `-q` too."""
+        if self.json:
+            return
+        self._line(Text.assemble(("warning: ", "bold yellow"), _with_literals(text)))
+
+    def hint(self, text: str) -> None:
+        """Something to type or to check. Never wrapped by us, so that it can be copied."""
+        if self.json or self.quiet:
+            return
+        self._line(_hint(text), soft_wrap=True)
+
+    def error(self, error: RopewayError) -> None:
+        """The error in its four parts on stderr; with `--json` also as the document on stdout."""
+        if self.json and not self._documented:
+            self._document({"error": error.as_json()})
+        self._line(error_text(error), soft_wrap=True)
+
+    # Waiting
+
+    def step(self, name: str, expected_seconds: float | None = None) -> Step:
+        """`with screen.step("start Ray") as step:` — its name before, its verdict after."""
+        self._finish_line()
+        return Step(self._talk, name, expected_seconds)
+
+    def stages(self, names: Sequence[str], expected_seconds: float | None = None) -> Stages:
+        """`with screen.stages([...]) as stages:`, then `with stages.stage(name):` for each."""
+        return Stages(self._talk, names, expected_seconds)
+
+    def _line(self, text: Text, *, soft_wrap: bool = False) -> None:
+        self._finish_line()
+        self._talk.say(text, soft_wrap=soft_wrap)
+
+    def _finish_line(self) -> None:
+        if self._mid_line:
+            self._out.print()
+            self._mid_line = self._talk.paused = False
+
+    def _document(self, data: Mapping[str, object]) -> None:
+        unicode = (getattr(self._out.file, "encoding", None) or "utf-8").lower().startswith("utf")
+        document = {"schema": SCHEMA, **data}
+        text = dumps(document, ensure_ascii=not unicode, indent=2, allow_nan=False)
+        self._out.file.write(text + "\n")
+        self._out.file.flush()
+        self._documented = True
+
+
+def error_text(error: RopewayError) -> Text:
+    """What is wrong, where, the evidence indented, and a hint in a block of its own."""
+    lines = [Text.assemble(("error: ", "bold red"), _with_literals(error.what))]
+    if error.where and error.where not in error.what:
+        lines.append(Text.assemble("  at ", (printable(error.where), "cyan")))
+    for evidence in error.evidence:
+        lines += [Text(f"  {line}") for line in printable(evidence).splitlines()]
+    if error.hint:
+        lines += [Text(), _hint(error.hint)]
+    return Text("\n").join(lines)
+
+
+def _hint(text: str) -> Text:
+    first, *rest = printable(text).splitlines() or [""]
+    lines = [Text.assemble(("hint: ", "bold cyan"), _with_literals(first))]
+    lines += [Text.assemble("      ", _with_literals(line)) for line in rest]
+    return Text("\n").join(lines)
+
+
+def _with_literals(text: str) -> Text:
+    shown = Text(printable(text))
+    shown.highlight_regex(_LITERAL, "cyan")
+    return shown
+
+
+def _console(stream: TextIO, color: str, width: int | None) -> Console:
+    # A locale without our dashes and arrows must not end the program: they become "?".
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure:
+        reconfigure(errors="replace")
+    systems: dict[str, Literal["auto", "standard"] | None] = {"always": "standard", "never": None}
+    return Console(
+        file=stream,
+        width=width,
+        force_terminal=True if color == "always" else None,
+        color_system=systems.get(color, "auto"),
+        no_color={"always": False, "never": True}.get(color),
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )

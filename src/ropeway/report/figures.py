@@ -1,0 +1,47 @@
+"""How measured figures are printed, the same on the terminal and on the page.
+
+Three significant digits: the run to run spread of a load test hides a fourth.
+"""
+
+from ropeway.units import format_seconds
+
+NONE = "–"
+
+
+def rate(per_second: float | None) -> str:
+    """A throughput without its unit: 0.834 → "0.83", 53.17 → "53.2", 2070.4 → "2,070"."""
+    if per_second is None:
+        return NONE
+    if per_second >= 100:
+        return f"{per_second:,.0f}"
+    return f"{per_second:.1f}" if per_second >= 10 else f"{per_second:.2f}"
+
+
+def milliseconds(ms: float | None) -> str:
+    """A latency given in ms: 0.42 → "0.42 ms", 312.4 → "312 ms", 3120 → "3.12 s"."""
+    if ms is None:
+        return NONE
+    if ms >= 59_950:
+        return format_seconds(round(ms / 1000))
+    if ms >= 999.5:
+        seconds = ms / 1000
+        return f"{seconds:.1f} s" if seconds >= 9.995 else f"{seconds:.2f} s"
+    if ms >= 99.95:
+        return f"{ms:.0f} ms"
+    return f"{ms:.1f} ms" if ms >= 9.995 else f"{ms:.2f} ms"
+
+
+def percent(share: float | None) -> str:
+    """A share of one: 0.824 → "82 %"; below a tenth with one decimal."""
+    if share is None:
+        return NONE
+    return f"{share * 100:.0f} %" if share >= 0.0995 else f"{share * 100:.1f} %"
+
+
+def seconds(count: float | None) -> str:
+    """A span given in seconds: 0.25 → "0.2 s", 31.24 → "31 s", 91 → "1 min 31 s"."""
+    if count is None:
+        return NONE
+    if count >= 59.5:
+        return format_seconds(round(count))
+    return f"{count:.0f} s" if count >= 9.95 else f"{count:.1f} s"

@@ -1,0 +1,280 @@
+"""The conversation on stderr: whole lines, and on a terminal one live line below them.
+
+The cursor is never hidden, so nothing has to be restored: whatever ends the process, the worst it
+leaves is one half-written line. The live line is erased before anything else is written.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from ropeway.report.line import (
+    about,
+    live_line,
+    one_line,
+    spent,
+    stage_line,
+    waiting_time,
+    whole_seconds,
+)
+
+STYLES = {"ok": "green", "done": "green", "warn": "yellow", "skip": "dim", "stop": "yellow"} | {
+    "FAIL": "bold red"
+}
+REDRAW_SECONDS = 0.5
+_ERASE_LINE = "\r\x1b[K"
+
+
+class Conversation:
+    """Everything said on stderr, by any thread, one whole line at a time.
+
+    live   draw the running step's line in place; else print a line when something changes
+    muted  steps and stages say nothing
+    """
+
+    def __init__(
+        self, console: Console, *, live: bool, muted: bool, clock: Callable[[], float]
+    ) -> None:
+        self.console = console
+        self.live = live and not muted
+        self.muted = muted
+        self.clock = clock
+        self.indent = ""
+        self.paused = False
+        self._running: list[Step] = []
+        self._drawn = False
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
+        self._ticker: threading.Thread | None = None
+
+    def say(self, text: RenderableType, *, soft_wrap: bool = False) -> None:
+        """Print whole lines above the live one. `soft_wrap` leaves line ends to the terminal."""
+        with self.apart():
+            self.console.print(text, soft_wrap=soft_wrap)
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """The live line is away while the body writes to the same terminal."""
+        with self._lock:
+            self._erase()
+            yield
+            self._draw()
+
+    def begin(self, step: "Step") -> None:
+        with self._lock:
+            self._running.append(step)
+            if self.live:
+                self._draw()
+                self._start_ticker()
+            elif not self.muted:
+                self.console.print(Text(f"{step.indent}{step.name} …"), soft_wrap=True)
+
+    def changed(self, step: "Step", *, whole_line: bool) -> None:
+        """A step has a new detail. Where nothing is live, only a whole line shows it."""
+        with self._lock:
+            if self.live:
+                self._draw()
+            elif whole_line and not self.muted:
+                line = live_line(step.name, step.detail, step.seconds, None, 10_000)
+                self.console.print(Text(step.indent + line), soft_wrap=True)
+
+    def end(self, step: "Step", verdict: Text) -> None:
+        with self._lock:
+            self._running.remove(step)
+            if self.muted:
+                return
+            self._erase()
+            self.console.print(verdict, soft_wrap=True)
+            self._draw()
+            if not self._running:
+                self._ended.set()
+
+    def _draw(self) -> None:
+        if not (self.live and self._running) or self.paused:
+            return
+        step = self._running[-1]
+        width = self.console.width - 1 - len(step.indent)
+        line = live_line(step.name, step.detail, step.seconds, step.expected, width)
+        self._write(f"{_ERASE_LINE}{step.indent}{line}")
+        self._drawn = True
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._write(_ERASE_LINE)
+            self._drawn = False
+
+    def _write(self, raw: str) -> None:
+        self.console.file.write(raw)
+        self.console.file.flush()
+
+    def _start_ticker(self) -> None:
+        if self._ticker and self._ticker.is_alive() and not self._ended.is_set():
+            return
+        self._ended = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, args=(self._ended,), daemon=True)
+        self._ticker.start()
+
+    def _tick(self, ended: threading.Event) -> None:
+        while not ended.wait(REDRAW_SECONDS):
+            with self._lock:
+                if ended.is_set():
+                    return
+                try:
+                    self._draw()
+                except (OSError, ValueError):  # the terminal was closed under us
+                    return
+
+
+class Step:
+    """One named piece of work: a line while it runs, its verdict after.
+
+    An exception makes the verdict FAIL, Ctrl-C and cancellation make it stop; both go on.
+    """
+
+    def __init__(self, talk: Conversation, name: str, expected_seconds: float | None) -> None:
+        self.name = one_line(name)
+        self.expected = expected_seconds
+        self.detail = ""
+        self.indent = talk.indent
+        self._talk = talk
+        self._started = talk.clock()
+        self._verdict = "ok"
+        self._closing = ""
+
+    @property
+    def seconds(self) -> float:
+        """Time since the step began."""
+        return self._talk.clock() - self._started
+
+    def update(self, detail: str) -> None:
+        """What the step is doing now: `loading weights 3/9`. A line of its own in a log."""
+        self._set(detail, whole_line=True)
+
+    def tick(self, detail: str) -> None:
+        """Like `update` for what changes all the time (bytes, requests): not written to a log."""
+        self._set(detail, whole_line=False)
+
+    def ok(self, closing: str = "") -> None:
+        """Say more on the verdict line: `ok    check the laptop  0.2 s  2 cores, 23.4 GiB`."""
+        self._settle("ok", closing)
+
+    def warn(self, closing: str = "") -> None:
+        self._settle("warn", closing)
+
+    def skip(self, closing: str = "") -> None:
+        self._settle("skip", closing)
+
+    def fail(self, closing: str = "") -> None:
+        """The verdict is FAIL though no exception is raised: one of several may fail."""
+        self._settle("FAIL", closing)
+
+    def __enter__(self) -> Self:
+        self._talk.begin(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._settle("FAIL" if issubclass(kind, Exception) else "stop", "")
+        self._talk.end(self, self._verdict_line())
+
+    def _set(self, detail: str, *, whole_line: bool) -> None:
+        detail = one_line(detail)
+        if detail == self.detail:
+            return
+        self.detail = detail
+        self._talk.changed(self, whole_line=whole_line)
+
+    def _settle(self, verdict: str, closing: str) -> None:
+        self._verdict, self._closing = verdict, one_line(closing)
+
+    def _verdict_line(self) -> Text:
+        parts = [self.name, spent(self.seconds)]
+        if self._closing:
+            parts.append(self._closing)
+        return verdict_line(self.indent, self._verdict, "  ".join(parts))
+
+
+class Stages:
+    """The plan of a long verb: a header before each stage, one closing line at the end.
+
+    names             in the order they are shown; each once
+    expected_seconds  of the whole, if known
+    """
+
+    def __init__(
+        self, talk: Conversation, names: Sequence[str], expected_seconds: float | None
+    ) -> None:
+        self._talk = talk
+        self._names = [one_line(name) for name in names]
+        self._expected = expected_seconds
+        self._started = talk.clock()
+        self._at = -1
+        self._entered = 0
+
+    @property
+    def seconds(self) -> float:
+        """Time since the first stage was announced."""
+        return self._talk.clock() - self._started
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announce the stage; steps begun inside are indented. ValueError for an unplanned name."""
+        self._at = self._names.index(one_line(name))
+        self._entered += 1
+        self._header()
+        outer, self._talk.indent = self._talk.indent, self._talk.indent + "  "
+        try:
+            yield
+        finally:
+            self._talk.indent = outer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._talk.muted:
+            return
+        total = len(self._names)
+        time = spent(self.seconds)
+        if kind is None:
+            line = verdict_line("", "done", f"{self._entered} of {total}  {time}")
+        else:
+            verdict = "FAIL" if issubclass(kind, Exception) else "stop"
+            name = self._names[self._at] if self._at >= 0 else "before the first stage"
+            line = verdict_line("", verdict, f"[{self._at + 1}/{total}] {name}  {time}")
+        self._talk.say(line, soft_wrap=True)
+
+    def _header(self) -> None:
+        if self._talk.muted:
+            return
+        time = ""
+        if self.seconds >= 1:
+            so_far = f"{whole_seconds(self.seconds)} so far"
+            time = waiting_time(self.seconds, self._expected) if self._expected else so_far
+        elif self._expected:
+            time = f"{about(self._expected)} in all"
+        width = self._talk.console.width - 1 if self._talk.live else None
+        line = stage_line(self._names, self._at, time, width)
+        head, _, rest = line.partition(" · ")
+        text = Text.assemble((head, "bold"), (f" · {rest}" if rest else "", "dim"))
+        self._talk.say(text, soft_wrap=True)
+
+
+def verdict_line(indent: str, verdict: str, rest: str) -> Text:
+    """`ok    name  12.3 s`: the word first, so that colour says nothing new."""
+    return Text.assemble(indent, (f"{verdict:<4}", STYLES[verdict]), f"  {rest}")

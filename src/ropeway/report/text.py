@@ -1,0 +1,235 @@
+"""Tables for the terminal. Everything essential fits into 80 columns; more shows on a wide one."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from ropeway.bench.stats import Conditions, Quantiles, Summary
+from ropeway.comparison import Comparison, LayoutResult, in_order
+from ropeway.report.figures import NONE, milliseconds, percent, rate, seconds
+from ropeway.report.line import one_line
+from ropeway.units import format_bytes
+
+WIDE = 120
+_NOT_COUNTED = "the server did not count its tokens: pieces of the stream were counted instead"
+_QUANTILES = ("mean", "p50", "p90", "p99")
+
+
+def bench_table(summary: Summary, conditions: Conditions) -> RenderableType:
+    """One load test: its conditions, the throughput, the latencies, the errors."""
+    return Group(
+        *_bench_head(conditions),
+        Text(),
+        _throughput(summary),
+        Text(),
+        _latencies(summary),
+        *_errors(summary),
+    )
+
+
+def compare_table(comparison: Comparison) -> RenderableType:
+    """All layouts of a comparison, best share marked; what failed and the notes below it."""
+    return Group(
+        Text.assemble((one_line(comparison.model), "bold"), f" · {one_line(comparison.engine)}"),
+        Text(f"{one_line(comparison.hardware)} · {_workload(comparison)}", style="dim"),
+        Text(),
+        _ByWidth(_layouts(comparison, wide=False), _layouts(comparison, wide=True)),
+        *_below(comparison),
+    )
+
+
+def status_table(rows: Iterable[Mapping[str, object]]) -> RenderableType:
+    """What is running, one row a process or a host.
+
+    Keys of a row: `host`, `role`, `state` (str), `pids` and `npus` (sequences of int),
+    `memory_bytes` (int or None). A missing key shows as a dash.
+    """
+    table = _table(
+        "host", ("role", "left"), ("NPU", "left"), ("pid", "left"), ("memory", "right"),
+        ("state", "left"),
+    )  # fmt: skip
+    for row in rows:
+        memory = row.get("memory_bytes")
+        table.add_row(
+            _cell(row.get("host")),
+            _cell(row.get("role")),
+            _numbers(row.get("npus")),
+            _numbers(row.get("pids")),
+            format_bytes(memory) if isinstance(memory, (int, float)) else NONE,
+            _state(row.get("state")),
+        )
+    return table
+
+
+@dataclass(frozen=True)
+class _ByWidth:
+    narrow: RenderableType
+    wide: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.wide if options.max_width >= WIDE else self.narrow
+
+
+def _bench_head(conditions: Conditions) -> list[Text]:
+    what = [conditions.model, conditions.layout, conditions.engine]
+    title = " · ".join(one_line(part) for part in what if part)
+    lines = [Text(title, style="bold")]
+    if conditions.hardware:
+        lines.append(Text(one_line(conditions.hardware), style="dim"))
+    arrivals = f"{conditions.clients} clients"
+    if conditions.rate is not None:
+        arrivals += f", {rate(conditions.rate)} requests a second"
+    asked = (
+        f"{conditions.input_tokens} tokens in, {conditions.output_tokens} out"
+        f" · {arrivals} · {conditions.requests} requests"
+    )
+    return [*lines, Text(asked, style="dim"), Text(one_line(conditions.label), style="dim")]
+
+
+def _throughput(summary: Summary) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_row("output", Text(rate(summary.output_tokens_per_s), style="bold"), "tokens/s")
+    table.add_row("requests", rate(summary.requests_per_s), "a second")
+    completed = f"of {summary.requests:,} in {seconds(summary.duration_s)}"
+    table.add_row("completed", f"{summary.completed:,}", completed)
+    return table
+
+
+def _latencies(summary: Summary) -> Table:
+    table = _table("latency", *((name, "right") for name in _QUANTILES))
+    rows: list[tuple[str, Quantiles | None]] = [
+        ("time to first token", summary.ttft_ms),
+        ("time per output token", summary.tpot_ms),
+        ("end to end", summary.e2e_ms),
+    ]
+    for name, quantiles in rows:
+        figures = [getattr(quantiles, key) if quantiles else None for key in _QUANTILES]
+        table.add_row(name, *(milliseconds(figure) for figure in figures))
+    return table
+
+
+def _errors(summary: Summary) -> list[Text]:
+    lines: list[Text] = []
+    if summary.errors:
+        failed = f"{summary.failed:,} of {summary.requests:,} requests failed"
+        lines.append(Text(failed, style="red"))
+        ordered = sorted(summary.errors.items(), key=lambda item: (-item[1], item[0]))
+        lines += [Text(f"  {count:,} × {one_line(kind)}") for kind, count in ordered]
+    if summary.unfinished:
+        lines.append(Text(f"{summary.unfinished:,} requests were broken off by us", style="yellow"))
+    if not summary.counted:
+        lines.append(Text(_NOT_COUNTED, style="yellow"))
+    return [Text(), *lines] if lines else []
+
+
+def _workload(comparison: Comparison) -> str:
+    asked = comparison.workload
+    return (
+        f"{asked.input_tokens} tokens in, {asked.output_tokens} out · {asked.clients} clients"
+        f" · {asked.requests} requests"
+    )
+
+
+def _layouts(comparison: Comparison, *, wide: bool) -> Table:
+    spread = ("p50", "p90", "p99") if wide else ("p50",)
+    titles = ("TTFT", "per token", "end to end")
+    latency = [(f"{title} {at}" if wide else f"{title}\n{at}") for title in titles for at in spread]
+    table = _table(
+        "layout",
+        ("hosts\n×NPUs" if not wide else "hosts×NPUs", "right"),
+        ("start", "right"),
+        ("tokens/s", "right"),
+        (
+            f"of {comparison.reference.layout}" if wide and comparison.reference else "share",
+            "right",
+        ),
+        *((title, "right") for title in latency),
+        ("answer", "left"),
+    )
+    for result in in_order(comparison):
+        table.add_row(*_layout_row(comparison, result, spread))
+    return table
+
+
+def _layout_row(
+    comparison: Comparison, result: LayoutResult, spread: Sequence[str]
+) -> list[str | Text]:
+    best = result is comparison.best
+    where = f"{result.hosts}×{result.npus // max(result.hosts, 1)}"
+    row: list[str | Text] = [
+        Text(one_line(result.layout), style="bold" if best else ""),
+        where,
+        seconds(result.start_seconds),
+    ]
+    summary = result.summary
+    if summary is None:
+        verdict = Text(result.status, style="red" if result.status == "failed" else "yellow")
+        return [*row, verdict, *([NONE] * (1 + 3 * len(spread))), NONE]
+    share = percent(comparison.share_of_best(result))
+    row += [Text(rate(summary.output_tokens_per_s), style="bold" if best else ""), share]
+    for quantiles in (summary.ttft_ms, summary.tpot_ms, summary.e2e_ms):
+        row += [milliseconds(getattr(quantiles, at) if quantiles else None) for at in spread]
+    return [*row, _answer(result.answer_matches_reference)]
+
+
+def _answer(matches: bool | None) -> Text:
+    if matches is None:
+        return Text("not checked", style="dim")
+    return Text("same", style="green") if matches else Text("DIFFERS", style="bold red")
+
+
+def _below(comparison: Comparison) -> list[Text]:
+    lines: list[Text] = []
+    for result in comparison.results:
+        if result.error:
+            style = "red" if result.status == "failed" else "yellow"
+            lines.append(
+                Text.assemble(
+                    f"{one_line(result.layout)} ",
+                    (f"{result.status}: ", style),
+                    one_line(result.error),
+                )
+            )
+    reference = comparison.reference
+    if reference:
+        alone = reference.layout == comparison.baseline
+        kind = "the single-process layout" if alone else "the fastest here; no single process ran"
+        lines.append(Text(f"share: of {one_line(reference.layout)}, {kind}", style="dim"))
+    lines += [Text(one_line(note), style="dim") for note in comparison.notes]
+    return [Text(), *lines] if lines else []
+
+
+def _state(value: object) -> Text:
+    text = _cell(value)
+    good = {"ready", "running", "alive", "ok"}
+    bad = {"dead", "failed", "exited", "missing"}
+    style = "green" if text.plain in good else "red" if text.plain in bad else ""
+    return Text(text.plain, style=style)
+
+
+def _cell(value: object) -> Text:
+    return Text(NONE if value is None or value == "" else one_line(str(value)))
+
+
+def _numbers(value: object) -> Text:
+    if value is None:
+        return Text(NONE)
+    if isinstance(value, (int, str)):
+        return Text(str(value))
+    assert isinstance(value, Iterable)
+    return Text(" ".join(str(number) for number in value) or NONE)
+
+
+def _table(first: str, *others: tuple[str, str]) -> Table:
+    """No frame, the head dim; a cell too long is folded, never cut off."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(first, overflow="fold")
+    for title, justify in others:
+        table.add_column(title, justify="right" if justify == "right" else "left", overflow="fold")
+    return table

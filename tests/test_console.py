@@ -1,0 +1,431 @@
+"""The terminal: what is written where, and what a person sees at the end."""
+
+import asyncio
+import json
+import re
+import threading
+from io import BytesIO, StringIO, TextIOWrapper
+
+import pytest
+from rich.cells import cell_len
+
+from ropeway.errors import LaunchError, SpecError
+from ropeway.report.console import Screen
+from ropeway.report.figures import milliseconds, percent, rate, seconds
+from ropeway.report.line import live_line, printable, shrink, stage_line
+
+
+class Terminal(StringIO):
+    """A terminal one line high for each newline: it obeys return and erase-to-end-of-line."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+    @property
+    def seen(self):
+        lines, column = [""], 0
+        for piece in re.findall(r"\r|\n|\x1b\[K|[^\r\n\x1b]+", self.getvalue()):
+            if piece == "\n":
+                lines.append("")
+                column = 0
+            elif piece == "\r":
+                column = 0
+            elif piece == "\x1b[K":
+                lines[-1] = lines[-1][:column]
+            else:
+                lines[-1] = lines[-1][:column] + piece + lines[-1][column + len(piece) :]
+                column += len(piece)
+        return "\n".join(lines)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def log(**flags):
+    """A screen whose streams are files, those files, and its clock."""
+    out, err, clock = StringIO(), StringIO(), Clock()
+    given = {"width": 80, "color": "never"} | flags
+    return Screen(stdout=out, stderr=err, clock=clock, **given), out, err, clock
+
+
+def terminal(**flags):
+    out, err, clock = Terminal(), Terminal(), Clock()
+    given = {"width": 80, "color": "never"} | flags
+    return Screen(stdout=out, stderr=err, clock=clock, **given), out, err, clock
+
+
+@pytest.fixture(autouse=True)
+def ordinary_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+# stdout is the answer, stderr is the conversation
+
+
+def test_the_answer_goes_to_stdout_and_the_conversation_to_stderr():
+    screen, out, err, _ = log()
+    screen.answer("42")
+    screen.say("counting")
+    screen.warn("slow")
+    screen.hint("try `ropeway plan`")
+    assert out.getvalue() == "42\n"
+    assert err.getvalue() == "counting\nwarning: slow\nhint: try `ropeway plan`\n"
+
+
+def test_an_answer_is_never_wrapped_or_read_as_markup():
+    screen, out, _, _ = log()
+    screen.answer("[bold]" + "x" * 200 + ":smile:")
+    assert out.getvalue() == "[bold]" + "x" * 200 + ":smile:\n"
+
+
+def test_json_puts_one_document_on_stdout_and_nothing_else():
+    screen, out, err, _ = log(json=True)
+    screen.say("hello")
+    screen.warn("slow")
+    screen.answer("a table")
+    screen.write("streamed")
+    with screen.stages(["one"]) as stages, stages.stage("one"), screen.step("work") as step:
+        step.update("half")
+    screen.result({"layout": "TP2×PP2", "名": "模型"})
+    assert json.loads(out.getvalue()) == {"schema": 1, "layout": "TP2×PP2", "名": "模型"}
+    assert err.getvalue() == ""
+
+
+def test_a_second_json_document_is_our_bug():
+    screen, _, _, _ = log(json=True)
+    screen.result({})
+    with pytest.raises(RuntimeError, match="one JSON document"):
+        screen.result({})
+
+
+def test_json_refuses_a_number_that_json_does_not_have():
+    screen, out, _, _ = log(json=True)
+    with pytest.raises(ValueError, match="JSON"):
+        screen.result({"ttft_ms": float("nan")})
+    assert out.getvalue() == ""
+
+
+def test_an_error_under_json_is_the_document_and_is_still_told_on_stderr():
+    screen, out, err, _ = log(json=True)
+    screen.error(SpecError("unknown key `tensr`", where="ropeway.yaml:12"))
+    document = json.loads(out.getvalue())
+    assert document["schema"] == 1
+    assert document["error"]["kind"] == "SpecError"
+    assert document["error"]["exit_code"] == 2
+    assert err.getvalue().startswith("error: unknown key `tensr`\n")
+
+
+def test_an_error_after_the_result_leaves_stdout_one_document():
+    screen, out, err, _ = log(json=True)
+    screen.result({"requests": 3})
+    screen.error(LaunchError("3 of 3 requests failed"))
+    assert json.loads(out.getvalue())["requests"] == 3
+    assert "3 of 3 requests failed" in err.getvalue()
+
+
+def test_quiet_keeps_the_answer_warnings_and_errors():
+    screen, out, err, _ = log(quiet=True)
+    screen.say("hello")
+    screen.hint("look")
+    with screen.step("work"):
+        pass
+    screen.warn("slow")
+    screen.error(LaunchError("it broke"))
+    screen.answer("42")
+    assert out.getvalue() == "42\n"
+    assert err.getvalue() == "warning: slow\nerror: it broke\n"
+
+
+def test_details_show_from_their_level_on():
+    for verbose, shown in ((0, ""), (1, "ray start\n"), (2, "ray start\nhead is up\n")):
+        screen, _, err, _ = log(verbose=verbose)
+        screen.detail("ray start")
+        screen.detail("head is up", level=2)
+        assert err.getvalue() == shown
+
+
+# Errors
+
+
+def test_an_error_has_four_parts():
+    screen, _, err, _ = log()
+    screen.error(
+        LaunchError(
+            "the engine did not start (2 of 4 workers ended)",
+            where="127.0.0.3",
+            evidence=["worker 2: out of memory\nwanted 1.8 GiB", "worker 3: out of memory"],
+            hint="free memory, or use fewer NPUs:\n`ropeway up --layout TP2`",
+        )
+    )
+    assert err.getvalue() == (
+        "error: the engine did not start (2 of 4 workers ended)\n"
+        "  at 127.0.0.3\n"
+        "  worker 2: out of memory\n"
+        "  wanted 1.8 GiB\n"
+        "  worker 3: out of memory\n"
+        "\n"
+        "hint: free memory, or use fewer NPUs:\n"
+        "      `ropeway up --layout TP2`\n"
+    )
+
+
+def test_a_long_hint_can_be_copied_in_one_piece():
+    screen, _, err, _ = log()
+    command = "`ropeway up " + "--set engine.flag=value " * 12 + "`"
+    screen.error(LaunchError("no", hint=f"type {command}"))
+    assert command in err.getvalue()
+
+
+def test_outside_text_cannot_steer_the_terminal():
+    screen, out, err, _ = terminal()
+    evil = "\x1b]0;title\x07\x1b[2Jred \x1b[31mtext\x1b[0m\b\r\x9b2K中"
+    screen.answer(evil)
+    screen.write(evil + "\n")
+    screen.error(LaunchError(evil, evidence=[evil]))
+    assert "\x1b" not in out.getvalue() + err.getvalue()
+    assert out.getvalue() == "red text2K中\nred text2K中\n"
+    assert printable("a\tb\nc") == "a\tb\nc"
+
+
+def test_colour_follows_the_flag():
+    for color, coloured in (("always", True), ("never", False), ("auto", False)):
+        screen, _, err, _ = log(color=color)
+        screen.error(LaunchError("no"))
+        assert ("\x1b[" in err.getvalue()) is coloured
+
+
+def test_auto_colours_a_terminal_unless_no_color_is_set(monkeypatch):
+    screen, _, err, _ = terminal(color="auto")
+    screen.error(LaunchError("no"))
+    assert "\x1b[1;31m" in err.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    screen, _, err, _ = terminal(color="auto")
+    screen.error(LaunchError("no"))
+    assert "31m" not in err.getvalue()
+
+
+def test_a_locale_without_our_signs_does_not_end_the_program():
+    raw = BytesIO()
+    narrow = TextIOWrapper(raw, encoding="ascii")
+    screen = Screen(stdout=narrow, stderr=narrow, color="never", width=80)
+    screen.answer("TP2×PP2 → 模型")
+    screen.error(LaunchError("模型 broke"))
+    narrow.flush()
+    assert raw.getvalue() == b"TP2?PP2 ? ??\nerror: ?? broke\n"
+    raw.truncate(0)
+    Screen(json=True, stdout=narrow, stderr=narrow).result({"m": "模"})
+    narrow.flush()
+    assert json.loads(raw.getvalue().lstrip(b"\0")) == {"schema": 1, "m": "模"}
+
+
+# Waiting
+
+
+def test_a_log_gets_one_line_at_the_start_one_a_change_and_one_at_the_end():
+    screen, _, err, clock = log()
+    with screen.step("start the engine", 40) as step:
+        clock.now += 5
+        step.update("loading weights 3/9")
+        step.update("loading weights 3/9")
+        step.tick("317 MB")
+        clock.now += 67
+    assert err.getvalue() == (
+        "start the engine …\n"
+        "start the engine … loading weights 3/9 · 5 s\n"
+        "ok    start the engine  1 min 12 s\n"
+    )
+
+
+def test_a_terminal_gets_one_live_line_and_then_the_verdict():
+    screen, _, err, clock = terminal()
+    with screen.step("start the engine", 40) as step:
+        assert err.seen == "start the engine … · 0 s (of about 40 s)"
+        clock.now += 12
+        step.update("loading weights 3/9")
+        assert err.seen == "start the engine … loading weights 3/9 · 12 s (of about 40 s)"
+        clock.now += 40
+        step.tick("warming up")
+        assert err.seen == "start the engine … warming up · 52 s (usually about 40 s)"
+    assert err.seen == "ok    start the engine  52.0 s\n"
+
+
+def test_a_failure_inside_a_step_is_its_verdict_and_goes_on():
+    screen, _, err, clock = terminal()
+    with pytest.raises(LaunchError), screen.step("start the engine"):
+        clock.now += 3
+        raise LaunchError("no")
+    assert err.seen == "FAIL  start the engine  3.0 s\n"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, asyncio.CancelledError])
+def test_an_interrupted_step_clears_its_line_and_leaves_the_cursor_alone(stop):
+    screen, _, err, clock = terminal()
+    with pytest.raises(stop), screen.step("start the engine") as step:
+        step.update("loading")
+        clock.now += 2
+        raise stop
+    assert err.seen == "stop  start the engine  2.0 s\n"
+    assert "\x1b[?25" not in err.getvalue()
+
+
+def test_a_step_can_say_its_verdict_itself():
+    screen, _, err, clock = terminal()
+    for verdict in ("ok", "warn", "skip", "fail"):
+        with screen.step("memory") as step:
+            clock.now += 1
+            getattr(step, verdict)("23.4 GiB free")
+    assert err.seen == (
+        "ok    memory  1.0 s  23.4 GiB free\n"
+        "warn  memory  1.0 s  23.4 GiB free\n"
+        "skip  memory  1.0 s  23.4 GiB free\n"
+        "FAIL  memory  1.0 s  23.4 GiB free\n"
+    )
+
+
+def test_lines_said_during_a_step_stand_above_its_live_line():
+    screen, out, err, _ = terminal()
+    with screen.step("bench") as step:
+        step.update("10 of 64")
+        screen.warn("a request was slow")
+        screen.answer("x")
+        assert err.seen == "warning: a request was slow\nbench … 10 of 64 · 0 s"
+    assert err.seen == "warning: a request was slow\nok    bench  0.0 s\n"
+    assert out.getvalue() == "x\n"
+
+
+def test_steps_that_overlap_each_get_their_verdict():
+    screen, _, err, _ = terminal()
+    outer, inner = screen.step("fetch the model"), screen.step("start Ray")
+    with outer:
+        with inner:
+            assert err.seen == "start Ray … · 0 s"
+        assert err.seen == "ok    start Ray  0.0 s\nfetch the model … · 0 s"
+    assert err.seen == "ok    start Ray  0.0 s\nok    fetch the model  0.0 s\n"
+
+
+def test_streamed_text_is_not_erased_by_the_conversation():
+    out = err = Terminal()
+    screen = Screen(stdout=out, stderr=err, clock=Clock(), width=80, color="never")
+    screen.write("Par")
+    screen.write("is")
+    screen.say("2 tokens")
+    screen.write("done")
+    with screen.step("work"):
+        pass
+    assert out.seen == "Paris\n2 tokens\ndone\nok    work  0.0 s\n"
+
+
+def test_with_verbose_a_terminal_gets_plain_lines():
+    screen, _, err, _ = terminal(verbose=1)
+    with screen.step("start Ray") as step:
+        step.update("head")
+    assert "\r" not in err.getvalue()
+    assert err.getvalue().count("\n") == 3
+
+
+def test_the_live_line_ticks_while_the_work_blocks():
+    drawn = threading.Event()
+
+    class Watched(Terminal):
+        def write(self, text):
+            if "· 7 s" in text:
+                drawn.set()
+            return super().write(text)
+
+    clock = Clock()
+    screen = Screen(stdout=StringIO(), stderr=Watched(), clock=clock, width=80)
+    with screen.step("wait"):
+        clock.now += 7
+        assert drawn.wait(timeout=10)
+
+
+def test_stages_say_what_is_done_and_what_comes_next():
+    screen, _, err, clock = log()
+    names = ["check the laptop", "start TP2", "bench", "chat", "stop"]
+    with screen.stages(names, 300) as stages:
+        with stages.stage("check the laptop"), screen.step("memory"):
+            clock.now += 2
+        with stages.stage("start TP2"):
+            clock.now += 70
+        with stages.stage("stop"):
+            clock.now += 1
+    assert err.getvalue() == (
+        "[1/5] check the laptop · about 5 min in all · next: start TP2, then bench, then …\n"
+        "  memory …\n"
+        "  ok    memory  2.0 s\n"
+        "[2/5] start TP2 · 2 s (of about 5 min) · next: bench, then chat, then …\n"
+        "[5/5] stop · 1 min 12 s (of about 5 min) · last\n"
+        "done  3 of 5  1 min 13 s\n"
+    )
+
+
+def test_stages_say_where_they_stopped():
+    for kind, word in ((LaunchError, "FAIL"), (KeyboardInterrupt, "stop")):
+        screen, _, err, clock = log()
+        with pytest.raises(kind), screen.stages(["a", "b"]) as stages, stages.stage("b"):
+            clock.now += 3
+            raise kind("no")
+        assert err.getvalue() == f"[2/2] b · last\n{word}  [2/2] b  3.0 s\n"
+        screen.say("after")
+        assert err.getvalue().endswith("\nafter\n")
+
+
+def test_a_stage_that_was_not_planned_is_our_bug():
+    screen, _, _, _ = log()
+    with screen.stages(["a"]) as stages, pytest.raises(ValueError), stages.stage("b"):
+        pass
+
+
+# Fitting a line
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+@pytest.mark.parametrize("detail", ["", "读取权重 3/9 " * 20, "loading " * 20])
+def test_a_live_line_fits_and_keeps_its_time(width, detail):
+    line = live_line("启动 TP2×PP2", detail, 72, None, width)
+    assert cell_len(line) <= width
+    assert line.endswith(" · 1 min 12 s")
+
+
+def test_a_wide_terminal_shows_the_whole_detail():
+    detail = "loading weights 3/9 from /models/SmolLM2-135M-Instruct-padded/model.safetensors"
+    assert detail in live_line("start", detail, 1, 40, 200)
+    assert detail not in live_line("start", detail, 1, 40, 80)
+
+
+def test_shrinking_counts_chinese_as_two_cells():
+    assert shrink("模型模型", 8) == "模型模型"
+    assert shrink("模型模型", 7) == "模型模…"
+    assert shrink("模型模型", 6) == "模型…"
+    assert shrink("模型", 0) == ""
+
+
+@pytest.mark.parametrize("width", [30, 79, 199])
+def test_a_stage_header_fits(width):
+    names = ["start TP2×PP2+EP on two hosts", "bench TP2×PP2+EP with 256 clients", "下一步", "x"]
+    for index in range(len(names)):
+        assert cell_len(stage_line(names, index, "1 min 12 s so far", width)) <= width
+
+
+def test_figures_have_three_digits_and_their_unit():
+    assert [rate(x) for x in (0.834, 5.318, 53.17, 590.4, 2070.4, None)] == [
+        "0.83", "5.32", "53.2", "590", "2,070", "–",
+    ]  # fmt: skip
+    assert [milliseconds(x) for x in (0.421, 42.06, 99.96, 312.4, 999.6, 3124, 31240, 92000)] == [
+        "0.42 ms", "42.1 ms", "100 ms", "312 ms", "1.00 s", "3.12 s", "31.2 s", "1 min 32 s",
+    ]  # fmt: skip
+    assert [percent(x) for x in (1.0, 0.824, 0.099, 0.0902, None)] == [
+        "100 %", "82 %", "9.9 %", "9.0 %", "–",
+    ]  # fmt: skip
+    assert [seconds(x) for x in (0.24, 9.94, 31.24, 59.7, 91)] == [
+        "0.2 s", "9.9 s", "31 s", "1 min 00 s", "1 min 31 s",
+    ]  # fmt: skip
