@@ -26,7 +26,8 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
 
 
 def run(url: str, *args: str, stdin: str | bytes = "") -> Result:
-    return CliRunner().invoke(chat, ["--url", url, *args], input=stdin)
+    wide = {"COLUMNS": "200"}  # so that no line of the conversation is wrapped
+    return CliRunner().invoke(chat, ["--url", url, *args], input=stdin, env=wide)
 
 
 def figures_hidden(text: str) -> str:
@@ -184,6 +185,7 @@ def test_json_of_a_broken_stream_keeps_what_came_and_ends_with_1() -> None:
     assert result.exit_code == 1
     assert document["answer"] == "The lift goes"
     assert document["error"]["what"] == "the stream broke after 3 tokens"
+    assert isinstance(result.exception, RequestFailed), "which `run` tells on stderr"
 
 
 def test_a_broken_stream_shows_what_came_and_fails() -> None:
@@ -222,6 +224,19 @@ def test_of_several_models_the_first_is_taken_and_named() -> None:
     with running(Behaviour(models=("a", "b"), ttft_s=0, tpot_s=0)) as fake:
         result = run(fake.url, "-p", "hi")
     assert result.stderr.startswith("model a (of a, b)\n")
+
+
+def test_an_answer_arrives_byte_for_byte_but_for_terminal_escapes() -> None:
+    pieces = ("if x:\n", "\treturn ", "\x1b[31m1  \n", "\n")
+    with running(Behaviour(ttft_s=0, tpot_s=0, answer=pieces, answer_tokens=4)) as fake:
+        assert run(fake.url, "-p", "code").stdout == "if x:\n\treturn 1  \n\n"
+
+
+def test_quiet_leaves_only_the_answer() -> None:
+    thinking = Behaviour(ttft_s=0, tpot_s=0, answer_tokens=2, reasoning=("hm",))
+    with running(thinking) as fake:
+        result = run(fake.url, "-q", "-p", "hello")
+    assert (result.stdout, result.stderr) == ("The lift\n", "")
 
 
 # The conversation line by line
@@ -282,7 +297,7 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_keeps_the_conversation() -> N
             terminal = _Terminal(leader)
             terminal.wait_for("> ")
             terminal.type("你好\n")
-            terminal.wait_for("车]0;x车")
+            terminal.wait_for("车车")
             process.send_signal(signal.SIGINT)
             terminal.wait_for("the conversation stays")
             terminal.wait_for("> ")

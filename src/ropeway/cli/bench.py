@@ -3,11 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
-import json
-import os
 import signal
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,11 +14,17 @@ import click
 
 from ropeway import __version__
 from ropeway.bench.prompts import RandomPrompts, Recipe
-from ropeway.bench.record import SCHEMA, RunWriter, new_run_dir
+from ropeway.bench.record import RunWriter, new_run_dir
 from ropeway.bench.run import BenchResult, Progress, Workload, prepare, run_bench
-from ropeway.bench.stats import UNFINISHED, Conditions, Quantiles, Summary
-from ropeway.client import Client, Endpoint, ServedModel, normalise_url
-from ropeway.errors import Exit, Refused
+from ropeway.bench.stats import UNFINISHED, Conditions, Summary
+from ropeway.cli.call import current_call
+from ropeway.cli.endpoint import endpoint_options
+from ropeway.cli.options import screen_options
+from ropeway.client import Client, Endpoint, ServedModel
+from ropeway.errors import EndpointError, Exit, Refused
+from ropeway.report.console import Screen
+from ropeway.report.progress import Step
+from ropeway.report.text import bench_table
 from ropeway.stream import Timing
 from ropeway.units import format_seconds
 
@@ -50,15 +52,8 @@ class _Asked:
 
 
 @click.command()
-@click.option("--url", default="http://127.0.0.1:8000/v1", show_default=True, help="Base URL.")
-@click.option("--model", help="Model name.  [default: the first that the server lists]")
-@click.option(
-    "--key-env",
-    default="OPENAI_API_KEY",
-    show_default=True,
-    metavar="NAME",
-    help="Environment variable that holds the API key.",
-)
+@screen_options
+@endpoint_options(timeout=600.0)
 @click.option(
     "--clients",
     type=click.IntRange(min=1),
@@ -92,13 +87,6 @@ class _Asked:
     help="Make each answer --output-tokens long (vLLM and its relatives).",
 )
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=600.0,
-    show_default=True,
-    help="Longest silence of the server in one request, seconds.",
-)
 @click.option("--layout", default="not stated", help="Parallel layout, for the record.")
 @click.option("--engine", default="not stated", help="Engine and version, for the record.")
 @click.option("--hardware", default="not stated", help="Hardware, for the record.")
@@ -108,17 +96,14 @@ class _Asked:
     metavar="DIR",
     help="Folder for the results.  [default: runs/<time>-bench]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def bench(
     *,
-    url: str,
+    screen: Screen,
+    endpoint: Endpoint,
     model: str | None,
-    key_env: str,
-    timeout: float,
+    clients: int,
     requests: int | None,
     out: Path | None,
-    as_json: bool,
-    clients: int,
     **asked: object,
 ) -> None:
     """Measure an endpoint under load: throughput, TTFT, time per output token.
@@ -135,31 +120,29 @@ def bench(
     """
     started = datetime.now(UTC)
     flags = _Asked(clients=clients, requests=requests or 2 * clients, **asked)  # type: ignore[arg-type]
-    endpoint = Endpoint(normalise_url(url), os.environ.get(key_env) or None, key_env, timeout)
     served = asyncio.run(_served(endpoint, model))
     _check_fits(served, flags)
     recipe = asyncio.run(prepare(endpoint, served.name, flags.input_tokens))
     conditions = _conditions(endpoint, served.name, flags, recipe, started)
     folder = out or new_run_dir(Path("runs"), "bench", started)
-    screen = _Screen(quiet=as_json)
-    screen.say(f"{flags.requests} requests, {flags.clients} clients → {served.name} at {url}")
-    sample = _Samples()
+    current_call().folder = folder
+    failures = _Failures()
     with RunWriter(folder, conditions) as writer:
 
         def keep(timing: Timing) -> None:
             writer.append(timing)
-            sample.see(timing)
+            failures.see(timing)
 
         workload = _workload(served.name, flags, recipe)
-        result = asyncio.run(_run(endpoint, workload, screen, keep))
+        result = _measure(endpoint, workload, screen, keep)
         summary = writer.finish(result)
-    screen.close()
-    if as_json:
-        click.echo(json.dumps(_document(conditions, summary, result, folder), ensure_ascii=False))
-    else:
-        click.echo(_report(conditions, summary, result))
-        click.echo(f"results   {folder}")
-    sample.tell(summary)
+    if result.ended != "complete":
+        screen.answer(f"ended     early: {result.ended}")
+    screen.answer(bench_table(summary, conditions))
+    screen.answer(_below(conditions, summary, result, folder))
+    screen.result(_document(conditions, summary, result, folder))
+    if summary.failed:
+        screen.error(failures.as_error(summary))
     if result.ended == "interrupted":
         click.get_current_context().exit(Exit.INTERRUPTED)
     click.get_current_context().exit(Exit.NO if summary.failed else Exit.OK)
@@ -228,14 +211,28 @@ def _workload(model: str, flags: _Asked, recipe: Recipe) -> Workload:
     )
 
 
+def _measure(
+    endpoint: Endpoint, workload: Workload, screen: Screen, keep: Callable[[Timing], None]
+) -> BenchResult:
+    requests = f"{len(workload.prompts)} requests, {workload.clients} clients"
+    with screen.step(f"{requests} → {workload.model} at {endpoint.url}") as step:
+        result = asyncio.run(_run(endpoint, workload, _Shown(step), keep))
+        if result.ended != "complete":
+            step.warn(result.ended)
+        elif any(timing.error for timing in result.timings):
+            step.warn("some failed")
+    return result
+
+
 async def _run(
-    endpoint: Endpoint, workload: Workload, screen: "_Screen", keep: Callable[[Timing], None]
+    endpoint: Endpoint,
+    workload: Workload,
+    show: Callable[[Progress], None],
+    keep: Callable[[Timing], None],
 ) -> BenchResult:
     stop = asyncio.Event()
     with _interrupt_sets(stop):
-        return await run_bench(
-            endpoint, workload, on_progress=screen.show, on_timing=keep, stop=stop
-        )
+        return await run_bench(endpoint, workload, on_progress=show, on_timing=keep, stop=stop)
 
 
 @contextlib.contextmanager
@@ -258,34 +255,23 @@ def _interrupt_sets(stop: asyncio.Event) -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGINT)
 
 
-class _Screen:
-    """The progress on standard error: one line that moves, or a new line every few seconds."""
+class _Shown:
+    """The progress in its step: always on a terminal, every few seconds in a log."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._moving = sys.stderr.isatty()
-        self._last = time.monotonic()
-        self._open = False
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._next = _LOG_EVERY_S
 
-    def say(self, text: str) -> None:
-        if not self._quiet:
-            click.echo(text, err=True)
-
-    def show(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if self._quiet or not (self._moving or now - self._last >= _LOG_EVERY_S):
-            return
-        self._last = now
+    def __call__(self, progress: Progress) -> None:
         line = progress_line(progress)
-        click.echo(f"\r\x1b[K{line}" if self._moving else line, err=True, nl=not self._moving)
-        self._open = self._moving
+        if self._step.seconds < self._next:
+            self._step.tick(line)
+            return
+        self._next = self._step.seconds + _LOG_EVERY_S
+        self._step.update(line)
 
-    def close(self) -> None:
-        if self._open:
-            click.echo(err=True)
 
-
-class _Samples:
+class _Failures:
     """The first message of each kind of failure."""
 
     def __init__(self) -> None:
@@ -295,12 +281,14 @@ class _Samples:
         if timing.error and timing.error.kind != UNFINISHED:
             self._first.setdefault(timing.error.kind, timing.error.message)
 
-    def tell(self, summary: Summary) -> None:
-        if not summary.failed:
-            return
-        click.echo(f"error: {summary.failed} of {summary.requests} requests failed", err=True)
-        for kind, count in Counter(summary.errors).most_common():
-            click.echo(f"  {count} {kind}: {self._first[kind]}", err=True)
+    def as_error(self, summary: Summary) -> EndpointError:
+        return EndpointError(
+            f"{summary.failed} of {summary.requests} requests failed",
+            evidence=[
+                f"{count} {kind}: {self._first[kind]}"
+                for kind, count in Counter(summary.errors).most_common()
+            ],
+        )
 
 
 def progress_line(progress: Progress) -> str:
@@ -314,48 +302,24 @@ def progress_line(progress: Progress) -> str:
     return " · ".join(parts)
 
 
-def _report(conditions: Conditions, summary: Summary, result: BenchResult) -> str:
-    pace = f"{conditions.clients} clients"
-    if conditions.rate is not None:
-        pace = f"{conditions.rate:g} requests/s, at most {pace}"
-    outcome = f"{summary.completed} completed, {summary.failed} failed"
-    if summary.unfinished:
-        outcome += f", {summary.unfinished} unfinished ({result.ended})"
+def _below(conditions: Conditions, summary: Summary, result: BenchResult, folder: Path) -> str:
+    """What the table leaves out."""
     lines = [
-        f"model     {conditions.model} · {conditions.layout} · {conditions.engine}",
-        f"load      {pace} · {conditions.prompts} · {conditions.output_tokens} output tokens",
-        f"requests  {outcome} in {format_seconds(summary.duration_s)}",
-        f"tokens    {summary.input_tokens} in, {summary.output_tokens} out"
-        + ("" if summary.counted else " (counted by pieces: the server gave no usage)"),
-        f"speed     {summary.output_tokens_per_s:.1f} output tokens/s"
-        f" · {summary.requests_per_s:.2f} requests/s",
         "",
-        f"{'milliseconds':<22}{'mean':>10}{'p50':>10}{'p90':>10}{'p99':>10}",
-        _row("time to first token", summary.ttft_ms),
-        _row("time per output token", summary.tpot_ms),
-        _row("end to end", summary.e2e_ms),
-        "",
+        f"prompts   {conditions.prompts}",
+        f"tokens    {summary.input_tokens} in, {summary.output_tokens} out",
+        f"results   {folder}",
     ]
-    if result.ended != "complete":
-        lines.insert(0, f"ended     early: {result.ended}")
     if result.late:
         late = f"{result.late} of {summary.requests} requests started late"
-        lines.insert(-1, f"{late}: all {conditions.clients} clients were busy")
+        lines.insert(1, f"{late}: all {conditions.clients} clients were busy")
     return "\n".join(lines)
-
-
-def _row(name: str, found: Quantiles | None) -> str:
-    if found is None:
-        return f"{name:<22}{'–':>10}{'–':>10}{'–':>10}{'–':>10}"
-    figures = (found.mean, found.p50, found.p90, found.p99)
-    return f"{name:<22}" + "".join(f"{figure:>10.1f}" for figure in figures)
 
 
 def _document(
     conditions: Conditions, summary: Summary, result: BenchResult, folder: Path
 ) -> dict[str, object]:
     return {
-        "schema": SCHEMA,
         "conditions": dataclasses.asdict(conditions),
         "summary": dataclasses.asdict(summary),
         "ended": result.ended,

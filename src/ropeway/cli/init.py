@@ -1,20 +1,21 @@
 """`ropeway init`: an annotated spec to begin with."""
 
-import json
 import shlex
 from pathlib import Path
 
 import click
 
+from ropeway.cli.options import screen_options
 from ropeway.errors import Refused
+from ropeway.report.console import Screen
 from ropeway.spec import DEFAULT_FILE, sample_text
 
 
 @click.command()
+@screen_options
 @click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_FILE)
 @click.option("--force", is_flag=True, help="Overwrite FILE when it is there already.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-def init(file: Path, force: bool, as_json: bool) -> None:
+def init(*, screen: Screen, file: Path, force: bool) -> None:
     """Write an annotated sample spec to FILE (by default ropeway.yaml).
 
     The sample serves a small model on this machine as it stands; its comments explain every key.
@@ -25,11 +26,9 @@ def init(file: Path, force: bool, as_json: bool) -> None:
       ropeway init cluster.yaml --force
     """
     _write(file, sample_text(), force)
-    if as_json:
-        click.echo(json.dumps({"schema": 1, "file": str(file)}, ensure_ascii=False))
-        return
     option = "" if str(file) == DEFAULT_FILE else f" --config {shlex.quote(str(file))}"
-    click.echo(f"wrote {file}; bring it up with `ropeway up{option}`")
+    screen.answer(f"wrote {file}; bring it up with `ropeway up{option}`")
+    screen.result({"file": str(file)})
 
 
 def _write(file: Path, text: str, force: bool) -> None:

@@ -1,8 +1,6 @@
 """`ropeway model`: the checkpoints of the local cluster, and what a model directory holds."""
 
-import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,12 +8,13 @@ import click
 
 from ropeway.checkpoints.catalogue import RECIPES, Recipe
 from ropeway.checkpoints.fetch import default_root, ensure, fault
+from ropeway.cli.options import screen_options
 from ropeway.errors import ModelError
 from ropeway.hosts.local import LocalHost
 from ropeway.models import ModelShape, kv_bytes_per_token, read_model
+from ropeway.report.console import Screen
 from ropeway.units import format_bytes
 
-_SCHEMA = 1
 _CACHE_DTYPE_BYTES = 2  # the KV cache is kept in 16 bits unless the engine is told otherwise
 
 _DIR = click.option(
@@ -24,20 +23,27 @@ _DIR = click.option(
     type=click.Path(path_type=Path),
     help="Folder of the checkpoints.  [default: ~/.cache/ropeway/models]",
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 
-@click.group()
-def model() -> None:
-    """Fetch a small model to rehearse with, or look into a model directory."""
+@click.group(invoke_without_command=True)
+@click.pass_context
+def model(ctx: click.Context) -> None:
+    """Fetch a small model to rehearse with, or look into a model directory.
+
+    \b
+    Example:
+      ropeway model fetch smollm2
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @model.command()
+@screen_options
 @click.argument("name")
 @_DIR
 @click.option("--verify", is_flag=True, help="Read every file again and compare its sha256.")
-@_JSON
-def fetch(name: str, root: Path | None, verify: bool, as_json: bool) -> None:
+def fetch(*, screen: Screen, name: str, root: Path | None, verify: bool) -> None:
     """Fetch the checkpoint NAME and whatever it is made from; `ropeway model list` has the names.
 
     What is there already and whole is left as it is. The directory is printed on stdout.
@@ -47,17 +53,15 @@ def fetch(name: str, root: Path | None, verify: bool, as_json: bool) -> None:
       ropeway model fetch smollm2
       ropeway model fetch smollm2-moe --dir /data/models
     """
-    path = ensure(name, _root(root), host=LocalHost(), on_step=_speaker(as_json), verify=verify)
-    if as_json:
-        _document({"name": name, "path": str(path)})
-    else:
-        click.echo(path)
+    path = ensure(name, _root(root), host=LocalHost(), on_step=screen.say, verify=verify)
+    screen.answer(str(path))
+    screen.result({"name": name, "path": str(path)})
 
 
 @model.command(name="list")
+@screen_options
 @_DIR
-@_JSON
-def list_(root: Path | None, as_json: bool) -> None:
+def list_(*, screen: Screen, root: Path | None) -> None:
     """List the checkpoints that can be fetched, and say which are here.
 
     \b
@@ -66,23 +70,21 @@ def list_(root: Path | None, as_json: bool) -> None:
     """
     folder = _root(root)
     faults = {name: _fault(recipe, folder) for name, recipe in RECIPES.items()}
-    if as_json:
-        rows = [
-            {**asdict(recipe), "path": str(folder / name), "fault": faults[name]}
-            for name, recipe in RECIPES.items()
-        ]
-        _document({"folder": str(folder), "checkpoints": rows})
-        return
     for name, recipe in RECIPES.items():
-        click.echo(f"{name:<15} {format_bytes(recipe.weight_bytes):>9}  {faults[name] or 'here'}")
-        click.echo(f"  {recipe.summary}")
-    click.echo(f"in {folder}", err=True)
+        size = format_bytes(recipe.weight_bytes)
+        screen.answer(f"{name:<15} {size:>9}  {faults[name] or 'here'}\n  {recipe.summary}")
+    screen.say(f"in {folder}")
+    rows = [
+        {**asdict(recipe), "path": str(folder / name), "fault": faults[name]}
+        for name, recipe in RECIPES.items()
+    ]
+    screen.result({"folder": str(folder), "checkpoints": rows})
 
 
 @model.command()
+@screen_options
 @click.argument("path", type=click.Path(path_type=Path))
-@_JSON
-def show(path: Path, as_json: bool) -> None:
+def show(*, screen: Screen, path: Path) -> None:
     """Read the model directory PATH: its shape, its size, and whether its files are whole.
 
     Only headers are read, so this is quick for any size.
@@ -93,12 +95,10 @@ def show(path: Path, as_json: bool) -> None:
     """
     shape = read_model(path.expanduser())
     cache = kv_bytes_per_token(shape, _CACHE_DTYPE_BYTES)
-    if as_json:
-        files = [str(file) for file in shape.weight_files]
-        _document({**asdict(shape), "weight_files": files, "kv_bytes_per_token": cache})
-        return
     for label, value in _rows(shape, cache):
-        click.echo(f"{label:<13} {value}")
+        screen.answer(f"{label:<13} {value}")
+    files = [str(file) for file in shape.weight_files]
+    screen.result({**asdict(shape), "weight_files": files, "kv_bytes_per_token": cache})
 
 
 def _rows(shape: ModelShape, cache: int) -> list[tuple[str, str]]:
@@ -127,12 +127,3 @@ def _fault(recipe: Recipe, root: Path) -> str | None:
         return fault(recipe, root)
     except ModelError as error:
         return error.what
-
-
-def _speaker(quiet: bool) -> Callable[[str], None]:
-    """Steps go to stderr as they begin; with `--json` they are not said."""
-    return (lambda _: None) if quiet else (lambda text: click.echo(text, err=True))
-
-
-def _document(data: dict[str, object]) -> None:
-    click.echo(json.dumps({"schema": _SCHEMA, **data}, ensure_ascii=False, indent=2))

@@ -52,7 +52,7 @@ class Screen:
         self.quiet = quiet
         self.verbose = verbose
         self._documented = False
-        self._mid_line = False
+        self._mid_line: Console | None = None
         self._out = _console(stdout or sys.stdout, color, width)
         err = _console(stderr or sys.stderr, color, width)
         terminal = err.file.isatty() and not err.is_dumb_terminal
@@ -69,24 +69,30 @@ class Screen:
         self._finish_line()
         with self._talk.apart():
             if isinstance(answer, str):
-                self._out.print(Text(printable(answer)), soft_wrap=True)
+                self._plain(answer + "\n")
             else:
                 self._out.print(answer)
 
     def write(self, piece: str, *, aside: bool = False) -> None:
-        """Print a piece of streamed text at once, without a line end. `aside` shows it dim.
+        """Print a piece of streamed text at once, without a line end.
 
-        Nothing with `--json`.
+        `aside` belongs to the conversation: dim on stderr, and silent with `-q`. Nothing with
+        `--json`.
         """
-        if self.json:
+        if self.json or (aside and self.quiet):
             return
+        console = self._talk.console if aside else self._out
         with self._talk.apart():
-            text = Text(printable(piece), style="dim" if aside else "")
-            self._out.print(text, end="", soft_wrap=True)
-            self._out.file.flush()
+            if self._mid_line not in (None, console):
+                self._finish_line()
+            if aside:
+                console.print(Text(printable(piece), style="dim"), end="", soft_wrap=True)
+            else:
+                self._plain(piece)
+            console.file.flush()
             if piece:
-                self._mid_line = not piece.endswith("\n")
-            self._talk.paused = self._mid_line
+                self._mid_line = None if piece.endswith("\n") else console
+            self._talk.paused = self._mid_line is not None
 
     def result(self, data: Mapping[str, object]) -> None:
         """Print the JSON document of this verb; nothing without `--json`.
@@ -147,9 +153,13 @@ class Screen:
         self._talk.say(text, soft_wrap=soft_wrap)
 
     def _finish_line(self) -> None:
-        if self._mid_line:
-            self._out.print()
-            self._mid_line = self._talk.paused = False
+        if self._mid_line is not None:
+            self._mid_line.print()
+            self._mid_line, self._talk.paused = None, False
+
+    def _plain(self, text: str) -> None:
+        # Not by way of the console, which would turn tabs into spaces.
+        self._out.file.write(printable(text))
 
     def _document(self, data: Mapping[str, object]) -> None:
         unicode = (getattr(self._out.file, "encoding", None) or "utf-8").lower().startswith("utf")

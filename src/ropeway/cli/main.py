@@ -1,0 +1,177 @@
+"""The command `ropeway`: its verbs, and what becomes of an error."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from ropeway import __version__
+from ropeway.cli.bug_report import bug_report, without_secrets, write_report
+from ropeway.cli.call import Call
+from ropeway.errors import Exit, Refused, RopewayError
+from ropeway.report.console import Screen
+
+# In the order of use. Verb `x` is the click command `x` of `ropeway.cli.x`, imported when it is
+# asked for: the short list must not wait for what the verbs need.
+VERBS = {
+    "init": "Write an annotated sample spec.",
+    "model": "Fetch a small model to rehearse with, or look into a model directory.",
+    "up": "Bring the cluster up and serve the model.",
+    "status": "Show what is running.",
+    "logs": "Show what the engine wrote.",
+    "chat": "Talk with a served model, at any OpenAI-compatible URL.",
+    "bench": "Measure an endpoint under load: throughput, TTFT, time per output token.",
+    "compare": "Measure several layouts and set them side by side.",
+    "down": "Stop what `up` started.",
+    "demo": "Show the whole life cycle on this machine.",
+}
+
+_EPILOG = """\b
+Exit codes:
+  0    done, or the answer is yes
+  1    done, and the answer is no: a host, the engine or a request failed
+  2    refused (bad flag, bad spec, a missing need): nothing was touched
+  3    a fault in Ropeway itself; a report to send is written
+  130  interrupted
+
+\b
+Example:
+  ropeway init && ropeway up
+  ropeway chat -p "What is the capital of France?"
+"""
+
+
+class Interrupted(RopewayError):
+    """Ctrl-C."""
+
+    exit_code = Exit.INTERRUPTED
+
+
+class Bug(RopewayError):
+    """A fault of ours."""
+
+    exit_code = Exit.BUG
+
+
+class _Verbs(click.Group):
+    """The verbs, imported one at a time."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        if name not in VERBS:
+            return None
+        command: click.Command = getattr(import_module(f"ropeway.cli.{name}"), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in VERBS and not args[0].startswith("-"):
+            raise _no_such_verb(args[0])
+        return super().resolve_command(ctx, args)
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(
+    cls=_Verbs,
+    invoke_without_command=True,
+    subcommand_metavar="VERB …",
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="ropeway")
+@click.pass_context
+def ropeway(ctx: click.Context) -> None:
+    """Take a large model up a cluster of Ascend NPUs, or rehearse it on one laptop.
+
+    `ropeway VERB --help` tells what a verb does, with an example.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def run() -> NoReturn:
+    """The entry point of the command."""
+    sys.exit(exit_code(sys.argv[1:]))
+
+
+def exit_code(args: Sequence[str], command: click.Command = ropeway) -> int:
+    """Carry the command out, tell its error if there is one, and say how to end."""
+    call = Call()
+    try:
+        error = _error_of(command, args, call)
+        if isinstance(error, RopewayError):
+            screen = call.screen or Screen(json="--json" in args)
+            screen.error(error)
+            return int(error.exit_code)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`); the last flush of Python must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(Exit.NO)
+    return error
+
+
+def _error_of(command: click.Command, args: Sequence[str], call: Call) -> RopewayError | int:
+    """The error that the command ended with, or the exit code that it chose itself."""
+    try:
+        return int(
+            command.main(list(args), prog_name="ropeway", standalone_mode=False, obj=call) or 0
+        )
+    except RopewayError as error:
+        return error
+    except click.ClickException as error:
+        return _refusal(error)
+    except (KeyboardInterrupt, click.Abort):
+        return Interrupted("interrupted")
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # the only one: whatever comes here is a fault of ours
+        return _bug(error, args, call)
+
+
+def _refusal(error: click.ClickException) -> Refused:
+    """A wrong flag or argument, in our layout."""
+    message = getattr(error, "message", "") or error.format_message()
+    if isinstance(error, click.BadParameter):  # names the flag only when it is formatted
+        message = error.format_message()
+    what = re.sub(r"'([^']*)'", r"`\1`", message[:1].lower() + message[1:].rstrip().rstrip("."))
+    likely = getattr(error, "possibilities", None)
+    if likely:
+        return Refused(what, hint=f"did you mean {' or '.join(f'`{name}`' for name in likely)}?")
+    ctx = getattr(error, "ctx", None)
+    return Refused(what, hint=f"see `{ctx.command_path} --help`" if ctx else None)
+
+
+def _no_such_verb(name: str) -> Refused:
+    near = difflib.get_close_matches(name, VERBS)
+    hint = f"did you mean {' or '.join(f'`ropeway {verb}`' for verb in near)}?" if near else None
+    return Refused(f"no such verb: `{name}`", hint=hint or "see `ropeway --help`")
+
+
+def _bug(error: Exception, args: Sequence[str], call: Call) -> Bug:
+    report = bug_report(error, args, os.environ)
+    path = write_report(report, call.folder)
+    brief = without_secrets(f"{type(error).__name__}: {error}", args, os.environ)
+    return Bug(
+        "this is a fault in Ropeway, not a mistake of yours",
+        where=str(path) if path else None,
+        evidence=(brief,) if path else (report,),
+        hint="please report it, with that file attached; read it first, it should hold no secret"
+        if path
+        else "please report it with the lines above",
+    )

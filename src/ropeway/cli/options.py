@@ -1,0 +1,72 @@
+"""Flags that several verbs have: the same name and the same meaning everywhere.
+
+Each is a decorator below `@click.command()`, above the verb.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from ropeway.cli.call import current_call
+from ropeway.report.console import Screen
+from ropeway.spec import DEFAULT_FILE
+
+config_option = click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_FILE,
+    show_default=True,
+    metavar="FILE",
+    help="The spec.",
+)
+"""Passes `config: Path`."""
+
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+"""Passes `yes: bool`."""
+
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Print what would be done; touch nothing."
+)
+"""Passes `dry_run: bool`."""
+
+_SCREEN_OPTIONS = (
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
+    click.option("-q", "--quiet", is_flag=True, help="Only warnings, errors and the answer."),
+    click.option("-v", "--verbose", count=True, help="Show commands; twice: their output too."),
+    click.option(
+        "--color",
+        type=click.Choice(("auto", "always", "never")),
+        default="auto",
+        show_default=True,
+        help="When to use colour.",
+    ),
+)
+
+
+def screen_options(verb: Callable[..., object]) -> Callable[..., object]:
+    """`--json`, `-q`, `-v`, `--color`, passed as one `screen: Screen`.
+
+    Goes above every other decorator that may raise, so that their errors use the same screen.
+    """
+
+    @functools.wraps(verb)
+    def speaking(
+        *args: object, as_json: bool, quiet: bool, verbose: int, color: str, **rest: object
+    ) -> object:
+        screen = Screen(json=as_json, quiet=quiet, verbose=verbose, color=color)
+        current_call().screen = screen
+        return verb(*args, screen=screen, **rest)
+
+    return with_options(speaking, _SCREEN_OPTIONS)
+
+
+def with_options(
+    verb: Callable[..., object], options: Sequence[Callable[..., Callable[..., object]]]
+) -> Callable[..., object]:
+    """The verb with these options, listed in its help in this order."""
+    for option in reversed(options):
+        verb = option(verb)
+    return verb

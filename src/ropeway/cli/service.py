@@ -1,0 +1,25 @@
+"""Which of the running services a verb means."""
+
+import click
+
+from ropeway.errors import Refused
+from ropeway.launch.status import services
+
+name_option = click.option("--name", help="Name of the service.  [default: the only one]")
+"""Passes `name: str | None`."""
+
+
+def only_service(name: str | None, user: int) -> str | None:
+    """The service named, else the only one there is; None when there is none.
+
+    Raises Refused when there are several and none was named.
+    """
+    if name is not None:
+        return name
+    found = services(user)
+    if len(found) > 1:
+        raise Refused(
+            f"{len(found)} services are here: {', '.join(f'`{each}`' for each in found)}",
+            hint="say which: `--name NAME`",
+        )
+    return found[0] if found else None

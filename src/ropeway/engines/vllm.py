@@ -1,0 +1,105 @@
+"""What every vLLM has in common, whatever chip is under it: its flags and its log."""
+
+import re
+
+from ropeway.engine_args import engine_argument_flags
+from ropeway.engines.base import Deployment
+
+# What a line of the log means to the person who waits; the last line that matches is the activity.
+# The texts are those of vLLM 0.32.0.
+_ACTIVITIES = (
+    (r"non-default args", "reading the model's config"),
+    (r"Initializing a V1 LLM engine", "starting the engine core"),
+    (r"Connecting to existing Ray cluster|Connected to Ray cluster", "joining Ray"),
+    (r"[Cc]reating a new placement group|Created placement group", "placing ranks on the hosts"),
+    (r"rank \d+ in world size|world_size=\d+ rank=\d+", "ranks meet"),
+    (r"Starting to load model", "loading weights"),
+    (r"Loading safetensors checkpoint shards:\s+(\d+)%", r"loading weights, \1 %"),
+    (r"Loading weights took", "weights are loaded"),
+    (r"KV cache size: ([\d,]+) tokens", r"KV cache: \1 tokens"),
+    (r"init engine .* took", "warming up"),
+    (r"Starting vLLM (?:API )?server", "opening the port"),
+    (r"Application startup complete", "waiting for the first token"),
+)
+_COMPILED = tuple((re.compile(pattern), words) for pattern, words in _ACTIVITIES)
+
+# A log line's own furniture: Ray's and vLLM's process tags, level, time, file.
+_TAGS = re.compile(
+    r"^(?:\x1b\[[0-9;]*m|\([\w:-]+(?: pid=\d+)?(?:, ip=[\d.]+)?\)|\s)*"
+    r"(?:(?:ERROR|WARNING|INFO|CRITICAL)\s+\d\d-\d\d \d\d:\d\d:\d\d \[[^]]*\]\s*)?"
+)
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_ERROR = re.compile(
+    r"^(?:[\w.]*(?:Error|Exception|Exit|Interrupt)\b(?!\()[^\n]*"
+    r"|.*(?:Fatal Python error|Segmentation fault|SIGSEGV|SIGKILL|OOM|out of memory"
+    r"|No space left on device|Address already in use|error: argument|error: unrecognized).*)$"
+)
+# Lines that only say that something else went wrong.
+_ECHOES = re.compile(
+    r"Engine core initialization failed|EngineCore failed|See root cause|died unexpectedly"
+    r"|RayTaskError|ActorDiedError|WorkerCrashedError|Worker failed with error|EngineDeadError"
+    r"|Failed core proc|resource_tracker|wait_for_init|CancelledError|KeyboardInterrupt|SystemExit"
+)
+
+
+def layout_flags(deployment: Deployment) -> tuple[str, ...]:
+    """The flags of the parallel layout; sizes of 1 are vLLM's default and left out."""
+    layout = deployment.layout
+    flags: list[str] = []
+    if layout.tensor > 1:
+        flags += ["--tensor-parallel-size", str(layout.tensor)]
+    if layout.pipeline > 1:
+        flags += ["--pipeline-parallel-size", str(layout.pipeline)]
+    if layout.data > 1:
+        flags += ["--data-parallel-size", str(layout.data)]
+        flags += ["--data-parallel-size-local", str(_data_ranks_on_head(deployment))]
+        flags += ["--data-parallel-backend", "ray"]
+        flags += ["--data-parallel-address", deployment.head.address]
+    if layout.expert:
+        flags += ["--enable-expert-parallel"]
+    if deployment.uses_ray:
+        flags += ["--distributed-executor-backend", "ray"]
+    return tuple(flags)
+
+
+def common_flags(deployment: Deployment) -> tuple[str, ...]:
+    """Model, name, address and the user's own flags, which come last and untouched."""
+    serve = deployment.serve
+    return (
+        "--model", deployment.model,
+        "--served-model-name", deployment.served_name,
+        "--host", serve.address,
+        "--port", str(serve.port),
+        "--max-model-len", str(deployment.context),
+        "--dtype", serve.dtype,
+        *layout_flags(deployment),
+        "--disable-uvicorn-access-log",
+        *engine_argument_flags(serve.engine_args),
+    )  # fmt: skip
+
+
+def activity(log: str) -> str:
+    """What vLLM is doing, from its log so far."""
+    for line in reversed(log.splitlines()):
+        for pattern, words in reversed(_COMPILED):
+            if found := pattern.search(line):
+                return found.expand(words)
+    return "importing vLLM"
+
+
+def root_cause(log: str) -> str | None:
+    """The earliest line that names an error itself rather than its echo in another process."""
+    for line in log.splitlines():
+        text = _TAGS.sub("", _ESCAPES.sub("", line)).strip()
+        if _ERROR.match(text) and not _ECHOES.search(text):
+            return text
+    return None
+
+
+def _data_ranks_on_head(deployment: Deployment) -> int:
+    """How many whole data-parallel ranks the head's NPUs hold, at least one.
+
+    vLLM puts these on the head and looks for room for the others on the other nodes.
+    """
+    layout = deployment.layout
+    return max(1, min(layout.data, deployment.head.npus // (layout.tensor * layout.pipeline)))

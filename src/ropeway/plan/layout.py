@@ -1,0 +1,278 @@
+"""Which parallel layouts a model can run in on a cluster, and what is nearest to one it cannot.
+
+The rules are vLLM's own, read in vLLM 0.32.0; each function names the place. Only what is certain
+is refused: memory is not looked at, nor what config.json alone does not tell us (vision heads,
+shared experts, layers that must stay in the first stage).
+"""
+
+from collections.abc import Iterator
+from math import ceil, log2
+
+from ropeway.errors import LayoutError
+from ropeway.models import ModelShape
+from ropeway.spec import Cluster, Layout
+
+# vllm/model_executor/layers/vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE
+_VOCAB_PADDING = 64
+
+# `model_type` of families whose block refuses more tensor ranks than experts, with or without
+# expert parallel: Qwen2MoeSparseMoeBlock, Qwen3MoeSparseMoeBlock, Qwen3NextSparseMoeBlock and
+# MiniMaxM2MoE in vllm/model_executor/models. Mixtral and DeepSeek do not.
+_TENSOR_WITHIN_EXPERTS = frozenset(
+    ("minimax_m2", "qwen2_moe", "qwen3_5_moe", "qwen3_moe", "qwen3_next", "qwen3_vl_moe")
+)
+
+# `working` tries every pipeline and data size up to here, and rounder ones beyond.
+_EVERY_SIZE_TO = 16
+_LARGEST_SIZE = 65_536  # of spec.Count
+
+
+def check(layout: Layout, shape: ModelShape, cluster: Cluster, model_name: str = "") -> None:
+    """Raise LayoutError unless `layout` can run: all reasons, and the nearest that can."""
+    reasons = problems(layout, shape, cluster)
+    if not reasons:
+        return
+    names = ", ".join(f"`{name}`" for name in nearest(layout, shape, cluster))
+    raise LayoutError(
+        f"layout `{layout}` cannot run {model_name or 'this model'} on {_cluster_words(cluster)}",
+        evidence=reasons,
+        hint=f"nearest that work: {names}",
+    )
+
+
+def problems(layout: Layout, shape: ModelShape, cluster: Cluster) -> tuple[str, ...]:
+    """Every reason why `layout` cannot run, each with its numbers; empty when there is none.
+
+    One NPU (`TP1`) never has a problem.
+    """
+    return (*_shape_problems(layout, shape), *_npu_problems(layout, cluster))
+
+
+def working(shape: ModelShape, cluster: Cluster) -> tuple[Layout, ...]:
+    """The layouts that can run: fewest NPUs first, then `TP4`, `TP2×PP2`, `PP4`, `DP2×TP2`, `DP4`,
+    and each with EP after all without.
+
+    Complete while no pipeline or data size is above 16. Beyond that, so that 1,000 hosts do not
+    give 100,000 layouts: 24, 32, 48, 64 … and whatever takes all layers or all NPUs.
+    """
+    found = (item for item in _that_fit(shape, cluster) if not any(_shape_problems(item, shape)))
+    return tuple(sorted(found, key=_order))
+
+
+def nearest(
+    layout: Layout, shape: ModelShape, cluster: Cluster, count: int = 3
+) -> tuple[Layout, ...]:
+    """The `count` layouts nearest to `layout` that can run, itself first when it can.
+
+    Near means, in this order: as many NPUs (by the factor between the two), the same kinds of
+    parallelism, small factors between the sizes, fewer NPUs. All but `layout` are of `working`.
+    EP over a single rank, which does nothing, comes last.
+    """
+    able = working(shape, cluster)
+    if layout not in able and not problems(layout, shape, cluster):
+        able = (layout, *able)
+    return tuple(sorted(able, key=lambda item: _distance(layout, item))[:count])
+
+
+def hosts_of(layout: Layout, cluster: Cluster) -> int:
+    """On how many hosts the ranks live when packed as tightly as vLLM packs them.
+
+    Raises LayoutError when the cluster cannot hold them.
+    """
+    if reasons := tuple(_npu_problems(layout, cluster)):
+        raise LayoutError(
+            f"layout `{layout}` does not fit on {_cluster_words(cluster)}", evidence=reasons
+        )
+    sizes = _host_sizes(cluster)
+    engine = layout.tensor * layout.pipeline
+    if layout.data == 1:
+        return next(count for count in range(1, len(sizes) + 1) if sum(sizes[:count]) >= engine)
+    return min(
+        count
+        for count in range(1, len(sizes) + 1)
+        if _data_ranks_that_fit(engine, sizes[:count]) >= layout.data
+    )
+
+
+def _shape_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
+    yield from _tensor_problems(layout, shape)
+    yield from _pipeline_problems(layout, shape)
+    yield from _expert_problems(layout, shape)
+
+
+def _tensor_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
+    """What each tensor rank takes a slice of must divide.
+
+    Heads: ModelConfig.verify_with_parallel_config (vllm/config/model.py). KV heads:
+    QKVParallelLinear (layers/linear.py); tensor ranks beyond the KV heads hold copies. A compressed
+    latent (MLA) is one KV head for all (ModelConfig.get_num_kv_heads). Dense width:
+    MergedColumnParallelLinear. Vocabulary: VocabParallelEmbedding pads it to a multiple of 64 and
+    divides that. Expert width is in `_expert_problems`.
+    """
+    tensor = layout.tensor
+    if shape.heads % tensor:
+        yield f"tensor parallel {tensor} does not divide {shape.heads} attention heads"
+    many, few = max(tensor, shape.kv_heads), min(tensor, shape.kv_heads)
+    if many % few and not _has_latent_cache(shape):
+        yield (
+            f"tensor parallel {tensor} and {shape.kv_heads} KV heads: neither divides the other, "
+            "so the KV heads can be neither split nor copied evenly"
+        )
+    if not shape.experts and shape.intermediate_size % tensor:
+        yield (
+            f"tensor parallel {tensor} does not divide the feed-forward width "
+            f"{shape.intermediate_size}"
+        )
+    padded = ceil(shape.vocab_size / _VOCAB_PADDING) * _VOCAB_PADDING
+    if padded % tensor:
+        yield (
+            f"tensor parallel {tensor} does not divide the vocabulary of {shape.vocab_size} tokens "
+            f"(padded to {padded})"
+        )
+
+
+def _has_latent_cache(shape: ModelShape) -> bool:
+    return shape.kv_width != 2 * shape.kv_heads * shape.head_dim
+
+
+def _pipeline_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
+    """A stage needs a layer: get_pp_indices (vllm/distributed/utils.py) gives layers // stages to
+    each and spreads the rest, so uneven is fine and more stages than layers leaves some empty."""
+    if layout.pipeline > shape.layers:
+        yield (
+            f"pipeline parallel {layout.pipeline} is deeper than the model's {shape.layers} layers"
+        )
+
+
+def _expert_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
+    """Experts go whole to ranks (EP), or each is cut into slices.
+
+    FusedMoEParallelConfig.make (layers/fused_moe/config.py): either way over tensor × data ranks,
+    within one pipeline stage. Slices: FusedMoEConfig asserts that the width divides. Whole:
+    determine_expert_map (expert_map_manager.py) spreads them unevenly where it must, so only a rank
+    without an expert is refused. EP on a dense model: ModelConfig._verify_with_expert_parallelism.
+    """
+    if not shape.experts:
+        if layout.expert:
+            yield "expert parallel needs a mixture of experts; this model is dense"
+        return
+    ranks = layout.tensor * layout.data
+    product = f"tensor {layout.tensor} × data {layout.data}"
+    if layout.expert and ranks > shape.experts:
+        yield (
+            f"expert parallel over {ranks} ranks ({product}) leaves ranks without an expert: "
+            f"the model has {shape.experts}"
+        )
+    if not layout.expert and shape.expert_size % ranks:
+        yield (
+            f"without expert parallel each expert is cut into {ranks} slices ({product}), "
+            f"which does not divide its width {shape.expert_size}"
+        )
+    within = shape.model_type in _TENSOR_WITHIN_EXPERTS
+    if within and not layout.expert and layout.tensor > shape.experts:
+        yield (
+            f"tensor parallel {layout.tensor} is more than the model's {shape.experts} experts, "
+            f"which vLLM refuses for `{shape.model_type}`"
+        )
+
+
+def _npu_problems(layout: Layout, cluster: Cluster) -> Iterator[str]:
+    """The ranks must find NPUs, and the ranks of one data rank must find them together."""
+    total = cluster.total_npus
+    if layout.npus > total:
+        yield (
+            f"data {layout.data} × tensor {layout.tensor} × pipeline {layout.pipeline} is "
+            f"{layout.npus} ranks, and the cluster has {total} {_npus(total)}"
+        )
+        return
+    engine = layout.tensor * layout.pipeline
+    room = _data_ranks_that_fit(engine, _host_sizes(cluster))
+    if layout.data > 1 and layout.data > room:
+        yield (
+            f"each of {layout.data} data ranks takes {engine} NPUs (tensor {layout.tensor} × "
+            f"pipeline {layout.pipeline}) on one host, or on hosts of its own; "
+            f"{_cluster_words(cluster)} have room for {room}"
+        )
+
+
+def _data_ranks_that_fit(engine: int, sizes: tuple[int, ...]) -> int:
+    """How many data ranks of `engine` NPUs vLLM can place on hosts of `sizes` NPUs.
+
+    CoreEngineActorManager.create_dp_placement_groups (vllm/v1/engine/utils.py): a data rank lives
+    on one host (`strict`, `fill`), or, larger than any host, on whole hosts of equal size (`span`).
+    ParallelConfig.nnodes_within_dp says the same without Ray. Unequal hosts are cut to one size in
+    the way that serves best, since a placement may leave NPUs and hosts out.
+    """
+    on_one_host = sum(size // engine for size in sizes)
+    on_whole_hosts = (
+        sum(size >= cut for size in sizes) // ceil(engine / cut) for cut in set(sizes)
+    )
+    return max(on_one_host, *on_whole_hosts)
+
+
+def _host_sizes(cluster: Cluster) -> tuple[int, ...]:
+    """NPUs of each host, the largest first."""
+    if cluster.local:
+        return (cluster.local.npus,) * cluster.local.hosts
+    return tuple(sorted((host.npus for host in cluster.hosts or ()), reverse=True))
+
+
+def _cluster_words(cluster: Cluster) -> str:
+    """`2 hosts of 8 NPUs`, or of unequal ones `3 hosts of 4 to 8 NPUs (20 in all)`."""
+    sizes = _host_sizes(cluster)
+    hosts = f"{len(sizes)} {'host' if len(sizes) == 1 else 'hosts'}"
+    if len(set(sizes)) == 1:
+        return f"{hosts} of {sizes[0]} {_npus(sizes[0])}"
+    return f"{hosts} of {sizes[-1]} to {sizes[0]} NPUs ({sum(sizes)} in all)"
+
+
+def _npus(count: int) -> str:
+    return "NPU" if count == 1 else "NPUs"
+
+
+def _that_fit(shape: ModelShape, cluster: Cluster) -> Iterator[Layout]:
+    """Every layout that has NPUs enough, of the sizes that `working` promises."""
+    total, hosts = cluster.total_npus, _host_sizes(cluster)
+    spreads = (False, True) if shape.experts else (False,)
+    for tensor in range(1, min(shape.heads, total) + 1):
+        if shape.heads % tensor:
+            continue
+        for pipeline in _sizes(min(shape.layers, total // tensor)):
+            for data in _sizes(max(1, _data_ranks_that_fit(tensor * pipeline, hosts))):
+                for expert in spreads:
+                    yield Layout(tensor=tensor, pipeline=pipeline, data=data, expert=expert)
+
+
+def _sizes(largest: int) -> list[int]:
+    """1 to 16, then 24, 32, 48, 64 …, and the largest itself."""
+    largest = min(largest, _LARGEST_SIZE)
+    rounder = [size for step in range(4, 16) for size in (3 * 2 ** (step - 1), 2 ** (step + 1))]
+    tried = {*range(1, _EVERY_SIZE_TO + 1), *rounder, largest}
+    return sorted(size for size in tried if size <= largest)
+
+
+def _order(layout: Layout) -> tuple[int, ...]:
+    return (layout.npus, layout.expert, layout.data, layout.pipeline)
+
+
+def _distance(wanted: Layout, other: Layout) -> tuple[float, ...]:
+    """Smallest is nearest; unique for each `other`, so that the answer never varies."""
+    kinds = zip(_kinds(wanted), _kinds(other), strict=True)
+    factors = zip(_grid(wanted), _grid(other), strict=True)
+    return (
+        other != wanted,
+        other.expert and other.tensor * other.data == 1,
+        # Rounded: equal factors must compare equal, whichever logarithms they came from.
+        round(abs(log2(other.npus / wanted.npus)), 9),
+        sum(here != there for here, there in kinds),
+        round(sum(abs(log2(there / here)) for here, there in factors), 9),
+        *_order(other),
+    )
+
+
+def _grid(layout: Layout) -> tuple[int, int, int]:
+    return layout.tensor, layout.pipeline, layout.data
+
+
+def _kinds(layout: Layout) -> tuple[bool, ...]:
+    return (*(size > 1 for size in _grid(layout)), layout.expert)

@@ -1,0 +1,264 @@
+"""The shape of the source: which way imports go, who may touch the outside, how large it gets.
+
+Every rule is read from the syntax trees, function bodies included: there is no lazy way round.
+"""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "ropeway"
+
+# From the top down. A module imports only from lines below its own, from its own folder, and from
+# its own line where that makes no cycle. The longest prefix of a module's name places it.
+LAYERS = (
+    ("cli",),
+    ("sim",),
+    ("report",),
+    ("compare", "doctor", "plan", "launch", "comparison"),
+    ("facts", "chat", "bench", "batch", "checkpoints"),
+    ("hosts", "engines", "client"),
+    ("stream",),
+    ("spec", "spec_errors", "engine_args", "strict_yaml", "hardware", "models"),
+    ("units",),
+    ("errors",),
+)
+# Two stems that meet only in the verbs: machines are not spoken to over HTTP, endpoints not over
+# SSH; and what is decided from facts does not know who else decides.
+STRANGERS = (
+    ({"hosts", "engines", "facts", "doctor", "plan", "launch"}, {"client", "chat", "batch"}),
+    ({"client", "chat", "bench", "batch"}, {"hosts", "engines", "facts"}),
+    ({"doctor"}, {"plan", "launch", "comparison"}),
+    ({"plan"}, {"doctor", "launch", "comparison"}),
+    ({"launch"}, {"doctor", "plan", "comparison"}),
+)
+# report renders results; it does not know how they came about.
+REPORT_IMPORTS = {"report", "comparison", "bench.stats", "stream", "units", "errors"}
+
+# Who alone may import what.
+ONLY = {
+    "subprocess": {"hosts"},
+    "rich": {"report"},
+    "jinja2": {"report"},
+    "click": {"cli"},
+    "aiohttp": {"client", "sim"},
+    "vllm": {"sim"},
+    "torch": {"sim"},
+    "ray": {"sim"},
+}
+ENVIRONMENT = {"cli", "sim", "hosts.local"}  # local: a process it starts inherits ours
+# The budget of positional parameters and the place of imports are not ours to choose where we
+# stand in for the engine's own code.
+SIGNATURE_OF_VLLM = {"apply_with_expert_map"}
+LATE_IMPORT_FOR_VLLM = {"check_and_update_config"}
+MAX_FILE, MAX_FUNCTION, MAX_POSITIONAL = 500, 60, 6
+
+FILES = sorted(SOURCE.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """`spec`, `bench.stats`; the package itself is the empty name."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+TREES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+SHORT = pytest.mark.parametrize("module", sorted(TREES))
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The full names of the modules that are imported, wherever that happens."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole.removeprefix("ropeway.") in TREES else str(node.module)
+
+
+def own_imports(tree: ast.AST) -> set[str]:
+    """Of those, our own, without the package's name."""
+    found = {name for name in imports(tree) if name.split(".")[0] == "ropeway"}
+    return {name.removeprefix("ropeway").removeprefix(".") for name in found} - {""}
+
+
+def layer(module: str) -> int:
+    """The number of the line a module stands on."""
+    top = module.split(".")[0]
+    return next(number for number, line in enumerate(LAYERS) if top in line)
+
+
+def within(module: str, names: set[str]) -> bool:
+    """Whether the module is one of these, or in a folder of these."""
+    return any(module == name or module.startswith(f"{name}.") for name in names)
+
+
+def breaches(module: str, tree: ast.AST) -> list[str]:
+    """The imports of ours that point the wrong way."""
+    if not module:
+        return sorted(own_imports(tree))
+    wrong = []
+    for target in own_imports(tree):
+        upwards = layer(target) < layer(module)
+        strange = any(within(module, us) and within(target, them) for us, them in STRANGERS)
+        knows_too_much = within(module, {"report"}) and not within(target, REPORT_IMPORTS)
+        if upwards or strange or knows_too_much:
+            wrong.append(target)
+    return sorted(wrong)
+
+
+def outsiders(module: str, tree: ast.AST) -> list[str]:
+    """Imports of what this module must leave to others, and reads of the environment."""
+    wrong = []
+    for target in imports(tree):
+        allowed = ONLY.get(target.split(".")[0])
+        if allowed is not None and not within(module, allowed):
+            wrong.append(target)
+    if not within(module, ENVIRONMENT):
+        for node in ast.walk(tree):
+            named = isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+            taken = isinstance(node, ast.alias) and node.name in ("environ", "getenv")
+            if named or taken:
+                wrong.append("os.environ")
+    return wrong
+
+
+def bad_habits(module: str, tree: ast.AST) -> list[str]:
+    """print() outside report, a catch for everything, one of our imports in a function."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
+            found += [] if within(module, {"report"}) else [f"line {node.lineno}: print()"]
+        if isinstance(node, ast.ExceptHandler) and catches_all(node):
+            found.append(f"line {node.lineno}: catches everything")
+        if (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.name not in LATE_IMPORT_FOR_VLLM
+            and own_imports(node)
+        ):
+            found.append(f"line {node.lineno}: imports inside `{node.name}`")
+    return found
+
+
+def catches_all(handler: ast.ExceptHandler) -> bool:
+    """Whether it swallows anything; to undo something and raise again is allowed."""
+    last = handler.body[-1]
+    if isinstance(last, ast.Raise) and last.exc is None:
+        return False
+    caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    names = {ast.unparse(one) if one else "everything" for one in caught}
+    return bool(names & {"everything", "Exception", "BaseException"})
+
+
+def too_large(tree: ast.AST) -> list[str]:
+    """Functions beyond the budgets."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            if lines > MAX_FUNCTION:
+                found.append(f"{node.name}: {lines} lines")
+            if node.name in SIGNATURE_OF_VLLM:
+                continue
+            given = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args)]
+            if len([name for name in given if name not in ("self", "cls")]) > MAX_POSITIONAL:
+                found.append(f"{node.name}: {len(given)} positional parameters")
+    return found
+
+
+@SHORT
+def test_imports_point_one_way(module: str) -> None:
+    assert breaches(module, TREES[module]) == []
+
+
+def test_there_are_no_cycles() -> None:
+    graph = {module: own_imports(tree) - {module} for module, tree in TREES.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
+
+
+@SHORT
+def test_the_outside_is_touched_only_in_its_place(module: str) -> None:
+    assert outsiders(module, TREES[module]) == []
+
+
+@SHORT
+def test_no_module_has_a_bad_habit(module: str) -> None:
+    habits = bad_habits(module, TREES[module])
+    if module == "cli.main":
+        assert len([habit for habit in habits if habit.endswith("catches everything")]) == 1
+        habits = [habit for habit in habits if not habit.endswith("catches everything")]
+    assert habits == []
+
+
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_FILE
+    assert too_large(ast.parse(text)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [
+        ("bench.run", "def f():\n    from ropeway.cli.main import run"),
+        ("hosts.local", "from ropeway import client"),
+        ("client", "import ropeway.hosts.local"),
+        ("plan.memory", "from ropeway.launch.run import up"),
+        ("report.text", "from ropeway.bench.run import run_bench"),
+        ("units", "import ropeway.spec"),
+        ("stream", "import ropeway.client"),
+    ],
+)
+def test_the_layer_rule_sees_a_breach(module: str, code: str) -> None:
+    assert breaches(module, ast.parse(code)) != []
+
+
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [
+        ("launch.run", "def f():\n    import subprocess"),
+        ("checkpoints.fetch", "from subprocess import run"),
+        ("cli.up", "from rich.console import Console"),
+        ("bench.run", "import click"),
+        ("hosts.local", "import os\nos.environ['A']"),
+        ("hosts.local", "from os import environ"),
+        ("hosts.local", "import os\nos.getenv('A')"),
+        ("engines.vllm", "import vllm.config"),
+    ],
+)
+def test_the_rule_of_the_outside_sees_a_breach(module: str, code: str) -> None:
+    assert outsiders(module, ast.parse(code)) != []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print(1)",
+        "try: f()\nexcept Exception: g()",
+        "try: f()\nexcept (OSError, BaseException): g()",
+        "try: f()\nexcept: g()",
+        "def f():\n    import ropeway.spec",
+    ],
+)
+def test_a_bad_habit_is_seen(code: str) -> None:
+    assert bad_habits("bench.run", ast.parse(code)) != []
+
+
+def test_undoing_and_raising_again_is_no_catch() -> None:
+    code = "try: f()\nexcept BaseException:\n    undo()\n    raise"
+    assert bad_habits("launch.run", ast.parse(code)) == []
+
+
+def test_what_is_too_large_is_seen() -> None:
+    assert too_large(ast.parse("def f():\n" + "    g()\n" * 60)) == ["f: 61 lines"]
+    assert too_large(ast.parse("def f(a, b, c, d, e, f, g): g()")) != []

@@ -1,0 +1,288 @@
+"""The command as a whole: its list of verbs, its exit codes, and how errors are told."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from ropeway.cli.bug_report import bug_report
+from ropeway.cli.call import current_call
+from ropeway.cli.main import VERBS, exit_code, ropeway
+from ropeway.cli.options import config_option, dry_run_option, screen_options, yes_option
+from ropeway.errors import LaunchError, Refused
+from ropeway.report.console import Screen
+
+Captured = pytest.CaptureFixture[str]
+
+
+def verb_of(name: str) -> click.Command:
+    found: click.Command = getattr(import_module(f"ropeway.cli.{name}"), name)
+    return found
+
+
+def raising(error: BaseException) -> click.Command:
+    """A verb with the common flags that ends like this."""
+
+    @click.command()
+    @screen_options
+    def verb(*, screen: Screen) -> None:
+        screen.say("working")
+        raise error
+
+    return verb
+
+
+# The list of verbs
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
+def test_the_verbs_are_listed_in_order_of_use(args: list[str], capsys: Captured) -> None:
+    assert exit_code(args) == 0
+    shown = capsys.readouterr().out
+    listed = shown.split("Verbs:\n")[1].split("\n\n")[0]
+    assert [line.split()[0] for line in listed.splitlines() if line[2] != " "] == list(VERBS)
+    assert "130  interrupted" in shown
+    assert "ropeway init && ropeway up" in shown
+
+
+def test_the_version_is_told(capsys: Captured) -> None:
+    assert exit_code(["--version"]) == 0
+    assert capsys.readouterr().out == f"ropeway, version {version('ropeway')}\n"
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_begins_with_its_sentence_and_ends_with_an_example(name: str) -> None:
+    text = verb_of(name).help or ""
+    first = " ".join(text.split("\n\n")[0].split())
+    assert VERBS[name].split()[0] == first.split()[0], "one verb, the same in both lists"
+    last = text.rstrip().split("\n\n")[-1].splitlines()
+    assert last[0].strip("\b ") in ("", "Example:")
+    assert last[-1].strip().startswith(("ropeway ", "cat "))
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_has_the_common_flags(name: str) -> None:
+    verb = verb_of(name)
+    verbs = list(verb.commands.values()) if isinstance(verb, click.Group) else [verb]
+    for each in verbs:
+        flags = {flag for param in each.params for flag in param.opts}
+        assert flags >= {"--json", "--quiet", "-q", "--verbose", "-v", "--color"}
+
+
+def test_the_list_of_verbs_needs_none_of_their_modules() -> None:
+    code = (
+        "import sys; from ropeway.cli.main import exit_code; exit_code(['--help']);"
+        "sys.exit(' '.join({'aiohttp', 'pydantic', 'asyncio', 'jinja2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("bnech", "did you mean `ropeway bench`?"),
+        ("stats", "did you mean `ropeway status`?"),
+        ("frobnicate", "see `ropeway --help`"),
+    ],
+)
+def test_a_verb_that_is_none_gets_the_nearest(typed: str, hint: str, capsys: Captured) -> None:
+    assert exit_code([typed]) == 2
+    assert capsys.readouterr().err == f"error: no such verb: `{typed}`\n\nhint: {hint}\n"
+
+
+def test_model_alone_lists_its_verbs() -> None:
+    result = CliRunner().invoke(verb_of("model"), [])
+    assert result.exit_code == 0
+    assert "fetch" in result.output
+
+
+# Wrong flags
+
+
+def test_a_wrong_flag_is_refused_in_our_layout(capsys: Captured) -> None:
+    assert exit_code(["init", "--focre"]) == 2
+    assert capsys.readouterr().err == (
+        "error: no such option `--focre`\n\nhint: did you mean `--force`?\n"
+    )
+
+
+def test_a_wrong_value_names_its_flag_and_where_to_look(capsys: Captured) -> None:
+    assert exit_code(["bench", "--clients", "0"]) == 2
+    assert capsys.readouterr().err == (
+        "error: invalid value for `--clients`: 0 is not in the range x>=1\n\n"
+        "hint: see `ropeway bench --help`\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (["init", "--focre", "--json"], "no such option `--focre`"),
+        (["--json", "bnech"], "no such option `--json`"),
+        (["bnech", "--json"], "no such verb: `bnech`"),
+    ],
+)
+def test_json_is_honoured_even_when_the_flags_are_wrong(
+    args: list[str], what: str, capsys: Captured
+) -> None:
+    assert exit_code(args) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == 1
+    assert (document["error"]["what"], document["error"]["exit_code"]) == (what, 2)
+
+
+# How a verb ends
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (LaunchError("it broke", where="127.0.0.2"), 1, "error: it broke\n  at 127.0.0.2\n"),
+        (Refused("no", hint="say `yes`"), 2, "error: no\n\nhint: say `yes`\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (click.Abort(), 130, "error: interrupted\n"),
+        (click.exceptions.Exit(1), 1, ""),
+    ],
+)
+def test_every_end_has_its_exit_code_and_its_words(
+    error: BaseException, code: int, told: str, capsys: Captured
+) -> None:
+    assert exit_code([], raising(error)) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.replace("\nerror: i", "error: i") in (f"working\n{told}", f"working{told}")
+
+
+def test_an_error_is_told_on_the_screen_that_the_flags_made(capsys: Captured) -> None:
+    assert exit_code(["--json"], raising(LaunchError("it broke"))) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "LaunchError"
+    assert exit_code(["-q", "--color", "always"], raising(LaunchError("it broke"))) == 1
+    assert capsys.readouterr().err == "\x1b[1;31merror: \x1b[0mit broke\n"
+
+
+def test_an_error_after_the_result_leaves_one_document(capsys: Captured) -> None:
+    @click.command()
+    @screen_options
+    def verb(*, screen: Screen) -> None:
+        screen.result({"requests": 3})
+        raise LaunchError("3 of 3 requests failed")
+
+    assert exit_code(["--json"], verb) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"schema": 1, "requests": 3}
+    assert captured.err == "error: 3 of 3 requests failed\n"
+
+
+def test_the_shared_flags_pass_plain_values() -> None:
+    seen: dict[str, Any] = {}
+
+    @click.command()
+    @screen_options
+    @config_option
+    @yes_option
+    @dry_run_option
+    def verb(**given: object) -> None:
+        seen.update(given)
+
+    assert exit_code(["-vv", "-y", "-c", "a.yaml", "--dry-run"], verb) == 0
+    screen = seen.pop("screen")
+    assert (screen.verbose, screen.quiet, screen.json) == (2, False, False)
+    assert seen == {"config": Path("a.yaml"), "yes": True, "dry_run": True}
+    assert exit_code([], verb) == 0
+    assert seen["config"] == Path("ropeway.yaml")
+
+
+def test_a_reader_that_goes_away_ends_us_quietly() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    code = "from ropeway.cli.main import run; run()"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "--help"],
+            stdout=write, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+# Our own faults
+
+
+def test_a_fault_of_ours_leaves_a_report_in_the_runs_folder(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "open-sesame")
+
+    @click.command()
+    @click.argument("url")
+    @screen_options
+    def verb(*, screen: Screen, url: str) -> None:
+        current_call().folder = tmp_path
+        screen.say(url[:4])
+        raise ZeroDivisionError("open-sesame")
+
+    assert exit_code(["http://me:secret@127.0.0.1/v1"], verb) == 3
+    told = capsys.readouterr().err
+    (report,) = tmp_path.iterdir()
+    assert f"  at {report}\n  ZeroDivisionError: ***\n" in told
+    assert "Traceback" not in told
+    text = report.read_text()
+    assert f"ropeway {version('ropeway')}\n" in text
+    assert "command: ropeway http://***@127.0.0.1/v1\n" in text
+    assert "in verb\n" in text
+    assert "open-sesame" not in text.replace('raise ZeroDivisionError("open-sesame")', "")
+
+
+def test_without_a_folder_the_report_goes_to_the_temporary_one(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert exit_code(["--json"], raising(KeyError("x"))) == 3
+    document = json.loads(capsys.readouterr().out)
+    assert document["error"]["exit_code"] == 3
+    assert Path(document["error"]["where"]).parent == tmp_path
+
+
+def test_where_nothing_can_be_written_the_report_is_told(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    assert exit_code([], raising(KeyError("x"))) == 3
+    assert "KeyError: 'x'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "shown"),
+    [
+        (["chat", "-p", "my diary"], "chat -p '***'"),
+        (["chat", "-pmy diary"], "chat '-p***'"),
+        (["chat", "--prompt=diary", "--system", "x"], "chat '--prompt=***' --system '***'"),
+        (["chat", "--key-env", "MINE"], "chat --key-env MINE"),
+        (["bench", "--input-tokens", "9"], "bench --input-tokens 9"),
+        (["up", "--api-key", "s3cret"], "up --api-key '***'"),
+        (["up", "api-key=s3cret"], "up 'api-key=***'"),
+    ],
+)
+def test_the_reported_command_holds_nothing_private(args: list[str], shown: str) -> None:
+    text = bug_report(KeyError("x"), args, {})
+    assert f"command: ropeway {shown}\n" in text
+
+
+def test_the_variable_named_by_key_env_is_hidden_whatever_its_name() -> None:
+    error = ValueError("got 'xyzzy-1' and 'true'")
+    text = bug_report(error, ["chat", "--key-env", "MINE"], {"MINE": "xyzzy-1", "KEY_ON": "true"})
+    assert "got '***' and 'true'" in text
+
+
+def test_the_group_is_named_as_it_is_typed() -> None:
+    assert ropeway.name == "ropeway"

@@ -1,0 +1,334 @@
+"""Layouts: the models and clusters we know by hand, and what must hold for every other."""
+
+import json
+import time
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ropeway.errors import Exit, LayoutError
+from ropeway.models import ModelShape, read_shape
+from ropeway.plan.layout import check, hosts_of, nearest, problems, working
+from ropeway.spec import Cluster, Layout, Local, RemoteHost
+
+CONFIGS = Path(__file__).parent / "model_configs"
+
+
+def local(hosts: int, npus: int) -> Cluster:
+    return Cluster(local=Local(hosts=hosts, npus=npus))
+
+
+def remote(*npus: int) -> Cluster:
+    return Cluster(
+        hosts=tuple(RemoteHost(address=f"npu{row}", npus=size) for row, size in enumerate(npus))
+    )
+
+
+def published(name: str) -> ModelShape:
+    return read_shape(json.loads((CONFIGS / f"{name}.json").read_text()))
+
+
+def names(layouts: tuple[Layout, ...]) -> list[str]:
+    return [str(layout) for layout in layouts]
+
+
+SMOLLM2 = read_shape(
+    {
+        "model_type": "llama",
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_attention_heads": 9,
+        "num_hidden_layers": 30,
+        "num_key_value_heads": 3,
+        "vocab_size": 49152,
+    }
+)
+PADDED = replace(SMOLLM2, heads=12, kv_heads=4, kv_width=2 * 4 * SMOLLM2.head_dim)
+MOE = replace(PADDED, model_type="mixtral", experts=4, experts_per_token=2, expert_size=1536)
+QWEN_VL = published("Qwen__Qwen3-VL-30B-A3B-Instruct")
+# a latent cache is one KV head for all ranks, whatever config.json writes for KV heads
+LATENT = replace(published("deepseek-ai__DeepSeek-V2-Lite"), kv_heads=3)
+QWEN_7B = published("Qwen__Qwen2.5-7B-Instruct")
+TINY_QWEN = replace(MOE, model_type="qwen3_moe", experts=2)
+
+LAPTOP = local(2, 2)
+BLOG = remote(8, 8)
+
+CAN_RUN = [
+    *(("smollm2", SMOLLM2, LAPTOP, name) for name in ("TP1", "TP3", "PP4", "DP2×PP2", "PP3")),
+    *(("padded", PADDED, LAPTOP, name) for name in ("TP2", "TP4", "TP2×PP2", "DP2×TP2", "DP4")),
+    *(("moe", MOE, LAPTOP, name) for name in ("TP4", "TP2+EP", "TP4+EP", "TP2×PP2+EP", "DP2×TP2")),
+    # 4 experts over 3 ranks: 2, 1, 1; and EP over one rank, which changes nothing
+    *(("moe", MOE, LAPTOP, name) for name in ("DP3+EP", "PP2+EP", "DP2×TP2+EP")),
+    *(("qwen3-vl", QWEN_VL, BLOG, name) for name in ("TP8", "TP8+EP", "TP16", "TP16+EP")),
+    *(("qwen3-vl", QWEN_VL, BLOG, name) for name in ("TP8×PP2", "TP8×PP2+EP", "DP2×TP8+EP")),
+    # a data rank larger than a host takes whole hosts
+    ("qwen3-vl", QWEN_VL, local(4, 2), "DP2×TP4"),
+    ("padded, 12 tensor ranks hold 4 KV heads three times", PADDED, local(1, 12), "TP12"),
+    ("deepseek", LATENT, BLOG, "TP2×PP2+EP"),
+    ("qwen2.5, the width 18944 over 4", QWEN_7B, local(1, 8), "TP4"),
+]
+
+
+@pytest.mark.parametrize(
+    ("shape", "cluster", "name"),
+    [row[1:] for row in CAN_RUN],
+    ids=[f"{r[0]} {r[3]}" for r in CAN_RUN],
+)
+def test_a_layout_that_vllm_takes_has_no_problem(shape, cluster, name):
+    layout = Layout.parse(name)
+    assert problems(layout, shape, cluster) == ()
+    check(layout, shape, cluster)
+    assert layout in working(shape, cluster)
+
+
+CANNOT_RUN = [
+    ("TP2", SMOLLM2, LAPTOP, (
+        "tensor parallel 2 does not divide 9 attention heads",
+        "tensor parallel 2 and 3 KV heads: neither divides the other, "
+        "so the KV heads can be neither split nor copied evenly",
+    )),
+    # 49152 = 2^14 × 3: nine ranks cannot share it although they can share the heads
+    ("TP9", SMOLLM2, local(1, 9), (
+        "tensor parallel 9 does not divide the feed-forward width 1536",
+        "tensor parallel 9 does not divide the vocabulary of 49152 tokens (padded to 49152)",
+    )),
+    ("TP28", QWEN_7B, local(1, 28), (
+        "tensor parallel 28 does not divide the feed-forward width 18944",
+        "tensor parallel 28 does not divide the vocabulary of 152064 tokens (padded to 152064)",
+    )),
+    ("TP3", PADDED, LAPTOP, (
+        "tensor parallel 3 and 4 KV heads: neither divides the other, "
+        "so the KV heads can be neither split nor copied evenly",
+    )),
+    ("TP6", PADDED, local(1, 8), (
+        "tensor parallel 6 and 4 KV heads: neither divides the other, "
+        "so the KV heads can be neither split nor copied evenly",
+    )),
+    ("TP4×PP2", PADDED, LAPTOP, (
+        "data 1 × tensor 4 × pipeline 2 is 8 ranks, and the cluster has 4 NPUs",
+    )),
+    ("PP31", PADDED, local(4, 8), ("pipeline parallel 31 is deeper than the model's 30 layers",)),
+    ("TP2+EP", PADDED, LAPTOP, (
+        "expert parallel needs a mixture of experts; this model is dense",
+    )),
+    ("DP5+EP", MOE, local(1, 5), (
+        "expert parallel over 5 ranks (tensor 1 × data 5) leaves ranks without an expert: "
+        "the model has 4",
+    )),
+    ("DP5", MOE, local(1, 5), (
+        "without expert parallel each expert is cut into 5 slices (tensor 1 × data 5), "
+        "which does not divide its width 1536",
+    )),
+    ("TP4", TINY_QWEN, LAPTOP, (
+        "tensor parallel 4 is more than the model's 2 experts, which vLLM refuses for `qwen3_moe`",
+    )),
+    ("DP3×TP2", PADDED, local(2, 3), (
+        "each of 3 data ranks takes 2 NPUs (tensor 2 × pipeline 1) on one host, or on hosts of "
+        "its own; 2 hosts of 3 NPUs have room for 2",
+    )),
+    ("DP2×TP4", PADDED, local(3, 3), (
+        "each of 2 data ranks takes 4 NPUs (tensor 4 × pipeline 1) on one host, or on hosts of "
+        "its own; 3 hosts of 3 NPUs have room for 1",
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "shape", "cluster", "reasons"), CANNOT_RUN)
+def test_a_layout_that_cannot_run_is_told_every_reason_with_its_numbers(
+    name, shape, cluster, reasons
+):
+    assert problems(Layout.parse(name), shape, cluster) == reasons
+    assert Layout.parse(name) not in working(shape, cluster)
+
+
+def test_a_tensor_size_that_nothing_can_share_gives_all_reasons_at_once():
+    found = problems(Layout.parse("TP5×PP31+EP"), PADDED, LAPTOP)
+    assert [line.split(" does")[0].split(" and")[0].split(" is ")[0] for line in found] == [
+        "tensor parallel 5",
+        "tensor parallel 5",
+        "tensor parallel 5",
+        "tensor parallel 5",
+        "pipeline parallel 31",
+        "expert parallel needs a mixture of experts; this model",
+        "data 1 × tensor 5 × pipeline 31",
+    ]
+
+
+def test_the_refusal_carries_the_reasons_and_the_nearest_layouts():
+    with pytest.raises(LayoutError) as caught:
+        check(Layout.parse("TP8"), PADDED, LAPTOP, "smollm2-padded")
+    error = caught.value
+    assert error.exit_code == Exit.REFUSED
+    assert error.what == "layout `TP8` cannot run smollm2-padded on 2 hosts of 2 NPUs"
+    assert error.evidence == problems(Layout.parse("TP8"), PADDED, LAPTOP)
+    assert error.hint == "nearest that work: `TP4`, `TP2×PP2`, `DP2×TP2`"
+
+
+NEAREST = [
+    ("more ranks than NPUs", "TP8", PADDED, LAPTOP, ["TP4", "TP2×PP2", "DP2×TP2"]),
+    ("as many NPUs come first, then as many kinds", "TP2", SMOLLM2, LAPTOP, ["PP2", "DP2", "TP3"]),
+    ("experts", "TP3+EP", MOE, LAPTOP, ["DP3+EP", "PP3", "DP3"]),
+    ("the blog's case that works", "TP8×PP2+EP", QWEN_VL, BLOG, ["TP8×PP2+EP", "TP4×PP4+EP"]),
+    ("dense", "TP4+EP", PADDED, LAPTOP, ["TP4", "TP2×PP2", "DP2×TP2"]),
+    ("one NPU", "TP2", PADDED, local(1, 1), ["TP1"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "cluster", "wanted"),
+    [row[1:] for row in NEAREST],
+    ids=[r[0] for r in NEAREST],
+)
+def test_nearest_keeps_the_npus_then_the_kinds_then_the_sizes(name, shape, cluster, wanted):
+    found = names(nearest(Layout.parse(name), shape, cluster))
+    assert found[: len(wanted)] == wanted
+
+
+def test_tensor_sizes_that_suit_nine_heads_are_the_nearest_of_their_kind():
+    found = names(nearest(Layout.parse("TP2"), SMOLLM2, LAPTOP, count=99))
+    assert [name for name in found if name in ("TP1", "TP2", "TP3", "TP4")] == ["TP3", "TP1"]
+
+
+def test_working_lists_small_layouts_first_and_expert_parallel_last():
+    assert names(working(PADDED, LAPTOP)) == [
+        "TP1", "TP2", "PP2", "DP2", "PP3", "DP3",
+        "TP4", "TP2×PP2", "PP4", "DP2×TP2", "DP2×PP2", "DP4",
+    ]  # fmt: skip
+    assert names(working(MOE, local(1, 2))) == [
+        "TP1", "TP1+EP", "TP2", "PP2", "DP2", "TP2+EP", "PP2+EP", "DP2+EP",
+    ]  # fmt: skip
+
+
+def test_a_thousand_hosts_are_answered_fast_and_can_be_filled():
+    cluster = remote(*[8] * 1000)
+    start = time.process_time()
+    found = working(published("Qwen__Qwen3-235B-A22B"), cluster)
+    assert time.process_time() - start < 2  # 0.1 s on the machine this was written on
+    assert len(found) < 10_000
+    assert "DP1000×TP8" not in names(found)  # 1536 is no multiple of 8000
+    assert "DP1000×TP8" in names(working(published("Qwen__Qwen3-32B"), cluster))
+
+
+@pytest.mark.parametrize(
+    ("name", "cluster", "hosts"),
+    [
+        ("TP1", LAPTOP, 1),
+        ("TP2", LAPTOP, 1),
+        ("TP2×PP2+EP", LAPTOP, 2),
+        ("DP2×TP2", LAPTOP, 2),
+        ("DP2", LAPTOP, 1),
+        ("TP8", BLOG, 1),
+        ("TP8×PP2", BLOG, 2),
+        ("DP2×TP4", local(4, 2), 4),
+        ("DP2×TP2", local(3, 3), 2),  # 4 NPUs, and a rank of 2 is not torn apart
+        ("TP4", local(3, 3), 2),
+        ("TP9", remote(2, 8, 1), 2),
+        ("DP2×TP4", remote(2, 8, 2), 1),
+        ("DP3×TP4", remote(4, 8, 2), 2),
+    ],
+)
+def test_hosts_are_counted_as_vllm_packs_them(name, cluster, hosts):
+    assert hosts_of(Layout.parse(name), cluster) == hosts
+
+
+def test_hosts_of_a_layout_that_does_not_fit_is_refused():
+    with pytest.raises(LayoutError, match="does not fit on 2 hosts of 2 NPUs"):
+        hosts_of(Layout.parse("TP8"), LAPTOP)
+
+
+def test_unequal_hosts_serve_as_well_as_their_best_equal_part():
+    layout = Layout.parse("DP2×TP4")
+    assert problems(layout, PADDED, remote(3, 2, 2, 2)) == ()  # two of each
+    assert problems(layout, PADDED, remote(4, 2, 2, 2, 2)) == ()  # leave the new one out
+    assert "5 hosts of 1 to 4 NPUs (8 in all) have room for 1" in "".join(
+        problems(layout, PADDED, remote(4, 1, 1, 1, 1))
+    )
+
+
+SHAPES = st.sampled_from([SMOLLM2, PADDED, MOE, QWEN_VL, QWEN_7B, TINY_QWEN]) | st.builds(
+    lambda kv_heads, group, layers, experts, vocab: replace(
+        PADDED, heads=kv_heads * group, kv_heads=kv_heads, layers=layers, vocab_size=vocab,
+        experts=experts, expert_size=96 if experts else 0, kv_width=2 * kv_heads * PADDED.head_dim,
+    ),
+    st.integers(1, 8), st.integers(1, 8), st.integers(1, 12), st.integers(0, 8),
+    st.integers(1, 4000),
+)  # fmt: skip
+HOSTS = st.lists(st.integers(1, 6), min_size=1, max_size=4)
+LAYOUTS = st.builds(
+    Layout,
+    tensor=st.integers(1, 12),
+    pipeline=st.integers(1, 6),
+    data=st.integers(1, 6),
+    expert=st.booleans(),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SHAPES, HOSTS)
+def test_working_is_exactly_what_has_no_problem(shape, hosts):
+    cluster = remote(*hosts)
+    found = working(shape, cluster)
+    # nothing is left out while the cluster has at most 16 NPUs
+    npus = min(cluster.total_npus, 16)
+    every = (
+        Layout(tensor=tensor, pipeline=pipeline, data=data, expert=expert)
+        for tensor, pipeline, data, expert in product(*[range(1, npus + 1)] * 3, (False, True))
+        if tensor * pipeline * data <= npus
+    )
+    assert {item for item in found if item.npus <= npus} == {
+        item for item in every if not problems(item, shape, cluster)
+    }
+    assert not any(problems(item, shape, cluster) for item in found)
+    assert len(set(found)) == len(found)
+    assert found[0] == Layout()
+
+
+@settings(max_examples=60, deadline=None)
+@given(LAYOUTS, SHAPES, HOSTS)
+def test_nearest_is_of_the_working_and_starts_with_itself_when_that_works(layout, shape, hosts):
+    cluster = remote(*hosts)
+    able = working(shape, cluster)
+    found = nearest(layout, shape, cluster)
+    assert set(found) <= set(able)
+    assert len(found) == min(3, len(able))
+    assert (found[0] == layout) == (not problems(layout, shape, cluster))
+    assert nearest(layout, shape, cluster, count=len(able))[:3] == found
+
+
+@settings(max_examples=300, deadline=None)
+@given(LAYOUTS, SHAPES, HOSTS, HOSTS, st.lists(st.integers(0, 3), min_size=4, max_size=4))
+def test_more_npus_never_take_a_layout_away(layout, shape, hosts, added, grown):
+    more = [size + extra for size, extra in zip(hosts, grown, strict=False)] + added
+    before = problems(layout, shape, remote(*hosts))
+    after = problems(layout, shape, remote(*more))
+    assert len(after) <= len(before)
+    if not before:
+        assert after == ()
+        assert hosts_of(layout, remote(*more)) <= len(more)
+
+
+@settings(max_examples=100, deadline=None)
+@given(LAYOUTS, st.integers(1, 6), st.integers(1, 8))
+def test_hosts_hold_all_ranks_and_one_less_would_not(layout, hosts, npus):
+    cluster = local(hosts, npus)
+    if layout.npus > cluster.total_npus or problems(layout, _any_size(), cluster):
+        return
+    count = hosts_of(layout, cluster)
+    assert layout.npus <= count * npus
+    if count > 1:
+        with pytest.raises(LayoutError):
+            hosts_of(layout, local(count - 1, npus))
+
+
+def _any_size() -> ModelShape:
+    """A shape that every size up to 12 divides, experts included."""
+    size = 27_720 * 64
+    return replace(
+        MOE, heads=27_720, kv_heads=27_720, vocab_size=size, experts=27_720, expert_size=size,
+        kv_width=2 * 27_720 * MOE.head_dim, layers=100,
+    )  # fmt: skip
