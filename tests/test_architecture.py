@@ -230,9 +230,9 @@ def test_the_layer_rule_sees_a_breach(module: str, code: str) -> None:
         ("checkpoints.fetch", "from subprocess import run"),
         ("cli.up", "from rich.console import Console"),
         ("bench.run", "import click"),
-        ("hosts.local", "import os\nos.environ['A']"),
-        ("hosts.local", "from os import environ"),
-        ("hosts.local", "import os\nos.getenv('A')"),
+        ("hosts.base", "import os\nos.environ['A']"),
+        ("hosts.base", "from os import environ"),
+        ("hosts.base", "import os\nos.getenv('A')"),
         ("engines.vllm", "import vllm.config"),
     ],
 )

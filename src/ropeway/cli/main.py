@@ -16,19 +16,20 @@ from ropeway.cli.call import Call
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.report.console import Screen
 
-# In the order of use. Verb `x` is the click command `x` of `ropeway.cli.x`, imported when it is
-# asked for: the short list must not wait for what the verbs need.
+# In the order of use, each with the first sentence of its help. Verb `x` is the click command `x`
+# of `ropeway.cli.x`, imported when it is asked for: the list must not wait for what verbs need.
 VERBS = {
-    "init": "Write an annotated sample spec.",
+    "init": "Write an annotated sample spec to FILE (by default ropeway.yaml).",
     "model": "Fetch a small model to rehearse with, or look into a model directory.",
-    "up": "Bring the cluster up and serve the model.",
-    "status": "Show what is running.",
-    "logs": "Show what the engine wrote.",
+    "up": "Bring the model up in one parallel layout and serve it.",
+    "status": "Show what is running, and whether it generates a token right now.",
+    "logs": "Show the last lines of the engine's log; all ranks write into it.",
     "chat": "Talk with a served model, at any OpenAI-compatible URL.",
     "bench": "Measure an endpoint under load: throughput, TTFT, time per output token.",
-    "compare": "Measure several layouts and set them side by side.",
-    "down": "Stop what `up` started.",
-    "demo": "Show the whole life cycle on this machine.",
+    "compare": "Bring up each layout in turn, measure it on the same prompts, and write one "
+    "report.",
+    "down": "Take a service down: its processes, its shared memory, its temporary files.",
+    "demo": "Rehearse the main job on this machine: real engine, real Ray, virtual NPUs.",
 }
 
 _EPILOG = """\b

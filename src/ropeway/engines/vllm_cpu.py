@@ -43,6 +43,8 @@ def environment(deployment: Deployment, node: Node) -> Mapping[str, str]:
         # Ranks outnumber cores: one OpenMP thread more than a rank's share only waits in line.
         "OMP_NUM_THREADS": str(deployment.threads),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # vLLM compiles a few helpers even in eager mode: 15 s at the first token, for nothing.
+        "TORCHDYNAMO_DISABLE": "1",
         "VLLM_RPC_BASE_PATH": deployment.scratch,
         "TMPDIR": deployment.scratch,
         # Nothing of a rehearsal goes out: no model hub, no usage statistics.

@@ -106,6 +106,9 @@ def _serve(deployment: Deployment, engine: Engine) -> Command:
     environment = _labels(deployment, engine, deployment.head, ENGINE)
     if deployment.uses_ray:
         environment |= ray.settings(deployment)
+    layout = deployment.layout
+    if layout.data > 1 and layout.tensor * layout.pipeline > deployment.head.npus:
+        environment["VLLM_RAY_DP_PACK_STRATEGY"] = "span"  # a data rank larger than a host
     return Command(command.argv, environment, command.secrets, command.log)
 
 

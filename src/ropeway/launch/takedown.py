@@ -21,7 +21,7 @@ class TakenDown:
         return not (self.processes or self.shared_memory or self.folders)
 
 
-def take_down(service: str, scratch: str, patience: float = 10.0) -> TakenDown:
+def take_down(service: str, scratch: str, patience: float = 3.0) -> TakenDown:
     """End all that carries the service's name. What is not there is no error.
 
     Processes are looked for again until none is left: one that was just being started when we

@@ -1,9 +1,11 @@
-"""How virtual NPUs talk: gloo over the loopback network, as separate hosts would have to."""
+"""How virtual NPUs talk: over the loopback network, as separate hosts would have to."""
 
 import functools
+import os
 
 import torch
 import torch.distributed as dist
+from vllm.config import get_current_vllm_config
 from vllm.distributed.device_communicators import shm_broadcast
 from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
 
@@ -24,15 +26,20 @@ def sleep_while_waiting() -> None:
 
 
 class GlooCommunicator(CpuCommunicator):
-    """vLLM-CPU's communicator without shared memory, and with what data parallel MoE needs.
+    """vLLM-CPU's communicator, kept to what hosts can do, with what data parallel MoE needs.
 
-    Stock vLLM-CPU puts the ranks of one machine into one shared-memory segment, which two hosts do
-    not have, and its collectives there wait by spinning: with more ranks than cores, each one burns
-    the time slice of the rank it waits for.
+    Stock vLLM-CPU puts all ranks of one machine into shared memory. Two virtual hosts have none in
+    common, so a group that spans hosts talks gloo. And ranks wait there by spinning: with more
+    ranks than cores, each burns the time slice of the rank it waits for, so then all talk gloo.
     """
 
     def _all_group_ranks_share_shm_group_name(self) -> bool:
-        return stock("shm") and super()._all_group_ranks_share_shm_group_name()
+        if stock("shm"):
+            return super()._all_group_ranks_share_shm_group_name()
+        hosts = [""] * self.world_size
+        dist.all_gather_object(hosts, os.environ.get("VLLM_HOST_IP", ""), group=self.device_group)
+        ranks = get_current_vllm_config().parallel_config.world_size_across_dp
+        return len(set(hosts)) == 1 and ranks <= len(os.sched_getaffinity(0))
 
     def all_gatherv(
         self,

