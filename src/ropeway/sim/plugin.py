@@ -8,7 +8,7 @@ import os
 
 SWITCH = "ROPEWAY_VIRTUAL_NPU"
 # What to leave as stock vLLM-CPU has it, for measuring what our choices bring: "spin", "shm" or
-# both with a comma (benchmarks/layouts.py).
+# "gloo", several with commas (benchmarks/layouts.py).
 STOCK = "ROPEWAY_VIRTUAL_NPU_STOCK"
 
 
