@@ -35,15 +35,14 @@ def logs(*, name: str | None, lines: int, follow: bool, screen: Screen) -> None:
             hint="logs of earlier runs stay in their folders: `ls runs/*/engine.log`",
         )
     log = Path(deployment.engine_log)
-    text = log.read_text(errors="replace") if log.exists() else ""
-    shown = text.splitlines()[-lines:] if lines else []
-    screen.result({"name": service, "log": str(log), "lines": shown})
-    screen.write("".join(f"{line}\n" for line in shown))
-    if not follow or screen.json:
-        return
+    if not log.exists():
+        raise Refused(f"`{service}` has written no log yet", where=str(log))
     with log.open(errors="replace") as file:
-        file.seek(len(text.encode()))
-        while True:
+        text = file.read()
+        shown = text.splitlines()[-lines:] if lines else []
+        screen.result({"name": service, "log": str(log), "lines": shown})
+        screen.write("".join(f"{line}\n" for line in shown))
+        while follow and not screen.json:
             if piece := file.read():
                 screen.write(piece)
             elif not running(service):

@@ -4,8 +4,24 @@ import click
 
 from ropeway.errors import Refused
 from ropeway.launch.status import services
+from ropeway.spec import local_spec
 
-name_option = click.option("--name", help="Name of the service.  [default: the only one]")
+
+def checked_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
+    """The name, if a spec could have it: it becomes part of paths that `down` removes."""
+    if name is None:
+        return None
+    try:
+        return local_spec(name=name).name
+    except ValueError:
+        raise click.BadParameter(
+            f"`{name}` is not a name of at most 31 letters a-z, digits and `-`"
+        ) from None
+
+
+name_option = click.option(
+    "--name", callback=checked_name, help="Name of the service.  [default: the only one]"
+)
 """Passes `name: str | None`."""
 
 

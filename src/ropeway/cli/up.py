@@ -8,6 +8,7 @@ import click
 from ropeway.bench.record import new_run_dir
 from ropeway.cli.bringup import bring_up, deployment_for, read_spec, stand, with_flags
 from ropeway.cli.options import config_option, dry_run_option, screen_options
+from ropeway.cli.service import checked_name
 from ropeway.launch.steps import dry_run as script_of
 from ropeway.report.console import Screen
 from ropeway.spec import dump_spec
@@ -16,7 +17,7 @@ from ropeway.spec import dump_spec
 @click.command()
 @config_option
 @click.option("--local", is_flag=True, help="No spec file: two virtual hosts on this machine.")
-@click.option("--name", help="Name of the service, in place of the spec's.")
+@click.option("--name", callback=checked_name, help="Name of the service, in place of the spec's.")
 @click.option("--model", help="Checkpoint name or model folder, in place of the spec's.")
 @click.option("--layout", help="Parallel layout, in place of the spec's: `TP2×PP2+EP`, `tp4`.")
 @click.option("--port", type=click.IntRange(1, 65_535), help="In place of `serve.port`.")

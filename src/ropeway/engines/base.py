@@ -97,6 +97,10 @@ class Engine(Protocol):
         """What the engine is doing now, in a few words, from its log so far."""
         ...
 
+    def listening(self, log: str) -> bool:
+        """Whether it says that it answers requests; only then is it asked for a token."""
+        ...
+
     def root_cause(self, log: str) -> str | None:
         """The line of the log that says why it failed; None when there is no such line."""
         ...

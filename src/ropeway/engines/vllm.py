@@ -5,8 +5,10 @@ import re
 from ropeway.engine_args import engine_argument_flags
 from ropeway.engines.base import Deployment
 
-# What a line of the log means to the person who waits; the last line that matches is the activity.
-# The texts are those of vLLM 0.32.0.
+_LISTENING = r"Application startup complete"
+# What a line of the log means to the person who waits, in the order of a start. The furthest one
+# reached is the activity, not the last line: Ray brings lines of the ranks seconds late. The texts
+# are those of vLLM 0.32.0.
 _ACTIVITIES = (
     (r"non-default args", "reading the model's config"),
     (r"Initializing a V1 LLM engine", "starting the engine core"),
@@ -19,18 +21,19 @@ _ACTIVITIES = (
     (r"KV cache size: ([\d,]+) tokens", r"KV cache: \1 tokens"),
     (r"init engine .* took", "warming up"),
     (r"Starting vLLM (?:API )?server", "opening the port"),
-    (r"Application startup complete", "waiting for the first token"),
+    (_LISTENING, "waiting for the first token"),
 )
 _COMPILED = tuple((re.compile(pattern), words) for pattern, words in _ACTIVITIES)
 
 # A log line's own furniture: Ray's and vLLM's process tags, level, time, file.
 _TAGS = re.compile(
-    r"^(?:\x1b\[[0-9;]*m|\([\w:-]+(?: pid=\d+)?(?:, ip=[\d.]+)?\)|\s)*"
+    r"^(?:\x1b\[[0-9;]*m|\([\w:-]+(?: [\w=]+)*(?:, ip=[\d.]+)?\)|\[rank\d+\]:|\s)*"
     r"(?:(?:ERROR|WARNING|INFO|CRITICAL)\s+\d\d-\d\d \d\d:\d\d:\d\d \[[^]]*\]\s*)?"
 )
+_CALM = re.compile(r"\b(?:DEBUG|INFO|WARNING) \d\d-\d\d \d\d:")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _ERROR = re.compile(
-    r"^(?:[\w.]*(?:Error|Exception|Exit|Interrupt)\b(?!\()[^\n]*"
+    r"^(?:[\w.]*(?:Error|Exception|Exit|Interrupt)(?:$|:[^\n]*)"
     r"|.*(?:Fatal Python error|Segmentation fault|SIGSEGV|SIGKILL|OOM|out of memory"
     r"|No space left on device|Address already in use|error: argument|error: unrecognized).*)$"
 )
@@ -62,8 +65,8 @@ def layout_flags(deployment: Deployment) -> tuple[str, ...]:
     return tuple(flags)
 
 
-def common_flags(deployment: Deployment) -> tuple[str, ...]:
-    """Model, name, address and the user's own flags, which come last and untouched."""
+def all_flags(deployment: Deployment, extra: tuple[str, ...]) -> tuple[str, ...]:
+    """Model, name, address, `extra`, then the user's own flags: what is said last counts."""
     serve = deployment.serve
     return (
         "--model", deployment.model,
@@ -74,26 +77,42 @@ def common_flags(deployment: Deployment) -> tuple[str, ...]:
         "--dtype", serve.dtype,
         *layout_flags(deployment),
         "--disable-uvicorn-access-log",
+        *extra,
         *engine_argument_flags(serve.engine_args),
     )  # fmt: skip
 
 
 def activity(log: str) -> str:
     """What vLLM is doing, from its log so far."""
-    for line in reversed(log.splitlines()):
-        for pattern, words in reversed(_COMPILED):
-            if found := pattern.search(line):
-                return found.expand(words)
+    for pattern, words in reversed(_COMPILED):
+        if found := list(pattern.finditer(log)):
+            return found[-1].expand(words)
     return "importing vLLM"
+
+
+def listening(log: str) -> bool:
+    """Whether the server answers requests."""
+    return re.search(_LISTENING, log) is not None
 
 
 def root_cause(log: str) -> str | None:
     """The earliest line that names an error itself rather than its echo in another process."""
-    for line in log.splitlines():
+    lines = log.splitlines()
+    for number, line in enumerate(lines, 1):
+        if _CALM.search(line):
+            continue
         text = _TAGS.sub("", _ESCAPES.sub("", line)).strip()
         if _ERROR.match(text) and not _ECHOES.search(text):
-            return text
+            return text + _detail(text, lines[number : number + 3])
     return None
+
+
+def _detail(text: str, below: list[str]) -> str:
+    """What a validation error says in the lines below it; vLLM checks its config in this way."""
+    if not re.search(r"validation errors? for \w+$", text):
+        return ""
+    found = next((line for line in below if "[type=" in line), "")
+    return f": {_TAGS.sub('', found).partition('[type=')[0].strip()}" if found else ""
 
 
 def _data_ranks_on_head(deployment: Deployment) -> int:

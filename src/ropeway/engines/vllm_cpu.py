@@ -24,9 +24,10 @@ def serve(deployment: Deployment) -> Command:
     """
     argv = (
         deployment.python, "-m", "vllm.entrypoints.openai.api_server",
-        *vllm.common_flags(deployment),
-        "--enforce-eager",
-        "--kv-cache-memory-bytes", str(deployment.kv_cache),
+        *vllm.all_flags(
+            deployment,
+            ("--enforce-eager", "--kv-cache-memory-bytes", str(deployment.kv_cache)),
+        ),
     )  # fmt: skip
     secrets = {"VLLM_API_KEY": key} if (key := deployment.serve.api_key_env) else {}
     return Command(
@@ -64,4 +65,5 @@ def needs(deployment: Deployment, weight_bytes: int) -> Needs:
 
 
 activity = vllm.activity
+listening = vllm.listening
 root_cause = vllm.root_cause

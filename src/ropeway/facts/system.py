@@ -5,15 +5,20 @@ for "not known", never a crash.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ropeway.errors import HostError
 from ropeway.hosts.base import Host
 
 MEMORY = ("cat", "/proc/meminfo")
 CORES = ("nproc",)
 PORTS = ("sh", "-c", "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null")
-_LISTENING = "0A"
+# A row of /proc/net/tcp in state 0A, listening: its local port, in hexadecimal.
+_LISTENING = re.compile(
+    r"^\s*\d+:\s+[0-9A-F]+:([0-9A-F]{4})\s+[0-9A-F]+:[0-9A-F]{4}\s+0A\s", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -29,23 +34,19 @@ class SystemFacts:
 
 def gather(host: Host, python: str, scratch_parent: str) -> SystemFacts:
     """Ask the host. `python` is the interpreter whose packages matter."""
-    disk = host.run(("df", "-Pk", scratch_parent))
     return SystemFacts(
-        cores=parse_cores(host.run(CORES).stdout),
-        memory_bytes=parse_memory(host.run(MEMORY).stdout),
-        disk_bytes=parse_disk(disk.stdout),
-        ports=parse_ports(host.run(PORTS).stdout),
-        packages=parse_packages(host.run((python, "-c", _PACKAGES)).stdout),
+        cores=parse_cores(_output(host, CORES)),
+        memory_bytes=parse_memory(_output(host, MEMORY)),
+        disk_bytes=parse_disk(_output(host, ("df", "-Pk", scratch_parent))),
+        ports=parse_ports(_output(host, PORTS)),
+        packages=parse_packages(_output(host, (python, "-c", _PACKAGES))),
     )
 
 
 def parse_memory(text: str) -> int | None:
     """`MemAvailable` of /proc/meminfo, in bytes."""
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    return None
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
 
 
 def parse_cores(text: str) -> int:
@@ -64,12 +65,7 @@ def parse_disk(text: str) -> int | None:
 
 def parse_ports(text: str) -> frozenset[int]:
     """TCP ports that somebody listens on, from /proc/net/tcp: `sl local_address rem_address st`."""
-    rows = (line.split() for line in text.splitlines())
-    return frozenset(
-        int(row[1].rpartition(":")[2], 16)
-        for row in rows
-        if len(row) > 3 and row[3] == _LISTENING and ":" in row[1]
-    )
+    return frozenset(int(port, 16) for port in _LISTENING.findall(text))
 
 
 def parse_packages(text: str) -> dict[str, str]:
@@ -78,7 +74,17 @@ def parse_packages(text: str) -> dict[str, str]:
         found = json.loads(text)
     except ValueError:
         return {}
-    return {str(name): str(version) for name, version in found.items()} if found else {}
+    if not isinstance(found, dict):
+        return {}
+    return {str(name): str(version) for name, version in found.items()}
+
+
+def _output(host: Host, argv: tuple[str, ...]) -> str:
+    """What the command prints; nothing when it is missing or hangs."""
+    try:
+        return host.run(argv).stdout
+    except HostError:
+        return ""
 
 
 _PACKAGES = """\

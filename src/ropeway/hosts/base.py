@@ -79,7 +79,7 @@ class Host(Protocol):
         """Run and wait, at most `timeout` seconds; `on_line` hears each line of output at once.
 
         Raises HostError when the program is not there or the time is up; a non-zero exit code is a
-        Result. Nothing is left running on the host, also when we are interrupted.
+        Result. When the time is up or we are interrupted, nothing of it is left running.
         """
         ...
 

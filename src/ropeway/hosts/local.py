@@ -14,6 +14,7 @@ from typing import IO
 
 from ropeway.errors import HostError
 from ropeway.hosts.base import Result
+from ropeway.hosts.interrupts import uninterrupted
 
 
 @dataclass(frozen=True)
@@ -32,35 +33,33 @@ class LocalHost:
         timeout: float = 60.0,
         on_line: Callable[[str], None] | None = None,
     ) -> Result:
-        """See Host.run. The child gets a process group of its own, which ends with this call."""
+        """See Host.run.
+
+        The child gets a session of its own: Ctrl-C at the terminal is ours alone to pass on, and a
+        labelled command does not lend its label to the terminal's session (processes.find).
+        """
         started = time.monotonic()
+        child = None
         try:
-            child = subprocess.Popen(
-                tuple(argv),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={**os.environ, **env} if env else None,
-                process_group=0,
-            )
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise HostError(f"cannot run `{argv[0]}`: {reason}", where=self.name) from error
-        out, err = _Reader(child.stdout, on_line), _Reader(child.stderr, on_line)
-        try:
-            with contextlib.suppress(BrokenPipeError):
-                _feed(child, stdin)
-            child.wait(timeout)
-            out.join(started + timeout)
-            err.join(started + timeout)
-        except subprocess.TimeoutExpired:
-            raise HostError(
-                f"`{argv[0]}` did not end within {timeout:g} s and was stopped",
-                where=self.name,
-                evidence=(*out.lines()[-4:], *err.lines()[-4:]),
-            ) from None
-        finally:
-            _end_group(child)
+            with uninterrupted():  # cut off in here, it would leave a child that nobody knows
+                child = self._begin(tuple(argv), env)
+            out, err = _Reader(child.stdout, on_line), _Reader(child.stderr, on_line)
+            threading.Thread(target=_feed, args=(child, stdin), daemon=True).start()
+            try:
+                child.wait(timeout)
+            except subprocess.TimeoutExpired:
+                _end_group(child)
+                raise HostError(
+                    f"`{argv[0]}` did not end within {timeout:g} s and was stopped",
+                    where=self.name,
+                    evidence=(*out.lines()[-4:], *err.lines()[-4:]),
+                ) from None
+        except BaseException:
+            if child is not None:
+                _end_group(child)
+            raise
+        out.join(started + timeout)
+        err.join(started + timeout)
         seconds = time.monotonic() - started
         return Result(tuple(argv), child.returncode, out.text(), err.text(), seconds)
 
@@ -88,6 +87,22 @@ class LocalHost:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise HostError(f"cannot read `{path}`: {reason}", where=self.name) from error
+
+    def _begin(
+        self, argv: tuple[str, ...], env: Mapping[str, str] | None
+    ) -> "subprocess.Popen[bytes]":
+        try:
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **env} if env else None,
+                start_new_session=True,
+            )
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise HostError(f"cannot run `{argv[0]}`: {reason}", where=self.name) from error
 
 
 class _Reader:
@@ -120,17 +135,25 @@ class _Reader:
 
 
 def _feed(child: "subprocess.Popen[bytes]", stdin: bytes) -> None:
+    """In a thread: a child that does not read its input must not hold us past the time limit."""
     assert child.stdin is not None
-    with child.stdin:
+    with contextlib.suppress(BrokenPipeError), child.stdin:
         child.stdin.write(stdin)
 
 
 def _end_group(child: "subprocess.Popen[bytes]") -> None:
-    """Nothing of a command outlives it, except what it put into a session of its own."""
+    """End a command that was cut off, whole, except what it put into a session of its own.
+
+    The group is asked until it is empty: what the command started may outlive the command itself.
+    """
     for what in (signal.SIGTERM, signal.SIGKILL):
-        if child.poll() is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
+        deadline = time.monotonic() + 2.0
+        try:
             os.killpg(child.pid, what)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(2.0)
+            while time.monotonic() < deadline:
+                child.poll()
+                os.killpg(child.pid, 0)
+                time.sleep(0.01)
+        except (ProcessLookupError, PermissionError):
+            break
+    child.wait()

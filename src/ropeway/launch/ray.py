@@ -35,7 +35,7 @@ def settings(deployment: Deployment) -> dict[str, str]:
 
 def make_token(deployment: Deployment) -> Command:
     """A fresh token, made on the host, readable by its owner alone."""
-    script = f'umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d " \\n" >"{"$1"}"'
+    script = 'umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d " \\n" >"$1"'
     return Command(("sh", "-c", script, "sh", token_file(deployment)))
 
 

@@ -17,7 +17,7 @@ SCRATCH_PARENT = "/tmp"
 def scratch_of(service: str, user: int) -> str:
     """The service's folder for short-lived files. Its name is the lock: one per service and user.
 
-    Ray puts a socket 66 bytes below, and Linux allows 107 in all, which leaves 41.
+    Short, because of Ray's sockets below it (prepare.check).
     """
     return f"{SCRATCH_PARENT}/rw-{user}-{service}"
 

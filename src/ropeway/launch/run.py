@@ -2,13 +2,13 @@
 
 import contextlib
 import json
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from ropeway.engines.base import Deployment, Engine
 from ropeway.errors import HostError, LaunchError, Refused
 from ropeway.hosts.base import Host, run_command
+from ropeway.hosts.interrupts import uninterrupted as uninterrupted
 from ropeway.launch import ray
 from ropeway.launch.status import running
 from ropeway.launch.steps import Step, probe_of, steps
@@ -29,8 +29,11 @@ def start(deployment: Deployment, engine: Engine, hosts: Hosts, tell: Tell) -> N
     """
     refuse_second(deployment.service)
     todo = steps(deployment, engine)
-    _take_name(todo[0], hosts, deployment)
+    taken = False
     try:
+        with uninterrupted():  # else we would not know whose the folder is
+            _take_name(todo[0], hosts, deployment)
+            taken = True
         for step in todo[1:]:
             tell(step.name)
             _carry_out(step, hosts)
@@ -38,6 +41,8 @@ def start(deployment: Deployment, engine: Engine, hosts: Hosts, tell: Tell) -> N
             _check_ray(deployment, hosts)
         _wait_until_ready(deployment, engine, hosts, tell)
     except BaseException as error:
+        if not taken:
+            raise
         with uninterrupted():
             tell("undoing what was started")
             cause = _why(error, deployment, engine, hosts)
@@ -55,20 +60,6 @@ def refuse_second(service: str) -> None:
             evidence=tuple(f"pid {process.pid}: {process.title[:60]}" for process in found[:3]),
             hint=f"ropeway status --name {service}\nropeway down --name {service}",
         )
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits: an undo that is cut off would leave something behind."""
-    before = {}
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        with contextlib.suppress(ValueError):  # only the main thread may
-            before[each] = signal.signal(each, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def read_log(host: Host, path: str) -> str:
@@ -120,7 +111,7 @@ def _wait_until_ready(deployment: Deployment, engine: Engine, hosts: Hosts, tell
         tell(engine.activity(log))
         if not any(process.role == "engine" for process in running(deployment.service)):
             raise LaunchError("the engine ended while it was starting", where=deployment.engine_log)
-        if "Application startup complete" in log:
+        if engine.listening(log):
             answer = run_command(head, probe, timeout=90.0)
             if answer.ok and int(answer.stdout) > 0:
                 return

@@ -1,0 +1,269 @@
+"""The documentation is run: what README shows must load, parse, be listed, exist, and be short."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import click
+import pytest
+
+from ropeway.checkpoints.catalogue import RECIPES
+from ropeway.cli.main import VERBS, ropeway
+from ropeway.engines.catalogue import engine_named
+from ropeway.errors import LayoutError
+from ropeway.models import read_shape
+from ropeway.plan.layout import check
+from ropeway.report.console import error_text
+from ropeway.spec import Cluster, Layout, Local, parse_spec
+from test_architecture import LAYERS
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "ropeway"
+READMES = ("README.md", "README.zh.md")
+PAGES = (*READMES, "CHANGELOG.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+STRUCTURE = "docs/structure.md"
+MAX_LINES, MAX_WORDS, FIRST_EXAMPLE_BY_LINE = 150, 600, 25
+
+# Of ropeway.checkpoints.moe: what its layouts are checked against.
+MOE = {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+}
+
+README = pytest.mark.parametrize("page", READMES)
+PAGE = pytest.mark.parametrize("page", PAGES)
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Code blocks: their language and what is in them."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def prose(text: str) -> str:
+    """The text without its code blocks, as many lines as before."""
+
+    def emptied(match: re.Match[str]) -> str:
+        return "\n" * match[0].count("\n")
+
+    return re.sub(r"^```.*?^```$", emptied, text, flags=re.DOTALL | re.MULTILINE)
+
+
+def typed(text: str) -> Iterator[str]:
+    """Every command line to type: the lines of `sh` blocks, and after `$` in `console` blocks."""
+    for language, code in blocks(text):
+        lines = code.splitlines()
+        if language == "sh":
+            yield from lines
+        if language == "console":
+            yield from (line.removeprefix("$ ") for line in lines if line.startswith("$ "))
+
+
+def own_commands(text: str) -> list[list[str]]:
+    """Command lines of ours as words, from code blocks and from `ropeway …` in the prose."""
+    lines = [*typed(text), *re.findall(r"`(ropeway [^`]+)`", prose(text))]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[1:] for line in words if line[:1] == ["ropeway"]]
+
+
+def parse_command(command: click.Command, words: list[str]) -> None:
+    """Parse as the command itself would, and run nothing. Raises click.UsageError."""
+    if isinstance(command, click.Group) and words:
+        verb = command.get_command(click.Context(command), words[0])
+        if verb is None:
+            raise click.UsageError(f"no such verb: {words[0]}")
+        parse_command(verb, words[1:])
+    else:
+        command.make_context(command.name, list(words))
+
+
+def verbs_in_table(text: str) -> list[str]:
+    return re.findall(r"^\| `(\w+)` \|", prose(text), flags=re.MULTILINE)
+
+
+def links(text: str) -> list[str]:
+    return re.findall(r"\]\(([^)]+)\)", prose(text))
+
+
+def word_count(text: str) -> int:
+    """Words and figures, code included; marks and the targets of links are none."""
+    return sum(bool(re.search(r"\w", word)) for word in re.sub(r"\]\([^)]*\)", "]", text).split())
+
+
+def kind(line: str) -> str:
+    """What a line of Markdown is, whatever language it is in."""
+    found = re.match(r"#+ |```\w*$|\| |\|-|- |\d+\. ", line)
+    return found[0] if found else "text" if line else "blank"
+
+
+# What is shown works
+
+
+@README
+def test_the_spec_loads_and_this_version_can_start_it(page: str) -> None:
+    (spec,) = [code for language, code in blocks(text_of(page)) if language == "yaml"]
+    loaded = parse_spec(spec, page)
+    assert engine_named(loaded.engine).name == "vllm-cpu"
+    assert loaded.model.name in RECIPES
+    assert len(spec.splitlines()) <= 12
+    for layout in (loaded.serve.layout, *loaded.serve.layouts):
+        check(layout, read_shape(MOE), loaded.cluster)
+
+
+@PAGE
+def test_every_command_line_parses(page: str) -> None:
+    for words in own_commands(text_of(page)):
+        try:
+            parse_command(ropeway, words)
+        except click.UsageError as error:
+            pytest.fail(f"ropeway {shlex.join(words)}: {error.format_message()}")
+
+
+@README
+def test_the_main_commands_are_shown(page: str) -> None:
+    shown = {words[0] for words in own_commands(text_of(page))}
+    assert {"init", "up", "chat", "bench", "down"} <= shown
+
+
+@README
+def test_the_refusal_is_what_ropeway_says(page: str) -> None:
+    cluster = Cluster(local=Local(hosts=2, npus=2))
+    with pytest.raises(LayoutError) as caught:
+        check(Layout.parse("tp3"), read_shape(MOE), cluster, "smollm2-moe")
+    assert error_text(caught.value).plain in text_of(page)
+
+
+@README
+def test_every_make_target_exists(page: str) -> None:
+    makefile = text_of("Makefile")
+    targets = {words[1] for line in typed(text_of(page)) if (words := line.split())[:1] == ["make"]}
+    assert targets == {"demo", "test"}
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+    assert "\nINSTALL ?=" in makefile
+
+
+@README
+def test_the_table_lists_exactly_the_verbs_in_order_of_use(page: str) -> None:
+    assert verbs_in_table(text_of(page)) == list(VERBS)
+
+
+@README
+def test_every_flag_in_the_table_is_one_of_its_verb(page: str) -> None:
+    for verb, told in re.findall(r"^\| `(\w+)` \|(.*)\|$", text_of(page), flags=re.MULTILINE):
+        command = ropeway.get_command(click.Context(ropeway), verb)
+        assert command is not None
+        known = {name for option in command.params for name in option.opts}
+        assert set(re.findall(r"--[\w-]+", told)) <= known
+
+
+@PAGE
+def test_every_relative_link_leads_somewhere(page: str) -> None:
+    for link in links(text_of(page)):
+        if not re.match(r"https?://", link):
+            target = (ROOT / page).parent / link.partition("#")[0]
+            assert target.exists(), link
+
+
+# README stays short, and both say the same
+
+
+def test_readme_is_short() -> None:
+    text = text_of("README.md")
+    assert word_count(text) <= MAX_WORDS
+    for page in READMES:
+        assert len(text_of(page).splitlines()) <= MAX_LINES
+
+
+@README
+def test_the_name_comes_first_and_something_to_run_soon(page: str) -> None:
+    lines = text_of(page).splitlines()
+    assert lines[0] == "# Ropeway"
+    assert lines.index("make demo") < FIRST_EXAMPLE_BY_LINE
+
+
+def test_both_languages_have_the_same_lines() -> None:
+    english, chinese = (text_of(page).splitlines() for page in READMES)
+    assert [kind(line) for line in chinese] == [kind(line) for line in english]
+
+
+def test_both_languages_have_the_same_code() -> None:
+    english, chinese = map(text_of, READMES)
+    assert blocks(english) == blocks(chinese)
+    for ours, theirs in zip(english.splitlines(), chinese.splitlines(), strict=True):
+        code = re.findall(r"`([^`]+)`", ours), re.findall(r"`([^`]+)`", theirs)
+        assert sorted(code[0]) == sorted(code[1]), ours
+
+
+def test_both_languages_link_to_each_other_and_to_the_same_pages() -> None:
+    english, chinese = (links(text_of(page)) for page in READMES)
+    assert "README.zh.md" in english
+    assert "README.md" in chinese
+    assert set(english) - {"README.zh.md"} == set(chinese) - {"README.md"}
+
+
+# The map is complete
+
+
+def test_the_map_names_every_folder_and_every_file_at_the_top() -> None:
+    named = set(re.findall(r"^\| `([\w./]+)` \|", text_of(STRUCTURE), flags=re.MULTILINE))
+    folders = {f"{path.name}/" for path in SOURCE.iterdir() if any(path.glob("*.py"))}
+    files = {
+        path.name
+        for path in SOURCE.iterdir()
+        if path.is_file() and path.stat().st_size and path.name != "__init__.py"
+    }
+    assert named == folders | files
+
+
+def test_the_map_shows_the_layers_that_are_enforced() -> None:
+    code = "\n".join(code for _, code in blocks(text_of(STRUCTURE)))
+    rows = [tuple(line.split()) for line in code.splitlines()]
+    start = rows.index(LAYERS[0])
+    assert tuple(rows[start : start + len(LAYERS)]) == LAYERS
+
+
+def test_every_file_of_ours_that_the_map_mentions_exists() -> None:
+    form = r"`((?:[\w.-]+/)+[\w.*-]*|[\w-]+\.(?:py|yaml|toml|md))`"
+    mentioned = set(re.findall(form, text_of(STRUCTURE)))
+    not_files = {"cli/x.py", "deployment.json", "ropeway.yaml"}
+    for name in mentioned - not_files:
+        found = (next(base.glob(name), None) for base in (SOURCE, ROOT))
+        assert any(found), name
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    from_newest = re.findall(r"^## \[([\d.]+)\]", text_of("CHANGELOG.md"), flags=re.MULTILINE)
+    assert from_newest[0] == re.findall(r'"(.+)"', text_of("src/ropeway/__init__.py"))[-1]
+    numbers = [tuple(map(int, version.split("."))) for version in from_newest]
+    assert all(newer > older for newer, older in pairwise(numbers))
+
+
+# The tests above can fail
+
+
+@pytest.mark.parametrize("line", ["ropeway up --lokal", "ropeway uq", "ropeway bench --clients 0"])
+def test_a_wrong_command_line_is_seen(line: str) -> None:
+    ((words),) = own_commands(f"```console\n$ {line}\nwhatever it prints\n```")
+    with pytest.raises(click.UsageError):
+        parse_command(ropeway, words)
+
+
+def test_output_and_other_commands_are_not_taken_for_ours() -> None:
+    text = "```console\n$ ropeway down # all\nropeway is down\n$ ls\n```\n`ropeway init`, `ropeway`"
+    assert own_commands(text) == [["down"], ["init"]]

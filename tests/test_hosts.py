@@ -1,0 +1,217 @@
+"""A host as the rest sees it: commands, files, time limits, quoting; and a local one for real."""
+
+import os
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ropeway.errors import HostError
+from ropeway.hosts.base import Command, Result, run_command, shell_line
+from ropeway.hosts.local import LocalHost
+
+HERE = LocalHost("host0", "127.0.0.2")
+TEXT = st.text(
+    st.one_of(st.sampled_from("'\"$`\\\n\t ;&|<>*?~#!=%中é"), st.characters(codec="utf-8")),
+    max_size=12,
+).map(lambda text: text.replace("\0", ""))
+
+
+def wait_for(what, seconds: float = 5.0):
+    """The first true answer of `what()`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.01)
+    raise AssertionError("it did not come about")
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended; one that nobody has asked for its exit code yet has too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_a_command_gives_its_exit_code_and_both_outputs():
+    result = HERE.run(("sh", "-c", "echo out; echo err >&2; exit 7"))
+    assert (result.exit_code, result.stdout, result.stderr) == (7, "out\n", "err\n")
+    assert not result.ok
+    assert 0 < result.seconds < 5
+
+
+def test_broken_utf8_is_replaced():
+    assert HERE.run(("printf", "a\\377b")).stdout == "a\ufffdb"
+
+
+def test_stdin_arrives_whole_and_is_empty_by_default():
+    data = bytes(range(256)) * 2000  # more than a pipe holds
+    assert HERE.run(("wc", "-c"), stdin=data).stdout.strip() == str(len(data))
+    assert HERE.run(("wc", "-c")).stdout.strip() == "0"
+
+
+def test_much_output_on_both_pipes_blocks_nobody():
+    code = "import sys; sys.stdout.write('o' * 300000); sys.stderr.write('e' * 300000)"
+    result = HERE.run((sys.executable, "-c", code))
+    assert (len(result.stdout), len(result.stderr)) == (300000, 300000)
+
+
+def test_each_line_is_heard_at_once():
+    heard: list[tuple[str, float]] = []
+    began = time.monotonic()
+    result = HERE.run(
+        ("sh", "-c", "echo one; sleep 0.3; echo two >&2; printf three"),
+        on_line=lambda line: heard.append((line, time.monotonic() - began)),
+    )
+    assert sorted(line for line, _ in heard) == ["one", "three", "two"]
+    assert heard[0][1] < result.seconds - 0.2
+
+
+def test_variables_are_added_to_ours():
+    result = HERE.run(("sh", "-c", 'echo "$A $HOME"'), env={"A": "x"})
+    assert result.stdout == f"x {os.environ['HOME']}\n"
+
+
+def test_a_program_that_is_not_there_is_named():
+    with pytest.raises(HostError) as caught:
+        HERE.run(("no-such-program",))
+    assert caught.value.what == "cannot run `no-such-program`: no such file or directory"
+    assert caught.value.where == "host0"
+
+
+def test_a_time_limit_ends_the_whole_group(tmp_path):
+    script = (
+        f"sh -c 'trap \"\" TERM; echo $$ >{tmp_path}/pid; sleep 60 & wait; wait' & echo on; wait"
+    )
+    with pytest.raises(HostError) as caught:
+        HERE.run(("sh", "-c", script), timeout=0.3)
+    assert caught.value.what == "`sh` did not end within 0.3 s and was stopped"
+    assert caught.value.evidence == ("on",)
+    assert is_gone(int((tmp_path / "pid").read_text())), "one that ignores SIGTERM has ended too"
+
+
+def test_a_child_that_does_not_read_its_input_is_held_to_the_time_limit():
+    began = time.monotonic()
+    with pytest.raises(HostError):
+        HERE.run(("sleep", "60"), stdin=b"x" * 10**6, timeout=0.3)
+    assert time.monotonic() - began < 3
+
+
+def test_an_interrupt_leaves_nothing(tmp_path):
+    code = (
+        "import sys; from ropeway.hosts.local import LocalHost\n"
+        "LocalHost().run(('sh', '-c', f'echo $$ >{sys.argv[1]}; sleep 60; true'))"
+    )
+    pid = tmp_path / "pid"
+    with subprocess.Popen(
+        (sys.executable, "-c", code, str(pid)), stderr=subprocess.PIPE, start_new_session=True
+    ) as caller:
+        shell = wait_for(lambda: pid.exists() and pid.read_text().strip())
+        caller.send_signal(signal.SIGINT)
+        assert b"KeyboardInterrupt" in caller.communicate(timeout=10)[1]
+    assert is_gone(int(shell))
+
+
+def test_a_command_has_a_session_of_its_own():
+    code = "import os; print(os.getsid(0) == os.getpid())"
+    assert HERE.run((sys.executable, "-c", code)).stdout == "True\n"
+
+
+def test_check_keeps_a_good_result_and_tells_a_bad_one():
+    good = Result(("true",), 0, "", "", 0.1)
+    assert good.check("it failed", where="host0") is good
+    lines = "".join(f"line {number}\n" for number in range(20))
+    with pytest.raises(HostError) as caught:
+        Result(("ls", "a b"), 2, "out", lines, 0.1).check("it failed", where="host0", hint="look")
+    error = caught.value
+    assert (error.what, error.where, error.hint) == ("it failed", "host0", "look")
+    assert error.evidence == ("ls 'a b' → exit 2", *(f"line {number}" for number in range(12, 20)))
+    with pytest.raises(HostError) as caught:
+        Result(("ls",), 2, "only this\n", "", 0.1).check("it failed", where="host0")
+    assert caught.value.evidence == ("ls → exit 2", "only this")
+
+
+# Files
+
+
+def test_a_file_is_put_whole_with_its_mode_and_read_back(tmp_path):
+    path = tmp_path / "a file"
+    HERE.put(b"\0\xffold", str(path))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    old = path.stat().st_ino
+    HERE.put(b"new", str(path), mode=0o600)
+    assert HERE.get(str(path)) == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.stat().st_ino != old, "written beside and moved over: no reader sees half a file"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_put_that_fails_leaves_nothing(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(HostError, match=r"cannot write `.*folder`: is a directory"):
+        HERE.put(b"x", str(tmp_path / "folder"))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    with pytest.raises(HostError, match=r"cannot write `.*/none/x`: no such file or directory"):
+        HERE.put(b"x", str(tmp_path / "none" / "x"))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(HostError, match=r"cannot read `.*none`: no such file or directory"):
+        HERE.get(str(tmp_path / "none"))
+    with pytest.raises(HostError, match=r"cannot read `.*`: is a directory"):
+        HERE.get(str(tmp_path))
+
+
+# Quoting
+
+
+@settings(max_examples=60, deadline=None)
+@given(words=st.lists(TEXT, max_size=4), value=TEXT)
+def test_a_shell_gives_every_word_and_value_back(words, value):
+    show = r'printf "%s\0" "$VALUE" "$@"'
+    line = shell_line(Command(("sh", "-c", show, "sh", *words), {"VALUE": value}))
+    done = subprocess.run(("sh", "-c", line), capture_output=True, check=True)
+    assert done.stdout.decode().split("\0")[:-1] == [value, *words]
+
+
+def test_a_line_is_what_a_person_would_write():
+    command = Command(("vllm", "--name", "a b"), {"A": "1"}, {"KEY": "MY_KEY"}, "/tmp/the log")
+    assert shell_line(command) == (
+        "A=1 KEY=\"$MY_KEY\" setsid --fork vllm --name 'a b' >'/tmp/the log' 2>&1 </dev/null"
+    )
+
+
+def test_a_secret_reaches_the_program_and_stands_in_no_argv(monkeypatch):
+    secret = "s3cr3t \"$HOME\" 'x'"
+    monkeypatch.setenv("MY_KEY", secret)
+    code = (
+        "import os, pathlib\n"
+        "seen = [pathlib.Path(f'/proc/{pid}/cmdline').read_text() for pid in"
+        " ('self', os.getppid())]\n"
+        "print(os.environ['KEY']); print('s3cr' + '3t' in ''.join(seen))"
+    )
+    command = Command((sys.executable, "-c", code), secrets={"KEY": "MY_KEY"})
+    assert run_command(HERE, command).stdout == f"{secret}\nFalse\n"
+
+
+def test_a_detached_command_goes_on_in_its_own_session_and_writes_its_log(tmp_path):
+    log, go = tmp_path / "the log", tmp_path / "go"
+    wait = f"until [ -e {shlex.quote(str(go))} ]; do sleep 0.02; done; echo two >&2"
+    command = Command(("sh", "-c", f"echo $$ $(ps -o sid= -p $$); {wait}"), log=str(log))
+    result = run_command(HERE, command)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.seconds < 2, "we do not wait for it"
+    pid, session = wait_for(lambda: log.exists() and log.read_text().split())
+    assert pid == session
+    go.touch()
+    wait_for(lambda: log.read_text().endswith("two\n"))
+    wait_for(lambda: is_gone(int(pid)))

@@ -1,0 +1,372 @@
+"""Up and down with an engine that is a real process, but no model: and every way to fail."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from ropeway.cli.main import exit_code
+from ropeway.engines import vllm
+from ropeway.engines.base import Deployment, Needs, Node
+from ropeway.errors import Exit, HostError, LaunchError, Refused
+from ropeway.hosts import processes
+from ropeway.hosts.base import Command, run_command
+from ropeway.hosts.local import LocalHost
+from ropeway.launch.record import as_record, scratch_of
+from ropeway.launch.run import start
+from ropeway.launch.status import deployment_of, parts, running, services
+from ropeway.launch.steps import probe_of
+from ropeway.launch.takedown import take_down
+from ropeway.spec import Layout, Serve
+
+ROOT = Path(__file__).parent.parent
+HOSTS = {"host0": LocalHost("host0", "127.0.0.2")}
+# Serves one token as vLLM would, or fails in the way asked for.
+SERVER = """
+import http.server, json, os, sys, time
+way, port = sys.argv[1], int(sys.argv[2])
+print("(APIServer pid=1) INFO 11-23 21:23:04 [x.py:1] Starting to load model /m...", flush=True)
+if way == "dies":
+    print("Traceback (most recent call last):\\n  File 'x.py', line 1, in <module>", flush=True)
+    print("(EngineCore pid=2) ValueError: no room for the KV cache", flush=True)
+    sys.exit("RuntimeError: Engine core initialization failed. See root cause above.")
+if way == "mute":
+    sys.exit(3)
+if way == "hangs":
+    time.sleep(60)
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        key = os.environ.get("VLLM_API_KEY")
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        allowed = key is None or self.headers["Authorization"] == "Bearer " + key
+        self.send_response(200 if allowed and body["model"] == "moe" else 401)
+        self.end_headers()
+        tokens = 0 if way == "empty" else body["max_tokens"]
+        self.wfile.write(json.dumps({"usage": {"completion_tokens": tokens}}).encode())
+
+server = http.server.HTTPServer(("127.0.0.1", port), Handler)
+print("(APIServer pid=1) INFO:     Application startup complete.", flush=True)
+server.serve_forever()
+"""
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """An engine whose server is the script above."""
+
+    way: str = "serves"
+    name: str = "stand-in"
+
+    def serve(self, deployment: Deployment) -> Command:
+        argv = (deployment.python, "-c", SERVER, self.way, str(deployment.serve.port))
+        key = deployment.serve.api_key_env
+        return Command(argv, {}, {"VLLM_API_KEY": key} if key else {}, log=deployment.engine_log)
+
+    def environment(self, deployment: Deployment, node: Node) -> Mapping[str, str]:
+        return {"TMPDIR": deployment.scratch, "VLLM_HOST_IP": node.address}
+
+    def needs(self, deployment: Deployment, weight_bytes: int) -> Needs:
+        return Needs(deployment.kv_cache + weight_bytes, 0)
+
+    def activity(self, log: str) -> str:
+        return vllm.activity(log)
+
+    def listening(self, log: str) -> bool:
+        return vllm.listening(log)
+
+    def root_cause(self, log: str) -> str | None:
+        return vllm.root_cause(log)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def plan(tmp_path) -> Iterator[Deployment]:
+    """A deployment under a name of its own; nothing of it is there afterwards."""
+    service = f"t-{os.getpid()}-{time.monotonic_ns() % 10**7}"
+    scratch = scratch_of(service, os.getuid())
+    yield Deployment(
+        service=service,
+        nodes=(Node("host0", "127.0.0.2", 2),),
+        model="/m",
+        served_name="moe",
+        layout=Layout(),
+        serve=Serve(port=free_port(), start_timeout=30),
+        context=64,
+        kv_cache=2**20,
+        python=sys.executable,
+        scratch=scratch,
+        logs=str(tmp_path / "a run"),
+        ray_port=1,
+        threads=1,
+    )
+    take_down(service, scratch)
+
+
+def is_clean(plan: Deployment) -> bool:
+    """Whether nothing but the logs is left."""
+    return not running(plan.service) and not Path(plan.scratch).exists()
+
+
+def test_it_is_up_when_a_token_came_and_down_leaves_nothing(plan):
+    told: list[str] = []
+    start(plan, StandIn(), HOSTS, told.append)
+    assert told[:3] == ["make the log folder", "write down what runs here", "start the engine: TP1"]
+    assert told[-1] == "waiting for the first token"
+    [part] = parts(running(plan.service))
+    assert (part.host, part.role, len(part.pids)) == ("host0", "engine", 1)
+    assert part.memory_bytes > 10**6
+    assert os.getsid(part.pids[0]) == part.pids[0] != os.getsid(0), "it does not hang on us"
+    assert plan.service in services(os.getuid())
+    assert deployment_of(plan.service, os.getuid(), LocalHost()) == plan
+    assert Path(plan.scratch).stat().st_mode & 0o777 == 0o700
+    gone = take_down(plan.service, plan.scratch)
+    assert (gone.processes, gone.folders) == (1, (plan.scratch,))
+    assert is_clean(plan)
+    assert Path(plan.engine_log).exists(), "the log stays"
+    assert plan.service not in services(os.getuid())
+
+
+def test_the_verbs_see_it_and_take_it_down(plan, capsys):
+    start(plan, StandIn(), HOSTS, lambda _: None)
+    named = ["--name", plan.service, "--json"]
+    assert exit_code(["status", *named]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["serving"] is True
+    assert (shown["url"], shown["layout"], shown["model"]) == (plan.url, "TP1", "moe")
+    assert exit_code(["logs", *named]) == 0
+    assert "startup complete" in json.loads(capsys.readouterr().out)["lines"][1]
+    assert exit_code(["down", *named]) == 0
+    assert json.loads(capsys.readouterr().out)["processes"] == 1
+    assert is_clean(plan)
+    assert exit_code(["status", *named]) == 1
+    assert exit_code(["down", *named]) == 0, "what is not there is no error"
+    assert exit_code(["logs", *named]) == 2
+
+
+def test_an_engine_that_wants_a_key_is_asked_with_it(plan, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "s3cr3t")
+    plan = replace(plan, serve=plan.serve.model_copy(update={"api_key_env": "MY_KEY"}))
+    start(plan, StandIn(), HOSTS, lambda _: None)
+    assert "s3cr3t" not in "".join(process.title for process in running(plan.service))
+    monkeypatch.setenv("MY_KEY", "wrong")
+    assert not run_command(LocalHost(), probe_of(plan).command(plan.python)).ok
+
+
+def test_a_second_start_is_refused_and_harms_nothing(plan):
+    start(plan, StandIn(), HOSTS, lambda _: None)
+    before = running(plan.service)
+    with pytest.raises(Refused, match=f"`{plan.service}` is already running") as caught:
+        start(plan, StandIn(), HOSTS, lambda _: None)
+    assert f"pid {before[0].pid}" in caught.value.evidence[0]
+    after = running(plan.service)
+    assert [process.pid for process in after] == [process.pid for process in before]
+    assert run_command(LocalHost(), probe_of(plan).command(plan.python)).stdout == "1\n"
+
+
+def test_a_start_beside_another_that_has_the_name_already_is_refused_and_harms_nothing(plan):
+    Path(plan.scratch).mkdir(mode=0o700)
+    (Path(plan.scratch) / "theirs").touch()
+    with pytest.raises(Refused, match="is being started by somebody else, or was not taken down"):
+        start(plan, StandIn(), HOSTS, lambda _: None)
+    assert (Path(plan.scratch) / "theirs").exists()
+    assert not running(plan.service)
+
+
+def test_an_engine_that_dies_is_told_with_its_root_cause_and_undone(plan):
+    with pytest.raises(LaunchError) as caught:
+        start(plan, StandIn("dies"), HOSTS, lambda _: None)
+    assert caught.value.what == "the engine failed: ValueError: no room for the KV cache"
+    assert caught.value.where == plan.engine_log
+    assert caught.value.exit_code == Exit.NO
+    assert is_clean(plan)
+
+
+def test_an_engine_that_dies_without_a_word_shows_the_end_of_its_log(plan):
+    with pytest.raises(LaunchError) as caught:
+        start(plan, StandIn("mute"), HOSTS, lambda _: None)
+    assert caught.value.what == "the engine ended while it was starting"
+    assert "Starting to load model" in caught.value.evidence[-1]
+    assert is_clean(plan)
+
+
+@pytest.mark.parametrize("way", ["hangs", "empty"])
+def test_an_engine_that_never_gives_a_token_is_undone_when_the_time_is_up(plan, way):
+    plan = replace(plan, serve=plan.serve.model_copy(update={"start_timeout": 1}))
+    began = time.monotonic()
+    with pytest.raises(LaunchError, match="the engine was not ready within 1 s"):
+        start(plan, StandIn(way), HOSTS, lambda _: None)
+    assert time.monotonic() - began < 6
+    assert is_clean(plan)
+
+
+def test_a_step_that_fails_is_undone(plan, tmp_path):
+    (tmp_path / "a file").touch()
+    plan = replace(plan, logs=str(tmp_path / "a file" / "logs"))
+    with pytest.raises(LaunchError, match="make the log folder failed") as caught:
+        start(plan, StandIn(), HOSTS, lambda _: None)
+    assert "Not a directory" in caught.value.evidence[-1]
+    assert is_clean(plan)
+
+
+# Starts the deployment given on stdin, as `ropeway up` would, and says what it is doing.
+CALLER = """
+import sys
+from ropeway.cli.bringup import interruptible
+from ropeway.launch.record import from_record
+from ropeway.launch.run import start
+from test_lifecycle import HOSTS, StandIn
+plan = from_record(sys.stdin.read(), "stdin")
+with interruptible():
+    start(plan, StandIn("hangs"), HOSTS, lambda what: print(what, flush=True))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["make the log folder", "start the engine", "loading weights"])
+def test_an_interrupt_at_any_moment_undoes_everything(plan, number, moment):
+    with subprocess.Popen(
+        (sys.executable, "-c", CALLER),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+    ) as caller:  # fmt: skip
+        assert caller.stdin is not None and caller.stdout is not None
+        caller.stdin.write(as_record(plan))
+        caller.stdin.close()
+        caller.stdin = None
+        while not (line := caller.stdout.readline()).startswith(moment):
+            assert line, caller.communicate()[1]
+        caller.send_signal(number)
+        caller.send_signal(number)  # people press it twice
+        rest, error = caller.communicate(timeout=15)
+    assert "KeyboardInterrupt" in error
+    assert "undoing what was started" in rest
+    assert is_clean(plan)
+
+
+def test_a_record_that_cannot_be_read_is_told_and_down_still_works(plan, capsys):
+    start(plan, StandIn(), HOSTS, lambda _: None)
+    (Path(plan.scratch) / "deployment.json").write_text("{")
+    with pytest.raises(HostError, match="the record of what runs here cannot be read"):
+        deployment_of(plan.service, os.getuid(), LocalHost())
+    assert exit_code(["down", "--name", plan.service]) == 0
+    assert is_clean(plan)
+    capsys.readouterr()
+
+
+# Bad input, through the command: one clear error with a hint, exit code 2, nothing left.
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+    "intermediate_size": 128, "max_position_embeddings": 256, "num_attention_heads": 4,
+    "num_hidden_layers": 2, "num_key_value_heads": 2, "torch_dtype": "bfloat16", "vocab_size": 256,
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty working folder with a small model beside it."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(CONFIG))
+    table = json.dumps({"a": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}).encode()
+    weights = len(table).to_bytes(8, "little") + table + bytes(8)
+    (model / "model.safetensors").write_bytes(weights)
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return work
+
+
+def refused(args: list[str], capsys) -> tuple[str, str]:
+    """(what, hint) of `ropeway up` with these flags, which must leave the folder as it was."""
+    before = sorted(Path.cwd().iterdir())
+    assert exit_code(["up", "--json", *args]) == 2
+    shown = capsys.readouterr()
+    error = json.loads(shown.out)["error"]
+    assert sorted(Path.cwd().iterdir()) == before, "nothing is left behind"
+    return error["what"], error["hint"] or ""
+
+
+def test_a_spec_that_is_no_yaml_is_refused(folder, capsys):
+    (folder / "ropeway.yaml").write_text("cluster: {local: [\n")
+    what, _ = refused([], capsys)
+    assert what.startswith("not valid YAML: ")
+
+
+@pytest.mark.usefixtures("folder")
+def test_no_spec_is_refused_with_what_to_type(capsys):
+    what, hint = refused([], capsys)
+    assert what == "there is no `ropeway.yaml` here"
+    assert "ropeway init" in hint
+
+
+def up_args(plan: Deployment, model: Path, layout: str = "tp1", port: int | None = None):
+    given = str(port or plan.serve.port)
+    flags = {"name": plan.service, "model": str(model), "layout": layout, "port": given}
+    return ["--local", *(f"--{flag}={value}" for flag, value in flags.items())]
+
+
+def test_a_model_without_config_is_refused(folder, plan, capsys):
+    (folder.parent / "model" / "config.json").unlink()
+    what, hint = refused(up_args(plan, folder.parent / "model"), capsys)
+    assert "config.json" in what and hint
+    assert is_clean(plan)
+
+
+def test_a_truncated_weight_file_is_refused(folder, plan, capsys):
+    weights = folder.parent / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    what, hint = refused(up_args(plan, folder.parent / "model"), capsys)
+    assert "1 B" in what or "truncated" in what or "shorter" in what
+    assert hint
+    assert is_clean(plan)
+
+
+def test_a_layout_that_cannot_run_is_refused_with_the_nearest(folder, plan, capsys):
+    what, hint = refused(up_args(plan, folder.parent / "model", "tp3"), capsys)
+    assert what == "layout `TP3` cannot run model on 2 hosts of 2 NPUs"
+    assert hint.startswith("nearest that work: `")
+    assert is_clean(plan)
+
+
+def test_a_port_in_use_is_refused(folder, plan, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        what, hint = refused(up_args(plan, folder.parent / "model", port=port), capsys)
+    assert what == f"port {port} is in use"
+    assert "serve.port" in hint
+    assert is_clean(plan)
+
+
+def test_a_second_up_is_refused_and_the_first_lives_on(folder, plan, capsys):
+    labels = {processes.SERVICE: plan.service, processes.HOST: "host0", processes.ROLE: "engine"}
+    first = subprocess.Popen(("sleep", "60"), env=labels, start_new_session=True)
+    try:
+        what, hint = refused(up_args(plan, folder.parent / "model"), capsys)
+        assert what == f"`{plan.service}` is already running"
+        assert f"ropeway down --name {plan.service}" in hint
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.wait()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../home", "A", "", "a" * 32, "a b"])
+@pytest.mark.parametrize("verb", ["up", "down", "status", "logs"])
+def test_a_name_that_no_spec_could_have_is_refused(verb, name, capsys):
+    assert exit_code([verb, "--json", "--name", name]) == 2
+    assert "is not a name" in json.loads(capsys.readouterr().out)["error"]["what"]

@@ -1,0 +1,212 @@
+"""Labelled processes, for real: which are ours, and how they end."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ropeway.hosts import processes
+from ropeway.launch.takedown import take_down
+
+# A leader that starts a child whose environment is empty, says its pid, and waits.
+CLEANED = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={})
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+# Writes zeros over the memory that /proc/self/environ shows, as programs do that set their title.
+OVERWRITTEN = """
+import os, time
+fields = open("/proc/self/stat").read().rpartition(")")[2].split()
+start, end = int(fields[47]), int(fields[48])
+with open("/proc/self/mem", "r+b", buffering=0) as memory:
+    memory.seek(start)
+    memory.write(bytes(end - start))
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+MAPPED = """
+import mmap, sys, time
+with open(sys.argv[1], "w+b") as file:
+    file.truncate(4096)
+    keep = mmap.mmap(file.fileno(), 4096)
+print(0, flush=True)
+time.sleep(60)
+"""
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(0, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def service():
+    """A name that nobody else uses; what carries it is gone afterwards."""
+    name = f"test-{os.getpid()}-{time.monotonic_ns() % 10**9}"
+    yield name
+    for _ in range(3):
+        processes.end(processes.find(name), patience=0.0)
+    assert processes.find(name) == ()
+
+
+@pytest.fixture
+def begin(service):
+    """Start Python code with labels; gives the process, and the number it says first."""
+    begun = []
+
+    def start(code, *args, role="engine", name=service, session=True):
+        child = subprocess.Popen(
+            (sys.executable, "-c", code, *args),
+            env={
+                **os.environ,
+                processes.SERVICE: name,
+                processes.HOST: "host1",
+                processes.ROLE: role,
+            },
+            stdout=subprocess.PIPE,
+            start_new_session=session,
+        )
+        begun.append(child)
+        assert child.stdout is not None
+        return child, int(child.stdout.readline())
+
+    yield start
+    for child in begun:
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        child.communicate()
+
+
+def pids(service: str | None) -> set[int]:
+    return {process.pid for process in processes.find(service)}
+
+
+SLEEP = "import time; print(0, flush=True); time.sleep(60)"
+
+
+def test_a_labelled_process_is_found_with_all_that_is_known_of_it(service, begin):
+    child, _ = begin(SLEEP, role="ray")
+    [found] = processes.find(service)
+    assert (found.pid, found.parent, found.session) == (child.pid, os.getpid(), child.pid)
+    assert (found.service, found.host, found.role) == (service, "host1", "ray")
+    assert found.title.startswith(f"{sys.executable} -c import time")
+    assert 10**6 < found.memory_bytes < 10**9
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    assert 0 <= uptime - found.started / os.sysconf("SC_CLK_TCK") < 20
+
+
+def test_a_child_with_a_cleaned_environment_is_found_by_its_session(service, begin):
+    child, cleaned = begin(CLEANED)
+    assert pids(service) == {child.pid, cleaned}
+    found = {process.pid: process for process in processes.find(service)}
+    assert (found[cleaned].host, found[cleaned].role) == ("host1", "engine")
+    assert processes.end(found.values()) == ()
+
+
+def test_a_leader_that_overwrote_its_environment_is_found_with_its_children(service, begin):
+    code = (
+        "import os, subprocess, sys\n"
+        f"subprocess.Popen([sys.executable, '-c', {SLEEP!r}], stdout=subprocess.DEVNULL)\n"
+        + OVERWRITTEN
+    )
+    leader, _ = begin(code)
+    assert processes.SERVICE.encode() not in Path(f"/proc/{leader.pid}/environ").read_bytes()
+    assert leader.pid in pids(service)
+    assert len(pids(service)) == 2
+
+
+def test_a_session_that_somebody_else_leads_does_not_become_ours(service, begin):
+    labelled, _ = begin(SLEEP, session=False)  # as pasted into a terminal: in our own session
+    assert os.getsid(labelled.pid) == os.getsid(0)
+    assert pids(service) == {labelled.pid}
+
+
+def test_only_the_service_asked_for_is_found(service, begin):
+    ours, _ = begin(SLEEP)
+    other, _ = begin(SLEEP, name=f"{service}-2")
+    assert pids(service) == {ours.pid}
+    assert pids(None) >= {ours.pid, other.pid}
+    assert pids("no-such-service") == set()
+
+
+def test_our_own_process_is_never_among_them(service):
+    code = (
+        "import os; from ropeway.hosts import processes\n"
+        "print([process.pid for process in processes.find(os.environ['ROPEWAY_SERVICE'])])"
+    )
+    done = subprocess.run(
+        (sys.executable, "-c", code),
+        env={**os.environ, processes.SERVICE: service},
+        stdout=subprocess.PIPE, text=True, check=True, start_new_session=True,
+    )  # fmt: skip
+    assert done.stdout == "[]\n"
+
+
+def test_a_process_that_has_ended_is_not_found_before_it_is_reaped(service, begin):
+    child, _ = begin(SLEEP)
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert pids(service) == set()
+
+
+def test_processes_are_asked_first_and_made_to_end_when_they_do_not(service, begin):
+    polite, _ = begin(SLEEP)
+    stubborn, _ = begin(STUBBORN)
+    began = time.monotonic()
+    assert processes.end(processes.find(service), patience=0.3) == ()
+    assert 0.3 <= time.monotonic() - began < 3
+    assert polite.wait(1) == -signal.SIGTERM
+    assert stubborn.wait(1) == -signal.SIGKILL
+
+
+def test_a_pid_that_was_given_to_another_is_left_alone(service, begin):
+    child, _ = begin(SLEEP)
+    [found] = processes.find(service)
+    assert processes.end([replace(found, started=found.started - 1)], patience=0.0) == ()
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.3)
+
+
+def test_ending_what_is_gone_is_no_error(service, begin):
+    child, _ = begin(SLEEP)
+    found = processes.find(service)
+    child.kill()
+    child.wait()
+    assert processes.end(found) == ()
+
+
+def test_taking_down_removes_processes_shared_memory_and_the_folder(service, begin, tmp_path):
+    shared = Path(f"/dev/shm/{service} x")
+    scratch = tmp_path / "scratch"
+    (scratch / "ray").mkdir(parents=True)
+    begin(MAPPED, str(shared))
+    begin(SLEEP)
+    assert processes.shared_memory(processes.find(service)) == {str(shared)}
+    gone = take_down(service, str(scratch))
+    assert (gone.processes, gone.shared_memory, gone.folders) == (
+        2,
+        (str(shared),),
+        (str(scratch),),
+    )
+    assert not gone.nothing
+    assert not shared.exists()
+    assert not scratch.exists()
+    assert pids(service) == set()
+    assert take_down(service, str(scratch)).nothing
+
+
+def test_shared_memory_that_was_removed_already_is_not_counted(service, begin, tmp_path):
+    shared = Path(f"/dev/shm/{service}")
+    begin(MAPPED, str(shared))
+    shared.unlink()
+    assert processes.shared_memory(processes.find(service)) == frozenset()
+    assert take_down(service, str(tmp_path / "none")).shared_memory == ()
