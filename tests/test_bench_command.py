@@ -58,6 +58,22 @@ def test_the_folder_is_below_runs_by_default(
     assert folder.name.endswith("Z-bench")
 
 
+def test_a_spec_gives_address_and_load_and_flags_go_before_it(tmp_path: Path) -> None:
+    with running(FAST) as fake:
+        address, port = re.findall(r"//([^:]+):(\d+)/", fake.url)[0]
+        (tmp_path / "my.yaml").write_text(
+            f"serve: {{address: {address}, port: {port}, layout: TP2×PP2}}\n"
+            "cluster: {local: {}}\nmodel: {name: smollm2}\n"
+            "workload: {clients: 2, requests: 6, input_tokens: 33, output_tokens: 9, seed: 5}\n"
+        )
+        flags = ("--requests", "3", "--out", str(tmp_path / "r"), "--json")
+        result = CliRunner().invoke(bench, ["-c", str(tmp_path / "my.yaml"), *flags])
+    assert result.exit_code == 0, result.output
+    done = json.loads(result.stdout)["conditions"]
+    names = ("url", "layout", "clients", "requests", "input_tokens", "output_tokens", "seed")
+    assert [done[name] for name in names] == [fake.url, "TP2×PP2", 2, 3, 33, 9, 5]
+
+
 def test_json_is_one_document(tmp_path: Path) -> None:
     with running(FAST) as fake:
         result = run(fake.url, "--out", str(tmp_path / "r"), "--json")

@@ -246,7 +246,8 @@ def test_the_dry_run_is_a_script_with_each_command_once(layout):
     subprocess.run(("sh", "-n"), input=script.encode(), check=True)
     for step in steps(found, vllm_cpu):
         assert script.count(shell_line(step.command) + "\n") == 1
-    assert script.startswith(f"# {layout} of smollm2-moe on {len(found.nodes)} host")
+    hosts = "1 host" if layout == "TP1" else "2 hosts"
+    assert script.startswith(f"# {layout} of smollm2-moe on {hosts}\n")
     assert 'VLLM_API_KEY="$KEY"' in script
     assert script.endswith("# ropeway down --name moe")
 

@@ -343,6 +343,18 @@ def test_a_layout_that_cannot_run_is_refused_with_the_nearest(folder, plan, caps
     assert is_clean(plan)
 
 
+def test_hosts_elsewhere_are_refused_and_not_taken_for_virtual_ones(folder, plan, capsys):
+    spec = folder.parent / "elsewhere.yaml"
+    spec.write_text(
+        "cluster: {hosts: [{address: 192.0.2.1, npus: 2}]}\n"
+        f"model: {{path: {folder.parent / 'model'}}}\nserve: {{engine: vllm-cpu}}\n"
+    )
+    what, hint = refused(["-c", str(spec)], capsys)
+    assert what == "this version of Ropeway starts engines on this machine only"
+    assert "cluster: {local:" in hint
+    assert is_clean(plan)
+
+
 def test_a_port_in_use_is_refused(folder, plan, capsys):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

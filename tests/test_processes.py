@@ -130,6 +130,34 @@ def test_a_session_that_somebody_else_leads_does_not_become_ours(service, begin)
     assert pids(service) == {labelled.pid}
 
 
+def test_a_session_that_nobody_leads_any_more_lends_its_label_to_no_stranger(service, begin):
+    code = (  # a leader that starts one process with the label and one without, and ends
+        "import os, subprocess, sys\n"
+        f"code = {SLEEP!r}\n"
+        "ours = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.DEVNULL)\n"
+        f"clean = {{k: v for k, v in os.environ.items() if k != {processes.SERVICE!r}}}\n"
+        "stranger = subprocess.Popen([sys.executable, '-c', code],\n"
+        "    stdout=subprocess.DEVNULL, env=clean)\n"
+        "print(ours.pid, flush=True)\n"
+        "print(stranger.pid, flush=True)\n"
+    )
+    leader, ours = begin(code)
+    stranger = int(leader.stdout.readline())
+    leader.wait()
+    try:
+        assert pids(service) == {ours}
+    finally:
+        os.kill(stranger, signal.SIGKILL)
+
+
+def test_session_zero_is_nobodys(service, begin, monkeypatch):
+    child, _ = begin(SLEEP)
+    everything = {process.pid: process for process in processes._all()}
+    inside = {pid: replace(process, session=0) for pid, process in everything.items()}
+    monkeypatch.setattr(processes, "_all", inside.values)  # as /proc shows it in a container
+    assert pids(service) == {child.pid}
+
+
 def test_only_the_service_asked_for_is_found(service, begin):
     ours, _ = begin(SLEEP)
     other, _ = begin(SLEEP, name=f"{service}-2")

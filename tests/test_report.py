@@ -258,7 +258,7 @@ def test_the_page_says_every_figure_in_words():
         "1,800 tok/s", "recorded elsewhere", "measured here", "did not start", "not measured",
         "worker 3: connection closed", "ropeway compare --local", "The chip is virtual.",
         "Not comparable in absolute terms", "只比较形状", "他处记录", "本次实测", "启动失败",
-        "2026-01-31 10:12 UTC", "all gave the reference answer", "p50 250 ms · p99 397 ms",
+        "2026-01-31 10:12 UTC", "all gave the same answer", "p50 250 ms · p99 397 ms",
     ):  # fmt: skip
         assert words in text
 
@@ -356,6 +356,17 @@ def test_the_comparison_fits_the_terminal_and_loses_nothing(width):
 def test_a_wrong_answer_shows_in_the_comparison():
     wrong = replace(ran("TP2", 2, 1, 300.0), answer_matches_reference=False)
     assert "DIFFERS" in shown(compare_table(compared(wrong)), 80)
+
+
+def test_answers_are_held_against_the_one_that_shares_are_taken_of():
+    unknown = replace(ran("TP1", 1, 1, 300.0), answer_matches_reference=None)
+    other = replace(unknown, layout="TP2", answer="Lyon.")
+    none = replace(unknown, layout="TP4", answer=None)
+    same = replace(unknown, layout="PP2")
+    comparison = compared(other, unknown, none, same, baseline="TP1").with_answers_compared()
+    found = [result.answer_matches_reference for result in comparison.results]
+    assert found == [False, True, None, True]
+    assert compared(none).with_answers_compared() == compared(none)
 
 
 def test_a_load_test_shows_its_conditions_rates_latencies_and_errors():

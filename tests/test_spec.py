@@ -209,6 +209,8 @@ def test_beyond_loopback_a_key_is_needed(address: str) -> None:
         ("serve: {memory: 1.1}", "serve.memory", " must be at most 1, not `1.1`"),
         ("serve: {memory: half}", "serve.memory", ' must be a number, not `"half"`'),
         ("serve: {kv_cache: lots}", "serve.kv_cache", ": `lots` is not a size"),
+        ("serve: {engine_args: {data-parallel-backend: mp}}",
+         "serve.engine_args.data-parallel-backend", " repeats `serve.layout`"),
         ("serve: {kv_cache: 4}", "serve.kv_cache", ": `4` is 4 bytes; write the unit"),
         ("serve: {kv_cache: 1.5}", "serve.kv_cache", ": `1.5` is not a size"),
         ("serve: {kv_cache: '" + "9" * 400 + "'}", "serve.kv_cache", ": too large a size"),
@@ -378,7 +380,7 @@ def test_engine_arguments_that_no_engine_could_read_are_refused(
 
 
 @pytest.mark.parametrize(
-    "name", ["model-impl", "data-parallel-backend", "kv-cache-dtype", "max-num-batched-tokens"]
+    "name", ["model-impl", "data-parallel-rpc-port", "kv-cache-dtype", "max-num-batched-tokens"]
 )
 def test_engine_flags_that_only_look_alike_pass(name: str) -> None:
     assert Serve(engine_args={name: 1}).engine_args == {name: 1}

@@ -6,7 +6,7 @@ report can lay the two side by side. Nothing here draws or writes; `ropeway.repo
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -47,7 +47,7 @@ class LayoutResult:
     error                     the root cause, one line; None when ok
     start_seconds             from the first command to the first generated token
     answer                    to the one prompt every layout gets, for people to read
-    answer_matches_reference  against the reference for the same weights; None: not compared
+    answer_matches_reference  the same answer as `Comparison.reference`; None: not compared
     run_dir                   the folder with the logs and the raw timings
     """
 
@@ -102,6 +102,17 @@ class Comparison:
             if result.layout == self.baseline and result.output_tokens_per_s:
                 return result
         return self.best
+
+    def with_answers_compared(self) -> "Comparison":
+        """Each answer held against that of `reference`, letter by letter."""
+        wanted = self.reference.answer if self.reference else None
+
+        def compared(result: LayoutResult) -> LayoutResult:
+            if wanted is None or result.answer is None:
+                return result
+            return replace(result, answer_matches_reference=result.answer == wanted)
+
+        return replace(self, results=tuple(map(compared, self.results)))
 
     def share_of_best(self, result: LayoutResult) -> float | None:
         """Throughput as a share of `reference`: 1.0 is the same; None when not measured."""

@@ -355,10 +355,7 @@ def _read_size(value: object) -> object:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"{shown(value)} is not a size; write it like `4GiB`")
-    try:
-        size = parse_bytes(value)
-    except OverflowError:
-        raise ValueError("too large a size") from None
+    size = parse_bytes(value)
     if size < _MIB:
         raise ValueError(f"`{value}` is {size} bytes; write the unit, like `4GiB`")
     return size
@@ -427,6 +424,12 @@ class Serve(_Noun):
     @field_serializer("kv_cache")
     def _write_size(self, size: int | None) -> str | None:
         return None if size is None else _print_size(size)
+
+    @property
+    def url(self) -> str:
+        """Base URL of the OpenAI-shaped API, for clients on the host that serves."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.address, self.address)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
 
 
 class Workload(_Noun):

@@ -19,7 +19,10 @@ def parse_bytes(text: str | int) -> int:
     if not found:
         raise ValueError(f"`{text}` is not a size; write it like 64GiB, 512MB or a number of bytes")
     number, unit = found.groups()
-    return int(float(number) * _FACTORS[(unit or "").lower()])
+    try:
+        return int(float(number) * _FACTORS[(unit or "").lower()])
+    except OverflowError:
+        raise ValueError("too large a size") from None
 
 
 def format_bytes(count: float) -> str:

@@ -105,6 +105,12 @@ def stand(spec: Spec, screen: Screen) -> Ground:
     Raises Refused before anything is started.
     """
     engine = engine_named(spec.engine)
+    if not spec.cluster.is_local:
+        raise Refused(
+            "this version of Ropeway starts engines on this machine only",
+            where="cluster.hosts",
+            hint="write `cluster: {local: {hosts: 2, npus: 2}}` to rehearse here",
+        )
     here = LocalHost()
     facts = gather(here, sys.executable, SCRATCH_PARENT)
     _check_key(spec)

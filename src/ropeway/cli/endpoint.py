@@ -3,17 +3,19 @@
 import functools
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
 from ropeway.cli.options import with_options
 from ropeway.client import Endpoint, normalise_url
+from ropeway.spec import load_spec
 
 
 def endpoint_options(
     timeout: float,
 ) -> Callable[[Callable[..., object]], Callable[..., object]]:
-    """`--url`, `--key-env`, `--timeout`, passed as one `endpoint: Endpoint`; and `--model`.
+    """`--url`, `--key-env`, `--timeout`, passed as one `endpoint: Endpoint`; `--model`; `-c`.
 
     timeout  seconds of silence after which a request is given up, unless told otherwise
     """
@@ -29,8 +31,28 @@ def endpoint_options(
     return decorate
 
 
+def _defaults_from_spec(ctx: click.Context, _param: click.Parameter, file: Path | None) -> None:
+    """What the spec says becomes the default of the flags that say the same."""
+    if file is None:
+        return
+    spec = load_spec(file)
+    key = {"key_env": spec.serve.api_key_env} if spec.serve.api_key_env else {}
+    layout = {"layout": str(spec.serve.layout)}
+    ctx.default_map = {**spec.workload.model_dump(), **layout, **key, "url": spec.serve.url}
+
+
 def _options(timeout: float) -> list[Callable[..., Callable[..., object]]]:
     return [
+        click.option(
+            "-c",
+            "--config",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            is_eager=True,
+            expose_value=False,
+            callback=_defaults_from_spec,
+            help="Take address, key's name and load from this spec; other flags go before it.",
+        ),
         click.option(
             "--url", default="http://127.0.0.1:8000/v1", show_default=True, help="Base URL."
         ),

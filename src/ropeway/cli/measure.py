@@ -188,7 +188,7 @@ class Series:
             command=shlex.join(command),
             ropeway=__version__,
             notes=_NOTES,
-        )
+        ).with_answers_compared()
 
 
 _NOTES = (

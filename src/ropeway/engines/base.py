@@ -53,9 +53,7 @@ class Deployment:
     @property
     def url(self) -> str:
         """Where clients on the head find it: the base URL of the OpenAI-shaped API."""
-        everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
-        host = everywhere.get(self.serve.address, self.serve.address)
-        return f"http://{host}:{self.serve.port}/v1"
+        return self.serve.url
 
     @property
     def engine_log(self) -> str:

@@ -5,7 +5,8 @@ Every process that Ropeway starts on a virtual host carries `ROPEWAY_SERVICE`, `
 `/proc/PID/environ` shows (they set their title), so a process is also ours when it lives in the
 session of one that is labelled: `setsid` gave each of our commands a session of its own. A session
 that somebody else leads is not ours, whoever lives there: a labelled command that was pasted into a
-terminal must not make that terminal's shell ours.
+terminal must not make that terminal's shell ours. Nor is session 0, which is how /proc in a
+container shows every session whose leader lives outside of it.
 
 Linux only: it reads /proc.
 """
@@ -50,13 +51,15 @@ def find(service: str | None = None) -> tuple[Process, ...]:
     found = {process.pid: process for process in _all()}
     labels: dict[int, Process] = {}  # by session; the labelled process that started first speaks
     for process in sorted(found.values(), key=lambda process: process.started):
-        if process.service and not _is_strange(found.get(process.session)):
+        if process.service and process.session and not _is_strange(found.get(process.session)):
             labels.setdefault(process.session, process)
     ours = []
     for process in found.values():
         speaker = process if process.service else labels.get(process.session)
         if speaker is None or process.pid == os.getpid():
             continue
+        if not process.service and process.session not in found and _shows_environment(process.pid):
+            continue  # nobody says whose session it was: perhaps a terminal's, closed since
         if service is None or speaker.service == service:
             ours.append(_labelled(process, speaker))
     return tuple(sorted(ours, key=lambda process: process.pid))
@@ -131,11 +134,13 @@ def _environment(entry: Path) -> Mapping[str, str]:
 
 def _is_strange(leader: Process | None) -> bool:
     """Whether the leader of a session shows an environment, and no label of ours in it."""
-    if leader is None or leader.service:
-        return False
+    return leader is not None and not leader.service and _shows_environment(leader.pid)
+
+
+def _shows_environment(pid: int) -> bool:
     try:
-        return b"=" in (_PROC / str(leader.pid) / "environ").read_bytes()
-    except OSError:  # another user's, or just gone
+        return b"=" in (_PROC / str(pid) / "environ").read_bytes()
+    except OSError:  # another user's, or just gone: nothing of ours
         return True
 
 

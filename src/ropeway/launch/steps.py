@@ -66,7 +66,8 @@ def steps(deployment: Deployment, engine: Engine) -> tuple[Step, ...]:
 def dry_run(deployment: Deployment, engine: Engine) -> str:
     """The steps as a shell script: pasted into a shell, it starts what `up` would start."""
     addresses = {node.name: node.address for node in deployment.nodes}
-    lines = [f"# {deployment.layout} of {deployment.served_name} on {len(addresses)} hosts"]
+    hosts = "1 host" if len(addresses) == 1 else f"{len(addresses)} hosts"
+    lines = [f"# {deployment.layout} of {deployment.served_name} on {hosts}"]
     for step in steps(deployment, engine):
         lines += [
             f"\n# {step.name} ({step.host}, {addresses[step.host]})",
