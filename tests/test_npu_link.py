@@ -37,7 +37,7 @@ def on_ranks(size: int, act: Callable[[Mesh], Any]) -> list[Any]:
 def gathered(mesh: Mesh, own: bytes, sizes: list[int]) -> list[bytes]:
     parts = [bytearray(size) for size in sizes]
     parts[mesh.rank][:] = own
-    mesh.exchange(memoryview(own), [memoryview(part) for part in parts])
+    mesh.exchange([memoryview(own)] * len(sizes), [memoryview(part) for part in parts])
     return [bytes(part) for part in parts]
 
 
@@ -56,8 +56,24 @@ def test_more_than_the_buffers_hold_goes_both_ways_at_once():
 
 def test_ranks_may_send_unequal_lengths_and_nothing():
     sent = [b"", b"ab", b"c" * 100_000]
-    got = on_ranks(3, lambda mesh: gathered(mesh, sent[mesh.rank], [0, 2, 100_000]))
-    assert got == [sent] * 3
+
+    def act(mesh: Mesh) -> list[list[bytes]]:
+        return [gathered(mesh, sent[mesh.rank], [0, 2, 100_000]) for _ in range(3)]
+
+    assert on_ranks(3, act) == [[sent] * 3] * 3
+
+
+def test_nobody_waits_for_a_peer_that_has_nothing_to_send():
+    over = threading.Event()  # only then does rank 1 leave, which would wake rank 0
+
+    def act(mesh: Mesh) -> list[bytes]:
+        got = gathered(mesh, b"ab" if mesh.rank == 0 else b"", [2, 0])
+        if mesh.rank == 0:
+            over.set()
+        assert over.wait(10), "rank 0 waited for an empty message"
+        return got
+
+    assert on_ranks(2, act) == [[b"ab", b""]] * 2
 
 
 def test_one_exchange_does_not_run_into_the_next():

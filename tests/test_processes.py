@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ropeway.hosts import processes
-from ropeway.launch.takedown import take_down
+from ropeway.launch.takedown import note_shared_memory, take_down
 
 # A leader that starts a child whose environment is empty, says its pid, and waits.
 CLEANED = """
@@ -230,6 +230,20 @@ def test_taking_down_removes_processes_shared_memory_and_the_folder(service, beg
     assert not scratch.exists()
     assert pids(service) == set()
     assert take_down(service, str(scratch)).nothing
+
+
+def test_shared_memory_of_what_has_crashed_is_removed_if_it_was_noted(service, begin, tmp_path):
+    first, second = Path(f"/dev/shm/{service}-1"), Path(f"/dev/shm/{service}-2")
+    for shared in (first, second):
+        child, _ = begin(MAPPED, str(shared))
+        note_shared_memory(service, str(tmp_path))
+        child.kill()
+        child.wait()
+    note_shared_memory(service, str(tmp_path))
+    gone = take_down(service, str(tmp_path))
+    assert gone.shared_memory == (str(first), str(second))
+    assert not first.exists()
+    assert not second.exists()
 
 
 def test_shared_memory_that_was_removed_already_is_not_counted(service, begin, tmp_path):

@@ -37,6 +37,11 @@ _ERROR = re.compile(
     r"|.*(?:Fatal Python error|Segmentation fault|SIGSEGV|SIGKILL|OOM|out of memory"
     r"|No space left on device|Address already in use|error: argument|error: unrecognized).*)$"
 )
+_RANK = re.compile(r"\((?:RayWorkerProc|RayWorkerWrapper|VllmWorker|Worker)[_ )]|\[rank\d+\]:")
+# A rank that says so was left alone by the one that failed.
+_LOST_PEER = re.compile(
+    r"[Cc]onnection (?:closed|reset|refused)|a peer rank has gone|Broken pipe|DistNetworkError"
+)
 # Lines that only say that something else went wrong.
 _ECHOES = re.compile(
     r"Engine core initialization failed|EngineCore failed|See root cause|died unexpectedly"
@@ -96,23 +101,44 @@ def listening(log: str) -> bool:
 
 
 def root_cause(log: str) -> str | None:
-    """The earliest line that names an error itself rather than its echo in another process."""
-    lines = log.splitlines()
-    for number, line in enumerate(lines, 1):
-        if _CALM.search(line):
-            continue
-        text = _TAGS.sub("", _ESCAPES.sub("", line)).strip()
-        if _ERROR.match(text) and not _ECHOES.search(text):
-            return text + _detail(text, lines[number : number + 3])
-    return None
+    """The line that names an error itself rather than its echo in another process.
+
+    The earliest of a rank's, and only without one the earliest of the others: a rank fails first,
+    and its lines come last, since Ray brings them.
+    """
+    lines = [_ESCAPES.sub("", line) for line in log.splitlines()]
+    found = []
+    for number, line in enumerate(lines):
+        text = _plain(line)
+        if _ERROR.match(text) and not _ECHOES.search(text) and not _CALM.search(line):
+            distance = 2 if _LOST_PEER.search(text) else 0 if _RANK.search(line) else 1
+            found.append((distance, number, text))
+    if not found:
+        return None
+    _, number, text = min(found)
+    return text + _detail(text, lines[:number], lines[number + 1 : number + 4])
 
 
-def _detail(text: str, below: list[str]) -> str:
-    """What a validation error says in the lines below it; vLLM checks its config in this way."""
-    if not re.search(r"validation errors? for \w+$", text):
-        return ""
-    found = next((line for line in below if "[type=" in line), "")
-    return f": {_TAGS.sub('', found).partition('[type=')[0].strip()}" if found else ""
+def _detail(text: str, above: list[str], below: list[str]) -> str:
+    """What the error leaves to the lines around it.
+
+    Below a validation error stands what is wrong: vLLM checks its config in this way. Above a bare
+    `AssertionError` stands the code that raised it, perhaps with a line of carets between.
+    """
+    if re.search(r"validation errors? for \w+$", text):
+        said = next((line for line in below if "[type=" in line), "")
+        return f": {_plain(said).partition('[type=')[0].strip()}" if said else ""
+    if text.endswith("Error"):
+        code = next(
+            (plain for line in reversed(above[-2:]) if (plain := _plain(line)).strip("^~ ")), ""
+        )
+        return f": {code}" if code else ""
+    return ""
+
+
+def _plain(line: str) -> str:
+    """The line without its furniture."""
+    return _TAGS.sub("", line).strip()
 
 
 def _data_ranks_on_head(deployment: Deployment) -> int:

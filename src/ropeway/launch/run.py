@@ -12,7 +12,7 @@ from ropeway.hosts.interrupts import uninterrupted as uninterrupted
 from ropeway.launch import ray
 from ropeway.launch.status import running
 from ropeway.launch.steps import Step, probe_of, steps
-from ropeway.launch.takedown import take_down
+from ropeway.launch.takedown import note_shared_memory, take_down
 
 Hosts = Mapping[str, Host]
 Tell = Callable[[str], None]
@@ -106,14 +106,18 @@ def _wait_until_ready(deployment: Deployment, engine: Engine, hosts: Hosts, tell
     head = hosts[deployment.head.name]
     deadline = time.monotonic() + deployment.serve.start_timeout
     probe = probe_of(deployment).command(deployment.python)
+    before = ""
     while time.monotonic() < deadline:
         log = read_log(head, deployment.engine_log)
-        tell(engine.activity(log))
+        tell(activity := engine.activity(log))
+        if activity != before:  # an engine makes its shared memory while it starts
+            note_shared_memory(deployment.service, deployment.scratch)
+            before = activity
         if not any(process.role == "engine" for process in running(deployment.service)):
             raise LaunchError("the engine ended while it was starting", where=deployment.engine_log)
         if engine.listening(log):
             answer = run_command(head, probe, timeout=90.0)
-            if answer.ok and int(answer.stdout) > 0:
+            if answer.ok and answer.stdout.strip() not in ("0", "None"):
                 return
             if engine.root_cause(log):
                 answer.check("the engine answers, but generates nothing", where=deployment.url)

