@@ -241,7 +241,9 @@ def root(tmp_path):
     (source / WEIGHTS).write_bytes(b"none")
     files = {path.name: describe(path) for path in source.iterdir()}
     files[WEIGHTS] = Entry(4, RECIPES["smollm2"].weights_sha256)
-    write_manifest(source, Manifest("smollm2", 1, "a test", "0" * 64, files))
+    write_manifest(
+        source, Manifest("smollm2", RECIPES["smollm2"].version, "a test", "0" * 64, files)
+    )
     return folder
 
 
@@ -308,7 +310,7 @@ def test_a_changed_byte_is_noticed_only_when_asked_to_verify(root):
 
 def test_an_older_recipe_is_made_again(root):
     fetch("tiny-qwen3-moe", root)
-    newer = replace(RECIPES["tiny-qwen3-moe"], version=2)
+    newer = replace(RECIPES["tiny-qwen3-moe"], version=RECIPES["tiny-qwen3-moe"].version + 1)
     assert fault(newer, root) == "made by another recipe"
 
 

@@ -21,14 +21,14 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], 
 print(child.pid, flush=True)
 time.sleep(60)
 """
-# Writes zeros over the memory that /proc/self/environ shows, as programs do that set their title.
+# Writes zeros over most of what /proc/self/environ shows, as programs do that set their title.
 OVERWRITTEN = """
 import os, time
 fields = open("/proc/self/stat").read().rpartition(")")[2].split()
 start, end = int(fields[47]), int(fields[48])
 with open("/proc/self/mem", "r+b", buffering=0) as memory:
     memory.seek(start)
-    memory.write(bytes(end - start))
+    memory.write(bytes(end - start - 20))
 print(os.getpid(), flush=True)
 time.sleep(60)
 """
@@ -63,7 +63,7 @@ def begin(service):
     """Start Python code with labels; gives the process, and the number it says first."""
     begun = []
 
-    def start(code, *args, role="engine", name=service, session=True):
+    def start(code, *args, role="engine", name=service, session=True, last="LAST=1"):
         child = subprocess.Popen(
             (sys.executable, "-c", code, *args),
             env={
@@ -71,6 +71,7 @@ def begin(service):
                 processes.SERVICE: name,
                 processes.HOST: "host1",
                 processes.ROLE: role,
+                last.partition("=")[0]: last.partition("=")[2],
             },
             stdout=subprocess.PIPE,
             start_new_session=session,
@@ -118,8 +119,10 @@ def test_a_leader_that_overwrote_its_environment_is_found_with_its_children(serv
         f"subprocess.Popen([sys.executable, '-c', {SLEEP!r}], stdout=subprocess.DEVNULL)\n"
         + OVERWRITTEN
     )
-    leader, _ = begin(code)
-    assert processes.SERVICE.encode() not in Path(f"/proc/{leader.pid}/environ").read_bytes()
+    leader, _ = begin(code, last="ABCDEFGHIJ=klmnopqrst")
+    shown = Path(f"/proc/{leader.pid}/environ").read_bytes()
+    assert processes.SERVICE.encode() not in shown
+    assert b"=" in shown
     assert leader.pid in pids(service)
     assert len(pids(service)) == 2
 

@@ -26,22 +26,33 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
 STOCK_WORKER = "  engine_args: {worker-cls: vllm.v1.worker.cpu_worker.CPUWorker}"
-PLATFORM = "from vllm.platforms import current_platform as p; print('platform', type(p).__name__)"
+# Says which platform vLLM takes, and how its message queues wait.
+CHOSEN = """
+from vllm.platforms import current_platform
+from vllm.plugins import load_general_plugins
+from vllm.distributed.device_communicators.shm_broadcast import __dict__ as queues
+load_general_plugins()
+print(type(current_platform).__name__, queues["SpinCondition"].__name__)
+"""
 
 
 @pytest.mark.parametrize(
-    ("switch", "platform"),
-    [(None, "CpuPlatform"), ("0", "CpuPlatform"), ("1", "VirtualNPUPlatform")],
+    ("switch", "chosen"),
+    [
+        (None, "CpuPlatform SpinCondition"),
+        ("0", "CpuPlatform SpinCondition"),
+        ("1", "VirtualNPUPlatform SleepCondition"),
+    ],
 )
-def test_it_is_there_only_when_asked_for(switch: str | None, platform: str) -> None:
+def test_it_is_there_only_when_asked_for(switch: str | None, chosen: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != SWITCH}
     if switch is not None:
         environment[SWITCH] = switch
     found = subprocess.run(
-        (sys.executable, "-c", PLATFORM), env=environment, stdout=subprocess.PIPE, text=True,
+        (sys.executable, "-c", CHOSEN), env=environment, stdout=subprocess.PIPE, text=True,
         check=True,
     )  # fmt: skip
-    assert found.stdout.splitlines()[-1] == f"platform {platform}"
+    assert found.stdout.splitlines()[-1] == chosen
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -28,7 +28,7 @@ class Settings:
 
     model: str
     max_tokens: int | None = None
-    temperature: float = 0.6
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,17 @@ from ropeway.checkpoints.texts import (
 )
 from ropeway.errors import ModelError
 
+# How to sample when a request does not say: from the model's card. At vLLM's own default, 1.0, so
+# small a model often makes up its answer.
+_GENERATION = {
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+    "do_sample": True,
+    "temperature": 0.2,
+    "top_p": 0.9,
+}
+
 LAYERS = 30
 HIDDEN = 576
 HEADS = 9
@@ -57,7 +68,7 @@ def build(source: Path, into: Path) -> str:
     """
     gguf = parse_gguf(_gguf_bytes(source))
     write_json(into / CONFIG, _config())
-    write_json(into / GENERATION_CONFIG, {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2})
+    write_json(into / GENERATION_CONFIG, _GENERATION)
     write_json(into / TOKENIZER, _tokenizer(gguf))
     write_json(into / TOKENIZER_CONFIG, _tokenizer_config(gguf))
     return write_weights(into / WEIGHTS, _tensors(gguf))

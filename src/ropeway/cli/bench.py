@@ -53,7 +53,7 @@ class _Asked:
 
 @click.command()
 @screen_options
-@endpoint_options(timeout=600.0)
+@endpoint_options(timeout=600.0, load=True)
 @click.option(
     "--clients",
     type=click.IntRange(min=1),

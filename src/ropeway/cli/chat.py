@@ -33,7 +33,11 @@ _COMMANDS = "/clear forgets the conversation · /system TEXT sets the system pro
     help="Show the model this image with the first question; may be repeated.",
 )
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer, in tokens.")
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.6, show_default=True)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 2),
+    help="0 always takes the likeliest token.  [default: the server's, often the model's own]",
+)
 @click.option(
     "-i",
     "--interactive",
@@ -49,7 +53,7 @@ def chat(
     system: str | None,
     images: tuple[Path, ...],
     max_tokens: int | None,
-    temperature: float,
+    temperature: float | None,
     interactive: bool,
 ) -> None:
     """Talk with a served model, at any OpenAI-compatible URL.

@@ -13,11 +13,12 @@ from ropeway.spec import load_spec
 
 
 def endpoint_options(
-    timeout: float,
+    timeout: float, *, load: bool = False
 ) -> Callable[[Callable[..., object]], Callable[..., object]]:
     """`--url`, `--key-env`, `--timeout`, passed as one `endpoint: Endpoint`; `--model`; `-c`.
 
     timeout  seconds of silence after which a request is given up, unless told otherwise
+    load     the verb sends a load: `-c` gives its flags the spec's `workload` as defaults too
     """
 
     def decorate(verb: Callable[..., object]) -> Callable[..., object]:
@@ -26,22 +27,24 @@ def endpoint_options(
             key = os.environ.get(key_env) or None
             return verb(endpoint=Endpoint(normalise_url(url), key, key_env, timeout), **rest)
 
-        return with_options(connected, _options(timeout))
+        return with_options(connected, _options(timeout, load=load))
 
     return decorate
 
 
-def _defaults_from_spec(ctx: click.Context, _param: click.Parameter, file: Path | None) -> None:
-    """What the spec says becomes the default of the flags that say the same."""
-    if file is None:
-        return
-    spec = load_spec(file)
-    key = {"key_env": spec.serve.api_key_env} if spec.serve.api_key_env else {}
-    layout = {"layout": str(spec.serve.layout)}
-    ctx.default_map = {**spec.workload.model_dump(), **layout, **key, "url": spec.serve.url}
+def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., object]]]:
+    def take_defaults(ctx: click.Context, _param: click.Parameter, file: Path | None) -> None:
+        if file is None:
+            return
+        spec = load_spec(file)
+        found: dict[str, object] = {"url": spec.serve.url}
+        if spec.serve.api_key_env:
+            found["key_env"] = spec.serve.api_key_env
+        if load:
+            found |= {**spec.workload.model_dump(), "layout": str(spec.serve.layout)}
+        ctx.default_map = found
 
-
-def _options(timeout: float) -> list[Callable[..., Callable[..., object]]]:
+    what = "address, key and load" if load else "address and key"
     return [
         click.option(
             "-c",
@@ -50,8 +53,8 @@ def _options(timeout: float) -> list[Callable[..., Callable[..., object]]]:
             metavar="FILE",
             is_eager=True,
             expose_value=False,
-            callback=_defaults_from_spec,
-            help="Take address, key's name and load from this spec; other flags go before it.",
+            callback=take_defaults,
+            help=f"Take {what} from this spec; other flags go before it.",
         ),
         click.option(
             "--url", default="http://127.0.0.1:8000/v1", show_default=True, help="Base URL."

@@ -138,8 +138,9 @@ def _is_strange(leader: Process | None) -> bool:
 
 
 def _shows_environment(pid: int) -> bool:
+    """Not overwritten: a new title, padded with zeros, covers the beginning and leaves the end."""
     try:
-        return b"=" in (_PROC / str(pid) / "environ").read_bytes()
+        return b"=" in (_PROC / str(pid) / "environ").read_bytes().partition(b"\0")[0]
     except OSError:  # another user's, or just gone: nothing of ours
         return True
 

@@ -30,6 +30,8 @@ def settings(deployment: Deployment) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray runs its workers at niceness 15; here they are the work.
         "RAY_worker_niceness": "0",
+        # Ray starts a worker per core in advance, and vLLM's actors cannot use them.
+        "RAY_prestart_worker_first_driver": "0",
     }
 
 

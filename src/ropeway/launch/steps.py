@@ -57,9 +57,12 @@ def steps(deployment: Deployment, engine: Engine) -> tuple[Step, ...]:
     )  # fmt: skip
     if not deployment.uses_ray:
         return (*first, serve)
-    # The engine before Ray: it imports for a quarter of a minute before it looks for Ray, waits
-    # for it when it is late, and the two start-ups keep different cores busy.
     token = Step("make the token that Ray asks for", head, ray.make_token(deployment))
+    if deployment.layout.data > 1:
+        # vLLM 0.32.0 counts the hosts for its data ranks once, and does not wait for late ones.
+        return (*first, token, *_ray_steps(deployment, engine), serve)
+    # The engine before Ray: it imports for ten seconds before it looks for Ray, waits for it when
+    # it is late, and the two start-ups keep different cores busy.
     return (*first, token, serve, *_ray_steps(deployment, engine))
 
 

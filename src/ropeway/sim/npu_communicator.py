@@ -12,7 +12,7 @@ from vllm.distributed.device_communicators import shm_broadcast
 from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
 
 from ropeway.sim.npu_link import Mesh
-from ropeway.sim.plugin import stock
+from ropeway.sim.plugin import asked_for, stock
 
 # How long a process sleeps at most before it looks at its queue again, milliseconds. vLLM's wake-up
 # message can be lost when two writes follow each other closely: harmless while readers poll, a
@@ -37,8 +37,12 @@ class SleepCondition(shm_broadcast.SpinCondition):
 
 
 def sleep_while_waiting() -> None:
-    """Let this process's message queues use it; before the first one is opened."""
-    if not stock("spin"):
+    """Let this process's message queues use it.
+
+    vLLM calls it in each of its processes before it opens a queue (entry point
+    `vllm.general_plugins`), also where no virtual NPU was asked for: there it does nothing.
+    """
+    if asked_for() and not stock("spin"):
         shm_broadcast.SpinCondition = SleepCondition
 
 

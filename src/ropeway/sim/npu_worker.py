@@ -10,12 +10,8 @@ import torch
 from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from ropeway.sim.npu_communicator import sleep_while_waiting
-
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
-
-sleep_while_waiting()  # before this process opens its first message queue
 
 stock_apply = CPUUnquantizedExperts.apply
 

@@ -14,9 +14,12 @@ STOCK = "ROPEWAY_VIRTUAL_NPU_STOCK"
 
 def platform() -> str | None:
     """The platform class to load, as a dotted name; None leaves vLLM's own choice alone."""
-    if os.environ.get(SWITCH) != "1":
-        return None
-    return "ropeway.sim.npu_platform.VirtualNPUPlatform"
+    return "ropeway.sim.npu_platform.VirtualNPUPlatform" if asked_for() else None
+
+
+def asked_for() -> bool:
+    """Whether this process is to have a virtual NPU."""
+    return os.environ.get(SWITCH) == "1"
 
 
 def stock(what: str) -> bool:
