@@ -54,5 +54,9 @@ def service(folder: Path) -> Iterator[dict[str, Any]]:
         yield ropeway(folder, "up")
     finally:
         subprocess.run(
-            (ROPEWAY, "down", "--name", NAME, "--quiet"), cwd=folder, check=False, timeout=120
+            (ROPEWAY, "down", "--name", NAME, "--json"),
+            cwd=folder,
+            check=False,
+            timeout=120,
+            stdout=subprocess.DEVNULL,
         )

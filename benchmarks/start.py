@@ -87,7 +87,7 @@ def peak_bytes(pid: int) -> int:
 
 def down(folder: Path) -> None:
     """Whatever was started is gone afterwards."""
-    subprocess.run((ROPEWAY, "down", "--name", NAME, "--quiet"), cwd=folder, check=False)
+    subprocess.run((ROPEWAY, "down", "--name", NAME), cwd=folder, check=False, capture_output=True)
 
 
 if __name__ == "__main__":

@@ -152,6 +152,8 @@ def _layouts(comparison: Comparison, *, wide: bool) -> Table:
         *((title, "right") for title in latency),
         ("answer", "left"),
     )
+    names = (len(result.layout) for result in comparison.results)
+    table.columns[0].min_width = min(20, max(names, default=0))  # a folded name is hard to read
     for result in in_order(comparison):
         table.add_row(*_layout_row(comparison, result, spread))
     return table
@@ -165,7 +167,7 @@ def _layout_row(
     row: list[str | Text] = [
         Text(one_line(result.layout), style="bold" if best else ""),
         where,
-        seconds(result.start_seconds),
+        NONE if result.start_seconds is None else f"{result.start_seconds:.0f} s",
     ]
     summary = result.summary
     if summary is None:
