@@ -47,6 +47,10 @@ class Recipe:
     rest: tuple[str, ...]
     exact: bool
 
+    def __str__(self) -> str:
+        length = "exactly" if self.exact else "about"
+        return f"random words, {length} {self.tokens} tokens, no shared beginning"
+
 
 @dataclass(frozen=True)
 class RandomPrompts(Sequence[str]):

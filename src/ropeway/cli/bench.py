@@ -173,7 +173,6 @@ def _check_fits(served: ServedModel, flags: _Asked) -> None:
 def _conditions(
     endpoint: Endpoint, model: str, flags: _Asked, recipe: Recipe, started: datetime
 ) -> Conditions:
-    length = "exactly" if recipe.exact else "about"
     return Conditions(
         url=endpoint.url,
         model=model,
@@ -191,7 +190,7 @@ def _conditions(
         rate=flags.rate,
         ignore_eos=flags.ignore_eos,
         warmup=flags.warmup,
-        prompts=f"random words, {length} {recipe.tokens} tokens, no shared beginning",
+        prompts=str(recipe),
     )
 
 

@@ -126,7 +126,6 @@ class Series:
 
     def _conditions(self, deployment: Deployment, recipe: Recipe) -> Conditions:
         wanted = self.ground.spec.workload
-        length = "exactly" if recipe.exact else "about"
         return Conditions(
             url=deployment.url,
             model=deployment.served_name,
@@ -142,7 +141,7 @@ class Series:
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
             ropeway=__version__,
             warmup=_WARMUP,
-            prompts=f"random words, {length} {recipe.tokens} tokens, no shared beginning",
+            prompts=str(recipe),
         )
 
     def _result(
