@@ -8,6 +8,7 @@ import click
 
 from ropeway.bench.record import new_run_dir
 from ropeway.cli.bringup import interruptible, parse_layout, read_spec, stand, with_flags
+from ropeway.cli.call import current_call
 from ropeway.cli.measure import Series, run_all
 from ropeway.cli.options import config_option, screen_options
 from ropeway.comparison import Comparison, comparison_to_data
@@ -69,6 +70,7 @@ def compare(
         )
     folder = out or new_run_dir(Path("runs"), "compare", datetime.now(UTC))
     folder.mkdir(parents=True, exist_ok=True)
+    current_call().folder = folder
     series = Series(ground, folder, screen)
     try:
         with interruptible(), screen.stages([str(layout) for layout in chosen]) as stages:

@@ -8,6 +8,7 @@ import click
 
 from ropeway.bench.record import new_run_dir
 from ropeway.cli.bringup import Ground, interruptible, stand
+from ropeway.cli.call import current_call
 from ropeway.cli.compare import tell
 from ropeway.cli.measure import Series, run_all
 from ropeway.cli.options import screen_options
@@ -65,6 +66,7 @@ def demo(ctx: click.Context, *, every: bool, port: int, out: Path | None, screen
         with stages.stage(check):
             ground = _check(spec, screen)
         folder.mkdir(parents=True, exist_ok=True)
+        current_call().folder = folder
         series = Series(ground, folder, screen)
         try:
             run_all(series, layouts, stages)

@@ -7,6 +7,7 @@ import click
 
 from ropeway.bench.record import new_run_dir
 from ropeway.cli.bringup import bring_up, deployment_for, read_spec, stand, with_flags
+from ropeway.cli.call import current_call
 from ropeway.cli.options import config_option, dry_run_option, screen_options
 from ropeway.cli.service import checked_name
 from ropeway.launch.steps import dry_run as script_of
@@ -56,6 +57,7 @@ def up(
         return
     screen.detail(script)
     folder.mkdir(parents=True)
+    current_call().folder = folder
     seconds = bring_up(ground, deployment, screen)
     (folder / "spec.yaml").write_text(dump_spec(spec), encoding="utf-8")
     (folder / "commands.sh").write_text(script + "\n", encoding="utf-8")
