@@ -1,8 +1,8 @@
 """The wires between virtual NPUs: one TCP connection per pair of ranks of a group.
 
 gloo hands every message through two or three threads. On two cores each hand-over is a wake-up, and
-an all-reduce of one token's activations (1,152 bytes) took 2.4 ms over two ranks and 5.3 ms over
-four, where the sockets below took 0.06 and 0.30 ms: sixty times per generated token
+an all-reduce of one token's activations (1,152 bytes) took 1.8 ms over two ranks and 5.6 ms over
+four, where the sockets below took 0.09 and 0.50 ms: sixty times per generated token
 (docs/benchmarks.md, "All-reduce").
 """
 
