@@ -13,7 +13,7 @@ INSTALL ?= $(BIN)/python -m pip install
 demo: $(VENV)/.local
 	@$(BIN)/ropeway demo $(DEMO_FLAGS)
 
-# The whole suite, real engine included: about 20 minutes on two cores.
+# The whole suite, real engine included: about 35 minutes on two cores.
 test: check
 	@$(BIN)/python -m pytest
 

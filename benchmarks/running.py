@@ -53,10 +53,9 @@ def service(folder: Path) -> Iterator[dict[str, Any]]:
     try:
         yield ropeway(folder, "up")
     finally:
-        subprocess.run(
-            (ROPEWAY, "down", "--name", NAME, "--json"),
-            cwd=folder,
-            check=False,
-            timeout=120,
-            stdout=subprocess.DEVNULL,
-        )
+        down(folder)
+
+
+def down(folder: Path) -> None:
+    """Whatever was started is gone afterwards."""
+    subprocess.run((ROPEWAY, "down", "--name", NAME), cwd=folder, check=False, capture_output=True)

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from running import NAME, ROPEWAY, conditions, ropeway, write_spec
+from running import ROPEWAY, conditions, down, ropeway, write_spec
 
 MOST_SECONDS = 3.0
 MOST_BYTES = 150_000_000
@@ -83,11 +83,6 @@ def peak_bytes(pid: int) -> int:
     except FileNotFoundError:
         return 0
     return int(found[1]) * 1024 if found else 0
-
-
-def down(folder: Path) -> None:
-    """Whatever was started is gone afterwards."""
-    subprocess.run((ROPEWAY, "down", "--name", NAME), cwd=folder, check=False, capture_output=True)
 
 
 if __name__ == "__main__":

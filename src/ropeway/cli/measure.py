@@ -26,7 +26,7 @@ from ropeway.comparison import (
 )
 from ropeway.engines.base import Deployment
 from ropeway.errors import EndpointError, HostError, LaunchError, LayoutError
-from ropeway.launch.run import uninterrupted
+from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch.takedown import take_down
 from ropeway.report.compare import render_html
 from ropeway.report.console import Screen

@@ -135,7 +135,10 @@ request = urllib.request.Request(url + "/completions", body, headers)
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 try:
     answer = json.load(opener.open(request, timeout=float(limit)))
-    print(answer["usage"]["completion_tokens"])
+    count = answer["usage"]["completion_tokens"]
 except Exception as error:
     sys.exit(f"{type(error).__name__}: {error}")
+if not count:
+    sys.exit("it answers, but generates no token")
+print(count)
 """

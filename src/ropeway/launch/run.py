@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from ropeway.engines.base import Deployment, Engine
 from ropeway.errors import HostError, LaunchError, Refused
 from ropeway.hosts.base import Host, run_command
-from ropeway.hosts.interrupts import uninterrupted as uninterrupted
+from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch import ray
 from ropeway.launch.status import running
 from ropeway.launch.steps import Step, probe_of, steps
@@ -117,7 +117,7 @@ def _wait_until_ready(deployment: Deployment, engine: Engine, hosts: Hosts, tell
             raise LaunchError("the engine ended while it was starting", where=deployment.engine_log)
         if engine.listening(log):
             answer = run_command(head, probe, timeout=90.0)
-            if answer.ok and answer.stdout.strip() not in ("0", "None"):
+            if answer.ok:
                 return
             if engine.root_cause(log):
                 answer.check("the engine answers, but generates nothing", where=deployment.url)

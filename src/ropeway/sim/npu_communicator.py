@@ -67,14 +67,14 @@ class NetworkCommunicator(CpuCommunicator):
         """Sum over ranks, in place. All ranks add in the same order, so all get the same bits."""
         if stock("shm") or stock("gloo"):
             return super().all_reduce(input_)
-        parts = self._gather_all(input_, [input_.shape[0]] * self.world_size)
+        parts = self._gather_all(input_)
         return input_.copy_(functools.reduce(torch.add, parts))
 
     def all_gather(self, input_: torch.Tensor, dim: int = -1) -> torch.Tensor:
         """Concatenate over ranks along `dim`."""
         if stock("shm") or stock("gloo"):
             return super().all_gather(input_, dim)
-        parts = self._gather_all(input_, [input_.shape[0]] * self.world_size)
+        parts = self._gather_all(input_)
         return torch.cat(parts, dim=dim)
 
     def all_gatherv(
@@ -91,13 +91,12 @@ class NetworkCommunicator(CpuCommunicator):
         if not isinstance(input_, list):
             return torch.cat(self._gather_all(input_, sizes))
         # One message for all of them: on two cores a message costs more than what it carries.
-        rows = sizes or [input_[0].shape[0]] * self.world_size
         widths = [math.prod(part.shape[1:]) * part.element_size() for part in input_]
         own = torch.cat(
             [_bytes(part).view(-1, width) for part, width in zip(input_, widths, strict=True)],
             dim=1,
         )
-        parts = torch.cat(self._gather_all(own, rows)).split(widths, dim=1)
+        parts = torch.cat(self._gather_all(own, sizes)).split(widths, dim=1)
         return [
             part.contiguous().view(like.dtype).view(-1, *like.shape[1:])
             for part, like in zip(parts, input_, strict=True)
@@ -128,8 +127,10 @@ class NetworkCommunicator(CpuCommunicator):
             self._mesh.close()
         super().destroy()
 
-    def _gather_all(self, own: torch.Tensor, rows: Sequence[int] | None) -> list[torch.Tensor]:
-        """The tensor of every rank, in rank order. `rows`: the length of each one's dimension 0."""
+    def _gather_all(
+        self, own: torch.Tensor, rows: Sequence[int] | None = None
+    ) -> list[torch.Tensor]:
+        """The tensor of every rank, in rank order. `rows` of each one; None: as many as ours."""
         rows = rows or [own.shape[0]] * self.world_size
         own = own.contiguous()
         parts = [own.new_empty((count, *own.shape[1:])) for count in rows]
