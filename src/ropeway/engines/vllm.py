@@ -1,6 +1,8 @@
 """What every vLLM has in common, whatever chip is under it: its flags and its log."""
 
 import re
+from collections.abc import Sequence
+from math import ceil
 
 from ropeway.engine_args import engine_argument_flags
 from ropeway.engines.base import Deployment
@@ -139,6 +141,21 @@ def _detail(text: str, above: list[str], below: list[str]) -> str:
 def _plain(line: str) -> str:
     """The line without its furniture."""
     return _TAGS.sub("", line).strip()
+
+
+def data_ranks_that_fit(engine: int, sizes: Sequence[int]) -> int:
+    """How many data ranks of `engine` NPUs vLLM can place on hosts of `sizes` NPUs.
+
+    CoreEngineActorManager.create_dp_placement_groups (vllm/v1/engine/utils.py): a data rank lives
+    on one host (`strict`, `fill`), or, larger than any host, on whole hosts of equal size (`span`).
+    ParallelConfig.nnodes_within_dp says the same without Ray. Unequal hosts are cut to one size in
+    the way that serves best, since a placement may leave NPUs and hosts out.
+    """
+    on_one_host = sum(size // engine for size in sizes)
+    on_whole_hosts = (
+        sum(size >= cut for size in sizes) // ceil(engine / cut) for cut in set(sizes)
+    )
+    return max(on_one_host, *on_whole_hosts)
 
 
 def _data_ranks_on_head(deployment: Deployment) -> int:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 
 from ropeway.engines.base import Deployment, Engine, Node
+from ropeway.engines.vllm import data_ranks_that_fit
 from ropeway.errors import Refused
 from ropeway.facts.system import SystemFacts
 from ropeway.launch.record import scratch_of
@@ -72,18 +72,11 @@ def complete(
 
 
 def hosts_needed(layout: Layout, nodes: Sequence[Node]) -> int:
-    """How many hosts, from the first on, hold this layout's ranks.
-
-    vLLM puts a data rank on one host, or, larger than a host, on whole hosts of its own.
-    """
+    """How many hosts, from the first on, hold this layout's ranks."""
     engine = layout.tensor * layout.pipeline
     for count in range(1, len(nodes) + 1):
         sizes = [node.npus for node in nodes[:count]]
-        if layout.data == 1:
-            room = sum(sizes) // engine
-        else:
-            whole = count // ceil(engine / min(sizes))
-            room = max(whole, sum(size // engine for size in sizes))
+        room = sum(sizes) // engine if layout.data == 1 else data_ranks_that_fit(engine, sizes)
         if room >= layout.data:
             return count
     return len(nodes)

@@ -8,6 +8,7 @@ shared experts, layers that must stay in the first stage).
 from collections.abc import Iterator
 from math import ceil, log2
 
+from ropeway.engines.vllm import data_ranks_that_fit
 from ropeway.errors import LayoutError
 from ropeway.models import ModelShape
 from ropeway.spec import Cluster, Layout
@@ -90,7 +91,7 @@ def hosts_of(layout: Layout, cluster: Cluster) -> int:
     return min(
         count
         for count in range(1, len(sizes) + 1)
-        if _data_ranks_that_fit(engine, sizes[:count]) >= layout.data
+        if data_ranks_that_fit(engine, sizes[:count]) >= layout.data
     )
 
 
@@ -186,28 +187,13 @@ def _npu_problems(layout: Layout, cluster: Cluster) -> Iterator[str]:
         )
         return
     engine = layout.tensor * layout.pipeline
-    room = _data_ranks_that_fit(engine, _host_sizes(cluster))
+    room = data_ranks_that_fit(engine, _host_sizes(cluster))
     if layout.data > 1 and layout.data > room:
         yield (
             f"each of {layout.data} data ranks takes {engine} NPUs (tensor {layout.tensor} × "
             f"pipeline {layout.pipeline}) on one host, or on hosts of its own; "
             f"{_cluster_words(cluster)} have room for {room}"
         )
-
-
-def _data_ranks_that_fit(engine: int, sizes: tuple[int, ...]) -> int:
-    """How many data ranks of `engine` NPUs vLLM can place on hosts of `sizes` NPUs.
-
-    CoreEngineActorManager.create_dp_placement_groups (vllm/v1/engine/utils.py): a data rank lives
-    on one host (`strict`, `fill`), or, larger than any host, on whole hosts of equal size (`span`).
-    ParallelConfig.nnodes_within_dp says the same without Ray. Unequal hosts are cut to one size in
-    the way that serves best, since a placement may leave NPUs and hosts out.
-    """
-    on_one_host = sum(size // engine for size in sizes)
-    on_whole_hosts = (
-        sum(size >= cut for size in sizes) // ceil(engine / cut) for cut in set(sizes)
-    )
-    return max(on_one_host, *on_whole_hosts)
 
 
 def _host_sizes(cluster: Cluster) -> tuple[int, ...]:
@@ -238,7 +224,7 @@ def _that_fit(shape: ModelShape, cluster: Cluster) -> Iterator[Layout]:
         if shape.heads % tensor:
             continue
         for pipeline in _sizes(min(shape.layers, total // tensor)):
-            for data in _sizes(max(1, _data_ranks_that_fit(tensor * pipeline, hosts))):
+            for data in _sizes(max(1, data_ranks_that_fit(tensor * pipeline, hosts))):
                 for expert in spreads:
                     yield Layout(tensor=tensor, pipeline=pipeline, data=data, expert=expert)
 
