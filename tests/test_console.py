@@ -291,6 +291,17 @@ def test_a_step_can_say_its_verdict_itself():
     )
 
 
+def test_a_verdict_longer_than_the_terminal_goes_on_below_between_words():
+    screen, _, err, clock = terminal(width=50)
+    with screen.step("ask “What is the capital?”") as step:
+        clock.now += 0.4
+        step.ok("The capital of France is Paris.")
+    assert err.seen.splitlines() == [
+        "ok    ask “What is the capital?”  0.4 s",
+        "        The capital of France is Paris.",
+    ]
+
+
 def test_lines_said_during_a_step_stand_above_its_live_line():
     screen, out, err, _ = terminal()
     with screen.step("bench") as step:

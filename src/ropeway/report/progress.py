@@ -28,6 +28,7 @@ STYLES = {"ok": "green", "done": "green", "warn": "yellow", "skip": "dim", "stop
 }
 REDRAW_SECONDS = 0.5
 _ERASE_LINE = "\r\x1b[K"
+_CONTINUATION = " " * 8
 
 
 class Conversation:
@@ -89,10 +90,20 @@ class Conversation:
             if self.muted:
                 return
             self._erase()
-            self.console.print(verdict, soft_wrap=True)
+            self.console.print(self._folded(verdict), soft_wrap=True)
             self._draw()
             if not self._running:
                 self._ended.set()
+
+    def _folded(self, verdict: Text) -> Text:
+        """On a terminal, a verdict longer than a line goes on below, broken between words."""
+        width = self.console.width
+        if not self.live or verdict.cell_len <= width or width <= 2 * len(_CONTINUATION):
+            return verdict
+        lines = verdict.wrap(self.console, width - len(_CONTINUATION))
+        for line in lines:
+            line.rstrip()
+        return Text(f"\n{_CONTINUATION}").join(lines)
 
     def _draw(self) -> None:
         if not (self.live and self._running) or self.paused:
