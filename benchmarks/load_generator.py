@@ -10,7 +10,6 @@ clock, so the two records can be laid side by side. Takes under a minute:
 import asyncio
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from running import conditions
 
 from ropeway.bench.prompts import WORDS, RandomPrompts, Recipe
 from ropeway.bench.run import Workload, run_bench
@@ -54,8 +55,7 @@ def main() -> None:
     """Run every pace and print one table."""
     print(
         f"{CLIENTS} clients, {INPUT_TOKENS} words in, {OUTPUT_TOKENS} tokens out, one token per "
-        f"event; {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start, "
-        f"{platform.machine()}, Python {platform.python_version()}\n"
+        f"event; {conditions()}\n"
         "“sent” is the endpoint's own record (median), “seen” is what we measured\n"
     )
     print(
