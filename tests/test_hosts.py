@@ -1,5 +1,6 @@
 """A host as the rest sees it: commands, files, time limits, quoting; and a local one for real."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -7,7 +8,9 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from hypothesis import given, settings
@@ -215,3 +218,43 @@ def test_a_detached_command_goes_on_in_its_own_session_and_writes_its_log(tmp_pa
     go.touch()
     wait_for(lambda: log.read_text().endswith("two\n"))
     wait_for(lambda: is_gone(int(pid)))
+
+
+def interrupted_at(line: int) -> Callable[[FrameType, str, object], object]:
+    """A trace that presses Ctrl-C when so many lines of the code that runs a child have run."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> object:
+        nonlocal count
+        if not frame.f_code.co_filename.endswith(("child.py", "local.py", "subprocess.py")):
+            return None
+        count += event == "line"
+        if count == line and event == "line":
+            signal.raise_signal(signal.SIGINT)
+        return trace
+
+    return trace
+
+
+# Each line is a moment at which Ctrl-C may come: with a child that goes on, from the call to where
+# we wait for it; with one that ends at once, to the last line. What is cut off while it is closed
+# is closed by the interpreter.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("argv", "first"),
+    [(["sleep", "5"], line) for line in range(1, 201, 50)]
+    + [(["true"], line) for line in range(1, 351, 50)],
+)
+def test_ctrl_c_at_any_moment_ends_the_child_and_does_not_hang(argv, first):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for line in range(first, first + 50):
+            sys.settrace(interrupted_at(line))
+            with contextlib.suppress(KeyboardInterrupt):
+                LocalHost().run(argv, timeout=5)
+            sys.settrace(None)
+            with pytest.raises(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+    finally:
+        sys.settrace(None)
+        signal.signal(signal.SIGINT, before)

@@ -2,6 +2,18 @@
 
     RopewayError            1  done, and the answer is no
     ├── HostError           1  a command on a host failed, hung, or could not be run
+    │   ├── TimeLimit       1  it did not end in its time, and was stopped
+    │   └── SshError        1  the host cannot be reached over SSH, or no longer
+    │       ├── NoSsh           this machine has no `ssh`
+    │       ├── NoSuchHost      nobody knows the name
+    │       ├── NoRoute         the network knows no way there
+    │       ├── PortRefused     the host is there, and nothing listens on the port
+    │       ├── NoAnswer        nothing answered in time
+    │       ├── TurnedAway      it hung up before it had seen who we are
+    │       ├── UnknownHostKey  its key is not in known_hosts
+    │       ├── ChangedHostKey  its key is not the one in known_hosts, or is revoked there
+    │       ├── LoginRefused    it does not accept the user or our keys
+    │       └── ConnectionLost  the connection broke off while a command ran
     ├── LaunchError         1  the engine did not come up; what was started has been undone
     ├── EndpointError       1  the model server is away, refuses us, or broke off
     └── Refused             2  bad input or a missing need: nothing was touched
@@ -65,6 +77,54 @@ class RopewayError(Exception):
 
 class HostError(RopewayError):
     """A command on a host failed, hung, or could not be run."""
+
+
+class TimeLimit(HostError):
+    """A command did not end in its time. It has been stopped."""
+
+
+class SshError(HostError):
+    """The host cannot be reached over SSH, or no longer."""
+
+
+class NoSsh(SshError):
+    """This machine has no `ssh` program."""
+
+
+class NoSuchHost(SshError):
+    """Nobody knows the host's name."""
+
+
+class NoRoute(SshError):
+    """The network knows no way to the host."""
+
+
+class PortRefused(SshError):
+    """The host is there, and nothing listens on the port."""
+
+
+class NoAnswer(SshError):
+    """Nothing answered in time: the host is down, or something between us drops the packets."""
+
+
+class TurnedAway(SshError):
+    """The host hung up before it had seen who we are; the command did not begin."""
+
+
+class UnknownHostKey(SshError):
+    """The host's key is not in known_hosts."""
+
+
+class ChangedHostKey(SshError):
+    """The host's key is not the one in known_hosts, or is marked there as revoked."""
+
+
+class LoginRefused(SshError):
+    """The host does not accept the user or any of our keys."""
+
+
+class ConnectionLost(SshError):
+    """The connection broke off while a command ran; how far the command came is not known."""
 
 
 class LaunchError(RopewayError):

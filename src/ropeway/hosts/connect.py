@@ -1,0 +1,76 @@
+"""From the spec's cluster to hosts that can be spoken to, and the connections' end."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ropeway.errors import Refused
+from ropeway.hosts.base import Host
+from ropeway.hosts.fleet import over
+from ropeway.hosts.interrupts import uninterrupted
+from ropeway.hosts.local import LocalHost
+from ropeway.hosts.ssh import LONGEST_SOCKET, SshHost
+from ropeway.spec import Cluster, RemoteHost
+
+_PREFIX = "ropeway-"
+_NAME_LENGTH = len(f"/{_PREFIX}12345678/65535")  # the folder, and the number of a host
+
+
+@contextmanager
+def connected(cluster: Cluster, *, ssh_config: str | None = None) -> Iterator[tuple[Host, ...]]:
+    """The cluster's hosts, in its order. On leaving, all connections are closed.
+
+    Nothing is connected yet: the first command does that. `ssh_config` is read in place of
+    ~/.ssh/config. The virtual hosts of a local cluster are this machine.
+    """
+    if cluster.local is not None:
+        yield tuple(
+            LocalHost(f"host{index}", f"127.0.0.{index + 2}")
+            for index in range(cluster.local.hosts)
+        )
+        return
+    with uninterrupted():
+        folder = socket_folder()
+    hosts = ssh_hosts(cluster.hosts or (), folder, ssh_config)
+    try:
+        yield hosts
+    finally:
+        with uninterrupted():
+            over(hosts, SshHost.close)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def ssh_hosts(
+    remote: tuple[RemoteHost, ...], folder: str, ssh_config: str | None = None
+) -> tuple[SshHost, ...]:
+    """Each by its address, with the port where two differ in nothing else."""
+    addresses = [host.address.lower() for host in remote]
+    return tuple(
+        SshHost(
+            host.address
+            if addresses.count(host.address.lower()) == 1
+            else f"{host.address}:{host.port or 22}",
+            host.address,
+            f"{folder}/{number}",
+            host.user,
+            host.port,
+            ssh_config,
+        )
+        for number, host in enumerate(remote)
+    )
+
+
+def socket_folder() -> str:
+    """A new folder for control sockets, ours alone. Raises Refused when there is no place."""
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) > LONGEST_SOCKET - _NAME_LENGTH:
+        parent = "/tmp"
+    try:
+        return tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise Refused(
+            f"cannot make a folder for control sockets: {reason}", where=parent
+        ) from error

@@ -1,0 +1,185 @@
+"""Many hosts at once: on this machine, so that nothing but the fleet is tested."""
+
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ropeway.errors import HostError, Refused, TimeLimit
+from ropeway.hosts.fleet import PARALLEL, Outcome, over
+from ropeway.hosts.local import LocalHost
+from test_hosts import is_gone, wait_for
+from test_remote import pids
+
+
+def hosts(count: int) -> list[LocalHost]:
+    return [LocalHost(f"host{number}", f"127.0.1.{number % 250}") for number in range(count)]
+
+
+def exit_code(host: LocalHost) -> int:
+    return host.run(("true",)).exit_code
+
+
+def test_results_and_failures_stand_in_the_order_of_the_hosts():
+    def ask(host: LocalHost) -> str:
+        if host.name == "host1":
+            raise HostError("it is broken", where="host1")
+        return host.run(("echo", host.name)).stdout
+
+    first, second, third = found = over(hosts(3), ask)
+    assert (first, third) == tuple(Outcome(host, f"{host.name}\n") for host in hosts(3)[::2])
+    assert [outcome.ok for outcome in found] == [True, False, True]
+    assert (second.host, second.result, str(second.error)) == (hosts(2)[1], None, "it is broken")
+
+
+def test_no_hosts_are_no_outcomes():
+    assert over([], exit_code) == ()
+
+
+def test_they_run_side_by_side_and_not_more_than_allowed():
+    met, together = threading.Barrier(3, timeout=10), []
+    lock, now = threading.Lock(), [0]
+
+    def ask(_host: LocalHost) -> None:
+        with lock:
+            now[0] += 1
+            together.append(now[0])
+        met.wait()
+        with lock:
+            now[0] -= 1
+
+    assert all(outcome.ok for outcome in over(hosts(6), ask, parallel=3))
+    assert max(together) == 3
+
+
+def test_each_outcome_is_heard_as_it_comes_in_the_thread_that_asked():
+    slow, heard = threading.Event(), []
+
+    def ask(host: LocalHost) -> str:
+        assert host.name != "host0" or slow.wait(10)
+        return host.name
+
+    def on_done(outcome: Outcome[str]) -> None:
+        heard.append((outcome.result, threading.current_thread() is threading.main_thread()))
+        slow.set()
+
+    found = over(hosts(2), ask, on_done=on_done)
+    assert heard == [("host1", True), ("host0", True)]
+    assert [outcome.result for outcome in found] == ["host0", "host1"]
+
+
+def test_a_failure_without_a_place_gets_the_hosts_name():
+    def ask(_host: LocalHost) -> None:
+        raise Refused("no")
+
+    assert [outcome.error.where for outcome in over(hosts(2), ask)] == ["host0", "host1"]
+
+
+def test_when_the_time_is_over_what_runs_is_ended_and_what_waits_is_not_begun(tmp_path):
+    heard = []
+
+    def ask(host: LocalHost) -> str:
+        if host.name == "host0":
+            return host.run(("echo", "quick")).stdout
+        return host.run(("sh", "-c", f"echo $$ >{tmp_path}/{host.name}; exec sleep 60")).stdout
+
+    began = time.monotonic()
+    found = over(hosts(4), ask, parallel=2, timeout=1, on_done=heard.append)
+    assert time.monotonic() - began < 5
+    assert [str(outcome.error) for outcome in found] == [
+        "None",
+        "was stopped when the 1 s for all hosts were over",
+        "was stopped when the 1 s for all hosts were over",
+        "was not reached within the 1 s for all hosts",
+    ]
+    assert [type(outcome.error) for outcome in found[1:]] == [TimeLimit] * 3
+    assert [outcome.error.where for outcome in found[1:]] == ["host1", "host2", "host3"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["host1", "host2"]
+    assert all(is_gone(pid) for file in tmp_path.iterdir() for pid in pids(file))
+    assert sorted(map(id, heard)) == sorted(map(id, found))
+
+
+def test_one_that_takes_its_end_for_an_answer_is_a_failure_all_the_same():
+    def ask(host: LocalHost) -> str:
+        try:
+            return host.run(("sleep", "60")).stdout
+        except HostError:
+            return "no sleep on this host"
+
+    (outcome,) = over(hosts(1), ask, timeout=0.3)
+    assert (type(outcome.error), outcome.result) == (TimeLimit, None)
+
+
+def test_a_command_that_is_asked_for_after_the_end_is_not_begun(tmp_path):
+    def ask(host: LocalHost) -> None:
+        try:
+            host.run(("sleep", "60"))
+        finally:
+            host.run(("touch", str(tmp_path / "begun")))
+
+    over(hosts(1), ask, timeout=0.3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_of_ours_is_raised_and_ends_the_others(tmp_path):
+    file = tmp_path / "pids"
+
+    def ask(host: LocalHost) -> None:
+        if host.name == "host0":
+            wait_for(lambda: pids(file))
+            raise ZeroDivisionError
+        host.run(("sh", "-c", f"echo $$ >{file}; exec sleep 60"))
+
+    with pytest.raises(ZeroDivisionError):
+        over(hosts(2), ask)
+    assert all(map(is_gone, pids(file)))
+
+
+def test_ctrl_c_ends_everything(tmp_path):
+    code = (
+        "import sys; from ropeway.hosts.fleet import over; from ropeway.hosts.local import *\n"
+        "hosts = [LocalHost(f'{sys.argv[1]}/{number}') for number in range(5)]\n"
+        "script = 'echo $$ >\"$0\"; exec sleep 60'\n"
+        "over(hosts, lambda host: host.run(('sh', '-c', script, host.name)), parallel=3)\n"
+    )
+    with subprocess.Popen(
+        (sys.executable, "-c", code, str(tmp_path)), stderr=subprocess.PIPE, start_new_session=True
+    ) as caller:
+        wait_for(lambda: sum(bool(pids(file)) for file in tmp_path.iterdir()) == 3, 20)
+        caller.send_signal(signal.SIGINT)
+        assert b"KeyboardInterrupt" in caller.communicate(timeout=10)[1]
+    assert len(list(tmp_path.iterdir())) == 3, "the others were not begun"
+    assert all(is_gone(pid) for file in tmp_path.iterdir() for pid in pids(file))
+
+
+def test_a_fleet_beside_another_is_not_ended_with_it():
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(over, hosts(1), lambda host: host.run(("sleep", "1")).exit_code)
+        over(hosts(1), lambda host: host.run(("sleep", "60")), timeout=0.2)
+        assert other.result()[0].result == 0
+
+
+def test_a_thousand_hosts_with_few_open_files():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        found = over(hosts(1000), exit_code, parallel=1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [outcome.result for outcome in found] == [0] * 1000
+
+
+def test_a_thousand_hosts_take_no_more_threads_than_allowed():
+    most = [0]
+
+    def ask(host: LocalHost) -> int:
+        most[0] = max(most[0], threading.active_count())
+        return exit_code(host)
+
+    assert all(outcome.ok for outcome in over(hosts(1000), ask))
+    assert most[0] <= PARALLEL + 1

@@ -1,0 +1,491 @@
+"""SSH for real: an sshd on loopback, as it is when all is well, and in each way it can fail."""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ropeway.errors import (
+    ChangedHostKey,
+    ConnectionLost,
+    HostError,
+    LoginRefused,
+    NoAnswer,
+    NoSuchHost,
+    PortRefused,
+    SshError,
+    TimeLimit,
+    TurnedAway,
+    UnknownHostKey,
+)
+from ropeway.hosts.connect import connected
+from ropeway.hosts.fleet import over
+from ropeway.hosts.ssh import SshHost
+from ropeway.spec import Cluster, RemoteHost
+from sshd import USER, Server, client_config, free_port, key, sshd, why_not
+from test_hosts import TEXT, is_gone, wait_for
+from test_remote import pids
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    """One sshd for all tests that do it no harm."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with sshd(tmp_path_factory.mktemp("ssh")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def host(server) -> SshHost:
+    """That sshd as a host, over one connection."""
+    return server.host("npu0")
+
+
+def sleeper(file: Path) -> tuple[str, ...]:
+    """A command with children, its process ids in `file`, that would go on for a minute."""
+    return ("sh", "-c", f"sleep 60 & timeout 60 sleep 60 & echo begun; echo $$ $! >{file}; wait")
+
+
+@dataclasses.dataclass
+class Listener:
+    """A port that is no sshd."""
+
+    port: int
+    calls: list[socket.socket]
+
+
+@contextmanager
+def listener(*, hangs_up: bool) -> Iterator[Listener]:
+    """It accepts and hangs up, or accepts and stays silent."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        found = Listener(listening.getsockname()[1], [])
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    found.calls.append(listening.accept()[0])
+                    if hangs_up:
+                        found.calls[-1].close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield found
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for call in found.calls:
+                call.close()
+
+
+# As it is when all is well
+
+
+@pytest.mark.parametrize("code", [0, 1, 127, 255])
+def test_the_exit_code_is_the_commands_own_255_too(host, code):
+    result = host.run(("sh", "-c", f"echo out; echo err >&2; exit {code}"))
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "out\n", "err\n")
+    assert 0 < result.seconds < 30
+
+
+def test_fifty_megabytes_arrive_whole(host):
+    result = host.run(("sh", "-c", "head -c 37500000 /dev/zero | base64 -w 76; echo end >&2"))
+    assert len(result.stdout) == 50_000_000 + 50_000_000 // 76 + 1
+    assert result.stderr == "end\n"
+
+
+def test_binary_input_arrives_whole(host):
+    data = os.urandom(3_000_000) + b"\n\0\n"
+    assert (
+        host.run(("sha256sum",), stdin=data).stdout.split()[0] == hashlib.sha256(data).hexdigest()
+    )
+    assert host.run(("cat",)).stdout == ""
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(words=st.lists(TEXT, min_size=1, max_size=3), value=TEXT)
+def test_every_word_and_variable_arrives_as_it_is(host, words, value):
+    show = r'printf "%s\0" "$VALUE" "$@"'
+    result = host.run(("sh", "-c", show, "sh", *words), env={"VALUE": value})
+    assert result.stdout.split("\0")[:-1] == [value, *words]
+
+
+def test_each_line_is_heard_at_once(host):
+    heard = []
+    began = time.monotonic()
+    result = host.run(
+        ("sh", "-c", "echo one; sleep 0.4; echo two >&2; printf three"),
+        on_line=lambda line: heard.append((line, time.monotonic() - began)),
+    )
+    assert sorted(line for line, _ in heard) == ["one", "three", "two"]
+    assert heard[0][1] < result.seconds - 0.3
+
+
+def test_a_program_that_is_not_there_is_named(host):
+    with pytest.raises(HostError) as caught:
+        host.run(("no-such-program",))
+    assert caught.value.what == "cannot run `no-such-program`: no such file or directory"
+    assert caught.value.where == "npu0"
+
+
+def test_all_commands_share_one_connection_and_close_ends_it(server):
+    before = server.connections
+    host = server.host()
+    for _ in range(5):
+        assert host.run(("true",)).ok
+    assert server.connections == before + 1
+    assert Path(host.socket).is_socket()
+    assert dataclasses.replace(host, name="other").run(("true",)).ok, "the socket alone decides"
+    assert server.connections == before + 1
+    host.close()
+    assert not Path(host.socket).exists()
+    assert host.run(("true",)).ok, "and the next command makes it anew"
+    assert server.connections == before + 2
+    host.close()
+    host.close()
+
+
+def test_more_commands_at_once_than_sshd_allows_on_a_connection(server):
+    host = server.host()
+    with ThreadPoolExecutor(12) as pool:  # MaxSessions is 10
+        results = list(pool.map(lambda n: host.run(("sh", "-c", f"sleep 1; echo {n}")), range(12)))
+    assert [result.stdout for result in results] == [f"{n}\n" for n in range(12)]
+    host.close()
+
+
+def test_leaving_the_cluster_ends_every_connection(server):
+    remote = RemoteHost(address="127.0.0.1", port=server.port, user=USER, npus=8)
+    before = set(server.sessions())
+    with connected(Cluster(hosts=(remote,)), ssh_config=str(server.config)) as hosts:
+        assert hosts[0].run(("id", "-un")).stdout == f"{USER}\n"
+        assert len(set(server.sessions()) - before) == 1
+    wait_for(lambda: not set(server.sessions()) - before)
+
+
+def test_what_the_login_shell_prints_is_not_the_commands(server):
+    profile = server.folder / ".bashrc"
+    profile.write_text("echo welcome; echo to this host >&2; cd /")
+    try:
+        result = server.host().run(("sh", "-c", "echo hello"))
+    finally:
+        profile.unlink()
+    assert (result.stdout, result.stderr) == ("hello\n", "")
+
+
+def test_a_jump_host_is_gone_through(server):
+    config = with_jump(server, server.port)
+    through = server.host(address="target", config=config)
+    assert through.run(("echo", "hello")).stdout == "hello\n"
+    through.close()
+
+
+# Files
+
+
+def test_a_file_is_put_whole_with_its_mode_and_read_back(host, tmp_path):
+    path, data = tmp_path / "it's a file", os.urandom(2_000_000)
+    host.put(data, str(path))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert host.get(str(path)) == data
+    old = path.stat().st_ino
+    host.put(b"", str(path), mode=0o600)
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"", 0o600)
+    assert path.stat().st_ino != old, "written beside and moved over"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_put_that_fails_leaves_nothing(host, tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(HostError, match=r"cannot write `.*folder`: is a directory"):
+        host.put(b"x", str(tmp_path / "folder"))
+    with pytest.raises(HostError, match=r"cannot write `.*/none/x`: no such file or directory"):
+        host.put(b"x", str(tmp_path / "none" / "x"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
+def test_a_file_that_cannot_be_read_is_named(host, tmp_path):
+    with pytest.raises(HostError, match=r"cannot read `.*none`: no such file or directory"):
+        host.get(str(tmp_path / "none"))
+    with pytest.raises(HostError, match=r"cannot read `.*`: is a directory"):
+        host.get(str(tmp_path))
+
+
+def test_a_put_whose_connection_breaks_leaves_the_old_file_and_no_draft(tmp_path, alone):
+    path = tmp_path / "weights"
+    path.write_bytes(b"old")
+    host = alone.host()
+    host.run(("true",))
+    with ThreadPoolExecutor(1) as pool:
+        putting = pool.submit(host.put, bytes(200_000_000), str(path))
+        wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+        end_sessions(alone, signal.SIGKILL)
+        with pytest.raises(ConnectionLost):
+            putting.result()
+    wait_for(lambda: list(tmp_path.iterdir()) == [path])
+    assert path.read_bytes() == b"old"
+
+
+# The ways to fail before anything runs
+
+
+def test_a_host_whose_key_is_not_known(server, tmp_path):
+    with pytest.raises(UnknownHostKey) as caught:
+        server.host("npu0", config=knowing("", server, tmp_path)).run(("true",))
+    assert caught.value.evidence == (
+        f"No ED25519 host key is known for [127.0.0.1]:{server.port} and you have requested"
+        " strict checking.",
+        "Host key verification failed.",
+    )
+    assert caught.value.where == "npu0"
+
+
+def test_no_config_can_switch_the_check_off(server, tmp_path):
+    config = Path(knowing("", server, tmp_path))
+    config.write_text(config.read_text() + "  StrictHostKeyChecking no\n")
+    with pytest.raises(UnknownHostKey):
+        server.host(config=str(config)).run(("true",))
+    assert (tmp_path / "known").read_text() == ""
+
+
+def test_a_host_whose_key_has_changed(server, tmp_path):
+    other = Path(f"{key(tmp_path / 'other')}.pub").read_text()
+    known = f"[127.0.0.1]:{server.port} {other}"
+    with pytest.raises(ChangedHostKey) as caught:
+        server.host(config=knowing(known, server, tmp_path)).run(("true",))
+    forget = f"ssh-keygen -f {tmp_path}/known -R '[127.0.0.1]:{server.port}'"
+    assert forget in (caught.value.hint or "")
+
+
+def test_a_user_who_may_not_log_in(server):
+    with pytest.raises(LoginRefused) as caught:
+        server.host(user="nobody").run(("true",))
+    assert caught.value.evidence == ("nobody@127.0.0.1: Permission denied (publickey).",)
+
+
+def test_a_port_where_nothing_listens(server):
+    with pytest.raises(PortRefused):
+        server.host(port=free_port()).run(("true",))
+
+
+def test_a_name_that_nobody_knows(server):
+    with pytest.raises(NoSuchHost):
+        server.host(address="no-such-host.invalid").run(("true",))
+
+
+def test_an_address_that_accepts_and_stays_silent(server):
+    with listener(hangs_up=False) as silent, pytest.raises(NoAnswer) as caught:
+        server.host(port=silent.port).run(("true",), timeout=0.5)
+    assert caught.value.what == "the host did not answer within 0.5 s"
+
+
+def test_a_host_that_hangs_up_is_asked_again_and_then_given_up(server):
+    with listener(hangs_up=True) as busy, pytest.raises(TurnedAway):
+        server.host(port=busy.port).run(("true",))
+    assert len(busy.calls) == 4
+
+
+def test_a_login_shell_that_runs_nothing(tmp_path):
+    said = "This account is currently not available."
+    with (
+        sshd(tmp_path, {"ForceCommand": f"echo '{said}'; exit 1"}) as refusing,
+        pytest.raises(SshError) as caught,
+    ):
+        refusing.host().run(("true",))
+    assert caught.value.what == "the login shell on the host does not run commands"
+    assert caught.value.evidence == (said,)
+
+
+def test_a_jump_host_that_fails_is_heard(server):
+    away = server.host(address="target", config=with_jump(server, free_port()))
+    with pytest.raises(PortRefused) as caught:
+        away.run(("true",))
+    assert "Connection refused" in caught.value.evidence[0]
+    beyond = server.host(address="target", port=free_port(), config=with_jump(server, server.port))
+    with pytest.raises(PortRefused) as caught:
+        beyond.run(("true",))
+    assert "open failed: connect failed: Connection refused" in caught.value.evidence[0]
+
+
+# The ways to fail half-way
+
+
+@pytest.fixture
+def alone(tmp_path_factory) -> Iterator[Server]:
+    """An sshd that a test may harm."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with sshd(tmp_path_factory.mktemp("alone")) as running:
+        yield running
+
+
+def end_sessions(server: Server, what: signal.Signals) -> tuple[int, ...]:
+    """Signal the processes that serve a connection; returns them."""
+    sessions = server.sessions()
+    for pid in sessions:
+        os.kill(pid, what)
+    return sessions
+
+
+def test_a_connection_that_breaks_ends_the_command_on_the_host_too(alone, tmp_path):
+    file = tmp_path / "pids"
+    host = alone.host()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(host.run, sleeper(file))
+        wait_for(lambda: pids(file))
+        end_sessions(alone, signal.SIGKILL)
+        with pytest.raises(ConnectionLost) as caught:
+            running.result()
+    assert caught.value.what == "the connection broke off while `sh` ran"
+    assert caught.value.evidence == ("begun",)
+    wait_for(lambda: all(map(is_gone, pids(file))))
+    assert host.run(("echo", "again")).stdout == "again\n"
+
+
+def test_a_server_that_hangs_holds_nobody_and_ends_the_command_when_it_wakes(alone, tmp_path):
+    file = tmp_path / "pids"
+    host = alone.host()
+    host.run(("true",))
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(host.run, sleeper(file), timeout=1.5)
+        wait_for(lambda: pids(file))
+        stopped = end_sessions(alone, signal.SIGSTOP)
+        with pytest.raises(TimeLimit) as caught:
+            running.result()
+    assert caught.value.what == "`sh` did not end within 1.5 s and was stopped"
+    assert time.monotonic() - began < 10
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: all(map(is_gone, pids(file))))
+
+
+def test_a_time_limit_leaves_nothing_on_the_host(host, tmp_path):
+    file = tmp_path / "pids"
+    with pytest.raises(TimeLimit) as caught:
+        host.run(sleeper(file), timeout=0.5)
+    assert caught.value.evidence == ("begun",)
+    assert all(map(is_gone, pids(file))), "not even a moment later"
+    assert host.run(("true",)).ok, "and the connection is still there"
+
+
+def test_what_prints_without_end_is_stopped(host, tmp_path):
+    file = tmp_path / "pids"
+    with pytest.raises(HostError, match=r"printed more than 256\.0 MiB and was stopped"):
+        host.run(("sh", "-c", f"echo $$ >{file}; exec cat /dev/zero"))
+    wait_for(lambda: all(map(is_gone, pids(file))))
+
+
+def test_ctrl_c_leaves_nothing_on_any_host(server, tmp_path):
+    files = [tmp_path / f"pids{number}" for number in range(3)]
+    code = (
+        "import sys\n"
+        "from ropeway.hosts.fleet import over\n"
+        "from ropeway.hosts.ssh import SshHost\n"
+        "hosts = [SshHost(file, '127.0.0.1', socket, port=int(sys.argv[1]), config=sys.argv[2])\n"
+        "         for file, socket in zip(sys.argv[3::2], sys.argv[4::2])]\n"
+        "script = 'sleep 60 & timeout 60 sleep 60 & echo $$ $! >\"$0\"; wait'\n"
+        "over(hosts, lambda host: host.run(('sh', '-c', script, host.name)))\n"
+    )
+    pairs = [word for file in files for word in (str(file), server.host().socket)]
+    with subprocess.Popen(
+        (sys.executable, "-c", code, str(server.port), str(server.config), *pairs),
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as caller:
+        wait_for(lambda: all(map(pids, files)), 20)
+        caller.send_signal(signal.SIGINT)
+        assert b"KeyboardInterrupt" in caller.communicate(timeout=20)[1]
+    assert all(is_gone(pid) for file in files for pid in pids(file))
+
+
+# Many at once
+
+
+def test_hosts_that_let_in_two_at_a_time_are_all_reached(tmp_path):
+    with sshd(tmp_path, {"MaxStartups": "2:100:2"}) as narrow:
+        hosts = [narrow.host(f"npu{number}") for number in range(8)]
+        outcomes = over(hosts, lambda host: host.run(("true",)).exit_code)
+        assert [outcome.result for outcome in outcomes] == [0] * 8
+        assert "drop connection" in narrow.log or "MaxStartups" in narrow.log, "some came again"
+
+
+def test_twenty_hosts_side_by_side_one_failing_each_way(alone, server, tmp_path):
+    hosts = [server.host(f"npu{number:02}") for number in range(20)]
+    with listener(hangs_up=False) as silent:
+        failing = {
+            3: (UnknownHostKey, {"config": knowing("", server, tmp_path)}),
+            5: (LoginRefused, {"user": "nobody"}),
+            7: (PortRefused, {"port": free_port()}),
+            8: (NoSuchHost, {"address": "no-such-host.invalid"}),
+            11: (NoAnswer, {"port": silent.port}),
+            13: (TimeLimit, {"name": "slow"}),
+            17: (ConnectionLost, {"port": alone.port, "config": str(alone.config)}),
+        }
+        for number, (_, changes) in failing.items():
+            hosts[number] = dataclasses.replace(hosts[number], **changes)
+        file = tmp_path / "pids"
+
+        def ask(host: SshHost) -> str:
+            if host.name == "slow":
+                return host.run(("sleep", "60"), timeout=2).stdout
+            if host.port == alone.port:
+                return host.run(sleeper(file)).stdout
+            return host.run(("echo", host.name), timeout=5).stdout
+
+        def drop() -> None:
+            wait_for(lambda: pids(file), 20)
+            end_sessions(alone, signal.SIGKILL)
+
+        heard = []
+        with ThreadPoolExecutor(1) as pool:
+            dropped = pool.submit(drop)
+            outcomes = over(hosts, ask, on_done=heard.append)
+            dropped.result()
+    assert [outcome.host for outcome in outcomes] == hosts
+    assert {n: type(one.error) for n, one in enumerate(outcomes) if not one.ok} == {
+        number: kind for number, (kind, _) in failing.items()
+    }
+    assert all(one.result == f"{one.host.name}\n" for one in outcomes if one.ok)
+    assert {one.error.where for one in outcomes if one.error} == {
+        hosts[number].name for number in failing
+    }
+    assert sorted(heard, key=lambda one: hosts.index(one.host)) == list(outcomes)
+
+
+def knowing(known: str, server: Server, folder: Path) -> str:
+    """An ssh_config of somebody who knows these host keys."""
+    (folder / "known").write_text(known)
+    config = folder / "config"
+    config.write_text(client_config(server.folder.parent / "user_key", folder / "known"))
+    return str(config)
+
+
+def with_jump(server: Server, jump_port: int) -> str:
+    """An ssh_config in which `target` is this server, behind a jump host on `jump_port`."""
+    config = server.folder / f"jump{jump_port}"
+    config.write_text(
+        f"Host jump\n  HostName 127.0.0.1\n  Port {jump_port}\n  User {USER}\n"
+        f"Host target\n  HostName 127.0.0.1\n  ProxyJump jump\n"
+        f"  HostKeyAlias [127.0.0.1]:{server.port}\n{server.config.read_text()}"
+    )
+    return str(config)
