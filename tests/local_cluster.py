@@ -100,7 +100,9 @@ def ropeway(*args: str, cwd: Path, timeout: float = 400) -> subprocess.Completed
 
 
 def shared_memory_files() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir()}
+    """What Python, torch, vLLM and Ray call theirs; other programs may come and go meanwhile."""
+    ours = ("psm_", "sem.", "torch_", "vllm", "VLLM", "ray", "plasma", "nccl", "__KMP", "gloo")
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(ours)}
 
 
 def left_behind(shared_memory_before: set[str]) -> list[str]:
