@@ -1,0 +1,218 @@
+"""What is known of one host: the answers of all its commands, joined into one value.
+
+None always means "not known": the command is absent, failed, or printed what we cannot read. Why it
+is not known stands in `unread`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ropeway.facts.base import State, ToolError
+
+
+@dataclass(frozen=True)
+class NpuProcess:
+    """A process that holds HBM. `alive`: whether the host has a process of that number."""
+
+    pid: int
+    name: str
+    memory_mb: int | None
+    alive: bool | None
+
+
+@dataclass(frozen=True)
+class Roce:
+    """One NPU's RoCE port. Powers in mW; `errors` are the counters that are not zero.
+
+    tls         the switch of hccn_tool: 1 on, 0 off; it must be the same everywhere
+    detect      the address that its health check pings
+    link_downs  how often the link went down, as far as the tool remembers
+    vnic        of an A3: the interface between chips of a host or a super node
+    light_lost  the optical module's own flag: it receives nothing
+    """
+
+    address: str | None = None
+    netmask: str | None = None
+    gateway: str | None = None
+    detect: str | None = None
+    link: str | None = None
+    health: str | None = None
+    tls: int | None = None
+    switch_port: str | None = None
+    optical_present: bool | None = None
+    rx_power_mw: float | None = None
+    rx_low_mw: float | None = None
+    light_lost: bool | None = None
+    link_downs: int | None = None
+    errors: Mapping[str, int] = field(default_factory=dict)
+    vnic_link: str | None = None
+    vnic_address: str | None = None
+    problem: ToolError | None = None
+
+
+@dataclass(frozen=True)
+class Npu:
+    """One /dev/davinciN: a chip, which vLLM uses as one rank.
+
+    npu, chip  what npu-smi calls it: the card, and the die on it
+    """
+
+    device: int
+    npu: int | None = None
+    chip: int | None = None
+    name: str | None = None
+    health: str | None = None
+    errors: tuple[str, ...] = ()
+    hbm_mb: int | None = None
+    hbm_used_mb: int | None = None
+    temperature_c: float | None = None
+    ecc_double: int | None = None
+    firmware: str | None = None
+    processes: tuple[NpuProcess, ...] = ()
+    roce: Roce = Roce()
+
+
+@dataclass(frozen=True)
+class Nic:
+    """A network interface of the host; addresses are IPv4 and IPv6 without their prefix."""
+
+    name: str
+    addresses: tuple[str, ...]
+    mtu: int | None
+    up: bool | None
+
+
+@dataclass(frozen=True)
+class Image:
+    """A container image that the host has."""
+
+    name: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Container:
+    """A running container; `devices` are the /dev/davinciN it holds, all if it is privileged."""
+
+    name: str
+    image: str
+    devices: tuple[int, ...]
+    privileged: bool = False
+
+
+@dataclass(frozen=True)
+class Docker:
+    """The container engine. `version` is the server's; None when it does not answer."""
+
+    version: str | None
+    problem: str | None
+    images: tuple[Image, ...] = ()
+    containers: tuple[Container, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The model's directory. Sizes in bytes; `hashes` are sha256, with `--deep` only.
+
+    missing       shards that the index names and that are not there
+    short         shard → (bytes there, bytes that its own header asks for)
+    transformers  the version that wrote config.json
+    scheme        the quantisation: "none", "ascend", "compressed-tensors", or a CUDA format
+    """
+
+    path: str
+    there: bool
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    short: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    has_index: bool = False
+    model_type: str | None = None
+    transformers: str | None = None
+    scheme: str | None = None
+    scheme_evidence: str | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Unread:
+    """An answer that gave no value, or not all of one: kept, not guessed."""
+
+    key: str
+    state: State
+    why: str
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """One host. Sizes in bytes, times in seconds.
+
+    clock_s          how far its clock is ahead of ours, give or take half the round trip
+    round_trip_s     of the question for the clock
+    disk_free_bytes  where the container engine keeps its images
+    devices          /dev/davinciN there are
+    pci_devices      accelerators that the PCI bus lists
+    firmware_range   lowest and highest firmware that the driver says it works with
+    npu_problem      npu-smi's own complaint; `has_npu_smi` says whether the program is there
+    ports            TCP ports that somebody listens on → program, where it is known
+    raylets          pids of Ray's process on this host
+    own_address      what the host's own name resolves to
+    """
+
+    name: str
+    address: str
+    os: str | None = None
+    kernel: str | None = None
+    architecture: str | None = None
+    cores: int | None = None
+    hypervisor: str | None = None
+    memory_bytes: int | None = None
+    shm_bytes: int | None = None
+    disk_free_bytes: int | None = None
+    clock_s: float | None = None
+    round_trip_s: float = 0.0
+    root: bool | None = None
+    nofile: int | None = None
+    memlock_bytes: int | None = None
+    numa_balancing: int | None = None
+    hugepages: str | None = None
+    governor: str | None = None
+    port_range: tuple[int, int] | None = None
+    reserved_ports: frozenset[int] = frozenset()
+    nics: tuple[Nic, ...] = ()
+    default_nic: str | None = None
+    own_address: str | None = None
+    ports: Mapping[int, str | None] = field(default_factory=dict)
+    docker: Docker | None = None
+    npus: tuple[Npu, ...] = ()
+    devices: int | None = None
+    pci_devices: int | None = None
+    has_npu_smi: bool | None = None
+    has_hccn_tool: bool | None = None
+    npu_problem: ToolError | None = None
+    driver: str | None = None
+    firmware: str | None = None
+    firmware_range: tuple[str, ...] | None = None
+    cann: str | None = None
+    hccn_conf: Mapping[int, str] | None = None
+    model: ModelFiles | None = None
+    raylets: tuple[int, ...] = ()
+    unread: tuple[Unread, ...] = ()
+
+    @property
+    def nic(self) -> Nic | None:
+        """The interface that has the host's address, or the default route's."""
+        for nic in self.nics:
+            if self.address in nic.addresses:
+                return nic
+        return next((nic for nic in self.nics if nic.name == self.default_nic), None)
+
+    @property
+    def ethernet_address(self) -> str | None:
+        """What other hosts reach it by: the spec's address when it is one of its own, else the
+        first of the default route's interface (the spec may name it by an alias, or from outside).
+        """
+        nic = self.nic
+        if nic is None or not nic.addresses:
+            return None
+        return self.address if self.address in nic.addresses else nic.addresses[0]

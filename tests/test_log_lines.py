@@ -1,0 +1,295 @@
+"""The lines of logs: every way in which engines, Ray, torch and CANN head theirs."""
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ropeway.facts.log_lines import (
+    LogEntry,
+    ProcessTag,
+    has_year,
+    read_entries,
+    read_line,
+    seconds_of,
+)
+
+
+def entry(message: str = "text", **said: Any) -> LogEntry:
+    return LogEntry(1, message, **said)
+
+
+CORE = ProcessTag("EngineCore_DP0", 299)
+WORKER = ProcessTag("Worker_TP0", 545)
+RAY = ProcessTag("RayWorkerWrapper", 545, "10.17.44.60")
+
+HEADS = [
+    # vLLM, of 2025 and after, and before
+    (
+        "INFO 12-15 11:45:12 [model.py:2679] text",
+        entry(time="12-15T11:45:12", level="INFO", source="model.py:2679"),
+    ),
+    (
+        "WARNING 07-03 10:12:13 config.py:549] text",
+        entry(time="07-03T10:12:13", level="WARNING", source="config.py:549"),
+    ),
+    ("INFO:     text", entry(level="INFO")),
+    # processes, one inside the other
+    (
+        "(EngineCore_DP0 pid=299) ERROR 12-15 11:45:16 [core.py:40] text",
+        entry(time="12-15T11:45:16", level="ERROR", tags=(CORE,), pid=299, source="core.py:40"),
+    ),
+    (
+        "\x1b[36m(RayWorkerWrapper pid=545, ip=10.17.44.60)\x1b[0m (Worker_TP0 pid=545) text",
+        entry(tags=(RAY, WORKER), pid=545, host="10.17.44.60"),
+    ),
+    ("(VllmWorker TP0 pid=7) text", entry(tags=(ProcessTag("VllmWorker TP0", 7),), pid=7)),
+    (
+        "(pid=7, ip=10.0.0.1) text",
+        entry(tags=(ProcessTag(None, 7, "10.0.0.1"),), pid=7, host="10.0.0.1"),
+    ),
+    (
+        "(raylet, ip=10.0.0.2) text",
+        entry(tags=(ProcessTag("raylet", None, "10.0.0.2"),), host="10.0.0.2"),
+    ),
+    ("[rank1]: text", entry(rank=1)),
+    (
+        "[rank12]:[E socket.cpp:472] [c10d] text",
+        entry(rank=12, level="ERROR", source="socket.cpp:472"),
+    ),
+    # CANN
+    (
+        "[ERROR] HCCL(7988,all_reduce_test):2025-03-19-04:16:13.978.979 [a.cc:625] [8211]text",
+        entry(
+            time="2025-03-19T04:16:13.978979",
+            level="ERROR",
+            pid=7988,
+            program="all_reduce_test",
+            module="HCCL",
+            source="a.cc:625",
+            thread=8211,
+        ),
+    ),
+    (
+        "[EVENT] RUNTIME(7988,python3):2025-10-24-22:03:14.946.261 [engine.cc:1]8211 text",
+        entry(
+            time="2025-10-24T22:03:14.946261",
+            level="EVENT",
+            pid=7988,
+            program="python3",
+            module="RUNTIME",
+            source="engine.cc:1",
+            thread=8211,
+        ),
+    ),
+    (
+        "[INFO] TDT(9,python):2025-10-24-22:03:14.946.261 [log.cpp:9][tid:12] text",
+        entry(
+            time="2025-10-24T22:03:14.946261",
+            level="INFO",
+            pid=9,
+            program="python",
+            module="TDT",
+            source="log.cpp:9",
+            thread=12,
+        ),
+    ),
+    (
+        "EI0006: [PID: 749] 2025-04-08-18:07:20.444.436 text",
+        entry(time="2025-04-08T18:07:20.444436", pid=749, code="EI0006"),
+    ),
+    (
+        "[PID: 749] 2025-12-29-03:16:15.787.356 Get_Socket_Timeout(EI0006): text",
+        entry(time="2025-12-29T03:16:15.787356", pid=749, code="EI0006"),
+    ),
+    # torch_npu; -1 is its word for what it does not know
+    (
+        "[ERROR] 2025-06-25-10:45:23 (PID:13075, Device:0, RankID:8) ERR00100 text",
+        entry(
+            time="2025-06-25T10:45:23",
+            level="ERROR",
+            pid=13075,
+            rank=8,
+            device=0,
+            code="ERR00100",
+        ),
+    ),
+    (
+        "[ERROR] 2025-06-25-10:45:23 (PID:-1, Device:-1, RankID:-1) ERR99999 text",
+        entry(time="2025-06-25T10:45:23", level="ERROR", code="ERR99999"),
+    ),
+    # torch and glog
+    (
+        "[W623 13:45:18.430189590 compiler_depend.ts:79] text",
+        entry(time="06-23T13:45:18.430189590", level="WARNING", source="compiler_depend.ts:79"),
+    ),
+    (
+        "I1215 11:46:21.793583   918 pybind_client.cpp:1218] text",
+        entry(time="12-15T11:46:21.793583", level="INFO", pid=918, source="pybind_client.cpp:1218"),
+    ),
+    (
+        "F20251215 11:46:21.793583   918 store.cpp:8] text",
+        entry(time="2025-12-15T11:46:21.793583", level="FATAL", pid=918, source="store.cpp:8"),
+    ),
+    # Ray
+    (
+        "2026-11-23 21:23:14,131\tINFO worker.py:1841 -- text",
+        entry(time="2026-11-23T21:23:14.131", level="INFO", source="worker.py:1841"),
+    ),
+    (
+        "[2025-11-24 22:27:20,620 C 7435 7435] (raylet) logging.cc:361: text",
+        entry(
+            time="2025-11-24T22:27:20.620",
+            level="FATAL",
+            pid=7435,
+            module="raylet",
+            source="logging.cc:361",
+        ),
+    ),
+    # Python
+    (
+        "2026-05-26 15:15:48,667 - INFO - text",
+        entry(time="2026-05-26T15:15:48.667", level="INFO"),
+    ),
+    (
+        "2026-05-26 15:15:48,667 - ray.serve - ERROR - text",
+        entry(time="2026-05-26T15:15:48.667", level="ERROR", module="ray.serve"),
+    ),
+    (
+        "2026-05-26 15:15:48,667 - ERROR - ray.serve - text",
+        entry(time="2026-05-26T15:15:48.667", level="ERROR", module="ray.serve"),
+    ),
+    (
+        "2025-06-01 10:00:00,123 [INFO][sched.core][core.py:12] text",
+        entry(
+            time="2025-06-01T10:00:00.123", level="INFO", module="sched.core", source="core.py:12"
+        ),
+    ),
+    (
+        "[2025-03-26 11:49:01,311] [INFO] [logging.py:128:log_dist] [Rank 0] text",
+        entry(time="2025-03-26T11:49:01.311", level="INFO", rank=0, source="logging.py:128"),
+    ),
+    (
+        "01/31/2025 10:00:00 - WARNING - trainer.core - text",
+        entry(time="2025-01-31T10:00:00", level="WARNING", module="trainer.core"),
+    ),
+    ("WARNING:root:text", entry(level="WARNING", module="root")),
+    # Docker
+    ("2025-10-24T22:03:14Z text", entry(time="2025-10-24T22:03:14")),
+    (
+        'time="2024-07-19T10:17:55+08:00" level=info msg="x"',
+        entry('msg="x"', time="2024-07-19T10:17:55", level="INFO"),
+    ),
+    # none
+    ("text", entry()),
+    ("(see the manual) text", entry("(see the manual) text")),
+    ("[2026] text", entry("[2026] text")),
+    ("Error: no", entry("Error: no")),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), HEADS, ids=[line for line, _ in HEADS])
+def test_a_line_is_read_whoever_wrote_it(line: str, expected: LogEntry) -> None:
+    assert read_line(line) == (expected,)
+
+
+def test_the_head_nearest_to_the_message_is_its_writers_own() -> None:
+    line = (
+        "(Worker_TP0 pid=545) ERROR 11-10 01:25:12 [multiproc_executor.py:671] "
+        "EL0004: [PID: 5536] 2025-11-10-01:25:11.770.501 Failed to allocate memory."
+    )
+    assert read_line(line) == (
+        entry(
+            "Failed to allocate memory.",
+            time="2025-11-10T01:25:11.770501",
+            level="ERROR",
+            tags=(WORKER,),
+            pid=5536,
+            source="multiproc_executor.py:671",
+            code="EL0004",
+        ),
+    )
+
+
+def test_the_process_of_a_line_is_the_innermost_that_has_a_name() -> None:
+    tags = (RAY, WORKER, ProcessTag(None, 9))
+    assert entry(tags=tags).process == "Worker_TP0"
+    assert entry().process is None
+
+
+def test_a_code_within_the_message_is_seen_and_the_message_stays_whole() -> None:
+    line = "RuntimeError: EJ0002: [PID: 38079] 2025-07-15-12:45:31.202.787 The port is down."
+    expected = entry(line, time="2025-07-15T12:45:31.202787", pid=38079, code="EJ0002")
+    assert read_line(line) == (expected,)
+
+
+def test_lines_of_cann_that_were_run_together_are_taken_apart() -> None:
+    head = "[ERROR] HCCL(1,python):2025-03-19-04:16:13.978"
+    found = read_line(f"{head}.979 [a.cc:1] one{head}.980 [a.cc:2] two", 7)
+    assert [(each.line, each.message, each.source) for each in found] == [
+        (7, "one", "a.cc:1"),
+        (7, "two", "a.cc:2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "> INFO 12-15 11:45:12 [model.py:2679] text",
+        ".INFO 12-15 11:45:12 [model.py:2679] text",
+        "run-1/engine.log:17:INFO 12-15 11:45:12 [model.py:2679] text",
+        "\x1b[32mINFO\x1b[0m 12-15 11:45:12 [model.py:2679] text",
+        "    INFO 12-15 11:45:12 [model.py:2679] text  \r",
+        "Loading:  10%\rINFO 12-15 11:45:12 [model.py:2679] text",
+    ],
+)
+def test_what_people_and_terminals_add_is_left_out(line: str) -> None:
+    assert read_line(line) == HEADS[0][1:]
+
+
+def test_a_pasted_log_is_read_with_the_numbers_of_its_lines() -> None:
+    pasted = "\ufeff```text\r\nINFO:     one\r\n\r\n   \r\n(pid=7)\r\nINFO:     two\r\n```\r\n"
+    found = list(read_entries(pasted))
+    assert [(each.line, each.message) for each in found] == [(2, "one"), (6, "two")]
+
+
+def test_times_are_compared_without_the_year_where_one_gives_none() -> None:
+    assert has_year("2025-10-24T22:03:14.946261")
+    assert not has_year("12-15T11:45:16")
+    early, late = "2025-12-15T11:45:16", "12-15T11:45:17.5"
+    at, then = (seconds_of(each, with_year=False) for each in (early, late))
+    assert at is not None and then is not None
+    assert then - at == 1.5
+    whole, next_year = (
+        seconds_of(f"{year}-01-01T00:00:00", with_year=True) for year in (2025, 2026)
+    )
+    assert whole is not None and next_year is not None
+    assert next_year - whole == 365 * 24 * 3600
+    assert seconds_of("02-29T00:00:00", with_year=False) is not None, "a leap year's day is a day"
+    assert seconds_of("2025-13-40T99:00:00", with_year=True) is None
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_any_text_is_read_without_a_mistake(text: str) -> None:
+    for each in read_entries(text):
+        assert each.message
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([line for line, _ in HEADS])).map(" ".join))
+def test_heads_after_heads_are_read_without_a_mistake(line: str) -> None:
+    for each in read_line(line):
+        assert each.line == 1
+
+
+@pytest.mark.parametrize(
+    "piece", ["x", "(", "[", "E", "[ERROR] ", "(Worker pid=1) ", "1:", "\x1b[", "a."]
+)
+def test_a_megabyte_on_one_line_is_read_at_once(piece: str) -> None:
+    line = piece * (10**6 // len(piece))
+    begun = time.perf_counter()
+    list(read_entries(line))
+    assert time.perf_counter() - begun < 0.5

@@ -1,0 +1,116 @@
+"""Many questions in one round trip: the script in a real shell, and its answers taken apart."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ropeway.facts.script import Answer, Ask, Pings, answers, script
+
+FRAME = "Rf00dcafe"
+SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]
+
+
+def asked(lines, shell: str = "sh", path: Path | None = None) -> list[Answer]:
+    argv = ["busybox", "sh", "-s"] if shell == "busybox" else [shell, "-s"]
+    env = {"PATH": f"{path}:/usr/bin:/bin" if path else "/usr/bin:/bin"}
+    done = subprocess.run(
+        argv, input=script(lines, FRAME), capture_output=True, text=True, env=env, timeout=30
+    )
+    assert done.stderr == ""
+    return list(answers(done.stdout, FRAME))
+
+
+def tool(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_what_a_command_prints_comes_back_byte_for_byte(shell):
+    hostile = 'it\'s $HOME `id` "q"\\n\n\n  two lines * '
+    [answer] = asked([Ask("said", ("printf", "%s", hostile))], shell)
+    assert answer == Answer("said", None, None, 0, hostile)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_command_that_is_not_there_says_so(shell):
+    [answer] = asked([Ask("none", ("no-such-program", "-x"))], shell)
+    assert (answer.exit_code, answer.text) == (127, "")
+
+
+def test_a_command_that_fails_gives_its_exit_code_and_what_it_complains_of():
+    [answer] = asked([Ask("no", ("ls", "/no/such/place"))])
+    assert answer.exit_code == 2
+    assert "No such file" in answer.text
+
+
+def test_a_command_that_hangs_is_given_up():
+    first, second = asked([Ask("slow", ("sleep", "20"), limit=1), Ask("then", ("echo", "on"))])
+    assert (first.exit_code, second.text) == (124, "on\n")
+
+
+def test_a_command_does_not_eat_the_rest_of_the_script():
+    first, second = asked([Ask("eats", ("cat",)), Ask("then", ("echo", "on"))])
+    assert (first.text, second.text) == ("", "on\n")
+
+
+def test_an_argument_of_several_lines_is_one_argument():
+    [answer] = asked([Ask("lines", ("sh", "-c", "echo one\necho 'two'\n"))])
+    assert answer.text == "one\ntwo\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_asks_once_for_every_npu_that_is_listed(shell, tmp_path):
+    listing = "printf '\\tNPU ID    : 0\\n\\tChip Count   : 1\\n\\n\\tNPU ID   : 224\\n'"
+    tool(tmp_path, "npu-smi", f'[ "$2" = -l ] && {{ {listing}; exit; }}\necho "$@"')
+    found = asked([Ask("board", ("npu-smi", "info", "-i", "N"), each="npu")], shell, tmp_path)
+    assert [(one.key, one.number, one.text) for one in found] == [
+        ("board", 0, "info -i 0\n"),
+        ("board", 224, "info -i 224\n"),
+    ]
+
+
+def test_without_npus_each_asks_nothing():
+    assert asked([Ask("board", ("npu-smi", "info", "-i", "N"), each="npu")]) == []
+
+
+def test_a_busy_tool_is_asked_again(tmp_path):
+    tool(
+        tmp_path,
+        "hccn_tool",
+        f"[ -e {tmp_path}/asked ] && echo fine && exit\n: >{tmp_path}/asked\n"
+        'echo "hccn_tool is busy, please try again."; exit 1',
+    )
+    [answer] = asked([Ask("ip", ("hccn_tool", "-ip"))], path=tmp_path)
+    assert (answer.exit_code, answer.text) == (0, "fine\n")
+
+
+def test_pings_go_from_one_device_to_many_addresses(tmp_path):
+    tool(tmp_path, "hccn_tool", 'echo "$@"')
+    found = asked([Pings(3, ("10.0.0.1", "10.0.0.2"))], path=tmp_path)
+    assert [(one.key, one.number, one.address, one.text) for one in found] == [
+        ("ping", 3, "10.0.0.1", "-i 3 -ping -g address 10.0.0.1\n"),
+        ("ping", 3, "10.0.0.2", "-i 3 -ping -g address 10.0.0.2\n"),
+    ]
+
+
+def test_an_ipv6_address_stays_whole(tmp_path):
+    tool(tmp_path, "hccn_tool", 'echo "$@"')
+    [answer] = asked([Pings(0, ("fd00::1:2",))], path=tmp_path)
+    assert answer.address == "fd00::1:2"
+
+
+def test_an_answer_that_is_cut_off_is_known_as_such():
+    whole = f"\n{FRAME} a\nfirst\n{FRAME} = 0\n\n{FRAME} b\nsec"
+    assert list(answers(whole, FRAME)) == [
+        Answer("a", None, None, 0, "first"),
+        Answer("b", None, None, None, "sec"),
+    ]
+
+
+def test_what_stands_outside_of_frames_is_nobodys():
+    text = f"Welcome to host1!\nLast login …\n\n{FRAME} a\nx\n{FRAME} = 0\n"
+    assert [one.text for one in answers(text, FRAME)] == ["x"]
