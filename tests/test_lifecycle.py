@@ -83,9 +83,6 @@ class StandIn:
     def listening(self, log: str) -> bool:
         return vllm.listening(log)
 
-    def root_cause(self, log: str) -> str | None:
-        return vllm.root_cause(log)
-
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -99,10 +99,6 @@ class Engine(Protocol):
         """Whether it says that it answers requests; only then is it asked for a token."""
         ...
 
-    def root_cause(self, log: str) -> str | None:
-        """The line of the log that says why it failed; None when there is no such line."""
-        ...
-
 
 @dataclass(frozen=True)
 class Probe:

@@ -1,4 +1,4 @@
-"""What every vLLM has in common, whatever chip is under it: its flags and its log."""
+"""What every vLLM has in common, whatever chip is under it: its flags, and how a start goes on."""
 
 import re
 from collections.abc import Sequence
@@ -26,30 +26,6 @@ _ACTIVITIES = (
     (_LISTENING, "waiting for the first token"),
 )
 _COMPILED = tuple((re.compile(pattern), words) for pattern, words in _ACTIVITIES)
-
-# A log line's own furniture: Ray's and vLLM's process tags, level, time, file.
-_TAGS = re.compile(
-    r"^(?:\x1b\[[0-9;]*m|\([\w:-]+(?: [\w=]+)*(?:, ip=[\d.]+)?\)|\[rank\d+\]:|\s)*"
-    r"(?:(?:ERROR|WARNING|INFO|CRITICAL)\s+\d\d-\d\d \d\d:\d\d:\d\d \[[^]]*\]\s*)?"
-)
-_CALM = re.compile(r"\b(?:DEBUG|INFO|WARNING) \d\d-\d\d \d\d:")
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
-_ERROR = re.compile(
-    r"^(?:[\w.]*(?:Error|Exception|Exit|Interrupt)(?:$|:[^\n]*)"
-    r"|.*(?:Fatal Python error|Segmentation fault|SIGSEGV|SIGKILL|OOM|out of memory"
-    r"|No space left on device|Address already in use|error: argument|error: unrecognized).*)$"
-)
-_RANK = re.compile(r"\((?:RayWorkerProc|RayWorkerWrapper|VllmWorker|Worker)[_ )]|\[rank\d+\]:")
-# A rank that says so was left alone by the one that failed.
-_LOST_PEER = re.compile(
-    r"[Cc]onnection (?:closed|reset|refused)|a peer rank has gone|Broken pipe|DistNetworkError"
-)
-# Lines that only say that something else went wrong.
-_ECHOES = re.compile(
-    r"Engine core initialization failed|EngineCore failed|See root cause|died unexpectedly"
-    r"|RayTaskError|ActorDiedError|WorkerCrashedError|Worker failed with error|EngineDeadError"
-    r"|Failed core proc|resource_tracker|wait_for_init|CancelledError|KeyboardInterrupt|SystemExit"
-)
 
 
 def layout_flags(deployment: Deployment) -> tuple[str, ...]:
@@ -100,47 +76,6 @@ def activity(log: str) -> str:
 def listening(log: str) -> bool:
     """Whether the server answers requests."""
     return re.search(_LISTENING, log) is not None
-
-
-def root_cause(log: str) -> str | None:
-    """The line that names an error itself rather than its echo in another process.
-
-    The earliest of a rank's, and only without one the earliest of the others: a rank fails first,
-    and its lines come last, since Ray brings them.
-    """
-    lines = [_ESCAPES.sub("", line) for line in log.splitlines()]
-    found = []
-    for number, line in enumerate(lines):
-        text = _plain(line)
-        if _ERROR.match(text) and not _ECHOES.search(text) and not _CALM.search(line):
-            distance = 2 if _LOST_PEER.search(text) else 0 if _RANK.search(line) else 1
-            found.append((distance, number, text))
-    if not found:
-        return None
-    _, number, text = min(found)
-    return text + _detail(text, lines[:number], lines[number + 1 : number + 4])
-
-
-def _detail(text: str, above: list[str], below: list[str]) -> str:
-    """What the error leaves to the lines around it.
-
-    Below a validation error stands what is wrong: vLLM checks its config in this way. Above a bare
-    `AssertionError` stands the code that raised it, perhaps with a line of carets between.
-    """
-    if re.search(r"validation errors? for \w+$", text):
-        said = next((line for line in below if "[type=" in line), "")
-        return f": {_plain(said).partition('[type=')[0].strip()}" if said else ""
-    if text.endswith("Error"):
-        code = next(
-            (plain for line in reversed(above[-2:]) if (plain := _plain(line)).strip("^~ ")), ""
-        )
-        return f": {code}" if code else ""
-    return ""
-
-
-def _plain(line: str) -> str:
-    """The line without its furniture."""
-    return _TAGS.sub("", line).strip()
 
 
 def data_ranks_that_fit(engine: int, sizes: Sequence[int]) -> int:

@@ -66,4 +66,3 @@ def needs(deployment: Deployment, weight_bytes: int) -> Needs:
 
 activity = vllm.activity
 listening = vllm.listening
-root_cause = vllm.root_cause

@@ -5,6 +5,8 @@ import json
 import time
 from collections.abc import Callable, Mapping
 
+from ropeway.diagnosis.decide import diagnose
+from ropeway.diagnosis.result import Diagnosis
 from ropeway.engines.base import Deployment, Engine
 from ropeway.errors import HostError, LaunchError, Refused
 from ropeway.hosts.base import Host, run_command
@@ -45,7 +47,7 @@ def start(deployment: Deployment, engine: Engine, hosts: Hosts, tell: Tell) -> N
             raise
         with uninterrupted():
             tell("undoing what was started")
-            cause = _why(error, deployment, engine, hosts)
+            cause = _why(error, deployment, hosts)
             take_down(deployment.service, deployment.scratch)
         if cause is not None:
             raise cause from error
@@ -66,6 +68,26 @@ def read_log(host: Host, path: str) -> str:
     """The end of a log on a host; empty while there is none."""
     found = host.run(("tail", "-c", str(_LOG_TAIL_BYTES), path))
     return found.stdout if found.ok else ""
+
+
+def root_cause(log: str) -> Diagnosis | None:
+    """Why the engine failed, as its log tells; None when the log tells of no failure or no more
+    than that there was one."""
+    found = diagnose({"engine.log": log})
+    return None if found.verdict == "healthy" or found.echo else found
+
+
+def engine_failure(error: HostError | LaunchError, cause: Diagnosis, log: str) -> LaunchError:
+    """The failure in the engine's own words, and what to do where the failure table knows it."""
+    known = cause.signature is not None
+    told = (cause.cause.en, *(detail.en for detail in cause.details)) if known else ()
+    advice = (cause.fix.en, f"known from: {', '.join(cause.source)}") if known else ()
+    return LaunchError(
+        f"the engine failed: {cause.headline}",
+        where=log,
+        evidence=(*told, error.what),
+        hint="\n".join((*advice, f"the whole log: less {log}")),
+    )
 
 
 def _take_name(step: Step, hosts: Hosts, deployment: Deployment) -> None:
@@ -119,7 +141,7 @@ def _wait_until_ready(deployment: Deployment, engine: Engine, hosts: Hosts, tell
             answer = run_command(head, probe, timeout=90.0)
             if answer.ok:
                 return
-            if engine.root_cause(log):
+            if root_cause(log):
                 answer.check("the engine answers, but generates nothing", where=deployment.url)
         time.sleep(_POLL_SECONDS)
     raise LaunchError(
@@ -129,21 +151,14 @@ def _wait_until_ready(deployment: Deployment, engine: Engine, hosts: Hosts, tell
     )
 
 
-def _why(
-    error: BaseException, deployment: Deployment, engine: Engine, hosts: Hosts
-) -> LaunchError | None:
+def _why(error: BaseException, deployment: Deployment, hosts: Hosts) -> LaunchError | None:
     """The failure with the engine's own root cause; None for what is no failure of a start."""
     if not isinstance(error, HostError | LaunchError):
         return None
     with contextlib.suppress(HostError):
         log = read_log(hosts[deployment.head.name], deployment.engine_log)
-        if cause := engine.root_cause(log):
-            return LaunchError(
-                f"the engine failed: {cause}",
-                where=deployment.engine_log,
-                evidence=(error.what,),
-                hint=f"the whole log: less {deployment.engine_log}",
-            )
+        if cause := root_cause(log):
+            return engine_failure(error, cause, deployment.engine_log)
         if not error.evidence and log:
             tail = tuple(log.strip().splitlines()[-6:])
             return LaunchError(error.what, where=error.where, evidence=tail, hint=error.hint)

@@ -1,0 +1,198 @@
+"""vLLM-Ascend, release by release: what each was built with, and what it asks of the host's driver.
+
+A row is used as a set: the plug-in's versioning policy allows no mixing. Sources: V is the policy's
+table (vllm-project/vllm-ascend, docs/source/community/versioning_policy.md), R the release notes,
+I the installation page, and `#N` an issue of that repository. Nothing here was verified on NPU
+hardware by us.
+"""
+
+import re
+from dataclasses import dataclass
+
+IMAGE = "quay.io/ascend/vllm-ascend"
+_POLICY = "vllm-ascend docs/source/community/versioning_policy.md"
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release. Versions are as published; `transformers` is its pin, where it has one."""
+
+    version: str
+    vllm: str
+    cann: str
+    torch_npu: str
+    transformers: str | None = None
+    note: str | None = None
+    source: str = _POLICY
+
+    @property
+    def newest_transformers(self) -> str | None:
+        """The newest that its pin allows; None where it sets no upper limit by version."""
+        found = re.fullmatch(r"(?:<=)?(\d+\.\d+\.\d+)", self.transformers or "")
+        return found[1] if found else None
+
+
+RELEASES = (
+    Release("0.9.0rc1", "0.9.0", "8.1.RC1", "2.5.1"),
+    Release("0.9.0rc2", "0.9.0", "8.1.RC1", "2.5.1"),
+    Release("0.9.1rc1", "0.9.1", "8.1.RC1", "2.5.1.post1.dev20250528"),
+    Release("0.9.1rc2", "0.9.1", "8.2.RC1", "2.5.1.post1", "<4.53"),
+    Release("0.9.1rc3", "0.9.1", "8.2.RC1", "2.5.1.post1", "<4.53"),
+    Release("0.9.1", "0.9.1", "8.2.RC1", "2.5.1.post1", "<4.53"),
+    Release("0.9.2rc1", "0.9.2", "8.1.RC1", "2.5.1.post1.dev20250619"),
+    Release("0.10.0rc1", "0.10.0", "8.2.RC1", "2.7.1.dev20250724"),
+    Release("0.10.1rc1", "0.10.1", "8.2.RC1", "2.7.1.dev20250724"),
+    Release("0.10.2rc1", "0.10.2", "8.2.RC1", "2.7.1.dev20250724"),
+    # transformers as found in its image (recorded: the two-host report in docs/benchmarks.md).
+    Release("0.11.0rc0", "0.11.0rc3", "8.2.RC1", "2.7.1.dev20250724", "<=4.56.2"),
+    Release("0.11.0rc1", "0.11.0", "8.3.RC1", "2.7.1"),
+    Release("0.11.0rc2", "0.11.0", "8.3.RC2", "2.7.1"),
+    Release("0.11.0rc3", "0.11.0", "8.3.RC2", "2.7.1.post1"),
+    Release("0.11.0", "0.11.0", "8.3.RC2", "2.7.1.post1", "<=4.57.1"),
+    Release("0.12.0rc1", "0.12.0", "8.3.RC2", "2.8.0", "<=4.57.1"),
+    Release("0.13.0rc1", "0.13.0", "8.3.RC2", "2.8.0"),
+    Release("0.13.0rc2", "0.13.0", "8.5.0", "2.8.0.post1"),
+    Release("0.13.0", "0.13.0", "8.5.0", "2.8.0.post2", ">=4.57.4,<5"),
+    Release("0.13.0rc3", "0.13.0", "8.5.1", "2.8.0.post2"),
+    Release("0.14.0rc1", "0.14.1", "8.5.0", "2.9.0", ">=4.57.3"),
+    Release("0.15.0rc1", "0.15.0", "8.5.0", "2.9.0"),
+    Release("0.16.0rc1", "0.16.0", "8.5.1", "2.9.0", ">=4.57.4"),
+    Release("0.17.0rc1", "0.17.0", "8.5.1", "2.9.0"),
+    Release("0.18.0rc1", "0.18.0", "8.5.1", "2.9.0", ">=4.57.4"),
+    Release("0.18.0", "0.18.0", "8.5.1", "2.9.0.post1", ">=4.57.4", "on x86 CANN 9.0.0 (#7993)"),
+    Release("0.19.1rc1", "0.19.1", "8.5.1", "2.9.0", "5.5.3"),
+    Release("0.20.2rc1", "0.20.2", "9.0.0", "2.10.0", "5.5.3"),
+    Release("0.21.0rc1", "0.21.0", "9.0.0", "2.10.0", "5.5.4"),
+    Release("0.22.1rc1", "0.22.1", "9.0.0", "2.10.0", "5.5.4"),
+    Release("0.23.0rc1", "0.23.0", "9.0.1", "2.10.0.post2"),
+    Release("0.23.0", "0.23.0", "9.1.0", "2.10.0.post4", "5.5.4"),
+    Release("0.23.0.post1", "0.23.0", "9.1.0", "2.10.0.post4", "5.5.4"),
+    Release("0.24.0rc1", "0.24.0", "9.0.1", "2.10.0.post2", "5.13.0"),
+    Release("0.25.1rc1", "0.25.1", "9.0.1", "2.10.0.post2", "5.14.1"),
+    Release("0.26.0rc1", "0.26.0", "9.1.0", "2.10.0.post4", "5.14.1"),
+    Release("0.30.0rc1", "0.30.0", "9.2.0", "2.10.0.post4", "5.14.1"),
+    Release("0.30.0rc2", "0.30.0", "9.2.0", "2.10.0.post4", "5.14.1"),
+)
+
+
+@dataclass(frozen=True)
+class DriverNeed:
+    """From this release on (or from this CANN on), the host's driver must be at least `driver`.
+
+    hard  it fails below; otherwise it is the documents' recommendation
+    """
+
+    driver: str
+    release: str | None = None
+    cann: str | None = None
+    hard: bool = True
+    why: str = ""
+    source: str = ""
+
+
+# The strictest row that applies counts.
+DRIVER_NEEDS = (
+    DriverNeed("24.1.rc1", release="0.7.3", why="asked for by its installation page",
+               source="vllm-ascend v0.7.3 docs/source/installation.md"),
+    DriverNeed("25.0", cann="8.3.RC1",
+               why="24.1 under CANN 8.3 or newer ends in AICore timeouts (507014)",
+               source="vllm-ascend #5468, #4914, #4972"),
+    DriverNeed("25.5", release="0.13.0", hard=False, why="recommended by its installation page",
+               source="vllm-ascend v0.13.0 docs/source/installation.md"),
+    DriverNeed("25.5.1", release="0.21.0rc1", why="full and piecewise graphs, its default, need it",
+               source="vllm-ascend v0.21.0rc1 release notes"),
+    DriverNeed("26.0.rc1", release="0.30.0rc1", hard=False, why="the HDK it was released with",
+               source="vllm-ascend v0.30.0rc1 release notes"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelNeed:
+    """A model of this `model_type` (config.json) runs from this release on."""
+
+    model_types: tuple[str, ...]
+    release: str
+    why: str
+    source: str
+
+
+MODEL_NEEDS = (
+    ModelNeed(("qwen3", "qwen3_moe"), "0.8.4rc2", "first release with Qwen3",
+              "vllm-ascend docs/source/user_guide/support_matrix/supported_models.md"),
+    ModelNeed(("qwen3_vl", "qwen3_vl_moe"), "0.11.0rc0", "first release with Qwen3-VL",
+              "vllm-ascend #3103"),
+    ModelNeed(("qwen3_next",), "0.10.2rc1", "first release with Qwen3-Next",
+              "vllm-ascend v0.10.2rc1 release notes"),
+    ModelNeed(("qwen3_5", "qwen3_5_moe"), "0.17.0rc1", "first release with Qwen3.5",
+              "vllm-ascend #7635"),
+    ModelNeed(("deepseek_v3",), "0.9.1rc3", "first release whose recipes cover it",
+              "vllm-ascend docs/source/tutorials"),
+    ModelNeed(("deepseek_v32",), "0.11.0rc0", "first release with DeepSeek-V3.2",
+              "vllm-ascend docs/source/tutorials"),
+    ModelNeed(("deepseek_v4",), "0.20.2rc1", "first release with DeepSeek-V4",
+              "vllm-ascend #9534"),
+    ModelNeed(("glm4_moe",), "0.10.0rc1", "first release with GLM-4.5",
+              "vllm-ascend docs/source/tutorials"),
+    ModelNeed(("glm_moe_dsa",), "0.17.0rc1", "first release with GLM-5",
+              "vllm-ascend docs/source/tutorials"),
+    ModelNeed(("kimi_k25",), "0.17.0rc1", "first release with Kimi-K2.5",
+              "vllm-ascend docs/source/tutorials"),
+    ModelNeed(("minimax_m2",), "0.13.0", "first release with MiniMax-M2",
+              "vllm-ascend #10591"),
+)  # fmt: skip
+
+_TAG = re.compile(
+    r"vllm-ascend:v?(?P<version>\d+\.\d+\.\d+(?:rc\d+)?(?:\.post\d+)?)(?P<rest>(?:-[\w.]+)*)"
+)
+_VERSION = re.compile(r"(?P<numbers>[0-9.]*)(?:(?P<word>t|b|rc|post)(?=\d)(?P<rest>[\w.]*))?")
+# What a tag ends in, for each product (installation.md): nothing for A2.
+CHIP_SUFFIXES = {"a3": "A3", "310p": "310P", "a5": "950", "950dt": "950"}
+
+
+@dataclass(frozen=True)
+class ImageTag:
+    """What the name of an image says: the release, and the product it was built for."""
+
+    version: str
+    family: str
+
+
+def image_tag(name: str) -> ImageTag | None:
+    """Read `quay.io/ascend/vllm-ascend:v0.11.0rc0-a3-openeuler`; None for other images."""
+    found = _TAG.search(name)
+    if found is None:
+        return None
+    words = found["rest"].split("-")
+    family = next((CHIP_SUFFIXES[word] for word in words if word in CHIP_SUFFIXES), "910B")
+    return ImageTag(found["version"], family)
+
+
+def release_of(version: str) -> Release | None:
+    """The row of a release; None for one that we do not know."""
+    return next((row for row in RELEASES if row.version == version), None)
+
+
+def order(version: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """A key to compare versions by: `8.3.RC1` < `8.3.RC2` < `8.3.0` = `8.3`, `24.1.rc3` < `24.1`.
+
+    Understands what CANN, drivers and vLLM-Ascend call themselves: numbers with dots, then perhaps
+    a test build (`T`), a build (`b`), a release candidate (`rc`, `RC`) or a `post`, numbered too.
+    """
+    found = _VERSION.match(version.lower())
+    assert found is not None  # every part of it may be empty
+    numbers = [int(part) for part in re.findall(r"\d+", found["numbers"])]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    rank = {None: 2, "t": 0, "b": 1, "rc": 1, "post": 3}[found["word"]]
+    return tuple(numbers), (rank, *map(int, re.findall(r"\d+", found["rest"] or "")))
+
+
+def driver_needs(release: Release) -> tuple[DriverNeed, ...]:
+    """The rows that apply to a release, the highest driver first."""
+    found = [
+        need
+        for need in DRIVER_NEEDS
+        if (need.release is None or order(release.version) >= order(need.release))
+        and (need.cann is None or order(release.cann) >= order(need.cann))
+    ]
+    return tuple(sorted(found, key=lambda need: order(need.driver), reverse=True))

@@ -1,0 +1,246 @@
+"""`ropeway diagnose`: which logs it reads, what it answers, and how it ends."""
+
+import gzip
+import io
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+
+from facts_recordings import text_of
+from ropeway.cli.main import exit_code
+from ropeway.diagnosis.decide import diagnose
+from test_logs import recorded
+
+Captured = pytest.CaptureFixture[str]
+
+HEALTHY = "INFO:     all is well\n"
+FAILED = "INFO:     one\nRuntimeError: alloc device memory failed\n"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder, an English terminal of 80 columns."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def write(path: str, text: str | bytes) -> str:
+    """A file in the folder, with the folders above it."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def shown(capsys: Captured) -> list[str]:
+    """What was answered, without the blanks that fill a table's last column."""
+    return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+def answer(args: list[str], code: int, capsys: Captured) -> Any:
+    """The JSON document of `ropeway diagnose`, which must end with this code."""
+    assert exit_code(["diagnose", "--json", *args]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def places(document: Any) -> tuple[Any, list[str]]:
+    """Where the cause is, and the names of all logs that were read."""
+    line = document["line"]
+    return line and (line["log"], line["number"]), [log["name"] for log in document["logs"]]
+
+
+# What is answered
+
+
+def test_a_failure_is_told_with_its_line_its_fix_and_its_source(capsys: Captured) -> None:
+    assert exit_code(["diagnose", write("engine.log", text_of("err_log_09"))]) == 1
+    assert shown(capsys) == [
+        "device: A process of an earlier job still holds the NPU.",
+        "",
+        "line      engine.log:2 · 2025-08-26 04:05:21.569071 · VllmWorker TP0",
+        "          EJ0001: Failed to initialize the HCCP process. Reason: Maybe the last",
+        "          training process is running.",
+        "fix       `npu-smi info` shows it; end it by its pid, wait 10 s, start again.",
+        "source    https://github.com/hiyouga/LlamaFactory/issues/3839",
+        "          https://github.com/vllm-project/vllm-ascend/issues/2546",
+        "how sure  recorded elsewhere with this line; not verified on NPU hardware by us",
+        "",
+        "set aside",
+        "  engine.log:1 · 2025-08-26 04:05:21 · VllmWorker TP0",
+        "    ERR02200: DIST call hccl api failed.",
+        "    → torch_npu code ERR02200: a call into HCCL failed.",
+        "",
+        "read 1 log of 4 lines",
+    ]
+
+
+def test_a_failure_is_told_in_chinese(capsys: Captured) -> None:
+    name = write("engine.log", text_of("err_log_09"))
+    assert exit_code(["diagnose", name, "--lang", "zh"]) == 1
+    assert shown(capsys) == [
+        "设备：上一个任务的进程仍在占用 NPU。",
+        "",
+        "日志行  engine.log:2 · 2025-08-26 04:05:21.569071 · VllmWorker TP0",
+        "        EJ0001: Failed to initialize the HCCP process. Reason: Maybe the last",
+        "        training process is running.",
+        "处理    用 `npu-smi info` 找到该进程并按 pid 结束，等待 10 秒后重试。",
+        "来源    https://github.com/hiyouga/LlamaFactory/issues/3839",
+        "        https://github.com/vllm-project/vllm-ascend/issues/2546",
+        "依据    他处有记录，本项目未在 NPU 硬件上验证",
+        "",
+        "未采用",
+        "  engine.log:1 · 2025-08-26 04:05:21 · VllmWorker TP0",
+        "    ERR02200: DIST call hccl api failed.",
+        "    → torch_npu 错误码 ERR02200：调用 HCCL 失败。",
+        "",
+        "共读取 1 个日志，4 行",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("locale", "chinese"),
+    [
+        ({"LANG": "zh_CN.UTF-8"}, True),
+        ({"LANG": "en_US.UTF-8"}, False),
+        ({"LANG": "zh_CN.UTF-8", "LC_MESSAGES": "C"}, False),
+        ({"LANG": "C", "LC_ALL": "zh_TW.UTF-8", "LC_MESSAGES": "C"}, True),
+        ({"LANG": "zh_CN.UTF-8", "LC_ALL": ""}, True),
+    ],
+)
+def test_the_language_is_that_of_the_terminal(
+    locale: dict[str, str], chinese: bool, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in locale.items():
+        monkeypatch.setenv(name, value)
+    name = write("a.log", HEALTHY)
+    assert exit_code(["diagnose", name]) == 0
+    assert shown(capsys)[0] == ("没有发现报错。" if chinese else "No line tells of a failure.")
+    assert exit_code(["diagnose", name, "--lang", "en"]) == 0
+    assert shown(capsys)[0] == "No line tells of a failure."
+
+
+def test_a_healthy_log_ends_well(capsys: Captured) -> None:
+    name = write("a.log", HEALTHY + "INFO:     Application startup complete.\n")
+    assert exit_code(["diagnose", name]) == 0
+    assert shown(capsys) == [
+        "No line tells of a failure.",
+        "the server says that it is ready: a.log:2",
+        "read 1 log of 2 lines",
+    ]
+
+
+def test_a_failure_nobody_knows_is_an_error_too(capsys: Captured) -> None:
+    assert exit_code(["diagnose", write("a.log", "ValueError: the moon is full\n")]) == 1
+    assert shown(capsys)[:4] == [
+        "unknown: Not known: no row of the failure table fits this line.",
+        "",
+        "line  a.log:1",
+        "      ValueError: the moon is full",
+    ]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("name", recorded())
+def test_every_answer_fits_into_80_columns(name: str, language: str, capsys: Captured) -> None:
+    exit_code(["diagnose", write("engine.log", text_of(name)), "--lang", language])
+    assert [line for line in shown(capsys) if cell_len(line) > 80] == []
+
+
+def test_the_document_holds_the_whole_diagnosis_in_both_languages(capsys: Captured) -> None:
+    text = text_of("err_log_11")
+    found = answer([write("engine.log", text)], 1, capsys)
+    said = json.loads(json.dumps(asdict(diagnose({"engine.log": text}))))
+    assert found == {"schema": 1, **said, "unread": []}
+    assert found["details"][1] == {
+        "en": "rank 27 (10.20.0.29) did not answer rank 0",
+        "zh": "rank 27（10.20.0.29）没有应答 rank 0",
+    }
+
+
+# Which logs are read
+
+
+def test_files_and_folders_are_read_together_and_each_once(capsys: Captured) -> None:
+    for name in ("run/engine.log", "run/plog/plog-1_2.log", "run/ray.out", "run/raylet.err"):
+        write(name, HEALTHY)
+    write("run/old/engine.log.1", FAILED)
+    write("run/spec.yaml", FAILED)
+    write("run/core", b"\x7fELF RuntimeError: alloc device memory failed")
+    document = answer(["run", "run/engine.log", write("named", HEALTHY)], 1, capsys)
+    assert places(document) == (
+        ("run/old/engine.log.1", 2),
+        [
+            "named",
+            "run/engine.log",
+            "run/old/engine.log.1",
+            "run/plog/plog-1_2.log",
+            "run/ray.out",
+            "run/raylet.err",
+        ],
+    )
+
+
+def test_the_order_in_which_logs_are_named_does_not_matter(capsys: Captured) -> None:
+    names = [write("a.log", FAILED), write("b.log", HEALTHY)]
+    assert answer(names, 1, capsys) == answer(names[::-1], 1, capsys)
+
+
+def test_a_packed_log_is_unpacked_whatever_its_name(capsys: Captured) -> None:
+    for name in ("plog-1.log.gz", "packed.log"):
+        write(name, gzip.compress(FAILED.encode()))
+        assert places(answer([name], 1, capsys)) == ((name, 2), [name])
+
+
+def test_a_log_comes_by_standard_input(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(FAILED.encode())))
+    assert places(answer(["-"], 1, capsys)) == (("stdin", 2), ["stdin"])
+
+
+def test_a_log_in_another_encoding_is_read_as_far_as_it_can_be(capsys: Captured) -> None:
+    name = write("a.log", "错误\n".encode("gbk") + b"\xff\x00\n" + FAILED.encode())
+    assert places(answer([name], 1, capsys))[0] == ("a.log", 4)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("gone.log", "there is no such log"), ("empty", "there is no log in this folder")],
+)
+def test_a_log_that_is_not_there_is_refused(name: str, what: str, capsys: Captured) -> None:
+    Path("empty").mkdir()
+    write("a.log", FAILED)
+    error = answer(["a.log", name], 2, capsys)["error"]
+    assert (error["what"], error["where"]) == (what, name)
+
+
+BROKEN = gzip.compress(HEALTHY.encode() * 1000)[:60]
+BROKEN_OFF = "b.log.gz: Compressed file ended before the end-of-stream marker was reached"
+
+
+def test_a_log_that_breaks_off_is_no_proof_of_health(capsys: Captured) -> None:
+    names = [write("a.log", HEALTHY), write("b.log.gz", BROKEN)]
+    error = answer(names, 2, capsys)["error"]
+    assert error["what"] == "1 of 2 logs could not be read to the end"
+    assert error["evidence"] == [BROKEN_OFF]
+
+
+def test_a_failure_is_told_though_another_log_breaks_off(capsys: Captured) -> None:
+    names = [write("a.log", FAILED), write("b.log.gz", BROKEN)]
+    document = answer(names, 1, capsys)
+    assert places(document) == (("a.log", 2), names)
+    assert document["unread"] == [BROKEN_OFF]
+    assert exit_code(["diagnose", *names]) == 1
+    assert BROKEN_OFF in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_a_log_the_call_is_refused(capsys: Captured) -> None:
+    assert exit_code(["diagnose"]) == 2
+    assert "LOG…" in capsys.readouterr().err

@@ -1,0 +1,358 @@
+"""The table of failure signatures: every row is sound, and claims its own lines and no other's."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from ropeway.diagnosis.__main__ import failures_page
+from ropeway.diagnosis.details import Value
+from ropeway.diagnosis.result import CATEGORIES, Basis
+from ropeway.diagnosis.scan import CALM, scan
+from ropeway.diagnosis.signatures import Kind, Signature, link_to, table
+from ropeway.facts.log_lines import read_line
+
+ROWS = table().signatures
+WORDED = [row for row in ROWS if not row.after]
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+def claim(line: str) -> Signature | None:
+    """The row that claims this line of a log."""
+    [entry] = read_line(line)
+    return table().claim(entry.message, entry.code, calm=entry.level in CALM)
+
+
+def name_of(line: str) -> str | None:
+    row = claim(line)
+    return row.id if row else None
+
+
+# Every row
+
+
+@pytest.mark.parametrize("row", WORDED, ids=lambda row: row.id)
+def test_a_row_claims_its_own_example(row: Signature) -> None:
+    assert name_of(row.example) == row.id
+
+
+@pytest.mark.parametrize("row", WORDED, ids=lambda row: row.id)
+def test_the_example_of_a_row_is_seen_between_others(row: Signature) -> None:
+    lines = ("INFO:     all is well", row.example, "INFO:     all is well")
+    found = scan("a.log", ["\n".join(lines)])
+    seen = [each for each in found.sightings.values() if each.row == row]
+    assert [each.entry.line for each in seen] == [2]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_a_row_is_whole(row: Signature) -> None:
+    assert row.kind in get_args(Kind)
+    assert row.basis in get_args(Basis)
+    assert row.category in CATEGORIES
+    assert row.source
+    assert bool(row.text or row.codes) != bool(row.after), "words of its own, or it refines others"
+    for words in (row.cause, row.fix):
+        assert words.en.strip() and not CHINESE.search(words.en)
+        assert CHINESE.search(words.zh)
+    for detail in row.details:
+        for said in (detail.say.en, detail.say.zh):
+            assert set(re.findall(r"\{(\w+)", said)) <= set(detail.find.groupindex)
+        worded = re.search("[a-z]{3}", re.sub(r"\{.*?\}", "", detail.say.en))
+        assert not worded or CHINESE.search(detail.say.zh)
+
+
+def test_rows_refine_rows_and_codes_that_are_there() -> None:
+    known = {row.id for row in ROWS} | {f"acl-{code}" for code in table().codes["acl"]}
+    assert {name for row in ROWS for name in row.after} <= known
+
+
+def test_a_fragment_or_a_code_stands_in_one_row_only() -> None:
+    for taken in (
+        [(text, row.pattern) for row in ROWS for text in row.text],
+        [code for row in ROWS for code in row.codes],
+    ):
+        assert len(set(taken)) == len(taken)
+
+
+def test_every_code_has_a_meaning_and_a_fix_for_its_kind() -> None:
+    for codes in table().codes.values():
+        for known in codes.values():
+            assert known.kind in get_args(Kind)
+            assert known.meaning.en and CHINESE.search(known.meaning.zh)
+            assert known.category in table().fixes
+    for fix in table().fixes.values():
+        assert fix.en and CHINESE.search(fix.zh)
+
+
+@pytest.mark.parametrize(
+    ("source", "link"),
+    [
+        ("vllm-ascend#4051", "https://github.com/vllm-project/vllm-ascend/issues/4051"),
+        ("vllm#15102", "https://github.com/vllm-project/vllm/issues/15102"),
+        ("Ascend/pytorch#67", "https://github.com/Ascend/pytorch/issues/67"),
+        ("https://docs.ray.io/", "https://docs.ray.io/"),
+        ("Linux manual: mmap(2)", "Linux manual: mmap(2)"),
+    ],
+)
+def test_a_source_is_something_to_open(source: str, link: str) -> None:
+    assert link_to(source) == link
+
+
+def test_no_repository_is_named_in_short_that_is_not_known() -> None:
+    links = {link_to(source) for row in ROWS for source in row.source}
+    assert not [link for link in links if re.match(r"https://github.com/[\w.-]+/issues/", link)]
+
+
+def test_the_page_for_people_says_what_the_table_says() -> None:
+    page = Path(__file__).parent.parent / "docs" / "failures.md"
+    assert page.read_text(encoding="utf-8") == failures_page(), (
+        "python -m ropeway.diagnosis > docs/failures.md"
+    )
+
+
+# What is known of failures on Ascend: each line with the row that must claim it
+
+LINES = {
+    "ACL stream synchronize failed, error code:507014": "acl-507014",
+    "aclnnMoeDistributeDispatchV3 failed, error code is 561002": "moe-dispatch-shape",
+    "MoeDistributeDispatchV2 do tiling failed": "moe-dispatch-shape",
+    "HCCL_BUFFSIZE is too SMALL, x NEEDED_HCCL_BUFFSIZE(x) = 512MB": "hccl-buffer-too-small",
+    "HCCL_BUFFSIZE_EP is too SMALL": "hccl-ep-buffer-too-small",
+    "The DDR address of the MTE instruction is out of range": "memory-access-out-of-range",
+    "EI0006: Getting socket times out. Reason: no data": "hccl-peer-silent",
+    "[PID: 7] 2025-12-29-03:16:15.787.356 Communication_Error_Get_Socket(EI0006): Getting socket "
+    "times out.": "hccl-peer-silent",
+    "HCCL function error: hcclCommInitRootInfoConfig(n, &root, rank), error code is 11": (
+        "hccl-init-failed"
+    ),
+    "EJ0003: Failed to bind the IP port. Reason: The IP address and port have been bound "
+    "already.": "hccl-host-port-taken",
+    "host nic listen start failed, port[60000]": "hccl-host-port-taken",
+    "[PID: 7] 2025-12-29-03:16:15.787.356 Communication_Error_Bind_IP_Port(EI0019): no": (
+        "hccl-host-port-taken"
+    ),
+    "listen on ip[10.1.1.1] and specific port[16666] fail": "hccl-npu-port-taken",
+    "port 65536 have already been bound": "hccl-npu-port-taken",
+    "EI0002: The wait execution of the Notify register times out.": "hccl-notify-timeout",
+    "EI0009: Transport init error. Reason: x": "hccl-transport-failed",
+    "Watchdog caught collective operation timeout: WorkHCCL(x)": "watchdog-timeout",
+    "The HCCL execution timeout was set to never timeout": "hccl-never-timeout",
+    "Cluster Exception Location[IP/ID]:[x], ExceptionType:[Stuck Occurred], error code is 507048": (
+        "cluster-exception"
+    ),
+    "EJ0001: Failed to initialize the HCCP process. Reason: Maybe the last training process is "
+    "running.": "stale-process-on-npu",
+    "dcmi module initialize failed. ret is -8005": "npu-held-or-forbidden",
+    "dcmi model initialized failed, because the device is used. ret is -8020": (
+        "npu-used-by-container"
+    ),
+    "DrvMngGetConsoleLogLevel failed. (ret=4)": "driver-log-level",
+    "ImportError: libascend_hal.so: cannot open shared object file": "driver-library-missing",
+    "OSError: libatb.so: cannot open shared object file": "atb-library-missing",
+    "RuntimeError: Failed to load the backend extension: torch_npu.": "torch-npu-not-loaded",
+    "RuntimeError: Failed to infer device type": "device-type-unknown",
+    "NPU function error: c10_npu::SetDevice(device), error code is 507033": "device-open-failed",
+    "EL0003: The argument is invalid.": "cann-EL0003",
+    "NPU function error: c10_npu::SetDevice(device), error code is 107001": "invalid-device-number",
+    "Invalid device id": "invalid-device-number",
+    "ValueError: Current node has no NPU available.": "node-without-npus",
+    "The number of required NPUs exceeds the total number of available NPUs in the placement "
+    "group.": "too-few-npus-in-ray",
+    "Waiting for creating a placement group of specs for 10 seconds.": "placement-group-waits",
+    "Cannot provide a placement group of placement_group_specs=[]": "placement-group-waits",
+    "Failed to connect to GCS at address 10.0.0.1:6379": "ray-head-unreachable",
+    "Timed out waiting for engines to sendinitial message on input socket.": "data-rank-missing",
+    "Timed out waiting for engine core processes to start": "data-rank-missing",
+    "Did not receive response from front-end process within 5 minutes": "front-end-missing",
+    "torch.distributed.DistStoreError: Timed out after 1801 seconds waiting for clients. 1/8 "
+    "clients joined.": "rendezvous-timeout",
+    "Some Ray subprocesses exited unexpectedly:": "ray-processes-ended",
+    "raylet [exit code=1]": "ray-processes-ended",
+    "System memory request exceeds memory available in /dev/shm": "shared-memory-too-small",
+    "ray.exceptions.RayChannelTimeoutError: System error": "compiled-graph-timeout",
+    "RuntimeError: Gloo connectFullMesh failed with x": "gloo-wrong-interface",
+    "[W1009 13:45:18.4 socket.cpp:7] Unable to resolve hostname. Using the loopback address": (
+        "gloo-wrong-interface"
+    ),
+    "No available shared memory broadcast block found in 60 seconds.": "broadcast-wait",
+    "RuntimeError: NPU out of memory. Tried to allocate 260.00 MiB": "npu-out-of-memory",
+    "Available memory: 0, total memory: 65452113920": "no-memory-for-kv-cache",
+    "ValueError: No available memory for the cache blocks.": "no-memory-for-kv-cache",
+    "Available KV cache memory: -1.2 GiB": "kv-memory-negative",
+    "ValueError: Free memory on device (1/29 GiB) on startup is less than desired GPU memory "
+    "utilization (0.9, 26 GiB).": "card-already-in-use",
+    "AssertionError: local_world_size (8) must be less than or equal to the number of visible "
+    "devices (0).": "no-visible-devices",
+    "NPU function error: c10_npu::acl::AclmdlRICaptureBegin(x), error code is 207008": (
+        "graph-resources"
+    ),
+    "stream wait event failed, runtime result = 207005": "graph-resources",
+    "EL0009: Stream resources are insufficient": "graph-resources",
+    "Alloc sq cq fail": "graph-resources",
+    "KeyError: 'layers.3.mlp.experts.w13_weight'": "quantised-weight-missing",
+    "ValueError: awq quantization is currently not supported in npu.": "cuda-quantisation",
+    "ValueError: Quantization method specified in the model config (fp8) does not match": (
+        "quantisation-flag-differs"
+    ),
+    "serve: error: argument --quantization/-q: invalid choice: 'ascend' (choose from)": (
+        "plugin-missing"
+    ),
+    "ImportError: libatb_train.so: undefined symbol: _ZN3atb9": "torch-npu-does-not-fit",
+    "ImportError: libmki.so: undefined symbol: _ZN3Mki6Logger": "torch-npu-does-not-fit",
+    "RuntimeError: aclnnX or aclnnXGetWorkspaceSize not in libopapi.so": "operator-not-in-cann",
+    "Get path and read binary_info_config.json failed, please check if the opp_kernel package is "
+    "installed": "kernels-not-installed",
+    "NPU function error: at_npu::native::AclSetCompileopt(x), error code is 500001": (
+        "cann-not-initialised"
+    ),
+    "RuntimeError: Get ACL JitCompile default value failed": "cann-not-initialised",
+    "TBE Subprocess[task_distribute] raise error[], main process disappeared!": (
+        "compiler-process-gone"
+    ),
+    "expert count is: 128, but currently only support 256": "driver-firmware-mismatch",
+    "[RanktablCheck] no": "npu-address-missing",
+    "'device ip' is not set correctly": "npu-address-missing",
+    "OSError: ascend_transport.so: cannot open shared object file": "transport-library-missing",
+    "api_server.py: error: unrecognized arguments: --disable-log-requests": (
+        "flag-log-requests-gone"
+    ),
+    "value x for [ge.debugDir] is invalid": "debug-dir-not-writable",
+    "MLA only support {32, 64, 128}": "mla-head-ratio",
+    "RuntimeError: Ascend config is not initialized.": "ascend-config-missing",
+    "TypeError: get_attn_backend() got multiple values for argument 'use_mla'": (
+        "attention-arguments"
+    ),
+    "zmq.error.ZMQError: Address already in use (addr='tcp://x')": "zmq-port-taken",
+    "EngineCore failed to start.": "engine-core-failed",
+    "NPU function error: x, error code is 507034": "acl-507034",
+    "NPU function error: x, error code is 507018": "acl-507018",
+    "NPU function error: x, error code is 507899": "acl-507899",
+    "ValueError: Can't enable graph mode and eager mode at the same time.": "graph-and-eager",
+    "NotImplementedError: Pipeline parallelism is not supported for this model.": (
+        "no-pipeline-for-model"
+    ),
+    "ValueError: Total number of attention heads (9) must be divisible by tensor parallel size "
+    "(2).": "heads-not-divisible",
+    "AssertionError: Sequence parallelism requires enable_expert_parallel=True for MoE models.": (
+        "sequence-without-expert"
+    ),
+    "ValueError: ACL graph is incompatible with ASCEND_LAUNCH_BLOCKING=1.": "graph-and-blocking",
+    "INFO 12-15 11:45:12 [x.py:1] NUMEXPR_MAX_THREADS not set": "numexpr-threads",
+}
+
+
+@pytest.mark.parametrize(("line", "row"), LINES.items(), ids=list(LINES))
+def test_a_line_that_is_known_has_its_row(line: str, row: str) -> None:
+    assert name_of(line) == row
+    found = scan("a.log", [f"INFO:     all is well\n{line}\n"])
+    assert [seen.row and seen.row.id for seen in found.sightings.values()] == [row]
+
+
+# Codes
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *(107001, 107002, 107022, 207001, 207005, 207008, 507010, 507011, 507013, 507014, 507015),
+        *(507016, 507017, 507018, 507033, 507034, 507035, 507046, 507047, 507048, 507899),
+        *(161002, 361001, 561002, 561003),
+    ],
+)
+@pytest.mark.parametrize(
+    "form",
+    [
+        "RuntimeError: x:1 NPU function error: aclF(), error code is {}",
+        "call failed, runtime result = {}[FUNC:ReportCallError]",
+        "Stream failed, error code:{}",
+        "call failed, errorCode={}",
+        "call failed, error no is {}",
+        "call failed, errno:{}",
+        "call failed, ret={}",
+        "call failed, ret[{}]",
+    ],
+)
+def test_a_code_of_acl_has_a_meaning_in_whatever_form_it_is_printed(code: int, form: str) -> None:
+    line = form.format(code)
+    row = claim(line)
+    assert row is not None
+    assert row.id == f"acl-{code}" or str(code) in row.codes or str(code) in "".join(row.text)
+    assert [seen.row for seen in scan("a.log", [line]).sightings.values()] == [row]
+
+
+@pytest.mark.parametrize("code", range(1, 23))
+def test_a_result_of_hccl_is_put_into_words(code: int) -> None:
+    row = claim(f"RuntimeError: OPS function error: HcclAllreduce, error code is {code}")
+    assert row is not None
+    assert row.id == f"hccl-{code}"
+    assert row.cause.en.startswith(f"HCCL code {code}: ")
+    assert row.weak == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "EI0099: [PID: 5] 2025-12-29-03:16:15.787.356 of which nothing is known",
+        "EZ0501: of which nothing is known",
+        "[PID: 5] 2025-12-29-03:16:15.787.356 Something(EL0777): of which nothing is known",
+        "RuntimeError: EK0001: of which nothing is known",
+        "E30099: of which nothing is known",
+    ],
+)
+def test_a_code_of_cann_says_at_least_which_part_speaks(line: str) -> None:
+    row = claim(line)
+    assert row is not None
+    assert row.id.startswith("cann-E")
+    assert row.basis == "code"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "exit code is 1",
+        "error code is 0",
+        "HTTP status code: 500",
+        "port 507014 is open",
+        "INFO 12-15 11:45:12 [x.py:1] error code is 507014",
+        "EMPTY1: text",
+        "text",
+    ],
+)
+def test_a_number_that_is_no_code_says_nothing(line: str) -> None:
+    assert claim(line) is None
+
+
+# Which row claims a line that several fit
+
+
+def test_the_longest_match_claims_a_line_whatever_the_order_of_rows() -> None:
+    message = "HCCL_BUFFSIZE_EP is too SMALL"
+    backwards = replace(table(), fragments=tuple(reversed(table().fragments)))
+    assert table().claim(message) == backwards.claim(message) == table()["hccl-ep-buffer-too-small"]
+
+
+def test_words_win_over_a_code_but_for_those_that_only_echo_it() -> None:
+    assert name_of("EngineCore failed to start. error code is 507014") == "acl-507014"
+    assert name_of("alloc device memory failed, error code is 507014") == "device-memory-allocation"
+    assert name_of("The wait execution of the Notify register times out, error code is 507014") == (
+        "hccl-notify-timeout"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "printed"),
+    [
+        ("1073741824", "bytes", "1.0 GiB"),
+        ("11", "hccl", table().codes["hccl"]["11"].meaning.en),
+        ("11", "hccl-zh", table().codes["hccl"]["11"].meaning.zh),
+        ("99", "hccl", "99"),
+        ("?", "bytes", "?"),
+        ("text", "", "text"),
+    ],
+)
+def test_a_value_of_a_log_is_printed_as_it_is_asked_for(
+    value: str, form: str, printed: str
+) -> None:
+    assert format(Value(value), form) == printed
