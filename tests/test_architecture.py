@@ -20,7 +20,7 @@ LAYERS = (
     ("sim",),
     ("report",),
     ("compare", "doctor", "plan", "launch", "comparison"),
-    ("facts", "chat", "bench", "batch", "checkpoints"),
+    ("facts", "diagnosis", "chat", "bench", "batch", "checkpoints"),
     ("hosts", "engines", "client"),
     ("stream",),
     ("spec", "spec_errors", "engine_args", "strict_yaml", "hardware", "models"),
@@ -37,7 +37,9 @@ STRANGERS = (
     ({"launch"}, {"doctor", "plan", "comparison"}),
 )
 # report renders results; it does not know how they came about.
-REPORT_IMPORTS = {"report", "comparison", "bench.stats", "stream", "units", "errors"}
+REPORT_IMPORTS = {"report", "comparison", "bench.stats", "stream", "units", "errors"} | {
+    "doctor.finding", "doctor.pings", "diagnosis.result",
+}  # fmt: skip
 
 # Who alone may import what.
 ONLY = {

@@ -93,7 +93,7 @@ def test_the_list_of_verbs_needs_none_of_their_modules() -> None:
     ("typed", "hint"),
     [
         ("bnech", "did you mean `ropeway bench`?"),
-        ("stats", "did you mean `ropeway status`?"),
+        ("stauts", "did you mean `ropeway status`?"),
         ("frobnicate", "see `ropeway --help`"),
     ],
 )

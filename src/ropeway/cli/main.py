@@ -21,9 +21,13 @@ from ropeway.report.console import Screen
 VERBS = {
     "init": "Write an annotated sample spec to FILE (by default ropeway.yaml).",
     "model": "Fetch a small model to rehearse with, or look into a model directory.",
+    "doctor": "Look at every host of the cluster and say what would go wrong, before anything "
+    "starts.",
+    "facts": "Read what commands print on an Ascend host.",
     "up": "Bring the model up in one parallel layout and serve it.",
     "status": "Show what is running, and whether it generates a token right now.",
     "logs": "Show the last lines of the engine's log; all ranks write into it.",
+    "diagnose": "Find the line of the logs that says why a start or a run failed.",
     "chat": "Talk with a served model, at any OpenAI-compatible URL.",
     "bench": "Measure an endpoint under load: throughput, TTFT, time per output token.",
     "compare": "Bring up each layout in turn, measure it on the same prompts, and write one "

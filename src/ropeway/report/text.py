@@ -64,6 +64,14 @@ def status_table(rows: Iterable[Mapping[str, object]]) -> RenderableType:
     return table
 
 
+def faults_table(rows: Iterable[tuple[str, str, str]]) -> RenderableType:
+    """Faults that can be rehearsed: name, what is wrong, the check that finds it."""
+    table = _table("fault", ("what is wrong", "left"), ("found by", "left"))
+    for name, title, check in rows:
+        table.add_row(name, title, check)
+    return table
+
+
 @dataclass(frozen=True)
 class _ByWidth:
     narrow: RenderableType

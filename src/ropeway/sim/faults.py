@@ -1,0 +1,239 @@
+"""What can be wrong with a cluster, one fault at a time, and the check that is meant to find it.
+
+link-down            on the first host that the fault makes sense on, its NPU 3
+link-down:host2:5    there
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from ropeway.errors import Refused
+from ropeway.sim.machine import GIB, Container, Fleet, Image, Machine, Process
+
+Change = Callable[[Fleet, int, int], Fleet]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault. `check` is the finding that must name it first; apply(fleet, host, device)."""
+
+    title: str
+    check: str
+    apply: Change
+
+
+def inject(fleet: Fleet, text: str) -> tuple[Fleet, Fault]:
+    """Apply `NAME[:HOST[:NPU]]`. Raises Refused for a name, host or NPU that is not there."""
+    name, _, rest = text.partition(":")
+    if name not in FAULTS:
+        raise Refused(f"no such fault: `{name}`", hint="`ropeway doctor --list-faults` names them")
+    host_name, _, number = rest.partition(":")
+    names = [machine.name for machine in fleet.machines]
+    host = min(1, len(names) - 1)
+    if host_name:
+        if host_name not in names:
+            raise Refused(
+                f"`{text}`: no host `{host_name}`", hint=f"hosts are {names[0]} to {names[-1]}"
+            )
+        host = names.index(host_name)
+    devices = [chip.device for chip in fleet.machines[host].chips]
+    device = devices[min(3, len(devices) - 1)]
+    if number:
+        if not number.isdigit() or int(number) not in devices:
+            raise Refused(f"`{text}`: no NPU `{number}`", hint=f"NPUs are 0 to {devices[-1]}")
+        device = int(number)
+    fault = FAULTS[name]
+    return fault.apply(fleet, host, device), fault
+
+
+def _machine(**changes: object) -> Change:
+    """A fault of a whole host."""
+
+    def apply(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
+        machine: Machine = replace(fleet.machines[host], **changes)  # type: ignore[arg-type]
+        return fleet.with_machine(host, machine)
+
+    return apply
+
+
+def _chip(**changes: object) -> Change:
+    """A fault of one NPU."""
+    return lambda fleet, host, device: fleet.with_chip(host, device, **changes)
+
+
+def _every_chip(**changes: object) -> Change:
+    """A fault of all NPUs of a host."""
+
+    def apply(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
+        for chip in fleet.machines[host].chips:
+            fleet = fleet.with_chip(host, chip.device, **changes)
+        return fleet
+
+    return apply
+
+
+def _losing(percent: float) -> Change:
+    """Packets lost between the host and the one before it, both ways."""
+
+    def apply(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
+        here, there = fleet.machines[host], fleet.machines[host - 1]
+        pairs = [
+            pair
+            for one in here.chips
+            for other in there.chips
+            if one.address and other.address
+            for pair in ((one.address, other.address), (other.address, one.address))
+        ]
+        return replace(fleet, losses={**fleet.losses, **dict.fromkeys(pairs, percent)})
+
+    return apply
+
+
+def _blocked(fleet: Fleet, host: int, device: int) -> Fleet:
+    away = frozenset({fleet.machines[host - 1].address})
+    return _machine(unreachable=away)(fleet, host, device)
+
+
+def _held(alive: bool) -> Change:
+    def apply(fleet: Fleet, host: int, device: int) -> Fleet:
+        chip = next(one for one in fleet.machines[host].chips if one.device == device)
+        used = chip.hbm_mb * 9 // 10
+        holder = (Process(207795, "VLLMEngineCor", used, alive),)
+        return fleet.with_chip(host, device, hbm_used_mb=used, processes=holder)
+
+    return apply
+
+
+def _same_address(fleet: Fleet, host: int, device: int) -> Fleet:
+    taken = fleet.machines[host - 1].chips[0].address
+    return fleet.with_chip(host, device, address=taken)
+
+
+def _without_shard(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
+    machine = fleet.machines[host]
+    last = max(name for name in machine.model if name.endswith(".safetensors"))
+    model = {name: size for name, size in machine.model.items() if name != last}
+    return fleet.with_machine(host, replace(machine, model=model))
+
+
+def _short_shard(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
+    machine = fleet.machines[host]
+    last = max(name for name in machine.model if name.endswith(".safetensors"))
+    model: Mapping[str, int] = {**machine.model, last: machine.model[last] // 2}
+    return fleet.with_machine(host, replace(machine, model=model))
+
+
+def _other_file(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
+    machine = fleet.machines[host]
+    model: Mapping[str, int] = {**machine.model, "tokenizer.json": 7_031_645}
+    return fleet.with_machine(host, replace(machine, model=model))
+
+
+def _quantised(method: str) -> Change:
+    def apply(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
+        for number, machine in enumerate(fleet.machines):
+            quantised = f'"quantization_config": {{"quant_method": "{method}"}},\n  "vocab_size"'
+            config = machine.config.replace('"vocab_size"', quantised)
+            fleet = fleet.with_machine(number, replace(machine, config=config))
+        return fleet
+
+    return apply
+
+
+def _other_image(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
+    machine = fleet.machines[host]
+    images = tuple(replace(one, id="sha256:" + "9b" * 32) for one in machine.images)
+    return fleet.with_machine(host, replace(machine, images=images))
+
+
+def _everywhere(change: Callable[[Machine], Machine]) -> Change:
+    def apply(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
+        return replace(fleet, machines=tuple(change(machine) for machine in fleet.machines))
+
+    return apply
+
+
+def _tagged(tag: str) -> Callable[[Machine], Machine]:
+    def change(machine: Machine) -> Machine:
+        name = f"quay.io/ascend/vllm-ascend:{tag}"
+        if "-" not in tag:
+            name += machine.kind.suffix
+        images = (Image(name, "sha256:" + "7c" * 32),)
+        return replace(machine, images=images)
+
+    return change
+
+
+FAULTS: dict[str, Fault] = {
+    "host-down": Fault("a host cannot be reached", "host-reach", _machine(
+        failure="no route to host")),
+    "clock-off": Fault("a host's clock is a minute ahead", "host-clock", _machine(clock_s=61.0)),
+    "shm-small": Fault("/dev/shm has 64 MiB", "host-shm", _machine(shm_bytes=64 * 2**20)),
+    "disk-full": Fault("3 GiB of disk are free", "host-disk", _machine(disk_free_bytes=3 * GIB)),
+    "port-taken": Fault("somebody listens on Ray's port", "host-ports", _machine(
+        ports={6379: "redis-server"})),
+    "ray-running": Fault("a Ray is running already", "ray-running", _machine(raylet=True)),
+    "few-files": Fault("1,024 files may be open", "host-nofile", _machine(nofile=1024)),
+    "name-loopback": Fault("the host's name leads to loopback", "host-name", _machine(
+        own_name="127.0.1.1")),
+    "old-kernel": Fault("every kernel is 4.19", "host-kernel-old", _everywhere(
+        lambda machine: replace(machine, kernel="4.19.90-2107.6.0.0192.8.oe1.bclinux.aarch64"))),
+    "virtual": Fault("a host is a virtual machine", "host-virtual", _machine(hypervisor="KVM")),
+    "no-driver": Fault("the driver is not loaded", "npu-driver", _machine(
+        missing=frozenset({"driver"}))),
+    "no-npu-smi": Fault("there is no npu-smi", "npu-driver", _machine(
+        missing=frozenset({"npu-smi", "hccn_tool"}))),
+    "card-dropped": Fault("a card fell off the bus", "npu-dropped", _chip(dropped=True)),
+    "card-alarm": Fault("the driver raises an alarm", "npu-health", _chip(
+        health="Alarm", error_codes="A4025021")),
+    "ecc": Fault("HBM has uncorrectable errors", "npu-ecc", _chip(ecc_double=3, health="Warning")),
+    "hot": Fault("an NPU is at 92 °C", "npu-temperature", _chip(temperature_c=92)),
+    "npu-busy": Fault("another service holds an NPU", "npu-busy", _held(True)),
+    "dead-process": Fault("a dead process holds HBM", "npu-dead-process", _held(False)),
+    "container-holds": Fault("a container holds NPUs", "npu-container", _machine(
+        containers=(Container("old-vllm", "vllm-ascend:old", (0, 1)),))),
+    "driver-differs": Fault("one host has an older driver", "driver-same", _machine(
+        driver="25.0.rc1.1", npu_smi="25.0.rc1.1")),
+    "driver-old": Fault("every driver is too old for the image", "driver-image", _everywhere(
+        lambda machine: replace(machine, driver="24.1.0.3", npu_smi="24.1.0.3"))),
+    "firmware-wrong": Fault("firmware does not fit the driver", "firmware-driver", _everywhere(
+        lambda machine: replace(machine, firmware="6.4.12.1.241"))),
+    "image-chip": Fault("the image is for another product", "image-chip", _everywhere(
+        _tagged("v0.23.0-310p"))),
+    "image-differs": Fault("one name, two images", "image-same", _other_image),
+    "image-missing": Fault("a host lacks the image", "image-there", _machine(images=())),
+    "docker-down": Fault("Docker does not answer", "docker", _machine(docker_answers=False)),
+    "shard-missing": Fault("a shard of the model is missing", "model-shards", _without_shard),
+    "shard-short": Fault("a shard was copied by half", "model-short", _short_shard),
+    "model-differs": Fault("a file of the model differs", "model-same", _other_file),
+    "model-missing": Fault("a host has no model", "model-there", _machine(model={})),
+    "model-awq": Fault("the model is quantised for CUDA", "model-quantisation", _quantised("awq")),
+    "model-new": Fault("the image is too old for the model", "model-release", _everywhere(
+        lambda machine: _tagged("v0.10.0rc1")(
+            replace(machine, config=machine.config.replace("qwen3_moe", "qwen3_vl_moe"))))),
+    "model-written": Fault("config.json is from a newer transformers", "model-transformers",
+        _everywhere(lambda machine: _tagged("v0.11.0rc0")(
+            replace(machine, config=machine.config.replace("4.51.0", "4.57.0"))))),
+    "mindie-config": Fault("config.json was changed for MindIE", "model-type", _everywhere(
+        lambda machine: replace(
+            machine, config=machine.config.replace('"qwen3_moe"', '"deepseekv2"')))),
+    "no-address": Fault("an NPU has no RoCE address", "roce-address", _chip(address=None)),
+    "same-address": Fault("two NPUs have one address", "roce-address-unique", _same_address),
+    "other-subnet": Fault("a port is in another network", "roce-subnet", _chip(
+        address="172.31.7.9", netmask="255.255.255.0", gateway=None)),
+    "link-down": Fault("a RoCE link is down", "roce-link", _chip(link="DOWN", net_health="Fault")),
+    "no-light": Fault("an optical module receives nothing", "roce-optical", _chip(
+        rx_power_mw=0.0001, link="DOWN", net_health="Fault")),
+    "flapping": Fault("a link went down six times", "roce-flapping", _chip(link_downs=6)),
+    "bad-cable": Fault("a port counts broken packets", "roce-errors", _chip(
+        errors={"mac_rx_fcs_err_pkt_num": 18213})),
+    "net-health": Fault("the gateway does not answer", "roce-health", _chip(
+        net_health="Receive timeout")),
+    "no-detect": Fault("health checks have no target", "roce-detect", _every_chip(
+        netdetect=None, net_health="Init")),
+    "tls-on": Fault("TLS is on for one card", "roce-tls", _chip(tls=1)),
+    "no-hccn-conf": Fault("there is no /etc/hccn.conf", "roce-conf", _machine(hccn_conf=False)),
+    "lossy": Fault("30 % of packets are lost between two hosts", "roce-ping", _losing(30)),
+    "hosts-apart": Fault("two hosts do not reach each other", "roce-ping", _losing(100)),
+    "eth-apart": Fault("Ethernet between two hosts is blocked", "eth-ping", _blocked),
+}  # fmt: skip

@@ -1,0 +1,179 @@
+"""What `hccn_tool` of a virtual machine prints, and which of its pings arrive."""
+
+from collections.abc import Sequence
+
+from ropeway.sim.machine import Chip, Fleet, Machine
+
+PACKETS = 3
+_NO_DEVICE = "Invalid device id.\n"
+_NO_ADDRESS = "Get ipconf failed, because no ip was preset there!\n"
+_BUSY = "hccn_tool is busy, please try again.\n"
+
+
+class HccnTool:
+    """The tool of every machine of a fleet: the pings need to know all of them."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._losses = fleet.losses
+        self._ports = {
+            chip.address: chip
+            for machine in fleet.machines
+            if machine.failure is None
+            for chip in machine.chips
+            if chip.address
+        }
+
+    def answer(self, machine: Machine, argv: Sequence[str]) -> tuple[int, str]:
+        """Exit code and output of `hccn_tool ARGV…`."""
+        if "driver" in machine.missing:
+            return 1, "Get device number failed, ret(-1).\n"
+        if len(argv) < 4 or argv[0] != "-i":
+            return 1, "parameter error, see -h\n"
+        chip = _chip(machine, argv[1])
+        if chip is None:
+            return 1, _NO_DEVICE
+        if argv[2] == "-ping":
+            return self.ping(chip, argv[5])
+        text = _QUERIES[argv[2]](chip) if argv[2] in _QUERIES else None
+        return (1, "This product does not support the command.\n") if text is None else (0, text)
+
+    def ping(self, chip: Chip, address: str) -> tuple[int, str]:
+        """Three packets from a chip's RoCE port to an address."""
+        received = PACKETS - round(PACKETS * self.loss(chip, address) / 100)
+        lines = [f"device {chip.device} PING {address}"]
+        lines += [
+            f"recv seq={number},time={0.064 + number / 1000:.6f}ms"
+            if number < received
+            else f"recv time out seq={number}"
+            for number in range(PACKETS)
+        ]
+        lost = (PACKETS - received) / PACKETS * 100
+        lines.append(f"{PACKETS} packets transmitted, {received} received, {lost:.2f}% packet loss")
+        return 0, "\n".join(lines) + "\n"
+
+    def loss(self, chip: Chip, address: str) -> float:
+        """Percent of packets lost between a chip and an address."""
+        other = self._ports.get(address)
+        if other is None or chip.address is None or not (_on_air(chip) and _on_air(other)):
+            return 100.0
+        return self._losses.get((chip.address, address), 0.0)
+
+
+def _chip(machine: Machine, number: str) -> Chip | None:
+    for chip in machine.chips:
+        if str(chip.device) == number and not chip.dropped:
+            return chip
+    return None
+
+
+def _on_air(chip: Chip) -> bool:
+    return chip.link == "UP" and not chip.dropped
+
+
+def _ip(chip: Chip) -> str:
+    if chip.address is None:
+        return _NO_ADDRESS
+    return f"ipaddr:{chip.address}\nnetmask:{chip.netmask}\n"
+
+
+def _gateway(chip: Chip) -> str:
+    if chip.gateway is None:
+        return "Get gateway failed, because no gateway was preset there!\n"
+    return f"default gateway:{chip.gateway}, Iface:eth{chip.device}\n"
+
+
+def _lldp(chip: Chip) -> str:
+    if chip.switch_port is None or chip.link != "UP":
+        return ""
+    return (
+        "Chassis ID TLV\n\tMAC: 00:e0:fc:12:34:56\n"
+        f"Port ID TLV\n\tIfname: {chip.switch_port}\n"
+        "Time to Live TLV\n\t120\nEnd of LLDPDU TLV\n"
+    )
+
+
+def _tls(chip: Chip) -> str:
+    return (
+        f"dev_id:{chip.device}, tls switch[{chip.tls}](0:disable, 1:enable), tls "
+        "preconfigured[1](0:non-preset, 1:preset), tls alarm time threshold[60]days\n"
+    )
+
+
+def _optical(chip: Chip) -> str:
+    if not chip.optical:
+        return "optical info:\npresent              : not present\n"
+    lost = "0xff" if chip.rx_power_mw < 0.1445 else "0x0"
+    return (
+        "optical info:\n"
+        "present              : present\n"
+        "Vendor Name          : HISILICON\n"
+        "Temperature          : 41 C\n"
+        "Vcc                  : 3290.00 mV\n"
+        "Tx Power             : 1.2020 mW\n"
+        f"Rx Power             : {chip.rx_power_mw:.4f} mW\n"
+        "Temp High Thres      : 70 C\n"
+        "Temp Low Thres       : 0 C\n"
+        "TxPower High Thres   : 3.5481 mW\n"
+        "TxPower Low Thres    : 0.2818 mW\n"
+        "RxPower High Thres   : 3.5481 mW\n"
+        "RxPower Low Thres    : 0.1445 mW\n"
+        "Tx Los Flag          : 0x0\n"
+        f"Rx Los Flag          : {lost}\n"
+        "Tx LoL Flag          : 0x0\n"
+        f"Rx LoL Flag          : {lost}\n"
+    )
+
+
+_COUNTERS = (
+    "mac_tx_mac_pause_num",
+    "mac_rx_mac_pause_num",
+    "mac_tx_pfc_pkt_num",
+    "mac_rx_pfc_pkt_num",
+    "mac_rx_bad_pkt_num",
+    "mac_rx_fcs_err_pkt_num",
+    "roce_rx_err_pkt_num",
+    "roce_out_of_order_num",
+    "roce_new_pkt_rty_num",
+    "roce_qp_status_err_num",
+)
+
+
+def _stat(chip: Chip) -> str:
+    lines = [f"{name}:{chip.errors.get(name, 0)}" for name in _COUNTERS]
+    return "\n".join(["packet statistics:", *lines, "nic_tx_all_pkg_num:122404"]) + "\n"
+
+
+def _link_stat(chip: Chip) -> str:
+    prefix = f"[devid {chip.device}]"
+    lines = [
+        f"{prefix}current time        : Mon Nov 23 10:00:00 2026",
+        f"{prefix}link up count       : {chip.link_downs + (chip.link == 'UP')}",
+        f"{prefix}link change records :",
+    ]
+    changes = ["LINK UP"] if chip.link == "UP" else []
+    for _ in range(min(chip.link_downs, 5)):
+        changes += ["LINK DOWN", "LINK UP"]
+    lines += [f"{prefix}    Mon Nov 23 09:4{n % 10}:00 2026    {c}" for n, c in enumerate(changes)]
+    return "\n".join(lines) + "\n"
+
+
+def _vnic(chip: Chip) -> str:
+    return (
+        f"vnic link status: {chip.vnic}\nvnic ipaddr: 192.168.2.{199 - chip.device}\n"
+        "vnic netmask: 255.255.255.0\n"
+    )
+
+
+_QUERIES = {
+    "-ip": _ip,
+    "-link": lambda chip: f"link status: {chip.link}\n",
+    "-net_health": lambda chip: f"net health status: {chip.net_health}\n",
+    "-netdetect": lambda chip: f"netdetect address: {chip.netdetect or '0.0.0.0'}\n",
+    "-gateway": _gateway,
+    "-lldp": _lldp,
+    "-tls": _tls,
+    "-optical": _optical,
+    "-stat": _stat,
+    "-link_stat": _link_stat,
+    "-vnic": _vnic,
+}

@@ -1,0 +1,130 @@
+"""A host that does not exist: it answers the questions of facts/script.py as its machine would.
+
+The script is the one that a real host's `sh` gets; here its lines are read instead of run. So a
+rehearsal goes through the same gathering, parsers, checks and reports, and only the machine is not
+real. tests/test_sim_hosts.py gives one script to both and compares.
+"""
+
+import functools
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ropeway.errors import HostError
+from ropeway.facts.script import NOT_FOUND, START
+from ropeway.hosts.base import Result
+from ropeway.sim import linux, npu_smi
+from ropeway.sim.hccn_tool import HccnTool
+from ropeway.sim.machine import Fleet, Machine
+
+_BLIND = {"npu-smi", "hccn_tool"}
+
+
+@dataclass(frozen=True)
+class VirtualHost:
+    """One machine of a fleet as a Host. Only `sh -s` with a script of questions can be run."""
+
+    machine: Machine
+    fleet: Fleet
+    hccn: HccnTool
+
+    @property
+    def name(self) -> str:
+        return self.machine.name
+
+    @property
+    def address(self) -> str:
+        return self.machine.address
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,  # noqa: ARG002
+        stdin: bytes = b"",
+        timeout: float = 60.0,  # noqa: ARG002
+        on_line: Callable[[str], None] | None = None,  # noqa: ARG002
+    ) -> Result:
+        """See Host.run. Raises HostError where the machine cannot be reached."""
+        started = time.monotonic()
+        if self.machine.failure is not None:
+            raise HostError(self.machine.failure, where=self.name)
+        assert tuple(argv) == ("sh", "-s"), argv
+        output = "".join(self._frames(stdin.decode()))
+        return Result(tuple(argv), 0, output, "", time.monotonic() - started)
+
+    def put(self, content: bytes, path: str, *, mode: int = 0o644) -> None:  # noqa: ARG002
+        """A virtual host keeps nothing."""
+        raise HostError("nothing can be put on a virtual host", where=self.name)
+
+    def get(self, path: str) -> bytes:
+        """Nor has it files to give; `cat` among the questions has."""
+        raise HostError(f"cannot read `{path}`: a virtual host has no files", where=self.name)
+
+    def answer(self, argv: Sequence[str]) -> tuple[int, str]:
+        """Exit code and output of one command."""
+        program = argv[0]
+        if program in self.machine.missing:
+            return NOT_FOUND, ""
+        if program == "npu-smi":
+            return npu_smi.answer(self.machine, argv[1:])
+        if program == "hccn_tool":
+            return self.hccn.answer(self.machine, argv[1:])
+        return linux.answer(self.machine, self.fleet, argv)
+
+    def _frames(self, script: str) -> Iterator[str]:
+        head, _, questions = script.partition(START + "\n")
+        frame = head.partition("=")[2].partition("\n")[0]
+        for words in _read(questions):
+            for key, argv in self._asked(words):
+                code, text = self.answer(argv)
+                yield f"\n{frame} {key}\n{text}\n{frame} = {code}\n"
+
+    def _asked(self, words: tuple[str, ...]) -> Iterator[tuple[str, Sequence[str]]]:
+        """A line of the script → keys and commands, as the prelude's functions make them."""
+        if words[0] == "ask":
+            yield words[2], words[3:]
+        elif words[0] == "each":
+            for number in self._numbers(words[1]):
+                argv = [number if word == "N" else word for word in words[4:]]
+                yield f"{words[3]}:{number}", argv
+        else:
+            device = words[2]
+            for address in words[3:]:
+                ping = ("hccn_tool", "-i", device, "-ping", "-g", "address", address)
+                yield f"ping:{device}:{address}", ping
+
+    def _numbers(self, target: str) -> Sequence[str]:
+        if "driver" in self.machine.missing or (target == "npu" and self.machine.missing & _BLIND):
+            return ()
+        there = [chip for chip in self.machine.chips if not chip.dropped]
+        numbers = (chip.npu if target == "npu" else chip.device for chip in there)
+        return tuple(str(number) for number in dict.fromkeys(numbers))
+
+
+def virtual_hosts(fleet: Fleet) -> tuple[VirtualHost, ...]:
+    """Every machine of the fleet as a host."""
+    hccn = HccnTool(fleet)
+    return tuple(VirtualHost(machine, fleet, hccn) for machine in fleet.machines)
+
+
+@functools.lru_cache(maxsize=8)
+def _read_same(questions: str) -> tuple[tuple[str, ...], ...]:
+    found = []
+    line = ""
+    for piece in questions.splitlines():
+        line = f"{line}\n{piece}" if line else piece
+        try:
+            found.append(tuple(shlex.split(line)))
+        except ValueError:  # a quotation goes on in the next line
+            continue
+        line = ""
+    return tuple(words for words in found if words)
+
+
+def _read(questions: str) -> tuple[tuple[str, ...], ...]:
+    """The lines as words. The questions of most hosts are the same; pings differ, and are many."""
+    if questions.startswith("pings "):
+        return tuple(tuple(line.split()) for line in questions.splitlines() if line)
+    return _read_same(questions)

@@ -1,0 +1,298 @@
+"""Machines that do not exist, as data: what their commands will say follows from this alone.
+
+    Fleet ─ Machine … ─ Chip …      a cluster of hosts with NPUs
+          └ losses                  RoCE packets that do not arrive, in percent
+
+Figures such as idle HBM, power and optics are those of recorded machines of the same chip
+(tests/recordings/INDEX.tsv).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from ropeway.errors import Refused
+
+MIB = 2**20
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A product: what its cards are called and hold.
+
+    name       in npu-smi's table
+    long_name  in npu-smi's mapping
+    dies       chips on one NPU; each is a /dev/davinciN with a RoCE port of its own
+    hbm_mb     of one chip; idle_mb of that the driver takes
+    suffix     of the vllm-ascend image for it
+    """
+
+    name: str
+    long_name: str
+    dies: int
+    hbm_mb: int
+    idle_mb: int
+    suffix: str = ""
+
+
+KINDS = {
+    "910B1": Kind("910B1", "Ascend 910B1", 1, 65536, 3390),
+    "910B2": Kind("910B2", "Ascend 910B2", 1, 65536, 3334),
+    "910B2C": Kind("910B2C", "Ascend 910B2C", 1, 65536, 3398),
+    "910B3": Kind("910B3", "Ascend 910B3", 1, 65536, 3382),
+    "910B4": Kind("910B4", "Ascend 910B4", 1, 32768, 2857),
+    "A3": Kind("Ascend910", "Ascend910", 2, 65536, 3200, "-a3"),
+}
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that holds HBM. `alive` says whether the host still has it."""
+
+    pid: int
+    name: str
+    memory_mb: int
+    alive: bool = True
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One /dev/davinciN: a chip with its memory, and its RoCE port.
+
+    dropped        it fell off the bus: the tools no longer know it
+    rx_power_mw    of the optical module; present says whether there is one
+    link_downs     how often its link went down since the driver was loaded
+    errors         counters of `-stat -g` that are not zero
+    """
+
+    device: int
+    npu: int
+    die: int
+    hbm_mb: int
+    hbm_used_mb: int
+    address: str | None
+    netmask: str = "255.255.0.0"
+    gateway: str | None = None
+    netdetect: str | None = None
+    health: str = "OK"
+    error_codes: str = "NA"
+    temperature_c: int = 38
+    processes: tuple[Process, ...] = ()
+    dropped: bool = False
+    link: str = "UP"
+    net_health: str = "Success"
+    tls: int = 0
+    switch_port: str | None = None
+    optical: bool = True
+    rx_power_mw: float = 1.02
+    link_downs: int = 0
+    errors: Mapping[str, int] = field(default_factory=dict)
+    vnic: str = "UP"
+    ecc_double: int = 0
+
+
+@dataclass(frozen=True)
+class Image:
+    """A container image. `env` is what was baked in."""
+
+    name: str
+    id: str
+    bytes: int = 18 * 10**9
+    architecture: str = "arm64"
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Container:
+    """A running container and the /dev/davinciN it holds."""
+
+    name: str
+    image: str
+    devices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One host.
+
+    failure      ssh's own complaint, where it cannot be reached
+    clock_s      how far its clock is ahead of ours
+    files        path → content; what is not here is not there
+    model        file name → bytes, of the model's directory
+    ports        TCP ports that somebody listens on → program
+    missing      programs that are not installed
+    unreachable  addresses of other hosts that its Ethernet does not reach
+    """
+
+    name: str
+    address: str
+    kind: Kind
+    chips: tuple[Chip, ...]
+    driver: str = "25.5.1"
+    firmware: str = "7.8.0.6.201"
+    npu_smi: str = "25.5.1"
+    cann: str | None = None
+    os: tuple[str, str] = ("openEuler", "22.03 (LTS-SP4)")
+    kernel: str = "5.10.0-216.0.0.115.oe2203sp4.aarch64"
+    architecture: str = "aarch64"
+    cores: int = 192
+    hypervisor: str | None = None
+    memory_bytes: int = 1536 * GIB
+    shm_bytes: int = 768 * GIB
+    disk_free_bytes: int = 2600 * GIB
+    clock_s: float = 0.0
+    nofile: int = 1048576
+    memlock: str = "unlimited"
+    numa_balancing: int = 0
+    hugepages: str = "always"
+    governor: str = "performance"
+    uid: int = 0
+    nic: str = "enp189s0f0"
+    mtu: int = 1500
+    own_name: str | None = None
+    docker: str | None = "26.1.3"
+    docker_answers: bool = True
+    images: tuple[Image, ...] = ()
+    containers: tuple[Container, ...] = ()
+    model: Mapping[str, int] = field(default_factory=dict)
+    model_hashes: Mapping[str, str] = field(default_factory=dict)
+    config: str = "{}"
+    index: str | None = None
+    hccn_conf: bool = True
+    ports: Mapping[int, str] = field(default_factory=dict)
+    raylet: bool = False
+    missing: frozenset[str] = frozenset()
+    unreachable: frozenset[str] = frozenset()
+    failure: str | None = None
+    busy_times: int = 0
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All machines. `losses`: (address that pings, address pinged) → percent of packets lost."""
+
+    machines: tuple[Machine, ...]
+    losses: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    model_path: str = "/data/model"
+
+    @cached_property
+    def up(self) -> Mapping[str, Machine]:
+        """The machines that can be reached, by their address."""
+        return {one.address: one for one in self.machines if one.failure is None}
+
+    def with_machine(self, index: int, machine: Machine) -> "Fleet":
+        """This fleet with one machine changed."""
+        machines = (*self.machines[:index], machine, *self.machines[index + 1 :])
+        return replace(self, machines=machines)
+
+    def with_chip(self, index: int, device: int, **changes: object) -> "Fleet":
+        """This fleet with one chip of one machine changed."""
+        machine = self.machines[index]
+        chips = tuple(
+            replace(chip, **changes) if chip.device == device else chip  # type: ignore[arg-type]
+            for chip in machine.chips
+        )
+        return self.with_machine(index, replace(machine, chips=chips))
+
+
+_SIZE = re.compile(r"(\d{1,4})\s*[x×]\s*(\d{1,2})\s*-\s*([0-9A-Za-z]+)")
+
+
+def parse_fleet(text: str) -> tuple[int, int, Kind]:
+    """Read `2x8-910B4`: hosts, NPUs on each, chip. Raises Refused when it is not that."""
+    found = _SIZE.fullmatch(text.strip())
+    kind = KINDS.get(found[3].upper()) if found else None
+    if found is None or kind is None:
+        known = ", ".join(KINDS)
+        raise Refused(
+            f"`{text}` names no cluster to rehearse",
+            hint=f"write hosts x NPUs - chip, like `2x8-910B4`; chips are {known}",
+        )
+    hosts, npus = int(found[1]), int(found[2])
+    if not (1 <= hosts <= 4096 and 1 <= npus <= 16):
+        raise Refused(f"`{text}`: 1 to 4096 hosts with 1 to 16 NPUs each can be rehearsed")
+    return hosts, npus, kind
+
+
+def sound_fleet(hosts: int, npus: int, kind: Kind) -> Fleet:
+    """A cluster in which nothing is wrong: RoCE in one subnet, one image, one model."""
+    image = Image(
+        f"quay.io/ascend/vllm-ascend:v0.23.0{kind.suffix}",
+        "sha256:3f6c1c1f0b0f4a37a5c1b1d1f2a0e5d4c3b2a190817161514131211100f0e0d0c",
+        env={"ASCEND_TOOLKIT_HOME": "/usr/local/Ascend/cann-9.1.0", "SOC_VERSION": kind.name},
+    )
+    return Fleet(tuple(_machine(number, npus, kind, image) for number in range(hosts)))
+
+
+def _machine(number: int, npus: int, kind: Kind, image: Image) -> Machine:
+    chips = tuple(_chip(number, npu, die, kind) for npu in range(npus) for die in range(kind.dies))
+    return Machine(
+        name=f"host{number + 1}",
+        address=f"192.168.{number // 250}.{number % 250 + 1}",
+        kind=kind,
+        chips=chips,
+        images=(image,),
+        model=MODEL_FILES,
+        config=MODEL_CONFIG,
+        index=MODEL_INDEX,
+    )
+
+
+def _chip(number: int, npu: int, die: int, kind: Kind) -> Chip:
+    device = npu * kind.dies + die
+    return Chip(
+        device=device,
+        npu=npu,
+        die=die,
+        hbm_mb=kind.hbm_mb,
+        hbm_used_mb=kind.idle_mb + device,
+        address=f"10.{20 + number // 4000}.{number % 4000 // 16}.{number % 16 * 16 + device % 16}",
+        netmask="255.0.0.0",
+        gateway="10.255.255.254",
+        netdetect="10.255.255.254",
+        switch_port=f"400GE{number // 16 + 1}/{device + 1}/{number % 16 + 1}",
+        temperature_c=34 + device % 5,
+    )
+
+
+# Qwen3-30B-A3B as it is published, in sixteen shards; sizes are those of its index, rounded.
+_SHARDS = 16
+MODEL_INDEX = (
+    '{"metadata": {"total_size": 61064245248}, "weight_map": {'
+    + ", ".join(
+        f'"model.layers.{number}.mlp.gate.weight": '
+        f'"model-{number + 1:05d}-of-{_SHARDS:05d}.safetensors"'
+        for number in range(_SHARDS)
+    )
+    + "}}"
+)
+MODEL_FILES: Mapping[str, int] = {
+    "config.json": 963,
+    "generation_config.json": 239,
+    "tokenizer.json": 11422654,
+    "tokenizer_config.json": 9706,
+    "model.safetensors.index.json": len(MODEL_INDEX),
+} | {
+    f"model-{number + 1:05d}-of-{_SHARDS:05d}.safetensors": 3816515328 for number in range(_SHARDS)
+}
+MODEL_CONFIG = """\
+{
+  "architectures": ["Qwen3MoeForCausalLM"],
+  "head_dim": 128,
+  "hidden_size": 2048,
+  "intermediate_size": 6144,
+  "max_position_embeddings": 40960,
+  "model_type": "qwen3_moe",
+  "moe_intermediate_size": 768,
+  "num_attention_heads": 32,
+  "num_experts": 128,
+  "num_experts_per_tok": 8,
+  "num_hidden_layers": 48,
+  "num_key_value_heads": 4,
+  "torch_dtype": "bfloat16",
+  "transformers_version": "4.51.0",
+  "vocab_size": 151936
+}
+"""

