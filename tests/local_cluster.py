@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ports import free_port
 from ropeway.checkpoints.fetch import default_root, ensure
 from ropeway.hosts import processes
 from ropeway.hosts.base import run_command
@@ -20,8 +21,9 @@ from ropeway.launch import ray
 from ropeway.launch.record import from_record, scratch_of
 
 ROPEWAY = str(Path(sys.executable).parent / "ropeway")
-SERVICE = "rwtest"
-PORT = 8731
+# Of this process alone: a run of the tests that was killed must not stop the next one.
+SERVICE = f"rwtest-{os.getpid()}"
+PORT = free_port()
 SCRATCH = Path(scratch_of(SERVICE, os.getuid()))
 QUESTIONS = (
     "What is the capital of France?",

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ports import free_port
 from ropeway.hosts.ssh import SshHost
 
 USER = pwd.getpwuid(os.getuid()).pw_name
@@ -167,11 +168,13 @@ def sshd(
 
 
 @contextlib.contextmanager
-def many(folder: Path, count: int) -> Iterator[tuple[Path, tuple[str, ...], tuple[Server, ...]]]:
+def many(
+    folder: Path, count: int, settings: Mapping[str, str] | None = None
+) -> Iterator[tuple[Path, tuple[str, ...], tuple[Server, ...]]]:
     """So many sshds at once: an ssh_config in which they have names, the names, the servers."""
     names = tuple(f"npu{number:03}" for number in range(count))
     with contextlib.ExitStack() as stack:
-        servers = tuple(stack.enter_context(sshd(folder)) for _ in names)
+        servers = tuple(stack.enter_context(sshd(folder, settings)) for _ in names)
         config = folder / "ssh_config"
         config.write_text(
             "".join(
@@ -202,14 +205,6 @@ def key(path: Path) -> Path:
         make = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ropeway", "-f", str(path))
         subprocess.run(make, check=True)
     return path
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _confined(argv: Sequence[str], folder: Path) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ports import free_port
 from ropeway.cli.main import exit_code
 from ropeway.engines import vllm
 from ropeway.engines.base import Deployment, Needs, Node
@@ -82,12 +83,6 @@ class StandIn:
 
     def listening(self, log: str) -> bool:
         return vllm.listening(log)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ports import free_port
 from ropeway.errors import (
     ChangedHostKey,
     ConnectionLost,
@@ -37,7 +38,7 @@ from ropeway.hosts.connect import connected
 from ropeway.hosts.fleet import over
 from ropeway.hosts.ssh import SshHost
 from ropeway.spec import Cluster, RemoteHost
-from sshd import USER, Server, client_config, free_port, key, sshd, why_not
+from sshd import USER, Server, client_config, key, sshd, why_not
 from test_hosts import TEXT, is_gone, wait_for
 from test_remote import pids
 

@@ -296,7 +296,11 @@ class Child:
 def running(
     begin: Callable[[], Child], let_go: Callable[[Child], None] = Child.end_group
 ) -> Iterator[Child]:
-    """A child that is never left behind: whatever interrupts us, `let_go` is called for it."""
+    """A child that is never left behind: whatever interrupts us, `let_go` is called for it.
+
+    Raises TimeLimit instead of beginning when a Stop that we are under has come.
+    """
+    _STOP.get().check()
     child = None
     try:
         with uninterrupted():  # cut off in here, it would leave a child that nobody knows

@@ -100,12 +100,21 @@ class SshHost:
         return out.content()
 
     def close(self) -> None:
-        """End the connection, if there is one."""
-        if not Path(self.socket).exists():
+        """End the connection, if there is one.
+
+        `ssh -O exit` ends when the other ssh has heard it. The socket goes a moment later, and a
+        command in between would take the connection that ends.
+        """
+        connection = Path(self.socket)
+        if not connection.exists():
             return
+        deadline = time.monotonic() + _LET_GO
         nobody = Output(self.name)
         with running(lambda: self._begin(exit_argv(self), (nobody.hear, nobody.hear))) as child:
-            child.wait(time.monotonic() + _LET_GO)
+            child.wait(deadline)
+        heard = child.exit_code == 0  # or the socket is of one that was killed, and stays
+        while heard and connection.exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def _run(
         self, task: "_Task", on_line: Callable[[str], None] | None = None
