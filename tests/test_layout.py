@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -36,24 +35,42 @@ def names(layouts: tuple[Layout, ...]) -> list[str]:
     return [str(layout) for layout in layouts]
 
 
-SMOLLM2 = read_shape(
-    {
-        "model_type": "llama",
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_attention_heads": 9,
-        "num_hidden_layers": 30,
-        "num_key_value_heads": 3,
-        "vocab_size": 49152,
-    }
-)
-PADDED = replace(SMOLLM2, heads=12, kv_heads=4, kv_width=2 * 4 * SMOLLM2.head_dim)
-MOE = replace(PADDED, model_type="mixtral", experts=4, experts_per_token=2, expert_size=1536)
+def smollm2(**changed: object) -> ModelShape:
+    """SmolLM2-135M with other numbers, by their names in config.json."""
+    return read_shape({**SMOLLM2_CONFIG, **changed})
+
+
+def moe(**changed: object) -> ModelShape:
+    """As the demo's mixture: heads padded, experts beside."""
+    return smollm2(**{**MOE_CONFIG, **changed})
+
+
+SMOLLM2_CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "head_dim": 64,
+    "intermediate_size": 1536,
+    "num_attention_heads": 9,
+    "num_hidden_layers": 30,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+}
+MOE_CONFIG = {
+    "model_type": "mixtral",
+    "num_attention_heads": 12,
+    "num_key_value_heads": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+}
+SMOLLM2 = smollm2()
+PADDED = smollm2(num_attention_heads=12, num_key_value_heads=4)
+MOE = moe()
 QWEN_VL = published("Qwen__Qwen3-VL-30B-A3B-Instruct")
 # a latent cache is one KV head for all ranks, whatever config.json writes for KV heads
-LATENT = replace(published("deepseek-ai__DeepSeek-V2-Lite"), kv_heads=3)
+V2_LITE = json.loads((CONFIGS / "deepseek-ai__DeepSeek-V2-Lite.json").read_text())
+LATENT = read_shape({**V2_LITE, "num_key_value_heads": 3})
 QWEN_7B = published("Qwen__Qwen2.5-7B-Instruct")
-TINY_QWEN = replace(MOE, model_type="qwen3_moe", experts=2)
+TINY_QWEN = moe(model_type="qwen3_moe", num_local_experts=2)
 
 LAPTOP = local(2, 2)
 BLOG = remote(8, 8)
@@ -251,9 +268,10 @@ def test_unequal_hosts_serve_as_well_as_their_best_equal_part():
 
 
 SHAPES = st.sampled_from([SMOLLM2, PADDED, MOE, QWEN_VL, QWEN_7B, TINY_QWEN]) | st.builds(
-    lambda kv_heads, group, layers, experts, vocab: replace(
-        PADDED, heads=kv_heads * group, kv_heads=kv_heads, layers=layers, vocab_size=vocab,
-        experts=experts, expert_size=96 if experts else 0, kv_width=2 * kv_heads * PADDED.head_dim,
+    lambda kv_heads, group, layers, experts, vocab: smollm2(
+        num_attention_heads=kv_heads * group, num_key_value_heads=kv_heads,
+        num_hidden_layers=layers, vocab_size=vocab, num_experts=experts, num_experts_per_tok=1,
+        moe_intermediate_size=96,
     ),
     st.integers(1, 8), st.integers(1, 8), st.integers(1, 12), st.integers(0, 8),
     st.integers(1, 4000),
@@ -328,7 +346,7 @@ def test_hosts_hold_all_ranks_and_one_less_would_not(layout, hosts, npus):
 def _any_size() -> ModelShape:
     """A shape that every size up to 12 divides, experts included."""
     size = 27_720 * 64
-    return replace(
-        MOE, heads=27_720, kv_heads=27_720, vocab_size=size, experts=27_720, expert_size=size,
-        kv_width=2 * 27_720 * MOE.head_dim, layers=100,
+    return moe(
+        num_attention_heads=27_720, num_key_value_heads=27_720, vocab_size=size,
+        num_local_experts=27_720, moe_intermediate_size=size, num_hidden_layers=100,
     )  # fmt: skip

@@ -39,6 +39,7 @@ DEEPSEEK = {
     "num_key_value_heads": 128,
     "qk_nope_head_dim": 128,
     "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
     "vocab_size": 129280,
 }
 QWEN_VL = {
@@ -66,6 +67,11 @@ HYBRID = {
     "num_attention_heads": 16,
     "num_hidden_layers": 40,
     "num_key_value_heads": 2,
+    "intermediate_size": 5120,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
     "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 10,
     "vocab_size": 248320,
 }
@@ -73,7 +79,8 @@ HYBRID = {
 
 CONFIGS = Path(__file__).parent / "model_configs"
 # layers, heads, KV heads, experts, experts per token, numbers kept per token by all layers;
-# from the model cards and papers.
+# from the model cards and papers. DeepSeek-V3.2 and GLM-5 keep 128 more in each layer for the
+# indexer; of Gemma 4, 25 layers keep 2 × 8 heads × 256 and 5 keep 2 × 2 × 512.
 PUBLISHED = {
     "MiniMaxAI__MiniMax-M2": (62, 48, 8, 256, 8, 62 * 2048),
     "Qwen__Qwen2.5-7B-Instruct": (28, 28, 4, 0, 0, 28 * 1024),
@@ -93,8 +100,8 @@ PUBLISHED = {
     "deepseek-ai__DeepSeek-V2-Lite": (27, 16, 16, 64, 6, 27 * 576),
     "deepseek-ai__DeepSeek-V3": (61, 128, 128, 256, 8, 61 * 576),
     "deepseek-ai__DeepSeek-R1": (61, 128, 128, 256, 8, 61 * 576),
-    "deepseek-ai__DeepSeek-V3.2": (61, 128, 128, 256, 8, 61 * 576),
-    "google__gemma-4-26B-A4B": (30, 16, 8, 128, 8, 30 * 4096),
+    "deepseek-ai__DeepSeek-V3.2": (61, 128, 128, 256, 8, 61 * (576 + 128)),
+    "google__gemma-4-26B-A4B": (30, 16, 8, 128, 8, 25 * 4096 + 5 * 2048),
     "meta-llama__Llama-2-7b-hf": (32, 32, 32, 0, 0, 32 * 8192),
     "meta-llama__Llama-3.1-8B": (32, 32, 8, 0, 0, 32 * 2048),
     "meta-llama__Llama-3.1-70B": (80, 64, 8, 0, 0, 80 * 2048),
@@ -102,7 +109,7 @@ PUBLISHED = {
     "mistralai__Mixtral-8x7B-v0.1": (32, 32, 8, 8, 2, 32 * 2048),
     "moonshotai__Kimi-K2-Instruct": (61, 64, 64, 384, 8, 61 * 576),
     "openai__gpt-oss-120b": (36, 64, 8, 128, 4, 36 * 1024),
-    "zai-org__GLM-5": (78, 64, 64, 256, 8, 78 * 576),
+    "zai-org__GLM-5": (78, 64, 64, 256, 8, 78 * (576 + 128)),
 }
 
 

@@ -1,21 +1,35 @@
-"""`ropeway model`: the checkpoints of the local cluster, and what a model directory holds."""
+"""`ropeway model`: the checkpoints of the local cluster, and what a model is made of."""
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
 from ropeway.checkpoints.catalogue import RECIPES, Recipe
 from ropeway.checkpoints.fetch import default_root, ensure, fault
+from ropeway.cli.bringup import parse_layout
 from ropeway.cli.options import screen_options
 from ropeway.errors import ModelError
 from ropeway.hosts.local import LocalHost
-from ropeway.models import ModelShape, kv_bytes_per_token, read_model
+from ropeway.models import (
+    ModelShape,
+    find_weight_files,
+    read_directory_shape,
+    read_json_object,
+    read_shape,
+)
+from ropeway.models.known import entry_of, known, published_name
+from ropeway.models.stored import read_stored
+from ropeway.models.summary import ModelSummary, summarise
+from ropeway.plan.layout import problems
+from ropeway.plan.shards import shard
 from ropeway.report.console import Screen
+from ropeway.report.model_shape import ShownLayout, model_json, model_text
+from ropeway.spec import Cluster, RemoteHost
 from ropeway.units import format_bytes
 
-_CACHE_DTYPE_BYTES = 2  # the KV cache is kept in 16 bits unless the engine is told otherwise
+_LARGEST_HOST = 1024  # of spec.RemoteHost
 
 _DIR = click.option(
     "--dir",
@@ -83,39 +97,59 @@ def list_(*, screen: Screen, root: Path | None) -> None:
 
 @model.command()
 @screen_options
-@click.argument("path", type=click.Path(path_type=Path))
-def show(*, screen: Screen, path: Path) -> None:
-    """Read the model directory PATH: its shape, its size, and whether its files are whole.
+@click.argument("model_name", metavar="PATH|NAME")
+@click.option("--layout", metavar="LAYOUT", help="What one NPU holds of it: `TP8`, `TP8xPP2+EP`.")
+@_DIR
+def show(*, screen: Screen, model_name: str, layout: str | None, root: Path | None) -> None:
+    """Show what a model is made of: layers, parameters, bytes, and its share of one NPU.
 
-    Only headers are read, so this is quick for any size.
+    PATH is a model directory or a config.json; NAME a checkpoint that was fetched, or a published
+    model, which need not be here. Of weight files only the headers are read.
 
     \b
     Example:
       ropeway model show ~/.cache/ropeway/models/smollm2
+      ropeway model show Qwen3-30B-A3B --layout TP8
     """
-    shape = read_model(path.expanduser())
-    cache = kv_bytes_per_token(shape, _CACHE_DTYPE_BYTES)
-    for label, value in _rows(shape, cache):
-        screen.answer(f"{label:<13} {value}")
-    files = [str(file) for file in shape.weight_files]
-    screen.result({**asdict(shape), "weight_files": files, "kv_bytes_per_token": cache})
+    model = _read(model_name, root)
+    share = _share(model.shape, layout) if layout else None
+    screen.answer(model_text(model, share))
+    screen.result(model_json(model, share))
 
 
-def _rows(shape: ModelShape, cache: int) -> list[tuple[str, str]]:
-    experts = f"{shape.experts}, {shape.experts_per_token} per token" if shape.experts else "none"
-    files = len(shape.weight_files)
-    return [
-        ("architecture", shape.architecture or shape.model_type),
-        ("layers", str(shape.layers)),
-        ("hidden size", str(shape.hidden_size)),
-        ("heads", f"{shape.heads} of {shape.head_dim}, {shape.kv_heads} for keys and values"),
-        ("experts", experts),
-        ("vocabulary", str(shape.vocab_size)),
-        ("context", f"{shape.max_positions} tokens" if shape.max_positions else "not said"),
-        ("weights", f"{format_bytes(shape.weight_bytes)} in {files} file{'s' * (files > 1)}"),
-        ("type", shape.dtype or "not said"),
-        ("KV cache", f"{format_bytes(cache)} per token at {8 * _CACHE_DTYPE_BYTES} bits"),
-    ]
+def _read(name: str, root: Path | None) -> ModelSummary:
+    path = Path(name).expanduser()
+    if name in RECIPES and (_root(root) / name).is_dir():
+        path = _root(root) / name
+    if path.is_file():
+        return summarise(str(path), read_shape(read_json_object(path), where=str(path)))
+    if path.exists() or _looks_like_path(name):
+        return _read_directory(path)
+    entry = entry_of(published_name(name))
+    where = "/".join(entry.source.split("/")[2:5])  # the permalink is in the catalogue's file
+    return summarise(f"{entry.name}, as read in {where}", known(name))
+
+
+def _read_directory(path: Path) -> ModelSummary:
+    shape = read_directory_shape(path)
+    stored = read_stored(path)
+    files = find_weight_files(path) if stored and stored.components else ()
+    size = stored.total_bytes if stored else 0
+    return summarise(str(path), replace(shape, weight_bytes=size, weight_files=files), stored)
+
+
+def _looks_like_path(name: str) -> bool:
+    """`org/name` is a published name; what starts like a path or goes deeper is a path."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def _share(shape: ModelShape, text: str) -> ShownLayout:
+    layout = parse_layout(text)
+    # One host for all: which hosts there are is no question here.
+    host = RemoteHost(address="any", npus=min(layout.npus, _LARGEST_HOST))
+    fits = layout.npus <= _LARGEST_HOST
+    found = problems(layout, shape, Cluster(hosts=(host,))) if fits else ()
+    return ShownLayout(str(layout), shard(shape, layout), found)
 
 
 def _root(chosen: Path | None) -> Path:

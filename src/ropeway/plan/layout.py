@@ -114,7 +114,7 @@ def _tensor_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
     if shape.heads % tensor:
         yield f"tensor parallel {tensor} does not divide {shape.heads} attention heads"
     many, few = max(tensor, shape.kv_heads), min(tensor, shape.kv_heads)
-    if many % few and not _has_latent_cache(shape):
+    if many % few and not shape.has_latent_cache:
         yield (
             f"tensor parallel {tensor} and {shape.kv_heads} KV heads: neither divides the other, "
             "so the KV heads can be neither split nor copied evenly"
@@ -130,10 +130,6 @@ def _tensor_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
             f"tensor parallel {tensor} does not divide the vocabulary of {shape.vocab_size} tokens "
             f"(padded to {padded})"
         )
-
-
-def _has_latent_cache(shape: ModelShape) -> bool:
-    return shape.kv_width != 2 * shape.kv_heads * shape.head_dim
 
 
 def _pipeline_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:

@@ -1,0 +1,184 @@
+"""From config.json to a ModelShape, and from that to parameter counts."""
+
+from collections.abc import Iterable, Mapping
+
+from ropeway.models.attention import HIDDEN, matrix, norm
+from ropeway.models.config import Config
+from ropeway.models.layers import all_layers, mtp_layers, unknown_kinds
+from ropeway.models.quantisation import stored_precision
+from ropeway.models.shape import Block, ModelShape, Parameters, Precision, Weight, as_runs
+from ropeway.models.towers import read_towers
+
+_VOCAB = ("vocab_size", "padded_vocab_size")
+_POSITIONS = ("max_position_embeddings", "max_sequence_length", "n_positions", "seq_length")
+_DTYPE = ("dtype", "torch_dtype")
+
+# The checkpoints of these hold a copy of embedding and head with each MTP layer
+# (DeepSeekMultiTokenPredictorLayer and SharedHead in vLLM's deepseek_mtp.py, glm4_moe_mtp.py).
+_MTP_WITH_COPIES = ("deepseek_v3", "deepseek_v32", "glm4_moe", "glm_moe_dsa")
+
+# `tie_word_embeddings` is left out where it is the default; these families' default is true.
+_TIED = ("gemma", "gemma2", "gemma3", "gemma4", "gpt2", "opt", "bloom", "falcon", "starcoder2")
+
+# `model_type` of families whose layers were compared with vLLM's; others go by the usual rules.
+_COMPARED = (
+    "codellama", "deepseek", "ernie4_5", "exaone", "falcon", "gemma", "glm", "gpt2", "gpt_bigcode",
+    "gpt_neox", "gpt_oss", "gptj", "granite", "hy_v3", "kimi", "llama", "longcat", "mimo",
+    "minimax", "mistral", "mixtral", "mpt", "nemotron", "olmo", "phi", "qwen", "seed_oss",
+    "smollm", "solar", "stablelm", "starcoder2", "step3p", "yi",
+)  # fmt: skip
+
+
+def read_shape(config: Mapping[str, object], where: str = "config.json") -> ModelShape:
+    """Read the shape out of a parsed config.json; `weight_bytes` stays 0.
+
+    Raises ModelError when a number that this kind of model needs is missing or is no whole number.
+    """
+    reader = Config(config, where)
+    layers = all_layers(reader)
+    hidden = reader.need("hidden size", HIDDEN)
+    vocab = reader.need("vocabulary size", _VOCAB)
+    tied = _is_tied(reader)
+    predictors = mtp_layers(reader, layers[-1])
+    dtype = reader.text(_DTYPE).removeprefix("torch.")
+    precision = stored_precision(config, dtype)
+    return ModelShape(
+        architecture=_architecture(config),
+        model_type=str(config.get("model_type") or ""),
+        hidden_size=hidden,
+        vocab_size=vocab,
+        blocks=as_runs(layers),
+        outer=_outer(reader, hidden, vocab, tied),
+        tied_embeddings=tied,
+        dtype=dtype,
+        max_positions=reader.find(_POSITIONS),
+        precision=precision,
+        mtp=as_runs(predictors),
+        mtp_outer=_mtp_outer(reader, sum(block.count for block in predictors), (hidden, vocab)),
+        towers=read_towers(reader),
+        assumed=_assumed(reader, precision),
+    )
+
+
+def count(shape: ModelShape) -> Parameters:
+    """Parameters in every convention in use. Pure sums over `shape`'s weights."""
+    layers = numbers_of_blocks(shape.blocks)
+    outer = numbers(shape.outer)
+    idle = sum(
+        block.count * (feed.experts - feed.experts_per_token) * feed.expert_numbers
+        for block in shape.blocks
+        if (feed := block.feed)
+    )
+    seen = [tower.numbers for tower in shape.towers]
+    known = [item for item in seen if item is not None]
+    return Parameters(
+        language=layers + outer,
+        active=layers + outer - idle,
+        embedding=numbers(item for item in shape.outer if item.component == "embedding"),
+        head=numbers(item for item in shape.outer if item.component == "head"),
+        mtp=numbers_of_blocks(shape.mtp) + numbers(shape.mtp_outer),
+        vision=sum(known) if len(known) == len(seen) else None,
+    )
+
+
+def numbers(weights: Iterable[Weight]) -> int:
+    """Parameters of these weights."""
+    return sum(weight.numbers for weight in weights)
+
+
+def numbers_of_blocks(blocks: Iterable[Block]) -> int:
+    """Parameters of these layers."""
+    return sum(block.count * numbers(block.weights) for block in blocks)
+
+
+def counted_bytes(shape: ModelShape) -> float:
+    """Bytes of the language model's weights by our count, in the precision they are stored in."""
+    bits = sum(
+        block.count * weight.numbers * shape.precision.bits(weight)
+        for block in shape.blocks
+        for weight in block.weights
+    )
+    return (bits + sum(item.numbers * shape.precision.bits(item) for item in shape.outer)) / 8
+
+
+def kv_bytes_per_token(shape: ModelShape, dtype_bytes: float) -> float:
+    """Bytes of cache that one token takes over all layers, before any parallel split.
+
+    Windows are not taken off: this is the cost of a token while every layer still sees it.
+    """
+    return dtype_bytes * sum(
+        block.count * (item.kv_width + item.window_width + item.index_width)
+        for block in shape.blocks
+        if (item := block.attention)
+    )
+
+
+def state_bytes(shape: ModelShape) -> int:
+    """Bytes of recurrent state that one sequence takes over all layers; 0 without such layers."""
+    return sum(
+        block.count * item.state_bytes for block in shape.blocks if (item := block.attention)
+    )
+
+
+def _architecture(config: Mapping[str, object]) -> str:
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
+
+
+def _is_tied(config: Config) -> bool:
+    """The outer part decides: a nested one often repeats its class's default."""
+    for level in (config.outer, config.inner):
+        if level.get("tie_word_embeddings") is not None:
+            return level["tie_word_embeddings"] is True
+    return config.model_type in _TIED
+
+
+def _outer(config: Config, hidden: int, vocab: int, tied: bool) -> tuple[Weight, ...]:
+    """The vocabulary's tables are cut over tensor ranks after padding (VocabParallelEmbedding)."""
+    head = matrix("lm_head", "head", (vocab, hidden), vocab)
+    table = Weight("embed_tokens", "embedding", vocab * hidden, vocab)
+    weights = [table, norm("final_norm", hidden)]
+    narrow = config.find(("hidden_size_per_layer_input",))
+    if narrow:  # Gemma 3n and 4: a table of its own for every layer
+        layers = config.need("layers", ("num_hidden_layers",))
+        rows = config.find(("vocab_size_per_layer_input",)) or vocab
+        size = rows * narrow * layers
+        weights.append(Weight("embed_tokens_per_layer", "embedding", size, rows))
+        weights.append(matrix("per_layer_projections", "dense", (3 * narrow * layers, hidden)))
+    if config.find(("n_positions",)) and config.model_type in ("gpt2", "gpt_bigcode"):
+        positions = config.find(("n_positions",))
+        weights.append(Weight("wpe", "embedding", positions * hidden))
+    # Where the pair is tied the head has no numbers of its own and still multiplies.
+    weights.append(Weight("lm_head", "head", 0, vocab, head.flops) if tied else head)
+    return tuple(weights)
+
+
+def _mtp_outer(config: Config, layers: int, sizes: tuple[int, int]) -> tuple[Weight, ...]:
+    """`eh_proj` joins hidden state and embedding; two norms, and copies in some checkpoints."""
+    hidden, vocab = sizes
+    if not layers:
+        return ()
+    weights = [
+        matrix("eh_proj", "attention", (layers * hidden, 2 * hidden)),
+        norm("mtp_norms", 3 * layers * hidden),
+    ]
+    if config.model_type in _MTP_WITH_COPIES:
+        weights.append(Weight("mtp_embed_tokens", "embedding", layers * vocab * hidden, vocab))
+        weights.append(matrix("mtp_head", "head", (layers * vocab, hidden), vocab))
+    return tuple(weights)
+
+
+def _assumed(config: Config, precision: Precision) -> tuple[str, ...]:
+    notes = []
+    if not config.model_type.startswith(_COMPARED):
+        named = config.model_type or "no `model_type`"
+        notes.append(f"`{named}` is not among the families we know: counted by the usual rules")
+    for kind in unknown_kinds(config):
+        notes.append(f"layers of kind `{kind}` are not known: counted as full attention")
+    if config.find(("zero_expert_num",)):
+        notes.append("experts per token: the mean, since the router also chooses idle ones")
+    if precision.scheme == "unknown":
+        notes.append(
+            "`quantization_config` is of a kind we cannot read: bits are those of the type"
+        )
+    return tuple(notes)

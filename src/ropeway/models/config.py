@@ -1,0 +1,112 @@
+"""config.json as it is read: one meaning under many spellings, nested parts, one list per layer."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from ropeway.errors import ModelError
+
+# Models that also see or hear keep the numbers of the language model one level down.
+NESTED = ("text_config", "thinker_config", "llm_config", "language_config")
+
+
+class Config:
+    """The language model's part of a config, then the outer part, searched by spelling.
+
+    `where` names the file in errors.
+    """
+
+    def __init__(self, config: Mapping[str, object], where: str) -> None:
+        self.where = where
+        self.outer = config
+        self.inner = language_part(config)
+
+    @property
+    def model_type(self) -> str:
+        """Of the language model: `qwen3_moe`, without the ending of its part of a larger one."""
+        named = self.inner.get("model_type") or self.outer.get("model_type") or ""
+        return str(named).removesuffix("_text")
+
+    def find(self, names: Sequence[str], default: int = 0) -> int:
+        """The first of `names` that is set, as a whole number.
+
+        Of one value a layer the largest, which memory must bear.
+        """
+        for name in names:
+            value = self.inner.get(name)
+            if isinstance(value, list) and value:
+                value = max((item for item in value if isinstance(item, int)), default=None)
+            if value is not None:
+                return self._whole(name, value)
+        return default
+
+    def need(self, meaning: str, names: Sequence[str]) -> int:
+        """As `find`, but 0 or nothing is a ModelError."""
+        found = self.find(names)
+        if found:
+            return found
+        raise self.missing(meaning, names)
+
+    def missing(self, meaning: str, names: Sequence[str]) -> ModelError:
+        """The error that says what config.json lacks."""
+        return ModelError(
+            f"`config.json` does not say: {meaning}",
+            where=self.where,
+            evidence=(f"looked for {', '.join(f'`{name}`' for name in names)}",),
+            hint="check that this is the model's own `config.json` (an adapter has another)",
+        )
+
+    def text(self, names: Sequence[str]) -> str:
+        """The first of `names` that is text, in the inner part, then the outer."""
+        for level in (self.inner, self.outer):
+            for name in names:
+                value = level.get(name)
+                if isinstance(value, str):
+                    return value
+        return ""
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """Whether `name` is true: in the language model's part, else in the outer one."""
+        for level in (self.inner, self.outer):
+            if level.get(name) is not None:
+                return level[name] is True
+        return default
+
+    def listed(self, name: str) -> tuple[object, ...]:
+        """A list, one item per layer mostly; empty where there is none."""
+        value = self.inner.get(name)
+        return tuple(value) if isinstance(value, list) else ()
+
+    def item(self, name: str, layer: int) -> object:
+        """The item of a list for this layer; None where there is no list, or it ends before."""
+        values = self.listed(name)
+        return values[layer] if layer < len(values) else None
+
+    def section(self, name: str) -> Mapping[str, object]:
+        """A nested mapping of either part; empty where there is none."""
+        for level in (self.inner, self.outer):
+            value = level.get(name)
+            if isinstance(value, Mapping):
+                return value
+        return {}
+
+    def part(self, name: str) -> "Config":
+        """A nested mapping as a config of its own; its errors name the same file."""
+        return Config(self.section(name), self.where)
+
+    def _whole(self, name: str, value: object) -> int:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+        raise ModelError(
+            f"`{name}` in `config.json` is not a whole number",
+            where=self.where,
+            evidence=(f"{name}: {json.dumps(value)}",),
+        )
+
+
+def language_part(config: Mapping[str, object]) -> Mapping[str, object]:
+    """The innermost mapping that describes the language model."""
+    for name in NESTED:
+        inner = config.get(name)
+        if isinstance(inner, Mapping):
+            return language_part(inner)
+    return config

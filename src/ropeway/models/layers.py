@@ -1,0 +1,321 @@
+"""Which layer is of which kind: the many ways in which config.json lays layers out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ropeway.errors import ModelError
+from ropeway.models.attention import (
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    block_sparse,
+    compressed,
+    delta_net,
+    kimi_delta,
+    latent,
+    lightning,
+    mamba,
+    softmax,
+)
+from ropeway.models.config import Config
+from ropeway.models.feed import (
+    EXPERT_WIDTH,
+    EXPERTS,
+    PER_TOKEN,
+    both,
+    dense,
+    dense_width,
+    mixture,
+)
+from ropeway.models.shape import Attention, Block, Feed
+
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+_LETTERS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+_PARTS = ("mlp", "moe")
+_WINDOWED = ("sliding_attention", "chunked_attention", "local_attention", "sliding")
+_RECURRENT = ("linear_attention", "linear", "gated_delta_net", "kda", "mamba")
+# Latent attention whose indexer other keys tell of.
+_INDEXED = ("indexed_attention", "deepseek_sparse_attention")
+# DeepSeek-V4 as transformers writes it: kinds, and their ratios in `compress_rates`.
+_COMPRESSED = ("compressed_sparse_attention", "heavily_compressed_attention")
+_FULL = ("full_attention", "attention", "full", "global_attention", *_INDEXED, *_COMPRESSED)
+# Every so many layers one sees everything; the releases before `layer_types` (Gemma2Model in vLLM).
+_WINDOW_PATTERN = {"gemma2": 2, "gemma3": 6, "cohere2": 4}
+# MTP layers of these have a dense feed-forward part and a window (mimo_v2_mtp.py, step3p5_mtp.py).
+_DENSE_MTP = ("mimo_v2", "step3p")
+_MTP = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules")
+
+
+def all_layers(config: Config) -> list[Block]:
+    """Every layer in order, one Block each. Raises ModelError on what is missing or contradicts."""
+    _check_experts(config)
+    parts = _single_parts(config)
+    if parts:
+        return [_single_part(config, parts, index) for index in range(len(parts))]
+    described = config.listed("block_configs")
+    if described:
+        return [_searched(config, item, index) for index, item in enumerate(described)]
+    return [_layer(config, index) for index in range(layer_count(config))]
+
+
+def layer_count(config: Config) -> int:
+    """Layers of the model. LongCat counts its double layers once, or twice where re-saved."""
+    once = config.find(("num_layers",)) if _is_longcat(config) else 0
+    return once or config.need("layers", LAYERS)
+
+
+def mtp_layers(config: Config, last: Block) -> list[Block]:
+    """Multi-token-prediction layers, which follow the model's last; `last` is that one."""
+    count = config.find(_MTP) * config.find(("mtp_transformer_layers",), 1)
+    if not count:
+        return []
+    letters = config.text(("mtp_hybrid_override_pattern",))
+    kinds = tuple(_LETTERS.get(letter, letter) for letter in letters)
+    kinds = kinds or tuple(str(kind) for kind in config.listed("mtp_layers_block_type"))
+    if kinds:
+        parts = [_single_part(config, kinds, index) for index in range(len(kinds))]
+        return [replace(part, count=count) for part in parts]
+    if config.find(("o_lora_rank",)):
+        return [replace(last, count=count, attention=compressed(config, 0))]
+    if config.model_type.startswith(_DENSE_MTP):
+        windowed = _softmax_of_kind(config, "sliding_attention")
+        return [Block(count, windowed, dense(config))]
+    return [replace(last, count=count)]
+
+
+def unknown_kinds(config: Config) -> tuple[str, ...]:
+    """Kinds of layers that we do not know; they are counted as full attention."""
+    known = {*_WINDOWED, *_RECURRENT, *_FULL, *_PARTS}
+    named = {*config.listed("layer_types"), *config.listed("layers_block_type")}
+    return tuple(sorted({str(kind) for kind in named} - known))
+
+
+def _check_experts(config: Config) -> None:
+    """A mixture whose number of experts has a spelling of its own would pass for a dense model."""
+    says_mixture = config.find(EXPERT_WIDTH) and config.find(PER_TOKEN) > 1
+    if says_mixture and not any(name in config.inner for name in EXPERTS):
+        raise config.missing("experts", EXPERTS)
+
+
+def _single_parts(config: Config) -> tuple[str, ...]:
+    """For models whose layers are one part each (Nemotron): the kind of each layer."""
+    letters = config.text(("hybrid_override_pattern",))
+    unknown = sorted(set(letters) - set(_LETTERS))
+    if unknown:
+        raise ModelError(
+            "`hybrid_override_pattern` has letters we do not know",
+            where=config.where,
+            evidence=(f"unknown: {', '.join(unknown)}",),
+            hint="known are M (Mamba), * (attention), - (dense) and E (experts)",
+        )
+    if letters:
+        return tuple(_LETTERS[letter] for letter in letters)
+    kinds = tuple(str(kind) for kind in config.listed("layers_block_type"))
+    return kinds if set(kinds) & set(_PARTS) else ()
+
+
+def _single_part(config: Config, kinds: Sequence[str], layer: int) -> Block:
+    kind = kinds[layer]
+    if kind in _RECURRENT:
+        return Block(1, mamba(config), None, all_reduces=1)
+    if kind in _FULL:
+        return Block(1, softmax(config), None, all_reduces=1)
+    if kind == "moe":
+        return Block(1, None, mixture(config), all_reduces=1)
+    # One width, or a list with one for each dense layer (NemotronHMLPDecoderLayer).
+    width = config.item("intermediate_size", kinds[:layer].count("mlp"))
+    return Block(1, None, dense(config, width if isinstance(width, int) else 0), all_reduces=1)
+
+
+def _searched(config: Config, described: object, layer: int) -> Block:
+    """A layer of a model found by architecture search (Llama-Nemotron, nemotron_nas.py)."""
+    parts = described if isinstance(described, Mapping) else {}
+    attention, feed = parts.get("attention"), parts.get("ffn")
+    if not isinstance(attention, Mapping) or not isinstance(feed, Mapping):
+        raise ModelError(
+            "`block_configs` does not describe every layer",
+            where=config.where,
+            evidence=(f"`block_configs[{layer}]` lacks `attention` or `ffn`",),
+        )
+    mixer = None
+    if not attention.get("no_op"):
+        heads = config.need("attention heads", HEADS)
+        mixer = softmax(config, kv_heads=heads // int(attention.get("n_heads_in_group") or 1))
+    wide = None
+    if not feed.get("no_op"):
+        hidden = config.need("hidden size", HIDDEN)
+        wide = dense(config, _searched_width(hidden * float(feed.get("ffn_mult") or 1)))
+    return Block(1, mixer, wide, all_reduces=(mixer is not None) + (wide is not None))
+
+
+def _searched_width(width: float) -> int:
+    """Two thirds, up to a multiple of 256 (_ffn_mult_to_intermediate_size in nemotron_nas.py)."""
+    return -(-int(2 * width / 3) // 256) * 256
+
+
+def _layer(config: Config, layer: int) -> Block:
+    attention, feed = _attention(config, layer), _feed(config, layer)
+    if _is_longcat(config):
+        return _doubled(attention, dense(config), feed)
+    return Block(1, attention, feed, all_reduces=2 + bool(feed.dense_width and feed.experts))
+
+
+def _is_longcat(config: Config) -> bool:
+    return config.model_type.startswith("longcat_flash")
+
+
+def _doubled(attention: Attention, wide: Feed, mixed: Feed) -> Block:
+    """Two attentions and two dense parts around one mixture (FlashDecoderLayer of LongCat)."""
+    feed = replace(both(wide, mixed), weights=(*wide.weights * 2, *mixed.weights))
+    twice = replace(
+        attention,
+        weights=attention.weights * 2,
+        kv_width=2 * attention.kv_width,
+        decode_flops=2 * attention.decode_flops,
+        prefill_flops=2 * attention.prefill_flops,
+    )
+    return Block(1, twice, feed, all_reduces=5)
+
+
+def _attention(config: Config, layer: int) -> Attention:
+    kind = _kind(config, layer)
+    if config.find(("o_lora_rank",)):
+        return compressed(config, _ratio(config, kind, layer))
+    section = config.part("linear_attn_config")
+    if section.listed("kda_layers"):
+        is_linear = layer + 1 in section.listed("kda_layers")
+        return kimi_delta(config) if is_linear else latent(config, indexed=False)
+    if config.item("attn_type_list", layer) == 0:
+        return lightning(config)
+    if kind in _RECURRENT:
+        return _recurrent(config, kind)
+    if config.find(("kv_lora_rank",)):
+        return latent(config, indexed=_owns_indexer(config, layer))
+    found = _softmax_of_kind(config, kind)
+    sparse = config.part("sparse_attention_config")
+    is_sparse = sparse.item("sparse_attention_freq", layer) == 1
+    return block_sparse(config, found) if is_sparse else found
+
+
+def _recurrent(config: Config, kind: str) -> Attention:
+    """Which linear attention it is shows in the sizes that the config has."""
+    if config.model_type == "minimax":
+        return lightning(config)
+    if config.section("linear_attn_config"):
+        return kimi_delta(config)
+    if kind == "mamba" or config.find(("mamba_num_heads", "mamba_n_heads")):
+        return mamba(config)
+    return delta_net(config)
+
+
+def _ratio(config: Config, kind: str, layer: int) -> int:
+    """Tokens to one compressed entry; 0 where the layer has its window alone."""
+    written = config.item("compress_ratios", layer)
+    if written is None:
+        written = config.section("compress_rates").get(kind)
+    return written if isinstance(written, int) else 0
+
+
+def _owns_indexer(config: Config, layer: int) -> bool:
+    """GLM-5.2 lists the layers that pick tokens themselves; the older way to say the same is a
+    step and a first layer (DeepseekV2DecoderLayer: `index_topk_freq`, `index_skip_topk_offset`)."""
+    named = config.item("indexer_types", layer)
+    if named is not None:
+        return named == "full"
+    step = config.find(("index_topk_freq",), 1) or 1
+    return max(layer - config.find(("index_skip_topk_offset",), 2) + 1, 0) % step == 0
+
+
+def _kind(config: Config, layer: int) -> str:
+    """The layer's kind in the words of `layer_types`, whichever way config.json says it."""
+    named = config.item("layer_types", layer) or config.item("layers_block_type", layer)
+    if named is not None:
+        return str(named)
+    interval = config.find(("full_attention_interval",))
+    if interval:
+        return "full_attention" if (layer + 1) % interval == 0 else "linear_attention"
+    period = config.find(("attn_layer_period",))
+    if period:
+        is_full = layer % period == config.find(("attn_layer_offset",))
+        return "full_attention" if is_full else "mamba"
+    if config.listed("attn_layer_indices"):
+        return "full_attention" if layer in config.listed("attn_layer_indices") else "mamba"
+    pattern = config.item("hybrid_layer_pattern", layer)
+    if pattern is not None:
+        return "sliding_attention" if pattern else "full_attention"
+    if config.find(("attention_chunk_size",)) and config.model_type == "llama4":
+        without_rope = config.item("no_rope_layers", layer)
+        is_full = without_rope == 0 if without_rope is not None else (layer + 1) % 4 == 0
+        return "full_attention" if is_full else "chunked_attention"
+    return "sliding_attention" if _slides(config, layer) else "full_attention"
+
+
+def _slides(config: Config, layer: int) -> bool:
+    """Whether a window without `layer_types` is on for this layer."""
+    if not config.find(("sliding_window",)):
+        return False
+    if not config.flag("use_sliding_window", not config.model_type.startswith("qwen")):
+        return False
+    pattern = config.find(("sliding_window_pattern",), _WINDOW_PATTERN.get(config.model_type, 0))
+    if pattern:
+        return (layer + 1) % pattern != 0
+    return layer >= config.find(("max_window_layers",))
+
+
+def _softmax_of_kind(config: Config, kind: str) -> Attention:
+    """Softmax attention of a full or a windowed layer, which may have sizes of its own."""
+    if kind in _WINDOWED:
+        other = config.part("attention_other_setting")  # Step-3.5
+        return softmax(
+            config,
+            heads=config.find(("swa_num_attention_heads",)) or other.find(HEADS),
+            kv_heads=config.find(("swa_num_key_value_heads",)) or other.find(KV_HEADS),
+            head_dim=config.find(("swa_head_dim",)) or other.find(("head_dim",)),
+            value_dim=config.find(("swa_v_head_dim", "v_head_dim")),
+            window=config.need("sliding window", ("sliding_window", "attention_chunk_size")),
+        )
+    if config.find(("global_head_dim",)):  # Gemma 4
+        return softmax(
+            config,
+            kv_heads=config.find(("num_global_key_value_heads",)),
+            head_dim=config.find(("global_head_dim",)),
+            keys_are_values=config.flag("attention_k_eq_v"),
+        )
+    return softmax(config, value_dim=config.find(("v_head_dim",)))
+
+
+def _feed(config: Config, layer: int) -> Feed:
+    if not config.find(EXPERTS):
+        return dense(config, _widened(config, layer))
+    if config.flag("enable_moe_block"):  # Gemma 4: both in every layer
+        return both(dense(config), mixture(config))
+    return mixture(config) if _is_moe(config, layer) else dense(config)
+
+
+def _widened(config: Config, layer: int) -> int:
+    """Gemma 4: layers that share the cache of another may be twice as wide; else 0, as usual."""
+    shared = config.find(("num_kv_shared_layers",))
+    if not shared or not config.flag("use_double_wide_mlp"):
+        return 0
+    return 2 * dense_width(config) if layer >= layer_count(config) - shared else 0
+
+
+def _is_moe(config: Config, layer: int) -> bool:
+    named = config.item("mlp_layer_types", layer)
+    if named is not None:
+        return named != "dense"
+    listed = config.item("moe_layer_freq", layer)
+    if listed is not None:
+        return listed == 1
+    chosen = config.text(("moe_layers_enum",)) or config.listed("moe_layers")
+    if chosen:
+        text = chosen.split(",") if isinstance(chosen, str) else chosen
+        return layer in {int(str(item)) for item in text}
+    if layer in config.listed("mlp_only_layers"):
+        return False
+    start = config.find(("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers"))
+    step = config.find(("moe_layer_interval", "expert_layer_period", "moe_layer_freq"), 1) or 1
+    sparse = config.find(("decoder_sparse_step", "interleave_moe_layer_step"), 1)
+    offset = config.find(("expert_layer_offset",))
+    return layer >= start and layer % step == offset and sparse > 0 and (layer + 1) % sparse == 0

@@ -1,0 +1,294 @@
+"""Bits per number: what config.json and quantisers' files say, and what the names of schemes mean.
+
+Scales are counted with the numbers they belong to. Embeddings, head, router and norms stay in 16
+bits in every scheme here unless its mark says otherwise.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatch
+
+from ropeway.errors import ModelError
+from ropeway.models.config import language_part
+from ropeway.models.shape import COMPONENTS, Component, ModelShape, Precision
+
+_LINEAR: tuple[Component, ...] = ("attention", "dense", "routed", "shared")
+_ELEMENTS = {"float32": 32, "bfloat16": 16, "float16": 16, "": 16}
+
+# A name of each component's matrix as `ignore` lists and patterns spell it; the layer is one of the
+# middle, since lists that leave out single layers (the first, an MTP layer) leave the rest.
+_SAMPLES: dict[Component, tuple[str, ...]] = {
+    "attention": ("self_attn.o_proj", "linear_attn.out_proj", "mixer.out_proj"),
+    "dense": ("mlp.down_proj",),
+    "routed": ("mlp.experts.0.down_proj", "block_sparse_moe.experts.0.w2", "ffn.experts.0.w2"),
+    "shared": ("mlp.shared_experts.down_proj", "mlp.shared_expert.down_proj"),
+}
+_PREFIXES = ("model.layers.", "language_model.model.layers.", "model.language_model.layers.")
+_MIDDLE = 7
+
+# Bits per number of block formats: OCP MX has an 8-bit scale for 32 numbers, NVFP4 one for 16.
+_MXFP8, _MXFP4, _NVFP4 = 8.25, 4.25, 4.5
+# Blocks of 128 × 128 with a 32-bit scale (DeepSeek's FP8).
+_FP8_BLOCK = 8 + 32 / 128**2
+# GPTQ and AWQ by default: 128 numbers share a 16-bit scale and a 4-bit zero point.
+_GROUPED_4 = 4 + 20 / 128
+
+# What published measurements call their checkpoints → bits of (attention, dense, routed, shared).
+# ModelSlim's W4A8 for mixtures keeps all but the routed experts in 8 bits, and Moonshot's W4A16
+# all but those in 16 (`ignore` in the config.json of Kimi-K2-Thinking); of a dense model it is the
+# feed-forward part, or all. Per-channel scales are left out: 16 bits for thousands of numbers.
+_NAMED: dict[str, tuple[float, float, float, float]] = {
+    "bf16": (16, 16, 16, 16),
+    "fp16": (16, 16, 16, 16),
+    "fp32": (32, 32, 32, 32),
+    "int8": (8, 8, 8, 8),
+    "w8a8": (8, 8, 8, 8),
+    "w8a16": (8, 8, 8, 8),
+    "fp8": (_FP8_BLOCK, _FP8_BLOCK, _FP8_BLOCK, _FP8_BLOCK),
+    "mxfp8": (_MXFP8, _MXFP8, _MXFP8, _MXFP8),
+    "mxfp8-mxfp4": (_MXFP8, _MXFP8, _MXFP4, _MXFP8),
+    "w4a8": (8, 4, 4, 8),
+    "w4a4": (8, 4, 4, 8),
+    "w4a16": (16, 16, 4.5, 16),
+    "w4a16-dense": (_GROUPED_4, _GROUPED_4, _GROUPED_4, _GROUPED_4),
+    "mxfp4": (16, 16, _MXFP4, 16),
+    "nvfp4": (_NVFP4, _NVFP4, _NVFP4, _NVFP4),
+    "awq": (_GROUPED_4, _GROUPED_4, _GROUPED_4, _GROUPED_4),
+    "gptq": (_GROUPED_4, _GROUPED_4, _GROUPED_4, _GROUPED_4),
+}
+_SAME = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+_CACHE_ENDING = re.compile(r"c(8|4)$")
+
+
+def precision_named(name: str, shape: ModelShape) -> Precision:
+    """Bits of a scheme by the name that people use: `bf16`, `w8a8`, `w4a8c8`, `mxfp8-mxfp4`, …
+
+    `auto` is the model's own. Raises ModelError on an unknown name, with the list.
+    """
+    if name == "auto":
+        return shape.precision
+    plain = _plain_scheme(name)
+    key = "w4a16-dense" if plain == "w4a16" and not shape.experts else plain
+    if key not in _NAMED:
+        known = ", ".join(f"`{item}`" for item in _NAMED if item != "w4a16-dense")
+        raise ModelError(f"`{name}` is no quantisation we know", hint=f"known are {known}")
+    return _precision(plain, *_NAMED[key])
+
+
+def is_scheme(name: str) -> bool:
+    """Whether `precision_named` knows it."""
+    return _plain_scheme(name) in _NAMED
+
+
+def kv_bits_named(name: str) -> int:
+    """Bits per number of the KV cache in a scheme's name: 8 in `w8a8c8`, 16 where it says none."""
+    found = _CACHE_ENDING.search(name.lower())
+    return int(found[1]) if found else 16
+
+
+def stored_precision(config: Mapping[str, object], dtype: str) -> Precision:
+    """As config.json says that the weights are stored. `dtype` is the model's own type.
+
+    The scheme is `unknown` where a mark is there that we cannot read; the bits are then those of
+    `dtype`.
+    """
+    base = _ELEMENTS.get(dtype, 16)
+    plain = Precision(_SAME.get(dtype, dtype or "bf16"), *(base,) * len(COMPONENTS))
+    marks = _quantisation_marks(config)
+    return marked_precision(marks, plain, config.get("expert_dtype")) if marks else plain
+
+
+def marked_precision(
+    marks: Mapping[str, object], base: Precision, expert_dtype: object = None
+) -> Precision:
+    """As `quantization_config` says, or the like in a file of its own (`hf_quant_config.json`).
+
+    `base` is what is left unquantised. `expert_dtype` is a key of DeepSeek-V4: fp4 experts amid
+    FP8.
+    """
+    method = _method(marks)
+    if method == "mixed_precision" or _groups(marks) > 1:
+        return _mixed(marks, base)
+    bits = _marked_bits(method, marks)
+    if not bits:
+        return replace(base, scheme="unknown")
+    left = _left_alone(marks)
+    found: dict[str, float] = {part: bits for part in _LINEAR if part not in left}
+    if method == "mxfp4":  # gpt-oss: the experts alone
+        found = {"routed": bits}
+    if expert_dtype == "fp4":
+        found["routed"] = _MXFP4
+    return replace(base, scheme=_scheme_name(method, marks), **found)
+
+
+def described_precision(table: Mapping[str, object], base: Precision) -> Precision:
+    """From ModelSlim's `quant_model_description.json`: tensor name → `W8A8_DYNAMIC`, `FLOAT`, …
+
+    Each component takes what most of its matrices have.
+    """
+    bits: list[tuple[str, float]] = []
+    schemes: Counter[str] = Counter()
+    for name, scheme in table.items():
+        found = re.match(r"W(\d+)A\d+", str(scheme))
+        if name.endswith(".weight") and (found or scheme == "FLOAT"):
+            bits.append((name, float(found[1]) if found else 16.0))
+            schemes.update([found[0].lower()] if found else [])
+    scheme = schemes.most_common(1)[0][0] if schemes else base.scheme
+    return _by_vote(bits, replace(base, scheme=scheme))
+
+
+def component_of(name: str) -> Component:
+    """The component of a tensor, by the usual names in checkpoints."""
+    if "embed_tokens" in name or "wte" in name or name.startswith("embed"):
+        return "embedding"
+    if "lm_head" in name or name.startswith("head."):
+        return "head"
+    if "norm" in name:
+        return "norm"
+    if "shared_expert" in name or "share_expert" in name:
+        return "shared"
+    if ".experts." in name:
+        return "routed"
+    if re.search(r"\.(gate|router|classifier)\.", name):
+        return "router"
+    if re.search(r"attn|attention|mixer|indexer", name):
+        return "attention"
+    return "dense"
+
+
+def _plain_scheme(name: str) -> str:
+    lower = name.lower()
+    return _CACHE_ENDING.sub("", _SAME.get(lower, lower))
+
+
+def _precision(
+    scheme: str, attention: float, dense: float, routed: float, shared: float
+) -> Precision:
+    return Precision(scheme, attention=attention, dense=dense, routed=routed, shared=shared)
+
+
+def _quantisation_marks(config: Mapping[str, object]) -> Mapping[str, object]:
+    for level in (config, language_part(config)):
+        marks = level.get("quantization_config") or level.get("compression_config")
+        if isinstance(marks, Mapping):
+            return marks
+    return {}
+
+
+def _method(marks: Mapping[str, object]) -> str:
+    """What the marks call it; ModelOpt says only with which tool, and names the format apart."""
+    named = str(marks.get("quant_method") or "").lower()
+    algorithm = str(marks.get("quant_algo") or "").lower()
+    return algorithm if algorithm and named in ("", "modelopt") else named
+
+
+def _groups(marks: Mapping[str, object]) -> int:
+    groups = marks.get("config_groups")
+    return len(groups) if isinstance(groups, Mapping) else 0
+
+
+def _mixed(marks: Mapping[str, object], base: Precision) -> Precision:
+    """Different formats for different modules, each named (`quantized_layers`, or the groups)."""
+    named: list[tuple[str, float]] = []
+    layers = marks.get("quantized_layers")
+    for name, how in layers.items() if isinstance(layers, Mapping) else ():
+        if isinstance(how, Mapping):
+            named.append((f"{name}.weight", _marked_bits(_method(how), how)))
+    groups = marks.get("config_groups")
+    for how in groups.values() if isinstance(groups, Mapping) else ():
+        targets = how.get("targets") if isinstance(how, Mapping) else None
+        bits = _group_bits(how, marks) if isinstance(how, Mapping) else 0.0
+        named += [(f"{name}.weight", bits) for name in targets or () if bits]
+    if not named:
+        return replace(base, scheme="unknown")
+    return _by_vote(named, replace(base, scheme="mixed"))
+
+
+def _by_vote(named: list[tuple[str, float]], base: Precision) -> Precision:
+    """Each component takes the bits that most of its matrices have."""
+    votes: dict[Component, Counter[float]] = {}
+    for name, bits in named:
+        votes.setdefault(component_of(name), Counter())[bits] += 1
+    found: dict[str, float] = {
+        part: count.most_common(1)[0][0] for part, count in votes.items() if part != "norm"
+    }
+    return replace(base, scheme=base.scheme, **found)
+
+
+def _marked_bits(method: str, marks: Mapping[str, object]) -> float:
+    """Bits of a quantised number, its share of the scales included; 0 where nothing says."""
+    for name, bits in (("nvfp4", _NVFP4), ("mxfp4", _MXFP4), ("mxfp8", _MXFP8)):
+        if name in method:
+            return bits
+    if "fp8" in method:
+        return _FP8_BLOCK if marks.get("weight_block_size") else 8
+    if method == "compressed-tensors" or marks.get("config_groups"):
+        groups = marks.get("config_groups")
+        first = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
+        return _group_bits(first, marks) if isinstance(first, Mapping) else 0
+    if method == "bitsandbytes":
+        return 8 if marks.get("load_in_8bit") else 4.5
+    found = re.match(r"w(\d+)a\d+", method)
+    bits = _number(marks.get("bits") or marks.get("w_bit")) or (float(found[1]) if found else 0)
+    group = _number(marks.get("group_size") or marks.get("q_group_size"))
+    return bits + (16 + bits) / group if bits and group > 0 else bits
+
+
+def _group_bits(group: Mapping[str, object], marks: Mapping[str, object]) -> float:
+    weights = group.get("weights")
+    if not isinstance(weights, Mapping):
+        return 0
+    bits, size = _number(weights.get("num_bits")), _number(weights.get("group_size"))
+    if not size:
+        return bits
+    told = f"{group.get('format')} {marks.get('format')}"
+    tiny = (
+        "fp4" in told
+        or weights.get("scale_dtype") == "torch.uint8"
+        or weights.get("type") == "float"
+    )
+    return bits + (8 if tiny else 16) / size
+
+
+def _left_alone(marks: Mapping[str, object]) -> set[Component]:
+    """Components that a list of exceptions names as a whole.
+
+    Routed experts only by their name: an `mlp` in the list is the dense part beside them.
+    """
+    patterns: list[str] = []
+    for key in ("modules_to_not_convert", "ignore", "ignored_layers", "exclude_modules"):
+        value = marks.get(key)
+        patterns += [str(item) for item in value] if isinstance(value, list) else []
+    return {
+        part
+        for part, names in _SAMPLES.items()
+        if any(
+            _matches(pattern, f"{prefix}{_MIDDLE}.{name}")
+            for pattern in patterns
+            for prefix in _PREFIXES
+            for name in names
+            if part != "routed" or "expert" in pattern
+        )
+    }
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if pattern.startswith("re:"):
+        try:
+            return re.match(pattern[3:], name) is not None
+        except re.error:
+            return False
+    if "*" in pattern:
+        return fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")
+    parts = name.split(".")
+    return name == pattern or name.startswith(f"{pattern}.") or pattern in (parts[-1], parts[-2])
+
+
+def _scheme_name(method: str, marks: Mapping[str, object]) -> str:
+    return str(marks.get("format") or method) if method == "compressed-tensors" else method
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0

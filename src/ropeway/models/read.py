@@ -1,0 +1,51 @@
+"""A model directory, or a bare config.json, as a ModelShape."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ropeway.errors import ModelError
+from ropeway.models.build import read_shape
+from ropeway.models.quantisation import described_precision, marked_precision
+from ropeway.models.shape import ModelShape, Precision
+from ropeway.models.weights import find_weight_files, read_config, read_header, read_json_object
+
+# ModelSlim, the quantiser for NPUs, leaves this beside the weights in place of a config key.
+_DESCRIPTION = "quant_model_description.json"
+# ModelOpt's own file, where config.json has no `quantization_config`.
+_MODELOPT = "hf_quant_config.json"
+
+
+def read_model(path: Path) -> ModelShape:
+    """Read a model directory: config.json, and every weight file's header.
+
+    Raises ModelError when the directory, config.json, or a weight file is missing or broken.
+    """
+    shape = read_directory_shape(path)
+    files = find_weight_files(path)
+    total = sum(entry.end - entry.begin for file in files for entry in read_header(file).values())
+    return replace(shape, weight_bytes=total, weight_files=files)
+
+
+def read_directory_shape(path: Path) -> ModelShape:
+    """As `read_model`, without the weight files: a directory that holds config.json suffices."""
+    if not path.exists():
+        raise ModelError("the model directory does not exist", where=str(path))
+    if not path.is_dir():
+        raise ModelError(
+            "this is a file, and a model is a directory",
+            where=str(path),
+            hint="give the directory that holds `config.json` and the safetensors files",
+        )
+    shape = read_shape(read_config(path), where=str(path / "config.json"))
+    return replace(shape, precision=_precision_beside(path, shape.precision))
+
+
+def _precision_beside(path: Path, stored: Precision) -> Precision:
+    description, modelopt = path / _DESCRIPTION, path / _MODELOPT
+    if description.exists():
+        return described_precision(read_json_object(description), stored)
+    if modelopt.exists() and stored.scheme in ("bf16", "fp16"):
+        marks = read_json_object(modelopt).get("quantization")
+        return marked_precision(marks, stored) if isinstance(marks, Mapping) else stored
+    return stored

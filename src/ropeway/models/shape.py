@@ -1,0 +1,333 @@
+"""A model as plain data: its layers in order, every weight in them, what each keeps of a token.
+
+    ModelShape ─ Block × runs of equal layers ─ Attention ─ Weight …
+               │                              └ Feed ────── Weight …
+               ├ outer weights: embeddings, head, last norm
+               ├ MTP layers, vision tower
+               └ Precision: bits per number, by component
+
+Counts are of the whole model; `plan/shards.py` says what one rank holds of it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+Component = Literal["attention", "dense", "routed", "shared", "router", "norm", "embedding", "head"]
+COMPONENTS: tuple[Component, ...] = get_args(Component)
+
+# full      softmax attention over the whole context
+# window    softmax attention over the last `window` tokens (or within chunks of so many)
+# latent    one compressed latent for all heads (MLA), over the whole context
+# compressed  a latent for every `ratio` tokens, and a window of plain ones (DeepSeek-V4)
+# linear    a recurrent state in place of a cache (gated delta net, Kimi delta attention)
+# mamba     a recurrent state in place of a cache (Mamba-2)
+AttentionKind = Literal["full", "window", "latent", "compressed", "linear", "mamba"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight matrix, or several that are split alike.
+
+    name       of the tensor, as vLLM calls it
+    component  what it belongs to; precision goes by it
+    numbers    parameters in the whole model
+    pieces     into how many equal pieces tensor parallel can cut it: 1 is replicated on every rank,
+               K and V have one piece per KV head. A rank holds ⌈pieces / TP⌉ of them, so ranks
+               beyond the pieces hold copies. `routed` experts go by expert parallel instead
+    flops      per token that passes through, whole model: 2 for each number of a matrix; 0 where
+               nothing is multiplied (norms, an embedding table); of experts, those a token visits
+    bits       per number where the component's precision does not hold; None where it does
+    """
+
+    name: str
+    component: Component
+    numbers: int
+    pieces: int = 1
+    flops: int = 0
+    bits: float | None = None
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What mixes tokens in one layer.
+
+    heads, kv_heads   of the whole model; of linear attention and Mamba the value and key heads
+    head_dim          numbers of a query head that are multiplied with a key
+    kv_width          numbers cached per token by this layer, all KV heads; a fraction where one
+                      entry stands for several tokens; 0 where the layer keeps a state instead
+    kv_pieces         pieces into which TP can cut that cache: the KV heads, or 1 for a latent
+    window            tokens that are kept and seen; 0 is all
+    window_width      numbers kept besides for each of the last `window` tokens (`compressed` only)
+    read_limit        cached tokens that a query reads at most (sparse attention); 0 is all
+    index_width       numbers cached per token to choose those; never cut by TP
+    index_flops       per query token and token of context, to choose them; never cut by TP
+    state_bytes       recurrent state of one sequence; cut by TP like the heads
+    state_flops       per token, to bring it up to date and read it
+    decode_flops      per query token and token that it sees, all heads, when generating
+    prefill_flops     the same over a prompt (a latent is unpacked there, which costs less)
+    """
+
+    kind: AttentionKind
+    heads: int
+    kv_heads: int
+    head_dim: int
+    weights: tuple[Weight, ...]
+    kv_width: float = 0
+    kv_pieces: int = 1
+    window: int = 0
+    window_width: int = 0
+    read_limit: int = 0
+    index_width: float = 0
+    index_flops: float = 0
+    state_bytes: int = 0
+    state_flops: int = 0
+    decode_flops: float = 0
+    prefill_flops: float = 0
+
+    @property
+    def numbers(self) -> int:
+        """Parameters, norms included."""
+        return sum(weight.numbers for weight in self.weights)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The feed-forward part of one layer: dense, a mixture of experts, or both (Gemma 4).
+
+    dense_width       0 where there is no dense part
+    experts           routed experts; 0 where there is no mixture
+    experts_per_token routed experts that each token visits
+    expert_width      of one routed expert
+    expert_numbers    parameters of one routed expert
+    shared_width      of all shared experts together; every token passes through them
+    """
+
+    weights: tuple[Weight, ...]
+    dense_width: int = 0
+    experts: int = 0
+    experts_per_token: int = 0
+    expert_width: int = 0
+    expert_numbers: int = 0
+    shared_width: int = 0
+
+    @property
+    def numbers(self) -> int:
+        """Parameters, norms included, all experts."""
+        return sum(weight.numbers for weight in self.weights)
+
+    @property
+    def active(self) -> int:
+        """Parameters that one token passes through."""
+        return self.numbers - (self.experts - self.experts_per_token) * self.expert_numbers
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of `count` equal layers. Either part may be missing (Nemotron's layers are one each).
+
+    all_reduces  that tensor parallel takes in one such layer
+    """
+
+    count: int
+    attention: Attention | None
+    feed: Feed | None
+    all_reduces: int = 2
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """Of one layer."""
+        mixer = self.attention.weights if self.attention else ()
+        return mixer + (self.feed.weights if self.feed else ())
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A vision or audio encoder, with what joins it to the language model.
+
+    numbers  parameters, or None where config.json does not tell enough; `why` then says what
+    """
+
+    kind: str
+    numbers: int | None
+    layers: int = 0
+    hidden_size: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bits per number as stored, scales included, by component; `scheme` is what it is called."""
+
+    scheme: str
+    attention: float = 16
+    dense: float = 16
+    routed: float = 16
+    shared: float = 16
+    router: float = 16
+    norm: float = 16
+    embedding: float = 16
+    head: float = 16
+
+    def bits(self, weight: Weight) -> float:
+        """Bits of one number of `weight`."""
+        if weight.bits is not None:
+            return weight.bits
+        found: float = getattr(self, weight.component)
+        return found
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameter counts in the conventions that are in use.
+
+    language    the language model: embeddings and head included, a tied pair once
+    active      of those, what one token passes through (embeddings and head included)
+    embedding   the input table; head 0 where it is tied to that
+    mtp         multi-token-prediction layers, which published counts mostly leave out
+    vision      encoders; None where config.json does not tell
+    """
+
+    language: int
+    active: int
+    embedding: int
+    head: int
+    mtp: int
+    vision: int | None
+
+    @property
+    def without_embeddings(self) -> int:
+        return self.language - self.embedding - self.head
+
+    @property
+    def active_without_embeddings(self) -> int:
+        return self.active - self.embedding - self.head
+
+    @property
+    def with_mtp(self) -> int:
+        return self.language + self.mtp
+
+    @property
+    def with_vision(self) -> int | None:
+        return None if self.vision is None else self.language + self.vision
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What planning and launching need to know of a model.
+
+    blocks          its layers in order, as runs of equal ones
+    outer           weights outside the layers: embedding table, head (none when tied), last norm
+    mtp             multi-token-prediction layers, one Block for each kind; not part of `blocks`
+    mtp_outer       weights of those outside their layers
+    towers          vision and audio encoders
+    precision       of the weights as config.json says they are stored
+    dtype           as written, "" when config.json leaves it out
+    max_positions   longest context in tokens, 0 when config.json leaves it out
+    assumed         what config.json does not say and was taken for granted, in words
+    weight_bytes    of all tensors, from the weight files; 0 when only the config was read
+    """
+
+    architecture: str
+    model_type: str
+    hidden_size: int
+    vocab_size: int
+    blocks: tuple[Block, ...]
+    outer: tuple[Weight, ...]
+    tied_embeddings: bool
+    dtype: str
+    max_positions: int
+    precision: Precision = Precision("bf16")
+    mtp: tuple[Block, ...] = ()
+    mtp_outer: tuple[Weight, ...] = ()
+    towers: tuple[Tower, ...] = ()
+    assumed: tuple[str, ...] = ()
+    weight_bytes: int = 0
+    weight_files: tuple[Path, ...] = ()
+
+    def __hash__(self) -> int:
+        # Caches are keyed by the shape, and hashing a few hundred weights takes longer than the
+        # answers they hold.
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+
+    @cached_property
+    def layers(self) -> int:
+        return sum(block.count for block in self.blocks)
+
+    @cached_property
+    def heads(self) -> int:
+        """Query heads of softmax attention; of the first kind where layers differ."""
+        return self._attention.heads
+
+    @cached_property
+    def kv_heads(self) -> int:
+        """KV heads of softmax attention; of the first kind where layers differ."""
+        return self._attention.kv_heads
+
+    @cached_property
+    def head_dim(self) -> int:
+        """Numbers per query head; not always hidden_size / heads."""
+        return self._attention.head_dim
+
+    @cached_property
+    def has_latent_cache(self) -> bool:
+        """Whether one compressed latent serves all heads (MLA), so that TP cannot cut the cache."""
+        return any(item.kind in ("latent", "compressed") for item in self._attentions)
+
+    @cached_property
+    def intermediate_size(self) -> int:
+        """Width of a dense layer's feed-forward part, 0 when no layer is dense."""
+        return max((feed.dense_width for feed in self._feeds), default=0)
+
+    @cached_property
+    def experts(self) -> int:
+        """Routed experts per layer, 0 when dense."""
+        return max((feed.experts for feed in self._feeds), default=0)
+
+    @cached_property
+    def experts_per_token(self) -> int:
+        """Routed experts that each token visits, 0 when dense."""
+        return max((feed.experts_per_token for feed in self._feeds), default=0)
+
+    @cached_property
+    def expert_size(self) -> int:
+        """Width of one routed expert, 0 when dense."""
+        return max((feed.expert_width for feed in self._feeds), default=0)
+
+    @cached_property
+    def kv_layers(self) -> int:
+        """Layers whose cache grows with the context."""
+        return sum(
+            block.count for block in self.blocks if block.attention and block.attention.kv_width
+        )
+
+    @property
+    def _attentions(self) -> list[Attention]:
+        return [block.attention for block in self.blocks if block.attention]
+
+    @property
+    def _attention(self) -> Attention:
+        softmax = [item for item in self._attentions if item.kv_width]
+        return (softmax or self._attentions)[0]
+
+    @property
+    def _feeds(self) -> list[Feed]:
+        return [block.feed for block in self.blocks if block.feed]
+
+
+def as_runs(layers: Iterable[Block]) -> tuple[Block, ...]:
+    """Neighbours that are equal but for their count, joined."""
+    runs: list[Block] = []
+    for layer in layers:
+        last = runs[-1] if runs else None
+        if last and replace(layer, count=last.count) == last:
+            runs[-1] = replace(last, count=last.count + layer.count)
+        else:
+            runs.append(layer)
+    return tuple(runs)

@@ -1,0 +1,118 @@
+"""What the weight files of a model hold, beside what its config.json lets one expect."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from ropeway.models.build import counted_bytes
+from ropeway.models.quantisation import component_of
+from ropeway.models.shape import Block, Component, ModelShape, Weight
+from ropeway.models.weights import INDEX, find_weight_files, read_header, read_json_object
+
+# Scales, paddings and small tensors make this much; more is worth a word.
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """Sizes from the files themselves.
+
+    source        which files told, in words
+    total_bytes   of all tensors
+    components    of that, by component; encoders and MTP layers are in none of them. Empty when
+                  only the index was there
+    numbers       elements of all tensors; packed ones count as they are stored. 0 when only the
+                  index was there
+    """
+
+    source: str
+    total_bytes: int
+    components: Mapping[Component, int]
+    numbers: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Stored against counted bytes, both of the same parts of the model.
+
+    parts       which, in words: `language model`, `language model and encoders`, …
+    difference  stored / counted - 1
+    """
+
+    parts: str
+    counted_bytes: float
+    difference: float
+
+    @property
+    def agrees(self) -> bool:
+        return abs(self.difference) <= TOLERANCE
+
+
+def read_stored(path: Path) -> StoredWeights | None:
+    """Sizes of a directory's weights: from the headers, else from the index; None without either.
+
+    Raises ModelError when a file that is there is broken.
+    """
+    index = path / INDEX
+    if index.exists() and not _all_there(path, index):
+        total = _index_total(index)
+        return StoredWeights(f"`{INDEX}`; not all files are here", total, {}) if total else None
+    if not index.exists() and not any(path.glob("*.safetensors")):
+        return None
+    files = find_weight_files(path)
+    total, count = 0, 0
+    components: dict[Component, int] = {}
+    for file in files:
+        for name, entry in read_header(file).items():
+            size = entry.end - entry.begin
+            total, count = total + size, count + prod(entry.shape)
+            if not is_apart(name):
+                part = component_of(name)
+                components[part] = components.get(part, 0) + size
+    words = "the headers of 1 file" if len(files) == 1 else f"the headers of {len(files)} files"
+    return StoredWeights(words, total, components, count)
+
+
+def compare(shape: ModelShape, stored: StoredWeights) -> Comparison:
+    """Against the count of those parts that come nearest: published files have MTP layers and
+    encoders, or have not."""
+    language = counted_bytes(shape)
+    mtp = _mtp_bytes(shape)
+    encoders = sum(2.0 * (tower.numbers or 0) for tower in shape.towers)
+    found = []
+    for with_encoders in {False, encoders > 0}:
+        for with_mtp in {False, mtp > 0}:
+            counted = language + encoders * with_encoders + mtp * with_mtp
+            words = ["language model"]
+            words += ["encoders"] * with_encoders + ["MTP layers"] * with_mtp
+            parts = " and ".join([", ".join(words[:-1]), words[-1]]) if words[1:] else words[0]
+            found.append(Comparison(parts, counted, stored.total_bytes / counted - 1))
+    return min(found, key=lambda item: abs(item.difference))
+
+
+def is_apart(name: str) -> bool:
+    """Whether a tensor belongs to an encoder or an MTP layer, by the usual names."""
+    return any(part in name for part in ("visual", "vision", "audio", "mtp", "mm_projector"))
+
+
+def _all_there(path: Path, index: Path) -> bool:
+    table = read_json_object(index).get("weight_map")
+    named = set(table.values()) if isinstance(table, Mapping) else set()
+    return bool(named) and all((path / str(name)).exists() for name in named)
+
+
+def _index_total(index: Path) -> int:
+    metadata = read_json_object(index).get("metadata")
+    total = metadata.get("total_size") if isinstance(metadata, Mapping) else None
+    return int(total) if isinstance(total, int | float) else 0
+
+
+def _mtp_bytes(shape: ModelShape) -> float:
+    def size(weights: tuple[Weight, ...]) -> float:
+        return sum(item.numbers * shape.precision.bits(item) for item in weights) / 8
+
+    def layers(block: Block) -> float:
+        return block.count * size(block.weights)
+
+    return sum(layers(block) for block in shape.mtp) + size(shape.mtp_outer)

@@ -1,0 +1,91 @@
+"""A model in figures: all that is worth showing of it, computed once."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from ropeway.models.build import count, counted_bytes, kv_bytes_per_token, state_bytes
+from ropeway.models.shape import ModelShape, Parameters
+from ropeway.models.stored import Comparison, StoredWeights, compare
+
+# The cache is kept in 16 bits unless the engine is told otherwise.
+CACHE_BITS = 16
+
+_PLAIN = (
+    "architecture", "model_type", "layers", "hidden_size", "heads", "kv_heads", "head_dim",
+    "vocab_size", "intermediate_size", "experts", "experts_per_token", "expert_size", "kv_layers",
+    "dtype", "max_positions", "tied_embeddings", "weight_bytes",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """Figures of the whole model, before any parallel split.
+
+    source              where it was read: a path, or the entry of the catalogue
+    counted_bytes       of the language model's weights by our count
+    kv_bytes_per_token  at CACHE_BITS, over all layers, windows not taken off
+    state_bytes         recurrent state of one sequence
+    stored              sizes from the weight files, where there are any, and how they compare
+    """
+
+    source: str
+    shape: ModelShape
+    parameters: Parameters
+    counted_bytes: float
+    kv_bytes_per_token: float
+    state_bytes: int
+    stored: StoredWeights | None = None
+    comparison: Comparison | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """All of it as plain data."""
+        shape, parameters = self.shape, self.parameters
+        return {
+            "source": self.source,
+            **{name: getattr(shape, name) for name in _PLAIN},
+            "weight_files": [str(file) for file in shape.weight_files],
+            "parameters": {
+                **asdict(parameters),
+                "with_vision": parameters.with_vision,
+                "with_mtp": parameters.with_mtp,
+                "without_embeddings": parameters.without_embeddings,
+                "active_without_embeddings": parameters.active_without_embeddings,
+            },
+            "precision": asdict(shape.precision),
+            "counted_weight_bytes": round(self.counted_bytes),
+            "stored": self._stored_json(),
+            "kv_bytes_per_token": round(self.kv_bytes_per_token),
+            "state_bytes_per_sequence": self.state_bytes,
+            "blocks": [asdict(block) for block in shape.blocks],
+            "outer": [asdict(weight) for weight in shape.outer],
+            "mtp": [asdict(block) for block in shape.mtp],
+            "mtp_outer": [asdict(weight) for weight in shape.mtp_outer],
+            "towers": [asdict(tower) for tower in shape.towers],
+            "assumed": list(shape.assumed),
+        }
+
+    def _stored_json(self) -> Mapping[str, object] | None:
+        if not self.stored or not self.comparison:
+            return None
+        seen = self.comparison
+        return {
+            **asdict(self.stored),
+            "compared_with": seen.parts,
+            "counted_bytes": round(seen.counted_bytes),
+            "difference": seen.difference,
+            "agrees": seen.agrees,
+        }
+
+
+def summarise(source: str, shape: ModelShape, stored: StoredWeights | None = None) -> ModelSummary:
+    """The figures of a shape, and of the files it was stored in."""
+    return ModelSummary(
+        source=source,
+        shape=shape,
+        parameters=count(shape),
+        counted_bytes=counted_bytes(shape),
+        kv_bytes_per_token=kv_bytes_per_token(shape, CACHE_BITS / 8),
+        state_bytes=state_bytes(shape),
+        stored=stored,
+        comparison=compare(shape, stored) if stored else None,
+    )

@@ -1,0 +1,196 @@
+"""The files of a model directory: config.json as JSON, and the headers of the weight files.
+
+Nothing is loaded: of a safetensors file only the header is read, so the largest model takes
+milliseconds and no memory.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ropeway.errors import ModelError
+from ropeway.units import format_bytes
+
+# The safetensors library refuses a longer header (MAX_HEADER_SIZE in its tensor.rs).
+_LONGEST_HEADER = 100_000_000
+
+INDEX = "model.safetensors.index.json"
+"""Which tensor is in which file, where there are several."""
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a safetensors file; `begin` and `end` are offsets in the file, in bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_config(path: Path) -> Mapping[str, object]:
+    """config.json of a model directory. Raises ModelError when it is missing or broken."""
+    file = path / "config.json"
+    if not file.exists():
+        raise ModelError(
+            "the model directory has no `config.json`",
+            where=str(path),
+            hint="check the path; the directory wanted is the one with `config.json` in it",
+        )
+    return read_json_object(file)
+
+
+def read_json_object(file: Path) -> Mapping[str, object]:
+    """A file that holds one JSON object. Raises ModelError when it is none."""
+    try:
+        found = json.loads(file.read_bytes())
+    except OSError as error:
+        raise ModelError(
+            f"`{file.name}` cannot be read", where=str(file), evidence=(str(error),)
+        ) from None
+    except ValueError as error:
+        raise ModelError(
+            f"`{file.name}` is not JSON",
+            where=str(file),
+            evidence=(f"{file.stat().st_size} bytes; {error}",),
+            hint="fetch this file again",
+        ) from None
+    if isinstance(found, dict):
+        return found
+    raise ModelError(
+        f"`{file.name}` is JSON, but not an object",
+        where=str(file),
+        evidence=(f"it is a {type(found).__name__}",),
+    )
+
+
+def find_weight_files(path: Path) -> tuple[Path, ...]:
+    """The safetensors files of a model directory, by its index when it has one.
+
+    Raises ModelError when there are none, or when the index names a file that is not there.
+    """
+    index = path / INDEX
+    if index.exists():
+        return _indexed_files(index)
+    files = sorted(path.glob("*.safetensors"))
+    if files:
+        return tuple(files)
+    present = sorted(item.name for item in path.iterdir())
+    raise ModelError(
+        "no safetensors file in the model directory",
+        where=str(path),
+        evidence=(f"it holds: {', '.join(present[:12])}{', …' if present[12:] else ''}",),
+        hint="check that the download finished; formats other than safetensors are not read",
+    )
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """Read a safetensors header and check it against the file's size; no tensor is loaded.
+
+    The format: 8 bytes of length (little-endian), that many bytes of JSON, then the data, which
+    ends exactly where the last tensor ends. Raises ModelError when that does not hold.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            start, table = _header_table(file, size)
+    except OSError as error:
+        raise ModelError(
+            "a weight file cannot be read", where=str(path), evidence=(str(error),)
+        ) from None
+    except _BrokenHeader as broken:
+        raise ModelError(
+            f"a weight file is {broken.verdict}",
+            where=str(path),
+            evidence=broken.evidence,
+            hint="fetch this file again",
+        ) from None
+    entries = _entries(path, start, table)
+    expected = max((entry.end for entry in entries.values()), default=start)
+    if size == expected:
+        return entries
+    verdict = "truncated" if size < expected else "longer than its header says"
+    raise ModelError(
+        f"a weight file is {verdict}",
+        where=str(path),
+        evidence=(
+            f"size on disk: {size} bytes ({format_bytes(size)})",
+            f"its header needs: {expected} bytes ({format_bytes(expected)})",
+        ),
+        hint="fetch this file again",
+    )
+
+
+def _indexed_files(index: Path) -> tuple[Path, ...]:
+    table = read_json_object(index).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise ModelError(
+            f"`{index.name}` has no `weight_map`", where=str(index), hint="fetch this file again"
+        )
+    files = [index.parent / name for name in sorted({str(name) for name in table.values()})]
+    missing = [file.name for file in files if not file.exists()]
+    if not missing:
+        return tuple(files)
+    raise ModelError(
+        f"{len(missing)} of {len(files)} weight files named by `{index.name}` are missing",
+        where=str(index.parent),
+        evidence=(f"missing: {', '.join(missing[:8])}{', …' if missing[8:] else ''}",),
+        hint="fetch the missing files; the download probably stopped early",
+    )
+
+
+class _BrokenHeader(Exception):
+    def __init__(self, verdict: str, *evidence: str):
+        super().__init__(verdict)
+        self.verdict = verdict
+        self.evidence = evidence
+
+
+def _header_table(file: BinaryIO, size: int) -> tuple[int, Mapping[str, object]]:
+    """Where the data starts, and the header's JSON object."""
+    if size < 8:
+        raise _BrokenHeader("truncated", f"size on disk: {size} bytes, less than any header")
+    length = int.from_bytes(file.read(8), "little")
+    if length > _LONGEST_HEADER:
+        raise _BrokenHeader(
+            "not a safetensors file",
+            f"its first 8 bytes announce a header of {length} bytes",
+            f"size on disk: {size} bytes",
+        )
+    if 8 + length > size:
+        raise _BrokenHeader(
+            "truncated",
+            f"size on disk: {size} bytes",
+            f"its header alone needs: {8 + length} bytes",
+        )
+    try:
+        table = json.loads(file.read(length))
+    except ValueError as error:
+        raise _BrokenHeader("not a safetensors file", f"its header is not JSON: {error}") from None
+    if not isinstance(table, dict):
+        raise _BrokenHeader("not a safetensors file", "its header is not a JSON object")
+    return 8 + length, table
+
+
+def _entries(path: Path, start: int, table: Mapping[str, object]) -> dict[str, TensorEntry]:
+    entries = {}
+    for name, row in table.items():
+        if name == "__metadata__":
+            continue
+        match row:
+            case {
+                "dtype": str(dtype),
+                "shape": list(dims),
+                "data_offsets": [int(low), int(high)],
+            } if 0 <= low <= high and all(isinstance(dim, int) for dim in dims):
+                entries[name] = TensorEntry(dtype, tuple(dims), start + low, start + high)
+            case _:
+                raise ModelError(
+                    "a weight file's header is broken",
+                    where=str(path),
+                    evidence=(f"tensor `{name}`: {json.dumps(row)[:120]}",),
+                    hint="fetch this file again",
+                )
+    return entries

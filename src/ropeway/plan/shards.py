@@ -1,0 +1,449 @@
+"""What the ranks of a layout hold of a model, and what they do for a token.
+
+Pure arithmetic over `models.ModelShape`, following how vLLM splits (read in vLLM 0.32.0; each rule
+names its place). Memory is exact to the scales and paddings; nothing here knows of time.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+from operator import sub
+
+from ropeway.models import COMPONENTS, Attention, Block, Feed, ModelShape, Precision, Weight
+from ropeway.spec import Layout
+
+# vllm/model_executor/layers/vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE
+_VOCAB_PADDING = 64
+
+# Shapes × layouts that a search over 4,096 NPUs looks at, with room to spare.
+_REMEMBERED = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """One figure for each component of a model: bytes, or FLOPs per token.
+
+    A tied table counts as `embedding` on the first stage and as `head` on the last; where a stage
+    is both, once, as `head`. `vision` are encoders; their work is not counted.
+    """
+
+    attention: float = 0.0
+    dense: float = 0.0
+    routed: float = 0.0
+    shared: float = 0.0
+    router: float = 0.0
+    norm: float = 0.0
+    embedding: float = 0.0
+    head: float = 0.0
+    vision: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return (
+            self.attention + self.dense + self.routed + self.shared
+            + self.router + self.norm + self.embedding + self.head + self.vision
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class CacheGroup:
+    """Layers of a stage that keep the context alike; figures are of one rank, all its `layers`.
+
+    layers                 how many
+    bytes_per_token        KV cache of one token; a decode step reads it of each token it sees
+    window                 only the last so many tokens are kept and seen; 0 is all
+    read_limit             a query reads at most so many of the kept tokens; 0 is all
+    index_bytes_per_token  kept for every token, and read of all, to choose those; 0 without
+    index_flops            per query token and kept token, to choose them
+    decode_flops           per query token and token it reads, when generating
+    prefill_flops          per query token and token it reads, over a prompt
+    """
+
+    layers: int
+    bytes_per_token: float
+    window: int = 0
+    read_limit: int = 0
+    index_bytes_per_token: float = 0.0
+    index_flops: float = 0.0
+    decode_flops: float = 0.0
+    prefill_flops: float = 0.0
+
+    def kept(self, tokens: float) -> float:
+        """Tokens of a context that the cache still holds."""
+        return min(tokens, self.window) if self.window else tokens
+
+    def read(self, tokens: float) -> float:
+        """Of those, the ones that one query reads."""
+        kept = self.kept(tokens)
+        return min(kept, self.read_limit) if self.read_limit else kept
+
+
+@dataclass(frozen=True, slots=True)
+class StageShard:
+    """One pipeline stage as its largest rank holds it. All figures are of one rank (one NPU).
+
+    first, last        whether it has the embedding table, the head
+    layers             of the model
+    moe_layers         of those, layers with routed experts
+    weights            resident bytes by component
+    flops              per token of this rank's own data-parallel replica, by component, spread
+                       evenly over experts; attention over the context is in `caches`
+    caches             what grows with the context, an entry for each kind of layer
+    state_bytes        recurrent state of one sequence (linear attention, Mamba)
+    experts            routed experts of a layer that this rank holds: whole, or a slice of each
+    expert_bytes       of one of those in one layer, as this rank holds it
+    experts_per_token  routed experts that each token visits
+    all_experts        routed experts of a layer, over all ranks
+    all_reduces        over the tensor ranks in one pass, each of hidden_size numbers per token
+    """
+
+    first: bool
+    last: bool
+    layers: int
+    moe_layers: int
+    weights: Amounts
+    flops: Amounts
+    caches: tuple[CacheGroup, ...]
+    state_bytes: float
+    experts: int
+    expert_bytes: float
+    experts_per_token: int
+    all_experts: int
+    all_reduces: int
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Cache of a token that every layer still sees, index included; windows not taken off."""
+        return sum(group.bytes_per_token + group.index_bytes_per_token for group in self.caches)
+
+    def kv_bytes(self, tokens: float) -> float:
+        """Cache of one sequence with so many tokens of context; without `state_bytes`."""
+        return sum(
+            group.kept(tokens) * (group.bytes_per_token + group.index_bytes_per_token)
+            for group in self.caches
+        )
+
+    def kv_bytes_read(self, tokens: float) -> float:
+        """Of that, what one decode step of the sequence reads."""
+        return sum(
+            group.read(tokens) * group.bytes_per_token
+            + group.kept(tokens) * group.index_bytes_per_token
+            for group in self.caches
+        )
+
+    def weight_bytes_read(self, tokens: float) -> float:
+        """Weights that a step reads: all but the embedding table, encoders, experts not touched.
+
+        `tokens` of the step reach the experts: those of all data ranks that share them.
+        """
+        touched = touched_experts(self.all_experts, self.experts_per_token, tokens)
+        share = touched / self.all_experts if self.all_experts else 0.0
+        resident = self.weights
+        idle = resident.embedding + resident.vision + (1 - share) * resident.routed
+        return resident.total - idle
+
+
+def shard(
+    shape: ModelShape,
+    layout: Layout,
+    *,
+    precision: Precision | None = None,
+    kv_bits: float = 16,
+    vision: bool = True,
+) -> tuple[StageShard, ...]:
+    """One StageShard for each pipeline stage.
+
+    `precision` of the weights defaults to the model's own, `kv_bits` are those of a cached number.
+    `vision`: encoders are loaded, cut by TP, on every stage (vLLM builds them on each).
+    A layout that vLLM refuses is not refused here: uneven pieces are rounded up.
+    """
+    return _stages(
+        shape,
+        (layout.tensor, layout.pipeline, layout.data, layout.expert),
+        precision or shape.precision,
+        kv_bits,
+        vision,
+    )
+
+
+def touched_experts(experts: int, per_token: int, tokens: float) -> float:
+    """Experts of a layer that a batch of tokens visits, if each chooses evenly and on its own.
+
+    E (1 - (1 - k/E)^T): each of T tokens leaves an expert out with probability 1 - k/E.
+    """
+    if not experts:
+        return 0.0
+    return float(experts * (1 - (1 - per_token / experts) ** tokens))
+
+
+def stage_layers(layers: int, stages: int) -> tuple[int, ...]:
+    """Layers of each stage, as get_pp_indices (vllm/distributed/utils.py) deals them out.
+
+    What does not divide goes to the last stages but the very last, which has the head.
+    """
+    each, rest = divmod(layers, stages)
+    return tuple(each + (stages - 1 - rest <= index < stages - 1) for index in range(stages))
+
+
+_Grid = tuple[int, int, int, bool]
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _stages(
+    shape: ModelShape, grid: _Grid, precision: Precision, kv_bits: float, vision: bool
+) -> tuple[StageShard, ...]:
+    tensor, pipeline, data, expert = grid
+    costs = _costs(shape, tensor, precision, kv_bits, vision)
+    ranks = tensor * data
+    held = tuple(_held(kind, ranks, expert) for kind in costs.kinds)
+    equal: dict[tuple[tuple[int, ...], bool, bool], StageShard] = {}
+    found, begin = [], 0
+    for index, size in enumerate(stage_layers(shape.layers, pipeline)):
+        before, after = costs.kinds_before[begin], costs.kinds_before[begin + size]
+        counts = tuple(map(sub, after, before))
+        key = (counts, index == 0, index == pipeline - 1)
+        if key not in equal:
+            equal[key] = _with_experts(_without_experts(costs, *key), counts, held)
+        found.append(equal[key])
+        begin += size
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One rank's part of one layer of a kind, its routed experts apart; one item per component.
+
+    experts, expert_width, expert_bytes  of the layer's mixture, whole; 0 without
+    """
+
+    weights: tuple[float, ...]
+    flops: tuple[float, ...]
+    caches: tuple[CacheGroup, ...] = ()
+    state_bytes: float = 0.0
+    all_reduces: int = 0
+    experts: int = 0
+    experts_per_token: int = 0
+    expert_width: int = 0
+    expert_bytes: float = 0.0
+
+
+# Compared by identity: it is the key of a cache, and made once for its arguments.
+@dataclass(frozen=True, eq=False, slots=True)
+class _Costs:
+    """kinds_before: for each layer, and for the end, how many of each kind come before it."""
+
+    kinds: tuple[_Kind, ...]
+    kinds_before: tuple[tuple[int, ...], ...]
+    table: _Kind
+    head: _Kind
+    tied: bool
+    vision: float
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _costs(
+    shape: ModelShape, tensor: int, precision: Precision, kv_bits: float, vision: bool
+) -> _Costs:
+    distinct: dict[tuple[Attention | None, Feed | None, int], int] = {}
+    kinds: list[_Kind] = []
+    order: list[int] = []
+    for block in shape.blocks:
+        key = (block.attention, block.feed, block.all_reduces)
+        if key not in distinct:
+            distinct[key] = len(kinds)
+            kinds.append(_kind(block, tensor, precision, kv_bits))
+        order += [distinct[key]] * block.count
+    before = [[0] * len(kinds)]
+    for kind in order:
+        before.append([*before[-1]])
+        before[-1][kind] += 1
+    encoders = sum(tower.numbers or 0 for tower in shape.towers) if vision else 0
+    table = [item for item in shape.outer if item.component == "embedding"]
+    rest = [item for item in shape.outer if item.component != "embedding"]
+    return _Costs(
+        tuple(kinds),
+        tuple(tuple(row) for row in before),
+        _kind_of(table, tensor, precision),
+        _kind_of(rest, tensor, precision),
+        shape.tied_embeddings,
+        encoders * 2 / tensor,  # encoders stay in 16 bits
+    )
+
+
+def _kind(block: Block, tensor: int, precision: Precision, kv_bits: float) -> _Kind:
+    attention, feed = block.attention, block.feed
+    plain = _kind_of(block.weights, tensor, precision)
+    flops = list(plain.flops)
+    if attention:
+        flops[_ATTENTION] += attention.state_flops * _share(attention.heads, tensor)
+    mixture = [item for item in feed.weights if item.component == "routed"] if feed else []
+    whole = sum(item.numbers * precision.bits(item) / 8 for item in mixture)
+    return _Kind(
+        plain.weights,
+        tuple(flops),
+        _caches(attention, tensor, kv_bits) if attention else (),
+        attention.state_bytes * _share(attention.heads, tensor) if attention else 0.0,
+        block.all_reduces if tensor > 1 else 0,
+        feed.experts if feed else 0,
+        feed.experts_per_token if feed else 0,
+        feed.expert_width if feed else 0,
+        whole / feed.experts if feed and feed.experts else 0.0,
+    )
+
+
+_ATTENTION = COMPONENTS.index("attention")
+_ROUTED = COMPONENTS.index("routed")
+_EMBEDDING = COMPONENTS.index("embedding")
+_HEAD = COMPONENTS.index("head")
+
+
+def _kind_of(weights: Iterable[Weight], tensor: int, precision: Precision) -> _Kind:
+    """Bytes and FLOPs of one rank; of routed experts the FLOPs only, evenly over tensor ranks."""
+    held, flops = [0.0] * len(COMPONENTS), [0.0] * len(COMPONENTS)
+    for weight in weights:
+        index = COMPONENTS.index(weight.component)
+        if index == _ROUTED:
+            flops[index] += weight.flops / tensor
+            continue
+        share = _share(weight.pieces, tensor)
+        if index in (_EMBEDDING, _HEAD) and weight.pieces > 1:
+            share = _share(weight.pieces, tensor, padding=_VOCAB_PADDING)
+        held[index] += weight.numbers * share * precision.bits(weight) / 8
+        flops[index] += weight.flops * share
+    return _Kind(tuple(held), tuple(flops))
+
+
+def _share(pieces: int, ranks: int, padding: int = 1) -> float:
+    """The part that the largest of `ranks` holds of something cut into `pieces`."""
+    padded = ceil(pieces / padding) * padding
+    return ceil(padded / ranks) / pieces
+
+
+def _caches(attention: Attention, tensor: int, kv_bits: float) -> tuple[CacheGroup, ...]:
+    """KV heads beyond the tensor ranks' number are copied (ModelConfig.get_num_kv_heads), a latent
+    is on every rank, and so is the index."""
+    if not attention.kv_width:
+        return ()
+    share = _share(attention.kv_pieces, tensor) * kv_bits / 8
+    heads = _share(attention.heads, tensor)
+    main = CacheGroup(
+        layers=1,
+        bytes_per_token=attention.kv_width * share,
+        window=0 if attention.window_width else attention.window,
+        read_limit=attention.read_limit,
+        index_bytes_per_token=attention.index_width * kv_bits / 8,
+        index_flops=attention.index_flops,
+        decode_flops=attention.decode_flops * heads,
+        prefill_flops=attention.prefill_flops * heads,
+    )
+    if not attention.window_width:
+        return (main,)
+    # Beside the compressed context the last tokens are kept as they are; the work for one of
+    # them is that for one compressed entry.
+    entries = attention.window_width / attention.kv_width
+    recent = CacheGroup(
+        layers=1,
+        bytes_per_token=attention.window_width * share,
+        window=attention.window,
+        decode_flops=main.decode_flops * entries,
+        prefill_flops=main.prefill_flops * entries,
+    )
+    return (main, recent)
+
+
+def _held(kind: _Kind, ranks: int, expert: bool) -> tuple[int, float]:
+    """Routed experts of one layer on the rank with most, and bytes of each as it is held.
+
+    determine_expert_map deals whole experts out evenly, the rest one each to the first ranks;
+    without expert parallel every expert is cut over tensor × data ranks.
+    """
+    if not kind.experts:
+        return 0, 0.0
+    if expert:
+        return ceil(kind.experts / ranks), kind.expert_bytes
+    return kind.experts, kind.expert_bytes * _share(kind.expert_width, ranks)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _without_experts(costs: _Costs, counts: tuple[int, ...], first: bool, last: bool) -> StageShard:
+    """The stage as it is for every data size; the experts' fields are blank."""
+    parts = [(kind, number) for kind, number in zip(costs.kinds, counts, strict=True) if number]
+    weights = _summed((kind.weights, number) for kind, number in parts)
+    flops = _summed((kind.flops, number) for kind, number in parts)
+    if first:
+        weights = _added(weights, costs.table.weights)
+    if last:
+        weights = _added(weights, costs.head.weights)
+        flops = _added(flops, costs.head.flops)
+    if last and costs.tied:
+        # The table is the head too: one copy where a stage is both, which every step reads whole.
+        weights[_HEAD] += costs.table.weights[_EMBEDDING]
+        weights[_EMBEDDING] = 0.0
+    return StageShard(
+        first=first,
+        last=last,
+        layers=sum(counts),
+        moe_layers=sum(number for kind, number in parts if kind.experts),
+        weights=Amounts(*(*weights, costs.vision)),
+        flops=Amounts(*flops),
+        caches=_joined((group, number) for kind, number in parts for group in kind.caches),
+        state_bytes=sum(kind.state_bytes * number for kind, number in parts),
+        experts=0,
+        expert_bytes=0.0,
+        experts_per_token=max((kind.experts_per_token for kind, _ in parts), default=0),
+        all_experts=max((kind.experts for kind, _ in parts), default=0),
+        all_reduces=sum(kind.all_reduces * number for kind, number in parts)
+        + (first and any(kind.all_reduces for kind in costs.kinds)),
+    )
+
+
+def _with_experts(
+    stage: StageShard, counts: tuple[int, ...], held: tuple[tuple[int, float], ...]
+) -> StageShard:
+    if not stage.moe_layers:
+        return stage
+    experts, each = max(pair for pair, number in zip(held, counts, strict=True) if number)
+    routed = sum(number * pair[0] * pair[1] for pair, number in zip(held, counts, strict=True))
+    weights = stage.weights
+    # Field by field: `replace` would take most of the time of a search.
+    return StageShard(
+        stage.first, stage.last, stage.layers, stage.moe_layers,
+        Amounts(
+            weights.attention, weights.dense, routed, weights.shared, weights.router,
+            weights.norm, weights.embedding, weights.head, weights.vision,
+        ),
+        stage.flops, stage.caches, stage.state_bytes, experts, each,
+        stage.experts_per_token, stage.all_experts, stage.all_reduces,
+    )  # fmt: skip
+
+
+def _summed(rows: Iterable[tuple[tuple[float, ...], int]]) -> list[float]:
+    total = [0.0] * len(COMPONENTS)
+    for row, number in rows:
+        for index, value in enumerate(row):
+            total[index] += value * number
+    return total
+
+
+def _added(left: list[float], right: tuple[float, ...]) -> list[float]:
+    return [one + other for one, other in zip(left, right, strict=True)]
+
+
+def _joined(groups: Iterable[tuple[CacheGroup, int]]) -> tuple[CacheGroup, ...]:
+    """One group for each way of seeing the context, its layers added up."""
+    found: dict[tuple[int, int], CacheGroup] = {}
+    for group, number in groups:
+        key = (group.window, group.read_limit)
+        have = found.get(key, CacheGroup(0, 0.0, group.window, group.read_limit))
+        found[key] = CacheGroup(
+            layers=have.layers + number,
+            bytes_per_token=have.bytes_per_token + number * group.bytes_per_token,
+            window=group.window,
+            read_limit=group.read_limit,
+            index_bytes_per_token=have.index_bytes_per_token + number * group.index_bytes_per_token,
+            index_flops=have.index_flops + number * group.index_flops,
+            decode_flops=have.decode_flops + number * group.decode_flops,
+            prefill_flops=have.prefill_flops + number * group.prefill_flops,
+        )
+    return tuple(found.values())

@@ -1,0 +1,232 @@
+"""What a model is made of, for a person in 80 columns and as a JSON document."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ropeway.models.shape import Attention, Block, Feed, ModelShape, Precision
+from ropeway.models.summary import CACHE_BITS, ModelSummary
+from ropeway.plan.shards import StageShard
+from ropeway.report.line import one_line
+from ropeway.units import format_bytes
+
+_BITS = ("attention", "dense", "routed", "shared", "head")
+_ATTENTION = {
+    "full": "full attention",
+    "window": "sliding window",
+    "latent": "latent attention (MLA)",
+    "compressed": "compressed attention",
+    "linear": "linear attention",
+    "mamba": "Mamba-2",
+}
+
+
+@dataclass(frozen=True)
+class ShownLayout:
+    """What one NPU holds: the layout's name, a StageShard for each pipeline stage, and why the
+    layout would be refused."""
+
+    name: str
+    stages: tuple[StageShard, ...]
+    problems: tuple[str, ...] = ()
+
+
+def model_text(model: ModelSummary, layout: ShownLayout | None = None) -> RenderableType:
+    """The readable screen."""
+    shape = model.shape
+    parts: list[RenderableType] = [
+        Text(one_line(shape.architecture or shape.model_type or "a model"), style="bold"),
+        Text(one_line(model.source), style="dim"),
+        Text(),
+        _pairs(_parameters(model)),
+        Text(),
+        _pairs(_sizes(model)),
+        Text(),
+        _blocks(shape),
+    ]
+    if layout:
+        parts += [Text(), Text(f"one NPU of {layout.name}", style="bold"), _stages(layout.stages)]
+        parts += [Text(f"does not run: {reason}", style="yellow") for reason in layout.problems]
+    if shape.assumed:
+        parts += [Text(), *(Text(f"note: {one_line(note)}", style="dim") for note in shape.assumed)]
+    return Group(*parts)
+
+
+def model_json(model: ModelSummary, layout: ShownLayout | None = None) -> dict[str, object]:
+    """The same and more as plain data; figures are the whole model's unless under `stages`."""
+    if not layout:
+        return model.as_json()
+    return {
+        **model.as_json(),
+        "layout": layout.name,
+        "layout_problems": list(layout.problems),
+        "stages": [_stage_json(stage) for stage in layout.stages],
+    }
+
+
+def _stage_json(stage: StageShard) -> dict[str, object]:
+    return {
+        **asdict(stage),
+        "weight_bytes": stage.weights.total,
+        "flops_per_token": stage.flops.total,
+        "kv_bytes_per_token": stage.kv_bytes_per_token,
+    }
+
+
+def _parameters(model: ModelSummary) -> Iterable[tuple[str, str]]:
+    shape, parameters = model.shape, model.parameters
+    yield "parameters", f"{_billions(parameters.language)}, language model with embeddings"
+    if parameters.active != parameters.language:
+        without = _billions(parameters.active_without_embeddings)
+        yield "active", f"{_billions(parameters.active)} per token, {without} without embeddings"
+    yield "", f"{_billions(parameters.without_embeddings)} without embeddings"
+    if shape.towers and parameters.with_vision is not None:
+        kinds = " and ".join(tower.kind for tower in shape.towers)
+        yield "", f"{_billions(parameters.with_vision)} with the {kinds} encoder"
+    elif shape.towers:
+        yield "", f"encoders not counted: {shape.towers[0].why}"
+    if parameters.mtp:
+        yield "", f"{_billions(parameters.with_mtp)} with {_mtp_layers(shape)}"
+    tied = "tied to the input" if shape.tied_embeddings else "a head of its own"
+    yield "vocabulary", f"{shape.vocab_size:,} tokens × {shape.hidden_size:,}, {tied}"
+    yield "context", f"{shape.max_positions:,} tokens" if shape.max_positions else "not said"
+
+
+def _mtp_layers(shape: ModelShape) -> str:
+    layers = sum(block.count for block in shape.mtp)
+    return f"{layers} MTP layer{'s' * (layers != 1)}"
+
+
+def _sizes(model: ModelSummary) -> Iterable[tuple[str, str]]:
+    yield "stored as", _precision(model.shape.precision)
+    yield "weights", f"{format_bytes(model.counted_bytes)} by our count"
+    if model.stored and model.comparison:
+        seen = model.comparison
+        yield "", f"{format_bytes(model.stored.total_bytes)} by {model.stored.source}"
+        counted = format_bytes(seen.counted_bytes)
+        verdict = "agrees" if seen.agrees else "DISAGREES"
+        yield "", f"{verdict}: {seen.difference:+.2%} against {counted} ({seen.parts})"
+    cache = model.kv_bytes_per_token
+    if cache:
+        yield "KV cache", f"{format_bytes(cache)} per token at {CACHE_BITS} bits"
+    windows = _windowed(model.shape)
+    if windows:
+        yield "", windows
+    if model.state_bytes:
+        yield "state", f"{format_bytes(model.state_bytes)} per sequence, at any length"
+
+
+def _windowed(shape: ModelShape) -> str:
+    windows = {
+        item.window: block.count
+        for block in shape.blocks
+        if (item := block.attention) and item.window
+    }
+    if not windows:
+        return ""
+    sizes = ", ".join(f"{window:,}" for window in sorted(windows))
+    return f"of that, windowed layers keep only the last {sizes} tokens"
+
+
+def _precision(precision: Precision) -> str:
+    bits = {name: getattr(precision, name) for name in _BITS}
+    if len(set(bits.values())) == 1:
+        return f"{precision.scheme}, {_number(bits['attention'])} bits"
+    groups: dict[float, list[str]] = {}
+    for name, value in bits.items():
+        groups.setdefault(value, []).append(name)
+    said = "; ".join(f"{', '.join(names)} {_number(value)}" for value, names in groups.items())
+    return f"{precision.scheme}; bits: {said}"
+
+
+def _blocks(shape: ModelShape) -> Table:
+    """Equal layers in one row, wherever in the model they are."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("layers", justify="right")
+    table.add_column("what they are")
+    table.add_column("parameters\nof one", justify="right")
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for block in shape.blocks:
+        numbers = sum(weight.numbers for weight in block.weights)
+        row = rows.setdefault((_attention(block.attention), _feed(block.feed)), [0, numbers])
+        row[0] += block.count
+    for said, (layers, numbers) in rows.items():
+        table.add_row(f"{layers}", "\n".join(filter(None, said)), _billions(numbers))
+    table.add_row(f"{shape.layers}", "in all", _billions(_in_layers(shape.blocks)), style="dim")
+    return table
+
+
+def _in_layers(blocks: Iterable[Block]) -> int:
+    return sum(block.count * weight.numbers for block in blocks for weight in block.weights)
+
+
+def _attention(attention: Attention | None) -> str:
+    if not attention:
+        return ""
+    heads = f"{attention.heads} heads of {attention.head_dim}"
+    if attention.kind in ("full", "window"):
+        heads += f", {attention.kv_heads} for keys and values"
+    kind = _ATTENTION[attention.kind]
+    if attention.window:
+        kind += (
+            f", window {attention.window:,}"
+            if attention.window_width
+            else f" of {attention.window:,}"
+        )
+    if attention.read_limit:
+        heads += f", reads {attention.read_limit:,} tokens"
+    return f"{kind}: {heads}"
+
+
+def _feed(feed: Feed | None) -> str:
+    if not feed:
+        return ""
+    said = []
+    if feed.dense_width:
+        said.append(f"dense, {feed.dense_width:,} wide")
+    if feed.experts:
+        said.append(f"{feed.experts_per_token} of {feed.experts} experts, {feed.expert_width:,}")
+    if feed.shared_width:
+        said.append(f"shared {feed.shared_width:,}")
+    return " + ".join(said)
+
+
+def _stages(stages: Sequence[StageShard]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for name in ("stage", "layers", "weights", "experts", "attention", "KV/token", "state/seq."):
+        table.add_column(name, justify="right")
+    for number, stage in enumerate(stages, start=1):
+        table.add_row(
+            f"{number}",
+            f"{stage.layers}",
+            format_bytes(stage.weights.total),
+            format_bytes(stage.weights.routed) if stage.experts else "–",
+            format_bytes(stage.weights.attention),
+            format_bytes(stage.kv_bytes_per_token),
+            format_bytes(stage.state_bytes) if stage.state_bytes else "–",
+        )
+    return table
+
+
+def _pairs(rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+    table.add_column(style="dim", min_width=10)
+    table.add_column()
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _billions(numbers: int) -> str:
+    """30532122624 → "30.5 B", 134515008 → "135 M"."""
+    if numbers >= 999_500_000:
+        size = numbers / 1e9
+        return f"{size:,.0f} B" if size >= 99.95 else f"{size:.2f} B"
+    return f"{numbers / 1e6:.0f} M" if numbers >= 999_500 else f"{numbers / 1e3:.0f} k"
+
+
+def _number(bits: float) -> str:
+    return f"{bits:.2f}".rstrip("0").rstrip(".")

@@ -1,0 +1,203 @@
+"""`ropeway model show`: a directory, a config.json or a name in; a screen or a document out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ropeway.cli.main import exit_code
+from ropeway.cli.model import model
+from ropeway.errors import Exit
+from ropeway.models import read_shape
+from ropeway.models.stored import StoredWeights, compare, read_stored
+
+Captured = pytest.CaptureFixture[str]
+CONFIGS = Path(__file__).parent / "model_configs"
+TINY = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 256,
+}
+# embeddings and head 2 × 256 × 64; a layer 64 × (64 + 32 + 32 + 64) + 3 × 64 × 128 + 2 × 64;
+# the last norm 64
+NUMBERS = 32_768 + 2 * (12_288 + 24_576 + 128) + 64
+
+
+@pytest.fixture(autouse=True)
+def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def run(*args: str) -> int:
+    return exit_code(["show", *args], model)
+
+
+def document(capsys: Captured, *args: str) -> Any:
+    assert run(*args, "--json") == Exit.OK
+    return json.loads(capsys.readouterr().out)
+
+
+def tensors(numbers: int) -> dict[str, dict[str, object]]:
+    names = ("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight")
+    table, offset = {}, 0
+    for name, size in zip(names, (10_000, numbers - 10_000), strict=True):
+        ends = [2 * offset, 2 * (offset + size)]
+        table[name] = {"dtype": "BF16", "shape": [size], "data_offsets": ends}
+        offset += size
+    return table
+
+
+def directory(folder: Path, numbers: int = NUMBERS) -> Path:
+    (folder / "config.json").write_text(json.dumps(TINY))
+    text = json.dumps(tensors(numbers)).encode()
+    header = len(text).to_bytes(8, "little") + text
+    (folder / "model.safetensors").write_bytes(header + bytes(2 * numbers))
+    return folder
+
+
+def test_the_screen_of_a_directory(tmp_path: Path, capsys: Captured) -> None:
+    assert run(str(directory(tmp_path))) == Exit.OK
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "LlamaForCausalLM"
+    shown = lines[lines.index("") :]
+    assert shown == [
+        "",
+        "parameters 107 k, language model with embeddings",
+        "74 k without embeddings",
+        "vocabulary 256 tokens × 64, a head of its own",
+        "context 512 tokens",
+        "",
+        "stored as bf16, 16 bits",
+        "weights 208.6 KiB by our count",
+        "208.6 KiB by the headers of 1 file",
+        "agrees: +0.00% against 208.6 KiB (language model)",
+        "KV cache 256 B per token at 16 bits",
+        "",
+        "parameters",
+        "layers what they are of one",
+        "2 full attention: 4 heads of 16, 2 for keys and values 37 k",
+        "dense, 128 wide",
+        "2 in all 74 k",
+    ]
+
+
+def test_a_disagreement_is_said_with_its_numbers(tmp_path: Path, capsys: Captured) -> None:
+    run(str(directory(tmp_path, numbers=2 * NUMBERS)))
+    assert "DISAGREES: +100.00% against 208.6 KiB (language model)" in capsys.readouterr().out
+
+
+def test_the_document_of_a_directory(tmp_path: Path, capsys: Captured) -> None:
+    found = document(capsys, str(directory(tmp_path)))
+    assert found["schema"] == 1
+    assert (found["layers"], found["heads"], found["kv_heads"], found["head_dim"]) == (2, 4, 2, 16)
+    assert found["parameters"]["language"] == NUMBERS
+    assert found["weight_bytes"] == found["counted_weight_bytes"] == 2 * NUMBERS
+    assert found["weight_files"] == [str(tmp_path / "model.safetensors")]
+    assert found["stored"]["components"] == {
+        "embedding": 20_000,
+        "attention": 2 * (NUMBERS - 10_000),
+    }
+    assert found["stored"]["numbers"] == NUMBERS
+    assert (found["stored"]["agrees"], found["stored"]["difference"]) == (True, 0)
+    assert found["kv_bytes_per_token"] == 256
+    (block,) = found["blocks"]
+    assert (block["count"], block["feed"]["dense_width"]) == (2, 128)
+
+
+def test_a_bare_config_needs_no_weights(capsys: Captured) -> None:
+    found = document(capsys, str(CONFIGS / "Qwen__Qwen3-30B-A3B.json"))
+    assert found["parameters"]["language"] == 30_532_122_624
+    assert (found["weight_bytes"], found["stored"]) == (0, None)
+
+
+def test_a_directory_may_hold_config_json_alone(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    assert document(capsys, str(tmp_path))["stored"] is None
+
+
+def test_an_index_without_its_files_gives_the_true_size(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    index = {"metadata": {"total_size": 2 * NUMBERS + 10}, "weight_map": {"a": "gone.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = document(capsys, str(tmp_path))
+    assert found["stored"]["total_bytes"] == 2 * NUMBERS + 10
+    assert "not all files are here" in found["stored"]["source"]
+    assert found["weight_files"] == []
+
+
+def test_a_published_name_needs_nothing_here(capsys: Captured) -> None:
+    assert run("Qwen3-30B-A3B-W8A8") == Exit.OK
+    out = capsys.readouterr().out
+    assert "Qwen/Qwen3-30B-A3B, as read in github.com/Ascend/msmodeling" in out
+    assert "30.53 B, language model with embeddings" in out
+    assert "3.35 B per token, 2.73 B without embeddings" in out
+    assert "w8a8; bits: attention, dense, routed, shared 8; head 16" in out
+    assert "48  full attention: 32 heads of 128, 4 for keys and values" in out
+    assert "8 of 128 experts, 768" in out
+
+
+@pytest.mark.parametrize(
+    "name", ["DeepSeek-V4-Pro", "Kimi-K3", "MiniMax-M3", "Nemotron-H-56B", "LongCat-Flash"]
+)
+def test_every_kind_fits_into_80_columns(name: str, capsys: Captured) -> None:
+    assert run(name, "--layout", "TP8xPP2") == Exit.OK
+    assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 80
+
+
+def test_a_layout_shows_what_one_npu_holds(capsys: Captured) -> None:
+    found = document(capsys, "Qwen3-30B-A3B", "--layout", "tp8xpp2+ep")
+    assert found["layout"] == "TP8×PP2+EP"
+    assert found["layout_problems"] == []
+    assert [stage["layers"] for stage in found["stages"]] == [24, 24]
+    assert [stage["experts"] for stage in found["stages"]] == [16, 16]
+    assert [stage["kv_bytes_per_token"] for stage in found["stages"]] == [12_288, 12_288]
+
+
+def test_a_layout_that_vllm_refuses_is_shown_with_the_reason(capsys: Captured) -> None:
+    assert run("Qwen3-30B-A3B", "--layout", "TP3") == Exit.OK
+    out = capsys.readouterr().out
+    assert "does not run: tensor parallel 3 does not divide 32 attention heads" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["Qwen3-33B"], "did you mean"),
+        (["./nowhere"], "the model directory does not exist"),
+        (["Qwen3-32B", "--layout", "TPX"], "is not a layout"),
+        (["LongCat-Flash-Lite"], "no config.json of `LongCat-Flash-Lite` was found in public"),
+    ],
+)
+def test_what_is_not_there_is_refused(args: list[str], said: str, capsys: Captured) -> None:
+    assert run(*args) == Exit.REFUSED
+    assert said in capsys.readouterr().err
+
+
+def test_a_broken_weight_file_is_refused(tmp_path: Path, capsys: Captured) -> None:
+    file = directory(tmp_path) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert run(str(tmp_path)) == Exit.REFUSED
+    assert "a weight file is truncated" in capsys.readouterr().err
+
+
+def test_stored_bytes_are_compared_with_the_parts_that_come_nearest() -> None:
+    config = {**TINY, "num_nextn_predict_layers": 1}
+    shape = read_shape(config)
+    with_mtp = 2 * (NUMBERS + sum(weight.numbers for weight in shape.mtp_outer))
+    with_mtp += 2 * sum(weight.numbers for weight in shape.mtp[0].weights)
+    seen = compare(shape, StoredWeights("a file", with_mtp, {}))
+    assert (seen.parts, seen.difference) == ("language model and MTP layers", 0)
+    assert compare(shape, StoredWeights("a file", 2 * NUMBERS, {})).parts == "language model"
+
+
+def test_no_weight_files_are_no_stored_weights(tmp_path: Path) -> None:
+    assert read_stored(tmp_path) is None
