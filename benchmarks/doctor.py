@@ -86,8 +86,10 @@ def beside_ansible(folder: Path, hosts: int, npus: int, ansible: str | None) -> 
     asked = expanded(npus)
     tools = stand_ins(folder / "tools", npus, asked)
     playbook = Path(ansible or install_ansible(folder)) / "ansible-playbook"
-    path = f"{tools}:{os.environ['PATH']}"
-    with many(folder, hosts, {"SetEnv": f"PATH={path}"}) as (config, names, _):
+    # SHLVL: under sshd bash reads ~/.bashrc for every command, unless it believes it is nested;
+    # what a developer has there may take longer than the commands.
+    own = f"PATH={tools}:{os.environ['PATH']} SHLVL=1"
+    with many(folder, hosts, {"SetEnv": own}) as (config, names, _):
         remote = tuple(RemoteHost(address=name, npus=npus, user=USER) for name in names)
         ours = ropeway(Cluster(hosts=remote), config, asked)
         whole = play(
@@ -101,9 +103,14 @@ def beside_ansible(folder: Path, hosts: int, npus: int, ansible: str | None) -> 
 
 
 def expanded(npus: int) -> list[Ask]:
-    """Every question of doctor, one for each NPU; a model's directory is not asked for."""
+    """Every question of doctor, one for each NPU; a model's directory is not asked for.
+
+    Without those that depend on another's answer, since a playbook would ask them regardless.
+    """
     found: list[Ask] = []
     for one in questions():
+        if one.after or one.unless:
+            continue
         for number in range(npus if one.each else 1):
             argv = tuple(str(number) if word == "N" else word for word in one.argv)
             found.append(replace(one, argv=argv, each=None))

@@ -73,6 +73,20 @@ def test_each_asks_once_for_every_npu_that_is_listed(shell, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_what_depends_on_another_answer_is_asked_only_then(shell):
+    lines = [
+        Ask("well", ("true",)),
+        Ask("badly", ("false",)),
+        Ask("missing", ("no-such-program",)),
+        *(Ask(f"after-{key}", ("echo", key), after=key) for key in ("well", "badly", "missing")),
+        *(Ask(f"unless-{key}", ("echo", key), unless=key) for key in ("well", "badly", "missing")),
+        Ask("prefix", ("echo",), after="wel"),
+    ]
+    keys = [answer.key for answer in asked(lines, shell)]
+    assert keys[3:] == ["after-well", "unless-badly", "unless-missing"]
+
+
 def test_without_npus_each_asks_nothing():
     assert asked([Ask("board", ("npu-smi", "info", "-i", "N"), each="npu")]) == []
 

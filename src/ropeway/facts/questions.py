@@ -41,11 +41,12 @@ _HOST = (
     Ask("ip-addr", network.COMMANDS["ip-addr"]),
     Ask("ip-route", network.COMMANDS["ip-route"]),
     Ask("ss", ports.COMMANDS["ss"]),
-    Ask("proc-net-tcp", ports.COMMANDS["proc-net-tcp"]),
+    Ask("proc-net-tcp", ports.COMMANDS["proc-net-tcp"], unless="ss"),
     Ask("processes", ("ps", "-eo", "pid=,comm=")),
 )
+# A daemon that is away or hangs says the same to each, and takes the time limit each time.
 _DOCKER = tuple(
-    Ask(key, argv, limit=30)
+    Ask(key, argv, limit=30, after="docker-version" if key != "docker-version" else None)
     for commands in (docker.COMMANDS, images.COMMANDS, containers.COMMANDS)
     for key, argv in commands.items()
 )

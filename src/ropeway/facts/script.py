@@ -5,11 +5,13 @@ The script is a short prelude and then one line for each question:
     ask 20 os-release cat /etc/os-release
     each npu 20 npu-smi-board npu-smi info -t board -i N
     each device 20 hccn-ip hccn_tool -i N -ip -g
+    after docker-version ask 30 docker-info docker info
 
-`each` asks once for every NPU that `npu-smi info -l` lists (`npu`), or for every /dev/davinciN
-(`device`), so that the numbers need no round trip of their own. The commands run one after another:
-npu-smi and hccn_tool refuse to run beside themselves. Every answer stands in a frame that starts
-with a word nobody else prints; what a command prints cannot be mistaken for it.
+`after` and `unless` ask only when the question of that key ended well, or did not. `each` asks once
+for every NPU that `npu-smi info -l` lists (`npu`), or for every /dev/davinciN (`device`), so that
+the numbers need no round trip of their own. The commands run one after another: npu-smi and
+hccn_tool refuse to run beside themselves. Every answer stands in a frame that starts with a word
+nobody else prints; what a command prints cannot be mistaken for it.
 """
 
 import shlex
@@ -28,17 +30,23 @@ class Ask:
     """One question. `key` names the kind of output; with `each`, `N` in argv is the number.
 
     limit  seconds after which it is given up
+    after  key of a question without `each` before it: asked only when that one ended well
+    unless the same, and asked only when it did not
     """
 
     key: str
     argv: tuple[str, ...]
     each: Target | None = None
     limit: int = 20
+    after: str | None = None
+    unless: str | None = None
 
     def line(self) -> str:
         """Its line of the script."""
+        conditions = (("after", self.after), ("unless", self.unless))
+        when = "".join(f"{word} {key} " for word, key in conditions if key)
         what = f"each {self.each}" if self.each else "ask"
-        return f"{what} {self.limit} {self.key} {shlex.join(self.argv)}"
+        return f"{when}{what} {self.limit} {self.key} {shlex.join(self.argv)}"
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class Answer:
 # (`hccn_tool is busy`) is asked again.
 _PRELUDE = """\
 F={frame}
+W=
 LC_ALL=C; export LC_ALL
 PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/usr/local/Ascend/driver/tools
 T=; command -v timeout >/dev/null 2>&1 && timeout 1 true 2>/dev/null && T=timeout
@@ -97,7 +106,10 @@ ask() {{
     *) run "$l" "$@"; e=$?;;
   esac
   printf '\\n%s = %s\\n' "$F" "$e"
+  [ "$e" = 0 ] && W="$W $k "
 }}
+after() {{ case $W in *" $1 "*) shift; "$@";; esac; }}
+unless() {{ case $W in *" $1 "*) ;; *) shift; "$@";; esac; }}
 numbers() {{
   case $1 in
     npu) run 20 npu-smi info -l |

@@ -76,9 +76,15 @@ class VirtualHost:
     def _frames(self, script: str) -> Iterator[str]:
         head, _, questions = script.partition(START + "\n")
         frame = head.partition("=")[2].partition("\n")[0]
-        for words in _read(questions):
+        worked: set[str] = set()
+        for line in _read(questions):
+            words = line
+            while words[0] in ("after", "unless"):
+                words = words[2:] if (words[1] in worked) == (words[0] == "after") else ("skip",)
             for key, argv in self._asked(words):
                 code, text = self.answer(argv)
+                if code == 0:
+                    worked.add(key)
                 yield f"\n{frame} {key}\n{text}\n{frame} = {code}\n"
 
     def _asked(self, words: tuple[str, ...]) -> Iterator[tuple[str, Sequence[str]]]:
@@ -89,7 +95,7 @@ class VirtualHost:
             for number in self._numbers(words[1]):
                 argv = [number if word == "N" else word for word in words[4:]]
                 yield f"{words[3]}:{number}", argv
-        else:
+        elif words[0] == "pings":
             device = words[2]
             for address in words[3:]:
                 ping = ("hccn_tool", "-i", device, "-ping", "-g", "address", address)
