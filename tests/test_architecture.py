@@ -23,7 +23,7 @@ LAYERS = (
     ("facts", "diagnosis", "chat", "bench", "batch", "checkpoints"),
     ("hosts", "engines", "client"),
     ("stream",),
-    ("spec", "spec_errors", "engine_args", "strict_yaml", "hardware", "models"),
+    ("spec", "spec_errors", "layout_name", "engine_args", "strict_yaml", "hardware", "models"),
     ("units",),
     ("errors",),
 )
@@ -39,7 +39,8 @@ STRANGERS = (
 # report renders results; it does not know how they came about.
 REPORT_IMPORTS = {"report", "comparison", "bench.stats", "stream", "units", "errors"} | {
     "doctor.finding", "doctor.pings", "diagnosis.result",
-    "models.shape", "models.summary", "plan.shards",
+    "models.shape", "models.summary", "plan.shards", "plan.candidate", "plan.cost", "plan.memory",
+    "plan.estimate", "plan.evaluate", "hardware",
 }  # fmt: skip
 
 # Who alone may import what.

@@ -77,11 +77,17 @@ def test_the_head_takes_as_many_whole_data_ranks_as_it_holds(layout, npus, local
     assert flags[flags.index("--data-parallel-size-local") + 1] == str(local)
 
 
+def test_the_number_of_sequences_is_handed_on():
+    argv = vllm_cpu.serve(deployment(max_sequences=32)).argv
+    assert argv[argv.index("--max-num-seqs") + 1] == "32"
+    assert "--max-num-seqs" not in vllm_cpu.serve(deployment()).argv
+
+
 def test_the_users_own_flags_come_last_and_untouched():
-    own = {"max-num-seqs": 64, "hf-overrides": {"a": [1]}, "async-scheduling": False}
+    own = {"block-size": 64, "hf-overrides": {"a": [1]}, "async-scheduling": False}
     argv = vllm_cpu.serve(deployment(engine_args=own)).argv
     assert argv[-5:] == (
-        "--max-num-seqs", "64", "--hf-overrides", '{"a": [1]}', "--no-async-scheduling",
+        "--block-size", "64", "--hf-overrides", '{"a": [1]}', "--no-async-scheduling",
     )  # fmt: skip
 
 

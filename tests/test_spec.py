@@ -14,6 +14,7 @@ from ropeway.spec import (
     RemoteHost,
     Serve,
     Workload,
+    dump_spec,
     engine_argument_flags,
     local_spec,
     parse_spec,
@@ -351,7 +352,8 @@ workload: {clients: many}
         ("--tensor-parallel-size", "serve.layout"), ("tensor-parallel", "serve.layout"),
         ("tp", "serve.layout"), ("no-enable-expert-parallel", "serve.layout"),
         ("data-parallel-size", "serve.layout"), ("pipeline-parallel-size", "serve.layout"),
-        ("max-model-len", "serve.context"), ("dtype", "serve.dtype"), ("host", "serve.address"),
+        ("max-model-len", "serve.context"), ("max_num_seqs", "serve.max_sequences"),
+        ("dtype", "serve.dtype"), ("host", "serve.address"),
         ("gpu-memory-utilization", "serve.memory"), ("kv-cache-memory-bytes", "serve.kv_cache"),
         ("api-key", "serve.api_key_env"), ("model", "model"), ("port", "serve.port"),
         ("served-model-name", "model.served_name"), ("served-model", "model.served_name"),
@@ -367,9 +369,9 @@ def test_engine_flags_with_a_key_of_their_own_are_refused(name: str, ours: str) 
 @pytest.mark.parametrize(
     ("names", "what"),
     [
-        (["--max-num-seqs"], "must be written without dashes in front"),
+        (["--block-size"], "must be written without dashes in front"),
         (["a b"], "is not the name of a flag"),
-        (["max-num-seqs", "max_num_seqs"], "is the same flag as `max-num-seqs`"),
+        (["block-size", "block_size"], "is the same flag as `block-size`"),
     ],
 )
 def test_engine_arguments_that_no_engine_could_read_are_refused(
@@ -390,6 +392,63 @@ def test_a_secret_in_the_environment_is_not_shown() -> None:
     assert "31337" not in str(refusal(f"{SMALL}serve: {{env: {{PIN: 31337}}}}").as_json())
 
 
+# What a plan is made from
+
+REAL = "cluster:\n  hosts: [{address: a, npus: 8}]\n"
+
+
+def test_chip_price_and_rate() -> None:
+    spec = parse_spec(
+        f"{REAL}  chip: Ascend 910B4 32GB\n  hbm: 32GiB\n  price_per_host_hour: 16\n"
+        "  currency: CNY\nmodel: {path: m}\nworkload: {rate: 2}\n"
+        "serve: {version: 0.11.0rc0, max_sequences: 128}\n",
+        "f",
+    )
+    assert (spec.cluster.chip, spec.cluster.hbm) == ("910B4", 32 * 2**30)
+    assert (spec.cluster.price_per_host_hour, spec.cluster.currency) == (16.0, "CNY")
+    assert (spec.workload.rate, spec.serve.version, spec.serve.max_sequences) == (
+        2.0, "0.11.0rc0", 128,
+    )  # fmt: skip
+    assert parse_spec(dump_spec(spec), "f") == spec
+    blank = parse_spec(SMALL, "f")
+    assert (blank.cluster.chip, blank.workload.rate, blank.serve.version) == (None, None, None)
+    assert not {"chip", "hbm", "price_per_host_hour", "currency"} & set(blank.cluster.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("lines", "what", "line"),
+    [
+        ("  chip: 910B5\n", "`cluster.chip` tells no chip: unknown chip `910B5`", 3),
+        ("  chip: 910B\n", "`cluster.chip` tells no chip: `910B` names a family of chips", 3),
+        ("  hbm: 64\n", "`cluster.hbm`: `64` is 64 bytes; write the unit, like `4GiB`", 3),
+        ("  price_per_host_hour: 0\n", "`cluster.price_per_host_hour` must be more than 0", 3),
+        ("  currency: yuan\n", '`cluster.currency`: `"yuan"` is not a currency of three', 3),
+        ("workload: {rate: 0}\n", "`workload.rate` must be more than 0, not `0`", 3),
+        ("serve: {max_sequences: 0}\n", "`serve.max_sequences` must be at least 1, not `0`", 3),
+        ("serve: {version: latest}\n", '`serve.version`: `"latest"` is not a release', 3),
+        ("serve: {version: v0.11.0}\n", '`serve.version`: `"v0.11.0"` is not a release', 3),
+    ],
+)
+def test_what_a_plan_cannot_be_made_from(lines: str, what: str, line: int) -> None:
+    error = refusal(f"{REAL}{lines}model: {{path: m}}\n")
+    assert what in error.what
+    assert error.where == f"f.yaml:{line}"
+
+
+def test_an_unknown_chip_is_told_which_there_are() -> None:
+    error = refusal(f"{REAL}  chip: 910B5\nmodel: {{path: m}}\n")
+    assert error.hint is not None
+    assert "did you mean `910B" in error.hint
+    assert "910B1, 910B2, " in error.hint
+
+
+@pytest.mark.parametrize("key", ["chip: 910B4", "hbm: 32GiB"])
+def test_virtual_npus_have_no_chip(key: str) -> None:
+    error = refusal(f"cluster:\n  local: {{}}\n  {key}\nmodel: {{name: smollm2}}\n")
+    assert error.what.endswith("is of real NPUs, and `cluster.local` has virtual ones")
+    assert error.where == "f.yaml:3"
+
+
 # Engine arguments as flags
 
 
@@ -397,8 +456,8 @@ def test_a_secret_in_the_environment_is_not_shown() -> None:
     ("engine_args", "flags"),
     [
         ({}, []),
-        ({"max-num-seqs": 64}, ["--max-num-seqs", "64"]),
-        ({"max_num_seqs": 64}, ["--max_num_seqs", "64"]),
+        ({"block-size": 64}, ["--block-size", "64"]),
+        ({"block_size": 64}, ["--block_size", "64"]),
         ({"enable-foo": True, "bare": None}, ["--enable-foo", "--bare"]),
         ({"enable-foo": False}, ["--no-enable-foo"]),
         ({"ratio": 0.5}, ["--ratio", "0.5"]),

@@ -22,6 +22,7 @@ OWN_KEY = {
     "enable-expert-parallel": "serve.layout",
     "ep": "serve.layout",
     "max-model-len": "serve.context",
+    "max-num-seqs": "serve.max_sequences",
     "dtype": "serve.dtype",
     "kv-cache-memory-bytes": "serve.kv_cache",
     "gpu-memory-utilization": "serve.memory",
@@ -40,9 +41,9 @@ _FLAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 def engine_argument_flags(engine_args: Mapping[str, object]) -> list[str]:
     """`serve.engine_args` as the engine's argv, in the order written.
 
-    `{"max-num-seqs": 64}` → `--max-num-seqs 64`; true and null → the bare flag; false →
+    `{"block-size": 64}` → `--block-size 64`; true and null → the bare flag; false →
     `--no-flag`; a list → its values after one flag; a mapping → one JSON text. Names and texts are
-    left as they are, so `max_num_seqs` stays so (vLLM reads both). A text that begins with `-`
+    left as they are, so `block_size` stays so (vLLM reads both). A text that begins with `-`
     would be taken for a flag, so it is joined: `--flag=-x`.
     """
     flags: list[str] = []

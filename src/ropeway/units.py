@@ -25,6 +25,14 @@ def parse_bytes(text: str | int) -> int:
         raise ValueError("too large a size") from None
 
 
+def exact_bytes(count: int) -> str:
+    """Print exactly the same size in the largest unit that divides it: 2^30 → "1GiB"."""
+    for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
+        if count % factor == 0:
+            return f"{count // factor}{unit}"
+    return str(count)
+
+
 def format_bytes(count: float) -> str:
     """Print bytes in binary units: 65833697280 → "61.3 GiB"."""
     size = float(count)

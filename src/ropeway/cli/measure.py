@@ -87,13 +87,13 @@ class Series:
 
     def _ask(self, deployment: Deployment) -> str:
         with self.screen.step(f"ask “{QUESTION}”") as step:
-            timing = asyncio.run(_ask(_endpoint(deployment), deployment.served_name))
+            timing = asyncio.run(_ask(endpoint_of(deployment), deployment.served_name))
             answer = timing.text.strip()
             step.ok(answer)
         return answer
 
     def _bench(self, deployment: Deployment, folder: Path) -> Summary:
-        endpoint, wanted = _endpoint(deployment), self.ground.spec.workload
+        endpoint, wanted = endpoint_of(deployment), self.ground.spec.workload
         if self.recipe is None:
             self.recipe = asyncio.run(
                 prepare(endpoint, deployment.served_name, wanted.input_tokens)
@@ -103,6 +103,7 @@ class Series:
             prompts=RandomPrompts(self.recipe, wanted.requests, wanted.seed),
             output_tokens=wanted.output_tokens,
             clients=wanted.clients,
+            rate=wanted.rate,
             seed=wanted.seed,
             temperature=wanted.temperature,
             warmup=RandomPrompts(self.recipe, _WARMUP, wanted.seed + 1),
@@ -140,6 +141,7 @@ class Series:
             temperature=wanted.temperature,
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
             ropeway=__version__,
+            rate=wanted.rate,
             warmup=_WARMUP,
             prompts=str(recipe),
         )
@@ -197,7 +199,8 @@ _NOTES = (
 )
 
 
-def _endpoint(deployment: Deployment) -> Endpoint:
+def endpoint_of(deployment: Deployment) -> Endpoint:
+    """Where it answers, with the key from the environment."""
     variable = deployment.serve.api_key_env or "OPENAI_API_KEY"
     return Endpoint(deployment.url, os.environ.get(variable) or None, variable)
 

@@ -59,6 +59,7 @@ def all_flags(deployment: Deployment, extra: tuple[str, ...]) -> tuple[str, ...]
         "--max-model-len", str(deployment.context),
         "--dtype", serve.dtype,
         *layout_flags(deployment),
+        *(("--max-num-seqs", str(many)) if (many := serve.max_sequences) else ()),
         "--disable-uvicorn-access-log",
         *extra,
         *engine_argument_flags(serve.engine_args),
