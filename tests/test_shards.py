@@ -1,8 +1,6 @@
 """What a rank holds: published examples by hand, and what must hold for every model and layout."""
 
 import json
-import time
-from math import prod
 from pathlib import Path
 
 import pytest
@@ -307,22 +305,3 @@ def test_a_longer_context_never_takes_less(name, one, other):
 
 def test_amounts_add_up():
     assert Amounts(*range(1, 10)).total == sum(range(1, 10))
-
-
-def test_a_search_of_thousands_of_layouts_is_quick():
-    sizes = ((1, 2, 4, 8, 16), (1, 2, 3, 4, 6, 8), (1, 2, 4, 8, 16, 32), (False, True))
-    layouts = [
-        Layout(tensor=tensor, pipeline=pipeline, data=data, expert=expert)
-        for tensor in sizes[0]
-        for pipeline in sizes[1]
-        for data in sizes[2]
-        for expert in sizes[3]
-    ]
-    assert len(layouts) == prod(len(size) for size in sizes)
-    for layout in layouts:
-        shard(DEEPSEEK, layout)
-    start = time.process_time()
-    for layout in layouts:
-        shard(DEEPSEEK, layout, kv_bits=8)
-    # 30 µs each on the machine this was written on, where nothing is remembered but the kinds
-    assert (time.process_time() - start) / len(layouts) < 500e-6

@@ -1,0 +1,124 @@
+"""What vLLM-Ascend keeps of an NPU's memory for itself, release by release.
+
+Nothing here was measured by us on NPU hardware. What is counted was read in the plug-in
+(vllm-project/vllm-ascend, vllm_ascend/worker/worker.py, `NPUWorker.determine_available_memory`);
+`#N` is a start-up log in an issue or pull request there. tests/test_memory.py holds the sum to
+such logs.
+"""
+
+from dataclasses import dataclass
+
+from ropeway.engines.ascend_releases import order
+from ropeway.spec import Layout
+
+_MIB = 2**20
+_GIB = 2**30
+
+# What the driver leaves of the HBM as sold: `total memory` in logs of NPUs of either size (#2473,
+# #4594). It keeps 2.5 GiB of 32 and 3.0 of 64; the share is for sizes that no log was found of.
+_VISIBLE = {32 * _GIB: 31_662_800_896, 64 * _GIB: 65_452_113_920}
+_VISIBLE_SHARE = 0.95
+
+# In use on an NPU before the engine starts: 0.35 to 0.38 GiB (`Free memory on device (60.61/60.96
+# GiB)`, #8289 and logs like it).
+_IDLE = 370 * _MIB
+# The process's own: 0.13 GiB (#8289) and 0.18 GiB (a 14B model) on one rank.
+_CONTEXT = 160 * _MIB
+# Each communicator has one buffer to send and one to receive (the manual of HCCL_BUFFSIZE,
+# hiascend.com, CANN 8.5.0, hcclug_000076). The plug-in makes its own with 200 MiB, that of data
+# parallel with 50 (vllm_ascend/utils.py, get_hccl_config_for_pg_options).
+_BUFFERS = 2 * 200 * _MIB
+_DATA_BUFFERS = 2 * 50 * _MIB
+# MC2, which moves tokens to experts, takes the size from HCCL_BUFFSIZE. Recipes with expert
+# parallel set 1,024, and 200 is too small for it (#2674, #4051).
+_DISPATCH_BUFFERS = 2 * 1024 * _MIB
+# On 310P half of what is left is kept as room to work in (vllm_ascend/_310p/worker_310p.py). The
+# first release that a log shows doing so (#10122); v0.10.2rc1 did not (#3316).
+_HALVED_FROM = "0.20.2rc1"
+
+# Ranks of an expert group from which MC2 is used, by family; elsewhere tokens are gathered
+# (ascend_forward_context.py, select_moe_comm_method).
+_DISPATCH_FROM = {"A2": 16, "A3": 2, "950": 2}
+
+# Captured graphs, the largest found in logs: 0.04 to 0.5 GiB of dense models, 2.0 GiB of a mixture
+# of experts with full graphs over 16 ranks.
+_GRAPHS = {"eager": 0, "piecewise": _GIB // 2, "full": _GIB // 2}
+_GRAPHS_OF_EXPERTS = {"eager": 0, "piecewise": _GIB // 2, "full": 2 * _GIB}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMemory:
+    """Of one NPU, in bytes.
+
+    context          of the process, taken out of the budget for the cache
+    idle             in use before it starts; whether that is taken out too depends on the release
+    counts_idle      it does
+    graphs           captured once the cache is there
+    graphs_of_experts  the same for a mixture of experts
+    counts_graphs    taken out of the budget for the cache; else they need room beside it
+    buffers          of one communicator, data_buffers of that of data parallel
+    dispatch_buffers of MC2, from dispatch_from ranks of an expert group on; 0 is never
+    gathers          experts see the tokens of all data-parallel ranks
+    cache_share      of what is left, the part that becomes cache
+    block_size       tokens of a cache block
+    fraction         of the HBM that it takes by default
+    """
+
+    context: int
+    idle: int = 0
+    counts_idle: bool = False
+    graphs: int = 0
+    graphs_of_experts: int = 0
+    counts_graphs: bool = False
+    buffers: int = 0
+    data_buffers: int = 0
+    dispatch_buffers: int = 0
+    dispatch_from: int = 0
+    gathers: bool = True
+    cache_share: float = 1.0
+    block_size: int = 128
+    fraction: float = 0.9
+
+
+def engine_memory(version: str, graph: str = "full", family: str = "A2") -> EngineMemory:
+    """Of a release (`0.11.0rc0`) on a family of chips (`A2`, `A3`, `310P`, `950`).
+
+    Until 0.14 whatever was in use on the device counted (the log says `Available memory`); since
+    0.15 it is what the process added (`Available KV cache memory`). Graphs are estimated before the
+    cache since v0.21.0rc1 (#9865). vLLM's default fraction grew from 0.9 to 0.92 in 0.20.2.
+    """
+    era = order(version)
+    return EngineMemory(
+        context=_CONTEXT,
+        idle=_IDLE,
+        counts_idle=era < order("0.15.0rc1"),
+        graphs=_GRAPHS[graph],
+        graphs_of_experts=_GRAPHS_OF_EXPERTS[graph],
+        counts_graphs=era >= order("0.21.0rc1"),
+        buffers=_BUFFERS,
+        data_buffers=_DATA_BUFFERS,
+        dispatch_buffers=_DISPATCH_BUFFERS,
+        dispatch_from=_DISPATCH_FROM.get(family, 0),
+        gathers=family in ("A2", "310P"),
+        cache_share=0.5 if family == "310P" and era >= order(_HALVED_FROM) else 1.0,
+        fraction=0.92 if era >= order("0.20.2rc1") else 0.9,
+    )
+
+
+def engine_bytes(engine: EngineMemory, layout: Layout) -> int:
+    """What the engine takes out of the budget on one NPU, besides weights and activations."""
+    ranks = layout.tensor * layout.data
+    total = engine.context + (engine.idle if engine.counts_idle else 0)
+    total += engine.buffers * ((layout.tensor > 1) + (layout.pipeline > 1))
+    if layout.data > 1:
+        total += engine.data_buffers
+    if layout.expert and ranks > 1:
+        total += engine.buffers
+        if engine.dispatch_from and ranks >= engine.dispatch_from:
+            total += engine.dispatch_buffers
+    return total
+
+
+def visible_bytes(hbm_bytes: int) -> int:
+    """What the driver leaves of an NPU's memory as sold; a share of it is what an engine takes."""
+    return _VISIBLE.get(hbm_bytes, round(hbm_bytes * _VISIBLE_SHARE))

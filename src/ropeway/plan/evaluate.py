@@ -1,0 +1,380 @@
+"""Predictions against measurements: row by row, and how large the errors are.
+
+A row that is among the measurements that the constants were fitted to is predicted without its own
+document: with constants fitted to all others, corrected by all others. So are the baselines.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib import resources
+from math import log
+from statistics import fmean, median
+
+from ropeway.plan.correction import Correction, correction, kriging, likeness, recorded
+from ropeway.plan.correction import stored as stored_measurements
+from ropeway.plan.estimate import Flow, Forecast, Question, case_of, flow, forecast, output_rate
+from ropeway.plan.machine import Machine, ascend, fitted, ideal
+from ropeway.plan.measured import (
+    NUMBERS,
+    TEXTS,
+    Measurement,
+    Unknowable,
+    chip_of,
+    engine_of,
+    kind_of,
+    measured_figures,
+    question,
+    read_measurements,
+    with_images,
+)
+
+FIGURES = ("output", "tpot", "ttft")
+METHODS = ("planner", "arithmetic alone", "nearest neighbour", "roofline")
+# Share of the peaks that a plain roofline takes, after msmodeling's tensor_cast/device.py.
+_ROOFLINE = {"compute": 0.7, "memory": 0.6, "wire": 0.7}
+# A measurement by itself tells this much about another of the like.
+_MIN_LIKENESS = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of one row: output in tokens/s, tpot and ttft in seconds.
+
+    error     predicted / measured - 1
+    low, high the 80 % interval; of ttft there is none, and both are None
+    others    the same figure by the other methods
+    """
+
+    name: str
+    predicted: float
+    measured: float
+    low: float | None
+    high: float | None
+    error: float
+    in_interval: bool | None
+    others: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the CSV. `unknown` says why it cannot be known; empty where it was predicted.
+
+    kind  "core", or why it is not one of the clean core
+    """
+
+    line: int
+    model: str
+    family: str
+    hardware: str
+    layout: str
+    load: str
+    engine: str
+    source: str
+    kind: str
+    unknown: str
+    figures: tuple[Figure, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Errors of one figure over a group of rows; `inside` is the share within the interval."""
+
+    group: str
+    figure: str
+    method: str
+    rows: int
+    median: float
+    mean: float
+    inside: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All rows, then scores: the core, other kinds, the core by hardware and by model family."""
+
+    where: str
+    rows: tuple[Row, ...]
+    scores: tuple[Score, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> int:
+        """Rows that were predicted."""
+        return sum(not row.unknown for row in self.rows)
+
+    def as_json(self) -> dict[str, object]:
+        """Plain data, with a schema number."""
+        return {
+            "schema": 1,
+            "where": self.where,
+            "rows_predicted": self.known,
+            "rows": [asdict(row) for row in self.rows],
+            "scores": [asdict(score) for score in self.scores],
+            "notes": list(self.notes),
+        }
+
+
+def evaluate_csv(text: str, where: str, in_sample: bool = False) -> Evaluation:
+    """Predict every line of a CSV with the columns of `measured.TEXTS` and `NUMBERS`.
+
+    `in_sample`: use a row's own document even where the constants were fitted to that row.
+    Raises Refused when it is no such table.
+    """
+    measurements, broken = read_measurements(text, where)
+    rows = [_row(one, in_sample) for one in measurements]
+    rows += [_broken(line, complaint) for line, complaint in broken]
+    rows.sort(key=lambda row: row.line)
+    own = sum(one.key in _keys() for one in measurements)
+    notes = [
+        "predicted; measured elsewhere (each row's source); nothing here ran on NPU hardware",
+    ]
+    if own and in_sample:
+        notes.append(f"{own} rows are among the measurements the constants were fitted to")
+    elif own:
+        notes.append(
+            f"{own} rows are among the measurements the constants were fitted to: each was "
+            "predicted with its own document left out of constants, corrections and baselines"
+        )
+    return Evaluation(where, tuple(rows), tuple(_scores(rows)), tuple(notes))
+
+
+def _row(row: Measurement, in_sample: bool) -> Row:
+    shown = _blank(row)
+    try:
+        asked, notes = question(row)
+    except Unknowable as reason:
+        return replace(shown, unknown=str(reason))
+    left_out = row.key in _keys() and not in_sample
+    if left_out:
+        asked, state, found = _unseen(row, asked)
+    else:
+        state = flow(asked)
+        found = correction(case_of(asked, state))
+        if any(record.case.source == row.source for record in recorded()):
+            notes = (*notes, "other measurements of its document are among the fitted")
+    predicted = forecast(asked, state, found)
+    others = _baselines(row, asked, state, left_out)
+    told = measured_figures(row, asked)
+    shown = replace(
+        shown,
+        family=asked.shape.model_type,
+        layout=str(asked.layout),
+        load=_load_words(asked),
+        figures=tuple(_figure(name, predicted, told[name], others) for name in told),
+        notes=(*notes, *predicted.notes),
+    )
+    return shown if told else replace(shown, unknown="nothing to compare with is stated")
+
+
+def _blank(row: Measurement) -> Row:
+    return Row(
+        line=row.line,
+        model=row.text("model"),
+        family="",
+        hardware=row.text("hardware"),
+        layout="",
+        load="",
+        engine=" ".join(filter(None, (row.text("engine"), row.text("version")))),
+        source=row.text("source_url"),
+        kind=kind_of(row),
+        unknown="",
+        figures=(),
+    )
+
+
+def _broken(line: int, complaint: str) -> Row:
+    return Row(line, "", "", "", "", "", "", "", "unreadable", complaint, ())
+
+
+def _load_words(asked: Question) -> str:
+    load = asked.load
+    many = f"{load.clients} clients" if load.clients else f"{load.rate:g} requests/s"
+    return f"{load.input_tokens}/{load.output_tokens} tokens, {many}"
+
+
+def _figure(
+    name: str, predicted: Forecast, measured: float, others: Mapping[str, Mapping[str, float]]
+) -> Figure:
+    low: float | None
+    high: float | None
+    if name == "output":
+        value, low, high = (
+            predicted.output_tokens_per_s, predicted.output_low, predicted.output_high,
+        )  # fmt: skip
+    elif name == "tpot":
+        value, low, high = predicted.tpot_s, predicted.tpot_low, predicted.tpot_high
+    else:
+        value, low, high = predicted.ttft_s, None, None
+    inside = low <= measured <= high if low is not None and high is not None else None
+    beside = {method: found[name] for method, found in others.items() if name in found}
+    return Figure(name, value, measured, low, high, value / measured - 1, inside, beside)
+
+
+def _unseen(row: Measurement, asked: Question) -> tuple[Question, Flow, Correction]:
+    """The question and its correction by all documents but its own."""
+    constants = _constants_without(row.source)
+    machine = ascend(chip_of(row, []), engine_of(row, asked.shape), constants)
+    asked = replace(asked, machine=with_images(row, machine, constants))
+    state = flow(asked)
+    case = case_of(asked, state)
+    like = likeness()
+    others = [
+        replace(record, factor=record.factor + _shift(number, constants))
+        for number, record in enumerate(recorded())
+        if record.case.source != row.source and like.between(case, record.case) > _MIN_LIKENESS
+    ]
+    return asked, state, kriging(case, others, like).of(case)
+
+
+def _shift(number: int, constants: Mapping[str, float]) -> float:
+    """How a stored measurement's factor changes when these are the constants."""
+    row, asked = _stored_question(number)
+    machine = ascend(chip_of(row, []), engine_of(row, asked.shape), constants)
+    other = replace(asked, machine=with_images(row, machine, constants))
+    state = flow(asked)
+    then = flow(replace(other, load=asked.load))
+    # At the same number of sequences, or a queue would count as slowness.
+    return log(state.cycle.seconds / then.cycle.seconds * then.running / state.running)
+
+
+@cache
+def _stored_question(number: int) -> tuple[Measurement, Question]:
+    row = _measurement(stored_measurements()[number]["row"])
+    return row, question(row)[0]
+
+
+def _measurement(told: Mapping[str, object]) -> Measurement:
+    numbers = {name: _float(told.get(name)) for name in NUMBERS}
+    return Measurement(0, numbers, {name: str(told.get(name, "")) for name in TEXTS})
+
+
+def _float(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+@cache
+def _keys() -> frozenset[str]:
+    """Of the measurements that the constants were fitted to, or that corrections rest on."""
+    return frozenset(record.key for record in recorded())
+
+
+@cache
+def _all_without() -> Mapping[str, Sequence[float]]:
+    text = resources.files("ropeway.plan").joinpath("constants.json").read_text(encoding="utf-8")
+    found: Mapping[str, Sequence[float]] = json.loads(text)["without"]
+    return found
+
+
+def _constants_without(source: str) -> Mapping[str, float]:
+    """The constants fitted to all documents but one."""
+    kept = fitted()
+    if source not in _all_without():
+        return kept
+    return dict(zip(kept, _all_without()[source], strict=True))
+
+
+def _baselines(
+    row: Measurement, asked: Question, state: Flow, left_out: bool
+) -> dict[str, dict[str, float]]:
+    """The figures by other methods."""
+    bare = replace(asked, machine=_roofline(asked.machine))
+    found = {
+        "arithmetic alone": _plain(asked, state),
+        "roofline": _plain(bare, flow(bare)),
+    }
+    if nearest := _nearest(row, asked, left_out):
+        found["nearest neighbour"] = nearest
+    return found
+
+
+def _plain(asked: Question, state: Flow) -> dict[str, float]:
+    return {"output": output_rate(asked, state), "tpot": state.tpot, "ttft": state.ttft}
+
+
+@cache
+def _roofline(machine: Machine) -> Machine:
+    """Rates at the usual shares of their peaks and nothing else."""
+    compute = _ROOFLINE["compute"]
+    return replace(
+        ideal(machine),
+        matrix=compute, experts=compute, attention=compute,
+        memory=_ROOFLINE["memory"], cache=_ROOFLINE["memory"], wire=_ROOFLINE["wire"],
+    )  # fmt: skip
+
+
+def _nearest(row: Measurement, asked: Question, left_out: bool) -> dict[str, float]:
+    """What the most similar measurement had: figures that it lacks are taken from the next."""
+    found: dict[str, float] = {}
+    ranked = sorted(
+        (
+            (_distance(asked, _stored_question(number)[1]), number)
+            for number, record in enumerate(recorded())
+            if not (left_out and record.case.source == row.source)
+        ),
+    )
+    for _, number in ranked:
+        other, question_there = _stored_question(number)
+        for name, value in measured_figures(other, question_there).items():
+            found.setdefault(name, value)
+        if len(found) == len(FIGURES):
+            break
+    return found
+
+
+def _distance(one: Question, other: Question) -> float:
+    """Between configurations, as an engineer would look one up: the model first, then the rest."""
+    here, there = one.load, other.load
+    far = abs(
+        log(one.shape.layers * one.shape.hidden_size / other.shape.layers / other.shape.hidden_size)
+    )
+    far += 0.0 if one.shape.model_type == other.shape.model_type else 2.0
+    far += 0.0 if one.machine.chips == other.machine.chips else 1.0
+    far += 0.0 if one.machine.engine == other.machine.engine else 2.0
+    far += 0.0 if (here.clients is None) == (there.clients is None) else 2.0
+    far += 0.0 if here.draft_tokens == there.draft_tokens else 1.0
+    asked = (here.clients or here.rate or 1) / (there.clients or there.rate or 1)
+    far += abs(log(asked)) + abs(log(one.layout.npus / other.layout.npus))
+    far += 0.5 * abs(log(here.input_tokens / there.input_tokens))
+    return far + 0.5 * abs(log(here.output_tokens / there.output_tokens))
+
+
+def _scores(rows: Sequence[Row]) -> Iterator[Score]:
+    core = [row for row in rows if row.kind == "core"]
+    yield from _group("core", core)
+    for kind in sorted({row.kind for row in rows} - {"core"}):
+        yield from _group(kind, [row for row in rows if row.kind == kind])
+    yield from _by("hardware", core, lambda row: row.hardware)
+    yield from _by("family", core, lambda row: row.family)
+
+
+def _by(what: str, rows: Sequence[Row], key: Callable[[Row], str]) -> Iterator[Score]:
+    known = [row for row in rows if not row.unknown]
+    for name in sorted({key(row) for row in known}):
+        yield from _group(f"{what}: {name}", [row for row in known if key(row) == name])
+
+
+def _group(name: str, rows: Iterable[Row]) -> Iterator[Score]:
+    figures = [figure for row in rows for figure in row.figures]
+    for which in FIGURES:
+        own = [figure for figure in figures if figure.name == which]
+        if not own:
+            continue
+        inside = [figure.in_interval for figure in own if figure.in_interval is not None]
+        share = fmean(inside) if inside else None
+        yield _score((name, which, METHODS[0]), [figure.error for figure in own], share)
+        for method in METHODS[1:]:
+            errors = [
+                figure.others[method] / figure.measured - 1
+                for figure in own
+                if method in figure.others
+            ]
+            if errors:
+                yield _score((name, which, method), errors, None)
+
+
+def _score(what: tuple[str, str, str], errors: Sequence[float], inside: float | None) -> Score:
+    sizes = [abs(error) for error in errors]
+    return Score(*what, len(sizes), median(sizes), fmean(sizes), inside)

@@ -1,0 +1,411 @@
+"""Public measurements as questions: what a line of the CSV says, and what has to be assumed.
+
+A line that does not say enough is not guessed at: `question` raises Unknowable with the reason.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+from ropeway.engines.ascend_memory import engine_memory
+from ropeway.errors import ModelError, Refused
+from ropeway.hardware import CHIPS, Chip, chip_named
+from ropeway.models import ModelShape, kv_bits_named, precision_named
+from ropeway.models.known import known
+from ropeway.plan.estimate import Question, Setting, settled
+from ropeway.plan.load import Load
+from ropeway.plan.machine import EngineTraits, Machine, ascend, fitted, traits
+from ropeway.plan.memory import MemoryNeeds, memory
+from ropeway.spec import Layout
+
+NUMBERS = (
+    "npus", "nodes", "tp", "pp", "ep", "dp", "input_len", "output_len", "concurrency",
+    "output_tok_s", "total_tok_s", "ttft_ms", "tpot_ms", "prefix_hit", "max_num_seqs",
+    "max_num_batched_tokens",
+)  # fmt: skip
+TEXTS = (
+    "model", "dtype_quant", "hardware", "request_rate", "engine", "version", "source_url",
+    "pd_disagg", "spec_decode", "date", "quality", "notes",
+)  # fmt: skip
+
+# What a seed of a table leaves out: the two-host report publishes no lengths.
+_LENGTHS = {"https://www.zouht.com/4119.html": (400, 600)}
+# Length of the runs of fixed-rate sweeps that say no number of requests: with 300 s, the output
+# that they report for long answers is what ends in time.
+_WINDOW = 300.0
+_ASSUMED_OUTPUT = 1024
+_BUDGET = 4096
+_IMAGE_TOKENS = 600
+_REUSED = 0.7
+# Draft tokens that are kept, as a share of the chance to keep the one before: from published
+# acceptance of DeepSeek-V3's MTP head (0.85 for the first) and EAGLE-3.
+_ACCEPTANCE = {"mtp": 0.75, "eagle": 0.62, "dflash": 0.72}
+
+
+class Unknowable(Exception):
+    """The line does not say enough to be predicted; the message says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One line. Numbers are None where the cell is blank; `line` is that of the file."""
+
+    line: int
+    numbers: Mapping[str, float | None]
+    texts: Mapping[str, str]
+
+    def number(self, name: str) -> float | None:
+        return self.numbers[name]
+
+    def text(self, name: str) -> str:
+        return self.texts[name]
+
+    @property
+    def key(self) -> str:
+        """The same for two lines that measure the same configuration in one source."""
+        told = [self.texts[name] for name in TEXTS if name not in ("notes", "quality", "date")]
+        told += [f"{self.numbers[name] or 0:g}" for name in NUMBERS]
+        return "|".join(told)
+
+    @property
+    def source(self) -> str:
+        """The document it comes from, whichever its commit."""
+        return re.sub(r"/(blob|tree|raw)/[0-9a-f]{7,40}/", "/", self.texts["source_url"])
+
+
+def read_measurements(text: str, where: str) -> tuple[list[Measurement], list[tuple[int, str]]]:
+    """The lines of a CSV with a header, and those that cannot be read, each with its complaint.
+
+    Columns may be missing and cells blank. Raises Refused when it is no such table.
+    """
+    try:
+        rows = csv.DictReader(io.StringIO(text.lstrip("\ufeff")), strict=True)
+        header = {name.strip().lower() for name in rows.fieldnames or ()}
+        if missing := [name for name in ("model", "hardware") if name not in header]:
+            raise Refused(
+                f"no column `{'`, `'.join(missing)}` in the table",
+                where=where,
+                hint=f"the first line names the columns: {', '.join(TEXTS[:3] + NUMBERS)} …",
+            )
+        found: list[Measurement] = []
+        broken: list[tuple[int, str]] = []
+        for row in rows:
+            cells = {
+                key.strip().lower(): (value or "").strip()
+                for key, value in row.items()
+                if isinstance(key, str) and not isinstance(value, list)
+            }
+            if None in row:
+                broken.append((rows.line_num, "has more cells than the header has columns"))
+                continue
+            try:
+                numbers = {name: _number(cells.get(name, ""), name) for name in NUMBERS}
+            except ValueError as problem:
+                broken.append((rows.line_num, str(problem)))
+                continue
+            texts = {name: cells.get(name, "") for name in TEXTS}
+            found.append(Measurement(rows.line_num, numbers, texts))
+    except csv.Error as problem:
+        raise Refused(f"cannot be read as CSV: {problem}", where=where) from None
+    if not found and not broken:
+        raise Refused("the table has no lines", where=where)
+    return found, broken
+
+
+def _number(text: str, name: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"`{name}` is `{text}`, which is no number") from None
+    if not 0 <= value < 1e15:
+        raise ValueError(f"`{name}` is `{text}`, which cannot be")
+    return value
+
+
+def kind_of(row: Measurement) -> str:
+    """`core`, or why the row is not one: plain serving by vLLM-Ascend, all of it stated."""
+    stated = all(row.number(name) for name in ("tp", "input_len", "output_len"))
+    if row.text("engine") not in ("vLLM-Ascend", ""):
+        return f"engine {row.text('engine')}"
+    if row.text("pd_disagg"):
+        return "disaggregated prefill"
+    if row.text("spec_decode"):
+        return "speculative decoding"
+    if row.number("prefix_hit"):
+        return "prefix cache"
+    if not stated or not (row.number("concurrency") or row.text("request_rate")):
+        return "not all stated"
+    return "core" if row.text("quality") in ("A", "B", "") else "second hand"
+
+
+def question(
+    row: Measurement, constants: Mapping[str, float] | None = None
+) -> tuple[Question, tuple[str, ...]]:
+    """What the row asks, and what was assumed. Raises Unknowable with what is missing."""
+    notes: list[str] = []
+    shape = _shape(row)
+    chip = chip_of(row, notes)
+    engine = engine_of(row, shape)
+    layout, npus_per_host = _layout(row, shape, chip, notes)
+    load = _load(row, notes)
+    budget = row.number("max_num_batched_tokens") or 0
+    if "small max_num_seqs" in row.text("notes") and not row.number("max_num_seqs"):
+        raise Unknowable("requests queued at a limit of sequences that is not stated")
+    sequences = int(row.number("max_num_seqs") or 256)
+    precision = None
+    if scheme := row.text("dtype_quant"):
+        try:
+            precision = precision_named(scheme, shape)
+        except ModelError as problem:
+            raise Unknowable(problem.what) from None
+    asked = Question(
+        shape=shape,
+        layout=layout,
+        machine=ascend(chip, engine, constants),
+        load=load,
+        npus_per_host=npus_per_host,
+        max_sequences=max(1, sequences),
+        # Smaller numbers in the column are of decode instances, or misprints.
+        max_batched_tokens=int(budget) if budget >= 1024 else _BUDGET,
+        precision=precision,
+        kv_bits=kv_bits_named(scheme) if scheme else 16,
+        setting=Setting(
+            source=row.source,
+            method=row.text("spec_decode").split(":")[0],
+            split=bool(row.text("pd_disagg")) or "decode-only" in row.text("notes"),
+            readers=_readers(row),
+        ),
+    )
+    asked = replace(asked, machine=with_images(row, asked.machine, constants or fitted()))
+    asked = replace(asked, kv_tokens=_kv_tokens(asked, chip, engine, notes))
+    try:
+        rate = float(row.text("request_rate") or "inf")
+    except ValueError:
+        rate = float("inf")
+    return settled(asked, rate), tuple(notes)
+
+
+def _kv_tokens(asked: Question, chip: Chip, engine: EngineTraits, notes: list[str]) -> int | None:
+    """Room for the cache, as the engine would find it; None where our count leaves none."""
+    release = engine.version if engine.version[:2] == "0." else "0.18.0"
+    needs = MemoryNeeds(
+        engine=engine_memory(release, engine.graph, chip.family),
+        context=asked.load.input_tokens + asked.load.output_tokens,
+        max_sequences=asked.max_sequences,
+        max_batched_tokens=asked.max_batched_tokens,
+        precision=asked.precision,
+        kv_bits=asked.kv_bits,
+    )
+    found = memory(asked.shape, asked.layout, chip.hbm_bytes, needs)
+    if found.kv_tokens < asked.load.input_tokens:
+        notes.append("by our count the cache is too small for one request; it ran all the same")
+        return None
+    return found.kv_tokens
+
+
+def with_images(row: Measurement, machine: Machine, constants: Mapping[str, float]) -> Machine:
+    """The machine, busy with an image for each request where the row has some."""
+    if "vision" not in row.text("notes"):
+        return machine
+    return replace(machine, request=machine.request + constants["image"])
+
+
+def measured_figures(row: Measurement, asked: Question) -> dict[str, float]:
+    """What was measured: output tokens/s, seconds per token and to the first token.
+
+    Where prompts alone are read, the rate of requests stands in for the output.
+    """
+    found: dict[str, float] = {}
+    load = asked.load
+    output, total = row.number("output_tok_s"), row.number("total_tok_s")
+    if output:
+        found["output"] = output
+    elif total and load.output_tokens == 1:
+        found["output"] = total / (load.input_tokens + 1)
+    if (tpot := row.number("tpot_ms")) and load.output_tokens > 1:
+        found["tpot"] = tpot / 1e3
+    reads = asked.setting.readers is not None or not asked.setting.split
+    if (ttft := row.number("ttft_ms")) and reads:
+        found["ttft"] = ttft / 1e3
+    return found
+
+
+@cache
+def _known(name: str) -> ModelShape | str:
+    try:
+        return known(name)
+    except ModelError as problem:
+        return problem.what
+
+
+def _shape(row: Measurement) -> ModelShape:
+    found = _known(row.text("model"))
+    if isinstance(found, str):
+        raise Unknowable(found)
+    return found
+
+
+def chip_of(row: Measurement, notes: list[str]) -> Chip:
+    text = row.text("hardware")
+    if named := re.search(r"910[bB]\d(C|-1)?", text):
+        return chip_named(named[0] if "64GB" not in text or named[0] != "910B4" else "910B4-1")
+    plain = text.lower()
+    meant = ""
+    if "cloudmatrix" in plain or ("a3" in plain and "a2" not in plain) or "or a3" in plain:
+        meant = "910C"
+    elif "910b" in plain or "a2" in plain:
+        meant = "910B3"
+    if meant:
+        if meant != "910C" or "or a3" in plain:
+            notes.append(f"`{text}` taken as {meant}")
+        return next(chip for chip in CHIPS if chip.name == meant)
+    try:
+        return chip_named(text)
+    except Refused as problem:
+        raise Unknowable(problem.what) from None
+
+
+def engine_of(row: Measurement, shape: ModelShape) -> EngineTraits:
+    """Release and graph mode, as far as the row tells them.
+
+    DeepSeek's family had a whole graph of its own (torchair) before others had.
+    """
+    version, notes = row.text("version"), row.text("notes").lower()
+    release = re.search(r"\bv?(0\.\d+(?:\.\d+)?(?:rc\d+)?)", version)
+    dated = re.search(r"(20\d\d)-(\d\d)(?:-(\d\d))?", f"{version} {row.text('date')}")
+    month = 18.0
+    if dated:
+        month = (int(dated[1]) - 2025) * 12 + int(dated[2]) + int(dated[3] or 15) / 31
+    elif mindie := re.search(r"\b2\.(\d)\.", version):
+        month = 6.0 + 3 * int(mindie[1])
+    graph = "eager" if "eager" in notes and "+graph" not in notes else None
+    if graph is None and "piecewise" in notes:
+        graph = "piecewise"
+    if graph is None and shape.has_latent_cache:
+        graph = "full"
+    if row.text("engine") not in ("vLLM-Ascend", ""):
+        return replace(
+            traits("0.18.0", graph), version=version, month=month, name=row.text("engine")
+        )
+    if release:
+        return traits(release[1], graph)
+    name = "0.9.0" if month < 9 else "0.11.0" if month < 12 else "0.13.0"
+    name = "0.18.0" if month > 15.5 else name
+    return replace(traits(name, graph), version=version, month=month)
+
+
+def _layout(
+    row: Measurement, shape: ModelShape, chip: Chip, notes: list[str]
+) -> tuple[Layout, int]:
+    npus = row.number("npus")
+    tensor, pipeline = row.number("tp"), row.number("pp") or 1
+    data, expert = row.number("dp"), row.number("ep")
+    if npus and "packages" in row.text("hardware"):
+        npus *= 2
+    if not tensor:
+        if not npus:
+            raise Unknowable("neither the layout nor the number of NPUs is stated")
+        tensor = 1.0
+        if npus > 1:
+            if not shape.experts or row.text("engine").startswith("vLLM"):
+                raise Unknowable("the layout is not stated")
+            notes.append("layout not stated: data and expert parallel over all NPUs assumed")
+        data = npus / pipeline
+        expert = data
+    if row.text("engine") == "SGLang (Ascend CI)" and (data or 1) > 1 and npus == tensor:
+        tensor = max(1.0, tensor / (data or 1))  # data parallel attention within the tensor ranks
+    if npus and not row.text("pd_disagg"):
+        data = max(1.0, npus // (tensor * pipeline))
+    data = data or 1
+    try:
+        layout = Layout(
+            tensor=int(tensor), pipeline=int(pipeline), data=int(data),
+            expert=bool(shape.experts and (expert or 1) > 1),
+        )  # fmt: skip
+    except ValueError:
+        raise Unknowable("the layout cannot be") from None
+    nodes = row.number("nodes") or 1
+    if npus and nodes > 1 and "packages" not in row.text("hardware"):
+        return layout, max(1, int(npus // nodes))
+    return layout, chip.npus_per_host
+
+
+def _readers(row: Measurement) -> Layout | None:
+    """Of `P:2node tp8dp4 D:2node tp4dp8`, the layout of all that read prompts."""
+    found = re.search(r"\bP:\d+node tp(\d+)dp(\d+)", row.text("pd_disagg"))
+    if not found:
+        return None
+    expert = (row.number("ep") or 1) > 1
+    return Layout(tensor=int(found[1]), data=int(found[2]), expert=expert)
+
+
+def _load(row: Measurement, notes: list[str]) -> Load:
+    told = row.text("notes").lower()
+    inputs, outputs = _lengths(row, notes)
+    hit = (row.number("prefix_hit") or 0) / 100
+    if not hit and "prefix reuse" in told:
+        hit = _REUSED
+        notes.append(f"prompts share a prefix: {_REUSED:.0%} of each assumed to be cached")
+    draft, accepted = _drafts(row.text("spec_decode"), notes)
+    requests = re.search(r"(?<![-\d])(\d+) (?:vision )?(?:prompts|requests)", told)
+    plain = Load(
+        inputs, outputs, clients=1, prefix_hit=min(hit, 0.999),
+        requests=int(requests[1]) if requests and int(requests[1]) else None,
+        draft_tokens=draft, accepted=accepted,
+    )  # fmt: skip
+    clients, rate = row.number("concurrency"), row.text("request_rate")
+    if rate == "inf" and not clients and plain.requests:
+        clients = float(plain.requests)
+    if clients and clients >= 1:
+        return replace(plain, clients=int(clients))
+    try:
+        speed = float(rate)
+    except ValueError:
+        speed = float("inf")
+    if not rate or not 0 < speed < 1e9:
+        raise Unknowable("neither concurrency nor request rate is stated")
+    window = None
+    if "fixed request rate" in told and plain.requests is None:
+        window = _WINDOW
+        notes.append(f"length of the run not stated: {_WINDOW:.0f} s assumed")
+    return replace(plain, clients=None, rate=speed, window=window)
+
+
+def _lengths(row: Measurement, notes: list[str]) -> tuple[int, int]:
+    inputs, outputs = row.number("input_len"), row.number("output_len")
+    told = row.text("notes").lower()
+    if not inputs and not outputs:
+        assumed = _LENGTHS.get(row.source)
+        if not assumed and row.number("concurrency") == 1:
+            assumed = (_ASSUMED_OUTPUT, _ASSUMED_OUTPUT)
+        if not assumed:
+            raise Unknowable("neither input nor output length is stated")
+        notes.append(f"lengths not stated: {assumed[0]} and {assumed[1]} assumed")
+        return assumed
+    if not inputs:
+        raise Unknowable("the input length is not stated")
+    if not outputs:
+        outputs = _ASSUMED_OUTPUT
+        notes.append(f"output length not stated: {outputs} assumed")
+    if "vision" in told and inputs < 300:
+        inputs += _IMAGE_TOKENS
+        notes.append(f"images not counted in the input: {_IMAGE_TOKENS} tokens assumed")
+    return max(1, int(inputs)), max(1, int(outputs))
+
+
+def _drafts(text: str, notes: list[str]) -> tuple[int, float]:
+    """Tokens guessed in a step, and how many of them are kept on average."""
+    if not text:
+        return 0, 0.0
+    method = next((name for name in _ACCEPTANCE if name in text), "mtp")
+    number = re.search(r":(\d+)", text)
+    draft = int(number[1]) if number else 1 if method == "mtp" else 3
+    keep = _ACCEPTANCE[method]
+    accepted = sum(keep**place for place in range(1, draft + 1))
+    notes.append(f"{accepted:.2f} of {draft} draft tokens assumed to be kept")
+    return draft, accepted

@@ -1,0 +1,447 @@
+"""The choice: what holds whatever the forecasts say, refusals, and the spec that comes of it."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ropeway.errors import LayoutError, Refused
+from ropeway.hardware import chip_named
+from ropeway.models.known import known
+from ropeway.plan.choose import Plan, Wanted, choose, written
+from ropeway.plan.estimate import Question, estimate
+from ropeway.plan.fit import hosts_needed
+from ropeway.plan.layout import hosts_of, working
+from ropeway.plan.load import Load
+from ropeway.plan.machine import ascend, traits
+from ropeway.spec import Cluster, Layout, RemoteHost, dump_spec, parse_spec
+
+LOAD = Load(1024, 256, clients=256)
+
+
+def cluster(hosts: int, npus: int = 8) -> Cluster:
+    return Cluster(
+        hosts=tuple(RemoteHost(address=f"h{number}", npus=npus) for number in range(hosts))
+    )
+
+
+def wanted(
+    model: str = "Qwen3-VL-30B-A3B-Instruct",
+    hosts: int = 2,
+    chip: str = "910B4",
+    version: str = "0.11.0rc0",
+    **more: object,
+) -> Wanted:
+    found = Wanted(
+        shape=known(model),
+        model_name=model,
+        cluster=cluster(hosts),
+        traits=traits(version),
+        load=LOAD,
+        chip=chip_named(chip),
+    )
+    return replace(found, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def blog() -> Plan:
+    return choose(wanted())
+
+
+def reason(plan: Plan, layout: str) -> str:
+    (found,) = [one for one in plan.rejected if str(one.layout) == layout]
+    return f"{found.kind}: {found.reason}"
+
+
+def value(plan: Plan, key: str) -> tuple[object, str, str]:
+    (found,) = [one for one in plan.values if one.key == key]
+    return found.value, found.why, found.source
+
+
+# The blog's cluster
+
+
+def test_every_layout_that_can_run_is_a_candidate_or_rejected(blog):
+    told = [*(item.layout for item in blog.candidates), *(item.layout for item in blog.rejected)]
+    assert set(working(blog.wanted.shape, blog.wanted.cluster)) <= set(told)
+    assert len(told) == len(set(told))
+    assert blog.searched == 148
+    assert all(item.reason for item in blog.rejected)
+
+
+def test_what_failed_in_the_blog_is_rejected_with_its_reason(blog):
+    assert reason(blog, "TP8×PP2+EP").startswith("engine: pipeline with expert parallel")
+    assert "#3529" in reason(blog, "TP8×PP2+EP")
+    assert reason(blog, "TP1").startswith("memory: 57.")
+    assert reason(blog, "DP2×TP4×PP2").startswith("engine: pipeline and data parallel together")
+
+
+def test_two_replicas_beat_every_layout_over_two_hosts_that_was_measured(blog):
+    """The report measured TP16 and TP8×PP2 below one host, and guessed at data parallelism."""
+    output = {str(item.layout): item.forecast.output_tokens_per_s for item in blog.candidates}
+    assert output["DP2×TP8"] > max(output["TP16"], output["TP16+EP"], output["TP8×PP2"])
+
+
+def test_hosts_and_memory_of_a_candidate(blog):
+    by_name = {str(item.layout): item for item in blog.candidates}
+    assert {name: by_name[name].hosts for name in ("TP8", "TP16", "DP2×TP8", "TP8×PP2")} == {
+        "TP8": 1, "TP16": 2, "DP2×TP8": 2, "TP8×PP2": 2,
+    }  # fmt: skip
+    assert by_name["TP8"].fraction == 0.9
+    assert by_name["TP8"].max_sequences == 256
+    assert by_name["DP2×TP8"].max_sequences == 128
+    assert by_name["DP3×TP2"].max_sequences == 128  # 86 each
+
+
+def test_the_best_is_first_and_nothing_on_the_front_is_beaten(blog):
+    outputs = [item.forecast.output_tokens_per_s for item in blog.candidates]
+    assert outputs[0] >= 0.98 * max(outputs)
+    assert blog.chosen == blog.candidates[0]
+    front = {item.layout for item in blog.front}
+    for item in blog.candidates:
+        beaten = any(
+            other.forecast.output_tokens_per_s >= item.forecast.output_tokens_per_s
+            and other.forecast.tpot_s <= item.forecast.tpot_s
+            and other.forecast != item.forecast
+            for other in blog.candidates
+        )
+        assert item.on_front == (item.layout in front)
+        assert not (item.on_front and beaten)
+
+
+def test_values_have_reasons_that_can_be_checked(blog):
+    layout, why, source = value(blog, "serve.layout")
+    assert layout == str(blog.chosen.layout)
+    assert f"the most of {len(blog.candidates)} that fit; next " in why
+    assert source == "planner"
+    share, why, source = value(blog, "serve.memory")
+    assert (share, source) == (0.9, "default")
+    assert why.startswith("of 29.5 GiB that the driver leaves of 32.0 = 26.5 per NPU: ")
+    parts = [float(part.split()[0]) for part in why.partition(": ")[2].split(" + ")]
+    assert sum(parts) == pytest.approx(26.5, abs=0.2)
+    assert value(blog, "serve.context")[1:] == (
+        "a request takes 1,024 + 256 tokens; the next multiple of 1,024",
+        "planner",
+    )
+    assert value(blog, "serve.version") == ("0.11.0rc0", "as asked", "spec")
+    assert value(blog, "cluster.chip")[1].startswith("32 GiB, 0.8 TB/s, 246 TFLOP/s in bf16")
+    assert "tokens/s" in value(blog, "tensor")[1]
+    assert all(one.key and one.why and one.source for one in blog.values)
+
+
+def test_a_rejected_neighbour_is_the_reason_of_a_size():
+    plan = choose(wanted(layout=None, hosts=1))
+    assert plan.chosen is not None
+    told = " ".join(one.why for one in plan.values if one.key in ("tensor", "pipeline", "data"))
+    assert "GiB" in told or "tokens/s" in told
+
+
+def test_the_same_question_has_the_same_answer(blog):
+    assert choose(wanted()) == blog
+
+
+# Aims and bounds
+
+
+def test_a_bound_on_the_time_of_a_token_is_kept_by_running_fewer():
+    free = choose(wanted(version="0.18.0"))
+    bound = free.chosen.forecast.tpot_s / 2
+    plan = choose(wanted(version="0.18.0", tpot_s=bound, objective="latency"))
+    assert plan.chosen is not None
+    assert all(item.forecast.tpot_s <= bound for item in plan.candidates)
+    assert any(one.kind == "bound" for one in plan.rejected)
+    assert plan.chosen.max_sequences & (plan.chosen.max_sequences - 1) == 0
+    best = max(item.forecast.output_tokens_per_s for item in plan.candidates)
+    assert plan.chosen.forecast.output_tokens_per_s >= 0.98 * best
+    unbound = {item.layout: item.max_sequences for item in free.candidates}
+    fewer = [item for item in plan.candidates if item.max_sequences < unbound[item.layout]]
+    assert len({item.max_sequences for item in fewer}) > 2
+    for item in fewer:
+        twice = replace(plan.wanted, layout=item.layout, max_sequences=2 * item.max_sequences)
+        assert choose(twice).chosen is None
+    slow = next(one for one in plan.rejected if one.kind == "bound")
+    assert f"asked for at most {bound * 1e3:,.0f}" in slow.reason
+
+
+def test_bounds_that_nothing_keeps():
+    plan = choose(wanted(tpot_s=1e-6))
+    assert plan.chosen is None
+    assert plan.candidates == plan.front == plan.values == ()
+    assert "layouts would fit, none does what is asked; nearest is " in plan.missing[0]
+    assert "a token takes " in plan.missing[0]
+
+
+def test_for_cost_hosts_count():
+    plan = choose(wanted(objective="cost", price_per_host_hour=20.0, job_prompts=1_000_000))
+    costs = [item.cost.per_million_tokens for item in plan.candidates if item.cost]
+    assert costs[0] <= 1.02 * min(costs)
+    chosen = plan.chosen
+    rate = chosen.forecast.output_tokens_per_s
+    assert chosen.cost.per_hour == 20.0 * chosen.hosts
+    assert chosen.cost.per_million_tokens == pytest.approx(20.0 * chosen.hosts / 3600 / rate * 1e6)
+    assert chosen.cost.job_hours == pytest.approx(256e6 / rate / 3600)
+    assert "the cheapest of" in value(plan, "serve.layout")[1]
+    unpriced = choose(wanted(objective="cost"))
+    assert unpriced.chosen.layout == chosen.layout
+    assert unpriced.chosen.cost is None
+
+
+def test_for_latency_without_a_bound_the_whole_answer_counts():
+    plan = choose(wanted(objective="latency", load=Load(1024, 256, clients=1)))
+    answer = [item.forecast.ttft_s + 255 * item.forecast.tpot_s for item in plan.candidates]
+    assert answer[0] <= 1.02 * min(answer)
+    assert "the quickest answer" in value(plan, "serve.layout")[1]
+
+
+def test_of_equals_the_smaller_wins():
+    """One client is served as fast by one replica as by two."""
+    plan = choose(
+        wanted("Qwen3-32B", chip="910B3", version="0.18.0", load=Load(512, 64, clients=1))
+    )
+    assert plan.chosen.layout.data == 1
+    assert reason(plan, "DP2") == "bound: 2 replicas for 1 client: 1 would idle"
+
+
+def test_a_load_at_a_rate():
+    plan = choose(wanted(version="0.18.0", load=Load(1024, 256, rate=0.5)))
+    assert plan.chosen is not None
+    assert plan.chosen.forecast.requests_per_s == pytest.approx(0.5, rel=0.1)
+    assert "0.5 requests/s" in value(plan, "serve.max_sequences")[1]
+
+
+def test_a_rate_that_256_sequences_cannot_serve_gets_more():
+    one = Layout.parse("TP8")
+    asked = wanted("Qwen3-8B", chip="910B3", version="0.18.0", layout=one)
+    asked = replace(asked, load=Load(64, 512, rate=1e6))
+    plan = choose(asked)
+    assert plan.chosen.max_sequences == 1024
+    few = choose(replace(asked, max_sequences=256))
+    assert few.chosen.forecast.output_tokens_per_s < plan.chosen.forecast.output_tokens_per_s
+    assert choose(replace(asked, load=Load(64, 512, rate=0.1))).chosen.max_sequences == 256
+
+
+# What is fixed is kept
+
+
+def test_one_layout_is_judged_alone():
+    plan = choose(wanted(layout=Layout.parse("TP8"), sources={"layout": "--layout"}))
+    assert [str(item.layout) for item in plan.candidates] == ["TP8"]
+    assert plan.rejected == ()
+    assert value(plan, "serve.layout") == ("TP8", "as asked", "--layout")
+
+
+def test_fixed_values_are_kept_and_said_to_be_asked():
+    plan = choose(wanted(memory=0.8, max_sequences=16, context=8192))
+    assert {item.fraction for item in plan.candidates} == {0.8}
+    assert {item.max_sequences for item in plan.candidates} == {16}
+    assert value(plan, "serve.max_sequences") == (16, "as asked", "spec")
+    assert value(plan, "serve.context")[0] == 8192
+    assert value(plan, "serve.memory")[2] == "spec"
+
+
+def test_more_memory_is_taken_where_the_cache_is_too_small():
+    """Qwen3-32B on four 32 GB NPUs: what 0.9 holds of 256 clients is less than 0.95 holds."""
+    asked = wanted(
+        "Qwen3-32B",
+        hosts=1,
+        version="0.18.0",
+        layout=Layout.parse("TP4"),
+        traits=traits("0.18.0", "eager"),
+    )
+    plan = choose(asked)
+    assert plan.chosen.fraction == 0.95
+    assert "would hold fewer sequences" in value(plan, "serve.memory")[1]
+    few = choose(replace(asked, load=Load(128, 128, clients=8)))
+    assert few.chosen.fraction == 0.9
+
+
+@pytest.mark.parametrize(("version", "tokens"), [("0.11.0rc0", "8,192"), ("0.11.0rc1", "2,048")])
+def test_prompts_were_not_cut_until_0_11_0rc0(version, tokens):
+    plan = choose(wanted(version=version, context=8192, layout=Layout.parse("TP8")))
+    assert value(plan, "activations")[1] == f"at the peak of a step of {tokens} tokens"
+
+
+def test_a_cache_in_bytes_takes_the_place_of_the_fraction():
+    plan = choose(wanted(kv_cache=4 * 2**30, layout=Layout.parse("TP8")))
+    assert plan.chosen.memory.kv_cache == 4 * 2**30
+    assert not any(one.key == "serve.memory" for one in plan.values)
+
+
+def test_the_local_cluster_has_its_cache_and_no_engine_limits():
+    shape = known("SmolLM2-135M")
+    machine = ascend(chip_named("910B4"), traits("0.18.0"))
+    asked = Wanted(
+        shape=shape,
+        model_name="smollm2",
+        cluster=Cluster.model_validate({"local": {"hosts": 2, "npus": 2}}),
+        traits=traits("0.18.0"),
+        load=Load(128, 64, clients=32),
+        machine=machine,
+        kv_cache=2**30,
+    )
+    plan = choose(asked)
+    names = {str(item.layout) for item in plan.candidates}
+    assert {"TP1", "PP2", "DP2", "DP4"} <= names
+    one = next(item for item in plan.candidates if str(item.layout) == "TP1")
+    assert one.memory.kv_tokens == 2**30 // (128 * 23_040) * 128
+    with pytest.raises(Refused):
+        choose(replace(asked, machine=None))
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"context": 300_000}, "300,000 tokens is longer than the model's 262,144"),
+        ({"context": 1024}, "a request takes 1,280 tokens, and the context is 1,024"),
+        ({"load": Load(262_144, 1, clients=1)}, "takes 262,145 tokens, and the model has 262,144"),
+    ],
+)
+def test_a_context_that_cannot_be(more, words):
+    with pytest.raises(Refused) as caught:
+        choose(wanted(**more))
+    assert words in caught.value.what
+    assert caught.value.exit_code == 2
+
+
+def test_a_layout_that_the_model_cannot_be_split_into():
+    with pytest.raises(LayoutError) as caught:
+        choose(wanted(layout=Layout.parse("TP3")))
+    assert "does not divide 32 attention heads" in " ".join(caught.value.evidence)
+    with pytest.raises(LayoutError) as caught:
+        choose(wanted(layout=Layout.parse("TP32")))
+    assert "the cluster has 16 NPUs" in " ".join(caught.value.evidence)
+
+
+def test_a_layout_that_the_release_cannot_run():
+    with pytest.raises(LayoutError) as caught:
+        choose(wanted(layout=Layout.parse("TP8xPP2+EP")))
+    assert "vLLM-Ascend 0.11.0rc0" in caught.value.what
+    assert "507014" in caught.value.evidence[0]
+    assert caught.value.hint.startswith("take 0.12.0rc1 or newer, or another layout")
+    assert choose(wanted(layout=Layout.parse("TP8xPP2+EP"), version="0.12.0rc1")).chosen
+
+
+def test_nothing_fits_and_what_would():
+    """DeepSeek-V3 has 671 GB in 8 bits, and 16 NPUs of 32 GB have 512 GB."""
+    plan = choose(wanted("DeepSeek-V3", version="0.18.0", context=4096))
+    assert plan.chosen is None
+    assert all(one.kind in ("memory", "engine", "shape") for one in plan.rejected)
+    nearest, *others = plan.missing
+    assert nearest.startswith("nearest is TP16")
+    assert "40.2 weights" in nearest
+    assert any(line.startswith("with w4a8 weights ") for line in others)
+    assert any(line.startswith("on 4 hosts of 8 NPUs ") for line in others)
+
+
+def test_what_is_missing_really_is_enough():
+    few = wanted("DeepSeek-V3", version="0.18.0", context=4096)
+    assert choose(replace(few, cluster=cluster(4))).chosen is not None
+    assert choose(replace(few, cluster=cluster(2))).chosen is None
+
+
+def test_a_context_too_long_for_the_cache():
+    asked = wanted("Qwen3-32B", hosts=1, version="0.18.0", layout=Layout.parse("TP2"))
+    asked = replace(asked, cluster=cluster(1, 2), context=40_960, load=Load(512, 64, clients=1))
+    asked = replace(asked, chip=chip_named("910B4"), hbm_bytes=40 * 2**30)
+    plan = choose(asked)
+    assert plan.chosen is None
+    assert "of cache, and one sequence has 40,960" in plan.rejected[0].reason
+    (line,) = [line for line in plan.missing if line.startswith("a context of")]
+    tokens = int(line.split()[3].replace(",", ""))
+    assert choose(replace(asked, context=tokens - 128)).chosen is not None
+    assert choose(replace(asked, context=tokens + 256)).chosen is None
+
+
+# The spec that comes of it
+
+
+SPEC = """\
+cluster: {hosts: [{address: a, npus: 8}, {address: b, npus: 8}], chip: 910B4}
+model: {path: /data/Qwen3-VL-30B-A3B-Instruct}
+serve: {address: 127.0.0.1, engine_args: {enable-prefix-caching: false}}
+workload: {clients: 256, input_tokens: 1024, output_tokens: 256}
+"""
+
+
+def test_the_choice_is_written_as_by_hand(blog):
+    before = parse_spec(SPEC, "f")
+    after = written(before, blog)
+    chosen = blog.chosen
+    by_hand = SPEC.replace(
+        "serve: {",
+        f"serve: {{layout: {chosen.layout}, context: 2048, memory: {chosen.fraction}, "
+        f"max_sequences: {chosen.max_sequences}, version: 0.11.0rc0, ",
+    )
+    assert after == parse_spec(by_hand, "f")
+    assert parse_spec(dump_spec(after), "f") == after
+    assert after.cluster == before.cluster
+    assert after.serve.engine_args == before.serve.engine_args
+    assert written(after, blog) == after
+
+
+def test_a_cache_in_bytes_is_not_joined_by_a_fraction():
+    spec = parse_spec(SPEC.replace("serve: {", "serve: {kv_cache: 4GiB, "), "f")
+    plan = choose(wanted(kv_cache=4 * 2**30))
+    assert written(spec, plan).serve.memory is None
+    assert written(spec, plan).serve.kv_cache == 4 * 2**30
+
+
+def test_there_is_nothing_to_write_when_nothing_fits():
+    plan = choose(wanted("DeepSeek-V3", version="0.18.0"))
+    with pytest.raises(Refused) as caught:
+        written(parse_spec(SPEC, "f"), plan)
+    assert caught.value.evidence == plan.missing
+
+
+# Properties
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 64), st.integers(1, 16), st.sampled_from([1, 2, 3, 4, 8, 12, 16]),
+    st.sampled_from([1, 2, 3, 4]), st.integers(1, 12),
+)  # fmt: skip
+def test_hosts_are_counted_as_vllm_packs_ranks(hosts, npus, tensor, pipeline, data):
+    layout = Layout(tensor=tensor, pipeline=pipeline, data=data)
+    place = cluster(hosts, npus)
+    try:
+        expected = hosts_of(layout, place)
+    except LayoutError:
+        return
+    assert hosts_needed(layout, place) == expected
+
+
+def test_hosts_of_unequal_sizes():
+    place = Cluster(hosts=(RemoteHost(address="a", npus=4), RemoteHost(address="b", npus=8)))
+    assert hosts_needed(Layout.parse("TP8"), place) == hosts_of(Layout.parse("TP8"), place) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["Qwen3-32B", "gpt-oss-120b", "DeepSeek-V3.2", "Qwen3-Next-80B-A3B-Instruct"]
+)
+def test_the_forecast_is_that_of_the_candidate_as_it_would_be_asked(name):
+    """No candidate is forecast with more cache or sequences than it has."""
+    asked = wanted(name, hosts=2, chip="910B3", version="0.18.0", load=Load(4096, 512, clients=512))
+    plan = choose(asked)
+    for item in plan.candidates[:5]:
+        assert item.memory.fits
+        assert item.forecast.running <= item.max_sequences
+        free = estimate(
+            Question(
+                shape=asked.shape, layout=item.layout, machine=ascend(asked.chip, asked.traits),
+                load=asked.load, npus_per_host=8, max_sequences=item.max_sequences,
+                kv_tokens=None, max_batched_tokens=2048,
+            )
+        )  # fmt: skip
+        assert item.forecast.output_tokens_per_s <= free.output_tokens_per_s * 1.0001
+
+
+def test_all_of_4096_npus_is_searched():
+    asked = wanted("Qwen3-30B-A3B", hosts=512, version="0.18.0", load=Load(512, 128, clients=8192))
+    plan = choose(asked)
+    assert plan.searched == len(working(asked.shape, asked.cluster)) > 2500
+    assert plan.chosen is not None
