@@ -34,7 +34,7 @@ REST = (
     Layout(tensor=4, expert=True),
 )
 # Long enough for a steady state on two cores, short enough for coffee.
-_LOAD = Workload(clients=16, requests=32, input_tokens=64, output_tokens=32)
+LOAD = Workload(clients=16, requests=32, input_tokens=64, output_tokens=32)
 _CORES = 2
 _MEMORY_BYTES = 12 * 2**30  # four ranks of the 382M MoE and their server take about 11 GiB
 _EXPECTED_SECONDS = 270.0  # on two cores, the second time (docs/benchmarks.md)
@@ -59,7 +59,7 @@ def demo(ctx: click.Context, *, every: bool, port: int, out: Path | None, screen
     layouts = STORY + (REST if every else ())
     check = "check this machine, fetch the model"
     names = [check, *map(str, layouts)]
-    spec = local_spec(serve=Serve(port=port, context=1024), workload=_LOAD, name="ropeway-demo")
+    spec = local_spec(serve=Serve(port=port, context=1024), workload=LOAD, name="ropeway-demo")
     folder = out or new_run_dir(Path("runs"), "demo", datetime.now(UTC))
     expected = _EXPECTED_SECONDS * len(layouts) / len(STORY)
     with interruptible(), screen.stages(names, expected_seconds=expected) as stages:

@@ -24,6 +24,8 @@ VERBS = {
     "doctor": "Look at every host of the cluster and say what would go wrong, before anything "
     "starts.",
     "facts": "Read what commands print on an Ascend host.",
+    "plan": "Choose the parallel layout: what fits, how fast it is, what it costs, and why.",
+    "calibrate": "Measure this machine, so that `plan` can predict the local cluster.",
     "up": "Bring the model up in one parallel layout and serve it.",
     "status": "Show what is running, and whether it generates a token right now.",
     "logs": "Show the last lines of the engine's log; all ranks write into it.",

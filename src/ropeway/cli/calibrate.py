@@ -1,0 +1,157 @@
+"""`ropeway calibrate`: what this machine's cores and links do, measured with the real engine."""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from ropeway.bench.prompts import RandomPrompts
+from ropeway.bench.run import Workload as Load
+from ropeway.bench.run import prepare, run_bench
+from ropeway.bench.stats import Summary, summarise
+from ropeway.cli.bench import progress_line
+from ropeway.cli.bringup import Ground, bring_up, deployment_for, interruptible, stand
+from ropeway.cli.demo import LOAD, STORY
+from ropeway.cli.measure import endpoint_of
+from ropeway.cli.options import screen_options
+from ropeway.cli.planned import calibration_path
+from ropeway.engines.base import Deployment
+from ropeway.errors import EndpointError, Refused
+from ropeway.hosts.interrupts import uninterrupted
+from ropeway.launch.run import refuse_second
+from ropeway.launch.takedown import take_down
+from ropeway.models import ModelShape
+from ropeway.plan.calibration import PLAN, Calibration, Point, Trial, fit, predicted, write
+from ropeway.report.calibration import Explained, calibration_text
+from ropeway.report.console import Screen
+from ropeway.spec import Layout, Serve, local_spec
+from ropeway.units import format_seconds
+
+_NAME = "ropeway-calibrate"
+_EXPECTED_SECONDS = 100.0
+
+
+@click.command()
+@click.option("--local", is_flag=True, help="The virtual NPUs of this machine.")
+@click.option("--port", type=click.IntRange(1, 65_535), default=8000, show_default=True)
+@screen_options
+def calibrate(*, local: bool, port: int, screen: Screen) -> None:
+    """Measure this machine, so that `plan` can predict the local cluster.
+
+    Brings up two layouts of the rehearsal's model, loads each for some seconds, and keeps the
+    constants that explain what was measured: arithmetic, memory, messages, the engine's own work.
+    A minute or two on two cores, which should have nothing else to do.
+
+    \b
+    Example:
+      ropeway calibrate --local
+    """
+    if not local:
+        raise Refused(
+            "only this machine can be calibrated",
+            hint="ropeway calibrate --local\n"
+            "for NPUs: `ropeway bench`, and hold the result against `ropeway plan evaluate`",
+        )
+    refuse_second(_NAME)
+    spec = local_spec(serve=Serve(port=port, context=1024), name=_NAME)
+    began = time.monotonic()
+    names = [str(layout) for layout, _ in PLAN]
+    points: list[Point] = []
+    with (
+        interruptible(),
+        tempfile.TemporaryDirectory(prefix="ropeway-calibrate-") as folder,
+        screen.stages(names, expected_seconds=_EXPECTED_SECONDS) as stages,
+    ):
+        ground = stand(spec, screen)
+        for layout, trials in PLAN:
+            with stages.stage(str(layout)):
+                points += measure(ground, layout, trials, Path(folder), screen)
+    cluster = spec.cluster
+    machine = fit(ground.shape, points, ground.facts.cores, cluster.npus_per_host)
+    found = Calibration(
+        machine,
+        tuple(points),
+        model=spec.model.name or "",
+        conditions=f"{ground.hardware}; {ground.engine_version}",
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    path = calibration_path()
+    write(found, path)
+    rows = _explained(found, ground.shape, cluster.npus_per_host)
+    screen.answer(calibration_text(rows))
+    screen.answer(f"\nkept in {path}; {format_seconds(time.monotonic() - began)} in all")
+    screen.result(
+        {**found.as_json(), "explained": [asdict(row) for row in rows], "file": str(path)}
+    )
+
+
+def _explained(found: Calibration, shape: ModelShape, npus: int) -> list[Explained]:
+    """What was measured, then the layouts of the demo under its load."""
+    rows = [
+        Explained(
+            point.layout,
+            _load_words(point.trial),
+            predicted(shape, Layout.parse(point.layout), point.trial, found.machine, npus),
+            point.output_tokens_per_s,
+        )
+        for point in found.points
+    ]
+    trial = Trial(LOAD.clients, LOAD.requests, LOAD.input_tokens, LOAD.output_tokens)
+    for layout in STORY:
+        speed = predicted(shape, layout, trial, found.machine, npus)
+        rows.append(Explained(str(layout), _load_words(trial), speed))
+    return rows
+
+
+def _load_words(trial: Trial) -> str:
+    clients = f"{trial.clients} client{'s' * (trial.clients > 1)}"
+    return f"{clients}, {trial}"
+
+
+def measure(
+    ground: Ground, layout: Layout, trials: Sequence[Trial], folder: Path, screen: Screen
+) -> list[Point]:
+    """Bring a layout up, run the trials, and take it down whatever happens."""
+    deployment = deployment_for(ground, layout, folder)
+    try:
+        bring_up(ground, deployment, screen)
+        return [
+            _run(deployment, trial, screen, warm=index > 0) for index, trial in enumerate(trials)
+        ]
+    finally:
+        with uninterrupted():
+            take_down(deployment.service, deployment.scratch)
+
+
+def _run(deployment: Deployment, trial: Trial, screen: Screen, *, warm: bool) -> Point:
+    """One load test. Raises EndpointError when a request failed: its figures would mislead."""
+    endpoint, name = endpoint_of(deployment), deployment.served_name
+    with screen.step(f"{trial.requests} requests from {_load_words(trial)}") as step:
+        recipe = asyncio.run(prepare(endpoint, name, trial.input_tokens))
+        load = Load(
+            model=name,
+            prompts=RandomPrompts(recipe, trial.requests, seed=trial.clients),
+            output_tokens=trial.output_tokens,
+            clients=trial.clients,
+            warmup=() if warm else RandomPrompts(recipe, 1, seed=trial.clients + 1),
+        )
+        result = asyncio.run(
+            run_bench(endpoint, load, on_progress=lambda now: step.tick(progress_line(now)))
+        )
+        summary = summarise(result.timings, result.duration_s)
+        step.ok(f"{summary.output_tokens_per_s:.1f} output tokens/s")
+    return _point(deployment.layout, trial, summary)
+
+
+def _point(layout: Layout, trial: Trial, summary: Summary) -> Point:
+    if summary.failed or not summary.output_tokens_per_s:
+        raise EndpointError(
+            f"{summary.failed} of {summary.requests} requests failed, so nothing can be calibrated",
+            evidence=[f"{kind}: {number}" for kind, number in summary.errors.items()],
+        )
+    return Point(str(layout), trial, summary.output_tokens_per_s)

@@ -1,0 +1,197 @@
+"""Values put into the text of a spec: whatever else stands there stays, comments and all.
+
+Works on the text and on where PyYAML finds each value in it; the caller reads the result again and
+compares, so that a file written in an unusual way is refused and never spoilt.
+"""
+
+import os
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ropeway.errors import SpecError
+from ropeway.strict_yaml import dump_yaml
+
+_MARK = "# plan: "
+# Our comment lines at the very end of a text.
+_OURS = re.compile(r"(?:^[ \t]*# plan: .*\n)+\Z", re.MULTILINE)
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One key to set. path: `("serve", "layout")`; value: a scalar, None takes the key away;
+    why: stands above it as a comment."""
+
+    path: tuple[str, ...]
+    value: object
+    why: str = ""
+
+
+def edited(text: str, edits: Sequence[Edit]) -> str:
+    """The text with every edit made; a reason takes the place of the one of an earlier time.
+
+    Raises SpecError where the text is written in a way that we cannot edit.
+    """
+    text = text if text.endswith("\n") else text + "\n"
+    # From the last to the first: each new key becomes the first of its section.
+    for edit in reversed(edits):
+        text = _without(text, edit.path) if edit.value is None else _with(text, edit)
+    return text
+
+
+def planned_keys(text: str) -> set[tuple[str, str]]:
+    """Section and key of every value that an earlier plan put there, by the reason above it."""
+    found = set()
+    for section, mapping in _root(text).value:
+        if isinstance(mapping, yaml.MappingNode):
+            for key, _ in mapping.value:
+                start = text.rfind("\n", 0, key.start_mark.index) + 1
+                if _OURS.search(text, 0, start):
+                    found.add((section.value, key.value))
+    return found
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write the file whole or not at all; its permissions stay. Raises SpecError."""
+    target = path.resolve()
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with fresh.open("x", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.chmod(target.stat().st_mode & 0o7777)
+        fresh.replace(target)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SpecError(f"the file cannot be written: {reason}", where=str(path)) from None
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _with(text: str, edit: Edit) -> str:
+    """The text with `edit.value` at `edit.path`; mappings that are missing on the way are made."""
+    parent: yaml.Node = _root(text)
+    key: yaml.Node | None = None
+    for depth, name in enumerate(edit.path):
+        entry = f"{_scalar(name)}: {_flow(edit.path[depth + 1 :], edit.value)}"
+        if not isinstance(parent, yaml.MappingNode):  # a section left blank
+            assert key is not None
+            return _below(text, key, key.start_mark.column + 2, entry, edit.why)
+        found = _entry(parent, name)
+        if found is None:
+            return _inserted(text, parent, key, entry, edit.why)
+        key, parent = found
+    assert key is not None
+    return _replaced(text, key, parent, _scalar(edit.value), edit.why)
+
+
+def _replaced(text: str, key: yaml.Node, value: yaml.Node, new: str, why: str) -> str:
+    """The value's characters exchanged; a block over several lines becomes one line."""
+    block = isinstance(value, yaml.CollectionNode) and not value.flow_style
+    literal = isinstance(value, yaml.ScalarNode) and value.style in ("|", ">")
+    begin = value.start_mark.index
+    end = _last_character(value) if block or literal else value.end_mark.index
+    if block or begin == end:
+        begin = text.index(":", key.end_mark.index) + 1
+        new = f" {new}"
+        end = max(begin, end)
+    text = text[:begin] + new + text[end:]
+    start = text.rfind("\n", 0, key.start_mark.index) + 1
+    alone = not text[start : key.start_mark.index].strip()
+    comment = _comment(why, key.start_mark.column if alone else -1)
+    return _OURS.sub("", text[:start]) + comment + text[start:]
+
+
+def _inserted(text: str, parent: yaml.Node, key: yaml.Node | None, entry: str, why: str) -> str:
+    """A new entry: the first of a section, the last of the file."""
+    assert isinstance(parent, yaml.MappingNode)
+    if parent.flow_style:
+        after = text.index("{", parent.start_mark.index) + 1  # an anchor may stand before it
+        return text[:after] + entry + (", " if parent.value else "") + text[after:]
+    if key is None:
+        section, _, value = entry.partition(": ")
+        blank = "" if text.endswith("\n\n") else "\n"
+        inner = value.removeprefix("{").removesuffix("}")
+        if value == inner:
+            return f"{text}{blank}{_comment(why, 0)}{entry}\n"
+        return f"{text}{blank}{section}:\n{_comment(why, 2)}  {inner}\n"
+    return _below(text, key, parent.value[0][0].start_mark.column, entry, why)
+
+
+def _below(text: str, key: yaml.Node, column: int, entry: str, why: str) -> str:
+    """A line of its own under the line that `key` stands on."""
+    after = text.index("\n", key.end_mark.index) + 1
+    return text[:after] + _comment(why, column) + " " * column + entry + "\n" + text[after:]
+
+
+def _without(text: str, path: tuple[str, ...]) -> str:
+    """The text without the key's lines; as it is where there is no such key."""
+    parent: yaml.Node = _root(text)
+    for name in path[:-1]:
+        found = _entry(parent, name)
+        if found is None:
+            return text
+        parent = found[1]
+    found = _entry(parent, path[-1])
+    if found is None:
+        return text
+    key, value = found
+    assert isinstance(parent, yaml.MappingNode)
+    if parent.flow_style:
+        after = re.compile(r"\s*,\s*").match(text, value.end_mark.index)
+        before = re.compile(r",\s*$").search(text[: key.start_mark.index])
+        begin = key.start_mark.index if after or not before else before.start()
+        return text[:begin] + text[after.end() if after else value.end_mark.index :]
+    begin = text.rfind("\n", 0, key.start_mark.index) + 1
+    end = text.index("\n", max(key.end_mark.index, _last_character(value) - 1)) + 1
+    return _OURS.sub("", text[:begin]) + text[end:]
+
+
+def _root(text: str) -> yaml.MappingNode:
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if not isinstance(root, yaml.MappingNode):
+        raise SpecError("the file is not a mapping")
+    return root
+
+
+def _entry(parent: yaml.Node, name: str) -> tuple[yaml.Node, yaml.Node] | None:
+    if not isinstance(parent, yaml.MappingNode):
+        return None
+    return next((pair for pair in parent.value if pair[0].value == name), None)
+
+
+def _last_character(node: yaml.Node) -> int:
+    """Where a value ends: a block's own end mark lies behind the comments that follow it."""
+    if isinstance(node, yaml.MappingNode) and not node.flow_style:
+        return max(_last_character(value) for _, value in node.value)
+    if isinstance(node, yaml.SequenceNode) and not node.flow_style:
+        return max(_last_character(value) for value in node.value)
+    end: int = node.end_mark.index
+    return end
+
+
+def _flow(path: Sequence[str], value: object) -> str:
+    """The value, within the mappings that are missing around it: `{engine_args: {a: 1}}`."""
+    text = _scalar(value)
+    for name in reversed(path):
+        text = f"{{{_scalar(name)}: {text}}}"
+    return text
+
+
+def _scalar(value: object) -> str:
+    """As YAML on one line."""
+    return dump_yaml({"k": value}).removeprefix("k:").strip()
+
+
+def _comment(why: str, column: int) -> str:
+    """The reason as comment lines; nothing within braces, where there is no room for one."""
+    if not why or column < 0:
+        return ""
+    lines = textwrap.wrap(why, _WIDTH - column - len(_MARK), break_long_words=False)
+    return "".join(f"{' ' * column}{_MARK}{line}\n" for line in lines)

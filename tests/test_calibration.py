@@ -1,0 +1,96 @@
+"""Constants from load tests: found again where they are known, and what they predict where not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ropeway.cli.main import ropeway
+from ropeway.errors import Refused
+from ropeway.models import read_shape
+from ropeway.plan import calibration
+from ropeway.plan.calibration import PLAN, Calibration, Point, Trial, fit, load, predicted, write
+from ropeway.spec import Layout
+from test_docs import MOE
+
+SHAPE = read_shape({**MOE, "dtype": "bfloat16"})
+CORES, NPUS = 2, 2
+SINGLE, DEMO = Trial(1, 2, 64, 32), Trial(16, 32, 64, 32)
+
+# Output tokens/s of one client and of sixteen, measured on two machines of two cores: the first as
+# in docs/benchmarks.md, "Layouts"; the second, with AVX2 only, has a quarter of its arithmetic.
+MACHINES = {
+    "AVX-512": {
+        "TP1": (22.1, 86.4), "TP2": (12.3, 72.7),
+        "TP2×PP2+EP": (11.2, 59.3), "DP2×TP2": (3.3, 44.7),
+    },
+    "AVX2": {
+        "TP1": (9.4, 22.1), "TP2": (6.3, 18.5),
+        "TP2×PP2+EP": (3.7, 16.2), "DP2×TP2": (2.1, 12.5),
+    },
+}  # fmt: skip
+
+
+def points(machine: str, *layouts: str) -> list[Point]:
+    return [
+        Point(layout, trial, speed)
+        for layout in layouts
+        for trial, speed in zip((SINGLE, DEMO), MACHINES[machine][layout], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_two_layouts_predict_the_order_of_the_demos_and_each_within_15_percent(machine):
+    found = fit(SHAPE, points(machine, "TP1", "TP2"), CORES, NPUS)
+    measured = {layout: speeds[1] for layout, speeds in MACHINES[machine].items()}
+    ours = {
+        layout: predicted(SHAPE, Layout.parse(layout), DEMO, found, NPUS) for layout in measured
+    }
+    assert sorted(ours, key=ours.__getitem__) == sorted(measured, key=measured.__getitem__)
+    for layout, speed in measured.items():
+        assert ours[layout] == pytest.approx(speed, rel=0.15), layout
+
+
+def test_constants_that_are_known_are_found_again():
+    true = replace(
+        calibration._START, cores=CORES, bf16=80e9, memory_bandwidth=10e9, sequence=3e-3,
+        reduce_rank=1e-3,
+    )  # fmt: skip
+    made = [
+        Point(str(layout), trial, predicted(SHAPE, layout, trial, true, NPUS))
+        for layout, trials in PLAN
+        for trial in (*trials, DEMO)
+    ]
+    found = fit(SHAPE, made, CORES, NPUS)
+    for layout in map(Layout.parse, MACHINES["AVX2"]):
+        there = predicted(SHAPE, layout, DEMO, true, NPUS)
+        assert predicted(SHAPE, layout, DEMO, found, NPUS) == pytest.approx(there, rel=0.05)
+
+
+def test_what_is_kept_is_read_again(tmp_path: Path):
+    machine = replace(calibration._START, cores=CORES)
+    kept = Calibration(machine, tuple(points("AVX2", "TP1")), "smollm2-moe", "2 cores", "today")
+    path = tmp_path / "new" / "calibration.json"
+    write(kept, path)
+    assert load(path) == kept
+    assert [item.name for item in path.parent.iterdir()] == ["calibration.json"]
+
+
+def test_nothing_kept_is_nothing(tmp_path: Path):
+    assert load(tmp_path / "calibration.json") is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1, "points": []}'])
+def test_what_cannot_be_read_says_how_to_get_it_anew(tmp_path: Path, text: str):
+    path = tmp_path / "calibration.json"
+    path.write_text(text)
+    with pytest.raises(Refused, match="cannot be read") as caught:
+        load(path)
+    assert "ropeway calibrate --local" in (caught.value.hint or "")
+
+
+def test_real_npus_are_not_calibrated():
+    done = CliRunner().invoke(ropeway, ["calibrate"], standalone_mode=False)
+    assert isinstance(done.exception, Refused)
+    assert "ropeway calibrate --local" in (done.exception.hint or "")

@@ -1,0 +1,415 @@
+"""A plan's screen, its JSON and its page: data in, text out. The plans are made by hand."""
+
+import json
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.cells import cell_len
+
+from ropeway.hardware import chip_named
+from ropeway.models.known import known
+from ropeway.plan.candidate import Candidate, Plan, Rejected, Value, Wanted
+from ropeway.plan.cost import Cost
+from ropeway.plan.estimate import Forecast, Part
+from ropeway.plan.evaluate import Evaluation, Figure, Row, Score
+from ropeway.plan.load import Load
+from ropeway.plan.machine import ascend, traits
+from ropeway.plan.memory import Memory
+from ropeway.report.console import Screen
+from ropeway.report.evaluation import evaluation_text
+from ropeway.report.plan import best, layout_reasons, plan_text, price, rejected_groups, shown
+from ropeway.report.plan_json import plan_json
+from ropeway.report.plan_page import bar, constants, render_html, scatter
+from ropeway.spec import Cluster, Layout, RemoteHost
+from test_report import Page
+
+GIB = 2**30
+EVIL = '<script>alert("x")</script>'
+CHIP = chip_named("910B4")
+ENGINE = traits("0.11.0rc0")
+WANTED = Wanted(
+    shape=known("Qwen3-30B-A3B"),
+    model_name="Qwen3-30B-A3B",
+    cluster=Cluster(hosts=tuple(RemoteHost(address=f"host{n}", npus=8) for n in range(2))),
+    traits=ENGINE,
+    load=Load(512, 256, clients=256),
+    chip=CHIP,
+    machine=ascend(CHIP, ENGINE),
+    context=4096,
+    job_prompts=1_000_000,
+)
+MEMORY = Memory(
+    hbm=32 * GIB, visible=32 * GIB, usable=28 * GIB, weights=8 * GIB, engine=2 * GIB,
+    activations=1 * GIB, kv_cache=17 * GIB, stage=0, kv_tokens=150_016, blocks=1172, sequences=36,
+)  # fmt: skip
+
+
+def forecast(tokens_per_s, tpot_s, **changes):
+    made = Forecast(
+        output_tokens_per_s=tokens_per_s,
+        requests_per_s=tokens_per_s / 256,
+        ttft_s=1.25,
+        tpot_s=tpot_s,
+        output_low=tokens_per_s * 0.8,
+        output_high=tokens_per_s * 1.25,
+        tpot_low=tpot_s * 0.8,
+        tpot_high=tpot_s * 1.25,
+        running=128.0,
+        step_s=0.102,
+        parts=(Part("weights", 0.0095), Part("host", 0.0805), Part("all-reduce", 0.012)),
+        bottleneck="102 ms a step, 9.5 of them reading weights: bound by the host",
+        advice="turn the graph on",
+        ceiling_tokens_per_s=12_000.0,
+        notes=("12 measurements like this were 8 % slower",),
+    )
+    return replace(made, **changes)
+
+
+def candidate(name, tokens_per_s, tpot_s, *, on_front=False, **changes):
+    layout = Layout.parse(name)
+    hosts = -(-layout.npus // 8)
+    cost = Cost("CNY", 60.0 * hosts, 60 * hosts / 3600 / tokens_per_s * 1e6, 12.5, 750.0 * hosts)
+    made = Candidate(
+        layout, hosts, layout.npus, 0.9, 256, MEMORY, forecast(tokens_per_s, tpot_s), cost, on_front
+    )
+    return replace(made, **changes)
+
+
+CANDIDATES = (
+    candidate("DP2×TP8", 3100.0, 0.080, on_front=True),
+    candidate("TP8", 2500.0, 0.095),
+    candidate("TP16", 1900.0, 0.060, on_front=True),
+)
+REJECTED = (
+    Rejected(Layout.parse("TP1"), "memory", "56.9 GiB of weights and 28.0 GiB to put them in"),
+    Rejected(Layout.parse("PP2"), "memory", "29.1 GiB of weights and 28.0 GiB to put them in"),
+    Rejected(Layout.parse("TP8×PP2+EP"), "engine", "PP with EP fails on 0.11.0rc0"),
+    Rejected(Layout.parse("TP3"), "shape", "tensor parallel 3 does not divide 32 heads"),
+    Rejected(Layout.parse("TP5"), "shape", "tensor parallel 5 does not divide 32 heads"),
+    Rejected(Layout.parse("TP7"), "shape", "tensor parallel 7 does not divide 32 heads"),
+)
+VALUES = (
+    Value("serve.layout", "DP2×TP8", "3,100 tokens/s against 2,500 of TP8", "planner"),
+    Value("serve.context", 4096, "as asked", "spec"),
+    Value("cache", 150_016, "= 36 sequences at full context", "planner"),
+)
+PLAN = Plan(
+    WANTED, CANDIDATES[0], CANDIDATES, (CANDIDATES[0], CANDIDATES[2]), REJECTED, VALUES,
+    ("the two hosts are joined by RoCE",), searched=9,
+)  # fmt: skip
+NOTHING = replace(
+    PLAN, chosen=None, candidates=(), front=(), values=(),
+    missing=("3.1 GiB are missing on each NPU", "4 hosts would do"),
+)  # fmt: skip
+
+
+def on_screen(renderable, width=80):
+    out = StringIO()
+    Screen(stdout=out, stderr=StringIO(), width=width, color="never").answer(renderable)
+    return out.getvalue()
+
+
+def lines(renderable, width=80):
+    return [line.rstrip() for line in on_screen(renderable, width).splitlines()]
+
+
+# The screen
+
+
+def test_the_answer_comes_first_with_its_interval_the_bottleneck_and_the_price():
+    told = lines(plan_text(PLAN))
+    assert told[:2] == [
+        "Qwen3-30B-A3B on 2 hosts × 8 910B4",
+        "vLLM-Ascend 0.11.0rc0, graph piecewise · 256 clients, 512 tokens in, 256 out ·",
+    ]
+    assert told[4:12] == [
+        "run          DP2×TP8 on 2 hosts, 16 NPUs",
+        "output       3,100 tokens/s   80 % of such runs: 2,480 to 3,875",
+        "per token    80.0 ms   80 % of such runs: 64.0 ms to 100 ms",
+        "first token  1.25 s",
+        "cost         10.8 CNY per million output tokens, 120 CNY an hour",
+        "job          1,000,000 prompts: 12 h 30 min, 1,500 CNY",
+        "bound by     102 ms a step, 9.5 of them reading weights: bound by the host",
+        "advice       turn the graph on",
+    ]
+    assert told[12] == "one step     102 ms: host 80.5, all-reduce 12.0, weights 9.5"
+    assert (
+        told[13] == "ceiling      12,000 tokens/s if a step took only what memory, arithmetic and"
+    )
+
+
+def test_hosts_may_differ_and_ranks_need_not_fill_them():
+    uneven = Cluster(hosts=tuple(RemoteHost(address=f"h{n}", npus=n) for n in (4, 8)))
+    odd = candidate("DP3×TP3", 900.0, 0.1)
+    told = lines(plan_text(replace(PLAN, wanted=replace(WANTED, cluster=uneven), chosen=odd)))
+    assert told[0] == "Qwen3-30B-A3B on 2 hosts with 12 910B4 in all"
+    assert "run          DP3×TP3 on 2 hosts, 9 NPUs" in told
+
+
+def test_values_are_told_with_why_and_source_and_then_the_layouts_and_what_was_rejected():
+    told = lines(plan_text(PLAN))
+    at = told.index("values")
+    assert told[at + 1].split() == [
+        "layout", "DP2×TP8", "3,100", "tokens/s", "against", "2,500", "of", "TP8", "planner",
+    ]  # fmt: skip
+    assert told[at + 2].split() == ["context", "4,096", "as", "asked", "spec"]
+    table = next(n for n, line in enumerate(told) if line.startswith("layouts that run: 3"))
+    assert told[table + 3].split() == (
+        [
+            "●",
+            "DP2×TP8",
+            "16",
+            "(2)",
+            "8.0",
+            "+",
+            "17.0",
+            "3,100",
+            "2,480–3,875",
+            "1.25",
+            "80.0",
+            "10.8",
+        ]
+    )
+    assert told[table + 4].split()[0] == "TP8"
+    assert at < table < told.index("rejected: 6 layouts")
+
+
+def test_rejections_alike_but_for_their_numbers_are_one_line_with_the_nearest():
+    groups = rejected_groups(PLAN)
+    assert [(group.kind, group.count) for group in groups] == [
+        ("memory", 2), ("engine", 1), ("shape", 3),
+    ]  # fmt: skip
+    # the choice takes 16 NPUs: 2 are nearer to that than 1, and 7 than 5
+    assert [str(group.example.layout) for group in groups] == ["PP2", "TP8×PP2+EP", "TP7"]
+
+
+def test_verbose_names_every_rejection_and_what_was_assumed():
+    whole = on_screen(plan_text(PLAN, verbose=True))
+    assert all(f"{one.layout}  " in whole for one in REJECTED)
+    assert "TP5" not in on_screen(plan_text(PLAN))
+
+
+def test_every_forecast_is_labelled_and_says_how_far_off_such_have_been():
+    told = on_screen(plan_text(PLAN))
+    assert "predicted; not verified on NPU hardware; four of five measurements" in told
+    assert "between 20 % below and 25 % above such a forecast" in " ".join(told.split())
+    local = replace(PLAN, wanted=replace(WANTED, chip=None, machine=None))
+    assert "predicted from constants measured on this machine" in on_screen(plan_text(local))
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_nothing_is_wider_than_the_terminal_and_no_figure_is_cut(width):
+    long = Value(
+        "serve.layout", "DP2×TP8", "因为两台主机的显存带宽更高 " * 12, "https://a.example/b/c"
+    )
+    wide = replace(PLAN, values=(long, *VALUES), notes=("说明 " * 60,))
+    told = on_screen(plan_text(wide), width)
+    assert max(map(cell_len, told.splitlines())) <= width
+    assert "…" not in told.replace("a.example/…/c", "")  # how an address is shown
+    assert ("activations" in told) == (width == 200)
+
+
+def test_a_long_list_is_cut_and_the_front_is_not():
+    slow = [candidate(f"DP{n}", 1000.0 - n, 0.1, on_front=n == 15) for n in range(2, 17)]
+    long = replace(PLAN, candidates=(*CANDIDATES, *slow))
+    names = [str(item.layout) for item in best(long)]
+    assert len(names) == 9
+    assert names[-1] == "DP15"
+    assert "layouts that run: 9 of 18 (`-v`: all)" in on_screen(plan_text(long))
+
+
+def test_nothing_that_fits_is_told_with_what_is_missing():
+    told = lines(plan_text(NOTHING))
+    assert told[4:7] == [
+        "nothing fits what is asked",
+        "  3.1 GiB are missing on each NPU",
+        "  4 hosts would do",
+    ]
+    assert "rejected: 6 layouts" in told
+
+
+def test_why_a_layout_compares_it_with_the_chosen_one():
+    assert layout_reasons(PLAN, "TP8")[0] == (
+        "runs, 2 of 3: 2,500 tokens/s, 95.0 ms per token, against 3,100 tokens/s, 80.0 ms per "
+        "token of DP2×TP8"
+    )
+    assert layout_reasons(PLAN, "TP8×PP2+EP") == ("PP with EP fails on 0.11.0rc0",)
+    assert layout_reasons(PLAN, "DP2×TP8")[0].startswith("chosen, 1 of 3: 3,100 tokens/s")
+    assert "--layout" in layout_reasons(PLAN, "PP31")[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(4096, "4,096"), (0.9, "0.9"), (True, "yes"), (None, "–"), ("TP8", "TP8"), (1e6, "1,000,000")],
+)
+def test_values_are_shown_as_people_write_them(value, text):
+    assert shown(value) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0.4213, "0.421"), (1.2345, "1.23"), (12.345, "12.3"), (1234.5, "1,234")]
+)
+def test_prices_have_three_digits(amount, text):
+    assert price(amount) == text
+
+
+def test_escapes_from_outside_do_not_reach_the_terminal():
+    evil = replace(PLAN, wanted=replace(WANTED, model_name="a\x1b[2Jb"), notes=("c\x1b]0;d\x07e",))
+    assert "\x1b" not in on_screen(plan_text(evil))
+
+
+# The document
+
+
+def test_the_document_has_everything_and_only_finite_numbers():
+    odd = replace(CANDIDATES[1], forecast=forecast(2500.0, 0.09, ttft_s=float("inf")))
+    document = plan_json(replace(PLAN, candidates=(CANDIDATES[0], odd)))
+    read = json.loads(json.dumps(document, allow_nan=False))
+    assert read["chosen"]["layout"] == "DP2×TP8"
+    assert read["chosen"]["forecast"]["parts"]["host"] == 0.0805
+    assert read["chosen"]["memory"]["kv_cache"] == 17 * GIB
+    assert read["chosen"]["cost"]["currency"] == "CNY"
+    assert read["candidates"][1]["forecast"]["ttft_s"] is None
+    assert read["front"] == ["DP2×TP8", "TP16"]
+    assert len(read["rejected"]) == 6
+    assert read["values"][0] == {
+        "key": "serve.layout", "value": "DP2×TP8", "why": "3,100 tokens/s against 2,500 of TP8",
+        "source": "planner",
+    }  # fmt: skip
+    assert read["wanted"]["cluster"] == {
+        "hosts": 2, "npus_per_host": 8, "npus": 16, "local": False
+    }  # fmt: skip
+    assert read["wanted"]["chip"]["name"] == "910B4"
+    assert json.loads(json.dumps(plan_json(NOTHING)))["chosen"] is None
+
+
+# The page
+
+
+def test_the_page_is_one_file_in_two_languages_without_a_script():
+    text = render_html(PLAN, when="now")
+    page = Page(text)
+    assert "script" not in page.tags
+    assert page.links == ["data:,"]
+    for words in ("Rejected, and why", "被排除的布局及原因", "not verified on NPU hardware"):
+        assert words in page.text
+    assert all(f"{one.layout}" in page.text for one in (*CANDIDATES, *REJECTED))
+    assert page.text.count("bound by the host") == 2  # once in each language
+
+
+def test_what_comes_from_outside_is_escaped_and_addresses_become_links():
+    evil = replace(
+        PLAN,
+        wanted=replace(WANTED, model_name=EVIL),
+        rejected=(Rejected(Layout(), "memory", EVIL),),
+        notes=(EVIL, "see https://a.example/b"),
+    )
+    text = render_html(evil, when=EVIL)
+    assert "<script>" not in text
+    assert 'href="https://a.example/b"' in text
+
+
+def test_a_page_of_the_local_cluster_claims_nothing_of_npus():
+    text = render_html(replace(PLAN, wanted=replace(WANTED, chip=None)), when="now")
+    assert "measured on this machine" in text
+    assert "public measurements" not in text
+    assert "NPU hardware" not in text
+
+
+def test_a_page_can_say_that_nothing_fits():
+    page = Page(render_html(NOTHING, when="now"))
+    assert "Nothing fits what is asked." in page.text
+    assert "4 hosts would do" in page.text
+
+
+def test_the_chart_has_every_layout_and_the_front_in_order():
+    chart = scatter(PLAN)
+    assert len(chart.dots) == 3
+    numbers = {dot.title.split(":")[0]: dot.number for dot in chart.dots}
+    assert numbers == {"TP16": 1, "DP2×TP8": 2, "TP8": 0}  # quickest first
+    by_name = {dot.title.split(":")[0]: dot for dot in chart.dots}
+    assert by_name["TP16"].x < by_name["DP2×TP8"].x < by_name["TP8"].x
+    assert by_name["TP16"].y < by_name["TP8"].y < by_name["DP2×TP8"].y
+    for dot in chart.dots:
+        assert 0 < dot.left < dot.x < dot.right < 100
+        assert 0 < dot.low < dot.y < dot.high < 100
+        # 0.8 and 1.25 are as far from 1 on a logarithmic axis
+        assert dot.x - dot.left == pytest.approx(dot.right - dot.x)
+    assert chart.dots[-1].chosen
+    ticks = [label for _, label in chart.x_ticks]
+    assert ticks == ["50", "60", "80", "100", "120"]
+
+
+def test_the_bar_of_an_npu_adds_up_to_its_memory():
+    drawn = bar(PLAN, CANDIDATES[0])
+    assert {piece.kind: piece.width for piece in drawn.slices} == pytest.approx(
+        {"weights": 25, "engine": 6.25, "activations": 3.125, "cache": 53.125, "free": 12.5}
+    )
+    assert drawn.whole == "32.0 GiB"
+
+
+def test_the_constants_are_those_of_the_machine():
+    found = {one.key: one.value for one in constants(WANTED)}
+    assert set(found) == {"memory", "arithmetic", "host", "collective", "between"}
+    machine = WANTED.machine
+    assert found["memory"].endswith(f"GB/s ({machine.memory * 100:.0f} % of 800)")
+    assert float(found["memory"].split()[0]) == pytest.approx(machine.memory * 800, rel=0.01)
+
+
+# Predictions against measurements
+
+ROW = Row(
+    line=2, model="Qwen3-VL-30B-A3B-Instruct", family="qwen3_vl_moe", hardware="910B4 32GB",
+    layout="TP8", load="512/256 tokens, 256 clients", engine="vLLM-Ascend 0.11.0rc0",
+    source="https://a.example", kind="core", unknown="",
+    figures=(
+        Figure("output", 2400.0, 2500.0, 2000.0, 2900.0, -0.04, True, {"roofline": 9000.0}),
+        Figure("tpot", 0.160, 0.100, 0.090, 0.120, 0.6, False, {}),
+        Figure("ttft", 2.0, 1.0, None, None, 1.0, None, {}),
+    ),
+)  # fmt: skip
+BLANK = replace(ROW, line=3, figures=(), unknown="no lengths of prompt and answer")
+EVALUATION = Evaluation(
+    "x.csv",
+    (ROW, BLANK, *(replace(BLANK, line=line) for line in (9, 10, 11, 20))),
+    (
+        Score("core", "output", "planner", 77, 0.104, 0.187, 0.81),
+        Score("core", "output", "roofline", 77, 0.55, 1.2, None),
+        Score("core", "ttft", "planner", 70, 0.4, 25.0, None),
+    ),
+    ("one row was fitted to: predicted without its source",),
+)
+
+
+def test_rows_statistics_and_the_unknown_are_told():
+    told = lines(evaluation_text(EVALUATION))
+    assert told[0] == "predicted: 1 row"
+    assert told[2].split() == [
+        "2", "Qwen3-VL-30B-A3B-Instru…", "TP8", "tokens/s", "2,400", "2,500", "-4", "%", "●",
+    ]  # fmt: skip
+    assert told[3].split() == ["per", "token", "160", "ms", "100", "ms", "+60", "%"]
+    assert told[4].split() == ["TTFT", "2.00", "s", "1.00", "s", "+100", "%"]
+    assert "cannot be known: 5 rows" in told
+    assert any(line.split()[-4:] == ["lines", "3,", "9–11,", "20"] for line in told)
+    at = told.index("core")
+    assert told[at - 1].split() == ["rows", "planner", "roofline", "in", "80", "%"]
+    assert told[at + 1].split() == (
+        ["tokens/s", "77", "10.4", "/", "18.7", "55.0", "/", "120", "81", "%"]
+    )
+    assert told[at + 2].split() == ["TTFT", "70", "40.0", "/", ">999", "–", "–"]
+    assert told[-1] == "note  one row was fitted to: predicted without its source"
+
+
+def test_verbose_gives_each_row_its_source_and_notes():
+    noted = replace(EVALUATION, rows=(replace(ROW, notes=("lengths assumed",)),))
+    told = on_screen(evaluation_text(noted, verbose=True))
+    assert "lengths assumed" in told
+    assert "https://a.example" in told
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_an_evaluation_fits_the_terminal(width):
+    odd = replace(ROW, model="模型" * 30, layout="DP16×TP8×PP4+EP", hardware="Atlas " * 20)
+    told = on_screen(evaluation_text(replace(EVALUATION, rows=(ROW, odd, BLANK))), width)
+    assert max(map(cell_len, told.splitlines())) <= width

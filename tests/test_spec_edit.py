@@ -1,0 +1,81 @@
+"""Values put into the text of a spec: all else stays, however it is written."""
+
+import pytest
+
+from ropeway.cli.spec_edit import Edit, edited, planned_keys
+from ropeway.spec import parse_spec, sample_text
+
+TWO_HOSTS = """\
+# two hosts, rented until Friday
+cluster:
+  hosts:
+    - {address: 10.0.0.1, npus: 8}
+    - {address: 10.0.0.2, npus: 8}
+model:
+  path: /data/Qwen3-30B-A3B   # on the hosts
+serve:
+  layout: TP4          # what we had
+  # the front door
+  port: 8001
+x-note: 留着
+"""
+
+EDITS = (
+    Edit(("serve", "layout"), "DP2×TP8", "two hosts " * 20),
+    Edit(("serve", "memory"), 0.9, "the engine's own"),
+    Edit(("serve", "kv_cache"), None),
+    Edit(("serve", "context"), 4096),
+)
+HOSTS = "cluster: {local: {hosts: 2, npus: 2}}\nmodel: {name: smollm2}\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        sample_text(),
+        TWO_HOSTS,
+        HOSTS,
+        HOSTS.rstrip("\n"),
+        TWO_HOSTS.replace("\n", "\r\n"),
+        HOSTS + "serve: {kv_cache: 1GiB, layout: TP2}\n",
+        HOSTS + "serve: {layout: TP2, kv_cache: 1GiB}",
+        HOSTS + "serve: {}\n",
+        HOSTS + "serve:\n  # all of it blank\nworkload:\n  clients: 3\n",
+        HOSTS + "serve:\n  kv_cache: 1GiB\n",
+        HOSTS + "serve:\n    layout:\n        tensor: 2   # two\n        # more\n\n    port: 1\n",
+        HOSTS + "serve:\n  port: 1\n  context:\n  kv_cache: >\n    1GiB\n",
+        '{"cluster": {"local": {"hosts": 2, "npus": 2}}, "model": {"name": "smollm2"}}',
+        "serve: &here\n  'layout': \"TP2\"\n" + HOSTS,
+    ],
+)
+def test_values_can_be_put_into_a_spec_however_it_is_written(text):
+    before, after = parse_spec(text, "before"), edited(text, EDITS)
+    serve = parse_spec(after, "after").serve
+    assert (str(serve.layout), serve.memory, serve.context) == ("DP2×TP8", 0.9, 4096)
+    assert serve.kv_cache is None
+    others = {"layout", "memory", "context", "kv_cache"}
+    assert serve.model_dump(exclude=others) == before.serve.model_dump(exclude=others)
+    assert edited(after, EDITS) == after
+    comments = [line for line in text.splitlines() if line.lstrip().startswith("#")]
+    assert [line for line in comments if line.strip() not in after] == []
+    assert all(len(line) <= 100 for line in after.splitlines() if "{" not in line)
+
+
+def test_keys_that_a_plan_wrote_are_known_by_the_reason_above_them():
+    text = edited(TWO_HOSTS, EDITS)
+    # `context` was given no reason, so it counts as written by hand
+    assert planned_keys(text) == {("serve", "layout"), ("serve", "memory")}
+    assert planned_keys(TWO_HOSTS) == set()
+    assert planned_keys(text.replace("  # plan: the engine's own\n", "")) == {("serve", "layout")}
+
+
+def test_a_new_reason_takes_the_place_of_the_old_one():
+    text = edited(TWO_HOSTS, [Edit(("serve", "layout"), "TP8", "faster")])
+    again = edited(text, [Edit(("serve", "layout"), "TP2", "cheaper")])
+    assert "  # plan: cheaper\n  layout: TP2          # what we had\n" in again
+    assert "faster" not in again
+
+
+def test_what_is_deeper_than_a_section_is_made_where_it_is_missing():
+    text = edited(TWO_HOSTS, [Edit(("serve", "engine_args", "block-size"), 128)])
+    assert parse_spec(text, "x").serve.engine_args == {"block-size": 128}
