@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -31,6 +32,8 @@ QUESTIONS = (
     "Count from one to ten.",
 )
 NEW_TOKENS = 16
+CONTEXT = 512
+KV_CACHE_MIB = 256
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,12 @@ class Service:
         rows = self.post("/completions", body)["choices"][0]["prompt_logprobs"]
         return [row[str(token)]["logprob"] for row, token in zip(rows[1:], tokens[1:], strict=True)]
 
+    def printed_kv_tokens(self) -> set[int]:
+        """What the engine's log says of its cache: tokens, of each data-parallel replica."""
+        log = (self.folder / "engine.log").read_text(encoding="utf-8", errors="replace")
+        found = re.findall(r"KV cache size: ([\d,]+) tokens", log)
+        return {int(number.replace(",", "")) for number in found}
+
     def rank_hosts(self) -> list[str]:
         """Where Ray says the ranks are: one address per rank that is alive."""
         deployment = from_record((SCRATCH / "deployment.json").read_text(), "record")
@@ -89,8 +98,8 @@ model: {{name: {model}, served_name: m}}
 serve:
   layout: {layout}
   dtype: {dtype}
-  context: 512
-  kv_cache: 256MiB
+  context: {CONTEXT}
+  kv_cache: {KV_CACHE_MIB}MiB
   port: {PORT}
 {more}"""
 

@@ -83,7 +83,8 @@ def own_commands(text: str) -> list[list[str]]:
 
 def parse_command(command: click.Command, words: list[str]) -> None:
     """Parse as the command itself would, and run nothing. Raises click.UsageError."""
-    if isinstance(command, click.Group) and words:
+    # A group may be a verb of its own as well: `ropeway plan --model …`.
+    if isinstance(command, click.Group) and words and not words[0].startswith("-"):
         verb = command.get_command(click.Context(command), words[0])
         if verb is None:
             raise click.UsageError(f"no such verb: {words[0]}")

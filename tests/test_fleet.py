@@ -149,9 +149,9 @@ def test_ctrl_c_ends_everything(tmp_path):
         "script = 'echo $$ >\"$0\"; exec sleep 60'\n"
         "over(hosts, lambda host: host.run(('sh', '-c', script, host.name)), parallel=3)\n"
     )
-    with subprocess.Popen(
-        (sys.executable, "-c", code, str(tmp_path)), stderr=subprocess.PIPE, start_new_session=True
-    ) as caller:
+    # A shell that put us into the background ignores Ctrl-C for us, and our children inherit that.
+    argv = ("env", "--default-signal=INT", sys.executable, "-c", code, str(tmp_path))
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, start_new_session=True) as caller:
         wait_for(lambda: sum(bool(pids(file)) for file in tmp_path.iterdir()) == 3, 20)
         caller.send_signal(signal.SIGINT)
         assert b"KeyboardInterrupt" in caller.communicate(timeout=10)[1]

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from local_cluster import NEW_TOKENS, reference, served
+from local_cluster import CONTEXT, KV_CACHE_MIB, NEW_TOKENS, directory, reference, served
+from ropeway.models import read_model
+from ropeway.plan.memory import kv_tokens_from_bytes
+from ropeway.spec import Layout
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -44,9 +47,22 @@ def check_float32(tmp_path: Path, model: str, layout: str, npus: int) -> None:
     with served(tmp_path, model, layout, npus=npus) as service:
         got = [service.greedy(each["prompt"], NEW_TOKENS) for each in wanted]
         hosts = service.rank_hosts()
+        printed = service.printed_kv_tokens()
     assert got == [each["answer"] for each in wanted]
     assert set(hosts) == BOTH
     assert len(hosts) == 2 * npus
+    assert printed
+    planned = planned_kv_tokens(model, layout)
+    for tokens in printed:
+        assert planned == pytest.approx(tokens, rel=0.02), layout
+
+
+def planned_kv_tokens(model: str, layout: str) -> int:
+    """What `plan` says that the cache of one replica holds, in float32."""
+    shape = read_model(Path(directory(model)))
+    return kv_tokens_from_bytes(
+        shape, Layout.parse(layout), KV_CACHE_MIB * 2**20, kv_bits=32, context=CONTEXT
+    )
 
 
 @pytest.mark.parametrize(("layout", "npus"), TINY)
