@@ -1,6 +1,6 @@
 """Whether `plan` knows this machine: `ropeway calibrate --local`, then the demo beside it.
 
-Ten minutes on two cores, half of them without AVX-512:
+Twelve minutes on two slow cores:
 
     python benchmarks/calibration.py
 """

@@ -21,11 +21,11 @@ SINGLE, DEMO = Trial(1, 2, 64, 32), Trial(16, 32, 64, 32)
 # Output tokens/s of one client and of sixteen, measured on two machines of two cores: the first as
 # in docs/benchmarks.md, "Layouts"; the second, with AVX2 only, has a quarter of its arithmetic.
 MACHINES = {
-    "AVX-512": {
+    "fast": {
         "TP1": (22.1, 86.4), "TP2": (12.3, 72.7),
         "TP2×PP2+EP": (11.2, 59.3), "DP2×TP2": (3.3, 44.7),
     },
-    "AVX2": {
+    "slow": {
         "TP1": (9.4, 22.1), "TP2": (6.3, 18.5),
         "TP2×PP2+EP": (3.7, 16.2), "DP2×TP2": (2.1, 12.5),
     },
@@ -63,14 +63,14 @@ def test_constants_that_are_known_are_found_again():
         for trial in (*trials, DEMO)
     ]
     found = fit(SHAPE, made, CORES, NPUS)
-    for layout in map(Layout.parse, MACHINES["AVX2"]):
+    for layout in map(Layout.parse, MACHINES["slow"]):
         there = predicted(SHAPE, layout, DEMO, true, NPUS)
         assert predicted(SHAPE, layout, DEMO, found, NPUS) == pytest.approx(there, rel=0.05)
 
 
 def test_what_is_kept_is_read_again(tmp_path: Path):
     machine = replace(calibration._START, cores=CORES)
-    kept = Calibration(machine, tuple(points("AVX2", "TP1")), "smollm2-moe", "2 cores", "today")
+    kept = Calibration(machine, tuple(points("slow", "TP1")), "smollm2-moe", "2 cores", "today")
     path = tmp_path / "new" / "calibration.json"
     write(kept, path)
     assert load(path) == kept
