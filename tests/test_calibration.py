@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from ropeway.cli.calibration_file import read_calibration, write_calibration
 from ropeway.cli.main import ropeway
 from ropeway.errors import Refused
 from ropeway.models import read_shape
 from ropeway.plan import calibration
-from ropeway.plan.calibration import PLAN, Calibration, Point, Trial, fit, load, predicted, write
+from ropeway.plan.calibration import PLAN, Calibration, Point, Trial, fit, predicted
 from ropeway.spec import Layout
 from test_docs import MOE
 
@@ -72,13 +73,13 @@ def test_what_is_kept_is_read_again(tmp_path: Path):
     machine = replace(calibration._START, cores=CORES)
     kept = Calibration(machine, tuple(points("slow", "TP1")), "smollm2-moe", "2 cores", "today")
     path = tmp_path / "new" / "calibration.json"
-    write(kept, path)
-    assert load(path) == kept
+    write_calibration(kept, path)
+    assert read_calibration(path) == kept
     assert [item.name for item in path.parent.iterdir()] == ["calibration.json"]
 
 
 def test_nothing_kept_is_nothing(tmp_path: Path):
-    assert load(tmp_path / "calibration.json") is None
+    assert read_calibration(tmp_path / "calibration.json") is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1, "points": []}'])
@@ -86,7 +87,7 @@ def test_what_cannot_be_read_says_how_to_get_it_anew(tmp_path: Path, text: str):
     path = tmp_path / "calibration.json"
     path.write_text(text)
     with pytest.raises(Refused, match="cannot be read") as caught:
-        load(path)
+        read_calibration(path)
     assert "ropeway calibrate --local" in (caught.value.hint or "")
 
 

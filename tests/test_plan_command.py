@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ropeway.cli.calibration_file import write_calibration
 from ropeway.cli.main import exit_code
 from ropeway.hardware import chip_named
-from ropeway.plan.calibration import Calibration, write
+from ropeway.plan.calibration import Calibration
 from ropeway.plan.machine import ascend, traits
 from ropeway.spec import Layout, load_spec, parse_spec
 from test_report import Page
@@ -427,7 +428,7 @@ def test_a_local_cluster_needs_its_constants_first(capsys):
 def test_a_local_cluster_is_planned_with_its_constants_and_claims_no_npu(capsys, local):
     machine = replace(ascend(chip_named("910B4"), traits(None)), name="laptop", shared=True)
     made = Calibration(machine, (), "smollm2-moe", "2 cores", "2026-11-27T23:00:00+00:00")
-    write(made, local.parent / "cache" / "ropeway" / "calibration.json")
+    write_calibration(made, local.parent / "cache" / "ropeway" / "calibration.json")
     page = local.parent / "page.html"
     code, out, _ = run(capsys, "--html", str(page))
     said = document(capsys)

@@ -16,17 +16,17 @@ from ropeway.bench.run import prepare, run_bench
 from ropeway.bench.stats import Summary, summarise
 from ropeway.cli.bench import progress_line
 from ropeway.cli.bringup import Ground, bring_up, deployment_for, interruptible, stand
+from ropeway.cli.calibration_file import calibration_path, write_calibration
 from ropeway.cli.demo import LOAD, STORY
 from ropeway.cli.measure import endpoint_of
 from ropeway.cli.options import screen_options
-from ropeway.cli.planned import calibration_path
 from ropeway.engines.base import Deployment
 from ropeway.errors import EndpointError, Refused
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch.run import refuse_second
 from ropeway.launch.takedown import take_down
 from ropeway.models import ModelShape
-from ropeway.plan.calibration import PLAN, Calibration, Point, Trial, fit, predicted, write
+from ropeway.plan.calibration import PLAN, Calibration, Point, Trial, fit, predicted
 from ropeway.report.calibration import Explained, calibration_text
 from ropeway.report.console import Screen
 from ropeway.spec import Layout, Serve, local_spec
@@ -81,7 +81,7 @@ def calibrate(*, local: bool, port: int, screen: Screen) -> None:
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     path = calibration_path()
-    write(found, path)
+    write_calibration(found, path)
     rows = _explained(found, ground.shape, cluster.npus_per_host)
     screen.answer(calibration_text(rows))
     screen.answer(f"\nkept in {path}; {format_seconds(time.monotonic() - began)} in all")

@@ -11,13 +11,13 @@ import click
 
 from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.checkpoints.fetch import default_root
+from ropeway.cli.calibration_file import calibration_path, read_calibration
 from ropeway.cli.options import with_options
 from ropeway.engines.ascend_releases import release_of
 from ropeway.errors import ModelError, Refused
 from ropeway.hardware import Chip, chip_named
 from ropeway.models import ModelShape, read_directory_shape, read_json_object, read_shape
 from ropeway.models.known import known, published_name
-from ropeway.plan.calibration import FILE, load
 from ropeway.plan.choose import Objective, Wanted
 from ropeway.plan.load import Load
 from ropeway.plan.machine import EngineTraits, Machine, ascend, traits
@@ -138,14 +138,9 @@ def wanted(spec: Spec | None, flags: Flags) -> tuple[Wanted, tuple[str, ...]]:
     return found, notes
 
 
-def calibration_path() -> Path:
-    """Where the constants of this machine are kept, beside the checkpoints."""
-    return default_root(os.environ).parent / FILE
-
-
 def local_machine() -> tuple[Machine, str]:
     """The constants of this machine, and how they came about. Raises Refused without any."""
-    found = load(calibration_path())
+    found = read_calibration(calibration_path())
     if found is None:
         raise Refused(
             "the speed of this machine has not been measured yet, so nothing can be predicted",

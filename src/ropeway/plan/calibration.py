@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import exp, log
-from pathlib import Path
 
 from pydantic import TypeAdapter
 
@@ -23,7 +22,6 @@ from ropeway.plan.machine import Machine
 from ropeway.spec import Layout
 
 SCHEMA = 1
-FILE = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Calibration:
     measured_at: str
 
     def as_json(self) -> dict[str, object]:
-        """Plain data that `load` reads."""
+        """Plain data that `parse_calibration` reads."""
         return {"schema": SCHEMA, **asdict(self)}
 
 
@@ -180,25 +178,14 @@ def _moved(machine: Machine, moves: Mapping[str, float]) -> Machine:
     return replace(machine, **changed)
 
 
-def write(found: Calibration, path: Path) -> None:
-    """Keep it, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(found.as_json(), indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
-def load(path: Path) -> Calibration | None:
-    """What `write` kept; None when nothing was. Raises Refused when it cannot be read."""
+def parse_calibration(text: bytes, where: str) -> Calibration:
+    """What `as_json` gave, as JSON in UTF-8. Raises Refused when it is something else."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        return _CALIBRATION.validate_python(raw)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return _CALIBRATION.validate_python(json.loads(text))
+    except ValueError as error:
         raise Refused(
             "the calibration of this machine cannot be read",
-            where=str(path),
+            where=where,
             evidence=(str(error).splitlines()[0],),
             hint="measure again: ropeway calibrate --local",
         ) from None

@@ -11,10 +11,8 @@ from math import ceil, log2
 from ropeway.engines.vllm import data_ranks_that_fit
 from ropeway.errors import LayoutError
 from ropeway.models import ModelShape
+from ropeway.plan.shards import VOCAB_PADDING
 from ropeway.spec import Cluster, Layout
-
-# vllm/model_executor/layers/vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE
-_VOCAB_PADDING = 64
 
 # `model_type` of families whose block refuses more tensor ranks than experts, with or without
 # expert parallel: Qwen2MoeSparseMoeBlock, Qwen3MoeSparseMoeBlock, Qwen3NextSparseMoeBlock and
@@ -124,7 +122,7 @@ def _tensor_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
             f"tensor parallel {tensor} does not divide the feed-forward width "
             f"{shape.intermediate_size}"
         )
-    padded = ceil(shape.vocab_size / _VOCAB_PADDING) * _VOCAB_PADDING
+    padded = ceil(shape.vocab_size / VOCAB_PADDING) * VOCAB_PADDING
     if padded % tensor:
         yield (
             f"tensor parallel {tensor} does not divide the vocabulary of {shape.vocab_size} tokens "

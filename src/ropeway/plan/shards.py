@@ -13,8 +13,8 @@ from operator import sub
 from ropeway.models import COMPONENTS, Attention, Block, Feed, ModelShape, Precision, Weight
 from ropeway.spec import Layout
 
-# vllm/model_executor/layers/vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE
-_VOCAB_PADDING = 64
+# vllm/model_executor/layers/vocab_parallel_embedding.py, DEFAULTVOCAB_PADDING_SIZE
+VOCAB_PADDING = 64
 
 # Shapes × layouts that a search over 4,096 NPUs looks at, with room to spare.
 _REMEMBERED = 65_536
@@ -308,7 +308,7 @@ def _kind_of(weights: Iterable[Weight], tensor: int, precision: Precision) -> _K
             continue
         share = _share(weight.pieces, tensor)
         if index in (_EMBEDDING, _HEAD) and weight.pieces > 1:
-            share = _share(weight.pieces, tensor, padding=_VOCAB_PADDING)
+            share = _share(weight.pieces, tensor, padding=VOCAB_PADDING)
         held[index] += weight.numbers * share * precision.bits(weight) / 8
         flops[index] += weight.flops * share
     return _Kind(tuple(held), tuple(flops))
