@@ -18,8 +18,8 @@ from ropeway.checkpoints.fetch import default_root, ensure
 from ropeway.hosts import processes
 from ropeway.hosts.base import run_command
 from ropeway.hosts.local import LocalHost
-from ropeway.launch import ray
-from ropeway.launch.record import from_record, scratch_of
+from ropeway.launch.local import ray
+from ropeway.launch.local.record import from_record, scratch_of
 
 ROPEWAY = str(Path(sys.executable).parent / "ropeway")
 # Of this process alone: a run of the tests that was killed must not stop the next one.

@@ -12,9 +12,9 @@ from ropeway.engines.base import Deployment, Node
 from ropeway.errors import Exit, HostError, Refused
 from ropeway.facts.system import SystemFacts
 from ropeway.hosts.base import shell_line
-from ropeway.launch.prepare import Place, check, complete, hosts_needed, virtual_nodes
-from ropeway.launch.record import as_record, from_record, scratch_of
-from ropeway.launch.steps import EndProcesses, RemoveFolder, dry_run, steps
+from ropeway.launch.local.prepare import Place, check, complete, hosts_needed, virtual_nodes
+from ropeway.launch.local.record import as_record, from_record, scratch_of
+from ropeway.launch.local.steps import EndProcesses, RemoveFolder, dry_run, steps
 from ropeway.models import read_shape
 from ropeway.spec import Layout, Model, Serve, local_spec
 from ropeway.units import format_bytes

@@ -21,11 +21,11 @@ from ropeway.errors import Exit, HostError, LaunchError, Refused
 from ropeway.hosts import processes
 from ropeway.hosts.base import Command, run_command
 from ropeway.hosts.local import LocalHost
-from ropeway.launch.record import as_record, scratch_of
-from ropeway.launch.run import start
-from ropeway.launch.status import deployment_of, parts, running, services
-from ropeway.launch.steps import probe_of
-from ropeway.launch.takedown import take_down
+from ropeway.launch.local.record import as_record, scratch_of
+from ropeway.launch.local.run import start
+from ropeway.launch.local.status import deployment_of, parts, running, services
+from ropeway.launch.local.steps import probe_of
+from ropeway.launch.local.takedown import take_down
 from ropeway.spec import Layout, Serve
 
 ROOT = Path(__file__).parent.parent
@@ -218,8 +218,8 @@ def test_a_step_that_fails_is_undone(plan, tmp_path):
 CALLER = """
 import sys
 from ropeway.cli.bringup import interruptible
-from ropeway.launch.record import from_record
-from ropeway.launch.run import start
+from ropeway.launch.local.record import from_record
+from ropeway.launch.local.run import start
 from test_lifecycle import HOSTS, StandIn
 plan = from_record(sys.stdin.read(), "stdin")
 with interruptible():

@@ -4,7 +4,7 @@ import pytest
 
 from ropeway.diagnosis.signatures import table
 from ropeway.errors import HostError
-from ropeway.launch.run import engine_failure, root_cause
+from ropeway.launch.local.run import engine_failure, root_cause
 from test_engines import START
 
 

@@ -314,7 +314,7 @@ def test_what_is_missing_or_contradicts_is_refused_at_its_line(
         ("serve: {tensor: 3}", "`tensor` belongs under `serve.layout`"),
         ("workload: {workload: 3}", "`workload` belongs under the top"),
         ("serve: {swap-space: 3}", "an engine's own flag goes under `serve.engine_args`"),
-        ("qqq: 3", "keys here are `name`, `cluster`, `model`, `serve`, `workload`"),
+        ("qqq: 3", "keys here are `name`, `cluster`, `model`, `runtime`, `serve`, `workload`"),
         ("serve: {dtype: float_16}", "did you mean `float16`?"),
         ("serve: {port: '80'}", "remove the quotes"),
         ("serve: {env: {A: 1}}", "put it in quotes"),
@@ -445,7 +445,7 @@ def test_an_unknown_chip_is_told_which_there_are() -> None:
 @pytest.mark.parametrize("key", ["chip: 910B4", "hbm: 32GiB"])
 def test_virtual_npus_have_no_chip(key: str) -> None:
     error = refusal(f"cluster:\n  local: {{}}\n  {key}\nmodel: {{name: smollm2}}\n")
-    assert error.what.endswith("is of real NPUs, and `cluster.local` has virtual ones")
+    assert error.what.endswith("is of real hosts, and `cluster.local` has virtual ones")
     assert error.where == "f.yaml:3"
 
 

@@ -143,7 +143,7 @@ def test_the_sample_explains_every_key_of_the_schema() -> None:
     section = ""
     shown: set[str] = set()
     for line in sample_text().splitlines():
-        if top := re.match(r"(?:# )?(cluster|model|serve|workload|name):", line):
+        if top := re.match(r"(?:# )?(cluster|model|runtime|serve|workload|name):", line):
             section = str(top[1])
             shown.add(section)
         elif below := re.match(r"[ #-]*(\w+):( |$)", line):

@@ -35,6 +35,7 @@ OWN_KEY = {
 }
 
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+_SECRET = re.compile(r"(^|_)(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD)(_|$)", re.IGNORECASE)
 _FLAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 
@@ -81,12 +82,18 @@ def flag_faults(engine_args: Mapping[str, object]) -> list[Fault]:
 
 
 def variable_faults(env: Mapping[str, str]) -> list[Fault]:
-    """What is wrong with the names in `serve.env`; paths begin at `serve`."""
-    return [
-        Fault(("env", name), "is not the name of an environment variable")
-        for name in env
-        if re.fullmatch(VARIABLE, name) is None
-    ]
+    """What is wrong with the names in `serve.env`; paths begin at `serve`.
+
+    What looks like a secret is refused: these values stand in commands, labels and reports.
+    """
+    faults = []
+    for name in env:
+        if re.fullmatch(VARIABLE, name) is None:
+            faults.append(Fault(("env", name), "is not the name of an environment variable"))
+        elif _SECRET.search(name):
+            hint = f"set it where you type `ropeway`, and write `secret_env: [{name}]`"
+            faults.append(Fault(("env", name), "looks like a secret, and would be shown", hint))
+    return faults
 
 
 def _own_key(flag: str) -> str | None:

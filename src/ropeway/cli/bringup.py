@@ -18,9 +18,9 @@ from ropeway.errors import Refused
 from ropeway.facts.system import SystemFacts, gather
 from ropeway.hosts.base import Host
 from ropeway.hosts.local import LocalHost
-from ropeway.launch.prepare import Place, check, complete, virtual_nodes
-from ropeway.launch.record import SCRATCH_PARENT
-from ropeway.launch.run import refuse_second, start
+from ropeway.launch.local.prepare import Place, check, complete, virtual_nodes
+from ropeway.launch.local.record import SCRATCH_PARENT
+from ropeway.launch.local.run import refuse_second, start
 from ropeway.models import ModelShape, read_model
 from ropeway.plan.layout import check as check_layout
 from ropeway.report.console import Screen

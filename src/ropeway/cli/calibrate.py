@@ -23,8 +23,8 @@ from ropeway.cli.options import screen_options
 from ropeway.engines.base import Deployment
 from ropeway.errors import EndpointError, Refused
 from ropeway.hosts.interrupts import uninterrupted
-from ropeway.launch.run import refuse_second
-from ropeway.launch.takedown import take_down
+from ropeway.launch.local.run import refuse_second
+from ropeway.launch.local.takedown import take_down
 from ropeway.models import ModelShape
 from ropeway.plan.calibration import PLAN, Calibration, Point, Trial, fit, predicted
 from ropeway.report.calibration import Explained, calibration_text

@@ -13,7 +13,7 @@ from ropeway.cli.compare import tell
 from ropeway.cli.measure import Series, run_all
 from ropeway.cli.options import screen_options
 from ropeway.errors import Exit, Refused
-from ropeway.launch.run import refuse_second
+from ropeway.launch.local.run import refuse_second
 from ropeway.report.console import Screen
 from ropeway.spec import Layout, Serve, Spec, Workload, local_spec
 from ropeway.units import format_bytes

@@ -8,8 +8,8 @@ import click
 from ropeway.cli.options import screen_options
 from ropeway.cli.service import name_option, only_service
 from ropeway.hosts.interrupts import uninterrupted
-from ropeway.launch.record import scratch_of
-from ropeway.launch.takedown import take_down
+from ropeway.launch.local.record import scratch_of
+from ropeway.launch.local.takedown import take_down
 from ropeway.report.console import Screen
 
 

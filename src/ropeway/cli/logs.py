@@ -10,7 +10,7 @@ from ropeway.cli.options import screen_options
 from ropeway.cli.service import name_option, only_service
 from ropeway.errors import Refused
 from ropeway.hosts.local import LocalHost
-from ropeway.launch.status import deployment_of, running
+from ropeway.launch.local.status import deployment_of, running
 from ropeway.report.console import Screen
 
 

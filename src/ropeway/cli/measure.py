@@ -27,7 +27,7 @@ from ropeway.comparison import (
 from ropeway.engines.base import Deployment
 from ropeway.errors import EndpointError, HostError, LaunchError, LayoutError
 from ropeway.hosts.interrupts import uninterrupted
-from ropeway.launch.takedown import take_down
+from ropeway.launch.local.takedown import take_down
 from ropeway.report.compare import render_html
 from ropeway.report.console import Screen
 from ropeway.report.progress import Stages

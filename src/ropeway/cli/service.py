@@ -3,7 +3,7 @@
 import click
 
 from ropeway.errors import Refused
-from ropeway.launch.status import services
+from ropeway.launch.local.status import services
 from ropeway.spec import local_spec
 
 

@@ -10,8 +10,8 @@ from ropeway.engines.base import Deployment
 from ropeway.errors import Exit
 from ropeway.hosts.base import run_command
 from ropeway.hosts.local import LocalHost
-from ropeway.launch.status import Part, deployment_of, parts, running
-from ropeway.launch.steps import probe_of
+from ropeway.launch.local.status import Part, deployment_of, parts, running
+from ropeway.launch.local.steps import probe_of
 from ropeway.report.console import Screen
 from ropeway.report.text import status_table
 

@@ -10,7 +10,7 @@ from ropeway.cli.bringup import bring_up, deployment_for, read_spec, stand, with
 from ropeway.cli.call import current_call
 from ropeway.cli.options import config_option, dry_run_option, screen_options
 from ropeway.cli.service import checked_name
-from ropeway.launch.steps import dry_run as script_of
+from ropeway.launch.local.steps import dry_run as script_of
 from ropeway.report.console import Screen
 from ropeway.spec import dump_spec
 

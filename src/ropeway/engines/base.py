@@ -13,11 +13,17 @@ from ropeway.spec import Layout, Serve
 
 @dataclass(frozen=True)
 class Node:
-    """One host of the deployment. `npus` is how many this deployment may use there."""
+    """One host of the deployment. `npus` is how many this deployment may use there.
+
+    nic      the interface that has `address`, where it matters to the engine
+    devices  the numbers N of the /dev/davinciN it may use; none on a virtual host
+    """
 
     name: str
     address: str
     npus: int
+    nic: str = ""
+    devices: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

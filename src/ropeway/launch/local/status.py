@@ -7,7 +7,7 @@ from ropeway.engines.base import Deployment
 from ropeway.hosts import processes
 from ropeway.hosts.base import Host
 from ropeway.hosts.processes import Process
-from ropeway.launch.record import RECORD, SCRATCH_PARENT, from_record, scratch_of
+from ropeway.launch.local.record import RECORD, SCRATCH_PARENT, from_record, scratch_of
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from ropeway.engines.base import Deployment, Engine, Node, Probe
 from ropeway.hosts.base import Command, shell_line
 from ropeway.hosts.processes import HOST, ROLE, SERVICE
-from ropeway.launch import ray
-from ropeway.launch.record import RECORD, as_record
+from ropeway.launch.local import ray
+from ropeway.launch.local.record import RECORD, as_record
 
 RAY, ENGINE = "ray", "engine"
 

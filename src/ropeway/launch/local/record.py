@@ -39,7 +39,9 @@ def from_record(text: str, where: str) -> Deployment:
                 **data,
                 "layout": Layout.parse(data["layout"]),
                 "serve": Serve.model_validate(data["serve"]),
-                "nodes": tuple(Node(**node) for node in data["nodes"]),
+                "nodes": tuple(
+                    Node(**{**node, "devices": tuple(node["devices"])}) for node in data["nodes"]
+                ),
             }
         )
     except (ValueError, TypeError, KeyError) as error:

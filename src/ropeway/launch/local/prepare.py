@@ -7,7 +7,7 @@ from ropeway.engines.base import Deployment, Engine, Node
 from ropeway.engines.vllm import data_ranks_that_fit
 from ropeway.errors import Refused
 from ropeway.facts.system import SystemFacts
-from ropeway.launch.record import scratch_of
+from ropeway.launch.local.record import scratch_of
 from ropeway.models import ModelShape
 from ropeway.spec import Layout, Spec
 from ropeway.units import format_bytes

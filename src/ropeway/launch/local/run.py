@@ -11,10 +11,10 @@ from ropeway.engines.base import Deployment, Engine
 from ropeway.errors import HostError, LaunchError, Refused
 from ropeway.hosts.base import Host, run_command
 from ropeway.hosts.interrupts import uninterrupted
-from ropeway.launch import ray
-from ropeway.launch.status import running
-from ropeway.launch.steps import Step, probe_of, steps
-from ropeway.launch.takedown import note_shared_memory, take_down
+from ropeway.launch.local import ray
+from ropeway.launch.local.status import running
+from ropeway.launch.local.steps import Step, probe_of, steps
+from ropeway.launch.local.takedown import note_shared_memory, take_down
 
 Hosts = Mapping[str, Host]
 Tell = Callable[[str], None]

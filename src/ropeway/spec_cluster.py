@@ -1,0 +1,194 @@
+"""The machines of a spec: virtual hosts on this machine, or real ones and what runs on them."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+
+from ropeway.errors import Refused
+from ropeway.hardware import chip_named
+from ropeway.spec_errors import Fault, broken
+from ropeway.spec_types import Address, Noun, Port, Size, listed, matching
+
+# A path as Docker's `-v` takes it: absolute, and without the colon that ends it there.
+_PATH = r"/[^\x00-\x1f\x7f:]*"
+_PATH_FORM = "an absolute path without a colon"
+_NIC = r"[^\s/:-][^\s/:]{0,14}"  # 15 bytes is Linux's limit (IFNAMSIZ)
+# [registry[:port]/]path[:tag][@digest], as the reference grammar of OCI distribution has it.
+_IMAGE = (
+    r"[a-z0-9][a-z0-9._-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
+_REGISTRY = r"[a-z0-9][a-z0-9._-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*"
+
+
+class Local(Noun):
+    """Virtual hosts on this machine (127.0.0.2, 127.0.0.3 …), each with virtual NPUs."""
+
+    hosts: Annotated[int, Field(ge=1, le=64)] = 2
+    npus: Annotated[int, Field(ge=1, le=64)] = 2
+
+
+_Device = Annotated[int, Field(ge=0, le=1023)]
+
+
+class RemoteHost(Noun):
+    """One host that is reached over SSH; `user` and `port` default to what ~/.ssh/config says.
+
+    `npus` of its NPUs are used: those whose /dev/davinciN `devices` names, else the first ones.
+    `nic` is its interface on the cluster's network, where `cluster.nic` does not hold.
+    """
+
+    address: Address
+    npus: Annotated[int, Field(ge=1, le=1024)]
+    devices: Annotated[tuple[_Device, ...] | None, BeforeValidator(listed)] = Field(
+        default=None, validate_default=True
+    )
+    nic: Annotated[str, matching(_NIC, "a network interface's name")] | None = None
+    user: Annotated[str, matching(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", "a user's name")] | None = (
+        None
+    )
+    port: Port | None = None
+
+    @field_validator("devices")
+    @classmethod
+    def _check_devices(
+        cls, devices: tuple[int, ...] | None, info: ValidationInfo
+    ) -> tuple[int, ...] | None:
+        if devices is None or "npus" not in info.data:
+            return devices
+        if len(set(devices)) < len(devices):
+            raise broken(Fault(("devices",), "names an NPU twice"))
+        if len(devices) != info.data["npus"]:
+            text = f"names {len(devices)} NPUs, and `npus` says {info.data['npus']}"
+            raise broken(Fault(("devices",), text, "make the two agree"))
+        return devices
+
+
+def _known_chip(text: str) -> str:
+    """The name under which `hardware` knows it, whatever spelling was used."""
+    try:
+        return chip_named(text).name
+    except Refused as error:
+        raise broken(Fault(("chip",), f"tells no chip: {error.what}", error.hint)) from None
+
+
+class Cluster(Noun):
+    """Where to run: `local` (virtual) or `hosts` (real), exactly one of them.
+
+    `nic` is the hosts' interface on the network they reach each other by; by default the one that
+    has the host's address. `chip` is the NPU of the hosts, `hbm` its memory in bytes where that is
+    not the usual, and `price_per_host_hour` what a host costs in `currency`; `plan` needs them.
+    """
+
+    local: Local | None = None
+    hosts: Annotated[tuple[RemoteHost, ...] | None, BeforeValidator(listed)] = Field(
+        default=None, validate_default=True
+    )
+    nic: Annotated[str, matching(_NIC, "a network interface's name")] | None = None
+    chip: Annotated[str, AfterValidator(_known_chip)] | None = None
+    hbm: Size = None
+    price_per_host_hour: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    currency: (
+        Annotated[str, matching(r"[A-Z]{3}", "a currency of three letters, like CNY")] | None
+    ) = None
+
+    @field_validator("hosts")
+    @classmethod
+    def _check_hosts(
+        cls, hosts: tuple[RemoteHost, ...] | None, info: ValidationInfo
+    ) -> tuple[RemoteHost, ...] | None:
+        if "local" not in info.data:
+            return hosts
+        local = info.data["local"]
+        if local is None and hosts is None:
+            hint = "for this machine alone write `local: {hosts: 2, npus: 2}`"
+            raise broken(Fault((), "needs `local` or `hosts`", hint))
+        if local is not None and hosts is not None:
+            raise broken(Fault(("hosts",), "cannot stand beside `local`", "keep one of the two"))
+        if hosts is None:
+            return None
+        if faults := _host_faults(hosts):
+            raise broken(*faults)
+        return hosts
+
+    @field_validator("nic", "chip", "hbm")
+    @classmethod
+    def _check_real(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and info.data.get("local") is not None:
+            at = (info.field_name or "",)
+            raise broken(Fault(at, "is of real hosts, and `cluster.local` has virtual ones"))
+        return value
+
+    @property
+    def is_local(self) -> bool:
+        return self.local is not None
+
+    @property
+    def host_count(self) -> int:
+        return self.local.hosts if self.local else len(self.hosts or ())
+
+    @property
+    def npus_per_host(self) -> int:
+        """NPUs that every host has: of unequal hosts, the smallest number."""
+        return self.local.npus if self.local else min(host.npus for host in self.hosts or ())
+
+    @property
+    def total_npus(self) -> int:
+        if self.local:
+            return self.local.hosts * self.local.npus
+        return sum(host.npus for host in self.hosts or ())
+
+
+def _host_faults(hosts: tuple[RemoteHost, ...]) -> list[Fault]:
+    if not hosts:
+        return [Fault(("hosts",), "must name at least one host")]
+    names = [(host.address.lower(), host.port) for host in hosts]
+    return [
+        Fault(("hosts", index, "address"), f"is the same as `cluster.hosts[{names.index(name)}]`")
+        for index, name in enumerate(names)
+        if name in names[:index]
+    ]
+
+
+def _several(value: object) -> object:
+    return () if value is None else listed(value)
+
+
+_Path = Annotated[str, matching(_PATH, _PATH_FORM)]
+_Mount = Annotated[str, matching(rf"{_PATH}(:{_PATH})?(:r[ow])?", "like /data or /data:/models:ro")]
+# A name, extras, and a version (PEP 508), without options, files or URLs of other origin.
+_Requirement = Annotated[
+    str,
+    matching(
+        r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9._,-]+\])?"
+        r"(\s*(===?|~=|!=|<=?|>=?)\s*[A-Za-z0-9.*+!_-]+(\s*,\s*(===?|~=|!=|<=?|>=?)\s*[A-Za-z0-9.*+!_-]+)*)?",
+        "a package with its version, like transformers==4.57.0",
+    ),
+]
+
+
+class Runtime(Noun):
+    """How containers are run on real hosts. What is None follows from the hosts and the release.
+
+    `command` is the container engine; `image` a whole name in place of the release's own, `os` the
+    variant of that, `mirror` what stands in for its registry, `archive` a tar on each host to load
+    it from. `pip` are packages that a derived image gets, from `index` or from `wheels`, a folder
+    on each host. `mounts` are paths that containers see (`/data`, `/data:/models`, `/data:ro`),
+    `cache` the folder that becomes their /root/.cache, `shm` bytes of /dev/shm.
+    """
+
+    command: Literal["docker", "podman", "nerdctl"] = "docker"
+    image: Annotated[str, matching(_IMAGE, "an image's name")] | None = None
+    os: Literal["ubuntu", "openeuler"] = "ubuntu"
+    mirror: Annotated[str, matching(_REGISTRY, "a registry, like quay.example.org")] | None = None
+    archive: _Path | None = None
+    pull: Literal["missing", "never"] = "missing"
+    pip: Annotated[tuple[_Requirement, ...], BeforeValidator(_several)] = ()
+    index: Annotated[str, matching(r"https?://[^\s'\"@]+", "a URL without a password")] | None = (
+        None
+    )
+    wheels: _Path | None = None
+    mounts: Annotated[tuple[_Mount, ...], BeforeValidator(_several)] = ()
+    cache: _Path | None = None
+    shm: Size = None
+    privileged: bool = False

@@ -1,0 +1,123 @@
+"""The types that a spec is made of: what all its nouns have in common, and checked values."""
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from ropeway.spec_errors import Fault, broken, shown
+from ropeway.units import exact_bytes, parse_bytes
+
+_MIB = 2**20
+
+
+def without_own_keys(value: object) -> object:
+    """Without the `x-` keys, which are the user's."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: item
+        for key, item in value.items()
+        if not (isinstance(key, str) and key.startswith("x-"))
+    }
+
+
+class Noun(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_own_keys(cls, value: object) -> object:
+        return without_own_keys(value)
+
+    @model_serializer(mode="wrap")
+    def _leave_out_blanks(self, write: SerializerFunctionWrapHandler) -> object:
+        return {key: value for key, value in write(self).items() if value is not None}
+
+
+def matching(pattern: str, form: str) -> AfterValidator:
+    """Text that matches `pattern` as a whole; `form` says in words what that is."""
+
+    def check(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise ValueError(f"{shown(text)} is not {form}")
+        return text
+
+    return AfterValidator(check)
+
+
+def blank_is_empty(value: object) -> object:
+    """A section whose every line is commented out reads as null."""
+    return {} if value is None else value
+
+
+def listed(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def faultless(find: Callable[[Any], list[Fault]]) -> AfterValidator:
+    def check(value: object) -> object:
+        if faults := find(value):
+            raise broken(*faults)
+        return value
+
+    return AfterValidator(check)
+
+
+def _read_size(value: object) -> object:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"{shown(value)} is not a size; write it like `4GiB`")
+    size = parse_bytes(value)
+    if size < _MIB:
+        raise ValueError(f"`{value}` is {size} bytes; write the unit, like `4GiB`")
+    return size
+
+
+Count = Annotated[int, Field(ge=1, le=65_536)]
+Size = Annotated[
+    int | None,
+    BeforeValidator(_read_size),
+    PlainSerializer(lambda size: None if size is None else exact_bytes(size)),
+]
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+_HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+
+
+def _check_address(text: str) -> str:
+    """A hostname (an alias from ~/.ssh/config too, so `_` is fine) or an IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        labels = text.removesuffix(".").split(".")
+        named = all(_HOST_LABEL.fullmatch(label) for label in labels) and len(text) <= 253
+        if not named or labels[-1].isdigit():
+            raise ValueError(f"{shown(text)} is neither a host name nor an IP address") from None
+    return text
+
+
+def is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address.lower().removesuffix(".") == "localhost"
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
