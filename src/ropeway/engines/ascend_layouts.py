@@ -29,13 +29,19 @@ _MC2_RANKS = 16
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a row looks at: `hosts` is how many the layout spans, `graph` eager or not."""
+    """What a row looks at.
+
+    hosts    how many the layout spans
+    graph    eager or not
+    backend  what joins hosts and places ranks: Ray, or vLLM itself (`mp`)
+    """
 
     layout: Layout
     shape: ModelShape
     family: str
     hosts: int
     graph: str = "full"
+    backend: str = "ray"
 
     @property
     def expert_ranks(self) -> int:
@@ -84,7 +90,7 @@ LIMITS = (
     Limit(
         "pipeline parallel does not work with Ray and graph mode in this release",
         "notes of v0.9.2rc1 (#1751, #1754)",
-        lambda case: case.layout.pipeline > 1 and case.graph != "eager",
+        lambda case: case.layout.pipeline > 1 and case.graph != "eager" and case.backend == "ray",
         since="0.9.2rc1",
         until="0.10.0rc1",
     ),
@@ -106,7 +112,7 @@ LIMITS = (
     Limit(
         "expert parallel does not work with Ray in this release",
         "notes of v0.11.0rc2 (#4123)",
-        lambda case: _many(case) and case.hosts > 1,
+        lambda case: _many(case) and case.hosts > 1 and case.backend == "ray",
         since="0.11.0rc1",
         until="0.11.0rc3",
     ),
@@ -167,7 +173,7 @@ NOTES = (
     Limit(
         "expert parallel under Ray on one host: broken with Ray in this release, use `mp`",
         "notes of v0.11.0rc2 (#4123)",
-        lambda case: _many(case) and case.hosts == 1,
+        lambda case: _many(case) and case.hosts == 1 and case.backend == "ray",
         since="0.11.0rc1",
         until="0.11.0rc3",
         refuses=False,
@@ -185,7 +191,11 @@ NOTES = (
         "pipeline or data parallel under Ray over several hosts: an open report that neither "
         "starts while tensor parallel does",
         "#10910",
-        lambda case: case.hosts > 1 and (case.layout.pipeline > 1 or case.layout.data > 1),
+        lambda case: (
+            case.hosts > 1
+            and (case.layout.pipeline > 1 or case.layout.data > 1)
+            and case.backend == "ray"
+        ),
         since="0.19.1rc1",
         until="0.20.2rc1",
         refuses=False,
@@ -230,24 +240,48 @@ NOTES = (
 
 
 def limits(
-    layout: Layout, shape: ModelShape, version: str, family: str, hosts: int, *, graph: str = "full"
+    layout: Layout,
+    shape: ModelShape,
+    version: str,
+    family: str,
+    hosts: int,
+    *,
+    graph: str = "full",
+    backend: str = "ray",
 ) -> tuple[str, ...]:
     """Why a release cannot run a layout, each with its source; empty when nothing is against it."""
-    case = Case(layout, shape, family, hosts, graph)
+    case = Case(layout, shape, family, hosts, graph, backend)
     return (*_too_old(shape, version), *_found(LIMITS, case, version))
 
 
-def runs_from(layout: Layout, shape: ModelShape, version: str, family: str, hosts: int) -> str:
+def runs_from(
+    layout: Layout,
+    shape: ModelShape,
+    version: str,
+    family: str,
+    hosts: int,
+    *,
+    backend: str = "ray",
+) -> str:
     """The first release after `version` that nothing is known against; "" when there is none."""
     later = (row.version for row in RELEASES if order(row.version) > order(version))
-    return next((one for one in later if not limits(layout, shape, one, family, hosts)), "")
+    return next(
+        (one for one in later if not limits(layout, shape, one, family, hosts, backend=backend)), ""
+    )
 
 
 def notes(
-    layout: Layout, shape: ModelShape, version: str, family: str, hosts: int
+    layout: Layout,
+    shape: ModelShape,
+    version: str,
+    family: str,
+    hosts: int,
+    *,
+    backend: str = "ray",
 ) -> tuple[str, ...]:
     """What makes it doubtful that a release runs a layout which `limits` lets pass."""
-    return tuple(_found(NOTES, Case(layout, shape, family, hosts), version))
+    case = Case(layout, shape, family, hosts, backend=backend)
+    return tuple(_found(NOTES, case, version))
 
 
 def _found(rows: tuple[Limit, ...], case: Case, version: str) -> Iterator[str]:

@@ -1,0 +1,376 @@
+"""Variables and `--additional-config` of vLLM-Ascend: what each release reads, and what we set.
+
+The plug-in moved its switches from the environment into `--additional-config`, and until 0.30 it
+ignored names that it does not know, without a word. So a name that a release does not read is
+refused here, or turned into what took its place. ascend_settings.json lists what each release's
+source reads (scripts/read-plugin-settings). `#N` is an issue of vllm-project/vllm-ascend. Nothing
+here was verified on NPU hardware by us.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+
+from ropeway.engines.ascend_memory import engine_memory
+from ropeway.engines.ascend_releases import RELEASES, order
+from ropeway.engines.base import Node
+from ropeway.errors import Refused
+
+# Ray's first release with token authentication (docs.ray.io, ray-security/token-auth), and the
+# newest that the images may have (`ray>=2.47.1,<=2.48.0` in every Dockerfile since v0.11.0rc3).
+RAY_TOKENS_SINCE = "2.52.0"
+RAY_NEWEST = "2.48.0"
+
+# HCCL waits so long for its peers, at least and at most (hiascend.com, envref_07_0077).
+_CONNECT_SECONDS = (120, 7200)
+# vLLM's own patience for an engine core (vllm/envs.py, VLLM_ENGINE_READY_TIMEOUT_S).
+_READY_SECONDS = 600
+# MiB for each direction of MC2's communicator, as the recipes with 16 ranks of experts set it
+# (docs/source/tutorials/multi_node.md). HCCL's default of 200 is too small for it (#2674, #4051).
+_DISPATCH_MEBIBYTES = "1024"
+
+_KEY_OF: dict[str, tuple[str, bool]] = {
+    # variable → key of --additional-config, whether "1" becomes true
+    # (docs/source/user_guide/configuration/additional_config.md, migration guide; #9064)
+    "MSMONITOR_USE_DAEMON": ("msmonitor_use_daemon", True),
+    "VLLM_ASCEND_BALANCE_SCHEDULING": ("enable_balance_scheduling", True),
+    "VLLM_ASCEND_ENABLE_FLASHCOMM1": ("enable_flashcomm1", True),
+    "VLLM_ASCEND_ENABLE_FUSED_MC2": ("enable_fused_mc2", False),
+    "VLLM_ASCEND_ENABLE_MATMUL_ALLREDUCE": ("enable_matmul_allreduce", True),
+    "VLLM_ASCEND_ENABLE_MLAPO": ("enable_mlapo", True),
+    "VLLM_ASCEND_ENABLE_NZ": ("weight_nz_mode", False),
+    "VLLM_ASCEND_FLASHCOMM2_PARALLEL_SIZE": ("enable_flashcomm2_parallel_size", False),
+    "VLLM_ASCEND_FUSION_OP_TRANSPOSE_KV_CACHE_BY_BLOCK": (
+        "enable_transpose_kv_cache_by_block", True,
+    ),
+}  # fmt: skip
+# What a name that is gone can be replaced by, in words.
+_INSTEAD = {
+    "ascend_scheduler_config": "remove it: vLLM's own scheduler took over in 0.12.0rc1",
+    "torchair_graph_config": "remove it: ACL graphs took over in 0.12.0rc1",
+    "chunked_prefill_for_mla": "remove it: chunked prefill is on by default",
+    "dynamic_eplb": "use `eplb_config: {dynamic_eplb: true}`",
+    "expert_map_path": "use `eplb_config: {expert_map_path: …}`",
+    "expert_map_record_path": "use `eplb_config: {expert_map_record_path: …}`",
+    "init_redundancy_expert": "use `eplb_config: {num_redundant_experts: …}`",
+    "num_iterations_eplb_update": "use `eplb_config: {expert_heat_collection_interval: …}`",
+    "num_wait_worker_iterations": "use `eplb_config: {algorithm_execution_interval: …}`",
+    "lmhead_tensor_parallel_size": "use `finegrained_tp_config: {lmhead_tensor_parallel_size: …}`",
+    "oproj_tensor_parallel_size": "use `finegrained_tp_config: {oproj_tensor_parallel_size: …}`",
+    "VLLM_ASCEND_ENABLE_CONTEXT_PARALLEL": "use vLLM's flags `prefill-context-parallel-size` and "
+    "`decode-context-parallel-size`",
+    "VLLM_ASCEND_ENABLE_PREFETCH_MLP": "use `weight_prefetch_config` in `additional-config`",
+    "VLLM_ASCEND_ENABLE_TOPK_TOPP_OPTIMIZATION": "remove it: always on since 0.12.0rc1",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The user's settings in a release's own terms.
+
+    env     variables for the container
+    config  what `--additional-config` says; empty: the flag is left out
+    notes   what was turned into what
+    """
+
+    env: dict[str, str]
+    config: dict[str, object] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class QuantisationFault:
+    """Why a release cannot load a checkpoint, and from which one on, "" where none is known."""
+
+    reason: str
+    source: str
+    since: str = ""
+
+
+def settle(env: Mapping[str, str], engine_args: Mapping[str, object], version: str) -> Settings:
+    """`serve.env` and the `additional-config` of `serve.engine_args`, for this release.
+
+    A variable that became a key is turned into it. Raises Refused for names that the release
+    ignores, with what took their place, and for a setting given in both ways that differ.
+    """
+    config = dict(_given_config(engine_args))
+    for key in config:
+        _check_key(key, version)
+    kept: dict[str, str] = {}
+    told: list[str] = []
+    for name, text in env.items():
+        if not _is_ours(name) or reads_variable(name, version):
+            kept[name] = text
+            continue
+        key, value = _as_key(name, text, version)
+        if key in config and config[key] != value:
+            raise Refused(
+                f"`{name}` and `{key}` say different things",
+                where="serve.env and serve.engine_args",
+                evidence=(f"{name}={text}", f"additional-config: {key}: {json.dumps(config[key])}"),
+                hint=f"keep `{key}`: {version} does not read the variable",
+            )
+        config[key] = value
+        told.append(f"`{name}={text}` became `{key}` in --additional-config, as {version} wants it")
+    return Settings(kept, config, tuple(told))
+
+
+def reads_variable(name: str, version: str) -> bool:
+    """Whether the release's source reads this variable of the plug-in."""
+    return _covers(_tables()["variables"].get(name, ""), version)
+
+
+def reads_key(name: str, version: str) -> bool:
+    """Whether it reads this key of `--additional-config`."""
+    return _covers(_tables()["keys"].get(name, ""), version)
+
+
+def network_variables(node: Node, start_timeout: int) -> dict[str, str]:
+    """How this host's ranks find those of other hosts: its own address and interface.
+
+    HCCL goes by the address first (envref_07_0073); Gloo and torch go by the interface. HCCL's
+    patience follows `start_timeout` (seconds): hosts load weights at different speeds.
+    """
+    least, most = _CONNECT_SECONDS
+    names = ("GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME", "HCCL_SOCKET_IFNAME")
+    return {
+        "HCCL_IF_IP": node.address,
+        **(dict.fromkeys(names, node.nic) if node.nic else {}),
+        "VLLM_HOST_IP": node.address,
+        "HCCL_CONNECT_TIMEOUT": str(min(max(start_timeout, least), most)),
+    }
+
+
+def ray_variables(ray: str = "") -> dict[str, str]:
+    """For `ray start` and for vLLM: devices are left alone, nothing is reported home.
+
+    With `ray` of 2.52 or newer also its token authentication; RAY_AUTH_TOKEN holds the token.
+    """
+    tokens = ray and order(ray) >= order(RAY_TOKENS_SINCE)
+    return {
+        # Ray would hide NPUs from workers one by one; vLLM then counts from 0 and misses (#167).
+        "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **({"RAY_AUTH_MODE": "token"} if tokens else {}),
+    }
+
+
+def visible_devices(node: Node, *, privileged: bool) -> dict[str, str]:
+    """The NPUs of the container by number.
+
+    A container with some of the host's /dev/davinciN numbers them anew from 0, and this variable
+    counts in those numbers (measured by others on 950DT: #16256, #16309). A privileged one sees all
+    of the host's, under the host's numbers.
+    """
+    plain = range(node.npus)
+    numbers = node.devices if privileged and node.devices else plain
+    return {"ASCEND_RT_VISIBLE_DEVICES": ",".join(map(str, numbers))}
+
+
+def engine_variables(
+    version: str, *, data_over_hosts: bool = False, sleep: bool = False
+) -> dict[str, str]:
+    """What the recipes of this release set, on one host too.
+
+    data_over_hosts  data ranks on several hosts
+    sleep            vLLM's sleep mode is on
+    """
+    era = order(version)
+    variables = {"VLLM_NO_USAGE_STATS": "1"}
+    if era < order("0.12.0rc1"):
+        # The choice of engine, until only one was left (vllm/envs.py: gone in 0.12).
+        variables["VLLM_USE_V1"] = "1"
+    if era >= order("0.12.0rc1") or data_over_hosts:
+        # Up to 0.11.0 only the recipe for data parallel over hosts sets these, and 100 threads
+        # (tutorials/multi_node.md); those of 0.12 and 0.13 set 10, later ones mostly 1.
+        old, young = era < order("0.12.0rc1"), era >= order("0.14.0rc1")
+        variables["OMP_PROC_BIND"] = "false"
+        variables["OMP_NUM_THREADS"] = "100" if old else "1" if young else "10"
+    if order("0.12.0rc1") <= era < order("0.14.0rc1") and not sleep:
+        # In every recipe of 0.13. Since 0.14.0rc1 the platform sets it by itself, and sleep mode
+        # refuses it (vllm_ascend/platform.py, device_allocator/camem.py).
+        variables["PYTORCH_NPU_ALLOC_CONF"] = "expandable_segments:True"
+    return variables
+
+
+def dispatch_variables(version: str, family: str, ranks: int) -> dict[str, str]:
+    """Room for the tokens that MC2 sends to experts, where it is used: `ranks` of an expert group.
+
+    Below so many ranks the plug-in gathers instead, and the memory would be lost for nothing.
+    """
+    least = engine_memory(version, "full", family).dispatch_from
+    return {"HCCL_BUFFSIZE": _DISPATCH_MEBIBYTES} if least and ranks >= least else {}
+
+
+def patience(start_timeout: int) -> dict[str, str]:
+    """How long the API server waits for engine cores, where ours is longer than vLLM's own."""
+    if start_timeout <= _READY_SECONDS:
+        return {}
+    return {"VLLM_ENGINE_READY_TIMEOUT_S": str(start_timeout)}
+
+
+def quantisation_fault(
+    scheme: str | None, model_type: str, version: str, family: str
+) -> QuantisationFault | None:
+    """Why this release cannot load a checkpoint of this scheme on these chips, None when it can.
+
+    `scheme` as facts name it ("none", "ascend", "compressed-tensors", "cuda", "unknown"), or the
+    method's own name where that is known ("fp8").
+    """
+    if scheme in (None, "none", "unknown"):
+        return None
+    if scheme == "ascend":
+        since = _MODELSLIM_SINCE.get(model_type, "")
+        if since and order(version) < order(since):
+            return QuantisationFault(
+                f"ModelSlim checkpoints of `{model_type}` cannot be loaded in this release",
+                "#4293; packed_modules_model_mapping in vllm_ascend/quantization",
+                since,
+            )
+        return None
+    since = _METHOD_SINCE.get(scheme, "")
+    only_950 = bool(since) and scheme != "compressed-tensors" and family != "950"
+    if since and not only_950 and order(version) >= order(since):
+        return None
+    where = "on this chip, only on 950" if only_950 else "in this release" if since else "on NPUs"
+    source = "supported_quantization in vllm_ascend/platform.py"
+    if order(version) < order("0.13.0"):
+        # The plug-in took every checkpoint with a quantization_config for one of its own.
+        where += " and dies with a KeyError while it loads"
+        source += "; #4313"
+    return QuantisationFault(
+        f"`{scheme}` quantisation is not supported {where}", source, "" if only_950 else since
+    )
+
+
+# supported_quantization in vllm_ascend/platform.py, at each tag. FP8 is computed by 950 alone; what
+# reads it is made for the blocks of DeepSeek-V4 (vllm_ascend/quantization/fp8_config.py).
+_METHOD_SINCE = {
+    "compressed-tensors": "0.12.0rc1",
+    "fp8": "0.22.1rc1",
+    "deepseek_v4_fp8": "0.22.1rc1",
+    "mxfp8": "0.30.0rc1",
+    "modelopt_mxfp8": "0.30.0rc1",
+}
+# `model_type` → first release whose quantisation knows how its modules are packed: the tables
+# packed_modules_model_mapping under vllm_ascend/quantization, at each tag. Types that are missing
+# here are those of the first releases, and those whose modules are not packed.
+_MODELSLIM_SINCE = {
+    "deepseek_v32": "0.11.0rc1",
+    "kimi_k2": "0.11.0rc2",
+    "qwen3_vl_moe": "0.13.0rc1",
+    "qwen3_vl": "0.13.0rc2",
+    "minimax_m2": "0.13.0rc2",
+    "longcat_flash": "0.13.0rc2",
+    "glm_moe_dsa": "0.15.0rc1",
+    "kimi_k25": "0.15.0rc1",
+    "qwen3_5": "0.16.0rc1",
+    "qwen3_5_moe": "0.16.0rc1",
+    "glm4v_moe": "0.16.0rc1",
+    "qwen3_omni_moe": "0.16.0rc1",
+    "deepseek_v4": "0.20.2rc1",
+    "step3p5": "0.23.0rc1",
+}
+
+
+def _given_config(engine_args: Mapping[str, object]) -> Mapping[str, object]:
+    """The user's `additional-config`: a mapping, or JSON text of one."""
+    for name, value in engine_args.items():
+        if name.replace("_", "-") != "additional-config":
+            continue
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError as error:
+                raise _no_config(f"is no JSON: {error}") from None
+        if not isinstance(value, Mapping):
+            raise _no_config("is no mapping")
+        return value
+    return {}
+
+
+def _no_config(fault: str) -> Refused:
+    return Refused(
+        f"`additional-config` {fault}",
+        where="serve.engine_args",
+        hint='write `additional-config: {"key": value}`',
+    )
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("VLLM_ASCEND_") or name in _tables()["variables"]
+
+
+def _as_key(name: str, text: str, version: str) -> tuple[str, object]:
+    """The key and value that a variable became. Raises Refused where there is none."""
+    key, is_switch = _KEY_OF.get(name, ("", False))
+    if not key or not reads_key(key, version):
+        raise _ignored(name, version, "variables", "serve.env")
+    if not text.strip().isdigit():
+        raise Refused(
+            f"`{name}` must be a number",
+            where="serve.env",
+            evidence=(f"{name}={text}",),
+            hint=f"or set `{key}` in `additional-config`",
+        )
+    number = int(text)
+    return key, bool(number) if is_switch else number
+
+
+def _check_key(key: str, version: str) -> None:
+    if not reads_key(key, version):
+        raise _ignored(key, version, "keys", "serve.engine_args, additional-config")
+
+
+def _ignored(name: str, version: str, kind: str, where: str) -> Refused:
+    known = _tables()[kind]
+    if name in known:
+        runs = ", ".join(run.replace("-", " to ") for run in known[name].split())
+        evidence = f"releases that read it: {runs}"
+        hint = _other_way(name, version)
+    else:
+        evidence = "no release is known to read it"
+        readable = [other for other in known if _covers(known[other], version)]
+        near = difflib.get_close_matches(name, readable, 1)
+        hint = f"did you mean `{near[0]}`?" if near else "remove it"
+    return Refused(
+        f"`{name}` would be ignored by vLLM-Ascend {version}",
+        where=where,
+        evidence=(evidence,),
+        hint=hint,
+    )
+
+
+def _other_way(name: str, version: str) -> str:
+    """How to say the same to this release."""
+    older = (variable for variable, (key, _) in _KEY_OF.items() if key == name)
+    if (variable := next(older, "")) and reads_variable(variable, version):
+        return f"set `{variable}` in `serve.env`"
+    return _INSTEAD.get(name, "remove it, or take one of those releases")
+
+
+def _covers(runs: str, version: str) -> bool:
+    """Whether a release is in one of the runs; the order is that of the table, not of versions.
+
+    0.13.0rc3, say, came after 0.13.0 and from the same branch.
+    """
+    place = _places().get(version)
+    if place is None:
+        return False
+    ends = (run.split("-") for run in runs.split())
+    return any(_places()[first] <= place <= _places()[last] for first, last in ends)
+
+
+@cache
+def _places() -> dict[str, int]:
+    return {release.version: place for place, release in enumerate(RELEASES)}
+
+
+@cache
+def _tables() -> dict[str, dict[str, str]]:
+    text = resources.files("ropeway.engines").joinpath("ascend_settings.json").read_text("utf-8")
+    tables = json.loads(text)
+    return {kind: tables[kind] for kind in ("variables", "keys")}

@@ -1,0 +1,422 @@
+"""vLLM-Ascend on real hosts: the command, the environment and the refusals of each release.
+
+    Replica ─ backend_for ─→ how its hosts are joined
+            ├ check      ─→ Refused, or nothing
+            ├ notes      ─→ doubts, and what was adapted
+            ├ ray_start_argv, serve_argv  (per node)
+            └ environment                 (per node, set when its container starts)
+
+Nothing here was verified on NPU hardware by us. `#N` is an issue or pull request of
+vllm-project/vllm-ascend; docs/versions.md says how the version data was found.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from ropeway.engine_args import engine_argument_flags
+from ropeway.engines import ascend_flags, ascend_layouts, ascend_settings, vllm
+from ropeway.engines.ascend_backends import NODES_DOCUMENTED, RAY_SPAN_SINCE, Backend, data_ranks
+from ropeway.engines.ascend_backends import backend_for as backend_for
+from ropeway.engines.ascend_releases import Release, order
+from ropeway.engines.base import Node
+from ropeway.errors import LayoutError, Refused
+from ropeway.models import ModelShape
+from ropeway.spec import Layout, Serve
+
+name = "vllm-ascend"
+activity = vllm.activity
+listening = vllm.listening
+
+# Before, the plug-in's worker did not read it and sized the cache by itself (worker/worker.py).
+KV_CACHE_BYTES_SINCE = "0.19.1rc1"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the processes of a replica meet, on its head.
+
+    ray            Ray's own default
+    master         torch's default; vLLM's for `--master-port` is the one above it
+    data_parallel  of the plug-in's recipes (docs/source/tutorials/multi_node.md)
+    """
+
+    ray: int = 6379
+    master: int = 29500
+    data_parallel: int = 13389
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One engine, over `nodes` in rank order; the first is the head and serves the API.
+
+    model         its directory, as the containers see it
+    release       of vLLM-Ascend, as the image has it
+    family        of the chips: A2, A3, 310P, 950
+    experts       routed experts of a layer; 0: dense
+    quantisation  None or "none", "ascend" (ModelSlim), "compressed-tensors"; other formats by the
+                  name that config.json gives them ("fp8"), or "cuda" where only that is known
+    address, port where the API listens, on the head
+    """
+
+    nodes: tuple[Node, ...]
+    model: str
+    served_name: str
+    layout: Layout
+    serve: Serve
+    release: Release
+    family: str
+    backend: Backend
+    experts: int
+    quantisation: str | None
+    address: str
+    port: int
+    ports: Ports = Ports()
+
+    @property
+    def head(self) -> Node:
+        return self.nodes[0]
+
+    @property
+    def version(self) -> str:
+        return self.release.version
+
+    @cached_property
+    def settings(self) -> ascend_settings.Settings:
+        """The user's variables and `--additional-config`, in the terms of this release."""
+        return ascend_settings.settle(self.serve.env, self.serve.engine_args, self.version)
+
+    @property
+    def eager(self) -> bool:
+        """Whether graphs are off, by the user's flag."""
+        return ascend_flags.asked(self.serve.engine_args, "enforce-eager")
+
+
+def check(replica: Replica, shape: ModelShape) -> None:
+    """Refuse what this release cannot run, with the reason, its source and what can.
+
+    Raises LayoutError for the layout, Refused for the quantisation, a flag or a variable that this
+    release does not have, a missing interface.
+    """
+    backend_for(replica.layout, replica.nodes, replica.release, replica.backend)
+    _check_interfaces(replica)
+    _check_layout(replica, shape)
+    _check_quantisation(replica, shape)
+    _check_cache_size(replica)
+    ascend_flags.check(replica.serve.engine_args, replica.release)
+    _ = replica.settings  # raises for names that the release ignores
+
+
+def notes(replica: Replica, shape: ModelShape) -> tuple[str, ...]:
+    """Doubts about what `check` lets pass, and what was adapted to this release."""
+    found = ["not verified on NPU hardware by us"]
+    found += ascend_layouts.notes(
+        replica.layout,
+        shape,
+        replica.version,
+        replica.family,
+        len(replica.nodes),
+        backend=replica.backend,
+    )
+    found += replica.settings.notes
+    found += ascend_flags.notes(replica.serve.engine_args, replica.release)
+    if replica.family == "310P" and replica.serve.dtype == "auto":
+        found.append("310P computes in float16, so `--dtype float16` is set (tutorials, 310p.md)")
+    if replica.family == "950" and _numbers_mislead(replica):
+        found.append(
+            "until 0.29 the plug-in takes ASCEND_RT_VISIBLE_DEVICES for the host's numbers when it "
+            "looks for an NPU's endpoint file, and these are the container's (#12959, #16256)"
+        )
+    if _over_nodes(replica) and order(replica.version) < order(NODES_DOCUMENTED):
+        found.append(
+            f"`--nnodes` is in the code of {replica.version} and in no document before 0.13.0"
+        )
+    elif _over_nodes(replica) and replica.layout.data > 1:
+        found.append("`--nnodes` with data ranks over several hosts: read from vLLM's code only")
+    if replica.backend == "ray" and len(replica.nodes) > 1:
+        found.append(
+            "Ray's ports ask for no password: its token authentication came with Ray "
+            f"{ascend_settings.RAY_TOKENS_SINCE}, and the images have {ascend_settings.RAY_NEWEST} "
+            "or older; keep the cluster's network closed"
+        )
+    return tuple(found)
+
+
+def serve_argv(replica: Replica, node: Node) -> tuple[str, ...]:
+    """`vllm serve MODEL …` for this node: the head's, or that of a headless follower.
+
+    With Ray only the head has one. Raises ValueError for another node then.
+    """
+    head = node == replica.head
+    if not head and replica.backend == "ray":
+        raise ValueError(f"with Ray, `vllm serve` runs on the head alone, not on {node.name}")
+    return (
+        "vllm", "serve", replica.model,
+        "--served-model-name", replica.served_name,
+        *(("--host", replica.address, "--port", str(replica.port)) if head else ()),
+        *_quiet_flags(replica),
+        *_parallel_flags(replica, node),
+        *_engine_flags(replica),
+        *engine_argument_flags(_user_arguments(replica)),
+    )  # fmt: skip
+
+
+def ray_start_argv(replica: Replica, node: Node) -> tuple[str, ...]:
+    """`ray start` for this node; it returns when Ray is up.
+
+    The NPUs are a custom resource, never `--num-gpus`: with GPUs registered vLLM finds no NPU
+    (#3114).
+    """
+    role = (
+        ("--head", "--port", str(replica.ports.ray), "--include-dashboard=false")
+        if node == replica.head
+        else ("--address", f"{_bracketed(replica.head.address)}:{replica.ports.ray}")
+    )
+    return (
+        "ray", "start", *role,
+        "--node-ip-address", node.address,
+        "--resources", json.dumps({"NPU": node.npus}),
+        "--disable-usage-stats",
+    )  # fmt: skip
+
+
+def environment(
+    replica: Replica, node: Node, *, privileged: bool = False, ray: str = ""
+) -> dict[str, str]:
+    """The variables of this node's container; `serve.env` wins over all of them.
+
+    They are set when the container starts: Ray hands none of HCCL's on to its workers, and what is
+    changed after `ray start` nobody sees (docs/source/tutorials/features/ray.md).
+
+    privileged  the container sees every NPU of the host, under the host's numbers
+    ray         the version in the image, where known; token authentication is set where it has it.
+                The token itself is a secret, for RAY_AUTH_TOKEN, and not in here
+    """
+    variables: dict[str, str] = {}
+    if len(replica.nodes) > 1 or replica.backend == "ray":
+        variables |= ascend_settings.network_variables(node, replica.serve.start_timeout)
+    if replica.backend == "ray":
+        variables |= ascend_settings.ray_variables(ray)
+        variables |= _packing(replica)
+    if replica.backend == "ray" or privileged:
+        variables |= ascend_settings.visible_devices(node, privileged=privileged)
+    variables |= ascend_settings.engine_variables(
+        replica.version,
+        data_over_hosts=replica.layout.data > 1 and len(replica.nodes) > 1,
+        sleep=ascend_flags.asked(replica.serve.engine_args, "enable-sleep-mode"),
+    )
+    ranks = replica.layout.tensor * replica.layout.data
+    if replica.layout.expert and ranks > 1:
+        variables |= ascend_settings.dispatch_variables(replica.version, replica.family, ranks)
+    if order(replica.version) >= order("0.14.0rc1"):
+        variables |= ascend_settings.patience(replica.serve.start_timeout)
+    return variables | replica.settings.env
+
+
+def additional_config(replica: Replica) -> Mapping[str, object]:
+    """What `--additional-config` says: the user's, and variables that became keys since."""
+    return replica.settings.config
+
+
+def _quiet_flags(replica: Replica) -> tuple[str, ...]:
+    """No line in the log for each request, which at hundreds a second costs more than it tells."""
+    old = ascend_flags.logs_requests_by_default(replica.release)
+    return (
+        "--disable-uvicorn-access-log",
+        *(("--disable-log-requests",) if old else ()),
+    )
+
+
+def _engine_flags(replica: Replica) -> tuple[str, ...]:
+    """What the spec has keys for; a blank is left to the engine."""
+    serve = replica.serve
+    flags: list[str] = []
+    if serve.context is not None:
+        flags += ["--max-model-len", str(serve.context)]
+    if dtype := _dtype(replica):
+        flags += ["--dtype", dtype]
+    if serve.memory is not None:
+        flags += ["--gpu-memory-utilization", f"{serve.memory:g}"]
+    if serve.kv_cache is not None:
+        flags += ["--kv-cache-memory-bytes", str(serve.kv_cache)]
+    if serve.max_sequences is not None:
+        flags += ["--max-num-seqs", str(serve.max_sequences)]
+    if replica.quantisation == "ascend" and not ascend_flags.asked(
+        serve.engine_args, "quantization"
+    ):
+        # Needed up to 0.16; since 0.17.0rc1 it only says what the plug-in finds by itself (#6873).
+        flags += ["--quantization", "ascend"]
+    return tuple(flags)
+
+
+def _dtype(replica: Replica) -> str:
+    if replica.serve.dtype != "auto":
+        return replica.serve.dtype
+    return "float16" if replica.family == "310P" else ""
+
+
+def _user_arguments(replica: Replica) -> dict[str, object]:
+    """`serve.engine_args`, its `additional-config` replaced by the settled one."""
+    arguments = {
+        key: value
+        for key, value in replica.serve.engine_args.items()
+        if key.replace("_", "-") != "additional-config"
+    }
+    if replica.settings.config:
+        arguments["additional-config"] = dict(replica.settings.config)
+    return arguments
+
+
+def _parallel_flags(replica: Replica, node: Node) -> tuple[str, ...]:
+    """The layout, and how its hosts are joined; sizes of 1 are vLLM's default and left out."""
+    layout = replica.layout
+    flags: list[str] = []
+    if replica.backend == "ray":
+        flags += ["--distributed-executor-backend", "ray"]
+    if layout.pipeline > 1:
+        flags += ["--pipeline-parallel-size", str(layout.pipeline)]
+    if layout.tensor > 1:
+        flags += ["--tensor-parallel-size", str(layout.tensor)]
+    if layout.data > 1:
+        flags += ["--data-parallel-size", str(layout.data)]
+    if layout.expert:
+        flags += ["--enable-expert-parallel"]
+    return (*flags, *_joining_flags(replica, node))
+
+
+def _joining_flags(replica: Replica, node: Node) -> tuple[str, ...]:
+    layout, head = replica.layout, replica.head
+    if replica.backend == "ray":
+        return _ray_data_flags(replica) if layout.data > 1 else ()
+    if len(replica.nodes) == 1:
+        return ()
+    follower = ("--headless",) if node != head else ()
+    if _over_nodes(replica):
+        return (
+            "--distributed-executor-backend", "mp",
+            "--nnodes", str(len(replica.nodes)),
+            "--node-rank", str(replica.nodes.index(node)),
+            "--master-addr", head.address,
+            "--master-port", str(replica.ports.master),
+            *follower,
+        )  # fmt: skip
+    shares = data_ranks(layout, replica.nodes)
+    assert shares is not None  # backend_for and check let nothing else through
+    place = replica.nodes.index(node)
+    start = ("--data-parallel-start-rank", str(sum(shares[:place]))) if place else ()
+    return (
+        "--data-parallel-size-local", str(shares[place]),
+        *start,
+        "--data-parallel-address", head.address,
+        "--data-parallel-rpc-port", str(replica.ports.data_parallel),
+        *follower,
+    )  # fmt: skip
+
+
+def _ray_data_flags(replica: Replica) -> tuple[str, ...]:
+    """Ray places the data ranks, those of the head first; all are started from the head."""
+    shares = data_ranks(replica.layout, replica.nodes)
+    return (
+        "--data-parallel-backend", "ray",
+        *(("--data-parallel-size-local", str(shares[0])) if shares else ()),
+        "--data-parallel-address", replica.head.address,
+    )  # fmt: skip
+
+
+def _numbers_mislead(replica: Replica) -> bool:
+    """Whether NPUs have other numbers in the container, under a release that mixes the two."""
+    return (
+        replica.backend == "ray"
+        and order(replica.version) < order("0.29.0rc1")
+        and any(node.devices != tuple(range(len(node.devices))) for node in replica.nodes)
+    )
+
+
+def _over_nodes(replica: Replica) -> bool:
+    """Whether vLLM itself joins hosts to one engine (`--nnodes`)."""
+    if replica.backend == "ray" or len(replica.nodes) == 1:
+        return False
+    return replica.layout.data == 1 or data_ranks(replica.layout, replica.nodes) is None
+
+
+def _packing(replica: Replica) -> dict[str, str]:
+    """How Ray lays out data ranks. By default every host gets as many as the head, or none."""
+    if replica.layout.data == 1 or order(replica.version) < order(RAY_SPAN_SINCE):
+        return {}
+    if replica.layout.tensor * replica.layout.pipeline > max(n.npus for n in replica.nodes):
+        return {"VLLM_RAY_DP_PACK_STRATEGY": "span"}
+    even = len(set(data_ranks(replica.layout, replica.nodes) or ())) == 1
+    return {} if even else {"VLLM_RAY_DP_PACK_STRATEGY": "fill"}
+
+
+def _check_interfaces(replica: Replica) -> None:
+    if len(replica.nodes) == 1:
+        return
+    if nameless := [node.name for node in replica.nodes if not node.nic]:
+        raise Refused(
+            "the network interface of a host is not known, and HCCL and Gloo need its name",
+            where=", ".join(nameless),
+            hint="set `cluster.nic`, or `nic` of the host",
+        )
+
+
+def _check_layout(replica: Replica, shape: ModelShape) -> None:
+    reasons = ascend_layouts.limits(
+        replica.layout,
+        shape,
+        replica.version,
+        replica.family,
+        len(replica.nodes),
+        graph="eager" if replica.eager else "full",
+        backend=replica.backend,
+    )
+    if not reasons:
+        return
+    later = ascend_layouts.runs_from(
+        replica.layout,
+        shape,
+        replica.version,
+        replica.family,
+        len(replica.nodes),
+        backend=replica.backend,
+    )
+    raise LayoutError(
+        f"{replica.layout} does not run in this release",
+        where=f"vLLM-Ascend {replica.version}",
+        evidence=reasons,
+        hint=f"vLLM-Ascend {later} or later, or another layout" if later else "another layout",
+    )
+
+
+def _check_quantisation(replica: Replica, shape: ModelShape) -> None:
+    scheme = replica.quantisation
+    if scheme == "cuda":  # facts tell no more; config.json, which the shape was read from, may
+        scheme = shape.precision.scheme if "fp8" in shape.precision.scheme else scheme
+    fault = ascend_settings.quantisation_fault(
+        scheme, shape.model_type, replica.version, replica.family
+    )
+    if fault is None:
+        return
+    later = f"vLLM-Ascend {fault.since} or later, or " if fault.since else ""
+    raise Refused(
+        fault.reason,
+        where=f"vLLM-Ascend {replica.version}, {replica.model}",
+        evidence=(fault.source,),
+        hint=f"{later}the original weights, or a ModelSlim checkpoint of the model",
+    )
+
+
+def _check_cache_size(replica: Replica) -> None:
+    if replica.serve.kv_cache is None or order(replica.version) >= order(KV_CACHE_BYTES_SINCE):
+        return
+    raise Refused(
+        "`serve.kv_cache` has no effect in this release: its worker sizes the cache by itself",
+        where=f"vLLM-Ascend {replica.version}",
+        evidence=(f"vllm_ascend/worker reads kv_cache_memory_bytes since {KV_CACHE_BYTES_SINCE}",),
+        hint="set `serve.memory`, a fraction of the NPU's memory, instead",
+    )
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

@@ -1,0 +1,196 @@
+"""Rendered lines and users' flags against the recorded parsers of `vllm serve`, every release.
+
+The recordings come from `scripts/parse-serve-lines`, which gave the same lines to the parsers
+themselves; a line that changed since asks to run it again.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ropeway.engines import ascend_flags
+from ropeway.engines.ascend_flags import exists, flags, notes
+from ropeway.engines.ascend_releases import RELEASES, release_of
+from ropeway.errors import Refused
+from serve_lines import digest, lines
+
+RECORDINGS = Path(__file__).parent / "recordings" / "vllm_parsers"
+RECORDED = json.loads((RECORDINGS / "options.json").read_text("utf-8"))
+PARSED = json.loads((RECORDINGS / "lines.json").read_text("utf-8"))
+VERSIONS = RECORDED["versions"]
+
+
+def recorded(vllm):
+    """Flag → what it takes, of one vLLM."""
+    place = VERSIONS.index(vllm)
+    return {
+        flag: run["option"]
+        for flag, runs in RECORDED["options"].items()
+        for run in runs
+        if VERSIONS.index(run["since"]) <= place <= VERSIONS.index(run["until"])
+    }
+
+
+OPTIONS = {vllm: recorded(vllm) for vllm in VERSIONS}
+LINES = list(lines())
+
+
+def faults(argv, options):
+    """What a parser with these options would say against `vllm serve MODEL …`."""
+    assert argv[:2] == ("vllm", "serve") and not argv[2].startswith("-")
+    found, words = [], list(argv[3:])
+    while words:
+        flag = words.pop(0)
+        values = []
+        while words and not words[0].startswith("--"):
+            values.append(words.pop(0))
+        option = options.get(flag)
+        if option is None:
+            found.append(f"no {flag}")
+            continue
+        least, most = {0: (0, 0), "?": (0, 1), "+": (1, 99), "*": (0, 99)}.get(
+            option.get("nargs"), (1, 1)
+        )
+        if not least <= len(values) <= most:
+            found.append(f"{flag} takes {least} to {most}, not {values}")
+        choices = option.get("choices")
+        found += [f"{flag} {one}" for one in values if choices and one not in choices]
+        if option.get("type") == "int":
+            found += [f"{flag} {one}" for one in values if not one.isdigit()]
+    return found
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda row: row.version)
+def test_every_rendered_line_is_one_that_the_parser_takes(release):
+    batch = [line for line in LINES if line.release == release]
+    assert len(batch) > 20
+    for line in batch:
+        assert faults(line.argv, OPTIONS[release.vllm]) == [], line.name
+    assert {line.name: digest(line.argv) for line in batch} == PARSED[release.version], (
+        "rendering changed: run scripts/parse-serve-lines"
+    )
+
+
+def test_a_fault_is_seen():
+    options = OPTIONS["0.18.0"]
+    line = ("vllm", "serve", "/m")
+    assert faults((*line, "--no-such"), options)
+    assert faults((*line, "--tensor-parallel-size"), options)
+    assert faults((*line, "--enable-expert-parallel", "1"), options)
+    assert faults((*line, "--dtype", "float7"), options)
+    assert not faults((*line, "--dtype", "float16", "--enable-expert-parallel"), options)
+
+
+def test_the_table_is_what_was_recorded():
+    assert {row.vllm for row in RELEASES} == set(VERSIONS)
+    for vllm, options in OPTIONS.items():
+        assert flags(vllm) == options.keys()
+        assert len(options) > 150
+
+
+@pytest.mark.parametrize(
+    ("flag", "since", "until"),
+    # First and last release with the flag; "" where it goes on to the newest.
+    [
+        ("--disable-log-requests", "0.9.0rc1", "0.16.0rc1"),
+        ("--enable-log-requests", "0.10.1rc1", ""),
+        ("--disable-uvicorn-access-log", "0.9.0rc1", ""),
+        ("--device", "0.9.0rc1", "0.9.2rc1"),
+        ("--enable-reasoning", "0.9.0rc1", "0.9.2rc1"),
+        ("--num-scheduler-steps", "0.9.0rc1", "0.10.0rc1"),
+        ("--rope-scaling", "0.9.0rc1", "0.11.0"),
+        ("--guided-decoding-backend", "0.9.0rc1", "0.11.0"),
+        ("--structured-outputs-config", "0.11.0rc0", ""),
+        ("--task", "0.9.0rc1", "0.12.0rc1"),
+        ("--swap-space", "0.9.0rc1", "0.17.0rc1"),
+        ("--nnodes", "0.12.0rc1", ""),
+        ("--node-rank", "0.12.0rc1", ""),
+        ("--master-addr", "0.12.0rc1", ""),
+        ("--kv-cache-memory-bytes", "0.10.2rc1", ""),
+        ("--headless", "0.9.0rc1", ""),
+        ("--data-parallel-start-rank", "0.9.0rc1", ""),
+        ("--additional-config", "0.9.0rc1", ""),
+        ("--attention-backend", "0.13.0rc1", ""),
+        ("--distributed-timeout-seconds", "0.18.0rc1", ""),
+    ],
+)
+def test_since_when_and_until_when(flag, since, until):
+    having = [row.version for row in RELEASES if exists(flag, row)]
+    assert having[0] == since
+    assert having[-1] == (until or RELEASES[-1].version)
+
+
+def refusal(version, engine_args):
+    release = release_of(version)
+    assert release is not None
+    with pytest.raises(Refused) as error:
+        ascend_flags.check(engine_args, release)
+    return error.value
+
+
+@pytest.mark.parametrize(
+    ("version", "engine_args", "what", "hint"),
+    [
+        ("0.18.0", {"disable-log-requests": True}, "is no flag of this release", "remove it"),
+        ("0.18.0", {"swap_space": 4}, "is no flag of this release", "remove it"),
+        ("0.13.0", {"task": "generate"}, "is no flag of this release", "`runner`"),
+        ("0.12.0rc1", {"guided-decoding-backend": "x"}, "this release", "structured-outputs"),
+        ("0.11.0rc0", {"attention-backend": "x"}, "is no flag of this release", "0.13.0rc1 or"),
+        ("0.18.0", {"max-num-batchd-tokens": 1}, "`vllm serve`", "`max-num-batched-tokens`"),
+        ("0.18.0", {"max_num_sequences": 1}, "`vllm serve`", "`max-num-seqs`"),
+        ("0.18.0", {"seed": False}, "cannot be false", "give a value"),
+        ("0.18.0", {"headless": True}, "is set for each host", "serve.backend"),
+        ("0.18.0", {"node_rank": 1}, "is set for each host", "serve.layout"),
+        # The parser of 0.30 would take it for the beginning of `--device-ids`.
+        ("0.30.0rc2", {"device": "npu"}, "is no flag of this release", "the plug-in says"),
+    ],
+)
+def test_a_users_flag_that_is_not_there(version, engine_args, what, hint):
+    error = refusal(version, engine_args)
+    assert what in error.what and version in str(error.where)
+    assert error.hint is not None and hint in error.hint
+
+
+@pytest.mark.parametrize(
+    "engine_args",
+    [
+        {"enable-prefix-caching": False},
+        {"max_num_batched_tokens": 4096},
+        {"trust-remote-code": None},
+        {"compilation-config.cudagraph_mode": "PIECEWISE"},
+        {"max-num-batched": 4096},
+    ],
+)
+def test_a_users_flag_that_is_there(engine_args):
+    release = release_of("0.18.0")
+    assert release is not None
+    ascend_flags.check(engine_args, release)
+
+
+def test_advice_is_for_flags_that_are_gone():
+    newest = RELEASES[-1]
+    for name in ascend_flags._INSTEAD:
+        assert not exists(f"--{name}", newest)
+        assert any(exists(f"--{name}", row) for row in RELEASES), name
+
+
+def test_what_a_later_release_drops_is_told():
+    release = release_of("0.11.0rc0")
+    assert release is not None
+    (note,) = notes({"swap-space": 4, "seed": 1}, release)
+    assert "`swap-space` is gone from vLLM-Ascend 0.18.0rc1 on" in note
+    assert notes({"seed": 1}, release) == ()
+
+
+@pytest.mark.parametrize(
+    ("engine_args", "given"),
+    [
+        ({"enforce-eager": True}, True),
+        ({"enforce_eager": None}, True),
+        ({"enforce-eager": False}, False),
+        ({}, False),
+    ],
+)
+def test_a_flag_is_asked_for(engine_args, given):
+    assert ascend_flags.asked(engine_args, "enforce-eager") == given

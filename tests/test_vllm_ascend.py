@@ -1,0 +1,418 @@
+"""What is typed for vLLM-Ascend: the report's six commands, backends, refusals, environment."""
+
+import shlex
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ropeway.engines.ascend_releases import RELEASES, release_of
+from ropeway.engines.base import Node
+from ropeway.engines.vllm_ascend import (
+    additional_config,
+    backend_for,
+    check,
+    data_ranks,
+    environment,
+    notes,
+    ray_start_argv,
+    serve_argv,
+)
+from ropeway.errors import LayoutError, Refused
+from ropeway.models.known import known
+from ropeway.spec import Layout
+from serve_lines import hosts, replica
+
+BLOG = "0.11.0rc0"
+VL = known("Qwen3-VL-30B-A3B-Instruct")
+DENSE = known("Qwen3-32B")
+TYPED = {"context": 32768, "memory": 0.9}
+# vLLM-Ascend's two-host report of October 2025, as typed there.
+_HEAD = "vllm serve /data/Qwen3-VL-30B-A3B-Instruct --served-model-name qwen3-vl"
+_QUIET = "--disable-uvicorn-access-log --disable-log-requests"
+_SIZE = "--max-model-len 32768 --gpu-memory-utilization 0.9"
+_RAY = "--distributed-executor-backend ray"
+COMMANDS = {
+    (
+        "TP8+EP",
+        1,
+        None,
+    ): f"{_HEAD} {_QUIET} --tensor-parallel-size 8 --enable-expert-parallel {_SIZE}",
+    ("TP16", 2, None): f"{_HEAD} {_QUIET} {_RAY} --tensor-parallel-size 16 {_SIZE}",
+    ("TP8×PP2", 2, None): f"{_HEAD} {_QUIET} {_RAY} --pipeline-parallel-size 2 "
+    f"--tensor-parallel-size 8 {_SIZE}",
+    ("TP16+EP", 2, None): f"{_HEAD} {_QUIET} {_RAY} --tensor-parallel-size 16 "
+    f"--enable-expert-parallel {_SIZE}",
+    ("TP16", 2, "ascend"): f"{_HEAD} {_QUIET} {_RAY} --tensor-parallel-size 16 {_SIZE} "
+    "--quantization ascend",
+}
+
+
+def release(version):
+    found = release_of(version)
+    assert found is not None
+    return found
+
+
+def flags(argv):
+    """Flag → value, "" for a bare one; the model stands under its own name."""
+    found, position = {}, 3
+    found["model"] = argv[2]
+    while position < len(argv):
+        name = argv[position]
+        bare = position + 1 == len(argv) or argv[position + 1].startswith("--")
+        assert name.startswith("--") and name not in found
+        found[name] = "" if bare else argv[position + 1]
+        position += 1 if bare else 2
+    return found
+
+
+@pytest.mark.parametrize(("case", "typed"), COMMANDS.items(), ids=str)
+def test_the_commands_of_the_report(case, typed):
+    layout, count, quantisation = case
+    one = replica(release(BLOG), layout, count, serve=TYPED, quantisation=quantisation)
+    ours, theirs = flags(serve_argv(one, one.head)), flags(shlex.split(typed))
+    # Requests are not logged since vLLM 0.10.1; the address is said, and is the same port.
+    assert theirs.pop("--disable-log-requests") == ""
+    assert ours.pop("--host") == "127.0.0.1"
+    assert ours.pop("--port") == "8000"
+    assert ours == theirs
+    check(one, DENSE if quantisation else VL)
+
+
+def test_pipeline_with_experts_is_refused_until_the_release_that_mends_it():
+    with pytest.raises(LayoutError) as error:
+        check(replica(release(BLOG), "TP8×PP2+EP", 2), VL)
+    assert "#3529" in error.value.evidence[0]
+    assert error.value.hint is not None and "0.12.0rc1" in error.value.hint
+    check(replica(release("0.12.0rc1"), "TP8×PP2+EP", 2), VL)
+
+
+def test_ray_is_started_as_in_the_report():
+    """Its exports are ours with the same values; ours name the NPUs and say less to others."""
+    one = replica(release(BLOG), "TP16", 2)
+    for node in one.nodes:
+        ours = environment(one, node)
+        assert {
+            "HCCL_IF_IP": node.address,
+            "GLOO_SOCKET_IFNAME": "eth0",
+            "TP_SOCKET_IFNAME": "eth0",
+            "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES": "1",
+            "ASCEND_RT_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7",
+        }.items() <= ours.items()
+    head, worker = (ray_start_argv(one, node) for node in one.nodes)
+    assert head[:5] == ("ray", "start", "--head", "--port", "6379")
+    assert worker[:4] == ("ray", "start", "--address", "192.168.0.10:6379")
+    for argv, node in ((head, one.nodes[0]), (worker, one.nodes[1])):
+        assert argv[argv.index("--node-ip-address") + 1] == node.address
+        assert argv[argv.index("--resources") + 1] == '{"NPU": 8}'
+        assert not any(word.startswith(("--num-gpus", "--block")) for word in argv)
+
+
+def test_an_address_of_version_six_is_bracketed():
+    nodes = (Node("a", "fd00::1", 8, "eth0"), Node("b", "fd00::2", 8, "eth0"))
+    one = replica(release(BLOG), "TP16", 2)
+    one = replace(one, nodes=nodes)
+    assert "[fd00::1]:6379" in ray_start_argv(one, nodes[1])
+
+
+@pytest.mark.parametrize(
+    ("layout", "count", "version", "wanted", "backend"),
+    [
+        ("TP8+EP", 1, BLOG, None, "mp"),
+        ("TP8", 1, BLOG, "ray", "ray"),
+        ("DP2×TP8+EP", 2, "0.9.1", None, "mp"),
+        ("DP2×TP8+EP", 2, BLOG, "ray", "ray"),
+        ("TP16", 2, BLOG, None, "ray"),
+        ("TP16", 2, "0.12.0rc1", None, "ray"),
+        ("TP16", 2, "0.12.0rc1", "mp", "mp"),
+        ("TP16", 2, "0.13.0", None, "mp"),
+        ("TP16", 2, "0.30.0rc2", "ray", "ray"),
+        ("DP2×TP16", 4, "0.18.0", None, "mp"),
+        ("DP2×TP16", 4, "0.12.0rc1", None, "ray"),
+        # Eight ranks do not go evenly over three hosts; Ray takes any.
+        ("TP8", 3, "0.18.0", None, "ray"),
+    ],
+)
+def test_what_joins_the_hosts(layout, count, version, wanted, backend):
+    assert backend_for(Layout.parse(layout), hosts(count), release(version), wanted) == backend
+
+
+@pytest.mark.parametrize(
+    ("layout", "count", "version", "wanted", "words"),
+    [
+        ("TP16", 2, BLOG, "mp", "0.12.0rc1"),
+        ("TP8", 3, "0.18.0", "mp", "do not go evenly"),
+        ("DP2×TP12", 3, "0.18.0", "mp", "do not end where hosts"),
+        ("DP2×TP8", 2, "0.10.2rc1", "ray", "resource GPU"),
+        ("DP2×TP16", 4, BLOG, "ray", "0.12.0rc1 and later"),
+        ("DP2×TP16", 4, BLOG, None, "0.12.0rc1 and later"),
+        ("DP2×TP12", 3, "0.18.0", None, "12 NPUs a rank; hosts of 8"),
+        ("DP2×TP8", 3, "0.18.0", "ray", "fewer hosts"),
+        ("TP16", 1, "0.18.0", None, "node0: 8"),
+    ],
+)
+def test_what_cannot_join_them(layout, count, version, wanted, words):
+    with pytest.raises(Refused) as error:
+        backend_for(Layout.parse(layout), hosts(count), release(version), wanted)
+    assert words in " ".join((*error.value.evidence, str(error.value.hint)))
+
+
+@given(
+    st.lists(st.integers(1, 16), min_size=1, max_size=8),
+    st.integers(1, 32),
+    st.sampled_from((1, 2, 4, 8)),
+    st.sampled_from((1, 2)),
+)
+def test_data_ranks_fill_hosts_without_gaps(sizes, data, tensor, pipeline):
+    nodes = tuple(Node(f"n{i}", f"10.0.0.{i}", size) for i, size in enumerate(sizes))
+    shares = data_ranks(Layout(tensor=tensor, pipeline=pipeline, data=data), nodes)
+    room = [size // (tensor * pipeline) for size in sizes]
+    fits = len(sizes) <= data <= sum(room) and 0 not in room
+    assert (shares is not None) == fits
+    if shares is not None:
+        assert sum(shares) == data
+        assert all(0 < share <= most for share, most in zip(shares, room, strict=True))
+        # Nobody could take one from another to be more even.
+        spare = [s for s, most in zip(shares, room, strict=True) if s < most]
+        assert not spare or max(shares) - min(spare) <= 1
+
+
+def test_data_parallel_over_hosts_follows_the_recipe():
+    """docs/source/tutorials/multi_node.md of v0.11.0rc0: DP4 TP4 EP on two hosts."""
+    one = replica(release(BLOG), "DP4×TP4+EP", 2)
+    first, second = (flags(serve_argv(one, node)) for node in one.nodes)
+    shared = {
+        "--data-parallel-size": "4",
+        "--data-parallel-size-local": "2",
+        "--data-parallel-address": "192.168.0.10",
+        "--data-parallel-rpc-port": "13389",
+        "--tensor-parallel-size": "4",
+        "--enable-expert-parallel": "",
+    }
+    assert shared.items() <= first.items() and shared.items() <= second.items()
+    assert "--headless" not in first and "--data-parallel-start-rank" not in first
+    assert (second["--headless"], second["--data-parallel-start-rank"]) == ("", "2")
+    assert first.keys() - second.keys() == {"--host", "--port"}
+    recipe = {"OMP_PROC_BIND": "false", "OMP_NUM_THREADS": "100", "HCCL_BUFFSIZE": "1024"}
+    for node in one.nodes:
+        assert recipe.items() <= environment(one, node).items()
+        assert environment(one, node)["HCCL_SOCKET_IFNAME"] == "eth0"
+
+
+def test_native_hosts_differ_in_rank_alone():
+    one = replica(release("0.18.0"), "TP8×PP2", 2)
+    first, second = (flags(serve_argv(one, node)) for node in one.nodes)
+    assert (first.pop("--node-rank"), second.pop("--node-rank")) == ("0", "1")
+    assert (first.pop("--host"), first.pop("--port")) == ("127.0.0.1", "8000")
+    assert second.pop("--headless") == ""
+    assert first == second
+    assert (first["--nnodes"], first["--master-addr"]) == ("2", "192.168.0.10")
+    assert first["--distributed-executor-backend"] == "mp"
+
+
+def test_what_only_the_code_says_of_native_hosts_is_told():
+    def told(version, layout, count, wanted="mp"):
+        found = notes(replica(release(version), layout, count, wanted), DENSE)
+        return [note for note in found if "--nnodes" in note]
+
+    assert "no document before" in told("0.12.0rc1", "TP16", 2)[0]
+    assert "data ranks" in told("0.18.0", "DP2×TP16", 4)[0]
+    assert not told("0.18.0", "TP16", 2)
+    assert not told("0.18.0", "DP2×TP8", 2)
+
+
+def test_with_ray_only_the_head_serves():
+    one = replica(release(BLOG), "TP16", 2)
+    with pytest.raises(ValueError, match="node1"):
+        serve_argv(one, one.nodes[1])
+
+
+def test_old_releases_are_told_to_be_quiet():
+    loud = {
+        row.version for row in RELEASES
+        if "--disable-log-requests" in serve_argv(one := replica(row, "TP8", 1), one.head)
+    }  # fmt: skip
+    assert {"0.9.1", "0.10.0rc1"} <= loud
+    assert not loud & {"0.10.1rc1", BLOG, "0.18.0", "0.30.0rc2"}
+
+
+def test_npus_are_counted_as_the_container_numbers_them():
+    """A plain container numbers the devices it was given anew; a privileged one sees them all."""
+    one = replica(release(BLOG), "TP4", 1, "ray")
+    part = Node("node0", "192.168.0.10", 4, "eth0", (4, 5, 6, 7))
+    assert environment(one, part)["ASCEND_RT_VISIBLE_DEVICES"] == "0,1,2,3"
+    assert environment(one, part, privileged=True)["ASCEND_RT_VISIBLE_DEVICES"] == "4,5,6,7"
+    plain = replica(release(BLOG), "TP4", 1)
+    assert "ASCEND_RT_VISIBLE_DEVICES" not in environment(plain, part)
+
+
+def test_numbers_that_mislead_are_told():
+    one = replica(release("0.23.0"), "TP4", 1, "ray", family="950")
+    part = (Node("node0", "192.168.0.10", 4, "eth0", (4, 5, 6, 7)),)
+
+    def told(of):
+        return any("endpoint file" in note for note in notes(of, DENSE))
+
+    assert told(replace(one, nodes=part))
+    assert not told(one)
+    assert not told(replace(one, nodes=part, family="A3"))
+    assert not told(replace(one, nodes=part, release=release("0.30.0rc2")))
+
+
+def test_one_host_needs_no_network():
+    one = replica(release("0.18.0"), "TP8+EP", 1)
+    assert not {"HCCL_IF_IP", "VLLM_HOST_IP", "HCCL_BUFFSIZE"} & environment(one, one.head).keys()
+
+
+@pytest.mark.parametrize(
+    ("layout", "count", "family", "given"),
+    [
+        ("TP16+EP", 2, "A2", True),
+        ("TP8×PP2+EP", 2, "A2", False),
+        ("TP8+EP", 1, "A3", True),
+        ("TP8+EP", 1, "310P", False),
+        ("TP16", 2, "A2", False),
+    ],
+)
+def test_room_for_dispatch_where_mc2_is_used(layout, count, family, given):
+    one = replica(release("0.18.0"), layout, count, family=family)
+    assert (environment(one, one.head).get("HCCL_BUFFSIZE") == "1024") == given
+
+
+def test_environment_by_release():
+    def of(version, **serve):
+        one = replica(release(version), "TP8", 1, serve=serve)
+        return environment(one, one.head)
+
+    assert [of(v).get("VLLM_USE_V1") for v in ("0.9.1", "0.11.0", "0.12.0rc1")] == ["1", "1", None]
+    assert "PYTORCH_NPU_ALLOC_CONF" in of("0.13.0")
+    assert "PYTORCH_NPU_ALLOC_CONF" not in of("0.14.0rc1") | of(BLOG)
+    asleep = {"engine_args": {"enable-sleep-mode": True}}
+    assert "PYTORCH_NPU_ALLOC_CONF" not in of("0.13.0", **asleep)
+    assert of("0.18.0", start_timeout=3600)["VLLM_ENGINE_READY_TIMEOUT_S"] == "3600"
+    assert "VLLM_ENGINE_READY_TIMEOUT_S" not in of("0.13.0", start_timeout=3600)
+    assert "VLLM_ENGINE_READY_TIMEOUT_S" not in of("0.18.0", start_timeout=300)
+
+
+def test_the_users_variables_win():
+    serve = {"env": {"HCCL_IF_IP": "10.9.9.9", "MY_OWN": "1"}, "start_timeout": 20_000}
+    one = replica(release("0.18.0"), "TP16", 2, serve=serve)
+    found = environment(one, one.head)
+    assert (found["HCCL_IF_IP"], found["MY_OWN"]) == ("10.9.9.9", "1")
+    assert found["HCCL_CONNECT_TIMEOUT"] == "7200"
+
+
+def test_ray_asks_for_a_token_where_it_can():
+    one = replica(release("0.30.0rc2"), "TP16", 2, "ray")
+    assert environment(one, one.head, ray="2.52.0")["RAY_AUTH_MODE"] == "token"
+    assert "RAY_AUTH_MODE" not in environment(one, one.head, ray="2.48.0")
+    assert any("token authentication" in note for note in notes(one, VL))
+
+
+def test_how_ray_lays_out_data_ranks():
+    span = replica(release("0.18.0"), "DP2×TP16", 4, "ray")
+    assert environment(span, span.head)["VLLM_RAY_DP_PACK_STRATEGY"] == "span"
+    assert "--data-parallel-size-local" not in serve_argv(span, span.head)
+    even = replica(release("0.18.0"), "DP4×TP4+EP", 2, "ray")
+    assert "VLLM_RAY_DP_PACK_STRATEGY" not in environment(even, even.head)
+    nodes = (*hosts(1), Node("small", "192.168.0.99", 4, "eth0"))
+    uneven = replace(even, nodes=nodes, layout=Layout.parse("DP3×TP4"))
+    assert environment(uneven, uneven.head)["VLLM_RAY_DP_PACK_STRATEGY"] == "fill"
+
+
+def test_variables_become_keys():
+    serve = {
+        "env": {"VLLM_ASCEND_ENABLE_NZ": "2"},
+        "engine_args": {"additional_config": {"enable_cpu_binding": False}},
+    }
+    one = replica(release("0.30.0rc2"), "TP8", 1, serve=serve)
+    assert additional_config(one) == {"enable_cpu_binding": False, "weight_nz_mode": 2}
+    assert "VLLM_ASCEND_ENABLE_NZ" not in environment(one, one.head)
+    said = flags(serve_argv(one, one.head))
+    assert said["--additional-config"] == '{"enable_cpu_binding": false, "weight_nz_mode": 2}'
+    assert any("weight_nz_mode" in note for note in notes(one, VL))
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "version", "shape", "words"),
+    [
+        ("ascend", BLOG, VL, "0.13.0rc1"),
+        ("ascend", "0.13.0", VL, ""),
+        ("ascend", BLOG, DENSE, ""),
+        ("compressed-tensors", BLOG, DENSE, "0.12.0rc1"),
+        ("compressed-tensors", "0.12.0rc1", DENSE, ""),
+        ("fp8", "0.23.0", DENSE, "original weights"),
+        ("cuda", "0.30.0rc2", DENSE, "original weights"),
+        ("awq", BLOG, DENSE, "original weights"),
+        ("none", BLOG, DENSE, ""),
+        (None, BLOG, DENSE, ""),
+    ],
+)
+def test_quantisation(quantisation, version, shape, words):
+    one = replica(release(version), "TP8", 1, quantisation=quantisation)
+    if not words:
+        check(one, shape)
+        told = flags(serve_argv(one, one.head)).get("--quantization")
+        assert told == ("ascend" if quantisation == "ascend" else None)
+        return
+    with pytest.raises(Refused) as error:
+        check(one, shape)
+    assert words in str(error.value.hint)
+
+
+def test_fp8_is_for_the_newest_chip():
+    shape = known("DeepSeek-V4-Flash")
+    for quantisation in ("fp8", "cuda"):
+        one = replica(release("0.23.0"), "TP8", 1, quantisation=quantisation, family="950")
+        check(one, shape)
+        with pytest.raises(Refused, match="only on 950"):
+            check(replace(one, family="A3"), shape)
+        with pytest.raises(Refused) as error:
+            check(replace(one, release=release("0.21.0rc1")), shape)
+        assert "0.22.1rc1" in str(error.value.hint)
+
+
+def test_a_flag_given_by_the_user_is_not_given_twice():
+    serve = {"engine_args": {"quantization": "ascend"}}
+    one = replica(release(BLOG), "TP8", 1, serve=serve, quantisation="ascend")
+    assert serve_argv(one, one.head).count("--quantization") == 1
+
+
+def test_the_cache_in_bytes_is_refused_where_it_has_no_effect():
+    serve = {"kv_cache": "8GiB"}
+    with pytest.raises(Refused, match="no effect"):
+        check(replica(release("0.18.0"), "TP8", 1, serve=serve), DENSE)
+    one = replica(release("0.19.1rc1"), "TP8", 1, serve=serve)
+    check(one, DENSE)
+    assert flags(serve_argv(one, one.head))["--kv-cache-memory-bytes"] == str(8 * 2**30)
+
+
+def test_an_unknown_interface_is_refused():
+    one = replica(release(BLOG), "TP16", 2)
+    nodes = (one.nodes[0], Node("node1", "192.168.0.11", 8))
+    with pytest.raises(Refused, match="network interface") as error:
+        check(replace(one, nodes=nodes), VL)
+    assert error.value.where == "node1"
+
+
+def test_310p_computes_in_half_precision():
+    one = replica(release("0.18.0"), "TP4", 1, family="310P")
+    assert flags(serve_argv(one, one.head))["--dtype"] == "float16"
+    assert any("float16" in note for note in notes(one, DENSE))
+
+
+@pytest.mark.parametrize(
+    "text", ["/data/a b", "/data/$(id)", "/data/'\"", "/data/;rm -rf", "/数据"]
+)
+def test_hostile_names_stay_one_argument(text):
+    one = replica(release(BLOG), "TP8", 1, serve={"engine_args": {"seed": text}})
+    one = replace(one, model=text, served_name=text)
+    argv = serve_argv(one, one.head)
+    assert argv[2] == text and argv.count(text) == 3
+
+
+def test_nothing_here_claims_to_be_verified():
+    for row in RELEASES:
+        assert "not verified on NPU hardware by us" in notes(replica(row, "TP8", 1), DENSE)
