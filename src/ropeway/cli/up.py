@@ -1,18 +1,24 @@
 """`ropeway up`: bring the model up and leave it running."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from ropeway.bench.record import new_run_dir
 from ropeway.cli.bringup import bring_up, deployment_for, read_spec, stand, with_flags
 from ropeway.cli.call import current_call
-from ropeway.cli.options import config_option, dry_run_option, screen_options
+from ropeway.cli.options import config_option, dry_run_option, screen_options, yes_option
+from ropeway.cli.rehearsal import rehearsal, rehearse_up, spec_for
 from ropeway.cli.service import checked_name
+from ropeway.cli.up_hosts import Asked, up_hosts
+from ropeway.errors import Refused
 from ropeway.launch.local.steps import dry_run as script_of
 from ropeway.report.console import Screen
-from ropeway.spec import dump_spec
+from ropeway.sim.launching import Rehearsal
+from ropeway.spec import Spec, dump_spec
 
 
 @click.command()
@@ -22,6 +28,13 @@ from ropeway.spec import dump_spec
 @click.option("--model", help="Checkpoint name or model folder, in place of the spec's.")
 @click.option("--layout", help="Parallel layout, in place of the spec's: `TP2×PP2+EP`, `tp4`.")
 @click.option("--port", type=click.IntRange(1, 65_535), help="In place of `serve.port`.")
+@click.option("--ssh-config", metavar="FILE", help="Read in place of ~/.ssh/config.")
+@click.option("--rehearse", metavar="FLEET", help="On virtual hosts: `2x8-910B4`; then down.")
+@click.option(
+    "--fault", "faults", multiple=True, metavar="NAME[:HOST[:NPU]]",
+    help="With --rehearse: what goes wrong; may be given several times.",
+)  # fmt: skip
+@yes_option
 @dry_run_option
 @screen_options
 def up(
@@ -32,23 +45,55 @@ def up(
     model: str | None,
     layout: str | None,
     port: int | None,
+    ssh_config: str | None,
+    rehearse: str | None,
+    faults: Sequence[str],
+    yes: bool,
     dry_run: bool,
     screen: Screen,
 ) -> None:
     """Bring the model up in one parallel layout and serve it.
 
-    It is up when it has generated a token. It then runs on without us; `ropeway down` ends it.
-    When the start fails or is interrupted, everything that was started is undone.
+    It is up when it has generated a token. It then runs on without us, and on real hosts comes back
+    by itself after a crash or a reboot; `ropeway down` ends it. When the start fails or is
+    interrupted, everything that was started is undone. Called again with another spec, it shows
+    what differs, asks, and replaces what changed.
 
     \b
     Example:
       ropeway up --local --layout tp2,pp2,ep
+      ropeway up --dry-run >commands.sh
+      ropeway up --rehearse 64x8-910B4 --fault never-joins:host7
     """
-    spec = with_flags(
-        read_spec(config, local=local), name=name, model=model, layout=layout, port=port
-    )
-    ground = stand(spec, screen)
+    virtual = _virtual(rehearse, faults)
+    spec = spec_for(virtual, _given(config)) if virtual else read_spec(config, local=local)
+    spec = with_flags(spec, name=name, model=model, layout=layout, port=port)
     folder = new_run_dir(Path("runs"), "up", datetime.now(UTC))
+    asked = Asked(folder, dry_run, yes, ssh_config)
+    if virtual:
+        rehearse_up(virtual, spec, asked, screen)
+    elif not spec.cluster.is_local:
+        up_hosts(spec, asked, screen)
+    else:
+        _up_local(spec, folder, screen, dry_run=dry_run)
+
+
+def _virtual(fleet: str | None, faults: Sequence[str]) -> Rehearsal | None:
+    """The virtual hosts, if they were asked for."""
+    if faults and fleet is None:
+        raise Refused("`--fault` is for virtual hosts", hint="add `--rehearse 2x8-910B4`")
+    return rehearsal(fleet, faults) if fleet else None
+
+
+def _given(config: Path) -> Path | None:
+    """The spec file, if somebody named it."""
+    source = click.get_current_context().get_parameter_source("config")
+    return config if source is not ParameterSource.DEFAULT else None
+
+
+def _up_local(spec: Spec, folder: Path, screen: Screen, *, dry_run: bool) -> None:
+    """Bring it up on this machine."""
+    ground = stand(spec, screen)
     deployment = deployment_for(ground, spec.serve.layout, folder)
     script = script_of(deployment, ground.engine)
     if dry_run:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ropeway.facts.base import Reading, ToolError
 from ropeway.facts.catalogue import OUTPUTS
+from ropeway.facts.driver_paths import paths_in
 from ropeway.facts.filesystems import Filesystem
 from ropeway.facts.host import (
     Container,
@@ -131,6 +132,7 @@ def _system(found: Answers) -> dict[str, Any]:
         "memory_bytes": memory.total_bytes if memory else None,
         "shm_bytes": disks["/dev/shm"].size_bytes if "/dev/shm" in disks else None,
         "disk_free_bytes": _docker_disk(disks),
+        "home": found.text("home").strip() or None,
         "root": identity.uid == 0 if identity and identity.uid is not None else None,
     }
 
@@ -227,6 +229,7 @@ def _ascend(found: Answers) -> dict[str, Any]:
         "npu_problem": table.error,
         "has_hccn_tool": any(one.state != "absent" for one in roce) if roce else None,
         "devices": len(devices) or None,
+        "paths": paths_in(found.text("driver-paths")),
         "pci_devices": len(pci) if pci else None,
         "hccn_conf": _conf(found),
     }

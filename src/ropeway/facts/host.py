@@ -157,6 +157,8 @@ class HostFacts:
     ports            TCP ports that somebody listens on → program, where it is known
     raylets          pids of Ray's process on this host
     own_address      what the host's own name resolves to
+    home             of the user that we log in as
+    paths            of the driver's paths that a container needs, those that are there
     """
 
     name: str
@@ -197,6 +199,8 @@ class HostFacts:
     hccn_conf: Mapping[int, str] | None = None
     model: ModelFiles | None = None
     raylets: tuple[int, ...] = ()
+    home: str | None = None
+    paths: frozenset[str] = frozenset()
     unread: tuple[Unread, ...] = ()
 
     @property

@@ -4,11 +4,14 @@ tests/test_questions.py holds this list to commands that change nothing: a new q
 there too, on purpose.
 """
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ropeway.facts import (
     containers,
     docker,
+    driver_paths,
     filesystems,
     images,
     limits,
@@ -37,6 +40,7 @@ _HOST = (
     Ask("transparent-hugepages", memory.COMMANDS["transparent-hugepages"]),
     Ask("proc-limits", limits.COMMANDS["proc-limits"]),
     Ask("sysctl", limits.COMMANDS["sysctl"]),
+    Ask("home", driver_paths.HOME),
     Ask("own-name", names.COMMANDS["own-name"]),
     Ask("ip-addr", network.COMMANDS["ip-addr"]),
     Ask("ip-route", network.COMMANDS["ip-route"]),
@@ -52,6 +56,7 @@ _DOCKER = tuple(
 )
 _ASCEND = (
     Ask("devices", ("sh", "-c", "ls /dev | grep -E '^davinci[0-9]+$'")),
+    Ask("driver-paths", driver_paths.COMMAND),
     Ask("lspci", ("lspci", "-d", "19e5:")),
     Ask("driver-version-info", ("cat", "/usr/local/Ascend/driver/version.info")),
     Ask("firmware-version-info", ("cat", "/usr/local/Ascend/firmware/version.info")),
@@ -62,12 +67,12 @@ _ASCEND = (
     Ask("npu-smi-info", ("npu-smi", "info"), limit=60),
     Ask("npu-smi-m", ("npu-smi", "info", "-m")),
     Ask("npu-smi-topo", ("npu-smi", "info", "-t", "topo")),
+)
+_EACH_NPU = (
     *(
         Ask(f"npu-smi-{kind}", ("npu-smi", "info", "-t", kind, "-i", "N"), each="npu")
         for kind in ("board", "health", "ecc")
     ),
-)
-_ROCE = (
     *(
         Ask(f"hccn-{name.replace('_', '-')}", ("hccn_tool", "-i", "N", f"-{name}", "-g"), "device")
         for name in (
@@ -79,9 +84,18 @@ _ROCE = (
 )  # fmt: skip
 
 
-def questions(*, model_path: str | None = None, deep: bool = False) -> tuple[Ask, ...]:
-    """What to ask every host. `deep`: hash every file of the model too."""
-    found = [*_HOST, *_DOCKER, *_ASCEND, *_ROCE]
+def questions(
+    *, model_path: str | None = None, deep: bool = False, npus: bool = True, runtime: str = "docker"
+) -> tuple[Ask, ...]:
+    """What to ask every host. `deep`: hash every file of the model too; without `npus`: nothing of
+    single NPUs and their ports, which takes seconds. `runtime` is the container engine's command.
+    """
+    found = [
+        *_HOST,
+        *(_with(runtime, ask) for ask in _DOCKER),
+        *_ASCEND,
+        *(_EACH_NPU if npus else ()),
+    ]
     if model_path is not None:
         found.append(
             Ask("model-directory", model_directory_command(model_path), limit=_MODEL_SECONDS)
@@ -90,6 +104,13 @@ def questions(*, model_path: str | None = None, deep: bool = False) -> tuple[Ask
             found.append(Ask("sha256sum", hashes_command(model_path), limit=_HASH_SECONDS))
     found.append(Ask("df", filesystems.df_command("/", "/dev/shm", DOCKER_ROOT)))
     return tuple(found)
+
+
+def _with(runtime: str, ask: Ask) -> Ask:
+    """The question with another container engine's command in it."""
+    if runtime == "docker":
+        return ask
+    return replace(ask, argv=tuple(re.sub(r"\bdocker\b", runtime, word) for word in ask.argv))
 
 
 def pings(

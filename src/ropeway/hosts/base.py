@@ -109,3 +109,24 @@ def shell_line(command: Command) -> str:
 def run_command(host: Host, command: Command, *, timeout: float = 60.0) -> Result:
     """Run a Command on a host through its shell: the very line that `--dry-run` prints."""
     return host.run(("sh", "-c", shell_line(command)), timeout=timeout)
+
+
+def shell_block(command: Command) -> str:
+    """`shell_line`, with each option and its value on a line of its own: for people to read."""
+    lines: list[list[str]] = [[]]
+    for word in command.argv:
+        full = len(lines[-1]) > 1 and len(lines) > 1
+        if word.startswith("-") or full:
+            lines.append([])
+        lines[-1].append(shlex.quote(word))
+    return " \\\n  ".join(" ".join(line) for line in lines)
+
+
+def shell_file(path: str, content: str, mode: int = 0o644) -> str:
+    """Shell commands that write a text file as it is."""
+    end = "END"
+    while end in content.splitlines():
+        end += "_"
+    whole = content if content.endswith("\n") else f"{content}\n"
+    quoted = shlex.quote(path)
+    return f"cat >{quoted} <<'{end}'\n{whole}{end}\nchmod {mode:o} {quoted}"

@@ -64,6 +64,30 @@ def status_table(rows: Iterable[Mapping[str, object]]) -> RenderableType:
     return table
 
 
+def containers_table(rows: Iterable[Mapping[str, object]]) -> RenderableType:
+    """What runs on hosts, one row a container.
+
+    Keys of a row: `host`, `role`, `state`, `started` (RFC 3339), `why` (None: it has no API; empty:
+    it generates tokens; else why not), `devices` (sequence of int), `replica`, `restarts` (int).
+    """
+    table = _table(
+        "host", ("role", "left"), ("NPU", "left"), ("state", "left"), ("started", "left"),
+        ("restarts", "right"), ("generates", "left"),
+    )  # fmt: skip
+    for row in rows:
+        replica = f" {row['replica']}" if row.get("replica") else ""
+        table.add_row(
+            _cell(row.get("host")),
+            _cell(f"{row.get('role')}{replica}"),
+            _numbers(row.get("devices") or None),
+            _state(row.get("state")),
+            _cell(str(row.get("started"))[:19].replace("T", " ")),
+            _numbers(row.get("restarts")),
+            _generates(row.get("why")),
+        )
+    return table
+
+
 def faults_table(rows: Iterable[tuple[str, str, str]]) -> RenderableType:
     """Faults that can be rehearsed: name, what is wrong, the check that finds it."""
     table = _table("fault", ("what is wrong", "left"), ("found by", "left"))
@@ -213,6 +237,12 @@ def _below(comparison: Comparison) -> list[Text]:
         lines.append(Text(f"share: of {one_line(reference.layout)}, {kind}", style="dim"))
     lines += [Text(one_line(note), style="dim") for note in comparison.notes]
     return [Text(), *lines] if lines else []
+
+
+def _generates(why: object) -> Text:
+    if why is None:
+        return Text(NONE)
+    return Text(one_line(str(why)), style="red") if why else Text("yes", style="green")
 
 
 def _state(value: object) -> Text:

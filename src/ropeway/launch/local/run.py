@@ -5,12 +5,11 @@ import json
 import time
 from collections.abc import Callable, Mapping
 
-from ropeway.diagnosis.decide import diagnose
-from ropeway.diagnosis.result import Diagnosis
 from ropeway.engines.base import Deployment, Engine
 from ropeway.errors import HostError, LaunchError, Refused
 from ropeway.hosts.base import Host, run_command
 from ropeway.hosts.interrupts import uninterrupted
+from ropeway.launch.failure import engine_failure, root_cause
 from ropeway.launch.local import ray
 from ropeway.launch.local.status import running
 from ropeway.launch.local.steps import Step, probe_of, steps
@@ -21,6 +20,7 @@ Tell = Callable[[str], None]
 
 _POLL_SECONDS = 0.5
 _LOG_TAIL_BYTES = 400_000
+_LOG_NAME = "engine.log"
 
 
 def start(deployment: Deployment, engine: Engine, hosts: Hosts, tell: Tell) -> None:
@@ -68,26 +68,6 @@ def read_log(host: Host, path: str) -> str:
     """The end of a log on a host; empty while there is none."""
     found = host.run(("tail", "-c", str(_LOG_TAIL_BYTES), path))
     return found.stdout if found.ok else ""
-
-
-def root_cause(log: str) -> Diagnosis | None:
-    """Why the engine failed, as its log tells; None when the log tells of no failure or no more
-    than that there was one."""
-    found = diagnose({"engine.log": log})
-    return None if found.verdict == "healthy" or found.echo else found
-
-
-def engine_failure(error: HostError | LaunchError, cause: Diagnosis, log: str) -> LaunchError:
-    """The failure in the engine's own words, and what to do where the failure table knows it."""
-    known = cause.signature is not None
-    told = (cause.cause.en, *(detail.en for detail in cause.details)) if known else ()
-    advice = (cause.fix.en, f"known from: {', '.join(cause.source)}") if known else ()
-    return LaunchError(
-        f"the engine failed: {cause.headline}",
-        where=log,
-        evidence=(*told, error.what),
-        hint="\n".join((*advice, f"the whole log: less {log}")),
-    )
 
 
 def _take_name(step: Step, hosts: Hosts, deployment: Deployment) -> None:
@@ -141,7 +121,7 @@ def _wait_until_ready(deployment: Deployment, engine: Engine, hosts: Hosts, tell
             answer = run_command(head, probe, timeout=90.0)
             if answer.ok:
                 return
-            if root_cause(log):
+            if root_cause({_LOG_NAME: log}):
                 answer.check("the engine answers, but generates nothing", where=deployment.url)
         time.sleep(_POLL_SECONDS)
     raise LaunchError(
@@ -157,7 +137,7 @@ def _why(error: BaseException, deployment: Deployment, hosts: Hosts) -> LaunchEr
         return None
     with contextlib.suppress(HostError):
         log = read_log(hosts[deployment.head.name], deployment.engine_log)
-        if cause := root_cause(log):
+        if cause := root_cause({_LOG_NAME: log}):
             return engine_failure(error, cause, deployment.engine_log)
         if not error.evidence and log:
             tail = tuple(log.strip().splitlines()[-6:])

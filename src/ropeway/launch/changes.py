@@ -1,0 +1,73 @@
+"""What differs between what runs and what is wanted, and what has to be replaced. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ropeway.launch.containers import ROUTER, containers, hashes
+from ropeway.launch.labels import Found
+from ropeway.launch.service import Service
+from ropeway.spec import Spec
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key of the spec: `serve.context`, before and after; None where it is not set."""
+
+    key: str
+    before: object
+    after: object
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_shown(self.before)} → {_shown(self.after)}"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Containers by name. A replica is the smallest thing that is replaced: its ranks cannot go on
+    without each other.
+
+    keep     run already as they are wanted
+    start    are missing, or run otherwise
+    remove   run, and are to go: those that are started again among them
+    """
+
+    keep: frozenset[str]
+    start: frozenset[str]
+    remove: frozenset[str]
+
+
+def differences(before: Spec, after: Spec) -> tuple[Difference, ...]:
+    """Key by key, in the order of the spec."""
+    old, new = dict(_flat("", before.as_json())), dict(_flat("", after.as_json()))
+    keys = dict.fromkeys((*new, *old))
+    return tuple(
+        Difference(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)
+    )
+
+
+def changes(service: Service, running: Iterable[Found]) -> Changes:
+    """What to keep, to start and to remove."""
+    wanted = hashes(service)
+    there = {one.name: one for one in running}
+    same = {
+        name
+        for name, content in wanted.items()
+        if name in there and there[name].hash == content and there[name].state == "running"
+    }
+    units: dict[object, set[str]] = {}
+    for one in containers(service):
+        units.setdefault(ROUTER if one.role == ROUTER else one.replica, set()).add(one.name)
+    keep = {name for names in units.values() if names <= same for name in names}
+    return Changes(frozenset(keep), frozenset(wanted) - keep, frozenset(there) - keep)
+
+
+def _flat(prefix: str, value: object) -> Iterable[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
+    else:
+        yield prefix, value
+
+
+def _shown(value: object) -> str:
+    return "not set" if value is None else str(value)

@@ -1,0 +1,259 @@
+"""From a spec and what is known of its hosts to a complete Service, or a refusal. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ropeway.engines.ascend_releases import RELEASES, Release, image_tag, release_of
+from ropeway.engines.base import Node
+from ropeway.engines.vllm_ascend import Ports, Replica, backend_for, check, notes
+from ropeway.errors import Refused
+from ropeway.facts.driver_paths import USUAL
+from ropeway.facts.host import HostFacts, Nic
+from ropeway.hardware import chip_named
+from ropeway.launch.placement import place
+from ropeway.launch.service import Router, Service, Site
+from ropeway.models import ModelShape
+from ropeway.spec import RemoteHost, Spec
+
+_ROOTS_FOLDER = "/var/lib/ropeway"
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the hosts told, as far as they did.
+
+    facts     host's name → its facts; a host that was not asked, or did not answer, has none
+    versions  package → version, as the image itself tells; empty when there is no image yet
+    image     what containers run: the image asked for, or the one derived from it
+    shape     of the model
+    quantisation  the scheme of its weights
+    """
+
+    facts: Mapping[str, HostFacts]
+    versions: Mapping[str, str]
+    image: str
+    shape: ModelShape
+    quantisation: str | None = None
+
+
+def complete(spec: Spec, names: Sequence[str], known: Known) -> Service:
+    """Fill every blank. `names` are the hosts' names, in the order of the spec.
+
+    Raises Refused, with the place in the spec, for what cannot work.
+    """
+    hosts = spec.cluster.hosts or ()
+    assumed: list[str] = []
+    sites = tuple(
+        _site(spec, host, name, known.facts.get(name), assumed)
+        for host, name in zip(hosts, names, strict=True)
+    )
+    release = release_for(spec, known.versions, known.image)
+    family = family_of(spec, tuple(known.facts.values()), assumed)
+    placed = place(spec.serve.layout, spec.serve.replicas, [site.node for site in sites])
+    router = _router(spec, placed[0][0].name)
+    replicas = tuple(
+        _replica(spec, known, nodes, number, (release, family), router)
+        for number, nodes in enumerate(placed)
+    )
+    for one in replicas:
+        check(one, known.shape)
+    _check_addresses(replicas, router)
+    _check_key(spec, replicas)
+    used = {node.name for one in replicas for node in one.nodes}
+    return Service(
+        spec=spec,
+        image=known.image,
+        ray=known.versions.get("ray", ""),
+        sites=tuple(site for site in sites if site.name in used),
+        replicas=replicas,
+        router=router,
+        assumed=tuple(dict.fromkeys(assumed)),
+        notes=tuple(dict.fromkeys(notes(replicas[0], known.shape))),
+    )
+
+
+def release_for(spec: Spec, versions: Mapping[str, str], image: str) -> Release:
+    """The release to render for: what the image says it has, else its name, else the spec's, else
+    the newest that is no candidate. Raises Refused for one that we know nothing of."""
+    tagged = image_tag(image) or image_tag(spec.runtime.image or "")
+    written = tagged.version if tagged else spec.serve.version
+    version = versions.get("vllm_ascend", "").partition("+")[0] or written
+    if version is None:
+        return [row for row in RELEASES if "rc" not in row.version][-1]
+    if found := release_of(version):
+        return found
+    newest = RELEASES[-1].version
+    raise Refused(
+        f"nothing is known of vLLM-Ascend {version}",
+        where="serve.version" if version == spec.serve.version else image,
+        evidence=(f"releases known: {RELEASES[0].version} to {newest}",),
+        hint="take an image of one of these; `serve.version` names it",
+    )
+
+
+def family_of(spec: Spec, facts: Sequence[HostFacts], assumed: list[str]) -> str:
+    """A2, A3, 310P or 950: by the NPUs that the hosts have, else by `cluster.chip`."""
+    for host in facts:
+        for npu in host.npus:
+            name = npu.name or ""
+            # An A3 calls itself Ascend910, with two chips to a card (vllm-ascend's Dockerfiles).
+            return "A3" if name == "Ascend910" else chip_named(name).family if name else "A2"
+    if spec.cluster.chip:
+        return chip_named(spec.cluster.chip).family
+    assumed.append("the NPUs are of the A2 generation (910B); `cluster.chip` says which they are")
+    return "A2"
+
+
+def _site(
+    spec: Spec, host: RemoteHost, name: str, facts: HostFacts | None, assumed: list[str]
+) -> Site:
+    devices = host.devices or tuple(range(host.npus))
+    nic_wanted = host.nic or spec.cluster.nic
+    if facts is None:
+        home = "/root" if host.user in (None, "root") else f"/home/{host.user}"
+        nic = nic_wanted or "eth0"
+        assumed.append(f"{name}: reached by others at {host.address}, its interface is {nic}")
+        assumed.append(f"{name}: has the usual files of the driver, and {len(devices)} NPUs")
+        node = Node(name, host.address, len(devices), nic, devices)
+        folder = _folder(root=host.user in (None, "root"), home=home)
+        return Site(node, folder, spec.runtime.cache or f"{home}/.cache", USUAL)
+    nic_found, address = _network(facts, nic_wanted, "cluster.nic" if not host.nic else name)
+    home = facts.home or "/root"
+    _check_devices(name, devices, facts)
+    node = Node(name, address, len(devices), nic_found, devices)
+    folder = _folder(root=bool(facts.root), home=home)
+    return Site(node, folder, spec.runtime.cache or f"{home}/.cache", tuple(sorted(facts.paths)))
+
+
+def _folder(*, root: bool, home: str) -> str:
+    """As lock.py finds it on the host."""
+    return _ROOTS_FOLDER if root else f"{home}/.ropeway"
+
+
+def _network(facts: HostFacts, wanted: str | None, where: str) -> tuple[str, str]:
+    """The interface and the address by which other hosts reach this one."""
+    if wanted is None:
+        nic, address = facts.nic, facts.ethernet_address
+        if nic is None or address is None:
+            raise Refused(
+                "no interface has the host's address, and there is no default route",
+                where=facts.name,
+                evidence=_interfaces(facts.nics),
+                hint="name it: `nic: …` below `cluster`",
+            )
+        return nic.name, address
+    for nic in facts.nics:
+        if nic.name == wanted and nic.addresses:
+            own = facts.address if facts.address in nic.addresses else nic.addresses[0]
+            return nic.name, own
+    there = any(nic.name == wanted for nic in facts.nics)
+    state = "has no address" if there else "does not exist"
+    raise Refused(
+        f"`{wanted}` {state} on {facts.name}",
+        where=where,
+        evidence=_interfaces(facts.nics),
+        hint="take one of these",
+    )
+
+
+def _interfaces(nics: Sequence[Nic]) -> tuple[str, ...]:
+    return tuple(f"{nic.name}: {', '.join(nic.addresses)}" for nic in nics if nic.addresses)
+
+
+def _check_devices(name: str, devices: Sequence[int], facts: HostFacts) -> None:
+    """The NPUs must be there, sound, and nobody else's."""
+    there = facts.devices if facts.devices is not None else len(facts.npus)
+    missing = [f"/dev/davinci{number}" for number in devices if number >= there]
+    if missing:
+        raise Refused(
+            f"{name} has {there} NPUs, and {', '.join(missing)} {_are(missing)} not there",
+            where="cluster.hosts",
+            hint="correct `npus` or `devices`; `npu-smi info` lists what the host has",
+        )
+    ill = [npu for npu in facts.npus if npu.device in devices and npu.health not in (None, "OK")]
+    if ill:
+        raise Refused(
+            f"{len(ill)} of the NPUs of {name} {_are(ill)} not healthy",
+            where=name,
+            evidence=tuple(f"/dev/davinci{npu.device}: {npu.health}" for npu in ill),
+            hint="`ropeway doctor` says more; `devices` can leave them out",
+        )
+
+
+def _are(items: Sequence[object]) -> str:
+    return "is" if len(items) == 1 else "are"
+
+
+def _router(spec: Spec, host: str) -> Router | None:
+    if spec.serve.replicas == 1:
+        return None
+    return Router(host, spec.serve.address, spec.serve.port)
+
+
+def _replica(
+    spec: Spec,
+    known: Known,
+    nodes: tuple[Node, ...],
+    number: int,
+    engine: tuple[Release, str],
+    router: Router | None,
+) -> Replica:
+    """One engine. Ports differ by the replica's number: two heads may share a host."""
+    serve = spec.serve
+    release, family = engine
+    path = spec.model.path or ""
+    usual = Ports()
+    if router is None:
+        address, port = serve.address, serve.port
+    else:
+        here = nodes[0].name == router.host
+        address, port = "127.0.0.1" if here else nodes[0].address, serve.port + 1 + number
+    return Replica(
+        nodes=nodes,
+        model=path,
+        served_name=spec.model.served_name or path.rstrip("/").rpartition("/")[2],
+        layout=serve.layout,
+        serve=serve,
+        release=release,
+        family=family,
+        backend=backend_for(serve.layout, nodes, release, serve.backend),
+        experts=known.shape.experts,
+        quantisation=known.quantisation,
+        address=address,
+        port=port,
+        ports=replace(
+            usual,
+            ray=usual.ray + number,
+            master=usual.master + number,
+            data_parallel=usual.data_parallel + number,
+        ),
+    )
+
+
+def _check_key(spec: Spec, replicas: Sequence[Replica]) -> None:
+    """Replicas that the router reaches over the network are reached by others too."""
+    beyond = [one for one in replicas if not one.address.startswith(_LOOPBACK)]
+    if beyond and not spec.serve.api_key_env:
+        raise Refused(
+            f"an engine would listen at {beyond[0].address}:{beyond[0].port} without a key",
+            where="serve.replicas",
+            hint="replicas on several hosts need `serve.api_key_env`: the name of an environment"
+            " variable that holds the key",
+        )
+
+
+def _check_addresses(replicas: Sequence[Replica], router: Router | None) -> None:
+    """Hosts that work together must reach each other: a loopback address reaches nobody."""
+    several = any(len(one.nodes) > 1 for one in replicas) or router is not None
+    names = {node.name: node.address for one in replicas for node in one.nodes}
+    if not several or len(names) == 1:
+        return
+    lonely = [name for name, address in names.items() if address.startswith(_LOOPBACK)]
+    if lonely:
+        raise Refused(
+            f"the address of {', '.join(lonely)} is one that other hosts cannot reach",
+            where="cluster.hosts",
+            evidence=tuple(f"{name}: {names[name]}" for name in lonely),
+            hint="name the interface between the hosts: `nic: …` below `cluster`",
+        )

@@ -1,0 +1,203 @@
+"""Commands of a container engine, as argv: `docker`, `podman` and `nerdctl` take the same.
+
+Nothing here runs anything, and nothing quotes: an argv goes through hosts/base.py.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Runtime = Literal["docker", "podman", "nerdctl"]
+
+# What root in a container may do by Docker's default, and an engine has no use for: it makes no
+# devices, no raw sockets and no other users. What stays (CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL,
+# SETGID, SETUID) lets it read models of any owner and write its caches. Recipes run with more, so
+# this was not verified on NPU hardware; `runtime.privileged` takes it all back.
+DROPPED = (
+    "AUDIT_WRITE",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETPCAP",
+    "SYS_CHROOT",
+)
+# msprechecker asks for at least 655,350 open files, and RDMA pins memory.
+_ULIMITS = ("memlock=-1:-1", "nofile=655350:655350")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A path of the host that the container sees. It must be there: nobody makes an empty one."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Container:
+    """One container on one host, complete. Prints as JSON; holds no secret.
+
+    host      the name of the host
+    rank      the host's number within its replica; 0 is the head
+    argv      what runs in it
+    devices   paths of device files
+    shm       bytes of /dev/shm; None leaves the engine's default
+    secrets   path on the host of the file that `argv` reads its secrets from
+    """
+
+    host: str
+    name: str
+    role: str
+    replica: int
+    rank: int
+    image: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    shm: int | None = None
+    secrets: str | None = None
+    privileged: bool = False
+
+
+def run_argv(runtime: Runtime, one: Container, labels: Mapping[str, str]) -> tuple[str, ...]:
+    """Start a container and leave it running. It is not restarted until `restart_argv` says so.
+
+    The host's own network, because Ray, HCCL and gloo open ports that nobody can list in advance.
+    """
+    argv = [runtime, "run", "--detach", "--name", one.name, "--net=host"]
+    if one.privileged:
+        argv.append("--privileged")
+    else:
+        argv += ["--security-opt", "no-new-privileges"]
+        argv += [f"--cap-drop={name}" for name in DROPPED]
+    for path in one.devices:
+        argv += ["--device", path]
+    if one.shm:
+        argv += ["--shm-size", str(one.shm)]
+    for limit in _ULIMITS if one.devices else ():
+        argv += ["--ulimit", limit]
+    for mount in one.mounts:
+        argv += ["--mount", mount_option(mount)]
+    for name, value in one.env.items():
+        argv += ["--env", f"{name}={value}"]
+    for name, value in labels.items():
+        argv += ["--label", f"{name}={value}"]
+    return (*argv, one.image, *one.argv)
+
+
+def mount_option(mount: Mount) -> str:
+    """The value of `--mount`, which all three read as a line of CSV.
+
+    Not `-v`: that cannot have a colon in a path, and makes an empty folder of what is not there.
+    """
+    fields = ["type=bind", f"source={mount.source}", f"target={mount.target}"]
+    if mount.read_only:
+        fields.append("readonly")
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(fields)
+    return line.getvalue()
+
+
+def restart_argv(runtime: Runtime, names: Sequence[str], policy: str) -> tuple[str, ...]:
+    """Set the restart policy of containers that run: `unless-stopped`, or `no`."""
+    return (runtime, "update", "--restart", policy, *names)
+
+
+def again_argv(runtime: Runtime, names: Sequence[str], seconds: int) -> tuple[str, ...]:
+    """Restart containers; each has so many seconds to end."""
+    return (runtime, "restart", "--time", str(seconds), *names)
+
+
+def remove_argv(runtime: Runtime, names: Sequence[str]) -> tuple[str, ...]:
+    """End containers at once and remove them."""
+    return (runtime, "rm", "--force", *names)
+
+
+def find_argv(runtime: Runtime, label: str) -> tuple[str, ...]:
+    """Ids of all containers with this label, of those that ended too; `NAME` or `NAME=VALUE`."""
+    return (runtime, "ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={label}")
+
+
+def inspect_argv(runtime: Runtime, ids: Sequence[str]) -> tuple[str, ...]:
+    """All that the engine knows of containers, as a JSON list."""
+    return (runtime, "inspect", "--type", "container", *ids)
+
+
+def logs_argv(
+    runtime: Runtime, name: str, *, lines: int | None = None, follow: bool = False
+) -> tuple[str, ...]:
+    """What a container wrote, each line with its time (RFC 3339) before it."""
+    tail = ("--tail", str(lines)) if lines is not None else ()
+    return (runtime, "logs", "--timestamps", *tail, *(("--follow",) if follow else ()), name)
+
+
+def exec_argv(runtime: Runtime, name: str, argv: Sequence[str]) -> tuple[str, ...]:
+    """Run a command in a container that runs."""
+    return (runtime, "exec", name, *argv)
+
+
+def image_argv(runtime: Runtime, image: str) -> tuple[str, ...]:
+    """The id of an image; fails when the host does not have it."""
+    return (runtime, "image", "inspect", "--format", "{{.Id}}", image)
+
+
+def pull_argv(runtime: Runtime, image: str) -> tuple[str, ...]:
+    return (runtime, "pull", image)
+
+
+def tag_argv(runtime: Runtime, image: str, name: str) -> tuple[str, ...]:
+    return (runtime, "tag", image, name)
+
+
+def load_argv(runtime: Runtime, archive: str) -> tuple[str, ...]:
+    """Load the images of a tar that `docker save` made."""
+    return (runtime, "load", "--input", archive)
+
+
+def build_argv(runtime: Runtime, tag: str, context: str) -> tuple[str, ...]:
+    """Build an image from `context`/Dockerfile. The host's network, as for `run`."""
+    return (runtime, "build", "--network=host", "--tag", tag, context)
+
+
+def ask_image_argv(runtime: Runtime, image: str) -> tuple[str, ...]:
+    """Print, as JSON, the versions of the packages that matter, as the image itself has them.
+
+    It needs no NPU, and starts neither.
+    """
+    return (
+        runtime,
+        "run",
+        "--rm",
+        "--network=none",
+        "--entrypoint",
+        "python3",
+        image,
+        "-c",
+        _VERSIONS,
+    )
+
+
+def versions_in(text: str) -> dict[str, str]:
+    """What `ask_image_argv` printed: package → version. Raises ValueError."""
+    found = json.loads(text.strip().splitlines()[-1] if text.strip() else "")
+    if not isinstance(found, dict):
+        raise ValueError("no versions")
+    return {str(name): str(version) for name, version in found.items()}
+
+
+_VERSIONS = """\
+import importlib.metadata as metadata, json
+found = {}
+for name in ("vllm_ascend", "vllm", "ray", "transformers", "torch_npu"):
+    try:
+        found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""

@@ -1,0 +1,218 @@
+"""The only record of what runs: the labels of its containers, written and read back.
+
+Whoever comes later, from another machine or as another user, reads them from any host and knows the
+whole service. They hold no secret; anybody who may use the container engine can read them.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ropeway import __version__
+from ropeway.errors import HostError
+from ropeway.hosts.base import Host
+from ropeway.launch.containers import ROUTER, ports
+from ropeway.launch.docker import Container, Runtime, find_argv, inspect_argv
+from ropeway.launch.scripts import url_of
+from ropeway.launch.service import Service
+from ropeway.spec import Spec
+
+SERVICE = "ropeway.service"
+RUN = "ropeway.run"
+_HOST, _ROLE, _REPLICA, _RANK = (f"ropeway.{key}" for key in ("host", "role", "replica", "rank"))
+_HASH, _SPEC, _URL, _MODEL = (f"ropeway.{key}" for key in ("hash", "spec", "url", "model"))
+_RELEASE, _DEVICES, _FOLDER = (f"ropeway.{key}" for key in ("release", "devices", "folder"))
+_PORTS, _ENDPOINT = "ropeway.ports", "ropeway.endpoint"
+_BY, _SINCE, _VERSION = (f"ropeway.{key}" for key in ("by", "since", "version"))
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who brings something up: for labels, locks and the audit.
+
+    who    `user@machine`
+    run    a word that no other run has
+    since  UTC, like 2026-11-28T03:00:00Z
+    """
+
+    who: str
+    run: str
+    since: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A container of ours as a host tells of it.
+
+    host       the name of the host that told
+    state      created, running, restarting, exited, dead, paused
+    exit_code  of its last end
+    restarts   how often the container engine has started it again
+    started    RFC 3339
+    """
+
+    host: str
+    id: str
+    name: str
+    state: str
+    exit_code: int
+    restarts: int
+    started: str
+    image: str
+    labels: Mapping[str, str]
+
+    @property
+    def service(self) -> str:
+        return self.labels.get(SERVICE, "")
+
+    @property
+    def run(self) -> str:
+        return self.labels.get(RUN, "")
+
+    @property
+    def role(self) -> str:
+        return self.labels.get(_ROLE, "")
+
+    @property
+    def replica(self) -> int:
+        return _number(self.labels.get(_REPLICA))
+
+    @property
+    def rank(self) -> int:
+        return _number(self.labels.get(_RANK))
+
+    @property
+    def hash(self) -> str:
+        return self.labels.get(_HASH, "")
+
+    @property
+    def url(self) -> str:
+        return self.labels.get(_URL, "")
+
+    @property
+    def endpoint(self) -> str:
+        """Where its own replica's API is, as seen in the head's container; empty for the router."""
+        return self.labels.get(_ENDPOINT, "")
+
+    @property
+    def model(self) -> str:
+        return self.labels.get(_MODEL, "")
+
+    @property
+    def release(self) -> str:
+        return self.labels.get(_RELEASE, "")
+
+    @property
+    def folder(self) -> str:
+        """The service's folder on that host."""
+        return self.labels.get(_FOLDER, "")
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """The NPUs it holds: N of /dev/davinciN."""
+        return tuple(
+            int(word) for word in self.labels.get(_DEVICES, "").split(",") if word.isdigit()
+        )
+
+    @property
+    def ports(self) -> frozenset[int]:
+        """Those that the service has on that host."""
+        words = self.labels.get(_PORTS, "").split(",")
+        return frozenset(int(word) for word in words if word.isdigit())
+
+    @property
+    def author(self) -> Author:
+        return Author(self.labels.get(_BY, ""), self.run, self.labels.get(_SINCE, ""))
+
+    @property
+    def spec(self) -> Spec:
+        """What was asked for. Raises HostError when the label is not one of ours."""
+        try:
+            return Spec.model_validate_json(self.labels.get(_SPEC, ""), strict=False)
+        except ValueError as error:
+            raise HostError(
+                f"the labels of `{self.name}` cannot be read",
+                where=self.host,
+                evidence=(str(error).splitlines()[0],),
+                hint=f"was it started by a newer Ropeway ({self.labels.get(_VERSION, '?')})?",
+            ) from error
+
+
+def labels_of(
+    service: Service, one: Container, author: Author, content: str, folder: str
+) -> dict[str, str]:
+    """All labels of a container. `content` is its hash."""
+    replica = service.replicas[one.replica]
+    devices = replica.nodes[one.rank].devices if one.devices else ()
+    return {
+        SERVICE: service.name,
+        RUN: author.run,
+        _HOST: one.host,
+        _ROLE: one.role,
+        _REPLICA: str(one.replica),
+        _RANK: str(one.rank),
+        _HASH: content,
+        _URL: service.url,
+        _ENDPOINT: "" if one.role == ROUTER else url_of(replica),
+        _MODEL: replica.served_name,
+        _RELEASE: replica.release.version,
+        _DEVICES: ",".join(map(str, devices)),
+        _FOLDER: folder,
+        _PORTS: ",".join(str(port) for host, port, _ in ports(service) if host == one.host),
+        _BY: author.who,
+        _SINCE: author.since,
+        _VERSION: __version__,
+        _SPEC: json.dumps(service.spec.as_json(), ensure_ascii=False),
+    }
+
+
+def ask_argv(runtime: Runtime, service: str | None = None) -> tuple[str, ...]:
+    """Print all containers of a service, or of all services, as JSON lists."""
+    label = SERVICE if service is None else f"{SERVICE}={service}"
+    script = f'ids=$("$@") || exit; [ -z "$ids" ] || {" ".join(inspect_argv(runtime, ()))} $ids'
+    return ("sh", "-c", script, "sh", *find_argv(runtime, label))
+
+
+def containers_on(host: Host, runtime: Runtime, service: str | None = None) -> tuple[Found, ...]:
+    """Our containers on a host. Raises HostError when it cannot be asked."""
+    result = host.run(ask_argv(runtime, service), timeout=60.0)
+    result.check(f"`{runtime}` does not answer", where=host.name)
+    return found_in(result.stdout, host.name)
+
+
+def found_in(text: str, host: str) -> tuple[Found, ...]:
+    """Read what `ask_argv` printed. Raises HostError for what is no answer."""
+    if not text.strip():
+        return ()
+    try:
+        return tuple(_found(item, host) for item in json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise HostError(
+            "the container engine's answer cannot be read",
+            where=host,
+            evidence=(f"{type(error).__name__}: {error}", text[:200]),
+        ) from error
+
+
+def _found(item: Mapping[str, object], host: str) -> Found:
+    state, config = _mapping(item["State"]), _mapping(item["Config"])
+    return Found(
+        host=host,
+        id=str(item["Id"]),
+        name=str(item["Name"]).lstrip("/"),
+        state=str(state["Status"]),
+        exit_code=int(str(state.get("ExitCode") or 0)),
+        restarts=int(str(item.get("RestartCount") or 0)),
+        started=str(state.get("StartedAt") or ""),
+        image=str(config.get("Image") or item.get("Image") or ""),
+        labels={str(key): str(value) for key, value in _mapping(config["Labels"]).items()},
+    )
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    assert isinstance(value, Mapping)
+    return value
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else 0

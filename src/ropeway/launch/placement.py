@@ -1,0 +1,58 @@
+"""Which NPUs of which hosts each engine takes. Pure."""
+
+from collections.abc import Sequence
+
+from ropeway.engines.base import Node
+from ropeway.errors import Refused
+from ropeway.spec import Layout
+
+
+def place(layout: Layout, replicas: int, hosts: Sequence[Node]) -> tuple[tuple[Node, ...], ...]:
+    """The nodes of each replica, filled from the first host on.
+
+    A replica lies on one host where one has room, else on as few as hold it, with the same number
+    of NPUs on each: vLLM's own multi-host mode wants that, and so do tensor-parallel groups. A
+    data-parallel rank that fits on one host is not cut. Raises Refused when there is no room.
+    """
+    free = [list(node.devices) for node in hosts]
+    found = []
+    for number in range(replicas):
+        taken = _share(layout, [len(devices) for devices in free])
+        if taken is None:
+            raise _no_room(layout, replicas, number, hosts)
+        nodes = []
+        for host, count in taken:
+            devices = tuple(free[host][:count])
+            free[host] = free[host][count:]
+            node = hosts[host]
+            nodes.append(Node(node.name, node.address, count, node.nic, devices))
+        found.append(tuple(nodes))
+    return tuple(found)
+
+
+def _share(layout: Layout, free: Sequence[int]) -> list[tuple[int, int]] | None:
+    """Hosts by number, and how many NPUs to take of each."""
+    engine = layout.tensor * layout.pipeline
+    whole = layout.npus
+    for hosts in range(1, len(free) + 1):
+        if whole % hosts:
+            continue
+        each = whole // hosts
+        cut = each % engine if engine <= each else engine % each
+        roomy = [number for number, count in enumerate(free) if count >= each]
+        if not cut and len(roomy) >= hosts:
+            return [(number, each) for number in roomy[:hosts]]
+    return None
+
+
+def _no_room(layout: Layout, replicas: int, placed: int, hosts: Sequence[Node]) -> Refused:
+    there = ", ".join(f"{node.name}: {len(node.devices)}" for node in hosts)
+    many = f"{replicas} replicas of {layout}" if replicas > 1 else str(layout)
+    total = sum(len(node.devices) for node in hosts)
+    room = f"there is room for {placed}" if placed else "no equal share of the hosts holds one"
+    return Refused(
+        f"{many} takes {replicas * layout.npus} NPUs, and {room}",
+        where="serve.layout" if replicas == 1 else "serve.replicas",
+        evidence=(f"{total} NPUs: {there}",),
+        hint="take a smaller layout, fewer replicas, or more hosts; `ropeway plan` knows what fits",
+    )

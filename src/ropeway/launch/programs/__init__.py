@@ -1,0 +1,14 @@
+"""Programs that run inside of containers, with the image's own Python and nothing else of ours.
+
+They are copied to the hosts as files, so each stands alone; the standard library of Python 3.9, and
+Ray in `nodes`, are all they may use.
+"""
+
+from importlib import resources
+
+NAMES = ("watch", "peer", "nodes")
+
+
+def program(name: str) -> str:
+    """The text of one of them."""
+    return resources.files(__name__).joinpath(f"{name}.py").read_text(encoding="utf-8")

@@ -1,0 +1,347 @@
+"""Starts a service's containers, waits for its first token, and undoes it all when it fails."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ropeway.engines import vllm
+from ropeway.errors import HostError, LaunchError, RopewayError
+from ropeway.hosts.base import Command, Host, shell_line
+from ropeway.hosts.child import rest
+from ropeway.hosts.fleet import over
+from ropeway.hosts.interrupts import uninterrupted
+from ropeway.launch import docker
+from ropeway.launch.containers import (
+    HEAD,
+    File,
+    containers,
+    files,
+    hashes,
+    own_folder,
+    secret_names,
+)
+from ropeway.launch.crew import Hosts, Tell, everywhere
+from ropeway.launch.docker import Container
+from ropeway.launch.failure import engine_failure, root_cause
+from ropeway.launch.labels import RUN, SERVICE, Author, Found, containers_on, labels_of
+from ropeway.launch.scripts import FOLDER
+from ropeway.launch.service import Service
+
+_POLL_SECONDS = 1.5
+_LOG_LINES = 4000
+_FIRST_TOKEN = "ropeway: the first token is there"
+_RAY_HOSTS = re.compile(r"ropeway: Ray has \d+ of \d+ hosts: (\{.*?\})")
+
+# Removes what this run made, and looks again: a `run` that was cut off may still be carried out by
+# the daemon. $1 the container engine, $2 the label, $3 the folder, $4 the label of the service.
+UNDO = """
+for turn in 1 2 3; do
+  ids=$("$1" ps --all --quiet --filter "label=$2") || exit
+  [ -z "$ids" ] || "$1" rm --force $ids >/dev/null || exit
+  sleep 0.4
+done
+[ -n "$("$1" ps --all --quiet --filter "label=$4")" ] || rm -rf -- "$3"
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be started: some or all containers of a service.
+
+    secrets   variable of ours → its value; `` → what we made up
+    save      keeps a log, given its name and text, before it is removed, and says where
+    """
+
+    service: Service
+    hosts: Hosts
+    author: Author
+    secrets: Mapping[str, str]
+    save: Callable[[str, str], str]
+    only: frozenset[str] | None = None
+
+    @property
+    def runtime(self) -> docker.Runtime:
+        return self.service.spec.runtime.command
+
+    @property
+    def todo(self) -> tuple[Container, ...]:
+        """The containers to start."""
+        every = containers(self.service)
+        return tuple(one for one in every if self.only is None or one.name in self.only)
+
+
+def start(job: Job, tell: Tell) -> None:
+    """Start the containers, wait until each replica has generated a token, and let the container
+    engine restart them from then on.
+
+    Raises HostError or LaunchError; then, and when interrupted, everything that this run started is
+    gone again, or the error says how to finish that.
+    """
+    try:
+        tell("writing scripts")
+        _put_files(job)
+        tell(f"starting {len(job.todo)} containers")
+        _run_containers(job)
+        _wait_until_ready(job, tell)
+        if job.service.spec.serve.restart:
+            _let_restart(job)
+    except BaseException as error:
+        with uninterrupted():
+            tell("undoing what was started")
+            cause = _why(error, job)
+            undone = undo(job)
+        if undone is not None:
+            undone.evidence = (str(cause or error) or "interrupted", *undone.evidence)
+            raise undone from error
+        if cause is not None:
+            raise cause from error
+        raise
+
+
+def undo(job: Job) -> LaunchError | None:
+    """Remove what this run started. What could not be removed is in the error, as commands."""
+    service = job.service
+    label = f"{RUN}={job.author.run}"
+
+    def remove(host: Host) -> None:
+        folder = own_folder(service, service.site(host.name))
+        given = (job.runtime, label, folder, f"{SERVICE}={service.name}")
+        argv = ("sh", "-c", UNDO, "sh", *given)
+        host.run(argv, timeout=180.0).check("cannot undo the start", where=host.name)
+
+    outcomes = over([job.hosts[site.name] for site in service.sites], remove)
+    failed = [one for one in outcomes if one.error is not None]
+    if not failed:
+        return None
+    commands = [_by_hand(job, one.host) for one in failed]
+    return LaunchError(
+        f"the start failed, and {len(failed)} of {len(outcomes)} hosts could not be cleaned up",
+        where=", ".join(one.host.name for one in failed),
+        evidence=tuple(f"{one.host.name}: {one.error}" for one in failed),
+        hint="this finishes it:\n" + "\n".join(commands),
+    )
+
+
+def _by_hand(job: Job, host: Host) -> str:
+    """The command that undoes a start on one host; the folder, which has the secrets, goes too
+    unless the service has more there than was started."""
+    service = job.service
+    names = [one.name for one in job.todo if one.host == host.name]
+    whole = all(one.name in names for one in containers(service) if one.host == host.name)
+    folder = own_folder(service, service.site(host.name))
+    argvs = [docker.remove_argv(job.runtime, names)] if names else []
+    argvs += [("rm", "-rf", "--", folder)] if whole else []
+    there = "; ".join(shell_line(Command(argv)) for argv in argvs)
+    remote = next(
+        each
+        for each in service.spec.cluster.hosts or ()
+        if host.name in (each.address, f"{each.address}:{each.port or 22}")
+    )
+    port = ("-p", str(remote.port)) if remote.port else ()
+    login = f"{remote.user}@{remote.address}" if remote.user else remote.address
+    return shell_line(Command(("ssh", *port, login, there)))
+
+
+def survey(
+    hosts: Hosts, runtime: docker.Runtime, service: str | None
+) -> dict[str, tuple[Found, ...]]:
+    """Our containers on each host. Raises HostError when one cannot be asked."""
+    return everywhere(hosts, lambda host: containers_on(host, runtime, service))
+
+
+def read_logs(
+    hosts: Hosts, runtime: docker.Runtime, which: Sequence[Container | Found]
+) -> dict[str, str]:
+    """The end of each container's log, by `host/name`; of hosts that do not answer, nothing."""
+
+    def read(host: Host) -> dict[str, str]:
+        texts = {}
+        for one in which:
+            if one.host == host.name:
+                argv = docker.logs_argv(runtime, one.name, lines=_LOG_LINES)
+                result = host.run(("sh", "-c", '"$@" 2>&1', "sh", *argv), timeout=60.0)
+                texts[_key(one)] = result.stdout if result.ok else ""
+        return texts
+
+    names = {one.host for one in which}
+    outcomes = over([host for name, host in hosts.items() if name in names], read)
+    return {key: text for one in outcomes for key, text in (one.result or {}).items()}
+
+
+def _key(one: Container | Found) -> str:
+    return f"{one.host}/{one.name}"
+
+
+def _put_files(job: Job) -> None:
+    service = job.service
+    by_host: dict[str, list[File]] = {}
+    for file in files(service):
+        by_host.setdefault(file.host, []).append(file)
+    todo = job.todo
+
+    def put(host: Host) -> None:
+        site = service.site(host.name)
+        folder = own_folder(service, site)
+        made = host.run(("mkdir", "-p", "-m", "700", "--", folder, site.cache))
+        made.check("cannot make the service's folder", where=host.name)
+        for file in by_host.get(host.name, ()):
+            host.put(file.content, file.path, mode=0o644)
+        for one in todo:
+            if one.host == host.name and one.secrets:
+                host.put(_secrets(job, one).encode(), one.secrets, mode=0o600)
+
+    names = {one.host for one in todo}
+    everywhere({name: job.hosts[name] for name in names}, put)
+
+
+def _secrets(job: Job, one: Container) -> str:
+    """The file that the container's script reads: nobody else does."""
+    replica = job.service.replicas[one.replica] if one.role != "router" else None
+    names = secret_names(job.service, replica)
+    values = {name: job.secrets[source or name] for name, source in names.items()}
+    lines = (shell_line(Command(("export", f"{name}={value}"))) for name, value in values.items())
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _run_containers(job: Job) -> None:
+    service = job.service
+    content = hashes(service)
+    by_host: dict[str, list[Container]] = {}
+    for one in job.todo:
+        by_host.setdefault(one.host, []).append(one)
+
+    def run(host: Host) -> None:
+        folder = own_folder(service, service.site(host.name))
+        for one in by_host[host.name]:
+            labels = labels_of(service, one, job.author, content[one.name], folder)
+            result = host.run(docker.run_argv(job.runtime, one, labels), timeout=300.0)
+            result.check(f"cannot start `{one.name}`", where=host.name)
+
+    everywhere({name: job.hosts[name] for name in by_host}, run)
+
+
+def _wait_until_ready(job: Job, tell: Tell) -> None:
+    serve = job.service.spec.serve
+    deadline = time.monotonic() + serve.start_timeout
+    mine = {name: job.hosts[name] for name in {one.host for one in job.todo}}
+    while True:
+        heads = [one for one in _alive(job, mine) if one.role == HEAD]
+        logs = read_logs(mine, job.runtime, heads)
+        waiting = [one for one in heads if _FIRST_TOKEN not in logs.get(_key(one), "")]
+        if not waiting and not any(probe(mine, job.runtime, heads).values()):
+            return
+        told = logs.get(_key(waiting[0]), "") if waiting else ""
+        tell(_activity(told, len(heads) - len(waiting), len(heads)))
+        if time.monotonic() > deadline:
+            raise LaunchError(
+                f"the engine was not ready within {serve.start_timeout} s",
+                where=(waiting or heads)[0].host,
+                evidence=_absent(told, job.service),
+                hint="raise `serve.start_timeout`, or look into the logs",
+            )
+        rest(_POLL_SECONDS)
+
+
+def _alive(job: Job, mine: Hosts) -> list[Found]:
+    """The containers of this start. Raises LaunchError when one of them has ended."""
+    found = {
+        one.name: one
+        for several in survey(mine, job.runtime, job.service.name).values()
+        for one in several
+    }
+    for one in job.todo:
+        state = found[one.name].state if one.name in found else "gone"
+        if state not in ("running", "created"):
+            code = f", exit code {found[one.name].exit_code}" if one.name in found else ""
+            raise LaunchError(
+                f"the {one.role} on {one.host} ended while the engine was starting",
+                where=one.host,
+                evidence=(f"{one.name}: {state}{code}",),
+            )
+    return [found[one.name] for one in job.todo]
+
+
+def probe(hosts: Hosts, runtime: docker.Runtime, heads: Sequence[Found]) -> dict[str, str]:
+    """Head → why it generates no token now; nothing when it does. All are asked at once."""
+    by_host: dict[str, list[Found]] = {}
+    for one in heads:
+        by_host.setdefault(one.host, []).append(one)
+
+    def ask(host: Host) -> dict[str, str]:
+        return {one.name: generates(host, runtime, one) for one in by_host[host.name]}
+
+    answers = everywhere({name: hosts[name] for name in by_host}, ask)
+    return {name: why for several in answers.values() for name, why in several.items()}
+
+
+def generates(host: Host, runtime: docker.Runtime, head: Found, seconds: float = 60.0) -> str:
+    """Why this engine generates no token now; nothing when it does."""
+    script = f'[ ! -r "$1" ] || . "$1"; exec python3 {FOLDER}/watch.py once "$2" "$3" "$4"'
+    secrets = f"{FOLDER}/{head.name}.secrets"
+    inside = ("bash", "-c", script, "bash", secrets, head.endpoint, head.model, f"{seconds:g}")
+    result = host.run(docker.exec_argv(runtime, head.name, inside), timeout=seconds + 30)
+    return "" if result.ok else (result.stderr.strip() or result.stdout.strip() or "no answer")
+
+
+def _let_restart(job: Job) -> None:
+    by_host: dict[str, list[str]] = {}
+    for one in job.todo:
+        by_host.setdefault(one.host, []).append(one.name)
+
+    def update(host: Host) -> None:
+        argv = docker.restart_argv(job.runtime, by_host[host.name], "unless-stopped")
+        host.run(argv).check("cannot set the restart policy", where=host.name)
+
+    everywhere({name: job.hosts[name] for name in by_host}, update)
+
+
+def _activity(log: str, ready: int, replicas: int) -> str:
+    """What the first engine that is not ready yet is doing; `log` is its own."""
+    if ready == replicas:
+        return "asking for a token"
+    said = [line for line in log.splitlines() if "ropeway: Ray has" in line]
+    known = vllm.activity(log)
+    words = known
+    if known == "importing vLLM" and said:
+        words = said[-1].partition("ropeway: ")[2].partition(":")[0]
+    return words if replicas == 1 else f"{ready} of {replicas} replicas ready; {words}"
+
+
+def _absent(log: str, service: Service) -> tuple[str, ...]:
+    """The hosts that Ray does not have, from the head's last word about it."""
+    said = _RAY_HOSTS.findall(log)
+    if not said or "ropeway: Ray has all hosts" in log:
+        return ()
+    try:
+        there = json.loads(said[-1])
+    except ValueError:
+        return ()
+    nodes = {node.name: node for one in service.replicas for node in one.nodes}
+    return tuple(
+        f"{name} ({node.address}) has not joined Ray"
+        for name, node in nodes.items()
+        if there.get(node.address, 0) < node.npus
+    )
+
+
+def _why(error: BaseException, job: Job) -> RopewayError | None:
+    """The failure with the engine's own root cause, all ranks heard; None for what is no failure of
+    a start. The logs are saved: what is undone has none."""
+    logs = read_logs(job.hosts, job.runtime, job.todo)
+    kept = {name: job.save(name, text) for name, text in logs.items() if text}
+    if not isinstance(error, HostError | LaunchError):
+        return None
+    if cause := root_cause({name: text for name, text in logs.items() if text}):
+        return engine_failure(error, cause, kept.get(cause.line.log, "") if cause.line else "")
+    evidence = error.evidence
+    if isinstance(error, LaunchError) and (
+        absent := _absent("\n".join(logs.values()), job.service)
+    ):
+        evidence = (*evidence, *(line for line in absent if line not in evidence))
+    if isinstance(error, LaunchError) and len(evidence) < 2:
+        ours = [text for name, text in logs.items() if name.startswith(f"{error.where}/") and text]
+        told = next((text for text in (*ours, *logs.values()) if text), "")
+        evidence = (*evidence, *told.strip().splitlines()[-6:])
+    return type(error)(error.what, where=error.where, evidence=evidence, hint=error.hint)

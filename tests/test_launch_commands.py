@@ -1,0 +1,314 @@
+"""From a spec to the commands of real hosts: placement, containers, files, labels, changes."""
+
+import json
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ropeway.engines.ascend_releases import release_of
+from ropeway.engines.base import Node
+from ropeway.errors import LayoutError, Refused
+from ropeway.facts.driver_paths import USUAL
+from ropeway.facts.host import HostFacts, Nic, Npu
+from ropeway.launch import docker
+from ropeway.launch.changes import changes, differences
+from ropeway.launch.complete import Known, complete
+from ropeway.launch.containers import containers, files, hashes, mount_of
+from ropeway.launch.docker import Mount, mount_option
+from ropeway.launch.dry_run import dry_run
+from ropeway.launch.image import derive_argvs, derived_name, image_name, mirrored
+from ropeway.launch.labels import Author, found_in, labels_of
+from ropeway.launch.placement import place
+from ropeway.launch.service import Service
+from ropeway.models.known import known
+from ropeway.spec import Layout, Runtime, Spec, parse_spec
+
+ME = Author("me@laptop", "abc123", "2026-11-28T00:00:00Z")
+SPEC = """
+name: qwen3-vl
+cluster:
+  hosts:
+    - {address: 192.168.0.147, npus: 8}
+    - {address: 192.168.0.35, npus: 8}
+  nic: enp67s0f5
+  chip: 910B4
+model: {path: /data/Qwen3-VL-30B-A3B-Instruct, served_name: qwen3-vl}
+serve:
+  version: 0.18.0
+  context: 32768
+  memory: 0.9
+"""
+
+
+def spec_of(more: str = "", **serve: object) -> Spec:
+    text = SPEC + "".join(f"  {key}: {json.dumps(value)}\n" for key, value in serve.items()) + more
+    return parse_spec(text, "spec")
+
+
+def service_of(spec: Spec, facts: dict[str, HostFacts] | None = None) -> Service:
+    release = release_of(spec.serve.version or "")
+    assert release is not None
+    image = image_name(release, "A2", spec.runtime)
+    names = tuple(host.address for host in spec.cluster.hosts or ())
+    shape = known("Qwen3-VL-30B-A3B-Instruct")
+    return complete(spec, names, Known(facts or {}, {}, image, shape))
+
+
+def nodes(*npus: int) -> list[Node]:
+    return [
+        Node(f"h{number}", f"10.0.0.{number}", count, "eth0", tuple(range(count)))
+        for number, count in enumerate(npus)
+    ]
+
+
+def taken(layout: str, replicas: int, *npus: int) -> list[list[tuple[str, tuple[int, ...]]]]:
+    return [
+        [(node.name, node.devices) for node in one]
+        for one in place(Layout.parse(layout), replicas, nodes(*npus))
+    ]
+
+
+def test_a_layout_takes_only_the_npus_it_needs():
+    assert taken("TP4", 1, 8, 8) == [[("h0", (0, 1, 2, 3))]]
+    assert taken("TP8xPP2", 1, 8, 8, 8) == [[("h0", tuple(range(8))), ("h1", tuple(range(8)))]]
+    assert taken("TP4xPP3", 1, 8, 8) == [[("h0", tuple(range(6))), ("h1", tuple(range(6)))]]
+
+
+def test_replicas_fill_one_host_after_the_other():
+    assert taken("TP4", 3, 8, 8) == [
+        [("h0", (0, 1, 2, 3))], [("h0", (4, 5, 6, 7))], [("h1", (0, 1, 2, 3))],
+    ]  # fmt: skip
+
+
+def test_a_data_parallel_rank_is_not_cut():
+    # 3 ranks of 4 over hosts of 6: six each would cut the second.
+    assert taken("DP3xTP4", 1, 6, 6, 6) == [[(f"h{n}", (0, 1, 2, 3)) for n in range(3)]]
+
+
+def test_what_has_no_room_is_refused_with_the_numbers():
+    with pytest.raises(Refused) as caught:
+        place(Layout.parse("TP8"), 3, nodes(8, 8))
+    assert caught.value.what == "3 replicas of TP8 takes 24 NPUs, and there is room for 2"
+    assert caught.value.evidence == ("16 NPUs: h0: 8, h1: 8",)
+
+
+@given(
+    st.builds(
+        Layout,
+        tensor=st.sampled_from([1, 2, 4, 8]),
+        pipeline=st.integers(1, 3),
+        data=st.integers(1, 3),
+    ),
+    st.integers(1, 3),
+    st.lists(st.integers(1, 8), min_size=1, max_size=4),
+)
+def test_no_npu_is_given_twice_and_every_rank_has_one(layout, replicas, sizes):
+    try:
+        placed = place(layout, replicas, nodes(*sizes))
+    except Refused:
+        return
+    given_out = [(node.name, device) for one in placed for node in one for device in node.devices]
+    assert len(given_out) == len(set(given_out)) == replicas * layout.npus
+    assert all(len({node.npus for node in one}) == 1 for one in placed), "equal shares"
+
+
+def test_each_host_gets_only_its_npus_and_the_paths_that_are_there():
+    spec = spec_of(layout="TP4")
+    facts = {
+        name: HostFacts(
+            name, name, root=True, home="/root", devices=8,
+            nics=(Nic("enp67s0f5", (name,), 1500, True),),
+            paths=frozenset(USUAL) - {"/usr/local/bin/npu-smi"} | {"/usr/local/sbin/npu-smi"},
+            npus=tuple(Npu(number, name="910B4", health="OK") for number in range(8)),
+        )
+        for name in ("192.168.0.147", "192.168.0.35")
+    }  # fmt: skip
+    (one,) = containers(service_of(spec, facts))
+    assert one.devices == (
+        *(f"/dev/davinci{number}" for number in range(4)),
+        "/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc",
+    )  # fmt: skip
+    npu_smi = [mount for mount in one.mounts if mount.target.endswith("npu-smi")]
+    assert npu_smi == [Mount("/usr/local/sbin/npu-smi", "/usr/local/bin/npu-smi", True)]
+    assert Mount("/data/Qwen3-VL-30B-A3B-Instruct", "/data/Qwen3-VL-30B-A3B-Instruct", True) in (
+        one.mounts
+    )
+    argv = docker.run_argv("docker", one, {})
+    assert "--privileged" not in argv
+    assert argv[argv.index("--security-opt") :][:2] == ("--security-opt", "no-new-privileges")
+    assert "--cap-drop=NET_RAW" in argv
+
+
+def facts_with(name: str, **more: object) -> HostFacts:
+    nics = (Nic("lo", ("127.0.0.1",), None, True), Nic("eth0", (name,), 1500, True))
+    return HostFacts(
+        **{
+            "name": name, "address": name, "root": True, "home": "/root", "devices": 8,
+            "nics": nics, "default_nic": "eth0", "paths": frozenset(USUAL), **more,
+        }
+    )  # fmt: skip
+
+
+def test_a_nic_that_is_not_there_is_named_with_those_that_are():
+    facts = {name: facts_with(name) for name in ("192.168.0.147", "192.168.0.35")}
+    with pytest.raises(Refused) as caught:
+        service_of(spec_of(layout="TP8xPP2"), facts)
+    assert caught.value.what == "`enp67s0f5` does not exist on 192.168.0.147"
+    assert "eth0: 192.168.0.147" in caught.value.evidence
+
+
+def test_npus_that_are_not_there_or_not_healthy_are_refused():
+    spec = spec_of(layout="TP8")
+    few = {"192.168.0.147": facts_with("192.168.0.147", devices=4)}
+    with pytest.raises(Refused, match="has 4 NPUs, and /dev/davinci4, /dev/davinci5"):
+        service_of(spec.model_copy(update={"cluster": _without_nic(spec)}), few)
+    ill = {
+        "192.168.0.147": facts_with("192.168.0.147", npus=(Npu(3, name="910B4", health="Alarm"),))
+    }
+    with pytest.raises(Refused) as caught:
+        service_of(spec.model_copy(update={"cluster": _without_nic(spec)}), ill)
+    assert caught.value.evidence == ("/dev/davinci3: Alarm",)
+
+
+def _without_nic(spec: Spec) -> object:
+    return spec.cluster.model_copy(update={"nic": None})
+
+
+def test_pipeline_with_experts_on_the_blogs_version_is_refused_with_the_version_that_fixes_it():
+    spec = spec_of(layout="TP8xPP2+EP")
+    old = spec.model_copy(update={"serve": spec.serve.model_copy(update={"version": "0.11.0rc0"})})
+    with pytest.raises(LayoutError) as caught:
+        service_of(old)
+    assert "507014" in "".join(caught.value.evidence)
+    assert "0.12.0rc1" in (caught.value.hint or "")
+
+
+def test_replicas_share_one_endpoint_and_need_a_key_between_hosts():
+    with pytest.raises(Refused, match="without a key"):
+        service_of(spec_of(layout="TP8", replicas=2))
+    service = service_of(spec_of(layout="TP8", replicas=2, api_key_env="KEY"))
+    roles = [(one.role, one.host, one.name) for one in containers(service)]
+    assert roles == [
+        ("head", "192.168.0.147", "ropeway-qwen3-vl-0-0"),
+        ("head", "192.168.0.35", "ropeway-qwen3-vl-1-0"),
+        ("router", "192.168.0.147", "ropeway-qwen3-vl-router"),
+    ]
+    config = next(file for file in files(service) if file.path.endswith("router.json"))
+    assert json.loads(config.content) == {
+        "listen": {"host": "127.0.0.1", "port": 8000},
+        "model": "qwen3-vl",
+        "backends": [
+            {"name": "replica-0", "url": "http://127.0.0.1:8001/v1"},
+            {"name": "replica-1", "url": "http://192.168.0.35:8002/v1"},
+        ],
+        "key_env": "VLLM_API_KEY",
+    }
+    router = containers(service)[-1]
+    assert router.devices == () and len(router.mounts) == 1
+
+
+def test_labels_tell_the_whole_service_and_no_secret():
+    service = service_of(spec_of(layout="TP8xPP2", api_key_env="KEY"))
+    (head, _) = containers(service)
+    labels = labels_of(service, head, ME, "hash", "/var/lib/ropeway/qwen3-vl")
+    printed = json.dumps(
+        [
+            {
+                "Id": "1", "Name": f"/{head.name}", "RestartCount": 2,
+                "State": {"Status": "running", "ExitCode": 0, "StartedAt": "2026-11-28T00:00:00Z"},
+                "Config": {"Image": head.image, "Labels": labels},
+            }
+        ]
+    )  # fmt: skip
+    (found,) = found_in(printed, "192.168.0.147")
+    assert found.spec == service.spec
+    assert (found.service, found.role, found.author) == ("qwen3-vl", "head", ME)
+    assert (found.devices, found.restarts) == (tuple(range(8)), 2)
+    assert 8000 in found.ports and 29500 in found.ports
+
+
+def running(service: Service) -> str:
+    content = hashes(service)
+    return json.dumps(
+        [
+            {
+                "Id": one.name, "Name": f"/{one.name}", "State": {"Status": "running"},
+                "Config": {"Labels": labels_of(service, one, ME, content[one.name], "/x")},
+            }
+            for one in containers(service)
+        ]
+    )  # fmt: skip
+
+
+def test_the_same_spec_again_changes_nothing_and_another_replaces_whole_replicas():
+    before = service_of(spec_of(layout="TP8", replicas=2, api_key_env="KEY"))
+    found = found_in(running(before), "h")
+    same = changes(before, found)
+    assert (same.start, same.remove) == (frozenset(), frozenset())
+
+    spec = spec_of(layout="TP8", replicas=2, api_key_env="KEY", max_sequences=64)
+    after = changes(service_of(spec), found)
+    assert after.keep == {"ropeway-qwen3-vl-router"}
+    assert after.start == after.remove == {"ropeway-qwen3-vl-0-0", "ropeway-qwen3-vl-1-0"}
+    assert list(map(str, differences(before.spec, spec))) == ["serve.max_sequences: not set → 64"]
+
+
+def test_one_rank_that_differs_replaces_its_whole_replica():
+    service = service_of(spec_of(layout="TP8xPP2"))
+    head, worker = found_in(running(service), "h")
+    gone = changes(service, [head])
+    assert gone.start == {head.name, worker.name}
+    assert gone.remove == {head.name}
+
+
+def test_a_mirror_takes_the_place_of_the_registry():
+    image = "quay.io/ascend/vllm-ascend:v0.18.0"
+    assert mirrored(image, None) == image
+    assert mirrored(image, "quay.nju.edu.cn") == "quay.nju.edu.cn/ascend/vllm-ascend:v0.18.0"
+    assert mirrored(image, "m.daocloud.io/quay.io") == (
+        "m.daocloud.io/quay.io/ascend/vllm-ascend:v0.18.0"
+    )
+    assert mirrored("ubuntu:22.04", "m.daocloud.io") == "m.daocloud.io/ubuntu:22.04"
+
+
+def test_the_image_follows_the_chip_and_the_system():
+    release = release_of("0.18.0")
+    assert release is not None
+    names = [image_name(release, family, Runtime()) for family in ("A2", "A3", "310P")]
+    assert [name.rpartition(":")[2] for name in names] == ["v0.18.0", "v0.18.0-a3", "v0.18.0-310p"]
+    assert image_name(release, "A3", Runtime(os="openeuler")).endswith("v0.18.0-a3-openeuler")
+    assert image_name(release, "A2", Runtime(image="my/own")) == "my/own:latest"
+
+
+def test_a_derived_image_is_named_by_what_it_is_made_of():
+    one = Runtime(pip=("transformers==4.57.0",))
+    other = Runtime(pip=("transformers==4.57.1",))
+    assert derived_name("sha256:1", Runtime()) is None
+    assert derived_name("sha256:1", one) == derived_name("sha256:1", one)
+    assert len({derived_name(i, r) for i in ("sha256:1", "sha256:2") for r in (one, other)}) == 4
+    argvs = derive_argvs(
+        "docker", "base", "ropeway/vllm-ascend:x", Runtime(pip=one.pip, wheels="/w")
+    )
+    assert argvs[1][-6:] == (
+        "--no-cache-dir", "--no-index", "--find-links", "/wheels", "--", "transformers==4.57.0",
+    )  # fmt: skip
+
+
+def test_a_mount_is_read_as_docker_reads_it():
+    assert mount_of("/data") == Mount("/data", "/data")
+    assert mount_of("/data:ro") == Mount("/data", "/data", True)
+    assert mount_of("/data:/models:ro") == Mount("/data", "/models", True)
+    assert mount_option(Mount("/a,b", '/c"d', True)) == (
+        'type=bind,"source=/a,b","target=/c""d",readonly'
+    )
+
+
+def test_the_dry_run_is_a_script_that_bash_reads_and_says_what_it_assumed():
+    text = dry_run(service_of(spec_of(layout="TP8xPP2", api_key_env="KEY")), "base", ME)
+    assert "# assumed: 192.168.0.147: reached by others at 192.168.0.147" in text
+    assert '"${KEY:?}"' in text
+    lines = shlex.split(text, comments=True)
+    assert lines.count("serve") == 2, "vLLM joins the hosts by itself in this release"
+    assert "--headless" in lines

@@ -1,0 +1,155 @@
+"""The programs in containers, run as they are run there: as files, by themselves."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from ropeway.launch.programs import NAMES, program
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in NAMES:
+        (tmp_path / f"{name}.py").write_text(program(name))
+    return tmp_path
+
+
+class Engine:
+    """An endpoint that generates tokens, or hangs, and counts what it has generated."""
+
+    def __init__(self) -> None:
+        self.hangs = threading.Event()
+        self.others = 0  # tokens for somebody else, each time it is asked for its counter
+        self.total = 0
+        self.keys: list[str | None] = []
+
+
+@contextmanager
+def served(engine: Engine) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            engine.total += engine.others
+            self._answer(f'vllm:generation_tokens_total{{engine="0"}} {engine.total}.0\n'.encode())
+
+        def do_POST(self) -> None:
+            engine.keys.append(self.headers["Authorization"])
+            self.rfile.read(int(self.headers["Content-Length"]))
+            if engine.hangs.is_set():
+                self.send_error(503)
+                return
+            engine.total += 1
+            self._answer(json.dumps({"usage": {"completion_tokens": 1}}).encode())
+
+        def _answer(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def python(folder: Path, *argv: str, **more: object) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        (sys.executable, "-S", "-E", str(folder / argv[0]), *argv[1:]),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        **more,  # type: ignore[call-overload]
+    )  # fmt: skip
+
+
+def ended(process: "subprocess.Popen[str]", seconds: float = 20) -> tuple[int, str]:
+    out, _ = process.communicate(timeout=seconds)
+    return process.returncode, out
+
+
+def test_once_says_yes_by_its_exit_code_and_sends_the_key(folder):
+    engine = Engine()
+    with served(engine) as url:
+        asked = python(folder, "watch.py", "once", url, "m", "5", env={"VLLM_API_KEY": "k"})
+        assert ended(asked) == (0, "")
+    assert engine.keys == ["Bearer k"]
+
+
+def test_once_says_why_not(folder):
+    engine = Engine()
+    engine.hangs.set()
+    with served(engine) as url:
+        code, out = ended(python(folder, "watch.py", "once", url, "m", "5"))
+    assert code == 1
+    assert "503" in out
+
+
+def test_the_watchdog_ends_when_the_engine_hangs_and_not_when_it_is_only_busy(folder):
+    engine = Engine()
+    engine.others = 1  # it goes on generating for others
+    with served(engine) as url:
+        watch = python(folder, "watch.py", "on", url, "m", "0.2")
+        assert watch.stdout
+        assert watch.stdout.readline() == "ropeway: the first token is there\n"
+        engine.hangs.set()
+        for _ in range(5):  # more failures than it takes
+            assert "0 of 3" in watch.stdout.readline()
+        engine.others = 0
+        code, out = ended(watch)
+    assert code == 1
+    assert "3 of 3" in out and "the engine hangs" in out
+
+
+def test_the_watchdog_waits_for_the_first_token_for_ever(folder):
+    engine = Engine()
+    engine.hangs.set()
+    with served(engine) as url:
+        watch = python(folder, "watch.py", "on", url, "m", "0.2")
+        while len(engine.keys) < 4:  # more failures than would end it later
+            assert watch.poll() is None
+        engine.hangs.clear()
+        assert watch.stdout
+        assert watch.stdout.readline() == "ropeway: the first token is there\n"
+        watch.terminate()
+        ended(watch)
+
+
+def test_a_peer_ends_when_the_heads_port_closes(folder):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        assert ended(python(folder, "peer.py", "open", "127.0.0.1", port, "5")) == (0, "")
+        server.accept()[0].close()
+        peer = python(folder, "peer.py", "gone", "127.0.0.1", port, "5")
+        server.accept()[0].close()
+        assert peer.poll() is None
+    code, out = ended(peer, 30)
+    assert (code, out) == (1, f"ropeway: 127.0.0.1:{port} is closed: the head is gone\n")
+
+
+def test_a_peer_does_not_wait_for_ever_for_a_port_that_stays_closed(folder):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    code, out = ended(python(folder, "peer.py", "open", "127.0.0.1", port, "1"))
+    assert (code, out) == (1, f"ropeway: 127.0.0.1:{port} did not open within 1 s\n")
+
+
+def test_the_programs_need_no_package_but_ray_and_no_new_python():
+    for name in NAMES:
+        text = program(name)
+        compile(text, name, "exec")
+        assert "from __future__ import annotations" in text
+        assert "match " not in text

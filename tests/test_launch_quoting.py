@@ -1,0 +1,208 @@
+"""Nothing from outside becomes a command: names, paths and values, through real shells and sshd.
+
+Programs that only write down what they were given stand for docker, vllm, ray and python3.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from ropeway.hosts.base import shell_file
+from ropeway.hosts.ssh import SshHost
+from ropeway.launch import docker
+from ropeway.launch.containers import containers, files, hashes
+from ropeway.launch.dry_run import dry_run
+from ropeway.launch.labels import ask_argv, found_in, labels_of
+from ropeway.launch.scripts import FOLDER
+from ropeway.launch.service import Service
+from ropeway.spec import Spec
+from sshd import sshd, why_not
+from test_launch_commands import ME, service_of, spec_of
+
+# Everything that a shell, docker's CSV or a label might take for its own.
+NASTY = st.text(
+    st.sampled_from(" '\"\\$`(){}[]<>|&;*?!#~=,:%@-\n\téß→a") | st.characters(codec="utf-8"),
+    min_size=1,
+    max_size=24,
+).filter(lambda text: "\0" not in text)
+WORST = "-a $(touch owned)`touch owned`\n';touch owned;'\"\\"
+# What the spec lets through: no control characters in a path, no blanks in a served name.
+PATHS = NASTY.filter(lambda text: all(ord(sign) > 31 and ord(sign) != 127 for sign in text))
+NAMES = NASTY.map(lambda text: "".join(text.split()).lstrip("-")).filter(bool)
+SETTINGS = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+_RECORDER = """\
+#!/bin/sh
+for word; do printf '%s\\0' "$word"; done >>"$RECORDED/${0##*/}"
+printf '\\n\\0' >>"$RECORDED/${0##*/}"
+case $2 in on) exec sleep 5;; esac # the watchdog does not end before the engine
+"""
+
+
+class Bench:
+    """A folder in which recorders stand for programs, and what they heard."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.recorded = folder / "recorded"
+        self.recorded.mkdir()
+        (folder / "bin").mkdir()
+        for name in ("docker", "vllm", "ray", "python3"):
+            (folder / "bin" / name).write_text(_RECORDER)
+            (folder / "bin" / name).chmod(0o755)
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "RECORDED": str(self.recorded), "KEY": WORST, "LANG": "C.UTF-8",
+        }  # fmt: skip
+
+    def forget(self) -> None:
+        for file in self.recorded.iterdir():
+            file.unlink()
+
+    def run(self, script: str) -> None:
+        self.forget()
+        subprocess.run(
+            ("bash", "-c", script), cwd=self.folder, env=self.environment(),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=False,
+        )  # fmt: skip
+
+    def heard(self, program: str) -> list[tuple[str, ...]]:
+        """The argv of each of its calls."""
+        words = (self.recorded / program).read_bytes().decode().split("\0")[:-1]
+        calls: list[list[str]] = [[]]
+        for word in words:
+            if word == "\n":
+                calls.append([])
+            else:
+                calls[-1].append(word)
+        return [tuple(call) for call in calls[:-1]]
+
+    def is_owned(self) -> bool:
+        return any(self.folder.rglob("owned"))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def nasty_spec(path: str, name: str, value: str) -> Spec:
+    """A spec with all of it in it, past the checks that would refuse some."""
+    spec = spec_of(layout="TP8xPP2", api_key_env="KEY")
+    model = spec.model.model_copy(update={"path": f"/data/{path}", "served_name": name})
+    serve = spec.serve.model_copy(
+        update={"env": {"SOME": value}, "engine_args": {"generation-config": value}}
+    )
+    return spec.model_copy(update={"model": model, "serve": serve})
+
+
+def in_folder(service: Service, folder: Path) -> Service:
+    """The service with its files in a folder of the test."""
+    sites = tuple(
+        replace(site, folder=str(folder / site.name), cache=str(folder / "cache"))
+        for site in service.sites
+    )
+    return replace(service, sites=sites)
+
+
+@SETTINGS
+@given(PATHS, NAMES, NASTY)
+@example(WORST.replace("\n", " "), "".join(WORST.split()).lstrip("-"), WORST)
+def test_the_printed_script_hands_on_each_word_as_it_is(bench, path, name, value):
+    service = in_folder(service_of(nasty_spec(path, name, value)), bench.folder)
+    bench.run(dry_run(service, "base", ME))
+    runs = [call for call in bench.heard("docker") if call[:2] == ("run", "--detach")]
+    content = hashes(service)
+    wanted = []
+    for one in containers(service):
+        folder = str(bench.folder / one.host / service.name)
+        labels = labels_of(service, one, ME, content[one.name], folder)
+        wanted.append(docker.run_argv("docker", one, labels)[1:])
+    assert runs == wanted
+    assert not bench.is_owned()
+
+
+@SETTINGS
+@given(PATHS, NAMES, NASTY)
+@example(WORST.replace("\n", " "), "".join(WORST.split()).lstrip("-"), WORST)
+def test_the_script_of_a_container_hands_on_each_word_as_it_is(bench, path, name, value):
+    service = service_of(nasty_spec(path, name, value))
+    head = next(file for file in files(service) if file.path.endswith("-0-0.sh"))
+    script = head.content.decode().replace(f". {FOLDER}", f"true {FOLDER}")
+    bench.run(script)
+    (serve,) = bench.heard("vllm")
+    assert serve[1] == f"/data/{path}"
+    assert name in serve
+    assert value in serve or f"--generation-config={value}" in serve
+    assert not bench.is_owned()
+
+
+@SETTINGS
+@given(NASTY)
+@example("END\nEND_\nEND")
+def test_a_file_in_a_printed_script_is_written_as_it_is(bench, text):
+    bench.run(shell_file("it's a file", text))
+    whole = text if text.endswith("\n") else f"{text}\n"
+    assert (bench.folder / "it's a file").read_bytes().decode() == whole
+
+
+def test_a_secret_with_anything_in_it_reaches_the_engine_and_no_argv(bench):
+    service = in_folder(service_of(nasty_spec("m", "m", "v")), bench.folder)
+    bench.run(dry_run(service, "base", ME))
+    assert WORST not in "".join(word for call in bench.heard("docker") for word in call)
+    secrets = bench.folder / service.sites[0].name / service.name / "ropeway-qwen3-vl-0-0.secrets"
+    assert secrets.stat().st_mode & 0o777 == 0o600
+    told = subprocess.run(
+        ("bash", "-c", f'. "{secrets}"; printf %s "$VLLM_API_KEY"'),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout == WORST
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory) -> Iterator[SshHost]:
+    if reason := why_not():
+        pytest.skip(reason)
+    with sshd(tmp_path_factory.mktemp("ssh")) as server:
+        yield server.host("npu0")
+
+
+@pytest.mark.slow
+@SETTINGS
+@given(PATHS, NAMES, NASTY)
+@example(WORST.replace("\n", " "), "".join(WORST.split()).lstrip("-"), WORST)
+def test_a_run_over_ssh_hands_on_each_word_as_it_is(host, bench, path, name, value):
+    service = service_of(nasty_spec(path, name, value))
+    one = containers(service)[0]
+    argv = docker.run_argv("docker", one, labels_of(service, one, ME, "hash", "/x"))
+    bench.forget()
+    env = bench.environment()
+    host.run(("env", f"PATH={env['PATH']}", f"RECORDED={env['RECORDED']}", *argv))
+    assert bench.heard("docker") == [argv[1:]]
+    assert not bench.is_owned()
+
+
+@pytest.mark.slow
+def test_labels_come_back_as_they_were_put(host, tmp_path):
+    service = service_of(nasty_spec(WORST.replace("\n", " "), "m", WORST))
+    one = containers(service)[0]
+    labels = labels_of(service, one, ME, "hash", "/x")
+    answer = [{"Id": "1", "Name": "n", "State": {"Status": "running"},
+               "Config": {"Labels": labels}}]  # fmt: skip
+    (tmp_path / "answer").write_text(json.dumps(answer))
+    engine = tmp_path / "docker"
+    engine.write_text(f'#!/bin/sh\ncase $1 in ps) echo 1;; *) cat "{tmp_path}/answer";; esac\n')
+    engine.chmod(0o755)
+    result = host.run(("env", f"PATH={tmp_path}:{os.environ['PATH']}", *ask_argv("docker")))
+    (found,) = found_in(result.check("it asks", where="npu0").stdout, "npu0")
+    assert found.spec == service.spec
