@@ -15,7 +15,7 @@ demo: $(VENV)/.local
 
 # The whole suite, real engine included: half an hour on two cores, an hour on slow ones (AVX2 only).
 # The engine's tests run alone: each takes both cores and up to 10 GiB.
-test: check $(VENV)/sshd
+test: check $(VENV)/sshd $(VENV)/docker
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not engine"
 	@$(BIN)/python -m pytest -m engine
 
@@ -53,6 +53,10 @@ $(VENV)/.dev: $(VENV)/.local
 # they are skipped, and say so.
 $(VENV)/sshd: | $(BIN)/python
 	@scripts/get-sshd $@ >/dev/null || mkdir -p $@
+
+# Tests of whole hosts run Docker in namespaces: the machine's, or Debian's packages unpacked here.
+$(VENV)/docker: | $(BIN)/python
+	@scripts/get-docker $@ >/dev/null || mkdir -p $@
 
 clean:
 	rm -rf $(VENV)

@@ -1,10 +1,20 @@
 """A service as shell commands, host by host: to read, and to paste where `up` cannot reach."""
 
 import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ropeway.hosts.base import Command, shell_block, shell_file, shell_line
 from ropeway.launch import docker
-from ropeway.launch.containers import HEAD, containers, files, hashes, own_folder, secret_names
+from ropeway.launch.containers import (
+    HEAD,
+    File,
+    containers,
+    files,
+    hashes,
+    own_folder,
+    secret_names,
+)
 from ropeway.launch.docker import Container
 from ropeway.launch.image import derive_argvs, mirrored
 from ropeway.launch.labels import Author, labels_of
@@ -13,6 +23,15 @@ from ropeway.launch.service import Service, Site
 
 EVERY_HOST = "# ---- on every host: the programs that containers call"
 _PROGRAMS = frozenset(f"{name}.py" for name in NAMES)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What goes onto all hosts, made once: with each host anew, a thousand hosts take minutes."""
+
+    containers: Sequence[Container]
+    files: Sequence[File]
+    hashes: Mapping[str, str]
 
 
 def dry_run(service: Service, base: str, author: Author) -> str:
@@ -28,8 +47,9 @@ def dry_run(service: Service, base: str, author: Author) -> str:
         *(f"# note: {text}" for text in service.notes),
     ]
     lines += ["# first of all, on every host: what stands at the end"]
+    parts = _Parts(containers(service), files(service), hashes(service))
     for site in service.sites:
-        lines += _on_host(service, site, base, author)
+        lines += _on_host(service, site, base, parts, author)
     lines += _afterwards(service)
     for folder in dict.fromkeys(own_folder(service, site) for site in service.sites):
         lines += ["", EVERY_HOST]
@@ -62,22 +82,21 @@ def _command(service: Service) -> docker.Runtime:
     return service.spec.runtime.command
 
 
-def _on_host(service: Service, site: Site, base: str, author: Author) -> list[str]:
+def _on_host(service: Service, site: Site, base: str, parts: _Parts, author: Author) -> list[str]:
     folder = own_folder(service, site)
-    content = hashes(service)
     lines = [
         "",
         f"# ---- on {site.name}" + f" ({site.node.address})" * (site.node.address != site.name),
         *_image(service, base),
         _line("mkdir", "-p", "-m", "700", "--", folder, site.cache),
     ]
-    for file in files(service):
+    for file in parts.files:
         if file.host == site.name and file.path.rpartition("/")[2] not in _PROGRAMS:
             lines.append(_file(file.path, file.content))
-    for one in containers(service):
+    for one in parts.containers:
         if one.host == site.name:
             lines += _secrets(service, one)
-            labels = labels_of(service, one, author, content[one.name], folder)
+            labels = labels_of(service, one, author, parts.hashes[one.name], folder)
             run = docker.run_argv(_command(service), one, labels)
             lines += ["", f"# the {one.role}", shell_block(Command(run))]
     return lines

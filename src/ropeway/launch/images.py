@@ -1,9 +1,11 @@
 """Brings the image onto the hosts: pulled, or loaded from a file; and the one derived from it."""
 
+import contextlib
 import re
 
-from ropeway.errors import HostError, Refused
+from ropeway.errors import HostError, Refused, RopewayError
 from ropeway.hosts.base import Host
+from ropeway.hosts.child import Stop, under
 from ropeway.launch import docker
 from ropeway.launch.crew import Hosts, Tell, everywhere
 from ropeway.launch.image import derive_argvs, derived_name, mirrored
@@ -35,10 +37,16 @@ def ensure_derived(
         if host.run(docker.image_argv(runtime.command, derived)).ok:
             return
         tell(f"{host.name}: installing {', '.join(runtime.pip)}")
-        for argv in derive_argvs(runtime.command, image, derived, runtime):
-            result = host.run(argv, timeout=_INSTALL_SECONDS)
-            if argv[1:3] != ("rm", "--force"):
-                result.check(f"cannot install {', '.join(runtime.pip)}", where=host.name)
+        argvs = derive_argvs(runtime.command, image, derived, runtime)
+        try:
+            for argv in argvs:
+                result = host.run(argv, timeout=_INSTALL_SECONDS)
+                if argv[1:3] != ("rm", "--force"):
+                    result.check(f"cannot install {', '.join(runtime.pip)}", where=host.name)
+        except BaseException:
+            with under(Stop()), contextlib.suppress(RopewayError):  # we may be under one that came
+                host.run(argvs[0])
+            raise
 
     everywhere(hosts, make)
     return derived

@@ -68,7 +68,7 @@ def _head(replica: Replica) -> str:
     if uses_ray(replica):
         npus = sum(node.npus for node in replica.nodes)
         lines += [
-            _line(ray_start_argv(replica, head)) + " || exit",
+            _twice(ray_start_argv(replica, head)) + " || exit",
             _program("nodes", str(len(replica.nodes)), str(npus), seconds) + " || exit",
         ]
     lines += [
@@ -87,7 +87,7 @@ def _ray_worker(replica: Replica, rank: int) -> str:
     return "\n".join(
         (
             _program("peer", "open", head, port, seconds) + " || exit",
-            _line((*ray_start_argv(replica, replica.nodes[rank]), "--block")) + " &",
+            _twice((*ray_start_argv(replica, replica.nodes[rank]), "--block")) + " &",
             "engine=$!",
             _program("peer", "gone", head, port, seconds) + " &",
             "watch=$!",
@@ -126,6 +126,12 @@ def _line(argv: Sequence[str]) -> str:
 
 def _block(argv: Sequence[str]) -> str:
     return shell_block(Command(tuple(argv)))
+
+
+def _twice(argv: Sequence[str]) -> str:
+    """Ray gives its raylet 30 s to start, which a host that loads an image at the time may need."""
+    line = _line(argv)
+    return f"{{ {line} || {{ ray stop --force; {line}; }}; }}"
 
 
 def _program(name: str, *args: str) -> str:

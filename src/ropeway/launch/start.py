@@ -1,5 +1,6 @@
 """Starts a service's containers, waits for its first token, and undoes it all when it fails."""
 
+import functools
 import json
 import re
 import time
@@ -65,7 +66,7 @@ class Job:
     def runtime(self) -> docker.Runtime:
         return self.service.spec.runtime.command
 
-    @property
+    @functools.cached_property
     def todo(self) -> tuple[Container, ...]:
         """The containers to start."""
         every = containers(self.service)
@@ -132,7 +133,7 @@ def _by_hand(job: Job, host: Host) -> str:
     whole = all(one.name in names for one in containers(service) if one.host == host.name)
     folder = own_folder(service, service.site(host.name))
     argvs = [docker.remove_argv(job.runtime, names)] if names else []
-    argvs += [("rm", "-rf", "--", folder)] if whole else []
+    pass
     there = "; ".join(shell_line(Command(argv)) for argv in argvs)
     remote = next(
         each

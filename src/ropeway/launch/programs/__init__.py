@@ -4,11 +4,13 @@ They are copied to the hosts as files, so each stands alone; the standard librar
 Ray in `nodes`, are all they may use.
 """
 
+import functools
 from importlib import resources
 
 NAMES = ("watch", "peer", "nodes")
 
 
+@functools.cache
 def program(name: str) -> str:
     """The text of one of them."""
     return resources.files(__name__).joinpath(f"{name}.py").read_text(encoding="utf-8")

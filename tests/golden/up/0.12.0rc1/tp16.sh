@@ -16,7 +16,7 @@ cat >/var/lib/ropeway/golden/ropeway-golden-0-0.sh <<'END'
 for file in /usr/local/Ascend/ascend-toolkit/set_env.sh /usr/local/Ascend/nnal/atb/set_env.sh; do
   [ ! -r "$file" ] || . "$file"
 done
-ray start --head --port 6379 --include-dashboard=false --node-ip-address 192.168.0.147 --resources '{"NPU": 8}' --disable-usage-stats || exit
+{ ray start --head --port 6379 --include-dashboard=false --node-ip-address 192.168.0.147 --resources '{"NPU": 8}' --disable-usage-stats || { ray stop --force; ray start --head --port 6379 --include-dashboard=false --node-ip-address 192.168.0.147 --resources '{"NPU": 8}' --disable-usage-stats; }; } || exit
 python3 /run/ropeway/nodes.py 2 16 600 || exit
 vllm serve /data/Qwen3-30B-A3B \
   --served-model-name qwen3 \
@@ -99,7 +99,7 @@ docker run \
   --label ropeway.role=head \
   --label ropeway.replica=0 \
   --label ropeway.rank=0 \
-  --label ropeway.hash=504a2b55ab94b8d2 \
+  --label ropeway.hash=73cbbf4fa23a5531 \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \
@@ -123,7 +123,7 @@ for file in /usr/local/Ascend/ascend-toolkit/set_env.sh /usr/local/Ascend/nnal/a
   [ ! -r "$file" ] || . "$file"
 done
 python3 /run/ropeway/peer.py open 192.168.0.147 6379 600 || exit
-ray start --address 192.168.0.147:6379 --node-ip-address 192.168.0.35 --resources '{"NPU": 8}' --disable-usage-stats --block &
+{ ray start --address 192.168.0.147:6379 --node-ip-address 192.168.0.35 --resources '{"NPU": 8}' --disable-usage-stats --block || { ray stop --force; ray start --address 192.168.0.147:6379 --node-ip-address 192.168.0.35 --resources '{"NPU": 8}' --disable-usage-stats --block; }; } &
 engine=$!
 python3 /run/ropeway/peer.py gone 192.168.0.147 6379 600 &
 watch=$!
@@ -196,7 +196,7 @@ docker run \
   --label ropeway.role=worker \
   --label ropeway.replica=0 \
   --label ropeway.rank=1 \
-  --label ropeway.hash=9af84445b89a799d \
+  --label ropeway.hash=bc98e962e07ba811 \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \

@@ -1,0 +1,394 @@
+"""The hosts of two_hosts.py: that they are hosts, that nothing of them stays, that Ropeway and the
+engine run on them."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from local_cluster import ROPEWAY, directory
+from ropeway.hosts.ssh import SshHost
+from ropeway.sim.host_tools import fleet_of, main
+from ropeway.sim.hosts import virtual_hosts
+from sshd import descendants
+from two_hosts import IMAGE, NIC, Node, TwoHosts, mounts, sweep, why_not
+from two_hosts_vllm import for_cpu
+
+
+def on_hosts(test):
+    """A test that takes seconds, and root."""
+    return pytest.mark.two_hosts(pytest.mark.slow(test))
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[TwoHosts]:
+    """Two hosts for all tests that do them no lasting harm."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with TwoHosts(mutual=True, share=[Path(directory("tiny-qwen3-moe"))]) as running:
+        yield running
+    assert traces(running.mark) == []
+
+
+@pytest.fixture
+def possible() -> None:
+    """For tests with hosts of their own."""
+    if reason := why_not(docker=False):
+        pytest.skip(reason)
+
+
+def said(node: Node, *argv: str, timeout: float = 120) -> str:
+    """What a command prints, over SSH."""
+    result = node.ssh.run(argv, timeout=timeout)
+    assert result.ok, result
+    return result.stdout
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.1)
+
+
+def traces(mark: str) -> list[str]:
+    """What the machine has of a harness: folders, cgroups, processes."""
+    places = [Path("/dev/shm"), Path("/sys/fs/cgroup"), Path(os.environ.get("TMPDIR", "/tmp"))]
+    found = [str(path) for place in places for path in place.glob(f"{mark}*")]
+    found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/{mark}*")]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and entry.name != str(os.getpid()):
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_text()
+                found += [words.replace("\0", " ")] if mark in words else []
+    return found
+
+
+# The tools
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("npu-smi", "info"),
+        ("npu-smi", "info", "-t", "topo"),
+        ("npu-smi", "nonsense"),
+        ("hccn_tool", "-i", "1", "-link", "-g"),
+        ("hccn_tool", "-i", "0", "-ping", "-g", "address", "10.20.0.0"),
+    ],
+)
+def test_a_tool_answers_as_the_virtual_host_does(argv, capsys):
+    fleet = "2x2-910B4,link-down:host2:1"
+    expected = virtual_hosts(fleet_of(fleet))[1].answer(argv)
+    assert (main((fleet, "1", *argv)), capsys.readouterr().out) == expected
+
+
+def test_a_fault_is_of_one_host_and_one_npu(capsys):
+    for number in ("0", "1"):
+        main(("2x2-910B4,link-down:host2:1", number, "hccn_tool", "-i", "1", "-link", "-g"))
+    assert capsys.readouterr().out == "link status: UP\nlink status: DOWN\n"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [(), ("2x2-910B4",), ("2x2-910B4", "0"), ("2x2-910B4", "2", "npu-smi", "info"),
+     ("2x2-910B4", "-1", "npu-smi", "info"), ("2x2-H100", "0", "npu-smi", "info"),
+     ("2x2-910B4,no-such", "0", "npu-smi", "info"), ("2x2-910B4", "0", "nvidia-smi")],
+)  # fmt: skip
+def test_arguments_that_make_no_sense_are_refused(argv, capsys):
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and "usage: " in err
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("--version", "--version"),
+        (
+            "serve /m --port 1",
+            "serve /m --port 1 --enforce-eager --kv-cache-memory-bytes 268435456",
+        ),
+        (
+            "serve /m --quantization ascend --enforce-eager --kv-cache-memory-bytes=5 --nnodes 2",
+            "serve /m --enforce-eager --kv-cache-memory-bytes=5 --nnodes 2",
+        ),
+        (
+            "serve /m --additional-config={} --disable-log-requests --headless",
+            "serve /m --headless --enforce-eager --kv-cache-memory-bytes 268435456",
+        ),
+    ],
+)
+def test_flags_of_the_chip_do_not_reach_vllm_cpu(given, expected):
+    assert for_cpu(given.split()) == expected.split()
+
+
+# The hosts
+
+
+@on_hosts
+def test_each_host_has_its_own_name_network_processes_and_devices(hosts):
+    for number, node in enumerate(hosts):
+        assert said(node, "hostname") == f"npu{number}\n"
+        assert f"inet {node.address}/24" in said(node, "ip", "-4", "addr", "show", "dev", NIC)
+        card = said(node, "cat", f"/sys/class/net/{NIC}/address").strip()
+        assert f"link/ether {card} " in said(node, "ip", "link", "show", "dev", NIC)
+        assert said(node, "ps", "-p", "1", "-o", "comm=").startswith("two_hosts")
+        listed = said(node, "ls", "/dev").split()
+        assert {"davinci0", "davinci1", "davinci_manager", "devmm_svm", "hisi_hdc"} < set(listed)
+        assert "davinci2" not in listed
+    assert not list(Path("/dev").glob("davinci*"))
+
+
+@on_hosts
+def test_hosts_reach_each_other_and_nothing_beyond(hosts):
+    first, second = hosts
+    way = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+    assert said(first, *way, second.address, "hostname") == "npu1\n"
+    assert said(second, "getent", "hosts", "npu0").split() == [first.address, "npu0"]
+    beyond = first.ssh.run(("bash", "-c", "echo >/dev/tcp/192.0.2.77/80"), timeout=20)
+    assert "No route to host" in beyond.stderr or "unreachable" in beyond.stderr
+
+
+@on_hosts
+def test_what_a_host_writes_stays_there(hosts):
+    first, second = hosts
+    paths = [f"{place}/two_hosts_wrote" for place in ("/etc", "/usr/local", "/tmp", "/run", "/opt")]
+    said(first, "touch", *paths)
+    assert sorted(said(first, "ls", *paths).split()) == sorted(paths)
+    assert not any(Path(path).exists() for path in paths)
+    assert not second.ssh.run(("ls", *paths)).stdout
+    assert not first.ssh.run(("touch", f"{mounts()[-1]}/two_hosts_wrote")).ok
+    said(first, "rm", *paths)
+
+
+@on_hosts
+def test_programs_that_read_no_option_of_ours_reach_them_too(hosts):
+    found = subprocess.run(
+        ("ssh", "npu1", "hostname"), env=hosts.environment, capture_output=True, check=True
+    )
+    assert found.stdout == b"npu1\n"
+
+
+@on_hosts
+def test_orphans_are_reaped(hosts):
+    said(hosts[0], "sh", "-c", "(sleep 0.01 &) ; sleep 0.3")
+    states = said(hosts[0], "ps", "-eo", "stat=,comm=")
+    assert not [line for line in states.splitlines() if line.startswith("Z") and "sleep" in line]
+
+
+@on_hosts
+def test_containers_run_with_npus_limits_and_the_hosts_network(hosts):
+    """With what `up` asks for, over SSH, on both. The image answers for its versions by itself."""
+    for node in hosts:
+        flags = ("--net=host", "--device", "/dev/davinci0", "--device", "/dev/davinci_manager",
+                 "--ulimit", "nofile=655350:655350", "--ulimit", "memlock=-1:-1",
+                 "--security-opt", "no-new-privileges", "--cap-drop=MKNOD")  # fmt: skip
+        program = "ls /dev; ip -br -4 addr; hostname"
+        printed = said(node, "docker", "run", "--rm", *flags, IMAGE, "bash", "-c", program)
+        assert "davinci0\ndavinci_manager\n" in printed and "davinci1" not in printed
+        assert node.address in printed and node.name in printed
+        ask = "import importlib.metadata as m; print(m.version('vllm_ascend'))"
+        alone = ("--network=none", "--entrypoint", "python3", IMAGE, "-c", ask)
+        assert said(node, "docker", "run", "--rm", *alone) == "0.23.0.post1\n"
+    ids = {said(node, "docker", "image", "inspect", "-f", "{{.Id}}", IMAGE) for node in hosts}
+    assert len(ids) == 1
+
+
+@on_hosts
+def test_doctor_finds_them_sound(hosts, tmp_path):
+    """Its warnings are of the machine below: limits, huge pages, virtual, the disk."""
+    model = directory("tiny-qwen3-moe")
+    found = doctor(hosts, tmp_path, "--image", IMAGE, "--model", model)
+    assert (found["answered"], found["npus"], found["pings"]) == (2, 4, 8)
+    assert not found["unread"]
+    assert {one["check"].partition("-")[0] for one in found["findings"]} <= {"host"}
+    assert found["sound"], found["findings"]
+
+
+@on_hosts
+@pytest.mark.usefixtures("possible")
+def test_doctor_finds_a_fault_that_is_there(tmp_path):
+    with TwoHosts(docker=False, faults=["link-down:host2:1"]) as hosts:
+        found = doctor(hosts, tmp_path)
+        place = {"host": hosts[1].address, "device": 1}
+    failed = [one for one in found["findings"] if place in one["places"]]
+    assert "link" in failed[0]["check"] and failed[0]["level"] == "fail"
+
+
+def doctor(hosts: TwoHosts, folder: Path, *more: str) -> dict:
+    """What `ropeway doctor` says of them, over SSH, as data."""
+    spec = {"name": "two", "cluster": hosts.cluster, "model": {"path": "/data/m"}}
+    path = folder / "ropeway.yaml"
+    path.write_text(json.dumps(spec | {"serve": {"layout": "TP2"}, "runtime": hosts.runtime}))
+    asked = (ROPEWAY, "doctor", "--json", "--config", str(path), *more)
+    run = subprocess.run(
+        asked, env=hosts.environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.returncode in (0, 1), run.stderr
+    return json.loads(run.stdout)
+
+
+@on_hosts
+def test_a_host_that_lost_power_comes_back_with_its_containers(hosts):
+    node = hosts[1]
+    said(node, "docker", "run", "-d", "--name", "stays", "--net=host", IMAGE, "sleep", "1000")
+    said(node, "docker", "update", "--restart", "unless-stopped", "stays")
+    said(node, "touch", "/tmp/gone", "/etc/kept", "/data/kept")
+    card = said(node, "cat", f"/sys/class/net/{NIC}/address")
+    hosts.reboot(node)
+    # With another one, who spoke to it before would not find it for a minute.
+    assert said(node, "cat", f"/sys/class/net/{NIC}/address") == card
+    assert said(node, "docker", "exec", "stays", "hostname") == "npu1\n"
+    assert said(node, "ls", "/tmp", "/etc/kept", "/data/kept").split()[:2] == [
+        "/data/kept",
+        "/etc/kept",
+    ]
+    said(node, "docker", "rm", "--force", "stays")
+    said(node, "rm", "/etc/kept", "/data/kept")
+    assert said(hosts[0], "ssh", "-o", "BatchMode=yes", "npu1", "hostname") == "npu1\n"
+
+
+@on_hosts
+@pytest.mark.usefixtures("possible")
+def test_harnesses_side_by_side_have_networks_of_their_own_and_leave_nothing():
+    with TwoHosts(1, docker=False) as one, TwoHosts(1, docker=False, bandwidth=10**7) as other:
+        assert one[0].address != other[0].address
+        for hosts in (one, other):
+            assert said(hosts[0], "hostname") == "npu0\n"
+        assert not other[0].ssh.run(("bash", "-c", f"echo >/dev/tcp/{one[0].address}/22")).ok
+        assert "tbf" not in said(one[0], "tc", "qdisc", "show", "dev", NIC)
+        assert "tbf" in (shown := said(other[0], "tc", "qdisc", "show", "dev", NIC))
+        assert "rate 80Mbit" in shown
+        subnets = [hosts[0].address.rpartition(".")[0] for hosts in (one, other)]
+    for hosts, subnet in zip((one, other), subnets, strict=True):
+        assert traces(hosts.mark) == []
+        assert f" {subnet}." not in interfaces()
+
+
+def interfaces() -> str:
+    """The machine's addresses."""
+    return subprocess.run(
+        ("ip", "-4", "-oneline", "addr", "show"), capture_output=True, text=True, check=True
+    ).stdout
+
+
+_FOREVER = """
+import sys, time
+from two_hosts import IMAGE, TwoHosts
+hosts = TwoHosts(1)
+with hosts:
+    hosts[0].run("docker", "run", "-d", "--net=host", IMAGE, "sleep", "1000")
+    print(hosts.mark, hosts[0].address, flush=True)
+    time.sleep(1000)
+"""
+
+
+@on_hosts
+def test_nothing_stays_of_a_harness_that_was_killed(hosts):
+    """Its processes and network go with it; its folders and cgroups with the next harness."""
+    with subprocess.Popen(
+        (sys.executable, "-c", _FOREVER),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent,
+    ) as process:
+        try:
+            assert process.stdout
+            mark, address = process.stdout.readline().split()
+            socket.create_connection((address, 22), 5).close()
+            assert len(traces(mark)) > 3
+            family = descendants(process.pid)
+            assert len(family) > 5  # PID 1 and its parent, dockerd, containerd, sshd …
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+    wait_for(lambda: not any(Path("/proc", str(pid)).exists() for pid in family))
+    subnet = address.rpartition(".")[0]
+    wait_for(lambda: f" {subnet}." not in interfaces())
+    assert traces(mark) != []
+    sweep()
+    assert traces(mark) == []
+    assert traces(hosts.mark) != []
+
+
+# The engine
+
+
+@pytest.mark.two_hosts
+@pytest.mark.engine
+def test_vllm_over_ray_in_containers_of_two_hosts_answers(hosts):
+    """One tensor-parallel rank on each host, as one would type it; asked from the machine."""
+    model = directory("tiny-qwen3-moe")
+    head = hosts[0].address
+    try:
+        for node in hosts:
+            begin_rank(node, head, model)
+        body = {"model": "m", "prompt": "One two three", "max_tokens": 8, "temperature": 0}
+        answer = first_answer(hosts, f"http://{head}:8000/v1/completions", body)
+        assert answer["usage"]["completion_tokens"] == 8
+        log = hosts[0].ssh.run(("docker", "logs", "rank")).stdout
+        assert f"ip={hosts[1].address}" in log  # Ray's mark of a rank elsewhere
+        assert (
+            said(hosts[1], "docker", "exec", "rank", "npu-smi", "info", "-l").count("NPU ID") == 2
+        )
+    finally:
+        for node in hosts:
+            node.run("docker", "rm", "--force", "rank")
+
+
+def begin_rank(node: Node, head: str, model: str) -> None:
+    """A container with Ray, and on the head with vLLM.
+
+    It is started again when it fails: Ray gives a raylet 30 s, too few for a machine that is busy.
+    """
+    own = f"--node-ip-address {node.address} --resources '{{\"NPU\": 1}}'"
+    if node.address == head:
+        program = (
+            f"ray start --head --include-dashboard=false {own} && "
+            f"exec vllm serve {model} --served-model-name m --host {head} --port 8000 "
+            "--distributed-executor-backend ray --tensor-parallel-size 2 --enable-expert-parallel "
+            "--max-model-len 512 --quantization ascend --gpu-memory-utilization 0.9"
+        )
+    else:
+        program = (
+            f"until (echo >/dev/tcp/{head}/6379) 2>/dev/null; do sleep 0.5; done; "
+            f"exec ray start --address {head}:6379 {own} --block"
+        )
+    seen = (word for path in (*mounts(), model) for word in ("-v", f"{path}:{path}:ro"))
+    variables = (f"VLLM_HOST_IP={node.address}", f"GLOO_SOCKET_IFNAME={NIC}", "OMP_NUM_THREADS=1")
+    said(
+        node, "docker", "run", "--detach", "--name", "rank", "--net=host", "--shm-size=8g",
+        "--restart=on-failure:3", "--device", "/dev/davinci0", "--device", "/dev/davinci_manager",
+        *seen, *(word for one in variables for word in ("-e", one)), IMAGE, "bash", "-c", program,
+    )  # fmt: skip
+
+
+def first_answer(hosts: TwoHosts, url: str, body: dict, seconds: float = 600) -> dict:
+    """Ask until it answers; fails at once when a container ends."""
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+        for node in hosts:
+            state = node.run("docker", "inspect", "-f", "{{.State.Running}}", "rank")
+            assert state == "true\n", log_end(node.ssh)
+        time.sleep(2)
+    raise AssertionError("\n".join(log_end(node.ssh) for node in hosts))
+
+
+def log_end(host: SshHost) -> str:
+    """The last lines of a rank."""
+    result = host.run(("docker", "logs", "--tail", "30", "rank"))
+    return f"{host.name}: {result.stdout}{result.stderr}"

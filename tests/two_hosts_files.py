@@ -1,0 +1,189 @@
+"""What a host of two_hosts.py has and the machine has not: sshd, dockerd, the driver, as files.
+
+Pure: path → file. Each program in SERVICES is started by PID 1 (two_hosts.sh).
+"""
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ropeway.facts.questions import DOCKER_ROOT
+from ropeway.sim import linux
+from ropeway.sim.host_tools import fleet_of
+
+CHECKOUT = Path(__file__).parent.parent
+SERVICES = "/etc/two_hosts.d"
+BASE = Path(sys.base_prefix)
+_PYTHON = f"{BASE}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+_FETCHED = CHECKOUT / ".venv/docker"
+
+
+@dataclass(frozen=True)
+class File:
+    """Its text; `link` is set instead for a symbolic link."""
+
+    text: str = ""
+    mode: int = 0o644
+    link: str | None = None
+
+
+Files = Mapping[str, File]
+
+
+def program(*lines: str) -> File:
+    """A shell script."""
+    return File("".join(f"{line}\n" for line in ("#!/bin/sh", *lines)), 0o755)
+
+
+def tools_folder() -> Path | None:
+    """Where programs lie that the machine lacks: $ROPEWAY_DOCKER, or what get-docker fetched."""
+    places = (os.environ.get("ROPEWAY_DOCKER"), _FETCHED)
+    return next((Path(place) for place in places if place and Path(place, "bin").is_dir()), None)
+
+
+def search_path() -> str:
+    """PATH on every host."""
+    return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def tool(name: str) -> str | None:
+    """The path of a program, fetched or the machine's own."""
+    folder = tools_folder()
+    return shutil.which(name, path=f"{folder}/bin:{search_path()}" if folder else search_path())
+
+
+def tool_files() -> Files:
+    """The fetched programs, as commands of the host."""
+    folder = tools_folder()
+    names = sorted(path.name for path in (folder / "bin").iterdir()) if folder else ()
+    return {f"/usr/local/bin/{name}": File(link=f"{folder}/bin/{name}") for name in names}
+
+
+def name_files(name: str, addresses: Mapping[str, str]) -> Files:
+    """The host's own name, and where the others are."""
+    lines = "".join(f"{address} {other}\n" for other, address in addresses.items())
+    return {
+        "/etc/hostname": File(f"{name}\n"),
+        "/etc/hosts": File(f"127.0.0.1 localhost\n{lines}"),
+    }
+
+
+def sshd_files(sshd: str, host_key: str, users: str) -> Files:
+    """A sshd on port 22 that lets root in by key. `users` are public keys."""
+    config = "/etc/ssh/two_hosts_config"
+    return {
+        config: File(_SSHD_CONFIG),
+        "/etc/ssh/two_hosts_key": File(host_key, 0o600),
+        "/etc/ssh/two_hosts_users": File(users),
+        f"{SERVICES}/sshd": program(f"exec {shlex.quote(sshd)} -D -e -f {config}"),
+    }
+
+
+_SSHD_CONFIG = """\
+Port 22
+HostKey /etc/ssh/two_hosts_key
+AuthorizedKeysFile /etc/ssh/two_hosts_users .ssh/authorized_keys
+PidFile none
+UsePAM no
+StrictModes no
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+MaxStartups 1000
+LogLevel VERBOSE
+"""
+
+
+def dockerd_files(cgroup: str) -> Files:
+    """A dockerd whose containers are below `cgroup`.
+
+    There is no bridge and no firewall, so containers have the host's network or none.
+    """
+    dockerd = (
+        "dockerd", "--storage-driver=overlay2", "--bridge=none", "--iptables=false",
+        "--exec-opt=native.cgroupdriver=cgroupfs",
+        f"--cgroup-parent={cgroup}", f"--data-root={DOCKER_ROOT}",
+    )  # fmt: skip
+    # Left by a daemon that died with its host, it keeps the next one from starting.
+    start = program("rm -f /var/run/docker.pid", f"exec {shlex.join(dockerd)}")
+    return {f"{SERVICES}/dockerd": start, **({} if may_raise_limits() else _limited_runc())}
+
+
+def may_raise_limits() -> bool:
+    """Whether root may raise its own limits here: CAP_SYS_RESOURCE, number 24."""
+    status = Path("/proc/self/status").read_text()
+    return bool(int(status.partition("CapEff:")[2].split()[0], 16) >> 24 & 1)
+
+
+def _limited_runc() -> Files:
+    text = _RUNC.replace("PYTHON", _PYTHON).replace("REAL", repr(tool("runc")))
+    return {"/usr/local/bin/runc": File(text, 0o755)}
+
+
+# Where root may not raise limits, `--ulimit nofile=655350` ends with "error setting rlimit type 7:
+# operation not permitted". Containers then get what there is; `docker exec` asks once more.
+_RUNC = """\
+#!PYTHON -IS
+import json, os, resource, sys
+
+def lower(path, process_of):
+    with open(path) as file:
+        content = json.load(file)
+    for limit in process_of(content).get("rlimits") or ():
+        most = resource.getrlimit(getattr(resource, limit["type"]))[1]
+        if most != resource.RLIM_INFINITY:
+            limit.update(hard=min(limit["hard"], most), soft=min(limit["soft"], most))
+    with open(path, "w") as file:
+        json.dump(content, file)
+
+argv = sys.argv[1:]
+if "create" in argv:
+    lower(argv[argv.index("--bundle") + 1] + "/config.json", lambda content: content["process"])
+elif "exec" in argv and "--process" in argv:
+    lower(argv[argv.index("--process") + 1], lambda content: content)
+os.execv(REAL, ["runc", *argv])
+"""
+
+
+def ascend_files(fleet: str, number: int) -> Files:
+    """What the driver puts on a host: its files, and tools that answer as this host of the fleet.
+
+    The device files are made by two_hosts.sh.
+    """
+    cluster = fleet_of(fleet)
+    machine = cluster.machines[number]
+    copied = (
+        "/usr/local/Ascend/driver/version.info",
+        "/usr/local/Ascend/firmware/version.info",
+        "/etc/hccn.conf",
+    )
+    texts = {path: linux.answer(machine, cluster, ("cat", path))[1] for path in copied}
+    return {
+        **{path: File(text) for path, text in texts.items()},
+        "/etc/ascend_install.info": File(_INSTALL_INFO),
+        "/usr/local/Ascend/driver/lib64/libdrvdsmi_host.so": File(),
+        "/usr/local/dcmi/libdcmi.so": File(),
+        "/usr/local/bin/npu-smi": _stand_in(fleet, number, "npu-smi"),
+        "/usr/local/Ascend/driver/tools/hccn_tool": _stand_in(fleet, number, "hccn_tool"),
+    }
+
+
+_INSTALL_INFO = """\
+UserName=HwHiAiUser
+UserGroup=HwHiAiUser
+Driver_Install_Type=full
+Driver_Install_Path_Param=/usr/local/Ascend
+Driver_Install_For_All=no
+Driver_Install_Mode=normal
+Driver_Install_Status=complete
+"""
+
+
+def _stand_in(fleet: str, number: int, name: str) -> File:
+    """`-S` leaves out site-packages: a doctor's visit starts these a hundred times."""
+    words: Sequence[str] = (_PYTHON, "-S", "-m", "ropeway.sim.host_tools", fleet, str(number), name)
+    return program(f'PYTHONPATH={shlex.quote(f"{CHECKOUT}/src")} exec {shlex.join(words)} "$@"')
