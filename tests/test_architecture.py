@@ -19,10 +19,10 @@ LAYERS = (
     ("cli",),
     ("sim",),
     ("report",),
-    ("compare", "doctor", "plan", "launch", "comparison"),
+    ("compare", "doctor", "plan", "launch", "distribute", "comparison"),
     ("facts", "diagnosis", "chat", "bench", "batch", "checkpoints"),
     ("hosts", "engines", "client"),
-    ("stream",),
+    ("stream", "router"),
     (
         "spec", "spec_cluster", "spec_types", "spec_errors",
         "layout_name", "engine_args", "strict_yaml", "hardware", "models",
@@ -33,11 +33,15 @@ LAYERS = (
 # Two stems that meet only in the verbs: machines are not spoken to over HTTP, endpoints not over
 # SSH; and what is decided from facts does not know who else decides.
 STRANGERS = (
-    ({"hosts", "engines", "facts", "doctor", "plan", "launch"}, {"client", "chat", "batch"}),
+    (
+        {"hosts", "engines", "facts", "doctor", "plan", "launch", "distribute"},
+        {"client", "chat", "batch"},
+    ),
     ({"client", "chat", "bench", "batch"}, {"hosts", "engines", "facts"}),
     ({"doctor"}, {"plan", "launch", "comparison"}),
     ({"plan"}, {"doctor", "launch", "comparison"}),
-    ({"launch"}, {"doctor", "plan", "comparison"}),
+    ({"launch"}, {"doctor", "plan", "distribute", "comparison"}),
+    ({"distribute"}, {"doctor", "plan", "launch", "comparison"}),
 )
 # report renders results; it does not know how they came about.
 REPORT_IMPORTS = {"report", "comparison", "bench.stats", "stream", "units", "errors"} | {
@@ -52,12 +56,15 @@ ONLY = {
     "rich": {"report"},
     "jinja2": {"report"},
     "click": {"cli"},
-    "aiohttp": {"client", "sim"},
+    "aiohttp": {"client", "router", "sim"},
     "vllm": {"sim"},
     "torch": {"sim"},
-    "ray": {"sim"},
+    "ray": {"sim", "launch.programs"},
 }
-ENVIRONMENT = {"cli", "sim", "hosts.local"}  # local: a process it starts inherits ours
+# Programs that run elsewhere, by themselves: their output is a log, their environment their own.
+IN_CONTAINERS = {"launch.programs"}
+# local: a process it starts inherits ours; the router is a process of its own, with its key in it
+ENVIRONMENT = {"cli", "sim", "hosts.local", "router.__main__", *IN_CONTAINERS}
 # The budget of positional parameters and the place of imports are not ours to choose where we
 # stand in for the engine's own code.
 SIGNATURE_OF_VLLM = {"apply_with_expert_map"}
@@ -142,7 +149,7 @@ def bad_habits(module: str, tree: ast.AST) -> list[str]:
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
-            found += [] if within(module, {"report"}) else [f"line {node.lineno}: print()"]
+            found += [] if within(module, {"report", *IN_CONTAINERS}) else [f"line {node.lineno}: print()"]
         if isinstance(node, ast.ExceptHandler) and catches_all(node):
             found.append(f"line {node.lineno}: catches everything")
         if (

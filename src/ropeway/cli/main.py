@@ -20,7 +20,7 @@ from ropeway.report.console import Screen
 # of `ropeway.cli.x`, imported when it is asked for: the list must not wait for what verbs need.
 VERBS = {
     "init": "Write an annotated sample spec to FILE (by default ropeway.yaml).",
-    "model": "Fetch a small model to rehearse with, or look into a model directory.",
+    "model": "Fetch a small model, look into a model directory, or bring one to all hosts.",
     "doctor": "Look at every host of the cluster and say what would go wrong, before anything "
     "starts.",
     "facts": "Read what commands print on an Ascend host.",

@@ -1,4 +1,4 @@
-"""`ropeway model`: the checkpoints of the local cluster, and what a model is made of."""
+"""`ropeway model`: small checkpoints, what a model is made of, and its way to the hosts."""
 
 import os
 from dataclasses import asdict, replace
@@ -9,6 +9,7 @@ import click
 from ropeway.checkpoints.catalogue import RECIPES, Recipe
 from ropeway.checkpoints.fetch import default_root, ensure, fault
 from ropeway.cli.bringup import parse_layout
+from ropeway.cli.model_push import push_
 from ropeway.cli.options import screen_options
 from ropeway.errors import ModelError
 from ropeway.hosts.local import LocalHost
@@ -42,7 +43,7 @@ _DIR = click.option(
 @click.group(invoke_without_command=True)
 @click.pass_context
 def model(ctx: click.Context) -> None:
-    """Fetch a small model to rehearse with, or look into a model directory.
+    """Fetch a small model, look into a model directory, or bring one to all hosts.
 
     \b
     Example:
@@ -50,6 +51,9 @@ def model(ctx: click.Context) -> None:
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+
+
+model.add_command(push_)
 
 
 @model.command()

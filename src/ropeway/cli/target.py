@@ -18,6 +18,7 @@ from ropeway.cli.options import config_option, with_options
 from ropeway.cli.service import checked_name
 from ropeway.errors import Refused
 from ropeway.hosts.base import Host
+from ropeway.hosts.connect import connected
 from ropeway.launch.docker import Runtime
 from ropeway.launch.life import State, look
 from ropeway.spec import Cluster, RemoteHost, Spec, load_spec
@@ -91,7 +92,7 @@ def target_options(verb: Callable[..., object]) -> Callable[..., object]:
 @contextmanager
 def reached(target: Target) -> Iterator[Reached]:
     """Connect, and read the labels. Raises Refused when several services run and none is named."""
-    spec, connect = target.spec, current_call().connect
+    spec, connect = target.spec, current_call().connect or connected
     if spec is not None:
         with connect(spec.cluster, ssh_config=target.ssh_config) as hosts:
             yield _reached(hosts, spec.runtime.command, target.name or spec.name)

@@ -20,6 +20,7 @@ from ropeway.facts.gather import gather
 from ropeway.facts.host import HostFacts
 from ropeway.facts.questions import questions
 from ropeway.hosts.base import Host
+from ropeway.hosts.connect import connected
 from ropeway.hosts.fleet import over
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch.changes import Changes, changes, differences
@@ -84,7 +85,7 @@ def up_hosts(spec: Spec, asked: Asked, screen: Screen) -> None:
     me = author()
     with (
         interruptible(),
-        current_call().connect(spec.cluster, ssh_config=asked.ssh_config) as every,
+        (current_call().connect or connected)(spec.cluster, ssh_config=asked.ssh_config) as every,
         ExitStack() as stack,
     ):
         if not asked.dry_run:

@@ -133,7 +133,7 @@ def _by_hand(job: Job, host: Host) -> str:
     whole = all(one.name in names for one in containers(service) if one.host == host.name)
     folder = own_folder(service, service.site(host.name))
     argvs = [docker.remove_argv(job.runtime, names)] if names else []
-    pass
+    argvs += [("rm", "-rf", "--", folder)] if whole else []
     there = "; ".join(shell_line(Command(argv)) for argv in argvs)
     remote = next(
         each

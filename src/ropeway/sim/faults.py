@@ -2,31 +2,41 @@
 
 link-down            on the first host that the fault makes sense on, its NPU 3
 link-down:host2:5    there
+
+FAULTS are for `doctor`, which finds them by looking. LAUNCH_FAULTS show only when a service starts.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ropeway.errors import Refused
-from ropeway.sim.machine import GIB, Container, Fleet, Image, Machine, Process
+from ropeway.sim.machine import GIB, Container, Fleet, Image, Machine, Process, Trouble
 
 Change = Callable[[Fleet, int, int], Fleet]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault. `check` is the finding that must name it first; apply(fleet, host, device)."""
+    """One fault. `check` is the finding that must name it first, empty for a fault of a start;
+    apply(fleet, host, device)."""
 
     title: str
     check: str
     apply: Change
 
 
-def inject(fleet: Fleet, text: str) -> tuple[Fleet, Fault]:
-    """Apply `NAME[:HOST[:NPU]]`. Raises Refused for a name, host or NPU that is not there."""
+def inject(fleet: Fleet, text: str, *, launch: bool = False) -> tuple[Fleet, Fault]:
+    """Apply `NAME[:HOST[:NPU]]`; with `launch` also a fault of a start.
+
+    Raises Refused for a name, host or NPU that is not there.
+    """
     name, _, rest = text.partition(":")
-    if name not in FAULTS:
-        raise Refused(f"no such fault: `{name}`", hint="`ropeway doctor --list-faults` names them")
+    known = FAULTS | LAUNCH_FAULTS if launch else FAULTS
+    if name not in known:
+        more = f"\nof a start: {', '.join(LAUNCH_FAULTS)}" if launch else ""
+        raise Refused(
+            f"no such fault: `{name}`", hint=f"`ropeway doctor --list-faults` names them{more}"
+        )
     host_name, _, number = rest.partition(":")
     names = [machine.name for machine in fleet.machines]
     host = min(1, len(names) - 1)
@@ -42,7 +52,7 @@ def inject(fleet: Fleet, text: str) -> tuple[Fleet, Fault]:
         if not number.isdigit() or int(number) not in devices:
             raise Refused(f"`{text}`: no NPU `{number}`", hint=f"NPUs are 0 to {devices[-1]}")
         device = int(number)
-    fault = FAULTS[name]
+    fault = known[name]
     return fault.apply(fleet, host, device), fault
 
 
@@ -237,3 +247,32 @@ FAULTS: dict[str, Fault] = {
     "hosts-apart": Fault("two hosts do not reach each other", "roce-ping", _losing(100)),
     "eth-apart": Fault("Ethernet between two hosts is blocked", "eth-ping", _blocked),
 }  # fmt: skip
+
+
+def _start(title: str, **changes: object) -> Fault:
+    return Fault(title, "", _machine(trouble=Trouble(**changes)))  # type: ignore[arg-type]
+
+
+def _no_registry(fleet: Fleet, host: int, device: int) -> Fleet:
+    return _machine(images=(), trouble=Trouble(pull_fails=True))(fleet, host, device)
+
+
+# Lines as vLLM-Ascend wrote them; diagnosis/tables/ says what each means and where it was recorded.
+_OUT_OF_MEMORY = (
+    "ERROR 11-28 03:00:00 [multiproc_executor.py:597] WorkerProc failed to start.",
+    "Traceback (most recent call last):",
+    "RuntimeError: NPU out of memory. Tried to allocate 260.00 MiB "
+    "(NPU 0; 28.50 GiB total capacity)",
+    "RuntimeError: Engine core initialization failed. See root cause above.",
+)
+# A start takes 13 commands on a worker's host, more where it polls; the container runs after 11.
+_MIDWAY = 12
+
+LAUNCH_FAULTS: dict[str, Fault] = {
+    "ssh-drops": _start("the connection breaks for good", drops_after=_MIDWAY),
+    "ssh-blinks": _start("the connection breaks for a moment", drops_after=_MIDWAY, drops_for=1),
+    "disk-fills": _start("nothing more can be written to the disk", disk_fills=True),
+    "pull-fails": Fault("the image is missing, and no registry answers", "", _no_registry),
+    "never-joins": _start("a host never finds the head", joins=False),
+    "engine-fails": _start("the engine runs out of memory", fails=_OUT_OF_MEMORY),
+}

@@ -114,6 +114,28 @@ class Container:
 
 
 @dataclass(frozen=True)
+class Trouble:
+    """What goes wrong on a host while a service starts there, and facts do not show.
+
+    drops_after  so many commands are carried out, then the connection breaks; None: it holds
+    drops_for    so many commands fail then, before the host can be reached again; None: all
+    disk_fills   nothing can be written
+    pull_fails   no registry answers
+    joins        whether its containers find their head
+    fails        what an engine writes before it ends, halfway through its start
+    says         what an engine writes besides
+    """
+
+    drops_after: int | None = None
+    drops_for: int | None = None
+    disk_fills: bool = False
+    pull_fails: bool = False
+    joins: bool = True
+    fails: tuple[str, ...] = ()
+    says: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Machine:
     """One host.
 
@@ -167,6 +189,7 @@ class Machine:
     unreachable: frozenset[str] = frozenset()
     failure: str | None = None
     busy_times: int = 0
+    trouble: Trouble = Trouble()
 
 
 @dataclass(frozen=True)

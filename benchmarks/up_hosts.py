@@ -1,0 +1,104 @@
+"""`ropeway up` on 2 and on 64 virtual hosts, in turn: the bar is at most twice the time.
+
+    python benchmarks/up_hosts.py
+    python benchmarks/up_hosts.py --turns 1 --hosts 2 256 --start 20 --latency 0.05
+    python benchmarks/up_hosts.py --replicas
+
+The hosts live in this process, and all of `up` runs as it is typed: lock, facts, checks, image,
+files, containers, the wait for the first token, audit. Each command takes `--latency` there and
+back, and the engine `--start` from the moment when all of its hosts have met. One engine lies over
+all hosts (DP × TP8 with Ray); with `--replicas` each host has an engine of its own, and a router
+stands before them. What is not in it: the network's own limits, and a daemon under load.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from statistics import median
+
+from running import conditions
+
+from ropeway.cli.call import Call
+from ropeway.cli.main import exit_code
+from ropeway.launch.life import look, take_down
+from ropeway.sim.launching import Rehearsal, rehearsal_spec
+from ropeway.sim.machine import parse_fleet, sound_fleet
+from ropeway.sim.virtual_engine import Pace
+from ropeway.spec import Spec, dump_spec
+
+BAR = 2.0
+
+
+def main() -> None:
+    """Measure in turn; exit code 1 when the bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--hosts", type=int, nargs=2, default=(2, 64))
+    parser.add_argument("--start", type=float, default=20.0, help="seconds of the engine's start")
+    parser.add_argument("--latency", type=float, default=0.05, help="seconds of each command")
+    parser.add_argument("--replicas", action="store_true")
+    given = parser.parse_args()
+    os.environ["ROPEWAY_BENCHMARK_KEY"] = "of-the-endpoint"  # engines on several hosts want one
+    pace = Pace(latency=given.latency, begin=0.5, join=0.5, start=given.start)
+    print(f"{conditions()}\n{given.start:g} s of start, {given.latency * 1000:g} ms a command")
+    up(2, Pace(), replicas=given.replicas)  # imports what `up` needs
+    seconds: dict[int, list[float]] = {count: [] for count in given.hosts}
+    for turn in range(given.turns):
+        for count in given.hosts:
+            took, commands, cpu = up(count, pace, replicas=given.replicas)
+            seconds[count].append(took)
+            print(
+                f"turn {turn + 1}: {count:4} hosts {took:6.1f} s, {commands:5} commands, "
+                f"{cpu:4.1f} s of CPU",
+                flush=True,
+            )
+    few, many = (median(seconds[count]) for count in given.hosts)
+    print(f"median: {few:.1f} s and {many:.1f} s, {many / few:.2f} times as long (bar: {BAR:g})")
+    sys.exit(many > BAR * few)
+
+
+def up(count: int, pace: Pace, *, replicas: bool) -> tuple[float, int, float]:
+    """Seconds that `up` takes, its commands, and its seconds of CPU. It is taken down after."""
+    fleet = sound_fleet(*parse_fleet(f"{count}x8-910B4"))
+    virtual = Rehearsal(fleet, pace)
+    spec = rehearsal_spec(fleet)
+    if replicas:
+        spec = apart(spec, count)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        Path("ropeway.yaml").write_text(dump_spec(spec))
+        began, cpu = time.monotonic(), time.process_time()
+        with redirect_stdout(StringIO()):
+            code = exit_code(["up", "--quiet"], call=Call(connect=virtual.connected))
+        took, cpu = time.monotonic() - began, time.process_time() - cpu
+        os.chdir("/")
+    if code:
+        sys.exit(f"up on {count} hosts: exit code {code}")
+    commands = len(virtual.seen)
+    with virtual.connected(spec.cluster) as every:
+        hosts = {host.name: host for host in every}
+        state = look(hosts, "docker", spec.name)
+        assert take_down(hosts, "docker", spec.name, state) == count + replicas
+    assert virtual.left() == ()
+    return took, commands, cpu
+
+
+def apart(spec: Spec, count: int) -> Spec:
+    """An engine on each host."""
+    serve = {
+        **spec.serve.model_dump(mode="json"),
+        "layout": "TP8",
+        "replicas": count,
+        "backend": None,
+        "api_key_env": "ROPEWAY_BENCHMARK_KEY",
+    }
+    return Spec.model_validate({**spec.as_json(), "serve": serve})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A model's files from one host to all others, at about the time of one copy."""

@@ -1,0 +1,110 @@
+"""`ropeway` as a user types it, on virtual hosts that live as long as the test."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ropeway.cli.call import Call
+from ropeway.cli.main import exit_code
+from ropeway.sim.faults import inject
+from ropeway.sim.launching import Rehearsal, Seen, rehearsal_spec
+from ropeway.sim.machine import Fleet, Trouble, parse_fleet, sound_fleet
+from ropeway.sim.virtual_engine import Pace
+from ropeway.spec import Serve, Spec, dump_spec
+
+# A `sleep` of a script takes a hundredth of its time; nothing else takes any.
+QUICK = Pace(sleeps=0.01)
+
+
+class Cluster:
+    """Virtual hosts, a folder with a spec, and the verbs."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], fleet: Fleet) -> None:
+        self.folder = folder
+        self.fleet = fleet
+        self.spec = rehearsal_spec(sound_fleet(len(fleet.machines), 8, fleet.machines[0].kind))
+        self.virtual = Rehearsal(fleet, QUICK)
+        self.out = self.err = ""
+        self._capsys = capsys
+
+    def serve(self, **changes: Any) -> None:
+        """Change keys of `serve` in the spec; a layout by its name."""
+        data = {**self.spec.as_json()["serve"], **changes}  # type: ignore[dict-item]
+        self.write(self.spec.model_copy(update={"serve": Serve.model_validate(data)}))
+
+    def write(self, spec: Spec) -> None:
+        """Take this spec from now on."""
+        self.spec = spec
+        (self.folder / "ropeway.yaml").write_text(dump_spec(spec))
+
+    def pace(self, **changes: float) -> None:
+        """Change how long things take. Before anything runs."""
+        self.virtual = Rehearsal(self.fleet, replace(QUICK, **changes))
+
+    def run(self, *args: str, spec: bool = True) -> int:
+        """The exit code of a verb; what it said is in `out` and `err` then."""
+        if spec and not (self.folder / "ropeway.yaml").exists():
+            self.write(self.spec)
+        code = exit_code(args, call=Call(connect=self.virtual.connected))
+        said = self._capsys.readouterr()
+        self.out, self.err = said.out, said.err
+        return code
+
+    def json(self, *args: str) -> Any:
+        """The JSON document of a verb, whatever its exit code."""
+        self.run(*args, "--json")
+        return json.loads(self.out)
+
+    def containers(self) -> dict[str, str]:
+        """Name → id, of all hosts."""
+        return {
+            one.name: one.id
+            for machine in self.fleet.machines
+            for one in self.virtual.site(machine.name).engine.every
+        }
+
+    def logs(self) -> dict[str, str]:
+        """Name → text of all files in this folder's runs."""
+        return {
+            str(path.relative_to(self.folder)): path.read_text()
+            for path in self.folder.glob("runs/*/*")
+        }
+
+    def last_audit(self, host: str = "host1") -> dict[str, str]:
+        """What was written down last on a host."""
+        text = self.virtual.site(host).files["/var/lib/ropeway/audit.log"]
+        found: dict[str, str] = json.loads(text.splitlines()[-1])
+        return found
+
+
+def fleet_with(*faults: str, size: str = "2x8-910B4", **troubles: Trouble) -> Fleet:
+    """A sound fleet with faults by name (`disk-full:host2`), or with trouble on a host."""
+    fleet = sound_fleet(*parse_fleet(size))
+    for text in faults:
+        fleet, _ = inject(fleet, text, launch=True)
+    names = [machine.name for machine in fleet.machines]
+    for host, trouble in troubles.items():
+        index = names.index(host)
+        fleet = fleet.with_machine(index, replace(fleet.machines[index], trouble=trouble))
+    return fleet
+
+
+Make = Callable[..., Cluster]
+
+
+@pytest.fixture
+def cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Make:
+    """A function that makes a Cluster, given a Fleet (a sound one of two hosts if not)."""
+    monkeypatch.chdir(tmp_path)
+    return lambda fleet=None: Cluster(tmp_path, capsys, fleet or fleet_with())
+
+
+def is_start(seen: Seen) -> bool:
+    """Whether this command starts a container of a service."""
+    return seen.argv[1:3] == ("run", "--detach")

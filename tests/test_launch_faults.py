@@ -1,0 +1,354 @@
+"""What goes wrong while a service starts: the error says what and where, and nothing is left."""
+
+import random
+import shlex
+import signal
+import threading
+from dataclasses import replace
+
+import pytest
+
+from rehearsed import Cluster, Make, cluster, fleet_with, is_start  # noqa: F401
+from ropeway.sim.faults import LAUNCH_FAULTS
+from ropeway.sim.launching import Rehearsal, Seen
+from ropeway.sim.machine import Fleet, Machine, Trouble
+from ropeway.spec import Cluster as Hosts
+from ropeway.spec import RemoteHost
+
+HOSTS = ("host1", "host2")
+LAST = 13  # commands that a start takes on a worker's host; the audit follows
+
+
+def changed(fleet: Fleet, index: int, **changes: object) -> Fleet:
+    """The fleet with one machine changed."""
+    machine: Machine = replace(fleet.machines[index], **changes)  # type: ignore[arg-type]
+    return fleet.with_machine(index, machine)
+
+
+def told(one: Cluster) -> str:
+    """The error as it was told, without the lines of progress before it."""
+    return one.err[one.err.index("error: ") :]
+
+
+# What the host lacks, or somebody else has: seen before anything is started, exit code 2.
+
+REFUSALS = {
+    "disk-full:host2": (
+        "the disk is too full: the image take", "host2: 3.0 GiB free", "image prune",
+    ),
+    "port-taken:host1": (
+        "port 6379 is in use on host1, and Ray needs it", "`redis-server` listens there", "end it",
+    ),
+    "model-missing:host2": (
+        "is not whole on every host", "No such file or directory", "ropeway model push /data/model",
+    ),
+    "shard-missing:host2": (
+        "is not whole on every host", "model-00016-of-00016.safetensors", "ropeway model push",
+    ),
+    "container-holds:host2": (
+        "NPUs that are asked for belong to somebody else", "container `old-vllm`", "docker stop",
+    ),
+    "npu-busy:host2:5": (
+        "NPUs that are asked for belong to somebody else", "VLLMEngineCor", "devices",
+    ),
+    "card-dropped:host2": ("host2 has 7 NPUs", "/dev/davinci7", "npu-smi info"),
+    "card-alarm:host2": ("not healthy", "/dev/davinci3: Alarm", "ropeway doctor"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", REFUSALS)
+def test_what_is_in_the_way_is_told_and_nothing_is_started(fault: str, cluster: Make):  # noqa: F811
+    fleet = fleet_with(fault)
+    if fault.startswith("disk-full"):  # it is the image that needs the room
+        fleet = changed(fleet, 1, images=())
+    two = cluster(fleet)
+    assert two.run("up") == 2
+    for words in REFUSALS[fault]:
+        assert words in told(two)
+    assert not any(map(is_start, two.virtual.seen))
+    assert two.virtual.left() == ()
+
+
+def test_a_model_that_differs_is_told(cluster: Make):  # noqa: F811
+    fleet = fleet_with()
+    shard = "model-00003-of-00016.safetensors"
+    model = {**fleet.machines[1].model, shard: 3_816_515_000}
+    two = cluster(changed(fleet, 1, model=model))
+    assert two.run("up") == 2
+    assert "host2" in told(two)
+    assert "/data/model" in told(two)
+    assert two.virtual.left() == ()
+
+
+def test_an_interface_named_wrongly_is_refused_with_those_there_are(cluster: Make):  # noqa: F811
+    two = cluster()
+    given = two.spec.cluster.model_copy(update={"nic": "eth9"})
+    two.write(two.spec.model_copy(update={"cluster": given}))
+    assert two.run("up") == 2
+    assert "`eth9` does not exist on host1" in told(two)
+    assert "enp189s0f0: 192.168.0.1" in told(two)
+    assert two.virtual.left() == ()
+
+
+def test_an_image_that_may_not_be_pulled_is_refused(cluster: Make):  # noqa: F811
+    two = cluster(fleet_with("image-missing:host2"))
+    runtime = two.spec.runtime.model_copy(update={"pull": "never"})
+    two.write(two.spec.model_copy(update={"runtime": runtime}))
+    assert two.run("up") == 2
+    assert "host2 does not have the image" in told(two)
+    assert f"docker pull {runtime.image}" in told(two)
+    assert two.virtual.left() == ()
+
+
+def test_a_missing_image_is_pulled_from_the_mirror(cluster: Make):  # noqa: F811
+    two = cluster(fleet_with("image-missing:host2"))
+    runtime = two.spec.runtime.model_copy(update={"mirror": "mirror.example.org/hub"})
+    two.write(two.spec.model_copy(update={"runtime": runtime}))
+    assert two.run("up") == 0
+    pulled = [one for one in two.virtual.seen if one.argv[1] == "pull"]
+    wanted = "mirror.example.org/hub/ascend/vllm-ascend:v0.23.0"
+    assert pulled == [Seen("host2", ("docker", "pull", wanted))]
+    assert "4 of 4 layers" in two.err
+
+
+# What breaks on the way: exit code 1, and everything is undone.
+
+
+@pytest.mark.parametrize(
+    ("fault", "where", "words"),
+    [
+        ("pull-fails:host2", "host2", "i/o timeout"),
+        ("disk-fills:host2", "host2", "no space left on device"),
+        ("engine-fails:host1", "host1", "the engine failed: RuntimeError: NPU out of memory"),
+        ("engine-fails:host2", "host2", "the engine failed: RuntimeError: NPU out of memory"),
+        ("ssh-blinks:host2", "host2", "the connection broke off"),
+        ("host-down:host2", "host2", "no route to host"),
+        ("docker-down:host2", "host2", "Cannot connect to the Docker daemon"),
+    ],
+)
+def test_a_start_that_fails_leaves_nothing(fault: str, where: str, words: str, cluster: Make):  # noqa: F811
+    two = cluster(fleet_with(fault))
+    assert two.run("up") == 1
+    assert words in told(two)
+    assert f"  at {where}" in told(two) or f"{where}-" in told(two)
+    assert two.virtual.left() == ()
+    assert two.run("status") == 1
+
+
+def test_every_fault_of_a_start_is_tried_here():
+    tried = {"ssh-drops", "ssh-blinks", "disk-fills", "pull-fails", "never-joins", "engine-fails"}
+    assert set(LAUNCH_FAULTS) == tried
+
+
+def test_an_engine_that_fails_is_told_with_its_log_and_what_to_do(cluster: Make):  # noqa: F811
+    two = cluster(fleet_with("engine-fails:host1"))
+    error = two.json("up")["error"]
+    assert error["what"].startswith("the engine failed: RuntimeError: NPU out of memory")
+    assert "--gpu-memory-utilization" in error["hint"]
+    assert "vllm-ascend/issues" in error["hint"]
+    log = two.logs()[error["where"]]
+    assert "NPU out of memory" in log
+    assert f"less {error['where']}" in error["hint"]
+    assert two.last_audit()["outcome"].startswith("failed: the engine failed")
+    assert two.last_audit()["verb"] == "up"
+
+
+def test_a_worker_that_ends_is_told_of(cluster: Make):  # noqa: F811
+    """Of an end that no table knows: its last lines."""
+    two = cluster(fleet_with(host2=Trouble(fails=("a line of no meaning",))))
+    assert two.run("up") == 1
+    assert "the worker on host2 ended while the engine was starting" in told(two)
+    assert "ropeway-rehearsal-0-1: exited, exit code 1" in told(two)
+    assert "a line of no meaning" in told(two)
+    assert two.virtual.left() == ()
+
+
+@pytest.mark.parametrize("begin", [0.0, 1.2], ids=["the head gives up", "we give up"])
+def test_a_host_that_never_joins_ray_is_named(begin: float, cluster: Make):  # noqa: F811
+    """Whoever loses patience first, the head's own program or we."""
+    two = cluster(fleet_with("never-joins:host3", size="3x8-910B4"))
+    two.pace(begin=begin)
+    two.serve(start_timeout=1)
+    assert two.run("up") == 1
+    assert "host3 (192.168.0.3) has not joined Ray" in told(two)
+    assert "host2 (" not in told(two)
+    assert two.virtual.left() == ()
+
+
+def test_an_engine_that_is_never_ready_is_given_up(cluster: Make):  # noqa: F811
+    two = cluster()
+    two.pace(start=600)
+    two.serve(start_timeout=1)
+    assert two.run("up") == 1
+    assert "the engine was not ready within 1 s" in told(two)
+    assert "serve.start_timeout" in told(two)
+    assert two.virtual.left() == ()
+
+
+def test_a_disk_without_a_byte_is_told_at_the_lock(cluster: Make):  # noqa: F811
+    two = cluster(changed(fleet_with(), 1, disk_free_bytes=0))
+    assert two.run("up") == 1
+    assert "cannot lock the host" in told(two)
+    assert "No space left on device" in told(two)
+    assert two.virtual.left() == ()
+
+
+# SSH that drops, at every command.
+
+
+def finish(virtual: Rehearsal, error: str) -> None:
+    """Carry out the commands that an error tells, host by host, as somebody would paste them."""
+    for line in error.splitlines():
+        words = shlex.split(line) if line.strip().startswith("ssh ") else []
+        if words:
+            host = virtual.connect(words[-2].partition("@")[2] or words[-2])
+            host.site.machine = replace(host.site.machine, trouble=Trouble())
+            for command in words[-1].split("; "):
+                assert host.run(tuple(shlex.split(command))).ok
+
+
+@pytest.mark.parametrize("commands", range(LAST))
+def test_ssh_that_drops_for_good(commands: int, cluster: Make):  # noqa: F811
+    """Either nothing was started there, or the error has the command that finishes the undoing."""
+    two = cluster(fleet_with(host2=Trouble(drops_after=commands)))
+    assert two.run("up") == 1
+    assert "host2" in told(two)
+    assert "broke off" in told(two)
+    left = two.virtual.left()
+    assert all(line.startswith("host2: ") for line in left)
+    finish(two.virtual, told(two))
+    assert two.virtual.left() == ()
+
+
+@pytest.mark.parametrize("commands", range(1, LAST))
+def test_ssh_that_drops_for_a_moment(commands: int, cluster: Make):  # noqa: F811
+    """The undoing reaches the host again, and there is nothing to finish."""
+    two = cluster(fleet_with(host2=Trouble(drops_after=commands, drops_for=1)))
+    assert two.run("up") == 1
+    assert two.virtual.left() == ()
+
+
+def test_the_command_that_finishes_it_logs_in_as_the_spec_says(cluster: Make):  # noqa: F811
+    """And the reason of the start's failure is not lost behind that of the undoing's."""
+    two = cluster(fleet_with(host2=Trouble(drops_after=11)))
+    hosts = (
+        RemoteHost(address="host1", npus=8),
+        RemoteHost(address="host2", npus=8, user="ops", port=2222),
+    )
+    two.write(two.spec.model_copy(update={"cluster": Hosts(hosts=hosts)}))
+    error = two.json("up")["error"]
+    assert error["hint"].splitlines()[1:] == [
+        "ssh -p 2222 ops@host2 "
+        "'docker rm --force ropeway-rehearsal-0-1; rm -rf -- /var/lib/ropeway/rehearsal'"
+    ]
+    assert error["evidence"][0] == "the connection broke off while a command ran"
+
+
+def test_a_failed_replacement_leaves_what_was_not_replaced(cluster: Make, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("MY_KEY", "of-the-endpoint")
+    two = cluster()
+    two.serve(layout="TP8", replicas=2, backend=None, api_key_env="MY_KEY", start_timeout=5)
+    assert two.run("up") == 0, two.err
+    before = two.containers()
+    site = two.virtual.site("host2")
+    site.engine.machine = replace(site.machine, trouble=Trouble(fails=("a line of no meaning",)))
+    two.virtual.connect("host2").run(("docker", "rm", "--force", "ropeway-rehearsal-1-0"))
+    assert two.run("up", "--yes") == 1
+    assert two.containers() == {
+        name: one for name, one in before.items() if name != "ropeway-rehearsal-1-0"
+    }
+    assert "ropeway-rehearsal-0-0.sh" in str(two.virtual.site("host1").files.keys())
+
+
+# Ctrl-C.
+
+
+def ctrl_c() -> None:
+    """A moment from now, to the thread that waits for the others, as a terminal's reaches it."""
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Timer(0.005, signal.pthread_kill, (main, signal.SIGINT)).start()
+
+
+def interrupted_at(two: Cluster, number: int, fired: list[Seen]) -> None:
+    """Send ourselves what Ctrl-C sends, when this many commands have been given."""
+
+    def count(seen: Seen) -> None:
+        if len(two.virtual.seen) == number:
+            fired.append(seen)
+            ctrl_c()
+
+    two.virtual.on_command = count
+
+
+MOMENTS = random.Random(5).sample(range(1, 44), 10)
+
+
+@pytest.mark.parametrize("number", MOMENTS)
+def test_ctrl_c_at_any_moment_leaves_nothing(number: int, cluster: Make):  # noqa: F811
+    """With a package to install, with latency, and with daemons that start what they were asked
+    for though the client has gone."""
+    two = cluster(fleet_with("image-missing:host2"))
+    two.pace(latency=0.02, pull=0.1, begin=0.1, start=1.6, sleeps=0.25)
+    runtime = two.spec.runtime.model_copy(update={"pip": ("transformers==5.5.4",)})
+    two.write(two.spec.model_copy(update={"runtime": runtime}))
+    fired: list[Seen] = []
+    interrupted_at(two, number, fired)
+    assert two.run("up") == 130
+    assert fired, "the run was over before"
+    assert two.virtual.left() == ()
+
+
+def test_ctrl_c_while_a_package_is_installed(cluster: Make):  # noqa: F811
+    two = cluster()
+    two.pace(pull=2.0, sleeps=0.01)
+    runtime = two.spec.runtime.model_copy(update={"pip": ("transformers==5.5.4",)})
+    two.write(two.spec.model_copy(update={"runtime": runtime}))
+    fired: list[Seen] = []
+
+    def at_the_build(seen: Seen) -> None:
+        if not fired and "pip" in seen.argv:
+            fired.append(seen)
+            ctrl_c()
+
+    two.virtual.on_command = at_the_build
+    assert two.run("up") == 130
+    assert fired
+    assert two.virtual.left() == ()
+
+
+def test_ctrl_c_when_it_is_up_already_still_means_no(cluster: Make):  # noqa: F811
+    """While it is written down that it is done."""
+    two = cluster()
+    fired: list[Seen] = []
+
+    def at_the_end(seen: Seen) -> None:
+        if not fired and '"outcome": "done"' in seen.argv[-1]:
+            fired.append(seen)
+            two.virtual.pace = replace(two.virtual.pace, latency=0.2)
+            ctrl_c()
+
+    two.virtual.on_command = at_the_end
+    assert two.run("up") == 130
+    assert fired
+    assert two.virtual.left() == ()
+
+
+def test_what_a_daemon_starts_after_ctrl_c_is_found(cluster: Make):  # noqa: F811
+    """`undo` looks again."""
+    two = cluster()
+    two.pace(sleeps=0.5)
+    fired: list[Seen] = []
+    late: list[object] = []
+
+    def at_the_start(seen: Seen) -> None:
+        late.extend(one for host in HOSTS for one in two.virtual.site(host).late)
+        two.virtual.pace = replace(two.virtual.pace, latency=0.6 if is_start(seen) else 0.0)
+        if not fired and is_start(seen):
+            fired.append(seen)
+            ctrl_c()
+
+    two.virtual.on_command = at_the_start
+    assert two.run("up") == 130
+    assert two.virtual.left() == ()
+    assert late, "no daemon was late: the test shows nothing"

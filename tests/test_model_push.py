@@ -1,0 +1,370 @@
+"""`ropeway model push` for real: hosts with sshds of their own, rsync between them."""
+
+import hashlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import two_hosts_files
+from ropeway.distribute import push as push_module
+from ropeway.distribute.commands import lent_folder, send_argv
+from ropeway.distribute.errand import errand
+from ropeway.distribute.push import push
+from ropeway.distribute.survey import look
+from ropeway.distribute.trust import admit, lend, take_back
+from two_hosts import Node, TwoHosts, why_not
+
+pytestmark = pytest.mark.slow
+
+ROPEWAY = str(Path(sys.executable).parent / "ropeway")
+MIB = 2**20
+HOSTS = 3
+MODEL = "/data/a model"
+# Any character that a file name can have, and most often those that mean something to a shell.
+NAME = st.text(
+    st.one_of(
+        st.sampled_from("aA -$`'\"\\\n;&|<>*?~#(){}[]:@%=é\t"),
+        st.characters(exclude_categories=("Cs",), exclude_characters="/\0"),
+    ),
+    min_size=1,
+    max_size=20,
+).filter(lambda name: not name.startswith("."))
+
+_MAKE = """
+rm -rf "$1" && mkdir -p "$1/tokenizer" && cd "$1" || exit
+for shard in 1 2 3; do head -c "$2" /dev/urandom >model-0000$shard.safetensors; done
+echo "{}" >config.json; echo "{}" >tokenizer/vocab.json
+ln -s model-00001.safetensors model-00004.safetensors
+mkdir .cache && echo half >.cache/x.incomplete
+"""
+_LIST = 'cd "$1" 2>/dev/null && find . -type f -exec sha256sum {} + | sort -k 2'
+
+
+def rsync() -> Path | None:
+    """A program that hosts can run."""
+    found = two_hosts_files.tool("rsync")
+    return Path(found) if found else None
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[TwoHosts]:
+    """Three hosts that do not trust each other; 200 Mbit/s between any two."""
+    if reason := why_not(docker=False):
+        pytest.skip(reason)
+    program = rsync()
+    if program is None:
+        pytest.skip("no rsync: install it, or `scripts/get-docker .venv/docker`")
+    with TwoHosts(HOSTS, npus=0, docker=False, bandwidth=25_000_000) as running:
+        for node in running:
+            furnish(node, program)
+        yield running
+
+
+def furnish(node: Node, program: Path) -> None:
+    """rsync, and an sshd that reads the user's own file of keys, in which somebody stands."""
+    node.run("mkdir", "-p", "/usr/local/bin")
+    node.run("ln", "-sf", str(program), "/usr/local/bin/rsync")
+    node.run("sh", "-c", "mkdir -p /root/.ssh; printf 'ssh-ed25519 AAAA owner' >$1", "sh", KEYS)
+    wanted = "/etc/ssh/two_hosts_users .ssh/authorized_keys"
+    edit = f"s#^AuthorizedKeysFile .*#AuthorizedKeysFile {wanted}#"
+    node.run("sed", "-i", edit, "/etc/ssh/two_hosts_config")
+    node.run("sh", "-c", "kill -HUP $(pgrep -o sshd)")
+    wait_until(lambda: node.ssh.run(("true",)).ok)
+
+
+KEYS = "/root/.ssh/authorized_keys"
+
+
+@pytest.fixture
+def model(hosts) -> Iterator[str]:
+    """A small model on the first host: three shards, and one that is a link."""
+    make(hosts, 2 * MIB)
+    yield MODEL
+    for node in hosts:
+        node.run("rm", "-rf", MODEL)
+        assert left(node) == []
+
+
+def make(hosts: TwoHosts, shard: int) -> None:
+    """A model of other shards, of so many bytes."""
+    hosts[0].run("sh", "-c", _MAKE, "sh", MODEL, str(shard))
+
+
+def wait_until(what, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if what():
+                return
+        except Exception:
+            pass
+        time.sleep(0.1)
+    pytest.fail("it did not happen")
+
+
+def left(node: Node) -> list[str]:
+    """What of a push is still on a host."""
+    keys = node.run("cat", KEYS)
+    assert keys.strip() == "ssh-ed25519 AAAA owner"
+    found = node.run("sh", "-c", "ls -d /tmp/ropeway-push* 2>/dev/null; ls -A /root/.ssh").split()
+    processes = node.run("sh", "-c", "ps -eo args= | grep '[r]opeway-push' || true").splitlines()
+    return [*(name for name in found if name != "authorized_keys"), *processes]
+
+
+def content(node: Node, root: str = MODEL) -> str:
+    """Every file and its hash."""
+    return node.run("sh", "-c", f"({_LIST}) || true", "sh", root)
+
+
+def wanted(node: Node) -> str:
+    """What a copy of the first host's model looks like: links are files, dots are left out."""
+    lines = [line for line in content(node).splitlines() if "/.cache" not in line]
+    first = next(line.split()[0] for line in lines if "00001" in line)
+    lines.append(f"{first}  ./model-00004.safetensors")
+    return "".join(f"{line}\n" for line in sorted(lines, key=lambda line: line[66:]))
+
+
+def cli(hosts: TwoHosts, folder: Path, *words: str) -> "subprocess.Popen[str]":
+    """The program itself, with a spec of these hosts."""
+    spec = folder / "ropeway.yaml"
+    lines = "".join(f"    - {{address: {node.name}, npus: 1}}\n" for node in hosts)
+    spec.write_text(
+        f"name: test\ncluster:\n  hosts:\n{lines}model:\n  path: {MODEL}\nserve: {{}}\n"
+    )
+    return subprocess.Popen(
+        (ROPEWAY, "model", "push", "-c", str(spec), *words),
+        env=hosts.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def done(process: "subprocess.Popen[str]", code: int = 0) -> dict:
+    """Its JSON document."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    return json.loads(out) if out else {}
+
+
+def test_every_host_gets_the_same_and_nothing_else_stays(hosts, model, tmp_path):
+    document = done(cli(hosts, tmp_path, model, "--json"))
+    assert document["source"] == {"host": "npu0", "path": model}
+    assert [one["whole"] for one in document["deliveries"]] == [True, True]
+    assert document["files"] == 6
+    for node in (hosts[1], hosts[2]):
+        assert content(node) == wanted(hosts[0])
+        assert left(node) == []
+    again = done(cli(hosts, tmp_path, model, "--json"))
+    assert [one["received_bytes"] for one in again["deliveries"]] == [0, 0]
+
+
+def test_what_is_damaged_or_missing_is_replaced_and_the_rest_stays(hosts, model, tmp_path):
+    make(hosts, 17 * MIB)  # larger than what is sent together with others
+    done(cli(hosts, tmp_path, model, "--json"))
+    damage = "printf x | dd of=model-00002.safetensors bs=1 seek=4096 conv=notrunc 2>&1"
+    hosts[1].run("sh", "-c", f'cd "$1" && {damage} && rm config.json', "sh", model)
+    before = hosts[1].run("stat", "-c", "%i", f"{model}/model-00003.safetensors")
+    document = done(cli(hosts, tmp_path, model, "--json"))
+    assert content(hosts[1]) == content(hosts[2]) == wanted(hosts[0])
+    assert hosts[1].run("stat", "-c", "%i", f"{model}/model-00003.safetensors") == before
+    received = [one["received_bytes"] for one in document["deliveries"]]
+    assert 17 * MIB <= received[0] <= 18 * MIB
+    assert received[1] == 0
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_cut_off_it_leaves_no_model_and_goes_on_where_it_stopped(hosts, model, tmp_path, blow):
+    """After SIGKILL, too: the hosts take everything back themselves."""
+    make(hosts, 24 * MIB)
+    process = cli(hosts, tmp_path, model)
+
+    def staged() -> int:
+        stage = f"{model}/.ropeway-push"
+        return int(hosts[1].run("sh", "-c", 'du -sb "$1" | cut -f 1', "sh", stage))
+
+    wait_until(lambda: staged() > 30 * MIB)
+    process.send_signal(blow)
+    process.communicate(timeout=30)
+    assert process.returncode == (-blow if blow == signal.SIGKILL else 130)
+    for node in (hosts[0], hosts[1], hosts[2]):
+        wait_until(lambda node=node: left(node) == [])
+    shown = hosts[1].run("ls", model)
+    assert shown == ""
+    kept = staged()
+    assert kept > 30 * MIB
+    document = done(cli(hosts, tmp_path, model, "--json"))
+    assert document["hosts"][0]["bytes_to_get"] <= document["bytes"] - kept + MIB
+    assert content(hosts[1]) == content(hosts[2]) == wanted(hosts[0])
+
+
+def test_it_may_come_from_this_machine_to_another_folder(hosts, tmp_path):
+    own = tmp_path / "it's mine"
+    own.mkdir()
+    (own / "a.safetensors").write_bytes(os.urandom(20 * MIB))
+    (own / "config.json").write_text("{}")
+    words = (str(own), "--from", "here", "--to", f"{MODEL}/b c", "--json")
+    environment = {**hosts.environment, "PATH": f"{rsync().parent}:{hosts.environment['PATH']}"}
+    hosts_environment = type(hosts).environment
+    try:
+        type(hosts).environment = property(lambda _: environment)
+        document = done(cli(hosts, tmp_path, *words))
+    finally:
+        type(hosts).environment = hosts_environment
+    assert [one["whole"] for one in document["deliveries"]] == [True] * HOSTS
+    digest = hashlib.sha256((own / "a.safetensors").read_bytes()).hexdigest()
+    for number in range(HOSTS):
+        assert digest in content(hosts[number], f"{MODEL}/b c")
+        assert left(hosts[number]) == []
+        hosts[number].run("rm", "-rf", MODEL)
+
+
+def test_a_host_that_fails_is_named_and_the_others_go_on(hosts, model, tmp_path):
+    hosts[1].run("sh", "-c", 'mkdir -p "$1" && mount -t tmpfs -o size=16m full "$1"', "sh", model)
+    try:
+        full = done(cli(hosts, tmp_path, model, "--json"), 1)
+    finally:
+        hosts[1].run("umount", model)
+    error, none = (one["error"] for one in full["deliveries"])
+    assert error["what"].startswith("needs 8.0 MiB for the model and has ")
+    assert none is None
+    assert content(hosts[2]) == wanted(hosts[0])
+
+
+def test_a_host_that_goes_away_meanwhile_is_named_and_the_others_go_on(hosts, model, tmp_path):
+    make(hosts, 24 * MIB)
+    process = cli(hosts, tmp_path, model, "--json")
+    wait_until(lambda: hosts[1].run("ls", "-d", f"{model}/.ropeway-push"))
+    time.sleep(3)
+    hosts[1].run("sh", "-c", "kill -KILL $(pgrep sshd | grep -vx $(pgrep -o sshd))")
+    document = done(process, 1)
+    assert [one["whole"] for one in document["deliveries"]] == [False, True]
+    assert document["deliveries"][0]["error"]["where"].startswith("npu1")
+    assert content(hosts[2]) == wanted(hosts[0])
+
+
+def test_two_at_once_the_second_is_told_who_is_first(hosts, model, tmp_path):
+    make(hosts, 24 * MIB)
+    first = cli(hosts, tmp_path, model, "--json")
+    wait_until(lambda: hosts[1].run("cat", f"{model}/.ropeway-push/.lock"))
+    wait_until(lambda: hosts[2].run("cat", f"{model}/.ropeway-push/.lock"))
+    second = done(cli(hosts, tmp_path, model, "--json"), 1)
+    for one in second["deliveries"]:
+        assert one["error"]["what"] == "another push is bringing files here"
+        assert ", since 20" in one["error"]["evidence"][0]
+    done(first)
+    assert content(hosts[1]) == wanted(hosts[0])
+
+
+def test_hosts_without_rsync_are_named_and_nothing_is_touched(hosts, model, tmp_path):
+    hosts[1].run("rm", "/usr/local/bin/rsync")
+    try:
+        document = done(cli(hosts, tmp_path, model, "--json"), 2)
+    finally:
+        hosts[1].run("ln", "-sf", str(rsync()), "/usr/local/bin/rsync")
+    assert document["error"]["what"] == "a host lacks `rsync`"
+    assert document["error"]["where"] == "npu1"
+    assert content(hosts[1]) == ""
+
+
+def test_a_dry_run_changes_nothing_and_shows_the_commands(hosts, model, tmp_path):
+    document = done(cli(hosts, tmp_path, model, "--json", "--dry-run"))
+    sends = [one for one in document["commands"] if one["argv"][0] == "rsync"]
+    assert {one["what"].rpartition(" to ")[2] for one in sends} == {"npu1", "npu2"}
+    assert document["copies"] == 2  # all of it is one piece
+    assert content(hosts[1]) == ""
+
+
+def test_a_lent_key_opens_nothing_else(hosts, model):
+    """Whoever has the key of a sender can write into the stage, and do nothing else."""
+    task = errand(look(hosts[0].ssh, model), [look(hosts[1].ssh, model)])
+    number = "0123456789abcdef"
+    lent = {one.name: lend(number, one) for one in task.sites}
+    try:
+        hosts[1].run("mkdir", "-p", f"{model}/.ropeway-push")
+        for one in task.sites:
+            admit(number, task, one, lent)
+        argv = send_argv(number, [f"{model}/./config.json"], task.peer("npu1"))
+        ssh = shlex.split(argv[argv.index("-e") + 1])
+
+        def attempt(*words: str) -> str:
+            """With the key, on the sender; it must not come to anything."""
+            result = hosts[0].ssh.run(("timeout", "5", *ssh, *words), timeout=30)
+            return result.stdout + result.stderr
+
+        assert "uid=" not in attempt("ropeway-1", "id")
+        attempt("ropeway-1", "touch /tmp/pwned")
+        attempt("ropeway-1", "rsync --server --sender -e.LsfxCIvu . /etc/passwd")
+        attempt("-s", "ropeway-1", "sftp")
+        attempt("-tt", "ropeway-1", "bash")
+        assert "administratively prohibited" in attempt("-W", "127.0.0.1:22", "ropeway-1")
+        # The sender's rsync chooses another folder: it makes no difference.
+        elsewhere = (*argv[:-1], "ropeway-1:/tmp/elsewhere")
+        assert hosts[0].ssh.run(elsewhere).ok
+        upwards = argv[: argv.index("--")]
+        hosts[0].ssh.run(("sh", "-c", "mkdir -p /tmp/x/../y; echo 1 >/tmp/up"))
+        hosts[0].ssh.run((*upwards, "--", "/tmp/./up", "ropeway-1:../../../tmp/"))
+        assert hosts[1].run("ls", "/tmp").split() == [f"ropeway-push.{number}"]
+        assert "config.json" in hosts[1].run("ls", f"{model}/.ropeway-push")
+        assert hosts[1].run("stat", "-c", "%a", lent_folder(number)).strip() == "700"
+        key = hosts[0].run("stat", "-c", "%a", f"{lent_folder(number)}/key")
+        assert key.strip() == "600"
+        line = hosts[1].run("cat", KEYS).splitlines()[1]
+        assert line.startswith('restrict,command="exec sh /tmp/ropeway-push.')
+        assert ',expiry-time="20' in line
+    finally:
+        assert take_back(number, task.remote) == ()
+        hosts[0].run("rm", "-rf", "/tmp/x", "/tmp/y", "/tmp/up")
+
+
+def test_a_stranger_in_the_receivers_place_gets_nothing(hosts, model, monkeypatch):
+    """Another host key than the one that we read: the sender does not speak to it."""
+    wrong = hosts[0].run("sh", "-c", "ssh-keygen -qt ed25519 -N '' -f /tmp/w; cat /tmp/w.pub")
+    hosts[0].run("sh", "-c", "rm /tmp/w /tmp/w.pub")
+    real = push_module.lend
+
+    def lend_wrong(number, site):
+        from dataclasses import replace
+
+        lent = real(number, site)
+        return replace(lent, keys=wrong) if site.name == "npu1" else lent
+
+    monkeypatch.setattr(push_module, "lend", lend_wrong)
+    task = errand(look(hosts[0].ssh, model), [look(hosts[1].ssh, model), look(hosts[2].ssh, model)])
+    pushed = push(task, who="test")
+    assert [one.error is None for one in pushed.deliveries] == [False, True]
+    assert "npu1" in pushed.deliveries[0].error.hint
+    assert "answers in its place" in pushed.deliveries[0].error.hint
+
+
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(folder=NAME, names=st.sets(NAME, min_size=1, max_size=6))
+def test_no_name_can_do_anything_but_name_a_file(hosts, folder, names):
+    root = f"/data/hostile/{folder}"
+    files = {name.encode()[:200].decode(errors="ignore") for name in names}
+    for name in files:
+        hosts[0].run("mkdir", "-p", f"{root}/d{name}")
+        for path in (f"{root}/d{name}/{name}", f"{root}/{name}"):
+            hosts[0].run("sh", "-c", 'printf %s "$2" >"$1"', "sh", path, name)
+    hosts[0].run("sh", "-c", 'cd "$1" && : >config.json && echo 1 >a.safetensors', "sh", root)
+    try:
+        task = errand(look(hosts[0].ssh, root), [look(hosts[1].ssh, root)])
+        assert push(task, who="$(touch /tmp/pwned)").ok
+        show = 'cd "$1" && find . -type f ! -path "*/.*/*" -exec sha256sum -z {} + | sort -z'
+        theirs = hosts[1].run("sh", "-c", show, "sh", root)
+        assert theirs == hosts[0].run("sh", "-c", show, "sh", root)
+        assert len(theirs.split("\0")) == 2 * len(files) + 2 + 1
+        for node in (hosts[0], hosts[1]):
+            assert node.run("ls", "-A", "/tmp") == ""
+    finally:
+        for node in (hosts[0], hosts[1]):
+            node.run("rm", "-rf", "/data/hostile")

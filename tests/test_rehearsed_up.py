@@ -1,0 +1,277 @@
+"""The whole of `up` and the verbs after it, on virtual hosts: what is done, told and kept."""
+
+import json
+import threading
+import time
+import zipfile
+
+import pytest
+
+from rehearsed import QUICK, Cluster, Make, cluster, fleet_with, is_start  # noqa: F401
+from ropeway.cli.main import exit_code
+from ropeway.errors import ConnectionLost, Refused
+from ropeway.launch.labels import Author
+from ropeway.launch.lock import locked
+from ropeway.sim.launching import Rehearsal, rehearsal_spec
+from ropeway.sim.machine import Trouble
+
+
+def test_up_status_logs_exec_restart_down(cluster: Make):  # noqa: F811
+    """The life of a service, known by its labels alone."""
+    two = cluster()
+    up = two.json("up")
+    assert (up["url"], up["layout"]) == ("http://127.0.0.1:8000/v1", "DP2×TP8+EP")
+    assert two.last_audit()["verb"] == two.last_audit("host2")["verb"] == "up"
+    assert two.last_audit("host2")["outcome"] == "done"
+
+    status = two.json("status")
+    assert status["serving"] is True
+    assert [(one["host"], one["role"], one["state"]) for one in status["containers"]] == [
+        ("host1", "head", "running"),
+        ("host2", "worker", "running"),
+    ]
+    lines = two.json("logs")["lines"]
+    assert [one["time"] for one in lines] == sorted(one["time"] for one in lines)
+    assert {one["source"] for one in lines} == {"host1 head", "host2 worker"}
+    assert "ropeway: the first token is there" in [one["text"] for one in lines]
+
+    assert two.run("exec", "npu-smi", "info", "-l") == 0
+    assert "Total Count" in two.out
+    assert two.run("exec", "--all", "no-such-program") == 1
+    before = two.containers()
+    assert two.run("restart") == 0
+    assert two.containers() == before
+    assert two.run("down") == 0
+    assert two.virtual.left() == ()
+    assert two.run("status") == 1
+
+
+def test_a_second_machine_needs_no_spec(cluster: Make):  # noqa: F811
+    two = cluster()
+    assert two.run("up") == 0
+    (two.folder / "ropeway.yaml").unlink()
+    assert two.run("status", "--host", "192.168.0.2", spec=False) == 0
+    assert "host1" in two.out
+    assert "host2" in two.out
+    assert two.run("logs", "--host", "host2", "-n", "3", spec=False) == 0
+    assert len(two.out.splitlines()) == 3
+    assert two.run("down", "--host", "root@192.168.0.2", spec=False) == 0
+    assert two.virtual.left() == ()
+
+
+def test_up_again_changes_nothing_when_nothing_differs(cluster: Make):  # noqa: F811
+    two = cluster()
+    two.run("up")
+    before = two.containers()
+    assert two.json("up")["changed"] == []
+    assert two.containers() == before
+
+
+@pytest.fixture
+def replicas(cluster: Make, monkeypatch) -> Cluster:  # noqa: F811
+    """Two replicas, each on a host of its own, and a router before them: they are up."""
+    monkeypatch.setenv("MY_KEY", "of-the-endpoint")
+    two = cluster()
+    two.serve(layout="TP8", replicas=2, backend=None, api_key_env="MY_KEY")
+    assert two.run("up") == 0, two.err
+    assert sorted(two.containers()) == [
+        "ropeway-rehearsal-0-0", "ropeway-rehearsal-1-0", "ropeway-rehearsal-router",
+    ]  # fmt: skip
+    return two
+
+
+def test_up_with_another_spec_shows_asks_and_replaces(replicas: Cluster, monkeypatch):
+    before = replicas.containers()
+    replicas.serve(context=8192, max_sequences=64)
+    monkeypatch.setattr("click.confirm", lambda text, **_: asked.append(text))
+    asked: list[str] = []
+    assert replicas.run("up") == 130
+    assert "serve.context: not set → 8192" in replicas.err
+    assert "serve.max_sequences: not set → 64" in replicas.err
+    assert asked == ["replace 2 of 3 containers of `rehearsal`?"]
+    assert replicas.containers() == before
+    assert replicas.run("up", "--yes") == 0, replicas.err
+    after = replicas.containers()
+    assert after.keys() == before.keys()
+    kept = {name for name in before if after[name] == before[name]}
+    assert kept == {"ropeway-rehearsal-router"}
+
+
+def test_only_the_replica_that_is_gone_is_started(replicas: Cluster):
+    before = replicas.containers()
+    replicas.virtual.connect("host2").run(("docker", "rm", "--force", "ropeway-rehearsal-1-0"))
+    assert replicas.run("up", "--yes") == 0, replicas.err
+    after = replicas.containers()
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"ropeway-rehearsal-1-0"}
+
+
+def test_one_replica_is_restarted_alone(replicas: Cluster):
+    began = {one.name: one.began for one in replicas.virtual.site("host1").engine.every}
+    assert replicas.run("restart", "--replica", "1") == 0
+    after = {one.name: one.began for one in replicas.virtual.site("host1").engine.every}
+    assert began == after
+
+
+def test_logs_follow_all_hosts_in_the_order_of_time(cluster: Make):  # noqa: F811
+    """Lines that are written while we follow; the engines start anew."""
+    two = cluster()
+    two.pace(start=1.0)
+    assert two.run("up") == 0
+    name = "ropeway-rehearsal-0-0"
+    head = two.virtual.connect("host1")
+
+    def again() -> None:
+        time.sleep(0.4)
+        head.run(("docker", "restart", "--time", "1", name))
+        time.sleep(2.2)
+        for host in ("host1", "host2"):
+            end = ("docker", "rm", "--force", name.replace("0-0", f"0-{int(host[-1]) - 1}"))
+            two.virtual.connect(host).run(end)
+
+    thread = threading.Thread(target=again)
+    thread.start()
+    assert two.run("logs", "-n", "0", "--follow") == 0
+    thread.join()
+    told = [line.partition(" | ")[2] for line in two.out.splitlines()]
+    order = [told.index(line) for line in told if "ropeway: " in line]
+    assert order == sorted(order)
+    assert "ropeway: the first token is there" in told
+
+
+SECRET = "s3cr3t-0f-the-endpoint"
+OTHER = "pin-9-of-the-hub"
+
+
+@pytest.fixture
+def guarded(cluster: Make, monkeypatch) -> Cluster:  # noqa: F811
+    """Up with secrets: one for the endpoint, one by a name that tells nobody what it is."""
+    monkeypatch.setenv("MY_KEY", SECRET)
+    monkeypatch.setenv("HUB_PIN", OTHER)
+    line = f"INFO said to the hub: pin {OTHER}, Authorization: Bearer {SECRET}"
+    two = cluster(fleet_with(host1=Trouble(says=(line, "INFO api_key=sk-0123456789abcdef0123"))))
+    two.serve(api_key_env="MY_KEY", secret_env=["HUB_PIN"], address="0.0.0.0")
+    assert two.run("up", "-vv") == 0, two.err
+    return two
+
+
+def test_a_secret_is_in_files_of_mode_600_and_nowhere_else(guarded: Cluster):
+    spoken = guarded.out + guarded.err
+    assert SECRET not in spoken
+    assert OTHER not in spoken
+    for seen in guarded.virtual.seen:
+        assert not any(SECRET in word or OTHER in word for word in seen.argv), seen.argv[:3]
+    for name, text in guarded.logs().items():
+        assert SECRET not in text, name
+        assert OTHER not in text, name
+    for host in ("host1", "host2"):
+        site = guarded.virtual.site(host)
+        for one in site.engine.every:
+            assert SECRET not in json.dumps(dict(one.labels))
+        holding = {path for path, content in site.files.items() if SECRET.encode() in content}
+        assert holding == {f"/var/lib/ropeway/rehearsal/ropeway-rehearsal-0-{int(host[-1]) - 1}.secrets"}  # fmt: skip  # noqa: E501
+        assert {site.modes[path] for path in holding} == {0o600}
+        assert all(OTHER.encode() in site.files[path] for path in holding)
+    guarded.json("status")
+    assert SECRET not in guarded.out
+    assert guarded.run("down") == 0
+    assert guarded.virtual.left() == ()
+
+
+def test_a_bundle_has_everything_but_secrets(guarded: Cluster):
+    assert guarded.run("bundle", "-o", "help.zip") == 0, guarded.err
+    with zipfile.ZipFile(guarded.folder / "help.zip") as archive:
+        parts = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert {
+        "versions.txt", "spec.yaml", "containers.json", "host1/facts.json", "host2/audit.log",
+        "host1/ropeway-rehearsal-0-0.log",
+    } <= parts.keys()  # fmt: skip
+    assert "said to the hub" in parts["host1/ropeway-rehearsal-0-0.log"]
+    for name, text in parts.items():
+        assert SECRET not in text, name
+        assert OTHER not in text, name
+        assert "sk-0123456789abcdef0123" not in text, name
+
+
+def test_rehearse_brings_up_tells_and_takes_down(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ropeway.cli.rehearsal._PACE", QUICK)
+    assert exit_code(["up", "--rehearse", "3x8-910B3"]) == 0
+    said = capsys.readouterr()
+    assert "model is up at" in said.out
+    assert "3 containers on 3 virtual hosts" in said.err
+    assert exit_code(["up", "--rehearse", "2x8-910B4", "--fault", "engine-fails:host1"]) == 1
+    assert "NPU out of memory" in capsys.readouterr().err
+    assert exit_code(["up", "--fault", "engine-fails"]) == 2
+    assert exit_code(["up", "--rehearse", "2x8-910B4", "--fault", "no-such"]) == 2
+    assert "never-joins" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["1x8-910B4", "2x8-A3", "5x4-910B2"])
+def test_every_fleet_has_a_service_of_its_own(size: str, cluster: Make):  # noqa: F811
+    fleet = fleet_with(size=size)
+    many = cluster(fleet)
+    many.write(rehearsal_spec(fleet))
+    assert many.run("up") == 0, many.err
+    assert len(many.containers()) == len(fleet.machines)
+
+
+@pytest.mark.parametrize("backend", ["ray", "mp"])
+@pytest.mark.parametrize("layout", ["TP16", "TP8×PP2", "DP2×TP8+EP", "DP4×TP4"])
+def test_hosts_find_each_other_in_every_way(layout: str, backend: str, cluster: Make):  # noqa: F811
+    """The scripts meet where each expects it: an address or port that differs never gets up."""
+    two = cluster()
+    two.serve(layout=layout, backend=backend, start_timeout=3)
+    assert two.run("up") == 0, two.err
+
+
+def test_the_lock_tells_who_and_since_when(cluster: Make):  # noqa: F811
+    two = cluster()
+    li = Author("li@laptop", "a" * 12, "2026-11-28T03:00:00Z")
+    with locked([two.virtual.connect("host2")], li):
+        assert two.run("up") == 2
+    assert "li@laptop is changing what runs on this host, since 2026-11-28T03:00:00Z" in two.err
+    assert two.virtual.left() == ()
+    assert two.run("up") == 0
+
+
+def test_while_up_runs_nobody_else_can(cluster: Make):  # noqa: F811
+    two = cluster()
+    refused: list[str] = []
+
+    def second(seen) -> None:
+        if not is_start(seen) or seen.host != "host1":
+            return
+        try:
+            with locked([two.virtual.connect("host1")], Author("li@laptop", "b" * 12, "now")):
+                refused.append("it was let in")
+        except Refused as error:
+            refused.append(str(error))
+
+    two.virtual.on_command = second
+    assert two.run("up") == 0
+    [words] = refused
+    assert "is changing what runs on this host, since 20" in words
+    assert "@" in words.split()[0]
+
+
+def test_the_lock_goes_with_its_holder():
+    """A connection that breaks: the laptop died. The next one gets the lock."""
+    fleet = fleet_with(host1=Trouble(drops_after=1))
+    virtual = Rehearsal(fleet, QUICK)
+    dead, alive = virtual.connect("host1"), virtual.connect("host1")
+    with locked([dead], Author("li@laptop", "a" * 12, "then")):
+        with (
+            pytest.raises(Refused, match="li@laptop"),
+            locked([alive], Author("wang@desk", "b" * 12, "now")),
+        ):
+            pass
+        with pytest.raises(ConnectionLost):
+            dead.run(("true",))
+        for _ in range(100):
+            if not virtual.site("host1").lock.locked():
+                break
+            time.sleep(0.02)
+        with locked([virtual.connect("host1")], Author("wang@desk", "b" * 12, "now")):
+            assert virtual.site("host1").lock.locked()
+    assert virtual.left() == ()
