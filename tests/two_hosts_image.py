@@ -99,8 +99,15 @@ def write_tar(path: Path) -> None:
             about = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
             _file(tar, f"{HOME}/site/{package}-{version}.dist-info/METADATA", about)
         _add_programs(tar)
+        for package in _PACKAGES:
+            _add_package(tar, package)
 
 
+# What the router needs, which gets no mounts: aiohttp, as the real image has it, and all below it.
+_PACKAGES = (
+    "aiohttp", "aiohappyeyeballs", "aiosignal", "attrs", "frozenlist", "idna", "multidict",
+    "propcache", "typing_extensions", "yarl",
+)  # fmt: skip
 _TEXTS = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/:/usr/sbin/nologin\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
@@ -139,6 +146,15 @@ def _add_programs(tar: tarfile.TarFile) -> None:
     for path in sorted(pip.rglob("*.py")):
         if path.is_file():
             tar.add(path, str(library / "site-packages/pip" / path.relative_to(pip)).lstrip("/"))
+
+
+def _add_package(tar: tarfile.TarFile, package: str) -> None:
+    """An installed package, into the image's own folder of packages."""
+    distribution = importlib.metadata.distribution(package)
+    for file in distribution.files or ():
+        path = Path(str(distribution.locate_file(file)))
+        if ".." not in file.parts and path.suffix in (".py", ".so") and path.is_file():
+            tar.add(path, f"{HOME}/site/{file}".lstrip("/"))
 
 
 def _needed_of(library: Path) -> Iterator[Path]:

@@ -63,7 +63,8 @@ def over(
 
     pool = ThreadPoolExecutor(max(1, min(parallel, len(hosts), _room())), "host")
     try:
-        visits = {pool.submit(_visit, host, ask, stop): host for host in hosts}
+        with uninterrupted():  # cut off in here, a thread is left that the pool does not know
+            visits = {pool.submit(_visit, host, ask, stop): host for host in hosts}
         try:
             for visit in as_completed(visits, timeout):
                 note(visit, visit.result())

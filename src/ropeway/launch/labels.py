@@ -91,7 +91,7 @@ class Found:
 
     @property
     def endpoint(self) -> str:
-        """Where its own replica's API is, as seen in the head's container; empty for the router."""
+        """Where the API is that it has, or that its head has, as seen in the container there."""
         return self.labels.get(_ENDPOINT, "")
 
     @property
@@ -153,7 +153,7 @@ def labels_of(
         _RANK: str(one.rank),
         _HASH: content,
         _URL: service.url,
-        _ENDPOINT: "" if one.role == ROUTER else url_of(replica),
+        _ENDPOINT: url_of(service.router if one.role == ROUTER and service.router else replica),
         _MODEL: replica.served_name,
         _RELEASE: replica.release.version,
         _DEVICES: ",".join(map(str, devices)),

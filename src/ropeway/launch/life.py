@@ -12,7 +12,7 @@ from ropeway.hosts.base import Host, Result
 from ropeway.hosts.child import Stop, under
 from ropeway.hosts.fleet import over
 from ropeway.launch import docker
-from ropeway.launch.containers import HEAD
+from ropeway.launch.containers import HEAD, ROUTER
 from ropeway.launch.crew import Hosts, everywhere, those
 from ropeway.launch.labels import SERVICE, Found, containers_on
 from ropeway.launch.lock import BASE
@@ -75,8 +75,8 @@ def look(hosts: Hosts, runtime: docker.Runtime, service: str | None = None) -> S
 
 
 def serving(hosts: Hosts, runtime: docker.Runtime, state: State) -> dict[str, str]:
-    """Head → why it generates no token now; nothing when it does. Asked all at once."""
-    heads = [one for one in state.found if one.role == HEAD]
+    """Head or router → why it generates no token now; nothing when it does. Asked all at once."""
+    heads = [one for one in state.found if one.role in (HEAD, ROUTER)]
     by_host: dict[str, list[Found]] = {}
     for one in heads:
         by_host.setdefault(one.host, []).append(one)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from ropeway.engines.vllm_ascend import Replica, ray_start_argv, serve_argv
 from ropeway.hosts.base import Command, shell_block, shell_line
+from ropeway.launch.service import Router
 
 FOLDER = "/run/ropeway"
 WATCH_SECONDS = 30
@@ -55,10 +56,10 @@ def router_script(name: str, *, secrets: str | None) -> str:
     return f"#!/bin/bash\n{source}exec {run}\n"
 
 
-def url_of(replica: Replica) -> str:
-    """Where the head's own container finds its API."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(replica.address, replica.address)
-    return f"http://{f'[{host}]' if ':' in host else host}:{replica.port}/v1"
+def url_of(listens: Replica | Router) -> str:
+    """Where the container that has the API finds it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listens.address, listens.address)
+    return f"http://{f'[{host}]' if ':' in host else host}:{listens.port}/v1"
 
 
 def _head(replica: Replica) -> str:

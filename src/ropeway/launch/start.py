@@ -16,6 +16,7 @@ from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch import docker
 from ropeway.launch.containers import (
     HEAD,
+    ROUTER,
     File,
     containers,
     files,
@@ -228,17 +229,19 @@ def _wait_until_ready(job: Job, tell: Tell) -> None:
     deadline = time.monotonic() + serve.start_timeout
     mine = {name: job.hosts[name] for name in {one.host for one in job.todo}}
     while True:
-        heads = [one for one in _alive(job, mine) if one.role == HEAD]
+        alive = _alive(job, mine)
+        heads = [one for one in alive if one.role == HEAD]
         logs = read_logs(mine, job.runtime, heads)
         waiting = [one for one in heads if _FIRST_TOKEN not in logs.get(_key(one), "")]
-        if not waiting and not any(probe(mine, job.runtime, heads).values()):
+        asked = [one for one in alive if one.role in (HEAD, ROUTER)]
+        if not waiting and not any(probe(mine, job.runtime, asked).values()):
             return
         told = logs.get(_key(waiting[0]), "") if waiting else ""
         tell(_activity(told, len(heads) - len(waiting), len(heads)))
         if time.monotonic() > deadline:
             raise LaunchError(
                 f"the engine was not ready within {serve.start_timeout} s",
-                where=(waiting or heads)[0].host,
+                where=(waiting or asked)[0].host,
                 evidence=_absent(told, job.service),
                 hint="raise `serve.start_timeout`, or look into the logs",
             )
@@ -264,10 +267,10 @@ def _alive(job: Job, mine: Hosts) -> list[Found]:
     return [found[one.name] for one in job.todo]
 
 
-def probe(hosts: Hosts, runtime: docker.Runtime, heads: Sequence[Found]) -> dict[str, str]:
-    """Head → why it generates no token now; nothing when it does. All are asked at once."""
+def probe(hosts: Hosts, runtime: docker.Runtime, asked: Sequence[Found]) -> dict[str, str]:
+    """Head or router → why it generates no token now; nothing when it does. All are asked at once."""
     by_host: dict[str, list[Found]] = {}
-    for one in heads:
+    for one in asked:
         by_host.setdefault(one.host, []).append(one)
 
     def ask(host: Host) -> dict[str, str]:

@@ -124,7 +124,8 @@ def _vllm(flags: dict[str, str]) -> Part:
 def story_of(me: Life, others: Sequence[Life], pace: Pace) -> Story:
     """`others` are the containers that meet where this one does."""
     if me.part.role == "router":
-        return Story(((me.began + pace.begin, "ropeway: the router listens"),))
+        listens = me.began + pace.begin
+        return Story(((listens, "ropeway: the router listens"),), token=listens)
     if me.part.role == "head":
         return _head(me, others, pace)
     head = next((one for one in others if one.part.role == "head"), None)
