@@ -1,0 +1,378 @@
+"""One endpoint over two replicas: nothing in front, nginx, vllm-router, and Ropeway's own router.
+
+Three questions, all in one run: what does each add to a request, how much can it carry, and what
+do clients see when a replica is killed or hangs? The first two with endpoints of known speed
+(`ropeway.sim.endpoint`), the last with replicas that can be continued (`tests/router_backends.py`).
+nginx and vllm-router are no needs of Ropeway's: install them where they disturb nobody. It takes
+five minutes:
+
+    python benchmarks/router.py --nginx /usr/sbin/nginx --vllm-router VENV/bin/vllm-router
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from running import conditions
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+from router_backends import ANSWER, MODEL, TEXT
+
+BACKENDS = Path(__file__).parent.parent / "tests" / "router_backends.py"
+CLIENTS = 256
+ROUNDS = 5
+# A request that takes longer counts as hanging: ten times what an answer takes.
+PATIENCE_S = 15.0
+NGINX = """
+daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; client_body_temp_path {folder}/a; proxy_temp_path {folder}/b;
+  fastcgi_temp_path {folder}/c; uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
+  upstream replicas {{ least_conn; {servers} keepalive 512; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=2048;
+    location / {{
+      proxy_pass http://replicas; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_buffering off; proxy_connect_timeout 3s; proxy_read_timeout 60s;
+      proxy_next_upstream error timeout http_500 http_502 http_503 non_idempotent;
+    }}
+  }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Front:
+    """What stands before the replicas. `program` is empty for Ropeway's and for none."""
+
+    name: str
+    program: str = ""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One answer: seconds to its first byte and to its end, and what became of it."""
+
+    first_s: float
+    whole_s: float
+    fate: str
+
+
+def main() -> None:
+    """Measure every front that is there, and print three tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nginx", default="", help="the program; left out without")
+    parser.add_argument("--vllm-router", default="", help="the program; left out without")
+    args = parser.parse_args()
+    fronts = [Front("none")]
+    fronts += [Front("nginx", args.nginx)] if args.nginx else []
+    fronts += [Front("vllm-router", args.vllm_router)] if args.vllm_router else []
+    fronts += [Front("ropeway.router")]
+    print(f"two replicas; {conditions()}; medians of {ROUNDS} rounds, taken in turn\n")
+    latency(fronts)
+    throughput(fronts)
+    flow(fronts)
+    faults(fronts[1:])
+
+
+def latency(fronts: list[Front]) -> None:
+    """One client, one request after the other: what is added to the first byte and to the whole."""
+    found: dict[str, list[Seen]] = {front.name: [] for front in fronts}
+    with endpoints() as urls, all_of(fronts, urls) as reached:
+        for _ in range(ROUNDS):
+            for name, url in reached.items():
+                found[name] += asyncio.run(load(url, clients=1, each=60, tokens=8))[10:]
+    print("one client, 8 tokens an answer\n")
+    print(f"{'in front':<16}{'first byte':>12}{'added':>10}{'whole':>10}{'added':>10}")
+    base = _medians(found["none"])
+    for name, answers in found.items():
+        first, whole = _medians(answers)
+        print(
+            f"{name:<16}{first:>9.2f} ms{first - base[0]:>7.2f} ms{whole:>7.2f} ms"
+            f"{whole - base[1]:>7.2f} ms"
+        )
+    print()
+
+
+def throughput(fronts: list[Front]) -> None:
+    """As many short answers as can be had with 256 clients."""
+    rates: dict[str, list[float]] = {front.name: [] for front in fronts}
+    spent: dict[str, list[float]] = {front.name: [] for front in fronts}
+    with endpoints() as urls, all_of(fronts, urls) as reached:
+        for _ in range(ROUNDS):
+            for name, url in reached.items():
+                before, began = _cpu_s(name), time.monotonic()
+                answers = asyncio.run(load(url, clients=CLIENTS, each=3, tokens=8))
+                assert {each.fate for each in answers} == {"whole"}, name
+                rates[name].append(len(answers) / (time.monotonic() - began))
+                spent[name].append((_cpu_s(name) - before) / len(answers) * 1e3)
+    print(f"{CLIENTS} clients, 8 tokens an answer, as fast as it goes\n")
+    print(f"{'in front':<16}{'requests/s':>12}{'range':>14}{'its CPU/request':>18}")
+    for name, values in rates.items():
+        spread = f"{min(values):.0f} to {max(values):.0f}"
+        cpu = f"{statistics.median(spent[name]):.2f} ms"
+        print(f"{name:<16}{statistics.median(values):>12.0f}{spread:>14}{cpu:>18}")
+    print()
+
+
+def flow(fronts: list[Front]) -> None:
+    """256 streams at a steady pace: does each token pass at once, and what does it cost?"""
+    print(f"{CLIENTS} streams of 64 tokens, one token in 50 ms: 5120 tokens/s in all\n")
+    print(f"{'in front':<16}{'whole answer':>14}{'added':>10}{'its CPU':>10}{'a token':>10}")
+    base = 0.0
+    with endpoints(ttft=0.5, tpot=0.05) as urls, all_of(fronts, urls) as reached:
+        for name, url in reached.items():
+            before, began = _cpu_s(name), time.monotonic()
+            answers = asyncio.run(load(url, clients=CLIENTS, each=2, tokens=64))
+            cpu, took = _cpu_s(name) - before, time.monotonic() - began
+            whole = statistics.median(each.whole_s for each in answers) * 1000
+            base = base or whole
+            print(
+                f"{name:<16}{whole:>11.0f} ms{whole - base:>7.0f} ms{cpu / took:>10.0%}"
+                f"{cpu / len(answers) / 64 * 1e6:>7.0f} µs"
+            )
+    print()
+
+
+def faults(fronts: list[Front]) -> None:
+    """32 requests over two replicas, one of which is killed or stopped while they run."""
+    rows = (
+        ("killed while streaming", signal.SIGKILL, True),
+        ("killed before the first byte", signal.SIGKILL, False),
+        ("stopped while streaming", signal.SIGSTOP, True),
+        ("stopped before the first byte", signal.SIGSTOP, False),
+    )
+    print("32 requests over two replicas, one of them killed or stopped half way; then 32 more\n")
+    print(f"{'in front':<16}{'one replica is':<32}{'those running':<44}{'those that follow'}")
+    for front in fronts:
+        for what, number, streamed in rows:
+            running, following = asyncio.run(accident(front, number, streamed))
+            print(f"{front.name:<16}{what:<32}{_fates(running):<44}{_fates(following)}", flush=True)
+
+
+async def accident(
+    front: Front, number: signal.Signals, streamed: bool
+) -> tuple[list[Seen], list[Seen]]:
+    """What became of the requests that were running, and of those sent a second later."""
+    with replicas(0.15) as processes:
+        urls = [url for _, url in processes]
+        with all_of([front], urls) as reached:
+            url = reached[front.name]
+            more: dict[str, Any] = {"whole": TEXT, "streamed": streamed}
+            running = asyncio.create_task(load(url, clients=32, each=1, tokens=0, **more))
+            await asyncio.sleep(0.15 * len(ANSWER) / 2)
+            processes[0][0].send_signal(number)
+            await asyncio.sleep(1)
+            following = await load(url, clients=32, each=1, tokens=0, **more)
+            return await running, following
+
+
+async def load(
+    url: str, *, clients: int, each: int, tokens: int, whole: str = "", streamed: bool = True
+) -> list[Seen]:
+    """So many clients, each with so many requests one after the other."""
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+
+        async def client(number: int) -> list[Seen]:
+            body: dict[str, Any] = {"model": MODEL, "stream": streamed}
+            body |= {"max_tokens": tokens, "ignore_eos": True} if tokens else {}
+            prompts = (f"{number} and {turn}: " for turn in range(each))
+            return [await _once(session, url, body | {"prompt": it}, whole) for it in prompts]
+
+        rows = await asyncio.gather(*(client(number) for number in range(clients)))
+    return [seen for row in rows for seen in row]
+
+
+async def _once(session: aiohttp.ClientSession, url: str, body: dict[str, Any], whole: str) -> Seen:
+    began, first, content = time.monotonic(), 0.0, bytearray()
+    fate = ""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            async with session.post(f"{url}/v1/completions", json=body) as answer:
+                fate = "" if answer.status == 200 else f"HTTP {answer.status}"
+                while piece := await answer.content.readany():
+                    first = first or time.monotonic()
+                    content += piece
+    except TimeoutError:
+        fate = "hung"
+    except aiohttp.ClientError:
+        fate = "cut"
+    ended = time.monotonic()
+    return Seen(first - began, ended - began, fate or _fate(bytes(content), body, whole))
+
+
+def _fate(content: bytes, body: dict[str, Any], whole: str) -> str:
+    if not body["stream"]:
+        return "whole" if json.loads(content)["choices"][0]["text"] == whole else "wrong"
+    rows = [row[6:] for row in content.split(b"\n\n") if row.startswith(b"data: {")]
+    chunks = [json.loads(row) for row in rows]
+    if any("error" in chunk for chunk in chunks):
+        return "error event"
+    if not content.endswith(b"data: [DONE]\n\n"):
+        return "cut"
+    text = "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
+    return "whole" if whole in ("", text) else "wrong"
+
+
+def _fates(answers: list[Seen]) -> str:
+    counts = dict.fromkeys(sorted({each.fate for each in answers}, reverse=True), 0)
+    for each in answers:
+        counts[each.fate] += 1
+    slowest = max(each.whole_s for each in answers)
+    return ", ".join(f"{count} {fate}" for fate, count in counts.items()) + f" in {slowest:.1f} s"
+
+
+def _medians(answers: list[Seen]) -> tuple[float, float]:
+    return (
+        statistics.median(each.first_s for each in answers) * 1000,
+        statistics.median(each.whole_s for each in answers) * 1000,
+    )
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+_PIDS: dict[str, int] = {}
+
+
+@contextlib.contextmanager
+def process(argv: list[str], *, name: str = "", told: bool = False) -> Iterator[tuple[Any, str]]:
+    """A process, and the URL it says it serves, when it says one."""
+    pipe = subprocess.PIPE if told else subprocess.DEVNULL
+    child = subprocess.Popen(
+        argv, stdout=pipe, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    _PIDS[name] = child.pid
+    try:
+        yield child, child.stdout.readline().strip() if child.stdout else ""
+    finally:
+        child.send_signal(signal.SIGCONT)
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(5)
+        child.kill()
+        child.wait()
+        if child.stdout:
+            child.stdout.close()
+
+
+@contextlib.contextmanager
+def endpoints(ttft: float = 0.0, tpot: float = 0.0) -> Iterator[list[str]]:
+    """Two endpoints of that speed."""
+    argv = [sys.executable, "-m", "ropeway.sim.endpoint", "--port", "0", "--capacity", "2048"]
+    argv += ["--ttft", str(ttft), "--tpot", str(tpot)]
+    with process(argv, told=True) as (_, one), process(argv, told=True) as (_, other):
+        yield [url.removesuffix("/v1") for url in (one, other)]
+
+
+@contextlib.contextmanager
+def replicas(tpot: float) -> Iterator[list[tuple[Any, str]]]:
+    """Two replicas that can be continued, with their processes."""
+    argv = [sys.executable, str(BACKENDS), "0", str(tpot)]
+    with process(argv, told=True) as one, process(argv, told=True) as other:
+        yield [one, other]
+
+
+@contextlib.contextmanager
+def all_of(fronts: list[Front], urls: list[str]) -> Iterator[dict[str, str]]:
+    """Name → URL of each front, started and ready."""
+    with contextlib.ExitStack() as stack:
+        found = {}
+        for front in fronts:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            found[front.name] = urls[0]
+            if front.name != "none":
+                port = _free_port()
+                argv = _argv(front, urls, port, folder)
+                stack.enter_context(process(argv, name=front.name))
+                found[front.name] = f"http://127.0.0.1:{port}"
+            _wait(found[front.name])
+        yield found
+
+
+def _argv(front: Front, urls: list[str], port: int, folder: Path) -> list[str]:
+    if front.name == "nginx":
+        servers = " ".join(
+            f"server {url.removeprefix('http://')} max_fails=3 fail_timeout=10s;" for url in urls
+        )
+        config = folder / "nginx.conf"
+        config.write_text(NGINX.format(folder=folder, port=port, servers=servers))
+        return [front.program, "-p", str(folder), "-c", str(config)]
+    if front.name == "vllm-router":
+        argv = [front.program, "--host", "127.0.0.1", "--port", str(port), "--policy"]
+        argv += ["round_robin", "--prometheus-port", str(_free_port())]
+        return [*argv, "--health-check-interval-secs", "5", "--worker-urls", *urls]
+    config = folder / "router.json"
+    backends = [{"name": f"r{number}", "url": url} for number, url in enumerate(urls)]
+    listen = {"host": "127.0.0.1", "port": port}
+    # The faults are over in a quarter of a minute: a replica that hangs must be found in less.
+    limits = {"probe_period_s": 2, "probe_timeout_s": 3}
+    about = {"listen": listen, "model": MODEL, "backends": backends, "limits": limits}
+    config.write_text(json.dumps(about))
+    return [sys.executable, "-m", "ropeway.router", str(config)]
+
+
+def _wait(url: str) -> None:
+    """Until a request is answered whole, twice: once by each replica."""
+    end = time.monotonic() + 60
+    whole = 0
+    while whole < 2:
+        if time.monotonic() > end:
+            sys.exit(f"error: {url} does not answer")
+        whole += _probe(url)
+        time.sleep(0.2)
+
+
+def _probe(url: str) -> bool:
+    body = json.dumps({"model": MODEL, "prompt": "p", "stream": True, "max_tokens": 1}).encode()
+    host, port = url.removeprefix("http://").split(":")
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    try:
+        with socket.create_connection((host, int(port)), 5) as connection:
+            connection.settimeout(5)
+            connection.sendall(head.encode() + body)
+            content = b""
+            while piece := connection.recv(65536):
+                content += piece
+    except OSError:
+        return False
+    return b" 200 " in content[:20] and b"[DONE]" in content
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _cpu_s(name: str) -> float:
+    """CPU seconds of a front and its children so far (fields 14 and 15 of proc(5) stat)."""
+    if name not in _PIDS:
+        return 0.0
+    ticks, session = 0, os.getsid(_PIDS[name])
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session:
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    main()

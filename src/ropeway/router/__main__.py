@@ -1,0 +1,57 @@
+"""`python -m ropeway.router CONFIG.json`, and the same from the one file that `archive` makes."""
+
+import asyncio
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ropeway.router.config import ConfigError, load
+from ropeway.router.server import serve
+
+_USAGE = "usage: python -m ropeway.router CONFIG.json\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until SIGTERM. The exit code: 0 ended gracefully, 1 cannot listen, 2 bad input."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        sys.stderr.write(_USAGE)
+        return 2
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    try:
+        config = load(Path(arguments[0]), os.environ)
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve(config, _announce))
+    except OSError as error:
+        sys.stderr.write(f"error: cannot listen on {config.host}:{config.port}: {error}\n")
+        return 1
+    return 0
+
+
+def _announce(url: str) -> None:
+    sys.stdout.write(f"{url}\n")
+    sys.stdout.flush()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, which vLLM's images have; None where it is missing: the standard one."""
+    try:
+        factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module(
+            "uvloop"
+        ).new_event_loop
+    except ImportError:
+        return None
+    return factory
+
+
+if __name__ == "__main__":
+    sys.exit(main())

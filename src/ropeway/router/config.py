@@ -1,0 +1,196 @@
+"""What the router is told: one JSON file, and a key that stands in neither it nor in any argv."""
+
+import ipaddress
+import json
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class ConfigError(ValueError):
+    """The router cannot start like this; nothing was started. The text says where and why."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A replica's server. `url` is scheme, host and port, without `/v1` and without a slash."""
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long, how much, how often. Times in seconds.
+
+    connect_s        to open a connection to a replica on the cluster's own network
+    first_byte_s     of a stream, queueing and prefill included
+    stall_s          between two pieces of a stream
+    whole_s          of an answer that is not streamed
+    drain_s          running answers may take after SIGTERM
+    body_bytes       of a request
+    answer_bytes     of an answer that is not streamed
+    deaths           replicas that may fail while they hold one request: it may be what kills them
+    failures         in a row that open a replica's breaker
+    backoff_s        after the first failed probe; doubles to backoff_max_s
+    probe_period_s   a replica that generated nothing for so long is asked for one token
+    probe_timeout_s  for that token
+    affinity_ratio, affinity_slack_tokens
+                     a warm prefix cache is followed while its replica has at most `ratio` times and
+                     `slack` more outstanding tokens than the least loaded
+    """
+
+    connect_s: float = 3.0
+    first_byte_s: float = 120.0
+    stall_s: float = 60.0
+    whole_s: float = 1800.0
+    drain_s: float = 30.0
+    body_bytes: int = 64 * 2**20
+    answer_bytes: int = 256 * 2**20
+    deaths: int = 2
+    failures: int = 3
+    backoff_s: float = 1.0
+    backoff_max_s: float = 30.0
+    probe_period_s: float = 10.0
+    probe_timeout_s: float = 30.0
+    affinity_ratio: float = 1.5
+    affinity_slack_tokens: int = 4096
+
+
+@dataclass(frozen=True)
+class Config:
+    """A router, complete. `key` is what clients must send and replicas are sent; None: nothing."""
+
+    host: str
+    port: int
+    model: str
+    backends: tuple[Backend, ...]
+    limits: Limits = field(default_factory=Limits)
+    key: str | None = field(default=None, repr=False)
+
+
+def load(path: Path, environment: Mapping[str, str]) -> Config:
+    """The configuration in a file.
+
+    ```json
+    {"listen": {"host": "10.0.0.1", "port": 8000}, "model": "qwen3", "key_env": "ROPEWAY_API_KEY",
+     "backends": [{"name": "replica-0", "url": "http://10.0.0.1:8001"}], "limits": {"drain_s": 10}}
+    ```
+
+    `key_env` names a variable, `key_file` a file that only its owner may read. Raises ConfigError.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    try:
+        return parse(raw, environment)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse(raw: Any, environment: Mapping[str, str]) -> Config:
+    """The configuration in parsed JSON. Raises ConfigError."""
+    known = {"listen", "model", "backends", "limits", "key_env", "key_file"}
+    top = _mapping(raw, "the whole", known)
+    listen = _mapping(top.get("listen"), "listen", {"host", "port"})
+    host, port = _text(listen.get("host"), "listen.host"), listen.get("port")
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ConfigError(f"listen.port: not a port: {port!r}")
+    config = Config(
+        host=host,
+        port=port,
+        model=_text(top.get("model"), "model"),
+        backends=_backends(top.get("backends")),
+        limits=_limits(top.get("limits", {})),
+        key=_key(top, environment),
+    )
+    if config.key is None and not is_loopback(host):
+        raise ConfigError(
+            f"listen.host: {host} can be reached from other machines, and there is no API key; "
+            "give key_env or key_file, or listen on 127.0.0.1"
+        )
+    return config
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it. A name other than localhost may be anything: no."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _backends(raw: Any) -> tuple[Backend, ...]:
+    if not isinstance(raw, list) or not raw:
+        raise ConfigError("backends: not a list with at least one replica")
+    found = []
+    for number, each in enumerate(raw):
+        where = f"backends[{number}]"
+        row = _mapping(each, where, {"name", "url"})
+        url = _text(row.get("url"), f"{where}.url").rstrip("/").removesuffix("/v1")
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
+            raise ConfigError(f"{where}.url: not http://HOST:PORT: {url!r}")
+        found.append(Backend(_text(row.get("name"), f"{where}.name"), url))
+    for what, values in (("name", [b.name for b in found]), ("url", [b.url for b in found])):
+        if len(set(values)) < len(values):
+            raise ConfigError(f"backends: two have the same {what}")
+    return tuple(found)
+
+
+def _limits(raw: Any) -> Limits:
+    kinds = {each.name: type(each.default) for each in fields(Limits)}
+    given = _mapping(raw, "limits", set(kinds))
+    for name, value in given.items():
+        whole = kinds[name] is int
+        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < float("inf"):
+            kind = "whole number" if whole else "number"
+            raise ConfigError(f"limits.{name}: not a {kind} above 0: {value!r}")
+    return Limits(**given)
+
+
+def _key(top: Mapping[str, Any], environment: Mapping[str, str]) -> str | None:
+    if "key_env" in top and "key_file" in top:
+        raise ConfigError("key_env and key_file: give one")
+    if "key_env" in top:
+        name = _text(top["key_env"], "key_env")
+        key = environment.get(name, "")
+        where = f"the variable {name}"
+    elif "key_file" in top:
+        where = _text(top["key_file"], "key_file")
+        key = _private_text(Path(where))
+    else:
+        return None
+    # A key is a header's value; more than ASCII without blanks is refused by servers, or differs.
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(f"{where}: no API key in it, or one with blanks or beyond ASCII")
+    return key
+
+
+def _private_text(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ConfigError(f"{path}: others may read the key; chmod 600 {path}")
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _mapping(raw: Any, where: str, known: set[str]) -> Mapping[str, Any]:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where}: not an object")
+    if unknown := sorted(set(raw) - known):
+        raise ConfigError(f"{where}: no key {', '.join(unknown)}; there are {sorted(known)}")
+    return raw
+
+
+def _text(raw: Any, where: str) -> str:
+    if not isinstance(raw, str) or not raw:
+        raise ConfigError(f"{where}: not a text")
+    return raw

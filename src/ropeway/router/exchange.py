@@ -1,0 +1,312 @@
+"""One request, from the client to a replica and back, on another replica when that one fails.
+
+Nothing is sent to the client before a replica has sent a byte of its answer. Until then a failure
+is repaired by asking another; afterwards a stream is continued elsewhere (`resume`) or ends with an
+error event. An answer that is not streamed is read whole first, so it never breaks.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+from ropeway.router import events, headers
+from ropeway.router.ask import Ask
+from ropeway.router.breaker import NEVER
+from ropeway.router.probe import count_tokens
+from ropeway.router.replicas import Attempt, Pool, Replica
+from ropeway.router.resume import CannotResume, Splice, prefix_of, resumption
+from ropeway.router.transcript import Said, Transcript
+
+log = logging.getLogger("ropeway.router")
+
+SHUTDOWN = "the router is shutting down"
+
+
+class ReplicaFailed(Exception):
+    """A replica did not do its part.
+
+    held    it had the request, so the request may be what killed it; else nobody was listening
+    answer  it answered with 5xx: what it said
+    """
+
+    def __init__(self, why: str, *, held: bool = True, answer: web.Response | None = None) -> None:
+        super().__init__(why)
+        self.held = held
+        self.answer = answer
+
+
+class GiveUp(Exception):
+    """No other replica is asked; the text says why."""
+
+    def __init__(self, why: str, code: int = 502) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+class ClientGone(Exception):
+    """The client has closed its connection; nobody is left to answer."""
+
+
+@dataclass
+class Totals:
+    """What became of requests, since the start."""
+
+    retried: int = 0
+    continued: int = 0
+    broken: int = 0
+    unanswered: int = 0
+
+
+@dataclass
+class Exchange:
+    """One client's request. `run` once.
+
+    content   its body as bytes; when a stream is continued, the body of the continuation
+    response  what the client is being sent; None before the first byte
+    """
+
+    request: web.Request
+    ask: Ask
+    content: bytes
+    sent_headers: CIMultiDict[str]
+    pool: Pool
+    session: aiohttp.ClientSession
+    totals: Totals
+    response: web.StreamResponse | None = None
+    _transcript: Transcript = field(default_factory=Transcript)
+    _splice: Splice | None = None
+    _pieces: int = 0
+    _last: bytes = b""
+    _failures: list[tuple[Replica, ReplicaFailed]] = field(default_factory=list)
+
+    async def run(self) -> web.StreamResponse:
+        """The response, sent or to be sent."""
+        try:
+            while True:
+                replica = self._next()
+                if self.response is not None and not await self._resume(replica):
+                    break
+                try:
+                    answer = await self._on(replica)
+                except ReplicaFailed as failure:
+                    self._note(replica, failure)
+                else:
+                    self._settle(answered=True)
+                    return answer
+            return await self._end()
+        except (GiveUp, CannotResume) as why:
+            self._settle(answered=False)
+            return await self._fail(str(why), getattr(why, "code", 502))
+        except ClientGone:
+            # 499 is nginx's number for it; nobody reads it.
+            return self.response or web.Response(status=499)
+
+    def _next(self) -> Replica:
+        """The replica to ask. Raises GiveUp."""
+        if sum(failure.held for _, failure in self._failures) >= self.pool.limits.deaths:
+            raise GiveUp("the request is not tried on more replicas, it may be what they fail at")
+        tried = {replica.name for replica, _ in self._failures}
+        replica = self.pool.pick(self.ask, tried)
+        if replica is None:
+            raise GiveUp(f"no {'other ' * bool(tried)}replica is alive", 502 if tried else 503)
+        self.totals.retried += bool(tried) and self.response is None
+        return replica
+
+    async def _on(self, replica: Replica) -> web.StreamResponse:
+        """One replica's whole answer. Raises ReplicaFailed, GiveUp, CannotResume, ClientGone."""
+        scope = asyncio.timeout(None)
+        attempt = self.pool.attempt(self.ask, scope)
+        try:
+            async with scope:
+                with self.pool.under_way(replica, attempt):
+                    async with self._asked(replica) as upstream:
+                        return await self._answer(replica, upstream, attempt)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise ReplicaFailed(f"cannot connect: {error}", held=False) from error
+        except TimeoutError as error:
+            if attempt.reason == SHUTDOWN:
+                raise GiveUp(SHUTDOWN, 503) from error
+            raise ReplicaFailed(attempt.reason or f"timeout: {error}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            if self._last.endswith(events.DONE):
+                return await self._end()  # the answer was whole, only the connection was not
+            why = str(error) or type(error).__name__
+            raise ReplicaFailed(f"the connection broke: {why}") from error
+
+    def _asked(self, replica: Replica) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        url, query = self.request.rel_url, self.request.rel_url.raw_query_string
+        target = f"{replica.url}{url.raw_path}{'?' * bool(query)}{query}"
+        return self.session.request(
+            self.request.method,
+            URL(target, encoded=True),
+            data=self.content or None,
+            headers=self.sent_headers,
+            allow_redirects=False,
+        )
+
+    async def _answer(
+        self, replica: Replica, upstream: aiohttp.ClientResponse, attempt: Attempt
+    ) -> web.StreamResponse:
+        streamed = upstream.content_type == "text/event-stream"
+        if upstream.status == 200 and streamed:
+            return await self._stream(replica, upstream, attempt)
+        if self.response is not None and upstream.status < 500:
+            raise CannotResume(f"the other replica answered HTTP {upstream.status}")
+        content = bytearray()
+        async for piece in self._pieces_of(upstream, attempt):
+            content += piece
+            if len(content) > self.pool.limits.answer_bytes:
+                raise GiveUp(f"the answer has more than {self.pool.limits.answer_bytes} bytes")
+        answer = web.Response(
+            status=upstream.status,
+            body=bytes(content),
+            headers=headers.back(upstream.headers, replica.name),
+        )
+        if upstream.status >= 500:
+            raise ReplicaFailed(f"HTTP {upstream.status}", answer=answer)
+        if upstream.status == 200 and self.request.method == "POST":
+            replica.last_token = self.pool.clock()
+        return answer
+
+    async def _stream(
+        self, replica: Replica, upstream: aiohttp.ClientResponse, attempt: Attempt
+    ) -> web.StreamResponse:
+        """Pass a stream on, whole events only, so that an error event can follow at any time."""
+        tail, first = b"", True
+        async for piece in self._pieces_of(upstream, attempt):
+            if first:
+                self.pool.first_piece(replica, attempt, self.ask)
+                first = False
+            whole, tail = events.split(tail + piece if tail else piece)
+            if not whole:
+                continue
+            if failure := events.broken(whole):
+                await self._pass(failure.before, replica, upstream)
+                raise ReplicaFailed(failure.message)
+            replica.last_token = self.pool.clock()
+            await self._pass(whole, replica, upstream)
+        if self.ask.marks_end and not self._last.endswith(events.DONE):
+            raise ReplicaFailed("the stream ended early")
+        if tail or self.response is None:
+            raise ReplicaFailed("the stream ended in the middle of an event")
+        return await self._end()
+
+    async def _pieces_of(
+        self, upstream: aiohttp.ClientResponse, attempt: Attempt
+    ) -> AsyncIterator[bytes]:
+        """Bytes as they come; while the client is slow the replica is not to blame."""
+        while True:
+            attempt.silent_since = self.pool.clock()
+            piece = await upstream.content.readany()
+            attempt.silent_since = NEVER
+            if not piece:
+                return
+            yield piece
+
+    async def _pass(self, whole: bytes, replica: Replica, upstream: aiohttp.ClientResponse) -> None:
+        """Whole events to the client. Raises ClientGone, CannotResume."""
+        if self._splice is not None:
+            whole = self._splice.rewrite(whole)
+        if not whole:
+            return
+        if self.response is None:
+            await self._open(replica, upstream)
+        if self.ask.marks_end:
+            self._transcript.add(whole)
+        self._pieces += whole.count(b"\n\n")
+        self._last = whole
+        await self._write(whole)
+
+    async def _open(self, replica: Replica, upstream: aiohttp.ClientResponse) -> None:
+        response = web.StreamResponse(headers=headers.back(upstream.headers, replica.name))
+        response.enable_chunked_encoding()
+        try:
+            await response.prepare(self.request)
+        except ConnectionError as error:
+            raise ClientGone from error
+        self.response = response
+
+    async def _resume(self, replica: Replica) -> bool:
+        """Prepare the rest of a broken stream for a replica; False when nothing was left to do.
+
+        Raises CannotResume.
+        """
+        said = self._transcript.said()
+        tokens = await self._tokens(replica, said)
+        rest = resumption(self.ask, said, tokens)
+        self.totals.continued += 1
+        log.info("a stream goes on at %s after %d tokens", replica.name, tokens)
+        if rest.body is None:
+            await self._write(rest.ending)
+            return False
+        self.content = json.dumps(rest.body).encode()
+        self._splice = Splice(said, rest.prefix, tokens, replica.name)
+        return True
+
+    async def _tokens(self, replica: Replica, said: Said) -> int:
+        """The prefix's length in tokens, as exactly as anybody knows it.
+
+        First by the replica's tokenizer: what the others count includes blanks that are left out.
+        """
+        prefix = prefix_of(said)
+        if not prefix or said.finish is not None or self.ask.body is None:
+            return 0
+        key = {"Authorization": self.sent_headers.get("Authorization", "")}
+        model = self.ask.body.get("model")
+        counted = await count_tokens(self.session, replica, model, prefix, key)
+        return next(n for n in (counted, said.counted, said.pieces) if n is not None)
+
+    async def _fail(self, why: str, code: int) -> web.StreamResponse:
+        """An error, as honest as the state of the answer allows."""
+        tried = [f"{replica.name}: {failure}" for replica, failure in self._failures]
+        message = "; ".join([*tried, why])
+        log.warning("%s: %s", self.ask.path, message)
+        if self.response is not None:
+            self.totals.broken += 1
+            await self._write(events.error(message, code, named=not self.ask.marks_end))
+            return await self._end()
+        self.totals.unanswered += 1
+        if self._failures and (last := self._failures[-1][1].answer):
+            return last
+        retry = {"Retry-After": "1"} if code == 503 else {}
+        return web.json_response(events.error_body(message, code), status=code, headers=retry)
+
+    async def _write(self, data: bytes) -> None:
+        """Raises ClientGone."""
+        assert self.response is not None
+        try:
+            await self.response.write(data)
+        except ConnectionError as error:
+            raise ClientGone from error
+
+    async def _end(self) -> web.StreamResponse:
+        assert self.response is not None
+        with contextlib.suppress(ConnectionError):
+            await self.response.write_eof()
+        return self.response
+
+    def _note(self, replica: Replica, failure: ReplicaFailed) -> None:
+        self._failures.append((replica, failure))
+        log.warning("%s failed: %s", replica.name, failure)
+        if failure.answer is None:
+            self.pool.blame(replica, str(failure), refused=not failure.held)
+
+    def _settle(self, *, answered: bool) -> None:
+        """Who is to blame for answers of 5xx: the request, if it met them everywhere it went."""
+        if answered and self._pieces:
+            self.pool.finished(self._pieces)
+        suspects = [(replica, failure) for replica, failure in self._failures if failure.answer]
+        for replica, failure in suspects:
+            if answered or len(suspects) == 1:
+                self.pool.blame(replica, str(failure))
+            else:
+                self.pool.suspect(replica, str(failure))

@@ -1,0 +1,127 @@
+"""Asks replicas for one token when they have been silent, and ends what waits in vain.
+
+A server that answers `/health` may have an engine that is dead or stuck; a token cannot lie.
+"""
+
+import asyncio
+import json
+import logging
+
+import aiohttp
+
+from ropeway.router import events
+from ropeway.router.ask import TEXT
+from ropeway.router.config import Config
+from ropeway.router.replicas import Pool, Replica, overdue, waiting
+
+log = logging.getLogger("ropeway.router")
+
+TICK_S = 0.1
+# Our session adds no headers, for clients' shall go through as they are; vLLM wants this one.
+JSON = {"Content-Type": "application/json"}
+# vLLM's counter of generated tokens, in all versions of its engine V1.
+_COUNTER = "vllm:generation_tokens_total"
+# Between two looks at the counter: many steps of any engine that generates.
+_LOOK_S = 2.0
+
+
+class Watch:
+    """Looks after all replicas until cancelled: `run`."""
+
+    def __init__(
+        self, config: Config, pool: Pool, session: aiohttp.ClientSession, headers: dict[str, str]
+    ) -> None:
+        self._model = config.model
+        self._limits = config.limits
+        self._pool = pool
+        self._session = session
+        self._headers = headers | JSON
+
+    async def run(self) -> None:
+        """Until cancelled; probes run beside each other, so that none waits for a dead one."""
+        async with asyncio.TaskGroup() as probes:
+            while True:
+                self._pool.refresh()
+                now = self._pool.clock()
+                for replica in self._pool:
+                    for attempt in overdue(replica, now):
+                        attempt.end(f"nothing came for {attempt.patience:g} s")
+                    if replica.breaker.probe_at <= now:
+                        self._pool.probing(replica)
+                        probes.create_task(self._probe(replica))
+                await asyncio.sleep(TICK_S)
+
+    async def _probe(self, replica: Replica) -> None:
+        began = self._pool.clock()
+        try:
+            async with asyncio.timeout(self._limits.probe_timeout_s):
+                await self._token(replica)
+        except TimeoutError:
+            if replica.last_token > began or await self._generates(replica):
+                self._pool.busy(replica)
+                return
+            why = f"no token within {self._limits.probe_timeout_s:g} s"
+            self._pool.probe_failed(replica, why)
+            for attempt in waiting(replica):
+                attempt.end(f"its replica hangs: {why}")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            self._pool.probe_failed(replica, f"probe: {error or type(error).__name__}")
+        else:
+            self._pool.proved(replica)
+
+    async def _token(self, replica: Replica) -> None:
+        """Have it generate one token. Raises what aiohttp raises, and ValueError."""
+        body = {"model": self._model, "prompt": "Hi", "max_tokens": 1, "temperature": 0}
+        async with self._session.post(
+            replica.url + TEXT, json={**body, "stream": True}, headers=self._headers
+        ) as answer:
+            content = await answer.read()
+        if answer.status != 200:
+            raise ValueError(f"HTTP {answer.status}: {content[:200].decode(errors='replace')}")
+        if failure := events.broken(content):
+            raise ValueError(failure.message)
+        if not any((events.payload(event) or {}).get("choices") for event in events.each(content)):
+            raise ValueError(f"no token in {content[:200].decode(errors='replace')!r}")
+
+    async def _generates(self, replica: Replica) -> bool:
+        """Whether it generates for others: then our probe waits in a queue, and nothing hangs."""
+        before = await self._generated(replica)
+        if before is None:
+            return False
+        await asyncio.sleep(_LOOK_S)
+        after = await self._generated(replica)
+        return after is not None and after > before
+
+    async def _generated(self, replica: Replica) -> float | None:
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                async with self._session.get(replica.url + "/metrics") as answer:
+                    text = await answer.text(errors="replace")
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return None
+        rows = [line.split() for line in text.splitlines() if line.startswith(_COUNTER)]
+        try:
+            return sum(float(row[-1]) for row in rows)
+        except ValueError:
+            return None
+
+
+async def count_tokens(
+    session: aiohttp.ClientSession,
+    replica: Replica,
+    model: object,
+    text: str,
+    headers: dict[str, str],
+) -> int | None:
+    """The tokens of a text by a replica's own `/tokenize`; None when it cannot say."""
+    body = {"model": model, "prompt": text, "add_special_tokens": False}
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            async with session.post(
+                replica.url + "/tokenize", json=body, headers=headers | JSON
+            ) as answer:
+                found = json.loads(await answer.read())
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        return None
+    count = found.get("count") if isinstance(found, dict) else None
+    return count if isinstance(count, int) else None

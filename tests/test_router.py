@@ -1,0 +1,396 @@
+"""What the router decides, which is pure: alive or not, which replica, how an answer goes on."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ropeway.router import ask, balance, breaker, events
+from ropeway.router.balance import BLOCK_BYTES, Load, PrefixIndex
+from ropeway.router.breaker import NEVER, Breaker, State
+from ropeway.router.config import Limits
+from ropeway.router.resume import CannotResume, Splice, prefix_of, resumption
+from ropeway.router.transcript import FOLD_BYTES, Said, Transcript, heard
+from router_backends import MODEL
+
+LIMITS = Limits()
+CHAT, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
+CLOSED = breaker.proved(0, LIMITS)
+
+
+# --- the breaker ---------------------------------------------------------------------------------
+
+
+def test_no_replica_is_alive_until_a_probe_brought_a_token() -> None:
+    new = Breaker()
+    assert not new.alive
+    assert breaker.served(new, 5, LIMITS) == new
+    assert not breaker.probing(new).alive
+    assert breaker.proved(5, LIMITS).alive
+
+
+def test_a_refused_connection_opens_at_once_and_other_failures_after_some() -> None:
+    assert breaker.failed(CLOSED, 1, LIMITS, refused=True).state is State.OPEN
+    state = CLOSED
+    for _ in range(LIMITS.failures - 1):
+        state = breaker.failed(state, 1, LIMITS)
+        assert state.state is State.CLOSED
+        assert state.probe_at == 1, "a failure is looked into at once"
+    assert breaker.failed(state, 1, LIMITS).state is State.OPEN
+
+
+def test_a_token_forgives_failures() -> None:
+    state = breaker.served(breaker.failed(CLOSED, 1, LIMITS), 2, LIMITS)
+    assert (state.failures, state.probe_at) == (0, 2 + LIMITS.probe_period_s)
+
+
+def test_the_back_off_doubles_up_to_its_limit() -> None:
+    state, now, waits = breaker.failed(CLOSED, 0, LIMITS, refused=True), 0.0, []
+    for _ in range(7):
+        waits.append(state.probe_at - now)
+        now = state.probe_at
+        half = breaker.probing(state)
+        assert (half.state, half.probe_at) == (State.HALF_OPEN, NEVER)
+        state = breaker.probe_failed(half, now, LIMITS)
+    assert waits == [1, 2, 4, 8, 16, 30, 30]
+
+
+def test_a_replica_that_loads_is_asked_again_soon_for_as_long_as_it_takes() -> None:
+    state = Breaker()
+    for _ in range(100):
+        state = breaker.probe_failed(breaker.probing(state), 7, LIMITS)
+    assert (state.state, state.probe_at) == (State.UNPROVEN, 7 + LIMITS.backoff_s)
+
+
+STEPS = st.sampled_from(["probe", "token", "fail", "refused", "suspect", "served"])
+
+
+@given(st.lists(STEPS, max_size=60))
+def test_only_a_probe_closes_a_breaker_and_there_is_always_a_next_probe(steps: list[str]) -> None:
+    state, on_its_way = Breaker(), False
+    for now, step in enumerate(steps):
+        before = state.alive
+        if step == "probe" and state.probe_at <= now:
+            state, on_its_way = breaker.probing(state), True
+        elif step == "token" and on_its_way:
+            state, on_its_way = breaker.proved(now, LIMITS), False
+        elif step == "fail" and on_its_way:
+            state, on_its_way = breaker.probe_failed(state, now, LIMITS), False
+        elif step == "refused":
+            state = breaker.failed(state, now, LIMITS, refused=True)
+        elif step == "suspect":
+            state = breaker.suspected(state, now)
+        elif step == "served":
+            state = breaker.served(state, now, LIMITS)
+        assert (state.probe_at == NEVER) == on_its_way
+        assert before or not state.alive or step == "token"
+
+
+# --- the balance ---------------------------------------------------------------------------------
+
+
+def test_the_least_loaded_in_tokens_is_chosen_and_not_in_requests() -> None:
+    loads = [Load("a", 9000, 1), Load("b", 300, 50)]
+    assert balance.choose(loads, (), LIMITS) == "b"
+    assert balance.choose([], (), LIMITS) is None
+
+
+def test_idle_replicas_take_turns() -> None:
+    assert balance.choose([Load("a", 0, 3), Load("b", 0, 2)], (), LIMITS) == "b"
+
+
+@pytest.mark.parametrize(
+    ("idle", "warm", "chosen"),
+    [
+        (0, 0, "warm"),
+        (0, 4096, "warm"),  # within the slack
+        (0, 4097, "idle"),
+        (100_000, 150_000, "warm"),  # within the ratio
+        (100_000, 150_001, "idle"),
+    ],
+)
+def test_affinity_ends_where_its_replica_is_much_busier(idle: int, warm: int, chosen: str) -> None:
+    loads = [Load("idle", idle, 0), Load("warm", warm, 9)]
+    assert balance.choose(loads, {"warm"}, LIMITS) == chosen
+
+
+@given(st.binary(max_size=5 * BLOCK_BYTES), st.binary(max_size=5 * BLOCK_BYTES))
+def test_chains_agree_exactly_as_far_as_the_blocks_do(one: bytes, other: bytes) -> None:
+    same = 0
+    a, b = balance.chain(one), balance.chain(other)
+    while (
+        same < min(len(a), len(b))
+        and one[: (same + 1) * BLOCK_BYTES] == other[: (same + 1) * BLOCK_BYTES]
+    ):
+        same += 1
+    assert a[:same] == b[:same]
+    assert set(a[same:]).isdisjoint(b[same:])
+    assert balance.chain(one + b"x" * BLOCK_BYTES)[: len(a)] == a
+
+
+def test_another_adapter_has_another_cache() -> None:
+    assert balance.chain(b"x" * BLOCK_BYTES, b"a") != balance.chain(b"x" * BLOCK_BYTES, b"b")
+
+
+def test_the_index_knows_who_read_most_and_forgets_the_oldest_and_the_dead() -> None:
+    index = PrefixIndex(capacity=6)
+    short = balance.chain(b"s" * BLOCK_BYTES * 2)
+    long = balance.chain(b"s" * BLOCK_BYTES * 4)
+    index.record(short, "a")
+    index.record(long, "b")
+    assert index.warm(long, {"a", "b"}) == {"b"}
+    assert index.warm(short, {"a", "b"}) == {"a", "b"}
+    assert index.warm(long, {"a", "c"}) == {"a"}, "the best that is alive"
+    assert index.warm((), {"a"}) == set()
+    index.forget("b")
+    assert index.warm(long, {"a", "b"}) == {"a"}
+    index.record(balance.chain(b"t" * BLOCK_BYTES * 6), "c")
+    assert len(index) == 6
+    assert index.warm(long, {"a"}) == set()
+
+
+# --- what a request wants ------------------------------------------------------------------------
+
+
+def test_a_conversation_begins_as_its_earlier_turn() -> None:
+    first = [{"role": "system", "content": "s" * 2000}, {"role": "user", "content": "u" * 500}]
+    second = [*first, {"role": "assistant", "content": "a" * 900}, {"role": "user", "content": "?"}]
+    one, two = (_ask(CHAT, messages=messages).beginning for messages in (first, second))
+    assert len(one) == 4
+    assert two[:4] == one
+
+
+def test_tools_stand_before_the_messages() -> None:
+    def beginning(name: str) -> balance.Chain:
+        tools = [{"type": "function", "function": {"name": name * 600}}]
+        return _ask(CHAT, tools=tools, messages=[{"role": "user", "content": "u" * 600}]).beginning
+
+    assert beginning("a")[0] == beginning("a")[0] != beginning("b")[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens", "most"),
+    [
+        ({"prompt": "x" * 400, "max_tokens": 7}, 100, 7),
+        ({"prompt": list(range(400))}, 400, None),
+        ({"prompt": "中" * 400}, 300, None),
+        ({"messages": [{"role": "user", "content": "x" * 395}]}, 100, None),
+        ({"prompt": None, "max_completion_tokens": 9, "max_tokens": True}, 0, 9),
+    ],
+)
+def test_tokens_are_estimated(body: dict[str, Any], tokens: int, most: int | None) -> None:
+    found = _ask(TEXT_PATH, **body)
+    assert (found.prompt_tokens, found.most_tokens) == (tokens, most)
+
+
+def test_a_picture_weighs_what_its_name_weighs() -> None:
+    parts = [{"type": "image_url", "image_url": {"url": "data:" + "A" * 10**6}}]
+    assert _ask(CHAT, messages=[{"role": "user", "content": parts}]).prompt_tokens < 100
+
+
+@given(st.one_of(st.binary(max_size=200), st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda some: st.lists(some, max_size=3) | st.dictionaries(
+        st.sampled_from(["messages", "prompt", "content", "role", "tools", "model", "x"]), some,
+        max_size=4,
+    ), max_leaves=12,
+).map(lambda value: json.dumps(value).encode())))  # fmt: skip
+def test_no_body_is_too_strange_to_be_read(content: bytes) -> None:
+    ask.read(CHAT, content)
+
+
+def _ask(path: str, **body: Any) -> ask.Ask:
+    return ask.read(path, json.dumps({"model": MODEL, **body}).encode())
+
+
+# --- events --------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text(max_size=5).filter(str.isprintable), max_size=6), st.data())
+def test_events_are_passed_whole_however_they_come(texts: list[str], data: st.DataObject) -> None:
+    stream = b"".join(events.encode({"t": text}) for text in texts)
+    tail, passed = b"", []
+    while stream:
+        size = data.draw(st.integers(1, len(stream)))
+        whole, tail = events.split(tail + stream[:size])
+        stream = stream[size:]
+        assert whole == b"" or whole.endswith(b"\n\n")
+        passed += [events.payload(event) for event in events.each(whole)]
+    assert tail == b""
+    assert passed == [{"t": text} for text in texts]
+
+
+def test_carriage_returns_end_events_as_well() -> None:
+    assert events.split(b'data: {"a":1}\r\n\r\ndata: ') == (b'data: {"a":1}\r\n\r\n', b"data: ")
+    assert [*map(events.payload, events.each(b'data: {"a":1}\r\n\r\n'))] == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        ({"error": {"message": "EngineCore died", "code": 500}}, "EngineCore died"),
+        ({"object": "error", "message": "flat", "code": 500}, "flat"),
+        (
+            {"choices": [{"text": "", "finish_reason": "abort"}]},
+            "the engine ended the answer with `abort`",
+        ),
+        ({"error": {"message": "too long", "code": 400}}, None),
+        ({"choices": [{"text": 'say "abort" or {"error"', "finish_reason": None}]}, None),
+    ],
+)
+def test_failures_of_the_engine_are_seen_in_a_stream(event: Any, message: str | None) -> None:
+    before = events.encode({"choices": [{"text": "a"}]})
+    for encoded in (events.encode(event), f"data: {json.dumps(event)}\n\n".encode()):
+        found = events.broken(before + encoded + events.DONE)
+        assert (found and found.message) == message
+        assert found is None or found.before == before
+
+
+# --- continuing ----------------------------------------------------------------------------------
+
+
+def _said(*texts: str, **more: Any) -> Said:
+    said = Said()
+    for text in texts:
+        said = heard(said, {"id": "x", "created": 5, "choices": [{"index": 0, "text": text}]})
+    return replace(said, **more)
+
+
+def test_a_text_is_continued_behind_its_prompt_with_what_is_left_of_the_limits() -> None:
+    wanted = _ask(TEXT_PATH, prompt="Count: ", max_tokens=10, min_tokens=2, temperature=0.5)
+    rest = resumption(wanted, _said("One", " two "), 4)
+    assert rest.body == {
+        "model": MODEL, "prompt": "Count: One two", "max_tokens": 6, "min_tokens": 0,
+        "temperature": 0.5,
+    }  # fmt: skip
+    assert rest.prefix == "One two"
+
+
+def test_without_a_limit_a_text_has_the_sixteen_tokens_of_vllm() -> None:
+    rest = resumption(_ask(TEXT_PATH, prompt="p"), _said("One"), 1)
+    assert rest.body is not None
+    assert rest.body["max_tokens"] == 15
+
+
+def test_a_chat_is_continued_as_vllm_wants_it() -> None:
+    wanted = _ask(CHAT, messages=[{"role": "user", "content": "Go"}], max_completion_tokens=10)
+    rest = resumption(wanted, _said("One"), 3)
+    assert rest.body == {
+        "model": MODEL, "max_completion_tokens": 7,
+        "messages": [{"role": "user", "content": "Go"}, {"role": "assistant", "content": "One"}],
+        "add_generation_prompt": False, "continue_final_message": True,
+    }  # fmt: skip
+
+
+def test_a_message_that_was_continued_already_gets_longer() -> None:
+    messages = [{"role": "user", "content": "Go"}, {"role": "assistant", "content": "So: "}]
+    more = {"continue_final_message": True, "add_generation_prompt": False}
+    rest = resumption(_ask(CHAT, messages=messages, **more), _said("One"), 1)
+    assert rest.body is not None
+    assert rest.body["messages"][1:] == [{"role": "assistant", "content": "So: One"}]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"n": 2}, {"logprobs": 0}, {"logprobs": True}, {"echo": True}, {"tools": [{}]},
+        {"response_format": {"type": "json_object"}}, {"structured_outputs": {"regex": "a"}},
+        {"guided_json": {}, "guided_regex": "a"}, {"presence_penalty": 0.1}, {"suffix": "x"},
+        {"return_token_ids": True}, {"include_reasoning": False}, {"some_future_field": 1},
+    ],
+)  # fmt: skip
+def test_what_depends_on_the_tokens_before_is_not_continued(field: dict[str, Any]) -> None:
+    with pytest.raises(CannotResume):
+        resumption(_ask(TEXT_PATH, prompt="p", **field), _said("One"), 1)
+    # Nothing was generated yet: then it is simply asked again.
+    wanted = _ask(TEXT_PATH, prompt="p", **field)
+    assert resumption(wanted, _said(), 0).body == wanted.body
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"n": 1}, {"logprobs": None}, {"logprobs": False}, {"echo": False}, {"tools": None},
+        {"response_format": {"type": "text"}}, {"presence_penalty": 0.0}, {"seed": 3},
+        {"stop": ["x"]}, {"top_logprobs": 0}, {"stream_options": {"include_usage": True}},
+    ],
+)  # fmt: skip
+def test_what_asks_for_nothing_hinders_nothing(field: dict[str, Any]) -> None:
+    assert resumption(_ask(TEXT_PATH, prompt="p", **field), _said("One"), 1).body
+
+
+def test_reasoning_is_not_continued() -> None:
+    said = heard(Said(), {"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]})
+    with pytest.raises(CannotResume, match="reasoning"):
+        resumption(_ask(CHAT, messages=[{"role": "user", "content": "u"}]), said, 0)
+
+
+@pytest.mark.parametrize("prompt", [["a", "b"], [1, 2], None])
+def test_several_prompts_are_not_continued(prompt: Any) -> None:
+    with pytest.raises(CannotResume):
+        resumption(_ask(TEXT_PATH, prompt=prompt), _said("One"), 1)
+
+
+def test_an_answer_with_all_its_tokens_is_only_ended() -> None:
+    rest = resumption(_ask(TEXT_PATH, prompt="p", max_tokens=2), _said("One", " two"), 2)
+    assert rest.body is None
+    chunk = events.payload(next(events.each(rest.ending)))
+    assert chunk is not None
+    assert (chunk["id"], chunk["choices"][0]["finish_reason"]) == ("x", "length")
+    assert rest.ending.endswith(events.DONE)
+    finished = resumption(_ask(TEXT_PATH, prompt="p"), _said("One", finish="stop"), 0)
+    assert finished.ending == events.DONE
+
+
+BLANKS = st.text("a \n", max_size=4)
+
+
+@given(st.lists(BLANKS, min_size=1, max_size=8), st.data())
+def test_a_spliced_answer_is_the_whole_answer(tokens: list[str], data: st.DataObject) -> None:
+    """A greedy model goes on with the very same text, blanks at the seam included."""
+    whole = "".join(tokens)
+    cut = data.draw(st.integers(0, len(tokens)))
+    said = _said(*tokens[:cut])
+    rest, at = whole[len(prefix_of(said)) :], 0
+    splice, text = Splice(said, prefix_of(said), cut, "b"), said.text
+    while at < len(rest):
+        size = data.draw(st.integers(1, len(rest) - at))
+        piece = {"choices": [{"index": 0, "text": rest[at : at + size]}]}
+        for event in events.each(splice.rewrite(events.encode(piece))):
+            text += (events.payload(event) or {})["choices"][0]["text"]
+        at += size
+    assert text == whole
+
+
+def test_a_spliced_answer_keeps_its_name_and_counts_the_prefix_as_answer() -> None:
+    splice = Splice(_said("One"), "One", 1, "b")
+    chunk = {"id": "y", "created": 9, "choices": [{"index": 0, "text": " two"}]}
+    usage = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
+    stream = events.encode(chunk) + events.encode({"choices": [], "usage": usage}) + events.DONE
+    first, last, done = events.each(splice.rewrite(stream))
+    assert events.payload(first) == {
+        "id": "x", "created": 5, "choices": [{"index": 0, "text": " two"}],
+        "ropeway": {"continued_on": "b"},
+    }  # fmt: skip
+    assert (events.payload(last) or {})["usage"] == {
+        "prompt_tokens": 10, "completion_tokens": 6, "total_tokens": 16
+    }  # fmt: skip
+    assert done == events.DONE
+
+
+def test_a_continuation_that_starts_to_think_is_not_spliced() -> None:
+    chunk = {"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]}
+    with pytest.raises(CannotResume):
+        Splice(_said("One"), "One", 1, "b").rewrite(events.encode(chunk))
+
+
+def test_a_long_transcript_keeps_its_text_and_not_its_bytes() -> None:
+    transcript = Transcript()
+    event = events.encode({"choices": [{"index": 0, "text": "x"}], "padding": "p" * 1000})
+    for _ in range(200):
+        transcript.add(event)
+    assert len(transcript._raw) <= FOLD_BYTES
+    assert (transcript.said().text, transcript.said().pieces) == ("x" * 200, 200)

@@ -1,0 +1,299 @@
+"""Which replicas the router trusts, and that one that hangs or dies concerns no other client."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ropeway.router.breaker import State
+from router_backends import ANSWER, QUICK, TEXT, Bench, Engine, Fault, Heard, bench, fault, scene
+
+CHAT = "/v1/chat/completions"
+ALL = len(ANSWER)
+
+
+# --- breakers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["400", "404", "429"])
+def test_what_clients_do_wrong_trips_nothing_and_is_not_tried_again(kind: str) -> None:
+    async def play(b: Bench) -> None:
+        for _ in range(20):
+            b.first(0)
+            assert (await b.ask()).status == int(kind)
+        assert [len(engine.bodies) for engine in b.engines] == [20, 0]
+        assert b.replica(0).breaker.state is State.CLOSED
+        assert b.replica(0).failures == 0
+
+    scene(fault(kind), Engine())(play)
+
+
+def test_a_refused_connection_opens_the_breaker_at_once() -> None:
+    async def play(b: Bench) -> None:
+        b.replica(0).url = "http://127.0.0.1:9"  # the discard port: nobody listens
+        assert (await b.ask()).done
+        assert not b.replica(0).breaker.alive
+        assert b.router.totals.retried == 1
+
+    scene(Engine(), Engine())(play)
+
+
+@pytest.mark.parametrize("kind", ["500", "cut"])
+def test_failures_open_the_breaker_and_a_token_closes_it(kind: str) -> None:
+    async def play(b: Bench) -> None:
+        b.engines[0].fault = Fault(kind, -1, probes=True)
+        for _ in range(QUICK.failures):
+            b.first(0)
+            assert (await b.ask()).done
+        await b.alive(1)
+        before, probes = len(b.engines[0].bodies), b.engines[0].probes
+        for _ in range(10):
+            assert (await b.ask()).done
+        assert len(b.engines[0].bodies) == before, "no client is sent there"
+        async with asyncio.timeout(10):
+            while b.engines[0].probes < probes + 2:
+                await asyncio.sleep(0.02)
+        assert not b.replica(0).breaker.alive, "and probes do not close it without a token"
+        b.engines[0].fault = Fault()
+        await b.alive(2)
+
+    scene(Engine(), Engine())(play)
+
+
+def test_a_request_that_fails_everywhere_opens_nothing() -> None:
+    async def play(b: Bench) -> None:
+        for _ in range(10):
+            assert (await b.ask()).status == 500
+        assert [replica.breaker.state for replica in b.router.pool] == [State.CLOSED] * 2
+
+    scene(fault("500"), fault("500"))(play)
+
+
+@pytest.mark.parametrize("kind", ["500", "end", "error"])
+def test_a_server_that_listens_and_generates_nothing_is_not_alive(kind: str) -> None:
+    async def play(b: Bench) -> None:
+        async with asyncio.timeout(10):
+            while b.engines[0].probes < 3:
+                await asyncio.sleep(0.02)
+        assert b.replica(0).breaker.state is State.UNPROVEN
+        async with b.session.get(b.url + "/health") as response:
+            assert response.status == 503
+        heard = await b.ask()
+        assert (heard.status, heard.headers["Retry-After"]) == (503, "1")
+        assert b.engines[0].bodies == []
+        b.engines[0].fault = Fault()
+        await b.alive(1)
+        async with b.session.get(b.url + "/health") as response:
+            assert response.status == 200
+
+    scene(fault(kind, probes=True), alive=0)(play)
+
+
+def test_a_queue_that_is_long_is_not_a_replica_that_hangs() -> None:
+    """Probes wait in the queue; the counter of generated tokens shows that it works."""
+
+    async def play(b: Bench) -> None:
+        busy = b.engines[0]
+        busy.fault = Fault("hang", probes=True)
+        waiting = asyncio.create_task(b.ask())
+        started = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < started + 4:
+            busy.tokens += 1
+            await asyncio.sleep(0.05)
+        assert busy.probes > 1
+        assert b.replica(0).breaker.alive
+        assert not waiting.done()
+        waiting.cancel()
+
+    scene(Engine(), limits=replace(QUICK, probe_period_s=0.2, probe_timeout_s=0.3))(play)
+
+
+# --- clients -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_client_that_leaves_ends_its_request_on_the_replica_at_once(streamed: bool) -> None:
+    async def play(b: Bench) -> None:
+        b.engines[0].tpot_s = 5
+        task = asyncio.create_task(b.ask(stream=streamed))
+        async with asyncio.timeout(5):
+            while not b.replica(0).attempts:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.1)
+            task.cancel()
+            while not b.engines[0].given_up:
+                await asyncio.sleep(0.005)
+        assert b.replica(0).outstanding == 0
+        assert b.replica(0).failures == 0, "the replica did nothing wrong"
+
+    scene(Engine())(play)
+
+
+def test_what_runs_at_the_end_of_the_drain_is_told() -> None:
+    async def play(b: Bench) -> None:
+        b.engines[0].tpot_s, before = 0.5, b.engines[0].tokens
+        task = asyncio.create_task(b.ask())
+        async with asyncio.timeout(5):
+            while b.engines[0].tokens == before:
+                await asyncio.sleep(0.005)
+        await b.router.drain()
+        heard = await task
+        assert heard.error is not None
+        assert "shutting down" in heard.error["message"]
+        assert (await b.ask()).status == 503
+        assert b.replica(0).failures == 0
+
+    scene(Engine(), limits=replace(QUICK, drain_s=0.3))(play)
+
+
+# --- processes that are killed and stopped -------------------------------------------------------
+
+
+@asynccontextmanager
+async def process(tpot_s: float) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A replica as a process of its own, and its URL; killed at the end."""
+    script = str(Path(__file__).parent / "router_backends.py")
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, script, "0", str(tpot_s), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert child.stdout is not None
+        yield child, (await child.stdout.readline()).decode().strip()
+    finally:
+        if child.returncode is None:
+            child.send_signal(signal.SIGCONT)
+            child.kill()
+        await child.communicate()
+
+
+def with_a_process(
+    tpot_s: float, play: Callable[[Bench, asyncio.subprocess.Process], Awaitable[None]], **more: Any
+) -> None:
+    """Two replicas here, r0 and r1, and r2 in a process."""
+
+    async def whole() -> None:
+        async with (
+            process(tpot_s) as (child, url),
+            bench(Engine(), Engine(), urls=(url,), **more) as b,
+        ):
+            await b.alive(3)
+            await play(b, child)
+
+    asyncio.run(whole())
+
+
+async def _ask_r2(b: Bench, count: int, **body: Any) -> list["asyncio.Task[Heard]"]:
+    """So many requests that are on their way to r2, all at once."""
+    tasks = []
+    for number in range(count):
+        for replica in b.router.pool:
+            replica.outstanding = 0 if replica.name == "r2" else 10**9
+        tasks.append(asyncio.create_task(b.ask(prompt=f"{number}: ", **body)))
+        async with asyncio.timeout(10):
+            while len(b.replica(2).attempts) <= number:
+                await asyncio.sleep(0.005)
+    for replica in b.router.pool:
+        replica.outstanding = 0
+    return tasks
+
+
+def test_a_killed_replica_costs_no_client_its_answer() -> None:
+    async def play(b: Bench, child: asyncio.subprocess.Process) -> None:
+        tasks = await _ask_r2(b, 20, max_tokens=ALL)
+        await asyncio.sleep(0.3)
+        child.kill()
+        answers = await asyncio.gather(*tasks)
+        assert [(each.text, each.error, each.done) for each in answers] == [(TEXT, None, True)] * 20
+        await b.alive(2)
+        assert b.replica(2).breaker.state in (State.OPEN, State.HALF_OPEN)
+
+    with_a_process(0.1, play)
+
+
+def test_a_stopped_replica_hangs_nobody_and_comes_back() -> None:
+    async def play(b: Bench, child: asyncio.subprocess.Process) -> None:
+        tasks = await _ask_r2(b, 6, max_tokens=ALL)
+        tasks += await _ask_r2(b, 6, stream=False)
+        await asyncio.sleep(0.3)
+        os.kill(child.pid, signal.SIGSTOP)
+        for number in range(20):  # the others are not concerned
+            b.first(number % 2)
+            b.replica(2).outstanding = 10**9
+            async with asyncio.timeout(5):
+                assert (await b.ask()).done
+        b.replica(2).outstanding = 0
+        async with asyncio.timeout(30):
+            answers = await asyncio.gather(*tasks)
+        assert [each.text for each in answers[:6]] == [TEXT] * 6
+        assert all(TEXT in json.loads(each.content)["choices"][0]["text"] for each in answers[6:])
+        await b.alive(2)
+        os.kill(child.pid, signal.SIGCONT)
+        await b.alive(3)
+
+    # Only the probe that brings no token ends these: the other limits are minutes.
+    limits = replace(QUICK, probe_period_s=0.5, first_byte_s=300, stall_s=300)
+    with_a_process(0.2, play, limits=limits)
+
+
+# --- clients that are slow, and many -------------------------------------------------------------
+
+
+def test_a_client_that_reads_slowly_is_not_its_replicas_fault() -> None:
+    """While the answer waits for its client, the router is not waiting for the replica."""
+
+    async def play(b: Bench) -> None:
+        body = json.dumps({"model": "fake", "prompt": "p", "stream": True}).encode()
+        host, port = b.url.removeprefix("http://").split(":")
+        # The least that a socket can buffer: the rest stays in the router.
+        reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
+        writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+        await asyncio.sleep(2)  # ten times what the replica may be silent
+        received = b""
+        async with asyncio.timeout(20):
+            while not received.endswith(b"0\r\n\r\n"):
+                received += await reader.read(2**20)
+        writer.close()
+        assert b"[DONE]" in received
+        assert b"error" not in received
+        assert b.replica(0).failures == 0
+
+    scene(Engine(padding=400), limits=replace(QUICK, stall_s=0.2))(play)
+
+
+def test_a_replica_that_hangs_takes_no_connections_from_the_others() -> None:
+    async def play(b: Bench) -> None:
+        hung = []
+        for number in range(150):  # more than aiohttp's default limit of 100 connections
+            b.replica(1).outstanding = 10**9
+            b.first(0)
+            hung.append(asyncio.create_task(b.ask(prompt=f"{number}: ", stream=False)))
+            while len(b.replica(0).attempts) <= number:
+                await asyncio.sleep(0.002)
+        b.replica(1).outstanding = 0
+        b.replica(0).outstanding = 10**9
+        async with asyncio.timeout(5):
+            answers = await asyncio.gather(*(b.ask() for _ in range(20)))
+        assert all(each.done for each in answers)
+        for task in hung:
+            task.cancel()
+
+    scene(fault("hang", -1), Engine())(play)
+
+
+def test_a_replica_that_refuses_a_continuation_ends_the_stream_with_an_error() -> None:
+    async def play(b: Bench) -> None:
+        heard = await b.ask()
+        assert heard.text == "".join(ANSWER[:2])
+        assert heard.error is not None
+        assert "HTTP 400" in heard.error["message"]
+
+    scene(fault("cut", 2), fault("400"))(play)

@@ -1,0 +1,305 @@
+"""The router's configuration, its manners over HTTP while replicas are well, its one file."""
+
+import asyncio
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from ropeway.router import events, headers
+from ropeway.router.archive import archive
+from ropeway.router.config import ConfigError, Limits, is_loopback, load, parse
+from router_backends import ANSWER, MODEL, QUICK, TEXT, Engine, bench
+
+LIMITS = Limits()
+CHAT, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
+
+
+# --- configuration -------------------------------------------------------------------------------
+
+GOOD: dict[str, Any] = {
+    "listen": {"host": "127.0.0.1", "port": 8000},
+    "model": "m",
+    "backends": [{"name": "a", "url": "http://10.0.0.1:8001/v1"}],
+}
+
+
+def test_a_configuration_is_read() -> None:
+    found = parse(GOOD | {"limits": {"drain_s": 5}, "key_env": "K"}, {"K": "s3cret"})
+    assert found.backends[0].url == "http://10.0.0.1:8001"
+    assert (found.limits.drain_s, found.limits.connect_s) == (5, LIMITS.connect_s)
+    assert found.key == "s3cret"
+    assert "s3cret" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"listen": {"host": "0.0.0.0", "port": 1}}, "no API key"),
+        ({"listen": {"host": "node-1", "port": 1}}, "no API key"),
+        ({"listen": {"host": "127.0.0.1", "port": True}}, "listen.port"),
+        ({"backends": []}, "backends"),
+        ({"backends": GOOD["backends"] * 2}, "the same name"),
+        ({"backends": [{"name": "a", "url": "file:///etc"}]}, "http://HOST:PORT"),
+        ({"limits": {"drain": 5}}, "no key drain"),
+        ({"limits": {"drain_s": -1}}, "limits.drain_s"),
+        ({"limits": {"deaths": 1.5}}, "limits.deaths"),
+        ({"key_env": "MISSING"}, "MISSING"),
+        ({"key_env": "SPLIT"}, "blanks"),
+        ({"colour": "red"}, "no key colour"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_with_its_place(change: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse(GOOD | change, {"SPLIT": "a\nb"})
+
+
+def test_a_key_is_read_only_from_a_file_of_its_owner(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("s3cret\n")
+    config = tmp_path / "router.json"
+    config.write_text(json.dumps(GOOD | {"key_file": str(file)}))
+    file.chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        load(config, {})
+    file.chmod(0o600)
+    assert load(config, {}).key == "s3cret"
+
+
+def test_what_is_loopback() -> None:
+    assert [*map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost"))] == [True] * 4
+    assert [*map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "", "localhost.evil"))] == [False] * 5
+
+
+# --- headers -------------------------------------------------------------------------------------
+
+
+def test_hop_by_hop_headers_stop_here_and_the_key_is_ours() -> None:
+    given = {
+        "Host": "x", "Connection": "close, X-Hop", "X-Hop": "1", "TE": "trailers", "Upgrade": "h2c",
+        "Transfer-Encoding": "chunked", "Content-Length": "5", "Accept-Encoding": "gzip",
+        "Authorization": "Bearer theirs", "X-Request-Id": "7",
+    }  # fmt: skip
+    assert dict(headers.forward(given, "Bearer ours")) == {
+        "Accept-Encoding": "identity", "Authorization": "Bearer ours", "X-Request-Id": "7"
+    }  # fmt: skip
+    assert headers.forward(given, None)["Authorization"] == "Bearer theirs"
+
+
+@pytest.mark.parametrize(
+    ("given", "right"),
+    [
+        ("Bearer k", True), ("bearer k", True), ("Bearer  k", True), ("Bearer K", False),
+        ("Basic k", False), ("k", False), ("", False), (None, False), ("Bearer kö", False),
+        ("Bearer \udcff", False),
+    ],
+)  # fmt: skip
+def test_the_key_is_compared(given: str | None, right: bool) -> None:
+    assert headers.authorized(given, "k") is right
+
+
+# --- over HTTP -----------------------------------------------------------------------------------
+
+
+def test_answers_pass_through_unchanged() -> None:
+    async def scene() -> None:
+        async with bench(Engine()) as b:
+            await b.alive(1)
+            streamed = await b.ask(stream_options={"include_usage": True})
+            assert (streamed.text, streamed.finish, streamed.done) == (TEXT, ["stop"], True)
+            assert streamed.chunks[-1]["usage"]["completion_tokens"] == len(ANSWER)
+            assert streamed.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+            assert streamed.headers["X-Ropeway-Replica"] == "r0"
+            assert (await b.ask(CHAT)).text == TEXT
+            whole = await b.ask(stream=False)
+            assert json.loads(whole.content)["choices"][0]["text"] == TEXT
+            url = f"{b.url}/v1/echo/a%2Fb?x=%20y&z"
+            async with b.session.put(url, data=b"12345") as response:
+                told = await response.json()
+                assert told == {"method": "PUT", "path": "/v1/echo/a%2Fb?x=%20y&z", "bytes": 5}
+                assert response.headers["X-Theirs"] == "1"
+                assert "X-Hop" not in response.headers
+
+    asyncio.run(scene())
+
+
+def test_the_key_is_wanted_and_handed_on() -> None:
+    async def scene() -> None:
+        async with bench(Engine(key="s3cret"), key="s3cret") as b:
+            await b.alive(1)
+            assert (await b.ask()).done
+            assert b.engines[0].heads[-1]["Authorization"] == "Bearer s3cret"
+            wrong = {"Authorization": "Bearer no"}
+            for path in ("/v1/models", "/v1/completions", "/ropeway/backends", "/tokenize"):
+                async with b.session.get(b.url + path, headers=wrong) as response:
+                    assert response.status == 401
+                    assert (await response.json())["error"]["code"] == 401
+            async with b.session.get(b.url + "/health", headers=wrong) as response:
+                assert response.status == 200
+
+    asyncio.run(scene())
+
+
+def test_requests_that_are_too_large_are_refused() -> None:
+    async def scene() -> None:
+        async with bench(Engine(), limits=replace(QUICK, body_bytes=1000)) as b:
+            await b.alive(1)
+            refused = await b.ask(prompt="x" * 2000)
+            assert refused.status == 413
+            assert "1000 bytes" in json.loads(refused.content)["error"]["message"]
+            assert b.engines[0].bodies == []
+
+    asyncio.run(scene())
+
+
+def test_one_conversation_stays_on_one_replica_and_others_spread() -> None:
+    async def scene() -> None:
+        async with bench(Engine(), Engine(), Engine()) as b:
+            await b.alive(3)
+            for turn in range(5):
+                history = "h" * 2000 + f"turn {turn}" * turn
+                await b.ask(CHAT, messages=[{"role": "user", "content": history}])
+            assert sorted(len(engine.bodies) for engine in b.engines) == [0, 0, 5]
+            for number in range(30):
+                await b.ask(prompt=f"{number} something else")
+            assert min(len(engine.bodies) for engine in b.engines) >= 8
+
+    asyncio.run(scene())
+
+
+def test_a_popular_beginning_spreads_when_its_replica_is_busy() -> None:
+    async def scene() -> None:
+        async with bench(Engine(tpot_s=0.02), Engine(tpot_s=0.02)) as b:
+            await b.alive(2)
+            prompt = "the same long prompt " * 400
+            await asyncio.gather(*(b.ask(prompt=prompt) for _ in range(24)))
+            one, other = (len(engine.bodies) for engine in b.engines)
+            assert one + other == 24
+            assert min(one, other) >= 8
+            assert all(replica.outstanding == 0 for replica in b.router.pool)
+
+    asyncio.run(scene())
+
+
+def test_tokens_and_not_requests_are_balanced() -> None:
+    async def scene() -> None:
+        async with bench(Engine(tpot_s=0.03), Engine(tpot_s=0.03)) as b:
+            await b.alive(2)
+            b.first(0)
+            big = asyncio.create_task(b.ask(prompt="x" * 20_000))
+            async with asyncio.timeout(5):
+                while not b.engines[0].bodies:
+                    await asyncio.sleep(0.005)
+            # 5000 tokens there: eight small requests together are still fewer.
+            b.replica(0).requests = 0
+            await asyncio.gather(*(b.ask(prompt=f"{n}", max_tokens=3) for n in range(8)))
+            assert (await big).done
+            assert [len(engine.bodies) for engine in b.engines] == [1, 8]
+
+    asyncio.run(scene())
+
+
+def test_the_state_is_told() -> None:
+    async def scene() -> None:
+        async with bench(Engine(), urls=("http://127.0.0.1:9",)) as b:
+            await b.alive(1)
+            await b.ask()
+            async with b.session.get(b.url + "/ropeway/backends") as response:
+                told = await response.json()
+            assert told["alive"] == 1
+            assert [row["state"] for row in told["backends"]] == ["closed", "unproven"]
+            assert told["backends"][0]["requests_total"] == 1
+            assert "onnect" in told["backends"][1]["last_failure"]
+            async with b.session.get(b.url + "/metrics") as response:
+                text = await response.text()
+            assert 'ropeway_router_requests_total{backend="r0"} 1\n' in text
+            assert 'ropeway_router_breaker{backend="r1",state="unproven"} 1\n' in text
+            async with b.session.get(b.url + "/elsewhere") as response:
+                assert response.status == 404
+
+    asyncio.run(scene())
+
+
+# --- as one file ---------------------------------------------------------------------------------
+
+
+def test_the_archive_is_the_same_bytes_and_needs_nothing_of_ours() -> None:
+    content = archive()
+    assert content == archive()
+    with zipfile.ZipFile(io.BytesIO(content)) as zipped:
+        names = zipped.namelist()
+    assert "__main__.py" in names
+    assert {name for name in names if name.startswith("ropeway/")} - {"ropeway/__init__.py"} == {
+        name for name in names if name.startswith("ropeway/router/")
+    }
+
+
+def test_the_archive_serves_and_ends_gracefully(tmp_path: Path) -> None:
+    (tmp_path / "router.pyz").write_bytes(archive())
+
+    async def scene() -> None:
+        # Four seconds of answer: longer than the server waits for handlers without a drain.
+        async with bench(Engine(tpot_s=0.3)) as b:
+            backends = [{"name": "a", "url": b.engines[0].url}]
+            config = {"listen": {"host": "127.0.0.1", "port": 0}, "backends": backends}
+            (tmp_path / "c.json").write_text(json.dumps({**GOOD, **config, "model": MODEL}))
+            # -I: no PYTHONPATH, no current folder; -S would lose aiohttp as well.
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-I", "router.pyz", "c.json", cwd=tmp_path,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            try:
+                assert process.stdout is not None
+                url = (await process.stdout.readline()).decode().strip()
+                await _until_healthy(b.session, url)
+                body = {"model": MODEL, "prompt": "p", "stream": True}
+                async with b.session.post(url + TEXT_PATH, json=body) as response:
+                    first = await response.content.readany()
+                    process.terminate()
+                    await _until_not_healthy(b.session, url)
+                    rest = await response.content.read()
+                assert (first + rest).endswith(events.DONE), "a running stream is finished"
+                assert await process.wait() == 0
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                await process.communicate()
+
+    asyncio.run(scene())
+
+
+async def _until_healthy(session: aiohttp.ClientSession, url: str) -> None:
+    async with asyncio.timeout(45):
+        while True:
+            async with session.get(url + "/health") as response:
+                if response.status == 200:
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def _until_not_healthy(session: aiohttp.ClientSession, url: str) -> None:
+    """By a connection that is open already; a new one is not taken."""
+    async with asyncio.timeout(20):
+        with contextlib.suppress(aiohttp.ClientConnectionError):
+            while True:
+                async with session.get(url + "/health") as response:
+                    if response.status == 503:
+                        return
+                await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("argv", [[], ["-h"], ["missing.json"], ["a", "b"]])
+def test_wrong_arguments_are_refused(argv: list[str]) -> None:
+    done = subprocess.run(
+        (sys.executable, "-m", "ropeway.router", *argv), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "usage:" in done.stderr or "missing.json" in done.stderr
