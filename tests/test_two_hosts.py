@@ -9,16 +9,18 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from local_cluster import ROPEWAY, directory
-from ropeway.hosts.ssh import SshHost
+from ropeway.errors import HostError, Refused
+from ropeway.launch.images import ensure_derived, ensure_image, versions
 from ropeway.sim.host_tools import fleet_of, main
 from ropeway.sim.hosts import virtual_hosts
+from ropeway.spec import Runtime
 from sshd import descendants
 from two_hosts import IMAGE, NIC, Node, TwoHosts, mounts, sweep, why_not
 from two_hosts_vllm import for_cpu
@@ -320,75 +322,53 @@ def test_nothing_stays_of_a_harness_that_was_killed(hosts):
     assert traces(hosts.mark) != []
 
 
-# The engine
+# Images
 
 
-@pytest.mark.two_hosts
-@pytest.mark.engine
-def test_vllm_over_ray_in_containers_of_two_hosts_answers(hosts):
-    """One tensor-parallel rank on each host, as one would type it; asked from the machine."""
-    model = directory("tiny-qwen3-moe")
-    head = hosts[0].address
-    try:
-        for node in hosts:
-            begin_rank(node, head, model)
-        body = {"model": "m", "prompt": "One two three", "max_tokens": 8, "temperature": 0}
-        answer = first_answer(hosts, f"http://{head}:8000/v1/completions", body)
-        assert answer["usage"]["completion_tokens"] == 8
-        log = hosts[0].ssh.run(("docker", "logs", "rank")).stdout
-        assert f"ip={hosts[1].address}" in log  # Ray's mark of a rank elsewhere
-        assert (
-            said(hosts[1], "docker", "exec", "rank", "npu-smi", "info", "-l").count("NPU ID") == 2
+@on_hosts
+def test_packages_are_put_on_the_image_once_and_by_name(hosts):
+    """`runtime.pip`, from a folder of wheels: a real pip in a real container, no network."""
+    for node in hosts:
+        folder = node.folder / "data/wheels"
+        folder.mkdir(exist_ok=True)
+        write_wheel(folder)
+    runtime = Runtime(pip=("ropeway-probe==1.0",), wheels="/data/wheels", pull="never")
+    reach = {node.name: node.ssh for node in hosts}
+    told: list[str] = []
+    ids = ensure_image(reach, runtime, IMAGE, told.append)
+    image = ensure_derived(reach, runtime, IMAGE, ids, told.append)
+    assert len(told) == 2 and image != IMAGE
+    for node in hosts:
+        script = "import ropeway_probe; print(ropeway_probe.here)"
+        assert said(node, "docker", "run", "--rm", image, "python3", "-c", script) == "yes\n"
+        assert node.run("docker", "ps", "--all", "--quiet") == ""
+    assert versions(reach, runtime, image)["vllm_ascend"] == "0.23.0.post1"
+    told.clear()
+    assert ensure_derived(reach, runtime, IMAGE, ids, told.append) == image
+    assert told == [], "it is there, and is not made again"
+
+    other = Runtime(pip=("no-such-package==9",), wheels="/data/wheels")
+    with pytest.raises(HostError, match="cannot install no-such-package==9") as caught:
+        ensure_derived(reach, other, IMAGE, ids, told.append)
+    assert "No matching distribution found" in "".join(caught.value.evidence)
+
+
+def write_wheel(folder: Path) -> None:
+    """A package of one line."""
+    about = "ropeway_probe-1.0.dist-info"
+    with zipfile.ZipFile(folder / "ropeway_probe-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("ropeway_probe.py", "here = 'yes'\n")
+        wheel.writestr(
+            f"{about}/METADATA", "Metadata-Version: 2.1\nName: ropeway-probe\nVersion: 1.0\n"
         )
-    finally:
-        for node in hosts:
-            node.run("docker", "rm", "--force", "rank")
-
-
-def begin_rank(node: Node, head: str, model: str) -> None:
-    """A container with Ray, and on the head with vLLM.
-
-    It is started again when it fails: Ray gives a raylet 30 s, too few for a machine that is busy.
-    """
-    own = f"--node-ip-address {node.address} --resources '{{\"NPU\": 1}}'"
-    if node.address == head:
-        program = (
-            f"ray start --head --include-dashboard=false {own} && "
-            f"exec vllm serve {model} --served-model-name m --host {head} --port 8000 "
-            "--distributed-executor-backend ray --tensor-parallel-size 2 --enable-expert-parallel "
-            "--max-model-len 512 --quantization ascend --gpu-memory-utilization 0.9"
+        wheel.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
-    else:
-        program = (
-            f"until (echo >/dev/tcp/{head}/6379) 2>/dev/null; do sleep 0.5; done; "
-            f"exec ray start --address {head}:6379 {own} --block"
-        )
-    seen = (word for path in (*mounts(), model) for word in ("-v", f"{path}:{path}:ro"))
-    variables = (f"VLLM_HOST_IP={node.address}", f"GLOO_SOCKET_IFNAME={NIC}", "OMP_NUM_THREADS=1")
-    said(
-        node, "docker", "run", "--detach", "--name", "rank", "--net=host", "--shm-size=8g",
-        "--restart=on-failure:3", "--device", "/dev/davinci0", "--device", "/dev/davinci_manager",
-        *seen, *(word for one in variables for word in ("-e", one)), IMAGE, "bash", "-c", program,
-    )  # fmt: skip
+        wheel.writestr(f"{about}/RECORD", "")
 
 
-def first_answer(hosts: TwoHosts, url: str, body: dict, seconds: float = 600) -> dict:
-    """Ask until it answers; fails at once when a container ends."""
-    request = urllib.request.Request(
-        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
-        for node in hosts:
-            state = node.run("docker", "inspect", "-f", "{{.State.Running}}", "rank")
-            assert state == "true\n", log_end(node.ssh)
-        time.sleep(2)
-    raise AssertionError("\n".join(log_end(node.ssh) for node in hosts))
-
-
-def log_end(host: SshHost) -> str:
-    """The last lines of a rank."""
-    result = host.run(("docker", "logs", "--tail", "30", "rank"))
-    return f"{host.name}: {result.stdout}{result.stderr}"
+@on_hosts
+def test_an_image_that_is_missing_and_not_to_be_fetched_is_refused(hosts):
+    runtime = Runtime(pull="never")
+    with pytest.raises(Refused, match="does not have the image `none:1`"):
+        ensure_image({hosts[0].name: hosts[0].ssh}, runtime, "none:1", lambda _: None)
