@@ -268,7 +268,7 @@ def _alive(job: Job, mine: Hosts) -> list[Found]:
 
 
 def probe(hosts: Hosts, runtime: docker.Runtime, asked: Sequence[Found]) -> dict[str, str]:
-    """Head or router → why it generates no token now; nothing when it does. All are asked at once."""
+    """Head or router → why it generates no token now, if it does not. All are asked at once."""
     by_host: dict[str, list[Found]] = {}
     for one in asked:
         by_host.setdefault(one.host, []).append(one)
