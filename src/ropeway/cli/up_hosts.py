@@ -27,7 +27,7 @@ from ropeway.launch.changes import Changes, changes, differences
 from ropeway.launch.checks import check_hosts
 from ropeway.launch.complete import Known, complete, family_of, release_for
 from ropeway.launch.containers import secret_names
-from ropeway.launch.crew import Hosts, everywhere, those
+from ropeway.launch.crew import Hosts, by_host, everywhere, those
 from ropeway.launch.docker import remove_argv
 from ropeway.launch.dry_run import dry_run
 from ropeway.launch.image import derived_name, image_name
@@ -277,16 +277,13 @@ def _agreed(
 
 def _remove(running: Iterable[Found], what: Changes, hosts: Hosts, spec: Spec) -> None:
     """Take away what is replaced."""
-    by_host: dict[str, list[str]] = {}
-    for one in running:
-        if one.name in what.remove:
-            by_host.setdefault(one.host, []).append(one.name)
+    gone = by_host(one for one in running if one.name in what.remove)
 
     def remove(host: Host) -> None:
-        argv = remove_argv(spec.runtime.command, by_host[host.name])
+        argv = remove_argv(spec.runtime.command, [one.name for one in gone[host.name]])
         host.run(argv, timeout=120.0).check("cannot remove what runs", where=host.name)
 
-    everywhere(those(hosts, by_host), remove)
+    everywhere(those(hosts, gone), remove)
 
 
 def _values(service: Service) -> dict[str, str]:

@@ -13,7 +13,7 @@ from ropeway.hosts.child import Stop, under
 from ropeway.hosts.fleet import over
 from ropeway.launch import docker
 from ropeway.launch.containers import HEAD, ROUTER
-from ropeway.launch.crew import Hosts, everywhere, those
+from ropeway.launch.crew import Hosts, by_host, everywhere, those
 from ropeway.launch.labels import SERVICE, Found, containers_on
 from ropeway.launch.lock import BASE
 from ropeway.launch.start import generates
@@ -76,23 +76,20 @@ def look(hosts: Hosts, runtime: docker.Runtime, service: str | None = None) -> S
 
 def serving(hosts: Hosts, runtime: docker.Runtime, state: State) -> dict[str, str]:
     """Head or router → why it generates no token now; nothing when it does. Asked all at once."""
-    heads = [one for one in state.found if one.role in (HEAD, ROUTER)]
-    by_host: dict[str, list[Found]] = {}
-    for one in heads:
-        by_host.setdefault(one.host, []).append(one)
+    asked = by_host(one for one in state.found if one.role in (HEAD, ROUTER))
 
     def ask(host: Host) -> dict[str, str]:
         return {
             one.name: generates(host, runtime, one, 20.0)
             if one.state == "running"
             else f"its container is {one.state}"
-            for one in by_host[host.name]
+            for one in asked[host.name]
         }
 
-    outcomes = over([hosts[name] for name in by_host], ask)
+    outcomes = over([hosts[name] for name in asked], ask)
     answers: dict[str, str] = {}
     for outcome in outcomes:
-        for one in by_host[outcome.host.name]:
+        for one in asked[outcome.host.name]:
             answers[one.name] = (
                 str(outcome.error) if outcome.result is None else outcome.result[one.name]
             )
@@ -129,15 +126,14 @@ def take_down(hosts: Hosts, runtime: docker.Runtime, service: str, state: State)
 
 def restart(hosts: Hosts, runtime: docker.Runtime, which: Sequence[Found]) -> None:
     """Restart containers, all at once: the ranks of a replica cannot go on without each other."""
-    by_host: dict[str, list[str]] = {}
-    for one in which:
-        by_host.setdefault(one.host, []).append(one.name)
+    mine = by_host(which)
 
     def again(host: Host) -> None:
-        argv = docker.again_argv(runtime, by_host[host.name], _PATIENCE)
+        names = [one.name for one in mine[host.name]]
+        argv = docker.again_argv(runtime, names, _PATIENCE)
         host.run(argv, timeout=180.0).check("cannot restart it", where=host.name)
 
-    everywhere(those(hosts, by_host), again)
+    everywhere(those(hosts, mine), again)
 
 
 def run_in(hosts: Hosts, runtime: docker.Runtime, one: Found, argv: Sequence[str]) -> Result:
@@ -158,19 +154,17 @@ def past(
     hosts: Hosts, runtime: docker.Runtime, which: Sequence[Found], lines: int
 ) -> tuple[Line, ...]:
     """The last lines of all containers together, by time."""
-    by_host: dict[str, list[Found]] = {}
-    for one in which:
-        by_host.setdefault(one.host, []).append(one)
+    mine = by_host(which)
 
     def read(host: Host) -> list[list[Line]]:
         found = []
-        for one in by_host[host.name]:
+        for one in mine[host.name]:
             argv = docker.logs_argv(runtime, one.name, lines=lines)
             result = host.run(("sh", "-c", '"$@" 2>&1', "sh", *argv), timeout=60.0)
             found.append([line_of(source_of(one), text) for text in result.stdout.splitlines()])
         return found
 
-    outcomes = everywhere(those(hosts, by_host), read)
+    outcomes = everywhere(those(hosts, mine), read)
     merged = heapq.merge(*(rows for several in outcomes.values() for rows in several))
     return tuple(merged)[-lines:] if lines else ()
 

@@ -17,14 +17,13 @@ from ropeway.launch import docker
 from ropeway.launch.containers import (
     HEAD,
     ROUTER,
-    File,
     containers,
     files,
     hashes,
     own_folder,
     secret_names,
 )
-from ropeway.launch.crew import Hosts, Tell, everywhere
+from ropeway.launch.crew import Hosts, Tell, by_host, everywhere, those
 from ropeway.launch.docker import Container
 from ropeway.launch.failure import engine_failure, root_cause
 from ropeway.launch.labels import RUN, SERVICE, Author, Found, containers_on, labels_of
@@ -158,17 +157,17 @@ def read_logs(
 ) -> dict[str, str]:
     """The end of each container's log, by `host/name`; of hosts that do not answer, nothing."""
 
+    mine = by_host(which)
+
     def read(host: Host) -> dict[str, str]:
         texts = {}
-        for one in which:
-            if one.host == host.name:
-                argv = docker.logs_argv(runtime, one.name, lines=_LOG_LINES)
-                result = host.run(("sh", "-c", '"$@" 2>&1', "sh", *argv), timeout=60.0)
-                texts[_key(one)] = result.stdout if result.ok else ""
+        for one in mine[host.name]:
+            argv = docker.logs_argv(runtime, one.name, lines=_LOG_LINES)
+            result = host.run(("sh", "-c", '"$@" 2>&1', "sh", *argv), timeout=60.0)
+            texts[_key(one)] = result.stdout if result.ok else ""
         return texts
 
-    names = {one.host for one in which}
-    outcomes = over([host for name, host in hosts.items() if name in names], read)
+    outcomes = over(tuple(those(hosts, mine).values()), read)
     return {key: text for one in outcomes for key, text in (one.result or {}).items()}
 
 
@@ -178,29 +177,25 @@ def _key(one: Container | Found) -> str:
 
 def _put_files(job: Job) -> None:
     service = job.service
-    by_host: dict[str, list[File]] = {}
-    for file in files(service):
-        by_host.setdefault(file.host, []).append(file)
-    todo = job.todo
+    ours, todo = by_host(files(service)), by_host(job.todo)
 
     def put(host: Host) -> None:
         site = service.site(host.name)
         folder = own_folder(service, site)
         made = host.run(("mkdir", "-p", "-m", "700", "--", folder, site.cache))
         made.check("cannot make the service's folder", where=host.name)
-        for file in by_host.get(host.name, ()):
+        for file in ours[host.name]:
             host.put(file.content, file.path, mode=0o644)
-        for one in todo:
-            if one.host == host.name and one.secrets:
+        for one in todo[host.name]:
+            if one.secrets:
                 host.put(_secrets(job, one).encode(), one.secrets, mode=0o600)
 
-    names = {one.host for one in todo}
-    everywhere({name: job.hosts[name] for name in names}, put)
+    everywhere(those(job.hosts, todo), put)
 
 
 def _secrets(job: Job, one: Container) -> str:
     """The file that the container's script reads: nobody else does."""
-    replica = job.service.replicas[one.replica] if one.role != "router" else None
+    replica = job.service.replicas[one.replica] if one.role != ROUTER else None
     names = secret_names(job.service, replica)
     values = {name: job.secrets[source or name] for name, source in names.items()}
     lines = (shell_line(Command(("export", f"{name}={value}"))) for name, value in values.items())
@@ -210,24 +205,22 @@ def _secrets(job: Job, one: Container) -> str:
 def _run_containers(job: Job) -> None:
     service = job.service
     content = hashes(service)
-    by_host: dict[str, list[Container]] = {}
-    for one in job.todo:
-        by_host.setdefault(one.host, []).append(one)
+    todo = by_host(job.todo)
 
     def run(host: Host) -> None:
         folder = own_folder(service, service.site(host.name))
-        for one in by_host[host.name]:
+        for one in todo[host.name]:
             labels = labels_of(service, one, job.author, content[one.name], folder)
             result = host.run(docker.run_argv(job.runtime, one, labels), timeout=300.0)
             result.check(f"cannot start `{one.name}`", where=host.name)
 
-    everywhere({name: job.hosts[name] for name in by_host}, run)
+    everywhere(those(job.hosts, todo), run)
 
 
 def _wait_until_ready(job: Job, tell: Tell) -> None:
     serve = job.service.spec.serve
     deadline = time.monotonic() + serve.start_timeout
-    mine = {name: job.hosts[name] for name in {one.host for one in job.todo}}
+    mine = those(job.hosts, by_host(job.todo))
     while True:
         alive = _alive(job, mine)
         heads = [one for one in alive if one.role == HEAD]
@@ -269,14 +262,12 @@ def _alive(job: Job, mine: Hosts) -> list[Found]:
 
 def probe(hosts: Hosts, runtime: docker.Runtime, asked: Sequence[Found]) -> dict[str, str]:
     """Head or router → why it generates no token now, if it does not. All are asked at once."""
-    by_host: dict[str, list[Found]] = {}
-    for one in asked:
-        by_host.setdefault(one.host, []).append(one)
+    mine = by_host(asked)
 
     def ask(host: Host) -> dict[str, str]:
-        return {one.name: generates(host, runtime, one) for one in by_host[host.name]}
+        return {one.name: generates(host, runtime, one) for one in mine[host.name]}
 
-    answers = everywhere({name: hosts[name] for name in by_host}, ask)
+    answers = everywhere(those(hosts, mine), ask)
     return {name: why for several in answers.values() for name, why in several.items()}
 
 
@@ -290,15 +281,14 @@ def generates(host: Host, runtime: docker.Runtime, head: Found, seconds: float =
 
 
 def _let_restart(job: Job) -> None:
-    by_host: dict[str, list[str]] = {}
-    for one in job.todo:
-        by_host.setdefault(one.host, []).append(one.name)
+    todo = by_host(job.todo)
 
     def update(host: Host) -> None:
-        argv = docker.restart_argv(job.runtime, by_host[host.name], "unless-stopped")
+        names = [one.name for one in todo[host.name]]
+        argv = docker.restart_argv(job.runtime, names, "unless-stopped")
         host.run(argv).check("cannot set the restart policy", where=host.name)
 
-    everywhere({name: job.hosts[name] for name in by_host}, update)
+    everywhere(those(job.hosts, todo), update)
 
 
 def _activity(log: str, ready: int, replicas: int) -> str:
