@@ -200,6 +200,7 @@ def test_rehearse_brings_up_tells_and_takes_down(capsys, tmp_path, monkeypatch):
     said = capsys.readouterr()
     assert "model is up at" in said.out
     assert "3 containers on 3 virtual hosts" in said.err
+    assert said.err.index("note: not verified on NPU hardware") < said.err.index("the first token")
     assert exit_code(["up", "--rehearse", "2x8-910B4", "--fault", "engine-fails:host1"]) == 1
     assert "NPU out of memory" in capsys.readouterr().err
     assert exit_code(["up", "--fault", "engine-fails"]) == 2

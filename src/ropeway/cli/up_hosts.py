@@ -131,6 +131,8 @@ def _up(ground: _Ground, me: Author, asked: Asked, screen: Screen) -> None:
     what = changes(service, running)
     if not _agreed(spec, running, what, asked, screen):
         return
+    for note in service.notes:  # before anything is started: some are reasons to press Ctrl-C
+        screen.say(f"note: {note}")
     _keep(asked.folder, spec, dry_run(service, base, me))
     mine = those(ground.hosts, {site.name: site for site in service.sites})
     job = Job(
@@ -345,8 +347,6 @@ def _show(ground: _Ground, me: Author, screen: Screen) -> None:
 
 def _tell(service: Service, folder: Path, seconds: float, screen: Screen) -> None:
     replica = service.replicas[0]
-    for note in service.notes:
-        screen.detail(note)
     screen.answer(f"{replica.served_name} is up at {service.url}")
     if service.url.startswith("http://127."):
         port = service.spec.serve.port
@@ -366,5 +366,6 @@ def _tell(service: Service, folder: Path, seconds: float, screen: Screen) -> Non
             "image": service.image,
             "start_seconds": round(seconds, 1),
             "folder": str(folder),
+            "notes": list(service.notes),
         }
     )
