@@ -119,6 +119,7 @@ def test_a_missing_image_is_pulled_from_the_mirror(cluster: Make):  # noqa: F811
     [
         ("pull-fails:host2", "host2", "i/o timeout"),
         ("disk-fills:host2", "host2", "no space left on device"),
+        ("disk-fills:host2", "host2", "hint: make room there; which disk is full: df -h /var/"),
         ("engine-fails:host1", "host1", "the engine failed: RuntimeError: NPU out of memory"),
         ("engine-fails:host2", "host2", "the engine failed: RuntimeError: NPU out of memory"),
         ("ssh-blinks:host2", "host2", "the connection broke off"),

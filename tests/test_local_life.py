@@ -23,7 +23,7 @@ from ropeway.hosts import processes
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 
-# What must have been started, part of a process's title, and the seconds after it: the first process
+# What must have been started (part of a process's title), and seconds after it: the first process
 # of all; ranks being placed; loading or warming.
 @pytest.mark.parametrize(
     ("title", "seconds"), [("", 0), ("RayWorkerProc", 0), ("RayWorkerProc", 8)]

@@ -7,6 +7,7 @@ other side of SSH and for people who paste what `--dry-run` prints. Nothing else
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Protocol
 
 from ropeway.errors import HostError
@@ -90,6 +91,14 @@ class Host(Protocol):
     def get(self, path: str) -> bytes:
         """Read a file. Raises HostError."""
         ...
+
+
+def cannot_write(path: str, reason: str, where: str) -> HostError:
+    """The error of a file that cannot be written; `reason` as the system says it, in lower case."""
+    folder = shlex.quote(str(PurePosixPath(path).parent))
+    full = "no space left" in reason
+    hint = f"make room there; which disk is full: df -h {folder}" if full else None
+    return HostError(f"cannot write `{path}`: {reason}", where=where, hint=hint)
 
 
 def shell_line(command: Command) -> str:

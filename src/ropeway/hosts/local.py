@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ropeway.errors import HostError, TimeLimit
-from ropeway.hosts.base import Result
+from ropeway.hosts.base import Result, cannot_write
 from ropeway.hosts.child import Child, Output, running
 
 
@@ -71,7 +71,7 @@ class LocalHost:
                 raise
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise HostError(f"cannot write `{path}`: {reason}", where=self.name) from error
+            raise cannot_write(path, reason, self.name) from error
 
     def get(self, path: str) -> bytes:
         """See Host.get."""

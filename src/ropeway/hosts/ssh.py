@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from ropeway.errors import HostError, NoAnswer, NoSsh, SshError, TimeLimit, TurnedAway
 from ropeway.hosts import ssh_errors
-from ropeway.hosts.base import Result
+from ropeway.hosts.base import Result, cannot_write
 from ropeway.hosts.child import Child, Output, rest, running
 from ropeway.hosts.remote import Framed, remote_line
 
@@ -89,7 +89,7 @@ class SshHost:
         script = ("env", "LC_ALL=C", "sh", "-c", _PUT, "sh", *given)
         code, _, err = self._run(_Task(script, stdin=content, timeout=_TRANSFER))
         if code:
-            raise HostError(f"cannot write `{path}`: {_reason(err)}", where=self.name)
+            raise cannot_write(path, _reason(err), self.name)
 
     def get(self, path: str) -> bytes:
         """See Host.get."""

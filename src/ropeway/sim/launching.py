@@ -17,7 +17,7 @@ from typing import get_args
 
 from ropeway.errors import ConnectionLost, HostError, NoRoute, Refused
 from ropeway.facts.script import NOT_FOUND
-from ropeway.hosts.base import Result
+from ropeway.hosts.base import Result, cannot_write
 from ropeway.hosts.child import rest
 from ropeway.launch import docker
 from ropeway.launch.labels import ask_argv
@@ -220,11 +220,9 @@ class LaunchHost:
         """See Host.put."""
         with self._command(("put", path, f"{mode:o}")):
             if self.site.full or self.site.machine.trouble.disk_fills:
-                raise HostError(f"cannot write `{path}`: {_FULL.lower()}", where=self.name)
+                raise cannot_write(path, _FULL.lower(), self.name)
             if path.rpartition("/")[0] not in self.site.folders:
-                raise HostError(
-                    f"cannot write `{path}`: no such file or directory", where=self.name
-                )
+                raise cannot_write(path, "no such file or directory", self.name)
             self.site.files[path], self.site.modes[path] = content, mode
 
     def get(self, path: str) -> bytes:
