@@ -24,22 +24,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ropeway.hardware import Chip
 from ropeway.plan.correction import FIGURES, Case, Correction, Likeness, Record, kriging
-from ropeway.plan.estimate import Forecast, Question, case_of, flow, forecast, output_rate
-from ropeway.plan.machine import EngineTraits, ascend
+from ropeway.plan.estimate import Forecast, Question, case_of, flow, forecast
 from ropeway.plan.measured import (
     NUMBERS,
     TEXTS,
     Measurement,
     Unknowable,
-    chip_of,
-    engine_of,
     kind_of,
     measured_figures,
+    plain_figures,
     question,
     read_measurements,
-    with_images,
+    under,
 )
 
 DATA = Path(__file__).parent.parent / "src" / "ropeway" / "plan"
@@ -104,15 +101,12 @@ class Sample:
 
     row: Measurement
     asked: Question
-    chip: Chip
-    engine: EngineTraits
     weight: float
     core: bool
 
     def under(self, constants: Mapping[str, float]) -> Question:
         """Its question on a machine of these constants."""
-        machine = with_images(self.row, ascend(self.chip, self.engine, constants), constants)
-        return replace(self.asked, machine=machine)
+        return under(self.row, self.asked, constants)
 
 
 def main() -> None:
@@ -163,8 +157,7 @@ def read_samples(path: Path) -> list[Sample]:
         weight = 1 / math.sqrt(1 + 0.5 * (max(1, counts[row.source]) - 1))
         if "vision" in row.text("notes"):
             weight *= IMAGE_WEIGHT
-        chip = chip_of(row, [])
-        found.append(Sample(row, asked, chip, engine_of(row, asked.shape), weight, core))
+        found.append(Sample(row, asked, weight, core))
     return found
 
 
@@ -186,14 +179,9 @@ def residuals(logs: np.ndarray, samples: Sequence[Sample]) -> np.ndarray:
 
 def errors_of(row: Measurement, asked: Question) -> dict[str, float]:
     """ln(predicted / measured) of each figure."""
-    state = flow(asked)
-    predicted = {
-        "output": output_rate(asked, state),
-        "tpot": state.tpot,
-        "ttft": max(state.ttft, 1e-4),
-    }
+    predicted = plain_figures(asked, flow(asked))
     told = measured_figures(row, asked)
-    return {name: math.log(predicted[name] / value) for name, value in told.items()}
+    return {name: math.log(max(predicted[name], 1e-4) / value) for name, value in told.items()}
 
 
 def fit(samples: Sequence[Sample], start: np.ndarray | None = None, rounds: int = 12) -> np.ndarray:
@@ -341,13 +329,13 @@ def widths_of(unseen: Sequence[Unseen]) -> dict[str, float]:
 
 def hits(one: Unseen, widths: Mapping[str, float]) -> list[tuple[str, bool]]:
     """Whether each figure lies within its interval."""
-    predicted = one.forecast(widths)
-    ends = {
-        "output": (predicted.output_low, predicted.output_high),
-        "tpot": (predicted.tpot_low, predicted.tpot_high),
-    }
+    figures = one.forecast(widths).figures
     told = measured_figures(one.row, one.asked)
-    return [(name, ends[name][0] <= told[name] <= ends[name][1]) for name in ends if name in told]
+    return [
+        (name, low <= told[name] <= high)
+        for name, (_, low, high) in figures.items()
+        if name in told and low is not None and high is not None
+    ]
 
 
 def report(title: str, unseen: Sequence[Unseen], widths: Mapping[str, float]) -> None:
@@ -357,15 +345,9 @@ def report(title: str, unseen: Sequence[Unseen], widths: Mapping[str, float]) ->
     for name in ("output", "tpot", "ttft"):
         sizes = []
         for one in core:
-            predicted = one.forecast(widths)
-            values = {
-                "output": predicted.output_tokens_per_s,
-                "tpot": predicted.tpot_s,
-                "ttft": predicted.ttft_s,
-            }
             told = measured_figures(one.row, one.asked)
             if name in told:
-                sizes.append(abs(values[name] / told[name] - 1))
+                sizes.append(abs(one.forecast(widths).figures[name][0] / told[name] - 1))
         inside = [hit for kind, hit in within if kind == name]
         share = f", {np.mean(inside):.0%} inside" if inside else ""
         print(f"{title}: {name} of {len(sizes)}: median {np.median(sizes):.1%}, "

@@ -109,6 +109,15 @@ class Forecast:
     ceiling_tokens_per_s: float
     notes: tuple[str, ...] = ()
 
+    @property
+    def figures(self) -> dict[str, tuple[float, float | None, float | None]]:
+        """What a measurement is compared with: the value, and the ends of its interval."""
+        return {
+            "output": (self.output_tokens_per_s, self.output_low, self.output_high),
+            "tpot": (self.tpot_s, self.tpot_low, self.tpot_high),
+            "ttft": (self.ttft_s, None, None),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Flow:

@@ -12,25 +12,23 @@ from importlib import resources
 from math import log
 from statistics import fmean, median
 
-from ropeway.plan.correction import Correction, correction, kriging, likeness, recorded
+from ropeway.plan.correction import FIGURES, Correction, correction, kriging, likeness, recorded
 from ropeway.plan.correction import stored as stored_measurements
-from ropeway.plan.estimate import Flow, Forecast, Question, case_of, flow, forecast, output_rate
-from ropeway.plan.machine import Machine, ascend, fitted, ideal
+from ropeway.plan.estimate import Flow, Forecast, Question, case_of, flow, forecast
+from ropeway.plan.machine import Machine, fitted, ideal
 from ropeway.plan.measured import (
     NUMBERS,
     TEXTS,
     Measurement,
     Unknowable,
-    chip_of,
-    engine_of,
     kind_of,
     measured_figures,
+    plain_figures,
     question,
     read_measurements,
-    with_images,
+    under,
 )
 
-FIGURES = ("output", "tpot", "ttft")
 METHODS = ("planner", "arithmetic alone", "nearest neighbour", "roofline")
 # Share of the peaks that a plain roofline takes, after msmodeling's tensor_cast/device.py.
 _ROOFLINE = {"compute": 0.7, "memory": 0.6, "wire": 0.7}
@@ -198,16 +196,7 @@ def _load_words(asked: Question) -> str:
 def _figure(
     name: str, predicted: Forecast, measured: float, others: Mapping[str, Mapping[str, float]]
 ) -> Figure:
-    low: float | None
-    high: float | None
-    if name == "output":
-        value, low, high = (
-            predicted.output_tokens_per_s, predicted.output_low, predicted.output_high,
-        )  # fmt: skip
-    elif name == "tpot":
-        value, low, high = predicted.tpot_s, predicted.tpot_low, predicted.tpot_high
-    else:
-        value, low, high = predicted.ttft_s, None, None
+    value, low, high = predicted.figures[name]
     inside = low <= measured <= high if low is not None and high is not None else None
     beside = {method: found[name] for method, found in others.items() if name in found}
     return Figure(name, value, measured, low, high, value / measured - 1, inside, beside)
@@ -216,8 +205,7 @@ def _figure(
 def _unseen(row: Measurement, asked: Question) -> tuple[Question, Flow, Correction]:
     """The question and its correction by all documents but its own."""
     constants = _constants_without(row.source)
-    machine = ascend(chip_of(row, []), engine_of(row, asked.shape), constants)
-    asked = replace(asked, machine=with_images(row, machine, constants))
+    asked = under(row, asked, constants)
     state = flow(asked)
     case = case_of(asked, state)
     like = likeness()
@@ -232,10 +220,8 @@ def _unseen(row: Measurement, asked: Question) -> tuple[Question, Flow, Correcti
 def _shift(number: int, constants: Mapping[str, float]) -> float:
     """How a stored measurement's factor changes when these are the constants."""
     row, asked = _stored_question(number)
-    machine = ascend(chip_of(row, []), engine_of(row, asked.shape), constants)
-    other = replace(asked, machine=with_images(row, machine, constants))
     state = flow(asked)
-    then = flow(replace(other, load=asked.load))
+    then = flow(under(row, asked, constants))
     # At the same number of sequences, or a queue would count as slowness.
     return log(state.cycle.seconds / then.cycle.seconds * then.running / state.running)
 
@@ -282,16 +268,12 @@ def _baselines(
     """The figures by other methods."""
     bare = replace(asked, machine=_roofline(asked.machine))
     found = {
-        "arithmetic alone": _plain(asked, state),
-        "roofline": _plain(bare, flow(bare)),
+        "arithmetic alone": plain_figures(asked, state),
+        "roofline": plain_figures(bare, flow(bare)),
     }
     if nearest := _nearest(row, asked, left_out):
         found["nearest neighbour"] = nearest
     return found
-
-
-def _plain(asked: Question, state: Flow) -> dict[str, float]:
-    return {"output": output_rate(asked, state), "tpot": state.tpot, "ttft": state.ttft}
 
 
 @cache

@@ -15,7 +15,7 @@ from ropeway.errors import ModelError, Refused
 from ropeway.hardware import CHIPS, Chip, chip_named
 from ropeway.models import ModelShape, kv_bits_named, precision_named
 from ropeway.models.known import known
-from ropeway.plan.estimate import Question, Setting, settled
+from ropeway.plan.estimate import Flow, Question, Setting, output_rate, settled
 from ropeway.plan.load import Load
 from ropeway.plan.machine import EngineTraits, Machine, ascend, fitted, traits
 from ropeway.plan.memory import MemoryNeeds, memory
@@ -213,6 +213,17 @@ def with_images(row: Measurement, machine: Machine, constants: Mapping[str, floa
     if "vision" not in row.text("notes"):
         return machine
     return replace(machine, request=machine.request + constants["image"])
+
+
+def under(row: Measurement, asked: Question, constants: Mapping[str, float]) -> Question:
+    """The row's question on a machine of these constants."""
+    machine = ascend(chip_of(row, []), engine_of(row, asked.shape), constants)
+    return replace(asked, machine=with_images(row, machine, constants))
+
+
+def plain_figures(asked: Question, state: Flow) -> dict[str, float]:
+    """What arithmetic alone predicts, in the units of `measured_figures`."""
+    return {"output": output_rate(asked, state), "tpot": state.tpot, "ttft": state.ttft}
 
 
 def measured_figures(row: Measurement, asked: Question) -> dict[str, float]:
