@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from ropeway.bench.stats import Quantiles, quantile
 from ropeway.comparison import (
     BLOG,
@@ -21,6 +19,7 @@ from ropeway.comparison import (
     shape_of,
 )
 from ropeway.report.figures import milliseconds, percent, rate, seconds
+from ropeway.report.page import render_page
 from ropeway.stream import Timing
 
 CURVE_POINTS = 120
@@ -85,17 +84,10 @@ def render_html(
     `language` is the one shown first; the reader can switch. Every string from outside (model
     names, errors, answers) is escaped.
     """
-    environment = Environment(
-        loader=PackageLoader("ropeway.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"rate": rate, "ms": milliseconds, "pct": percent, "sec": seconds}
-    environment.filters["when"] = when
     results = in_order(comparison)
-    return environment.get_template("compare.html.j2").render(
+    return render_page(
+        "compare.html.j2",
+        {"rate": rate, "ms": milliseconds, "pct": percent, "sec": seconds, "when": when},
         language=language,
         comparison=comparison,
         results=results,

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -13,6 +12,7 @@ from rich.text import Text
 from ropeway.doctor.finding import Examination, Finding, hosts_in
 from ropeway.doctor.pings import PingMatrix
 from ropeway.report.line import one_line
+from ropeway.report.page import render_page
 
 _STYLES = {"fail": "bold red", "warn": "yellow", "skip": "dim", "ok": "green"}
 _WORDS = {"fail": "FAIL", "warn": "warn", "skip": "skip", "ok": "ok"}
@@ -157,14 +157,9 @@ def render_html(
     language: Literal["en", "zh"] = "en",
 ) -> str:
     """The whole page: one file, no network, no script. Everything from outside is escaped."""
-    environment = Environment(
-        loader=PackageLoader("ropeway.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("doctor.html.j2").render(
+    return render_page(
+        "doctor.html.j2",
+        {},
         seen=seen,
         causes=_with_followers(seen.findings),
         grid=grid(names, matrix) if matrix is not None and matrix.total else None,

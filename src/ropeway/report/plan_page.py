@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from math import ceil, floor, inf, log10
 from typing import Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from ropeway.plan.candidate import Candidate, Plan, Wanted
 from ropeway.plan.memory import Memory
 from ropeway.report.figures import milliseconds, percent, rate, seconds
+from ropeway.report.page import render_page
 from ropeway.report.plan import (
     GIB,
     best,
@@ -103,17 +102,12 @@ class Constant:
 
 def render_html(plan: Plan, *, when: str, language: Literal["en", "zh"] = "en") -> str:
     """The whole page. Everything from outside is escaped."""
-    environment = Environment(
-        loader=PackageLoader("ropeway.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"rate": rate, "ms": milliseconds, "sec": seconds, "price": price}
-    environment.filters |= {"shown": shown, "gib": _gib}
+    filters = {"rate": rate, "ms": milliseconds, "sec": seconds, "price": price}
+    filters |= {"shown": shown, "gib": _gib}
     what, asked = wanted_words(plan.wanted)
-    return environment.get_template("plan.html.j2").render(
+    return render_page(
+        "plan.html.j2",
+        filters,
         plan=plan,
         chosen=plan.chosen,
         language=language,
