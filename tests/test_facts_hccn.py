@@ -120,6 +120,7 @@ def test_npus_that_nothing_names_are_not_counted_out() -> None:
         ("Command execute failed!", "failed"),
         ("Cmd execute failed!", "failed"),
         ("Execute failed: Link status is down.", "failed"),
+        ("The total count of input parameters is wrong!", "failed"),
     ],
 )
 def test_a_complaint_in_place_of_an_answer_has_its_kind(text: str, kind: str) -> None:

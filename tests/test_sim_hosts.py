@@ -55,6 +55,29 @@ class WithStandIns(LocalHost):
         return super().run(argv, **{**named, "env": {"PATH": f"{self.address}:/usr/bin:/bin"}})
 
 
+COUNT, OPTION = "The total count of input parameters is wrong!", "Get unknown option!"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("", "Get invalid major cmd number."),
+        ("-ip -g", "Get invalid major cmd type."),
+        ("-i 0", "Get invalid major cmd."),
+        ("-i 0 -nothing -g", "Get invalid major cmd."),
+        ("-i 9 -ip -g", "Get invalid device id."),
+        *((f"-i 0 -ping {end}", COUNT) for end in ("", "-g", "-g address")),
+        *((f"-i 0 {option}", COUNT) for option in ("-ip", "-link", "-vnic")),
+        *((f"-i 0 {option}", OPTION) for option in ("-ping -s address 10.0.0.1", "-ip -s")),
+    ],
+)
+def test_wrong_usage_of_hccn_tool_is_told_as_the_tool_does(words, says):
+    host = virtual_hosts(sound_fleet(*parse_fleet("1x2-910B4")))[0]
+    code, text = host.answer(("hccn_tool", *words.split()))
+    assert code == 1
+    assert text.startswith(says)
+
+
 @pytest.mark.parametrize("size", ["2x2-910B4", "2x2-A3"])
 @pytest.mark.parametrize("fault", ["link-down:host1:1", "no-address:host1:1", "npu-busy:host1"])
 def test_a_real_shell_and_a_virtual_host_agree(tmp_path, size, fault):

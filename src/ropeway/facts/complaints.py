@@ -58,6 +58,7 @@ _PATTERNS: tuple[tuple[ErrorKind, str], ...] = (
         r"^(?:failed|fail|unable) to \w|"
         r"^[^:\[]{1,200}\bfail(?:ed)?[.!,]? ?(?:\(?(?:ret|err|error)\b.*)?$|"
         r"get invalid|^invalid (?:param|option|time|name)|out of the valid range|must input|"
+        r"count of input parameters is wrong|"
         r"^input parameter|^[^:]{1,60} is missing\b|^optical module is not present|has expired!|"
         r"^option .{1,80}\b(?:duplicated|conflict|out of range|missing)|certificates are illegal|"
         r"^segmentation fault|core dumped|input/output error",

@@ -1,13 +1,16 @@
-"""What `hccn_tool` of a virtual machine prints, and which of its pings arrive."""
+"""What `hccn_tool` of a virtual machine prints, and which of its pings arrive.
+
+What it says to wrong usage: github.com/hicann/driver, `hccn/ascend910B/hccn_tool/cmd.c`.
+"""
 
 from collections.abc import Sequence
 
 from ropeway.sim.machine import Chip, Fleet, Machine
 
 PACKETS = 3
-_NO_DEVICE = "Invalid device id.\n"
+_NO_DEVICE = "Get invalid device id.\n"
+_MORE = "Enter [ hccn_tool -h ] for more details.\n"
 _NO_ADDRESS = "Get ipconf failed, because no ip was preset there!\n"
-_BUSY = "hccn_tool is busy, please try again.\n"
 
 
 class HccnTool:
@@ -27,15 +30,23 @@ class HccnTool:
         """Exit code and output of `hccn_tool ARGV…`."""
         if "driver" in machine.missing:
             return 1, "Get device number failed, ret(-1).\n"
-        if len(argv) < 4 or argv[0] != "-i":
-            return 1, "parameter error, see -h\n"
+        if len(argv) < 2:
+            return 1, f"Get invalid major cmd number. Please check your input.\n{_MORE}"
+        if argv[0] != "-i":
+            valid = 'The valid major cmd type should be "-a" or "-i".'
+            return 1, f"Get invalid major cmd type. {valid}\n{_MORE}"
+        option = argv[2] if len(argv) > 2 else ""
+        if option != "-ping" and option not in _QUERIES:
+            return 1, f"Get invalid major cmd.\n{_MORE}"
         chip = _chip(machine, argv[1])
         if chip is None:
             return 1, _NO_DEVICE
-        if argv[2] == "-ping":
-            return self.ping(chip, argv[5])
-        text = _QUERIES[argv[2]](chip) if argv[2] in _QUERIES else None
-        return (1, "This product does not support the command.\n") if text is None else (0, text)
+        usage, asked = _USAGE.get(option, ("-g",)), argv[3:]
+        if len(asked) < len(usage):
+            return 1, f"The total count of input parameters is wrong!\n{_needs(option, usage)}"
+        if any(word not in (given, "%s") for word, given in zip(usage, asked, strict=False)):
+            return 1, f"Get unknown option!\n{_needs(option, usage)}"
+        return self.ping(chip, asked[2]) if option == "-ping" else (0, _QUERIES[option](chip))
 
     def ping(self, chip: Chip, address: str) -> tuple[int, str]:
         """Three packets from a chip's RoCE port to an address."""
@@ -57,6 +68,11 @@ class HccnTool:
         if other is None or chip.address is None or not (_on_air(chip) and _on_air(other)):
             return 100.0
         return self._losses.get((chip.address, address), 0.0)
+
+
+def _needs(option: str, usage: Sequence[str]) -> str:
+    needs = f"[ hccn_tool -i devid {option} ] needs the following parameters:"
+    return f"{needs}\n   {' '.join(usage)}\n"
 
 
 def _chip(machine: Machine, number: str) -> Chip | None:
@@ -164,6 +180,7 @@ def _vnic(chip: Chip) -> str:
     )
 
 
+_USAGE = {"-ping": ("-g", "address", "%s")}
 _QUERIES = {
     "-ip": _ip,
     "-link": lambda chip: f"link status: {chip.link}\n",
