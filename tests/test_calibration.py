@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from ropeway.cli.calibration_file import read_calibration, write_calibration
 from ropeway.cli.main import ropeway
-from ropeway.errors import Refused
+from ropeway.errors import HostError, Refused
 from ropeway.models import read_shape
 from ropeway.plan import calibration
 from ropeway.plan.calibration import PLAN, Calibration, Point, Trial, fit, predicted
@@ -76,6 +76,13 @@ def test_what_is_kept_is_read_again(tmp_path: Path):
     write_calibration(kept, path)
     assert read_calibration(path) == kept
     assert [item.name for item in path.parent.iterdir()] == ["calibration.json"]
+
+
+def test_where_nothing_can_be_kept_the_reason_is_told(tmp_path: Path):
+    (tmp_path / "file").touch()
+    kept = Calibration(calibration._START, (), "smollm2-moe", "2 cores", "today")
+    with pytest.raises(HostError, match="cannot write"):
+        write_calibration(kept, tmp_path / "file" / "calibration.json")
 
 
 def test_nothing_kept_is_nothing(tmp_path: Path):

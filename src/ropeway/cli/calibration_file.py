@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 from ropeway.checkpoints.fetch import default_root
-from ropeway.errors import Refused
+from ropeway.errors import HostError, Refused
+from ropeway.hosts.local import write_whole
 from ropeway.plan.calibration import Calibration, parse_calibration
 
 
@@ -15,11 +16,14 @@ def calibration_path() -> Path:
 
 
 def write_calibration(found: Calibration, path: Path) -> None:
-    """Keep it, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(found.as_json(), indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    """Keep it, whole or not at all. Raises HostError when it cannot be written."""
+    text = json.dumps(found.as_json(), indent=2) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text.encode())
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise HostError(f"cannot write `{path}`: {reason}") from None
 
 
 def read_calibration(path: Path) -> Calibration | None:

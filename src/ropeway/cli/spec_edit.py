@@ -4,7 +4,6 @@ Works on the text and on where PyYAML finds each value in it; the caller reads t
 compares, so that a file written in an unusual way is refused and never spoilt.
 """
 
-import os
 import re
 import textwrap
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from ropeway.errors import SpecError
+from ropeway.hosts.local import write_whole
 from ropeway.strict_yaml import dump_yaml
 
 _MARK = "# plan: "
@@ -58,20 +58,11 @@ def planned_keys(text: str) -> set[tuple[str, str]]:
 
 def replace_file(path: Path, text: str) -> None:
     """Write the file whole or not at all; its permissions stay. Raises SpecError."""
-    target = path.resolve()
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with fresh.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.chmod(target.stat().st_mode & 0o7777)
-        fresh.replace(target)
+        write_whole(path.resolve(), text.encode())
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise SpecError(f"the file cannot be written: {reason}", where=str(path)) from None
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _with(text: str, edit: Edit) -> str:

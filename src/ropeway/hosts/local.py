@@ -58,17 +58,8 @@ class LocalHost:
 
     def put(self, content: bytes, path: str, *, mode: int = 0o644) -> None:
         """See Host.put."""
-        target = Path(path)
         try:
-            handle, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-            try:
-                os.fchmod(handle, mode)
-                with os.fdopen(handle, "wb") as file:
-                    file.write(content)
-                os.replace(draft, target)  # noqa: PTH105 - Path.replace hides that it is atomic
-            except BaseException:
-                Path(draft).unlink(missing_ok=True)
-                raise
+            write_whole(Path(path), content, mode=mode)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise cannot_write(path, reason, self.name) from error
@@ -80,3 +71,25 @@ class LocalHost:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise HostError(f"cannot read `{path}`: {reason}", where=self.name) from error
+
+
+def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
+    """Write a file of this machine, whole or not at all; a link is replaced.
+
+    mode  its permissions; None keeps those that it has, and is 0644 for a new one
+
+    Raises OSError.
+    """
+    if mode is None:
+        mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        os.fchmod(handle, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a machine that loses power has an empty file
+        os.replace(draft, path)  # noqa: PTH105 - Path.replace hides that it is atomic
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
