@@ -28,7 +28,6 @@ from ropeway.distribute.schedule import Board, Faults, Transfer, choose, simulat
 from ropeway.distribute.scripts import HASH, SURVEY, TOOLS
 from ropeway.distribute.survey import (
     Site,
-    address_of,
     check_tools,
     choose_source,
     read_site,
@@ -308,11 +307,18 @@ def test_hosts_without_a_tool_are_named_in_one_error():
 def test_the_address_between_hosts():
     nics = (Nic("eth0", ("10.0.0.1",), 1500, True), Nic("bond0", ("172.16.0.1",), 9000, True))
     facts = HostFacts("npu0", "npu0.lan", nics=nics, default_nic="eth0")
-    assert address_of(facts, None) == "10.0.0.1"
-    assert address_of(facts, "bond0") == "172.16.0.1"
-    with pytest.raises(HostError) as caught:
-        address_of(facts, "bond1")
-    assert caught.value.what == "has no interface `bond1`"
+    host = LocalHost("npu0")
+    assert read_site(host, "/m", "", facts, None).address == "10.0.0.1"
+    assert read_site(host, "/m", "", facts, "bond0").address == "172.16.0.1"
+    with pytest.raises(Refused) as caught:
+        read_site(host, "/m", "", facts, "bond1")
+    assert caught.value.what == "`bond1` does not exist on npu0"
+    assert caught.value.evidence == ("eth0: 10.0.0.1", "bond0: 172.16.0.1")
+    alone = HostFacts("npu0", "npu0.lan")
+    assert read_site(host, "/m", "", alone, None).address == "npu0.lan"
+    two = (Nic("eth0", ("10.0.0.1", "10.0.0.2"), 1500, True),)
+    several = replace(facts, address="10.0.0.2", nics=two)
+    assert read_site(host, "/m", "", several, "eth0").address == "10.0.0.2"
 
 
 @settings(max_examples=25, deadline=None)

@@ -16,7 +16,7 @@ from ropeway.spec import Cluster as Hosts
 from ropeway.spec import RemoteHost
 
 HOSTS = ("host1", "host2")
-LAST = 13  # commands that a start takes on a worker's host; the audit follows
+LAST = 15  # commands that a start takes on a worker's host; the audit follows
 
 
 def changed(fleet: Fleet, index: int, **changes: object) -> Fleet:
@@ -34,7 +34,7 @@ def told(one: Cluster) -> str:
 
 REFUSALS = {
     "disk-full:host2": (
-        "the disk is too full: the image take", "host2: 3.0 GiB free", "image prune",
+        "the disk is too full", "host2: 3.0 GiB free, and the image takes", "image prune",
     ),
     "port-taken:host1": (
         "port 6379 is in use on host1, and Ray needs it", "`redis-server` listens there", "end it",

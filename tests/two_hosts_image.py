@@ -77,12 +77,12 @@ def environment() -> Mapping[str, str]:
     }
 
 
-def import_argv(image: str = IMAGE) -> tuple[str, ...]:
+def import_argv(runtime: str = "docker", image: str = IMAGE) -> tuple[str, ...]:
     """The command that makes the image of the tar that it is given."""
     changes = [f"ENV {name}={value}" for name, value in environment().items()]
     changes += [f"WORKDIR {HOME}", 'CMD ["/bin/bash"]']
     flags = (word for change in changes for word in ("--change", change))
-    return ("docker", "import", *flags, "-", image)
+    return (runtime, "import", *flags, "-", image)
 
 
 def write_tar(path: Path) -> None:

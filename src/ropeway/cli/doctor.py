@@ -96,6 +96,7 @@ def doctor(
         image=image,
         model_path=model_path or asked.model_path,
         ports={_RAY_PORT: "Ray", 60000: "HCCL", asked.port: "the server"},
+        runtime=asked.runtime,
     )
     with interruptible(), asked.hosts as reachable:
         wanted = replace(
@@ -119,6 +120,7 @@ class _Asked:
     npus: tuple[int, ...]
     model_path: str | None
     port: int
+    runtime: str = "docker"
 
 
 def _asked(
@@ -146,7 +148,9 @@ def _asked(
             "ropeway doctor --rehearse 2x8-910B4 shows what doctor says of real hosts",
         )
     npus = tuple(host.npus for host in spec.cluster.hosts)
-    asked = _Asked(connected(spec.cluster), npus, spec.model.path, spec.serve.port)
+    asked = _Asked(
+        connected(spec.cluster), npus, spec.model.path, spec.serve.port, spec.runtime.command
+    )
     return str(config), asked
 
 

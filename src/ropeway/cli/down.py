@@ -55,16 +55,17 @@ def down(*, target: Target, screen: Screen) -> None:
 
 def _down_hosts(target: Target, screen: Screen) -> None:
     me = author()
-    with reached(target) as seen, locked(seen.every, me):
+    with reached(target) as seen, locked(seen.every, me) as lock:
         if seen.name is None:
             screen.answer("nothing is running")
             screen.result({"name": None, "containers": 0})
             return
         with (
+            audited(seen.every, me, seen.name, "down", screen.warn),
             screen.step(f"take `{seen.name}` down on {len(seen.hosts)} hosts") as step,
-            audited(seen.every, me, seen.name, "down"),
             uninterrupted(),
         ):
+            lock.check()
             count = take_down_hosts(seen.hosts, seen.runtime, seen.name, seen.state)
             step.ok(f"{count} containers")
     screen.answer(f"`{seen.name}` is down" if count else f"`{seen.name}` was not running")

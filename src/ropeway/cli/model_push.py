@@ -1,9 +1,7 @@
 """`ropeway model push`: a model's files from one host to all others."""
 
-import getpass
 import posixpath
 import shlex
-import socket
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +10,7 @@ import click
 
 from ropeway.cli.bringup import interruptible, read_spec
 from ropeway.cli.options import config_option, dry_run_option, screen_options
+from ropeway.cli.up_hosts import author
 from ropeway.distribute.dry_run import forecast, steps
 from ropeway.distribute.errand import Errand, errand
 from ropeway.distribute.push import Progress, Pushed, push
@@ -188,8 +187,7 @@ def _push(task: Errand, failed: Sequence[RopewayError], screen: Screen) -> bool:
         for name in task.extra(site)[:4]:
             screen.warn(f"{site.name} has `{name}`, which {task.source.name} has not; it stays")
     left: list[Left] = []
-    user = f"{getpass.getuser()}@{socket.gethostname()}"
-    who = f"{user}, since {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
+    who = f"{author().who}, since {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
     name = f"push {format_bytes(task.size)} to {len(task.receivers)} hosts"
     try:
         with screen.step(name) as step:

@@ -9,9 +9,10 @@ from ropeway.cli.options import screen_options
 from ropeway.cli.target import Reached, Target, reached, target_options
 from ropeway.cli.up_hosts import audited, author
 from ropeway.errors import LaunchError, Refused
-from ropeway.launch.life import look, serving
+from ropeway.launch.life import look
 from ropeway.launch.life import restart as again
 from ropeway.launch.lock import locked
+from ropeway.launch.probe import serving
 from ropeway.report.console import Screen
 
 
@@ -34,14 +35,15 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
             hint="here: `ropeway down`, then `ropeway up`",
         )
     me = author()
-    with interruptible(), reached(target) as seen, locked(seen.every, me):
+    with interruptible(), reached(target) as seen, locked(seen.every, me) as lock:
         which = tuple(one for one in seen.state.found if replica in (None, one.replica))
         if not which or seen.name is None:
             raise Refused("nothing like that is running", hint="`ropeway status` shows what is")
         with (
-            audited(seen.every, me, seen.name, "restart"),
+            audited(seen.every, me, seen.name, "restart", screen.warn),
             screen.step(f"restart {len(which)} containers") as step,
         ):
+            lock.check()
             again(seen.hosts, seen.runtime, which)
             _wait(seen, which[0].spec.serve.start_timeout)
             step.ok("the first token is there")
@@ -54,7 +56,7 @@ def _wait(seen: Reached, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while True:
         state = look(seen.hosts, seen.runtime, seen.name)
-        answers = serving(seen.hosts, seen.runtime, state)
+        answers = serving(seen.hosts, seen.runtime, state.found)
         if answers and not any(answers.values()):
             return
         if time.monotonic() > deadline:

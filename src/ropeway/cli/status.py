@@ -12,9 +12,9 @@ from ropeway.errors import Exit
 from ropeway.hosts.base import run_command
 from ropeway.hosts.local import LocalHost
 from ropeway.launch.labels import Found
-from ropeway.launch.life import serving
 from ropeway.launch.local.status import Part, deployment_of, parts, running
 from ropeway.launch.local.steps import probe_of
+from ropeway.launch.probe import serving
 from ropeway.report.console import Screen
 from ropeway.report.text import containers_table, status_table
 
@@ -76,7 +76,7 @@ def _hosts_status(seen: Reached, screen: Screen) -> bool:
         screen.answer(f"`{seen.name}` is not running" if seen.name else "nothing is running")
         screen.result({"name": seen.name, "serving": False, "containers": []})
         return False
-    answers = serving(seen.hosts, seen.runtime, seen.state)
+    answers = serving(seen.hosts, seen.runtime, found)
     first = found[0]
     whole = not any(answers.values()) and not seen.state.failures
     rows = [(_container(one), answers.get(one.name)) for one in found]

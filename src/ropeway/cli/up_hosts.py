@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ import click
 
 from ropeway.cli.bringup import interruptible
 from ropeway.cli.call import current_call
-from ropeway.errors import ModelError, Refused
+from ropeway.errors import ModelError, Refused, RopewayError
 from ropeway.facts.gather import gather
 from ropeway.facts.host import HostFacts
 from ropeway.facts.questions import questions
@@ -33,7 +33,7 @@ from ropeway.launch.dry_run import dry_run
 from ropeway.launch.image import derived_name, image_name
 from ropeway.launch.images import ensure_derived, ensure_image, versions
 from ropeway.launch.labels import Author, Found
-from ropeway.launch.lock import audit, locked
+from ropeway.launch.lock import Lock, audit, locked
 from ropeway.launch.service import Service
 from ropeway.launch.start import Job, start, survey, undo
 from ropeway.models import ModelShape, read_directory_shape, read_shape
@@ -90,7 +90,7 @@ def up_hosts(spec: Spec, asked: Asked, screen: Screen) -> None:
     ):
         if not asked.dry_run:
             with screen.step(f"lock {len(every)} hosts") as step:
-                stack.enter_context(locked(every, me))
+                lock = stack.enter_context(locked(every, me))
                 step.ok()
         hosts = {host.name: host for host in every}
         facts = _facts(spec, every, screen, may_fail=asked.dry_run)
@@ -98,7 +98,7 @@ def up_hosts(spec: Spec, asked: Asked, screen: Screen) -> None:
         if asked.dry_run:
             _show(ground, me, screen)
         else:
-            _up(ground, me, asked, screen)
+            _up(ground, lock, asked, screen)
 
 
 def author() -> Author:
@@ -111,7 +111,7 @@ def author() -> Author:
     return Author(f"{user}@{socket.gethostname()}", secrets.token_hex(6), now)
 
 
-def _up(ground: _Ground, me: Author, asked: Asked, screen: Screen) -> None:
+def _up(ground: _Ground, lock: Lock, asked: Asked, screen: Screen) -> None:
     """From facts to a service that generates tokens."""
     spec, base = ground.spec, ground.base_image()
     draft = ground.service(base)
@@ -123,7 +123,7 @@ def _up(ground: _Ground, me: Author, asked: Asked, screen: Screen) -> None:
     check_hosts(
         draft,
         ground.facts,
-        has_image=_has_image(ground, draft, base),
+        fetching=_fetching(ground, draft, base),
         replaced=frozenset(one.name for one in running),
         freed=frozenset(port for one in running for port in one.ports),
     )
@@ -133,18 +133,20 @@ def _up(ground: _Ground, me: Author, asked: Asked, screen: Screen) -> None:
         return
     for note in service.notes:  # before anything is started: some are reasons to press Ctrl-C
         screen.say(f"note: {note}")
-    _keep(asked.folder, spec, dry_run(service, base, me))
+    _keep(asked.folder, spec, dry_run(service, base, lock.author))
     mine = those(ground.hosts, {site.name: site for site in service.sites})
     job = Job(
         service=service,
         hosts=mine,
-        author=me,
+        lock=lock,
         secrets=_values(service),
         save=lambda name, text: _save(asked.folder, name, text),
         only=what.start,
     )
     step = screen.step(f"start {spec.serve.layout}", _EXPECTED_START)
-    with _all_or_nothing(job), audited(mine.values(), me, spec.name, "up"), step:
+    writing = audited(mine.values(), lock.author, spec.name, "up", screen.warn)
+    with _all_or_nothing(job), writing, step:
+        lock.check()
         _remove(running, what, ground.hosts, spec)
         start(job, step.update)
         step.ok("the first token is there")
@@ -240,10 +242,17 @@ def _model(
     return (read_directory_shape(Path(path)) if Path(path).is_dir() else known(path)), None
 
 
-def _has_image(ground: _Ground, draft: Service, image: str) -> bool:
-    """Whether every host that takes part has it."""
-    engines = [ground.facts[site.name].docker for site in draft.sites]
-    return all(one is not None and image in {each.name for each in one.images} for one in engines)
+def _fetching(ground: _Ground, draft: Service, image: str) -> frozenset[str]:
+    """The hosts that will fetch it: those that take part and lack it, where that is allowed."""
+    runtime = ground.spec.runtime
+    if runtime.pull == "never" and not runtime.archive:
+        return frozenset()
+    engines = {site.name: ground.facts[site.name].docker for site in draft.sites}
+    return frozenset(
+        name
+        for name, one in engines.items()
+        if one is None or image not in {each.name for each in one.images}
+    )
 
 
 def _with_image(ground: _Ground, draft: Service, base: str, screen: Screen) -> Service:
@@ -301,8 +310,10 @@ def _values(service: Service) -> dict[str, str]:
 
 
 @contextmanager
-def audited(hosts: Iterable[Host], me: Author, service: str, verb: str) -> Iterator[None]:
-    """What comes of it is written down on each host, as far as they can be reached."""
+def audited(
+    hosts: Iterable[Host], me: Author, service: str, verb: str, warn: Callable[[str], None]
+) -> Iterator[None]:
+    """What comes of it is written down on each host; where that fails, one warning says so."""
     outcome = "interrupted"
     try:
         yield
@@ -311,7 +322,15 @@ def audited(hosts: Iterable[Host], me: Author, service: str, verb: str) -> Itera
         outcome = f"failed: {error}"
         raise
     finally:
-        over(tuple(hosts), lambda host: audit(host, me, verb, service, outcome))
+        written = over(tuple(hosts), lambda host: audit(host, me, verb, service, outcome))
+        if unwritten := [f"{one.host.name}: {_reason(one.error)}" for one in written if one.error]:
+            many = f"{len(unwritten)} of {len(written)} hosts"
+            warn(f"the audit could not be written on {many}: {'; '.join(unwritten)}")
+
+
+def _reason(error: RopewayError) -> str:
+    """On one line: the last of what the host said, else what is wrong."""
+    return next((line for line in reversed(error.evidence) if line.strip()), error.what)
 
 
 def _keep(folder: Path, spec: Spec, script: str) -> None:

@@ -1,6 +1,5 @@
 """Commands on many hosts at once, each in a thread, and one queue of what came of them."""
 
-import resource
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,10 +8,10 @@ from typing import Generic, TypeVar
 
 from ropeway.errors import RopewayError
 from ropeway.hosts.child import Stop, under
+from ropeway.hosts.fleet import room
 
 K = TypeVar("K")
 
-_FILES_EACH, _FILES_OTHERWISE = 8, 64  # as in hosts/fleet.py
 _MOST = 512
 
 
@@ -30,9 +29,7 @@ class Crew(Generic[K]):
     """Runs jobs. What they raise on purpose is an event; anything else is raised by `next`."""
 
     def __init__(self, jobs_at_once: int) -> None:
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        room = _MOST if soft == resource.RLIM_INFINITY else (soft - _FILES_OTHERWISE) // _FILES_EACH
-        self._pool = ThreadPoolExecutor(max(2, min(jobs_at_once, room, _MOST)), "push")
+        self._pool = ThreadPoolExecutor(max(2, min(jobs_at_once, room(), _MOST)), "push")
         self._stop = Stop()
         self._queue: SimpleQueue[Event[K] | BaseException] = SimpleQueue()
 

@@ -70,7 +70,7 @@ class Site:
 
 def look(host: Host, root: str, nic: str | None = None) -> Site:
     """Ask one host. `nic` is its interface on the cluster's network, by default the one that has
-    its address. Raises HostError."""
+    its address. Raises HostError; Refused when it has no interface of that name."""
     result = host.run(
         ("env", "LC_ALL=C", "sh", "-c", SURVEY.strip(), "sh", root, *TOOLS), timeout=_SECONDS
     ).check("cannot look at the model's folder", where=host.name)
@@ -90,7 +90,10 @@ def look(host: Host, root: str, nic: str | None = None) -> Site:
 
 
 def read_site(host: Host, root: str, text: str, facts: HostFacts, nic: str | None) -> Site:
-    """Join the answers of one host. Pure. Raises HostError for a name that cannot be written."""
+    """Join the answers of one host. Pure.
+
+    Raises HostError for a name that cannot be written, Refused when there is no interface `nic`.
+    """
     answers: dict[str, str] = {}
     files: dict[str, int] = {}
     staged: dict[str, int] = {}
@@ -110,7 +113,7 @@ def read_site(host: Host, root: str, text: str, facts: HostFacts, nic: str | Non
     return Site(
         host=host,
         root=root,
-        address=address_of(facts, nic),
+        address=facts.reached_by(nic)[1] if nic else facts.ethernet_address or facts.address,
         port=int(port) if port.isdigit() else said or _SSH_PORT,
         user=answers.get("user", ""),
         openssh=(int(version[1]), int(version[2])) if version else (0, 0),
@@ -125,18 +128,6 @@ def read_site(host: Host, root: str, text: str, facts: HostFacts, nic: str | Non
         staged=staged,
         fault=why_not_whole(facts.model, files),
     )
-
-
-def address_of(facts: HostFacts, nic: str | None) -> str:
-    """What other hosts reach this one by. Raises HostError when it has no such interface."""
-    if nic is None:
-        return facts.ethernet_address or facts.address
-    found = next((one for one in facts.nics if one.name == nic), None)
-    if found is None or not found.addresses:
-        what = f"has no interface `{nic}`" if found is None else f"`{nic}` has no address"
-        shown = [f"{one.name}: {', '.join(one.addresses)}" for one in facts.nics if one.addresses]
-        raise HostError(what, where=facts.name, evidence=shown, hint="see `cluster.nic`")
-    return found.addresses[0]
 
 
 def why_not_whole(model: ModelFiles | None, files: Mapping[str, int]) -> str | None:

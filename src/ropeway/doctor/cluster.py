@@ -19,12 +19,14 @@ class Wanted:
     image       the container image, where the spec names one
     model_path  on the hosts; None when nothing is said
     ports       TCP port → what it is for
+    runtime     the command of the container engine
     """
 
     npus: Mapping[str, int] = field(default_factory=dict)
     image: str | None = None
     model_path: str | None = None
     ports: Mapping[int, str] = field(default_factory=dict)
+    runtime: str = "docker"
 
 
 @dataclass(frozen=True)

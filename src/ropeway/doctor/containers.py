@@ -10,8 +10,13 @@ _INSTALL = "vllm-ascend docs/source/installation.md"
 
 
 def engine(cluster: Cluster) -> Iterable[Finding]:
-    """Docker is there and answers."""
+    """Docker, or what takes its place, is there and answers."""
     total = len(cluster.hosts)
+    command = cluster.wanted.runtime
+    name, fix = command, f"install {command}"
+    if command == "docker":
+        name = "Docker"
+        fix = "install Docker; or `systemctl start docker`; or join the group `docker`"
     for problem in dict.fromkeys(host.docker.problem for host in cluster.hosts if host.docker):
         if problem is None:
             continue
@@ -21,22 +26,22 @@ def engine(cluster: Cluster) -> Iterable[Finding]:
             if host.docker and host.docker.problem == problem
         )
         yield Finding(
-            "docker", "fail", "Docker cannot be used", places, total, problem,
-            "a Docker that answers",
-            "install Docker; or `systemctl start docker`; or join the group `docker`", _INSTALL,
+            "docker", "fail", f"{name} cannot be used", places, total, problem,
+            f"a {name} that answers", fix, _INSTALL,
         )  # fmt: skip
     versions = [
         (Place(host.name), host.docker.version if host.docker else None) for host in cluster.hosts
     ]
     if found := odd(versions):
         yield Finding(
-            "docker-same", "warn", "hosts differ in Docker", found.places, total, found.told(),
+            "docker-same", "warn", f"hosts differ in {name}", found.places, total, found.told(),
             "one version", "bring the others to the same version",
         )  # fmt: skip
 
 
 def image(cluster: Cluster) -> Iterable[Finding]:
     """The image is on every host, and the same bytes."""
+    command = cluster.wanted.runtime
     answering = [host for host in cluster.hosts if host.docker and host.docker.problem is None]
     names = {host.name: wanted_image(cluster, host) for host in answering}
     known = [name for name in names.values() if name]
@@ -52,7 +57,8 @@ def image(cluster: Cluster) -> Iterable[Finding]:
         yield Finding(
             "image-there", "warn", "the image is not on every host", tuple(without),
             len(answering), f"no `{usual}`", "the same image everywhere",
-            f"`docker pull {usual}`, or `docker save` and `docker load` from a host that has it",
+            f"`{command} pull {usual}`, or `{command} save` and `{command} load` from a host that"
+            " has it",
             "vllm-ascend docs/source/faqs.md",
         )  # fmt: skip
     ids = [
@@ -68,6 +74,6 @@ def image(cluster: Cluster) -> Iterable[Finding]:
         yield Finding(
             "image-same", "fail", "the image differs between hosts under one name", found.places,
             len(answering), f"{str(found.usual)[:19]} on {found.count}, {shown}", "one image id",
-            f"`docker pull {usual}` again on all, or copy one with `docker save`",
+            f"`{command} pull {usual}` again on all, or copy one with `{command} save`",
             "vllm-ascend ray.md: the same image on every node",
         )  # fmt: skip

@@ -50,7 +50,7 @@ def survey(
 ) -> Cluster:
     """Facts of all hosts and pings between them. `on_host("facts")` and `on_host("pings")` are
     called after each host that is done."""
-    asked = questions(model_path=wanted.model_path, deep=effort.deep)
+    asked = questions(model_path=wanted.model_path, deep=effort.deep, runtime=wanted.runtime)
     found = over(
         hosts,
         lambda host: gather(host, asked, timeout=effort.seconds),

@@ -87,6 +87,11 @@ class Replica:
         """The user's variables and `--additional-config`, in the terms of this release."""
         return ascend_settings.settle(self.serve.env, self.serve.engine_args, self.version)
 
+    @cached_property
+    def shares(self) -> tuple[int, ...] | None:
+        """Data ranks of each node; None when one is larger than a host."""
+        return data_ranks(self.layout, self.nodes)
+
     @property
     def eager(self) -> bool:
         """Whether graphs are off, by the user's flag."""
@@ -301,7 +306,7 @@ def _joining_flags(replica: Replica, node: Node) -> tuple[str, ...]:
             "--master-port", str(replica.ports.master),
             *follower,
         )  # fmt: skip
-    shares = data_ranks(layout, replica.nodes)
+    shares = replica.shares
     assert shares is not None  # backend_for and check let nothing else through
     place = replica.nodes.index(node)
     start = ("--data-parallel-start-rank", str(sum(shares[:place]))) if place else ()
@@ -316,7 +321,7 @@ def _joining_flags(replica: Replica, node: Node) -> tuple[str, ...]:
 
 def _ray_data_flags(replica: Replica) -> tuple[str, ...]:
     """Ray places the data ranks, those of the head first; all are started from the head."""
-    shares = data_ranks(replica.layout, replica.nodes)
+    shares = replica.shares
     return (
         "--data-parallel-backend", "ray",
         *(("--data-parallel-size-local", str(shares[0])) if shares else ()),
@@ -337,7 +342,7 @@ def _over_nodes(replica: Replica) -> bool:
     """Whether vLLM itself joins hosts to one engine (`--nnodes`)."""
     if replica.backend == "ray" or len(replica.nodes) == 1:
         return False
-    return replica.layout.data == 1 or data_ranks(replica.layout, replica.nodes) is None
+    return replica.layout.data == 1 or replica.shares is None
 
 
 def _packing(replica: Replica) -> dict[str, str]:
@@ -346,7 +351,7 @@ def _packing(replica: Replica) -> dict[str, str]:
         return {}
     if replica.layout.tensor * replica.layout.pipeline > max(n.npus for n in replica.nodes):
         return {"VLLM_RAY_DP_PACK_STRATEGY": "span"}
-    even = len(set(data_ranks(replica.layout, replica.nodes) or ())) == 1
+    even = len(set(replica.shares or ())) == 1
     return {} if even else {"VLLM_RAY_DP_PACK_STRATEGY": "fill"}
 
 

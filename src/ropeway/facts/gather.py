@@ -131,7 +131,7 @@ def _system(found: Answers) -> dict[str, Any]:
         "hypervisor": processors.hypervisor if processors else None,
         "memory_bytes": memory.total_bytes if memory else None,
         "shm_bytes": disks["/dev/shm"].size_bytes if "/dev/shm" in disks else None,
-        "disk_free_bytes": _docker_disk(disks),
+        "disk_free_bytes": _docker_disk(disks, found),
         "home": found.text("home").strip() or None,
         "root": identity.uid == 0 if identity and identity.uid is not None else None,
     }
@@ -142,9 +142,11 @@ def _disks(found: Answers) -> Mapping[str, Filesystem]:
     return {one.mount: one for one in value.filesystems} if value else {}
 
 
-def _docker_disk(disks: Mapping[str, Filesystem]) -> int | None:
+def _docker_disk(disks: Mapping[str, Filesystem], found: Answers) -> int | None:
     """Free bytes where images lie: the longest mount point that leads there."""
-    leading = [mount for mount in disks if DOCKER_ROOT.startswith(mount.rstrip("/") or "/")]
+    info = found.value("docker-info")
+    root = (info.root_dir if info else None) or DOCKER_ROOT
+    leading = [mount for mount in disks if root.startswith(mount.rstrip("/") or "/")]
     best = max(leading, key=len, default=None)
     return disks[best].available_bytes if best else None
 
@@ -198,7 +200,7 @@ def _docker(found: Answers) -> dict[str, Any]:
     inspected = found.value("docker-inspect")
     problem = version.error.message if version.error else None
     if version.state == "absent":
-        problem = "`docker` is not installed"
+        problem = "it is not installed"
     elif version.value and version.value.server_version is None:
         problem = problem or "the daemon does not answer"
     return {
@@ -206,16 +208,22 @@ def _docker(found: Answers) -> dict[str, Any]:
             version.value.server_version if version.value else None,
             problem,
             tuple(
-                Image(f"{one.repository}:{one.tag}", one.id)
+                Image(f"{repository}:{one.tag}", one.id)
                 for one in (images.images if images else ())
-                if one.repository
+                for repository in _names(one.repository or "")
             ),
             tuple(
                 Container(one.name, one.image or "", one.npus, privileged=bool(one.privileged))
                 for one in (inspected.containers if inspected else ())
             ),
+            version.value.engine if version.value else None,
         )
     }
+
+
+def _names(repository: str) -> tuple[str, ...]:
+    """What podman calls localhost/NAME answers to NAME, too."""
+    return tuple(dict.fromkeys(filter(None, (repository, repository.removeprefix("localhost/")))))
 
 
 def _ascend(found: Answers) -> dict[str, Any]:

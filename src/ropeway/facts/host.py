@@ -4,9 +4,10 @@ None always means "not known": the command is absent, failed, or printed what we
 is not known stands in `unread`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ropeway.errors import Refused
 from ropeway.facts.base import State, ToolError
 
 
@@ -102,12 +103,16 @@ class Container:
 
 @dataclass(frozen=True)
 class Docker:
-    """The container engine. `version` is the server's; None when it does not answer."""
+    """The container engine. `version` is the server's; None when it does not answer.
+
+    engine  what answered: docker, podman or nerdctl; podman also answers to `docker`
+    """
 
     version: str | None
     problem: str | None
     images: tuple[Image, ...] = ()
     containers: tuple[Container, ...] = ()
+    engine: str | None = None
 
 
 @dataclass(frozen=True)
@@ -216,7 +221,33 @@ class HostFacts:
         """What other hosts reach it by: the spec's address when it is one of its own, else the
         first of the default route's interface (the spec may name it by an alias, or from outside).
         """
-        nic = self.nic
+        return self._address_on(self.nic)
+
+    def reached_by(self, wanted: str | None = None) -> tuple[str, str]:
+        """The name of the interface and the address by which other hosts reach this one: of the
+        interface `wanted`, else of `nic`.
+
+        Raises Refused, with the interfaces that have an address, when there is none.
+        """
+        nic = next((one for one in self.nics if one.name == wanted), None) if wanted else self.nic
+        if nic is not None and (address := self._address_on(nic)):
+            return nic.name, address
+        what = "no interface has the host's address, and there is no default route"
+        if wanted is not None:
+            state = "does not exist" if nic is None else "has no address"
+            what = f"`{wanted}` {state} on {self.name}"
+        raise Refused(
+            what,
+            where=self.name,
+            evidence=_addresses(self.nics),
+            hint="name one of these: `nic: …` below `cluster`, or of the host",
+        )
+
+    def _address_on(self, nic: Nic | None) -> str | None:
         if nic is None or not nic.addresses:
             return None
         return self.address if self.address in nic.addresses else nic.addresses[0]
+
+
+def _addresses(nics: Sequence[Nic]) -> tuple[str, ...]:
+    return tuple(f"{nic.name}: {', '.join(nic.addresses)}" for nic in nics if nic.addresses)

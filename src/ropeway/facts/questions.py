@@ -29,7 +29,7 @@ from ropeway.facts.system import COMMANDS as SYSTEM
 # Hashing 60 GB from a disk of 1 GB/s takes a minute; from shared storage several.
 _HASH_SECONDS = 3600
 _MODEL_SECONDS = 60
-DOCKER_ROOT = "/var/lib/docker"
+DOCKER_ROOT, PODMAN_ROOT = "/var/lib/docker", "/var/lib/containers"
 
 _HOST = (
     *(Ask(key, SYSTEM[key]) for key in ("os-release", "uname", "id")),
@@ -102,7 +102,8 @@ def questions(
         )
         if deep:
             found.append(Ask("sha256sum", hashes_command(model_path), limit=_HASH_SECONDS))
-    found.append(Ask("df", filesystems.df_command("/", "/dev/shm", DOCKER_ROOT)))
+    root = PODMAN_ROOT if runtime == "podman" else DOCKER_ROOT
+    found.append(Ask("df", filesystems.df_command("/", "/dev/shm", root)))
     return tuple(found)
 
 

@@ -12,8 +12,9 @@ from typing import Protocol
 
 from ropeway.errors import HostError
 
-# How many of a failed command's last lines go into the error.
-_EVIDENCE_LINES = 8
+# How many of a failed command's last lines go into the error, and how much of the command itself: a
+# script of ours, or `docker run` with all its labels, would hide what was said.
+_EVIDENCE_LINES, _COMMAND_CHARACTERS = 8, 120
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class Result:
         if self.ok:
             return self
         lines = (self.stderr.strip() or self.stdout.strip()).splitlines()[-_EVIDENCE_LINES:]
-        shown = f"{shlex.join(self.argv)} → exit {self.exit_code}"
+        command = shlex.join(self.argv)
+        begin = command.partition("\n")[0][:_COMMAND_CHARACTERS]
+        shown = f"{begin}{' …' * (begin != command)} → exit {self.exit_code}"
         raise HostError(what, where=where, evidence=(shown, *lines), hint=hint)
 
 

@@ -20,7 +20,7 @@ H = TypeVar("H", bound=Host)
 
 PARALLEL = 64
 _FILES_EACH = 8  # a process that starts has both ends of four pipes; three while it runs
-_FILES_OTHERWISE = 48
+_FILES_OTHERWISE = 64
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def over(
         if on_done is not None:
             on_done(outcome)
 
-    pool = ThreadPoolExecutor(max(1, min(parallel, len(hosts), _room())), "host")
+    pool = ThreadPoolExecutor(max(1, min(parallel, len(hosts), room())), "host")
     try:
         with uninterrupted():  # cut off in here, a thread is left that the pool does not know
             visits = {pool.submit(_visit, host, ask, stop): host for host in hosts}
@@ -97,7 +97,7 @@ def _visit(host: H, ask: Callable[[H], T], stop: Stop) -> Outcome[T]:
     return Outcome(host, result)
 
 
-def _room() -> int:
+def room() -> int:
     """How many commands at once the limit of open files allows."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:

@@ -19,18 +19,18 @@ def check_hosts(
     service: Service,
     facts: Mapping[str, HostFacts],
     *,
-    has_image: bool,
+    fetching: frozenset[str] = frozenset(),
     replaced: frozenset[str] = frozenset(),
     freed: frozenset[int] = frozenset(),
 ) -> None:
     """Raises Refused for the first thing that is in the way, with all hosts that it concerns.
 
-    has_image  whether nothing has to be fetched
-    replaced   names of containers that will go, or stay as our own; freed: the ports they have
+    fetching  names of hosts that have to fetch the image
+    replaced  names of containers that will go, or stay as our own; freed: the ports they have
     """
     for error in (
         _runtime(service, facts),
-        _disk(service, facts, has_image=has_image),
+        _disk(service, facts, fetching),
         _model(service, facts),
         _npus(service, facts, replaced),
     ):
@@ -46,20 +46,33 @@ def _runtime(service: Service, facts: Mapping[str, HostFacts]) -> Refused | None
         for name in _names(service, facts)
         if (found := facts[name].docker) is not None and found.version is None
     }
-    return _error(away, f"`{command}` cannot be used", "`ropeway doctor` says more")
-
-
-def _disk(service: Service, facts: Mapping[str, HostFacts], *, has_image: bool) -> Refused | None:
-    need = _LEAST_BYTES if has_image else _IMAGE_BYTES
-    full = {
-        name: f"{format_bytes(free)} free"
+    if away:
+        return _error(away, f"`{command}` cannot be used", "`ropeway doctor` says more")
+    other = {
+        name: f"`{command}` is {found.engine} {found.version}"
         for name in _names(service, facts)
-        if (free := facts[name].disk_free_bytes) is not None and free < need
+        if (found := facts[name].docker) is not None and found.engine not in (None, command)
     }
-    what = "logs and caches" if has_image else "the image"
+    return _error(
+        other,
+        f"another container engine answers to `{command}`",
+        "name the one that there is: `runtime: {command: podman}`, or install it",
+    )
+
+
+def _disk(
+    service: Service, facts: Mapping[str, HostFacts], fetching: frozenset[str]
+) -> Refused | None:
+    full = {}
+    for name in _names(service, facts):
+        need = _IMAGE_BYTES if name in fetching else _LEAST_BYTES
+        what = "the image takes" if name in fetching else "logs and caches take"
+        free = facts[name].disk_free_bytes
+        if free is not None and free < need:
+            full[name] = f"{format_bytes(free)} free, and {what} up to {format_bytes(need)}"
     return _error(
         full,
-        f"the disk is too full: {what} take up to {format_bytes(need)}",
+        "the disk is too full",
         f"free some room there; `{service.spec.runtime.command} image prune` removes old images",
     )
 

@@ -8,8 +8,9 @@ from ropeway.engines.base import Node
 from ropeway.engines.vllm_ascend import Ports, Replica, backend_for, check, notes
 from ropeway.errors import Refused
 from ropeway.facts.driver_paths import USUAL
-from ropeway.facts.host import HostFacts, Nic
+from ropeway.facts.host import HostFacts
 from ropeway.hardware import chip_named
+from ropeway.launch.docker import reboot_notes
 from ropeway.launch.placement import place
 from ropeway.launch.service import Router, Service, Site
 from ropeway.models import ModelShape
@@ -69,8 +70,12 @@ def complete(spec: Spec, names: Sequence[str], known: Known) -> Service:
         replicas=replicas,
         router=router,
         assumed=tuple(dict.fromkeys(assumed)),
-        notes=tuple(dict.fromkeys(notes(replicas[0], known.shape))),
+        notes=(*dict.fromkeys(notes(replicas[0], known.shape)), *_notes(spec)),
     )
+
+
+def _notes(spec: Spec) -> tuple[str, ...]:
+    return reboot_notes(spec.runtime.command) if spec.serve.restart else ()
 
 
 def release_for(spec: Spec, versions: Mapping[str, str], image: str) -> Release:
@@ -118,7 +123,7 @@ def _site(
         node = Node(name, host.address, len(devices), nic, devices)
         folder = _folder(root=host.user in (None, "root"), home=home)
         return Site(node, folder, spec.runtime.cache or f"{home}/.cache", USUAL)
-    nic_found, address = _network(facts, nic_wanted, "cluster.nic" if not host.nic else name)
+    nic_found, address = facts.reached_by(nic_wanted)
     home = facts.home or "/root"
     _check_devices(name, devices, facts)
     node = Node(name, address, len(devices), nic_found, devices)
@@ -129,36 +134,6 @@ def _site(
 def _folder(*, root: bool, home: str) -> str:
     """As lock.py finds it on the host."""
     return _ROOTS_FOLDER if root else f"{home}/.ropeway"
-
-
-def _network(facts: HostFacts, wanted: str | None, where: str) -> tuple[str, str]:
-    """The interface and the address by which other hosts reach this one."""
-    if wanted is None:
-        nic, address = facts.nic, facts.ethernet_address
-        if nic is None or address is None:
-            raise Refused(
-                "no interface has the host's address, and there is no default route",
-                where=facts.name,
-                evidence=_interfaces(facts.nics),
-                hint="name it: `nic: …` below `cluster`",
-            )
-        return nic.name, address
-    for nic in facts.nics:
-        if nic.name == wanted and nic.addresses:
-            own = facts.address if facts.address in nic.addresses else nic.addresses[0]
-            return nic.name, own
-    there = any(nic.name == wanted for nic in facts.nics)
-    state = "has no address" if there else "does not exist"
-    raise Refused(
-        f"`{wanted}` {state} on {facts.name}",
-        where=where,
-        evidence=_interfaces(facts.nics),
-        hint="take one of these",
-    )
-
-
-def _interfaces(nics: Sequence[Nic]) -> tuple[str, ...]:
-    return tuple(f"{nic.name}: {', '.join(nic.addresses)}" for nic in nics if nic.addresses)
 
 
 def _check_devices(name: str, devices: Sequence[int], facts: HostFacts) -> None:

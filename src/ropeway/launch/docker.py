@@ -1,13 +1,16 @@
-"""Commands of a container engine, as argv: `docker`, `podman` and `nerdctl` take the same.
+"""Commands of a container engine, as argv: `docker`, `podman` and `nerdctl` take nearly the same.
 
-Nothing here runs anything, and nothing quotes: an argv goes through hosts/base.py.
+Nothing here runs anything, and nothing quotes: an argv goes through hosts/base.py. Where podman
+differs was seen with 4.3.1 (tests/test_two_hosts_podman.py); nerdctl was never run.
 """
 
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal
 
 Runtime = Literal["docker", "podman", "nerdctl"]
@@ -27,6 +30,16 @@ DROPPED = (
 )
 # msprechecker asks for at least 655,350 open files, and RDMA pins memory.
 _ULIMITS = ("memlock=-1:-1", "nofile=655350:655350")
+# What podman does by itself and Docker does not: at most 2048 threads in a container, which an
+# engine passes; logs in the journal, which drops lines that come fast; our session's proxy as the
+# container's, also for its own loopback; SELinux on every mount (this one was not verified).
+_AS_DOCKER = (
+    "--pids-limit=-1",
+    "--log-driver=k8s-file",
+    "--http-proxy=false",
+    "--security-opt",
+    "label=disable",
+)
 
 
 @dataclass(frozen=True)
@@ -65,12 +78,36 @@ class Container:
     privileged: bool = False
 
 
-def run_argv(runtime: Runtime, one: Container, labels: Mapping[str, str]) -> tuple[str, ...]:
-    """Start a container and leave it running. It is not restarted until `restart_argv` says so.
+def restarts_later(runtime: Runtime) -> bool:
+    """Whether the engine can be told to restart a container once that runs. podman 4 cannot (its
+    `update` has no `--restart`): there `run_argv` says it, before anybody knows that it works."""
+    return runtime != "podman"
+
+
+def reboot_notes(runtime: Runtime) -> tuple[str, ...]:
+    """What to tell who wants a service to come back after a reboot."""
+    if runtime != "podman":
+        return ()
+    return (
+        "podman has no daemon: after a reboot containers come back where its own service is on, "
+        "so on every host, once: `systemctl enable podman-restart.service`",
+    )
+
+
+def run_argv(
+    runtime: Runtime, one: Container, labels: Mapping[str, str], *, restart: bool = False
+) -> tuple[str, ...]:
+    """Start a container and leave it running. It is not restarted until `restart_argv` says so;
+    where that comes too late (`restarts_later`), it is from the start on, if `restart`.
 
     The host's own network, because Ray, HCCL and gloo open ports that nobody can list in advance.
     """
     argv = [runtime, "run", "--detach", "--name", one.name, "--net=host"]
+    if runtime == "podman":
+        argv += _AS_DOCKER
+    if restart and not restarts_later(runtime):
+        # Not `unless-stopped`, which podman-restart.service passes over.
+        argv += ["--restart", "always"]
     if one.privileged:
         argv.append("--privileged")
     else:
@@ -116,7 +153,8 @@ def again_argv(runtime: Runtime, names: Sequence[str], seconds: int) -> tuple[st
 
 def remove_argv(runtime: Runtime, names: Sequence[str]) -> tuple[str, ...]:
     """End containers at once and remove them."""
-    return (runtime, "rm", "--force", *names)
+    now = ("--time", "0") if runtime == "podman" else ()  # it waits 10 s for each otherwise
+    return (runtime, "rm", "--force", *now, *names)
 
 
 def find_argv(runtime: Runtime, label: str) -> tuple[str, ...]:
@@ -132,9 +170,29 @@ def inspect_argv(runtime: Runtime, ids: Sequence[str]) -> tuple[str, ...]:
 def logs_argv(
     runtime: Runtime, name: str, *, lines: int | None = None, follow: bool = False
 ) -> tuple[str, ...]:
-    """What a container wrote, each line with its time (RFC 3339) before it."""
+    """What a container wrote, each line with its time (RFC 3339, see `in_utc`) before it."""
     tail = ("--tail", str(lines)) if lines is not None else ()
     return (runtime, "logs", "--timestamps", *tail, *(("--follow",) if follow else ()), name)
+
+
+def in_utc(stamp: str) -> str:
+    """A time of a container engine as Docker writes it, `2026-11-28T07:20:40.123456789Z`: times of
+    several hosts are sorted as texts. podman has the host's own zone, and drops zeros at the end.
+    What is no time stays as it is.
+    """
+    if not (found := _STAMP.fullmatch(stamp)):
+        return stamp
+    whole, fraction, zone = found.groups()
+    if zone != "Z":
+        try:
+            moment = datetime.fromisoformat(f"{whole}{zone}").astimezone(UTC)
+        except (ValueError, OverflowError):
+            return stamp
+        whole = f"{moment:%Y-%m-%dT%H:%M:%S}"
+    return f"{whole}.{fraction or '':0<9}Z"
+
+
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
 
 
 def exec_argv(runtime: Runtime, name: str, argv: Sequence[str]) -> tuple[str, ...]:
@@ -160,13 +218,9 @@ def load_argv(runtime: Runtime, archive: str) -> tuple[str, ...]:
     return (runtime, "load", "--input", archive)
 
 
-def build_argv(runtime: Runtime, tag: str, context: str) -> tuple[str, ...]:
-    """Build an image from `context`/Dockerfile. The host's network, as for `run`."""
-    return (runtime, "build", "--network=host", "--tag", tag, context)
-
-
-def ask_image_argv(runtime: Runtime, image: str) -> tuple[str, ...]:
-    """Print, as JSON, the versions of the packages that matter, as the image itself has them.
+def ask_image_argv(runtime: Runtime, image: str, name: str) -> tuple[str, ...]:
+    """Print, as JSON, the versions of the packages that matter, as the image itself has them, in a
+    container of this name.
 
     It needs no NPU, and starts neither.
     """
@@ -174,6 +228,8 @@ def ask_image_argv(runtime: Runtime, image: str) -> tuple[str, ...]:
         runtime,
         "run",
         "--rm",
+        "--name",
+        name,
         "--network=none",
         "--entrypoint",
         "python3",

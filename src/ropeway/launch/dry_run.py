@@ -65,7 +65,7 @@ def _afterwards(service: Service) -> list[str]:
         if one.role == HEAD:
             follow = docker.logs_argv(_command(service), one.name, follow=True)
             lines.append(f"#   {_line(*follow)}   # on {one.host}")
-    if service.spec.serve.restart:
+    if service.spec.serve.restart and docker.restarts_later(_command(service)):
         lines.append("# from then on the container engine is to restart it:")
         for site in service.sites:
             names = [one.name for one in every if one.host == site.name]
@@ -97,7 +97,8 @@ def _on_host(service: Service, site: Site, base: str, parts: _Parts, author: Aut
         if one.host == site.name:
             lines += _secrets(service, one)
             labels = labels_of(service, one, author, parts.hashes[one.name], folder)
-            run = docker.run_argv(_command(service), one, labels)
+            restart = service.spec.serve.restart
+            run = docker.run_argv(_command(service), one, labels, restart=restart)
             lines += ["", f"# the {one.role}", shell_block(Command(run))]
     return lines
 

@@ -2,10 +2,11 @@
 
 import contextlib
 import re
+import secrets
 
 from ropeway.errors import HostError, Refused, RopewayError
 from ropeway.hosts.base import Host
-from ropeway.hosts.child import Stop, under
+from ropeway.hosts.child import Stop, rest, under
 from ropeway.launch import docker
 from ropeway.launch.crew import Hosts, Tell, everywhere
 from ropeway.launch.image import derive_argvs, derived_name, mirrored
@@ -14,6 +15,7 @@ from ropeway.spec import Runtime
 _PULL_SECONDS = 4 * 3600.0  # 15 GB at 10 Mbit/s
 _INSTALL_SECONDS = 3600.0
 _LAYER = re.compile(r"^([0-9a-f]{12}): (Pulling fs layer|Already exists|Pull complete)")
+_BLOB = re.compile(r"^Copying blob (sha256:[0-9a-f]{12})")  # podman, when it begins with one
 
 
 def ensure_image(hosts: Hosts, runtime: Runtime, image: str, tell: Tell) -> dict[str, str]:
@@ -44,12 +46,20 @@ def ensure_derived(
                 if argv[1:3] != ("rm", "--force"):
                     result.check(f"cannot install {', '.join(runtime.pip)}", where=host.name)
         except BaseException:
-            with under(Stop()), contextlib.suppress(RopewayError):  # we may be under one that came
-                host.run(argvs[0])
+            _forget(host, argvs[0])
             raise
 
     everywhere(hosts, make)
     return derived
+
+
+def _forget(host: Host, remove: tuple[str, ...]) -> None:
+    """Remove what a `run` that was cut off has left, and look again: its daemon may only now have
+    made the container, which nobody then starts (so `--rm` does not remove it)."""
+    with under(Stop()), contextlib.suppress(RopewayError):  # we may be under one that came
+        for _ in range(3):
+            host.run(remove)
+            rest(0.4)
 
 
 def versions(hosts: Hosts, runtime: Runtime, image: str) -> dict[str, str]:
@@ -73,10 +83,13 @@ def versions(hosts: Hosts, runtime: Runtime, image: str) -> dict[str, str]:
 
 
 def _versions(host: Host, runtime: Runtime, image: str) -> dict[str, str]:
-    argv = docker.ask_image_argv(runtime.command, image)
-    result = host.run(argv, timeout=300.0).check(
-        "the image cannot be asked for its versions", where=host.name
-    )
+    name = f"ropeway-ask-{secrets.token_hex(6)}"
+    try:
+        result = host.run(docker.ask_image_argv(runtime.command, image, name), timeout=300.0)
+    except BaseException:
+        _forget(host, docker.remove_argv(runtime.command, [name]))
+        raise
+    result.check("the image cannot be asked for its versions", where=host.name)
     try:
         return docker.versions_in(result.stdout)
     except ValueError as error:
@@ -101,7 +114,7 @@ def _ensure(host: Host, runtime: Runtime, image: str, tell: Tell) -> str:
             f"{host.name} does not have the image `{image}`, and `runtime.pull` is `never`",
             where=host.name,
             hint=f"on that host: {command} pull {image}\n"
-            "or copy it from one that has it: `docker save`, and `runtime.archive`",
+            f"or copy it from one that has it: `{command} save`, and `runtime.archive`",
         )
     else:
         _pull(host, runtime, image, tell)
@@ -118,6 +131,9 @@ def _pull(host: Host, runtime: Runtime, image: str, tell: Tell) -> None:
         if found := _LAYER.match(line):
             layers[found[1]] = found[2] != "Pulling fs layer"
             tell(f"{host.name}: pulling {source}: {sum(layers.values())} of {len(layers)} layers")
+        elif found := _BLOB.match(line):
+            layers[found[1]] = False
+            tell(f"{host.name}: pulling {source}: {len(layers)} layers begun")
 
     tell(f"{host.name}: pulling {source}")
     result = host.run(

@@ -12,7 +12,7 @@ from ropeway import __version__
 from ropeway.errors import HostError
 from ropeway.hosts.base import Host
 from ropeway.launch.containers import ROUTER, ports
-from ropeway.launch.docker import Container, Runtime, find_argv, inspect_argv
+from ropeway.launch.docker import Container, Runtime, find_argv, in_utc, inspect_argv
 from ropeway.launch.scripts import url_of
 from ropeway.launch.service import Service
 from ropeway.spec import Spec
@@ -48,7 +48,7 @@ class Found:
     state      created, running, restarting, exited, dead, paused
     exit_code  of its last end
     restarts   how often the container engine has started it again
-    started    RFC 3339
+    started    RFC 3339, UTC
     """
 
     host: str
@@ -203,7 +203,7 @@ def _found(item: Mapping[str, object], host: str) -> Found:
         state=str(state["Status"]),
         exit_code=int(str(state.get("ExitCode") or 0)),
         restarts=int(str(item.get("RestartCount") or 0)),
-        started=str(state.get("StartedAt") or ""),
+        started=in_utc(str(state.get("StartedAt") or "")),
         image=str(config.get("Image") or item.get("Image") or ""),
         labels={str(key): str(value) for key, value in _mapping(config["Labels"]).items()},
     )

@@ -12,11 +12,9 @@ from ropeway.hosts.base import Host, Result
 from ropeway.hosts.child import Stop, under
 from ropeway.hosts.fleet import over
 from ropeway.launch import docker
-from ropeway.launch.containers import HEAD, ROUTER
 from ropeway.launch.crew import Hosts, by_host, everywhere, those
 from ropeway.launch.labels import SERVICE, Found, containers_on
 from ropeway.launch.lock import BASE
-from ropeway.launch.start import generates
 
 _PATIENCE = 10  # seconds that a container has to end by itself
 # How long a line waits for earlier ones of other hosts, when logs are followed.
@@ -72,28 +70,6 @@ def look(hosts: Hosts, runtime: docker.Runtime, service: str | None = None) -> S
         tuple(found),
         {one.host.name: one.error for one in outcomes if one.error is not None},
     )
-
-
-def serving(hosts: Hosts, runtime: docker.Runtime, state: State) -> dict[str, str]:
-    """Head or router → why it generates no token now; nothing when it does. Asked all at once."""
-    asked = by_host(one for one in state.found if one.role in (HEAD, ROUTER))
-
-    def ask(host: Host) -> dict[str, str]:
-        return {
-            one.name: generates(host, runtime, one, 20.0)
-            if one.state == "running"
-            else f"its container is {one.state}"
-            for one in asked[host.name]
-        }
-
-    outcomes = over([hosts[name] for name in asked], ask)
-    answers: dict[str, str] = {}
-    for outcome in outcomes:
-        for one in asked[outcome.host.name]:
-            answers[one.name] = (
-                str(outcome.error) if outcome.result is None else outcome.result[one.name]
-            )
-    return answers
 
 
 def take_down(hosts: Hosts, runtime: docker.Runtime, service: str, state: State) -> int:
@@ -230,4 +206,6 @@ def source_of(one: Found) -> str:
 def line_of(source: str, text: str) -> Line:
     """Take the time off that the container engine puts before each line."""
     stamp, _, rest = text.partition(" ")
-    return Line(stamp, source, rest) if stamp[:4].isdigit() else Line("", source, text)
+    if not stamp[:4].isdigit():
+        return Line("", source, text)
+    return Line(docker.in_utc(stamp), source, rest)

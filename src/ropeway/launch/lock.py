@@ -2,7 +2,9 @@
 
 The lock is held by a process on the host that lives as long as our connection: `flock` on a folder.
 Whatever ends us, Ctrl-C, a dead laptop, a cut cable, ends the connection, so a lock is never left
-behind. Beside it a file says who holds it and since when; it counts only while the lock is held.
+behind: it goes at once where the host hears of the end, else when the host's TCP gives up (Linux: a
+quarter of an hour), for the process has something to say all the time. Beside it a file says who
+holds it and since when; it counts only while the lock is held.
 """
 
 import json
@@ -14,15 +16,17 @@ from dataclasses import asdict, dataclass
 from ropeway.errors import HostError, Refused, RopewayError, TimeLimit
 from ropeway.hosts.base import Host
 from ropeway.hosts.child import Stop, under
+from ropeway.launch.crew import everywhere
 from ropeway.launch.labels import Author
 
-HELD = "ropeway: locked"
+HELD, FREE = "ropeway: locked", "ropeway: not locked"
 _LONG = 7 * 86_400.0  # seconds; a start takes minutes
 _ANSWER = 60.0  # seconds
 
 # Where Ropeway keeps things on a host; complete.py says the same from facts. $1: who we are. The
-# folder itself is locked, so that no file is needed that another might own. The sleep has the lock
-# and ends when the connection does (hosts/remote.py).
+# folder itself is locked, so that no file is needed that another might own. The shell has the lock
+# and ends when the connection does (hosts/remote.py). Its empty lines are for one that dies in
+# silence: TCP finds out only when there is something to send.
 BASE = """base=/var/lib/ropeway
 [ "$(id -u)" = 0 ] || base=$HOME/.ropeway
 mkdir -p "$base" || exit 3"""
@@ -32,7 +36,14 @@ exec 9<"$base" || exit 3
 flock -n 9 || {{ cat "$base/holder" 2>/dev/null; exit 4; }}
 printf %s "$1" >"$base/holder" || exit 3
 echo "{HELD}"
-exec sleep 604800
+while sleep 10 && echo; do :; done
+"""
+# Who had the lock last, and first of all whether nobody has it any more.
+ASK = f"""
+{BASE}
+exec 9<"$base" || exit 3
+! flock -n 9 || echo "{FREE}"
+cat "$base/holder" 2>/dev/null; true
 """
 AUDIT = f'{BASE}\nprintf "%s\\n" "$1" >>"$base/audit.log"'
 AUDITED = f'{BASE}\ntail -n 200 "$base/audit.log" 2>/dev/null; true'
@@ -50,27 +61,66 @@ class _Claim:
     error: RopewayError | None = None
 
 
+class Lock:
+    """The lock of several hosts, for as long as `locked` lasts."""
+
+    def __init__(self, author: Author) -> None:
+        self.author = author
+        self._claims: list[_Claim] = []
+        self._stop = Stop()
+
+    def take(self, hosts: Sequence[Host]) -> None:
+        """See `locked`."""
+        claims = [_Claim(host, threading.Event(), threading.Event()) for host in hosts]
+        self._claims += claims
+        for claim in claims:
+            given = (claim, self.author, self._stop)
+            threading.Thread(target=_hold, args=given, daemon=True).start()
+        _wait(claims)
+
+    def check(self) -> None:
+        """Raises HostError when somebody else has it on some host, or has had it since: the
+        connection broke, or they used force. Where it is only gone, it is taken again."""
+        mine = holder(self.author)
+        hosts = {claim.host.name: claim.host for claim in self._claims}
+
+        def ask(host: Host) -> tuple[bool, str]:
+            result = host.run(("sh", "-c", ASK)).check("cannot ask for the lock", where=host.name)
+            first, _, rest = result.stdout.partition("\n")
+            return first == FREE, (rest if first == FREE else result.stdout).strip()
+
+        said = everywhere(hosts, ask)
+        lost = {name: _loss(free, last) for name, (free, last) in said.items() if last != mine}
+        if lost:
+            raise HostError(
+                "the lock was lost, and others may change what runs there",
+                where=", ".join(lost),
+                evidence=tuple(f"{name}: {why}" for name, why in lost.items()),
+                hint="`ropeway status` shows what runs; `ropeway down` takes away what is left",
+            )
+        self.take([hosts[name] for name, (free, _) in said.items() if free])
+
+    def give_back(self) -> None:
+        """On all hosts."""
+        self._stop.now("the lock is given back")
+        for claim in self._claims:
+            claim.ended.wait(5.0)
+
+
 @contextmanager
-def locked(hosts: Sequence[Host], author: Author) -> Iterator[None]:
-    """Nobody else starts or ends anything on these hosts meanwhile.
+def locked(hosts: Sequence[Host], author: Author) -> Iterator[Lock]:
+    """Nobody else starts or ends anything on these hosts meanwhile, unless the lock is lost: check
+    it before a step that would do harm then.
 
     Raises Refused, naming the holder, when somebody does; HostError for a host that cannot be
     asked. As another user of the host one has another lock.
     """
-    stop = Stop()
-    claims = [_Claim(host, threading.Event(), threading.Event()) for host in hosts]
-    threads = [
-        threading.Thread(target=_hold, args=(claim, author, stop), daemon=True) for claim in claims
-    ]
+    lock = Lock(author)
     try:
-        for thread in threads:
-            thread.start()
-        _wait(claims)
-        yield
+        lock.take(hosts)
+        yield lock
     finally:
-        stop.now("the lock is given back")
-        for claim in claims:
-            claim.ended.wait(5.0)
+        lock.give_back()
 
 
 def audit(host: Host, author: Author, verb: str, service: str, outcome: str) -> None:
@@ -84,12 +134,17 @@ def read_audit(host: Host) -> str:
     return host.run(("sh", "-c", AUDITED)).stdout
 
 
+def holder(author: Author) -> str:
+    """What stands in the file beside the lock."""
+    return json.dumps(asdict(author))
+
+
 def _hold(claim: _Claim, author: Author, stop: Stop) -> None:
     def heard(line: str) -> None:
         if line.strip() == HELD:
             claim.held.set()
 
-    argv = ("sh", "-c", LOCK, "sh", json.dumps(asdict(author)))
+    argv = ("sh", "-c", LOCK, "sh", holder(author))
     try:
         with under(stop):
             result = claim.host.run(argv, timeout=_LONG, on_line=heard)
@@ -114,18 +169,30 @@ def _refusal(claim: _Claim) -> RopewayError:
     if claim.error is not None:
         return claim.error
     if claim.code == 4:
-        holder, since = _holder(claim.output)
+        who, since = _holder(claim.output)
         return Refused(
-            f"{holder} is changing what runs on this host, since {since}",
+            f"{who} is changing what runs on this host, since {since}",
             where=claim.host.name,
-            hint="wait until that is done, and try again; the lock goes with its holder",
+            hint="wait until that is done, and try again\nthe lock goes with its holder; where that"
+            " has lost power or network, a quarter of an hour later",
         )
+    full = "no space left" in claim.output.lower()
     return HostError(
         "cannot lock the host",
         where=claim.host.name,
         evidence=tuple(claim.output.strip().splitlines()[-3:]),
-        hint="it needs `flock` (util-linux), and a home that can be written to",
+        hint="make room there; which disk is full: df -h"
+        if full
+        else "it needs `flock` (util-linux), and a home that can be written to",
     )
+
+
+def _loss(free: bool, last: str) -> str:
+    """How the lock was lost: whether nobody has it now, and who had it last."""
+    if not last:
+        return "its folder was removed"
+    who, since = _holder(last)
+    return f"{who} took it, {since}" + (", and has given it back" if free else ", and has it now")
 
 
 def _holder(text: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ropeway.engines import vllm
-from ropeway.errors import HostError, LaunchError, RopewayError
+from ropeway.errors import ConnectionLost, HostError, LaunchError, RopewayError
 from ropeway.hosts.base import Command, Host, shell_line
 from ropeway.hosts.child import rest
 from ropeway.hosts.fleet import over
@@ -27,23 +27,29 @@ from ropeway.launch.crew import Hosts, Tell, by_host, everywhere, those
 from ropeway.launch.docker import Container
 from ropeway.launch.failure import engine_failure, root_cause
 from ropeway.launch.labels import RUN, SERVICE, Author, Found, containers_on, labels_of
-from ropeway.launch.scripts import FOLDER
+from ropeway.launch.lock import BASE, Lock, holder
+from ropeway.launch.probe import serving
 from ropeway.launch.service import Service
 
 _POLL_SECONDS = 1.5
+_TOKEN_SECONDS = 60.0
 _LOG_LINES = 4000
+_GONE_AGAIN = "is the host still up? what was started is gone again"
 _FIRST_TOKEN = "ropeway: the first token is there"
 _RAY_HOSTS = re.compile(r"ropeway: Ray has \d+ of \d+ hosts: (\{.*?\})")
 
 # Removes what this run made, and looks again: a `run` that was cut off may still be carried out by
 # the daemon. $1 the container engine, $2 the label, $3 the folder, $4 the label of the service.
-UNDO = """
+# $5 is us as the lock's holder: once somebody has it after us, the folder may be theirs.
+UNDO = f"""
+{BASE}
 for turn in 1 2 3; do
   ids=$("$1" ps --all --quiet --filter "label=$2") || exit
   [ -z "$ids" ] || "$1" rm --force $ids >/dev/null || exit
   sleep 0.4
 done
-[ -n "$("$1" ps --all --quiet --filter "label=$4")" ] || rm -rf -- "$3"
+[ -n "$("$1" ps --all --quiet --filter "label=$4")" ] ||
+  [ "$(cat "$base/holder")" != "$5" ] || rm -rf -- "$3"
 """
 
 
@@ -57,10 +63,14 @@ class Job:
 
     service: Service
     hosts: Hosts
-    author: Author
+    lock: Lock
     secrets: Mapping[str, str]
     save: Callable[[str, str], str]
     only: frozenset[str] | None = None
+
+    @property
+    def author(self) -> Author:
+        return self.lock.author
 
     @property
     def runtime(self) -> docker.Runtime:
@@ -86,7 +96,8 @@ def start(job: Job, tell: Tell) -> None:
         tell(f"starting {len(job.todo)} containers")
         _run_containers(job)
         _wait_until_ready(job, tell)
-        if job.service.spec.serve.restart:
+        job.lock.check()
+        if job.service.spec.serve.restart and docker.restarts_later(job.runtime):
             _let_restart(job)
     except BaseException as error:
         with uninterrupted():
@@ -108,7 +119,7 @@ def undo(job: Job) -> LaunchError | None:
 
     def remove(host: Host) -> None:
         folder = own_folder(service, service.site(host.name))
-        given = (job.runtime, label, folder, f"{SERVICE}={service.name}")
+        given = (job.runtime, label, folder, f"{SERVICE}={service.name}", holder(job.author))
         argv = ("sh", "-c", UNDO, "sh", *given)
         host.run(argv, timeout=180.0).check("cannot undo the start", where=host.name)
 
@@ -211,7 +222,8 @@ def _run_containers(job: Job) -> None:
         folder = own_folder(service, service.site(host.name))
         for one in todo[host.name]:
             labels = labels_of(service, one, job.author, content[one.name], folder)
-            result = host.run(docker.run_argv(job.runtime, one, labels), timeout=300.0)
+            argv = docker.run_argv(job.runtime, one, labels, restart=service.spec.serve.restart)
+            result = host.run(argv, timeout=300.0)
             result.check(f"cannot start `{one.name}`", where=host.name)
 
     everywhere(those(job.hosts, todo), run)
@@ -227,7 +239,8 @@ def _wait_until_ready(job: Job, tell: Tell) -> None:
         logs = read_logs(mine, job.runtime, heads)
         waiting = [one for one in heads if _FIRST_TOKEN not in logs.get(_key(one), "")]
         asked = [one for one in alive if one.role in (HEAD, ROUTER)]
-        if not waiting and not any(probe(mine, job.runtime, asked).values()):
+        answers = {} if waiting else serving(mine, job.runtime, asked, _TOKEN_SECONDS)
+        if not waiting and not any(answers.values()):
             return
         told = logs.get(_key(waiting[0]), "") if waiting else ""
         tell(_activity(told, len(heads) - len(waiting), len(heads)))
@@ -235,49 +248,43 @@ def _wait_until_ready(job: Job, tell: Tell) -> None:
             raise LaunchError(
                 f"the engine was not ready within {serve.start_timeout} s",
                 where=(waiting or asked)[0].host,
-                evidence=_absent(told, job.service),
+                evidence=(
+                    *_absent(told, job.service),
+                    *(f"{name}: {why}" for name, why in answers.items() if why),
+                ),
                 hint="raise `serve.start_timeout`, or look into the logs",
             )
         rest(_POLL_SECONDS)
 
 
 def _alive(job: Job, mine: Hosts) -> list[Found]:
-    """The containers of this start. Raises LaunchError when one of them has ended."""
+    """The containers of this start. Raises LaunchError when one of them has ended, HostError when
+    somebody else has the lock and has removed one."""
     found = {
         one.name: one
         for several in survey(mine, job.runtime, job.service.name).values()
         for one in several
     }
     for one in job.todo:
-        state = found[one.name].state if one.name in found else "gone"
-        if state not in ("running", "created"):
-            code = f", exit code {found[one.name].exit_code}" if one.name in found else ""
+        if how := _ended(found.get(one.name)):
+            if one.name not in found:
+                job.lock.check()  # who has it now has removed it
             raise LaunchError(
                 f"the {one.role} on {one.host} ended while the engine was starting",
                 where=one.host,
-                evidence=(f"{one.name}: {state}{code}",),
+                evidence=(f"{one.name}: {how}",),
             )
     return [found[one.name] for one in job.todo]
 
 
-def probe(hosts: Hosts, runtime: docker.Runtime, asked: Sequence[Found]) -> dict[str, str]:
-    """Head or router → why it generates no token now, if it does not. All are asked at once."""
-    mine = by_host(asked)
-
-    def ask(host: Host) -> dict[str, str]:
-        return {one.name: generates(host, runtime, one) for one in mine[host.name]}
-
-    answers = everywhere(those(hosts, mine), ask)
-    return {name: why for several in answers.values() for name, why in several.items()}
-
-
-def generates(host: Host, runtime: docker.Runtime, head: Found, seconds: float = 60.0) -> str:
-    """Why this engine generates no token now; nothing when it does."""
-    script = f'[ ! -r "$1" ] || . "$1"; exec python3 {FOLDER}/watch.py once "$2" "$3" "$4"'
-    secrets = f"{FOLDER}/{head.name}.secrets"
-    inside = ("bash", "-c", script, "bash", secrets, head.endpoint, head.model, f"{seconds:g}")
-    result = host.run(docker.exec_argv(runtime, head.name, inside), timeout=seconds + 30)
-    return "" if result.ok else (result.stderr.strip() or result.stdout.strip() or "no answer")
+def _ended(one: Found | None) -> str:
+    """How a container ended, nothing when it did not. One that runs a second time did too: podman
+    restarts it even now (docker.restarts_later)."""
+    if one is None:
+        return "gone"
+    if one.restarts:
+        return "started again by the container engine"
+    return "" if one.state in ("running", "created") else f"{one.state}, exit code {one.exit_code}"
 
 
 def _let_restart(job: Job) -> None:
@@ -329,13 +336,15 @@ def _why(error: BaseException, job: Job) -> RopewayError | None:
         return None
     if cause := root_cause({name: text for name, text in logs.items() if text}):
         return engine_failure(error, cause, kept.get(cause.line.log, "") if cause.line else "")
-    evidence = error.evidence
-    if isinstance(error, LaunchError) and (
-        absent := _absent("\n".join(logs.values()), job.service)
-    ):
+    evidence, hint = error.evidence, error.hint
+    if isinstance(error, LaunchError):
+        absent = _absent("\n".join(logs.values()), job.service)
         evidence = (*evidence, *(line for line in absent if line not in evidence))
-    if isinstance(error, LaunchError) and len(evidence) < 2:
-        ours = [text for name, text in logs.items() if name.startswith(f"{error.where}/") and text]
-        told = next((text for text in (*ours, *logs.values()) if text), "")
-        evidence = (*evidence, *told.strip().splitlines()[-6:])
-    return type(error)(error.what, where=error.where, evidence=evidence, hint=error.hint)
+        # Those of the host where it failed come first.
+        names = sorted(kept, key=lambda name: not name.startswith(f"{error.where}/"))
+        if len(evidence) < 2 and names:
+            evidence = (*evidence, *logs[names[0]].strip().splitlines()[-6:])
+            hint = hint or f"the whole log: less {kept[names[0]]}"
+    if isinstance(error, ConnectionLost):
+        hint = _GONE_AGAIN
+    return type(error)(error.what, where=error.where, evidence=evidence, hint=hint)

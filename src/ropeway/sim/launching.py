@@ -22,7 +22,7 @@ from ropeway.hosts.child import rest
 from ropeway.launch import docker
 from ropeway.launch.labels import ask_argv
 from ropeway.launch.life import DOWN
-from ropeway.launch.lock import AUDIT, AUDITED, HELD, LOCK
+from ropeway.launch.lock import ASK, AUDIT, AUDITED, FREE, HELD, LOCK
 from ropeway.launch.start import UNDO
 from ropeway.sim.containers import Answer, ContainerEngine, Say, Stories
 from ropeway.sim.hccn_tool import HccnTool
@@ -322,6 +322,12 @@ class LaunchHost:
             self.site.lock.release()
         raise ConnectionLost(_BROKEN, where=self.name)
 
+    def _ask_lock(self, given: tuple[str, ...], say: Say) -> Answer:  # noqa: ARG002
+        if not self.site.lock.locked():
+            say(FREE)
+        say(self.site.files.get(f"{self.site.base}/holder", b"").decode())
+        return 0, ""
+
     def _audit(self, given: tuple[str, ...], say: Say) -> Answer:  # noqa: ARG002
         if self.site.full:
             return 1, f"sh: printf: write error: {_FULL}"
@@ -336,8 +342,8 @@ class LaunchHost:
         return 0, ""
 
     def _undo(self, given: tuple[str, ...], say: Say) -> Answer:  # noqa: ARG002
-        """start.UNDO: containers, again until none comes any more, then the folder."""
-        runtime, label, folder, service = given
+        """start.UNDO: containers, again until none comes any more, then our folder."""
+        runtime, label, folder, service, holder = given
         for _ in range(3):
             self.site.settle()
             ids = self._labelled(runtime, label)
@@ -345,7 +351,8 @@ class LaunchHost:
             if code:
                 return code, err
             rest(0.4 * self.rehearsal.pace.sleeps)
-        if not self._labelled(runtime, service):
+        ours = self.site.files.get(f"{self.site.base}/holder", b"").decode() == holder
+        if ours and not self._labelled(runtime, service):
             self.site.remove(folder)
         return 0, ""
 
@@ -374,6 +381,7 @@ class LaunchHost:
 
 _SCRIPTS: Mapping[str, Callable[[LaunchHost, tuple[str, ...], Say], Answer]] = {
     LOCK: LaunchHost._lock,
+    ASK: LaunchHost._ask_lock,
     AUDIT: LaunchHost._audit,
     AUDITED: LaunchHost._audited,
     UNDO: LaunchHost._undo,

@@ -1,0 +1,138 @@
+"""A laptop from which real hosts are steered, through the command, as a user would."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from local_cluster import directory
+from ropeway.spec import dump_spec, parse_spec
+from two_hosts import TwoHosts
+
+KEY = "a-key-that-nobody-may-see"
+MODEL = "tiny-qwen3-moe"
+_ROPEWAY = str(Path(sys.executable).with_name("ropeway"))
+
+
+@dataclass
+class Begun:
+    """A verb that runs; what it says goes into `log`."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def until(self, there: Callable[[], object], seconds: float = 60) -> None:
+        """Wait for a moment that comes while it runs."""
+        deadline = time.monotonic() + seconds
+        while not there():
+            assert self.process.poll() is None, f"it has ended: {self.log.read_text()}"
+            assert time.monotonic() < deadline, f"it does not come: {self.log.read_text()}"
+            time.sleep(0.02)
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """As if the laptop slept: what hosts were asked goes on, and nothing new is asked."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+    def ended(self, seconds: float = 120) -> tuple[int, str]:
+        """Its exit code, and all that it said."""
+        return self.process.wait(seconds), self.log.read_text()
+
+
+@dataclass
+class Laptop:
+    """A folder from which hosts are steered; `hosts` are what it steers."""
+
+    folder: Path
+    hosts: TwoHosts
+
+    def write(
+        self,
+        layout: str,
+        *,
+        model: str = MODEL,
+        cluster: Mapping[str, object] = {},
+        runtime: Mapping[str, object] = {},
+        **serve: object,
+    ) -> None:
+        """The spec."""
+        spec = {
+            "name": "life",
+            "cluster": {**self.hosts.cluster, **cluster},
+            "runtime": {**self.hosts.runtime, **runtime},
+            "model": {"path": directory(model), "served_name": "m"},
+            "serve": {
+                "layout": layout, "context": 256, "dtype": "float32", "address": "0.0.0.0",
+                "api_key_env": "ROPEWAY_KEY", "start_timeout": 600, **serve,
+            },
+        }  # fmt: skip
+        text = dump_spec(parse_spec(json.dumps(spec), "spec"))
+        (self.folder / "ropeway.yaml").write_text(text)
+
+    def run(self, *args: str, timeout: float = 700) -> "subprocess.CompletedProcess[str]":
+        """A verb. No output of ours has the key in it."""
+        done = subprocess.run(
+            (_ROPEWAY, *args), cwd=self.folder, env=self._env, capture_output=True, text=True,
+            timeout=timeout, check=False,
+        )  # fmt: skip
+        assert KEY not in done.stdout + done.stderr
+        return done
+
+    @contextmanager
+    def begin(self, *args: str) -> Iterator[Begun]:
+        """A verb that is not waited for. It does not outlive the block."""
+        log = self.folder / f"{args[0]}.log"
+        # Whoever runs the tests in the background lets them ignore SIGINT, and children inherit it.
+        argv = ("env", "--default-signal=INT", _ROPEWAY, *args)
+        with log.open("wb") as file, subprocess.Popen(
+            argv, cwd=self.folder, env=self._env, stdout=file, stderr=file
+        ) as process:  # fmt: skip
+            try:
+                yield Begun(process, log)
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+        assert KEY not in log.read_text()
+
+    def json(self, *args: str, code: int | None = 0) -> dict[str, Any]:
+        done = self.run(*args, "--json")
+        assert code is None or done.returncode == code, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    @property
+    def _env(self) -> dict[str, str]:
+        return {**self.hosts.environment, "ROPEWAY_KEY": KEY}
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.hosts[0].address}:8000/v1"
+
+    def answers(self) -> bool:
+        done = self.run("chat", "--url", self.url, "--key-env", "ROPEWAY_KEY", "-p", "hi",
+                        "--max-tokens", "4")  # fmt: skip
+        return done.returncode == 0
+
+    def left(self) -> list[str]:
+        """What there is on the hosts beside what was there before: nothing, once it is down."""
+        found = []
+        for host in self.hosts:
+            found += host.run(self.hosts.engine, "ps", "--all", "--quiet").split()
+            found += host.run("sh", "-c", "ls /var/lib/ropeway | grep -v -x 'audit.log\\|holder'; :"
+                              ).split()  # fmt: skip
+            found += host.run("sh", "-c", "ls /dev/shm | grep -v -x libpod_lock; :").split()
+        return found
