@@ -3,91 +3,27 @@
 Everything goes through the command, from outside, as a user's laptop would.
 """
 
+import http.client
 import json
-import os
-import subprocess
-import sys
 import time
+import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from local_cluster import directory
-from ropeway.spec import dump_spec, parse_spec
 from two_hosts import TwoHosts, why_not
+from two_hosts_laptop import KEY, MODEL, Laptop
 
 pytestmark = [pytest.mark.engine, pytest.mark.two_hosts]
-KEY = "a-key-that-nobody-may-see"
-_MODEL = "tiny-qwen3-moe"
-
-
-@dataclass
-class Laptop:
-    """A folder from which hosts are steered; `hosts` are what it steers."""
-
-    folder: Path
-    hosts: TwoHosts
-
-    def write(self, layout: str, **serve: object) -> None:
-        """The spec."""
-        spec = {
-            "name": "life",
-            "cluster": self.hosts.cluster,
-            "runtime": self.hosts.runtime,
-            "model": {"path": directory(_MODEL), "served_name": "m"},
-            "serve": {
-                "layout": layout, "context": 256, "dtype": "float32", "address": "0.0.0.0",
-                "api_key_env": "ROPEWAY_KEY", "start_timeout": 600, **serve,
-            },
-        }  # fmt: skip
-        text = dump_spec(parse_spec(json.dumps(spec), "spec"))
-        (self.folder / "ropeway.yaml").write_text(text)
-
-    def run(self, *args: str, timeout: float = 700) -> "subprocess.CompletedProcess[str]":
-        """A verb. No output of ours has the key in it."""
-        env = {**self.hosts.environment, "ROPEWAY_KEY": KEY}
-        argv = (str(Path(sys.executable).with_name("ropeway")), *args)
-        done = subprocess.run(
-            argv, cwd=self.folder, env=env, capture_output=True, text=True, timeout=timeout,
-            check=False,
-        )  # fmt: skip
-        assert KEY not in done.stdout + done.stderr
-        return done
-
-    def json(self, *args: str, code: int | None = 0) -> dict[str, Any]:
-        done = self.run(*args, "--json")
-        assert code is None or done.returncode == code, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.hosts[0].address}:8000/v1"
-
-    def answers(self) -> bool:
-        done = self.run("chat", "--url", self.url, "--key-env", "ROPEWAY_KEY", "-p", "hi",
-                        "--max-tokens", "4")  # fmt: skip
-        return done.returncode == 0
-
-    def left(self) -> list[str]:
-        """What there is on the hosts beside what was there before: nothing, once it is down."""
-        found = []
-        for host in self.hosts:
-            found += host.run("docker", "ps", "--all", "--quiet").split()
-            found += host.run("sh", "-c", "ls /var/lib/ropeway | grep -v -x 'audit.log\\|holder'; :"
-                              ).split()  # fmt: skip
-            found += host.run("sh", "-c", "ls /dev/shm; :").split()
-        return found
 
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[TwoHosts]:
     if reason := why_not(docker=True):
         pytest.skip(reason)
-    with TwoHosts(share=(Path(directory(_MODEL)),)) as running:
+    with TwoHosts(share=(Path(directory(MODEL)), Path(directory("smollm2")))) as running:
         yield running
 
 
@@ -114,9 +50,8 @@ def recovered(laptop: Laptop, began: float) -> float:
     raise AssertionError(laptop.run("logs", "-n", "200").stdout)
 
 
-def kill_engine(laptop: Laptop, host: int) -> None:
+def kill_engine(laptop: Laptop, host: int, name: str) -> None:
     """As if it had run out of memory: the container's first process dies."""
-    name = laptop.hosts[host].run("docker", "ps", "--quiet").split()[0]
     script = f"kill -9 $(docker inspect --format '{{{{.State.Pid}}}}' {name})"
     laptop.hosts[host].run("sh", "-c", script)
 
@@ -169,7 +104,7 @@ def test_pipeline_and_experts_over_two_hosts_from_up_to_down(laptop):
     assert {"spec.yaml", "containers.json"} <= set(bundle["files"])
 
     began = time.monotonic()
-    kill_engine(laptop, 0)
+    kill_engine(laptop, 0, "ropeway-life-0-0")
     seconds = recovered(laptop, began)
     print(f"the head's engine was killed: it serves again after {seconds:.0f} s")
     assert laptop.answers()
@@ -187,20 +122,70 @@ def test_ray_over_two_hosts_comes_back_after_a_workers_host_was_rebooted(laptop)
     assert laptop.answers()
 
 
+def send(url: str, body: object = None) -> "http.client.HTTPResponse":
+    """With the key; GET without a body."""
+    request = urllib.request.Request(
+        url, data=None if body is None else json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"},
+    )  # fmt: skip
+    answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=300)
+    return answer
+
+
+def ask(laptop: Laptop, path: str, **body: object) -> "http.client.HTTPResponse":
+    """A greedy answer of 200 tokens, streamed; it has begun."""
+    greedy = {"temperature": 0, "max_tokens": 200, "ignore_eos": True}
+    return send(f"{laptop.url}/{path}", {"model": "m", "stream": True, **greedy, **body})
+
+
+def text_of(answer: "http.client.HTTPResponse") -> str:
+    """All of its text; it must end as a whole answer does."""
+    with answer:
+        lines = [line.removeprefix("data: ") for line in answer.read().decode().split("\n\n")]
+    assert lines[-2:] == ["[DONE]", ""], lines[-3:]
+    choices = [one for line in lines[:-2] for one in json.loads(line)["choices"]]
+    assert choices[-1]["finish_reason"] == "length"
+    return "".join(one.get("text") or one.get("delta", {}).get("content") or "" for one in choices)
+
+
 def test_data_parallel_over_two_hosts(laptop):
     laptop.write("DP2×TP2")
     laptop.json("up")
     assert laptop.answers()
 
 
+def goes_on_word_for_word(laptop: Laptop) -> None:
+    """A replica is killed while it answers: its answers go on at the other, and nobody notices."""
+    story = "Once upon a time there was a mountain with a ropeway, and"
+    asked: list[tuple[str, dict[str, object]]] = [
+        ("completions", {"prompt": f"{number}. {story}"}) for number in "12"
+    ]
+    asked += [
+        ("chat/completions", {"messages": [{"role": "user", "content": f"{number} stories"}]})
+        for number in "34"
+    ]
+    undisturbed = [text_of(ask(laptop, path, **body)) for path, body in asked]
+    answers = [ask(laptop, path, **body) for path, body in asked]
+    begun = [answer.headers["X-Ropeway-Replica"] for answer in answers]
+    assert set(begun) == {"replica-0", "replica-1"}
+    kill_engine(laptop, 0, "ropeway-life-1-0")
+    assert [text_of(answer) for answer in answers] == undisturbed
+    with send(f"{laptop.url.removesuffix('/v1')}/ropeway/backends") as state:
+        totals = json.load(state)["totals"]
+    assert totals["continued"] >= 1
+    assert (totals["broken"], totals["unanswered"]) == (0, 0)
+
+
 def test_replicas_share_one_endpoint_and_only_what_changed_is_replaced(laptop):
-    laptop.write("TP1", replicas=2, env={"ROPEWAY_NOTE": "1"})
+    laptop.write("TP1", replicas=2, model="smollm2", env={"ROPEWAY_NOTE": "1"})
     laptop.json("up")
     assert laptop.answers()
     before = {one["name"]: one["started"] for one in laptop.json("status")["containers"]}
     assert set(before) == {"ropeway-life-0-0", "ropeway-life-1-0", "ropeway-life-router"}
 
-    laptop.write("TP1", replicas=2, env={"ROPEWAY_NOTE": "2"})
+    goes_on_word_for_word(laptop)
+
+    laptop.write("TP1", replicas=2, model="smollm2", env={"ROPEWAY_NOTE": "2"})
     refused = laptop.run("up")
     assert refused.returncode != 0, "nobody was there to say yes"
     assert "serve.env.ROPEWAY_NOTE: 1 → 2" in refused.stderr
@@ -209,20 +194,3 @@ def test_replicas_share_one_endpoint_and_only_what_changed_is_replaced(laptop):
     assert after["ropeway-life-router"] == before["ropeway-life-router"]
     assert after["ropeway-life-0-0"] != before["ropeway-life-0-0"]
     assert laptop.answers()
-
-
-def test_a_start_that_is_interrupted_leaves_nothing(laptop):
-    laptop.write("TP2×PP2+EP")
-    argv = (str(Path(sys.executable).with_name("ropeway")), "up")
-    env = {**laptop.hosts.environment, "ROPEWAY_KEY": KEY}
-    with subprocess.Popen(
-        ("env", "--default-signal=INT", *argv), cwd=laptop.folder, env=env,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    ) as up:  # fmt: skip
-        while not laptop.hosts[1].run("docker", "ps", "--quiet"):
-            assert up.poll() is None
-        time.sleep(5)
-        os.kill(up.pid, 2)
-        out, _ = up.communicate(timeout=120)
-    assert up.returncode == 130, out
-    assert laptop.left() == []
