@@ -13,7 +13,8 @@ INSTALL ?= $(BIN)/python -m pip install
 demo: $(VENV)/.local
 	@$(BIN)/ropeway demo $(DEMO_FLAGS)
 
-# The whole suite, real engine included: half an hour on two cores, an hour on slow ones (AVX2 only).
+# The whole suite, real engine included: half an hour on two cores, 75 minutes on slow ones (AVX2
+# only).
 # The engine's tests run alone: each takes both cores and up to 10 GiB.
 test: check $(VENV)/sshd $(VENV)/docker
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not engine"
