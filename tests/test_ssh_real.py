@@ -448,7 +448,7 @@ def test_twenty_hosts_side_by_side_one_failing_each_way(alone, server, tmp_path)
 
         def ask(host: SshHost) -> str:
             if host.name == "slow":
-                return host.run(("sleep", "60"), timeout=2).stdout
+                return host.run(("sleep", "60"), timeout=8).stdout  # twenty logins are in it
             if host.port == alone.port:
                 return host.run(sleeper(file)).stdout
             return host.run(("echo", host.name), timeout=5).stdout
