@@ -69,6 +69,12 @@ def test_what_is_in_the_way_is_told_and_nothing_is_started(fault: str, cluster: 
     assert two.virtual.left() == ()
 
 
+def test_room_for_the_image_is_asked_only_of_who_lacks_it(cluster: Make):  # noqa: F811
+    fleet = fleet_with("disk-full:host1", "image-missing:host2")
+    two = cluster(fleet)
+    assert two.run("up") == 0, two.err
+
+
 def test_a_model_that_differs_is_told(cluster: Make):  # noqa: F811
     fleet = fleet_with()
     shard = "model-00003-of-00016.safetensors"
