@@ -14,7 +14,7 @@ import pytest
 
 from local_cluster import directory
 from two_hosts import TwoHosts, why_not
-from two_hosts_laptop import KEY, MODEL, Laptop
+from two_hosts_laptop import KEY, MODEL, Laptop, steering
 
 pytestmark = [pytest.mark.engine, pytest.mark.two_hosts]
 
@@ -29,13 +29,8 @@ def hosts() -> Iterator[TwoHosts]:
 
 @pytest.fixture
 def laptop(hosts: TwoHosts, tmp_path: Path) -> Iterator[Laptop]:
-    found = Laptop(tmp_path, hosts)
-    try:
+    with steering(tmp_path, hosts) as found:
         yield found
-    finally:
-        if (tmp_path / "ropeway.yaml").exists():
-            found.run("down")
-    assert found.left() == []
 
 
 def recovered(laptop: Laptop, began: float) -> float:

@@ -14,7 +14,7 @@ from ropeway.launch.docker import Container, in_utc
 from ropeway.launch.labels import SERVICE, Found, containers_on
 from test_two_hosts import said, traces
 from two_hosts import IMAGE, Node, TwoHosts, why_not
-from two_hosts_laptop import MODEL, Laptop
+from two_hosts_laptop import MODEL, Laptop, steering
 
 pytestmark = pytest.mark.two_hosts
 _ONE = Container(
@@ -37,13 +37,8 @@ def hosts() -> Iterator[TwoHosts]:
 
 @pytest.fixture
 def laptop(hosts: TwoHosts, tmp_path: Path) -> Iterator[Laptop]:
-    found = Laptop(tmp_path, hosts)
-    try:
+    with steering(tmp_path, hosts) as found:
         yield found
-    finally:
-        if (tmp_path / "ropeway.yaml").exists():
-            found.run("down")
-    assert found.left() == []
 
 
 def start(node: Node, one: Container, *, restart: bool = False) -> None:

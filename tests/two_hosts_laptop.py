@@ -136,3 +136,15 @@ class Laptop:
                               ).split()  # fmt: skip
             found += host.run("sh", "-c", "ls /dev/shm | grep -v -x libpod_lock; :").split()
         return found
+
+
+@contextmanager
+def steering(folder: Path, hosts: TwoHosts) -> Iterator[Laptop]:
+    """A laptop whose service is taken down on leaving; then nothing of it may be left."""
+    found = Laptop(folder, hosts)
+    try:
+        yield found
+    finally:
+        if (folder / "ropeway.yaml").exists():
+            found.run("down")
+    assert found.left() == []

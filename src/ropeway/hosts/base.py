@@ -96,11 +96,16 @@ class Host(Protocol):
         ...
 
 
+def room_hint(said: str, *folder: str) -> str | None:
+    """What to do where a disk is full; None when what was said is not that."""
+    if "no space left" not in said.lower():
+        return None
+    return f"make room there; which disk is full: {shlex.join(('df', '-h', *folder))}"
+
+
 def cannot_write(path: str, reason: str, where: str) -> HostError:
     """The error of a file that cannot be written; `reason` as the system says it, in lower case."""
-    folder = shlex.quote(str(PurePosixPath(path).parent))
-    full = "no space left" in reason
-    hint = f"make room there; which disk is full: df -h {folder}" if full else None
+    hint = room_hint(reason, str(PurePosixPath(path).parent))
     return HostError(f"cannot write `{path}`: {reason}", where=where, hint=hint)
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from ropeway.errors import HostError, Refused, RopewayError, TimeLimit
-from ropeway.hosts.base import Host
+from ropeway.hosts.base import Host, room_hint
 from ropeway.hosts.child import Stop, under
 from ropeway.launch.crew import everywhere
 from ropeway.launch.labels import Author
@@ -176,14 +176,12 @@ def _refusal(claim: _Claim) -> RopewayError:
             hint="wait until that is done, and try again\nthe lock goes with its holder; where that"
             " has lost power or network, a quarter of an hour later",
         )
-    full = "no space left" in claim.output.lower()
     return HostError(
         "cannot lock the host",
         where=claim.host.name,
         evidence=tuple(claim.output.strip().splitlines()[-3:]),
-        hint="make room there; which disk is full: df -h"
-        if full
-        else "it needs `flock` (util-linux), and a home that can be written to",
+        hint=room_hint(claim.output)
+        or "it needs `flock` (util-linux), and a home that can be written to",
     )
 
 
