@@ -11,8 +11,8 @@ from rehearsed import QUICK, Cluster, Make, cluster, fleet_with, is_start  # noq
 from ropeway.cli.main import exit_code
 from ropeway.errors import ConnectionLost, Refused
 from ropeway.launch.labels import Author
-from ropeway.launch.lock import locked
-from ropeway.sim.launching import Rehearsal, rehearsal_spec
+from ropeway.launch.lock import LOCK, locked
+from ropeway.sim.launching import Rehearsal, Seen, rehearsal_spec
 from ropeway.sim.machine import Trouble
 
 
@@ -97,6 +97,16 @@ def test_up_with_another_spec_shows_asks_and_replaces(replicas: Cluster, monkeyp
     assert kept == {"ropeway-rehearsal-router"}
 
 
+def test_up_waits_for_a_router_that_it_keeps(replicas: Cluster):
+    """Its replicas are new: until it has found them there is no endpoint."""
+    router = replicas.virtual.site("host1").engine.made["ropeway-rehearsal-router"]
+    replicas.serve(max_sequences=64)
+    router.began = time.time() + 3
+    assert replicas.run("up", "--yes") == 0, replicas.err
+    assert time.time() >= router.began
+    assert replicas.containers()[router.name] == router.id
+
+
 def test_only_the_replica_that_is_gone_is_started(replicas: Cluster):
     before = replicas.containers()
     replicas.virtual.connect("host2").run(("docker", "rm", "--force", "ropeway-rehearsal-1-0"))
@@ -111,6 +121,18 @@ def test_one_replica_is_restarted_alone(replicas: Cluster):
     assert replicas.run("restart", "--replica", "1") == 0
     after = {one.name: one.began for one in replicas.virtual.site("host1").engine.every}
     assert began == after
+
+
+def test_what_ended_before_the_lock_was_ours_is_not_restarted(replicas: Cluster):
+    def end(seen: Seen) -> None:
+        if seen.argv[2:3] == (LOCK,) and seen.host == "host2":
+            replicas.virtual.site("host2").engine.answer(
+                ("rm", "--force", "ropeway-rehearsal-1-0"), lambda _: None
+            )
+
+    replicas.virtual.on_command = end
+    restarted = replicas.json("restart")["restarted"]
+    assert restarted == ["ropeway-rehearsal-0-0", "ropeway-rehearsal-router"]
 
 
 def test_logs_follow_all_hosts_in_the_order_of_time(cluster: Make):  # noqa: F811

@@ -58,6 +58,15 @@ def test_the_back_off_doubles_up_to_its_limit() -> None:
     assert waits == [1, 2, 4, 8, 16, 30, 30]
 
 
+def test_where_nobody_listens_is_asked_again_soon_for_as_long_as_it_takes() -> None:
+    """An engine that was replaced is found within a second of its first token."""
+    state, now = breaker.failed(CLOSED, 0, LIMITS, refused=True), 0.0
+    for _ in range(100):
+        assert (state.state, state.probe_at) == (State.OPEN, now + LIMITS.backoff_s)
+        now = state.probe_at
+        state = breaker.probe_failed(breaker.probing(state), now, LIMITS, refused=True)
+
+
 def test_a_replica_that_loads_is_asked_again_soon_for_as_long_as_it_takes() -> None:
     state = Breaker()
     for _ in range(100):
@@ -65,7 +74,7 @@ def test_a_replica_that_loads_is_asked_again_soon_for_as_long_as_it_takes() -> N
     assert (state.state, state.probe_at) == (State.UNPROVEN, 7 + LIMITS.backoff_s)
 
 
-STEPS = st.sampled_from(["probe", "token", "fail", "refused", "suspect", "served"])
+STEPS = st.sampled_from(["probe", "token", "fail", "nobody", "refused", "suspect", "served"])
 
 
 @given(st.lists(STEPS, max_size=60))
@@ -77,8 +86,9 @@ def test_only_a_probe_closes_a_breaker_and_there_is_always_a_next_probe(steps: l
             state, on_its_way = breaker.probing(state), True
         elif step == "token" and on_its_way:
             state, on_its_way = breaker.proved(now, LIMITS), False
-        elif step == "fail" and on_its_way:
-            state, on_its_way = breaker.probe_failed(state, now, LIMITS), False
+        elif step in ("fail", "nobody") and on_its_way:
+            refused = step == "nobody"
+            state, on_its_way = breaker.probe_failed(state, now, LIMITS, refused=refused), False
         elif step == "refused":
             state = breaker.failed(state, now, LIMITS, refused=True)
         elif step == "suspect":

@@ -46,6 +46,21 @@ def test_a_refused_connection_opens_the_breaker_at_once() -> None:
     scene(Engine(), Engine())(play)
 
 
+def test_an_engine_that_was_away_for_long_is_found_soon() -> None:
+    """The back-off of one that hangs would be a minute here."""
+
+    async def play(b: Bench) -> None:
+        there, b.replica(0).url = b.replica(0).url, "http://127.0.0.1:9"
+        assert (await b.ask()).status == 502
+        async with asyncio.timeout(10):
+            while b.replica(0).breaker.openings or not b.replica(0).last_failure:
+                await asyncio.sleep(0.02)
+            b.replica(0).url = there
+            await b.alive(1)
+
+    scene(Engine(), limits=replace(QUICK, backoff_s=0.1, backoff_max_s=60))(play)
+
+
 @pytest.mark.parametrize("kind", ["500", "cut"])
 def test_failures_open_the_breaker_and_a_token_closes_it(kind: str) -> None:
     async def play(b: Bench) -> None:

@@ -110,7 +110,7 @@ class Laptop:
 
     def json(self, *args: str, code: int | None = 0) -> dict[str, Any]:
         done = self.run(*args, "--json")
-        assert code is None or done.returncode == code, done.stderr
+        assert code is None or done.returncode == code, done.stdout + done.stderr
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 

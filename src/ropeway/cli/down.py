@@ -66,7 +66,7 @@ def _down_hosts(target: Target, screen: Screen) -> None:
             uninterrupted(),
         ):
             lock.check()
-            count = take_down_hosts(seen.hosts, seen.runtime, seen.name, seen.state)
+            count = take_down_hosts(seen.hosts, seen.runtime, seen.name, seen.anew().state)
             step.ok(f"{count} containers")
     screen.answer(f"`{seen.name}` is down" if count else f"`{seen.name}` was not running")
     screen.result({"name": seen.name, "containers": count, "hosts": list(seen.hosts)})

@@ -36,7 +36,8 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
         )
     me = author()
     with interruptible(), reached(target) as seen, locked(seen.every, me) as lock:
-        which = tuple(one for one in seen.state.found if replica in (None, one.replica))
+        now = seen.anew().state.found
+        which = tuple(one for one in now if replica in (None, one.replica))
         if not which or seen.name is None:
             raise Refused("nothing like that is running", hint="`ropeway status` shows what is")
         with (

@@ -7,7 +7,7 @@ those that one of them, given with `--host`, has in its labels: so a second mach
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -56,6 +56,10 @@ class Reached:
     runtime: Runtime
     name: str | None
     state: State
+
+    def anew(self) -> "Reached":
+        """What runs there now: before the lock was ours somebody may have changed it."""
+        return replace(self, state=look(self.hosts, self.runtime, self.name))
 
 
 _OPTIONS = (

@@ -232,14 +232,13 @@ def _run_containers(job: Job) -> None:
 def _wait_until_ready(job: Job, tell: Tell) -> None:
     serve = job.service.spec.serve
     deadline = time.monotonic() + serve.start_timeout
-    mine = those(job.hosts, by_host(job.todo))
     while True:
-        alive = _alive(job, mine)
+        alive = _alive(job)
         heads = [one for one in alive if one.role == HEAD]
-        logs = read_logs(mine, job.runtime, heads)
+        logs = read_logs(job.hosts, job.runtime, heads)
         waiting = [one for one in heads if _FIRST_TOKEN not in logs.get(_key(one), "")]
         asked = [one for one in alive if one.role in (HEAD, ROUTER)]
-        answers = {} if waiting else serving(mine, job.runtime, asked, _TOKEN_SECONDS)
+        answers = {} if waiting else serving(job.hosts, job.runtime, asked, _TOKEN_SECONDS)
         if not waiting and not any(answers.values()):
             return
         told = logs.get(_key(waiting[0]), "") if waiting else ""
@@ -257,12 +256,13 @@ def _wait_until_ready(job: Job, tell: Tell) -> None:
         rest(_POLL_SECONDS)
 
 
-def _alive(job: Job, mine: Hosts) -> list[Found]:
-    """The containers of this start. Raises LaunchError when one of them has ended, HostError when
+def _alive(job: Job) -> list[Found]:
+    """The containers of this start, and the router before them, which may have been kept: it needs
+    a moment to find new engines. Raises LaunchError when one of the start has ended, HostError when
     somebody else has the lock and has removed one."""
     found = {
         one.name: one
-        for several in survey(mine, job.runtime, job.service.name).values()
+        for several in survey(job.hosts, job.runtime, job.service.name).values()
         for one in several
     }
     for one in job.todo:
@@ -274,7 +274,8 @@ def _alive(job: Job, mine: Hosts) -> list[Found]:
                 where=one.host,
                 evidence=(f"{one.name}: {how}",),
             )
-    return [found[one.name] for one in job.todo]
+    names = {one.name for one in job.todo}
+    return [one for one in found.values() if one.name in names or one.role == ROUTER]
 
 
 def _ended(one: Found | None) -> str:

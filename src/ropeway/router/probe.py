@@ -65,7 +65,9 @@ class Watch:
             for attempt in waiting(replica):
                 attempt.end(f"its replica hangs: {why}")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            self._pool.probe_failed(replica, f"probe: {error or type(error).__name__}")
+            refused = isinstance(error, aiohttp.ClientConnectorError)
+            why = f"probe: {error or type(error).__name__}"
+            self._pool.probe_failed(replica, why, refused=refused)
         else:
             self._pool.proved(replica)
 

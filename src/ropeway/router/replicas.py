@@ -147,10 +147,11 @@ class Pool:
         else:
             self.probe_failed(replica, "busy, and no token for us")
 
-    def probe_failed(self, replica: Replica, why: str) -> None:
+    def probe_failed(self, replica: Replica, why: str, *, refused: bool = False) -> None:
         replica.last_failure = why
         now = self.clock()
-        self._set(replica, breakers.probe_failed(replica.breaker, now, self.limits), why)
+        failed = breakers.probe_failed(replica.breaker, now, self.limits, refused=refused)
+        self._set(replica, failed, why)
 
     def _expected(self, ask: Ask) -> int:
         mean = max(1, round(self._mean_answer))
@@ -158,7 +159,7 @@ class Pool:
 
     def _set(self, replica: Replica, new: Breaker, why: str) -> None:
         old, replica.breaker = replica.breaker, new
-        if old.state is not new.state:
+        if old.alive is not new.alive:  # probes open and half open one every second
             log.info("%s: %s → %s (%s)", replica.name, old.state, new.state, why)
         if old.alive and not new.alive:
             self._prefixes.forget(replica.name)
