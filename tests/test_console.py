@@ -97,7 +97,7 @@ def test_json_puts_one_document_on_stdout_and_nothing_else():
         step.update("half")
     screen.result({"layout": "TP2×PP2", "名": "模型"})
     assert json.loads(out.getvalue()) == {"schema": 1, "layout": "TP2×PP2", "名": "模型"}
-    assert err.getvalue() == ""
+    assert err.getvalue() == "warning: slow\n"
 
 
 def test_a_second_json_document_is_our_bug():

@@ -4,8 +4,8 @@ stdout is the answer, stderr is the conversation.
 
 With `--json` stdout carries exactly one JSON document with `"schema": 1` and nothing else: the
 result, or `{"schema": 1, "error": {...}}` when an error came first. The conversation is silent
-then, except for errors, which are also written to stderr in the layout for people. Text from
-outside (a model's answer, a log line) is stripped of terminal escapes before it is shown.
+then, except for warnings and errors, which are written to stderr in the layout for people. Text
+from outside (a model's answer, a log line) is stripped of terminal escapes before it is shown.
 """
 
 import re
@@ -120,9 +120,7 @@ class Screen:
         self._line(Text(printable(text), style="dim"), soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """A warning, shown with `-q` too."""
-        if self.json:
-            return
+        """A warning, shown with `-q` and `--json` too."""
         self._line(Text.assemble(("warning: ", "bold yellow"), _with_literals(text)))
 
     def hint(self, text: str) -> None:
