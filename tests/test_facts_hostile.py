@@ -194,3 +194,16 @@ def test_numbers_of_thousands_of_digits_raise_nowhere(name: str) -> None:
     output = BY_NAME[expected_of(name)["output"]]
     for digits in (25, 5_000):
         sound(output, re.sub(r"\d+", "9" * digits, text_of(name)[:8_000]))
+
+
+@pytest.mark.parametrize("name", recorded(""))
+def test_what_only_looks_like_a_digit_raises_nowhere(name: str) -> None:
+    """`²` is a digit to str.isdigit, and no number to int."""
+    output = BY_NAME[expected_of(name)["output"]]
+    dice = random.Random(name)
+    for share in (1.0, 0.3, 0.1, 0.03):
+        text = "".join(
+            "²" if letter.isdecimal() and dice.random() < share else letter
+            for letter in text_of(name)
+        )
+        sound(output, text)

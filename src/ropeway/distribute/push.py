@@ -276,7 +276,7 @@ class _Run:
             self._hashed(event.about, cast(tuple[str, ...], event.value or ()), event.error)
         elif event.ended:
             self._drop(event.about.host, event.error)
-        elif str(event.value).isdigit():
+        elif str(event.value).isdecimal():
             host, now = event.about.host, int(str(event.value))
             self._grown(host, now)
 

@@ -10,6 +10,7 @@ from ropeway.errors import HostError, Refused
 from ropeway.facts.gather import Answers, ask, facts_from
 from ropeway.facts.host import HostFacts, ModelFiles
 from ropeway.facts.network import COMMANDS as NETWORK
+from ropeway.facts.printed import whole
 from ropeway.facts.script import Ask
 from ropeway.facts.storage import model_directory_command
 from ropeway.hosts.base import Host
@@ -114,7 +115,7 @@ def read_site(host: Host, root: str, text: str, facts: HostFacts, nic: str | Non
         host=host,
         root=root,
         address=facts.reached_by(nic)[1] if nic else facts.ethernet_address or facts.address,
-        port=int(port) if port.isdigit() else said or _SSH_PORT,
+        port=whole(port) or said or _SSH_PORT,
         user=answers.get("user", ""),
         openssh=(int(version[1]), int(version[2])) if version else (0, 0),
         tools={
@@ -122,7 +123,7 @@ def read_site(host: Host, root: str, text: str, facts: HostFacts, nic: str | Non
             for key, value in answers.items()
             if key.startswith("tool-")
         },
-        free=int(blocks) * int(block_size) if blocks.isdigit() and block_size.isdigit() else 0,
+        free=(whole(blocks) or 0) * (whole(block_size) or 0),
         writable=answers.get("writable") == "yes",
         files=files,
         staged=staged,

@@ -89,7 +89,9 @@ def hosts_in(places: Sequence[Place], *, shown: int = 4) -> str:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """A key that puts host2 before host10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
 
 
 def numbers(found: Sequence[int]) -> str:

@@ -309,7 +309,7 @@ def _as_key(name: str, text: str, version: str) -> tuple[str, object]:
     key, is_switch = _KEY_OF.get(name, ("", False))
     if not key or not reads_key(key, version):
         raise _ignored(name, version, "variables", "serve.env")
-    if not text.strip().isdigit():
+    if not text.strip().isdecimal():
         raise Refused(
             f"`{name}` must be a number",
             where="serve.env",

@@ -25,6 +25,7 @@ from ropeway.facts.host import (
 )
 from ropeway.facts.limits import soft_limit
 from ropeway.facts.network import default_route
+from ropeway.facts.printed import whole
 from ropeway.facts.questions import DOCKER_ROOT
 from ropeway.facts.script import TIMED_OUT, Answer, Ask, Pings, answers, script
 from ropeway.hosts.base import Host
@@ -273,7 +274,9 @@ def _package(driver: Any) -> str | None:
 def _processes(found: Answers) -> tuple[tuple[int, str], ...]:
     """Pid and name of every process, from `ps -eo pid=,comm=`."""
     rows = (line.split(None, 1) for line in found.text("processes").splitlines())
-    return tuple((int(row[0]), row[1]) for row in rows if len(row) == 2 and row[0].isdigit())
+    return tuple(
+        (pid, row[1]) for row in rows if len(row) == 2 and (pid := whole(row[0])) is not None
+    )
 
 
 def _npus(found: Answers) -> tuple[Npu, ...]:

@@ -172,7 +172,7 @@ def _read_tag(text: str, at: int, head: _Head) -> int | None:
         return None
     name = " ".join(names) or None
     head.tags.append(ProcessTag(name, _number(values.get("pid")), values.get("ip")))
-    head.said |= {key: values[key] for key in ("pid", "rank") if values.get(key, "").isdigit()}
+    head.said |= {key: values[key] for key in ("pid", "rank") if values.get(key, "").isdecimal()}
     return found.end()
 
 

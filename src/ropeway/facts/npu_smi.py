@@ -207,10 +207,10 @@ class _Table:
 
     def _process(self, row: list[str]) -> bool:
         """`npu [chip] | pid | name | memory [| pid in container]`."""
-        if len(row) < 4 or not row[1].isdigit():
+        if len(row) < 4:
             return False
-        where = row[0].split()
-        if not where or not all(part.isdigit() for part in where) or len(where) > 2:
+        where, pid = _wholes(row[0]), _whole(row[1])
+        if not where or len(where) > 2 or pid is None:
             return False
         memory = _whole(row[3])
         unit = next((h for h in self.process_header if "memory" in h.lower()), "(MB)")
@@ -221,9 +221,9 @@ class _Table:
             megabytes = round(memory / 2**10, 3)
         self.processes.append(
             NpuProcess(
-                npu=int(where[0]),
-                chip=int(where[1]) if len(where) > 1 else None,
-                pid=int(row[1]),
+                npu=where[0],
+                chip=where[1] if len(where) > 1 else None,
+                pid=pid,
                 name=row[2],
                 memory_mb=megabytes,
                 pid_in_container=_whole(row[4]) if len(row) > 4 else None,
@@ -245,7 +245,8 @@ class _Table:
     def _first(self, row: list[str], whole: bool) -> bool:
         """`npu name | health | power temperature hugepages`; 950 has `npu | name |` instead."""
         head = [*row[0].split(None, 1), *row[1:]] if len(row) < 4 else row
-        if len(head) < 2 or not head[0].isdigit() or not re.fullmatch(r"[\w./ -]+", head[1]):
+        npu = _whole(head[0]) if len(head) > 1 else None
+        if npu is None or not re.fullmatch(r"[\w./ -]+", head[1]):
             return False
         if len(head) > 2 and not re.fullmatch(r"[A-Za-z][A-Za-z _-]*", head[2]):
             return False
@@ -257,7 +258,7 @@ class _Table:
         used, total = values.get("hugepages-usage", (None, None))
         self.chips.append(
             Chip(
-                npu=int(head[0]),
+                npu=npu,
                 name=head[1],
                 health=head[2] if len(head) > 2 else None,
                 power_w=_decimal(values.get("power", (None, None))[0]),
@@ -271,19 +272,19 @@ class _Table:
 
     def _second(self, row: list[str], bus: str | None, whole: bool) -> bool:
         """`chip [phy_id or device] | bus | aicore memory [hbm]`; the head is empty on a 950."""
-        numbers = row[0].split()
-        if not all(part.isdigit() for part in numbers):
+        numbers = _wholes(row[0])
+        if numbers is None:
             return False
         labels = self.second_labels or ("aicore", "memory-usage", "hbm-usage")
         at = row.index(bus if bus is not None else "NA", 1)
         values = _values(row[at + 1], labels, whole) if len(row) > at + 1 else {}
         fields: dict[str, Any] = {"bus_id": bus}
         if numbers:
-            fields["chip"] = int(numbers[0])
+            fields["chip"] = numbers[0]
         if len(numbers) > 1:
             # Without a header: HBM is printed with Phy-ID, and never with Device.
             physical = self.second_number == "phy-id" or (not self.headed and "hbm-usage" in values)
-            fields["phy_id" if physical else "device"] = int(numbers[1])
+            fields["phy_id" if physical else "device"] = numbers[1]
         fields["aicore_percent"] = _whole(values.get("aicore", (None, None))[0])
         fields["npu_percent"] = _whole(values.get("npu util", (None, None))[0])
         for name, label in (("memory", "memory-usage"), ("hbm", "hbm-usage")):
@@ -321,6 +322,12 @@ def _values(
         found[-1] = (found[-1][0], "", "")
     pairs = [(used or single or None, total or None) for used, total, single in found]
     return dict(zip(labels, pairs, strict=False))
+
+
+def _wholes(cell: str) -> list[int] | None:
+    """The whole numbers of a cell; None when anything else is in it."""
+    found = [number for part in cell.split() if (number := _whole(part)) is not None]
+    return found if len(found) == len(cell.split()) else None
 
 
 def _whole(value: str | None) -> int | None:

@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from ropeway.facts.printed import whole
+
 Target = Literal["npu", "device"]
 
 NOT_FOUND = 127  # what `sh` says of a command that is not there
@@ -151,8 +153,8 @@ def answers(output: str, frame: str) -> Iterator[Answer]:
         ended = after[2:].partition("\n")[0] if after.startswith("= ") else ""
         yield Answer(
             key,
-            int(number) if number.isdigit() else None,
+            whole(number),
             address or None,
-            int(ended) if ended.isdigit() else None,
+            whole(ended),
             text,
         )

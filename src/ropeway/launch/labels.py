@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ropeway import __version__
 from ropeway.errors import HostError
+from ropeway.facts.printed import whole
 from ropeway.hosts.base import Host
 from ropeway.launch.containers import ROUTER, ports
 from ropeway.launch.docker import Container, Runtime, find_argv, in_utc, inspect_argv
@@ -110,15 +111,12 @@ class Found:
     @property
     def devices(self) -> tuple[int, ...]:
         """The NPUs it holds: N of /dev/davinciN."""
-        return tuple(
-            int(word) for word in self.labels.get(_DEVICES, "").split(",") if word.isdigit()
-        )
+        return tuple(_numbers(self.labels.get(_DEVICES, "")))
 
     @property
     def ports(self) -> frozenset[int]:
         """Those that the service has on that host."""
-        words = self.labels.get(_PORTS, "").split(",")
-        return frozenset(int(word) for word in words if word.isdigit())
+        return frozenset(_numbers(self.labels.get(_PORTS, "")))
 
     @property
     def author(self) -> Author:
@@ -215,4 +213,9 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 
 def _number(text: str | None) -> int:
-    return int(text) if text and text.isdigit() else 0
+    return whole(text or "") or 0
+
+
+def _numbers(text: str) -> list[int]:
+    """Those between commas; what is none is passed over."""
+    return [number for word in text.split(",") if (number := whole(word)) is not None]

@@ -407,7 +407,7 @@ def _versions(image: str) -> dict[str, str]:
 def _numbers(paths: Sequence[str]) -> Iterator[str]:
     for path in paths:
         number = path.removeprefix("/dev/davinci")
-        if number.isdigit():
+        if number.isdecimal():
             yield number
 
 

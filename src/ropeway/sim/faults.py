@@ -49,7 +49,7 @@ def inject(fleet: Fleet, text: str, *, launch: bool = False) -> tuple[Fleet, Fau
     devices = [chip.device for chip in fleet.machines[host].chips]
     device = devices[min(3, len(devices) - 1)]
     if number:
-        if not number.isdigit() or int(number) not in devices:
+        if not number.isdecimal() or int(number) not in devices:
             raise Refused(f"`{text}`: no NPU `{number}`", hint=f"NPUs are 0 to {devices[-1]}")
         device = int(number)
     fault = known[name]
