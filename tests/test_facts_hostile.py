@@ -196,14 +196,23 @@ def test_numbers_of_thousands_of_digits_raise_nowhere(name: str) -> None:
         sound(output, re.sub(r"\d+", "9" * digits, text_of(name)[:8_000]))
 
 
+# Digits of which `²` is one to str.isdigit only, and letters that re.IGNORECASE takes for others.
+STRANGE = [
+    *({ord(digit): sign for digit in "0123456789"} for sign in ("²", "٣", "𝟘", "½")),
+    {ord(digit): "0x" + "9" * 4_400 for digit in "0123456789"},
+    {ord(letter): other for letter, other in zip("iIsSkK", "ıİſſKK", strict=True)},
+    {ord(sign): "\N{INVERTED EXCLAMATION MARK}" for sign in "-:=|/,. "},
+]
+
+
 @pytest.mark.parametrize("name", recorded(""))
-def test_what_only_looks_like_a_digit_raises_nowhere(name: str) -> None:
-    """`²` is a digit to str.isdigit, and no number to int."""
+def test_what_only_looks_like_a_letter_or_a_digit_raises_nowhere(name: str) -> None:
     output = BY_NAME[expected_of(name)["output"]]
     dice = random.Random(name)
-    for share in (1.0, 0.3, 0.1, 0.03):
-        text = "".join(
-            "²" if letter.isdecimal() and dice.random() < share else letter
-            for letter in text_of(name)
-        )
-        sound(output, text)
+    for letters in STRANGE:
+        for share in (1.0, 0.3, 0.1, 0.03):
+            text = "".join(
+                letters.get(ord(one), one) if dice.random() < share else one
+                for one in text_of(name)[:8_000]
+            )
+            sound(output, text[:MEGABYTE])

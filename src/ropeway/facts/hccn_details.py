@@ -131,7 +131,7 @@ def _stat_line(line: str, records: Records[HccnStat]) -> bool:
         records.end()
         records.put("counters", {})
     elif counter and (records.has("counters") or _PORT_COUNTER.match(counter[1])):
-        records.note("counters", counter[1], int(counter[2], 0))
+        records.note("counters", counter[1], integer(counter[2]))
     else:
         return False
     return True
@@ -146,7 +146,7 @@ def _hw_stats_line(line: str, records: Records[HccnStat]) -> bool:
     counter = _COUNTER.match(line.strip())
     if not counter or not (records.has("counters") or _QUEUE_COUNTER.match(counter[1])):
         return False
-    records.note("counters", counter[1], int(counter[2], 0))
+    records.note("counters", counter[1], integer(counter[2]))
     return True
 
 

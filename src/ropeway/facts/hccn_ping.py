@@ -25,7 +25,9 @@ _PACKET = re.compile(r"This (?:pkt|packet)\b.*(success|fail|not start)", re.I)
 _SUMMARY = re.compile(
     r"(\d{1,9}) packets transmitted, *(\d{1,9}) received, *(\d{1,9}(?:\.\d{1,9})?)% packets? loss"
 )
-_TIMES = re.compile(r"(max|min|average|TP95) time:? (\d{1,12}(?:\.\d{1,9})?) ?(ms|us)\b", re.I)
+_TIMES = re.compile(
+    r"(max|min|average|TP95) time:? (\d{1,12}(?:\.\d{1,9})?) ?(ms|us)\b", re.I | re.A
+)
 _TARGET = re.compile(r"\b(?:address|-dst_eid) +(\S+)")
 _TROUBLE = re.compile(r"Message too long|Destination \w+ Unreachable|Network is unreachable", re.I)
 _DONE = "Cmd executed successfully!"

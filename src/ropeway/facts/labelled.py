@@ -20,6 +20,7 @@ Convert = Callable[[str], Any]
 _LABEL = re.compile(r"([^:=：]{0,80}?)[ \t]*[:=：][ \t]*(.*)$")
 _DEVICE = re.compile(r"\s*\[(?:devid|dev_id|device|dev|npu)[ :_]*(\d{1,4})\][ :]*", re.I)
 _ANY_LABEL = re.compile(r"[^\s\d].{0,59}")
+_LONGEST = 40  # characters of a whole number
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 NOTHING = frozenset({"", "-", "--", "na", "n/a", "none", "null"})
 
@@ -54,9 +55,12 @@ def word(value: str) -> str:
 
 
 def integer(value: str) -> int | None:
-    """A whole number, decimal or 0x…; None for `NA`; ValueError for anything else."""
+    """A whole number, decimal or 0x…; None for `NA`; ValueError for anything else, and for what is
+    absurdly long."""
     if value.lower() in NOTHING:
         return None
+    if len(value) > _LONGEST:
+        raise ValueError(value[:_LONGEST])
     return int(value, 16) if value[:2].lower() == "0x" else int(value)
 
 

@@ -12,14 +12,14 @@ from typing import Any
 from ropeway.facts.base import Output, Reading
 from ropeway.facts.captures import flag_value, is_rule, marked, read_capture
 from ropeway.facts.complaints import Leftovers, conclude, conclude_records
-from ropeway.facts.labelled import NOTHING, Records, key, label, text_or_none, word
+from ropeway.facts.labelled import NOTHING, Records, integer, key, label, text_or_none, word
 from ropeway.facts.npu_smi_cards import BOARD, COMMON, ECC, MEMORY, SPOD, USAGES, card_layout
 from ropeway.facts.npu_smi_lists import parse_list, parse_mapping, parse_topo
 
 _PROCESS = re.compile(
     r"Process id:\s*(\d+)\s+Process name:(.*?)\s*Process memory\((\w+)\):\s*(\d+)"
 )
-_PAIR = re.compile(r"([a-z][a-z ]*?)\s*=\s*(0x[0-9A-Fa-f]+|\d+)(?:,|$)")
+_PAIR = re.compile(r"([a-z][a-z ]*?)\s*=\s*(0x[0-9A-Fa-f]{1,16}|\d{1,18})(?:,|$)")
 _USAGE = re.compile(r"Usage:\s*npu-smi\b", re.I)
 _OPTION = re.compile(r"(-\w+(?:, --\w+)?(?: %d| type)?|watch|proc)\s{2,}(\S.*)$")
 
@@ -133,7 +133,7 @@ def _fault_event(text: str) -> FaultEvent | None:
     if event_id is None:
         return None
     known = ("severity", "node type ex", "node id", "sub node type ex", "sub node id")
-    fields = {name.replace(" ", "_"): int(values[name], 0) for name in known if name in values}
+    fields = {name.replace(" ", "_"): integer(values[name]) for name in known if name in values}
     return FaultEvent(event_id, **fields)
 
 

@@ -13,7 +13,9 @@ from ropeway.facts.captures import is_rule, read_capture
 from ropeway.facts.complaints import Leftovers, conclude
 from ropeway.facts.labelled import Layout, Records, integer, key, label, text_or_none
 
-_MAP_COLUMNS = re.compile(r"NPU ID|Slot ID|Chip Logic ID|Chip Phy-ID|Chip ID|Chip Name", re.I)
+_MAP_COLUMNS = re.compile(
+    r"NPU ID|Slot ID|Chip Logic ID|Chip Phy-ID|Chip ID|Chip Name", re.I | re.A
+)
 _TOPO_NAME = re.compile(r"(?:NPU|Phy-ID|NIC)\d+", re.I)
 _TOPO_LINK = re.compile(r"[A-Z][A-Z_]{0,11}")
 _TOPO_NIC = re.compile(r"(NIC\d+):\s*(\S+)$")
