@@ -13,7 +13,7 @@ INSTALL ?= $(BIN)/python -m pip install
 demo: $(VENV)/.local
 	@$(BIN)/ropeway demo $(DEMO_FLAGS)
 
-# The whole suite, real engine included: half an hour on two cores, 75 minutes on slow ones (AVX2
+# The whole suite, real engine included: half an hour on two cores, 80 minutes on slow ones (AVX2
 # only).
 # The engine's tests run alone: each takes both cores and up to 10 GiB.
 test: check $(VENV)/sshd $(VENV)/docker
