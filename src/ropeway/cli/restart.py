@@ -9,7 +9,6 @@ from ropeway.cli.options import screen_options
 from ropeway.cli.target import Reached, Target, reached, target_options
 from ropeway.cli.up_hosts import audited, author
 from ropeway.errors import LaunchError, Refused
-from ropeway.launch.life import look
 from ropeway.launch.life import restart as again
 from ropeway.launch.lock import locked
 from ropeway.launch.probe import serving
@@ -56,8 +55,7 @@ def _wait(seen: Reached, seconds: float) -> None:
     """Until every engine generates. Raises LaunchError when that takes too long."""
     deadline = time.monotonic() + seconds
     while True:
-        state = look(seen.hosts, seen.runtime, seen.name)
-        answers = serving(seen.hosts, seen.runtime, state.found)
+        answers = serving(seen.hosts, seen.runtime, seen.anew().state.found)
         if answers and not any(answers.values()):
             return
         if time.monotonic() > deadline:

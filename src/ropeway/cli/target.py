@@ -58,7 +58,7 @@ class Reached:
     state: State
 
     def anew(self) -> "Reached":
-        """What runs there now: before the lock was ours somebody may have changed it."""
+        """What runs there now: somebody may have changed it, before the lock was ours or since."""
         return replace(self, state=look(self.hosts, self.runtime, self.name))
 
 

@@ -326,8 +326,9 @@ def _values(
 
 def _wholes(cell: str) -> list[int] | None:
     """The whole numbers of a cell; None when anything else is in it."""
-    found = [number for part in cell.split() if (number := _whole(part)) is not None]
-    return found if len(found) == len(cell.split()) else None
+    parts = cell.split()
+    found = [number for part in parts if (number := _whole(part)) is not None]
+    return found if len(found) == len(parts) else None
 
 
 def _whole(value: str | None) -> int | None:

@@ -82,6 +82,13 @@ class Job:
         every = containers(self.service)
         return tuple(one for one in every if self.only is None or one.name in self.only)
 
+    @functools.cached_property
+    def awaited(self) -> tuple[Container, ...]:
+        """Those that must answer before it is ready: the containers to start, and the router before
+        them, which may have been kept and needs a moment to find new engines."""
+        every = containers(self.service)
+        return tuple(one for one in every if one in self.todo or one.role == ROUTER)
+
 
 def start(job: Job, tell: Tell) -> None:
     """Start the containers, wait until each replica has generated a token, and let the container
@@ -232,13 +239,14 @@ def _run_containers(job: Job) -> None:
 def _wait_until_ready(job: Job, tell: Tell) -> None:
     serve = job.service.spec.serve
     deadline = time.monotonic() + serve.start_timeout
+    mine = those(job.hosts, by_host(job.awaited))
     while True:
-        alive = _alive(job)
+        alive = _alive(job, mine)
         heads = [one for one in alive if one.role == HEAD]
-        logs = read_logs(job.hosts, job.runtime, heads)
+        logs = read_logs(mine, job.runtime, heads)
         waiting = [one for one in heads if _FIRST_TOKEN not in logs.get(_key(one), "")]
         asked = [one for one in alive if one.role in (HEAD, ROUTER)]
-        answers = {} if waiting else serving(job.hosts, job.runtime, asked, _TOKEN_SECONDS)
+        answers = {} if waiting else serving(mine, job.runtime, asked, _TOKEN_SECONDS)
         if not waiting and not any(answers.values()):
             return
         told = logs.get(_key(waiting[0]), "") if waiting else ""
@@ -256,13 +264,12 @@ def _wait_until_ready(job: Job, tell: Tell) -> None:
         rest(_POLL_SECONDS)
 
 
-def _alive(job: Job) -> list[Found]:
-    """The containers of this start, and the router before them, which may have been kept: it needs
-    a moment to find new engines. Raises LaunchError when one of the start has ended, HostError when
-    somebody else has the lock and has removed one."""
+def _alive(job: Job, mine: Hosts) -> list[Found]:
+    """The containers that are awaited. Raises LaunchError when one of this start has ended,
+    HostError when somebody else has the lock and has removed one."""
     found = {
         one.name: one
-        for several in survey(job.hosts, job.runtime, job.service.name).values()
+        for several in survey(mine, job.runtime, job.service.name).values()
         for one in several
     }
     for one in job.todo:
@@ -274,8 +281,7 @@ def _alive(job: Job) -> list[Found]:
                 where=one.host,
                 evidence=(f"{one.name}: {how}",),
             )
-    names = {one.name for one in job.todo}
-    return [one for one in found.values() if one.name in names or one.role == ROUTER]
+    return [found[one.name] for one in job.awaited if one.name in found]
 
 
 def _ended(one: Found | None) -> str:

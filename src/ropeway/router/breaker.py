@@ -84,11 +84,11 @@ def suspected(breaker: Breaker, now: float) -> Breaker:
 
 def probe_failed(breaker: Breaker, now: float, limits: Limits, *, refused: bool = False) -> Breaker:
     """A probe brought no token. A probe is never at fault: one is enough."""
+    # What starts loads weights: to be refused costs nothing, and whoever waits wants to know soon.
+    # The back-off is for engines that take a probe and do nothing with it.
     if breaker.state is State.UNPROVEN:
         return replace(breaker, probe_at=now + limits.backoff_s)
     if refused:
-        # It starts, and loads weights: to be refused costs nothing, and whoever waits for it wants
-        # to know soon. The back-off is for those that take a probe and do nothing with it.
         return Breaker(State.OPEN, breaker.failures, 0, now + limits.backoff_s)
     return _opened(breaker, now, limits)
 
