@@ -35,7 +35,7 @@ from ropeway.hosts.fleet import over
 from ropeway.sim.faults import inject
 from ropeway.sim.hosts import VirtualHost, virtual_hosts
 from ropeway.sim.machine import parse_fleet, sound_fleet
-from ropeway.spec import Cluster, RemoteHost
+from ropeway.spec.cluster import Cluster, RemoteHost
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

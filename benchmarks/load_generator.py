@@ -24,7 +24,7 @@ from running import conditions
 from ropeway.bench.prompts import WORDS, RandomPrompts, Recipe
 from ropeway.bench.run import Workload, run_bench
 from ropeway.bench.stats import quantile
-from ropeway.client import Endpoint
+from ropeway.endpoint.client import Endpoint
 
 CLIENTS = 256
 OUTPUT_TOKENS = 64

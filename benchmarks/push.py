@@ -19,12 +19,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from ropeway.distribute.commands import send_argv, stage_of
-from ropeway.distribute.dry_run import forecast
-from ropeway.distribute.errand import errand
-from ropeway.distribute.push import push
-from ropeway.distribute.survey import look
-from ropeway.distribute.trust import admit, lend, take_back
+from ropeway.weights.commands import send_argv, stage_of
+from ropeway.weights.dry_run import forecast
+from ropeway.weights.errand import errand
+from ropeway.weights.push import push
+from ropeway.weights.survey import look
+from ropeway.weights.trust import admit, lend, take_back
 from test_model_push import furnish, rsync
 from two_hosts import TwoHosts
 

@@ -28,7 +28,7 @@ from ropeway.hosts.base import Host
 from ropeway.hosts.connect import connected
 from ropeway.hosts.fleet import PARALLEL, over
 from ropeway.hosts.ssh import SshHost
-from ropeway.spec import Cluster, RemoteHost
+from ropeway.spec.cluster import Cluster, RemoteHost
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

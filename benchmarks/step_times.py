@@ -16,7 +16,7 @@ from ropeway.hardware import chip_named
 from ropeway.models.known import known
 from ropeway.plan.machine import ascend, traits
 from ropeway.plan.step import Batch, Place, stage_costs
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 # As the table calls them: two speeds of an A3's die, and A2 "376T".
 CHIPS = {"560T": "910C-560T", "752T": "910C", "376T": "910B2"}

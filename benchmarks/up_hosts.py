@@ -29,7 +29,7 @@ from ropeway.launch.life import look, take_down
 from ropeway.sim.launching import Rehearsal, rehearsal_spec
 from ropeway.sim.machine import parse_fleet, sound_fleet
 from ropeway.sim.virtual_engine import Pace
-from ropeway.spec import Spec, dump_spec
+from ropeway.spec.model import Spec, dump_spec
 
 BAR = 2.0
 

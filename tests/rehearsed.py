@@ -14,7 +14,7 @@ from ropeway.sim.faults import inject
 from ropeway.sim.launching import Rehearsal, Seen, rehearsal_spec
 from ropeway.sim.machine import Fleet, Trouble, parse_fleet, sound_fleet
 from ropeway.sim.virtual_engine import Pace
-from ropeway.spec import Serve, Spec, dump_spec
+from ropeway.spec.model import Serve, Spec, dump_spec
 
 # A `sleep` of a script takes a hundredth of its time; nothing else takes any.
 QUICK = Pace(sleeps=0.01)

@@ -9,11 +9,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ropeway.engines.ascend_backends import backend_for
 from ropeway.engines.ascend_releases import RELEASES, Release, order
 from ropeway.engines.base import Node
-from ropeway.engines.vllm_ascend import Replica, backend_for, serve_argv
+from ropeway.engines.vllm_ascend import Replica, serve_argv
 from ropeway.errors import Refused
-from ropeway.spec import Layout, Serve
+from ropeway.spec.model import Layout, Serve
 
 # Hosts of eight NPUs, and the layouts they take.
 LAYOUTS = {

@@ -19,35 +19,29 @@ LAYERS = (
     ("cli",),
     ("sim",),
     ("report",),
-    ("compare", "doctor", "plan", "launch", "distribute", "comparison"),
-    ("facts", "diagnosis", "chat", "bench", "batch", "checkpoints"),
-    ("hosts", "engines", "client"),
-    ("stream", "router"),
-    (
-        "spec", "spec_cluster", "spec_types", "spec_errors",
-        "layout_name", "engine_args", "strict_yaml", "hardware", "models",
-    ),
+    ("doctor", "plan", "launch", "weights"),
+    ("facts", "diagnosis", "bench", "checkpoints"),
+    ("hosts", "engines", "endpoint"),
+    ("router",),
+    ("spec", "models", "hardware"),
     ("units",),
     ("errors",),
-)  # fmt: skip
+)
 # Two stems that meet only in the verbs: machines are not spoken to over HTTP, endpoints not over
 # SSH; and what is decided from facts does not know who else decides.
 STRANGERS = (
-    (
-        {"hosts", "engines", "facts", "doctor", "plan", "launch", "distribute"},
-        {"client", "chat", "batch"},
-    ),
-    ({"client", "chat", "bench", "batch"}, {"hosts", "engines", "facts"}),
-    ({"doctor"}, {"plan", "launch", "comparison"}),
-    ({"plan"}, {"doctor", "launch", "comparison"}),
-    ({"launch"}, {"doctor", "plan", "distribute", "comparison"}),
-    ({"distribute"}, {"doctor", "plan", "launch", "comparison"}),
+    ({"hosts", "engines", "facts", "doctor", "plan", "launch", "weights"}, {"endpoint", "bench"}),
+    ({"endpoint", "bench"}, {"hosts", "engines", "facts"}),
+    ({"doctor"}, {"plan", "launch", "weights"}),
+    ({"plan"}, {"doctor", "launch", "weights"}),
+    ({"launch"}, {"doctor", "plan", "weights"}),
+    ({"weights"}, {"doctor", "plan", "launch"}),
 )
 # report renders results; it does not know how they came about.
-REPORT_IMPORTS = {"report", "comparison", "bench.stats", "stream", "units", "errors"} | {
-    "doctor.finding", "doctor.pings", "diagnosis.result",
+REPORT_IMPORTS = {"report", "bench.comparison", "bench.stats", "endpoint.stream", "units"} | {
+    "errors", "hardware", "doctor.finding", "doctor.pings", "diagnosis.result",
     "models.shape", "models.summary", "plan.shards", "plan.candidate", "plan.cost", "plan.memory",
-    "plan.estimate", "plan.evaluate", "hardware",
+    "plan.estimate", "plan.evaluate",
 }  # fmt: skip
 
 # Who alone may import what.
@@ -56,7 +50,7 @@ ONLY = {
     "rich": {"report"},
     "jinja2": {"report"},
     "click": {"cli"},
-    "aiohttp": {"client", "router", "sim"},
+    "aiohttp": {"endpoint.client", "router", "sim"},
     "vllm": {"sim"},
     "torch": {"sim"},
     "ray": {"sim", "launch.programs"},
@@ -226,12 +220,12 @@ def test_files_and_functions_stay_small(path: Path) -> None:
     ("module", "code"),
     [
         ("bench.run", "def f():\n    from ropeway.cli.main import run"),
-        ("hosts.local", "from ropeway import client"),
-        ("client", "import ropeway.hosts.local"),
+        ("hosts.local", "from ropeway.endpoint import client"),
+        ("endpoint.client", "import ropeway.hosts.local"),
         ("plan.memory", "from ropeway.launch.local.run import up"),
         ("report.text", "from ropeway.bench.run import run_bench"),
         ("units", "import ropeway.spec"),
-        ("stream", "import ropeway.client"),
+        ("endpoint.stream", "import ropeway.bench.run"),
     ],
 )
 def test_the_layer_rule_sees_a_breach(module: str, code: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from ropeway.engines.ascend_layouts import LIMITS, NOTES, limits, notes, runs_from
 from ropeway.engines.ascend_releases import RELEASES, order
 from ropeway.models.known import known
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 VL = "Qwen3-VL-30B-A3B-Instruct"
 

@@ -15,10 +15,10 @@ from ropeway.bench.prompts import WORDS, RandomPrompts, Recipe, find_recipe
 from ropeway.bench.record import RunWriter, new_run_dir, read_run
 from ropeway.bench.run import BenchResult, Progress, Workload, run_bench
 from ropeway.bench.stats import Conditions, Summary, quantile, summarise
-from ropeway.client import Endpoint, ModelUnknown
+from ropeway.endpoint.client import Endpoint, ModelUnknown
+from ropeway.endpoint.stream import Failure, Timing
 from ropeway.errors import Refused
 from ropeway.sim.endpoint import Behaviour, running
-from ropeway.stream import Failure, Timing
 
 CONDITIONS = Conditions(
     url="http://127.0.0.1:8000/v1",

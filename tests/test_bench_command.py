@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from ropeway.bench.record import read_run
 from ropeway.bench.run import Progress
 from ropeway.cli.bench import bench, progress_line
-from ropeway.client import ModelUnknown
+from ropeway.endpoint.client import ModelUnknown
 from ropeway.errors import Refused
 from ropeway.sim.endpoint import Behaviour, running
 

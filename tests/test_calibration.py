@@ -12,7 +12,7 @@ from ropeway.errors import HostError, Refused
 from ropeway.models import read_shape
 from ropeway.plan import calibration
 from ropeway.plan.calibration import PLAN, Calibration, Point, Trial, fit, predicted
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 from test_docs import MOE
 
 SHAPE = read_shape({**MOE, "dtype": "bfloat16"})
@@ -81,7 +81,7 @@ def test_what_is_kept_is_read_again(tmp_path: Path):
 def test_where_nothing_can_be_kept_the_reason_is_told(tmp_path: Path):
     (tmp_path / "file").touch()
     kept = Calibration(calibration._START, (), "smollm2-moe", "2 cores", "today")
-    with pytest.raises(HostError, match="cannot write"):
+    with pytest.raises(HostError, match="cannot make"):
         write_calibration(kept, tmp_path / "file" / "calibration.json")
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from ropeway.chat import Conversation, image_type, read_image
 from ropeway.cli.chat import chat
-from ropeway.client import RequestFailed
+from ropeway.endpoint.chat import Conversation, image_type, read_image
+from ropeway.endpoint.client import RequestFailed
 from ropeway.errors import Refused
 from ropeway.sim.endpoint import Behaviour, running
 

@@ -15,7 +15,8 @@ from ropeway.plan.fit import hosts_needed
 from ropeway.plan.layout import hosts_of, working
 from ropeway.plan.load import Load
 from ropeway.plan.machine import ascend, traits
-from ropeway.spec import Cluster, Layout, RemoteHost, dump_spec, parse_spec
+from ropeway.spec.cluster import Cluster, RemoteHost
+from ropeway.spec.model import Layout, dump_spec, parse_spec
 
 LOAD = Load(1024, 256, clients=256)
 

@@ -10,11 +10,18 @@ from typing import Any
 
 import pytest
 
-from ropeway import client as module
-from ropeway.client import Client, Endpoint, Request, RequestFailed, list_models, normalise_url
+from ropeway.endpoint import client as module
+from ropeway.endpoint.client import (
+    Client,
+    Endpoint,
+    Request,
+    RequestFailed,
+    list_models,
+    normalise_url,
+)
+from ropeway.endpoint.stream import Delta, SseParser, Stopwatch, Timing
 from ropeway.errors import Exit, Refused
 from ropeway.sim.endpoint import Behaviour, running
-from ropeway.stream import Delta, SseParser, Stopwatch, Timing
 
 HELLO = Request("fake", messages=[{"role": "user", "content": "good day"}], max_tokens=8)
 

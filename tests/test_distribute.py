@@ -11,7 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ropeway.distribute.commands import (
+from ropeway.errors import HostError, Refused
+from ropeway.facts.host import HostFacts, ModelFiles, Nic
+from ropeway.hosts.base import Command, shell_line
+from ropeway.hosts.local import LocalHost
+from ropeway.hosts.ssh import SshHost
+from ropeway.weights.commands import (
     Peer,
     Server,
     key_line,
@@ -21,23 +26,12 @@ from ropeway.distribute.commands import (
     send_from_here_argv,
     server_of,
 )
-from ropeway.distribute.dry_run import forecast, steps
-from ropeway.distribute.errand import errand, obstacle
-from ropeway.distribute.files import File, in_final_order, pieces
-from ropeway.distribute.schedule import Board, Faults, Transfer, choose, simulate
-from ropeway.distribute.scripts import HASH, SURVEY, TOOLS
-from ropeway.distribute.survey import (
-    Site,
-    check_tools,
-    choose_source,
-    read_site,
-    why_not_whole,
-)
-from ropeway.errors import HostError, Refused
-from ropeway.facts.host import HostFacts, ModelFiles, Nic
-from ropeway.hosts.base import Command, shell_line
-from ropeway.hosts.local import LocalHost
-from ropeway.hosts.ssh import SshHost
+from ropeway.weights.dry_run import forecast, steps
+from ropeway.weights.errand import errand, obstacle
+from ropeway.weights.files import File, in_final_order, pieces
+from ropeway.weights.schedule import Board, Faults, Transfer, choose, simulate
+from ropeway.weights.scripts import HASH, SURVEY, TOOLS
+from ropeway.weights.survey import Site, check_tools, choose_source, read_site, why_not_whole
 
 GIB = 2**30
 # What a path can hold that a shell, rsync, ssh or sshd could take for something else.

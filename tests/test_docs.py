@@ -16,7 +16,8 @@ from ropeway.errors import LayoutError
 from ropeway.models import read_shape
 from ropeway.plan.layout import check
 from ropeway.report.console import error_text
-from ropeway.spec import Cluster, Layout, Local, parse_spec
+from ropeway.spec.cluster import Cluster, Local
+from ropeway.spec.model import Layout, parse_spec
 from test_architecture import LAYERS
 
 ROOT = Path(__file__).parent.parent

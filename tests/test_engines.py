@@ -6,7 +6,7 @@ from ropeway.engines import vllm, vllm_cpu
 from ropeway.engines.base import Deployment, Node, Probe
 from ropeway.engines.catalogue import engine_named
 from ropeway.errors import Exit, Refused
-from ropeway.spec import Layout, Serve
+from ropeway.spec.model import Layout, Serve
 
 PYTHON = "/opt/venv/bin/python3"
 

@@ -12,7 +12,7 @@ from ropeway.models.known import known
 from ropeway.plan.estimate import Forecast, Question, estimate, flow, largest_graph, output_rate
 from ropeway.plan.load import Load
 from ropeway.plan.machine import ascend, ideal, released, traits
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 MODEL = known("Qwen3-VL-30B-A3B-Instruct")
 REPORT = ascend(chip_named("910B4"), traits("0.11.0rc0"))

@@ -16,7 +16,7 @@ from ropeway.launch.local.prepare import Place, check, complete, hosts_needed, v
 from ropeway.launch.local.record import as_record, from_record, scratch_of
 from ropeway.launch.local.steps import EndProcesses, RemoveFolder, dry_run, steps
 from ropeway.models import read_shape
-from ropeway.spec import Layout, Model, Serve, local_spec
+from ropeway.spec.model import Layout, Model, Serve, local_spec
 from ropeway.units import format_bytes
 
 CONFIG = {

@@ -23,7 +23,8 @@ from ropeway.launch.labels import Author, found_in, labels_of
 from ropeway.launch.placement import place
 from ropeway.launch.service import Service
 from ropeway.models.known import known
-from ropeway.spec import Layout, Runtime, Spec, parse_spec
+from ropeway.spec.cluster import Runtime
+from ropeway.spec.model import Layout, Spec, parse_spec
 
 ME = Author("me@laptop", "abc123", "2026-11-28T00:00:00Z")
 SPEC = """

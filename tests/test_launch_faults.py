@@ -12,8 +12,8 @@ from rehearsed import Cluster, Make, cluster, fleet_with, is_start  # noqa: F401
 from ropeway.sim.faults import LAUNCH_FAULTS
 from ropeway.sim.launching import Rehearsal, Seen
 from ropeway.sim.machine import Fleet, Machine, Trouble
-from ropeway.spec import Cluster as Hosts
-from ropeway.spec import RemoteHost
+from ropeway.spec.cluster import Cluster as Hosts
+from ropeway.spec.cluster import RemoteHost
 
 HOSTS = ("host1", "host2")
 LAST = 15  # commands that a start takes on a worker's host; the audit follows

@@ -16,7 +16,7 @@ from ropeway.launch.dry_run import EVERY_HOST, dry_run
 from ropeway.launch.image import image_name
 from ropeway.launch.labels import Author
 from ropeway.models.known import known
-from ropeway.spec import Spec, parse_spec
+from ropeway.spec.model import Spec, parse_spec
 
 GOLDEN = Path(__file__).parent / "golden" / "up"
 RELEASES = (

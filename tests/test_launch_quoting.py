@@ -22,7 +22,7 @@ from ropeway.launch.dry_run import dry_run
 from ropeway.launch.labels import ask_argv, found_in, labels_of
 from ropeway.launch.scripts import FOLDER
 from ropeway.launch.service import Service
-from ropeway.spec import Spec
+from ropeway.spec.model import Spec
 from sshd import sshd, why_not
 from test_launch_commands import ME, service_of, spec_of
 

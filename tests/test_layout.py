@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ropeway.errors import Exit, LayoutError
 from ropeway.models import ModelShape, read_shape
 from ropeway.plan.layout import check, hosts_of, nearest, problems, working
-from ropeway.spec import Cluster, Layout, Local, RemoteHost
+from ropeway.spec.cluster import Cluster, Local, RemoteHost
+from ropeway.spec.model import Layout
 
 CONFIGS = Path(__file__).parent / "model_configs"
 

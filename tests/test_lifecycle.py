@@ -26,7 +26,7 @@ from ropeway.launch.local.run import start
 from ropeway.launch.local.status import deployment_of, parts, running, services
 from ropeway.launch.local.steps import probe_of
 from ropeway.launch.local.takedown import take_down
-from ropeway.spec import Layout, Serve
+from ropeway.spec.model import Layout, Serve
 
 ROOT = Path(__file__).parent.parent
 HOSTS = {"host0": LocalHost("host0", "127.0.0.2")}

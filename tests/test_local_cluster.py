@@ -12,7 +12,7 @@ import pytest
 from local_cluster import CONTEXT, KV_CACHE_MIB, NEW_TOKENS, directory, reference, served
 from ropeway.models import read_model
 from ropeway.plan.memory import kv_tokens_from_bytes
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 

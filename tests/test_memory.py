@@ -19,7 +19,7 @@ from ropeway.plan.memory import (
     memory,
 )
 from ropeway.plan.shards import shard
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 MIB, GIB = 2**20, 2**30
 BLOG = engine_memory("0.11.0rc0", "piecewise", "A2")

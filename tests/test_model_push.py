@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import two_hosts_files
-from ropeway.distribute import push as push_module
-from ropeway.distribute.commands import lent_folder, send_argv
-from ropeway.distribute.errand import errand
-from ropeway.distribute.push import push
-from ropeway.distribute.survey import look
-from ropeway.distribute.trust import admit, lend, take_back
+from ropeway.weights import push as push_module
+from ropeway.weights.commands import lent_folder, send_argv
+from ropeway.weights.errand import errand
+from ropeway.weights.push import push
+from ropeway.weights.survey import look
+from ropeway.weights.trust import admit, lend, take_back
 from two_hosts import Node, TwoHosts, why_not
 
 pytestmark = pytest.mark.slow

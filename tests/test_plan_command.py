@@ -14,7 +14,7 @@ from ropeway.cli.main import exit_code
 from ropeway.hardware import chip_named
 from ropeway.plan.calibration import Calibration
 from ropeway.plan.machine import ascend, traits
-from ropeway.spec import Layout, load_spec, parse_spec
+from ropeway.spec.model import Layout, load_spec, parse_spec
 from test_report import Page
 
 QWEN = ("--model", "Qwen3-30B-A3B", "--chip", "910B4", "--engine-version", "0.11.0rc0")
@@ -324,8 +324,8 @@ def test_a_full_disk_leaves_the_file_as_it_was(capsys, spec):
         code, _, err = run(capsys, "--write")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
-    assert code == 2
-    assert "the file cannot be written: file too large" in err
+    assert code == 1
+    assert f"cannot write `{spec}`: file too large" in err
     assert spec.read_text(encoding="utf-8") == SPEC
     assert list(spec.parent.iterdir()) == [spec]
 

@@ -21,7 +21,8 @@ from ropeway.report.evaluation import evaluation_text
 from ropeway.report.plan import best, layout_reasons, plan_text, price, rejected_groups, shown
 from ropeway.report.plan_json import plan_json
 from ropeway.report.plan_page import bar, constants, render_html, scatter
-from ropeway.spec import Cluster, Layout, RemoteHost
+from ropeway.spec.cluster import Cluster, RemoteHost
+from ropeway.spec.model import Layout
 from test_report import Page
 
 GIB = 2**30

@@ -8,8 +8,7 @@ from io import StringIO
 
 import pytest
 
-from ropeway.bench.stats import Conditions, Quantiles, Summary, summarise
-from ropeway.comparison import (
+from ropeway.bench.comparison import (
     BLOG,
     Comparison,
     LayoutResult,
@@ -21,11 +20,12 @@ from ropeway.comparison import (
     shape_of,
     workload_of,
 )
+from ropeway.bench.stats import Conditions, Quantiles, Summary, summarise
+from ropeway.endpoint.stream import Failure, Timing
 from ropeway.errors import Refused
 from ropeway.report.compare import axis, curve_points, pairs, render_html, when
 from ropeway.report.console import Screen
 from ropeway.report.text import bench_table, compare_table, status_table
-from ropeway.stream import Failure, Timing
 
 EVIL = '<script>alert("x")</script>'
 VOID = {"meta", "link", "input", "br"}

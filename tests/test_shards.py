@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ropeway.models import COMPONENTS, ModelShape, precision_named, read_shape
 from ropeway.models.known import known
 from ropeway.plan.shards import Amounts, StageShard, shard, stage_layers, touched_experts
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 CONFIGS = Path(__file__).parent / "model_configs"
 QWEN_MOE = known("Qwen3-30B-A3B")

@@ -6,19 +6,9 @@ import re
 import pytest
 
 from ropeway.errors import Exit, SpecError
-from ropeway.spec import (
-    Cluster,
-    Layout,
-    Local,
-    Model,
-    RemoteHost,
-    Serve,
-    Workload,
-    dump_spec,
-    engine_argument_flags,
-    local_spec,
-    parse_spec,
-)
+from ropeway.spec.cluster import Cluster, Local, RemoteHost
+from ropeway.spec.engine_args import engine_argument_flags
+from ropeway.spec.model import Layout, Model, Serve, Workload, dump_spec, local_spec, parse_spec
 
 SMALL = "cluster: {local: {hosts: 2, npus: 2}}\nmodel: {name: smollm2}\n"
 

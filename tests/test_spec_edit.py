@@ -2,8 +2,8 @@
 
 import pytest
 
-from ropeway.cli.spec_edit import Edit, edited, planned_keys
-from ropeway.spec import parse_spec, sample_text
+from ropeway.spec.editing import Edit, edited, planned_keys
+from ropeway.spec.model import parse_spec, sample_text
 
 TWO_HOSTS = """\
 # two hosts, rented until Friday

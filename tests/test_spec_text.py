@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from ropeway.cli.init import init
 from ropeway.errors import Exit, Refused
-from ropeway.spec import (
-    Cluster,
+from ropeway.spec.cluster import Cluster, Local, RemoteHost
+from ropeway.spec.errors import schema_keys
+from ropeway.spec.model import (
     Layout,
-    Local,
     Model,
-    RemoteHost,
     Serve,
     Spec,
     Workload,
@@ -26,7 +25,6 @@ from ropeway.spec import (
     parse_spec,
     sample_text,
 )
-from ropeway.spec_errors import schema_keys
 
 # Printing
 

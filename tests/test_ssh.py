@@ -19,7 +19,7 @@ from ropeway.hosts.ssh import (
     ssh_argv,
 )
 from ropeway.hosts.ssh_errors import failure, hides_a_proxy, lost
-from ropeway.spec import Cluster, Local, RemoteHost
+from ropeway.spec.cluster import Cluster, Local, RemoteHost
 
 PLAIN = SshHost("npu7", "npu7", "/tmp/ropeway-x/0")
 WHOLE = SshHost("npu7", "10.0.0.7", "/tmp/ropeway-x/1", "ma-user", 2222, "/etc/my config")

@@ -37,7 +37,7 @@ from ropeway.errors import (
 from ropeway.hosts.connect import connected
 from ropeway.hosts.fleet import over
 from ropeway.hosts.ssh import SshHost
-from ropeway.spec import Cluster, RemoteHost
+from ropeway.spec.cluster import Cluster, RemoteHost
 from sshd import USER, Server, client_config, key, sshd, why_not
 from test_hosts import TEXT, is_gone, wait_for
 from test_remote import pids

@@ -3,7 +3,7 @@
 import pytest
 
 from ropeway.bench.stats import UNFINISHED, quantile, span, summarise
-from ropeway.stream import Failure, Timing
+from ropeway.endpoint.stream import Failure, Timing
 
 
 def timing(

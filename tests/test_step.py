@@ -14,7 +14,7 @@ from ropeway.plan.cycle import Replica, cycle
 from ropeway.plan.load import Load
 from ropeway.plan.machine import Machine, ascend, ideal, one_of, traits
 from ropeway.plan.step import Batch, Costs, Place, stage_costs
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 MODEL = known("Qwen3-30B-A3B")
 CHIP = chip_named("910B4")

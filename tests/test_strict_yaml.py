@@ -9,15 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ropeway.errors import SpecError
-from ropeway.strict_yaml import (
-    MAX_BYTES,
-    Problem,
-    as_error,
-    dotted,
-    dump_yaml,
-    load_yaml,
-    read_text,
-)
+from ropeway.spec.yaml import MAX_BYTES, Problem, as_error, dotted, dump_yaml, load_yaml, read_text
 
 
 def refusal(text: str) -> SpecError:

@@ -20,7 +20,7 @@ from ropeway.errors import HostError, Refused
 from ropeway.launch.images import ensure_derived, ensure_image, versions
 from ropeway.sim.host_tools import fleet_of, main
 from ropeway.sim.hosts import virtual_hosts
-from ropeway.spec import Runtime
+from ropeway.spec.cluster import Runtime
 from sshd import descendants
 from two_hosts import IMAGE, NIC, Node, TwoHosts, mounts, sweep, why_not
 from two_hosts_vllm import for_cpu

@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ropeway.engines.ascend_backends import backend_for, data_ranks
 from ropeway.engines.ascend_releases import RELEASES, release_of
 from ropeway.engines.base import Node
 from ropeway.engines.vllm_ascend import (
     additional_config,
-    backend_for,
     check,
-    data_ranks,
     environment,
     notes,
     ray_start_argv,
@@ -21,7 +20,7 @@ from ropeway.engines.vllm_ascend import (
 )
 from ropeway.errors import LayoutError, Refused
 from ropeway.models.known import known
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 from serve_lines import hosts, replica
 
 BLOG = "0.11.0rc0"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from local_cluster import directory
-from ropeway.spec import dump_spec, parse_spec
+from ropeway.spec.model import dump_spec, parse_spec
 from two_hosts import TwoHosts
 
 KEY = "a-key-that-nobody-may-see"

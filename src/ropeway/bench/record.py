@@ -15,8 +15,8 @@ from typing import Any, Self
 
 from ropeway.bench.run import BenchResult
 from ropeway.bench.stats import Conditions, Summary, span, summarise
+from ropeway.endpoint.stream import Failure, Timing
 from ropeway.errors import Refused, RopewayError
-from ropeway.stream import Failure, Timing
 
 SCHEMA = 1
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from ropeway.bench.arrivals import arrivals
 from ropeway.bench.prompts import Recipe, find_recipe
 from ropeway.bench.stats import UNFINISHED, span
-from ropeway.client import Client, Endpoint, Request, RequestFailed
-from ropeway.stream import Clock, Delta, Failure, Stopwatch, Timing
+from ropeway.endpoint.client import Client, Endpoint, Request, RequestFailed
+from ropeway.endpoint.stream import Clock, Delta, Failure, Stopwatch, Timing
 
 Ended = Literal["complete", "interrupted", "time limit"]
 

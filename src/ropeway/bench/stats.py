@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ropeway.stream import Timing
+from ropeway.endpoint.stream import Timing
 
 UNFINISHED = "unfinished"
 """The failure kind of a request that we ourselves broke off, at Ctrl-C or the time limit."""

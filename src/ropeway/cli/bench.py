@@ -20,12 +20,12 @@ from ropeway.bench.stats import UNFINISHED, Conditions, Summary
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import endpoint_options
 from ropeway.cli.options import screen_options
-from ropeway.client import Client, Endpoint, ServedModel
+from ropeway.endpoint.client import Client, Endpoint, ServedModel
+from ropeway.endpoint.stream import Timing
 from ropeway.errors import EndpointError, Exit, Refused
 from ropeway.report.console import Screen
 from ropeway.report.progress import Step
 from ropeway.report.text import bench_table
-from ropeway.stream import Timing
 from ropeway.units import format_seconds
 
 # Elsewhere than on a terminal every line stays, so there are fewer of them.

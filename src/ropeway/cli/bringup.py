@@ -24,7 +24,7 @@ from ropeway.launch.local.run import refuse_second, start
 from ropeway.models import ModelShape, read_model
 from ropeway.plan.layout import check as check_layout
 from ropeway.report.console import Screen
-from ropeway.spec import DEFAULT_FILE, Layout, Model, Serve, Spec, load_spec, local_spec
+from ropeway.spec.model import DEFAULT_FILE, Layout, Model, Serve, Spec, load_spec, local_spec
 
 # From the engine's own start on two cores (docs/benchmarks.md); only the progress line uses it.
 _EXPECTED_START = 60.0

@@ -23,7 +23,7 @@ from ropeway.hosts.fleet import over
 from ropeway.launch.life import past
 from ropeway.launch.lock import read_audit
 from ropeway.report.console import Screen
-from ropeway.spec import dump_spec
+from ropeway.spec.model import dump_spec
 
 _LOG_LINES = 20_000
 _FACTS_SECONDS = 120.0

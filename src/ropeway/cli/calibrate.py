@@ -29,7 +29,7 @@ from ropeway.models import ModelShape
 from ropeway.plan.calibration import PLAN, Calibration, Point, Trial, fit, predicted
 from ropeway.report.calibration import Explained, calibration_text
 from ropeway.report.console import Screen
-from ropeway.spec import Layout, Serve, local_spec
+from ropeway.spec.model import Layout, Serve, local_spec
 from ropeway.units import format_seconds
 
 _NAME = "ropeway-calibrate"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ropeway.checkpoints.fetch import default_root
 from ropeway.errors import HostError, Refused
-from ropeway.hosts.local import write_whole
+from ropeway.hosts.local import replace_file
 from ropeway.plan.calibration import Calibration, parse_calibration
 
 
@@ -20,10 +20,9 @@ def write_calibration(found: Calibration, path: Path) -> None:
     text = json.dumps(found.as_json(), indent=2) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.encode())
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise HostError(f"cannot write `{path}`: {reason}") from None
+        raise HostError(f"cannot make `{path.parent}`: {error.strerror}") from None
+    replace_file(path, text.encode())
 
 
 def read_calibration(path: Path) -> Calibration | None:

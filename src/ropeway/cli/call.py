@@ -12,7 +12,7 @@ from ropeway.report.console import Screen
 
 if TYPE_CHECKING:  # the list of verbs must not wait for them
     from ropeway.hosts.base import Host
-    from ropeway.spec import Cluster
+    from ropeway.spec.cluster import Cluster
 
 
 class Connect(Protocol):

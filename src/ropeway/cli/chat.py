@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 
-from ropeway.chat import Conversation, Settings, answer, decode_rate, read_image
 from ropeway.cli.endpoint import endpoint_options
 from ropeway.cli.options import screen_options
-from ropeway.client import Client, Endpoint, RequestFailed
+from ropeway.endpoint.chat import Conversation, Settings, answer, decode_rate, read_image
+from ropeway.endpoint.client import Client, Endpoint, RequestFailed
+from ropeway.endpoint.stream import Delta, Stopwatch, Timing
 from ropeway.errors import Refused
 from ropeway.report.console import Screen
-from ropeway.stream import Delta, Stopwatch, Timing
 
 _COMMANDS = "/clear forgets the conversation · /system TEXT sets the system prompt · /exit leaves"
 

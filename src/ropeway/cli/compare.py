@@ -6,17 +6,17 @@ from pathlib import Path
 
 import click
 
+from ropeway.bench.comparison import Comparison, comparison_to_data
 from ropeway.bench.record import new_run_dir
 from ropeway.cli.bringup import interruptible, parse_layout, read_spec, stand, with_flags
 from ropeway.cli.call import current_call
 from ropeway.cli.measure import Series, run_all
 from ropeway.cli.options import config_option, screen_options
-from ropeway.comparison import Comparison, comparison_to_data
 from ropeway.errors import Exit, Refused
 from ropeway.plan.layout import working
 from ropeway.report.console import Screen
 from ropeway.report.text import compare_table
-from ropeway.spec import Layout, Spec
+from ropeway.spec.model import Layout, Spec
 
 
 @click.command()

@@ -15,7 +15,7 @@ from ropeway.cli.options import screen_options
 from ropeway.errors import Exit, Refused
 from ropeway.launch.local.run import refuse_second
 from ropeway.report.console import Screen
-from ropeway.spec import Layout, Serve, Spec, Workload, local_spec
+from ropeway.spec.model import Layout, Serve, Spec, Workload, local_spec
 from ropeway.units import format_bytes
 
 _SINGLE = Layout()

@@ -27,7 +27,7 @@ from ropeway.report.text import faults_table
 from ropeway.sim.faults import FAULTS, inject
 from ropeway.sim.hosts import virtual_hosts
 from ropeway.sim.machine import parse_fleet, sound_fleet
-from ropeway.spec import Cluster, RemoteHost
+from ropeway.spec.cluster import Cluster, RemoteHost
 
 _RAY_PORT = 6379
 _PORT = 8000  # where vLLM serves when nothing is said

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from ropeway.cli.options import with_options
-from ropeway.client import Endpoint, normalise_url
-from ropeway.spec import load_spec
+from ropeway.endpoint.client import Endpoint, normalise_url
+from ropeway.spec.model import load_spec
 
 
 def endpoint_options(

@@ -8,7 +8,7 @@ import click
 from ropeway.cli.options import screen_options
 from ropeway.errors import Refused
 from ropeway.report.console import Screen
-from ropeway.spec import DEFAULT_FILE, sample_text
+from ropeway.spec.model import DEFAULT_FILE, sample_text
 
 
 @click.command()

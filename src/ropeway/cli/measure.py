@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ropeway import __version__
+from ropeway.bench.comparison import Comparison, LayoutResult, comparison_to_data, workload_of
 from ropeway.bench.prompts import RandomPrompts, Recipe
 from ropeway.bench.record import RunWriter
 from ropeway.bench.run import Workload as Load
@@ -17,13 +18,8 @@ from ropeway.bench.run import prepare, run_bench
 from ropeway.bench.stats import Conditions, Summary
 from ropeway.cli.bench import progress_line
 from ropeway.cli.bringup import Ground, bring_up, deployment_for
-from ropeway.client import Client, Endpoint, Request
-from ropeway.comparison import (
-    Comparison,
-    LayoutResult,
-    comparison_to_data,
-    workload_of,
-)
+from ropeway.endpoint.client import Client, Endpoint, Request
+from ropeway.endpoint.stream import Timing
 from ropeway.engines.base import Deployment
 from ropeway.errors import EndpointError, HostError, LaunchError, LayoutError
 from ropeway.hosts.interrupts import uninterrupted
@@ -31,8 +27,7 @@ from ropeway.launch.local.takedown import take_down
 from ropeway.report.compare import render_html
 from ropeway.report.console import Screen
 from ropeway.report.progress import Stages
-from ropeway.spec import Layout
-from ropeway.stream import Timing
+from ropeway.spec.model import Layout
 
 # Every model that can answer knows this one, and anyone can see whether the answer is right.
 QUESTION = "What is the capital of France?"

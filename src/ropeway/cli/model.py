@@ -27,7 +27,7 @@ from ropeway.plan.layout import problems
 from ropeway.plan.shards import shard
 from ropeway.report.console import Screen
 from ropeway.report.model_shape import ShownLayout, model_json, model_text
-from ropeway.spec import Cluster, RemoteHost
+from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.units import format_bytes
 
 _LARGEST_HOST = 1024  # of spec.RemoteHost

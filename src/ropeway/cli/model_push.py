@@ -11,19 +11,19 @@ import click
 from ropeway.cli.bringup import interruptible, read_spec
 from ropeway.cli.options import config_option, dry_run_option, screen_options
 from ropeway.cli.up_hosts import author
-from ropeway.distribute.dry_run import forecast, steps
-from ropeway.distribute.errand import Errand, errand
-from ropeway.distribute.push import Progress, Pushed, push
-from ropeway.distribute.survey import Site, check_tools, choose_source, look
-from ropeway.distribute.trust import Left
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.hosts.base import Host
 from ropeway.hosts.connect import connected
 from ropeway.hosts.fleet import over
 from ropeway.hosts.local import LocalHost
 from ropeway.report.console import Screen
-from ropeway.spec import Cluster
+from ropeway.spec.cluster import Cluster
 from ropeway.units import format_bytes, format_seconds
+from ropeway.weights.dry_run import forecast, steps
+from ropeway.weights.errand import Errand, errand
+from ropeway.weights.push import Progress, Pushed, push
+from ropeway.weights.survey import Site, check_tools, choose_source, look
+from ropeway.weights.trust import Left
 
 HERE = "here"
 

@@ -11,7 +11,7 @@ import click
 
 from ropeway.cli.call import current_call
 from ropeway.report.console import Screen
-from ropeway.spec import DEFAULT_FILE
+from ropeway.spec.model import DEFAULT_FILE
 
 config_option = click.option(
     "-c",

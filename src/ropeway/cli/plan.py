@@ -10,8 +10,8 @@ import click
 
 from ropeway.cli.options import config_option, screen_options
 from ropeway.cli.planned import Flags, question_options, wanted
-from ropeway.cli.spec_edit import Edit, edited, planned_keys, replace_file
 from ropeway.errors import Exit, Refused, SpecError
+from ropeway.hosts.local import replace_file
 from ropeway.plan.choose import Plan, choose, written
 from ropeway.plan.evaluate import evaluate_csv
 from ropeway.report.console import Screen
@@ -19,8 +19,9 @@ from ropeway.report.evaluation import evaluation_text
 from ropeway.report.plan import layout_reasons, layout_text, plan_text, values_text
 from ropeway.report.plan_json import plan_json, value_json
 from ropeway.report.plan_page import render_html
-from ropeway.spec import DEFAULT_FILE, Layout, Spec, load_spec, parse_spec
-from ropeway.strict_yaml import read_text
+from ropeway.spec.editing import Edit, edited, planned_keys
+from ropeway.spec.model import DEFAULT_FILE, Layout, Spec, load_spec, parse_spec
+from ropeway.spec.yaml import read_text
 
 _STDIN = "-"
 _OURS = ("planner", "default")  # sources of values that nobody asked for
@@ -183,7 +184,7 @@ def _write(screen: Screen, config: Path, spec: Spec, found: Plan) -> list[dict[s
             evidence=[f"{'.'.join(one.path)}: {one.value}" for one in edits],
             hint="put these values into it by hand",
         )
-    replace_file(config, text)
+    replace_file(config.resolve(), text.encode())
     changes = [
         {"key": ".".join(one.path), "before": _at(spec, one.path), "after": one.value}
         for one in edits

@@ -21,7 +21,8 @@ from ropeway.models.known import known, published_name
 from ropeway.plan.choose import Objective, Wanted
 from ropeway.plan.load import Load
 from ropeway.plan.machine import EngineTraits, Machine, ascend, traits
-from ropeway.spec import Cluster, Layout, RemoteHost, Spec, Workload
+from ropeway.spec.cluster import Cluster, RemoteHost
+from ropeway.spec.model import Layout, Spec, Workload
 
 _LARGEST_HOST = 1024  # of spec.RemoteHost
 _MOST_HOSTS = 65_536

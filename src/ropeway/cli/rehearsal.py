@@ -12,7 +12,7 @@ from ropeway.sim.faults import inject
 from ropeway.sim.launching import Rehearsal, rehearsal_spec
 from ropeway.sim.machine import parse_fleet, sound_fleet
 from ropeway.sim.virtual_engine import Pace
-from ropeway.spec import Spec, load_spec
+from ropeway.spec.model import Spec, load_spec
 
 # Quick enough to watch, slow enough to see the steps; a real engine takes minutes.
 _PACE = Pace(latency=0.05, pull=3.0, begin=0.5, join=0.5, start=6.0)

@@ -4,7 +4,7 @@ import click
 
 from ropeway.errors import Refused
 from ropeway.launch.local.status import services
-from ropeway.spec import local_spec
+from ropeway.spec.model import local_spec
 
 
 def checked_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:

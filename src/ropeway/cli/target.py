@@ -21,7 +21,8 @@ from ropeway.hosts.base import Host
 from ropeway.hosts.connect import connected
 from ropeway.launch.docker import Runtime
 from ropeway.launch.life import State, look
-from ropeway.spec import Cluster, RemoteHost, Spec, load_spec
+from ropeway.spec.cluster import Cluster, RemoteHost
+from ropeway.spec.model import Spec, load_spec
 
 
 @dataclass(frozen=True)

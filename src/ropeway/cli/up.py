@@ -18,7 +18,7 @@ from ropeway.errors import Refused
 from ropeway.launch.local.steps import dry_run as script_of
 from ropeway.report.console import Screen
 from ropeway.sim.launching import Rehearsal
-from ropeway.spec import Spec, dump_spec
+from ropeway.spec.model import Spec, dump_spec
 
 
 @click.command()

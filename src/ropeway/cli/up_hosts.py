@@ -39,7 +39,7 @@ from ropeway.launch.start import Job, start, survey, undo
 from ropeway.models import ModelShape, read_directory_shape, read_shape
 from ropeway.models.known import known
 from ropeway.report.console import Screen
-from ropeway.spec import Spec, dump_spec
+from ropeway.spec.model import Spec, dump_spec
 
 _FACTS_SECONDS = 120.0
 # Until the first token of 30 to 235 billion weights, by start-up logs in vllm-ascend's issues; only

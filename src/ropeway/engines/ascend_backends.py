@@ -8,7 +8,7 @@ from typing import Literal
 from ropeway.engines.ascend_releases import Release, order
 from ropeway.engines.base import Node
 from ropeway.errors import LayoutError, Refused
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 # How the hosts of one replica are joined: Ray, or vLLM itself. "mp" is processes of one host, data
 # parallel with a headless vLLM on each further host, or `--nnodes`, as the layout asks.

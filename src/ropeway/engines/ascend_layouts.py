@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from ropeway.engines.ascend_releases import MODEL_NEEDS, RELEASES, order
 from ropeway.models import ModelShape
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 _PIPELINE_GUIDE = "vllm-ascend docs/source/user_guide/feature_guide/pipeline_parallel.md"
 _SUPPORT_MATRIX = "vllm-ascend docs/source/user_guide/support_matrix/supported_models.md"

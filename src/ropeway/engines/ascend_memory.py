@@ -9,7 +9,7 @@ such logs.
 from dataclasses import dataclass
 
 from ropeway.engines.ascend_releases import order
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 _MIB = 2**20
 _GIB = 2**30

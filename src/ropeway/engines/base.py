@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ropeway.hosts.base import Command
-from ropeway.spec import Layout, Serve
+from ropeway.spec.model import Layout, Serve
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from math import ceil
 
-from ropeway.engine_args import engine_argument_flags
 from ropeway.engines.base import Deployment
+from ropeway.spec.engine_args import engine_argument_flags
 
 _LISTENING = r"Application startup complete"
 # What a line of the log means to the person who waits, in the order of a start. The furthest one

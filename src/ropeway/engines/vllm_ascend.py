@@ -15,15 +15,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from ropeway.engine_args import engine_argument_flags
 from ropeway.engines import ascend_flags, ascend_layouts, ascend_settings, vllm
-from ropeway.engines.ascend_backends import NODES_DOCUMENTED, RAY_SPAN_SINCE, Backend, data_ranks
-from ropeway.engines.ascend_backends import backend_for as backend_for
+from ropeway.engines.ascend_backends import (
+    NODES_DOCUMENTED,
+    RAY_SPAN_SINCE,
+    Backend,
+    backend_for,
+    data_ranks,
+)
 from ropeway.engines.ascend_releases import Release, order
 from ropeway.engines.base import Node
 from ropeway.errors import LayoutError, Refused
 from ropeway.models import ModelShape
-from ropeway.spec import Layout, Serve
+from ropeway.spec.engine_args import engine_argument_flags
+from ropeway.spec.model import Layout, Serve
 
 name = "vllm-ascend"
 activity = vllm.activity

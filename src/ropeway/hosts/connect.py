@@ -12,7 +12,7 @@ from ropeway.hosts.fleet import over
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.hosts.local import LocalHost
 from ropeway.hosts.ssh import LONGEST_SOCKET, SshHost
-from ropeway.spec import Cluster, RemoteHost
+from ropeway.spec.cluster import Cluster, RemoteHost
 
 _PREFIX = "ropeway-"
 _NAME_LENGTH = len(f"/{_PREFIX}12345678/65535")  # the folder, and the number of a host

@@ -58,11 +58,7 @@ class LocalHost:
 
     def put(self, content: bytes, path: str, *, mode: int = 0o644) -> None:
         """See Host.put."""
-        try:
-            write_whole(Path(path), content, mode=mode)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise cannot_write(path, reason, self.name) from error
+        replace_file(Path(path), content, mode=mode, where=self.name)
 
     def get(self, path: str) -> bytes:
         """See Host.get."""
@@ -71,6 +67,17 @@ class LocalHost:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise HostError(f"cannot read `{path}`: {reason}", where=self.name) from error
+
+
+def replace_file(
+    path: Path, content: bytes, *, mode: int | None = None, where: str = "localhost"
+) -> None:
+    """Write a file of this machine as `write_whole` does. Raises HostError, which names `where`."""
+    try:
+        write_whole(path, content, mode=mode)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise cannot_write(str(path), reason, where) from error
 
 
 def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:

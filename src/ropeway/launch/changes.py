@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ropeway.launch.containers import ROUTER, containers, hashes
 from ropeway.launch.labels import Found
 from ropeway.launch.service import Service
-from ropeway.spec import Spec
+from ropeway.spec.model import Spec
 
 
 @dataclass(frozen=True)

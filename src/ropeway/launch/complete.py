@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ropeway.engines.ascend_backends import backend_for
 from ropeway.engines.ascend_releases import RELEASES, Release, image_tag, release_of
 from ropeway.engines.base import Node
-from ropeway.engines.vllm_ascend import Ports, Replica, backend_for, check, notes
+from ropeway.engines.vllm_ascend import Ports, Replica, check, notes
 from ropeway.errors import Refused
 from ropeway.facts.driver_paths import USUAL
 from ropeway.facts.host import HostFacts
@@ -14,7 +15,8 @@ from ropeway.launch.docker import reboot_notes
 from ropeway.launch.placement import place
 from ropeway.launch.service import Router, Service, Site
 from ropeway.models import ModelShape
-from ropeway.spec import RemoteHost, Spec
+from ropeway.spec.cluster import RemoteHost
+from ropeway.spec.model import Spec
 
 _ROOTS_FOLDER = "/var/lib/ropeway"
 _LOOPBACK = ("127.", "::1", "localhost")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ropeway.engines.ascend_releases import IMAGE, Release
 from ropeway.launch.docker import Mount, Runtime, mount_option
-from ropeway.spec import Runtime as RuntimeSpec
+from ropeway.spec.cluster import Runtime as RuntimeSpec
 
 # What a tag ends in, for each family of chips (vllm-ascend docs/source/installation.md).
 _SUFFIX = {"A2": "", "A3": "-a3", "310P": "-310p", "950": "-a5"}

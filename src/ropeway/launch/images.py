@@ -10,7 +10,7 @@ from ropeway.hosts.child import Stop, rest, under
 from ropeway.launch import docker
 from ropeway.launch.crew import Hosts, Tell, everywhere
 from ropeway.launch.image import derive_argvs, derived_name, mirrored
-from ropeway.spec import Runtime
+from ropeway.spec.cluster import Runtime
 
 _PULL_SECONDS = 4 * 3600.0  # 15 GB at 10 Mbit/s
 _INSTALL_SECONDS = 3600.0

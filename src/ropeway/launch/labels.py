@@ -16,7 +16,7 @@ from ropeway.launch.containers import ROUTER, ports
 from ropeway.launch.docker import Container, Runtime, find_argv, in_utc, inspect_argv
 from ropeway.launch.scripts import url_of
 from ropeway.launch.service import Service
-from ropeway.spec import Spec
+from ropeway.spec.model import Spec
 
 SERVICE = "ropeway.service"
 RUN = "ropeway.run"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 
 def place(layout: Layout, replicas: int, hosts: Sequence[Node]) -> tuple[tuple[Node, ...], ...]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ropeway.engines.base import Node
 from ropeway.engines.vllm_ascend import Replica
-from ropeway.spec import Spec
+from ropeway.spec.model import Spec
 
 
 @dataclass(frozen=True)

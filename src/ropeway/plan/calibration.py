@@ -19,7 +19,7 @@ from ropeway.models import ModelShape
 from ropeway.plan.estimate import Question, estimate
 from ropeway.plan.load import Load
 from ropeway.plan.machine import Machine
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 SCHEMA = 1
 

@@ -11,7 +11,8 @@ from ropeway.plan.estimate import Forecast
 from ropeway.plan.load import Load
 from ropeway.plan.machine import EngineTraits, Machine
 from ropeway.plan.memory import Memory
-from ropeway.spec import Cluster, Layout
+from ropeway.spec.cluster import Cluster
+from ropeway.spec.model import Layout
 
 Objective = Literal["throughput", "latency", "cost"]
 # shape   the model cannot be split so, or the cluster has no NPUs for it

@@ -18,7 +18,7 @@ from ropeway.plan.layout import check, problems, working
 from ropeway.plan.memory import Memory
 from ropeway.plan.missing import missing
 from ropeway.plan.values import memory_words, shortfall, values
-from ropeway.spec import Layout, Spec, dump_spec, parse_spec
+from ropeway.spec.model import Layout, Spec, dump_spec, parse_spec
 
 __all__ = [
     "Candidate", "Cost", "Objective", "Plan", "Rejected", "Value", "Wanted", "choose", "written",

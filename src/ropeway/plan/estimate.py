@@ -18,7 +18,7 @@ from ropeway.plan.cycle import Cycle, Replica, cycle
 from ropeway.plan.load import Load
 from ropeway.plan.machine import Machine, ideal, one_of
 from ropeway.plan.step import PARTS, Place, stage_costs
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 # Of the output, what a running sequence holds in the cache on average; it grows from 0 to all.
 _HELD = 0.6

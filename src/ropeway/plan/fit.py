@@ -12,7 +12,8 @@ from ropeway.plan.candidate import Wanted
 from ropeway.plan.layout import hosts_of
 from ropeway.plan.machine import Machine, ascend
 from ropeway.plan.memory import Memory, MemoryNeeds, memory
-from ropeway.spec import Cluster, Layout
+from ropeway.spec.cluster import Cluster
+from ropeway.spec.model import Layout
 
 # A context that nobody asked for: what a request takes, rounded up, so that a chat template fits.
 _ROUND_CONTEXT = 1024

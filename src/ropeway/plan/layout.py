@@ -12,7 +12,8 @@ from ropeway.engines.vllm import data_ranks_that_fit
 from ropeway.errors import LayoutError
 from ropeway.models import ModelShape
 from ropeway.plan.shards import VOCAB_PADDING
-from ropeway.spec import Cluster, Layout
+from ropeway.spec.cluster import Cluster
+from ropeway.spec.model import Layout
 
 # `model_type` of families whose block refuses more tensor ranks than experts, with or without
 # expert parallel: Qwen2MoeSparseMoeBlock, Qwen3MoeSparseMoeBlock, Qwen3NextSparseMoeBlock and

@@ -19,7 +19,7 @@ from ropeway.plan.estimate import Flow, Question, Setting, output_rate, settled
 from ropeway.plan.load import Load
 from ropeway.plan.machine import EngineTraits, Machine, ascend, fitted, traits
 from ropeway.plan.memory import MemoryNeeds, memory
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 NUMBERS = (
     "npus", "nodes", "tp", "pp", "ep", "dp", "input_len", "output_len", "concurrency",

@@ -15,7 +15,7 @@ from math import ceil
 from ropeway.engines.ascend_memory import EngineMemory, engine_bytes, visible_bytes
 from ropeway.models import ModelShape, Precision
 from ropeway.plan.shards import CacheGroup, StageShard, shard
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 _ACTIVATION_BYTES = 2  # numbers between layers are in 16 bits, whatever the weights are in
 

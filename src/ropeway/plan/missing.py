@@ -8,7 +8,8 @@ from ropeway.models import precision_named
 from ropeway.plan.candidate import Rejected, Wanted
 from ropeway.plan.fit import Fit, Setting, fitting, hosts_needed
 from ropeway.plan.layout import working
-from ropeway.spec import Cluster, Layout, RemoteHost
+from ropeway.spec.cluster import Cluster, RemoteHost
+from ropeway.spec.model import Layout
 
 _GIB = 2**30
 # More of the same hosts, up to so many times as many and so many NPUs in all.

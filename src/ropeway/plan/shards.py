@@ -11,7 +11,7 @@ from math import ceil
 from operator import sub
 
 from ropeway.models import COMPONENTS, Attention, Block, Feed, ModelShape, Precision, Weight
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 # vllm/model_executor/layers/vocab_parallel_embedding.py, DEFAULTVOCAB_PADDING_SIZE
 VOCAB_PADDING = 64

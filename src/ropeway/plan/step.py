@@ -13,7 +13,7 @@ from functools import lru_cache
 from ropeway.models import ModelShape, Precision
 from ropeway.plan.machine import Machine
 from ropeway.plan.shards import CacheGroup, StageShard, shard, touched_experts
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 # Activations travel in 16 bits.
 _ACTIVATION_BYTES = 2

@@ -8,7 +8,7 @@ from ropeway.plan.candidate import Candidate, Plan, Value, Wanted
 from ropeway.plan.fit import Setting
 from ropeway.plan.layout import problems
 from ropeway.plan.memory import Memory, gpustack_bytes
-from ropeway.spec import Layout
+from ropeway.spec.model import Layout
 
 _GIB = 2**30
 _PLANNER = "planner"

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from ropeway.bench.stats import Quantiles, quantile
-from ropeway.comparison import (
+from ropeway.bench.comparison import (
     BLOG,
     Comparison,
     LayoutResult,
@@ -18,9 +17,10 @@ from ropeway.comparison import (
     in_order,
     shape_of,
 )
+from ropeway.bench.stats import Quantiles, quantile
+from ropeway.endpoint.stream import Timing
 from ropeway.report.figures import milliseconds, percent, rate, seconds
 from ropeway.report.page import render_page
-from ropeway.stream import Timing
 
 CURVE_POINTS = 120
 LAST_INNER_TICK = 0.78

@@ -7,8 +7,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from ropeway.bench.comparison import Comparison, LayoutResult, in_order
 from ropeway.bench.stats import Conditions, Quantiles, Summary
-from ropeway.comparison import Comparison, LayoutResult, in_order
 from ropeway.report.figures import NONE, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line
 from ropeway.units import format_bytes

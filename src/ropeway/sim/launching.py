@@ -29,7 +29,8 @@ from ropeway.sim.hccn_tool import HccnTool
 from ropeway.sim.hosts import VirtualHost
 from ropeway.sim.machine import Fleet, Machine
 from ropeway.sim.virtual_engine import Life, Pace
-from ropeway.spec import Cluster, Layout, Model, RemoteHost, Runtime, Serve, Spec
+from ropeway.spec.cluster import Cluster, RemoteHost, Runtime
+from ropeway.spec.model import Layout, Model, Serve, Spec
 
 _ASKS = frozenset(ask_argv(runtime)[2] for runtime in get_args(docker.Runtime))
 _MERGED = frozenset({'"$@" 2>&1', 'exec "$@" 2>&1'})  # a command with its errors in its output

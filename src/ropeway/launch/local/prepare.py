@@ -9,7 +9,7 @@ from ropeway.errors import Refused
 from ropeway.facts.system import SystemFacts
 from ropeway.launch.local.record import scratch_of
 from ropeway.models import ModelShape
-from ropeway.spec import Layout, Spec
+from ropeway.spec.model import Layout, Spec
 from ropeway.units import format_bytes
 
 # What the local cluster was built and tested with (pyproject.toml, extra `local`).

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from ropeway.engines.base import Deployment, Node
 from ropeway.errors import HostError
-from ropeway.spec import Layout, Serve
+from ropeway.spec.model import Layout, Serve
 
 RECORD = "deployment.json"
 SCRATCH_PARENT = "/tmp"

@@ -6,8 +6,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from ropeway.errors import Refused
 from ropeway.hardware import chip_named
-from ropeway.spec_errors import Fault, broken
-from ropeway.spec_types import Address, Noun, Port, Size, listed, matching
+from ropeway.spec.errors import Fault, broken
+from ropeway.spec.types import Address, Noun, Port, Size, listed, matching
 
 # A path as Docker's `-v` takes it: absolute, and without the colon that ends it there.
 _PATH = r"/[^\x00-\x1f\x7f:]*"

@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar, cast
 
-from ropeway.distribute.commands import hash_argv, stage_of
-from ropeway.distribute.crew import Crew, Event
-from ropeway.distribute.errand import Errand, folder_of, obstacle
-from ropeway.distribute.files import File, in_final_order
-from ropeway.distribute.schedule import Faults, Transfer, choose
-from ropeway.distribute.scripts import DISCARD, HOLD, SETTLE
-from ropeway.distribute.survey import Site
-from ropeway.distribute.trust import Left, admit, lend, take_back
 from ropeway.errors import HostError, RopewayError
 from ropeway.hosts.child import rest
 from ropeway.hosts.fleet import over
 from ropeway.hosts.interrupts import uninterrupted
+from ropeway.weights.commands import hash_argv, stage_of
+from ropeway.weights.crew import Crew, Event
+from ropeway.weights.errand import Errand, folder_of, obstacle
+from ropeway.weights.files import File, in_final_order
+from ropeway.weights.schedule import Faults, Transfer, choose
+from ropeway.weights.scripts import DISCARD, HOLD, SETTLE
+from ropeway.weights.survey import Site
+from ropeway.weights.trust import Left, admit, lend, take_back
 
 _HELD = 75  # EX_TEMPFAIL: HOLD's word for "somebody else pushes here"
 _READY = "ready"

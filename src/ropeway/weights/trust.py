@@ -10,7 +10,10 @@ besides is neither needed nor touched.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ropeway.distribute.commands import (
+from ropeway.errors import RopewayError
+from ropeway.hosts.fleet import over
+from ropeway.hosts.ssh import SshHost
+from ropeway.weights.commands import (
     EXPIRES_SINCE,
     OPTIONS,
     Server,
@@ -21,12 +24,9 @@ from ropeway.distribute.commands import (
     server_of,
     undo_by_hand,
 )
-from ropeway.distribute.errand import Errand
-from ropeway.distribute.scripts import ADMIT, LEND, UNDO
-from ropeway.distribute.survey import Site
-from ropeway.errors import RopewayError
-from ropeway.hosts.fleet import over
-from ropeway.hosts.ssh import SshHost
+from ropeway.weights.errand import Errand
+from ropeway.weights.scripts import ADMIT, LEND, UNDO
+from ropeway.weights.survey import Site
 
 _SECONDS = 60.0
 

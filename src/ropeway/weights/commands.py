@@ -13,9 +13,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ropeway.distribute.scripts import HASH, STAGE
 from ropeway.errors import HostError
 from ropeway.hosts.ssh import SshHost, ssh_argv
+from ropeway.weights.scripts import HASH, STAGE
 
 # Seconds without a byte after which rsync gives a connection up.
 _SILENCE = 60

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ropeway.distribute.commands import Peer, send_argv, send_from_here_argv, stage_of
-from ropeway.distribute.files import Piece, pieces, weights
-from ropeway.distribute.schedule import Board, Transfer
-from ropeway.distribute.survey import Site
 from ropeway.errors import HostError
 from ropeway.hosts.ssh import SshHost
 from ropeway.units import format_bytes
+from ropeway.weights.commands import Peer, send_argv, send_from_here_argv, stage_of
+from ropeway.weights.files import Piece, pieces, weights
+from ropeway.weights.schedule import Board, Transfer
+from ropeway.weights.survey import Site
 
 # Directories and the last blocks of files; a full disk is no state to leave a host in.
 _SPARE = 64 * 2**20

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from ropeway.distribute.commands import lent_folder, stage_of
-from ropeway.distribute.errand import Errand, folder_of
-from ropeway.distribute.files import in_final_order
-from ropeway.distribute.schedule import Board, simulate
+from ropeway.weights.commands import lent_folder, stage_of
+from ropeway.weights.errand import Errand, folder_of
+from ropeway.weights.files import in_final_order
+from ropeway.weights.schedule import Board, simulate
 
 _PUSH = "NUMBER"  # stands for the number that each push draws for itself
 
@@ -28,7 +28,7 @@ def steps(task: Errand) -> tuple[Step, ...]:
     """The commands that matter, as they can be read and pasted: keys, transfers, hashes, moves.
 
     The scripts around them, which lock, look after the keys and take them back, are in
-    `distribute/scripts.py`.
+    `weights/scripts.py`.
     """
     return (*_keys(task), *_transfers(task), *_ends(task))
 

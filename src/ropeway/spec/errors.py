@@ -9,7 +9,7 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from ropeway.strict_yaml import Document, Problem, dotted
+from ropeway.spec.yaml import Document, Problem, dotted
 
 Path = tuple[str | int, ...]
 

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from ropeway.endpoint.stream import Clock, Delta, SseParser, Stopwatch, Timing
 from ropeway.errors import EndpointError, Refused
-from ropeway.stream import Clock, Delta, SseParser, Stopwatch, Timing
 
 Message = Mapping[str, Any]
 

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from ropeway.spec_errors import Fault
+from ropeway.spec.errors import Fault
 
 # Engine flags that have a key of their own here, without dashes. vLLM's parser takes short forms
 # and unambiguous beginnings too, so those are refused with them.

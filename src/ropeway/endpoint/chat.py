@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from ropeway.client import Client, Message, Request
+from ropeway.endpoint.client import Client, Message, Request
+from ropeway.endpoint.stream import Delta, Stopwatch, Timing
 from ropeway.errors import Refused
-from ropeway.stream import Delta, Stopwatch, Timing
 
 # The first bytes of each image format that vLLM's image loader (Pillow) reads.
 _MAGIC = (

@@ -8,13 +8,11 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import yaml
 
 from ropeway.errors import SpecError
-from ropeway.hosts.local import write_whole
-from ropeway.strict_yaml import dump_yaml
+from ropeway.spec.yaml import dump_yaml
 
 _MARK = "# plan: "
 # Our comment lines at the very end of a text.
@@ -54,15 +52,6 @@ def planned_keys(text: str) -> set[tuple[str, str]]:
                 if _OURS.search(text, 0, start):
                     found.add((section.value, key.value))
     return found
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write the file whole or not at all; its permissions stay. Raises SpecError."""
-    try:
-        write_whole(path.resolve(), text.encode())
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise SpecError(f"the file cannot be written: {reason}", where=str(path)) from None
 
 
 def _with(text: str, edit: Edit) -> str:

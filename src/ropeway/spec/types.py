@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from ropeway.spec_errors import Fault, broken, shown
+from ropeway.spec.errors import Fault, broken, shown
 from ropeway.units import exact_bytes, parse_bytes
 
 _MIB = 2**20

@@ -4,8 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ropeway.distribute.files import File, weights
-from ropeway.distribute.scripts import SURVEY, TOOLS
 from ropeway.errors import HostError, Refused
 from ropeway.facts.gather import Answers, ask, facts_from
 from ropeway.facts.host import HostFacts, ModelFiles
@@ -15,6 +13,8 @@ from ropeway.facts.script import Ask
 from ropeway.facts.storage import model_directory_command
 from ropeway.hosts.base import Host
 from ropeway.hosts.ssh import SshHost
+from ropeway.weights.files import File, weights
+from ropeway.weights.scripts import SURVEY, TOOLS
 
 _SECONDS = 120.0  # a folder on shared storage that is just being woken up
 _SSH_PORT = 22

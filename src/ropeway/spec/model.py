@@ -26,15 +26,11 @@ from pydantic import (
     model_validator,
 )
 
-from ropeway.engine_args import OWN_KEY, VARIABLE, flag_faults, variable_faults
-from ropeway.engine_args import engine_argument_flags as engine_argument_flags
-from ropeway.layout_name import layout_numbers
-from ropeway.spec_cluster import Cluster as Cluster
-from ropeway.spec_cluster import Local as Local
-from ropeway.spec_cluster import RemoteHost as RemoteHost
-from ropeway.spec_cluster import Runtime as Runtime
-from ropeway.spec_errors import Fault, Schema, broken, schema_keys, spec_problems
-from ropeway.spec_types import (
+from ropeway.spec.cluster import Cluster, Local, Runtime
+from ropeway.spec.engine_args import OWN_KEY, VARIABLE, flag_faults, variable_faults
+from ropeway.spec.errors import Fault, Schema, broken, schema_keys, spec_problems
+from ropeway.spec.layout import layout_numbers
+from ropeway.spec.types import (
     Address,
     Count,
     Noun,
@@ -47,7 +43,7 @@ from ropeway.spec_types import (
     matching,
     without_own_keys,
 )
-from ropeway.strict_yaml import as_error, dump_yaml, load_yaml, read_text
+from ropeway.spec.yaml import as_error, dump_yaml, load_yaml, read_text
 
 DEFAULT_FILE = "ropeway.yaml"
 _RELEASE = r"\d+\.\d+\.\d+(rc\d+)?(\.post\d+)?"
@@ -80,7 +76,7 @@ def dump_spec(spec: "Spec") -> str:
 
 def sample_text() -> str:
     """The annotated sample that `ropeway init` writes."""
-    return resources.files("ropeway").joinpath("sample.yaml").read_text(encoding="utf-8")
+    return resources.files("ropeway.spec").joinpath("sample.yaml").read_text(encoding="utf-8")
 
 
 def local_spec(
