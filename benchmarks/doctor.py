@@ -31,7 +31,7 @@ from ropeway.facts.gather import gather
 from ropeway.facts.questions import questions
 from ropeway.facts.script import Ask, script
 from ropeway.hosts.connect import connected
-from ropeway.hosts.fleet import over
+from ropeway.hosts.fleet import run_on_all
 from ropeway.sim.faults import inject
 from ropeway.sim.hosts import VirtualHost, virtual_hosts
 from ropeway.sim.machine import parse_fleet, sound_fleet
@@ -136,7 +136,7 @@ def ropeway(cluster: Cluster, config: Path, asked: list[Ask]) -> float:
     """Seconds from nothing connected to all facts joined."""
     started = time.monotonic()
     with connected(cluster, ssh_config=str(config)) as hosts:
-        outcomes = over(hosts, lambda host: gather(host, asked))
+        outcomes = run_on_all(hosts, lambda host: gather(host, asked))
     seconds = time.monotonic() - started
     lost = [one.error for one in outcomes if one.error is not None]
     if lost:

@@ -26,7 +26,7 @@ from running import conditions
 
 from ropeway.hosts.base import Host
 from ropeway.hosts.connect import connected
-from ropeway.hosts.fleet import PARALLEL, over
+from ropeway.hosts.fleet import PARALLEL, run_on_all
 from ropeway.hosts.ssh import SshHost
 from ropeway.spec.cluster import Cluster, RemoteHost
 
@@ -121,7 +121,7 @@ def fleet(cluster: Cluster, config: Path, parallel: int, plain: Cost) -> None:
         return len(host.run(("sh", "-s"), stdin=SCRIPT).check("failed", where=host.name).stdout)
 
     def once() -> None:
-        outcomes = over(hosts, ask, parallel=parallel)
+        outcomes = run_on_all(hosts, ask, parallel=parallel)
         assert all(outcome.ok for outcome in outcomes), [one.error for one in outcomes]
 
     print(f"\none script on all of them, {parallel} at once")
@@ -130,7 +130,7 @@ def fleet(cluster: Cluster, config: Path, parallel: int, plain: Cost) -> None:
         first = measured(once)
         later = measured(once)
         with watched(hosts) as memory:
-            over(hosts, lambda host: host.run(("sleep", "1")), parallel=parallel)
+            run_on_all(hosts, lambda host: host.run(("sleep", "1")), parallel=parallel)
         began = time.monotonic()
     closed = time.monotonic() - began
     print(f"  {'fleet, with the connections':36} {first}")

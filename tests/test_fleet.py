@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ropeway.errors import HostError, Refused, TimeLimit
-from ropeway.hosts.fleet import PARALLEL, Outcome, over
+from ropeway.hosts.fleet import PARALLEL, Outcome, run_on_all
 from ropeway.hosts.local import LocalHost
 from test_hosts import is_gone, wait_for
 from test_remote import pids
@@ -31,14 +31,14 @@ def test_results_and_failures_stand_in_the_order_of_the_hosts():
             raise HostError("it is broken", where="host1")
         return host.run(("echo", host.name)).stdout
 
-    first, second, third = found = over(hosts(3), ask)
+    first, second, third = found = run_on_all(hosts(3), ask)
     assert (first, third) == tuple(Outcome(host, f"{host.name}\n") for host in hosts(3)[::2])
     assert [outcome.ok for outcome in found] == [True, False, True]
     assert (second.host, second.result, str(second.error)) == (hosts(2)[1], None, "it is broken")
 
 
 def test_no_hosts_are_no_outcomes():
-    assert over([], exit_code) == ()
+    assert run_on_all([], exit_code) == ()
 
 
 def test_they_run_side_by_side_and_not_more_than_allowed():
@@ -53,7 +53,7 @@ def test_they_run_side_by_side_and_not_more_than_allowed():
         with lock:
             now[0] -= 1
 
-    assert all(outcome.ok for outcome in over(hosts(6), ask, parallel=3))
+    assert all(outcome.ok for outcome in run_on_all(hosts(6), ask, parallel=3))
     assert max(together) == 3
 
 
@@ -68,7 +68,7 @@ def test_each_outcome_is_heard_as_it_comes_in_the_thread_that_asked():
         heard.append((outcome.result, threading.current_thread() is threading.main_thread()))
         slow.set()
 
-    found = over(hosts(2), ask, on_done=on_done)
+    found = run_on_all(hosts(2), ask, on_done=on_done)
     assert heard == [("host1", True), ("host0", True)]
     assert [outcome.result for outcome in found] == ["host0", "host1"]
 
@@ -77,7 +77,7 @@ def test_a_failure_without_a_place_gets_the_hosts_name():
     def ask(_host: LocalHost) -> None:
         raise Refused("no")
 
-    assert [outcome.error.where for outcome in over(hosts(2), ask)] == ["host0", "host1"]
+    assert [outcome.error.where for outcome in run_on_all(hosts(2), ask)] == ["host0", "host1"]
 
 
 def test_when_the_time_is_over_what_runs_is_ended_and_what_waits_is_not_begun(tmp_path):
@@ -89,7 +89,7 @@ def test_when_the_time_is_over_what_runs_is_ended_and_what_waits_is_not_begun(tm
         return host.run(("sh", "-c", f"echo $$ >{tmp_path}/{host.name}; exec sleep 60")).stdout
 
     began = time.monotonic()
-    found = over(hosts(4), ask, parallel=2, timeout=1, on_done=heard.append)
+    found = run_on_all(hosts(4), ask, parallel=2, timeout=1, on_done=heard.append)
     assert time.monotonic() - began < 5
     assert [str(outcome.error) for outcome in found] == [
         "None",
@@ -111,7 +111,7 @@ def test_one_that_takes_its_end_for_an_answer_is_a_failure_all_the_same():
         except HostError:
             return "no sleep on this host"
 
-    (outcome,) = over(hosts(1), ask, timeout=0.3)
+    (outcome,) = run_on_all(hosts(1), ask, timeout=0.3)
     assert (type(outcome.error), outcome.result) == (TimeLimit, None)
 
 
@@ -124,7 +124,7 @@ def test_a_command_that_is_asked_for_after_the_end_is_not_begun(tmp_path):
                 with pytest.raises(TimeLimit):
                     host.run(("touch", str(tmp_path / f"begun-{number}")))
 
-    over(hosts(1), ask, timeout=0.3)
+    run_on_all(hosts(1), ask, timeout=0.3)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -138,16 +138,16 @@ def test_a_fault_of_ours_is_raised_and_ends_the_others(tmp_path):
         host.run(("sh", "-c", f"echo $$ >{file}; exec sleep 60"))
 
     with pytest.raises(ZeroDivisionError):
-        over(hosts(2), ask)
+        run_on_all(hosts(2), ask)
     assert all(map(is_gone, pids(file)))
 
 
 def test_ctrl_c_ends_everything(tmp_path):
     code = (
-        "import sys; from ropeway.hosts.fleet import over; from ropeway.hosts.local import *\n"
+        "import sys; from ropeway.hosts.fleet import run_on_all; from ropeway.hosts.local import *\n"
         "hosts = [LocalHost(f'{sys.argv[1]}/{number}') for number in range(5)]\n"
         "script = 'echo $$ >\"$0\"; exec sleep 60'\n"
-        "over(hosts, lambda host: host.run(('sh', '-c', script, host.name)), parallel=3)\n"
+        "run_on_all(hosts, lambda host: host.run(('sh', '-c', script, host.name)), parallel=3)\n"
     )
     # A shell that put us into the background ignores Ctrl-C for us, and our children inherit that.
     argv = ("env", "--default-signal=INT", sys.executable, "-c", code, str(tmp_path))
@@ -161,8 +161,8 @@ def test_ctrl_c_ends_everything(tmp_path):
 
 def test_a_fleet_beside_another_is_not_ended_with_it():
     with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(over, hosts(1), lambda host: host.run(("sleep", "1")).exit_code)
-        over(hosts(1), lambda host: host.run(("sleep", "60")), timeout=0.2)
+        other = pool.submit(run_on_all, hosts(1), lambda host: host.run(("sleep", "1")).exit_code)
+        run_on_all(hosts(1), lambda host: host.run(("sleep", "60")), timeout=0.2)
         assert other.result()[0].result == 0
 
 
@@ -170,7 +170,7 @@ def test_a_thousand_hosts_with_few_open_files():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
     try:
-        found = over(hosts(1000), exit_code, parallel=1000)
+        found = run_on_all(hosts(1000), exit_code, parallel=1000)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert [outcome.result for outcome in found] == [0] * 1000
@@ -183,5 +183,5 @@ def test_a_thousand_hosts_take_no_more_threads_than_allowed():
         most[0] = max(most[0], threading.active_count())
         return exit_code(host)
 
-    assert all(outcome.ok for outcome in over(hosts(1000), ask))
+    assert all(outcome.ok for outcome in run_on_all(hosts(1000), ask))
     assert most[0] <= PARALLEL + 1

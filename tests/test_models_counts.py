@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ropeway.errors import ModelError
 from ropeway.models import Block, count, counted_bytes, kv_bytes_per_token, read_shape, state_bytes
 from ropeway.models.known import known
-from ropeway.models.shape import Feed, Weight, as_runs
+from ropeway.models.shape import FeedForward, Weight, as_runs
 
 CONFIGS = Path(__file__).parent / "model_configs"
 INDEX = list(csv.DictReader(CONFIGS.with_suffix(".tsv").read_text().splitlines(), delimiter="\t"))
@@ -270,7 +270,7 @@ def test_weight_bytes_follow_the_quantisation(name, gigabytes):
 
 
 def test_runs_join_only_equal_neighbours():
-    narrow, wide = Feed((Weight("w", "dense", 1),)), Feed((Weight("w", "dense", 2),))
+    narrow, wide = FeedForward((Weight("w", "dense", 1),)), FeedForward((Weight("w", "dense", 2),))
     layers = [Block(1, None, feed) for feed in (narrow, narrow, wide, narrow)]
     assert [block.count for block in as_runs(layers)] == [2, 1, 1]
 

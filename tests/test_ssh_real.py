@@ -35,7 +35,7 @@ from ropeway.errors import (
     UnknownHostKey,
 )
 from ropeway.hosts.connect import connected
-from ropeway.hosts.fleet import over
+from ropeway.hosts.fleet import run_on_all
 from ropeway.hosts.ssh import SshHost
 from ropeway.spec.cluster import Cluster, RemoteHost
 from sshd import USER, Server, client_config, key, sshd, why_not
@@ -425,7 +425,7 @@ def test_ctrl_c_leaves_nothing_on_any_host(server, tmp_path):
 def test_hosts_that_let_in_two_at_a_time_are_all_reached(tmp_path):
     with sshd(tmp_path, {"MaxStartups": "2:100:2"}) as narrow:
         hosts = [narrow.host(f"npu{number}") for number in range(8)]
-        outcomes = over(hosts, lambda host: host.run(("true",)).exit_code)
+        outcomes = run_on_all(hosts, lambda host: host.run(("true",)).exit_code)
         assert [outcome.result for outcome in outcomes] == [0] * 8
         assert "drop connection" in narrow.log or "MaxStartups" in narrow.log, "some came again"
 
@@ -460,7 +460,7 @@ def test_twenty_hosts_side_by_side_one_failing_each_way(alone, server, tmp_path)
         heard = []
         with ThreadPoolExecutor(1) as pool:
             dropped = pool.submit(drop)
-            outcomes = over(hosts, ask, on_done=heard.append)
+            outcomes = run_on_all(hosts, ask, on_done=heard.append)
             dropped.result()
     assert [outcome.host for outcome in outcomes] == hosts
     assert {n: type(one.error) for n, one in enumerate(outcomes) if not one.ok} == {

@@ -19,7 +19,7 @@ from ropeway.errors import Refused, RopewayError
 from ropeway.facts.gather import gather
 from ropeway.facts.questions import questions
 from ropeway.hosts.base import Host
-from ropeway.hosts.fleet import over
+from ropeway.hosts.fleet import run_on_all
 from ropeway.launch.life import past
 from ropeway.launch.lock import read_audit
 from ropeway.report.console import Screen
@@ -99,7 +99,7 @@ def _parts(seen: Reached) -> Iterator[tuple[str, str]]:
     def ask(host: Host) -> tuple[object, str]:
         return gather(host, asked, timeout=_FACTS_SECONDS), read_audit(host)
 
-    for outcome in over(seen.every, ask):
+    for outcome in run_on_all(seen.every, ask):
         if outcome.result is None:
             yield f"{outcome.host.name}/error.txt", str(outcome.error)
             continue

@@ -6,7 +6,7 @@ from ropeway.cli.options import screen_options
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Exit, Refused
 from ropeway.hosts.base import Host
-from ropeway.hosts.fleet import over
+from ropeway.hosts.fleet import run_on_all
 from ropeway.launch.containers import HEAD
 from ropeway.launch.life import run_in, source_of
 from ropeway.report.console import Screen
@@ -53,7 +53,9 @@ def exec(
                     answers.append((source_of(one), result.exit_code, result.stdout, result.stderr))
             return answers
 
-        outcomes = over([seen.hosts[name] for name in dict.fromkeys(o.host for o in which)], run)
+        outcomes = run_on_all(
+            [seen.hosts[name] for name in dict.fromkeys(o.host for o in which)], run
+        )
     rows = [row for one in outcomes for row in one.result or ()]
     for one in outcomes:
         if one.error is not None:

@@ -14,7 +14,7 @@ from ropeway.cli.up_hosts import author
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.hosts.base import Host
 from ropeway.hosts.connect import connected
-from ropeway.hosts.fleet import over
+from ropeway.hosts.fleet import run_on_all
 from ropeway.hosts.local import LocalHost
 from ropeway.report.console import Screen
 from ropeway.spec.cluster import Cluster
@@ -113,7 +113,7 @@ def _look(
         for host, remote in zip(hosts, cluster.hosts or (), strict=False)
     }
     with screen.step(f"look at {len(hosts)} hosts") as step:
-        outcomes = over(hosts, lambda host: look(host, root, nics.get(host.name)))
+        outcomes = run_on_all(hosts, lambda host: look(host, root, nics.get(host.name)))
         sites = tuple(one.result for one in outcomes if one.result is not None)
         failed = tuple(one.error for one in outcomes if one.error is not None)
         if failed:

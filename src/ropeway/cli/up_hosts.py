@@ -21,13 +21,12 @@ from ropeway.facts.host import HostFacts
 from ropeway.facts.questions import questions
 from ropeway.hosts.base import Host
 from ropeway.hosts.connect import connected
-from ropeway.hosts.fleet import over
+from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all, run_on_all_or_raise, select
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch.changes import Changes, changes, differences
 from ropeway.launch.checks import check_hosts
 from ropeway.launch.complete import Known, complete, family_of, release_for
 from ropeway.launch.containers import secret_names
-from ropeway.launch.crew import Hosts, by_host, everywhere, those
 from ropeway.launch.docker import remove_argv
 from ropeway.launch.dry_run import dry_run
 from ropeway.launch.image import derived_name, image_name
@@ -134,7 +133,7 @@ def _up(ground: _Ground, lock: Lock, asked: Asked, screen: Screen) -> None:
     for note in service.notes:  # before anything is started: some are reasons to press Ctrl-C
         screen.say(f"note: {note}")
     _keep(asked.folder, spec, dry_run(service, base, lock.author))
-    mine = those(ground.hosts, {site.name: site for site in service.sites})
+    mine = select(ground.hosts, {site.name: site for site in service.sites})
     job = Job(
         service=service,
         hosts=mine,
@@ -204,7 +203,7 @@ def _facts(
     """What each host has. With `may_fail` those that do not answer are left out."""
     asked = questions(model_path=spec.model.path, npus=False, runtime=spec.runtime.command)
     with screen.step(f"ask {len(hosts)} hosts") as step:
-        outcomes = over(hosts, lambda host: gather(host, asked, timeout=_FACTS_SECONDS))
+        outcomes = run_on_all(hosts, lambda host: gather(host, asked, timeout=_FACTS_SECONDS))
         failed = [one for one in outcomes if one.error is not None]
         for one in failed:
             if not may_fail:
@@ -258,7 +257,7 @@ def _fetching(ground: _Ground, draft: Service, image: str) -> frozenset[str]:
 def _with_image(ground: _Ground, draft: Service, base: str, screen: Screen) -> Service:
     """The service as the image that is there wants it."""
     runtime = ground.spec.runtime
-    mine = those(ground.hosts, {site.name: site for site in draft.sites})
+    mine = select(ground.hosts, {site.name: site for site in draft.sites})
     with screen.step(f"image {base}") as step:
         ids = ensure_image(mine, runtime, base, step.update)
         image = ensure_derived(mine, runtime, base, ids, step.update)
@@ -288,13 +287,13 @@ def _agreed(
 
 def _remove(running: Iterable[Found], what: Changes, hosts: Hosts, spec: Spec) -> None:
     """Take away what is replaced."""
-    gone = by_host(one for one in running if one.name in what.remove)
+    gone = group_by_host(one for one in running if one.name in what.remove)
 
     def remove(host: Host) -> None:
         argv = remove_argv(spec.runtime.command, [one.name for one in gone[host.name]])
         host.run(argv, timeout=120.0).check("cannot remove what runs", where=host.name)
 
-    everywhere(those(hosts, gone), remove)
+    run_on_all_or_raise(select(hosts, gone), remove)
 
 
 def _values(service: Service) -> dict[str, str]:
@@ -322,7 +321,7 @@ def audited(
         outcome = f"failed: {error}"
         raise
     finally:
-        written = over(tuple(hosts), lambda host: audit(host, me, verb, service, outcome))
+        written = run_on_all(tuple(hosts), lambda host: audit(host, me, verb, service, outcome))
         if unwritten := [f"{one.host.name}: {_reason(one.error)}" for one in written if one.error]:
             many = f"{len(unwritten)} of {len(written)} hosts"
             warn(f"the audit could not be written on {many}: {'; '.join(unwritten)}")

@@ -14,7 +14,7 @@ from ropeway.facts.ping import parse_ping as parse_ethernet_ping
 from ropeway.facts.questions import pings, questions
 from ropeway.facts.script import Answer
 from ropeway.hosts.base import Host
-from ropeway.hosts.fleet import over
+from ropeway.hosts.fleet import run_on_all
 
 _COUNTS = re.compile(r"(\d{1,6}) packets transmitted, (\d{1,6}) received")
 
@@ -51,7 +51,7 @@ def survey(
     """Facts of all hosts and pings between them. `on_host("facts")` and `on_host("pings")` are
     called after each host that is done."""
     asked = questions(model_path=wanted.model_path, deep=effort.deep, runtime=wanted.runtime)
-    found = over(
+    found = run_on_all(
         hosts,
         lambda host: gather(host, asked, timeout=effort.seconds),
         timeout=effort.seconds,
@@ -103,7 +103,9 @@ def _with_pings(
         return [_read(answer) for answer in answers if answer.address]
 
     answering = [host for host in hosts if host.name in facts]
-    outcomes = over(answering, ping, timeout=effort.seconds, on_done=lambda _: on_host("pings"))
+    outcomes = run_on_all(
+        answering, ping, timeout=effort.seconds, on_done=lambda _: on_host("pings")
+    )
     roce, ethernet = PingMatrix(), PingMatrix()
     failures = dict(cluster.failures)
     for outcome in outcomes:

@@ -28,40 +28,40 @@ _MOST_OUTPUT = 256 * 2**20
 _UNKNOWN_EXIT = 255
 
 
-class Stop:
-    """Ends from another thread whatever runs `under` it, and what begins there later."""
+class CancelToken:
+    """Cancels, from another thread, whatever runs `cancellable` by it, and what starts later."""
 
     def __init__(self) -> None:
         self._reason = ""
 
-    def now(self, reason: str) -> None:
-        """Every command under it ends, and raises TimeLimit with this reason."""
+    def cancel(self, reason: str) -> None:
+        """End every command that runs under this token; each raises TimeLimit with the reason."""
         self._reason = reason
 
     def check(self) -> None:
-        """Raises TimeLimit when it has come."""
+        """Raises TimeLimit once the token was cancelled."""
         if self._reason:
             raise TimeLimit(self._reason)
 
 
-_STOP: ContextVar[Stop] = ContextVar("stop", default=Stop())  # noqa: B039
+_TOKEN: ContextVar[CancelToken] = ContextVar("token", default=CancelToken())  # noqa: B039
 
 
 @contextlib.contextmanager
-def under(stop: Stop) -> Iterator[None]:
-    """What this thread runs in here can be stopped by others."""
-    before = _STOP.set(stop)
+def cancellable(token: CancelToken) -> Iterator[None]:
+    """Let the token cancel what this thread runs inside the block."""
+    before = _TOKEN.set(token)
     try:
         yield
     finally:
-        _STOP.reset(before)
+        _TOKEN.reset(before)
 
 
-def rest(seconds: float) -> None:
-    """Sleep. Raises TimeLimit when a Stop that we are under has come."""
+def sleep_cancellable(seconds: float) -> None:
+    """Sleep. Raises TimeLimit as soon as the token of this thread is cancelled."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
-        _STOP.get().check()
+        _TOKEN.get().check()
         time.sleep(min(_TICK_SECONDS, left))
 
 
@@ -198,7 +198,7 @@ class Child:
         """
         linger = None
         while not done():
-            _STOP.get().check()
+            _TOKEN.get().check()
             now = time.monotonic()
             if self.exit_code is not None:
                 linger = linger or now + _LINGER_SECONDS
@@ -300,7 +300,7 @@ def running(
 
     Raises TimeLimit instead of beginning when a Stop that we are under has come.
     """
-    _STOP.get().check()
+    _TOKEN.get().check()
     child = None
     try:
         with uninterrupted():  # cut off in here, it would leave a child that nobody knows
@@ -308,7 +308,7 @@ def running(
         yield child
     except BaseException:
         if child is not None:
-            with uninterrupted(), under(Stop()):
+            with uninterrupted(), cancellable(CancelToken()):
                 let_go(child)
         raise
     finally:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from ropeway.errors import Refused
 from ropeway.hosts.base import Host
-from ropeway.hosts.fleet import over
+from ropeway.hosts.fleet import run_on_all
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.hosts.local import LocalHost
 from ropeway.hosts.ssh import LONGEST_SOCKET, SshHost
@@ -38,7 +38,7 @@ def connected(cluster: Cluster, *, ssh_config: str | None = None) -> Iterator[tu
         yield hosts
     finally:
         with uninterrupted():
-            over(hosts, SshHost.close)
+            run_on_all(hosts, SshHost.close)
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,26 +1,38 @@
-"""The same question to many hosts at once, and what each of them answered, side by side.
+"""The one way to ask many hosts at once.
 
-A host that fails is no exception here: its error stands in its place, and the others go on.
+`run_on_all` returns every host's outcome side by side: a host that fails has its error in its
+place, and the others go on. `run_on_all_or_raise` is for work in which one failure fails the whole.
 """
 
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ropeway.errors import RopewayError, TimeLimit
 from ropeway.hosts.base import Host
-from ropeway.hosts.child import Stop, under
+from ropeway.hosts.child import CancelToken, cancellable
 from ropeway.hosts.interrupts import uninterrupted
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Host)
+P = TypeVar("P", bound="OnHost")
+
+Hosts = Mapping[str, Host]
+OnProgress = Callable[[str], None]
 
 PARALLEL = 64
 _FILES_EACH = 8  # a process that starts has both ends of four pipes; three while it runs
 _FILES_OTHERWISE = 64
+
+
+class OnHost(Protocol):
+    """Anything that belongs to one host, which it names."""
+
+    @property
+    def host(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,7 @@ class Outcome(Generic[T]):
         return self.error is None
 
 
-def over(
+def run_on_all(
     hosts: Sequence[H],
     ask: Callable[[H], T],
     *,
@@ -53,7 +65,7 @@ def over(
     Only RopewayError counts as a host's failure; anything else ends the whole run and is raised.
     So does Ctrl-C: when it is raised here, nothing of ours runs on any host.
     """
-    stop = Stop()
+    token = CancelToken()
     outcomes: dict[Future[Outcome[T]], Outcome[T]] = {}
 
     def note(visit: "Future[Outcome[T]]", outcome: Outcome[T]) -> None:
@@ -61,15 +73,15 @@ def over(
         if on_done is not None:
             on_done(outcome)
 
-    pool = ThreadPoolExecutor(max(1, min(parallel, len(hosts), room())), "host")
+    pool = ThreadPoolExecutor(max(1, min(parallel, len(hosts), max_parallel())), "host")
     try:
         with uninterrupted():  # cut off in here, a thread is left that the pool does not know
-            visits = {pool.submit(_visit, host, ask, stop): host for host in hosts}
+            visits = {pool.submit(_visit, host, ask, token): host for host in hosts}
         try:
             for visit in as_completed(visits, timeout):
                 note(visit, visit.result())
         except TimeoutError:
-            stop.now(f"was stopped when the {timeout:g} s for all hosts were over")
+            token.cancel(f"was stopped when the {timeout:g} s for all hosts were over")
             pool.shutdown(cancel_futures=True)
             for visit, host in visits.items():
                 if visit.cancelled():
@@ -78,7 +90,7 @@ def over(
                 elif visit not in outcomes:
                     note(visit, visit.result())
     except BaseException:
-        stop.now("was interrupted")
+        token.cancel("was interrupted")
         with uninterrupted():
             pool.shutdown(cancel_futures=True)
         raise
@@ -86,19 +98,48 @@ def over(
     return tuple(outcomes[visit] for visit in visits)
 
 
-def _visit(host: H, ask: Callable[[H], T], stop: Stop) -> Outcome[T]:
+def _visit(host: H, ask: Callable[[H], T], token: CancelToken) -> Outcome[T]:
     try:
-        with under(stop):
+        with cancellable(token):
             result = ask(host)
-            stop.check()  # it may have taken the end of a command for an answer
+            token.check()  # it may have taken the end of a command for an answer
     except RopewayError as error:
         error.where = error.where or host.name
         return Outcome(host, error=error)
     return Outcome(host, result)
 
 
-def room() -> int:
-    """How many commands at once the limit of open files allows."""
+def run_on_all_or_raise(hosts: Hosts, ask: Callable[[Host], T]) -> dict[str, T]:
+    """Ask every host; the results are keyed by the host's name.
+
+    Raises the first host's error, with the errors of the others in its evidence.
+    """
+    outcomes = run_on_all(tuple(hosts.values()), ask)
+    failed = [one for one in outcomes if one.error is not None]
+    if failed:
+        first = failed[0].error
+        assert first is not None
+        others = tuple(f"{one.host.name}: {one.error}" for one in failed[1:])
+        first.evidence = (*first.evidence, *others)
+        raise first
+    return {one.host.name: one.result for one in outcomes if one.result is not None}
+
+
+def group_by_host(parts: Iterable[P]) -> dict[str, list[P]]:
+    """Group parts by the host they belong to, in their order; a host without any is left out."""
+    groups: dict[str, list[P]] = {}
+    for part in parts:
+        groups.setdefault(part.host, []).append(part)
+    return groups
+
+
+def select(hosts: Hosts, names: Mapping[str, object]) -> Hosts:
+    """Return only the hosts of these names."""
+    return {name: host for name, host in hosts.items() if name in names}
+
+
+def max_parallel() -> int:
+    """Return how many commands may run at once within the limit of open files."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return sys.maxsize

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from ropeway.errors import HostError, NoAnswer, NoSsh, SshError, TimeLimit, TurnedAway
 from ropeway.hosts import ssh_errors
 from ropeway.hosts.base import Result, cannot_write
-from ropeway.hosts.child import Child, Output, rest, running
+from ropeway.hosts.child import Child, Output, running, sleep_cancellable
 from ropeway.hosts.remote import Framed, remote_line
 
 # ssh listens at this path with 17 characters more, before it moves it into place (mux.c), and macOS
@@ -128,7 +128,7 @@ class SshHost:
                 pause *= random.uniform(0.5, 1.5)
                 if time.monotonic() + pause >= deadline:
                     raise
-                rest(pause)
+                sleep_cancellable(pause)
         return self._once(task, deadline, on_line)
 
     def _once(

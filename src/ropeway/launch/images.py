@@ -6,9 +6,9 @@ import secrets
 
 from ropeway.errors import HostError, Refused, RopewayError
 from ropeway.hosts.base import Host
-from ropeway.hosts.child import Stop, rest, under
+from ropeway.hosts.child import CancelToken, cancellable, sleep_cancellable
+from ropeway.hosts.fleet import Hosts, OnProgress, run_on_all_or_raise
 from ropeway.launch import docker
-from ropeway.launch.crew import Hosts, Tell, everywhere
 from ropeway.launch.image import derive_argvs, derived_name, mirrored
 from ropeway.spec.cluster import Runtime
 
@@ -18,16 +18,16 @@ _LAYER = re.compile(r"^([0-9a-f]{12}): (Pulling fs layer|Already exists|Pull com
 _BLOB = re.compile(r"^Copying blob (sha256:[0-9a-f]{12})")  # podman, when it begins with one
 
 
-def ensure_image(hosts: Hosts, runtime: Runtime, image: str, tell: Tell) -> dict[str, str]:
+def ensure_image(hosts: Hosts, runtime: Runtime, image: str, tell: OnProgress) -> dict[str, str]:
     """Every host has the image afterwards; returns its id by host.
 
     Raises Refused when it is missing and not to be fetched, HostError when fetching fails.
     """
-    return everywhere(hosts, lambda host: _ensure(host, runtime, image, tell))
+    return run_on_all_or_raise(hosts, lambda host: _ensure(host, runtime, image, tell))
 
 
 def ensure_derived(
-    hosts: Hosts, runtime: Runtime, image: str, ids: dict[str, str], tell: Tell
+    hosts: Hosts, runtime: Runtime, image: str, ids: dict[str, str], tell: OnProgress
 ) -> str:
     """The image with `runtime.pip` in it, made where it is not there; the base when there is none
     to make. Raises HostError, with pip's own words."""
@@ -49,17 +49,20 @@ def ensure_derived(
             _forget(host, argvs[0])
             raise
 
-    everywhere(hosts, make)
+    run_on_all_or_raise(hosts, make)
     return derived
 
 
 def _forget(host: Host, remove: tuple[str, ...]) -> None:
     """Remove what a `run` that was cut off has left, and look again: its daemon may only now have
     made the container, which nobody then starts (so `--rm` does not remove it)."""
-    with under(Stop()), contextlib.suppress(RopewayError):  # we may be under one that came
+    with (
+        cancellable(CancelToken()),
+        contextlib.suppress(RopewayError),
+    ):  # we may be under one that came
         for _ in range(3):
             host.run(remove)
-            rest(0.4)
+            sleep_cancellable(0.4)
 
 
 def versions(hosts: Hosts, runtime: Runtime, image: str) -> dict[str, str]:
@@ -67,7 +70,7 @@ def versions(hosts: Hosts, runtime: Runtime, image: str) -> dict[str, str]:
 
     Raises Refused when hosts have different ones under the same name.
     """
-    answers = everywhere(hosts, lambda host: _versions(host, runtime, image))
+    answers = run_on_all_or_raise(hosts, lambda host: _versions(host, runtime, image))
     distinct = {tuple(sorted(one.items())) for one in answers.values()}
     if len(distinct) > 1:
         raise Refused(
@@ -100,7 +103,7 @@ def _versions(host: Host, runtime: Runtime, image: str) -> dict[str, str]:
         ) from error
 
 
-def _ensure(host: Host, runtime: Runtime, image: str, tell: Tell) -> str:
+def _ensure(host: Host, runtime: Runtime, image: str, tell: OnProgress) -> str:
     command = runtime.command
     there = host.run(docker.image_argv(command, image))
     if there.ok:
@@ -123,7 +126,7 @@ def _ensure(host: Host, runtime: Runtime, image: str, tell: Tell) -> str:
     return found.stdout.strip()
 
 
-def _pull(host: Host, runtime: Runtime, image: str, tell: Tell) -> None:
+def _pull(host: Host, runtime: Runtime, image: str, tell: OnProgress) -> None:
     source = mirrored(image, runtime.mirror)
     layers: dict[str, bool] = {}
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from ropeway.errors import HostError, RopewayError
 from ropeway.hosts.base import Host, Result
-from ropeway.hosts.child import Stop, under
-from ropeway.hosts.fleet import over
+from ropeway.hosts.child import CancelToken, cancellable
+from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all, run_on_all_or_raise, select
 from ropeway.launch import docker
-from ropeway.launch.crew import Hosts, by_host, everywhere, those
 from ropeway.launch.labels import SERVICE, Found, containers_on
 from ropeway.launch.lock import BASE
 
@@ -62,7 +61,7 @@ class State:
 
 def look(hosts: Hosts, runtime: docker.Runtime, service: str | None = None) -> State:
     """Ask all hosts. One that does not answer is told of, and no error."""
-    outcomes = over(tuple(hosts.values()), lambda host: containers_on(host, runtime, service))
+    outcomes = run_on_all(tuple(hosts.values()), lambda host: containers_on(host, runtime, service))
     found = [one for outcome in outcomes for one in outcome.result or ()]
     order = {name: number for number, name in enumerate(hosts)}
     found.sort(key=lambda one: (one.service, one.replica, one.rank, order[one.host], one.name))
@@ -88,7 +87,7 @@ def take_down(hosts: Hosts, runtime: docker.Runtime, service: str, state: State)
         result = host.run(("sh", "-c", DOWN, "sh", *given), timeout=180.0)
         return int(result.check("cannot take it down", where=host.name).stdout or 0)
 
-    outcomes = over(tuple(hosts.values()), down)
+    outcomes = run_on_all(tuple(hosts.values()), down)
     failed = [one for one in outcomes if one.error is not None]
     if failed:
         raise HostError(
@@ -102,14 +101,14 @@ def take_down(hosts: Hosts, runtime: docker.Runtime, service: str, state: State)
 
 def restart(hosts: Hosts, runtime: docker.Runtime, which: Sequence[Found]) -> None:
     """Restart containers, all at once: the ranks of a replica cannot go on without each other."""
-    mine = by_host(which)
+    mine = group_by_host(which)
 
     def again(host: Host) -> None:
         names = [one.name for one in mine[host.name]]
         argv = docker.again_argv(runtime, names, _PATIENCE)
         host.run(argv, timeout=180.0).check("cannot restart it", where=host.name)
 
-    everywhere(those(hosts, mine), again)
+    run_on_all_or_raise(select(hosts, mine), again)
 
 
 def run_in(hosts: Hosts, runtime: docker.Runtime, one: Found, argv: Sequence[str]) -> Result:
@@ -130,7 +129,7 @@ def past(
     hosts: Hosts, runtime: docker.Runtime, which: Sequence[Found], lines: int
 ) -> tuple[Line, ...]:
     """The last lines of all containers together, by time."""
-    mine = by_host(which)
+    mine = group_by_host(which)
 
     def read(host: Host) -> list[list[Line]]:
         found = []
@@ -140,7 +139,7 @@ def past(
             found.append([line_of(source_of(one), text) for text in result.stdout.splitlines()])
         return found
 
-    outcomes = everywhere(those(hosts, mine), read)
+    outcomes = run_on_all_or_raise(select(hosts, mine), read)
     merged = heapq.merge(*(rows for several in outcomes.values() for rows in several))
     return tuple(merged)[-lines:] if lines else ()
 
@@ -153,13 +152,13 @@ def follow(
     Each container is a connection's session of its own; Ctrl-C ends them all.
     """
     heard: queue.Queue[Line | None] = queue.Queue()
-    stop = Stop()
+    stop = CancelToken()
 
     def hear(one: Found) -> None:
         argv = docker.logs_argv(runtime, one.name, lines=0, follow=True)
         source = source_of(one)
         try:
-            with under(stop):
+            with cancellable(stop):
                 hosts[one.host].run(
                     ("sh", "-c", 'exec "$@" 2>&1', "sh", *argv),
                     timeout=30 * 86_400.0,
@@ -177,7 +176,7 @@ def follow(
         for line in _in_order(heard, len(threads)):
             say(line)
     finally:
-        stop.now("the log is no longer followed")
+        stop.cancel("the log is no longer followed")
         for thread in threads:
             thread.join(5.0)
 

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 
 from ropeway.errors import HostError, Refused, RopewayError, TimeLimit
 from ropeway.hosts.base import Host, room_hint
-from ropeway.hosts.child import Stop, under
-from ropeway.launch.crew import everywhere
+from ropeway.hosts.child import CancelToken, cancellable
+from ropeway.hosts.fleet import run_on_all_or_raise
 from ropeway.launch.labels import Author
 
 HELD, FREE = "ropeway: locked", "ropeway: not locked"
@@ -67,7 +67,7 @@ class Lock:
     def __init__(self, author: Author) -> None:
         self.author = author
         self._claims: list[_Claim] = []
-        self._stop = Stop()
+        self._stop = CancelToken()
 
     def take(self, hosts: Sequence[Host]) -> None:
         """See `locked`."""
@@ -89,7 +89,7 @@ class Lock:
             first, _, rest = result.stdout.partition("\n")
             return first == FREE, (rest if first == FREE else result.stdout).strip()
 
-        said = everywhere(hosts, ask)
+        said = run_on_all_or_raise(hosts, ask)
         lost = {name: _loss(free, last) for name, (free, last) in said.items() if last != mine}
         if lost:
             raise HostError(
@@ -102,7 +102,7 @@ class Lock:
 
     def give_back(self) -> None:
         """On all hosts."""
-        self._stop.now("the lock is given back")
+        self._stop.cancel("the lock is given back")
         for claim in self._claims:
             claim.ended.wait(5.0)
 
@@ -139,14 +139,14 @@ def holder(author: Author) -> str:
     return json.dumps(asdict(author))
 
 
-def _hold(claim: _Claim, author: Author, stop: Stop) -> None:
+def _hold(claim: _Claim, author: Author, stop: CancelToken) -> None:
     def heard(line: str) -> None:
         if line.strip() == HELD:
             claim.held.set()
 
     argv = ("sh", "-c", LOCK, "sh", holder(author))
     try:
-        with under(stop):
+        with cancellable(stop):
             result = claim.host.run(argv, timeout=_LONG, on_line=heard)
         claim.code, claim.output = result.exit_code, result.stdout or result.stderr
     except RopewayError as error:

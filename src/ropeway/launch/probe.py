@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 
 from ropeway.hosts.base import Host
-from ropeway.hosts.fleet import over
+from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all
 from ropeway.launch import docker
 from ropeway.launch.containers import HEAD, ROUTER
-from ropeway.launch.crew import Hosts, by_host
 from ropeway.launch.labels import Found
 from ropeway.launch.scripts import FOLDER
 
@@ -18,13 +17,13 @@ def serving(
 
     A host that cannot be asked, and an answer that takes longer than `seconds`, are reasons too.
     """
-    asked = by_host(one for one in found if one.role in (HEAD, ROUTER))
+    asked = group_by_host(one for one in found if one.role in (HEAD, ROUTER))
 
     def ask(host: Host) -> dict[str, str]:
         return {one.name: _why_not(host, runtime, one, seconds) for one in asked[host.name]}
 
     answers: dict[str, str] = {}
-    for outcome in over([hosts[name] for name in asked], ask):
+    for outcome in run_on_all([hosts[name] for name in asked], ask):
         away = {one.name: str(outcome.error) for one in asked[outcome.host.name]}
         answers |= away if outcome.result is None else outcome.result
     return answers

@@ -10,8 +10,15 @@ from dataclasses import dataclass
 from ropeway.engines import vllm
 from ropeway.errors import ConnectionLost, HostError, LaunchError, RopewayError
 from ropeway.hosts.base import Command, Host, shell_line
-from ropeway.hosts.child import rest
-from ropeway.hosts.fleet import over
+from ropeway.hosts.child import sleep_cancellable
+from ropeway.hosts.fleet import (
+    Hosts,
+    OnProgress,
+    group_by_host,
+    run_on_all,
+    run_on_all_or_raise,
+    select,
+)
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch import docker
 from ropeway.launch.containers import (
@@ -23,7 +30,6 @@ from ropeway.launch.containers import (
     own_folder,
     secret_names,
 )
-from ropeway.launch.crew import Hosts, Tell, by_host, everywhere, those
 from ropeway.launch.docker import Container
 from ropeway.launch.failure import engine_failure, root_cause
 from ropeway.launch.labels import RUN, SERVICE, Author, Found, containers_on, labels_of
@@ -90,7 +96,7 @@ class Job:
         return tuple(one for one in every if one in self.todo or one.role == ROUTER)
 
 
-def start(job: Job, tell: Tell) -> None:
+def start(job: Job, tell: OnProgress) -> None:
     """Start the containers, wait until each replica has generated a token, and let the container
     engine restart them from then on.
 
@@ -130,7 +136,7 @@ def undo(job: Job) -> LaunchError | None:
         argv = ("sh", "-c", UNDO, "sh", *given)
         host.run(argv, timeout=180.0).check("cannot undo the start", where=host.name)
 
-    outcomes = over([job.hosts[site.name] for site in service.sites], remove)
+    outcomes = run_on_all([job.hosts[site.name] for site in service.sites], remove)
     failed = [one for one in outcomes if one.error is not None]
     if not failed:
         return None
@@ -167,7 +173,7 @@ def survey(
     hosts: Hosts, runtime: docker.Runtime, service: str | None
 ) -> dict[str, tuple[Found, ...]]:
     """Our containers on each host. Raises HostError when one cannot be asked."""
-    return everywhere(hosts, lambda host: containers_on(host, runtime, service))
+    return run_on_all_or_raise(hosts, lambda host: containers_on(host, runtime, service))
 
 
 def read_logs(
@@ -175,7 +181,7 @@ def read_logs(
 ) -> dict[str, str]:
     """The end of each container's log, by `host/name`; of hosts that do not answer, nothing."""
 
-    mine = by_host(which)
+    mine = group_by_host(which)
 
     def read(host: Host) -> dict[str, str]:
         texts = {}
@@ -185,7 +191,7 @@ def read_logs(
             texts[_key(one)] = result.stdout if result.ok else ""
         return texts
 
-    outcomes = over(tuple(those(hosts, mine).values()), read)
+    outcomes = run_on_all(tuple(select(hosts, mine).values()), read)
     return {key: text for one in outcomes for key, text in (one.result or {}).items()}
 
 
@@ -195,7 +201,7 @@ def _key(one: Container | Found) -> str:
 
 def _put_files(job: Job) -> None:
     service = job.service
-    ours, todo = by_host(files(service)), by_host(job.todo)
+    ours, todo = group_by_host(files(service)), group_by_host(job.todo)
 
     def put(host: Host) -> None:
         site = service.site(host.name)
@@ -208,7 +214,7 @@ def _put_files(job: Job) -> None:
             if one.secrets:
                 host.put(_secrets(job, one).encode(), one.secrets, mode=0o600)
 
-    everywhere(those(job.hosts, todo), put)
+    run_on_all_or_raise(select(job.hosts, todo), put)
 
 
 def _secrets(job: Job, one: Container) -> str:
@@ -223,7 +229,7 @@ def _secrets(job: Job, one: Container) -> str:
 def _run_containers(job: Job) -> None:
     service = job.service
     content = hashes(service)
-    todo = by_host(job.todo)
+    todo = group_by_host(job.todo)
 
     def run(host: Host) -> None:
         folder = own_folder(service, service.site(host.name))
@@ -233,13 +239,13 @@ def _run_containers(job: Job) -> None:
             result = host.run(argv, timeout=300.0)
             result.check(f"cannot start `{one.name}`", where=host.name)
 
-    everywhere(those(job.hosts, todo), run)
+    run_on_all_or_raise(select(job.hosts, todo), run)
 
 
-def _wait_until_ready(job: Job, tell: Tell) -> None:
+def _wait_until_ready(job: Job, tell: OnProgress) -> None:
     serve = job.service.spec.serve
     deadline = time.monotonic() + serve.start_timeout
-    mine = those(job.hosts, by_host(job.awaited))
+    mine = select(job.hosts, group_by_host(job.awaited))
     while True:
         alive = _alive(job, mine)
         heads = [one for one in alive if one.role == HEAD]
@@ -261,7 +267,7 @@ def _wait_until_ready(job: Job, tell: Tell) -> None:
                 ),
                 hint="raise `serve.start_timeout`, or look into the logs",
             )
-        rest(_POLL_SECONDS)
+        sleep_cancellable(_POLL_SECONDS)
 
 
 def _alive(job: Job, mine: Hosts) -> list[Found]:
@@ -295,14 +301,14 @@ def _ended(one: Found | None) -> str:
 
 
 def _let_restart(job: Job) -> None:
-    todo = by_host(job.todo)
+    todo = group_by_host(job.todo)
 
     def update(host: Host) -> None:
         names = [one.name for one in todo[host.name]]
         argv = docker.restart_argv(job.runtime, names, "unless-stopped")
         host.run(argv).check("cannot set the restart policy", where=host.name)
 
-    everywhere(those(job.hosts, todo), update)
+    run_on_all_or_raise(select(job.hosts, todo), update)
 
 
 def _activity(log: str, ready: int, replicas: int) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 
 from ropeway.models.attention import HIDDEN, matrix, norm
 from ropeway.models.config import Config
+from ropeway.models.encoders import read_towers
 from ropeway.models.layers import all_layers, mtp_layers, unknown_kinds
 from ropeway.models.quantisation import stored_precision
 from ropeway.models.shape import Block, ModelShape, Parameters, Precision, Weight, as_runs
-from ropeway.models.towers import read_towers
 
 _VOCAB = ("vocab_size", "padded_vocab_size")
 _POSITIONS = ("max_position_embeddings", "max_sequence_length", "n_positions", "seq_length")

@@ -18,7 +18,7 @@ from ropeway.models.attention import (
     softmax,
 )
 from ropeway.models.config import Config
-from ropeway.models.feed import (
+from ropeway.models.feed_forward import (
     EXPERT_WIDTH,
     EXPERTS,
     PER_TOKEN,
@@ -27,7 +27,7 @@ from ropeway.models.feed import (
     dense_width,
     mixture,
 )
-from ropeway.models.shape import Attention, Block, Feed
+from ropeway.models.shape import Attention, Block, FeedForward
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
@@ -165,7 +165,7 @@ def _is_longcat(config: Config) -> bool:
     return config.model_type.startswith("longcat_flash")
 
 
-def _doubled(attention: Attention, wide: Feed, mixed: Feed) -> Block:
+def _doubled(attention: Attention, wide: FeedForward, mixed: FeedForward) -> Block:
     """Two attentions and two dense parts around one mixture (FlashDecoderLayer of LongCat)."""
     feed = replace(both(wide, mixed), weights=(*wide.weights * 2, *mixed.weights))
     twice = replace(
@@ -285,7 +285,7 @@ def _softmax_of_kind(config: Config, kind: str) -> Attention:
     return softmax(config, value_dim=config.find(("v_head_dim",)))
 
 
-def _feed(config: Config, layer: int) -> Feed:
+def _feed(config: Config, layer: int) -> FeedForward:
     if not config.find(EXPERTS):
         return dense(config, _widened(config, layer))
     if config.flag("enable_moe_block"):  # Gemma 4: both in every layer

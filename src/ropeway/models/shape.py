@@ -1,7 +1,7 @@
 """A model as plain data: its layers in order, every weight in them, what each keeps of a token.
 
     ModelShape ─ Block × runs of equal layers ─ Attention ─ Weight …
-               │                              └ Feed ────── Weight …
+               │                              └ FeedForward ─ Weight …
                ├ outer weights: embeddings, head, last norm
                ├ MTP layers, vision tower
                └ Precision: bits per number, by component
@@ -94,7 +94,7 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Feed:
+class FeedForward:
     """The feed-forward part of one layer: dense, a mixture of experts, or both (Gemma 4).
 
     dense_width       0 where there is no dense part
@@ -133,7 +133,7 @@ class Block:
 
     count: int
     attention: Attention | None
-    feed: Feed | None
+    feed: FeedForward | None
     all_reduces: int = 2
 
     @property
@@ -144,7 +144,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Tower:
+class Encoder:
     """A vision or audio encoder, with what joins it to the language model.
 
     numbers  parameters, or None where config.json does not tell enough; `why` then says what
@@ -242,7 +242,7 @@ class ModelShape:
     precision: Precision = Precision("bf16")
     mtp: tuple[Block, ...] = ()
     mtp_outer: tuple[Weight, ...] = ()
-    towers: tuple[Tower, ...] = ()
+    towers: tuple[Encoder, ...] = ()
     assumed: tuple[str, ...] = ()
     weight_bytes: int = 0
     weight_files: tuple[Path, ...] = ()
@@ -317,7 +317,7 @@ class ModelShape:
         return (softmax or self._attentions)[0]
 
     @property
-    def _feeds(self) -> list[Feed]:
+    def _feeds(self) -> list[FeedForward]:
         return [block.feed for block in self.blocks if block.feed]
 
 

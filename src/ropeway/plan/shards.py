@@ -10,7 +10,7 @@ from functools import lru_cache
 from math import ceil
 from operator import sub
 
-from ropeway.models import COMPONENTS, Attention, Block, Feed, ModelShape, Precision, Weight
+from ropeway.models import COMPONENTS, Attention, Block, FeedForward, ModelShape, Precision, Weight
 from ropeway.spec.model import Layout
 
 # vllm/model_executor/layers/vocab_parallel_embedding.py, DEFAULTVOCAB_PADDING_SIZE
@@ -245,7 +245,7 @@ class _Costs:
 def _costs(
     shape: ModelShape, tensor: int, precision: Precision, kv_bits: float, vision: bool
 ) -> _Costs:
-    distinct: dict[tuple[Attention | None, Feed | None, int], int] = {}
+    distinct: dict[tuple[Attention | None, FeedForward | None, int], int] = {}
     kinds: list[_Kind] = []
     order: list[int] = []
     for block in shape.blocks:

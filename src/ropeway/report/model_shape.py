@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ropeway.models.shape import Attention, Block, Feed, ModelShape, Precision
+from ropeway.models.shape import Attention, Block, FeedForward, ModelShape, Precision
 from ropeway.models.summary import CACHE_BITS, ModelSummary
 from ropeway.plan.shards import StageShard
 from ropeway.report.line import one_line
@@ -181,7 +181,7 @@ def _attention(attention: Attention | None) -> str:
     return f"{kind}: {heads}"
 
 
-def _feed(feed: Feed | None) -> str:
+def _feed(feed: FeedForward | None) -> str:
     if not feed:
         return ""
     said = []

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from ropeway.engines.ascend_releases import image_tag, release_of
 from ropeway.facts.driver_paths import MANAGERS, USUAL
-from ropeway.hosts.child import rest
+from ropeway.hosts.child import sleep_cancellable
 from ropeway.launch.scripts import FOLDER
 from ropeway.sim.machine import Container, Image, Machine
 from ropeway.sim.virtual_engine import Life, Pace, Part, Story, part_of, story_of
@@ -206,7 +206,9 @@ class ContainerEngine:
             self.made[name] = one
             self._stories.clear()
         if script is None:
-            rest(self.pace.pull)  # `pip install`, for an image that is derived from this one
+            sleep_cancellable(
+                self.pace.pull
+            )  # `pip install`, for an image that is derived from this one
         else:
             say(one.id)
         return 0, ""
@@ -318,7 +320,7 @@ class ContainerEngine:
             told = len(lines)
             if ended:
                 break
-            rest(0.05)
+            sleep_cancellable(0.05)
         return 0, ""
 
     def _do_exec(self, options: Options, say: Say) -> Answer:
@@ -350,7 +352,7 @@ class ContainerEngine:
         for layer in layers:
             say(f"{layer}: Pulling fs layer")
         for layer in layers:
-            rest(self.pace.pull / _LAYERS)
+            sleep_cancellable(self.pace.pull / _LAYERS)
             if self.machine.trouble.disk_fills:
                 return 1, f"failed to register layer: write /usr/local/lib/libcann.so: {_FULL}"
             say(f"{layer}: Pull complete")
@@ -362,7 +364,7 @@ class ContainerEngine:
         path = options.one("--input")
         if path not in self._files:
             return 1, f"open {path}: no such file or directory"
-        rest(self.pace.pull)
+        sleep_cancellable(self.pace.pull)
         for name in self._files[path].decode().split():  # a virtual archive is a list of names
             self.images[name] = Image(name, _digest(name))
             say(f"Loaded image: {name}")

@@ -18,7 +18,7 @@ from typing import get_args
 from ropeway.errors import ConnectionLost, HostError, NoRoute, Refused
 from ropeway.facts.script import NOT_FOUND
 from ropeway.hosts.base import Result, cannot_write
-from ropeway.hosts.child import rest
+from ropeway.hosts.child import sleep_cancellable
 from ropeway.launch import docker
 from ropeway.launch.labels import ask_argv
 from ropeway.launch.life import DOWN
@@ -244,7 +244,7 @@ class LaunchHost:
         self.rehearsal.on_command(seen)
         half = self.rehearsal.pace.latency / 2
         try:
-            rest(half)
+            sleep_cancellable(half)
         except HostError:
             if argv[1:3] == ("run", "--detach"):
                 due = time.monotonic() + _LATE_SECONDS * self.rehearsal.pace.sleeps
@@ -253,7 +253,7 @@ class LaunchHost:
         self._reach()
         self.site.settle()
         yield
-        rest(half)
+        sleep_cancellable(half)
 
     def _reach(self) -> None:
         """Raises HostError where the host cannot be reached, or no longer."""
@@ -318,7 +318,7 @@ class LaunchHost:
             say(HELD)
             before = self.breaks
             while self.breaks == before:
-                rest(0.05)
+                sleep_cancellable(0.05)
         finally:
             self.site.lock.release()
         raise ConnectionLost(_BROKEN, where=self.name)
@@ -351,7 +351,7 @@ class LaunchHost:
             code, err = self._program((runtime, "rm", "--force", *ids), _deaf) if ids else (0, "")
             if code:
                 return code, err
-            rest(0.4 * self.rehearsal.pace.sleeps)
+            sleep_cancellable(0.4 * self.rehearsal.pace.sleeps)
         ours = self.site.files.get(f"{self.site.base}/holder", b"").decode() == holder
         if ours and not self._labelled(runtime, service):
             self.site.remove(folder)

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from ropeway.errors import Refused
 from ropeway.hardware import chip_named
 from ropeway.spec.errors import Fault, broken
-from ropeway.spec.types import Address, Noun, Port, Size, listed, matching
+from ropeway.spec.types import Address, Port, Size, SpecModel, matching, to_tuple
 
 # A path as Docker's `-v` takes it: absolute, and without the colon that ends it there.
 _PATH = r"/[^\x00-\x1f\x7f:]*"
@@ -21,7 +21,7 @@ _IMAGE = (
 _REGISTRY = r"[a-z0-9][a-z0-9._-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*"
 
 
-class Local(Noun):
+class Local(SpecModel):
     """Virtual hosts on this machine (127.0.0.2, 127.0.0.3 …), each with virtual NPUs."""
 
     hosts: Annotated[int, Field(ge=1, le=64)] = 2
@@ -31,7 +31,7 @@ class Local(Noun):
 _Device = Annotated[int, Field(ge=0, le=1023)]
 
 
-class RemoteHost(Noun):
+class RemoteHost(SpecModel):
     """One host that is reached over SSH; `user` and `port` default to what ~/.ssh/config says.
 
     `npus` of its NPUs are used: those whose /dev/davinciN `devices` names, else the first ones.
@@ -40,7 +40,7 @@ class RemoteHost(Noun):
 
     address: Address
     npus: Annotated[int, Field(ge=1, le=1024)]
-    devices: Annotated[tuple[_Device, ...] | None, BeforeValidator(listed)] = Field(
+    devices: Annotated[tuple[_Device, ...] | None, BeforeValidator(to_tuple)] = Field(
         default=None, validate_default=True
     )
     nic: Annotated[str, matching(_NIC, "a network interface's name")] | None = None
@@ -72,7 +72,7 @@ def _known_chip(text: str) -> str:
         raise broken(Fault(("chip",), f"tells no chip: {error.what}", error.hint)) from None
 
 
-class Cluster(Noun):
+class Cluster(SpecModel):
     """Where to run: `local` (virtual) or `hosts` (real), exactly one of them.
 
     `nic` is the hosts' interface on the network they reach each other by; by default the one that
@@ -81,7 +81,7 @@ class Cluster(Noun):
     """
 
     local: Local | None = None
-    hosts: Annotated[tuple[RemoteHost, ...] | None, BeforeValidator(listed)] = Field(
+    hosts: Annotated[tuple[RemoteHost, ...] | None, BeforeValidator(to_tuple)] = Field(
         default=None, validate_default=True
     )
     nic: Annotated[str, matching(_NIC, "a network interface's name")] | None = None
@@ -151,7 +151,7 @@ def _host_faults(hosts: tuple[RemoteHost, ...]) -> list[Fault]:
 
 
 def _several(value: object) -> object:
-    return () if value is None else listed(value)
+    return () if value is None else to_tuple(value)
 
 
 _Path = Annotated[str, matching(_PATH, _PATH_FORM)]
@@ -167,7 +167,7 @@ _Requirement = Annotated[
 ]
 
 
-class Runtime(Noun):
+class Runtime(SpecModel):
     """How containers are run on real hosts. What is None follows from the hosts and the release.
 
     `command` is the container engine; `image` a whole name in place of the release's own, `os` the

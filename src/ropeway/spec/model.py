@@ -33,14 +33,14 @@ from ropeway.spec.layout import layout_numbers
 from ropeway.spec.types import (
     Address,
     Count,
-    Noun,
     Port,
     Size,
-    blank_is_empty,
-    faultless,
+    SpecModel,
+    check_faults,
     is_loopback,
-    listed,
     matching,
+    none_to_empty,
+    to_tuple,
     without_own_keys,
 )
 from ropeway.spec.yaml import as_error, dump_yaml, load_yaml, read_text
@@ -98,7 +98,7 @@ def local_spec(
     )
 
 
-class Layout(Noun):
+class Layout(SpecModel):
     """How one engine is spread over NPUs: `tensor` × `pipeline` × `data` of them.
 
     `expert` spreads the experts of a mixture over all tensor and data ranks; it takes no NPU of
@@ -144,7 +144,7 @@ def _layout_faults(layouts: tuple[Layout, ...]) -> list[Fault]:
     ]
 
 
-class Model(Noun):
+class Model(SpecModel):
     """What to serve: `name` (one that `ropeway model fetch` makes) or `path` (a directory)."""
 
     name: ModelName | None = None
@@ -168,10 +168,10 @@ class Model(Noun):
         return path
 
 
-_OpenMapping = BeforeValidator(lambda value: without_own_keys(blank_is_empty(value)))
+_OpenMapping = BeforeValidator(lambda value: without_own_keys(none_to_empty(value)))
 
 
-class Serve(Noun):
+class Serve(SpecModel):
     """How the model is served. What is None is left to the engine, or to the cluster's default.
 
     `version` is the release of vLLM-Ascend, `kv_cache` bytes per NPU, `memory` a fraction of each
@@ -189,8 +189,8 @@ class Serve(Noun):
     backend: Literal["ray", "mp"] | None = None
     layouts: Annotated[
         tuple[Layout, ...],
-        BeforeValidator(lambda value: () if value is None else listed(value)),
-        faultless(_layout_faults),
+        BeforeValidator(lambda value: () if value is None else to_tuple(value)),
+        check_faults(_layout_faults),
     ] = ()
     context: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     dtype: Dtype = "auto"
@@ -204,14 +204,14 @@ class Serve(Noun):
     ) = Field(default=None, validate_default=True)
     secret_env: Annotated[
         tuple[Annotated[str, matching(VARIABLE, "the name of an environment variable")], ...],
-        BeforeValidator(lambda value: () if value is None else listed(value)),
+        BeforeValidator(lambda value: () if value is None else to_tuple(value)),
     ] = ()
     restart: bool = True
     start_timeout: Annotated[int, Field(ge=1, le=86_400)] = 600
-    engine_args: Annotated[dict[str, Any], _OpenMapping, faultless(flag_faults)] = Field(
+    engine_args: Annotated[dict[str, Any], _OpenMapping, check_faults(flag_faults)] = Field(
         default_factory=dict
     )
-    env: Annotated[dict[str, str], _OpenMapping, faultless(variable_faults)] = Field(
+    env: Annotated[dict[str, str], _OpenMapping, check_faults(variable_faults)] = Field(
         default_factory=dict
     )
 
@@ -240,7 +240,7 @@ class Serve(Noun):
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
 
 
-class Workload(Noun):
+class Workload(SpecModel):
     """The load: `clients` at once, `requests` in all (by default two each), lengths in tokens.
 
     With `rate` requests arrive at so many a second, whatever becomes of them.
@@ -264,17 +264,17 @@ class Workload(Noun):
         return value
 
 
-class Spec(Noun):
+class Spec(SpecModel):
     """One file's worth: everything `ropeway up` needs to know."""
 
     name: Annotated[str, matching(r"[a-z0-9][a-z0-9-]{0,30}", _NAME_FORM)] = "ropeway"
     cluster: Cluster
     model: Model
-    runtime: Annotated[Runtime, BeforeValidator(blank_is_empty)] = Field(
+    runtime: Annotated[Runtime, BeforeValidator(none_to_empty)] = Field(
         default=Runtime(), validate_default=True
     )
-    serve: Annotated[Serve, BeforeValidator(blank_is_empty)] = Serve()
-    workload: Annotated[Workload, BeforeValidator(blank_is_empty)] = Field(
+    serve: Annotated[Serve, BeforeValidator(none_to_empty)] = Serve()
+    workload: Annotated[Workload, BeforeValidator(none_to_empty)] = Field(
         default=Workload(), validate_default=True
     )
 

@@ -34,7 +34,7 @@ def without_own_keys(value: object) -> object:
     }
 
 
-class Noun(BaseModel):
+class SpecModel(BaseModel):
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
     )
@@ -60,16 +60,16 @@ def matching(pattern: str, form: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def blank_is_empty(value: object) -> object:
+def none_to_empty(value: object) -> object:
     """A section whose every line is commented out reads as null."""
     return {} if value is None else value
 
 
-def listed(value: object) -> object:
+def to_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def faultless(find: Callable[[Any], list[Fault]]) -> AfterValidator:
+def check_faults(find: Callable[[Any], list[Fault]]) -> AfterValidator:
     def check(value: object) -> object:
         if faults := find(value):
             raise broken(*faults)

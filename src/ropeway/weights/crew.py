@@ -7,8 +7,8 @@ from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from ropeway.errors import RopewayError
-from ropeway.hosts.child import Stop, under
-from ropeway.hosts.fleet import room
+from ropeway.hosts.child import CancelToken, cancellable
+from ropeway.hosts.fleet import max_parallel
 
 K = TypeVar("K")
 
@@ -29,8 +29,8 @@ class Crew(Generic[K]):
     """Runs jobs. What they raise on purpose is an event; anything else is raised by `next`."""
 
     def __init__(self, jobs_at_once: int) -> None:
-        self._pool = ThreadPoolExecutor(max(2, min(jobs_at_once, room(), _MOST)), "push")
-        self._stop = Stop()
+        self._pool = ThreadPoolExecutor(max(2, min(jobs_at_once, max_parallel(), _MOST)), "push")
+        self._stop = CancelToken()
         self._queue: SimpleQueue[Event[K] | BaseException] = SimpleQueue()
 
     def go(self, about: K, job: Callable[[], object]) -> None:
@@ -53,12 +53,12 @@ class Crew(Generic[K]):
 
     def end(self) -> None:
         """End everything that runs and wait until nothing does."""
-        self._stop.now("was stopped")
+        self._stop.cancel("was stopped")
         self._pool.shutdown(cancel_futures=True)
 
     def _work(self, about: K, job: Callable[[], object]) -> None:
         try:
-            with under(self._stop):
+            with cancellable(self._stop):
                 value = job()
         except RopewayError as error:
             self._queue.put(Event(about, error=error))

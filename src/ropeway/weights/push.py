@@ -15,8 +15,8 @@ from functools import partial
 from typing import TypeVar, cast
 
 from ropeway.errors import HostError, RopewayError
-from ropeway.hosts.child import rest
-from ropeway.hosts.fleet import over
+from ropeway.hosts.child import sleep_cancellable
+from ropeway.hosts.fleet import run_on_all
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.weights.commands import hash_argv, stage_of
 from ropeway.weights.crew import Crew, Event
@@ -196,7 +196,7 @@ class _Run:
         """The answers of the hosts that have not failed; who fails now has."""
         sites = {site.name: site for site in self._remote()}
         answers: dict[str, T] = {}
-        for one in over([s.host for s in sites.values()], lambda host: ask(sites[host.name])):
+        for one in run_on_all([s.host for s in sites.values()], lambda host: ask(sites[host.name])):
             if one.ok:
                 answers[one.host.name] = cast(T, one.result)
             else:
@@ -300,7 +300,7 @@ class _Run:
         argv = self.task.send(self.push, transfer, partial(folder_of, sender, kept))
         result = sender.host.run(("env", "LC_ALL=C", *argv), timeout=_LONGEST)
         if not result.ok:
-            rest(_PAUSE)  # a link that is away for a moment must not fail twice in it
+            sleep_cancellable(_PAUSE)  # a link that is away for a moment must not fail twice in it
         result.check(
             f"cannot send {self.task.pieces[transfer.piece].label} to {transfer.receiver}",
             where=transfer.sender,

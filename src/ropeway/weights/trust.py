@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ropeway.errors import RopewayError
-from ropeway.hosts.fleet import over
+from ropeway.hosts.fleet import run_on_all
 from ropeway.hosts.ssh import SshHost
 from ropeway.weights.commands import (
     EXPIRES_SINCE,
@@ -93,6 +93,6 @@ def take_back(push: str, sites: Sequence[Site]) -> tuple[Left, ...]:
 
     return tuple(
         Left(one.host.name, one.error, undo_by_hand(push, one.host))
-        for one in over(hosts, undo)
+        for one in run_on_all(hosts, undo)
         if one.error is not None and isinstance(one.host, SshHost)
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ropeway.models.attention import HIDDEN, matrix, norm
 from ropeway.models.config import Config
-from ropeway.models.shape import Feed, Weight
+from ropeway.models.shape import FeedForward, Weight
 
 EXPERTS = (
     "num_experts", "num_local_experts", "n_routed_experts", "num_routed_experts", "moe_num_experts",
@@ -37,11 +37,13 @@ _UNGATED = (
 )  # fmt: skip
 
 
-def dense(config: Config, width: int = 0) -> Feed:
+def dense(config: Config, width: int = 0) -> FeedForward:
     """A dense part of `width`, by default the config's."""
     hidden = config.need("hidden size", HIDDEN)
     width = width or dense_width(config)
-    return Feed((*_gated(config, "dense", hidden, width), _input_norm(hidden)), dense_width=width)
+    return FeedForward(
+        (*_gated(config, "dense", hidden, width), _input_norm(hidden)), dense_width=width
+    )
 
 
 def dense_width(config: Config) -> int:
@@ -51,7 +53,7 @@ def dense_width(config: Config) -> int:
     return config.need("feed-forward width", _DENSE)
 
 
-def mixture(config: Config) -> Feed:
+def mixture(config: Config) -> FeedForward:
     """A mixture of experts with its router and shared experts.
 
     Kimi-K3 and Nemotron-3 work in the experts on fewer numbers than the hidden size.
@@ -77,7 +79,7 @@ def mixture(config: Config) -> Feed:
         weights += _gated(config, "shared", hidden, shared)
         if config.find(("shared_expert_intermediate_size",)):
             weights.append(matrix("shared_expert_gate", "router", (1, hidden)))
-    return Feed(
+    return FeedForward(
         tuple(weights),
         experts=experts,
         experts_per_token=per_token,
@@ -87,7 +89,7 @@ def mixture(config: Config) -> Feed:
     )
 
 
-def both(first: Feed, second: Feed) -> Feed:
+def both(first: FeedForward, second: FeedForward) -> FeedForward:
     """A dense part and a mixture in the same layer (Gemma 4)."""
     return replace(second, weights=(*first.weights, *second.weights), dense_width=first.dense_width)
 

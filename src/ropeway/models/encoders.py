@@ -1,14 +1,14 @@
 """Vision and audio encoders, counted as far as config.json goes."""
 
 from ropeway.models.config import Config
-from ropeway.models.shape import Tower
+from ropeway.models.shape import Encoder
 
 _DEPTH = ("depth", "num_hidden_layers", "vt_num_hidden_layers", "encoder_layers", "layers")
 _WIDTH = ("hidden_size", "vt_hidden_size", "embed_dim", "d_model", "width")
 _INNER = ("intermediate_size", "vt_intermediate_size", "encoder_ffn_dim", "mlp_hidden_dim")
 
 
-def read_towers(config: Config) -> tuple[Tower, ...]:
+def read_towers(config: Config) -> tuple[Encoder, ...]:
     """The encoders that config.json describes. A count is within a tenth of the encoder: tables
     of positions and what joins it to the language model differ between families."""
     found = []
@@ -22,15 +22,15 @@ def read_towers(config: Config) -> tuple[Tower, ...]:
     return tuple(found)
 
 
-def _tower(part: Config, kind: str, model: Config) -> Tower:
+def _tower(part: Config, kind: str, model: Config) -> Encoder:
     depth, width = part.find(_DEPTH), part.find(_WIDTH)
     # In Qwen2-VL's encoder `hidden_size` is the language model's and `embed_dim` its own.
     width = part.find(("embed_dim",)) or width
     if not depth or not width:
-        return Tower(kind, None, why=f"`{kind}_config` gives no depth or width")
+        return Encoder(kind, None, why=f"`{kind}_config` gives no depth or width")
     inner = part.find(_INNER) or 4 * width
     total = depth * _layer_numbers(part, width, inner) + _ends(part, kind, width, model)
-    return Tower(kind, total, depth, width)
+    return Encoder(kind, total, depth, width)
 
 
 def _layer_numbers(part: Config, width: int, inner: int) -> int:
