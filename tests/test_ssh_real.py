@@ -400,12 +400,12 @@ def test_ctrl_c_leaves_nothing_on_any_host(server, tmp_path):
     files = [tmp_path / f"pids{number}" for number in range(3)]
     code = (
         "import sys\n"
-        "from ropeway.hosts.fleet import over\n"
+        "from ropeway.hosts.fleet import run_on_all\n"
         "from ropeway.hosts.ssh import SshHost\n"
         "hosts = [SshHost(file, '127.0.0.1', socket, port=int(sys.argv[1]), config=sys.argv[2])\n"
         "         for file, socket in zip(sys.argv[3::2], sys.argv[4::2])]\n"
         "script = 'sleep 60 & timeout 60 sleep 60 & echo $$ $! >\"$0\"; wait'\n"
-        "over(hosts, lambda host: host.run(('sh', '-c', script, host.name)))\n"
+        "run_on_all(hosts, lambda host: host.run(('sh', '-c', script, host.name)))\n"
     )
     pairs = [word for file in files for word in (str(file), server.host().socket)]
     with subprocess.Popen(
