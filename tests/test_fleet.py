@@ -144,7 +144,9 @@ def test_a_fault_of_ours_is_raised_and_ends_the_others(tmp_path):
 
 def test_ctrl_c_ends_everything(tmp_path):
     code = (
-        "import sys; from ropeway.hosts.fleet import run_on_all; from ropeway.hosts.local import *\n"
+        "import sys\n"
+        "from ropeway.hosts.fleet import run_on_all\n"
+        "from ropeway.hosts.local import *\n"
         "hosts = [LocalHost(f'{sys.argv[1]}/{number}') for number in range(5)]\n"
         "script = 'echo $$ >\"$0\"; exec sleep 60'\n"
         "run_on_all(hosts, lambda host: host.run(('sh', '-c', script, host.name)), parallel=3)\n"

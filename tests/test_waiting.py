@@ -25,13 +25,13 @@ def test_what_does_not_come_is_an_error_that_names_it():
 
 
 def test_no_port_is_given_twice_not_even_to_another_process():
+    ours = {free_port() for _ in range(50)}
     code = "from ports import free_port; print([free_port() for _ in range(50)])"
     other = subprocess.run(
         (sys.executable, "-c", code), cwd=Path(__file__).parent, capture_output=True, text=True,
         check=True,
     )  # fmt: skip
     theirs = set(map(int, other.stdout.strip("[]\n").split(",")))
-    ours = {free_port() for _ in range(50)}
     assert (len(ours), len(theirs), ours & theirs) == (50, 50, set())
 
 
