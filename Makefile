@@ -8,21 +8,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL ?= $(BIN)/python -m pip install
 
-.PHONY: demo test quick check setup clean
+.PHONY: demo test test-all quick check setup clean
 
 demo: $(VENV)/.local
 	@$(BIN)/ropeway demo $(DEMO_FLAGS)
 
-# The whole suite, real engine included: half an hour on two cores, 80 minutes on slow ones (AVX2
-# only).
-# The engine's tests run alone: each takes both cores and up to 10 GiB.
-test: check $(VENV)/sshd $(VENV)/docker
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not engine"
-	@$(BIN)/python -m pytest -m engine
+# `make quick` is for while one works: under a minute, and nothing of the engine. `make test` has one
+# of everything that is real: a quarter of an hour. `make test-all` has all of it: every layout,
+# fault and engine. Tests of the engine run alone: each takes both cores and up to 10 GiB.
+PYTEST := $(BIN)/python -m pytest
+BESIDE := -n 2 --dist loadgroup
 
-# Everything that needs no engine and ends within a minute.
 quick: check
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not engine and not slow"
+	@$(PYTEST) $(BESIDE) -m "not engine and not slow and not two_hosts"
+
+test: check $(VENV)/sshd $(VENV)/docker
+	@$(PYTEST) $(BESIDE) -m "not engine and not slow"
+	@$(PYTEST) -m essential
+
+test-all: check $(VENV)/sshd $(VENV)/docker
+	@$(PYTEST) $(BESIDE) --hypothesis-profile=all -m "not engine"
+	@$(PYTEST) --hypothesis-profile=all -m engine
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check src tests benchmarks

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -116,11 +116,20 @@ def shared_memory_files() -> set[str]:
     return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(ours)}
 
 
+def shared_memory_in_use() -> set[str]:
+    """What any living process has mapped, an engine of somebody else's for instance."""
+    names: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # it has ended meanwhile
+            names.update(re.findall(r"/dev/shm/(\S+)", maps.read_text(errors="replace")))
+    return names
+
+
 def left_behind(shared_memory_before: set[str]) -> list[str]:
     """What is still there of the service, in words."""
-    found = [f"{process.pid} {process.title}" for process in processes.find(SERVICE)]
-    found += sorted(shared_memory_files() - shared_memory_before)
-    return [*found, str(SCRATCH)] if SCRATCH.exists() else found
+    left = [f"{process.pid} {process.title}" for process in processes.find(SERVICE)]
+    left += sorted(shared_memory_files() - shared_memory_before - shared_memory_in_use())
+    return [*left, str(SCRATCH)] if SCRATCH.exists() else left
 
 
 @cache

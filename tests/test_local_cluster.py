@@ -27,7 +27,8 @@ TOLERANCE = 2.0
 # Layout, and NPUs per host: with one each, even two ranks sit on two hosts.
 TINY = (
     ("TP2", 1), ("PP2", 1), ("DP2", 1), ("TP2+EP", 1), ("DP2+EP", 1),
-    ("TP4", 2), ("TP4+EP", 2), ("TP2×PP2", 2), ("TP2×PP2+EP", 2),
+    ("TP4", 2), ("TP4+EP", 2), ("TP2×PP2", 2),
+    pytest.param("TP2×PP2+EP", 2, marks=pytest.mark.essential),
     ("DP2×TP2", 2), ("DP2×TP2+EP", 2), ("DP2×PP2", 2), ("DP2×PP2+EP", 2),
 )  # fmt: skip
 SMOLLM2 = (

@@ -4,7 +4,6 @@ The two tests of "still needed" fail when a newer vLLM does without a fix: delet
 """
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from local_cluster import (
     shared_memory_files,
     spec_text,
 )
+from ports import free_port
 from ropeway.sim.plugin import SWITCH
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -57,8 +57,7 @@ def test_it_is_there_only_when_asked_for(switch: str | None, chosen: str) -> Non
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_collectives_give_what_they_should(ranks: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     begun = [
         subprocess.Popen(
             (sys.executable, str(HERE / "communicator_ranks.py"), str(rank), str(ranks), str(port)),
@@ -79,6 +78,7 @@ def test_collectives_give_what_they_should(ranks: int) -> None:
     assert all("all as they should be" in text for text in said)
 
 
+@pytest.mark.essential
 def test_the_pipeline_fix_is_still_needed(tmp_path: Path) -> None:
     """Also what a start that fails says, with the real engine: the cause, and nothing is left."""
     before = shared_memory_files()

@@ -1,0 +1,16 @@
+"""What holds for every test: how much hypothesis tries, and what shares a worker."""
+
+import pytest
+from hypothesis import settings
+
+# `make test-all` takes the second: --hypothesis-profile=all.
+settings.register_profile("test", max_examples=20, deadline=None)
+settings.register_profile("all", max_examples=200, deadline=None)
+settings.load_profile("test")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file on one worker where they share hosts or servers that are dear."""
+    for item in items:
+        if item.get_closest_marker("two_hosts") or item.get_closest_marker("servers"):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
