@@ -1,15 +1,19 @@
-"""The one way in which pages are made of templates: everything from outside is escaped."""
+"""How pages are made of templates: values are escaped, and texts stand in both languages."""
 
 from collections.abc import Callable, Mapping
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 
 def render_page(
     template: str, filters: Mapping[str, Callable[..., object]], /, **values: object
 ) -> str:
-    """The page of a template of this folder. `filters` are its functions, by their names in it; a
-    value that it asks for and that is not given is an error."""
+    """Render a template of this folder, which extends `_page.html.j2`, to a whole HTML page.
+
+    `filters` are the functions that the template uses, by their names in it. A value that the
+    template asks for and that is not given raises jinja2's `UndefinedError`.
+    """
     environment = Environment(
         loader=PackageLoader("ropeway.report", "."),
         autoescape=True,
@@ -18,4 +22,12 @@ def render_page(
         lstrip_blocks=True,
     )
     environment.filters |= filters
+    environment.globals["t"] = in_both_languages
     return environment.get_template(template).render(values)
+
+
+def in_both_languages(english: object, chinese: object) -> Markup:
+    """Return both texts as HTML, escaped; the page shows the one of the language chosen."""
+    return Markup('<span lang="en">{}</span><span lang="zh-Hans">{}</span>').format(
+        english, chinese
+    )
