@@ -21,8 +21,9 @@ from typing import Any
 
 from running import conditions
 
-from ropeway.bench.prompts import WORDS, RandomPrompts, Recipe
-from ropeway.bench.run import Workload, run_bench
+from ropeway.bench.load_test import LoadTest
+from ropeway.bench.prompts import WORDS, Recipe
+from ropeway.bench.run import run_bench
 from ropeway.bench.stats import quantile
 from ropeway.endpoint.client import Endpoint
 
@@ -90,10 +91,16 @@ def measure(ttft: float, tpot: float, rounds: int) -> Outcome:
 
 def _measure(url: str, pid: int, rounds: int) -> Outcome:
     recipe = Recipe(INPUT_TOKENS, INPUT_TOKENS, WORDS, WORDS, exact=False)
-    prompts = RandomPrompts(recipe, CLIENTS * rounds, seed=0)
-    workload = Workload("fake", prompts, OUTPUT_TOKENS, clients=CLIENTS, time_limit_s=12)
+    load = LoadTest(
+        input_tokens=INPUT_TOKENS,
+        output_tokens=OUTPUT_TOKENS,
+        clients=CLIENTS,
+        requests=CLIENTS * rounds,
+        warmup=0,
+        time_limit_s=12,
+    )
     theirs, ours, started = _cpu_s(pid), time.process_time(), time.monotonic()
-    result = asyncio.run(run_bench(Endpoint(url), workload))
+    result = asyncio.run(run_bench(Endpoint(url), "fake", load, recipe))
     took = time.monotonic() - started
     ours, theirs = time.process_time() - ours, _cpu_s(pid) - theirs
     served = _served(url)

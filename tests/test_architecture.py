@@ -39,7 +39,7 @@ STRANGERS = (
 )
 # report renders results; it does not know how they came about.
 REPORT_IMPORTS = {"report", "bench.comparison", "bench.stats", "endpoint.stream", "units"} | {
-    "errors", "hardware", "doctor.finding", "doctor.pings", "diagnosis.result",
+    "bench.load_test", "errors", "hardware", "doctor.finding", "doctor.pings", "diagnosis.result",
     "models.shape", "models.summary", "plan.shards", "plan.candidate", "plan.cost", "plan.memory",
     "plan.estimate", "plan.evaluate",
 }  # fmt: skip

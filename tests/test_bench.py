@@ -1,9 +1,10 @@
 """The load test against an endpoint of known speed, and the folder it leaves."""
 
 import asyncio
-import dataclasses
 import itertools
 import json
+import signal
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,43 +12,40 @@ from typing import Any
 import pytest
 
 from ropeway.bench.arrivals import arrivals
+from ropeway.bench.load_test import Conditions, LoadTest
 from ropeway.bench.prompts import WORDS, RandomPrompts, Recipe, find_recipe
-from ropeway.bench.record import RunWriter, new_run_dir, read_run
-from ropeway.bench.run import BenchResult, Progress, Workload, run_bench
-from ropeway.bench.stats import Conditions, Summary, quantile, summarise
+from ropeway.bench.record import RunWriter, new_run_dir
+from ropeway.bench.run import BenchResult, Progress, run_bench, stopped_by_interrupt
+from ropeway.bench.stats import Summary, quantile, summarise
 from ropeway.endpoint.client import Endpoint, ModelUnknown
 from ropeway.endpoint.stream import Failure, Timing
 from ropeway.errors import Refused
 from ropeway.sim.endpoint import Behaviour, running
 
+RECIPE = Recipe(16, 16, WORDS, WORDS, exact=False)
 CONDITIONS = Conditions(
+    load=LoadTest(input_tokens=16, output_tokens=8, clients=4, requests=8),
     url="http://127.0.0.1:8000/v1",
     model="fake",
     layout="TP2×PP2+EP",
     engine="fake",
     hardware="无",
-    input_tokens=16,
-    output_tokens=8,
-    clients=4,
-    requests=8,
-    seed=0,
-    temperature=0.0,
     started_at="2026-01-31T10:12:05+00:00",
     ropeway="0.1.0",
 )
 
 
-def prompts(count: int, words: int = 16, seed: int = 0) -> RandomPrompts:
+def prompts(count: int, words: int = 16, seed: str = "0") -> RandomPrompts:
     return RandomPrompts(Recipe(words, words, WORDS, WORDS, exact=False), count, seed)
 
 
-def load(url: str, workload: Workload, **options: Any) -> BenchResult:
-    return asyncio.run(run_bench(Endpoint(url, timeout_s=5), workload, **options))
+def load_test(requests: int, clients: int, **options: Any) -> LoadTest:
+    lengths: dict[str, Any] = {"input_tokens": 16, "output_tokens": 8, "warmup": 0}
+    return LoadTest(requests=requests, clients=clients, **lengths | options)
 
 
-def workload(requests: int, clients: int, **options: Any) -> Workload:
-    chosen: dict[str, Any] = {"model": "fake", "output_tokens": 8} | options
-    return Workload(prompts=prompts(requests), clients=clients, **chosen)
+def run(url: str, load: LoadTest, model: str = "fake", **options: Any) -> BenchResult:
+    return asyncio.run(run_bench(Endpoint(url, timeout_s=5), model, load, RECIPE, **options))
 
 
 def summed(result: BenchResult) -> Summary:
@@ -72,7 +70,7 @@ def test_a_poisson_stream_keeps_its_rate_and_its_seed() -> None:
 
 
 def test_no_rate_is_no_arrivals() -> None:
-    with pytest.raises(ValueError, match="is no rate"):
+    with pytest.raises(ValueError, match="rate"):
         arrivals(0, 0)
 
 
@@ -80,7 +78,7 @@ def test_no_rate_is_no_arrivals() -> None:
 
 
 def test_prompts_are_the_same_for_a_seed_and_share_no_beginning() -> None:
-    first, again, other = prompts(500), prompts(500), prompts(500, seed=1)
+    first, again, other = prompts(500), prompts(500), prompts(500, seed="1")
     assert list(first) == list(again)
     assert list(first) != list(other)
     # An engine's prefix cache works in blocks of 16 tokens at least; 8 words differ already.
@@ -112,11 +110,11 @@ def recipe(tokens: int, long: set[str], overhead: int = 7, first_cost: int = 1) 
 
 def test_words_that_are_not_one_token_are_left_out_and_lengths_are_exact() -> None:
     long = {"government", "research", "theory", "able"}
-    found = recipe(64, long)
-    assert found.exact
-    assert (found.tokens, found.words) == (64, 57)
-    assert set(found.rest) == set(WORDS) - long
-    assert "way" not in found.first
+    result = recipe(64, long)
+    assert result.exact
+    assert (result.tokens, result.words) == (64, 57)
+    assert set(result.rest) == set(WORDS) - long
+    assert "way" not in result.first
 
 
 def test_first_words_may_cost_more_than_others() -> None:
@@ -124,16 +122,16 @@ def test_first_words_may_cost_more_than_others() -> None:
 
 
 def test_a_template_longer_than_the_prompt_is_said() -> None:
-    found = recipe(5, set(), overhead=30)
-    assert (found.tokens, found.words, found.exact) == (31, 1, True)
+    result = recipe(5, set(), overhead=30)
+    assert (result.tokens, result.words, result.exact) == (31, 1, True)
 
 
 def test_without_a_tokenizer_the_length_is_only_about_right() -> None:
     async def count(_: str) -> None:
         return None
 
-    found = asyncio.run(find_recipe(64, count))
-    assert (found.tokens, found.words, found.exact) == (64, 64, False)
+    result = asyncio.run(find_recipe(64, count))
+    assert (result.tokens, result.words, result.exact) == (64, 64, False)
 
 
 # Measuring
@@ -141,7 +139,7 @@ def test_without_a_tokenizer_the_length_is_only_about_right() -> None:
 
 def test_the_speed_of_a_known_endpoint_is_recovered() -> None:
     with running(Behaviour(ttft_s=0.2, tpot_s=0.02)) as fake:
-        result = load(fake.url, workload(16, 8, output_tokens=26))
+        result = run(fake.url, load_test(16, 8, output_tokens=26))
         served = fake.served
     summary = summed(result)
     assert result.ended == "complete"
@@ -167,7 +165,7 @@ def test_the_speed_of_a_known_endpoint_is_recovered() -> None:
 
 def test_waiting_for_a_full_endpoint_is_part_of_the_first_tokens_time() -> None:
     with running(Behaviour(ttft_s=0.1, tpot_s=0.0, capacity=1)) as fake:
-        result = load(fake.url, workload(3, 3))
+        result = run(fake.url, load_test(3, 3))
     waits = sorted(timing.ttft_s or 0 for timing in result.timings)
     assert [wait >= due for wait, due in zip(waits, (0.1, 0.2, 0.3), strict=True)] == [True] * 3
     assert waits[0] < 0.2
@@ -176,7 +174,7 @@ def test_waiting_for_a_full_endpoint_is_part_of_the_first_tokens_time() -> None:
 def test_never_more_requests_are_in_flight_than_there_are_clients() -> None:
     seen: list[Progress] = []
     with running(Behaviour(ttft_s=0.2, tpot_s=0.06)) as fake:
-        load(fake.url, workload(12, 4), on_progress=seen.append)
+        run(fake.url, load_test(12, 4), on_progress=seen.append)
         spans = [(served.arrived, served.last_sent) for served in fake.served]
     assert max(sum(a <= start < b for a, b in spans) for start, _ in spans) == 4
     assert max(progress.in_flight for progress in seen) == 4
@@ -184,28 +182,53 @@ def test_never_more_requests_are_in_flight_than_there_are_clients() -> None:
     assert any(progress.output_tokens and not progress.done for progress in seen), "too late"
 
 
-def test_a_request_is_what_the_workload_says_and_the_warm_up_is_not_counted() -> None:
-    load_ = workload(3, 2, warmup=["warm me"], temperature=0.5, extra={"top_k": 1})
+def test_a_request_is_what_the_load_test_says_and_the_warm_up_is_not_counted() -> None:
+    load = load_test(3, 2, warmup=2, temperature=0.5)
     with running(Behaviour(ttft_s=0, tpot_s=0)) as fake:
-        result = load(fake.url, load_)
-    asked = [body["messages"][0]["content"] for body in fake.requests]
-    assert asked[0] == "warm me"
-    assert sorted(asked[1:]) == sorted(load_.prompts)
+        result = run(fake.url, load)
+    sent = [body["messages"][0]["content"] for body in fake.requests]
+    assert sorted(sent[:2]) == sorted(load.warmup_prompts(RECIPE))
+    assert sorted(sent[2:]) == sorted(load.counted_prompts(RECIPE))
     assert len(result.timings) == 3
     body = fake.requests[-1]
-    assert (body["ignore_eos"], body["max_tokens"], body["top_k"]) == (True, 8, 1)
+    assert (body["ignore_eos"], body["max_tokens"], body["temperature"]) == (True, 8, 0.5)
+
+
+def test_no_seed_counts_a_prompt_that_another_one_warms_up_with() -> None:
+    tests = [load_test(50, 1, seed=seed, warmup=50) for seed in range(-1, 3)]
+    warm = {prompt for test in tests for prompt in test.warmup_prompts(RECIPE)}
+    counted = {prompt for test in tests for prompt in test.counted_prompts(RECIPE)}
+    assert len(warm) == len(counted) == 200
+    assert not warm & counted
+
+
+def test_a_load_test_that_does_not_fit_the_context_is_refused() -> None:
+    load = load_test(1, 1, output_tokens=100)
+    load.check_fits("fake", 116)
+    load.check_fits("fake", None)
+    with pytest.raises(Refused, match=r"116.*`fake`.*115"):
+        load.check_fits("fake", 115)
+
+
+def test_conditions_are_one_flat_object() -> None:
+    exact = Recipe(23, 16, WORDS, WORDS, exact=True)
+    conditions = replace(CONDITIONS, load=CONDITIONS.load.with_recipe(exact))
+    data = conditions.as_json()
+    assert (data["clients"], data["input_tokens"], data["layout"]) == (4, 23, "TP2×PP2+EP")
+    assert data["prompts"] == "random words, exactly 23 tokens, no shared beginning"
+    assert "load" not in data
 
 
 def test_answers_may_end_when_the_model_ends_them() -> None:
     with running(Behaviour(ttft_s=0, tpot_s=0, answer_tokens=5)) as fake:
-        result = load(fake.url, workload(2, 2, output_tokens=50, ignore_eos=False))
+        result = run(fake.url, load_test(2, 2, output_tokens=50, ignore_eos=False))
     assert [timing.output_tokens for timing in result.timings] == [5, 5]
     assert "ignore_eos" not in fake.requests[0]
 
 
 def test_a_rate_is_kept_when_clients_are_free() -> None:
     with running(Behaviour(ttft_s=0.01, tpot_s=0)) as fake:
-        result = load(fake.url, workload(30, 30, rate=40, seed=3))
+        result = run(fake.url, load_test(30, 30, rate=40, seed=3))
         arrived = sorted(served.arrived for served in fake.served)
     due = list(itertools.islice(arrivals(40, 3), 30))
     measured = [moment - arrived[0] for moment in arrived]
@@ -216,14 +239,14 @@ def test_a_rate_is_kept_when_clients_are_free() -> None:
 
 def test_requests_that_had_to_wait_for_a_client_are_counted_as_late() -> None:
     with running(Behaviour(ttft_s=0.2, tpot_s=0)) as fake:
-        result = load(fake.url, workload(6, 1, rate=1000))
+        result = run(fake.url, load_test(6, 1, rate=1000))
     assert result.late == 5
 
 
 def test_failures_are_counted_and_the_run_goes_on() -> None:
     written: list[Timing] = []
     with running(Behaviour(ttft_s=0, tpot_s=0.001, fault="cut", fault_every=3)) as fake:
-        result = load(fake.url, workload(9, 3), on_timing=written.append)
+        result = run(fake.url, load_test(9, 3), on_timing=written.append)
     summary = summed(result)
     assert (summary.completed, summary.errors) == (6, {"stream broke": 3})
     assert summary.output_tokens == 6 * 8
@@ -235,12 +258,12 @@ def test_failures_are_counted_and_the_run_goes_on() -> None:
 
 def test_when_the_warm_up_fails_its_error_is_raised_and_nothing_is_measured() -> None:
     with running(Behaviour()) as fake, pytest.raises(ModelUnknown):
-        load(fake.url, workload(5, 2, model="other", warmup=["a", "b"]))
+        run(fake.url, load_test(5, 2, warmup=2), model="other")
 
 
 def test_the_time_limit_ends_a_run_and_keeps_what_was_received() -> None:
     with running(Behaviour(ttft_s=0.05, tpot_s=0.05)) as fake:
-        result = load(fake.url, workload(50, 2, output_tokens=1000, time_limit_s=0.6))
+        result = run(fake.url, load_test(50, 2, output_tokens=1000, time_limit_s=0.6))
     summary = summed(result)
     assert result.ended == "time limit"
     assert (summary.requests, summary.completed, summary.unfinished) == (2, 0, 2)
@@ -249,13 +272,13 @@ def test_the_time_limit_ends_a_run_and_keeps_what_was_received() -> None:
     assert summary.failed == 0
 
 
-@pytest.mark.parametrize("warmup", [[], ["still warming"]])
-def test_a_stop_ends_a_run_or_its_warm_up(warmup: list[str]) -> None:
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_a_stop_ends_a_run_or_its_warm_up(warmup: int) -> None:
     async def run(url: str) -> BenchResult:
         stop = asyncio.Event()
         asyncio.get_running_loop().call_later(0.3, stop.set)
-        load_ = workload(4, 2, output_tokens=10_000, warmup=warmup)
-        return await run_bench(Endpoint(url), load_, stop=stop)
+        load = load_test(4, 2, output_tokens=10_000, warmup=warmup)
+        return await run_bench(Endpoint(url), "fake", load, RECIPE, stop=stop)
 
     with running(Behaviour(ttft_s=0, tpot_s=0.05, context=100_000)) as fake:
         result = asyncio.run(run(fake.url))
@@ -263,17 +286,32 @@ def test_a_stop_ends_a_run_or_its_warm_up(warmup: list[str]) -> None:
     assert len(result.timings) == (0 if warmup else 2)
 
 
+def test_the_first_ctrl_c_stops_the_run_and_a_second_one_acts_as_usual() -> None:
+    async def interrupted() -> None:
+        with stopped_by_interrupt() as stop:
+            assert not stop.is_set()
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.wait_for(stop.wait(), 30)
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(30)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(interrupted())
+
+
 def test_a_failing_disk_ends_the_run() -> None:
     def full(_: Timing) -> None:
         raise Refused("the disk is full")
 
     with running(Behaviour(ttft_s=0, tpot_s=0)) as fake, pytest.raises(Refused, match="full"):
-        load(fake.url, workload(4, 2), on_timing=full)
+        run(fake.url, load_test(4, 2), on_timing=full)
 
 
 def test_a_cancelled_run_leaves_no_task_behind() -> None:
     async def run(url: str) -> set[asyncio.Task[Any]]:
-        task = asyncio.create_task(run_bench(Endpoint(url), workload(9, 3, output_tokens=999)))
+        task = asyncio.create_task(
+            run_bench(Endpoint(url), "fake", load_test(9, 3, output_tokens=999), RECIPE)
+        )
         await asyncio.sleep(0.2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -304,49 +342,38 @@ def measured(text: str = "缆车\u2028up", error: Failure | None = None) -> Timi
     )
 
 
-def test_what_is_written_is_read_back_and_the_summary_is_computed_afresh(tmp_path: Path) -> None:
-    rows = [measured(), measured(text="\ud83d", error=Failure("timeout", "没有"))]
-    with RunWriter(tmp_path / "a" / "run", CONDITIONS) as writer:
-        for row in rows:
-            writer.append(row)
-        written = writer.finish(BenchResult(tuple(rows), 0.75, "complete", 0))
-    run = read_run(tmp_path / "a" / "run")
-    assert run.conditions == CONDITIONS
-    assert run.ended == "complete"
-    assert run.summary == written
-    first = dataclasses.replace(
-        rows[0], sent=0, first_token=0.25, chunks=((0.25, 1), (0.5, 2)), last=0.5, ended=0.75
-    )
-    assert run.timings[0] == first
-    assert run.timings[1].error == Failure("timeout", "没有")
-    assert json.loads((tmp_path / "a/run/summary.json").read_text())["schema"] == 1
+def rows(folder: Path) -> list[dict[str, Any]]:
+    # Not splitlines(): an answer may hold U+2028, which is a line end only to that function.
+    lines = (folder / "timings.jsonl").read_text(encoding="utf-8").split("\n")
+    assert lines.pop() == "", "whole lines"
+    return [json.loads(line) for line in lines]
 
 
-def test_a_killed_run_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
-    with RunWriter(tmp_path, CONDITIONS) as writer:
-        writer.append(measured())
-        writer.append(measured())
-    timings = tmp_path / "timings.jsonl"
-    timings.write_text(timings.read_text()[:-30])
-    run = read_run(tmp_path)
-    assert (len(run.timings), run.ended) == (1, "unknown")
+def test_a_run_is_written_with_times_from_its_first_request(tmp_path: Path) -> None:
+    timings = (measured(), measured(text="\ud83d", error=Failure("timeout", "没有")))
+    folder = tmp_path / "a" / "run"
+    with RunWriter(folder, CONDITIONS) as writer:
+        for timing in timings:
+            writer.append(timing)
+        summary = writer.finish(BenchResult(timings, 0.75, "complete", 3))
+    first, second = rows(folder)
+    assert (first["sent"], first["first_token"], first["last"], first["ended"]) == (
+        0, 0.25, 0.5, 0.75
+    )  # fmt: skip
+    assert first["chunks"] == [[0.25, 1], [0.5, 2]]
+    assert (first["text"], first["error"]) == ("缆车\u2028up", None)
+    assert second["error"] == {"kind": "timeout", "message": "没有"}
+    document = json.loads((folder / "summary.json").read_text())
+    assert (document["schema"], document["ended"], document["late"]) == (1, "complete", 3)
+    assert document["completed"] == summary.completed == 1
+    conditions = json.loads((folder / "conditions.json").read_text())
+    assert conditions == {"schema": 1, **CONDITIONS.as_json()}
 
 
 def test_timings_are_on_disk_before_the_run_ends(tmp_path: Path) -> None:
     with RunWriter(tmp_path, CONDITIONS) as writer:
         writer.append(measured())
-        assert len(read_run(tmp_path).timings) == 1
-
-
-@pytest.mark.parametrize("line", ["nonsense", "[]", "{}", '{"chunks": [], "error": null}'])
-def test_a_broken_line_is_refused_with_its_number(tmp_path: Path, line: str) -> None:
-    with RunWriter(tmp_path, CONDITIONS) as writer:
-        writer.append(measured())
-    with (tmp_path / "timings.jsonl").open("a") as file:
-        file.write(line + "\n")
-    with pytest.raises(Refused, match="not the record of a run") as caught:
-        read_run(tmp_path)
-    assert caught.value.where == f"{tmp_path}/timings.jsonl:2"
+        assert len(rows(tmp_path)) == 1
 
 
 def test_an_error_before_the_first_timing_leaves_only_what_was_there(tmp_path: Path) -> None:
@@ -354,11 +381,6 @@ def test_an_error_before_the_first_timing_leaves_only_what_was_there(tmp_path: P
     with pytest.raises(KeyError), RunWriter(tmp_path, CONDITIONS):
         raise KeyError
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
-
-
-def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused):
-        read_run(tmp_path)
 
 
 def test_results_are_never_written_over(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from ropeway.endpoint.client import (
     Endpoint,
     Request,
     RequestFailed,
-    list_models,
+    ServedModel,
     normalise_url,
+    served_model,
 )
 from ropeway.endpoint.stream import Delta, SseParser, Stopwatch, Timing
 from ropeway.errors import Exit, Refused
@@ -41,6 +42,14 @@ def fail(url: str, request: Request = HELLO, **endpoint: Any) -> tuple[RequestFa
             with pytest.raises(RequestFailed) as caught:
                 await client.ask(request, watch=watch)
         return caught.value, watch.timing()
+
+    return asyncio.run(run())
+
+
+def list_models(url: str) -> list[ServedModel]:
+    async def run() -> list[ServedModel]:
+        async with Client(Endpoint(normalise_url(url))) as client:
+            return list(await client.models())
 
     return asyncio.run(run())
 
@@ -277,13 +286,25 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with running(Behaviour()) as fake:
-        assert [model.name for model in asyncio.run(list_models(fake.url))] == ["fake"]
+        assert [model.name for model in list_models(fake.url)] == ["fake"]
 
 
 def test_models_come_with_their_context() -> None:
     with running(Behaviour(models=("a", "b"), context=4096)) as fake:
-        models = asyncio.run(list_models(fake.url.removesuffix("/v1")))
+        models = list_models(fake.url.removesuffix("/v1"))
     assert [(model.name, model.context) for model in models] == [("a", 4096), ("b", 4096)]
+
+
+def test_the_first_model_is_measured_unless_one_is_named() -> None:
+    def choose(url: str, name: str | None) -> ServedModel:
+        return asyncio.run(served_model(Endpoint(url), name))
+
+    with running(Behaviour(models=("a", "b"), context=4096)) as fake:
+        assert choose(fake.url, None) == ServedModel("a", 4096)
+        assert choose(fake.url, "b") == ServedModel("b", 4096)
+        assert choose(fake.url, "alias") == ServedModel("alias", None)
+    with running(Behaviour(models=())) as fake, pytest.raises(Refused, match="no model"):
+        choose(fake.url, None)
 
 
 def test_tokens_are_counted_by_the_server_where_it_can() -> None:

@@ -6,15 +6,15 @@ from itertools import repeat
 
 
 def arrivals(rate: float | None, seed: int) -> Iterator[float]:
-    """Endless due times: a Poisson stream of `rate` requests per second, the same for one seed.
+    """Yield due times without end: a Poisson stream of `rate` requests per second.
 
-    Without a rate every request is due at once, and the number of clients alone sets the pace (a
-    closed loop). Raises ValueError unless the rate is above 0.
+    The same seed gives the same times. Without a rate every request is due at once, and the number
+    of clients alone sets the pace (a closed loop). Raises ValueError unless the rate is above 0.
     """
     if rate is None:
         return repeat(0.0)
     if not rate > 0:
-        raise ValueError(f"a rate of {rate} requests per second is no rate")
+        raise ValueError(f"a rate is above 0 requests per second, not {rate}")
     return _poisson(rate, random.Random(f"arrivals {seed}"))
 
 

@@ -5,14 +5,11 @@ report can lay the two side by side. Nothing here draws or writes; `ropeway.repo
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
-
-from ropeway.bench.stats import Conditions, Summary
-from ropeway.errors import Refused
+from ropeway.bench.load_test import LoadTest
+from ropeway.bench.stats import Summary
 
 SCHEMA = 1
 
@@ -20,27 +17,8 @@ Status = Literal["ok", "failed", "refused"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What every layout was asked to do.
-
-    The fields mean what they mean in `bench.stats.Conditions`; see `workload_of`.
-    """
-
-    input_tokens: int
-    output_tokens: int
-    clients: int
-    requests: int
-    seed: int
-    temperature: float
-    rate: float | None = None
-    ignore_eos: bool = True
-    warmup: int = 0
-    prompts: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class LayoutResult:
-    """How one layout did.
+    """What became of one layout.
 
     layout                    as people write it: `TP2×PP2+EP`
     status                    failed: it was started and did not serve; refused: it cannot run
@@ -81,7 +59,7 @@ class Comparison:
     model: str
     engine: str
     hardware: str
-    workload: Workload
+    workload: LoadTest
     started_at: str
     results: tuple[LayoutResult, ...]
     baseline: str | None = None
@@ -104,13 +82,13 @@ class Comparison:
         return self.best
 
     def with_answers_compared(self) -> "Comparison":
-        """Each answer held against that of `reference`, letter by letter."""
-        wanted = self.reference.answer if self.reference else None
+        """Return the comparison with each answer compared to that of `reference`, to the letter."""
+        expected = self.reference.answer if self.reference else None
 
         def compared(result: LayoutResult) -> LayoutResult:
-            if wanted is None or result.answer is None:
+            if expected is None or result.answer is None:
                 return result
-            return replace(result, answer_matches_reference=result.answer == wanted)
+            return replace(result, answer_matches_reference=result.answer == expected)
 
         return replace(self, results=tuple(map(compared, self.results)))
 
@@ -126,7 +104,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Shape:
-    """What kind of layout it is, whatever its sizes: `TP×PP` over several hosts."""
+    """The kind of a layout, whatever its sizes: `TP×PP` over several hosts."""
 
     kinds: str
     many_hosts: bool
@@ -134,7 +112,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class RecordedFigure:
-    """A throughput that somebody else published; None where it did not start or was not tried."""
+    """A throughput that others published; None where it did not start or was not tried."""
 
     shape: Shape
     layout: str
@@ -156,10 +134,6 @@ class RecordedComparison:
     @property
     def best(self) -> float:
         return max(figure.output_tokens_per_s or 0.0 for figure in self.figures)
-
-    def of(self, shape: Shape) -> RecordedFigure | None:
-        """The figure for this kind of layout, or None where the source does not name it."""
-        return next((figure for figure in self.figures if figure.shape == shape), None)
 
 
 # Read off vLLM's own throughput log, "about" each (section 4 of the source). It also says that
@@ -186,21 +160,16 @@ _PART = re.compile(r"(TP|PP|DP|EP)(\d*)", re.IGNORECASE)
 _KIND_ORDER = ("DP", "TP", "PP", "EP")
 
 
-def workload_of(conditions: Conditions) -> Workload:
-    """The part of a load test's conditions that is the same for every layout."""
-    return Workload(**{field.name: getattr(conditions, field.name) for field in fields(Workload)})
-
-
 def shape_of(layout: str, hosts: int) -> Shape:
-    """`TP2×PP2+EP` on two hosts → Shape("TP×PP+EP", True). Parts of size 1 do not count."""
-    found = {kind.upper() for kind, size in _PART.findall(layout) if size != "1"}
-    split = [kind for kind in _KIND_ORDER if kind in found and kind != "EP"]
+    """Return the kind: `TP2×PP2+EP` on 2 hosts → Shape("TP×PP+EP", True); size 1 does not count."""
+    parts = {kind.upper() for kind, size in _PART.findall(layout) if size != "1"}
+    split = [kind for kind in _KIND_ORDER if kind in parts and kind != "EP"]
     kinds = "×".join(split) or "one process"
-    return Shape(kinds + ("+EP" if "EP" in found else ""), hosts > 1)
+    return Shape(kinds + ("+EP" if "EP" in parts else ""), hosts > 1)
 
 
 def in_order(comparison: Comparison) -> tuple[LayoutResult, ...]:
-    """The results in the order the recorded figures have: baseline, one host, several hosts."""
+    """Return the results in the order of the recorded figures: baseline, one host, several."""
     order = [figure.shape for figure in BLOG.figures]
 
     def place(result: LayoutResult) -> tuple[bool, int, bool, int]:
@@ -212,33 +181,5 @@ def in_order(comparison: Comparison) -> tuple[LayoutResult, ...]:
 
 
 def comparison_to_data(comparison: Comparison) -> dict[str, object]:
-    """Plain data for a JSON file or `--json`, with the schema's number."""
+    """Return plain data for a JSON file or `--json`, with the schema's number."""
     return {"schema": SCHEMA, **asdict(comparison)}
-
-
-def comparison_from_data(data: object, *, where: str) -> Comparison:
-    """Read back what `comparison_to_data` gave.
-
-    Raises Refused, naming `where` and the first wrong fields, for anything else.
-    """
-    if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
-        raise Refused(
-            f"not a comparison of schema {SCHEMA}",
-            where=where,
-            hint="check that this is the `compare.json` that `ropeway compare` wrote",
-        )
-    try:
-        return TypeAdapter(Comparison).validate_python(
-            {key: value for key, value in data.items() if key != "schema"}
-        )
-    except ValidationError as error:
-        wrong = [
-            f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}"
-            for detail in error.errors()[:3]
-        ]
-        raise Refused(
-            "the comparison has wrong or missing fields",
-            where=where,
-            evidence=wrong,
-            hint="run `ropeway compare` again to write a new one",
-        ) from error

@@ -1,4 +1,4 @@
-"""Prompts of a wanted length, the same for one seed, that share no beginning.
+"""Prompts of a given length, the same for one seed, that share no beginning.
 
 A shared beginning would be answered from the engine's prefix cache and flatter the figures, so
 each prompt is a random row of short common words. Such words are one token each in the tokenizers
@@ -35,10 +35,11 @@ _FIRST_WORDS = 16
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to write prompts of `words` words that come to a known number of tokens.
+    """How to write prompts of `words` words that have a known number of tokens.
 
     tokens   what the server will count for each prompt, chat template included
-    exact    whether the server's own tokenizer said so; otherwise it is about that many
+    first    words that a prompt may begin with; `rest`: the words that may follow
+    exact    whether the server's tokenizer confirmed `tokens`; otherwise it is an estimate
     """
 
     tokens: int
@@ -54,11 +55,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RandomPrompts(Sequence[str]):
-    """`total` prompts, each made when it is asked for, so that a million cost no memory."""
+    """`total` prompts, each made when it is read, so that a million cost no memory."""
 
     recipe: Recipe
     total: int
-    seed: int
+    seed: str
 
     def __len__(self) -> int:
         return self.total
@@ -79,14 +80,14 @@ class RandomPrompts(Sequence[str]):
 
 
 async def find_recipe(tokens: int, count: Counter) -> Recipe:
-    """The recipe for prompts of `tokens` tokens, checked against the server's tokenizer.
+    """Find the recipe for prompts of `tokens` tokens, checked against the server's tokenizer.
 
     The chat template takes its share of `tokens`; when it alone is longer, prompts have one word
-    and `Recipe.tokens` says what they come to. Costs about 20 calls of `count` when the words
-    are single tokens, and a few for each that is not. Raises ValueError unless `tokens` ≥ 1.
+    and `Recipe.tokens` is their true length. Takes about 20 calls of `count` when the words
+    are single tokens, and a few more for each that is not. Raises ValueError unless `tokens` ≥ 1.
     """
     if tokens < 1:
-        raise ValueError(f"a prompt of {tokens} tokens is no prompt")
+        raise ValueError(f"a prompt has at least one token, not {tokens}")
     guess = Recipe(tokens, tokens, WORDS, WORDS, exact=False)
     shortest = await count(WORDS[0])
     if shortest is None:
@@ -97,7 +98,7 @@ async def find_recipe(tokens: int, count: Counter) -> Recipe:
         return guess
     words = max(1, tokens - shortest + 1)
     recipe = Recipe(shortest + words - 1, words, tuple(first), tuple(rest), exact=True)
-    sample = RandomPrompts(recipe, 3, seed=0)
+    sample = RandomPrompts(recipe, 3, seed="sample")
     if any([await count(text) != recipe.tokens for text in sample]):
         return guess
     return recipe
@@ -106,9 +107,9 @@ async def find_recipe(tokens: int, count: Counter) -> Recipe:
 async def _single_tokens(
     before: str, words: Sequence[str], shortest: int, count: Counter
 ) -> list[str]:
-    """Those of the words that are one token each after another word, found by halving.
+    """Return those of the words that are one token each after another word, found by halving.
 
-    Every word is at least one token, so a row of n words that adds n tokens has only such words.
+    Every word is at least one token, so if n words add n tokens, each of them is a single token.
     """
     counted = await count(" ".join([before, *words]))
     if counted == shortest + len(words):

@@ -1,4 +1,4 @@
-"""A run's folder: `conditions.json`, `timings.jsonl` (a line a request), `summary.json`.
+"""A run's folder: `conditions.json`, `timings.jsonl` (one line for each request), `summary.json`.
 
 The raw timings are the record; the summary can always be computed from them again. In the file,
 times are seconds from the first request sent, rounded to a microsecond.
@@ -6,35 +6,25 @@ times are seconds from the first request sent, rounded to a microsecond.
 
 import dataclasses
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ropeway.bench.load_test import Conditions
 from ropeway.bench.run import BenchResult
-from ropeway.bench.stats import Conditions, Summary, span, summarise
-from ropeway.endpoint.stream import Failure, Timing
+from ropeway.bench.stats import Summary, summarise
+from ropeway.endpoint.stream import Timing
 from ropeway.errors import Refused, RopewayError
 
 SCHEMA = 1
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run read back. `ended` is "unknown" when the run was killed before it could say."""
-
-    conditions: Conditions
-    timings: tuple[Timing, ...]
-    summary: Summary
-    ended: str
-
-
 def new_run_dir(parent: Path, verb: str, now: datetime) -> Path:
-    """The name of a folder that does not exist yet: `2026-01-31T10-12-05Z-bench`."""
+    """Return a folder that does not exist yet: `2026-01-31T10-12-05Z-bench`."""
     stem = f"{now.astimezone(UTC):%Y-%m-%dT%H-%M-%SZ}-{verb}"
-    names = (stem, *(f"{stem}-{again}" for again in range(2, 1000)))
+    names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
     return next(parent / name for name in names if not (parent / name).exists())
 
 
@@ -42,7 +32,7 @@ class RunWriter:
     """Writes a run while it is measured: `with RunWriter(folder, conditions) as writer`.
 
     Every timing is on its way to disk before the next one. When an error comes before the first
-    timing, the folder is taken away again. Raises Refused when the folder already holds a run or
+    timing, the folder is removed again. Raises Refused when the folder already holds a run or
     cannot be made, RopewayError when the disk fails later.
     """
 
@@ -58,7 +48,7 @@ class RunWriter:
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _write_json(folder / "conditions.json", dataclasses.asdict(conditions))
+            _write_json(folder / "conditions.json", conditions.as_json())
             # Half a surrogate pair, should a server send one, becomes its JSON escape.
             self._lines = (folder / "timings.jsonl").open(
                 "x", encoding="utf-8", errors="backslashreplace", buffering=1
@@ -84,7 +74,7 @@ class RunWriter:
                 self.folder.rmdir()
 
     def append(self, timing: Timing) -> None:
-        """Write one timing down."""
+        """Write one timing."""
         if self._zero is None:
             self._zero = timing.sent
         try:
@@ -93,7 +83,7 @@ class RunWriter:
             raise _disk_failed(self.folder, error) from error
 
     def finish(self, result: BenchResult) -> Summary:
-        """Summarise, write `summary.json`, and give the summary."""
+        """Write `summary.json` and return the summary."""
         summary = summarise(result.timings, result.duration_s)
         document = {"ended": result.ended, "late": result.late} | dataclasses.asdict(summary)
         try:
@@ -103,25 +93,11 @@ class RunWriter:
         return summary
 
 
-def read_run(folder: Path) -> Run:
-    """Read a run's folder; the summary is computed afresh from the raw timings.
-
-    A last line that was cut off when the run was killed is left out. Raises Refused, with file
-    and line, for anything else that is not as it was written.
-    """
-    conditions = _read_conditions(folder / "conditions.json")
-    timings = tuple(_read_timings(folder / "timings.jsonl"))
-    ended = "unknown"
-    if (folder / "summary.json").exists():
-        ended = str(_read_object(folder / "summary.json").get("ended", ended))
-    return Run(conditions, timings, summarise(timings, span(timings)), ended)
-
-
 def _disk_failed(folder: Path, error: OSError) -> RopewayError:
     return RopewayError(
         f"the results could not be written: {(error.strerror or str(error)).lower()}",
         where=str(folder),
-        hint="see whether the disk is full; what was written before is kept",
+        hint="check whether the disk is full; what was written before is kept",
     )
 
 
@@ -138,54 +114,6 @@ def _as_row(timing: Timing, zero: float) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    text = json.dumps({"schema": SCHEMA} | document, ensure_ascii=False, indent=2)
+def _write_json(path: Path, document: Mapping[str, object]) -> None:
+    text = json.dumps({"schema": SCHEMA, **document}, ensure_ascii=False, indent=2)
     path.write_text(text + "\n", encoding="utf-8")
-
-
-def _read_conditions(path: Path) -> Conditions:
-    document = _read_object(path)
-    document.pop("schema", None)
-    try:
-        return Conditions(**document)
-    except TypeError as error:
-        raise _unreadable(path, str(error)) from error
-
-
-def _read_timings(path: Path) -> Iterator[Timing]:
-    # Not splitlines(): an answer may hold U+2028, which is a line end only to that function. What
-    # follows the last line end is nothing, or a line cut off when the run was killed.
-    for number, line in enumerate(_read_text(path).split("\n")[:-1], 1):
-        try:
-            row = json.loads(line)
-            row["chunks"] = tuple((moment, tokens) for moment, tokens in row["chunks"])
-            row["error"] = Failure(**row["error"]) if row["error"] else None
-            yield Timing(**row)
-        except (ValueError, TypeError, KeyError) as error:
-            raise _unreadable(f"{path}:{number}", str(error)) from error
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(_read_text(path))
-    except ValueError as error:
-        raise _unreadable(path, str(error)) from error
-    if not isinstance(document, dict):
-        raise _unreadable(path, "it is not a JSON object")
-    return document
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, str(error)) from error
-
-
-def _unreadable(where: Path | str, why: str) -> Refused:
-    return Refused(
-        "this is not the record of a run",
-        where=str(where),
-        evidence=(why,),
-        hint="give the folder that `ropeway bench` wrote",
-    )

@@ -1,16 +1,20 @@
-"""Run a load test: so many clients, each sending its next request when its last one is done."""
+"""Run a load test: each client sends its next request when its last one is done."""
 
 import asyncio
+import contextlib
+import signal
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ropeway.bench.arrivals import arrivals
+from ropeway.bench.load_test import LoadTest
 from ropeway.bench.prompts import Recipe, find_recipe
 from ropeway.bench.stats import UNFINISHED, span
 from ropeway.endpoint.client import Client, Endpoint, Request, RequestFailed
 from ropeway.endpoint.stream import Clock, Delta, Failure, Stopwatch, Timing
+from ropeway.units import format_seconds
 
 Ended = Literal["complete", "interrupted", "time limit"]
 
@@ -19,33 +23,8 @@ _LATE_S = 0.05
 
 
 @dataclass(frozen=True)
-class Workload:
-    """What to send. There are as many requests as prompts; each is sent once.
-
-    clients        requests in flight at most
-    rate           requests per second (Poisson, from `seed`); None: as fast as answers come
-    ignore_eos     make every answer `output_tokens` long (understood by vLLM and its relatives)
-    warmup         prompts sent first and not counted; different ones, or the engine's prefix cache
-                   would know the counted prompts already
-    time_limit_s   stop by itself after so many seconds, warm-up not included
-    """
-
-    model: str
-    prompts: Sequence[str]
-    output_tokens: int
-    clients: int = 256
-    rate: float | None = None
-    seed: int = 0
-    temperature: float = 0.0
-    ignore_eos: bool = True
-    warmup: Sequence[str] = ()
-    time_limit_s: float | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Progress:
-    """How far a run is. `tokens_per_s` is over the last few seconds; `left_s` None: no idea yet."""
+    """How far a run is. `tokens_per_s` is over the last few seconds; `left_s` None: unknown."""
 
     done: int
     total: int
@@ -56,13 +35,23 @@ class Progress:
     tokens_per_s: float
     left_s: float | None
 
+    def __str__(self) -> str:
+        """`12/512 done · 1 failed · 256 in flight · 1,024 tokens/s · 40.0 s left`."""
+        parts = [f"{self.done:,}/{self.total:,} done"]
+        if self.errors:
+            parts.append(f"{self.errors:,} failed")
+        parts += [f"{self.in_flight:,} in flight", f"{self.tokens_per_s:,.0f} tokens/s"]
+        if self.left_s is not None:
+            parts.append(f"{format_seconds(self.left_s)} left")
+        return " · ".join(parts)
+
 
 @dataclass(frozen=True)
 class BenchResult:
     """What was measured: timings without their texts and chunks, in the order they ended.
 
     late   requests of an open loop that were due and had to wait for a free client: when there are
-           many, the rate asked for was not reached and the latencies flatter the server
+           many, the intended rate was not reached and the latencies flatter the server
     """
 
     timings: tuple[Timing, ...]
@@ -73,39 +62,42 @@ class BenchResult:
 
 async def run_bench(
     target: Endpoint,
-    workload: Workload,
+    model: str,
+    load: LoadTest,
+    recipe: Recipe,
     *,
     on_progress: Callable[[Progress], None] | None = None,
     on_timing: Callable[[Timing], None] | None = None,
     stop: asyncio.Event | None = None,
     clock: Clock = time.monotonic,
 ) -> BenchResult:
-    """Warm up, send every prompt, and give the timings.
+    """Warm up, send every prompt, and return the timings.
 
     `on_progress` is called twice a second and once at the end; `on_timing` gets each full timing
-    (texts and chunks included) as its request ends, to be written down at once. Set `stop` to end
+    (texts and chunks included) as its request ends, to be written at once. Set `stop` to end
     early and keep what was measured. A failed request is a timing with an error, and the run goes
-    on; but when every request of the warm-up fails, its RequestFailed is raised.
+    on; but when every request of the warm-up fails, the first RequestFailed is raised.
     """
     stop = stop or asyncio.Event()
     async with Client(target, clock) as client:
-        if await _warm_up(client, workload, stop) != "complete":
+        if await _warm_up(client, model, load, load.warmup_prompts(recipe), stop) != "complete":
             return BenchResult((), 0.0, "interrupted", 0)
-        load = _Load(client, workload, on_timing, clock)
-        ticker = asyncio.create_task(_tick(load, on_progress)) if on_progress else None
+        run = _Run(client, model, load, load.counted_prompts(recipe), on_timing)
+        ticker = asyncio.create_task(_tick(run, on_progress)) if on_progress else None
         try:
-            ended = await _until_done(load.work, load.clients, stop, workload.time_limit_s)
+            clients = min(load.clients, load.requests)
+            ended = await _until_done(run.work, clients, stop, load.time_limit_s)
         finally:
             if ticker is not None:
                 ticker.cancel()
         if on_progress is not None:
-            on_progress(load.progress())
-    timings = tuple(load.timings)
-    return BenchResult(timings, span(timings), ended, load.late)
+            on_progress(run.progress())
+    timings = tuple(run.timings)
+    return BenchResult(timings, span(timings), ended, run.late)
 
 
 async def prepare(target: Endpoint, model: str, input_tokens: int) -> Recipe:
-    """The recipe for prompts of this length, from the target's own tokenizer where it has one."""
+    """Find the recipe for prompts of this length, by the target's own tokenizer if it has one."""
     async with Client(target) as client:
 
         async def count(text: str) -> int | None:
@@ -114,65 +106,86 @@ async def prepare(target: Endpoint, model: str, input_tokens: int) -> Recipe:
         return await find_recipe(input_tokens, count)
 
 
-class _Load:
-    """A measurement on its way: the clients draw from one row of prompts until it is empty."""
+@contextlib.contextmanager
+def stopped_by_interrupt() -> Iterator[asyncio.Event]:
+    """Yield an event for `run_bench` that the first Ctrl-C sets; a second one acts as usual."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def halt() -> None:
+        stop.set()
+        loop.remove_signal_handler(signal.SIGINT)
+
+    try:
+        loop.add_signal_handler(signal.SIGINT, halt)
+    except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or not Unix
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+class _Run:
+    """A measurement under way: the clients draw from one row of prompts until it is empty."""
 
     def __init__(
         self,
         client: Client,
-        workload: Workload,
+        model: str,
+        load: LoadTest,
+        prompts: Sequence[str],
         on_timing: Callable[[Timing], None] | None,
-        clock: Clock,
     ) -> None:
         self._client = client
-        self._workload = workload
+        self._model = model
+        self._load = load
         self._on_timing = on_timing
-        self._clock = clock
-        self._due = zip(workload.prompts, arrivals(workload.rate, workload.seed), strict=False)
-        self._start = clock()
+        self._clock = client.clock
+        self._due = zip(prompts, arrivals(load.rate, load.seed), strict=False)
+        self._start = self._clock()
         self._recent: list[tuple[float, int]] = [(self._start, 0)]
         self._tokens = 0
         self._in_flight = 0
         self._errors = 0
-        self.clients = min(workload.clients, len(workload.prompts))
         self.timings: list[Timing] = []
         self.late = 0
 
     async def work(self) -> None:
-        """One client: take the next request, wait until it is due, see it through."""
+        """Act as one client: take the next prompt, wait until it is due, follow its answer."""
         for prompt, due in self._due:
             wait = self._start + due - self._clock()
             if wait > 0:
                 await asyncio.sleep(wait)
-            elif self._workload.rate is not None and -wait > _LATE_S:
+            elif self._load.rate is not None and -wait > _LATE_S:
                 self.late += 1
-            await self._one(prompt)
+            await self._send(prompt)
 
     def progress(self) -> Progress:
-        """A look at the state; remembers it, for the rate over the last few seconds."""
+        """Return the state now, and remember it for the rate over the last few seconds."""
         now = self._clock()
         self._recent = [*self._recent[-9:], (now, self._tokens)]
-        since, had = self._recent[0]
+        since, tokens = self._recent[0]
         return Progress(
             done=len(self.timings),
-            total=len(self._workload.prompts),
+            total=self._load.requests,
             errors=self._errors,
             in_flight=self._in_flight,
             output_tokens=self._tokens,
             elapsed_s=now - self._start,
-            tokens_per_s=(self._tokens - had) / (now - since) if now > since else 0.0,
+            tokens_per_s=(self._tokens - tokens) / (now - since) if now > since else 0.0,
             left_s=self._left(now - self._start),
         )
 
-    async def _one(self, prompt: str) -> None:
+    async def _send(self, prompt: str) -> None:
         watch = Stopwatch(self._clock)
         self._in_flight += 1
         try:
-            request = _request(self._workload, prompt)
+            request = _request(self._model, self._load, prompt)
             timing = await self._client.ask(request, watch=watch, on_delta=self._count)
         except RequestFailed as error:
-            proof = f" ({error.evidence[0]})" if error.evidence else ""
-            timing = watch.timing(Failure(error.kind, error.what + proof))
+            evidence = f" ({error.evidence[0]})" if error.evidence else ""
+            timing = watch.timing(Failure(error.kind, error.what + evidence))
             self._errors += 1
         except asyncio.CancelledError:
             if watch.started:
@@ -192,32 +205,33 @@ class _Load:
         self._tokens += delta.tokens
 
     def _left(self, elapsed: float) -> float | None:
-        """By tokens rather than by requests: those say something before the first one is done."""
-        limit = self._workload.time_limit_s
-        capped = max(0.0, limit - elapsed) if limit is not None else None
+        """Estimate the seconds left, from tokens: they come before the first request is done."""
+        limit = self._load.time_limit_s
+        until_limit = max(0.0, limit - elapsed) if limit is not None else None
         if not self._tokens or not elapsed:
-            return capped
-        missing = len(self._workload.prompts) - self._errors
-        expected = max(missing * self._workload.output_tokens, self._tokens)
+            return until_limit
+        requests = self._load.requests - self._errors
+        expected = max(requests * self._load.output_tokens, self._tokens)
         left = (expected - self._tokens) * elapsed / self._tokens
-        return left if capped is None else min(left, capped)
+        return left if until_limit is None else min(left, until_limit)
 
 
-async def _warm_up(client: Client, workload: Workload, stop: asyncio.Event) -> Ended:
-    """Send the warm-up prompts, so many at once as there are clients, and forget the timings."""
-    prompts = iter(workload.warmup)
+async def _warm_up(
+    client: Client, model: str, load: LoadTest, prompts: Sequence[str], stop: asyncio.Event
+) -> Ended:
+    """Send the prompts, as many at once as there are clients, and forget the timings."""
+    remaining = iter(prompts)
     failures: list[RequestFailed] = []
 
     async def work() -> None:
-        for prompt in prompts:
+        for prompt in remaining:
             try:
-                await client.ask(_request(workload, prompt))
+                await client.ask(_request(model, load, prompt))
             except RequestFailed as error:
                 failures.append(error)
 
-    clients = min(workload.clients, len(workload.warmup))
-    ended = await _until_done(work, clients, stop, limit=None)
-    if failures and len(failures) == len(workload.warmup):
+    ended = await _until_done(work, min(load.clients, len(prompts)), stop, limit=None)
+    if failures and len(failures) == len(prompts):
         raise failures[0]
     return ended
 
@@ -228,7 +242,7 @@ async def _until_done(
     stop: asyncio.Event,
     limit: float | None,
 ) -> Ended:
-    """Let so many clients work until the prompts, the time or the user's patience is at its end."""
+    """Let `clients` tasks work until they are done, `limit` seconds are over, or `stop` is set."""
     workers = [asyncio.create_task(work()) for _ in range(clients)]
     everyone = asyncio.gather(*workers)
     halt = asyncio.create_task(stop.wait())
@@ -247,18 +261,17 @@ async def _until_done(
         await asyncio.gather(everyone, return_exceptions=True)
 
 
-async def _tick(load: _Load, on_progress: Callable[[Progress], None]) -> None:
+async def _tick(run: _Run, on_progress: Callable[[Progress], None]) -> None:
     while True:
         await asyncio.sleep(0.5)
-        on_progress(load.progress())
+        on_progress(run.progress())
 
 
-def _request(workload: Workload, prompt: str) -> Request:
-    extra = {"ignore_eos": True} if workload.ignore_eos else {}
+def _request(model: str, load: LoadTest, prompt: str) -> Request:
     return Request(
-        model=workload.model,
+        model=model,
         messages=[{"role": "user", "content": prompt}],
-        max_tokens=workload.output_tokens,
-        temperature=workload.temperature,
-        extra=extra | dict(workload.extra),
+        max_tokens=load.output_tokens,
+        temperature=load.temperature,
+        extra={"ignore_eos": True} if load.ignore_eos else {},
     )

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from ropeway.endpoint.stream import Timing
 
 UNFINISHED = "unfinished"
-"""The failure kind of a request that we ourselves broke off, at Ctrl-C or the time limit."""
+"""The failure kind of a request that we cancelled, at Ctrl-C or the time limit."""
 
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Of a set of durations, in milliseconds."""
+    """Mean and quantiles of a set of durations, in milliseconds."""
 
     mean: float
     p50: float
@@ -21,37 +21,8 @@ class Quantiles:
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """Under what conditions a run was measured: without them its figures mean nothing.
-
-    input_tokens   wanted per request; `prompts` says whether that is exact
-    rate           requests per second of an open loop; None: each client waits for its answer
-    label          how the figures came about, as the reports name it
-    """
-
-    url: str
-    model: str
-    layout: str
-    engine: str
-    hardware: str
-    input_tokens: int
-    output_tokens: int
-    clients: int
-    requests: int
-    seed: int
-    temperature: float
-    started_at: str
-    ropeway: str
-    rate: float | None = None
-    ignore_eos: bool = True
-    warmup: int = 0
-    prompts: str = "random words, no shared beginning"
-    label: str = "measured here"
-
-
-@dataclass(frozen=True)
 class Summary:
-    """What a run came to.
+    """The figures of a run.
 
     requests       sent in all: completed + failed (`errors`, counted by kind) + unfinished
     duration_s     from the first request sent to the last one ended
@@ -80,20 +51,29 @@ class Summary:
 
     @property
     def failed(self) -> int:
-        """Requests that came to an error."""
+        """The number of requests that failed."""
         return sum(self.errors.values())
 
 
 def span(timings: Iterable[Timing]) -> float:
-    """Seconds from the first request sent to the last one ended; 0 when there are none."""
-    known = list(timings)
-    if not known:
+    """Return the seconds from the first request sent to the last one ended; 0 without requests."""
+    requests = list(timings)
+    if not requests:
         return 0.0
-    return max(timing.ended for timing in known) - min(timing.sent for timing in known)
+    return max(timing.ended for timing in requests) - min(timing.sent for timing in requests)
+
+
+def first_messages(timings: Iterable[Timing]) -> dict[str, str]:
+    """Return the message of the first failure of each kind."""
+    messages: dict[str, str] = {}
+    for timing in timings:
+        if timing.error:
+            messages.setdefault(timing.error.kind, timing.error.message)
+    return messages
 
 
 def summarise(timings: Sequence[Timing], duration: float) -> Summary:
-    """The figures of a run; `duration` in seconds, 0 gives rates of 0."""
+    """Return the figures of a run; `duration` in seconds, 0 gives rates of 0."""
     completed = [timing for timing in timings if timing.error is None]
     errors = Counter(timing.error.kind for timing in timings if timing.error)
     unfinished = errors.pop(UNFINISHED, 0)
@@ -120,14 +100,14 @@ def summarise(timings: Sequence[Timing], duration: float) -> Summary:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The value below which `share` (0 to 1) of the sorted values lie, linearly interpolated.
+    """Return the value below which `share` (0 to 1) of the sorted values lie, interpolated.
 
     With n values the smallest is the quantile 0 and the largest the quantile 1; in between, the
     quantile q lies at position q·(n − 1) counted from 0 (type 7 of Hyndman and Fan, which NumPy
     calls linear). Raises ValueError when there are no values.
     """
     if not ordered:
-        raise ValueError("no values have no quantiles")
+        raise ValueError("there are no values to take a quantile of")
     position = share * (len(ordered) - 1)
     below = int(position)
     above = min(below + 1, len(ordered) - 1)
@@ -135,8 +115,8 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def _quantiles(seconds: Iterable[float | None]) -> Quantiles | None:
-    known = sorted(value * 1000 for value in seconds if value is not None)
-    if not known:
+    ms = sorted(value * 1000 for value in seconds if value is not None)
+    if not ms:
         return None
-    mean = sum(known) / len(known)
-    return Quantiles(mean, quantile(known, 0.5), quantile(known, 0.9), quantile(known, 0.99))
+    mean = sum(ms) / len(ms)
+    return Quantiles(mean, quantile(ms, 0.5), quantile(ms, 0.9), quantile(ms, 0.99))

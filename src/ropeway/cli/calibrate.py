@@ -10,21 +10,16 @@ from pathlib import Path
 
 import click
 
-from ropeway.bench.prompts import RandomPrompts
-from ropeway.bench.run import Workload as Load
+from ropeway.bench.compare import Served
+from ropeway.bench.load_test import LoadTest
 from ropeway.bench.run import prepare, run_bench
 from ropeway.bench.stats import Summary, summarise
-from ropeway.cli.bench import progress_line
-from ropeway.cli.bringup import Ground, bring_up, deployment_for, interruptible, stand
+from ropeway.cli.bringup import Ground, deployment_for, interruptible, stand
 from ropeway.cli.calibration_file import calibration_path, write_calibration
-from ropeway.cli.demo import LOAD, STORY
-from ropeway.cli.measure import endpoint_of
+from ropeway.cli.measure import LOAD, STORY, up
 from ropeway.cli.options import screen_options
-from ropeway.engines.base import Deployment
 from ropeway.errors import EndpointError, Refused
-from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch.local.run import refuse_second
-from ropeway.launch.local.takedown import take_down
 from ropeway.models import ModelShape
 from ropeway.plan.calibration import PLAN, Calibration, Point, Trial, fit, predicted
 from ropeway.report.calibration import Explained, calibration_text
@@ -118,34 +113,32 @@ def measure(
 ) -> list[Point]:
     """Bring a layout up, run the trials, and take it down whatever happens."""
     deployment = deployment_for(ground, layout, folder)
-    try:
-        bring_up(ground, deployment, screen)
+    with up(ground, deployment, screen) as served:
         return [
-            _run(deployment, trial, screen, warm=index > 0) for index, trial in enumerate(trials)
+            _run(layout, served, trial, screen, warm=index > 0)
+            for index, trial in enumerate(trials)
         ]
-    finally:
-        with uninterrupted():
-            take_down(deployment.service, deployment.scratch)
 
 
-def _run(deployment: Deployment, trial: Trial, screen: Screen, *, warm: bool) -> Point:
+def _run(layout: Layout, served: Served, trial: Trial, screen: Screen, *, warm: bool) -> Point:
     """One load test. Raises EndpointError when a request failed: its figures would mislead."""
-    endpoint, name = endpoint_of(deployment), deployment.served_name
+    endpoint, model = served.endpoint, served.model
     with screen.step(f"{trial.requests} requests from {_load_words(trial)}") as step:
-        recipe = asyncio.run(prepare(endpoint, name, trial.input_tokens))
-        load = Load(
-            model=name,
-            prompts=RandomPrompts(recipe, trial.requests, seed=trial.clients),
+        recipe = asyncio.run(prepare(endpoint, model, trial.input_tokens))
+        load = LoadTest(
+            input_tokens=trial.input_tokens,
             output_tokens=trial.output_tokens,
             clients=trial.clients,
-            warmup=() if warm else RandomPrompts(recipe, 1, seed=trial.clients + 1),
+            requests=trial.requests,
+            seed=trial.clients,
+            warmup=0 if warm else 1,
         )
         result = asyncio.run(
-            run_bench(endpoint, load, on_progress=lambda now: step.tick(progress_line(now)))
+            run_bench(endpoint, model, load, recipe, on_progress=lambda now: step.tick(str(now)))
         )
         summary = summarise(result.timings, result.duration_s)
         step.ok(f"{summary.output_tokens_per_s:.1f} output tokens/s")
-    return _point(deployment.layout, trial, summary)
+    return _point(layout, trial, summary)
 
 
 def _point(layout: Layout, trial: Trial, summary: Summary) -> Point:

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import click
 
-from ropeway.bench.comparison import Comparison, comparison_to_data
 from ropeway.bench.record import new_run_dir
 from ropeway.cli.bringup import interruptible, parse_layout, read_spec, stand, with_flags
 from ropeway.cli.call import current_call
-from ropeway.cli.measure import Series, run_all
+from ropeway.cli.measure import SINGLE, comparison_run, measure_all, report
 from ropeway.cli.options import config_option, screen_options
 from ropeway.errors import Exit, Refused
 from ropeway.plan.layout import working
 from ropeway.report.console import Screen
-from ropeway.report.text import compare_table
-from ropeway.spec.model import Layout, Spec
+from ropeway.spec.model import Spec
 
 
 @click.command()
@@ -71,25 +69,15 @@ def compare(
     folder = out or new_run_dir(Path("runs"), "compare", datetime.now(UTC))
     folder.mkdir(parents=True, exist_ok=True)
     current_call().folder = folder
-    series = Series(ground, folder, screen)
+    run = comparison_run(ground, folder, screen)
     try:
         with interruptible(), screen.stages([str(layout) for layout in chosen]) as stages:
-            run_all(series, chosen, stages)
+            measure_all(run, ground, chosen, screen, stages)
     finally:
-        baseline = Layout() if Layout() in chosen else None
-        comparison = series.write(["ropeway", *sys.argv[1:]], baseline)
-        tell(screen, comparison, folder)
-    if any(result.status != "ok" for result in series.results):
+        baseline = SINGLE if SINGLE in chosen else None
+        report(run, screen, ["ropeway", *sys.argv[1:]], baseline)
+    if any(result.status != "ok" for result in run.results):
         ctx.exit(Exit.NO)
-
-
-def tell(screen: Screen, comparison: Comparison | None, folder: Path) -> None:
-    """The table, and where the report lies."""
-    if comparison is None:
-        return
-    screen.answer(compare_table(comparison))
-    screen.answer(f"\nreport: {folder / 'report.html'}")
-    screen.result({**comparison_to_data(comparison), "folder": str(folder)})
 
 
 def _with_load(spec: Spec, clients: int | None, requests: int | None) -> Spec:

@@ -1,6 +1,5 @@
 """`ropeway demo`: the whole life cycle on this machine, from nothing to a report."""
 
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,32 +8,20 @@ import click
 from ropeway.bench.record import new_run_dir
 from ropeway.cli.bringup import Ground, interruptible, stand
 from ropeway.cli.call import current_call
-from ropeway.cli.compare import tell
-from ropeway.cli.measure import Series, run_all
+from ropeway.cli.measure import LOAD, SINGLE, STORY, comparison_run, measure_all, report
 from ropeway.cli.options import screen_options
 from ropeway.errors import Exit, Refused
 from ropeway.launch.local.run import refuse_second
 from ropeway.report.console import Screen
-from ropeway.spec.model import Layout, Serve, Spec, Workload, local_spec
+from ropeway.spec.model import Layout, Serve, Spec, local_spec
 from ropeway.units import format_bytes
 
-_SINGLE = Layout()
-# One process for comparison; then the story: one host, the layout that the blog could not start
-# (pipeline with expert parallel over two hosts), and the one that it only guessed at (data).
-STORY = (
-    _SINGLE,
-    Layout(tensor=2),
-    Layout(tensor=2, pipeline=2, expert=True),
-    Layout(data=2, tensor=2),
-)
 REST = (
     Layout(tensor=2, expert=True),
     Layout(tensor=4),
     Layout(tensor=2, pipeline=2),
     Layout(tensor=4, expert=True),
 )
-# Long enough for a steady state on two cores, short enough for coffee.
-LOAD = Workload(clients=16, requests=32, input_tokens=64, output_tokens=32)
 _CORES = 2
 _MEMORY_BYTES = 12 * 2**30  # four ranks of the 382M MoE and their server take about 11 GiB
 _EXPECTED_SECONDS = 270.0  # on two cores, the second time (docs/benchmarks.md)
@@ -49,8 +36,8 @@ _EXPECTED_SECONDS = 270.0  # on two cores, the second time (docs/benchmarks.md)
 def demo(ctx: click.Context, *, every: bool, port: int, out: Path | None, screen: Screen) -> None:
     """Rehearse the main job on this machine: real engine, real Ray, virtual NPUs.
 
-    Two virtual hosts with two NPUs each serve a real mixture-of-experts model, layout after layout:
-    up, one question, a load test, down. The report shows what each layout reached.
+    Two virtual hosts with two NPUs each serve a real mixture-of-experts model in one layout after
+    the other: up, one question, a load test, down. The report compares what each layout reached.
 
     \b
     Example:
@@ -62,37 +49,36 @@ def demo(ctx: click.Context, *, every: bool, port: int, out: Path | None, screen
     spec = local_spec(serve=Serve(port=port, context=1024), workload=LOAD, name="ropeway-demo")
     folder = out or new_run_dir(Path("runs"), "demo", datetime.now(UTC))
     expected = _EXPECTED_SECONDS * len(layouts) / len(STORY)
-    with interruptible(), screen.stages(names, expected_seconds=expected) as stages:
-        with stages.stage(check):
-            ground = _check(spec, screen)
-        folder.mkdir(parents=True, exist_ok=True)
-        current_call().folder = folder
-        series = Series(ground, folder, screen)
-        try:
-            run_all(series, layouts, stages)
-        finally:
-            comparison = series.write(["ropeway", "demo", *(["--all"] if every else [])], _SINGLE)
-            if comparison is None:
-                shutil.rmtree(folder, ignore_errors=True)
-    tell(screen, comparison, folder)
-    if any(result.status != "ok" for result in series.results):
+    run = None
+    try:
+        with interruptible(), screen.stages(names, expected_seconds=expected) as stages:
+            with stages.stage(check):
+                ground = _check(spec, screen)
+            folder.mkdir(parents=True, exist_ok=True)
+            current_call().folder = folder
+            run = comparison_run(ground, folder, screen)
+            measure_all(run, ground, layouts, screen, stages)
+    finally:
+        if run is not None:
+            report(run, screen, ["ropeway", "demo", *(["--all"] if every else [])], SINGLE)
+    if any(result.status != "ok" for result in run.results):
         ctx.exit(Exit.NO)
 
 
 def _check(spec: Spec, screen: Screen) -> Ground:
-    """Everything that must be so before the first start. Raises Refused."""
+    """Check everything that the first start depends on. Raises Refused."""
     refuse_second(spec.name)
     ground = stand(spec, screen)
     with screen.step("cores, memory, disk, port") as step:
         facts = ground.facts
         if facts.cores < _CORES:
-            raise Refused(f"this machine has {facts.cores} core, and the demo needs {_CORES}")
+            raise Refused(f"this machine has {facts.cores} core; the demo needs {_CORES}")
         if facts.memory_bytes is not None and facts.memory_bytes < _MEMORY_BYTES:
             raise Refused(
-                f"{format_bytes(facts.memory_bytes)} of memory are available, and the demo needs"
+                f"{format_bytes(facts.memory_bytes)} of memory is available; the demo needs"
                 f" {format_bytes(_MEMORY_BYTES)}",
                 hint="end other programs, or try one layout: `ropeway up --local --layout tp1`",
             )
-        memory = format_bytes(facts.memory_bytes) if facts.memory_bytes else "memory not known"
+        memory = format_bytes(facts.memory_bytes) if facts.memory_bytes else "memory unknown"
         step.ok(f"{facts.cores} cores, {memory} free")
     return ground

@@ -1,12 +1,15 @@
-"""The flags of the verbs that speak to a model server."""
+"""The flags of the verbs that talk to a model server."""
 
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ropeway.bench.load_test import LoadTest
 from ropeway.cli.options import with_options
 from ropeway.endpoint.client import Endpoint, normalise_url
 from ropeway.spec.model import load_spec
@@ -17,7 +20,7 @@ def endpoint_options(
 ) -> Callable[[Callable[..., object]], Callable[..., object]]:
     """`--url`, `--key-env`, `--timeout`, passed as one `endpoint: Endpoint`; `--model`; `-c`.
 
-    timeout  seconds of silence after which a request is given up, unless told otherwise
+    timeout  seconds of silence after which a request is given up, by default
     load     the verb sends a load: `-c` gives its flags the spec's `workload` as defaults too
     """
 
@@ -37,12 +40,12 @@ def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., 
         if file is None:
             return
         spec = load_spec(file)
-        found: dict[str, object] = {"url": spec.serve.url}
+        defaults: dict[str, object] = {"url": spec.serve.url}
         if spec.serve.api_key_env:
-            found["key_env"] = spec.serve.api_key_env
+            defaults["key_env"] = spec.serve.api_key_env
         if load:
-            found |= {**spec.workload.model_dump(), "layout": str(spec.serve.layout)}
-        ctx.default_map = found
+            defaults |= {**spec.workload.model_dump(), "layout": str(spec.serve.layout)}
+        ctx.default_map = defaults
 
     what = "address, key and load" if load else "address and key"
     return [
@@ -54,7 +57,7 @@ def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., 
             is_eager=True,
             expose_value=False,
             callback=take_defaults,
-            help=f"Take {what} from this spec; other flags go before it.",
+            help=f"Take {what} from this spec; other flags override it.",
         ),
         click.option(
             "--url", default="http://127.0.0.1:8000/v1", show_default=True, help="Base URL."
@@ -75,3 +78,58 @@ def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., 
             help="Longest silence of the server in one request, seconds.",
         ),
     ]
+
+
+_LOAD_OPTIONS = (
+    click.option(
+        "--clients",
+        type=click.IntRange(min=1),
+        default=256,
+        show_default=True,
+        help="Requests in flight: each client sends its next when its last is done.",
+    ),
+    click.option(
+        "--requests", type=click.IntRange(min=1), help="Requests in all.  [default: 2 per client]"
+    ),
+    click.option(
+        "--rate",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Requests per second to send (Poisson), with at most --clients in flight.",
+    ),
+    click.option("--input-tokens", type=click.IntRange(min=1), default=128, show_default=True),
+    click.option("--output-tokens", type=click.IntRange(min=1), default=128, show_default=True),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of prompts, arrivals."),
+    click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True),
+    click.option(
+        "--warmup",
+        type=click.IntRange(min=0),
+        default=4,
+        show_default=True,
+        help="Requests sent first and not counted.",
+    ),
+    click.option(
+        "--ignore-eos/--no-ignore-eos",
+        default=True,
+        show_default=True,
+        help="Make each answer --output-tokens long (vLLM and its relatives).",
+    ),
+    click.option(
+        "--time-limit",
+        "time_limit_s",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Stop after this many seconds.",
+    ),
+)
+
+
+def load_options(verb: Callable[..., object]) -> Callable[..., object]:
+    """The flags of a load test, passed as one `load: LoadTest`."""
+    names = {field.name for field in fields(LoadTest)}
+
+    @functools.wraps(verb)
+    def loading(*, requests: int | None, **given: Any) -> object:
+        flags = {name: given.pop(name) for name in names & given.keys()}
+        load = LoadTest(requests=requests or 2 * flags["clients"], **flags)
+        return verb(load=load, **given)
+
+    return with_options(loading, _LOAD_OPTIONS)

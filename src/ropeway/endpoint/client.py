@@ -139,13 +139,19 @@ def normalise_url(text: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path.rstrip('/') or '/v1'}"
 
 
-async def list_models(
-    base_url: str, key: str | None = None, timeout_s: float = 30.0
-) -> tuple[ServedModel, ...]:
-    """What the server at this URL serves. Raises RequestFailed, or Refused for an unusable URL."""
-    endpoint = Endpoint(normalise_url(base_url), key, timeout_s=timeout_s)
+async def served_model(endpoint: Endpoint, name: str | None) -> ServedModel:
+    """Return the model of this name, or the first that the server lists.
+
+    A name that is not listed is returned too: the server knows its aliases, and refuses a wrong
+    name itself. Raises RequestFailed, and Refused when there is no name at all.
+    """
     async with Client(endpoint) as client:
-        return await client.models()
+        models = await client.models()
+    if name is not None:
+        return next((model for model in models if model.name == name), ServedModel(name, None))
+    if not models:
+        raise Refused("the server lists no model", where=endpoint.url, hint="name it: `--model`")
+    return models[0]
 
 
 class Client:
@@ -157,7 +163,7 @@ class Client:
 
     def __init__(self, endpoint: Endpoint, clock: Clock = time.monotonic) -> None:
         self.endpoint = endpoint
-        self._clock = clock
+        self.clock = clock
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -190,7 +196,7 @@ class Client:
         `on_delta` is called for each piece as it comes. Raises RequestFailed; what had arrived by
         then is in `watch`.
         """
-        watch = watch or Stopwatch(self._clock)
+        watch = watch or Stopwatch(self.clock)
         call = "/chat/completions" if request.prompt is None else "/completions"
         url = self.endpoint.url + call
         try:
@@ -210,7 +216,7 @@ class Client:
                     raise await self._refusal(response, None)
                 listed = _loads(await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _explain(error, self.endpoint, Stopwatch(self._clock)) from error
+            raise _explain(error, self.endpoint, Stopwatch(self.clock)) from error
         if not isinstance(listed, dict) or not isinstance(listed.get("data"), list):
             raise _not_openai(self.endpoint, "answers `/models` with something that is no list")
         return tuple(

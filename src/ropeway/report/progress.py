@@ -4,6 +4,7 @@ The cursor is never hidden, so nothing has to be restored: whatever ends the pro
 leaves is one half-written line. The live line is erased before anything else is written.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -156,6 +157,7 @@ class Step:
         self._started = talk.clock()
         self._verdict = "ok"
         self._closing = ""
+        self._logged_at = 0.0
 
     @property
     def seconds(self) -> float:
@@ -166,9 +168,15 @@ class Step:
         """What the step is doing now: `loading weights 3/9`. A line of its own in a log."""
         self._set(detail, whole_line=True)
 
-    def tick(self, detail: str) -> None:
-        """Like `update` for what changes all the time (bytes, requests): not written to a log."""
-        self._set(detail, whole_line=False)
+    def tick(self, detail: str, *, log_every_s: float = math.inf) -> None:
+        """Like `update`, for what changes all the time (bytes, requests).
+
+        In a log it becomes a line at most every `log_every_s` seconds.
+        """
+        due = self.seconds >= self._logged_at + log_every_s
+        if due:
+            self._logged_at = self.seconds
+        self._set(detail, whole_line=due)
 
     def ok(self, closing: str = "") -> None:
         """Say more on the verdict line: `ok    check the laptop  0.2 s  2 cores, 23.4 GiB`."""

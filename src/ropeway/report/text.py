@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ropeway.bench.comparison import Comparison, LayoutResult, in_order
-from ropeway.bench.stats import Conditions, Quantiles, Summary
+from ropeway.bench.load_test import NOT_STATED, Conditions, LoadTest
+from ropeway.bench.stats import Quantiles, Summary
 from ropeway.report.figures import NONE, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line
 from ropeway.units import format_bytes
@@ -30,11 +31,29 @@ def bench_table(summary: Summary, conditions: Conditions) -> RenderableType:
     )
 
 
+def bench_record(summary: Summary, conditions: Conditions, *, late: int, folder: str) -> str:
+    """What stands below the table, as plain lines that no terminal wraps.
+
+    late    requests that had to wait for a free client, though they were due
+    folder  where the raw timings are
+    """
+    lines = [
+        "",
+        f"prompts   {conditions.load.prompts}",
+        f"tokens    {summary.input_tokens:,} in, {summary.output_tokens:,} out",
+        f"results   {folder}",
+    ]
+    if late:
+        clients = f"all {conditions.load.clients:,} clients were busy"
+        lines.insert(1, f"{late:,} of {summary.requests:,} requests started late: {clients}")
+    return "\n".join(lines)
+
+
 def compare_table(comparison: Comparison) -> RenderableType:
     """All layouts of a comparison, best share marked; what failed and the notes below it."""
     return Group(
         Text.assemble((one_line(comparison.model), "bold"), f" · {one_line(comparison.engine)}"),
-        Text(f"{one_line(comparison.hardware)} · {_workload(comparison)}", style="dim"),
+        Text(f"{one_line(comparison.hardware)} · {_load(comparison.workload)}", style="dim"),
         Text(),
         _ByWidth(_layouts(comparison, wide=False), _layouts(comparison, wide=True)),
         *_below(comparison),
@@ -107,18 +126,11 @@ class _ByWidth:
 
 def _bench_head(conditions: Conditions) -> list[Text]:
     what = [conditions.model, conditions.layout, conditions.engine]
-    title = " · ".join(one_line(part) for part in what if part)
-    lines = [Text(title, style="bold")]
-    if conditions.hardware:
-        lines.append(Text(one_line(conditions.hardware), style="dim"))
-    arrivals = f"{conditions.clients} clients"
-    if conditions.rate is not None:
-        arrivals += f", {rate(conditions.rate)} requests a second"
-    asked = (
-        f"{conditions.input_tokens} tokens in, {conditions.output_tokens} out"
-        f" · {arrivals} · {conditions.requests} requests"
-    )
-    return [*lines, Text(asked, style="dim"), Text(one_line(conditions.label), style="dim")]
+    title = " · ".join(one_line(part) for part in what if part not in ("", NOT_STATED))
+    lines = [_load(conditions.load), one_line(conditions.label)]
+    if conditions.hardware not in ("", NOT_STATED):
+        lines.insert(0, one_line(conditions.hardware))
+    return [Text(title, style="bold"), *(Text(line, style="dim") for line in lines)]
 
 
 def _throughput(summary: Summary) -> Table:
@@ -154,17 +166,19 @@ def _errors(summary: Summary) -> list[Text]:
         ordered = sorted(summary.errors.items(), key=lambda item: (-item[1], item[0]))
         lines += [Text(f"  {count:,} × {one_line(kind)}") for kind, count in ordered]
     if summary.unfinished:
-        lines.append(Text(f"{summary.unfinished:,} requests were broken off by us", style="yellow"))
+        lines.append(
+            Text(f"{summary.unfinished:,} requests in flight were cancelled", style="yellow")
+        )
     if not summary.counted:
         lines.append(Text(_NOT_COUNTED, style="yellow"))
     return [Text(), *lines] if lines else []
 
 
-def _workload(comparison: Comparison) -> str:
-    asked = comparison.workload
+def _load(load: LoadTest) -> str:
+    arrivals = f", {rate(load.rate)} requests a second" if load.rate is not None else ""
     return (
-        f"{asked.input_tokens} tokens in, {asked.output_tokens} out · {asked.clients} clients"
-        f" · {asked.requests} requests"
+        f"{load.input_tokens:,} tokens in, {load.output_tokens:,} out"
+        f" · {load.clients:,} clients{arrivals} · {load.requests:,} requests"
     )
 
 

@@ -1,0 +1,176 @@
+"""Measure layouts in turn: bring one up, ask one question, send the load, take it down."""
+
+import asyncio
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from ropeway import __version__
+from ropeway.bench.comparison import Comparison, LayoutResult, comparison_to_data
+from ropeway.bench.load_test import Conditions, LoadTest
+from ropeway.bench.prompts import Recipe
+from ropeway.bench.record import RunWriter
+from ropeway.bench.run import prepare, run_bench
+from ropeway.bench.stats import Summary
+from ropeway.endpoint.client import Client, Endpoint, Request
+from ropeway.endpoint.stream import Timing
+from ropeway.errors import EndpointError, HostError, LaunchError, LayoutError
+from ropeway.spec.model import Layout
+
+# Every model that can answer knows this one, and anyone can see whether the answer is right.
+QUESTION = "What is the capital of France?"
+
+_NOTES = (
+    "The chip is virtual: ranks are processes that share this machine's cores, so more NPUs bring"
+    " no more arithmetic here; what differs between layouts is communication and waiting.",
+    "Not verified on NPU hardware.",
+)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A layout that serves. `start_seconds`: from the first command to the first token."""
+
+    endpoint: Endpoint
+    model: str
+    start_seconds: float
+
+
+Serve = Callable[[Layout, Path], AbstractContextManager[Served]]
+"""Brings a layout up, with its logs in the folder, and takes it down at the end.
+
+Raises LayoutError when the layout cannot run, LaunchError or HostError when it does not start.
+"""
+
+
+class Step(Protocol):
+    """One piece of work that is shown while it runs."""
+
+    def tick(self, detail: str) -> None: ...
+    def ok(self, closing: str) -> None: ...
+
+
+class Screen(Protocol):
+    """Where the user sees what happens; `report.console.Screen` is one."""
+
+    def step(self, name: str) -> AbstractContextManager[Step]: ...
+    def warn(self, text: str) -> None: ...
+
+
+@dataclass
+class ComparisonRun:
+    """A comparison under way. What was measured stays when a later layout fails.
+
+    npus_per_host     of the cluster, to count the hosts of a layout
+    results, timings  of the layouts so far; the timings by layout, of those that were measured
+    """
+
+    load: LoadTest
+    engine: str
+    hardware: str
+    npus_per_host: int
+    folder: Path
+    screen: Screen
+    results: list[LayoutResult] = field(default_factory=list)
+    timings: dict[str, Sequence[Timing]] = field(default_factory=dict)
+    recipe: Recipe | None = None
+    conditions: Conditions | None = None
+
+    def measure(self, layout: Layout, serve: Serve) -> LayoutResult:
+        """Measure one layout. One that cannot run, or that fails, is a result too."""
+        folder = self.folder / str(layout).replace("×", "-").replace("+", "-").lower()
+        hosts = -(-layout.npus // self.npus_per_host)
+        result = LayoutResult(
+            layout=str(layout), npus=layout.npus, hosts=hosts, status="ok", run_dir=str(self.folder)
+        )
+        start_seconds = None
+        try:
+            with serve(layout, folder) as served:
+                start_seconds = served.start_seconds
+                answer = self._ask(served)
+                summary = self._send_load(served, layout, folder)
+        except LayoutError as error:
+            result = replace(result, status="refused", error="; ".join(error.evidence))
+        except (LaunchError, EndpointError, HostError) as error:
+            self.screen.warn(f"{layout}: {error.what}")
+            result = replace(result, status="failed", error=error.what)
+        else:
+            result = replace(result, answer=answer, summary=summary)
+        return self._keep(replace(result, start_seconds=start_seconds))
+
+    def write(self, command: Sequence[str], baseline: Layout | None) -> Comparison | None:
+        """Write comparison.json and return its content; None when nothing was measured."""
+        if self.conditions is None:
+            return None
+        comparison = Comparison(
+            model=self.conditions.model,
+            engine=self.engine,
+            hardware=self.hardware,
+            workload=self.conditions.load,
+            started_at=self.conditions.started_at,
+            results=tuple(self.results),
+            baseline=str(baseline) if baseline else None,
+            command=shlex.join(command),
+            ropeway=__version__,
+            notes=_NOTES,
+        ).with_answers_compared()
+        data = json.dumps(comparison_to_data(comparison), ensure_ascii=False, indent=2)
+        (self.folder / "comparison.json").write_text(data + "\n", encoding="utf-8")
+        return comparison
+
+    def _ask(self, served: Served) -> str:
+        with self.screen.step(f"ask “{QUESTION}”") as step:
+            answer = asyncio.run(_answer(served)).strip()
+            step.ok(answer)
+        return answer
+
+    def _send_load(self, served: Served, layout: Layout, folder: Path) -> Summary:
+        endpoint, model = served.endpoint, served.model
+        if self.recipe is None:
+            self.recipe = asyncio.run(prepare(endpoint, model, self.load.input_tokens))
+        conditions = Conditions(
+            load=self.load.with_recipe(self.recipe),
+            url=endpoint.url,
+            model=model,
+            layout=str(layout),
+            engine=self.engine,
+            hardware=self.hardware,
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            ropeway=__version__,
+        )
+        name = f"{self.load.requests:,} requests from {self.load.clients:,} clients"
+        with self.screen.step(name) as step, RunWriter(folder, conditions) as writer:
+            result = asyncio.run(
+                run_bench(
+                    endpoint,
+                    model,
+                    conditions.load,
+                    self.recipe,
+                    on_progress=lambda progress: step.tick(str(progress)),
+                    on_timing=writer.append,
+                )
+            )
+            summary = writer.finish(result)
+            step.ok(f"{summary.output_tokens_per_s:.1f} output tokens/s")
+        self.conditions = self.conditions or conditions
+        self.timings[str(layout)] = result.timings
+        return summary
+
+    def _keep(self, result: LayoutResult) -> LayoutResult:
+        self.results.append(result)
+        line = json.dumps(asdict(result), ensure_ascii=False)
+        with (self.folder / "results.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        return result
+
+
+async def _answer(served: Served) -> str:
+    messages = ({"role": "user", "content": QUESTION},)
+    request = Request(served.model, messages, max_tokens=32, temperature=0.0)
+    async with Client(served.endpoint) as client:
+        return (await client.ask(request)).text

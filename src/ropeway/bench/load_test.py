@@ -1,0 +1,90 @@
+"""The description of a load test, made from flags or from the spec's `workload`."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+from ropeway.bench.prompts import RandomPrompts, Recipe
+from ropeway.errors import Refused
+
+NOT_STATED = "not stated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadTest:
+    """What is sent to an endpoint, and at which pace; the same for every layout of a comparison.
+
+    input_tokens   of each prompt, chat template included; `prompts` says whether that is exact
+    output_tokens  the longest answer
+    clients        requests in flight at most
+    requests       counted requests in all
+    rate           requests per second (Poisson, from `seed`); None: as fast as answers come
+    ignore_eos     make every answer `output_tokens` long (understood by vLLM and its relatives)
+    warmup         requests sent first, with prompts of their own, and not counted
+    time_limit_s   stop after so many seconds, warm-up not included
+    prompts        what the prompts are, for people
+    """
+
+    input_tokens: int
+    output_tokens: int
+    clients: int
+    requests: int
+    seed: int = 0
+    temperature: float = 0.0
+    rate: float | None = None
+    ignore_eos: bool = True
+    warmup: int = 4
+    time_limit_s: float | None = None
+    prompts: str = "random words, no shared beginning"
+
+    def with_recipe(self, recipe: Recipe) -> "LoadTest":
+        """Return this test with the length that prompts of the recipe really have."""
+        return replace(self, input_tokens=recipe.tokens, prompts=str(recipe))
+
+    def counted_prompts(self, recipe: Recipe) -> RandomPrompts:
+        """Return the prompts that are measured."""
+        return RandomPrompts(recipe, self.requests, str(self.seed))
+
+    def warmup_prompts(self, recipe: Recipe) -> RandomPrompts:
+        """Return the prompts that are sent first.
+
+        No test of any seed counts one of them: the engine's prefix cache would know it already.
+        """
+        return RandomPrompts(recipe, self.warmup, f"{self.seed} warm-up")
+
+    def check_fits(self, model: str, context: int | None) -> None:
+        """Raise Refused when a request would be longer than the context that is served.
+
+        context  in tokens; None: the server does not say
+        """
+        length = self.input_tokens + self.output_tokens
+        if context is not None and length > context:
+            raise Refused(
+                f"{self.input_tokens:,} input and {self.output_tokens:,} output tokens make "
+                f"{length:,}; `{model}` is served with a context of {context:,}",
+                hint="lower `--input-tokens` or `--output-tokens`, or serve with a longer context",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """A load test, where and when it was run: without them its figures mean nothing.
+
+    started_at  ISO 8601 with its offset
+    ropeway     the version that measured
+    label       how the figures came about, as the reports name it
+    """
+
+    load: LoadTest
+    url: str
+    model: str
+    layout: str = NOT_STATED
+    engine: str = NOT_STATED
+    hardware: str = NOT_STATED
+    started_at: str
+    ropeway: str
+    label: str = "measured here"
+
+    def as_json(self) -> Mapping[str, object]:
+        """Return one flat object: the fields of the load test beside the others."""
+        own = {key: value for key, value in vars(self).items() if key != "load"}
+        return {**asdict(self.load), **own}

@@ -1,0 +1,105 @@
+"""A comparison of layouts, with an endpoint of known speed in place of each layout."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from ropeway.bench.compare import QUESTION, ComparisonRun, Served
+from ropeway.bench.load_test import LoadTest
+from ropeway.endpoint.client import Endpoint
+from ropeway.errors import LaunchError, LayoutError
+from ropeway.report.console import Screen
+from ropeway.sim.endpoint import Behaviour, FakeEndpoint, running
+from ropeway.spec.model import Layout
+
+SINGLE, PAIR = Layout(), Layout(tensor=2, pipeline=2)
+FAST = Behaviour(ttft_s=0, tpot_s=0)
+LOAD = LoadTest(input_tokens=16, output_tokens=4, clients=2, requests=3)
+
+
+@dataclass
+class Cluster:
+    """Serves a layout as an endpoint; `faults` are raised in place of a start."""
+
+    faults: dict[Layout, Exception] = field(default_factory=dict)
+    behaviour: Behaviour = FAST
+    served: list[FakeEndpoint] = field(default_factory=list)
+    down: int = 0
+
+    @contextmanager
+    def serve(self, layout: Layout, _folder: Path) -> Iterator[Served]:
+        if layout in self.faults:
+            raise self.faults[layout]
+        with running(self.behaviour) as fake:
+            self.served.append(fake)
+            try:
+                yield Served(Endpoint(fake.url), "fake", 12.5)
+            finally:
+                self.down += 1
+
+
+def comparison(folder: Path) -> ComparisonRun:
+    screen = Screen(quiet=True, stdout=StringIO(), stderr=StringIO())
+    return ComparisonRun(LOAD, "fake engine", "two hosts", 2, folder, screen)
+
+
+def test_each_layout_gets_the_same_question_and_the_same_load(tmp_path: Path) -> None:
+    cluster, run = Cluster(), comparison(tmp_path)
+    for layout in (SINGLE, PAIR):
+        run.measure(layout, cluster.serve)
+    first, second = (
+        [body["messages"][0]["content"] for body in fake.requests] for fake in cluster.served
+    )
+    assert first[0] == second[0] == QUESTION
+    assert len(first) == 1 + LOAD.warmup + LOAD.requests
+    assert sorted(first) == sorted(second)
+    assert cluster.down == 2
+
+
+def test_the_results_are_written_with_the_conditions_they_share(tmp_path: Path) -> None:
+    cluster, run = Cluster(), comparison(tmp_path)
+    for layout in (SINGLE, PAIR):
+        result = run.measure(layout, cluster.serve)
+        assert (result.status, result.start_seconds) == ("ok", 12.5)
+    written = run.write(["ropeway", "compare", "--model", "a b"], SINGLE)
+    assert written is not None
+    assert written.workload.warmup == LOAD.warmup
+    assert written.workload.prompts.startswith("random words, exactly 16 tokens")
+    assert written.command == "ropeway compare --model 'a b'"
+    assert [result.answer_matches_reference for result in written.results] == [True, True]
+    assert [(result.hosts, result.npus) for result in written.results] == [(1, 1), (2, 4)]
+    data = json.loads((tmp_path / "comparison.json").read_text())
+    assert [row["summary"]["completed"] for row in data["results"]] == [3, 3]
+    assert set(run.timings) == {"TP1", "TP2×PP2"}
+    assert (tmp_path / "tp2-pp2" / "timings.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "error"),
+    [
+        (LayoutError("cannot run", evidence=["2 NPUs", "3 heads"]), "refused", "2 NPUs; 3 heads"),
+        (LaunchError("worker 3 died"), "failed", "worker 3 died"),
+    ],
+)
+def test_a_layout_that_does_not_serve_is_a_result_and_the_others_go_on(
+    tmp_path: Path, fault: Exception, status: str, error: str
+) -> None:
+    cluster, run = Cluster({SINGLE: fault}), comparison(tmp_path)
+    result = run.measure(SINGLE, cluster.serve)
+    assert (result.status, result.error, result.start_seconds) == (status, error, None)
+    assert run.write([], None) is None, "nothing was measured yet"
+    assert run.measure(PAIR, cluster.serve).status == "ok"
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["status"] for row in rows] == [status, "ok"]
+
+
+def test_a_layout_that_fails_under_load_keeps_its_start_and_is_taken_down(tmp_path: Path) -> None:
+    cluster = Cluster(behaviour=Behaviour(ttft_s=0, tpot_s=0, fault="error"))
+    result = comparison(tmp_path).measure(PAIR, cluster.serve)
+    assert (result.status, result.start_seconds) == ("failed", 12.5)
+    assert cluster.down == 1
