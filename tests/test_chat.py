@@ -40,17 +40,17 @@ def figures_hidden(text: str) -> str:
 
 def test_a_conversation_grows_and_the_old_one_stays_as_it_was() -> None:
     start = Conversation("be brief")
-    grown = start.asked("one?").answered("1").asked("two?")
+    grown = start.with_question("one?").with_answer("1").with_question("two?")
     assert start.turns == ()
     assert [message["role"] for message in grown.messages] == [
         "system", "user", "assistant", "user",
     ]  # fmt: skip
-    assert grown.cleared() == start
-    assert grown.told("").messages[0]["content"] == "one?"
+    assert grown.without_turns() == start
+    assert grown.with_system("").messages[0]["content"] == "one?"
 
 
 def test_images_go_before_the_question() -> None:
-    (message,) = Conversation().asked("what is it?", ("data:image/png;base64,AA",)).messages
+    (message,) = Conversation().with_question("what is it?", ("data:image/png;base64,AA",)).messages
     assert [part["type"] for part in message["content"]] == ["image_url", "text"]
 
 
@@ -119,7 +119,7 @@ def test_an_answer_cut_while_still_thinking_closes_its_mark() -> None:
         result = run(fake.url, "-p", "hello", "--max-tokens", "2")
     assert result.stdout == ""
     assert "── thinking ──\nab\n── end of thinking ──\n" in result.stderr
-    assert "2 tokens · cut at the token limit" in result.stderr
+    assert "2 tokens · truncated at the token limit" in result.stderr
 
 
 def test_chinese_comes_out_whole() -> None:
@@ -145,7 +145,7 @@ def test_piped_text_follows_the_prompt() -> None:
     [
         ([], b"", "there is nothing to ask"),
         ([], "你好".encode("gbk"), "standard input is not UTF-8 text (byte 0xc4 at 0)"),
-        (["-i", "--json"], b"", "`--json` answers one prompt"),
+        (["-i", "--json"], b"", "`--json`"),
         (["-p", "x", "--image", "/no/such.png"], b"", "cannot read the image"),
     ],
 )
@@ -203,7 +203,7 @@ def test_flags_reach_the_request(tmp_path: Path) -> None:
         args = ("--model", "b", "--max-tokens", "2", "--image", str(picture), "-p", "what?")
         result = run(fake.url, *args)
     (body,) = fake.requests
-    assert result.stderr.endswith("2 tokens · cut at the token limit\n")
+    assert result.stderr.endswith("2 tokens · truncated at the token limit\n")
     assert (body["model"], body["max_tokens"]) == ("b", 2)
     assert "temperature" not in body  # then the server takes what the model's authors advise
     image, text = body["messages"][0]["content"]
@@ -300,7 +300,7 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_keeps_the_conversation() -> N
             terminal.type("你好\n")
             terminal.wait_for("车车")
             process.send_signal(signal.SIGINT)
-            terminal.wait_for("the conversation stays")
+            terminal.wait_for("the conversation is kept")
             terminal.wait_for("> ")
             terminal.type("more?\n")
             terminal.wait_for("车")

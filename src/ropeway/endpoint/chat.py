@@ -1,4 +1,4 @@
-"""A conversation with a model: what was said, as plain data, and the next answer, streamed."""
+"""A conversation with a model: its messages as plain data, and the next answer, streamed."""
 
 import base64
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _MAGIC = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What goes with every question. `max_tokens` None lets the server decide."""
+    """What is sent with every question. `max_tokens` None lets the server decide."""
 
     model: str
     max_tokens: int | None = None
@@ -33,34 +33,34 @@ class Settings:
 
 @dataclass(frozen=True)
 class Conversation:
-    """The history. Every method gives a new one; the old one stays as it was."""
+    """The messages so far. Every method returns a new conversation; the old one stays as it was."""
 
     system: str | None = None
     turns: tuple[Message, ...] = ()
 
-    def asked(self, text: str, images: tuple[str, ...] = ()) -> Self:
-        """With a question added; `images` are data URLs."""
+    def with_question(self, text: str, images: tuple[str, ...] = ()) -> Self:
+        """Add a question; `images` are data URLs."""
         content: str | list[dict[str, Any]] = text
         if images:
-            pictures = [{"type": "image_url", "image_url": {"url": url}} for url in images]
-            content = [*pictures, {"type": "text", "text": text}]
+            parts = [{"type": "image_url", "image_url": {"url": url}} for url in images]
+            content = [*parts, {"type": "text", "text": text}]
         return replace(self, turns=(*self.turns, {"role": "user", "content": content}))
 
-    def answered(self, text: str) -> Self:
-        """With the model's answer added. Its reasoning is left out, as chat templates expect."""
+    def with_answer(self, text: str) -> Self:
+        """Add the model's answer. Its reasoning is left out, as chat templates expect."""
         return replace(self, turns=(*self.turns, {"role": "assistant", "content": text}))
 
-    def cleared(self) -> Self:
-        """Without its turns; the system prompt stays."""
+    def without_turns(self) -> Self:
+        """Remove all turns; the system prompt stays."""
         return replace(self, turns=())
 
-    def told(self, system: str | None) -> Self:
-        """With another system prompt, or with none."""
+    def with_system(self, system: str | None) -> Self:
+        """Replace the system prompt, or remove it."""
         return replace(self, system=system or None)
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """As the endpoint wants them."""
+        """The messages in the form of the API."""
         if self.system is None:
             return self.turns
         return ({"role": "system", "content": self.system}, *self.turns)
@@ -87,14 +87,8 @@ async def answer(
     return await client.ask(request, watch=watch, on_delta=on_delta)
 
 
-def decode_rate(timing: Timing) -> float | None:
-    """Tokens per second after the first one; None when there is no second token to time."""
-    tpot = timing.tpot_s
-    return 1 / tpot if tpot else None
-
-
 def read_image(path: Path) -> str:
-    """The image as a data URL, its type told by its first bytes. Raises Refused."""
+    """Return the image as a data URL; its first bytes say of which type. Raises Refused."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -106,7 +100,7 @@ def read_image(path: Path) -> str:
     mime = image_type(data)
     if mime is None:
         raise Refused(
-            "this file is no image that a model can read",
+            "this file is not an image that a model can read",
             where=str(path),
             evidence=(f"it begins with the bytes `{data[:8].hex(' ')}`",),
             hint="give a PNG, JPEG, GIF, WebP, BMP or TIFF file",
@@ -115,7 +109,7 @@ def read_image(path: Path) -> str:
 
 
 def image_type(data: bytes) -> str | None:
-    """The MIME type by the first bytes, whatever the file is called."""
+    """Return the MIME type by the first bytes, whatever the file is called."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((mime for magic, mime in _MAGIC if data.startswith(magic)), None)

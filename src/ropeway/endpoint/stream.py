@@ -68,6 +68,11 @@ class Timing:
         return (self.last - self.first_token) / (self.output_tokens - 1)
 
     @property
+    def decode_tokens_per_s(self) -> float | None:
+        """Tokens per second after the first; None when there is no second token to time."""
+        return 1 / self.tpot_s if self.tpot_s else None
+
+    @property
     def e2e_s(self) -> float | None:
         """From sending to the last piece of the answer, seconds."""
         return None if self.last is None else self.last - self.sent
