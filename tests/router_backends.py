@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+import virtual_time
 from ropeway.router.config import Backend, Config, Limits
 from ropeway.router.server import Router
 
@@ -343,7 +344,8 @@ async def bench(
             engine.url = await stack.enter_async_context(served(engine.app()))
         every = [*(engine.url for engine in engines), *urls]
         backends = tuple(Backend(f"r{number}", url) for number, url in enumerate(every))
-        router = Router(Config("127.0.0.1", 0, MODEL, backends, limits, key))
+        config = Config("127.0.0.1", 0, MODEL, backends, limits, key)
+        router = Router(config, asyncio.get_running_loop().time)
         url = await stack.enter_async_context(served(router.app()))
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         many = aiohttp.TCPConnector(limit=0)
@@ -365,7 +367,7 @@ def scene(
                 b.first(0)
                 await play(b)
 
-        asyncio.run(whole())
+        virtual_time.run(whole())
 
     return run
 

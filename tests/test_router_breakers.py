@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -220,10 +221,18 @@ async def _ask_r2(b: Bench, count: int, **body: Any) -> list["asyncio.Task[Heard
     return tasks
 
 
+async def _answering(b: Bench) -> None:
+    """Wait until r2 streams an answer."""
+    began = asyncio.get_running_loop().time()
+    async with asyncio.timeout(30):
+        while b.replica(2).last_token <= began:
+            await asyncio.sleep(0.005)
+
+
 def test_a_killed_replica_costs_no_client_its_answer() -> None:
     async def play(b: Bench, child: asyncio.subprocess.Process) -> None:
         tasks = await _ask_r2(b, 20, max_tokens=ALL)
-        await asyncio.sleep(0.3)
+        await _answering(b)
         child.kill()
         answers = await asyncio.gather(*tasks)
         assert [(each.text, each.error, each.done) for each in answers] == [(TEXT, None, True)] * 20
@@ -237,7 +246,7 @@ def test_a_stopped_replica_hangs_nobody_and_comes_back() -> None:
     async def play(b: Bench, child: asyncio.subprocess.Process) -> None:
         tasks = await _ask_r2(b, 6, max_tokens=ALL)
         tasks += await _ask_r2(b, 6, stream=False)
-        await asyncio.sleep(0.3)
+        await _answering(b)
         os.kill(child.pid, signal.SIGSTOP)
         for number in range(20):  # the others are not concerned
             b.first(number % 2)
@@ -254,7 +263,7 @@ def test_a_stopped_replica_hangs_nobody_and_comes_back() -> None:
         await b.alive(3)
 
     # Only the probe that brings no token ends these: the other limits are minutes.
-    limits = replace(QUICK, probe_period_s=0.5, first_byte_s=300, stall_s=300)
+    limits = replace(QUICK, probe_period_s=0.3, probe_timeout_s=0.5, first_byte_s=300, stall_s=300)
     with_a_process(0.2, play, limits=limits)
 
 
@@ -265,23 +274,27 @@ def test_a_client_that_reads_slowly_is_not_its_replicas_fault() -> None:
     """While the answer waits for its client, the router is not waiting for the replica."""
 
     async def play(b: Bench) -> None:
+        loop = asyncio.get_running_loop()
         body = json.dumps({"model": "fake", "prompt": "p", "stream": True}).encode()
         host, port = b.url.removeprefix("http://").split(":")
-        # The least that a socket can buffer: the rest stays in the router.
-        reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
         head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
-        writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
-        await asyncio.sleep(4)  # four times what the replica may be silent
-        received = b""
-        async with asyncio.timeout(20):
+        with socket.socket() as client:
+            client.setblocking(False)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            await loop.sock_connect(client, (host, int(port)))
+            sent = f"{head}Content-Type: application/json\r\n\r\n".encode() + body
+            await loop.sock_sendall(client, sent)
+            await asyncio.sleep(4)  # four times what the replica may be silent
+            assert len(b.replica(0).attempts) == 1, "the answer did not fit into the buffers"
+            received = bytearray()
             while not received.endswith(b"0\r\n\r\n"):
-                received += await reader.read(2**20)
-        writer.close()
+                received += await loop.sock_recv(client, 2**20)
         assert b"[DONE]" in received
         assert b"error" not in received
         assert b.replica(0).failures == 0
 
-    scene(Engine(padding=400), limits=replace(QUICK, stall_s=1))(play)
+    # 8 MiB: more than the kernel keeps for a socket's other side (4 MiB by default).
+    scene(Engine(padding=128), limits=replace(QUICK, stall_s=1))(play)
 
 
 def test_a_replica_that_hangs_takes_no_connections_from_the_others() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -14,7 +15,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+import virtual_time
 from ropeway.router import events, headers
+from ropeway.router.__main__ import main
 from ropeway.router.archive import archive
 from ropeway.router.config import ConfigError, Limits, is_loopback, load, parse
 from router_backends import ANSWER, MODEL, QUICK, TEXT, Engine, bench
@@ -128,7 +131,7 @@ def test_answers_pass_through_unchanged() -> None:
                 assert response.headers["X-Theirs"] == "1"
                 assert "X-Hop" not in response.headers
 
-    asyncio.run(scene())
+    virtual_time.run(scene())
 
 
 def test_the_key_is_wanted_and_handed_on() -> None:
@@ -145,7 +148,7 @@ def test_the_key_is_wanted_and_handed_on() -> None:
             async with b.session.get(b.url + "/health", headers=wrong) as response:
                 assert response.status == 200
 
-    asyncio.run(scene())
+    virtual_time.run(scene())
 
 
 def test_requests_that_are_too_large_are_refused() -> None:
@@ -157,7 +160,7 @@ def test_requests_that_are_too_large_are_refused() -> None:
             assert "1000 bytes" in json.loads(refused.content)["error"]["message"]
             assert b.engines[0].bodies == []
 
-    asyncio.run(scene())
+    virtual_time.run(scene())
 
 
 def test_one_conversation_stays_on_one_replica_and_others_spread() -> None:
@@ -172,7 +175,7 @@ def test_one_conversation_stays_on_one_replica_and_others_spread() -> None:
                 await b.ask(prompt=f"{number} something else")
             assert min(len(engine.bodies) for engine in b.engines) >= 8
 
-    asyncio.run(scene())
+    virtual_time.run(scene())
 
 
 def test_a_popular_beginning_spreads_when_its_replica_is_busy() -> None:
@@ -186,7 +189,7 @@ def test_a_popular_beginning_spreads_when_its_replica_is_busy() -> None:
             assert min(one, other) >= 8
             assert all(replica.outstanding == 0 for replica in b.router.pool)
 
-    asyncio.run(scene())
+    virtual_time.run(scene())
 
 
 def test_tokens_and_not_requests_are_balanced() -> None:
@@ -204,7 +207,7 @@ def test_tokens_and_not_requests_are_balanced() -> None:
             assert (await big).done
             assert [len(engine.bodies) for engine in b.engines] == [1, 8]
 
-    asyncio.run(scene())
+    virtual_time.run(scene())
 
 
 def test_the_state_is_told() -> None:
@@ -225,7 +228,7 @@ def test_the_state_is_told() -> None:
             async with b.session.get(b.url + "/elsewhere") as response:
                 assert response.status == 404
 
-    asyncio.run(scene())
+    virtual_time.run(scene())
 
 
 # --- as one file ---------------------------------------------------------------------------------
@@ -246,8 +249,8 @@ def test_the_archive_serves_and_ends_gracefully(tmp_path: Path) -> None:
     (tmp_path / "router.pyz").write_bytes(archive())
 
     async def scene() -> None:
-        # Four seconds of answer: longer than the server waits for handlers without a drain.
-        async with bench(Engine(tpot_s=0.3)) as b:
+        # 2.6 s of answer: longer than the server waits for handlers without a drain.
+        async with bench(Engine(tpot_s=0.2)) as b:
             backends = [{"name": "a", "url": b.engines[0].url}]
             config = {"listen": {"host": "127.0.0.1", "port": 0}, "backends": backends}
             (tmp_path / "c.json").write_text(json.dumps({**GOOD, **config, "model": MODEL}))
@@ -297,9 +300,6 @@ async def _until_not_healthy(session: aiohttp.ClientSession, url: str) -> None:
 
 
 @pytest.mark.parametrize("argv", [[], ["-h"], ["missing.json"], ["a", "b"]])
-def test_wrong_arguments_are_refused(argv: list[str]) -> None:
-    done = subprocess.run(
-        (sys.executable, "-m", "ropeway.router", *argv), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "usage:" in done.stderr or "missing.json" in done.stderr
+def test_wrong_arguments_are_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    assert re.search(r"usage:|missing\.json", capsys.readouterr().err)

@@ -1,4 +1,4 @@
-"""The OpenAI-shaped streaming client: one request in, time stamps and tokens out.
+"""The streaming client for OpenAI-compatible servers: one request in, times and tokens out.
 
 All times are seconds of one monotonic clock. A request is watched by a `Stopwatch`, which can be
 frozen into a `Timing` at any moment: what arrived before a failure or a Ctrl-C is never lost.
@@ -30,67 +30,67 @@ _KEEPALIVE_S = 2.0
 
 
 class RequestFailed(EndpointError):
-    """One request came to nothing, or to less than was asked. `kind` is what failures group by."""
+    """One request failed, or its answer is incomplete. Failures are grouped by `kind`."""
 
     kind: ClassVar[str] = "failed"
 
 
 class ServerAway(RequestFailed):
-    """Nothing answers at this address."""
+    """No server answers at this address."""
 
     kind = "server away"
 
 
 class ModelUnknown(RequestFailed):
-    """The server is there and does not have this model."""
+    """The server does not serve this model."""
 
     kind = "model unknown"
 
 
 class KeyRefused(RequestFailed):
-    """The server wants another API key."""
+    """The server requires another API key."""
 
     kind = "key refused"
 
 
 class BadRequest(RequestFailed):
-    """The server read the request and will not serve it: too long, a wrong parameter."""
+    """The server refuses the request as it is: too long, a wrong parameter."""
 
     kind = "bad request"
 
 
 class ServerFailed(RequestFailed):
-    """The server says that the fault is its own (5xx, or 429 when it is full)."""
+    """The server reports a fault of its own (5xx, or 429 when it is overloaded)."""
 
     kind = "server error"
 
 
 class StreamBroke(RequestFailed):
-    """The answer began and did not end."""
+    """The stream of the answer ended too early."""
 
     kind = "stream broke"
 
 
 class TimedOut(RequestFailed):
-    """Nothing arrived for as long as we were willing to wait."""
+    """Nothing arrived within the endpoint's timeout."""
 
     kind = "timeout"
 
 
 class NotOpenAI(RequestFailed):
-    """Something answers here, and it is not an OpenAI-shaped server."""
+    """Something answers at this address that is not an OpenAI-compatible server."""
 
     kind = "not an OpenAI server"
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where to send: base URL (see `normalise_url`), key, and how long silence may last."""
+    """Where requests go: base URL (see `normalise_url`), key, and the longest silence."""
 
     url: str
     key: str | None = field(default=None, repr=False)
     key_name: str = "OPENAI_API_KEY"
-    """The environment variable the key came from, only to name it when the key is refused."""
+    """The environment variable the key came from, to be named when the key is refused."""
     timeout_s: float = 300.0
     """The longest wait for the next piece of a stream, the first one included."""
 
@@ -116,7 +116,7 @@ class ServedModel:
 
 
 def normalise_url(text: str) -> str:
-    """The base URL of what a user typed: `host:8000`, `http://host:8000`, `…/v1`, `…/v1/`.
+    """Return the base URL for what a user typed: `host:8000`, `http://host:8000`, `…/v1`, `…/v1/`.
 
     A missing scheme is http; a missing path is `/v1`; any other path stays. Raises Refused.
     """
@@ -132,7 +132,7 @@ def normalise_url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise Refused(f"`{typed}` is not the URL of an HTTP server", hint=hint)
     if parts.username is not None or parts.query or parts.fragment:
-        raise Refused("the URL may hold only host, port and path, no password or query", hint=hint)
+        raise Refused("the URL may have only host, port and path, no password or query", hint=hint)
     if any(ch.isspace() for ch in typed):
         raise Refused(f"`{typed}` has a space in it", hint=hint)
     path = parts.path.rstrip("/").removesuffix("/completions").removesuffix("/chat")
@@ -193,8 +193,8 @@ class Client:
     ) -> Timing:
         """Send one request and follow its stream to the end.
 
-        `on_delta` is called for each piece as it comes. Raises RequestFailed; what had arrived by
-        then is in `watch`.
+        `on_delta` is called for each piece as it comes. Raises RequestFailed; `watch` then has
+        what arrived before.
         """
         watch = watch or Stopwatch(self.clock)
         call = "/chat/completions" if request.prompt is None else "/completions"
@@ -209,7 +209,7 @@ class Client:
         return watch.timing()
 
     async def models(self) -> tuple[ServedModel, ...]:
-        """The models that the server lists. Raises RequestFailed."""
+        """Return the models that the server lists. Raises RequestFailed."""
         try:
             async with self._http("GET", self.endpoint.url + "/models") as response:
                 if response.status != 200:
@@ -218,7 +218,7 @@ class Client:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _explain(error, self.endpoint, Stopwatch(self.clock)) from error
         if not isinstance(listed, dict) or not isinstance(listed.get("data"), list):
-            raise _not_openai(self.endpoint, "answers `/models` with something that is no list")
+            raise _not_openai(self.endpoint, "answers `/models` with something that is not a list")
         return tuple(
             ServedModel(str(row["id"]), row.get("max_model_len"))
             for row in listed["data"]
@@ -226,7 +226,7 @@ class Client:
         )
 
     async def count_tokens(self, model: str, messages: Sequence[Message]) -> int | None:
-        """Tokens of this chat and its template by vLLM's `/tokenize`, or None if it has none."""
+        """Count this chat and its template with vLLM's `/tokenize`; None if the server has none."""
         url = self.endpoint.url.removesuffix("/v1") + "/tokenize"
         body = {"model": model, "messages": list(messages)}
         try:
@@ -271,69 +271,72 @@ class Client:
     def _take(self, data: str, watch: Stopwatch, on_delta: Callable[[Delta], None] | None) -> None:
         event = _loads(data)
         if not isinstance(event, dict):
-            raise _broke(self.endpoint, watch, f"the server sent `{data[:80]}`, which is no event")
+            raise _broke(self.endpoint, watch, f"`{data[:80]}` is not an event of a completion")
         if event.get("error") or event.get("object") == "error":
-            raise _broke(self.endpoint, watch, f"the server says: {_words(event)}")
+            raise _broke(self.endpoint, watch, f"the server says: {_message(event)}")
         try:
-            delta = watch.see(event)
+            delta = watch.add(event)
         except (TypeError, AttributeError, LookupError) as error:
-            raise _broke(
-                self.endpoint, watch, f"the server sent `{data[:80]}`, which is no event"
-            ) from error
+            why = f"`{data[:80]}` is not an event of a completion"
+            raise _broke(self.endpoint, watch, why) from error
         if delta is not None and on_delta is not None:
             on_delta(delta)
 
     def _closed(self, watch: Stopwatch, *, done: bool) -> None:
-        """A stream has ended; it must have ended on purpose."""
+        """Check that a stream that has ended was complete. Raises StreamBroke."""
         if watch.finish_reason == "abort":
             raise _broke(self.endpoint, watch, "the server aborted the request")
         if watch.finish_reason or (done and watch.tokens):
             return
-        raise _broke(self.endpoint, watch, "the stream closed without its finish mark")
+        raise _broke(self.endpoint, watch, "the stream ended without a finish reason")
 
     async def _no_stream(self, response: aiohttp.ClientResponse) -> RequestFailed:
         body = _loads(await response.read())
         if isinstance(body, dict) and (body.get("error") or body.get("object") == "error"):
-            return ServerFailed(f"the server says: {_words(body)}", where=self.endpoint.url)
+            return ServerFailed(f"the server says: {_message(body)}", where=self.endpoint.url)
         return _not_openai(
-            self.endpoint, f"answers with `{response.content_type}` where a stream was asked for"
+            self.endpoint, f"answers with `{response.content_type}` instead of an event stream"
         )
 
     async def _refusal(self, response: aiohttp.ClientResponse, model: str | None) -> RequestFailed:
         status, where = response.status, self.endpoint.url
         body = _loads(await response.read())
-        words = _words(body) or response.reason or "no reason given"
+        message = _message(body) or response.reason or "no reason given"
         if status in (401, 403):
-            return _key_refused(self.endpoint, status, words)
+            return _key_refused(self.endpoint, status, message)
         if status == 404 and model is not None and isinstance(body, dict):
-            return await self._not_found(model, words)
+            return await self._not_found(model, message)
         if status in (404, 405):
-            return _not_openai(self.endpoint, f"answers `{status}` to what an OpenAI server serves")
+            return _not_openai(self.endpoint, f"answers a basic request with `{status}`")
         if status >= 500 or status == 429:
-            logs = "see the engine's own words with `ropeway logs`"
-            return ServerFailed(f"the server failed with {status}: {words}", where=where, hint=logs)
-        too_long = "context length" in words or "max_tokens" in words
+            logs = "read the engine's log with `ropeway logs`"
+            return ServerFailed(
+                f"the server failed with {status}: {message}", where=where, hint=logs
+            )
+        too_long = "context length" in message or "max_tokens" in message
         hint = "send less text, or ask for fewer tokens with `--max-tokens`" if too_long else None
-        return BadRequest(f"the server refuses the request: {words}", where=where, hint=hint)
+        return BadRequest(f"the server refuses the request: {message}", where=where, hint=hint)
 
-    async def _not_found(self, model: str, words: str) -> RequestFailed:
+    async def _not_found(self, model: str, message: str) -> RequestFailed:
         names = [served.name for served in await self.models()]
         if model in names or not names:
-            return _not_openai(self.endpoint, f"has no such call for model `{model}`: {words}")
-        meant = _closest(model, names)
+            return _not_openai(self.endpoint, f"has no such call for model `{model}`: {message}")
+        closest = _closest(model, names)
         return ModelUnknown(
             f"the server has no model `{model}`",
             where=self.endpoint.url,
             evidence=("it serves: " + ", ".join(f"`{name}`" for name in names),),
-            hint=f"did you mean `--model {meant}`?" if meant else "name one of these: `--model`",
+            hint=f"did you mean `--model {closest}`?"
+            if closest
+            else "name one of these: `--model`",
         )
 
 
 def _starts_watch() -> aiohttp.TraceConfig:
-    """Start a request's watch when its headers are written, not when we begin to think about it.
+    """Start a request's watch when its headers are written, not when we begin to build it.
 
     With 256 clients starting together the difference is 130 ms of our own work (building requests,
-    opening connections), which would be booked on the server's time to first token.
+    opening connections), which would count as the server's time to first token.
     """
 
     async def on_sent(_: object, context: Any, __: object) -> None:
@@ -364,7 +367,7 @@ def _body(request: Request) -> dict[str, Any]:
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
-    """Read the end of the body so that the connection can be used again; do not insist."""
+    """Try for a second to read the end of the body, so that the connection can be used again."""
     with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
         async with asyncio.timeout(1.0):
             await response.read()
@@ -377,41 +380,41 @@ def _loads(data: bytes | str) -> Any:
         return None
 
 
-def _words(body: object) -> str:
-    """The server's message, in each of the shapes that servers use; at most 400 characters."""
+def _message(body: object) -> str:
+    """Return the server's message, in any of the usual shapes; at most 400 characters."""
     if not isinstance(body, dict):
         return ""
     error = body.get("error", body)
-    found = error.get("message") if isinstance(error, dict) else error
-    if not found and "detail" in body:
-        found = body["detail"]
-    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
-    return " ".join(text.split())[:400] if found else ""
+    message = error.get("message") if isinstance(error, dict) else error
+    if not message and "detail" in body:
+        message = body["detail"]
+    text = message if isinstance(message, str) else json.dumps(message, ensure_ascii=False)
+    return " ".join(text.split())[:400] if message else ""
 
 
 def _closest(model: str, names: Sequence[str]) -> str | None:
     by_tail = {name.rsplit("/", 1)[-1].lower(): name for name in names}
     tail = model.rstrip("/").rsplit("/", 1)[-1].lower()
-    found = difflib.get_close_matches(tail, by_tail, n=1, cutoff=0.5)
-    return by_tail[found[0]] if found else None
+    matches = difflib.get_close_matches(tail, by_tail, n=1, cutoff=0.5)
+    return by_tail[matches[0]] if matches else None
 
 
 def _explain(error: Exception, endpoint: Endpoint, watch: Stopwatch) -> RequestFailed:
-    """Which of the ways to fail this transport error is."""
+    """Translate a transport error."""
     url = endpoint.url
     begun = watch.tokens > 0
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         what = f"no connection within {_CONNECT_S:.0f} s"
-        return ServerAway(what, where=url, hint="check the host and any firewall before it")
+        return ServerAway(what, where=url, hint="check the host, and any firewall in front of it")
     if isinstance(error, TimeoutError):
         after = f" after {watch.tokens} tokens" if begun else ""
         return TimedOut(
             f"nothing arrived for {endpoint.timeout_s:g} s{after}",
             where=url,
-            hint="wait longer with `--timeout`, or see what it does with `ropeway logs`",
+            hint="wait longer with `--timeout`, or read the engine's log with `ropeway logs`",
         )
     if isinstance(error, aiohttp.ClientSSLError):
-        hint = "for a server without TLS, begin the URL with `http://`"
+        hint = "if the server has no TLS, begin the URL with `http://`"
         return ServerAway(f"the TLS handshake failed: {error}", where=url, hint=hint)
     if isinstance(error, aiohttp.ClientConnectorError):
         return _cannot_connect(error, url)
@@ -427,14 +430,14 @@ def _cannot_connect(error: aiohttp.ClientConnectorError, url: str) -> RequestFai
     number = error.os_error.errno
     reason = os.strerror(number) if number else str(error.os_error)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return ServerAway("the host name is not known", where=url, hint="check the URL's spelling")
+        return ServerAway("the host name is unknown", where=url, hint="check its spelling")
     if number in (errno.EMFILE, errno.ENFILE):
         hint = "raise the limit with `ulimit -n 8192`, or use fewer clients"
-        return ServerAway("this process may open no more files", where=url, hint=hint)
+        return ServerAway("this process has too many open files", where=url, hint=hint)
     return ServerAway(
         f"no server answers: {reason.lower()}",
         where=url,
-        hint="check the URL, or see what runs with `ropeway status`",
+        hint="check the URL, or see what is running with `ropeway status`",
     )
 
 
@@ -444,17 +447,17 @@ def _broke(endpoint: Endpoint, watch: Stopwatch, why: str) -> RequestFailed:
         f"the stream broke {when}",
         where=endpoint.url,
         evidence=(why,),
-        hint="see whether the engine still runs with `ropeway status` and `ropeway logs`",
+        hint="check the engine with `ropeway status` and `ropeway logs`",
     )
 
 
-def _key_refused(endpoint: Endpoint, status: int, words: str) -> RequestFailed:
+def _key_refused(endpoint: Endpoint, status: int, message: str) -> RequestFailed:
     name = endpoint.key_name
     what = f"the server refuses the API key ({status})"
     if endpoint.key is None:
-        what = f"the server wants an API key and `{name}` is not set ({status})"
+        what = f"the server requires an API key, and `{name}` is not set ({status})"
     hint = f"set it with `export {name}=…`, or name another variable with `--key-env`"
-    return KeyRefused(what, where=endpoint.url, evidence=(words,), hint=hint)
+    return KeyRefused(what, where=endpoint.url, evidence=(message,), hint=hint)
 
 
 def _not_openai(endpoint: Endpoint, why: str) -> RequestFailed:

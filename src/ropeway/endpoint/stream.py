@@ -13,7 +13,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Delta:
-    """One piece of a stream: when it came, its tokens (1 unless the server counts), its text."""
+    """One piece of a stream: its time, its tokens (1 unless the server counts), its text."""
 
     at: float
     tokens: int
@@ -23,7 +23,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a request did not complete, as plain data."""
+    """Why a request failed, as plain data."""
 
     kind: str
     message: str
@@ -79,7 +79,7 @@ class Timing:
 
 
 class Stopwatch:
-    """What one request has yielded so far. Feed it the stream's events; freeze it when you like."""
+    """What one request has received so far. `add` the stream's events; `timing` freezes it."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -93,7 +93,7 @@ class Stopwatch:
         self._reasoning: list[str] = []
         self.finish_reason: str | None = None
         self.tokens = 0
-        """Tokens seen so far, by pieces."""
+        """Tokens so far, by pieces."""
 
     @property
     def started(self) -> bool:
@@ -101,11 +101,11 @@ class Stopwatch:
         return self._sent is not None
 
     def start(self) -> None:
-        """The request goes out now."""
+        """Note that the request is being sent now."""
         self._sent = self._clock()
 
-    def see(self, event: Mapping[str, Any]) -> Delta | None:
-        """Take in one parsed event; the piece of answer in it, or None (usage, role, keep-alive).
+    def add(self, event: Mapping[str, Any]) -> Delta | None:
+        """Add one parsed event; return the piece of the answer in it, or None (usage, role).
 
         Raises TypeError, AttributeError or LookupError when it is not shaped like an event.
         """
@@ -120,8 +120,10 @@ class Stopwatch:
             return None
         choice = choices[0]
         delta = choice.get("delta") or {}
-        text = _sound(choice.get("text") or delta.get("content") or "")
-        reasoning = _sound(delta.get("reasoning") or delta.get("reasoning_content") or "")
+        text = _without_surrogates(choice.get("text") or delta.get("content") or "")
+        reasoning = _without_surrogates(
+            delta.get("reasoning") or delta.get("reasoning_content") or ""
+        )
         self.finish_reason = choice.get("finish_reason") or self.finish_reason
         tokens = 1 if text or reasoning else int(_is_silent_token(choice))
         # vLLM counts in every piece when asked (`continuous_usage_stats`). Others put the total in
@@ -141,7 +143,7 @@ class Stopwatch:
         return Delta(at, tokens, text, reasoning)
 
     def timing(self, error: Failure | None = None) -> Timing:
-        """Everything up to now, as a record that no longer changes."""
+        """Return everything so far as a record that no longer changes."""
         now = self._clock()
         output = self.tokens if self._output is None else self._output
         first = self._chunks[0][0] if self._chunks else None
@@ -162,9 +164,9 @@ class Stopwatch:
 
 
 class SseParser:
-    """Server-sent events from bytes however they are cut: `feed` gives the `data` of whole events.
+    """Server-sent events from bytes, wherever they are split: `feed` returns the `data` of each.
 
-    Lines may end in LF, CR LF or CR; comments and other fields are passed over; several `data`
+    Lines may end in LF, CR LF or CR; comments and other fields are skipped; several `data`
     lines of one event are joined with a newline. Text is decoded line by line, never mid-character.
     """
 
@@ -173,7 +175,7 @@ class SseParser:
         self._data: list[str] = []
 
     def feed(self, received: bytes) -> list[str]:
-        """The events that these bytes complete."""
+        """Return the events that these bytes complete."""
         lines = (self._rest + received).splitlines(keepends=True)
         self._rest = b""
         # A CR at the very end may be the first half of CR LF: wait for the next byte.
@@ -185,7 +187,7 @@ class SseParser:
         return events
 
     def close(self) -> list[str]:
-        """What the last event holds when the server left out the blank line after it."""
+        """Return the last event when the server left out the blank line after it."""
         events: list[str] = []
         self._take(self._rest.rstrip(b"\r"), events)
         self._take(b"", events)
@@ -200,15 +202,15 @@ class SseParser:
             self._data = []
 
 
-def _sound(text: str) -> str:
-    """Half a surrogate pair cannot be written anywhere: U+FFFD in its place."""
+def _without_surrogates(text: str) -> str:
+    """Replace half a surrogate pair, which cannot be encoded, by U+FFFD."""
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _is_silent_token(choice: Mapping[str, Any]) -> bool:
-    """A token that decodes to nothing yet: vLLM sends it as an empty text without a role."""
+    """Return whether this is a token that decodes to nothing yet: an empty text without a role."""
     delta = choice.get("delta") or choice
     has_text = any(delta.get(name) == "" for name in ("content", "reasoning", "text"))
     return has_text and "role" not in delta and not choice.get("finish_reason")

@@ -15,7 +15,7 @@ from ropeway.router.config import Config
 from ropeway.router.exchange import SHUTDOWN, Exchange, Totals
 from ropeway.router.metrics import exposition, snapshot
 from ropeway.router.probe import Watch
-from ropeway.router.replicas import Pool
+from ropeway.router.replicas import Clock, Pool
 
 log = logging.getLogger("ropeway.router")
 
@@ -32,11 +32,11 @@ _BACKLOG = 2048
 
 
 class Router:
-    """The application of one configuration."""
+    """The application of one configuration. `clock` gives seconds that never go back."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, clock: Clock = time.monotonic) -> None:
         self._config = config
-        self.pool = Pool(config, time.monotonic)
+        self.pool = Pool(config, clock)
         self.totals = Totals()
         self.draining = False
         self._running = 0
@@ -65,8 +65,8 @@ class Router:
         await self._idle(_LAST_WORDS_S)
 
     async def _idle(self, within_s: float) -> bool:
-        end = time.monotonic() + within_s
-        while self._running and time.monotonic() < end:
+        end = self.pool.clock() + within_s
+        while self._running and self.pool.clock() < end:
             await asyncio.sleep(0.02)
         return not self._running
 
