@@ -3,13 +3,13 @@
 import asyncio
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+import virtual_time
 from ropeway.endpoint import client as module
 from ropeway.endpoint.client import (
     Client,
@@ -22,7 +22,8 @@ from ropeway.endpoint.client import (
 )
 from ropeway.endpoint.stream import Delta, SseParser, Stopwatch, Timing
 from ropeway.errors import Exit, Refused
-from ropeway.sim.endpoint import Behaviour, running
+from ropeway.sim.endpoint import Behaviour, FakeEndpoint, running
+from router_backends import served
 
 HELLO = Request("fake", messages=[{"role": "user", "content": "good day"}], max_tokens=8)
 
@@ -198,15 +199,23 @@ def test_an_answer_without_tokens_has_no_times() -> None:
     assert (timing.ttft_s, timing.tpot_s) == (None, None)
 
 
+def ask_in_virtual_time(behaviour: Behaviour, request: Request = HELLO, **options: Any) -> Timing:
+    async def whole() -> Timing:
+        clock = asyncio.get_running_loop().time
+        async with (
+            served(FakeEndpoint(behaviour, clock).app()) as url,
+            Client(Endpoint(f"{url}/v1"), clock) as client,
+        ):
+            return await client.ask(request, **options)
+
+    return virtual_time.run(whole())
+
+
 def test_times_and_tokens_of_a_known_endpoint_are_recovered() -> None:
     behaviour = Behaviour(ttft_s=0.2, tpot_s=0.02, answer_tokens=16)
-    with running(behaviour) as fake:
-        timing = ask(fake.url, Request("fake", messages=HELLO.messages))
-        (served,) = fake.served
-    # Against the endpoint's own record, which is right also on a busy machine.
-    assert served.first_sent - served.arrived >= 0.2
-    assert timing.ttft_s == pytest.approx(served.first_sent - served.arrived, abs=0.04)
-    assert timing.tpot_s == pytest.approx((served.last_sent - served.first_sent) / 15, abs=0.002)
+    timing = ask_in_virtual_time(behaviour, Request("fake", messages=HELLO.messages))
+    assert timing.ttft_s == pytest.approx(0.2, abs=0.002)
+    assert timing.tpot_s == pytest.approx(0.02, abs=0.0002)
     assert (timing.input_tokens, timing.output_tokens) == (6, 16)
     assert timing.finish_reason == "stop"
     assert timing.text.startswith("The lift goes up")
@@ -241,15 +250,10 @@ def test_the_extra_body_and_the_usage_wish_are_sent() -> None:
 
 def test_pieces_come_one_by_one_and_chinese_stays_whole() -> None:
     pieces: list[Delta] = []
-
-    async def run(url: str) -> None:
-        async with Client(Endpoint(url)) as client:
-            await client.ask(Request("fake", HELLO.messages), on_delta=pieces.append)
-
-    with running(Behaviour(answer=("缆", "车", "🚡"), answer_tokens=3, tpot_s=0.02)) as fake:
-        asyncio.run(run(fake.url))
+    behaviour = Behaviour(answer=("缆", "车", "🚡"), answer_tokens=3, tpot_s=0.02)
+    ask_in_virtual_time(behaviour, on_delta=pieces.append)
     assert [piece.text for piece in pieces] == ["缆", "车", "🚡"]
-    assert pieces[2].at - pieces[0].at > 0.01
+    assert pieces[2].at - pieces[0].at == pytest.approx(0.04, abs=0.002)
 
 
 def test_a_connection_is_used_again_even_when_the_end_of_a_body_comes_late() -> None:
@@ -257,29 +261,26 @@ def test_a_connection_is_used_again_even_when_the_end_of_a_body_comes_late() -> 
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
     body = b'data: {"choices": [{"delta": {"content": "up"}}]}\n\ndata: [DONE]\n\n'
-    answers = 0
+    answered: list[int] = []  # the client's port, for each answer
 
-    def serve(listener: socket.socket) -> None:
-        nonlocal answers
-        connection, _ = listener.accept()
-        with connection:
-            while connection.recv(65536):
-                connection.sendall(head + b"%x\r\n%s\r\n" % (len(body), body))
-                time.sleep(0.1)
-                connection.sendall(b"0\r\n\r\n")
-                answers += 1
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            writer.write(head + b"%x\r\n%s\r\n" % (len(body), body))
+            await asyncio.sleep(0.5)
+            writer.write(b"0\r\n\r\n")
+            answered.append(writer.get_extra_info("peername")[1])
+        writer.close()
 
-    async def run(url: str) -> None:
-        async with Client(Endpoint(url, timeout_s=2)) as client:
-            for _ in range(3):
-                await client.ask(HELLO)
+    async def whole() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with Client(Endpoint(f"http://127.0.0.1:{port}/v1", timeout_s=2)) as client:
+                for _ in range(3):
+                    await client.ask(HELLO)
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
-        thread.start()
-        asyncio.run(run(f"http://127.0.0.1:{listener.getsockname()[1]}/v1"))
-        thread.join(5)
-    assert answers == 3
+    virtual_time.run(whole())
+    assert len(answered) == 3
+    assert len(set(answered)) == 1
 
 
 def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

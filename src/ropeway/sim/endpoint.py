@@ -16,7 +16,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -77,6 +77,7 @@ class FakeEndpoint:
     """The endpoint's state: build the web application with `app()`."""
 
     behaviour: Behaviour
+    clock: Callable[[], float] = time.monotonic
     served: list[Served] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     """The bodies received, kept for tests; only the last 1000."""
@@ -114,7 +115,7 @@ class FakeEndpoint:
         return web.json_response([asdict(served) for served in self.served])
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
-        arrived = time.monotonic()
+        arrived = self.clock()
         if refused := self._wrong_key(request):
             return refused
         body = await request.json()
@@ -140,7 +141,7 @@ class FakeEndpoint:
     async def _stream(
         self, request: web.Request, body: dict[str, Any], fault: Fault, arrived: float
     ) -> web.StreamResponse:
-        admitted = time.monotonic()
+        admitted = self.clock()
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
         pieces, finish = _answer(self.behaviour, body)
@@ -149,7 +150,7 @@ class FakeEndpoint:
             if fault != "none" and start >= self.behaviour.fault_after:
                 return await _fail(response, request, fault)
             await response.write(events)
-            sent = time.monotonic()
+            sent = self.clock()
             first = first or sent
             last = sent
         self.served.append(Served(arrived, admitted, first, last, len(pieces)))
@@ -177,9 +178,9 @@ class FakeEndpoint:
             held += _event(piece)
             upcoming = admitted + self.behaviour.ttft_s + (at + step) * self.behaviour.tpot_s
             due = admitted + self.behaviour.ttft_s + at * self.behaviour.tpot_s
-            if (wait := due - time.monotonic()) > 0:
+            if (wait := due - self.clock()) > 0:
                 await asyncio.sleep(wait)
-            if done is None and upcoming <= time.monotonic() and self.behaviour.fault == "none":
+            if done is None and upcoming <= self.clock() and self.behaviour.fault == "none":
                 continue
             yield start, held
             held, start = b"", at + step
