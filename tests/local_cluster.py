@@ -16,7 +16,7 @@ from typing import Any
 from ports import free_port
 from ropeway.checkpoints.fetch import default_root, ensure
 from ropeway.hosts import processes
-from ropeway.hosts.base import run_command
+from ropeway.hosts.base import Command, run_command
 from ropeway.hosts.local import LocalHost
 from ropeway.launch.local import ray
 from ropeway.launch.local.record import from_record, scratch_of
@@ -34,6 +34,18 @@ QUESTIONS = (
 NEW_TOKENS = 16
 CONTEXT = 512
 KV_CACHE_MIB = 256
+# Prints, as JSON, the vLLM rank actors that Ray knows: their class, state, and host.
+RANKS = """\
+import json, logging, ray
+from ray._private.state import actors
+ray.init(logging_level=logging.ERROR, log_to_driver=False)
+hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+print(json.dumps([
+    {"kind": actor["ActorClassName"], "state": actor["State"], "pid": actor["Pid"],
+     "address": actor["Address"]["IPAddress"] or hosts.get(actor["Address"].get("NodeID"))}
+    for actor in actors().values()
+]))
+"""
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,8 @@ class Service:
     def rank_hosts(self) -> list[str]:
         """Where Ray says the ranks are: one address per rank that is alive."""
         deployment = from_record((SCRATCH / "deployment.json").read_text(), "record")
-        found = run_command(LocalHost(), ray.ranks(deployment), timeout=60).check(
+        question = Command((deployment.python, "-c", RANKS), ray.settings(deployment))
+        found = run_command(LocalHost(), question, timeout=60).check(
             "Ray does not answer", where="head"
         )
         return sorted(

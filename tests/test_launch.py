@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from ropeway.engines import vllm_cpu
-from ropeway.engines.base import Deployment, Node
+from ropeway.engines.base import Node, Ports
+from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import Exit, HostError, Refused
 from ropeway.facts.system import SystemFacts
 from ropeway.hosts.base import shell_line
@@ -38,7 +38,7 @@ def plan(layout: str = "TP2×PP2+EP", facts: SystemFacts = FACTS, **serve) -> De
 
 def refusal(facts: SystemFacts = FACTS, layout: str = "TP2×PP2+EP", **serve) -> Refused:
     with pytest.raises(Refused) as caught:
-        check(plan(layout, facts, **serve), vllm_cpu, SHAPE, facts)
+        check(plan(layout, facts, **serve), SHAPE, facts)
     assert caught.value.exit_code == Exit.REFUSED
     return caught.value
 
@@ -56,7 +56,9 @@ def test_every_blank_is_filled():
         python="/opt/venv/bin/python3",
         scratch="/tmp/rw-1000-moe",
         logs="/home/me/it's mine/runs/1-up",
-        ray_port=6379,
+        address="127.0.0.1",
+        port=8000,
+        ports=Ports(ray=6379),
         threads=1,
     )
 
@@ -80,7 +82,7 @@ def test_the_context_is_never_more_than_the_model_has():
 
 
 def test_ray_gets_a_port_that_is_free():
-    assert plan(facts=replace(FACTS, ports=frozenset({6379, 6380}))).ray_port == 6381
+    assert plan(facts=replace(FACTS, ports=frozenset({6379, 6380}))).ports.ray == 6381
 
 
 def test_virtual_hosts_have_loopback_addresses_of_their_own():
@@ -112,9 +114,9 @@ def test_so_many_hosts_are_needed(layout, hosts, npus, needed):
 
 
 def test_a_deployment_that_can_run_is_not_refused():
-    check(plan(), vllm_cpu, SHAPE, FACTS)
+    check(plan(), SHAPE, FACTS)
     unknown = replace(FACTS, memory_bytes=None, disk_bytes=None)
-    check(plan(facts=unknown), vllm_cpu, SHAPE, unknown)
+    check(plan(facts=unknown), SHAPE, unknown)
 
 
 def test_a_port_in_use_is_refused():
@@ -124,7 +126,7 @@ def test_a_port_in_use_is_refused():
 
 
 def test_too_little_memory_is_refused_with_the_numbers():
-    needs = vllm_cpu.needs(plan(), SHAPE.weight_bytes)
+    needs = plan().memory(SHAPE.weight_bytes)
     total = 4 * needs.per_rank + needs.server
     error = refusal(replace(FACTS, memory_bytes=total - 1))
     assert error.what == (
@@ -136,7 +138,7 @@ def test_too_little_memory_is_refused_with_the_numbers():
         == f"4 ranks of {format_bytes(needs.per_rank)}, of which 1.0 GiB are KV cache"
     )
     enough = replace(FACTS, memory_bytes=total)
-    check(plan(facts=enough), vllm_cpu, SHAPE, enough)
+    check(plan(facts=enough), SHAPE, enough)
 
 
 def test_missing_packages_are_refused_with_what_to_type():
@@ -153,7 +155,7 @@ def test_torchvision_built_for_cuda_is_refused_beside_torch_for_cpus():
     assert error.evidence == ("torch 2.12.0+cpu", "torchvision 0.27.0")
     assert error.hint == "pip uninstall -y torchvision"
     matching = replace(FACTS, packages={**wrong, "torch": "2.12.0"})
-    check(plan(facts=matching), vllm_cpu, SHAPE, matching)
+    check(plan(facts=matching), SHAPE, matching)
 
 
 def test_a_full_disk_is_refused_with_the_numbers():
@@ -171,10 +173,10 @@ def test_a_name_too_long_for_rays_sockets_is_refused():
         spec = local_spec(name="a" * length)
         found = complete(spec, Layout.parse(layout), ("/m", SHAPE), FACTS, PLACE)
         if fits:
-            check(found, vllm_cpu, SHAPE, FACTS)
+            check(found, SHAPE, FACTS)
             continue
         with pytest.raises(Refused, match="paths of 108 bytes, and Linux allows 107") as caught:
-            check(found, vllm_cpu, SHAPE, FACTS)
+            check(found, SHAPE, FACTS)
         assert caught.value.hint == "take a name of at most 23 letters"
 
 
@@ -182,7 +184,7 @@ def test_a_name_too_long_for_rays_sockets_is_refused():
 
 
 def test_one_rank_needs_no_ray():
-    names = [step.name for step in steps(plan("TP1"), vllm_cpu)]
+    names = [step.name for step in steps(plan("TP1"))]
     assert names == [
         "take the name `moe`", "make the log folder", "write down what runs here",
         "start the engine: TP1",
@@ -190,7 +192,7 @@ def test_one_rank_needs_no_ray():
 
 
 def test_steps_of_two_hosts_are_in_order_with_their_undo():
-    found = steps(plan(), vllm_cpu)
+    found = steps(plan())
     assert [(step.name, step.host, step.undo) for step in found] == [
         ("take the name `moe`", "host0", RemoveFolder("/tmp/rw-1000-moe")),
         ("make the log folder", "host0", None),
@@ -222,7 +224,7 @@ def test_only_a_data_rank_larger_than_a_host_may_span_hosts():
     def strategy(layout: str) -> str | None:
         spec = local_spec(hosts=4, npus=2)
         found = complete(spec, Layout.parse(layout), ("/m", SHAPE), FACTS, PLACE)
-        engine = next(step for step in steps(found, vllm_cpu) if "engine" in step.name)
+        engine = next(step for step in steps(found) if "engine" in step.name)
         return engine.command.env.get("VLLM_RAY_DP_PACK_STRATEGY")
 
     assert strategy("DP2×TP4") == "span"
@@ -232,7 +234,7 @@ def test_only_a_data_rank_larger_than_a_host_may_span_hosts():
 
 def test_the_token_is_a_secret_of_64_letters(tmp_path):
     found = replace(plan(), scratch=str(tmp_path))
-    [step] = [step for step in steps(found, vllm_cpu) if "token" in step.name]
+    [step] = [step for step in steps(found) if "token" in step.name]
     for _ in range(2):
         subprocess.run(("sh", "-c", shell_line(step.command)), check=True)
     token = tmp_path / "ray-token"
@@ -243,9 +245,9 @@ def test_the_token_is_a_secret_of_64_letters(tmp_path):
 @pytest.mark.parametrize("layout", ["TP1", "TP2×PP2+EP", "DP2×TP2"])
 def test_the_dry_run_is_a_script_with_each_command_once(layout):
     found = plan(layout, engine_args={"chat-template": 'it\'s "$5"\n{% x %}'}, api_key_env="KEY")
-    script = dry_run(found, vllm_cpu)
+    script = dry_run(found)
     subprocess.run(("sh", "-n"), input=script.encode(), check=True)
-    for step in steps(found, vllm_cpu):
+    for step in steps(found):
         assert script.count(shell_line(step.command) + "\n") == 1
     hosts = "1 host" if layout == "TP1" else "2 hosts"
     assert script.startswith(f"# {layout} of smollm2-moe on {hosts}\n")
@@ -269,7 +271,7 @@ def test_a_record_reads_back_equal(layout):
 
 def test_the_step_that_writes_the_record_writes_it(tmp_path):
     found = replace(plan(engine_args={"x": "it's\n$HOME"}), scratch=str(tmp_path))
-    [step] = [step for step in steps(found, vllm_cpu) if "write down" in step.name]
+    [step] = [step for step in steps(found) if "write down" in step.name]
     subprocess.run(("sh", "-c", shell_line(step.command)), check=True)
     assert from_record((tmp_path / "deployment.json").read_text(), "there") == found
 

@@ -8,18 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from ports import free_port
 from ropeway.cli.main import exit_code
-from ropeway.engines import vllm
-from ropeway.engines.base import Deployment, Needs, Node
+from ropeway.engines.base import Node, Ports
+from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import Exit, HostError, LaunchError, Refused
 from ropeway.hosts import processes
-from ropeway.hosts.base import Command, run_command
+from ropeway.hosts.base import run_command
 from ropeway.hosts.local import LocalHost
 from ropeway.launch.local.record import as_record, scratch_of
 from ropeway.launch.local.run import start
@@ -60,29 +61,23 @@ server.serve_forever()
 """
 
 
-@dataclass(frozen=True)
-class StandIn:
+class StandIn(Deployment):
     """An engine whose server is the script above."""
 
-    way: str = "serves"
-    name: str = "stand-in"
+    way: ClassVar[str] = "serves"
 
-    def serve(self, deployment: Deployment) -> Command:
-        argv = (deployment.python, "-c", SERVER, self.way, str(deployment.serve.port))
-        key = deployment.serve.api_key_env
-        return Command(argv, {}, {"VLLM_API_KEY": key} if key else {}, log=deployment.engine_log)
+    def serve_argv(self, node: Node) -> tuple[str, ...]:
+        assert node == self.head
+        return (self.python, "-c", SERVER, self.way, str(self.port))
 
-    def environment(self, deployment: Deployment, node: Node) -> Mapping[str, str]:
-        return {"TMPDIR": deployment.scratch, "VLLM_HOST_IP": node.address}
+    def environment(self, node: Node) -> Mapping[str, str]:
+        return {"TMPDIR": self.scratch, "VLLM_HOST_IP": node.address}
 
-    def needs(self, deployment: Deployment, weight_bytes: int) -> Needs:
-        return Needs(deployment.kv_cache + weight_bytes, 0)
 
-    def activity(self, log: str) -> str:
-        return vllm.activity(log)
-
-    def listening(self, log: str) -> bool:
-        return vllm.listening(log)
+def failing(plan: Deployment, way: str) -> StandIn:
+    """The same deployment with a server that fails in this way."""
+    kind = type("Failing", (StandIn,), {"way": way})
+    return kind(**{each.name: getattr(plan, each.name) for each in fields(plan)})
 
 
 @pytest.fixture
@@ -90,19 +85,22 @@ def plan(tmp_path) -> Iterator[Deployment]:
     """A deployment under a name of its own; nothing of it is there afterwards."""
     service = f"t-{os.getpid()}-{time.monotonic_ns() % 10**7}"
     scratch = scratch_of(service, os.getuid())
-    yield Deployment(
+    port = free_port()
+    yield StandIn(
         service=service,
         nodes=(Node("host0", "127.0.0.2", 2),),
         model="/m",
         served_name="moe",
         layout=Layout(),
-        serve=Serve(port=free_port(), start_timeout=30),
+        serve=Serve(port=port, start_timeout=30),
+        address="127.0.0.1",
+        port=port,
+        ports=Ports(ray=1),
         context=64,
         kv_cache=2**20,
         python=sys.executable,
         scratch=scratch,
         logs=str(tmp_path / "a run"),
-        ray_port=1,
         threads=1,
     )
     take_down(service, scratch)
@@ -115,7 +113,7 @@ def is_clean(plan: Deployment) -> bool:
 
 def test_it_is_up_when_a_token_came_and_down_leaves_nothing(plan):
     told: list[str] = []
-    start(plan, StandIn(), HOSTS, told.append)
+    start(plan, HOSTS, told.append)
     assert told[:3] == ["make the log folder", "write down what runs here", "start the engine: TP1"]
     assert told[-1] == "waiting for the first token"
     [part] = parts(running(plan.service))
@@ -123,7 +121,7 @@ def test_it_is_up_when_a_token_came_and_down_leaves_nothing(plan):
     assert part.memory_bytes > 10**6
     assert os.getsid(part.pids[0]) == part.pids[0] != os.getsid(0), "it does not hang on us"
     assert plan.service in services(os.getuid())
-    assert deployment_of(plan.service, os.getuid(), LocalHost()) == plan
+    assert deployment_of(plan.service, os.getuid(), LocalHost()) == Deployment(**vars(plan))
     assert Path(plan.scratch).stat().st_mode & 0o777 == 0o700
     gone = take_down(plan.service, plan.scratch)
     assert (gone.processes, gone.folders) == (1, (plan.scratch,))
@@ -133,7 +131,7 @@ def test_it_is_up_when_a_token_came_and_down_leaves_nothing(plan):
 
 
 def test_the_verbs_see_it_and_take_it_down(plan, capsys):
-    start(plan, StandIn(), HOSTS, lambda _: None)
+    start(plan, HOSTS, lambda _: None)
     named = ["--name", plan.service, "--json"]
     assert exit_code(["status", *named]) == 0
     shown = json.loads(capsys.readouterr().out)
@@ -152,17 +150,17 @@ def test_the_verbs_see_it_and_take_it_down(plan, capsys):
 def test_an_engine_that_wants_a_key_is_asked_with_it(plan, monkeypatch):
     monkeypatch.setenv("MY_KEY", "s3cr3t")
     plan = replace(plan, serve=plan.serve.model_copy(update={"api_key_env": "MY_KEY"}))
-    start(plan, StandIn(), HOSTS, lambda _: None)
+    start(plan, HOSTS, lambda _: None)
     assert "s3cr3t" not in "".join(process.title for process in running(plan.service))
     monkeypatch.setenv("MY_KEY", "wrong")
     assert not run_command(LocalHost(), probe_of(plan).command(plan.python)).ok
 
 
 def test_a_second_start_is_refused_and_harms_nothing(plan):
-    start(plan, StandIn(), HOSTS, lambda _: None)
+    start(plan, HOSTS, lambda _: None)
     before = running(plan.service)
     with pytest.raises(Refused, match=f"`{plan.service}` is already running") as caught:
-        start(plan, StandIn(), HOSTS, lambda _: None)
+        start(plan, HOSTS, lambda _: None)
     assert f"pid {before[0].pid}" in caught.value.evidence[0]
     after = running(plan.service)
     assert [process.pid for process in after] == [process.pid for process in before]
@@ -173,14 +171,14 @@ def test_a_start_beside_another_that_has_the_name_already_is_refused_and_harms_n
     Path(plan.scratch).mkdir(mode=0o700)
     (Path(plan.scratch) / "theirs").touch()
     with pytest.raises(Refused, match="is being started by somebody else, or was not taken down"):
-        start(plan, StandIn(), HOSTS, lambda _: None)
+        start(plan, HOSTS, lambda _: None)
     assert (Path(plan.scratch) / "theirs").exists()
     assert not running(plan.service)
 
 
 def test_an_engine_that_dies_is_told_with_its_root_cause_and_undone(plan):
     with pytest.raises(LaunchError) as caught:
-        start(plan, StandIn("dies"), HOSTS, lambda _: None)
+        start(failing(plan, "dies"), HOSTS, lambda _: None)
     assert caught.value.what == "the engine failed: ValueError: no room for the KV cache"
     assert caught.value.where == plan.engine_log
     assert caught.value.exit_code == Exit.NO
@@ -189,7 +187,7 @@ def test_an_engine_that_dies_is_told_with_its_root_cause_and_undone(plan):
 
 def test_an_engine_that_dies_without_a_word_shows_the_end_of_its_log(plan):
     with pytest.raises(LaunchError) as caught:
-        start(plan, StandIn("mute"), HOSTS, lambda _: None)
+        start(failing(plan, "mute"), HOSTS, lambda _: None)
     assert caught.value.what == "the engine ended while it was starting"
     assert "Starting to load model" in caught.value.evidence[-1]
     assert is_clean(plan)
@@ -200,7 +198,7 @@ def test_an_engine_that_never_gives_a_token_is_undone_when_the_time_is_up(plan, 
     plan = replace(plan, serve=plan.serve.model_copy(update={"start_timeout": 1}))
     began = time.monotonic()
     with pytest.raises(LaunchError, match="the engine was not ready within 1 s"):
-        start(plan, StandIn(way), HOSTS, lambda _: None)
+        start(failing(plan, way), HOSTS, lambda _: None)
     assert time.monotonic() - began < 6
     assert is_clean(plan)
 
@@ -209,7 +207,7 @@ def test_a_step_that_fails_is_undone(plan, tmp_path):
     (tmp_path / "a file").touch()
     plan = replace(plan, logs=str(tmp_path / "a file" / "logs"))
     with pytest.raises(LaunchError, match="make the log folder failed") as caught:
-        start(plan, StandIn(), HOSTS, lambda _: None)
+        start(plan, HOSTS, lambda _: None)
     assert "Not a directory" in caught.value.evidence[-1]
     assert is_clean(plan)
 
@@ -220,10 +218,10 @@ import sys
 from ropeway.cli.bringup import interruptible
 from ropeway.launch.local.record import from_record
 from ropeway.launch.local.run import start
-from test_lifecycle import HOSTS, StandIn
+from test_lifecycle import HOSTS, failing
 plan = from_record(sys.stdin.read(), "stdin")
 with interruptible():
-    start(plan, StandIn("hangs"), HOSTS, lambda what: print(what, flush=True))
+    start(failing(plan, "hangs"), HOSTS, lambda what: print(what, flush=True))
 """
 
 
@@ -233,7 +231,7 @@ def test_an_interrupt_at_any_moment_undoes_everything(plan, number, moment):
     with subprocess.Popen(
         (sys.executable, "-c", CALLER),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}/tests:{os.environ.get('PYTHONPATH', '')}"},
     ) as caller:  # fmt: skip
         assert caller.stdin is not None and caller.stdout is not None
         caller.stdin.write(as_record(plan))
@@ -250,7 +248,7 @@ def test_an_interrupt_at_any_moment_undoes_everything(plan, number, moment):
 
 
 def test_a_record_that_cannot_be_read_is_told_and_down_still_works(plan, capsys):
-    start(plan, StandIn(), HOSTS, lambda _: None)
+    start(plan, HOSTS, lambda _: None)
     (Path(plan.scratch) / "deployment.json").write_text("{")
     with pytest.raises(HostError, match="the record of what runs here cannot be read"):
         deployment_of(plan.service, os.getuid(), LocalHost())

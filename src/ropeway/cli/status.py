@@ -7,7 +7,7 @@ import click
 from ropeway.cli.options import screen_options
 from ropeway.cli.service import only_service
 from ropeway.cli.target import Reached, Target, reached, target_options
-from ropeway.engines.base import Deployment
+from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import Exit
 from ropeway.hosts.base import run_command
 from ropeway.hosts.local import LocalHost

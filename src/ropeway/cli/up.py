@@ -95,7 +95,7 @@ def _up_local(spec: Spec, folder: Path, screen: Screen, *, dry_run: bool) -> Non
     """Bring it up on this machine."""
     ground = stand(spec, screen)
     deployment = deployment_for(ground, spec.serve.layout, folder)
-    script = script_of(deployment, ground.engine)
+    script = script_of(deployment)
     if dry_run:
         screen.answer(script)
         screen.result({"script": script, "layout": str(deployment.layout)})

@@ -6,8 +6,8 @@ Both ways have limits that came off release by release; each constant says where
 from typing import Literal
 
 from ropeway.engines.ascend_releases import Release, order
-from ropeway.engines.base import Node
-from ropeway.errors import LayoutError, Refused
+from ropeway.engines.base import Node, check_size
+from ropeway.errors import Refused
 from ropeway.spec.model import Layout
 
 # How the hosts of one replica are joined: Ray, or vLLM itself. "mp" is processes of one host, data
@@ -52,7 +52,7 @@ def backend_for(
     release; an engine larger than a host is by Ray, and by vLLM from v0.13.0rc1 on.
     Raises LayoutError when the hosts have too few NPUs, Refused when `wanted` cannot.
     """
-    _check_size(layout, nodes)
+    check_size(layout, nodes)
     if wanted == "ray":
         _check_ray(layout, nodes, release)
         return "ray"
@@ -72,16 +72,6 @@ def backend_for(
         return "mp"
     _check_ray(layout, nodes, release)
     return "ray"
-
-
-def _check_size(layout: Layout, nodes: tuple[Node, ...]) -> None:
-    there = sum(node.npus for node in nodes)
-    if there < layout.npus:
-        raise LayoutError(
-            f"{layout} takes {layout.npus} NPUs, and the hosts have {there}",
-            evidence=tuple(f"{node.name}: {node.npus}" for node in nodes),
-            hint="a smaller `serve.layout`, or more hosts",
-        )
 
 
 def _check_ray(layout: Layout, nodes: tuple[Node, ...], release: Release) -> None:

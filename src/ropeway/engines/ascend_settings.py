@@ -90,7 +90,9 @@ class QuantisationFault:
     since: str = ""
 
 
-def settle(env: Mapping[str, str], engine_args: Mapping[str, object], version: str) -> Settings:
+def resolve_settings(
+    env: Mapping[str, str], engine_args: Mapping[str, object], version: str
+) -> Settings:
     """`serve.env` and the `additional-config` of `serve.engine_args`, for this release.
 
     A variable that became a key is turned into it. Raises Refused for names that the release

@@ -1,19 +1,24 @@
-"""How an engine is started and listened to. A new engine is a new module and a line in ENGINES.
+"""The contract of an engine: what is the same for each, and what each must say of itself.
 
-An engine module decides and never acts: it returns commands and reads text.
+An engine is a subclass of Replica in a module of its own. It decides and never acts: it returns
+commands and variables, and reads text. Whatever starts one, in containers or as processes of this
+machine, asks for these alone.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
+from ropeway.errors import LayoutError
 from ropeway.hosts.base import Command
-from ropeway.spec.model import Layout, Serve
+from ropeway.models import ModelShape
+from ropeway.spec.model import EngineName, Layout, Serve
 
 
 @dataclass(frozen=True)
 class Node:
-    """One host of the deployment. `npus` is how many this deployment may use there.
+    """One host of a replica. `npus` is how many of its NPUs the replica may use.
 
     nic      the interface that has `address`, where it matters to the engine
     devices  the numbers N of the /dev/davinciN it may use; none on a virtual host
@@ -27,83 +32,92 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Deployment:
-    """A complete Serve: every blank filled. What the steps are made from, and kept on the host.
+class Ports:
+    """Where the processes of a replica meet, on its head.
 
-    model      the model's directory, as the hosts see it
-    python     the interpreter that has the engine
-    scratch    a folder on each host for sockets and other short-lived files; `down` removes it
-    logs       a folder for the logs; it stays
-    ray_port   where the head's Ray listens
-    threads    CPU threads per rank
+    ray            Ray's own default
+    master         torch's default; vLLM's for `--master-port` is the one above it
+    data_parallel  of vLLM-Ascend's recipes (docs/source/tutorials/multi_node.md)
     """
 
-    service: str
+    ray: int = 6379
+    master: int = 29500
+    data_parallel: int = 13389
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica(ABC):
+    """One engine over `nodes` in rank order; the first is the head and serves the API.
+
+    model    its directory, as the engine sees it
+    address  where the API listens, on the head; port: at which port
+    """
+
+    engine: ClassVar[EngineName]
+
     nodes: tuple[Node, ...]
     model: str
     served_name: str
     layout: Layout
     serve: Serve
-    context: int
-    kv_cache: int
-    python: str
-    scratch: str
-    logs: str
-    ray_port: int
-    threads: int
+    address: str
+    port: int
+    ports: Ports = Ports()
 
     @property
     def head(self) -> Node:
         return self.nodes[0]
 
     @property
-    def url(self) -> str:
-        """Where clients on the head find it: the base URL of the OpenAI-shaped API."""
-        return self.serve.url
-
-    @property
-    def engine_log(self) -> str:
-        return f"{self.logs}/engine.log"
-
-    @property
+    @abstractmethod
     def uses_ray(self) -> bool:
-        """One rank alone needs nobody to place it."""
-        return self.layout.npus > 1
+        """Whether `ray start` runs on every node before the engine can place its ranks."""
+
+    def check(self, shape: ModelShape) -> None:
+        """Refuse what this engine cannot run. Raises LayoutError or Refused."""
+        del shape
+        check_size(self.layout, self.nodes)
+
+    def notes(self, shape: ModelShape) -> tuple[str, ...]:
+        """Return doubts about what `check` lets pass, and what was adapted to this engine."""
+        del shape
+        return ()
+
+    @abstractmethod
+    def ray_start_argv(self, node: Node) -> tuple[str, ...]:
+        """Return `ray start` for this node; it ends when Ray is up."""
+
+    @abstractmethod
+    def serve_argv(self, node: Node) -> tuple[str, ...]:
+        """Return the command that serves: the head's, or that of a follower without an API.
+
+        Raises ValueError for a follower under Ray: there the head starts all ranks.
+        """
+
+    @abstractmethod
+    def environment(self, node: Node) -> Mapping[str, str]:
+        """Return the variables of everything that runs on this node; `serve.env` wins."""
+
+    @staticmethod
+    @abstractmethod
+    def activity(log: str) -> str:
+        """Say in a few words what the engine is doing, from its log so far."""
+
+    @staticmethod
+    @abstractmethod
+    def listening(log: str) -> bool:
+        """Whether the engine says that it answers requests; only then is it asked for a token."""
 
 
-@dataclass(frozen=True)
-class Needs:
-    """Memory a deployment takes, in bytes: of each rank, and of the server on the head."""
-
-    per_rank: int
-    server: int
-
-
-class Engine(Protocol):
-    """The contract of an engine module."""
-
-    @property
-    def name(self) -> str: ...
-
-    def serve(self, deployment: Deployment) -> Command:
-        """The command that serves, for the head."""
-        ...
-
-    def environment(self, deployment: Deployment, node: Node) -> Mapping[str, str]:
-        """Variables that the engine and its ranks need on this host."""
-        ...
-
-    def needs(self, deployment: Deployment, weight_bytes: int) -> Needs:
-        """Memory to expect, before anything is started."""
-        ...
-
-    def activity(self, log: str) -> str:
-        """What the engine is doing now, in a few words, from its log so far."""
-        ...
-
-    def listening(self, log: str) -> bool:
-        """Whether it says that it answers requests; only then is it asked for a token."""
-        ...
+def check_size(layout: Layout, nodes: tuple[Node, ...]) -> None:
+    """Raise LayoutError when the layout takes more NPUs than the nodes have."""
+    available = sum(node.npus for node in nodes)
+    if available < layout.npus:
+        raise LayoutError(
+            f"{layout} takes {layout.npus} NPUs, and the hosts have {available}",
+            evidence=tuple(f"{node.name}: {node.npus}" for node in nodes),
+            hint="a smaller `serve.layout`, or more hosts",
+        )
 
 
 @dataclass(frozen=True)

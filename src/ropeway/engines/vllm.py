@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from math import ceil
 
-from ropeway.engines.base import Deployment
-from ropeway.spec.engine_args import engine_argument_flags
+from ropeway.spec.model import Layout
 
+KEY_VARIABLE = "VLLM_API_KEY"  # read where no `--api-key` is given
 _LISTENING = r"Application startup complete"
 # What a line of the log means to the person who waits, in the order of a start. The furthest one
 # reached is the activity, not the last line: Ray brings lines of the ranks seconds late. The texts
@@ -28,42 +28,15 @@ _ACTIVITIES = (
 _COMPILED = tuple((re.compile(pattern), words) for pattern, words in _ACTIVITIES)
 
 
-def layout_flags(deployment: Deployment) -> tuple[str, ...]:
-    """The flags of the parallel layout; sizes of 1 are vLLM's default and left out."""
-    layout = deployment.layout
-    flags: list[str] = []
-    if layout.tensor > 1:
-        flags += ["--tensor-parallel-size", str(layout.tensor)]
-    if layout.pipeline > 1:
-        flags += ["--pipeline-parallel-size", str(layout.pipeline)]
-    if layout.data > 1:
-        flags += ["--data-parallel-size", str(layout.data)]
-        flags += ["--data-parallel-size-local", str(_data_ranks_on_head(deployment))]
-        flags += ["--data-parallel-backend", "ray"]
-        flags += ["--data-parallel-address", deployment.head.address]
-    if layout.expert:
-        flags += ["--enable-expert-parallel"]
-    if deployment.uses_ray:
-        flags += ["--distributed-executor-backend", "ray"]
-    return tuple(flags)
-
-
-def all_flags(deployment: Deployment, extra: tuple[str, ...]) -> tuple[str, ...]:
-    """Model, name, address, `extra`, then the user's own flags: what is said last counts."""
-    serve = deployment.serve
-    return (
-        "--model", deployment.model,
-        "--served-model-name", deployment.served_name,
-        "--host", serve.address,
-        "--port", str(serve.port),
-        "--max-model-len", str(deployment.context),
-        "--dtype", serve.dtype,
-        *layout_flags(deployment),
-        *(("--max-num-seqs", str(many)) if (many := serve.max_sequences) else ()),
-        "--disable-uvicorn-access-log",
-        *extra,
-        *engine_argument_flags(serve.engine_args),
-    )  # fmt: skip
+def parallel_flags(layout: Layout) -> tuple[str, ...]:
+    """The flags of a layout; sizes of 1 are vLLM's default and left out."""
+    sizes = (
+        ("--pipeline-parallel-size", layout.pipeline),
+        ("--tensor-parallel-size", layout.tensor),
+        ("--data-parallel-size", layout.data),
+    )
+    flags = [word for flag, size in sizes if size > 1 for word in (flag, str(size))]
+    return (*flags, *(("--enable-expert-parallel",) if layout.expert else ()))
 
 
 def activity(log: str) -> str:
@@ -92,12 +65,3 @@ def data_ranks_that_fit(engine: int, sizes: Sequence[int]) -> int:
         sum(size >= cut for size in sizes) // ceil(engine / cut) for cut in set(sizes)
     )
     return max(on_one_host, *on_whole_hosts)
-
-
-def _data_ranks_on_head(deployment: Deployment) -> int:
-    """How many whole data-parallel ranks the head's NPUs hold, at least one.
-
-    vLLM puts these on the head and looks for room for the others on the other nodes.
-    """
-    layout = deployment.layout
-    return max(1, min(layout.data, deployment.head.npus // (layout.tensor * layout.pipeline)))

@@ -1,19 +1,19 @@
 """vLLM-Ascend on real hosts: the command, the environment and the refusals of each release.
 
-    Replica ─ backend_for ─→ how its hosts are joined
-            ├ check      ─→ Refused, or nothing
-            ├ notes      ─→ doubts, and what was adapted
-            ├ ray_start_argv, serve_argv  (per node)
-            └ environment                 (per node, set when its container starts)
+    AscendReplica ─ backend ─→ how its hosts are joined (ascend_backends.backend_for)
+                  ├ check   ─→ LayoutError, Refused, or nothing
+                  ├ notes   ─→ doubts, and what was adapted
+                  ├ ray_start_argv, serve_argv  (per node)
+                  └ environment                 (per node, set when its container starts)
 
 Nothing here was verified on NPU hardware by us. `#N` is an issue or pull request of
 vllm-project/vllm-ascend; docs/versions.md says how the version data was found.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 from ropeway.engines import ascend_flags, ascend_layouts, ascend_settings, vllm
 from ropeway.engines.ascend_backends import (
@@ -24,212 +24,191 @@ from ropeway.engines.ascend_backends import (
     data_ranks,
 )
 from ropeway.engines.ascend_releases import Release, order
-from ropeway.engines.base import Node
+from ropeway.engines.base import Node, Replica
 from ropeway.errors import LayoutError, Refused
 from ropeway.models import ModelShape
 from ropeway.spec.engine_args import engine_argument_flags
-from ropeway.spec.model import Layout, Serve
-
-name = "vllm-ascend"
-activity = vllm.activity
-listening = vllm.listening
+from ropeway.spec.model import EngineName
 
 # Before, the plug-in's worker did not read it and sized the cache by itself (worker/worker.py).
 KV_CACHE_BYTES_SINCE = "0.19.1rc1"
 
 
-@dataclass(frozen=True)
-class Ports:
-    """Where the processes of a replica meet, on its head.
+@dataclass(frozen=True, kw_only=True)
+class AscendReplica(Replica):
+    """One replica in containers.
 
-    ray            Ray's own default
-    master         torch's default; vLLM's for `--master-port` is the one above it
-    data_parallel  of the plug-in's recipes (docs/source/tutorials/multi_node.md)
-    """
-
-    ray: int = 6379
-    master: int = 29500
-    data_parallel: int = 13389
-
-
-@dataclass(frozen=True)
-class Replica:
-    """One engine, over `nodes` in rank order; the first is the head and serves the API.
-
-    model         its directory, as the containers see it
     release       of vLLM-Ascend, as the image has it
     family        of the chips: A2, A3, 310P, 950
-    experts       routed experts of a layer; 0: dense
+    backend       what joins its hosts
     quantisation  None or "none", "ascend" (ModelSlim), "compressed-tensors"; other formats by the
                   name that config.json gives them ("fp8"), or "cuda" where only that is known
-    address, port where the API listens, on the head
+    privileged    its containers see every NPU of their host, under the host's numbers
+    ray           the version of Ray in the image, "" where nobody has asked it
     """
 
-    nodes: tuple[Node, ...]
-    model: str
-    served_name: str
-    layout: Layout
-    serve: Serve
+    engine: ClassVar[EngineName] = "vllm-ascend"
+
     release: Release
     family: str
     backend: Backend
-    experts: int
     quantisation: str | None
-    address: str
-    port: int
-    ports: Ports = Ports()
-
-    @property
-    def head(self) -> Node:
-        return self.nodes[0]
+    privileged: bool = False
+    ray: str = ""
 
     @property
     def version(self) -> str:
         return self.release.version
 
+    @property
+    def uses_ray(self) -> bool:
+        """Whether Ray joins several hosts. On one host vLLM starts its ranks itself."""
+        return self.backend == "ray" and len(self.nodes) > 1
+
     @cached_property
     def settings(self) -> ascend_settings.Settings:
         """The user's variables and `--additional-config`, in the terms of this release."""
-        return ascend_settings.settle(self.serve.env, self.serve.engine_args, self.version)
+        return ascend_settings.resolve_settings(
+            self.serve.env, self.serve.engine_args, self.version
+        )
 
     @cached_property
     def shares(self) -> tuple[int, ...] | None:
-        """Data ranks of each node; None when one is larger than a host."""
+        """Data-parallel ranks of each node; None when one is larger than a host."""
         return data_ranks(self.layout, self.nodes)
 
     @property
     def eager(self) -> bool:
-        """Whether graphs are off, by the user's flag."""
+        """Whether the user's flags turn graphs off."""
         return ascend_flags.asked(self.serve.engine_args, "enforce-eager")
 
+    def check(self, shape: ModelShape) -> None:
+        """Refuse what this release cannot run, with the reason, its source and what can.
 
-def check(replica: Replica, shape: ModelShape) -> None:
-    """Refuse what this release cannot run, with the reason, its source and what can.
+        Raises LayoutError for the layout, Refused for the quantisation, a flag or a variable that
+        this release does not have, a missing interface.
+        """
+        backend_for(self.layout, self.nodes, self.release, self.backend)
+        _check_interfaces(self)
+        _check_layout(self, shape)
+        _check_quantisation(self, shape)
+        _check_cache_size(self)
+        ascend_flags.check(self.serve.engine_args, self.release)
+        _ = self.settings  # raises for names that the release ignores
 
-    Raises LayoutError for the layout, Refused for the quantisation, a flag or a variable that this
-    release does not have, a missing interface.
-    """
-    backend_for(replica.layout, replica.nodes, replica.release, replica.backend)
-    _check_interfaces(replica)
-    _check_layout(replica, shape)
-    _check_quantisation(replica, shape)
-    _check_cache_size(replica)
-    ascend_flags.check(replica.serve.engine_args, replica.release)
-    _ = replica.settings  # raises for names that the release ignores
+    def notes(self, shape: ModelShape) -> tuple[str, ...]:
+        return (
+            "not verified on NPU hardware by us",
+            *ascend_layouts.notes(
+                self.layout, shape, self.version, self.family, len(self.nodes),
+                backend=self.backend,
+            ),
+            *self.settings.notes,
+            *ascend_flags.notes(self.serve.engine_args, self.release),
+            *_chip_notes(self),
+            *_joining_notes(self),
+        )  # fmt: skip
+
+    def ray_start_argv(self, node: Node) -> tuple[str, ...]:
+        """Return `ray start` for this node; it ends when Ray is up.
+
+        The NPUs are a custom resource, never `--num-gpus`: with GPUs registered vLLM finds no NPU
+        (#3114).
+        """
+        role = (
+            ("--head", "--port", str(self.ports.ray), "--include-dashboard=false")
+            if node == self.head
+            else ("--address", f"{_bracketed(self.head.address)}:{self.ports.ray}")
+        )
+        return (
+            "ray", "start", *role,
+            "--node-ip-address", node.address,
+            "--resources", json.dumps({"NPU": node.npus}),
+            "--disable-usage-stats",
+        )  # fmt: skip
+
+    def serve_argv(self, node: Node) -> tuple[str, ...]:
+        """Return `vllm serve MODEL …` for this node: the head's, or that of a headless follower.
+
+        With Ray only the head has one; ValueError for another node then.
+        """
+        head = node == self.head
+        if not head and self.backend == "ray":
+            raise ValueError(f"with Ray, `vllm serve` runs on the head alone, not on {node.name}")
+        return (
+            "vllm", "serve", self.model,
+            "--served-model-name", self.served_name,
+            *(("--host", self.address, "--port", str(self.port)) if head else ()),
+            *_quiet_flags(self),
+            *(("--distributed-executor-backend", "ray") if self.backend == "ray" else ()),
+            *vllm.parallel_flags(self.layout),
+            *_joining_flags(self, node),
+            *_engine_flags(self),
+            *engine_argument_flags(_user_arguments(self)),
+        )  # fmt: skip
+
+    def environment(self, node: Node) -> dict[str, str]:
+        """Return the variables of this node's container; `serve.env` wins over all of them.
+
+        They are set when the container starts: Ray hands none of HCCL's on to its workers, and what
+        is changed after `ray start` nobody sees (docs/source/tutorials/features/ray.md). Where the
+        image's Ray has token authentication, it is set; the token itself is a secret, for
+        RAY_AUTH_TOKEN, and not in here.
+        """
+        variables: dict[str, str] = {}
+        if len(self.nodes) > 1 or self.backend == "ray":
+            variables |= ascend_settings.network_variables(node, self.serve.start_timeout)
+        if self.backend == "ray":
+            variables |= ascend_settings.ray_variables(self.ray)
+            variables |= _packing(self)
+        if self.backend == "ray" or self.privileged:
+            variables |= ascend_settings.visible_devices(node, privileged=self.privileged)
+        variables |= ascend_settings.engine_variables(
+            self.version,
+            data_over_hosts=self.layout.data > 1 and len(self.nodes) > 1,
+            sleep=ascend_flags.asked(self.serve.engine_args, "enable-sleep-mode"),
+        )
+        ranks = self.layout.tensor * self.layout.data
+        if self.layout.expert and ranks > 1:
+            variables |= ascend_settings.dispatch_variables(self.version, self.family, ranks)
+        if order(self.version) >= order("0.14.0rc1"):
+            variables |= ascend_settings.patience(self.serve.start_timeout)
+        return variables | self.settings.env
+
+    activity = staticmethod(vllm.activity)
+    listening = staticmethod(vllm.listening)
 
 
-def notes(replica: Replica, shape: ModelShape) -> tuple[str, ...]:
-    """Doubts about what `check` lets pass, and what was adapted to this release."""
-    found = ["not verified on NPU hardware by us"]
-    found += ascend_layouts.notes(
-        replica.layout,
-        shape,
-        replica.version,
-        replica.family,
-        len(replica.nodes),
-        backend=replica.backend,
-    )
-    found += replica.settings.notes
-    found += ascend_flags.notes(replica.serve.engine_args, replica.release)
+def _chip_notes(replica: AscendReplica) -> list[str]:
+    notes = []
     if replica.family == "310P" and replica.serve.dtype == "auto":
-        found.append("310P computes in float16, so `--dtype float16` is set (tutorials, 310p.md)")
+        notes.append("310P computes in float16, so `--dtype float16` is set (tutorials, 310p.md)")
     if replica.family == "950" and _numbers_mislead(replica):
-        found.append(
+        notes.append(
             "until 0.29 the plug-in takes ASCEND_RT_VISIBLE_DEVICES for the host's numbers when it "
             "looks for an NPU's endpoint file, and these are the container's (#12959, #16256)"
         )
+    return notes
+
+
+def _joining_notes(replica: AscendReplica) -> list[str]:
+    notes = []
     if _over_nodes(replica) and order(replica.version) < order(NODES_DOCUMENTED):
-        found.append(
+        notes.append(
             f"`--nnodes` is in the code of {replica.version} and in no document before 0.13.0"
         )
     elif _over_nodes(replica) and replica.layout.data > 1:
-        found.append("`--nnodes` with data ranks over several hosts: read from vLLM's code only")
-    if replica.backend == "ray" and len(replica.nodes) > 1:
-        found.append(
+        notes.append("`--nnodes` with data ranks over several hosts: read from vLLM's code only")
+    if replica.uses_ray:
+        notes.append(
             "Ray's ports ask for no password: its token authentication came with Ray "
             f"{ascend_settings.RAY_TOKENS_SINCE}, and the images have {ascend_settings.RAY_NEWEST} "
             "or older; keep the cluster's network closed"
         )
-    return tuple(found)
+    return notes
 
 
-def serve_argv(replica: Replica, node: Node) -> tuple[str, ...]:
-    """`vllm serve MODEL …` for this node: the head's, or that of a headless follower.
-
-    With Ray only the head has one. Raises ValueError for another node then.
-    """
-    head = node == replica.head
-    if not head and replica.backend == "ray":
-        raise ValueError(f"with Ray, `vllm serve` runs on the head alone, not on {node.name}")
-    return (
-        "vllm", "serve", replica.model,
-        "--served-model-name", replica.served_name,
-        *(("--host", replica.address, "--port", str(replica.port)) if head else ()),
-        *_quiet_flags(replica),
-        *_parallel_flags(replica, node),
-        *_engine_flags(replica),
-        *engine_argument_flags(_user_arguments(replica)),
-    )  # fmt: skip
-
-
-def ray_start_argv(replica: Replica, node: Node) -> tuple[str, ...]:
-    """`ray start` for this node; it returns when Ray is up.
-
-    The NPUs are a custom resource, never `--num-gpus`: with GPUs registered vLLM finds no NPU
-    (#3114).
-    """
-    role = (
-        ("--head", "--port", str(replica.ports.ray), "--include-dashboard=false")
-        if node == replica.head
-        else ("--address", f"{_bracketed(replica.head.address)}:{replica.ports.ray}")
-    )
-    return (
-        "ray", "start", *role,
-        "--node-ip-address", node.address,
-        "--resources", json.dumps({"NPU": node.npus}),
-        "--disable-usage-stats",
-    )  # fmt: skip
-
-
-def environment(
-    replica: Replica, node: Node, *, privileged: bool = False, ray: str = ""
-) -> dict[str, str]:
-    """The variables of this node's container; `serve.env` wins over all of them.
-
-    They are set when the container starts: Ray hands none of HCCL's on to its workers, and what is
-    changed after `ray start` nobody sees (docs/source/tutorials/features/ray.md).
-
-    privileged  the container sees every NPU of the host, under the host's numbers
-    ray         the version in the image, where known; token authentication is set where it has it.
-                The token itself is a secret, for RAY_AUTH_TOKEN, and not in here
-    """
-    variables: dict[str, str] = {}
-    if len(replica.nodes) > 1 or replica.backend == "ray":
-        variables |= ascend_settings.network_variables(node, replica.serve.start_timeout)
-    if replica.backend == "ray":
-        variables |= ascend_settings.ray_variables(ray)
-        variables |= _packing(replica)
-    if replica.backend == "ray" or privileged:
-        variables |= ascend_settings.visible_devices(node, privileged=privileged)
-    variables |= ascend_settings.engine_variables(
-        replica.version,
-        data_over_hosts=replica.layout.data > 1 and len(replica.nodes) > 1,
-        sleep=ascend_flags.asked(replica.serve.engine_args, "enable-sleep-mode"),
-    )
-    ranks = replica.layout.tensor * replica.layout.data
-    if replica.layout.expert and ranks > 1:
-        variables |= ascend_settings.dispatch_variables(replica.version, replica.family, ranks)
-    if order(replica.version) >= order("0.14.0rc1"):
-        variables |= ascend_settings.patience(replica.serve.start_timeout)
-    return variables | replica.settings.env
-
-
-def additional_config(replica: Replica) -> Mapping[str, object]:
-    """What `--additional-config` says: the user's, and variables that became keys since."""
-    return replica.settings.config
-
-
-def _quiet_flags(replica: Replica) -> tuple[str, ...]:
+def _quiet_flags(replica: AscendReplica) -> tuple[str, ...]:
     """No line in the log for each request, which at hundreds a second costs more than it tells."""
     old = ascend_flags.logs_requests_by_default(replica.release)
     return (
@@ -238,7 +217,7 @@ def _quiet_flags(replica: Replica) -> tuple[str, ...]:
     )
 
 
-def _engine_flags(replica: Replica) -> tuple[str, ...]:
+def _engine_flags(replica: AscendReplica) -> tuple[str, ...]:
     """What the spec has keys for; a blank is left to the engine."""
     serve = replica.serve
     flags: list[str] = []
@@ -260,13 +239,13 @@ def _engine_flags(replica: Replica) -> tuple[str, ...]:
     return tuple(flags)
 
 
-def _dtype(replica: Replica) -> str:
+def _dtype(replica: AscendReplica) -> str:
     if replica.serve.dtype != "auto":
         return replica.serve.dtype
     return "float16" if replica.family == "310P" else ""
 
 
-def _user_arguments(replica: Replica) -> dict[str, object]:
+def _user_arguments(replica: AscendReplica) -> dict[str, object]:
     """`serve.engine_args`, its `additional-config` replaced by the settled one."""
     arguments = {
         key: value
@@ -278,24 +257,7 @@ def _user_arguments(replica: Replica) -> dict[str, object]:
     return arguments
 
 
-def _parallel_flags(replica: Replica, node: Node) -> tuple[str, ...]:
-    """The layout, and how its hosts are joined; sizes of 1 are vLLM's default and left out."""
-    layout = replica.layout
-    flags: list[str] = []
-    if replica.backend == "ray":
-        flags += ["--distributed-executor-backend", "ray"]
-    if layout.pipeline > 1:
-        flags += ["--pipeline-parallel-size", str(layout.pipeline)]
-    if layout.tensor > 1:
-        flags += ["--tensor-parallel-size", str(layout.tensor)]
-    if layout.data > 1:
-        flags += ["--data-parallel-size", str(layout.data)]
-    if layout.expert:
-        flags += ["--enable-expert-parallel"]
-    return (*flags, *_joining_flags(replica, node))
-
-
-def _joining_flags(replica: Replica, node: Node) -> tuple[str, ...]:
+def _joining_flags(replica: AscendReplica, node: Node) -> tuple[str, ...]:
     layout, head = replica.layout, replica.head
     if replica.backend == "ray":
         return _ray_data_flags(replica) if layout.data > 1 else ()
@@ -324,7 +286,7 @@ def _joining_flags(replica: Replica, node: Node) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _ray_data_flags(replica: Replica) -> tuple[str, ...]:
+def _ray_data_flags(replica: AscendReplica) -> tuple[str, ...]:
     """Ray places the data ranks, those of the head first; all are started from the head."""
     shares = replica.shares
     return (
@@ -334,7 +296,7 @@ def _ray_data_flags(replica: Replica) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _numbers_mislead(replica: Replica) -> bool:
+def _numbers_mislead(replica: AscendReplica) -> bool:
     """Whether NPUs have other numbers in the container, under a release that mixes the two."""
     return (
         replica.backend == "ray"
@@ -343,14 +305,14 @@ def _numbers_mislead(replica: Replica) -> bool:
     )
 
 
-def _over_nodes(replica: Replica) -> bool:
+def _over_nodes(replica: AscendReplica) -> bool:
     """Whether vLLM itself joins hosts to one engine (`--nnodes`)."""
     if replica.backend == "ray" or len(replica.nodes) == 1:
         return False
     return replica.layout.data == 1 or replica.shares is None
 
 
-def _packing(replica: Replica) -> dict[str, str]:
+def _packing(replica: AscendReplica) -> dict[str, str]:
     """How Ray lays out data ranks. By default every host gets as many as the head, or none."""
     if replica.layout.data == 1 or order(replica.version) < order(RAY_SPAN_SINCE):
         return {}
@@ -360,7 +322,7 @@ def _packing(replica: Replica) -> dict[str, str]:
     return {} if even else {"VLLM_RAY_DP_PACK_STRATEGY": "fill"}
 
 
-def _check_interfaces(replica: Replica) -> None:
+def _check_interfaces(replica: AscendReplica) -> None:
     if len(replica.nodes) == 1:
         return
     if nameless := [node.name for node in replica.nodes if not node.nic]:
@@ -371,7 +333,7 @@ def _check_interfaces(replica: Replica) -> None:
         )
 
 
-def _check_layout(replica: Replica, shape: ModelShape) -> None:
+def _check_layout(replica: AscendReplica, shape: ModelShape) -> None:
     reasons = ascend_layouts.limits(
         replica.layout,
         shape,
@@ -399,7 +361,7 @@ def _check_layout(replica: Replica, shape: ModelShape) -> None:
     )
 
 
-def _check_quantisation(replica: Replica, shape: ModelShape) -> None:
+def _check_quantisation(replica: AscendReplica, shape: ModelShape) -> None:
     scheme = replica.quantisation
     if scheme == "cuda":  # facts tell no more; config.json, which the shape was read from, may
         scheme = shape.precision.scheme if "fp8" in shape.precision.scheme else scheme
@@ -417,7 +379,7 @@ def _check_quantisation(replica: Replica, shape: ModelShape) -> None:
     )
 
 
-def _check_cache_size(replica: Replica) -> None:
+def _check_cache_size(replica: AscendReplica) -> None:
     if replica.serve.kv_cache is None or order(replica.version) >= order(KV_CACHE_BYTES_SINCE):
         return
     raise Refused(

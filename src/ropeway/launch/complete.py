@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from ropeway.engines.ascend_backends import backend_for
 from ropeway.engines.ascend_releases import RELEASES, Release, image_tag, release_of
-from ropeway.engines.base import Node
-from ropeway.engines.vllm_ascend import Ports, Replica, check, notes
+from ropeway.engines.base import Node, Ports
+from ropeway.engines.vllm_ascend import AscendReplica
 from ropeway.errors import Refused
 from ropeway.facts.driver_paths import USUAL
 from ropeway.facts.host import HostFacts
@@ -60,19 +60,18 @@ def complete(spec: Spec, names: Sequence[str], known: Known) -> Service:
         for number, nodes in enumerate(placed)
     )
     for one in replicas:
-        check(one, known.shape)
+        one.check(known.shape)
     _check_addresses(replicas, router)
     _check_key(spec, replicas)
     used = {node.name for one in replicas for node in one.nodes}
     return Service(
         spec=spec,
         image=known.image,
-        ray=known.versions.get("ray", ""),
         sites=tuple(site for site in sites if site.name in used),
         replicas=replicas,
         router=router,
         assumed=tuple(dict.fromkeys(assumed)),
-        notes=(*dict.fromkeys(notes(replicas[0], known.shape)), *_notes(spec)),
+        notes=(*dict.fromkeys(replicas[0].notes(known.shape)), *_notes(spec)),
     )
 
 
@@ -175,7 +174,7 @@ def _replica(
     number: int,
     engine: tuple[Release, str],
     router: Router | None,
-) -> Replica:
+) -> AscendReplica:
     """One engine. Ports differ by the replica's number: two heads may share a host."""
     serve = spec.serve
     release, family = engine
@@ -186,7 +185,7 @@ def _replica(
     else:
         here = nodes[0].name == router.host
         address, port = "127.0.0.1" if here else nodes[0].address, serve.port + 1 + number
-    return Replica(
+    return AscendReplica(
         nodes=nodes,
         model=path,
         served_name=spec.model.served_name or path.rstrip("/").rpartition("/")[2],
@@ -195,7 +194,6 @@ def _replica(
         release=release,
         family=family,
         backend=backend_for(serve.layout, nodes, release, serve.backend),
-        experts=known.shape.experts,
         quantisation=known.quantisation,
         address=address,
         port=port,
@@ -205,10 +203,12 @@ def _replica(
             master=usual.master + number,
             data_parallel=usual.data_parallel + number,
         ),
+        privileged=spec.runtime.privileged,
+        ray=known.versions.get("ray", ""),
     )
 
 
-def _check_key(spec: Spec, replicas: Sequence[Replica]) -> None:
+def _check_key(spec: Spec, replicas: Sequence[AscendReplica]) -> None:
     """Replicas that the router reaches over the network are reached by others too."""
     beyond = [one for one in replicas if not one.address.startswith(_LOOPBACK)]
     if beyond and not spec.serve.api_key_env:
@@ -220,7 +220,7 @@ def _check_key(spec: Spec, replicas: Sequence[Replica]) -> None:
         )
 
 
-def _check_addresses(replicas: Sequence[Replica], router: Router | None) -> None:
+def _check_addresses(replicas: Sequence[AscendReplica], router: Router | None) -> None:
     """Hosts that work together must reach each other: a loopback address reaches nobody."""
     several = any(len(one.nodes) > 1 for one in replicas) or router is not None
     names = {node.name: node.address for one in replicas for node in one.nodes}

@@ -5,17 +5,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from ropeway.engines.base import Node
-from ropeway.engines.vllm_ascend import Replica, environment
+from ropeway.engines.base import Replica
+from ropeway.engines.vllm import KEY_VARIABLE
 from ropeway.facts.driver_paths import FILES, MANAGERS
 from ropeway.launch.docker import Container, Mount
 from ropeway.launch.programs import NAMES, program
-from ropeway.launch.scripts import FOLDER, meeting_port, router_script, script_of, url_of, uses_ray
+from ropeway.launch.scripts import FOLDER, meeting_port, router_script, script_of, url_of
 from ropeway.launch.service import Router, Service, Site
 from ropeway.router.archive import archive
 
 HEAD, WORKER, FOLLOWER, ROUTER = "head", "worker", "follower", "router"
-KEY_VARIABLE = "VLLM_API_KEY"  # vLLM reads it where no --api-key is given
 
 # Ray's object store and vLLM's messages between ranks live there: 16 GiB was too little for a large
 # model (gpustack #5014), and a configuration that worked had 64 GB (vllm-ascend #5949). It is a
@@ -68,7 +67,7 @@ def ports(service: Service) -> tuple[tuple[str, int, str], ...]:
     for replica in service.replicas:
         head = replica.nodes[0].name
         found.append((head, replica.port, "the engine"))
-        if uses_ray(replica):
+        if replica.uses_ray:
             found.append((head, replica.ports.ray, "Ray"))
         elif len(replica.nodes) > 1:
             found.append((head, meeting_port(replica), "vLLM"))
@@ -92,7 +91,7 @@ def secret_names(service: Service, replica: Replica | None) -> Mapping[str, str]
         names[KEY_VARIABLE] = serve.api_key_env
     if replica is not None:
         names |= {name: name for name in serve.secret_env}
-        if _environment(service, replica, replica.nodes[0]).get("RAY_AUTH_MODE") == "token":
+        if replica.environment(replica.head).get("RAY_AUTH_MODE") == "token":
             names["RAY_AUTH_TOKEN"] = ""
     return names
 
@@ -119,7 +118,7 @@ def hashes(service: Service) -> dict[str, str]:
 def role_of(replica: Replica, rank: int) -> str:
     if rank == 0:
         return HEAD
-    return WORKER if uses_ray(replica) else FOLLOWER
+    return WORKER if replica.uses_ray else FOLLOWER
 
 
 def _name(service: Service, replica: int, rank: int) -> str:
@@ -140,7 +139,7 @@ def _engine(service: Service, replica: Replica, number: int, rank: int) -> Conta
         rank=rank,
         image=service.image,
         argv=("bash", f"{FOLDER}/{name}.sh"),
-        env=_environment(service, replica, node),
+        env=replica.environment(node),
         devices=(
             *(f"/dev/davinci{device}" for device in node.devices),
             *(path for path in MANAGERS if path in site.driver),
@@ -201,11 +200,6 @@ def _router_files(service: Service, router: Router) -> list[File]:
 
 def _router_name(service: Service) -> str:
     return f"ropeway-{service.name}-router"
-
-
-def _environment(service: Service, replica: Replica, node: Node) -> dict[str, str]:
-    privileged = service.spec.runtime.privileged
-    return environment(replica, node, privileged=privileged, ray=service.ray)
 
 
 def mount_of(text: str) -> Mount:

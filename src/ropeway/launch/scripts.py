@@ -7,7 +7,7 @@ container engine alone brings the service back after a crash or a reboot.
 
 from collections.abc import Sequence
 
-from ropeway.engines.vllm_ascend import Replica, ray_start_argv, serve_argv
+from ropeway.engines.base import Replica
 from ropeway.hosts.base import Command, shell_block, shell_line
 from ropeway.launch.service import Router
 
@@ -41,7 +41,7 @@ def script_of(replica: Replica, rank: int, *, secrets: str | None) -> str:
     """The script of the replica's host number `rank`. `secrets` names its file of secrets."""
     if rank == 0:
         body = _head(replica)
-    elif replica.backend == "ray":
+    elif replica.uses_ray:
         body = _ray_worker(replica, rank)
     else:
         body = _follower(replica, rank)
@@ -66,14 +66,14 @@ def _head(replica: Replica) -> str:
     head = replica.nodes[0]
     seconds = str(replica.serve.start_timeout)
     lines = []
-    if uses_ray(replica):
+    if replica.uses_ray:
         npus = sum(node.npus for node in replica.nodes)
         lines += [
-            _twice(ray_start_argv(replica, head)) + " || exit",
+            _twice(replica.ray_start_argv(head)) + " || exit",
             _program("nodes", str(len(replica.nodes)), str(npus), seconds) + " || exit",
         ]
     lines += [
-        _block(serve_argv(replica, head)) + " &",
+        _block(replica.serve_argv(head)) + " &",
         "engine=$!",
         _program("watch", "on", url_of(replica), replica.served_name, str(WATCH_SECONDS)) + " &",
         "watch=$!",
@@ -88,7 +88,7 @@ def _ray_worker(replica: Replica, rank: int) -> str:
     return "\n".join(
         (
             _program("peer", "open", head, port, seconds) + " || exit",
-            _twice((*ray_start_argv(replica, replica.nodes[rank]), "--block")) + " &",
+            _twice((*replica.ray_start_argv(replica.nodes[rank]), "--block")) + " &",
             "engine=$!",
             _program("peer", "gone", head, port, seconds) + " &",
             "watch=$!",
@@ -102,18 +102,13 @@ def _follower(replica: Replica, rank: int) -> str:
     head, port = replica.nodes[0].address, str(meeting_port(replica))
     return "\n".join(
         (
-            _block(serve_argv(replica, replica.nodes[rank])) + " &",
+            _block(replica.serve_argv(replica.nodes[rank])) + " &",
             "engine=$!",
             _program("peer", "gone", head, port, str(replica.serve.start_timeout)) + " &",
             "watch=$!",
             _TOGETHER,
         )
     )
-
-
-def uses_ray(replica: Replica) -> bool:
-    """Several hosts joined by Ray. On one host vLLM starts its ranks itself."""
-    return replica.backend == "ray" and len(replica.nodes) > 1
 
 
 def meeting_port(replica: Replica) -> int:

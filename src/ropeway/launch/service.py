@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ropeway.engines.base import Node
-from ropeway.engines.vllm_ascend import Replica
+from ropeway.engines.vllm_ascend import AscendReplica
 from ropeway.spec.model import Spec
 
 
@@ -41,7 +41,6 @@ class Service:
     """Everything `up` is going to do, as data.
 
     image     the image that every container runs: with `runtime.pip` the derived one
-    ray       the version of Ray in it, empty where nobody has asked it
     sites     by host name, in the spec's order; hosts without a part in it are left out
     assumed   what nobody has verified, for a plan that was made without asking the hosts
     notes     what speaks against it without forbidding it
@@ -49,9 +48,8 @@ class Service:
 
     spec: Spec
     image: str
-    ray: str
     sites: tuple[Site, ...]
-    replicas: tuple[Replica, ...]
+    replicas: tuple[AscendReplica, ...]
     router: Router | None = None
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

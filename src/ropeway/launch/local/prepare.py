@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ropeway.engines.base import Deployment, Engine, Node
+from ropeway.engines.base import Node, Ports
 from ropeway.engines.vllm import data_ranks_that_fit
+from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import Refused
 from ropeway.facts.system import SystemFacts
 from ropeway.launch.local.record import scratch_of
@@ -15,7 +16,6 @@ from ropeway.units import format_bytes
 # What the local cluster was built and tested with (pyproject.toml, extra `local`).
 NEEDED = ("vllm-cpu", "ray", "torch")
 _CUDA_BUILDS = ("torchvision", "torchaudio", "torchcodec")
-_RAY_PORT = 6379  # Ray's own default
 _CONTEXT = 2048  # tokens; enough for a rehearsal, and less cache than the model's longest
 _KV_CACHE = 2**30  # bytes per virtual NPU
 # The longest path of a socket that Linux takes, and the longest that Ray 2.60 puts below scratch.
@@ -61,12 +61,14 @@ def complete(
         served_name=spec.model.served_name or spec.model.name or path.rstrip("/").split("/")[-1],
         layout=layout,
         serve=serve,
+        address=serve.address,
+        port=serve.port,
+        ports=Ports(ray=_free_port(Ports.ray, facts.ports)),
         context=serve.context or min(longest, _CONTEXT),
         kv_cache=serve.kv_cache or _KV_CACHE,
         python=place.python,
         scratch=scratch_of(spec.name, place.user),
         logs=place.logs,
-        ray_port=_free_port(_RAY_PORT, facts.ports),
         threads=max(1, facts.cores // layout.npus),
     )
 
@@ -82,11 +84,12 @@ def hosts_needed(layout: Layout, nodes: Sequence[Node]) -> int:
     return len(nodes)
 
 
-def check(deployment: Deployment, engine: Engine, shape: ModelShape, facts: SystemFacts) -> None:
+def check(deployment: Deployment, shape: ModelShape, facts: SystemFacts) -> None:
     """Refuse what cannot work on this machine. Raises Refused; nothing was touched."""
+    deployment.check(shape)
     _check_packages(facts.packages, deployment.python)
     _check_name(deployment)
-    _check_memory(deployment, engine, shape.weight_bytes, facts)
+    _check_memory(deployment, shape.weight_bytes, facts)
     if deployment.serve.port in facts.ports:
         raise Refused(
             f"port {deployment.serve.port} is in use",
@@ -136,10 +139,8 @@ def _check_name(deployment: Deployment) -> None:
         )
 
 
-def _check_memory(
-    deployment: Deployment, engine: Engine, weight_bytes: int, facts: SystemFacts
-) -> None:
-    needs = engine.needs(deployment, weight_bytes)
+def _check_memory(deployment: Deployment, weight_bytes: int, facts: SystemFacts) -> None:
+    needs = deployment.memory(weight_bytes)
     ranks = deployment.layout.npus
     total = ranks * needs.per_rank + needs.server
     if facts.memory_bytes is None or total <= facts.memory_bytes:

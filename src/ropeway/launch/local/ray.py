@@ -1,16 +1,12 @@
 """Ray's part: one raylet per host, whose resource `NPU` is what vLLM places its ranks by."""
 
-import json
-
-from ropeway.engines.base import Deployment, Node
+from ropeway.engines.base import Node
+from ropeway.engines.vllm_cpu import Deployment
 from ropeway.hosts.base import Command
-
-# Ray's own least for the object store; vLLM passes tensors over gloo and keeps nothing there.
-_OBJECT_STORE_BYTES = 80_000_000
 
 
 def address(deployment: Deployment) -> str:
-    return f"{deployment.head.address}:{deployment.ray_port}"
+    return f"{deployment.head.address}:{deployment.ports.ray}"
 
 
 def token_file(deployment: Deployment) -> str:
@@ -43,33 +39,14 @@ def make_token(deployment: Deployment) -> Command:
 
 def start(deployment: Deployment, node: Node, environment: dict[str, str]) -> Command:
     """Start this host's raylet, and on the head the cluster; it returns when Ray runs."""
-    ray = f"{deployment.python.rpartition('/')[0]}/ray"
-    head = node == deployment.head
-    where = (
-        ("--head", "--port", str(deployment.ray_port), "--include-dashboard", "false",
-         "--disable-usage-stats", "--temp-dir", f"{deployment.scratch}/ray")
-        if head
-        else ("--address", address(deployment))
-    )  # fmt: skip
-    argv = (
-        "setsid", "--wait", ray, "start", *where,
-        "--node-ip-address", node.address,
-        "--resources", json.dumps({"NPU": node.npus}),
-        "--object-store-memory", str(_OBJECT_STORE_BYTES),
-    )  # fmt: skip
     # `ray start --head` refuses to run when RAY_ADDRESS already names a cluster.
     own = {key: value for key, value in settings(deployment).items() if key != "RAY_ADDRESS"}
-    return Command(argv, {**environment, **own})
+    return Command(deployment.ray_start_argv(node), {**environment, **own})
 
 
 def nodes(deployment: Deployment) -> Command:
     """Print, as JSON, the NPUs and the alive flag of each node that Ray knows, by address."""
     return Command((deployment.python, "-c", _NODES), settings(deployment))
-
-
-def ranks(deployment: Deployment) -> Command:
-    """Print, as JSON, the vLLM rank actors that Ray knows: their class, state, and host."""
-    return Command((deployment.python, "-c", _RANKS), settings(deployment))
 
 
 _NODES = """\
@@ -79,16 +56,5 @@ print(json.dumps([
     {"address": node["NodeManagerAddress"], "alive": node["Alive"],
      "npus": node["Resources"].get("NPU", 0)}
     for node in ray.nodes()
-]))
-"""
-_RANKS = """\
-import json, logging, ray
-from ray._private.state import actors
-ray.init(logging_level=logging.ERROR, log_to_driver=False)
-hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
-print(json.dumps([
-    {"kind": actor["ActorClassName"], "state": actor["State"], "pid": actor["Pid"],
-     "address": actor["Address"]["IPAddress"] or hosts.get(actor["Address"].get("NodeID"))}
-    for actor in actors().values()
 ]))
 """

@@ -6,7 +6,8 @@ The host is the record. Whoever comes later, from another shell, reads it from t
 import json
 from dataclasses import asdict
 
-from ropeway.engines.base import Deployment, Node
+from ropeway.engines.base import Node, Ports
+from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import HostError
 from ropeway.spec.model import Layout, Serve
 
@@ -38,6 +39,7 @@ def from_record(text: str, where: str) -> Deployment:
             **{
                 **data,
                 "layout": Layout.parse(data["layout"]),
+                "ports": Ports(**data["ports"]),
                 "serve": Serve.model_validate(data["serve"]),
                 "nodes": tuple(
                     Node(**{**node, "devices": tuple(node["devices"])}) for node in data["nodes"]

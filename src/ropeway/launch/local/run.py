@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 
-from ropeway.engines.base import Deployment, Engine
+from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import HostError, LaunchError, Refused
 from ropeway.hosts.base import Host, run_command
 from ropeway.hosts.interrupts import uninterrupted
@@ -23,14 +23,14 @@ _LOG_TAIL_BYTES = 400_000
 _LOG_NAME = "engine.log"
 
 
-def start(deployment: Deployment, engine: Engine, hosts: Hosts, tell: Tell) -> None:
+def start(deployment: Deployment, hosts: Hosts, tell: Tell) -> None:
     """Bring the deployment up, to its first generated token; `tell` hears what is being done.
 
     Raises Refused when the service already runs, LaunchError when the engine fails or is not ready
     in time. Then, and when interrupted, everything that was started is gone again.
     """
     refuse_second(deployment.service)
-    todo = steps(deployment, engine)
+    todo = steps(deployment)
     taken = False
     try:
         with uninterrupted():  # else we would not know whose the folder is
@@ -41,7 +41,7 @@ def start(deployment: Deployment, engine: Engine, hosts: Hosts, tell: Tell) -> N
             _carry_out(step, hosts)
         if deployment.uses_ray:
             _check_ray(deployment, hosts)
-        _wait_until_ready(deployment, engine, hosts, tell)
+        _wait_until_ready(deployment, hosts, tell)
     except BaseException as error:
         if not taken:
             raise
@@ -104,20 +104,20 @@ def _check_ray(deployment: Deployment, hosts: Hosts) -> None:
         )
 
 
-def _wait_until_ready(deployment: Deployment, engine: Engine, hosts: Hosts, tell: Tell) -> None:
+def _wait_until_ready(deployment: Deployment, hosts: Hosts, tell: Tell) -> None:
     head = hosts[deployment.head.name]
     deadline = time.monotonic() + deployment.serve.start_timeout
     probe = probe_of(deployment).command(deployment.python)
     before = ""
     while time.monotonic() < deadline:
         log = read_log(head, deployment.engine_log)
-        tell(activity := engine.activity(log))
+        tell(activity := deployment.activity(log))
         if activity != before:  # an engine makes its shared memory while it starts
             note_shared_memory(deployment.service, deployment.scratch)
             before = activity
         if not any(process.role == "engine" for process in running(deployment.service)):
             raise LaunchError("the engine ended while it was starting", where=deployment.engine_log)
-        if engine.listening(log):
+        if deployment.listening(log):
             answer = run_command(head, probe, timeout=90.0)
             if answer.ok:
                 return

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropeway.engines.base import Deployment
+from ropeway.engines.vllm_cpu import Deployment
 from ropeway.hosts import processes
 from ropeway.hosts.base import Host
 from ropeway.hosts.processes import Process

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from ropeway.engines.base import Deployment, Engine, Node, Probe
+from ropeway.engines.base import Node, Probe
+from ropeway.engines.vllm import KEY_VARIABLE
+from ropeway.engines.vllm_cpu import Deployment
 from ropeway.hosts.base import Command, shell_line
 from ropeway.hosts.processes import HOST, ROLE, SERVICE
 from ropeway.launch.local import ray
@@ -37,7 +39,7 @@ class Step:
     timeout: float = 60.0
 
 
-def steps(deployment: Deployment, engine: Engine) -> tuple[Step, ...]:
+def steps(deployment: Deployment) -> tuple[Step, ...]:
     """Everything from an empty host to a starting engine; `run.start` then waits for its token."""
     head = deployment.head.name
     first = (
@@ -52,7 +54,7 @@ def steps(deployment: Deployment, engine: Engine) -> tuple[Step, ...]:
         Step("write down what runs here", head, _record(deployment)),
     )
     serve = Step(
-        f"start the engine: {deployment.layout}", head, _serve(deployment, engine),
+        f"start the engine: {deployment.layout}", head, _serve(deployment),
         EndProcesses(head, ENGINE),
     )  # fmt: skip
     if not deployment.uses_ray:
@@ -60,18 +62,18 @@ def steps(deployment: Deployment, engine: Engine) -> tuple[Step, ...]:
     token = Step("make the token that Ray asks for", head, ray.make_token(deployment))
     if deployment.layout.data > 1:
         # vLLM 0.32.0 counts the hosts for its data ranks once, and does not wait for late ones.
-        return (*first, token, *_ray_steps(deployment, engine), serve)
+        return (*first, token, *_ray_steps(deployment), serve)
     # The engine before Ray: it imports for ten seconds before it looks for Ray, waits for it when
     # it is late, and the two start-ups keep different cores busy.
-    return (*first, token, serve, *_ray_steps(deployment, engine))
+    return (*first, token, serve, *_ray_steps(deployment))
 
 
-def dry_run(deployment: Deployment, engine: Engine) -> str:
+def dry_run(deployment: Deployment) -> str:
     """The steps as a shell script: pasted into a shell, it starts what `up` would start."""
     addresses = {node.name: node.address for node in deployment.nodes}
     hosts = "1 host" if len(addresses) == 1 else f"{len(addresses)} hosts"
     lines = [f"# {deployment.layout} of {deployment.served_name} on {hosts}"]
-    for step in steps(deployment, engine):
+    for step in steps(deployment):
         lines += [
             f"\n# {step.name} ({step.host}, {addresses[step.host]})",
             shell_line(step.command),
@@ -92,12 +94,12 @@ def probe_of(deployment: Deployment, timeout: float = 60.0) -> Probe:
     return Probe(deployment.url, deployment.served_name, key, timeout)
 
 
-def _ray_steps(deployment: Deployment, engine: Engine) -> tuple[Step, ...]:
+def _ray_steps(deployment: Deployment) -> tuple[Step, ...]:
     return tuple(
         Step(
             f"start Ray on {node.name}",
             node.name,
-            ray.start(deployment, node, _labels(deployment, engine, node, RAY)),
+            ray.start(deployment, node, _labels(deployment, node, RAY)),
             EndProcesses(node.name, RAY),
             timeout=180.0,
         )
@@ -105,20 +107,18 @@ def _ray_steps(deployment: Deployment, engine: Engine) -> tuple[Step, ...]:
     )
 
 
-def _serve(deployment: Deployment, engine: Engine) -> Command:
-    command = engine.serve(deployment)
-    environment = _labels(deployment, engine, deployment.head, ENGINE)
+def _serve(deployment: Deployment) -> Command:
+    head = deployment.head
+    environment = _labels(deployment, head, ENGINE)
     if deployment.uses_ray:
         environment |= ray.settings(deployment)
-    layout = deployment.layout
-    if layout.data > 1 and layout.tensor * layout.pipeline > deployment.head.npus:
-        environment["VLLM_RAY_DP_PACK_STRATEGY"] = "span"  # a data rank larger than a host
-    return Command(command.argv, environment, command.secrets, command.log)
+    secrets = {KEY_VARIABLE: key} if (key := deployment.serve.api_key_env) else {}
+    return Command(deployment.serve_argv(head), environment, secrets, log=deployment.engine_log)
 
 
-def _labels(deployment: Deployment, engine: Engine, node: Node, role: str) -> dict[str, str]:
+def _labels(deployment: Deployment, node: Node, role: str) -> dict[str, str]:
     labels = {SERVICE: deployment.service, HOST: node.name, ROLE: role}
-    return {**labels, **engine.environment(deployment, node)}
+    return {**labels, **deployment.environment(node)}
 
 
 def _record(deployment: Deployment) -> Command:
