@@ -1,42 +1,50 @@
-"""What `up --dry-run` prints, release by release, for the six layouts of the two-host report.
+"""What runs on each host, release by release, for the six layouts of the two-host report.
 
-The files in tests/golden/up are to be read when something changes in them:
-`ROPEWAY_GOLDEN=write pytest tests/test_launch_golden.py`, then `git diff tests/golden`.
+`tests/golden/RELEASE.txt` has the commands and variables of all six; `tests/golden/*.sh` are two
+whole scripts as `up --dry-run` prints them, one with Ray and one without. Both are to be read when
+something in them changes: `ROPEWAY_GOLDEN=write pytest tests/test_launch_golden.py`, then
+`git diff --word-diff tests/golden`.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ropeway.engines.ascend_releases import release_of
+from ropeway.engines.base import Node, Replica
 from ropeway.errors import RopewayError
+from ropeway.hosts.base import Command, shell_line
 from ropeway.launch.complete import Known, complete
 from ropeway.launch.dry_run import EVERY_HOST, dry_run
 from ropeway.launch.image import image_name
 from ropeway.launch.labels import Author
+from ropeway.launch.service import Service
 from ropeway.models.known import known
-from ropeway.spec.model import Spec, parse_spec
+from ropeway.spec.model import parse_spec
 
-GOLDEN = Path(__file__).parent / "golden" / "up"
+GOLDEN = Path(__file__).parent / "golden"
 RELEASES = (
     "0.9.1", "0.10.2rc1", "0.11.0rc0", "0.11.0", "0.12.0rc1", "0.13.0", "0.18.0", "0.20.2rc1",
     "0.23.0.post1", "0.30.0rc2",
 )  # fmt: skip
-# Name → layout, model, quantisation.
-LAYOUTS = {
-    "single-tp8-ep": ("TP8+EP", "Qwen3-30B-A3B", None),
-    "tp16": ("TP16", "Qwen3-30B-A3B", None),
-    "tp8-pp2": ("TP8×PP2", "Qwen3-30B-A3B", None),
-    "tp16-ep": ("TP16+EP", "Qwen3-30B-A3B", None),
-    "tp8-pp2-ep": ("TP8×PP2+EP", "Qwen3-30B-A3B", None),
-    "quantised-tp16": ("TP16", "Qwen3-235B-A22B", "ascend"),
-}
+# Layout, model, quantisation.
+LAYOUTS = (
+    ("TP8+EP", "Qwen3-30B-A3B", None),
+    ("TP16", "Qwen3-30B-A3B", None),
+    ("TP8×PP2", "Qwen3-30B-A3B", None),
+    ("TP16+EP", "Qwen3-30B-A3B", None),
+    ("TP8×PP2+EP", "Qwen3-30B-A3B", None),
+    ("TP16", "Qwen3-235B-A22B", "ascend"),
+)
+SCRIPTS = {"with-ray": ("0.11.0rc0", "TP16+EP"), "without-ray": ("0.23.0.post1", "TP8×PP2+EP")}
 AUTHOR = Author("somebody@laptop", "000000000000", "2026-01-01T00:00:00Z")
 
 
-def spec(release: str, layout: str, model: str) -> Spec:
-    return parse_spec(
+def service(release: str, layout: str, model: str, quantisation: str | None) -> Service:
+    """Raises RopewayError where the release cannot run it."""
+    spec = parse_spec(
         f"""
 name: golden
 cluster:
@@ -54,30 +62,75 @@ serve:
 """,
         "spec",
     )
-
-
-def printed(release: str, name: str) -> str:
-    """The script, without the programs at its end, which are the same for all; or the refusal."""
-    layout, model, quantisation = LAYOUTS[name]
     row = release_of(release)
     assert row is not None
-    asked = spec(release, layout, model)
-    image = image_name(row, "A2", asked.runtime)
-    names = tuple(host.address for host in asked.cluster.hosts or ())
-    try:
-        service = complete(asked, names, Known({}, {}, image, known(model), quantisation))
-    except RopewayError as error:
-        lines = (f"refused: {error.what}", f"at {error.where}", *error.evidence, str(error.hint))
-        return "".join(f"# {line}\n" for line in lines)
-    return dry_run(service, image, AUTHOR).partition(EVERY_HOST)[0].rstrip() + "\n"
+    names = tuple(host.address for host in spec.cluster.hosts or ())
+    image = image_name(row, "A2", spec.runtime)
+    return complete(spec, names, Known({}, {}, image, known(model), quantisation))
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("release", RELEASES)
-def test_the_commands_are_those_that_were_read_and_agreed_on(release: str, name: str) -> None:
-    file = GOLDEN / release / f"{name}.sh"
-    text = printed(release, name)
+def commands(release: str) -> str:
+    """The variables and commands of each node, layout by layout, or the kind of refusal."""
+    blocks = []
+    for layout, model, quantisation in LAYOUTS:
+        title = f"# {layout} of {model}" + (f", {quantisation}" if quantisation else "")
+        try:
+            (replica,) = service(release, layout, model, quantisation).replicas
+        except RopewayError as error:
+            blocks.append([title, f"{type(error).__name__} at {error.where}"])
+            continue
+        blocks.append([title, *(row for node in replica.nodes for row in of_node(replica, node))])
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def of_node(replica: Replica, node: Node) -> Iterator[str]:
+    yield f"{node.name}: {' '.join(f'{k}={v}' for k, v in replica.environment(node).items())}"
+    if replica.uses_ray:
+        yield f"{node.name}: {shell_line(Command(replica.ray_start_argv(node)))}"
+    if node == replica.head or not replica.uses_ray:
+        yield f"{node.name}: {shell_line(Command(replica.serve_argv(node)))}"
+
+
+def script(release: str, layout: str) -> str:
+    """The whole script, without the programs at its end, which are the same for all."""
+    rollout = service(release, layout, "Qwen3-30B-A3B", None)
+    return dry_run(rollout, rollout.image, AUTHOR).partition(EVERY_HOST)[0].rstrip() + "\n"
+
+
+def agreed(name: str, text: str) -> str:
+    """The file as it was read and agreed on."""
+    file = GOLDEN / name
     if os.environ.get("ROPEWAY_GOLDEN") == "write":
-        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-    assert text == file.read_text(encoding="utf-8")
+    return file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_commands_and_variables_of_a_release_are_those_agreed_on(release: str) -> None:
+    text = commands(release)
+    assert text == agreed(f"{release}.txt", text)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_whole_script_is_the_one_agreed_on(name: str) -> None:
+    text = script(*SCRIPTS[name])
+    assert text == agreed(f"{name}.sh", text)
+
+
+def test_the_scripts_run_the_commands_and_set_the_variables() -> None:
+    """So the files by release speak for the scripts, which only two of them show whole."""
+    for release in RELEASES:
+        for layout, model, quantisation in LAYOUTS:
+            try:
+                rollout = service(release, layout, model, quantisation)
+            except RopewayError:
+                continue
+            text = " ".join(dry_run(rollout, rollout.image, AUTHOR).replace("\\\n", " ").split())
+            (replica,) = rollout.replicas
+            for row in (row for node in replica.nodes for row in of_node(replica, node)):
+                host, _, command = row.partition(": ")
+                if command.startswith(("ray start", "vllm serve")):
+                    assert command in text, (release, layout, host)
+                else:
+                    variables = "".join(f"--env {each} " for each in command.split())
+                    assert variables in text, (release, layout, host)
