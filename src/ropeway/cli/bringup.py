@@ -78,7 +78,7 @@ def with_flags(
     """The spec with what was given on the command line in place of what is written."""
     serve: dict[str, object] = {}
     if layout is not None:
-        serve["layout"] = parse_layout(layout)
+        serve["layout"] = Layout.parse(layout)
     if port is not None:
         serve["port"] = port
     changes: dict[str, object] = {"serve": spec.serve.model_copy(update=serve)}
@@ -87,14 +87,6 @@ def with_flags(
     if model is not None:
         changes["model"] = _model_of(model)
     return spec.model_copy(update=changes)
-
-
-def parse_layout(text: str) -> Layout:
-    """Raises Refused for what is no layout."""
-    try:
-        return Layout.parse(text)
-    except ValueError as error:
-        raise Refused(str(error)) from None
 
 
 def stand(spec: Spec, screen: Screen) -> Ground:

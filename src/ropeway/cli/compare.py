@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ropeway.bench.record import new_run_dir
-from ropeway.cli.bringup import interruptible, parse_layout, read_spec, stand, with_flags
+from ropeway.cli.bringup import interruptible, read_spec, stand, with_flags
 from ropeway.cli.call import current_call
 from ropeway.cli.measure import SINGLE, comparison_run, measure_all, report
 from ropeway.cli.options import config_option, screen_options
@@ -58,7 +58,7 @@ def compare(
     spec = with_flags(read_spec(config, local=local), model=model)
     spec = _with_load(spec, clients, requests)
     ground = stand(spec, screen)
-    chosen = tuple(parse_layout(text) for text in layouts) or spec.serve.layouts
+    chosen = tuple(Layout.parse(text) for text in layouts) or spec.serve.layouts
     if every:
         chosen = working(ground.shape, spec.cluster)
     if not chosen:

@@ -8,7 +8,6 @@ import click
 
 from ropeway.checkpoints.catalogue import RECIPES, Recipe
 from ropeway.checkpoints.fetch import default_root, ensure, fault
-from ropeway.cli.bringup import parse_layout
 from ropeway.cli.model_push import push_
 from ropeway.cli.options import screen_options
 from ropeway.errors import ModelError
@@ -28,6 +27,7 @@ from ropeway.plan.shards import shard
 from ropeway.report.console import Screen
 from ropeway.report.model_shape import ShownLayout, model_json, model_text
 from ropeway.spec.cluster import Cluster, RemoteHost
+from ropeway.spec.model import Layout
 from ropeway.units import format_bytes
 
 _LARGEST_HOST = 1024  # of spec.RemoteHost
@@ -148,7 +148,7 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _share(shape: ModelShape, text: str) -> ShownLayout:
-    layout = parse_layout(text)
+    layout = Layout.parse(text)
     # One host for all: which hosts there are is no question here.
     host = RemoteHost(address="any", npus=min(layout.npus, _LARGEST_HOST))
     fits = layout.npus <= _LARGEST_HOST

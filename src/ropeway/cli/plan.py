@@ -157,7 +157,7 @@ def _explain(screen: Screen, found: Plan, why: str) -> None:
         return
     try:
         layout = str(Layout.parse(why))
-    except ValueError:
+    except Refused:
         if not found.values:
             raise Refused(
                 "nothing fits what is asked, so there is no value to explain",

@@ -128,7 +128,7 @@ def wanted(spec: Spec | None, flags: Flags) -> tuple[Wanted, tuple[str, ...]]:
         price_per_host_hour=flags.price or (spec.cluster.price_per_host_hour if spec else None),
         currency=flags.currency or (spec.cluster.currency if spec else None) or "CNY",
         job_prompts=flags.prompts,
-        layout=_layout(flags.layout) if flags.layout else None,
+        layout=Layout.parse(flags.layout) if flags.layout else None,
         memory=spec.serve.memory if spec else None,
         kv_cache=spec.serve.kv_cache if spec else None,
         max_sequences=spec.serve.max_sequences if spec else None,
@@ -150,14 +150,6 @@ def local_machine() -> tuple[Machine, str]:
         )
     what = f"constants of {found.model} on {found.conditions}"
     return found.machine, f"{what}, measured here {found.measured_at}"
-
-
-def _layout(text: str) -> Layout:
-    """Not by way of `cli.bringup`: what it imports takes longer than to plan."""
-    try:
-        return Layout.parse(text)
-    except ValueError as error:
-        raise Refused(str(error)) from None
 
 
 def _names_hosts(flags: Flags) -> bool:

@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from ropeway.errors import Refused
 from ropeway.spec.cluster import Cluster, Local, Runtime
 from ropeway.spec.engine_args import OWN_KEY, VARIABLE, flag_faults, variable_faults
 from ropeway.spec.errors import Fault, Schema, broken, schema_keys, spec_problems
@@ -112,8 +113,11 @@ class Layout(SpecModel):
 
     @classmethod
     def parse(cls, text: str) -> "Layout":
-        """Read `TP2×PP2+EP`, `tp2xpp2+ep`, `tp2,pp2,ep`, `TP4 + EP`. Raises ValueError."""
-        return cls.model_validate(layout_numbers(text))
+        """Read `TP2×PP2+EP`, `tp2xpp2+ep`, `tp2,pp2,ep`, `TP4 + EP`. Raises Refused."""
+        try:
+            return cls.model_validate(layout_numbers(text))
+        except ValueError as error:
+            raise Refused(str(error)) from None
 
     @model_validator(mode="before")
     @classmethod

@@ -16,10 +16,7 @@ import yaml
 from ropeway.errors import SpecError
 
 MAX_BYTES = 500_000
-MAX_VALUES = 20_000  # aliases counted each time they are used: ten levels of ten are a bomb
 MAX_DEPTH = 40
-
-_TAG = "tag:yaml.org,2002:"
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,8 @@ class Document:
     def line_of(self, path: Sequence[str | int]) -> int:
         """The line of `path`, or of the nearest mapping around it that the file does have."""
         for end in range(len(path), 0, -1):
-            if found := self.lines.get(dotted(path[:end])):
-                return found
+            if line := self.lines.get(dotted(path[:end])):
+                return line
         return self.lines.get("", 1)
 
 
@@ -83,7 +80,7 @@ def load_yaml(text: str, where: str) -> Document:
     """Read one YAML mapping. `where` names the file in errors.
 
     Raises SpecError (`where` is `file:line`) on bad syntax, tabs, duplicate keys, keys that are
-    not text, tags, several documents, aliases that contain themselves or blow up, and no mapping.
+    not text, tags, aliases, several documents, and anything but a mapping.
     """
     root = _compose(text, where)
     if root is None:
@@ -138,22 +135,52 @@ def _reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).lower()
 
 
+# What a scalar without quotes means, in this order; else it is text.
+_PLAIN: tuple[tuple[str, Callable[[str], object]], ...] = (
+    (r"~|null|Null|NULL|", lambda _text: None),
+    (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    (r"[-+]?[0-9]{1,300}", int),
+    (r"0o[0-7]{1,300}|0x[0-9a-fA-F]{1,300}", lambda text: int(text, 0)),
+    (r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", float),
+)
+
+
+def _plain_value(text: str) -> object:
+    for pattern, read in _PLAIN:
+        if re.fullmatch(pattern, text):
+            return read(text)
+    return text
+
+
 class _Loader(yaml.SafeLoader):
-    """Composes nodes only; core-schema scalars; bounded depth."""
+    """Composes nodes only. Without aliases and tags a file cannot grow or mean more than it shows;
+    nor can it nest deeper than Python recurses."""
 
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = cast(Any, self).peek_event()
         self.depth += 1
+        if isinstance(event, yaml.AliasEvent):
+            raise _Unsupported(event, f"an alias (`*{event.anchor}`)", "write the value out")
+        if getattr(event, "tag", None) is not None:
+            raise _Unsupported(event, f"a tag (`{event.tag}`)", "remove it")
         if self.depth > MAX_DEPTH:
-            mark = self.get_mark()
-            raise yaml.MarkedYAMLError(None, None, f"nested deeper than {MAX_DEPTH} levels", mark)
+            raise _Unsupported(event, f"more than {MAX_DEPTH} levels")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
 
-_Loader.yaml_implicit_resolvers = {}  # forget YAML 1.1's, which the class would inherit
+_Loader.yaml_implicit_resolvers = {}  # YAML 1.1's; `_plain_value` takes their place
+
+
+class _Unsupported(Exception):
+    """Valid YAML that a spec cannot have."""
+
+    def __init__(self, event: Any, what: str, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.problem = Problem(event.start_mark.line + 1, f"a spec cannot have {what}", hint)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -165,37 +192,11 @@ class _Dumper(yaml.SafeDumper):
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         # PyYAML folds U+0085 and U+2028 into spaces unless they are escaped
-        style = None if data.isprintable() else '"'
-        return self.represent_scalar(_TAG + "str", data, style)
+        plain = data.isprintable() and isinstance(_plain_value(data), str)
+        return self.represent_scalar("tag:yaml.org,2002:str", data, None if plain else '"')
 
 
 _Dumper.add_representer(str, _Dumper.represent_str)
-
-_CORE: dict[str, tuple[str, str]] = {
-    "null": (r"~|null|Null|NULL|", "~nN\0"),
-    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    "int": (r"[-+]?[0-9]{1,300}|0o[0-7]{1,300}|0x[0-9a-fA-F]{1,300}", "-+0123456789"),
-    "float": (r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
-    "merge": (r"<<", "<"),
-}
-for _name, (_pattern, _first) in _CORE.items():
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(
-            _TAG + _name,
-            re.compile(f"^(?:{_pattern})$"),
-            ["" if letter == "\0" else letter for letter in _first],
-        )
-
-_SCALARS: dict[str, tuple[str, Callable[[str], object]]] = {
-    _TAG + "null": (_CORE["null"][0], lambda _text: None),
-    _TAG + "bool": (_CORE["bool"][0], lambda text: text.lower() == "true"),
-    _TAG + "int": (
-        _CORE["int"][0],
-        lambda text: int(text, 0) if text[:2] in ("0o", "0x") else int(text),
-    ),
-    _TAG + "float": (_CORE["float"][0], float),
-    _TAG + "str": (".*", str),
-}
 
 
 def _compose(text: str, where: str) -> yaml.Node | None:
@@ -208,6 +209,8 @@ def _compose(text: str, where: str) -> yaml.Node | None:
         raise as_error(where, [problem]) from None
     try:
         return loader.get_single_node()
+    except _Unsupported as error:
+        raise as_error(where, [error.problem]) from None
     except yaml.MarkedYAMLError as error:
         raise as_error(where, [_syntax_problem(text, error)]) from None
     except (ValueError, OverflowError) as error:
@@ -222,16 +225,14 @@ def _syntax_problem(text: str, error: yaml.MarkedYAMLError) -> Problem:
     """PyYAML's words kept, except where they hide the cause."""
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 0
-    said = (error.problem or "cannot be read").strip()
-    if "'\\t'" in said:
+    complaint = (error.problem or "cannot be read").strip()
+    if "'\\t'" in complaint:
         return Problem(line, "a tab where YAML wants spaces", "indent with two spaces")
-    if "but found another document" in said:
+    if "but found another document" in complaint:
         return Problem(line, "a second document (`---`) begins here, and one file is one spec")
-    if "found undefined alias" in said:
-        said = said.replace("'", "`")
     if error.context:
-        said = f"{said} ({error.context.strip()})"
-    return Problem(line, f"not valid YAML: {said}", _colon_hint(text, line))
+        complaint = f"{complaint} ({error.context.strip()})"
+    return Problem(line, f"not valid YAML: {complaint}", _colon_hint(text, line))
 
 
 def _colon_hint(text: str, line: int) -> str | None:
@@ -256,67 +257,34 @@ class _Reader:
 
     lines: dict[str, int] = field(default_factory=lambda: {"": 1})
     problems: list[Problem] = field(default_factory=list)
-    count: int = 0
-    open_nodes: list[yaml.Node] = field(default_factory=list)
 
     def value(self, node: yaml.Node, path: tuple[str | int, ...]) -> object:
-        self.count += 1
-        if self.count > MAX_VALUES:
-            if self.count == MAX_VALUES + 1:
-                text = f"the file holds more than {MAX_VALUES:,} values, aliases written out"
-                self.problems.append(Problem(_line(node), text))
-            return None
-        if any(node is other for other in self.open_nodes):
-            self.problems.append(Problem(_line(node), f"`{dotted(path)}` contains itself"))
-            return None
-        self.open_nodes.append(node)
-        try:
-            if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
-                return self._mapping(node, path)
-            if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
-                return self._sequence(node, path)
-            return self._scalar(node, path)
-        finally:
-            self.open_nodes.pop()
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return self._sequence(node, path)
+        value = _scalar_value(node)
+        if isinstance(value, float) and not math.isfinite(value):
+            self._refuse(node, f"`{dotted(path)}` is too large a number")
+        elif isinstance(value, str) and _is_unprintable(value):
+            self._refuse(node, f"`{dotted(path)}` holds an escape that is not a character")
+        return value
 
     def _mapping(self, node: yaml.MappingNode, path: tuple[str | int, ...]) -> dict[str, object]:
-        found: dict[str, object] = {}
-        first_line: dict[str, int] = {}
-        merged: list[yaml.Node] = []
+        data: dict[str, object] = {}
         for key_node, value_node in node.value:
-            line = _line(key_node)
-            if key_node.tag == _TAG + "merge":
-                merged.append(value_node)
-                continue
             key = self._key(key_node, path)
             if key is None:
                 continue
             at = (*path, key)
-            if key in found:
-                text = f"`{dotted(at)}` is given twice, first on line {first_line[key]}"
-                self.problems.append(Problem(line, text, "keep one of the two"))
+            if key in data:
+                first = self.lines[dotted(at)]
+                text = f"`{dotted(at)}` is given twice, first on line {first}"
+                self._refuse(key_node, text, "keep one of the two")
                 continue
-            first_line[key] = line
-            self.lines[dotted(at)] = line
-            found[key] = self.value(value_node, at)
-        for source in merged:
-            found = self._merge(source, path) | found
-        return found
-
-    def _merge(self, source: yaml.Node, path: tuple[str | int, ...]) -> dict[str, object]:
-        """`<<: *name`: the keys of another mapping, or of several, the earlier one winning."""
-        before = dict(self.lines)
-        nodes = source.value if isinstance(source, yaml.SequenceNode) else [source]
-        result: dict[str, object] = {}
-        for node in reversed(nodes):
-            value = self.value(node, path)
-            if isinstance(value, dict):
-                result |= value
-            else:
-                text = f"`<<` in `{dotted(path)}` must name a mapping"
-                self.problems.append(Problem(_line(source), text))
-        self.lines |= before
-        return result
+            self.lines[dotted(at)] = _line(key_node)
+            data[key] = self.value(value_node, at)
+        return data
 
     def _sequence(self, node: yaml.SequenceNode, path: tuple[str | int, ...]) -> list[object]:
         items = []
@@ -327,38 +295,27 @@ class _Reader:
         return items
 
     def _key(self, node: yaml.Node, path: tuple[str | int, ...]) -> str | None:
-        scalar = isinstance(node, yaml.ScalarNode)
-        if scalar and node.tag == _TAG + "str" and not _unprintable(node.value):
-            return str(node.value)
+        """The key's text; None, with a problem noted, for what is not text."""
+        key = _scalar_value(node) if isinstance(node, yaml.ScalarNode) else None
+        if isinstance(key, str) and not _is_unprintable(key):
+            return key
         inside = f" in `{dotted(path)}`" if path else ""
-        if scalar and node.value and node.tag in _SCALARS and not _unprintable(node.value):
+        if key is None or isinstance(key, str):
+            self._refuse(node, f"a key{inside} must be text")
+        else:
             text = f"a key{inside} must be text, and `{node.value}` is not"
-            self.problems.append(Problem(_line(node), text, "put it in quotes"))
-        else:
-            self.problems.append(Problem(_line(node), f"a key{inside} must be text"))
+            self._refuse(node, text, "put it in quotes")
         return None
 
-    def _scalar(self, node: yaml.Node, path: tuple[str | int, ...]) -> object:
-        at, text = dotted(path), str(node.value)
-        known = _SCALARS.get(node.tag)
-        if known is None or not isinstance(node, yaml.ScalarNode):
-            tag = node.tag.replace(_TAG, "!!")
-            self.problems.append(Problem(_line(node), f"`{at}` has the tag `{tag}`", "remove it"))
-            return None
-        pattern, read = known
-        if _unprintable(text):
-            fault = f"`{at}` holds an escape that is no character"
-        elif re.fullmatch(pattern, text, re.DOTALL) is None:  # an explicit `!!int abc`
-            fault = f"`{at}`: `{text}` is not what its tag says"
-        else:
-            value = read(text)
-            if not isinstance(value, float) or math.isfinite(value):
-                return value
-            fault = f"`{at}` is too large a number"
-        self.problems.append(Problem(_line(node), fault))
-        return None
+    def _refuse(self, node: yaml.Node, text: str, hint: str | None = None) -> None:
+        self.problems.append(Problem(_line(node), text, hint))
 
 
-def _unprintable(text: str) -> bool:
+def _scalar_value(node: yaml.Node) -> object:
+    quoted = isinstance(node, yaml.ScalarNode) and node.style is not None
+    return node.value if quoted else _plain_value(node.value)
+
+
+def _is_unprintable(text: str) -> bool:
     """A NUL ends an argument early; half a surrogate pair cannot be written at all."""
-    return "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text)
+    return re.search(r"[\0\ud800-\udfff]", text) is not None

@@ -38,7 +38,7 @@ def from_record(text: str, where: str) -> Deployment:
         return Deployment(
             **{
                 **data,
-                "layout": Layout.parse(data["layout"]),
+                "layout": Layout.model_validate(data["layout"]),
                 "ports": Ports(**data["ports"]),
                 "serve": Serve.model_validate(data["serve"]),
                 "nodes": tuple(

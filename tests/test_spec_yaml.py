@@ -39,7 +39,7 @@ def test_a_path_that_is_not_there_has_the_line_of_what_surrounds_it() -> None:
         ("no", "no"), ("on", "on"), ("12:30", "12:30"), ("2024-01-01", "2024-01-01"),
         ("1_000", "1_000"), ("1e-5", 1e-5), ("010", 10), ("0x1F", 31), ("0o17", 15), ("-3", -3),
         ("1.", 1.0), (".5", 0.5), ("true", True), ("FALSE", False), ("~", None), ("", None),
-        ("null", None), (".nan", ".nan"), (".inf", ".inf"), ('"8000"', "8000"), ("!!str 1", "1"),
+        ("null", None), (".nan", ".nan"), (".inf", ".inf"), ('"8000"', "8000"), ("<<", "<<"),
         ("=", "="), ("TP2×PP2+EP", "TP2×PP2+EP"), ("0.0.0.0", "0.0.0.0"),
     ],
 )  # fmt: skip
@@ -48,60 +48,58 @@ def test_scalars_follow_the_core_schema(text: str, value: object) -> None:
     assert (read, type(read)) == (value, type(value))
 
 
-def test_merge_keys_are_followed_and_own_keys_win() -> None:
-    text = "x-a: &a\n  p: 1\n  q: 1\nx-b: &b {q: 2, r: 2}\nc:\n  r: 3\n  <<: [*a, *b]\n"
-    document = load_yaml(text, "f")
-    assert document.data["c"] == {"p": 1, "q": 1, "r": 3}
-    assert (document.lines["c.p"], document.lines["c.r"]) == (2, 6)
+def test_a_merge_key_is_a_key_like_any_other() -> None:
+    assert load_yaml("a:\n  <<: {b: 1}\n", "f").data == {"a": {"<<": {"b": 1}}}
 
 
 @pytest.mark.parametrize(
-    ("text", "where", "what"),
+    ("text", "where", "word"),
     [
         ("a: 1\nb: 2\na: 3\n", "f.yaml:3", "`a` is given twice, first on line 1"),
         ("s:\n  - {k: 1,\n     k: 2}\n", "f.yaml:3", "`s[0].k` is given twice, first on line 2"),
-        ("a:\n\tb: 1\n", "f.yaml:2", "a tab where YAML wants spaces"),
-        ("a: 1\n  b: 2\n", "f.yaml:2", "not valid YAML: mapping values are not allowed here"),
-        ("a: [1, 2\nb: 3\n", "f.yaml:2", "not valid YAML: expected ',' or ']'"),
-        ('a: 1\nb: "x\n', "f.yaml:3", "not valid YAML: found unexpected end of stream"),
-        ("a: 1\nb: *c\n", "f.yaml:2", "not valid YAML: found undefined alias `c`"),
-        ("a: 1\n---\nb: 2\n", "f.yaml:2", "a second document"),
-        ("- a\n- b\n", "f.yaml:1", "the file must hold `key: value` lines"),
-        ("# only\n# comments\n", "f.yaml", "the file is empty"),
-        ("", "f.yaml", "the file is empty"),
-        ("a: 1\n8000: x\n", "f.yaml:2", "a key must be text, and `8000` is not"),
-        ("a:\n  [1]: x\n", "f.yaml:2", "a key in `a` must be text"),
-        ("a: 1\n? \n: x\n", "f.yaml:2", "a key must be text"),
+        ("a:\n\tb: 1\n", "f.yaml:2", "tab"),
+        ("a: 1\n  b: 2\n", "f.yaml:2", "mapping values"),
+        ("a: [1, 2\nb: 3\n", "f.yaml:2", "expected ',' or ']'"),
+        ('a: 1\nb: "x\n', "f.yaml:3", "unexpected end of stream"),
+        ("a: 1\n---\nb: 2\n", "f.yaml:2", "second document"),
+        ("- a\n- b\n", "f.yaml:1", "`key: value`"),
+        ("# only\n# comments\n", "f.yaml", "empty"),
+        ("", "f.yaml", "empty"),
+        ("a: 1\n8000: x\n", "f.yaml:2", "`8000`"),
+        ("a:\n  [1]: x\n", "f.yaml:2", "key in `a`"),
+        ("a: 1\n? \n: x\n", "f.yaml:2", "key must be text"),
+        ('a: 1\n"\\0": x\n', "f.yaml:2", "key must be text"),
         ("a: 1\n: x\n", "f.yaml:2", "not valid YAML"),
-        ("a: 1\nb: !!python/object:os.system x\n", "f.yaml:2", "`b` has the tag"),
-        ("a: !!int x\n", "f.yaml:1", "`a`: `x` is not what its tag says"),
-        ("a: !!bool maybe\n", "f.yaml:1", "`a`: `maybe` is not what its tag says"),
-        ("a: 1\nb: 1e999\n", "f.yaml:2", "`b` is too large a number"),
-        ("a: 1\nb: x\x07y\n", "f.yaml:2", "a character that YAML does not allow: U+0007"),
-        ('a: 1\nb: "\\ud800"\n', "f.yaml:2", "`b` holds an escape that is no character"),
-        ('a: 1\nb: "\\0"\n', "f.yaml:2", "`b` holds an escape that is no character"),
-        ('a: 1\nb: "\\UFFFFFFFF"\n', "f.yaml:2", "not valid YAML: "),
-        ('a: 1\nb: "\\U00110000"\n', "f.yaml:2", "not valid YAML: chr() arg"),
-        ("%YAML " + "1" * 5000 + ".1\n---\na: 1\n", "f.yaml:1", "not valid YAML: "),
-        ("a: 1\nb: &x [*x]\n", "f.yaml:2", "`b[0]` contains itself"),
-        ("a: 1\nb:\n  <<: 3\n", "f.yaml:3", "`<<` in `b` must name a mapping"),
-        ("a: " + "[" * 5000, "f.yaml:1", "not valid YAML: nested deeper than 40 levels"),
+        ("a: 1\nb: !!python/object:os.system x\n", "f.yaml:2", "tag"),
+        ("a: !!int x\n", "f.yaml:1", "tag"),
+        ("a: !mine {b: 1}\n", "f.yaml:1", "tag (`!mine`)"),
+        ("a: 1\nb: 1e999\n", "f.yaml:2", "`b` is too large"),
+        ("a: 1\nb: x\x07y\n", "f.yaml:2", "U+0007"),
+        ('a: 1\nb: "\\ud800"\n', "f.yaml:2", "`b`"),
+        ('a: 1\nb: "\\0"\n', "f.yaml:2", "`b`"),
+        ('a: 1\nb: "\\UFFFFFFFF"\n', "f.yaml:2", "not valid YAML"),
+        ('a: 1\nb: "\\U00110000"\n', "f.yaml:2", "not valid YAML"),
+        ("%YAML " + "1" * 5000 + ".1\n---\na: 1\n", "f.yaml:1", "not valid YAML"),
+        ("a: &b 1\nc: *b\n", "f.yaml:2", "alias (`*b`)"),
+        ("a: 1\nb: &x [*x]\n", "f.yaml:2", "alias (`*x`)"),
+        ("a: &x {c: 1}\nb:\n  <<: *x\n", "f.yaml:3", "alias (`*x`)"),
+        ("a: " + "[" * 5000, "f.yaml:1", "40 levels"),
     ],
 )
-def test_a_fault_is_refused_with_its_line(text: str, where: str, what: str) -> None:
+def test_a_fault_is_refused_with_its_line(text: str, where: str, word: str) -> None:
     error = refusal(text)
     assert error.where == where
-    assert error.what.startswith(what)
+    assert word in error.what
 
 
 def test_an_alias_bomb_is_refused_before_it_goes_off() -> None:
     levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
     error = refusal("a0: &a0 [x]\n" + "\n".join(levels))
-    assert "20,000 values, aliases written out" in error.what
-    assert not error.evidence
+    assert (error.where, error.evidence) == ("f.yaml:2", ())
+    assert "alias" in error.what
 
 
-def test_all_duplicates_are_told_at_once() -> None:
+def test_all_duplicates_are_listed_at_once() -> None:
     error = refusal("a: 1\na: 2\nb:\n  c: 1\n  c: 2\n")
     assert error.where == "f.yaml:2"
     assert error.evidence == (
