@@ -44,28 +44,23 @@ def test_a_layout_is_read_from_its_name(text: str, layout: Layout, name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "word"),
     [
-        ("", "is not a layout"),
-        ("TP", "is not a layout"),
-        ("TP2×", "is not a layout"),
-        ("4", "is not a layout"),
-        ("TP2PP2", "is not a layout"),
-        ("XP2", "is not a layout"),
-        ("TP-1", "is not a layout"),
-        ("TP2.5", "is not a layout"),
-        ("TP999999", "is not a layout"),
-        ("TP0", "tensor parallel must be at least 1"),
-        ("PP99999", "pipeline parallel is at most 65536"),
-        ("TP2×TP2", "gives tensor parallel twice"),
-        ("EP+EP", "gives expert parallel twice"),
-        ("TP4+EP4", "expert parallel takes no number"),
+        *((text, "not a layout") for text in (
+            "", "TP", "TP2×", "4", "TP2PP2", "XP2", "TP-1", "TP2.5", "TP999999",
+        )),
+        ("TP0", "at least 1"),
+        ("PP99999", "at most 65536"),
+        ("TP2×TP2", "tensor"),
+        ("EP+EP", "expert"),
+        ("TP4+EP4", "write `EP`"),
     ],
-)
-def test_what_is_no_layout_is_refused_in_words(text: str, complaint: str) -> None:
+)  # fmt: skip
+def test_what_is_not_a_layout_is_refused(text: str, word: str) -> None:
     with pytest.raises(Refused) as caught:
         Layout.parse(text)
-    assert complaint in caught.value.what and "\n" not in caught.value.what
+    assert f"`{text}`" in caught.value.what
+    assert word in caught.value.what
 
 
 def test_layouts_can_be_keys_of_a_dict() -> None:
@@ -182,111 +177,97 @@ def test_beyond_loopback_a_key_is_needed(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "path", "complaint"),
+    ("line", "path", "word"),
     [
-        ("name: Big", "name", ': `"Big"` is not a name of at most 31 letters'),
-        ("name: " + "a" * 32, "name", ': `"aaaa'),
-        ("name: 7", "name", " must be text, not `7`"),
-        ("serve: {port: '8000'}", "serve.port", ' must be a whole number, not `"8000"`'),
-        ("serve: {port: 8000.0}", "serve.port", " must be a whole number, not `8000.0`"),
-        ("serve: {port: true}", "serve.port", " must be a whole number, not `true`"),
-        ("serve: {port: }", "serve.port", " must be a whole number, not empty"),
-        ("serve: {port: [1]}", "serve.port", " must be a whole number, not a list"),
-        ("serve: {port: 0}", "serve.port", " must be at least 1, not `0`"),
-        ("serve: {port: 65536}", "serve.port", " must be at most 65535, not `65536`"),
-        ("serve: {context: " + "9" * 99 + "}", "serve.context", " must be at most 100,000,000,"),
-        ("serve: {memory: 0}", "serve.memory", " must be more than 0, not `0`"),
-        ("serve: {memory: 1.1}", "serve.memory", " must be at most 1, not `1.1`"),
-        ("serve: {memory: half}", "serve.memory", ' must be a number, not `"half"`'),
-        ("serve: {kv_cache: lots}", "serve.kv_cache", ": `lots` is not a size"),
+        ("name: Big", "name", '`"Big"`'),
+        ("name: " + "a" * 32, "name", '`"aaaa'),
+        ("name: 7", "name", "text, not `7`"),
+        ("serve: {port: '8000'}", "serve.port", 'whole number, not `"8000"`'),
+        ("serve: {port: 8000.0}", "serve.port", "whole number, not `8000.0`"),
+        ("serve: {port: true}", "serve.port", "whole number, not `true`"),
+        ("serve: {port: }", "serve.port", "whole number, not empty"),
+        ("serve: {port: [1]}", "serve.port", "whole number, not a list"),
+        ("serve: {port: 0}", "serve.port", "at least 1, not `0`"),
+        ("serve: {port: 65536}", "serve.port", "at most 65535, not `65536`"),
+        ("serve: {context: " + "9" * 99 + "}", "serve.context", "at most 100,000,000"),
+        ("serve: {memory: 0}", "serve.memory", "more than 0, not `0`"),
+        ("serve: {memory: 1.1}", "serve.memory", "at most 1, not `1.1`"),
+        ("serve: {memory: half}", "serve.memory", 'number, not `"half"`'),
+        ("serve: {kv_cache: lots}", "serve.kv_cache", "`lots`"),
+        ("serve: {kv_cache: 4}", "serve.kv_cache", "4 bytes"),
+        ("serve: {kv_cache: 1.5}", "serve.kv_cache", "`1.5`"),
+        ("serve: {kv_cache: '" + "9" * 400 + "'}", "serve.kv_cache", "too large"),
+        ("serve: {kv_cache: 1GiB, memory: 0.5}", "serve.memory", "`kv_cache`"),
         ("serve: {engine_args: {data-parallel-backend: mp}}",
-         "serve.engine_args.data-parallel-backend", " repeats `serve.layout`"),
-        ("serve: {kv_cache: 4}", "serve.kv_cache", ": `4` is 4 bytes; write the unit"),
-        ("serve: {kv_cache: 1.5}", "serve.kv_cache", ": `1.5` is not a size"),
-        ("serve: {kv_cache: '" + "9" * 400 + "'}", "serve.kv_cache", ": too large a size"),
-        ("serve: {kv_cache: 1GiB, memory: 0.5}", "serve.memory", " cannot stand beside `kv_cache`"),
-        ("serve: {dtype: fp16}", "serve.dtype", " must be one of `auto`, `bfloat16`, `float16`"),
-        ("serve: {engine: vllm-ascend}", "serve.engine", " is `vllm-ascend`, which needs"),
-        ("serve: {layout: TP0}", "serve.layout", ": `TP0`: tensor parallel must be at least 1"),
-        ("serve: {layout: 4}", "serve.layout", " must be a name like `TP2×PP2+EP` or a mapping"),
-        ("serve: {layout: {expert: yes}}", "serve.layout.expert", " must be true or false, not"),
-        ("serve: {layout: {tensor: 0}}", "serve.layout.tensor", " must be at least 1, not `0`"),
-        ("serve: {layouts: TP2}", "serve.layouts", ' must be a list, not `"TP2"`'),
-        ("serve: {layouts: [TP2, tp2]}", "serve.layouts[1]", " is TP2 a second time"),
-        ("serve: {address: a b}", "serve.address", ': `"a b"` is neither a host name nor'),
-        ("serve: {address: 0.0.0.0}", "serve.address", " is `0.0.0.0`, which other machines reach"),
-        ("serve: {api_key_env: A-B}", "serve.api_key_env", ': `"A-B"` is not the name of an env'),
-        ("serve: {env: {A-B: x}}", "serve.env.A-B", " is not the name of an environment variable"),
-        ("serve: {env: {PIN: 1234}}", "serve.env.PIN", " must be text, not a number"),
-        ("serve: {engine_args: [1]}", "serve.engine_args", " must be a mapping, not a list"),
-        ("serve: {context: 200}", "serve.context", " is 200 tokens, and one request of `workload`"),
-        ("serve: 3", "serve", " must be a mapping, not `3`"),
-        ("workload: {seed: -1}", "workload.seed", " must be at least 0, not `-1`"),
-        ("workload: {temperature: 2.5}", "workload.temperature", " must be at most 2, not `2.5`"),
-        ("workload: {clients: 1e3}", "workload.clients", " must be a whole number, not `1000.0`"),
+         "serve.engine_args.data-parallel-backend", "`serve.layout`"),
+        ("serve: {dtype: fp16}", "serve.dtype", "`auto`, `bfloat16`, `float16`"),
+        ("serve: {engine: vllm-ascend}", "serve.engine", "`cluster.local`"),
+        ("serve: {layout: TP0}", "serve.layout", "`TP0`"),
+        ("serve: {layout: 4}", "serve.layout", "name like `TP2×PP2+EP`"),
+        ("serve: {layout: {expert: yes}}", "serve.layout.expert", "true or false"),
+        ("serve: {layout: {tensor: 0}}", "serve.layout.tensor", "at least 1, not `0`"),
+        ("serve: {layouts: TP2}", "serve.layouts", 'list, not `"TP2"`'),
+        ("serve: {layouts: [4]}", "serve.layouts[0]", "name like `TP2×PP2+EP`"),
+        ("serve: {layouts: [TP2, tp2]}", "serve.layouts[1]", "TP2"),
+        ("serve: {address: a b}", "serve.address", '`"a b"`'),
+        ("serve: {address: 0.0.0.0}", "serve.address", "`serve.api_key_env`"),
+        ("serve: {api_key_env: A-B}", "serve.api_key_env", '`"A-B"`'),
+        ("serve: {env: {A-B: x}}", "serve.env.A-B", "environment variable"),
+        ("serve: {env: {PIN: 1234}}", "serve.env.PIN", "text, not a number"),
+        ("serve: {env: {MY_TOKEN: x}}", "serve.env.MY_TOKEN", "secret"),
+        ("serve: {engine_args: [1]}", "serve.engine_args", "mapping, not a list"),
+        ("serve: {context: 200}", "serve.context", "256: 128 in, 128 out"),
+        ("serve: {<<: 3}", "serve.<<", "not a key"),
+        ("serve: 3", "serve", "mapping, not `3`"),
+        ("workload: {seed: -1}", "workload.seed", "at least 0, not `-1`"),
+        ("workload: {temperature: 2.5}", "workload.temperature", "at most 2, not `2.5`"),
+        ("workload: {clients: 1e3}", "workload.clients", "whole number, not `1000.0`"),
+        ("runtime: {command: podman}", "runtime", "containers"),
     ],
 )  # fmt: skip
-def test_a_wrong_value_is_refused_at_its_line(line: str, path: str, complaint: str) -> None:
+def test_a_wrong_value_is_refused_at_its_line(line: str, path: str, word: str) -> None:
     error = refusal(f"# a comment\n{SMALL}{line}\n")
-    assert error.where == "f.yaml:4"
-    assert error.what.startswith(f"`{path}`{complaint}")
-    assert error.evidence == ()
-    assert error.exit_code == Exit.REFUSED
+    assert (error.where, error.evidence, error.exit_code) == ("f.yaml:4", (), Exit.REFUSED)
+    assert error.what.startswith(f"`{path}`")
+    assert word in error.what
+
+
+ONE = "cluster: {local: {}}\n"
+PATH = "model: {path: m}\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "where", "what"),
+    ("text", "line", "path"),
     [
-        ("model: {name: smollm2}", "f.yaml:1", "`cluster` is missing"),
-        ("cluster: {local: {}}", "f.yaml:1", "`model` is missing"),
-        ("\nmodel: {}\ncluster: {local: {}}", "f.yaml:2", "`model` needs `name` or `path`"),
-        (
-            "cluster: {local: {}}\nmodel:\n  path: /m\n  name: smollm2",
-            "f.yaml:3",
-            "`model.path` cannot stand beside `name`",
-        ),
-        ("model: {path: m}\ncluster: {}", "f.yaml:2", "`cluster` needs `local` or `hosts`"),
-        (
-            "model: {path: m}\ncluster:\n  hosts: []",
-            "f.yaml:3",
-            "`cluster.hosts` must name at least",
-        ),
-        (
-            "model: {path: m}\ncluster:\n  local: {}\n  hosts:\n  - {address: a, npus: 8}",
-            "f.yaml:4",
-            "`cluster.hosts` cannot stand beside `local`",
-        ),
-        (
-            "model: {path: m}\ncluster:\n  hosts:\n  - {address: a, npus: 8}\n  - address: b\n",
-            "f.yaml:5",
-            "`cluster.hosts[1].npus` is missing",
-        ),
-        (
-            "model: {path: m}\ncluster:\n  hosts:\n  - {address: a, npus: 8}\n"
-            "  - npus: 8\n    address: A\n",
-            "f.yaml:6",
-            "`cluster.hosts[1].address` is the same as `cluster.hosts[0]`",
-        ),
-        ("model: {path: ''}\ncluster: {local: {}}", "f.yaml:1", '`model.path`: `""` is not a dir'),
-        (
-            "model: {path: m, served_name: -x}\ncluster: {local: {}}",
-            "f.yaml:1",
-            '`model.served_name`: `"-x"` is not a name',
-        ),
-        (
-            "model: {path: m}\ncluster: {hosts: [{address: a, npus: 1, user: -x}]}",
-            "f.yaml:2",
-            '`cluster.hosts[0].user`: `"-x"` is not a user\'s name',
-        ),
+        ("model: {name: smollm2}", 1, "cluster"),
+        (ONE, 1, "model"),
+        ("\nmodel: {}\n" + ONE, 2, "model"),
+        (ONE + "model:\n  path: /m\n  name: smollm2", 3, "model.path"),
+        (ONE + "model: {path: ''}", 2, "model.path"),
+        (ONE + "model: {path: m, served_name: -x}", 2, "model.served_name"),
+        (PATH + "cluster: {}", 2, "cluster"),
+        (PATH + "cluster:\n  hosts: []", 3, "cluster.hosts"),
+        (PATH + "cluster:\n  local: {}\n  hosts:\n  - {address: a, npus: 8}", 4, "cluster.hosts"),
+        (PATH + "cluster:\n  hosts:\n  - {address: a, npus: 8}\n  - address: b\n",
+         5, "cluster.hosts[1].npus"),
+        (PATH + "cluster:\n  hosts:\n  - {address: a, npus: 8}\n  - npus: 8\n    address: A\n",
+         6, "cluster.hosts[1].address"),
+        (PATH + "cluster: {hosts: [{address: a, npus: 1, user: -x}]}",
+         2, "cluster.hosts[0].user"),
+        (PATH + "cluster: {hosts: [{address: a, npus: 1, devices: [0, 1]}]}",
+         2, "cluster.hosts[0].devices"),
+        (PATH + "cluster: {hosts: [{address: a, npus: 2, devices: [1, 1]}]}",
+         2, "cluster.hosts[0].devices"),
+        ("model: {name: smollm2}\ncluster:\n  local: {}\n  chip: 910B4\n", 4, "cluster.chip"),
+        ("model: {name: smollm2}\ncluster:\n  local: {}\n  hbm: 32GiB\n", 4, "cluster.hbm"),
     ],
-)
+)  # fmt: skip
 def test_what_is_missing_or_contradicts_is_refused_at_its_line(
-    text: str, where: str, what: str
+    text: str, line: int, path: str
 ) -> None:
     error = refusal(text)
-    assert error.where == where
-    assert error.what.startswith(what)
-    assert error.evidence == ()
+    assert (error.where, error.evidence) == (f"f.yaml:{line}", ())
+    assert error.what.startswith(f"`{path}`")
 
 
 @pytest.mark.parametrize(
@@ -301,7 +282,7 @@ def test_what_is_missing_or_contradicts_is_refused_at_its_line(
         ("serve: {layouts: [{tenser: 3}]}", "did you mean `tensor`?"),
         ("serve: {clients: 3}", "`clients` belongs under `workload`"),
         ("serve: {tensor: 3}", "`tensor` belongs under `serve.layout`"),
-        ("workload: {workload: 3}", "`workload` belongs under the top"),
+        ("workload: {workload: 3}", "`workload` belongs at the top level"),
         ("serve: {swap-space: 3}", "an engine's own flag goes under `serve.engine_args`"),
         ("qqq: 3", "keys here are `name`, `cluster`, `model`, `runtime`, `serve`, `workload`"),
         ("serve: {dtype: float_16}", "did you mean `float16`?"),
@@ -314,7 +295,7 @@ def test_a_hint_says_what_was_likely_meant(line: str, hint: str) -> None:
     assert refusal(SMALL + line).hint == hint
 
 
-def test_every_fault_is_told_at_once_in_the_order_of_the_file() -> None:
+def test_every_fault_is_listed_at_once_in_the_order_of_the_file() -> None:
     text = """\
 name: Bad
 cluster: {local: {hosts: 0}}
@@ -327,11 +308,10 @@ serve:
 workload: {clients: many}
 """
     error = refusal(text)
-    told = [str(error.where), *(line.split(": ")[0] for line in error.evidence)]
-    assert told == [f"f.yaml:{line}" for line in (1, 2, 3, 3, 5, 7, 8, 9)]
-    assert (
-        error.evidence[3] == "f.yaml:5: `serve.prot` is not a key of the spec; did you mean `port`?"
-    )
+    places = [str(error.where), *(line.split(": ")[0] for line in error.evidence)]
+    assert places == [f"f.yaml:{line}" for line in (1, 2, 3, 3, 5, 7, 8, 9)]
+    assert error.evidence[3].startswith("f.yaml:5: `serve.prot`")
+    assert error.evidence[3].endswith("; did you mean `port`?")
 
 
 @pytest.mark.parametrize(
@@ -351,23 +331,25 @@ workload: {clients: many}
 def test_engine_flags_with_a_key_of_their_own_are_refused(name: str, ours: str) -> None:
     error = refusal(f"{SMALL}serve:\n  engine_args:\n    {name}: s3cret\n")
     assert error.where == "f.yaml:5"
-    assert error.what == f"`serve.engine_args.{name}` repeats `{ours}`"
+    assert error.what.startswith(f"`serve.engine_args.{name}`")
+    assert error.what.endswith(f"`{ours}`")
     assert "s3cret" not in str(error.as_json())
 
 
 @pytest.mark.parametrize(
-    ("names", "what"),
+    ("names", "word"),
     [
-        (["--block-size"], "must be written without dashes in front"),
-        (["a b"], "is not the name of a flag"),
-        (["block-size", "block_size"], "is the same flag as `block-size`"),
+        (["--block-size"], "without leading dashes"),
+        (["a b"], "not the name of a flag"),
+        (["block-size", "block_size"], "same flag as `block-size`"),
     ],
 )
 def test_engine_arguments_that_no_engine_could_read_are_refused(
-    names: list[str], what: str
+    names: list[str], word: str
 ) -> None:
     error = refusal(f"{SMALL}serve: {{engine_args: {json.dumps(dict.fromkeys(names, 1))}}}")
-    assert error.what == f"`serve.engine_args.{names[-1]}` {what}"
+    assert error.what.startswith(f"`serve.engine_args.{names[-1]}`")
+    assert word in error.what
 
 
 @pytest.mark.parametrize(
@@ -405,37 +387,31 @@ def test_chip_price_and_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "what", "line"),
+    ("lines", "path", "word"),
     [
-        ("  chip: 910B5\n", "`cluster.chip` tells no chip: unknown chip `910B5`", 3),
-        ("  chip: 910B\n", "`cluster.chip` tells no chip: `910B` names a family of chips", 3),
-        ("  hbm: 64\n", "`cluster.hbm`: `64` is 64 bytes; write the unit, like `4GiB`", 3),
-        ("  price_per_host_hour: 0\n", "`cluster.price_per_host_hour` must be more than 0", 3),
-        ("  currency: yuan\n", '`cluster.currency`: `"yuan"` is not a currency of three', 3),
-        ("workload: {rate: 0}\n", "`workload.rate` must be more than 0, not `0`", 3),
-        ("serve: {max_sequences: 0}\n", "`serve.max_sequences` must be at least 1, not `0`", 3),
-        ("serve: {version: latest}\n", '`serve.version`: `"latest"` is not a release', 3),
-        ("serve: {version: v0.11.0}\n", '`serve.version`: `"v0.11.0"` is not a release', 3),
+        ("  chip: 910B5\n", "cluster.chip", "unknown chip `910B5`"),
+        ("  chip: 910B\n", "cluster.chip", "`910B` names a family of chips"),
+        ("  hbm: 64\n", "cluster.hbm", "64 bytes"),
+        ("  price_per_host_hour: 0\n", "cluster.price_per_host_hour", "more than 0"),
+        ("  currency: yuan\n", "cluster.currency", '`"yuan"`'),
+        ("workload: {rate: 0}\n", "workload.rate", "more than 0, not `0`"),
+        ("serve: {max_sequences: 0}\n", "serve.max_sequences", "at least 1, not `0`"),
+        ("serve: {version: latest}\n", "serve.version", '`"latest"`'),
+        ("serve: {version: v0.11.0}\n", "serve.version", '`"v0.11.0"`'),
     ],
 )
-def test_what_a_plan_cannot_be_made_from(lines: str, what: str, line: int) -> None:
+def test_what_a_plan_cannot_be_made_from(lines: str, path: str, word: str) -> None:
     error = refusal(f"{REAL}{lines}model: {{path: m}}\n")
-    assert what in error.what
-    assert error.where == f"f.yaml:{line}"
+    assert error.where == "f.yaml:3"
+    assert error.what.startswith(f"`{path}`")
+    assert word in error.what
 
 
-def test_an_unknown_chip_is_told_which_there_are() -> None:
+def test_the_hint_for_an_unknown_chip_lists_the_known_ones() -> None:
     error = refusal(f"{REAL}  chip: 910B5\nmodel: {{path: m}}\n")
     assert error.hint is not None
     assert "did you mean `910B" in error.hint
     assert "910B1, 910B2, " in error.hint
-
-
-@pytest.mark.parametrize("key", ["chip: 910B4", "hbm: 32GiB"])
-def test_virtual_npus_have_no_chip(key: str) -> None:
-    error = refusal(f"cluster:\n  local: {{}}\n  {key}\nmodel: {{name: smollm2}}\n")
-    assert error.what.endswith("is of real hosts, and `cluster.local` has virtual ones")
-    assert error.where == "f.yaml:3"
 
 
 # Engine arguments as flags

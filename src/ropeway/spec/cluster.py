@@ -1,4 +1,4 @@
-"""The machines of a spec: virtual hosts on this machine, or real ones and what runs on them."""
+"""The machines of a spec: virtual hosts on this machine, or real ones and their containers."""
 
 from typing import Annotated, Literal
 
@@ -34,8 +34,8 @@ _Device = Annotated[int, Field(ge=0, le=1023)]
 class RemoteHost(SpecModel):
     """One host that is reached over SSH; `user` and `port` default to what ~/.ssh/config says.
 
-    `npus` of its NPUs are used: those whose /dev/davinciN `devices` names, else the first ones.
-    `nic` is its interface on the cluster's network, where `cluster.nic` does not hold.
+    `npus` of its NPUs are used: those whose /dev/davinciN `devices` lists, else the first ones.
+    `nic` is its interface on the cluster's network, where that is not `cluster.nic`.
     """
 
     address: Address
@@ -57,27 +57,27 @@ class RemoteHost(SpecModel):
         if devices is None or "npus" not in info.data:
             return devices
         if len(set(devices)) < len(devices):
-            raise broken(Fault(("devices",), "names an NPU twice"))
+            raise broken(Fault(("devices",), "lists an NPU twice"))
         if len(devices) != info.data["npus"]:
-            text = f"names {len(devices)} NPUs, and `npus` says {info.data['npus']}"
+            text = f"lists {len(devices)} NPUs, and `npus` is {info.data['npus']}"
             raise broken(Fault(("devices",), text, "make the two agree"))
         return devices
 
 
 def _known_chip(text: str) -> str:
-    """The name under which `hardware` knows it, whatever spelling was used."""
+    """Return the name that `hardware` has for the chip, however it is spelt."""
     try:
         return chip_named(text).name
     except Refused as error:
-        raise broken(Fault(("chip",), f"tells no chip: {error.what}", error.hint)) from None
+        raise broken(Fault(("chip",), f"does not name a chip: {error.what}", error.hint)) from None
 
 
 class Cluster(SpecModel):
     """Where to run: `local` (virtual) or `hosts` (real), exactly one of them.
 
-    `nic` is the hosts' interface on the network they reach each other by; by default the one that
-    has the host's address. `chip` is the NPU of the hosts, `hbm` its memory in bytes where that is
-    not the usual, and `price_per_host_hour` what a host costs in `currency`; `plan` needs them.
+    `nic` is the hosts' interface on the network between them; by default the one that has the
+    host's address. `chip` is the product of their NPUs, `hbm` its memory in bytes where that is not
+    the usual, and `price_per_host_hour` what a host costs in `currency`; `plan` needs these.
     """
 
     local: Local | None = None
@@ -101,10 +101,12 @@ class Cluster(SpecModel):
             return hosts
         local = info.data["local"]
         if local is None and hosts is None:
-            hint = "for this machine alone write `local: {hosts: 2, npus: 2}`"
+            hint = "to use this machine alone, write `local: {hosts: 2, npus: 2}`"
             raise broken(Fault((), "needs `local` or `hosts`", hint))
         if local is not None and hosts is not None:
-            raise broken(Fault(("hosts",), "cannot stand beside `local`", "keep one of the two"))
+            raise broken(
+                Fault(("hosts",), "cannot be combined with `local`", "keep one of the two")
+            )
         if hosts is None:
             return None
         if faults := _host_faults(hosts):
@@ -116,7 +118,7 @@ class Cluster(SpecModel):
     def _check_real(cls, value: object, info: ValidationInfo) -> object:
         if value is not None and info.data.get("local") is not None:
             at = (info.field_name or "",)
-            raise broken(Fault(at, "is of real hosts, and `cluster.local` has virtual ones"))
+            raise broken(Fault(at, "applies to real hosts, and `cluster.local` has virtual ones"))
         return value
 
     @property
@@ -129,7 +131,7 @@ class Cluster(SpecModel):
 
     @property
     def npus_per_host(self) -> int:
-        """NPUs that every host has: of unequal hosts, the smallest number."""
+        """Return how many NPUs every host has: of unequal hosts, the smallest number."""
         return self.local.npus if self.local else min(host.npus for host in self.hosts or ())
 
     @property
@@ -141,7 +143,7 @@ class Cluster(SpecModel):
 
 def _host_faults(hosts: tuple[RemoteHost, ...]) -> list[Fault]:
     if not hosts:
-        return [Fault(("hosts",), "must name at least one host")]
+        return [Fault(("hosts",), "must list at least one host")]
     names = [(host.address.lower(), host.port) for host in hosts]
     return [
         Fault(("hosts", index, "address"), f"is the same as `cluster.hosts[{names.index(name)}]`")
@@ -168,13 +170,13 @@ _Requirement = Annotated[
 
 
 class Runtime(SpecModel):
-    """How containers are run on real hosts. What is None follows from the hosts and the release.
+    """How containers run on real hosts. A None follows from the hosts and the release.
 
-    `command` is the container engine; `image` a whole name in place of the release's own, `os` the
-    variant of that, `mirror` what stands in for its registry, `archive` a tar on each host to load
-    it from. `pip` are packages that a derived image gets, from `index` or from `wheels`, a folder
-    on each host. `mounts` are paths that containers see (`/data`, `/data:/models`, `/data:ro`),
-    `cache` the folder that becomes their /root/.cache, `shm` bytes of /dev/shm.
+    `command` is the container engine; `image` a full name in place of the release's own, `os` its
+    variant, `mirror` a registry in place of its own, `archive` a tar on each host to load it from.
+    `pip` lists packages for a derived image, from `index` or from `wheels`, a folder on each host.
+    `mounts` are paths that containers see (`/data`, `/data:/models`, `/data:ro`), `cache` is the
+    folder that becomes their /root/.cache, `shm` the bytes of /dev/shm.
     """
 
     command: Literal["docker", "podman", "nerdctl"] = "docker"

@@ -1,7 +1,7 @@
-"""Values put into the text of a spec: whatever else stands there stays, comments and all.
+"""Sets values in the text of a spec and leaves all else as it is, comments included.
 
-Works on the text and on where PyYAML finds each value in it; the caller reads the result again and
-compares, so that a file written in an unusual way is refused and never spoilt.
+It edits the text at the marks that PyYAML gives each value. The caller reads the result again and
+compares, so that a file written in an unusual way is refused and never damaged.
 """
 
 import re
@@ -22,8 +22,11 @@ _WIDTH = 100
 
 @dataclass(frozen=True)
 class Edit:
-    """One key to set. path: `("serve", "layout")`; value: a scalar, None takes the key away;
-    why: stands above it as a comment."""
+    """One key to set, at a path like `("serve", "layout")`.
+
+    value  a scalar; None removes the key
+    why    a comment to write above it
+    """
 
     path: tuple[str, ...]
     value: object
@@ -31,7 +34,7 @@ class Edit:
 
 
 def edited(text: str, edits: Sequence[Edit]) -> str:
-    """The text with every edit made; a reason takes the place of the one of an earlier time.
+    """Return the text with every edit made; a reason replaces that of an earlier edit.
 
     Raises SpecError where the text is written in a way that we cannot edit.
     """
@@ -43,19 +46,19 @@ def edited(text: str, edits: Sequence[Edit]) -> str:
 
 
 def planned_keys(text: str) -> set[tuple[str, str]]:
-    """Section and key of every value that an earlier plan put there, by the reason above it."""
-    found = set()
+    """Return section and key of every value that has a plan's reason above it."""
+    keys = set()
     for section, mapping in _root(text).value:
         if isinstance(mapping, yaml.MappingNode):
             for key, _ in mapping.value:
                 start = text.rfind("\n", 0, key.start_mark.index) + 1
                 if _OURS.search(text, 0, start):
-                    found.add((section.value, key.value))
-    return found
+                    keys.add((section.value, key.value))
+    return keys
 
 
 def _with(text: str, edit: Edit) -> str:
-    """The text with `edit.value` at `edit.path`; mappings that are missing on the way are made."""
+    """Return the text with `edit.value` at `edit.path`; missing mappings on the way are made."""
     parent: yaml.Node = _root(text)
     key: yaml.Node | None = None
     for depth, name in enumerate(edit.path):
@@ -63,16 +66,16 @@ def _with(text: str, edit: Edit) -> str:
         if not isinstance(parent, yaml.MappingNode):  # a section left blank
             assert key is not None
             return _below(text, key, key.start_mark.column + 2, entry, edit.why)
-        found = _entry(parent, name)
-        if found is None:
+        pair = _entry(parent, name)
+        if pair is None:
             return _inserted(text, parent, key, entry, edit.why)
-        key, parent = found
+        key, parent = pair
     assert key is not None
     return _replaced(text, key, parent, _scalar(edit.value), edit.why)
 
 
 def _replaced(text: str, key: yaml.Node, value: yaml.Node, new: str, why: str) -> str:
-    """The value's characters exchanged; a block over several lines becomes one line."""
+    """Replace a value; a block over several lines becomes one line."""
     block = isinstance(value, yaml.CollectionNode) and not value.flow_style
     literal = isinstance(value, yaml.ScalarNode) and value.style in ("|", ">")
     begin = value.start_mark.index
@@ -89,7 +92,7 @@ def _replaced(text: str, key: yaml.Node, value: yaml.Node, new: str, why: str) -
 
 
 def _inserted(text: str, parent: yaml.Node, key: yaml.Node | None, entry: str, why: str) -> str:
-    """A new entry: the first of a section, the last of the file."""
+    """Insert an entry: first in its section, or as a new section at the end of the file."""
     assert isinstance(parent, yaml.MappingNode)
     if parent.flow_style:
         after = text.index("{", parent.start_mark.index) + 1  # an anchor may stand before it
@@ -105,23 +108,23 @@ def _inserted(text: str, parent: yaml.Node, key: yaml.Node | None, entry: str, w
 
 
 def _below(text: str, key: yaml.Node, column: int, entry: str, why: str) -> str:
-    """A line of its own under the line that `key` stands on."""
+    """Insert a line of its own below that of `key`."""
     after = text.index("\n", key.end_mark.index) + 1
     return text[:after] + _comment(why, column) + " " * column + entry + "\n" + text[after:]
 
 
 def _without(text: str, path: tuple[str, ...]) -> str:
-    """The text without the key's lines; as it is where there is no such key."""
+    """Remove the key's lines, if there is such a key."""
     parent: yaml.Node = _root(text)
     for name in path[:-1]:
-        found = _entry(parent, name)
-        if found is None:
+        pair = _entry(parent, name)
+        if pair is None:
             return text
-        parent = found[1]
-    found = _entry(parent, path[-1])
-    if found is None:
+        parent = pair[1]
+    pair = _entry(parent, path[-1])
+    if pair is None:
         return text
-    key, value = found
+    key, value = pair
     assert isinstance(parent, yaml.MappingNode)
     if parent.flow_style:
         after = re.compile(r"\s*,\s*").match(text, value.end_mark.index)
@@ -147,7 +150,7 @@ def _entry(parent: yaml.Node, name: str) -> tuple[yaml.Node, yaml.Node] | None:
 
 
 def _last_character(node: yaml.Node) -> int:
-    """Where a value ends: a block's own end mark lies behind the comments that follow it."""
+    """Return where a value ends: a block's own end mark is behind the comments that follow."""
     if isinstance(node, yaml.MappingNode) and not node.flow_style:
         return max(_last_character(value) for _, value in node.value)
     if isinstance(node, yaml.SequenceNode) and not node.flow_style:
@@ -157,7 +160,7 @@ def _last_character(node: yaml.Node) -> int:
 
 
 def _flow(path: Sequence[str], value: object) -> str:
-    """The value, within the mappings that are missing around it: `{engine_args: {a: 1}}`."""
+    """Write the value within the mappings that are missing around it: `{engine_args: {a: 1}}`."""
     text = _scalar(value)
     for name in reversed(path):
         text = f"{{{_scalar(name)}: {text}}}"
@@ -165,12 +168,12 @@ def _flow(path: Sequence[str], value: object) -> str:
 
 
 def _scalar(value: object) -> str:
-    """As YAML on one line."""
+    """Write a value as YAML on one line."""
     return dump_yaml({"k": value}).removeprefix("k:").strip()
 
 
 def _comment(why: str, column: int) -> str:
-    """The reason as comment lines; nothing within braces, where there is no room for one."""
+    """Write the reason as comment lines; nothing within braces, where a comment has no room."""
     if not why or column < 0:
         return ""
     lines = textwrap.wrap(why, _WIDTH - column - len(_MARK), break_long_words=False)

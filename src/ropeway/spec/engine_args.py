@@ -1,4 +1,4 @@
-"""What is handed to the engine untouched, and which of its flags have a key of our own."""
+"""Flags that are passed to the engine as they are, and those that have a key of our own."""
 
 import json
 import re
@@ -40,12 +40,12 @@ _FLAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 
 def engine_argument_flags(engine_args: Mapping[str, object]) -> list[str]:
-    """`serve.engine_args` as the engine's argv, in the order written.
+    """Return `serve.engine_args` as the engine's argv, in the order written.
 
     `{"block-size": 64}` → `--block-size 64`; true and null → the bare flag; false →
     `--no-flag`; a list → its values after one flag; a mapping → one JSON text. Names and texts are
-    left as they are, so `block_size` stays so (vLLM reads both). A text that begins with `-`
-    would be taken for a flag, so it is joined: `--flag=-x`.
+    left as they are, so `block_size` stays so (vLLM reads both). A text that begins with `-` would
+    be taken for a flag, so it is joined: `--flag=-x`.
     """
     flags: list[str] = []
     for name, value in engine_args.items():
@@ -63,9 +63,9 @@ def engine_argument_flags(engine_args: Mapping[str, object]) -> list[str]:
 
 
 def flag_faults(engine_args: Mapping[str, object]) -> list[Fault]:
-    """What is wrong with the names in `serve.engine_args`; paths begin at `serve`."""
+    """Return what is wrong with the names in `serve.engine_args`; paths begin at `serve`."""
     faults = []
-    seen: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     for name in engine_args:
         plain = name.lstrip("-").replace("_", "-")
         at = ("engine_args", name)
@@ -73,35 +73,39 @@ def flag_faults(engine_args: Mapping[str, object]) -> list[Fault]:
         if ours:
             faults.append(Fault(at, f"repeats `{ours}`", f"set `{ours}` and remove this line"))
         elif name.startswith("-"):
-            faults.append(Fault(at, "must be written without dashes in front", f"write `{plain}`"))
+            faults.append(Fault(at, "must be written without leading dashes", f"write `{plain}`"))
         elif _FLAG_NAME.fullmatch(name) is None:
             faults.append(Fault(at, "is not the name of a flag"))
-        elif seen.setdefault(plain, name) != name:
-            faults.append(Fault(at, f"is the same flag as `{seen[plain]}`", "keep one of the two"))
+        elif spellings.setdefault(plain, name) != name:
+            faults.append(
+                Fault(at, f"is the same flag as `{spellings[plain]}`", "keep one of the two")
+            )
     return faults
 
 
 def variable_faults(env: Mapping[str, str]) -> list[Fault]:
-    """What is wrong with the names in `serve.env`; paths begin at `serve`.
+    """Return what is wrong with the names in `serve.env`; paths begin at `serve`.
 
-    What looks like a secret is refused: these values stand in commands, labels and reports.
+    Names that look like secrets are refused: these values appear in commands, labels and reports.
     """
     faults = []
     for name in env:
         if re.fullmatch(VARIABLE, name) is None:
             faults.append(Fault(("env", name), "is not the name of an environment variable"))
         elif _SECRET.search(name):
-            hint = f"set it where you type `ropeway`, and write `secret_env: [{name}]`"
-            faults.append(Fault(("env", name), "looks like a secret, and would be shown", hint))
+            hint = f"export it in the shell that runs `ropeway`, and write `secret_env: [{name}]`"
+            faults.append(
+                Fault(("env", name), "looks like a secret, and its value would be visible", hint)
+            )
     return faults
 
 
 def _own_key(flag: str) -> str | None:
-    """Our key for this engine flag. The engine's parser completes a flag that is cut short."""
+    """Return our key for an engine flag, whole or abbreviated as the engine's parser allows."""
     if flag in OWN_KEY:
         return OWN_KEY[flag]
-    whole = (ours for full, ours in OWN_KEY.items() if full.startswith(flag))
-    return next(whole, None) if len(flag) > 3 else None
+    completions = (key for full, key in OWN_KEY.items() if full.startswith(flag))
+    return next(completions, None) if len(flag) > 3 else None
 
 
 def _argument(value: object) -> str:

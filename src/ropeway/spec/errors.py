@@ -1,4 +1,4 @@
-"""pydantic's complaints about a spec, as lines a reader can act on."""
+"""Turns pydantic's complaints about a spec into lines that a reader can act on."""
 
 import difflib
 import json
@@ -18,7 +18,7 @@ OUR_KIND = "ropeway"
 
 @dataclass(frozen=True)
 class Fault:
-    """Broken by a rule of ours. `at` is the path from the mapping whose field was checked."""
+    """A broken rule of ours. `at` is the path from the mapping whose field was checked."""
 
     at: Path
     text: str
@@ -27,10 +27,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Schema:
-    """What hints draw on.
+    """The names that hints are made from.
 
-    keys   each mapping's dotted path, without list indices → its keys
-    flags  engine flag → the key of ours that stands for it
+    keys   the keys of each mapping, by its dotted path without list indices
+    flags  the key of ours that stands for an engine flag, by the flag
     """
 
     keys: Mapping[str, tuple[str, ...]]
@@ -38,15 +38,15 @@ class Schema:
 
 
 def broken(*faults: Fault) -> PydanticCustomError:
-    """What a validator raises: one or more faults that keep their own place in the file."""
-    told = "; ".join(f"`{dotted(fault.at)}` {fault.text}" for fault in faults)
+    """Return what a validator raises: faults that keep their own places in the file."""
+    text = "; ".join(f"`{dotted(fault.at)}` {fault.text}" for fault in faults)
     # pydantic fills {braces} of the template from the context
-    plain = told.replace("{", "(").replace("}", ")").removeprefix("`` ")
-    return PydanticCustomError(OUR_KIND, plain, {"faults": faults})
+    template = text.replace("{", "(").replace("}", ")").removeprefix("`` ")
+    return PydanticCustomError(OUR_KIND, template, {"faults": faults})
 
 
 def spec_problems(error: ValidationError, document: Document, schema: Schema) -> list[Problem]:
-    """Every complaint with its line, dotted path, and a hint where there is a likely cure."""
+    """Return every complaint with its line, dotted path, and a hint where a cure is likely."""
     return [
         problem
         for detail in error.errors(include_url=False)
@@ -55,7 +55,7 @@ def spec_problems(error: ValidationError, document: Document, schema: Schema) ->
 
 
 def schema_keys(root: type[BaseModel]) -> dict[str, tuple[str, ...]]:
-    """Every mapping of the schema and its keys: `{"": ("name", …), "cluster.local": …}`.
+    """Return every mapping of the schema and its keys: `{"": ("name", …), "cluster.local": …}`.
 
     Lists have no index here: the items of `cluster.hosts` are found under `cluster.hosts`.
     """
@@ -63,15 +63,15 @@ def schema_keys(root: type[BaseModel]) -> dict[str, tuple[str, ...]]:
 
 
 def close_to(word: str, known: Sequence[str]) -> str | None:
-    """The known word that `word` was most likely meant to be."""
+    """Return the known word that `word` was most likely meant to be; None when none is near."""
     folded = word.lower().replace("-", "_")
     by_fold = {name.lower().replace("-", "_"): name for name in known}
-    found = difflib.get_close_matches(folded, by_fold, n=1, cutoff=0.6)
-    return by_fold[found[0]] if found else None
+    matches = difflib.get_close_matches(folded, by_fold, n=1, cutoff=0.6)
+    return by_fold[matches[0]] if matches else None
 
 
 def shown(value: object) -> str:
-    """The value as an error line shows it: text in quotes, long things cut short."""
+    """Return the value as an error line shows it: text in quotes, long things truncated."""
     if isinstance(value, str):
         text = json.dumps(value, ensure_ascii=False)
         return f"`{text}`" if len(text) <= 60 else f"`{text[:56]}…`"
@@ -102,44 +102,50 @@ def _problem(path: Path, fault: Fault, document: Document) -> Problem:
     return Problem(document.line_of(path), f"{subject} {fault.text}", fault.hint)
 
 
+# What each kind of pydantic's complaints says of `{value}`, limits formatted by their own names.
+_COMPLAINTS = {
+    "missing": "is missing",
+    "int_type": "must be a whole number, not {value}",
+    "int_from_float": "must be a whole number, not {value}",
+    "int_parsing_size": "must be a whole number, not {value}",
+    "float_type": "must be a number, not {value}",
+    "bool_type": "must be true or false, not {value}",
+    "string_type": "must be text, not {value}",
+    "tuple_type": "must be a list, not {value}",
+    "dict_type": "must be a mapping, not {value}",
+    "model_type": "must be a mapping, not {value}",
+    "model_attributes_type": "must be a mapping, not {value}",
+    "layout": "must be a name like `TP2×PP2+EP` or a mapping, not {value}",
+    "greater_than_equal": "must be at least {ge}, not {value}",
+    "greater_than": "must be more than {gt}, not {value}",
+    "less_than_equal": "must be at most {le}, not {value}",
+    "less_than": "must be less than {lt}, not {value}",
+}
+
+
 def _plain_fault(detail: ErrorDetails, path: Path) -> Fault:
-    kind, limits, value = detail["type"], detail.get("ctx", {}), detail["input"]
-    # a value of `env` may be a secret
-    seen = _kind(value) if "env" in path[:-1] else shown(value)
-    match kind:
-        case "missing":
-            return Fault((), "is missing")
-        case "int_type" | "int_from_float" | "int_parsing_size":
-            return Fault((), f"must be a whole number, not {seen}", _unquoted(value))
-        case "float_type":
-            return Fault((), f"must be a number, not {seen}", _unquoted(value))
-        case "bool_type":
-            return Fault((), f"must be true or false, not {seen}")
-        case "string_type":
-            scalar = isinstance(value, int | float)
-            return Fault((), f"must be text, not {seen}", "put it in quotes" if scalar else None)
-        case "tuple_type":
-            return Fault((), f"must be a list, not {seen}")
-        case "model_type" | "model_attributes_type" | "dict_type":
-            form = "a name like `TP2×PP2+EP` or a mapping" if _is_layout(path) else "a mapping"
-            return Fault((), f"must be {form}, not {seen}")
-        case "greater_than_equal":
-            return Fault((), f"must be at least {_limit(limits['ge'])}, not {seen}")
-        case "greater_than":
-            return Fault((), f"must be more than {_limit(limits['gt'])}, not {seen}")
-        case "less_than_equal":
-            return Fault((), f"must be at most {_limit(limits['le'])}, not {seen}")
-        case "less_than":
-            return Fault((), f"must be less than {_limit(limits['lt'])}, not {seen}")
-    return Fault((), f"is wrong: {detail['msg'][:1].lower()}{detail['msg'][1:]}")
+    kind, value = detail["type"], detail["input"]
+    if kind.startswith("model_") and (path[-1:] == ("layout",) or path[-2:-1] == ("layouts",)):
+        kind = "layout"
+    complaint = _COMPLAINTS.get(kind)
+    if complaint is None:
+        return Fault((), f"is wrong: {detail['msg'][:1].lower()}{detail['msg'][1:]}")
+    context = detail.get("ctx", {})
+    limits = {name: _limit(context[name]) for name in ("ge", "gt", "le", "lt") if name in context}
+    # A value of `env` may be a secret.
+    visible = _kind(value) if "env" in path[:-1] else shown(value)
+    return Fault((), complaint.format(value=visible, **limits), _quotes_hint(kind, value))
+
+
+def _quotes_hint(kind: str, value: object) -> str | None:
+    if kind == "string_type" and isinstance(value, int | float):
+        return "put it in quotes"
+    number = isinstance(value, str) and value.replace(".", "", 1).isdigit()
+    return "remove the quotes" if number and kind.startswith(("int_", "float_")) else None
 
 
 def _limit(number: float) -> str:
     return f"{number:,.0f}" if number == int(number) and number > 99_999 else f"{number:g}"
-
-
-def _is_layout(path: Path) -> bool:
-    return path[-1:] == ("layout",) or path[-2:-1] == ("layouts",)
 
 
 def _choice_fault(detail: ErrorDetails) -> Fault:
@@ -152,29 +158,21 @@ def _choice_fault(detail: ErrorDetails) -> Fault:
 
 
 def _key_hint(path: Path, schema: Schema) -> str | None:
-    """Where an unknown key was most likely meant to go."""
+    """Return where an unknown key was most likely meant to go."""
     names = [part for part in path if isinstance(part, str)]
     here, key = dotted(names[:-1]), names[-1]
     if ours := schema.flags.get(key.replace("_", "-")):
         return f"did you mean `{ours}`?"
     if meant := close_to(key, schema.keys[here]):
         return f"did you mean `{meant}`?"
-    if homes := [home for home, keys in schema.keys.items() if key in keys and not _twin(home)]:
-        places = " or ".join(f"`{home}`" if home else "the top" for home in homes)
-        return f"`{key}` belongs under {places}"
+    # `layouts` holds the same keys as `layout`; naming one is enough.
+    homes = [home for home, keys in schema.keys.items() if key in keys and home[-7:] != "layouts"]
+    if homes:
+        places = " or ".join(f"under `{home}`" if home else "at the top level" for home in homes)
+        return f"`{key}` belongs {places}"
     if here == "serve":
         return "an engine's own flag goes under `serve.engine_args`"
     return "keys here are " + ", ".join(f"`{name}`" for name in schema.keys[here])
-
-
-def _twin(home: str) -> bool:
-    """`layouts` holds the same keys as `layout`; naming one is enough."""
-    return home.endswith("layouts")
-
-
-def _unquoted(value: object) -> str | None:
-    looks_like_one = isinstance(value, str) and value.replace(".", "", 1).isdigit()
-    return "remove the quotes" if looks_like_one else None
 
 
 def _kind(value: object) -> str:

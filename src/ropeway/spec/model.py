@@ -1,6 +1,6 @@
-"""What the user wrote: one cluster, one model, how to serve it, and the load to measure it with.
+"""What the user wrote: one cluster, one model, how to serve it, and the load for a test of it.
 
-    Spec ─ Cluster ─ Local | RemoteHost …      which machines, how many NPUs each
+    Spec ─ Cluster ─ Local | RemoteHost …      which machines, and how many NPUs each has
          ├ Model                                what to serve
          ├ Runtime                              containers of real hosts: image, mounts, packages
          ├ Serve ─ Layout                       how: engine, layout, memory, address
@@ -61,7 +61,7 @@ def load_spec(path: Path) -> "Spec":
 
 
 def parse_spec(text: str, where: str) -> "Spec":
-    """Check YAML text. `where` names it in errors. Raises SpecError with every fault found."""
+    """Read and check YAML text; `where` names it in errors. Raises SpecError with every fault."""
     document = load_yaml(text, where)
     try:
         return Spec.model_validate(document.data)
@@ -71,12 +71,12 @@ def parse_spec(text: str, where: str) -> "Spec":
 
 
 def dump_spec(spec: "Spec") -> str:
-    """The spec as YAML, defaults written out; `parse_spec` of it gives an equal spec."""
+    """Return the spec as YAML, defaults written out; `parse_spec` reads an equal spec from it."""
     return dump_yaml(spec.as_json())
 
 
 def sample_text() -> str:
-    """The annotated sample that `ropeway init` writes."""
+    """Return the annotated sample that `ropeway init` writes."""
     return resources.files("ropeway.spec").joinpath("sample.yaml").read_text(encoding="utf-8")
 
 
@@ -89,7 +89,7 @@ def local_spec(
     workload: "Workload | None" = None,
     name: str = "ropeway",
 ) -> "Spec":
-    """A spec for virtual hosts on this machine, without a file; the model defaults to the MoE."""
+    """Return a spec for virtual hosts on this machine; the model defaults to the small MoE."""
     return Spec(
         name=name,
         cluster=Cluster(local=Local(hosts=hosts, npus=npus)),
@@ -102,8 +102,8 @@ def local_spec(
 class Layout(SpecModel):
     """How one engine is spread over NPUs: `tensor` × `pipeline` × `data` of them.
 
-    `expert` spreads the experts of a mixture over all tensor and data ranks; it takes no NPU of
-    its own. In YAML either a mapping of these four keys or the name: `TP2×PP2+EP`.
+    `expert` spreads the experts of an MoE over all tensor and data ranks and takes no NPUs of its
+    own. In YAML it is either a mapping of these four keys or the name: `TP2×PP2+EP`.
     """
 
     tensor: Count = 1
@@ -126,7 +126,7 @@ class Layout(SpecModel):
 
     @property
     def npus(self) -> int:
-        """NPUs it takes in all."""
+        """Return how many NPUs it takes in all."""
         return self.tensor * self.pipeline * self.data
 
     def __str__(self) -> str:
@@ -142,7 +142,7 @@ class Layout(SpecModel):
 
 def _layout_faults(layouts: tuple[Layout, ...]) -> list[Fault]:
     return [
-        Fault(("layouts", index), f"is {layout} a second time")
+        Fault(("layouts", index), f"repeats {layout}")
         for index, layout in enumerate(layouts)
         if layout in layouts[:index]
     ]
@@ -168,7 +168,7 @@ class Model(SpecModel):
             known = ", ".join(f"`{name}`" for name in get_args(ModelName))
             raise broken(Fault((), "needs `name` or `path`", f"names are {known}"))
         if path is not None and info.data["name"] is not None:
-            raise broken(Fault(("path",), "cannot stand beside `name`", "keep one of the two"))
+            raise broken(Fault(("path",), "cannot be combined with `name`", "keep one of the two"))
         return path
 
 
@@ -176,14 +176,14 @@ _OpenMapping = BeforeValidator(lambda value: without_own_keys(none_to_empty(valu
 
 
 class Serve(SpecModel):
-    """How the model is served. What is None is left to the engine, or to the cluster's default.
+    """How the model is served. A None is left to the engine, or to the cluster's default.
 
     `version` is the release of vLLM-Ascend, `kv_cache` bytes per NPU, `memory` a fraction of each
-    NPU's HBM, `context` tokens, `max_sequences` how many run at once in a data-parallel replica,
-    `start_timeout` seconds. `layouts` is what `compare` brings up in turn. `replicas` independent
-    engines of this layout share one endpoint; `backend` is what joins the hosts of one, Ray or
-    vLLM itself (mp). `secret_env` names variables of ours whose values the engine gets without
-    anybody seeing them. With `restart` a service that fails later comes back by itself.
+    NPU's HBM, `context` tokens, `max_sequences` how many run at once in one data-parallel rank,
+    `start_timeout` seconds. `compare` brings up the `layouts` in turn. `replicas` independent
+    engines of this layout share one endpoint; `backend` joins the hosts of one: Ray or vLLM itself
+    (mp). `secret_env` names variables of ours whose values the engine gets without being shown.
+    With `restart` a service that fails later comes back by itself.
     """
 
     engine: EngineName | None = None
@@ -223,8 +223,8 @@ class Serve(SpecModel):
     @classmethod
     def _check_memory(cls, memory: float | None, info: ValidationInfo) -> float | None:
         if memory is not None and info.data.get("kv_cache") is not None:
-            hint = "keep one of the two: the engine ignores the fraction when it has a size"
-            raise broken(Fault(("memory",), "cannot stand beside `kv_cache`", hint))
+            hint = "keep one of the two: given a size, the engine ignores the fraction"
+            raise broken(Fault(("memory",), "cannot be combined with `kv_cache`", hint))
         return memory
 
     @field_validator("api_key_env")
@@ -233,13 +233,13 @@ class Serve(SpecModel):
         address = info.data.get("address")
         if address is not None and variable is None and not is_loopback(address):
             text = f"is `{address}`, which other machines reach, so `serve.api_key_env` is needed"
-            hint = "name there an environment variable that holds the key, or use 127.0.0.1"
+            hint = "name the environment variable that holds the key, or use 127.0.0.1"
             raise broken(Fault(("address",), text, hint))
         return variable
 
     @property
     def url(self) -> str:
-        """Base URL of the OpenAI-shaped API, for clients on the host that serves."""
+        """Return the base URL of the OpenAI-compatible API, for clients on the host that serves."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.address, self.address)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
 
@@ -247,7 +247,7 @@ class Serve(SpecModel):
 class Workload(SpecModel):
     """The load: `clients` at once, `requests` in all (by default two each), lengths in tokens.
 
-    With `rate` requests arrive at so many a second, whatever becomes of them.
+    With `rate`, that many requests arrive each second, whether or not earlier ones have ended.
     """
 
     clients: Count = 256
@@ -269,7 +269,7 @@ class Workload(SpecModel):
 
 
 class Spec(SpecModel):
-    """One file's worth: everything `ropeway up` needs to know."""
+    """The whole file: everything `ropeway up` needs to know."""
 
     name: Annotated[str, matching(r"[a-z0-9][a-z0-9-]{0,30}", _NAME_FORM)] = "ropeway"
     cluster: Cluster
@@ -287,8 +287,8 @@ class Spec(SpecModel):
     def _check_runtime(cls, runtime: Runtime, info: ValidationInfo) -> Runtime:
         cluster = info.data.get("cluster")
         if cluster is not None and cluster.is_local and runtime != Runtime():
-            text = "is about containers, and the virtual hosts of `cluster.local` have none"
-            raise broken(Fault(("runtime",), text, "remove it, or name real `hosts`"))
+            text = "configures containers, and the virtual hosts of `cluster.local` have none"
+            raise broken(Fault(("runtime",), text, "remove it, or list real `hosts`"))
         return runtime
 
     @field_validator("serve")
@@ -296,29 +296,31 @@ class Spec(SpecModel):
     def _check_engine(cls, serve: Serve, info: ValidationInfo) -> Serve:
         cluster = info.data.get("cluster")
         if cluster is not None and cluster.is_local and serve.engine == "vllm-ascend":
-            text = "is `vllm-ascend`, which needs real NPUs, and `cluster.local` has virtual ones"
-            raise broken(Fault(("serve", "engine"), text, "use `vllm-cpu` there, or real `hosts`"))
+            text = (
+                "is `vllm-ascend`, which needs real NPUs, and those of `cluster.local` are virtual"
+            )
+            raise broken(Fault(("serve", "engine"), text, "use `vllm-cpu`, or list real `hosts`"))
         return serve
 
     @field_validator("workload")
     @classmethod
     def _check_lengths(cls, workload: Workload, info: ValidationInfo) -> Workload:
         serve = info.data.get("serve")
-        asked = workload.input_tokens + workload.output_tokens
-        if serve is not None and serve.context is not None and asked > serve.context:
+        length = workload.input_tokens + workload.output_tokens
+        if serve is not None and serve.context is not None and length > serve.context:
             text = (
-                f"is {serve.context} tokens, and one request of `workload` takes {asked}:"
+                f"is {serve.context} tokens, and one request of `workload` takes {length}:"
                 f" {workload.input_tokens} in, {workload.output_tokens} out"
             )
-            hint = "raise it, or shorten `workload.input_tokens` or `workload.output_tokens`"
+            hint = "raise it, or lower `workload.input_tokens` or `workload.output_tokens`"
             raise broken(Fault(("serve", "context"), text, hint))
         return workload
 
     @property
     def engine(self) -> EngineName:
-        """The engine asked for, else the one that fits the cluster."""
+        """Return the engine of `serve.engine`, else the one that fits the cluster."""
         return self.serve.engine or ("vllm-cpu" if self.cluster.is_local else "vllm-ascend")
 
     def as_json(self) -> dict[str, object]:
-        """Plain data in the form of the spec file (a layout is its name), blanks left out."""
+        """Return plain data in the form of the spec file: layouts by name, without blanks."""
         return self.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""The types that a spec is made of: what all its nouns have in common, and checked values."""
+"""The types that a spec is made of: the base of its models, and checked values."""
 
 import ipaddress
 import re
@@ -24,7 +24,7 @@ _MIB = 2**20
 
 
 def without_own_keys(value: object) -> object:
-    """Without the `x-` keys, which are the user's."""
+    """Return a mapping without its `x-` keys, which are the user's."""
     if not isinstance(value, Mapping):
         return value
     return {
@@ -50,7 +50,7 @@ class SpecModel(BaseModel):
 
 
 def matching(pattern: str, form: str) -> AfterValidator:
-    """Text that matches `pattern` as a whole; `form` says in words what that is."""
+    """Accept text that matches the whole `pattern`; `form` says in words what that is."""
 
     def check(text: str) -> str:
         if re.fullmatch(pattern, text) is None:
@@ -61,7 +61,7 @@ def matching(pattern: str, form: str) -> AfterValidator:
 
 
 def none_to_empty(value: object) -> object:
-    """A section whose every line is commented out reads as null."""
+    """Replace null, which is what a section of comments alone reads as, by a mapping."""
     return {} if value is None else value
 
 
@@ -82,10 +82,10 @@ def _read_size(value: object) -> object:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"{shown(value)} is not a size; write it like `4GiB`")
+        raise ValueError(f"{shown(value)} is not a size; write one like `4GiB`")
     size = parse_bytes(value)
     if size < _MIB:
-        raise ValueError(f"`{value}` is {size} bytes; write the unit, like `4GiB`")
+        raise ValueError(f"`{value}` is {size} bytes; add the unit, like `4GiB`")
     return size
 
 
@@ -102,7 +102,7 @@ _HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
 def _check_address(text: str) -> str:
-    """A hostname (an alias from ~/.ssh/config too, so `_` is fine) or an IP address."""
+    """Accept an IP address or a host name; an alias from ~/.ssh/config may have a `_`."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""YAML, read strictly: plain data, and the line every value stands on.
+"""Reads YAML strictly, as plain data with the line of every value.
 
 Scalars follow YAML 1.2's core schema, not PyYAML's 1.1: `no` and `on` are text, `1e-5` is a number,
 `12:30` is text. So what a value means can be seen by looking at it.
@@ -21,7 +21,7 @@ MAX_DEPTH = 40
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong in a file: the line (0 when it is the whole file), and what to do."""
+    """One thing that is wrong in a file: its line (0 for the whole file), and what to do."""
 
     line: int
     text: str
@@ -30,13 +30,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Document:
-    """A file's mapping as plain data; `lines`: dotted path (`a.b[0].c`) → line, from 1."""
+    """A file's mapping as plain data; `lines` has the line of each dotted path (`a.b[0].c`)."""
 
     data: dict[str, object]
     lines: dict[str, int]
 
     def line_of(self, path: Sequence[str | int]) -> int:
-        """The line of `path`, or of the nearest mapping around it that the file does have."""
+        """Return the line of `path`, or of the nearest mapping around it that the file has."""
         for end in range(len(path), 0, -1):
             if line := self.lines.get(dotted(path[:end])):
                 return line
@@ -44,7 +44,7 @@ class Document:
 
 
 def read_text(path: Path) -> str:
-    """The file's text. Raises SpecError when it is missing, no file, too large or not UTF-8."""
+    """Return the file's text. Raises SpecError when it is missing, too large or not UTF-8."""
     where = str(path)
     try:
         with path.open("rb") as file:
@@ -56,7 +56,7 @@ def read_text(path: Path) -> str:
             hint="`ropeway init` writes an annotated sample; another file is named with `--config`",
         ) from None
     except IsADirectoryError:
-        raise SpecError("this is a directory, not a file", where=where) from None
+        raise SpecError("it is a directory, not a file", where=where) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise SpecError(f"the file cannot be read: {_reason(error)}", where=where) from None
     if len(raw) > MAX_BYTES:
@@ -90,7 +90,7 @@ def load_yaml(text: str, where: str) -> Document:
     if not isinstance(root, yaml.MappingNode):
         problem = Problem(
             _line(root),
-            "the file must hold `key: value` lines at its top",
+            "the file must consist of `key: value` lines",
             _colon_hint(text, _line(root)),
         )
         raise as_error(where, [problem])
@@ -102,12 +102,12 @@ def load_yaml(text: str, where: str) -> Document:
 
 
 def dump_yaml(data: object) -> str:
-    """Plain data as block YAML that `load_yaml` and any YAML 1.1 reader read alike."""
+    """Return plain data as block YAML that `load_yaml` and any YAML 1.1 reader read alike."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def as_error(where: str, problems: Sequence[Problem]) -> SpecError:
-    """All problems of a file as one error: the first in `what`, the others as evidence."""
+    """Return all problems of a file as one error: the first in `what`, the rest as evidence."""
     first, *rest = sorted(problems, key=lambda problem: problem.line)
     return SpecError(
         first.text,
@@ -118,7 +118,7 @@ def as_error(where: str, problems: Sequence[Problem]) -> SpecError:
 
 
 def dotted(path: Sequence[str | int]) -> str:
-    """`("cluster", "hosts", 0, "npus")` → `cluster.hosts[0].npus`."""
+    """Write `("cluster", "hosts", 0, "npus")` as `cluster.hosts[0].npus`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".")
 
@@ -204,8 +204,8 @@ def _compose(text: str, where: str) -> yaml.Node | None:
         loader = _Loader(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        shown = f"U+{ord(text[error.position]):04X}"
-        problem = Problem(line, f"a character that YAML does not allow: {shown}")
+        code = f"U+{ord(text[error.position]):04X}"
+        problem = Problem(line, f"YAML does not allow the character {code}")
         raise as_error(where, [problem]) from None
     try:
         return loader.get_single_node()
@@ -222,27 +222,27 @@ def _compose(text: str, where: str) -> yaml.Node | None:
 
 
 def _syntax_problem(text: str, error: yaml.MarkedYAMLError) -> Problem:
-    """PyYAML's words kept, except where they hide the cause."""
+    """Keep PyYAML's words, except where they hide the cause."""
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 0
     complaint = (error.problem or "cannot be read").strip()
     if "'\\t'" in complaint:
-        return Problem(line, "a tab where YAML wants spaces", "indent with two spaces")
+        return Problem(line, "a tab is not indentation in YAML", "indent with two spaces")
     if "but found another document" in complaint:
-        return Problem(line, "a second document (`---`) begins here, and one file is one spec")
+        return Problem(line, "a second document (`---`) starts here, and a file holds one spec")
     if error.context:
         complaint = f"{complaint} ({error.context.strip()})"
     return Problem(line, f"not valid YAML: {complaint}", _colon_hint(text, line))
 
 
 def _colon_hint(text: str, line: int) -> str | None:
-    """The two ways to lose a colon: a full-width one, and no space after it."""
+    """Recognise the two ways to lose a colon: a full-width one, and no space after it."""
     lines = text.splitlines()
     for number in (line, line - 1):
-        shown = lines[number - 1].strip() if 0 < number <= len(lines) else ""
-        if re.match(r"[\w.-]+\s*：", shown):
+        content = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+        if re.match(r"[\w.-]+\s*：", content):
             return f"line {number} has a full-width colon `：`; write `: `"
-        if re.match(r"[\w.-]+:[^\s:]", shown):
+        if re.match(r"[\w.-]+:[^\s:]", content):
             return f"line {number} needs a space after the colon"
     return None
 
