@@ -130,25 +130,25 @@ def refusal(version, engine_args):
 
 
 @pytest.mark.parametrize(
-    ("version", "engine_args", "what", "hint"),
+    ("version", "engine_args", "word", "hint"),
     [
-        ("0.18.0", {"disable-log-requests": True}, "is no flag of this release", "remove it"),
-        ("0.18.0", {"swap_space": 4}, "is no flag of this release", "remove it"),
-        ("0.13.0", {"task": "generate"}, "is no flag of this release", "`runner`"),
+        ("0.18.0", {"disable-log-requests": True}, "this release", "remove it"),
+        ("0.18.0", {"swap_space": 4}, "this release", "remove it"),
+        ("0.13.0", {"task": "generate"}, "this release", "`runner`"),
         ("0.12.0rc1", {"guided-decoding-backend": "x"}, "this release", "structured-outputs"),
-        ("0.11.0rc0", {"attention-backend": "x"}, "is no flag of this release", "0.13.0rc1 or"),
+        ("0.11.0rc0", {"attention-backend": "x"}, "this release", "0.13.0rc1 or"),
         ("0.18.0", {"max-num-batchd-tokens": 1}, "`vllm serve`", "`max-num-batched-tokens`"),
         ("0.18.0", {"max_num_sequences": 1}, "`vllm serve`", "`max-num-seqs`"),
-        ("0.18.0", {"seed": False}, "cannot be false", "give a value"),
-        ("0.18.0", {"headless": True}, "is set for each host", "serve.backend"),
-        ("0.18.0", {"node_rank": 1}, "is set for each host", "serve.layout"),
+        ("0.18.0", {"seed": False}, "false", "give a value"),
+        ("0.18.0", {"headless": True}, "each host", "serve.backend"),
+        ("0.18.0", {"node_rank": 1}, "each host", "serve.layout"),
         # The parser of 0.30 would take it for the beginning of `--device-ids`.
-        ("0.30.0rc2", {"device": "npu"}, "is no flag of this release", "the plug-in says"),
+        ("0.30.0rc2", {"device": "npu"}, "this release", "plug-in"),
     ],
 )
-def test_a_users_flag_that_is_not_there(version, engine_args, what, hint):
+def test_a_users_flag_that_is_not_there(version, engine_args, word, hint):
     error = refusal(version, engine_args)
-    assert what in error.what and version in str(error.where)
+    assert word in error.what and version in str(error.where)
     assert error.hint is not None and hint in error.hint
 
 
@@ -175,11 +175,11 @@ def test_advice_is_for_flags_that_are_gone():
         assert any(exists(f"--{name}", row) for row in RELEASES), name
 
 
-def test_what_a_later_release_drops_is_told():
+def test_what_a_later_release_drops_is_noted():
     release = release_of("0.11.0rc0")
     assert release is not None
     (note,) = notes({"swap-space": 4, "seed": 1}, release)
-    assert "`swap-space` is gone from vLLM-Ascend 0.18.0rc1 on" in note
+    assert "`swap-space`" in note and "0.18.0rc1" in note
     assert notes({"seed": 1}, release) == ()
 
 
@@ -192,5 +192,5 @@ def test_what_a_later_release_drops_is_told():
         ({}, False),
     ],
 )
-def test_a_flag_is_asked_for(engine_args, given):
-    assert ascend_flags.asked(engine_args, "enforce-eager") == given
+def test_a_flag_is_given(engine_args, given):
+    assert ascend_flags.is_given(engine_args, "enforce-eager") == given

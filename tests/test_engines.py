@@ -82,7 +82,7 @@ def test_the_head_takes_as_many_whole_data_ranks_as_it_holds(layout, npus, local
     assert flags[flags.index("--data-parallel-size-local") + 1] == str(local)
 
 
-def test_the_number_of_sequences_is_handed_on():
+def test_the_number_of_sequences_is_passed_on():
     argv = argv_of(deployment(max_sequences=32))
     assert argv[argv.index("--max-num-seqs") + 1] == "32"
     assert "--max-num-seqs" not in argv_of(deployment())
@@ -119,7 +119,7 @@ def test_variables_are_the_hosts_own_and_the_users_win():
     }
 
 
-def test_a_replica_holds_all_weights_and_its_ranks_share_them():
+def test_a_data_parallel_rank_holds_all_weights_and_its_ranks_share_them():
     weights = 800_000_000
     one = deployment("TP1").memory(weights)
     four = deployment("TP2×PP2").memory(weights)
@@ -185,7 +185,7 @@ START = (
     (
         "\x1b[36m(RayWorkerProc pid=5459, ip=127.0.0.3)\x1b[0m (Worker pid=5459) INFO 11-23"
         " 21:23:32 [parallel_state.py:1906] world_size=4 rank=1 local_rank=1 backend=gloo",
-        "ranks meet",
+        "connecting the ranks",
     ),
     (
         "\x1b[36m(RayWorkerProc pid=5459)\x1b[0m (Worker_PP0_TP1_EP1 pid=5459) INFO 11-23 21:23:33"
@@ -205,7 +205,7 @@ START = (
     (
         "\x1b[36m(RayWorkerProc pid=5523)\x1b[0m (Worker_PP1_TP0_EP0 pid=5523) INFO 11-23 21:23:33"
         " [default_loader.py:501] Loading weights took 0.18 seconds",
-        "weights are loaded",
+        "weights loaded",
     ),
     (
         "(EngineCore pid=5331) INFO 11-23 21:23:41 [kv_cache_utils.py:2327] CPU KV cache size:"
@@ -236,8 +236,8 @@ START = (
 
 def test_the_activity_is_the_furthest_step_reached():
     lines = [line for line, _ in START]
-    told = [vllm.activity("\n".join(lines[: number + 1])) for number in range(len(lines))]
-    assert told == [words for _, words in START]
+    activities = [vllm.activity("\n".join(lines[: number + 1])) for number in range(len(lines))]
+    assert activities == [words for _, words in START]
     assert vllm.activity("") == "importing vLLM"
 
 

@@ -5,7 +5,7 @@
 # assumed: 192.168.0.35: reached by others at 192.168.0.35, its interface is enp67s0f5
 # assumed: 192.168.0.35: has the usual files of the driver, and 8 NPUs
 # note: not verified on NPU hardware by us
-# note: Ray's ports ask for no password: its token authentication came with Ray 2.52.0, and the images have 2.48.0 or older; keep the cluster's network closed
+# note: anyone who reaches Ray's ports can run code: its token authentication came with Ray 2.52.0, and the images have 2.48.0 or older; keep the cluster's network closed
 # first of all, on every host: what stands at the end
 
 # ---- on 192.168.0.147

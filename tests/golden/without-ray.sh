@@ -5,7 +5,7 @@
 # assumed: 192.168.0.35: reached by others at 192.168.0.35, its interface is enp67s0f5
 # assumed: 192.168.0.35: has the usual files of the driver, and 8 NPUs
 # note: not verified on NPU hardware by us
-# note: no report of this family in pipeline parallel: its row of the support matrix is blank (vllm-ascend docs/source/user_guide/support_matrix/supported_models.md)
+# note: no report of this family with pipeline parallelism: blank in the support matrix (vllm-ascend docs/source/user_guide/support_matrix/supported_models.md)
 # first of all, on every host: what stands at the end
 
 # ---- on 192.168.0.147

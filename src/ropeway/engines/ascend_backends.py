@@ -1,6 +1,6 @@
-"""How the hosts of one replica are joined, by the release: Ray, or vLLM itself.
+"""How a release joins the hosts of a replica: with Ray, or by vLLM itself.
 
-Both ways have limits that came off release by release; each constant says where that was read.
+Both ways lost limits from release to release; each constant says where that was read.
 """
 
 from typing import Literal
@@ -10,8 +10,8 @@ from ropeway.engines.base import Node, check_size
 from ropeway.errors import Refused
 from ropeway.spec.model import Layout
 
-# How the hosts of one replica are joined: Ray, or vLLM itself. "mp" is processes of one host, data
-# parallel with a headless vLLM on each further host, or `--nnodes`, as the layout asks.
+# "mp" is processes of one host, data parallel with a headless vLLM on each further host, or
+# `--nnodes`, as the layout requires.
 Backend = Literal["ray", "mp"]
 
 # vllm_ascend/patch/platform/patch_multiproc_executor.py reads nnodes_within_dp since v0.12.0rc1;
@@ -20,14 +20,16 @@ NODES_SINCE = "0.12.0rc1"
 NODES_DOCUMENTED = "0.13.0rc1"
 # Before, CoreEngineActorManager looked for the resource "GPU" by name (vllm/v1/engine/utils.py).
 RAY_DATA_SINCE = "0.11.0rc0"
-# VLLM_RAY_DP_PACK_STRATEGY=span: a data rank may be larger than a host (vllm/envs.py of 0.12.0).
+# VLLM_RAY_DP_PACK_STRATEGY=span lets a data-parallel rank be larger than a host (vllm/envs.py of
+# 0.12.0).
 RAY_SPAN_SINCE = "0.12.0rc1"
 
 
 def data_ranks(layout: Layout, nodes: tuple[Node, ...]) -> tuple[int, ...] | None:
-    """Data ranks for each node, as even as their NPUs allow; None when one is larger than a host.
+    """Return the number of data-parallel ranks of each node, as even as their NPUs allow.
 
-    Every node gets at least one: a host that would be idle is a fault of who chose the hosts.
+    Every node gets at least one, since no host may be idle. None when one is larger than a host, or
+    when they do not fit.
     """
     engine = layout.tensor * layout.pipeline
     room = [node.npus // engine for node in nodes]
@@ -44,22 +46,22 @@ def data_ranks(layout: Layout, nodes: tuple[Node, ...]) -> tuple[int, ...] | Non
 
 
 def backend_for(
-    layout: Layout, nodes: tuple[Node, ...], release: Release, wanted: Backend | None = None
+    layout: Layout, nodes: tuple[Node, ...], release: Release, required: Backend | None = None
 ) -> Backend:
-    """What joins the hosts of a replica: `wanted`, or what this release's documents use.
+    """Return what joins the hosts of a replica: `required`, or what this release's documents use.
 
-    One host needs nothing but processes. Data ranks that fit into hosts are joined by vLLM in every
-    release; an engine larger than a host is by Ray, and by vLLM from v0.13.0rc1 on.
-    Raises LayoutError when the hosts have too few NPUs, Refused when `wanted` cannot.
+    One host needs nothing but processes. Data-parallel ranks that fit into hosts are joined by vLLM
+    in every release; an engine larger than a host is joined by Ray, and by vLLM from v0.13.0rc1 on.
+    Raises LayoutError when the hosts have too few NPUs, Refused when `required` cannot join them.
     """
     check_size(layout, nodes)
-    if wanted == "ray":
+    if required == "ray":
         _check_ray(layout, nodes, release)
         return "ray"
     if len(nodes) == 1 or (layout.data > 1 and data_ranks(layout, nodes)):
         return "mp"
     reason = _why_not_nodes(layout, nodes, release)
-    if wanted == "mp":
+    if required == "mp":
         if reason:
             raise Refused(
                 f"`mp` cannot join these hosts for {layout}",
@@ -75,13 +77,13 @@ def backend_for(
 
 
 def _check_ray(layout: Layout, nodes: tuple[Node, ...], release: Release) -> None:
-    """Data parallel under Ray came late to NPUs, and data ranks over several hosts later still."""
+    """Refuse data parallelism under Ray in releases that cannot run it. Raises Refused."""
     if layout.data == 1:
         return
     version = release.version
     if order(version) < order(RAY_DATA_SINCE):
         raise Refused(
-            "data parallel under Ray does not run on NPUs in this release",
+            "data parallelism under Ray does not work on NPUs in this release",
             where=f"vLLM-Ascend {version}",
             evidence=(f"vLLM {release.vllm} asks Ray for the resource GPU (v1/engine/utils.py)",),
             hint=f"`serve.backend: mp`, or {RAY_DATA_SINCE} and later",
@@ -91,15 +93,15 @@ def _check_ray(layout: Layout, nodes: tuple[Node, ...], release: Release) -> Non
     if engine <= max(sizes):
         if data_ranks(layout, nodes) is None:
             raise Refused(
-                f"{layout.data} data ranks do not go over {len(nodes)} hosts, at least one on each",
+                f"{layout.data} data-parallel ranks do not fill {len(nodes)} hosts",
                 where=f"vLLM-Ascend {version}",
                 evidence=tuple(f"{n.name}: {n.npus} NPUs, {engine} a rank" for n in nodes),
-                hint="fewer hosts, or a layout with more data ranks",
+                hint="fewer hosts, or a layout with more data-parallel ranks",
             )
     elif order(version) < order(RAY_SPAN_SINCE) or len(sizes) > 1 or engine % max(sizes):
         old = order(version) < order(RAY_SPAN_SINCE)
         raise Refused(
-            "Ray cannot place data ranks that are larger than a host"
+            "Ray cannot place data-parallel ranks that are larger than a host"
             + (" in this release" if old else ", unless they fill hosts of one size"),
             where=f"vLLM-Ascend {version}",
             evidence=(
@@ -107,21 +109,21 @@ def _check_ray(layout: Layout, nodes: tuple[Node, ...], release: Release) -> Non
                 f"vLLM {release.vllm}, create_dp_placement_groups (v1/engine/utils.py)",
             ),
             hint=(f"{RAY_SPAN_SINCE} and later, or " if old else "")
-            + "a layout whose data ranks fit into a host",
+            + "a layout whose data-parallel ranks fit into a host",
         )
 
 
 def _why_not_nodes(layout: Layout, nodes: tuple[Node, ...], release: Release) -> str:
-    """Why vLLM cannot join these hosts to one engine by `--nnodes`; "" when it can."""
+    """Return why vLLM cannot join these hosts with `--nnodes`; "" when it can."""
     if order(release.version) < order(NODES_SINCE):
-        return f"`--nnodes` is in vLLM-Ascend {NODES_SINCE} and later"
+        return f"`--nnodes` came with vLLM-Ascend {NODES_SINCE}"
     if layout.npus % len(nodes):
-        return f"{layout.npus} ranks do not go evenly over {len(nodes)} hosts"
+        return f"{layout.npus} ranks cannot be split evenly over {len(nodes)} hosts"
     share = layout.npus // len(nodes)
     short = next((node for node in nodes if node.npus < share), None)
     if short:
         return f"every host runs {share} ranks, and {short.name} has {short.npus} NPUs"
     engine = layout.tensor * layout.pipeline
     if layout.data > 1 and engine % share:
-        return f"data ranks of {engine} NPUs do not end where hosts of {share} do"
+        return f"data-parallel ranks of {engine} NPUs do not align with hosts of {share}"
     return ""

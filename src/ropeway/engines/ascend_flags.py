@@ -1,4 +1,4 @@
-"""Which flags `vllm serve` has in each release of vLLM-Ascend, and what took the place of others.
+"""Which flags `vllm serve` has in each release of vLLM-Ascend, and what replaced others.
 
 vllm_flags.json holds the flags of the real argument parsers, one parser for each vLLM that a
 release is built on (scripts/parse-serve-lines; docs/versions.md). The plug-in adds `ascend` to the
@@ -14,11 +14,11 @@ from importlib import resources
 from ropeway.engines.ascend_releases import RELEASES, Release, order
 from ropeway.errors import Refused
 
-# What to do about a flag that is gone, without dashes. Sources: the help texts and deprecation
-# warnings of the parsers that had both, and vLLM's release notes. The rest is to be removed.
+# What to do about a flag that was removed, without dashes. Sources: the help texts and deprecation
+# warnings of the parsers that had both, and vLLM's release notes. Any other is to be left out.
 _INSTEAD = {
     "cuda-graph-sizes": "use `cudagraph-capture-sizes`",
-    "device": "remove it: the plug-in says which device it is",
+    "device": "remove it: the plug-in chooses the device",
     "disable-log-requests": "remove it: requests are not logged unless `enable-log-requests`",
     "disable-mm-preprocessor-cache": "use `mm-processor-cache-gb: 0`",
     "enable-multimodal-encoder-data-parallel": "use `mm-encoder-tp-mode: data`",
@@ -36,7 +36,7 @@ _INSTEAD = {
     "rope-theta": "use `hf-overrides: {rope_parameters: …}`",
     "task": "use `runner` and `convert`",
 }
-# Follow from the layout, the hosts and their order; given twice, a node would get another's.
+# These follow from the layout, the hosts and their order, and differ from node to node.
 _OURS = {
     "data-parallel-external-lb",
     "data-parallel-hybrid-lb",
@@ -49,7 +49,7 @@ _OURS = {
     "nnodes",
     "node-rank",
 }
-# Since then vLLM logs no request unless asked to (vllm-project/vllm pull request 21739).
+# Since then vLLM logs requests only on demand (vllm-project/vllm pull request 21739).
 _SILENT_SINCE = "0.10.1"
 
 
@@ -59,26 +59,26 @@ def exists(flag: str, release: Release) -> bool:
 
 
 def logs_requests_by_default(release: Release) -> bool:
-    """Whether it logs every request unless `--disable-log-requests` is given."""
+    """Whether `vllm serve` logs every request unless `--disable-log-requests` is given."""
     return order(release.vllm) < order(_SILENT_SINCE)
 
 
-def asked(engine_args: Mapping[str, object], name: str) -> bool:
-    """Whether `serve.engine_args` gives this flag, other than by `false`."""
+def is_given(engine_args: Mapping[str, object], name: str) -> bool:
+    """Whether `serve.engine_args` has this flag, and not as `false`."""
     return any(
         key.replace("_", "-") == name and value is not False for key, value in engine_args.items()
     )
 
 
 def check(engine_args: Mapping[str, object], release: Release) -> None:
-    """Refuse a user's flag that this release does not have. Raises Refused with what to do."""
+    """Refuse a user's flag that this release does not have. Raises Refused, with what to do."""
     for name, value in engine_args.items():
         plain = _plain(name)
         if plain.removeprefix("no-") in _OURS:
             raise _refused(
                 name,
                 release,
-                "is set for each host",
+                "is set on each host by Ropeway",
                 "it follows from the layout",
                 "remove it; `serve.layout` and `serve.backend` decide",
             )
@@ -88,17 +88,17 @@ def check(engine_args: Mapping[str, object], release: Release) -> None:
 
 
 def notes(engine_args: Mapping[str, object], release: Release) -> tuple[str, ...]:
-    """Which of a user's flags a later release no longer has."""
+    """Return a note for each of a user's flags that a later release no longer has."""
     return tuple(
-        f"`{name}` is gone from vLLM-Ascend {gone} on; {_instead(_plain(name))}"
+        f"`{name}` was removed in vLLM-Ascend {removed}; {_instead(_plain(name))}"
         for name in engine_args
-        if (gone := _gone_after(f"--{_plain(name)}", release))
+        if (removed := _removed_in(f"--{_plain(name)}", release))
     )
 
 
 @cache
 def flags(vllm: str) -> frozenset[str]:
-    """All flags of `vllm serve` in this vLLM, with their dashes, short and negative forms too.
+    """Return all flags of `vllm serve` in this vLLM with their dashes, short and negative ones too.
 
     Raises KeyError for a vLLM that no known release is built on.
     """
@@ -111,12 +111,12 @@ def flags(vllm: str) -> frozenset[str]:
 
 
 def _plain(name: str) -> str:
-    """`compilation_config.mode` → `compilation-config`; vLLM's parser takes such forms."""
+    """Return `compilation-config` of `compilation_config.mode`, a form that vLLM's parser takes."""
     return name.split(".")[0].replace("_", "-")
 
 
 def _completed(written: str, release: Release) -> bool:
-    """Whether the parser completes it to the one flag that begins so; never a name that is gone.
+    """Whether the parser completes it to the one flag that begins so; never a removed flag.
 
     (`--device` would otherwise be completed to `--device-ids`.)
     """
@@ -130,8 +130,8 @@ def _missing(name: str, written: str, release: Release) -> Refused:
         return _refused(
             name,
             release,
-            "is no flag of this release",
-            f"vLLM {_told(_table()[written])} has it, and this is {release.vllm}",
+            "is not a flag of this release",
+            f"vLLM {_in_words(_table()[written])} has it, and this is {release.vllm}",
             _instead(_plain(name)) if _is_past(written, release) else _later(written, release),
         )
     if written.startswith("--no-") and exists(f"--{_plain(name)}", release):
@@ -139,15 +139,15 @@ def _missing(name: str, written: str, release: Release) -> Refused:
             name,
             release,
             "cannot be false",
-            f"there is no `{written}`",
+            f"`vllm serve` has no `{written}`",
             "remove it, or give a value",
         )
     near = difflib.get_close_matches(written, sorted(flags(release.vllm)), 1)
     return _refused(
         name,
         release,
-        "is no flag of `vllm serve`",
-        f"vLLM {release.vllm} has {len(flags(release.vllm))}, and not this one",
+        "is not a flag of `vllm serve`",
+        f"vLLM {release.vllm} has {len(flags(release.vllm))} flags, and this is not one",
         f"did you mean `{near[0].lstrip('-')}`?" if near else "remove it",
     )
 
@@ -171,22 +171,22 @@ def _is_past(flag: str, release: Release) -> bool:
 
 
 def _later(flag: str, release: Release) -> str:
-    """The first release after this one that has the flag."""
+    """Return the hint that names the first release after this one with the flag."""
     later = (row for row in RELEASES if order(row.version) > order(release.version))
     first = next((row.version for row in later if exists(flag, row)), None)
     return f"take vLLM-Ascend {first} or later, or remove it" if first else "remove it"
 
 
-def _gone_after(flag: str, release: Release) -> str:
-    """The first later release without the flag that this one has; "" while it lives."""
+def _removed_in(flag: str, release: Release) -> str:
+    """Return the first later release without a flag that this one has; "" when all have it."""
     if not exists(flag, release):
         return ""
     later = (row for row in RELEASES if order(row.version) > order(release.version))
     return next((row.version for row in later if not exists(flag, row)), "")
 
 
-def _told(runs: str) -> str:
-    """`0.9.0-0.16.0` in words."""
+def _in_words(runs: str) -> str:
+    """Write `0.9.0-0.16.0` as `0.9.0 to 0.16.0`."""
     return ", ".join(run.replace("-", " to ") for run in runs.split())
 
 
@@ -202,7 +202,7 @@ def _places() -> dict[str, int]:
 
 
 def _table() -> dict[str, str]:
-    """Flag → runs of vLLM versions that have it."""
+    """Return the runs of vLLM versions that have a flag, by the flag."""
     table: dict[str, str] = _data()["flags"]
     return table
 

@@ -1,9 +1,9 @@
-"""What vLLM-Ascend keeps of an NPU's memory for itself, release by release.
+"""The memory of an NPU that vLLM-Ascend keeps for itself, release by release.
 
-Nothing here was measured by us on NPU hardware. What is counted was read in the plug-in
+Nothing here was measured by us on NPU hardware. What counts was read in the plug-in
 (vllm-project/vllm-ascend, vllm_ascend/worker/worker.py, `NPUWorker.determine_available_memory`);
-`#N` is a start-up log in an issue or pull request there. tests/test_memory.py holds the sum to
-such logs.
+`#N` is a start-up log in an issue or pull request there. tests/test_memory.py compares the sum
+with such logs.
 """
 
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from ropeway.spec.model import Layout
 _MIB = 2**20
 _GIB = 2**30
 
-# What the driver leaves of the HBM as sold: `total memory` in logs of NPUs of either size (#2473,
-# #4594). It keeps 2.5 GiB of 32 and 3.0 of 64; the share is for sizes that no log was found of.
+# What the driver leaves of the nominal HBM: `total memory` in logs of NPUs of either size (#2473,
+# #4594). It keeps 2.5 GiB of 32 and 3.0 of 64; the share is for sizes without a log.
 _VISIBLE = {32 * _GIB: 31_662_800_896, 64 * _GIB: 65_452_113_920}
 _VISIBLE_SHARE = 0.95
 
 # In use on an NPU before the engine starts: 0.35 to 0.38 GiB (`Free memory on device (60.61/60.96
 # GiB)`, #8289 and logs like it).
 _IDLE = 370 * _MIB
-# The process's own: 0.13 GiB (#8289) and 0.18 GiB (a 14B model) on one rank.
+# Of the process itself: 0.13 GiB (#8289) and 0.18 GiB (a 14B model) on one rank.
 _CONTEXT = 160 * _MIB
-# Each communicator has one buffer to send and one to receive (the manual of HCCL_BUFFSIZE,
+# Each communicator has a send and a receive buffer (the manual of HCCL_BUFFSIZE,
 # hiascend.com, CANN 8.5.0, hcclug_000076). The plug-in makes its own with 200 MiB, that of data
 # parallel with 50 (vllm_ascend/utils.py, get_hccl_config_for_pg_options).
 _BUFFERS = 2 * 200 * _MIB
@@ -40,28 +40,28 @@ _HALVED_FROM = "0.20.2rc1"
 # (ascend_forward_context.py, select_moe_comm_method).
 _DISPATCH_FROM = {"A2": 16, "A3": 2, "950": 2}
 
-# Captured graphs, the largest found in logs: 0.04 to 0.5 GiB of dense models, 2.0 GiB of a mixture
-# of experts with full graphs over 16 ranks.
+# Captured graphs, the largest in logs: 0.04 to 0.5 GiB for dense models, 2.0 GiB for an MoE with
+# full graphs over 16 ranks.
 _GRAPHS = {"eager": 0, "piecewise": _GIB // 2, "full": _GIB // 2}
 _GRAPHS_OF_EXPERTS = {"eager": 0, "piecewise": _GIB // 2, "full": 2 * _GIB}
 
 
 @dataclass(frozen=True, slots=True)
 class EngineMemory:
-    """Of one NPU, in bytes.
+    """What the engine takes of one NPU, in bytes.
 
-    context          of the process, taken out of the budget for the cache
-    idle             in use before it starts; whether that is taken out too depends on the release
-    counts_idle      it does
-    graphs           captured once the cache is there
-    graphs_of_experts  the same for a mixture of experts
-    counts_graphs    taken out of the budget for the cache; else they need room beside it
-    buffers          of one communicator, data_buffers of that of data parallel
-    dispatch_buffers of MC2, from dispatch_from ranks of an expert group on; 0 is never
-    gathers          experts see the tokens of all data-parallel ranks
-    cache_share      of what is left, the part that becomes cache
-    block_size       tokens of a cache block
-    fraction         of the HBM that it takes by default
+    context            of the process, taken out of the budget for the KV cache
+    idle               in use before the process starts
+    counts_idle        whether `idle` is taken out of the budget too
+    graphs             captured after the KV cache was allocated
+    graphs_of_experts  the same for an MoE
+    counts_graphs      whether graphs are taken out of the budget; else they need room beside it
+    buffers            of one communicator; data_buffers: of that for data parallelism
+    dispatch_buffers   of MC2, from `dispatch_from` ranks of an expert group on; 0 is never
+    gathers            whether experts see the tokens of all data-parallel ranks
+    cache_share        the part of what is left that becomes KV cache
+    block_size         tokens of a cache block
+    fraction           of the HBM that the engine takes by default
     """
 
     context: int
@@ -81,11 +81,11 @@ class EngineMemory:
 
 
 def engine_memory(version: str, graph: str = "full", family: str = "A2") -> EngineMemory:
-    """Of a release (`0.11.0rc0`) on a family of chips (`A2`, `A3`, `310P`, `950`).
+    """Return what a release (`0.11.0rc0`) takes on a family of chips (`A2`, `A3`, `310P`, `950`).
 
-    Until 0.14 whatever was in use on the device counted (the log says `Available memory`); since
-    0.15 it is what the process added (`Available KV cache memory`). Graphs are estimated before the
-    cache since v0.21.0rc1 (#9865). vLLM's default fraction grew from 0.9 to 0.92 in 0.20.2.
+    Until 0.14 all memory in use on the device counted (the log says `Available memory`); since 0.15
+    only what the process added (`Available KV cache memory`). Graphs are estimated before the cache
+    since v0.21.0rc1 (#9865). vLLM's default fraction grew from 0.9 to 0.92 in 0.20.2.
     """
     era = order(version)
     return EngineMemory(
@@ -106,7 +106,7 @@ def engine_memory(version: str, graph: str = "full", family: str = "A2") -> Engi
 
 
 def engine_bytes(engine: EngineMemory, layout: Layout) -> int:
-    """What the engine takes out of the budget on one NPU, besides weights and activations."""
+    """Return what the engine takes of the budget on one NPU besides weights and activations."""
     ranks = layout.tensor * layout.data
     total = engine.context + (engine.idle if engine.counts_idle else 0)
     total += engine.buffers * ((layout.tensor > 1) + (layout.pipeline > 1))
@@ -120,5 +120,5 @@ def engine_bytes(engine: EngineMemory, layout: Layout) -> int:
 
 
 def visible_bytes(hbm_bytes: int) -> int:
-    """What the driver leaves of an NPU's memory as sold; a share of it is what an engine takes."""
+    """Return what the driver leaves of an NPU's nominal memory; engines take a share of it."""
     return _VISIBLE.get(hbm_bytes, round(hbm_bytes * _VISIBLE_SHARE))

@@ -1,4 +1,4 @@
-"""vLLM-Ascend, release by release: what each was built with, and what it asks of the host's driver.
+"""The releases of vLLM-Ascend: what each was built with, and which driver of the host it needs.
 
 A row is used as a set: the plug-in's versioning policy allows no mixing. Sources: V is the policy's
 table (vllm-project/vllm-ascend, docs/source/community/versioning_policy.md), R the release notes,
@@ -27,9 +27,9 @@ class Release:
 
     @property
     def newest_transformers(self) -> str | None:
-        """The newest that its pin allows; None where it sets no upper limit by version."""
-        found = re.fullmatch(r"(?:<=)?(\d+\.\d+\.\d+)", self.transformers or "")
-        return found[1] if found else None
+        """The newest version that the pin allows; None where it sets no upper limit."""
+        pin = re.fullmatch(r"(?:<=)?(\d+\.\d+\.\d+)", self.transformers or "")
+        return pin[1] if pin else None
 
 
 RELEASES = (
@@ -77,9 +77,9 @@ RELEASES = (
 
 @dataclass(frozen=True)
 class DriverNeed:
-    """From this release on (or from this CANN on), the host's driver must be at least `driver`.
+    """From this release (or this CANN) on, the host's driver must be at least `driver`.
 
-    hard  it fails below; otherwise it is the documents' recommendation
+    hard  an older driver fails; otherwise the documents recommend against it
     """
 
     driver: str
@@ -92,7 +92,7 @@ class DriverNeed:
 
 # The strictest row that applies counts.
 DRIVER_NEEDS = (
-    DriverNeed("24.1.rc1", release="0.7.3", why="asked for by its installation page",
+    DriverNeed("24.1.rc1", release="0.7.3", why="required by its installation page",
                source="vllm-ascend v0.7.3 docs/source/installation.md"),
     DriverNeed("25.0", cann="8.3.RC1",
                why="24.1 under CANN 8.3 or newer ends in AICore timeouts (507014)",
@@ -151,7 +151,7 @@ CHIP_SUFFIXES = {"a3": "A3", "310p": "310P", "a5": "950", "950dt": "950"}
 
 @dataclass(frozen=True)
 class ImageTag:
-    """What the name of an image says: the release, and the product it was built for."""
+    """The release that an image's name gives, and the chips that it was built for."""
 
     version: str
     family: str
@@ -159,40 +159,40 @@ class ImageTag:
 
 def image_tag(name: str) -> ImageTag | None:
     """Read `quay.io/ascend/vllm-ascend:v0.11.0rc0-a3-openeuler`; None for other images."""
-    found = _TAG.search(name)
-    if found is None:
+    tag = _TAG.search(name)
+    if tag is None:
         return None
-    words = found["rest"].split("-")
+    words = tag["rest"].split("-")
     family = next((CHIP_SUFFIXES[word] for word in words if word in CHIP_SUFFIXES), "910B")
-    return ImageTag(found["version"], family)
+    return ImageTag(tag["version"], family)
 
 
 def release_of(version: str) -> Release | None:
-    """The row of a release; None for one that we do not know."""
+    """Return the row of a release; None for one that is not in the table."""
     return next((row for row in RELEASES if row.version == version), None)
 
 
 def order(version: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """A key to compare versions by: `8.3.RC1` < `8.3.RC2` < `8.3.0` = `8.3`, `24.1.rc3` < `24.1`.
+    """Return a sort key: `8.3.RC1` < `8.3.RC2` < `8.3.0` = `8.3`, `24.1.rc3` < `24.1`.
 
-    Understands what CANN, drivers and vLLM-Ascend call themselves: numbers with dots, then perhaps
-    a test build (`T`), a build (`b`), a release candidate (`rc`, `RC`) or a `post`, numbered too.
+    It understands the versions of CANN, drivers and vLLM-Ascend: numbers with dots, then perhaps a
+    numbered test build (`T`), build (`b`), release candidate (`rc`, `RC`) or `post`.
     """
-    found = _VERSION.match(version.lower())
-    assert found is not None  # every part of it may be empty
-    numbers = [int(part) for part in re.findall(r"\d+", found["numbers"])]
+    parts = _VERSION.match(version.lower())
+    assert parts is not None  # every part of it may be empty
+    numbers = [int(part) for part in re.findall(r"\d+", parts["numbers"])]
     while numbers and numbers[-1] == 0:
         numbers.pop()
-    rank = {None: 2, "t": 0, "b": 1, "rc": 1, "post": 3}[found["word"]]
-    return tuple(numbers), (rank, *map(int, re.findall(r"\d+", found["rest"] or "")))
+    rank = {None: 2, "t": 0, "b": 1, "rc": 1, "post": 3}[parts["word"]]
+    return tuple(numbers), (rank, *map(int, re.findall(r"\d+", parts["rest"] or "")))
 
 
 def driver_needs(release: Release) -> tuple[DriverNeed, ...]:
-    """The rows that apply to a release, the highest driver first."""
-    found = [
+    """Return the rows that apply to a release, the highest driver first."""
+    rows = [
         need
         for need in DRIVER_NEEDS
         if (need.release is None or order(release.version) >= order(need.release))
         and (need.cann is None or order(release.cann) >= order(need.cann))
     ]
-    return tuple(sorted(found, key=lambda need: order(need.driver), reverse=True))
+    return tuple(sorted(rows, key=lambda need: order(need.driver), reverse=True))

@@ -1,8 +1,8 @@
 """Variables and `--additional-config` of vLLM-Ascend: what each release reads, and what we set.
 
 The plug-in moved its switches from the environment into `--additional-config`, and until 0.30 it
-ignored names that it does not know, without a word. So a name that a release does not read is
-refused here, or turned into what took its place. ascend_settings.json lists what each release's
+silently ignored unknown names. So a name that a release does not read is refused here, or replaced
+by what the release does read. ascend_settings.json lists what each release's
 source reads (scripts/read-plugin-settings). `#N` is an issue of vllm-project/vllm-ascend. Nothing
 here was verified on NPU hardware by us.
 """
@@ -24,9 +24,9 @@ from ropeway.errors import Refused
 RAY_TOKENS_SINCE = "2.52.0"
 RAY_NEWEST = "2.48.0"
 
-# HCCL waits so long for its peers, at least and at most (hiascend.com, envref_07_0077).
+# The limits of how long HCCL waits for its peers (hiascend.com, envref_07_0077).
 _CONNECT_SECONDS = (120, 7200)
-# vLLM's own patience for an engine core (vllm/envs.py, VLLM_ENGINE_READY_TIMEOUT_S).
+# vLLM's default of VLLM_ENGINE_READY_TIMEOUT_S (vllm/envs.py).
 _READY_SECONDS = 600
 # MiB for each direction of MC2's communicator, as the recipes with 16 ranks of experts set it
 # (docs/source/tutorials/multi_node.md). HCCL's default of 200 is too small for it (#2674, #4051).
@@ -47,7 +47,7 @@ _KEY_OF: dict[str, tuple[str, bool]] = {
         "enable_transpose_kv_cache_by_block", True,
     ),
 }  # fmt: skip
-# What a name that is gone can be replaced by, in words.
+# What to do about a name that was removed.
 _INSTEAD = {
     "ascend_scheduler_config": "remove it: vLLM's own scheduler took over in 0.12.0rc1",
     "torchair_graph_config": "remove it: ACL graphs took over in 0.12.0rc1",
@@ -72,8 +72,8 @@ class Settings:
     """The user's settings in a release's own terms.
 
     env     variables for the container
-    config  what `--additional-config` says; empty: the flag is left out
-    notes   what was turned into what
+    config  the value of `--additional-config`; empty when the flag is left out
+    notes   which variables were turned into keys
     """
 
     env: dict[str, str]
@@ -83,7 +83,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class QuantisationFault:
-    """Why a release cannot load a checkpoint, and from which one on, "" where none is known."""
+    """Why a release cannot load a checkpoint, and the first that can; "" where none is known."""
 
     reason: str
     source: str
@@ -93,31 +93,31 @@ class QuantisationFault:
 def resolve_settings(
     env: Mapping[str, str], engine_args: Mapping[str, object], version: str
 ) -> Settings:
-    """`serve.env` and the `additional-config` of `serve.engine_args`, for this release.
+    """Return `serve.env` and the `additional-config` of `serve.engine_args` for this release.
 
     A variable that became a key is turned into it. Raises Refused for names that the release
-    ignores, with what took their place, and for a setting given in both ways that differ.
+    ignores, with what replaced them, and for a variable that contradicts its key.
     """
     config = dict(_given_config(engine_args))
     for key in config:
         _check_key(key, version)
     kept: dict[str, str] = {}
-    told: list[str] = []
+    notes: list[str] = []
     for name, text in env.items():
-        if not _is_ours(name) or reads_variable(name, version):
+        if not _is_plugins(name) or reads_variable(name, version):
             kept[name] = text
             continue
         key, value = _as_key(name, text, version)
         if key in config and config[key] != value:
             raise Refused(
-                f"`{name}` and `{key}` say different things",
+                f"`{name}` and `{key}` contradict each other",
                 where="serve.env and serve.engine_args",
                 evidence=(f"{name}={text}", f"additional-config: {key}: {json.dumps(config[key])}"),
                 hint=f"keep `{key}`: {version} does not read the variable",
             )
         config[key] = value
-        told.append(f"`{name}={text}` became `{key}` in --additional-config, as {version} wants it")
-    return Settings(kept, config, tuple(told))
+        notes.append(f"`{name}={text}` became `{key}` in --additional-config: {version} reads that")
+    return Settings(kept, config, tuple(notes))
 
 
 def reads_variable(name: str, version: str) -> bool:
@@ -126,15 +126,15 @@ def reads_variable(name: str, version: str) -> bool:
 
 
 def reads_key(name: str, version: str) -> bool:
-    """Whether it reads this key of `--additional-config`."""
+    """Whether the release's source reads this key of `--additional-config`."""
     return _covers(_tables()["keys"].get(name, ""), version)
 
 
 def network_variables(node: Node, start_timeout: int) -> dict[str, str]:
-    """How this host's ranks find those of other hosts: its own address and interface.
+    """Return the variables by which this host's ranks find those of other hosts.
 
-    HCCL goes by the address first (envref_07_0073); Gloo and torch go by the interface. HCCL's
-    patience follows `start_timeout` (seconds): hosts load weights at different speeds.
+    HCCL goes by the address first (envref_07_0073), Gloo and torch by the interface. HCCL waits for
+    its peers up to `start_timeout` (seconds): hosts load weights at different speeds.
     """
     least, most = _CONNECT_SECONDS
     names = ("GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME", "HCCL_SOCKET_IFNAME")
@@ -147,9 +147,9 @@ def network_variables(node: Node, start_timeout: int) -> dict[str, str]:
 
 
 def ray_variables(ray: str = "") -> dict[str, str]:
-    """For `ray start` and for vLLM: devices are left alone, nothing is reported home.
+    """Return the variables of `ray start` and vLLM: Ray hides no devices and reports no usage.
 
-    With `ray` of 2.52 or newer also its token authentication; RAY_AUTH_TOKEN holds the token.
+    With `ray` 2.52 or newer also its token authentication; RAY_AUTH_TOKEN holds the token.
     """
     tokens = ray and order(ray) >= order(RAY_TOKENS_SINCE)
     return {
@@ -161,11 +161,11 @@ def ray_variables(ray: str = "") -> dict[str, str]:
 
 
 def visible_devices(node: Node, *, privileged: bool) -> dict[str, str]:
-    """The NPUs of the container by number.
+    """Return the variable that lists the container's NPUs by number.
 
-    A container with some of the host's /dev/davinciN numbers them anew from 0, and this variable
-    counts in those numbers (measured by others on 950DT: #16256, #16309). A privileged one sees all
-    of the host's, under the host's numbers.
+    A container with some of the host's /dev/davinciN renumbers them from 0, and this variable uses
+    these numbers (measured by others on 950DT: #16256, #16309). A privileged one sees all NPUs of
+    the host under the host's numbers.
     """
     plain = range(node.npus)
     numbers = node.devices if privileged and node.devices else plain
@@ -175,9 +175,9 @@ def visible_devices(node: Node, *, privileged: bool) -> dict[str, str]:
 def engine_variables(
     version: str, *, data_over_hosts: bool = False, sleep: bool = False
 ) -> dict[str, str]:
-    """What the recipes of this release set, on one host too.
+    """Return what the recipes of this release set, on one host too.
 
-    data_over_hosts  data ranks on several hosts
+    data_over_hosts  there are data-parallel ranks on several hosts
     sleep            vLLM's sleep mode is on
     """
     era = order(version)
@@ -199,16 +199,16 @@ def engine_variables(
 
 
 def dispatch_variables(version: str, family: str, ranks: int) -> dict[str, str]:
-    """Room for the tokens that MC2 sends to experts, where it is used: `ranks` of an expert group.
+    """Return the size of MC2's buffers, where an expert group of `ranks` uses MC2.
 
-    Below so many ranks the plug-in gathers instead, and the memory would be lost for nothing.
+    With fewer ranks the plug-in gathers instead, and the memory would be wasted.
     """
     least = engine_memory(version, "full", family).dispatch_from
     return {"HCCL_BUFFSIZE": _DISPATCH_MEBIBYTES} if least and ranks >= least else {}
 
 
-def patience(start_timeout: int) -> dict[str, str]:
-    """How long the API server waits for engine cores, where ours is longer than vLLM's own."""
+def ready_timeout(start_timeout: int) -> dict[str, str]:
+    """Return how long the API server waits for engine cores, where that exceeds vLLM's default."""
     if start_timeout <= _READY_SECONDS:
         return {}
     return {"VLLM_ENGINE_READY_TIMEOUT_S": str(start_timeout)}
@@ -217,9 +217,9 @@ def patience(start_timeout: int) -> dict[str, str]:
 def quantisation_fault(
     scheme: str | None, model_type: str, version: str, family: str
 ) -> QuantisationFault | None:
-    """Why this release cannot load a checkpoint of this scheme on these chips, None when it can.
+    """Return why this release cannot load a checkpoint of this scheme on these chips, if so.
 
-    `scheme` as facts name it ("none", "ascend", "compressed-tensors", "cuda", "unknown"), or the
+    `scheme` is as facts name it ("none", "ascend", "compressed-tensors", "cuda", "unknown"), or the
     method's own name where that is known ("fp8").
     """
     if scheme in (None, "none", "unknown"):
@@ -240,8 +240,8 @@ def quantisation_fault(
     where = "on this chip, only on 950" if only_950 else "in this release" if since else "on NPUs"
     source = "supported_quantization in vllm_ascend/platform.py"
     if order(version) < order("0.13.0"):
-        # The plug-in took every checkpoint with a quantization_config for one of its own.
-        where += " and dies with a KeyError while it loads"
+        # The plug-in took every checkpoint with a quantization_config to be one of its own.
+        where += " and fails with a KeyError while loading"
         source += "; #4313"
     return QuantisationFault(
         f"`{scheme}` quantisation is not supported {where}", source, "" if only_950 else since
@@ -279,7 +279,7 @@ _MODELSLIM_SINCE = {
 
 
 def _given_config(engine_args: Mapping[str, object]) -> Mapping[str, object]:
-    """The user's `additional-config`: a mapping, or JSON text of one."""
+    """Return the user's `additional-config`, written as a mapping or as JSON. Raises Refused."""
     for name, value in engine_args.items():
         if name.replace("_", "-") != "additional-config":
             continue
@@ -287,14 +287,14 @@ def _given_config(engine_args: Mapping[str, object]) -> Mapping[str, object]:
             try:
                 value = json.loads(value)
             except json.JSONDecodeError as error:
-                raise _no_config(f"is no JSON: {error}") from None
+                raise _bad_config(f"is not JSON: {error}") from None
         if not isinstance(value, Mapping):
-            raise _no_config("is no mapping")
+            raise _bad_config("is not a mapping")
         return value
     return {}
 
 
-def _no_config(fault: str) -> Refused:
+def _bad_config(fault: str) -> Refused:
     return Refused(
         f"`additional-config` {fault}",
         where="serve.engine_args",
@@ -302,12 +302,12 @@ def _no_config(fault: str) -> Refused:
     )
 
 
-def _is_ours(name: str) -> bool:
+def _is_plugins(name: str) -> bool:
     return name.startswith("VLLM_ASCEND_") or name in _tables()["variables"]
 
 
 def _as_key(name: str, text: str, version: str) -> tuple[str, object]:
-    """The key and value that a variable became. Raises Refused where there is none."""
+    """Return the key and value that a variable became. Raises Refused when it became none."""
     key, is_switch = _KEY_OF.get(name, ("", False))
     if not key or not reads_key(key, version):
         raise _ignored(name, version, "variables", "serve.env")
@@ -347,7 +347,7 @@ def _ignored(name: str, version: str, kind: str, where: str) -> Refused:
 
 
 def _other_way(name: str, version: str) -> str:
-    """How to say the same to this release."""
+    """Return the hint that says how to set the same in this release."""
     older = (variable for variable, (key, _) in _KEY_OF.items() if key == name)
     if (variable := next(older, "")) and reads_variable(variable, version):
         return f"set `{variable}` in `serve.env`"

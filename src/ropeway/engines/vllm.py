@@ -1,4 +1,4 @@
-"""What every vLLM has in common, whatever chip is under it: its flags, and how a start goes on."""
+"""What all vLLMs have in common, whatever the chip: layout flags, and the steps of a start."""
 
 import re
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ from ropeway.spec.model import Layout
 
 KEY_VARIABLE = "VLLM_API_KEY"  # read where no `--api-key` is given
 _LISTENING = r"Application startup complete"
-# What a line of the log means to the person who waits, in the order of a start. The furthest one
-# reached is the activity, not the last line: Ray brings lines of the ranks seconds late. The texts
-# are those of vLLM 0.32.0.
+# What a line of the log means to the person who waits, in the order of a start. The furthest step
+# is the activity, not the last line: Ray delivers the lines of ranks seconds late. The patterns are
+# those of vLLM 0.32.0.
 _ACTIVITIES = (
     (r"non-default args", "reading the model's config"),
     (r"Initializing a V1 LLM engine", "starting the engine core"),
     (r"Connecting to existing Ray cluster|Connected to Ray cluster", "joining Ray"),
     (r"[Cc]reating a new placement group|Created placement group", "placing ranks on the hosts"),
-    (r"rank \d+ in world size|world_size=\d+ rank=\d+", "ranks meet"),
+    (r"rank \d+ in world size|world_size=\d+ rank=\d+", "connecting the ranks"),
     (r"Starting to load model", "loading weights"),
     (r"Loading safetensors checkpoint shards:\s+(\d+)%", r"loading weights, \1 %"),
-    (r"Loading weights took", "weights are loaded"),
+    (r"Loading weights took", "weights loaded"),
     (r"KV cache size: ([\d,]+) tokens", r"KV cache: \1 tokens"),
     (r"init engine .* took", "warming up"),
     (r"Starting vLLM (?:API )?server", "opening the port"),
@@ -29,7 +29,7 @@ _COMPILED = tuple((re.compile(pattern), words) for pattern, words in _ACTIVITIES
 
 
 def parallel_flags(layout: Layout) -> tuple[str, ...]:
-    """The flags of a layout; sizes of 1 are vLLM's default and left out."""
+    """Return the flags of a layout; sizes of 1 are vLLM's default and left out."""
     sizes = (
         ("--pipeline-parallel-size", layout.pipeline),
         ("--tensor-parallel-size", layout.tensor),
@@ -40,25 +40,25 @@ def parallel_flags(layout: Layout) -> tuple[str, ...]:
 
 
 def activity(log: str) -> str:
-    """What vLLM is doing, from its log so far."""
+    """Say what vLLM is doing, from its log so far."""
     for pattern, words in reversed(_COMPILED):
-        if found := list(pattern.finditer(log)):
-            return found[-1].expand(words)
+        if matches := list(pattern.finditer(log)):
+            return matches[-1].expand(words)
     return "importing vLLM"
 
 
 def listening(log: str) -> bool:
-    """Whether the server answers requests."""
+    """Whether the server says that it answers requests."""
     return re.search(_LISTENING, log) is not None
 
 
 def data_ranks_that_fit(engine: int, sizes: Sequence[int]) -> int:
-    """How many data ranks of `engine` NPUs vLLM can place on hosts of `sizes` NPUs.
+    """Return how many data-parallel ranks of `engine` NPUs fit on hosts of `sizes` NPUs.
 
-    CoreEngineActorManager.create_dp_placement_groups (vllm/v1/engine/utils.py): a data rank lives
-    on one host (`strict`, `fill`), or, larger than any host, on whole hosts of equal size (`span`).
-    ParallelConfig.nnodes_within_dp says the same without Ray. Unequal hosts are cut to one size in
-    the way that serves best, since a placement may leave NPUs and hosts out.
+    CoreEngineActorManager.create_dp_placement_groups (vllm/v1/engine/utils.py): a rank lives on one
+    host (`strict`, `fill`) or, when larger than any host, on whole hosts of equal size (`span`).
+    ParallelConfig.nnodes_within_dp has the same rule without Ray. Unequal hosts are cut to the one
+    size that gives most ranks, since a placement may leave NPUs and hosts out.
     """
     on_one_host = sum(size // engine for size in sizes)
     on_whole_hosts = (

@@ -1,4 +1,4 @@
-"""vLLM-Ascend on real hosts: the command, the environment and the refusals of each release.
+"""vLLM-Ascend on real hosts: the commands, the variables and the refusals of each release.
 
     AscendReplica ─ backend ─→ how its hosts are joined (ascend_backends.backend_for)
                   ├ check   ─→ LayoutError, Refused, or nothing
@@ -7,11 +7,11 @@
                   └ environment                 (per node, set when its container starts)
 
 Nothing here was verified on NPU hardware by us. `#N` is an issue or pull request of
-vllm-project/vllm-ascend; docs/versions.md says how the version data was found.
+vllm-project/vllm-ascend; docs/versions.md says where the version data comes from.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -44,7 +44,7 @@ class AscendReplica(Replica):
     quantisation  None or "none", "ascend" (ModelSlim), "compressed-tensors"; other formats by the
                   name that config.json gives them ("fp8"), or "cuda" where only that is known
     privileged    its containers see every NPU of their host, under the host's numbers
-    ray           the version of Ray in the image, "" where nobody has asked it
+    ray           the version of Ray in the image, "" where it is not known
     """
 
     engine: ClassVar[EngineName] = "vllm-ascend"
@@ -80,7 +80,7 @@ class AscendReplica(Replica):
     @property
     def eager(self) -> bool:
         """Whether the user's flags turn graphs off."""
-        return ascend_flags.asked(self.serve.engine_args, "enforce-eager")
+        return ascend_flags.is_given(self.serve.engine_args, "enforce-eager")
 
     def check(self, shape: ModelShape) -> None:
         """Refuse what this release cannot run, with the reason, its source and what can.
@@ -99,10 +99,7 @@ class AscendReplica(Replica):
     def notes(self, shape: ModelShape) -> tuple[str, ...]:
         return (
             "not verified on NPU hardware by us",
-            *ascend_layouts.notes(
-                self.layout, shape, self.version, self.family, len(self.nodes),
-                backend=self.backend,
-            ),
+            *ascend_layouts.notes(_case(self, shape), self.version),
             *self.settings.notes,
             *ascend_flags.notes(self.serve.engine_args, self.release),
             *_chip_notes(self),
@@ -166,13 +163,13 @@ class AscendReplica(Replica):
         variables |= ascend_settings.engine_variables(
             self.version,
             data_over_hosts=self.layout.data > 1 and len(self.nodes) > 1,
-            sleep=ascend_flags.asked(self.serve.engine_args, "enable-sleep-mode"),
+            sleep=ascend_flags.is_given(self.serve.engine_args, "enable-sleep-mode"),
         )
         ranks = self.layout.tensor * self.layout.data
         if self.layout.expert and ranks > 1:
             variables |= ascend_settings.dispatch_variables(self.version, self.family, ranks)
         if order(self.version) >= order("0.14.0rc1"):
-            variables |= ascend_settings.patience(self.serve.start_timeout)
+            variables |= ascend_settings.ready_timeout(self.serve.start_timeout)
         return variables | self.settings.env
 
     activity = staticmethod(vllm.activity)
@@ -185,8 +182,8 @@ def _chip_notes(replica: AscendReplica) -> list[str]:
         notes.append("310P computes in float16, so `--dtype float16` is set (tutorials, 310p.md)")
     if replica.family == "950" and _numbers_mislead(replica):
         notes.append(
-            "until 0.29 the plug-in takes ASCEND_RT_VISIBLE_DEVICES for the host's numbers when it "
-            "looks for an NPU's endpoint file, and these are the container's (#12959, #16256)"
+            "until 0.29 the plug-in reads ASCEND_RT_VISIBLE_DEVICES as the host's numbers when it "
+            "looks for an NPU's endpoint file, and they are the container's (#12959, #16256)"
         )
     return notes
 
@@ -195,13 +192,15 @@ def _joining_notes(replica: AscendReplica) -> list[str]:
     notes = []
     if _over_nodes(replica) and order(replica.version) < order(NODES_DOCUMENTED):
         notes.append(
-            f"`--nnodes` is in the code of {replica.version} and in no document before 0.13.0"
+            f"`--nnodes` is in the code of {replica.version}, but not documented before 0.13.0"
         )
     elif _over_nodes(replica) and replica.layout.data > 1:
-        notes.append("`--nnodes` with data ranks over several hosts: read from vLLM's code only")
+        notes.append(
+            "`--nnodes` with data parallelism over several hosts: known from vLLM's code alone"
+        )
     if replica.uses_ray:
         notes.append(
-            "Ray's ports ask for no password: its token authentication came with Ray "
+            "anyone who reaches Ray's ports can run code: its token authentication came with Ray "
             f"{ascend_settings.RAY_TOKENS_SINCE}, and the images have {ascend_settings.RAY_NEWEST} "
             "or older; keep the cluster's network closed"
         )
@@ -209,7 +208,7 @@ def _joining_notes(replica: AscendReplica) -> list[str]:
 
 
 def _quiet_flags(replica: AscendReplica) -> tuple[str, ...]:
-    """No line in the log for each request, which at hundreds a second costs more than it tells."""
+    """Return the flags that keep single requests out of the log: there may be hundreds a second."""
     old = ascend_flags.logs_requests_by_default(replica.release)
     return (
         "--disable-uvicorn-access-log",
@@ -218,7 +217,7 @@ def _quiet_flags(replica: AscendReplica) -> tuple[str, ...]:
 
 
 def _engine_flags(replica: AscendReplica) -> tuple[str, ...]:
-    """What the spec has keys for; a blank is left to the engine."""
+    """Return the flags of the spec's own keys; what is None is left to the engine."""
     serve = replica.serve
     flags: list[str] = []
     if serve.context is not None:
@@ -231,10 +230,10 @@ def _engine_flags(replica: AscendReplica) -> tuple[str, ...]:
         flags += ["--kv-cache-memory-bytes", str(serve.kv_cache)]
     if serve.max_sequences is not None:
         flags += ["--max-num-seqs", str(serve.max_sequences)]
-    if replica.quantisation == "ascend" and not ascend_flags.asked(
+    if replica.quantisation == "ascend" and not ascend_flags.is_given(
         serve.engine_args, "quantization"
     ):
-        # Needed up to 0.16; since 0.17.0rc1 it only says what the plug-in finds by itself (#6873).
+        # Needed up to 0.16; since 0.17.0rc1 the plug-in finds it out by itself (#6873).
         flags += ["--quantization", "ascend"]
     return tuple(flags)
 
@@ -246,7 +245,7 @@ def _dtype(replica: AscendReplica) -> str:
 
 
 def _user_arguments(replica: AscendReplica) -> dict[str, object]:
-    """`serve.engine_args`, its `additional-config` replaced by the settled one."""
+    """Return `serve.engine_args` with the resolved `additional-config`."""
     arguments = {
         key: value
         for key, value in replica.serve.engine_args.items()
@@ -287,7 +286,7 @@ def _joining_flags(replica: AscendReplica, node: Node) -> tuple[str, ...]:
 
 
 def _ray_data_flags(replica: AscendReplica) -> tuple[str, ...]:
-    """Ray places the data ranks, those of the head first; all are started from the head."""
+    """Return how Ray places the data-parallel ranks, those of the head first."""
     shares = replica.shares
     return (
         "--data-parallel-backend", "ray",
@@ -297,7 +296,7 @@ def _ray_data_flags(replica: AscendReplica) -> tuple[str, ...]:
 
 
 def _numbers_mislead(replica: AscendReplica) -> bool:
-    """Whether NPUs have other numbers in the container, under a release that mixes the two."""
+    """Whether the container renumbers the NPUs, and the release mixes old and new numbers."""
     return (
         replica.backend == "ray"
         and order(replica.version) < order("0.29.0rc1")
@@ -306,14 +305,14 @@ def _numbers_mislead(replica: AscendReplica) -> bool:
 
 
 def _over_nodes(replica: AscendReplica) -> bool:
-    """Whether vLLM itself joins hosts to one engine (`--nnodes`)."""
+    """Whether vLLM itself joins the hosts to one engine (`--nnodes`)."""
     if replica.backend == "ray" or len(replica.nodes) == 1:
         return False
     return replica.layout.data == 1 or replica.shares is None
 
 
 def _packing(replica: AscendReplica) -> dict[str, str]:
-    """How Ray lays out data ranks. By default every host gets as many as the head, or none."""
+    """Return how Ray spreads data-parallel ranks; by default each host gets as many as the head."""
     if replica.layout.data == 1 or order(replica.version) < order(RAY_SPAN_SINCE):
         return {}
     if replica.layout.tensor * replica.layout.pipeline > max(n.npus for n in replica.nodes):
@@ -333,37 +332,33 @@ def _check_interfaces(replica: AscendReplica) -> None:
         )
 
 
-def _check_layout(replica: AscendReplica, shape: ModelShape) -> None:
-    reasons = ascend_layouts.limits(
-        replica.layout,
-        shape,
-        replica.version,
-        replica.family,
-        len(replica.nodes),
-        graph="eager" if replica.eager else "full",
-        backend=replica.backend,
+def _case(replica: AscendReplica, shape: ModelShape) -> ascend_layouts.Case:
+    hosts = len(replica.nodes)
+    return ascend_layouts.Case(
+        replica.layout, shape, replica.family, hosts, backend=replica.backend
     )
+
+
+def _check_layout(replica: AscendReplica, shape: ModelShape) -> None:
+    case = _case(replica, shape)
+    graph = "eager" if replica.eager else "full"
+    reasons = ascend_layouts.limits(replace(case, graph=graph), replica.version)
     if not reasons:
         return
-    later = ascend_layouts.runs_from(
-        replica.layout,
-        shape,
-        replica.version,
-        replica.family,
-        len(replica.nodes),
-        backend=replica.backend,
-    )
+    later = ascend_layouts.runs_from(case, replica.version)
     raise LayoutError(
         f"{replica.layout} does not run in this release",
         where=f"vLLM-Ascend {replica.version}",
         evidence=reasons,
-        hint=f"vLLM-Ascend {later} or later, or another layout" if later else "another layout",
+        hint=f"take vLLM-Ascend {later} or later, or another layout"
+        if later
+        else "take another layout",
     )
 
 
 def _check_quantisation(replica: AscendReplica, shape: ModelShape) -> None:
     scheme = replica.quantisation
-    if scheme == "cuda":  # facts tell no more; config.json, which the shape was read from, may
+    if scheme == "cuda":  # the shape, read from config.json, may know which
         scheme = shape.precision.scheme if "fp8" in shape.precision.scheme else scheme
     fault = ascend_settings.quantisation_fault(
         scheme, shape.model_type, replica.version, replica.family
@@ -375,7 +370,7 @@ def _check_quantisation(replica: AscendReplica, shape: ModelShape) -> None:
         fault.reason,
         where=f"vLLM-Ascend {replica.version}, {replica.model}",
         evidence=(fault.source,),
-        hint=f"{later}the original weights, or a ModelSlim checkpoint of the model",
+        hint=f"take {later}the original weights, or a ModelSlim checkpoint of the model",
     )
 
 
@@ -383,7 +378,7 @@ def _check_cache_size(replica: AscendReplica) -> None:
     if replica.serve.kv_cache is None or order(replica.version) >= order(KV_CACHE_BYTES_SINCE):
         return
     raise Refused(
-        "`serve.kv_cache` has no effect in this release: its worker sizes the cache by itself",
+        "`serve.kv_cache` has no effect in this release: its worker sizes the cache itself",
         where=f"vLLM-Ascend {replica.version}",
         evidence=(f"vllm_ascend/worker reads kv_cache_memory_bytes since {KV_CACHE_BYTES_SINCE}",),
         hint="set `serve.memory`, a fraction of the NPU's memory, instead",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import log
 
-from ropeway.engines.ascend_layouts import limits, notes, runs_from
+from ropeway.engines.ascend_layouts import Case, limits, notes, runs_from
 from ropeway.errors import LayoutError, Refused
 from ropeway.plan.candidate import Candidate, Objective, Plan, Rejected, Value, Wanted
 from ropeway.plan.cost import Cost, cost
@@ -97,7 +97,7 @@ def _barred(wanted: Wanted, given: Setting, refusal: Rejected) -> LayoutError:
     """The release cannot run the one layout asked for."""
     layout, version = refusal.layout, wanted.traits.version
     family = wanted.chip.family if wanted.chip else ""
-    later = runs_from(layout, wanted.shape, version, family, given.hosts(wanted, layout))
+    later = runs_from(Case(layout, wanted.shape, family, given.hosts(wanted, layout)), version)
     other = "another layout: `ropeway plan` without one lists them"
     return LayoutError(
         f"layout `{layout}` cannot run with vLLM-Ascend {version}",
@@ -116,10 +116,10 @@ def _judged(wanted: Wanted, given: Setting, layout: Layout) -> Candidate | Rejec
     hosts = given.hosts(wanted, layout)
     doubts: tuple[str, ...] = ()
     if wanted.chip is not None:
-        release = (wanted.traits.version, wanted.chip.family, hosts)
-        if reasons := limits(layout, wanted.shape, *release, graph=wanted.traits.graph):
+        case = Case(layout, wanted.shape, wanted.chip.family, hosts, wanted.traits.graph)
+        if reasons := limits(case, wanted.traits.version):
             return Rejected(layout, "engine", "; ".join(reasons))
-        doubts = notes(layout, wanted.shape, *release)
+        doubts = notes(case, wanted.traits.version)
     fit = fitting(wanted, given, layout)
     if not fit.memory.fits:
         words = memory_words(fit.memory, given.context)

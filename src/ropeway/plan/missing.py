@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ropeway.engines.ascend_layouts import limits
+from ropeway.engines.ascend_layouts import Case, limits
 from ropeway.models import precision_named
 from ropeway.plan.candidate import Rejected, Wanted
 from ropeway.plan.fit import Fit, Setting, fitting, hosts_needed
@@ -85,15 +85,10 @@ def _smallest(wanted: Wanted, given: Setting) -> tuple[Layout, Fit] | None:
         if layout.data > 1 and not layout.expert:
             continue
         hosts = hosts_needed(layout, wanted.cluster)
-        if wanted.chip and limits(
-            layout,
-            wanted.shape,
-            wanted.traits.version,
-            wanted.chip.family,
-            hosts,
-            graph=wanted.traits.graph,
-        ):
-            continue
+        if wanted.chip:
+            case = Case(layout, wanted.shape, wanted.chip.family, hosts, wanted.traits.graph)
+            if limits(case, wanted.traits.version):
+                continue
         fit = fitting(wanted, given, layout)
         if fit.memory.fits:
             return layout, fit
