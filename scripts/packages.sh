@@ -1,11 +1,11 @@
-# What get-sshd and get-docker have in common; they source it. $target is the folder to fill, $draft
-# one beside it that `begin_draft` makes and the script's end removes.
+# Functions that get-sshd and get-docker share. $target is the folder to fill; $draft is one beside
+# it that `begin_draft` makes and the end of the script removes.
 fail() {
   echo "error: $1" >&2
   exit 1
 }
 
-use_folder() { # as $target, made where it is missing
+use_folder() { # set $target, and make it if it is missing
   mkdir -p "$1" || exit
   target=$(cd "$1" && pwd)
 }
@@ -16,13 +16,13 @@ begin_draft() {
   trap 'exit 130' INT TERM
 }
 
-get() { # one of Debian's packages, unpacked into $draft/root
+get() { # unpack one of Debian's packages into $draft/root
   (cd "$draft" && apt-get download -qq "$1" >/dev/null 2>"$draft/apt.log") ||
     fail "cannot download $1 (apt-get update?): $(tail -n 1 "$draft/apt.log")"
   dpkg -x "$draft/$1"_*.deb "$draft/root" || fail "cannot unpack $1"
 }
 
-libraries() { # that a package needs and this machine lacks
+libraries() { # print those that a package needs and this machine lacks
   dpkg-deb -f "$draft/$1"_*.deb Pre-Depends Depends | tr ',' '\n' |
     sed -n 's/^[^:]*: *lib/lib/; s/^ *\(lib[^ :|(]*\).*/\1/p' |
     while read -r name; do
@@ -31,7 +31,7 @@ libraries() { # that a package needs and this machine lacks
     done
 }
 
-get_with_libraries() { # the packages named, their libraries, and the libraries of those
+get_with_libraries() { # unpack packages, their libraries, and the libraries of those
   for package in "$@"; do get "$package"; done
   new=$*
   while [ -n "$new" ]; do
