@@ -53,17 +53,17 @@ def hosts(count: int, npus: int = 8) -> tuple[Node, ...]:
     )
 
 
-def replica(
+def make_replica(
     release: Release,
     layout: str,
     count: int,
-    wanted: str | None = None,
+    backend: str | None = None,
     *,
     serve: dict[str, object] | None = None,
     quantisation: str | None = None,
     family: str = "A2",
 ) -> AscendReplica:
-    """One of eight-NPU hosts. Raises Refused when `wanted` cannot join them."""
+    """Return a replica on eight-NPU hosts. Raises Refused when `backend` cannot join them."""
     nodes, parsed = hosts(count), Layout.parse(layout)
     return AscendReplica(
         nodes=nodes,
@@ -73,41 +73,41 @@ def replica(
         serve=Serve.model_validate({"layout": parsed, **(serve or {})}),
         release=release,
         family=family,
-        backend=backend_for(parsed, nodes, release, wanted),
+        backend=backend_for(parsed, nodes, release, backend),
         quantisation=quantisation,
         address="127.0.0.1",
         port=8000,
     )
 
 
-def replicas(release: Release) -> Iterator[tuple[str, AscendReplica]]:
+def make_replicas(release: Release) -> Iterator[tuple[str, AscendReplica]]:
     """Each with its name: all layouts under both backends, and what else changes a line."""
     for count, layouts in LAYOUTS.items():
         for layout in layouts:
-            for wanted in ("ray", "mp"):
+            for backend in ("ray", "mp"):
                 try:
                     yield (
-                        f"{count} hosts {layout} {wanted}",
-                        replica(release, layout, count, wanted),
+                        f"{count} hosts {layout} {backend}",
+                        make_replica(release, layout, count, backend),
                     )
                 except Refused:
                     continue
-    yield "all keys", replica(release, "TP8+EP", 1, serve=FULL, quantisation="ascend")
-    yield "310P", replica(release, "TP4", 1, family="310P")
+    yield "all keys", make_replica(release, "TP8+EP", 1, serve=FULL, quantisation="ascend")
+    yield "310P", make_replica(release, "TP4", 1, family="310P")
     if order(release.version) >= order("0.19.1rc1"):
-        yield "cache size", replica(release, "TP8", 1, serve={"kv_cache": "8GiB"})
+        yield "cache size", make_replica(release, "TP8", 1, serve={"kv_cache": "8GiB"})
     if order(release.version) >= order("0.13.0rc2"):
         config = {"additional-config": {"eplb_config": {"num_redundant_experts": 0}}}
-        yield "own config", replica(release, "TP8+EP", 1, serve={"engine_args": config})
+        yield "own config", make_replica(release, "TP8+EP", 1, serve={"engine_args": config})
 
 
 def lines() -> Iterator[Line]:
     """All of them."""
     for release in RELEASES:
-        for name, one in replicas(release):
-            nodes = one.nodes[:1] if one.backend == "ray" else one.nodes
+        for name, replica in make_replicas(release):
+            nodes = replica.nodes[:1] if replica.backend == "ray" else replica.nodes
             for node in nodes:
-                yield Line(release, f"{name} {node.name}", one.serve_argv(node))
+                yield Line(release, f"{name} {node.name}", replica.serve_argv(node))
 
 
 def digest(argv: tuple[str, ...]) -> str:

@@ -22,7 +22,7 @@ VERSIONS = RECORDED["versions"]
 
 
 def recorded(vllm):
-    """Flag → what it takes, of one vLLM."""
+    """Return what each flag of a vLLM takes."""
     place = VERSIONS.index(vllm)
     return {
         flag: run["option"]
@@ -39,7 +39,7 @@ LINES = list(lines())
 def faults(argv, options):
     """What a parser with these options would say against `vllm serve MODEL …`."""
     assert argv[:2] == ("vllm", "serve") and not argv[2].startswith("-")
-    found, words = [], list(argv[3:])
+    complaints, words = [], list(argv[3:])
     while words:
         flag = words.pop(0)
         values = []
@@ -47,18 +47,18 @@ def faults(argv, options):
             values.append(words.pop(0))
         option = options.get(flag)
         if option is None:
-            found.append(f"no {flag}")
+            complaints.append(f"no {flag}")
             continue
         least, most = {0: (0, 0), "?": (0, 1), "+": (1, 99), "*": (0, 99)}.get(
             option.get("nargs"), (1, 1)
         )
         if not least <= len(values) <= most:
-            found.append(f"{flag} takes {least} to {most}, not {values}")
+            complaints.append(f"{flag} takes {least} to {most}, not {values}")
         choices = option.get("choices")
-        found += [f"{flag} {one}" for one in values if choices and one not in choices]
+        complaints += [f"{flag} {value}" for value in values if choices and value not in choices]
         if option.get("type") == "int":
-            found += [f"{flag} {one}" for one in values if not one.isdigit()]
-    return found
+            complaints += [f"{flag} {value}" for value in values if not value.isdigit()]
+    return complaints
 
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda row: row.version)

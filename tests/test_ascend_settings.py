@@ -135,5 +135,5 @@ def test_a_switch_must_be_a_number_to_become_a_key():
 
 @pytest.mark.parametrize(("patience", "seconds"), [(10, "120"), (900, "900"), (86_400, "7200")])
 def test_hccl_waits_within_its_limits(patience, seconds):
-    found = network_variables(Node("a", "10.0.0.1", 8, "eth0"), patience)
-    assert found["HCCL_CONNECT_TIMEOUT"] == seconds
+    variables = network_variables(Node("a", "10.0.0.1", 8, "eth0"), patience)
+    assert variables["HCCL_CONNECT_TIMEOUT"] == seconds

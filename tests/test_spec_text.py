@@ -150,8 +150,8 @@ def test_the_sample_explains_every_key_of_the_schema() -> None:
         if mapping == "serve.layouts":
             continue  # written as `serve.layout` is
         for key in keys:
-            wanted = f"{mapping.split('.')[0]}.{key}" if mapping else key
-            assert wanted in shown, f"sample.yaml does not mention {wanted}"
+            name = f"{mapping.split('.')[0]}.{key}" if mapping else key
+            assert name in shown, f"sample.yaml does not mention {name}"
 
 
 def test_the_sample_is_narrow_enough_for_a_terminal() -> None:

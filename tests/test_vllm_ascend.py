@@ -13,7 +13,7 @@ from ropeway.engines.base import Node
 from ropeway.errors import LayoutError, Refused
 from ropeway.models.known import known
 from ropeway.spec.model import Layout
-from serve_lines import hosts, replica
+from serve_lines import hosts, make_replica
 
 BLOG = "0.11.0rc0"
 VL = known("Qwen3-VL-30B-A3B-Instruct")
@@ -47,44 +47,43 @@ def release(version):
 
 
 def flags(argv):
-    """Flag → value, "" for a bare one; the model stands under its own name."""
-    found, position = {}, 3
-    found["model"] = argv[2]
+    """Return the value of each flag, "" for a bare one, and the model as `model`."""
+    values, position = {"model": argv[2]}, 3
     while position < len(argv):
         name = argv[position]
         bare = position + 1 == len(argv) or argv[position + 1].startswith("--")
-        assert name.startswith("--") and name not in found
-        found[name] = "" if bare else argv[position + 1]
+        assert name.startswith("--") and name not in values
+        values[name] = "" if bare else argv[position + 1]
         position += 1 if bare else 2
-    return found
+    return values
 
 
 @pytest.mark.parametrize(("case", "typed"), COMMANDS.items(), ids=str)
 def test_the_commands_of_the_report(case, typed):
     layout, count, quantisation = case
-    one = replica(release(BLOG), layout, count, serve=TYPED, quantisation=quantisation)
-    ours, theirs = flags(one.serve_argv(one.head)), flags(shlex.split(typed))
-    # Requests are not logged since vLLM 0.10.1; the address is said, and is the same port.
+    replica = make_replica(release(BLOG), layout, count, serve=TYPED, quantisation=quantisation)
+    ours, theirs = flags(replica.serve_argv(replica.head)), flags(shlex.split(typed))
+    # Requests are not logged since vLLM 0.10.1; the address is explicit, with the same port.
     assert theirs.pop("--disable-log-requests") == ""
     assert ours.pop("--host") == "127.0.0.1"
     assert ours.pop("--port") == "8000"
     assert ours == theirs
-    one.check(DENSE if quantisation else VL)
+    replica.check(DENSE if quantisation else VL)
 
 
 def test_pipeline_with_experts_is_refused_until_the_release_that_mends_it():
     with pytest.raises(LayoutError) as error:
-        replica(release(BLOG), "TP8×PP2+EP", 2).check(VL)
+        make_replica(release(BLOG), "TP8×PP2+EP", 2).check(VL)
     assert "#3529" in error.value.evidence[0]
     assert error.value.hint is not None and "0.12.0rc1" in error.value.hint
-    replica(release("0.12.0rc1"), "TP8×PP2+EP", 2).check(VL)
+    make_replica(release("0.12.0rc1"), "TP8×PP2+EP", 2).check(VL)
 
 
 def test_ray_is_started_as_in_the_report():
     """Its exports are ours with the same values; ours name the NPUs and say less to others."""
-    one = replica(release(BLOG), "TP16", 2)
-    for node in one.nodes:
-        ours = one.environment(node)
+    replica = make_replica(release(BLOG), "TP16", 2)
+    for node in replica.nodes:
+        ours = replica.environment(node)
         assert {
             "HCCL_IF_IP": node.address,
             "GLOO_SOCKET_IFNAME": "eth0",
@@ -92,10 +91,10 @@ def test_ray_is_started_as_in_the_report():
             "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES": "1",
             "ASCEND_RT_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7",
         }.items() <= ours.items()
-    head, worker = (one.ray_start_argv(node) for node in one.nodes)
+    head, worker = (replica.ray_start_argv(node) for node in replica.nodes)
     assert head[:5] == ("ray", "start", "--head", "--port", "6379")
     assert worker[:4] == ("ray", "start", "--address", "192.168.0.10:6379")
-    for argv, node in ((head, one.nodes[0]), (worker, one.nodes[1])):
+    for argv, node in ((head, replica.nodes[0]), (worker, replica.nodes[1])):
         assert argv[argv.index("--node-ip-address") + 1] == node.address
         assert argv[argv.index("--resources") + 1] == '{"NPU": 8}'
         assert not any(word.startswith(("--num-gpus", "--block")) for word in argv)
@@ -103,13 +102,13 @@ def test_ray_is_started_as_in_the_report():
 
 def test_an_address_of_version_six_is_bracketed():
     nodes = (Node("a", "fd00::1", 8, "eth0"), Node("b", "fd00::2", 8, "eth0"))
-    one = replica(release(BLOG), "TP16", 2)
-    one = replace(one, nodes=nodes)
-    assert "[fd00::1]:6379" in one.ray_start_argv(nodes[1])
+    replica = make_replica(release(BLOG), "TP16", 2)
+    replica = replace(replica, nodes=nodes)
+    assert "[fd00::1]:6379" in replica.ray_start_argv(nodes[1])
 
 
 @pytest.mark.parametrize(
-    ("layout", "count", "version", "wanted", "backend"),
+    ("layout", "count", "version", "required", "backend"),
     [
         ("TP8+EP", 1, BLOG, None, "mp"),
         ("TP8", 1, BLOG, "ray", "ray"),
@@ -126,12 +125,12 @@ def test_an_address_of_version_six_is_bracketed():
         ("TP8", 3, "0.18.0", None, "ray"),
     ],
 )
-def test_what_joins_the_hosts(layout, count, version, wanted, backend):
-    assert backend_for(Layout.parse(layout), hosts(count), release(version), wanted) == backend
+def test_what_joins_the_hosts(layout, count, version, required, backend):
+    assert backend_for(Layout.parse(layout), hosts(count), release(version), required) == backend
 
 
 @pytest.mark.parametrize(
-    ("layout", "count", "version", "wanted", "words"),
+    ("layout", "count", "version", "required", "words"),
     [
         ("TP16", 2, BLOG, "mp", "0.12.0rc1"),
         ("TP8", 3, "0.18.0", "mp", "evenly"),
@@ -144,9 +143,9 @@ def test_what_joins_the_hosts(layout, count, version, wanted, backend):
         ("TP16", 1, "0.18.0", None, "node0: 8"),
     ],
 )
-def test_what_cannot_join_them(layout, count, version, wanted, words):
+def test_what_cannot_join_them(layout, count, version, required, words):
     with pytest.raises(Refused) as error:
-        backend_for(Layout.parse(layout), hosts(count), release(version), wanted)
+        backend_for(Layout.parse(layout), hosts(count), release(version), required)
     assert words in " ".join((*error.value.evidence, str(error.value.hint)))
 
 
@@ -165,15 +164,15 @@ def test_data_ranks_fill_hosts_without_gaps(sizes, data, tensor, pipeline):
     if shares is not None:
         assert sum(shares) == data
         assert all(0 < share <= most for share, most in zip(shares, room, strict=True))
-        # Nobody could take one from another to be more even.
+        # Moving a rank from one node to another would not make it more even.
         spare = [s for s, most in zip(shares, room, strict=True) if s < most]
         assert not spare or max(shares) - min(spare) <= 1
 
 
 def test_data_parallel_over_hosts_follows_the_recipe():
     """docs/source/tutorials/multi_node.md of v0.11.0rc0: DP4 TP4 EP on two hosts."""
-    one = replica(release(BLOG), "DP4×TP4+EP", 2)
-    first, second = (flags(one.serve_argv(node)) for node in one.nodes)
+    replica = make_replica(release(BLOG), "DP4×TP4+EP", 2)
+    first, second = (flags(replica.serve_argv(node)) for node in replica.nodes)
     shared = {
         "--data-parallel-size": "4",
         "--data-parallel-size-local": "2",
@@ -187,14 +186,14 @@ def test_data_parallel_over_hosts_follows_the_recipe():
     assert (second["--headless"], second["--data-parallel-start-rank"]) == ("", "2")
     assert first.keys() - second.keys() == {"--host", "--port"}
     recipe = {"OMP_PROC_BIND": "false", "OMP_NUM_THREADS": "100", "HCCL_BUFFSIZE": "1024"}
-    for node in one.nodes:
-        assert recipe.items() <= one.environment(node).items()
-        assert one.environment(node)["HCCL_SOCKET_IFNAME"] == "eth0"
+    for node in replica.nodes:
+        assert recipe.items() <= replica.environment(node).items()
+        assert replica.environment(node)["HCCL_SOCKET_IFNAME"] == "eth0"
 
 
 def test_native_hosts_differ_in_rank_alone():
-    one = replica(release("0.18.0"), "TP8×PP2", 2)
-    first, second = (flags(one.serve_argv(node)) for node in one.nodes)
+    replica = make_replica(release("0.18.0"), "TP8×PP2", 2)
+    first, second = (flags(replica.serve_argv(node)) for node in replica.nodes)
     assert (first.pop("--node-rank"), second.pop("--node-rank")) == ("0", "1")
     assert (first.pop("--host"), first.pop("--port")) == ("127.0.0.1", "8000")
     assert second.pop("--headless") == ""
@@ -213,53 +212,61 @@ def test_native_hosts_differ_in_rank_alone():
     ],
 )
 def test_a_note_where_only_code_says_how_hosts_are_joined(version, layout, count, word):
-    found = replica(release(version), layout, count, "mp").notes(DENSE)
-    notes = [note for note in found if "--nnodes" in note]
+    every = make_replica(release(version), layout, count, "mp").notes(DENSE)
+    notes = [note for note in every if "--nnodes" in note]
     assert bool(notes) == bool(word)
     assert not word or word in notes[0]
 
 
 def test_with_ray_only_the_head_serves():
-    one = replica(release(BLOG), "TP16", 2)
+    replica = make_replica(release(BLOG), "TP16", 2)
     with pytest.raises(ValueError, match="node1"):
-        one.serve_argv(one.nodes[1])
+        replica.serve_argv(replica.nodes[1])
 
 
-def test_old_releases_are_told_to_be_quiet():
+def test_old_releases_get_the_flag_that_keeps_requests_out_of_the_log():
+    replicas = [make_replica(row, "TP8", 1) for row in RELEASES]
     loud = {
-        row.version for row in RELEASES
-        if "--disable-log-requests" in (one := replica(row, "TP8", 1)).serve_argv(one.head)
-    }  # fmt: skip
+        replica.version
+        for replica in replicas
+        if "--disable-log-requests" in replica.serve_argv(replica.head)
+    }
     assert {"0.9.1", "0.10.0rc1"} <= loud
     assert not loud & {"0.10.1rc1", BLOG, "0.18.0", "0.30.0rc2"}
 
 
 def test_npus_are_counted_as_the_container_numbers_them():
-    """A plain container numbers the devices it was given anew; a privileged one sees them all."""
-    one = replica(release(BLOG), "TP4", 1, "ray")
+    """A plain container renumbers its devices; a privileged container sees all of the host."""
     part = Node("node0", "192.168.0.10", 4, "eth0", (4, 5, 6, 7))
-    assert one.environment(part)["ASCEND_RT_VISIBLE_DEVICES"] == "0,1,2,3"
-    assert replace(one, privileged=True).environment(part)["ASCEND_RT_VISIBLE_DEVICES"] == "4,5,6,7"
-    plain = replica(release(BLOG), "TP4", 1)
-    assert "ASCEND_RT_VISIBLE_DEVICES" not in plain.environment(part)
+
+    def numbers(replica):
+        return replica.environment(part).get("ASCEND_RT_VISIBLE_DEVICES")
+
+    replica = make_replica(release(BLOG), "TP4", 1, "ray")
+    assert numbers(replica) == "0,1,2,3"
+    assert numbers(replace(replica, privileged=True)) == "4,5,6,7"
+    assert numbers(make_replica(release(BLOG), "TP4", 1)) is None
 
 
-def test_numbers_that_mislead_are_told():
-    one = replica(release("0.23.0"), "TP4", 1, "ray", family="950")
+def test_numbers_that_mislead_are_noted():
+    replica = make_replica(release("0.23.0"), "TP4", 1, "ray", family="950")
     part = (Node("node0", "192.168.0.10", 4, "eth0", (4, 5, 6, 7)),)
 
-    def told(of):
-        return any("endpoint file" in note for note in of.notes(DENSE))
+    def is_noted(replica):
+        return any("endpoint file" in note for note in replica.notes(DENSE))
 
-    assert told(replace(one, nodes=part))
-    assert not told(one)
-    assert not told(replace(one, nodes=part, family="A3"))
-    assert not told(replace(one, nodes=part, release=release("0.30.0rc2")))
+    assert is_noted(replace(replica, nodes=part))
+    assert not is_noted(replica)
+    assert not is_noted(replace(replica, nodes=part, family="A3"))
+    assert not is_noted(replace(replica, nodes=part, release=release("0.30.0rc2")))
 
 
 def test_one_host_needs_no_network():
-    one = replica(release("0.18.0"), "TP8+EP", 1)
-    assert not {"HCCL_IF_IP", "VLLM_HOST_IP", "HCCL_BUFFSIZE"} & one.environment(one.head).keys()
+    replica = make_replica(release("0.18.0"), "TP8+EP", 1)
+    assert (
+        not {"HCCL_IF_IP", "VLLM_HOST_IP", "HCCL_BUFFSIZE"}
+        & replica.environment(replica.head).keys()
+    )
 
 
 @pytest.mark.parametrize(
@@ -273,14 +280,14 @@ def test_one_host_needs_no_network():
     ],
 )
 def test_room_for_dispatch_where_mc2_is_used(layout, count, family, given):
-    one = replica(release("0.18.0"), layout, count, family=family)
-    assert (one.environment(one.head).get("HCCL_BUFFSIZE") == "1024") == given
+    replica = make_replica(release("0.18.0"), layout, count, family=family)
+    assert (replica.environment(replica.head).get("HCCL_BUFFSIZE") == "1024") == given
 
 
 def test_environment_by_release():
     def of(version, **serve):
-        one = replica(release(version), "TP8", 1, serve=serve)
-        return one.environment(one.head)
+        replica = make_replica(release(version), "TP8", 1, serve=serve)
+        return replica.environment(replica.head)
 
     assert [of(v).get("VLLM_USE_V1") for v in ("0.9.1", "0.11.0", "0.12.0rc1")] == ["1", "1", None]
     assert "PYTORCH_NPU_ALLOC_CONF" in of("0.13.0")
@@ -294,24 +301,24 @@ def test_environment_by_release():
 
 def test_the_users_variables_win():
     serve = {"env": {"HCCL_IF_IP": "10.9.9.9", "MY_OWN": "1"}, "start_timeout": 20_000}
-    one = replica(release("0.18.0"), "TP16", 2, serve=serve)
-    found = one.environment(one.head)
-    assert (found["HCCL_IF_IP"], found["MY_OWN"]) == ("10.9.9.9", "1")
-    assert found["HCCL_CONNECT_TIMEOUT"] == "7200"
+    replica = make_replica(release("0.18.0"), "TP16", 2, serve=serve)
+    variables = replica.environment(replica.head)
+    assert (variables["HCCL_IF_IP"], variables["MY_OWN"]) == ("10.9.9.9", "1")
+    assert variables["HCCL_CONNECT_TIMEOUT"] == "7200"
 
 
 def test_ray_asks_for_a_token_where_it_can():
-    one = replica(release("0.30.0rc2"), "TP16", 2, "ray")
-    assert replace(one, ray="2.52.0").environment(one.head)["RAY_AUTH_MODE"] == "token"
-    assert "RAY_AUTH_MODE" not in replace(one, ray="2.48.0").environment(one.head)
-    assert any("token authentication" in note for note in one.notes(VL))
+    replica = make_replica(release("0.30.0rc2"), "TP16", 2, "ray")
+    assert replace(replica, ray="2.52.0").environment(replica.head)["RAY_AUTH_MODE"] == "token"
+    assert "RAY_AUTH_MODE" not in replace(replica, ray="2.48.0").environment(replica.head)
+    assert any("token authentication" in note for note in replica.notes(VL))
 
 
 def test_how_ray_lays_out_data_ranks():
-    span = replica(release("0.18.0"), "DP2×TP16", 4, "ray")
+    span = make_replica(release("0.18.0"), "DP2×TP16", 4, "ray")
     assert span.environment(span.head)["VLLM_RAY_DP_PACK_STRATEGY"] == "span"
     assert "--data-parallel-size-local" not in span.serve_argv(span.head)
-    even = replica(release("0.18.0"), "DP4×TP4+EP", 2, "ray")
+    even = make_replica(release("0.18.0"), "DP4×TP4+EP", 2, "ray")
     assert "VLLM_RAY_DP_PACK_STRATEGY" not in even.environment(even.head)
     nodes = (*hosts(1), Node("small", "192.168.0.99", 4, "eth0"))
     uneven = replace(even, nodes=nodes, layout=Layout.parse("DP3×TP4"))
@@ -323,12 +330,12 @@ def test_variables_become_keys():
         "env": {"VLLM_ASCEND_ENABLE_NZ": "2"},
         "engine_args": {"additional_config": {"enable_cpu_binding": False}},
     }
-    one = replica(release("0.30.0rc2"), "TP8", 1, serve=serve)
-    assert one.settings.config == {"enable_cpu_binding": False, "weight_nz_mode": 2}
-    assert "VLLM_ASCEND_ENABLE_NZ" not in one.environment(one.head)
-    said = flags(one.serve_argv(one.head))
-    assert said["--additional-config"] == '{"enable_cpu_binding": false, "weight_nz_mode": 2}'
-    assert any("weight_nz_mode" in note for note in one.notes(VL))
+    replica = make_replica(release("0.30.0rc2"), "TP8", 1, serve=serve)
+    assert replica.settings.config == {"enable_cpu_binding": False, "weight_nz_mode": 2}
+    assert "VLLM_ASCEND_ENABLE_NZ" not in replica.environment(replica.head)
+    given = flags(replica.serve_argv(replica.head))
+    assert given["--additional-config"] == '{"enable_cpu_binding": false, "weight_nz_mode": 2}'
+    assert any("weight_nz_mode" in note for note in replica.notes(VL))
 
 
 @pytest.mark.parametrize(
@@ -347,68 +354,68 @@ def test_variables_become_keys():
     ],
 )
 def test_quantisation(quantisation, version, shape, words):
-    one = replica(release(version), "TP8", 1, quantisation=quantisation)
+    replica = make_replica(release(version), "TP8", 1, quantisation=quantisation)
     if not words:
-        one.check(shape)
-        told = flags(one.serve_argv(one.head)).get("--quantization")
-        assert told == ("ascend" if quantisation == "ascend" else None)
+        replica.check(shape)
+        given = flags(replica.serve_argv(replica.head)).get("--quantization")
+        assert given == ("ascend" if quantisation == "ascend" else None)
         return
     with pytest.raises(Refused) as error:
-        one.check(shape)
+        replica.check(shape)
     assert words in str(error.value.hint)
 
 
 def test_fp8_is_for_the_newest_chip():
     shape = known("DeepSeek-V4-Flash")
     for quantisation in ("fp8", "cuda"):
-        one = replica(release("0.23.0"), "TP8", 1, quantisation=quantisation, family="950")
-        one.check(shape)
+        replica = make_replica(release("0.23.0"), "TP8", 1, quantisation=quantisation, family="950")
+        replica.check(shape)
         with pytest.raises(Refused, match="only on 950"):
-            replace(one, family="A3").check(shape)
+            replace(replica, family="A3").check(shape)
         with pytest.raises(Refused) as error:
-            replace(one, release=release("0.21.0rc1")).check(shape)
+            replace(replica, release=release("0.21.0rc1")).check(shape)
         assert "0.22.1rc1" in str(error.value.hint)
 
 
 def test_a_flag_given_by_the_user_is_not_given_twice():
     serve = {"engine_args": {"quantization": "ascend"}}
-    one = replica(release(BLOG), "TP8", 1, serve=serve, quantisation="ascend")
-    assert one.serve_argv(one.head).count("--quantization") == 1
+    replica = make_replica(release(BLOG), "TP8", 1, serve=serve, quantisation="ascend")
+    assert replica.serve_argv(replica.head).count("--quantization") == 1
 
 
 def test_the_cache_in_bytes_is_refused_where_it_has_no_effect():
     serve = {"kv_cache": "8GiB"}
     with pytest.raises(Refused, match="no effect"):
-        replica(release("0.18.0"), "TP8", 1, serve=serve).check(DENSE)
-    one = replica(release("0.19.1rc1"), "TP8", 1, serve=serve)
-    one.check(DENSE)
-    assert flags(one.serve_argv(one.head))["--kv-cache-memory-bytes"] == str(8 * 2**30)
+        make_replica(release("0.18.0"), "TP8", 1, serve=serve).check(DENSE)
+    replica = make_replica(release("0.19.1rc1"), "TP8", 1, serve=serve)
+    replica.check(DENSE)
+    assert flags(replica.serve_argv(replica.head))["--kv-cache-memory-bytes"] == str(8 * 2**30)
 
 
 def test_an_unknown_interface_is_refused():
-    one = replica(release(BLOG), "TP16", 2)
-    nodes = (one.nodes[0], Node("node1", "192.168.0.11", 8))
+    replica = make_replica(release(BLOG), "TP16", 2)
+    nodes = (replica.nodes[0], Node("node1", "192.168.0.11", 8))
     with pytest.raises(Refused, match="network interface") as error:
-        replace(one, nodes=nodes).check(VL)
+        replace(replica, nodes=nodes).check(VL)
     assert error.value.where == "node1"
 
 
 def test_310p_computes_in_half_precision():
-    one = replica(release("0.18.0"), "TP4", 1, family="310P")
-    assert flags(one.serve_argv(one.head))["--dtype"] == "float16"
-    assert any("float16" in note for note in one.notes(DENSE))
+    replica = make_replica(release("0.18.0"), "TP4", 1, family="310P")
+    assert flags(replica.serve_argv(replica.head))["--dtype"] == "float16"
+    assert any("float16" in note for note in replica.notes(DENSE))
 
 
 @pytest.mark.parametrize(
     "text", ["/data/a b", "/data/$(id)", "/data/'\"", "/data/;rm -rf", "/数据"]
 )
 def test_hostile_names_stay_one_argument(text):
-    one = replica(release(BLOG), "TP8", 1, serve={"engine_args": {"seed": text}})
-    one = replace(one, model=text, served_name=text)
-    argv = one.serve_argv(one.head)
+    replica = make_replica(release(BLOG), "TP8", 1, serve={"engine_args": {"seed": text}})
+    replica = replace(replica, model=text, served_name=text)
+    argv = replica.serve_argv(replica.head)
     assert argv[2] == text and argv.count(text) == 3
 
 
 def test_nothing_here_claims_to_be_verified():
     for row in RELEASES:
-        assert "not verified on NPU hardware by us" in replica(row, "TP8", 1).notes(DENSE)
+        assert "not verified on NPU hardware by us" in make_replica(row, "TP8", 1).notes(DENSE)
