@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from facts_recordings import text_of
+from log_recordings import recorded, text_of
 from ropeway.cli.main import exit_code
 from ropeway.diagnosis.decide import diagnose
-from test_logs import recorded
+from ropeway.diagnosis.result import CATEGORIES
+from ropeway.diagnosis.signatures import table
 
 Captured = pytest.CaptureFixture[str]
 
@@ -71,7 +73,7 @@ def test_a_failure_is_told_with_its_line_its_fix_and_its_source(capsys: Captured
         "          https://github.com/vllm-project/vllm-ascend/issues/2546",
         "how sure  recorded elsewhere with this line; not verified on NPU hardware by us",
         "",
-        "set aside",
+        "ruled out",
         "  engine.log:1 · 2025-08-26 04:05:21 · VllmWorker TP0",
         "    ERR02200: DIST call hccl api failed.",
         "    → torch_npu code ERR02200: a call into HCCL failed.",
@@ -120,17 +122,17 @@ def test_the_language_is_that_of_the_terminal(
         monkeypatch.setenv(name, value)
     name = write("a.log", HEALTHY)
     assert exit_code(["diagnose", name]) == 0
-    assert shown(capsys)[0] == ("没有发现报错。" if chinese else "No line tells of a failure.")
+    assert shown(capsys)[0] == ("没有发现报错。" if chinese else "No line reports a failure.")
     assert exit_code(["diagnose", name, "--lang", "en"]) == 0
-    assert shown(capsys)[0] == "No line tells of a failure."
+    assert shown(capsys)[0] == "No line reports a failure."
 
 
 def test_a_healthy_log_ends_well(capsys: Captured) -> None:
     name = write("a.log", HEALTHY + "INFO:     Application startup complete.\n")
     assert exit_code(["diagnose", name]) == 0
     assert shown(capsys) == [
-        "No line tells of a failure.",
-        "the server says that it is ready: a.log:2",
+        "No line reports a failure.",
+        "the server reports that it is ready: a.log:2",
         "read 1 log of 2 lines",
     ]
 
@@ -138,7 +140,7 @@ def test_a_healthy_log_ends_well(capsys: Captured) -> None:
 def test_a_failure_nobody_knows_is_an_error_too(capsys: Captured) -> None:
     assert exit_code(["diagnose", write("a.log", "ValueError: the moon is full\n")]) == 1
     assert shown(capsys)[:4] == [
-        "unknown: Not known: no row of the failure table fits this line.",
+        "unknown: No row of the failure table matches this line.",
         "",
         "line  a.log:1",
         "      ValueError: the moon is full",
@@ -160,6 +162,41 @@ def test_the_document_holds_the_whole_diagnosis_in_both_languages(capsys: Captur
     assert found["details"][1] == {
         "en": "rank 27 (10.20.0.29) did not answer rank 0",
         "zh": "rank 27（10.20.0.29）没有应答 rank 0",
+    }
+
+
+# The table
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_table_lists_every_row_and_code_in_one_language(
+    language: str, capsys: Captured
+) -> None:
+    assert exit_code(["diagnose", "--table", "--lang", language]) == 0
+    page = capsys.readouterr().out
+    for row in table().signatures:
+        assert page.count(f"\n### {row.id}\n") == 1
+        for words in (row.cause, row.fix) if row.kind != "noise" else (row.cause,):
+            assert words.in_language(language) in page
+    for codes in table().codes.values():
+        for code, row in codes.items():
+            meaning = row.meaning.in_language(language)
+            assert re.search(rf"^\| {code} \|.*\| {re.escape(meaning)} \|$", page, re.MULTILINE)
+    assert [line for line in page.splitlines() if line.startswith("## ")][: len(CATEGORIES)] == [
+        f"## {chinese if language == 'zh' else category.capitalize()}"
+        for category, chinese in CATEGORIES.items()
+    ]
+
+
+def test_the_table_is_data_with_json(capsys: Captured) -> None:
+    data = answer(["--table"], 0, capsys)
+    rows = {row["id"]: row for row in data["rows"]}
+    assert set(rows) == {row.id for row in table().signatures}
+    row = table()["npu-out-of-memory"]
+    assert rows[row.id]["cause"] == {"en": row.cause.en, "zh": row.cause.zh}
+    assert rows[row.id]["source"][0].startswith("https://github.com/")
+    assert {kind: len(codes) for kind, codes in data["codes"].items()} == {
+        kind: len(codes) for kind, codes in table().codes.items()
     }
 
 
@@ -212,7 +249,7 @@ def test_a_log_in_another_encoding_is_read_as_far_as_it_can_be(capsys: Captured)
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("gone.log", "there is no such log"), ("empty", "there is no log in this folder")],
+    [("gone.log", "this log does not exist"), ("empty", "there is no log in this folder")],
 )
 def test_a_log_that_is_not_there_is_refused(name: str, what: str, capsys: Captured) -> None:
     Path("empty").mkdir()
@@ -241,6 +278,9 @@ def test_a_failure_is_told_though_another_log_breaks_off(capsys: Captured) -> No
     assert BROKEN_OFF in " ".join(capsys.readouterr().err.split())
 
 
-def test_without_a_log_the_call_is_refused(capsys: Captured) -> None:
-    assert exit_code(["diagnose"]) == 2
+@pytest.mark.parametrize("args", [[], ["--table", "a.log"]])
+def test_without_a_log_or_with_a_table_of_one_the_call_is_refused(
+    args: list[str], capsys: Captured
+) -> None:
+    assert exit_code(["diagnose", *args]) == 2
     assert "LOG…" in capsys.readouterr().err

@@ -1,18 +1,17 @@
-"""Logs of any size are read for what failed: in pieces, in bounded memory, whatever they hold."""
+"""Logs of any size and content are scanned in blocks, in bounded memory and linear time."""
 
-import time
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facts_recordings import text_of
+from linear import assert_linear
+from log_recordings import recorded, text_of
 from ropeway.diagnosis.decide import diagnose, diagnose_blocks
 from ropeway.diagnosis.result import Diagnosis
 from ropeway.diagnosis.scan import scan
 from ropeway.diagnosis.signatures import table
-from test_logs import recorded
 
 ROOT = "RuntimeError: alloc device memory failed"
 CALM = "INFO 12-15 11:45:16 [x.py:1] all is well"
@@ -23,15 +22,15 @@ def details(**logs: str) -> list[str]:
     return [detail.en for detail in diagnose(logs).details]
 
 
-def notes(found: Diagnosis) -> list[str]:
-    return [note.en for note in found.notes]
+def notes(diagnosis: Diagnosis) -> list[str]:
+    return [note.en for note in diagnosis.notes]
 
 
 # Numbers of several lines and logs
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         (
             "HCCL_BUFFSIZE is too SMALL, maxBs = 512, NEEDED_HCCL_BUFFSIZE(((maxBs * a) + b) * 2) ="
@@ -51,8 +50,8 @@ def notes(found: Diagnosis) -> list[str]:
         ("KeyError: 'layers.3.mlp.experts.w13_weight'", ["weight layers.3.mlp.experts.w13_weight"]),
     ],
 )
-def test_the_numbers_of_a_line_are_put_into_words(line: str, said: list[str]) -> None:
-    assert details(a=line) == said
+def test_the_numbers_of_a_line_are_put_into_words(line: str, expected: list[str]) -> None:
+    assert details(a=line) == expected
 
 
 def test_a_rank_that_did_not_answer_is_named_from_the_tables_of_all_ranks() -> None:
@@ -63,8 +62,8 @@ def test_a_rank_that_did_not_answer_is_named_from_the_tables_of_all_ranks() -> N
         "rank1.log": f"{head}|  10.0.0.3(3)  |  10.0.0.2(1)  |  server  | time out |",
         "rank2.log": f"{head}|  10.0.0.4(4)  |  10.0.0.5(2)  |  server  | connected |",
     }
-    found = details(**{name: f"{silent}\n{row}\n" for name, row in rows.items()})
-    assert found == ["rank 3 (10.0.0.3) did not answer rank 0, 1"]
+    words = details(**{name: f"{silent}\n{row}\n" for name, row in rows.items()})
+    assert words == ["rank 3 (10.0.0.3) did not answer rank 0, 1"]
 
 
 def test_ranks_that_wait_tell_how_far_apart_they_are() -> None:
@@ -78,20 +77,20 @@ def test_ranks_that_wait_tell_how_far_apart_they_are() -> None:
 
 def test_logs_in_which_nothing_failed_are_named_when_others_wait() -> None:
     wait = "RuntimeError: The wait execution of the Notify register times out"
-    found = diagnose({"rank0.log": wait, "rank1.log": CALM, "rank2.log": ""})
-    assert notes(found)[1:] == ["without any error: rank1.log, rank2.log"]
+    diagnosis = diagnose({"rank0.log": wait, "rank1.log": CALM, "rank2.log": ""})
+    [_, silent] = notes(diagnosis)
+    assert silent.endswith(": rank1.log, rank2.log")
     assert notes(diagnose({"rank0.log": ROOT, "rank1.log": CALM})) == []
 
 
-def test_a_clock_of_the_npu_that_differs_from_the_hosts_is_told() -> None:
+def test_a_clock_of_the_npu_that_differs_from_the_hosts_is_noted() -> None:
     line = "[ERROR] RUNTIME(1,python):2025-12-15-{}:45:16.000.000 [e.cc:1]1 {}"
-    told = "Other info[0]:time=2025-12-15-11:45:03"
+    info = "Other info[0]:time=2025-12-15-11:45:03"
     for hour, words in (("03", "8 h ahead of"), ("13", "2 h behind")):
-        found = diagnose({"plog": f"{line.format(hour, ROOT)}\n{line.format(hour, told)}\n"})
-        assert notes(found) == [
-            f"the NPU's clock is {words} the host's: compare no times between them"
-        ]
-    assert notes(diagnose({"plog": f"{line.format('11', ROOT)}\n{line.format('11', told)}"})) == []
+        diagnosis = diagnose({"plog": f"{line.format(hour, ROOT)}\n{line.format(hour, info)}\n"})
+        [note] = notes(diagnosis)
+        assert words in note
+    assert notes(diagnose({"plog": f"{line.format('11', ROOT)}\n{line.format('11', info)}"})) == []
 
 
 def test_an_exception_takes_what_it_leaves_to_the_lines_around_it() -> None:
@@ -153,32 +152,32 @@ def test_a_block_is_forgotten_once_it_is_read() -> None:
             yield Block(f"{CALM}\n" * 1000)
             most = max(most, alive)
 
-    found = scan("a", blocks())
-    assert (found.lines, most) == (50_000, 1)
+    result = scan("a", blocks())
+    assert (result.lines, most) == (50_000, 1)
 
 
 # Without bound
 
 
 def test_what_comes_again_and_again_is_counted_and_kept_once() -> None:
-    found = scan("a", [f"{ROOT} {number}\n" for number in range(10_000)])
-    assert len(found.sightings) == 1
-    assert len(found.shapes) == 1
-    [sighting] = found.sightings.values()
-    assert sighting.entry.line == 1
-    assert found.lines == 10_000
+    result = scan("a", [f"{ROOT} {number}\n" for number in range(10_000)])
+    assert len(result.failures) == 1
+    assert len(result.shapes) == 1
+    [failure] = result.failures.values()
+    assert failure.entry.line == 1
+    assert result.lines == 10_000
 
 
 def test_a_log_full_of_errors_is_kept_within_bounds_and_its_first_cause_is_found() -> None:
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = [f"{a}{b}{c}{d}" for a in letters for b in letters for c in letters for d in "xyz"]
     lines = (f"{word.capitalize()}Error: {word}\n" for word in words)
-    found = scan("a", lines)
+    result = scan("a", lines)
     assert len(words) > 50_000
-    assert len(found.sightings) == 400
-    assert len(found.shapes) == 4_000
+    assert len(result.failures) == 400
+    assert len(result.shapes) == 4_000
     late = scan("a", (f"{word.capitalize()}Error: {word}\n" for word in [*words[:9_000], ROOT]))
-    assert [each.entry.line for each in late.sightings.values() if each.row] == [9_001]
+    assert [each.entry.line for each in late.failures.values() if each.row] == [9_001]
 
 
 @pytest.mark.parametrize(
@@ -186,21 +185,18 @@ def test_a_log_full_of_errors_is_kept_within_bounds_and_its_first_cause_is_found
     ["x", "E", "ERROR ", "[ERROR] ", "(", "(Worker pid=1) ", "error code is 507014 ", "Error: ",
      "HCCL ", "|", "a(1)|", "NEEDED_HCCL_BUFFSIZE(", "\x1b[", "\r", "1:2025-01-01-", f"{ROOT} "],
 )  # fmt: skip
-def test_a_megabyte_on_one_line_is_read_at_once(piece: str) -> None:
-    line = piece * (10**6 // len(piece))
-    begun = time.perf_counter()
-    diagnose({"a": line})
-    assert time.perf_counter() - begun < 1.0
+def test_a_megabyte_on_one_line_is_diagnosed_in_linear_time(piece: str) -> None:
+    assert_linear(lambda line: diagnose({"a": line}), piece)
 
 
 def test_a_line_without_an_end_is_judged_where_something_failed() -> None:
     far = "x" * 9_000_000 + f" ERROR {ROOT} " + "y" * 9_000_000
     size = 1 << 20
-    found = diagnose_blocks([("a", [far[at : at + size] for at in range(0, len(far), size)])])
-    assert found.signature == "device-memory-allocation"
-    assert found.line is not None
-    assert found.line.number == 1
-    assert len(found.headline) < 10_000
+    diagnosis = diagnose_blocks([("a", [far[at : at + size] for at in range(0, len(far), size)])])
+    assert diagnosis.signature == "device-memory-allocation"
+    assert diagnosis.line is not None
+    assert diagnosis.line.number == 1
+    assert len(diagnosis.headline) < 10_000
 
 
 def test_a_progress_bar_does_not_hide_what_stands_after_it() -> None:
@@ -221,6 +217,6 @@ FRAGMENTS = st.sampled_from(
 @settings(deadline=None)
 @given(st.lists(st.one_of(FRAGMENTS, st.text(max_size=20))).map("".join))
 def test_no_text_is_too_odd(text: str) -> None:
-    found = diagnose({"a": text, "b": text[::-1]})
-    assert found.headline
-    assert diagnose_blocks([("b", [text[::-1]]), ("a", text)]) == found
+    diagnosis = diagnose({"a": text, "b": text[::-1]})
+    assert diagnosis.headline
+    assert diagnose_blocks([("b", [text[::-1]]), ("a", text)]) == diagnosis

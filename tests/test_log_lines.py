@@ -1,13 +1,16 @@
-"""The lines of logs: every way in which engines, Ray, torch and CANN head theirs."""
+"""Lines of logs, in every format of engines, Ray, torch and CANN; and HCCL's tables of links."""
 
-import time
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ropeway.facts.log_lines import (
+from linear import assert_linear
+from log_recordings import LOGS, expected_of, recorded, text_of
+from ropeway.diagnosis.links import Link, read_link
+from ropeway.diagnosis.log_lines import (
     LogEntry,
     ProcessTag,
     has_year,
@@ -17,8 +20,8 @@ from ropeway.facts.log_lines import (
 )
 
 
-def entry(message: str = "text", **said: Any) -> LogEntry:
-    return LogEntry(1, message, **said)
+def entry(message: str = "text", **fields: Any) -> LogEntry:
+    return LogEntry(1, message, **fields)
 
 
 CORE = ProcessTag("EngineCore_DP0", 299)
@@ -191,11 +194,11 @@ HEADS = [
 
 
 @pytest.mark.parametrize(("line", "expected"), HEADS, ids=[line for line, _ in HEADS])
-def test_a_line_is_read_whoever_wrote_it(line: str, expected: LogEntry) -> None:
+def test_a_line_is_read_in_every_format(line: str, expected: LogEntry) -> None:
     assert read_line(line) == (expected,)
 
 
-def test_the_head_nearest_to_the_message_is_its_writers_own() -> None:
+def test_the_head_nearest_to_the_message_takes_precedence() -> None:
     line = (
         "(Worker_TP0 pid=545) ERROR 11-10 01:25:12 [multiproc_executor.py:671] "
         "EL0004: [PID: 5536] 2025-11-10-01:25:11.770.501 Failed to allocate memory."
@@ -219,7 +222,7 @@ def test_the_process_of_a_line_is_the_innermost_that_has_a_name() -> None:
     assert entry().process is None
 
 
-def test_a_code_within_the_message_is_seen_and_the_message_stays_whole() -> None:
+def test_a_code_within_the_message_is_read_and_the_message_stays_whole() -> None:
     line = "RuntimeError: EJ0002: [PID: 38079] 2025-07-15-12:45:31.202.787 The port is down."
     expected = entry(line, time="2025-07-15T12:45:31.202787", pid=38079, code="EJ0002")
     assert read_line(line) == (expected,)
@@ -227,8 +230,8 @@ def test_a_code_within_the_message_is_seen_and_the_message_stays_whole() -> None
 
 def test_lines_of_cann_that_were_run_together_are_taken_apart() -> None:
     head = "[ERROR] HCCL(1,python):2025-03-19-04:16:13.978"
-    found = read_line(f"{head}.979 [a.cc:1] one{head}.980 [a.cc:2] two", 7)
-    assert [(each.line, each.message, each.source) for each in found] == [
+    entries = read_line(f"{head}.979 [a.cc:1] one{head}.980 [a.cc:2] two", 7)
+    assert [(each.line, each.message, each.source) for each in entries] == [
         (7, "one", "a.cc:1"),
         (7, "two", "a.cc:2"),
     ]
@@ -251,8 +254,45 @@ def test_what_people_and_terminals_add_is_left_out(line: str) -> None:
 
 def test_a_pasted_log_is_read_with_the_numbers_of_its_lines() -> None:
     pasted = "\ufeff```text\r\nINFO:     one\r\n\r\n   \r\n(pid=7)\r\nINFO:     two\r\n```\r\n"
-    found = list(read_entries(pasted))
-    assert [(each.line, each.message) for each in found] == [(2, "one"), (6, "two")]
+    entries = read_entries(pasted)
+    assert [(each.line, each.message) for each in entries] == [(2, "one"), (6, "two")]
+
+
+def shown(value: Any) -> Any:
+    """Return an entry as its expectation is written: without None and empty tags."""
+    if isinstance(value, dict):
+        return {name: shown(each) for name, each in value.items() if each not in (None, ())}
+    return [shown(each) for each in value] if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("name", recorded())
+def test_a_recorded_log_is_read_whole(name: str) -> None:
+    entries = [shown(asdict(each)) for each in read_entries(text_of(name))]
+    assert entries == expected_of(name)["entries"]
+
+
+def test_every_recorded_log_is_listed_with_its_expectation() -> None:
+    for ending in ("txt", "json"):
+        assert {path.stem for path in LOGS.glob(f"*.{ending}")} == set(recorded())
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (
+            "|  192.168.2.199(8)   |  16666  |   192.168.2.197(10)   |  0  |  client  | time out |",
+            Link("192.168.2.199", 8, 10, "time out"),
+        ),
+        (
+            "|  10.20.0.29(27) |  10.20.0.2(0) |  server  | no connect | DISABLE |",
+            Link("10.20.0.29", 27, 0, "no connect"),
+        ),
+        ("|  fe80::1%enp1(3) |  fe80::2%enp1(4) |", Link("fe80::1%enp1", 3, 4)),
+        ("|  dest_ip(user_rank)  |   src_ip(user_rank)   |   MyRole   |   Status   |", None),
+    ],
+)
+def test_a_row_of_hccls_table_of_links_is_read(row: str, expected: Link | None) -> None:
+    assert read_link(entry(row)) == expected
 
 
 def test_times_are_compared_without_the_year_where_one_gives_none() -> None:
@@ -288,8 +328,5 @@ def test_heads_after_heads_are_read_without_a_mistake(line: str) -> None:
 @pytest.mark.parametrize(
     "piece", ["x", "(", "[", "E", "[ERROR] ", "(Worker pid=1) ", "1:", "\x1b[", "a."]
 )
-def test_a_megabyte_on_one_line_is_read_at_once(piece: str) -> None:
-    line = piece * (10**6 // len(piece))
-    begun = time.perf_counter()
-    list(read_entries(line))
-    assert time.perf_counter() - begun < 0.5
+def test_a_megabyte_on_one_line_is_read_in_linear_time(piece: str) -> None:
+    assert_linear(lambda line: list(read_entries(line)), piece)

@@ -2,17 +2,15 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from ropeway.diagnosis.__main__ import failures_page
 from ropeway.diagnosis.details import Value
+from ropeway.diagnosis.log_lines import read_line
 from ropeway.diagnosis.result import CATEGORIES, Basis
 from ropeway.diagnosis.scan import CALM, scan
 from ropeway.diagnosis.signatures import Kind, Signature, link_to, table
-from ropeway.facts.log_lines import read_line
 
 ROWS = table().signatures
 WORDED = [row for row in ROWS if not row.after]
@@ -39,11 +37,10 @@ def test_a_row_claims_its_own_example(row: Signature) -> None:
 
 
 @pytest.mark.parametrize("row", WORDED, ids=lambda row: row.id)
-def test_the_example_of_a_row_is_seen_between_others(row: Signature) -> None:
+def test_the_example_of_a_row_is_found_between_others(row: Signature) -> None:
     lines = ("INFO:     all is well", row.example, "INFO:     all is well")
-    found = scan("a.log", ["\n".join(lines)])
-    seen = [each for each in found.sightings.values() if each.row == row]
-    assert [each.entry.line for each in seen] == [2]
+    failures = scan("a.log", ["\n".join(lines)]).failures.values()
+    assert [each.entry.line for each in failures if each.row == row] == [2]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
@@ -57,8 +54,8 @@ def test_a_row_is_whole(row: Signature) -> None:
         assert words.en.strip() and not CHINESE.search(words.en)
         assert CHINESE.search(words.zh)
     for detail in row.details:
-        for said in (detail.say.en, detail.say.zh):
-            assert set(re.findall(r"\{(\w+)", said)) <= set(detail.find.groupindex)
+        for words in (detail.say.en, detail.say.zh):
+            assert set(re.findall(r"\{(\w+)", words)) <= set(detail.find.groupindex)
         worded = re.search("[a-z]{3}", re.sub(r"\{.*?\}", "", detail.say.en))
         assert not worded or CHINESE.search(detail.say.zh)
 
@@ -103,13 +100,6 @@ def test_a_source_is_something_to_open(source: str, link: str) -> None:
 def test_no_repository_is_named_in_short_that_is_not_known() -> None:
     links = {link_to(source) for row in ROWS for source in row.source}
     assert not [link for link in links if re.match(r"https://github.com/[\w.-]+/issues/", link)]
-
-
-def test_the_page_for_people_says_what_the_table_says() -> None:
-    page = Path(__file__).parent.parent / "docs" / "failures.md"
-    assert page.read_text(encoding="utf-8") == failures_page(), (
-        "python -m ropeway.diagnosis > docs/failures.md"
-    )
 
 
 # What is known of failures on Ascend: each line with the row that must claim it
@@ -246,8 +236,8 @@ LINES = {
 @pytest.mark.parametrize(("line", "row"), LINES.items(), ids=list(LINES))
 def test_a_line_that_is_known_has_its_row(line: str, row: str) -> None:
     assert name_of(line) == row
-    found = scan("a.log", [f"INFO:     all is well\n{line}\n"])
-    assert [seen.row and seen.row.id for seen in found.sightings.values()] == [row]
+    failures = scan("a.log", [f"INFO:     all is well\n{line}\n"]).failures.values()
+    assert [each.row and each.row.id for each in failures] == [row]
 
 
 # Codes
@@ -279,7 +269,7 @@ def test_a_code_of_acl_has_a_meaning_in_whatever_form_it_is_printed(code: int, f
     row = claim(line)
     assert row is not None
     assert row.id == f"acl-{code}" or str(code) in row.codes or str(code) in "".join(row.text)
-    assert [seen.row for seen in scan("a.log", [line]).sightings.values()] == [row]
+    assert [each.row for each in scan("a.log", [line]).failures.values()] == [row]
 
 
 @pytest.mark.parametrize("code", range(1, 23))

@@ -1,4 +1,4 @@
-"""`ropeway diagnose`: why it failed, from the logs of all ranks."""
+"""`ropeway diagnose`: name the cause of a failure from the logs of all ranks."""
 
 import codecs
 import contextlib
@@ -15,6 +15,7 @@ import click
 
 from ropeway.cli.options import screen_options
 from ropeway.diagnosis.decide import diagnose_blocks
+from ropeway.diagnosis.failure_table import table_data, table_page
 from ropeway.errors import Exit, Refused
 from ropeway.report.console import Screen
 from ropeway.report.diagnosis import LANGUAGES, diagnosis_view
@@ -23,55 +24,64 @@ from ropeway.units import format_bytes
 _STDIN = Path("-")
 _BLOCK_BYTES = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
-# What logs are called: `engine.log`, `plog-1_2.log.gz`, `ray.out`, `raylet.err`, `engine.log.1`.
+# Names of logs: `engine.log`, `plog-1_2.log.gz`, `ray.out`, `raylet.err`, `engine.log.1`.
 _SUFFIXES = (".err", ".gz", ".log", ".out", ".txt")
 _MOST_FILES = 20_000
-# From here on reading takes seconds that somebody may wonder about.
+# Reading more than this takes seconds, so the user is told.
 _LARGE_BYTES = 200_000_000
 
 
 @click.command()
-@click.argument("logs", metavar="LOG…", nargs=-1, required=True)
+@click.argument("logs", metavar="LOG…", nargs=-1)
 @click.option(
     "--lang",
     type=click.Choice(LANGUAGES),
     help="Language of the answer; by default that of the terminal.",
 )
+@click.option("--table", is_flag=True, help="Print all known failures, as Markdown.")
 @screen_options
 @click.pass_context
 def diagnose(
-    ctx: click.Context, *, logs: tuple[str, ...], lang: str | None, screen: Screen
+    ctx: click.Context, *, logs: tuple[str, ...], lang: str | None, table: bool, screen: Screen
 ) -> None:
     """Find the line of the logs that says why a start or a run failed.
 
     LOG is a file (also .gz), a folder such as ~/ascend/log or that of a run, or - for stdin. Give
-    the logs of all hosts together: the cause is often in another rank's.
+    the logs of all hosts together: the cause is often in the log of another rank.
 
-    Exit code 0: no line tells of a failure. 1: one does, whether we know its cause or not. 2: a
-    log is not there or cannot be read.
+    Exit code 0: no line reports a failure. 1: one does, whether its cause is known or not. 2: a
+    log does not exist or cannot be read.
 
     \b
     Example:
       ropeway diagnose runs/2026-01-31T10-12-00Z-up
       ropeway diagnose engine.log host2/plog --json
+      ropeway diagnose --table
     """
+    language = lang or _language_of_terminal()
+    if bool(logs) == table:
+        raise click.UsageError("give either LOG… or --table", ctx)
+    if table:
+        screen.answer(table_page(language).rstrip())
+        screen.result(table_data())
+        return
     paths = _files(logs)
     size = sum(path.stat().st_size for path in paths if path != _STDIN)
     if size > _LARGE_BYTES:
         screen.say(f"reading {len(paths)} logs, {format_bytes(size)}")
     unread: list[str] = []
-    found = diagnose_blocks((_name(path), _blocks(path, unread)) for path in paths)
+    diagnosis = diagnose_blocks((_name(path), _blocks(path, unread)) for path in paths)
     for failure in unread:
         screen.warn(failure)
-    if unread and found.verdict == "healthy":
+    if unread and diagnosis.verdict == "healthy":
         raise Refused(
             f"{len(unread)} of {len(paths)} logs could not be read to the end",
             evidence=unread[:5],
-            hint="what could be read tells of no failure",
+            hint="what could be read reports no failure",
         )
-    screen.answer(diagnosis_view(found, lang or _language_of_terminal()))
-    screen.result({**asdict(found), "unread": unread})
-    ctx.exit(Exit.OK if found.verdict == "healthy" else Exit.NO)
+    screen.answer(diagnosis_view(diagnosis, language))
+    screen.result({**asdict(diagnosis), "unread": unread})
+    ctx.exit(Exit.OK if diagnosis.verdict == "healthy" else Exit.NO)
 
 
 def _name(path: Path) -> str:
@@ -79,26 +89,26 @@ def _name(path: Path) -> str:
 
 
 def _files(names: Sequence[str]) -> list[Path]:
-    """The files that are meant, each once. Raises Refused when there is none."""
-    found: list[Path] = []
+    """Return the logs of these files and folders, each once. Raises Refused for one without any."""
+    files: list[Path] = []
     for path in map(Path, names):
         if path == _STDIN or (path.exists() and not path.is_dir()):
-            found.append(path)
+            files.append(path)
         elif inside := sorted(_logs_in(path))[:_MOST_FILES]:
-            found += inside
+            files += inside
         elif path.exists():
             raise Refused(
                 "there is no log in this folder",
                 where=str(path),
-                hint=f"logs are called *{', *'.join(_SUFFIXES)}; name others one by one",
+                hint=f"logs are named *{', *'.join(_SUFFIXES)}; give others one by one",
             )
         else:
-            raise Refused("there is no such log", where=str(path))
-    return list(dict.fromkeys(found))
+            raise Refused("this log does not exist", where=str(path))
+    return list(dict.fromkeys(files))
 
 
 def _logs_in(folder: Path) -> Iterator[Path]:
-    """Every regular file below that is named like a log; nothing where it may not be looked at."""
+    """Yield every regular file below that is named like a log, except in unreadable folders."""
     for parent, _, names in os.walk(folder):
         for path in (Path(parent, name) for name in names):
             with contextlib.suppress(OSError):
@@ -107,7 +117,7 @@ def _logs_in(folder: Path) -> Iterator[Path]:
 
 
 def _blocks(path: Path, unread: list[str]) -> Iterator[str]:
-    """The text of a log, unpacked, in pieces; what keeps it from being read goes into `unread`."""
+    """Yield the text of a log, unpacked, in blocks; an error of reading is added to `unread`."""
     try:
         if path == _STDIN:
             yield from _text(sys.stdin.buffer.read)
@@ -126,7 +136,7 @@ def _text(read: Callable[[int], bytes]) -> Iterator[str]:
 
 
 def _language_of_terminal() -> str:
-    """Chinese where the locale is; the first of these that is set counts (locale(7))."""
+    """Return `zh` in a Chinese locale, else `en`. The first variable set counts (locale(7))."""
     names = ("LC_ALL", "LC_MESSAGES", "LANG")
     locale = next((os.environ[name] for name in names if os.environ.get(name)), "")
     return "zh" if locale.startswith("zh") else "en"

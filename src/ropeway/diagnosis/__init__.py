@@ -1,1 +1,1 @@
-"""Why it failed: the earliest root cause in the logs of all ranks, from a table of signatures."""
+"""Find the earliest root cause in the logs of all ranks, with a table of signatures."""

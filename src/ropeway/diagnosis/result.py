@@ -1,23 +1,23 @@
-"""What a diagnosis says: plain data, to be printed by who knows nothing of how it came."""
+"""The result of a diagnosis, as plain data in English and Chinese."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-# healthy   no line says that something failed
-# known     a line that names a cause we know
-# unknown   a line that names a failure we do not know
-# symptom   only lines that say that something else failed: the cause is in no log that we have
+# healthy   no line reports a failure
+# known     a line names a cause that the table knows
+# unknown   a line names a failure that the table does not know
+# symptom   lines only report that something else failed: the cause is in none of the logs
 Verdict = Literal["healthy", "known", "unknown", "symptom"]
 
-# measured  seen on this project's own cluster
-# recorded  reported elsewhere, this line with this cause
+# measured  observed on this project's own cluster
+# recorded  reported elsewhere: this line, with this cause
 # once      one report, not confirmed
-# source    read in the source code or the manual of what prints the line
-# code      only a number was printed: it says what kind of thing failed and not why
-# none      not known
+# source    read in the source code or manual of the program that prints the line
+# code      only a number was printed, which says what failed but not why
+# none      unknown
 Basis = Literal["measured", "recorded", "once", "source", "code", "none"]
 
-# The kinds of causes, and what they are called in Chinese.
+# The kinds of causes, with their Chinese names.
 CATEGORIES = {
     "memory": "内存",
     "storage": "存储",
@@ -37,7 +37,7 @@ CATEGORIES = {
 
 @dataclass(frozen=True)
 class LogLine:
-    """A line of a log. `text` is without the log's own furniture, which the other fields hold."""
+    """A line of a log. `text` is the message without its heads; the other fields hold those."""
 
     log: str
     number: int
@@ -56,10 +56,14 @@ class Text:
     en: str
     zh: str
 
+    def in_language(self, language: str) -> str:
+        """Return the words in `zh`, else in English."""
+        return self.zh if language == "zh" else self.en
+
 
 @dataclass(frozen=True)
-class Aside:
-    """Lines of one kind that are not the cause, and why not. `line` is the first of `count`."""
+class RuledOut:
+    """Lines of one kind that are not the cause, and why. `line` is the first of `count`."""
 
     line: LogLine
     count: int
@@ -69,7 +73,7 @@ class Aside:
 
 @dataclass(frozen=True)
 class LogRead:
-    """A log that was read: how much of it, and how many of its lines told of a failure."""
+    """The size of a log that was read, and how many of its lines report a failure."""
 
     name: str
     lines: int
@@ -81,10 +85,14 @@ class LogRead:
 class Diagnosis:
     """The answer of `ropeway diagnose`.
 
-    headline   the line that decides, with what it leaves to its neighbours
+    headline   the decisive line, with what it leaves to the lines around it
+    line       None when nothing failed
+    signature  id of the row of the table; None for an unknown failure
+    echo       whether the line says no more than that something failed
     details    numbers and names from the lines: which rank, which port, how much memory
-    evidence   the lines around it that belong to the same failure
-    notes      what to keep in mind when reading it
+    evidence   the lines after it that belong to the same failure
+    aside      failures that are not the cause
+    notes      caveats for the reader
     """
 
     verdict: Verdict
@@ -100,6 +108,6 @@ class Diagnosis:
     versions: str | None = None
     basis: Basis = "none"
     evidence: tuple[LogLine, ...] = ()
-    aside: tuple[Aside, ...] = ()
+    aside: tuple[RuledOut, ...] = ()
     notes: tuple[Text, ...] = ()
     logs: tuple[LogRead, ...] = ()

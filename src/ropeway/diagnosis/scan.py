@@ -1,8 +1,8 @@
-"""Reads a log of any size for the lines that tell of a failure, in bounded memory.
+"""Scan a log of any size for the lines that report a failure, in bounded memory.
 
-Most lines tell of none and must cost next to nothing: a line whose level is INFO is looked through
-for the few texts that matter there, any other for those of the whole table, and only a line that
-holds one is parsed. What comes again and again is counted and not judged anew.
+Most lines report none and must cost next to nothing: a line of level INFO is searched for the few
+fragments that matter there, any other line for those of the whole table, and only a line that
+contains one is parsed. Repeated lines are counted, not judged again.
 """
 
 import re
@@ -10,41 +10,37 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+from ropeway.diagnosis.links import Link, read_link
+from ropeway.diagnosis.log_lines import LogEntry, has_year, read_line, seconds_of
 from ropeway.diagnosis.signatures import Signature, table
-from ropeway.facts.log_lines import (
-    LogEntry,
-    has_year,
-    read_line,
-    seconds_of,
-)
-from ropeway.facts.logs import Link, read_link
 
-# A line is judged with what stands this far around it, and no further into a longer line.
+# Characters after and before a line that are kept in memory, to look at its neighbours.
 _AHEAD, _BEHIND = 6_000, 4_000
-_LONGEST = 4_000
+_LONGEST_LINE = 4_000
+# Lines kept around a failure; above it more are searched, for a time.
 _ABOVE, _BELOW, _LOOK_BACK = 2, 12, 30
-# One kind of failure of one process is one sighting. Lines that only have the level ERROR matter
-# when nothing else is there: the first are enough.
-_MOST_SIGHTINGS = 400
-_MOST_PLAIN = 10
-_MOST_LINKS = 200
-# A line whose like has been judged so often says nothing new; each rank has had its say.
-_OFTEN = 40
-_MOST_SHAPES = 4_000
-_SHAPE = 160
+# At most so many failures are kept of one log. Lines that only have the level ERROR matter when
+# there is nothing else, and then the first ones do.
+_MAX_FAILURES = 400
+_MAX_PLAIN = 10
+_MAX_LINKS = 200
+# A line repeated so often, its numbers left out, says nothing new: each rank has reported by then.
+_MAX_REPEATS = 40
+_MAX_SHAPES = 4_000
+_SHAPE_LENGTH = 160
 
 CALM = frozenset({"DEBUG", "TRACE", "INFO", "EVENT", "WARNING"})
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """The first line of one kind of failure, in one process.
+class Failure:
+    """The first line of one kind of failure in one process, and how often it came.
 
-    entry     the line; its message holds what an exception leaves to its neighbours
-    row       the signature that claims it; None: a failure that we do not know
-    by_rank   whether a rank says so, and not a process that watches ranks
-    count     how often it is there
-    around    the messages above and below, the line itself left out
+    entry      the line; its message includes what an exception leaves to the lines around it
+    row        the signature that claims it; None for a failure that no row knows
+    exception  whether the line names an exception
+    by_rank    whether a rank reports it, and not a process that watches ranks
+    around     the entries above and below it
     """
 
     log: str
@@ -57,67 +53,70 @@ class Sighting:
 
     @property
     def process(self) -> tuple[str, int | None, int | None, str | None]:
-        """Who wrote it."""
+        """Identify the process that wrote the line: log, pid, rank, name."""
         return (self.log, self.entry.pid, self.entry.rank, self.entry.process)
 
 
 @dataclass
 class Scan:
-    """What one log holds.
+    """The result of scanning one log.
 
-    plain        how many of the sightings have only the level ERROR to show for it
-    shapes       how often a line was there, its numbers left out
+    failures     by kind and process, in the order of the log
+    links        rows of HCCL's LINK_ERROR_INFO
+    plain        how many of the failures have no more than the level ERROR
+    shapes       how often each line came, its numbers left out
+    settings     what the log says of layout and version: `pipeline`, `version`, …
     ready_line   the last line that says that the server answers
-    setting      what the log tells of the layout and the version: `pipeline`, `version`, …
-    last_time    of the last line that was judged and had one
-    skew_hours   how many hours the NPU's clock is ahead of the host's, where a line shows both
+    last_time    of the last line that was parsed and had one
+    skew_hours   hours by which the NPU's clock is ahead of the host's, where a line shows both
     """
 
     name: str
     lines: int = 0
     characters: int = 0
-    sightings: dict[tuple[object, ...], Sighting] = field(default_factory=dict)
+    failures: dict[tuple[object, ...], Failure] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
     plain: int = 0
     shapes: dict[str, int] = field(default_factory=dict)
-    setting: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
     ready_line: int | None = None
     last_time: str | None = None
     skew_hours: int | None = None
 
 
 def scan(name: str, blocks: Iterable[str]) -> Scan:
-    """Read a log that comes in pieces, cut anywhere. Never raises, whatever they hold."""
-    found = Scan(name)
+    """Scan a log that comes in blocks, which may be cut anywhere. Accepts any text."""
+    result = Scan(name)
     is_calm = _CALM_HEAD.match
-    in_calm, in_any = _trigger(calm=True).search, _trigger(calm=False).search
+    search_calm, search_any = _trigger(calm=True).search, _trigger(calm=False).search
     for text, start, end, line in _windows(blocks):
         at = start
         while at < end:
             stop = text.find("\n", at, end)
             if stop < 0:
                 stop = end
-            look = in_calm if is_calm(text, at, stop) else in_any
-            if (hit := look(text, at, stop)) is not None:
-                _judge(found, text, at, hit.start(), stop, line)
+            search = search_calm if is_calm(text, at, stop) else search_any
+            if (hit := search(text, at, stop)) is not None:
+                _judge(result, text, at, hit.start(), stop, line)
             at = stop + 1
             line += 1
-        found.characters += end - start
-        found.lines = line - 1
-    return found
+        result.characters += end - start
+        result.lines = line - 1
+    return result
 
 
 def _windows(blocks: Iterable[str]) -> Iterator[tuple[str, int, int, int]]:
-    """Text, the part of it to judge (whole lines but for the last), and the number of its line.
+    """Yield (text, start, end, line number): judge text[start:end], which begins with that line.
 
-    What stands around that part is there to look at: `_BEHIND` characters before, `_AHEAD` after.
+    The rest of the text is context: `_BEHIND` characters before, `_AHEAD` after. Lines are whole,
+    but for one that is longer than `_LONGEST_PIECE`.
     """
     text, start, line = "", 0, 1
     for block in blocks:
         text += block
         end = text.rfind("\n", start, max(len(text) - _AHEAD, start)) + 1
         if end <= start:
-            # A line without an end: judged in pieces, since nothing may grow without bound.
+            # A line without an end is judged in pieces, to bound the memory.
             if len(text) - start < _LONGEST_PIECE:
                 continue
             end = len(text) - _AHEAD
@@ -128,28 +127,28 @@ def _windows(blocks: Iterable[str]) -> Iterator[tuple[str, int, int, int]]:
     yield text, start, len(text), line
 
 
-def _judge(found: Scan, text: str, begin: int, hit: int, stop: int, number: int) -> None:
-    """Keep what this line says, if it says something."""
+def _judge(result: Scan, text: str, begin: int, hit: int, stop: int, number: int) -> None:
+    """Add what the line text[begin:stop] says to `result`; its trigger stands at `hit`."""
     begin = max(begin, text.rfind("\r", begin, hit) + 1)
     line = text[begin:stop]
-    shape = _DIGITS.sub("", line[:_SHAPE])
-    if (times := found.shapes.get(shape, 0)) >= _OFTEN:
-        found.shapes[shape] = times + 1
+    shape = _DIGITS.sub("", line[:_SHAPE_LENGTH])
+    if (repeats := result.shapes.get(shape, 0)) >= _MAX_REPEATS:
+        result.shapes[shape] = repeats + 1
         return
-    if times or len(found.shapes) < _MOST_SHAPES:
-        found.shapes[shape] = times + 1
-    if len(line) > _LONGEST:
+    if repeats or len(result.shapes) < _MAX_SHAPES:
+        result.shapes[shape] = repeats + 1
+    if len(line) > _LONGEST_LINE:
         near = max(hit - begin - 500, 300)
-        line = f"{line[:300]} {line[near : near + _LONGEST - 300]}"
+        line = f"{line[:300]} {line[near : near + _LONGEST_LINE - 300]}"
     for entry in read_line(line, number):
-        _note(found, entry)
-        sighting = _sighting(found.name, entry)
-        if sighting is not None:
-            _keep(found, sighting, text, begin, stop)
+        _add_context(result, entry)
+        failure = _failure(result.name, entry)
+        if failure is not None:
+            _add_failure(result, failure, text, begin, stop)
 
 
-def _sighting(log: str, entry: LogEntry) -> Sighting | None:
-    """What this entry tells of; None when it is calm and no row says otherwise."""
+def _failure(log: str, entry: LogEntry) -> Failure | None:
+    """Return the failure that this entry reports; None when it reports none."""
     if _SOURCE_CODE.match(entry.message):
         return None
     calm = entry.level in CALM
@@ -159,66 +158,61 @@ def _sighting(log: str, entry: LogEntry) -> Sighting | None:
         return None
     of_cann = bool(entry.module and entry.module.isupper())
     ranked = entry.rank is not None or any(_RANK.match(tag.name or "") for tag in entry.tags)
-    return Sighting(log, entry, row, exception, of_cann or ranked)
+    return Failure(log, entry, row, exception, of_cann or ranked)
 
 
-def _keep(found: Scan, sighting: Sighting, text: str, begin: int, stop: int) -> None:
-    """Count it, or take it in with what stands around it."""
-    kind = sighting.row.id if sighting.row else _DIGITS.sub("", sighting.entry.message)[:80]
-    key = (
-        kind,
-        sighting.exception,
-        sighting.entry.pid,
-        sighting.entry.rank,
-        sighting.entry.process,
-    )
-    known = found.sightings.get(key)
+def _add_failure(result: Scan, failure: Failure, text: str, begin: int, stop: int) -> None:
+    """Count a failure of a kind and process that is there already, else add it with its context."""
+    kind = failure.row.id if failure.row else _DIGITS.sub("", failure.entry.message)[:80]
+    entry = failure.entry
+    key = (kind, failure.exception, entry.pid, entry.rank, entry.process)
+    known = result.failures.get(key)
     if known is not None:
-        found.sightings[key] = replace(known, count=known.count + 1)
+        result.failures[key] = replace(known, count=known.count + 1)
         return
-    if sighting.row is None and len(found.sightings) >= _MOST_SIGHTINGS:
+    if failure.row is None and len(result.failures) >= _MAX_FAILURES:
         return
-    if sighting.row is None and not sighting.exception:
-        if found.plain >= _MOST_PLAIN or _CONTINUATION.match(sighting.entry.message):
+    if failure.row is None and not failure.exception:
+        if result.plain >= _MAX_PLAIN or _CONTINUATION.match(entry.message):
             return
-        found.plain += 1
-    above = _entries_above(text, begin, sighting.entry.line)
-    below = _entries_below(text, stop, sighting.entry.line)
-    sighting = replace(sighting, around=(*above[-_ABOVE:], *below))
-    if sighting.exception:
-        sighting = _completed(sighting, above, below)
-    if sighting.entry.time is None:
-        sighting = replace(sighting, entry=_timed(sighting.entry, above, below))
-    found.sightings[key] = sighting
+        result.plain += 1
+    above = _entries_above(text, begin, entry.line)
+    below = _entries_below(text, stop, entry.line)
+    failure = replace(failure, around=(*above[-_ABOVE:], *below))
+    if failure.exception:
+        failure = _completed(failure, above, below)
+    if failure.entry.time is None:
+        failure = replace(failure, entry=_timed(failure.entry, above, below))
+    result.failures[key] = failure
 
 
-def _completed(sighting: Sighting, above: list[LogEntry], below: list[LogEntry]) -> Sighting:
-    """With what an exception leaves to the lines around it.
+def _completed(failure: Failure, above: list[LogEntry], below: list[LogEntry]) -> Failure:
+    """Add to an exception's message what it leaves to the lines around it.
 
-    Below a validation error stands what is wrong: vLLM checks its config in this way. Above a bare
-    `AssertionError` stands the code that raised it, perhaps with a line of carets between.
+    A pydantic validation error, as vLLM raises for its config, is explained on the line below. A
+    bare `AssertionError` is explained by the code above that raised it, perhaps with a line of
+    carets between.
     """
-    said = sighting.entry.message
+    message = failure.entry.message
     more = ""
-    if re.search(r"validation errors? for \w+$", said):
+    if re.search(r"validation errors? for \w+$", message):
         more = next((near.message for near in below[:3] if "[type=" in near.message), "")
         more = more.partition("[type=")[0].strip()
-    elif said.endswith(("Error", "Exception")):
+    elif message.endswith(("Error", "Exception")):
         code = [near.message.strip("^~ ") for near in reversed(above[-_ABOVE:])]
         more = next((line for line in code if line and not line.startswith('File "')), "")
     if not more:
-        return sighting
-    entry = replace(sighting.entry, message=f"{said}: {more}")
-    return replace(sighting, entry=entry, row=sighting.row or table().claim(entry.message))
+        return failure
+    entry = replace(failure.entry, message=f"{message}: {more}")
+    return replace(failure, entry=entry, row=failure.row or table().claim(entry.message))
 
 
 def _timed(entry: LogEntry, above: list[LogEntry], below: list[LogEntry]) -> LogEntry:
-    """With the time of a neighbour from the same process.
+    """Give an entry without a time that of a neighbour from the same process.
 
-    Not of another: Ray brings the lines of the ranks seconds late and without a time.
+    Not of another process: Ray relays the lines of ranks seconds late and without a time.
     """
-    near = (*below[:3], *reversed(above))
-    for other in near:
+    for other in (*below[:3], *reversed(above)):
         if other.time and other.process == entry.process and other.rank in (entry.rank, None):
             return replace(entry, time=other.time)
     return entry
@@ -235,52 +229,52 @@ def _entries_below(text: str, stop: int, number: int) -> list[LogEntry]:
 
 def _entries(lines: Iterable[str], first: int) -> list[LogEntry]:
     numbered = enumerate(lines, start=first)
-    return [entry for number, line in numbered for entry in read_line(line[:_LONGEST], number)]
+    return [entry for number, line in numbered for entry in read_line(line[:_LONGEST_LINE], number)]
 
 
-def _note(found: Scan, entry: LogEntry) -> None:
-    """What is no failure and helps to understand one."""
+def _add_context(result: Scan, entry: LogEntry) -> None:
+    """Add what is not a failure but explains one: times, clock skew, readiness, links, settings."""
     message = entry.message
-    found.last_time = entry.time or found.last_time
-    if found.last_time and (on_npu := _NPU_TIME.search(message)):
-        found.skew_hours = _whole_hours(f"{on_npu[1]}T{on_npu[2]}", found.last_time)
+    result.last_time = entry.time or result.last_time
+    if result.last_time and (on_npu := _NPU_TIME.search(message)):
+        result.skew_hours = _skew_hours(f"{on_npu[1]}T{on_npu[2]}", result.last_time)
     if "Application startup complete" in message:
-        found.ready_line = entry.line
-    if "|" in message and len(found.links) < _MOST_LINKS and (link := read_link(entry)):
-        found.links.append(link)
+        result.ready_line = entry.line
+    if "|" in message and len(result.links) < _MAX_LINKS and (link := read_link(entry)):
+        result.links.append(link)
     if entry.level not in ("ERROR", "FATAL"):
         for name, pattern in _SETTINGS.items():
-            if said := pattern.search(message):
-                found.setting.setdefault(name, said[1])
+            if match := pattern.search(message):
+                result.settings.setdefault(name, match[1])
 
 
-def _whole_hours(on_npu: str, on_host: str) -> int | None:
-    """By how many hours two clocks of about the same moment differ; None when it is not that.
+def _skew_hours(on_npu: str, on_host: str) -> int | None:
+    """Return by how many whole hours the NPU's clock is ahead; None when it is not a time zone.
 
-    Another time zone is a whole number of hours; anything else is perhaps only a late report.
+    Clocks in different time zones differ by whole hours; any other difference may be a late report.
     """
     with_year = has_year(on_host)
     npu, host = seconds_of(on_npu, with_year=with_year), seconds_of(on_host, with_year=with_year)
     if npu is None or host is None:
         return None
     hours = round((npu - host) / 3600)
-    return hours if hours and abs(npu - host - 3600 * hours) < _ABOUT_SECONDS else None
+    return hours if hours and abs(npu - host - 3600 * hours) < _SKEW_TOLERANCE_SECONDS else None
 
 
-_ABOUT_SECONDS = 120.0
+_SKEW_TOLERANCE_SECONDS = 120.0
 _NPU_TIME = re.compile(r"Other info\[\d+\]:time=(\d{4}-\d\d-\d\d)-(\d\d:\d\d:\d\d)")
 _LONGEST_PIECE = 4_000_000
 _DIGITS = re.compile(r"[0-9]+|0x[0-9a-f]+")
 _EXCEPTION = re.compile(r"(?:[A-Za-z_][\w.]{0,120})?(?:Error|Exception|Exit|Interrupt)(?:$|:)")
-# Behind a prefix that we do not know: `111 TimeException: MemcpyAsync failed!`
+# After a prefix of unknown form: `111 TimeException: MemcpyAsync failed!`
 _LATE_EXCEPTION = re.compile(
     r"(?!raise |except |File |#)\S{1,60} (?:[\w.]{0,80}\.)?[A-Z]\w{2,60}(?:Error|Exception): \S"
 )
-# A stack shows the lines that raised, with the texts in them.
+# Lines of source code in a stack trace contain the messages they raise.
 _SOURCE_CODE = re.compile(
     r"(?:raise |return |assert |if |elif |with |logger\.|print\(|File \"|f?[\"'][^\"']*[\"'] ?\\?$)"
 )
-# Lines that only go on with another: a stack, a frame around a table, CANN's advice.
+# Lines that only continue another one: a stack trace, the frame of a table, CANN's advice.
 _CONTINUATION = re.compile(
     r"File \"|Trace[bB]ack \(most|Possible Cause|Solution:|[^A-Za-z]*$|\W*\w+ERROR_INFO\w*$|\|"
 )
@@ -301,41 +295,39 @@ _SETTINGS: Mapping[str, re.Pattern[str]] = {
     "full-graph": re.compile(r"cudagraph_mode.{0,60}?\b(FULL\w{0,20})"),
 }
 
-# The level of a line that is not looked into closely, behind whatever tags.
+# A calm level at the beginning of a line, after any tags.
 _CALM_HEAD = re.compile(
     r"(?:\x1b\[[0-9;]{0,8}m|\([^()\n]{1,60}\)|\[rank\d{1,5}\]:|\s){0,16}"
     r"(?:\[?\d{4}-\d\d-\d\d[ T][\d:,.]{8,16}\]?[\s-]*)?"
     r"(?:\[?(?:INFO|DEBUG|EVENT|TRACE)\b|[ID]\d{4} \d\d:\d\d:\d\d|\[[ID]\d{3,4} \d\d:)"
 )
-# Said by every log that has failed, whatever it failed of.
-_FAILED = (
+# Fragments that any failure may print, whatever the cause.
+_FAILURE_TEXTS = (
     "ERROR", "Error", "EXCEPTION", "Exception", "FATAL", "Fatal", "CRITICAL", "code is", "code:",
     "errno", "rrorCode", "rrCode", "error no is", "ret=", "ret =", "ret[", "ret [",
     "runtime result =", "Interrupt", "Exit", "Other info[", "[E", "what():",
 )  # fmt: skip
-# And what tells of the layout, the version, the end of a start; or of a line run into a calm one.
-_TOLD = (
+# Fragments of lines that name the layout or version or say that the server is ready; `[ERROR] `
+# for an error that was run together with a calm line.
+_CONTEXT_TEXTS = (
     "LLM engine (v", "non-default args", "server version", "Application startup complete",
     "Expert parallelism is", "Ray cluster at", "vllm serve", "api_server --", "[ERROR] ",
 )  # fmt: skip
-# How often a character stands in a log, roughly, the most common first: English, and what numbers,
-# paths and brackets are made of.
+# The characters of logs by rough frequency, the most common first: those of English words, numbers,
+# paths and brackets.
 _COMMON = " etaoinsrhld0123456789cumfp.,:_-/=[]()gwyb'\"|"
-_NEEDLE = 12
+_NEEDLE_LENGTH = 12
 
 
 @cache
 def _trigger(*, calm: bool) -> re.Pattern[str]:
-    """Stops at every line that may matter, of those that are calm or of the others."""
+    """Return a pattern that matches in every line that may matter, among calm lines or others."""
     texts = [text for text, row in table().fragments if row.calm or not calm]
-    if calm:
-        texts += _TOLD
-    else:
-        texts += (*_FAILED, *_TOLD)
+    texts += _CONTEXT_TEXTS if calm else (*_FAILURE_TEXTS, *_CONTEXT_TEXTS)
     by_first: dict[str, set[str]] = {}
     for needle in map(_needle, texts):
         by_first.setdefault(needle[0], set()).add(re.escape(needle[1:]))
-    # Each branch begins with a character, so that the search skips all that none begins with.
+    # Each branch begins with a literal, so that the search skips all other characters quickly.
     branches = [
         f"{re.escape(first)}(?:{'|'.join(sorted(rests))})"
         for first, rests in sorted(by_first.items())
@@ -344,10 +336,10 @@ def _trigger(*, calm: bool) -> re.Pattern[str]:
 
 
 def _needle(text: str) -> str:
-    """A part of the text, not shorter than five characters, that begins with its rarest one."""
+    """Return a part of the text, at least five characters, that begins with the rarest one."""
     last = max(len(text) - 5, 0)
     start = max(range(last + 1), key=lambda at: _rarity(text[at]))
-    return text[start : start + _NEEDLE]
+    return text[start : start + _NEEDLE_LENGTH]
 
 
 def _rarity(character: str) -> int:

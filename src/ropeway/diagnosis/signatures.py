@@ -1,34 +1,34 @@
-"""The table of failure signatures, read from `tables/*.toml`, and which of them claims a line.
+"""Read the table of failure signatures from `tables/*.toml`, and find the row that claims a line.
 
 TOML, because a row is mostly prose in two languages and a fragment copied from a log: quoted text
-takes `#`, `: ` and backslashes as they come (YAML reads them as its own), a row with a name that is
-there already is refused by the parser, and the standard library reads it. A file for each subject.
+may contain `#`, `: ` and backslashes (which YAML interprets), the parser refuses a second row of
+the same name, and the standard library reads it. There is a file for each subject.
 
 A row `[id]`:
 
     kind      root: names the fault itself. secondary: a part that broke because of it. echo: says
-              only that something else failed. noise: is printed when all is well
-    weak      true for a root that says who waited or which part broke, and seldom why: another root
-              of the same moment explains it better
-    text      fragments as they stand in the log; any of them must be in the line
+              only that something else failed. noise: is printed in good health too
+    weak      true for a root that says who waited or which part broke, but seldom why: another root
+              of the same moment explains more
+    text      fragments as they stand in the log; one of them must be in the line
     pattern   a regular expression that must match as well
-    codes     CANN's codes (`EI0006`), torch_npu's (`ERR00100`) or ACL's numbers that mean this row
+    codes     codes of CANN (`EI0006`), torch_npu (`ERR00100`) or ACL (numbers) with this meaning
     calm      true when the line may be of level INFO or WARNING
     category  one of CATEGORIES in result.py
     cause, fix, cause_zh, fix_zh
-    details   [{find, say, zh}]: what to take from the line or its neighbours; `{name}` is a group
-              of `find`; `{name:bytes}` prints a size, `{name:hccl}` (zh: `{name:hccl-zh}`) what an
-              HCCL code means
+    details   [{find, say, zh}]: what to extract from the line or those around it; `{name}` is a
+              group of `find`; `{name:bytes}` prints a size, `{name:hccl}` (zh: `{name:hccl-zh}`)
+              the meaning of an HCCL code
     versions  where it happens, in words
     source    `vllm-ascend#4051`, `owner/repo#1`, a URL, or words
     basis     how we know: recorded (the default), once, source, measured; see result.py
     example   a line that this row claims
 
-A row without `text` refines others: `after` names them, and `layout` (pipeline, expert, ray, nodes,
-full-graph) and `between` (engine versions, the second excluded) must fit what the logs tell.
+A row without `text` refines others: `after` names them, and the logs must show its `layout`
+(pipeline, expert, ray, nodes, full-graph) and an engine version in `between` (the second excluded).
 
-The longest match claims a line, so that rows need no order. Words win over a code, but for those
-of an echo or a weak row.
+The longest match claims a line, so that rows need no order. Words take precedence over a code, but
+not those of an echo or of a weak row.
 """
 
 import re
@@ -58,7 +58,7 @@ _REPOSITORIES = {
 
 @dataclass(frozen=True)
 class Detail:
-    """Something to take from the lines, and how to say it."""
+    """A pattern to look for in the lines, and the sentence to make of its groups."""
 
     find: re.Pattern[str]
     say: Text
@@ -66,7 +66,7 @@ class Detail:
 
 @dataclass(frozen=True)
 class Signature:
-    """A row of the table. `weak` is 0, 1, or 2 for a number without words."""
+    """A row of the table. `weak` is 0, 1, or 2 for a code without words."""
 
     id: str
     kind: Kind
@@ -90,7 +90,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class CodeMeaning:
-    """What a number means: `kind` and `category` as in a row, `meaning` in a few words."""
+    """The meaning of a code in a few words; `kind` and `category` as in a row."""
 
     kind: Kind
     category: str
@@ -99,10 +99,16 @@ class CodeMeaning:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows, and the meanings of codes."""
+    """All rows, and the meanings of codes.
+
+    codes      by who prints them (acl, hccl, cann, torch_npu), then by code; `family` has CANN's
+               codes of which only the first two letters are known
+    fixes      what to do, by category, about a code without a row
+    fragments  every `text`, with its row
+    """
 
     signatures: tuple[Signature, ...]
-    codes: Mapping[str, Mapping[str, CodeMeaning]]  # of acl, hccl, cann, torch_npu, family
+    codes: Mapping[str, Mapping[str, CodeMeaning]]
     fixes: Mapping[str, Text]
     by_code: Mapping[str, Signature]
     fragments: tuple[tuple[str, Signature], ...]
@@ -113,9 +119,10 @@ class Table:
     def claim(
         self, message: str, code: str | None = None, *, calm: bool = False
     ) -> Signature | None:
-        """The row that this message belongs to; None when there is none.
+        """Return the row that this message belongs to; None when there is none.
 
-        code  what stood before the message (`EI0006`); calm: the line's level is INFO or WARNING
+        code  what stood before the message (`EI0006`)
+        calm  whether the line's level is INFO, WARNING or below
         """
         worded = self._by_words(message, calm=calm)
         if worded and worded.kind in ("root", "noise"):
@@ -126,28 +133,28 @@ class Table:
         return coded or worded or self._family(message, code)
 
     def _by_words(self, message: str, *, calm: bool) -> Signature | None:
-        """By the longest match; of equal ones the first by name, so that the answer is one."""
+        """Return the row with the longest match; of equal ones the first by name."""
         longest, claims = 0, None
         for text, row in self.fragments:
             if text not in message or (calm and not row.calm):
                 continue
             length = len(text)
             if row.pattern:
-                found = row.pattern.search(message)
-                length = found.end() - found.start() if found else 0
+                match = row.pattern.search(message)
+                length = match.end() - match.start() if match else 0
             if length > longest:
                 longest, claims = length, row
         return claims
 
     def _by_code(self, message: str, code: str | None, *, calm: bool) -> Signature | None:
-        """By a code of which something is known."""
-        for found in (code, *_CANN_CODE.findall(message)):
-            if found in self.by_code:
-                return self.by_code[found]
-            if found in self.codes["cann"]:
-                return self._coded("cann", found)
-            if found and found[:3] == "ERR" and found[-3:] in self.codes["torch_npu"]:
-                return self._coded("torch_npu", found)
+        """Return the row of the first code that has a row or a meaning."""
+        for each in (code, *_CANN_CODE.findall(message)):
+            if each in self.by_code:
+                return self.by_code[each]
+            if each in self.codes["cann"]:
+                return self._coded("cann", each)
+            if each and each[:3] == "ERR" and each[-3:] in self.codes["torch_npu"]:
+                return self._coded("torch_npu", each)
         if calm and not _NPU_WARNING.search(message):
             return None
         if number := _ACL_CODE.search(message):
@@ -161,25 +168,25 @@ class Table:
         return None
 
     def _family(self, message: str, code: str | None) -> Signature | None:
-        """By the part of CANN that a code of which nothing is known belongs to."""
-        for found in (code, *_CANN_CODE.findall(message)):
-            if found and found[:2] in self.codes["family"] and found[:3] != "ERR":
-                return self._coded("cann", found)
+        """Return a row that names the part of CANN which an unknown code belongs to."""
+        for each in (code, *_CANN_CODE.findall(message)):
+            if each and each[:2] in self.codes["family"] and each[:3] != "ERR":
+                return self._coded("cann", each)
         return None
 
     def _coded(self, kind: str, code: str) -> Signature:
-        """A row made of a code's meaning; for one of CANN's at least which part of it speaks."""
+        """Make a row from a code's meaning, or from that of its family."""
         number = code[-3:] if kind == "torch_npu" else code
         known = self.codes[kind].get(number) or self.codes["family"][code[:2]]
-        said = known.meaning
+        meaning = known.meaning
         name = kind if kind == "torch_npu" else kind.upper()
         return Signature(
             id=f"{kind}-{code}",
             kind=known.kind,
             category=known.category,
             cause=Text(
-                f"{name} code {code}: {said.en}.",
-                f"{name} 错误码 {code}：{said.zh}。",
+                f"{name} code {code}: {meaning.en}.",
+                f"{name} 错误码 {code}：{meaning.zh}。",
             ),
             fix=self.fixes[known.category],
             source=(_CODE_SOURCES[kind],),
@@ -190,7 +197,7 @@ class Table:
 
 @cache
 def table() -> Table:
-    """The rows that are shipped. Read once."""
+    """Return the table that is part of Ropeway; it is read once."""
     rows: list[Signature] = []
     for path in sorted(_TABLES.glob("*.toml")):
         if path.name != "codes.toml":
@@ -206,12 +213,12 @@ def table() -> Table:
 
 
 def link_to(source: str) -> str:
-    """A source as something to open: `vllm-ascend#4051` → the URL of that issue; words stay."""
-    found = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)#(\d+)", source)
-    if not found:
+    """Return the URL of a source such as `vllm-ascend#4051`; words and URLs stay as they are."""
+    issue = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)#(\d+)", source)
+    if not issue:
         return source
-    repository = _REPOSITORIES.get(found[1], found[1])
-    return f"https://github.com/{repository}/issues/{found[2]}"
+    repository = _REPOSITORIES.get(issue[1], issue[1])
+    return f"https://github.com/{repository}/issues/{issue[2]}"
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -219,20 +226,20 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _row(name: str, row: Mapping[str, Any]) -> Signature:
-    """Raises TypeError on a key that is not one of a row, KeyError on one that is missing."""
-    given = dict(row)
+    """Build a row. Raises TypeError on an unknown key, KeyError on a missing one."""
+    fields = dict(row)
     for key in ("cause", "fix"):
-        given[key] = Text(given[key], given.pop(f"{key}_zh"))
+        fields[key] = Text(fields[key], fields.pop(f"{key}_zh"))
     for key in ("source", "text", "codes", "after", "layout", "between"):
-        given[key] = tuple(given.get(key, ()))
-    if "pattern" in given:
-        given["pattern"] = re.compile(given["pattern"])
-    given["details"] = tuple(
+        fields[key] = tuple(fields.get(key, ()))
+    if "pattern" in fields:
+        fields["pattern"] = re.compile(fields["pattern"])
+    fields["details"] = tuple(
         Detail(re.compile(detail["find"]), Text(detail["say"], detail["zh"]))
-        for detail in given.get("details", ())
+        for detail in fields.get("details", ())
     )
-    given["weak"] = int(given.get("weak", False))
-    return Signature(id=name, **given)
+    fields["weak"] = int(fields.get("weak", False))
+    return Signature(id=name, **fields)
 
 
 def _meanings(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, CodeMeaning]:

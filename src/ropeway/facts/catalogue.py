@@ -18,7 +18,6 @@ from ropeway.facts import (
     hccn,
     images,
     limits,
-    logs,
     memory,
     names,
     network,
@@ -55,7 +54,6 @@ _MODULES = (
     names,
     storage,
     ray,
-    logs,
 )
 OUTPUTS: tuple[Output[Any], ...] = tuple(output for module in _MODULES for output in module.OUTPUTS)
 BY_NAME: dict[str, Output[Any]] = {output.name: output for output in OUTPUTS}

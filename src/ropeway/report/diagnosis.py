@@ -1,11 +1,11 @@
-"""A diagnosis for the terminal: the cause first, then where it stands, what to do, who says so."""
+"""Show a diagnosis in the terminal: the cause, then its line, the fix, and the sources."""
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ropeway.diagnosis.result import CATEGORIES, Aside, Diagnosis, LogLine
+from ropeway.diagnosis.result import CATEGORIES, Diagnosis, LogLine, RuledOut
 from ropeway.diagnosis.result import Text as Words
 from ropeway.report.line import one_line, shrink
 
@@ -17,12 +17,10 @@ _LABELS = {
     "where": "版本",
     "how sure": "依据",
     "note": "注意",
-    "set aside": "未采用",
+    "ruled out": "未采用",
 }
 _SURE = {
-    "measured": Words(
-        "measured: seen on this project's own cluster", "实测：在本项目的集群上出现过"
-    ),
+    "measured": Words("measured on this project's own cluster", "实测：在本项目的集群上出现过"),
     "recorded": Words(
         "recorded elsewhere with this line; not verified on NPU hardware by us",
         "他处有记录，本项目未在 NPU 硬件上验证",
@@ -36,40 +34,42 @@ _SURE = {
         "来自源码或手册，本项目未在 NPU 硬件上验证",
     ),
     "code": Words(
-        "only the meaning of a code: it says what failed and not why",
+        "only the meaning of a code, which says what failed but not why",
         "仅为错误码含义：说明哪里失败，不说明原因",
     ),
-    "none": Words("not known", "未知"),
+    "none": Words("unknown", "未知"),
 }
-_SHOWN_LINE = 600
-_SHOWN_ASIDE = 74
-_MOST_ASIDE = 5
+_MAX_LINE_LENGTH = 600
+_RULED_OUT_WIDTH = 74
+_MAX_RULED_OUT = 5
 
 
 def diagnosis_view(diagnosis: Diagnosis, language: str = "en") -> RenderableType:
-    """All that a diagnosis says, in one language; within 80 columns."""
+    """Return all of a diagnosis, in one language, within 80 columns."""
     if diagnosis.verdict == "healthy":
-        lines = [Text(_in(diagnosis.cause, language), style="green")]
-        lines += [Text(one_line(_in(note, language)), style="dim") for note in diagnosis.notes]
-        return Group(*lines, *_set_aside(diagnosis, language), _read(diagnosis, language))
+        lines = [Text(diagnosis.cause.in_language(language), style="green")]
+        lines += [
+            Text(one_line(note.in_language(language)), style="dim") for note in diagnosis.notes
+        ]
+        return Group(*lines, *_all_ruled_out(diagnosis, language), _logs_read(diagnosis, language))
     return Group(
         _headline(diagnosis, language),
-        *(Text(f"  {one_line(_in(detail, language))}") for detail in diagnosis.details),
+        *(Text(f"  {one_line(detail.in_language(language))}") for detail in diagnosis.details),
         Text(),
         _facts(diagnosis, language),
-        *_set_aside(diagnosis, language),
+        *_all_ruled_out(diagnosis, language),
         Text(),
-        _read(diagnosis, language),
+        _logs_read(diagnosis, language),
     )
 
 
 def _headline(diagnosis: Diagnosis, language: str) -> Text:
-    """The category and the cause; red where it is the cause, yellow where it is not known."""
+    """Return category and cause, in red when the cause is known, else in yellow."""
     category = diagnosis.category or "unknown"
-    name = CATEGORIES.get(category, "未知") if language == "zh" else category
+    name = Words(category, CATEGORIES.get(category, "未知")).in_language(language)
     style = "bold red" if diagnosis.verdict == "known" else "bold yellow"
     colon = "：" if language == "zh" else ": "
-    return Text.assemble((f"{name}{colon}", style), _in(diagnosis.cause, language))
+    return Text.assemble((f"{name}{colon}", style), diagnosis.cause.in_language(language))
 
 
 def _facts(diagnosis: Diagnosis, language: str) -> Table:
@@ -82,37 +82,41 @@ def _facts(diagnosis: Diagnosis, language: str) -> Table:
 
     if diagnosis.line:
         add("line", Text(_place(diagnosis.line), style="cyan"))
-        add("", Text(shrink(one_line(diagnosis.headline), _SHOWN_LINE)))
-    add("fix", Text(_in(diagnosis.fix, language)))
+        add("", Text(shrink(one_line(diagnosis.headline), _MAX_LINE_LENGTH)))
+    add("fix", Text(diagnosis.fix.in_language(language)))
     for number, source in enumerate(diagnosis.source):
         add("" if number else "source", Text(source, style="cyan"))
     if diagnosis.versions:
         add("where", Text(diagnosis.versions))
     if diagnosis.basis != "none":
-        add("how sure", Text(_in(_SURE[diagnosis.basis], language), style="dim"))
+        add("how sure", Text(_SURE[diagnosis.basis].in_language(language), style="dim"))
     for note in diagnosis.notes:
-        add("note", Text(one_line(_in(note, language)), style="yellow"))
+        add("note", Text(one_line(note.in_language(language)), style="yellow"))
     return table
 
 
-def _set_aside(diagnosis: Diagnosis, language: str) -> list[RenderableType]:
+def _all_ruled_out(diagnosis: Diagnosis, language: str) -> list[RenderableType]:
     if not diagnosis.aside:
         return []
-    shown = [line for one in diagnosis.aside[:_MOST_ASIDE] for line in _aside(one, language)]
-    return [Text(), Text(_label("set aside", language), style="dim"), *shown]
+    lines = [
+        line
+        for ruled_out in diagnosis.aside[:_MAX_RULED_OUT]
+        for line in _ruled_out_lines(ruled_out, language)
+    ]
+    return [Text(), Text(_label("ruled out", language), style="dim"), *lines]
 
 
-def _aside(one: Aside, language: str) -> list[RenderableType]:
-    """Where, what, and why it is not the cause."""
-    times = f" ×{one.count:,}" if one.count > 1 else ""
-    said = Text(shrink(one_line(one.line.text), _SHOWN_ASIDE))
-    why = Text(f"→ {one_line(_in(one.why, language))}", style="dim")
-    place = Text(f"  {_place(one.line)}{times}", style="cyan", overflow="fold")
-    return [place, Padding(said, (0, 0, 0, 4)), Padding(why, (0, 0, 0, 4))]
+def _ruled_out_lines(ruled_out: RuledOut, language: str) -> list[RenderableType]:
+    """Show where the line is, its text, and why it is not the cause."""
+    times = f" ×{ruled_out.count:,}" if ruled_out.count > 1 else ""
+    message = Text(shrink(one_line(ruled_out.line.text), _RULED_OUT_WIDTH))
+    why = Text(f"→ {one_line(ruled_out.why.in_language(language))}", style="dim")
+    place = Text(f"  {_place(ruled_out.line)}{times}", style="cyan", overflow="fold")
+    return [place, Padding(message, (0, 0, 0, 4)), Padding(why, (0, 0, 0, 4))]
 
 
 def _place(line: LogLine) -> str:
-    """`engine.log:123 · 12-15 11:45:12 · Worker_TP0 · rank 3`."""
+    """Return where a line is: `engine.log:123 · 12-15 11:45:12 · Worker_TP0 · rank 3`."""
     parts = [f"{line.log}:{line.number}"]
     parts += [line.time.replace("T", " ")] if line.time else []
     parts += [line.process] if line.process else [f"pid {line.pid}"] if line.pid else []
@@ -121,7 +125,7 @@ def _place(line: LogLine) -> str:
     return one_line(" · ".join(parts))
 
 
-def _read(diagnosis: Diagnosis, language: str) -> Text:
+def _logs_read(diagnosis: Diagnosis, language: str) -> Text:
     count = len(diagnosis.logs)
     lines = sum(log.lines for log in diagnosis.logs)
     if language == "zh":
@@ -132,7 +136,3 @@ def _read(diagnosis: Diagnosis, language: str) -> Text:
 
 def _label(name: str, language: str) -> str:
     return _LABELS.get(name, name) if language == "zh" else name
-
-
-def _in(words: Words, language: str) -> str:
-    return words.zh if language == "zh" else words.en
