@@ -14,7 +14,7 @@ from ropeway.cli.options import config_option, screen_options
 from ropeway.errors import Exit, Refused
 from ropeway.plan.layout import working
 from ropeway.report.console import Screen
-from ropeway.spec.model import Spec
+from ropeway.spec.model import Layout, Spec
 
 
 @click.command()
