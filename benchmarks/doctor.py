@@ -25,7 +25,7 @@ from pathlib import Path
 from running import conditions
 
 from ropeway.doctor.checks import examine
-from ropeway.doctor.cluster import Wanted
+from ropeway.doctor.cluster import Requirements
 from ropeway.doctor.survey import Effort, survey
 from ropeway.facts.gather import gather
 from ropeway.facts.questions import questions
@@ -70,15 +70,15 @@ def virtual(hosts: int, npus: int) -> None:
         if int(fault.partition(":host")[2].partition(":")[0]) <= hosts:
             fleet, _ = inject(fleet, fault)
     machines = virtual_hosts(fleet)
-    wanted = Wanted(npus={one.name: npus for one in machines}, model_path=fleet.model_path)
+    wanted = Requirements(npus={one.name: npus for one in machines}, model_path=fleet.model_path)
     started = time.monotonic()
     seen = examine(survey(machines, wanted, Effort(), lambda _: None))
     seconds = time.monotonic() - started
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{seen.npus:,} NPUs, {seen.pings:,} pings: {seconds:.1f} s, {memory:.0f} MB at most")
     for finding in seen.findings:
-        if finding.follows is None:
-            print(f"  {finding.level}  {finding.check}: {finding.what}")
+        if finding.cause is None:
+            print(f"  {finding.level}  {finding.check}: {finding.title}")
 
 
 def beside_ansible(folder: Path, hosts: int, npus: int, ansible: str | None) -> None:

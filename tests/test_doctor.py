@@ -4,17 +4,25 @@ from dataclasses import replace
 
 import pytest
 
-from ropeway.doctor.checks import CAUSES, examine, ordered
-from ropeway.doctor.cluster import Cluster, Wanted, odd
-from ropeway.doctor.finding import Examination, Finding, Place, hosts_in, numbers
+from ropeway.doctor.checks import CAUSES, GROUPS, examine, ordered
+from ropeway.doctor.cluster import Cluster, Requirements
+from ropeway.doctor.finding import (
+    Examination,
+    Finding,
+    Location,
+    format_locations,
+    format_ranges,
+)
+from ropeway.doctor.rule import Check, Hit, find_outliers
 from ropeway.doctor.survey import Effort, survey
 from ropeway.errors import HostError, Refused
-from ropeway.facts.host import HostFacts
+from ropeway.facts.host import Container, Docker, HostFacts, Image, ModelFiles, Npu, Roce
 from ropeway.sim.faults import FAULTS, inject
 from ropeway.sim.hosts import virtual_hosts
 from ropeway.sim.machine import Fleet, parse_fleet, sound_fleet
 
 SIZES = ("2x8-910B4", "4x8-910B3", "3x8-A3")
+H1, H2 = Location("host1"), Location("host2")
 
 
 def fleet_of(text: str, *faults: str) -> Fleet:
@@ -24,127 +32,187 @@ def fleet_of(text: str, *faults: str) -> Fleet:
     return fleet
 
 
-def seen_in(fleet: Fleet, **wanted: object) -> Examination:
+def examined(fleet: Fleet, **changes: object) -> Examination:
     hosts = virtual_hosts(fleet)
-    asked = Wanted(
+    requirements = Requirements(
         npus={host.name: len(host.machine.chips) for host in hosts},
         model_path=fleet.model_path,
         ports={6379: "Ray", 8000: "the server"},
     )
-    return examine(survey(hosts, replace(asked, **wanted), Effort(), lambda _: None))
+    return examine(survey(hosts, replace(requirements, **changes), Effort(), lambda _: None))
+
+
+def findings_of(*hosts: HostFacts, **changes: object) -> tuple[Finding, ...]:
+    """Findings from facts alone, without pings."""
+    names = tuple(host.name for host in hosts)
+    return examine(Cluster(Requirements(**changes), hosts, {}, names)).findings
 
 
 @pytest.mark.parametrize("size", [*SIZES, "1x8-910B2", "12x4-910B1"])
 def test_nothing_is_found_where_nothing_is_wrong(size):
-    seen = seen_in(fleet_of(size))
-    assert seen.findings == ()
-    assert seen.sound
-    assert seen.passed == ("hosts", "NPUs", "versions", "containers", "model", "network")
+    examination = examined(fleet_of(size))
+    assert examination.findings == ()
+    assert examination.sound
+    assert examination.passed == tuple(GROUPS)
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_each_fault_is_named_first_by_its_check(name, size):
-    seen = seen_in(fleet_of(size, name))
-    assert seen.findings[0].check == FAULTS[name].check
-    assert [one.check for one in seen.findings if one.follows is None] == [FAULTS[name].check]
-    first = seen.findings[0]
-    assert first.seen and first.wanted and first.fix
-    assert first.level in ("fail", "warn")
+    findings = examined(fleet_of(size, name)).findings
+    assert findings[0].check == FAULTS[name].check
+    assert [one.check for one in findings if one.cause is None] == [FAULTS[name].check]
+    assert findings[0].level in ("fail", "warn")
+    for finding in findings:
+        assert finding.evidence and finding.expected and finding.fix
+        assert "None" not in f"{finding.title} {finding.evidence} {finding.expected} {finding.fix}"
 
 
 def test_there_are_at_least_thirty_faults():
     assert len(FAULTS) >= 30
 
 
-def test_a_fault_is_found_where_it_was_put():
-    seen = seen_in(fleet_of("4x8-910B4", "link-down:host4:6"))
-    assert seen.findings[0].places == (Place("host4", 6),)
+@pytest.mark.parametrize(
+    ("size", "faults", "causes"),
+    [
+        ("4x8-910B4", ["link-down:host4:6"], {"roce-link": (Location("host4", 6),)}),
+        (
+            "40x8-910B4",
+            ["link-down:host31:7", "hosts-apart:host12"],
+            {
+                "roce-link": (Location("host31", 7),),
+                "roce-ping": (Location("host11"), Location("host12")),
+            },
+        ),
+        (
+            "3x8-910B4",
+            ["host-down:host1", "tls-on:host3"],
+            {"host-reach": (H1,), "roce-tls": (Location("host3", 3),)},
+        ),
+        ("2x8-910B4", ["host-down:host1", "host-down:host2"], {"host-reach": (H1, H2)}),
+    ],
+    ids=["one", "far apart", "beside a host that is down", "all down"],
+)
+def test_faults_are_found_where_they_are(size, faults, causes):
+    findings = examined(fleet_of(size, *faults)).findings
+    assert {one.check: one.locations for one in findings if one.cause is None} == causes
 
 
 def test_two_faults_are_two_causes_with_their_own_consequences():
-    seen = seen_in(fleet_of("4x8-910B4", "link-down:host2:1", "no-light:host3:5", "tls-on:host1"))
-    told = [(one.check, one.places, one.follows) for one in seen.findings]
-    assert [one for one in told if one[2] is None] == [
-        ("roce-optical", (Place("host3", 5),), None),
-        ("roce-link", (Place("host2", 1),), None),
-        ("roce-tls", (Place("host1", 3),), None),
+    fleet = fleet_of("4x8-910B4", "link-down:host2:1", "no-light:host3:5", "tls-on:host1")
+    findings = [(one.check, one.locations, one.cause) for one in examined(fleet).findings]
+    assert [one for one in findings if one[2] is None] == [
+        ("roce-optical", (Location("host3", 5),), None),
+        ("roce-link", (Location("host2", 1),), None),
+        ("roce-tls", (Location("host1", 3),), None),
     ]
-    assert ("roce-link", (Place("host3", 5),), "roce-optical") in told
-    assert ("roce-health", (Place("host2", 1),), "roce-link") in told
+    assert ("roce-link", (Location("host3", 5),), "roce-optical") in findings
+    assert ("roce-health", (Location("host2", 1),), "roce-link") in findings
 
 
-def test_what_follows_stands_right_below_its_cause():
-    seen = seen_in(fleet_of("2x8-910B4", "link-down", "shm-small"))
-    checks = [one.check for one in seen.findings]
+def test_consequences_stand_right_below_their_cause():
+    findings = examined(fleet_of("2x8-910B4", "link-down", "shm-small")).findings
+    checks = [one.check for one in findings]
     at = checks.index("roce-link")
     assert checks[at : at + 3] == ["roce-link", "roce-health", "roce-ping"]
 
 
-def test_a_thing_at_many_places_is_one_finding():
+def test_the_same_at_many_places_is_one_finding():
     fleet = fleet_of("12x8-910B4", *(f"shm-small:host{number}" for number in range(2, 12)))
-    [finding] = seen_in(fleet).findings
-    assert (finding.check, len(finding.places), finding.of) == ("host-shm", 10, 12)
+    [finding] = examined(fleet).findings
+    assert (finding.check, len(finding.locations), finding.total) == ("host-shm", 10, 12)
 
 
-def test_a_fault_far_apart_in_a_large_fleet_is_found_too():
-    seen = seen_in(fleet_of("40x8-910B4", "link-down:host31:7", "hosts-apart:host12"))
-    assert {one.check for one in seen.findings if one.follows is None} == {
-        "roce-link",
-        "roce-ping",
-    }
+def test_a_host_that_is_down_is_counted():
+    examination = examined(fleet_of("3x8-910B4", "host-down:host1"))
+    assert (examination.hosts, examination.answered, examination.npus) == (3, 2, 16)
+    assert examination.findings[0].total == 3
 
 
-def test_a_host_that_is_down_does_not_hide_the_others():
-    seen = seen_in(fleet_of("3x8-910B4", "host-down:host1", "tls-on:host3"))
-    assert [one.check for one in seen.findings] == ["host-reach", "roce-tls"]
-    assert (seen.hosts, seen.answered) == (3, 2)
+def test_commands_name_the_npu_and_its_host():
+    assert "-i 6 " in examined(fleet_of("4x8-910B4", "link-down:host4:6")).findings[0].fix
+    finding = examined(fleet_of("4x8-910B4", "dead-process:host4:6")).findings[0]
+    assert "host4" in finding.fix and "-i 6 -c 0" in finding.fix
 
 
-def test_when_every_host_is_down_that_is_all_there_is_to_say():
-    seen = seen_in(fleet_of("2x8-910B4", "host-down:host1", "host-down:host2"))
-    assert [one.check for one in seen.findings] == ["host-reach"]
-    assert seen.findings[0].places == (Place("host1"), Place("host2"))
+@pytest.mark.parametrize(
+    ("changes", "check", "level", "locations"),
+    [
+        ({"npus": {"host1": 16, "host2": 8}}, "npu-count", "fail", (H1,)),
+        ({"image": "quay.io/ascend/vllm-ascend:v0.18.0"}, "image-there", "warn", (H1, H2)),
+    ],
+)
+def test_what_the_spec_requires_and_hosts_lack(changes, check, level, locations):
+    [finding] = examined(fleet_of("2x8-910B4"), **changes).findings
+    assert (finding.check, finding.level, finding.locations) == (check, level, locations)
 
 
-def test_more_npus_asked_for_than_there_are():
-    seen = seen_in(fleet_of("2x8-910B4"), npus={"host1": 16, "host2": 8})
-    assert [(one.check, one.places) for one in seen.findings] == [("npu-count", (Place("host1"),))]
+def test_a_hard_need_of_the_driver_counts_before_a_newer_recommendation():
+    """0.30.0rc1 recommends 26.0.rc1; its CANN fails with drivers below 25.0."""
+    images = (Image("quay.io/ascend/vllm-ascend:v0.30.0rc1", "sha256:1"),)
+    levels = []
+    for driver in ("24.1", "25.5.2"):
+        host = HostFacts("a", "10.0.0.1", driver=driver, docker=Docker("27", None, images))
+        [finding] = findings_of(host)
+        levels.append((finding.check, finding.level))
+    assert levels == [("driver-image", "fail"), ("driver-image", "warn")]
 
 
-def test_an_image_that_no_host_has_is_told():
-    seen = seen_in(fleet_of("2x8-910B4"), image="quay.io/ascend/vllm-ascend:v0.18.0")
-    assert [(one.check, one.level, len(one.places)) for one in seen.findings] == [
-        ("image-there", "warn", 2)
+def test_a_file_that_most_hosts_lack_is_named():
+    models = [
+        ModelFiles("/m", True, sizes)
+        for sizes in ({"config.json": 9, "a": 5}, *[{"config.json": 9}] * 2)
     ]
+    hosts = [HostFacts(f"h{n}", f"10.0.0.{n}", model=model) for n, model in enumerate(models)]
+    [finding] = findings_of(*hosts)
+    assert (finding.check, finding.locations) == ("model-same", (Location("h0"),))
+    assert "5 bytes" in finding.evidence and "absent" in finding.evidence
 
 
-def test_a_finding_that_is_explained_in_part_is_told_in_two():
-    cause = Finding("roce-link", "fail", "down", (Place("a", 1),))
-    both = Finding("roce-health", "fail", "sick", (Place("a", 1), Place("b", 2)))
-    found = ordered([both, cause])
-    assert [(one.check, one.places, one.follows) for one in found] == [
-        ("roce-link", (Place("a", 1),), None),
-        ("roce-health", (Place("a", 1),), "roce-link"),
-        ("roce-health", (Place("b", 2),), None),
+def test_two_npus_of_a_host_that_share_an_address_are_both_found():
+    npus = tuple(Npu(device, roce=Roce("10.0.0.1", "255.255.0.0")) for device in (0, 1))
+    checks = {
+        one.check: one
+        for one in findings_of(
+            HostFacts("a", "10.1.0.1", npus=npus, hccn_conf={}), HostFacts("b", "10.1.0.2")
+        )
+    }
+    assert set(checks["roce-address-unique"].locations) == {Location("a", 0), Location("a", 1)}
+
+
+def test_a_container_that_holds_npus_is_told_by_name_with_its_engine():
+    docker = Docker("5", None, containers=(Container("old", "img", (0, 1, 5)),))
+    [finding] = findings_of(HostFacts("a", "10.0.0.1", docker=docker), runtime="podman")
+    assert (finding.check, len(finding.locations), finding.total) == ("npu-container", 3, 3)
+    assert "0-1,5" in finding.evidence and "podman stop old" in finding.fix
+
+
+def test_a_finding_that_is_explained_in_part_becomes_two():
+    cause = Finding("roce-link", "fail", "down", (Location("a", 1),))
+    both = Finding("roce-health", "fail", "sick", (Location("a", 1), Location("b", 2)))
+    assert [(one.check, one.locations, one.cause) for one in ordered([both, cause])] == [
+        ("roce-link", (Location("a", 1),), None),
+        ("roce-health", (Location("a", 1),), "roce-link"),
+        ("roce-health", (Location("b", 2),), None),
     ]
 
 
 def test_failures_come_before_warnings():
-    found = ordered([Finding("a", "warn", "w"), Finding("b", "fail", "f")])
-    assert [one.check for one in found] == ["b", "a"]
+    findings = ordered([Finding("a", "warn", "w"), Finding("b", "fail", "f")])
+    assert [one.check for one in findings] == ["b", "a"]
 
 
 def test_no_finding_is_lost_in_the_ordering():
-    found = [
-        Finding(check, "fail", check, (Place("h", 0),)) for check in (*CAUSES, "roce-tls", "other")
+    findings = [
+        Finding(check, "fail", check, (Location("h", 0),))
+        for check in (*CAUSES, "roce-tls", "other")
     ]
-    assert sorted(one.check for one in ordered(found)) == sorted(one.check for one in found)
+    assert {one.check for one in ordered(findings)} == {one.check for one in findings}
+    assert len(ordered(findings)) == len(findings)
 
 
-def test_a_host_of_which_nothing_is_known_is_no_crash():
-    cluster = Cluster(Wanted(), (HostFacts("bare", "10.0.0.1"),), {}, ("bare",))
-    assert [one.check for one in examine(cluster).findings] == []
+def test_a_host_of_which_nothing_is_known_is_not_a_crash():
+    assert findings_of(HostFacts("bare", "10.0.0.1")) == ()
 
 
 def test_unreachable_hosts_are_grouped_by_what_ssh_says():
@@ -153,36 +221,51 @@ def test_unreachable_hosts_are_grouped_by_what_ssh_says():
         "b": HostError("connection refused", hint="is sshd running?"),
         "c": HostError("unknown host key"),
     }
-    seen = examine(Cluster(Wanted(), (), failures, ("a", "b", "c")))
-    assert [(one.seen, len(one.places), one.fix) for one in seen.findings] == [
-        ("connection refused", 2, "is sshd running?"),
-        ("unknown host key", 1, "try it by hand: `ssh c true`"),
+    findings = examine(Cluster(Requirements(), (), failures, ("a", "b", "c"))).findings
+    assert [(one.evidence, len(one.locations)) for one in findings] == [
+        ("connection refused", 2),
+        ("unknown host key", 1),
     ]
+    assert findings[0].fix == "is sshd running?"
+    assert "`ssh c true`" in findings[1].fix
 
 
-def test_places_are_told_short():
-    places = [Place("h1", 0), Place("h1", 1), Place("h1", 2), Place("h1", 7), Place("h2")]
-    assert hosts_in(places) == "h1 NPU 0-2,7, h2"
-    assert hosts_in([Place(f"h{n}") for n in range(6)], shown=2) == "h0, h1 and 4 more"
-    assert numbers([3, 1, 2, 9]) == "1-3,9"
+def test_hits_with_equal_values_are_one_finding_with_some_of_the_evidence():
+    hits = [Hit((Location(f"h{n}"),), f"{n} GiB", {"kind": "small"}) for n in range(5)]
+    hits += [Hit((Location("x"),), "{odd}", {"kind": "{odd}"}, level="fail")]
+    check = Check("c", "warn", "a {kind} one", lambda _: hits, "more", "`ls` on {host}")
+    small, odd = check.findings(Cluster(Requirements(), (), {}, ("a",)))
+    assert (small.title, small.level, small.fix) == ("a small one", "warn", "`ls` on h0")
+    assert small.evidence == "0 GiB on h0; 1 GiB on h1; 2 GiB on h2; and 2 more"
+    assert (odd.title, odd.level, odd.evidence) == ("a {odd} one", "fail", "{odd}")
+    assert list(replace(check, min_hosts=2).findings(Cluster(Requirements(), (), {}, ("a",)))) == []
 
 
-def test_the_odd_ones_are_those_unlike_most():
-    found = odd([(Place("a"), 1), (Place("b"), 2), (Place("c"), 1), (Place("d"), None)])
-    assert found is not None
-    assert (found.usual, found.count, found.places) == (1, 2, (Place("b"),))
-    assert odd([(Place("a"), 1), (Place("b"), None)]) is None
+def test_locations_are_formatted_short():
+    places = [Location("h1", number) for number in (0, 1, 2, 7)]
+    assert format_locations([*places, Location("h2")]) == "h1 NPU 0-2,7, h2"
+    assert format_locations([Location(f"h{n}") for n in range(6)], limit=2) == "h0, h1 and 4 more"
+    assert format_ranges([3, 1, 2, 9]) == "1-3,9"
+
+
+def test_outliers_are_those_unlike_most():
+    values = [(Location("a"), 1), (Location("b"), 2), (Location("c"), 1), (Location("d"), None)]
+    outliers = find_outliers(values)
+    assert outliers is not None
+    assert (outliers.usual, outliers.count, outliers.locations) == (1, 2, (Location("b"),))
+    assert outliers.describe() == "1 (2 hosts), 2 (1 host)"
+    assert find_outliers([(Location("a"), 1), (Location("b"), None)]) is None
 
 
 @pytest.mark.parametrize(
     "text", ["", "2x8", "2x8-H100", "0x8-910B4", "2x99-910B4", "x8-910B4", "9999x8-910B4"]
 )
-def test_a_fleet_that_is_none_is_refused(text):
+def test_a_malformed_fleet_is_refused(text):
     with pytest.raises(Refused):
         parse_fleet(text)
 
 
 @pytest.mark.parametrize("text", ["no-such", "link-down:host9", "link-down:host1:99", "tls-on::x"])
-def test_a_fault_that_is_none_is_refused(text):
+def test_an_unknown_fault_is_refused(text):
     with pytest.raises(Refused):
         inject(fleet_of("2x8-910B4"), text)

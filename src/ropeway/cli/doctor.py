@@ -14,7 +14,7 @@ from ropeway.cli.bringup import interruptible, read_spec
 from ropeway.cli.options import config_option, screen_options
 from ropeway.doctor.checks import examine
 from ropeway.doctor.cluster import Cluster as Seen
-from ropeway.doctor.cluster import Wanted
+from ropeway.doctor.cluster import Requirements
 from ropeway.doctor.finding import Examination
 from ropeway.doctor.pings import PARTNERS
 from ropeway.doctor.survey import Effort, survey
@@ -92,7 +92,7 @@ def doctor(
         raise Refused("`--fault` is for virtual hosts", hint="add `--rehearse 2x8-910B4`")
     effort = Effort(deep=deep, partners=partners, seconds=timeout)
     title, asked = _asked(hosts, config, rehearse, faults)
-    wanted = Wanted(
+    wanted = Requirements(
         image=image,
         model_path=model_path or asked.model_path,
         ports={_RAY_PORT: "Ray", 60000: "HCCL", asked.port: "the server"},
@@ -171,7 +171,7 @@ def remote_host(text: str) -> RemoteHost:
         raise Refused(f"`{text}` is not a host", evidence=str(error).splitlines()[1:3]) from None
 
 
-def _survey(hosts: Sequence[Host], wanted: Wanted, effort: Effort, screen: Screen) -> Seen:
+def _survey(hosts: Sequence[Host], wanted: Requirements, effort: Effort, screen: Screen) -> Seen:
     """The two rounds, each with its progress."""
     with screen.step(f"ask {len(hosts)} hosts") as step:
         done: Counter[str] = Counter()

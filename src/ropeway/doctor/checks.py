@@ -1,34 +1,23 @@
-"""All checks, in the order in which they are told; and what explains what."""
+"""All checks, what explains what, and the order in which findings are reported."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ropeway.doctor import containers, npus, roce, storage, system, versions
-from ropeway.doctor.cluster import Cluster, Rule
-from ropeway.doctor.finding import Examination, Finding, Level, Place
+from ropeway.doctor import containers, model, npus, reachability, roce, system, versions
+from ropeway.doctor.cluster import Cluster
+from ropeway.doctor.finding import Examination, Finding, Location
+from ropeway.doctor.rule import Check
 
-RULES: dict[str, tuple[Rule, ...]] = {
-    "hosts": (
-        system.reach, system.same_system, system.clock, system.memory, system.limits,
-        system.names, system.ports, system.ray,
-    ),
-    "NPUs": (
-        npus.driver, npus.count, npus.same_kind, npus.health, npus.free_memory,
-        npus.held_by_containers, npus.same_firmware,
-    ),
-    "versions": (
-        versions.same, versions.firmware_fits, versions.driver_fits, versions.image_fits,
-        versions.model_fits, versions.transformers_fits, versions.model_type,
-    ),
-    "containers": (containers.engine, containers.image),
-    "model": (storage.there, storage.whole, storage.same, storage.quantisation),
-    "network": (
-        roce.tool, roce.addresses, roce.links, roce.vnic, roce.health, roce.tls, roce.configured,
-        roce.pings, roce.ethernet,
-    ),
-}  # fmt: skip
+GROUPS: dict[str, tuple[Check, ...]] = {
+    "hosts": system.CHECKS,
+    "NPUs": npus.CHECKS,
+    "versions": versions.CHECKS,
+    "containers": containers.CHECKS,
+    "model": model.CHECKS,
+    "network": (*roce.CHECKS, *reachability.CHECKS),
+}
 
-# A check → the checks whose finding at the same place explains it, the likeliest first.
+# A check → the checks whose finding at the same location explains it, the likeliest first.
 CAUSES: dict[str, tuple[str, ...]] = {
     "npu-count": ("npu-driver", "npu-dropped"),
     "npu-health": ("npu-ecc",),
@@ -46,39 +35,38 @@ CAUSES: dict[str, tuple[str, ...]] = {
         "roce-gateway", "roce-subnet", "roce-errors", "roce-flapping",
     ),
     "eth-ping": ("eth-address",),
-    "eth-mtu": (),
     "model-config": ("model-there",),
     "model-same": ("model-short", "model-shards"),
     "model-hash": ("model-short", "model-same"),
 }  # fmt: skip
-_ORDER: tuple[Level, ...] = ("fail", "warn", "skip", "ok")
 
 
 def examine(cluster: Cluster) -> Examination:
-    """Apply every rule."""
-    found = {
-        group: [finding for rule in rules for finding in rule(cluster)]
-        for group, rules in RULES.items()
+    """Apply every check."""
+    findings = {
+        group: [finding for check in checks for finding in check.findings(cluster)]
+        for group, checks in GROUPS.items()
     }
     return Examination(
-        findings=ordered([finding for group in found.values() for finding in group]),
+        findings=ordered([finding for group in findings.values() for finding in group]),
         hosts=len(cluster.names),
         answered=len(cluster.hosts),
         npus=sum(1 for _ in cluster.npus()),
         pings=cluster.roce.total if cluster.roce else 0,
-        passed=tuple(group for group, findings in found.items() if not findings),
+        passed=tuple(group for group, in_group in findings.items() if not in_group),
     )
 
 
-def ordered(found: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Causes first, the worst first, each followed by what follows from it."""
-    explained = [part for finding in found for part in _explained(finding, found)]
-    causes = [finding for finding in explained if finding.follows is None]
+def ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return causes first, the worst at the top, each followed by its consequences."""
+    explained = [part for finding in findings for part in _explained(finding, findings)]
+    causes = [finding for finding in explained if finding.cause is None]
     causes.sort(
-        key=lambda one: (
-            one.check != "host-reach",  # nothing else is known of those hosts
-            _ORDER.index(one.level),
-            -_reach(one, explained),
+        key=lambda cause: (
+            cause.check != "host-reach",  # nothing else is known of those hosts
+            cause.level != "fail",
+            -sum(finding.cause == cause.check for finding in explained),
+            -len(cause.locations),
         )
     )
     result: list[Finding] = []
@@ -87,40 +75,32 @@ def ordered(found: Sequence[Finding]) -> tuple[Finding, ...]:
         result += [
             finding
             for finding in explained
-            if finding.follows == cause.check
+            if finding.cause == cause.check
             and finding not in result
-            and _covered(finding.places, cause.places)
+            and _any_covered(finding.locations, cause.locations)
         ]
     return (*result, *(finding for finding in explained if finding not in result))
 
 
-def _explained(finding: Finding, found: Sequence[Finding]) -> Iterable[Finding]:
-    """The finding, in two when only some of its places are explained by another."""
+def _explained(finding: Finding, findings: Sequence[Finding]) -> Iterable[Finding]:
+    """Return the finding with its cause; as two when a cause explains only some locations."""
     for check in CAUSES.get(finding.check, ()):
-        causes = [place for one in found if one.check == check for place in one.places]
-        if not causes:
+        causes = {place for cause in findings if cause.check == check for place in cause.locations}
+        here = tuple(place for place in finding.locations if _any_covered((place,), causes))
+        if not here:
             continue
-        here = tuple(place for place in finding.places if _covered((place,), causes))
-        if finding.check == "roce-ping" and here:
-            # A ping has two ends; one of them explains it.
-            return (replace(finding, follows=check),)
-        if here and len(here) == len(finding.places):
-            return (replace(finding, follows=check),)
-        if here:
-            rest = tuple(place for place in finding.places if place not in here)
-            return (
-                replace(finding, places=here, follows=check),
-                *_explained(replace(finding, places=rest), found),
-            )
+        # A ping has two ends; one of them explains it.
+        if len(here) == len(finding.locations) or finding.check == "roce-ping":
+            return (replace(finding, cause=check),)
+        elsewhere = tuple(place for place in finding.locations if place not in here)
+        return (
+            replace(finding, locations=here, cause=check),
+            *_explained(replace(finding, locations=elsewhere), findings),
+        )
     return (finding,)
 
 
-def _covered(places: Sequence[Place], causes: Sequence[Place]) -> bool:
-    """Whether each place is among the causes, or its whole host is."""
+def _any_covered(locations: Iterable[Location], causes: Iterable[Location]) -> bool:
+    """Whether a location is among the causes, itself or as part of a whole host."""
     known = set(causes)
-    return any(place in known or Place(place.host) in known for place in places)
-
-
-def _reach(cause: Finding, found: Sequence[Finding]) -> int:
-    """How much follows from it."""
-    return sum(1 for one in found if one.follows == cause.check) * 1000 + len(cause.places)
+    return any(place in known or Location(place.host) in known for place in locations)

@@ -1,79 +1,73 @@
 """Checks of the container engine and of the image on every host."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator
 
-from ropeway.doctor.cluster import Cluster, odd
-from ropeway.doctor.finding import Finding, Place
-from ropeway.doctor.versions import wanted_image
+from ropeway.doctor.cluster import Cluster
+from ropeway.doctor.finding import Location
+from ropeway.doctor.rule import Check, Hit, outlier_hits, same_on_hosts
+from ropeway.doctor.versions import image_of
+from ropeway.facts.host import Docker
 
-_INSTALL = "vllm-ascend docs/source/installation.md"
 
-
-def engine(cluster: Cluster) -> Iterable[Finding]:
-    """Docker, or what takes its place, is there and answers."""
-    total = len(cluster.hosts)
-    command = cluster.wanted.runtime
-    name, fix = command, f"install {command}"
+def _unusable(cluster: Cluster) -> Iterator[Hit]:
+    command = cluster.requirements.runtime
+    values = {"engine": command, "fix": f"install {command}"}
     if command == "docker":
-        name = "Docker"
-        fix = "install Docker; or `systemctl start docker`; or join the group `docker`"
-    for problem in dict.fromkeys(host.docker.problem for host in cluster.hosts if host.docker):
-        if problem is None:
-            continue
-        places = tuple(
-            Place(host.name)
-            for host in cluster.hosts
-            if host.docker and host.docker.problem == problem
-        )
-        yield Finding(
-            "docker", "fail", f"{name} cannot be used", places, total, problem,
-            f"a {name} that answers", fix, _INSTALL,
-        )  # fmt: skip
-    versions = [
-        (Place(host.name), host.docker.version if host.docker else None) for host in cluster.hosts
-    ]
-    if found := odd(versions):
-        yield Finding(
-            "docker-same", "warn", f"hosts differ in {name}", found.places, total, found.told(),
-            "one version", "bring the others to the same version",
-        )  # fmt: skip
+        fix = "install Docker; or `systemctl start docker`; or add the user to the group `docker`"
+        values = {"engine": "Docker", "fix": fix}
+    for host in cluster.hosts:
+        if host.docker is not None and host.docker.problem is not None:
+            yield Hit((Location(host.name),), host.docker.problem, values)
 
 
-def image(cluster: Cluster) -> Iterable[Finding]:
-    """The image is on every host, and the same bytes."""
-    command = cluster.wanted.runtime
-    answering = [host for host in cluster.hosts if host.docker and host.docker.problem is None]
-    names = {host.name: wanted_image(cluster, host) for host in answering}
-    known = [name for name in names.values() if name]
-    if not known:
-        return
-    usual = max(set(known), key=known.count)
-    without = [
-        Place(host.name)
-        for host in answering
-        if host.docker and not any(one.name == usual for one in host.docker.images)
-    ]
-    if without:
-        yield Finding(
-            "image-there", "warn", "the image is not on every host", tuple(without),
-            len(answering), f"no `{usual}`", "the same image everywhere",
-            f"`{command} pull {usual}`, or `{command} save` and `{command} load` from a host that"
-            " has it",
-            "vllm-ascend docs/source/faqs.md",
-        )  # fmt: skip
-    ids = [
-        (Place(host.name), one.id)
-        for host in answering
-        if host.docker
-        for one in host.docker.images
-        if one.name == usual
-    ]
-    if found := odd(ids):
-        shown = ", ".join(f"{str(value)[:19]} on {places[0]}" for value, places in
-                          found.others.items())  # fmt: skip
-        yield Finding(
-            "image-same", "fail", "the image differs between hosts under one name", found.places,
-            len(answering), f"{str(found.usual)[:19]} on {found.count}, {shown}", "one image id",
-            f"`{command} pull {usual}` again on all, or copy one with `{command} save`",
-            "vllm-ascend ray.md: the same image on every node",
-        )  # fmt: skip
+def _missing_images(cluster: Cluster) -> Iterator[Hit]:
+    usual = _usual_image(cluster)
+    for location, docker in _engines(cluster):
+        if usual is not None and all(image.name != usual for image in docker.images):
+            yield Hit((location,), f"no `{usual}`", {"image": usual})
+
+
+def _different_images(cluster: Cluster) -> Iterator[Hit]:
+    usual = _usual_image(cluster)
+    ids = (
+        (location, image.id[: len("sha256:") + 12])
+        for location, docker in _engines(cluster)
+        for image in docker.images
+        if image.name == usual
+    )
+    return outlier_hits(ids, image=usual or "")
+
+
+def _usual_image(cluster: Cluster) -> str | None:
+    """Return the name of the image that most hosts with a working engine would run."""
+    names = [image_of(cluster, host) for host in cluster.hosts if host.docker]
+    counts = Counter(name for name in names if name is not None)
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _engines(cluster: Cluster) -> Iterator[tuple[Location, Docker]]:
+    for host in cluster.hosts:
+        if host.docker is not None and host.docker.problem is None:
+            yield Location(host.name), host.docker
+
+
+CHECKS = (
+    Check("docker", "fail", "{engine} cannot be used", _unusable,
+          expected="{engine} answers",
+          fix="{fix}",
+          source="vllm-ascend docs/source/installation.md"),
+    Check("docker-same", "warn", "hosts differ in the version of {runtime}",
+          same_on_hosts(lambda host: host.docker.version if host.docker else None),
+          expected="one version",
+          fix="bring the others to the same version"),
+    Check("image-there", "warn", "the image is not on every host", _missing_images,
+          expected="the same image everywhere",
+          fix="`{runtime} pull {image}`; or `{runtime} save` on a host that has it, and "
+          "`{runtime} load` here",
+          source="vllm-ascend docs/source/faqs.md"),
+    Check("image-same", "fail", "hosts have different images under one name", _different_images,
+          expected="one image id",
+          fix="`{runtime} pull {image}` again on all, or copy one with `{runtime} save`",
+          source="vllm-ascend ray.md: the same image on every node"),
+)  # fmt: skip

@@ -1,15 +1,15 @@
-"""What a check found: how bad, where, what was seen, what is wanted, and what to type."""
+"""What a check finds: how bad it is, where, the evidence, what to expect instead, and the fix."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-Level = Literal["fail", "warn", "skip", "ok"]
+Level = Literal["fail", "warn"]
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class Location:
     """A host, or one NPU of it by its device number."""
 
     host: str
@@ -21,41 +21,52 @@ class Place:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check says. Equal things at many places are one finding.
+    """A fault that a check found. The same fault at many locations is one finding.
 
-    check    the check's name: `roce-link`
-    what     one line, lower case, no full stop
-    places   where; empty when it is about the cluster as a whole
-    of       how many hosts, or NPUs, were looked at
-    seen     the evidence; wanted: what it should be
-    fix      something to type or to check
-    source   where that is known from
-    follows  the check whose finding explains this one; its fix comes first
+    check      the check's id: `roce-link`
+    title      one line, lower case, no full stop
+    locations  empty when it concerns the cluster as a whole
+    total      how many hosts, or NPUs, were examined
+    fix        a command to type, or what to look at
+    source     where that is known from
+    cause      id of the check whose finding explains this one; that one is to be fixed first
     """
 
     check: str
     level: Level
-    what: str
-    places: tuple[Place, ...] = ()
-    of: int = 0
-    seen: str = ""
-    wanted: str = ""
+    title: str
+    locations: tuple[Location, ...] = ()
+    total: int = 0
+    evidence: str = ""
+    expected: str = ""
     fix: str = ""
     source: str = ""
-    follows: str | None = None
+    cause: str | None = None
 
     def as_json(self) -> dict[str, object]:
-        """Plain data, for `--json`."""
-        return asdict(self)
+        """Return plain data for `--json`."""
+        return {
+            "check": self.check,
+            "level": self.level,
+            "what": self.title,
+            "places": [asdict(location) for location in self.locations],
+            "of": self.total,
+            "seen": self.evidence,
+            "wanted": self.expected,
+            "fix": self.fix,
+            "source": self.source,
+            "follows": self.cause,
+        }
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What doctor has to say: findings, causes before what follows from them; and what was asked.
+    """The result of all checks.
 
-    hosts     asked; answered: those that could be reached
-    pings     between NPUs of different hosts
-    passed    groups of checks in which nothing was found
+    findings  causes before their consequences
+    hosts     how many were asked; answered: how many of them could be reached
+    pings     how many were sent between NPUs of different hosts
+    passed    groups of checks without a finding
     """
 
     findings: tuple[Finding, ...]
@@ -67,39 +78,44 @@ class Examination:
 
     @property
     def sound(self) -> bool:
-        """Nothing is at level `fail`."""
+        """Whether nothing is at level `fail`."""
         return all(finding.level != "fail" for finding in self.findings)
 
     def causes(self, level: Level) -> tuple[Finding, ...]:
-        """Findings of a level that no other finding explains."""
-        return tuple(one for one in self.findings if one.level == level and not one.follows)
+        """Return the findings of a level that no other finding explains."""
+        return tuple(
+            finding for finding in self.findings if finding.level == level and not finding.cause
+        )
 
 
-def hosts_in(places: Sequence[Place], *, shown: int = 4) -> str:
-    """`host1, host2`, or `host1, host2, host3, host4 and 60 more`; NPUs are gathered by host."""
+def format_locations(locations: Iterable[Location], *, limit: int = 4) -> str:
+    """Return `host1 NPU 0-3,7, host2`, and after `limit` hosts `… and 60 more`."""
     devices: dict[str, list[int]] = {}
-    for place in sorted(places, key=lambda one: (_natural(one.host), one.device or 0)):
-        of_host = devices.setdefault(place.host, [])
-        if place.device is not None:
-            of_host.append(place.device)
-    names = [f"{host} NPU {numbers(found)}" if found else host for host, found in devices.items()]
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    for location in sorted(locations, key=lambda place: (_natural(place.host), place.device or 0)):
+        on_host = devices.setdefault(location.host, [])
+        if location.device is not None:
+            on_host.append(location.device)
+    names = [
+        f"{host} NPU {format_ranges(on_host)}" if on_host else host
+        for host, on_host in devices.items()
+    ]
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that puts host2 before host10."""
+    """Return a sort key that puts host2 before host10."""
     return [
         (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
     ]
 
 
-def numbers(found: Sequence[int]) -> str:
-    """`0-3,7`."""
-    parts: list[list[int]] = []
-    for number in sorted(set(found)):
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
+def format_ranges(numbers: Sequence[int]) -> str:
+    """Return numbers as `0-3,7`."""
+    ranges: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1].append(number)
         else:
-            parts.append([number])
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in parts)
+            ranges.append([number])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in ranges)

@@ -1,202 +1,161 @@
 """Checks of the NPUs: there, healthy, free, and alike."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
-from ropeway.doctor.cluster import Cluster, each_host, grouped, odd
-from ropeway.doctor.finding import Finding, Place
-from ropeway.facts.host import Npu
+from ropeway.doctor.cluster import Cluster
+from ropeway.doctor.finding import Level, Location, format_ranges
+from ropeway.doctor.rule import (
+    Check,
+    Evidence,
+    Hit,
+    on_hosts,
+    on_npus,
+    outlier_hits,
+    same_on_hosts,
+)
+from ropeway.facts.host import HostFacts, Npu
 
-# An idle card holds about 2,850 MB of 32 GB or 3,400 MB of 64 GB (recorded, tests/recordings):
-# what is used above that is somebody's.
-BASELINE_SHARE = 0.05
-BASELINE_MB = 2800
+# An idle card holds about 2,850 MB of 32 GB or 3,400 MB of 64 GB (recorded, tests/recordings).
+_IDLE_MB = 2800 * 1.3
+_IDLE_SHARE = 0.06
+_MARGIN_SHARE = 0.05
 HOT_C = 85
 _NPU_SMI = "npu-smi reference; vllm-ascend #14628: `Free memory on device … is less than desired`"
+_RELOAD = "`dmesg | grep -i ascend`; then reload the driver, or reboot"
+_ADVICE = {
+    "device-used": "stop the container that holds the NPUs: `{runtime} ps`",
+    "denied": "run it as root",
+}
 
 
-def driver(cluster: Cluster) -> Iterable[Finding]:
-    """npu-smi is there and answers."""
-    absent = [Place(host.name) for host in cluster.hosts if host.has_npu_smi is False]
-    if absent:
-        yield Finding(
-            "npu-driver", "fail", "there is no npu-smi, so no NPU driver", tuple(absent),
-            len(cluster.hosts), "`npu-smi`: not found", "the driver of the product",
-            "install driver and firmware (HDK), reboot; or leave these hosts out",
-            "Ascend installation guide",
-        )  # fmt: skip
-    broken = [
-        (Place(host.name), (host.npu_problem.kind, host.npu_problem.message))
-        for host in cluster.hosts
-        if host.npu_problem is not None
-    ]
-    fixes = {
-        "device-used": "stop the container that holds the NPUs: `docker ps`",
-        "denied": "run it as root",
-    }
-    yield from grouped(
-        broken,
-        lambda places, seen: Finding(
-            "npu-driver", "fail", "npu-smi does not answer", places, len(cluster.hosts),
-            str(seen[1]), "a table of NPUs",
-            fixes.get(seen[0], "`dmesg | grep -i ascend`; load the driver again or reboot"),
-            "vllm-ascend #2698 (-8005), #632 (-8020)",
-        ),
-    )  # fmt: skip
+def _failing_npu_smi(cluster: Cluster) -> Iterator[Hit]:
+    for host in cluster.hosts:
+        if host.npu_problem is not None:
+            advice = _ADVICE.get(host.npu_problem.kind, _RELOAD)
+            values = {"advice": advice.format(runtime=cluster.requirements.runtime)}
+            yield Hit((Location(host.name),), host.npu_problem.message, values)
 
 
-def count(cluster: Cluster) -> Iterable[Finding]:
-    """As many NPUs as the spec says, and as many as the bus lists."""
-    dropped = [
-        (Place(host.name), (host.pci_devices, len({npu.npu for npu in host.npus})))
-        for host in cluster.hosts
-        if host.pci_devices and host.npus and host.pci_devices != len({n.npu for n in host.npus})
-    ]
-    known = {host.name: len(host.npus) for host in cluster.hosts if host.npus}
-    usual = max(known.values(), default=0)
-    lost = [(Place(name), (usual, found)) for name, found in known.items() if found < usual]
-    if dropped or lost:
-        rows = dropped or lost
-        yield Finding(
-            "npu-dropped", "fail", "NPUs are missing that should be there",
-            tuple(dict.fromkeys(place for place, _ in [*dropped, *lost])), len(known),
-            f"{rows[0][1][1]} of {rows[0][1][0]} on {rows[0][0]}",
-            "every NPU answers",
-            "the card fell off the bus: `dmesg | grep -i -e pcie -e ascend`, then a cold reboot",
-            "Ascend mind-cluster, fault diagnosis: card drop",
-        )  # fmt: skip
-    short = [
-        (Place(host.name), (cluster.wanted.npus[host.name], len(host.npus)))
-        for host in cluster.hosts
-        if len(host.npus) < cluster.wanted.npus.get(host.name, 0)
-    ]
-    if short:
-        yield Finding(
-            "npu-count", "fail", "hosts have fewer NPUs than the spec asks for",
-            tuple(place for place, _ in short), len(cluster.hosts),
-            f"{short[0][1][1]} on {short[0][0]}", f"{short[0][1][0]}",
-            "correct `npus` in the spec, or leave the host out",
-        )  # fmt: skip
+def _dropped_cards(cluster: Cluster) -> Iterator[Hit]:
+    """Fewer NPUs than the PCI bus lists, or than the other hosts have."""
+    usual = max((len(host.npus) for host in cluster.hosts), default=0)
+    for host in cluster.hosts:
+        cards = len({npu.npu for npu in host.npus})
+        if cards and host.pci_devices and cards != host.pci_devices:
+            yield Hit((Location(host.name),), f"{cards} of {host.pci_devices} cards")
+        elif 0 < len(host.npus) < usual:
+            yield Hit((Location(host.name),), f"{len(host.npus)} of {usual} NPUs")
 
 
-def same_kind(cluster: Cluster) -> Iterable[Finding]:
-    """One product everywhere."""
-    kinds = [
-        (
-            Place(host.name),
-            " and ".join(sorted({n.name for n in host.npus if n.name})) or None,
-        )
-        for host in cluster.hosts
-    ]
-    if found := odd(kinds):
-        yield Finding(
-            "npu-kind", "fail", "hosts have different NPUs", found.places, len(cluster.hosts),
-            found.told(), "one kind: ranks of one model wait for the slowest, and images differ",
-            "leave the others out", "vllm-ascend installation page: an image per product",
-        )  # fmt: skip
+def _too_few_npus(cluster: Cluster) -> Iterator[Hit]:
+    for host in cluster.hosts:
+        required = cluster.requirements.npus.get(host.name, 0)
+        if len(host.npus) < required:
+            yield Hit((Location(host.name),), f"{len(host.npus)} of {required} NPUs")
 
 
-def health(cluster: Cluster) -> Iterable[Finding]:
-    """What the driver itself says of each NPU."""
-    total = len(list(cluster.npus()))
-    sick = [
-        (place, (npu.health, " ".join(npu.errors)))
-        for place, npu in cluster.npus()
-        if npu.health is not None and npu.health.upper() != "OK"
-    ]
-    yield from grouped(
-        sick,
-        lambda places, seen: Finding(
-            "npu-health", "warn" if seen[0] == "Warning" else "fail",
-            f"the driver reports {seen[0]}", places, total,
-            f"{seen[0]} {seen[1]}".strip(), "OK",
-            f"`npu-smi info -t health -i {places[0].device}` says why; then "
-            "`npu-smi set -t reset`, or the vendor",
-            "npu-smi reference, Health",
-        ),
-    )  # fmt: skip
-    broken = [(place, npu.ecc_double) for place, npu in cluster.npus() if npu.ecc_double]
-    if broken:
-        yield Finding(
-            "npu-ecc", "fail", "HBM has errors that cannot be corrected",
-            tuple(place for place, _ in broken), total,
-            f"{broken[0][1]} double-bit errors on {broken[0][0]}", "0",
-            "leave the NPU out and have the card replaced", "npu-smi reference, -t ecc",
-        )  # fmt: skip
-    hot = [
-        (place, npu.temperature_c)
-        for place, npu in cluster.npus()
-        if npu.temperature_c is not None and npu.temperature_c >= HOT_C
-    ]
-    if hot:
-        yield Finding(
-            "npu-temperature", "warn", "NPUs are hot before they work",
-            tuple(place for place, _ in hot), total, f"{hot[0][1]:g} °C on {hot[0][0]}",
-            f"below {HOT_C} °C idle", "fans and airflow: a hot chip lowers its clock",
-        )  # fmt: skip
+def _products(host: HostFacts) -> str | None:
+    return " and ".join(sorted({npu.name for npu in host.npus if npu.name})) or None
 
 
-def free_memory(cluster: Cluster) -> Iterable[Finding]:
-    """HBM that somebody holds: living processes, or dead ones."""
-    total = len(list(cluster.npus()))
-    living: list[tuple[Place, Npu]] = []
-    dead: list[tuple[Place, Npu]] = []
-    for place, npu in cluster.npus():
-        if npu.hbm_mb is None or npu.hbm_used_mb is None:
-            continue
-        if npu.hbm_used_mb <= max(BASELINE_MB * 1.3, npu.hbm_mb * 0.06) + npu.hbm_mb * (
-            BASELINE_SHARE
-        ):
-            continue
-        alive = [one for one in npu.processes if one.alive]
-        (living if alive else dead).append((place, npu))
-    if dead:
-        place, npu = dead[0]
-        names = ", ".join(f"{one.name} (pid {one.pid})" for one in npu.processes)
-        yield Finding(
-            "npu-dead-process", "fail", "HBM is held and no living process holds it",
-            tuple(place for place, _ in dead), total,
-            f"{npu.hbm_used_mb:,} of {npu.hbm_mb:,} MB on {place}"
-            + (f", by {names}, which is gone" if names else ", by nobody that npu-smi knows"),
-            "an idle NPU",
-            "stop what runs in containers (`docker ps`), then "
-            f"`npu-smi set -t reset -i {npu.npu} -c {npu.chip}`",
-            _NPU_SMI,
-        )  # fmt: skip
-    if living:
-        place, npu = living[0]
-        one = next(one for one in npu.processes if one.alive)
-        yield Finding(
-            "npu-busy", "fail", "NPUs are in use", tuple(place for place, _ in living), total,
-            f"{npu.hbm_used_mb:,} of {npu.hbm_mb:,} MB on {place}, by {one.name} (pid {one.pid})",
-            "an idle NPU", "wait for it, stop it, or leave these NPUs out", _NPU_SMI,
-        )  # fmt: skip
+def _unhealthy(cluster: Cluster) -> Iterator[Hit]:
+    for location, npu in cluster.npus():
+        if npu.health is not None and npu.health.upper() != "OK":
+            evidence = " ".join((npu.health, *npu.errors))
+            level: Level = "warn" if npu.health == "Warning" else "fail"
+            yield Hit((location,), evidence, {"health": npu.health}, level)
 
 
-def held_by_containers(cluster: Cluster) -> Iterable[Finding]:
-    """Containers that have NPUs: a second one cannot open them."""
-    held = [
-        (Place(host.name, device), container.name)
-        for host in cluster.hosts
-        if host.docker
-        for container in host.docker.containers
-        for device in container.devices
-    ]
-    yield from grouped(
-        held,
-        lambda places, name: Finding(
-            "npu-container", "warn", f"the container `{name}` holds NPUs", places,
-            len(cluster.hosts), f"/dev/davinci{places[0].device} …", "no container holds them",
-            f"`docker stop {name}`, if it is yours", "vllm-ascend #632, #2698",
-        ),
-    )  # fmt: skip
+def _hot(npu: Npu) -> Evidence:
+    hot = npu.temperature_c is not None and npu.temperature_c >= HOT_C
+    return f"{npu.temperature_c:g} °C" if hot else None
 
 
-def same_firmware(cluster: Cluster) -> Iterable[Finding]:
-    """Firmware, on every NPU."""
-    values = [(place, npu.firmware) for place, npu in cluster.npus()]
-    if found := odd(values or each_host(cluster, lambda host: host.firmware)):
-        yield Finding(
-            "firmware-same", "warn", "NPUs differ in firmware", found.places, len(values),
-            found.told(), "one firmware everywhere", "upgrade the others, then reboot",
-            "vllm-ascend #15411: firmware 25.2.2 → 26.1.1 mended a fault",
-        )  # fmt: skip
+def _in_use(npu: Npu) -> bool:
+    """Whether more HBM is in use than on an idle NPU."""
+    if npu.hbm_mb is None or npu.hbm_used_mb is None:
+        return False
+    return npu.hbm_used_mb > max(_IDLE_MB, npu.hbm_mb * _IDLE_SHARE) + npu.hbm_mb * _MARGIN_SHARE
+
+
+def _dead_holder(npu: Npu) -> Evidence:
+    if not _in_use(npu) or any(process.alive for process in npu.processes):
+        return None
+    names = ", ".join(f"{process.name} (pid {process.pid})" for process in npu.processes)
+    holder = f"{names}, which no longer runs" if names else "no process that npu-smi knows"
+    return f"{npu.hbm_used_mb:,} of {npu.hbm_mb:,} MB, by {holder}"
+
+
+def _living_holder(npu: Npu) -> Evidence:
+    process = next((process for process in npu.processes if process.alive), None)
+    if process is None or not _in_use(npu):
+        return None
+    return f"{npu.hbm_used_mb:,} of {npu.hbm_mb:,} MB, by {process.name} (pid {process.pid})"
+
+
+def _held_by_containers(cluster: Cluster) -> Iterator[Hit]:
+    for host in cluster.hosts:
+        for container in host.docker.containers if host.docker else ():
+            if container.devices:
+                locations = tuple(Location(host.name, device) for device in container.devices)
+                evidence = f"/dev/davinci{format_ranges(container.devices)}"
+                yield Hit(locations, evidence, {"container": container.name})
+
+
+def _firmware_outliers(cluster: Cluster) -> Iterator[Hit]:
+    of_npus = [(location, npu.firmware) for location, npu in cluster.npus()]
+    return outlier_hits(of_npus or ((Location(host.name), host.firmware) for host in cluster.hosts))
+
+
+CHECKS = (
+    Check("npu-driver", "fail", "npu-smi is missing, so there is no NPU driver",
+          on_hosts(lambda host: "`npu-smi`: not found" if host.has_npu_smi is False else None),
+          expected="the driver of the product",
+          fix="install driver and firmware (HDK) and reboot; or leave these hosts out",
+          source="Ascend installation guide"),
+    Check("npu-driver", "fail", "npu-smi does not answer", _failing_npu_smi,
+          expected="a table of NPUs",
+          fix="{advice}",
+          source="vllm-ascend #2698 (-8005), #632 (-8020)"),
+    Check("npu-dropped", "fail", "NPUs are missing that should be there", _dropped_cards,
+          expected="every NPU answers",
+          fix="a card fell off the bus: `dmesg | grep -i -e pcie -e ascend`, then a cold reboot",
+          source="Ascend mind-cluster, fault diagnosis: card drop"),
+    Check("npu-count", "fail", "hosts have fewer NPUs than the spec asks for", _too_few_npus,
+          expected="as many as the spec asks for",
+          fix="correct `npus` in the spec, or leave the host out"),
+    Check("npu-kind", "fail", "hosts have different NPUs", same_on_hosts(_products),
+          expected="one product, as ranks wait for the slowest and images differ",
+          fix="leave the others out",
+          source="vllm-ascend installation page: an image per product"),
+    Check("npu-health", "fail", "the driver reports {health}", _unhealthy,
+          expected="OK",
+          fix="`npu-smi info -t health -i {npu}` on {host} says why; then "
+          "`npu-smi set -t reset -i {npu} -c {chip}`, or ask the vendor",
+          source="npu-smi reference, Health"),
+    Check("npu-ecc", "fail", "HBM has uncorrectable errors",
+          on_npus(lambda npu: f"{npu.ecc_double} double-bit errors" if npu.ecc_double else None),
+          expected="0",
+          fix="leave the NPU out and have the card replaced",
+          source="npu-smi reference, -t ecc"),
+    Check("npu-temperature", "warn", "NPUs are hot while idle", on_npus(_hot),
+          expected=f"below {HOT_C} °C",
+          fix="check fans and airflow: a hot chip lowers its clock"),
+    Check("npu-dead-process", "fail", "HBM is held by no living process", on_npus(_dead_holder),
+          expected="an idle NPU",
+          fix="stop the containers that have the NPU (`{runtime} ps`), then on {host} "
+          "`npu-smi set -t reset -i {npu} -c {chip}`",
+          source=_NPU_SMI),
+    Check("npu-busy", "fail", "NPUs are in use", on_npus(_living_holder),
+          expected="an idle NPU",
+          fix="wait for the process, stop it, or leave these NPUs out",
+          source=_NPU_SMI),
+    Check("npu-container", "warn", "the container `{container}` holds NPUs", _held_by_containers,
+          expected="NPUs that no container holds",
+          fix="`{runtime} stop {container}`, if it is yours",
+          source="vllm-ascend #632, #2698"),
+    Check("firmware-same", "warn", "NPUs differ in firmware", _firmware_outliers,
+          expected="one firmware everywhere",
+          fix="upgrade the others, then reboot",
+          source="vllm-ascend #15411: firmware 25.2.2 → 26.1.1 mended a fault"),
+)  # fmt: skip

@@ -1,11 +1,11 @@
 """Which NPU pings which, and the fewest hosts or NPUs that explain the pings that fail.
 
-Up to nine hosts every NPU pings every NPU of every other host. Beyond, that would grow with the
-square of the hosts: then every NPU pings every NPU of eight other hosts, whose distances are spread
-from the neighbour to half the cluster away, so that neighbours, racks and pods are all crossed. The
-number of pings per host stays the same, 8 × 8 × 8 on hosts with eight NPUs, and every NPU is pinged
-from eight other hosts too: a port, host or rail that is broken fails in sixteen directions. What
-may be missed is a fault between two hosts alone that do not ping each other.
+Up to nine hosts, every NPU pings every NPU of every other host. As that grows with the square of
+the hosts, beyond nine every NPU pings every NPU of eight other hosts, at distances from the
+neighbour to half the cluster away, so that neighbours, racks and pods are all crossed. The number
+of pings per host stays the same (8 × 8 × 8 on hosts with eight NPUs), and every NPU is also pinged
+from eight other hosts: a port, host or rail that is broken fails in sixteen directions. A fault
+between just two hosts that do not ping each other may be missed.
 """
 
 import heapq
@@ -23,19 +23,19 @@ _SHARE_OF_ALL = 0.95
 
 
 def distances(hosts: int, partners: int = PARTNERS) -> tuple[int, ...]:
-    """How far, in places of the list of hosts, each host pings: distinct, from 1 to hosts - 1."""
+    """Return how far away in the list of hosts a host's partners are: distinct, from 1 up."""
     if hosts - 1 <= partners:
         return tuple(range(1, hosts))
     farthest = hosts // 2
-    found: list[int] = []
+    result: list[int] = []
     for step in range(partners):
-        wanted = round(farthest ** (step / max(1, partners - 1)))
-        found.append(max(wanted, found[-1] + 1 if found else 1))
-    return tuple(found)
+        spread = round(farthest ** (step / max(1, partners - 1)))
+        result.append(max(spread, result[-1] + 1 if result else 1))
+    return tuple(result)
 
 
 def partners_of(host: int, hosts: int, partners: int = PARTNERS) -> tuple[int, ...]:
-    """The hosts that `host` pings, by their place in the list."""
+    """Return the hosts that `host` pings, by their place in the list."""
     return tuple((host + distance) % hosts for distance in distances(hosts, partners))
 
 
@@ -44,10 +44,13 @@ Port = tuple[int, int]  # a host's place in the list, and its NPU's device numbe
 
 @dataclass
 class PingMatrix:
-    """The outcomes of all pings, counted where it suffices: half a million may have been sent.
+    """The outcomes of all pings, as counts where they suffice: there may be half a million.
 
-    tested, failed  by (host that pings, host pinged)
-    worst           percent of packets lost of the worst ping, by the same
+    tested, failed  pings by (source host, target host)
+    worst           the highest percentage of packets lost in a ping, by the same
+    sent            pings that a port takes part in
+    failures        source, target and percentage of packets lost
+    unknown         pings whose outcome could not be read
     """
 
     tested: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -58,7 +61,7 @@ class PingMatrix:
     unknown: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     def add(self, source: Port, target: Port, loss: float | None) -> None:
-        """One ping. `loss` in percent; None when its outcome could not be read."""
+        """Count one ping. `loss` in percent; None when its outcome could not be read."""
         pair = source[0], target[0]
         if loss is None:
             self.unknown[pair] += 1
@@ -77,8 +80,8 @@ class PingMatrix:
 
 
 SuspectKind = Literal["pings", "hosts apart", "npu", "rail", "host", "all"]
-# Between two that explain the same pings the narrower one is named: two hosts that do not reach
-# each other rather than one of them.
+# Of two that explain the same pings the narrower is named: two hosts that do not reach each other
+# rather than one of them.
 _WIDTH: Mapping[SuspectKind, int] = {
     "pings": 0, "npu": 1, "hosts apart": 2, "rail": 3, "host": 4, "all": 5,
 }  # fmt: skip
@@ -86,14 +89,14 @@ _WIDTH: Mapping[SuspectKind, int] = {
 
 @dataclass(frozen=True)
 class Suspect:
-    """What would explain failed pings.
+    """Something that would explain failed pings.
 
     kind       `npu` one port · `host` all ports of a host · `hosts apart` everything between two
                hosts · `rail` the same port of every host · `all` every ping of the cluster ·
-               `pings` two single ports
+               `pings` one port to another
     hosts      their places in the list, sorted; none for a rail and for all
-    device     of an NPU or a rail; `other_device` of the NPU pinged, for `pings`
-    explained  failed pings that nothing named before it explains
+    device     of an NPU or a rail; `other_device` is the target's, for `pings`
+    explained  failed pings that no earlier suspect explains
     tested     pings that it takes part in
     """
 
@@ -107,8 +110,10 @@ class Suspect:
 
 
 def rail_only(matrix: PingMatrix) -> bool:
-    """Whether NPUs reach exactly their own number on other hosts: cables without a switch between
-    the rails, or a switch for each rail."""
+    """Whether NPUs reach exactly their own number on other hosts.
+
+    So it is with direct cables, or with a switch for each rail.
+    """
     crossing = sum(source[1] != target[1] for source, target, _ in matrix.failures)
     same = len(matrix.failures) - crossing
     devices = {device for _, device in matrix.sent}
@@ -119,22 +124,21 @@ def rail_only(matrix: PingMatrix) -> bool:
 
 
 def suspects(matrix: PingMatrix) -> tuple[Suspect, ...]:
-    """The fewest suspects that explain every failed ping, the one that explains most first.
+    """Return the fewest suspects that explain every failed ping, the one that explains most first.
 
-    Greedy set cover: a suspect may stand only for pings it takes part in, and only when half of
-    its own pings fail. Pings that no suspect explains are named one by one.
+    Greedy set cover: a suspect explains pings that it takes part in, and is considered only when
+    most of its own pings fail. Pings that no suspect explains are named one by one.
     """
     members = _members(matrix.failures)
     tested = _tested(matrix)
-    left = {
-        name: len(found)
-        for name, found in members.items()
-        if len(found) > 1 and len(found) >= _share(name[0]) * tested[name]
-    }
-    heap = [(-count, tested[name], _WIDTH[name[0]], name) for name, count in left.items()]
+    heap = [
+        (-len(failures), tested[name], _WIDTH[name[0]], name)
+        for name, failures in members.items()
+        if len(failures) > 1 and len(failures) >= _share(name[0]) * tested[name]
+    ]
     heapq.heapify(heap)
     explained = bytearray(len(matrix.failures))
-    found: list[Suspect] = []
+    result: list[Suspect] = []
     while heap:
         count, size, width, name = heapq.heappop(heap)
         fresh = [number for number in members[name] if not explained[number]]
@@ -145,11 +149,11 @@ def suspects(matrix: PingMatrix) -> tuple[Suspect, ...]:
         for number in fresh:
             explained[number] = 1
         worst = max(matrix.failures[number][2] for number in fresh)
-        found.append(Suspect(name[0], name[1], name[2], len(fresh), size, worst))
-    found += [
+        result.append(Suspect(name[0], name[1], name[2], len(fresh), size, worst))
+    result += [
         _single(matrix.failures[number]) for number, known in enumerate(explained) if not known
     ]
-    return tuple(found)
+    return tuple(result)
 
 
 def _share(kind: SuspectKind) -> float:
@@ -160,7 +164,7 @@ _Name = tuple[SuspectKind, tuple[int, ...], int | None]
 
 
 def _names(source: Port, target: Port) -> Iterable[_Name]:
-    """Every suspect that a ping takes part in."""
+    """Yield every suspect that a ping takes part in."""
     yield "all", (), None
     yield "host", (source[0],), None
     yield "host", (target[0],), None
@@ -181,7 +185,7 @@ def _members(failures: Sequence[tuple[Port, Port, float]]) -> dict[_Name, "array
 
 
 def _tested(matrix: PingMatrix) -> Counter[_Name]:
-    """How many pings each suspect takes part in."""
+    """Return how many pings each suspect takes part in."""
     tested: Counter[_Name] = Counter({("all", (), None): matrix.total})
     for (source, target), count in matrix.tested.items():
         tested["host", (source,), None] += count
@@ -190,8 +194,8 @@ def _tested(matrix: PingMatrix) -> Counter[_Name]:
     for (host, device), count in matrix.sent.items():
         tested["npu", (host,), device] += count
         tested["rail", (), device] += count
-    # A ping between the same numbers was counted at both ends of its rail; with as many ports on
-    # every host that is one of them in `devices`, twice.
+    # A ping between equal numbers was counted at both ends of its rail. With as many ports on every
+    # host, one ping in `devices` is of that kind.
     devices = len({device for _, device in matrix.sent}) or 1
     for name in tested:
         if name[0] == "rail":

@@ -1,18 +1,18 @@
-"""Ask every host everything, in two rounds: its facts, then pings between hosts."""
+"""Ask every host everything, in two rounds: its facts, then its clock and pings to other hosts."""
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ropeway.doctor.cluster import Cluster, Wanted
-from ropeway.doctor.pings import PARTNERS, PingMatrix, partners_of
+from ropeway.doctor.cluster import Cluster, Requirements
+from ropeway.doctor.pings import PARTNERS, PingMatrix, Port, partners_of
 from ropeway.facts.gather import ask, clock_of, gather
 from ropeway.facts.hccn_ping import parse_ping
 from ropeway.facts.host import HostFacts
 from ropeway.facts.ping import parse_ping as parse_ethernet_ping
 from ropeway.facts.questions import pings, questions
-from ropeway.facts.script import Answer
+from ropeway.facts.script import Answer, Ask, Pings
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import run_on_all
 
@@ -33,106 +33,146 @@ class Effort:
     seconds: float = 300.0
 
 
+def survey(
+    hosts: Sequence[Host],
+    requirements: Requirements,
+    effort: Effort,
+    on_host: Callable[[str], None],
+) -> Cluster:
+    """Return the facts of all hosts and the pings between them.
+
+    `on_host("facts")` and `on_host("pings")` are called after each host that is done.
+    """
+    asks = questions(
+        model_path=requirements.model_path, deep=effort.deep, runtime=requirements.runtime
+    )
+    outcomes = run_on_all(
+        hosts,
+        lambda host: gather(host, asks, timeout=effort.seconds),
+        timeout=effort.seconds,
+        on_done=lambda _: on_host("facts"),
+    )
+    cluster = Cluster(
+        requirements,
+        tuple(outcome.result for outcome in outcomes if outcome.result is not None),
+        {outcome.host.name: outcome.error for outcome in outcomes if outcome.error is not None},
+        names=tuple(host.name for host in hosts),
+    )
+    return _with_pings(cluster, hosts, effort, on_host) if len(hosts) > 1 else cluster
+
+
+def _with_pings(
+    cluster: Cluster, hosts: Sequence[Host], effort: Effort, on_host: Callable[[str], None]
+) -> Cluster:
+    """Return the cluster after the second round. A host that fails now has no pings of its own."""
+    plan = plan_pings(cluster.names, cluster.hosts, effort.partners)
+
+    def ping(host: Host) -> tuple[float | None, list[Ping]]:
+        started = time.time()
+        answers = ask(host, plan.questions[host.name], timeout=effort.seconds)
+        return clock_of(answers, started), [_read(answer) for answer in answers if answer.address]
+
+    outcomes = run_on_all(
+        [host for host in hosts if host.name in plan.questions],
+        ping,
+        timeout=effort.seconds,
+        on_done=lambda _: on_host("pings"),
+    )
+    results = {one.host.name: one.result for one in outcomes if one.result is not None}
+    failures = {one.host.name: one.error for one in outcomes if one.error is not None}
+    clocks = {name: clock for name, (clock, _) in results.items()}
+    roce, ethernet = plan.count({name: sent for name, (_, sent) in results.items()})
+    return replace(
+        cluster,
+        hosts=tuple(replace(host, clock_s=clocks.get(host.name)) for host in cluster.hosts),
+        failures={**cluster.failures, **failures},
+        roce=roce,
+        ethernet=ethernet,
+    )
+
+
 @dataclass(frozen=True)
-class _Ping:
-    """One ping of a host: from its device (None: over Ethernet) to an address."""
+class Ping:
+    """The outcome of a host's pings to one address, from an NPU (None: over Ethernet).
+
+    loss  percent of packets lost; None when the outcome could not be read
+    """
 
     device: int | None
     address: str
     loss: float | None
 
 
-def survey(
-    hosts: Sequence[Host],
-    wanted: Wanted,
-    effort: Effort,
-    on_host: Callable[[str], None],
-) -> Cluster:
-    """Facts of all hosts and pings between them. `on_host("facts")` and `on_host("pings")` are
-    called after each host that is done."""
-    asked = questions(model_path=wanted.model_path, deep=effort.deep, runtime=wanted.runtime)
-    found = run_on_all(
-        hosts,
-        lambda host: gather(host, asked, timeout=effort.seconds),
-        timeout=effort.seconds,
-        on_done=lambda _: on_host("facts"),
-    )
-    facts = {one.host.name: one.result for one in found if one.result is not None}
-    failures = {one.host.name: one.error for one in found if one.error is not None}
-    cluster = Cluster(
-        wanted,
-        tuple(facts.values()),
-        failures,
-        names=tuple(host.name for host in hosts),
-    )
-    if len(hosts) < 2:
-        return cluster
-    return _with_pings(cluster, hosts, facts, effort, on_host)
+@dataclass(frozen=True)
+class PingPlan:
+    """Who pings whom.
+
+    numbers    host → its place in the list of hosts
+    questions  host that answered → what to ask it in the second round
+    ports      RoCE address → its NPU; ethernet: address → its host, as NPU 0
+    """
+
+    numbers: Mapping[str, int]
+    questions: Mapping[str, tuple[Ask | Pings, ...]]
+    ports: Mapping[str, Port]
+    ethernet: Mapping[str, Port]
+
+    def count(self, outcomes: Mapping[str, Iterable[Ping]]) -> tuple[PingMatrix, PingMatrix]:
+        """Return the matrices of RoCE and of Ethernet, from the pings that each host sent."""
+        roce, ethernet = PingMatrix(), PingMatrix()
+        for host, sent in outcomes.items():
+            number = self.numbers[host]
+            for ping in sent:
+                if ping.device is None and ping.address in self.ethernet:
+                    ethernet.add((number, 0), self.ethernet[ping.address], ping.loss)
+                elif ping.device is not None and ping.address in self.ports:
+                    roce.add((number, ping.device), self.ports[ping.address], ping.loss)
+        return roce, ethernet
 
 
-def _with_pings(
-    cluster: Cluster,
-    hosts: Sequence[Host],
-    facts: Mapping[str, HostFacts],
-    effort: Effort,
-    on_host: Callable[[str], None],
-) -> Cluster:
-    """The second round. A host that fails now is left out of it."""
-    at = {name: number for number, name in enumerate(cluster.names)}
+def plan_pings(names: Sequence[str], facts: Sequence[HostFacts], partners: int) -> PingPlan:
+    """Plan the pings between the hosts that answered; `names` are those of all hosts."""
+    numbers = {name: number for number, name in enumerate(names)}
+    answered = {numbers[host.name]: host for host in facts}
+    asks = {}
+    for number, host in answered.items():
+        nearby = partners_of(number, len(names), partners)
+        others = [answered[other] for other in nearby if other in answered]
+        targets = [address for other in others for address, _ in _ports(other)]
+        sources = [(device, targets) for _, device in _ports(host)]
+        wires = [other.ethernet_address for other in others if other.ethernet_address]
+        asks[host.name] = pings(sources, wires)
     ports = {
-        npu.roce.address: (at[one.name], npu.device)
-        for one in cluster.hosts
-        for npu in one.npus
-        if npu.roce.address
+        address: (number, device)
+        for number, host in answered.items()
+        for address, device in _ports(host)
     }
-    wires = {one.ethernet_address: at[one.name] for one in cluster.hosts if one.ethernet_address}
-    clocks: dict[str, float | None] = {}
-
-    def ping(host: Host) -> list[_Ping]:
-        others = [
-            facts[cluster.names[number]]
-            for number in partners_of(at[host.name], len(hosts), effort.partners)
-            if cluster.names[number] in facts
-        ]
-        addresses = [npu.roce.address for one in others for npu in one.npus if npu.roce.address]
-        targets = [(npu.device, addresses) for npu in facts[host.name].npus if npu.roce.address]
-        lines = pings(targets, [one.ethernet_address for one in others if one.ethernet_address])
-        started = time.time()
-        answers = ask(host, lines, timeout=effort.seconds)
-        clocks[host.name] = clock_of(answers, started)
-        return [_read(answer) for answer in answers if answer.address]
-
-    answering = [host for host in hosts if host.name in facts]
-    outcomes = run_on_all(
-        answering, ping, timeout=effort.seconds, on_done=lambda _: on_host("pings")
-    )
-    roce, ethernet = PingMatrix(), PingMatrix()
-    failures = dict(cluster.failures)
-    for outcome in outcomes:
-        source = at[outcome.host.name]
-        if outcome.error is not None:
-            failures[outcome.host.name] = outcome.error
-        for one in outcome.result or ():
-            if one.device is None and one.address in wires:
-                ethernet.add((source, 0), (wires[one.address], 0), one.loss)
-            elif one.device is not None and one.address in ports:
-                roce.add((source, one.device), ports[one.address], one.loss)
-    timed = tuple(replace(one, clock_s=clocks.get(one.name)) for one in cluster.hosts)
-    return replace(cluster, hosts=timed, failures=failures, roce=roce, ethernet=ethernet)
+    ethernet = {
+        host.ethernet_address: (number, 0)
+        for number, host in answered.items()
+        if host.ethernet_address
+    }
+    return PingPlan(numbers, asks, ports, ethernet)
 
 
-def _read(answer: Answer) -> _Ping:
+def _ports(host: HostFacts) -> list[tuple[str, int]]:
+    """Return the RoCE address and the device of each NPU that has an address."""
+    return [(npu.roce.address, npu.device) for npu in host.npus if npu.roce.address]
+
+
+def _read(answer: Answer) -> Ping:
     assert answer.address is not None
     if answer.number is None:
         value = parse_ethernet_ping(answer.text).value
-        loss = value.loss_percent if value else None
-    else:
-        loss = _loss(answer.text)
-    return _Ping(answer.number, answer.address, loss)
+        return Ping(None, answer.address, value.loss_percent if value else None)
+    return Ping(answer.number, answer.address, _loss(answer.text))
 
 
 def _loss(text: str) -> float | None:
-    """Percent of packets lost. The counts alone where they are plain: half a million are read."""
+    """Return the percentage of packets lost.
+
+    Where the counts are plain they suffice: half a million outputs may have to be read.
+    """
     counts = _COUNTS.findall(text)
     if len(counts) == 1 and int(counts[0][0]) > 0:
         sent, received = map(int, counts[0])

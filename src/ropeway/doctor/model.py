@@ -1,0 +1,90 @@
+"""Checks of the model's directory on every host: there, whole, the same, of a kind that runs."""
+
+from collections.abc import Iterator
+
+from ropeway.doctor.cluster import Cluster
+from ropeway.doctor.rule import Check, Evidence, Hit, on_models, outlier_hits
+from ropeway.facts.host import ModelFiles
+from ropeway.units import format_bytes
+
+_COPY_AGAIN = "`ropeway model push`, or `rsync -a --partial SOURCE/ HOST:TARGET/`"
+_RUNS_ON_NPUS = ("none", "ascend", "compressed-tensors")
+
+
+def _absent(model: ModelFiles) -> Evidence:
+    return None if model.there else f"`{model.path}`: {model.problem or 'no such directory'}"
+
+
+def _without_config(model: ModelFiles) -> Evidence:
+    absent = model.there and "config.json" not in model.sizes
+    return f"`{model.path}/config.json`: no such file" if absent else None
+
+
+def _missing_shards(model: ModelFiles) -> Evidence:
+    if not model.missing:
+        return None
+    return f"{len(model.missing)} missing, the first is `{model.missing[0]}`"
+
+
+def _truncated_shards(cluster: Cluster) -> Iterator[Hit]:
+    for location, model in cluster.models():
+        for name, (size, full_size) in model.short.items():
+            values = {"shard": name, "size": format_bytes(full_size)}
+            yield Hit((location,), format_bytes(size), values)
+
+
+def _different_sizes(cluster: Cluster) -> Iterator[Hit]:
+    models = [(place, model) for place, model in cluster.models() if model.there]
+    models = [(place, model) for place, model in models if not model.missing]
+    for name in sorted({name for _, model in models for name in model.sizes}):
+        sizes = ((place, model.sizes.get(name)) for place, model in models)
+        texts = ((place, "absent" if size is None else f"{size:,} bytes") for place, size in sizes)
+        yield from outlier_hits(texts, file=name)
+
+
+def _different_hashes(cluster: Cluster) -> Iterator[Hit]:
+    models = [(place, model) for place, model in cluster.models() if not model.missing]
+    for name in sorted({name for _, model in models for name in model.hashes}):
+        hashes = [(place, model.hashes.get(name)) for place, model in models]
+        yield from outlier_hits(
+            ((place, f"{sha256[:12]}…" if sha256 else None) for place, sha256 in hashes), file=name
+        )
+
+
+def _foreign_scheme(cluster: Cluster) -> Iterator[Hit]:
+    for location, model in cluster.models():
+        if model.scheme is not None and model.scheme not in _RUNS_ON_NPUS:
+            yield Hit((location,), model.scheme_evidence or "", {"scheme": model.scheme})
+
+
+CHECKS = (
+    Check("model-there", "fail", "the model's directory is missing", on_models(_absent),
+          expected="the same path on every host",
+          fix="`ropeway model push`, or mount the shared storage: `mount` on a host that has it",
+          source="vllm-ascend ray.md: the same path and content on all nodes"),
+    Check("model-config", "fail", "the model has no config.json", on_models(_without_config),
+          expected="a complete checkpoint",
+          fix=_COPY_AGAIN),
+    Check("model-shards", "fail", "shards of the model are missing", on_models(_missing_shards),
+          expected="every shard that the index names",
+          fix=_COPY_AGAIN,
+          source="model.safetensors.index.json"),
+    Check("model-short", "fail", "the shard `{shard}` is truncated", _truncated_shards,
+          expected="{size}, as its header says",
+          fix=_COPY_AGAIN,
+          source="safetensors format"),
+    Check("model-same", "fail", "`{file}` differs between hosts", _different_sizes,
+          expected="the same file everywhere",
+          fix=_COPY_AGAIN,
+          source="vllm-ascend ray.md: the same content on all nodes"),
+    Check("model-hash", "fail", "`{file}` differs in content between hosts", _different_hashes,
+          expected="the same sha256 everywhere",
+          fix="copy `{file}` again from one host"),
+    Check("model-quantisation", "fail", "the model is quantised for CUDA ({scheme})",
+          _foreign_scheme,
+          expected="BF16, or quantised for Ascend",
+          # Up to v0.11.0 such a checkpoint ends in a bare KeyError (#4313).
+          fix="use the BF16 original, or a checkpoint quantised for Ascend with ModelSlim "
+          "(`quant_model_description.json`), served with `--quantization ascend`",
+          source="vllm-ascend quantization guide; #4313, #1526"),
+)  # fmt: skip

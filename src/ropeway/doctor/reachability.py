@@ -1,0 +1,113 @@
+"""Checks between hosts: pings from NPU to NPU over RoCE, and the Ethernet that Ray uses."""
+
+from collections.abc import Iterator
+
+from ropeway.doctor.cluster import Cluster
+from ropeway.doctor.finding import Location
+from ropeway.doctor.pings import Suspect, rail_only, suspects
+from ropeway.doctor.roce import RAY_PAGE
+from ropeway.doctor.rule import Check, Evidence, Hit, on_hosts, same_on_hosts
+from ropeway.facts.host import HostFacts
+
+_FIXES = {
+    "all": "check the RoCE switches, or the VLAN of all ports",
+    "rail": "check the switch that joins these ports",
+    "hosts apart": "check the switches between them: VLAN, MTU, PFC; the leaf's uplinks",
+}
+_FIX = "check its link, address, netmask and gateway; then the switch port"
+
+
+def _failing_pings(cluster: Cluster) -> Iterator[Hit]:
+    matrix = cluster.roce
+    if matrix is None or rail_only(matrix):
+        return
+    devices = sorted({device for _, device in matrix.sent})
+    for suspect in suspects(matrix):
+        yield Hit(
+            _locations(cluster, suspect, devices),
+            f"{suspect.explained} of {suspect.tested} pings fail",
+            {"title": _title(cluster, suspect), "fix": _FIXES.get(suspect.kind, _FIX)},
+        )
+
+
+def _locations(cluster: Cluster, suspect: Suspect, devices: list[int]) -> tuple[Location, ...]:
+    hosts = [cluster.names[number] for number in suspect.hosts]
+    match suspect.kind:
+        case "host":
+            return tuple(Location(hosts[0], device) for device in devices)
+        case "npu":
+            return (Location(hosts[0], suspect.device),)
+        case "pings":
+            return Location(hosts[0], suspect.device), Location(hosts[1], suspect.other_device)
+        case _:
+            return tuple(Location(host) for host in hosts)
+
+
+def _title(cluster: Cluster, suspect: Suspect) -> str:
+    hosts = [cluster.names[number] for number in suspect.hosts]
+    fail = "fail" if suspect.loss >= 100 else f"lose up to {suspect.loss:.0f} % of their packets"
+    match suspect.kind:
+        case "all":
+            return "no NPU reaches another host"
+        case "host":
+            return f"pings to and from {hosts[0]} {fail}"
+        case "hosts apart":
+            return f"pings between {hosts[0]} and {hosts[1]} {fail}"
+        case "npu":
+            return f"pings to and from {hosts[0]} NPU {suspect.device} {fail}"
+        case "rail":
+            return f"pings to and from NPU {suspect.device} of every host {fail}"
+        case "pings":
+            source = f"{hosts[0]} NPU {suspect.device}"
+            target = f"{hosts[1]} NPU {suspect.other_device}"
+            return f"the ping from {source} to {target} loses {suspect.loss:.0f} %"
+
+
+def _rails(cluster: Cluster) -> Iterator[Hit]:
+    if cluster.roce is not None and rail_only(cluster.roce):
+        yield Hit((), "all pings between different numbers fail, all others arrive")
+
+
+def _failing_ethernet(cluster: Cluster) -> Iterator[Hit]:
+    for suspect in suspects(cluster.ethernet) if cluster.ethernet else ():
+        locations = tuple(Location(cluster.names[number]) for number in suspect.hosts)
+        hosts = " and ".join(location.host for location in locations) or "all hosts"
+        evidence = f"{suspect.explained} of {suspect.tested} pings, {suspect.loss:.0f} % loss"
+        yield Hit(locations, evidence, {"hosts": hosts})
+
+
+def _without_interface(host: HostFacts) -> Evidence:
+    if host.nic is not None or not host.nics:
+        return None
+    return "neither the spec's address nor a default route"
+
+
+CHECKS = (
+    Check("roce-rails", "warn", "NPUs reach only their own number on other hosts", _rails,
+          expected="every NPU reaches every NPU",
+          fix="cables without a switch, or a switch for each rail: keep tensor and expert parallel "
+          "inside a host",
+          source="vllm-ascend ray.md asks for all pairs"),
+    Check("roce-ping", "fail", "{title}", _failing_pings,
+          expected="0 % loss in both directions",
+          fix="{fix}",
+          source=f"{RAY_PAGE}; EI0006 `Getting socket times out` (vllm-ascend #5461)"),
+    Check("eth-ping", "fail", "Ethernet pings of {hosts} fail", _failing_ethernet,
+          expected="every host reaches every host",
+          fix="check routes and firewall; `ping` between them by hand",
+          source=RAY_PAGE),
+    Check("eth-nic", "warn", "the interface with the host's address differs in name",
+          same_on_hosts(lambda host: host.nic.name if host.nic else None),
+          expected="any names, if each host is told its own",
+          fix="set HCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME and TP_SOCKET_IFNAME per host "
+          "(`ropeway up` does)",
+          source="HCCL environment reference, HCCL_SOCKET_IFNAME"),
+    Check("eth-mtu", "warn", "interfaces differ in MTU",
+          same_on_hosts(lambda host: host.nic.mtu if host.nic else None),
+          expected="one MTU",
+          fix="`ip link set dev NIC mtu …`"),
+    Check("eth-address", "fail", "no interface has the host's address",
+          on_hosts(_without_interface),
+          expected="the address that other hosts reach",
+          fix="`ip addr`; then correct the address in the spec"),
+)  # fmt: skip
