@@ -13,7 +13,7 @@ from ropeway.doctor.finding import (
     format_locations,
     format_ranges,
 )
-from ropeway.doctor.rule import Check, Hit, find_outliers
+from ropeway.doctor.rule import Check, Hit, outlier_hits
 from ropeway.doctor.survey import Effort, survey
 from ropeway.errors import HostError, Refused
 from ropeway.facts.host import Container, Docker, HostFacts, Image, ModelFiles, Npu, Roce
@@ -250,11 +250,11 @@ def test_locations_are_formatted_short():
 
 def test_outliers_are_those_unlike_most():
     values = [(Location("a"), 1), (Location("b"), 2), (Location("c"), 1), (Location("d"), None)]
-    outliers = find_outliers(values)
-    assert outliers is not None
-    assert (outliers.usual, outliers.count, outliers.locations) == (1, 2, (Location("b"),))
-    assert outliers.describe() == "1 (2 hosts), 2 (1 host)"
-    assert find_outliers([(Location("a"), 1), (Location("b"), None)]) is None
+    assert list(outlier_hits(values, file="f")) == [
+        Hit((Location("b"),), "1 (2 hosts), 2 (1 host)", {"file": "f"})
+    ]
+    assert list(outlier_hits([(Location("a"), 1), (Location("b"), None)])) == []
+    assert list(outlier_hits([])) == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ropeway.doctor.finding import Location
 from ropeway.doctor.pings import PingMatrix
@@ -44,11 +45,12 @@ class Cluster:
     roce: PingMatrix | None = None
     ethernet: PingMatrix | None = None
 
-    def npus(self) -> Iterator[tuple[Location, Npu]]:
-        """Yield every NPU of every host."""
-        for host in self.hosts:
-            for npu in host.npus:
-                yield Location(host.name, npu.device), npu
+    @cached_property
+    def npus(self) -> tuple[tuple[Location, Npu], ...]:
+        """Every NPU of every host."""
+        return tuple(
+            (Location(host.name, npu.device), npu) for host in self.hosts for npu in host.npus
+        )
 
     def models(self) -> Iterator[tuple[Location, ModelFiles]]:
         """Yield the model's directory of every host that was asked for it."""

@@ -59,7 +59,7 @@ def _products(host: HostFacts) -> str | None:
 
 
 def _unhealthy(cluster: Cluster) -> Iterator[Hit]:
-    for location, npu in cluster.npus():
+    for location, npu in cluster.npus:
         if npu.health is not None and npu.health.upper() != "OK":
             evidence = " ".join((npu.health, *npu.errors))
             level: Level = "warn" if npu.health == "Warning" else "fail"
@@ -103,7 +103,7 @@ def _held_by_containers(cluster: Cluster) -> Iterator[Hit]:
 
 
 def _firmware_outliers(cluster: Cluster) -> Iterator[Hit]:
-    of_npus = [(location, npu.firmware) for location, npu in cluster.npus()]
+    of_npus = [(location, npu.firmware) for location, npu in cluster.npus]
     return outlier_hits(of_npus or ((Location(host.name), host.firmware) for host in cluster.hosts))
 
 

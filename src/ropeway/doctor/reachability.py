@@ -1,6 +1,6 @@
 """Checks between hosts: pings from NPU to NPU over RoCE, and the Ethernet that Ray uses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.finding import Location
@@ -23,44 +23,35 @@ def _failing_pings(cluster: Cluster) -> Iterator[Hit]:
         return
     devices = sorted({device for _, device in matrix.sent})
     for suspect in suspects(matrix):
-        yield Hit(
-            _locations(cluster, suspect, devices),
-            f"{suspect.explained} of {suspect.tested} pings fail",
-            {"title": _title(cluster, suspect), "fix": _FIXES.get(suspect.kind, _FIX)},
-        )
+        title, locations = _describe(suspect, [cluster.names[n] for n in suspect.hosts], devices)
+        evidence = f"{suspect.explained} of {suspect.tested} pings fail"
+        yield Hit(locations, evidence, {"title": title, "fix": _FIXES.get(suspect.kind, _FIX)})
 
 
-def _locations(cluster: Cluster, suspect: Suspect, devices: list[int]) -> tuple[Location, ...]:
-    hosts = [cluster.names[number] for number in suspect.hosts]
-    match suspect.kind:
-        case "host":
-            return tuple(Location(hosts[0], device) for device in devices)
-        case "npu":
-            return (Location(hosts[0], suspect.device),)
-        case "pings":
-            return Location(hosts[0], suspect.device), Location(hosts[1], suspect.other_device)
-        case _:
-            return tuple(Location(host) for host in hosts)
-
-
-def _title(cluster: Cluster, suspect: Suspect) -> str:
-    hosts = [cluster.names[number] for number in suspect.hosts]
+def _describe(
+    suspect: Suspect, hosts: Sequence[str], devices: Sequence[int]
+) -> tuple[str, tuple[Location, ...]]:
+    """Return the title of a finding, and its locations."""
     fail = "fail" if suspect.loss >= 100 else f"lose up to {suspect.loss:.0f} % of their packets"
     match suspect.kind:
         case "all":
-            return "no NPU reaches another host"
-        case "host":
-            return f"pings to and from {hosts[0]} {fail}"
-        case "hosts apart":
-            return f"pings between {hosts[0]} and {hosts[1]} {fail}"
-        case "npu":
-            return f"pings to and from {hosts[0]} NPU {suspect.device} {fail}"
+            return "no NPU reaches another host", ()
         case "rail":
-            return f"pings to and from NPU {suspect.device} of every host {fail}"
+            return f"pings to and from NPU {suspect.device} of every host {fail}", ()
+        case "hosts apart":
+            title = f"pings between {hosts[0]} and {hosts[1]} {fail}"
+            return title, tuple(Location(host) for host in hosts)
+        case "host":
+            title = f"pings to and from {hosts[0]} {fail}"
+            return title, tuple(Location(hosts[0], device) for device in devices)
+        case "npu":
+            location = Location(hosts[0], suspect.device)
+            return f"pings to and from {location} {fail}", (location,)
         case "pings":
-            source = f"{hosts[0]} NPU {suspect.device}"
-            target = f"{hosts[1]} NPU {suspect.other_device}"
-            return f"the ping from {source} to {target} loses {suspect.loss:.0f} %"
+            source = Location(hosts[0], suspect.device)
+            target = Location(hosts[1], suspect.other_device)
+            title = f"the ping from {source} to {target} loses {suspect.loss:.0f} %"
+            return title, (source, target)
 
 
 def _rails(cluster: Cluster) -> Iterator[Hit]:

@@ -3,7 +3,7 @@
 import ipaddress
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.finding import Location
@@ -23,7 +23,7 @@ def _without_tool(host: HostFacts) -> Evidence:
 
 
 def _failing_tool(cluster: Cluster) -> Iterator[Hit]:
-    for location, npu in cluster.npus():
+    for location, npu in cluster.npus:
         problem = npu.roce.problem
         if problem is not None and problem.kind != "not-configured":
             as_root = "run it as root, and one call at a time"
@@ -32,18 +32,15 @@ def _failing_tool(cluster: Cluster) -> Iterator[Hit]:
 
 
 def _without_address(cluster: Cluster) -> Iterator[Hit]:
-    ports = list(cluster.npus())
-    if any(npu.roce.address for _, npu in ports) or any(
-        host.has_hccn_tool for host in cluster.hosts
-    ):
-        for location, npu in ports:
+    for host in cluster.hosts:
+        for npu in host.npus if host.has_hccn_tool else ():
             if npu.roce.address is None:
-                yield Hit((location,), "no IP address is set")
+                yield Hit((Location(host.name, npu.device),), "no IP address is set")
 
 
 def _shared_addresses(cluster: Cluster) -> Iterator[Hit]:
     owners: dict[str, list[Location]] = {}
-    for location, npu in cluster.npus():
+    for location, npu in cluster.npus:
         if npu.roce.address is not None:
             owners.setdefault(npu.roce.address, []).append(location)
     for address, locations in owners.items():
@@ -53,56 +50,41 @@ def _shared_addresses(cluster: Cluster) -> Iterator[Hit]:
             yield Hit(tuple(reversed(locations)), address, values)
 
 
-@dataclass(frozen=True)
-class _Port:
-    """A RoCE port with an address in a network."""
-
-    location: Location
-    interface: ipaddress.IPv4Interface | ipaddress.IPv6Interface
-    gateway: ipaddress.IPv4Address | ipaddress.IPv6Address | None
-
-    @property
-    def network(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-        return self.interface.network
+_Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
-def _ports(cluster: Cluster) -> list[_Port]:
-    ports = []
-    for location, npu in cluster.npus():
-        address, mask, gateway = npu.roce.address, npu.roce.netmask, npu.roce.gateway
-        if address and mask:
+def _interfaces(cluster: Cluster) -> Iterator[tuple[Location, _Interface, str | None]]:
+    """Yield the location, the address with its network, and the gateway of each RoCE port."""
+    for location, npu in cluster.npus:
+        if npu.roce.address and npu.roce.netmask:
             try:
-                interface = ipaddress.ip_interface(f"{address}/{mask}")
-                router = ipaddress.ip_address(gateway) if gateway else None
+                interface = ipaddress.ip_interface(f"{npu.roce.address}/{npu.roce.netmask}")
             except ValueError:
                 continue
-            ports.append(_Port(location, interface, router))
-    return ports
+            yield location, interface, npu.roce.gateway
 
 
 def _outside_gateways(cluster: Cluster) -> Iterator[Hit]:
-    for port in _ports(cluster):
-        if port.gateway and port.gateway not in port.network:
-            yield Hit((port.location,), f"gateway {port.gateway}, network {port.network}")
+    for location, interface, gateway in _interfaces(cluster):
+        if gateway and ipaddress.ip_address(gateway) not in interface.network:
+            yield Hit((location,), f"gateway {gateway}, network {interface.network}")
 
 
 def _wrong_netmasks(cluster: Cluster) -> Iterator[Hit]:
-    ports = _ports(cluster)
-    for network, count in Counter(port.network for port in ports).most_common(1):
-        for port in ports:
-            if port.network != network and port.interface.ip in network:
-                evidence = f"{port.interface.netmask}, while {count} have {network.netmask}"
-                yield Hit((port.location,), evidence)
+    networks = Counter(interface.network for _, interface, _ in _interfaces(cluster))
+    for usual, count in networks.most_common(1):
+        for location, interface, _ in _interfaces(cluster):
+            if interface.network != usual and interface.ip in usual:
+                evidence = f"{interface.netmask}, while {count} have {usual.netmask}"
+                yield Hit((location,), evidence)
 
 
 def _outside_ports(cluster: Cluster) -> Iterator[Hit]:
-    ports = _ports(cluster)
-    networks = Counter(port.network for port in ports)
-    for network, _ in networks.most_common(1):
-        for port in ports:
-            if port.gateway is None and port.interface.ip not in network:
-                evidence = f"{len(networks)} networks, most ports in {network}"
-                yield Hit((port.location,), evidence)
+    networks = Counter(interface.network for _, interface, _ in _interfaces(cluster))
+    for usual, _ in networks.most_common(1):
+        for location, interface, gateway in _interfaces(cluster):
+            if gateway is None and interface.ip not in usual:
+                yield Hit((location,), f"{len(networks)} networks, most ports in {usual}")
 
 
 def _down(port: Roce) -> Evidence:
@@ -115,7 +97,7 @@ def _without_module(port: Roce) -> Evidence:
 
 
 def _dark_modules(cluster: Cluster) -> Iterator[Hit]:
-    for location, npu in cluster.npus():
+    for location, npu in cluster.npus:
         port = npu.roce
         power, threshold = port.rx_power_mw, port.rx_low_mw
         weak = power is not None and threshold is not None and power < threshold * _LOW_MARGIN
@@ -148,15 +130,15 @@ def _undetected(port: Roce) -> bool:
 
 
 def _unhealthy(cluster: Cluster) -> Iterator[Hit]:
-    for location, npu in cluster.npus():
+    for location, npu in cluster.npus:
         health = npu.roce.health
         if health not in (None, "Success") and not _undetected(npu.roce):
             yield Hit((location,), f"net health status: {health}", {"health": str(health)})
 
 
 def _without_neighbour(cluster: Cluster) -> Iterator[Hit]:
-    if any(npu.roce.switch_port for _, npu in cluster.npus()):
-        for location, npu in cluster.npus():
+    if any(npu.roce.switch_port for _, npu in cluster.npus):
+        for location, npu in cluster.npus:
             if npu.roce.link == "UP" and npu.roce.switch_port is None:
                 yield Hit((location,), "no LLDP neighbour")
 

@@ -84,7 +84,7 @@ def _placeholders(cluster: Cluster, locations: Sequence[Location]) -> dict[str, 
     values: dict[str, object] = {"runtime": cluster.requirements.runtime}
     if locations:
         first = locations[0]
-        npu = next((npu for location, npu in cluster.npus() if location == first), None)
+        npu = next((npu for location, npu in cluster.npus if location == first), None)
         values |= {"host": first.host, "device": first.device}
         if npu is not None:
             values["npu"] = first.device if npu.npu is None else npu.npu
@@ -95,7 +95,7 @@ def _placeholders(cluster: Cluster, locations: Sequence[Location]) -> dict[str, 
 def _examined(cluster: Cluster, locations: Sequence[Location]) -> int:
     """Return how many hosts, or NPUs, were examined; a host that did not answer counts if hit."""
     if any(location.device is not None for location in locations):
-        examined = {location for location, _ in cluster.npus()}
+        examined = {location for location, _ in cluster.npus}
     else:
         examined = {Location(host.name) for host in cluster.hosts}
     return len(examined.union(locations))
@@ -103,12 +103,12 @@ def _examined(cluster: Cluster, locations: Sequence[Location]) -> int:
 
 def _merged_evidence(hits: Sequence[Hit]) -> str:
     """Return the evidence when it is the same everywhere, else some of it, each with its place."""
-    first_seen: dict[str, tuple[Location, ...]] = {}
+    first_at: dict[str, Location | None] = {}
     for hit in hits:
-        first_seen.setdefault(hit.evidence, hit.locations)
-    if len(first_seen) == 1:
+        first_at.setdefault(hit.evidence, next(iter(hit.locations), None))
+    if len(first_at) == 1:
         return hits[0].evidence
-    parts = [f"{evidence} on {places[0]}" for evidence, places in first_seen.items()]
+    parts = [f"{text} on {place}" if place else text for text, place in first_at.items()]
     more = len(parts) - _EVIDENCE_SHOWN
     return "; ".join(parts[:_EVIDENCE_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
@@ -120,7 +120,7 @@ def on_hosts(predicate: Callable[[HostFacts], Evidence]) -> Rule:
 
 def on_npus(predicate: Callable[[Npu], Evidence]) -> Rule:
     """Return a rule that looks at each NPU."""
-    return lambda cluster: _hits(predicate, cluster.npus())
+    return lambda cluster: _hits(predicate, cluster.npus)
 
 
 def on_ports(predicate: Callable[[Roce], Evidence]) -> Rule:
@@ -150,51 +150,21 @@ def same_on_hosts(value: Callable[[HostFacts], Hashable]) -> Rule:
 
 def same_on_npus(value: Callable[[Npu], Hashable]) -> Rule:
     """Return a rule that finds the NPUs whose value differs from that of most."""
-    return lambda cluster: outlier_hits((place, value(npu)) for place, npu in cluster.npus())
+    return lambda cluster: outlier_hits((place, value(npu)) for place, npu in cluster.npus)
 
 
 def outlier_hits(values: Iterable[tuple[Location, Hashable]], **texts: str) -> Iterator[Hit]:
-    """Yield one hit for all outliers; `texts` are for the placeholders of the check."""
-    if outliers := find_outliers(values):
-        yield Hit(outliers.locations, outliers.describe(), texts)
+    """Yield one hit for all locations whose value differs from that of most.
 
-
-@dataclass(frozen=True)
-class Outliers:
-    """The value that most locations share, and the locations that have another.
-
-    count   how many have the usual value
-    others  another value → its locations
+    Its evidence is `25.5.1 (62 hosts), 24.1.0 (1 host)`. Unknown values (None) are left out.
+    `texts` are for the placeholders of the check.
     """
-
-    usual: Hashable
-    count: int
-    others: Mapping[Hashable, tuple[Location, ...]]
-
-    @property
-    def locations(self) -> tuple[Location, ...]:
-        """All that do not have the usual value."""
-        return tuple(location for places in self.others.values() for location in places)
-
-    def describe(self) -> str:
-        """Return `25.5.1 (62 hosts), 24.1.0 (1 host)`."""
-        unit = "host" if self.locations[0].device is None else "NPU"
-        counts = [(self.usual, self.count)]
-        counts += [(value, len(places)) for value, places in self.others.items()]
-        return ", ".join(
+    known = [(location, value) for location, value in values if value is not None]
+    counts = Counter(value for _, value in known).most_common()
+    if len(counts) > 1:
+        outliers = tuple(location for location, value in known if value != counts[0][0])
+        unit = "host" if outliers[0].device is None else "NPU"
+        evidence = ", ".join(
             f"{value} ({count} {unit}{'s' if count > 1 else ''})" for value, count in counts
         )
-
-
-def find_outliers(values: Iterable[tuple[Location, Hashable]]) -> Outliers | None:
-    """Return where values differ; None when all are equal. Unknown values (None) are left out."""
-    known = [(location, value) for location, value in values if value is not None]
-    counts = Counter(value for _, value in known)
-    if len(counts) < 2:
-        return None
-    usual, count = counts.most_common(1)[0]
-    others: dict[Hashable, list[Location]] = {}
-    for location, value in known:
-        if value != usual:
-            others.setdefault(value, []).append(location)
-    return Outliers(usual, count, {value: tuple(places) for value, places in others.items()})
+        yield Hit(outliers, evidence, texts)
