@@ -1,4 +1,4 @@
-"""Why a start failed: the line of the engine's log that says it, and the error that tells it."""
+"""Why a start failed: the line of the engine's log that shows it, and the error made of it."""
 
 import pytest
 
@@ -102,49 +102,48 @@ RANKED = "[rank1]: RuntimeError: OPS function error: HcclAllreduce, error code i
     ],
 )
 def test_the_root_cause_is_the_earliest_real_error(log, cause):
-    found = root_cause({"engine.log": log})
-    assert (found.headline if found else None) == cause
+    diagnosis = root_cause({"engine.log": log})
+    assert (diagnosis.headline if diagnosis else None) == cause
 
 
 ENDED = HostError("the engine ended while it was starting")
 LOG = "/home/me/engine.log"
 
 
-def told(line: str):
-    """All that the error of a start says, of an engine whose log holds this line."""
+@pytest.mark.parametrize(
+    ("line", "signature", "details"),
+    [
+        (
+            "(EngineCore_DP0 pid=7) RuntimeError: HCCL_BUFFSIZE is too SMALL,"
+            " NEEDED_HCCL_BUFFSIZE(x) = 512MB",
+            "hccl-buffer-too-small",
+            ["HCCL_BUFFSIZE=512"],
+        ),
+        (
+            "[rank1]: RuntimeError: The wait execution of the Notify register times out",
+            "hccl-notify-timeout",
+            [],
+        ),
+        ("ValueError: no room", None, []),
+    ],
+    ids=["with numbers", "waits for other ranks", "unknown"],
+)
+def test_the_error_of_a_start_has_the_cause_and_what_is_known_of_it(line, signature, details):
     cause = root_cause({"engine.log": line})
     assert cause is not None
     error = engine_failure(ENDED, cause, LOG)
-    return error.what, error.where, error.evidence, error.hint
-
-
-def test_a_known_cause_is_told_with_its_numbers_and_what_to_do_about_it():
-    line = "RuntimeError: HCCL_BUFFSIZE is too SMALL, NEEDED_HCCL_BUFFSIZE(x) = 512MB"
-    row = table()["hccl-buffer-too-small"]
-    assert told(f"(EngineCore_DP0 pid=7) {line}") == (
-        f"the engine failed: {line}",
-        LOG,
-        (row.cause.en, "needed: HCCL_BUFFSIZE=512", ENDED.what),
-        f"{row.fix.en}\n"
-        "known from: https://github.com/vllm-project/vllm-ascend/issues/5287,"
-        " https://github.com/vllm-project/vllm-ascend/issues/4051\n"
-        f"the whole log: less {LOG}",
+    assert "Error: " + line.partition("Error: ")[2] in error.what
+    assert error.where == LOG
+    assert error.evidence[-1] == ENDED.what
+    assert error.hint is not None and LOG in error.hint
+    assert len(error.evidence) == (1 if signature is None else 2 + len(details))
+    if signature is None:
+        assert len(error.hint.splitlines()) == 1
+    else:
+        row = table()[signature]
+        assert error.evidence[0] == row.cause.en
+        assert error.hint.startswith(row.fix.en)
+        assert all(source in error.hint for source in cause.source)
+    assert all(
+        detail in evidence for detail, evidence in zip(details, error.evidence[1:], strict=False)
     )
-
-
-def test_an_unknown_cause_is_told_in_the_engines_words_alone():
-    assert told("ValueError: no room") == (
-        "the engine failed: ValueError: no room",
-        LOG,
-        (ENDED.what,),
-        f"the whole log: less {LOG}",
-    )
-
-
-def test_a_line_that_waits_for_other_ranks_says_where_to_look():
-    line = "RuntimeError: The wait execution of the Notify register times out"
-    what, _, evidence, hint = told(f"[rank1]: {line}")
-    row = table()["hccl-notify-timeout"]
-    assert what == f"the engine failed: {line}"
-    assert evidence == (row.cause.en, ENDED.what)
-    assert hint is not None and hint.startswith(row.fix.en)
