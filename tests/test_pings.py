@@ -121,11 +121,24 @@ def test_a_plan_pings_every_address_of_the_hosts_that_answered():
     assert "10.1.0.0" in " ".join(ask.line() for ask in plan.questions["host2"])
 
 
+def test_a_plan_pings_as_many_partners_as_it_may():
+    facts = tuple(host(number, f"10.0.0.{number}") for number in range(3))
+    plan = plan_pings(("host0", "host1", "host2"), facts, 1)
+    targets = [
+        ask.addresses for asks in plan.questions.values() for ask in asks if isinstance(ask, Pings)
+    ]
+    assert targets == [("10.0.0.1",), ("10.0.0.2",), ("10.0.0.0",)]
+
+
 def test_outcomes_are_counted_by_the_place_of_their_hosts():
     plan = plan_pings(("host0", "host1", "host2"), (host(0, "10.0.0.1"), host(2, "10.0.0.3")), 8)
     outcomes = {
         "host0": [Ping(0, "10.0.0.3", 100.0), Ping(0, "10.9.9.9", 0.0), Ping(None, "10.1.0.2", 0)],
-        "host2": [Ping(0, "10.0.0.1", None), Ping(None, "10.0.0.1", 0.0)],
+        "host2": [
+            Ping(0, "10.0.0.1", None),
+            Ping(None, "10.0.0.1", 0.0),
+            Ping(0, "10.1.0.0", 0.0),
+        ],
     }
     roce, ethernet = plan.count(outcomes)
     assert roce.failures == [((0, 0), (2, 0), 100.0)]

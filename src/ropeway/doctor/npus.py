@@ -157,5 +157,5 @@ CHECKS = (
     Check("firmware-same", "warn", "NPUs differ in firmware", _firmware_outliers,
           expected="one firmware everywhere",
           fix="upgrade the others, then reboot",
-          source="vllm-ascend #15411: firmware 25.2.2 → 26.1.1 mended a fault"),
+          source="vllm-ascend #15411: firmware 25.2.2 → 26.1.1 fixed a fault"),
 )  # fmt: skip
