@@ -51,10 +51,10 @@ def _different_hashes(cluster: Cluster) -> Iterator[Hit]:
         )
 
 
-def _foreign_scheme(cluster: Cluster) -> Iterator[Hit]:
-    for location, model in cluster.models():
-        if model.scheme is not None and model.scheme not in _RUNS_ON_NPUS:
-            yield Hit((location,), model.scheme_evidence or "", {"scheme": model.scheme})
+def _foreign_scheme(model: ModelFiles) -> Evidence:
+    if model.scheme is None or model.scheme in _RUNS_ON_NPUS:
+        return None
+    return model.scheme_evidence or model.scheme
 
 
 CHECKS = (
@@ -80,8 +80,8 @@ CHECKS = (
     Check("model-hash", "fail", "`{file}` differs in content between hosts", _different_hashes,
           expected="the same sha256 everywhere",
           fix="copy `{file}` again from one host"),
-    Check("model-quantisation", "fail", "the model is quantised for CUDA ({scheme})",
-          _foreign_scheme,
+    Check("model-quantisation", "fail", "the model is quantised for CUDA",
+          on_models(_foreign_scheme),
           expected="BF16, or quantised for Ascend",
           # Up to v0.11.0 such a checkpoint ends in a bare KeyError (#4313).
           fix="use the BF16 original, or a checkpoint quantised for Ascend with ModelSlim "
