@@ -5,7 +5,7 @@ import pytest
 from ropeway.diagnosis.signatures import table
 from ropeway.errors import HostError
 from ropeway.launch.failure import engine_failure, root_cause
-from test_engines import START
+from test_vllm_cpu import START
 
 
 def test_a_good_start_has_no_root_cause():
