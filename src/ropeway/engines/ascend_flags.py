@@ -7,11 +7,12 @@ choices of `--quantization` and no flag (vllm_ascend/platform.py, pre_register_a
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from typing import Any
 
-from ropeway.engines.ascend_releases import RELEASES, Release, order
+from ropeway.engines.ascend_releases import RELEASES, Release, in_runs, order, runs_in_words
 from ropeway.errors import Refused
 
 # What to do about a flag that was removed, without dashes. Sources: the help texts and deprecation
@@ -100,14 +101,10 @@ def notes(engine_args: Mapping[str, object], release: Release) -> tuple[str, ...
 def flags(vllm: str) -> frozenset[str]:
     """Return all flags of `vllm serve` in this vLLM with their dashes, short and negative ones too.
 
-    Raises KeyError for a vLLM that no known release is built on.
+    Raises ValueError for a vLLM that no known release is built on.
     """
-    place = _places()[vllm]
-    return frozenset(
-        flag
-        for flag, runs in _table().items()
-        if any(first <= place <= last for first, last in _spans(runs))
-    )
+    versions = _data()["versions"]
+    return frozenset(flag for flag, runs in _table().items() if in_runs(vllm, runs, versions))
 
 
 def _plain(name: str) -> str:
@@ -131,7 +128,7 @@ def _missing(name: str, written: str, release: Release) -> Refused:
             name,
             release,
             "is not a flag of this release",
-            f"vLLM {_in_words(_table()[written])} has it, and this is {release.vllm}",
+            f"vLLM {runs_in_words(_table()[written])} has it, and this is {release.vllm}",
             _instead(_plain(name)) if _is_past(written, release) else _later(written, release),
         )
     if written.startswith("--no-") and exists(f"--{_plain(name)}", release):
@@ -167,7 +164,9 @@ def _instead(plain: str) -> str:
 
 def _is_past(flag: str, release: Release) -> bool:
     """Whether this vLLM comes after all that have the flag."""
-    return _places()[release.vllm] > max(last for _, last in _spans(_table()[flag]))
+    versions: list[str] = _data()["versions"]
+    last = _table()[flag].rpartition("-")[2]
+    return versions.index(release.vllm) > versions.index(last)
 
 
 def _later(flag: str, release: Release) -> str:
@@ -185,22 +184,6 @@ def _removed_in(flag: str, release: Release) -> str:
     return next((row.version for row in later if not exists(flag, row)), "")
 
 
-def _in_words(runs: str) -> str:
-    """Write `0.9.0-0.16.0` as `0.9.0 to 0.16.0`."""
-    return ", ".join(run.replace("-", " to ") for run in runs.split())
-
-
-def _spans(runs: str) -> Iterator[tuple[int, int]]:
-    for run in runs.split():
-        first, last = run.split("-")
-        yield _places()[first], _places()[last]
-
-
-@cache
-def _places() -> dict[str, int]:
-    return {version: place for place, version in enumerate(_data()["versions"])}
-
-
 def _table() -> dict[str, str]:
     """Return the runs of vLLM versions that have a flag, by the flag."""
     table: dict[str, str] = _data()["flags"]
@@ -208,7 +191,7 @@ def _table() -> dict[str, str]:
 
 
 @cache
-def _data() -> dict[str, dict[str, str]]:
+def _data() -> dict[str, Any]:
     text = resources.files("ropeway.engines").joinpath("vllm_flags.json").read_text("utf-8")
-    data: dict[str, dict[str, str]] = json.loads(text)
+    data: dict[str, Any] = json.loads(text)
     return data

@@ -7,6 +7,7 @@ hardware by us.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 IMAGE = "quay.io/ascend/vllm-ascend"
@@ -196,3 +197,19 @@ def driver_needs(release: Release) -> tuple[DriverNeed, ...]:
         and (need.cann is None or order(release.cann) >= order(need.cann))
     ]
     return tuple(sorted(rows, key=lambda need: order(need.driver), reverse=True))
+
+
+def in_runs(version: str, runs: str, versions: Sequence[str]) -> bool:
+    """Whether a version is in one of the runs, `0.9.0-0.16.0 0.18.0-0.30.0`.
+
+    The order is that of `versions`, which must have it: 0.13.0rc3, say, came after 0.13.0 and from
+    the same branch.
+    """
+    place = versions.index(version)
+    ends = (run.split("-") for run in runs.split())
+    return any(versions.index(first) <= place <= versions.index(last) for first, last in ends)
+
+
+def runs_in_words(runs: str) -> str:
+    """Write `0.9.0-0.16.0` as `0.9.0 to 0.16.0`."""
+    return ", ".join(run.replace("-", " to ") for run in runs.split())

@@ -15,7 +15,7 @@ from functools import cache
 from importlib import resources
 
 from ropeway.engines.ascend_memory import engine_memory
-from ropeway.engines.ascend_releases import RELEASES, order
+from ropeway.engines.ascend_releases import RELEASES, in_runs, order, runs_in_words
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
 
@@ -23,6 +23,8 @@ from ropeway.errors import Refused
 # newest that the images may have (`ray>=2.47.1,<=2.48.0` in every Dockerfile since v0.11.0rc3).
 RAY_TOKENS_SINCE = "2.52.0"
 RAY_NEWEST = "2.48.0"
+
+_VERSIONS = tuple(release.version for release in RELEASES)
 
 # The limits of how long HCCL waits for its peers (hiascend.com, envref_07_0077).
 _CONNECT_SECONDS = (120, 7200)
@@ -330,8 +332,7 @@ def _check_key(key: str, version: str) -> None:
 def _ignored(name: str, version: str, kind: str, where: str) -> Refused:
     known = _tables()[kind]
     if name in known:
-        runs = ", ".join(run.replace("-", " to ") for run in known[name].split())
-        evidence = f"releases that read it: {runs}"
+        evidence = f"releases that read it: {runs_in_words(known[name])}"
         hint = _other_way(name, version)
     else:
         evidence = "no release is known to read it"
@@ -355,20 +356,7 @@ def _other_way(name: str, version: str) -> str:
 
 
 def _covers(runs: str, version: str) -> bool:
-    """Whether a release is in one of the runs; the order is that of the table, not of versions.
-
-    0.13.0rc3, say, came after 0.13.0 and from the same branch.
-    """
-    place = _places().get(version)
-    if place is None:
-        return False
-    ends = (run.split("-") for run in runs.split())
-    return any(_places()[first] <= place <= _places()[last] for first, last in ends)
-
-
-@cache
-def _places() -> dict[str, int]:
-    return {release.version: place for place, release in enumerate(RELEASES)}
+    return version in _VERSIONS and in_runs(version, runs, _VERSIONS)
 
 
 @cache
