@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from ropeway.errors import Refused
 from ropeway.hardware import chip_named
 from ropeway.spec.errors import Fault, broken
-from ropeway.spec.types import Address, Port, Size, SpecModel, matching, to_tuple
+from ropeway.spec.types import Address, Port, Size, SpecModel, matching, none_or_tuple, to_tuple
 
 # A path as Docker's `-v` takes it: absolute, and without the colon that ends it there.
 _PATH = r"/[^\x00-\x1f\x7f:]*"
@@ -152,10 +152,6 @@ def _host_faults(hosts: tuple[RemoteHost, ...]) -> list[Fault]:
     ]
 
 
-def _several(value: object) -> object:
-    return () if value is None else to_tuple(value)
-
-
 _Path = Annotated[str, matching(_PATH, _PATH_FORM)]
 _Mount = Annotated[str, matching(rf"{_PATH}(:{_PATH})?(:r[ow])?", "like /data or /data:/models:ro")]
 # A name, extras, and a version (PEP 508), without options, files or URLs of other origin.
@@ -185,12 +181,12 @@ class Runtime(SpecModel):
     mirror: Annotated[str, matching(_REGISTRY, "a registry, like quay.example.org")] | None = None
     archive: _Path | None = None
     pull: Literal["missing", "never"] = "missing"
-    pip: Annotated[tuple[_Requirement, ...], BeforeValidator(_several)] = ()
+    pip: Annotated[tuple[_Requirement, ...], BeforeValidator(none_or_tuple)] = ()
     index: Annotated[str, matching(r"https?://[^\s'\"@]+", "a URL without a password")] | None = (
         None
     )
     wheels: _Path | None = None
-    mounts: Annotated[tuple[_Mount, ...], BeforeValidator(_several)] = ()
+    mounts: Annotated[tuple[_Mount, ...], BeforeValidator(none_or_tuple)] = ()
     cache: _Path | None = None
     shm: Size = None
     privileged: bool = False

@@ -40,8 +40,8 @@ from ropeway.spec.types import (
     check_faults,
     is_loopback,
     matching,
+    none_or_tuple,
     none_to_empty,
-    to_tuple,
     without_own_keys,
 )
 from ropeway.spec.yaml import as_error, dump_yaml, load_yaml, read_text
@@ -193,7 +193,7 @@ class Serve(SpecModel):
     backend: Literal["ray", "mp"] | None = None
     layouts: Annotated[
         tuple[Layout, ...],
-        BeforeValidator(lambda value: () if value is None else to_tuple(value)),
+        BeforeValidator(none_or_tuple),
         check_faults(_layout_faults),
     ] = ()
     context: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
@@ -208,7 +208,7 @@ class Serve(SpecModel):
     ) = Field(default=None, validate_default=True)
     secret_env: Annotated[
         tuple[Annotated[str, matching(VARIABLE, "the name of an environment variable")], ...],
-        BeforeValidator(lambda value: () if value is None else to_tuple(value)),
+        BeforeValidator(none_or_tuple),
     ] = ()
     restart: bool = True
     start_timeout: Annotated[int, Field(ge=1, le=86_400)] = 600

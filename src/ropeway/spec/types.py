@@ -69,6 +69,11 @@ def to_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def none_or_tuple(value: object) -> object:
+    """Replace null by the empty tuple, a list by its tuple."""
+    return () if value is None else to_tuple(value)
+
+
 def check_faults(find: Callable[[Any], list[Fault]]) -> AfterValidator:
     def check(value: object) -> object:
         if faults := find(value):

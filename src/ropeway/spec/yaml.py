@@ -49,16 +49,14 @@ def read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise SpecError(
-            "no such file",
-            where=where,
-            hint="`ropeway init` writes an annotated sample; another file is named with `--config`",
-        ) from None
-    except IsADirectoryError:
-        raise SpecError("it is a directory, not a file", where=where) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise SpecError(f"the file cannot be read: {_reason(error)}", where=where) from None
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        hint = "`ropeway init` writes an annotated sample; `--config` names another file"
+        raise SpecError(
+            f"the file cannot be read: {reason}",
+            where=where,
+            hint=hint if isinstance(error, FileNotFoundError) else None,
+        ) from None
     if len(raw) > MAX_BYTES:
         raise SpecError(
             f"the file is larger than {MAX_BYTES:,} bytes, so it is not a spec",
@@ -84,16 +82,11 @@ def load_yaml(text: str, where: str) -> Document:
     """
     root = _compose(text, where)
     if root is None:
-        raise SpecError(
-            "the file is empty", where=where, hint="`ropeway init` writes an annotated sample"
-        )
+        hint = "`ropeway init` writes an annotated sample"
+        raise SpecError("the file is empty", where=where, hint=hint)
     if not isinstance(root, yaml.MappingNode):
-        problem = Problem(
-            _line(root),
-            "the file must consist of `key: value` lines",
-            _colon_hint(text, _line(root)),
-        )
-        raise as_error(where, [problem])
+        line, complaint = _line(root), "the file must consist of `key: value` lines"
+        raise as_error(where, [Problem(line, complaint, _colon_hint(text, line))])
     reader = _Reader()
     data = reader.value(root, ())
     if reader.problems:
@@ -109,30 +102,18 @@ def dump_yaml(data: object) -> str:
 def as_error(where: str, problems: Sequence[Problem]) -> SpecError:
     """Return all problems of a file as one error: the first in `what`, the rest as evidence."""
     first, *rest = sorted(problems, key=lambda problem: problem.line)
-    return SpecError(
-        first.text,
-        where=_place(where, first.line),
-        evidence=[f"{_place(where, other.line)}: {_with_hint(other)}" for other in rest],
-        hint=first.hint,
-    )
+    place = f"{where}:{first.line}" if first.line else where
+    evidence = [
+        f"{where}:{other.line}: " + "; ".join(filter(None, (other.text, other.hint)))
+        for other in rest
+    ]
+    return SpecError(first.text, where=place, evidence=evidence, hint=first.hint)
 
 
 def dotted(path: Sequence[str | int]) -> str:
     """Write `("cluster", "hosts", 0, "npus")` as `cluster.hosts[0].npus`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".")
-
-
-def _place(where: str, line: int) -> str:
-    return f"{where}:{line}" if line else where
-
-
-def _with_hint(problem: Problem) -> str:
-    return f"{problem.text}; {problem.hint}" if problem.hint else problem.text
-
-
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 # What a scalar without quotes means, in this order; else it is text.
