@@ -2,7 +2,7 @@
 
 import pytest
 
-from ropeway.spec.editing import Edit, edited, planned_keys
+from ropeway.spec.editing import Edit, apply_edits, planned_keys
 from ropeway.spec.model import parse_spec, sample_text
 
 TWO_HOSTS = """\
@@ -49,20 +49,20 @@ HOSTS = "cluster: {local: {hosts: 2, npus: 2}}\nmodel: {name: smollm2}\n"
     ],
 )
 def test_values_can_be_put_into_a_spec_however_it_is_written(text):
-    before, after = parse_spec(text, "before"), edited(text, EDITS)
+    before, after = parse_spec(text, "before"), apply_edits(text, EDITS)
     serve = parse_spec(after, "after").serve
     assert (str(serve.layout), serve.memory, serve.context) == ("DP2×TP8", 0.9, 4096)
     assert serve.kv_cache is None
     others = {"layout", "memory", "context", "kv_cache"}
     assert serve.model_dump(exclude=others) == before.serve.model_dump(exclude=others)
-    assert edited(after, EDITS) == after
+    assert apply_edits(after, EDITS) == after
     comments = [line for line in text.splitlines() if line.lstrip().startswith("#")]
     assert [line for line in comments if line.strip() not in after] == []
     assert all(len(line) <= 100 for line in after.splitlines() if "{" not in line)
 
 
 def test_keys_that_a_plan_wrote_are_known_by_the_reason_above_them():
-    text = edited(TWO_HOSTS, EDITS)
+    text = apply_edits(TWO_HOSTS, EDITS)
     # `context` was given no reason, so it counts as written by hand
     assert planned_keys(text) == {("serve", "layout"), ("serve", "memory")}
     assert planned_keys(TWO_HOSTS) == set()
@@ -70,12 +70,12 @@ def test_keys_that_a_plan_wrote_are_known_by_the_reason_above_them():
 
 
 def test_a_new_reason_takes_the_place_of_the_old_one():
-    text = edited(TWO_HOSTS, [Edit(("serve", "layout"), "TP8", "faster")])
-    again = edited(text, [Edit(("serve", "layout"), "TP2", "cheaper")])
+    text = apply_edits(TWO_HOSTS, [Edit(("serve", "layout"), "TP8", "faster")])
+    again = apply_edits(text, [Edit(("serve", "layout"), "TP2", "cheaper")])
     assert "  # plan: cheaper\n  layout: TP2          # what we had\n" in again
     assert "faster" not in again
 
 
 def test_what_is_deeper_than_a_section_is_made_where_it_is_missing():
-    text = edited(TWO_HOSTS, [Edit(("serve", "engine_args", "block-size"), 128)])
+    text = apply_edits(TWO_HOSTS, [Edit(("serve", "engine_args", "block-size"), 128)])
     assert parse_spec(text, "x").serve.engine_args == {"block-size": 128}

@@ -19,7 +19,7 @@ from ropeway.report.evaluation import evaluation_text
 from ropeway.report.plan import layout_reasons, layout_text, plan_text, values_text
 from ropeway.report.plan_json import plan_json, value_json
 from ropeway.report.plan_page import render_html
-from ropeway.spec.editing import Edit, edited, planned_keys
+from ropeway.spec.editing import Edit, apply_edits, planned_keys
 from ropeway.spec.model import DEFAULT_FILE, Layout, Spec, load_spec, parse_spec
 from ropeway.spec.yaml import read_text
 
@@ -176,7 +176,7 @@ def _write(screen: Screen, config: Path, spec: Spec, found: Plan) -> list[dict[s
     """Put the choice into the file; what changed, key by key. Raises Refused or SpecError."""
     after = written(spec, found)
     edits = _edits(spec, after, found)
-    text = edited(read_text(config), edits)
+    text = apply_edits(read_text(config), edits)
     if parse_spec(text, str(config)).as_json() != after.as_json():
         raise SpecError(
             "the file is written in a way that cannot be edited without spoiling it",

@@ -33,7 +33,7 @@ class Edit:
     why: str = ""
 
 
-def edited(text: str, edits: Sequence[Edit]) -> str:
+def apply_edits(text: str, edits: Sequence[Edit]) -> str:
     """Return the text with every edit made; a reason replaces that of an earlier edit.
 
     Raises SpecError where the text is written in a way that we cannot edit.
@@ -41,7 +41,7 @@ def edited(text: str, edits: Sequence[Edit]) -> str:
     text = text if text.endswith("\n") else text + "\n"
     # From the last to the first: each new key becomes the first of its section.
     for edit in reversed(edits):
-        text = _without(text, edit.path) if edit.value is None else _with(text, edit)
+        text = _remove(text, edit.path) if edit.value is None else _set(text, edit)
     return text
 
 
@@ -57,7 +57,7 @@ def planned_keys(text: str) -> set[tuple[str, str]]:
     return keys
 
 
-def _with(text: str, edit: Edit) -> str:
+def _set(text: str, edit: Edit) -> str:
     """Return the text with `edit.value` at `edit.path`; missing mappings on the way are made."""
     parent: yaml.Node = _root(text)
     key: yaml.Node | None = None
@@ -68,13 +68,13 @@ def _with(text: str, edit: Edit) -> str:
             return _below(text, key, key.start_mark.column + 2, entry, edit.why)
         pair = _entry(parent, name)
         if pair is None:
-            return _inserted(text, parent, key, entry, edit.why)
+            return _insert(text, parent, key, entry, edit.why)
         key, parent = pair
     assert key is not None
-    return _replaced(text, key, parent, _scalar(edit.value), edit.why)
+    return _replace(text, key, parent, _scalar(edit.value), edit.why)
 
 
-def _replaced(text: str, key: yaml.Node, value: yaml.Node, new: str, why: str) -> str:
+def _replace(text: str, key: yaml.Node, value: yaml.Node, new: str, why: str) -> str:
     """Replace a value; a block over several lines becomes one line."""
     block = isinstance(value, yaml.CollectionNode) and not value.flow_style
     literal = isinstance(value, yaml.ScalarNode) and value.style in ("|", ">")
@@ -91,7 +91,7 @@ def _replaced(text: str, key: yaml.Node, value: yaml.Node, new: str, why: str) -
     return _OURS.sub("", text[:start]) + comment + text[start:]
 
 
-def _inserted(text: str, parent: yaml.Node, key: yaml.Node | None, entry: str, why: str) -> str:
+def _insert(text: str, parent: yaml.Node, key: yaml.Node | None, entry: str, why: str) -> str:
     """Insert an entry: first in its section, or as a new section at the end of the file."""
     assert isinstance(parent, yaml.MappingNode)
     if parent.flow_style:
@@ -113,7 +113,7 @@ def _below(text: str, key: yaml.Node, column: int, entry: str, why: str) -> str:
     return text[:after] + _comment(why, column) + " " * column + entry + "\n" + text[after:]
 
 
-def _without(text: str, path: tuple[str, ...]) -> str:
+def _remove(text: str, path: tuple[str, ...]) -> str:
     """Remove the key's lines, if there is such a key."""
     parent: yaml.Node = _root(text)
     for name in path[:-1]:
