@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 IMAGE = "quay.io/ascend/vllm-ascend"
-_POLICY = "vllm-ascend docs/source/community/versioning_policy.md"
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,6 @@ class Release:
     cann: str
     torch_npu: str
     transformers: str | None = None
-    note: str | None = None
-    source: str = _POLICY
 
     @property
     def newest_transformers(self) -> str | None:
@@ -60,7 +57,8 @@ RELEASES = (
     Release("0.16.0rc1", "0.16.0", "8.5.1", "2.9.0", ">=4.57.4"),
     Release("0.17.0rc1", "0.17.0", "8.5.1", "2.9.0"),
     Release("0.18.0rc1", "0.18.0", "8.5.1", "2.9.0", ">=4.57.4"),
-    Release("0.18.0", "0.18.0", "8.5.1", "2.9.0.post1", ">=4.57.4", "on x86 CANN 9.0.0 (#7993)"),
+    # On x86 with CANN 9.0.0 (#7993).
+    Release("0.18.0", "0.18.0", "8.5.1", "2.9.0.post1", ">=4.57.4"),
     Release("0.19.1rc1", "0.19.1", "8.5.1", "2.9.0", "5.5.3"),
     Release("0.20.2rc1", "0.20.2", "9.0.0", "2.10.0", "5.5.3"),
     Release("0.21.0rc1", "0.21.0", "9.0.0", "2.10.0", "5.5.4"),
