@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ropeway.errors import SpecError
-from ropeway.spec.yaml import MAX_BYTES, Problem, as_error, dotted, dump_yaml, load_yaml, read_text
+from ropeway.spec.yaml import (
+    MAX_BYTES,
+    MAX_PROBLEMS,
+    Problem,
+    as_error,
+    dotted,
+    dump_yaml,
+    load_yaml,
+    read_text,
+)
 
 
 def refusal(text: str) -> SpecError:
@@ -126,6 +135,13 @@ def test_as_error_puts_the_first_line_first() -> None:
     assert error.evidence == ("f:7: late; do",)
 
 
+def test_a_file_with_thousands_of_problems_lists_the_first_ones() -> None:
+    error = refusal("a: 1\n" * 5_001)
+    assert (error.where, len(error.evidence)) == ("f.yaml:2", MAX_PROBLEMS)
+    assert error.evidence[-2].startswith(f"f.yaml:{MAX_PROBLEMS + 1}: ")
+    assert "4,950" in error.evidence[-1]
+
+
 def test_dotted_paths_show_list_items_in_brackets() -> None:
     assert dotted(("a", 0, "b", 12)) == "a[0].b[12]"
     assert dotted(()) == ""
@@ -174,7 +190,7 @@ def test_a_file_of_chinese_in_gb18030_is_refused_with_its_line(tmp_path: Path) -
 def test_an_endless_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "f.yaml"
     file.write_bytes(b"#" * (MAX_BYTES + 1))
-    with pytest.raises(SpecError, match="larger than 500,000 bytes"):
+    with pytest.raises(SpecError, match="larger than 200,000 bytes"):
         read_text(file)
 
 

@@ -15,8 +15,9 @@ import yaml
 
 from ropeway.errors import SpecError
 
-MAX_BYTES = 500_000
+MAX_BYTES = 200_000  # of a spec with some thousand hosts
 MAX_DEPTH = 40
+MAX_PROBLEMS = 50  # listed in one error
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,15 @@ def dump_yaml(data: object) -> str:
 
 
 def as_error(where: str, problems: Sequence[Problem]) -> SpecError:
-    """Return all problems of a file as one error: the first in `what`, the rest as evidence."""
+    """Return a file's problems as one error: the first in `what`, the others as evidence."""
     first, *rest = sorted(problems, key=lambda problem: problem.line)
     place = f"{where}:{first.line}" if first.line else where
     evidence = [
         f"{where}:{other.line}: " + "; ".join(filter(None, (other.text, other.hint)))
-        for other in rest
+        for other in rest[: MAX_PROBLEMS - 1]
     ]
+    if len(problems) > MAX_PROBLEMS:
+        evidence.append(f"and {len(problems) - MAX_PROBLEMS:,} more")
     return SpecError(first.text, where=place, evidence=evidence, hint=first.hint)
 
 
