@@ -38,7 +38,7 @@ _HALVED_FROM = "0.20.2rc1"
 
 # Ranks of an expert group from which MC2 is used, by family; elsewhere tokens are gathered
 # (ascend_forward_context.py, select_moe_comm_method).
-_DISPATCH_FROM = {"A2": 16, "A3": 2, "950": 2}
+DISPATCH_FROM = {"A2": 16, "A3": 2, "950": 2}
 
 # Captured graphs, the largest in logs: 0.04 to 0.5 GiB for dense models, 2.0 GiB for an MoE with
 # full graphs over 16 ranks.
@@ -98,7 +98,7 @@ def engine_memory(version: str, graph: str = "full", family: str = "A2") -> Engi
         buffers=_BUFFERS,
         data_buffers=_DATA_BUFFERS,
         dispatch_buffers=_DISPATCH_BUFFERS,
-        dispatch_from=_DISPATCH_FROM.get(family, 0),
+        dispatch_from=DISPATCH_FROM.get(family, 0),
         gathers=family in ("A2", "310P"),
         cache_share=0.5 if family == "310P" and era >= order(_HALVED_FROM) else 1.0,
         fraction=0.92 if era >= order("0.20.2rc1") else 0.9,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
-from ropeway.engines.ascend_memory import engine_memory
+from ropeway.engines.ascend_memory import DISPATCH_FROM
 from ropeway.engines.ascend_releases import RELEASES, in_runs, order, runs_in_words
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
@@ -200,12 +200,12 @@ def engine_variables(
     return variables
 
 
-def dispatch_variables(version: str, family: str, ranks: int) -> dict[str, str]:
+def dispatch_variables(family: str, ranks: int) -> dict[str, str]:
     """Return the size of MC2's buffers, where an expert group of `ranks` uses MC2.
 
     With fewer ranks the plug-in gathers instead, and the memory would be wasted.
     """
-    least = engine_memory(version, "full", family).dispatch_from
+    least = DISPATCH_FROM.get(family, 0)
     return {"HCCL_BUFFSIZE": _DISPATCH_MEBIBYTES} if least and ranks >= least else {}
 
 

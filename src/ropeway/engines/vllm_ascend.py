@@ -167,7 +167,7 @@ class AscendReplica(Replica):
         )
         ranks = self.layout.tensor * self.layout.data
         if self.layout.expert and ranks > 1:
-            variables |= ascend_settings.dispatch_variables(self.version, self.family, ranks)
+            variables |= ascend_settings.dispatch_variables(self.family, ranks)
         if order(self.version) >= order("0.14.0rc1"):
             variables |= ascend_settings.ready_timeout(self.serve.start_timeout)
         return variables | self.settings.env
