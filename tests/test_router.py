@@ -8,17 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropeway.router import ask, balance, breaker, events
+from ropeway.router import balance, breaker, events
 from ropeway.router.balance import BLOCK_BYTES, Load, PrefixIndex
 from ropeway.router.breaker import NEVER, Breaker, State
 from ropeway.router.config import Limits
+from ropeway.router.request import ParsedRequest, parse_request
 from ropeway.router.resume import CannotResume, Splice, prefix_of, resumption
-from ropeway.router.transcript import FOLD_BYTES, Said, Transcript, heard
+from ropeway.router.transcript import FOLD_BYTES, PartialAnswer, Transcript, with_chunk
 from router_backends import MODEL
 
 LIMITS = Limits()
 CHAT, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
-CLOSED = breaker.proved(0, LIMITS)
+CLOSED = breaker.close(0, LIMITS)
 
 
 # --- the breaker ---------------------------------------------------------------------------------
@@ -27,50 +28,50 @@ CLOSED = breaker.proved(0, LIMITS)
 def test_no_replica_is_alive_until_a_probe_brought_a_token() -> None:
     new = Breaker()
     assert not new.alive
-    assert breaker.served(new, 5, LIMITS) == new
-    assert not breaker.probing(new).alive
-    assert breaker.proved(5, LIMITS).alive
+    assert breaker.note_token(new, 5, LIMITS) == new
+    assert not breaker.begin_probe(new).alive
+    assert breaker.close(5, LIMITS).alive
 
 
 def test_a_refused_connection_opens_at_once_and_other_failures_after_some() -> None:
-    assert breaker.failed(CLOSED, 1, LIMITS, refused=True).state is State.OPEN
+    assert breaker.note_failure(CLOSED, 1, LIMITS, refused=True).state is State.OPEN
     state = CLOSED
     for _ in range(LIMITS.failures - 1):
-        state = breaker.failed(state, 1, LIMITS)
+        state = breaker.note_failure(state, 1, LIMITS)
         assert state.state is State.CLOSED
         assert state.probe_at == 1, "a failure is looked into at once"
-    assert breaker.failed(state, 1, LIMITS).state is State.OPEN
+    assert breaker.note_failure(state, 1, LIMITS).state is State.OPEN
 
 
 def test_a_token_forgives_failures() -> None:
-    state = breaker.served(breaker.failed(CLOSED, 1, LIMITS), 2, LIMITS)
+    state = breaker.note_token(breaker.note_failure(CLOSED, 1, LIMITS), 2, LIMITS)
     assert (state.failures, state.probe_at) == (0, 2 + LIMITS.probe_period_s)
 
 
 def test_the_back_off_doubles_up_to_its_limit() -> None:
-    state, now, waits = breaker.failed(CLOSED, 0, LIMITS, refused=True), 0.0, []
+    state, now, waits = breaker.note_failure(CLOSED, 0, LIMITS, refused=True), 0.0, []
     for _ in range(7):
         waits.append(state.probe_at - now)
         now = state.probe_at
-        half = breaker.probing(state)
+        half = breaker.begin_probe(state)
         assert (half.state, half.probe_at) == (State.HALF_OPEN, NEVER)
-        state = breaker.probe_failed(half, now, LIMITS)
+        state = breaker.note_failed_probe(half, now, LIMITS)
     assert waits == [1, 2, 4, 8, 16, 30, 30]
 
 
 def test_where_nobody_listens_is_asked_again_soon_for_as_long_as_it_takes() -> None:
     """An engine that was replaced is found within a second of its first token."""
-    state, now = breaker.failed(CLOSED, 0, LIMITS, refused=True), 0.0
+    state, now = breaker.note_failure(CLOSED, 0, LIMITS, refused=True), 0.0
     for _ in range(100):
         assert (state.state, state.probe_at) == (State.OPEN, now + LIMITS.backoff_s)
         now = state.probe_at
-        state = breaker.probe_failed(breaker.probing(state), now, LIMITS, refused=True)
+        state = breaker.note_failed_probe(breaker.begin_probe(state), now, LIMITS, refused=True)
 
 
 def test_a_replica_that_loads_is_asked_again_soon_for_as_long_as_it_takes() -> None:
     state = Breaker()
     for _ in range(100):
-        state = breaker.probe_failed(breaker.probing(state), 7, LIMITS)
+        state = breaker.note_failed_probe(breaker.begin_probe(state), 7, LIMITS)
     assert (state.state, state.probe_at) == (State.UNPROVEN, 7 + LIMITS.backoff_s)
 
 
@@ -83,18 +84,21 @@ def test_only_a_probe_closes_a_breaker_and_there_is_always_a_next_probe(steps: l
     for now, step in enumerate(steps):
         before = state.alive
         if step == "probe" and state.probe_at <= now:
-            state, on_its_way = breaker.probing(state), True
+            state, on_its_way = breaker.begin_probe(state), True
         elif step == "token" and on_its_way:
-            state, on_its_way = breaker.proved(now, LIMITS), False
+            state, on_its_way = breaker.close(now, LIMITS), False
         elif step in ("fail", "nobody") and on_its_way:
             refused = step == "nobody"
-            state, on_its_way = breaker.probe_failed(state, now, LIMITS, refused=refused), False
+            state, on_its_way = (
+                breaker.note_failed_probe(state, now, LIMITS, refused=refused),
+                False,
+            )
         elif step == "refused":
-            state = breaker.failed(state, now, LIMITS, refused=True)
+            state = breaker.note_failure(state, now, LIMITS, refused=True)
         elif step == "suspect":
-            state = breaker.suspected(state, now)
+            state = breaker.probe_now(state, now)
         elif step == "served":
-            state = breaker.served(state, now, LIMITS)
+            state = breaker.note_token(state, now, LIMITS)
         assert (state.probe_at == NEVER) == on_its_way
         assert before or not state.alive or step == "token"
 
@@ -168,7 +172,7 @@ def test_the_index_knows_who_read_most_and_forgets_the_oldest_and_the_dead() -> 
 def test_a_conversation_begins_as_its_earlier_turn() -> None:
     first = [{"role": "system", "content": "s" * 2000}, {"role": "user", "content": "u" * 500}]
     second = [*first, {"role": "assistant", "content": "a" * 900}, {"role": "user", "content": "?"}]
-    one, two = (_ask(CHAT, messages=messages).beginning for messages in (first, second))
+    one, two = (_ask(CHAT, messages=messages).prefix for messages in (first, second))
     assert len(one) == 4
     assert two[:4] == one
 
@@ -176,7 +180,7 @@ def test_a_conversation_begins_as_its_earlier_turn() -> None:
 def test_tools_stand_before_the_messages() -> None:
     def beginning(name: str) -> balance.Chain:
         tools = [{"type": "function", "function": {"name": name * 600}}]
-        return _ask(CHAT, tools=tools, messages=[{"role": "user", "content": "u" * 600}]).beginning
+        return _ask(CHAT, tools=tools, messages=[{"role": "user", "content": "u" * 600}]).prefix
 
     assert beginning("a")[0] == beginning("a")[0] != beginning("b")[0]
 
@@ -193,7 +197,7 @@ def test_tools_stand_before_the_messages() -> None:
 )
 def test_tokens_are_estimated(body: dict[str, Any], tokens: int, most: int | None) -> None:
     found = _ask(TEXT_PATH, **body)
-    assert (found.prompt_tokens, found.most_tokens) == (tokens, most)
+    assert (found.prompt_tokens, found.max_tokens) == (tokens, most)
 
 
 def test_a_picture_weighs_what_its_name_weighs() -> None:
@@ -209,11 +213,11 @@ def test_a_picture_weighs_what_its_name_weighs() -> None:
     ), max_leaves=12,
 ).map(lambda value: json.dumps(value).encode())))  # fmt: skip
 def test_no_body_is_too_strange_to_be_read(content: bytes) -> None:
-    ask.read(CHAT, content)
+    parse_request(CHAT, content)
 
 
-def _ask(path: str, **body: Any) -> ask.Ask:
-    return ask.read(path, json.dumps({"model": MODEL, **body}).encode())
+def _ask(path: str, **body: Any) -> ParsedRequest:
+    return parse_request(path, json.dumps({"model": MODEL, **body}).encode())
 
 
 # --- events --------------------------------------------------------------------------------------
@@ -262,10 +266,10 @@ def test_failures_of_the_engine_are_seen_in_a_stream(event: Any, message: str | 
 # --- continuing ----------------------------------------------------------------------------------
 
 
-def _said(*texts: str, **more: Any) -> Said:
-    said = Said()
+def _said(*texts: str, **more: Any) -> PartialAnswer:
+    said = PartialAnswer()
     for text in texts:
-        said = heard(said, {"id": "x", "created": 5, "choices": [{"index": 0, "text": text}]})
+        said = with_chunk(said, {"id": "x", "created": 5, "choices": [{"index": 0, "text": text}]})
     return replace(said, **more)
 
 
@@ -333,7 +337,7 @@ def test_what_asks_for_nothing_hinders_nothing(field: dict[str, Any]) -> None:
 
 
 def test_reasoning_is_not_continued() -> None:
-    said = heard(Said(), {"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]})
+    said = with_chunk(PartialAnswer(), {"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]})
     with pytest.raises(CannotResume, match="reasoning"):
         resumption(_ask(CHAT, messages=[{"role": "user", "content": "u"}]), said, 0)
 
@@ -403,4 +407,4 @@ def test_a_long_transcript_keeps_its_text_and_not_its_bytes() -> None:
     for _ in range(200):
         transcript.add(event)
     assert len(transcript._raw) <= FOLD_BYTES
-    assert (transcript.said().text, transcript.said().pieces) == ("x" * 200, 200)
+    assert (transcript.answer().text, transcript.answer().pieces) == ("x" * 200, 200)

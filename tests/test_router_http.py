@@ -52,12 +52,12 @@ def test_a_configuration_is_read() -> None:
         ({"backends": []}, "backends"),
         ({"backends": GOOD["backends"] * 2}, "the same name"),
         ({"backends": [{"name": "a", "url": "file:///etc"}]}, "http://HOST:PORT"),
-        ({"limits": {"drain": 5}}, "no key drain"),
+        ({"limits": {"drain": 5}}, "key drain"),
         ({"limits": {"drain_s": -1}}, "limits.drain_s"),
         ({"limits": {"deaths": 1.5}}, "limits.deaths"),
         ({"key_env": "MISSING"}, "MISSING"),
         ({"key_env": "SPLIT"}, "blanks"),
-        ({"colour": "red"}, "no key colour"),
+        ({"colour": "red"}, "key colour"),
     ],
 )
 def test_a_wrong_configuration_is_refused_with_its_place(change: Any, words: str) -> None:
@@ -157,7 +157,7 @@ def test_requests_that_are_too_large_are_refused() -> None:
             await b.alive(1)
             refused = await b.ask(prompt="x" * 2000)
             assert refused.status == 413
-            assert "1000 bytes" in json.loads(refused.content)["error"]["message"]
+            assert "1,000 bytes" in json.loads(refused.content)["error"]["message"]
             assert b.engines[0].bodies == []
 
     virtual_time.run(scene())

@@ -15,7 +15,7 @@ _USAGE = "usage: python -m ropeway.router CONFIG.json\n"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until SIGTERM. The exit code: 0 ended gracefully, 1 cannot listen, 2 bad input."""
+    """Serve until SIGTERM. Return 0: ended gracefully; 1: cannot listen; 2: bad input."""
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1 or arguments[0].startswith("-"):
         sys.stderr.write(_USAGE)
@@ -43,7 +43,7 @@ def _announce(url: str) -> None:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, which vLLM's images have; None where it is missing: the standard one."""
+    """Return uvloop's factory, which vLLM's images have; None (asyncio's own) without it."""
     try:
         factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module(
             "uvloop"

@@ -1,8 +1,8 @@
 """Which replica gets a request: the one whose prefix cache is warm for it, unless it is busier.
 
-A prompt's beginning is known by a chain of hashes, one for each further block of text; the index
-remembers which replicas have read which beginning. Load is counted in tokens that are still to be
-computed, since one request may be a hundred times another.
+A prefix is a chain of hashes, one for each further block of the prompt's text; the index remembers
+which replicas have read which prefix. Load is counted in tokens that are still to be computed,
+since one request may be a hundred times as large as another.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from ropeway.router.config import Limits
 # The engine's cache works in blocks of 128 tokens on Ascend (vLLM-Ascend's platform.py forces it
 # with prefix caching), at some 4 bytes of UTF-8 a token: less text than this is never cached.
 BLOCK_BYTES = 512
-# 64 KiB, some 16,000 tokens: beginnings that long are the same or not.
+# 64 KiB, some 16,000 tokens: prompts that agree so far are the same for our purpose.
 MAX_BLOCKS = 128
 BYTES_PER_TOKEN = 4
 
@@ -24,7 +24,7 @@ Chain = tuple[bytes, ...]
 
 @dataclass(frozen=True)
 class Load:
-    """A replica that may be chosen: tokens it still has to compute, requests it ever got."""
+    """A candidate: the tokens it still has to compute, and the requests it ever received."""
 
     name: str
     tokens: int
@@ -32,20 +32,20 @@ class Load:
 
 
 def chain(prompt: bytes, salt: bytes = b"") -> Chain:
-    """The hashes of every beginning of a prompt, whole blocks only, shortest first.
+    """Return the hashes of all prefixes of a prompt, in whole blocks, shortest first.
 
-    `salt` is what besides the text makes caches differ: the model (an adapter has its own).
+    `salt` stands for what else makes caches differ, such as the model (an adapter has its own).
     """
     running = hashlib.blake2b(salt, digest_size=8)
-    found = []
+    hashes = []
     for at in range(0, min(len(prompt) // BLOCK_BYTES, MAX_BLOCKS) * BLOCK_BYTES, BLOCK_BYTES):
         running.update(prompt[at : at + BLOCK_BYTES])
-        found.append(running.digest())
-    return tuple(found)
+        hashes.append(running.digest())
+    return tuple(hashes)
 
 
 class PrefixIndex:
-    """Which replicas have read which beginnings; the oldest beginnings are forgotten."""
+    """Which replicas have read which prefixes; the oldest are forgotten."""
 
     def __init__(self, capacity: int = 65536) -> None:
         self._capacity = capacity
@@ -54,23 +54,23 @@ class PrefixIndex:
     def __len__(self) -> int:
         return len(self._readers)
 
-    def record(self, beginning: Chain, name: str) -> None:
-        """That replica now reads this prompt."""
-        for block in beginning:
+    def record(self, prefix: Chain, name: str) -> None:
+        """Note that a replica reads this prompt."""
+        for block in prefix:
             self._readers.setdefault(block, set()).add(name)
             self._readers.move_to_end(block)
         while len(self._readers) > self._capacity:
             self._readers.popitem(last=False)
 
-    def warm(self, beginning: Chain, among: Collection[str]) -> set[str]:
-        """Those of `among` that have read most of this prompt; empty when none read a block."""
-        for block in reversed(beginning):
-            if found := self._readers.get(block, set()).intersection(among):
-                return found
+    def warm(self, prefix: Chain, among: Collection[str]) -> set[str]:
+        """Return those of `among` that have read most of this prompt; none if none read a block."""
+        for block in reversed(prefix):
+            if readers := self._readers.get(block, set()).intersection(among):
+                return readers
         return set()
 
     def forget(self, name: str) -> None:
-        """That replica has lost its cache."""
+        """Note that a replica has lost its cache."""
         for block in list(self._readers):
             self._readers[block].discard(name)
             if not self._readers[block]:
@@ -78,10 +78,10 @@ class PrefixIndex:
 
 
 def choose(loads: Sequence[Load], warm: Collection[str], limits: Limits) -> str | None:
-    """The replica's name; None when there is none.
+    """Return the name of a replica; None when there is none.
 
     Affinity ends when its replica has more outstanding tokens than both `affinity_ratio` times the
-    least and `affinity_slack_tokens` above it: waiting there would cost more than reading again.
+    least and `affinity_slack_tokens` above it: waiting would cost more than reading again.
     """
     if not loads:
         return None
@@ -95,5 +95,5 @@ def choose(loads: Sequence[Load], warm: Collection[str], limits: Limits) -> str 
 
 
 def _least(loads: Iterable[Load]) -> Load:
-    # Among equals, as when all are idle, the one that got fewest takes its turn.
+    # Among equals, as when all are idle, the one with the fewest requests takes its turn.
     return min(loads, key=lambda load: (load.tokens, load.requests))

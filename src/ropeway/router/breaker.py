@@ -1,8 +1,8 @@
 """A circuit breaker as data: whether a replica is trusted with requests, and when to probe it.
 
-Nothing is alive by saying so: a breaker closes only when its replica generated a token. While it is
-half open, the one request let through is a probe of ours, so no client pays for finding out. What
-clients do wrong (4xx) is not told to a breaker at all.
+A breaker closes only when its replica has generated a token. While it is half open, the one request
+let through is a probe of ours, so that no client pays for finding out. Errors of clients (4xx) do
+not reach a breaker at all.
 """
 
 from dataclasses import dataclass, replace
@@ -26,9 +26,9 @@ class State(StrEnum):
 class Breaker:
     """One replica's state.
 
-    failures  requests that failed, in a row
-    openings  probes that failed in a row, the opening included: what the back-off counts
-    probe_at  when to ask for a token, seconds of the caller's clock; NEVER while one is on its way
+    failures  requests that failed in a row
+    openings  probes that failed in a row, the opening included; the back-off grows with them
+    probe_at  when to ask for a token, seconds of the caller's clock; NEVER while a probe runs
     """
 
     state: State = State.UNPROVEN
@@ -41,21 +41,21 @@ class Breaker:
         return self.state is State.CLOSED
 
 
-def probing(breaker: Breaker) -> Breaker:
-    """A probe leaves now."""
+def begin_probe(breaker: Breaker) -> Breaker:
+    """Note that a probe is sent now."""
     state = State.HALF_OPEN if breaker.state is State.OPEN else breaker.state
     return replace(breaker, state=state, probe_at=NEVER)
 
 
-def proved(now: float, limits: Limits) -> Breaker:
-    """A probe brought a token."""
+def close(now: float, limits: Limits) -> Breaker:
+    """Trust the replica: a probe returned a token."""
     return Breaker(State.CLOSED, probe_at=now + limits.probe_period_s)
 
 
-def served(breaker: Breaker, now: float, limits: Limits) -> Breaker:
-    """A request got a token: as good as a probe for a replica that is trusted.
+def note_token(breaker: Breaker, now: float, limits: Limits) -> Breaker:
+    """Note that a request received a token: as good as a probe, if the replica is trusted.
 
-    Not for one that is not: that token may have lain in a buffer since before it fell ill.
+    Otherwise it proves nothing: the token may have waited in a buffer since before the failure.
     """
     if not breaker.alive:
         return breaker
@@ -63,8 +63,10 @@ def served(breaker: Breaker, now: float, limits: Limits) -> Breaker:
     return replace(breaker, failures=0, probe_at=NEVER if waiting else now + limits.probe_period_s)
 
 
-def failed(breaker: Breaker, now: float, limits: Limits, *, refused: bool = False) -> Breaker:
-    """A request failed by the replica's fault; `refused`: nobody was listening at all.
+def note_failure(breaker: Breaker, now: float, limits: Limits, *, refused: bool = False) -> Breaker:
+    """Note that a request failed through the replica's fault.
+
+    refused  nobody was listening
 
     The next probe is due at once, or after the back-off when this opened the breaker.
     """
@@ -72,20 +74,22 @@ def failed(breaker: Breaker, now: float, limits: Limits, *, refused: bool = Fals
         return breaker
     counted = replace(breaker, failures=breaker.failures + 1)
     if not refused and counted.failures < limits.failures:
-        return suspected(counted, now)
+        return probe_now(counted, now)
     opened = _opened(counted, now, limits)
     return replace(opened, probe_at=NEVER) if breaker.probe_at == NEVER else opened
 
 
-def suspected(breaker: Breaker, now: float) -> Breaker:
-    """A request failed, perhaps by its own fault. A probe, which is known to be good, will tell."""
+def probe_now(breaker: Breaker, now: float) -> Breaker:
+    """Let a probe leave at once. After a 5xx it decides: the request itself may be to blame."""
     return replace(breaker, probe_at=now) if breaker.probe_at != NEVER else breaker
 
 
-def probe_failed(breaker: Breaker, now: float, limits: Limits, *, refused: bool = False) -> Breaker:
-    """A probe brought no token. A probe is never at fault: one is enough."""
-    # What starts loads weights: to be refused costs nothing, and whoever waits wants to know soon.
-    # The back-off is for engines that take a probe and do nothing with it.
+def note_failed_probe(
+    breaker: Breaker, now: float, limits: Limits, *, refused: bool = False
+) -> Breaker:
+    """Open the breaker: a probe returned no token. One is enough, a probe is never at fault."""
+    # An engine that starts loads its weights: being refused costs nothing, and clients wait for it.
+    # The back-off is for engines that accept a probe and then do nothing.
     if breaker.state is State.UNPROVEN:
         return replace(breaker, probe_at=now + limits.backoff_s)
     if refused:
@@ -94,6 +98,6 @@ def probe_failed(breaker: Breaker, now: float, limits: Limits, *, refused: bool 
 
 
 def _opened(breaker: Breaker, now: float, limits: Limits) -> Breaker:
-    # 2^16 times any back-off is beyond any limit; it only keeps the power from growing.
+    # 2^16 times any back-off exceeds any limit; this only keeps the power from growing.
     delay = min(limits.backoff_s * 2 ** min(breaker.openings, 16), limits.backoff_max_s)
     return Breaker(State.OPEN, breaker.failures, breaker.openings + 1, now + delay)

@@ -1,4 +1,4 @@
-"""What the router is told: one JSON file, and a key that stands in neither it nor in any argv."""
+"""The configuration: one JSON file, and a key that is in neither the file nor any argv."""
 
 import ipaddress
 import json
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 
 class ConfigError(ValueError):
-    """The router cannot start like this; nothing was started. The text says where and why."""
+    """The configuration is wrong; nothing was started. The text says where and why."""
 
 
 @dataclass(frozen=True)
@@ -24,19 +24,19 @@ class Backend:
 
 @dataclass(frozen=True)
 class Limits:
-    """How long, how much, how often. Times in seconds.
+    """Timeouts, sizes and counts. Times in seconds.
 
-    connect_s        to open a connection to a replica on the cluster's own network
-    first_byte_s     of a stream, queueing and prefill included
+    connect_s        for a connection to a replica on the cluster's own network
+    first_byte_s     for the first byte of a stream, queueing and prefill included
     stall_s          between two pieces of a stream
-    whole_s          of an answer that is not streamed
-    drain_s          running answers may take after SIGTERM
-    body_bytes       of a request
-    answer_bytes     of an answer that is not streamed
-    deaths           replicas that may fail while they hold one request: it may be what kills them
-    failures         in a row that open a replica's breaker
+    whole_s          for an answer that is not streamed
+    drain_s          for the answers that are running at SIGTERM
+    body_bytes       size of a request
+    answer_bytes     size of an answer that is not streamed
+    deaths           replicas that may fail while they hold one request: it may be the cause
+    failures         failures in a row that open a replica's breaker
     backoff_s        after the first failed probe; doubles to backoff_max_s
-    probe_period_s   a replica that generated nothing for so long is asked for one token
+    probe_period_s   a replica that generated nothing for this long is asked for one token
     probe_timeout_s  for that token
     affinity_ratio, affinity_slack_tokens
                      a warm prefix cache is followed while its replica has at most `ratio` times and
@@ -62,7 +62,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Config:
-    """A router, complete. `key` is what clients must send and replicas are sent; None: nothing."""
+    """A router, complete. Clients must send `key`, and it is sent on to replicas; None: no key."""
 
     host: str
     port: int
@@ -73,7 +73,7 @@ class Config:
 
 
 def load(path: Path, environment: Mapping[str, str]) -> Config:
-    """The configuration in a file.
+    """Read the configuration from a file.
 
     ```json
     {"listen": {"host": "10.0.0.1", "port": 8000}, "model": "qwen3", "key_env": "ROPEWAY_API_KEY",
@@ -93,9 +93,9 @@ def load(path: Path, environment: Mapping[str, str]) -> Config:
 
 
 def parse(raw: Any, environment: Mapping[str, str]) -> Config:
-    """The configuration in parsed JSON. Raises ConfigError."""
+    """Check parsed JSON. Raises ConfigError."""
     known = {"listen", "model", "backends", "limits", "key_env", "key_file"}
-    top = _mapping(raw, "the whole", known)
+    top = _mapping(raw, "the file", known)
     listen = _mapping(top.get("listen"), "listen", {"host", "port"})
     host, port = _text(listen.get("host"), "listen.host"), listen.get("port")
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
@@ -117,7 +117,7 @@ def parse(raw: Any, environment: Mapping[str, str]) -> Config:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it. A name other than localhost may be anything: no."""
+    """Return whether only this machine reaches the host; False for names but localhost."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -127,7 +127,7 @@ def is_loopback(host: str) -> bool:
 def _backends(raw: Any) -> tuple[Backend, ...]:
     if not isinstance(raw, list) or not raw:
         raise ConfigError("backends: not a list with at least one replica")
-    found = []
+    backends = []
     for number, each in enumerate(raw):
         where = f"backends[{number}]"
         row = _mapping(each, where, {"name", "url"})
@@ -135,11 +135,11 @@ def _backends(raw: Any) -> tuple[Backend, ...]:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
             raise ConfigError(f"{where}.url: not http://HOST:PORT: {url!r}")
-        found.append(Backend(_text(row.get("name"), f"{where}.name"), url))
-    for what, values in (("name", [b.name for b in found]), ("url", [b.url for b in found])):
+        backends.append(Backend(_text(row.get("name"), f"{where}.name"), url))
+    for what, values in (("name", [b.name for b in backends]), ("url", [b.url for b in backends])):
         if len(set(values)) < len(values):
             raise ConfigError(f"backends: two have the same {what}")
-    return tuple(found)
+    return tuple(backends)
 
 
 def _limits(raw: Any) -> Limits:
@@ -166,9 +166,9 @@ def _key(top: Mapping[str, Any], environment: Mapping[str, str]) -> str | None:
         key = _private_text(Path(where))
     else:
         return None
-    # A key is a header's value; more than ASCII without blanks is refused by servers, or differs.
+    # A key is the value of a header; servers refuse or change all but ASCII without blanks.
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError(f"{where}: no API key in it, or one with blanks or beyond ASCII")
+        raise ConfigError(f"{where}: not an API key: empty, with blanks, or beyond ASCII")
     return key
 
 
@@ -186,7 +186,7 @@ def _mapping(raw: Any, where: str, known: set[str]) -> Mapping[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{where}: not an object")
     if unknown := sorted(set(raw) - known):
-        raise ConfigError(f"{where}: no key {', '.join(unknown)}; there are {sorted(known)}")
+        raise ConfigError(f"{where}: unknown key {', '.join(unknown)}; known are {sorted(known)}")
     return raw
 
 

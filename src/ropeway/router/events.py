@@ -1,4 +1,4 @@
-"""Server-sent events as bytes: where they end, which of them say that the engine failed."""
+"""Server-sent events as bytes: where they end, and which of them report a failed engine."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from typing import Any
 
 DONE = b"data: [DONE]\n\n"
-# The cheap sieve, two searches in every piece of a stream; what passes is parsed. In a generated
-# text these words stand behind backslashes, so it passes only what is meant.
+# A cheap filter, two searches in every piece of a stream; what passes is parsed. In generated text
+# these quotation marks are escaped, so only real errors pass.
 _SUSPECT = (b'"error"', b'"abort"')
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A stream whose engine failed: the events before, and what it said."""
+    """A stream whose engine failed: the events before it, and the engine's message."""
 
     before: bytes
     message: str
 
 
 def split(data: bytes) -> tuple[bytes, bytes]:
-    """(whole events, the beginning of the next one). vLLM writes whole events: no search then."""
+    """Return (whole events, the start of the next). vLLM writes whole events: no search then."""
     if data.endswith(b"\n\n"):
         return data, b""
     end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
@@ -29,7 +29,7 @@ def split(data: bytes) -> tuple[bytes, bytes]:
 
 
 def each(data: bytes) -> Iterator[bytes]:
-    """The events of whole events, each with its end."""
+    """Yield each event with its end."""
     data = data.replace(b"\r\n", b"\n")
     start = 0
     while (end := data.find(b"\n\n", start)) >= 0:
@@ -38,25 +38,25 @@ def each(data: bytes) -> Iterator[bytes]:
 
 
 def payload(event: bytes) -> dict[str, Any] | None:
-    """The JSON object of an event; None when it has none (a comment, `[DONE]`)."""
+    """Return the JSON object of an event; None when it has none (a comment, `[DONE]`)."""
     text = b"\n".join(
         line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")
     )
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return parsed if isinstance(parsed, dict) else None
 
 
 def encode(body: Mapping[str, Any]) -> bytes:
-    """An event of a JSON object."""
+    """Return a JSON object as an event."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     return b"data: " + text.encode(errors="replace") + b"\n\n"
 
 
 def broken(data: bytes) -> Broken | None:
-    """What a replica's own failure says in whole events, or None. Errors of clients are none."""
+    """Return a failure of the replica that these whole events report; None for client errors."""
     if not any(mark in data for mark in _SUSPECT):
         return None
     before = b""
@@ -68,7 +68,7 @@ def broken(data: bytes) -> Broken | None:
 
 
 def error(message: str, code: int, *, named: bool = False) -> bytes:
-    """The event that ends a broken stream, in OpenAI's form.
+    """Return the event that ends a broken stream, in OpenAI's form.
 
     `named` is for the APIs whose events have names (`/v1/responses`, `/v1/messages`).
     """
@@ -79,7 +79,7 @@ def error(message: str, code: int, *, named: bool = False) -> bytes:
 
 
 def error_body(message: str, code: int) -> dict[str, Any]:
-    """An error as OpenAI's and vLLM's servers answer it."""
+    """Return an error in the form of OpenAI's and vLLM's servers."""
     kinds = {
         401: "AuthenticationError", 404: "NotFoundError", 413: "BadRequestError",
         503: "ServiceUnavailableError", 504: "GatewayTimeoutError",
@@ -90,13 +90,13 @@ def error_body(message: str, code: int) -> dict[str, Any]:
 
 def _failure(event: Mapping[str, Any]) -> str | None:
     # Before vLLM 0.10.1 (its pull request 22099) errors had no outer object.
-    found = event if event.get("object") == "error" else event.get("error")
-    if isinstance(found, dict):
-        code = found.get("code")
-        theirs = isinstance(code, int) and 400 <= code < 500
-        return None if theirs else str(found.get("message") or "an error without words")
+    error = event if event.get("object") == "error" else event.get("error")
+    if isinstance(error, dict):
+        code = error.get("code")
+        by_client = isinstance(code, int) and 400 <= code < 500
+        return None if by_client else str(error.get("message") or "an error without a message")
     for choice in event.get("choices") or ():
-        # vLLM's `FINISH_REASON_STRINGS`: what its engine sends while it shuts down, or fails.
+        # vLLM's `FINISH_REASON_STRINGS`: what its engine sends while it shuts down or fails.
         if isinstance(choice, dict) and choice.get("finish_reason") in ("abort", "error"):
             return f"the engine ended the answer with `{choice['finish_reason']}`"
     return None

@@ -1,8 +1,8 @@
-"""One request, from the client to a replica and back, on another replica when that one fails.
+"""One request, from the client to a replica and back, on another replica if that one fails.
 
-Nothing is sent to the client before a replica has sent a byte of its answer. Until then a failure
-is repaired by asking another; afterwards a stream is continued elsewhere (`resume`) or ends with an
-error event. An answer that is not streamed is read whole first, so it never breaks.
+Nothing is sent to the client before a replica has sent a byte of its answer. Until then another
+replica is asked after a failure; later a stream is continued elsewhere (`resume`) or ends with an
+error event. An answer that is not streamed is read completely first, so it never breaks.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from ropeway.router import events, headers
-from ropeway.router.ask import Ask
 from ropeway.router.breaker import NEVER
 from ropeway.router.probe import count_tokens
 from ropeway.router.replicas import Attempt, Pool, Replica
+from ropeway.router.request import ParsedRequest
 from ropeway.router.resume import CannotResume, Splice, prefix_of, resumption
-from ropeway.router.transcript import Said, Transcript
+from ropeway.router.transcript import PartialAnswer, Transcript
 
 log = logging.getLogger("ropeway.router")
 
@@ -32,10 +32,10 @@ SHUTDOWN = "the router is shutting down"
 
 
 class ReplicaFailed(Exception):
-    """A replica did not do its part.
+    """A replica failed to answer.
 
-    held    it had the request, so the request may be what killed it; else nobody was listening
-    answer  it answered with 5xx: what it said
+    held    it had received the request, which may be the cause; False: nobody was listening
+    answer  its own answer, if that was a 5xx
     """
 
     def __init__(self, why: str, *, held: bool = True, answer: web.Response | None = None) -> None:
@@ -45,7 +45,7 @@ class ReplicaFailed(Exception):
 
 
 class GiveUp(Exception):
-    """No other replica is asked; the text says why."""
+    """No further replica is asked; the text says why."""
 
     def __init__(self, why: str, code: int = 502) -> None:
         super().__init__(why)
@@ -58,7 +58,7 @@ class ClientGone(Exception):
 
 @dataclass
 class Totals:
-    """What became of requests, since the start."""
+    """Counts of requests since the start, by what became of them."""
 
     retried: int = 0
     continued: int = 0
@@ -68,14 +68,14 @@ class Totals:
 
 @dataclass
 class Exchange:
-    """One client's request. `run` once.
+    """One client's request. Call `run` once.
 
     content   its body as bytes; when a stream is continued, the body of the continuation
-    response  what the client is being sent; None before the first byte
+    response  the answer that the client is being sent; None before the first byte
     """
 
     request: web.Request
-    ask: Ask
+    parsed: ParsedRequest
     content: bytes
     sent_headers: CIMultiDict[str]
     pool: Pool
@@ -89,46 +89,46 @@ class Exchange:
     _failures: list[tuple[Replica, ReplicaFailed]] = field(default_factory=list)
 
     async def run(self) -> web.StreamResponse:
-        """The response, sent or to be sent."""
+        """Return the response, sent already or still to be sent."""
         try:
             while True:
-                replica = self._next()
+                replica = self._pick_replica()
                 if self.response is not None and not await self._resume(replica):
                     break
                 try:
-                    answer = await self._on(replica)
+                    answer = await self._forward(replica)
                 except ReplicaFailed as failure:
-                    self._note(replica, failure)
+                    self._note_failure(replica, failure)
                 else:
-                    self._settle(answered=True)
+                    self._assign_blame(answered=True)
                     return answer
-            return await self._end()
+            return await self._finish()
         except (GiveUp, CannotResume) as why:
-            self._settle(answered=False)
+            self._assign_blame(answered=False)
             return await self._fail(str(why), getattr(why, "code", 502))
         except ClientGone:
-            # 499 is nginx's number for it; nobody reads it.
+            # 499 is nginx's code for this; nobody reads it.
             return self.response or web.Response(status=499)
 
-    def _next(self) -> Replica:
-        """The replica to ask. Raises GiveUp."""
+    def _pick_replica(self) -> Replica:
+        """Choose the replica to ask. Raises GiveUp."""
         if sum(failure.held for _, failure in self._failures) >= self.pool.limits.deaths:
-            raise GiveUp("the request is not tried on more replicas, it may be what they fail at")
+            raise GiveUp("the request is not tried on more replicas: it may be the cause")
         tried = {replica.name for replica, _ in self._failures}
-        replica = self.pool.pick(self.ask, tried)
+        replica = self.pool.pick(self.parsed, tried)
         if replica is None:
             raise GiveUp(f"no {'other ' * bool(tried)}replica is alive", 502 if tried else 503)
         self.totals.retried += bool(tried) and self.response is None
         return replica
 
-    async def _on(self, replica: Replica) -> web.StreamResponse:
-        """One replica's whole answer. Raises ReplicaFailed, GiveUp, CannotResume, ClientGone."""
+    async def _forward(self, replica: Replica) -> web.StreamResponse:
+        """Forward one replica's answer. Raises ReplicaFailed, GiveUp, CannotResume, ClientGone."""
         scope = asyncio.timeout(None)
-        attempt = self.pool.attempt(self.ask, scope)
+        attempt = self.pool.attempt(self.parsed, scope)
         try:
             async with scope:
-                with self.pool.under_way(replica, attempt):
-                    async with self._asked(replica) as upstream:
+                with self.pool.in_flight(replica, attempt):
+                    async with self._send(replica) as upstream:
                         return await self._answer(replica, upstream, attempt)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise ReplicaFailed(f"cannot connect: {error}", held=False) from error
@@ -138,11 +138,11 @@ class Exchange:
             raise ReplicaFailed(attempt.reason or f"timeout: {error}") from error
         except (aiohttp.ClientError, OSError) as error:
             if self._last.endswith(events.DONE):
-                return await self._end()  # the answer was whole, only the connection was not
+                return await self._finish()  # the answer was complete, only the connection was not
             why = str(error) or type(error).__name__
             raise ReplicaFailed(f"the connection broke: {why}") from error
 
-    def _asked(self, replica: Replica) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    def _send(self, replica: Replica) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         url, query = self.request.rel_url, self.request.rel_url.raw_query_string
         target = f"{replica.url}{url.raw_path}{'?' * bool(query)}{query}"
         return self.session.request(
@@ -165,7 +165,7 @@ class Exchange:
         async for piece in self._pieces_of(upstream, attempt):
             content += piece
             if len(content) > self.pool.limits.answer_bytes:
-                raise GiveUp(f"the answer has more than {self.pool.limits.answer_bytes} bytes")
+                raise GiveUp(f"the answer has more than {self.pool.limits.answer_bytes:,} bytes")
         answer = web.Response(
             status=upstream.status,
             body=bytes(content),
@@ -180,30 +180,30 @@ class Exchange:
     async def _stream(
         self, replica: Replica, upstream: aiohttp.ClientResponse, attempt: Attempt
     ) -> web.StreamResponse:
-        """Pass a stream on, whole events only, so that an error event can follow at any time."""
+        """Pass a stream on in whole events, so that an error event can follow at any time."""
         tail, first = b"", True
         async for piece in self._pieces_of(upstream, attempt):
             if first:
-                self.pool.first_piece(replica, attempt, self.ask)
+                self.pool.note_first_piece(replica, attempt, self.parsed)
                 first = False
             whole, tail = events.split(tail + piece if tail else piece)
             if not whole:
                 continue
             if failure := events.broken(whole):
-                await self._pass(failure.before, replica, upstream)
+                await self._pass_on(failure.before, replica, upstream)
                 raise ReplicaFailed(failure.message)
             replica.last_token = self.pool.clock()
-            await self._pass(whole, replica, upstream)
-        if self.ask.marks_end and not self._last.endswith(events.DONE):
+            await self._pass_on(whole, replica, upstream)
+        if self.parsed.ends_with_done and not self._last.endswith(events.DONE):
             raise ReplicaFailed("the stream ended early")
         if tail or self.response is None:
             raise ReplicaFailed("the stream ended in the middle of an event")
-        return await self._end()
+        return await self._finish()
 
     async def _pieces_of(
         self, upstream: aiohttp.ClientResponse, attempt: Attempt
     ) -> AsyncIterator[bytes]:
-        """Bytes as they come; while the client is slow the replica is not to blame."""
+        """Yield bytes as they come; while we wait for a slow client the replica is not to blame."""
         while True:
             attempt.silent_since = self.pool.clock()
             piece = await upstream.content.readany()
@@ -212,15 +212,17 @@ class Exchange:
                 return
             yield piece
 
-    async def _pass(self, whole: bytes, replica: Replica, upstream: aiohttp.ClientResponse) -> None:
-        """Whole events to the client. Raises ClientGone, CannotResume."""
+    async def _pass_on(
+        self, whole: bytes, replica: Replica, upstream: aiohttp.ClientResponse
+    ) -> None:
+        """Send whole events to the client. Raises ClientGone, CannotResume."""
         if self._splice is not None:
             whole = self._splice.rewrite(whole)
         if not whole:
             return
         if self.response is None:
             await self._open(replica, upstream)
-        if self.ask.marks_end:
+        if self.parsed.ends_with_done:
             self._transcript.add(whole)
         self._pieces += whole.count(b"\n\n")
         self._last = whole
@@ -236,44 +238,44 @@ class Exchange:
         self.response = response
 
     async def _resume(self, replica: Replica) -> bool:
-        """Prepare the rest of a broken stream for a replica; False when nothing was left to do.
+        """Prepare the rest of a broken stream for a replica; return False if nothing was left.
 
         Raises CannotResume.
         """
-        said = self._transcript.said()
-        tokens = await self._tokens(replica, said)
-        rest = resumption(self.ask, said, tokens)
+        answer = self._transcript.answer()
+        tokens = await self._tokens(replica, answer)
+        rest = resumption(self.parsed, answer, tokens)
         self.totals.continued += 1
-        log.info("a stream goes on at %s after %d tokens", replica.name, tokens)
+        log.info("a stream continues on %s after %d tokens", replica.name, tokens)
         if rest.body is None:
             await self._write(rest.ending)
             return False
         self.content = json.dumps(rest.body).encode()
-        self._splice = Splice(said, rest.prefix, tokens, replica.name)
+        self._splice = Splice(answer, rest.prefix, tokens, replica.name)
         return True
 
-    async def _tokens(self, replica: Replica, said: Said) -> int:
-        """The prefix's length in tokens, as exactly as anybody knows it.
+    async def _tokens(self, replica: Replica, answer: PartialAnswer) -> int:
+        """Return the length of the prefix in tokens, from the most exact source there is.
 
-        First by the replica's tokenizer: what the others count includes blanks that are left out.
+        The replica's tokenizer comes first: other counts include blanks that the prefix lacks.
         """
-        prefix = prefix_of(said)
-        if not prefix or said.finish is not None or self.ask.body is None:
+        prefix = prefix_of(answer)
+        if not prefix or answer.finish is not None or self.parsed.body is None:
             return 0
         key = {"Authorization": self.sent_headers.get("Authorization", "")}
-        model = self.ask.body.get("model")
+        model = self.parsed.body.get("model")
         counted = await count_tokens(self.session, replica, model, prefix, key)
-        return next(n for n in (counted, said.counted, said.pieces) if n is not None)
+        return next(n for n in (counted, answer.counted, answer.pieces) if n is not None)
 
     async def _fail(self, why: str, code: int) -> web.StreamResponse:
-        """An error, as honest as the state of the answer allows."""
+        """Tell the client of an error: by status, or in the stream once it has begun."""
         tried = [f"{replica.name}: {failure}" for replica, failure in self._failures]
         message = "; ".join([*tried, why])
-        log.warning("%s: %s", self.ask.path, message)
+        log.warning("%s: %s", self.parsed.path, message)
         if self.response is not None:
             self.totals.broken += 1
-            await self._write(events.error(message, code, named=not self.ask.marks_end))
-            return await self._end()
+            await self._write(events.error(message, code, named=not self.parsed.ends_with_done))
+            return await self._finish()
         self.totals.unanswered += 1
         if self._failures and (last := self._failures[-1][1].answer):
             return last
@@ -288,25 +290,25 @@ class Exchange:
         except ConnectionError as error:
             raise ClientGone from error
 
-    async def _end(self) -> web.StreamResponse:
+    async def _finish(self) -> web.StreamResponse:
         assert self.response is not None
         with contextlib.suppress(ConnectionError):
             await self.response.write_eof()
         return self.response
 
-    def _note(self, replica: Replica, failure: ReplicaFailed) -> None:
+    def _note_failure(self, replica: Replica, failure: ReplicaFailed) -> None:
         self._failures.append((replica, failure))
         log.warning("%s failed: %s", replica.name, failure)
         if failure.answer is None:
-            self.pool.blame(replica, str(failure), refused=not failure.held)
+            self.pool.note_failure(replica, str(failure), refused=not failure.held)
 
-    def _settle(self, *, answered: bool) -> None:
-        """Who is to blame for answers of 5xx: the request, if it met them everywhere it went."""
+    def _assign_blame(self, *, answered: bool) -> None:
+        """Blame replicas for their 5xx, unless several answered so: then it may be the request."""
         if answered and self._pieces:
-            self.pool.finished(self._pieces)
+            self.pool.note_length(self._pieces)
         suspects = [(replica, failure) for replica, failure in self._failures if failure.answer]
         for replica, failure in suspects:
             if answered or len(suspects) == 1:
-                self.pool.blame(replica, str(failure))
+                self.pool.note_failure(replica, str(failure))
             else:
-                self.pool.suspect(replica, str(failure))
+                self.pool.note_5xx(replica, str(failure))

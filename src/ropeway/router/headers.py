@@ -1,4 +1,4 @@
-"""Which headers go through, and whose key is right."""
+"""Which headers are passed on, and whether a client's key is right."""
 
 import hashlib
 import hmac
@@ -6,34 +6,34 @@ from collections.abc import Mapping
 
 from multidict import CIMultiDict
 
-# RFC 9110, 7.6.1: for one connection only. Host and length belong to the message that we make.
+# RFC 9110, 7.6.1: for one connection only. Host and length are those of our own message.
 _OURS = frozenset((
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
     "te", "trailer", "transfer-encoding", "upgrade", "host", "content-length", "expect",
-    # Bodies pass as they are; a compressed stream could not be read when it breaks.
+    # Bodies pass unchanged, and a compressed stream could not be read when it breaks.
     "accept-encoding",
 ))  # fmt: skip
 _OURS_BACK = _OURS | {"server", "date"}
 
 
 def forward(headers: Mapping[str, str], authorization: str | None) -> CIMultiDict[str]:
-    """A client's headers for a replica; ours is the key, when there is one."""
-    found = _without(headers, _OURS)
-    found["Accept-Encoding"] = "identity"
+    """Return a client's headers for a replica, with our key in place of its own if we have one."""
+    kept = _without(headers, _OURS)
+    kept["Accept-Encoding"] = "identity"
     if authorization is not None:
-        found["Authorization"] = authorization
-    return found
+        kept["Authorization"] = authorization
+    return kept
 
 
 def back(headers: Mapping[str, str], replica: str) -> CIMultiDict[str]:
-    """A replica's headers for the client, and which replica it was."""
-    found = _without(headers, _OURS_BACK)
-    found["X-Ropeway-Replica"] = replica
-    return found
+    """Return a replica's headers for the client, with the replica's name."""
+    kept = _without(headers, _OURS_BACK)
+    kept["X-Ropeway-Replica"] = replica
+    return kept
 
 
 def authorized(given: str | None, key: str) -> bool:
-    """Whether an Authorization header carries the key, in the same time for any that does not."""
+    """Return whether an Authorization header has the key; takes the same time for any wrong one."""
     scheme, _, token = (given or "").partition(" ")
     same = hmac.compare_digest(_digest(token.strip()), _digest(key))
     return same and scheme.lower() == "bearer"

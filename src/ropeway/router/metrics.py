@@ -1,4 +1,4 @@
-"""What the router says of itself: JSON for people and `status`, text for Prometheus."""
+"""The router's state: JSON for people and `status`, text for Prometheus."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -8,12 +8,12 @@ from ropeway.router.breaker import State
 from ropeway.router.exchange import Totals
 from ropeway.router.replicas import Pool, Replica
 
-# name, kind, help: what is told of each replica
+# name, kind, help: the figures of each replica
 _ROWS = (
     ("requests_total", "counter", "Requests sent to a replica."),
     ("failures_total", "counter", "Requests that failed there."),
-    ("in_flight", "gauge", "Requests on their way."),
-    ("outstanding_tokens", "gauge", "Tokens still to be computed, estimated."),
+    ("in_flight", "gauge", "Requests in flight."),
+    ("outstanding_tokens", "gauge", "Tokens still to be computed (estimate)."),
 )
 _TOTALS = {
     "retried": "Requests that were sent to another replica before the first byte.",
@@ -24,7 +24,7 @@ _TOTALS = {
 
 
 def snapshot(pool: Pool, totals: Totals, *, draining: bool) -> dict[str, Any]:
-    """The state as JSON."""
+    """Return the state as JSON."""
     return {
         "alive": len(pool.alive),
         "draining": draining,
@@ -43,7 +43,7 @@ def snapshot(pool: Pool, totals: Totals, *, draining: bool) -> dict[str, Any]:
 
 
 def exposition(pool: Pool, totals: Totals) -> str:
-    """The state in Prometheus' text format 0.0.4."""
+    """Return the state in Prometheus' text format 0.0.4."""
     lines: list[str] = []
     for name, kind, text in _ROWS:
         values = ((_labels(backend=each.name), _figures(each)[name]) for each in pool)

@@ -1,32 +1,29 @@
-"""Asks replicas for one token when they have been silent, and ends what waits in vain.
+"""Asks silent replicas for one token, and ends requests that wait in vain.
 
-A server that answers `/health` may have an engine that is dead or stuck; a token cannot lie.
+A server may answer `/health` while its engine is dead or stuck; a token is proof.
 """
 
 import asyncio
 import json
-import logging
 
 import aiohttp
 
 from ropeway.router import events
-from ropeway.router.ask import TEXT
 from ropeway.router.config import Config
 from ropeway.router.replicas import Pool, Replica, overdue, waiting
-
-log = logging.getLogger("ropeway.router")
+from ropeway.router.request import TEXT
 
 TICK_S = 0.1
-# Our session adds no headers, for clients' shall go through as they are; vLLM wants this one.
+# Our session adds no headers, since those of clients pass unchanged; vLLM requires this one.
 JSON = {"Content-Type": "application/json"}
-# vLLM's counter of generated tokens, in all versions of its engine V1.
+# vLLM's counter of generated tokens, in all versions of its V1 engine.
 _COUNTER = "vllm:generation_tokens_total"
-# Between two looks at the counter: many steps of any engine that generates.
-_LOOK_S = 2.0
+# Between two readings of the counter: many steps of any engine that generates.
+_COUNTER_S = 2.0
 
 
 class Watch:
-    """Looks after all replicas until cancelled: `run`."""
+    """Watches all replicas while `run` runs."""
 
     def __init__(
         self, config: Config, pool: Pool, session: aiohttp.ClientSession, headers: dict[str, str]
@@ -38,16 +35,16 @@ class Watch:
         self._headers = headers | JSON
 
     async def run(self) -> None:
-        """Until cancelled; probes run beside each other, so that none waits for a dead one."""
+        """Watch until cancelled. Probes run concurrently, so that none waits for a dead replica."""
         async with asyncio.TaskGroup() as probes:
             while True:
-                self._pool.refresh()
+                self._pool.note_tokens()
                 now = self._pool.clock()
                 for replica in self._pool:
                     for attempt in overdue(replica, now):
                         attempt.end(f"nothing came for {attempt.patience:g} s")
                     if replica.breaker.probe_at <= now:
-                        self._pool.probing(replica)
+                        self._pool.begin_probe(replica)
                         probes.create_task(self._probe(replica))
                 await asyncio.sleep(TICK_S)
 
@@ -58,7 +55,7 @@ class Watch:
                 await self._token(replica)
         except TimeoutError:
             if replica.last_token > began or await self._generates(replica):
-                self._pool.busy(replica)
+                self._pool.probe_queued(replica)
                 return
             why = f"no token within {self._limits.probe_timeout_s:g} s"
             self._pool.probe_failed(replica, why)
@@ -69,10 +66,10 @@ class Watch:
             why = f"probe: {error or type(error).__name__}"
             self._pool.probe_failed(replica, why, refused=refused)
         else:
-            self._pool.proved(replica)
+            self._pool.probe_succeeded(replica)
 
     async def _token(self, replica: Replica) -> None:
-        """Have it generate one token. Raises what aiohttp raises, and ValueError."""
+        """Make the replica generate one token. Raises what aiohttp raises, and ValueError."""
         body = {"model": self._model, "prompt": "Hi", "max_tokens": 1, "temperature": 0}
         async with self._session.post(
             replica.url + TEXT, json={**body, "stream": True}, headers=self._headers
@@ -86,17 +83,17 @@ class Watch:
             raise ValueError(f"no token in {content[:200].decode(errors='replace')!r}")
 
     async def _generates(self, replica: Replica) -> bool:
-        """Whether it generates for others: then our probe waits in a queue, and nothing hangs."""
+        """Return whether it generates for others: then our probe is queued, and nothing hangs."""
         before = await self._generated(replica)
         if before is None:
             return False
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_COUNTER_S)
         after = await self._generated(replica)
         return after is not None and after > before
 
     async def _generated(self, replica: Replica) -> float | None:
         try:
-            async with asyncio.timeout(_LOOK_S):
+            async with asyncio.timeout(_COUNTER_S):
                 async with self._session.get(replica.url + "/metrics") as answer:
                     text = await answer.text(errors="replace")
         except (aiohttp.ClientError, OSError, TimeoutError):
@@ -115,15 +112,15 @@ async def count_tokens(
     text: str,
     headers: dict[str, str],
 ) -> int | None:
-    """The tokens of a text by a replica's own `/tokenize`; None when it cannot say."""
+    """Count the tokens of a text with a replica's `/tokenize`; None when it has none."""
     body = {"model": model, "prompt": text, "add_special_tokens": False}
     try:
-        async with asyncio.timeout(_LOOK_S):
+        async with asyncio.timeout(_COUNTER_S):
             async with session.post(
                 replica.url + "/tokenize", json=body, headers=headers | JSON
             ) as answer:
-                found = json.loads(await answer.read())
+                parsed = json.loads(await answer.read())
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
         return None
-    count = found.get("count") if isinstance(found, dict) else None
+    count = parsed.get("count") if isinstance(parsed, dict) else None
     return count if isinstance(count, int) else None

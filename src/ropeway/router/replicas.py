@@ -1,4 +1,4 @@
-"""The replicas as they are now: what is on its way to each, how much, and whether it is alive."""
+"""The replicas as they are now: what is in flight to each, how much, and whether it is alive."""
 
 import asyncio
 import logging
@@ -6,15 +6,15 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from ropeway.router import breaker as breakers
-from ropeway.router.ask import Ask
 from ropeway.router.balance import Load, PrefixIndex, choose
 from ropeway.router.breaker import NEVER, Breaker
 from ropeway.router.config import Backend, Config, Limits
+from ropeway.router.request import ParsedRequest
 
 log = logging.getLogger("ropeway.router")
 Clock = Callable[[], float]
 
-# Where the mean length of an answer starts, and how much a new one moves it.
+# The initial mean length of an answer, and the weight of a new one.
 _FIRST_GUESS_TOKENS = 256.0
 _WEIGHT = 0.05
 
@@ -22,9 +22,9 @@ _WEIGHT = 0.05
 class Attempt:
     """One request on one replica.
 
-    silent_since  since when we have waited for it; NEVER while we are not waiting
-    patience      how long we may; the watch ends the attempt then
-    tokens        what is outstanding of it
+    silent_since  when we began to wait for its next bytes; NEVER while we are not waiting
+    patience      seconds that we may wait; then the watch ends the attempt
+    tokens        of the request that are outstanding
     """
 
     __slots__ = ("_scope", "patience", "reason", "silent_since", "tokens")
@@ -37,7 +37,7 @@ class Attempt:
         self.reason = ""
 
     def end(self, reason: str) -> None:
-        """Whatever it awaits ends with TimeoutError; once."""
+        """Raise TimeoutError in whatever it awaits; only the first call counts."""
         if not self.reason:
             self.reason = reason
             self._scope.reschedule(0)
@@ -75,25 +75,25 @@ class Pool:
     def alive(self) -> list[Replica]:
         return [replica for replica in self if replica.breaker.alive]
 
-    def pick(self, ask: Ask, without: Collection[str]) -> Replica | None:
-        """The replica for a request, and it is noted that its cache will be warm for it."""
+    def pick(self, parsed: ParsedRequest, without: Collection[str]) -> Replica | None:
+        """Choose the replica for a request, and note that its cache will be warm for the prefix."""
         able = {replica.name: replica for replica in self.alive if replica.name not in without}
         loads = [Load(each.name, each.outstanding, each.requests) for each in able.values()]
-        name = choose(loads, self._prefixes.warm(ask.beginning, able), self.limits)
+        name = choose(loads, self._prefixes.warm(parsed.prefix, able), self.limits)
         if name is None:
             return None
-        self._prefixes.record(ask.beginning, name)
+        self._prefixes.record(parsed.prefix, name)
         return able[name]
 
-    def attempt(self, ask: Ask, scope: asyncio.Timeout) -> Attempt:
-        """A request that is about to leave; `scope` is what is around everything it awaits."""
-        streamed = ask.body is not None and ask.body.get("stream") is True
+    def attempt(self, parsed: ParsedRequest, scope: asyncio.Timeout) -> Attempt:
+        """Return an attempt that is about to be sent; `scope` encloses everything it awaits."""
+        streamed = parsed.body is not None and parsed.body.get("stream") is True
         patience = self.limits.first_byte_s if streamed else self.limits.whole_s
-        return Attempt(scope, self.clock(), patience, ask.prompt_tokens + self._expected(ask))
+        return Attempt(scope, self.clock(), patience, parsed.prompt_tokens + self._expected(parsed))
 
     @contextmanager
-    def under_way(self, replica: Replica, attempt: Attempt) -> Iterator[None]:
-        """The request is on that replica; its tokens are outstanding until it ends."""
+    def in_flight(self, replica: Replica, attempt: Attempt) -> Iterator[None]:
+        """Count the tokens of the request as outstanding on the replica until the block ends."""
         replica.attempts.add(attempt)
         replica.requests += 1
         replica.outstanding += attempt.tokens
@@ -103,73 +103,74 @@ class Pool:
             replica.attempts.discard(attempt)
             replica.outstanding -= attempt.tokens
 
-    def first_piece(self, replica: Replica, attempt: Attempt, ask: Ask) -> None:
-        """Its prompt has been read: that work is no longer outstanding."""
-        replica.outstanding -= ask.prompt_tokens
-        attempt.tokens -= ask.prompt_tokens
+    def note_first_piece(self, replica: Replica, attempt: Attempt, parsed: ParsedRequest) -> None:
+        """Note that the prompt has been read: this work is no longer outstanding."""
+        replica.outstanding -= parsed.prompt_tokens
+        attempt.tokens -= parsed.prompt_tokens
         attempt.patience = self.limits.stall_s
 
-    def finished(self, pieces: int) -> None:
-        """An answer was streamed whole, in so many pieces, which are about its tokens."""
+    def note_length(self, pieces: int) -> None:
+        """Note the length of a complete answer, in pieces: about as many as its tokens."""
         self._mean_answer += (pieces - self._mean_answer) * _WEIGHT
 
-    def blame(self, replica: Replica, why: str, *, refused: bool = False) -> None:
-        """A request failed there by the replica's fault."""
+    def note_failure(self, replica: Replica, why: str, *, refused: bool = False) -> None:
+        """Note that a request failed through the replica's fault."""
         replica.failures += 1
         replica.last_failure = why
         now = self.clock()
-        self._set(replica, breakers.failed(replica.breaker, now, self.limits, refused=refused), why)
+        breaker = breakers.note_failure(replica.breaker, now, self.limits, refused=refused)
+        self._set(replica, breaker, why)
 
-    def suspect(self, replica: Replica, why: str) -> None:
-        """A request failed there, and elsewhere as well: perhaps by its own fault."""
+    def note_5xx(self, replica: Replica, why: str) -> None:
+        """Note that a request got 5xx there and elsewhere: it may itself be to blame."""
         replica.failures += 1
         replica.last_failure = why
-        self._set(replica, breakers.suspected(replica.breaker, self.clock()), why)
+        self._set(replica, breakers.probe_now(replica.breaker, self.clock()), why)
 
-    def refresh(self) -> None:
-        """Take note of tokens that requests got since the last time."""
+    def note_tokens(self) -> None:
+        """Tell the breakers of tokens that requests received since the last call."""
         for replica in self:
             if replica.last_token > replica.noted_token:
                 replica.noted_token = replica.last_token
-                heard = breakers.served(replica.breaker, replica.last_token, self.limits)
-                self._set(replica, heard, "")
+                breaker = breakers.note_token(replica.breaker, replica.last_token, self.limits)
+                self._set(replica, breaker, "")
 
-    def probing(self, replica: Replica) -> None:
-        self._set(replica, breakers.probing(replica.breaker), "a probe is on its way")
+    def begin_probe(self, replica: Replica) -> None:
+        self._set(replica, breakers.begin_probe(replica.breaker), "a probe was sent")
 
-    def proved(self, replica: Replica) -> None:
-        self._set(replica, breakers.proved(self.clock(), self.limits), "it generated a token")
+    def probe_succeeded(self, replica: Replica) -> None:
+        self._set(replica, breakers.close(self.clock(), self.limits), "it generated a token")
 
-    def busy(self, replica: Replica) -> None:
-        """A probe waits in its queue, and it generates for others."""
+    def probe_queued(self, replica: Replica) -> None:
+        """Note that a probe waits in the replica's queue, while it generates for others."""
         if replica.breaker.alive:
-            self.proved(replica)
+            self.probe_succeeded(replica)
         else:
-            self.probe_failed(replica, "busy, and no token for us")
+            self.probe_failed(replica, "busy, and no token for our probe")
 
     def probe_failed(self, replica: Replica, why: str, *, refused: bool = False) -> None:
         replica.last_failure = why
         now = self.clock()
-        failed = breakers.probe_failed(replica.breaker, now, self.limits, refused=refused)
-        self._set(replica, failed, why)
+        breaker = breakers.note_failed_probe(replica.breaker, now, self.limits, refused=refused)
+        self._set(replica, breaker, why)
 
-    def _expected(self, ask: Ask) -> int:
+    def _expected(self, parsed: ParsedRequest) -> int:
         mean = max(1, round(self._mean_answer))
-        return mean if ask.most_tokens is None else min(mean, ask.most_tokens)
+        return mean if parsed.max_tokens is None else min(mean, parsed.max_tokens)
 
     def _set(self, replica: Replica, new: Breaker, why: str) -> None:
         old, replica.breaker = replica.breaker, new
-        if old.alive is not new.alive:  # probes open and half open one every second
+        if old.alive is not new.alive:  # open and half-open alternate every second
             log.info("%s: %s → %s (%s)", replica.name, old.state, new.state, why)
         if old.alive and not new.alive:
             self._prefixes.forget(replica.name)
 
 
 def overdue(replica: Replica, now: float) -> list[Attempt]:
-    """Attempts that have been silent for longer than they may."""
+    """Return the attempts that have been silent for longer than they may."""
     return [each for each in replica.attempts if now - each.silent_since > each.patience]
 
 
 def waiting(replica: Replica) -> list[Attempt]:
-    """Attempts that wait for it, and not for their client."""
+    """Return the attempts that wait for the replica, and not for their client."""
     return [each for each in replica.attempts if each.silent_since < NEVER]

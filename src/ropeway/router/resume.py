@@ -1,13 +1,13 @@
-"""How a stream that broke goes on elsewhere: what was generated becomes the end of the prompt.
+"""How a broken stream continues elsewhere: what was generated becomes the end of the prompt.
 
-For `/v1/completions` the text is put behind the prompt. For `/v1/chat/completions` it is a last
+For `/v1/completions` the text is appended to the prompt. For `/v1/chat/completions` it is a last
 message of the assistant that vLLM leaves open: `continue_final_message` with
 `add_generation_prompt` false (vLLM since 0.6.3, its pull request 8942; both set at once is refused
 by `check_generation_prompt` in vllm/entrypoints/openai/chat_completion/protocol.py).
 
-Blanks at the end of the text are left out of the prefix and out of what comes back: many chat
-templates strip them (transformers then strips too, `render_jinja_template`), and a prompt that ends
-in a blank is one that models have rarely seen.
+Blanks at the end of the text are left out of the prefix, and not sent again when they come back:
+many chat templates strip them (transformers then strips too, `render_jinja_template`), and models
+have rarely seen a prompt that ends in a blank.
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropeway.router import events
-from ropeway.router.ask import CHAT, TEXT, Ask
-from ropeway.router.transcript import Said, content
+from ropeway.router.request import CHAT, TEXT, ParsedRequest
+from ropeway.router.transcript import PartialAnswer, content
 
 # vLLM's own default of `max_tokens` (completion/protocol.py); for chats it is what the context has.
 _TEXT_DEFAULT_TOKENS = 16
 
 # Fields that mean the same for a prompt and its continuation. All others may depend on what was
 # generated before (penalties count it, grammars are in the middle of it) or ask for something
-# about it; a field that we do not know is one of them. They hinder unless they ask for nothing.
+# about it; an unknown field counts among them. They prevent a continuation unless they are unset.
 _INDIFFERENT = frozenset((
     "model", "messages", "prompt", "stream", "stream_options", "user", "max_tokens",
     "max_completion_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop",
@@ -47,16 +47,16 @@ _NOTHING: Mapping[str, tuple[Any, ...]] = {
 
 
 class CannotResume(Exception):
-    """The answer cannot go on elsewhere; the text says why, for the client."""
+    """The answer cannot be continued elsewhere; the text tells the client why."""
 
 
 @dataclass(frozen=True)
 class Resumption:
-    """What is still to be done for a broken answer.
+    """What remains to be done for a broken answer.
 
     body    the request for another replica; None when nothing is left to generate
-    prefix  the part of the text that its prompt ends with
-    ending  with no body: the events that complete the answer
+    prefix  the part of the text that the new prompt ends with
+    ending  without a body: the events that complete the answer
     """
 
     body: Mapping[str, Any] | None
@@ -64,34 +64,31 @@ class Resumption:
     ending: bytes = b""
 
 
-def prefix_of(said: Said) -> str:
-    """What of the text the next replica is given."""
-    return said.text.rstrip()
+def prefix_of(answer: PartialAnswer) -> str:
+    """Return the part of the text that the next replica is given."""
+    return answer.text.rstrip()
 
 
-def resumption(ask: Ask, said: Said, tokens: int) -> Resumption:
-    """What is still to be done, when `tokens` is the length of the prefix.
-
-    Raises CannotResume.
-    """
-    if ask.body is None or not ask.marks_end:
-        raise CannotResume(f"answers of {ask.path} cannot be continued")
-    if said.finish is not None:  # only the mark of the end is missing, or the usage
+def resumption(parsed: ParsedRequest, answer: PartialAnswer, tokens: int) -> Resumption:
+    """Return what remains to be done; `tokens` is the length of the prefix. Raises CannotResume."""
+    if parsed.body is None or not parsed.ends_with_done:
+        raise CannotResume(f"answers of {parsed.path} cannot be continued")
+    if answer.finish is not None:  # only the usage or `[DONE]` is missing
         return Resumption(None, ending=events.DONE)
-    prefix = prefix_of(said)
-    if not prefix and said.foreign is None:
-        return Resumption(ask.body)
-    if why := hindrance(ask.body) or said.foreign:
+    prefix = prefix_of(answer)
+    if not prefix and answer.foreign is None:
+        return Resumption(parsed.body)
+    if why := hindrance(parsed.body) or answer.foreign:
         raise CannotResume(f"an answer with `{why}` cannot be continued")
-    limits = _limits(ask, tokens)
+    limits = _limits(parsed, tokens)
     if limits.get("max_tokens", 1) <= 0 or limits.get("max_completion_tokens", 1) <= 0:
-        return Resumption(None, prefix, _cut_by_length(ask, said) + events.DONE)
-    prompt = _chat(ask.body, prefix) if ask.path == CHAT else _text(ask.body, prefix)
-    return Resumption({**ask.body, **limits, **prompt}, prefix)
+        return Resumption(None, prefix, _cut_by_length(parsed, answer) + events.DONE)
+    prompt = _chat(parsed.body, prefix) if parsed.path == CHAT else _text(parsed.body, prefix)
+    return Resumption({**parsed.body, **limits, **prompt}, prefix)
 
 
 def hindrance(body: Mapping[str, Any]) -> str | None:
-    """The field of a request that keeps its answer from being continued."""
+    """Return the field of a request that prevents its answer from being continued."""
     for name, value in body.items():
         if name in _INDIFFERENT or value is None or value in _NOTHING.get(name, ()):
             continue
@@ -101,17 +98,17 @@ def hindrance(body: Mapping[str, Any]) -> str | None:
 
 
 class Splice:
-    """Makes the chunks of another replica go on where the first one's ended. One per resumption."""
+    """Makes another replica's chunks continue those of the first. One for each resumption."""
 
-    def __init__(self, said: Said, prefix: str, tokens: int, replica: str) -> None:
-        self._first = said.first
-        self._blanks = said.text[len(prefix) :]
+    def __init__(self, answer: PartialAnswer, prefix: str, tokens: int, replica: str) -> None:
+        self._first = answer.first
+        self._blanks = answer.text[len(prefix) :]
         self._tokens = tokens
         self._replica = replica
-        self._told = False
+        self._announced = False
 
     def rewrite(self, whole_events: bytes) -> bytes:
-        """Whole events as the client shall get them. Raises CannotResume."""
+        """Return whole events as the client gets them. Raises CannotResume."""
         return b"".join(map(self._event, events.each(whole_events)))
 
     def _event(self, event: bytes) -> bytes:
@@ -124,16 +121,16 @@ class Splice:
         choices = chunk.get("choices") or []
         if choices and not [choice for choice in choices if self._choice(choice)]:
             return b""
-        if not self._told:  # for whoever looks; clients leave fields alone that they do not know
+        if not self._announced:  # for people; clients ignore fields that they do not know
             chunk["ropeway"] = {"continued_on": self._replica}
-            self._told = True
+            self._announced = True
         return events.encode(chunk)
 
     def _choice(self, choice: dict[str, Any]) -> bool:
-        """Mend a choice in place; whether there is anything in it."""
+        """Mend a choice in place; return whether anything is left in it."""
         text, foreign = content(choice)
         if self._tokens and foreign:
-            raise CannotResume(f"the other replica went on with `{foreign}`")
+            raise CannotResume(f"the other replica continued with `{foreign}`")
         left = self._without_blanks(text)
         if "delta" in choice:
             delta = choice["delta"] or {}
@@ -145,7 +142,7 @@ class Splice:
         return bool(left or foreign or choice.get("finish_reason"))
 
     def _without_blanks(self, text: str) -> str:
-        """The text less the blanks that the client already has."""
+        """Return the text without the blanks that the client already has."""
         same = 0
         while same < min(len(text), len(self._blanks)) and text[same] == self._blanks[same]:
             same += 1
@@ -153,25 +150,25 @@ class Splice:
         return text[same:]
 
     def _usage(self, usage: Mapping[str, Any]) -> dict[str, Any]:
-        """The prefix was answer and not prompt; the total is the same."""
+        """Count the prefix as answer and not as prompt; the total is the same."""
         moved = {"prompt_tokens": -self._tokens, "completion_tokens": self._tokens}
         numbers = {key: usage[key] + by for key, by in moved.items() if key in usage}
         return {**usage, **numbers}
 
 
-def _limits(ask: Ask, tokens: int) -> dict[str, int]:
-    """The limits on the answer's length, less what has been generated."""
-    body = ask.body or {}
-    found = {
+def _limits(parsed: ParsedRequest, tokens: int) -> dict[str, int]:
+    """Return the limits on the answer's length, less what has been generated."""
+    body = parsed.body or {}
+    limits = {
         name: body[name] - tokens
         for name in ("max_tokens", "max_completion_tokens")
         if isinstance(body.get(name), int)
     }
-    if ask.path == TEXT and "max_tokens" not in found:
-        found["max_tokens"] = _TEXT_DEFAULT_TOKENS - tokens
+    if parsed.path == TEXT and "max_tokens" not in limits:
+        limits["max_tokens"] = _TEXT_DEFAULT_TOKENS - tokens
     if isinstance(body.get("min_tokens"), int):
-        found["min_tokens"] = max(0, body["min_tokens"] - tokens)
-    return found
+        limits["min_tokens"] = max(0, body["min_tokens"] - tokens)
+    return limits
 
 
 def _chat(body: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -195,8 +192,8 @@ def _text(body: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {"prompt": prompt + prefix}
 
 
-def _cut_by_length(ask: Ask, said: Said) -> bytes:
-    """The last chunk of an answer that had all its tokens when its replica died."""
-    empty: dict[str, Any] = {"delta": {}} if ask.path == CHAT else {"text": ""}
+def _cut_by_length(parsed: ParsedRequest, answer: PartialAnswer) -> bytes:
+    """Return the last chunk of an answer that had all its tokens when its replica died."""
+    empty: dict[str, Any] = {"delta": {}} if parsed.path == CHAT else {"text": ""}
     choice = {"index": 0, **empty, "logprobs": None, "finish_reason": "length"}
-    return events.encode({**said.first, "choices": [choice]})
+    return events.encode({**answer.first, "choices": [choice]})

@@ -1,4 +1,4 @@
-"""The router's HTTP side: routes, the key, what it says of itself, and its graceful end."""
+"""The router's HTTP side: routes, the key, its own state, and the graceful end."""
 
 import asyncio
 import contextlib
@@ -10,23 +10,24 @@ from collections.abc import AsyncIterator, Callable
 import aiohttp
 from aiohttp import web
 
-from ropeway.router import ask, events, headers
+from ropeway.router import events, headers
 from ropeway.router.config import Config
 from ropeway.router.exchange import SHUTDOWN, Exchange, Totals
 from ropeway.router.metrics import exposition, snapshot
 from ropeway.router.probe import Watch
 from ropeway.router.replicas import Clock, Pool
+from ropeway.router.request import parse_request
 
 log = logging.getLogger("ropeway.router")
 
-# Below the 5 s after which vLLM's server closes a silent connection (VLLM_HTTP_TIMEOUT_KEEP_ALIVE),
-# else requests are sent into connections that are just being closed.
+# Below the 5 s after which vLLM's server closes an idle connection (VLLM_HTTP_TIMEOUT_KEEP_ALIVE);
+# otherwise requests are sent into connections that are being closed.
 _KEEPALIVE_S = 2.0
 # After the drain, for error events to reach their clients.
 _LAST_WORDS_S = 2.0
-# Then nothing runs any more that would be worth waiting for.
+# After that nothing is worth waiting for.
 _CLEANUP_S = 0.5
-# Beside /v1: what is the same on every replica, and what clients of vLLM ask for.
+# Besides /v1: what clients of vLLM use and every replica answers alike.
 _BESIDE_V1 = ("/tokenize", "/detokenize", "/version")
 _BACKLOG = 2048
 
@@ -44,7 +45,7 @@ class Router:
         self._session: aiohttp.ClientSession | None = None
 
     def app(self) -> web.Application:
-        """The routes; the watch over the replicas runs as long as the application."""
+        """Return the application; the watch over the replicas runs as long as it does."""
         app = web.Application(client_max_size=self._config.limits.body_bytes)
         app.cleanup_ctx.append(self._session_and_watch)
         app.router.add_get("/health", self._health)
@@ -55,7 +56,7 @@ class Router:
         return app
 
     async def drain(self) -> None:
-        """Let what runs end, at most `drain_s`; then say to each client that it was cut."""
+        """Let running requests end for up to `drain_s`; then end the others with an error."""
         self.draining = True
         if await self._idle(self._config.limits.drain_s):
             return
@@ -73,7 +74,7 @@ class Router:
     async def _session_and_watch(self, _: web.Application) -> AsyncIterator[None]:
         limits = self._config.limits
         connector = aiohttp.TCPConnector(
-            limit=0,  # one replica that hangs must not take the others' connections
+            limit=0,  # a replica that hangs must not use up the connections of the others
             keepalive_timeout=_KEEPALIVE_S,
             ttl_dns_cache=60,
         )
@@ -104,14 +105,14 @@ class Router:
         self._running += 1
         try:
             content = await request.read()
-            wanted = ask.read(request.path, content)
+            parsed = parse_request(request.path, content)
             sent = headers.forward(request.headers, self._sent_key)
             return await Exchange(
-                request, wanted, content, sent, self.pool, self._session, self.totals
+                request, parsed, content, sent, self.pool, self._session, self.totals
             ).run()
         except web.HTTPRequestEntityTooLarge:
             limit = self._config.limits.body_bytes
-            return _error(f"the request has more than {limit} bytes", 413)
+            return _error(f"the request has more than {limit:,} bytes", 413)
         finally:
             self._running -= 1
 
@@ -136,13 +137,13 @@ class Router:
 async def serve(config: Config, listening: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then end gracefully.
 
-    `listening` hears the URL. Raises OSError when the port is taken.
+    `listening` is called with the URL. Raises OSError when the port is taken.
     """
     router, stop = Router(config), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # With handler_cancellation a client that leaves ends its request on the replica at once.
+    # With handler_cancellation a client that disconnects ends its request on the replica at once.
     runner = web.AppRunner(
         router.app(), access_log=None, handler_cancellation=True, shutdown_timeout=_CLEANUP_S
     )
@@ -165,7 +166,7 @@ def _error(message: str, code: int) -> web.Response:
 
 
 def _must_not_end(watch: asyncio.Task[None]) -> None:
-    """Without the watch nothing is probed: rather end, and be restarted, than serve blindly."""
+    """End the router, to be restarted: without the watch nothing is probed."""
     if not watch.cancelled():
         log.critical("the watch over the replicas ended", exc_info=watch.exception())
         signal.raise_signal(signal.SIGTERM)

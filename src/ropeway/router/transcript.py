@@ -1,7 +1,7 @@
 """What a client has been sent of a streamed answer.
 
-In the normal case nobody ever asks, so the bytes are only kept; they are read when they have become
-many, to hold the memory of a stream to FOLD_BYTES and its text, and when the stream breaks.
+Usually nobody asks, so the bytes are only kept; they are parsed when the stream breaks, and when
+there are more than FOLD_BYTES of them, to limit the memory of a stream.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ FOLD_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
-class Said:
+class PartialAnswer:
     """An answer so far.
 
-    text     the answer's text, reasoning not included
-    pieces   events that carried some of it; each has at least one token
-    counted  the server's own count of tokens, when it tells it in every event
+    text     the answer's text, without reasoning
+    pieces   events with some of it; each has at least one token
+    counted  the server's own count of tokens, if it is in every event
     finish   why the answer ended; None while it has not
-    foreign  what was in it besides text of one choice (reasoning, tool calls); None: nothing
-    first    the first chunk, whose `id` and `created` all of an answer share
+    foreign  what it has besides the text of one choice (reasoning, tool calls); None: nothing
+    first    the first chunk, whose `id` and `created` all chunks of an answer share
     usage    whether the client was sent the final usage
     """
 
@@ -36,49 +36,49 @@ class Said:
 
 
 class Transcript:
-    """Takes whole events; `said()` reads what has not been read."""
+    """Takes whole events; `answer()` reads what has not been read."""
 
     def __init__(self) -> None:
-        self._said = Said()
+        self._answer = PartialAnswer()
         self._raw = bytearray()
 
     def add(self, whole_events: bytes) -> None:
         self._raw += whole_events
         if len(self._raw) > FOLD_BYTES:
-            self.said()
+            self.answer()
 
-    def said(self) -> Said:
+    def answer(self) -> PartialAnswer:
         for event in events.each(bytes(self._raw)):
             if chunk := events.payload(event):
-                self._said = heard(self._said, chunk)
+                self._answer = with_chunk(self._answer, chunk)
         self._raw.clear()
-        return self._said
+        return self._answer
 
 
-def heard(said: Said, chunk: Mapping[str, Any]) -> Said:
-    """An answer and one more chunk of it."""
-    if not said.first:
-        said = replace(said, first=chunk)
+def with_chunk(answer: PartialAnswer, chunk: Mapping[str, Any]) -> PartialAnswer:
+    """Return the answer with one more chunk."""
+    if not answer.first:
+        answer = replace(answer, first=chunk)
     usage = chunk.get("usage")
     if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
-        said = replace(said, counted=usage["completion_tokens"])
+        answer = replace(answer, counted=usage["completion_tokens"])
     choices = chunk.get("choices") or ()
     if not choices:
-        return replace(said, usage=said.usage or isinstance(usage, dict))
+        return replace(answer, usage=answer.usage or isinstance(usage, dict))
     for choice in choices:
         text, foreign = content(choice)
-        said = replace(
-            said,
-            text=said.text + text,
-            pieces=said.pieces + bool(text),
-            finish=choice.get("finish_reason") or said.finish,
-            foreign=said.foreign or foreign,
+        answer = replace(
+            answer,
+            text=answer.text + text,
+            pieces=answer.pieces + bool(text),
+            finish=choice.get("finish_reason") or answer.finish,
+            foreign=answer.foreign or foreign,
         )
-    return said
+    return answer
 
 
 def content(choice: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The text of a choice, and what else it holds that a prefix cannot hand on."""
+    """Return the text of a choice, and what else it has that cannot be part of a prefix."""
     if choice.get("index"):
         return "", "several choices"
     if "delta" not in choice:

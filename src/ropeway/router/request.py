@@ -1,4 +1,4 @@
-"""What a request wants, as far as the router must know: read once, from its body."""
+"""What the router has to know about a request, read once from its body."""
 
 import hashlib
 import json
@@ -12,43 +12,43 @@ CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
 
 @dataclass(frozen=True)
-class Ask:
+class ParsedRequest:
     """A request.
 
-    body           the parsed JSON, None when it is something else
-    prompt_tokens  estimated from the text's length: a tokenizer would cost more than it tells
-    most_tokens    the client's limit on the answer, None without
-    beginning      the prompt as a chain of hashes, for the prefix caches
+    body           the parsed JSON; None when it is not a JSON object
+    prompt_tokens  estimated from the text's length: a tokenizer would cost more than it is worth
+    max_tokens     the client's limit on the answer; None without
+    prefix         the prompt as a chain of hashes, for the prefix caches
     """
 
     path: str
     body: Mapping[str, Any] | None
     prompt_tokens: int
-    most_tokens: int | None
-    beginning: Chain
+    max_tokens: int | None
+    prefix: Chain
 
     @property
-    def marks_end(self) -> bool:
-        """Whether a whole stream of it ends with `data: [DONE]`."""
+    def ends_with_done(self) -> bool:
+        """Whether a complete stream of the answer ends with `data: [DONE]`."""
         return self.path in (CHAT, TEXT)
 
 
-def read(path: str, content: bytes) -> Ask:
-    """Never fails: a body that cannot be read is the replica's to refuse."""
+def parse_request(path: str, content: bytes) -> ParsedRequest:
+    """Never raises: a body that cannot be read is for the replica to refuse."""
     try:
         body = json.loads(content) if content else None
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
-        return Ask(path, None, len(content) // BYTES_PER_TOKEN, None, ())
+        return ParsedRequest(path, None, len(content) // BYTES_PER_TOKEN, None, ())
     prompt, tokens = _prompt(body)
     salt = f"{body.get('model')}\0{body.get('cache_salt')}".encode(errors="replace")
-    return Ask(path, body, tokens, _most(body), chain(prompt, salt))
+    return ParsedRequest(path, body, tokens, _most(body), chain(prompt, salt))
 
 
 def _prompt(body: Mapping[str, Any]) -> tuple[bytes, int]:
-    """The prompt as one text whose beginning is that of the tokens, and their estimated number."""
-    # Tools and the system prompt of Anthropic's form stand before the messages in templates.
+    """Return the prompt as one text, in the order of its tokens, and their estimated number."""
+    # Chat templates put tools and the system prompt of Anthropic's API before the messages.
     head = [body[name] for name in ("tools", "system") if body.get(name)]
     rest = next((body[name] for name in ("messages", "prompt", "input") if body.get(name)), "")
     if isinstance(rest, list) and rest and isinstance(rest[0], int):
@@ -59,7 +59,7 @@ def _prompt(body: Mapping[str, Any]) -> tuple[bytes, int]:
 
 
 def _flat(piece: Any) -> str:
-    """A message, a tool or a text, as text that only grows at its end as a conversation does."""
+    """Return a message, a tool or a text as text that grows at its end, as a conversation does."""
     if isinstance(piece, str):
         return piece
     if not isinstance(piece, dict) or "content" not in piece:
@@ -74,7 +74,7 @@ def _part(part: Any) -> str:
         return part
     if isinstance(part, dict) and isinstance(part.get("text"), str):
         return str(part["text"])
-    # A picture's bytes are no measure of its tokens; that it is the same picture is all we need.
+    # The size of an image says nothing about its tokens; we only need to recognise the same image.
     return hashlib.blake2b(json.dumps(part).encode(), digest_size=16).hexdigest()
 
 
