@@ -1,7 +1,7 @@
-"""The page of a comparison: one HTML file that needs nothing else, no network and no script.
+"""The page of a comparison: one HTML file that needs neither the network nor a script.
 
-This module works out positions and widths in percent; `compare.html.j2` says everything in words,
-in English and Chinese.
+This module computes positions and widths in percent; all words are in `compare.html.j2`, in English
+and Chinese.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,7 +58,7 @@ class RangePlot:
 
 @dataclass(frozen=True)
 class Curve:
-    """The share of requests done within a time: SVG points, x and y from 0 to 100, y downwards."""
+    """The share of requests completed within a time: SVG points, x and y from 0 to 100, y down."""
 
     layout: str
     p50_ms: float
@@ -79,10 +79,10 @@ def render_html(
     *,
     language: Literal["en", "zh"] = "en",
 ) -> str:
-    """The whole page. `timings`: the raw requests of each layout, by its name; may be empty.
+    """Render the page. `timings`: the raw requests of each layout, by its name; may be empty.
 
-    `language` is the one shown first; the reader can switch. Every string from outside (model
-    names, errors, answers) is escaped.
+    `language` is shown first; the reader can switch. Strings from outside (model names, errors,
+    answers) are escaped.
     """
     results = in_order(comparison)
     return render_page(
@@ -104,33 +104,33 @@ def render_html(
 
 
 def pairs(comparison: Comparison) -> tuple[Pair, ...]:
-    """Our layouts and the recorded ones in one order; a kind only one side has stands alone.
+    """Pair our layouts with the recorded ones of their kind; one without a partner stands alone.
 
     A single process is left out: the source has none.
     """
-    shown = [
+    parallel = [
         result
         for result in in_order(comparison)
         if result.layout != comparison.baseline and (result.npus > 1 or result.hosts > 1)
     ]
-    fastest = max((result.output_tokens_per_s or 0.0 for result in shown), default=0.0)
+    fastest = max((result.output_tokens_per_s or 0.0 for result in parallel), default=0.0)
     rows: list[Pair] = []
     for figure in BLOG.figures:
-        same = [one for one in shown if shape_of(one.layout, one.hosts) == figure.shape]
-        rows += [_pair(ours, figure, fastest) for ours in same]
-        if not same:
+        partners = [ours for ours in parallel if shape_of(ours.layout, ours.hosts) == figure.shape]
+        rows += [_pair(ours, figure, fastest) for ours in partners]
+        if not partners:
             rows.append(_pair(None, figure, fastest))
     known = {figure.shape for figure in BLOG.figures}
-    for ours in shown:
+    for ours in parallel:
         if shape_of(ours.layout, ours.hosts) not in known:
             rows.append(_pair(ours, None, fastest))
     return tuple(rows)
 
 
 def axis(largest: float) -> tuple[float, tuple[float, ...]]:
-    """A round end of the axis at or above `largest`, and the ticks from 0 to it.
+    """Return a round end of the axis at or above `largest`, and the ticks from 0 to it.
 
-    1, 2 or 5 times a power of ten apart, at most six ticks. Good for 1e-6 to 1e12.
+    Ticks are 1, 2 or 5 times a power of ten apart, at most six; `largest` is from 1e-6 to 1e12.
     """
     if largest <= 0:
         return 1.0, (0.0, 1.0)
@@ -141,7 +141,7 @@ def axis(largest: float) -> tuple[float, tuple[float, ...]]:
 
 
 def curve_points(ordered: Sequence[float], end: float) -> str:
-    """Sorted values as the steps of their cumulative distribution: from (0, 100) up to y = 0."""
+    """Return the cumulative distribution of sorted values as steps from (0, 100) up to y = 0."""
     total = len(ordered)
     every = max(1, total // CURVE_POINTS)
     points = [(0.0, 100.0)]
@@ -154,12 +154,12 @@ def curve_points(ordered: Sequence[float], end: float) -> str:
 
 
 def when(moment: str) -> str:
-    """ISO 8601 for people: "2026-01-31 10:12 UTC"; what is not ISO 8601 stays as it is."""
+    """Return ISO 8601 for people: "2026-01-31 10:12 UTC"; any other text as it is."""
     try:
-        read = datetime.fromisoformat(moment)
+        time = datetime.fromisoformat(moment)
     except ValueError:
         return moment
-    return f"{read:%Y-%m-%d %H:%M} {read.tzname() or ''}".rstrip()
+    return f"{time:%Y-%m-%d %H:%M} {time.tzname() or ''}".rstrip()
 
 
 def _pair(ours: LayoutResult | None, theirs: RecordedFigure | None, fastest: float) -> Pair:
@@ -180,9 +180,12 @@ def _pair(ours: LayoutResult | None, theirs: RecordedFigure | None, fastest: flo
 
 
 def _best_parallel(comparison: Comparison) -> LayoutResult | None:
-    others = [one for one in comparison.results if one.layout != comparison.baseline]
-    measured = [one for one in others if one.output_tokens_per_s]
-    return max(measured, key=lambda one: one.output_tokens_per_s or 0.0, default=None)
+    measured = [
+        result
+        for result in comparison.results
+        if result.layout != comparison.baseline and result.output_tokens_per_s
+    ]
+    return max(measured, key=lambda result: result.output_tokens_per_s or 0.0, default=None)
 
 
 def _widths(values: Sequence[float | None]) -> list[float | None]:
@@ -192,18 +195,18 @@ def _widths(values: Sequence[float | None]) -> list[float | None]:
 
 def _range_plots(results: Sequence[LayoutResult]) -> Iterable[RangePlot]:
     for key in ("ttft", "tpot", "e2e"):
-        found = [
-            (one.layout, quantiles)
-            for one in results
-            if one.summary and (quantiles := getattr(one.summary, f"{key}_ms"))
+        measured = [
+            (result.layout, quantiles)
+            for result in results
+            if result.summary and (quantiles := getattr(result.summary, f"{key}_ms"))
         ]
-        end, ticks = axis(max((quantiles.p99 for _, quantiles in found), default=0.0))
+        end, ticks = axis(max((quantiles.p99 for _, quantiles in measured), default=0.0))
         yield RangePlot(
             key,
             _ticks(ticks, end),
             tuple(
                 Range(layout, q, q.p50 / end * 100, q.p90 / end * 100, q.p99 / end * 100)
-                for layout, q in found
+                for layout, q in measured
             ),
         )
 
@@ -213,37 +216,37 @@ def _curve_plots(
 ) -> Iterable[CurvePlot]:
     for key in ("ttft", "e2e"):
         values = {
-            one.layout: sorted(
+            result.layout: sorted(
                 ms
-                for timing in timings.get(one.layout, ())
+                for timing in timings.get(result.layout, ())
                 if (ms := _latency_ms(timing, key)) is not None
             )
-            for one in results
+            for result in results
         }
-        measured = {layout: found for layout, found in values.items() if found}
-        end, ticks = axis(max((max(found) for found in measured.values()), default=0.0))
+        measured = {layout: ordered for layout, ordered in values.items() if ordered}
+        end, ticks = axis(max((ordered[-1] for ordered in measured.values()), default=0.0))
         yield CurvePlot(
             key,
             _ticks(ticks, end),
             tuple(
-                Curve(layout, quantile(found, 0.5), quantile(found, 0.99), curve_points(found, end))
-                for layout, found in measured.items()
+                Curve(layout, quantile(ms, 0.5), quantile(ms, 0.99), curve_points(ms, end))
+                for layout, ms in measured.items()
             ),
         )
 
 
 def _ticks(ticks: Sequence[float], end: float) -> tuple[tuple[float, str], ...]:
     unit, factor = ("s", 1000.0) if end >= 2000 else ("ms", 1.0)
-    # A label just before the last one would touch it on a narrow panel.
-    shown = [tick for tick in ticks if tick == ticks[-1] or tick / end < LAST_INNER_TICK]
+    # A label close to the last one would touch it on a narrow panel.
+    labelled = [tick for tick in ticks if tick == ticks[-1] or tick / end < LAST_INNER_TICK]
     return tuple(
         (tick / end * 100, f"{tick / factor:g}{f' {unit}' if tick == ticks[-1] else ''}")
-        for tick in shown
+        for tick in labelled
     )
 
 
 def _latency_ms(timing: Timing, key: str) -> float | None:
     if timing.error:
         return None
-    taken = timing.ttft_s if key == "ttft" else timing.e2e_s
-    return None if taken is None else taken * 1000
+    seconds = timing.ttft_s if key == "ttft" else timing.e2e_s
+    return None if seconds is None else seconds * 1000

@@ -1,11 +1,9 @@
-"""The one place that writes to the terminal.
+"""The only code that writes to the terminal: answers to stdout, the conversation to stderr.
 
-stdout is the answer, stderr is the conversation.
-
-With `--json` stdout carries exactly one JSON document with `"schema": 1` and nothing else: the
-result, or `{"schema": 1, "error": {...}}` when an error came first. The conversation is silent
-then, except for warnings and errors, which are written to stderr in the layout for people. Text
-from outside (a model's answer, a log line) is stripped of terminal escapes before it is shown.
+With `--json` stdout has exactly one JSON document with `"schema": 1` and nothing else: the result,
+or `{"schema": 1, "error": {...}}` when an error came first. The conversation is silent then, except
+for warnings and errors, which are written to stderr in the form for people. Terminal escapes are
+removed from text from outside (a model's answer, a log line).
 """
 
 import re
@@ -27,13 +25,13 @@ _LITERAL = re.compile(r"`[^`\n]+`")
 
 
 class Screen:
-    """Where a verb speaks; built once from the flags and passed down.
+    """The terminal of a verb; built once from the flags and passed down.
 
     json     one JSON document on stdout, no conversation
     quiet    only warnings, errors and the answer
     verbose  1 shows the commands that are run, 2 their output too; no live line then
     color    "auto" (a terminal, and NO_COLOR not set), "always" or "never"
-    width    in cells; None takes the terminal's, 80 where there is none
+    width    in cells; None takes the terminal's, or 80 without one
     """
 
     def __init__(
@@ -63,7 +61,7 @@ class Screen:
     # The answer
 
     def answer(self, answer: str | RenderableType) -> None:
-        """Print what was asked for: text as it is, or a table. Nothing with `--json`."""
+        """Print the answer: text as it is, or a table. Nothing with `--json`."""
         if self.json:
             return
         self._finish_line()
@@ -76,8 +74,7 @@ class Screen:
     def write(self, piece: str, *, aside: bool = False) -> None:
         """Print a piece of streamed text at once, without a line end.
 
-        `aside` belongs to the conversation: dim on stderr, and silent with `-q`. Nothing with
-        `--json`.
+        `aside`: as part of the conversation, dim on stderr, silent with `-q`. Nothing with `--json`.
         """
         if self.json or (aside and self.quiet):
             return
@@ -108,29 +105,29 @@ class Screen:
     # The conversation
 
     def say(self, text: str) -> None:
-        """A line of the conversation, wrapped between words."""
+        """Print a line of the conversation, wrapped between words."""
         if self.json or self.quiet:
             return
         self._line(_with_literals(text))
 
     def detail(self, text: str, *, level: int = 1) -> None:
-        """A line only for `-v` (level 1: commands) or `-vv` (level 2: their output)."""
+        """Print a line only with `-v` (level 1: commands) or `-vv` (level 2: their output)."""
         if self.json or self.quiet or self.verbose < level:
             return
         self._line(Text(printable(text), style="dim"), soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """A warning, shown with `-q` and `--json` too."""
+        """Print a warning, with `-q` and `--json` too."""
         self._line(Text.assemble(("warning: ", "bold yellow"), _with_literals(text)))
 
     def hint(self, text: str) -> None:
-        """Something to type or to check. Never wrapped by us, so that it can be copied."""
+        """Print something to type or to check; never wrapped by us, so that it can be copied."""
         if self.json or self.quiet:
             return
         self._line(_hint(text), soft_wrap=True)
 
     def error(self, error: RopewayError) -> None:
-        """The error in its four parts on stderr; with `--json` also as the document on stdout."""
+        """Print the error in its four parts to stderr; with `--json` also as the document."""
         if self.json and not self._documented:
             self._document({"error": error.as_json()})
         self._line(error_text(error), soft_wrap=True)
@@ -138,7 +135,7 @@ class Screen:
     # Waiting
 
     def step(self, name: str, expected_seconds: float | None = None) -> Step:
-        """`with screen.step("start Ray") as step:` — its name before, its verdict after."""
+        """`with screen.step("start Ray") as step:` prints its name before, its verdict after."""
         self._finish_line()
         return Step(self._talk, name, expected_seconds)
 
@@ -169,7 +166,7 @@ class Screen:
 
 
 def error_text(error: RopewayError) -> Text:
-    """What is wrong, where, the evidence indented, and a hint in a block of its own."""
+    """Return what is wrong, where, the evidence indented, and a hint in a block of its own."""
     lines = [Text.assemble(("error: ", "bold red"), _with_literals(error.what))]
     if error.where and error.where not in error.what:
         lines.append(Text.assemble("  at ", (printable(error.where), "cyan")))

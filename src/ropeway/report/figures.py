@@ -1,6 +1,6 @@
 """How measured figures are printed, the same on the terminal and on the page.
 
-Three significant digits: the run to run spread of a load test hides a fourth.
+Three significant digits: load tests vary too much from run to run for a fourth.
 """
 
 from ropeway.units import format_seconds
@@ -9,7 +9,7 @@ NONE = "–"
 
 
 def rate(per_second: float | None) -> str:
-    """A throughput without its unit: 0.834 → "0.83", 53.17 → "53.2", 2070.4 → "2,070"."""
+    """Return a throughput without its unit: 0.834 → "0.83", 53.17 → "53.2", 2070.4 → "2,070"."""
     if per_second is None:
         return NONE
     if per_second >= 100:
@@ -18,7 +18,7 @@ def rate(per_second: float | None) -> str:
 
 
 def milliseconds(ms: float | None) -> str:
-    """A latency given in ms: 0.42 → "0.42 ms", 312.4 → "312 ms", 3120 → "3.12 s"."""
+    """Return a latency given in ms: 0.42 → "0.42 ms", 312.4 → "312 ms", 3120 → "3.12 s"."""
     if ms is None:
         return NONE
     if ms >= 59_950:
@@ -32,14 +32,14 @@ def milliseconds(ms: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share of one: 0.824 → "82 %"; below a tenth with one decimal."""
+    """Return a share of one: 0.824 → "82 %"; below a tenth with one decimal."""
     if share is None:
         return NONE
     return f"{share * 100:.0f} %" if share >= 0.0995 else f"{share * 100:.1f} %"
 
 
 def seconds(count: float | None) -> str:
-    """A span given in seconds: 0.25 → "0.2 s", 31.24 → "31 s", 91 → "1 min 31 s"."""
+    """Return a duration given in seconds: 0.25 → "0.2 s", 31.24 → "31 s", 91 → "1 min 31 s"."""
     if count is None:
         return NONE
     if count >= 59.5:

@@ -10,7 +10,7 @@ from rich.cells import cell_len, set_cell_size
 
 from ropeway.units import format_seconds
 
-# Below this a detail is a stump that says nothing; the line is better without it.
+# Fewer cells of a detail say nothing; the line is better without them.
 LEAST_DETAIL = 8
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -18,16 +18,16 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def printable(text: str) -> str:
-    """Outside text without what would steer the terminal; newlines and tabs stay.
+    """Return outside text without terminal control sequences; newlines and tabs stay.
 
-    A model's answer or a log line may carry escape sequences: colours are harmless, but others
-    move the cursor, rename the window or fake our own output.
+    A model's answer or a log line may have escape sequences: colours are harmless, but others move
+    the cursor, rename the window or imitate our own output.
     """
     return _CONTROLS.sub("", _ESCAPES.sub("", text))
 
 
 def shrink(text: str, cells: int) -> str:
-    """The text if it fits into `cells`, else its beginning and "…"."""
+    """Return the text if it fits into `cells`, else its beginning and "…"."""
     if cell_len(text) <= cells:
         return text
     if cells < 1:
@@ -36,7 +36,7 @@ def shrink(text: str, cells: int) -> str:
 
 
 def live_line(name: str, detail: str, seconds: float, expected: float | None, width: int) -> str:
-    """What a running step shows: `name … detail · 12 s (of about 40 s)`, at most `width` cells.
+    """Return the line of a running step: `name … detail · 12 s (of about 40 s)`, at most `width`.
 
     The time always stays; the detail gives way first, then the name.
     """
@@ -49,30 +49,24 @@ def live_line(name: str, detail: str, seconds: float, expected: float | None, wi
 
 
 def stage_line(names: Sequence[str], index: int, time: str, width: int | None) -> str:
-    """The header of a stage: `[3/9] start TP2 · 1 min 12 s so far · next: bench, then chat`.
+    """Return the header of a stage: `[3/9] start TP2 · 1 min 12 s so far · next: bench`.
 
-    `width` in cells; None does not shorten. What comes next gives way first.
+    `width` in cells; None does not shorten. The next stage gives way first.
     """
     head = f"[{index + 1}/{len(names)}] {names[index]}"
     if time:
         head += f" · {time}"
-    following = names[index + 1 : index + 3]
-    more = ", then …" if index + 3 < len(names) else ""
-    if not following:
-        tails = [" · last"]
-    else:
-        tails = [f" · next: {', then '.join(following)}{more}", f" · next: {following[0]}"]
-    room = 10_000 if width is None else width - cell_len(head)
-    for tail in tails:
-        if cell_len(tail) <= room:
-            return head + tail
+    following = f" · next: {names[index + 1]}" if index + 1 < len(names) else " · last"
+    if width is None:
+        return head + following
+    room = width - cell_len(head)
     if room < len(" · next: ") + LEAST_DETAIL:
-        return shrink(head, width or 0)
-    return head + shrink(tails[-1], room)
+        return shrink(head, width)
+    return head + shrink(following, room)
 
 
 def waiting_time(seconds: float, expected: float | None) -> str:
-    """`12 s (of about 40 s)`; once that is passed, `52 s (usually about 40 s)`."""
+    """Return `12 s (of about 40 s)`, or `52 s (usually about 40 s)` once that has passed."""
     now = whole_seconds(seconds)
     if expected is None:
         return now
@@ -81,7 +75,7 @@ def waiting_time(seconds: float, expected: float | None) -> str:
 
 
 def about(seconds: float) -> str:
-    """An expectation, no finer than it is known: 40 → "about 40 s", 293 → "about 4 min 50 s"."""
+    """Return an expected duration, coarsely: 40 → "about 40 s", 293 → "about 4 min 50 s"."""
     if seconds < 60:
         return f"about {whole_seconds(seconds)}"
     if seconds >= 600:
@@ -91,15 +85,15 @@ def about(seconds: float) -> str:
 
 
 def spent(seconds: float) -> str:
-    """What a finished step took: 0.3013 → "0.3 s", 72 → "1 min 12 s"."""
+    """Return the duration of a finished step: 0.3013 → "0.3 s", 72 → "1 min 12 s"."""
     return f"{seconds:.1f} s" if seconds < 59.95 else format_seconds(seconds)
 
 
 def whole_seconds(seconds: float) -> str:
-    """A running clock: 0.4 → "0 s", 72.9 → "1 min 12 s"."""
+    """Return a running clock: 0.4 → "0 s", 72.9 → "1 min 12 s"."""
     return f"{int(seconds)} s" if seconds < 60 else format_seconds(int(seconds))
 
 
 def one_line(text: str) -> str:
-    """Outside text on a single line, runs of white space as one space."""
+    """Return outside text on a single line, with runs of white space as one space."""
     return " ".join(printable(text).split())

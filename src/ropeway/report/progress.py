@@ -1,7 +1,7 @@
 """The conversation on stderr: whole lines, and on a terminal one live line below them.
 
-The cursor is never hidden, so nothing has to be restored: whatever ends the process, the worst it
-leaves is one half-written line. The live line is erased before anything else is written.
+The cursor is never hidden, so nothing has to be restored: whatever ends the process, it leaves at
+worst one half-written line. The live line is erased before anything else is written.
 """
 
 import math
@@ -24,19 +24,19 @@ from ropeway.report.line import (
     whole_seconds,
 )
 
-STYLES = {"ok": "green", "done": "green", "warn": "yellow", "skip": "dim", "stop": "yellow"} | {
-    "FAIL": "bold red"
-}
+STYLES = {
+    "ok": "green", "done": "green", "warn": "yellow", "stop": "yellow", "FAIL": "bold red"
+}  # fmt: skip
 REDRAW_SECONDS = 0.5
 _ERASE_LINE = "\r\x1b[K"
 _CONTINUATION = " " * 8
 
 
 class Conversation:
-    """Everything said on stderr, by any thread, one whole line at a time.
+    """All that is written to stderr, by any thread, one whole line at a time.
 
-    live   draw the running step's line in place; else print a line when something changes
-    muted  steps and stages say nothing
+    live   redraw the running step's line in place; otherwise print a line when something changes
+    muted  steps and stages print nothing
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Conversation:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """The live line is away while the body writes to the same terminal."""
+        """Remove the live line while the body writes to the same terminal."""
         with self._lock:
             self._erase()
             yield
@@ -77,7 +77,7 @@ class Conversation:
                 self.console.print(Text(f"{step.indent}{step.name} …"), soft_wrap=True)
 
     def changed(self, step: "Step", *, whole_line: bool) -> None:
-        """A step has a new detail. Where nothing is live, only a whole line shows it."""
+        """Show a step's new detail: in the live line, else only if `whole_line`, as a line."""
         with self._lock:
             if self.live:
                 self._draw()
@@ -97,7 +97,7 @@ class Conversation:
                 self._ended.set()
 
     def _folded(self, verdict: Text) -> Text:
-        """On a terminal, a verdict longer than a line goes on below, broken between words."""
+        """Wrap a verdict that is longer than the terminal's line between words."""
         width = self.console.width
         if not self.live or verdict.cell_len <= width or width <= 2 * len(_CONTINUATION):
             return verdict
@@ -143,9 +143,9 @@ class Conversation:
 
 
 class Step:
-    """One named piece of work: a line while it runs, its verdict after.
+    """One named piece of work: a line while it runs, its verdict at the end.
 
-    An exception makes the verdict FAIL, Ctrl-C and cancellation make it stop; both go on.
+    An exception makes the verdict FAIL, Ctrl-C and cancellation make it stop; both are raised on.
     """
 
     def __init__(self, talk: Conversation, name: str, expected_seconds: float | None) -> None:
@@ -165,7 +165,7 @@ class Step:
         return self._talk.clock() - self._started
 
     def update(self, detail: str) -> None:
-        """What the step is doing now: `loading weights 3/9`. A line of its own in a log."""
+        """Show what the step is doing now, `loading weights 3/9`; in a log a line of its own."""
         self._set(detail, whole_line=True)
 
     def tick(self, detail: str, *, log_every_s: float = math.inf) -> None:
@@ -179,17 +179,15 @@ class Step:
         self._set(detail, whole_line=due)
 
     def ok(self, closing: str = "") -> None:
-        """Say more on the verdict line: `ok    check the laptop  0.2 s  2 cores, 23.4 GiB`."""
+        """Add to the verdict line: `ok    check the laptop  0.2 s  2 cores, 23.4 GiB`."""
         self._settle("ok", closing)
 
     def warn(self, closing: str = "") -> None:
+        """End with the verdict `warn`."""
         self._settle("warn", closing)
 
-    def skip(self, closing: str = "") -> None:
-        self._settle("skip", closing)
-
     def fail(self, closing: str = "") -> None:
-        """The verdict is FAIL though no exception is raised: one of several may fail."""
+        """End with the verdict FAIL without an exception: one of several may fail."""
         self._settle("FAIL", closing)
 
     def __enter__(self) -> Self:
@@ -295,5 +293,5 @@ class Stages:
 
 
 def verdict_line(indent: str, verdict: str, rest: str) -> Text:
-    """`ok    name  12.3 s`: the word first, so that colour says nothing new."""
+    """Return `ok    name  12.3 s`: the word first, so that colour adds nothing."""
     return Text.assemble(indent, (f"{verdict:<4}", STYLES[verdict]), f"  {rest}")
