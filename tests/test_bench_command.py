@@ -139,7 +139,7 @@ def test_a_wrong_model_is_one_error_and_leaves_no_folder(tmp_path: Path) -> None
 
 
 def test_the_progress_line_says_how_far_and_how_long() -> None:
-    progress = Progress(12, 512, 1, 256, 9000, 9.0, 1024.4, 40.0)
+    progress = Progress(12, 512, 1, 256, 9000, 1024.4, 40.0)
     assert str(progress) == (
         "12/512 done · 1 failed · 256 in flight · 1,024 tokens/s · 40.0 s left"
     )

@@ -229,14 +229,6 @@ def test_several_tokens_in_one_event_do_not_change_the_count() -> None:
     assert timing.output_tokens == 16
 
 
-def test_a_plain_completion_takes_text_or_token_ids() -> None:
-    with running(Behaviour(ttft_s=0, tpot_s=0)) as fake:
-        by_text = ask(fake.url, Request("fake", prompt="one two three", max_tokens=4))
-        by_ids = ask(fake.url, Request("fake", prompt=[5, 6, 7], max_tokens=4))
-    assert by_text.text == by_ids.text == "The lift goes up"
-    assert (by_text.input_tokens, by_ids.input_tokens) == (7, 3)
-
-
 def test_the_extra_body_and_the_usage_wish_are_sent() -> None:
     request = Request("fake", HELLO.messages, temperature=0.5, extra={"ignore_eos": True})
     with running(Behaviour(ttft_s=0, tpot_s=0)) as fake:

@@ -283,7 +283,11 @@ def test_a_step_can_say_its_verdict_itself():
         with screen.step("memory") as step:
             clock.now += 1
             getattr(step, verdict)("23.4 GiB free")
-    assert err.seen == ("ok    memory  1.0 s  23.4 GiB free\nwarn  memory  1.0 s  23.4 GiB free\n")
+    assert err.seen == (
+        "ok    memory  1.0 s  23.4 GiB free\n"
+        "warn  memory  1.0 s  23.4 GiB free\n"
+        "FAIL  memory  1.0 s  23.4 GiB free\n"
+    )
 
 
 def test_a_verdict_longer_than_the_terminal_goes_on_below_between_words():

@@ -20,7 +20,7 @@ class LoadTest:
     rate           requests per second (Poisson, from `seed`); None: as fast as answers come
     ignore_eos     make every answer `output_tokens` long (understood by vLLM and its relatives)
     warmup         requests sent first, with prompts of their own, and not counted
-    time_limit_s   stop after so many seconds, warm-up not included
+    time_limit_s   stop after this many seconds, warm-up not included
     prompts        what the prompts are, for people
     """
 

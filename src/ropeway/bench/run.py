@@ -31,7 +31,6 @@ class Progress:
     errors: int
     in_flight: int
     output_tokens: int
-    elapsed_s: float
     tokens_per_s: float
     left_s: float | None
 
@@ -172,7 +171,6 @@ class _Run:
             errors=self._errors,
             in_flight=self._in_flight,
             output_tokens=self._tokens,
-            elapsed_s=now - self._start,
             tokens_per_s=(self._tokens - tokens) / (now - since) if now > since else 0.0,
             left_s=self._left(now - self._start),
         )

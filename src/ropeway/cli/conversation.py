@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ropeway.endpoint.chat import Conversation, Settings, answer
+from ropeway.endpoint.chat import Conversation, Settings
 from ropeway.endpoint.client import Client, Endpoint, RequestFailed
 from ropeway.endpoint.stream import Delta, Stopwatch, Timing
 from ropeway.report.answer import AnswerView, answer_figures
@@ -59,7 +59,8 @@ class Talk:
 
     async def _ask(self, question: Conversation, show: Callable[[Delta], None]) -> Timing:
         async with Client(self.endpoint) as client:
-            return await answer(client, question, self.settings, watch=self.watch, on_delta=show)
+            request = question.request(self.settings)
+            return await client.ask(request, watch=self.watch, on_delta=show)
 
     def _one_turn(self, line: str, images: tuple[str, ...]) -> tuple[str, ...]:
         """Ask; return the images for the next question: the same if no answer came."""

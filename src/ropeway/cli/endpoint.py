@@ -127,9 +127,8 @@ def load_options(verb: Callable[..., object]) -> Callable[..., object]:
     names = {field.name for field in fields(LoadTest)}
 
     @functools.wraps(verb)
-    def loading(*, requests: int | None, **given: Any) -> object:
-        flags = {name: given.pop(name) for name in names & given.keys()}
-        load = LoadTest(requests=requests or 2 * flags["clients"], **flags)
-        return verb(load=load, **given)
+    def loading(*, requests: int | None, **flags: Any) -> object:
+        load = {name: flags.pop(name) for name in names & flags.keys()}
+        return verb(load=LoadTest(requests=requests or 2 * load["clients"], **load), **flags)
 
     return with_options(loading, _LOAD_OPTIONS)

@@ -1,13 +1,11 @@
 """A conversation with a model: its messages as plain data, and the next answer, streamed."""
 
 import base64
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from ropeway.endpoint.client import Client, Message, Request
-from ropeway.endpoint.stream import Delta, Stopwatch, Timing
+from ropeway.endpoint.client import Message, Request
 from ropeway.errors import Refused
 
 # The first bytes of each image format that vLLM's image loader (Pillow) reads.
@@ -65,26 +63,9 @@ class Conversation:
             return self.turns
         return ({"role": "system", "content": self.system}, *self.turns)
 
-
-async def answer(
-    client: Client,
-    conversation: Conversation,
-    settings: Settings,
-    *,
-    watch: Stopwatch,
-    on_delta: Callable[[Delta], None],
-) -> Timing:
-    """Ask for the next answer; `on_delta` gets each piece as it comes.
-
-    Raises RequestFailed. However it ends, `watch.timing()` holds what was received.
-    """
-    request = Request(
-        model=settings.model,
-        messages=conversation.messages,
-        max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-    )
-    return await client.ask(request, watch=watch, on_delta=on_delta)
+    def request(self, settings: Settings) -> Request:
+        """Return the request for the next answer."""
+        return Request(settings.model, self.messages, settings.max_tokens, settings.temperature)
 
 
 def read_image(path: Path) -> str:

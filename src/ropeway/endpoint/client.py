@@ -97,11 +97,10 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Request:
-    """One chat completion, or a plain completion when `prompt` is given (text or token ids)."""
+    """One chat completion."""
 
     model: str
-    messages: Sequence[Message] = ()
-    prompt: str | Sequence[int] | None = None
+    messages: Sequence[Message]
     max_tokens: int | None = None
     temperature: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -197,8 +196,7 @@ class Client:
         what arrived before.
         """
         watch = watch or Stopwatch(self.clock)
-        call = "/chat/completions" if request.prompt is None else "/completions"
-        url = self.endpoint.url + call
+        url = self.endpoint.url + "/chat/completions"
         try:
             async with self._http("POST", url, json=_body(request), watch=watch) as response:
                 if response.status != 200:
@@ -353,12 +351,8 @@ def _body(request: Request) -> dict[str, Any]:
         "model": request.model,
         "stream": True,
         "stream_options": {"include_usage": True},
+        "messages": list(request.messages),
     }
-    if request.prompt is None:
-        body["messages"] = list(request.messages)
-    else:
-        prompt = request.prompt
-        body["prompt"] = prompt if isinstance(prompt, str) else list(prompt)
     if request.max_tokens is not None:
         body["max_tokens"] = request.max_tokens
     if request.temperature is not None:

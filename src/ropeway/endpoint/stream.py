@@ -120,7 +120,7 @@ class Stopwatch:
             return None
         choice = choices[0]
         delta = choice.get("delta") or {}
-        text = _without_surrogates(choice.get("text") or delta.get("content") or "")
+        text = _without_surrogates(delta.get("content") or "")
         reasoning = _without_surrogates(
             delta.get("reasoning") or delta.get("reasoning_content") or ""
         )
@@ -211,6 +211,6 @@ def _without_surrogates(text: str) -> str:
 
 def _is_silent_token(choice: Mapping[str, Any]) -> bool:
     """Return whether this is a token that decodes to nothing yet: an empty text without a role."""
-    delta = choice.get("delta") or choice
-    has_text = any(delta.get(name) == "" for name in ("content", "reasoning", "text"))
+    delta = choice.get("delta") or {}
+    has_text = any(delta.get(name) == "" for name in ("content", "reasoning"))
     return has_text and "role" not in delta and not choice.get("finish_reason")

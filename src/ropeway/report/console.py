@@ -74,7 +74,7 @@ class Screen:
     def write(self, piece: str, *, aside: bool = False) -> None:
         """Print a piece of streamed text at once, without a line end.
 
-        `aside`: as part of the conversation, dim on stderr, silent with `-q`. Nothing with `--json`.
+        `aside`: as part of the conversation, dim, on stderr. Nothing with `--json`.
         """
         if self.json or (aside and self.quiet):
             return
