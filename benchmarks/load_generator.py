@@ -1,8 +1,8 @@
 """How much of what `ropeway bench` measures is `ropeway bench` itself?
 
-The load generator runs in this process against the fake endpoint in another one. The endpoint
-writes down when it really sent the first and the last token of each request, on the same monotonic
-clock, so the two records can be laid side by side. Takes under a minute:
+The load generator runs in this process, against the fake endpoint in another one. The endpoint
+records when it sent the first and the last token of each request, on the same monotonic clock, so
+that the two records can be compared. Takes less than a minute:
 
     python benchmarks/load_generator.py
 """
@@ -45,9 +45,9 @@ class Outcome:
 
     tokens_per_s: float
     ttft_sent_ms: float
-    ttft_seen_ms: float
+    ttft_measured_ms: float
     tpot_sent_ms: float
-    tpot_seen_ms: float
+    tpot_measured_ms: float
     our_cpu: float
     endpoint_cpu: float
 
@@ -57,19 +57,19 @@ def main() -> None:
     print(
         f"{CLIENTS} clients, {INPUT_TOKENS} words in, {OUTPUT_TOKENS} tokens out, one token per "
         f"event; {conditions()}\n"
-        "“sent” is the endpoint's own record (median), “seen” is what we measured\n"
+        "“sent” is the endpoint's own record (median), “measured” is ours\n"
     )
     print(
-        f"{'offered':<18}{'tokens/s':>10}{'TTFT sent':>11}{'seen':>9}{'TPOT sent':>11}{'seen':>9}"
-        f"{'our CPU':>9}{'endpoint':>9}"
+        f"{'offered':<18}{'tokens/s':>10}{'TTFT sent':>11}{'measured':>9}{'TPOT sent':>11}"
+        f"{'measured':>9}{'our CPU':>9}{'endpoint':>9}"
     )
     for name, ttft, tpot, rounds in PACES:
-        found = measure(ttft, tpot, rounds)
+        outcome = measure(ttft, tpot, rounds)
         print(
-            f"{name:<18}{found.tokens_per_s:>10.0f}"
-            f"{found.ttft_sent_ms:>8.1f} ms{found.ttft_seen_ms:>6.1f} ms"
-            f"{found.tpot_sent_ms:>8.2f} ms{found.tpot_seen_ms:>6.2f} ms"
-            f"{found.our_cpu:>8.0%} {found.endpoint_cpu:>8.0%}",
+            f"{name:<18}{outcome.tokens_per_s:>10.0f}"
+            f"{outcome.ttft_sent_ms:>8.1f} ms{outcome.ttft_measured_ms:>6.1f} ms"
+            f"{outcome.tpot_sent_ms:>8.2f} ms{outcome.tpot_measured_ms:>6.2f} ms"
+            f"{outcome.our_cpu:>8.0%} {outcome.endpoint_cpu:>8.0%}",
             flush=True,
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -104,15 +104,15 @@ def _measure(url: str, pid: int, rounds: int) -> Outcome:
     took = time.monotonic() - started
     ours, theirs = time.process_time() - ours, _cpu_s(pid) - theirs
     served = _served(url)
-    seen = [timing for timing in result.timings if timing.error is None]
-    assert len(seen) == len(served), "the pace was not held within the time limit"
-    tokens = sum(timing.output_tokens for timing in seen)
+    completed = [timing for timing in result.timings if timing.error is None]
+    assert len(completed) == len(served), "the pace was not held within the time limit"
+    tokens = sum(timing.output_tokens for timing in completed)
     return Outcome(
         tokens_per_s=tokens / result.duration_s,
         ttft_sent_ms=_median([row["first_sent"] - row["arrived"] for row in served]),
-        ttft_seen_ms=_median([timing.ttft_s or 0 for timing in seen]),
+        ttft_measured_ms=_median([timing.ttft_s or 0 for timing in completed]),
         tpot_sent_ms=_median([_per_token(row) for row in served]),
-        tpot_seen_ms=_median([timing.tpot_s or 0 for timing in seen]),
+        tpot_measured_ms=_median([timing.tpot_s or 0 for timing in completed]),
         our_cpu=ours / took,
         endpoint_cpu=theirs / took,
     )

@@ -1,10 +1,10 @@
 """One endpoint over two replicas: nothing in front, nginx, vllm-router, and Ropeway's own router.
 
-Three questions, all in one run: what does each add to a request, how much can it carry, and what
-do clients see when a replica is killed or hangs? The first two with endpoints of known speed
-(`ropeway.sim.endpoint`), the last with replicas that can be continued (`tests/router_backends.py`).
-nginx and vllm-router are no needs of Ropeway's: install them where they disturb nobody. It takes
-five minutes:
+Three questions in one run: what does each add to a request, how much can it carry, and what do
+clients see when a replica is killed or hangs? The first two use endpoints of known speed
+(`ropeway.sim.endpoint`), the last replicas whose answers can be continued
+(`tests/router_backends.py`). Ropeway needs neither nginx nor vllm-router: install them anywhere. It
+takes five minutes:
 
     python benchmarks/router.py --nginx /usr/sbin/nginx --vllm-router VENV/bin/vllm-router
 """
@@ -58,15 +58,15 @@ http {{
 
 @dataclass(frozen=True)
 class Front:
-    """What stands before the replicas. `program` is empty for Ropeway's and for none."""
+    """A program in front of the replicas. `program` is empty for Ropeway's and for none."""
 
     name: str
     program: str = ""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One answer: seconds to its first byte and to its end, and what became of it."""
+class Reply:
+    """One answer: seconds to its first byte and to its end, and how it ended."""
 
     first_s: float
     whole_s: float
@@ -76,8 +76,8 @@ class Seen:
 def main() -> None:
     """Measure every front that is there, and print three tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--nginx", default="", help="the program; left out without")
-    parser.add_argument("--vllm-router", default="", help="the program; left out without")
+    parser.add_argument("--nginx", default="", help="the program; skipped by default")
+    parser.add_argument("--vllm-router", default="", help="the program; skipped by default")
     args = parser.parse_args()
     fronts = [Front("none")]
     fronts += [Front("nginx", args.nginx)] if args.nginx else []
@@ -92,15 +92,15 @@ def main() -> None:
 
 def latency(fronts: list[Front]) -> None:
     """One client, one request after the other: what is added to the first byte and to the whole."""
-    found: dict[str, list[Seen]] = {front.name: [] for front in fronts}
+    replies: dict[str, list[Reply]] = {front.name: [] for front in fronts}
     with endpoints() as urls, all_of(fronts, urls) as reached:
         for _ in range(ROUNDS):
             for name, url in reached.items():
-                found[name] += asyncio.run(load(url, clients=1, each=60, tokens=8))[10:]
+                replies[name] += asyncio.run(load(url, clients=1, each=60, tokens=8))[10:]
     print("one client, 8 tokens an answer\n")
     print(f"{'in front':<16}{'first byte':>12}{'added':>10}{'whole':>10}{'added':>10}")
-    base = _medians(found["none"])
-    for name, answers in found.items():
+    base = _medians(replies["none"])
+    for name, answers in replies.items():
         first, whole = _medians(answers)
         print(
             f"{name:<16}{first:>9.2f} ms{first - base[0]:>7.2f} ms{whole:>7.2f} ms"
@@ -110,7 +110,7 @@ def latency(fronts: list[Front]) -> None:
 
 
 def throughput(fronts: list[Front]) -> None:
-    """As many short answers as can be had with 256 clients."""
+    """The most short answers that 256 clients can get."""
     rates: dict[str, list[float]] = {front.name: [] for front in fronts}
     spent: dict[str, list[float]] = {front.name: [] for front in fronts}
     with endpoints() as urls, all_of(fronts, urls) as reached:
@@ -121,7 +121,7 @@ def throughput(fronts: list[Front]) -> None:
                 assert {each.fate for each in answers} == {"whole"}, name
                 rates[name].append(len(answers) / (time.monotonic() - began))
                 spent[name].append((_cpu_s(name) - before) / len(answers) * 1e3)
-    print(f"{CLIENTS} clients, 8 tokens an answer, as fast as it goes\n")
+    print(f"{CLIENTS} clients, 8 tokens an answer, as fast as possible\n")
     print(f"{'in front':<16}{'requests/s':>12}{'range':>14}{'its CPU/request':>18}")
     for name, values in rates.items():
         spread = f"{min(values):.0f} to {max(values):.0f}"
@@ -132,7 +132,7 @@ def throughput(fronts: list[Front]) -> None:
 
 def flow(fronts: list[Front]) -> None:
     """256 streams at a steady pace: does each token pass at once, and what does it cost?"""
-    print(f"{CLIENTS} streams of 64 tokens, one token in 50 ms: 5120 tokens/s in all\n")
+    print(f"{CLIENTS} streams of 64 tokens, one token in 50 ms: 5,120 tokens/s in all\n")
     print(f"{'in front':<16}{'whole answer':>14}{'added':>10}{'its CPU':>10}{'a token':>10}")
     base = 0.0
     with endpoints(ttft=0.5, tpot=0.05) as urls, all_of(fronts, urls) as reached:
@@ -150,15 +150,15 @@ def flow(fronts: list[Front]) -> None:
 
 
 def faults(fronts: list[Front]) -> None:
-    """32 requests over two replicas, one of which is killed or stopped while they run."""
+    """Send 32 requests over two replicas, one of which is killed or stopped while they run."""
     rows = (
         ("killed while streaming", signal.SIGKILL, True),
         ("killed before the first byte", signal.SIGKILL, False),
         ("stopped while streaming", signal.SIGSTOP, True),
         ("stopped before the first byte", signal.SIGSTOP, False),
     )
-    print("32 requests over two replicas, one of them killed or stopped half way; then 32 more\n")
-    print(f"{'in front':<16}{'one replica is':<32}{'those running':<44}{'those that follow'}")
+    print("32 requests over two replicas, one of them killed or stopped half-way; then 32 more\n")
+    print(f"{'in front':<16}{'one replica is':<32}{'running requests':<44}{'following requests'}")
     for front in fronts:
         for what, number, streamed in rows:
             running, following = asyncio.run(accident(front, number, streamed))
@@ -167,8 +167,8 @@ def faults(fronts: list[Front]) -> None:
 
 async def accident(
     front: Front, number: signal.Signals, streamed: bool
-) -> tuple[list[Seen], list[Seen]]:
-    """What became of the requests that were running, and of those sent a second later."""
+) -> tuple[list[Reply], list[Reply]]:
+    """Return the replies to the running requests, and to those sent a second later."""
     with replicas(0.15) as processes:
         urls = [url for _, url in processes]
         with all_of([front], urls) as reached:
@@ -184,22 +184,24 @@ async def accident(
 
 async def load(
     url: str, *, clients: int, each: int, tokens: int, whole: str = "", streamed: bool = True
-) -> list[Seen]:
-    """So many clients, each with so many requests one after the other."""
+) -> list[Reply]:
+    """Send `each` requests from each client, one after the other."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
 
-        async def client(number: int) -> list[Seen]:
+        async def client(number: int) -> list[Reply]:
             body: dict[str, Any] = {"model": MODEL, "stream": streamed}
             body |= {"max_tokens": tokens, "ignore_eos": True} if tokens else {}
             prompts = (f"{number} and {turn}: " for turn in range(each))
             return [await _once(session, url, body | {"prompt": it}, whole) for it in prompts]
 
         rows = await asyncio.gather(*(client(number) for number in range(clients)))
-    return [seen for row in rows for seen in row]
+    return [reply for row in rows for reply in row]
 
 
-async def _once(session: aiohttp.ClientSession, url: str, body: dict[str, Any], whole: str) -> Seen:
+async def _once(
+    session: aiohttp.ClientSession, url: str, body: dict[str, Any], whole: str
+) -> Reply:
     began, first, content = time.monotonic(), 0.0, bytearray()
     fate = ""
     try:
@@ -214,7 +216,7 @@ async def _once(session: aiohttp.ClientSession, url: str, body: dict[str, Any], 
     except aiohttp.ClientError:
         fate = "cut"
     ended = time.monotonic()
-    return Seen(first - began, ended - began, fate or _fate(bytes(content), body, whole))
+    return Reply(first - began, ended - began, fate or _fate(bytes(content), body, whole))
 
 
 def _fate(content: bytes, body: dict[str, Any], whole: str) -> str:
@@ -230,7 +232,7 @@ def _fate(content: bytes, body: dict[str, Any], whole: str) -> str:
     return "whole" if whole in ("", text) else "wrong"
 
 
-def _fates(answers: list[Seen]) -> str:
+def _fates(answers: list[Reply]) -> str:
     counts = dict.fromkeys(sorted({each.fate for each in answers}, reverse=True), 0)
     for each in answers:
         counts[each.fate] += 1
@@ -238,7 +240,7 @@ def _fates(answers: list[Seen]) -> str:
     return ", ".join(f"{count} {fate}" for fate, count in counts.items()) + f" in {slowest:.1f} s"
 
 
-def _medians(answers: list[Seen]) -> tuple[float, float]:
+def _medians(answers: list[Reply]) -> tuple[float, float]:
     return (
         statistics.median(each.first_s for each in answers) * 1000,
         statistics.median(each.whole_s for each in answers) * 1000,
@@ -251,9 +253,11 @@ _PIDS: dict[str, int] = {}
 
 
 @contextlib.contextmanager
-def process(argv: list[str], *, name: str = "", told: bool = False) -> Iterator[tuple[Any, str]]:
-    """A process, and the URL it says it serves, when it says one."""
-    pipe = subprocess.PIPE if told else subprocess.DEVNULL
+def process(
+    argv: list[str], *, name: str = "", prints_url: bool = False
+) -> Iterator[tuple[Any, str]]:
+    """A process, and the URL that it prints, if it does."""
+    pipe = subprocess.PIPE if prints_url else subprocess.DEVNULL
     child = subprocess.Popen(
         argv, stdout=pipe, stderr=subprocess.DEVNULL, text=True, start_new_session=True
     )
@@ -273,10 +277,10 @@ def process(argv: list[str], *, name: str = "", told: bool = False) -> Iterator[
 
 @contextlib.contextmanager
 def endpoints(ttft: float = 0.0, tpot: float = 0.0) -> Iterator[list[str]]:
-    """Two endpoints of that speed."""
+    """Two endpoints of this speed."""
     argv = [sys.executable, "-m", "ropeway.sim.endpoint", "--port", "0", "--capacity", "2048"]
     argv += ["--ttft", str(ttft), "--tpot", str(tpot)]
-    with process(argv, told=True) as (_, one), process(argv, told=True) as (_, other):
+    with process(argv, prints_url=True) as (_, one), process(argv, prints_url=True) as (_, other):
         yield [url.removesuffix("/v1") for url in (one, other)]
 
 
@@ -284,7 +288,7 @@ def endpoints(ttft: float = 0.0, tpot: float = 0.0) -> Iterator[list[str]]:
 def replicas(tpot: float) -> Iterator[list[tuple[Any, str]]]:
     """Two replicas that can be continued, with their processes."""
     argv = [sys.executable, str(BACKENDS), "0", str(tpot)]
-    with process(argv, told=True) as one, process(argv, told=True) as other:
+    with process(argv, prints_url=True) as one, process(argv, prints_url=True) as other:
         yield [one, other]
 
 
@@ -292,17 +296,17 @@ def replicas(tpot: float) -> Iterator[list[tuple[Any, str]]]:
 def all_of(fronts: list[Front], urls: list[str]) -> Iterator[dict[str, str]]:
     """Name → URL of each front, started and ready."""
     with contextlib.ExitStack() as stack:
-        found = {}
+        urls_by_name = {}
         for front in fronts:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            found[front.name] = urls[0]
+            urls_by_name[front.name] = urls[0]
             if front.name != "none":
                 port = _free_port()
                 argv = _argv(front, urls, port, folder)
                 stack.enter_context(process(argv, name=front.name))
-                found[front.name] = f"http://127.0.0.1:{port}"
-            _wait(found[front.name])
-        yield found
+                urls_by_name[front.name] = f"http://127.0.0.1:{port}"
+            _wait(urls_by_name[front.name])
+        yield urls_by_name
 
 
 def _argv(front: Front, urls: list[str], port: int, folder: Path) -> list[str]:
@@ -328,7 +332,7 @@ def _argv(front: Front, urls: list[str], port: int, folder: Path) -> list[str]:
 
 
 def _wait(url: str) -> None:
-    """Until a request is answered whole, twice: once by each replica."""
+    """Wait until two requests were answered completely, one by each replica."""
     end = time.monotonic() + 60
     whole = 0
     while whole < 2:

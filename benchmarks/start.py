@@ -1,8 +1,8 @@
-"""What Ropeway adds to the engine's own start, and how large it is meanwhile.
+"""What Ropeway adds to the engine's own start, and how much memory it takes meanwhile.
 
-By hand: the commands of `up --dry-run` in a shell, then a token as soon as there is one. With us:
-`ropeway up`, from typing it to its end. In turn, on the same machine; the medians are compared.
-Exit code 1: more than 3 s, or more than 150 MB. Four minutes:
+By hand: the commands of `up --dry-run` in a shell, until the first token. With us: `ropeway up`,
+from its start to its end. Both in turn, on the same machine; the medians are compared. Exit code 1:
+more than 3 s, or more than 150 MB. Four minutes:
 
     python benchmarks/start.py
 """
@@ -28,13 +28,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layout", default="TP2×PP2+EP")
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
-    print(f"{asked.layout}; {conditions()}\n")
+    options = parser.parse_args()
+    print(f"{options.layout}; {conditions()}\n")
     by_hand, with_us, sizes = [], [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_spec(folder, asked.layout, LOAD)
-        for turn in range(asked.rounds):
+        write_spec(folder, options.layout, LOAD)
+        for turn in range(options.rounds):
             by_hand.append(start_by_hand(folder))
             seconds, size = start_with_us(folder)
             with_us.append(seconds)
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def start_by_hand(folder: Path) -> float:
-    """Seconds from the first command to the first token, asked for four times a second."""
+    """Seconds from the first command to the first token, options for four times a second."""
     script = ropeway(folder, "up", "--dry-run")["script"]
     eager = script.replace("; do sleep 2; done", "; do sleep 0.25; done")
     assert eager != script, "the wait of the script has changed"
@@ -77,12 +77,12 @@ def start_with_us(folder: Path) -> tuple[float, int]:
 
 
 def peak_bytes(pid: int) -> int:
-    """The process's resident memory at its highest so far."""
+    """Return the highest resident memory of a process so far, in bytes."""
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except FileNotFoundError:
         return 0
-    return int(found[1]) * 1024 if found else 0
+    return int(match[1]) * 1024 if match else 0
 
 
 if __name__ == "__main__":
