@@ -45,7 +45,9 @@ class Cluster:
 
 def comparison(folder: Path) -> ComparisonRun:
     screen = Screen(quiet=True, stdout=StringIO(), stderr=StringIO())
-    return ComparisonRun(LOAD, "fake engine", "two hosts", 2, folder, screen)
+    return ComparisonRun(
+        LOAD, "fake engine", "two hosts", lambda layout: layout.pipeline, folder, screen
+    )
 
 
 def test_each_layout_gets_the_same_question_and_the_same_load(tmp_path: Path) -> None:

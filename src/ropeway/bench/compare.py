@@ -66,14 +66,14 @@ class Screen(Protocol):
 class ComparisonRun:
     """A comparison under way. What was measured stays when a later layout fails.
 
-    npus_per_host     of the cluster, to count the hosts of a layout
+    hosts_of          the number of hosts that a layout takes
     results, timings  of the layouts so far; the timings by layout, of those that were measured
     """
 
     load: LoadTest
     engine: str
     hardware: str
-    npus_per_host: int
+    hosts_of: Callable[[Layout], int]
     folder: Path
     screen: Screen
     results: list[LayoutResult] = field(default_factory=list)
@@ -84,9 +84,12 @@ class ComparisonRun:
     def measure(self, layout: Layout, serve: Serve) -> LayoutResult:
         """Measure one layout. One that cannot run, or that fails, is a result too."""
         folder = self.folder / str(layout).replace("×", "-").replace("+", "-").lower()
-        hosts = -(-layout.npus // self.npus_per_host)
         result = LayoutResult(
-            layout=str(layout), npus=layout.npus, hosts=hosts, status="ok", run_dir=str(self.folder)
+            layout=str(layout),
+            npus=layout.npus,
+            hosts=self.hosts_of(layout),
+            status="ok",
+            run_dir=str(self.folder),
         )
         start_seconds = None
         try:
