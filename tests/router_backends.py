@@ -157,13 +157,13 @@ class Engine:
         pieces, finish = answer(body)
         await asyncio.sleep(self.tpot_s * len(pieces))
         choice = {"index": 0, "text": "".join(pieces), "finish_reason": finish}
-        found = {"choices": [choice], "usage": usage(body, len(pieces))}
+        completion = {"choices": [choice], "usage": usage(body, len(pieces))}
         if fault.kind:
             response = web.StreamResponse(headers={"Content-Length": "1000"})
             await response.prepare(request)
-            await response.write(json.dumps(found).encode()[:20])
+            await response.write(json.dumps(completion).encode()[:20])
             await self._break(request, fault, response)
-        return web.json_response(found)
+        return web.json_response(completion)
 
     async def _break(
         self, request: web.Request, fault: Fault, response: web.StreamResponse | None = None
@@ -199,9 +199,9 @@ class Engine:
     async def _echo(self, request: web.Request) -> web.Response:
         self.heads.append(dict(request.headers))
         content = await request.read()
-        told = {"method": request.method, "path": request.raw_path, "bytes": len(content)}
+        echo = {"method": request.method, "path": request.raw_path, "bytes": len(content)}
         return web.json_response(
-            told, headers={"X-Theirs": "1", "Connection": "X-Hop", "X-Hop": "1"}
+            echo, headers={"X-Theirs": "1", "Connection": "X-Hop", "X-Hop": "1"}
         )
 
 
@@ -226,9 +226,9 @@ def answer(body: dict[str, Any]) -> tuple[tuple[str, ...], str]:
         prompt = last["content"].strip() if body.get("continue_final_message") else ""
     ends = [n for n in range(1, len(ANSWER) + 1) if prompt.endswith(joined(n).rstrip())]
     # The furthest; of those that only blanks tell apart the first, whose blanks come again.
-    said = max(ends, key=lambda n: (len(joined(n).rstrip()), -n), default=0)
-    blanks = joined(said)[len(joined(said).rstrip()) :]
-    rest = (blanks + ANSWER[said], *ANSWER[said + 1 :]) if said < len(ANSWER) else ()
+    count = max(ends, key=lambda n: (len(joined(n).rstrip()), -n), default=0)
+    blanks = joined(count)[len(joined(count).rstrip()) :]
+    rest = (blanks + ANSWER[count], *ANSWER[count + 1 :]) if count < len(ANSWER) else ()
     most = body.get("max_tokens") or body.get("max_completion_tokens")
     cut = rest if most is None else rest[:most]
     return cut, "stop" if len(cut) == len(rest) else "length"
@@ -276,15 +276,15 @@ class Bench:
     url: str
     session: aiohttp.ClientSession
 
-    async def ask(self, path: str = "/v1/completions", **body: Any) -> "Heard":
-        """One request and its whole answer; a prompt is given, streamed unless told otherwise."""
+    async def ask(self, path: str = "/v1/completions", **body: Any) -> "Reply":
+        """Send one request with a prompt, streamed by default, and read its whole answer."""
         about: dict[str, Any] = {"model": MODEL, "stream": True}
         if path.endswith("chat/completions"):
             about["messages"] = [{"role": "user", "content": "Count."}]
         else:
             about["prompt"] = "Count: "
         async with self.session.post(self.url + path, json=about | body) as response:
-            return Heard(response.status, dict(response.headers), await response.text())
+            return Reply(response.status, dict(response.headers), await response.text())
 
     async def alive(self, count: int, within_s: float = 15) -> None:
         """Wait until so many replicas are trusted."""
@@ -302,7 +302,7 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Reply:
     """An answer as a client sees it."""
 
     status: int

@@ -247,19 +247,17 @@ def test_a_conversation_remembers_clears_and_leaves() -> None:
     lines = "one?\n/system be brief\ntwo?\n\n/clear\nthree?\n/nonsense\n/exit\nnot asked\n"
     with running(FAST) as fake:
         result = run(fake.url, "-i", stdin=lines)
-    asked = [[message["content"] for message in body["messages"]] for body in fake.requests]
-    assert asked == [
+    sent = [[message["content"] for message in body["messages"]] for body in fake.requests]
+    assert sent == [
         ["one?"],
         ["be brief", "one?", "The lift goes up", "two?"],
         ["be brief", "three?"],
     ]
     assert result.exit_code == 0
     assert result.stdout == "The lift goes up\n" * 3
-    told = [line for line in result.stderr.splitlines() if "TTFT" not in line]
-    assert told[1:4] == ["system prompt set", "cleared", f"no such command: /nonsense · {COMMANDS}"]
-
-
-COMMANDS = "/clear forgets the conversation · /system TEXT sets the system prompt · /exit leaves"
+    remarks = [line for line in result.stderr.splitlines() if "TTFT" not in line]
+    assert remarks[1:3] == ["system prompt set", "cleared"]
+    assert all(word in remarks[3] for word in ("/nonsense", "/clear", "/system", "/exit"))
 
 
 def test_a_failed_answer_does_not_end_the_conversation() -> None:
@@ -312,9 +310,9 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_keeps_the_conversation() -> N
             process.kill()
             process.wait()
             os.close(leader)
-    first, said, second = (message["content"] for message in fake.requests[1]["messages"])
+    first, answer, second = (message["content"] for message in fake.requests[1]["messages"])
     assert (first, second) == ("你好", "more?")
-    assert said.startswith("车")
+    assert answer.startswith("车")
     assert "\x1b]0;" not in terminal.shown, "a model must not steer the terminal"
 
 
@@ -331,10 +329,10 @@ class _Terminal:
 
     def wait_for(self, text: str, limit: float = 20) -> None:
         """Read on, up to and with this text."""
-        wanted, end = text.encode(), time.monotonic() + limit
-        while wanted not in self._unread:
+        expected, end = text.encode(), time.monotonic() + limit
+        while expected not in self._unread:
             ready, _, _ = select.select([self._leader], [], [], max(0, end - time.monotonic()))
             assert ready, f"waited for {text!r}, saw {self._unread!r}"
             self._unread += os.read(self._leader, 4096)
-        seen, _, self._unread = self._unread.partition(wanted)
-        self.shown += (seen + wanted).decode(errors="replace")
+        before, _, self._unread = self._unread.partition(expected)
+        self.shown += (before + expected).decode(errors="replace")

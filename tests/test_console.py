@@ -24,7 +24,7 @@ class Terminal(StringIO):
         return True
 
     @property
-    def seen(self):
+    def visible(self):
         lines, column = [""], 0
         for piece in re.findall(r"\r|\n|\x1b\[K|[^\r\n\x1b]+", self.getvalue()):
             if piece == "\n":
@@ -248,14 +248,14 @@ def test_a_log_gets_one_line_at_the_start_one_a_change_and_one_at_the_end():
 def test_a_terminal_gets_one_live_line_and_then_the_verdict():
     screen, _, err, clock = terminal()
     with screen.step("start the engine", 40) as step:
-        assert err.seen == "start the engine … · 0 s (of about 40 s)"
+        assert err.visible == "start the engine … · 0 s (of about 40 s)"
         clock.now += 12
         step.update("loading weights 3/9")
-        assert err.seen == "start the engine … loading weights 3/9 · 12 s (of about 40 s)"
+        assert err.visible == "start the engine … loading weights 3/9 · 12 s (of about 40 s)"
         clock.now += 40
         step.tick("warming up")
-        assert err.seen == "start the engine … warming up · 52 s (usually about 40 s)"
-    assert err.seen == "ok    start the engine  52.0 s\n"
+        assert err.visible == "start the engine … warming up · 52 s (usually about 40 s)"
+    assert err.visible == "ok    start the engine  52.0 s\n"
 
 
 def test_a_failure_inside_a_step_is_its_verdict_and_goes_on():
@@ -263,7 +263,7 @@ def test_a_failure_inside_a_step_is_its_verdict_and_goes_on():
     with pytest.raises(LaunchError), screen.step("start the engine"):
         clock.now += 3
         raise LaunchError("no")
-    assert err.seen == "FAIL  start the engine  3.0 s\n"
+    assert err.visible == "FAIL  start the engine  3.0 s\n"
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, asyncio.CancelledError])
@@ -273,7 +273,7 @@ def test_an_interrupted_step_clears_its_line_and_leaves_the_cursor_alone(stop):
         step.update("loading")
         clock.now += 2
         raise stop
-    assert err.seen == "stop  start the engine  2.0 s\n"
+    assert err.visible == "stop  start the engine  2.0 s\n"
     assert "\x1b[?25" not in err.getvalue()
 
 
@@ -283,7 +283,7 @@ def test_a_step_can_say_its_verdict_itself():
         with screen.step("memory") as step:
             clock.now += 1
             getattr(step, verdict)("23.4 GiB free")
-    assert err.seen == (
+    assert err.visible == (
         "ok    memory  1.0 s  23.4 GiB free\n"
         "warn  memory  1.0 s  23.4 GiB free\n"
         "FAIL  memory  1.0 s  23.4 GiB free\n"
@@ -295,7 +295,7 @@ def test_a_verdict_longer_than_the_terminal_goes_on_below_between_words():
     with screen.step("ask “What is the capital?”") as step:
         clock.now += 0.4
         step.ok("The capital of France is Paris.")
-    assert err.seen.splitlines() == [
+    assert err.visible.splitlines() == [
         "ok    ask “What is the capital?”  0.4 s",
         "        The capital of France is Paris.",
     ]
@@ -307,8 +307,8 @@ def test_lines_said_during_a_step_stand_above_its_live_line():
         step.update("10 of 64")
         screen.warn("a request was slow")
         screen.answer("x")
-        assert err.seen == "warning: a request was slow\nbench … 10 of 64 · 0 s"
-    assert err.seen == "warning: a request was slow\nok    bench  0.0 s\n"
+        assert err.visible == "warning: a request was slow\nbench … 10 of 64 · 0 s"
+    assert err.visible == "warning: a request was slow\nok    bench  0.0 s\n"
     assert out.getvalue() == "x\n"
 
 
@@ -317,9 +317,9 @@ def test_steps_that_overlap_each_get_their_verdict():
     outer, inner = screen.step("fetch the model"), screen.step("start Ray")
     with outer:
         with inner:
-            assert err.seen == "start Ray … · 0 s"
-        assert err.seen == "ok    start Ray  0.0 s\nfetch the model … · 0 s"
-    assert err.seen == "ok    start Ray  0.0 s\nok    fetch the model  0.0 s\n"
+            assert err.visible == "start Ray … · 0 s"
+        assert err.visible == "ok    start Ray  0.0 s\nfetch the model … · 0 s"
+    assert err.visible == "ok    start Ray  0.0 s\nok    fetch the model  0.0 s\n"
 
 
 def test_streamed_text_is_not_erased_by_the_conversation():
@@ -331,7 +331,7 @@ def test_streamed_text_is_not_erased_by_the_conversation():
     screen.write("done")
     with screen.step("work"):
         pass
-    assert out.seen == "Paris\n2 tokens\ndone\nok    work  0.0 s\n"
+    assert out.visible == "Paris\n2 tokens\ndone\nok    work  0.0 s\n"
 
 
 def test_with_verbose_a_terminal_gets_plain_lines():

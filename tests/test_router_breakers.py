@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ropeway.router.breaker import State
-from router_backends import ANSWER, QUICK, TEXT, Bench, Engine, Fault, Heard, bench, fault, scene
+from router_backends import ANSWER, QUICK, TEXT, Bench, Engine, Fault, Reply, bench, fault, scene
 
 CHAT = "/v1/chat/completions"
 ALL = len(ANSWER)
@@ -102,8 +102,8 @@ def test_a_server_that_listens_and_generates_nothing_is_not_alive(kind: str) -> 
         assert b.replica(0).breaker.state is State.UNPROVEN
         async with b.session.get(b.url + "/health") as response:
             assert response.status == 503
-        heard = await b.ask()
-        assert (heard.status, heard.headers["Retry-After"]) == (503, "1")
+        reply = await b.ask()
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
         assert b.engines[0].bodies == []
         b.engines[0].fault = Fault()
         await b.alive(1)
@@ -161,9 +161,9 @@ def test_what_runs_at_the_end_of_the_drain_is_told() -> None:
             while b.engines[0].tokens == before:
                 await asyncio.sleep(0.005)
         await b.router.drain()
-        heard = await task
-        assert heard.error is not None
-        assert "shutting down" in heard.error["message"]
+        reply = await task
+        assert reply.error is not None
+        assert "shutting down" in reply.error["message"]
         assert (await b.ask()).status == 503
         assert b.replica(0).failures == 0
 
@@ -206,7 +206,7 @@ def with_a_process(
     asyncio.run(whole())
 
 
-async def _ask_r2(b: Bench, count: int, **body: Any) -> list["asyncio.Task[Heard]"]:
+async def _ask_r2(b: Bench, count: int, **body: Any) -> list["asyncio.Task[Reply]"]:
     """So many requests that are on their way to r2, all at once."""
     tasks = []
     for number in range(count):
@@ -319,9 +319,9 @@ def test_a_replica_that_hangs_takes_no_connections_from_the_others() -> None:
 
 def test_a_replica_that_refuses_a_continuation_ends_the_stream_with_an_error() -> None:
     async def play(b: Bench) -> None:
-        heard = await b.ask()
-        assert heard.text == "".join(ANSWER[:2])
-        assert heard.error is not None
-        assert "HTTP 400" in heard.error["message"]
+        reply = await b.ask()
+        assert reply.text == "".join(ANSWER[:2])
+        assert reply.error is not None
+        assert "HTTP 400" in reply.error["message"]
 
     scene(fault("cut", 2), fault("400"))(play)

@@ -19,9 +19,9 @@ ALL = len(ANSWER)
 @pytest.mark.parametrize(("kind", "after"), [("cut", -1), ("cut", 0), ("500", 0), ("503", 0)])
 def test_another_replica_answers(kind: str, after: int, streamed: bool) -> None:
     async def play(b: Bench) -> None:
-        heard = await b.ask(stream=streamed)
-        assert (heard.status, heard.headers["X-Ropeway-Replica"]) == (200, "r1")
-        assert TEXT in (heard.text if streamed else json.loads(heard.content)["choices"][0]["text"])
+        reply = await b.ask(stream=streamed)
+        assert (reply.status, reply.headers["X-Ropeway-Replica"]) == (200, "r1")
+        assert TEXT in (reply.text if streamed else json.loads(reply.content)["choices"][0]["text"])
         assert [len(engine.bodies) for engine in b.engines] == [1, 1]
         assert b.engines[0].bodies == b.engines[1].bodies
         assert b.router.totals.retried == 1
@@ -33,25 +33,25 @@ def test_another_replica_answers(kind: str, after: int, streamed: bool) -> None:
 @pytest.mark.parametrize("kind", ["error", "end", "half"])
 def test_a_stream_that_fails_before_its_first_token_is_answered_by_another(kind: str) -> None:
     async def play(b: Bench) -> None:
-        heard = await b.ask()
-        assert (heard.text, heard.error, heard.done) == (TEXT, None, True)
-        assert heard.headers["X-Ropeway-Replica"] == "r1"
+        reply = await b.ask()
+        assert (reply.text, reply.error, reply.done) == (TEXT, None, True)
+        assert reply.headers["X-Ropeway-Replica"] == "r1"
 
     scene(fault(kind), Engine())(play)
 
 
 def test_an_answer_that_is_not_streamed_is_never_cut() -> None:
     async def play(b: Bench) -> None:
-        heard = await b.ask(stream=False)  # r0 breaks off inside the body, after its headers
-        assert json.loads(heard.content)["choices"][0]["text"] == TEXT
+        reply = await b.ask(stream=False)  # r0 breaks off inside the body, after its headers
+        assert json.loads(reply.content)["choices"][0]["text"] == TEXT
 
     scene(fault("cut"), Engine())(play)
 
 
 def test_a_first_byte_that_never_comes_is_waited_for_so_long_and_no_longer() -> None:
     async def play(b: Bench) -> None:
-        heard = await b.ask()
-        assert (heard.text, heard.headers["X-Ropeway-Replica"]) == (TEXT, "r1")
+        reply = await b.ask()
+        assert (reply.text, reply.headers["X-Ropeway-Replica"]) == (TEXT, "r1")
         assert b.engines[0].given_up == 1
         assert "0.3 s" in b.replica(0).last_failure
 
@@ -60,9 +60,9 @@ def test_a_first_byte_that_never_comes_is_waited_for_so_long_and_no_longer() -> 
 
 def test_with_no_other_replica_the_error_says_what_happened() -> None:
     async def play(b: Bench) -> None:
-        heard = await b.ask()
-        error = json.loads(heard.content)["error"]
-        assert (heard.status, error["code"]) == (502, 502)
+        reply = await b.ask()
+        error = json.loads(reply.content)["error"]
+        assert (reply.status, error["code"]) == (502, 502)
         assert "r0: the connection broke" in error["message"]
         assert "no other replica is alive" in error["message"]
 
@@ -71,8 +71,8 @@ def test_with_no_other_replica_the_error_says_what_happened() -> None:
 
 def test_what_the_last_replica_said_of_its_failure_is_handed_on() -> None:
     async def play(b: Bench) -> None:
-        heard = await b.ask()
-        assert (heard.status, json.loads(heard.content)["error"]["message"]) == (500, "told to")
+        reply = await b.ask()
+        assert (reply.status, json.loads(reply.content)["error"]["message"]) == (500, "told to")
 
     scene(fault("500"))(play)
 
@@ -94,16 +94,16 @@ def test_a_request_that_kills_replicas_does_not_kill_them_all() -> None:
 def test_a_stream_goes_on_elsewhere_and_nobody_notices(path: str, kind: str, after: int) -> None:
     async def play(b: Bench) -> None:
         options = {"include_usage": True}
-        heard = await b.ask(path, max_tokens=ALL, stream_options=options)
-        assert (heard.text, heard.error, heard.done) == (TEXT, None, True)
-        assert len({chunk["id"] for chunk in heard.chunks}) == 1, "one answer has one name"
+        reply = await b.ask(path, max_tokens=ALL, stream_options=options)
+        assert (reply.text, reply.error, reply.done) == (TEXT, None, True)
+        assert len({chunk["id"] for chunk in reply.chunks}) == 1, "one answer has one name"
         roles = [
-            1 for chunk in heard.chunks for c in chunk["choices"] if "role" in c.get("delta", {})
+            1 for chunk in reply.chunks for c in chunk["choices"] if "role" in c.get("delta", {})
         ]
         assert len(roles) == (path == CHAT)
-        assert len(heard.finish) == 1
+        assert len(reply.finish) == 1
         if after < ALL:
-            assert heard.chunks[-1]["usage"] == {
+            assert reply.chunks[-1]["usage"] == {
                 "prompt_tokens": 10, "completion_tokens": ALL, "total_tokens": 10 + ALL
             }  # fmt: skip
         assert b.router.totals.continued == 1
@@ -114,8 +114,8 @@ def test_a_stream_goes_on_elsewhere_and_nobody_notices(path: str, kind: str, aft
 @pytest.mark.parametrize("tokenizes", [True, False])
 def test_the_limit_on_tokens_holds_over_both_replicas(tokenizes: bool) -> None:
     async def play(b: Bench) -> None:
-        heard = await b.ask(max_tokens=7)
-        assert (heard.text, heard.finish) == ("".join(ANSWER[:7]), ["length"])
+        reply = await b.ask(max_tokens=7)
+        assert (reply.text, reply.finish) == ("".join(ANSWER[:7]), ["length"])
         assert b.engines[1].bodies[0]["max_tokens"] == 3
 
     scene(fault("cut", 4), Engine(tokenizes=tokenizes))(play)
@@ -123,8 +123,8 @@ def test_the_limit_on_tokens_holds_over_both_replicas(tokenizes: bool) -> None:
 
 def test_all_tokens_but_the_finish_mark_is_a_whole_answer() -> None:
     async def play(b: Bench) -> None:
-        heard = await b.ask(max_tokens=4)
-        assert (heard.text, heard.finish, heard.done) == ("".join(ANSWER[:4]), ["length"], True)
+        reply = await b.ask(max_tokens=4)
+        assert (reply.text, reply.finish, reply.done) == ("".join(ANSWER[:4]), ["length"], True)
         assert b.engines[1].bodies == []
 
     scene(fault("cut", 4), Engine())(play)
@@ -132,8 +132,8 @@ def test_all_tokens_but_the_finish_mark_is_a_whole_answer() -> None:
 
 def test_a_finished_answer_without_the_mark_of_the_end_gets_it() -> None:
     async def play(b: Bench) -> None:
-        heard = await b.ask()
-        assert (heard.text, heard.finish, heard.done) == (TEXT, ["stop"], True)
+        reply = await b.ask()
+        assert (reply.text, reply.finish, reply.done) == (TEXT, ["stop"], True)
         assert b.engines[1].bodies == []
 
     scene(fault("undone", ALL + 1), Engine())(play)
@@ -146,13 +146,13 @@ def test_a_finished_answer_without_the_mark_of_the_end_gets_it() -> None:
 @pytest.mark.parametrize("kind", ["cut", "half", "end", "error"])
 def test_what_cannot_go_on_ends_with_an_error(path: str, field: Any, kind: str) -> None:
     async def play(b: Bench) -> None:
-        heard = await b.ask(path, **field)
-        assert (heard.status, heard.text) == (200, "".join(ANSWER[:2]))
-        assert heard.error is not None
-        assert heard.error["code"] == 502
-        assert next(iter(field)) in heard.error["message"]
-        assert "r0" in heard.error["message"]
-        assert not heard.done, "no mark of a whole answer behind a broken one"
+        reply = await b.ask(path, **field)
+        assert (reply.status, reply.text) == (200, "".join(ANSWER[:2]))
+        assert reply.error is not None
+        assert reply.error["code"] == 502
+        assert next(iter(field)) in reply.error["message"]
+        assert "r0" in reply.error["message"]
+        assert not reply.done, "no mark of a whole answer behind a broken one"
         assert b.engines[1].bodies == []
         assert b.router.totals.broken == 1
 
@@ -161,9 +161,9 @@ def test_what_cannot_go_on_ends_with_an_error(path: str, field: Any, kind: str) 
 
 def test_reasoning_that_breaks_off_ends_with_an_error() -> None:
     async def play(b: Bench) -> None:
-        heard = await b.ask(CHAT)
-        assert heard.error is not None
-        assert "reasoning" in heard.error["message"]
+        reply = await b.ask(CHAT)
+        assert reply.error is not None
+        assert "reasoning" in reply.error["message"]
 
     thinking = replace(fault("cut", 1), reasoning=("hm", ", well"))
     scene(thinking, Engine())(play)
@@ -171,27 +171,27 @@ def test_reasoning_that_breaks_off_ends_with_an_error() -> None:
 
 def test_apis_with_named_events_get_a_named_error() -> None:
     async def play(b: Bench) -> None:
-        heard = await b.ask("/v1/responses")
-        assert heard.content.split("\n\n")[-2].startswith('event: error\ndata: {"type":"error"')
+        reply = await b.ask("/v1/responses")
+        assert reply.content.split("\n\n")[-2].startswith('event: error\ndata: {"type":"error"')
 
     scene(fault("cut", 2), Engine())(play)
 
 
 def test_a_stream_with_nowhere_to_go_ends_with_an_error() -> None:
     async def play(b: Bench) -> None:
-        heard = await b.ask()
-        assert heard.error is not None
-        assert "no other replica is alive" in heard.error["message"]
+        reply = await b.ask()
+        assert reply.error is not None
+        assert "no other replica is alive" in reply.error["message"]
 
     scene(fault("cut", 2))(play)
 
 
 def test_a_stream_that_breaks_twice_ends_with_an_error_after_both_parts() -> None:
     async def play(b: Bench) -> None:
-        heard = await b.ask()
-        assert heard.text == "".join(ANSWER[:4])
-        assert heard.error is not None
-        assert all(name in heard.error["message"] for name in ("r0", "r1"))
+        reply = await b.ask()
+        assert reply.text == "".join(ANSWER[:4])
+        assert reply.error is not None
+        assert all(name in reply.error["message"] for name in ("r0", "r1"))
 
     scene(fault("cut", 1), fault("cut", 3), Engine())(play)
 

@@ -36,11 +36,11 @@ GOOD: dict[str, Any] = {
 
 
 def test_a_configuration_is_read() -> None:
-    found = parse(GOOD | {"limits": {"drain_s": 5}, "key_env": "K"}, {"K": "s3cret"})
-    assert found.backends[0].url == "http://10.0.0.1:8001"
-    assert (found.limits.drain_s, found.limits.connect_s) == (5, LIMITS.connect_s)
-    assert found.key == "s3cret"
-    assert "s3cret" not in repr(found)
+    config = parse(GOOD | {"limits": {"drain_s": 5}, "key_env": "K"}, {"K": "s3cret"})
+    assert config.backends[0].url == "http://10.0.0.1:8001"
+    assert (config.limits.drain_s, config.limits.connect_s) == (5, LIMITS.connect_s)
+    assert config.key == "s3cret"
+    assert "s3cret" not in repr(config)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_answers_pass_through_unchanged() -> None:
             assert json.loads(whole.content)["choices"][0]["text"] == TEXT
             url = f"{b.url}/v1/echo/a%2Fb?x=%20y&z"
             async with b.session.put(url, data=b"12345") as response:
-                told = await response.json()
-                assert told == {"method": "PUT", "path": "/v1/echo/a%2Fb?x=%20y&z", "bytes": 5}
+                data = await response.json()
+                assert data == {"method": "PUT", "path": "/v1/echo/a%2Fb?x=%20y&z", "bytes": 5}
                 assert response.headers["X-Theirs"] == "1"
                 assert "X-Hop" not in response.headers
 
@@ -216,11 +216,11 @@ def test_the_state_is_told() -> None:
             await b.alive(1)
             await b.ask()
             async with b.session.get(b.url + "/ropeway/backends") as response:
-                told = await response.json()
-            assert told["alive"] == 1
-            assert [row["state"] for row in told["backends"]] == ["closed", "unproven"]
-            assert told["backends"][0]["requests_total"] == 1
-            assert "onnect" in told["backends"][1]["last_failure"]
+                data = await response.json()
+            assert data["alive"] == 1
+            assert [row["state"] for row in data["backends"]] == ["closed", "unproven"]
+            assert data["backends"][0]["requests_total"] == 1
+            assert "onnect" in data["backends"][1]["last_failure"]
             async with b.session.get(b.url + "/metrics") as response:
                 text = await response.text()
             assert 'ropeway_router_requests_total{backend="r0"} 1\n' in text
