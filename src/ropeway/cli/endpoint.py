@@ -86,19 +86,37 @@ _LOAD_OPTIONS = (
         type=click.IntRange(min=1),
         default=256,
         show_default=True,
-        help="Requests in flight: each client sends its next when its last is done.",
+        help="Requests in flight: each client sends one after the other.",
     ),
     click.option(
-        "--requests", type=click.IntRange(min=1), help="Requests in all.  [default: 2 per client]"
+        "--requests", type=click.IntRange(min=1), help="Requests in total.  [default: 2 per client]"
     ),
     click.option(
         "--rate",
         type=click.FloatRange(min=0, min_open=True),
         help="Requests per second to send (Poisson), with at most --clients in flight.",
     ),
-    click.option("--input-tokens", type=click.IntRange(min=1), default=128, show_default=True),
-    click.option("--output-tokens", type=click.IntRange(min=1), default=128, show_default=True),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of prompts, arrivals."),
+    click.option(
+        "--input-tokens",
+        type=click.IntRange(min=1),
+        default=128,
+        show_default=True,
+        help="Length of each prompt, chat template included.",
+    ),
+    click.option(
+        "--output-tokens",
+        type=click.IntRange(min=1),
+        default=128,
+        show_default=True,
+        help="Longest answer.",
+    ),
+    click.option(
+        "--seed",
+        type=int,
+        default=0,
+        show_default=True,
+        help="The same seed gives the same prompts and arrivals.",
+    ),
     click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True),
     click.option(
         "--warmup",
