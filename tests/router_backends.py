@@ -286,7 +286,7 @@ class Bench:
         async with self.session.post(self.url + path, json=about | body) as response:
             return Reply(response.status, dict(response.headers), await response.text())
 
-    async def alive(self, count: int, within_s: float = 15) -> None:
+    async def alive(self, count: int, within_s: float = 60) -> None:
         """Wait until so many replicas are trusted."""
         async with asyncio.timeout(within_s):
             while len(self.router.pool.alive) != count:

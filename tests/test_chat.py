@@ -20,6 +20,7 @@ from ropeway.endpoint.chat import Conversation, image_type, read_image
 from ropeway.endpoint.client import RequestFailed
 from ropeway.errors import Refused
 from ropeway.sim.endpoint import Behaviour, running
+from waiting import SECONDS
 
 FAST = Behaviour(ttft_s=0, tpot_s=0.001, answer_tokens=4)
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
@@ -305,7 +306,7 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_keeps_the_conversation() -> N
             process.send_signal(signal.SIGINT)
             terminal.wait_for("> ")
             terminal.type("\x04")
-            assert process.wait(15) == 0
+            assert process.wait(SECONDS) == 0
         finally:
             process.kill()
             process.wait()
@@ -327,7 +328,7 @@ class _Terminal:
     def type(self, text: str) -> None:
         os.write(self._leader, text.encode())
 
-    def wait_for(self, text: str, limit: float = 20) -> None:
+    def wait_for(self, text: str, limit: float = SECONDS) -> None:
         """Read on, up to and with this text."""
         expected, end = text.encode(), time.monotonic() + limit
         while expected not in self._unread:

@@ -69,7 +69,7 @@ def tcp_server(answer: bytes) -> Iterator[str]:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        thread.join(5)
+        thread.join(60)
 
 
 # URLs
@@ -207,6 +207,21 @@ def ask_in_virtual_time(behaviour: Behaviour, request: Request = HELLO, **option
             Client(Endpoint(f"{url}/v1"), clock) as client,
         ):
             return await client.ask(request, **options)
+
+    return virtual_time.run(whole())
+
+
+def fail_in_virtual_time(behaviour: Behaviour, **options: Any) -> tuple[RequestFailed, Timing]:
+    async def whole() -> tuple[RequestFailed, Timing]:
+        clock = asyncio.get_running_loop().time
+        watch = Stopwatch(clock)
+        async with (
+            served(FakeEndpoint(behaviour, clock).app()) as url,
+            Client(Endpoint(f"{url}/v1", **options), clock) as client,
+        ):
+            with pytest.raises(RequestFailed) as caught:
+                await client.ask(HELLO, watch=watch)
+        return caught.value, watch.timing()
 
     return virtual_time.run(whole())
 
@@ -406,11 +421,12 @@ def test_a_stream_that_ends_politely_but_too_early_is_broken() -> None:
 
 @pytest.mark.parametrize(("after", "words"), [(0, ""), (3, " after 3 tokens")])
 def test_a_silent_server_times_out(after: int, words: str) -> None:
-    with running(Behaviour(fault="hang", fault_after=after, ttft_s=0)) as fake:
-        error, timing = fail(fake.url, timeout_s=0.3)
+    behaviour = Behaviour(fault="hang", fault_after=after, ttft_s=0)
+    error, timing = fail_in_virtual_time(behaviour, timeout_s=0.3)
     assert type(error) is module.TimedOut
     assert error.what.endswith(f"0.3 s{words}")
-    assert timing.ended - timing.sent >= 0.3
+    silence = timing.ended - (timing.last or timing.sent)
+    assert silence == pytest.approx(0.3, abs=0.05)
 
 
 def test_a_web_page_is_no_openai_server() -> None:

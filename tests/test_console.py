@@ -355,7 +355,7 @@ def test_the_live_line_ticks_while_the_work_blocks():
     screen = Screen(stdout=StringIO(), stderr=Watched(), clock=clock, width=80)
     with screen.step("wait"):
         clock.now += 7
-        assert drawn.wait(timeout=10)
+        assert drawn.wait(timeout=60)
 
 
 def test_stages_say_what_is_done_and_what_comes_next():

@@ -213,7 +213,7 @@ async def _ask_r2(b: Bench, count: int, **body: Any) -> list["asyncio.Task[Reply
         for replica in b.router.pool:
             replica.outstanding = 0 if replica.name == "r2" else 10**9
         tasks.append(asyncio.create_task(b.ask(prompt=f"{number}: ", **body)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(b.replica(2).attempts) <= number:
                 await asyncio.sleep(0.005)
     for replica in b.router.pool:
@@ -224,7 +224,7 @@ async def _ask_r2(b: Bench, count: int, **body: Any) -> list["asyncio.Task[Reply
 async def _answering(b: Bench) -> None:
     """Wait until r2 streams an answer."""
     began = asyncio.get_running_loop().time()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while b.replica(2).last_token <= began:
             await asyncio.sleep(0.005)
 
@@ -251,10 +251,10 @@ def test_a_stopped_replica_hangs_nobody_and_comes_back() -> None:
         for number in range(20):  # the others are not concerned
             b.first(number % 2)
             b.replica(2).outstanding = 10**9
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 assert (await b.ask()).done
         b.replica(2).outstanding = 0
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             answers = await asyncio.gather(*tasks)
         assert [each.text for each in answers[:6]] == [TEXT] * 6
         assert all(TEXT in json.loads(each.content)["choices"][0]["text"] for each in answers[6:])

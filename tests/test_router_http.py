@@ -280,7 +280,7 @@ def test_the_archive_serves_and_ends_gracefully(tmp_path: Path) -> None:
 
 
 async def _until_healthy(session: aiohttp.ClientSession, url: str) -> None:
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(60):
         while True:
             async with session.get(url + "/health") as response:
                 if response.status == 200:
@@ -290,7 +290,7 @@ async def _until_healthy(session: aiohttp.ClientSession, url: str) -> None:
 
 async def _until_not_healthy(session: aiohttp.ClientSession, url: str) -> None:
     """By a connection that is open already; a new one is not taken."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         with contextlib.suppress(aiohttp.ClientConnectionError):
             while True:
                 async with session.get(url + "/health") as response:
