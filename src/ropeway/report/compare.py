@@ -23,7 +23,7 @@ from ropeway.report.figures import milliseconds, percent, rate, seconds
 from ropeway.report.page import render_page
 
 CURVE_POINTS = 120
-LAST_INNER_TICK = 0.78
+LAST_INNER_TICK = 0.7
 
 
 @dataclass(frozen=True)
