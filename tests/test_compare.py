@@ -11,6 +11,7 @@ import pytest
 
 from ropeway.bench.compare import QUESTION, ComparisonRun, Served
 from ropeway.bench.load_test import LoadTest
+from ropeway.cli.measure import report
 from ropeway.endpoint.client import Endpoint
 from ropeway.errors import LaunchError, LayoutError
 from ropeway.report.console import Screen
@@ -105,3 +106,30 @@ def test_a_layout_that_fails_under_load_keeps_its_start_and_is_taken_down(tmp_pa
     result = comparison(tmp_path).measure(PAIR, cluster.serve)
     assert (result.status, result.start_seconds) == ("failed", 12.5)
     assert cluster.down == 1
+
+
+def test_the_report_is_a_page_a_table_and_one_json_document(tmp_path: Path) -> None:
+    cluster, run = Cluster(), comparison(tmp_path)
+    run.measure(PAIR, cluster.serve)
+    stdout = StringIO()
+    report(run, Screen(json=True, stdout=stdout, stderr=StringIO()), ["ropeway", "compare"], None)
+    document = json.loads(stdout.getvalue())
+    assert document["folder"] == str(tmp_path)
+    assert document["results"][0]["layout"] == "TP2×PP2"
+    assert "TP2×PP2" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("left", [(), ("engine.log",)])
+def test_when_nothing_was_measured_only_an_empty_folder_is_removed(
+    tmp_path: Path, left: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in left:
+        (folder / name).write_text("why")
+    stdout = StringIO()
+    report(
+        comparison(folder), Screen(stdout=stdout, stderr=StringIO()), ["ropeway", "demo"], SINGLE
+    )
+    assert folder.exists() == bool(left)
+    assert stdout.getvalue() == ""
