@@ -284,7 +284,10 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_keeps_the_conversation() -> N
     behaviour = Behaviour(ttft_s=0, tpot_s=0.1, answer=("车\x1b]0;x\x07",), answer_tokens=600)
     with running(behaviour) as fake:
         leader, follower = pty.openpty()
-        code = f"from ropeway.cli.chat import chat; chat(['--url', '{fake.url}'])"
+        code = (  # a shell's background jobs ignore SIGINT, and so would their children
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            f"from ropeway.cli.chat import chat; chat(['--url', '{fake.url}'])"
+        )
         process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=follower,
