@@ -245,6 +245,22 @@ def test_a_log_gets_one_line_at_the_start_one_a_change_and_one_at_the_end():
     )
 
 
+def test_what_changes_all_the_time_is_a_line_of_a_log_only_now_and_then():
+    screen, _, err, clock = log()
+    with screen.step("bench") as step:
+        for done in range(12):
+            clock.now += 1
+            step.tick(f"{done} done", log_every_s=5)
+            step.tick("never in a log")
+    lines = err.getvalue().splitlines()
+    assert lines == [
+        "bench …",
+        "bench … 4 done · 5 s",
+        "bench … 9 done · 10 s",
+        "ok    bench  12.0 s",
+    ]
+
+
 def test_a_terminal_gets_one_live_line_and_then_the_verdict():
     screen, _, err, clock = terminal()
     with screen.step("start the engine", 40) as step:
