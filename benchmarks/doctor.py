@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import venv
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +29,9 @@ from ropeway.doctor.checks import examine
 from ropeway.doctor.cluster import Requirements
 from ropeway.doctor.survey import Effort, survey
 from ropeway.facts.gather import gather
+from ropeway.facts.question import Parsed, Question, shell
 from ropeway.facts.questions import questions
-from ropeway.facts.script import Ask, script
+from ropeway.facts.script import script
 from ropeway.hosts.connect import connected
 from ropeway.hosts.fleet import run_on_all
 from ropeway.sim.faults import inject
@@ -92,9 +94,8 @@ def beside_ansible(folder: Path, hosts: int, npus: int, ansible: str | None) -> 
     with many(folder, hosts, {"SetEnv": own}) as (config, names, _):
         remote = tuple(RemoteHost(address=name, npus=npus, user=USER) for name in names)
         ours = ropeway(Cluster(hosts=remote), config, asked)
-        whole = play(
-            playbook, folder, config, names, [Ask("all", ("sh", "-c", script(asked, "R")))]
-        )
+        everything = Question("all", shell(script(asked, "R")), Parsed.of)
+        whole = play(playbook, folder, config, names, [everything])
         theirs = play(playbook, folder, config, names, asked)
     print(f"\n{len(asked)} commands a host")
     print(f"ropeway                       {ours:7.1f} s")
@@ -102,12 +103,12 @@ def beside_ansible(folder: Path, hosts: int, npus: int, ansible: str | None) -> 
     print(f"ansible, our script as a task {whole:7.1f} s   {whole / ours:.1f} times as long")
 
 
-def expanded(npus: int) -> list[Ask]:
+def expanded(npus: int) -> list[Question[object]]:
     """Every question of doctor, one for each NPU; a model's directory is not asked for.
 
     Without those that depend on another's answer, since a playbook would ask them regardless.
     """
-    found: list[Ask] = []
+    found: list[Question[object]] = []
     for one in questions():
         if one.after or one.unless:
             continue
@@ -117,7 +118,7 @@ def expanded(npus: int) -> list[Ask]:
     return found
 
 
-def stand_ins(folder: Path, npus: int, asked: list[Ask]) -> Path:
+def stand_ins(folder: Path, npus: int, asked: list[Question[object]]) -> Path:
     """npu-smi and hccn_tool as small shell programs that print a virtual machine's answers."""
     folder.mkdir()
     host: VirtualHost = virtual_hosts(sound_fleet(*parse_fleet(f"2x{npus}-910B4")))[0]
@@ -132,7 +133,7 @@ def stand_ins(folder: Path, npus: int, asked: list[Ask]) -> Path:
     return folder
 
 
-def ropeway(cluster: Cluster, config: Path, asked: list[Ask]) -> float:
+def ropeway(cluster: Cluster, config: Path, asked: list[Question[object]]) -> float:
     """Seconds from nothing connected to all facts joined."""
     started = time.monotonic()
     with connected(cluster, ssh_config=str(config)) as hosts:
@@ -156,7 +157,11 @@ def install_ansible(folder: Path) -> str:
 
 
 def play(
-    playbook: Path, folder: Path, config: Path, names: tuple[str, ...], asked: list[Ask]
+    playbook: Path,
+    folder: Path,
+    config: Path,
+    names: tuple[str, ...],
+    asked: Sequence[Question[object]],
 ) -> float:
     """Seconds for a playbook with one `raw` task for each command."""
     tasks = "".join(

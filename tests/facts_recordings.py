@@ -1,7 +1,7 @@
-"""The recorded outputs of Ascend's tools, and what each of them says, checked by eye.
+"""The recorded answers of hosts, and what each of them says, checked by eye.
 
-`recordings/INDEX.tsv` says where each recording is from; `recordings/NAME.json` is the whole
-reading, without the fields that are None.
+`recordings/INDEX.tsv` gives the source of each; `NAME.json` holds what is parsed from it, without
+fields that are empty. Prompts and echoed commands were taken out; nothing else was.
 """
 
 import csv
@@ -10,17 +10,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ropeway.facts.base import Output, Reading
+from ropeway.facts.__main__ import as_json
+from ropeway.facts.question import Parsed, Question
+from ropeway.facts.questions import ALL
 
 RECORDINGS = Path(__file__).parent / "recordings"
+QUESTIONS = {question.key: question for question in ALL}
 
 
-def recorded(*prefixes: str) -> list[str]:
-    """The names of the recordings that begin like this, `hccn_ip_02`."""
+def recorded() -> list[str]:
+    """Return the names of the recordings, `hccn_ip_02`."""
     with (RECORDINGS / "INDEX.tsv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    names = [row["file"].removesuffix(".txt") for row in rows]
-    return [name for name in names if name.startswith(prefixes)]
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return [row["file"].removesuffix(".txt") for row in rows]
 
 
 def text_of(name: str) -> str:
@@ -31,12 +33,14 @@ def expected_of(name: str) -> Any:
     return json.loads((RECORDINGS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def shown(output: Output[Any], reading: Reading[Any]) -> Any:
-    """A reading as its expectation is written."""
-    return {"output": output.name, **_without_none(json.loads(json.dumps(asdict(reading))))}
+def question_of(name: str) -> Question[object]:
+    """Return the question to which a recording is the answer."""
+    return QUESTIONS[expected_of(name)["question"]]
 
 
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_none(entry) for name, entry in value.items() if entry is not None}
-    return [_without_none(entry) for entry in value] if isinstance(value, list) else value
+def shown(question: Question[object], parsed: Parsed[object]) -> Any:
+    """Return a reading as its expectation is written."""
+    fields = json.loads(as_json(parsed))
+    assert fields.keys() == asdict(parsed).keys()
+    kept = {name: value for name, value in fields.items() if value not in (None, [], "")}
+    return {"question": question.key, **kept}

@@ -10,7 +10,7 @@ import pytest
 from ropeway.engines.base import Node, Ports
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import Exit, HostError, Refused
-from ropeway.facts.system import SystemFacts
+from ropeway.facts.local import SystemFacts
 from ropeway.hosts.base import shell_line
 from ropeway.launch.local.prepare import Place, check, complete, hosts_needed, virtual_nodes
 from ropeway.launch.local.record import as_record, from_record, scratch_of

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ropeway.engines.ascend_releases import release_of
 from ropeway.engines.base import Node
 from ropeway.errors import LayoutError, Refused
-from ropeway.facts.driver_paths import USUAL
+from ropeway.facts.ascend.driver import USUAL
 from ropeway.facts.host import HostFacts, Nic, Npu
 from ropeway.launch import docker
 from ropeway.launch.changes import changes, differences

@@ -48,6 +48,9 @@ REFUSALS = {
     "container-holds:host2": (
         "NPUs that are asked for belong to somebody else", "container `old-vllm`", "docker stop",
     ),
+    "container-privileged:host2": (
+        "NPUs that are asked for belong to somebody else", "container `old-vllm`", "docker stop",
+    ),
     "npu-busy:host2:5": (
         "NPUs that are asked for belong to somebody else", "VLLMEngineCor", "devices",
     ),

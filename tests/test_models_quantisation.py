@@ -1,6 +1,7 @@
 """Bits per number, from every mark that quantisers leave."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,12 @@ from ropeway.models import (
     read_shape,
 )
 from ropeway.models.known import known
-from ropeway.models.quantisation import component_of
+from ropeway.models.quantisation import (
+    Quantisation,
+    component_of,
+    recognise_quantisation,
+    stored_precision,
+)
 
 LLAMA = {
     "model_type": "llama",
@@ -158,7 +164,7 @@ def test_auto_is_what_the_model_is_stored_in():
 
 
 def test_an_unknown_scheme_lists_the_known():
-    with pytest.raises(ModelError, match="`w3a3` is no quantisation we know") as caught:
+    with pytest.raises(ModelError, match="w3a3") as caught:
         precision_named("w3a3", known("Qwen3-32B"))
     assert caught.value.hint and "`w8a8`" in caught.value.hint
 
@@ -186,3 +192,112 @@ def test_the_cache_in_a_schemes_name():
 )
 def test_names_of_tensors(tensor, component):
     assert component_of(tensor) == component
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["awq", "gptq", "fp8", "bitsandbytes", "modelopt", "mxfp4", "fbgemm_fp8", "quark", "aqlm"],
+)
+def test_formats_of_cuda_are_known(method):
+    found = recognise_quantisation({"quantization_config": {"quant_method": method.upper()}})
+    assert found == Quantisation("cuda", (f"`quantization_config.quant_method` = {method}",))
+
+
+@pytest.mark.parametrize(
+    ("config", "scheme", "evidence"),
+    [
+        ({}, "none", ()),
+        ({"quantization_config": None}, "none", ()),
+        ({"quantization_config": {}}, "none", ()),
+        ({"quantization_config": "fp8"}, "none", ()),
+        (
+            {"text_config": {"quantization_config": {"quant_method": "fp8"}}},
+            "cuda",
+            ("`text_config.quantization_config.quant_method` = fp8",),
+        ),
+        (
+            {"quantization_config": {"load_in_4bit": True}},
+            "cuda",
+            ("`quantization_config.quant_method` = bitsandbytes",),
+        ),
+        (
+            {"compression_config": {"format": "pack-quantized"}},
+            "compressed-tensors",
+            ("`compression_config.quant_method` = compressed-tensors",),
+        ),
+        (
+            {"quantization_config": {"quant_method": "ascend"}},
+            "ascend",
+            ("`quantization_config.quant_method` = ascend",),
+        ),
+        (
+            {"quantization_config": {"quant_method": "brand-new"}},
+            "unknown",
+            ("`quantization_config.quant_method` = brand-new",),
+        ),
+        ({"quantization_config": {"bits": 4}}, "unknown", ("`quantization_config`",)),
+        (
+            {"quantize": "w8a8_dynamic", "moe_quantize": "w4a8_dynamic"},
+            "ascend",
+            ("`quantize` = w8a8_dynamic", "`moe_quantize` = w4a8_dynamic"),
+        ),
+    ],
+)
+def test_a_config_tells_its_quantisation(config, scheme, evidence):
+    assert recognise_quantisation(config) == Quantisation(scheme, evidence)
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("quant_model_description_w8a8.json", "ascend"),
+        ("quant_model_weight_w8a8-00001-of-00004.safetensors", "ascend"),
+        ("quantize_config.json", "cuda"),
+        ("hf_quant_config.json", "cuda"),
+        ("model.safetensors", "none"),
+        ("my_quant_model_description.json", "none"),
+    ],
+)
+def test_file_names_tell_it_too(file, expected):
+    assert recognise_quantisation({}, ["config.json", file]).scheme == expected
+
+
+def test_a_description_of_floats_alone_is_no_quantisation():
+    files = ["quant_model_description.json"]
+    assert recognise_quantisation({}, files, {"FLOAT": 12}).scheme == "none"
+    assert recognise_quantisation({}, files, {"FLOAT": 12, "W4A16": 3}).scheme == "ascend"
+
+
+def test_marks_that_contradict_each_other_are_both_evidence():
+    config = {"quantization_config": {"quant_method": "fp8"}}
+    found = recognise_quantisation(config, ["quant_model_description.json"], {"W8A8": 9})
+    assert found == Quantisation(
+        "ascend",
+        (
+            "`quant_model_description.json`: W8A8 9",
+            "`quantization_config.quant_method` = fp8",
+        ),
+    )
+
+
+def test_one_reader_of_marks_for_both_questions():
+    """What names no method is the same to who asks for bits and to who asks for a scheme."""
+    config = {"quantization_config": {"load_in_8bit": True}}
+    assert stored_precision(config, "bfloat16").dense == 8
+    assert recognise_quantisation(config).scheme == "cuda"
+
+
+def test_published_configs_are_recognised():
+    folder = Path(__file__).parent / "model_configs"
+    schemes = {
+        path.stem: recognise_quantisation(json.loads(path.read_text())).scheme
+        for path in folder.iterdir()
+    }
+    assert {name for name, scheme in schemes.items() if scheme != "none"} == {
+        "MiniMaxAI__MiniMax-M2",
+        "deepseek-ai__DeepSeek-R1",
+        "deepseek-ai__DeepSeek-V3",
+        "deepseek-ai__DeepSeek-V3.2",
+        "moonshotai__Kimi-K2-Instruct",
+        "openai__gpt-oss-120b",
+    }

@@ -68,9 +68,7 @@ def recorded() -> HostFacts:
     """Of a host whose images lie on a disk of their own, and have names without a registry."""
     texts = {
         "docker-version": text_of("podman_version_json"),
-        "docker-info": text_of("podman_info_json").replace(
-            '"graphRoot": "/', '"graphRoot": "/data/'
-        ),
+        "podman-root": "/data/var/lib/containers/storage\n",
         "docker-images": text_of("podman_images_json").replace("quay.io/", "localhost/"),
         "df": "Filesystem 1024-blocks Used Available Capacity Mounted on\n"
         "/dev/a 100 50 50 50% /\n/dev/b 100 10 90 10% /data\n",

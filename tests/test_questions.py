@@ -6,9 +6,9 @@ import shlex
 import pytest
 
 from ropeway.doctor.survey import Effort
-from ropeway.facts.catalogue import OUTPUTS
-from ropeway.facts.questions import pings, questions
-from ropeway.facts.script import START, Ask, Pings, script
+from ropeway.facts.question import Question
+from ropeway.facts.questions import ALL, pings, questions
+from ropeway.facts.script import START, Pings, script
 
 # Programs that only read, with any arguments.
 READERS = {
@@ -33,7 +33,7 @@ CHANGING = {"set", "-s", "-cfg", "clear", "upgrade", "reset", "-roce_test", "rm"
 WRITING = re.compile(r"(?<![0-9])>(?!/dev/null|&)|\btee\b|\bmv\b|\bcp\b|\brm\b|\bdd\b|\bmkdir\b")
 
 
-def all_questions() -> list[Ask | Pings]:
+def all_questions() -> list[Question[object] | Pings]:
     return [
         *questions(model_path="/data/model", deep=True),
         *pings([(0, ["10.0.0.1"])], ["192.168.0.2"]),
@@ -100,10 +100,16 @@ def test_the_prelude_writes_nothing():
     assert not WRITING.search(re.sub(r"'[^']*'", "quoted", head))
 
 
-def test_every_question_has_a_parser_or_is_read_as_it_is():
-    known = {one.name for one in OUTPUTS} | {"devices", "processes", "home", "driver-paths"}
-    asked = {one.key.partition(":")[0] for one in all_questions() if isinstance(one, Ask)}
-    assert asked <= known | {"ping"}
+def test_every_question_that_there_is_is_asked():
+    asked = {one.key.partition(":")[0] for one in all_questions() if isinstance(one, Question)}
+    assert asked | {"hccn-ping"} == {question.key for question in ALL}
+
+
+def test_a_question_comes_after_those_that_it_depends_on():
+    keys = [one.key for one in questions()]
+    for one in questions():
+        for other in filter(None, (one.after, one.unless)):
+            assert keys.index(other) < keys.index(one.key)
 
 
 def test_a_path_with_anything_in_it_stays_one_argument():

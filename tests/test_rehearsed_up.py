@@ -205,7 +205,7 @@ def test_a_bundle_has_everything_but_secrets(guarded: Cluster):
     with zipfile.ZipFile(guarded.folder / "help.zip") as archive:
         parts = {name: archive.read(name).decode() for name in archive.namelist()}
     assert {
-        "versions.txt", "spec.yaml", "containers.json", "host1/facts.json", "host2/audit.log",
+        "versions.txt", "spec.yaml", "containers.json", "facts/host1.txt", "host2/audit.log",
         "host1/ropeway-rehearsal-0-0.log",
     } <= parts.keys()  # fmt: skip
     assert "said to the hub" in parts["host1/ropeway-rehearsal-0-0.log"]
@@ -213,6 +213,12 @@ def test_a_bundle_has_everything_but_secrets(guarded: Cluster):
         assert SECRET not in text, name
         assert OTHER not in text, name
         assert "sk-0123456789abcdef0123" not in text, name
+    # Support from afar: the same cluster, examined from the file alone.
+    assert guarded.run("doctor", "--bundle", "help.zip", "--json") == 1
+    seen = json.loads(guarded.out)
+    assert {finding["check"] for finding in seen["findings"]} >= {"npu-container"}  # our own
+    assert (seen["hosts"], seen["answered"], seen["npus"]) == (2, 2, 16)
+    assert "model" in seen["passed"] and "network" not in seen["passed"]
 
 
 def test_rehearse_brings_up_tells_and_takes_down(capsys, tmp_path, monkeypatch):

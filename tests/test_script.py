@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from ropeway.facts.script import Answer, Ask, Pings, answers, script
+from ropeway.facts.question import Parsed, Question
+from ropeway.facts.script import Answer, Pings, answers, script
 
 FRAME = "Rf00dcafe"
+
+
+def ask(key: str, argv: tuple[str, ...], **how) -> Question[str]:
+    return Question(key, argv, Parsed.of, **how)
+
+
 SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]
 
 
@@ -31,34 +38,34 @@ def tool(folder: Path, name: str, text: str) -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_what_a_command_prints_comes_back_byte_for_byte(shell):
     hostile = 'it\'s $HOME `id` "q"\\n\n\n  two lines * '
-    [answer] = asked([Ask("said", ("printf", "%s", hostile))], shell)
+    [answer] = asked([ask("said", ("printf", "%s", hostile))], shell)
     assert answer == Answer("said", None, None, 0, hostile)
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_command_that_is_not_there_says_so(shell):
-    [answer] = asked([Ask("none", ("no-such-program", "-x"))], shell)
+    [answer] = asked([ask("none", ("no-such-program", "-x"))], shell)
     assert (answer.exit_code, answer.text) == (127, "")
 
 
 def test_a_command_that_fails_gives_its_exit_code_and_what_it_complains_of():
-    [answer] = asked([Ask("no", ("ls", "/no/such/place"))])
+    [answer] = asked([ask("no", ("ls", "/no/such/place"))])
     assert answer.exit_code == 2
     assert "No such file" in answer.text
 
 
 def test_a_command_that_hangs_is_given_up():
-    first, second = asked([Ask("slow", ("sleep", "20"), limit=1), Ask("then", ("echo", "on"))])
+    first, second = asked([ask("slow", ("sleep", "20"), limit=1), ask("then", ("echo", "on"))])
     assert (first.exit_code, second.text) == (124, "on\n")
 
 
 def test_a_command_does_not_eat_the_rest_of_the_script():
-    first, second = asked([Ask("eats", ("cat",)), Ask("then", ("echo", "on"))])
+    first, second = asked([ask("eats", ("cat",)), ask("then", ("echo", "on"))])
     assert (first.text, second.text) == ("", "on\n")
 
 
 def test_an_argument_of_several_lines_is_one_argument():
-    [answer] = asked([Ask("lines", ("sh", "-c", "echo one\necho 'two'\n"))])
+    [answer] = asked([ask("lines", ("sh", "-c", "echo one\necho 'two'\n"))])
     assert answer.text == "one\ntwo\n"
 
 
@@ -66,7 +73,7 @@ def test_an_argument_of_several_lines_is_one_argument():
 def test_each_asks_once_for_every_npu_that_is_listed(shell, tmp_path):
     listing = "printf '\\tNPU ID    : 0\\n\\tChip Count   : 1\\n\\n\\tNPU ID   : 224\\n'"
     tool(tmp_path, "npu-smi", f'[ "$2" = -l ] && {{ {listing}; exit; }}\necho "$@"')
-    found = asked([Ask("board", ("npu-smi", "info", "-i", "N"), each="npu")], shell, tmp_path)
+    found = asked([ask("board", ("npu-smi", "info", "-i", "N"), each="npu")], shell, tmp_path)
     assert [(one.key, one.number, one.text) for one in found] == [
         ("board", 0, "info -i 0\n"),
         ("board", 224, "info -i 224\n"),
@@ -76,19 +83,19 @@ def test_each_asks_once_for_every_npu_that_is_listed(shell, tmp_path):
 @pytest.mark.parametrize("shell", SHELLS)
 def test_what_depends_on_another_answer_is_asked_only_then(shell):
     lines = [
-        Ask("well", ("true",)),
-        Ask("badly", ("false",)),
-        Ask("missing", ("no-such-program",)),
-        *(Ask(f"after-{key}", ("echo", key), after=key) for key in ("well", "badly", "missing")),
-        *(Ask(f"unless-{key}", ("echo", key), unless=key) for key in ("well", "badly", "missing")),
-        Ask("prefix", ("echo",), after="wel"),
+        ask("well", ("true",)),
+        ask("badly", ("false",)),
+        ask("missing", ("no-such-program",)),
+        *(ask(f"after-{key}", ("echo", key), after=key) for key in ("well", "badly", "missing")),
+        *(ask(f"unless-{key}", ("echo", key), unless=key) for key in ("well", "badly", "missing")),
+        ask("prefix", ("echo",), after="wel"),
     ]
     keys = [answer.key for answer in asked(lines, shell)]
     assert keys[3:] == ["after-well", "unless-badly", "unless-missing"]
 
 
 def test_without_npus_each_asks_nothing():
-    assert asked([Ask("board", ("npu-smi", "info", "-i", "N"), each="npu")]) == []
+    assert asked([ask("board", ("npu-smi", "info", "-i", "N"), each="npu")]) == []
 
 
 def test_a_busy_tool_is_asked_again(tmp_path):
@@ -98,7 +105,7 @@ def test_a_busy_tool_is_asked_again(tmp_path):
         f"[ -e {tmp_path}/asked ] && echo fine && exit\n: >{tmp_path}/asked\n"
         'echo "hccn_tool is busy, please try again."; exit 1',
     )
-    [answer] = asked([Ask("ip", ("hccn_tool", "-ip"))], path=tmp_path)
+    [answer] = asked([ask("ip", ("hccn_tool", "-ip"))], path=tmp_path)
     assert (answer.exit_code, answer.text) == (0, "fine\n")
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from ropeway.errors import HostError
 from ropeway.facts.gather import Answers, ask, facts_from
+from ropeway.facts.question import Question
 from ropeway.facts.questions import pings, questions
-from ropeway.facts.script import Ask, Pings
+from ropeway.facts.script import Pings
 from ropeway.hosts.local import LocalHost
 from ropeway.sim.faults import inject
 from ropeway.sim.hosts import VirtualHost, virtual_hosts
@@ -19,7 +20,7 @@ from ropeway.sim.machine import parse_fleet, sound_fleet
 ASCEND = ("npu-smi", "hccn_tool")
 
 
-def stand_ins(folder: Path, host: VirtualHost, lines: list[Ask | Pings]) -> None:
+def stand_ins(folder: Path, host: VirtualHost, lines: list[Question[object] | Pings]) -> None:
     """Programs that print what the virtual host would, for every question of these."""
     cases: dict[str, list[str]] = {name: [] for name in ASCEND}
     numbers = {
@@ -86,7 +87,7 @@ def test_a_real_shell_and_a_virtual_host_agree(tmp_path, size, fault):
     # /dev/davinciN is the machine's own; the questions for each device are asked by number here.
     lines = [
         replace(one, argv=tuple("1" if word == "N" else word for word in one.argv), each=None)
-        if isinstance(one, Ask) and one.each == "device"
+        if isinstance(one, Question) and one.each == "device"
         else one
         for one in questions()
         if one.argv[0] in ASCEND

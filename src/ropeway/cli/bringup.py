@@ -14,7 +14,7 @@ from types import FrameType
 from ropeway.checkpoints.fetch import default_root, ensure
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import Refused
-from ropeway.facts.system import SystemFacts, gather
+from ropeway.facts.local import SystemFacts, gather
 from ropeway.hosts.base import Host
 from ropeway.hosts.local import LocalHost
 from ropeway.launch.local.prepare import Place, check, complete, virtual_nodes

@@ -1,8 +1,7 @@
 """`ropeway doctor`: is this cluster sound?"""
 
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,14 +10,16 @@ from pathlib import Path
 import click
 
 from ropeway.cli.bringup import interruptible, read_spec
+from ropeway.cli.host_argument import remote_host
 from ropeway.cli.options import config_option, screen_options
 from ropeway.doctor.checks import examine
-from ropeway.doctor.cluster import Cluster as Seen
+from ropeway.doctor.cluster import Cluster as ClusterFacts
 from ropeway.doctor.cluster import Requirements
-from ropeway.doctor.finding import Examination
 from ropeway.doctor.pings import PARTNERS
 from ropeway.doctor.survey import Effort, survey
-from ropeway.errors import Exit, Refused
+from ropeway.errors import Exit, HostError, Refused
+from ropeway.facts.bundle import SPEC, read_bundle
+from ropeway.facts.gather import facts_of
 from ropeway.hosts.base import Host
 from ropeway.hosts.connect import connected
 from ropeway.report.console import Screen
@@ -27,10 +28,11 @@ from ropeway.report.text import faults_table
 from ropeway.sim.faults import FAULTS, inject
 from ropeway.sim.hosts import virtual_hosts
 from ropeway.sim.machine import parse_fleet, sound_fleet
-from ropeway.spec.cluster import Cluster, RemoteHost
+from ropeway.spec.cluster import Cluster
+from ropeway.spec.model import parse_spec
 
 _RAY_PORT = 6379
-_PORT = 8000  # where vLLM serves when nothing is said
+_PORT = 8000  # where vLLM serves by default
 
 
 @click.command()
@@ -57,6 +59,10 @@ _PORT = 8000  # where vLLM serves when nothing is said
     help="With --rehearse: what is wrong there; may be given several times.",
 )  # fmt: skip
 @click.option("--list-faults", is_flag=True, help="Name the faults that can be rehearsed.")
+@click.option(
+    "--bundle", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Examine the hosts from what `ropeway bundle` collected; no host is contacted.",
+)  # fmt: skip
 @screen_options
 @click.pass_context
 def doctor(
@@ -73,6 +79,7 @@ def doctor(
     rehearse: str | None,
     faults: Sequence[str],
     list_faults: bool,
+    bundle: Path | None,
     screen: Screen,
 ) -> None:
     """Look at every host of the cluster and say what would go wrong, before anything starts.
@@ -85,36 +92,61 @@ def doctor(
       ropeway doctor --rehearse 2x8-910B4 --fault link-down
     """
     if list_faults:
-        screen.answer(faults_table((name, one.title, one.check) for name, one in FAULTS.items()))
-        screen.result({"faults": {name: one.title for name, one in FAULTS.items()}})
+        screen.answer(
+            faults_table((name, fault.title, fault.check) for name, fault in FAULTS.items())
+        )
+        screen.result({"faults": {name: fault.title for name, fault in FAULTS.items()}})
         return
     if faults and rehearse is None:
         raise Refused("`--fault` is for virtual hosts", hint="add `--rehearse 2x8-910B4`")
+    if bundle is not None:
+        if hosts or rehearse or deep or model_path:
+            raise Refused("`--bundle` contacts no host", hint="give `--bundle` and `--image` only")
+        cluster = _bundled(bundle, image)
+        unchecked = _UNCHECKED if len(cluster.names) > 1 else {}
+        ctx.exit(_tell(screen, cluster, str(bundle), html, unchecked))
     effort = Effort(deep=deep, partners=partners, seconds=timeout)
-    title, asked = _asked(hosts, config, rehearse, faults)
-    wanted = Requirements(
-        image=image,
-        model_path=model_path or asked.model_path,
-        ports={_RAY_PORT: "Ray", 60000: "HCCL", asked.port: "the server"},
-        runtime=asked.runtime,
+    title, selection = _select(hosts, config, rehearse, faults)
+    with interruptible(), selection.hosts as reachable:
+        npus = {host.name: npus for host, npus in zip(reachable, selection.npus, strict=False)}
+        path = model_path or selection.model_path
+        requirements = _requirements(npus, image, path, selection.port, selection.runtime)
+        cluster = _survey(reachable, requirements, effort, screen)
+    ctx.exit(_tell(screen, cluster, title, html, {}))
+
+
+# Groups of checks of which a bundle holds a part only, and what it lacks.
+_UNCHECKED = {"hosts": "clocks", "network": "pings between hosts"}
+
+
+def _requirements(
+    npus: Mapping[str, int], image: str | None, model_path: str | None, port: int, runtime: str
+) -> Requirements:
+    ports = {_RAY_PORT: "Ray", 60000: "HCCL", port: "the server"}
+    return Requirements(npus=npus, image=image, model_path=model_path, ports=ports, runtime=runtime)
+
+
+def _bundled(path: Path, image: str | None) -> ClusterFacts:
+    """Return the cluster as a bundle shows it. Raises Refused."""
+    bundle = read_bundle(path)
+    spec = parse_spec(bundle.spec, f"{path}:{SPEC}") if bundle.spec is not None else None
+    npus = {host.address: host.npus for host in (spec.cluster.hosts or () if spec else ())}
+    requirements = _requirements(
+        npus,
+        image,
+        spec.model.path if spec else None,
+        spec.serve.port if spec else _PORT,
+        spec.runtime.command if spec else "docker",
     )
-    with interruptible(), asked.hosts as reachable:
-        wanted = replace(
-            wanted,
-            npus={host.name: npus for host, npus in zip(reachable, asked.npus, strict=False)},
-        )
-        cluster = _survey(reachable, wanted, effort, screen)
-    seen = examine(cluster)
-    _tell(screen, seen, cluster, title, html)
-    ctx.exit(Exit.OK if seen.sound else Exit.NO)
-
-
-_TARGET = re.compile(r"(?:(?P<user>[^@\s]+)@)?(?P<address>[^@\s]+?)(?::(?P<port>\d{1,5}))?")
+    hosts = tuple(facts_of(transcript) for transcript in bundle.transcripts)
+    failures = {name: HostError(text, where=name) for name, text in bundle.failures.items()}
+    names = (*(host.name for host in hosts), *failures)
+    return ClusterFacts(requirements, hosts, failures, names=names)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """Which hosts, and what is wanted of them. `npus` in the order of the hosts; may be empty."""
+class _Selection:
+    """The hosts, and what the spec requires of them. `npus` is in their order, or empty."""
 
     hosts: AbstractContextManager[Sequence[Host]]
     npus: tuple[int, ...]
@@ -123,10 +155,10 @@ class _Asked:
     runtime: str = "docker"
 
 
-def _asked(
+def _select(
     given: Sequence[str], config: Path, rehearse: str | None, faults: Sequence[str]
-) -> tuple[str, _Asked]:
-    """What to call the cluster, and the cluster. Nothing is spoken to yet. Raises Refused."""
+) -> tuple[str, _Selection]:
+    """Return the cluster's title, and its hosts. None is contacted yet. Raises Refused."""
     if rehearse is not None:
         if given:
             raise Refused("`--rehearse` makes its own hosts", hint="leave HOST out")
@@ -135,10 +167,10 @@ def _asked(
             fleet, _ = inject(fleet, text)
         npus = tuple(len(machine.chips) for machine in fleet.machines)
         hosts = nullcontext(virtual_hosts(fleet))
-        return f"rehearsal of {rehearse}", _Asked(hosts, npus, fleet.model_path, _PORT)
+        return f"rehearsal of {rehearse}", _Selection(hosts, npus, fleet.model_path, _PORT)
     if given:
         cluster = Cluster(hosts=tuple(remote_host(text) for text in given))
-        return ", ".join(given), _Asked(connected(cluster), (), None, _PORT)
+        return ", ".join(given), _Selection(connected(cluster), (), None, _PORT)
     spec = read_spec(config, local=False)
     if spec.cluster.hosts is None:
         raise Refused(
@@ -148,31 +180,16 @@ def _asked(
             "ropeway doctor --rehearse 2x8-910B4 shows what doctor says of real hosts",
         )
     npus = tuple(host.npus for host in spec.cluster.hosts)
-    asked = _Asked(
+    selection = _Selection(
         connected(spec.cluster), npus, spec.model.path, spec.serve.port, spec.runtime.command
     )
-    return str(config), asked
+    return str(config), selection
 
 
-def remote_host(text: str) -> RemoteHost:
-    """`user@address:port` as a host of the spec. Raises Refused."""
-    found = _TARGET.fullmatch(text)
-    if found is None:
-        raise Refused(f"`{text}` is not a host", hint="write it like `root@192.168.0.147:22`")
-    port = found["port"]
-    try:
-        return RemoteHost(
-            address=found["address"],
-            npus=1,
-            user=found["user"],
-            port=int(port) if port else None,
-        )
-    except ValueError as error:
-        raise Refused(f"`{text}` is not a host", evidence=str(error).splitlines()[1:3]) from None
-
-
-def _survey(hosts: Sequence[Host], wanted: Requirements, effort: Effort, screen: Screen) -> Seen:
-    """The two rounds, each with its progress."""
+def _survey(
+    hosts: Sequence[Host], requirements: Requirements, effort: Effort, screen: Screen
+) -> ClusterFacts:
+    """Ask in two rounds, each with its progress."""
     with screen.step(f"ask {len(hosts)} hosts") as step:
         done: Counter[str] = Counter()
 
@@ -180,29 +197,47 @@ def _survey(hosts: Sequence[Host], wanted: Requirements, effort: Effort, screen:
             done[phase] += 1
             step.tick(f"{phase} {done[phase]}/{len(hosts)} hosts")
 
-        cluster = survey(hosts, wanted, effort, progress)
+        cluster = survey(hosts, requirements, effort, progress)
         pings = cluster.roce.total if cluster.roce else 0
         step.ok(f"{len(cluster.hosts)} answered" + (f", {pings:,} pings" if pings else ""))
     return cluster
 
 
-def _tell(screen: Screen, seen: Examination, cluster: Seen, title: str, html: Path | None) -> None:
-    unread = [(host.name, f"{one.key}: {one.why}") for host in cluster.hosts for one in host.unread]
-    screen.answer(doctor_text(seen, unread, verbose=screen.verbose > 0))
+def _tell(
+    screen: Screen,
+    cluster: ClusterFacts,
+    title: str,
+    html: Path | None,
+    unchecked: Mapping[str, str],
+) -> Exit:
+    """Report what is wrong. `unchecked`: group that cannot have passed → what was not examined."""
+    examination = examine(cluster)
+    passed = tuple(group for group in examination.passed if group not in unchecked)
+    examination = replace(examination, passed=passed)
+    unread = [
+        (host.name, f"{answer.key}: {answer.why}")
+        for host in cluster.hosts
+        for answer in host.unread
+    ]
+    screen.answer(doctor_text(examination, unread, verbose=screen.verbose > 0))
+    if unchecked:
+        screen.answer(f"not checked: {', '.join(unchecked.values())}")
     if html is not None:
         when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        page = render_html(seen, cluster.names, cluster.roce, title=title, when=when)
+        page = render_html(examination, cluster.names, cluster.roce, title=title, when=when)
         html.write_text(page, encoding="utf-8")
         screen.say(f"page: {html}")
     screen.result(
         {
-            "sound": seen.sound,
-            "hosts": seen.hosts,
-            "answered": seen.answered,
-            "npus": seen.npus,
-            "pings": seen.pings,
-            "findings": [finding.as_json() for finding in seen.findings],
-            "passed": list(seen.passed),
+            "sound": examination.sound,
+            "hosts": examination.hosts,
+            "answered": examination.answered,
+            "npus": examination.npus,
+            "pings": examination.pings,
+            "findings": [finding.as_json() for finding in examination.findings],
+            "passed": list(examination.passed),
+            "not_checked": list(unchecked.values()),
             "unread": [{"host": host, "why": why} for host, why in unread],
         }
     )
+    return Exit.OK if examination.sound else Exit.NO

@@ -23,7 +23,6 @@ VERBS = {
     "model": "Fetch a small model, look into a model directory, or bring one to all hosts.",
     "doctor": "Look at every host of the cluster and say what would go wrong, before anything "
     "starts.",
-    "facts": "Read what commands print on an Ascend host.",
     "plan": "Choose the parallel layout: what fits, how fast it is, what it costs, and why.",
     "calibrate": "Measure this machine, so that `plan` can predict the local cluster.",
     "up": "Bring the model up in one parallel layout and serve it.",

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from ropeway.cli.call import current_call
-from ropeway.cli.doctor import remote_host
+from ropeway.cli.host_argument import remote_host
 from ropeway.cli.options import config_option, with_options
 from ropeway.cli.service import checked_name
 from ropeway.errors import Refused

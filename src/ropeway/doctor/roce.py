@@ -8,8 +8,8 @@ from dataclasses import replace
 from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.finding import Location
 from ropeway.doctor.rule import Check, Evidence, Hit, on_hosts, on_npus, on_ports, same_on_npus
+from ropeway.facts.ascend.npu_smi import chip_family
 from ropeway.facts.host import HostFacts, Npu, Roce
-from ropeway.facts.npu_smi import chip_family
 
 RAY_PAGE = "vllm-ascend docs/source/tutorials/features/ray.md"
 _LOW_MARGIN = 1.5  # of the module's own alarm threshold

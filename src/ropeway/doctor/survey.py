@@ -1,22 +1,20 @@
 """Ask every host everything, in two rounds: its facts, then its clock and pings to other hosts."""
 
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ropeway.doctor.cluster import Cluster, Requirements
 from ropeway.doctor.pings import PARTNERS, PingMatrix, Port, partners_of
+from ropeway.facts.ascend.hccn import parse_ping as parse_roce_ping
 from ropeway.facts.gather import ask, clock_of, gather
-from ropeway.facts.hccn_ping import parse_ping
 from ropeway.facts.host import HostFacts
-from ropeway.facts.ping import parse_ping as parse_ethernet_ping
+from ropeway.facts.linux.ping import parse_ping as parse_ethernet_ping
+from ropeway.facts.question import Question
 from ropeway.facts.questions import pings, questions
-from ropeway.facts.script import Answer, Ask, Pings
+from ropeway.facts.script import Answer, Pings
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import run_on_all
-
-_COUNTS = re.compile(r"(\d{1,6}) packets transmitted, (\d{1,6}) received")
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class PingPlan:
     """
 
     numbers: Mapping[str, int]
-    questions: Mapping[str, tuple[Ask | Pings, ...]]
+    questions: Mapping[str, tuple[Question[object] | Pings, ...]]
     ports: Mapping[str, Port]
     ethernet: Mapping[str, Port]
 
@@ -162,20 +160,5 @@ def _ports(host: HostFacts) -> list[tuple[str, int]]:
 
 def _read(answer: Answer) -> Ping:
     assert answer.address is not None
-    if answer.number is None:
-        value = parse_ethernet_ping(answer.text).value
-        return Ping(None, answer.address, value.loss_percent if value else None)
-    return Ping(answer.number, answer.address, _loss(answer.text))
-
-
-def _loss(text: str) -> float | None:
-    """Return the percentage of packets lost.
-
-    Where the counts are plain they suffice: half a million outputs may have to be read.
-    """
-    counts = _COUNTS.findall(text)
-    if len(counts) == 1 and int(counts[0][0]) > 0:
-        sent, received = map(int, counts[0])
-        return (sent - received) * 100 / sent
-    value = parse_ping(text).value
-    return value[0].loss_percent if value else None
+    parse = parse_ethernet_ping if answer.number is None else parse_roce_ping
+    return Ping(answer.number, answer.address, parse(answer.text).value)

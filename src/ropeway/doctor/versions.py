@@ -17,8 +17,8 @@ from ropeway.engines.ascend_releases import (
     order,
     release_of,
 )
+from ropeway.facts.ascend.npu_smi import chip_family
 from ropeway.facts.host import HostFacts, ModelFiles
-from ropeway.facts.npu_smi import chip_family
 
 
 def image_of(cluster: Cluster, host: HostFacts) -> str | None:

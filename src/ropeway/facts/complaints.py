@@ -1,21 +1,31 @@
-"""What a tool prints instead of an answer, and what becomes of a capture in the end.
+"""What tools and shells print instead of an answer, and what becomes of an output in the end.
 
 The texts are those of the sources of npu-smi and hccn_tool (github.com/hicann/driver:
-`npucli/src/*.c`, `hccn_tool/cmd.c` and `tool_cmd_err.c`), of shells, and of recordings.
+`npucli/src/*.c`, `hccn_tool/cmd.c` and `tool_cmd_err.c`), of Docker, podman, nerdctl and shells,
+and of recordings.
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from typing import TypeVar
 
-from ropeway.facts.base import ErrorKind, Reading, ToolError
+from ropeway.facts.question import ErrorKind, Parsed, ToolError
+from ropeway.facts.text import is_rule, label
 
 T = TypeVar("T")
 
 # In the order in which they win over each other when a text has several.
 _PATTERNS: tuple[tuple[ErrorKind, str], ...] = (
     ("device-used", r"the device is used"),
+    (
+        "failed",  # the daemon of a container engine; it names files that are missing, too
+        r"cannot connect to (?:the docker daemon|podman)|is the docker daemon running|"
+        r"failed to connect to the docker api|error during connect|"
+        r"rootless containerd not running|cannot access containerd socket|"
+        r"failed to dial \S{1,200}containerd|unable to connect to podman|"
+        r"client version \S{1,20} is too (?:new|old)|error response from daemon",
+    ),
     (
         "busy",
         r"hccn_tool is busy|i2c is busy|get lock failed|is occupied\. please|"
@@ -25,8 +35,8 @@ _PATTERNS: tuple[tuple[ErrorKind, str], ...] = (
     (
         "denied",
         r"permission denied|operation not permitted|only (?:the |by the )?root user|"
-        r"only by an administrator|not in the sudoers|权限不够|权限不足|"
-        r"pls check cmd run permission",
+        r"only by an administrator|not in the sudoers|must be (?:run as )?root|"
+        r"access denied|pls check cmd run permission|权限不够|权限不足|不允许的操作|拒绝访问",
     ),
     (
         "no-device",
@@ -45,7 +55,11 @@ _PATTERNS: tuple[tuple[ErrorKind, str], ...] = (
         r"cannot be executed on|(?:get )?unknown option|specify a valid (?:cmd|mode)|"
         r"command or option is not found|it is not supported|invalid major cmd",
     ),
-    ("timeout", r"execut\w* timeout|timed out|time out\b(?!.*seq)|connection timeout"),
+    (
+        "timeout",
+        r"execut\w* timeout|timed out|time out\b(?!.*seq)|connection timeout|timeout expired|"
+        r"deadline exceeded|超时",
+    ),
     (
         "no-driver",
         r"module initialize failed|model initialized failed|drvmng\w* failed|"
@@ -61,7 +75,7 @@ _PATTERNS: tuple[tuple[ErrorKind, str], ...] = (
         r"count of input parameters is wrong|"
         r"^input parameter|^[^:]{1,60} is missing\b|^optical module is not present|has expired!|"
         r"^option .{1,80}\b(?:duplicated|conflict|out of range|missing)|certificates are illegal|"
-        r"^segmentation fault|core dumped|input/output error",
+        r"^segmentation fault|core dumped|input/output error|rtnetlink answers|cannot find device",
     ),
 )
 _KINDS = tuple((kind, re.compile(pattern, re.I)) for kind, pattern in _PATTERNS)
@@ -88,53 +102,23 @@ _ABSENT = re.compile(
     r"executable file not found|not recognized as|未找到命令|找不到命令|没有那个文件或目录",
     re.I,
 )
-_LIBRARY = re.compile(r"shared (?:object|librar)|cannot open shared", re.I)
-# What follows a complaint and adds nothing: the tool's usage, or where to find more.
 # `label     : value`, as tables of labels print it; only these labels report a failure.
 _TABLE_LINE = re.compile(r"\s*([^:]{1,60}?)\s+:\s")
 # Tools complain in short sentences; what begins with a bracket or a date is a line of a log.
-_LONGEST = 240
-_SENTENCE = re.compile(r"[-\s\"']*+[^\W\d_]")
+_LONGEST = 400
+_SENTENCE = re.compile(r"[-\s\"'/]*+[^\W\d_]")
 _REPORTING = ("message", "status", "error", "reason")
+# What follows a complaint and adds nothing: the tool's usage, or where to find more.
 _AFTERTHOUGHT = re.compile(
     r"Usage: |Enter \[ ?hccn_tool|Error parameter of |\[ ?hccn_tool .*needs the following", re.I
 )
+# Somebody left lines out.
+_ELISION = re.compile(r"^[ \t]*\.{3}[ \t\r]*$", re.M)
 _USAGE_LINE = re.compile(r"\s|\[|-|Commands:|Options:|Error parameter of ")
 
 
-@dataclass
-class Leftovers:
-    """The lines that a parser could not use, sorted: complaints, absences, and the unread rest."""
-
-    errors: list[ToolError] = field(default_factory=list)
-    absent: bool = False
-    unread: list[str] = field(default_factory=list)
-    _complained: bool = False
-    _usage: bool = False
-
-    def add(self, line: str) -> ToolError | None:
-        """Keep a line; returns the complaint if it is one. Blank lines and rules are dropped."""
-        text = line.strip()
-        if not any(character.isalnum() for character in text):
-            return None
-        begins = self._complained and _AFTERTHOUGHT.match(text) is not None
-        self._usage = begins or (self._usage and _USAGE_LINE.match(line) is not None)
-        if self._usage:
-            return None
-        if _ABSENT.search(text) and not _LIBRARY.search(text):
-            self.absent = True
-            return None
-        error = complaint(text)
-        if error is None:
-            self.unread.append(text)
-        else:
-            self.errors.append(error)
-            self._complained = True
-        return error
-
-
 def complaint(line: str) -> ToolError | None:
-    """The error that the line reports, or None when it reports none."""
+    """Return the error that the line reports, or None when it reports none."""
     text = line.strip()
     if len(text) > _LONGEST or not _SENTENCE.match(text):
         return None
@@ -144,9 +128,29 @@ def complaint(line: str) -> ToolError | None:
     kind = next((kind for kind, pattern in _KINDS if pattern.search(text)), None)
     if kind is None:
         return None
-    found = _CODE.search(text)
-    code = int(found[1]) if found else None
+    match = _CODE.search(text)
+    code = int(match[1]) if match else None
     return ToolError(_meaning(code) or kind, text, code)
+
+
+def labelled(
+    lines: Iterable[str], names: Collection[str]
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return the `label : value` lines with one of these names, in order, and the leftovers.
+
+    Names are without blanks and in lower case. Lines with other labels are passed over, unless they
+    complain; a leftover is what has no label at all.
+    """
+    pairs: list[tuple[str, str]] = []
+    leftovers: list[str] = []
+    for line in lines:
+        pair = label(line)
+        name = "".join(pair[0].split()).lower() if pair else ""
+        if pair and name in names:
+            pairs.append((name, pair[1]))
+        elif pair is None or complaint(line) is not None or _ABSENT.search(line):
+            leftovers.append(line)
+    return pairs, leftovers
 
 
 def _meaning(code: int | None) -> ErrorKind | None:
@@ -156,42 +160,42 @@ def _meaning(code: int | None) -> ErrorKind | None:
     return _DCMI.get(code) if code is not None else None
 
 
-def worst(errors: Iterable[ToolError]) -> ToolError:
-    """The most telling of several complaints; the first of equals."""
-    return min(errors, key=lambda error: _RANK[error.kind])
+def conclude(
+    text: str, value: T | None, leftovers: Iterable[str], *, truncated: bool = False
+) -> Parsed[T]:
+    """Return what an output says, from the value and the lines that the parser could not use.
 
-
-def conclude(text: str, value: T | None, leftovers: Leftovers, *, cut: bool = False) -> Reading[T]:
-    """The reading of a capture: `value` is None when nothing in it was understood."""
+    Those are sorted into complaints, with the usage below them, into reports that something is not
+    there, and into what was not understood. `value` is None when nothing was understood.
+    """
+    errors: list[ToolError] = []
+    unparsed: list[str] = []
+    missing = usage = False
+    for line in leftovers:
+        stripped = line.strip()
+        if is_rule(stripped):
+            continue
+        begins = bool(errors) and _AFTERTHOUGHT.match(stripped) is not None
+        usage = begins or (usage and _USAGE_LINE.match(line) is not None)
+        if usage:
+            continue
+        if (error := complaint(stripped)) is not None:
+            errors.append(error)
+        elif _ABSENT.search(stripped):
+            missing = True
+        else:
+            unparsed.append(stripped)
+    truncated = truncated or ("..." in text and _ELISION.search(text) is not None)
     if value is not None:
-        reading = Reading.of(value, tuple(leftovers.unread), cut=cut or leftovers.absent)
-        if leftovers.errors:
-            return replace(reading, state="partial", error=worst(leftovers.errors))
-        return reading
+        parsed = Parsed.of(value, unparsed, truncated=truncated or missing)
+        return replace(parsed, state="partial", error=_worst(errors)) if errors else parsed
     # A complaint is an answer only where it is about all there is; a log that mentions a failure
     # among a hundred lines is not one.
-    if leftovers.errors and len(leftovers.unread) <= 3 * len(leftovers.errors):
-        return Reading.failed(worst(leftovers.errors), text)
-    absent = leftovers.absent and len(leftovers.unread) <= 3
-    return Reading.absent(text) if absent else Reading.unknown(text)
+    if errors and len(unparsed) <= 3 * len(errors):
+        return Parsed.failed(_worst(errors), text)
+    return Parsed.absent(text) if missing and len(unparsed) <= 3 else Parsed.unknown(text)
 
 
-def conclude_records(
-    text: str, records: Sequence[T], leftovers: Leftovers, *, cut: bool = False
-) -> Reading[tuple[T, ...]]:
-    """As `conclude`, for records that may carry an `error` of their own.
-
-    Where every record is an error the whole is one: with a value only if there are several.
-    """
-    errors = [error for record in records if (error := _error_of(record)) is not None]
-    if errors and len(errors) == len(records):
-        failed: Reading[tuple[T, ...]] = Reading.failed(worst(errors), text)
-        unread = tuple(leftovers.unread)
-        kept = Reading.of(tuple(records), unread).unread
-        return replace(failed, value=tuple(records) if len(records) > 1 else None, unread=kept)
-    return conclude(text, tuple(records) or None, leftovers, cut=cut)
-
-
-def _error_of(record: Any) -> ToolError | None:
-    error = getattr(record, "error", None)
-    return error if isinstance(error, ToolError) else None
+def _worst(errors: Iterable[ToolError]) -> ToolError:
+    """Return the most telling of several complaints; the first of equals."""
+    return min(errors, key=lambda error: _RANK[error.kind])

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ropeway.errors import Refused
-from ropeway.facts.base import State, ToolError
+from ropeway.facts.question import State, ToolError
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class Image:
 
 @dataclass(frozen=True)
 class Container:
-    """A running container; `devices` are the /dev/davinciN it holds, all if it is privileged."""
+    """A running container; `devices` are the /dev/davinciN that it holds. A privileged one holds
+    all of the host."""
 
     name: str
     image: str
@@ -119,6 +120,7 @@ class Docker:
 class ModelFiles:
     """The model's directory. Sizes in bytes; `hashes` are sha256, with `--deep` only.
 
+    config        config.json; None where it is missing or not JSON
     missing       shards that the index names and that are not there
     short         shard → (bytes there, bytes that its own header asks for)
     transformers  the version that wrote config.json
@@ -130,7 +132,7 @@ class ModelFiles:
     sizes: Mapping[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     short: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    has_index: bool = False
+    config: Mapping[str, object] | None = None
     model_type: str | None = None
     transformers: str | None = None
     scheme: str | None = None
@@ -153,7 +155,6 @@ class HostFacts:
     """One host. Sizes in bytes, times in seconds.
 
     clock_s          how far its clock is ahead of ours, give or take half the round trip
-    round_trip_s     of the question for the clock
     disk_free_bytes  where the container engine keeps its images
     devices          /dev/davinciN there are
     pci_devices      accelerators that the PCI bus lists
@@ -177,7 +178,6 @@ class HostFacts:
     shm_bytes: int | None = None
     disk_free_bytes: int | None = None
     clock_s: float | None = None
-    round_trip_s: float = 0.0
     root: bool | None = None
     nofile: int | None = None
     memlock_bytes: int | None = None
@@ -218,24 +218,24 @@ class HostFacts:
 
     @property
     def ethernet_address(self) -> str | None:
-        """What other hosts reach it by: the spec's address when it is one of its own, else the
+        """The address by which other hosts reach it: the spec's when it is one of its own, else the
         first of the default route's interface (the spec may name it by an alias, or from outside).
         """
         return self._address_on(self.nic)
 
-    def reached_by(self, wanted: str | None = None) -> tuple[str, str]:
-        """The name of the interface and the address by which other hosts reach this one: of the
-        interface `wanted`, else of `nic`.
+    def reached_by(self, name: str | None = None) -> tuple[str, str]:
+        """Return the name of the interface and the address by which other hosts reach this one: of
+        the interface `name`, else of `nic`.
 
         Raises Refused, with the interfaces that have an address, when there is none.
         """
-        nic = next((one for one in self.nics if one.name == wanted), None) if wanted else self.nic
+        nic = next((nic for nic in self.nics if nic.name == name), None) if name else self.nic
         if nic is not None and (address := self._address_on(nic)):
             return nic.name, address
         what = "no interface has the host's address, and there is no default route"
-        if wanted is not None:
+        if name is not None:
             state = "does not exist" if nic is None else "has no address"
-            what = f"`{wanted}` {state} on {self.name}"
+            what = f"`{name}` {state} on {self.name}"
         raise Refused(
             what,
             where=self.name,

@@ -5,7 +5,7 @@ The script is a short prelude and then one line for each question:
     ask 20 os-release cat /etc/os-release
     each npu 20 npu-smi-board npu-smi info -t board -i N
     each device 20 hccn-ip hccn_tool -i N -ip -g
-    after docker-version ask 30 docker-info docker info
+    after docker-version ask 30 docker-images docker image ls
 
 `after` and `unless` ask only when the question of that key ended well, or did not. `each` asks once
 for every NPU that `npu-smi info -l` lists (`npu`), or for every /dev/davinciN (`device`), so that
@@ -17,50 +17,24 @@ nobody else prints; what a command prints cannot be mistaken for it.
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
-from ropeway.facts.printed import whole
-
-Target = Literal["npu", "device"]
+from ropeway.facts.question import Question
+from ropeway.facts.text import whole
 
 NOT_FOUND = 127  # what `sh` says of a command that is not there
 TIMED_OUT = 124  # what `timeout` says
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One question. `key` names the kind of output; with `each`, `N` in argv is the number.
-
-    limit  seconds after which it is given up
-    after  key of a question without `each` before it: asked only when that one ended well
-    unless the same, and asked only when it did not
-    """
-
-    key: str
-    argv: tuple[str, ...]
-    each: Target | None = None
-    limit: int = 20
-    after: str | None = None
-    unless: str | None = None
-
-    def line(self) -> str:
-        """Its line of the script."""
-        conditions = (("after", self.after), ("unless", self.unless))
-        when = "".join(f"{word} {key} " for word, key in conditions if key)
-        what = f"each {self.each}" if self.each else "ask"
-        return f"{when}{what} {self.limit} {self.key} {shlex.join(self.argv)}"
-
-
-@dataclass(frozen=True)
 class Pings:
-    """NPU `device` pings these RoCE addresses, one after another. The key is `ping`."""
+    """NPU `device` pings these RoCE addresses, one after another. The answers' key is `ping`."""
 
     device: int
     addresses: tuple[str, ...]
     limit: int = 10
 
     def line(self) -> str:
-        """Its line of the script."""
+        """Return its line of the script."""
         return f"pings {self.limit} {self.device} {' '.join(map(shlex.quote, self.addresses))}"
 
 
@@ -136,13 +110,14 @@ pings() {{
 START = "# questions"
 
 
-def script(lines: Iterable[Ask | Pings], frame: str) -> str:
-    """The script as text. `frame` is one word of letters and digits that no output contains."""
-    return "\n".join([_PRELUDE.format(frame=frame) + START, *(one.line() for one in lines), ""])
+def script(questions: Iterable[Question[object] | Pings], frame: str) -> str:
+    """Return the script. `frame` is a word of letters and digits that no output contains."""
+    lines = (question.line() for question in questions)
+    return "\n".join([_PRELUDE.format(frame=frame) + START, *lines, ""])
 
 
 def answers(output: str, frame: str) -> Iterator[Answer]:
-    """The frames of the script's output, in order. What stands outside of frames is nobody's."""
+    """Yield the frames of the script's output, in order. What stands outside of them is ignored."""
     pieces = output.split(f"\n{frame} ")[1:]
     for piece, after in zip(pieces, [*pieces[1:], ""], strict=False):
         if piece.startswith("= "):

@@ -8,7 +8,7 @@ from ropeway.engines.ascend_releases import RELEASES, Release, image_tag, releas
 from ropeway.engines.base import Node, Ports
 from ropeway.engines.vllm_ascend import AscendReplica
 from ropeway.errors import Refused
-from ropeway.facts.driver_paths import USUAL
+from ropeway.facts.ascend.driver import USUAL
 from ropeway.facts.host import HostFacts
 from ropeway.hardware import chip_named
 from ropeway.launch.docker import reboot_notes

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from ropeway.engines.base import Replica
 from ropeway.engines.vllm import KEY_VARIABLE
-from ropeway.facts.driver_paths import FILES, MANAGERS
+from ropeway.facts.ascend.driver import FILES, MANAGERS
 from ropeway.launch.docker import Container, Mount
 from ropeway.launch.programs import NAMES, program
 from ropeway.launch.scripts import FOLDER, meeting_port, router_script, script_of, url_of

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ropeway import __version__
 from ropeway.errors import HostError
-from ropeway.facts.printed import whole
+from ropeway.facts.text import whole
 from ropeway.hosts.base import Host
 from ropeway.launch.containers import ROUTER, ports
 from ropeway.launch.docker import Container, Runtime, find_argv, in_utc, inspect_argv

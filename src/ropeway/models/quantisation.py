@@ -6,12 +6,13 @@ bits in every scheme here unless its mark says otherwise.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from typing import Literal
 
 from ropeway.errors import ModelError
-from ropeway.models.config import language_part
+from ropeway.models.config import NESTED
 from ropeway.models.shape import COMPONENTS, Component, ModelShape, Precision
 
 _LINEAR: tuple[Component, ...] = ("attention", "dense", "routed", "shared")
@@ -61,6 +62,35 @@ _NAMED: dict[str, tuple[float, float, float, float]] = {
 _SAME = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _CACHE_ENDING = re.compile(r"c(8|4)$")
 
+# none                no mark of any
+# ascend              ModelSlim: made for NPUs
+# compressed-tensors  LLM-Compressor
+# cuda                a format of which only CUDA (or ROCm) has the kernels
+# unknown             a `quant_method` that we do not know
+Scheme = Literal["none", "ascend", "compressed-tensors", "cuda", "unknown"]
+
+# vLLM's QUANTIZATION_METHODS from 0.9 to 0.32 (vllm/model_executor/layers/quantization/__init__.py)
+# and transformers' QuantizationMethod, without those that Ascend loads.
+_CUDA = frozenset(
+    (
+        "aqlm", "auto-round", "auto_awq", "auto_gptq", "auto_round", "awq", "awq_marlin", "bitblas",
+        "bitnet", "bitsandbytes", "cpu_awq", "deepseek_v4_fp8", "deepspeedfp", "eetq", "exl2",
+        "exl3", "experts_int8", "fbgemm_fp8", "fouroversix", "fp8", "fp8_per_block",
+        "fp8_per_channel", "fp8_per_tensor", "fp_quant", "gguf", "gpt_oss_mxfp4", "gptq",
+        "gptq_bitblas", "gptq_marlin", "gptq_marlin_24", "higgs", "hqq", "humming", "inc",
+        "int8_per_channel_weight_only", "ipex", "marlin", "metal", "modelopt", "modelopt_fp4",
+        "modelopt_mixed", "modelopt_mxfp8", "moe_wna16", "mxfp4", "mxfp8", "nvfp4",
+        "nvfp4_per_token", "petit_nvfp4", "ptpc_fp8", "qqq", "quanto", "quark", "rtn", "sinq",
+        "spqr", "squeezellm", "torchao", "tpu_int8", "vptq",
+    )
+)  # fmt: skip
+_ASCEND = frozenset(("ascend", "modelslim", "msmodelslim"))
+# Files that quantisers for CUDA leave beside the weights.
+_CUDA_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+_DESCRIPTION = re.compile(r"quant_model_description[\w.-]{0,100}\.json")
+_WEIGHTS = re.compile(r"quant_model_weights?[\w.-]{0,100}\.safetensors")
+_KEPT_EVIDENCE = 8
+
 
 def precision_named(name: str, shape: ModelShape) -> Precision:
     """Bits of a scheme by the name that people use: `bf16`, `w8a8`, `w4a8c8`, `mxfp8-mxfp4`, …
@@ -73,7 +103,7 @@ def precision_named(name: str, shape: ModelShape) -> Precision:
     key = "w4a16-dense" if plain == "w4a16" and not shape.experts else plain
     if key not in _NAMED:
         known = ", ".join(f"`{item}`" for item in _NAMED if item != "w4a16-dense")
-        raise ModelError(f"`{name}` is no quantisation we know", hint=f"known are {known}")
+        raise ModelError(f"`{name}` is not a quantisation that we know", hint=f"known are {known}")
     return _precision(plain, *_NAMED[key])
 
 
@@ -84,8 +114,8 @@ def is_scheme(name: str) -> bool:
 
 def kv_bits_named(name: str) -> int:
     """Bits per number of the KV cache in a scheme's name: 8 in `w8a8c8`, 16 where it says none."""
-    found = _CACHE_ENDING.search(name.lower())
-    return int(found[1]) if found else 16
+    ending = _CACHE_ENDING.search(name.lower())
+    return int(ending[1]) if ending else 16
 
 
 def stored_precision(config: Mapping[str, object], dtype: str) -> Precision:
@@ -96,8 +126,8 @@ def stored_precision(config: Mapping[str, object], dtype: str) -> Precision:
     """
     base = _ELEMENTS.get(dtype, 16)
     plain = Precision(_SAME.get(dtype, dtype or "bf16"), *(base,) * len(COMPONENTS))
-    marks = _quantisation_marks(config)
-    return marked_precision(marks, plain, config.get("expert_dtype")) if marks else plain
+    tables = _tables(config)
+    return marked_precision(tables[0][1], plain, config.get("expert_dtype")) if tables else plain
 
 
 def marked_precision(
@@ -108,19 +138,19 @@ def marked_precision(
     `base` is what is left unquantised. `expert_dtype` is a key of DeepSeek-V4: fp4 experts amid
     FP8.
     """
-    method = _method(marks)
+    method = _format(marks)
     if method == "mixed_precision" or _groups(marks) > 1:
         return _mixed(marks, base)
     bits = _marked_bits(method, marks)
     if not bits:
         return replace(base, scheme="unknown")
     left = _left_alone(marks)
-    found: dict[str, float] = {part: bits for part in _LINEAR if part not in left}
+    parts: dict[str, float] = {part: bits for part in _LINEAR if part not in left}
     if method == "mxfp4":  # gpt-oss: the experts alone
-        found = {"routed": bits}
+        parts = {"routed": bits}
     if expert_dtype == "fp4":
-        found["routed"] = _MXFP4
-    return replace(base, scheme=_scheme_name(method, marks), **found)
+        parts["routed"] = _MXFP4
+    return replace(base, scheme=_scheme_name(method, marks), **parts)
 
 
 def described_precision(table: Mapping[str, object], base: Precision) -> Precision:
@@ -131,10 +161,10 @@ def described_precision(table: Mapping[str, object], base: Precision) -> Precisi
     bits: list[tuple[str, float]] = []
     schemes: Counter[str] = Counter()
     for name, scheme in table.items():
-        found = re.match(r"W(\d+)A\d+", str(scheme))
-        if name.endswith(".weight") and (found or scheme == "FLOAT"):
-            bits.append((name, float(found[1]) if found else 16.0))
-            schemes.update([found[0].lower()] if found else [])
+        match = re.match(r"W(\d+)A\d+", str(scheme))
+        if name.endswith(".weight") and (match or scheme == "FLOAT"):
+            bits.append((name, float(match[1]) if match else 16.0))
+            schemes.update([match[0].lower()] if match else [])
     scheme = schemes.most_common(1)[0][0] if schemes else base.scheme
     return _by_vote(bits, replace(base, scheme=scheme))
 
@@ -169,19 +199,107 @@ def _precision(
     return Precision(scheme, attention=attention, dense=dense, routed=routed, shared=shared)
 
 
-def _quantisation_marks(config: Mapping[str, object]) -> Mapping[str, object]:
-    for level in (config, language_part(config)):
-        marks = level.get("quantization_config") or level.get("compression_config")
-        if isinstance(marks, Mapping):
-            return marks
-    return {}
+@dataclass(frozen=True)
+class Quantisation:
+    """What the marks of a checkpoint say. `evidence`: the marks, each with its place; the deciding
+    one first."""
+
+    scheme: Scheme
+    evidence: tuple[str, ...] = ()
 
 
-def _method(marks: Mapping[str, object]) -> str:
-    """What the marks call it; ModelOpt says only with which tool, and names the format apart."""
-    named = str(marks.get("quant_method") or "").lower()
+def recognise_quantisation(
+    config: Mapping[str, object],
+    files: Iterable[str] = (),
+    kinds: Mapping[str, int] | None = None,
+) -> Quantisation:
+    """Decide by config.json and the files' names whether an NPU can load a checkpoint.
+
+    `kinds` is how often each type stands in quant_model_description.json, where that was read.
+    vLLM-Ascend loads ModelSlim's formats (with `--quantization ascend`) and, from 0.12,
+    compressed-tensors; AWQ and GPTQ were never merged (pull request 6603 of vllm-ascend), and FP8
+    needs the newest chips.
+    """
+    names = sorted(files)
+    marks = _ascend_marks(config, names, kinds or {})
+    for place, table in _tables(config):
+        method = _method(table, place)
+        mark = f"`{place}.quant_method` = {method}" if method else f"`{place}`"
+        marks.append((_loaded_as(method), mark))
+    marks += [("cuda", f"`{name}`") for name in _CUDA_FILES if name in names]
+    if not marks:
+        return Quantisation("none")
+    evidence = tuple(dict.fromkeys(mark for _, mark in marks))[:_KEPT_EVIDENCE]
+    return Quantisation(marks[0][0], evidence)
+
+
+def _ascend_marks(
+    config: Mapping[str, object], files: Sequence[str], kinds: Mapping[str, int]
+) -> list[tuple[Scheme, str]]:
+    marks: list[tuple[Scheme, str]] = []
+    described = next(filter(_DESCRIPTION.fullmatch, files), None)
+    if described and (not kinds or kinds.keys() - {"FLOAT"}):
+        counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+        marks.append(("ascend", f"`{described}`" + (f": {counts}" if counts else "")))
+    if weights := next(filter(_WEIGHTS.match, files), None):
+        marks.append(("ascend", f"`{weights}`"))
+    for place, level in _levels(config):
+        for key in ("quantize", "moe_quantize"):  # older exports of DeepSeek
+            value = level.get(key)
+            if isinstance(value, str) and value:
+                marks.append(("ascend", f"`{place}{key}` = {value}"))
+    return marks
+
+
+def _loaded_as(method: str) -> Scheme:
+    if method in _ASCEND:
+        return "ascend"
+    if method == "compressed-tensors":
+        return "compressed-tensors"
+    return "cuda" if method in _CUDA else "unknown"
+
+
+def _levels(config: Mapping[str, object]) -> list[tuple[str, Mapping[str, object]]]:
+    """Return the config and the parts of it that describe a language model, each with its path."""
+    levels: list[tuple[str, Mapping[str, object]]] = [("", config)]
+    for place, level in levels:
+        for name in NESTED:
+            inner = level.get(name)
+            if isinstance(inner, Mapping) and len(levels) < 10:
+                levels.append((f"{place}{name}.", inner))
+    return levels
+
+
+def _tables(config: Mapping[str, object]) -> list[tuple[str, Mapping[str, object]]]:
+    """Return the tables of marks in a config, each with its path, the outermost first."""
+    return [
+        (f"{place}{key}", table)
+        for place, level in _levels(config)
+        for key in ("quantization_config", "compression_config")
+        if isinstance(table := level.get(key), Mapping) and table
+    ]
+
+
+def _method(marks: Mapping[str, object], place: str = "") -> str:
+    """Return the method as the marks call it, or as their other keys tell it; "" when none does."""
+    method = marks.get("quant_method")
+    if isinstance(method, str) and method:
+        return method.lower()
+    if marks.get("load_in_4bit") is True or marks.get("load_in_8bit") is True:
+        return "bitsandbytes"
+    if isinstance(marks.get("quant_algo"), str) or isinstance(marks.get("producer"), Mapping):
+        return "modelopt"
+    # LLM-Compressor writes these in place of a method into `compression_config`.
+    if place.endswith("compression_config") or "config_groups" in marks:
+        return "compressed-tensors"
+    return ""
+
+
+def _format(marks: Mapping[str, object]) -> str:
+    """Return the format of the numbers; ModelOpt names it apart from the method."""
+    method = _method(marks)
     algorithm = str(marks.get("quant_algo") or "").lower()
-    return algorithm if algorithm and named in ("", "modelopt") else named
+    return algorithm if algorithm and method == "modelopt" else method
 
 
 def _groups(marks: Mapping[str, object]) -> int:
@@ -195,7 +313,7 @@ def _mixed(marks: Mapping[str, object], base: Precision) -> Precision:
     layers = marks.get("quantized_layers")
     for name, how in layers.items() if isinstance(layers, Mapping) else ():
         if isinstance(how, Mapping):
-            named.append((f"{name}.weight", _marked_bits(_method(how), how)))
+            named.append((f"{name}.weight", _marked_bits(_format(how), how)))
     groups = marks.get("config_groups")
     for how in groups.values() if isinstance(groups, Mapping) else ():
         targets = how.get("targets") if isinstance(how, Mapping) else None
@@ -211,10 +329,10 @@ def _by_vote(named: list[tuple[str, float]], base: Precision) -> Precision:
     votes: dict[Component, Counter[float]] = {}
     for name, bits in named:
         votes.setdefault(component_of(name), Counter())[bits] += 1
-    found: dict[str, float] = {
+    parts: dict[str, float] = {
         part: count.most_common(1)[0][0] for part, count in votes.items() if part != "norm"
     }
-    return replace(base, scheme=base.scheme, **found)
+    return replace(base, scheme=base.scheme, **parts)
 
 
 def _marked_bits(method: str, marks: Mapping[str, object]) -> float:
@@ -230,8 +348,8 @@ def _marked_bits(method: str, marks: Mapping[str, object]) -> float:
         return _group_bits(first, marks) if isinstance(first, Mapping) else 0
     if method == "bitsandbytes":
         return 8 if marks.get("load_in_8bit") else 4.5
-    found = re.match(r"w(\d+)a\d+", method)
-    bits = _number(marks.get("bits") or marks.get("w_bit")) or (float(found[1]) if found else 0)
+    match = re.match(r"w(\d+)a\d+", method)
+    bits = _number(marks.get("bits") or marks.get("w_bit")) or (float(match[1]) if match else 0)
     group = _number(marks.get("group_size") or marks.get("q_group_size"))
     return bits + (16 + bits) / group if bits and group > 0 else bits
 
@@ -243,9 +361,9 @@ def _group_bits(group: Mapping[str, object], marks: Mapping[str, object]) -> flo
     bits, size = _number(weights.get("num_bits")), _number(weights.get("group_size"))
     if not size:
         return bits
-    told = f"{group.get('format')} {marks.get('format')}"
+    formats = f"{group.get('format')} {marks.get('format')}"
     tiny = (
-        "fp4" in told
+        "fp4" in formats
         or weights.get("scale_dtype") == "torch.uint8"
         or weights.get("type") == "float"
     )

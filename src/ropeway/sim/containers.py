@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ropeway.engines.ascend_releases import image_tag, release_of
-from ropeway.facts.driver_paths import MANAGERS, USUAL
+from ropeway.facts.ascend.driver import MANAGERS, USUAL
 from ropeway.hosts.child import sleep_cancellable
 from ropeway.launch.scripts import FOLDER
 from ropeway.sim.machine import Container, Image, Machine

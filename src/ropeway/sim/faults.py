@@ -89,10 +89,10 @@ def _losing(percent: float) -> Change:
         here, there = fleet.machines[host], fleet.machines[host - 1]
         pairs = [
             pair
-            for one in here.chips
+            for chip in here.chips
             for other in there.chips
-            if one.address and other.address
-            for pair in ((one.address, other.address), (other.address, one.address))
+            if chip.address and other.address
+            for pair in ((chip.address, other.address), (other.address, chip.address))
         ]
         return replace(fleet, losses={**fleet.losses, **dict.fromkeys(pairs, percent)})
 
@@ -106,7 +106,7 @@ def _blocked(fleet: Fleet, host: int, device: int) -> Fleet:
 
 def _held(alive: bool) -> Change:
     def apply(fleet: Fleet, host: int, device: int) -> Fleet:
-        chip = next(one for one in fleet.machines[host].chips if one.device == device)
+        chip = next(chip for chip in fleet.machines[host].chips if chip.device == device)
         used = chip.hbm_mb * 9 // 10
         holder = (Process(207795, "VLLMEngineCor", used, alive),)
         return fleet.with_chip(host, device, hbm_used_mb=used, processes=holder)
@@ -152,7 +152,7 @@ def _quantised(method: str) -> Change:
 
 def _other_image(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
     machine = fleet.machines[host]
-    images = tuple(replace(one, id="sha256:" + "9b" * 32) for one in machine.images)
+    images = tuple(replace(image, id="sha256:" + "9b" * 32) for image in machine.images)
     return fleet.with_machine(host, replace(machine, images=images))
 
 
@@ -202,6 +202,8 @@ FAULTS: dict[str, Fault] = {
     "dead-process": Fault("a dead process holds HBM", "npu-dead-process", _held(False)),
     "container-holds": Fault("a container holds NPUs", "npu-container", _machine(
         containers=(Container("old-vllm", "vllm-ascend:old", (0, 1)),))),
+    "container-privileged": Fault("a container holds all NPUs", "npu-container", _machine(
+        containers=(Container("old-vllm", "vllm-ascend:old", (), privileged=True),))),
     "driver-differs": Fault("one host has an older driver", "driver-same", _machine(
         driver="25.0.rc1.1", npu_smi="25.0.rc1.1")),
     "driver-old": Fault("every driver is too old for the image", "driver-image", _everywhere(

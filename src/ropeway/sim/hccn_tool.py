@@ -27,7 +27,7 @@ class HccnTool:
         }
 
     def answer(self, machine: Machine, argv: Sequence[str]) -> tuple[int, str]:
-        """Exit code and output of `hccn_tool ARGV…`."""
+        """Return exit code and output of `hccn_tool ARGV…`."""
         if "driver" in machine.missing:
             return 1, "Get device number failed, ret(-1).\n"
         if len(argv) < 2:
@@ -41,15 +41,15 @@ class HccnTool:
         chip = _chip(machine, argv[1])
         if chip is None:
             return 1, _NO_DEVICE
-        usage, asked = _USAGE.get(option, ("-g",)), argv[3:]
-        if len(asked) < len(usage):
+        usage, arguments = _USAGE.get(option, ("-g",)), argv[3:]
+        if len(arguments) < len(usage):
             return 1, f"The total count of input parameters is wrong!\n{_needs(option, usage)}"
-        if any(word not in (given, "%s") for word, given in zip(usage, asked, strict=False)):
+        if any(word not in (given, "%s") for word, given in zip(usage, arguments, strict=False)):
             return 1, f"Get unknown option!\n{_needs(option, usage)}"
-        return self.ping(chip, asked[2]) if option == "-ping" else (0, _QUERIES[option](chip))
+        return self.ping(chip, arguments[2]) if option == "-ping" else (0, _QUERIES[option](chip))
 
     def ping(self, chip: Chip, address: str) -> tuple[int, str]:
-        """Three packets from a chip's RoCE port to an address."""
+        """Send three packets from a chip's RoCE port to an address."""
         received = PACKETS - round(PACKETS * self.loss(chip, address) / 100)
         lines = [f"device {chip.device} PING {address}"]
         lines += [
@@ -63,7 +63,7 @@ class HccnTool:
         return 0, "\n".join(lines) + "\n"
 
     def loss(self, chip: Chip, address: str) -> float:
-        """Percent of packets lost between a chip and an address."""
+        """Return the percentage of packets lost between a chip and an address."""
         other = self._ports.get(address)
         if other is None or chip.address is None or not (_on_air(chip) and _on_air(other)):
             return 100.0
@@ -122,21 +122,10 @@ def _optical(chip: Chip) -> str:
     return (
         "optical info:\n"
         "present              : present\n"
-        "Vendor Name          : HISILICON\n"
         "Temperature          : 41 C\n"
-        "Vcc                  : 3290.00 mV\n"
-        "Tx Power             : 1.2020 mW\n"
         f"Rx Power             : {chip.rx_power_mw:.4f} mW\n"
-        "Temp High Thres      : 70 C\n"
-        "Temp Low Thres       : 0 C\n"
-        "TxPower High Thres   : 3.5481 mW\n"
-        "TxPower Low Thres    : 0.2818 mW\n"
-        "RxPower High Thres   : 3.5481 mW\n"
         "RxPower Low Thres    : 0.1445 mW\n"
-        "Tx Los Flag          : 0x0\n"
         f"Rx Los Flag          : {lost}\n"
-        "Tx LoL Flag          : 0x0\n"
-        f"Rx LoL Flag          : {lost}\n"
     )
 
 

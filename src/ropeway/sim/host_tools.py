@@ -28,12 +28,12 @@ def fleet_of(text: str) -> Fleet:
 
 
 def answer(fleet: Fleet, number: int, argv: Sequence[str]) -> tuple[int, str]:
-    """Exit code and output of `npu-smi …` or `hccn_tool …` on a host of the fleet.
+    """Return exit code and output of `npu-smi …` or `hccn_tool …` on a host of the fleet.
 
     Raises Refused for another program, or a host that is not there.
     """
     if not 0 <= number < len(fleet.machines):
-        raise Refused(f"no host {number}", hint=f"hosts are 0 to {len(fleet.machines) - 1}")
+        raise Refused(f"no such host: {number}", hint=f"hosts are 0 to {len(fleet.machines) - 1}")
     machine = fleet.machines[number]
     match argv[0]:
         case "npu-smi":
@@ -41,18 +41,18 @@ def answer(fleet: Fleet, number: int, argv: Sequence[str]) -> tuple[int, str]:
         case "hccn_tool":
             return HccnTool(fleet).answer(machine, argv[1:])
         case program:
-            raise Refused(f"`{program}` is no tool of this host", hint="npu-smi or hccn_tool")
+            raise Refused(f"`{program}` is not a tool of this host", hint="npu-smi or hccn_tool")
 
 
 def main(argv: Sequence[str]) -> int:
     """Print what the tool prints; returns its exit code, 2 for arguments that make no sense."""
     try:
         text, number, *command = argv
-        code, said = answer(fleet_of(text), int(number), command or ("",))
+        code, output = answer(fleet_of(text), int(number), command or ("",))
     except (ValueError, Refused) as error:
         sys.stderr.write(f"error: {error}\nusage: FLEET NUMBER npu-smi|hccn_tool ARGS…\n")
         return Refused.exit_code
-    sys.stdout.write(said)
+    sys.stdout.write(output)
     return code
 
 

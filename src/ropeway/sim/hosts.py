@@ -63,7 +63,7 @@ class VirtualHost:
         raise HostError(f"cannot read `{path}`: a virtual host has no files", where=self.name)
 
     def answer(self, argv: Sequence[str]) -> tuple[int, str]:
-        """Exit code and output of one command."""
+        """Return exit code and output of one command."""
         program = argv[0]
         if program in self.machine.missing:
             return NOT_FOUND, ""
@@ -76,19 +76,19 @@ class VirtualHost:
     def _frames(self, script: str) -> Iterator[str]:
         head, _, questions = script.partition(START + "\n")
         frame = head.partition("=")[2].partition("\n")[0]
-        worked: set[str] = set()
+        succeeded: set[str] = set()
         for line in _read(questions):
             words = line
             while words[0] in ("after", "unless"):
-                words = words[2:] if (words[1] in worked) == (words[0] == "after") else ("skip",)
-            for key, argv in self._asked(words):
+                words = words[2:] if (words[1] in succeeded) == (words[0] == "after") else ("skip",)
+            for key, argv in self._commands(words):
                 code, text = self.answer(argv)
                 if code == 0:
-                    worked.add(key)
+                    succeeded.add(key)
                 yield f"\n{frame} {key}\n{text}\n{frame} = {code}\n"
 
-    def _asked(self, words: tuple[str, ...]) -> Iterator[tuple[str, Sequence[str]]]:
-        """A line of the script → keys and commands, as the prelude's functions make them."""
+    def _commands(self, words: tuple[str, ...]) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield keys and commands of a line of the script, as the prelude's functions make them."""
         if words[0] == "ask":
             yield words[2], words[3:]
         elif words[0] == "each":
@@ -104,29 +104,29 @@ class VirtualHost:
     def _numbers(self, target: str) -> Sequence[str]:
         if "driver" in self.machine.missing or (target == "npu" and self.machine.missing & _BLIND):
             return ()
-        there = [chip for chip in self.machine.chips if not chip.dropped]
-        numbers = (chip.npu if target == "npu" else chip.device for chip in there)
+        chips = [chip for chip in self.machine.chips if not chip.dropped]
+        numbers = (chip.npu if target == "npu" else chip.device for chip in chips)
         return tuple(str(number) for number in dict.fromkeys(numbers))
 
 
 def virtual_hosts(fleet: Fleet) -> tuple[VirtualHost, ...]:
-    """Every machine of the fleet as a host."""
+    """Return every machine of the fleet as a host."""
     hccn = HccnTool(fleet)
     return tuple(VirtualHost(machine, fleet, hccn) for machine in fleet.machines)
 
 
 @functools.lru_cache(maxsize=8)
 def _read_same(questions: str) -> tuple[tuple[str, ...], ...]:
-    found = []
+    lines = []
     line = ""
     for piece in questions.splitlines():
         line = f"{line}\n{piece}" if line else piece
         try:
-            found.append(tuple(shlex.split(line)))
+            lines.append(tuple(shlex.split(line)))
         except ValueError:  # a quotation goes on in the next line
             continue
         line = ""
-    return tuple(words for words in found if words)
+    return tuple(words for words in lines if words)
 
 
 def _read(questions: str) -> tuple[tuple[str, ...], ...]:

@@ -1,6 +1,6 @@
 """What everything but the Ascend tools prints on a virtual machine: files, Docker, the network.
 
-A command is known by the constant that facts/ gives it, so that a question that changes there is
+A command is known by the question of facts/ that it belongs to, so that one that changes there is
 not answered here by accident.
 """
 
@@ -8,31 +8,19 @@ import json
 import time
 from collections.abc import Callable, Sequence
 
-from ropeway.facts import (
-    containers,
-    docker,
-    driver_paths,
-    images,
-    limits,
-    memory,
-    names,
-    network,
-    processor,
-)
-from ropeway.facts import ports as listening
+from ropeway.facts import containers, model_directory
+from ropeway.facts.ascend import driver, hccn
+from ropeway.facts.linux import limits, network, ping, system
 from ropeway.facts.script import NOT_FOUND
-from ropeway.facts.storage import hashes_command, model_directory_command
-from ropeway.facts.system import COMMANDS as SYSTEM
-from ropeway.sim.machine import MODEL_INDEX, Fleet, Image, Machine
+from ropeway.sim.machine import MODEL_INDEX, Container, Fleet, Image, Machine
 
 Answer = tuple[int, str]
-_DRIVER_FILE = "/usr/local/Ascend/driver/version.info"
-_FIRMWARE_FILE = "/usr/local/Ascend/firmware/version.info"
+_DRIVER_FILE, _FIRMWARE_FILE = driver.DRIVER.argv[-1], driver.FIRMWARE.argv[-1]
 _HEADER_BYTES = 12_000  # of a shard's safetensors header, about what Qwen3-30B-A3B's have
 
 
 def answer(machine: Machine, fleet: Fleet, argv: Sequence[str]) -> Answer:
-    """Exit code and output of a command; one that is not known here is not installed."""
+    """Return exit code and output of a command; one that is unknown here is not installed."""
     command = tuple(argv)
     if known := _KNOWN.get(command):
         return known(machine)
@@ -40,15 +28,15 @@ def answer(machine: Machine, fleet: Fleet, argv: Sequence[str]) -> Answer:
         return _df(machine, command[2:])
     if command[0] == "ping":
         return _ping(machine, fleet, command[-1])
-    if command == model_directory_command(fleet.model_path):
+    if command == model_directory.MODEL.about(fleet.model_path).argv:
         return _model(machine, fleet.model_path)
-    if command == hashes_command(fleet.model_path):
+    if command == model_directory.HASHES.about(fleet.model_path).argv:
         rows = (f"{_hash(machine, name)}  {name}" for name in sorted(machine.model))
         return 0, "".join(f"{row}\n" for row in rows)
     return NOT_FOUND, ""
 
 
-def _said(text: Callable[[Machine], str]) -> Callable[[Machine], Answer]:
+def _prints(text: Callable[[Machine], str]) -> Callable[[Machine], Answer]:
     return lambda machine: (0, text(machine))
 
 
@@ -60,10 +48,7 @@ def _driver(machine: Machine) -> Answer:
     if "driver" in machine.missing:
         return _no_file(_DRIVER_FILE)
     return 0, (
-        f"Version={machine.driver}\nascendhal_version=7.35.23\naicpu_version=1.0\n"
-        "tdt_version=1.0\nlog_version=1.0\nprof_version=2.0\ntsfw_version=1.0\n"
-        "Innerversion=V100R001C23SPC006B220\n"
-        "compatible_version=[V100R001C19],[V100R001C20],[V100R001C21],[V100R001C22],[V100R001C23]\n"
+        f"Version={machine.driver}\nascendhal_version=7.35.23\n"
         f"compatible_version_fw=[7.0.0,8.9.9]\npackage_version={machine.driver}\n"
     )
 
@@ -71,10 +56,11 @@ def _driver(machine: Machine) -> Answer:
 def _firmware(machine: Machine) -> Answer:
     if "driver" in machine.missing:
         return _no_file(_FIRMWARE_FILE)
-    return 0, (
-        f"Version={machine.firmware}\nfirmware_version=1.0\npackage_version={machine.driver}\n"
-        "compatible_version_drv=[23.0.rc3,26.9.9]\n"
-    )
+    return 0, f"Version={machine.firmware}\nfirmware_version=1.0\n"
+
+
+def _paths(machine: Machine) -> Answer:
+    return 0, "".join(f"{path}\n" for path in driver.USUAL if "driver" not in machine.missing)
 
 
 def _cann(machine: Machine) -> Answer:
@@ -105,19 +91,16 @@ def _lspci(machine: Machine) -> str:
 
 
 def _processes(machine: Machine) -> str:
-    alive = [one for chip in machine.chips for one in chip.processes if one.alive]
-    rows = [(1, "systemd"), (1189, "sshd"), *((one.pid, one.name) for one in alive)]
+    processes = [process for chip in machine.chips for process in chip.processes]
+    rows = [(process.pid, process.name) for process in processes if process.alive]
+    rows += [(1, "systemd"), (1189, "sshd")]
     if machine.raylet:
         rows.append((88120, "raylet"))
     return "".join(f"{pid:7} {name}\n" for pid, name in sorted(rows))
 
 
 def _lscpu(machine: Machine) -> str:
-    text = (
-        f"Architecture:          {machine.architecture}\nCPU(s):                {machine.cores}\n"
-        f"On-line CPU(s) list:   0-{machine.cores - 1}\nThread(s) per core:    1\n"
-        "Vendor ID:             HiSilicon\nModel name:            Kunpeng-920\n"
-    )
+    text = f"Architecture:          {machine.architecture}\n"
     if machine.hypervisor:
         text += f"Hypervisor vendor:     {machine.hypervisor}\n"
     return text
@@ -187,8 +170,8 @@ def _proc_net_tcp(machine: Machine) -> str:
     )
 
 
-def _docker(say: Callable[[Machine], str]) -> Callable[[Machine], Answer]:
-    """A command of the client that needs the daemon."""
+def _docker(output: Callable[[Machine], str]) -> Callable[[Machine], Answer]:
+    """Return the answer of a command of the client that needs the daemon."""
 
     def run(machine: Machine) -> Answer:
         if machine.docker is None:
@@ -198,42 +181,14 @@ def _docker(say: Callable[[Machine], str]) -> Callable[[Machine], Answer]:
                 "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. "
                 "Is the docker daemon running?\n"
             )
-        return 0, say(machine)
+        return 0, output(machine)
 
     return run
 
 
 def _docker_version(machine: Machine) -> str:
-    version = machine.docker
-    client = {"Version": version, "ApiVersion": "1.45", "Os": "linux", "Arch": "arm64"}
-    server = {**client, "MinAPIVersion": "1.24", "KernelVersion": machine.kernel}
-    return json.dumps({"Client": client, "Server": server}) + "\n"
-
-
-def _docker_info(machine: Machine) -> str:
-    return (
-        json.dumps(
-            {
-                "ServerVersion": machine.docker,
-                "Driver": "overlay2",
-                "DockerRootDir": "/var/lib/docker",
-                "CgroupDriver": "systemd",
-                "CgroupVersion": "1",
-                "DefaultRuntime": "runc",
-                "Runtimes": {"runc": {"path": "runc"}},
-                "Containers": len(machine.containers),
-                "ContainersRunning": len(machine.containers),
-                "Images": len(machine.images),
-                "NCPU": machine.cores,
-                "MemTotal": machine.memory_bytes,
-                "Architecture": machine.architecture,
-                "OperatingSystem": " ".join(machine.os),
-                "KernelVersion": machine.kernel,
-                "Name": machine.name,
-            }
-        )
-        + "\n"
-    )
+    version = {"Version": machine.docker, "ApiVersion": "1.45"}
+    return json.dumps({"Client": version, "Server": version}) + "\n"
 
 
 def _image_rows(machine: Machine) -> str:
@@ -242,66 +197,21 @@ def _image_rows(machine: Machine) -> str:
 
 def _image_row(image: Image) -> dict[str, str]:
     repository, _, tag = image.name.rpartition(":")
-    return {
-        "Repository": repository,
-        "Tag": tag,
-        "ID": image.id,
-        "Digest": "<none>",
-        "CreatedAt": "2026-08-16 09:12:33 +0800 CST",
-        "Size": f"{image.bytes / 1e9:.1f}GB",
-    }
-
-
-def _container_rows(machine: Machine) -> str:
-    return "".join(
-        json.dumps(
-            {
-                "ID": f"{number:064x}",
-                "Names": one.name,
-                "Image": one.image,
-                "State": "running",
-                "Status": "Up 3 hours",
-                "Command": '"bash"',
-                "CreatedAt": "2026-11-23 07:00:00 +0800 CST",
-                "Labels": "",
-                "Mounts": "",
-                "Networks": "host",
-                "Ports": "",
-            }
-        )
-        + "\n"
-        for number, one in enumerate(machine.containers, 1)
-    )
+    return {"Repository": repository, "Tag": tag, "ID": image.id}
 
 
 def _containers(machine: Machine) -> str:
-    return "".join(
-        json.dumps(
-            {
-                "Id": f"{number:064x}",
-                "Name": f"/{one.name}",
-                "Image": "sha256:" + "7c" * 32,
-                "State": {"Status": "running", "Running": True, "Pid": 4100 + number},
-                "HostConfig": {
-                    "NetworkMode": "host",
-                    "IpcMode": "private",
-                    "Privileged": False,
-                    "ShmSize": 67108864,
-                    "Devices": [
-                        {
-                            "PathOnHost": f"/dev/davinci{device}",
-                            "PathInContainer": f"/dev/davinci{device}",
-                        }
-                        for device in one.devices
-                    ],
-                },
-                "Config": {"Image": one.image, "Labels": {}, "Env": [], "Cmd": ["bash"]},
-                "Mounts": [],
-            }
-        )
-        + "\n"
-        for number, one in enumerate(machine.containers, 1)
-    )
+    return "".join(json.dumps(_container_row(container)) + "\n" for container in machine.containers)
+
+
+def _container_row(container: Container) -> dict[str, object]:
+    paths = [f"/dev/davinci{device}" for device in container.devices]
+    return {
+        "name": f"/{container.name}",
+        "image": container.image,
+        "privileged": container.privileged,
+        "devices": [{"PathOnHost": path, "PathInContainer": path} for path in paths],
+    }
 
 
 def _df(machine: Machine, paths: Sequence[str]) -> Answer:
@@ -341,7 +251,7 @@ def _ping(machine: Machine, fleet: Fleet, address: str) -> Answer:
 
 
 def _model(machine: Machine, path: str) -> Answer:
-    """The answer to facts/storage.py's question: sizes, config, index, the shards' headers."""
+    """Answer as facts/model_directory.py's script does: sizes, config, index, shards' headers."""
     if not machine.model:
         return 1, f"{path}: No such file or directory\n"
     lines = [f"== directory {path}", "== files"]
@@ -369,71 +279,6 @@ def _hash(machine: Machine, name: str) -> str:
     return machine.model_hashes.get(name, f"{sum(name.encode()):064x}")
 
 
-_KNOWN: dict[tuple[str, ...], Callable[[Machine], Answer]] = {
-    SYSTEM["os-release"]: _said(
-        lambda m: (
-            f'NAME="{m.os[0]}"\nVERSION="{m.os[1]}"\nID="{m.os[0]}"\n'
-            f'VERSION_ID="{m.os[1].split()[0]}"\nPRETTY_NAME="{m.os[0]} {m.os[1]}"\n'
-        )
-    ),
-    SYSTEM["uname"]: _said(lambda m: f"Linux {m.kernel} {m.architecture}\n"),
-    SYSTEM["date"]: _said(lambda m: f"{time.time() + m.clock_s:.9f}\n"),
-    SYSTEM["id"]: _said(
-        lambda m: (
-            "uid=0(root) gid=0(root) groups=0(root)\n"
-            if m.uid == 0
-            else f"uid={m.uid}(ops) gid={m.uid}(ops) groups={m.uid}(ops),1001(HwHiAiUser)\n"
-        )
-    ),
-    driver_paths.HOME: _said(lambda m: "/root\n" if m.uid == 0 else "/home/ops\n"),
-    driver_paths.COMMAND: _said(
-        lambda m: "".join(f"{path}\n" for path in driver_paths.USUAL if "driver" not in m.missing)
-    ),
-    processor.COMMANDS["nproc"]: _said(lambda m: f"{m.cores}\n"),
-    processor.COMMANDS["lscpu"]: _said(_lscpu),
-    processor.COMMANDS["cpu-governor"]: _said(lambda m: f"    {m.cores} {m.governor}\n"),
-    memory.COMMANDS["meminfo"]: _said(
-        lambda m: (
-            f"MemTotal:       {m.memory_bytes // 1024} kB\n"
-            f"MemFree:        {m.memory_bytes // 2048} kB\n"
-            f"MemAvailable:   {m.memory_bytes * 9 // 10240} kB\n"
-        )
-    ),
-    memory.COMMANDS["transparent-hugepages"]: _said(
-        lambda m: (
-            " ".join(
-                f"[{mode}]" if mode == m.hugepages else mode
-                for mode in ("always", "madvise", "never")
-            )
-            + "\n"
-        )
-    ),
-    limits.COMMANDS["proc-limits"]: _said(_limits),
-    limits.COMMANDS["sysctl"]: _said(_sysctl),
-    names.COMMANDS["own-name"]: _said(_own_name),
-    network.COMMANDS["ip-addr"]: _said(_ip_addr),
-    network.COMMANDS["ip-route"]: _said(_ip_route),
-    listening.COMMANDS["ss"]: _said(_ss),
-    listening.COMMANDS["proc-net-tcp"]: _said(_proc_net_tcp),
-    ("ps", "-eo", "pid=,comm="): _said(_processes),
-    docker.COMMANDS["docker-version"]: _docker(_docker_version),
-    docker.COMMANDS["docker-info"]: _docker(_docker_info),
-    images.COMMANDS["docker-images"]: _docker(_image_rows),
-    containers.COMMANDS["docker-ps"]: _docker(_container_rows),
-    containers.COMMANDS["docker-inspect"]: _docker(_containers),
-    ("cat", _DRIVER_FILE): _driver,
-    ("cat", _FIRMWARE_FILE): _firmware,
-    ("lspci", "-d", "19e5:"): _said(_lspci),
-    ("cat", "/etc/hccn.conf"): lambda m: _hccn_conf(m),
-    ("sh", "-c", "ls /dev | grep -E '^davinci[0-9]+$'"): _devices,
-    (
-        "sh",
-        "-c",
-        "cat /usr/local/Ascend/ascend-toolkit/latest/*/ascend_toolkit_install.info",
-    ): _cann,
-}
-
-
 def _hccn_conf(machine: Machine) -> Answer:
     if not machine.hccn_conf:
         return _no_file("/etc/hccn.conf")
@@ -446,3 +291,55 @@ def _hccn_conf(machine: Machine) -> Answer:
             lines.append(f"netdetect_{chip.device}={chip.netdetect}")
         lines += [f"send_arp_status_{chip.device}=1", f"tls_enable_{chip.device}={chip.tls}"]
     return 0, "\n".join(lines) + "\n"
+
+
+_KNOWN: dict[tuple[str, ...], Callable[[Machine], Answer]] = {
+    system.OS_RELEASE.argv: _prints(
+        lambda m: (
+            f'NAME="{m.os[0]}"\nVERSION="{m.os[1]}"\nID="{m.os[0]}"\n'
+            f'VERSION_ID="{m.os[1].split()[0]}"\nPRETTY_NAME="{m.os[0]} {m.os[1]}"\n'
+        )
+    ),
+    system.KERNEL.argv: _prints(lambda m: f"Linux {m.kernel} {m.architecture}\n"),
+    system.USER_ID.argv: _prints(lambda m: f"{m.uid}\n"),
+    system.CORES.argv: _prints(lambda m: f"{m.cores}\n"),
+    system.HYPERVISOR.argv: _prints(_lscpu),
+    system.GOVERNOR.argv: _prints(lambda m: f"    {m.cores} {m.governor}\n"),
+    system.MEMORY.argv: _prints(
+        lambda m: (
+            f"MemTotal:       {m.memory_bytes // 1024} kB\n"
+            f"MemFree:        {m.memory_bytes // 2048} kB\n"
+            f"MemAvailable:   {m.memory_bytes * 9 // 10240} kB\n"
+        )
+    ),
+    system.HUGEPAGES.argv: _prints(
+        lambda m: (
+            " ".join(
+                f"[{mode}]" if mode == m.hugepages else mode
+                for mode in ("always", "madvise", "never")
+            )
+            + "\n"
+        )
+    ),
+    system.HOME.argv: _prints(lambda m: "/root\n" if m.uid == 0 else "/home/ops\n"),
+    system.PROCESSES.argv: _prints(_processes),
+    ping.CLOCK.argv: _prints(lambda m: f"{time.time() + m.clock_s:.9f}\n"),
+    limits.LIMITS.argv: _prints(_limits),
+    limits.SYSCTL.argv: _prints(_sysctl),
+    network.OWN_NAME.argv: _prints(_own_name),
+    network.NICS.argv: _prints(_ip_addr),
+    network.DEFAULT_NIC.argv: _prints(_ip_route),
+    network.SS.argv: _prints(_ss),
+    network.PROC_NET_TCP.argv: _prints(_proc_net_tcp),
+    containers.ENGINE.argv: _docker(_docker_version),
+    containers.ROOT.argv: _docker(lambda _: "/var/lib/docker\n"),
+    containers.IMAGES.argv: _docker(_image_rows),
+    containers.CONTAINERS.argv: _docker(_containers),
+    driver.DRIVER.argv: _driver,
+    driver.FIRMWARE.argv: _firmware,
+    driver.CANN.argv: _cann,
+    driver.DEVICES.argv: _devices,
+    driver.PATHS.argv: _paths,
+    driver.PCI.argv: _prints(_lspci),
+    hccn.CONF.argv: _hccn_conf,
+}

@@ -14,7 +14,6 @@ from functools import cached_property
 
 from ropeway.errors import Refused
 
-MIB = 2**20
 GIB = 2**30
 
 
@@ -106,11 +105,12 @@ class Image:
 
 @dataclass(frozen=True)
 class Container:
-    """A running container and the /dev/davinciN it holds."""
+    """A running container and the /dev/davinciN that it was given by name."""
 
     name: str
     image: str
     devices: tuple[int, ...]
+    privileged: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,15 +203,15 @@ class Fleet:
     @cached_property
     def up(self) -> Mapping[str, Machine]:
         """The machines that can be reached, by their address."""
-        return {one.address: one for one in self.machines if one.failure is None}
+        return {machine.address: machine for machine in self.machines if machine.failure is None}
 
     def with_machine(self, index: int, machine: Machine) -> "Fleet":
-        """This fleet with one machine changed."""
+        """Return this fleet with one machine changed."""
         machines = (*self.machines[:index], machine, *self.machines[index + 1 :])
         return replace(self, machines=machines)
 
     def with_chip(self, index: int, device: int, **changes: object) -> "Fleet":
-        """This fleet with one chip of one machine changed."""
+        """Return this fleet with one chip of one machine changed."""
         machine = self.machines[index]
         chips = tuple(
             replace(chip, **changes) if chip.device == device else chip  # type: ignore[arg-type]
@@ -225,15 +225,15 @@ _SIZE = re.compile(r"(\d{1,4})\s*[x×]\s*(\d{1,2})\s*-\s*([0-9A-Za-z]+)")
 
 def parse_fleet(text: str) -> tuple[int, int, Kind]:
     """Read `2x8-910B4`: hosts, NPUs on each, chip. Raises Refused when it is not that."""
-    found = _SIZE.fullmatch(text.strip())
-    kind = KINDS.get(found[3].upper()) if found else None
-    if found is None or kind is None:
+    match = _SIZE.fullmatch(text.strip())
+    kind = KINDS.get(match[3].upper()) if match else None
+    if match is None or kind is None:
         known = ", ".join(KINDS)
         raise Refused(
             f"`{text}` names no cluster to rehearse",
             hint=f"write hosts x NPUs - chip, like `2x8-910B4`; chips are {known}",
         )
-    hosts, npus = int(found[1]), int(found[2])
+    hosts, npus = int(match[1]), int(match[2])
     if not (1 <= hosts <= 4096 and 1 <= npus <= 16):
         raise Refused(f"`{text}`: 1 to 4096 hosts with 1 to 16 NPUs each can be rehearsed")
     return hosts, npus, kind

@@ -13,7 +13,7 @@ _WIDTH = 99
 
 
 def answer(machine: Machine, argv: Sequence[str]) -> tuple[int, str]:
-    """Exit code and output of `npu-smi ARGV…`."""
+    """Return exit code and output of `npu-smi ARGV…`."""
     if "driver" in machine.missing:
         return 1, _NOT_LOADED
     chips = [chip for chip in machine.chips if not chip.dropped]
@@ -24,8 +24,6 @@ def answer(machine: Machine, argv: Sequence[str]) -> tuple[int, str]:
             return 0, _mapping(machine, chips)
         case ("info", "-l"):
             return 0, _listing(chips)
-        case ("info", "-t", "topo"):
-            return 0, _topology(machine, chips)
         case ("info", "-t", kind, "-i", number, *_):
             of_card = [chip for chip in chips if str(chip.npu) == number]
             if not of_card or kind not in _DETAILS:
@@ -69,10 +67,11 @@ def _table(machine: Machine, chips: Sequence[Chip]) -> str:
         double,
     ]
     for npu in dict.fromkeys(chip.npu for chip in chips):
-        holding = [(chip, one) for chip in chips if chip.npu == npu for one in chip.processes]
         lines += [
-            f"| {chip.npu:<8}{chip.die:<18}| {one.pid:<14}| {one.name:<25}| {one.memory_mb:<24}|"
-            for chip, one in holding
+            f"| {npu:<8}{chip.die:<18}| {user.pid:<14}| {user.name:<25}| {user.memory_mb:<24}|"
+            for chip in chips
+            if chip.npu == npu
+            for user in chip.processes
         ] or [f"| No running processes found in NPU {npu:<60}|"]
         lines.append(double)
     return "\n".join(lines) + "\n"
@@ -100,36 +99,11 @@ def _listing(chips: Sequence[Chip]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _topology(machine: Machine, chips: Sequence[Chip]) -> str:
-    names = [f"{'Phy-ID' if machine.kind.dies > 1 else 'NPU'}{chip.device}" for chip in chips]
-    lines = ["\t   " + "".join(f"{name:<11}" for name in [*names, "CPU Affinity"]).rstrip()]
-    for row, chip in enumerate(chips):
-        cells = [
-            "X" if column == row else "SIO" if other.npu == chip.npu else "HCCS"
-            for column, other in enumerate(chips)
-        ]
-        first = machine.cores // 8 * (chip.device % 8)
-        cells.append(f"{first}-{first + machine.cores // 8 - 1}")
-        lines.append(f"{names[row]:<11}" + "".join(f"{cell:<11}" for cell in cells).rstrip())
-    legend = ["", "Legend:", "", "  X    = Self", "  HCCS = Connection traversing HCCS."]
-    return "\n".join([*lines, *legend]) + "\n"
-
-
 def _board(machine: Machine, chips: Sequence[Chip]) -> str:
-    first = chips[0]
     return _pairs(
-        ("NPU ID", first.npu),
+        ("NPU ID", chips[0].npu),
         ("Software Version", machine.driver),
         ("Firmware Version", machine.firmware),
-        ("Compatibility", "OK"),
-        ("Board ID", "0x65"),
-        ("PCB ID", "A"),
-        ("BOM ID", "1"),
-        ("PCIe Bus Info", f"0000:{0xC1 - first.device:02X}:00.0"),
-        ("Slot ID", first.npu),
-        ("Class ID", "NA"),
-        ("PCI Vendor ID", "0x19E5"),
-        ("PCI Device ID", "0xD802"),
         ("Chip Count", len(chips)),
     )
 
@@ -145,40 +119,19 @@ def _health(machine: Machine, chips: Sequence[Chip]) -> str:  # noqa: ARG001
     )
 
 
-def _usages(machine: Machine, chips: Sequence[Chip]) -> str:  # noqa: ARG001
-    lines = _pairs(("NPU ID", chips[0].npu), ("Chip Count", len(chips)))
-    return lines + "".join(
-        _pairs(
-            ("HBM Capacity(MB)", chip.hbm_mb),
-            ("HBM Usage Rate(%)", chip.hbm_used_mb * 100 // chip.hbm_mb),
-            ("Aicore Usage Rate(%)", 0),
-            ("Aivector Usage Rate(%)", 0),
-            ("Aicpu Usage Rate(%)", 0),
-            ("Ctrlcpu Usage Rate(%)", 0),
-            ("HBM Bandwidth Usage Rate(%)", 0),
-            ("Chip ID", chip.die),
-        )
-        for chip in chips
-    )
-
-
 def _ecc(machine: Machine, chips: Sequence[Chip]) -> str:  # noqa: ARG001
     return "".join(
         _pairs(
             ("NPU ID", chip.npu),
-            ("HBM Single Bit Error Count", 0),
             ("HBM Double Bit Error Count", chip.ecc_double),
-            ("HBM Single Bit Aggregate Total Err Cnt", 0),
             ("HBM Double Bit Aggregate Total Err Cnt", chip.ecc_double),
-            ("HBM Single Bit Isolated Pages Count", 0),
-            ("HBM Double Bit Isolated Pages Count", chip.ecc_double),
             ("Chip ID", chip.die),
         )
         for chip in chips
     )
 
 
-_DETAILS = {"board": _board, "health": _health, "usages": _usages, "ecc": _ecc}
+_DETAILS = {"board": _board, "health": _health, "ecc": _ecc}
 
 
 def _pairs(*pairs: tuple[str, object]) -> str:

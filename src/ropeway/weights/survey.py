@@ -2,15 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ropeway.errors import HostError, Refused
 from ropeway.facts.gather import Answers, ask, facts_from
 from ropeway.facts.host import HostFacts, ModelFiles
-from ropeway.facts.network import COMMANDS as NETWORK
-from ropeway.facts.printed import whole
-from ropeway.facts.script import Ask
-from ropeway.facts.storage import model_directory_command
+from ropeway.facts.linux.network import DEFAULT_NIC, NICS
+from ropeway.facts.model_directory import MODEL
+from ropeway.facts.text import whole
 from ropeway.hosts.base import Host
 from ropeway.hosts.ssh import SshHost
 from ropeway.weights.files import File, weights
@@ -78,11 +77,7 @@ def look(host: Host, root: str, nic: str | None = None) -> Site:
     found = Answers(
         ask(
             host,
-            (
-                Ask("ip-addr", NETWORK["ip-addr"]),
-                Ask("ip-route", NETWORK["ip-route"]),
-                Ask("model-directory", model_directory_command(root), limit=int(_SECONDS)),
-            ),
+            (NICS, DEFAULT_NIC, replace(MODEL.about(root), limit=int(_SECONDS))),
             timeout=2 * _SECONDS,
         )
     )

@@ -7,7 +7,7 @@ from ropeway.engines.base import Node, Ports
 from ropeway.engines.vllm import data_ranks_that_fit
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import Refused
-from ropeway.facts.system import SystemFacts
+from ropeway.facts.local import SystemFacts
 from ropeway.launch.local.record import scratch_of
 from ropeway.models import ModelShape
 from ropeway.spec.model import Layout, Spec

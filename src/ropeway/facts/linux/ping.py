@@ -1,0 +1,48 @@
+"""The second round of questions: the host's clock, and pings over Ethernet.
+
+Over RoCE it is hccn_tool that pings: see `ascend/hccn.py`.
+"""
+
+import re
+from dataclasses import replace
+
+from ropeway.facts.complaints import conclude
+from ropeway.facts.question import Parsed, Question
+from ropeway.facts.text import decimal, plain_lines
+
+
+def parse_clock(text: str) -> Parsed[float]:
+    """Return the seconds since 1970. Busybox prints `%N`, or nothing after the point."""
+    lines = [line.strip() for line in plain_lines(text)]
+    match = next(filter(None, map(_EPOCH.fullmatch, lines)), None)
+    rest = [line for line in lines if match is None or line != match[0]]
+    return conclude(text, float(f"{match[1]}.{match[2] or 0}") if match else None, rest)
+
+
+_EPOCH = re.compile(r"([0-9]{9,11})(?:\.([0-9]{1,9})?(?:%?N)?)?")
+CLOCK = Question("date", ("date", "+%s.%N"), parse_clock)
+
+
+def parse_ping(text: str) -> Parsed[float]:
+    """Return the percentage of packets lost, as `ping` of iputils or busybox prints it."""
+    match = _LOSS.search(text)
+    loss = decimal(match[1]) if match else None
+    if loss is not None:
+        return Parsed("ok", loss)
+    return conclude(text, None, [line for line in plain_lines(text) if not _PACKET.match(line)])
+
+
+_LOSS = re.compile(
+    r"[0-9]{1,9} packets transmitted, [0-9]{1,9} (?:packets )?received,"
+    r"(?: \+[0-9]{1,9} [a-z]{1,20},){0,3} ([0-9]{1,3}(?:\.[0-9]{1,6})?)% packet loss"
+)
+_PACKET = re.compile(r"\s*(?:[0-9]{1,6} bytes from |--- |From \S|PING )")
+
+
+# Both iputils and busybox know these flags; `-w` ends it in any case.
+PING = Question("ping", ("ping", "-c", "2", "-w", "3"), parse_ping)
+
+
+def to(address: str) -> Question[float]:
+    """Return the ping of one address; its answer has it behind the key."""
+    return replace(PING.about(address), key=f"{PING.key}::{address}")

@@ -1,0 +1,180 @@
+"""The system of a host: release, kernel, processors, memory, clock, user, processes.
+
+All commands run under LC_ALL=C; where a translation is known it is read all the same.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ropeway.facts.complaints import conclude
+from ropeway.facts.question import Parsed, Question, shell
+from ropeway.facts.text import plain_lines, whole
+
+T = TypeVar("T")
+
+
+def _first(read: Callable[[str], T | None]) -> Callable[[str], Parsed[T]]:
+    """Return the parser of an output of which one line counts: the first from which `read` returns
+    a value."""
+
+    def parse(text: str) -> Parsed[T]:
+        value: T | None = None
+        leftovers: list[str] = []
+        for line in map(str.strip, plain_lines(text)):
+            first = read(line) if value is None else None
+            if first is not None:
+                value = first
+            else:
+                leftovers.append(line)
+        return conclude(text, value, leftovers)
+
+    return parse
+
+
+def parse_os_release(text: str) -> Parsed[str]:
+    """Return the name of the system and its release, from os-release(5)."""
+    values: dict[str, str] = {}
+    leftovers: list[str] = []
+    for line in map(str.strip, plain_lines(text)):
+        match = _OS_SETTING.fullmatch(line)
+        if match:
+            values[match[1]] = re.sub(r"\\(.)", r"\1", match[2].strip("\"'"))
+        elif not line.startswith("#"):
+            leftovers.append(line)
+    return conclude(text, values.get("PRETTY_NAME") or values.get("NAME"), leftovers)
+
+
+_OS_SETTING = re.compile(r"([A-Z][A-Z0-9_]{0,60})=(.*)")
+OS_RELEASE = Question("os-release", ("cat", "/etc/os-release"), parse_os_release)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """`release` is the version, `machine` the architecture: `aarch64`."""
+
+    release: str
+    machine: str
+
+
+def _kernel(line: str) -> Kernel | None:
+    words = line.split()
+    if len(words) != 3 or words[0] != "Linux" or not words[1][0].isdigit():
+        return None
+    return Kernel(words[1], words[2])
+
+
+KERNEL = Question("uname", ("uname", "-srm"), _first(_kernel))
+USER_ID = Question("id", ("id", "-u"), _first(whole))
+
+
+def _cores(line: str) -> int | None:
+    cores = whole(line)
+    return cores if cores and cores < 100_000 else None
+
+
+# Logical processors that a process may use.
+CORES = Question("nproc", ("nproc",), _first(_cores))
+
+
+def parse_hypervisor(text: str) -> Parsed[str]:
+    """Return the vendor of the hypervisor; "" for a machine that is not virtual."""
+    lines = plain_lines(text)
+    match = _HYPERVISOR.search(text)
+    if any(_LSCPU.match(line) for line in lines):
+        return conclude(text, match[1].strip() if match else "", [])
+    return conclude(text, None, lines)
+
+
+_LSCPU = re.compile(r"\s*(?:Architecture|CPU\(s\)|架构|CPU) *[:：]")
+_HYPERVISOR = re.compile(r"^[ \t]*(?:Hypervisor vendor|超管理器厂商) *[:：] *(\S.*)$", re.M)
+HYPERVISOR = Question("lscpu", ("lscpu",), parse_hypervisor)
+
+
+def parse_governor(text: str) -> Parsed[str]:
+    """Return the policy by which most processors are clocked, from the counts of `uniq -c`."""
+    counts: dict[str, int] = {}
+    leftovers: list[str] = []
+    for line in plain_lines(text):
+        *count, governor = line.split()
+        number = whole(count[0]) if len(count) == 1 else None
+        if governor in _GOVERNORS and number is not None:
+            counts[governor] = number
+        else:
+            leftovers.append(line)
+    return conclude(text, max(counts, key=lambda name: counts[name], default=None), leftovers)
+
+
+# Documentation/admin-guide/pm/cpufreq.rst of Linux, and the two of intel_pstate among them.
+_GOVERNORS = ("performance", "powersave", "userspace", "ondemand", "conservative", "schedutil")
+GOVERNOR = Question(
+    "cpu-governor",
+    shell("cat /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor 2>&1 | sort | uniq -c"),
+    parse_governor,
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """`available_bytes` is what new work can have without swapping; None before Linux 3.14."""
+
+    total_bytes: int | None
+    available_bytes: int | None
+
+
+def parse_memory(text: str) -> Parsed[Memory]:
+    """Read /proc/meminfo, see proc(5)."""
+    sizes: dict[str, int] = {}
+    leftovers: list[str] = []
+    for line in plain_lines(text):
+        match = _MEMORY.fullmatch(line.strip())
+        if match:
+            sizes[match[1]] = int(match[2]) * 1024
+        elif not _COUNT.fullmatch(line.strip()):
+            leftovers.append(line)
+    memory = Memory(sizes.get("MemTotal"), sizes.get("MemAvailable"))
+    return conclude(text, memory if memory != Memory(None, None) else None, leftovers)
+
+
+_MEMORY = re.compile(r"([A-Za-z_()]\w{0,40}\S?): +([0-9]{1,15}) kB")
+_COUNT = re.compile(r"\S{1,40}: +[0-9]{1,18}(?: kB)?")
+MEMORY = Question("meminfo", ("cat", "/proc/meminfo"), parse_memory)
+
+
+def _hugepages(line: str) -> str | None:
+    match = re.search(r"\[(always|madvise|never)\]", line)
+    return match[1] if match else None
+
+
+# `always [madvise] never`
+HUGEPAGES = Question(
+    "transparent-hugepages",
+    ("cat", "/sys/kernel/mm/transparent_hugepage/enabled"),
+    _first(_hugepages),
+)
+
+
+def _home(line: str) -> str | None:
+    return line if line.startswith("/") else None
+
+
+# Of the user that we log in as.
+HOME = Question("home", shell('echo "$HOME"'), _first(_home))
+
+
+def parse_processes(text: str) -> Parsed[Mapping[int, str]]:
+    """Return pid → name, which the kernel cuts at 15 characters."""
+    names: dict[int, str] = {}
+    leftovers: list[str] = []
+    for line in plain_lines(text):
+        words = line.split(None, 1)
+        pid = whole(words[0])
+        if pid is not None and len(words) == 2:
+            names[pid] = words[1]
+        else:
+            leftovers.append(line)
+    return conclude(text, names or None, leftovers)
+
+
+PROCESSES = Question("processes", ("ps", "-eo", "pid=,comm="), parse_processes)

