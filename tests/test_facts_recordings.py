@@ -165,6 +165,7 @@ KINDS = sorted({expected_of(name)["question"]: name for name in NAMES}.values())
 PIECES = ("a ", "0", '"', "[1,", '{"a":', "\x1b]", "| ", "a: ", "中", "\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_work_grows_with_the_text_and_not_faster(name):
     """100 kB of each piece, and of the recording, in the middle of the recording."""
