@@ -137,6 +137,8 @@ def test_a_second_table_is_left_unparsed():
 
 
 def test_rows_of_another_table_are_no_chips():
+    shifted = "| 0 910B3 | OK | 9 5 0 / 0 |\n| 0000:C1:00.0 | 0 | 1 |\n"
+    assert parse_table(shifted).state == "partial"
     text = "| 1 | foo | bar | baz |\n| 2 apples | many | 3 |\n| 3 pears | 4 | 5 / 6 |\n"
     assert parse_table(text).state == "unknown"
 

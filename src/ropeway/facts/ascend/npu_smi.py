@@ -203,7 +203,7 @@ class _Reader:
 
     def _chip_row(self, line: str, row: list[str]) -> bool:
         closed = line.endswith("|")
-        bus = next((cell for cell in row if _BUS.fullmatch(cell)), None)
+        bus = next((cell for cell in row[1:] if _BUS.fullmatch(cell)), None)
         if bus is not None or (self.pending and "NA" in row[1:-1]):
             known = self.pending and self._second(row, row.index(bus or "NA", 1), closed)
         else:
