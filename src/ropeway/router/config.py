@@ -83,12 +83,8 @@ def load(path: Path, environment: Mapping[str, str]) -> Config:
     `key_env` names a variable, `key_file` a file that only its owner may read. Raises ConfigError.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        return parse(json.loads(path.read_text(encoding="utf-8")), environment)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    try:
-        return parse(raw, environment)
-    except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 

@@ -53,7 +53,7 @@ def exposition(pool: Pool, totals: Totals) -> str:
         for each in pool
         for state in State
     )
-    lines += _metric("breaker", "gauge", "1 for the state a breaker is in.", states)
+    lines += _metric("breaker", "gauge", "1 for the state of the breaker.", states)
     for name, count in asdict(totals).items():
         lines += _metric(f"{name}_total", "counter", _TOTALS[name], [("", count)])
     return "\n".join(lines) + "\n"
