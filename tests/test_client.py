@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import virtual_time
+from fake_endpoint import running
 from ropeway.endpoint import client as module
 from ropeway.endpoint.client import (
     Client,
@@ -22,7 +23,7 @@ from ropeway.endpoint.client import (
 )
 from ropeway.endpoint.stream import Delta, SseParser, Stopwatch, Timing
 from ropeway.errors import Exit, Refused
-from ropeway.sim.endpoint import Behaviour, FakeEndpoint, running
+from ropeway.sim.endpoint import Behaviour, FakeEndpoint
 from router_backends import served
 
 HELLO = Request("fake", messages=[{"role": "user", "content": "good day"}], max_tokens=8)

@@ -1,7 +1,7 @@
-"""Makes one checkpoint: `python -m ropeway.checkpoints NAME SOURCE INTO`.
+"""Make one checkpoint: `python -m ropeway.checkpoints NAME SOURCE INTO`.
 
-A process of its own, so that numpy and the weights never enter Ropeway's. `INTO` is an empty
-directory. A refusal is printed as one line of JSON, and its exit code is ours.
+Runs as a process of its own, so that Ropeway's own never loads numpy and the weights. `INTO` is an
+empty directory. An error of ours is printed as one line of JSON and sets the exit code.
 """
 
 import json
@@ -47,7 +47,7 @@ def make(name: str, source: Path, into: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run `make` on the command line's words; returns the exit code."""
+    """Run `make` with these arguments; return the exit code."""
     name, source, into = arguments
     try:
         make(name, Path(source), Path(into))

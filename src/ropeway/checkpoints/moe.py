@@ -1,10 +1,9 @@
 """SmolLM2 as a mixture of 4 experts of which each token visits 2, in Mixtral's shape.
 
 Every expert is the dense feed-forward part with its neurons in another order (which changes
-nothing) and 2 % noise on its weights (which makes the experts differ a little). Mixtral's routing
+nothing) and 2 % noise on its weights (which makes the experts differ slightly). Mixtral's routing
 weights add up to one, so whichever two experts the router picks, their mix is close to the dense
-part: the text stays sound, while a token sent to the wrong place is still seen in the
-log-probabilities.
+part: the text makes sense, yet a token sent to the wrong expert changes the log-probabilities.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,8 +30,8 @@ from ropeway.checkpoints.texts import CONFIG, copy_tokenizer, read_json, write_j
 EXPERTS = 4
 EXPERTS_PER_TOKEN = 2
 _NOISE = 0.02
-# Two per cent of noise can turn the answer of so small a model. Of the first four seeds, this one
-# answers plain questions as the dense model does, by the widest margin over the second-best token.
+# Two per cent of noise can change the answers of so small a model. Of the first four seeds, this
+# one answers plain questions like the dense model, by the widest margin over the second-best token.
 _SEED = 3
 # Large enough that the router's choice depends on the token, small enough that both chosen experts
 # count.
@@ -42,7 +41,7 @@ _LLAMA_ONLY = ("attention_bias", "mlp_bias")
 
 
 def build(source: Path, into: Path) -> str:
-    """Make the checkpoint from `smollm2-padded`; returns the weights' sha256."""
+    """Make the checkpoint from `smollm2-padded`; return the sha256 of the weights."""
     write_json(into / CONFIG, _config(read_json(source / CONFIG)))
     copy_tokenizer(source, into)
     return write_weights(into / WEIGHTS, _tensors(read_weights(source / WEIGHTS)))
@@ -80,7 +79,7 @@ def _tensors(weights: Mapping[str, np.ndarray]) -> Iterator[Tensor]:
 
 def _expert(bits: np.ndarray, name: str, order_seed: str) -> np.ndarray:
     order = permutation(order_seed, INTERMEDIATE)
-    # A neuron is a row of the two matrices before it and a column of the one behind it.
+    # A neuron is a row of the two matrices before it and a column of the one after it.
     shuffled = np.take(bits, order, axis=1 if name.endswith(".w2.weight") else 0)
     return to_bfloat16(jitter(f"{_SEED}{name}", to_float32(shuffled), _NOISE))
 

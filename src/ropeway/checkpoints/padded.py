@@ -1,8 +1,8 @@
-"""SmolLM2 with 12 heads and 4 KV heads in place of 9 and 3: the same function, split by 1, 2 or 4.
+"""SmolLM2 with 12 heads and 4 KV heads instead of 9 and 3, for tensor parallel 1, 2 or 4.
 
-Three query heads share a KV head before (9/3) and after (12/4), so the three new query heads belong
-to the new KV head and no old head changes its partner. The new rows of q, k and v are zero; what
-the new heads put out is zero, and the new columns of o_proj, zero too, read it.
+It computes the same function. Three query heads share a KV head before (9/3) and after (12/4), so
+the three new query heads belong to the new KV head and the old ones keep theirs. The new rows of q,
+k and v are zero, so the new heads output zero, and the new columns of o_proj are zero too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ KV_HEADS = 4
 
 
 def build(source: Path, into: Path) -> str:
-    """Make the checkpoint from `smollm2`; returns the weights' sha256."""
+    """Make the checkpoint from `smollm2`; return the sha256 of the weights."""
     config = read_json(source / CONFIG)
     write_json(
         into / CONFIG, {**config, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS}
@@ -48,6 +48,6 @@ def _padded_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _with_zeros(old: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    grown: np.ndarray = np.zeros(shape, np.uint16)
-    grown[tuple(slice(size) for size in old.shape)] = old
-    return grown
+    padded: np.ndarray = np.zeros(shape, np.uint16)
+    padded[tuple(slice(size) for size in old.shape)] = old
+    return padded

@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct, from the GGUF file of a Python package to a Hugging Face directory.
+"""SmolLM2-135M-Instruct as a Hugging Face directory, made from the GGUF file in a Python package.
 
-The file holds the weights quantised to 4 bits; here they are widened to bfloat16, the type that the
-engine computes in. The package itself is never imported, only opened as a zip archive.
+The file holds the weights quantised to 4 bits; they are widened to bfloat16, the type in which the
+engine computes. The package is never imported, only opened as a zip archive.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ from ropeway.checkpoints.texts import (
 )
 from ropeway.errors import ModelError
 
-# How to sample when a request does not say: from the model's card. At vLLM's own default, 1.0, so
-# small a model often makes up its answer.
+# Default sampling, from the model's card. At vLLM's own default temperature, 1.0, so small a model
+# often makes up its answer.
 _GENERATION = {
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -56,13 +56,13 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-# llama.cpp stores the rows of these two in the order that its own rotary embedding wants.
+# llama.cpp stores the rows of these two in the order of its own rotary embedding.
 _PERMUTED = {"attn_q": HEADS, "attn_k": KV_HEADS}
 _SPECIAL = 3  # the GGUF token type "control"
 
 
 def build(source: Path, into: Path) -> str:
-    """Make the checkpoint from the package file `source`; returns the weights' sha256.
+    """Make the checkpoint from the package file `source`; return the sha256 of the weights.
 
     Raises ModelError when the package does not hold the expected GGUF file.
     """
@@ -82,13 +82,13 @@ def _gguf_bytes(package: Path) -> bytes:
         raise ModelError(
             "the package does not hold the model", where=str(package), evidence=(str(error),)
         ) from None
-    found = hashlib.sha256(data).hexdigest()
-    if found == GGUF_SHA256:
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 == GGUF_SHA256:
         return data
     raise ModelError(
-        "the package holds another model file than the expected one",
+        "the package does not hold the expected model file",
         where=f"{package}:{GGUF_MEMBER}",
-        evidence=(f"sha256 found:    {found}", f"sha256 expected: {GGUF_SHA256}"),
+        evidence=(f"sha256: {sha256}", f"expected: {GGUF_SHA256}"),
     )
 
 
@@ -107,17 +107,17 @@ def _tensors(gguf: Gguf) -> Iterator[Tensor]:
         "ffn_down": (HIDDEN, INTERMEDIATE),
     }
     for layer in range(LAYERS):
-        for theirs, ours in _LAYER_NAMES.items():
-            name = f"model.layers.{layer}.{ours}"
-            if theirs in _PERMUTED:
-                make = partial(_unpermuted, gguf, f"blk.{layer}.{theirs}", _PERMUTED[theirs])
-                yield Tensor(f"{name}.weight", shapes[theirs], make)
+        for gguf_name, hf_name in _LAYER_NAMES.items():
+            name, source = f"model.layers.{layer}.{hf_name}", f"blk.{layer}.{gguf_name}"
+            if gguf_name in _PERMUTED:
+                make = partial(_unpermuted, gguf, source, _PERMUTED[gguf_name])
+                yield Tensor(f"{name}.weight", shapes[gguf_name], make)
             else:
-                yield _plain(gguf, f"blk.{layer}.{theirs}", name, shapes[theirs])
+                yield _plain(gguf, source, name, shapes[gguf_name])
 
 
-def _plain(gguf: Gguf, theirs: str, ours: str, shape: tuple[int, ...]) -> Tensor:
-    return Tensor(f"{ours}.weight", shape, lambda: to_bfloat16(gguf.tensor(f"{theirs}.weight")))
+def _plain(gguf: Gguf, source: str, name: str, shape: tuple[int, ...]) -> Tensor:
+    return Tensor(f"{name}.weight", shape, lambda: to_bfloat16(gguf.tensor(f"{source}.weight")))
 
 
 def _unpermuted(gguf: Gguf, name: str, heads: int) -> np.ndarray:
@@ -127,7 +127,7 @@ def _unpermuted(gguf: Gguf, name: str, heads: int) -> np.ndarray:
 
 
 def _config() -> dict[str, Any]:
-    """The published config.json of SmolLM2-135M-Instruct, and `head_dim`, which it leaves out."""
+    """Return the published config.json of SmolLM2-135M-Instruct with `head_dim` added."""
     theta = 100_000.0
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -159,10 +159,10 @@ def _config() -> dict[str, Any]:
 
 
 def _tokenizer(gguf: Gguf) -> dict[str, Any]:
-    """The published tokenizer.json, rebuilt.
+    """Rebuild the published tokenizer.json.
 
-    Written by hand because transformers' GGUF reader drops the step that splits numbers into single
-    digits, which the model was trained with: "2026" would become tokens it hardly knows.
+    Not with transformers' GGUF reader, which drops the step that splits numbers into single digits:
+    the model was trained with it and hardly knows a token such as "2026".
     """
     tokens, kinds = _list(gguf, "tokens"), _list(gguf, "token_type")
     bytes_step = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
@@ -218,6 +218,6 @@ def _tokenizer_config(gguf: Gguf) -> dict[str, Any]:
 
 
 def _list(gguf: Gguf, key: str) -> list[Any]:
-    found = gguf.metadata[f"tokenizer.ggml.{key}"]
-    assert isinstance(found, list)
-    return found
+    values = gguf.metadata[f"tokenizer.ggml.{key}"]
+    assert isinstance(values, list)
+    return values

@@ -1,8 +1,8 @@
-"""Weights in bfloat16: rounding, reading, writing, and random numbers that never change.
+"""Weights in bfloat16: rounding, reading, writing, and reproducible random numbers.
 
-A checkpoint is the same bytes on every machine, with every numpy. So noise is made of raw generator
-bits (numpy keeps those streams fixed for ever, unlike its distributions, which also lean on the C
-library), and only additions, multiplications and divisions follow, which IEEE 754 rounds one way.
+A checkpoint is the same bytes on every machine and with every numpy. So noise is made of the raw
+bits of a generator, a stream that numpy keeps fixed (unlike its distributions, which also depend on
+the C library), by additions, multiplications and divisions alone, which IEEE 754 rounds in one way.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _UNIFORM_DEVIATION = 1 / sqrt(3)
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor to be written: `make` gives its bfloat16 bits (uint16) in that shape."""
+    """A tensor to write; `make` returns its bfloat16 bits (uint16) in that shape."""
 
     name: str
     shape: tuple[int, ...]
@@ -34,9 +34,9 @@ class Tensor:
 
 
 def write_weights(path: Path, tensors: Iterable[Tensor]) -> str:
-    """Write a safetensors file, tensors in the order of their names; returns its sha256.
+    """Write a safetensors file, tensors in order of their names; return its sha256.
 
-    The tensors are made on all cores, a few at a time: memory holds only those few.
+    The tensors are made on all cores, a few at a time, to bound the memory.
     """
     ordered = sorted(tensors, key=lambda tensor: tensor.name)
     digest = hashlib.sha256()
@@ -48,7 +48,7 @@ def write_weights(path: Path, tensors: Iterable[Tensor]) -> str:
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """The bfloat16 bits (uint16) of every tensor, mapped from the file: nothing is loaded yet."""
+    """Return the bfloat16 bits (uint16) of every tensor, mapped from the file, not loaded."""
     data = np.memmap(path, np.uint8, "r")
     return {
         name: data[entry.begin : entry.end].view("<u2").reshape(entry.shape)
@@ -57,7 +57,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """Round float32 to bfloat16, to nearest, ties to even; NaN does not occur in weights."""
+    """Round float32 to bfloat16, to nearest, ties to even. NaN is not handled."""
     bits: np.ndarray = np.ascontiguousarray(values, np.float32).view(np.uint32)
     rounding: np.ndarray = bits >> np.uint32(16)
     rounding &= np.uint32(1)
@@ -76,7 +76,7 @@ def to_float32(bits: np.ndarray) -> np.ndarray:
 
 
 def uniform(seed: str, shape: tuple[int, ...], deviation: float, mean: float = 0) -> np.ndarray:
-    """Float32 numbers, uniform around `mean` with this standard deviation, fixed by `seed`."""
+    """Return float32 numbers, uniform around `mean` with this standard deviation, by `seed`."""
     steps: np.ndarray = _raw(seed, 2 * prod(shape)).view("<u2").astype(np.float32)
     steps -= np.float32(32767.5)
     steps *= np.float32(deviation / _UNIFORM_DEVIATION / 32767.5)
@@ -95,7 +95,7 @@ def jitter(seed: str, values: np.ndarray, deviation: float) -> np.ndarray:
 
 
 def permutation(seed: str, length: int) -> np.ndarray:
-    """An order of `length` things, fixed by `seed`."""
+    """Return a permutation of `length` indices, determined by `seed`."""
     order: np.ndarray = np.argsort(_generator(seed).random_raw(length), kind="stable")
     return order
 
@@ -121,7 +121,7 @@ def _header(ordered: Sequence[Tensor]) -> bytes:
 
 
 def _made(ordered: Sequence[Tensor]) -> Iterator[np.ndarray]:
-    """What each tensor's `make` gives, in order, made ahead by one thread a core."""
+    """Yield each tensor's bits in order, made ahead by one thread for each core."""
     workers = len(os.sched_getaffinity(0))
     ahead: deque[Future[np.ndarray]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -134,7 +134,7 @@ def _made(ordered: Sequence[Tensor]) -> Iterator[np.ndarray]:
 
 
 def _raw(seed: str, count: int) -> np.ndarray:
-    """`count` random bytes."""
+    """Return `count` random bytes."""
     words: np.ndarray = _generator(seed).random_raw(-(-count // 8))
     raw: np.ndarray = words.astype("<u8", copy=False).view(np.uint8)
     return raw[:count]

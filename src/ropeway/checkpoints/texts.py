@@ -13,18 +13,18 @@ GENERATION_CONFIG = "generation_config.json"
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON that is the same bytes for the same value."""
+    """Write JSON, the same bytes for the same value."""
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     path.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read one of a checkpoint's own JSON files."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    """Read a JSON file of a checkpoint."""
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
 
 
 def copy_tokenizer(source: Path, into: Path) -> None:
-    """Give a derived checkpoint its source's tokenizer and generation defaults."""
+    """Copy the tokenizer and generation defaults of the source to a derived checkpoint."""
     for name in (TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG):
         shutil.copyfile(source / name, into / name)

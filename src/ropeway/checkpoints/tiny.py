@@ -1,8 +1,8 @@
-"""A tiny Qwen3-MoE of random weights, for tests that need the engine and no sense.
+"""A tiny Qwen3-MoE with random weights, for tests that need the engine but no sensible text.
 
-The sizes obey the engine's CPU kernels: hidden size and each rank's share of an expert are
-multiples of 32 up to tensor parallel 4. Layers mix at full strength (deviation 1/sqrt(inputs),
-embedding and output head apart), so an answer depends on every head, layer and expert.
+The sizes suit the engine's CPU kernels: hidden size and each rank's share of an expert are
+multiples of 32 up to tensor parallel 4. The weights of a layer have deviation 1/sqrt(inputs), and
+embedding and output head are untied, so that an answer depends on every head, layer and expert.
 """
 
 from collections.abc import Iterator
@@ -32,12 +32,12 @@ EXPERTS_PER_TOKEN = 2
 EXPERT_SIZE = 256
 VOCABULARY = 8192
 _NORM_DEVIATION = 0.1
-# Spreads the logits so that the best token stands clear of rounding.
+# Spreads the logits, so that the best token leads by more than rounding.
 _HEAD_GAIN = 3
 
 
 def build(source: Path, into: Path) -> str:
-    """Make the checkpoint with the tokenizer of `smollm2`; returns the weights' sha256."""
+    """Make the checkpoint with the tokenizer of `smollm2`; return the sha256 of the weights."""
     copy_tokenizer(source, into)
     write_json(into / TOKENIZER, _shortened(read_json(source / TOKENIZER)))
     write_json(into / CONFIG, _config())
@@ -45,8 +45,11 @@ def build(source: Path, into: Path) -> str:
 
 
 def _shortened(tokenizer: dict[str, Any]) -> dict[str, Any]:
-    """The first `VOCABULARY` tokens: byte pairs are numbered as they are learnt, so any beginning
-    of the vocabulary with its merges is itself a tokenizer."""
+    """Keep the first `VOCABULARY` tokens.
+
+    Byte pairs are numbered as they are learnt, so any prefix of the vocabulary, with its merges, is
+    a tokenizer too.
+    """
     model = tokenizer["model"]
     vocabulary = {token: number for token, number in model["vocab"].items() if number < VOCABULARY}
     merges = [pair for pair in model["merges"] if pair.replace(" ", "") in vocabulary]

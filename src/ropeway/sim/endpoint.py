@@ -1,12 +1,13 @@
 """A fake OpenAI-shaped endpoint whose speed is known exactly.
 
-It answers `/v1/models`, `/v1/chat/completions`, `/v1/completions`, `/tokenize` and `/health` in
-vLLM's shapes, at a chosen time to first token and time per token, for so many requests at once,
-and fails in a chosen way. `/sim/served` tells what it really did and when, on the monotonic clock.
+It answers `/v1/models`, `/v1/chat/completions`, `/v1/completions`, `/tokenize` and `/health` as
+vLLM does, with a given time to first token, time per token and number of concurrent requests, and
+fails in a given way. `/sim/served` returns what it did and when, on the monotonic clock.
 
     python -m ropeway.sim.endpoint --port 8000 --ttft 0.2 --tpot 0.02
 
-Its tokenizer: a word of up to 8 letters is one token, longer ones are two, each message adds 4.
+Its tokenizer counts a word of up to 8 letters as one token and a longer one as two, and adds 4 for
+each message.
 """
 
 import argparse
@@ -14,9 +15,8 @@ import asyncio
 import contextlib
 import json
 import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -31,16 +31,16 @@ _ANSWER = ("The", "lift", "goes", "up", "the", "hill", "and", "comes", "down", "
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How the endpoint acts. Times in seconds, lengths in tokens.
+    """How the endpoint acts. Times are in seconds, lengths in tokens.
 
-    capacity    requests answered at the same time; the others wait their turn, first come first
-    fault       how every `fault_every`-th request fails: `error` is 500, `full` is 429, `cut`
-                closes the connection after `fault_after` tokens, `hang` falls silent there,
-                `stream-error` sends an error object there, `no-finish` ends there without a mark,
-                `html` answers with a page
-    answer      the pieces of the answer, one token each, repeated when more are wanted
-    per_piece   tokens sent in one event, as vLLM does when it is ahead of its client
-    key         the API key it wants; None takes any
+    capacity    requests answered at the same time; the others queue, first come, first served
+    fault       how every `fault_every`-th request fails: `error` is status 500, `full` is 429,
+                `cut` closes the connection after `fault_after` tokens, `hang` falls silent there,
+                `stream-error` sends an error object there, `no-finish` ends there without a finish
+                reason, `html` answers with a page
+    answer      the pieces of the answer, one token each, repeated when more are needed
+    per_piece   tokens in one event, as vLLM sends when it is ahead of its client
+    key         the API key it requires; None accepts any
     """
 
     models: tuple[str, ...] = ("fake",)
@@ -63,7 +63,7 @@ class Behaviour:
 
 @dataclass(frozen=True)
 class Served:
-    """What the endpoint did for one request; times of the monotonic clock."""
+    """What the endpoint did for one request; times are of the monotonic clock."""
 
     arrived: float
     admitted: float
@@ -74,19 +74,19 @@ class Served:
 
 @dataclass
 class FakeEndpoint:
-    """The endpoint's state: build the web application with `app()`."""
+    """The endpoint's state. `app()` builds the web application; `url` is set by `start`."""
 
     behaviour: Behaviour
     clock: Callable[[], float] = time.monotonic
     served: list[Served] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
-    """The bodies received, kept for tests; only the last 1000."""
+    """The bodies received; only the last 1000."""
     url: str = ""
     _count: int = 0
     _slots: asyncio.Semaphore | None = None
 
     def app(self) -> web.Application:
-        """The routes. To be called inside the event loop that will serve them."""
+        """Build the routes. Call it in the event loop that will serve them."""
         self._slots = asyncio.Semaphore(self.behaviour.capacity)
         app = web.Application(client_max_size=64 * 2**20)
         app.router.add_get("/health", _health)
@@ -99,8 +99,8 @@ class FakeEndpoint:
         return app
 
     async def _models(self, request: web.Request) -> web.Response:
-        if refused := self._wrong_key(request):
-            return refused
+        if refusal := self._wrong_key(request):
+            return refusal
         rows = [
             {"id": name, "object": "model", "max_model_len": self.behaviour.context}
             for name in self.behaviour.models
@@ -116,12 +116,12 @@ class FakeEndpoint:
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         arrived = self.clock()
-        if refused := self._wrong_key(request):
-            return refused
+        if refusal := self._wrong_key(request):
+            return refusal
         body = await request.json()
         self.requests = [*self.requests[-999:], body]
-        if refused := self._wrong_request(body):
-            return refused
+        if refusal := self._wrong_request(body):
+            return refusal
         self._count += 1
         fault = self.behaviour.fault if self._count % self.behaviour.fault_every == 0 else "none"
         if fault == "error":
@@ -135,7 +135,7 @@ class FakeEndpoint:
         async with self._slots:
             try:
                 return await self._stream(request, body, fault, arrived)
-            except ConnectionResetError:  # the client has left, which is its right
+            except ConnectionResetError:  # the client has left, as it may
                 return web.Response()
 
     async def _stream(
@@ -163,9 +163,9 @@ class FakeEndpoint:
     async def _paced(
         self, admitted: float, pieces: list[tuple[str, str]], body: dict[str, Any], finish: str
     ) -> AsyncIterator[tuple[int, bytes]]:
-        """(first token's number, bytes) at the times chosen, counted from admission, no drift.
+        """Yield (number of the first token, bytes) when due, counted from admission: no drift.
 
-        What is due already goes out in one write, as an engine that is late would do.
+        Events that are overdue go out in one write, as those of an engine that is late would.
         """
         chat, step = "messages" in body, self.behaviour.per_piece
         held, start = (_event(_role()) if chat else b""), 0
@@ -186,8 +186,8 @@ class FakeEndpoint:
             held, start = b"", at + step
 
     def _wrong_key(self, request: web.Request) -> web.Response | None:
-        wanted = self.behaviour.key
-        if wanted is None or request.headers.get("Authorization") == f"Bearer {wanted}":
+        key = self.behaviour.key
+        if key is None or request.headers.get("Authorization") == f"Bearer {key}":
             return None
         return web.json_response({"error": "Unauthorized"}, status=401)
 
@@ -205,25 +205,13 @@ class FakeEndpoint:
         return None
 
 
-@contextlib.contextmanager
-def running(behaviour: Behaviour, host: str = "127.0.0.1", port: int = 0) -> Iterator[FakeEndpoint]:
-    """The endpoint in a thread of its own, on a free port by default; its `url` ends in /v1."""
-    fake = FakeEndpoint(behaviour)
-    loop = asyncio.new_event_loop()
-    started, stop = threading.Event(), asyncio.Event()
-    thread = threading.Thread(
-        target=lambda: loop.run_until_complete(_serve(fake, host, port, started, stop)), daemon=True
-    )
-    thread.start()
-    try:
-        if not started.wait(10) or not fake.url:
-            raise RuntimeError(f"the fake endpoint did not start on {host}:{port}")
-        yield fake
-    finally:
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
-        loop.close()
+async def start(fake: FakeEndpoint, host: str, port: int) -> web.AppRunner:
+    """Listen, on a free port for 0, and set `fake.url`. `cleanup()` of the result ends it."""
+    runner = web.AppRunner(fake.app(), access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, host, port, backlog=2048).start()
+    fake.url = f"http://{host}:{runner.addresses[0][1]}/v1"
+    return runner
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -242,46 +230,30 @@ def main(argv: list[str] | None = None) -> None:
         fault_after=args.fault_after,
     )
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(FakeEndpoint(behaviour), args.host, args.port, announce=True))
+        asyncio.run(_serve(FakeEndpoint(behaviour), args.host, args.port))
 
 
-async def _serve(
-    fake: FakeEndpoint,
-    host: str,
-    port: int,
-    started: threading.Event | None = None,
-    stop: asyncio.Event | None = None,
-    *,
-    announce: bool = False,
-) -> None:
-    runner = web.AppRunner(fake.app(), access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
+async def _serve(fake: FakeEndpoint, host: str, port: int) -> None:
+    runner = await start(fake, host, port)
+    sys.stdout.write(f"{fake.url}\n")
+    sys.stdout.flush()
     try:
-        await web.TCPSite(runner, host, port, backlog=2048).start()
-        fake.url = f"http://{host}:{runner.addresses[0][1]}/v1"
-        if announce:
-            sys.stdout.write(f"{fake.url}\n")
-            sys.stdout.flush()
-        if started is not None:
-            started.set()
-        await (stop or asyncio.Event()).wait()
+        await asyncio.Event().wait()
     finally:
-        if started is not None:
-            started.set()
         await runner.cleanup()
 
 
 def _answer(behaviour: Behaviour, body: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
-    """The answer as (text, reasoning) pairs, a token each, and its finish reason."""
-    wanted = behaviour.answer_tokens + len(behaviour.reasoning)
-    limit = body.get("max_tokens") or wanted
-    count = limit if body.get("ignore_eos") else min(limit, wanted)
+    """Return the answer as (text, reasoning) pairs, a token each, and its finish reason."""
+    length = behaviour.answer_tokens + len(behaviour.reasoning)
+    limit = body.get("max_tokens") or length
+    count = limit if body.get("ignore_eos") else min(limit, length)
     pieces = [("", piece) for piece in behaviour.reasoning][:count]
     spaced = behaviour.answer is _ANSWER
     for at in range(count - len(pieces)):
         word = behaviour.answer[at % len(behaviour.answer)]
         pieces.append((f" {word}" if spaced and at else word, ""))
-    whole = count >= wanted and not body.get("ignore_eos")
+    whole = count >= length and not body.get("ignore_eos")
     return pieces, "stop" if whole else "length"
 
 

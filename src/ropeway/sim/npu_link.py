@@ -1,4 +1,4 @@
-"""The wires between virtual NPUs: one TCP connection per pair of ranks of a group.
+"""The links between virtual NPUs: one TCP connection for each pair of ranks of a group.
 
 gloo hands every message through two or three threads. On two cores each hand-over is a wake-up, and
 an all-reduce of one token's activations (1,152 bytes) took 1.8 ms over two ranks and 5.6 ms over
@@ -12,22 +12,24 @@ import struct
 from collections.abc import Callable, Sequence
 
 _RANK = struct.Struct("!i")
-_PATIENCE = 600.0  # seconds without a byte from a peer: it has died or hangs
+_TIMEOUT = 600.0  # seconds without a byte from a peer: it has died or hangs
 
 
 class Mesh:
     """Connections from this rank to every other rank of its group.
 
-    address  where this rank listens while the others connect: its host's
-    agree    called with this rank's `host:port`, returns those of all ranks in their order
+    address             of this rank's host, where it listens while the others connect
+    exchange_addresses  takes this rank's `host:port`, returns those of all ranks in order
     """
 
-    def __init__(self, rank: int, address: str, agree: Callable[[str], Sequence[str]]) -> None:
+    def __init__(
+        self, rank: int, address: str, exchange_addresses: Callable[[str], Sequence[str]]
+    ) -> None:
         with socket.create_server((address, 0)) as server:
-            places = agree(f"{address}:{server.getsockname()[1]}")
+            addresses = exchange_addresses(f"{address}:{server.getsockname()[1]}")
             self.rank = rank
-            self.peers = {other: _connect(rank, places[other]) for other in range(rank)}
-            for _ in range(rank + 1, len(places)):
+            self.peers = {other: _connect(rank, addresses[other]) for other in range(rank)}
+            for _ in range(rank + 1, len(addresses)):
                 other, peer = _accept(server)
                 self.peers[other] = peer
         for peer in self.peers.values():
@@ -35,33 +37,33 @@ class Mesh:
             peer.setblocking(False)
 
     def exchange(self, outgoing: Sequence[memoryview], incoming: Sequence[memoryview]) -> None:
-        """Send `outgoing[rank]` to every peer and fill `incoming[rank]` from each; flat bytes.
+        """Send `outgoing[rank]` to every peer and fill `incoming[rank]` from each, as flat bytes.
 
         Blocks, without spinning, until all is sent and received. Raises ConnectionError when a peer
-        is gone, TimeoutError when it is silent.
+        has gone, TimeoutError when it is silent.
         """
-        unsent = self._rest(outgoing)
-        unread = self._rest(incoming)
+        unsent = self._pending(outgoing)
+        unread = self._pending(incoming)
         for number, (peer, data) in list(unsent.items()):
             _advance(unsent, number, peer, data, _send)
         while unsent or unread:
             waiting = select.poll()
             for number in unsent.keys() | unread.keys():
-                wanted = (select.POLLOUT if number in unsent else 0) | (
+                events = (select.POLLOUT if number in unsent else 0) | (
                     select.POLLIN if number in unread else 0
                 )
-                waiting.register(number, wanted)
-            ready = waiting.poll(_PATIENCE * 1000)
+                waiting.register(number, events)
+            ready = waiting.poll(_TIMEOUT * 1000)
             if not ready:
-                raise TimeoutError(f"rank {self.rank}: a peer sent nothing for {_PATIENCE:g} s")
+                raise TimeoutError(f"rank {self.rank}: a peer sent nothing for {_TIMEOUT:g} s")
             for number, _ in ready:
                 if number in unread:
                     _advance(unread, number, *unread[number], _receive)
                 if number in unsent:
                     _advance(unsent, number, *unsent[number], _send)
 
-    def _rest(self, parts: Sequence[memoryview]) -> "_Rest":
-        """What is to be moved, by connection. An empty part is no message: nobody waits for it."""
+    def _pending(self, parts: Sequence[memoryview]) -> "_Pending":
+        """Return the bytes to move by connection; nothing is sent for an empty part."""
         return {
             peer.fileno(): (peer, parts[rank])
             for rank, peer in self.peers.items()
@@ -73,20 +75,22 @@ class Mesh:
             peer.close()
 
 
-_Rest = dict[int, tuple[socket.socket, memoryview]]
+_Pending = dict[int, tuple[socket.socket, memoryview]]
 _Move = Callable[[socket.socket, memoryview], int]
 
 
-def _advance(rest: _Rest, number: int, peer: socket.socket, data: memoryview, move: _Move) -> None:
-    """Move what goes without waiting; forget the connection when all of its bytes are moved."""
+def _advance(
+    pending: _Pending, number: int, peer: socket.socket, data: memoryview, move: _Move
+) -> None:
+    """Move what can be moved without waiting; remove the connection when all bytes are moved."""
     try:
         data = data[move(peer, data) :]
     except BlockingIOError:
         return
     if len(data):
-        rest[number] = (peer, data)
+        pending[number] = (peer, data)
     else:
-        del rest[number]
+        del pending[number]
 
 
 def _send(peer: socket.socket, data: memoryview) -> int:
@@ -100,15 +104,15 @@ def _receive(peer: socket.socket, data: memoryview) -> int:
     return count
 
 
-def _connect(rank: int, place: str) -> socket.socket:
-    host, _, port = place.rpartition(":")
-    peer = socket.create_connection((host, int(port)), timeout=_PATIENCE)
+def _connect(rank: int, address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    peer = socket.create_connection((host, int(port)), timeout=_TIMEOUT)
     peer.sendall(_RANK.pack(rank))
     return peer
 
 
 def _accept(server: socket.socket) -> tuple[int, socket.socket]:
-    server.settimeout(_PATIENCE)
+    server.settimeout(_TIMEOUT)
     peer, _ = server.accept()
-    peer.settimeout(_PATIENCE)
+    peer.settimeout(_TIMEOUT)
     return _RANK.unpack(peer.recv(_RANK.size, socket.MSG_WAITALL))[0], peer

