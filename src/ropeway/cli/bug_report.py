@@ -1,4 +1,4 @@
-"""What to write down when Ropeway itself failed: enough to find the fault, and no secrets."""
+"""The report of a bug in Ropeway: enough to find it, and no secrets."""
 
 import platform
 import re
@@ -16,19 +16,19 @@ _HIDDEN = "***"
 _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
 _USER_IN_URL = re.compile(r"(?<=://)[^/\s@]+@")
 _BEARER = re.compile(r"(?<=Bearer )\S+", re.IGNORECASE)
-# Shorter values (`1`, `true`) are switches, and hiding them would make the report unreadable.
+# Shorter values (`1`, `true`) are switches; hiding them would make the report unreadable.
 _SHORTEST_SECRET = 6
 _PRIVATE_FLAGS = {"-p", "--prompt", "--system"}
 
 
 def bug_report(error: BaseException, args: Sequence[str], environ: Mapping[str, str]) -> str:
-    """The report as text: versions, the command, the traceback.
+    """Return the report as text: versions, the command, the traceback.
 
-    Hidden are prompts, the values of flags and environment variables that are named like secrets
-    (and of the one named by `--key-env`), and what stands before the @ of a URL.
+    It hides prompts, the values of flags and environment variables that are named like secrets (and
+    of the one named by `--key-env`), and the user part of URLs.
     """
     lines = [
-        "# A fault in Ropeway",
+        "# A bug in Ropeway",
         "",
         *package_versions(),
         "",
@@ -40,19 +40,19 @@ def bug_report(error: BaseException, args: Sequence[str], environ: Mapping[str, 
 
 
 def package_versions() -> list[str]:
-    """What runs here: our packages, Python, the system."""
+    """Return the versions of our packages, Python and the system."""
     packages = [f"{name} {_version(name)}" for name in _PACKAGES]
     return [*packages, f"Python {platform.python_version()} on {platform.platform()}"]
 
 
 def without_secrets(text: str, args: Sequence[str], environ: Mapping[str, str]) -> str:
-    """The text with the values of secret environment variables and URL passwords hidden."""
-    named = {after for flag, after in pairwise(args) if flag == "--key-env"}
-    named |= {flag.partition("=")[2] for flag in args if flag.startswith("--key-env=")}
+    """Hide the values of secret environment variables and the user part of URLs."""
+    key_variables = {after for flag, after in pairwise(args) if flag == "--key-env"}
+    key_variables |= {flag.partition("=")[2] for flag in args if flag.startswith("--key-env=")}
     secrets = {
         value
         for name, value in environ.items()
-        if (name in named or _SECRET_NAME.search(name)) and len(value) >= _SHORTEST_SECRET
+        if (name in key_variables or _SECRET_NAME.search(name)) and len(value) >= _SHORTEST_SECRET
     }
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, _HIDDEN)
@@ -60,14 +60,14 @@ def without_secrets(text: str, args: Sequence[str], environ: Mapping[str, str]) 
 
 
 def write_report(text: str, folder: Path | None) -> Path | None:
-    """Write the report into the run's folder, else the temporary one; None when neither works."""
+    """Write the report into `folder`, else the temporary one; None when neither is writable."""
     name = f"ropeway-bug-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-"
-    for place in (folder, Path(tempfile.gettempdir())):
-        if place is None:
+    for parent in (folder, Path(tempfile.gettempdir())):
+        if parent is None:
             continue
         try:
             with tempfile.NamedTemporaryFile(
-                "w", prefix=name, suffix=".txt", dir=place, encoding="utf-8",
+                "w", prefix=name, suffix=".txt", dir=parent, encoding="utf-8",
                 errors="backslashreplace", delete=False,
             ) as file:  # fmt: skip
                 file.write(text)
@@ -78,21 +78,21 @@ def write_report(text: str, folder: Path | None) -> Path | None:
 
 
 def _public(args: Sequence[str]) -> list[str]:
-    shown: list[str] = []
+    public: list[str] = []
     hide = False
     for arg in args:
         name, equals, _ = arg.partition("=")
         if hide:
-            shown.append(_HIDDEN)
+            public.append(_HIDDEN)
             hide = False
         elif equals and (name in _PRIVATE_FLAGS or _is_secret(name)):
-            shown.append(f"{name}={_HIDDEN}")
+            public.append(f"{name}={_HIDDEN}")
         elif arg.startswith("-p") and arg not in _PRIVATE_FLAGS:
-            shown.append(f"-p{_HIDDEN}")
+            public.append(f"-p{_HIDDEN}")
         else:
-            shown.append(arg)
+            public.append(arg)
             hide = arg in _PRIVATE_FLAGS or (arg.startswith("--") and _is_secret(arg))
-    return shown
+    return public
 
 
 def _is_secret(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the entry point has to know of the verb that is running, for when it fails."""
+"""The state of the running verb that the entry point needs, for example to report an error."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -10,13 +10,13 @@ import click
 
 from ropeway.report.console import Screen
 
-if TYPE_CHECKING:  # the list of verbs must not wait for them
+if TYPE_CHECKING:  # the list of verbs must not wait for these imports
     from ropeway.hosts.base import Host
     from ropeway.spec.cluster import Cluster
 
 
 class Connect(Protocol):
-    """From the spec's cluster to hosts that can be spoken to, as hosts/connect.py does it."""
+    """Connects to the hosts of the spec's cluster; see hosts/connect.py."""
 
     def __call__(
         self, cluster: "Cluster", *, ssh_config: str | None = None
@@ -27,9 +27,9 @@ class Connect(Protocol):
 class Call:
     """One call of a verb.
 
-    screen  where it speaks; None until its flags have been read
-    folder  where this run keeps its files, if it keeps any
-    connect reaches the hosts in place of hosts/connect.py: a rehearsal's
+    screen   where it writes; None until its flags have been parsed
+    folder   of this run's files, if it has any
+    connect  replaces hosts/connect.py in a rehearsal
     """
 
     screen: Screen | None = None
@@ -38,5 +38,5 @@ class Call:
 
 
 def current_call() -> Call:
-    """The call of the verb that is running. Only inside a verb."""
+    """Return the call of the running verb. Only inside a verb."""
     return click.get_current_context().ensure_object(Call)

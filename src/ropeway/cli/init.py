@@ -1,4 +1,4 @@
-"""`ropeway init`: an annotated spec to begin with."""
+"""`ropeway init`: write an annotated sample spec."""
 
 import shlex
 from pathlib import Path
@@ -14,11 +14,11 @@ from ropeway.spec.model import DEFAULT_FILE, sample_text
 @click.command()
 @screen_options
 @click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_FILE)
-@click.option("--force", is_flag=True, help="Overwrite FILE when it is there already.")
+@click.option("--force", is_flag=True, help="Overwrite an existing FILE.")
 def init(*, screen: Screen, file: Path, force: bool) -> None:
     """Write an annotated sample spec to FILE (by default ropeway.yaml).
 
-    The sample serves a small model on this machine as it stands; its comments explain every key.
+    As it is, the sample serves a small model on this machine; its comments explain every key.
 
     \b
     Example:
@@ -32,15 +32,15 @@ def init(*, screen: Screen, file: Path, force: bool) -> None:
 
 
 def _write(file: Path, text: str, force: bool) -> None:
-    """Create the file. Raises Refused when it is there already, or cannot be written."""
+    """Create the file. Raises Refused when it exists and `force` is false, or on an error."""
     try:
         with file.open("w" if force else "x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError:
         raise Refused(
-            "the file is there already, and it is kept as it is",
+            "the file exists already; it was not changed",
             where=str(file),
-            hint="give another name, or overwrite it with `--force`",
+            hint="choose another name, or overwrite it with `--force`",
         ) from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()

@@ -1,4 +1,4 @@
-"""The command `ropeway`: its verbs, and what becomes of an error."""
+"""The command `ropeway`: its verbs, and how errors are reported."""
 
 import difflib
 import os
@@ -16,8 +16,8 @@ from ropeway.cli.call import Call
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.report.console import Screen
 
-# In the order of use, each with the first sentence of its help. Verb `x` is the click command `x`
-# of `ropeway.cli.x`, imported when it is asked for: the list must not wait for what verbs need.
+# In order of use, each with the first sentence of its help. Verb `x` is the click command `x` of
+# `ropeway.cli.x`, imported on use: the list must not wait for what verbs import.
 VERBS = {
     "init": "Write an annotated sample spec to FILE (by default ropeway.yaml).",
     "model": "Fetch a small model, look into a model directory, or bring one to all hosts.",
@@ -43,10 +43,10 @@ VERBS = {
 
 _EPILOG = """\b
 Exit codes:
-  0    done, or the answer is yes
-  1    done, and the answer is no: a host, the engine or a request failed
-  2    refused (bad flag, bad spec, a missing need): nothing was touched
-  3    a fault in Ropeway itself; a report to send is written
+  0    success
+  1    a check or a request failed
+  2    bad input, such as a flag or a spec: nothing was changed
+  3    a bug in Ropeway: a report is written, to attach to an issue
   130  interrupted
 
 \b
@@ -63,13 +63,13 @@ class Interrupted(RopewayError):
 
 
 class Bug(RopewayError):
-    """A fault of ours."""
+    """A bug in Ropeway."""
 
     exit_code = Exit.BUG
 
 
 class _Verbs(click.Group):
-    """The verbs, imported one at a time."""
+    """The verbs, each imported on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(VERBS)
@@ -106,23 +106,23 @@ class _Verbs(click.Group):
 @click.version_option(__version__, prog_name="ropeway")
 @click.pass_context
 def ropeway(ctx: click.Context) -> None:
-    """Take a large model up a cluster of Ascend NPUs, or rehearse it on one laptop.
+    """Deploy a large model on a cluster of Ascend NPUs, or rehearse it on one laptop.
 
-    `ropeway VERB --help` tells what a verb does, with an example.
+    `ropeway VERB --help` explains a verb, with an example.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
 def run() -> NoReturn:
-    """The entry point of the command."""
+    """Run the command, and exit."""
     sys.exit(exit_code(sys.argv[1:]))
 
 
 def exit_code(
     args: Sequence[str], command: click.Command = ropeway, call: Call | None = None
 ) -> int:
-    """Carry the command out, tell its error if there is one, and say how to end."""
+    """Run the command, report its error, if any, and return the exit code."""
     call = call or Call()
     try:
         error = _error_of(command, args, call)
@@ -132,14 +132,14 @@ def exit_code(
             return int(error.exit_code)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`); the last flush of Python must not complain.
+        # The reader of our output has gone (`| head`); Python's last flush must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(Exit.NO)
     return error
 
 
 def _error_of(command: click.Command, args: Sequence[str], call: Call) -> RopewayError | int:
-    """The error that the command ended with, or the exit code that it chose itself."""
+    """Return the error that the command raised, or the exit code that it chose."""
     try:
         return int(
             command.main(list(args), prog_name="ropeway", standalone_mode=False, obj=call) or 0
@@ -152,19 +152,19 @@ def _error_of(command: click.Command, args: Sequence[str], call: Call) -> Ropewa
         return Interrupted("interrupted")
     except BrokenPipeError:
         raise
-    except Exception as error:  # the only one: whatever comes here is a fault of ours
+    except Exception as error:  # the only one: any other error is a bug
         return _bug(error, args, call)
 
 
 def _refusal(error: click.ClickException) -> Refused:
-    """A wrong flag or argument, in our layout."""
+    """Convert click's error about a flag or an argument to ours."""
     message = getattr(error, "message", "") or error.format_message()
     if isinstance(error, click.BadParameter):  # names the flag only when it is formatted
         message = error.format_message()
     what = re.sub(r"'([^']*)'", r"`\1`", message[:1].lower() + message[1:].rstrip().rstrip("."))
-    likely = getattr(error, "possibilities", None)
-    if likely:
-        return Refused(what, hint=f"did you mean {' or '.join(f'`{name}`' for name in likely)}?")
+    near = getattr(error, "possibilities", None)
+    if near:
+        return Refused(what, hint=f"did you mean {' or '.join(f'`{name}`' for name in near)}?")
     ctx = getattr(error, "ctx", None)
     return Refused(what, hint=f"see `{ctx.command_path} --help`" if ctx else None)
 
@@ -180,10 +180,10 @@ def _bug(error: Exception, args: Sequence[str], call: Call) -> Bug:
     path = write_report(report, call.folder)
     brief = without_secrets(f"{type(error).__name__}: {error}", args, os.environ)
     return Bug(
-        "this is a fault in Ropeway, not a mistake of yours",
+        "this is a bug in Ropeway, not a mistake of yours",
         where=str(path) if path else None,
         evidence=(brief,) if path else (report,),
-        hint="please report it, with that file attached; read it first, it should hold no secret"
+        hint="please report it with this file attached; check first that it holds no secret"
         if path
         else "please report it with the lines above",
     )

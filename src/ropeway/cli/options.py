@@ -1,6 +1,6 @@
-"""Flags that several verbs have: the same name and the same meaning everywhere.
+"""Flags that several verbs share, with the same name and meaning everywhere.
 
-Each is a decorator below `@click.command()`, above the verb.
+Each is a decorator, to be placed below `@click.command()`.
 """
 
 import functools
@@ -24,18 +24,18 @@ config_option = click.option(
 )
 """Passes `config: Path`."""
 
-yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 """Passes `yes: bool`."""
 
 dry_run_option = click.option(
-    "--dry-run", is_flag=True, help="Print what would be done; touch nothing."
+    "--dry-run", is_flag=True, help="Print what would be done; change nothing."
 )
 """Passes `dry_run: bool`."""
 
 _SCREEN_OPTIONS = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
-    click.option("-q", "--quiet", is_flag=True, help="Only warnings, errors and the answer."),
-    click.option("-v", "--verbose", count=True, help="Show commands; twice: their output too."),
+    click.option("-q", "--quiet", is_flag=True, help="Print only warnings, errors and the answer."),
+    click.option("-v", "--verbose", count=True, help="Show commands; -vv: their output too."),
     click.option(
         "--color",
         type=click.Choice(("auto", "always", "never")),
@@ -47,26 +47,26 @@ _SCREEN_OPTIONS = (
 
 
 def screen_options(verb: Callable[..., object]) -> Callable[..., object]:
-    """`--json`, `-q`, `-v`, `--color`, passed as one `screen: Screen`.
+    """Add `--json`, `-q`, `-v` and `--color`, passed as one `screen: Screen`.
 
-    Goes above every other decorator that may raise, so that their errors use the same screen.
+    Place it above every other decorator that may raise, so that their errors use this screen.
     """
 
     @functools.wraps(verb)
-    def speaking(
+    def with_screen(
         *args: object, as_json: bool, quiet: bool, verbose: int, color: str, **rest: object
     ) -> object:
         screen = Screen(json=as_json, quiet=quiet, verbose=verbose, color=color)
         current_call().screen = screen
         return verb(*args, screen=screen, **rest)
 
-    return with_options(speaking, _SCREEN_OPTIONS)
+    return with_options(with_screen, _SCREEN_OPTIONS)
 
 
 def with_options(
     verb: Callable[..., object], options: Sequence[Callable[..., Callable[..., object]]]
 ) -> Callable[..., object]:
-    """The verb with these options, listed in its help in this order."""
+    """Add these options to the verb, listed in its help in this order."""
     for option in reversed(options):
         verb = option(verb)
     return verb

@@ -162,7 +162,7 @@ def _failure(log: str, entry: LogEntry) -> Failure | None:
 
 
 def _add_failure(result: Scan, failure: Failure, text: str, begin: int, stop: int) -> None:
-    """Count a failure of a kind and process that is there already, else add it with its context."""
+    """Count another failure of a known kind and process, or add it with its context."""
     kind = failure.row.id if failure.row else _DIGITS.sub("", failure.entry.message)[:80]
     entry = failure.entry
     key = (kind, failure.exception, entry.pid, entry.rank, entry.process)
