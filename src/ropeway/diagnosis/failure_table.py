@@ -94,7 +94,7 @@ def _page(language: str) -> Iterator[str]:
     for kind, name in _KINDS.items():
         yield f"- **{name.in_language(language)}** {_KIND_MEANINGS[kind].in_language(language)}"
         if kind == "root":
-            general = f"{name.in_language(language)}, {_GENERAL.in_language(language)}"
+            general = f"{name.in_language(language)} · {_GENERAL.in_language(language)}"
             yield f"- **{general}** {_GENERAL_MEANING.in_language(language)}"
     rows = _ordered_rows()
     for category, chinese in CATEGORIES.items():
@@ -110,7 +110,7 @@ def _page(language: str) -> Iterator[str]:
 def _section(row: Signature, language: str) -> Iterator[str]:
     kind = _KINDS[row.kind].in_language(language)
     if row.kind == "root" and row.weak:
-        kind = f"{kind}, {_GENERAL.in_language(language)}"
+        kind = f"{kind} · {_GENERAL.in_language(language)}"
     yield f"\n### {row.id}\n"
     if row.after:
         refined = _IN_PLACE_OF.in_language(language)
