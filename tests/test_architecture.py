@@ -119,7 +119,7 @@ def breaches(module: str, tree: ast.AST) -> list[str]:
         upwards = layer(target) < layer(module)
         strange = any(within(module, us) and within(target, them) for us, them in STRANGERS)
         knows_too_much = within(module, {"report"}) and not within(target, REPORT_IMPORTS)
-        # What two verbs need belongs to neither: a package has it, or a module of cli without a verb.
+        # What two verbs need belongs to neither: to a package, or a module of cli without a verb.
         verb_to_verb = module != "cli.main" and target in {f"cli.{verb}" for verb in VERBS}
         if upwards or strange or knows_too_much or verb_to_verb:
             wrong.append(target)
