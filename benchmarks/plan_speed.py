@@ -3,8 +3,8 @@
     python benchmarks/plan_speed.py            # once each, in a fresh process
     python benchmarks/plan_speed.py --repeat 3
 
-Each figure is one `choose` in a process that has chosen nothing yet, so that no cache helps; the
-import is told apart. Bars: 1 s for 16 NPUs, 10 s for 4,096.
+Each figure is one `choose` in a fresh process, so that no cache helps; the import is not in it.
+Bars: 1 s for 16 NPUs, 10 s for 4,096.
 """
 
 import argparse
@@ -23,20 +23,21 @@ import sys, time
 began = time.perf_counter()
 from ropeway.hardware import chip_named
 from ropeway.models.known import known
-from ropeway.plan.choose import Wanted, choose
+from ropeway.plan.candidate import PlanRequest
+from ropeway.plan.choose import choose
 from ropeway.plan.load import Load
 from ropeway.plan.machine import traits
-from ropeway.spec import Cluster, RemoteHost
+from ropeway.spec.cluster import Cluster, RemoteHost
 imported = time.perf_counter() - began
 name, hosts, npus, aim = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 cluster = Cluster(hosts=tuple(RemoteHost(address=f"h{i}", npus=npus) for i in range(hosts)))
 load = Load(1024, 512, clients=16 * hosts * npus)
-wanted = Wanted(
+request = PlanRequest(
     shape=known(name), model_name=name, cluster=cluster, traits=traits("0.18.0"), load=load,
     chip=chip_named("910B3"), objective=aim, tpot_s=0.1 if aim == "latency" else None,
 )
 began = time.perf_counter()
-plan = choose(wanted)
+plan = choose(request)
 seconds = time.perf_counter() - began
 print(f"{imported} {seconds} {plan.searched} {plan.chosen.layout if plan.chosen else '-'}")
 """
@@ -66,14 +67,14 @@ def main() -> None:
 
 def best(model: str, hosts: int, npus: int, aim: str, repeat: int) -> tuple[float, str, str]:
     """The quickest of `repeat` runs: seconds, layouts looked at, the choice."""
-    found = []
+    runs = []
     for _ in range(repeat):
         argv = (sys.executable, "-c", ONE, model, str(hosts), str(npus), aim)
         done = subprocess.run(argv, capture_output=True, text=True, check=True)
         _, seconds, layouts, chosen = done.stdout.split()
-        found.append((float(seconds), layouts, chosen))
+        runs.append((float(seconds), layouts, chosen))
         time.sleep(0.2)
-    return min(found)
+    return min(runs)
 
 
 if __name__ == "__main__":

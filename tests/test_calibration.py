@@ -6,12 +6,20 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ropeway.cli.calibration_file import read_calibration, write_calibration
 from ropeway.cli.main import ropeway
 from ropeway.errors import HostError, Refused
 from ropeway.models import read_shape
 from ropeway.plan import calibration
-from ropeway.plan.calibration import PLAN, Calibration, Point, Trial, fit, predicted
+from ropeway.plan.calibration import (
+    TRIALS,
+    Calibration,
+    Point,
+    Trial,
+    fit,
+    predicted,
+    read_calibration,
+    write_calibration,
+)
 from ropeway.spec.model import Layout
 from test_docs import MOE
 
@@ -60,7 +68,7 @@ def test_constants_that_are_known_are_found_again():
     )  # fmt: skip
     made = [
         Point(str(layout), trial, predicted(SHAPE, layout, trial, true, NPUS))
-        for layout, trials in PLAN
+        for layout, trials in TRIALS
         for trial in (*trials, DEMO)
     ]
     found = fit(SHAPE, made, CORES, NPUS)

@@ -5,9 +5,9 @@ from math import exp, log
 
 import pytest
 
-from ropeway.plan.correction import Case, Likeness, Record, kriging, recorded
+from ropeway.plan.correction import Case, Record, Similarity, kriging, recorded
 
-LIKE = Likeness(
+LIKE = Similarity(
     family=0.02, model=0.06, source=0.03, series=0.03, engine=0.1, method=0.05, split=0.05,
     noise=0.01, apart=0.0, months=3.0, running=1.0, context=1.0, npus=1.0,
 )  # fmt: skip
@@ -15,7 +15,7 @@ CASE = Case("qwen3", "A2", "bf16", "vLLM-Ascend", 18.0, "", False, log(64), log(
 
 
 def record(factor: float, case: Case = CASE, source: str = "page") -> Record:
-    return Record(replace(case, source=source), log(factor), f"https://{source}", source)
+    return Record(replace(case, source=source), log(factor), f"https://{source}")
 
 
 def test_without_anything_alike_nothing_is_corrected() -> None:
@@ -56,8 +56,8 @@ def test_knowledge_fades_with_distance() -> None:
 def test_the_note_says_how_many_how_much_and_which() -> None:
     rows = [record(1.5, source=f"page{number}") for number in range(4)]
     note = kriging(CASE, rows, LIKE).of(CASE).note()
-    assert note.startswith("4 measurements like this were ")
-    assert "slower than the arithmetic" in note
+    assert "4 similar measurements" in note
+    assert "longer than computed" in note
     assert "https://page" in note
 
 

@@ -146,11 +146,11 @@ CANNOT_RUN = [
         "tensor parallel 4 is more than the model's 2 experts, which vLLM refuses for `qwen3_moe`",
     )),
     ("DP3×TP2", PADDED, local(2, 3), (
-        "each of 3 data ranks takes 2 NPUs (tensor 2 × pipeline 1) on one host, or on hosts of "
+        "each of 3 DP ranks takes 2 NPUs (tensor 2 × pipeline 1) on one host, or on hosts of "
         "its own; 2 hosts of 3 NPUs have room for 2",
     )),
     ("DP2×TP4", PADDED, local(3, 3), (
-        "each of 2 data ranks takes 4 NPUs (tensor 4 × pipeline 1) on one host, or on hosts of "
+        "each of 2 DP ranks takes 4 NPUs (tensor 4 × pipeline 1) on one host, or on hosts of "
         "its own; 3 hosts of 3 NPUs have room for 1",
     )),
 ]  # fmt: skip
@@ -208,7 +208,7 @@ def test_nearest_keeps_the_npus_then_the_kinds_then_the_sizes(name, shape, clust
 
 
 def test_tensor_sizes_that_suit_nine_heads_are_the_nearest_of_their_kind():
-    found = names(nearest(Layout.parse("TP2"), SMOLLM2, LAPTOP, count=99))
+    found = names(nearest(Layout.parse("TP2"), SMOLLM2, LAPTOP, number=99))
     assert [name for name in found if name in ("TP1", "TP2", "TP3", "TP4")] == ["TP3", "TP1"]
 
 
@@ -316,7 +316,7 @@ def test_nearest_is_of_the_working_and_starts_with_itself_when_that_works(layout
     assert set(found) <= set(able)
     assert len(found) == min(3, len(able))
     assert (found[0] == layout) == (not problems(layout, shape, cluster))
-    assert nearest(layout, shape, cluster, count=len(able))[:3] == found
+    assert nearest(layout, shape, cluster, number=len(able))[:3] == found
 
 
 @settings(max_examples=300, deadline=None)

@@ -11,8 +11,7 @@ import pytest
 
 from local_cluster import CONTEXT, KV_CACHE_MIB, NEW_TOKENS, directory, reference, served
 from ropeway.models import read_model
-from ropeway.plan.memory import kv_tokens_from_bytes
-from ropeway.spec.model import Layout
+from test_memory import printed_tokens
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -59,11 +58,9 @@ def check_float32(tmp_path: Path, model: str, layout: str, npus: int) -> None:
 
 
 def planned_kv_tokens(model: str, layout: str) -> int:
-    """What `plan` says that the cache of one replica holds, in float32."""
+    """What `plan` says that the cache of one data-parallel rank holds, in float32."""
     shape = read_model(Path(directory(model)))
-    return kv_tokens_from_bytes(
-        shape, Layout.parse(layout), KV_CACHE_MIB * 2**20, kv_bits=32, context=CONTEXT
-    )
+    return printed_tokens(shape, layout, KV_CACHE_MIB * 2**20, CONTEXT, kv_bits=32)
 
 
 @pytest.mark.parametrize(("layout", "npus"), TINY)

@@ -73,26 +73,26 @@ def test_the_screen_of_a_directory(tmp_path: Path, capsys: Captured) -> None:
         "",
         "parameters 107 k, language model with embeddings",
         "74 k without embeddings",
-        "vocabulary 256 tokens × 64, a head of its own",
+        "vocabulary 256 tokens × 64, untied output head",
         "context 512 tokens",
         "",
         "stored as bf16, 16 bits",
-        "weights 208.6 KiB by our count",
-        "208.6 KiB by the headers of 1 file",
-        "agrees: +0.00% against 208.6 KiB (language model)",
+        "weights 208.6 KiB counted from config.json",
+        "208.6 KiB according to the headers of 1 file",
+        "agrees: +0.00% from 208.6 KiB (language model)",
         "KV cache 256 B per token at 16 bits",
         "",
         "parameters",
-        "layers what they are of one",
-        "2 full attention: 4 heads of 16, 2 for keys and values 37 k",
+        "layers kind each",
+        "2 full attention: 4 heads of 16, 2 KV heads 37 k",
         "dense, 128 wide",
-        "2 in all 74 k",
+        "2 in total 74 k",
     ]
 
 
 def test_a_disagreement_is_said_with_its_numbers(tmp_path: Path, capsys: Captured) -> None:
     run(str(directory(tmp_path, numbers=2 * NUMBERS)))
-    assert "DISAGREES: +100.00% against 208.6 KiB (language model)" in capsys.readouterr().out
+    assert "DISAGREES: +100.00% from 208.6 KiB" in capsys.readouterr().out
 
 
 def test_the_document_of_a_directory(tmp_path: Path, capsys: Captured) -> None:
@@ -141,7 +141,7 @@ def test_a_published_name_needs_nothing_here(capsys: Captured) -> None:
     assert "30.53 B, language model with embeddings" in out
     assert "3.35 B per token, 2.73 B without embeddings" in out
     assert "w8a8; bits: attention, dense, routed, shared 8; head 16" in out
-    assert "48  full attention: 32 heads of 128, 4 for keys and values" in out
+    assert "48  full attention: 32 heads of 128, 4 KV heads" in out
     assert "8 of 128 experts, 768" in out
 
 
@@ -165,7 +165,7 @@ def test_a_layout_shows_what_one_npu_holds(capsys: Captured) -> None:
 def test_a_layout_that_vllm_refuses_is_shown_with_the_reason(capsys: Captured) -> None:
     assert run("Qwen3-30B-A3B", "--layout", "TP3") == Exit.OK
     out = capsys.readouterr().out
-    assert "does not run: tensor parallel 3 does not divide 32 attention heads" in out
+    assert "tensor parallel 3 does not divide 32 attention heads" in out
 
 
 @pytest.mark.parametrize(

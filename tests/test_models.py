@@ -258,7 +258,7 @@ def test_a_missing_directory_is_refused(tmp_path):
 def test_a_file_in_place_of_a_directory_is_refused(tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF")
-    assert "a model is a directory" in refusal(file).what
+    assert "not a model directory" in refusal(file).what
 
 
 def test_a_directory_without_config_is_refused(tmp_path):

@@ -208,7 +208,7 @@ def test_nemotron_letters_are_layers_of_one_part():
     ]
     # relu2 has no gate: two matrices of 64 × 128, and the norm
     assert shape.blocks[1].feed.numbers == 2 * 64 * 128 + 64
-    with pytest.raises(ModelError, match="letters we do not know"):
+    with pytest.raises(ModelError, match="hybrid_override_pattern"):
         read_shape({**config, "hybrid_override_pattern": "M?*"})
 
 
@@ -230,9 +230,8 @@ def test_qwen2_has_a_window_in_its_config_and_does_not_use_it():
 def test_an_unknown_family_is_counted_by_the_usual_rules_and_says_so():
     shape = read_shape({**LLAMA, "model_type": "novelty"})
     assert count(shape).language == count(read_shape(LLAMA)).language
-    assert shape.assumed == (
-        "`novelty` is not among the families we know: counted by the usual rules",
-    )
+    (note,) = shape.assumed
+    assert "`novelty`" in note
 
 
 def test_an_unknown_kind_of_layer_is_said():

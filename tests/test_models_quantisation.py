@@ -104,7 +104,7 @@ def test_a_list_that_leaves_out_the_dense_part_does_not_leave_out_the_experts():
 def test_a_mark_that_cannot_be_read_is_said():
     shape = read_shape({**LLAMA, "quantization_config": {"quant_method": "novelty"}})
     assert shape.precision.scheme == "unknown"
-    assert "`quantization_config` is of a kind we cannot read" in shape.assumed[0]
+    assert "`quantization_config`" in shape.assumed[0]
 
 
 def test_float32_takes_32_bits():

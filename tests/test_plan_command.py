@@ -1,7 +1,7 @@
 """`ropeway plan` as a user types it: the answer, exit codes, what it writes and refuses."""
 
-import io
 import json
+import re
 import resource
 import stat
 from dataclasses import replace
@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ropeway.cli.calibration_file import write_calibration
 from ropeway.cli.main import exit_code
 from ropeway.hardware import chip_named
-from ropeway.plan.calibration import Calibration
+from ropeway.plan.calibration import Calibration, write_calibration
 from ropeway.plan.machine import ascend, traits
 from ropeway.spec.model import Layout, load_spec, parse_spec
 from test_report import Page
@@ -76,7 +75,7 @@ def test_from_flags_alone_the_answer_comes_first(capsys):
     assert told[1].startswith("vLLM-Ascend 0.11.0rc0, graph piecewise · 256 clients, 128 tokens")
     run_line = next(line for line in told if line.startswith("run "))
     assert run_line.endswith(" NPUs")
-    assert "80 % of such runs" in out
+    assert "80 % interval" in out
     assert "not verified on NPU hardware" in " ".join(out.split())
     assert told.index("values") < next(
         n for n, line in enumerate(told) if line.startswith("layouts that run")
@@ -156,7 +155,7 @@ def test_what_is_too_slow_is_rejected_and_the_answer_is_no(capsys):
 def test_a_model_too_large_is_no_and_says_what_is_missing(capsys):
     code, out, _ = run(capsys, "--model", "DeepSeek-V3", "--chip", "910B4")
     assert code == 1
-    assert "nothing fits what is asked" in out
+    assert "nothing fits" in out
     assert "GiB" in out
     assert document(capsys, "--model", "DeepSeek-V3", "--chip", "910B4")["missing"]
 
@@ -357,7 +356,6 @@ def test_a_link_stays_a_link(capsys, spec):
         ([*QWEN, "--clients", "4", "--rate", "4"], "exclude each other", "keep one"),
         (["-c", "no-such.yaml"], "no such file", "ropeway init"),
         ([*QWEN, "--write"], "there is none here", "ropeway init"),
-        (["evaluate", "no-such.csv"], "cannot read `no-such.csv`", ""),
     ],
 )
 def test_bad_input_is_refused_with_numbers_and_a_hint(capsys, args, what, hint):
@@ -436,7 +434,7 @@ def test_a_local_cluster_is_planned_with_its_constants_and_claims_no_npu(capsys,
     assert code == 0
     assert "model on 2 hosts × 2 virtual NPUs" in told
     assert "predicted from constants measured on this machine" in told
-    assert "constants of smollm2-moe on 2 cores, measured here 2026-11-27" in told
+    assert re.search(r"constants of smollm2-moe on 2 cores, .* 2026-11-27", told)
     assert "NPU hardware" not in out + page.read_text()
     assert said["wanted"]["load"]["requests"] == 512  # what `bench` would send
     assert said["chosen"]["memory"]["kv_cache"] == 2**30
@@ -445,45 +443,3 @@ def test_a_local_cluster_is_planned_with_its_constants_and_claims_no_npu(capsys,
     assert load_spec(local).serve.version is None
     (local.parent / "cache" / "ropeway" / "calibration.json").write_text("{")
     assert run(capsys)[0] == 2
-
-
-# Predictions against measurements
-
-CSV = """\
-model,hardware,npus,nodes,tp,pp,ep,dp,input_len,output_len,concurrency,output_tok_s,tpot_ms,\
-engine,version,source_url
-Qwen3-32B,910B4 32GB,8,1,8,1,1,1,512,256,64,1100,55,vLLM-Ascend,v0.11.0rc0,https://a.example/1
-Qwen3-32B,910B4 32GB,8,1,8,1,1,1,,,64,1100,,vLLM-Ascend,v0.11.0rc0,https://a.example/1
-"""
-
-
-def test_an_evaluation_is_told_row_by_row(capsys, tmp_path):
-    path = tmp_path / "measured.csv"
-    path.write_text(CSV)
-    code, out, err = run(capsys, "evaluate", str(path))
-    assert (code, err) == (0, "")
-    assert out.startswith("predicted: 1 row\n")
-    assert "cannot be known: 1 row" in out
-    said = document(capsys, "evaluate", str(path))
-    assert (said["exit"], said["schema"], said["rows_predicted"]) == (0, 1, 1)
-    known, unknown = said["rows"]
-    assert unknown["unknown"]
-    (output, _) = known["figures"]
-    assert output["measured"] == 1100
-    assert output["error"] == pytest.approx(output["predicted"] / 1100 - 1)
-    assert output["in_interval"] == (output["low"] <= 1100 <= output["high"])
-
-
-def test_measurements_can_come_from_stdin(capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + CSV.encode())))
-    code, out, _ = run(capsys, "evaluate", "-")
-    assert code == 0
-    assert "Qwen3-32B" in out
-
-
-def test_measurements_that_are_no_text_are_refused_with_the_line(capsys, tmp_path):
-    path = tmp_path / "measured.csv"
-    path.write_bytes(b"model\nQwen3\nQwen\xff\n")
-    code, _, err = run(capsys, "evaluate", str(path))
-    assert code == 2
-    assert "measured.csv:3" in err

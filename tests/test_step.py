@@ -10,10 +10,11 @@ import pytest
 
 from ropeway.hardware import chip_named
 from ropeway.models.known import known
-from ropeway.plan.cycle import Replica, cycle
+from ropeway.plan.cycle import DataRank, cycle_of
 from ropeway.plan.load import Load
-from ropeway.plan.machine import Machine, ascend, ideal, one_of, traits
-from ropeway.plan.step import Batch, Costs, Place, stage_costs
+from ropeway.plan.machine import Machine, ascend, ideal, share_of, traits
+from ropeway.plan.question import Question
+from ropeway.plan.step import Batch, Costs, stage_costs
 from ropeway.spec.model import Layout
 
 MODEL = known("Qwen3-30B-A3B")
@@ -23,8 +24,8 @@ FULL_BATCH = Batch(256, 256, 0, context=1024)
 
 
 def costs(layout: str, machine: Machine = PERFECT, npus_per_host: int = 8) -> Costs:
-    place = Place(MODEL, Layout.parse(layout), npus_per_host, MODEL.precision)
-    return stage_costs(place, machine)[0]
+    load = Load(1, 1, clients=1)
+    return stage_costs(Question(MODEL, Layout.parse(layout), machine, load, npus_per_host))[0]
 
 
 def test_weights_of_eight_tensor_ranks_take_nine_and_a_half_milliseconds() -> None:
@@ -104,8 +105,8 @@ def test_the_host_has_work_for_every_sequence() -> None:
 
 def test_ranks_of_one_pool_have_their_part_of_it() -> None:
     pool = replace(PERFECT, shared=True)
-    alone = costs("TP1", one_of(pool, 1)).times(FULL_BATCH)
-    four = costs("TP4", one_of(pool, 4)).times(FULL_BATCH)
+    alone = costs("TP1", share_of(pool, 1)).times(FULL_BATCH)
+    four = costs("TP4", share_of(pool, 4)).times(FULL_BATCH)
     # A quarter of the weights at a quarter of the bandwidth (the router is on each rank).
     assert four.weights == pytest.approx(alone.weights, rel=0.01)
 
@@ -121,17 +122,16 @@ def test_expert_ranks_wait_for_the_fullest() -> None:
 def test_eight_bit_products_run_at_the_eight_bit_rate() -> None:
     quantised = known("Qwen3-30B-A3B-W8A8")
     machine = replace(PERFECT, narrow=0.5)
-    whole = stage_costs(Place(MODEL, Layout(tensor=8), 8, MODEL.precision), machine)[0]
-    narrow = stage_costs(Place(quantised, Layout(tensor=8), 8, quantised.precision), machine)[0]
+    whole = Question(MODEL, Layout(tensor=8), machine, LOAD)
+    (whole_costs,), (narrow,) = stage_costs(whole), stage_costs(replace(whole, shape=quantised))
     # Twice the rate, half of it reached: the same.
-    assert narrow.expert_token == pytest.approx(whole.expert_token)
-    assert narrow.routed == pytest.approx(whole.routed / 2)
+    assert narrow.expert_token == pytest.approx(whole_costs.expert_token)
+    assert narrow.routed == pytest.approx(whole_costs.routed / 2)
 
 
-def replica(layout: str, machine: Machine, load: Load, budget: int = 8192) -> Replica:
-    asked = Layout.parse(layout)
-    stages = stage_costs(Place(MODEL, asked, 8, MODEL.precision), machine)
-    return Replica(stages, asked.pipeline, asked.data, budget, 512, machine, load)
+def rank(layout: str, machine: Machine, load: Load) -> DataRank:
+    question = Question(MODEL, Layout.parse(layout), machine, load, max_sequences=512)
+    return DataRank.of(question)
 
 
 LOAD = Load(400, 601, clients=256)
@@ -139,14 +139,14 @@ LOAD = Load(400, 601, clients=256)
 
 def test_a_cycle_is_the_steps_of_one_answer() -> None:
     machine = replace(PERFECT, step=10e-3)
-    found = cycle(replica("TP8", machine, Load(1, 601, clients=64)), 64)
+    found = cycle_of(rank("TP8", machine, Load(1, 601, clients=64)), 64)
     step = costs("TP8", machine).times(Batch(64, 64, 0, context=1 + 601 / 2)).total
     assert found.seconds == pytest.approx(600 * step, rel=0.01)
 
 
 def test_prompts_take_steps_from_generating() -> None:
-    alone = cycle(replica("TP8", PERFECT, Load(1, 601, clients=256)), 256).seconds
-    both = cycle(replica("TP8", PERFECT, LOAD), 256).seconds
+    alone = cycle_of(rank("TP8", PERFECT, Load(1, 601, clients=256)), 256).seconds
+    both = cycle_of(rank("TP8", PERFECT, LOAD), 256).seconds
     # Each of 600 steps sees 399 tokens more: 256 × 399 × 24.6 KB / 0.8 TB/s = 3.14 ms. The prompts'
     # 102,400 tokens multiply while weights are read, but all of them go through 97 reduces, 37 ns
     # each: 0.36 s.
@@ -155,38 +155,38 @@ def test_prompts_take_steps_from_generating() -> None:
 
 def test_a_pipeline_of_equal_stages_takes_two_passes_for_a_step() -> None:
     machine = replace(PERFECT, step=10e-3)
-    whole = cycle(replica("TP8", machine, LOAD), 256)
-    half = cycle(replica("TP8×PP2", machine, LOAD), 256)
+    whole = cycle_of(rank("TP8", machine, LOAD), 256)
+    half = cycle_of(rank("TP8×PP2", machine, LOAD), 256)
     # Two micro-batches in turn through half the layers: as long as one pass of all, and each
     # reads the weights once and pays the host's step.
-    assert half.turn == 2
+    assert half.passes == 2
     assert half.seconds == pytest.approx(whole.seconds + 600 * 10e-3, rel=0.1)
 
 
 def test_blocking_sends_lengthen_a_pipeline_only() -> None:
     blocked = replace(PERFECT, blocked=0.8)
-    free = cycle(replica("TP8×PP2", PERFECT, LOAD), 256).seconds
-    held = cycle(replica("TP8×PP2", blocked, LOAD), 256).seconds
+    free = cycle_of(rank("TP8×PP2", PERFECT, LOAD), 256).seconds
+    held = cycle_of(rank("TP8×PP2", blocked, LOAD), 256).seconds
     assert held / free == pytest.approx(1 + 0.8 / 2)
-    assert cycle(replica("TP8", blocked, LOAD), 256) == cycle(replica("TP8", PERFECT, LOAD), 256)
+    assert cycle_of(rank("TP8", blocked, LOAD), 256) == cycle_of(rank("TP8", PERFECT, LOAD), 256)
 
 
 def test_replicas_that_share_experts_wait_for_each_others_prompts() -> None:
     machine = replace(PERFECT, mixed_moe_layer=2e-3, overlap=0.0)
     long = Load(400, 2001, rate=1.0)
-    one = cycle(replica("TP8", machine, long), 16)
-    two = cycle(replica("DP2×TP8", machine, long), 16)
+    one = cycle_of(rank("TP8", machine, long), 16)
+    two = cycle_of(rank("DP2×TP8", machine, long), 16)
     # 16 prompts in 2,000 steps: 16 steps with a prompt, nearly 32 with one of either.
     assert one.mixed_steps == pytest.approx(16, rel=0.01)
     assert two.mixed_steps == pytest.approx(32, rel=0.02)
 
 
 def test_fewer_sequences_than_stages_leave_stages_idle() -> None:
-    found = cycle(replica("TP8×PP2", PERFECT, LOAD), 1)
-    assert found.turn == 2
+    found = cycle_of(rank("TP8×PP2", PERFECT, LOAD), 1)
+    assert found.passes == 2
 
 
 def test_clients_in_step_share_the_steps_that_read_prompts() -> None:
     # 256 prompts of 400 tokens fill 12.5 steps of 8192; at random they would come in
     # 600 (1 - e^(-256/600)) = 208; clients that began together lie between: √(12.5 × 208) = 51.
-    assert cycle(replica("TP8", PERFECT, LOAD), 256).mixed_steps == pytest.approx(51, rel=0.01)
+    assert cycle_of(rank("TP8", PERFECT, LOAD), 256).mixed_steps == pytest.approx(51, rel=0.01)

@@ -1,6 +1,7 @@
-"""`ropeway calibrate`: what this machine's cores and links do, measured with the real engine."""
+"""`ropeway calibrate`: measures the speed of this machine with the real engine."""
 
 import asyncio
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,14 +15,23 @@ from ropeway.bench.compare import Served
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.run import prepare, run_bench
 from ropeway.bench.stats import Summary, summarise
+from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.bringup import Ground, deployment_for, interruptible, stand
-from ropeway.cli.calibration_file import calibration_path, write_calibration
 from ropeway.cli.measure import LOAD, STORY, up
 from ropeway.cli.options import screen_options
 from ropeway.errors import EndpointError, Refused
 from ropeway.launch.local.run import refuse_second
 from ropeway.models import ModelShape
-from ropeway.plan.calibration import PLAN, Calibration, Point, Trial, fit, predicted
+from ropeway.plan.calibration import (
+    TRIALS,
+    Calibration,
+    Point,
+    Trial,
+    calibration_path,
+    fit,
+    predicted,
+    write_calibration,
+)
 from ropeway.report.calibration import Explained, calibration_text
 from ropeway.report.console import Screen
 from ropeway.spec.model import Layout, Serve, local_spec
@@ -38,9 +48,9 @@ _EXPECTED_SECONDS = 100.0
 def calibrate(*, local: bool, port: int, screen: Screen) -> None:
     """Measure this machine, so that `plan` can predict the local cluster.
 
-    Brings up two layouts of the rehearsal's model, loads each for some seconds, and keeps the
-    constants that explain what was measured: arithmetic, memory, messages, the engine's own work.
-    A minute or two on two cores, which should have nothing else to do.
+    Starts two layouts of the rehearsal's model, runs load tests of some seconds on each, and
+    stores the constants that explain the results: arithmetic, memory, messages, the engine's own
+    work. Takes a minute or two on two cores, which should be idle otherwise.
 
     \b
     Example:
@@ -50,12 +60,12 @@ def calibrate(*, local: bool, port: int, screen: Screen) -> None:
         raise Refused(
             "only this machine can be calibrated",
             hint="ropeway calibrate --local\n"
-            "for NPUs: `ropeway bench`, and hold the result against `ropeway plan evaluate`",
+            "for NPUs: compare the result of `ropeway bench` with `ropeway plan`",
         )
     refuse_second(_NAME)
     spec = local_spec(serve=Serve(port=port, context=1024), name=_NAME)
     began = time.monotonic()
-    names = [str(layout) for layout, _ in PLAN]
+    names = [str(layout) for layout, _ in TRIALS]
     points: list[Point] = []
     with (
         interruptible(),
@@ -63,42 +73,42 @@ def calibrate(*, local: bool, port: int, screen: Screen) -> None:
         screen.stages(names, expected_seconds=_EXPECTED_SECONDS) as stages,
     ):
         ground = stand(spec, screen)
-        for layout, trials in PLAN:
+        for layout, trials in TRIALS:
             with stages.stage(str(layout)):
                 points += measure(ground, layout, trials, Path(folder), screen)
     cluster = spec.cluster
     machine = fit(ground.shape, points, ground.facts.cores, cluster.npus_per_host)
-    found = Calibration(
+    calibration = Calibration(
         machine,
         tuple(points),
         model=spec.model.name or "",
         conditions=f"{ground.hardware}; {ground.engine_version}",
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    path = calibration_path()
-    write_calibration(found, path)
-    rows = _explained(found, ground.shape, cluster.npus_per_host)
+    path = calibration_path(default_root(os.environ))
+    write_calibration(calibration, path)
+    rows = _explained(calibration, ground.shape, cluster.npus_per_host)
     screen.answer(calibration_text(rows))
-    screen.answer(f"\nkept in {path}; {format_seconds(time.monotonic() - began)} in all")
+    screen.answer(f"\nwritten to {path}; took {format_seconds(time.monotonic() - began)}")
     screen.result(
-        {**found.as_json(), "explained": [asdict(row) for row in rows], "file": str(path)}
+        {**calibration.as_json(), "explained": [asdict(row) for row in rows], "file": str(path)}
     )
 
 
-def _explained(found: Calibration, shape: ModelShape, npus: int) -> list[Explained]:
-    """What was measured, then the layouts of the demo under its load."""
+def _explained(calibration: Calibration, shape: ModelShape, npus: int) -> list[Explained]:
+    """Return the measured layouts, then those of the demo under its load."""
     rows = [
         Explained(
             point.layout,
             _load_words(point.trial),
-            predicted(shape, Layout.parse(point.layout), point.trial, found.machine, npus),
+            predicted(shape, Layout.parse(point.layout), point.trial, calibration.machine, npus),
             point.output_tokens_per_s,
         )
-        for point in found.points
+        for point in calibration.points
     ]
     trial = Trial(LOAD.clients, LOAD.requests, LOAD.input_tokens, LOAD.output_tokens)
     for layout in STORY:
-        speed = predicted(shape, layout, trial, found.machine, npus)
+        speed = predicted(shape, layout, trial, calibration.machine, npus)
         rows.append(Explained(str(layout), _load_words(trial), speed))
     return rows
 
@@ -111,7 +121,7 @@ def _load_words(trial: Trial) -> str:
 def measure(
     ground: Ground, layout: Layout, trials: Sequence[Trial], folder: Path, screen: Screen
 ) -> list[Point]:
-    """Bring a layout up, run the trials, and take it down whatever happens."""
+    """Bring a layout up, run the trials, and take it down in any case."""
     deployment = deployment_for(ground, layout, folder)
     with up(ground, deployment, screen) as served:
         return [
@@ -121,7 +131,7 @@ def measure(
 
 
 def _run(layout: Layout, served: Served, trial: Trial, screen: Screen, *, warm: bool) -> Point:
-    """One load test. Raises EndpointError when a request failed: its figures would mislead."""
+    """Run one load test. Raises EndpointError when a request failed: figures would mislead."""
     endpoint, model = served.endpoint, served.model
     with screen.step(f"{trial.requests} requests from {_load_words(trial)}") as step:
         recipe = asyncio.run(prepare(endpoint, model, trial.input_tokens))

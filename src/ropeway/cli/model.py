@@ -1,4 +1,4 @@
-"""`ropeway model`: small checkpoints, what a model is made of, and its way to the hosts."""
+"""`ropeway model`: fetch checkpoints, show what a model is made of, copy one to the hosts."""
 
 import os
 from dataclasses import asdict, replace
@@ -30,7 +30,7 @@ from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.model import Layout
 from ropeway.units import format_bytes
 
-_LARGEST_HOST = 1024  # of spec.RemoteHost
+_LARGEST_HOST = 1024  # of spec.cluster.RemoteHost
 
 _DIR = click.option(
     "--dir",
@@ -43,7 +43,7 @@ _DIR = click.option(
 @click.group(invoke_without_command=True)
 @click.pass_context
 def model(ctx: click.Context) -> None:
-    """Fetch a small model, look into a model directory, or bring one to all hosts.
+    """Fetch a small model, inspect a model directory, or copy one to all hosts.
 
     \b
     Example:
@@ -60,11 +60,11 @@ model.add_command(push_)
 @screen_options
 @click.argument("name")
 @_DIR
-@click.option("--verify", is_flag=True, help="Read every file again and compare its sha256.")
+@click.option("--verify", is_flag=True, help="Read every file and compare its sha256.")
 def fetch(*, screen: Screen, name: str, root: Path | None, verify: bool) -> None:
-    """Fetch the checkpoint NAME and whatever it is made from; `ropeway model list` has the names.
+    """Fetch the checkpoint NAME and what it is made from; `ropeway model list` shows the names.
 
-    What is there already and whole is left as it is. The directory is printed on stdout.
+    Files that are complete are kept. The directory is printed on stdout.
 
     \b
     Example:
@@ -80,7 +80,7 @@ def fetch(*, screen: Screen, name: str, root: Path | None, verify: bool) -> None
 @screen_options
 @_DIR
 def list_(*, screen: Screen, root: Path | None) -> None:
-    """List the checkpoints that can be fetched, and say which are here.
+    """List the checkpoints that can be fetched, and which of them are on this machine.
 
     \b
     Example:
@@ -102,13 +102,17 @@ def list_(*, screen: Screen, root: Path | None) -> None:
 @model.command()
 @screen_options
 @click.argument("model_name", metavar="PATH|NAME")
-@click.option("--layout", metavar="LAYOUT", help="What one NPU holds of it: `TP8`, `TP8xPP2+EP`.")
+@click.option(
+    "--layout",
+    metavar="LAYOUT",
+    help="Show the share of one NPU in this layout: `TP8`, `TP8xPP2+EP`.",
+)
 @_DIR
 def show(*, screen: Screen, model_name: str, layout: str | None, root: Path | None) -> None:
     """Show what a model is made of: layers, parameters, bytes, and its share of one NPU.
 
-    PATH is a model directory or a config.json; NAME a checkpoint that was fetched, or a published
-    model, which need not be here. Of weight files only the headers are read.
+    PATH is a model directory or a config.json. NAME is a fetched checkpoint or a published model,
+    which need not be on this machine. Only the headers of weight files are read.
 
     \b
     Example:
@@ -143,17 +147,17 @@ def _read_directory(path: Path) -> ModelSummary:
 
 
 def _looks_like_path(name: str) -> bool:
-    """`org/name` is a published name; what starts like a path or goes deeper is a path."""
+    """Say whether a name is a path; `org/name` is a published model."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def _share(shape: ModelShape, text: str) -> ShownLayout:
     layout = Layout.parse(text)
-    # One host for all: which hosts there are is no question here.
+    # One host for all NPUs, because which hosts there are does not matter here.
     host = RemoteHost(address="any", npus=min(layout.npus, _LARGEST_HOST))
     fits = layout.npus <= _LARGEST_HOST
-    found = problems(layout, shape, Cluster(hosts=(host,))) if fits else ()
-    return ShownLayout(str(layout), shard(shape, layout), found)
+    reasons = problems(layout, shape, Cluster(hosts=(host,))) if fits else ()
+    return ShownLayout(str(layout), shard(shape, layout), reasons)
 
 
 def _root(chosen: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""What mixes tokens in one layer, for every kind of attention that config.json can describe.
+"""The attention of one layer, for every kind that config.json can describe.
 
 Each builder follows the module of vLLM 0.32.0 that it names, so that `pieces` is how that module
 splits its weights. FLOPs count 2 for a multiplication with its addition.
@@ -18,7 +18,7 @@ KV_HEADS = (
 
 # Q, K and V have a bias though no key of config.json says so (Qwen2Attention in vLLM and others).
 _QKV_BIAS = ("qwen", "chatglm", "qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen2_5_omni")
-# Every attention matrix has one (GPT2Attention and its kin).
+# Every attention matrix has a bias (GPT2Attention and similar).
 _ALL_BIAS = ("gpt2", "gpt_bigcode", "gpt_neox", "opt", "phi", "starcoder2")
 # The output is gated: Q is twice as wide (Qwen3NextAttention), or a projection stands beside it.
 _GATED = ("qwen3_next", "qwen3_5")
@@ -29,14 +29,14 @@ _NORMED_HEADS = ("qwen3", "gemma3", "gemma4", "hy_v3", "hunyuan", "olmo2", "olmo
 def matrix(
     name: str, component: str, size: tuple[int, int], pieces: int = 1, *, bias: bool = False
 ) -> Weight:
-    """A weight of `size` (out, in) that every token is multiplied with."""
+    """Return a weight of `size` (out, in) that every token is multiplied with."""
     out, into = size
     # mypy cannot see that every caller writes a literal of Component.
     return Weight(name, component, out * into + out * bias, pieces, 2 * out * into)  # type: ignore[arg-type]
 
 
 def norm(name: str, numbers: int, pieces: int = 1) -> Weight:
-    """A vector of a norm, or other numbers that no matrix multiplication reads."""
+    """Return a vector of a norm, or other numbers that no matrix multiplication reads."""
     return Weight(name, "norm", numbers, pieces)
 
 
@@ -50,10 +50,10 @@ def softmax(
     window: int = 0,
     keys_are_values: bool = False,
 ) -> Attention:
-    """Softmax attention with KV heads (LlamaAttention, Qwen3Attention, … and QKVParallelLinear).
+    """Return softmax attention with KV heads (LlamaAttention, …, QKVParallelLinear).
 
-    What is 0 is read from the config. `keys_are_values`: the layer has no V projection (Gemma 4);
-    it caches both all the same.
+    Arguments that are 0 are read from the config. `keys_are_values`: the layer has no V projection
+    (Gemma 4), but caches both.
     """
     hidden = config.need("hidden size", HIDDEN)
     heads = heads or config.need("attention heads", HEADS)
@@ -95,9 +95,9 @@ def softmax(
 
 
 def latent(config: Config, *, indexed: bool) -> Attention:
-    """MLA (MultiHeadLatentAttentionWrapper): one latent per token for all heads.
+    """Return MLA (MultiHeadLatentAttentionWrapper): one latent per token for all heads.
 
-    Generating, the heads work on the latent itself (kv_b_proj is absorbed into query and output);
+    When generating, heads work on the latent itself (kv_b_proj is absorbed into query and output);
     over a prompt the latent is unpacked. `indexed`: the layer has the indexer of DeepSeek-V3.2,
     which picks the `index_topk` tokens that are read.
     """
@@ -120,7 +120,7 @@ def latent(config: Config, *, indexed: bool) -> Attention:
         weights.append(matrix("q_a_proj", "attention", (query_rank, hidden)))
     if config.flag("mla_use_output_gate"):
         weights.append(matrix("g_proj", "attention", (heads * value, hidden), heads))
-    found = Attention(
+    attention = Attention(
         kind="latent",
         heads=heads,
         kv_heads=config.find(KV_HEADS) or heads,
@@ -132,19 +132,19 @@ def latent(config: Config, *, indexed: bool) -> Attention:
     )
     limit = config.find(("index_topk",))
     if not limit:
-        return found
-    # A layer without an indexer of its own reads what the one before it has picked (GLM-5.2).
-    return _indexed(config, found, query_rank or hidden) if indexed else replace(
-        found, read_limit=limit
-    )  # fmt: skip
+        return attention
+    if indexed:
+        return _indexed(config, attention, query_rank or hidden)
+    # A layer without an indexer reads the tokens that the one before it has picked (GLM-5.2).
+    return replace(attention, read_limit=limit)
 
 
 def compressed(config: Config, ratio: int) -> Attention:
-    """DeepSeek-V4 (vllm/models/deepseek_v4/attention.py, compressor.py).
+    """Return the attention of DeepSeek-V4 (vllm/models/deepseek_v4/attention.py, compressor.py).
 
     One latent of `head_dim` numbers is key and value for all heads: of each of the last
-    `sliding_window` tokens, and beside that one for every `ratio` tokens of the whole context
-    (`ratio` 0: none). At ratio 4 an indexer picks `index_topk` of those.
+    `sliding_window` tokens, and one more for every `ratio` tokens of the whole context (`ratio` 0:
+    none). At ratio 4 an indexer picks `index_topk` of those.
     """
     hidden = config.need("hidden size", HIDDEN)
     heads = config.need("attention heads", HEADS)
@@ -161,18 +161,18 @@ def compressed(config: Config, ratio: int) -> Attention:
         matrix("wo_b", "attention", (hidden, groups * out_rank), groups),
         norm("norms", hidden + query_rank + head_dim + heads),
     ]
-    seen = 4.0 * heads * head_dim
+    flops = 4.0 * heads * head_dim  # per token attended to
     if ratio <= 1:
         return Attention(
             "window", heads, 1, head_dim, tuple(weights), kv_width=head_dim, window=window,
-            decode_flops=seen, prefill_flops=seen,
+            decode_flops=flops, prefill_flops=flops,
         )  # fmt: skip
     weights.append(_compressor("compressor", hidden, head_dim, ratio))
-    found = Attention(
+    attention = Attention(
         "compressed", heads, 1, head_dim, tuple(weights), kv_width=head_dim / ratio, window=window,
-        window_width=head_dim, decode_flops=seen / ratio, prefill_flops=seen / ratio,
+        window_width=head_dim, decode_flops=flops / ratio, prefill_flops=flops / ratio,
     )  # fmt: skip
-    return _indexed(config, found, query_rank, ratio) if ratio == _INDEXED_RATIO else found
+    return _indexed(config, attention, query_rank, ratio) if ratio == _INDEXED_RATIO else attention
 
 
 # "Only C4A uses sparse attention and hence has indexer": DeepseekV4Attention.
@@ -180,7 +180,7 @@ _INDEXED_RATIO = 4
 
 
 def delta_net(config: Config) -> Attention:
-    """Gated delta net (GatedDeltaNetAttention of Qwen3-Next and Qwen3.5)."""
+    """Return a gated delta net (GatedDeltaNetAttention of Qwen3-Next and Qwen3.5)."""
     hidden = config.need("hidden size", HIDDEN)
     key_heads = config.need("key heads of linear attention", ("linear_num_key_heads",))
     heads = config.need("value heads of linear attention", ("linear_num_value_heads",))
@@ -202,7 +202,7 @@ def delta_net(config: Config) -> Attention:
 
 
 def kimi_delta(config: Config) -> Attention:
-    """Kimi delta attention (vllm/models/kimi_k3/nvidia/kda.py); every width in one section."""
+    """Return Kimi delta attention (vllm/models/kimi_k3/nvidia/kda.py)."""
     hidden = config.need("hidden size", HIDDEN)
     section = config.part("linear_attn_config")
     heads = section.need("heads of linear attention", ("num_heads",))
@@ -225,14 +225,14 @@ def kimi_delta(config: Config) -> Attention:
         weights.append(matrix("g_a_proj", "attention", (head_dim, hidden)))
         weights.append(matrix("g_b_proj", "attention", (width, head_dim), heads))
     sizes = ((kernel - 1) * 3 * width, width * head_dim)
-    # KDA keeps its state in float32 unless told otherwise (MambaStateDtypeCalculator).
+    # KDA keeps its state in float32 unless configured otherwise (MambaStateDtypeCalculator).
     return _recurrent(
         config, "linear", (heads, heads, head_dim), tuple(weights), sizes, state_bits=32
     )
 
 
 def lightning(config: Config) -> Attention:
-    """Lightning attention (MiniMax-Text-01): linear, one square state per head."""
+    """Return lightning attention (MiniMax-Text-01): linear, with a square state per head."""
     hidden = config.need("hidden size", HIDDEN)
     heads = config.need("attention heads", HEADS)
     head_dim = config.find(("head_dim",)) or hidden // heads
@@ -248,7 +248,7 @@ def lightning(config: Config) -> Attention:
 
 
 def mamba(config: Config) -> Attention:
-    """Mamba-2 (MambaMixer2)."""
+    """Return Mamba-2 (MambaMixer2)."""
     hidden = config.need("hidden size", HIDDEN)
     heads = config.need("Mamba heads", ("mamba_num_heads", "mamba_n_heads"))
     head_dim = config.need("Mamba head width", ("mamba_head_dim", "mamba_d_head"))
@@ -273,7 +273,7 @@ def _has_bias(config: Config) -> bool:
 
 
 def _small_weights(config: Config, heads: int, kv_heads: int, head_dim: int) -> list[Weight]:
-    """Norms and sinks; the layer's own input norm is among them."""
+    """Return norms and sinks, the layer's input norm among them."""
     weights = [norm("input_norm", config.need("hidden size", HIDDEN))]
     if config.text(("qk_norm_type",)) == "per_layer":
         weights.append(norm("qk_norm", (heads + kv_heads) * head_dim, kv_heads))
@@ -287,7 +287,7 @@ def _small_weights(config: Config, heads: int, kv_heads: int, head_dim: int) -> 
 
 
 def _indexed(config: Config, attention: Attention, query_rank: int, ratio: int = 1) -> Attention:
-    """With the indexer of DeepSeek-V3.2 (`Indexer` in deepseek_v2.py); every rank has all of it."""
+    """Add the indexer of DeepSeek-V3.2 (`Indexer` in deepseek_v2.py); each rank holds all of it."""
     hidden = config.need("hidden size", HIDDEN)
     heads = config.need("heads of the indexer", ("index_n_heads",))
     width = config.need("head width of the indexer", ("index_head_dim",))
@@ -310,7 +310,7 @@ def _indexed(config: Config, attention: Attention, query_rank: int, ratio: int =
 
 
 def block_sparse(config: Config, attention: Attention) -> Attention:
-    """With the block index of MiniMax-M3 (vllm/models/minimax_m3/common/indexer.py)."""
+    """Add the block index of MiniMax-M3 (vllm/models/minimax_m3/common/indexer.py)."""
     section = config.part("sparse_attention_config")
     hidden = config.need("hidden size", HIDDEN)
     heads = section.need("heads of the block index", ("sparse_num_index_heads",))
@@ -332,7 +332,7 @@ def block_sparse(config: Config, attention: Attention) -> Attention:
 
 
 def _compressor(name: str, hidden: int, width: int, ratio: int) -> Weight:
-    """DeepseekCompressor: overlapping, hence twice as wide, at ratio 4; kept in 16 bits."""
+    """Return a DeepseekCompressor: at ratio 4 it overlaps and is twice as wide; kept in 16 bits."""
     wide = width * (2 if ratio == _INDEXED_RATIO else 1)
     numbers = 2 * wide * hidden + ratio * wide + width
     return Weight(name, "attention", numbers, 1, 4 * wide * hidden, bits=16)
@@ -347,17 +347,18 @@ def _recurrent(
     *,
     state_bits: int = 16,
 ) -> Attention:
-    """`sizes`: heads, key heads, head width; `state`: numbers of the convolution's and of its own.
+    """Return attention with a recurrent state.
 
-    vLLM keeps the state in the model's type unless config.json names another for it.
+    `sizes`: heads, key heads, head width. `state`: numbers in the state of the convolution, and in
+    the recurrent state, which has the model's dtype in vLLM unless config.json names another.
     """
-    written = config.text(("mamba_ssm_cache_dtype", "mamba_ssm_dtype"))
-    bits = 32 if written.endswith("float32") else state_bits
+    dtype = config.text(("mamba_ssm_cache_dtype", "mamba_ssm_dtype"))
+    bits = 32 if dtype.endswith("float32") else state_bits
     conv, own = state
     heads, key_heads, head_dim = sizes
     return Attention(
         kind, heads, key_heads, head_dim, weights,
         state_bytes=2 * conv + bits // 8 * own,
-        # Decay, outer product with the update, and reading out: 2 for each number and step.
+        # Decay, outer product with the update, reading: 2 FLOPs each for every number.
         state_flops=6 * own,
     )  # fmt: skip

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 
 from ropeway.models.attention import HIDDEN, matrix, norm
 from ropeway.models.config import Config
-from ropeway.models.encoders import read_towers
+from ropeway.models.encoders import read_encoders
 from ropeway.models.layers import all_layers, mtp_layers, unknown_kinds
+from ropeway.models.phrases import phrase
 from ropeway.models.quantisation import stored_precision
 from ropeway.models.shape import Block, ModelShape, Parameters, Precision, Weight, as_runs
 
@@ -32,7 +33,7 @@ _COMPARED = (
 def read_shape(config: Mapping[str, object], where: str = "config.json") -> ModelShape:
     """Read the shape out of a parsed config.json; `weight_bytes` stays 0.
 
-    Raises ModelError when a number that this kind of model needs is missing or is no whole number.
+    Raises ModelError when a number that this kind of model needs is missing or not a whole number.
     """
     reader = Config(config, where)
     layers = all_layers(reader)
@@ -55,13 +56,13 @@ def read_shape(config: Mapping[str, object], where: str = "config.json") -> Mode
         precision=precision,
         mtp=as_runs(predictors),
         mtp_outer=_mtp_outer(reader, sum(block.count for block in predictors), (hidden, vocab)),
-        towers=read_towers(reader),
+        encoders=read_encoders(reader),
         assumed=_assumed(reader, precision),
     )
 
 
 def count(shape: ModelShape) -> Parameters:
-    """Parameters in every convention in use. Pure sums over `shape`'s weights."""
+    """Count parameters by every convention in use: sums over the weights of `shape`."""
     layers = numbers_of_blocks(shape.blocks)
     outer = numbers(shape.outer)
     idle = sum(
@@ -69,30 +70,30 @@ def count(shape: ModelShape) -> Parameters:
         for block in shape.blocks
         if (feed := block.feed)
     )
-    seen = [tower.numbers for tower in shape.towers]
-    known = [item for item in seen if item is not None]
+    encoders = [encoder.numbers for encoder in shape.encoders]
+    known = [item for item in encoders if item is not None]
     return Parameters(
         language=layers + outer,
         active=layers + outer - idle,
         embedding=numbers(item for item in shape.outer if item.component == "embedding"),
         head=numbers(item for item in shape.outer if item.component == "head"),
         mtp=numbers_of_blocks(shape.mtp) + numbers(shape.mtp_outer),
-        vision=sum(known) if len(known) == len(seen) else None,
+        vision=sum(known) if len(known) == len(encoders) else None,
     )
 
 
 def numbers(weights: Iterable[Weight]) -> int:
-    """Parameters of these weights."""
+    """Return the number of parameters of these weights."""
     return sum(weight.numbers for weight in weights)
 
 
 def numbers_of_blocks(blocks: Iterable[Block]) -> int:
-    """Parameters of these layers."""
+    """Return the number of parameters of these layers."""
     return sum(block.count * numbers(block.weights) for block in blocks)
 
 
 def counted_bytes(shape: ModelShape) -> float:
-    """Bytes of the language model's weights by our count, in the precision they are stored in."""
+    """Return the bytes of the language model's weights in the precision they are stored in."""
     bits = sum(
         block.count * weight.numbers * shape.precision.bits(weight)
         for block in shape.blocks
@@ -102,9 +103,9 @@ def counted_bytes(shape: ModelShape) -> float:
 
 
 def kv_bytes_per_token(shape: ModelShape, dtype_bytes: float) -> float:
-    """Bytes of cache that one token takes over all layers, before any parallel split.
+    """Return the bytes of cache that one token takes over all layers, before any parallel split.
 
-    Windows are not taken off: this is the cost of a token while every layer still sees it.
+    Windows are not subtracted: this is the cost of a token while every layer still keeps it.
     """
     return dtype_bytes * sum(
         block.count * (item.kv_width + item.window_width + item.index_width)
@@ -114,7 +115,7 @@ def kv_bytes_per_token(shape: ModelShape, dtype_bytes: float) -> float:
 
 
 def state_bytes(shape: ModelShape) -> int:
-    """Bytes of recurrent state that one sequence takes over all layers; 0 without such layers."""
+    """Return the bytes of recurrent state of one sequence in all layers; 0 without such layers."""
     return sum(
         block.count * item.state_bytes for block in shape.blocks if (item := block.attention)
     )
@@ -126,7 +127,7 @@ def _architecture(config: Mapping[str, object]) -> str:
 
 
 def _is_tied(config: Config) -> bool:
-    """The outer part decides: a nested one often repeats its class's default."""
+    """Say whether head and table are tied; a nested part often repeats its class's default."""
     for level in (config.outer, config.inner):
         if level.get("tie_word_embeddings") is not None:
             return level["tie_word_embeddings"] is True
@@ -134,7 +135,10 @@ def _is_tied(config: Config) -> bool:
 
 
 def _outer(config: Config, hidden: int, vocab: int, tied: bool) -> tuple[Weight, ...]:
-    """The vocabulary's tables are cut over tensor ranks after padding (VocabParallelEmbedding)."""
+    """Return the weights outside the layers.
+
+    The vocabulary's tables are cut over tensor ranks after padding (VocabParallelEmbedding).
+    """
     head = matrix("lm_head", "head", (vocab, hidden), vocab)
     table = Weight("embed_tokens", "embedding", vocab * hidden, vocab)
     weights = [table, norm("final_norm", hidden)]
@@ -148,13 +152,16 @@ def _outer(config: Config, hidden: int, vocab: int, tied: bool) -> tuple[Weight,
     if config.find(("n_positions",)) and config.model_type in ("gpt2", "gpt_bigcode"):
         positions = config.find(("n_positions",))
         weights.append(Weight("wpe", "embedding", positions * hidden))
-    # Where the pair is tied the head has no numbers of its own and still multiplies.
+    # A tied head has no numbers of its own but still multiplies.
     weights.append(Weight("lm_head", "head", 0, vocab, head.flops) if tied else head)
     return tuple(weights)
 
 
 def _mtp_outer(config: Config, layers: int, sizes: tuple[int, int]) -> tuple[Weight, ...]:
-    """`eh_proj` joins hidden state and embedding; two norms, and copies in some checkpoints."""
+    """Return the weights outside MTP layers: `eh_proj`, two norms, and copies in some checkpoints.
+
+    `eh_proj` joins hidden state and embedding.
+    """
     hidden, vocab = sizes
     if not layers:
         return ()
@@ -169,16 +176,18 @@ def _mtp_outer(config: Config, layers: int, sizes: tuple[int, int]) -> tuple[Wei
 
 
 def _assumed(config: Config, precision: Precision) -> tuple[str, ...]:
-    notes = []
+    notes: list[str] = []
     if not config.model_type.startswith(_COMPARED):
-        named = config.model_type or "no `model_type`"
-        notes.append(f"`{named}` is not among the families we know: counted by the usual rules")
-    for kind in unknown_kinds(config):
-        notes.append(f"layers of kind `{kind}` are not known: counted as full attention")
-    if config.find(("zero_expert_num",)):
-        notes.append("experts per token: the mean, since the router also chooses idle ones")
-    if precision.scheme == "unknown":
+        family = config.model_type or "no `model_type`"
         notes.append(
-            "`quantization_config` is of a kind we cannot read: bits are those of the type"
+            phrase("`{family}` is not a known model family: the usual rules apply", family=family)
         )
+    for kind in unknown_kinds(config):
+        notes.append(
+            phrase("layers of kind `{kind}` are not known: counted as full attention", kind=kind)
+        )
+    if config.find(("zero_expert_num",)):
+        notes.append("experts per token are a mean: the router may also choose idle experts")
+    if precision.scheme == "unknown":
+        notes.append("`quantization_config` is of an unknown kind: bits are taken from the dtype")
     return tuple(notes)

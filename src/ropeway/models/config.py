@@ -1,11 +1,11 @@
-"""config.json as it is read: one meaning under many spellings, nested parts, one list per layer."""
+"""Reads config.json: one meaning under many spellings, nested parts, lists with an item a layer."""
 
 import json
 from collections.abc import Mapping, Sequence
 
 from ropeway.errors import ModelError
 
-# Models that also see or hear keep the numbers of the language model one level down.
+# Multimodal models keep the numbers of the language model one level down.
 NESTED = ("text_config", "thinker_config", "llm_config", "language_config")
 
 
@@ -22,14 +22,14 @@ class Config:
 
     @property
     def model_type(self) -> str:
-        """Of the language model: `qwen3_moe`, without the ending of its part of a larger one."""
+        """`model_type` of the language model, such as `qwen3_moe`, without a `_text` ending."""
         named = self.inner.get("model_type") or self.outer.get("model_type") or ""
         return str(named).removesuffix("_text")
 
     def find(self, names: Sequence[str], default: int = 0) -> int:
-        """The first of `names` that is set, as a whole number.
+        """Return the first of `names` that is set, as a whole number.
 
-        Of one value a layer the largest, which memory must bear.
+        Of a list with a value for each layer, the largest, since memory must hold it.
         """
         for name in names:
             value = self.inner.get(name)
@@ -40,14 +40,14 @@ class Config:
         return default
 
     def need(self, meaning: str, names: Sequence[str]) -> int:
-        """As `find`, but 0 or nothing is a ModelError."""
-        found = self.find(names)
-        if found:
-            return found
+        """Return the same as `find`; raise ModelError where that is 0 or not set."""
+        value = self.find(names)
+        if value:
+            return value
         raise self.missing(meaning, names)
 
     def missing(self, meaning: str, names: Sequence[str]) -> ModelError:
-        """The error that says what config.json lacks."""
+        """Return the error that says what config.json lacks."""
         return ModelError(
             f"`config.json` does not say: {meaning}",
             where=self.where,
@@ -56,7 +56,7 @@ class Config:
         )
 
     def text(self, names: Sequence[str]) -> str:
-        """The first of `names` that is text, in the inner part, then the outer."""
+        """Return the first of `names` that is text, in the inner part, then the outer."""
         for level in (self.inner, self.outer):
             for name in names:
                 value = level.get(name)
@@ -65,24 +65,24 @@ class Config:
         return ""
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Whether `name` is true: in the language model's part, else in the outer one."""
+        """Return whether `name` is true in the language model's part, else in the outer one."""
         for level in (self.inner, self.outer):
             if level.get(name) is not None:
                 return level[name] is True
         return default
 
     def listed(self, name: str) -> tuple[object, ...]:
-        """A list, one item per layer mostly; empty where there is none."""
+        """Return a list, mostly with one item for each layer; empty where there is none."""
         value = self.inner.get(name)
         return tuple(value) if isinstance(value, list) else ()
 
     def item(self, name: str, layer: int) -> object:
-        """The item of a list for this layer; None where there is no list, or it ends before."""
+        """Return the item of a list for this layer; None where there is none."""
         values = self.listed(name)
         return values[layer] if layer < len(values) else None
 
     def section(self, name: str) -> Mapping[str, object]:
-        """A nested mapping of either part; empty where there is none."""
+        """Return a nested mapping of either part; empty where there is none."""
         for level in (self.inner, self.outer):
             value = level.get(name)
             if isinstance(value, Mapping):
@@ -90,7 +90,7 @@ class Config:
         return {}
 
     def part(self, name: str) -> "Config":
-        """A nested mapping as a config of its own; its errors name the same file."""
+        """Return a nested mapping as a Config; its errors name the same file."""
         return Config(self.section(name), self.where)
 
     def _whole(self, name: str, value: object) -> int:
@@ -104,7 +104,7 @@ class Config:
 
 
 def language_part(config: Mapping[str, object]) -> Mapping[str, object]:
-    """The innermost mapping that describes the language model."""
+    """Return the innermost mapping that describes the language model."""
     for name in NESTED:
         inner = config.get(name)
         if isinstance(inner, Mapping):

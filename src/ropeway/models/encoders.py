@@ -8,21 +8,24 @@ _WIDTH = ("hidden_size", "vt_hidden_size", "embed_dim", "d_model", "width")
 _INNER = ("intermediate_size", "vt_intermediate_size", "encoder_ffn_dim", "mlp_hidden_dim")
 
 
-def read_towers(config: Config) -> tuple[Encoder, ...]:
-    """The encoders that config.json describes. A count is within a tenth of the encoder: tables
-    of positions and what joins it to the language model differ between families."""
-    found = []
+def read_encoders(config: Config) -> tuple[Encoder, ...]:
+    """Read the encoders that config.json describes.
+
+    Counts are good to a tenth: position tables and the part that joins an encoder to the language
+    model differ between families.
+    """
+    encoders = []
     thinker = config.part("thinker_config")
     for kind in ("vision_config", "audio_config", "sound_config"):
         section = config.section(kind) or thinker.section(kind)
         if section:
-            found.append(
-                _tower(Config(section, config.where), kind.removesuffix("_config"), config)
+            encoders.append(
+                _encoder(Config(section, config.where), kind.removesuffix("_config"), config)
             )
-    return tuple(found)
+    return tuple(encoders)
 
 
-def _tower(part: Config, kind: str, model: Config) -> Encoder:
+def _encoder(part: Config, kind: str, model: Config) -> Encoder:
     depth, width = part.find(_DEPTH), part.find(_WIDTH)
     # In Qwen2-VL's encoder `hidden_size` is the language model's and `embed_dim` its own.
     width = part.find(("embed_dim",)) or width
@@ -34,7 +37,7 @@ def _tower(part: Config, kind: str, model: Config) -> Encoder:
 
 
 def _layer_numbers(part: Config, width: int, inner: int) -> int:
-    """Q, K, V and output; two matrices, or three where the family gates; biases and norms."""
+    """Count one layer: Q, K, V and output; two matrices, or three if gated; biases and norms."""
     joined = part.find(("qkv_hidden_size",)) or width
     gated = part.model_type.startswith(("qwen2_5_vl", "qwen2_5_omni_vision", "gemma4", "pixtral"))
     attention = 4 * width * joined
@@ -44,7 +47,7 @@ def _layer_numbers(part: Config, width: int, inner: int) -> int:
 
 
 def _ends(part: Config, kind: str, width: int, model: Config) -> int:
-    """Patches in, and what carries the result into the language model's width."""
+    """Count the patch embedding, and the projection into the language model's width."""
     patch = part.find(("patch_size",))
     patches = 3 * patch * patch * part.find(("temporal_patch_size",), 1) * width
     positions = part.find(("num_position_embeddings", "position_embedding_size")) * width

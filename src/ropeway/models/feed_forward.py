@@ -1,7 +1,7 @@
 """The feed-forward part of one layer: dense, a mixture of experts, or both.
 
-The spellings are those of published config.json files, the commonest first; a new family is mostly
-a word more in a row.
+The spellings are those of published config.json files, the commonest first; a new family usually
+needs one more word in a row.
 """
 
 from dataclasses import replace
@@ -30,7 +30,7 @@ _SHARED_COUNT = (
 _SHARED_WIDTH = ("moe_shared_expert_intermediate_size", "shared_intermediate_size")
 _LATENT = ("routed_expert_hidden_size", "moe_latent_size")
 
-# Families whose feed-forward part is up and down without a gate beside; all others have the gate.
+# Families whose feed-forward part has no gate projection; all others have one.
 _UNGATED = (
     "apertus", "arcee", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "mpt",
     "nemotron", "nemotron_h", "opt", "persimmon", "phi", "starcoder2",
@@ -38,7 +38,7 @@ _UNGATED = (
 
 
 def dense(config: Config, width: int = 0) -> FeedForward:
-    """A dense part of `width`, by default the config's."""
+    """Return a dense part of `width`, by default the config's."""
     hidden = config.need("hidden size", HIDDEN)
     width = width or dense_width(config)
     return FeedForward(
@@ -47,16 +47,16 @@ def dense(config: Config, width: int = 0) -> FeedForward:
 
 
 def dense_width(config: Config) -> int:
-    """Width of a dense layer. GPT-2 and its kin leave out 4 × hidden."""
+    """Return the width of a dense layer; GPT-2 and similar leave it out: 4 × hidden."""
     if config.model_type in _UNGATED and not config.find(_DENSE):
         return 4 * config.need("hidden size", HIDDEN)
     return config.need("feed-forward width", _DENSE)
 
 
-def mixture(config: Config) -> FeedForward:
-    """A mixture of experts with its router and shared experts.
+def moe(config: Config) -> FeedForward:
+    """Return a mixture of experts with its router and shared experts.
 
-    Kimi-K3 and Nemotron-3 work in the experts on fewer numbers than the hidden size.
+    The experts of Kimi-K3 and Nemotron-3 work on a latent narrower than the hidden size.
     """
     hidden = config.need("hidden size", HIDDEN)
     experts = config.need("experts", EXPERTS)
@@ -90,12 +90,12 @@ def mixture(config: Config) -> FeedForward:
 
 
 def both(first: FeedForward, second: FeedForward) -> FeedForward:
-    """A dense part and a mixture in the same layer (Gemma 4)."""
+    """Join a dense part and a mixture in the same layer (Gemma 4)."""
     return replace(second, weights=(*first.weights, *second.weights), dense_width=first.dense_width)
 
 
 def shared_width(config: Config, expert_width: int) -> int:
-    """Width of all shared experts together; 0 where there are none."""
+    """Return the width of all shared experts together; 0 where there are none."""
     if config.model_type == "llama4":  # Llama4MoE always has one of an expert's width
         return expert_width
     whole = config.find(("shared_expert_intermediate_size", "share_expert_dim"))
@@ -106,9 +106,9 @@ def shared_width(config: Config, expert_width: int) -> int:
 
 
 def _visited(config: Config, experts: int) -> tuple[int, int]:
-    """Experts that a token visits, and experts that do nothing (LongCat's `zero_expert_num`).
+    """Return the experts a token visits, and the number of idle ones (LongCat's `zero_expert_num`).
 
-    A router that also chooses among idle ones visits fewer of the real on average.
+    Where the router also chooses among idle experts, a token visits fewer real ones on average.
     """
     chosen = config.need("experts per token", PER_TOKEN)
     idle = config.find(("zero_expert_num",))

@@ -1,4 +1,4 @@
-"""Which layer is of which kind: the many ways in which config.json lays layers out."""
+"""Which layer is of which kind, in the many ways in which config.json says so."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ from ropeway.models.feed_forward import (
     both,
     dense,
     dense_width,
-    mixture,
+    moe,
 )
 from ropeway.models.shape import Attention, Block, FeedForward
 
@@ -35,12 +35,12 @@ _LETTERS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 _PARTS = ("mlp", "moe")
 _WINDOWED = ("sliding_attention", "chunked_attention", "local_attention", "sliding")
 _RECURRENT = ("linear_attention", "linear", "gated_delta_net", "kda", "mamba")
-# Latent attention whose indexer other keys tell of.
+# Latent attention whose indexer is described by other keys.
 _INDEXED = ("indexed_attention", "deepseek_sparse_attention")
 # DeepSeek-V4 as transformers writes it: kinds, and their ratios in `compress_rates`.
 _COMPRESSED = ("compressed_sparse_attention", "heavily_compressed_attention")
 _FULL = ("full_attention", "attention", "full", "global_attention", *_INDEXED, *_COMPRESSED)
-# Every so many layers one sees everything; the releases before `layer_types` (Gemma2Model in vLLM).
+# One layer in so many has full attention, in releases before `layer_types` (Gemma2Model in vLLM).
 _WINDOW_PATTERN = {"gemma2": 2, "gemma3": 6, "cohere2": 4}
 # MTP layers of these have a dense feed-forward part and a window (mimo_v2_mtp.py, step3p5_mtp.py).
 _DENSE_MTP = ("mimo_v2", "step3p")
@@ -48,25 +48,25 @@ _MTP = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules")
 
 
 def all_layers(config: Config) -> list[Block]:
-    """Every layer in order, one Block each. Raises ModelError on what is missing or contradicts."""
+    """Return every layer in order as a Block. Raises ModelError for missing or conflicting keys."""
     _check_experts(config)
     parts = _single_parts(config)
     if parts:
         return [_single_part(config, parts, index) for index in range(len(parts))]
     described = config.listed("block_configs")
     if described:
-        return [_searched(config, item, index) for index, item in enumerate(described)]
+        return [_nas_layer(config, item, index) for index, item in enumerate(described)]
     return [_layer(config, index) for index in range(layer_count(config))]
 
 
 def layer_count(config: Config) -> int:
-    """Layers of the model. LongCat counts its double layers once, or twice where re-saved."""
+    """Return the number of layers. LongCat counts a double layer once, or twice where re-saved."""
     once = config.find(("num_layers",)) if _is_longcat(config) else 0
     return once or config.need("layers", LAYERS)
 
 
 def mtp_layers(config: Config, last: Block) -> list[Block]:
-    """Multi-token-prediction layers, which follow the model's last; `last` is that one."""
+    """Return the multi-token-prediction layers, which mostly resemble the model's `last` layer."""
     count = config.find(_MTP) * config.find(("mtp_transformer_layers",), 1)
     if not count:
         return []
@@ -85,29 +85,32 @@ def mtp_layers(config: Config, last: Block) -> list[Block]:
 
 
 def unknown_kinds(config: Config) -> tuple[str, ...]:
-    """Kinds of layers that we do not know; they are counted as full attention."""
+    """Return the kinds of layers that we do not know; they are counted as full attention."""
     known = {*_WINDOWED, *_RECURRENT, *_FULL, *_PARTS}
-    named = {*config.listed("layer_types"), *config.listed("layers_block_type")}
-    return tuple(sorted({str(kind) for kind in named} - known))
+    kinds = {*config.listed("layer_types"), *config.listed("layers_block_type")}
+    return tuple(sorted({str(kind) for kind in kinds} - known))
 
 
 def _check_experts(config: Config) -> None:
-    """A mixture whose number of experts has a spelling of its own would pass for a dense model."""
+    """Raise ModelError for a mixture whose number of experts has an unknown spelling.
+
+    It would pass for a dense model.
+    """
     says_mixture = config.find(EXPERT_WIDTH) and config.find(PER_TOKEN) > 1
     if says_mixture and not any(name in config.inner for name in EXPERTS):
         raise config.missing("experts", EXPERTS)
 
 
 def _single_parts(config: Config) -> tuple[str, ...]:
-    """For models whose layers are one part each (Nemotron): the kind of each layer."""
+    """Return the kind of each layer, for models whose layers have one part each (Nemotron)."""
     letters = config.text(("hybrid_override_pattern",))
     unknown = sorted(set(letters) - set(_LETTERS))
     if unknown:
         raise ModelError(
-            "`hybrid_override_pattern` has letters we do not know",
+            "`hybrid_override_pattern` contains unknown letters",
             where=config.where,
             evidence=(f"unknown: {', '.join(unknown)}",),
-            hint="known are M (Mamba), * (attention), - (dense) and E (experts)",
+            hint="known letters: M (Mamba), * (attention), - (dense) and E (experts)",
         )
     if letters:
         return tuple(_LETTERS[letter] for letter in letters)
@@ -122,14 +125,14 @@ def _single_part(config: Config, kinds: Sequence[str], layer: int) -> Block:
     if kind in _FULL:
         return Block(1, softmax(config), None, all_reduces=1)
     if kind == "moe":
-        return Block(1, None, mixture(config), all_reduces=1)
+        return Block(1, None, moe(config), all_reduces=1)
     # One width, or a list with one for each dense layer (NemotronHMLPDecoderLayer).
     width = config.item("intermediate_size", kinds[:layer].count("mlp"))
     return Block(1, None, dense(config, width if isinstance(width, int) else 0), all_reduces=1)
 
 
-def _searched(config: Config, described: object, layer: int) -> Block:
-    """A layer of a model found by architecture search (Llama-Nemotron, nemotron_nas.py)."""
+def _nas_layer(config: Config, described: object, layer: int) -> Block:
+    """Return a layer of a model found by NAS (Llama-Nemotron, nemotron_nas.py)."""
     parts = described if isinstance(described, Mapping) else {}
     attention, feed = parts.get("attention"), parts.get("ffn")
     if not isinstance(attention, Mapping) or not isinstance(feed, Mapping):
@@ -142,15 +145,18 @@ def _searched(config: Config, described: object, layer: int) -> Block:
     if not attention.get("no_op"):
         heads = config.need("attention heads", HEADS)
         mixer = softmax(config, kv_heads=heads // int(attention.get("n_heads_in_group") or 1))
-    wide = None
+    dense_part = None
     if not feed.get("no_op"):
         hidden = config.need("hidden size", HIDDEN)
-        wide = dense(config, _searched_width(hidden * float(feed.get("ffn_mult") or 1)))
-    return Block(1, mixer, wide, all_reduces=(mixer is not None) + (wide is not None))
+        dense_part = dense(config, _nas_width(hidden * float(feed.get("ffn_mult") or 1)))
+    return Block(1, mixer, dense_part, all_reduces=bool(mixer) + bool(dense_part))
 
 
-def _searched_width(width: float) -> int:
-    """Two thirds, up to a multiple of 256 (_ffn_mult_to_intermediate_size in nemotron_nas.py)."""
+def _nas_width(width: float) -> int:
+    """Return 2/3 of `width`, rounded up to a multiple of 256.
+
+    _ffn_mult_to_intermediate_size in nemotron_nas.py.
+    """
     return -(-int(2 * width / 3) // 256) * 256
 
 
@@ -166,7 +172,10 @@ def _is_longcat(config: Config) -> bool:
 
 
 def _doubled(attention: Attention, wide: FeedForward, mixed: FeedForward) -> Block:
-    """Two attentions and two dense parts around one mixture (FlashDecoderLayer of LongCat)."""
+    """Return a layer of two attentions and two dense parts around one mixture.
+
+    FlashDecoderLayer of LongCat.
+    """
     feed = replace(both(wide, mixed), weights=(*wide.weights * 2, *mixed.weights))
     twice = replace(
         attention,
@@ -192,14 +201,14 @@ def _attention(config: Config, layer: int) -> Attention:
         return _recurrent(config, kind)
     if config.find(("kv_lora_rank",)):
         return latent(config, indexed=_owns_indexer(config, layer))
-    found = _softmax_of_kind(config, kind)
+    attention = _softmax_of_kind(config, kind)
     sparse = config.part("sparse_attention_config")
     is_sparse = sparse.item("sparse_attention_freq", layer) == 1
-    return block_sparse(config, found) if is_sparse else found
+    return block_sparse(config, attention) if is_sparse else attention
 
 
 def _recurrent(config: Config, kind: str) -> Attention:
-    """Which linear attention it is shows in the sizes that the config has."""
+    """Return the linear attention that the config has sizes for."""
     if config.model_type == "minimax":
         return lightning(config)
     if config.section("linear_attn_config"):
@@ -210,28 +219,31 @@ def _recurrent(config: Config, kind: str) -> Attention:
 
 
 def _ratio(config: Config, kind: str, layer: int) -> int:
-    """Tokens to one compressed entry; 0 where the layer has its window alone."""
-    written = config.item("compress_ratios", layer)
-    if written is None:
-        written = config.section("compress_rates").get(kind)
-    return written if isinstance(written, int) else 0
+    """Return how many tokens share a compressed entry; 0 where the layer has only a window."""
+    ratio = config.item("compress_ratios", layer)
+    if ratio is None:
+        ratio = config.section("compress_rates").get(kind)
+    return ratio if isinstance(ratio, int) else 0
 
 
 def _owns_indexer(config: Config, layer: int) -> bool:
-    """GLM-5.2 lists the layers that pick tokens themselves; the older way to say the same is a
-    step and a first layer (DeepseekV2DecoderLayer: `index_topk_freq`, `index_skip_topk_offset`)."""
-    named = config.item("indexer_types", layer)
-    if named is not None:
-        return named == "full"
+    """Say whether a layer picks the tokens it reads itself.
+
+    GLM-5.2 lists these layers; others give a step and a first layer (DeepseekV2DecoderLayer:
+    `index_topk_freq`, `index_skip_topk_offset`).
+    """
+    kind = config.item("indexer_types", layer)
+    if kind is not None:
+        return kind == "full"
     step = config.find(("index_topk_freq",), 1) or 1
     return max(layer - config.find(("index_skip_topk_offset",), 2) + 1, 0) % step == 0
 
 
 def _kind(config: Config, layer: int) -> str:
-    """The layer's kind in the words of `layer_types`, whichever way config.json says it."""
-    named = config.item("layer_types", layer) or config.item("layers_block_type", layer)
-    if named is not None:
-        return str(named)
+    """Return the layer's kind in the words of `layer_types`, however config.json says it."""
+    kind = config.item("layer_types", layer) or config.item("layers_block_type", layer)
+    if kind is not None:
+        return str(kind)
     interval = config.find(("full_attention_interval",))
     if interval:
         return "full_attention" if (layer + 1) % interval == 0 else "linear_attention"
@@ -252,7 +264,7 @@ def _kind(config: Config, layer: int) -> str:
 
 
 def _slides(config: Config, layer: int) -> bool:
-    """Whether a window without `layer_types` is on for this layer."""
+    """Say whether this layer has a window, where there is no `layer_types`."""
     if not config.find(("sliding_window",)):
         return False
     if not config.flag("use_sliding_window", not config.model_type.startswith("qwen")):
@@ -264,7 +276,7 @@ def _slides(config: Config, layer: int) -> bool:
 
 
 def _softmax_of_kind(config: Config, kind: str) -> Attention:
-    """Softmax attention of a full or a windowed layer, which may have sizes of its own."""
+    """Return the softmax attention of a full or a windowed layer; their sizes may differ."""
     if kind in _WINDOWED:
         other = config.part("attention_other_setting")  # Step-3.5
         return softmax(
@@ -289,12 +301,12 @@ def _feed(config: Config, layer: int) -> FeedForward:
     if not config.find(EXPERTS):
         return dense(config, _widened(config, layer))
     if config.flag("enable_moe_block"):  # Gemma 4: both in every layer
-        return both(dense(config), mixture(config))
-    return mixture(config) if _is_moe(config, layer) else dense(config)
+        return both(dense(config), moe(config))
+    return moe(config) if _is_moe(config, layer) else dense(config)
 
 
 def _widened(config: Config, layer: int) -> int:
-    """Gemma 4: layers that share the cache of another may be twice as wide; else 0, as usual."""
+    """Return twice the usual width for layers of Gemma 4 that share another's cache, else 0."""
     shared = config.find(("num_kv_shared_layers",))
     if not shared or not config.flag("use_double_wide_mlp"):
         return 0
@@ -302,12 +314,12 @@ def _widened(config: Config, layer: int) -> int:
 
 
 def _is_moe(config: Config, layer: int) -> bool:
-    named = config.item("mlp_layer_types", layer)
-    if named is not None:
-        return named != "dense"
-    listed = config.item("moe_layer_freq", layer)
-    if listed is not None:
-        return listed == 1
+    kind = config.item("mlp_layer_types", layer)
+    if kind is not None:
+        return kind != "dense"
+    frequency = config.item("moe_layer_freq", layer)
+    if frequency is not None:
+        return frequency == 1
     chosen = config.text(("moe_layers_enum",)) or config.listed("moe_layers")
     if chosen:
         text = chosen.split(",") if isinstance(chosen, str) else chosen

@@ -1,4 +1,4 @@
-"""A model directory, or a bare config.json, as a ModelShape."""
+"""Reads a model directory into a ModelShape."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from ropeway.models.quantisation import described_precision, marked_precision
 from ropeway.models.shape import ModelShape, Precision
 from ropeway.models.weights import find_weight_files, read_config, read_header, read_json_object
 
-# ModelSlim, the quantiser for NPUs, leaves this beside the weights in place of a config key.
+# ModelSlim, the quantiser for NPUs, writes this beside the weights instead of a config key.
 _DESCRIPTION = "quant_model_description.json"
 # ModelOpt's own file, where config.json has no `quantization_config`.
 _MODELOPT = "hf_quant_config.json"
@@ -28,12 +28,15 @@ def read_model(path: Path) -> ModelShape:
 
 
 def read_directory_shape(path: Path) -> ModelShape:
-    """As `read_model`, without the weight files: a directory that holds config.json suffices."""
+    """Read a model directory's config.json alone; weight files need not exist.
+
+    Raises ModelError when the directory or config.json is missing or broken.
+    """
     if not path.exists():
         raise ModelError("the model directory does not exist", where=str(path))
     if not path.is_dir():
         raise ModelError(
-            "this is a file, and a model is a directory",
+            "this is a file, not a model directory",
             where=str(path),
             hint="give the directory that holds `config.json` and the safetensors files",
         )

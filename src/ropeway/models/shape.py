@@ -3,7 +3,7 @@
     ModelShape ─ Block × runs of equal layers ─ Attention ─ Weight …
                │                              └ FeedForward ─ Weight …
                ├ outer weights: embeddings, head, last norm
-               ├ MTP layers, vision tower
+               ├ MTP layers, encoders
                └ Precision: bits per number, by component
 
 Counts are of the whole model; `plan/shards.py` says what one rank holds of it.
@@ -19,7 +19,7 @@ Component = Literal["attention", "dense", "routed", "shared", "router", "norm", 
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 
 # full      softmax attention over the whole context
-# window    softmax attention over the last `window` tokens (or within chunks of so many)
+# window    softmax attention over the last `window` tokens (or within chunks of that size)
 # latent    one compressed latent for all heads (MLA), over the whole context
 # compressed  a latent for every `ratio` tokens, and a window of plain ones (DeepSeek-V4)
 # linear    a recurrent state in place of a cache (gated delta net, Kimi delta attention)
@@ -29,7 +29,7 @@ AttentionKind = Literal["full", "window", "latent", "compressed", "linear", "mam
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight matrix, or several that are split alike.
+    """One weight matrix, or several that are split the same way.
 
     name       of the tensor, as vLLM calls it
     component  what it belongs to; precision goes by it
@@ -59,14 +59,14 @@ class Attention:
     kv_width          numbers cached per token by this layer, all KV heads; a fraction where one
                       entry stands for several tokens; 0 where the layer keeps a state instead
     kv_pieces         pieces into which TP can cut that cache: the KV heads, or 1 for a latent
-    window            tokens that are kept and seen; 0 is all
-    window_width      numbers kept besides for each of the last `window` tokens (`compressed` only)
-    read_limit        cached tokens that a query reads at most (sparse attention); 0 is all
+    window            number of last tokens that are kept and attended to; 0 is all
+    window_width      numbers also kept for each of the last `window` tokens (`compressed` only)
+    read_limit        largest number of cached tokens a query reads (sparse attention); 0 is all
     index_width       numbers cached per token to choose those; never cut by TP
     index_flops       per query token and token of context, to choose them; never cut by TP
     state_bytes       recurrent state of one sequence; cut by TP like the heads
-    state_flops       per token, to bring it up to date and read it
-    decode_flops      per query token and token that it sees, all heads, when generating
+    state_flops       per token, to update and read it
+    decode_flops      per query token and token it attends to, all heads, when generating
     prefill_flops     the same over a prompt (a latent is unpacked there, which costs less)
     """
 
@@ -126,9 +126,9 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Block:
-    """A run of `count` equal layers. Either part may be missing (Nemotron's layers are one each).
+    """A run of `count` equal layers. Either part may be missing (Nemotron's layers have one each).
 
-    all_reduces  that tensor parallel takes in one such layer
+    all_reduces  in one such layer, with tensor parallel
     """
 
     count: int
@@ -138,7 +138,7 @@ class Block:
 
     @property
     def weights(self) -> tuple[Weight, ...]:
-        """Of one layer."""
+        """Weights of one layer."""
         mixer = self.attention.weights if self.attention else ()
         return mixer + (self.feed.weights if self.feed else ())
 
@@ -147,7 +147,7 @@ class Block:
 class Encoder:
     """A vision or audio encoder, with what joins it to the language model.
 
-    numbers  parameters, or None where config.json does not tell enough; `why` then says what
+    numbers  parameters, or None where config.json does not say enough; `why` then says what lacks
     """
 
     kind: str
@@ -172,22 +172,22 @@ class Precision:
     head: float = 16
 
     def bits(self, weight: Weight) -> float:
-        """Bits of one number of `weight`."""
+        """Return the bits of one number of `weight`."""
         if weight.bits is not None:
             return weight.bits
-        found: float = getattr(self, weight.component)
-        return found
+        bits: float = getattr(self, weight.component)
+        return bits
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Parameter counts in the conventions that are in use.
+    """Parameter counts by the conventions in use.
 
     language    the language model: embeddings and head included, a tied pair once
-    active      of those, what one token passes through (embeddings and head included)
-    embedding   the input table; head 0 where it is tied to that
+    active      those that one token passes through (embeddings and head included)
+    embedding   the input table; `head` is 0 where it is tied to the table
     mtp         multi-token-prediction layers, which published counts mostly leave out
-    vision      encoders; None where config.json does not tell
+    vision      encoders; None where config.json does not say
     """
 
     language: int
@@ -222,11 +222,11 @@ class ModelShape:
     outer           weights outside the layers: embedding table, head (none when tied), last norm
     mtp             multi-token-prediction layers, one Block for each kind; not part of `blocks`
     mtp_outer       weights of those outside their layers
-    towers          vision and audio encoders
+    encoders        vision and audio encoders
     precision       of the weights as config.json says they are stored
     dtype           as written, "" when config.json leaves it out
     max_positions   longest context in tokens, 0 when config.json leaves it out
-    assumed         what config.json does not say and was taken for granted, in words
+    assumed         what config.json does not say and was assumed, in words
     weight_bytes    of all tensors, from the weight files; 0 when only the config was read
     """
 
@@ -242,7 +242,7 @@ class ModelShape:
     precision: Precision = Precision("bf16")
     mtp: tuple[Block, ...] = ()
     mtp_outer: tuple[Weight, ...] = ()
-    towers: tuple[Encoder, ...] = ()
+    encoders: tuple[Encoder, ...] = ()
     assumed: tuple[str, ...] = ()
     weight_bytes: int = 0
     weight_files: tuple[Path, ...] = ()
@@ -322,7 +322,7 @@ class ModelShape:
 
 
 def as_runs(layers: Iterable[Block]) -> tuple[Block, ...]:
-    """Neighbours that are equal but for their count, joined."""
+    """Join neighbours that are equal but for their count."""
     runs: list[Block] = []
     for layer in layers:
         last = runs[-1] if runs else None

@@ -1,4 +1,4 @@
-"""What the weight files of a model hold, beside what its config.json lets one expect."""
+"""The sizes of a model's weight files, compared with what its config.json implies."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from ropeway.models.quantisation import component_of
 from ropeway.models.shape import Block, Component, ModelShape, Weight
 from ropeway.models.weights import INDEX, find_weight_files, read_header, read_json_object
 
-# Scales, paddings and small tensors make this much; more is worth a word.
+# Scales, paddings and small tensors account for this much; a larger difference is reported.
 TOLERANCE = 0.01
 
 
@@ -18,12 +18,11 @@ TOLERANCE = 0.01
 class StoredWeights:
     """Sizes from the files themselves.
 
-    source        which files told, in words
+    source        which files were read, in words
     total_bytes   of all tensors
-    components    of that, by component; encoders and MTP layers are in none of them. Empty when
-                  only the index was there
-    numbers       elements of all tensors; packed ones count as they are stored. 0 when only the
-                  index was there
+    components    bytes by component, without encoders and MTP layers; empty when only the index
+                  was read
+    numbers       elements of all tensors, packed ones as stored; 0 when only the index was read
     """
 
     source: str
@@ -50,9 +49,9 @@ class Comparison:
 
 
 def read_stored(path: Path) -> StoredWeights | None:
-    """Sizes of a directory's weights: from the headers, else from the index; None without either.
+    """Read the sizes of a directory's weights: from headers, else the index; None without either.
 
-    Raises ModelError when a file that is there is broken.
+    Raises ModelError when a file is broken.
     """
     index = path / INDEX
     if index.exists() and not _all_there(path, index):
@@ -75,24 +74,26 @@ def read_stored(path: Path) -> StoredWeights | None:
 
 
 def compare(shape: ModelShape, stored: StoredWeights) -> Comparison:
-    """Against the count of those parts that come nearest: published files have MTP layers and
-    encoders, or have not."""
+    """Compare with the nearest of the counts with and without encoders and MTP layers.
+
+    Some published files contain those parts, some do not.
+    """
     language = counted_bytes(shape)
     mtp = _mtp_bytes(shape)
-    encoders = sum(2.0 * (tower.numbers or 0) for tower in shape.towers)
-    found = []
+    encoders = sum(2.0 * (encoder.numbers or 0) for encoder in shape.encoders)
+    comparisons = []
     for with_encoders in {False, encoders > 0}:
         for with_mtp in {False, mtp > 0}:
             counted = language + encoders * with_encoders + mtp * with_mtp
             words = ["language model"]
             words += ["encoders"] * with_encoders + ["MTP layers"] * with_mtp
             parts = " and ".join([", ".join(words[:-1]), words[-1]]) if words[1:] else words[0]
-            found.append(Comparison(parts, counted, stored.total_bytes / counted - 1))
-    return min(found, key=lambda item: abs(item.difference))
+            comparisons.append(Comparison(parts, counted, stored.total_bytes / counted - 1))
+    return min(comparisons, key=lambda item: abs(item.difference))
 
 
 def is_apart(name: str) -> bool:
-    """Whether a tensor belongs to an encoder or an MTP layer, by the usual names."""
+    """Say whether a tensor belongs to an encoder or an MTP layer, by the usual names."""
     return any(part in name for part in ("visual", "vision", "audio", "mtp", "mm_projector"))
 
 

@@ -1,4 +1,4 @@
-"""A model in figures: all that is worth showing of it, computed once."""
+"""The figures of a model that are worth showing, computed once."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from ropeway.models.build import count, counted_bytes, kv_bytes_per_token, state
 from ropeway.models.shape import ModelShape, Parameters
 from ropeway.models.stored import Comparison, StoredWeights, compare
 
-# The cache is kept in 16 bits unless the engine is told otherwise.
+# The cache is kept in 16 bits unless the engine is configured otherwise.
 CACHE_BITS = 16
 
 _PLAIN = (
@@ -22,10 +22,10 @@ class ModelSummary:
     """Figures of the whole model, before any parallel split.
 
     source              where it was read: a path, or the entry of the catalogue
-    counted_bytes       of the language model's weights by our count
+    counted_bytes       of the language model's weights, counted from config.json
     kv_bytes_per_token  at CACHE_BITS, over all layers, windows not taken off
     state_bytes         recurrent state of one sequence
-    stored              sizes from the weight files, where there are any, and how they compare
+    stored, comparison  sizes from the weight files, where there are any, and how they compare
     """
 
     source: str
@@ -38,7 +38,7 @@ class ModelSummary:
     comparison: Comparison | None = None
 
     def as_json(self) -> dict[str, object]:
-        """All of it as plain data."""
+        """Return all figures as plain data."""
         shape, parameters = self.shape, self.parameters
         return {
             "source": self.source,
@@ -60,25 +60,25 @@ class ModelSummary:
             "outer": [asdict(weight) for weight in shape.outer],
             "mtp": [asdict(block) for block in shape.mtp],
             "mtp_outer": [asdict(weight) for weight in shape.mtp_outer],
-            "towers": [asdict(tower) for tower in shape.towers],
+            "towers": [asdict(encoder) for encoder in shape.encoders],
             "assumed": list(shape.assumed),
         }
 
     def _stored_json(self) -> Mapping[str, object] | None:
         if not self.stored or not self.comparison:
             return None
-        seen = self.comparison
+        comparison = self.comparison
         return {
             **asdict(self.stored),
-            "compared_with": seen.parts,
-            "counted_bytes": round(seen.counted_bytes),
-            "difference": seen.difference,
-            "agrees": seen.agrees,
+            "compared_with": comparison.parts,
+            "counted_bytes": round(comparison.counted_bytes),
+            "difference": comparison.difference,
+            "agrees": comparison.agrees,
         }
 
 
 def summarise(source: str, shape: ModelShape, stored: StoredWeights | None = None) -> ModelSummary:
-    """The figures of a shape, and of the files it was stored in."""
+    """Return the figures of a shape and of its weight files."""
     return ModelSummary(
         source=source,
         shape=shape,

@@ -17,7 +17,7 @@ from ropeway.units import format_bytes
 _LONGEST_HEADER = 100_000_000
 
 INDEX = "model.safetensors.index.json"
-"""Which tensor is in which file, where there are several."""
+"""The file that says which tensor is in which file, where there are several."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,21 @@ class TensorEntry:
 
 
 def read_config(path: Path) -> Mapping[str, object]:
-    """config.json of a model directory. Raises ModelError when it is missing or broken."""
+    """Read config.json of a model directory. Raises ModelError when it is missing or broken."""
     file = path / "config.json"
     if not file.exists():
         raise ModelError(
             "the model directory has no `config.json`",
             where=str(path),
-            hint="check the path; the directory wanted is the one with `config.json` in it",
+            hint="check the path; the right directory contains `config.json`",
         )
     return read_json_object(file)
 
 
 def read_json_object(file: Path) -> Mapping[str, object]:
-    """A file that holds one JSON object. Raises ModelError when it is none."""
+    """Read a file that holds one JSON object. Raises ModelError when it does not."""
     try:
-        found = json.loads(file.read_bytes())
+        document = json.loads(file.read_bytes())
     except OSError as error:
         raise ModelError(
             f"`{file.name}` cannot be read", where=str(file), evidence=(str(error),)
@@ -57,17 +57,17 @@ def read_json_object(file: Path) -> Mapping[str, object]:
             evidence=(f"{file.stat().st_size} bytes; {error}",),
             hint="fetch this file again",
         ) from None
-    if isinstance(found, dict):
-        return found
+    if isinstance(document, dict):
+        return document
     raise ModelError(
         f"`{file.name}` is JSON, but not an object",
         where=str(file),
-        evidence=(f"it is a {type(found).__name__}",),
+        evidence=(f"it is a {type(document).__name__}",),
     )
 
 
 def find_weight_files(path: Path) -> tuple[Path, ...]:
-    """The safetensors files of a model directory, by its index when it has one.
+    """Return the safetensors files of a model directory, by its index when it has one.
 
     Raises ModelError when there are none, or when the index names a file that is not there.
     """
@@ -82,7 +82,7 @@ def find_weight_files(path: Path) -> tuple[Path, ...]:
         "no safetensors file in the model directory",
         where=str(path),
         evidence=(f"it holds: {', '.join(present[:12])}{', …' if present[12:] else ''}",),
-        hint="check that the download finished; formats other than safetensors are not read",
+        hint="check that the download finished; only safetensors files are read",
     )
 
 
@@ -149,7 +149,7 @@ class _BrokenHeader(Exception):
 
 
 def _header_table(file: BinaryIO, size: int) -> tuple[int, Mapping[str, object]]:
-    """Where the data starts, and the header's JSON object."""
+    """Return the offset where the data starts, and the header's JSON object."""
     if size < 8:
         raise _BrokenHeader("truncated", f"size on disk: {size} bytes, less than any header")
     length = int.from_bytes(file.read(8), "little")

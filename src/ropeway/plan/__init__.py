@@ -1,1 +1,1 @@
-"""From what was asked and what is there, what to run. Pure functions; nothing here acts."""
+"""What to run, from a request and what is known of the hosts. Pure but for reading models."""

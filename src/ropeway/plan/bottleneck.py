@@ -1,27 +1,32 @@
-"""What bounds a step, in words with the numbers, and what would help."""
+"""What limits the speed of a step, in words with the numbers, and what would help."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ropeway.models.phrases import Phrase, joined, phrase
+
 # Parts of a step by what they wait for.
 _GROUPS = {
-    "the host": ("launch", "host", "requests"),
+    "host work": ("launch", "host", "requests"),
     "reading weights": ("weights",),
     "reading the KV cache": ("KV cache",),
     "arithmetic": ("arithmetic",),
     "moving tokens to experts": ("routing",),
     "the links between NPUs": ("all-reduce", "all-to-all", "send"),
 }
-_SPENT = {
-    "the host": "on the host",
-    "the links between NPUs": "on the links between NPUs",
-    "arithmetic": "multiplying",
-}
+_ROOM = 0.9  # share of the possible sequences below which more clients would help
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
-    """A step as words need it. `seconds` by part; `room` is what a replica could run at once."""
+class StepLimits:
+    """What is known of a step when its bottleneck is described. Times in seconds.
+
+    seconds          by part
+    running, room    sequences at once in a data-parallel rank, and how many it has room for
+    graph            graph mode of the engine
+    full             whether more requests come than can be served
+    ceiling          output tokens/s if only memory, arithmetic and links took time
+    """
 
     step: float
     seconds: Mapping[str, float]
@@ -30,57 +35,53 @@ class Bound:
     clients: int | None
     graph: str
     full: bool
-    output: float
     ceiling: float
 
-    def groups(self) -> list[tuple[str, float]]:
-        """What the step waits for and how long, the longest first."""
-        found = [
-            (name, sum(self.seconds.get(part, 0.0) for part in parts))
-            for name, parts in _GROUPS.items()
-        ]
-        return sorted(found, key=lambda item: -item[1])
 
+def bottleneck_and_advice(limits: StepLimits) -> tuple[Phrase, Phrase]:
+    """Return what limits the step, and what to try first; empty where nothing is known to help.
 
-def bottleneck(bound: Bound) -> str:
-    """`102 ms a step, 9.5 of them reading weights: bound by the host (58 ms); at most …`."""
-    (first, most), (second, next_most), *_ = bound.groups()
-    told = "reading weights"
-    spent = bound.seconds.get("weights", 0.0)
-    if first == told:
-        told, spent = second, next_most
-    return (
-        f"{_ms(bound.step)} ms a step, {_ms(spent)} of them {_SPENT.get(told, told)}: "
-        f"bound by {first} ({_ms(most)} ms); without that and other losses at most "
-        f"{bound.ceiling:,.0f} tokens/s"
+    The first is like `host work, 87 of 142 ms a step (hardware ceiling 9,429 tokens/s)`.
+    """
+    seconds, first = max(
+        (sum([limits.seconds.get(part, 0.0) for part in parts]), name)
+        for name, parts in _GROUPS.items()
     )
+    bottleneck = phrase(
+        "{what}, {part} of {step} ms a step (hardware ceiling {ceiling:,.0f} tokens/s)",
+        what=first,
+        part=_ms(seconds),
+        step=_ms(limits.step),
+        ceiling=limits.ceiling,
+    )
+    return bottleneck, _advice(limits, first)
 
 
-def advice(bound: Bound) -> str:
-    """What to try first."""
-    first = bound.groups()[0][0]
+def _advice(limits: StepLimits, first: str) -> Phrase:
     hints: list[str] = []
-    if first == "the host" and bound.graph in ("eager", "piecewise"):
-        hints.append("turn whole-step graphs on, or take an engine release that has them")
-    if first in ("the host", "reading weights") and bound.clients is not None:
-        if bound.running < 0.9 * bound.room:
-            more = 2 ** max(1, (bound.clients * 3).bit_length() - 1)
+    if first == "host work" and limits.graph in ("eager", "piecewise"):
+        hints.append(phrase("enable full graph mode, or use a release that has it"))
+    if first in ("host work", "reading weights") and limits.clients is not None:
+        if limits.running < _ROOM * limits.room:
+            more = 2 ** max(1, (limits.clients * 3).bit_length() - 1)
             hints.append(
-                f"raise concurrency to {more:,}: a step of more sequences takes little longer"
+                phrase("raise concurrency to {n:,}: larger steps take little longer", n=more)
             )
-        elif bound.full:
-            hints.append("raise `max_sequences`, if the cache has room: requests wait for a place")
+        elif limits.full:
+            hints.append(phrase("raise `max_sequences` if the cache has room: requests are queued"))
     if first == "reading weights":
-        hints.append("quantise the weights")
+        hints.append(phrase("quantise the weights"))
     if first == "reading the KV cache":
-        hints.append("an 8-bit KV cache, or shorter contexts")
+        hints.append(phrase("use an 8-bit KV cache or shorter contexts"))
     if first == "arithmetic":
-        hints.append("let prompts share prefixes, or add replicas: prompts take most of it")
+        hints.append(
+            phrase("let prompts share prefixes, or add DP ranks: prompts take most of the time")
+        )
     if first == "the links between NPUs":
-        hints.append("fewer tensor ranks and more replicas, each within one host")
+        hints.append(phrase("use fewer tensor ranks and more DP ranks, each within one host"))
     if first == "moving tokens to experts":
-        hints.append("expert parallel over more replicas")
-    return "; ".join(hints)
+        hints.append(phrase("spread the experts over more DP ranks"))
+    return joined(hints)
 
 
 def _ms(seconds: float) -> str:

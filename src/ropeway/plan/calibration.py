@@ -1,24 +1,27 @@
-"""The constants of this machine as an engine's machine: fitted to load tests of the local cluster.
+"""The constants of this machine, fitted to load tests of the local cluster.
 
-The model of a step is the one that real NPUs are planned with (`plan/step.py`), with `shared`:
-ranks have one pool of arithmetic and memory bandwidth. Six constants are measured here, by the
-layouts and loads of PLAN; the others that NPUs have (links, launches that hide, quantisation) do
-nothing.
+The model of a step is the one that real NPUs are planned with (`plan/step.py`), with `shared`: all
+ranks share one pool of arithmetic and memory bandwidth. Six constants are measured, with the
+layouts and loads of TRIALS; those of NPUs alone (links, hidden launches, quantisation) have no
+effect.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import exp, log
+from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from ropeway.errors import Refused
+from ropeway.errors import HostError, Refused
 from ropeway.hardware import Link
+from ropeway.hosts.local import replace_file
 from ropeway.models import ModelShape
-from ropeway.plan.estimate import Question, estimate
+from ropeway.plan.estimate import estimate
 from ropeway.plan.load import Load
 from ropeway.plan.machine import Machine
+from ropeway.plan.question import Question
 from ropeway.spec.model import Layout
 
 SCHEMA = 1
@@ -26,7 +29,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Trial:
-    """A load to measure a layout under."""
+    """A load to measure a layout with."""
 
     clients: int
     requests: int
@@ -37,12 +40,12 @@ class Trial:
         return f"{self.input_tokens} tokens in, {self.output_tokens} out"
 
 
-# One process, then two: what they do alone, and what messages add. One request at a time shows what
-# a step costs by itself, eight what each sequence and each token of a prompt add. Pipelines, data
-# parallel and four ranks are predicted from these; starting them would take most of the time.
+# One process, then two: the second shows what messages add. One request at a time shows what a step
+# costs by itself; eight show what each sequence and each prompt token add. Pipelines, data parallel
+# and four ranks are predicted from these, because starting them would take most of the time.
 _SINGLE = Trial(1, 1, 64, 16)
 _MANY = Trial(8, 8, 64, 12)
-PLAN: tuple[tuple[Layout, tuple[Trial, ...]], ...] = (
+TRIALS: tuple[tuple[Layout, tuple[Trial, ...]], ...] = (
     (Layout(), (_SINGLE, _MANY)),
     (Layout(tensor=2), (_SINGLE, _MANY)),
 )
@@ -50,7 +53,7 @@ PLAN: tuple[tuple[Layout, tuple[Trial, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Point:
-    """What a trial came to."""
+    """The result of a trial."""
 
     layout: str
     trial: Trial
@@ -59,7 +62,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A machine, the points it was fitted to, and under which conditions they were measured."""
+    """A machine, the points it was fitted to, and the conditions they were measured under."""
 
     machine: Machine
     points: tuple[Point, ...]
@@ -68,13 +71,13 @@ class Calibration:
     measured_at: str
 
     def as_json(self) -> dict[str, object]:
-        """Plain data that `parse_calibration` reads."""
+        """Return plain data that `parse_calibration` reads."""
         return {"schema": SCHEMA, **asdict(self)}
 
 
 _CALIBRATION = TypeAdapter(Calibration)
 
-# Where the search starts: about a laptop. Rates are of the pool.
+# Where the search starts: roughly a laptop. Rates are those of the pool.
 _NO_WIRE = Link(5e9, 0.0, "loopback")
 _START = Machine(
     name="virtual NPUs of this machine",
@@ -107,7 +110,7 @@ _START = Machine(
 )
 
 
-# The constants that are fitted, by the fields that each of them sets.
+# The fitted constants, and the fields that each of them scales.
 _FITTED: Mapping[str, tuple[str, ...]] = {
     "arithmetic": ("bf16", "int8", "fp8"),
     "memory": ("memory_bandwidth",),
@@ -116,16 +119,16 @@ _FITTED: Mapping[str, tuple[str, ...]] = {
     "sequence": ("sequence",),
     "messages": ("reduce_rank",),
 }
-_BATCHED = 2048  # tokens of a step at most: vLLM's default on CPUs
-_SPREAD = 2.0  # of the prior, as a logarithm: a factor of e² is one standard deviation
-_ERROR = 0.1  # of a measurement, the same
+_BATCHED = 2048  # largest number of tokens in a step: vLLM's default on CPUs
+_SPREAD = 2.0  # standard deviation of the prior of ln(constant)
+_ERROR = 0.1  # standard deviation of a measured ln(tokens/s)
 
 
 def fit(shape: ModelShape, points: Sequence[Point], cores: int, npus_per_host: int) -> Machine:
-    """The constants with which the model comes closest to these points.
+    """Return the machine with which the model comes closest to these points.
 
-    Least squares over logarithms of output tokens/s, with a weak pull toward the start; by a search
-    along one constant after the other, with steps that halve.
+    Least squares over ln(output tokens/s) with a weak prior at the start; by coordinate search with
+    steps that halve.
     """
     start = replace(_START, cores=cores)
     best = dict.fromkeys(_FITTED, 0.0)
@@ -134,11 +137,11 @@ def fit(shape: ModelShape, points: Sequence[Point], cores: int, npus_per_host: i
     while width > 0.005:
         improved = False
         for name in _FITTED:
-            for turn in (-width, width):
-                tried = {**best, name: best[name] + turn}
-                loss = _loss(shape, points, npus_per_host, start, tried)
+            for change in (-width, width):
+                moves = {**best, name: best[name] + change}
+                loss = _loss(shape, points, npus_per_host, start, moves)
                 if loss < lowest:
-                    best, lowest, improved = tried, loss, True
+                    best, lowest, improved = moves, loss, True
         if not improved:
             width /= 2
     return _moved(start, best)
@@ -147,7 +150,7 @@ def fit(shape: ModelShape, points: Sequence[Point], cores: int, npus_per_host: i
 def predicted(
     shape: ModelShape, layout: Layout, trial: Trial, machine: Machine, npus_per_host: int
 ) -> float:
-    """Output tokens/s."""
+    """Return the output tokens/s that the model predicts."""
     load = Load(trial.input_tokens, trial.output_tokens, trial.clients, requests=trial.requests)
     question = Question(shape, layout, machine, load, npus_per_host, max_batched_tokens=_BATCHED)
     return estimate(question).output_tokens_per_s
@@ -164,22 +167,48 @@ def _loss(
     total = sum((move / _SPREAD) ** 2 for move in moves.values())
     for point in points:
         layout = Layout.parse(point.layout)
-        ours = predicted(shape, layout, point.trial, machine, npus_per_host)
-        total += (log(ours / point.output_tokens_per_s) / _ERROR) ** 2
+        forecast = predicted(shape, layout, point.trial, machine, npus_per_host)
+        total += (log(forecast / point.output_tokens_per_s) / _ERROR) ** 2
     return total
 
 
 def _moved(machine: Machine, moves: Mapping[str, float]) -> Machine:
-    changed = {
+    scaled = {
         field: getattr(machine, field) * exp(move)
         for name, move in moves.items()
         for field in _FITTED[name]
     }
-    return replace(machine, **changed)
+    return replace(machine, **scaled)
+
+
+def calibration_path(checkpoints: Path) -> Path:
+    """Return the file that holds the constants of this machine, beside the fetched checkpoints."""
+    return checkpoints.parent / "calibration.json"
+
+
+def write_calibration(calibration: Calibration, path: Path) -> None:
+    """Write a calibration, whole or not at all. Raises HostError when it cannot be written."""
+    text = json.dumps(calibration.as_json(), indent=2) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"cannot make `{path.parent}`: {error.strerror}") from None
+    replace_file(path, text.encode())
+
+
+def read_calibration(path: Path) -> Calibration | None:
+    """Return the calibration in a file, None when there is none. Raises Refused when unreadable."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Refused(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from None
+    return parse_calibration(text, str(path))
 
 
 def parse_calibration(text: bytes, where: str) -> Calibration:
-    """What `as_json` gave, as JSON in UTF-8. Raises Refused when it is something else."""
+    """Parse the JSON of `Calibration.as_json`. Raises Refused when it is something else."""
     try:
         return _CALIBRATION.validate_python(json.loads(text))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The nouns of a choice: what is wanted, what could be run, what could not, and why each value."""
+"""The nouns of planning: the request, layouts that can run, those that cannot, the plan."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,26 +15,26 @@ from ropeway.spec.cluster import Cluster
 from ropeway.spec.model import Layout
 
 Objective = Literal["throughput", "latency", "cost"]
-# shape   the model cannot be split so, or the cluster has no NPUs for it
+# shape   the model cannot be split this way, or the cluster has too few NPUs
 # engine  this release of the engine cannot run it
 # memory  it does not fit
-# bound   it fits, and is slower than was asked for
+# bound   it fits, but is slower than the request allows
 RejectedKind = Literal["shape", "engine", "memory", "bound"]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PlanRequest:
     """Everything a choice depends on. None is a blank that the planner fills.
 
     chip               of real NPUs; None on the local cluster, whose `machine` was calibrated
     machine            by default `ascend(chip, traits)`
     hbm_bytes          of one NPU; by default the chip's
-    context            tokens of prompt and answer; by default what the load takes
-    tpot_s, ttft_s     bounds: no slower than this
-    job_prompts        how many prompts the whole job has
+    context            tokens of prompt and answer; by default those of the load's requests
+    tpot_s, ttft_s     bounds in seconds
+    job_prompts        number of prompts of the whole job
     layout, memory, kv_cache, max_sequences
-                       fixed by the spec: a layout, a fraction, bytes per NPU, a count
-    sources            where a fixed value came from, by key; `spec` where not named
+                       fixed by the user: a layout, a fraction, bytes per NPU, a count
+    sources            where a fixed value came from, by key; `spec` where it is not listed
     """
 
     shape: ModelShape
@@ -61,16 +61,35 @@ class Wanted:
     kv_bits: float = 16
     sources: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def stored_as(self) -> Precision:
+        """The precision of the weights."""
+        return self.precision or self.shape.precision
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a latency must not be exceeded."""
+        return self.tpot_s is not None or self.ttft_s is not None
+
+    def aim(self, hosts: int, forecast: Forecast) -> float:
+        """Return what is minimised: host-seconds per token, seconds per answer, or per token."""
+        output = max(forecast.output_tokens_per_s, 1e-9)
+        if self.objective == "cost":
+            return hosts / output
+        if self.objective == "latency" and not self.bounded:
+            return forecast.ttft_s + forecast.tpot_s * max(0, self.load.output_tokens - 1)
+        return 1 / output
+
 
 @dataclass(frozen=True)
 class Candidate:
     """A layout that can run, with its best memory fraction and number of sequences.
 
-    hosts, npus    that it takes
-    fraction       of the HBM that the engine may take; 0 where the cache has a size instead
-    max_sequences  running at once, per data-parallel replica
-    on_front       no other has both more throughput and less time per token
-    notes          what is not known to work: milder than a rejection
+    hosts, npus    how many it takes
+    fraction       of the HBM, for the engine; 0 where the cache has a fixed size instead
+    max_sequences  running at once in one data-parallel rank
+    on_front       Pareto-optimal: no other has both more throughput and less time per token
+    notes          doubts whether it works, which are less than a rejection
     """
 
     layout: Layout
@@ -87,9 +106,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A layout that was looked at and not taken, and why, with the numbers.
+    """A layout that cannot run or is too slow, and why, with the numbers.
 
-    shortfall  bytes that are missing on each NPU; of a bound, by how many times it is exceeded
+    shortfall  bytes missing on each NPU; for a bound, by what factor it is exceeded
     """
 
     layout: Layout
@@ -100,7 +119,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Value:
-    """One value of the plan. key: its path in ropeway.yaml, or a derived name."""
+    """One value of the plan and its reason; `key` is a path in ropeway.yaml or a derived name."""
 
     key: str
     value: object
@@ -110,13 +129,13 @@ class Value:
 
 @dataclass(frozen=True)
 class Plan:
-    """The answer. Candidates are best first; `chosen` is None where nothing fits the bounds.
+    """The answer to a request. Candidates are best first; `chosen` is None where there are none.
 
-    searched  layouts looked at
+    searched  number of layouts examined
     missing   where nothing fits: how much is missing, and what would fit
     """
 
-    wanted: Wanted
+    request: PlanRequest
     chosen: Candidate | None
     candidates: tuple[Candidate, ...]
     front: tuple[Candidate, ...]

@@ -1,6 +1,6 @@
-"""Which layout to run: all that can, how fast and how dear each is, and the best for the aim.
+"""Which layout to run: all that can, their speed and cost, and the best for the objective.
 
-layouts ─ refused by the model's shape, by the engine's release, by memory, by a bound
+layouts ─ rejected for the model's shape, the engine's release, memory, or a bound
         └ candidates, each with its memory fraction and number of sequences ─ front ─ chosen
 """
 
@@ -9,95 +9,68 @@ from dataclasses import replace
 from math import log
 
 from ropeway.engines.ascend_layouts import Case, limits, notes, runs_from
-from ropeway.errors import LayoutError, Refused
-from ropeway.plan.candidate import Candidate, Objective, Plan, Rejected, Value, Wanted
+from ropeway.errors import LayoutError
+from ropeway.models.phrases import count, joined, phrase
+from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected
 from ropeway.plan.cost import Cost, cost
-from ropeway.plan.estimate import Forecast, Question, estimate
-from ropeway.plan.fit import Setting, fitting, setting, wider_fit
+from ropeway.plan.estimate import Forecast, estimate
+from ropeway.plan.fit import Fit, Search, fit_layout, search_of, wider_fit
 from ropeway.plan.layout import check, problems, working
-from ropeway.plan.memory import Memory
 from ropeway.plan.missing import missing
+from ropeway.plan.question import Question
 from ropeway.plan.values import memory_words, shortfall, values
-from ropeway.spec.model import Layout, Spec, dump_spec, parse_spec
+from ropeway.spec.model import Layout
 
-__all__ = [
-    "Candidate", "Cost", "Objective", "Plan", "Rejected", "Value", "Wanted", "choose", "written",
-]  # fmt: skip
-
-# Outputs that differ by less are taken as equal: then what takes less or is better known wins.
-_ALIKE = 0.01
+# Results that differ by less are equal: then the simpler or better known layout wins.
+_TIE = 0.01
 
 
-def choose(wanted: Wanted) -> Plan:
-    """Look at every layout that can run and take the best.
+def choose(request: PlanRequest) -> Plan:
+    """Judge every layout that can run and take the best.
 
-    Raises Refused for a context that cannot be, LayoutError where the one layout asked for cannot
-    run; both with the numbers. What does not fit is no error: then `chosen` is None.
+    Raises Refused for an impossible context, LayoutError where the only requested layout
+    cannot run; both with the numbers. It is not an error if nothing fits: then `chosen` is None.
     """
-    given = setting(wanted)
-    layouts = _layouts(wanted)
-    rejected: list[Rejected] = []
-    found: list[Candidate] = []
-    for layout in layouts:
-        judged = _judged(wanted, given, layout)
-        if isinstance(judged, Rejected):
-            rejected.append(judged)
-        else:
-            found.append(judged)
-    if wanted.layout is None:
-        rejected += _unsplittable(wanted, layouts)
+    search = search_of(request)
+    layouts = _layouts(request)
+    verdicts = [_judge(search, layout) for layout in layouts]
+    rejected = [item for item in verdicts if isinstance(item, Rejected)]
+    if request.layout is None:
+        rejected += _unsplittable(request, layouts)
     elif refusal := next((item for item in rejected if item.kind == "engine"), None):
-        raise _barred(wanted, given, refusal)
-    ranked = sorted(_with_front(found), key=lambda item: _rank(wanted, item))
+        raise _cannot_run(search, refusal)
+    candidates = _with_front([item for item in verdicts if isinstance(item, Candidate)])
+    ranked = sorted(candidates, key=lambda item: _rank(request, item))
     chosen = ranked[0] if ranked else None
+    front = sorted(
+        (item for item in ranked if item.on_front), key=lambda item: item.forecast.tpot_s
+    )
     plan = Plan(
-        wanted=wanted,
+        request=request,
         chosen=chosen,
         candidates=tuple(ranked),
-        front=tuple(
-            sorted(
-                (item for item in ranked if item.on_front), key=lambda item: item.forecast.tpot_s
-            )
-        ),
+        front=tuple(front),
         rejected=tuple(rejected),
         values=(),
-        notes=_notes(wanted, chosen),
+        notes=_notes(request, chosen),
         searched=len(layouts),
-        missing=() if chosen else missing(wanted, given, rejected),
+        missing=() if chosen else missing(search, rejected),
     )
-    return replace(plan, values=values(plan, given)) if chosen else plan
+    return replace(plan, values=values(plan, search)) if chosen else plan
 
 
-def written(spec: Spec, plan: Plan) -> Spec:
-    """The spec with the choice in it, as if written by hand. Raises Refused without a choice."""
-    chosen = plan.chosen
-    if chosen is None:
-        raise Refused("there is no choice to write: nothing fits", evidence=plan.missing or ())
-    update: dict[str, object] = {
-        "layout": chosen.layout,
-        "context": setting(plan.wanted).context,
-        "max_sequences": chosen.max_sequences,
-    }
-    if spec.serve.kv_cache is None and chosen.fraction:
-        update["memory"] = chosen.fraction
-    if plan.wanted.chip is not None:
-        update["version"] = plan.wanted.traits.version
-    serve = spec.serve.model_copy(update=update)
-    return parse_spec(dump_spec(spec.model_copy(update={"serve": serve})), "the plan")
+def _layouts(request: PlanRequest) -> tuple[Layout, ...]:
+    if request.layout is None:
+        return working(request.shape, request.cluster)
+    check(request.layout, request.shape, request.cluster, request.model_name)
+    return (request.layout,)
 
 
-def _layouts(wanted: Wanted) -> tuple[Layout, ...]:
-    if wanted.layout is None:
-        return working(wanted.shape, wanted.cluster)
-    check(wanted.layout, wanted.shape, wanted.cluster, wanted.model_name)
-    return (wanted.layout,)
-
-
-def _barred(wanted: Wanted, given: Setting, refusal: Rejected) -> LayoutError:
-    """The release cannot run the one layout asked for."""
-    layout, version = refusal.layout, wanted.traits.version
-    family = wanted.chip.family if wanted.chip else ""
-    later = runs_from(Case(layout, wanted.shape, family, given.hosts(wanted, layout)), version)
+def _cannot_run(search: Search, refusal: Rejected) -> LayoutError:
+    """Return the error for the only requested layout, which the release cannot run."""
+    request, layout = search.request, refusal.layout
+    version, family = request.traits.version, request.chip.family if request.chip else ""
+    later = runs_from(Case(layout, request.shape, family, search.hosts(layout)), version)
     other = "another layout: `ropeway plan` without one lists them"
     return LayoutError(
         f"layout `{layout}` cannot run with vLLM-Ascend {version}",
@@ -106,139 +79,145 @@ def _barred(wanted: Wanted, given: Setting, refusal: Rejected) -> LayoutError:
     )
 
 
-def _judged(wanted: Wanted, given: Setting, layout: Layout) -> Candidate | Rejected:
-    """What a layout comes to, or why it is not taken."""
-    clients = wanted.load.clients
+def _judge(search: Search, layout: Layout) -> Candidate | Rejected:
+    """Return the layout as a candidate, or why it is rejected."""
+    request = search.request
+    clients = request.load.clients
     if clients is not None and layout.data > clients:
-        many = f"{clients:,} client{'s' * (clients != 1)}"
-        idle = f"{layout.data} replicas for {many}: {layout.data - clients} would idle"
+        idle = phrase(
+            "{ranks} DP ranks for {clients}: {idle} would be idle",
+            ranks=layout.data,
+            clients=count(clients, "{n:,} client", "{n:,} clients"),
+            idle=layout.data - clients,
+        )
         return Rejected(layout, "bound", idle, layout.data / clients)
-    hosts = given.hosts(wanted, layout)
+    hosts = search.hosts(layout)
     doubts: tuple[str, ...] = ()
-    if wanted.chip is not None:
-        case = Case(layout, wanted.shape, wanted.chip.family, hosts, wanted.traits.graph)
-        if reasons := limits(case, wanted.traits.version):
-            return Rejected(layout, "engine", "; ".join(reasons))
-        doubts = notes(case, wanted.traits.version)
-    fit = fitting(wanted, given, layout)
+    if request.chip is not None:
+        release, graph = request.traits.version, request.traits.graph
+        case = Case(layout, request.shape, request.chip.family, hosts, graph)
+        if reasons := limits(case, release):
+            return Rejected(layout, "engine", joined(reasons))
+        doubts = notes(case, release)
+    fit = fit_layout(search, layout)
     if not fit.memory.fits:
-        words = memory_words(fit.memory, given.context)
-        return Rejected(layout, "memory", words, shortfall(fit.memory, given.context))
-    most, forecast = _within_bounds(wanted, given, layout, fit.memory, fit.max_sequences)
-    if _falls_behind(wanted, forecast) and (wider := wider_fit(wanted, given, layout, fit)):
-        more, quicker = _within_bounds(wanted, given, layout, wider.memory, wider.max_sequences)
-        if quicker.output_tokens_per_s > forecast.output_tokens_per_s:
-            fit, most, forecast = wider, more, quicker
-    words, times = _too_slow(wanted, forecast)
-    if words:
-        return Rejected(layout, "bound", words, times)
+        words = memory_words(fit.memory, search.context)
+        return Rejected(layout, "memory", words, shortfall(fit.memory, search.context))
+    most, forecast = _within_bounds(search, layout, fit)
+    if _falls_behind(request, forecast) and (wider := wider_fit(search, layout, fit)):
+        more, faster = _within_bounds(search, layout, wider)
+        if faster.output_tokens_per_s > forecast.output_tokens_per_s:
+            fit, most, forecast = wider, more, faster
+    slow, times = _too_slow(request, forecast)
+    if slow:
+        return Rejected(layout, "bound", slow, times)
     return Candidate(
         layout, hosts, layout.npus, fit.fraction, most, fit.memory, forecast,
-        _cost(wanted, hosts, forecast), on_front=False, notes=doubts,
+        _cost(request, hosts, forecast), on_front=False, notes=doubts,
     )  # fmt: skip
 
 
-def _within_bounds(
-    wanted: Wanted, given: Setting, layout: Layout, memory: Memory, most: int
-) -> tuple[int, Forecast]:
-    """With as many sequences as the load has use for, or fewer where a token takes too long.
+def _within_bounds(search: Search, layout: Layout, fit: Fit) -> tuple[int, Forecast]:
+    """Return how many sequences to run at once, and the forecast with these.
 
-    Fewer never make a token slower, so the most that keep the bound are found by halving the
-    range of powers of two. Where not even one does, the answer is that of one.
+    As many as the load has use for, or fewer where a token takes too long. Fewer never make a token
+    slower, so the most that keep the bound are found by bisecting the powers of two. Where not even
+    one sequence keeps it, the answer is one.
     """
+    request, most = search.request, fit.max_sequences
     question = Question(
-        shape=wanted.shape,
+        shape=request.shape,
         layout=layout,
-        machine=given.machine,
-        load=wanted.load,
-        npus_per_host=given.npus_per_host,
+        machine=search.machine,
+        load=request.load,
+        npus_per_host=search.npus_per_host,
         max_sequences=most,
-        kv_tokens=given.load_tokens(wanted, layout, memory, most),
-        max_batched_tokens=given.batched(layout),
-        precision=wanted.precision,
-        kv_bits=wanted.kv_bits,
+        kv_tokens=search.load_tokens(layout, fit.memory, most),
+        max_batched_tokens=search.batched(layout),
+        precision=request.precision,
+        kv_bits=request.kv_bits,
     )
-    forecast = estimate(question)
-    if wanted.tpot_s is None or wanted.max_sequences is not None:
+    forecast, bound = estimate(question), request.tpot_s
+    if bound is None or request.max_sequences is not None:
         return most, forecast
-    if forecast.tpot_s <= wanted.tpot_s or most == 1:
+    if forecast.tpot_s <= bound or most == 1:
         return most, forecast
     low, high = 0, most.bit_length() - 1  # 2^high is too many
     best = 1, estimate(replace(question, max_sequences=1))
-    if best[1].tpot_s > wanted.tpot_s:
+    if best[1].tpot_s > bound:
         return best
     while high - low > 1:
         middle = (low + high) // 2
         forecast = estimate(replace(question, max_sequences=1 << middle))
-        if forecast.tpot_s <= wanted.tpot_s:
+        if forecast.tpot_s <= bound:
             low, best = middle, (1 << middle, forecast)
         else:
             high = middle
     return best
 
 
-def _falls_behind(wanted: Wanted, forecast: Forecast) -> bool:
-    """Whether requests come faster than they are answered."""
-    rate = wanted.load.rate
+def _falls_behind(request: PlanRequest, forecast: Forecast) -> bool:
+    """Say whether requests come faster than they are answered."""
+    rate = request.load.rate
     return rate is not None and forecast.requests_per_s < 0.98 * rate
 
 
-def _too_slow(wanted: Wanted, forecast: Forecast) -> tuple[str, float]:
-    """Which bounds are not held, with the numbers ("" when all are), and how many times over."""
+def _too_slow(request: PlanRequest, forecast: Forecast) -> tuple[str, float]:
+    """Return which bounds are exceeded ("" for none), and by what factor at most."""
     parts, times = [], 1.0
     for what, value, bound in (
-        ("a token", forecast.tpot_s, wanted.tpot_s),
-        ("the first token", forecast.ttft_s, wanted.ttft_s),
+        ("each token", forecast.tpot_s, request.tpot_s),
+        ("the first token", forecast.ttft_s, request.ttft_s),
     ):
         if bound is not None and value > bound:
             parts.append(
-                f"{what} takes {value * 1e3:,.0f} ms; asked for at most {bound * 1e3:,.0f}"
+                phrase(
+                    "{what} takes {value:,.0f} ms, more than the {bound:,.0f} ms allowed",
+                    what=what,
+                    value=value * 1e3,
+                    bound=bound * 1e3,
+                )
             )
             times = max(times, value / bound)
-    return "; ".join(parts), times
+    return joined(parts), times
 
 
-def _cost(wanted: Wanted, hosts: int, forecast: Forecast) -> Cost | None:
-    if wanted.price_per_host_hour is None or forecast.output_tokens_per_s <= 0:
+def _cost(request: PlanRequest, hosts: int, forecast: Forecast) -> Cost | None:
+    if request.price_per_host_hour is None or forecast.output_tokens_per_s <= 0:
         return None
-    prompts = wanted.job_prompts
+    prompts = request.job_prompts
     return cost(
         hosts,
-        wanted.price_per_host_hour,
+        request.price_per_host_hour,
         forecast.output_tokens_per_s,
-        currency=wanted.currency,
-        job_tokens=None if prompts is None else prompts * wanted.load.output_tokens,
+        currency=request.currency,
+        job_tokens=None if prompts is None else prompts * request.load.output_tokens,
     )
 
 
-def _with_front(found: Sequence[Candidate]) -> list[Candidate]:
-    """Each marked whether no other has both more output and less time per token."""
+def _with_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Mark the Pareto-optimal: no other has both more output and less time per token."""
+    fastest_first = sorted(
+        range(len(candidates)),
+        key=lambda at: (
+            -candidates[at].forecast.output_tokens_per_s,
+            candidates[at].forecast.tpot_s,
+        ),
+    )
     best = float("inf")
-    marked: dict[int, Candidate] = {}
-    order = sorted(
-        range(len(found)),
-        key=lambda at: (-found[at].forecast.output_tokens_per_s, found[at].forecast.tpot_s),
-    )
-    for at in order:
-        if found[at].forecast.tpot_s < best:
-            best = found[at].forecast.tpot_s
-            marked[at] = replace(found[at], on_front=True)
-    return [marked.get(at, item) for at, item in enumerate(found)]
+    front: dict[int, Candidate] = {}
+    for at in fastest_first:
+        if candidates[at].forecast.tpot_s < best:
+            best = candidates[at].forecast.tpot_s
+            front[at] = replace(candidates[at], on_front=True)
+    return [front.get(at, item) for at, item in enumerate(candidates)]
 
 
-def _rank(wanted: Wanted, item: Candidate) -> tuple[float, ...]:
-    """Smallest is best: the aim, then what is better known, takes less, or is simpler."""
-    forecast, layout = item.forecast, item.layout
-    output = max(forecast.output_tokens_per_s, 1e-9)
-    bounded = wanted.tpot_s is not None or wanted.ttft_s is not None
-    if wanted.objective == "cost":
-        aim = item.hosts / output
-    elif wanted.objective == "latency" and not bounded:
-        aim = forecast.ttft_s + forecast.tpot_s * max(0, wanted.load.output_tokens - 1)
-    else:
-        aim = 1 / output
+def _rank(request: PlanRequest, item: Candidate) -> tuple[float, ...]:
+    """Return a sort key, smallest for the best: the objective, then doubts, size, simplicity."""
+    layout, aim = item.layout, request.aim(item.hosts, item.forecast)
     return (
-        round(log(max(aim, 1e-12)) / _ALIKE),
+        round(log(max(aim, 1e-12)) / _TIE),
         len(item.notes),
         item.hosts,
         item.npus,
@@ -249,36 +228,42 @@ def _rank(wanted: Wanted, item: Candidate) -> tuple[float, ...]:
     )
 
 
-def _unsplittable(wanted: Wanted, able: Sequence[Layout]) -> Iterator[Rejected]:
-    """Layouts of round sizes that the model's shape or the cluster does not allow, with reasons."""
-    known = set(able)
-    for layout in _round_layouts(wanted):
-        if layout not in known and (reasons := problems(layout, wanted.shape, wanted.cluster)):
-            yield Rejected(layout, "shape", "; ".join(reasons))
+def _unsplittable(request: PlanRequest, layouts: Sequence[Layout]) -> Iterator[Rejected]:
+    """Yield layouts of power-of-two sizes that the model's shape or the cluster does not allow."""
+    able = set(layouts)
+    for layout in _round_layouts(request):
+        if layout not in able and (reasons := problems(layout, request.shape, request.cluster)):
+            yield Rejected(layout, "shape", joined(reasons))
 
 
-def _round_layouts(wanted: Wanted) -> Iterator[Layout]:
-    total = wanted.cluster.total_npus
+def _round_layouts(request: PlanRequest) -> Iterator[Layout]:
+    total = request.cluster.total_npus
     sizes = [2**power for power in range(total.bit_length()) if 2**power <= total]
     for tensor in sizes:
         for pipeline in sizes:
             for data in sizes:
                 if tensor * pipeline * data > total:
                     break
-                for expert in (False, True) if wanted.shape.experts else (False,):
+                for expert in (False, True) if request.shape.experts else (False,):
                     yield Layout(tensor=tensor, pipeline=pipeline, data=data, expert=expert)
 
 
-def _notes(wanted: Wanted, chosen: Candidate | None) -> tuple[str, ...]:
-    """What was assumed, of the model and of the forecast that was chosen."""
-    told = [*wanted.shape.assumed]
+def _notes(request: PlanRequest, chosen: Candidate | None) -> tuple[str, ...]:
+    """Return what was assumed, of the model and in the chosen forecast."""
+    lines = [*request.shape.assumed]
     if chosen is not None:
-        told += [*chosen.notes, *chosen.forecast.notes]
-        idle = wanted.cluster.total_npus - chosen.npus
-        copies = wanted.cluster.host_count // chosen.hosts
+        lines += [*chosen.notes, *chosen.forecast.notes]
+        idle = request.cluster.total_npus - chosen.npus
+        copies = request.cluster.host_count // chosen.hosts
         if copies > 1:
-            told.append(
-                f"{idle} NPUs stay idle: {copies} such services side by side would use "
-                f"{copies * chosen.npus} of {wanted.cluster.total_npus}"
+            lines.append(
+                phrase(
+                    "{idle} NPUs stay idle: {copies} replicas of this layout would use {used} of "
+                    "{total}",
+                    idle=idle,
+                    copies=copies,
+                    used=copies * chosen.npus,
+                    total=request.cluster.total_npus,
+                )
             )
-    return tuple(dict.fromkeys(told))
+    return tuple(dict.fromkeys(lines))

@@ -1,37 +1,40 @@
-"""What public measurements of the like say beyond the arithmetic.
+"""What public measurements of similar cases say beyond the arithmetic.
 
-Each measurement has a factor: by how much its steps took longer than `step` says. Between alike
-ones factors are alike, so the factor of a new case is a mean of theirs, weighed by likeness and
-drawn towards 1 where there is little of it (a Gaussian process over the nearest few, known
-elsewhere as kriging). How far alike cases differed gives the interval.
+Each measurement has a factor: how many times longer its steps took than `step` says. Similar cases
+have similar factors, so the factor of a new case is a weighted mean of theirs, drawn towards 1
+where little is known (a Gaussian process over the nearest few records, also known as kriging). Its
+spread gives the interval.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib import resources
 from math import exp, sqrt
 from operator import mul
-from typing import Any
+
+from ropeway.models.phrases import count, phrase
+from ropeway.plan.machine import stored_constants
 
 FIGURES = ("output", "tpot", "ttft")
-# Measurements that are looked at for one case.
+# How many records a case is compared with.
 _NEAREST = 24
-# What the factors leave is believed up to so much.
-_MOST_REST = 0.5
+# Bound of ln(measured / predicted) that is carried over besides the factor.
+_LARGEST_REST = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What makes two cases alike.
+    """What cases are compared by.
 
     family, chips, scheme   `model_type`, A2 or A3 …, quantisation
     engine                  its name; `month` of its release, counted from December 2024
     method                  of speculative decoding, "" without
-    split                   prompts are read by other NPUs (disaggregated prefill)
-    running, context, npus  natural logarithms: sequences of a replica, tokens of one, its NPUs
-    source                  the document it was published in; "" where it is not measured
+    split                   other NPUs read the prompts (disaggregated prefill)
+    running, context, npus  natural logarithms: sequences at once in a DP rank, tokens of a
+                            sequence, NPUs of a DP rank
+    source                  the document it was published in; "" where nothing was measured
     """
 
     family: str
@@ -51,7 +54,6 @@ class Case:
 class Record:
     """A measurement: its case, ln of its factor, and where it was published.
 
-    key   the same for two that measured the same configuration in one document
     rest  ln(measured / predicted) that the factor leaves, of each figure in FIGURES: a document's
           way of counting, mostly; 0 where it was not measured
     """
@@ -59,21 +61,20 @@ class Record:
     case: Case
     factor: float
     url: str
-    key: str
     rest: tuple[float, ...] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
-    """How alike two factors are, as covariances of their logarithms.
+class Similarity:
+    """A covariance of the logarithms of two factors, as a sum of terms.
 
-    family     models of one family; `model` of one family, kind of chip and quantisation
-    source     one document; `series` one document and family
-    engine, method, split  the same other engine, speculation, disaggregated prefill
+    family     for models of one family; `model`: of one family, kind of chip and quantisation
+    source     for one document; `series`: for one document and family
+    engine, method, split  for the same other engine, speculation, disaggregated prefill
     noise      variance of one measurement by itself
     apart      variance between two of the same case beyond that, for the interval alone
-    months     over which a release loses its likeness to another
-    running, context, npus  factors (natural logarithms) over which likeness is lost
+    months     length scale of the month of a release
+    running, context, npus  length scales of these (natural logarithms)
     """
 
     family: float
@@ -90,8 +91,8 @@ class Likeness:
     context: float
     npus: float
 
-    def between(self, one: Case, other: Case) -> float:
-        """The covariance of their factors' logarithms."""
+    def covariance(self, one: Case, other: Case) -> float:
+        """Return the covariance of the logarithms of the factors of two cases."""
         total = 0.0
         if one.engine == other.engine != "vLLM-Ascend":
             total += self.engine
@@ -106,15 +107,15 @@ class Likeness:
             apart = (one.month - other.month) / self.months
             era = exp(-0.5 * apart * apart)
             total += self.family * era
-            alike = one.chips == other.chips and one.scheme == other.scheme
-            if alike or same_source:
+            same_kind = one.chips == other.chips and one.scheme == other.scheme
+            if same_kind or same_source:
                 distance = (
                     ((one.running - other.running) / self.running) ** 2
                     + ((one.context - other.context) / self.context) ** 2
                     + ((one.npus - other.npus) / self.npus) ** 2
                 )
                 near = exp(-0.5 * distance)
-                if alike:
+                if same_kind:
                     total += self.model * near * era
                 if same_source:
                     total += self.series * near
@@ -123,9 +124,9 @@ class Likeness:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """ln of the factor, its standard deviation, and the measurements it rests on.
+    """ln of a factor, its standard deviation, and the measurements it rests on.
 
-    rest     ln of what each figure in FIGURES is multiplied with besides
+    rest     ln of what each figure in FIGURES is multiplied by besides
     weights  of the records, the heaviest first; together at most about 1
     """
 
@@ -135,81 +136,80 @@ class Correction:
     weights: tuple[tuple[float, Record], ...] = ()
 
     def note(self) -> str:
-        """In words; empty where nothing alike was measured."""
-        counted = [item for item in self.weights if abs(item[0]) > 0.02]
-        if not counted or abs(self.mean) < 0.005:
+        """Say what was corrected and by which measurements; empty where none was similar."""
+        near = [record for weight, record in self.weights if abs(weight) > 0.02]
+        if not near or abs(self.mean) < 0.005:
             return ""
         change = exp(self.mean) - 1
-        which = "slower" if change > 0 else "faster"
-        plural = "measurements like this were" if len(counted) > 1 else "measurement like this was"
-        return (
-            f"{len(counted)} {plural} {abs(change):.0%} {which} than the arithmetic, by likeness: "
-            f"corrected by that (nearest: {counted[0][1].url})"
+        return phrase(
+            "corrected by {measurements} whose steps took {change:.0%} longer than computed "
+            "(nearest: {url})"
+            if change > 0
+            else "corrected by {measurements} whose steps took {change:.0%} less than computed "
+            "(nearest: {url})",
+            measurements=count(
+                len(near), "{n:,} similar measurement", "{n:,} similar measurements"
+            ),
+            change=abs(change),
+            url=near[0].url,
         )
 
 
 @cache
 def recorded() -> tuple[Record, ...]:
-    """The measurements that the constants were fitted to."""
+    """Return the measurements that the constants were fitted to."""
+    text = resources.files("ropeway.plan").joinpath("measurements.json").read_text(encoding="utf-8")
     return tuple(
-        Record(
-            Case(**item["case"]),
-            item["factor"],
-            item["row"]["source_url"],
-            item["key"],
-            tuple(item["rest"]),
-        )
-        for item in stored()
+        Record(Case(**item["case"]), item["factor"], item["url"], tuple(item["rest"]))
+        for item in json.loads(text)["measurements"]
     )
 
 
 @cache
-def stored() -> tuple[Mapping[str, Any], ...]:
-    """As they are kept: `row` by column, and what fit_planner made of it."""
-    text = resources.files("ropeway.plan").joinpath("measurements.json").read_text(encoding="utf-8")
-    return tuple(json.loads(text)["measurements"])
-
-
-@cache
-def likeness() -> Likeness:
-    """As fit_planner found it."""
-    text = resources.files("ropeway.plan").joinpath("constants.json").read_text(encoding="utf-8")
-    return Likeness(**json.loads(text)["likeness"])
+def similarity() -> Similarity:
+    """Return the fitted similarity (benchmarks/planner/fit.py)."""
+    return Similarity(**stored_constants()["similarity"])
 
 
 def correction(case: Case) -> Correction:
-    """Of a case that is to be planned, or of a measurement by a document that we may know."""
+    """Return what similar measurements say of a case, those of its own document included."""
     return _local(_coarse(case)).of(case)
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbourhood:
-    """Records near a case, with the inverse of their covariances; good for cases close by."""
+    """The records nearest to a case, prepared to correct any case close to it.
+
+    inverse  of the matrix of the records' covariances
+    solved   the inverse times the records' factors
+    rests    the records' `rest`, by figure
+    """
 
     records: tuple[Record, ...]
     inverse: tuple[tuple[float, ...], ...]
     solved: tuple[float, ...]
     rests: tuple[tuple[float, ...], ...]
-    like: Likeness
+    similarity: Similarity
 
     def of(self, case: Case) -> Correction:
-        like = self.like
-        own = like.between(case, case)
-        near = [like.between(case, item.case) for item in self.records]
+        """Return the correction of a case: the posterior mean and spread of its factor."""
+        alike = self.similarity
+        own = alike.covariance(case, case)
+        near = [alike.covariance(case, item.case) for item in self.records]
         weights = [sum(map(mul, row, near)) for row in self.inverse]
         mean = sum(map(mul, near, self.solved))
         left = own - sum(map(mul, near, weights))
         rest = tuple(
-            max(-_MOST_REST, min(_MOST_REST, sum(map(mul, weights, column))))
+            max(-_LARGEST_REST, min(_LARGEST_REST, sum(map(mul, weights, column))))
             for column in self.rests
         )
         ranked = sorted(zip(weights, self.records, strict=True), key=lambda item: -item[0])
-        spread = sqrt(max(0.0, left) + like.noise + like.apart)
+        spread = sqrt(max(0.0, left) + alike.noise + alike.apart)
         return Correction(mean, spread, rest, tuple(ranked[:8]))
 
 
 def _coarse(case: Case) -> Case:
-    """One for all cases about as large: the nearest records are the same."""
+    """Return one case for all of about the same size: their nearest records are the same."""
     return replace(
         case,
         running=float(round(case.running)),
@@ -220,26 +220,26 @@ def _coarse(case: Case) -> Case:
 
 @lru_cache(maxsize=1024)
 def _local(case: Case) -> Neighbourhood:
-    return kriging(case, recorded(), likeness())
+    return kriging(case, recorded(), similarity())
 
 
-def kriging(case: Case, records: Sequence[Record], like: Likeness) -> Neighbourhood:
-    """The nearest records to a case, ready to weigh them."""
-    ranked = sorted(records, key=lambda item: -like.between(case, item.case))[:_NEAREST]
-    near = tuple(item for item in ranked if like.between(case, item.case) > 1e-4)
+def kriging(case: Case, records: Sequence[Record], alike: Similarity) -> Neighbourhood:
+    """Return the nearest records to a case, with the inverse of their covariances."""
+    ranked = sorted(records, key=lambda item: -alike.covariance(case, item.case))[:_NEAREST]
+    near = tuple(item for item in ranked if alike.covariance(case, item.case) > 1e-4)
     matrix = [
-        [like.between(one.case, two.case) + (like.noise if one is two else 0.0) for two in near]
-        for one in near
+        [alike.covariance(a.case, b.case) + (alike.noise if a is b else 0.0) for b in near]
+        for a in near
     ]
     inverse = _inverted(matrix)
     factors = [item.factor for item in near]
     solved = tuple(sum(map(mul, row, factors)) for row in inverse)
     rests = tuple(zip(*(item.rest for item in near), strict=True)) or ((), (), ())
-    return Neighbourhood(near, inverse, solved, rests, like)
+    return Neighbourhood(near, inverse, solved, rests, alike)
 
 
 def _inverted(matrix: list[list[float]]) -> tuple[tuple[float, ...], ...]:
-    """Of a positive definite matrix (Gauss-Jordan; no pivoting is needed for such)."""
+    """Invert a positive definite matrix by Gauss-Jordan elimination, which needs no pivoting."""
     size = len(matrix)
     rows = [
         [*row, *(1.0 if index == column else 0.0 for column in range(size))]
@@ -254,8 +254,3 @@ def _inverted(matrix: list[list[float]]) -> tuple[tuple[float, ...], ...]:
                 pairs = zip(rows[other], pivot, strict=True)
                 rows[other] = [value - by * own for value, own in pairs]
     return tuple(tuple(row[size:]) for row in rows)
-
-
-def as_plain(case: Case) -> dict[str, object]:
-    """For the data file."""
-    return {item.name: getattr(case, item.name) for item in fields(case)}

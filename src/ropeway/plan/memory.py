@@ -8,9 +8,11 @@ Follows what vLLM does at its start: a run of the largest step, then all that is
 becomes blocks of cache. How it counts blocks was read in vLLM 0.32.0 (v1/core/kv_cache_utils.py).
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
+from operator import itemgetter
 
 from ropeway.engines.ascend_memory import EngineMemory, engine_bytes, visible_bytes
 from ropeway.models import ModelShape, Precision
@@ -36,11 +38,11 @@ _ENCODER_OUTPUTS = 4
 class MemoryNeeds:
     """What decides the memory besides the model and the layout.
 
-    engine              what it keeps for itself
-    fraction            of the visible HBM that it may take; None is its default
-    kv_cache            bytes of cache per NPU where that is fixed instead
+    engine              memory that the engine keeps for itself
+    fraction            share of the visible HBM that it may take; None is its default
+    kv_cache            bytes of cache per NPU, where that is fixed instead
     context             tokens of one sequence, prompt and answer together
-    max_sequences       running at once in a data-parallel replica
+    max_sequences       running at once in a data-parallel rank
     max_batched_tokens  of one step
     precision, kv_bits  where they differ from the model's own
     vision              whether the encoders are loaded
@@ -59,19 +61,19 @@ class MemoryNeeds:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """One NPU of the fullest stage, in bytes, and the cache of one data-parallel replica.
+    """One NPU of the fullest stage, in bytes, and the cache of one data-parallel rank.
 
     hbm          as sold
     visible      what the driver leaves
     usable       what the engine may take of that
     weights      resident
-    engine       the process's own, the buffers of its communicators, graphs where they count
+    engine       its process, the buffers of its communicators, graphs where they count
     activations  at the peak of the largest step
-    kv_cache     what is left; below 0 is what is missing
-    stage        the fullest pipeline stage: the one with room for the fewest tokens
-    kv_tokens    of a replica, whole blocks; with windows or states, at the context asked
-    blocks       of a replica
-    sequences    that fit at once at the context asked
+    kv_cache     the rest; negative is what is missing
+    stage        index of the fullest pipeline stage: the one with room for the fewest tokens
+    kv_tokens    of a DP rank, in whole blocks; with windows or states, at the requested context
+    blocks       of a DP rank
+    sequences    that fit at once at the requested context
     reserve      graphs that need room beside `usable`
     """
 
@@ -90,20 +92,20 @@ class Memory:
 
     @property
     def spare(self) -> int:
-        """Of the visible memory, what nobody takes; below 0 is what is missing."""
+        """Visible memory that stays free; negative is what is missing."""
         taken = self.weights + self.engine + self.activations + max(0, self.kv_cache)
         return self.visible - taken - self.reserve
 
     @property
     def fits(self) -> bool:
-        """Whether a sequence of the context asked can run, and the graphs have room."""
+        """Whether a sequence of the requested context can run, and the graphs have room."""
         return self.sequences >= 1 and self.spare >= 0
 
 
 def memory(shape: ModelShape, layout: Layout, hbm_bytes: int, needs: MemoryNeeds) -> Memory:
-    """Of the NPU with the least room for cache; every stage holds each token, so it decides.
+    """Return the memory of the NPU with the least room for cache, which decides for all stages.
 
-    Without `hbm_bytes` (0, of the local cluster) what is taken counts as all there is.
+    With `hbm_bytes` 0 (the local cluster), the memory in use counts as all there is.
     """
     engine = needs.engine
     graphs = engine.graphs_of_experts if shape.experts else engine.graphs
@@ -115,12 +117,8 @@ def memory(shape: ModelShape, layout: Layout, hbm_bytes: int, needs: MemoryNeeds
     stages = shard(
         shape, layout, precision=needs.precision, kv_bits=needs.kv_bits, vision=needs.vision
     )
-    found: list[Memory] = []
-    seen: set[int] = set()
-    for index, stage in enumerate(stages):
-        if id(stage) in seen:  # stages alike are one object
-            continue
-        seen.add(id(stage))
+    by_stage: list[Memory] = []
+    for index, stage in _distinct(stages):
         weights = ceil(stage.weights.total)
         peak = activation_bytes(shape, layout, stage, needs)
         taken = weights + own + peak
@@ -128,44 +126,29 @@ def memory(shape: ModelShape, layout: Layout, hbm_bytes: int, needs: MemoryNeeds
         room = usable - taken
         if needs.kv_cache is None and room > 0:
             room = int(room * engine.cache_share)
-        tokens, sequences = _held((stage,), room, needs.context, engine.block_size, needs)
-        found.append(
+        tokens, sequences = _capacity(stage, room, needs)
+        by_stage.append(
             Memory(
                 hbm_bytes, visible if hbm_bytes else usable, usable, weights, own, peak, room,
                 index, tokens, tokens // engine.block_size, sequences, reserve,
             )
         )  # fmt: skip
-    return min(found, key=lambda one: (one.sequences, one.kv_tokens, one.kv_cache))
+    return min(by_stage, key=lambda item: (item.sequences, item.kv_tokens, item.kv_cache))
 
 
-def kv_tokens_from_bytes(
-    shape: ModelShape,
-    layout: Layout,
-    kv_bytes: int,
-    *,
-    block_size: int = 128,
-    kv_bits: float = 16,
-    context: int | None = None,
-    max_batched_tokens: int = 2048,
-) -> int:
-    """Tokens that `kv_bytes` per NPU hold, of one data-parallel replica.
-
-    With `context` (the engine's longest) as vLLM prints it since 0.32: what so many sequences of
-    that length would be, partly filled blocks taken off. Without, whole blocks.
-    """
-    stages = shard(shape, layout, kv_bits=kv_bits)
-    longest = context or block_size
-    if all(map(_is_plain, stages)):
-        blocks = min(_blocks(stage, kv_bytes, block_size) for stage in stages)
-        return int(blocks / ceil(longest / block_size) * longest)
-    each = max(_sequence_bytes(one, longest, block_size, max_batched_tokens) for one in stages)
-    return int(kv_bytes / each * longest)
+def cache_tokens(shape: ModelShape, layout: Layout, room: int, needs: MemoryNeeds) -> int:
+    """Return the tokens of `needs.context`-long sequences that `room` bytes on each NPU hold."""
+    stages = shard(
+        shape, layout, precision=needs.precision, kv_bits=needs.kv_bits, vision=needs.vision
+    )
+    capacities = (_capacity(stage, room, needs) for _, stage in _distinct(stages))
+    return min(capacities, key=itemgetter(1, 0))[0]
 
 
 def gpustack_bytes(shape: ModelShape, layout: Layout) -> int:
-    """What GPUStack takes a model to need per NPU, for comparison: weights × 1.2, evenly spread.
+    """Return the bytes per NPU by GPUStack's rule of thumb: weights × 1.2, evenly spread.
 
-    gpustack/gpustack, gpustack/policies/utils.py; it knows neither cache nor activations.
+    gpustack/gpustack, gpustack/policies/utils.py.
     """
     stages = shard(shape, Layout())
     whole = sum(stage.weights.total for stage in stages)
@@ -175,7 +158,7 @@ def gpustack_bytes(shape: ModelShape, layout: Layout) -> int:
 def activation_bytes(
     shape: ModelShape, layout: Layout, stage: StageShard, needs: MemoryNeeds
 ) -> int:
-    """Peak of what a step of `max_batched_tokens` has alive besides weights, on one NPU.
+    """Return the peak bytes that a step of `max_batched_tokens` takes besides weights, on one NPU.
 
     The stream, its copy in the norm and the residual (3 × hidden), and the wider of: the dense part
     (gate and up, their product, the result), the experts (a token once for every expert it visits:
@@ -198,44 +181,50 @@ def activation_bytes(
 
 
 def _encoder_bytes(shape: ModelShape) -> int:
-    """Of the image in the start-up run; 0 where nothing is seen or heard."""
-    width = max((tower.hidden_size for tower in shape.towers), default=0)
+    """Return the bytes of the image in the start-up run; 0 without encoders."""
+    width = max((encoder.hidden_size for encoder in shape.encoders), default=0)
     rows = _IMAGE_TOKENS * _PATCHES * _ENCODER_ROWS * width
-    kept = _IMAGE_TOKENS * _ENCODER_OUTPUTS * shape.hidden_size if shape.towers else 0
+    kept = _IMAGE_TOKENS * _ENCODER_OUTPUTS * shape.hidden_size if shape.encoders else 0
     return _ACTIVATION_BYTES * (rows + kept)
 
 
-def _held(
-    stages: tuple[StageShard, ...], room: int, context: int, block: int, needs: MemoryNeeds
-) -> tuple[int, int]:
-    """Tokens and sequences at `context` that `room` bytes hold; the pool keeps one block back."""
+def _distinct(stages: Sequence[StageShard]) -> Iterator[tuple[int, StageShard]]:
+    """Yield the first of each kind of stage and its index; `shard` makes equal ones one object."""
+    known: set[int] = set()
+    for index, stage in enumerate(stages):
+        if id(stage) not in known:
+            known.add(id(stage))
+            yield index, stage
+
+
+def _capacity(stage: StageShard, room: int, needs: MemoryNeeds) -> tuple[int, int]:
+    """Return the tokens, and the sequences of `needs.context`, that `room` bytes of a stage hold.
+
+    Whole blocks count, as in get_kv_cache_config_from_groups; the pool keeps one back.
+    """
+    context, block = needs.context, needs.engine.block_size
     if room <= 0:
         return 0, 0
-    if all(map(_is_plain, stages)):
-        blocks = min(_blocks(stage, room, block) for stage in stages)
+    if _is_plain(stage):
+        each = stage.kv_bytes_per_token * block
+        blocks = int(room // each) if each else 0
         return blocks * block, max(0, blocks - 1) // ceil(context / block)
-    each = max(_sequence_bytes(stage, context, block, needs.max_batched_tokens) for stage in stages)
-    many = room / each if each else 0.0
-    return int(many * context) // block * block, int(many)
+    size = _sequence_bytes(stage, context, block, needs.max_batched_tokens)
+    count = room / size if size else 0.0
+    return int(count * context) // block * block, int(count)
 
 
 def _is_plain(stage: StageShard) -> bool:
-    """Every layer keeps the whole context, so that a token takes the same room wherever it is."""
+    """Say whether every layer keeps the whole context, so that all tokens take the same room."""
     return not stage.state_bytes and all(not group.window for group in stage.caches)
-
-
-def _blocks(stage: StageShard, room: int, block: int) -> int:
-    """get_kv_cache_config_from_groups: whole blocks of all layers of the stage."""
-    each = stage.kv_bytes_per_token * block
-    return int(room // each) if each else 0
 
 
 @lru_cache(maxsize=65_536)
 def _sequence_bytes(stage: StageShard, context: int, block: int, batched: int) -> float:
-    """Cache of one sequence in whole blocks, and its recurrent state.
+    """Return the bytes of one sequence: its cache in whole blocks, and its recurrent state.
 
-    SlidingWindowSpec.max_memory_usage_bytes (v1/kv_cache_interface.py): of a window what a step may
-    add is kept too, and one block more for where it begins.
+    SlidingWindowSpec.max_memory_usage_bytes (v1/kv_cache_interface.py): beside a window, the tokens
+    that a step may add are kept, and one block more because it may begin within a block.
     """
     return stage.state_bytes + sum(
         _group_blocks(group, context, block, batched)

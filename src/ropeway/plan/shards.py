@@ -1,7 +1,7 @@
-"""What the ranks of a layout hold of a model, and what they do for a token.
+"""What each rank of a layout holds of a model, and what it computes for a token.
 
-Pure arithmetic over `models.ModelShape`, following how vLLM splits (read in vLLM 0.32.0; each rule
-names its place). Memory is exact to the scales and paddings; nothing here knows of time.
+Pure arithmetic over `models.ModelShape` that follows how vLLM splits a model (read in vLLM 0.32.0;
+each rule names its place). Bytes are exact but for scales and paddings; times are in `step`.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from ropeway.spec.model import Layout
 # vllm/model_executor/layers/vocab_parallel_embedding.py, DEFAULTVOCAB_PADDING_SIZE
 VOCAB_PADDING = 64
 
-# Shapes × layouts that a search over 4,096 NPUs looks at, with room to spare.
+# More than the shapes × layouts of a search over 4,096 NPUs.
 _REMEMBERED = 65_536
 
 
@@ -48,14 +48,13 @@ class Amounts:
 
 @dataclass(frozen=True, slots=True)
 class CacheGroup:
-    """Layers of a stage that keep the context alike; figures are of one rank, all its `layers`.
+    """Layers of a stage that keep the same part of the context; figures are sums over `layers`.
 
-    layers                 how many
-    bytes_per_token        KV cache of one token; a decode step reads it of each token it sees
-    window                 only the last so many tokens are kept and seen; 0 is all
-    read_limit             a query reads at most so many of the kept tokens; 0 is all
-    index_bytes_per_token  kept for every token, and read of all, to choose those; 0 without
-    index_flops            per query token and kept token, to choose them
+    bytes_per_token        KV cache of one token, read for each token that is attended to
+    window                 number of last tokens that are kept and attended to; 0 is all
+    read_limit             largest number of kept tokens that a query reads; 0 is all
+    index_bytes_per_token  index by which those are chosen, kept and read for every token
+    index_flops            per query token and kept token, to choose
     decode_flops           per query token and token it reads, when generating
     prefill_flops          per query token and token it reads, over a prompt
     """
@@ -70,11 +69,11 @@ class CacheGroup:
     prefill_flops: float = 0.0
 
     def kept(self, tokens: float) -> float:
-        """Tokens of a context that the cache still holds."""
+        """Return how many tokens of a context the cache still holds."""
         return min(tokens, self.window) if self.window else tokens
 
     def read(self, tokens: float) -> float:
-        """Of those, the ones that one query reads."""
+        """Return how many of those a query reads."""
         kept = self.kept(tokens)
         return min(kept, self.read_limit) if self.read_limit else kept
 
@@ -84,15 +83,15 @@ class StageShard:
     """One pipeline stage as its largest rank holds it. All figures are of one rank (one NPU).
 
     first, last        whether it has the embedding table, the head
-    layers             of the model
-    moe_layers         of those, layers with routed experts
+    layers             layers of the model
+    moe_layers         layers with routed experts
     weights            resident bytes by component
-    flops              per token of this rank's own data-parallel replica, by component, spread
+    flops              per token of this rank's own data-parallel rank, by component, spread
                        evenly over experts; attention over the context is in `caches`
     caches             what grows with the context, an entry for each kind of layer
     state_bytes        recurrent state of one sequence (linear attention, Mamba)
-    experts            routed experts of a layer that this rank holds: whole, or a slice of each
-    expert_bytes       of one of those in one layer, as this rank holds it
+    experts            routed experts of a layer on this rank: whole, or a slice of each
+    expert_bytes       bytes of one of those in one layer, as this rank holds it
     experts_per_token  routed experts that each token visits
     all_experts        routed experts of a layer, over all ranks
     all_reduces        over the tensor ranks in one pass, each of hidden_size numbers per token
@@ -114,34 +113,8 @@ class StageShard:
 
     @property
     def kv_bytes_per_token(self) -> float:
-        """Cache of a token that every layer still sees, index included; windows not taken off."""
+        """Cache of a token that every layer still keeps, index included."""
         return sum(group.bytes_per_token + group.index_bytes_per_token for group in self.caches)
-
-    def kv_bytes(self, tokens: float) -> float:
-        """Cache of one sequence with so many tokens of context; without `state_bytes`."""
-        return sum(
-            group.kept(tokens) * (group.bytes_per_token + group.index_bytes_per_token)
-            for group in self.caches
-        )
-
-    def kv_bytes_read(self, tokens: float) -> float:
-        """Of that, what one decode step of the sequence reads."""
-        return sum(
-            group.read(tokens) * group.bytes_per_token
-            + group.kept(tokens) * group.index_bytes_per_token
-            for group in self.caches
-        )
-
-    def weight_bytes_read(self, tokens: float) -> float:
-        """Weights that a step reads: all but the embedding table, encoders, experts not touched.
-
-        `tokens` of the step reach the experts: those of all data ranks that share them.
-        """
-        touched = touched_experts(self.all_experts, self.experts_per_token, tokens)
-        share = touched / self.all_experts if self.all_experts else 0.0
-        resident = self.weights
-        idle = resident.embedding + resident.vision + (1 - share) * resident.routed
-        return resident.total - idle
 
 
 def shard(
@@ -152,9 +125,9 @@ def shard(
     kv_bits: float = 16,
     vision: bool = True,
 ) -> tuple[StageShard, ...]:
-    """One StageShard for each pipeline stage.
+    """Return one StageShard for each pipeline stage; equal stages are one object.
 
-    `precision` of the weights defaults to the model's own, `kv_bits` are those of a cached number.
+    `precision` of the weights defaults to the model's own; `kv_bits` are those of a cached number.
     `vision`: encoders are loaded, cut by TP, on every stage (vLLM builds them on each).
     A layout that vLLM refuses is not refused here: uneven pieces are rounded up.
     """
@@ -168,9 +141,9 @@ def shard(
 
 
 def touched_experts(experts: int, per_token: int, tokens: float) -> float:
-    """Experts of a layer that a batch of tokens visits, if each chooses evenly and on its own.
+    """Return how many experts of a layer a batch of tokens visits, if each token chooses evenly.
 
-    E (1 - (1 - k/E)^T): each of T tokens leaves an expert out with probability 1 - k/E.
+    E (1 - (1 - k/E)^T): each of T tokens misses an expert with probability 1 - k/E.
     """
     if not experts:
         return 0.0
@@ -178,9 +151,9 @@ def touched_experts(experts: int, per_token: int, tokens: float) -> float:
 
 
 def stage_layers(layers: int, stages: int) -> tuple[int, ...]:
-    """Layers of each stage, as get_pp_indices (vllm/distributed/utils.py) deals them out.
+    """Return the layers of each stage, as get_pp_indices (vllm/distributed/utils.py) divides them.
 
-    What does not divide goes to the last stages but the very last, which has the head.
+    The remainder goes to the stages before the last, which has the head.
     """
     each, rest = divmod(layers, stages)
     return tuple(each + (stages - 1 - rest <= index < stages - 1) for index in range(stages))
@@ -196,25 +169,25 @@ def _stages(
     tensor, pipeline, data, expert = grid
     costs = _costs(shape, tensor, precision, kv_bits, vision)
     ranks = tensor * data
-    held = tuple(_held(kind, ranks, expert) for kind in costs.kinds)
+    experts = tuple(_experts_per_rank(kind, ranks, expert) for kind in costs.kinds)
     equal: dict[tuple[tuple[int, ...], bool, bool], StageShard] = {}
-    found, begin = [], 0
+    stages, begin = [], 0
     for index, size in enumerate(stage_layers(shape.layers, pipeline)):
         before, after = costs.kinds_before[begin], costs.kinds_before[begin + size]
         counts = tuple(map(sub, after, before))
         key = (counts, index == 0, index == pipeline - 1)
         if key not in equal:
-            equal[key] = _with_experts(_without_experts(costs, *key), counts, held)
-        found.append(equal[key])
+            equal[key] = _with_experts(_without_experts(costs, *key), counts, experts)
+        stages.append(equal[key])
         begin += size
-    return tuple(found)
+    return tuple(stages)
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """One rank's part of one layer of a kind, its routed experts apart; one item per component.
+    """One rank's part of a kind of layer, without its routed experts; one item per component.
 
-    experts, expert_width, expert_bytes  of the layer's mixture, whole; 0 without
+    experts, expert_width, expert_bytes  of the layer's whole mixture; 0 without
     """
 
     weights: tuple[float, ...]
@@ -228,10 +201,13 @@ class _Kind:
     expert_bytes: float = 0.0
 
 
-# Compared by identity: it is the key of a cache, and made once for its arguments.
+# Compared by identity, since it is the key of a cache and made once for its arguments.
 @dataclass(frozen=True, eq=False, slots=True)
 class _Costs:
-    """kinds_before: for each layer, and for the end, how many of each kind come before it."""
+    """What stages are summed from.
+
+    kinds_before  for each layer and the end, how many layers of each kind come before it
+    """
 
     kinds: tuple[_Kind, ...]
     kinds_before: tuple[tuple[int, ...], ...]
@@ -258,7 +234,7 @@ def _costs(
     for kind in order:
         before.append([*before[-1]])
         before[-1][kind] += 1
-    encoders = sum(tower.numbers or 0 for tower in shape.towers) if vision else 0
+    encoders = sum(encoder.numbers or 0 for encoder in shape.encoders) if vision else 0
     table = [item for item in shape.outer if item.component == "embedding"]
     rest = [item for item in shape.outer if item.component != "embedding"]
     return _Costs(
@@ -277,8 +253,8 @@ def _kind(block: Block, tensor: int, precision: Precision, kv_bits: float) -> _K
     flops = list(plain.flops)
     if attention:
         flops[_ATTENTION] += attention.state_flops * _share(attention.heads, tensor)
-    mixture = [item for item in feed.weights if item.component == "routed"] if feed else []
-    whole = sum(item.numbers * precision.bits(item) / 8 for item in mixture)
+    experts = [item for item in feed.weights if item.component == "routed"] if feed else []
+    whole = sum(item.numbers * precision.bits(item) / 8 for item in experts)
     return _Kind(
         plain.weights,
         tuple(flops),
@@ -299,8 +275,8 @@ _HEAD = COMPONENTS.index("head")
 
 
 def _kind_of(weights: Iterable[Weight], tensor: int, precision: Precision) -> _Kind:
-    """Bytes and FLOPs of one rank; of routed experts the FLOPs only, evenly over tensor ranks."""
-    held, flops = [0.0] * len(COMPONENTS), [0.0] * len(COMPONENTS)
+    """Return bytes and FLOPs of one rank; of routed experts only FLOPs, even over tensor ranks."""
+    resident, flops = [0.0] * len(COMPONENTS), [0.0] * len(COMPONENTS)
     for weight in weights:
         index = COMPONENTS.index(weight.component)
         if index == _ROUTED:
@@ -309,20 +285,23 @@ def _kind_of(weights: Iterable[Weight], tensor: int, precision: Precision) -> _K
         share = _share(weight.pieces, tensor)
         if index in (_EMBEDDING, _HEAD) and weight.pieces > 1:
             share = _share(weight.pieces, tensor, padding=VOCAB_PADDING)
-        held[index] += weight.numbers * share * precision.bits(weight) / 8
+        resident[index] += weight.numbers * share * precision.bits(weight) / 8
         flops[index] += weight.flops * share
-    return _Kind(tuple(held), tuple(flops))
+    return _Kind(tuple(resident), tuple(flops))
 
 
 def _share(pieces: int, ranks: int, padding: int = 1) -> float:
-    """The part that the largest of `ranks` holds of something cut into `pieces`."""
+    """Return the share that the largest of `ranks` holds of something cut into `pieces`."""
     padded = ceil(pieces / padding) * padding
     return ceil(padded / ranks) / pieces
 
 
 def _caches(attention: Attention, tensor: int, kv_bits: float) -> tuple[CacheGroup, ...]:
-    """KV heads beyond the tensor ranks' number are copied (ModelConfig.get_num_kv_heads), a latent
-    is on every rank, and so is the index."""
+    """Return the caches of one layer.
+
+    Tensor ranks beyond the KV heads hold copies (ModelConfig.get_num_kv_heads); every rank holds
+    the whole latent and the whole index.
+    """
     if not attention.kv_width:
         return ()
     share = _share(attention.kv_pieces, tensor) * kv_bits / 8
@@ -339,8 +318,8 @@ def _caches(attention: Attention, tensor: int, kv_bits: float) -> tuple[CacheGro
     )
     if not attention.window_width:
         return (main,)
-    # Beside the compressed context the last tokens are kept as they are; the work for one of
-    # them is that for one compressed entry.
+    # Beside the compressed context the last tokens are kept uncompressed; each takes the work of
+    # one compressed entry.
     entries = attention.window_width / attention.kv_width
     recent = CacheGroup(
         layers=1,
@@ -352,11 +331,11 @@ def _caches(attention: Attention, tensor: int, kv_bits: float) -> tuple[CacheGro
     return (main, recent)
 
 
-def _held(kind: _Kind, ranks: int, expert: bool) -> tuple[int, float]:
-    """Routed experts of one layer on the rank with most, and bytes of each as it is held.
+def _experts_per_rank(kind: _Kind, ranks: int, expert: bool) -> tuple[int, float]:
+    """Return the routed experts of one layer on the rank with most, and the bytes of each there.
 
-    determine_expert_map deals whole experts out evenly, the rest one each to the first ranks;
-    without expert parallel every expert is cut over tensor × data ranks.
+    determine_expert_map deals out whole experts evenly, the remainder to the first ranks; without
+    expert parallel every expert is cut over tensor × data ranks.
     """
     if not kind.experts:
         return 0, 0.0
@@ -367,7 +346,7 @@ def _held(kind: _Kind, ranks: int, expert: bool) -> tuple[int, float]:
 
 @lru_cache(maxsize=_REMEMBERED)
 def _without_experts(costs: _Costs, counts: tuple[int, ...], first: bool, last: bool) -> StageShard:
-    """The stage as it is for every data size; the experts' fields are blank."""
+    """Return a stage without its experts: the same for every number of data-parallel ranks."""
     parts = [(kind, number) for kind, number in zip(costs.kinds, counts, strict=True) if number]
     weights = _summed((kind.weights, number) for kind, number in parts)
     flops = _summed((kind.flops, number) for kind, number in parts)
@@ -399,14 +378,14 @@ def _without_experts(costs: _Costs, counts: tuple[int, ...], first: bool, last: 
 
 
 def _with_experts(
-    stage: StageShard, counts: tuple[int, ...], held: tuple[tuple[int, float], ...]
+    stage: StageShard, counts: tuple[int, ...], per_rank: tuple[tuple[int, float], ...]
 ) -> StageShard:
     if not stage.moe_layers:
         return stage
-    experts, each = max(pair for pair, number in zip(held, counts, strict=True) if number)
-    routed = sum(number * pair[0] * pair[1] for pair, number in zip(held, counts, strict=True))
+    experts, each = max(pair for pair, number in zip(per_rank, counts, strict=True) if number)
+    routed = sum(number * pair[0] * pair[1] for pair, number in zip(per_rank, counts, strict=True))
     weights = stage.weights
-    # Field by field: `replace` would take most of the time of a search.
+    # Field by field, because `replace` would take most of the time of a search.
     return StageShard(
         stage.first, stage.last, stage.layers, stage.moe_layers,
         Amounts(
@@ -431,19 +410,20 @@ def _added(left: list[float], right: tuple[float, ...]) -> list[float]:
 
 
 def _joined(groups: Iterable[tuple[CacheGroup, int]]) -> tuple[CacheGroup, ...]:
-    """One group for each way of seeing the context, its layers added up."""
-    found: dict[tuple[int, int], CacheGroup] = {}
+    """Join groups that keep the same part of the context, their layers added up."""
+    joined: dict[tuple[int, int], CacheGroup] = {}
     for group, number in groups:
         key = (group.window, group.read_limit)
-        have = found.get(key, CacheGroup(0, 0.0, group.window, group.read_limit))
-        found[key] = CacheGroup(
-            layers=have.layers + number,
-            bytes_per_token=have.bytes_per_token + number * group.bytes_per_token,
+        total = joined.get(key, CacheGroup(0, 0.0, group.window, group.read_limit))
+        joined[key] = CacheGroup(
+            layers=total.layers + number,
+            bytes_per_token=total.bytes_per_token + number * group.bytes_per_token,
             window=group.window,
             read_limit=group.read_limit,
-            index_bytes_per_token=have.index_bytes_per_token + number * group.index_bytes_per_token,
-            index_flops=have.index_flops + number * group.index_flops,
-            decode_flops=have.decode_flops + number * group.decode_flops,
-            prefill_flops=have.prefill_flops + number * group.prefill_flops,
+            index_bytes_per_token=total.index_bytes_per_token
+            + number * group.index_bytes_per_token,
+            index_flops=total.index_flops + number * group.index_flops,
+            decode_flops=total.decode_flops + number * group.decode_flops,
+            prefill_flops=total.prefill_flops + number * group.prefill_flops,
         )
-    return tuple(found.values())
+    return tuple(joined.values())

@@ -1,10 +1,10 @@
 """The time of one engine step, part by part.
 
-A rank reads its weights once in a step, the cache of each sequence that generates, and multiplies
-every token with both; whichever of memory and arithmetic takes longer counts (a roofline). Between
-layers ranks exchange activations: a latency and bytes over a bandwidth. Meanwhile the host launches
-the layers, which hides behind the NPU's work in part, and after it plans the next step, which does
-not. All of it is worked out in docs/planning.md for one case by hand.
+In a step a rank reads its weights once and the cache of each sequence that generates, and
+multiplies every token with both; the longer of memory and arithmetic counts (a roofline). Between
+layers ranks exchange activations, which takes a latency and bytes over a bandwidth. Meanwhile the
+host launches the layers, partly hidden behind the NPU's work; then it plans the next step, which is
+not hidden. docs/planning.md works one case out by hand.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from ropeway.models import ModelShape, Precision
 from ropeway.plan.machine import Machine
+from ropeway.plan.question import Question
 from ropeway.plan.shards import CacheGroup, StageShard, shard, touched_experts
 from ropeway.spec.model import Layout
 
@@ -20,8 +21,7 @@ _ACTIVATION_BYTES = 2
 # Components whose products run in the precision of their weights; the rest is 16-bit.
 _QUANTISED = ("attention", "dense", "routed", "shared")
 
-
-# What the parts of a step are called, in the order of Times.
+# Names of the parts of a step, in the order of Times.
 PARTS = (
     "weights", "KV cache", "arithmetic", "routing", "all-reduce", "all-to-all", "launch", "host",
 )  # fmt: skip
@@ -29,13 +29,13 @@ PARTS = (
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one step works on, of one data-parallel replica (PP: of one micro-batch).
+    """What one step of one data-parallel rank works on (with PP, of one micro-batch).
 
-    sequences       that generate
-    tokens          that they put in: one each, more with speculative decoding
+    sequences       sequences that generate
+    tokens          their tokens in this step: one each, more with speculative decoding
     prompt          prompt tokens
-    context         tokens that a generating sequence sees
-    prompt_context  tokens that a prompt token sees, on average
+    context         tokens that a generating sequence attends to
+    prompt_context  tokens that a prompt token attends to, on average
     captured        whether a graph of this size was captured
     """
 
@@ -49,14 +49,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds of one pass through one stage.
+    """Seconds of one pass through one stage, by part.
 
-    weights, cache   reading them, or multiplying with them where that takes longer by less
-    arithmetic       what multiplying takes beyond the reading
-    routing          moving tokens to experts and back, within the NPU
-    reduce, exchange all-reduces over tensor ranks, all-to-alls over expert ranks
-    launch           of the host, what does not hide behind all these
-    host             planning the step, sampling, preparing inputs
+    weights, cache    reading them
+    arithmetic        what multiplying takes beyond the reading
+    routing           moving tokens to experts and back, within the NPU
+    reduce, exchange  all-reduces over tensor ranks, all-to-alls over expert ranks
+    launch            the host's launching that does not hide behind all these
+    host              planning the step, sampling, preparing inputs
     """
 
     weights: float
@@ -76,7 +76,7 @@ class Times:
         )  # fmt: skip
 
     def each(self) -> tuple[float, ...]:
-        """In the order of PARTS."""
+        """Return the parts in the order of PARTS."""
         return (
             self.weights, self.cache, self.arithmetic, self.routing,
             self.reduce, self.exchange, self.launch, self.host,
@@ -87,19 +87,23 @@ class Times:
 class Costs:
     """One stage on one machine: seconds for each unit of work. Made once, used for every batch.
 
-    fixed, routed       to read all weights but routed experts, all routed experts held
-    token, expert_token, route_token  to multiply a token with these; to move its copies
-    decode, prefill     attention: to multiply one token with one token of context, by cache group
-    wire, exchange_wire to move one token's activations in all reduces, all exchanges
-    latency, exchange_latency  of all of them in one pass
-    launch, mixed, eager  of the host, without and with prompt tokens, without a graph
+    fixed, routed        to read all weights but routed experts; to read all routed experts held
+    token, expert_token  to multiply a token with either
+    route_token          to move the copies of a token to experts
+    state                bytes of recurrent state read and written for each sequence
+    cache_rate           for each byte of cache
+    attention_rate       for each FLOP of attention
+    wire, latency        of all all-reduces of a pass: for each token, and once
+    exchange_wire, exchange_latency  the same of all all-to-alls
+    launch, mixed, eager  of the host: a captured step, one with prompt tokens, one without a graph
+    send_token, send_latency  to hand activations to the next stage
     """
 
     fixed: float
     routed: float
     all_experts: int
     experts_per_token: int
-    replicas: int
+    data_ranks: int
     token: float
     expert_token: float
     route_token: float
@@ -121,9 +125,11 @@ class Costs:
     send_latency: float
 
     def times(self, batch: Batch) -> Times:
-        """Of one pass of this batch."""
+        """Return the time of one pass of this batch."""
         tokens = batch.tokens + batch.prompt
-        touched = touched_experts(self.all_experts, self.experts_per_token, tokens * self.replicas)
+        touched = touched_experts(
+            self.all_experts, self.experts_per_token, tokens * self.data_ranks
+        )
         share = touched / self.all_experts if self.all_experts else 0.0
         fixed, fixed_work = self.fixed, self.token * tokens
         routed, routed_work = self.routed * share, self.expert_token * tokens
@@ -145,48 +151,53 @@ class Costs:
         )
 
     def _attention(self, batch: Batch) -> tuple[float, float]:
-        """Seconds to read what the step sees of the cache, and to multiply with it."""
+        """Return the seconds to read the cache that a step attends to, and to multiply with it."""
         read = self.state * batch.sequences
         work = 0.0
         for group in self.caches:
             kept = group.kept(batch.context)
-            seen = group.read(batch.context)
+            attended = group.read(batch.context)
             read += batch.sequences * (
-                seen * group.bytes_per_token + kept * group.index_bytes_per_token
+                attended * group.bytes_per_token + kept * group.index_bytes_per_token
             )
-            work += batch.tokens * (seen * group.decode_flops + kept * group.index_flops)
+            work += batch.tokens * (attended * group.decode_flops + kept * group.index_flops)
             if batch.prompt:
                 kept = group.kept(batch.prompt_context)
-                seen = group.read(batch.prompt_context)
-                work += batch.prompt * (seen * group.prefill_flops + kept * group.index_flops)
+                attended = group.read(batch.prompt_context)
+                work += batch.prompt * (attended * group.prefill_flops + kept * group.index_flops)
         return read * self.cache_rate, work * self.attention_rate
 
     def send(self, tokens: float) -> float:
-        """Seconds to hand the activations of so many tokens to the next stage."""
+        """Return the seconds to hand the activations of `tokens` to the next stage."""
         return self.send_latency + self.send_token * tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A model in a layout on a machine, as far as costs depend on it."""
+def stage_costs(question: Question, machine: Machine | None = None) -> tuple[Costs, ...]:
+    """Return the costs of each stage that differs from the ones before it, first stage first.
 
-    shape: ModelShape
+    `machine` is each rank's share of the question's machine; by default the whole.
+    """
+    layout = question.layout
+    grid = (layout.tensor, layout.pipeline, layout.data, layout.expert)
+    return _stage_costs(
+        question.shape,
+        grid,
+        question.npus_per_host,
+        question.stored_as,
+        question.kv_bits,
+        machine or question.machine,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranks:
+    """The part of a question that costs depend on: a layout on hosts of a machine."""
+
+    machine: Machine
     layout: Layout
     npus_per_host: int
+    hidden_size: int
     precision: Precision
-    kv_bits: float = 16
-
-    @property
-    def grid(self) -> tuple[int, int, int, bool]:
-        layout = self.layout
-        return layout.tensor, layout.pipeline, layout.data, layout.expert
-
-
-def stage_costs(place: Place, machine: Machine) -> tuple[Costs, ...]:
-    """The costs of each stage that differs from the ones before it, first stage first."""
-    return _stage_costs(
-        place.shape, place.grid, place.npus_per_host, place.precision, place.kv_bits, machine
-    )
 
 
 @lru_cache(maxsize=65_536)
@@ -199,35 +210,35 @@ def _stage_costs(
     machine: Machine,
 ) -> tuple[Costs, ...]:
     layout = Layout(tensor=grid[0], pipeline=grid[1], data=grid[2], expert=grid[3])
-    place = Place(shape, layout, npus_per_host, precision, kv_bits)
+    ranks = _Ranks(machine, layout, npus_per_host, shape.hidden_size, precision)
     stages = dict.fromkeys(shard(shape, layout, precision=precision, kv_bits=kv_bits))
-    return tuple(_costs(place, machine, stage) for stage in stages)
+    return tuple(_costs(ranks, stage) for stage in stages)
 
 
-def _costs(place: Place, machine: Machine, stage: StageShard) -> Costs:
-    layout = place.layout
+def _costs(ranks: _Ranks, stage: StageShard) -> Costs:
+    layout, machine = ranks.layout, ranks.machine
     memory = 1 / (machine.memory_bandwidth * machine.memory)
     idle = stage.weights.embedding + stage.weights.vision + stage.weights.routed
-    token, expert_token = _work(stage, place.precision, machine)
+    token, expert_token = _work(stage, ranks.precision, machine)
     spread = stage.moe_layers > 0 and layout.data > 1
     uneven = machine.imbalance if stage.moe_layers and layout.expert else 1.0
     copies: float = stage.experts_per_token * stage.moe_layers
     if layout.expert and (spread or machine.splits_tokens):
         copies *= uneven / layout.tensor
-    # With data parallel, exchanges stand in for the reduce after the experts.
+    # With data parallel, all-to-alls stand in for the all-reduce after the experts.
     reduces = stage.all_reduces - (stage.moe_layers if spread and layout.tensor > 1 else 0)
-    wire, latency = _reduce(place, machine, layout.tensor)
-    exchange_wire, exchange_latency = _exchange(place, machine, stage) if spread else (0.0, 0.0)
+    wire, latency = _all_reduce(ranks)
+    exchange_wire, exchange_latency = _exchange(ranks, stage) if spread else (0.0, 0.0)
     dense = stage.layers - stage.moe_layers
-    crosses = layout.tensor * layout.pipeline > place.npus_per_host
+    crosses = layout.tensor * layout.pipeline > ranks.npus_per_host
     link = machine.between if crosses else machine.inside
-    width = place.shape.hidden_size * _ACTIVATION_BYTES
+    width = ranks.hidden_size * _ACTIVATION_BYTES
     return Costs(
         fixed=(stage.weights.total - idle) * memory,
-        routed=stage.weights.routed * memory * uneven / _unpacking(place.precision, machine),
+        routed=stage.weights.routed * memory * uneven / _unpacking(ranks.precision, machine),
         all_experts=stage.all_experts,
         experts_per_token=stage.experts_per_token,
-        replicas=layout.data,
+        data_ranks=layout.data,
         token=token,
         expert_token=expert_token * uneven,
         route_token=machine.expert_token * copies,
@@ -251,13 +262,13 @@ def _costs(place: Place, machine: Machine, stage: StageShard) -> Costs:
 
 
 def _unpacking(precision: Precision, machine: Machine) -> float:
-    """What is left of the bandwidth for routed experts that are unpacked to 16 bits."""
+    """Return the share of the bandwidth left for routed experts that are unpacked to 16 bits."""
     return machine.unpacked if "a16" in precision.scheme and precision.routed < 8 else 1.0
 
 
 def _work(stage: StageShard, precision: Precision, machine: Machine) -> tuple[float, float]:
-    """Seconds to multiply one token: with all but routed experts, and with those."""
-    found = {}
+    """Return the seconds to multiply one token: with all but routed experts, and with those."""
+    seconds = {}
     for name in ("attention", "dense", "shared", "router", "head", "routed"):
         narrow = name in _QUANTISED and getattr(precision, name) < 9
         rate = machine.bf16
@@ -265,46 +276,47 @@ def _work(stage: StageShard, precision: Precision, machine: Machine) -> tuple[fl
             floating = "fp" in precision.scheme
             rate = (machine.fp8 if floating else machine.int8) * machine.narrow or machine.bf16
         share = machine.experts if name == "routed" else machine.matrix
-        found[name] = getattr(stage.flops, name) / (rate * share)
-    routed = found.pop("routed")
-    return sum(found.values()), routed
+        seconds[name] = getattr(stage.flops, name) / (rate * share)
+    routed = seconds.pop("routed")
+    return sum(seconds.values()), routed
 
 
-def _reduce(place: Place, machine: Machine, ranks: int) -> tuple[float, float]:
-    """Of one all-reduce: seconds for each token, and before the first.
+def _all_reduce(ranks: _Ranks) -> tuple[float, float]:
+    """Return the seconds of one all-reduce over the tensor ranks: for each token, and once.
 
-    Within a host 2 (n-1)/n of the bytes leave each rank. Across hosts it is hierarchical: scatter
+    In a ring 2 (n-1)/n of the bytes leave each of n ranks. Across hosts it is hierarchical: scatter
     within the host, reduce that share between hosts, gather within.
     """
-    if ranks == 1:
+    machine, count = ranks.machine, ranks.layout.tensor
+    if count == 1:
         return 0.0, 0.0
-    size = place.shape.hidden_size * _ACTIVATION_BYTES
-    near = min(ranks, place.npus_per_host)
+    size = ranks.hidden_size * _ACTIVATION_BYTES
+    near = min(count, ranks.npus_per_host)
     wire = 2 * (near - 1) / near * size / _bandwidth(machine, near)
-    latency = machine.reduce + machine.reduce_rank * ranks
-    if ranks > near:
-        hosts = ranks / near
+    latency = machine.reduce + machine.reduce_rank * count
+    if count > near:
+        hosts = count / near
         far = machine.between.bandwidth * machine.wire
         wire += 2 * (hosts - 1) / hosts * size / near / far
         latency += machine.between_reduce
     return wire, latency
 
 
-def _exchange(place: Place, machine: Machine, stage: StageShard) -> tuple[float, float]:
-    """Of all exchanges of a pass, two in each layer with experts: seconds a token, and before it.
+def _exchange(ranks: _Ranks, stage: StageShard) -> tuple[float, float]:
+    """Return the seconds of all all-to-alls of a pass: for each token, and once.
 
-    A rank sends 1/tensor of its replica's tokens, each to the replicas that hold its experts: once
-    for each of its experts, or where those are more than the replicas, once to each (all-gather).
+    There are two in each layer with experts. A rank sends 1/tensor of its DP rank's tokens, each to
+    the DP ranks that hold its experts: one copy for each expert, at most one to each DP rank.
     """
-    layout = place.layout
-    ranks = layout.tensor * layout.data
-    near = min(ranks, place.npus_per_host)
+    machine, layout = ranks.machine, ranks.layout
+    count = layout.tensor * layout.data
+    near = min(count, ranks.npus_per_host)
     copies = min(stage.experts_per_token, layout.data)
-    size = place.shape.hidden_size * _ACTIVATION_BYTES * copies / layout.tensor
+    size = ranks.hidden_size * _ACTIVATION_BYTES * copies / layout.tensor
     number = 2 * stage.moe_layers
-    away = 1 - near / ranks
+    away = 1 - near / count
     wire = (1 - 1 / near) * (1 - away) * size / _bandwidth(machine, near)
-    latency = machine.exchange + machine.reduce_rank * ranks
+    latency = machine.exchange + machine.reduce_rank * count
     if away:
         wire += away * size / (machine.between.bandwidth * machine.wire)
         latency += machine.between_reduce
@@ -312,6 +324,6 @@ def _exchange(place: Place, machine: Machine, stage: StageShard) -> tuple[float,
 
 
 def _bandwidth(machine: Machine, ranks: int) -> float:
-    """Bytes/s that one of `ranks` within a host sends: in a mesh over the links to the others."""
+    """Return the bytes/s that one of `ranks` in a host sends; in a mesh, over links to the rest."""
     share = (ranks - 1) / (machine.mesh - 1) if machine.mesh else 1.0
     return machine.inside.bandwidth * min(1.0, share or 1.0) * machine.wire

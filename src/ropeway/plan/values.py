@@ -1,41 +1,56 @@
-"""Why each value of a plan is what it is, and where it comes from; words that can be checked."""
+"""Why each value of a plan is what it is, and where it comes from, in figures one can check."""
 
 from collections.abc import Iterator
 
 from ropeway.engines.ascend_releases import RELEASES
 from ropeway.hardware import Chip
-from ropeway.plan.candidate import Candidate, Plan, Value, Wanted
-from ropeway.plan.fit import Setting
+from ropeway.models.phrases import Phrase, joined, phrase
+from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Value
+from ropeway.plan.fit import Search
 from ropeway.plan.layout import problems
 from ropeway.plan.memory import Memory, gpustack_bytes
 from ropeway.spec.model import Layout
 
 _GIB = 2**30
 _PLANNER = "planner"
+_FIXED = "as requested"
 
 
-def memory_words(memory: Memory, context: int) -> str:
-    """Why a layout does not fit, in GiB of one NPU."""
+def memory_words(memory: Memory, context: int) -> Phrase:
+    """Say why a layout does not fit, in GiB of one NPU."""
     taken = memory.weights + memory.engine + memory.activations
-    sum_ = (
-        f"{_gib(memory.weights)} weights + {_gib(memory.engine)} engine + "
-        f"{_gib(memory.activations)} activations"
+    parts = phrase(
+        "{weights} weights + {engine} engine + {activations} activations", **_parts(memory)
     )
     if memory.kv_cache <= 0:
-        return f"{sum_} are {_gib(taken)} GiB, and {_gib(memory.usable)} may be taken"
-    if memory.sequences < 1:
-        return (
-            f"{sum_} leave {_gib(memory.kv_cache)} of {_gib(memory.usable)} GiB = "
-            f"{memory.kv_tokens:,} tokens of cache, and one sequence has {context:,}"
+        return phrase(
+            "{parts} are {taken} GiB, but only {usable} GiB can be used",
+            parts=parts,
+            taken=_gib(taken),
+            usable=_gib(memory.usable),
         )
-    return (
-        f"{sum_} + {_gib(memory.kv_cache)} cache leave {_gib(memory.spare + memory.reserve)} GiB, "
-        f"and graphs and what is in use already take {_gib(memory.reserve)}"
+    if memory.sequences < 1:
+        return phrase(
+            "{parts} leave {cache} of {usable} GiB = {tokens:,} tokens of cache, but one sequence "
+            "has {context:,}",
+            parts=parts,
+            cache=_gib(memory.kv_cache),
+            usable=_gib(memory.usable),
+            tokens=memory.kv_tokens,
+            context=context,
+        )
+    return phrase(
+        "{parts} + {cache} cache leave {rest} GiB, but graphs and memory in use before the start "
+        "need {reserve} GiB",
+        parts=parts,
+        cache=_gib(memory.kv_cache),
+        rest=_gib(memory.spare + memory.reserve),
+        reserve=_gib(memory.reserve),
     )
 
 
 def shortfall(memory: Memory, context: int) -> float:
-    """Bytes that are missing on each NPU for one sequence of the context to run."""
+    """Return the bytes missing on each NPU for one sequence of the context to run."""
     if memory.kv_cache <= 0:
         return float(-memory.kv_cache)
     if memory.sequences < 1:
@@ -43,204 +58,252 @@ def shortfall(memory: Memory, context: int) -> float:
     return float(max(0, -memory.spare))
 
 
-def values(plan: Plan, given: Setting) -> tuple[Value, ...]:
-    """Of the layout that was chosen: what goes into the spec first, then what follows from it."""
-    wanted, chosen = plan.wanted, plan.chosen
+def values(plan: Plan, search: Search) -> tuple[Value, ...]:
+    """Return the values of the chosen layout: first those of the spec, then what follows."""
+    chosen = plan.chosen
     assert chosen is not None
-    return (*_settings(plan, chosen, given), *_derived(wanted, chosen, given))
+    return (*_settings(plan, chosen, search), *_derived(chosen, search))
 
 
-def _settings(plan: Plan, chosen: Candidate, given: Setting) -> Iterator[Value]:
-    wanted = plan.wanted
-    asked = wanted.layout is not None
-    yield Value(
-        "serve.layout",
-        str(chosen.layout),
-        "as asked" if asked else _best_words(plan, chosen),
-        _source(wanted, "layout") if asked else _PLANNER,
-    )
-    if not asked:
-        for key in ("tensor", "pipeline", "data", *(("expert",) if wanted.shape.experts else ())):
+def _settings(plan: Plan, chosen: Candidate, search: Search) -> Iterator[Value]:
+    request = plan.request
+    layout = str(chosen.layout)
+    if request.layout is not None:
+        yield Value("serve.layout", layout, phrase(_FIXED), _source(request, "layout"))
+    else:
+        yield Value("serve.layout", layout, _best_words(plan, chosen), _PLANNER)
+        for key in ("tensor", "pipeline", "data", *(("expert",) if request.shape.experts else ())):
             yield Value(key, getattr(chosen.layout, key), _size_words(plan, chosen, key), _PLANNER)
-    yield _context(wanted, given)
-    yield _sequences(wanted, chosen, given)
+    yield _context(search)
+    yield _sequences(chosen, search)
     if chosen.fraction:
-        yield _fraction(wanted, chosen, given)
-    if wanted.chip is not None:
-        yield _version(wanted)
-        yield _chip(wanted.chip)
+        yield _fraction(chosen, search)
+    if request.chip is not None:
+        yield _version(request)
+        yield _chip(request.chip)
 
 
-def _version(wanted: Wanted) -> Value:
-    version = wanted.traits.version
+def _version(request: PlanRequest) -> Value:
+    version = request.traits.version
     if version == RELEASES[-1].version:
-        return Value("serve.version", version, "the newest release that we know", "default")
-    return Value("serve.version", version, "as asked", _source(wanted, "version"))
+        return Value("serve.version", version, phrase("the newest known release"), "default")
+    return Value("serve.version", version, phrase(_FIXED), _source(request, "version"))
 
 
 def _chip(chip: Chip) -> Value:
-    what = (
-        f"{chip.hbm_bytes / _GIB:.0f} GiB, {chip.hbm_bandwidth / 1e12:.2g} TB/s, "
-        f"{chip.bf16 / 1e12:.0f} TFLOP/s in bf16"
+    figures = phrase(
+        "{hbm:.0f} GiB, {bandwidth:.2g} TB/s, {flops:.0f} TFLOP/s in bf16",
+        hbm=chip.hbm_bytes / _GIB,
+        bandwidth=chip.hbm_bandwidth / 1e12,
+        flops=chip.bf16 / 1e12,
     )
-    return Value(
-        "cluster.chip", chip.name, f"{what}; {chip.note}" if chip.note else what, chip.source
+    why = joined((figures, chip.note)) if chip.note else figures
+    return Value("cluster.chip", chip.name, why, chip.source)
+
+
+def _context(search: Search) -> Value:
+    request, load = search.request, search.request.load
+    tokens = phrase(
+        "a request has {inputs:,} + {outputs:,} tokens",
+        inputs=load.input_tokens,
+        outputs=load.output_tokens,
     )
+    key, context = "serve.context", search.context
+    if request.context is not None:
+        why = joined((phrase(_FIXED), tokens))
+        return Value(key, context, why, _source(request, "context"))
+    why = joined((tokens, phrase("rounded up to a multiple of 1,024")))
+    return Value(key, context, why, _PLANNER)
 
 
-def _context(wanted: Wanted, given: Setting) -> Value:
-    load = wanted.load
-    takes = f"a request takes {load.input_tokens:,} + {load.output_tokens:,} tokens"
-    if wanted.context is not None:
-        return Value(
-            "serve.context", given.context, f"as asked; {takes}", _source(wanted, "context")
-        )
-    return Value("serve.context", given.context, f"{takes}; the next multiple of 1,024", _PLANNER)
-
-
-def _sequences(wanted: Wanted, chosen: Candidate, given: Setting) -> Value:
-    key, most = "serve.max_sequences", chosen.max_sequences
-    if wanted.max_sequences is not None:
-        return Value(key, most, "as asked", _source(wanted, "max_sequences"))
-    load, data = wanted.load, chosen.layout.data
-    room = chosen.memory.kv_tokens // given.per_request
+def _sequences(chosen: Candidate, search: Search) -> Value:
+    request, key, most = search.request, "serve.max_sequences", chosen.max_sequences
+    if request.max_sequences is not None:
+        return Value(key, most, phrase(_FIXED), _source(request, "max_sequences"))
+    load, data = request.load, chosen.layout.data
+    room = chosen.memory.kv_tokens // load.tokens
     if load.clients is None:
-        why = f"about {chosen.forecast.running:,.0f} run at once at {load.rate:g} requests/s"
-    else:
-        why = f"{load.clients:,} clients"
-        why += f" over {data} replicas are {load.clients / data:,.0f} each" if data > 1 else ""
-        why += "; the next power of two" if most & (most - 1) == 0 and most > 1 else ""
-    if load.clients is not None and most < load.clients / data:
-        why = (
-            f"{most} at once keep a token within {wanted.tpot_s * 1e3:,.0f} ms"
-            if wanted.tpot_s is not None and room >= most * 2
-            else f"{why}, and the cache has room for {room:,}"
+        why = phrase(
+            "about {n:,.0f} run at once at {rate:g} requests/s",
+            n=chosen.forecast.running,
+            rate=load.rate,
         )
+        return Value(key, most, _rounded(why, most), _PLANNER)
+    each = load.clients / data
+    why = phrase("{n:,} clients", n=load.clients)
+    if data > 1:
+        why = phrase(
+            "{n:,} clients over {ranks} DP ranks, {each:,.0f} each",
+            n=load.clients,
+            ranks=data,
+            each=each,
+        )
+    why = _rounded(why, most)
+    if most < each and request.tpot_s is not None and room >= most * 2:
+        why = phrase(
+            "{n} at once keep the time per token within {ms:,.0f} ms",
+            n=most,
+            ms=request.tpot_s * 1e3,
+        )
+    elif most < each:
+        why = joined((why, phrase("the cache has room for {n:,}", n=room)))
     return Value(key, most, why, _PLANNER)
 
 
-def _fraction(wanted: Wanted, chosen: Candidate, given: Setting) -> Value:
-    memory, share = chosen.memory, chosen.fraction
-    of = (
-        f"of {_gib(memory.visible)} GiB that the driver leaves of {_gib(memory.hbm)} = "
-        f"{_gib(memory.usable)} per NPU: {_gib(memory.weights)} weights + "
-        f"{_gib(memory.engine)} engine + {_gib(memory.activations)} activations + "
-        f"{_gib(memory.kv_cache)} cache"
-    )
-    if wanted.memory is not None:
-        return Value("serve.memory", share, of, _source(wanted, "memory"))
-    if share == given.engine.fraction:
-        return Value("serve.memory", share, of, "default")
-    why = (
-        f"{of}; {given.engine.fraction:g} would hold fewer sequences than are under way"
-        if share > given.engine.fraction
-        else f"{of}; with {given.engine.fraction:g} the graphs have no room"
-    )
-    return Value("serve.memory", share, why, _PLANNER)
+def _rounded(why: Phrase, sequences: int) -> Phrase:
+    is_power = sequences > 1 and sequences & (sequences - 1) == 0
+    return joined((why, phrase("the next power of two"))) if is_power else why
 
 
-def _derived(wanted: Wanted, chosen: Candidate, given: Setting) -> Iterator[Value]:
-    memory, layout = chosen.memory, chosen.layout
-    where = "of the fullest NPU" + (
-        f", stage {memory.stage + 1} of {layout.pipeline}" if layout.pipeline > 1 else ""
+def _fraction(chosen: Candidate, search: Search) -> Value:
+    memory, share, default = chosen.memory, chosen.fraction, search.engine.fraction
+    why = phrase(
+        "{usable} of the {visible} GiB that the driver leaves of {hbm}: {weights} weights + "
+        "{engine} engine + {activations} activations + {cache} cache",
+        usable=_gib(memory.usable),
+        visible=_gib(memory.visible),
+        hbm=_gib(memory.hbm),
+        cache=_gib(memory.kv_cache),
+        **_parts(memory),
     )
-    rule = gpustack_bytes(wanted.shape, layout)
+    if search.request.memory is not None:
+        return Value("serve.memory", share, why, _source(search.request, "memory"))
+    if share == default:
+        return Value("serve.memory", share, why, "default")
+    reason = (
+        phrase("{share:g} would hold fewer sequences than are in flight", share=default)
+        if share > default
+        else phrase("{share:g} would leave no room for graphs", share=default)
+    )
+    return Value("serve.memory", share, joined((why, reason)), _PLANNER)
+
+
+def _derived(chosen: Candidate, search: Search) -> Iterator[Value]:
+    request, memory, layout = search.request, chosen.memory, chosen.layout
+    where = phrase("on the fullest NPU")
+    if layout.pipeline > 1:
+        where = phrase(
+            "on the fullest NPU, in stage {n} of {stages}",
+            n=memory.stage + 1,
+            stages=layout.pipeline,
+        )
     yield Value(
         "weights",
         f"{_gib(memory.weights)} GiB",
-        f"{where}, {(wanted.precision or wanted.shape.precision).scheme}; "
-        f"the rule weights × 1.2 says {_gib(rule)} for all it takes",
+        phrase(
+            "{where}, {scheme} (rule of thumb weights × 1.2: {rule} GiB in total)",
+            where=where,
+            scheme=request.stored_as.scheme,
+            rule=_gib(gpustack_bytes(request.shape, layout)),
+        ),
         "config.json",
     )
-    engine = f"vllm-ascend {wanted.traits.version}, from logs" if wanted.chip else "measured here"
-    yield Value("engine", f"{_gib(memory.engine)} GiB", "its process and its communicators", engine)
-    yield Value(
-        "activations",
-        f"{_gib(memory.activations)} GiB",
-        f"at the peak of a step of {given.batched(layout):,} tokens",
-        _PLANNER,
+    source = "measured here"
+    if request.chip:
+        source = phrase("vllm-ascend {version}, from logs", version=request.traits.version)
+    words = phrase("its process and its communicators")
+    yield Value("engine", f"{_gib(memory.engine)} GiB", words, source)
+    step = phrase("at the peak of a step of {n:,} tokens", n=search.batched(layout))
+    yield Value("activations", f"{_gib(memory.activations)} GiB", step, _PLANNER)
+    cache = phrase(
+        "{n:,} tokens in each DP rank, {kib:,.1f} KiB per token on an NPU",
+        n=memory.kv_tokens,
+        kib=memory.kv_cache / memory.kv_tokens / 1024 if memory.kv_tokens else 0.0,
     )
-    each = memory.kv_cache / memory.kv_tokens if memory.kv_tokens else 0.0
-    yield Value(
-        "cache",
-        f"{_gib(memory.kv_cache)} GiB",
-        f"{memory.kv_tokens:,} tokens in each replica, {each / 1024:,.1f} KiB each on an NPU",
-        _PLANNER,
+    yield Value("cache", f"{_gib(memory.kv_cache)} GiB", cache, _PLANNER)
+    sequences = phrase(
+        "of {context:,} tokens at once in each DP rank, or {n:,} of your {tokens:,}-token requests",
+        context=search.context,
+        n=memory.kv_tokens // request.load.tokens,
+        tokens=request.load.tokens,
     )
-    running = memory.kv_tokens // given.per_request
-    yield Value(
-        "sequences",
-        memory.sequences,
-        f"of {given.context:,} tokens at once in each replica; {running:,} of the load's "
-        f"{given.per_request:,}",
-        _PLANNER,
-    )
+    yield Value("sequences", memory.sequences, sequences, _PLANNER)
 
 
-def _best_words(plan: Plan, chosen: Candidate) -> str:
-    wanted, count = plan.wanted, len(plan.candidates)
-    bounded = wanted.tpot_s is not None or wanted.ttft_s is not None
-    best = {"cost": "the cheapest", "latency": "the most" if bounded else "the quickest answer"}
-    what = best.get(wanted.objective, "the most")
-    within = " within the bounds" if bounded else ""
-    told = f"{_figure(wanted, chosen)}, {what} of {count:,} that fit{within}"
-    if count == 1:
-        return told
+def _best_words(plan: Plan, chosen: Candidate) -> Phrase:
+    request = plan.request
+    aims = [request.aim(item.hosts, item.forecast) for item in plan.candidates]
+    best = {"cost": "the cheapest", "latency": "the quickest"}.get(request.objective, "the most")
+    if request.objective == "latency" and request.bounded:
+        best = "the most"
+    figure, number = _figure(request, chosen), len(plan.candidates)
+    words = phrase("{figure}, {best} of {n:,} that fit", figure=figure, best=best, n=number)
+    if request.aim(chosen.hosts, chosen.forecast) > min(aims):
+        words = phrase(
+            "{figure}, within 1 % of the best of {n:,} that fit, and simpler or better known",
+            figure=figure,
+            n=number,
+        )
+    if len(plan.candidates) == 1:
+        return words
     second = plan.candidates[1]
-    return f"{told}; next {second.layout} with {_figure(wanted, second)}"
+    following = phrase(
+        "next {layout} with {figure}", layout=second.layout, figure=_figure(request, second)
+    )
+    return joined((words, following))
 
 
-def _figure(wanted: Wanted, item: Candidate) -> str:
-    """What the aim looks at."""
+def _figure(request: PlanRequest, item: Candidate) -> Phrase:
+    """Return the figure that the objective looks at."""
     forecast = item.forecast
-    if wanted.objective == "cost" and item.cost is not None:
-        return f"{item.cost.per_million_tokens:,.3g} {item.cost.currency} per million tokens"
-    if wanted.objective == "cost":
-        return f"{forecast.output_tokens_per_s / item.hosts:,.0f} tokens/s of a host"
-    if wanted.objective == "latency" and wanted.tpot_s is None and wanted.ttft_s is None:
-        rest = forecast.tpot_s * max(0, wanted.load.output_tokens - 1)
-        return f"{forecast.ttft_s + rest:,.1f} s for an answer"
-    return f"{forecast.output_tokens_per_s:,.0f} tokens/s"
+    if request.objective == "cost" and item.cost is not None:
+        return phrase(
+            "{price:,.3g} {currency} per million tokens",
+            price=item.cost.per_million_tokens,
+            currency=item.cost.currency,
+        )
+    if request.objective == "cost":
+        return phrase("{n:,.0f} tokens/s per host", n=forecast.output_tokens_per_s / item.hosts)
+    if request.objective == "latency" and not request.bounded:
+        return phrase("{s:,.1f} s for an answer", s=request.aim(item.hosts, forecast))
+    return phrase("{n:,.0f} tokens/s", n=forecast.output_tokens_per_s)
 
 
-def _size_words(plan: Plan, chosen: Candidate, key: str) -> str:
-    """How the nearest other sizes do: on as many NPUs where there is one, else fewer or more."""
+def _size_words(plan: Plan, chosen: Candidate, key: str) -> Phrase:
+    """Say how the nearest other sizes do: with as many NPUs where possible, else fewer or more."""
     runs = {item.layout: item for item in plan.candidates}
     fails = {item.layout: item for item in plan.rejected}
-    told = []
+    comparisons = []
     for others in _neighbours(chosen.layout, key):
         able = [other for other in others if other in runs]
-        barred = [other for other in others if other in fails]
-        other = (*able, *barred, *others)[0]
-        reasons = [fails[other].reason] if other in fails else _problems(plan.wanted, other)
+        unable = [other for other in others if other in fails]
+        other = (*able, *unable, *others)[0]
+        reasons = [fails[other].reason] if other in fails else _problems(plan.request, other)
         if able or reasons:
-            told.append(_against(chosen, other, key, runs.get(other), reasons))
-    return "; ".join(told) or "no other size was looked at"
+            comparisons.append(_against(chosen, other, key, runs.get(other), reasons))
+    return joined(comparisons) if comparisons else phrase("no other size was tried")
 
 
-def _problems(wanted: Wanted, layout: Layout) -> list[str]:
-    return list(problems(layout, wanted.shape, wanted.cluster))
+def _problems(request: PlanRequest, layout: Layout) -> list[str]:
+    return list(problems(layout, request.shape, request.cluster))
 
 
 def _against(
     chosen: Candidate, other: Layout, key: str, run: Candidate | None, reasons: list[str]
-) -> str:
+) -> Phrase:
     size = getattr(other, key)
-    name = ("with it" if size else "without it") if isinstance(size, bool) else f"{size}"
+    name = ("with EP" if size else "without EP") if isinstance(size, bool) else f"{size}"
     if run is None:
-        return f"{name} ({other}): {'; '.join(reasons)}"
+        return phrase(
+            "{name} ({layout}): {reasons}", name=name, layout=other, reasons=joined(reasons)
+        )
     there = run.forecast.output_tokens_per_s
     change = there / chosen.forecast.output_tokens_per_s - 1
-    much = (
-        "as much"
-        if abs(change) < 0.005
-        else f"{abs(change):.0%} {'more' if change > 0 else 'less'}"
+    difference = phrase(
+        "the same" if abs(change) < 0.005 else "{n:.0%} less" if change < 0 else "{n:.0%} more",
+        n=abs(change),
     )
-    return f"{name} ({other}): {there:,.0f} tokens/s, {much}"
+    return phrase(
+        "{name} ({layout}): {rate:,.0f} tokens/s, {difference}",
+        name=name,
+        layout=other,
+        rate=there,
+        difference=difference,
+    )
 
 
 def _neighbours(layout: Layout, key: str) -> Iterator[tuple[Layout, ...]]:
-    """For half and for twice the size: layouts with as many NPUs, then the same but for this."""
+    """Yield, for half and twice the size, layouts of as many NPUs, then with only this changed."""
     sizes = {"tensor": layout.tensor, "pipeline": layout.pipeline, "data": layout.data}
     if key == "expert":
         yield (Layout(**sizes, expert=not layout.expert),)
@@ -249,18 +312,27 @@ def _neighbours(layout: Layout, key: str) -> Iterator[tuple[Layout, ...]]:
     for down in (True, False):
         if down and sizes[key] % 2:
             continue
-        mine = sizes[key] // 2 if down else sizes[key] * 2
-        found = []
+        size = sizes[key] // 2 if down else sizes[key] * 2
+        layouts = []
         for partner in partners:
-            theirs = sizes[partner] * 2 if down else sizes[partner] // 2
-            if theirs and (down or sizes[partner] % 2 == 0):
-                found.append(Layout(**{**sizes, key: mine, partner: theirs}, expert=layout.expert))
-        found.append(Layout(**{**sizes, key: mine}, expert=layout.expert))
-        yield tuple(found)
+            other = sizes[partner] * 2 if down else sizes[partner] // 2
+            if other and (down or sizes[partner] % 2 == 0):
+                changed = {**sizes, key: size, partner: other}
+                layouts.append(Layout(**changed, expert=layout.expert))
+        layouts.append(Layout(**{**sizes, key: size}, expert=layout.expert))
+        yield tuple(layouts)
 
 
-def _source(wanted: Wanted, key: str) -> str:
-    return wanted.sources.get(key) or wanted.sources.get(f"serve.{key}") or "spec"
+def _source(request: PlanRequest, key: str) -> str:
+    return request.sources.get(key) or request.sources.get(f"serve.{key}") or "spec"
+
+
+def _parts(memory: Memory) -> dict[str, str]:
+    return {
+        "weights": _gib(memory.weights),
+        "engine": _gib(memory.engine),
+        "activations": _gib(memory.activations),
+    }
 
 
 def _gib(count: float) -> str:

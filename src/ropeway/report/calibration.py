@@ -1,4 +1,4 @@
-"""What a calibration came to: measured against explained, and what it predicts."""
+"""The result of a calibration: measured beside predicted, and what the constants predict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ropeway.report.figures import NONE, percent, rate
 
 @dataclass(frozen=True)
 class Explained:
-    """One layout under one load: tokens/s; `measured` is None where it is predicted only."""
+    """One layout under one load, in output tokens/s; `measured` is None for a mere prediction."""
 
     layout: str
     load: str
@@ -21,17 +21,17 @@ class Explained:
 
 
 def calibration_text(rows: Sequence[Explained]) -> Group:
-    """A table of these rows, and what the figures are."""
+    """Return a table of these rows, with a note on what the figures are."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("layout")
     table.add_column("load")
-    for name in ("measured", "by the constants", "off by"):
+    for name in ("measured", "predicted", "off by"):
         table.add_column(name, justify="right")
     for row in rows:
         off = percent(abs(row.predicted / row.measured - 1)) if row.measured else NONE
         table.add_row(row.layout, row.load, rate(row.measured), rate(row.predicted), off)
-    told = (
-        "output tokens/s; the layouts without a measured figure are predicted.\n"
-        "Measured here, on this machine's cores: it says nothing about NPUs."
+    note = (
+        "Output tokens/s. Layouts without a measured figure are predicted only.\n"
+        "Measured on this machine's cores: this says nothing about NPUs."
     )
-    return Group(table, Text(told, style="dim"))
+    return Group(table, Text(note, style="dim"))

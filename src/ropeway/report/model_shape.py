@@ -1,4 +1,4 @@
-"""What a model is made of, for a person in 80 columns and as a JSON document."""
+"""What a model is made of, on a terminal of 80 columns and as JSON."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,8 +26,7 @@ _ATTENTION = {
 
 @dataclass(frozen=True)
 class ShownLayout:
-    """What one NPU holds: the layout's name, a StageShard for each pipeline stage, and why the
-    layout would be refused."""
+    """A layout's name, a StageShard for each pipeline stage, and why it would be refused."""
 
     name: str
     stages: tuple[StageShard, ...]
@@ -35,10 +34,10 @@ class ShownLayout:
 
 
 def model_text(model: ModelSummary, layout: ShownLayout | None = None) -> RenderableType:
-    """The readable screen."""
+    """Return the screen."""
     shape = model.shape
     parts: list[RenderableType] = [
-        Text(one_line(shape.architecture or shape.model_type or "a model"), style="bold"),
+        Text(one_line(shape.architecture or shape.model_type or "unnamed model"), style="bold"),
         Text(one_line(model.source), style="dim"),
         Text(),
         _pairs(_parameters(model)),
@@ -49,14 +48,14 @@ def model_text(model: ModelSummary, layout: ShownLayout | None = None) -> Render
     ]
     if layout:
         parts += [Text(), Text(f"one NPU of {layout.name}", style="bold"), _stages(layout.stages)]
-        parts += [Text(f"does not run: {reason}", style="yellow") for reason in layout.problems]
+        parts += [Text(f"cannot run: {reason}", style="yellow") for reason in layout.problems]
     if shape.assumed:
         parts += [Text(), *(Text(f"note: {one_line(note)}", style="dim") for note in shape.assumed)]
     return Group(*parts)
 
 
 def model_json(model: ModelSummary, layout: ShownLayout | None = None) -> dict[str, object]:
-    """The same and more as plain data; figures are the whole model's unless under `stages`."""
+    """Return the same and more as plain data; figures under `stages` are those of one NPU."""
     if not layout:
         return model.as_json()
     return {
@@ -83,16 +82,16 @@ def _parameters(model: ModelSummary) -> Iterable[tuple[str, str]]:
         without = _billions(parameters.active_without_embeddings)
         yield "active", f"{_billions(parameters.active)} per token, {without} without embeddings"
     yield "", f"{_billions(parameters.without_embeddings)} without embeddings"
-    if shape.towers and parameters.with_vision is not None:
-        kinds = " and ".join(tower.kind for tower in shape.towers)
+    if shape.encoders and parameters.with_vision is not None:
+        kinds = " and ".join(encoder.kind for encoder in shape.encoders)
         yield "", f"{_billions(parameters.with_vision)} with the {kinds} encoder"
-    elif shape.towers:
-        yield "", f"encoders not counted: {shape.towers[0].why}"
+    elif shape.encoders:
+        yield "", f"encoders not counted: {shape.encoders[0].why}"
     if parameters.mtp:
         yield "", f"{_billions(parameters.with_mtp)} with {_mtp_layers(shape)}"
-    tied = "tied to the input" if shape.tied_embeddings else "a head of its own"
+    tied = "tied output head" if shape.tied_embeddings else "untied output head"
     yield "vocabulary", f"{shape.vocab_size:,} tokens × {shape.hidden_size:,}, {tied}"
-    yield "context", f"{shape.max_positions:,} tokens" if shape.max_positions else "not said"
+    yield "context", f"{shape.max_positions:,} tokens" if shape.max_positions else "not stated"
 
 
 def _mtp_layers(shape: ModelShape) -> str:
@@ -102,13 +101,13 @@ def _mtp_layers(shape: ModelShape) -> str:
 
 def _sizes(model: ModelSummary) -> Iterable[tuple[str, str]]:
     yield "stored as", _precision(model.shape.precision)
-    yield "weights", f"{format_bytes(model.counted_bytes)} by our count"
+    yield "weights", f"{format_bytes(model.counted_bytes)} counted from config.json"
     if model.stored and model.comparison:
-        seen = model.comparison
-        yield "", f"{format_bytes(model.stored.total_bytes)} by {model.stored.source}"
-        counted = format_bytes(seen.counted_bytes)
-        verdict = "agrees" if seen.agrees else "DISAGREES"
-        yield "", f"{verdict}: {seen.difference:+.2%} against {counted} ({seen.parts})"
+        comparison = model.comparison
+        yield "", f"{format_bytes(model.stored.total_bytes)} according to {model.stored.source}"
+        counted = format_bytes(comparison.counted_bytes)
+        verdict = "agrees" if comparison.agrees else "DISAGREES"
+        yield "", f"{verdict}: {comparison.difference:+.2%} from {counted} ({comparison.parts})"
     cache = model.kv_bytes_per_token
     if cache:
         yield "KV cache", f"{format_bytes(cache)} per token at {CACHE_BITS} bits"
@@ -128,7 +127,7 @@ def _windowed(shape: ModelShape) -> str:
     if not windows:
         return ""
     sizes = ", ".join(f"{window:,}" for window in sorted(windows))
-    return f"of that, windowed layers keep only the last {sizes} tokens"
+    return f"windowed layers keep only the last {sizes} tokens"
 
 
 def _precision(precision: Precision) -> str:
@@ -138,24 +137,24 @@ def _precision(precision: Precision) -> str:
     groups: dict[float, list[str]] = {}
     for name, value in bits.items():
         groups.setdefault(value, []).append(name)
-    said = "; ".join(f"{', '.join(names)} {_number(value)}" for value, names in groups.items())
-    return f"{precision.scheme}; bits: {said}"
+    widths = "; ".join(f"{', '.join(names)} {_number(value)}" for value, names in groups.items())
+    return f"{precision.scheme}; bits: {widths}"
 
 
 def _blocks(shape: ModelShape) -> Table:
-    """Equal layers in one row, wherever in the model they are."""
+    """Return a table of layers, with equal ones in one row wherever in the model they are."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("layers", justify="right")
-    table.add_column("what they are")
-    table.add_column("parameters\nof one", justify="right")
+    table.add_column("kind")
+    table.add_column("parameters\neach", justify="right")
     rows: dict[tuple[str, ...], list[int]] = {}
     for block in shape.blocks:
         numbers = sum(weight.numbers for weight in block.weights)
         row = rows.setdefault((_attention(block.attention), _feed(block.feed)), [0, numbers])
         row[0] += block.count
-    for said, (layers, numbers) in rows.items():
-        table.add_row(f"{layers}", "\n".join(filter(None, said)), _billions(numbers))
-    table.add_row(f"{shape.layers}", "in all", _billions(_in_layers(shape.blocks)), style="dim")
+    for kinds, (layers, numbers) in rows.items():
+        table.add_row(f"{layers}", "\n".join(filter(None, kinds)), _billions(numbers))
+    table.add_row(f"{shape.layers}", "in total", _billions(_in_layers(shape.blocks)), style="dim")
     return table
 
 
@@ -168,7 +167,7 @@ def _attention(attention: Attention | None) -> str:
         return ""
     heads = f"{attention.heads} heads of {attention.head_dim}"
     if attention.kind in ("full", "window"):
-        heads += f", {attention.kv_heads} for keys and values"
+        heads += f", {attention.kv_heads} KV heads"
     kind = _ATTENTION[attention.kind]
     if attention.window:
         kind += (
@@ -184,14 +183,14 @@ def _attention(attention: Attention | None) -> str:
 def _feed(feed: FeedForward | None) -> str:
     if not feed:
         return ""
-    said = []
+    parts = []
     if feed.dense_width:
-        said.append(f"dense, {feed.dense_width:,} wide")
+        parts.append(f"dense, {feed.dense_width:,} wide")
     if feed.experts:
-        said.append(f"{feed.experts_per_token} of {feed.experts} experts, {feed.expert_width:,}")
+        parts.append(f"{feed.experts_per_token} of {feed.experts} experts, {feed.expert_width:,}")
     if feed.shared_width:
-        said.append(f"shared {feed.shared_width:,}")
-    return " + ".join(said)
+        parts.append(f"shared {feed.shared_width:,}")
+    return " + ".join(parts)
 
 
 def _stages(stages: Sequence[StageShard]) -> Table:

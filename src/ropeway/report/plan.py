@@ -1,4 +1,4 @@
-"""A plan on the terminal: the answer, the values and their reasons, what else, and what not."""
+"""A plan on the terminal: the answer, values with reasons, other layouts, rejected ones, notes."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ropeway.plan.candidate import Candidate, Plan, Rejected, Value, Wanted
+from ropeway.models.phrases import Phrase, count, phrase
+from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected, Value
 from ropeway.plan.estimate import Forecast
 from ropeway.report.figures import NONE, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line, shrink
@@ -18,9 +19,8 @@ from ropeway.report.text import WIDE
 
 GIB = 2**30
 _LABEL = "predicted; not verified on NPU hardware"
-_CEILING = "if a step took only what memory, arithmetic and wires need"
 _LOCAL_LABEL = "predicted from constants measured on this machine"
-# On a screen; `-v` shows all.
+# Rows on a screen; `-v` shows all.
 _CANDIDATES = 8
 _GROUPS = 8
 _KINDS = ("memory", "bound", "engine", "shape")
@@ -31,10 +31,7 @@ _NUMBER = re.compile(r"\d[\d,.]*")
 
 @dataclass(frozen=True)
 class RejectedGroup:
-    """Layouts that were not taken for the same kind of reason.
-
-    example  of them, the one nearest to the layout that was chosen
-    """
+    """Layouts rejected for the same kind of reason; `example` is the nearest to the chosen."""
 
     kind: str
     count: int
@@ -42,8 +39,8 @@ class RejectedGroup:
 
 
 def plan_text(plan: Plan, *, verbose: bool = False) -> RenderableType:
-    """The readable screen; with `verbose` every candidate, every rejection and every note."""
-    parts: list[RenderableType] = [*_head(plan.wanted), Text()]
+    """Return the screen; with `verbose`, every candidate, every rejection and every note."""
+    parts: list[RenderableType] = [*_head(plan.request), Text()]
     if plan.chosen:
         parts += _answer(plan, plan.chosen)
     else:
@@ -53,7 +50,7 @@ def plan_text(plan: Plan, *, verbose: bool = False) -> RenderableType:
         parts.append(_ByWidth(lambda wide: _values(plan.values, wide=wide)))
     if plan.candidates:
         shown = plan.candidates if verbose else best(plan)
-        parts += [Text(), _candidates_heading(plan, shown)]
+        parts += [Text(), *_candidates_heading(plan, shown)]
         parts.append(_ByWidth(lambda wide: _candidates(plan, shown, wide=wide)))
     if plan.rejected:
         parts += [Text(), *_rejected(plan, verbose=verbose)]
@@ -63,7 +60,7 @@ def plan_text(plan: Plan, *, verbose: bool = False) -> RenderableType:
 
 
 def values_text(values: Sequence[Value]) -> RenderableType:
-    """The values asked for by `--why`, whole."""
+    """Return values with their whole reasons, for `--why`."""
     parts: list[RenderableType] = []
     for value in values:
         parts.append(Text.assemble((one_line(value.key), "bold"), f"  {shown(value.value)}"))
@@ -72,88 +69,105 @@ def values_text(values: Sequence[Value]) -> RenderableType:
 
 
 def layout_text(plan: Plan, name: str) -> RenderableType:
-    """One layout of the plan, as `--why` tells it."""
+    """Return one layout of the plan with its reasons, for `--why`."""
     lines = (Padding(one_line(reason), (0, 0, 0, 2)) for reason in layout_reasons(plan, name))
     return Group(Text(name, style="bold"), *lines)
 
 
 def layout_reasons(plan: Plan, name: str) -> tuple[str, ...]:
-    """Why this layout was taken, how it compares with the one that was, or why it cannot be."""
+    """Return why a layout was chosen, how it compares with the chosen, or why it was rejected."""
     chosen = plan.chosen
-    found = [one.reason for one in plan.rejected if str(one.layout) == name]
+    reasons = [item.reason for item in plan.rejected if str(item.layout) == name]
     for place, item in enumerate(plan.candidates, start=1):
         if str(item.layout) != name or chosen is None:
             continue
         what = "chosen" if item.layout == chosen.layout else "runs"
-        told = f"{what}, {place} of {len(plan.candidates)}: {_in_short(item)}"
+        summary = f"{what}, {place} of {len(plan.candidates)}: {_in_short(item)}"
         if item.layout != chosen.layout:
-            told += f", against {_in_short(chosen)} of {chosen.layout}"
-        found = [told, item.forecast.bottleneck, *item.notes, *found]
-    searched = "not among the layouts that were looked at: judge it with `--layout`"
-    return tuple(found) or (searched,)
+            summary += f"; {chosen.layout}: {_in_short(chosen)}"
+        reasons = [summary, f"bottleneck: {item.forecast.bottleneck}", *item.notes, *reasons]
+    return tuple(reasons) or ("not among the layouts examined: judge it with `--layout`",)
 
 
 def best(plan: Plan) -> tuple[Candidate, ...]:
-    """What a screen has room for: the first ones, and what else is on the front."""
+    """Return the candidates for a screen: the first ones, and other Pareto-optimal ones."""
     first = plan.candidates[:_CANDIDATES]
     front = [item for item in plan.candidates[_CANDIDATES:] if item.on_front]
     return (*first, *front[:_CANDIDATES])
 
 
 def rejected_groups(plan: Plan) -> tuple[RejectedGroup, ...]:
-    """What was rejected, alike reasons together: memory, bound, engine, shape; the largest first.
+    """Group what was rejected by reasons that differ only in numbers.
 
-    Reasons are alike when only their numbers differ.
+    Order: memory, bound, engine, shape; within each the largest group first.
     """
-    found: dict[tuple[str, str], list[Rejected]] = {}
+    by_reason: dict[tuple[str, str], list[Rejected]] = {}
     for item in plan.rejected:
-        found.setdefault((item.kind, _NUMBER.sub("#", item.reason)), []).append(item)
+        by_reason.setdefault((item.kind, _NUMBER.sub("#", item.reason)), []).append(item)
     groups = [
-        RejectedGroup(kind, len(items), min(items, key=lambda one: _distance(one, plan.chosen)))
-        for (kind, _), items in found.items()
+        RejectedGroup(kind, len(items), min(items, key=lambda item: _distance(item, plan.chosen)))
+        for (kind, _), items in by_reason.items()
     ]
     return tuple(sorted(groups, key=lambda group: (_KINDS.index(group.kind), -group.count)))
 
 
-def wanted_words(wanted: Wanted) -> tuple[str, str]:
-    """What is planned, and for what: `Qwen3-32B on 2 hosts × 8 910B4`, `256 clients, …`."""
-    cluster = wanted.cluster
-    chip = wanted.chip.name if wanted.chip else "virtual NPUs"
-    hosts = f"{cluster.host_count:,} host{'s' * (cluster.host_count != 1)}"
-    equal = cluster.host_count * cluster.npus_per_host == cluster.total_npus
-    each = f"{hosts} × {cluster.npus_per_host} {chip}"
-    many = each if equal else f"{hosts} with {cluster.total_npus} {chip} in all"
-    where = f"{one_line(wanted.model_name)} on {many}"
-    load = wanted.load
+def request_words(request: PlanRequest) -> tuple[Phrase, tuple[Phrase, ...]]:
+    """Return what is planned, `Qwen3-32B on 2 hosts × 8 910B4`, and for what, part by part."""
+    cluster, load = request.cluster, request.load
+    values = {
+        "model": one_line(request.model_name),
+        "hosts": count(cluster.host_count, "{n:,} host", "{n:,} hosts"),
+        "chip": request.chip.name if request.chip else "virtual NPUs",
+    }
+    each, total = cluster.npus_per_host, cluster.total_npus
+    what = phrase("{model} on {hosts} × {npus} {chip}", npus=each, **values)
+    if cluster.host_count * each != total:
+        what = phrase("{model} on {hosts} with {npus} {chip} in all", npus=total, **values)
+    parts = []
+    if request.chip:
+        version, graph = request.traits.version, request.traits.graph
+        parts.append(phrase("vLLM-Ascend {version}, graph {graph}", version=version, graph=graph))
     arrivals = (
-        f"{load.clients:,} clients" if load.clients else f"{rate(load.rate)} requests a second"
+        phrase("{n:,} clients", n=load.clients)
+        if load.clients
+        else phrase("{rate} requests per second", rate=rate(load.rate))
     )
-    asked = [
-        f"vLLM-Ascend {wanted.traits.version}, graph {wanted.traits.graph}" if wanted.chip else "",
-        f"{arrivals}, {load.input_tokens:,} tokens in, {load.output_tokens:,} out",
-        f"context {wanted.context:,}" if wanted.context else "",
-        _objective(wanted),
-    ]
-    return where, " · ".join(filter(None, asked))
+    parts.append(
+        phrase(
+            "{arrivals}, {inputs:,} tokens in, {outputs:,} out",
+            arrivals=arrivals,
+            inputs=load.input_tokens,
+            outputs=load.output_tokens,
+        )
+    )
+    if request.context:
+        parts.append(phrase("context {n:,}", n=request.context))
+    parts.append(phrase("objective: {objective}", objective=request.objective))
+    if request.tpot_s is not None:
+        parts.append(phrase("at most {time} per token", time=milliseconds(request.tpot_s * 1000)))
+    if request.ttft_s is not None:
+        time = milliseconds(request.ttft_s * 1000)
+        parts.append(phrase("at most {time} to the first token", time=time))
+    return what, tuple(parts)
 
 
 def honesty(plan: Plan) -> str:
-    """What every forecast is labelled with."""
-    return _LABEL if plan.wanted.chip else _LOCAL_LABEL
+    """Return the label of every forecast."""
+    return _LABEL if plan.request.chip else _LOCAL_LABEL
 
 
 def typical_error(plan: Plan) -> str:
-    """How far measurements have been from such a forecast: what its interval stands for."""
-    if plan.chosen is None or plan.wanted.chip is None:
+    """Say how far measurements were from forecasts like the chosen: what its interval means."""
+    if plan.chosen is None or plan.request.chip is None:
         return ""
     forecast = plan.chosen.forecast
     below = percent(1 - forecast.output_low / forecast.output_tokens_per_s)
     above = percent(forecast.output_high / forecast.output_tokens_per_s - 1)
-    return f"four of five measurements lie between {below} below and {above} above such a forecast"
+    return phrase("80 % of measurements: -{below} to +{above}", below=below, above=above)
 
 
 def shown(value: object) -> str:
-    """A value of the plan as text: 32768 → "32,768"."""
+    """Return a value of the plan as text: 32768 → "32,768"."""
     if value is None:
         return NONE
     if isinstance(value, bool):
@@ -172,23 +186,13 @@ def price(amount: float) -> str:
     return f"{amount:.1f}" if amount >= 10 else f"{amount:.2f}" if amount >= 1 else f"{amount:.3f}"
 
 
-def _objective(wanted: Wanted) -> str:
-    bounds = [
-        f"at most {milliseconds(bound * 1000)} {name}"
-        for name, bound in (("per token", wanted.tpot_s), ("to the first token", wanted.ttft_s))
-        if bound is not None
-    ]
-    return ", ".join((f"for {wanted.objective}", *bounds))
-
-
-def _head(wanted: Wanted) -> list[Text]:
-    what, asked = wanted_words(wanted)
-    return [Text(what, style="bold"), Text(asked, style="dim")]
+def _head(request: PlanRequest) -> list[Text]:
+    what, parts = request_words(request)
+    return [Text(what, style="bold"), Text(" · ".join(parts), style="dim")]
 
 
 def _answer(plan: Plan, chosen: Candidate) -> list[RenderableType]:
     forecast = chosen.forecast
-    ceiling = f"{rate(forecast.ceiling_tokens_per_s)} tokens/s"
     hosts = f"{chosen.hosts:,} host{'s' * (chosen.hosts != 1)}"
     npus = f"{chosen.npus:,} NPU{'s' * (chosen.npus != 1)}"
     rows: list[tuple[str, Text | str]] = [
@@ -197,20 +201,19 @@ def _answer(plan: Plan, chosen: Candidate) -> list[RenderableType]:
         ("per token", _ranged(*_per_token(forecast))),
         ("first token", milliseconds(forecast.ttft_s * 1000)),
         *_money(plan, chosen),
-        ("bound by", one_line(forecast.bottleneck)),
+        ("bottleneck", one_line(forecast.bottleneck)),
         ("advice", one_line(forecast.advice)),
         ("one step", _step(forecast)),
-        ("ceiling", "" if ceiling in forecast.bottleneck else f"{ceiling} {_CEILING}"),
     ]
-    said = "; ".join(filter(None, (honesty(plan), typical_error(plan))))
+    label = "; ".join(filter(None, (honesty(plan), typical_error(plan))))
     rows = [row for row in rows if row[1]]
-    return [_pairs(rows), Text(said, style="yellow")]
+    return [_pairs(rows), Text(label, style="yellow")]
 
 
 def _no_answer(plan: Plan) -> list[RenderableType]:
-    what = "nothing fits what is asked" if plan.rejected else "no layout was found"
-    told = (Padding(one_line(line), (0, 0, 0, 2)) for line in plan.missing)
-    return [Text(what, style="bold red"), *told]
+    what = "nothing fits the request" if plan.rejected else "there is no layout"
+    lines = (Padding(one_line(line), (0, 0, 0, 2)) for line in plan.missing)
+    return [Text(what, style="bold red"), *lines]
 
 
 def _throughput(forecast: Forecast) -> tuple[str, str]:
@@ -224,7 +227,7 @@ def _per_token(forecast: Forecast) -> tuple[str, str]:
 
 
 def _ranged(value: str, interval: str) -> Text:
-    return Text.assemble((value, "bold"), f"   80 % of such runs: {interval}")
+    return Text.assemble((value, "bold"), f"   80 % interval: {interval}")
 
 
 def _money(plan: Plan, chosen: Candidate) -> Iterable[tuple[str, str]]:
@@ -234,15 +237,15 @@ def _money(plan: Plan, chosen: Candidate) -> Iterable[tuple[str, str]]:
     unit = one_line(cost.currency)
     million = f"{price(cost.per_million_tokens)} {unit} per million output tokens"
     yield "cost", f"{million}, {price(cost.per_hour)} {unit} an hour"
-    if cost.job_hours is not None and cost.job_price is not None and plan.wanted.job_prompts:
-        prompts = f"{plan.wanted.job_prompts:,} prompts"
+    if cost.job_hours is not None and cost.job_price is not None and plan.request.job_prompts:
+        prompts = f"{plan.request.job_prompts:,} prompts"
         yield "job", f"{prompts}: {seconds(cost.job_hours * 3600)}, {price(cost.job_price)} {unit}"
 
 
 def _step(forecast: Forecast) -> str:
     parts = sorted(forecast.parts, key=lambda part: -part.seconds)
-    told = [f"{one_line(part.name)} {_ms(part.seconds)}" for part in parts if part.seconds > 5e-5]
-    return f"{_ms(forecast.step_s)} ms: {', '.join(told)}"
+    times = [f"{one_line(part.name)} {_ms(part.seconds)}" for part in parts if part.seconds > 5e-5]
+    return f"{_ms(forecast.step_s)} ms: {', '.join(times)}"
 
 
 def _ms(count: float) -> str:
@@ -256,7 +259,7 @@ def _in_short(item: Candidate) -> str:
 
 
 def _values(values: Sequence[Value], *, wide: bool) -> Table:
-    """Value, why, source; on a narrow screen the source is cut, `--why` has it whole."""
+    """Return a table of value, reason, source; on a narrow screen the source is truncated."""
     room = _SOURCE[wide]
     table = _table()
     table.add_column(style="dim", no_wrap=True)
@@ -270,14 +273,14 @@ def _values(values: Sequence[Value], *, wide: bool) -> Table:
     return table
 
 
-def _candidates_heading(plan: Plan, told: Sequence[Candidate]) -> Text:
-    count = len(plan.candidates)
-    rest = "" if len(told) == count else f" of {count:,} (`-v`: all)"
-    what = f"layouts that run: {len(told):,}{rest}"
-    return Text.assemble((what, "bold"), ("   ● none is both faster and quicker", "dim"))
+def _candidates_heading(plan: Plan, items: Sequence[Candidate]) -> list[Text]:
+    number = len(plan.candidates)
+    rest = "" if len(items) == number else f" of {number:,} (`-v`: all)"
+    legend = "● Pareto-optimal: nothing else has more throughput and less latency"
+    return [_heading(f"layouts that run: {len(items):,}{rest}"), Text(legend, style="dim")]
 
 
-def _candidates(plan: Plan, told: Sequence[Candidate], *, wide: bool) -> Table:
+def _candidates(plan: Plan, items: Sequence[Candidate], *, wide: bool) -> Table:
     table = _table(header=True)
     table.add_column("layout", no_wrap=True)
     table.add_column("NPUs\n(hosts)", justify="right", no_wrap=True)
@@ -293,9 +296,9 @@ def _candidates(plan: Plan, told: Sequence[Candidate], *, wide: bool) -> Table:
     table.add_column("ms per\ntoken", justify="right", no_wrap=True)
     if wide:
         table.add_column("80 %\nwithin", justify="right", no_wrap=True)
-    if unit := next((item.cost.currency for item in told if item.cost), None):
+    if unit := next((item.cost.currency for item in items if item.cost), None):
         table.add_column(f"{one_line(unit)}\n/M", justify="right")
-    for item in told:
+    for item in items:
         table.add_row(*_candidate(plan, item, wide=wide, priced=unit is not None))
     return table
 
@@ -307,8 +310,8 @@ def _candidate(plan: Plan, item: Candidate, *, wide: bool, priced: bool) -> list
     name = Text(f"{mark} {item.layout}", style="bold green" if chosen else "")
     row: list[str | Text] = [name, f"{item.npus} ({item.hosts})"]
     if wide:
-        taken = (memory.weights, memory.engine, memory.activations, memory.kv_cache, memory.hbm)
-        row += [f"{bytes_ / GIB:.1f}" if bytes_ else NONE for bytes_ in taken]
+        sizes = (memory.weights, memory.engine, memory.activations, memory.kv_cache, memory.hbm)
+        row += [f"{bytes_ / GIB:.1f}" if bytes_ else NONE for bytes_ in sizes]
         row.append(f"{forecast.running:,.0f}")
     else:
         row.append(f"{memory.weights / GIB:.1f} + {memory.kv_cache / GIB:.1f}")
@@ -331,13 +334,13 @@ def _rejected(plan: Plan, *, verbose: bool) -> list[RenderableType]:
     table.add_column(no_wrap=True)
     table.add_column(ratio=1, overflow="fold")
     if verbose:
-        for one in plan.rejected:
-            table.add_row(one.kind, "", str(one.layout), one_line(one.reason))
+        for item in plan.rejected:
+            table.add_row(item.kind, "", str(item.layout), one_line(item.reason))
         return [heading, table]
     groups = rejected_groups(plan)
     for group in groups[:_GROUPS]:
-        like = group.example
-        table.add_row(group.kind, f"{group.count:,}", f"{like.layout}", one_line(like.reason))
+        item = group.example
+        table.add_row(group.kind, f"{group.count:,}", f"{item.layout}", one_line(item.reason))
     if len(groups) > _GROUPS:
         rest = sum(group.count for group in groups[_GROUPS:])
         table.add_row("", f"{rest:,}", "", "for other reasons; `-v` names each")
@@ -345,27 +348,27 @@ def _rejected(plan: Plan, *, verbose: bool) -> list[RenderableType]:
 
 
 def _notes(plan: Plan, *, verbose: bool) -> list[RenderableType]:
-    told = [*plan.notes]
+    notes = [*plan.notes]
     if plan.chosen:
-        told += [*plan.chosen.notes, *plan.chosen.forecast.notes]
+        notes += [*plan.chosen.notes, *plan.chosen.forecast.notes]
     if verbose:
-        told += plan.wanted.shape.assumed
+        notes += plan.request.shape.assumed
     table = _table()
     table.add_column(style="dim", no_wrap=True)
     table.add_column(style="dim", ratio=1, overflow="fold")
-    for note in dict.fromkeys(told):
-        table.add_row("model" if note in plan.wanted.shape.assumed else "note", one_line(note))
+    for note in dict.fromkeys(notes):
+        table.add_row("model" if note in plan.request.shape.assumed else "note", one_line(note))
     return [table] if table.rows else []
 
 
-def _distance(one: Rejected, chosen: Candidate | None) -> tuple[float, float]:
-    """As many NPUs first, then alike sizes; where nothing was chosen the most NPUs."""
+def _distance(item: Rejected, chosen: Candidate | None) -> tuple[float, float]:
+    """Return a sort key: by number of NPUs, then sizes; where nothing was chosen, most NPUs."""
     if chosen is None:
-        return -one.layout.npus, 0.0
-    pairs = zip(_grid(one), _grid(chosen), strict=True)
+        return -item.layout.npus, 0.0
+    pairs = zip(_grid(item), _grid(chosen), strict=True)
     apart = sum(abs(log2(here / there)) for here, there in pairs)
-    more = abs(log2(one.layout.npus / chosen.npus))
-    return round(more, 9), round(apart + (one.layout.expert != chosen.layout.expert), 9)
+    more = abs(log2(item.layout.npus / chosen.npus))
+    return round(more, 9), round(apart + (item.layout.expert != chosen.layout.expert), 9)
 
 
 def _grid(item: Rejected | Candidate) -> tuple[int, int, int]:

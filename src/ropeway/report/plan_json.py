@@ -1,17 +1,17 @@
-"""A plan as one JSON document: everything that the screen and the page are drawn from."""
+"""A plan as one JSON document, with everything that the screen and the page show."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from ropeway.plan.candidate import Candidate, Plan, Value, Wanted
+from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Value
 from ropeway.plan.estimate import Forecast
 from ropeway.report.plan import honesty, typical_error
 
 
 def plan_json(plan: Plan) -> dict[str, object]:
-    """Bytes, seconds, tokens/s. `front` and `chosen` name layouts of `candidates`."""
+    """Return plain data in bytes, seconds and tokens/s; `front` names layouts of `candidates`."""
     return {
         "chosen": _candidate(plan.chosen) if plan.chosen else None,
         "candidates": [_candidate(item) for item in plan.candidates],
@@ -24,14 +24,14 @@ def plan_json(plan: Plan) -> dict[str, object]:
         "missing": list(plan.missing),
         "notes": list(plan.notes),
         "searched": plan.searched,
-        "wanted": _wanted(plan.wanted),
+        "wanted": _request(plan.request),
         "label": honesty(plan),
         "typical_error": typical_error(plan) or None,
     }
 
 
 def value_json(value: Value) -> dict[str, object]:
-    """One value with its reason."""
+    """Return one value with its reason."""
     return {
         "key": value.key,
         "value": _plain(value.value),
@@ -56,46 +56,46 @@ def _candidate(item: Candidate) -> dict[str, object]:
 
 
 def _forecast(forecast: Forecast) -> dict[str, object]:
-    found: dict[str, object] = _plain(forecast)
-    return {**found, "parts": {part.name: part.seconds for part in forecast.parts}}
+    fields_: dict[str, object] = _plain(forecast)
+    return {**fields_, "parts": {part.name: part.seconds for part in forecast.parts}}
 
 
-def _wanted(wanted: Wanted) -> dict[str, object]:
-    cluster = wanted.cluster
+def _request(request: PlanRequest) -> dict[str, object]:
+    cluster = request.cluster
     return {
-        "model": wanted.model_name,
-        "architecture": wanted.shape.architecture,
-        "layers": wanted.shape.layers,
-        "precision": (wanted.precision or wanted.shape.precision).scheme,
+        "model": request.model_name,
+        "architecture": request.shape.architecture,
+        "layers": request.shape.layers,
+        "precision": request.stored_as.scheme,
         "cluster": {
             "hosts": cluster.host_count,
             "npus_per_host": cluster.npus_per_host,
             "npus": cluster.total_npus,
             "local": cluster.is_local,
         },
-        "chip": _plain(wanted.chip),
-        "engine": _plain(wanted.traits),
-        "machine": _plain(wanted.machine),
-        "load": _plain(wanted.load),
-        "context": wanted.context,
-        "objective": wanted.objective,
-        "bounds": {"tpot_s": wanted.tpot_s, "ttft_s": wanted.ttft_s},
-        "price_per_host_hour": wanted.price_per_host_hour,
-        "currency": wanted.currency,
-        "job_prompts": wanted.job_prompts,
+        "chip": _plain(request.chip),
+        "engine": _plain(request.traits),
+        "machine": _plain(request.machine),
+        "load": _plain(request.load),
+        "context": request.context,
+        "objective": request.objective,
+        "bounds": {"tpot_s": request.tpot_s, "ttft_s": request.ttft_s},
+        "price_per_host_hour": request.price_per_host_hour,
+        "currency": request.currency,
+        "job_prompts": request.job_prompts,
         "fixed": {
-            "layout": str(wanted.layout) if wanted.layout else None,
-            "memory": wanted.memory,
-            "kv_cache": wanted.kv_cache,
-            "max_sequences": wanted.max_sequences,
-            "max_batched_tokens": wanted.max_batched_tokens,
+            "layout": str(request.layout) if request.layout else None,
+            "memory": request.memory,
+            "kv_cache": request.kv_cache,
+            "max_sequences": request.max_sequences,
+            "max_batched_tokens": request.max_batched_tokens,
         },
-        "sources": dict(wanted.sources),
+        "sources": dict(request.sources),
     }
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses and tuples as plain data; what is not a finite number as null."""
+    """Return dataclasses and tuples as plain data, and infinite numbers as None."""
     if is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

@@ -1,35 +1,39 @@
-"""The page of a plan: one HTML file that needs nothing else, no network and no script.
+"""The page of a plan: one HTML file without scripts or anything to load.
 
-This module works out positions and widths in percent; `plan.html.j2` says everything in words, in
-English and Chinese.
+This module computes positions and widths in percent; `plan.html.j2` has the words, in English and
+Chinese. Sentences that come with the plan are translated by plan_zh.json.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from math import ceil, floor, inf, log10
 from typing import Literal
 
-from ropeway.plan.candidate import Candidate, Plan, Wanted
+from ropeway.models.phrases import phrase, translated
+from ropeway.plan.candidate import Candidate, Plan, PlanRequest
 from ropeway.plan.memory import Memory
 from ropeway.report.figures import milliseconds, percent, rate, seconds
-from ropeway.report.page import render_page
+from ropeway.report.page import in_both_languages, render_page
 from ropeway.report.plan import (
     GIB,
     best,
     honesty,
     price,
     rejected_groups,
+    request_words,
     shown,
     typical_error,
-    wanted_words,
 )
 
-# A page of more dots or lines than these says less, not more.
+# A page with more dots or rows than these is harder to read.
 _DOTS = 300
 _BARS = 12
 _REJECTED = 400
 _TABLE = 60
-# Up to so many powers of ten, ticks at these multiples of each.
+# Up to this many powers of ten, ticks at these multiples of each.
 _TICKS: tuple[tuple[float, tuple[float, ...]], ...] = (
     (0.5, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)),
     (1.3, (1, 1.5, 2, 3, 5, 7)),
@@ -42,7 +46,7 @@ _TICKS: tuple[tuple[float, tuple[float, ...]], ...] = (
 class Dot:
     """A layout in the chart; all positions are percent, from the left and from the bottom.
 
-    number       on the front, from 1; 0 elsewhere
+    number       of a Pareto-optimal layout, from 1; 0 for others
     left, right  ends of the interval of the time per token
     low, high    ends of the interval of the throughput
     """
@@ -60,7 +64,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Throughput against time per token, both logarithmic. `front`: SVG points, y downwards."""
+    """Throughput against time per token, both logarithmic; `front` are SVG points, y downwards."""
 
     dots: tuple[Dot, ...]
     x_ticks: tuple[tuple[float, str], ...]
@@ -70,7 +74,7 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Slice:
-    """A piece of a bar. kind: weights, engine, activations, cache, graphs, free; a part's name."""
+    """A piece of a bar. `kind` is weights, engine, activations, cache, graphs, free, or a part."""
 
     kind: str
     width: float
@@ -90,9 +94,9 @@ class Bar:
 
 @dataclass(frozen=True)
 class Constant:
-    """A figure that the forecast hangs on; key says which, for the words in the template.
+    """A figure that the forecast depends on; `key` says which, for the words in the template.
 
-    source  of the published part of it; the share that is reached, and what has none, were fitted
+    source  of its published part; shares reached, and figures without a source, were fitted
     """
 
     key: str
@@ -101,10 +105,18 @@ class Constant:
 
 
 def render_html(plan: Plan, *, when: str, language: Literal["en", "zh"] = "en") -> str:
-    """The whole page. Everything from outside is escaped."""
-    filters = {"rate": rate, "ms": milliseconds, "sec": seconds, "price": price}
+    """Return the whole page, with all values escaped."""
+    table = chinese()
+    filters: dict[str, Callable[..., object]] = {
+        "rate": rate,
+        "ms": milliseconds,
+        "sec": seconds,
+        "price": price,
+    }
     filters |= {"shown": shown, "gib": _gib}
-    what, asked = wanted_words(plan.wanted)
+    filters["zh"] = lambda text: translated(text, table)
+    filters["both"] = lambda text: in_both_languages(text, translated(text, table))
+    what, conditions = request_words(plan.request)
     return render_page(
         "plan.html.j2",
         filters,
@@ -113,14 +125,14 @@ def render_html(plan: Plan, *, when: str, language: Literal["en", "zh"] = "en") 
         language=language,
         when=when,
         what=what,
-        asked=asked,
+        conditions=conditions,
         honesty=honesty(plan),
         error=typical_error(plan),
         scatter=scatter(plan) if plan.candidates else None,
         along=_along(plan.front),
         bars=[bar(plan, item) for item in best(plan)[:_BARS]],
         step=_step(plan.chosen) if plan.chosen else (),
-        constants=constants(plan.wanted),
+        constants=constants(plan.request),
         table=(*plan.candidates[:_TABLE], *(one for one in plan.front if _beyond(plan, one))),
         groups=rejected_groups(plan),
         rejected=plan.rejected[:_REJECTED],
@@ -128,8 +140,16 @@ def render_html(plan: Plan, *, when: str, language: Literal["en", "zh"] = "en") 
     )
 
 
+@cache
+def chinese() -> Mapping[str, str]:
+    """Return the Chinese templates of sentences that come with a plan, by the English ones."""
+    text = resources.files("ropeway.report").joinpath("plan_zh.json").read_text(encoding="utf-8")
+    table: Mapping[str, str] = json.loads(text)
+    return table
+
+
 def scatter(plan: Plan) -> Scatter:
-    """The best layouts and the whole front."""
+    """Return the chart of the best layouts and of all Pareto-optimal ones."""
     front = {str(item.layout): number for number, item in enumerate(_along(plan.front), start=1)}
     drawn = [
         item
@@ -164,12 +184,12 @@ def scatter(plan: Plan) -> Scatter:
 
 
 def bar(plan: Plan, item: Candidate) -> Bar:
-    """What fills one NPU; slices add up to all of its memory."""
-    taken = _taken(item.memory)
-    whole = sum(taken.values()) or 1
+    """Return what fills one NPU; slices add up to all of its memory."""
+    used = _bytes_by_kind(item.memory)
+    whole = sum(used.values()) or 1
     slices = (
         Slice(kind, bytes_ / whole * 100, f"{_gib(bytes_)} GiB")
-        for kind, bytes_ in taken.items()
+        for kind, bytes_ in used.items()
         if bytes_
     )
     return Bar(
@@ -181,13 +201,13 @@ def bar(plan: Plan, item: Candidate) -> Bar:
     )
 
 
-def constants(wanted: Wanted) -> tuple[Constant, ...]:
-    """The five that a forecast depends on most."""
-    machine, chip = wanted.machine, wanted.chip
+def constants(request: PlanRequest) -> tuple[Constant, ...]:
+    """Return the five constants that a forecast depends on most."""
+    machine, chip = request.machine, request.chip
     if machine is None:
         return ()
     published = chip.source if chip else ""
-    layer = machine.moe_layer if wanted.shape.experts else machine.layer
+    layer = machine.moe_layer if request.shape.experts else machine.layer
     return (
         Constant("memory", _share(machine.memory, machine.memory_bandwidth, "B/s"), published),
         Constant("arithmetic", _share(machine.matrix, machine.bf16, "FLOP/s"), published),
@@ -199,29 +219,35 @@ def constants(wanted: Wanted) -> tuple[Constant, ...]:
 
 
 def _share(part: float, peak: float, unit: str) -> str:
-    """`520 GB/s (65 % of 800)`."""
+    """Return `520 GB/s (65 % of 800)`."""
     factor, prefix = next(
         ((size, name) for size, name in ((1e12, "T"), (1e9, "G"), (1e6, "M")) if peak >= size),
         (1.0, ""),
     )
     reached, whole = part * peak / factor, peak / factor
-    return f"{reached:.3g} {prefix}{unit} ({percent(part)} of {whole:.3g})"
+    return phrase(
+        "{reached:.3g} {unit} ({share} of {whole:.3g})",
+        reached=reached,
+        unit=prefix + unit,
+        share=percent(part),
+        whole=whole,
+    )
 
 
-def _taken(memory: Memory) -> dict[str, int]:
-    """Bytes by kind; a virtual NPU has no memory of its own to leave free."""
-    taken = {
+def _bytes_by_kind(memory: Memory) -> dict[str, int]:
+    """Return the bytes by kind; a virtual NPU has no memory of its own to leave free."""
+    used = {
         "weights": memory.weights,
         "engine": memory.engine,
         "activations": memory.activations,
         "cache": max(0, memory.kv_cache),
         "graphs": memory.reserve,
     }
-    return {**taken, "free": max(0, memory.hbm - sum(taken.values()))}
+    return {**used, "free": max(0, memory.hbm - sum(used.values()))}
 
 
 def _step(chosen: Candidate) -> tuple[Slice, ...]:
-    """Parts of the average step, the longest first; widths are of the whole step."""
+    """Return the parts of the average step, the longest first; widths are shares of the step."""
     forecast = chosen.forecast
     whole = max(forecast.step_s, sum(part.seconds for part in forecast.parts)) or 1.0
     parts = sorted(forecast.parts, key=lambda part: -part.seconds)
@@ -233,14 +259,14 @@ def _step(chosen: Candidate) -> tuple[Slice, ...]:
 
 
 def _notes(plan: Plan) -> tuple[str, ...]:
-    told = [*plan.notes]
+    notes = [*plan.notes]
     if plan.chosen:
-        told += [*plan.chosen.notes, *plan.chosen.forecast.notes]
-    return tuple(dict.fromkeys((*told, *plan.wanted.shape.assumed)))
+        notes += [*plan.chosen.notes, *plan.chosen.forecast.notes]
+    return tuple(dict.fromkeys((*notes, *plan.request.shape.assumed)))
 
 
 def _along(front: Sequence[Candidate]) -> list[Candidate]:
-    """From the quickest to the fastest."""
+    """Return Pareto-optimal layouts from the least latency to the most throughput."""
     return sorted(front, key=lambda item: item.forecast.tpot_s)
 
 
@@ -265,19 +291,19 @@ class _Scale:
 
     @classmethod
     def over(cls, values: Sequence[float]) -> "_Scale":
-        """Around all values above zero, with a little air."""
+        """Return an axis around all values above zero, with a margin."""
         known = [log10(value) for value in values if value > 0] or [0.0]
-        air = max(0.03, (max(known) - min(known)) * 0.05)
-        return cls(min(known) - air, max(known) + air)
+        margin = max(0.03, (max(known) - min(known)) * 0.05)
+        return cls(min(known) - margin, max(known) + margin)
 
     def at(self, value: float) -> float:
-        """Percent of the axis, its ends for what lies beyond."""
+        """Return a position in percent of the axis, an end of it for values beyond."""
         if value <= 0:
             return 0.0
         return min(100.0, max(0.0, (log10(value) - self.first) / (self.last - self.first) * 100))
 
     def ticks(self) -> tuple[tuple[float, str], ...]:
-        """Times powers of ten: the fewer of these the axis spans, the more between."""
+        """Return ticks at multiples of powers of ten, more of them on a shorter axis."""
         span = self.last - self.first
         decades = range(floor(self.first), ceil(self.last) + 1)
         steps = next(steps for most, steps in _TICKS if span <= most)

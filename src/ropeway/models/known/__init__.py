@@ -1,9 +1,9 @@
 """Models that can be planned before they are downloaded.
 
-Beside this file lies one JSON file for each: `source` is where its config.json was read in public,
-`config` the keys of it that shapes are made from, `note` what is to be said about it. `same_as`
-in place of `config` names another that has the same dimensions (but for the keys in `without`), and
-`note` why we think so.
+One JSON file for each lies beside this file: `source` is where its config.json was published,
+`config` the keys that shapes are made from, `note` a remark for the user. `same_as` in place of
+`config` names a model with the same dimensions (except the keys in `without`); `note` then says why
+we think so.
 """
 
 import json
@@ -16,10 +16,11 @@ from importlib import resources
 
 from ropeway.errors import ModelError
 from ropeway.models.build import read_shape
+from ropeway.models.phrases import phrase
 from ropeway.models.quantisation import is_scheme, precision_named
 from ropeway.models.shape import ModelShape
 
-# Named in public measurements, and no config.json of theirs was found in public repositories.
+# Models in public measurements whose config.json was not found in public repositories.
 WITHOUT_CONFIG = ("DeepSeek-OCR-2", "LongCat-Flash-Lite", "Qwen3.8-27B")
 
 # What publishers add to a name without changing a dimension. Quantisations are apart.
@@ -29,13 +30,13 @@ _ENDINGS = re.compile(
 _QUANTISED = re.compile(
     r"-((?:gptq-|awq-|auto-?round-)?int[48]|w\d+a\d+(?:c\d)?|awq|gptq|fp8|mxfp[48]|nvfp4|quantized)$"
 )
-# How the quantisations in names are called where bits are looked up.
+# Quantisations in names, by the names under which bits are looked up.
 _SCHEME = {"int4": "w4a16", "gptq-int4": "gptq", "awq-int4": "awq", "gptq-int8": "int8"}
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """One entry: its published name, where its config was read, and what is to be said of it."""
+    """One entry: its published name, where its config was read, and a note for the user."""
 
     name: str
     source: str
@@ -44,10 +45,10 @@ class KnownModel:
 
 
 def known(name: str) -> ModelShape:
-    """The shape of a published model, by its name in any usual spelling.
+    """Return the shape of a published model, by its name in any usual spelling.
 
-    `Qwen/Qwen3-32B`, `qwen3-32b` and `Qwen3-32B-W8A8` are found; the last has the bits that its
-    ending says. Raises ModelError with the nearest names when there is none.
+    `Qwen/Qwen3-32B`, `qwen3-32b` and `Qwen3-32B-W8A8` are known; the last has the bits that its
+    ending says. Raises ModelError with the nearest names for an unknown one.
     """
     key, scheme = _find(name)
     entry = entry_of(key)
@@ -58,57 +59,52 @@ def known(name: str) -> ModelShape:
 
 
 def published_name(name: str) -> str:
-    """The published name of the model meant. Raises ModelError like `known`."""
+    """Return the published name of a model named in any usual spelling. Raises ModelError."""
     return _find(name)[0]
 
 
-def known_names() -> tuple[str, ...]:
-    """Published names of all known models, sorted."""
-    return tuple(sorted(_files()))
-
-
 def entry_of(name: str) -> KnownModel:
-    """The entry with exactly this published name; what it is the same as has been followed."""
-    text = resources.files(__name__).joinpath(_files()[name]).read_text(encoding="utf-8")
+    """Return the entry with exactly this published name; `same_as` is resolved."""
+    text = resources.files(__name__).joinpath(published_files()[name]).read_text(encoding="utf-8")
     raw = json.loads(text)
     config = raw.get("config") or entry_of(raw["same_as"]).config
     config = {key: value for key, value in config.items() if key not in raw.get("without", ())}
     note = raw.get("note", "")
     if "same_as" in raw:
-        note = f"dimensions of `{raw['same_as']}`: {note}"
+        note = phrase("same dimensions as `{name}`: {why}", name=raw["same_as"], why=note)
     return KnownModel(raw["name"], raw["source"], note, config)
 
 
 def _find(name: str) -> tuple[str, str]:
-    """The published name meant, and the quantisation in the ending, if any."""
+    """Return the published name, and the quantisation in the ending, if any."""
     for candidate, scheme in _readings(_plain(name)):
-        found = _by_plain_name().get(candidate)
-        if found:
-            return found, scheme
+        published = _by_plain_name().get(candidate)
+        if published:
+            return published, scheme
     raise _unknown(name)
 
 
 def _readings(plain: str) -> Iterator[tuple[str, str]]:
-    """The name, then with its endings taken off one by one, and the quantisation among them."""
+    """Yield the name, then with its endings removed one by one, each with the quantisation."""
     scheme = ""
     yield plain, scheme
     while match := _QUANTISED.search(plain) or _ENDINGS.search(plain):
         plain = plain[: match.start()]
         if match.re is _QUANTISED and not scheme:
-            named = _SCHEME.get(match[1], match[1])
-            scheme = named if is_scheme(named) else ""
+            ending = _SCHEME.get(match[1], match[1])
+            scheme = ending if is_scheme(ending) else ""
         yield plain, scheme
 
 
 def _plain(name: str) -> str:
-    """Without organisation and case: `Qwen/Qwen3_32B` → `qwen3-32b`."""
+    """Remove organisation and case: `Qwen/Qwen3_32B` → `qwen3-32b`."""
     last = name.strip().rstrip("/").rsplit("/", maxsplit=1)[-1]
     return re.sub(r"[\s_]+", "-", last.lower())
 
 
 @cache
-def _files() -> dict[str, str]:
-    """Published name → file: `Qwen__Qwen3-32B.json` holds `Qwen/Qwen3-32B`."""
+def published_files() -> dict[str, str]:
+    """Return the file of each published name: `Qwen__Qwen3-32B.json` holds `Qwen/Qwen3-32B`."""
     folder = resources.files(__name__)
     names = [item.name for item in folder.iterdir() if item.name.endswith(".json")]
     return {name.removesuffix(".json").replace("__", "/", 1): name for name in names}
@@ -116,14 +112,14 @@ def _files() -> dict[str, str]:
 
 @cache
 def _by_plain_name() -> dict[str, str]:
-    """Every reading of every published name; a full name wins over another's shortened one."""
-    found: dict[str, str] = {}
+    """Return published names by every reading; a full name wins over another's shortened one."""
+    by_reading: dict[str, str] = {}
     for depth in range(4):
-        for name in sorted(_files()):
+        for name in sorted(published_files()):
             readings = [reading for reading, _ in _readings(_plain(name))]
             if depth < len(readings):
-                found.setdefault(readings[depth], name)
-    return found
+                by_reading.setdefault(readings[depth], name)
+    return by_reading
 
 
 def _unknown(name: str) -> ModelError:

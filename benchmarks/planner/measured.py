@@ -1,24 +1,27 @@
 """Public measurements as questions: what a line of the CSV says, and what has to be assumed.
 
-A line that does not say enough is not guessed at: `question` raises Unknowable with the reason.
+A line that does not say enough is not guessed at: `question` raises NotComparable with the reason.
 """
 
 import csv
 import io
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 from ropeway.engines.ascend_memory import engine_memory
 from ropeway.errors import ModelError, Refused
 from ropeway.hardware import CHIPS, Chip, chip_named
 from ropeway.models import ModelShape, kv_bits_named, precision_named
 from ropeway.models.known import known
-from ropeway.plan.estimate import Flow, Question, Setting, output_rate, settled
+from ropeway.plan.estimate import Flow, Forecast, flow, output_rate
 from ropeway.plan.load import Load
 from ropeway.plan.machine import EngineTraits, Machine, ascend, fitted, traits
 from ropeway.plan.memory import MemoryNeeds, memory
+from ropeway.plan.question import MeasurementSetup, Question
 from ropeway.spec.model import Layout
 
 NUMBERS = (
@@ -31,7 +34,11 @@ TEXTS = (
     "pd_disagg", "spec_decode", "date", "quality", "notes",
 )  # fmt: skip
 
-# What a seed of a table leaves out: the two-host report publishes no lengths.
+# Measurements that the constants were fitted to, as `Measurement.as_row` gives them, in the order
+# of src/ropeway/plan/measurements.json; fit.py writes both.
+ROWS = Path(__file__).with_name("rows.json")
+
+# The two-host report publishes no lengths.
 _LENGTHS = {"https://www.zouht.com/4119.html": (400, 600)}
 # Length of the runs of fixed-rate sweeps that say no number of requests: with 300 s, the output
 # that they report for long answers is what ends in time.
@@ -45,13 +52,13 @@ _REUSED = 0.7
 _ACCEPTANCE = {"mtp": 0.75, "eagle": 0.62, "dflash": 0.72}
 
 
-class Unknowable(Exception):
-    """The line does not say enough to be predicted; the message says what is missing."""
+class NotComparable(Exception):
+    """Raised for a line that does not say enough to be predicted; the message names what lacks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One line. Numbers are None where the cell is blank; `line` is that of the file."""
+    """One line of the CSV. Numbers are None where the cell is blank; `line` is its number."""
 
     line: int
     numbers: Mapping[str, float | None]
@@ -65,21 +72,41 @@ class Measurement:
 
     @property
     def key(self) -> str:
-        """The same for two lines that measure the same configuration in one source."""
-        told = [self.texts[name] for name in TEXTS if name not in ("notes", "quality", "date")]
-        told += [f"{self.numbers[name] or 0:g}" for name in NUMBERS]
-        return "|".join(told)
+        """A text that is the same for two lines with the same configuration in one document."""
+        parts = [self.texts[name] for name in TEXTS if name not in ("notes", "quality", "date")]
+        parts += [f"{self.numbers[name] or 0:g}" for name in NUMBERS]
+        return "|".join(parts)
 
     @property
     def source(self) -> str:
-        """The document it comes from, whichever its commit."""
+        """The URL of the document it comes from, without the commit."""
         return re.sub(r"/(blob|tree|raw)/[0-9a-f]{7,40}/", "/", self.texts["source_url"])
+
+    def as_row(self) -> dict[str, str | float]:
+        """Return the cells that are not blank, by column: what `fitted_measurements` reads."""
+        texts = {name: self.texts[name] for name in TEXTS if self.texts[name]}
+        numbers = {name: value for name in NUMBERS if (value := self.numbers[name]) is not None}
+        return {**texts, **numbers}
+
+
+@cache
+def fitted_measurements() -> tuple[Measurement, ...]:
+    """Return the measurements that the constants were fitted to, in the order of ROWS."""
+    rows = json.loads(ROWS.read_text(encoding="utf-8"))["rows"]
+    return tuple(
+        Measurement(
+            0,
+            {name: row.get(name) for name in NUMBERS},
+            {name: row.get(name, "") for name in TEXTS},
+        )
+        for row in rows
+    )
 
 
 def read_measurements(text: str, where: str) -> tuple[list[Measurement], list[tuple[int, str]]]:
-    """The lines of a CSV with a header, and those that cannot be read, each with its complaint.
+    """Return the lines of a CSV, and the number and the problem of each that cannot be read.
 
-    Columns may be missing and cells blank. Raises Refused when it is no such table.
+    Columns may be missing and cells blank. Raises Refused when the text is not such a table.
     """
     try:
         rows = csv.DictReader(io.StringIO(text.lstrip("\ufeff")), strict=True)
@@ -90,7 +117,7 @@ def read_measurements(text: str, where: str) -> tuple[list[Measurement], list[tu
                 where=where,
                 hint=f"the first line names the columns: {', '.join(TEXTS[:3] + NUMBERS)} …",
             )
-        found: list[Measurement] = []
+        measurements: list[Measurement] = []
         broken: list[tuple[int, str]] = []
         for row in rows:
             cells = {
@@ -107,12 +134,12 @@ def read_measurements(text: str, where: str) -> tuple[list[Measurement], list[tu
                 broken.append((rows.line_num, str(problem)))
                 continue
             texts = {name: cells.get(name, "") for name in TEXTS}
-            found.append(Measurement(rows.line_num, numbers, texts))
+            measurements.append(Measurement(rows.line_num, numbers, texts))
     except csv.Error as problem:
         raise Refused(f"cannot be read as CSV: {problem}", where=where) from None
-    if not found and not broken:
+    if not measurements and not broken:
         raise Refused("the table has no lines", where=where)
-    return found, broken
+    return measurements, broken
 
 
 def _number(text: str, name: str) -> float | None:
@@ -121,14 +148,14 @@ def _number(text: str, name: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
-        raise ValueError(f"`{name}` is `{text}`, which is no number") from None
+        raise ValueError(f"`{name}` is `{text}`, which is not a number") from None
     if not 0 <= value < 1e15:
-        raise ValueError(f"`{name}` is `{text}`, which cannot be")
+        raise ValueError(f"`{name}` is `{text}`, which is out of range")
     return value
 
 
 def kind_of(row: Measurement) -> str:
-    """`core`, or why the row is not one: plain serving by vLLM-Ascend, all of it stated."""
+    """Return `core` (plain serving by vLLM-Ascend, all of it stated), or why the row is not."""
     stated = all(row.number(name) for name in ("tp", "input_len", "output_len"))
     if row.text("engine") not in ("vLLM-Ascend", ""):
         return f"engine {row.text('engine')}"
@@ -143,10 +170,10 @@ def kind_of(row: Measurement) -> str:
     return "core" if row.text("quality") in ("A", "B", "") else "second hand"
 
 
-def question(
+def question_of(
     row: Measurement, constants: Mapping[str, float] | None = None
 ) -> tuple[Question, tuple[str, ...]]:
-    """What the row asks, and what was assumed. Raises Unknowable with what is missing."""
+    """Return the row's question and what was assumed. Raises NotComparable for what is missing."""
     notes: list[str] = []
     shape = _shape(row)
     chip = chip_of(row, notes)
@@ -155,15 +182,15 @@ def question(
     load = _load(row, notes)
     budget = row.number("max_num_batched_tokens") or 0
     if "small max_num_seqs" in row.text("notes") and not row.number("max_num_seqs"):
-        raise Unknowable("requests queued at a limit of sequences that is not stated")
+        raise NotComparable("requests queued at a limit of sequences that is not stated")
     sequences = int(row.number("max_num_seqs") or 256)
     precision = None
     if scheme := row.text("dtype_quant"):
         try:
             precision = precision_named(scheme, shape)
         except ModelError as problem:
-            raise Unknowable(problem.what) from None
-    asked = Question(
+            raise NotComparable(problem.what) from None
+    question = Question(
         shape=shape,
         layout=layout,
         machine=ascend(chip, engine, constants),
@@ -174,76 +201,102 @@ def question(
         max_batched_tokens=int(budget) if budget >= 1024 else _BUDGET,
         precision=precision,
         kv_bits=kv_bits_named(scheme) if scheme else 16,
-        setting=Setting(
+        setup=MeasurementSetup(
             source=row.source,
             method=row.text("spec_decode").split(":")[0],
             split=bool(row.text("pd_disagg")) or "decode-only" in row.text("notes"),
             readers=_readers(row),
         ),
     )
-    asked = replace(asked, machine=with_images(row, asked.machine, constants or fitted()))
-    asked = replace(asked, kv_tokens=_kv_tokens(asked, chip, engine, notes))
+    question = replace(question, machine=with_images(row, question.machine, constants or fitted()))
+    question = replace(question, kv_tokens=_kv_tokens(question, chip, engine, notes))
     try:
         rate = float(row.text("request_rate") or "inf")
     except ValueError:
         rate = float("inf")
-    return settled(asked, rate), tuple(notes)
+    return rate_limited(question, rate), tuple(notes)
 
 
-def _kv_tokens(asked: Question, chip: Chip, engine: EngineTraits, notes: list[str]) -> int | None:
-    """Room for the cache, as the engine would find it; None where our count leaves none."""
+def rate_limited(question: Question, rate: float) -> Question:
+    """Return the question with clients replaced by an arrival rate where that is what limits.
+
+    `rate` is the requests/s at which a load generator lets its clients in at most.
+    """
+    state = flow(question)
+    if state.rate * question.layout.data <= rate:
+        return question
+    return replace(question, load=replace(question.load, clients=None, rate=rate))
+
+
+def _kv_tokens(
+    question: Question, chip: Chip, engine: EngineTraits, notes: list[str]
+) -> int | None:
+    """Return the tokens the engine would have cache for; None where our count leaves none."""
     release = engine.version if engine.version[:2] == "0." else "0.18.0"
     needs = MemoryNeeds(
         engine=engine_memory(release, engine.graph, chip.family),
-        context=asked.load.input_tokens + asked.load.output_tokens,
-        max_sequences=asked.max_sequences,
-        max_batched_tokens=asked.max_batched_tokens,
-        precision=asked.precision,
-        kv_bits=asked.kv_bits,
+        context=question.load.input_tokens + question.load.output_tokens,
+        max_sequences=question.max_sequences,
+        max_batched_tokens=question.max_batched_tokens,
+        precision=question.precision,
+        kv_bits=question.kv_bits,
     )
-    found = memory(asked.shape, asked.layout, chip.hbm_bytes, needs)
-    if found.kv_tokens < asked.load.input_tokens:
+    room = memory(question.shape, question.layout, chip.hbm_bytes, needs)
+    if room.kv_tokens < question.load.input_tokens:
         notes.append("by our count the cache is too small for one request; it ran all the same")
         return None
-    return found.kv_tokens
+    return room.kv_tokens
 
 
 def with_images(row: Measurement, machine: Machine, constants: Mapping[str, float]) -> Machine:
-    """The machine, busy with an image for each request where the row has some."""
+    """Return the machine, busy with an image for each request where the row has images."""
     if "vision" not in row.text("notes"):
         return machine
     return replace(machine, request=machine.request + constants["image"])
 
 
-def under(row: Measurement, asked: Question, constants: Mapping[str, float]) -> Question:
-    """The row's question on a machine of these constants."""
-    machine = ascend(chip_of(row, []), engine_of(row, asked.shape), constants)
-    return replace(asked, machine=with_images(row, machine, constants))
+def with_constants(
+    row: Measurement, question: Question, constants: Mapping[str, float]
+) -> Question:
+    """Return the row's question on a machine of these constants."""
+    machine = ascend(chip_of(row, []), engine_of(row, question.shape), constants)
+    return replace(question, machine=with_images(row, machine, constants))
 
 
-def plain_figures(asked: Question, state: Flow) -> dict[str, float]:
-    """What arithmetic alone predicts, in the units of `measured_figures`."""
-    return {"output": output_rate(asked, state), "tpot": state.tpot, "ttft": state.ttft}
+def plain_figures(question: Question, state: Flow) -> dict[str, float]:
+    """Return what arithmetic alone predicts, in the units of `measured_figures`."""
+    return {"output": output_rate(question, state), "tpot": state.tpot, "ttft": state.ttft}
 
 
-def measured_figures(row: Measurement, asked: Question) -> dict[str, float]:
-    """What was measured: output tokens/s, seconds per token and to the first token.
+def forecast_figures(
+    forecast: Forecast,
+) -> dict[str, tuple[float, float | None, float | None]]:
+    """Return each figure of a forecast with the ends of its interval; TTFT has no interval."""
+    return {
+        "output": (forecast.output_tokens_per_s, forecast.output_low, forecast.output_high),
+        "tpot": (forecast.tpot_s, forecast.tpot_low, forecast.tpot_high),
+        "ttft": (forecast.ttft_s, None, None),
+    }
+
+
+def measured_figures(row: Measurement, question: Question) -> dict[str, float]:
+    """Return what was measured: output tokens/s, seconds per token and to the first token.
 
     Where prompts alone are read, the rate of requests stands in for the output.
     """
-    found: dict[str, float] = {}
-    load = asked.load
+    figures: dict[str, float] = {}
+    load = question.load
     output, total = row.number("output_tok_s"), row.number("total_tok_s")
     if output:
-        found["output"] = output
+        figures["output"] = output
     elif total and load.output_tokens == 1:
-        found["output"] = total / (load.input_tokens + 1)
+        figures["output"] = total / (load.input_tokens + 1)
     if (tpot := row.number("tpot_ms")) and load.output_tokens > 1:
-        found["tpot"] = tpot / 1e3
-    reads = asked.setting.readers is not None or not asked.setting.split
+        figures["tpot"] = tpot / 1e3
+    reads = question.setup.readers is not None or not question.setup.split
     if (ttft := row.number("ttft_ms")) and reads:
-        found["ttft"] = ttft / 1e3
-    return found
+        figures["ttft"] = ttft / 1e3
+    return figures
 
 
 @cache
@@ -255,13 +308,14 @@ def _known(name: str) -> ModelShape | str:
 
 
 def _shape(row: Measurement) -> ModelShape:
-    found = _known(row.text("model"))
-    if isinstance(found, str):
-        raise Unknowable(found)
-    return found
+    shape = _known(row.text("model"))
+    if isinstance(shape, str):
+        raise NotComparable(shape)
+    return shape
 
 
 def chip_of(row: Measurement, notes: list[str]) -> Chip:
+    """Return the chip that `hardware` names. Raises NotComparable for one we do not know."""
     text = row.text("hardware")
     if named := re.search(r"910[bB]\d(C|-1)?", text):
         return chip_named(named[0] if "64GB" not in text or named[0] != "910B4" else "910B4-1")
@@ -278,11 +332,11 @@ def chip_of(row: Measurement, notes: list[str]) -> Chip:
     try:
         return chip_named(text)
     except Refused as problem:
-        raise Unknowable(problem.what) from None
+        raise NotComparable(problem.what) from None
 
 
 def engine_of(row: Measurement, shape: ModelShape) -> EngineTraits:
-    """Release and graph mode, as far as the row tells them.
+    """Return release and graph mode, as far as the row states them.
 
     DeepSeek's family had a whole graph of its own (torchair) before others had.
     """
@@ -320,11 +374,11 @@ def _layout(
         npus *= 2
     if not tensor:
         if not npus:
-            raise Unknowable("neither the layout nor the number of NPUs is stated")
+            raise NotComparable("neither the layout nor the number of NPUs is stated")
         tensor = 1.0
         if npus > 1:
             if not shape.experts or row.text("engine").startswith("vLLM"):
-                raise Unknowable("the layout is not stated")
+                raise NotComparable("the layout is not stated")
             notes.append("layout not stated: data and expert parallel over all NPUs assumed")
         data = npus / pipeline
         expert = data
@@ -339,7 +393,7 @@ def _layout(
             expert=bool(shape.experts and (expert or 1) > 1),
         )  # fmt: skip
     except ValueError:
-        raise Unknowable("the layout cannot be") from None
+        raise NotComparable("the layout is impossible") from None
     nodes = row.number("nodes") or 1
     if npus and nodes > 1 and "packages" not in row.text("hardware"):
         return layout, max(1, int(npus // nodes))
@@ -347,23 +401,23 @@ def _layout(
 
 
 def _readers(row: Measurement) -> Layout | None:
-    """Of `P:2node tp8dp4 D:2node tp4dp8`, the layout of all that read prompts."""
-    found = re.search(r"\bP:\d+node tp(\d+)dp(\d+)", row.text("pd_disagg"))
-    if not found:
+    """Return the layout of the NPUs that read prompts: TP8, DP4 of `P:2node tp8dp4 D:2node …`."""
+    match = re.search(r"\bP:\d+node tp(\d+)dp(\d+)", row.text("pd_disagg"))
+    if not match:
         return None
     expert = (row.number("ep") or 1) > 1
-    return Layout(tensor=int(found[1]), data=int(found[2]), expert=expert)
+    return Layout(tensor=int(match[1]), data=int(match[2]), expert=expert)
 
 
 def _load(row: Measurement, notes: list[str]) -> Load:
-    told = row.text("notes").lower()
+    remarks = row.text("notes").lower()
     inputs, outputs = _lengths(row, notes)
     hit = (row.number("prefix_hit") or 0) / 100
-    if not hit and "prefix reuse" in told:
+    if not hit and "prefix reuse" in remarks:
         hit = _REUSED
         notes.append(f"prompts share a prefix: {_REUSED:.0%} of each assumed to be cached")
     draft, accepted = _drafts(row.text("spec_decode"), notes)
-    requests = re.search(r"(?<![-\d])(\d+) (?:vision )?(?:prompts|requests)", told)
+    requests = re.search(r"(?<![-\d])(\d+) (?:vision )?(?:prompts|requests)", remarks)
     plain = Load(
         inputs, outputs, clients=1, prefix_hit=min(hit, 0.999),
         requests=int(requests[1]) if requests and int(requests[1]) else None,
@@ -379,9 +433,9 @@ def _load(row: Measurement, notes: list[str]) -> Load:
     except ValueError:
         speed = float("inf")
     if not rate or not 0 < speed < 1e9:
-        raise Unknowable("neither concurrency nor request rate is stated")
+        raise NotComparable("neither concurrency nor request rate is stated")
     window = None
-    if "fixed request rate" in told and plain.requests is None:
+    if "fixed request rate" in remarks and plain.requests is None:
         window = _WINDOW
         notes.append(f"length of the run not stated: {_WINDOW:.0f} s assumed")
     return replace(plain, clients=None, rate=speed, window=window)
@@ -389,28 +443,28 @@ def _load(row: Measurement, notes: list[str]) -> Load:
 
 def _lengths(row: Measurement, notes: list[str]) -> tuple[int, int]:
     inputs, outputs = row.number("input_len"), row.number("output_len")
-    told = row.text("notes").lower()
+    remarks = row.text("notes").lower()
     if not inputs and not outputs:
         assumed = _LENGTHS.get(row.source)
         if not assumed and row.number("concurrency") == 1:
             assumed = (_ASSUMED_OUTPUT, _ASSUMED_OUTPUT)
         if not assumed:
-            raise Unknowable("neither input nor output length is stated")
+            raise NotComparable("neither input nor output length is stated")
         notes.append(f"lengths not stated: {assumed[0]} and {assumed[1]} assumed")
         return assumed
     if not inputs:
-        raise Unknowable("the input length is not stated")
+        raise NotComparable("the input length is not stated")
     if not outputs:
         outputs = _ASSUMED_OUTPUT
         notes.append(f"output length not stated: {outputs} assumed")
-    if "vision" in told and inputs < 300:
+    if "vision" in remarks and inputs < 300:
         inputs += _IMAGE_TOKENS
         notes.append(f"images not counted in the input: {_IMAGE_TOKENS} tokens assumed")
     return max(1, int(inputs)), max(1, int(outputs))
 
 
 def _drafts(text: str, notes: list[str]) -> tuple[int, float]:
-    """Tokens guessed in a step, and how many of them are kept on average."""
+    """Return the draft tokens of a step, and how many of them are accepted on average."""
     if not text:
         return 0, 0.0
     method = next((name for name in _ACCEPTANCE if name in text), "mtp")

