@@ -9,6 +9,8 @@ from string import Formatter
 
 import pytest
 
+from ropeway.engines.ascend_layouts import LIMITS, NOTES
+from ropeway.engines.ascend_releases import MODEL_NEEDS
 from ropeway.hardware import chip_named
 from ropeway.models.known import known
 from ropeway.models.phrases import Phrase, count, joined, phrase, translated
@@ -63,8 +65,17 @@ def test_no_entry_is_left_over() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
     models = [json.loads(path.read_text()) for path in (SOURCE / "models/known").glob("*.json")]
     notes = [model["note"] for model in models if "note" in model]
-    names = {name for name in TABLE if f'"{name}"' in text} | set(notes)
+    names = {name for name in TABLE if f'"{name}"' in text} | {*notes, *reasons()}
     assert set(TABLE) - set(templates()) - names == set()
+
+
+def reasons() -> set[str]:
+    """Why releases cannot run a layout, or may not."""
+    return {row.reason for row in (*LIMITS, *NOTES)} | {need.why for need in MODEL_NEEDS}
+
+
+def test_every_reason_of_a_release_has_a_chinese_one() -> None:
+    assert reasons() - set(TABLE) == set()
 
 
 def plan(model: str, hosts: int, **more: object) -> Plan:
@@ -96,16 +107,16 @@ def test_the_chinese_tab_has_no_english_sentence(made) -> None:
     result = made()
     what, conditions = request_words(result.request)
     texts = [what, *conditions, *(value.why for value in result.values), *result.missing]
-    texts += [item.reason for item in result.rejected if item.kind != "engine"]
+    texts += [item.reason for item in result.rejected]
     if result.chosen:
         texts += [result.chosen.forecast.bottleneck, result.chosen.forecast.advice]
         texts += [typical_error(result), *result.chosen.forecast.notes]
     texts += result.request.shape.assumed
-    for text in filter(None, texts):
-        shown = str(translated(text, TABLE))
-        words = re.findall(
-            r"(?<![\w/.-])[a-z]{4,}(?![\w/.-])", re.sub(r"`.*?`|https?:\S+", "", shown)
-        )
+    for text in filter(None, (*texts, *result.notes)):
+        shown = re.sub(r"`.*?`|https?:\S+", "", str(translated(text, TABLE)))
+        for row in (*LIMITS, *NOTES, *MODEL_NEEDS):
+            shown = shown.replace(row.source, "")  # what a document is called
+        words = re.findall(r"(?<![\w/.-])[a-z]{4,}(?![\w/.-])", shown)
         assert set(words) <= {"token", "tokens", "rank", "piecewise", "full", "msmodeling"}, shown
 
 

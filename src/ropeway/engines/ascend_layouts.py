@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from ropeway.engines.ascend_releases import MODEL_NEEDS, RELEASES, order
 from ropeway.models import ModelShape
+from ropeway.models.phrases import phrase
 from ropeway.spec.model import Layout
 
 _PIPELINE_GUIDE = "vllm-ascend docs/source/user_guide/feature_guide/pipeline_parallel.md"
@@ -245,7 +246,7 @@ def notes(case: Case, version: str) -> tuple[str, ...]:
 def _reasons(rows: tuple[Limit, ...], case: Case, version: str) -> Iterator[str]:
     for row in _of_release(rows, version):
         if row.applies(case):
-            yield f"{row.reason} ({row.source})"
+            yield phrase("{reason} ({source})", reason=row.reason, source=row.source)
 
 
 @lru_cache
@@ -256,4 +257,10 @@ def _of_release(rows: tuple[Limit, ...], version: str) -> tuple[Limit, ...]:
 def _too_old(shape: ModelShape, version: str) -> Iterator[str]:
     for need in MODEL_NEEDS:
         if shape.model_type in need.model_types and order(version) < order(need.release):
-            yield f"{version} is older than {need.release}, {need.why} ({need.source})"
+            yield phrase(
+                "{version} is older than {release}, {why} ({source})",
+                version=version,
+                release=need.release,
+                why=need.why,
+                source=need.source,
+            )
