@@ -88,11 +88,11 @@ def hosts_of(layout: Layout, cluster: Cluster) -> int:
     sizes = _host_sizes(cluster)
     engine = layout.tensor * layout.pipeline
     if layout.data == 1:
-        return next(at for at in range(1, len(sizes) + 1) if sum(sizes[:at]) >= engine)
+        return next(count for count in range(1, len(sizes) + 1) if sum(sizes[:count]) >= engine)
     return min(
-        hosts
-        for hosts in range(1, len(sizes) + 1)
-        if data_ranks_that_fit(engine, sizes[:hosts]) >= layout.data
+        count
+        for count in range(1, len(sizes) + 1)
+        if data_ranks_that_fit(engine, sizes[:count]) >= layout.data
     )
 
 
