@@ -13,7 +13,7 @@ from ropeway.models.known import known
 from ropeway.plan.candidate import Plan, PlanRequest
 from ropeway.plan.choose import choose
 from ropeway.plan.estimate import estimate
-from ropeway.plan.fit import hosts_needed
+from ropeway.plan.fit import hosts_when_equal, search_of
 from ropeway.plan.layout import hosts_of, working
 from ropeway.plan.load import Load
 from ropeway.plan.machine import ascend, traits
@@ -423,12 +423,12 @@ def test_hosts_are_counted_as_vllm_packs_ranks(hosts, npus, tensor, pipeline, da
         expected = hosts_of(layout, place)
     except LayoutError:
         return
-    assert hosts_needed(layout, place) == expected
+    assert hosts_when_equal(layout, npus) == expected
 
 
 def test_hosts_of_unequal_sizes():
     place = Cluster(hosts=(RemoteHost(address="a", npus=4), RemoteHost(address="b", npus=8)))
-    assert hosts_needed(Layout.parse("TP8"), place) == hosts_of(Layout.parse("TP8"), place) == 1
+    assert search_of(request(cluster=place)).hosts(Layout.parse("TP8")) == 1
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from ropeway.report.console import Screen
 # `ropeway.cli.x`, imported on use: the list must not wait for what verbs import.
 VERBS = {
     "init": "Write an annotated sample spec to FILE (by default ropeway.yaml).",
-    "model": "Fetch a small model, look into a model directory, or bring one to all hosts.",
+    "model": "Fetch a small model, inspect a model directory, or copy one to all hosts.",
     "doctor": "Look at every host of the cluster and say what would go wrong, before anything "
     "starts.",
     "plan": "Choose the parallel layout: what fits, how fast it is, what it costs, and why.",

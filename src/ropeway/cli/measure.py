@@ -13,7 +13,7 @@ from ropeway.endpoint.client import Endpoint
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch.local.takedown import take_down
-from ropeway.plan.fit import hosts_needed
+from ropeway.plan.fit import hosts_when_equal
 from ropeway.report.compare import render_html
 from ropeway.report.console import Screen
 from ropeway.report.progress import Stages
@@ -39,7 +39,7 @@ def comparison_run(ground: Ground, folder: Path, screen: Screen) -> ComparisonRu
         LoadTest(**ground.spec.workload.model_dump()),
         ground.engine_version,
         ground.hardware,
-        lambda layout: hosts_needed(layout, ground.spec.cluster),
+        lambda layout: hosts_when_equal(layout, ground.spec.cluster.npus_per_host),
         folder,
         screen,
     )

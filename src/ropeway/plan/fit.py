@@ -12,7 +12,6 @@ from ropeway.plan.candidate import PlanRequest
 from ropeway.plan.layout import hosts_of
 from ropeway.plan.machine import Machine, ascend
 from ropeway.plan.memory import Memory, MemoryNeeds, cache_tokens, memory
-from ropeway.spec.cluster import Cluster
 from ropeway.spec.model import Layout
 
 # A context that is not given: the tokens of a request, rounded up, so that a chat template fits.
@@ -57,9 +56,9 @@ class Search:
 
     def hosts(self, layout: Layout) -> int:
         """Return how many hosts a layout takes."""
-        return hosts_needed(
-            layout, self.request.cluster, self.npus_per_host if self.equal_hosts else None
-        )
+        if self.equal_hosts:
+            return hosts_when_equal(layout, self.npus_per_host)
+        return hosts_of(layout, self.request.cluster)
 
     def batched(self, layout: Layout) -> int:
         """Return the tokens of one step."""
@@ -155,19 +154,15 @@ def wider_fit(search: Search, layout: Layout, fit: Fit) -> Fit | None:
     return wider if wider.memory.fits else None
 
 
-def hosts_needed(layout: Layout, cluster: Cluster, npus_per_host: int | None = None) -> int:
-    """As `layout.hosts_of`, without trying every count where all hosts are alike.
+def hosts_when_equal(layout: Layout, npus_per_host: int) -> int:
+    """Return the hosts that a layout takes where all have as many NPUs: `layout.hosts_of` at once.
 
-    `npus_per_host` is that of every host where the caller knows that they are; a search over
-    thousands of layouts does not look at every host each time.
+    A search over thousands of layouts cannot try every count of hosts each time.
     """
-    size = npus_per_host or cluster.npus_per_host
-    if npus_per_host is None and size * cluster.host_count != cluster.total_npus:
-        return hosts_of(layout, cluster)
     engine = layout.tensor * layout.pipeline
-    if layout.data == 1 or engine > size:
-        return layout.data * ceil(engine / size)
-    return ceil(layout.data / (size // engine))
+    if layout.data == 1 or engine > npus_per_host:
+        return layout.data * ceil(engine / npus_per_host)
+    return ceil(layout.data / (npus_per_host // engine))
 
 
 def _fit(search: Search, layout: Layout, max_sequences: int) -> Fit:

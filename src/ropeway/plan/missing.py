@@ -7,7 +7,7 @@ from ropeway.engines.ascend_layouts import Case, limits
 from ropeway.models import precision_named
 from ropeway.models.phrases import count, phrase
 from ropeway.plan.candidate import Rejected
-from ropeway.plan.fit import Fit, Search, fit_layout, hosts_needed
+from ropeway.plan.fit import Fit, Search, fit_layout, search_of
 from ropeway.plan.layout import working
 from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.model import Layout
@@ -76,7 +76,7 @@ def _quantised(search: Search) -> Iterator[str]:
         bits = [(getattr(precision, name), getattr(now, name)) for name in ("dense", "routed")]
         if all(new >= old for new, old in bits):
             continue
-        if fit := _smallest(replace(search, request=replace(request, precision=precision))):
+        if fit := _smallest(search_of(replace(request, precision=precision))):
             yield phrase(
                 "with {scheme} weights {layout} would fit on this cluster, with {n:,} sequences of "
                 "that context in each DP rank",
@@ -98,11 +98,12 @@ def _more_hosts(search: Search) -> Iterator[str]:
             return
         hosts = tuple(RemoteHost(address=f"host{at}", npus=size) for at in range(number))
         larger = Cluster(hosts=hosts)
-        if fit := _smallest(replace(search, request=replace(request, cluster=larger))):
+        wider = search_of(replace(request, cluster=larger))
+        if fit := _smallest(wider):
             yield phrase(
                 "on {hosts:,} hosts of {size} NPUs {layout} would fit, with {n:,} sequences of "
                 "that context in each DP rank",
-                hosts=hosts_needed(fit[0], larger),
+                hosts=wider.hosts(fit[0]),
                 size=size,
                 layout=fit[0],
                 n=fit[1].memory.sequences,
@@ -118,7 +119,7 @@ def _smallest(search: Search) -> tuple[Layout, Fit] | None:
         if layout.data > 1 and not layout.expert:
             continue
         if request.chip:
-            hosts, graph = hosts_needed(layout, request.cluster), request.traits.graph
+            hosts, graph = search.hosts(layout), request.traits.graph
             case = Case(layout, request.shape, request.chip.family, hosts, graph)
             if limits(case, request.traits.version):
                 continue
