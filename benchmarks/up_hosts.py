@@ -25,7 +25,7 @@ from running import conditions
 
 from ropeway.cli.call import Call
 from ropeway.cli.main import exit_code
-from ropeway.launch.life import look, take_down
+from ropeway.launch.life import service_state, take_down
 from ropeway.sim.launching import Rehearsal, rehearsal_spec
 from ropeway.sim.machine import parse_fleet, sound_fleet
 from ropeway.sim.virtual_engine import Pace
@@ -79,12 +79,12 @@ def up(count: int, pace: Pace, *, replicas: bool) -> tuple[float, int, float]:
         os.chdir("/")
     if code:
         sys.exit(f"up on {count} hosts: exit code {code}")
-    commands = len(virtual.seen)
+    commands = len(virtual.commands)
     with virtual.connected(spec.cluster) as every:
         hosts = {host.name: host for host in every}
-        state = look(hosts, "docker", spec.name)
+        state = service_state(hosts, "docker", spec.name)
         assert take_down(hosts, "docker", spec.name, state) == count + replicas
-    assert virtual.left() == ()
+    assert virtual.remains() == ()
     return took, commands, cpu
 
 

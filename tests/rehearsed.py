@@ -10,14 +10,15 @@ import pytest
 
 from ropeway.cli.call import Call
 from ropeway.cli.main import exit_code
+from ropeway.sim.clock import JumpingClock
 from ropeway.sim.faults import inject
-from ropeway.sim.launching import Rehearsal, Seen, rehearsal_spec
+from ropeway.sim.launching import Rehearsal, rehearsal_spec
 from ropeway.sim.machine import Fleet, Trouble, parse_fleet, sound_fleet
 from ropeway.sim.virtual_engine import Pace
 from ropeway.spec.model import Serve, Spec, dump_spec
 
-# A `sleep` of a script takes a hundredth of its time; nothing else takes any.
-QUICK = Pace(sleeps=0.01)
+# By a clock that jumps; nothing but the `sleep` of scripts takes any time.
+QUICK = Pace()
 
 
 class Cluster:
@@ -27,7 +28,7 @@ class Cluster:
         self.folder = folder
         self.fleet = fleet
         self.spec = rehearsal_spec(sound_fleet(len(fleet.machines), 8, fleet.machines[0].kind))
-        self.virtual = Rehearsal(fleet, QUICK)
+        self.virtual = Rehearsal(fleet, QUICK, clock=JumpingClock())
         self.out = self.err = ""
         self._capsys = capsys
 
@@ -43,15 +44,15 @@ class Cluster:
 
     def pace(self, **changes: float) -> None:
         """Change how long things take. Before anything runs."""
-        self.virtual = Rehearsal(self.fleet, replace(QUICK, **changes))
+        self.virtual = Rehearsal(self.fleet, replace(QUICK, **changes), clock=JumpingClock())
 
     def run(self, *args: str, spec: bool = True) -> int:
-        """The exit code of a verb; what it said is in `out` and `err` then."""
+        """Return the exit code of a verb; its outputs are in `out` and `err` then."""
         if spec and not (self.folder / "ropeway.yaml").exists():
             self.write(self.spec)
-        code = exit_code(args, call=Call(connect=self.virtual.connected))
-        said = self._capsys.readouterr()
-        self.out, self.err = said.out, said.err
+        call = Call(connect=self.virtual.connected, clock=self.virtual.clock)
+        code = exit_code(args, call=call)
+        self.out, self.err = self._capsys.readouterr()
         return code
 
     def json(self, *args: str) -> Any:
@@ -64,7 +65,7 @@ class Cluster:
         return {
             one.name: one.id
             for machine in self.fleet.machines
-            for one in self.virtual.site(machine.name).engine.every
+            for one in self.virtual.state(machine.name).engine.every
         }
 
     def logs(self) -> dict[str, str]:
@@ -75,10 +76,10 @@ class Cluster:
         }
 
     def last_audit(self, host: str = "host1") -> dict[str, str]:
-        """What was written down last on a host."""
-        text = self.virtual.site(host).files["/var/lib/ropeway/audit.log"]
-        found: dict[str, str] = json.loads(text.splitlines()[-1])
-        return found
+        """Return the last entry of a host's audit log."""
+        text = self.virtual.state(host).files["/var/lib/ropeway/audit.log"]
+        entry: dict[str, str] = json.loads(text.splitlines()[-1])
+        return entry
 
 
 def fleet_with(*faults: str, size: str = "2x8-910B4", **troubles: Trouble) -> Fleet:
@@ -103,8 +104,3 @@ def cluster(
     """A function that makes a Cluster, given a Fleet (a sound one of two hosts if not)."""
     monkeypatch.chdir(tmp_path)
     return lambda fleet=None: Cluster(tmp_path, capsys, fleet or fleet_with())
-
-
-def is_start(seen: Seen) -> bool:
-    """Whether this command starts a container of a service."""
-    return seen.argv[1:3] == ("run", "--detach")

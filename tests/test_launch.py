@@ -12,9 +12,9 @@ from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import Exit, HostError, Refused
 from ropeway.facts.local import SystemFacts
 from ropeway.hosts.base import shell_line
-from ropeway.launch.local.prepare import Place, check, complete, hosts_needed, virtual_nodes
+from ropeway.launch.local.prepare import Place, check, complete, virtual_nodes
 from ropeway.launch.local.record import as_record, from_record, scratch_of
-from ropeway.launch.local.steps import EndProcesses, RemoveFolder, dry_run, steps
+from ropeway.launch.local.steps import EndProcesses, RemoveFolder, dry_run, probe_of, steps
 from ropeway.models import read_shape
 from ropeway.spec.model import Layout, Model, Serve, local_spec
 from ropeway.units import format_bytes
@@ -106,8 +106,9 @@ def test_virtual_hosts_have_loopback_addresses_of_their_own():
     ],
 )
 def test_so_many_hosts_are_needed(layout, hosts, npus, needed):
-    nodes = virtual_nodes(local_spec(hosts=hosts, npus=npus))
-    assert hosts_needed(Layout.parse(layout), nodes) == needed
+    spec = local_spec(hosts=hosts, npus=npus)
+    found = complete(spec, Layout.parse(layout), ("/m", SHAPE), FACTS, PLACE)
+    assert len(found.nodes) == needed
 
 
 # Refusals
@@ -253,6 +254,14 @@ def test_the_dry_run_is_a_script_with_each_command_once(layout):
     assert script.startswith(f"# {layout} of smollm2-moe on {hosts}\n")
     assert 'VLLM_API_KEY="$KEY"' in script
     assert script.endswith("# ropeway down --name moe")
+
+
+def test_the_key_goes_by_its_variable_only(monkeypatch):
+    monkeypatch.setenv("MY_KEY", "s3cr3t")
+    found = plan(api_key_env="MY_KEY")
+    for command in (probe_of(found), *(step.command for step in steps(found))):
+        assert "s3cr3t" not in repr(command)
+    assert probe_of(found).secrets == {"VLLM_API_KEY": "MY_KEY"}
 
 
 # The record

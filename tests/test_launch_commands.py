@@ -13,14 +13,15 @@ from ropeway.errors import LayoutError, Refused
 from ropeway.facts.ascend.driver import USUAL
 from ropeway.facts.host import HostFacts, Nic, Npu
 from ropeway.launch import docker
+from ropeway.launch.author import Author
 from ropeway.launch.changes import changes, differences
 from ropeway.launch.complete import Known, complete
-from ropeway.launch.containers import containers, files, hashes, mount_of
 from ropeway.launch.docker import Mount, mount_option
 from ropeway.launch.dry_run import dry_run
 from ropeway.launch.image import derive_argvs, derived_name, image_name, mirrored
-from ropeway.launch.labels import Author, found_in, labels_of
+from ropeway.launch.labels import labels_of, read_containers
 from ropeway.launch.placement import place
+from ropeway.launch.rollout import Rollout, mount_of
 from ropeway.launch.service import Service
 from ropeway.models.known import known
 from ropeway.spec.cluster import Runtime
@@ -126,7 +127,7 @@ def test_each_host_gets_only_its_npus_and_the_paths_that_are_there():
         )
         for name in ("192.168.0.147", "192.168.0.35")
     }  # fmt: skip
-    (one,) = containers(service_of(spec, facts))
+    (one,) = Rollout(service_of(spec, facts)).containers
     assert one.devices == (
         *(f"/dev/davinci{number}" for number in range(4)),
         "/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc",
@@ -189,14 +190,14 @@ def test_pipeline_with_experts_on_the_blogs_version_is_refused_with_the_version_
 def test_replicas_share_one_endpoint_and_need_a_key_between_hosts():
     with pytest.raises(Refused, match="without a key"):
         service_of(spec_of(layout="TP8", replicas=2))
-    service = service_of(spec_of(layout="TP8", replicas=2, api_key_env="KEY"))
-    roles = [(one.role, one.host, one.name) for one in containers(service)]
+    rollout = Rollout(service_of(spec_of(layout="TP8", replicas=2, api_key_env="KEY")))
+    roles = [(one.role, one.host, one.name) for one in rollout.containers]
     assert roles == [
         ("head", "192.168.0.147", "ropeway-qwen3-vl-0-0"),
         ("head", "192.168.0.35", "ropeway-qwen3-vl-1-0"),
         ("router", "192.168.0.147", "ropeway-qwen3-vl-router"),
     ]
-    config = next(file for file in files(service) if file.path.endswith("router.json"))
+    config = next(file for file in rollout.files if file.path.endswith("router.json"))
     assert json.loads(config.content) == {
         "listen": {"host": "127.0.0.1", "port": 8000},
         "model": "qwen3-vl",
@@ -206,14 +207,15 @@ def test_replicas_share_one_endpoint_and_need_a_key_between_hosts():
         ],
         "key_env": "VLLM_API_KEY",
     }
-    router = containers(service)[-1]
+    router = rollout.containers[-1]
     assert router.devices == () and len(router.mounts) == 1
 
 
 def test_labels_tell_the_whole_service_and_no_secret():
     service = service_of(spec_of(layout="TP8xPP2", api_key_env="KEY"))
-    (head, _) = containers(service)
-    labels = labels_of(service, head, ME, "hash", "/var/lib/ropeway/qwen3-vl")
+    rollout = Rollout(service)
+    (head, _) = rollout.containers
+    labels = labels_of(rollout, head, ME)
     printed = json.dumps(
         [
             {
@@ -223,7 +225,7 @@ def test_labels_tell_the_whole_service_and_no_secret():
             }
         ]
     )  # fmt: skip
-    (found,) = found_in(printed, "192.168.0.147")
+    (found,) = read_containers(printed, "192.168.0.147")
     assert found.spec == service.spec
     assert (found.service, found.role, found.author) == ("qwen3-vl", "head", ME)
     assert (found.devices, found.restarts) == (tuple(range(8)), 2)
@@ -231,26 +233,26 @@ def test_labels_tell_the_whole_service_and_no_secret():
 
 
 def running(service: Service) -> str:
-    content = hashes(service)
+    rollout = Rollout(service)
     return json.dumps(
         [
             {
                 "Id": one.name, "Name": f"/{one.name}", "State": {"Status": "running"},
-                "Config": {"Labels": labels_of(service, one, ME, content[one.name], "/x")},
+                "Config": {"Labels": labels_of(rollout, one, ME)},
             }
-            for one in containers(service)
+            for one in rollout.containers
         ]
     )  # fmt: skip
 
 
 def test_the_same_spec_again_changes_nothing_and_another_replaces_whole_replicas():
     before = service_of(spec_of(layout="TP8", replicas=2, api_key_env="KEY"))
-    found = found_in(running(before), "h")
-    same = changes(before, found)
+    found = read_containers(running(before), "h")
+    same = changes(Rollout(before), found)
     assert (same.start, same.remove) == (frozenset(), frozenset())
 
     spec = spec_of(layout="TP8", replicas=2, api_key_env="KEY", max_sequences=64)
-    after = changes(service_of(spec), found)
+    after = changes(Rollout(service_of(spec)), found)
     assert after.keep == {"ropeway-qwen3-vl-router"}
     assert after.start == after.remove == {"ropeway-qwen3-vl-0-0", "ropeway-qwen3-vl-1-0"}
     assert list(map(str, differences(before.spec, spec))) == ["serve.max_sequences: not set → 64"]
@@ -258,8 +260,8 @@ def test_the_same_spec_again_changes_nothing_and_another_replaces_whole_replicas
 
 def test_one_rank_that_differs_replaces_its_whole_replica():
     service = service_of(spec_of(layout="TP8xPP2"))
-    head, worker = found_in(running(service), "h")
-    gone = changes(service, [head])
+    head, worker = read_containers(running(service), "h")
+    gone = changes(Rollout(service), [head])
     assert gone.start == {head.name, worker.name}
     assert gone.remove == {head.name}
 
@@ -307,7 +309,8 @@ def test_a_mount_is_read_as_docker_reads_it():
 
 
 def test_the_dry_run_is_a_script_that_bash_reads_and_says_what_it_assumed():
-    text = dry_run(service_of(spec_of(layout="TP8xPP2", api_key_env="KEY")), "base", ME)
+    service = service_of(spec_of(layout="TP8xPP2", api_key_env="KEY"))
+    text = dry_run(Rollout(service), "base", ME)
     assert "# assumed: 192.168.0.147: reached by others at 192.168.0.147" in text
     assert '"${KEY:?}"' in text
     lines = shlex.split(text, comments=True)

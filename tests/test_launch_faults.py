@@ -1,22 +1,23 @@
 """What goes wrong while a service starts: the error says what and where, and nothing is left."""
 
-import random
 import shlex
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from rehearsed import Cluster, Make, cluster, fleet_with, is_start  # noqa: F401
+from rehearsed import Cluster, Make, cluster, fleet_with  # noqa: F401
+from ropeway.hosts.child import sleep_cancellable
 from ropeway.sim.faults import LAUNCH_FAULTS
-from ropeway.sim.launching import Rehearsal, Seen
+from ropeway.sim.launching import IssuedCommand, Rehearsal
 from ropeway.sim.machine import Fleet, Machine, Trouble
 from ropeway.spec.cluster import Cluster as Hosts
 from ropeway.spec.cluster import RemoteHost
 
 HOSTS = ("host1", "host2")
-LAST = 15  # commands that a start takes on a worker's host; the audit follows
+LAST = 8  # commands that a start takes on a worker's host; the audit follows
 
 
 def changed(fleet: Fleet, index: int, **changes: object) -> Fleet:
@@ -46,13 +47,13 @@ REFUSALS = {
         "is not whole on every host", "model-00016-of-00016.safetensors", "ropeway model push",
     ),
     "container-holds:host2": (
-        "NPUs that are asked for belong to somebody else", "container `old-vllm`", "docker stop",
+        "NPUs that the spec names are in use", "container `old-vllm`", "docker stop",
     ),
     "container-privileged:host2": (
         "NPUs that are asked for belong to somebody else", "container `old-vllm`", "docker stop",
     ),
     "npu-busy:host2:5": (
-        "NPUs that are asked for belong to somebody else", "VLLMEngineCor", "devices",
+        "NPUs that the spec names are in use", "VLLMEngineCor", "devices",
     ),
     "card-dropped:host2": ("host2 has 7 NPUs", "/dev/davinci7", "npu-smi info"),
     "card-alarm:host2": ("not healthy", "/dev/davinci3: Alarm", "ropeway doctor"),
@@ -68,8 +69,8 @@ def test_what_is_in_the_way_is_told_and_nothing_is_started(fault: str, cluster: 
     assert two.run("up") == 2
     for words in REFUSALS[fault]:
         assert words in told(two)
-    assert not any(map(is_start, two.virtual.seen))
-    assert two.virtual.left() == ()
+    assert not any(command.starts_containers for command in two.virtual.commands)
+    assert two.virtual.remains() == ()
 
 
 def test_room_for_the_image_is_asked_only_of_who_lacks_it(cluster: Make):  # noqa: F811
@@ -86,7 +87,7 @@ def test_a_model_that_differs_is_told(cluster: Make):  # noqa: F811
     assert two.run("up") == 2
     assert "host2" in told(two)
     assert "/data/model" in told(two)
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
 
 
 def test_an_interface_named_wrongly_is_refused_with_those_there_are(cluster: Make):  # noqa: F811
@@ -96,7 +97,7 @@ def test_an_interface_named_wrongly_is_refused_with_those_there_are(cluster: Mak
     assert two.run("up") == 2
     assert "`eth9` does not exist on host1" in told(two)
     assert "enp189s0f0: 192.168.0.1" in told(two)
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
 
 
 def test_an_image_that_may_not_be_pulled_is_refused(cluster: Make):  # noqa: F811
@@ -106,7 +107,7 @@ def test_an_image_that_may_not_be_pulled_is_refused(cluster: Make):  # noqa: F81
     assert two.run("up") == 2
     assert "host2 does not have the image" in told(two)
     assert f"docker pull {runtime.image}" in told(two)
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
 
 
 def test_a_missing_image_is_pulled_from_the_mirror(cluster: Make):  # noqa: F811
@@ -114,9 +115,9 @@ def test_a_missing_image_is_pulled_from_the_mirror(cluster: Make):  # noqa: F811
     runtime = two.spec.runtime.model_copy(update={"mirror": "mirror.example.org/hub"})
     two.write(two.spec.model_copy(update={"runtime": runtime}))
     assert two.run("up") == 0
-    pulled = [one for one in two.virtual.seen if one.argv[1] == "pull"]
+    pulled = [one for one in two.virtual.commands if one.argv[1] == "pull"]
     wanted = "mirror.example.org/hub/ascend/vllm-ascend:v0.23.0"
-    assert pulled == [Seen("host2", ("docker", "pull", wanted))]
+    assert pulled == [IssuedCommand("host2", ("docker", "pull", wanted))]
     assert "4 of 4 layers" in two.err
 
 
@@ -141,7 +142,7 @@ def test_a_start_that_fails_leaves_nothing(fault: str, where: str, words: str, c
     assert two.run("up") == 1
     assert words in told(two)
     assert f"  at {where}" in told(two) or f"{where}-" in told(two)
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
     assert two.run("status") == 1
 
 
@@ -170,7 +171,7 @@ def test_a_worker_that_ends_is_told_of(cluster: Make):  # noqa: F811
     assert "the worker on host2 ended while the engine was starting" in told(two)
     assert "ropeway-rehearsal-0-1: exited, exit code 1" in told(two)
     assert "a line of no meaning" in told(two)
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
 
 
 @pytest.mark.parametrize("begin", [0.0, 1.2], ids=["the head gives up", "we give up"])
@@ -182,7 +183,7 @@ def test_a_host_that_never_joins_ray_is_named(begin: float, cluster: Make):  # n
     assert two.run("up") == 1
     assert "host3 (192.168.0.3) has not joined Ray" in told(two)
     assert "host2 (" not in told(two)
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
 
 
 def test_an_engine_that_is_never_ready_is_given_up(cluster: Make):  # noqa: F811
@@ -192,7 +193,7 @@ def test_an_engine_that_is_never_ready_is_given_up(cluster: Make):  # noqa: F811
     assert two.run("up") == 1
     assert "the engine was not ready within 1 s" in told(two)
     assert "serve.start_timeout" in told(two)
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
 
 
 def test_a_disk_without_a_byte_is_told_at_the_lock(cluster: Make):  # noqa: F811
@@ -200,7 +201,7 @@ def test_a_disk_without_a_byte_is_told_at_the_lock(cluster: Make):  # noqa: F811
     assert two.run("up") == 1
     assert "cannot lock the host" in told(two)
     assert "No space left on device" in told(two)
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
 
 
 # SSH that drops, at every command.
@@ -212,7 +213,7 @@ def finish(virtual: Rehearsal, error: str) -> None:
         words = shlex.split(line) if line.strip().startswith("ssh ") else []
         if words:
             host = virtual.connect(words[-2].partition("@")[2] or words[-2])
-            host.site.machine = replace(host.site.machine, trouble=Trouble())
+            host.state.machine = replace(host.state.machine, trouble=Trouble())
             for command in words[-1].split("; "):
                 assert host.run(tuple(shlex.split(command))).ok
 
@@ -224,10 +225,10 @@ def test_ssh_that_drops_for_good(commands: int, cluster: Make):  # noqa: F811
     assert two.run("up") == 1
     assert "host2" in told(two)
     assert "broke off" in told(two)
-    left = two.virtual.left()
+    left = two.virtual.remains()
     assert all(line.startswith("host2: ") for line in left)
     finish(two.virtual, told(two))
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
 
 
 @pytest.mark.parametrize("commands", range(1, LAST))
@@ -235,12 +236,12 @@ def test_ssh_that_drops_for_a_moment(commands: int, cluster: Make):  # noqa: F81
     """The undoing reaches the host again, and there is nothing to finish."""
     two = cluster(fleet_with(host2=Trouble(drops_after=commands, drops_for=1)))
     assert two.run("up") == 1
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
 
 
 def test_the_command_that_finishes_it_logs_in_as_the_spec_says(cluster: Make):  # noqa: F811
     """And the reason of the start's failure is not lost behind that of the undoing's."""
-    two = cluster(fleet_with(host2=Trouble(drops_after=11)))
+    two = cluster(fleet_with(host2=Trouble(drops_after=6)))
     hosts = (
         RemoteHost(address="host1", npus=8),
         RemoteHost(address="host2", npus=8, user="ops", port=2222),
@@ -260,105 +261,98 @@ def test_a_failed_replacement_leaves_what_was_not_replaced(cluster: Make, monkey
     two.serve(layout="TP8", replicas=2, backend=None, api_key_env="MY_KEY", start_timeout=5)
     assert two.run("up") == 0, two.err
     before = two.containers()
-    site = two.virtual.site("host2")
+    site = two.virtual.state("host2")
     site.engine.machine = replace(site.machine, trouble=Trouble(fails=("a line of no meaning",)))
     two.virtual.connect("host2").run(("docker", "rm", "--force", "ropeway-rehearsal-1-0"))
     assert two.run("up", "--yes") == 1
     assert two.containers() == {
         name: one for name, one in before.items() if name != "ropeway-rehearsal-1-0"
     }
-    assert "ropeway-rehearsal-0-0.sh" in str(two.virtual.site("host1").files.keys())
+    assert "ropeway-rehearsal-0-0.sh" in str(two.virtual.state("host1").files.keys())
 
 
 # Ctrl-C.
 
 
-def ctrl_c() -> None:
-    """A moment from now, to the thread that waits for the others, as a terminal's reaches it."""
+def interrupt() -> None:
+    """Do what Ctrl-C does while the thread that calls this carries out a command on a host.
+
+    The main thread waits for it, is interrupted, and cancels the command.
+    """
     main = threading.main_thread().ident
     assert main is not None
-    threading.Timer(0.005, signal.pthread_kill, (main, signal.SIGINT)).start()
+    signal.pthread_kill(main, signal.SIGINT)
+    sleep_cancellable(60)
+    raise AssertionError("the command was not cancelled")
 
 
-def interrupted_at(two: Cluster, number: int, fired: list[Seen]) -> None:
-    """Send ourselves what Ctrl-C sends, when this many commands have been given."""
+def interrupt_at(two: Cluster, condition: Callable[[IssuedCommand], bool]) -> list[IssuedCommand]:
+    """Interrupt at the first command that meets a condition; it is in the list then."""
+    fired: list[IssuedCommand] = []
+    lock = threading.Lock()
 
-    def count(seen: Seen) -> None:
-        if len(two.virtual.seen) == number:
-            fired.append(seen)
-            ctrl_c()
+    def on_command(command: IssuedCommand) -> None:
+        with lock:
+            now = not fired and condition(command)
+            if now:
+                fired.append(command)
+        if now:
+            interrupt()
 
-    two.virtual.on_command = count
+    two.virtual.on_command = on_command
+    return fired
 
 
-MOMENTS = random.Random(5).sample(range(1, 44), 10)
-
-
-@pytest.mark.parametrize("number", MOMENTS)
-def test_ctrl_c_at_any_moment_leaves_nothing(number: int, cluster: Make):  # noqa: F811
-    """With a package to install, with latency, and with daemons that start what they were asked
-    for though the client has gone."""
-    two = cluster(fleet_with("image-missing:host2"))
-    two.pace(latency=0.02, pull=0.1, begin=0.1, start=1.6, sleeps=0.25)
+def pip(two: Cluster) -> None:
+    """Have a package installed into the image."""
     runtime = two.spec.runtime.model_copy(update={"pip": ("transformers==5.5.4",)})
     two.write(two.spec.model_copy(update={"runtime": runtime}))
-    fired: list[Seen] = []
-    interrupted_at(two, number, fired)
+
+
+COMMANDS = 36  # of a start on two hosts, one of which pulls the image, with a package to install
+
+
+@pytest.mark.parametrize("number", range(1, COMMANDS + 1))
+def test_ctrl_c_at_any_moment_leaves_nothing(number: int, cluster: Make):  # noqa: F811
+    """With daemons that start what they were asked for though the client has gone."""
+    two = cluster(fleet_with("image-missing:host2"))
+    two.pace(begin=0.1, start=1.6)
+    pip(two)
+    fired = interrupt_at(two, lambda _: len(two.virtual.commands) >= number)
     assert two.run("up") == 130
     assert fired, "the run was over before"
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
 
 
-def test_ctrl_c_while_a_package_is_installed(cluster: Make):  # noqa: F811
-    two = cluster()
-    two.pace(pull=2.0, sleeps=0.01)
-    runtime = two.spec.runtime.model_copy(update={"pip": ("transformers==5.5.4",)})
-    two.write(two.spec.model_copy(update={"runtime": runtime}))
-    fired: list[Seen] = []
-
-    def at_the_build(seen: Seen) -> None:
-        if not fired and "pip" in seen.argv:
-            fired.append(seen)
-            ctrl_c()
-
-    two.virtual.on_command = at_the_build
-    assert two.run("up") == 130
-    assert fired
-    assert two.virtual.left() == ()
+def test_no_moment_is_left_out(cluster: Make):  # noqa: F811
+    two = cluster(fleet_with("image-missing:host2"))
+    two.pace(begin=0.1, start=1.6)
+    pip(two)
+    assert two.run("up") == 0
+    assert len(two.virtual.commands) == COMMANDS
 
 
 def test_ctrl_c_when_it_is_up_already_still_means_no(cluster: Make):  # noqa: F811
     """While it is written down that it is done."""
     two = cluster()
-    fired: list[Seen] = []
-
-    def at_the_end(seen: Seen) -> None:
-        if not fired and '"outcome": "done"' in seen.argv[-1]:
-            fired.append(seen)
-            two.virtual.pace = replace(two.virtual.pace, latency=0.2)
-            ctrl_c()
-
-    two.virtual.on_command = at_the_end
+    fired = interrupt_at(two, lambda command: '"outcome": "done"' in command.argv[-1])
     assert two.run("up") == 130
     assert fired
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
 
 
-def test_what_a_daemon_starts_after_ctrl_c_is_found(cluster: Make):  # noqa: F811
+def test_what_a_daemon_starts_after_ctrl_c_is_removed(cluster: Make):  # noqa: F811
     """`undo` looks again."""
     two = cluster()
-    two.pace(sleeps=0.5)
-    fired: list[Seen] = []
     late: list[object] = []
+    interrupt_at(two, lambda command: command.starts_containers)
+    interrupted = two.virtual.on_command
 
-    def at_the_start(seen: Seen) -> None:
-        late.extend(one for host in HOSTS for one in two.virtual.site(host).late)
-        two.virtual.pace = replace(two.virtual.pace, latency=0.6 if is_start(seen) else 0.0)
-        if not fired and is_start(seen):
-            fired.append(seen)
-            ctrl_c()
+    def on_command(command: IssuedCommand) -> None:
+        late.extend(one for host in HOSTS for one in two.virtual.state(host).late)
+        interrupted(command)
 
-    two.virtual.on_command = at_the_start
+    two.virtual.on_command = on_command
     assert two.run("up") == 130
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
     assert late, "no daemon was late: the test shows nothing"

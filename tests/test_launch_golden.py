@@ -16,10 +16,11 @@ from ropeway.engines.ascend_releases import release_of
 from ropeway.engines.base import Node, Replica
 from ropeway.errors import RopewayError
 from ropeway.hosts.base import Command, shell_line
+from ropeway.launch.author import Author
 from ropeway.launch.complete import Known, complete
 from ropeway.launch.dry_run import EVERY_HOST, dry_run
 from ropeway.launch.image import image_name
-from ropeway.launch.labels import Author
+from ropeway.launch.rollout import Rollout
 from ropeway.launch.service import Service
 from ropeway.models.known import known
 from ropeway.spec.model import parse_spec
@@ -93,8 +94,8 @@ def of_node(replica: Replica, node: Node) -> Iterator[str]:
 
 def script(release: str, layout: str) -> str:
     """The whole script, without the programs at its end, which are the same for all."""
-    rollout = service(release, layout, "Qwen3-30B-A3B", None)
-    return dry_run(rollout, rollout.image, AUTHOR).partition(EVERY_HOST)[0].rstrip() + "\n"
+    rollout = Rollout(service(release, layout, "Qwen3-30B-A3B", None))
+    return dry_run(rollout, rollout.service.image, AUTHOR).partition(EVERY_HOST)[0].rstrip() + "\n"
 
 
 def agreed(name: str, text: str) -> str:
@@ -122,11 +123,13 @@ def test_the_scripts_run_the_commands_and_set_the_variables() -> None:
     for release in RELEASES:
         for layout, model, quantisation in LAYOUTS:
             try:
-                rollout = service(release, layout, model, quantisation)
+                rollout = Rollout(service(release, layout, model, quantisation))
             except RopewayError:
                 continue
-            text = " ".join(dry_run(rollout, rollout.image, AUTHOR).replace("\\\n", " ").split())
-            (replica,) = rollout.replicas
+            text = " ".join(
+                dry_run(rollout, rollout.service.image, AUTHOR).replace("\\\n", " ").split()
+            )
+            (replica,) = rollout.service.replicas
             for row in (row for node in replica.nodes for row in of_node(replica, node)):
                 host, _, command = row.partition(": ")
                 if command.startswith(("ray start", "vllm serve")):

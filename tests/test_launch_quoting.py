@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from ropeway.hosts.base import shell_file
 from ropeway.hosts.ssh import SshHost
 from ropeway.launch import docker
-from ropeway.launch.containers import containers, files, hashes
 from ropeway.launch.dry_run import dry_run
-from ropeway.launch.labels import ask_argv, found_in, labels_of
+from ropeway.launch.labels import labels_of, list_argv, read_containers
+from ropeway.launch.rollout import Rollout
 from ropeway.launch.scripts import FOLDER
 from ropeway.launch.service import Service
 from ropeway.spec.model import Spec
@@ -120,15 +120,13 @@ def in_folder(service: Service, folder: Path) -> Service:
 @example(WORST.replace("\n", " "), "".join(WORST.split()).lstrip("-"), WORST)
 def test_the_printed_script_hands_on_each_word_as_it_is(bench, path, name, value):
     service = in_folder(service_of(nasty_spec(path, name, value)), bench.folder)
-    bench.run(dry_run(service, "base", ME))
+    rollout = Rollout(service)
+    bench.run(dry_run(rollout, "base", ME))
     runs = [call for call in bench.heard("docker") if call[:2] == ("run", "--detach")]
-    content = hashes(service)
-    wanted = []
-    for one in containers(service):
-        folder = str(bench.folder / one.host / service.name)
-        labels = labels_of(service, one, ME, content[one.name], folder)
-        wanted.append(docker.run_argv("docker", one, labels)[1:])
-    assert runs == wanted
+    assert runs == [
+        docker.run_argv("docker", one, labels_of(rollout, one, ME))[1:]
+        for one in rollout.containers
+    ]
     assert not bench.is_owned()
 
 
@@ -137,7 +135,7 @@ def test_the_printed_script_hands_on_each_word_as_it_is(bench, path, name, value
 @example(WORST.replace("\n", " "), "".join(WORST.split()).lstrip("-"), WORST)
 def test_the_script_of_a_container_hands_on_each_word_as_it_is(bench, path, name, value):
     service = service_of(nasty_spec(path, name, value))
-    head = next(file for file in files(service) if file.path.endswith("-0-0.sh"))
+    head = next(file for file in Rollout(service).files if file.path.endswith("-0-0.sh"))
     script = head.content.decode().replace(f". {FOLDER}", f"true {FOLDER}")
     bench.run(script)
     (serve,) = bench.heard("vllm")
@@ -158,7 +156,7 @@ def test_a_file_in_a_printed_script_is_written_as_it_is(bench, text):
 
 def test_a_secret_with_anything_in_it_reaches_the_engine_and_no_argv(bench):
     service = in_folder(service_of(nasty_spec("m", "m", "v")), bench.folder)
-    bench.run(dry_run(service, "base", ME))
+    bench.run(dry_run(Rollout(service), "base", ME))
     assert WORST not in "".join(word for call in bench.heard("docker") for word in call)
     secrets = bench.folder / service.sites[0].name / service.name / "ropeway-qwen3-vl-0-0.secrets"
     assert secrets.stat().st_mode & 0o777 == 0o600
@@ -182,9 +180,9 @@ def host(tmp_path_factory) -> Iterator[SshHost]:
 @given(PATHS, NAMES, NASTY)
 @example(WORST.replace("\n", " "), "".join(WORST.split()).lstrip("-"), WORST)
 def test_a_run_over_ssh_hands_on_each_word_as_it_is(host, bench, path, name, value):
-    service = service_of(nasty_spec(path, name, value))
-    one = containers(service)[0]
-    argv = docker.run_argv("docker", one, labels_of(service, one, ME, "hash", "/x"))
+    rollout = Rollout(service_of(nasty_spec(path, name, value)))
+    one = rollout.containers[0]
+    argv = docker.run_argv("docker", one, labels_of(rollout, one, ME))
     bench.forget()
     env = bench.environment()
     host.run(("env", f"PATH={env['PATH']}", f"RECORDED={env['RECORDED']}", *argv))
@@ -195,14 +193,14 @@ def test_a_run_over_ssh_hands_on_each_word_as_it_is(host, bench, path, name, val
 @pytest.mark.slow
 def test_labels_come_back_as_they_were_put(host, tmp_path):
     service = service_of(nasty_spec(WORST.replace("\n", " "), "m", WORST))
-    one = containers(service)[0]
-    labels = labels_of(service, one, ME, "hash", "/x")
+    rollout = Rollout(service)
+    labels = labels_of(rollout, rollout.containers[0], ME)
     answer = [{"Id": "1", "Name": "n", "State": {"Status": "running"},
                "Config": {"Labels": labels}}]  # fmt: skip
     (tmp_path / "answer").write_text(json.dumps(answer))
     engine = tmp_path / "docker"
     engine.write_text(f'#!/bin/sh\ncase $1 in ps) echo 1;; *) cat "{tmp_path}/answer";; esac\n')
     engine.chmod(0o755)
-    result = host.run(("env", f"PATH={tmp_path}:{os.environ['PATH']}", *ask_argv("docker")))
-    (found,) = found_in(result.check("it asks", where="npu0").stdout, "npu0")
+    result = host.run(("env", f"PATH={tmp_path}:{os.environ['PATH']}", *list_argv("docker")))
+    (found,) = read_containers(result.check("it asks", where="npu0").stdout, "npu0")
     assert found.spec == service.spec

@@ -153,7 +153,7 @@ def test_an_engine_that_wants_a_key_is_asked_with_it(plan, monkeypatch):
     start(plan, HOSTS, lambda _: None)
     assert "s3cr3t" not in "".join(process.title for process in running(plan.service))
     monkeypatch.setenv("MY_KEY", "wrong")
-    assert not run_command(LocalHost(), probe_of(plan).command(plan.python)).ok
+    assert not run_command(LocalHost(), probe_of(plan)).ok
 
 
 def test_a_second_start_is_refused_and_harms_nothing(plan):
@@ -164,7 +164,7 @@ def test_a_second_start_is_refused_and_harms_nothing(plan):
     assert f"pid {before[0].pid}" in caught.value.evidence[0]
     after = running(plan.service)
     assert [process.pid for process in after] == [process.pid for process in before]
-    assert run_command(LocalHost(), probe_of(plan).command(plan.python)).stdout == "1\n"
+    assert run_command(LocalHost(), probe_of(plan)).ok
 
 
 def test_a_start_beside_another_that_has_the_name_already_is_refused_and_harms_nothing(plan):
@@ -215,7 +215,7 @@ def test_a_step_that_fails_is_undone(plan, tmp_path):
 # Starts the deployment given on stdin, as `ropeway up` would, and says what it is doing.
 CALLER = """
 import sys
-from ropeway.cli.bringup import interruptible
+from ropeway.hosts.interrupts import interruptible
 from ropeway.launch.local.record import from_record
 from ropeway.launch.local.run import start
 from test_lifecycle import HOSTS, failing

@@ -12,10 +12,10 @@ from ropeway.facts.questions import DOCKER_ROOT, PODMAN_ROOT, questions
 from ropeway.facts.script import Answer
 from ropeway.launch import docker
 from ropeway.launch.checks import check_hosts
-from ropeway.launch.containers import containers
 from ropeway.launch.docker import in_utc
 from ropeway.launch.dry_run import dry_run
-from ropeway.launch.life import line_of
+from ropeway.launch.logs import line_of
+from ropeway.launch.rollout import Rollout
 from ropeway.launch.service import Service
 from test_launch_commands import ME, service_of, spec_of
 
@@ -27,15 +27,15 @@ def service(command: str, *, restart: bool = True) -> Service:
 
 
 def test_podman_is_told_to_restart_at_the_start_and_docker_afterwards():
-    one = containers(service("docker"))[0]
+    one = Rollout(service("docker")).containers[0]
     assert "--restart" not in docker.run_argv("docker", one, {}, restart=True)
     assert "--restart" not in docker.run_argv("podman", one, {})
     argv = docker.run_argv("podman", one, {}, restart=True)
     assert argv[argv.index("--restart") + 1] == "always"
-    scripts = {name: dry_run(service(name), "base", ME) for name in ("docker", "podman")}
+    scripts = {name: dry_run(Rollout(service(name)), "base", ME) for name in ("docker", "podman")}
     assert [text.count("update --restart") for text in scripts.values()] == [2, 0]
     assert [text.count("--restart always") for text in scripts.values()] == [0, 2]
-    assert "--restart" not in dry_run(service("podman", restart=False), "base", ME)
+    assert "--restart" not in dry_run(Rollout(service("podman", restart=False)), "base", ME)
 
 
 def test_what_podman_needs_after_a_reboot_is_said():
@@ -93,10 +93,10 @@ def test_an_image_without_a_registry_has_its_own_name_too():
 
 def test_podman_that_answers_to_docker_is_refused_by_name():
     first = replace(recorded(), name="192.168.0.147", disk_free_bytes=None)
-    check_hosts(service("podman"), {first.name: first})
+    check_hosts(Rollout(service("podman")), {first.name: first})
     with pytest.raises(Refused, match="another container engine answers to `docker`") as caught:
-        check_hosts(service("docker"), {first.name: first})
+        check_hosts(Rollout(service("docker")), {first.name: first})
     assert caught.value.evidence == ("192.168.0.147: `docker` is podman 4.3.1",)
     with pytest.raises(Refused, match="`podman` cannot be used"):
         gone = replace(first, docker=facts_from("h", "a", Answers([])).docker)
-        check_hosts(service("podman"), {first.name: gone})
+        check_hosts(Rollout(service("podman")), {first.name: gone})

@@ -2,18 +2,20 @@
 
 import json
 import threading
-import time
 import zipfile
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
-from rehearsed import QUICK, Cluster, Make, cluster, fleet_with, is_start  # noqa: F401
+from rehearsed import QUICK, Cluster, Make, cluster, fleet_with  # noqa: F401
 from ropeway.cli.main import exit_code
 from ropeway.errors import ConnectionLost, Refused
-from ropeway.launch.labels import Author
+from ropeway.launch.author import Author
 from ropeway.launch.lock import LOCK, locked
-from ropeway.sim.launching import Rehearsal, Seen, rehearsal_spec
+from ropeway.sim.launching import IssuedCommand, Rehearsal, rehearsal_spec
 from ropeway.sim.machine import Trouble
+from waiting import wait_for
 
 
 def test_up_status_logs_exec_restart_down(cluster: Make):  # noqa: F811
@@ -42,7 +44,7 @@ def test_up_status_logs_exec_restart_down(cluster: Make):  # noqa: F811
     assert two.run("restart") == 0
     assert two.containers() == before
     assert two.run("down") == 0
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
     assert two.run("status") == 1
 
 
@@ -56,7 +58,7 @@ def test_a_second_machine_needs_no_spec(cluster: Make):  # noqa: F811
     assert two.run("logs", "--host", "host2", "-n", "3", spec=False) == 0
     assert len(two.out.splitlines()) == 3
     assert two.run("down", "--host", "root@192.168.0.2", spec=False) == 0
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
 
 
 def test_up_again_changes_nothing_when_nothing_differs(cluster: Make):  # noqa: F811
@@ -99,11 +101,12 @@ def test_up_with_another_spec_shows_asks_and_replaces(replicas: Cluster, monkeyp
 
 def test_up_waits_for_a_router_that_it_keeps(replicas: Cluster):
     """Its replicas are new: until it has found them there is no endpoint."""
-    router = replicas.virtual.site("host1").engine.made["ropeway-rehearsal-router"]
+    router = replicas.virtual.state("host1").engine.by_name["ropeway-rehearsal-router"]
     replicas.serve(max_sequences=64)
-    router.began = time.time() + 3
+    clock = replicas.virtual.clock
+    router.began = clock.now() + 3
     assert replicas.run("up", "--yes") == 0, replicas.err
-    assert time.time() >= router.began
+    assert clock.now() >= router.began
     assert replicas.containers()[router.name] == router.id
 
 
@@ -117,16 +120,16 @@ def test_only_the_replica_that_is_gone_is_started(replicas: Cluster):
 
 
 def test_one_replica_is_restarted_alone(replicas: Cluster):
-    began = {one.name: one.began for one in replicas.virtual.site("host1").engine.every}
+    began = {one.name: one.began for one in replicas.virtual.state("host1").engine.every}
     assert replicas.run("restart", "--replica", "1") == 0
-    after = {one.name: one.began for one in replicas.virtual.site("host1").engine.every}
+    after = {one.name: one.began for one in replicas.virtual.state("host1").engine.every}
     assert began == after
 
 
 def test_what_ended_before_the_lock_was_ours_is_not_restarted(replicas: Cluster):
-    def end(seen: Seen) -> None:
-        if seen.argv[2:3] == (LOCK,) and seen.host == "host2":
-            replicas.virtual.site("host2").engine.answer(
+    def end(command: IssuedCommand) -> None:
+        if command.script == LOCK and command.host == "host2":
+            replicas.virtual.state("host2").engine.answer(
                 ("rm", "--force", "ropeway-rehearsal-1-0"), lambda _: None
             )
 
@@ -135,32 +138,44 @@ def test_what_ended_before_the_lock_was_ours_is_not_restarted(replicas: Cluster)
     assert restarted == ["ropeway-rehearsal-0-0", "ropeway-rehearsal-router"]
 
 
-def test_logs_follow_all_hosts_in_the_order_of_time(cluster: Make):  # noqa: F811
-    """Lines that are written while we follow; the engines start anew."""
+def test_logs_follow_all_hosts_in_the_order_of_time(cluster: Make, monkeypatch):  # noqa: F811
+    """Lines that are written while we follow; the head starts anew meanwhile."""
     two = cluster()
     two.pace(start=1.0)
     assert two.run("up") == 0
-    name = "ropeway-rehearsal-0-0"
-    head = two.virtual.connect("host1")
+    engines = [two.virtual.state(host).engine for host in ("host1", "host2")]
+    (head,), (worker,) = (engine.every for engine in engines)
+    sleeps: Counter[int] = Counter()
+    followers: set[int] = set()
 
-    def again() -> None:
-        time.sleep(0.4)
-        head.run(("docker", "restart", "--time", "1", name))
-        time.sleep(2.2)
-        for host in ("host1", "host2"):
-            end = ("docker", "rm", "--force", name.replace("0-0", f"0-{int(host[-1]) - 1}"))
-            two.virtual.connect(host).run(end)
+    def sleep(seconds: float, sleep: Callable[[float], None] = two.virtual.clock.sleep) -> None:
+        sleeps[threading.get_ident()] += 1
+        sleep(seconds)
 
-    thread = threading.Thread(target=again)
+    def restart_and_end() -> None:
+        # A thread has slept on the way to its host, and then once it has read the log so far.
+        wait_for(lambda: sum(sleeps[thread] > 1 for thread in followers) == 2, what="followers")
+        engines[0].answer(("restart", "--time", "1", head.name), lambda _: None)
+        wait_for(lambda: engines[0].log(head)[-1][1] == FIRST_TOKEN, what="a second token")
+        for engine, container in zip(engines, (head, worker), strict=True):
+            engine.answer(("stop", container.name), lambda _: None)
+
+    def note(command: IssuedCommand) -> None:
+        if "--follow" in command.argv:
+            followers.add(threading.get_ident())
+
+    two.virtual.on_command = note
+    monkeypatch.setattr(two.virtual.clock, "sleep", sleep)
+    thread = threading.Thread(target=restart_and_end)
     thread.start()
     assert two.run("logs", "-n", "0", "--follow") == 0
     thread.join()
-    told = [line.partition(" | ")[2] for line in two.out.splitlines()]
-    order = [told.index(line) for line in told if "ropeway: " in line]
-    assert order == sorted(order)
-    assert "ropeway: the first token is there" in told
+    texts = [line.partition(" | ")[2] for line in two.out.splitlines()]
+    joined = next(text for text in texts if text.startswith("ropeway: Ray has all hosts"))
+    assert texts.index(joined) < texts.index(FIRST_TOKEN)
 
 
+FIRST_TOKEN = "ropeway: the first token is there"
 SECRET = "s3cr3t-0f-the-endpoint"
 OTHER = "pin-9-of-the-hub"
 
@@ -181,13 +196,13 @@ def test_a_secret_is_in_files_of_mode_600_and_nowhere_else(guarded: Cluster):
     spoken = guarded.out + guarded.err
     assert SECRET not in spoken
     assert OTHER not in spoken
-    for seen in guarded.virtual.seen:
-        assert not any(SECRET in word or OTHER in word for word in seen.argv), seen.argv[:3]
+    for command in guarded.virtual.commands:
+        assert not any(SECRET in word or OTHER in word for word in command.argv), command.argv[:3]
     for name, text in guarded.logs().items():
         assert SECRET not in text, name
         assert OTHER not in text, name
     for host in ("host1", "host2"):
-        site = guarded.virtual.site(host)
+        site = guarded.virtual.state(host)
         for one in site.engine.every:
             assert SECRET not in json.dumps(dict(one.labels))
         holding = {path for path, content in site.files.items() if SECRET.encode() in content}
@@ -197,7 +212,7 @@ def test_a_secret_is_in_files_of_mode_600_and_nowhere_else(guarded: Cluster):
     guarded.json("status")
     assert SECRET not in guarded.out
     assert guarded.run("down") == 0
-    assert guarded.virtual.left() == ()
+    assert guarded.virtual.remains() == ()
 
 
 def test_a_bundle_has_everything_but_secrets(guarded: Cluster):
@@ -260,7 +275,7 @@ def test_the_lock_tells_who_and_since_when(cluster: Make):  # noqa: F811
     with locked([two.virtual.connect("host2")], li):
         assert two.run("up") == 2
     assert "li@laptop is changing what runs on this host, since 2026-11-28T03:00:00Z" in two.err
-    assert two.virtual.left() == ()
+    assert two.virtual.remains() == ()
     assert two.run("up") == 0
 
 
@@ -268,8 +283,8 @@ def test_while_up_runs_nobody_else_can(cluster: Make):  # noqa: F811
     two = cluster()
     refused: list[str] = []
 
-    def second(seen) -> None:
-        if not is_start(seen) or seen.host != "host1":
+    def second(command: IssuedCommand) -> None:
+        if not command.starts_containers or command.host != "host1":
             return
         try:
             with locked([two.virtual.connect("host1")], Author("li@laptop", "b" * 12, "now")):
@@ -287,7 +302,7 @@ def test_while_up_runs_nobody_else_can(cluster: Make):  # noqa: F811
 def test_the_lock_goes_with_its_holder():
     """A connection that breaks: the laptop died. The next one gets the lock."""
     fleet = fleet_with(host1=Trouble(drops_after=1))
-    virtual = Rehearsal(fleet, QUICK)
+    virtual = Rehearsal(fleet)
     dead, alive = virtual.connect("host1"), virtual.connect("host1")
     with locked([dead], Author("li@laptop", "a" * 12, "then")):
         with (
@@ -297,10 +312,7 @@ def test_the_lock_goes_with_its_holder():
             pass
         with pytest.raises(ConnectionLost):
             dead.run(("true",))
-        for _ in range(100):
-            if not virtual.site("host1").lock.locked():
-                break
-            time.sleep(0.02)
+        wait_for(lambda: not virtual.state("host1").lock.locked(), what="the lock is free")
         with locked([virtual.connect("host1")], Author("wang@desk", "b" * 12, "now")):
-            assert virtual.site("host1").lock.locked()
-    assert virtual.left() == ()
+            assert virtual.state("host1").lock.locked()
+    assert virtual.remains() == ()

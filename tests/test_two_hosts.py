@@ -17,7 +17,7 @@ import pytest
 
 from local_cluster import ROPEWAY, directory
 from ropeway.errors import HostError, Refused
-from ropeway.launch.images import ensure_derived, ensure_image, versions
+from ropeway.launch.images import Images
 from ropeway.sim.host_tools import fleet_of, main
 from ropeway.sim.hosts import virtual_hosts
 from ropeway.spec.cluster import Runtime
@@ -335,21 +335,22 @@ def test_packages_are_put_on_the_image_once_and_by_name(hosts):
     runtime = Runtime(pip=("ropeway-probe==1.0",), wheels="/data/wheels", pull="never")
     reach = {node.name: node.ssh for node in hosts}
     told: list[str] = []
-    ids = ensure_image(reach, runtime, IMAGE, told.append)
-    image = ensure_derived(reach, runtime, IMAGE, ids, told.append)
+    images = Images(reach, runtime)
+    ids = images.ensure(IMAGE, told.append)
+    image = images.ensure_derived(IMAGE, ids, told.append)
     assert len(told) == 2 and image != IMAGE
     for node in hosts:
         script = "import ropeway_probe; print(ropeway_probe.here)"
         assert said(node, "docker", "run", "--rm", image, "python3", "-c", script) == "yes\n"
         assert node.run("docker", "ps", "--all", "--quiet") == ""
-    assert versions(reach, runtime, image)["vllm_ascend"] == "0.23.0.post1"
+    assert images.versions(image)["vllm_ascend"] == "0.23.0.post1"
     told.clear()
-    assert ensure_derived(reach, runtime, IMAGE, ids, told.append) == image
+    assert images.ensure_derived(IMAGE, ids, told.append) == image
     assert told == [], "it is there, and is not made again"
 
     other = Runtime(pip=("no-such-package==9",), wheels="/data/wheels")
     with pytest.raises(HostError, match="cannot install no-such-package==9") as caught:
-        ensure_derived(reach, other, IMAGE, ids, told.append)
+        Images(reach, other).ensure_derived(IMAGE, ids, told.append)
     assert "No matching distribution found" in "".join(caught.value.evidence)
 
 
@@ -371,4 +372,4 @@ def write_wheel(folder: Path) -> None:
 def test_an_image_that_is_missing_and_not_to_be_fetched_is_refused(hosts):
     runtime = Runtime(pull="never")
     with pytest.raises(Refused, match="does not have the image `none:1`"):
-        ensure_image({hosts[0].name: hosts[0].ssh}, runtime, "none:1", lambda _: None)
+        Images({hosts[0].name: hosts[0].ssh}, runtime).ensure("none:1", lambda _: None)

@@ -11,7 +11,7 @@ import pytest
 from local_cluster import directory
 from ropeway.launch import docker
 from ropeway.launch.docker import Container, in_utc
-from ropeway.launch.labels import SERVICE, Found, containers_on
+from ropeway.launch.labels import SERVICE, ServiceContainer, containers_on
 from test_two_hosts import said, traces
 from two_hosts import IMAGE, Node, TwoHosts, why_not
 from two_hosts_laptop import MODEL, Laptop, steering
@@ -45,7 +45,7 @@ def start(node: Node, one: Container, *, restart: bool = False) -> None:
     said(node, *docker.run_argv("podman", one, {SERVICE: "probe"}, restart=restart))
 
 
-def became(node: Node, service: str, **wanted: object) -> Found:
+def became(node: Node, service: str, **wanted: object) -> ServiceContainer:
     """The only container of the service, once it is so."""
     deadline = time.monotonic() + 20
     while True:

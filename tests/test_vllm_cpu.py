@@ -3,7 +3,7 @@
 import pytest
 
 from ropeway.engines import vllm
-from ropeway.engines.base import Node, Probe
+from ropeway.engines.base import Node
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import LayoutError
 from ropeway.models.known import known
@@ -95,12 +95,6 @@ def test_the_users_own_flags_come_last_and_untouched():
     assert argv[-5:] == (
         "--block-size", "64", "--hf-overrides", '{"a": [1]}', "--no-async-scheduling",
     )  # fmt: skip
-
-
-def test_the_key_goes_by_its_variable_only(monkeypatch):
-    monkeypatch.setenv("MY_KEY", "s3cr3t")
-    probe = Probe("http://127.0.0.1:8000/v1", "moe", "MY_KEY").command(PYTHON)
-    assert probe.secrets == {"ROPEWAY_PROBE_KEY": "MY_KEY"}
 
 
 def test_variables_are_the_hosts_own_and_the_users_win():

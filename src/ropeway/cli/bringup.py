@@ -2,20 +2,18 @@
 
 import os
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from ropeway.checkpoints.fetch import default_root, ensure
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import Refused
 from ropeway.facts.local import SystemFacts, gather
 from ropeway.hosts.base import Host
+from ropeway.hosts.interrupts import interruptible
 from ropeway.hosts.local import LocalHost
 from ropeway.launch.local.prepare import Place, check, complete, virtual_nodes
 from ropeway.launch.local.record import SCRATCH_PARENT
@@ -141,21 +139,6 @@ def bring_up(ground: Ground, deployment: Deployment, screen: Screen) -> float:
             raise
         step.ok("the first token is there")
     return time.monotonic() - began
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """A closed terminal or a polite kill ends us as Ctrl-C does: with everything undone."""
-    before = {each: signal.signal(each, _interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _model_of(text: str) -> Model:

@@ -14,15 +14,16 @@ import click
 
 from ropeway.cli.bug_report import package_versions, without_secrets
 from ropeway.cli.options import screen_options
-from ropeway.cli.target import Reached, Target, reached, target_options
+from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Refused, RopewayError
 from ropeway.facts.bundle import ERROR, SPEC, member_of
 from ropeway.facts.questions import questions
 from ropeway.facts.transcript import Transcript, ask_for_transcript
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import run_on_all
-from ropeway.launch.life import past
-from ropeway.launch.lock import read_audit
+from ropeway.launch.audit import read_audit
+from ropeway.launch.logs import recent_lines
+from ropeway.launch.reach import Reached
 from ropeway.report.console import Screen
 from ropeway.spec.model import dump_spec
 
@@ -85,7 +86,7 @@ def without_trace(text: str, named: Collection[str] = ()) -> str:
 
 def _secret_names(service: Reached) -> frozenset[str]:
     """Return the variables that the service's secrets come from."""
-    serves = [container.spec.serve for container in service.state.found]
+    serves = [container.spec.serve for container in service.state.containers]
     names = {name for serve in serves for name in (*serve.secret_env, serve.api_key_env) if name}
     return frozenset(names)
 
@@ -95,10 +96,10 @@ def _parts(service: Reached) -> Iterator[tuple[str, str]]:
     yield "versions.txt", "\n".join(package_versions())
     failures = {name: str(error) for name, error in service.state.failures.items()}
     yield "failures.json", _json(failures)
-    yield "containers.json", _json([asdict(container) for container in service.state.found])
-    for container in service.state.found[:1]:
+    yield "containers.json", _json([asdict(container) for container in service.state.containers])
+    for container in service.state.containers[:1]:
         yield SPEC, dump_spec(container.spec)
-    path = next((container.spec.model.path for container in service.state.found), None)
+    path = next((container.spec.model.path for container in service.state.containers), None)
     every_question = questions(model_path=path, runtime=service.runtime)
 
     def ask(host: Host) -> tuple[Transcript, str]:
@@ -112,9 +113,9 @@ def _parts(service: Reached) -> Iterator[tuple[str, str]]:
         transcript, audit = outcome.result
         yield member_of(name), transcript.as_text()
         yield f"{name}/audit.log", audit
-    for container in service.state.found:
+    for container in service.state.containers:
         try:
-            lines = past(service.hosts, service.runtime, (container,), _LOG_LINES)
+            lines = recent_lines(service.hosts, service.runtime, (container,), _LOG_LINES)
         except RopewayError as error:
             yield f"{container.host}/{container.name}.error.txt", str(error)
         else:

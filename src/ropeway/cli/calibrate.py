@@ -16,10 +16,11 @@ from ropeway.bench.load_test import LoadTest
 from ropeway.bench.run import prepare, run_bench
 from ropeway.bench.stats import Summary, summarise
 from ropeway.checkpoints.fetch import default_root
-from ropeway.cli.bringup import Ground, deployment_for, interruptible, stand
+from ropeway.cli.bringup import Ground, deployment_for, stand
 from ropeway.cli.measure import LOAD, STORY, up
 from ropeway.cli.options import screen_options
 from ropeway.errors import EndpointError, Refused
+from ropeway.hosts.interrupts import interruptible
 from ropeway.launch.local.run import refuse_second
 from ropeway.models import ModelShape
 from ropeway.plan.calibration import (

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from ropeway.bench.record import new_run_dir
-from ropeway.cli.bringup import interruptible, read_spec, stand, with_flags
+from ropeway.cli.bringup import read_spec, stand, with_flags
 from ropeway.cli.call import current_call
 from ropeway.cli.measure import SINGLE, comparison_run, measure_all, report
 from ropeway.cli.options import config_option, screen_options
 from ropeway.errors import Exit, Refused
+from ropeway.hosts.interrupts import interruptible
 from ropeway.plan.layout import working
 from ropeway.report.console import Screen
 from ropeway.spec.model import Layout, Spec

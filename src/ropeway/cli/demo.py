@@ -6,11 +6,12 @@ from pathlib import Path
 import click
 
 from ropeway.bench.record import new_run_dir
-from ropeway.cli.bringup import Ground, interruptible, stand
+from ropeway.cli.bringup import Ground, stand
 from ropeway.cli.call import current_call
 from ropeway.cli.measure import LOAD, SINGLE, STORY, comparison_run, measure_all, report
 from ropeway.cli.options import screen_options
 from ropeway.errors import Exit, Refused
+from ropeway.hosts.interrupts import interruptible
 from ropeway.launch.local.run import refuse_second
 from ropeway.report.console import Screen
 from ropeway.spec.model import Layout, Serve, Spec, local_spec

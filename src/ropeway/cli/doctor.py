@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ropeway.cli.bringup import interruptible, read_spec
+from ropeway.cli.bringup import read_spec
 from ropeway.cli.host_argument import remote_host
 from ropeway.cli.options import config_option, screen_options
 from ropeway.doctor.checks import examine
@@ -22,6 +22,7 @@ from ropeway.facts.bundle import SPEC, read_bundle
 from ropeway.facts.gather import facts_of
 from ropeway.hosts.base import Host
 from ropeway.hosts.connect import connected
+from ropeway.hosts.interrupts import interruptible
 from ropeway.report.console import Screen
 from ropeway.report.doctor import doctor_text, render_html
 from ropeway.report.text import faults_table

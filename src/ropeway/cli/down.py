@@ -6,11 +6,11 @@ from pathlib import Path
 import click
 
 from ropeway.cli.options import screen_options
-from ropeway.cli.service import only_service
 from ropeway.cli.target import Target, reached, target_options
-from ropeway.cli.up_hosts import audited, author
 from ropeway.hosts.interrupts import uninterrupted
-from ropeway.launch.life import take_down as take_down_hosts
+from ropeway.launch import life
+from ropeway.launch.audit import audited
+from ropeway.launch.author import current_author
 from ropeway.launch.local.record import scratch_of
 from ropeway.launch.local.takedown import take_down
 from ropeway.launch.lock import locked
@@ -23,7 +23,7 @@ from ropeway.report.console import Screen
 def down(*, target: Target, screen: Screen) -> None:
     """Take a service down: its processes, its shared memory, its temporary files.
 
-    Logs stay in their run folder. What is not there is no error.
+    Logs stay in their run folder. It is not an error if nothing runs.
 
     \b
     Example:
@@ -34,39 +34,43 @@ def down(*, target: Target, screen: Screen) -> None:
         _down_hosts(target, screen)
         return
     user = os.getuid()
-    service = only_service(target.name, user)
+    service = target.local_service(user)
     if service is None:
         screen.answer("nothing is running")
         screen.result({"name": None, "processes": 0})
         return
     with screen.step(f"take `{service}` down") as step, uninterrupted():
-        gone = take_down(service, scratch_of(service, user))
-        step.ok(f"{gone.processes} processes, {len(gone.shared_memory)} shared-memory files")
-    screen.answer(f"`{service}` is down" if not gone.nothing else f"`{service}` was not running")
+        removed = take_down(service, scratch_of(service, user))
+        shared = len(removed.shared_memory)
+        step.ok(f"{removed.processes} processes, {shared} shared-memory files")
+    state = "was not running" if removed.nothing else "is down"
+    screen.answer(f"`{service}` {state}")
     screen.result(
         {
             "name": service,
-            "processes": gone.processes,
-            "shared_memory": list(gone.shared_memory),
-            "folders": [str(Path(folder)) for folder in gone.folders],
+            "processes": removed.processes,
+            "shared_memory": list(removed.shared_memory),
+            "folders": [str(Path(folder)) for folder in removed.folders],
         }
     )
 
 
 def _down_hosts(target: Target, screen: Screen) -> None:
-    me = author()
-    with reached(target) as seen, locked(seen.every, me) as lock:
-        if seen.name is None:
+    author = current_author()
+    with reached(target) as service, locked(service.every, author) as lock:
+        name = service.name
+        if name is None:
             screen.answer("nothing is running")
             screen.result({"name": None, "containers": 0})
             return
         with (
-            audited(seen.every, me, seen.name, "down", screen.warn),
-            screen.step(f"take `{seen.name}` down on {len(seen.hosts)} hosts") as step,
+            audited(service.every, author, name, "down", screen.warn),
+            screen.step(f"take `{name}` down on {len(service.hosts)} hosts") as step,
             uninterrupted(),
         ):
             lock.check()
-            count = take_down_hosts(seen.hosts, seen.runtime, seen.name, seen.anew().state)
+            state = service.refreshed().state
+            count = life.take_down(service.hosts, service.runtime, name, state)
             step.ok(f"{count} containers")
-    screen.answer(f"`{seen.name}` is down" if count else f"`{seen.name}` was not running")
-    screen.result({"name": seen.name, "containers": count, "hosts": list(seen.hosts)})
+    screen.answer(f"`{name}` is down" if count else f"`{name}` was not running")
+    screen.result({"name": name, "containers": count, "hosts": list(service.hosts)})

@@ -5,10 +5,9 @@ import click
 from ropeway.cli.options import screen_options
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Exit, Refused
-from ropeway.hosts.base import Host
-from ropeway.hosts.fleet import run_on_all
-from ropeway.launch.containers import HEAD
-from ropeway.launch.life import run_in, source_of
+from ropeway.launch.life import run_in_containers
+from ropeway.launch.logs import source_of
+from ropeway.launch.rollout import HEAD
 from ropeway.report.console import Screen
 
 
@@ -30,7 +29,7 @@ def exec(
 ) -> None:
     """Run a command in the head's container, or with `--all` in every one, and show what it prints.
 
-    Exit code 0: it ended well everywhere.
+    Exit code 0: it succeeded everywhere.
 
     \b
     Example:
@@ -39,38 +38,30 @@ def exec(
     """
     if not target.is_remote:
         raise Refused("exec is for services on real hosts, which have containers")
-    with reached(target) as seen:
-        found = [one for one in seen.state.found if one.state == "running"]
-        which = found if everywhere else [one for one in found if one.role == HEAD][:1]
-        if not which:
+    with reached(target) as service:
+        running = [one for one in service.state.containers if one.state == "running"]
+        heads = [one for one in running if one.role == HEAD]
+        containers = running if everywhere else heads[:1]
+        if not containers:
             raise Refused("nothing is running", hint="`ropeway status` shows what is")
-
-        def run(host: Host) -> list[tuple[str, int, str, str]]:
-            answers = []
-            for one in which:
-                if one.host == host.name:
-                    result = run_in(seen.hosts, seen.runtime, one, command)
-                    answers.append((source_of(one), result.exit_code, result.stdout, result.stderr))
-            return answers
-
-        outcomes = run_on_all(
-            [seen.hosts[name] for name in dict.fromkeys(o.host for o in which)], run
-        )
-    rows = [row for one in outcomes for row in one.result or ()]
-    for one in outcomes:
-        if one.error is not None:
-            raise one.error
-    for source, code, out, err in rows:
-        if len(rows) > 1:
-            screen.say(source + (f" → exit {code}" if code else ""))
-        screen.write(out)
-        screen.write(err, aside=True)
+        results = run_in_containers(service.hosts, service.runtime, containers, command)
+    for container, result in results:
+        if len(results) > 1:
+            code = f" → exit {result.exit_code}" if result.exit_code else ""
+            screen.say(f"{source_of(container)}{code}")
+        screen.write(result.stdout)
+        screen.write(result.stderr, aside=True)
     screen.result(
         {
             "answers": [
-                {"source": source, "exit_code": code, "stdout": out, "stderr": err}
-                for source, code, out, err in rows
+                {
+                    "source": source_of(container),
+                    "exit_code": result.exit_code,
+                    "stdout": result.stdout,
+                    "stderr": result.stderr,
+                }
+                for container, result in results
             ]
         }
     )
-    ctx.exit(Exit.NO if any(code for _, code, _, _ in rows) else Exit.OK)
+    ctx.exit(Exit.OK if all(result.ok for _, result in results) else Exit.NO)

@@ -1,27 +1,26 @@
 """`ropeway logs`: what the engine wrote."""
 
 import os
-import time
 from pathlib import Path
 
 import click
 
 from ropeway.cli.options import screen_options
-from ropeway.cli.service import only_service
-from ropeway.cli.target import Reached, Target, reached, target_options
+from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Refused
 from ropeway.hosts.local import LocalHost
-from ropeway.launch.life import Line, follow, past
-from ropeway.launch.local.status import deployment_of, running
+from ropeway.launch.local.status import deployment_of, new_log_text
+from ropeway.launch.logs import Line, follow, recent_lines
+from ropeway.launch.reach import Reached
 from ropeway.report.console import Screen
 
 
 @click.command()
 @target_options
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True)
-@click.option("-f", "--follow", "going_on", is_flag=True, help="Go on until Ctrl-C or the end.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Go on until Ctrl-C or the end.")
 @screen_options
-def logs(*, target: Target, lines: int, going_on: bool, screen: Screen) -> None:
+def logs(*, target: Target, lines: int, following: bool, screen: Screen) -> None:
     """Show the last lines of the engine's log, of all ranks.
 
     On real hosts the logs of all containers are merged by time, each line with its host and role.
@@ -30,12 +29,17 @@ def logs(*, target: Target, lines: int, going_on: bool, screen: Screen) -> None:
     Example:
       ropeway logs -n 20 -f
     """
+    following = following and not screen.json
     if target.is_remote:
-        with reached(target) as seen:
-            _hosts_logs(seen, lines, screen, going_on=going_on and not screen.json)
-        return
+        with reached(target) as service:
+            _show_hosts(service, lines, screen, following=following)
+    else:
+        _show_local(target, lines, screen, following=following)
+
+
+def _show_local(target: Target, lines: int, screen: Screen, *, following: bool) -> None:
     user = os.getuid()
-    service = only_service(target.name, user)
+    service = target.local_service(user)
     deployment = deployment_of(service, user, LocalHost()) if service else None
     if service is None or deployment is None:
         raise Refused(
@@ -45,36 +49,31 @@ def logs(*, target: Target, lines: int, going_on: bool, screen: Screen) -> None:
     log = Path(deployment.engine_log)
     if not log.exists():
         raise Refused(f"`{service}` has written no log yet", where=str(log))
-    with log.open(errors="replace") as file:
-        text = file.read()
-        shown = text.splitlines()[-lines:] if lines else []
-        screen.result({"name": service, "log": str(log), "lines": shown})
-        screen.write("".join(f"{line}\n" for line in shown))
-        while going_on and not screen.json:
-            if piece := file.read():
-                screen.write(piece)
-            elif not running(service):
-                return
-            else:
-                time.sleep(0.3)
+    content = log.read_bytes()
+    last = content.decode(errors="replace").splitlines()[-lines:] if lines else []
+    screen.result({"name": service, "log": str(log), "lines": last})
+    screen.write("".join(f"{line}\n" for line in last))
+    if following:
+        for text in new_log_text(log, len(content), service):
+            screen.write(text)
 
 
-def _hosts_logs(seen: Reached, lines: int, screen: Screen, *, going_on: bool) -> None:
-    for name, error in seen.state.failures.items():
-        screen.warn(f"{name}: {error}")
-    found = seen.state.found
-    if not found:
+def _show_hosts(service: Reached, lines: int, screen: Screen, *, following: bool) -> None:
+    for host, error in service.state.failures.items():
+        screen.warn(f"{host}: {error}")
+    containers = service.state.containers
+    if not containers:
         raise Refused(
-            f"`{seen.name}` is not running" if seen.name else "nothing is running",
+            f"`{service.name}` is not running" if service.name else "nothing is running",
             hint="logs of starts that failed stay in their folders: `ls runs/*/*.log`",
         )
-    before = past(seen.hosts, seen.runtime, found, lines)
-    screen.result({"name": seen.name, "lines": [vars(line) for line in before]})
-    for line in before:
-        _write(screen, line)
-    if going_on:
-        follow(seen.hosts, seen.runtime, found, lambda line: _write(screen, line))
+    recent = recent_lines(service.hosts, service.runtime, containers, lines)
+    screen.result({"name": service.name, "lines": [vars(line) for line in recent]})
 
+    def write(line: Line) -> None:
+        screen.write(f"{line.source} | {line.text}\n")
 
-def _write(screen: Screen, line: Line) -> None:
-    screen.write(f"{line.source} | {line.text}\n")
+    for line in recent:
+        write(line)
+    if following:
+        follow(service.hosts, service.runtime, containers, write)

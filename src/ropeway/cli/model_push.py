@@ -8,14 +8,15 @@ from pathlib import Path
 
 import click
 
-from ropeway.cli.bringup import interruptible, read_spec
+from ropeway.cli.bringup import read_spec
 from ropeway.cli.options import config_option, dry_run_option, screen_options
-from ropeway.cli.up_hosts import author
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.hosts.base import Host
 from ropeway.hosts.connect import connected
 from ropeway.hosts.fleet import run_on_all
+from ropeway.hosts.interrupts import interruptible
 from ropeway.hosts.local import LocalHost
+from ropeway.launch.author import current_author
 from ropeway.report.console import Screen
 from ropeway.spec.cluster import Cluster
 from ropeway.units import format_bytes, format_seconds
@@ -187,7 +188,7 @@ def _push(task: Errand, failed: Sequence[RopewayError], screen: Screen) -> bool:
         for name in task.extra(site)[:4]:
             screen.warn(f"{site.name} has `{name}`, which {task.source.name} has not; it stays")
     left: list[Left] = []
-    who = f"{author().who}, since {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
+    who = f"{current_author().who}, since {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
     name = f"push {format_bytes(task.size)} to {len(task.receivers)} hosts"
     try:
         with screen.step(name) as step:

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ropeway.cli.call import current_call
-from ropeway.cli.up_hosts import Asked, up_hosts
 from ropeway.errors import Refused
-from ropeway.launch.life import look, take_down
+from ropeway.launch.life import service_state, take_down
 from ropeway.report.console import Screen
 from ropeway.sim.faults import inject
 from ropeway.sim.launching import Rehearsal, rehearsal_spec
@@ -19,15 +17,18 @@ _PACE = Pace(latency=0.05, pull=3.0, begin=0.5, join=0.5, start=6.0)
 
 
 def rehearsal(fleet: str, faults: Sequence[str]) -> Rehearsal:
-    """Virtual hosts: `2x8-910B4`, with faults like `link-down:host2:3`. Raises Refused."""
+    """Return virtual hosts: `2x8-910B4`, with faults like `link-down:host2:3`. Raises Refused."""
     machines = sound_fleet(*parse_fleet(fleet))
     for text in faults:
         machines, _ = inject(machines, text, launch=True)
     return Rehearsal(machines, _PACE)
 
 
-def spec_for(virtual: Rehearsal, config: Path | None) -> Spec:
-    """The spec of `config`, or one that uses all of the hosts. Raises Refused or SpecError."""
+def rehearsed_spec(virtual: Rehearsal, config: Path | None) -> Spec:
+    """Return the spec of `config`, or one that uses all of the hosts.
+
+    Raises Refused or SpecError.
+    """
     spec = load_spec(config) if config else rehearsal_spec(virtual.fleet)
     if spec.cluster.is_local:
         raise Refused(
@@ -38,14 +39,14 @@ def spec_for(virtual: Rehearsal, config: Path | None) -> Spec:
     return spec
 
 
-def rehearse_up(virtual: Rehearsal, spec: Spec, asked: Asked, screen: Screen) -> None:
-    """Bring the service up on the virtual hosts, and take it down again. Raises what `up` does."""
-    connect = current_call().connect = virtual.connected
-    up_hosts(spec, asked, screen)
-    if asked.dry_run:
-        return
+def take_down_again(virtual: Rehearsal, spec: Spec, screen: Screen) -> None:
+    """Take the service of a rehearsal down."""
     runtime = spec.runtime.command
-    with connect(spec.cluster) as every, screen.step(f"take `{spec.name}` down again") as step:
+    with (
+        virtual.connected(spec.cluster) as every,
+        screen.step(f"take `{spec.name}` down again") as step,
+    ):
         hosts = {host.name: host for host in every}
-        count = take_down(hosts, runtime, spec.name, look(hosts, runtime, spec.name))
+        state = service_state(hosts, runtime, spec.name)
+        count = take_down(hosts, runtime, spec.name, state)
         step.ok(f"{count} containers on {len(hosts)} virtual hosts, which end here")

@@ -1,17 +1,17 @@
 """`ropeway restart`: end what runs and let it begin again."""
 
-import time
-
 import click
 
-from ropeway.cli.bringup import interruptible
+from ropeway.cli.call import current_call
 from ropeway.cli.options import screen_options
-from ropeway.cli.target import Reached, Target, reached, target_options
-from ropeway.cli.up_hosts import audited, author
-from ropeway.errors import LaunchError, Refused
-from ropeway.launch.life import restart as again
+from ropeway.cli.target import Target, reached, target_options
+from ropeway.errors import Refused
+from ropeway.hosts.interrupts import interruptible
+from ropeway.launch import life
+from ropeway.launch.audit import audited
+from ropeway.launch.author import current_author
+from ropeway.launch.clock import SYSTEM_CLOCK
 from ropeway.launch.lock import locked
-from ropeway.launch.probe import serving
 from ropeway.report.console import Screen
 
 
@@ -33,35 +33,25 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
             "restart is for services on real hosts",
             hint="here: `ropeway down`, then `ropeway up`",
         )
-    me = author()
-    with interruptible(), reached(target) as seen, locked(seen.every, me) as lock:
-        now = seen.anew().state.found
-        which = tuple(one for one in now if replica in (None, one.replica))
-        if not which or seen.name is None:
+    author, clock = current_author(), current_call().clock or SYSTEM_CLOCK
+    with (
+        interruptible(),
+        reached(target) as service,
+        locked(service.every, author) as lock,
+    ):
+        running = service.refreshed().state.containers
+        containers = tuple(one for one in running if replica in (None, one.replica))
+        if not containers or service.name is None:
             raise Refused("nothing like that is running", hint="`ropeway status` shows what is")
         with (
-            audited(seen.every, me, seen.name, "restart", screen.warn),
-            screen.step(f"restart {len(which)} containers") as step,
+            audited(service.every, author, service.name, "restart", screen.warn),
+            screen.step(f"restart {len(containers)} containers") as step,
         ):
             lock.check()
-            again(seen.hosts, seen.runtime, which)
-            _wait(seen, which[0].spec.serve.start_timeout)
+            hosts, runtime = service.hosts, service.runtime
+            life.restart(hosts, runtime, containers)
+            timeout = containers[0].spec.serve.start_timeout
+            life.wait_until_serving(hosts, runtime, service.name, timeout, clock)
             step.ok("the first token is there")
-    screen.answer(f"`{seen.name}` serves again at {which[0].url}")
-    screen.result({"name": seen.name, "restarted": [one.name for one in which]})
-
-
-def _wait(seen: Reached, seconds: float) -> None:
-    """Until every engine generates. Raises LaunchError when that takes too long."""
-    deadline = time.monotonic() + seconds
-    while True:
-        answers = serving(seen.hosts, seen.runtime, seen.anew().state.found)
-        if answers and not any(answers.values()):
-            return
-        if time.monotonic() > deadline:
-            raise LaunchError(
-                f"it generated no token within {seconds:g} s",
-                evidence=tuple(f"{name}: {why}" for name, why in answers.items() if why),
-                hint="ropeway logs",
-            )
-        time.sleep(2.0)
+    screen.answer(f"`{service.name}` serves again at {containers[0].url}")
+    screen.result({"name": service.name, "restarted": [one.name for one in containers]})

@@ -5,16 +5,12 @@ import os
 import click
 
 from ropeway.cli.options import screen_options
-from ropeway.cli.service import only_service
-from ropeway.cli.target import Reached, Target, reached, target_options
-from ropeway.engines.vllm_cpu import Deployment
+from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Exit
-from ropeway.hosts.base import run_command
 from ropeway.hosts.local import LocalHost
-from ropeway.launch.labels import Found
-from ropeway.launch.local.status import Part, deployment_of, parts, running
-from ropeway.launch.local.steps import probe_of
-from ropeway.launch.probe import serving
+from ropeway.launch.local.status import deployment_of, parts, reason_not_serving, running
+from ropeway.launch.probe import unready
+from ropeway.launch.reach import Reached
 from ropeway.report.console import Screen
 from ropeway.report.text import containers_table, status_table
 
@@ -35,110 +31,90 @@ def status(ctx: click.Context, *, target: Target, screen: Screen) -> None:
       ropeway status --host root@192.168.0.147
     """
     if target.is_remote:
-        with reached(target) as seen:
-            ctx.exit(Exit.OK if _hosts_status(seen, screen) else Exit.NO)
+        with reached(target) as service:
+            ctx.exit(Exit.OK if _hosts_status(service, screen) else Exit.NO)
+    ctx.exit(Exit.OK if _local_status(target, screen) else Exit.NO)
+
+
+def _local_status(target: Target, screen: Screen) -> bool:
+    """Show what runs on this machine; return whether it serves."""
     user = os.getuid()
-    service = only_service(target.name, user)
-    found = parts(running(service)) if service else ()
-    if service is None or not found:
-        screen.answer("nothing is running" if service is None else f"`{service}` is not running")
-        screen.result({"name": service, "serving": False, "parts": []})
-        ctx.exit(Exit.NO)
-    here = LocalHost()
-    deployment = deployment_of(service, user, here)
-    serves, why = _serving(deployment, here)
-    screen.answer(status_table([_row(part, serves) for part in found]))
+    name = target.local_service(user)
+    processes = parts(running(name)) if name else ()
+    if name is None or not processes:
+        screen.answer("nothing is running" if name is None else f"`{name}` is not running")
+        screen.result({"name": name, "serving": False, "parts": []})
+        return False
+    deployment = deployment_of(name, user, LocalHost())
+    reason = reason_not_serving(deployment, LocalHost())
+    screen.answer(
+        status_table(
+            [
+                {
+                    "host": part.host,
+                    "role": part.role,
+                    "state": "running" if reason else "serving",
+                    "pids": part.pids,
+                    "npus": part.ranks or None,
+                    "memory_bytes": part.memory_bytes,
+                }
+                for part in processes
+            ]
+        )
+    )
     if deployment:
-        state = "serves" if serves else f"does not serve: {why}"
+        state = f"does not serve: {reason}" if reason else "serves"
         screen.answer(
             f"{deployment.layout} of {deployment.served_name} at {deployment.url}: {state}"
         )
     screen.result(
         {
-            "name": service,
-            "serving": serves,
+            "name": name,
+            "serving": not reason,
             "url": deployment.url if deployment else None,
             "layout": str(deployment.layout) if deployment else None,
             "model": deployment.served_name if deployment else None,
             "logs": deployment.logs if deployment else None,
-            "parts": [vars(part) for part in found],
+            "parts": [vars(part) for part in processes],
         }
     )
-    ctx.exit(Exit.OK if serves else Exit.NO)
+    return not reason
 
 
-def _hosts_status(seen: Reached, screen: Screen) -> bool:
-    """Tell what runs on the hosts; whether all of it serves."""
-    for name, error in seen.state.failures.items():
-        screen.warn(f"{name}: {error}")
-    found = seen.state.found
-    if seen.name is None or not found:
-        screen.answer(f"`{seen.name}` is not running" if seen.name else "nothing is running")
-        screen.result({"name": seen.name, "serving": False, "containers": []})
+def _hosts_status(service: Reached, screen: Screen) -> bool:
+    """Show what runs on the hosts; return whether all of it serves."""
+    for host, error in service.state.failures.items():
+        screen.warn(f"{host}: {error}")
+    containers = service.state.containers
+    if service.name is None or not containers:
+        running = f"`{service.name}` is not" if service.name else "nothing is"
+        screen.answer(f"{running} running")
+        screen.result({"name": service.name, "serving": False, "containers": []})
         return False
-    answers = serving(seen.hosts, seen.runtime, found)
-    first = found[0]
-    whole = not any(answers.values()) and not seen.state.failures
-    rows = [(_container(one), answers.get(one.name)) for one in found]
-    screen.answer(containers_table([{**row, "why": why} for row, why in rows]))
-    state = "serves" if whole else "does not serve" if all(answers.values()) else "serves in part"
-    spec = first.spec
-    many = f"{spec.serve.replicas} × " if spec.serve.replicas > 1 else ""
-    screen.answer(
-        f"{many}{spec.serve.layout} of {first.model} at {first.url}, vLLM-Ascend {first.release}:"
-        f" {state}"
-    )
+    reasons = unready(service.hosts, service.runtime, containers)
+    rows = [(container.summary(), reasons.get(container.name)) for container in containers]
+    whole = not any(reasons.values()) and not service.state.failures
+    state = "serves" if whole else "does not serve" if all(reasons.values()) else "serves in part"
+    first = containers[0]
+    layout, replicas = str(first.spec.serve.layout), first.spec.serve.replicas
+    count = f"{replicas} × " if replicas > 1 else ""
+    screen.answer(containers_table([{**row, "why": reason} for row, reason in rows]))
+    release = f"vLLM-Ascend {first.release}"
+    screen.answer(f"{count}{layout} of {first.model} at {first.url}, {release}: {state}")
     screen.answer(f"brought up by {first.author.who}, {first.author.since}")
     screen.result(
         {
-            "name": seen.name,
+            "name": service.name,
             "serving": whole,
             "url": first.url,
-            "layout": str(spec.serve.layout),
-            "replicas": spec.serve.replicas,
+            "layout": layout,
+            "replicas": replicas,
             "model": first.model,
             "release": first.release,
             "by": first.author.who,
             "since": first.author.since,
-            "unreachable": list(seen.state.failures),
-            "containers": [{**row, "why_not": why or None} for row, why in rows],
+            "unreachable": list(service.state.failures),
+            "containers": [{**row, "why_not": reason or None} for row, reason in rows],
         }
     )
     return whole
-
-
-def _container(one: Found) -> dict[str, object]:
-    return {
-        "host": one.host,
-        "name": one.name,
-        "role": one.role,
-        "replica": one.replica,
-        "rank": one.rank,
-        "devices": list(one.devices),
-        "state": one.state,
-        "exit_code": one.exit_code,
-        "restarts": one.restarts,
-        "started": one.started,
-        "image": one.image,
-    }
-
-
-def _serving(deployment: Deployment | None, here: LocalHost) -> tuple[bool, str]:
-    """Whether one token comes out now, and if not, why."""
-    if deployment is None:
-        return False, "no record of it"
-    probe = probe_of(deployment, timeout=20.0).command(deployment.python)
-    answer = run_command(here, probe, timeout=30.0)
-    return answer.ok, answer.stderr.strip() or "no answer"
-
-
-def _row(part: Part, serves: bool) -> dict[str, object]:
-    state = "serving" if serves else "running"
-    return {
-        "host": part.host,
-        "role": part.role,
-        "state": state,
-        "pids": part.pids,
-        "npus": part.ranks or None,
-        "memory_bytes": part.memory_bytes,
-    }

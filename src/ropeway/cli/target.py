@@ -5,9 +5,9 @@ those that one of them, given with `--host`, has in its labels: so a second mach
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -15,14 +15,10 @@ import click
 from ropeway.cli.call import current_call
 from ropeway.cli.host_argument import remote_host
 from ropeway.cli.options import config_option, with_options
-from ropeway.cli.service import checked_name
-from ropeway.errors import Refused
-from ropeway.hosts.base import Host
 from ropeway.hosts.connect import connected
-from ropeway.launch.docker import Runtime
-from ropeway.launch.life import State, look
-from ropeway.spec.cluster import Cluster, RemoteHost
-from ropeway.spec.model import Spec, load_spec
+from ropeway.launch.local.status import services
+from ropeway.launch.reach import Reached, only_service, reach_by_host, reach_by_spec
+from ropeway.spec.model import Spec, load_spec, local_spec
 
 
 @dataclass(frozen=True)
@@ -47,20 +43,24 @@ class Target:
     def is_remote(self) -> bool:
         return self.host is not None or self.spec is not None
 
+    def local_service(self, user: int) -> str | None:
+        """Return the service on this machine: the one named, else the only one, None without any.
 
-@dataclass(frozen=True)
-class Reached:
-    """The hosts, and what runs there of the service meant; `name` is None when nothing does."""
+        Raises Refused when there are several and none was named.
+        """
+        return self.name or only_service(services(user))
 
-    hosts: dict[str, Host]
-    every: tuple[Host, ...]
-    runtime: Runtime
-    name: str | None
-    state: State
 
-    def anew(self) -> "Reached":
-        """What runs there now: somebody may have changed it, before the lock was ours or since."""
-        return replace(self, state=look(self.hosts, self.runtime, self.name))
+def checked_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
+    """Return the name, if a spec could have it: it becomes part of paths that `down` removes."""
+    if name is None:
+        return None
+    try:
+        return local_spec(name=name).name
+    except ValueError:
+        raise click.BadParameter(
+            f"`{name}` is not a name of at most 31 letters a-z, digits and `-`"
+        ) from None
 
 
 _OPTIONS = (
@@ -94,61 +94,9 @@ def target_options(verb: Callable[..., object]) -> Callable[..., object]:
     return with_options(aimed, _OPTIONS)
 
 
-@contextmanager
-def reached(target: Target) -> Iterator[Reached]:
+def reached(target: Target) -> AbstractContextManager[Reached]:
     """Connect, and read the labels. Raises Refused when several services run and none is named."""
-    spec, connect = target.spec, current_call().connect or connected
-    if spec is not None:
-        with connect(spec.cluster, ssh_config=target.ssh_config) as hosts:
-            yield _reached(hosts, spec.runtime.command, target.name or spec.name)
-        return
-    first = Cluster(hosts=(remote_host(target.host or ""),))
-    with connect(first, ssh_config=target.ssh_config) as hosts:
-        runtime, state = _any_runtime(hosts[0])
-        name = _only(state, target.name)
-        if name is None:
-            yield Reached({hosts[0].name: hosts[0]}, tuple(hosts), runtime, None, state)
-            return
-        cluster = _reaching(state.of(name).found[0].spec.cluster, first.hosts or ())
-    with connect(cluster, ssh_config=target.ssh_config) as hosts:
-        yield _reached(hosts, runtime, name)
-
-
-def _reached(hosts: Sequence[Host], runtime: Runtime, name: str) -> Reached:
-    by_name = {host.name: host for host in hosts}
-    state = look(by_name, runtime, name)
-    return Reached(by_name, tuple(hosts), runtime, name, state)
-
-
-def _any_runtime(host: Host) -> tuple[Runtime, State]:
-    """The container engine that has containers of ours; else the first that answers."""
-    engines: tuple[Runtime, ...] = ("docker", "podman", "nerdctl")
-    answers = [(each, look({host.name: host}, each)) for each in engines]
-    for each, state in answers:
-        if state.found:
-            return each, state
-    for each, state in answers:
-        if not state.failures:
-            return each, state
-    raise next(iter(answers[0][1].failures.values()))
-
-
-def _only(state: State, name: str | None) -> str | None:
-    services = state.services
-    if name is not None:
-        return name if name in services else None
-    if len(services) > 1:
-        raise Refused(
-            f"{len(services)} services are here: {', '.join(f'`{each}`' for each in services)}",
-            hint="say which: `--name NAME`",
-        )
-    return services[0] if services else None
-
-
-def _reaching(cluster: Cluster, known: tuple[RemoteHost, ...]) -> Cluster:
-    """The service's hosts; the one that was named, by the name that worked from here."""
-    given = known[0]
-    hosts = tuple(
-        host.model_copy(update={"user": host.user or given.user}) for host in cluster.hosts or ()
-    )
-    return cluster.model_copy(update={"hosts": hosts})
+    connect = current_call().connect or connected
+    if target.spec is not None:
+        return reach_by_spec(connect, target.spec, target.name, target.ssh_config)
+    return reach_by_host(connect, remote_host(target.host or ""), target.name, target.ssh_config)

@@ -11,13 +11,12 @@ from ropeway.bench.record import new_run_dir
 from ropeway.cli.bringup import bring_up, deployment_for, read_spec, stand, with_flags
 from ropeway.cli.call import current_call
 from ropeway.cli.options import config_option, dry_run_option, screen_options, yes_option
-from ropeway.cli.rehearsal import rehearsal, rehearse_up, spec_for
-from ropeway.cli.service import checked_name
-from ropeway.cli.up_hosts import Asked, up_hosts
+from ropeway.cli.rehearsal import rehearsal, rehearsed_spec, take_down_again
+from ropeway.cli.target import checked_name
+from ropeway.cli.up_hosts import Options, up_hosts
 from ropeway.errors import Refused
 from ropeway.launch.local.steps import dry_run as script_of
 from ropeway.report.console import Screen
-from ropeway.sim.launching import Rehearsal
 from ropeway.spec.model import Spec, dump_spec
 
 
@@ -65,34 +64,32 @@ def up(
       ropeway up --dry-run >commands.sh
       ropeway up --rehearse 64x8-910B4 --fault never-joins:host7
     """
-    virtual = _virtual(rehearse, faults)
-    spec = spec_for(virtual, _given(config)) if virtual else read_spec(config, local=local)
+    if faults and rehearse is None:
+        raise Refused("`--fault` is for virtual hosts", hint="add `--rehearse 2x8-910B4`")
+    virtual = rehearsal(rehearse, faults) if rehearse else None
+    spec = rehearsed_spec(virtual, _named(config)) if virtual else read_spec(config, local=local)
     spec = with_flags(spec, name=name, model=model, layout=layout, port=port)
     folder = new_run_dir(Path("runs"), "up", datetime.now(UTC))
-    asked = Asked(folder, dry_run, yes, ssh_config)
+    options = Options(folder, dry_run, yes, ssh_config)
     if virtual:
-        rehearse_up(virtual, spec, asked, screen)
+        current_call().connect = virtual.connected
+        up_hosts(spec, options, screen)
+        if not dry_run:
+            take_down_again(virtual, spec, screen)
     elif not spec.cluster.is_local:
-        up_hosts(spec, asked, screen)
+        up_hosts(spec, options, screen)
     else:
         _up_local(spec, folder, screen, dry_run=dry_run)
 
 
-def _virtual(fleet: str | None, faults: Sequence[str]) -> Rehearsal | None:
-    """The virtual hosts, if they were asked for."""
-    if faults and fleet is None:
-        raise Refused("`--fault` is for virtual hosts", hint="add `--rehearse 2x8-910B4`")
-    return rehearsal(fleet, faults) if fleet else None
-
-
-def _given(config: Path) -> Path | None:
-    """The spec file, if somebody named it."""
+def _named(config: Path) -> Path | None:
+    """Return the spec file, if somebody named it."""
     source = click.get_current_context().get_parameter_source("config")
     return config if source is not ParameterSource.DEFAULT else None
 
 
 def _up_local(spec: Spec, folder: Path, screen: Screen, *, dry_run: bool) -> None:
-    """Bring it up on this machine."""
+    """Bring the service up on this machine."""
     ground = stand(spec, screen)
     deployment = deployment_for(ground, spec.serve.layout, folder)
     script = script_of(deployment)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ropeway.errors import LayoutError
-from ropeway.hosts.base import Command
 from ropeway.models import ModelShape
 from ropeway.spec.model import EngineName, Layout, Serve
 
@@ -118,43 +117,3 @@ def check_size(layout: Layout, nodes: tuple[Node, ...]) -> None:
             evidence=tuple(f"{node.name}: {node.npus}" for node in nodes),
             hint="a smaller `serve.layout`, or more hosts",
         )
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Asks the endpoint for one token. Ready means that: engines that cannot serve answer /health.
-
-    The key, if there is one, comes from the environment of the engine's host.
-    """
-
-    url: str
-    model: str
-    key_variable: str | None = None
-    timeout: float = 60.0
-
-    def command(self, python: str) -> Command:
-        argv = (python, "-c", _PROBE, self.url, self.model, f"{self.timeout:g}")
-        secrets = {"ROPEWAY_PROBE_KEY": self.key_variable} if self.key_variable else {}
-        return Command(argv, secrets=secrets)
-
-
-# Prints the token count; anything else than a generated token is an exit code above 0. Only the
-# standard library, and no proxy: it talks to the host it runs on.
-_PROBE = """\
-import json, os, sys, urllib.request
-url, model, limit = sys.argv[1:]
-body = json.dumps({"model": model, "prompt": "1", "max_tokens": 1}).encode()
-headers = {"Content-Type": "application/json"}
-if os.environ.get("ROPEWAY_PROBE_KEY"):
-    headers["Authorization"] = "Bearer " + os.environ["ROPEWAY_PROBE_KEY"]
-request = urllib.request.Request(url + "/completions", body, headers)
-opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-try:
-    answer = json.load(opener.open(request, timeout=float(limit)))
-    count = answer["usage"]["completion_tokens"]
-except Exception as error:
-    sys.exit(f"{type(error).__name__}: {error}")
-if not count:
-    sys.exit("it answers, but generates no token")
-print(count)
-"""

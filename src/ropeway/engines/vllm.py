@@ -65,3 +65,17 @@ def data_ranks_that_fit(engine: int, sizes: Sequence[int]) -> int:
         sum(size >= cut for size in sizes) // ceil(engine / cut) for cut in set(sizes)
     )
     return max(on_one_host, *on_whole_hosts)
+
+
+def hosts_needed(layout: Layout, sizes: Sequence[int]) -> int | None:
+    """Return how many hosts of `sizes` NPUs, from the first on, hold the ranks of a layout.
+
+    None when all of them together do not.
+    """
+    engine = layout.tensor * layout.pipeline
+    for count in range(1, len(sizes) + 1):
+        hosts = sizes[:count]
+        room = sum(hosts) // engine if layout.data == 1 else data_ranks_that_fit(engine, hosts)
+        if room >= layout.data:
+            return count
+    return None

@@ -29,6 +29,7 @@ from ropeway.errors import LayoutError, Refused
 from ropeway.models import ModelShape
 from ropeway.spec.engine_args import engine_argument_flags
 from ropeway.spec.model import EngineName
+from ropeway.spec.types import bracketed
 
 # Before, the plug-in's worker did not read it and sized the cache by itself (worker/worker.py).
 KV_CACHE_BYTES_SINCE = "0.19.1rc1"
@@ -115,7 +116,7 @@ class AscendReplica(Replica):
         role = (
             ("--head", "--port", str(self.ports.ray), "--include-dashboard=false")
             if node == self.head
-            else ("--address", f"{_bracketed(self.head.address)}:{self.ports.ray}")
+            else ("--address", f"{bracketed(self.head.address)}:{self.ports.ray}")
         )
         return (
             "ray", "start", *role,
@@ -383,7 +384,3 @@ def _check_cache_size(replica: AscendReplica) -> None:
         evidence=(f"vllm_ascend/worker reads kv_cache_memory_bytes since {KV_CACHE_BYTES_SINCE}",),
         hint="set `serve.memory`, a fraction of the NPU's memory, instead",
     )
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address

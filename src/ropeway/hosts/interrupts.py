@@ -3,6 +3,7 @@
 import contextlib
 import signal
 from collections.abc import Iterator
+from types import FrameType
 
 
 @contextlib.contextmanager
@@ -23,3 +24,18 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(each, handler)
     if came:
         signal.raise_signal(came[0])
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a closed terminal or a polite kill end the block as Ctrl-C does: everything is undone."""
+    before = {each: signal.signal(each, _interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,11 +1,10 @@
-"""What differs between what runs and what is wanted, and what has to be replaced. Pure."""
+"""What differs between what runs and what the spec asks for, and what to replace. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ropeway.launch.containers import ROUTER, containers, hashes
-from ropeway.launch.labels import Found
-from ropeway.launch.service import Service
+from ropeway.launch.labels import ServiceContainer
+from ropeway.launch.rollout import ROUTER, Rollout
 from ropeway.spec.model import Spec
 
 
@@ -26,9 +25,9 @@ class Changes:
     """Containers by name. A replica is the smallest thing that is replaced: its ranks cannot go on
     without each other.
 
-    keep     run already as they are wanted
+    keep     run already as the spec wants them
     start    are missing, or run otherwise
-    remove   run, and are to go: those that are started again among them
+    remove   run, and have to go: those that are started again among them
     """
 
     keep: frozenset[str]
@@ -37,7 +36,7 @@ class Changes:
 
 
 def differences(before: Spec, after: Spec) -> tuple[Difference, ...]:
-    """Key by key, in the order of the spec."""
+    """Compare two specs key by key, in the order of the spec."""
     old, new = dict(_flat("", before.as_json())), dict(_flat("", after.as_json()))
     keys = dict.fromkeys((*new, *old))
     return tuple(
@@ -45,20 +44,19 @@ def differences(before: Spec, after: Spec) -> tuple[Difference, ...]:
     )
 
 
-def changes(service: Service, running: Iterable[Found]) -> Changes:
-    """What to keep, to start and to remove."""
-    wanted = hashes(service)
-    there = {one.name: one for one in running}
+def changes(rollout: Rollout, running: Iterable[ServiceContainer]) -> Changes:
+    """Decide what to keep, to start and to remove."""
+    current = {container.name: container for container in running}
     same = {
         name
-        for name, content in wanted.items()
-        if name in there and there[name].hash == content and there[name].state == "running"
+        for name, content in rollout.hashes.items()
+        if name in current and current[name].hash == content and current[name].state == "running"
     }
     units: dict[object, set[str]] = {}
-    for one in containers(service):
+    for one in rollout.containers:
         units.setdefault(ROUTER if one.role == ROUTER else one.replica, set()).add(one.name)
     keep = {name for names in units.values() if names <= same for name in names}
-    return Changes(frozenset(keep), frozenset(wanted) - keep, frozenset(there) - keep)
+    return Changes(frozenset(keep), frozenset(rollout.hashes) - keep, frozenset(current) - keep)
 
 
 def _flat(prefix: str, value: object) -> Iterable[tuple[str, object]]:

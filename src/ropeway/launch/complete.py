@@ -17,18 +17,18 @@ from ropeway.launch.service import Router, Service, Site
 from ropeway.models import ModelShape
 from ropeway.spec.cluster import RemoteHost
 from ropeway.spec.model import Spec
+from ropeway.spec.types import bracketed, is_loopback
 
 _ROOTS_FOLDER = "/var/lib/ropeway"
-_LOOPBACK = ("127.", "::1", "localhost")
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the hosts told, as far as they did.
+    """What is known when a service is completed.
 
     facts     host's name → its facts; a host that was not asked, or did not answer, has none
-    versions  package → version, as the image itself tells; empty when there is no image yet
-    image     what containers run: the image asked for, or the one derived from it
+    versions  package → version, as the image itself says; empty as long as there is no image
+    image     what containers run: the image of the spec, or the one derived from it
     shape     of the model
     quantisation  the scheme of its weights
     """
@@ -41,7 +41,7 @@ class Known:
 
 
 def complete(spec: Spec, names: Sequence[str], known: Known) -> Service:
-    """Fill every blank. `names` are the hosts' names, in the order of the spec.
+    """Fill every blank of a spec. `names` are the hosts' names, in the order of the spec.
 
     Raises Refused, with the place in the spec, for what cannot work.
     """
@@ -59,11 +59,11 @@ def complete(spec: Spec, names: Sequence[str], known: Known) -> Service:
         _replica(spec, known, nodes, number, (release, family), router)
         for number, nodes in enumerate(placed)
     )
-    for one in replicas:
-        one.check(known.shape)
+    for replica in replicas:
+        replica.check(known.shape)
     _check_addresses(replicas, router)
     _check_key(spec, replicas)
-    used = {node.name for one in replicas for node in one.nodes}
+    used = {node.name for replica in replicas for node in replica.nodes}
     return Service(
         spec=spec,
         image=known.image,
@@ -80,18 +80,21 @@ def _notes(spec: Spec) -> tuple[str, ...]:
 
 
 def release_for(spec: Spec, versions: Mapping[str, str], image: str) -> Release:
-    """The release to render for: what the image says it has, else its name, else the spec's, else
-    the newest that is no candidate. Raises Refused for one that we know nothing of."""
+    """Return the release whose commands to use.
+
+    It is the one that the image says it has, else that of the image's name, else that of the spec,
+    else the newest that is not a release candidate. Raises Refused for an unknown one.
+    """
     tagged = image_tag(image) or image_tag(spec.runtime.image or "")
     written = tagged.version if tagged else spec.serve.version
     version = versions.get("vllm_ascend", "").partition("+")[0] or written
     if version is None:
         return [row for row in RELEASES if "rc" not in row.version][-1]
-    if found := release_of(version):
-        return found
+    if release := release_of(version):
+        return release
     newest = RELEASES[-1].version
     raise Refused(
-        f"nothing is known of vLLM-Ascend {version}",
+        f"vLLM-Ascend {version} is not known",
         where="serve.version" if version == spec.serve.version else image,
         evidence=(f"releases known: {RELEASES[0].version} to {newest}",),
         hint="take an image of one of these; `serve.version` names it",
@@ -99,7 +102,7 @@ def release_for(spec: Spec, versions: Mapping[str, str], image: str) -> Release:
 
 
 def family_of(spec: Spec, facts: Sequence[HostFacts], assumed: list[str]) -> str:
-    """A2, A3, 310P or 950: by the NPUs that the hosts have, else by `cluster.chip`."""
+    """Return A2, A3, 310P or 950: by the NPUs that the hosts have, else by `cluster.chip`."""
     for host in facts:
         for npu in host.npus:
             name = npu.name or ""
@@ -115,44 +118,44 @@ def _site(
     spec: Spec, host: RemoteHost, name: str, facts: HostFacts | None, assumed: list[str]
 ) -> Site:
     devices = host.devices or tuple(range(host.npus))
-    nic_wanted = host.nic or spec.cluster.nic
+    nic = host.nic or spec.cluster.nic
     if facts is None:
         home = "/root" if host.user in (None, "root") else f"/home/{host.user}"
-        nic = nic_wanted or "eth0"
+        nic = nic or "eth0"
         assumed.append(f"{name}: reached by others at {host.address}, its interface is {nic}")
         assumed.append(f"{name}: has the usual files of the driver, and {len(devices)} NPUs")
         node = Node(name, host.address, len(devices), nic, devices)
         folder = _folder(root=host.user in (None, "root"), home=home)
         return Site(node, folder, spec.runtime.cache or f"{home}/.cache", USUAL)
-    nic_found, address = facts.reached_by(nic_wanted)
+    nic, address = facts.reached_by(nic)
     home = facts.home or "/root"
     _check_devices(name, devices, facts)
-    node = Node(name, address, len(devices), nic_found, devices)
+    node = Node(name, address, len(devices), nic, devices)
     folder = _folder(root=bool(facts.root), home=home)
     return Site(node, folder, spec.runtime.cache or f"{home}/.cache", tuple(sorted(facts.paths)))
 
 
 def _folder(*, root: bool, home: str) -> str:
-    """As lock.py finds it on the host."""
+    """Return where Ropeway keeps things on the host, as lock.BASE has it."""
     return _ROOTS_FOLDER if root else f"{home}/.ropeway"
 
 
 def _check_devices(name: str, devices: Sequence[int], facts: HostFacts) -> None:
-    """The NPUs must be there, sound, and nobody else's."""
-    there = facts.devices if facts.devices is not None else len(facts.npus)
-    missing = [f"/dev/davinci{number}" for number in devices if number >= there]
+    """Raise Refused for NPUs that the host does not have, or that are not healthy."""
+    count = facts.devices if facts.devices is not None else len(facts.npus)
+    missing = [f"/dev/davinci{number}" for number in devices if number >= count]
     if missing:
         raise Refused(
-            f"{name} has {there} NPUs, and {', '.join(missing)} {_are(missing)} not there",
+            f"{name} has {count} NPUs, and {', '.join(missing)} {_are(missing)} not among them",
             where="cluster.hosts",
             hint="correct `npus` or `devices`; `npu-smi info` lists what the host has",
         )
-    ill = [npu for npu in facts.npus if npu.device in devices and npu.health not in (None, "OK")]
-    if ill:
+    faulty = [npu for npu in facts.npus if npu.device in devices and npu.health not in (None, "OK")]
+    if faulty:
         raise Refused(
-            f"{len(ill)} of the NPUs of {name} {_are(ill)} not healthy",
+            f"{len(faulty)} of the NPUs of {name} {_are(faulty)} not healthy",
             where=name,
-            evidence=tuple(f"/dev/davinci{npu.device}: {npu.health}" for npu in ill),
+            evidence=tuple(f"/dev/davinci{npu.device}: {npu.health}" for npu in faulty),
             hint="`ropeway doctor` says more; `devices` can leave them out",
         )
 
@@ -175,11 +178,11 @@ def _replica(
     engine: tuple[Release, str],
     router: Router | None,
 ) -> AscendReplica:
-    """One engine. Ports differ by the replica's number: two heads may share a host."""
+    """Return one engine. Ports differ by the replica's number: two heads may share a host."""
     serve = spec.serve
     release, family = engine
     path = spec.model.path or ""
-    usual = Ports()
+    ports = Ports()
     if router is None:
         address, port = serve.address, serve.port
     else:
@@ -198,10 +201,10 @@ def _replica(
         address=address,
         port=port,
         ports=replace(
-            usual,
-            ray=usual.ray + number,
-            master=usual.master + number,
-            data_parallel=usual.data_parallel + number,
+            ports,
+            ray=ports.ray + number,
+            master=ports.master + number,
+            data_parallel=ports.data_parallel + number,
         ),
         privileged=spec.runtime.privileged,
         ray=known.versions.get("ray", ""),
@@ -209,11 +212,12 @@ def _replica(
 
 
 def _check_key(spec: Spec, replicas: Sequence[AscendReplica]) -> None:
-    """Replicas that the router reaches over the network are reached by others too."""
-    beyond = [one for one in replicas if not one.address.startswith(_LOOPBACK)]
-    if beyond and not spec.serve.api_key_env:
+    """Raise Refused for a replica that others reach over the network, and that has no key."""
+    exposed = [replica for replica in replicas if not is_loopback(replica.address)]
+    if exposed and not spec.serve.api_key_env:
+        address = f"{bracketed(exposed[0].address)}:{exposed[0].port}"
         raise Refused(
-            f"an engine would listen at {beyond[0].address}:{beyond[0].port} without a key",
+            f"an engine would listen at {address} without a key",
             where="serve.replicas",
             hint="replicas on several hosts need `serve.api_key_env`: the name of an environment"
             " variable that holds the key",
@@ -221,16 +225,16 @@ def _check_key(spec: Spec, replicas: Sequence[AscendReplica]) -> None:
 
 
 def _check_addresses(replicas: Sequence[AscendReplica], router: Router | None) -> None:
-    """Hosts that work together must reach each other: a loopback address reaches nobody."""
+    """Raise Refused for a loopback address of hosts that have to reach each other."""
     several = any(len(one.nodes) > 1 for one in replicas) or router is not None
     names = {node.name: node.address for one in replicas for node in one.nodes}
     if not several or len(names) == 1:
         return
-    lonely = [name for name, address in names.items() if address.startswith(_LOOPBACK)]
-    if lonely:
+    isolated = [name for name, address in names.items() if is_loopback(address)]
+    if isolated:
         raise Refused(
-            f"the address of {', '.join(lonely)} is one that other hosts cannot reach",
+            f"the address of {', '.join(isolated)} is one that other hosts cannot reach",
             where="cluster.hosts",
-            evidence=tuple(f"{name}: {names[name]}" for name in lonely),
+            evidence=tuple(f"{name}: {names[name]}" for name in isolated),
             hint="name the interface between the hosts: `nic: …` below `cluster`",
         )

@@ -1,7 +1,7 @@
 """Commands of a container engine, as argv: `docker`, `podman` and `nerdctl` take nearly the same.
 
 Nothing here runs anything, and nothing quotes: an argv goes through hosts/base.py. Where podman
-differs was seen with 4.3.1 (tests/test_two_hosts_podman.py); nerdctl was never run.
+differs was observed with 4.3.1 (tests/test_two_hosts_podman.py); nerdctl was never run.
 """
 
 import csv
@@ -16,7 +16,7 @@ from typing import Literal
 Runtime = Literal["docker", "podman", "nerdctl"]
 
 # What root in a container may do by Docker's default, and an engine has no use for: it makes no
-# devices, no raw sockets and no other users. What stays (CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL,
+# devices, no raw sockets and no other users. The rest (CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL,
 # SETGID, SETUID) lets it read models of any owner and write its caches. Recipes run with more, so
 # this was not verified on NPU hardware; `runtime.privileged` takes it all back.
 DROPPED = (
@@ -44,7 +44,7 @@ _AS_DOCKER = (
 
 @dataclass(frozen=True)
 class Mount:
-    """A path of the host that the container sees. It must be there: nobody makes an empty one."""
+    """A path of the host that the container sees. It must exist: no empty one is made."""
 
     source: str
     target: str
@@ -79,13 +79,16 @@ class Container:
 
 
 def restarts_later(runtime: Runtime) -> bool:
-    """Whether the engine can be told to restart a container once that runs. podman 4 cannot (its
-    `update` has no `--restart`): there `run_argv` says it, before anybody knows that it works."""
+    """Return whether the engine can be told to restart a container that already runs.
+
+    podman 4 cannot (its `update` has no `--restart`): there `run_argv` says it, before anybody
+    knows that the service works.
+    """
     return runtime != "podman"
 
 
 def reboot_notes(runtime: Runtime) -> tuple[str, ...]:
-    """What to tell who wants a service to come back after a reboot."""
+    """Return what a user must know who wants a service to come back after a reboot."""
     if runtime != "podman":
         return ()
     return (
@@ -95,43 +98,46 @@ def reboot_notes(runtime: Runtime) -> tuple[str, ...]:
 
 
 def run_argv(
-    runtime: Runtime, one: Container, labels: Mapping[str, str], *, restart: bool = False
+    runtime: Runtime, container: Container, labels: Mapping[str, str], *, restart: bool = False
 ) -> tuple[str, ...]:
-    """Start a container and leave it running. It is not restarted until `restart_argv` says so;
-    where that comes too late (`restarts_later`), it is from the start on, if `restart`.
+    """Start a container and leave it running.
 
-    The host's own network, because Ray, HCCL and gloo open ports that nobody can list in advance.
+    restart  restart it whenever it ends, from the start on; only where `set_restart_policy_argv`
+             cannot say so once it runs (`restarts_later`)
+
+    It has the host's own network, because Ray, HCCL and gloo open ports that nobody can list in
+    advance.
     """
-    argv = [runtime, "run", "--detach", "--name", one.name, "--net=host"]
+    argv = [runtime, "run", "--detach", "--name", container.name, "--net=host"]
     if runtime == "podman":
         argv += _AS_DOCKER
     if restart and not restarts_later(runtime):
         # Not `unless-stopped`, which podman-restart.service passes over.
         argv += ["--restart", "always"]
-    if one.privileged:
+    if container.privileged:
         argv.append("--privileged")
     else:
         argv += ["--security-opt", "no-new-privileges"]
         argv += [f"--cap-drop={name}" for name in DROPPED]
-    for path in one.devices:
+    for path in container.devices:
         argv += ["--device", path]
-    if one.shm:
-        argv += ["--shm-size", str(one.shm)]
-    for limit in _ULIMITS if one.devices else ():
+    if container.shm:
+        argv += ["--shm-size", str(container.shm)]
+    for limit in _ULIMITS if container.devices else ():
         argv += ["--ulimit", limit]
-    for mount in one.mounts:
+    for mount in container.mounts:
         argv += ["--mount", mount_option(mount)]
-    for name, value in one.env.items():
+    for name, value in container.env.items():
         argv += ["--env", f"{name}={value}"]
     for name, value in labels.items():
         argv += ["--label", f"{name}={value}"]
-    return (*argv, one.image, *one.argv)
+    return (*argv, container.image, *container.argv)
 
 
 def mount_option(mount: Mount) -> str:
-    """The value of `--mount`, which all three read as a line of CSV.
+    """Return the value of `--mount`, which all three engines read as a line of CSV.
 
-    Not `-v`: that cannot have a colon in a path, and makes an empty folder of what is not there.
+    Not `-v`: that cannot have a colon in a path, and makes an empty folder where none exists.
     """
     fields = ["type=bind", f"source={mount.source}", f"target={mount.target}"]
     if mount.read_only:
@@ -141,48 +147,49 @@ def mount_option(mount: Mount) -> str:
     return line.getvalue()
 
 
-def restart_argv(runtime: Runtime, names: Sequence[str], policy: str) -> tuple[str, ...]:
+def set_restart_policy_argv(runtime: Runtime, names: Sequence[str], policy: str) -> tuple[str, ...]:
     """Set the restart policy of containers that run: `unless-stopped`, or `no`."""
     return (runtime, "update", "--restart", policy, *names)
 
 
-def again_argv(runtime: Runtime, names: Sequence[str], seconds: int) -> tuple[str, ...]:
-    """Restart containers; each has so many seconds to end."""
+def restart_argv(runtime: Runtime, names: Sequence[str], seconds: int) -> tuple[str, ...]:
+    """Restart containers; each has `seconds` to end by itself."""
     return (runtime, "restart", "--time", str(seconds), *names)
 
 
 def remove_argv(runtime: Runtime, names: Sequence[str]) -> tuple[str, ...]:
     """End containers at once and remove them."""
-    now = ("--time", "0") if runtime == "podman" else ()  # it waits 10 s for each otherwise
-    return (runtime, "rm", "--force", *now, *names)
+    at_once = ("--time", "0") if runtime == "podman" else ()  # it waits 10 s for each otherwise
+    return (runtime, "rm", "--force", *at_once, *names)
 
 
 def find_argv(runtime: Runtime, label: str) -> tuple[str, ...]:
-    """Ids of all containers with this label, of those that ended too; `NAME` or `NAME=VALUE`."""
+    """Print the ids of all containers with this label, `NAME` or `NAME=VALUE`; ended ones too."""
     return (runtime, "ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={label}")
 
 
 def inspect_argv(runtime: Runtime, ids: Sequence[str]) -> tuple[str, ...]:
-    """All that the engine knows of containers, as a JSON list."""
+    """Print all that the engine knows of containers, as a JSON list."""
     return (runtime, "inspect", "--type", "container", *ids)
 
 
 def logs_argv(
     runtime: Runtime, name: str, *, lines: int | None = None, follow: bool = False
 ) -> tuple[str, ...]:
-    """What a container wrote, each line with its time (RFC 3339, see `in_utc`) before it."""
+    """Print what a container wrote, each line with its time (RFC 3339, see `in_utc`) before it."""
     tail = ("--tail", str(lines)) if lines is not None else ()
     return (runtime, "logs", "--timestamps", *tail, *(("--follow",) if follow else ()), name)
 
 
 def in_utc(stamp: str) -> str:
-    """A time of a container engine as Docker writes it, `2026-11-28T07:20:40.123456789Z`: times of
-    several hosts are sorted as texts. podman has the host's own zone, and drops zeros at the end.
-    What is no time stays as it is.
+    """Return a container engine's time as Docker writes it, `2026-11-28T07:20:40.123456789Z`.
+
+    So times of several hosts can be sorted as text. podman prints the host's own time zone, and
+    drops zeros at the end. Anything that is not a time is returned as it is.
     """
-    if not (found := _STAMP.fullmatch(stamp)):
+    if not (match := _STAMP.fullmatch(stamp)):
         return stamp
-    whole, fraction, zone = found.groups()
+    whole, fraction, zone = match.groups()
     if zone != "Z":
         try:
             moment = datetime.fromisoformat(f"{whole}{zone}").astimezone(UTC)
@@ -201,7 +208,7 @@ def exec_argv(runtime: Runtime, name: str, argv: Sequence[str]) -> tuple[str, ..
 
 
 def image_argv(runtime: Runtime, image: str) -> tuple[str, ...]:
-    """The id of an image; fails when the host does not have it."""
+    """Print the id of an image; fails when the host does not have it."""
     return (runtime, "image", "inspect", "--format", "{{.Id}}", image)
 
 
@@ -218,11 +225,10 @@ def load_argv(runtime: Runtime, archive: str) -> tuple[str, ...]:
     return (runtime, "load", "--input", archive)
 
 
-def ask_image_argv(runtime: Runtime, image: str, name: str) -> tuple[str, ...]:
-    """Print, as JSON, the versions of the packages that matter, as the image itself has them, in a
-    container of this name.
+def image_versions_argv(runtime: Runtime, image: str, name: str) -> tuple[str, ...]:
+    """Print, as JSON, the versions of the packages that matter, as the image itself has them.
 
-    It needs no NPU, and starts neither.
+    It runs in a container of this name, without an NPU.
     """
     return (
         runtime,
@@ -240,20 +246,20 @@ def ask_image_argv(runtime: Runtime, image: str, name: str) -> tuple[str, ...]:
 
 
 def versions_in(text: str) -> dict[str, str]:
-    """What `ask_image_argv` printed: package → version. Raises ValueError."""
-    found = json.loads(text.strip().splitlines()[-1] if text.strip() else "")
-    if not isinstance(found, dict):
+    """Read what `image_versions_argv` printed: package → version. Raises ValueError."""
+    versions = json.loads(text.strip().splitlines()[-1] if text.strip() else "")
+    if not isinstance(versions, dict):
         raise ValueError("no versions")
-    return {str(name): str(version) for name, version in found.items()}
+    return {str(name): str(version) for name, version in versions.items()}
 
 
 _VERSIONS = """\
 import importlib.metadata as metadata, json
-found = {}
+versions = {}
 for name in ("vllm_ascend", "vllm", "ray", "transformers", "torch_npu"):
     try:
-        found[name] = metadata.version(name)
+        versions[name] = metadata.version(name)
     except metadata.PackageNotFoundError:
         pass
-print(json.dumps(found))
+print(json.dumps(versions))
 """

@@ -8,20 +8,22 @@ from ropeway.errors import HostError, LaunchError
 
 
 def root_cause(logs: Mapping[str, str]) -> Diagnosis | None:
-    """Why the engine failed, as its logs tell; None when they tell of no failure or no more than
-    that there was one. `logs`: name → text."""
-    found = diagnose(logs)
-    return None if found.verdict == "healthy" or found.echo else found
+    """Return why the engine failed, by its logs (name → text).
+
+    None when they show no failure, or no more than that there was one.
+    """
+    diagnosis = diagnose(logs)
+    return None if diagnosis.verdict == "healthy" or diagnosis.echo else diagnosis
 
 
 def engine_failure(error: HostError | LaunchError, cause: Diagnosis, log: str) -> LaunchError:
-    """The failure in the engine's own words, and what to do where the failure table knows it."""
+    """Return the failure in the engine's own words, with the advice of the failure table."""
     known = cause.signature is not None
-    told = (cause.cause.en, *(detail.en for detail in cause.details)) if known else ()
+    explanation = (cause.cause.en, *(detail.en for detail in cause.details)) if known else ()
     advice = (cause.fix.en, f"known from: {', '.join(cause.source)}") if known else ()
     return LaunchError(
         f"the engine failed: {cause.headline}",
         where=log,
-        evidence=(*told, error.what),
+        evidence=(*explanation, error.what),
         hint="\n".join((*advice, f"the whole log: less {log}")),
     )

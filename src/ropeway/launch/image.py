@@ -15,19 +15,16 @@ _WHEELS = "/wheels"
 
 
 def image_name(release: Release, family: str, spec: RuntimeSpec) -> str:
-    """The image asked for, else that of the release for this family of chips."""
+    """Return the image of the spec, else that of the release for this family of chips."""
     if spec.image:
-        return (
-            spec.image
-            if ":" in spec.image.rpartition("/")[2] or "@" in spec.image
-            else (f"{spec.image}:latest")
-        )
+        tagged = ":" in spec.image.rpartition("/")[2] or "@" in spec.image
+        return spec.image if tagged else f"{spec.image}:latest"
     variant = "-openeuler" if spec.os == "openeuler" else ""
     return f"{IMAGE}:v{release.version}{_SUFFIX[family]}{variant}"
 
 
 def mirrored(image: str, mirror: str | None) -> str:
-    """The name to pull: with the mirror in place of the registry that the image's name begins with.
+    """Return the name to pull: the mirror replaces the registry that the image's name begins with.
 
     The part before the first slash is a registry when it has a dot or a colon, as Docker has it.
     """
@@ -39,22 +36,24 @@ def mirrored(image: str, mirror: str | None) -> str:
 
 
 def derived_name(base_id: str, spec: RuntimeSpec) -> str | None:
-    """The derived image: its tag is the hash of what it is made of. None: there is none to make.
+    """Return the name of the derived image, tagged with the hash of what it is made of.
+
+    None where there is nothing to install.
 
     `base_id` is the id of the base image, the same on every host that has the same image.
     """
     if not spec.pip:
         return None
-    made_of = json.dumps([base_id, sorted(spec.pip), bool(spec.wheels)])
-    return f"{_DERIVED}:{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
+    ingredients = json.dumps([base_id, sorted(spec.pip), bool(spec.wheels)])
+    return f"{_DERIVED}:{hashlib.sha256(ingredients.encode()).hexdigest()[:16]}"
 
 
 def derive_argvs(
     runtime: Runtime, base: str, derived: str, spec: RuntimeSpec
 ) -> tuple[tuple[str, ...], ...]:
-    """The commands that make it: install in a container of the base, and keep the result.
+    """Return the commands that make it: install in a container of the base, and keep the result.
 
-    Not `build`: a wheelhouse is seen through a mount, and takes no room in the image.
+    Not `build`: a wheelhouse is mounted, and takes no room in the image.
     """
     name = f"ropeway-build-{derived.rpartition(':')[2]}"
     return (

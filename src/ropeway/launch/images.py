@@ -3,12 +3,16 @@
 import contextlib
 import re
 import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ropeway.errors import HostError, Refused, RopewayError
+from ropeway.facts.host import HostFacts
 from ropeway.hosts.base import Host
-from ropeway.hosts.child import CancelToken, cancellable, sleep_cancellable
+from ropeway.hosts.child import CancelToken, cancellable
 from ropeway.hosts.fleet import Hosts, OnProgress, run_on_all_or_raise
 from ropeway.launch import docker
+from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.image import derive_argvs, derived_name, mirrored
 from ropeway.spec.cluster import Runtime
 
@@ -16,137 +20,176 @@ _PULL_SECONDS = 4 * 3600.0  # 15 GB at 10 Mbit/s
 _INSTALL_SECONDS = 3600.0
 _LAYER = re.compile(r"^([0-9a-f]{12}): (Pulling fs layer|Already exists|Pull complete)")
 _BLOB = re.compile(r"^Copying blob (sha256:[0-9a-f]{12})")  # podman, when it begins with one
+_SHORT_DIGITS = 12  # of an id that the engine has abbreviated
+
+Ids = Mapping[str, str]  # image name → id
 
 
-def ensure_image(hosts: Hosts, runtime: Runtime, image: str, tell: OnProgress) -> dict[str, str]:
-    """Every host has the image afterwards; returns its id by host.
+@dataclass(frozen=True)
+class Images:
+    """The images of several hosts.
 
-    Raises Refused when it is missing and not to be fetched, HostError when fetching fails.
+    present   host → the images that its facts list: these are not asked for again
     """
-    return run_on_all_or_raise(hosts, lambda host: _ensure(host, runtime, image, tell))
 
+    hosts: Hosts
+    runtime: Runtime
+    present: Mapping[str, Ids] = field(default_factory=dict)
+    clock: Clock = SYSTEM_CLOCK
 
-def ensure_derived(
-    hosts: Hosts, runtime: Runtime, image: str, ids: dict[str, str], tell: OnProgress
-) -> str:
-    """The image with `runtime.pip` in it, made where it is not there; the base when there is none
-    to make. Raises HostError, with pip's own words."""
-    derived = derived_name("+".join(sorted(set(ids.values()))), runtime)
-    if derived is None:
-        return image
+    def ensure(self, image: str, on_progress: OnProgress) -> Ids:
+        """Make sure that every host has the image; return its id by host.
 
-    def make(host: Host) -> None:
-        if host.run(docker.image_argv(runtime.command, derived)).ok:
-            return
-        tell(f"{host.name}: installing {', '.join(runtime.pip)}")
-        argvs = derive_argvs(runtime.command, image, derived, runtime)
-        try:
-            for argv in argvs:
-                result = host.run(argv, timeout=_INSTALL_SECONDS)
-                if argv[1:3] != ("rm", "--force"):
-                    result.check(f"cannot install {', '.join(runtime.pip)}", where=host.name)
-        except BaseException:
-            _forget(host, argvs[0])
-            raise
-
-    run_on_all_or_raise(hosts, make)
-    return derived
-
-
-def _forget(host: Host, remove: tuple[str, ...]) -> None:
-    """Remove what a `run` that was cut off has left, and look again: its daemon may only now have
-    made the container, which nobody then starts (so `--rm` does not remove it)."""
-    with (
-        cancellable(CancelToken()),
-        contextlib.suppress(RopewayError),
-    ):  # we may be under one that came
-        for _ in range(3):
-            host.run(remove)
-            sleep_cancellable(0.4)
-
-
-def versions(hosts: Hosts, runtime: Runtime, image: str) -> dict[str, str]:
-    """What the image has, by its own word: package → version.
-
-    Raises Refused when hosts have different ones under the same name.
-    """
-    answers = run_on_all_or_raise(hosts, lambda host: _versions(host, runtime, image))
-    distinct = {tuple(sorted(one.items())) for one in answers.values()}
-    if len(distinct) > 1:
-        raise Refused(
-            f"hosts have different images under the name `{image}`",
-            where=runtime.command,
-            evidence=tuple(
-                f"{name}: " + ", ".join(f"{key} {value}" for key, value in one.items())
-                for name, one in answers.items()
-            ),
-            hint=f"remove it where it is wrong: `{runtime.command} image rm {image}`",
+        Raises Refused when it is missing and must not be fetched, HostError when fetching fails.
+        """
+        return run_on_all_or_raise(
+            self.hosts, lambda host: self._id(host, image) or self._fetch(host, image, on_progress)
         )
-    return next(iter(answers.values()))
 
+    def ensure_derived(self, image: str, ids: Ids, on_progress: OnProgress) -> str:
+        """Make the image with `runtime.pip` in it where it is missing, and return its name.
 
-def _versions(host: Host, runtime: Runtime, image: str) -> dict[str, str]:
-    name = f"ropeway-ask-{secrets.token_hex(6)}"
-    try:
-        result = host.run(docker.ask_image_argv(runtime.command, image, name), timeout=300.0)
-    except BaseException:
-        _forget(host, docker.remove_argv(runtime.command, [name]))
-        raise
-    result.check("the image cannot be asked for its versions", where=host.name)
-    try:
-        return docker.versions_in(result.stdout)
-    except ValueError as error:
-        raise HostError(
-            "the image does not tell its versions",
-            where=f"{host.name}, {image}",
-            evidence=tuple(result.stdout.strip().splitlines()[-3:]),
-        ) from error
+        It is `image` itself when there is nothing to install. `ids` are those of `image`, by host.
+        Raises HostError, with pip's own words.
+        """
+        derived = derived_name("+".join(sorted(set(ids.values()))), self.runtime)
+        if derived is None:
+            return image
+        packages = ", ".join(self.runtime.pip)
+        argvs = derive_argvs(self.runtime.command, image, derived, self.runtime)
 
+        def derive(host: Host) -> None:
+            if self._id(host, derived):
+                return
+            on_progress(f"{host.name}: installing {packages}")
+            try:
+                for argv in argvs:
+                    result = host.run(argv, timeout=_INSTALL_SECONDS)
+                    if argv[1:3] != ("rm", "--force"):
+                        result.check(f"cannot install {packages}", where=host.name)
+            except BaseException:
+                self._remove_late(host, argvs[0])
+                raise
 
-def _ensure(host: Host, runtime: Runtime, image: str, tell: OnProgress) -> str:
-    command = runtime.command
-    there = host.run(docker.image_argv(command, image))
-    if there.ok:
-        return there.stdout.strip()
-    if runtime.archive:
-        tell(f"{host.name}: loading {runtime.archive}")
-        result = host.run(docker.load_argv(command, runtime.archive), timeout=_PULL_SECONDS)
-        result.check(f"cannot load the image from {runtime.archive}", where=host.name)
-    elif runtime.pull == "never":
-        raise Refused(
-            f"{host.name} does not have the image `{image}`, and `runtime.pull` is `never`",
+        run_on_all_or_raise(self.hosts, derive)
+        return derived
+
+    def versions(self, image: str) -> dict[str, str]:
+        """Ask the image on every host which versions it has: package → version.
+
+        Raises Refused when hosts have different ones under the same name.
+        """
+        answers = run_on_all_or_raise(self.hosts, lambda host: self._versions(host, image))
+        if len({tuple(sorted(versions.items())) for versions in answers.values()}) > 1:
+            command = self.runtime.command
+            raise Refused(
+                f"hosts have different images under the name `{image}`",
+                where=command,
+                evidence=tuple(
+                    f"{name}: " + ", ".join(f"{key} {value}" for key, value in versions.items())
+                    for name, versions in answers.items()
+                ),
+                hint=f"remove it where it is wrong: `{command} image rm {image}`",
+            )
+        return next(iter(answers.values()))
+
+    def _id(self, host: Host, image: str) -> str:
+        """Return the id of an image, empty when the host does not have it.
+
+        Facts know it by its usual name only, and not by its digest, say.
+        """
+        if image in self.present.get(host.name, {}):
+            return self.present[host.name][image]
+        result = host.run(docker.image_argv(self.runtime.command, image))
+        return _prefixed(result.stdout.strip()) if result.ok else ""
+
+    def _fetch(self, host: Host, image: str, on_progress: OnProgress) -> str:
+        command, archive = self.runtime.command, self.runtime.archive
+        if archive:
+            on_progress(f"{host.name}: loading {archive}")
+            result = host.run(docker.load_argv(command, archive), timeout=_PULL_SECONDS)
+            result.check(f"cannot load the image from {archive}", where=host.name)
+        elif self.runtime.pull == "never":
+            raise Refused(
+                f"{host.name} does not have the image `{image}`, and `runtime.pull` is `never`",
+                where=host.name,
+                hint=f"on that host: {command} pull {image}\n"
+                f"or copy it from one that has it: `{command} save`, and `runtime.archive`",
+            )
+        else:
+            self._pull(host, image, on_progress)
+        result = host.run(docker.image_argv(command, image))
+        result.check(f"the image that was fetched is not `{image}`", where=host.name)
+        return _prefixed(result.stdout.strip())
+
+    def _pull(self, host: Host, image: str, on_progress: OnProgress) -> None:
+        command, source = self.runtime.command, mirrored(image, self.runtime.mirror)
+        layers: dict[str, bool] = {}
+
+        def on_line(line: str) -> None:
+            if match := _LAYER.match(line):
+                layers[match[1]] = match[2] != "Pulling fs layer"
+                count = f"{sum(layers.values())} of {len(layers)} layers"
+                on_progress(f"{host.name}: pulling {source}: {count}")
+            elif match := _BLOB.match(line):
+                layers[match[1]] = False
+                on_progress(f"{host.name}: pulling {source}: {len(layers)} layers begun")
+
+        on_progress(f"{host.name}: pulling {source}")
+        argv = docker.pull_argv(command, source)
+        result = host.run(argv, timeout=_PULL_SECONDS, on_line=on_line)
+        result.check(
+            f"cannot pull {source}",
             where=host.name,
-            hint=f"on that host: {command} pull {image}\n"
-            f"or copy it from one that has it: `{command} save`, and `runtime.archive`",
+            hint="a mirror: `runtime.mirror`; a file: `runtime.archive`; is the disk full?",
         )
-    else:
-        _pull(host, runtime, image, tell)
-    found = host.run(docker.image_argv(command, image))
-    found.check(f"what was fetched is not `{image}`", where=host.name)
-    return found.stdout.strip()
+        if source != image:
+            tagged = host.run(docker.tag_argv(command, source, image))
+            tagged.check("cannot name the image", where=host.name)
+
+    def _versions(self, host: Host, image: str) -> dict[str, str]:
+        command, name = self.runtime.command, f"ropeway-ask-{secrets.token_hex(6)}"
+        try:
+            argv = docker.image_versions_argv(command, image, name)
+            result = host.run(argv, timeout=300.0)
+        except BaseException:
+            self._remove_late(host, docker.remove_argv(command, [name]))
+            raise
+        result.check("the image cannot be asked for its versions", where=host.name)
+        try:
+            return docker.versions_in(result.stdout)
+        except ValueError as error:
+            raise HostError(
+                "the image does not say which versions it has",
+                where=f"{host.name}, {image}",
+                evidence=tuple(result.stdout.strip().splitlines()[-3:]),
+            ) from error
+
+    def _remove_late(self, host: Host, remove: tuple[str, ...]) -> None:
+        """Remove what a `run` that was cut off has left, and look again: its daemon may only now
+        have made the container, which nobody then starts (so `--rm` does not remove it)."""
+        with (
+            cancellable(CancelToken()),  # our own may be the one that was cancelled
+            contextlib.suppress(RopewayError),
+        ):
+            for _ in range(3):
+                host.run(remove)
+                self.clock.sleep(0.4)
 
 
-def _pull(host: Host, runtime: Runtime, image: str, tell: OnProgress) -> None:
-    source = mirrored(image, runtime.mirror)
-    layers: dict[str, bool] = {}
+def images_of(facts: Mapping[str, HostFacts]) -> dict[str, Ids]:
+    """Return the images that each host has, by its facts."""
+    return {
+        name: {
+            image.name: _prefixed(image.id)
+            for image in host.docker.images
+            if len(image.id.removeprefix("sha256:")) > _SHORT_DIGITS
+        }
+        for name, host in facts.items()
+        if host.docker is not None
+    }
 
-    def heard(line: str) -> None:
-        if found := _LAYER.match(line):
-            layers[found[1]] = found[2] != "Pulling fs layer"
-            tell(f"{host.name}: pulling {source}: {sum(layers.values())} of {len(layers)} layers")
-        elif found := _BLOB.match(line):
-            layers[found[1]] = False
-            tell(f"{host.name}: pulling {source}: {len(layers)} layers begun")
 
-    tell(f"{host.name}: pulling {source}")
-    result = host.run(
-        docker.pull_argv(runtime.command, source), timeout=_PULL_SECONDS, on_line=heard
-    )
-    result.check(
-        f"cannot pull {source}",
-        where=host.name,
-        hint="a mirror: `runtime.mirror`; a file: `runtime.archive`; is there room on the disk?",
-    )
-    if source != image:
-        tagged = host.run(docker.tag_argv(runtime.command, source, image))
-        tagged.check("cannot name the image", where=host.name)
+def _prefixed(image_id: str) -> str:
+    """Return an image's id as Docker prints it; podman leaves the kind of the hash out."""
+    return image_id if image_id.startswith("sha256:") else f"sha256:{image_id}"

@@ -7,16 +7,17 @@ whole service. They hold no secret; anybody who may use the container engine can
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from ropeway import __version__
 from ropeway.errors import HostError
 from ropeway.facts.text import whole
 from ropeway.hosts.base import Host
-from ropeway.launch.containers import ROUTER, ports
+from ropeway.launch.author import Author
 from ropeway.launch.docker import Container, Runtime, find_argv, in_utc, inspect_argv
-from ropeway.launch.scripts import url_of
-from ropeway.launch.service import Service
+from ropeway.launch.rollout import ROUTER, Rollout
 from ropeway.spec.model import Spec
+from ropeway.spec.types import api_url
 
 SERVICE = "ropeway.service"
 RUN = "ropeway.run"
@@ -28,24 +29,10 @@ _BY, _SINCE, _VERSION = (f"ropeway.{key}" for key in ("by", "since", "version"))
 
 
 @dataclass(frozen=True)
-class Author:
-    """Who brings something up: for labels, locks and the audit.
+class ServiceContainer:
+    """A container of ours, as the container engine of its host describes it.
 
-    who    `user@machine`
-    run    a word that no other run has
-    since  UTC, like 2026-11-28T03:00:00Z
-    """
-
-    who: str
-    run: str
-    since: str
-
-
-@dataclass(frozen=True)
-class Found:
-    """A container of ours as a host tells of it.
-
-    host       the name of the host that told
+    host       the name of the host
     state      created, running, restarting, exited, dead, paused
     exit_code  of its last end
     restarts   how often the container engine has started it again
@@ -92,7 +79,7 @@ class Found:
 
     @property
     def endpoint(self) -> str:
-        """Where the API is that it has, or that its head has, as seen in the container there."""
+        """The API's base URL, of this container or of its head, as used inside the container."""
         return self.labels.get(_ENDPOINT, "")
 
     @property
@@ -110,21 +97,21 @@ class Found:
 
     @property
     def devices(self) -> tuple[int, ...]:
-        """The NPUs it holds: N of /dev/davinciN."""
+        """The NPUs that it holds: N of /dev/davinciN."""
         return tuple(_numbers(self.labels.get(_DEVICES, "")))
 
     @property
     def ports(self) -> frozenset[int]:
-        """Those that the service has on that host."""
+        """The ports that the service has on that host."""
         return frozenset(_numbers(self.labels.get(_PORTS, "")))
 
     @property
     def author(self) -> Author:
         return Author(self.labels.get(_BY, ""), self.run, self.labels.get(_SINCE, ""))
 
-    @property
+    @cached_property
     def spec(self) -> Spec:
-        """What was asked for. Raises HostError when the label is not one of ours."""
+        """The spec that it was started from. Raises HostError when the label cannot be read."""
         try:
             return Spec.model_validate_json(self.labels.get(_SPEC, ""), strict=False)
         except ValueError as error:
@@ -135,28 +122,46 @@ class Found:
                 hint=f"was it started by a newer Ropeway ({self.labels.get(_VERSION, '?')})?",
             ) from error
 
+    def summary(self) -> dict[str, object]:
+        """Return what tables and JSON show of it."""
+        return {
+            "host": self.host,
+            "name": self.name,
+            "role": self.role,
+            "replica": self.replica,
+            "rank": self.rank,
+            "devices": list(self.devices),
+            "state": self.state,
+            "exit_code": self.exit_code,
+            "restarts": self.restarts,
+            "started": self.started,
+            "image": self.image,
+        }
 
-def labels_of(
-    service: Service, one: Container, author: Author, content: str, folder: str
-) -> dict[str, str]:
-    """All labels of a container. `content` is its hash."""
-    replica = service.replicas[one.replica]
-    devices = replica.nodes[one.rank].devices if one.devices else ()
+
+def labels_of(rollout: Rollout, container: Container, author: Author) -> dict[str, str]:
+    """Return all labels of a container that the author starts."""
+    service = rollout.service
+    replica = service.replicas[container.replica]
+    router = service.router if container.role == ROUTER else None
+    endpoint = router or replica
+    devices = replica.nodes[container.rank].devices if container.devices else ()
+    ports = rollout.ports_by_host.get(container.host, ())
     return {
         SERVICE: service.name,
         RUN: author.run,
-        _HOST: one.host,
-        _ROLE: one.role,
-        _REPLICA: str(one.replica),
-        _RANK: str(one.rank),
-        _HASH: content,
+        _HOST: container.host,
+        _ROLE: container.role,
+        _REPLICA: str(container.replica),
+        _RANK: str(container.rank),
+        _HASH: rollout.hashes[container.name],
         _URL: service.url,
-        _ENDPOINT: url_of(service.router if one.role == ROUTER and service.router else replica),
+        _ENDPOINT: api_url(endpoint.address, endpoint.port),
         _MODEL: replica.served_name,
         _RELEASE: replica.release.version,
         _DEVICES: ",".join(map(str, devices)),
-        _FOLDER: folder,
-        _PORTS: ",".join(str(port) for host, port, _ in ports(service) if host == one.host),
+        _FOLDER: service.folder_on(container.host),
+        _PORTS: ",".join(str(port.number) for port in ports),
         _BY: author.who,
         _SINCE: author.since,
         _VERSION: __version__,
@@ -164,26 +169,28 @@ def labels_of(
     }
 
 
-def ask_argv(runtime: Runtime, service: str | None = None) -> tuple[str, ...]:
-    """Print all containers of a service, or of all services, as JSON lists."""
+def list_argv(runtime: Runtime, service: str | None = None) -> tuple[str, ...]:
+    """Print all containers of a service, or of all services, as a JSON list."""
     label = SERVICE if service is None else f"{SERVICE}={service}"
     script = f'ids=$("$@") || exit; [ -z "$ids" ] || {" ".join(inspect_argv(runtime, ()))} $ids'
     return ("sh", "-c", script, "sh", *find_argv(runtime, label))
 
 
-def containers_on(host: Host, runtime: Runtime, service: str | None = None) -> tuple[Found, ...]:
-    """Our containers on a host. Raises HostError when it cannot be asked."""
-    result = host.run(ask_argv(runtime, service), timeout=60.0)
+def containers_on(
+    host: Host, runtime: Runtime, service: str | None = None
+) -> tuple[ServiceContainer, ...]:
+    """Return our containers on a host. Raises HostError when it cannot be asked."""
+    result = host.run(list_argv(runtime, service), timeout=60.0)
     result.check(f"`{runtime}` does not answer", where=host.name)
-    return found_in(result.stdout, host.name)
+    return read_containers(result.stdout, host.name)
 
 
-def found_in(text: str, host: str) -> tuple[Found, ...]:
-    """Read what `ask_argv` printed. Raises HostError for what is no answer."""
+def read_containers(text: str, host: str) -> tuple[ServiceContainer, ...]:
+    """Read what `list_argv` printed. Raises HostError when it cannot be read."""
     if not text.strip():
         return ()
     try:
-        return tuple(_found(item, host) for item in json.loads(text))
+        return tuple(_container(item, host) for item in json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise HostError(
             "the container engine's answer cannot be read",
@@ -192,9 +199,9 @@ def found_in(text: str, host: str) -> tuple[Found, ...]:
         ) from error
 
 
-def _found(item: Mapping[str, object], host: str) -> Found:
+def _container(item: Mapping[str, object], host: str) -> ServiceContainer:
     state, config = _mapping(item["State"]), _mapping(item["Config"])
-    return Found(
+    return ServiceContainer(
         host=host,
         id=str(item["Id"]),
         name=str(item["Name"]).lstrip("/"),
@@ -217,5 +224,5 @@ def _number(text: str | None) -> int:
 
 
 def _numbers(text: str) -> list[int]:
-    """Those between commas; what is none is passed over."""
+    """Return the numbers between commas; anything else is passed over."""
     return [number for word in text.split(",") if (number := whole(word)) is not None]

@@ -9,27 +9,27 @@ holds it and since when; it counts only while the lock is held.
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ropeway.errors import HostError, Refused, RopewayError, TimeLimit
 from ropeway.hosts.base import Host, room_hint
 from ropeway.hosts.child import CancelToken, cancellable
 from ropeway.hosts.fleet import run_on_all_or_raise
-from ropeway.launch.labels import Author
+from ropeway.launch.author import Author
 
 HELD, FREE = "ropeway: locked", "ropeway: not locked"
-_LONG = 7 * 86_400.0  # seconds; a start takes minutes
-_ANSWER = 60.0  # seconds
+_LONGEST_SECONDS = 7 * 86_400.0  # a start takes minutes
+_ANSWER_SECONDS = 60.0
 
-# Where Ropeway keeps things on a host; complete.py says the same from facts. $1: who we are. The
-# folder itself is locked, so that no file is needed that another might own. The shell has the lock
-# and ends when the connection does (hosts/remote.py). Its empty lines are for one that dies in
-# silence: TCP finds out only when there is something to send.
+# Where Ropeway keeps things on a host; complete.py says the same from facts. The folder itself is
+# locked, so that no file is needed that another might own.
 BASE = """base=/var/lib/ropeway
 [ "$(id -u)" = 0 ] || base=$HOME/.ropeway
 mkdir -p "$base" || exit 3"""
+# $1: who we are. The shell has the lock and ends when the connection does (hosts/remote.py). Its
+# empty lines are for one that dies in silence: TCP notices only when there is something to send.
 LOCK = f"""
 {BASE}
 exec 9<"$base" || exit 3
@@ -38,15 +38,19 @@ printf %s "$1" >"$base/holder" || exit 3
 echo "{HELD}"
 while sleep 10 && echo; do :; done
 """
-# Who had the lock last, and first of all whether nobody has it any more.
-ASK = f"""
+# Whether nobody has the lock any more, and who had it last. If that is us ($1), carry out the
+# command in the other arguments, if there is one.
+CHECK = f"""
 {BASE}
 exec 9<"$base" || exit 3
 ! flock -n 9 || echo "{FREE}"
-cat "$base/holder" 2>/dev/null; true
+exec 9<&-
+holder=$(cat "$base/holder" 2>/dev/null)
+printf "%s\\n" "$holder"
+[ "$holder" = "$1" ] || exit 0
+shift
+[ $# = 0 ] || exec "$@"
 """
-AUDIT = f'{BASE}\nprintf "%s\\n" "$1" >>"$base/audit.log"'
-AUDITED = f'{BASE}\ntail -n 200 "$base/audit.log" 2>/dev/null; true'
 
 
 @dataclass
@@ -56,6 +60,7 @@ class _Claim:
     host: Host
     held: threading.Event
     ended: threading.Event
+    thread: threading.Thread | None = None
     output: str = ""
     code: int | None = None
     error: RopewayError | None = None
@@ -70,84 +75,82 @@ class Lock:
         self._stop = CancelToken()
 
     def take(self, hosts: Sequence[Host]) -> None:
-        """See `locked`."""
+        """Take the lock of these hosts; see `locked`."""
         claims = [_Claim(host, threading.Event(), threading.Event()) for host in hosts]
         self._claims += claims
         for claim in claims:
-            given = (claim, self.author, self._stop)
-            threading.Thread(target=_hold, args=given, daemon=True).start()
+            args = (claim, self.author, self._stop)
+            claim.thread = threading.Thread(target=_hold, args=args, daemon=True)
+            claim.thread.start()
         _wait(claims)
 
-    def check(self) -> None:
-        """Raises HostError when somebody else has it on some host, or has had it since: the
-        connection broke, or they used force. Where it is only gone, it is taken again."""
-        mine = holder(self.author)
+    def check(self, then: Mapping[str, Sequence[str]] | None = None, purpose: str = "") -> None:
+        """Make sure that the lock is still ours on every host. Where it is only gone, retake it.
+
+        then     host → a command to carry out there, in the same round trip, if the lock is ours
+        purpose  what has failed when that command fails: "cannot set the restart policy"
+
+        Raises HostError when somebody else has the lock of some host, or has had it since: our
+        connection broke, or they used force.
+        """
+        holder = self.author.as_holder()
         hosts = {claim.host.name: claim.host for claim in self._claims}
+        commands = then or {}
 
         def ask(host: Host) -> tuple[bool, str]:
-            result = host.run(("sh", "-c", ASK)).check("cannot ask for the lock", where=host.name)
+            command = commands.get(host.name, ())
+            result = host.run(("sh", "-c", CHECK, "sh", holder, *command), timeout=120.0)
             first, _, rest = result.stdout.partition("\n")
-            return first == FREE, (rest if first == FREE else result.stdout).strip()
+            last = (rest if first == FREE else result.stdout).partition("\n")[0]
+            checked = bool(command) and last == holder
+            result.check(purpose if checked else "cannot ask for the lock", where=host.name)
+            return first == FREE, last.strip()
 
-        said = run_on_all_or_raise(hosts, ask)
-        lost = {name: _loss(free, last) for name, (free, last) in said.items() if last != mine}
+        answers = run_on_all_or_raise(hosts, ask)
+        lost = {name: _loss(free, last) for name, (free, last) in answers.items() if last != holder}
         if lost:
             raise HostError(
                 "the lock was lost, and others may change what runs there",
                 where=", ".join(lost),
-                evidence=tuple(f"{name}: {why}" for name, why in lost.items()),
+                evidence=tuple(f"{name}: {reason}" for name, reason in lost.items()),
                 hint="`ropeway status` shows what runs; `ropeway down` takes away what is left",
             )
-        self.take([hosts[name] for name, (free, _) in said.items() if free])
+        self.take([hosts[name] for name, (free, _) in answers.items() if free])
 
-    def give_back(self) -> None:
-        """On all hosts."""
+    def release(self) -> None:
+        """Give the lock of all hosts back."""
         self._stop.cancel("the lock is given back")
         for claim in self._claims:
-            claim.ended.wait(5.0)
+            if claim.thread is not None and claim.thread.ident is not None:  # it was started
+                claim.ended.wait(5.0)
 
 
 @contextmanager
 def locked(hosts: Sequence[Host], author: Author) -> Iterator[Lock]:
-    """Nobody else starts or ends anything on these hosts meanwhile, unless the lock is lost: check
-    it before a step that would do harm then.
+    """Hold the lock of all hosts inside the block.
 
-    Raises Refused, naming the holder, when somebody does; HostError for a host that cannot be
-    asked. As another user of the host one has another lock.
+    Raises Refused, with the holder and since when, where somebody else has it; HostError when a
+    host cannot be asked. Each user of a host has another lock.
     """
     lock = Lock(author)
     try:
         lock.take(hosts)
         yield lock
     finally:
-        lock.give_back()
-
-
-def audit(host: Host, author: Author, verb: str, service: str, outcome: str) -> None:
-    """Write down on the host who did what. Raises HostError."""
-    line = json.dumps({**asdict(author), "verb": verb, "service": service, "outcome": outcome})
-    host.run(("sh", "-c", AUDIT, "sh", line)).check("cannot write the audit", where=host.name)
-
-
-def read_audit(host: Host) -> str:
-    """The last lines of what was written down on this host. Raises HostError."""
-    return host.run(("sh", "-c", AUDITED)).stdout
-
-
-def holder(author: Author) -> str:
-    """What stands in the file beside the lock."""
-    return json.dumps(asdict(author))
+        lock.release()
 
 
 def _hold(claim: _Claim, author: Author, stop: CancelToken) -> None:
-    def heard(line: str) -> None:
+    """Hold the lock of one host until `stop` is cancelled or the connection breaks."""
+
+    def on_line(line: str) -> None:
         if line.strip() == HELD:
             claim.held.set()
 
-    argv = ("sh", "-c", LOCK, "sh", holder(author))
+    argv = ("sh", "-c", LOCK, "sh", author.as_holder())
     try:
         with cancellable(stop):
-            result = claim.host.run(argv, timeout=_LONG, on_line=heard)
+            result = claim.host.run(argv, timeout=_LONGEST_SECONDS, on_line=on_line)
         claim.code, claim.output = result.exit_code, result.stdout or result.stderr
     except RopewayError as error:
         claim.error = error
@@ -158,7 +161,7 @@ def _hold(claim: _Claim, author: Author, stop: CancelToken) -> None:
 
 def _wait(claims: Sequence[_Claim]) -> None:
     for claim in claims:
-        if not claim.held.wait(_ANSWER):
+        if not claim.held.wait(_ANSWER_SECONDS):
             raise TimeLimit("the lock was not granted in time", where=claim.host.name)
     for claim in claims:
         if claim.ended.is_set():
@@ -169,7 +172,7 @@ def _refusal(claim: _Claim) -> RopewayError:
     if claim.error is not None:
         return claim.error
     if claim.code == 4:
-        who, since = _holder(claim.output)
+        who, since = _holder_in(claim.output)
         return Refused(
             f"{who} is changing what runs on this host, since {since}",
             where=claim.host.name,
@@ -185,17 +188,18 @@ def _refusal(claim: _Claim) -> RopewayError:
     )
 
 
-def _loss(free: bool, last: str) -> str:
-    """How the lock was lost: whether nobody has it now, and who had it last."""
-    if not last:
+def _loss(free: bool, holder: str) -> str:
+    """Say how the lock was lost: whether it is free now, and who had it last."""
+    if not holder:
         return "its folder was removed"
-    who, since = _holder(last)
+    who, since = _holder_in(holder)
     return f"{who} took it, {since}" + (", and has given it back" if free else ", and has it now")
 
 
-def _holder(text: str) -> tuple[str, str]:
+def _holder_in(text: str) -> tuple[str, str]:
+    """Read who holds a lock, and since when."""
     try:
-        found = json.loads(text)
-        return str(found["who"]), str(found["since"])
+        holder = json.loads(text)
+        return str(holder["who"]), str(holder["since"])
     except (ValueError, KeyError, TypeError):
         return "somebody else", "some time ago"

@@ -1,39 +1,88 @@
 """Whether engines generate tokens now: the question that `up`, `restart` and `status` ask."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from ropeway.hosts.base import Host
+from ropeway.engines.vllm import KEY_VARIABLE
+from ropeway.hosts.base import Command, Host
 from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all
-from ropeway.launch import docker
-from ropeway.launch.containers import HEAD, ROUTER
-from ropeway.launch.labels import Found
+from ropeway.launch import docker, programs
+from ropeway.launch.labels import ServiceContainer
+from ropeway.launch.rollout import HEAD, ROUTER
 from ropeway.launch.scripts import FOLDER
 
+# Within a container: read the secrets, if there are any, and run the program with the words after.
+_INSIDE = f'[ ! -r "$1" ] || . "$1"; shift; exec python3 {FOLDER}/watch.py "$@"'
 
-def serving(
-    hosts: Hosts, runtime: docker.Runtime, found: Iterable[Found], seconds: float = 20.0
+
+def probe_command(python: str, url: str, model: str, seconds: float, key: str | None) -> Command:
+    """Return the command that asks an endpoint for one token, for a host that has Ropeway.
+
+    It exits with 0 when a token came; else the reason is on its stderr. `key` names the variable
+    of ours that holds the endpoint's key.
+    """
+    argv = (python, "-m", f"{programs.__name__}.watch", *_question(url, model, seconds))
+    return Command(argv, secrets={KEY_VARIABLE: key} if key else {})
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The API of an engine or a router, as used inside its own container."""
+
+    host: str
+    container: str
+    url: str
+    model: str
+
+
+def ask_for_tokens(
+    hosts: Hosts, runtime: docker.Runtime, endpoints: Iterable[Endpoint], seconds: float = 20.0
 ) -> dict[str, str]:
-    """Head or router → why it generates no token now; nothing when it does. Asked all at once.
+    """Ask all endpoints at once: container → why no token came, empty when one did.
 
     A host that cannot be asked, and an answer that takes longer than `seconds`, are reasons too.
     """
-    asked = group_by_host(one for one in found if one.role in (HEAD, ROUTER))
+    by_host = group_by_host(endpoints)
 
     def ask(host: Host) -> dict[str, str]:
-        return {one.name: _why_not(host, runtime, one, seconds) for one in asked[host.name]}
+        return {one.container: _ask(host, runtime, one, seconds) for one in by_host[host.name]}
 
     answers: dict[str, str] = {}
-    for outcome in run_on_all([hosts[name] for name in asked], ask):
-        away = {one.name: str(outcome.error) for one in asked[outcome.host.name]}
-        answers |= away if outcome.result is None else outcome.result
+    for outcome in run_on_all([hosts[name] for name in by_host], ask):
+        failure = {one.container: str(outcome.error) for one in by_host[outcome.host.name]}
+        answers |= failure if outcome.result is None else outcome.result
     return answers
 
 
-def _why_not(host: Host, runtime: docker.Runtime, one: Found, seconds: float) -> str:
-    if one.state != "running":
-        return f"its container is {one.state}"
-    script = f'[ ! -r "$1" ] || . "$1"; exec python3 {FOLDER}/watch.py once "$2" "$3" "$4"'
-    secrets = f"{FOLDER}/{one.name}.secrets"
-    inside = ("bash", "-c", script, "bash", secrets, one.endpoint, one.model, f"{seconds:g}")
-    result = host.run(docker.exec_argv(runtime, one.name, inside), timeout=seconds + 30)
+def unready(
+    hosts: Hosts, runtime: docker.Runtime, containers: Iterable[ServiceContainer]
+) -> dict[str, str]:
+    """Ask the heads and the router of what runs, as `ask_for_tokens` does."""
+    fronts = [one for one in containers if one.role in (HEAD, ROUTER)]
+    ended = {one.name: f"its container is {one.state}" for one in fronts if one.state != "running"}
+    endpoints = [
+        Endpoint(one.host, one.name, one.endpoint, one.model)
+        for one in fronts
+        if one.name not in ended
+    ]
+    return ended | ask_for_tokens(hosts, runtime, endpoints)
+
+
+def _ask(host: Host, runtime: docker.Runtime, endpoint: Endpoint, seconds: float) -> str:
+    secrets = f"{FOLDER}/{endpoint.container}.secrets"
+    inside = (
+        "bash",
+        "-c",
+        _INSIDE,
+        "bash",
+        secrets,
+        *_question(endpoint.url, endpoint.model, seconds),
+    )
+    argv = docker.exec_argv(runtime, endpoint.container, inside)
+    result = host.run(argv, timeout=seconds + 30)
     return "" if result.ok else (result.stderr.strip() or result.stdout.strip() or "no answer")
+
+
+def _question(url: str, model: str, seconds: float) -> tuple[str, ...]:
+    """Return the arguments of programs/watch.py that ask once."""
+    return ("once", url, model, f"{seconds:g}")

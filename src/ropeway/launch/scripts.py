@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ropeway.engines.base import Replica
 from ropeway.hosts.base import Command, shell_block, shell_line
-from ropeway.launch.service import Router
+from ropeway.spec.types import api_url
 
 FOLDER = "/run/ropeway"
 WATCH_SECONDS = 30
@@ -21,8 +21,8 @@ for file in /usr/local/Ascend/ascend-toolkit/set_env.sh /usr/local/Ascend/nnal/a
   [ ! -r "$file" ] || . "$file"
 done
 """
-# Whichever ends first ends the other; what is left after 20 s is made to end. bash is the
-# container's first process and reaps what Ray leaves.
+# Whichever ends first ends the other; what is left after 20 s is killed. bash is the container's
+# first process and reaps what Ray leaves.
 _TOGETHER = """\
 trap 'kill -TERM $engine $watch 2>/dev/null' TERM INT
 wait -n $engine $watch
@@ -38,7 +38,7 @@ exit $code
 
 
 def script_of(replica: Replica, rank: int, *, secrets: str | None) -> str:
-    """The script of the replica's host number `rank`. `secrets` names its file of secrets."""
+    """Return the script of the replica's host number `rank`. `secrets` names its secrets file."""
     if rank == 0:
         body = _head(replica)
     elif replica.uses_ray:
@@ -50,16 +50,10 @@ def script_of(replica: Replica, rank: int, *, secrets: str | None) -> str:
 
 
 def router_script(name: str, *, secrets: str | None) -> str:
-    """The script of the router, whose files begin with `name`."""
+    """Return the script of the router, whose files begin with `name`."""
     source = f". {FOLDER}/{secrets}\n" if secrets else ""
     run = _line(("python3", f"{FOLDER}/{name}.pyz", f"{FOLDER}/{name}.json"))
     return f"#!/bin/bash\n{source}exec {run}\n"
-
-
-def url_of(listens: Replica | Router) -> str:
-    """Where the container that has the API finds it."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listens.address, listens.address)
-    return f"http://{f'[{host}]' if ':' in host else host}:{listens.port}/v1"
 
 
 def _head(replica: Replica) -> str:
@@ -75,14 +69,21 @@ def _head(replica: Replica) -> str:
     lines += [
         _block(replica.serve_argv(head)) + " &",
         "engine=$!",
-        _program("watch", "on", url_of(replica), replica.served_name, str(WATCH_SECONDS)) + " &",
+        _program(
+            "watch",
+            "on",
+            api_url(replica.address, replica.port),
+            replica.served_name,
+            str(WATCH_SECONDS),
+        )
+        + " &",
         "watch=$!",
     ]
     return "\n".join(lines) + "\n" + _TOGETHER
 
 
 def _ray_worker(replica: Replica, rank: int) -> str:
-    """Join the head's Ray, and end when it is gone: the head that comes back is another Ray."""
+    """Join the head's Ray, and end when it has gone: a head that comes back is another Ray."""
     head, port = replica.nodes[0].address, str(replica.ports.ray)
     seconds = str(replica.serve.start_timeout)
     return "\n".join(
@@ -98,7 +99,7 @@ def _ray_worker(replica: Replica, rank: int) -> str:
 
 
 def _follower(replica: Replica, rank: int) -> str:
-    """The part of vLLM that has no API, beside the head's port that joins them."""
+    """Run the part of vLLM that has no API, and watch the head's port where the two meet."""
     head, port = replica.nodes[0].address, str(meeting_port(replica))
     return "\n".join(
         (
@@ -112,7 +113,7 @@ def _follower(replica: Replica, rank: int) -> str:
 
 
 def meeting_port(replica: Replica) -> int:
-    """The head's port at which the followers of vLLM's own multi-host modes find it."""
+    """Return the head's port at which followers of vLLM's own multi-host modes find it."""
     return replica.ports.data_parallel if replica.layout.data > 1 else replica.ports.master
 
 
@@ -125,7 +126,7 @@ def _block(argv: Sequence[str]) -> str:
 
 
 def _twice(argv: Sequence[str]) -> str:
-    """Ray gives its raylet 30 s to start, which a host that loads an image at the time may need."""
+    """Try a command of Ray twice: it gives its raylet 30 s, too little beside a loading image."""
     line = _line(argv)
     return f"{{ {line} || {{ ray stop --force; {line}; }}; }}"
 

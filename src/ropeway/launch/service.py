@@ -1,10 +1,13 @@
 """A service on real hosts, complete: a spec without blanks, and where each part of it goes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from ropeway.engines.base import Node
 from ropeway.engines.vllm_ascend import AscendReplica
 from ropeway.spec.model import Spec
+from ropeway.spec.types import api_url
 
 
 @dataclass(frozen=True)
@@ -12,9 +15,9 @@ class Site:
     """One host as the launch needs it.
 
     node     its NPUs, and its address and interface on the cluster's network
-    folder   where scripts, secrets and the audit lie: the service's own folder is below it
+    folder   where Ropeway keeps scripts, secrets and the audit log; each service has a folder in it
     cache    what containers see as /root/.cache
-    driver   the paths of the driver that are there, as containers see them
+    driver   the paths of the driver that exist there, as containers see them
     """
 
     node: Node
@@ -38,11 +41,11 @@ class Router:
 
 @dataclass(frozen=True)
 class Service:
-    """Everything `up` is going to do, as data.
+    """Everything that `up` is going to do, as data.
 
     image     the image that every container runs: with `runtime.pip` the derived one
-    sites     by host name, in the spec's order; hosts without a part in it are left out
-    assumed   what nobody has verified, for a plan that was made without asking the hosts
+    sites     in the order of the spec; hosts that take no part are left out
+    assumed   what nobody has verified, for a service that was completed without asking the hosts
     notes     what speaks against it without forbidding it
     """
 
@@ -60,21 +63,24 @@ class Service:
 
     @property
     def url(self) -> str:
-        """Where clients find it: of the router, else of the only replica."""
-        address, port = (
-            (self.router.address, self.router.port)
-            if self.router
-            else (self.replicas[0].address, self.replicas[0].port)
-        )
-        host = self.head.node.address if address in ("0.0.0.0", "::") else address
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        """The base URL for clients: of the router, else of the only replica."""
+        endpoint = self.router or self.replicas[0]
+        everywhere = endpoint.address in ("0.0.0.0", "::")
+        return api_url(self.head.node.address if everywhere else endpoint.address, endpoint.port)
 
     @property
     def head(self) -> Site:
         """The host that has the endpoint."""
-        name = self.router.host if self.router else self.replicas[0].nodes[0].name
-        return self.site(name)
+        return self.site(self.router.host if self.router else self.replicas[0].nodes[0].name)
 
-    def site(self, name: str) -> Site:
-        """The site of a host. Raises StopIteration for one that has no part in it."""
-        return next(site for site in self.sites if site.name == name)
+    def site(self, host: str) -> Site:
+        """Return the site of a host. Raises KeyError for a host that takes no part."""
+        return self._sites[host]
+
+    def folder_on(self, host: str) -> str:
+        """Return the service's own folder on a host, which `down` removes."""
+        return f"{self.site(host).folder}/{self.name}"
+
+    @cached_property
+    def _sites(self) -> Mapping[str, Site]:
+        return {site.name: site for site in self.sites}

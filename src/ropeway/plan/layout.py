@@ -8,7 +8,7 @@ experts, layers that must stay in the first stage).
 from collections.abc import Iterator
 from math import ceil, log2
 
-from ropeway.engines.vllm import data_ranks_that_fit
+from ropeway.engines.vllm import data_ranks_that_fit, hosts_needed
 from ropeway.errors import LayoutError
 from ropeway.models import ModelShape
 from ropeway.models.phrases import Phrase, count, phrase
@@ -85,15 +85,9 @@ def hosts_of(layout: Layout, cluster: Cluster) -> int:
         raise LayoutError(
             f"layout `{layout}` does not fit on {_cluster_words(cluster)}", evidence=reasons
         )
-    sizes = _host_sizes(cluster)
-    engine = layout.tensor * layout.pipeline
-    if layout.data == 1:
-        return next(count for count in range(1, len(sizes) + 1) if sum(sizes[:count]) >= engine)
-    return min(
-        count
-        for count in range(1, len(sizes) + 1)
-        if data_ranks_that_fit(engine, sizes[:count]) >= layout.data
-    )
+    count = hosts_needed(layout, _host_sizes(cluster))
+    assert count is not None  # or there would be reasons
+    return count
 
 
 def _shape_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:

@@ -1,24 +1,24 @@
 """`docker` on a virtual host: its images and containers are kept in memory.
 
 It answers the commands that launch/docker.py, launch/image.py and launch/labels.py make, in
-Docker's own words where one fails. What a container writes is virtual_engine.py's.
+Docker's own words where one fails. virtual_engine.py decides what a container writes.
 """
 
 import csv
 import hashlib
+import itertools
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ropeway.engines.ascend_releases import image_tag, release_of
 from ropeway.facts.ascend.driver import MANAGERS, USUAL
-from ropeway.hosts.child import sleep_cancellable
+from ropeway.launch.clock import Clock
 from ropeway.launch.scripts import FOLDER
 from ropeway.sim.machine import Container, Image, Machine
-from ropeway.sim.virtual_engine import Life, Pace, Part, Story, part_of, story_of
+from ropeway.sim.virtual_engine import Incarnation, LogScript, Pace, Part, log_script_of, part_of
 
 Say = Callable[[str], None]
 Answer = tuple[int, str]  # exit code, stderr
@@ -28,19 +28,21 @@ _VALUED = frozenset(
     f"--{name}"
     for name in (
         "name", "security-opt", "device", "shm-size", "ulimit", "mount", "env", "label", "change",
-        "entrypoint", "filter", "format", "type", "tail", "time", "restart", "input", "tag",
+        "entrypoint", "filter", "format", "type", "tail", "since", "time", "restart", "input",
+        "tag",
     )
 )  # fmt: skip
+_NUMBERS = itertools.count()  # of containers, so that each has an id of its own
 _DAEMON = "Error response from daemon: "
 _FULL = "no space left on device"
 _LAYERS = 4
 
 
 @dataclass
-class Made:
-    """A container: what it was made with, and what has become of it.
+class ContainerState:
+    """A container: what it was made with, and what has become of it. Times are the clock's.
 
-    began    when it was started the last time, in seconds since 1970
+    began    when it was started the last time
     past     what it wrote before that
     stopped  when somebody ended it
     """
@@ -83,24 +85,25 @@ class Options:
         return dict(value.split("=", 1) for value in self.named.get(name, ()))
 
 
-class Stories:
-    """What containers write, kept while no container of any host changes."""
+class LogScripts:
+    """What containers write, kept as long as no container of any host changes."""
 
     def __init__(self) -> None:
-        self.known: dict[str, Story] = {}
+        self.by_id: dict[str, LogScript] = {}
 
     def clear(self) -> None:
-        """Forget them. Who is still at work writes into what is forgotten."""
-        self.known = {}
+        """Forget them. Whoever is still computing one writes into what is forgotten."""
+        self.by_id = {}
 
 
 class ContainerEngine:
     """The engine of one host.
 
-    files   the host's files: path → content
-    lives   the lives of all containers, on all hosts, that meet at an ADDRESS:PORT
-    inside  runs a command that is not the engine's own business: exit code and output
-    stories of all hosts
+    files    the host's files: path → content
+    peers    the incarnations of all containers, on all hosts, that meet at an ADDRESS:PORT
+    inside   runs a command inside a container: exit code and output
+    scripts  what the containers of all hosts write
+    epoch    seconds from 1970 to the clock's zero
     """
 
     def __init__(
@@ -108,16 +111,18 @@ class ContainerEngine:
         machine: Machine,
         files: Mapping[str, bytes],
         pace: Pace,
-        lives: Callable[[str], Sequence[Life]],
+        peers: Callable[[str], Sequence[Incarnation]],
         inside: Callable[[Sequence[str]], tuple[int, str]],
         *,
-        stories: Stories,
+        scripts: LogScripts,
+        clock: Clock,
+        epoch: float,
     ) -> None:
-        self.machine, self.pace = machine, pace
+        self.machine, self.pace, self.clock = machine, pace, clock
         self.images = {image.name: image for image in machine.images}
-        self.made: dict[str, Made] = {}
-        self._files, self._lives, self._inside = files, lives, inside
-        self._stories = stories
+        self.by_name: dict[str, ContainerState] = {}
+        self._files, self._peers, self._inside = files, peers, inside
+        self._scripts, self._epoch = scripts, epoch
         self._lock = threading.RLock()
 
     def answer(self, argv: Sequence[str], say: Say) -> Answer:
@@ -135,52 +140,52 @@ class ContainerEngine:
 
     @property
     def running(self) -> tuple[Container, ...]:
-        """What a look at the host finds."""
+        """The containers that run, as facts show them."""
         with self._lock:
-            now = time.time()
+            now = self.clock.now()
             return tuple(
                 Container(one.name, one.image, one.devices)
-                for one in self.made.values()
+                for one in self.by_name.values()
                 if self.state(one, now)[0] == "running"
             )
 
     @property
-    def every(self) -> tuple[Made, ...]:
+    def every(self) -> tuple[ContainerState, ...]:
         with self._lock:
-            return tuple(self.made.values())
+            return tuple(self.by_name.values())
 
-    def life(self, one: Made) -> Life | None:
-        """None for one that is no part of an engine, or was ended."""
+    def incarnation(self, one: ContainerState) -> Incarnation | None:
+        """Return how it lives now; None for one that is not part of an engine, or was ended."""
         if one.part is None or one.stopped is not None:
             return None
-        return Life(one.part, one.began, len(one.devices), self.machine.trouble)
+        return Incarnation(one.part, one.began, len(one.devices), self.machine.trouble)
 
-    def story(self, one: Made) -> Story:
-        """What it writes from its start on."""
-        known = self._stories.known
-        if one.id in known:
-            return known[one.id]
-        me = self.life(one)
+    def script(self, one: ContainerState) -> LogScript:
+        """Return what it writes from its start on."""
+        by_id = self._scripts.by_id
+        if one.id in by_id:
+            return by_id[one.id]
+        me = self.incarnation(one)
         if me is None:
-            return Story(())
-        others = self._lives(me.part.meeting) if me.part.meeting else ()
-        found = story_of(me, [life for life in others if life != me], self.pace)
-        known[one.id] = found
-        return found
+            return LogScript(())
+        others = self._peers(me.part.meeting) if me.part.meeting else ()
+        script = log_script_of(me, [peer for peer in others if peer != me], self.pace)
+        by_id[one.id] = script
+        return script
 
-    def state(self, one: Made, now: float) -> tuple[str, int]:
-        """As Docker calls it, and the exit code."""
+    def state(self, one: ContainerState, now: float) -> tuple[str, int]:
+        """Return its state as Docker calls it, and its exit code."""
         if one.stopped is not None:
             return "exited", 143
-        story = self.story(one)
-        if story.ends is not None and story.ends <= now:
-            return "exited", story.code
+        script = self.script(one)
+        if script.ends is not None and script.ends <= now:
+            return "exited", script.code
         return ("running", 0) if one.part else ("exited", 0)
 
-    def log(self, one: Made) -> list[tuple[float, str]]:
-        """All that it has written by now."""
-        now = time.time()
-        return [*one.past, *(self.story(one).until(now) if one.stopped is None else ())]
+    def log(self, one: ContainerState) -> list[tuple[float, str]]:
+        """Return all that it has written by now."""
+        now = self.clock.now()
+        return [*one.past, *(self.script(one).until(now) if one.stopped is None else ())]
 
     def _do_run(self, options: Options, say: Say) -> Answer:
         image, *argv = options.rest
@@ -191,31 +196,29 @@ class ContainerEngine:
             return 0, ""
         with self._lock:
             name = options.one("--name")
-            if wrong := self._in_the_way(name, options):
-                return 125, f"docker: {_DAEMON}{wrong}"
+            if obstacle := self._obstacle(name, options):
+                return 125, f"docker: {_DAEMON}{obstacle}"
             script = self._script(options, argv) if "--detach" in options.named else None
-            one = Made(
-                id=hashlib.sha256(f"{name} {time.time_ns()}".encode()).hexdigest(),
+            one = ContainerState(
+                id=hashlib.sha256(f"{name} {next(_NUMBERS)}".encode()).hexdigest(),
                 name=name,
                 image=image,
                 labels=options.pairs("--label"),
                 devices=tuple(map(int, _numbers(options.named.get("--device", ())))),
                 part=part_of(script) if script is not None else None,
-                began=time.time(),
+                began=self.clock.now(),
             )
-            self.made[name] = one
-            self._stories.clear()
+            self.by_name[name] = one
+            self._scripts.clear()
         if script is None:
-            sleep_cancellable(
-                self.pace.pull
-            )  # `pip install`, for an image that is derived from this one
+            self.clock.sleep(self.pace.pull)  # `pip install`, for a derived image
         else:
             say(one.id)
         return 0, ""
 
-    def _in_the_way(self, name: str, options: Options) -> str:
-        """Why a container cannot be started; nothing when it can."""
-        if name in self.made:
+    def _obstacle(self, name: str, options: Options) -> str:
+        """Return why a container cannot be started; nothing when it can."""
+        if name in self.by_name:
             return f'Conflict. The container name "/{name}" is already in use.'
         if self.machine.trouble.disk_fills:
             return f"mkdir /var/lib/docker/overlay2/{name}: {_FULL}."
@@ -225,17 +228,17 @@ class ContainerEngine:
                 return f'error gathering device information while adding "{path}": no such file.'
         for text in options.named.get("--mount", ()):
             source = _fields(text)["source"]
-            if not self._there(source):
+            if not self._exists(source):
                 return f"invalid mount config: bind source path does not exist: {source}."
         return ""
 
-    def _there(self, path: str) -> bool:
-        """Whether the host has this path: a file, a folder with files, or the driver's."""
+    def _exists(self, path: str) -> bool:
+        """Return whether the host has this path: a file, a folder with files, or the driver's."""
         known = (*self._files, *USUAL, "/root/.cache/", "/home/ops/.cache/")
         return any(one == path or one.startswith(f"{path.rstrip('/')}/") for one in known)
 
     def _script(self, options: Options, argv: Sequence[str]) -> str:
-        """The script that a container runs, from the folder of the host that it sees."""
+        """Return the script that a container runs, from the folder of the host that it mounts."""
         folders = [_fields(text) for text in options.named.get("--mount", ())]
         source = next(one["source"] for one in folders if one["target"] == FOLDER)
         path = argv[-1].replace(FOLDER, source, 1)
@@ -246,30 +249,37 @@ class ContainerEngine:
             say(one.id)
         return 0, ""
 
-    def labelled(self, label: str) -> list[Made]:
-        """Containers with a label: `NAME` or `NAME=VALUE`."""
+    def labelled(self, label: str) -> list[ContainerState]:
+        """Return the containers with a label: `NAME` or `NAME=VALUE`."""
         name, equals, value = label.partition("=")
         with self._lock:
             return [
                 one
-                for one in self.made.values()
+                for one in self.by_name.values()
                 if name in one.labels and (not equals or one.labels[name] == value)
             ]
 
     def _do_inspect(self, options: Options, say: Say) -> Answer:
-        now = time.time()
-        found = [one for one in map(self._find, options.rest) if one is not None]
-        for line in json.dumps([self._inspected(one, now) for one in found], indent=1).splitlines():
-            say(line)
-        return (0, "") if len(found) == len(options.rest) else (1, "Error: No such container")
+        now = self.clock.now()
+        containers = [one for one in map(self._find, options.rest) if one is not None]
+        if "--format" in options.named:  # launch/poll.py has the only one
+            for one in containers:
+                state, code = self.state(one, now)
+                say(f"/{one.name} {state} {code} 0")
+        else:
+            documents = [self._inspected(one, now) for one in containers]
+            for line in json.dumps(documents, indent=1).splitlines():
+                say(line)
+        whole = len(containers) == len(options.rest)
+        return (0, "") if whole else (1, "Error: No such container")
 
-    def _inspected(self, one: Made, now: float) -> dict[str, object]:
+    def _inspected(self, one: ContainerState, now: float) -> dict[str, object]:
         state, code = self.state(one, now)
         return {
             "Id": one.id,
             "Name": f"/{one.name}",
             "RestartCount": 0,
-            "State": {"Status": state, "ExitCode": code, "StartedAt": _stamp(one.began)},
+            "State": {"Status": state, "ExitCode": code, "StartedAt": self._stamp(one.began)},
             "HostConfig": {"RestartPolicy": {"Name": one.policy}},
             "Config": {"Image": one.image, "Labels": dict(one.labels)},
         }
@@ -278,22 +288,22 @@ class ContainerEngine:
         with self._lock:
             gone = [one for one in map(self._find, options.rest) if one is not None]
             for one in gone:
-                self.made.pop(one.name, None)
+                self.by_name.pop(one.name, None)
                 say(one.name)
-            self._stories.clear()
+            self._scripts.clear()
         return 0, "" if len(gone) == len(options.rest) else "Error: No such container"
 
     def _do_stop(self, options: Options, say: Say) -> Answer:
         for one in self._each(options):
-            one.past, one.stopped = self.log(one), time.time()
-            self._stories.clear()
+            one.past, one.stopped = self.log(one), self.clock.now()
+            self._scripts.clear()
             say(one.name)
         return 0, ""
 
     def _do_restart(self, options: Options, say: Say) -> Answer:
         for one in self._each(options):
-            one.past, one.began, one.stopped = self.log(one), time.time(), None
-            self._stories.clear()
+            one.past, one.began, one.stopped = self.log(one), self.clock.now(), None
+            self._scripts.clear()
             say(one.name)
         return 0, ""
 
@@ -307,30 +317,32 @@ class ContainerEngine:
         one = self._find(options.rest[0])
         if one is None:
             return 1, f"{_DAEMON}No such container: {options.rest[0]}"
-        lines = self.log(one)
+        lines = [f"{self._stamp(moment)} {text}" for moment, text in self.log(one)]
         count = int(options.one("--tail")) if "--tail" in options.named else len(lines)
+        since = options.one("--since") if "--since" in options.named else ""
         for line in lines[len(lines) - min(count, len(lines)) :]:
-            say(_stamped(line))
-        told = len(lines)
+            if line.partition(" ")[0] >= since:
+                say(line)
+        printed = len(lines)
         while "--follow" in options.named:
-            ended = self._find(one.name) is not one or self.state(one, time.time())[0] == "exited"
-            lines = self.log(one)
-            for line in lines[told:]:
-                say(_stamped(line))
-            told = len(lines)
+            now = self.clock.now()
+            ended = self._find(one.name) is not one or self.state(one, now)[0] == "exited"
+            for moment, text in self.log(one)[printed:]:
+                say(f"{self._stamp(moment)} {text}")
+                printed += 1
             if ended:
                 break
-            sleep_cancellable(0.05)
+            self.clock.sleep(0.05)
         return 0, ""
 
     def _do_exec(self, options: Options, say: Say) -> Answer:
         name, *argv = options.rest
         one = self._find(name)
-        if one is None or self.state(one, time.time())[0] != "running":
+        if one is None or self.state(one, self.clock.now())[0] != "running":
             return 1, f"{_DAEMON}container {name} is not running"
-        if "watch.py once" in " ".join(argv):
-            token = self.story(one).token
-            if token is not None and token <= time.time():
+        if "watch.py" in " ".join(argv):  # launch/probe.py asks for a token
+            token = self.script(one).token
+            if token is not None and token <= self.clock.now():
                 return 0, ""
             return 1, "URLError: <urlopen error [Errno 111] Connection refused>"
         code, text = self._inside(argv)
@@ -352,7 +364,7 @@ class ContainerEngine:
         for layer in layers:
             say(f"{layer}: Pulling fs layer")
         for layer in layers:
-            sleep_cancellable(self.pace.pull / _LAYERS)
+            self.clock.sleep(self.pace.pull / _LAYERS)
             if self.machine.trouble.disk_fills:
                 return 1, f"failed to register layer: write /usr/local/lib/libcann.so: {_FULL}"
             say(f"{layer}: Pull complete")
@@ -364,7 +376,7 @@ class ContainerEngine:
         path = options.one("--input")
         if path not in self._files:
             return 1, f"open {path}: no such file or directory"
-        sleep_cancellable(self.pace.pull)
+        self.clock.sleep(self.pace.pull)
         for name in self._files[path].decode().split():  # a virtual archive is a list of names
             self.images[name] = Image(name, _digest(name))
             say(f"Loaded image: {name}")
@@ -377,23 +389,27 @@ class ContainerEngine:
 
     def _do_commit(self, options: Options, say: Say) -> Answer:
         container, name = options.rest
-        base = self.images[self.made[container].image]
+        base = self.images[self.by_name[container].image]
         self.images[name] = Image(name, _digest(f"{base.id} {name}"), env=base.env)
         say(self.images[name].id)
         return 0, ""
 
-    def _find(self, text: str) -> Made | None:
-        """By name or id."""
-        with self._lock:
-            found = (one for one in self.made.values() if text in (one.name, one.id))
-            return next(found, None)
+    def _stamp(self, moment: float) -> str:
+        """Return a time of the clock as Docker prints it."""
+        return f"{datetime.fromtimestamp(self._epoch + moment, UTC):%Y-%m-%dT%H:%M:%S.%f}000Z"
 
-    def _each(self, options: Options) -> Iterator[Made]:
+    def _find(self, text: str) -> ContainerState | None:
+        """Return the container of this name or id."""
+        with self._lock:
+            matching = (one for one in self.by_name.values() if text in (one.name, one.id))
+            return next(matching, None)
+
+    def _each(self, options: Options) -> Iterator[ContainerState]:
         return (one for one in map(self._find, options.rest) if one is not None)
 
 
 def _versions(image: str) -> dict[str, str]:
-    """What `import importlib.metadata` finds in an image of a release."""
+    """Return what `importlib.metadata` knows in an image of a release."""
     tagged = image_tag(image)
     release = release_of(tagged.version) if tagged else None
     if release is None:
@@ -414,18 +430,10 @@ def _numbers(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _fields(text: str) -> dict[str, str]:
-    """The value of `--mount`, a line of CSV."""
+    """Read the value of `--mount`, a line of CSV."""
     words = next(csv.reader([text]))
     return {key: value for key, _, value in (word.partition("=") for word in words)}
 
 
 def _digest(text: str) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _stamp(moment: float) -> str:
-    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%S.%f}000Z"
-
-
-def _stamped(line: tuple[float, str]) -> str:
-    return f"{_stamp(line[0])} {line[1]}"

@@ -267,8 +267,8 @@ _OUT_OF_MEMORY = (
     "(NPU 0; 28.50 GiB total capacity)",
     "RuntimeError: Engine core initialization failed. See root cause above.",
 )
-# A start takes 13 commands on a worker's host, more where it polls; the container runs after 11.
-_MIDWAY = 12
+# A start takes 8 commands on a worker's host, more where it polls; the container runs after 6.
+_MIDWAY = 6
 
 LAUNCH_FAULTS: dict[str, Fault] = {
     "ssh-drops": _start("the connection breaks for good", drops_after=_MIDWAY),

@@ -2,7 +2,7 @@
 
 Nothing runs. A container's script is read for what it would do, and its log up to now is computed
 when somebody looks. Lines are those of Ropeway's own programs and of vLLM 0.23 under vLLM-Ascend,
-those that engines/vllm.py listens for; times are made up.
+those that engines/vllm.py knows; times are made up.
 """
 
 import json
@@ -55,8 +55,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Life:
-    """A container since it was started the last time; `npus` that it holds."""
+class Incarnation:
+    """A container since it was last started; `npus` is how many it holds."""
 
     part: Part
     began: float
@@ -65,8 +65,8 @@ class Life:
 
 
 @dataclass(frozen=True)
-class Story:
-    """Its lines with their times, future ones too; when it ends by itself, and how.
+class LogScript:
+    """A container's lines with their times, future ones too; when it ends by itself, and how.
 
     met    when all parts have met
     token  when it generates its first token
@@ -79,14 +79,14 @@ class Story:
     token: float | None = None
 
     def until(self, now: float) -> tuple[Line, ...]:
-        """What is written by now."""
+        """Return the lines that are written by now."""
         return tuple(line for line in self.lines if line[0] <= now)
 
 
 def part_of(script: str) -> Part:
     """Read the script of a container, as launch/scripts.py writes it."""
     ray: dict[str, str] = {}
-    wanted: list[str] = []
+    nodes: list[str] = []
     for line in script.replace("\\\n", " ").splitlines():
         try:
             words = shlex.split(line.removeprefix("{ "))  # a group of commands: its first one
@@ -95,7 +95,7 @@ def part_of(script: str) -> Part:
         if words[:2] == ["ray", "start"]:
             ray = _flags(words)
         elif words[:1] == ["python3"] and words[1].endswith("/nodes.py"):
-            wanted = words[2:]
+            nodes = words[2:]
         elif words[:2] == ["vllm", "serve"] and not ray:
             return _vllm(_flags(words))
         elif words[:2] == ["exec", "python3"]:
@@ -103,13 +103,13 @@ def part_of(script: str) -> Part:
     address = ray.get("--node-ip-address", "")
     if "--head" in ray:
         meeting = f"{address}:{ray['--port']}"
-        needs, patience = int(wanted[0]), float(wanted[2])
+        needs, patience = int(nodes[0]), float(nodes[2])
         return Part("head", meeting, True, address, needs=needs, patience=patience)
     return Part("worker", ray.get("--address"), True, address)
 
 
 def _vllm(flags: dict[str, str]) -> Part:
-    """A part of vLLM's own multi-host modes, or one that is alone."""
+    """Read the flags of a part of vLLM's own multi-host modes, or of one that is alone."""
     role: Literal["head", "worker"] = "worker" if "--headless" in flags else "head"
     if "--nnodes" in flags:
         meeting = f"{flags['--master-addr']}:{flags['--master-port']}"
@@ -121,11 +121,11 @@ def _vllm(flags: dict[str, str]) -> Part:
     return Part("head")
 
 
-def story_of(me: Life, others: Sequence[Life], pace: Pace) -> Story:
-    """`others` are the containers that meet where this one does."""
+def log_script_of(me: Incarnation, others: Sequence[Incarnation], pace: Pace) -> LogScript:
+    """Return what `me` writes. `others` are the containers that meet where this one does."""
     if me.part.role == "router":
         listens = me.began + pace.begin
-        return Story(((listens, "ropeway: the router listens"),), token=listens)
+        return LogScript(((listens, "ropeway: the router listens"),), token=listens)
     if me.part.role == "head":
         return _head(me, others, pace)
     head = next((one for one in others if one.part.role == "head"), None)
@@ -133,64 +133,66 @@ def story_of(me: Life, others: Sequence[Life], pace: Pace) -> Story:
     return _worker(me, head, _head(head, peers, pace) if head else None, pace)
 
 
-def _head(me: Life, others: Sequence[Life], pace: Pace) -> Story:
+def _head(me: Incarnation, others: Sequence[Incarnation], pace: Pace) -> LogScript:
     began = me.began + pace.begin
     coming = [one for one in others if one.trouble.joins and me.trouble.joins]
     coming.sort(key=lambda one: (one.began, one.part.address))
     lines = [(began, line) for line in me.trouble.says]
-    there, brought, met = {me.part.address: float(me.npus)}, me.part.brings, began
-    told = _ray_has(there, me.part)
+    joined, brought, met = {me.part.address: float(me.npus)}, me.part.brings, began
+    last = _ray_has(joined, me.part)
     for one in coming:
-        lines += [(met, told)] if me.part.ray else []
-        there[one.part.address] = float(one.npus)
+        lines += [(met, last)] if me.part.ray else []
+        joined[one.part.address] = float(one.npus)
         brought += one.part.brings
         met = max(one.began + pace.begin, began) + pace.join
-        told = _ray_has(there, me.part)
+        last = _ray_has(joined, me.part)
     if brought < me.part.needs:
         if not me.part.ray or me.part.patience is None:
-            return Story(tuple(lines))
+            return LogScript(tuple(lines))
         ends = began + me.part.patience
-        last = f"{told}, after {me.part.patience:g} s"
-        return Story((*lines, (met, told), (ends, last)), ends, 1)
+        complaint = f"{last}, after {me.part.patience:g} s"
+        return LogScript((*lines, (met, last), (ends, complaint)), ends, 1)
     if me.part.ray:
-        lines.append((met, f"ropeway: Ray has all hosts: {json.dumps(there)}"))
+        lines.append((met, f"ropeway: Ray has all hosts: {json.dumps(joined)}"))
     lines += [(met + share * pace.start, line) for share, line in _STARTING]
     if me.trouble.fails:
         return _failed(me, lines, met, pace)
     token = met + pace.start
     lines.append((token, "ropeway: the first token is there"))
-    return Story(tuple(lines), met=met, token=token)
+    return LogScript(tuple(lines), met=met, token=token)
 
 
-def _worker(me: Life, head: Life | None, story: Story | None, pace: Pace) -> Story:
+def _worker(
+    me: Incarnation, head: Incarnation | None, head_script: LogScript | None, pace: Pace
+) -> LogScript:
     began = me.began + pace.begin
     lines = [(began, one) for one in me.trouble.says]
-    if head is None or story is None or not me.trouble.joins:
-        return Story(tuple(lines))
+    if head is None or head_script is None or not me.trouble.joins:
+        return LogScript(tuple(lines))
     joined = max(began, head.began + pace.begin) + pace.join
     lines.append((joined, "Ray runtime started." if me.part.ray else "joined the head"))
-    if me.trouble.fails and story.met is not None:
-        return _failed(me, lines, story.met, pace)
-    if story.ends is None:
-        return Story(tuple(lines), met=story.met)
-    gone = story.ends + _MISSES
+    if me.trouble.fails and head_script.met is not None:
+        return _failed(me, lines, head_script.met, pace)
+    if head_script.ends is None:
+        return LogScript(tuple(lines), met=head_script.met)
+    gone = head_script.ends + _MISSES
     last = (gone, f"ropeway: {me.part.meeting} is closed: the head is gone")
-    return Story((*lines, last), gone, 1, met=story.met)
+    return LogScript((*lines, last), gone, 1, met=head_script.met)
 
 
-def _failed(me: Life, lines: Sequence[Line], met: float, pace: Pace) -> Story:
-    """It ends halfway, with the words of its trouble."""
+def _failed(me: Incarnation, lines: Sequence[Line], met: float, pace: Pace) -> LogScript:
+    """Return a log that ends halfway, with the words of its trouble."""
     ends = met + pace.start / 2
     before = [line for line in lines if line[0] <= ends]
-    return Story((*before, *((ends, line) for line in me.trouble.fails)), ends, 1, met=met)
+    return LogScript((*before, *((ends, line) for line in me.trouble.fails)), ends, 1, met=met)
 
 
-def _ray_has(there: dict[str, float], part: Part) -> str:
-    return f"ropeway: Ray has {len(there)} of {part.needs} hosts: {json.dumps(there)}"
+def _ray_has(joined: dict[str, float], part: Part) -> str:
+    return f"ropeway: Ray has {len(joined)} of {part.needs} hosts: {json.dumps(joined)}"
 
 
 def _flags(words: Sequence[str]) -> dict[str, str]:
-    """`--name value` → value; of one without a value the next flag, which nobody asks for."""
+    """Return `--name` → value; for one without a value the next flag, which nobody asks for."""
     after = [*words[1:], ""]
     return {word: after[number] for number, word in enumerate(words) if word.startswith("--")}
 

@@ -37,6 +37,7 @@ from ropeway.spec.types import (
     Port,
     Size,
     SpecModel,
+    api_url,
     check_faults,
     is_loopback,
     matching,
@@ -240,8 +241,7 @@ class Serve(SpecModel):
     @property
     def url(self) -> str:
         """Return the base URL of the OpenAI-compatible API, for clients on the host that serves."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.address, self.address)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
+        return api_url(self.address, self.port)
 
 
 class Workload(SpecModel):

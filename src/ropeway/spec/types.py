@@ -119,10 +119,25 @@ def _check_address(text: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
+    """Return whether only the host itself reaches this address: `localhost`, 127.0.0.0/8, ::1."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return address.lower().removesuffix(".") == "localhost"
+
+
+def bracketed(address: str) -> str:
+    """Return the address as URLs and `HOST:PORT` have it: IPv6 in brackets."""
+    return f"[{address}]" if ":" in address else address
+
+
+def api_url(address: str, port: int) -> str:
+    """Return the base URL of the OpenAI-compatible API that listens at this address.
+
+    Who listens on every interface is found at the loopback of its own host.
+    """
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    return f"http://{bracketed(host)}:{port}/v1"
 
 
 Address = Annotated[str, AfterValidator(_check_address)]

@@ -1,10 +1,10 @@
-"""From a spec and facts to a complete Deployment, or a refusal before anything is started."""
+"""From a spec and facts to a complete Deployment, or a refusal before anything starts. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ropeway.engines.base import Node, Ports
-from ropeway.engines.vllm import data_ranks_that_fit
+from ropeway.engines.vllm import hosts_needed
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import Refused
 from ropeway.facts.local import SystemFacts
@@ -26,7 +26,7 @@ _DISK_BYTES = 500_000_000  # logs, Ray's session
 
 @dataclass(frozen=True)
 class Place:
-    """Where on this machine a deployment goes: who starts it, with what, and where logs stay."""
+    """Where on this machine a deployment goes: who starts it, with what, where its logs stay."""
 
     user: int
     python: str
@@ -34,7 +34,7 @@ class Place:
 
 
 def virtual_nodes(spec: Spec) -> tuple[Node, ...]:
-    """The virtual hosts of the local cluster: host0 at 127.0.0.2, host1 at 127.0.0.3, …"""
+    """Return the virtual hosts of the local cluster: host0 at 127.0.0.2, host1 at 127.0.0.3, …"""
     npus = spec.cluster.npus_per_host
     return tuple(
         Node(f"host{index}", f"127.0.0.{index + 2}", npus)
@@ -56,7 +56,7 @@ def complete(
     longest = shape.max_positions or _CONTEXT
     return Deployment(
         service=spec.name,
-        nodes=nodes[: hosts_needed(layout, nodes)],
+        nodes=nodes[: hosts_needed(layout, [node.npus for node in nodes])],
         model=path,
         served_name=spec.model.served_name or spec.model.name or path.rstrip("/").split("/")[-1],
         layout=layout,
@@ -71,17 +71,6 @@ def complete(
         logs=place.logs,
         threads=max(1, facts.cores // layout.npus),
     )
-
-
-def hosts_needed(layout: Layout, nodes: Sequence[Node]) -> int:
-    """How many hosts, from the first on, hold this layout's ranks."""
-    engine = layout.tensor * layout.pipeline
-    for count in range(1, len(nodes) + 1):
-        sizes = [node.npus for node in nodes[:count]]
-        room = sum(sizes) // engine if layout.data == 1 else data_ranks_that_fit(engine, sizes)
-        if room >= layout.data:
-            return count
-    return len(nodes)
 
 
 def check(deployment: Deployment, shape: ModelShape, facts: SystemFacts) -> None:

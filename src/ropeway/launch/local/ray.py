@@ -14,7 +14,7 @@ def token_file(deployment: Deployment) -> str:
 
 
 def settings(deployment: Deployment) -> dict[str, str]:
-    """Variables for everything that is, or talks to, this Ray cluster.
+    """Return the variables of everything that is part of this Ray cluster, or talks to it.
 
     Ray listens on every interface when a node's address is not 127.0.0.1, and whoever reaches it
     can run code; so it asks for a token, which lies in a file that only we can read.
@@ -32,20 +32,23 @@ def settings(deployment: Deployment) -> dict[str, str]:
 
 
 def make_token(deployment: Deployment) -> Command:
-    """A fresh token, made on the host, readable by its owner alone."""
+    """Return the command that makes a fresh token on the host, readable by its owner alone."""
     script = 'umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d " \\n" >"$1"'
     return Command(("sh", "-c", script, "sh", token_file(deployment)))
 
 
 def start(deployment: Deployment, node: Node, environment: dict[str, str]) -> Command:
-    """Start this host's raylet, and on the head the cluster; it returns when Ray runs."""
+    """Return the command that starts this host's raylet; on the head it starts the cluster.
+
+    It ends when Ray runs.
+    """
     # `ray start --head` refuses to run when RAY_ADDRESS already names a cluster.
     own = {key: value for key, value in settings(deployment).items() if key != "RAY_ADDRESS"}
     return Command(deployment.ray_start_argv(node), {**environment, **own})
 
 
 def nodes(deployment: Deployment) -> Command:
-    """Print, as JSON, the NPUs and the alive flag of each node that Ray knows, by address."""
+    """Return the command that prints, as JSON, each node of Ray: address, alive or not, NPUs."""
     return Command((deployment.python, "-c", _NODES), settings(deployment))
 
 

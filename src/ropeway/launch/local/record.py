@@ -16,7 +16,7 @@ SCRATCH_PARENT = "/tmp"
 
 
 def scratch_of(service: str, user: int) -> str:
-    """The service's folder for short-lived files. Its name is the lock: one per service and user.
+    """Return the service's folder for short-lived files. Its name is the lock of service and user.
 
     Short, because of Ray's sockets below it (prepare.check).
     """
@@ -24,7 +24,7 @@ def scratch_of(service: str, user: int) -> str:
 
 
 def as_record(deployment: Deployment) -> str:
-    """The deployment as one line of JSON."""
+    """Return the deployment as one line of JSON."""
     data = asdict(deployment)
     data["layout"] = str(deployment.layout)
     data["serve"] = deployment.serve.model_dump(mode="json")

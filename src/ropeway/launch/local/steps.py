@@ -1,14 +1,15 @@
-"""A complete Serve as ordered steps, each with its undo. This is what `--dry-run` prints."""
+"""A complete deployment as ordered steps, each with its undo. This is what `--dry-run` prints."""
 
 from dataclasses import dataclass
 
-from ropeway.engines.base import Node, Probe
+from ropeway.engines.base import Node
 from ropeway.engines.vllm import KEY_VARIABLE
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.hosts.base import Command, shell_line
 from ropeway.hosts.processes import HOST, ROLE, SERVICE
 from ropeway.launch.local import ray
 from ropeway.launch.local.record import RECORD, as_record
+from ropeway.launch.probe import probe_command
 
 RAY, ENGINE = "ray", "engine"
 
@@ -40,13 +41,13 @@ class Step:
 
 
 def steps(deployment: Deployment) -> tuple[Step, ...]:
-    """Everything from an empty host to a starting engine; `run.start` then waits for its token."""
+    """Return everything from an empty host to a starting engine, whose token `run.start` awaits."""
     head = deployment.head.name
     first = (
         Step(
             f"take the name `{deployment.service}`",
             head,
-            # mkdir fails when the folder is there: two starts at once cannot both get it.
+            # mkdir fails when the folder exists: two starts at once cannot both get it.
             Command(("mkdir", "-m", "700", deployment.scratch)),
             RemoveFolder(deployment.scratch),
         ),
@@ -69,7 +70,7 @@ def steps(deployment: Deployment) -> tuple[Step, ...]:
 
 
 def dry_run(deployment: Deployment) -> str:
-    """The steps as a shell script: pasted into a shell, it starts what `up` would start."""
+    """Return the steps as a shell script: pasted into a shell, it starts what `up` would start."""
     addresses = {node.name: node.address for node in deployment.nodes}
     hosts = "1 host" if len(addresses) == 1 else f"{len(addresses)} hosts"
     lines = [f"# {deployment.layout} of {deployment.served_name} on {hosts}"]
@@ -78,7 +79,7 @@ def dry_run(deployment: Deployment) -> str:
             f"\n# {step.name} ({step.host}, {addresses[step.host]})",
             shell_line(step.command),
         ]
-    probe = shell_line(probe_of(deployment, timeout=5.0).command(deployment.python))
+    probe = shell_line(probe_of(deployment, seconds=5.0))
     lines += [
         "\n# ready means that a token was generated; this asks until one was",
         f"until {probe}; do sleep 2; done",
@@ -88,10 +89,10 @@ def dry_run(deployment: Deployment) -> str:
     return "\n".join(lines)
 
 
-def probe_of(deployment: Deployment, timeout: float = 60.0) -> Probe:
-    """The question whose answer means ready."""
+def probe_of(deployment: Deployment, seconds: float = 60.0) -> Command:
+    """Return the command that asks for one token: it succeeds when the engine is ready."""
     key = deployment.serve.api_key_env
-    return Probe(deployment.url, deployment.served_name, key, timeout)
+    return probe_command(deployment.python, deployment.url, deployment.served_name, seconds, key)
 
 
 def _ray_steps(deployment: Deployment) -> tuple[Step, ...]:

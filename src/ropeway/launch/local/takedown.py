@@ -12,7 +12,7 @@ _NOTED = "shared-memory"  # below the service's scratch folder: one path on each
 
 @dataclass(frozen=True)
 class TakenDown:
-    """What was there and is gone."""
+    """What has been removed."""
 
     processes: int
     shared_memory: tuple[str, ...]
@@ -24,31 +24,31 @@ class TakenDown:
 
 
 def note_shared_memory(service: str, scratch: str) -> None:
-    """Write down which shared memory the service has now: once it has crashed, nobody can say."""
-    found = processes.shared_memory(processes.find(service))
-    if found:
-        (Path(scratch) / _NOTED).write_text("\n".join(sorted(found | _noted(scratch))))
+    """Write down which shared memory the service has now: after a crash nobody can say."""
+    files = processes.shared_memory(processes.find(service))
+    if files:
+        (Path(scratch) / _NOTED).write_text("\n".join(sorted(files | _noted(scratch))))
 
 
 def take_down(service: str, scratch: str, patience: float = 3.0) -> TakenDown:
-    """End all that carries the service's name. What is not there is no error.
+    """End and remove all that carries the service's name. It is not an error if there is nothing.
 
     Processes are looked for again until none is left: one that was just being started when we
-    looked has the label too. Raises HostError when something does not go.
+    looked has the label too. Raises HostError when something does not end.
     """
     count = 0
     shared = set(_noted(scratch))
     for _ in range(5):
-        found = processes.find(service)
-        if not found:
+        running = processes.find(service)
+        if not running:
             break
-        count += len(found)
-        shared |= processes.shared_memory(found)
-        if left := processes.end(found, patience):
+        count += len(running)
+        shared |= processes.shared_memory(running)
+        if survivors := processes.end(running, patience):
             raise HostError(
-                f"{len(left)} processes of `{service}` do not end",
-                evidence=[f"pid {process.pid}: {process.title[:80]}" for process in left],
-                hint="kill -9 " + " ".join(str(process.pid) for process in left),
+                f"{len(survivors)} processes of `{service}` do not end",
+                evidence=[f"pid {process.pid}: {process.title[:80]}" for process in survivors],
+                hint="kill -9 " + " ".join(str(process.pid) for process in survivors),
             )
     gone = tuple(path for path in sorted(shared) if _unlink(path))
     folders = (scratch,) if Path(scratch).exists() else ()
@@ -64,7 +64,7 @@ def _noted(scratch: str) -> frozenset[str]:
 
 
 def _unlink(path: str) -> bool:
-    """Whether the file was still there: an engine that ends by itself removes its own."""
+    """Return whether the file still existed: an engine that ends by itself removes its own."""
     try:
         Path(path).unlink()
     except FileNotFoundError:

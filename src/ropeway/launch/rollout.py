@@ -1,0 +1,236 @@
+"""What a service puts on its hosts: containers, the files beside them, their hashes. Pure."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+from ropeway.engines.base import Replica
+from ropeway.engines.vllm import KEY_VARIABLE
+from ropeway.facts.ascend.driver import FILES, MANAGERS
+from ropeway.hosts.fleet import group_by_host
+from ropeway.launch.docker import Container, Mount
+from ropeway.launch.programs import NAMES, program
+from ropeway.launch.scripts import FOLDER, meeting_port, router_script, script_of
+from ropeway.launch.service import Router, Service
+from ropeway.router.archive import archive
+from ropeway.spec.types import api_url
+
+HEAD, WORKER, FOLLOWER, ROUTER = "head", "worker", "follower", "router"
+
+# Ray's object store and vLLM's messages between ranks live there: 16 GiB was too little for a large
+# model (gpustack #5014), and a configuration that worked had 64 GB (vllm-ascend #5949). It is a
+# limit, not a reservation.
+_SHM = 64 * 2**30
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of ours on a host; it holds no secret."""
+
+    host: str
+    path: str
+    content: bytes
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Port:
+    """A TCP port that the service opens on a host, and what uses it."""
+
+    host: str
+    number: int
+    purpose: str
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The containers and files of a service, computed once: a thousand hosts take seconds."""
+
+    service: Service
+
+    @cached_property
+    def containers(self) -> tuple[Container, ...]:
+        """All containers: heads before those who look for them, the router last."""
+        engines = (
+            self._engine(replica, number, rank)
+            for number, replica in enumerate(self.service.replicas)
+            for rank in range(len(replica.nodes))
+        )
+        router = self.service.router
+        return (*engines, *((self._router(router),) if router else ()))
+
+    @cached_property
+    def containers_by_host(self) -> Mapping[str, Sequence[Container]]:
+        return group_by_host(self.containers)
+
+    @cached_property
+    def files(self) -> tuple[File, ...]:
+        """The scripts and programs that the containers run; their secrets are not among them."""
+        programs = [(f"{name}.py", program(name).encode()) for name in NAMES]
+        shared = (
+            File(site.name, f"{self.service.folder_on(site.name)}/{name}", content)
+            for site in self.service.sites
+            for name, content in programs
+        )
+        return (*shared, *(file for one in self.containers for file in self._files_of(one)))
+
+    @cached_property
+    def files_by_host(self) -> Mapping[str, Sequence[File]]:
+        return group_by_host(self.files)
+
+    @cached_property
+    def hashes(self) -> Mapping[str, str]:
+        """Container → hash of all that it is and runs: one with the same hash can be kept."""
+        return {one.name: self._hash(one) for one in self.containers}
+
+    @cached_property
+    def ports(self) -> tuple[Port, ...]:
+        """The ports that the service opens, and that others must leave to it."""
+        router = self.service.router
+        ports = [Port(router.host, router.port, "the endpoint")] if router else []
+        for replica in self.service.replicas:
+            head = replica.head.name
+            ports.append(Port(head, replica.port, "the engine"))
+            if replica.uses_ray:
+                ports.append(Port(head, replica.ports.ray, "Ray"))
+            elif len(replica.nodes) > 1:
+                ports.append(Port(head, meeting_port(replica), "vLLM"))
+        return tuple(ports)
+
+    @cached_property
+    def ports_by_host(self) -> Mapping[str, Sequence[Port]]:
+        return group_by_host(self.ports)
+
+    def secret_sources(self, container: Container) -> Mapping[str, str | None]:
+        """Return the secrets of a container: its variable → ours, whose value it gets.
+
+        None stands for a token that nobody needs to know, and that each start generates.
+        """
+        if container.role == ROUTER:
+            return _secret_sources(self.service, None)
+        return _secret_sources(self.service, self.service.replicas[container.replica])
+
+    def _engine(self, replica: Replica, number: int, rank: int) -> Container:
+        node = replica.nodes[rank]
+        site = self.service.site(node.name)
+        runtime = self.service.spec.runtime
+        name = f"ropeway-{self.service.name}-{number}-{rank}"
+        folder = self.service.folder_on(node.name)
+        follower = WORKER if replica.uses_ray else FOLLOWER
+        return Container(
+            host=node.name,
+            name=name,
+            role=follower if rank else HEAD,
+            replica=number,
+            rank=rank,
+            image=self.service.image,
+            argv=("bash", f"{FOLDER}/{name}.sh"),
+            env=replica.environment(node),
+            devices=(
+                *(f"/dev/davinci{device}" for device in node.devices),
+                *(path for path in MANAGERS if path in site.driver),
+            ),
+            mounts=(
+                *(Mount(path, FILES[path], True) for path in FILES if path in site.driver),
+                Mount(site.cache, "/root/.cache"),
+                Mount(replica.model, replica.model, True),
+                Mount(folder, FOLDER, True),
+                *map(mount_of, runtime.mounts),
+            ),
+            shm=runtime.shm or _SHM,
+            secrets=(
+                f"{folder}/{name}.secrets" if _secret_sources(self.service, replica) else None
+            ),
+            privileged=runtime.privileged,
+        )
+
+    def _router(self, router: Router) -> Container:
+        """Return the router's container: it has no NPU, sees its own files only, may do nothing."""
+        folder = self.service.folder_on(router.host)
+        name = f"ropeway-{self.service.name}-router"
+        return Container(
+            host=router.host,
+            name=name,
+            role=ROUTER,
+            replica=0,
+            rank=0,
+            image=self.service.image,
+            argv=("bash", f"{FOLDER}/{name}.sh"),
+            mounts=(Mount(folder, FOLDER, True),),
+            secrets=f"{folder}/{name}.secrets" if _secret_sources(self.service, None) else None,
+        )
+
+    def _files_of(self, container: Container) -> Iterator[File]:
+        """Yield the files that are a container's own."""
+        secrets = f"{container.name}.secrets" if container.secrets else None
+        if container.role == ROUTER:
+            config = json.dumps(self._router_config(), indent=2)
+            contents = {
+                "json": config.encode(),
+                "pyz": archive(),
+                "sh": router_script(container.name, secrets=secrets).encode(),
+            }
+        else:
+            replica = self.service.replicas[container.replica]
+            contents = {"sh": script_of(replica, container.rank, secrets=secrets).encode()}
+        folder = self.service.folder_on(container.host)
+        for ending, content in contents.items():
+            yield File(container.host, f"{folder}/{container.name}.{ending}", content)
+
+    def _router_config(self) -> dict[str, object]:
+        service, router = self.service, self.service.router
+        assert router is not None
+        config: dict[str, object] = {
+            "listen": {"host": router.address, "port": router.port},
+            "model": service.replicas[0].served_name,
+            "backends": [
+                {"name": f"replica-{number}", "url": api_url(replica.address, replica.port)}
+                for number, replica in enumerate(service.replicas)
+            ],
+        }
+        if _secret_sources(service, None):
+            config["key_env"] = KEY_VARIABLE
+        return config
+
+    @cached_property
+    def _digests(self) -> Mapping[tuple[str, str], str]:
+        """Host and file name → hash of the content."""
+        return {
+            (file.host, file.name): hashlib.sha256(file.content).hexdigest() for file in self.files
+        }
+
+    def _hash(self, container: Container) -> str:
+        """Return the hash of a container, its own files, and those that all of the host share."""
+        files = {
+            file.name: self._digests[file.host, file.name]
+            for file in self.files_by_host[container.host]
+            if file.name.startswith(f"{container.name}.") or not file.name.startswith("ropeway-")
+        }
+        text = json.dumps([asdict(container), files], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _secret_sources(service: Service, replica: Replica | None) -> Mapping[str, str | None]:
+    """Return the secrets of a replica's containers, or (None) of the router's."""
+    serve = service.spec.serve
+    sources: dict[str, str | None] = {}
+    if serve.api_key_env:
+        sources[KEY_VARIABLE] = serve.api_key_env
+    if replica is not None:
+        sources |= {name: name for name in serve.secret_env}
+        if replica.environment(replica.head).get("RAY_AUTH_MODE") == "token":
+            sources["RAY_AUTH_TOKEN"] = None
+    return sources
+
+
+def mount_of(text: str) -> Mount:
+    """Read a mount of the spec: `/data`, `/data:/models`, `/data:ro`, `/data:/models:ro`."""
+    parts = text.split(":")
+    read_only = parts[-1] == "ro"
+    paths = parts[:-1] if parts[-1] in ("ro", "rw") else parts
+    return Mount(paths[0], paths[-1], read_only)

@@ -1,0 +1,91 @@
+"""The one way to start an engine: begin, wait for its first token, undo everything if that fails.
+
+Containers on hosts (start.py) and processes on this machine (local/run.py) differ in how each of
+these is done.
+"""
+
+from typing import Protocol
+
+from ropeway.errors import LaunchError, Refused, RopewayError
+from ropeway.hosts.fleet import OnProgress
+from ropeway.hosts.interrupts import uninterrupted
+from ropeway.launch.clock import Clock
+
+
+class Attempt(Protocol):
+    """One start of an engine, with what has become of it so far.
+
+    patience      seconds after which the engine must be ready
+    poll_seconds  between two looks at it
+    clock         by which both are measured
+    """
+
+    @property
+    def patience(self) -> float: ...
+
+    @property
+    def poll_seconds(self) -> float: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    def begin(self, on_progress: OnProgress) -> None:
+        """Put the files into place and run the commands."""
+        ...
+
+    def is_ready(self, on_progress: OnProgress) -> bool:
+        """Look at the engine and say what it is doing; return whether it generates tokens.
+
+        Raises LaunchError when a part of it has ended.
+        """
+        ...
+
+    def overdue(self) -> LaunchError:
+        """Return the error of an engine that is not ready in time, from the last look at it."""
+        ...
+
+    def finish(self) -> None:
+        """Do what waits for the first token: have the container engine restart it from now on."""
+        ...
+
+    def diagnose(self, error: BaseException) -> RopewayError | None:
+        """Return the failure in the engine's own words; None where `error` says it all."""
+        ...
+
+    def undo(self) -> RopewayError | None:
+        """Remove all that this start made; what could not be removed is in the error."""
+        ...
+
+
+def start(attempt: Attempt, on_progress: OnProgress) -> None:
+    """Bring an engine up to its first token.
+
+    Raises HostError or LaunchError. After that, and when interrupted, everything that this start
+    made has been removed, or the error says how to finish that.
+    """
+    try:
+        attempt.begin(on_progress)
+        _wait_until_ready(attempt, on_progress)
+        attempt.finish()
+    except Refused:  # nothing was started
+        raise
+    except BaseException as error:
+        with uninterrupted():
+            on_progress("undoing what was started")
+            cause = attempt.diagnose(error)
+            remains = attempt.undo()
+        if remains is not None:
+            remains.evidence = (str(cause or error) or "interrupted", *remains.evidence)
+            raise remains from error
+        if cause is not None:
+            raise cause from error
+        raise
+
+
+def _wait_until_ready(attempt: Attempt, on_progress: OnProgress) -> None:
+    clock = attempt.clock
+    deadline = clock.now() + attempt.patience
+    while not attempt.is_ready(on_progress):
+        if clock.now() > deadline:
+            raise attempt.overdue()
+        clock.sleep(attempt.poll_seconds)

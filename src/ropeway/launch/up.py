@@ -1,0 +1,350 @@
+"""`up` on real hosts: facts, checks, the image, what changes, the start."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from ropeway.errors import HostError, ModelError, Refused
+from ropeway.facts.gather import Answers, ask, facts_from
+from ropeway.facts.host import HostFacts
+from ropeway.facts.question import Parsed, Question
+from ropeway.facts.questions import questions
+from ropeway.hosts.base import Host
+from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all, run_on_all_or_raise, select
+from ropeway.hosts.interrupts import uninterrupted
+from ropeway.launch.audit import audited
+from ropeway.launch.author import Author
+from ropeway.launch.changes import Changes, Difference, changes, differences
+from ropeway.launch.checks import check_hosts
+from ropeway.launch.clock import SYSTEM_CLOCK, Clock
+from ropeway.launch.complete import Known, complete, family_of, release_for
+from ropeway.launch.docker import remove_argv
+from ropeway.launch.dry_run import dry_run
+from ropeway.launch.image import derived_name, image_name
+from ropeway.launch.images import Images, images_of
+from ropeway.launch.labels import ServiceContainer, list_argv, read_containers
+from ropeway.launch.lock import Lock
+from ropeway.launch.rollout import Rollout
+from ropeway.launch.service import Service
+from ropeway.launch.start import ContainerStart
+from ropeway.launch.starting import start
+from ropeway.models import ModelShape, read_directory_shape, read_shape
+from ropeway.models.known import known
+from ropeway.spec.model import Spec
+
+_FACTS_SECONDS = 120.0
+# Until the first token of 30 to 235 billion weights, by start-up logs in vllm-ascend's issues; only
+# the progress line uses it.
+_EXPECTED_START = 180.0
+_OWN_CONTAINERS = "ropeway-containers"
+
+
+class Step(Protocol):
+    """Something that takes a while; report/progress.py has one."""
+
+    @property
+    def seconds(self) -> float: ...
+
+    def update(self, activity: str) -> None: ...
+
+    def ok(self, verdict: str = "") -> None: ...
+
+
+class Narrator(Protocol):
+    """Whoever tells the user what is going on; report/console.py's Screen is one."""
+
+    def step(
+        self, name: str, expected_seconds: float | None = None
+    ) -> AbstractContextManager[Step]: ...
+
+    def say(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What would change of a service that runs already.
+
+    starting  how many containers would be started, of how many in all
+    """
+
+    service: str
+    differences: tuple[Difference, ...]
+    starting: int
+    containers: int
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What `up` needs of whoever calls it.
+
+    variables    our environment: secrets come from it
+    confirm      returns when the replacement is to go on; else it raises
+    on_commands  gets all that will be done, as one shell script, just before it is done
+    save_log     keeps the log of a start that failed, given its name and text, and returns where
+    """
+
+    narrator: Narrator
+    variables: Mapping[str, str]
+    confirm: Callable[[Replacement], None]
+    on_commands: Callable[[str], None]
+    save_log: Callable[[str, str], str]
+    clock: Clock = SYSTEM_CLOCK
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A service that is up. `seconds` is how long it took; None where nothing had to be changed."""
+
+    service: Service
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is known before anything changes: the spec, its hosts, what they have, the model.
+
+    running  the service's containers that are there already
+    """
+
+    spec: Spec
+    hosts: Hosts
+    facts: Mapping[str, HostFacts]
+    running: tuple[ServiceContainer, ...]
+    shape: ModelShape
+    scheme: str | None
+
+    def rollout(self, image: str, versions: Mapping[str, str] | None = None) -> Rollout:
+        """Complete the service with this image. `versions` are those in it, once it is there."""
+        inputs = Known(self.facts, versions or {}, image, self.shape, self.scheme)
+        return Rollout(complete(self.spec, tuple(self.hosts), inputs))
+
+    @cached_property
+    def base_image(self) -> str:
+        """The image of the spec; the one that runs may be derived from it."""
+        release = release_for(self.spec, {}, "")
+        family = family_of(self.spec, tuple(self.facts.values()), [])
+        return image_name(release, family, self.spec.runtime)
+
+
+def check_spec(spec: Spec, variables: Mapping[str, str]) -> None:
+    """Raise Refused for what real hosts rule out beyond the spec's own rules."""
+    path, serve = spec.model.path, spec.serve
+    if spec.engine != "vllm-ascend":
+        raise Refused(
+            f"`{spec.engine}` is the engine of virtual hosts, and these are real",
+            where="serve.engine",
+            hint="remove the line, or write `cluster: {local: {hosts: 2, npus: 2}}`",
+        )
+    if path is None:
+        raise Refused(
+            f"`{spec.model.name}` is a model for rehearsals, which real hosts do not have",
+            where="model.name",
+            hint="name the model's directory on the hosts: `model: {path: /data/…}`",
+        )
+    if not path.startswith("/"):
+        raise Refused(
+            f"`{path}` is not an absolute path, and hosts have other working directories",
+            where="model.path",
+            hint="write it from the root: `/data/…`",
+        )
+    for key, names in (
+        ("serve.api_key_env", (serve.api_key_env,) if serve.api_key_env else ()),
+        ("serve.secret_env", serve.secret_env),
+    ):
+        if missing := [name for name in names if not variables.get(name)]:
+            raise Refused(
+                f"`{key}` names `{missing[0]}`, which is not set", hint=f"export {missing[0]}=…"
+            )
+
+
+def prepare(
+    spec: Spec, every: Sequence[Host], narrator: Narrator, *, may_fail: bool
+) -> Preparation:
+    """Ask all hosts what they have. With `may_fail` those that do not answer are left out."""
+    with narrator.step(f"ask {len(every)} hosts") as step:
+        outcomes = run_on_all(every, lambda host: _ask(host, spec, may_fail=may_fail))
+        failed = [outcome for outcome in outcomes if outcome.error is not None]
+        for outcome in failed:
+            if not may_fail:
+                assert outcome.error is not None
+                raise outcome.error
+            narrator.warn(f"{outcome.host.name}: {outcome.error}; what it has is assumed")
+        step.ok(f"{len(every) - len(failed)} answered")
+    answers = {one.host.name: one.result for one in outcomes if one.result is not None}
+    facts = {name: facts for name, (facts, _) in answers.items()}
+    return Preparation(
+        spec,
+        {host.name: host for host in every},
+        facts,
+        tuple(container for _, containers in answers.values() for container in containers),
+        *_model(spec.model.path or "", facts),
+    )
+
+
+def script_of(preparation: Preparation, author: Author) -> tuple[str, Service]:
+    """Return all that `up` would do, as a shell script, and the service. Nothing is asked."""
+    base = preparation.base_image
+    derived = derived_name(f"unknown id of {base}", preparation.spec.runtime)
+    rollout = preparation.rollout(derived or base)
+    return dry_run(rollout, base, author), rollout.service
+
+
+def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
+    """Bring the service up, to its first token, under a lock that is held.
+
+    What runs of it already is kept where it is as the spec wants it, and else replaced, after
+    `caller.confirm`. Raises what `starting.start` raises; then what was started is gone again.
+    """
+    spec, base, running = preparation.spec, preparation.base_image, preparation.running
+    draft = preparation.rollout(base)
+    check_hosts(
+        draft,
+        preparation.facts,
+        fetching=_fetching(preparation, draft.service),
+        own_containers=frozenset(container.name for container in running),
+        own_ports=frozenset(port for container in running for port in container.ports),
+    )
+    rollout = _with_image(preparation, draft.service, caller)
+    what = changes(rollout, running)
+    if running and not what.start and not what.remove:
+        return Outcome(rollout.service, None)
+    if running:
+        changed = differences(running[0].spec, spec)
+        total = len(what.start | what.keep)
+        caller.confirm(Replacement(spec.name, changed, len(what.start), total))
+    for note in rollout.service.notes:  # before the start: some are reasons to press Ctrl-C
+        caller.narrator.say(f"note: {note}")
+    caller.on_commands(dry_run(rollout, base, lock.author))
+    attempt = ContainerStart(
+        rollout=rollout,
+        hosts=select(preparation.hosts, rollout.containers_by_host),
+        lock=lock,
+        secrets=_secret_values(rollout, caller.variables),
+        save_log=caller.save_log,
+        only=what.start,
+        clock=caller.clock,
+    )
+    audit = audited(attempt.hosts.values(), lock.author, spec.name, "up", caller.narrator.warn)
+    step = caller.narrator.step(f"start {spec.serve.layout}", _EXPECTED_START)
+    began = time.monotonic()
+    with _undone_when_interrupted(attempt), audit, step as telling:
+        lock.check()
+        _remove(running, what, preparation)
+        start(attempt, telling.update)
+        telling.ok("the first token is there")
+    return Outcome(rollout.service, time.monotonic() - began)
+
+
+def _ask(
+    host: Host, spec: Spec, *, may_fail: bool
+) -> tuple[HostFacts, tuple[ServiceContainer, ...]]:
+    """Ask a host for its facts and the service's containers, in one round trip."""
+    runtime = spec.runtime.command
+    lines = (
+        *questions(model_path=spec.model.path, npus=False, runtime=runtime),
+        Question(_OWN_CONTAINERS, list_argv(runtime, spec.name), Parsed.of, limit=60),
+    )
+    answers = ask(host, lines, timeout=_FACTS_SECONDS)
+    facts = facts_from(host.name, host.address, Answers(answers))
+    own = next((answer for answer in answers if answer.key == _OWN_CONTAINERS), None)
+    if own is not None and own.exit_code == 0:
+        return facts, read_containers(own.text, host.name)
+    if not may_fail:
+        evidence = tuple(own.text.strip().splitlines()[-3:]) if own else ()
+        raise HostError(f"`{runtime}` does not answer", where=host.name, evidence=evidence)
+    return facts, ()
+
+
+def _model(path: str, facts: Mapping[str, HostFacts]) -> tuple[ModelShape, str | None]:
+    """Return the model's shape and its quantisation, from the first host that has it.
+
+    Where no host has answered they come from this machine, or from the published models.
+    """
+    for name, host in facts.items():
+        if host.model is not None and host.model.there:
+            where = f"{name}:{path}/config.json"
+            if host.model.config is None:
+                raise ModelError("config.json cannot be read", where=where)
+            return read_shape(dict(host.model.config), where=where), host.model.scheme
+    if facts:
+        raise ModelError(
+            "no host has the model",
+            where=path,
+            evidence=tuple(
+                f"{name}: {host.model.problem if host.model else 'not asked'}"
+                for name, host in facts.items()
+            ),
+            hint="put it on one of them; `ropeway model push` then copies it to the others",
+        )
+    return (read_directory_shape(Path(path)) if Path(path).is_dir() else known(path)), None
+
+
+def _fetching(preparation: Preparation, draft: Service) -> frozenset[str]:
+    """Return the hosts that will fetch the image: those that take part and do not have it."""
+    runtime = preparation.spec.runtime
+    if runtime.pull == "never" and not runtime.archive:
+        return frozenset()
+    present = images_of(preparation.facts)
+    return frozenset(
+        site.name for site in draft.sites if draft.image not in present.get(site.name, {})
+    )
+
+
+def _with_image(preparation: Preparation, draft: Service, caller: Caller) -> Rollout:
+    """Bring the image onto the hosts, and complete the service for the versions that it has."""
+    base = preparation.base_image
+    hosts = select(preparation.hosts, {site.name: site for site in draft.sites})
+    present = images_of(preparation.facts)
+    images = Images(hosts, preparation.spec.runtime, present, caller.clock)
+    with caller.narrator.step(f"image {base}") as step:
+        ids = images.ensure(base, step.update)
+        image = images.ensure_derived(base, ids, step.update)
+        versions = images.versions(image)
+        step.ok(", ".join(f"{name} {version}" for name, version in list(versions.items())[:3]))
+    return preparation.rollout(image, versions)
+
+
+def _remove(running: Iterable[ServiceContainer], what: Changes, preparation: Preparation) -> None:
+    """Remove the containers that are replaced."""
+    by_host = group_by_host(one for one in running if one.name in what.remove)
+
+    def remove(host: Host) -> None:
+        names = [container.name for container in by_host[host.name]]
+        argv = remove_argv(preparation.spec.runtime.command, names)
+        host.run(argv, timeout=120.0).check("cannot remove what runs", where=host.name)
+
+    run_on_all_or_raise(select(preparation.hosts, by_host), remove)
+
+
+def _secret_values(rollout: Rollout, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the secrets of all containers, generated tokens among them, as ContainerStart has
+    them. Nobody but the hosts sees them."""
+    sources = {
+        name: source
+        for container in rollout.containers
+        for name, source in rollout.secret_sources(container).items()
+    }
+    return {
+        source or name: variables[source] if source else secrets.token_hex(32)
+        for name, source in sources.items()
+    }
+
+
+@contextmanager
+def _undone_when_interrupted(attempt: ContainerStart) -> Iterator[None]:
+    """Undo a start that ended well when Ctrl-C comes before we have said so: it means the start."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        with uninterrupted():
+            remains = attempt.undo()
+        if remains is not None:
+            raise remains from None
+        raise
