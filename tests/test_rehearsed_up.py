@@ -4,16 +4,18 @@ import json
 import threading
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from rehearsed import QUICK, Cluster, Make, cluster, fleet_with  # noqa: F401
 from ropeway.cli.main import exit_code
 from ropeway.errors import ConnectionLost, Refused
+from ropeway.hosts.base import Result
 from ropeway.launch.author import Author
 from ropeway.launch.lock import LOCK, locked
-from ropeway.sim.launching import IssuedCommand, Rehearsal, rehearsal_spec
+from ropeway.launch.poll import POLL
+from ropeway.sim.launching import IssuedCommand, LaunchHost, Rehearsal, rehearsal_spec
 from ropeway.sim.machine import Trouble
 from waiting import wait_for
 
@@ -46,6 +48,39 @@ def test_up_status_logs_exec_restart_down(cluster: Make):  # noqa: F811
     assert two.run("down") == 0
     assert two.virtual.remains() == ()
     assert two.run("status") == 1
+
+
+def test_a_start_takes_eight_commands_on_each_host(cluster: Make):  # noqa: F811
+    """Looks at starting engines are extra: there are as many as the start is long."""
+    two = cluster()
+    two.pace(start=10.0)
+    # A router beside an engine: one host has two containers, and all have secrets.
+    two.serve(layout="TP8", replicas=2, backend=None, api_key_env="PATH")
+    assert two.run("up") == 0, two.err
+    for host in ("host1", "host2"):
+        commands = [command for command in two.virtual.commands if command.host == host]
+        looks = [one for one in commands if one.script == POLL or one.argv[1] == "exec"]
+        assert len(looks) >= 5
+        assert len(commands) - len(looks) <= 8, [one.argv[:3] for one in commands]
+
+
+def test_a_look_at_an_engine_that_writes_much_takes_few_bytes(cluster: Make, monkeypatch):  # noqa: F811
+    line = "INFO 11-28 03:00:00 [loader.py:1] " + 100 * "a"
+    two = cluster(fleet_with(host1=Trouble(says=(line,) * 3000)))
+    two.pace(start=60.0)
+    two.serve(start_timeout=600)
+    sizes: list[int] = []
+
+    def run(self: LaunchHost, argv: Sequence[str], run=LaunchHost.run, **named: object) -> Result:
+        result = run(self, argv, **named)
+        sizes.extend([len(result.stdout)] if POLL in argv else [])
+        return result
+
+    monkeypatch.setattr(LaunchHost, "run", run)
+    assert two.run("up") == 0, two.err
+    assert len(sizes) > 60
+    assert max(sizes) > 3000 * len(line), "all of the log is read once"
+    assert sorted(sizes)[-2] < 1000
 
 
 def test_a_second_machine_needs_no_spec(cluster: Make):  # noqa: F811
