@@ -66,7 +66,7 @@ def environment() -> Mapping[str, str]:
         "ASCEND_TOOLKIT_HOME": "/usr/local/Ascend/cann-9.1.0",
         "SOC_VERSION": "ascend910b1",
         "PATH": f"{HOME}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "PYTHONPATH": f"{HOME}/site",
+        "PYTHONPATH": f"{HOME}/site:{CHECKOUT}/src",
         "ROPEWAY_VIRTUAL_NPU": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "TORCHDYNAMO_DISABLE": "1",
