@@ -18,7 +18,7 @@ from ropeway.errors import RopewayError
 from ropeway.hosts.base import Command, shell_line
 from ropeway.launch.author import Author
 from ropeway.launch.complete import Known, complete
-from ropeway.launch.dry_run import EVERY_HOST, dry_run
+from ropeway.launch.dry_run import EVERY_HOST, ON_HOST, dry_run
 from ropeway.launch.image import image_name
 from ropeway.launch.rollout import Rollout
 from ropeway.launch.service import Service
@@ -93,9 +93,10 @@ def of_node(replica: Replica, node: Node) -> Iterator[str]:
 
 
 def script(release: str, layout: str) -> str:
-    """The whole script, without the programs at its end, which are the same for all."""
+    """Return the whole script, without the programs in it, which are the same for all."""
     rollout = Rollout(service(release, layout, "Qwen3-30B-A3B", None))
-    return dry_run(rollout, rollout.service.image, AUTHOR).partition(EVERY_HOST)[0].rstrip() + "\n"
+    begin, _, rest = dry_run(rollout, rollout.service.image, AUTHOR).partition(EVERY_HOST)
+    return f"{begin.rstrip()}\n{ON_HOST}{rest.partition(ON_HOST)[2]}\n"
 
 
 def agreed(name: str, text: str) -> str:

@@ -6,7 +6,6 @@
 # assumed: 192.168.0.35: has the usual files of the driver, and 8 NPUs
 # note: not verified on NPU hardware by us
 # note: anyone who reaches Ray's ports can run code: its token authentication came with Ray 2.52.0, and the images have 2.48.0 or older; keep the cluster's network closed
-# first of all, on every host: what stands at the end
 
 # ---- on 192.168.0.147
 docker image inspect --format '{{.Id}}' quay.io/ascend/vllm-ascend:v0.11.0rc0 >/dev/null 2>&1 || docker pull quay.io/ascend/vllm-ascend:v0.11.0rc0
@@ -99,7 +98,7 @@ docker run \
   --label ropeway.role=head \
   --label ropeway.replica=0 \
   --label ropeway.rank=0 \
-  --label ropeway.hash=8a261f09fa502584 \
+  --label ropeway.hash=88b9db3d753c0b28 \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \
@@ -195,7 +194,7 @@ docker run \
   --label ropeway.role=worker \
   --label ropeway.replica=0 \
   --label ropeway.rank=1 \
-  --label ropeway.hash=a6d803009b46ecd8 \
+  --label ropeway.hash=2c2e7a23d15f6d49 \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \

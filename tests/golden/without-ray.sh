@@ -6,7 +6,6 @@
 # assumed: 192.168.0.35: has the usual files of the driver, and 8 NPUs
 # note: not verified on NPU hardware by us
 # note: no report of this family with pipeline parallelism: blank in the support matrix (vllm-ascend docs/source/user_guide/support_matrix/supported_models.md)
-# first of all, on every host: what stands at the end
 
 # ---- on 192.168.0.147
 docker image inspect --format '{{.Id}}' quay.io/ascend/vllm-ascend:v0.23.0.post1 >/dev/null 2>&1 || docker pull quay.io/ascend/vllm-ascend:v0.23.0.post1
@@ -99,7 +98,7 @@ docker run \
   --label ropeway.role=head \
   --label ropeway.replica=0 \
   --label ropeway.rank=0 \
-  --label ropeway.hash=ed92d56b7037305a \
+  --label ropeway.hash=95c2db4800addfa9 \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \
@@ -204,7 +203,7 @@ docker run \
   --label ropeway.role=follower \
   --label ropeway.replica=0 \
   --label ropeway.rank=1 \
-  --label ropeway.hash=0a42038f08f5b99a \
+  --label ropeway.hash=765aa98a955c630d \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \

@@ -12,7 +12,8 @@ from ropeway.launch.programs import NAMES, program
 from ropeway.launch.rollout import HEAD, Rollout
 from ropeway.launch.service import Service, Site
 
-EVERY_HOST = "# ---- on every host: the programs that containers call"
+EVERY_HOST = "# ---- first, on every host: the programs that containers call"
+ON_HOST = "\n# ---- on "
 _PROGRAMS = frozenset(f"{name}.py" for name in NAMES)
 
 
@@ -28,16 +29,13 @@ def dry_run(rollout: Rollout, base: str, author: Author) -> str:
         f" with vLLM-Ascend {replica.release.version}",
         *(f"# assumed: {text}" for text in service.assumed),
         *(f"# note: {text}" for text in service.notes),
-        "# first of all, on every host: what stands at the end",
     ]
+    for folder in dict.fromkeys(service.folder_on(site.name) for site in service.sites):
+        lines += ["", EVERY_HOST, _line("mkdir", "-p", "-m", "700", "--", folder)]
+        lines += [shell_file(f"{folder}/{name}.py", program(name)) for name in NAMES]
     for site in service.sites:
         lines += _on_host(rollout, site, base, author)
-    lines += _afterwards(rollout)
-    for folder in dict.fromkeys(service.folder_on(site.name) for site in service.sites):
-        lines += ["", EVERY_HOST]
-        lines.append(_line("mkdir", "-p", "-m", "700", "--", folder))
-        lines += [shell_file(f"{folder}/{name}.py", program(name)) for name in NAMES]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_afterwards(rollout)])
 
 
 def _afterwards(rollout: Rollout) -> list[str]:
@@ -65,8 +63,7 @@ def _on_host(rollout: Rollout, site: Site, base: str, author: Author) -> list[st
     service = rollout.service
     address = f" ({site.node.address})" if site.node.address != site.name else ""
     lines = [
-        "",
-        f"# ---- on {site.name}{address}",
+        f"{ON_HOST}{site.name}{address}",
         *_image(service, base),
         _line("mkdir", "-p", "-m", "700", "--", service.folder_on(site.name), site.cache),
     ]

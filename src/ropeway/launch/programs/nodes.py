@@ -1,7 +1,7 @@
 """Wait until Ray has all hosts with their NPUs: `nodes.py HOSTS NPUS SECONDS`.
 
-Prints what it waits for, and at last, as JSON, each node's address and NPUs. vLLM would wait too,
-but for ever, and without saying for whom.
+Prints what it waits for and, in the end, each node's address and NPUs as JSON. vLLM would wait too,
+but forever, and without saying for whom.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import ray
 
 
 def alive() -> dict[str, float]:
-    """Address → NPUs, of the nodes that are alive."""
+    """Return the nodes that are alive: address → NPUs."""
     return {
         node["NodeManagerAddress"]: node["Resources"].get("NPU", 0)
         for node in ray.nodes()
@@ -28,12 +28,12 @@ if __name__ == "__main__":
     ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
     deadline = time.monotonic() + seconds
     before = None
-    while len(found := alive()) < hosts or sum(found.values()) < npus:
-        told = f"ropeway: Ray has {len(found)} of {hosts} hosts: {json.dumps(found)}"
-        if found != before:
-            print(told, flush=True)
-            before = found
+    while len(nodes := alive()) < hosts or sum(nodes.values()) < npus:
+        state = f"ropeway: Ray has {len(nodes)} of {hosts} hosts: {json.dumps(nodes)}"
+        if nodes != before:
+            print(state, flush=True)
+            before = nodes
         if time.monotonic() > deadline:
-            sys.exit(f"{told}, after {seconds:g} s")
+            sys.exit(f"{state}, after {seconds:g} s")
         time.sleep(1)
-    print(f"ropeway: Ray has all hosts: {json.dumps(found)}", flush=True)
+    print(f"ropeway: Ray has all hosts: {json.dumps(nodes)}", flush=True)

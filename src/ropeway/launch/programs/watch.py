@@ -1,13 +1,13 @@
 """Ask an engine for a token: once, or as the watchdog beside it.
 
-    watch.py once URL MODEL SECONDS    0: a token came out; else the reason, on stderr
-    watch.py on URL MODEL SECONDS      ends when the engine hangs, with the reason
+    watch.py once URL MODEL SECONDS    exit 0 when a token came; else the reason is on stderr
+    watch.py on URL MODEL SECONDS      end when the engine hangs, with the reason
 
-A process that died needs no watchdog; one that hangs does: ranks that wait for one that is gone, on
-another host, do so in silence. So once a token was generated, it asks for one more every SECONDS.
-A busy engine may let that wait in line, so it counts as hanging only when, over three such
-questions, it has generated nothing for anybody else either (its own counter, in /metrics).
-The key comes from VLLM_API_KEY.
+A process that died needs no watchdog, but one that hangs does: ranks wait in silence for one that
+is lost on another host. So after the first token, this asks for one more every SECONDS. A busy
+engine may queue that request, so it counts as hanging only if, over three requests, it has
+generated nothing for anybody else either (its own counter, in /metrics). The key comes from
+VLLM_API_KEY.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COUNTER = re.compile(r"^vllm:generation_tokens_total(?:\{.*\})? ([0-9.e+]+)$", 
 
 
 def opened(url: str, seconds: float, body: bytes | None = None) -> Any:
-    """The answer of a URL of the cluster: asked with the key, and through no proxy."""
+    """Return the response of a URL of the cluster, asked with the key, and through no proxy."""
     headers = {"Content-Type": "application/json"}
     key = os.environ.get("VLLM_API_KEY")
     if key:
@@ -36,7 +36,7 @@ def opened(url: str, seconds: float, body: bytes | None = None) -> Any:
 
 
 def ask(url: str, model: str, seconds: float) -> str:
-    """Why no token came; nothing when one did."""
+    """Ask for one token: return why none came, nothing when one did."""
     body = json.dumps({"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}).encode()
     try:
         with opened(f"{url}/completions", seconds, body) as answer:
@@ -47,7 +47,7 @@ def ask(url: str, model: str, seconds: float) -> str:
 
 
 def tokens_so_far(url: str) -> float | None:
-    """All tokens that it has generated since it started; None when it does not say."""
+    """Return how many tokens the engine has generated; None when it does not say."""
     try:
         with opened(f"{url.rpartition('/v1')[0]}/metrics", 10) as answer:
             counts = _COUNTER.findall(answer.read().decode(errors="replace"))
@@ -57,28 +57,28 @@ def tokens_so_far(url: str) -> float | None:
 
 
 def watch(url: str, model: str, seconds: float) -> str:
-    """Returns when the engine hangs, and says why it thinks so."""
+    """Wait until the engine hangs, and return how that shows."""
     while ask(url, model, seconds):
         time.sleep(1)
     print("ropeway: the first token is there", flush=True)
     failures, before = 0, tokens_so_far(url)
     while True:
         time.sleep(0 if failures else seconds)
-        why = ask(url, model, seconds)
+        reason = ask(url, model, seconds)
         now = tokens_so_far(url)
-        failures = failures + 1 if why and (now is None or now == before) else 0
+        failures = failures + 1 if reason and (now is None or now == before) else 0
         before = now
-        if why:
+        if reason:
             print(
-                f"ropeway: no token within {seconds:g} s, {failures} of {FAILURES}: {why}",
+                f"ropeway: no token within {seconds:g} s, {failures} of {FAILURES}: {reason}",
                 flush=True,
             )
             time.sleep(1)  # a connection that is refused takes no time
         if failures == FAILURES:
-            return f"ropeway: the engine hangs: no token for {FAILURES} questions, nor for anybody"
+            return f"ropeway: the engine hangs: no token in {FAILURES} requests, nor for anybody"
 
 
 if __name__ == "__main__":
-    mode, there, name, limit = sys.argv[1:]
-    said = ask if mode == "once" else watch
-    sys.exit(said(there, name, float(limit)) or 0)
+    mode, base_url, name, limit = sys.argv[1:]
+    run = ask if mode == "once" else watch
+    sys.exit(run(base_url, name, float(limit)) or 0)
