@@ -1,4 +1,4 @@
-"""What `up`, `compare` and `demo` share: from a spec to a deployment, and its start."""
+"""What verbs share that start engines on this machine: from a spec to a deployment that runs."""
 
 import os
 import shutil
@@ -28,8 +28,8 @@ _EXPECTED_START = 60.0
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What a start stands on: the spec, the model read, this machine's facts."""
+class StartContext:
+    """What a start on this machine needs: the spec, the model read, the facts, virtual hosts."""
 
     spec: Spec
     model: str
@@ -53,7 +53,7 @@ class Ground:
 
 
 def read_spec(config: Path, *, local: bool) -> Spec:
-    """The spec file; with `local` the built-in one. Raises SpecError or Refused."""
+    """Return the spec of a file, or with `local` the built-in one. Raises SpecError or Refused."""
     if local:
         return local_spec(serve=Serve(layout=Layout(tensor=2, pipeline=2, expert=True)))
     if not config.exists() and str(config) == DEFAULT_FILE:
@@ -73,7 +73,7 @@ def with_flags(
     layout: str | None = None,
     port: int | None = None,
 ) -> Spec:
-    """The spec with what was given on the command line in place of what is written."""
+    """Return the spec with the command line's values in place of those that are written."""
     serve: dict[str, object] = {}
     if layout is not None:
         serve["layout"] = Layout.parse(layout)
@@ -87,7 +87,7 @@ def with_flags(
     return spec.model_copy(update=changes)
 
 
-def stand(spec: Spec, screen: Screen) -> Ground:
+def start_context(spec: Spec, screen: Screen) -> StartContext:
     """Fetch the model if it is one of ours, read it, and ask this machine what it has.
 
     Raises Refused before anything is started.
@@ -111,29 +111,30 @@ def stand(spec: Spec, screen: Screen) -> Ground:
         model = Path(spec.model.path or "").expanduser().absolute()
     shape = read_model(model)
     hosts = {node.name: LocalHost(node.name, node.address) for node in virtual_nodes(spec)}
-    return Ground(spec, str(model), shape, facts, hosts)
+    return StartContext(spec, str(model), shape, facts, hosts)
 
 
-def deployment_for(ground: Ground, layout: Layout, folder: Path) -> Deployment:
-    """The complete deployment of this layout, checked. Raises Refused or LayoutError."""
-    name = ground.spec.model.name or Path(ground.model).name
-    refuse_second(ground.spec.name)
-    check_layout(layout, ground.shape, ground.spec.cluster, name)
+def deployment_for(context: StartContext, layout: Layout, folder: Path) -> Deployment:
+    """Return the complete deployment of this layout, checked. Raises Refused or LayoutError."""
+    name = context.spec.model.name or Path(context.model).name
+    refuse_second(context.spec.name)
+    check_layout(layout, context.shape, context.spec.cluster, name)
     place = Place(os.getuid(), sys.executable, str(folder.absolute()))
-    found = complete(ground.spec, layout, (ground.model, ground.shape), ground.facts, place)
-    check(found, ground.shape, ground.facts)
-    return found
+    model = (context.model, context.shape)
+    deployment = complete(context.spec, layout, model, context.facts, place)
+    check(deployment, context.shape, context.facts)
+    return deployment
 
 
-def bring_up(ground: Ground, deployment: Deployment, screen: Screen) -> float:
-    """Start it and wait for its first token; returns the seconds that took."""
+def bring_up(context: StartContext, deployment: Deployment, screen: Screen) -> float:
+    """Start it and wait for its first token; return the seconds that this took."""
     began = time.monotonic()
     with (
         interruptible(),
         screen.step(f"start {deployment.layout}", expected_seconds=_EXPECTED_START) as step,
     ):
         try:
-            start(deployment, ground.hosts, step.update)
+            start(deployment, context.hosts, step.update)
         except BaseException:
             _drop_empty(Path(deployment.logs))
             raise
@@ -142,7 +143,7 @@ def bring_up(ground: Ground, deployment: Deployment, screen: Screen) -> float:
 
 
 def _model_of(text: str) -> Model:
-    """A checkpoint of ours by name, anything with a slash or that is a folder by path."""
+    """Read `--model`: a checkpoint of ours by name; a path if it has a slash or is a folder."""
     if "/" in text or Path(text).is_dir():
         return Model(path=text)
     try:
@@ -164,6 +165,6 @@ def _check_key(spec: Spec) -> None:
 
 
 def _drop_empty(folder: Path) -> None:
-    """A run folder in which nothing was written says nothing."""
+    """Remove a run folder in which nothing was written."""
     if folder.is_dir() and not any(file.stat().st_size for file in folder.rglob("*")):
         shutil.rmtree(folder)

@@ -16,7 +16,7 @@ from ropeway.bench.load_test import LoadTest
 from ropeway.bench.run import prepare, run_bench
 from ropeway.bench.stats import Summary, summarise
 from ropeway.checkpoints.fetch import default_root
-from ropeway.cli.bringup import Ground, deployment_for, stand
+from ropeway.cli.bringup import StartContext, deployment_for, start_context
 from ropeway.cli.measure import LOAD, STORY, up
 from ropeway.cli.options import screen_options
 from ropeway.errors import EndpointError, Refused
@@ -73,22 +73,22 @@ def calibrate(*, local: bool, port: int, screen: Screen) -> None:
         tempfile.TemporaryDirectory(prefix="ropeway-calibrate-") as folder,
         screen.stages(names, expected_seconds=_EXPECTED_SECONDS) as stages,
     ):
-        ground = stand(spec, screen)
+        context = start_context(spec, screen)
         for layout, trials in TRIALS:
             with stages.stage(str(layout)):
-                points += measure(ground, layout, trials, Path(folder), screen)
+                points += measure(context, layout, trials, Path(folder), screen)
     cluster = spec.cluster
-    machine = fit(ground.shape, points, ground.facts.cores, cluster.npus_per_host)
+    machine = fit(context.shape, points, context.facts.cores, cluster.npus_per_host)
     calibration = Calibration(
         machine,
         tuple(points),
         model=spec.model.name or "",
-        conditions=f"{ground.hardware}; {ground.engine_version}",
+        conditions=f"{context.hardware}; {context.engine_version}",
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     path = calibration_path(default_root(os.environ))
     write_calibration(calibration, path)
-    rows = _explained(calibration, ground.shape, cluster.npus_per_host)
+    rows = _explained(calibration, context.shape, cluster.npus_per_host)
     screen.answer(calibration_text(rows))
     screen.answer(f"\nwritten to {path}; took {format_seconds(time.monotonic() - began)}")
     screen.result(
@@ -120,11 +120,11 @@ def _load_words(trial: Trial) -> str:
 
 
 def measure(
-    ground: Ground, layout: Layout, trials: Sequence[Trial], folder: Path, screen: Screen
+    context: StartContext, layout: Layout, trials: Sequence[Trial], folder: Path, screen: Screen
 ) -> list[Point]:
     """Bring a layout up, run the trials, and take it down in any case."""
-    deployment = deployment_for(ground, layout, folder)
-    with up(ground, deployment, screen) as served:
+    deployment = deployment_for(context, layout, folder)
+    with up(context, deployment, screen) as served:
         return [
             _run(layout, served, trial, screen, warm=index > 0)
             for index, trial in enumerate(trials)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ropeway.bench.record import new_run_dir
-from ropeway.cli.bringup import read_spec, stand, with_flags
+from ropeway.cli.bringup import read_spec, start_context, with_flags
 from ropeway.cli.call import current_call
 from ropeway.cli.measure import SINGLE, comparison_run, measure_all, report
 from ropeway.cli.options import config_option, screen_options
@@ -58,10 +58,10 @@ def compare(
     """
     spec = with_flags(read_spec(config, local=local), model=model)
     spec = _with_load(spec, clients, requests)
-    ground = stand(spec, screen)
+    context = start_context(spec, screen)
     chosen = tuple(Layout.parse(text) for text in layouts) or spec.serve.layouts
     if every:
-        chosen = working(ground.shape, spec.cluster)
+        chosen = working(context.shape, spec.cluster)
     if not chosen:
         raise Refused(
             "there is no layout to compare",
@@ -70,10 +70,10 @@ def compare(
     folder = out or new_run_dir(Path("runs"), "compare", datetime.now(UTC))
     folder.mkdir(parents=True, exist_ok=True)
     current_call().folder = folder
-    run = comparison_run(ground, folder, screen)
+    run = comparison_run(context, folder, screen)
     try:
         with interruptible(), screen.stages([str(layout) for layout in chosen]) as stages:
-            measure_all(run, ground, chosen, screen, stages)
+            measure_all(run, context, chosen, screen, stages)
     finally:
         baseline = SINGLE if SINGLE in chosen else None
         report(run, screen, ["ropeway", *sys.argv[1:]], baseline)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from ropeway.bench.record import new_run_dir
-from ropeway.cli.bringup import Ground, stand
+from ropeway.cli.bringup import StartContext, start_context
 from ropeway.cli.call import current_call
 from ropeway.cli.measure import LOAD, SINGLE, STORY, comparison_run, measure_all, report
 from ropeway.cli.options import screen_options
@@ -54,11 +54,11 @@ def demo(ctx: click.Context, *, every: bool, port: int, out: Path | None, screen
     try:
         with interruptible(), screen.stages(names, expected_seconds=expected) as stages:
             with stages.stage(check):
-                ground = _check(spec, screen)
+                context = _check(spec, screen)
             folder.mkdir(parents=True, exist_ok=True)
             current_call().folder = folder
-            run = comparison_run(ground, folder, screen)
-            measure_all(run, ground, layouts, screen, stages)
+            run = comparison_run(context, folder, screen)
+            measure_all(run, context, layouts, screen, stages)
     finally:
         if run is not None:
             report(run, screen, ["ropeway", "demo", *(["--all"] if every else [])], SINGLE)
@@ -66,12 +66,12 @@ def demo(ctx: click.Context, *, every: bool, port: int, out: Path | None, screen
         ctx.exit(Exit.NO)
 
 
-def _check(spec: Spec, screen: Screen) -> Ground:
+def _check(spec: Spec, screen: Screen) -> StartContext:
     """Check everything that the first start depends on. Raises Refused."""
     refuse_second(spec.name)
-    ground = stand(spec, screen)
+    context = start_context(spec, screen)
     with screen.step("cores, memory, disk, port") as step:
-        facts = ground.facts
+        facts = context.facts
         if facts.cores < _CORES:
             raise Refused(f"this machine has {facts.cores} core; the demo needs {_CORES}")
         if facts.memory_bytes is not None and facts.memory_bytes < _MEMORY_BYTES:
@@ -82,4 +82,4 @@ def _check(spec: Spec, screen: Screen) -> Ground:
             )
         memory = format_bytes(facts.memory_bytes) if facts.memory_bytes else "memory unknown"
         step.ok(f"{facts.cores} cores, {memory} free")
-    return ground
+    return context

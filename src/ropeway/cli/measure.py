@@ -8,7 +8,7 @@ from pathlib import Path
 from ropeway.bench.compare import ComparisonRun, Served
 from ropeway.bench.comparison import comparison_to_data
 from ropeway.bench.load_test import LoadTest
-from ropeway.cli.bringup import Ground, bring_up, deployment_for
+from ropeway.cli.bringup import StartContext, bring_up, deployment_for
 from ropeway.endpoint.client import Endpoint
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.hosts.interrupts import uninterrupted
@@ -33,28 +33,32 @@ STORY = (
 LOAD = Workload(clients=16, requests=32, input_tokens=64, output_tokens=32)
 
 
-def comparison_run(ground: Ground, folder: Path, screen: Screen) -> ComparisonRun:
+def comparison_run(context: StartContext, folder: Path, screen: Screen) -> ComparisonRun:
     """Begin a comparison of layouts under the load of the spec."""
     return ComparisonRun(
-        LoadTest(**ground.spec.workload.model_dump()),
-        ground.engine_version,
-        ground.hardware,
-        lambda layout: hosts_when_equal(layout, ground.spec.cluster.npus_per_host),
+        LoadTest(**context.spec.workload.model_dump()),
+        context.engine_version,
+        context.hardware,
+        lambda layout: hosts_when_equal(layout, context.spec.cluster.npus_per_host),
         folder,
         screen,
     )
 
 
 def measure_all(
-    run: ComparisonRun, ground: Ground, layouts: Sequence[Layout], screen: Screen, stages: Stages
+    run: ComparisonRun,
+    context: StartContext,
+    layouts: Sequence[Layout],
+    screen: Screen,
+    stages: Stages,
 ) -> None:
     """Measure each layout in a stage of its own, named by the layout."""
 
     @contextmanager
     def serve(layout: Layout, folder: Path) -> Iterator[Served]:
-        deployment = deployment_for(ground, layout, folder)
+        deployment = deployment_for(context, layout, folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with up(ground, deployment, screen) as served:
+        with up(context, deployment, screen) as served:
             yield served
 
     for layout in layouts:
@@ -63,10 +67,10 @@ def measure_all(
 
 
 @contextmanager
-def up(ground: Ground, deployment: Deployment, screen: Screen) -> Iterator[Served]:
+def up(context: StartContext, deployment: Deployment, screen: Screen) -> Iterator[Served]:
     """Bring a layout up, and take it down whatever happens. Raises LaunchError or HostError."""
     try:
-        seconds = bring_up(ground, deployment, screen)
+        seconds = bring_up(context, deployment, screen)
         variable = deployment.serve.api_key_env or "OPENAI_API_KEY"
         endpoint = Endpoint(deployment.url, os.environ.get(variable) or None, variable)
         yield Served(endpoint, deployment.served_name, seconds)

@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from ropeway.bench.record import new_run_dir
-from ropeway.cli.bringup import bring_up, deployment_for, read_spec, stand, with_flags
+from ropeway.cli.bringup import bring_up, deployment_for, read_spec, start_context, with_flags
 from ropeway.cli.call import current_call
 from ropeway.cli.options import config_option, dry_run_option, screen_options, yes_option
 from ropeway.cli.rehearsal import rehearsal, rehearsed_spec, take_down_again
@@ -90,8 +90,8 @@ def _named(config: Path) -> Path | None:
 
 def _up_local(spec: Spec, folder: Path, screen: Screen, *, dry_run: bool) -> None:
     """Bring the service up on this machine."""
-    ground = stand(spec, screen)
-    deployment = deployment_for(ground, spec.serve.layout, folder)
+    context = start_context(spec, screen)
+    deployment = deployment_for(context, spec.serve.layout, folder)
     script = script_of(deployment)
     if dry_run:
         screen.answer(script)
@@ -100,7 +100,7 @@ def _up_local(spec: Spec, folder: Path, screen: Screen, *, dry_run: bool) -> Non
     screen.detail(script)
     folder.mkdir(parents=True)
     current_call().folder = folder
-    seconds = bring_up(ground, deployment, screen)
+    seconds = bring_up(context, deployment, screen)
     (folder / "spec.yaml").write_text(dump_spec(spec), encoding="utf-8")
     (folder / "commands.sh").write_text(script + "\n", encoding="utf-8")
     screen.answer(f"{deployment.served_name} is up at {deployment.url}")
