@@ -50,7 +50,7 @@ REFUSALS = {
         "NPUs that the spec names are in use", "container `old-vllm`", "docker stop",
     ),
     "container-privileged:host2": (
-        "NPUs that are asked for belong to somebody else", "container `old-vllm`", "docker stop",
+        "NPUs that the spec names are in use", "container `old-vllm`", "docker stop",
     ),
     "npu-busy:host2:5": (
         "NPUs that the spec names are in use", "VLLMEngineCor", "devices",

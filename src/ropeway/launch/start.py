@@ -66,6 +66,8 @@ class ContainerStart:
     secrets   variable → value: of ours, by our name; a generated one, by the container's
     save_log  keeps a log, given its name and text, and returns where: what is undone has none
     only      names of the containers to start; None: all
+    _waiting  heads that had no token at the last look
+    _answers  why endpoints gave none, at the last look
     """
 
     rollout: Rollout
@@ -77,7 +79,8 @@ class ContainerStart:
     clock: Clock = SYSTEM_CLOCK
     poll_seconds: float = 1.5
     _logs: dict[str, LogReader] = field(default_factory=dict)
-    _last_look: "_Look" = field(default_factory=lambda: _Look((), {}))
+    _waiting: tuple[Container, ...] = ()
+    _answers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def service(self) -> Service:
@@ -114,27 +117,25 @@ class ContainerStart:
         """See Attempt.is_ready. Raises HostError when somebody else has taken the lock."""
         self._check_alive(self._poll())
         heads = [one for one in self.must_be_ready if one.role == HEAD]
-        waiting = [one for one in heads if _FIRST_TOKEN not in self._log_of(one)]
+        waiting = tuple(one for one in heads if _FIRST_TOKEN not in self._log_of(one))
+        self._waiting, self._answers = waiting, {}
         if waiting:
             ready = f"{len(heads) - len(waiting)} of {len(heads)} replicas ready; "
             on_progress((ready if len(heads) > 1 else "") + self._activity(waiting[0]))
-            self._last_look = _Look(tuple(waiting), {})
             return False
         on_progress("asking for a token")
-        answers = self._ask_for_tokens()
-        self._last_look = _Look((), answers)
-        return not any(answers.values())
+        self._answers = self._ask_for_tokens()
+        return not any(self._answers.values())
 
     def overdue(self) -> LaunchError:
         """See Attempt.overdue."""
-        waiting, answers = self._last_look.waiting, self._last_look.answers
-        first = waiting[0] if waiting else self.must_be_ready[0]
+        first = (self._waiting or self.must_be_ready)[0]
         return LaunchError(
             f"the engine was not ready within {self.patience:g} s",
             where=first.host,
             evidence=(
-                *_hosts_not_joined(self._log_of(first) if waiting else "", self.service),
-                *(f"{name}: {reason}" for name, reason in answers.items() if reason),
+                *_hosts_not_joined(self._log_of(first) if self._waiting else "", self.service),
+                *(f"{name}: {reason}" for name, reason in self._answers.items() if reason),
             ),
             hint="raise `serve.start_timeout`, or look into the logs",
         )
@@ -315,14 +316,6 @@ class ContainerStart:
     def _log_of(self, container: Container) -> str:
         log = self._logs.get(container.name)
         return log.text if log else ""
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What the last look found: heads without a token, and why endpoints gave none."""
-
-    waiting: tuple[Container, ...]
-    answers: Mapping[str, str]
 
 
 def _line(argv: Sequence[str]) -> str:
