@@ -95,8 +95,8 @@ def of_node(replica: Replica, node: Node) -> Iterator[str]:
 def script(release: str, layout: str) -> str:
     """Return the whole script, without the programs in it, which are the same for all."""
     rollout = Rollout(service(release, layout, "Qwen3-30B-A3B", None))
-    begin, _, rest = dry_run(rollout, rollout.service.image, AUTHOR).partition(EVERY_HOST)
-    return f"{begin.rstrip()}\n{ON_HOST}{rest.partition(ON_HOST)[2]}\n"
+    begin, _, rest = dry_run(rollout, rollout.service.image, AUTHOR).partition(f"# {EVERY_HOST}")
+    return f"{begin}# {ON_HOST}{rest.partition(f'# {ON_HOST}')[2]}\n"
 
 
 def agreed(name: str, text: str) -> str:

@@ -220,6 +220,7 @@ docker run \
 
 # it is up when the head's log says `ropeway: the first token is there`:
 #   docker logs --timestamps --follow ropeway-golden-0-0   # on 192.168.0.147
+
 # from then on the container engine is to restart it:
 #   docker update --restart unless-stopped ropeway-golden-0-0   # on 192.168.0.147
 #   docker update --restart unless-stopped ropeway-golden-0-1   # on 192.168.0.35

@@ -1,6 +1,7 @@
 """A service as shell commands, host by host: to read, and to paste where `up` cannot reach."""
 
 import base64
+from collections.abc import Iterable, Iterator
 
 from ropeway.hosts.base import Command, shell_block, shell_file, shell_line
 from ropeway.launch import docker
@@ -12,47 +13,61 @@ from ropeway.launch.programs import NAMES, program
 from ropeway.launch.rollout import HEAD, Rollout
 from ropeway.launch.service import Service, Site
 
-EVERY_HOST = "# ---- first, on every host: the programs that containers call"
-ON_HOST = "\n# ---- on "
+EVERY_HOST, ON_HOST = "---- first, on every host: the programs that containers call", "---- on "
 _PROGRAMS = frozenset(f"{name}.py" for name in NAMES)
+
+
+def shell_script(header: Iterable[str], blocks: Iterable[tuple[str, Iterable[str]]]) -> str:
+    """Return a script that people read: comments, then blocks of commands below their titles."""
+    lines = [f"# {line}" for line in header]
+    for title, commands in blocks:
+        lines += ["", f"# {title}", *commands]
+    return "\n".join(lines)
+
+
+def count_hosts(count: int) -> str:
+    """Return `1 host`, `2 hosts`."""
+    return "1 host" if count == 1 else f"{count} hosts"
 
 
 def dry_run(rollout: Rollout, base: str, author: Author) -> str:
     """Return all commands. `base` is the service's image, or the one that it is derived from."""
     service = rollout.service
     replica = service.replicas[0]
-    hosts = "1 host" if len(service.sites) == 1 else f"{len(service.sites)} hosts"
     count = f"{len(service.replicas)} replicas of " if len(service.replicas) > 1 else ""
-    lines = [
-        "#!/bin/bash",
-        f"# {count}{replica.layout} of {replica.served_name} on {hosts},"
+    header = [
+        f"{count}{replica.layout} of {replica.served_name} on {count_hosts(len(service.sites))},"
         f" with vLLM-Ascend {replica.release.version}",
-        *(f"# assumed: {text}" for text in service.assumed),
-        *(f"# note: {text}" for text in service.notes),
+        *(f"assumed: {text}" for text in service.assumed),
+        *(f"note: {text}" for text in service.notes),
     ]
-    for folder in dict.fromkeys(service.folder_on(site.name) for site in service.sites):
-        lines += ["", EVERY_HOST, _line("mkdir", "-p", "-m", "700", "--", folder)]
-        lines += [shell_file(f"{folder}/{name}.py", program(name)) for name in NAMES]
-    for site in service.sites:
-        lines += _on_host(rollout, site, base, author)
-    return "\n".join([*lines, *_afterwards(rollout)])
+    return f"#!/bin/bash\n{shell_script(header, _blocks(rollout, base, author))}"
 
 
-def _afterwards(rollout: Rollout) -> list[str]:
+def _blocks(rollout: Rollout, base: str, author: Author) -> Iterator[tuple[str, Iterable[str]]]:
     service = rollout.service
+    for folder in dict.fromkeys(service.folder_on(site.name) for site in service.sites):
+        programs = (shell_file(f"{folder}/{name}.py", program(name)) for name in NAMES)
+        yield EVERY_HOST, (_line("mkdir", "-p", "-m", "700", "--", folder), *programs)
+    for site in service.sites:
+        address = f" ({site.node.address})" if site.node.address != site.name else ""
+        yield f"{ON_HOST}{site.name}{address}", _on_host(rollout, site, base, author)
     command = service.spec.runtime.command
-    lines = ["", "# it is up when the head's log says `ropeway: the first token is there`:"]
-    for container in rollout.containers:
-        if container.role == HEAD:
-            follow = docker.logs_argv(command, container.name, follow=True)
-            lines.append(f"#   {_line(*follow)}   # on {container.host}")
+    yield (
+        "it is up when the head's log says `ropeway: the first token is there`:",
+        (
+            f"#   {_line(*docker.logs_argv(command, head.name, follow=True))}   # on {head.host}"
+            for head in rollout.containers
+            if head.role == HEAD
+        ),
+    )
     if service.spec.serve.restart and docker.restarts_later(command):
-        lines.append("# from then on the container engine is to restart it:")
+        lines = []
         for site in service.sites:
             names = [container.name for container in rollout.containers_by_host[site.name]]
             argv = docker.set_restart_policy_argv(command, names, "unless-stopped")
             lines.append(f"#   {_line(*argv)}   # on {site.name}")
-    return lines
+        yield "from then on the container engine is to restart it:", lines
 
 
 def _line(*argv: str) -> str:
@@ -61,9 +76,7 @@ def _line(*argv: str) -> str:
 
 def _on_host(rollout: Rollout, site: Site, base: str, author: Author) -> list[str]:
     service = rollout.service
-    address = f" ({site.node.address})" if site.node.address != site.name else ""
     lines = [
-        f"{ON_HOST}{site.name}{address}",
         *_image(service, base),
         _line("mkdir", "-p", "-m", "700", "--", service.folder_on(site.name), site.cache),
     ]

@@ -7,6 +7,7 @@ from ropeway.engines.vllm import KEY_VARIABLE
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.hosts.base import Command, shell_line
 from ropeway.hosts.processes import HOST, ROLE, SERVICE
+from ropeway.launch.dry_run import count_hosts, shell_script
 from ropeway.launch.local import ray
 from ropeway.launch.local.record import RECORD, as_record
 from ropeway.launch.probe import probe_command
@@ -72,21 +73,20 @@ def steps(deployment: Deployment) -> tuple[Step, ...]:
 def dry_run(deployment: Deployment) -> str:
     """Return the steps as a shell script: pasted into a shell, it starts what `up` would start."""
     addresses = {node.name: node.address for node in deployment.nodes}
-    hosts = "1 host" if len(addresses) == 1 else f"{len(addresses)} hosts"
-    lines = [f"# {deployment.layout} of {deployment.served_name} on {hosts}"]
-    for step in steps(deployment):
-        lines += [
-            f"\n# {step.name} ({step.host}, {addresses[step.host]})",
-            shell_line(step.command),
-        ]
-    probe = shell_line(probe_of(deployment, seconds=5.0))
-    lines += [
-        "\n# ready means that a token was generated; this asks until one was",
-        f"until {probe}; do sleep 2; done",
-        "\n# to take it down again",
-        f"# ropeway down --name {deployment.service}",
+    hosts = count_hosts(len(addresses))
+    blocks = [
+        (f"{step.name} ({step.host}, {addresses[step.host]})", [shell_line(step.command)])
+        for step in steps(deployment)
     ]
-    return "\n".join(lines)
+    probe = shell_line(probe_of(deployment, seconds=5.0))
+    blocks += [
+        (
+            "ready means that a token was generated; this asks until one was",
+            [f"until {probe}; do sleep 2; done"],
+        ),
+        ("to take it down again", [f"# ropeway down --name {deployment.service}"]),
+    ]
+    return shell_script([f"{deployment.layout} of {deployment.served_name} on {hosts}"], blocks)
 
 
 def probe_of(deployment: Deployment, seconds: float = 60.0) -> Command:
