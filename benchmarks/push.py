@@ -3,8 +3,8 @@
     python benchmarks/push.py --hosts 2 4 8 --files 24 --file-mb 17 --mbit 32
 
 Hosts are network namespaces on this machine with an sshd each (tests/two_hosts.py); `tc tbf` limits
-what each sends and what each receives. All of them share this machine's cores, so the link must be
-slow enough to be what limits: at the end of each line stands how busy the cores were.
+what each sends and what each receives. They all share this machine's cores, so the link must be
+slow enough to be the bottleneck; the end of each line says how busy the cores were.
 
 One copy is one run of rsync for all files, over one connection, with the same cipher. Needs root,
 and rsync and sshd (`scripts/get-docker`, `scripts/get-sshd`).
@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from ropeway.weights.commands import send_argv, stage_of
 from ropeway.weights.dry_run import forecast
-from ropeway.weights.errand import errand
+from ropeway.weights.plan import plan_push
 from ropeway.weights.push import push
-from ropeway.weights.survey import look
-from ropeway.weights.trust import admit, lend, take_back
-from test_model_push import furnish, rsync
+from ropeway.weights.survey import survey_host
+from ropeway.weights.trust import authorize, generate_key, revoke
+from test_weights_push import furnish, rsync
 from two_hosts import TwoHosts
 
 ROOT = "/data/model"
@@ -36,13 +36,13 @@ for shard in $(seq -w $2); do head -c $3 /dev/urandom >model-$shard.safetensors;
 
 
 def busy_seconds() -> float:
-    """CPU seconds of this machine that were not idle, so far."""
+    """Return the CPU seconds that this machine has spent on work since it was booted."""
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
     return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds, and the share of all cores that was busy meanwhile."""
+    """Return the seconds that some work takes, and how busy all cores were meanwhile."""
     began, busy = time.monotonic(), busy_seconds()
     work()
     seconds = time.monotonic() - began
@@ -50,32 +50,32 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def one_copy(hosts: TwoHosts) -> tuple[float, float]:
-    """rsync of the whole folder from the first host to the second, and away with it again."""
-    task = errand(look(hosts[0].ssh, ROOT), [look(hosts[1].ssh, ROOT)])
+    """Measure one rsync of the whole folder from the first host to the second; remove the copy."""
+    plan = plan_push(survey_host(hosts[0].ssh, ROOT), [survey_host(hosts[1].ssh, ROOT)])
     number = "0" * 16
-    lent = {site.name: lend(number, site) for site in task.sites}
+    keys = {peer.name: generate_key(number, peer) for peer in plan.peers}
     try:
         hosts[1].run("mkdir", "-p", stage_of(ROOT))
-        for site in task.sites:
-            admit(number, task, site, lent)
-        names = [file.name for piece in task.pieces for file in piece.files]
-        argv = send_argv(number, [f"{ROOT}/./{name}" for name in names], task.peer("npu1"))
+        for peer in plan.peers:
+            authorize(number, plan, peer, keys)
+        names = [file.name for piece in plan.pieces for file in piece.files]
+        argv = send_argv(number, [f"{ROOT}/./{name}" for name in names], plan.destination("npu1"))
         return timed(lambda: hosts[0].ssh.run(argv, timeout=7200).check("rsync", where="npu0"))
     finally:
-        take_back(number, task.remote)
+        revoke(number, plan.remote)
         hosts[1].run("rm", "-rf", ROOT)
 
 
 def to_all(hosts: TwoHosts) -> tuple[float, float, float]:
-    """A push to all others: seconds, share of the cores, the schedule's own forecast in copies."""
-    sites = [look(node.ssh, ROOT) for node in hosts]
-    task = errand(sites[0], sites[1:])
+    """Measure a push to all others: seconds, how busy the cores were, the forecast in copies."""
+    peers = [survey_host(node.ssh, ROOT) for node in hosts]
+    plan = plan_push(peers[0], peers[1:])
 
     def work() -> None:
-        pushed = push(task, who="the benchmark", on_fault=print)
-        assert pushed.ok, pushed
+        pushed = push(plan, who="the benchmark", on_fault=print)
+        assert not pushed.errors, pushed
 
-    return (*timed(work), forecast(task))
+    return (*timed(work), forecast(plan))
 
 
 def main() -> None:
@@ -84,20 +84,21 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=24)
     parser.add_argument("--file-mb", type=int, default=17, help="above 16: each is sent alone")
     parser.add_argument("--mbit", type=int, default=32)
-    given = parser.parse_args()
+    options = parser.parse_args()
     program = rsync()
     assert program is not None, "no rsync: scripts/get-docker .venv/docker"
-    size = given.files * given.file_mb * 10**6
+    size = options.files * options.file_mb * 10**6
     print(
-        f"{given.files} × {given.file_mb} MB = {size / 1e6:.0f} MB, {given.mbit} Mbit/s each way:"
+        f"{options.files} × {options.file_mb} MB = {size / 1e6:.0f} MB,"
+        f" {options.mbit} Mbit/s each way:"
     )
-    print(f"  at the link's rate one copy takes {size * 8 / given.mbit / 1e6:.1f} s", flush=True)
-    for count in given.hosts:
-        bandwidth = given.mbit * 10**6 // 8
+    print(f"  at the link's rate one copy takes {size * 8 / options.mbit / 1e6:.1f} s", flush=True)
+    for count in options.hosts:
+        bandwidth = options.mbit * 10**6 // 8
         with TwoHosts(count, npus=0, docker=False, bandwidth=bandwidth) as hosts:
             for node in hosts:
                 furnish(node, program)
-            shards = (str(given.files), str(given.file_mb * 10**6))
+            shards = (str(options.files), str(options.file_mb * 10**6))
             hosts[0].run("sh", "-c", _MAKE, "sh", ROOT, *shards)
             copy, busy = one_copy(hosts)
             print(f"  {count} hosts: one copy {copy:6.1f} s ({busy:.0%} of the cores)", flush=True)

@@ -116,6 +116,9 @@ class Docker:
     engine: str | None = None
 
 
+WEIGHTS = (".safetensors", ".bin", ".gguf")  # how files end that an engine loads as weights
+
+
 @dataclass(frozen=True)
 class ModelFiles:
     """The model's directory. Sizes in bytes; `hashes` are sha256, with `--deep` only.
@@ -139,6 +142,21 @@ class ModelFiles:
     scheme_evidence: str | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """Return why this is not a whole checkpoint, as a predicate; None when it is one."""
+        if not self.there:
+            return "is not there"
+        if self.missing:
+            others = len(self.missing) - 1
+            return f"lacks {self.missing[0]}" + (f" and {others} more" if others else "")
+        if self.short:
+            name, (size, expected) = next(iter(self.short.items()))
+            return f"has {size:,} of the {expected:,} bytes of {name}"
+        if not any(name.endswith(WEIGHTS) for name in self.sizes):
+            return "has no weights"
+        return None if "config.json" in self.sizes else "has no config.json"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""The one way to ask many hosts at once.
+"""The one way to run commands on many hosts at once.
 
 `run_on_all` returns every host's outcome side by side: a host that fails has its error in its
 place, and the others go on. `run_on_all_or_raise` is for work in which one failure fails the whole.
+A `WorkerPool` is for work that is not the same on all hosts, or not known when it begins.
 """
 
 import resource
@@ -9,7 +10,9 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 from ropeway.errors import RopewayError, TimeLimit
 from ropeway.hosts.base import Host
@@ -24,7 +27,7 @@ Hosts = Mapping[str, Host]
 OnProgress = Callable[[str], None]
 
 PARALLEL = 64
-_FILES_EACH = 8  # a process that starts has both ends of four pipes; three while it runs
+_FILES_EACH = 8  # a starting process has both ends of four pipes open; a running one has three
 _FILES_OTHERWISE = 64
 
 
@@ -37,7 +40,7 @@ class OnHost(Protocol):
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """What came of one host: a result, or the error."""
+    """One host's result or, if it failed, its error."""
 
     host: Host
     result: T | None = None
@@ -56,14 +59,15 @@ def run_on_all(
     timeout: float | None = None,
     on_done: Callable[[Outcome[T]], None] | None = None,
 ) -> tuple[Outcome[T], ...]:
-    """Ask every host, `parallel` at a time; the outcomes are in the order of the hosts.
+    """Ask every host, `parallel` at a time; return the outcomes in the order of the hosts.
 
-    timeout  seconds for all of it; `ask` limits its own commands. When they are over, what runs is
-             ended, and those hosts and the ones not reached fail with TimeLimit
-    on_done  hears each outcome when it is there, in this thread
+    ask      limits the time of its own commands
+    timeout  seconds for all hosts together. When they are over, running commands are ended, and
+             their hosts and those not yet asked fail with TimeLimit
+    on_done  gets each outcome as soon as it is there, in the calling thread
 
-    Only RopewayError counts as a host's failure; anything else ends the whole run and is raised.
-    So does Ctrl-C: when it is raised here, nothing of ours runs on any host.
+    Only a RopewayError is a failure of its host. Anything else ends the whole run and is raised,
+    as is Ctrl-C; by then none of our commands runs on any host.
     """
     token = CancelToken()
     outcomes: dict[Future[Outcome[T]], Outcome[T]] = {}
@@ -75,7 +79,7 @@ def run_on_all(
 
     pool = ThreadPoolExecutor(max(1, min(parallel, len(hosts), max_parallel())), "host")
     try:
-        with uninterrupted():  # cut off in here, a thread is left that the pool does not know
+        with uninterrupted():  # an interrupt in here would leave a thread that the pool lost
             visits = {pool.submit(_visit, host, ask, token): host for host in hosts}
         try:
             for visit in as_completed(visits, timeout):
@@ -102,7 +106,7 @@ def _visit(host: H, ask: Callable[[H], T], token: CancelToken) -> Outcome[T]:
     try:
         with cancellable(token):
             result = ask(host)
-            token.check()  # it may have taken the end of a command for an answer
+            token.check()  # `ask` may have taken the end of a cancelled command for its answer
     except RopewayError as error:
         error.where = error.where or host.name
         return Outcome(host, error=error)
@@ -110,19 +114,68 @@ def _visit(host: H, ask: Callable[[H], T], token: CancelToken) -> Outcome[T]:
 
 
 def run_on_all_or_raise(hosts: Hosts, ask: Callable[[Host], T]) -> dict[str, T]:
-    """Ask every host; the results are keyed by the host's name.
+    """Ask every host; return the results by the host's name.
 
     Raises the first host's error, with the errors of the others in its evidence.
     """
     outcomes = run_on_all(tuple(hosts.values()), ask)
-    failed = [one for one in outcomes if one.error is not None]
+    failed = [(outcome.host, outcome.error) for outcome in outcomes if outcome.error is not None]
     if failed:
-        first = failed[0].error
-        assert first is not None
-        others = tuple(f"{one.host.name}: {one.error}" for one in failed[1:])
-        first.evidence = (*first.evidence, *others)
+        (_, first), *others = failed
+        first.evidence = (*first.evidence, *(f"{host.name}: {error}" for host, error in others))
         raise first
     return {one.host.name: one.result for one in outcomes if one.result is not None}
+
+
+class WorkerPool:
+    """Runs tasks on hosts in threads and handles what they report in a single one.
+
+    Tasks may be submitted at any time, also while others are handled. All callbacks run in the
+    thread that calls `handle_next`; so what they read and change needs no lock.
+    """
+
+    def __init__(self, parallel: int) -> None:
+        self._pool = ThreadPoolExecutor(max(1, min(parallel, max_parallel())), "worker")
+        self._token = CancelToken()
+        self._callbacks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def submit(self, host: H, ask: Callable[[H], T], on_done: Callable[[Outcome[T]], None]) -> None:
+        """Ask a host as soon as a thread is free, and have its outcome handled."""
+
+        def work() -> None:
+            try:
+                outcome = _visit(host, ask, self._token)
+            except BaseException as error:
+                self.post(partial(_raise, error))
+                raise
+            self.post(lambda: on_done(outcome))
+
+        self._pool.submit(work)
+
+    def post(self, callback: Callable[[], None]) -> None:
+        """Have a callback handled: for what a task reports while it runs."""
+        self._callbacks.put(callback)
+
+    def handle_next(self, timeout: float) -> bool:
+        """Call the next callback; return False when there is none within `timeout` seconds.
+
+        Raises what a task raised, unless it was a RopewayError, which is in the task's outcome.
+        """
+        try:
+            callback = self._callbacks.get(timeout=timeout)
+        except Empty:
+            return False
+        callback()
+        return True
+
+    def shutdown(self) -> None:
+        """Cancel all tasks, and return when none runs any more."""
+        self._token.cancel("was cancelled")
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 def group_by_host(parts: Iterable[P]) -> dict[str, list[P]]:

@@ -92,10 +92,8 @@ def _model(rollout: Rollout, hosts: Facts) -> Refused | None:
     broken: Reasons = {}
     sizes = {}
     for name, model in models.items():
-        if not model.there:
-            broken[name] = model.problem or "it is not there"
-        elif model.missing or model.short:
-            broken[name] = f"incomplete: {', '.join((*model.missing, *model.short)[:3])}"
+        if model.fault:
+            broken[name] = model.problem or model.fault
         else:
             sizes[name] = {file: size for file, size in model.sizes.items() if _counts(file)}
     if broken:

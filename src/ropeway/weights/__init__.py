@@ -1,1 +1,1 @@
-"""A model's files from one host to all others, at about the time of one copy."""
+"""A model's files from one host to all others, in about the time of one copy."""

@@ -1,18 +1,18 @@
-"""What a push would do, without doing it: its commands in their order, and how long it takes. Pure.
+"""What a push would do: its commands in their order, and how long it takes. Pure.
 
-The order is that of hosts of equal speed; a real push begins each transfer when its hosts are free.
+The order is that for hosts of equal speed; a real push begins each transfer when its hosts are
+free.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
-from ropeway.weights.commands import lent_folder, stage_of
-from ropeway.weights.errand import Errand, folder_of
-from ropeway.weights.files import in_final_order
-from ropeway.weights.schedule import Board, simulate
+from ropeway.weights.commands import key_folder, stage_of
+from ropeway.weights.files import in_publishing_order
+from ropeway.weights.plan import Locations, PushPlan
+from ropeway.weights.schedule import SwarmState, Transfer, simulate
 
-_PUSH = "NUMBER"  # stands for the number that each push draws for itself
+_PUSH_ID = "NUMBER"  # stands for the random word of a real push
 
 
 @dataclass(frozen=True)
@@ -23,67 +23,63 @@ class Step:
     what: str
     argv: tuple[str, ...]
 
+    def as_json(self) -> dict[str, object]:
+        return {"host": self.host, "what": self.what, "argv": list(self.argv)}
 
-def steps(task: Errand) -> tuple[Step, ...]:
-    """The commands that matter, as they can be read and pasted: keys, transfers, hashes, moves.
 
-    The scripts around them, which lock, look after the keys and take them back, are in
+def steps(plan: PushPlan) -> tuple[Step, ...]:
+    """Return the commands that matter, to be read or pasted: keys, transfers, hashes, moves.
+
+    The scripts around them, which hold the stages and add and revoke the keys, are in
     `weights/scripts.py`.
     """
-    return (*_keys(task), *_transfers(task), *_ends(task))
+    locations = Locations(plan)
+    return (*_keys(plan), *_transfers(plan, locations), *_ends(plan, locations))
 
 
-def forecast(task: Errand) -> float:
-    """The time of the push in copies of the model over one host's link."""
-    ends = [end for _, end, _ in simulate(_board(task), lambda one: _size(task, one.piece))]
-    return max(ends, default=0.0) / max(1, task.size)
+def forecast(plan: PushPlan) -> float:
+    """Return how long the push takes, in times of one copy of the model over one host's link."""
+    return max((end for _, end, _ in _schedule(plan)), default=0.0) / max(1, plan.size)
 
 
-def _size(task: Errand, piece: int) -> float:
-    return float(task.pieces[piece].size)
+def _schedule(plan: PushPlan) -> Iterator[tuple[float, float, Transfer]]:
+    """Simulate the transfers, with the bytes of a piece as its time."""
+    return simulate(_claims_believed(plan), lambda transfer: plan.pieces[transfer.piece].size)
 
 
-def _board(task: Errand) -> Board:
-    """The first board, with what hosts claim to have taken for true."""
-    board = task.board()
-    for site in task.receivers:
-        for piece in task.claimed(site):
-            board = board.gain(site.name, piece)
-    return board
+def _claims_believed(plan: PushPlan) -> SwarmState:
+    """Return the initial state if every hash of what is there already proves right."""
+    state = plan.initial_state()
+    for peer in plan.receivers:
+        for piece in plan.claimed(peer):
+            state = state.gain(peer.name, piece)
+    return state
 
 
-def _keys(task: Errand) -> Iterator[Step]:
-    if len(task.remote) < 2:
+def _keys(plan: PushPlan) -> Iterator[Step]:
+    if len(plan.remote) < 2:
         return
-    folder = lent_folder(_PUSH)
-    key = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"ropeway-push-{_PUSH}")
-    for site in task.remote:
-        yield Step(site.name, "a key for this push", (*key, "-f", f"{folder}/key"))
-    for site in task.receivers:
-        scan = ("ssh-keyscan", "-p", str(site.port), site.address)
-        yield Step(site.name, "its host keys, for the others' known_hosts", scan)
-        what = "the others' keys, for one rsync into the stage: ~/.ssh/authorized_keys"
-        yield Step(site.name, what, ("mkdir", "-p", "--", stage_of(site.root)))
+    folder = key_folder(_PUSH_ID)
+    key = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"ropeway-push-{_PUSH_ID}")
+    for peer in plan.remote:
+        yield Step(peer.name, "a key for this push", (*key, "-f", f"{folder}/key"))
+    for peer in plan.receivers:
+        scan = ("ssh-keyscan", "-p", str(peer.port), peer.address)
+        yield Step(peer.name, "its host keys, for the others' known_hosts", scan)
+        what = "the stage, into which authorized_keys lets the others' keys write"
+        yield Step(peer.name, what, ("mkdir", "-p", "--", stage_of(peer.root)))
 
 
-def _transfers(task: Errand) -> Iterator[Step]:
-    for _, _, one in simulate(_board(task), lambda transfer: _size(task, transfer.piece)):
-        sender = task.site(one.sender)
-        argv = task.send(_PUSH, one, partial(folder_of, sender, task.kept(sender)))
-        yield Step(one.sender, f"{task.pieces[one.piece].label} to {one.receiver}", argv)
+def _transfers(plan: PushPlan, locations: Locations) -> Iterator[Step]:
+    for _, _, transfer in _schedule(plan):
+        what = f"{plan.pieces[transfer.piece].label} to {transfer.receiver}"
+        yield Step(transfer.sender, what, locations.send_argv(_PUSH_ID, transfer))
 
 
-def _ends(task: Errand) -> Iterator[Step]:
-    for site in task.sites:
-        kept = task.kept(site)
-        paths = [
-            f"{folder_of(site, kept, file.name)}/{file.name}"
-            for piece in task.pieces
-            for file in piece.files
-        ]
-        yield Step(site.name, "hashes, compared with the source's", ("sha256sum", "--", *paths))
-        if site is not task.source:
-            names = {file.name for piece in task.pieces for file in piece.files} - kept
-            for name in in_final_order(names):
-                argv = ("mv", "-fT", "--", f"{stage_of(site.root)}/{name}", f"{site.root}/{name}")
-                yield Step(site.name, "to its place, when all hashes agree", argv)
+def _ends(plan: PushPlan, locations: Locations) -> Iterator[Step]:
+    for peer in plan.peers:
+        paths = locations.paths(peer, plan.files)
+        yield Step(peer.name, "hashes, compared with the source's", ("sha256sum", "--", *paths))
+        for name in in_publishing_order(locations.staged(peer)):
+            argv = ("mv", "-fT", "--", f"{stage_of(peer.root)}/{name}", f"{peer.root}/{name}")
+            yield Step(peer.name, "into place, once all hashes agree", argv)

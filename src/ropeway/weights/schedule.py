@@ -1,4 +1,4 @@
-"""Who sends what to whom next. Pure: a board in, transfers out.
+"""Who sends which piece to whom next. Pure: a swarm's state in, transfers out.
 
 One copy of a model is F pieces over one link. A host sends one piece and receives one at a time: a
 second stream over the same link would only halve both. If every host that has a piece passes it on
@@ -6,10 +6,10 @@ while the next ones arrive, N hosts need the time of F + ⌈log₂ N⌉ − 1 pi
 equal, which is the optimum (Mundinger, Weber, Weiss: Optimal scheduling of peer-to-peer file
 dissemination, 2008). A tree that passes on the whole model needs F · ⌈log₂ N⌉, a chain F + N − 2.
 
-The optimum needs a fixed pattern and hosts of equal speed. Chosen here is what comes within a few
-pieces of it and does not mind hosts that are slow, fail, or have half of it already: whenever a
-host falls idle, the piece that the fewest have goes first. So the source sends every piece once
-before any of them a second time, and the last pieces spread by doubling.
+The optimum needs a fixed pattern and hosts of equal speed. The rule used here comes within a few
+pieces of it and copes with hosts that are slow, fail, or have half of the model already: whenever a
+host falls idle, the piece that the fewest hosts have goes first. So the source sends every piece
+once before it sends any of them twice, and the last pieces spread by doubling.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from heapq import heappop, heappush
 
 @dataclass(frozen=True, order=True)
 class Transfer:
-    """One piece, by its number, from a host to another."""
+    """One piece, by its number, on its way from one host to another."""
 
     sender: str
     receiver: str
@@ -28,16 +28,16 @@ class Transfer:
 
 
 @dataclass(frozen=True)
-class Board:
-    """What is where, and what is under way.
+class SwarmState:
+    """Which host has which pieces, and which transfers are under way.
 
     sizes    bytes of each piece, by its number
     has      host → pieces that it can pass on
-    wants    host → pieces that it is still to get, those under way included
+    wants    host → pieces that it is still to receive, including those under way
     running  the transfers under way
-    ending   those that are about to end: a run of rsync costs a login, and the next one's is done
-             while the last bytes of this one are on their way
-    barred   (sender, receiver) that are not tried again
+    ending   those of them that are about to end: starting rsync costs a login, which the next
+             transfer can do while the last bytes of this one arrive
+    barred   pairs (sender, receiver) that are not tried again
     """
 
     sizes: tuple[int, ...]
@@ -51,22 +51,22 @@ class Board:
     def complete(self) -> bool:
         return not any(self.wants.values())
 
-    def begin(self, transfer: Transfer) -> "Board":
+    def begin(self, transfer: Transfer) -> "SwarmState":
         return replace(self, running=self.running | {transfer})
 
-    def end(self, transfer: Transfer, *, arrived: bool) -> "Board":
-        """The transfer is over; when the piece arrived, its receiver can pass it on."""
-        over = {transfer}
-        board = replace(self, running=self.running - over, ending=self.ending - over)
-        return board.gain(transfer.receiver, transfer.piece) if arrived else board
+    def end(self, transfer: Transfer, *, arrived: bool) -> "SwarmState":
+        """Finish a transfer; if the piece arrived, its receiver can now pass it on."""
+        finished = {transfer}
+        state = replace(self, running=self.running - finished, ending=self.ending - finished)
+        return state.gain(transfer.receiver, transfer.piece) if arrived else state
 
-    def soon_over(self, host: str) -> "Board":
-        """What this host is receiving has arrived in a moment."""
-        to_it = frozenset(one for one in self.running if one.receiver == host)
-        return replace(self, ending=self.ending | to_it) if len(to_it) == 1 else self
+    def mark_ending(self, host: str) -> "SwarmState":
+        """Note that the one transfer to this host is about to end."""
+        incoming = frozenset(one for one in self.running if one.receiver == host)
+        return replace(self, ending=self.ending | incoming) if len(incoming) == 1 else self
 
-    def gain(self, host: str, piece: int) -> "Board":
-        """A host has a piece now. Of a host that has failed nobody keeps account."""
+    def gain(self, host: str, piece: int) -> "SwarmState":
+        """Note that a host has a piece; a host that has failed is ignored."""
         if host not in self.wants:
             return self
         return replace(
@@ -75,8 +75,8 @@ class Board:
             wants={**self.wants, host: self.wants.get(host, frozenset()) - {piece}},
         )
 
-    def lose(self, host: str, piece: int) -> "Board":
-        """What a host took for the piece is not it."""
+    def lose(self, host: str, piece: int) -> "SwarmState":
+        """Note that what a host has of a piece is wrong, so that it is to be sent again."""
         if host not in self.wants:
             return self
         return replace(
@@ -85,57 +85,62 @@ class Board:
             wants={**self.wants, host: self.wants.get(host, frozenset()) | {piece}},
         )
 
-    def bar(self, sender: str, receiver: str) -> "Board":
-        """This sender does not reach this receiver."""
+    def bar(self, sender: str, receiver: str) -> "SwarmState":
+        """Note that this sender cannot reach this receiver."""
         return replace(self, barred=self.barred | {(sender, receiver)})
 
-    def without(self, host: str) -> "Board":
-        """A host has failed: it neither gets nor gives any more. What runs there still ends."""
+    def without(self, host: str) -> "SwarmState":
+        """Remove a host that has failed; its running transfers still have to end."""
         return replace(
             self,
-            has={name: held for name, held in self.has.items() if name != host},
-            wants={name: wanted for name, wanted in self.wants.items() if name != host},
+            has={name: pieces for name, pieces in self.has.items() if name != host},
+            wants={name: pieces for name, pieces in self.wants.items() if name != host},
         )
 
 
-def choose(board: Board) -> tuple[Transfer, ...]:
-    """The transfers to begin now: one to each host and one from each, beside what is ending."""
+def choose_transfers(state: SwarmState) -> tuple[Transfer, ...]:
+    """Return the transfers to begin now: at most one to and one from each host.
+
+    Transfers that are about to end do not count.
+    """
     chosen: list[Transfer] = []
-    copies = Counter(one.piece for one in board.running)
-    for held in board.has.values():
-        copies.update(held)
-    while best := _best(board, copies):
+    copies = Counter(transfer.piece for transfer in state.running)
+    for pieces in state.has.values():
+        copies.update(pieces)
+    while best := _best(state, copies):
         chosen.append(best)
         copies[best.piece] += 1
-        board = board.begin(best)
+        state = state.begin(best)
     return tuple(chosen)
 
 
-def _best(board: Board, copies: Mapping[int, int]) -> Transfer | None:
-    """The rarest piece that can go, to whom lacks most, from whom can give least else.
+def _best(state: SwarmState, copies: Mapping[int, int]) -> Transfer | None:
+    """Return the best transfer that can begin now.
 
-    Among equally rare pieces the largest: what is small fills the gaps at the end.
+    The rarest piece goes first, among equally rare ones the largest: small pieces fill the gaps at
+    the end. It comes from the host with the fewest pieces to offer and goes to the one that lacks
+    the most.
     """
-    sending = _busy(board, [(one, one.sender) for one in board.running])
-    receiving = _busy(board, [(one, one.receiver) for one in board.running])
-    senders = {host: held for host, held in board.has.items() if held and host not in sending}
-    coming = {(one.receiver, one.piece) for one in board.running}
+    sending = _busy(state, [(transfer, transfer.sender) for transfer in state.running])
+    receiving = _busy(state, [(transfer, transfer.receiver) for transfer in state.running])
+    senders = {host: pieces for host, pieces in state.has.items() if pieces and host not in sending}
+    incoming = {(transfer.receiver, transfer.piece) for transfer in state.running}
     receivers = {
-        host: frozenset(piece for piece in want if (host, piece) not in coming)
-        for host, want in board.wants.items()
-        if want and host not in receiving
+        host: frozenset(piece for piece in pieces if (host, piece) not in incoming)
+        for host, pieces in state.wants.items()
+        if pieces and host not in receiving
     }
     if not senders or not receivers:
         return None
-    wanted = frozenset().union(*receivers.values())
+    missing = frozenset().union(*receivers.values())
     offered = frozenset().union(*senders.values())
-    for piece in sorted(wanted & offered, key=lambda one: (copies[one], -board.sizes[one], one)):
+    for piece in sorted(missing & offered, key=lambda one: (copies[one], -state.sizes[one], one)):
         pairs = [
-            (len(held), -len(want), sender, receiver)
-            for sender, held in senders.items()
-            if piece in held
-            for receiver, want in receivers.items()
-            if piece in want and sender != receiver and (sender, receiver) not in board.barred
+            (len(offer), -len(lack), sender, receiver)
+            for sender, offer in senders.items()
+            if piece in offer
+            for receiver, lack in receivers.items()
+            if piece in lack and sender != receiver and (sender, receiver) not in state.barred
         ]
         if pairs:
             *_, sender, receiver = min(pairs)
@@ -143,20 +148,20 @@ def _best(board: Board, copies: Mapping[int, int]) -> Transfer | None:
     return None
 
 
-def _busy(board: Board, at: Sequence[tuple[Transfer, str]]) -> set[str]:
-    """Hosts with a transfer that is not about to end, or with two of any kind."""
-    count = Counter(host for _, host in at)
-    return {host for one, host in at if one not in board.ending or count[host] > 1}
+def _busy(state: SwarmState, ends: Sequence[tuple[Transfer, str]]) -> set[str]:
+    """Return the hosts with a transfer that is not about to end, or with two of any kind."""
+    count = Counter(host for _, host in ends)
+    return {host for one, host in ends if one not in state.ending or count[host] > 1}
 
 
-# A transfer that failed is tried once more: a link that was away for a moment is no reason to go
-# another way. A host to which everybody fails is given up before everybody has tried.
+# A transfer that failed is tried once more: a link that was away for a moment is no reason to take
+# another way. A host that nobody seems to reach is given up before every sender has tried.
 _TRIES, _TRIES_TO_REACH = 2, 6
 
 
 @dataclass(frozen=True)
 class Faults:
-    """Failures in a row: of a sender with a receiver, and of anybody with a receiver."""
+    """Consecutive failures: of each (sender, receiver), and of each receiver with any sender."""
 
     pairs: Mapping[tuple[str, str], int]
     receivers: Mapping[str, int]
@@ -173,27 +178,30 @@ class Faults:
         )
 
     def bars(self, transfer: Transfer) -> bool:
-        """Whether this sender is not to try this receiver again."""
+        """Return whether this sender should stop trying to reach this receiver."""
         return self.pairs.get((transfer.sender, transfer.receiver), 0) >= _TRIES
 
     def gives_up(self, receiver: str) -> bool:
-        """Whether nobody is."""
+        """Return whether no sender should try this receiver any more."""
         return self.receivers.get(receiver, 0) >= _TRIES_TO_REACH
 
 
 def simulate(
-    board: Board, seconds: Callable[[Transfer], float]
+    state: SwarmState, seconds: Callable[[Transfer], float]
 ) -> Iterator[tuple[float, float, Transfer]]:
-    """Every transfer as (begin, end, transfer) in the order of its begin, if none fails."""
+    """Yield every transfer as (begin, end, transfer), in the order of their begin, if none fails.
+
+    seconds  how long a transfer takes
+    """
     ends: list[tuple[float, Transfer]] = []
     now = 0.0
     while True:
-        for transfer in choose(board):
-            board = board.begin(transfer)
+        for transfer in choose_transfers(state):
+            state = state.begin(transfer)
             end = now + seconds(transfer)
             heappush(ends, (end, transfer))
             yield now, end, transfer
         if not ends:
             return
         now, transfer = heappop(ends)
-        board = board.end(transfer, arrived=True)
+        state = state.end(transfer, arrived=True)

@@ -4,20 +4,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ropeway.errors import HostError, Refused
+from ropeway.errors import HostError, Refused, RopewayError
 from ropeway.facts.gather import Answers, ask, facts_from
-from ropeway.facts.host import HostFacts, ModelFiles
+from ropeway.facts.host import HostFacts
 from ropeway.facts.linux.network import DEFAULT_NIC, NICS
 from ropeway.facts.model_directory import MODEL
 from ropeway.facts.text import whole
 from ropeway.hosts.base import Host
+from ropeway.hosts.fleet import run_on_all
 from ropeway.hosts.ssh import SshHost
-from ropeway.weights.files import File, weights
+from ropeway.spec.cluster import Cluster
 from ropeway.weights.scripts import SURVEY, TOOLS
 
-_SECONDS = 120.0  # a folder on shared storage that is just being woken up
+_SECONDS = 120.0  # a folder on shared storage may have to be woken up
 _SSH_PORT = 22
-_INSTALL = {
+_PACKAGES = {
     "rsync": "rsync",
     "ssh": "openssh-client, openssh-clients on openEuler",
     "ssh-keygen": "openssh-client, openssh on openEuler",
@@ -29,16 +30,17 @@ _INSTALL = {
 
 
 @dataclass(frozen=True)
-class Site:
+class Peer:
     """One host and its copy of the model.
 
     root      the model's folder there
-    address   what other hosts reach it by; `port` is that of its sshd, as the host itself sees it
-    openssh   its version
-    tools     name → path; "" where there is none
-    files     name → bytes, of what lies in the folder; `staged` of what an earlier push has left
+    address   how other hosts reach it; `port` is that of its sshd, as the host itself sees it
+    openssh   the version of OpenSSH
+    tools     name → path; "" for a missing one
     free      bytes
-    fault     why the folder cannot be passed on as a whole model; None when it can
+    files     name → bytes, of the files in the folder
+    staged    name → bytes, of what an earlier push has left in the stage
+    fault     why the folder does not hold a whole model that can be passed on; None when it does
     """
 
     host: Host
@@ -58,37 +60,51 @@ class Site:
     def name(self) -> str:
         return self.host.name
 
-    @property
-    def manifest(self) -> tuple[File, ...]:
-        return tuple(File(name, size) for name, size in sorted(self.files.items()))
 
-    @property
-    def weights(self) -> int:
-        """Bytes of weights."""
-        return sum(self.files[name] for name in weights(self.files))
+def survey_hosts(
+    hosts: Sequence[Host], cluster: Cluster, root: str
+) -> tuple[tuple[Peer, ...], tuple[RopewayError, ...]]:
+    """Ask the cluster's hosts; return those that answer, and the errors of the others.
+
+    Raises the first error when none answers.
+    """
+    nics = {
+        host.name: remote.nic or cluster.nic
+        for host, remote in zip(hosts, cluster.hosts or (), strict=False)
+    }
+    outcomes = run_on_all(hosts, lambda host: survey_host(host, root, nics.get(host.name)))
+    peers = tuple(outcome.result for outcome in outcomes if outcome.result is not None)
+    errors = tuple(outcome.error for outcome in outcomes if outcome.error is not None)
+    if not peers:
+        raise errors[0]
+    return peers, errors
 
 
-def look(host: Host, root: str, nic: str | None = None) -> Site:
-    """Ask one host. `nic` is its interface on the cluster's network, by default the one that has
-    its address. Raises HostError; Refused when it has no interface of that name."""
+def survey_host(host: Host, root: str, nic: str | None = None) -> Peer:
+    """Ask one host.
+
+    nic  its interface on the cluster's network; None for the one that has its address
+
+    Raises HostError; Refused when the host has no interface `nic`.
+    """
     result = host.run(
         ("env", "LC_ALL=C", "sh", "-c", SURVEY.strip(), "sh", root, *TOOLS), timeout=_SECONDS
     ).check("cannot look at the model's folder", where=host.name)
-    found = Answers(
+    answers = Answers(
         ask(
             host,
             (NICS, DEFAULT_NIC, replace(MODEL.about(root), limit=int(_SECONDS))),
             timeout=2 * _SECONDS,
         )
     )
-    facts = facts_from(host.name, host.address, found)
-    return read_site(host, root, result.stdout, facts, nic)
+    facts = facts_from(host.name, host.address, answers)
+    return parse_peer(host, root, result.stdout, facts, nic)
 
 
-def read_site(host: Host, root: str, text: str, facts: HostFacts, nic: str | None) -> Site:
-    """Join the answers of one host. Pure.
+def parse_peer(host: Host, root: str, text: str, facts: HostFacts, nic: str | None) -> Peer:
+    """Parse the output of SURVEY and join it with the host's facts. Pure.
 
-    Raises HostError for a name that cannot be written, Refused when there is no interface `nic`.
+    Raises HostError for a file name that is not UTF-8, Refused when there is no interface `nic`.
     """
     answers: dict[str, str] = {}
     files: dict[str, int] = {}
@@ -104,13 +120,12 @@ def read_site(host: Host, root: str, text: str, facts: HostFacts, nic: str | Non
         raise HostError("a file's name is not UTF-8", where=f"{host.name}:{root}/{broken}")
     blocks, _, block_size = answers.get("free", "").partition(" ")
     version = re.search(r"OpenSSH_(\d+)\.(\d+)", answers.get("ssh", ""))
-    port = answers.get("port", "")
-    said = host.port if isinstance(host, SshHost) else None
-    return Site(
+    spec_port = host.port if isinstance(host, SshHost) else None
+    return Peer(
         host=host,
         root=root,
         address=facts.reached_by(nic)[1] if nic else facts.ethernet_address or facts.address,
-        port=whole(port) or said or _SSH_PORT,
+        port=whole(answers.get("port", "")) or spec_port or _SSH_PORT,
         user=answers.get("user", ""),
         openssh=(int(version[1]), int(version[2])) if version else (0, 0),
         tools={
@@ -122,46 +137,25 @@ def read_site(host: Host, root: str, text: str, facts: HostFacts, nic: str | Non
         writable=answers.get("writable") == "yes",
         files=files,
         staged=staged,
-        fault=why_not_whole(facts.model, files),
+        fault=facts.model.fault if facts.model else "is not there",
     )
 
 
-def why_not_whole(model: ModelFiles | None, files: Mapping[str, int]) -> str | None:
-    """Why this folder is no model to pass on; None when it is one."""
-    if not files:
-        return "is not there" if model is None or not model.there else "has no files"
-    if model and model.missing:
-        return f"lacks {model.missing[0]}" + (
-            f" and {len(model.missing) - 1} more" if len(model.missing) > 1 else ""
-        )
-    if model and model.short:
-        name, (there, wanted) = next(iter(model.short.items()))
-        return f"has {there:,} of the {wanted:,} bytes of {name}"
-    if not weights(files):
-        return "has no weights"
-    return None if "config.json" in files else "has no config.json"
-
-
-def choose_source(sites: Sequence[Site]) -> Site | None:
-    """The first that has it whole."""
-    return next((site for site in sites if site.fault is None), None)
-
-
-def check_tools(sites: Sequence[Site]) -> None:
-    """Raises Refused, once, with every host that lacks a program, and what to install."""
+def check_tools(peers: Sequence[Peer]) -> None:
+    """Raise Refused with every host that lacks a program, and with what to install."""
     lacking = {
-        site.name: names
-        for site in sites
-        if (names := [tool for tool in TOOLS if not site.tools.get(tool)])
+        peer.name: names
+        for peer in peers
+        if (names := [tool for tool in TOOLS if not peer.tools.get(tool)])
     }
     if not lacking:
         return
-    wanted = sorted({tool for names in lacking.values() for tool in names})
+    missing = sorted({tool for names in lacking.values() for tool in names})
     count = f"{len(lacking)} hosts lack" if len(lacking) > 1 else "a host lacks"
-    packages = [f"{tool}: the package {_INSTALL[tool]}" for tool in wanted]
+    packages = [f"{tool}: the package {_PACKAGES[tool]}" for tool in missing]
     raise Refused(
-        f"{count} {' and '.join(f'`{tool}`' for tool in wanted)}",
+        f"{count} {' and '.join(f'`{tool}`' for tool in missing)}",
         where=next(iter(lacking)) if len(lacking) == 1 else None,
         evidence=[f"{name}: no {', '.join(names)}" for name, names in lacking.items()],
-        hint="\n".join((*packages, "`apt install` or `dnf install` it on the hosts, then again")),
+        hint="\n".join((*packages, "install it on the hosts with `apt` or `dnf`, then try again")),
     )

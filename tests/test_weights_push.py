@@ -7,8 +7,8 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 import two_hosts_files
 from ropeway.weights import push as push_module
-from ropeway.weights.commands import lent_folder, send_argv
-from ropeway.weights.errand import errand
+from ropeway.weights.commands import key_folder, send_argv
+from ropeway.weights.plan import plan_push
 from ropeway.weights.push import push
-from ropeway.weights.survey import look
-from ropeway.weights.trust import admit, lend, take_back
+from ropeway.weights.survey import survey_host
+from ropeway.weights.trust import authorize, generate_key, revoke
 from two_hosts import Node, TwoHosts, why_not
+from waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +31,9 @@ ROPEWAY = str(Path(sys.executable).parent / "ropeway")
 MIB = 2**20
 HOSTS = 3
 MODEL = "/data/a model"
+STAGE = f"{MODEL}/.ropeway-push"
+KEYS = "/root/.ssh/authorized_keys"
+OWNER = "ssh-ed25519 AAAA owner"
 # Any character that a file name can have, and most often those that mean something to a shell.
 NAME = st.text(
     st.one_of(
@@ -74,10 +78,7 @@ def furnish(node: Node, program: Path) -> None:
     """rsync, and a file of keys in which somebody stands already."""
     node.run("mkdir", "-p", "/usr/local/bin")
     node.run("ln", "-sf", str(program), "/usr/local/bin/rsync")
-    node.run("sh", "-c", "mkdir -p /root/.ssh; printf 'ssh-ed25519 AAAA owner' >$1", "sh", KEYS)
-
-
-KEYS = "/root/.ssh/authorized_keys"
+    node.run("sh", "-c", f"mkdir -p /root/.ssh; printf '{OWNER}' >$1", "sh", KEYS)
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def model(hosts) -> Iterator[str]:
     yield MODEL
     for node in hosts:
         node.run("rm", "-rf", MODEL)
-        assert left(node) == []
+        assert leftovers(node) == []
 
 
 def make(hosts: TwoHosts, shard: int) -> None:
@@ -95,25 +96,28 @@ def make(hosts: TwoHosts, shard: int) -> None:
     hosts[0].run("sh", "-c", _MAKE, "sh", MODEL, str(shard))
 
 
-def wait_until(what, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if what():
-                return
-        except Exception:
-            pass
-        time.sleep(0.1)
-    pytest.fail("it did not happen")
+def in_stage(node: Node) -> int:
+    """The bytes in a host's stage; 0 as long as there is none."""
+    script = 'du -sb "$1" 2>/dev/null | cut -f 1'
+    return int(node.run("sh", "-c", script, "sh", STAGE).strip() or 0)
 
 
-def left(node: Node) -> list[str]:
-    """What of a push is still on a host."""
-    keys = node.run("cat", KEYS)
-    assert keys.strip() == "ssh-ed25519 AAAA owner"
-    found = node.run("sh", "-c", "ls -d /tmp/ropeway-push* 2>/dev/null; ls -A /root/.ssh").split()
+def is_held(node: Node) -> bool:
+    """Whether a push has written down that it holds the stage."""
+    return node.run("sh", "-c", '[ ! -s "$1" ] || echo held', "sh", f"{STAGE}/.lock") != ""
+
+
+def leftovers(node: Node) -> list[str]:
+    """What a push has left on a host: keys, files, processes."""
+    keys = node.run("cat", KEYS).splitlines()
+    assert OWNER in keys
+    names = node.run("sh", "-c", "ls -d /tmp/ropeway-push* 2>/dev/null; ls -A /root/.ssh").split()
     processes = node.run("sh", "-c", "ps -eo args= | grep '[r]opeway-push' || true").splitlines()
-    return [*(name for name in found if name != "authorized_keys"), *processes]
+    return [
+        *(key for key in keys if key != OWNER),
+        *(name for name in names if name != "authorized_keys"),
+        *processes,
+    ]
 
 
 def in_tmp(node: Node) -> set[str]:
@@ -128,7 +132,7 @@ def content(node: Node, root: str = MODEL) -> str:
     return node.run("sh", "-c", f"({_LIST}) || true", "sh", root)
 
 
-def wanted(node: Node) -> str:
+def expected(node: Node) -> str:
     """What a copy of the first host's model looks like: links are files, dots are left out."""
     lines = [line for line in content(node).splitlines() if "/.cache" not in line]
     first = next(line.split()[0] for line in lines if "00001" in line)
@@ -151,7 +155,7 @@ def cli(hosts: TwoHosts, folder: Path, *words: str) -> "subprocess.Popen[str]":
 
 def done(process: "subprocess.Popen[str]", code: int = 0) -> dict:
     """Its JSON document."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     return json.loads(out) if out else {}
 
@@ -162,8 +166,8 @@ def test_every_host_gets_the_same_and_nothing_else_stays(hosts, model, tmp_path)
     assert [one["whole"] for one in document["deliveries"]] == [True, True]
     assert document["files"] == 6
     for node in (hosts[1], hosts[2]):
-        assert content(node) == wanted(hosts[0])
-        assert left(node) == []
+        assert content(node) == expected(hosts[0])
+        assert leftovers(node) == []
     again = done(cli(hosts, tmp_path, model, "--json"))
     assert [one["received_bytes"] for one in again["deliveries"]] == [0, 0]
 
@@ -175,7 +179,7 @@ def test_what_is_damaged_or_missing_is_replaced_and_the_rest_stays(hosts, model,
     hosts[1].run("sh", "-c", f'cd "$1" && {damage} && rm config.json', "sh", model)
     before = hosts[1].run("stat", "-c", "%i", f"{model}/model-00003.safetensors")
     document = done(cli(hosts, tmp_path, model, "--json"))
-    assert content(hosts[1]) == content(hosts[2]) == wanted(hosts[0])
+    assert content(hosts[1]) == content(hosts[2]) == expected(hosts[0])
     assert hosts[1].run("stat", "-c", "%i", f"{model}/model-00003.safetensors") == before
     received = [one["received_bytes"] for one in document["deliveries"]]
     assert 17 * MIB <= received[0] <= 18 * MIB
@@ -188,23 +192,19 @@ def test_cut_off_it_leaves_no_model_and_goes_on_where_it_stopped(hosts, model, t
     make(hosts, 24 * MIB)
     process = cli(hosts, tmp_path, model)
 
-    def staged() -> int:
-        stage = f"{model}/.ropeway-push"
-        return int(hosts[1].run("sh", "-c", 'du -sb "$1" | cut -f 1', "sh", stage))
-
-    wait_until(lambda: staged() > 30 * MIB)
+    wait_for(lambda: in_stage(hosts[1]) > 30 * MIB)
     process.send_signal(blow)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == (-blow if blow == signal.SIGKILL else 130)
     for node in (hosts[0], hosts[1], hosts[2]):
-        wait_until(lambda node=node: left(node) == [])
+        wait_for(lambda node=node: leftovers(node) == [])
     shown = hosts[1].run("ls", model)
     assert shown == ""
-    kept = staged()
+    kept = in_stage(hosts[1])
     assert kept > 30 * MIB
     document = done(cli(hosts, tmp_path, model, "--json"))
     assert document["hosts"][0]["bytes_to_get"] <= document["bytes"] - kept + MIB
-    assert content(hosts[1]) == content(hosts[2]) == wanted(hosts[0])
+    assert content(hosts[1]) == content(hosts[2]) == expected(hosts[0])
 
 
 def test_it_may_come_from_this_machine_to_another_folder(hosts, tmp_path):
@@ -224,7 +224,7 @@ def test_it_may_come_from_this_machine_to_another_folder(hosts, tmp_path):
     digest = hashlib.sha256((own / "a.safetensors").read_bytes()).hexdigest()
     for number in range(HOSTS):
         assert digest in content(hosts[number], f"{MODEL}/b c")
-        assert left(hosts[number]) == []
+        assert leftovers(hosts[number]) == []
         hosts[number].run("rm", "-rf", MODEL)
 
 
@@ -237,32 +237,32 @@ def test_a_host_that_fails_is_named_and_the_others_go_on(hosts, model, tmp_path)
     error, none = (one["error"] for one in full["deliveries"])
     assert error["what"].startswith("needs 8.0 MiB for the model and has ")
     assert none is None
-    assert content(hosts[2]) == wanted(hosts[0])
+    assert content(hosts[2]) == expected(hosts[0])
 
 
 def test_a_host_that_goes_away_meanwhile_is_named_and_the_others_go_on(hosts, model, tmp_path):
     make(hosts, 24 * MIB)
     process = cli(hosts, tmp_path, model, "--json")
-    wait_until(lambda: hosts[1].run("ls", "-d", f"{model}/.ropeway-push"))
-    time.sleep(3)
+    wait_for(lambda: in_stage(hosts[1]) > 8 * MIB)
     hosts[1].run("sh", "-c", "kill -KILL $(pgrep sshd | grep -vx $(pgrep -o sshd))")
     document = done(process, 1)
     assert [one["whole"] for one in document["deliveries"]] == [False, True]
     assert document["deliveries"][0]["error"]["where"].startswith("npu1")
-    assert content(hosts[2]) == wanted(hosts[0])
+    assert content(hosts[2]) == expected(hosts[0])
 
 
 def test_two_at_once_the_second_is_told_who_is_first(hosts, model, tmp_path):
     make(hosts, 24 * MIB)
     first = cli(hosts, tmp_path, model, "--json")
-    wait_until(lambda: hosts[1].run("cat", f"{model}/.ropeway-push/.lock"))
-    wait_until(lambda: hosts[2].run("cat", f"{model}/.ropeway-push/.lock"))
+    wait_for(lambda: is_held(hosts[1]) and is_held(hosts[2]))
+    first.send_signal(signal.SIGSTOP)  # it cannot end now; what it has begun on the hosts goes on
     second = done(cli(hosts, tmp_path, model, "--json"), 1)
     for one in second["deliveries"]:
         assert one["error"]["what"] == "another push is bringing files here"
         assert ", since 20" in one["error"]["evidence"][0]
+    first.send_signal(signal.SIGCONT)
     done(first)
-    assert content(hosts[1]) == wanted(hosts[0])
+    assert content(hosts[1]) == expected(hosts[0])
 
 
 def test_hosts_without_rsync_are_named_and_nothing_is_touched(hosts, model, tmp_path):
@@ -284,16 +284,16 @@ def test_a_dry_run_changes_nothing_and_shows_the_commands(hosts, model, tmp_path
     assert content(hosts[1]) == ""
 
 
-def test_a_lent_key_opens_nothing_else(hosts, model):
+def test_a_push_key_opens_nothing_else(hosts, model):
     """Whoever has the key of a sender can write into the stage, and do nothing else."""
-    task = errand(look(hosts[0].ssh, model), [look(hosts[1].ssh, model)])
+    plan = plan_push(survey_host(hosts[0].ssh, model), [survey_host(hosts[1].ssh, model)])
     number = "0123456789abcdef"
-    lent = {one.name: lend(number, one) for one in task.sites}
+    keys = {peer.name: generate_key(number, peer) for peer in plan.peers}
     try:
         hosts[1].run("mkdir", "-p", f"{model}/.ropeway-push")
-        for one in task.sites:
-            admit(number, task, one, lent)
-        argv = send_argv(number, [f"{model}/./config.json"], task.peer("npu1"))
+        for peer in plan.peers:
+            authorize(number, plan, peer, keys)
+        argv = send_argv(number, [f"{model}/./config.json"], plan.destination("npu1"))
         ssh = shlex.split(argv[argv.index("-e") + 1])
 
         def attempt(*words: str) -> str:
@@ -315,14 +315,14 @@ def test_a_lent_key_opens_nothing_else(hosts, model):
         hosts[0].ssh.run((*upwards, "--", "/tmp/./up", "ropeway-1:../../../tmp/"))
         assert in_tmp(hosts[1]) == {f"ropeway-push.{number}"}
         assert "config.json" in hosts[1].run("ls", f"{model}/.ropeway-push")
-        assert hosts[1].run("stat", "-c", "%a", lent_folder(number)).strip() == "700"
-        key = hosts[0].run("stat", "-c", "%a", f"{lent_folder(number)}/key")
+        assert hosts[1].run("stat", "-c", "%a", key_folder(number)).strip() == "700"
+        key = hosts[0].run("stat", "-c", "%a", f"{key_folder(number)}/key")
         assert key.strip() == "600"
         line = hosts[1].run("cat", KEYS).splitlines()[1]
         assert line.startswith('restrict,command="exec sh /tmp/ropeway-push.')
         assert ',expiry-time="20' in line
     finally:
-        assert take_back(number, task.remote) == ()
+        assert revoke(number, plan.remote) == ()
         hosts[0].run("rm", "-rf", "/tmp/x", "/tmp/y", "/tmp/up")
 
 
@@ -330,17 +330,17 @@ def test_a_stranger_in_the_receivers_place_gets_nothing(hosts, model, monkeypatc
     """Another host key than the one that we read: the sender does not speak to it."""
     wrong = hosts[0].run("sh", "-c", "ssh-keygen -qt ed25519 -N '' -f /tmp/w; cat /tmp/w.pub")
     hosts[0].run("sh", "-c", "rm /tmp/w /tmp/w.pub")
-    real = push_module.lend
 
-    def lend_wrong(number, site):
-        from dataclasses import replace
+    def with_wrong_host_key(number, peer):
+        made = generate_key(number, peer)
+        return replace(made, host_keys=wrong) if peer.name == "npu1" else made
 
-        lent = real(number, site)
-        return replace(lent, keys=wrong) if site.name == "npu1" else lent
-
-    monkeypatch.setattr(push_module, "lend", lend_wrong)
-    task = errand(look(hosts[0].ssh, model), [look(hosts[1].ssh, model), look(hosts[2].ssh, model)])
-    pushed = push(task, who="test")
+    monkeypatch.setattr(push_module, "generate_key", with_wrong_host_key)
+    plan = plan_push(
+        survey_host(hosts[0].ssh, model),
+        [survey_host(hosts[1].ssh, model), survey_host(hosts[2].ssh, model)],
+    )
+    pushed = push(plan, who="test")
     assert [one.error is None for one in pushed.deliveries] == [False, True]
     assert "npu1" in pushed.deliveries[0].error.hint
     assert "answers in its place" in pushed.deliveries[0].error.hint
@@ -359,8 +359,8 @@ def test_no_name_can_do_anything_but_name_a_file(hosts, folder, names):
             hosts[0].run("sh", "-c", 'printf %s "$2" >"$1"', "sh", path, name)
     hosts[0].run("sh", "-c", 'cd "$1" && : >config.json && echo 1 >a.safetensors', "sh", root)
     try:
-        task = errand(look(hosts[0].ssh, root), [look(hosts[1].ssh, root)])
-        assert push(task, who="$(touch /tmp/pwned)").ok
+        plan = plan_push(survey_host(hosts[0].ssh, root), [survey_host(hosts[1].ssh, root)])
+        assert push(plan, who="$(touch /tmp/pwned)").errors == ()
         show = 'cd "$1" && find . -type f ! -path "*/.*/*" -exec sha256sum -z {} + | sort -z'
         theirs = hosts[1].run("sh", "-c", show, "sh", root)
         assert theirs == hosts[0].run("sh", "-c", show, "sh", root)

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -17,36 +18,37 @@ from ropeway.hosts.base import Command, shell_line
 from ropeway.hosts.local import LocalHost
 from ropeway.hosts.ssh import SshHost
 from ropeway.weights.commands import (
-    Peer,
-    Server,
-    key_line,
+    Destination,
+    RsyncServer,
+    authorized_line,
     known_hosts_lines,
+    parse_server,
     receive_script,
     send_argv,
     send_from_here_argv,
-    server_of,
 )
 from ropeway.weights.dry_run import forecast, steps
-from ropeway.weights.errand import errand, obstacle
-from ropeway.weights.files import File, in_final_order, pieces
-from ropeway.weights.schedule import Board, Faults, Transfer, choose, simulate
+from ropeway.weights.files import File, in_publishing_order, split
+from ropeway.weights.plan import obstacle, plan_push
+from ropeway.weights.schedule import Faults, SwarmState, Transfer, choose_transfers, simulate
 from ropeway.weights.scripts import HASH, SURVEY, TOOLS
-from ropeway.weights.survey import Site, check_tools, choose_source, read_site, why_not_whole
+from ropeway.weights.source import choose_source, folders
+from ropeway.weights.survey import Peer, check_tools, parse_peer
 
 GIB = 2**30
 # What a path can hold that a shell, rsync, ssh or sshd could take for something else.
 HOSTILE = st.text(st.sampled_from("aA -$`'\"\\\n;&|<>*?~#(){}[]:@%=é\t"), min_size=1, max_size=12)
 
 
-def fresh(hosts: int, sizes: tuple[int, ...]) -> Board:
+def fresh(hosts: int, sizes: tuple[int, ...]) -> SwarmState:
     """The first host has everything, the others nothing."""
     names = [f"npu{number}" for number in range(hosts)]
     every = frozenset(range(len(sizes)))
     has = {name: every if name == "npu0" else frozenset() for name in names}
-    return Board(sizes, has, dict.fromkeys(names[1:], every))
+    return SwarmState(sizes, has, dict.fromkeys(names[1:], every))
 
 
-def site(name: str, **other: object) -> Site:
+def peer(name: str, **other: object) -> Peer:
     """A host with a place for the model."""
     given = {
         "host": SshHost(name, name, f"/nowhere/{name}"),
@@ -59,7 +61,7 @@ def site(name: str, **other: object) -> Site:
         "free": 1000 * GIB,
         "writable": True,
     }
-    return Site(**{**given, **other})
+    return Peer(**{**given, **other})
 
 
 MODEL = {"config.json": 900, "a.safetensors": 4 * GIB, "b.safetensors": 3 * GIB}
@@ -69,34 +71,34 @@ MODEL = {"config.json": 900, "a.safetensors": 4 * GIB, "b.safetensors": 3 * GIB}
 
 
 @st.composite
-def boards(draw: st.DrawFn) -> Board:
+def states(draw: st.DrawFn) -> SwarmState:
     """Any cluster, of which some have something already, with some ways barred but the source's."""
     count = draw(st.integers(2, 12))
     sizes = tuple(draw(st.lists(st.integers(1, 50), min_size=1, max_size=20)))
-    board = fresh(count, sizes)
-    names = list(board.has)
+    state = fresh(count, sizes)
+    names = list(state.has)
     for name in names[1:]:
         for piece in draw(st.sets(st.sampled_from(range(len(sizes))))):
-            board = board.gain(name, piece)
+            state = state.gain(name, piece)
     ways = st.tuples(st.sampled_from(names[1:] or names), st.sampled_from(names[1:] or names))
     for sender, receiver in draw(st.sets(ways)):
-        board = board.bar(sender, receiver)
-    return board
+        state = state.bar(sender, receiver)
+    return state
 
 
 @settings(deadline=None)
-@given(board=boards(), seed=st.integers(0, 10))
-def test_everybody_gets_all_once_and_never_two_at_a_time(board, seed):
+@given(state=states(), seed=st.integers(0, 10))
+def test_everybody_gets_all_once_and_never_two_at_a_time(state, seed):
     chance = random.Random(seed)
-    done = list(simulate(board, lambda one: board.sizes[one.piece] * chance.uniform(0.5, 2)))
-    got = {name: [one.piece for *_, one in done if one.receiver == name] for name in board.wants}
+    done = list(simulate(state, lambda one: state.sizes[one.piece] * chance.uniform(0.5, 2)))
+    got = {name: [one.piece for *_, one in done if one.receiver == name] for name in state.wants}
     assert {name: sorted(found) for name, found in got.items()} == {
-        name: sorted(wanted) for name, wanted in board.wants.items()
+        name: sorted(wanted) for name, wanted in state.wants.items()
     }
-    arrived = {(name, piece): 0.0 for name, held in board.has.items() for piece in held}
+    arrived = {(name, piece): 0.0 for name, held in state.has.items() for piece in held}
     arrived.update({(one.receiver, one.piece): end for _, end, one in done})
     for begin, end, one in done:
-        assert (one.sender, one.receiver) not in board.barred
+        assert (one.sender, one.receiver) not in state.barred
         assert arrived[one.sender, one.piece] <= begin
         for other_begin, other_end, other in done:
             if other != one and other_begin < end and begin < other_end:
@@ -105,25 +107,25 @@ def test_everybody_gets_all_once_and_never_two_at_a_time(board, seed):
 
 
 @settings(max_examples=60, deadline=None)
-@given(board=boards(), chance=st.randoms(use_true_random=False))
-def test_ends_foreseen_or_failures_change_nothing_of_that(board, chance):
+@given(state=states(), chance=st.randoms(use_true_random=False))
+def test_ends_foreseen_or_failures_change_nothing_of_that(state, chance):
     """Transfers end in any order, some are said to end soon, some fail."""
-    while not board.complete:
-        for one in choose(board):
-            assert one not in board.running
-            assert one.piece in board.has[one.sender]
-            assert one.piece in board.wants[one.receiver]
-            board = board.begin(one)
-        assert board.running
+    while not state.complete:
+        for one in choose_transfers(state):
+            assert one not in state.running
+            assert one.piece in state.has[one.sender]
+            assert one.piece in state.wants[one.receiver]
+            state = state.begin(one)
+        assert state.running
         for side in ("sender", "receiver"):
-            busy = Counter(getattr(one, side) for one in board.running - board.ending)
+            busy = Counter(getattr(one, side) for one in state.running - state.ending)
             assert max(busy.values(), default=0) <= 1
-        coming = Counter((one.receiver, one.piece) for one in board.running)
+        coming = Counter((one.receiver, one.piece) for one in state.running)
         assert max(coming.values()) == 1
         if chance.random() < 0.5:
-            board = board.soon_over(chance.choice(sorted(board.wants)))
-        over = chance.choice(sorted(board.running))
-        board = board.end(over, arrived=chance.random() < 0.8)
+            state = state.mark_ending(chance.choice(sorted(state.wants)))
+        over = chance.choice(sorted(state.running))
+        state = state.end(over, arrived=chance.random() < 0.8)
 
 
 @settings(max_examples=60, deadline=None)
@@ -140,29 +142,29 @@ def test_all_copies_take_little_more_than_one(hosts, count):
 )
 def test_rounds_of_real_clusters(hosts, count, most):
     """163 shards are DeepSeek-V3's, 16 Qwen3-30B-A3B's."""
-    board = fresh(hosts, (1,) * count)
-    assert max(end for _, end, _ in simulate(board, lambda _: 1.0)) <= most
+    state = fresh(hosts, (1,) * count)
+    assert max(end for _, end, _ in simulate(state, lambda _: 1.0)) <= most
 
 
 def test_one_slow_host_does_not_make_all_slow():
-    board = fresh(6, (10,) * 20)
+    state = fresh(6, (10,) * 20)
     done = list(
-        simulate(board, lambda one: 100.0 if "npu3" in (one.receiver, one.sender) else 10.0)
+        simulate(state, lambda one: 100.0 if "npu3" in (one.receiver, one.sender) else 10.0)
     )
     others = max(end for _, end, one in done if one.receiver != "npu3")
     assert others <= 1.8 * 20 * 10  # it takes 2000 itself
 
 
 def test_a_failed_host_is_done_without():
-    board = fresh(4, (1, 1, 1)).without("npu2")
-    assert {one.receiver for *_, one in simulate(board, lambda _: 1.0)} == {"npu1", "npu3"}
-    late = board.end(Transfer("npu0", "npu2", 0), arrived=True)
+    state = fresh(4, (1, 1, 1)).without("npu2")
+    assert {one.receiver for *_, one in simulate(state, lambda _: 1.0)} == {"npu1", "npu3"}
+    late = state.end(Transfer("npu0", "npu2", 0), arrived=True)
     assert "npu2" not in late.has
 
 
 def test_the_source_sends_every_piece_before_any_twice():
-    board = fresh(8, (1,) * 30)
-    sent = [one.piece for *_, one in simulate(board, lambda _: 1.0) if one.sender == "npu0"]
+    state = fresh(8, (1,) * 30)
+    sent = [one.piece for *_, one in simulate(state, lambda _: 1.0) if one.sender == "npu0"]
     assert len(set(sent[:30])) == 30
 
 
@@ -179,26 +181,26 @@ def test_a_failing_pair_is_barred_and_a_dead_host_given_up():
 
 
 def test_the_next_begins_when_one_is_about_to_end_and_no_third():
-    board = fresh(2, (9, 8, 7))
-    assert choose(board) == (Transfer("npu0", "npu1", 0),)
-    board = board.begin(Transfer("npu0", "npu1", 0))
-    assert choose(board) == ()
-    board = board.soon_over("npu1")
-    assert choose(board) == (Transfer("npu0", "npu1", 1),)
-    board = board.begin(Transfer("npu0", "npu1", 1))
-    assert choose(board.soon_over("npu1")) == ()
-    board = board.end(Transfer("npu0", "npu1", 0), arrived=True)
-    assert choose(board) == ()
-    board = board.soon_over("npu1")
-    assert choose(board) == (Transfer("npu0", "npu1", 2),)
-    board = board.begin(Transfer("npu0", "npu1", 2))
-    board = board.end(Transfer("npu0", "npu1", 1), arrived=True).soon_over("npu1")
-    assert choose(board) == ()  # the last one is on its way, and not sent twice
+    state = fresh(2, (9, 8, 7))
+    assert choose_transfers(state) == (Transfer("npu0", "npu1", 0),)
+    state = state.begin(Transfer("npu0", "npu1", 0))
+    assert choose_transfers(state) == ()
+    state = state.mark_ending("npu1")
+    assert choose_transfers(state) == (Transfer("npu0", "npu1", 1),)
+    state = state.begin(Transfer("npu0", "npu1", 1))
+    assert choose_transfers(state.mark_ending("npu1")) == ()
+    state = state.end(Transfer("npu0", "npu1", 0), arrived=True)
+    assert choose_transfers(state) == ()
+    state = state.mark_ending("npu1")
+    assert choose_transfers(state) == (Transfer("npu0", "npu1", 2),)
+    state = state.begin(Transfer("npu0", "npu1", 2))
+    state = state.end(Transfer("npu0", "npu1", 1), arrived=True).mark_ending("npu1")
+    assert choose_transfers(state) == ()  # the last one is on its way, and not sent twice
 
 
 def test_nothing_is_chosen_when_nothing_can_go():
-    board = fresh(2, (1,)).bar("npu0", "npu1")
-    assert choose(board) == ()
+    state = fresh(2, (1,)).bar("npu0", "npu1")
+    assert choose_transfers(state) == ()
 
 
 # Pieces
@@ -207,7 +209,7 @@ def test_nothing_is_chosen_when_nothing_can_go():
 @given(st.lists(st.integers(0, 40 * 2**20), max_size=60))
 def test_every_file_is_in_one_piece(sizes):
     files = [File(f"{number}", size) for number, size in enumerate(sizes)]
-    found = pieces(files)
+    found = split(files)
     assert sorted(file.name for piece in found for file in piece.files) == sorted(
         file.name for file in files
     )
@@ -217,13 +219,13 @@ def test_every_file_is_in_one_piece(sizes):
 
 def test_small_files_go_together_and_long_names_apart():
     files = [File("a.safetensors", GIB), *(File(f"{n}.json", 9) for n in range(20))]
-    assert [len(piece.files) for piece in pieces(files)] == [1, 20]
+    assert [len(piece.files) for piece in split(files)] == [1, 20]
     long = [File(f"{number:03}{'x' * 4000}", 1) for number in range(9)]
-    assert [len(piece.files) for piece in pieces(long)] == [4, 4, 1]
+    assert [len(piece.files) for piece in split(long)] == [4, 4, 1]
 
 
 def test_config_json_takes_its_place_last():
-    assert in_final_order({"config.json", "a", "z"}) == ("a", "z", "config.json")
+    assert in_publishing_order({"config.json", "a", "z"}) == ("a", "z", "config.json")
 
 
 # What hosts have
@@ -231,68 +233,111 @@ def test_config_json_takes_its_place_last():
 
 def test_what_lies_there_in_its_size_is_not_sent_but_hashed():
     half = {"a.safetensors": 4 * GIB, "b.safetensors": GIB}
-    task = errand(site("npu0", files=MODEL), [site("npu1", staged=half), site("npu2")])
-    claimed = {one.name: task.claimed(one) for one in task.receivers}
-    names = [piece.files[0].name for piece in task.pieces]
+    plan = plan_push(peer("npu0", files=MODEL), [peer("npu1", staged=half), peer("npu2")])
+    claimed = {one.name: plan.claimed(one) for one in plan.receivers}
+    names = [piece.files[0].name for piece in plan.pieces]
     assert [names[number] for number in claimed["npu1"]] == ["a.safetensors"]
     assert claimed["npu2"] == frozenset()
-    assert task.bytes_to_get(task.receivers[0]) == 2 * GIB + 900
-    board = task.board()
-    assert board.has["npu1"] == frozenset()
-    assert len(board.wants["npu1"]) == 2
+    assert plan.bytes_to_get(plan.receivers[0]) == 2 * GIB + 900
+    state = plan.initial_state()
+    assert state.has["npu1"] == frozenset()
+    assert len(state.wants["npu1"]) == 2
 
 
 def test_longer_than_the_file_is_no_beginning_of_it():
-    task = errand(
-        site("npu0", files=MODEL), [site("npu1", staged={"b.safetensors": 5 * GIB, "old": 1})]
+    plan = plan_push(
+        peer("npu0", files=MODEL), [peer("npu1", staged={"b.safetensors": 5 * GIB, "old": 1})]
     )
-    assert task.stale(task.receivers[0]) == ("b.safetensors", "old")
-    assert task.bytes_to_get(task.receivers[0]) == 7 * GIB + 900
+    assert plan.stale(plan.receivers[0]) == ("b.safetensors", "old")
+    assert plan.bytes_to_get(plan.receivers[0]) == 7 * GIB + 900
 
 
 def test_a_host_with_too_little_room_or_no_leave_to_write_is_named():
-    task = errand(site("npu0", files=MODEL), [site("npu1"), site("npu2", free=7 * GIB)])
-    assert obstacle(task, task.receivers[0]) is None
-    assert obstacle(task, task.receivers[1]).what == (
+    plan = plan_push(peer("npu0", files=MODEL), [peer("npu1"), peer("npu2", free=7 * GIB)])
+    assert obstacle(plan, plan.receivers[0]) is None
+    assert obstacle(plan, plan.receivers[1]).what == (
         "needs 7.0 GiB for the model and has 7.0 GiB free"
     )
-    closed = obstacle(task, site("npu3", writable=False))
+    closed = obstacle(plan, peer("npu3", writable=False))
     assert (closed.what, closed.where) == ("`root` may not write there", "npu3:/data/m")
 
 
 def test_weights_that_the_source_has_not_are_named():
     files = {"c.safetensors": 1, "notes.txt": 1}
-    task = errand(site("npu0", files=MODEL), [site("npu1", files=files)])
-    assert task.extra(task.receivers[0]) == ("c.safetensors",)
+    plan = plan_push(peer("npu0", files=MODEL), [peer("npu1", files=files)])
+    assert plan.extra(plan.receivers[0]) == ("c.safetensors",)
 
 
 @pytest.mark.parametrize(
-    ("model", "files", "why"),
+    ("model", "fault"),
     [
-        (ModelFiles("/m", there=True), MODEL, None),
-        (None, {}, "is not there"),
-        (ModelFiles("/m", there=True), {}, "has no files"),
-        (ModelFiles("/m", there=True, missing=("x", "y")), MODEL, "lacks x and 1 more"),
-        (ModelFiles("/m", there=True, short={"x": (1000, 2000)}), MODEL,
+        (ModelFiles("/m", there=True, sizes=MODEL), None),
+        (ModelFiles("/m", there=False), "is not there"),
+        (ModelFiles("/m", there=True), "has no weights"),
+        (ModelFiles("/m", there=True, sizes=MODEL, missing=("x", "y")), "lacks x and 1 more"),
+        (ModelFiles("/m", there=True, sizes=MODEL, short={"x": (1000, 2000)}),
          "has 1,000 of the 2,000 bytes of x"),
-        (ModelFiles("/m", there=True), {"config.json": 1}, "has no weights"),
-        (ModelFiles("/m", there=True), {"a.safetensors": 1}, "has no config.json"),
+        (ModelFiles("/m", there=True, sizes={"config.json": 1}), "has no weights"),
+        (ModelFiles("/m", there=True, sizes={"a.safetensors": 1}), "has no config.json"),
     ],
 )  # fmt: skip
-def test_what_is_no_whole_model(model, files, why):
-    assert why_not_whole(model, files) == why
+def test_only_a_whole_checkpoint_has_no_fault(model, fault):
+    assert model.fault == fault
+    facts = HostFacts("npu0", "npu0", model=model)
+    assert parse_peer(LocalHost("npu0"), "/m", "", facts, None).fault == fault
 
 
-def test_the_first_that_has_it_whole_is_the_source():
-    sites = [site("npu0", fault="is not there"), site("npu1"), site("npu2")]
-    assert choose_source(sites).name == "npu1"
-    assert choose_source(sites[:1]) is None
+def test_the_first_host_that_has_it_whole_is_the_source(tmp_path):
+    peers = [peer("npu0", fault="is not there"), peer("npu1"), peer("npu2")]
+    assert choose_source(None, peers, tmp_path, "/m") == (peers[1], (peers[0], peers[2]))
+    assert choose_source("npu2", peers, tmp_path, "/m") == (peers[2], (peers[0], peers[1]))
+
+
+@pytest.mark.parametrize(
+    ("source", "where", "word"),
+    [(None, "/m", "npu0: is not there"), ("npu0", "npu0:/m", "is not there"),
+     ("npu7", None, "npu0"), ("here", "HERE", "is not there")],
+)  # fmt: skip
+def test_a_source_without_the_model_is_refused(tmp_path, source, where, word):
+    here = tmp_path / "none"
+    with pytest.raises(Refused) as caught:
+        choose_source(source, [peer("npu0", fault="is not there")], here, "/m")
+    error = caught.value
+    assert error.where == (str(here) if where == "HERE" else where)
+    assert word in " ".join((error.what, *error.evidence, error.hint or ""))
+
+
+def test_this_machine_is_the_source_when_only_it_has_the_model_under_this_path(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.bin").write_text("x")
+    peers = [peer("npu0", fault="is not there")]
+    source, receivers = choose_source(None, peers, tmp_path, str(tmp_path))
+    assert (source.host, receivers) == (LocalHost("this machine"), tuple(peers))
+    assert source.files == {"config.json": 2, "model.bin": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "to", "root"),
+    [("/a/../b//c", None, None, "/b/c"), ("/a", "here", "//b/", "/b")],
+)
+def test_the_folder_on_the_hosts(path, source, to, root):
+    assert folders(path, source, to) == (Path(path), root)
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "to"),
+    [("/", None, None), ("/a\0b", None, None), ("/a", "here", "b"), ("/a", "npu0", "/b"),
+     ("/a", None, "/b")],
+)  # fmt: skip
+def test_what_cannot_be_a_models_folder_is_refused(path, source, to):
+    with pytest.raises(Refused):
+        folders(path, source, to)
 
 
 def test_hosts_without_a_tool_are_named_in_one_error():
     bare = {tool: "" if tool == "rsync" else "/bin/x" for tool in TOOLS}
     with pytest.raises(Refused) as caught:
-        check_tools([site("npu0"), site("npu1", tools=bare), site("npu2", tools=bare)])
+        check_tools([peer("npu0"), peer("npu1", tools=bare), peer("npu2", tools=bare)])
     assert caught.value.what == "2 hosts lack `rsync`"
     assert caught.value.evidence == ("npu1: no rsync", "npu2: no rsync")
     assert "rsync: the package rsync" in caught.value.hint
@@ -302,17 +347,17 @@ def test_the_address_between_hosts():
     nics = (Nic("eth0", ("10.0.0.1",), 1500, True), Nic("bond0", ("172.16.0.1",), 9000, True))
     facts = HostFacts("npu0", "npu0.lan", nics=nics, default_nic="eth0")
     host = LocalHost("npu0")
-    assert read_site(host, "/m", "", facts, None).address == "10.0.0.1"
-    assert read_site(host, "/m", "", facts, "bond0").address == "172.16.0.1"
+    assert parse_peer(host, "/m", "", facts, None).address == "10.0.0.1"
+    assert parse_peer(host, "/m", "", facts, "bond0").address == "172.16.0.1"
     with pytest.raises(Refused) as caught:
-        read_site(host, "/m", "", facts, "bond1")
+        parse_peer(host, "/m", "", facts, "bond1")
     assert caught.value.what == "`bond1` does not exist on npu0"
     assert caught.value.evidence == ("eth0: 10.0.0.1", "bond0: 172.16.0.1")
     alone = HostFacts("npu0", "npu0.lan")
-    assert read_site(host, "/m", "", alone, None).address == "npu0.lan"
+    assert parse_peer(host, "/m", "", alone, None).address == "npu0.lan"
     two = (Nic("eth0", ("10.0.0.1", "10.0.0.2"), 1500, True),)
     several = replace(facts, address="10.0.0.2", nics=two)
-    assert read_site(host, "/m", "", several, "eth0").address == "10.0.0.2"
+    assert parse_peer(host, "/m", "", several, "eth0").address == "10.0.0.2"
 
 
 @settings(max_examples=25, deadline=None)
@@ -325,7 +370,7 @@ def test_the_survey_reads_any_name_and_leaves_dots_out(tmp_path_factory, name, f
     for place in (root / f"x{name}", root / ".git/x", stage / f"-{name}", stage / ".lock"):
         place.write_text("four")
     result = LocalHost().run(("sh", "-c", SURVEY, "sh", str(root), *TOOLS))
-    found = read_site(LocalHost(), str(root), result.stdout, HostFacts("x", "127.0.0.1"), None)
+    found = parse_peer(LocalHost(), str(root), result.stdout, HostFacts("x", "127.0.0.1"), None)
     assert found.files == {f"x{name}": 4}
     assert found.staged == {f"-{name}": 4}
     assert found.writable
@@ -360,7 +405,7 @@ LINE = "peer rsync --server -tRe.LsfxCIvu --timeout=60 --append . ."
 
 
 def test_what_rsync_asks_for_is_read():
-    assert server_of(LINE, "a") == Server("tR", "LsfxCIvu", ("--timeout=60", "--append"))
+    assert parse_server(LINE, "a") == RsyncServer("tR", "LsfxCIvu", ("--timeout=60", "--append"))
 
 
 @pytest.mark.parametrize(
@@ -369,7 +414,7 @@ def test_what_rsync_asks_for_is_read():
         "",
         LINE.replace("--append", "--append --remove-source-files"),
         LINE.replace("-tRe", "-ltRe"),  # links would let a sender write anywhere
-        LINE.replace("-tRe", "-stRe"),  # the sender would choose the options
+        LINE.replace("-tRe", "-stRe"),  # the sender would choose_transfers the options
         LINE.replace("--server", "--server --sender"),
         LINE.replace(" . .", " . /etc"),
         LINE + "; id",
@@ -379,24 +424,24 @@ def test_what_rsync_asks_for_is_read():
 )
 def test_nothing_else_becomes_a_command_on_other_hosts(line):
     with pytest.raises(HostError) as caught:
-        server_of(line, "npu7")
+        parse_server(line, "npu7")
     assert caught.value.where == "npu7"
 
 
 def test_the_line_in_the_file_of_keys():
-    server, public = server_of(LINE, "a"), "ssh-ed25519 AAAAC3+/= ropeway-push-12ab"
-    assert key_line("12ab", public, server, expires=True, where="a") == (
+    server, public = parse_server(LINE, "a"), "ssh-ed25519 AAAAC3+/= ropeway-push-12ab"
+    assert authorized_line("12ab", public, server, expires=True, where="a") == (
         'restrict,command="exec sh /tmp/ropeway-push.12ab/receive tR LsfxCIvu --timeout=60'
         ' --append",expiry-time="EXPIRY" ssh-ed25519 AAAAC3+/= ropeway-push-12ab\n'
     )
-    assert "expiry" not in key_line("12ab", public, server, expires=False, where="a")
+    assert "expiry" not in authorized_line("12ab", public, server, expires=False, where="a")
     for wrong in ("", f"{public}\n{public}", f'command="id" {public}'):
         with pytest.raises(HostError):
-            key_line("12ab", wrong, server, expires=True, where="a")
+            authorized_line("12ab", wrong, server, expires=True, where="a")
 
 
 def test_host_keys_are_known_by_the_name_of_this_push():
-    peer = Peer(3, "10.0.0.4", 2222, "root")
+    peer = Destination(3, "10.0.0.4", 2222, "root")
     text = known_hosts_lines(peer, "ssh-ed25519 AAAA root@npu3\necdsa-sha2-nistp256 BBBB", "npu3")
     assert text == "ropeway-3 ssh-ed25519 AAAA\nropeway-3 ecdsa-sha2-nistp256 BBBB\n"
     with pytest.raises(HostError) as caught:
@@ -407,7 +452,7 @@ def test_host_keys_are_known_by_the_name_of_this_push():
 @given(source=HOSTILE, address=st.sampled_from(["10.0.0.2", "fe80::1%eth0"]))
 def test_rsync_takes_no_source_for_an_option_or_a_host(source, address):
     path = f"/data/{source}/./{source}"
-    argv = send_argv("12ab", [path], Peer(1, address, 22, "root"))
+    argv = send_argv("12ab", [path], Destination(1, address, 22, "root"))
     assert argv[-3:] == ("--", path, "ropeway-1:.")
     assert shlex.split(shell_line(Command(argv))) == list(argv)
     assert not any("secret" in word.lower() or "PRIVATE KEY" in word for word in argv)
@@ -431,14 +476,14 @@ def test_hashes_are_those_of_sha256(tmp_path):
 
 
 def test_a_dry_run_has_every_transfer_and_says_how_long_it_takes():
-    receivers = [site(f"npu{number}") for number in (1, 2, 3)]
-    task = errand(site("npu0", files=MODEL), receivers)
-    shown = steps(task)
+    receivers = [peer(f"npu{number}") for number in (1, 2, 3)]
+    plan = plan_push(peer("npu0", files=MODEL), receivers)
+    shown = steps(plan)
     sends = [step for step in shown if step.argv[0] == "rsync"]
-    assert len(sends) == 3 * len(task.pieces)
+    assert len(sends) == 3 * len(plan.pieces)
     assert {step.argv[-1] for step in sends} == {"ropeway-1:.", "ropeway-2:.", "ropeway-3:."}
     moves = [step.argv[-1] for step in shown if step.host == "npu2" and step.argv[0] == "mv"]
     assert moves[-1] == "/data/m/config.json"
-    assert 1 <= forecast(task) <= 2
+    assert 1 <= forecast(plan) <= 2
     there = replace(receivers[0], files=MODEL)
-    assert forecast(errand(task.source, [there])) == 0
+    assert forecast(plan_push(plan.source, [there])) == 0
