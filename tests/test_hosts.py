@@ -16,25 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ropeway.errors import HostError
+from ropeway.errors import HostError, TimeLimit
 from ropeway.hosts.base import Command, Result, run_command, shell_line
 from ropeway.hosts.local import LocalHost
+from waiting import wait_for
 
 HERE = LocalHost("host0", "127.0.0.2")
 TEXT = st.text(
     st.one_of(st.sampled_from("'\"$`\\\n\t ;&|<>*?~#!=%中é"), st.characters(codec="utf-8")),
     max_size=12,
 ).map(lambda text: text.replace("\0", ""))
-
-
-def wait_for(what, seconds: float = 5.0):
-    """The first true answer of `what()`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.01)
-    raise AssertionError("it did not come about")
 
 
 def is_gone(pid: int) -> bool:
@@ -49,7 +40,7 @@ def test_a_command_gives_its_exit_code_and_both_outputs():
     result = HERE.run(("sh", "-c", "echo out; echo err >&2; exit 7"))
     assert (result.exit_code, result.stdout, result.stderr) == (7, "out\n", "err\n")
     assert not result.ok
-    assert 0 < result.seconds < 5
+    assert result.seconds > 0
 
 
 def test_broken_utf8_is_replaced():
@@ -68,15 +59,18 @@ def test_much_output_on_both_pipes_blocks_nobody():
     assert (len(result.stdout), len(result.stderr)) == (300000, 300000)
 
 
-def test_each_line_is_heard_at_once():
-    heard: list[tuple[str, float]] = []
-    began = time.monotonic()
-    result = HERE.run(
-        ("sh", "-c", "echo one; sleep 0.3; echo two >&2; printf three"),
-        on_line=lambda line: heard.append((line, time.monotonic() - began)),
-    )
-    assert sorted(line for line, _ in heard) == ["one", "three", "two"]
-    assert heard[0][1] < result.seconds - 0.2
+def test_each_line_is_heard_at_once(tmp_path):
+    """The command goes on only when its first line has been heard."""
+    go, lines = tmp_path / "go", []
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        go.touch()
+
+    script = 'echo one; until [ -e "$1" ]; do sleep 0.02; done; echo two >&2; printf three'
+    HERE.run(("sh", "-c", script, "sh", str(go)), on_line=on_line)
+    assert lines[0] == "one"
+    assert sorted(lines) == ["one", "three", "two"]
 
 
 def test_variables_are_added_to_ours():
@@ -95,18 +89,19 @@ def test_a_time_limit_ends_the_whole_group(tmp_path):
     script = (
         f"sh -c 'trap \"\" TERM; echo $$ >{tmp_path}/pid; sleep 60 & wait; wait' & echo on; wait"
     )
-    with pytest.raises(HostError) as caught:
-        HERE.run(("sh", "-c", script), timeout=0.3)
-    assert caught.value.what == "`sh` did not end within 0.3 s and was stopped"
+    with pytest.raises(TimeLimit) as caught:
+        HERE.run(("sh", "-c", script), timeout=3)
+    assert "`sh`" in caught.value.what
+    assert "3 s" in caught.value.what
     assert caught.value.evidence == ("on",)
     assert is_gone(int((tmp_path / "pid").read_text())), "one that ignores SIGTERM has ended too"
 
 
 def test_a_child_that_does_not_read_its_input_is_held_to_the_time_limit():
     began = time.monotonic()
-    with pytest.raises(HostError):
-        HERE.run(("sleep", "60"), stdin=b"x" * 10**6, timeout=0.3)
-    assert time.monotonic() - began < 3
+    with pytest.raises(TimeLimit):
+        HERE.run(("sleep", "600"), stdin=b"x" * 10**6, timeout=0.3)
+    assert time.monotonic() - began < 60
 
 
 def test_an_interrupt_leaves_nothing(tmp_path):
@@ -120,7 +115,7 @@ def test_an_interrupt_leaves_nothing(tmp_path):
     ) as caller:
         shell = wait_for(lambda: pid.exists() and pid.read_text().strip())
         caller.send_signal(signal.SIGINT)
-        assert b"KeyboardInterrupt" in caller.communicate(timeout=10)[1]
+        assert b"KeyboardInterrupt" in caller.communicate(timeout=60)[1]
     assert is_gone(int(shell))
 
 
@@ -212,7 +207,7 @@ def test_a_detached_command_goes_on_in_its_own_session_and_writes_its_log(tmp_pa
     command = Command(("sh", "-c", f"echo $$ $(ps -o sid= -p $$); {wait}"), log=str(log))
     result = run_command(HERE, command)
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.seconds < 2, "we do not wait for it"
+    assert not go.exists(), "we do not wait for it"
     pid, session = wait_for(lambda: log.exists() and log.read_text().split())
     assert pid == session
     go.touch()

@@ -215,4 +215,4 @@ def test_an_audit_log_that_cannot_be_written_is_warned_of_once(cluster: Make):  
     assert two.run("up") == 0, two.err
     assert two.err.count("audit log") == 1
     warning = " ".join(two.err.split())
-    assert "on 1 of 2 hosts: host2: the connection broke off" in warning
+    assert "on 1 of 2 hosts: host2: the connection was lost" in warning

@@ -101,8 +101,9 @@ def test_a_labelled_process_is_found_with_all_that_is_known_of_it(service, begin
     assert (found.service, found.host, found.role) == (service, "host1", "ray")
     assert found.title.startswith(f"{sys.executable} -c import time")
     assert 10**6 < found.memory_bytes < 10**9
+    own = processes._read(Path(f"/proc/{os.getpid()}"))
     uptime = float(Path("/proc/uptime").read_text().split()[0])
-    assert 0 <= uptime - found.started / os.sysconf("SC_CLK_TCK") < 20
+    assert own.started <= found.started <= uptime * os.sysconf("SC_CLK_TCK")
 
 
 def test_a_child_with_a_cleaned_environment_is_found_by_its_session(service, begin):
@@ -193,10 +194,10 @@ def test_processes_are_asked_first_and_made_to_end_when_they_do_not(service, beg
     polite, _ = begin(SLEEP)
     stubborn, _ = begin(STUBBORN)
     began = time.monotonic()
-    assert processes.end(processes.find(service), patience=0.3) == ()
-    assert 0.3 <= time.monotonic() - began < 3
-    assert polite.wait(1) == -signal.SIGTERM
-    assert stubborn.wait(1) == -signal.SIGKILL
+    assert processes.end(processes.find(service), patience=2.0) == ()
+    assert time.monotonic() - began >= 2.0
+    assert polite.wait(60) == -signal.SIGTERM
+    assert stubborn.wait(60) == -signal.SIGKILL
 
 
 def test_a_pid_that_was_given_to_another_is_left_alone(service, begin):

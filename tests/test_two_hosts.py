@@ -8,9 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from ropeway.spec.cluster import Runtime
 from sshd import descendants
 from two_hosts import IMAGE, NIC, Node, TwoHosts, mounts, sweep, why_not
 from two_hosts_vllm import for_cpu
+from waiting import wait_for
 
 
 def on_hosts(test):
@@ -53,13 +53,6 @@ def said(node: Node, *argv: str, timeout: float = 120) -> str:
     result = node.ssh.run(argv, timeout=timeout)
     assert result.ok, result
     return result.stdout
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.1)
 
 
 def traces(mark: str) -> list[str]:

@@ -2,18 +2,18 @@
 
     RopewayError            1  done, and the answer is no
     ├── HostError           1  a command on a host failed, hung, or could not be run
-    │   ├── TimeLimit       1  it did not end in its time, and was stopped
-    │   └── SshError        1  the host cannot be reached over SSH, or no longer
+    │   ├── TimeLimit       1  it did not end in time, and was stopped
+    │   └── SshError        1  the host cannot be reached over SSH, or no longer can
     │       ├── NoSsh           this machine has no `ssh`
-    │       ├── NoSuchHost      nobody knows the name
-    │       ├── NoRoute         the network knows no way there
-    │       ├── PortRefused     the host is there, and nothing listens on the port
+    │       ├── NoSuchHost      the name cannot be resolved
+    │       ├── NoRoute         no route to it
+    │       ├── PortRefused     it is up, but nothing listens on the port
     │       ├── NoAnswer        nothing answered in time
-    │       ├── TurnedAway      it hung up before it had seen who we are
+    │       ├── TurnedAway      it closed the connection before the login
     │       ├── UnknownHostKey  its key is not in known_hosts
     │       ├── ChangedHostKey  its key is not the one in known_hosts, or is revoked there
     │       ├── LoginRefused    it does not accept the user or our keys
-    │       └── ConnectionLost  the connection broke off while a command ran
+    │       └── ConnectionLost  the connection was lost while a command ran
     ├── LaunchError         1  the engine did not come up; what was started has been undone
     ├── EndpointError       1  the model server is away, refuses us, or broke off
     └── Refused             2  bad input or a missing need: nothing was touched
@@ -28,8 +28,13 @@ from collections.abc import Sequence
 from enum import IntEnum
 
 
+def reason_of(error: Exception) -> str:
+    """Return why the system refused something, in lower case: `no such file or directory`."""
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
 class Exit(IntEnum):
-    """What the process says when it ends."""
+    """The exit code of the process."""
 
     OK = 0
     NO = 1
@@ -80,11 +85,11 @@ class HostError(RopewayError):
 
 
 class TimeLimit(HostError):
-    """A command did not end in its time. It has been stopped."""
+    """A command did not end in time, and was stopped."""
 
 
 class SshError(HostError):
-    """The host cannot be reached over SSH, or no longer."""
+    """The host cannot be reached over SSH, or no longer can."""
 
 
 class NoSsh(SshError):
@@ -92,15 +97,15 @@ class NoSsh(SshError):
 
 
 class NoSuchHost(SshError):
-    """Nobody knows the host's name."""
+    """The host's name cannot be resolved."""
 
 
 class NoRoute(SshError):
-    """The network knows no way to the host."""
+    """There is no route to the host."""
 
 
 class PortRefused(SshError):
-    """The host is there, and nothing listens on the port."""
+    """The host is up, but nothing listens on the port."""
 
 
 class NoAnswer(SshError):
@@ -108,7 +113,7 @@ class NoAnswer(SshError):
 
 
 class TurnedAway(SshError):
-    """The host hung up before it had seen who we are; the command did not begin."""
+    """The host closed the connection before the login; the command has not begun."""
 
 
 class UnknownHostKey(SshError):
@@ -124,11 +129,11 @@ class LoginRefused(SshError):
 
 
 class ConnectionLost(SshError):
-    """The connection broke off while a command ran; how far the command came is not known."""
+    """The connection was lost while a command ran; how far the command got is not known."""
 
 
 class LaunchError(RopewayError):
-    """The engine did not come up. What had been started is gone again."""
+    """The engine did not come up. What had been started has been undone."""
 
 
 class EndpointError(RopewayError):

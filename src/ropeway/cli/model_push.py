@@ -104,11 +104,12 @@ def _push(plan: PushPlan, screen: Screen) -> Ending:
         for name in plan.extra(peer)[:4]:
             screen.warn(f"{peer.name} has `{name}`, which {plan.source.name} lacks; it stays")
     leftovers: list[Leftover] = []
+    began = datetime.now().astimezone()
     try:
         with screen.step(f"push {format_bytes(plan.size)} to {len(plan.receivers)} hosts") as step:
             result = push(
                 plan,
-                who=f"{current_author().who}, since {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+                who=f"{current_author().who}, since {began:%Y-%m-%d %H:%M %Z}",
                 on_progress=lambda progress: step.tick(str(progress)),
                 on_fault=step.update,
                 on_leftover=leftovers.append,

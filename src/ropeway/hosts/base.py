@@ -1,7 +1,7 @@
 """A host is a place where commands run. This file is the whole contract, and the only quoting.
 
-A command is an argv list until the last moment; `shell_line` turns it into text, for a shell on the
-other side of SSH and for people who paste what `--dry-run` prints. Nothing else ever quotes.
+A command is a list of words until the last moment; `shell_line` turns it into text, for a shell at
+the other end of SSH and for people who paste what `--dry-run` prints. Nothing else ever quotes.
 """
 
 import shlex
@@ -12,8 +12,8 @@ from typing import Protocol
 
 from ropeway.errors import HostError
 
-# How many of a failed command's last lines go into the error, and how much of the command itself: a
-# script of ours, or `docker run` with all its labels, would hide what was said.
+# How many of a failed command's last lines go into the error, and how much of the command itself:
+# all of a script of ours, or of `docker run` with its labels, would hide the output.
 _EVIDENCE_LINES, _COMMAND_CHARACTERS = 8, 120
 
 
@@ -21,10 +21,10 @@ _EVIDENCE_LINES, _COMMAND_CHARACTERS = 8, 120
 class Command:
     """What to run, as data.
 
-    env      variables to set; the values are shown to people, so they hold no secret
-    secrets  variable → name of the variable of ours that holds its value; never in any argv
-    log      a file on the host: given, the command runs detached, in a session of its own, writes
-             there, and goes on when we leave; None: we wait for it and read its output
+    env      variables to set; people see the values, so they must not be secret
+    secrets  variable → the variable of ours that holds its value, which is never in any argv
+    log      a file on the host: the command runs detached, in a session of its own, writes there,
+             and outlives us; with None we wait for the command and read its output
     """
 
     argv: tuple[str, ...]
@@ -35,7 +35,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Result:
-    """A command that ended. `seconds` is wall time; output is text, broken UTF-8 replaced."""
+    """A command that has ended. `seconds` is wall time; broken UTF-8 in its output is replaced."""
 
     argv: tuple[str, ...]
     exit_code: int
@@ -48,21 +48,21 @@ class Result:
         return self.exit_code == 0
 
     def check(self, what: str, *, where: str, hint: str | None = None) -> "Result":
-        """This result, or HostError with the command and its last lines when it failed."""
+        """Return this result; raise HostError with the command and its last lines if it failed."""
         if self.ok:
             return self
         lines = (self.stderr.strip() or self.stdout.strip()).splitlines()[-_EVIDENCE_LINES:]
         command = shlex.join(self.argv)
-        begin = command.partition("\n")[0][:_COMMAND_CHARACTERS]
-        shown = f"{begin}{' …' * (begin != command)} → exit {self.exit_code}"
-        raise HostError(what, where=where, evidence=(shown, *lines), hint=hint)
+        start = command.partition("\n")[0][:_COMMAND_CHARACTERS]
+        status = f"{start}{' …' * (start != command)} → exit {self.exit_code}"
+        raise HostError(what, where=where, evidence=(status, *lines), hint=hint)
 
 
 class Host(Protocol):
-    """One host: run a command, put a file there, get a file from there.
+    """One host: run a command on it, put a file there, get a file from there.
 
-    name     how people and messages call it
-    address  what other hosts reach it by
+    name     what people and messages call it
+    address  how other hosts reach it
     """
 
     @property
@@ -80,15 +80,17 @@ class Host(Protocol):
         timeout: float = 60.0,
         on_line: Callable[[str], None] | None = None,
     ) -> Result:
-        """Run and wait, at most `timeout` seconds; `on_line` hears each line of output at once.
+        """Run a command and wait for its end, at most `timeout` seconds.
 
-        Raises HostError when the program is not there or the time is up; a non-zero exit code is a
-        Result. When the time is up or we are interrupted, nothing of it is left running.
+        on_line  gets each line of output as soon as it is complete
+
+        A non-zero exit code is a Result. Raises HostError when the program is missing, TimeLimit
+        when the time is up. When the time is up or we are interrupted, nothing of it keeps running.
         """
         ...
 
     def put(self, content: bytes, path: str, *, mode: int = 0o644) -> None:
-        """Write a file, whole or not at all. Raises HostError."""
+        """Write a file, completely or not at all. Raises HostError."""
         ...
 
     def get(self, path: str) -> bytes:
@@ -96,24 +98,24 @@ class Host(Protocol):
         ...
 
 
-def room_hint(said: str, *folder: str) -> str | None:
-    """What to do where a disk is full; None when what was said is not that."""
-    if "no space left" not in said.lower():
+def room_hint(reason: str, *folder: str) -> str | None:
+    """Return what to do about a full disk; None when the reason is another one."""
+    if "no space left" not in reason.lower():
         return None
-    return f"make room there; which disk is full: {shlex.join(('df', '-h', *folder))}"
+    return f"make room there; to see which disk is full: {shlex.join(('df', '-h', *folder))}"
 
 
 def cannot_write(path: str, reason: str, where: str) -> HostError:
-    """The error of a file that cannot be written; `reason` as the system says it, in lower case."""
+    """Return the error for a file that cannot be written; `reason` as of `errors.reason_of`."""
     hint = room_hint(reason, str(PurePosixPath(path).parent))
     return HostError(f"cannot write `{path}`: {reason}", where=where, hint=hint)
 
 
 def shell_line(command: Command) -> str:
-    """The command as one line for `sh`; pasted into a shell it does what we do.
+    """Return the command as one line for `sh`; pasted into a shell it does what we do.
 
-    Variables are assignments before the command and not arguments of `env`, so that a secret
-    stands in no argv.
+    Variables are assignments before the command and not arguments of `env`, so that no secret is
+    ever in an argv.
     """
     words = [f"{name}={shlex.quote(value)}" for name, value in command.env.items()]
     words += [f'{name}="${source}"' for name, source in command.secrets.items()]
@@ -124,12 +126,12 @@ def shell_line(command: Command) -> str:
 
 
 def run_command(host: Host, command: Command, *, timeout: float = 60.0) -> Result:
-    """Run a Command on a host through its shell: the very line that `--dry-run` prints."""
+    """Run a Command through the host's shell: exactly the line that `--dry-run` prints."""
     return host.run(("sh", "-c", shell_line(command)), timeout=timeout)
 
 
 def shell_block(command: Command) -> str:
-    """`shell_line`, with each option and its value on a line of its own: for people to read."""
+    """Return `shell_line` with each option and its value on a line of its own, for people."""
     lines: list[list[str]] = [[]]
     for word in command.argv:
         full = len(lines[-1]) > 1 and len(lines) > 1
@@ -140,10 +142,10 @@ def shell_block(command: Command) -> str:
 
 
 def shell_file(path: str, content: str, mode: int = 0o644) -> str:
-    """Shell commands that write a text file as it is."""
+    """Return shell commands that write a text file verbatim."""
     end = "END"
     while end in content.splitlines():
         end += "_"
-    whole = content if content.endswith("\n") else f"{content}\n"
+    lines = content if content.endswith("\n") else f"{content}\n"
     quoted = shlex.quote(path)
-    return f"cat >{quoted} <<'{end}'\n{whole}{end}\nchmod {mode:o} {quoted}"
+    return f"cat >{quoted} <<'{end}'\n{lines}{end}\nchmod {mode:o} {quoted}"

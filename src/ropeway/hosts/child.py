@@ -1,7 +1,7 @@
-"""A child process of ours: its output as it comes, its input, its time limit, its end.
+"""A child process: its output as it comes, its input, its timeout, its end.
 
-Who asks reads: one loop over the three pipes, in the thread that waits for the answer. So a command
-on one of a thousand hosts costs one thread and three file descriptors while it runs.
+The thread that waits for a command also reads its pipes, in one loop. So a command on one of a
+thousand hosts costs one thread and three file descriptors while it runs.
 """
 
 import contextlib
@@ -18,18 +18,18 @@ from ropeway.errors import HostError, TimeLimit
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.units import format_bytes
 
-# How late we notice what no pipe tells: that we are to stop, or that the child has ended while
-# somebody else holds its pipes.
+# How late we notice what no pipe reports: that we were cancelled, or that the child has ended while
+# another process holds its pipes.
 _TICK_SECONDS = 0.1
 _LINGER_SECONDS = 1.0
 _CHUNK = 65536
-# What is kept is kept in memory: one host that prints without end must not take all of ours.
-_MOST_OUTPUT = 256 * 2**20
+# Output is kept in memory: one host that prints without end must not take all of ours.
+_MAX_OUTPUT = 256 * 2**20
 _UNKNOWN_EXIT = 255
 
 
 class CancelToken:
-    """Cancels, from another thread, whatever runs `cancellable` by it, and what starts later."""
+    """Cancels, from another thread, all commands that run under it or start later."""
 
     def __init__(self) -> None:
         self._reason = ""
@@ -66,9 +66,10 @@ def sleep_cancellable(seconds: float) -> None:
 
 
 class Output:
-    """What came out of one pipe; `on_line` hears each line as soon as it is whole.
+    """The bytes from one pipe.
 
-    where  names the host when a command prints too much
+    where    the host, to name when a command prints too much
+    on_line  gets each line as soon as it is complete
     """
 
     def __init__(self, where: str, on_line: Callable[[str], None] | None = None) -> None:
@@ -78,28 +79,28 @@ class Output:
         self._line: list[bytes] = []
         self._length = 0
 
-    def hear(self, chunk: bytes) -> None:
-        """The next bytes; none at the end. Raises HostError when it has become too much."""
-        if self._length > _MOST_OUTPUT:
+    def feed(self, chunk: bytes) -> None:
+        """Add the next bytes; `b""` means the end. Raises HostError when there are too many."""
+        if self._length > _MAX_OUTPUT:
             return
         self._chunks.append(chunk)
         self._length += len(chunk)
-        if self._length > _MOST_OUTPUT:
-            what = f"a command printed more than {format_bytes(_MOST_OUTPUT)} and was stopped"
+        if self._length > _MAX_OUTPUT:
+            what = f"a command printed more than {format_bytes(_MAX_OUTPUT)} and was stopped"
             raise HostError(
                 what, where=self.where, evidence=[self._chunks[0][:200].decode(errors="replace")]
             )
         if self._on_line is None:
             return
-        *lines, begun = chunk.split(b"\n")
-        for line in lines:
-            self._tell(line)
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            self._emit(end)
         if chunk:
-            self._line.append(begun)
+            self._line.append(rest)
         elif any(self._line):
-            self._tell(b"")
+            self._emit(b"")
 
-    def _tell(self, end: bytes) -> None:
+    def _emit(self, end: bytes) -> None:
         line = b"".join([*self._line, end]).decode(errors="replace")
         self._line = []
         if self._on_line is None:
@@ -107,37 +108,40 @@ class Output:
         try:
             self._on_line(line)
         except BaseException:
-            self._on_line = None  # what comes while the command is being ended is for nobody
+            self._on_line = None  # nobody reads what comes while the command is being ended
             raise
 
     def content(self) -> bytes:
-        """All of it, as it came."""
+        """Return all bytes."""
         return b"".join(self._chunks)
 
     def text(self) -> str:
-        """All of it, broken UTF-8 replaced."""
+        """Return all of it as text, broken UTF-8 replaced."""
         return self.content().decode(errors="replace")
 
     def last_lines(self, count: int = 4) -> tuple[str, ...]:
-        """The end of it, as evidence."""
+        """Return the last lines, as evidence."""
         return tuple(self.text().splitlines()[-count:])
 
 
 class Child:
-    """A running command in a session of its own: Ctrl-C at the terminal is ours alone to pass on.
+    """A running command in a session of its own, so that Ctrl-C at the terminal reaches only us.
 
-    stdin is written as the child takes it. With `hold`, its input stays open until `close_input`.
+    consumers   get the bytes of stdout and of stderr as they come, and `b""` at the end
+    stdin       is written as fast as the child reads it
+    keep_input  leaves its input open until `close_input`
+
     Raises OSError when the program cannot be started.
     """
 
     def __init__(
         self,
         argv: Sequence[str],
-        hear: tuple[Callable[[bytes], None], Callable[[bytes], None]],
+        consumers: tuple[Callable[[bytes], None], Callable[[bytes], None]],
         *,
         env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
-        hold: bool = False,
+        keep_input: bool = False,
     ) -> None:
         self._process = subprocess.Popen(
             argv,
@@ -150,12 +154,13 @@ class Child:
         )
         pipes = self._process
         assert pipes.stdin and pipes.stdout and pipes.stderr
-        self._hold = hold
+        self._keep_input = keep_input
         self._pending = memoryview(b"")
-        self._selector = selectors.PollSelector()  # the others take a file descriptor of their own
-        self._hear = dict(zip((pipes.stdout.fileno(), pipes.stderr.fileno()), hear, strict=True))
+        self._selector = selectors.PollSelector()  # other kinds take a file descriptor each
+        outputs = (pipes.stdout.fileno(), pipes.stderr.fileno())
+        self._consumers = dict(zip(outputs, consumers, strict=True))
         self._pipes = {pipe.fileno(): pipe for pipe in (pipes.stdin, pipes.stdout, pipes.stderr)}
-        for pipe in self._hear:
+        for pipe in self._consumers:
             self._selector.register(pipe, selectors.EVENT_READ)
         self._input = pipes.stdin.fileno()
         os.set_blocking(self._input, False)
@@ -163,15 +168,15 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; below zero when a signal ended it.
+        """Return None while it runs, and a negative number when a signal ended it.
 
-        Popen asks under a lock, and a Ctrl-C between taking and releasing it leaves it locked: the
-        next Popen.wait hangs for ever. Without a lock nothing can be left behind.
+        Popen.poll takes a lock, and a Ctrl-C between taking and releasing it leaves it locked: the
+        next Popen.wait hangs for ever. So we ask the kernel ourselves, without a lock.
         """
         if self._process.returncode is None:
             try:
                 pid, status = os.waitpid(self._process.pid, os.WNOHANG)
-            except ChildProcessError:  # asked before, and interrupted before it was written down
+            except ChildProcessError:  # reaped, but interrupted before we noted it
                 self._process.returncode = _UNKNOWN_EXIT
             else:
                 if pid:
@@ -179,7 +184,7 @@ class Child:
         return self._process.returncode
 
     def send(self, content: bytes) -> None:
-        """More input, after what is still to be written."""
+        """Append to the input that is still to be written."""
         if self._input not in self._pipes:
             return
         self._pending = memoryview(bytes(self._pending) + content)
@@ -187,14 +192,15 @@ class Child:
             self._selector.register(self._input, selectors.EVENT_WRITE)
 
     def close_input(self) -> None:
-        """End of input, whatever is still to be written."""
+        """Close the input, and drop what is still to be written."""
         self._drop(self._input)
 
     def wait(self, deadline: float, done: Callable[[], bool] = lambda: False) -> bool:
-        """Until it has ended and all that it said is heard, or `done`; False when time is up first.
+        """Wait until the child has ended and all its output is read, or until `done()`.
 
-        A grandchild may hold the pipes after the child's end; its output is not ours to wait for.
-        Raises TimeLimit when a Stop that we are under has come.
+        Return False when `deadline` (of time.monotonic) comes first. Output of a grandchild that
+        holds the pipes after the child's end is waited for only a second. Raises TimeLimit when
+        this thread is cancelled.
         """
         linger = None
         while not done():
@@ -202,46 +208,47 @@ class Child:
             now = time.monotonic()
             if self.exit_code is not None:
                 linger = linger or now + _LINGER_SECONDS
-                if now >= linger or not self._hear.keys() & self._pipes.keys():
+                if now >= linger or not self._consumers.keys() & self._pipes.keys():
                     break
             if now >= deadline:
                 return False
-            self._turn(min(_TICK_SECONDS, deadline - now))
+            self._poll(min(_TICK_SECONDS, deadline - now))
         return True
 
     def end_group(self) -> None:
-        """End it whole, except what it put into a session of its own.
+        """End the child's whole process group.
 
-        The group is asked until it is empty: what the command started may outlive the command.
+        Its members are signalled until none is left: what a command started may outlive it.
+        Processes that moved to a session of their own stay.
         """
-        for what in (signal.SIGTERM, signal.SIGKILL):
+        for number in (signal.SIGTERM, signal.SIGKILL):
             deadline = time.monotonic() + 2.0
             try:
-                os.killpg(self._process.pid, what)
+                os.killpg(self._process.pid, number)
                 while time.monotonic() < deadline:
-                    _ = self.exit_code  # reaps it, or its group would never be empty
+                    _ = self.exit_code  # reaps the child, or its group would never be empty
                     os.killpg(self._process.pid, 0)
-                    self._turn(0.01)
+                    self._poll(0.01)
             except (ProcessLookupError, PermissionError):
                 break
         self._await_exit()
 
     def end(self) -> None:
-        """End the child alone, and leave to themselves those that it left in its group."""
-        for what, seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, math.inf)):
+        """End the child alone, and leave the other processes of its group alone."""
+        for number, seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, math.inf)):
             if self.exit_code is None:
-                os.kill(self._process.pid, what)
+                os.kill(self._process.pid, number)
             if self._await_exit(seconds):
                 return
 
     def close(self) -> None:
-        """Let go of its pipes."""
+        """Close its pipes."""
         for pipe in tuple(self._pipes):
             self._drop(pipe)
         self._selector.close()
 
     def _await_exit(self, seconds: float = math.inf) -> bool:
-        """Whether the child has ended, after waiting for that at most so long."""
+        """Wait for the child's end, at most `seconds`; return whether it has ended."""
         deadline = time.monotonic() + seconds
         pause = 0.0005
         while self.exit_code is None:
@@ -252,10 +259,10 @@ class Child:
             time.sleep(pause)
         return True
 
-    def _turn(self, seconds: float) -> None:
-        """Read and write what can be, waiting for it at most so long."""
+    def _poll(self, seconds: float) -> None:
+        """Read and write what is ready, and wait for that at most `seconds`."""
         if not self._selector.get_map():
-            if self.exit_code is not None:  # others of its group are still there
+            if self.exit_code is not None:  # only other processes of its group still run
                 time.sleep(seconds)
             else:
                 self._await_exit(seconds)
@@ -270,7 +277,7 @@ class Child:
         chunk = os.read(pipe, _CHUNK)
         if not chunk:
             self._drop(pipe)
-        self._hear[pipe](chunk)
+        self._consumers[pipe](chunk)
 
     def _write(self) -> None:
         try:
@@ -280,36 +287,36 @@ class Child:
             return
         if not self._pending:
             self._selector.unregister(self._input)
-            if not self._hold:
+            if not self._keep_input:
                 self._drop(self._input)
 
     def _drop(self, pipe: int) -> None:
-        found = self._pipes.pop(pipe, None)
-        if found is None:
+        file = self._pipes.pop(pipe, None)
+        if file is None:
             return
         if pipe in self._selector.get_map():
             self._selector.unregister(pipe)
-        found.close()
+        file.close()
 
 
 @contextlib.contextmanager
 def running(
-    begin: Callable[[], Child], let_go: Callable[[Child], None] = Child.end_group
+    start: Callable[[], Child], stop: Callable[[Child], None] = Child.end_group
 ) -> Iterator[Child]:
-    """A child that is never left behind: whatever interrupts us, `let_go` is called for it.
+    """Yield a child that is never left behind: whatever interrupts the block, `stop` is called.
 
-    Raises TimeLimit instead of beginning when a Stop that we are under has come.
+    Raises TimeLimit instead of starting it when this thread is cancelled.
     """
     _TOKEN.get().check()
     child = None
     try:
-        with uninterrupted():  # cut off in here, it would leave a child that nobody knows
-            child = begin()
+        with uninterrupted():  # an interrupt in here would leave a child that nobody knows
+            child = start()
         yield child
     except BaseException:
         if child is not None:
             with uninterrupted(), cancellable(CancelToken()):
-                let_go(child)
+                stop(child)
         raise
     finally:
         if child is not None:

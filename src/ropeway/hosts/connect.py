@@ -1,4 +1,4 @@
-"""From the spec's cluster to hosts that can be spoken to, and the connections' end."""
+"""From the spec's cluster to hosts, and the end of the connections to them."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ropeway.errors import Refused
+from ropeway.errors import Refused, reason_of
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import run_on_all
 from ropeway.hosts.interrupts import uninterrupted
@@ -20,9 +20,9 @@ _NAME_LENGTH = len(f"/{_PREFIX}12345678/65535")  # the folder, and the number of
 
 @contextmanager
 def connected(cluster: Cluster, *, ssh_config: str | None = None) -> Iterator[tuple[Host, ...]]:
-    """The cluster's hosts, in its order. On leaving, all connections are closed.
+    """Yield the cluster's hosts in their order; close all connections at the end.
 
-    Nothing is connected yet: the first command does that. `ssh_config` is read in place of
+    The first command on a host makes the connection. `ssh_config` is read in place of
     ~/.ssh/config. The virtual hosts of a local cluster are this machine.
     """
     if cluster.local is not None:
@@ -45,7 +45,7 @@ def connected(cluster: Cluster, *, ssh_config: str | None = None) -> Iterator[tu
 def ssh_hosts(
     remote: tuple[RemoteHost, ...], folder: str, ssh_config: str | None = None
 ) -> tuple[SshHost, ...]:
-    """Each by its address, with the port where two differ in nothing else."""
+    """Name each host by its address, and by its port too where two have the same address."""
     addresses = [host.address.lower() for host in remote]
     return tuple(
         SshHost(
@@ -63,14 +63,12 @@ def ssh_hosts(
 
 
 def socket_folder() -> str:
-    """A new folder for control sockets, ours alone. Raises Refused when there is no place."""
+    """Make a private folder for control sockets. Raises Refused when that is impossible."""
     parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) > LONGEST_SOCKET - _NAME_LENGTH:
         parent = "/tmp"
     try:
         return tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise Refused(
-            f"cannot make a folder for control sockets: {reason}", where=parent
-        ) from error
+        what = f"cannot make a folder for control sockets: {reason_of(error)}"
+        raise Refused(what, where=parent) from error

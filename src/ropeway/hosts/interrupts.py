@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment when it would leave something behind."""
+"""Holding back Ctrl-C where it would leave something behind."""
 
 import contextlib
 import signal
@@ -8,33 +8,36 @@ from types import FrameType
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C, a closed terminal and a polite kill wait until the end, and then count.
+    """Hold back SIGINT, SIGTERM and SIGHUP during the block; the first one is raised after it.
 
-    For what must not be cut off: an undo, or the begin of something that has to be undone.
+    For what must not be cut off: an undo, or the start of something that has to be undone. Only the
+    main thread gets signals; in other threads this does nothing.
     """
-    before = {}
-    came: list[int] = []
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        with contextlib.suppress(ValueError):  # only the main thread may
-            before[each] = signal.signal(each, lambda number, _: came.append(number))
+    handlers = {}
+    received: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        with contextlib.suppress(ValueError):  # not in the main thread
+            handlers[number] = signal.signal(number, lambda number, _: received.append(number))
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    if came:
-        signal.raise_signal(came[0])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Let a closed terminal or a polite kill end the block as Ctrl-C does: everything is undone."""
-    before = {each: signal.signal(each, _interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
+    handlers = {
+        number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

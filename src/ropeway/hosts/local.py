@@ -1,4 +1,4 @@
-"""This machine as a host, or as several virtual hosts that differ by their loopback address."""
+"""This machine as a host, or as several virtual hosts that differ in their loopback address."""
 
 import os
 import tempfile
@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropeway.errors import HostError, TimeLimit
+from ropeway.errors import HostError, TimeLimit, reason_of
 from ropeway.hosts.base import Result, cannot_write
 from ropeway.hosts.child import Child, Output, running
 
 
 @dataclass(frozen=True)
 class LocalHost:
-    """Runs commands as children of this process."""
+    """Runs commands as child processes."""
 
     name: str = "localhost"
     address: str = "127.0.0.1"
@@ -30,21 +30,21 @@ class LocalHost:
     ) -> Result:
         """See Host.run.
 
-        A session of its own also means that a labelled command does not lend its label to the
+        The command gets a session of its own; so its label, if it has one, does not pass to the
         terminal's session (processes.find).
         """
         started = time.monotonic()
         out, err = Output(self.name, on_line), Output(self.name, on_line)
 
-        def begin() -> Child:
+        def start() -> Child:
             inherited = {**os.environ, **env} if env else None
             try:
-                return Child(tuple(argv), (out.hear, err.hear), env=inherited, stdin=stdin)
+                return Child(tuple(argv), (out.feed, err.feed), env=inherited, stdin=stdin)
             except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-                raise HostError(f"cannot run `{argv[0]}`: {reason}", where=self.name) from error
+                what = f"cannot run `{argv[0]}`: {reason_of(error)}"
+                raise HostError(what, where=self.name) from error
 
-        with running(begin) as child:
+        with running(start) as child:
             if not child.wait(started + timeout):
                 raise TimeLimit(
                     f"`{argv[0]}` did not end within {timeout:g} s and was stopped",
@@ -65,25 +65,24 @@ class LocalHost:
         try:
             return Path(path).read_bytes()
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise HostError(f"cannot read `{path}`: {reason}", where=self.name) from error
+            what = f"cannot read `{path}`: {reason_of(error)}"
+            raise HostError(what, where=self.name) from error
 
 
 def replace_file(
     path: Path, content: bytes, *, mode: int | None = None, where: str = "localhost"
 ) -> None:
-    """Write a file of this machine as `write_whole` does. Raises HostError, which names `where`."""
+    """Write a file of this machine as `write_whole` does. Raises HostError that names `where`."""
     try:
         write_whole(path, content, mode=mode)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise cannot_write(str(path), reason, where) from error
+        raise cannot_write(str(path), reason_of(error), where) from error
 
 
 def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
-    """Write a file of this machine, whole or not at all; a link is replaced.
+    """Write a file of this machine, completely or not at all; a link is replaced.
 
-    mode  its permissions; None keeps those that it has, and is 0644 for a new one
+    mode  its permissions; None keeps those of an existing file, and is 0644 for a new one
 
     Raises OSError.
     """
@@ -95,7 +94,7 @@ def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # or a machine that loses power has an empty file
+            os.fsync(file.fileno())  # or the file may be empty after a power cut
         os.replace(draft, path)  # noqa: PTH105 - Path.replace hides that it is atomic
     except BaseException:
         Path(draft).unlink(missing_ok=True)

@@ -1,12 +1,13 @@
-"""What labels are to containers, environment variables are to plain processes.
+"""Ropeway's own processes on this machine, known by variables in their environment.
 
-Every process that Ropeway starts on a virtual host carries `ROPEWAY_SERVICE`, `ROPEWAY_HOST` and
-`ROPEWAY_ROLE`, and its children inherit them. Some programs overwrite the memory that
-`/proc/PID/environ` shows (they set their title), so a process is also ours when it lives in the
-session of one that is labelled: `setsid` gave each of our commands a session of its own. A session
-that somebody else leads is not ours, whoever lives there: a labelled command that was pasted into a
-terminal must not make that terminal's shell ours. Nor is session 0, which is how /proc in a
-container shows every session whose leader lives outside of it.
+What labels are to containers, environment variables are to plain processes: every process that
+Ropeway starts on a virtual host carries `ROPEWAY_SERVICE`, `ROPEWAY_HOST` and `ROPEWAY_ROLE`, and
+its children inherit them. Some programs overwrite the memory that `/proc/PID/environ` shows, by
+setting their title; so a process also counts as ours when it is in the session of a labelled one:
+`setsid` gave each of our commands a session of its own. A session led by a process of somebody else
+is not ours, even with a labelled process in it: a labelled command pasted into a terminal must not
+make that terminal's shell ours. Neither is session 0, which is how /proc in a container shows every
+session whose leader is outside of it.
 
 Linux only: it reads /proc.
 """
@@ -16,7 +17,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 SERVICE = "ROPEWAY_SERVICE"
@@ -30,9 +31,10 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Process:
-    """A running process. `started` is in clock ticks since boot; pid and started name it for good.
+    """A running process, identified by `pid` and `started` even after its pid is reused.
 
-    memory_bytes  resident, pages shared with others included
+    started       clock ticks since boot
+    memory_bytes  resident, including pages shared with others
     """
 
     pid: int
@@ -47,51 +49,52 @@ class Process:
 
 
 def find(service: str | None = None) -> tuple[Process, ...]:
-    """Our processes on this machine, of one service or (None) of all, by pid."""
-    found = {process.pid: process for process in _all()}
-    labels: dict[int, Process] = {}  # by session; the labelled process that started first speaks
-    for process in sorted(found.values(), key=lambda process: process.started):
-        if process.service and process.session and not _is_strange(found.get(process.session)):
+    """Return our processes on this machine, of one service or (None) of all, sorted by pid."""
+    running = {process.pid: process for process in _all()}
+    labels: dict[int, Process] = {}  # session → the labelled process in it that started first
+    for process in sorted(running.values(), key=lambda process: process.started):
+        if process.service and process.session and not _is_foreign(running.get(process.session)):
             labels.setdefault(process.session, process)
     ours = []
-    for process in found.values():
-        speaker = process if process.service else labels.get(process.session)
-        if speaker is None or process.pid == os.getpid():
+    for process in running.values():
+        labelled = process if process.service else labels.get(process.session)
+        if labelled is None or process.pid == os.getpid():
             continue
-        if not process.service and process.session not in found and _shows_environment(process.pid):
-            continue  # nobody says whose session it was: perhaps a terminal's, closed since
-        if service is None or speaker.service == service:
-            ours.append(_labelled(process, speaker))
+        leaderless = process.session not in running
+        if not process.service and leaderless and _shows_environment(process.pid):
+            continue  # its session may have been that of a terminal, closed since
+        if service is None or labelled.service == service:
+            ours.append(_with_labels(process, labelled))
     return tuple(sorted(ours, key=lambda process: process.pid))
 
 
 def end(processes: Iterable[Process], patience: float = 10.0) -> tuple[Process, ...]:
-    """Ask them to end, after `patience` seconds make them; return those that are still there.
+    """Send SIGTERM, after `patience` seconds SIGKILL; return the processes that still run.
 
-    Only these very processes are signalled: a pid that was given to another since is left alone.
+    A process that was given the pid of one of these since is left alone.
     """
-    left = tuple(processes)
-    for what, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
-        for process in left:
+    remaining = tuple(processes)
+    for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
+        for process in remaining:
             if _alive(process):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(process.pid, what)
+                    os.kill(process.pid, number)
         deadline = time.monotonic() + seconds
-        while (left := tuple(filter(_alive, left))) and time.monotonic() < deadline:
+        while (remaining := tuple(filter(_alive, remaining))) and time.monotonic() < deadline:
             time.sleep(0.05)
-    return left
+    return remaining
 
 
 def shared_memory(processes: Iterable[Process]) -> frozenset[str]:
-    """Files under /dev/shm that these processes have mapped; a killed engine leaves them behind."""
-    found = set()
+    """Return the files in /dev/shm that these processes map; a killed engine leaves them."""
+    paths = set()
     for process in processes:
         with contextlib.suppress(OSError):
             for line in (_PROC / str(process.pid) / "maps").read_text().splitlines():
                 path = line.partition(_SHARED_MEMORY)[2]
                 if path and not path.endswith(" (deleted)"):
-                    found.add(_SHARED_MEMORY + path)
-    return frozenset(found)
+                    paths.add(_SHARED_MEMORY + path)
+    return frozenset(paths)
 
 
 def _all() -> Iterable[Process]:
@@ -103,8 +106,8 @@ def _all() -> Iterable[Process]:
 
 
 def _read(entry: Path) -> Process | None:
-    # The title stands in brackets and may hold anything, brackets too: what follows the last one
-    # are the fields from the third on (man 5 proc_pid_stat).
+    # The title is in brackets and may itself contain some: the fields from the third on follow the
+    # last one (man 5 proc_pid_stat).
     fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
     if fields[0] == "Z":
         return None
@@ -132,23 +135,24 @@ def _environment(entry: Path) -> Mapping[str, str]:
     return {name: value for name, _, value in pairs if name.startswith("ROPEWAY_")}
 
 
-def _is_strange(leader: Process | None) -> bool:
-    """Whether the leader of a session shows an environment, and no label of ours in it."""
+def _is_foreign(leader: Process | None) -> bool:
+    """Return whether a session's leader shows an environment without a label of ours."""
     return leader is not None and not leader.service and _shows_environment(leader.pid)
 
 
 def _shows_environment(pid: int) -> bool:
-    """Not overwritten: a new title, padded with zeros, covers the beginning and leaves the end."""
+    """Return whether /proc shows a process's environment as it was, and not overwritten.
+
+    A new title, padded with zeros, covers the beginning and leaves the end.
+    """
     try:
         return b"=" in (_PROC / str(pid) / "environ").read_bytes().partition(b"\0")[0]
-    except OSError:  # another user's, or just gone: nothing of ours
+    except OSError:  # another user's, or just gone: not ours
         return True
 
 
-def _labelled(process: Process, speaker: Process) -> Process:
-    return Process(
-        **{**vars(process), "service": speaker.service, "host": speaker.host, "role": speaker.role}
-    )
+def _with_labels(process: Process, labelled: Process) -> Process:
+    return replace(process, service=labelled.service, host=labelled.host, role=labelled.role)
 
 
 def _alive(process: Process) -> bool:

@@ -1,23 +1,30 @@
-"""What runs on the other side of SSH: a POSIX shell between the connection and the command.
+"""What runs at the other end of SSH: a POSIX shell script between the connection and the command.
 
-sshd alone loses the exit code 255 (that is also ssh's own), and leaves the command running when the
-connection breaks. So the login shell is replaced by `sh` with the script below. It needs no more
-than a busybox system has, and
+sshd alone does not do what Host.run promises. It loses the exit code 255 (which is also ssh's own),
+it leaves the command running when the connection breaks, and it hands over whatever part of the
+input has arrived. So the login shell is replaced by `sh` with the script below, which needs no more
+than a busybox system has.
 
-- says on both outputs where the command's own bytes begin and end, and at last its exit code;
-  what the login shell prints before that, from a .bashrc say, is kept apart;
-- hands over the command's input only when all of it has arrived, and in memory: a broken
-  connection gives no command half of its input, and a full disk does not matter. (`tail` is what
-  holds it. It ignores SIGTERM, and is stopped together with the command before both are killed:
-  its end would look to the command like the end of the input);
-- runs the command in a session of its own (`setsid`; where there is none, in that of sshd), so that
-  a command which signals its own group does not hit the script;
-- reads on after the input. The connection's end, whatever the cause, is the end of what it reads:
-  then it ends the command, its descendants and the sessions they lead, asking first (SIGTERM) and
-  after two seconds no more (SIGKILL). Only what has got away on purpose, a daemon with a session
-  and no parent of ours, stays. It holds the output open meanwhile, so that we can wait for it;
-- does the same by itself some seconds after the time limit: a connection that dies in silence (no
-  power, no route) has no end that the host could read.
+**Framing.** The script prints a mark, a random word that no output contains, on stdout and stderr
+before and after the command's own bytes, and after the last mark the exit code. What the login
+shell prints before that, from a .bashrc say, is kept apart as the preamble (`Framed`).
+
+**Input.** The command gets its input only when all of it has arrived: a broken connection gives no
+command half of its input. The input is held in memory, by a `tail -c`, so that a full disk does not
+matter. That `tail` ignores SIGTERM, and is stopped together with the command before both are
+killed: to the command its end would look like the end of the input.
+
+**End of the connection.** The script keeps reading after the input. When that ends, the connection
+has, whatever the cause; then the script ends the command, its descendants, and the sessions they
+lead: SIGTERM first, and SIGKILL after two seconds. It keeps the output open meanwhile, so that we
+can wait for it. Only a process that has got away on purpose stays: a daemon with a session of its
+own and no parent of ours.
+
+**Timeout.** A connection that dies in silence (no power, no route) has no end that the host could
+read. So the script also ends the command by itself, some seconds after the timeout.
+
+**Session.** The command runs in a session of its own (`setsid`; where that is missing, in sshd's),
+so that a command which signals its own process group does not hit the script.
 """
 
 import math
@@ -27,18 +34,22 @@ from typing import Literal
 from ropeway.hosts.base import Command, shell_line
 from ropeway.hosts.child import Output
 
-# What the script prints between the two halves of its mark and a command's own bytes.
-_BEGIN, _FED, _END = b"b", b"f", b"e"
-# After the time limit we still need a moment to end the command ourselves, with its output.
+# What follows the mark: the command's bytes begin; all input has arrived; they end.
+_BEGIN, _INPUT, _END = b"b", b"f", b"e"
+# After the timeout we need a moment to end the command ourselves and to get its output.
 _GRACE_SECONDS = 10
 _LONGEST_SECONDS = 10**8  # three years; a 32-bit `sleep` takes no more than 2^31
 
 Verdict = int | Literal["missing", "lost"]
 _WORDS: Mapping[bytes, Verdict] = {b"missing": "missing"}
 
-# Names start with `_`, so that none of them is one that the command is given. No quote and no
-# backslash, so that what the login shell gets is readable, and means the same to fish.
-#   fd 3 the connection's input, 4 notes for the shell itself, 5 and 6 the connection's outputs
+# Names start with `_`, so that none is a variable of the command. There is no single quote and no
+# backslash, so that what the login shell gets is readable and means the same to fish.
+#   fd 3  the connection's input         5, 6  the connection's outputs
+#   fd 4  notes to the shell itself: assignments that it evaluates when the pipeline has ended
+# _look    finds the command's processes, by parent and by session; _end ends them
+# _watch   hands over the input, then waits for the end of the connection
+# _limit   waits for the timeout
 _SCRIPT = """
 _mark=$1$2 _seconds=$3 _bytes=$4; shift 4
 exec 3<&0 5>&1 6>&2 </dev/null
@@ -120,57 +131,58 @@ def remote_line(
     stdin_bytes: int = 0,
     timeout: float,
 ) -> str:
-    """The one line that the host's login shell gets: the script above, and the command for it.
+    """Return the line for the host's login shell: the script above with a command.
 
-    `mark` is a word that no output contains. It goes there in two halves, so that it does not even
-    stand in a list of processes. After `stdin_bytes` of input the script waits for one more line.
+    mark         a word that no output contains; sent in two halves, so that not even the list of
+                 processes contains it
+    stdin_bytes  the length of the input, after which the script waits for one more line
     """
     half = len(mark) // 2
     seconds = min(math.ceil(timeout) + _GRACE_SECONDS, _LONGEST_SECONDS)
-    given = (mark[:half], mark[half:], str(seconds), str(stdin_bytes))
+    parameters = (mark[:half], mark[half:], str(seconds), str(stdin_bytes))
     variables = [f"{name}={value}" for name, value in (env or {}).items()]
-    script = ("sh", "-c", _SCRIPT.strip(), "ropeway", *given, *variables, "--", *argv)
+    script = ("sh", "-c", _SCRIPT.strip(), "ropeway", *parameters, *variables, "--", *argv)
     return f"exec {shell_line(Command(script))}"
 
 
 class Framed:
-    """One of the two outputs of the script, taken apart as it comes.
+    """One of the two outputs of the script, parsed as it comes.
 
-    before   what came before the script: the login shell's words, or ssh's
-    begun    whether the script has begun
-    fed      whether all input has arrived there
-    verdict  the command's exit code, `missing` when there is no such program, `lost` when the
-             script does not know it; None as long as the command has not ended (and on stdout)
+    preamble   what came before the script, from the login shell or from ssh
+    started    whether the script has started
+    has_input  whether all input has arrived there
+    verdict    the command's exit code, `missing` when there is no such program, `lost` when the
+               script does not know it; None while the command runs (and always on stdout)
     """
 
     def __init__(self, mark: str, output: Output) -> None:
-        self.before = Output(output.where)
-        self.begun = self.fed = self.ended = False
+        self.preamble = Output(output.where)
+        self.started = self.has_input = self.ended = False
         self.verdict: Verdict | None = None
         self.output = output
         self._mark = mark.encode()
-        self._held = b""  # what may turn out to be a mark
+        self._pending = b""  # the beginning of a mark, perhaps
 
-    def hear(self, chunk: bytes) -> None:
-        """The next bytes; none at the end."""
-        data = self._held + chunk
+    def feed(self, chunk: bytes) -> None:
+        """Add the next bytes; `b""` means the end."""
+        data = self._pending + chunk
         while not self.ended:
             content, mark, rest = data.partition(self._mark)
             if not mark:
-                sure = len(data) - _overlap(data, self._mark) if chunk else len(data)
-                self._pass_on(data[:sure])
-                self._held = data[sure:]
+                safe = len(data) - _overlap(data, self._mark) if chunk else len(data)
+                self._pass_on(data[:safe])
+                self._pending = data[safe:]
                 break
             self._pass_on(content)
             if not self._note(rest):
-                self._held = mark + rest
+                self._pending = mark + rest
                 break
             data = rest[1:]
         if self.ended or not chunk:
-            self.output.hear(b"")
+            self.output.feed(b"")
 
     def _note(self, rest: bytes) -> bool:
-        """Read what follows a mark; False when it is not all there."""
+        """Parse what follows a mark; return False when it is incomplete."""
         if rest[:1] == _END:
             word, newline, _ = rest[1:].partition(b"\n")
             if not newline:
@@ -178,16 +190,16 @@ class Framed:
             self.ended = True
             if word:
                 self.verdict = int(word) if word.isdigit() else _WORDS.get(word, "lost")
-        self.begun = self.begun or rest[:1] == _BEGIN
-        self.fed = self.fed or rest[:1] == _FED
+        self.started = self.started or rest[:1] == _BEGIN
+        self.has_input = self.has_input or rest[:1] == _INPUT
         return bool(rest)
 
     def _pass_on(self, content: bytes) -> None:
         if content:
-            (self.output if self.begun else self.before).hear(content)
+            (self.output if self.started else self.preamble).feed(content)
 
 
 def _overlap(data: bytes, mark: bytes) -> int:
-    """How many of the last bytes may be the begin of a mark."""
+    """Return how many of the last bytes may be the beginning of a mark."""
     longest = min(len(data), len(mark) - 1)
     return next((n for n in range(longest, 0, -1) if data.endswith(mark[:n])), 0)

@@ -1,10 +1,10 @@
 """A host over SSH, by the system's `ssh`: what works in a terminal works here.
 
-~/.ssh/config, jump hosts, agents and hardware keys are ssh's own affair; it is told the user and
-the port of the spec and no more about the way. It never asks (BatchMode), and it checks the host's
-key whatever the config says. All commands share one connection for each host, through a control
-socket; the connection is made by the first command, made again when it is gone, and ends a minute
-after the last one or when `close` is called.
+~/.ssh/config, jump hosts, agents and hardware keys are left to ssh, which gets only the user and
+the port of the spec. It never prompts (BatchMode), and it checks the host's key whatever the config
+says. All commands to a host share one connection, through a control socket. The first command makes
+the connection, a later one makes it again if it is gone, and it ends a minute after the last
+command or when `close` is called.
 """
 
 import random
@@ -15,27 +15,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ropeway.errors import HostError, NoAnswer, NoSsh, SshError, TimeLimit, TurnedAway
+from ropeway.errors import HostError, NoAnswer, NoSsh, SshError, TimeLimit, TurnedAway, reason_of
 from ropeway.hosts import ssh_errors
 from ropeway.hosts.base import Result, cannot_write
 from ropeway.hosts.child import Child, Output, running, sleep_cancellable
 from ropeway.hosts.remote import Framed, remote_line
 
-# ssh listens at this path with 17 characters more, before it moves it into place (mux.c), and macOS
-# allows 104 bytes for all of it.
+# ssh first listens at this path plus 17 characters (mux.c), and macOS allows 104 bytes in all.
 LONGEST_SOCKET = 86
-# Seconds. A host that is up answers within one; one that is silent for three keep-alives is gone.
+# Seconds. A host that is up answers within one; after three silent keep-alives it is lost.
 _CONNECT, _ALIVE, _ALIVE_TIMES = 10, 10, 3
-# The connection outlives the last command by this: long enough to be there for the next pass over
-# many hosts, short enough that what we could not close is soon gone.
+# Seconds by which a connection outlives the last command: enough for the next pass over many hosts,
+# and not so many that a connection we could not close stays for long.
 _PERSIST = 60
-# How long the host has for ending what was cut off: two seconds of asking, and the way there.
-_LET_GO = 4.0
-# An sshd drops connections at random when more than ten at once wait for their login (MaxStartups
-# 10:30:100), a jump host's too; so we come back, not all at the same time.
-_COME_BACK = (0.5, 1.0, 2.0)
-_TRANSFER = 600.0  # seconds; what is put and got are scripts, logs and records
-_SSH_FAILED = (255, -15, -9)  # ssh's own exit code; somebody on this machine has ended it
+# Seconds that the host has to end a cancelled command: two of SIGTERM, and the round trip.
+_END_SECONDS = 4.0
+# Seconds before another attempt. An sshd, or that of a jump host, drops connections at random when
+# more than ten at once wait for their login (MaxStartups 10:30:100).
+_RETRY_PAUSES = (0.5, 1.0, 2.0)
+_TRANSFER = 600.0  # seconds; only scripts, logs and records are put and fetched
+_SSH_FAILED = (255, -15, -9)  # ssh's own exit code; ended by somebody on this machine
 
 _PUT = """
 trap '' PIPE
@@ -48,11 +47,11 @@ mv -f "$draft" "$1"
 
 @dataclass(frozen=True)
 class SshHost:
-    """Runs commands over SSH. Nothing is kept here but how to get there.
+    """Runs commands over SSH; holds nothing but how to reach the host.
 
-    socket   path of the control socket, in a folder of ours alone; `socket`.log is ssh's log
-    user     and port: what the spec says; None is what ~/.ssh/config says
-    config   read in place of ~/.ssh/config
+    socket      path of the control socket, in a private folder; `socket`.log is ssh's log
+    user, port  as the spec has them; None for what ~/.ssh/config says
+    config      is read in place of ~/.ssh/config
     """
 
     name: str
@@ -71,14 +70,14 @@ class SshHost:
         timeout: float = 60.0,
         on_line: Callable[[str], None] | None = None,
     ) -> Result:
-        """See Host.run; the time for connecting counts. A signal n ends a command with 128 + n.
+        """See Host.run. The timeout includes connecting; a signal n gives the exit code 128 + n.
 
-        Raises SshError, by kind, when the host cannot be reached. `env` stands in the host's list
-        of processes.
+        `env` is visible in the host's list of processes. Raises the SshError that fits when the
+        host cannot be reached.
         """
         started = time.monotonic()
-        task = _Task(tuple(argv), env or {}, stdin, timeout)
-        code, out, err = self._run(task, on_line)
+        call = _Call(tuple(argv), env or {}, stdin, timeout)
+        code, out, err = self._run(call, on_line)
         return Result(tuple(argv), code, out.text(), err.text(), time.monotonic() - started)
 
     def put(self, content: bytes, path: str, *, mode: int = 0o644) -> None:
@@ -87,14 +86,14 @@ class SshHost:
         draft = f"{target.parent}/.{target.name}.XXXXXX"
         given = (path, f"{mode:o}", draft, str(len(content)))
         script = ("env", "LC_ALL=C", "sh", "-c", _PUT, "sh", *given)
-        code, _, err = self._run(_Task(script, stdin=content, timeout=_TRANSFER))
+        code, _, err = self._run(_Call(script, stdin=content, timeout=_TRANSFER))
         if code:
             raise cannot_write(path, _reason(err), self.name)
 
     def get(self, path: str) -> bytes:
         """See Host.get."""
         read = ("env", "LC_ALL=C", "cat", "--", path)
-        code, out, err = self._run(_Task(read, timeout=_TRANSFER))
+        code, out, err = self._run(_Call(read, timeout=_TRANSFER))
         if code:
             raise HostError(f"cannot read `{path}`: {_reason(err)}", where=self.name)
         return out.content()
@@ -102,140 +101,147 @@ class SshHost:
     def close(self) -> None:
         """End the connection, if there is one.
 
-        `ssh -O exit` ends when the other ssh has heard it. The socket goes a moment later, and a
-        command in between would take the connection that ends.
+        `ssh -O exit` ends as soon as the other ssh has got the message. Its socket goes a moment
+        later, and a command in between would use the connection that is ending.
         """
         connection = Path(self.socket)
         if not connection.exists():
             return
-        deadline = time.monotonic() + _LET_GO
-        nobody = Output(self.name)
-        with running(lambda: self._begin(exit_argv(self), (nobody.hear, nobody.hear))) as child:
+        deadline = time.monotonic() + _END_SECONDS
+        ignored = Output(self.name)
+        with running(lambda: self._start(exit_argv(self), ignored, ignored)) as child:
             child.wait(deadline)
-        heard = child.exit_code == 0  # or the socket is of one that was killed, and stays
-        while heard and connection.exists() and time.monotonic() < deadline:
+        delivered = child.exit_code == 0  # if not, the ssh was killed, and its socket stays
+        while delivered and connection.exists() and time.monotonic() < deadline:
             time.sleep(0.005)
 
     def _run(
-        self, task: "_Task", on_line: Callable[[str], None] | None = None
+        self, call: "_Call", on_line: Callable[[str], None] | None = None
     ) -> tuple[int, Output, Output]:
-        """Exit code and both outputs. Comes back some times when it is turned away."""
-        deadline = time.monotonic() + task.timeout
-        for pause in _COME_BACK:
+        """Return exit code and both outputs; try again a few times when sshd turns us away."""
+        deadline = time.monotonic() + call.timeout
+        for pause in _RETRY_PAUSES:
             try:
-                return self._once(task, deadline, on_line)
+                return self._attempt(call, deadline, on_line)
             except TurnedAway:
                 pause *= random.uniform(0.5, 1.5)
                 if time.monotonic() + pause >= deadline:
                     raise
                 sleep_cancellable(pause)
-        return self._once(task, deadline, on_line)
+        return self._attempt(call, deadline, on_line)
 
-    def _once(
-        self, task: "_Task", deadline: float, on_line: Callable[[str], None] | None
+    def _attempt(
+        self, call: "_Call", deadline: float, on_line: Callable[[str], None] | None
     ) -> tuple[int, Output, Output]:
         mark = secrets.token_hex(16)
         out, err = (Framed(mark, Output(self.name, on_line)) for _ in range(2))
         line = remote_line(
-            task.argv,
+            call.argv,
             mark=mark,
-            env=task.env,
-            stdin_bytes=len(task.stdin),
+            env=call.env,
+            stdin_bytes=len(call.stdin),
             timeout=max(0.0, deadline - time.monotonic()),
         )
-        said_before = len(self._log())
+        log_length = len(self._log())
 
-        def begin() -> Child:
-            return self._begin(command_argv(self, line), (out.hear, err.hear), task.stdin)
+        def start() -> Child:
+            return self._start(command_argv(self, line), out, err, call.stdin)
 
         def ended() -> bool:
             return out.ended and err.ended
 
-        def let_go(child: Child) -> None:
-            if not err.begun:
-                child.end_group()  # with the proxies that it started
+        def stop(child: Child) -> None:
+            if not err.started:
+                child.end_group()  # including the proxies that ssh started
                 return
             child.close_input()
-            if not child.wait(time.monotonic() + _LET_GO):
+            if not child.wait(time.monotonic() + _END_SECONDS):
                 child.end()
 
-        with running(begin, let_go) as child:
-            if task.stdin and child.wait(deadline, lambda: err.fed or ended()):
+        with running(start, stop) as child:
+            if call.stdin and child.wait(deadline, lambda: err.has_input or ended()):
                 child.send(b"\n")
             if not child.wait(deadline, ended):
-                raise self._late(task, out, err)
+                raise self._timed_out(call, out, err)
             code = child.exit_code
             if ended():
                 child.close_input()
                 if not child.wait(time.monotonic() + 1.0):
-                    child.end()  # something that the command left behind holds its outputs
-        words = self._log()[said_before:]
+                    child.end()  # what the command left behind holds its outputs
+        messages = self._log()[log_length:]
         if ended() and isinstance(err.verdict, int):
             return err.verdict, out.output, err.output
-        raise self._broken(task, (out, err), code, words)
+        raise self._failure(call, (out, err), code, messages)
 
-    def _begin(
+    def _start(
         self,
         argv: tuple[str, ...],
-        hear: tuple[Callable[[bytes], None], Callable[[bytes], None]],
+        out: Output | Framed,
+        err: Output | Framed,
         stdin: bytes = b"",
     ) -> Child:
         try:
-            return Child(argv, hear, stdin=stdin, hold=True)
+            return Child(argv, (out.feed, err.feed), stdin=stdin, keep_input=True)
         except FileNotFoundError as error:
             hint = "apt install openssh-client"
             raise NoSsh("this machine has no `ssh`", where=self.name, hint=hint) from error
         except OSError as error:  # a command line that is too long
-            reason = (error.strerror or str(error)).lower()
-            raise SshError(f"cannot run `ssh`: {reason}", where=self.name) from error
+            what = f"cannot run `ssh`: {reason_of(error)}"
+            raise SshError(what, where=self.name) from error
 
-    def _late(self, task: "_Task", out: Framed, err: Framed) -> HostError:
-        if not err.begun:
+    def _timed_out(self, call: "_Call", out: Framed, err: Framed) -> HostError:
+        if not err.started:
             return NoAnswer(
-                f"the host did not answer within {task.timeout:g} s",
+                f"the host did not answer within {call.timeout:g} s",
                 where=self.name,
-                evidence=out.before.last_lines(),
+                evidence=out.preamble.last_lines(),
                 hint=f"is it up, and does a firewall let you through? try: {self._by_hand} true",
             )
         return TimeLimit(
-            f"`{task.argv[0]}` did not end within {task.timeout:g} s and was stopped",
+            f"`{call.argv[0]}` did not end within {call.timeout:g} s and was stopped",
             where=self.name,
             evidence=(*out.output.last_lines(), *err.output.last_lines()),
         )
 
-    def _broken(
-        self, task: "_Task", heard: tuple[Framed, Framed], code: int | None, words: str
+    def _failure(
+        self, call: "_Call", outputs: tuple[Framed, Framed], code: int | None, messages: str
     ) -> HostError:
-        """Why there is no exit code. `code` is that of ssh, `words` is what it said meanwhile."""
-        out, err = heard
-        program = task.argv[0]
+        """Return why the command has no exit code.
+
+        code      ssh's own exit code; None if it still runs
+        messages  what ssh has written to its log meanwhile
+        """
+        out, err = outputs
+        program = call.argv[0]
         output = (*out.output.last_lines(), *err.output.last_lines())
         if err.verdict == "missing":
             return HostError(f"cannot run `{program}`: no such file or directory", where=self.name)
-        if err.verdict == "lost" or (err.begun and code not in _SSH_FAILED):
-            what = f"the shell on the host was ended while `{program}` ran"
+        if err.verdict == "lost" or (err.started and code not in _SSH_FAILED):
+            what = f"the shell on the host was killed while `{program}` ran"
             return SshError(what, where=self.name, evidence=output)
         if code not in _SSH_FAILED:
             return SshError(
                 "the login shell on the host does not run commands",
                 where=self.name,
-                evidence=(*out.before.last_lines(), *err.before.last_lines()),
+                evidence=(*out.preamble.last_lines(), *err.preamble.last_lines()),
                 hint=f"this must print `hello`: {self._by_hand} echo hello",
             )
-        if err.begun or not words:  # ssh never fails to connect without a word
-            return ssh_errors.lost(program, words, self.name, output)
-        if ssh_errors.hides_a_proxy(words):
-            words = self._ask_proxy() or words
-        return ssh_errors.failure(words, self.name, self._by_hand)
+        if err.started or not messages:  # ssh never fails to connect without a message
+            return ssh_errors.connection_lost(program, messages, self.name, output)
+        if ssh_errors.is_proxy_failure(messages):
+            messages = self._ask_proxy() or messages
+        return ssh_errors.connection_failure(messages, self.name, self._by_hand)
 
     def _ask_proxy(self) -> str:
-        """What the jump host says. Where the connection is to outlive the command, ssh lets nobody
-        hear it (sshconnect.c); so once more, alone."""
-        words = Output(self.name)
-        with running(lambda: self._begin(alone_argv(self), (words.hear, words.hear))) as child:
+        """Connect once more, alone, and return what the jump host says.
+
+        When a connection is to outlive its command, ssh discards that (sshconnect.c).
+        """
+        output = Output(self.name)
+        with running(lambda: self._start(alone_argv(self), output, output)) as child:
             child.close_input()
             child.wait(time.monotonic() + 2 * _CONNECT)
-        return "" if child.exit_code == 0 else words.text()
+        return "" if child.exit_code == 0 else output.text()
 
     def _log(self) -> str:
         try:
@@ -245,47 +251,46 @@ class SshHost:
 
     @property
     def _by_hand(self) -> str:
-        """ssh as a person would call it, for hints."""
-        words = ["ssh", *_way(self), self.address]
-        return shlex.join(words)
+        """Return ssh as a person would call it, for hints."""
+        return shlex.join(("ssh", *_login_options(self), self.address))
 
 
 def ssh_argv(host: SshHost) -> tuple[str, ...]:
-    """`ssh` and its options, without the address: for commands of ours, and for `rsync -e`."""
+    """Return `ssh` and its options, without the address: for our commands, and for `rsync -e`."""
     return (
         "ssh",
         *("-S", host.socket, "-o", "ControlMaster=auto", "-o", f"ControlPersist={_PERSIST}"),
-        # A log apart from the command's own output; at this level it has what we tell errors by.
+        # A log apart from the command's own output; this level has the messages of ssh_errors.
         *("-E", f"{host.socket}.log", "-o", "LogLevel=INFO"),
         *("-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"),
         *("-o", f"ConnectTimeout={_CONNECT}"),
         *("-o", f"ServerAliveInterval={_ALIVE}", "-o", f"ServerAliveCountMax={_ALIVE_TIMES}"),
-        # What the config forwards is for the user's own sessions, and would collide with them.
+        # The config's forwardings are for the user's own sessions, and would collide with them.
         *("-T", "-x", "-o", "ClearAllForwardings=yes"),
-        *_way(host),
+        *_login_options(host),
     )
 
 
 def command_argv(host: SshHost, line: str) -> tuple[str, ...]:
-    """ssh for one line, which the login shell there reads."""
+    """Return ssh for one line, which the login shell of the host reads."""
     return (*ssh_argv(host), "--", host.address, line)
 
 
 def exit_argv(host: SshHost) -> tuple[str, ...]:
-    """ssh that ends the shared connection."""
+    """Return ssh that ends the shared connection."""
     return (*ssh_argv(host), "-O", "exit", "--", host.address)
 
 
 def alone_argv(host: SshHost) -> tuple[str, ...]:
-    """ssh with a connection of its own that does nothing: what goes wrong can be heard."""
+    """Return ssh with a connection of its own that does nothing, to see what goes wrong."""
     checked = ("-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes")
     alone = ("-o", "ControlMaster=no", "-S", "none", "-o", f"ConnectTimeout={_CONNECT}")
-    return ("ssh", *alone, *checked, "-T", "-x", *_way(host), "--", host.address, "exit")
+    return ("ssh", *alone, *checked, "-T", "-x", *_login_options(host), "--", host.address, "exit")
 
 
 @dataclass(frozen=True)
-class _Task:
-    """What `run` was asked for."""
+class _Call:
+    """The arguments of `run`."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
@@ -293,7 +298,7 @@ class _Task:
     timeout: float = 60.0
 
 
-def _way(host: SshHost) -> tuple[str, ...]:
+def _login_options(host: SshHost) -> tuple[str, ...]:
     config = ("-F", host.config) if host.config else ()
     user = ("-l", host.user) if host.user else ()
     port = ("-p", str(host.port)) if host.port else ()
@@ -301,6 +306,6 @@ def _way(host: SshHost) -> tuple[str, ...]:
 
 
 def _reason(err: Output) -> str:
-    """`cat: x: Permission denied` → `permission denied`."""
+    """Return the reason of an error: `cat: x: Permission denied` → `permission denied`."""
     line = next(reversed(err.text().strip().splitlines()), "")
-    return line.rpartition(": ")[2].lower() or "it does not say why"
+    return line.rpartition(": ")[2].lower() or "no reason given"

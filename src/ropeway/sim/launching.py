@@ -42,7 +42,7 @@ _NO_FILE = "no such file or directory"
 _LATE_SECONDS = 0.3
 _HOLD_SECONDS = 0.02  # of real time, between two looks at a lock's connection
 _AT_ONCE = Pace()
-_BROKEN = "the connection broke off while a command ran"
+_BROKEN = "the connection was lost while a command ran"
 
 
 @dataclass(frozen=True)
