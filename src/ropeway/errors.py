@@ -28,11 +28,6 @@ from collections.abc import Sequence
 from enum import IntEnum
 
 
-def reason_of(error: Exception) -> str:
-    """Return why the system refused something, in lower case: `no such file or directory`."""
-    return (getattr(error, "strerror", None) or str(error)).lower()
-
-
 class Exit(IntEnum):
     """The exit code of the process."""
 
@@ -156,3 +151,8 @@ class ModelError(Refused):
 
 class LayoutError(Refused):
     """This model, on this cluster, cannot run in this layout."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return why the system refused something, in lower case: `no such file or directory`."""
+    return (getattr(error, "strerror", None) or str(error)).lower()

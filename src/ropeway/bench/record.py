@@ -16,7 +16,7 @@ from ropeway.bench.load_test import Conditions
 from ropeway.bench.run import BenchResult
 from ropeway.bench.stats import Summary, summarise
 from ropeway.endpoint.stream import Timing
-from ropeway.errors import Refused, RopewayError
+from ropeway.errors import Refused, RopewayError, reason_of
 
 SCHEMA = 1
 
@@ -55,7 +55,7 @@ class RunWriter:
             )
         except OSError as error:
             raise Refused(
-                f"cannot write the results: {(error.strerror or str(error)).lower()}",
+                f"cannot write the results: {reason_of(error)}",
                 where=str(folder),
                 hint="give `--out` a folder that can be written to",
             ) from error
@@ -95,7 +95,7 @@ class RunWriter:
 
 def _disk_failed(folder: Path, error: OSError) -> RopewayError:
     return RopewayError(
-        f"the results could not be written: {(error.strerror or str(error)).lower()}",
+        f"the results could not be written: {reason_of(error)}",
         where=str(folder),
         hint="check whether the disk is full; what was written before is kept",
     )

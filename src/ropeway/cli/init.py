@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from ropeway.cli.options import screen_options
-from ropeway.errors import Refused
+from ropeway.errors import Refused, reason_of
 from ropeway.report.console import Screen
 from ropeway.spec.model import DEFAULT_FILE, sample_text
 
@@ -43,5 +43,5 @@ def _write(file: Path, text: str, force: bool) -> None:
             hint="choose another name, or overwrite it with `--force`",
         ) from None
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise Refused(f"cannot write the file: {reason}", where=str(file)) from None

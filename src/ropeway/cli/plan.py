@@ -13,7 +13,7 @@ import click
 
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.options import config_option, screen_options, with_options
-from ropeway.errors import Exit, Refused, SpecError
+from ropeway.errors import Exit, Refused, SpecError, reason_of
 from ropeway.hosts.local import replace_file
 from ropeway.plan.candidate import Plan
 from ropeway.plan.choose import choose
@@ -203,6 +203,6 @@ def _write_page(screen: Screen, result: Plan, path: Path) -> None:
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise Refused(f"the page cannot be written: {reason}", where=str(path)) from None
     screen.say(f"page: {path}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ropeway.endpoint.client import Message, Request
-from ropeway.errors import Refused
+from ropeway.errors import Refused, reason_of
 
 # The first bytes of each image format that vLLM's image loader (Pillow) reads.
 _MAGIC = (
@@ -74,7 +74,7 @@ def read_image(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise Refused(
-            f"cannot read the image: {(error.strerror or str(error)).lower()}",
+            f"cannot read the image: {reason_of(error)}",
             where=str(path),
             hint="check the path given to `--image`",
         ) from error

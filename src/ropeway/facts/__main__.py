@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ropeway.errors import Exit, Refused
+from ropeway.errors import Exit, Refused, reason_of
 from ropeway.facts.question import Parsed, Question
 from ropeway.facts.questions import ALL
 from ropeway.facts.text import whole
@@ -77,7 +77,7 @@ def _read(file: str) -> str:
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise Refused(f"cannot read `{file}`: {reason}") from error
     wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     return content.decode("utf-16" if wide else "utf-8", errors="replace")

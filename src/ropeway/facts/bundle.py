@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ropeway.errors import Refused
+from ropeway.errors import Refused, reason_of
 from ropeway.facts.transcript import Transcript, transcript_from
 
 FOLDER = "facts"
@@ -78,7 +78,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise Refused(f"cannot read the bundle: {reason}", where=str(path)) from error
     # An encrypted member is a RuntimeError, an unknown compression a NotImplementedError.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from ropeway.errors import HostError, Refused
+from ropeway.errors import HostError, Refused, reason_of
 from ropeway.hardware import Link
 from ropeway.hosts.local import replace_file
 from ropeway.models import ModelShape
@@ -192,7 +192,7 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HostError(f"cannot make `{path.parent}`: {error.strerror}") from None
+        raise HostError(f"cannot make `{path.parent}`: {reason_of(error)}") from None
     replace_file(path, text.encode())
 
 
@@ -203,7 +203,7 @@ def read_calibration(path: Path) -> Calibration | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Refused(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from None
+        raise Refused(f"cannot read `{path}`: {reason_of(error)}") from None
     return parse_calibration(text, str(path))
 
 

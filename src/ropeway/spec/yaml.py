@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import yaml
 
-from ropeway.errors import SpecError
+from ropeway.errors import SpecError, reason_of
 
 MAX_BYTES = 200_000  # of a spec with some thousand hosts
 MAX_DEPTH = 40
@@ -51,7 +51,7 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        reason = reason_of(error)
         hint = "`ropeway init` writes an annotated sample; `--config` names another file"
         raise SpecError(
             f"the file cannot be read: {reason}",
