@@ -1,8 +1,8 @@
 """What SSH costs, on loopback: a connection, a command, and one script on many hosts at once.
 
-Every host is an sshd of its own (tests/sshd.py). Beside the fleet stands plain `ssh` under
+Every host is an sshd of its own (tests/sshd.py). The fleet is compared with plain `ssh` under
 `xargs -P` with the same script, which is what one would type. Both ends run on this machine, so the
-times hold the servers' work too, and most of it is the key exchange:
+times include the servers' work, most of which is the key exchange:
 
     python benchmarks/ssh.py --hosts 64
 """
@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from sshd import USER, many, why_not
 
-# About what a look at a host asks: files of /proc, a few small programs, a hundred lines back.
+# About as much as a survey of a host asks: files of /proc, a few small programs, 100 lines back.
 SCRIPT = b"""
 uname -a; cat /etc/os-release /proc/meminfo /proc/loadavg; nproc; df -P; date +%s; id
 ulimit -a; cat /proc/net/dev; ls /dev | head -n 50
@@ -54,7 +54,7 @@ class Cost:
 
 @dataclass
 class Memory:
-    """Of our `ssh` processes: between commands, and the most that was seen during some."""
+    """Memory of our `ssh` processes: between commands, and the maximum during some."""
 
     idle_bytes: int = 0
     processes: int = 0
@@ -66,21 +66,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hosts", type=int, default=64)
     parser.add_argument("--parallel", type=int, default=PARALLEL)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     if reason := why_not():
         sys.exit(reason)
-    print(f"{asked.hosts} hosts, {asked.parallel} at once; {conditions()}\n", flush=True)
-    with tempfile.TemporaryDirectory() as name, many(Path(name), asked.hosts) as found:
-        config, names, _ = found
+    print(f"{options.hosts} hosts, {options.parallel} at once; {conditions()}\n", flush=True)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        many(Path(name), options.hosts) as (config, names, _),
+    ):
         remote = tuple(RemoteHost(address=name, npus=8, user=USER) for name in names)
         cluster = Cluster(hosts=remote)
         one_host(cluster, config)
-        plain = by_hand(config, names, asked.parallel)
-        fleet(cluster, config, asked.parallel, plain)
+        plain = by_hand(config, names, options.parallel)
+        fleet(cluster, config, options.parallel, plain)
 
 
 def one_host(cluster: Cluster, config: Path) -> None:
-    """A connection and a command, one after the other."""
+    """Measure a connection and a command, one after the other."""
     with connected(cluster, ssh_config=str(config)) as hosts:
         host = hosts[0]
         first, later, alone = [], [], []
@@ -104,7 +106,7 @@ def one_host(cluster: Cluster, config: Path) -> None:
 
 
 def by_hand(config: Path, names: Sequence[str], parallel: int) -> Cost:
-    """`xargs -P … ssh HOST sh -s <script`."""
+    """Measure `xargs -P … ssh HOST sh -s <script`."""
     with tempfile.NamedTemporaryFile() as script:
         script.write(SCRIPT)
         script.flush()
@@ -115,7 +117,7 @@ def by_hand(config: Path, names: Sequence[str], parallel: int) -> Cost:
 
 
 def fleet(cluster: Cluster, config: Path, parallel: int, plain: Cost) -> None:
-    """The same script through the fleet: with the connections, and again over them."""
+    """Measure the same script through the fleet: with the connections, and again over them."""
 
     def ask(host: Host) -> int:
         return len(host.run(("sh", "-s"), stdin=SCRIPT).check("failed", where=host.name).stdout)
@@ -146,7 +148,7 @@ def fleet(cluster: Cluster, config: Path, parallel: int, plain: Cost) -> None:
 
 
 def measured(action: Callable[[], object]) -> Cost:
-    """What it costs."""
+    """Return what an action costs."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
     action()
@@ -158,37 +160,37 @@ def measured(action: Callable[[], object]) -> Cost:
 
 @contextmanager
 def watched(hosts: Sequence[Host]) -> Iterator[Memory]:
-    """Look at the ssh processes of these hosts, again and again."""
+    """Sample the memory of the ssh processes of these hosts during the block."""
     assert isinstance(hosts[0], SshHost)
     folder = str(Path(hosts[0].socket).parent)
-    found, stop = Memory(), Event()
-    found.idle_bytes = sum(map(pss_bytes, ssh_processes(folder)))
+    memory, stop = Memory(), Event()
+    memory.idle_bytes = sum(map(pss_bytes, ssh_processes(folder)))
 
     def look() -> None:
         while not stop.wait(0.05):
             sizes = [pss_bytes(pid) for pid in ssh_processes(folder)]
-            if sum(sizes) > found.pss_bytes:
-                found.processes, found.pss_bytes = len(sizes), sum(sizes)
+            if sum(sizes) > memory.pss_bytes:
+                memory.processes, memory.pss_bytes = len(sizes), sum(sizes)
 
     thread = Thread(target=look)
     thread.start()
-    yield found
+    yield memory
     stop.set()
     thread.join()
 
 
 def ssh_processes(folder: str) -> list[int]:
-    """Those whose command line has a control socket in this folder."""
-    found = []
+    """Return the ssh processes that use a control socket in this folder."""
+    pids = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and folder in (entry / "cmdline").read_text():
-                found.append(int(entry.name))
-    return found
+                pids.append(int(entry.name))
+    return pids
 
 
 def pss_bytes(pid: int) -> int:
-    """A process's memory, of shared pages its share; 0 when it has ended."""
+    """Return a process's memory, with its share of shared pages; 0 when it has ended."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:

@@ -100,14 +100,14 @@ class Server:
 
 def children(parent: int) -> tuple[int, ...]:
     """Processes that this one started and that run."""
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 state, number = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
                 if int(number) == parent and state != "Z":
-                    found.append(int(entry.name))
-    return tuple(found)
+                    pids.append(int(entry.name))
+    return tuple(pids)
 
 
 def descendants(parent: int) -> tuple[int, ...]:
@@ -133,7 +133,7 @@ def sshd(
     known.write_text(f"[127.0.0.1]:{port} {Path(f'{host_key}.pub').read_text()}")
     config = own / "ssh_config"
     config.write_text(client_config(user_key, known, names))
-    wanted = {
+    options = {
         "Port": str(port),
         "ListenAddress": "127.0.0.1",
         "HostKey": str(host_key),
@@ -148,7 +148,7 @@ def sshd(
         "SetEnv": f"HOME={own}",  # whose .bashrc is nobody's
         **(settings or {}),
     }
-    lines = "".join(f"{name} {value}\n" for name, value in wanted.items())
+    lines = "".join(f"{name} {value}\n" for name, value in options.items())
     (own / "sshd_config").write_text(lines)
     program = find_sshd()
     assert program is not None
@@ -226,5 +226,5 @@ def _wait_for_port(process: "subprocess.Popen[bytes]", port: int, log: Path) -> 
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.01)
-    said = next(reversed(log.read_text().splitlines()), "it says nothing")
-    raise RuntimeError(f"sshd does not come up: {said} ({shlex.join(process.args)})")
+    message = next(reversed(log.read_text().splitlines()), "it says nothing")
+    raise RuntimeError(f"sshd does not come up: {message} ({shlex.join(process.args)})")

@@ -32,9 +32,9 @@ def test_results_and_failures_stand_in_the_order_of_the_hosts():
             raise HostError("it is broken", where="host1")
         return host.run(("echo", host.name)).stdout
 
-    first, second, third = found = run_on_all(hosts(3), ask)
+    first, second, third = outcomes = run_on_all(hosts(3), ask)
     assert (first, third) == tuple(Outcome(host, f"{host.name}\n") for host in hosts(3)[::2])
-    assert [outcome.ok for outcome in found] == [True, False, True]
+    assert [outcome.ok for outcome in outcomes] == [True, False, True]
     assert (second.host, second.result, str(second.error)) == (hosts(2)[1], None, "it is broken")
 
 
@@ -59,19 +59,19 @@ def test_they_run_side_by_side_and_not_more_than_allowed():
 
 
 def test_each_outcome_is_heard_as_it_comes_in_the_thread_that_asked():
-    slow, heard = threading.Event(), []
+    slow, reports = threading.Event(), []
 
     def ask(host: LocalHost) -> str:
         assert host.name != "host0" or slow.wait(10)
         return host.name
 
     def on_done(outcome: Outcome[str]) -> None:
-        heard.append((outcome.result, threading.current_thread() is threading.main_thread()))
+        reports.append((outcome.result, threading.current_thread() is threading.main_thread()))
         slow.set()
 
-    found = run_on_all(hosts(2), ask, on_done=on_done)
-    assert heard == [("host1", True), ("host0", True)]
-    assert [outcome.result for outcome in found] == ["host0", "host1"]
+    outcomes = run_on_all(hosts(2), ask, on_done=on_done)
+    assert reports == [("host1", True), ("host0", True)]
+    assert [outcome.result for outcome in outcomes] == ["host0", "host1"]
 
 
 def test_a_failure_without_a_place_gets_the_hosts_name():
@@ -82,7 +82,7 @@ def test_a_failure_without_a_place_gets_the_hosts_name():
 
 
 def test_when_the_time_is_over_what_runs_is_ended_and_what_waits_is_not_begun(tmp_path):
-    outcomes = []
+    reports = []
 
     def ask(host: LocalHost) -> str:
         if host.name == "host0":
@@ -90,16 +90,16 @@ def test_when_the_time_is_over_what_runs_is_ended_and_what_waits_is_not_begun(tm
         return host.run(("sh", "-c", f"echo $$ >{tmp_path}/{host.name}; exec sleep 600")).stdout
 
     began = time.monotonic()
-    found = run_on_all(hosts(4), ask, parallel=2, timeout=4, on_done=outcomes.append)
+    outcomes = run_on_all(hosts(4), ask, parallel=2, timeout=4, on_done=reports.append)
     assert time.monotonic() - began < 60
-    assert found[0].result == "quick"
-    assert [type(outcome.error) for outcome in found[1:]] == [TimeLimit] * 3
-    assert ["stopped" in str(outcome.error) for outcome in found[1:]] == [True, True, False]
-    assert all("4 s" in str(outcome.error) for outcome in found[1:])
-    assert [outcome.error.where for outcome in found[1:]] == ["host1", "host2", "host3"]
+    assert outcomes[0].result == "quick"
+    assert [type(outcome.error) for outcome in outcomes[1:]] == [TimeLimit] * 3
+    assert ["stopped" in str(outcome.error) for outcome in outcomes[1:]] == [True, True, False]
+    assert all("4 s" in str(outcome.error) for outcome in outcomes[1:])
+    assert [outcome.error.where for outcome in outcomes[1:]] == ["host1", "host2", "host3"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["host1", "host2"]
     assert all(is_gone(pid) for file in tmp_path.iterdir() for pid in pids(file))
-    assert sorted(map(id, outcomes)) == sorted(map(id, found))
+    assert sorted(map(id, reports)) == sorted(map(id, outcomes))
 
 
 def test_one_that_takes_its_end_for_an_answer_is_a_failure_all_the_same():
@@ -170,10 +170,10 @@ def test_a_thousand_hosts_with_few_open_files():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
     try:
-        found = run_on_all(hosts(1000), exit_code, parallel=1000)
+        outcomes = run_on_all(hosts(1000), exit_code, parallel=1000)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert [outcome.result for outcome in found] == [0] * 1000
+    assert [outcome.result for outcome in outcomes] == [0] * 1000
 
 
 def test_a_thousand_hosts_take_no_more_threads_than_allowed():

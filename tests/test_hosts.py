@@ -193,9 +193,9 @@ def test_a_secret_reaches_the_program_and_stands_in_no_argv(monkeypatch):
     monkeypatch.setenv("MY_KEY", secret)
     code = (
         "import os, pathlib\n"
-        "seen = [pathlib.Path(f'/proc/{pid}/cmdline').read_text() for pid in"
+        "argvs = [pathlib.Path(f'/proc/{pid}/cmdline').read_text() for pid in"
         " ('self', os.getppid())]\n"
-        "print(os.environ['KEY']); print('s3cr' + '3t' in ''.join(seen))"
+        "print(os.environ['KEY']); print('s3cr' + '3t' in ''.join(argvs))"
     )
     command = Command((sys.executable, "-c", code), secrets={"KEY": "MY_KEY"})
     assert run_command(HERE, command).stdout == f"{secret}\nFalse\n"

@@ -96,22 +96,22 @@ SLEEP = "import time; print(0, flush=True); time.sleep(60)"
 
 def test_a_labelled_process_is_found_with_all_that_is_known_of_it(service, begin):
     child, _ = begin(SLEEP, role="ray")
-    [found] = processes.find(service)
-    assert (found.pid, found.parent, found.session) == (child.pid, os.getpid(), child.pid)
-    assert (found.service, found.host, found.role) == (service, "host1", "ray")
-    assert found.title.startswith(f"{sys.executable} -c import time")
-    assert 10**6 < found.memory_bytes < 10**9
+    [process] = processes.find(service)
+    assert (process.pid, process.parent, process.session) == (child.pid, os.getpid(), child.pid)
+    assert (process.service, process.host, process.role) == (service, "host1", "ray")
+    assert process.title.startswith(f"{sys.executable} -c import time")
+    assert 10**6 < process.memory_bytes < 10**9
     own = processes._read(Path(f"/proc/{os.getpid()}"))
     uptime = float(Path("/proc/uptime").read_text().split()[0])
-    assert own.started <= found.started <= uptime * os.sysconf("SC_CLK_TCK")
+    assert own.started <= process.started <= uptime * os.sysconf("SC_CLK_TCK")
 
 
 def test_a_child_with_a_cleaned_environment_is_found_by_its_session(service, begin):
     child, cleaned = begin(CLEANED)
     assert pids(service) == {child.pid, cleaned}
-    found = {process.pid: process for process in processes.find(service)}
-    assert (found[cleaned].host, found[cleaned].role) == ("host1", "engine")
-    assert processes.end(found.values()) == ()
+    by_pid = {process.pid: process for process in processes.find(service)}
+    assert (by_pid[cleaned].host, by_pid[cleaned].role) == ("host1", "engine")
+    assert processes.end(by_pid.values()) == ()
 
 
 def test_a_leader_that_overwrote_its_environment_is_found_with_its_children(service, begin):
@@ -202,18 +202,18 @@ def test_processes_are_asked_first_and_made_to_end_when_they_do_not(service, beg
 
 def test_a_pid_that_was_given_to_another_is_left_alone(service, begin):
     child, _ = begin(SLEEP)
-    [found] = processes.find(service)
-    assert processes.end([replace(found, started=found.started - 1)], patience=0.0) == ()
+    [process] = processes.find(service)
+    assert processes.end([replace(process, started=process.started - 1)], patience=0.0) == ()
     with pytest.raises(subprocess.TimeoutExpired):
         child.wait(0.3)
 
 
 def test_ending_what_is_gone_is_no_error(service, begin):
     child, _ = begin(SLEEP)
-    found = processes.find(service)
+    ours = processes.find(service)
     child.kill()
     child.wait()
-    assert processes.end(found) == ()
+    assert processes.end(ours) == ()
 
 
 def test_taking_down_removes_processes_shared_memory_and_the_folder(service, begin, tmp_path):

@@ -221,22 +221,24 @@ def test_the_line_is_one_command_for_the_login_shell():
 
 
 def framed(chunks, mark="MARK"):
-    found = Framed(mark, Output("here"))
+    parsed = Framed(mark, Output("here"))
     for chunk in chunks:
-        found.feed(chunk)
-    return found
+        parsed.feed(chunk)
+    return parsed
 
 
 def test_what_the_login_shell_prints_is_kept_apart():
-    found = framed([b"Welcome!\nMARKbhello\nMARKe7\nbye\n", b""])
-    assert found.preamble.content() == b"Welcome!\n"
-    assert found.output.content() == b"hello\n"
-    assert (found.started, found.has_input, found.ended, found.verdict) == (True, False, True, 7)
+    parsed = framed([b"Welcome!\nMARKbhello\nMARKe7\nbye\n", b""])
+    assert parsed.preamble.content() == b"Welcome!\n"
+    assert parsed.output.content() == b"hello\n"
+    assert parsed.started
+    assert not parsed.has_input
+    assert (parsed.ended, parsed.verdict) == (True, 7)
 
 
 def test_the_note_that_input_has_arrived_is_cut_out_of_the_middle():
-    found = framed([b"MARKbhelMARKflo", b""])
-    assert (found.output.content(), found.has_input, found.ended) == (b"hello", True, False)
+    parsed = framed([b"MARKbhelMARKflo", b""])
+    assert (parsed.output.content(), parsed.has_input, parsed.ended) == (b"hello", True, False)
 
 
 @pytest.mark.parametrize(
@@ -247,11 +249,11 @@ def test_the_verdict(word, verdict):
 
 
 def test_lines_are_heard_without_the_marks():
-    heard = []
-    found = Framed("MARK", Output("here", heard.append))
+    lines = []
+    parsed = Framed("MARK", Output("here", lines.append))
     for chunk in (b"motd\nMA", b"RKbone\ntw", b"o\nthr", b"eeMARKe0", b"\nrest\n"):
-        found.feed(chunk)
-    assert heard == ["one", "two", "three"]
+        parsed.feed(chunk)
+    assert lines == ["one", "two", "three"]
 
 
 @given(
@@ -263,14 +265,14 @@ def test_it_does_not_matter_where_the_output_is_cut(content, noise, cuts):
     whole = noise + b"MARKb" + content + b"MARKe0\n"
     places = sorted({0, *(min(cut, len(whole)) for cut in cuts), len(whole)})
     chunks = [whole[a:b] for a, b in itertools.pairwise(places)]
-    found = framed([*chunks, b""])
-    assert (found.preamble.content(), found.output.content()) == (noise, content)
-    assert (found.ended, found.verdict) == (True, 0)
+    parsed = framed([*chunks, b""])
+    assert (parsed.preamble.content(), parsed.output.content()) == (noise, content)
+    assert (parsed.ended, parsed.verdict) == (True, 0)
 
 
 def test_an_output_without_end_is_kept_as_far_as_it_came():
-    found = framed([b"MARKbhalf a liMAR", b""])
-    assert (found.output.content(), found.ended) == (b"half a liMAR", False)
+    parsed = framed([b"MARKbhalf a liMAR", b""])
+    assert (parsed.output.content(), parsed.ended) == (b"half a liMAR", False)
 
 
 def pids(file):

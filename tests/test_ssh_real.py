@@ -78,23 +78,23 @@ class Listener:
 def listener(*, hangs_up: bool) -> Iterator[Listener]:
     """It accepts and hangs up, or accepts and stays silent."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        found = Listener(listening.getsockname()[1], [])
+        server = Listener(listening.getsockname()[1], [])
 
         def serve() -> None:
             with contextlib.suppress(OSError):
                 while True:
-                    found.calls.append(listening.accept()[0])
+                    server.calls.append(listening.accept()[0])
                     if hangs_up:
-                        found.calls[-1].close()
+                        server.calls[-1].close()
 
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            yield found
+            yield server
         finally:
             listening.shutdown(socket.SHUT_RDWR)
             thread.join()
-            for call in found.calls:
+            for call in server.calls:
                 call.close()
 
 
@@ -310,14 +310,14 @@ def test_a_host_that_hangs_up_is_asked_again_and_then_given_up(server):
 
 
 def test_a_login_shell_that_runs_nothing(tmp_path):
-    said = "This account is currently not available."
+    message = "This account is currently not available."
     with (
-        sshd(tmp_path, {"ForceCommand": f"echo '{said}'; exit 1"}) as refusing,
+        sshd(tmp_path, {"ForceCommand": f"echo '{message}'; exit 1"}) as refusing,
         pytest.raises(SshError) as caught,
     ):
         refusing.host().run(("true",))
     assert caught.value.what == "the login shell on the host does not run commands"
-    assert caught.value.evidence == (said,)
+    assert caught.value.evidence == (message,)
 
 
 def test_a_jump_host_that_fails_is_heard(server):
@@ -465,10 +465,10 @@ def test_twenty_hosts_side_by_side_one_failing_each_way(alone, server, tmp_path)
             wait_for(lambda: pids(file))
             end_sessions(alone, signal.SIGKILL)
 
-        heard = []
+        reports = []
         with ThreadPoolExecutor(1) as pool:
             dropped = pool.submit(drop)
-            outcomes = run_on_all(hosts, ask, on_done=heard.append)
+            outcomes = run_on_all(hosts, ask, on_done=reports.append)
             dropped.result()
     assert [outcome.host for outcome in outcomes] == hosts
     assert {n: type(one.error) for n, one in enumerate(outcomes) if not one.ok} == {
@@ -478,7 +478,7 @@ def test_twenty_hosts_side_by_side_one_failing_each_way(alone, server, tmp_path)
     assert {one.error.where for one in outcomes if one.error} == {
         hosts[number].name for number in failing
     }
-    assert sorted(heard, key=lambda one: hosts.index(one.host)) == list(outcomes)
+    assert sorted(reports, key=lambda one: hosts.index(one.host)) == list(outcomes)
 
 
 def knowing(known: str, server: Server, folder: Path) -> str:

@@ -50,7 +50,7 @@ def fresh(hosts: int, sizes: tuple[int, ...]) -> SwarmState:
 
 def peer(name: str, **other: object) -> Peer:
     """A host with a place for the model."""
-    given = {
+    fields = {
         "host": SshHost(name, name, f"/nowhere/{name}"),
         "root": "/data/m",
         "address": f"10.0.0.{int(name[-1]) + 1}",
@@ -61,7 +61,7 @@ def peer(name: str, **other: object) -> Peer:
         "free": 1000 * GIB,
         "writable": True,
     }
-    return Peer(**{**given, **other})
+    return Peer(**{**fields, **other})
 
 
 MODEL = {"config.json": 900, "a.safetensors": 4 * GIB, "b.safetensors": 3 * GIB}
@@ -92,8 +92,8 @@ def test_everybody_gets_all_once_and_never_two_at_a_time(state, seed):
     chance = random.Random(seed)
     done = list(simulate(state, lambda one: state.sizes[one.piece] * chance.uniform(0.5, 2)))
     got = {name: [one.piece for *_, one in done if one.receiver == name] for name in state.wants}
-    assert {name: sorted(found) for name, found in got.items()} == {
-        name: sorted(wanted) for name, wanted in state.wants.items()
+    assert {name: sorted(pieces) for name, pieces in got.items()} == {
+        name: sorted(missing) for name, missing in state.wants.items()
     }
     arrived = {(name, piece): 0.0 for name, held in state.has.items() for piece in held}
     arrived.update({(one.receiver, one.piece): end for _, end, one in done})
@@ -209,11 +209,11 @@ def test_nothing_is_chosen_when_nothing_can_go():
 @given(st.lists(st.integers(0, 40 * 2**20), max_size=60))
 def test_every_file_is_in_one_piece(sizes):
     files = [File(f"{number}", size) for number, size in enumerate(sizes)]
-    found = split(files)
-    assert sorted(file.name for piece in found for file in piece.files) == sorted(
+    pieces = split(files)
+    assert sorted(file.name for piece in pieces for file in piece.files) == sorted(
         file.name for file in files
     )
-    for piece in found:
+    for piece in pieces:
         assert len(piece.files) == 1 or piece.size <= 64 * 2**20
 
 
@@ -370,11 +370,11 @@ def test_the_survey_reads_any_name_and_leaves_dots_out(tmp_path_factory, name, f
     for place in (root / f"x{name}", root / ".git/x", stage / f"-{name}", stage / ".lock"):
         place.write_text("four")
     result = LocalHost().run(("sh", "-c", SURVEY, "sh", str(root), *TOOLS))
-    found = parse_peer(LocalHost(), str(root), result.stdout, HostFacts("x", "127.0.0.1"), None)
-    assert found.files == {f"x{name}": 4}
-    assert found.staged == {f"-{name}": 4}
-    assert found.writable
-    assert found.free > 0
+    parsed = parse_peer(LocalHost(), str(root), result.stdout, HostFacts("x", "127.0.0.1"), None)
+    assert parsed.files == {f"x{name}": 4}
+    assert parsed.staged == {f"-{name}": 4}
+    assert parsed.writable
+    assert parsed.free > 0
 
 
 # The commands
@@ -392,11 +392,11 @@ def test_a_lent_key_runs_rsync_in_the_stage_and_nothing_else(tmp_path_factory, r
     program.chmod(0o755)
     script = base / "receive"
     script.write_text(receive_script(f"{base}/r{root}", str(program)))
-    said = subprocess.run(
+    output = subprocess.run(
         ("sh", str(script), "tR", "LsfxCIvu", "--timeout=60", "--append"),
         capture_output=True, check=True, cwd="/", text=True,
     ).stdout  # fmt: skip
-    assert said.split("\0")[:-1] == [
+    assert output.split("\0")[:-1] == [
         str(stage), "--server", "-tRe.LsfxCIvu", "--timeout=60", "--append", ".", ".",
     ]  # fmt: skip
 
@@ -471,8 +471,8 @@ def test_from_here_the_way_is_our_own():
 def test_hashes_are_those_of_sha256(tmp_path):
     (tmp_path / "-a b").write_bytes(b"abc")
     paths = [f"{tmp_path}/-a b", f"{tmp_path}/none"]
-    found = LocalHost().run(("sh", "-c", HASH, "sh", *paths)).stdout.split()
-    assert found == ["ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "-"]
+    digests = LocalHost().run(("sh", "-c", HASH, "sh", *paths)).stdout.split()
+    assert digests == ["ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "-"]
 
 
 def test_a_dry_run_has_every_transfer_and_says_how_long_it_takes():

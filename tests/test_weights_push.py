@@ -56,8 +56,8 @@ _LIST = 'cd "$1" 2>/dev/null && find . -type f -exec sha256sum {} + | sort -k 2'
 
 def rsync() -> Path | None:
     """A program that hosts can run."""
-    found = two_hosts_files.tool("rsync")
-    return Path(found) if found else None
+    path = two_hosts_files.tool("rsync")
+    return Path(path) if path else None
 
 
 @pytest.fixture(scope="module")

@@ -50,12 +50,12 @@ class Scripted(SshHost):
     fails: dict[str, tuple[int, str]] = field(default_factory=dict)
     unreachable: str = ""
     content: dict[str, str] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
 
     def run(self, argv, *, stdin=b"", on_line=None, **_):
         words = argv[2:] if argv[:2] == ("env", "LC_ALL=C") else argv
         name = NAMES[words[2].strip()] if words[0] == "sh" else words[0]
-        self.asked.append(" ".join([name, *stdin.decode().split("\0")]).strip())
+        self.calls.append(" ".join([name, *stdin.decode().split("\0")]).strip())
         if name in self.fails and self.unreachable in (*argv, ""):
             code, output = self.fails[name]
             return Result(argv, code, output, output, 0.1)
@@ -72,7 +72,7 @@ class Scripted(SshHost):
         return Result(argv, 0, output, "", 0.1)
 
     def put(self, _content, path, **_):
-        self.asked.append(f"put {path.rpartition('/')[2]}")
+        self.calls.append(f"put {path.rpartition('/')[2]}")
 
 
 def peer(number: int, *, files=None, **other) -> Peer:
@@ -89,8 +89,8 @@ def no_pause(monkeypatch):
     monkeypatch.setattr(transfers, "_PAUSE", 0.0)
 
 
-def asked(peer: Peer, word: str) -> list[str]:
-    return [line for line in peer.host.asked if line.split()[0] == word]
+def calls(peer: Peer, word: str) -> list[str]:
+    return [line for line in peer.host.calls if line.split()[0] == word]
 
 
 def test_everything_arrives_and_every_key_is_revoked():
@@ -100,19 +100,19 @@ def test_everything_arrives_and_every_key_is_revoked():
     assert result.errors == ()
     assert result.sha256 == {name: f"sha-{name}" for name in MODEL}
     assert [one.received_bytes for one in result.deliveries] == [plan.size, plan.size]
-    sends = sum(len(asked(one, "rsync")) for one in plan.peers)
+    sends = sum(len(calls(one, "rsync")) for one in plan.peers)
     assert sends == 2 * len(plan.pieces)
     for one in plan.receivers:
-        assert asked(one, "publish") == ["publish a.safetensors b.safetensors config.json"]
-    assert asked(plan.source, "publish") == []
-    assert all(one.host.asked[-1] == "revoke" for one in plan.peers)
+        assert calls(one, "publish") == ["publish a.safetensors b.safetensors config.json"]
+    assert calls(plan.source, "publish") == []
+    assert all(one.host.calls[-1] == "revoke" for one in plan.peers)
     assert {step.total for step in progress} == {2 * plan.size}
 
 
 def test_what_is_there_already_is_hashed_and_not_sent():
     plan = plan_push(peer(0, files=MODEL), [peer(1, files=MODEL), peer(2)])
     assert push(plan, who="me").deliveries[0].received_bytes == 0
-    assert asked(plan.receivers[0], "publish") == ["publish"]
+    assert calls(plan.receivers[0], "publish") == ["publish"]
 
 
 def test_a_file_that_differs_is_sent_again_into_the_stage():
@@ -129,8 +129,8 @@ def test_a_file_that_differs_is_sent_again_into_the_stage():
     assert result.deliveries[0].received_bytes == 4 * GIB
     assert len(faults) == 1
     assert "a.safetensors" in faults[0]
-    assert asked(wrong, "discard") == []  # it was in the folder, which stays until all is verified
-    assert asked(wrong, "publish") == ["publish a.safetensors"]
+    assert calls(wrong, "discard") == []  # it was in the folder, which stays until all is verified
+    assert calls(wrong, "publish") == ["publish a.safetensors"]
 
 
 def test_a_file_that_always_arrives_changed_ends_that_host_alone():
@@ -141,8 +141,8 @@ def test_a_file_that_always_arrives_changed_ends_that_host_alone():
     assert [one.error is None for one in result.deliveries] == [False, True]
     assert "npu1" in result.deliveries[0].error.hint
     assert len(faults) == 3
-    assert asked(broken, "discard") == ["discard a.safetensors"] * 4
-    assert asked(broken, "publish") == []
+    assert calls(broken, "discard") == ["discard a.safetensors"] * 4
+    assert calls(broken, "publish") == []
 
 
 def test_a_transfer_that_fails_twice_goes_another_way():
@@ -159,7 +159,7 @@ def test_a_receiver_that_nobody_reaches_is_dropped_with_the_last_error():
     plan = plan_push(peer(0, files=MODEL, fails={"rsync": (12, "no")}), [peer(1)])
     result = push(plan, who="me")
     assert result.errors
-    assert len(asked(plan.source, "rsync")) == 2
+    assert len(calls(plan.source, "rsync")) == 2
     assert result.deliveries[0].error.where == "npu0"
 
 
@@ -167,7 +167,7 @@ def test_a_full_disk_ends_a_receiver_at_once():
     source = peer(0, files=MODEL, fails={"rsync": (11, "write failed: No space left on device")})
     plan = plan_push(source, [peer(1)])
     assert push(plan, who="me").errors
-    assert len(asked(source, "rsync")) == 1
+    assert len(calls(source, "rsync")) == 1
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_source_that_fails_ends_the_push_and_the_keys_are_revoked(script):
     with pytest.raises(HostError) as caught:
         push(plan, who="me")
     assert caught.value.where == "npu0"
-    assert all(one.host.asked[-1] == "revoke" for one in plan.peers)
+    assert all(one.host.calls[-1] == "revoke" for one in plan.peers)
 
 
 def test_a_file_that_the_source_cannot_read_is_named():
@@ -219,7 +219,7 @@ def test_more_hosts_than_this_machine_can_hold_are_refused_before_anything_is_to
     plan = plan_push(peer(0, files=MODEL), [peer(1), peer(2)])
     with pytest.raises(Refused, match="limit of open files"):
         push(plan, who="me")
-    assert [one.host.asked for one in plan.peers] == [[], [], []]
+    assert [one.host.calls for one in plan.peers] == [[], [], []]
 
 
 @pytest.mark.parametrize(

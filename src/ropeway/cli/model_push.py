@@ -114,8 +114,8 @@ def _push(plan: PushPlan, screen: Screen) -> Ending:
                 on_fault=step.update,
                 on_leftover=leftovers.append,
             )
-            whole, hosts = len(result.deliveries) - len(result.errors), len(result.deliveries)
-            closing = f"{whole} of {hosts} have it, every sha256 as the source's"
+            hosts = len(plan.receivers)
+            closing = f"{hosts - len(result.errors)} of {hosts} have it, with the source's sha256s"
             (step.fail if result.errors else step.ok)(closing)
     finally:
         for one in leftovers:

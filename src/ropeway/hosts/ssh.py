@@ -84,8 +84,8 @@ class SshHost:
         """See Host.put."""
         target = PurePosixPath(path)
         draft = f"{target.parent}/.{target.name}.XXXXXX"
-        given = (path, f"{mode:o}", draft, str(len(content)))
-        script = ("env", "LC_ALL=C", "sh", "-c", _PUT, "sh", *given)
+        arguments = (path, f"{mode:o}", draft, str(len(content)))
+        script = ("env", "LC_ALL=C", "sh", "-c", _PUT, "sh", *arguments)
         code, _, err = self._run(_Call(script, stdin=content, timeout=_TRANSFER))
         if code:
             raise cannot_write(path, _reason(err), self.name)
