@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from ropeway.weights.commands import send_argv, stage_of
+from ropeway.weights.commands import send_argv, staging_folder
 from ropeway.weights.dry_run import forecast
 from ropeway.weights.plan import plan_push
 from ropeway.weights.push import push
@@ -55,7 +55,7 @@ def one_copy(hosts: TwoHosts) -> tuple[float, float]:
     number = "0" * 16
     keys = {peer.name: generate_key(number, peer) for peer in plan.peers}
     try:
-        hosts[1].run("mkdir", "-p", stage_of(ROOT))
+        hosts[1].run("mkdir", "-p", staging_folder(ROOT))
         for peer in plan.peers:
             authorize(number, plan, peer, keys)
         names = [file.name for piece in plan.pieces for file in piece.files]

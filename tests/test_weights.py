@@ -364,10 +364,10 @@ def test_the_address_between_hosts():
 @given(name=HOSTILE, folder=HOSTILE)
 def test_the_survey_reads_any_name_and_leaves_dots_out(tmp_path_factory, name, folder):
     root = tmp_path_factory.mktemp("model") / f"r{folder}"
-    stage = root / ".ropeway-push"
-    stage.mkdir(parents=True)
+    staging = root / ".ropeway-push"
+    staging.mkdir(parents=True)
     (root / ".git").mkdir()
-    for place in (root / f"x{name}", root / ".git/x", stage / f"-{name}", stage / ".lock"):
+    for place in (root / f"x{name}", root / ".git/x", staging / f"-{name}", staging / ".lock"):
         place.write_text("four")
     result = LocalHost().run(("sh", "-c", SURVEY, "sh", str(root), *TOOLS))
     parsed = parse_peer(LocalHost(), str(root), result.stdout, HostFacts("x", "127.0.0.1"), None)
@@ -384,9 +384,9 @@ def test_the_survey_reads_any_name_and_leaves_dots_out(tmp_path_factory, name, f
 @given(root=HOSTILE, rsync=HOSTILE)
 def test_a_lent_key_runs_rsync_in_the_stage_and_nothing_else(tmp_path_factory, root, rsync):
     """Through a real shell: `rsync` is a program that says where it is and what it was given."""
-    base = tmp_path_factory.mktemp("stage")
-    stage = base / f"r{root}" / ".ropeway-push"
-    stage.mkdir(parents=True)
+    base = tmp_path_factory.mktemp("staging")
+    staging = base / f"r{root}" / ".ropeway-push"
+    staging.mkdir(parents=True)
     program = base / f"b{rsync}"
     program.write_text('#!/bin/sh\nprintf "%s\\0" "$PWD" "$@"\n')
     program.chmod(0o755)
@@ -397,7 +397,7 @@ def test_a_lent_key_runs_rsync_in_the_stage_and_nothing_else(tmp_path_factory, r
         capture_output=True, check=True, cwd="/", text=True,
     ).stdout  # fmt: skip
     assert output.split("\0")[:-1] == [
-        str(stage), "--server", "-tRe.LsfxCIvu", "--timeout=60", "--append", ".", ".",
+        str(staging), "--server", "-tRe.LsfxCIvu", "--timeout=60", "--append", ".", ".",
     ]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ ROPEWAY = str(Path(sys.executable).parent / "ropeway")
 MIB = 2**20
 HOSTS = 3
 MODEL = "/data/a model"
-STAGE = f"{MODEL}/.ropeway-push"
+STAGING = f"{MODEL}/.ropeway-push"
 KEYS = "/root/.ssh/authorized_keys"
 OWNER = "ssh-ed25519 AAAA owner"
 # Any character that a file name can have, and most often those that mean something to a shell.
@@ -97,14 +97,14 @@ def make(hosts: TwoHosts, shard: int) -> None:
 
 
 def in_stage(node: Node) -> int:
-    """The bytes in a host's stage; 0 as long as there is none."""
+    """The bytes in a host's staging folder; 0 as long as there is none."""
     script = 'du -sb "$1" 2>/dev/null | cut -f 1'
-    return int(node.run("sh", "-c", script, "sh", STAGE).strip() or 0)
+    return int(node.run("sh", "-c", script, "sh", STAGING).strip() or 0)
 
 
 def is_held(node: Node) -> bool:
-    """Whether a push has written down that it holds the stage."""
-    return node.run("sh", "-c", '[ ! -s "$1" ] || echo held', "sh", f"{STAGE}/.lock") != ""
+    """Whether a push has written down that it holds the staging folder."""
+    return node.run("sh", "-c", '[ ! -s "$1" ] || echo held', "sh", f"{STAGING}/.lock") != ""
 
 
 def leftovers(node: Node) -> list[str]:
@@ -285,7 +285,7 @@ def test_a_dry_run_changes_nothing_and_shows_the_commands(hosts, model, tmp_path
 
 
 def test_a_push_key_opens_nothing_else(hosts, model):
-    """Whoever has the key of a sender can write into the stage, and do nothing else."""
+    """Whoever has the key of a sender can write into the staging folder, and do nothing else."""
     plan = plan_push(survey_host(hosts[0].ssh, model), [survey_host(hosts[1].ssh, model)])
     number = "0123456789abcdef"
     keys = {peer.name: generate_key(number, peer) for peer in plan.peers}

@@ -1,6 +1,7 @@
 """`ropeway model push`: a model's files from one host to all others."""
 
 import shlex
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -20,9 +21,6 @@ from ropeway.weights.push import push
 from ropeway.weights.source import choose_source, folders
 from ropeway.weights.survey import check_tools, survey_hosts
 from ropeway.weights.trust import Leftover
-
-# The JSON document of a push or a dry run, and the errors of its hosts.
-Ending = tuple[dict[str, object], tuple[RopewayError, ...]]
 
 
 @click.command(name="push")
@@ -86,8 +84,8 @@ def push_(
     ctx.exit(Exit.OK if ok else Exit.NO)
 
 
-def _show(plan: PushPlan, screen: Screen) -> Ending:
-    """Print the commands in the order in which they would run."""
+def _show(plan: PushPlan, screen: Screen) -> tuple[dict[str, object], Sequence[RopewayError]]:
+    """Print the commands in their order; return the JSON document, and no errors."""
     commands, copies = steps(plan), forecast(plan)
     for step in commands:
         screen.answer(f"# {step.what}\n{step.host}$ {shlex.join(step.argv)}")
@@ -98,8 +96,8 @@ def _show(plan: PushPlan, screen: Screen) -> Ending:
     return {"copies": round(copies, 3), "commands": [step.as_json() for step in commands]}, ()
 
 
-def _push(plan: PushPlan, screen: Screen) -> Ending:
-    """Push, and report what is left over."""
+def _push(plan: PushPlan, screen: Screen) -> tuple[dict[str, object], Sequence[RopewayError]]:
+    """Push, and report what is left over; return the JSON document, and the hosts' errors."""
     for peer in plan.receivers:
         for name in plan.extra(peer)[:4]:
             screen.warn(f"{peer.name} has `{name}`, which {plan.source.name} lacks; it stays")

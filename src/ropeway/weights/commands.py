@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ropeway.errors import HostError
 from ropeway.hosts.ssh import SshHost, ssh_argv
-from ropeway.weights.scripts import HASH, STAGE
+from ropeway.weights.scripts import HASH, STAGING
 
 # Seconds without a byte after which rsync gives up.
 _SILENCE = 60
@@ -42,9 +42,9 @@ _HOST_KEY = re.compile(r"(?P<key>[a-z0-9@.-]+ [A-Za-z0-9+/=]+)(?: .*)?")
 EXPIRES_SINCE = (7, 7)  # of OpenSSH; an older one ignores a line with unknown options
 
 
-def stage_of(root: str) -> str:
+def staging_folder(root: str) -> str:
     """Return where files wait until all are verified: inside the folder, so on the same disk."""
-    return f"{root}/{STAGE}"
+    return f"{root}/{STAGING}"
 
 
 def key_folder(push_id: str) -> str:
@@ -98,7 +98,7 @@ def send_argv(push_id: str, sources: Sequence[str], destination: Destination) ->
 def send_from_here_argv(sources: Sequence[str], receiver: SshHost, root: str) -> tuple[str, ...]:
     """Return the rsync command of this machine, over our own connection to the receiver."""
     address = f"[{receiver.address}]" if ":" in receiver.address else receiver.address
-    receive = f"cd {shlex.quote(stage_of(root))} && exec rsync"
+    receive = f"cd {shlex.quote(staging_folder(root))} && exec rsync"
     argv = _rsync(ssh_argv(receiver), sources, f"{address}:.")
     return (*argv[:1], f"--rsync-path={receive}", *argv[1:])
 
@@ -147,14 +147,14 @@ def parse_server(line: str, where: str) -> RsyncServer:
 
 
 def receive_script(root: str, rsync: str) -> str:
-    """Return the only script that a push key can start: an rsync that writes into the stage.
+    """Return the only script that a push key can start: an rsync into the staging folder.
 
     What the sender asks for is ignored; the script's arguments come from authorized_keys.
     """
-    stage, program = shlex.quote(stage_of(root)), shlex.quote(rsync)
+    staging, program = shlex.quote(staging_folder(root)), shlex.quote(rsync)
     return f"""\
 flags=$1 abilities=$2; shift 2
-cd -- {stage} && exec {program} --server "-${{flags}}e.$abilities" "$@" . .
+cd -- {staging} && exec {program} --server "-${{flags}}e.$abilities" "$@" . .
 """
 
 

@@ -7,7 +7,7 @@ free.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ropeway.weights.commands import key_folder, stage_of
+from ropeway.weights.commands import key_folder, staging_folder
 from ropeway.weights.files import in_publishing_order
 from ropeway.weights.plan import Locations, PushPlan
 from ropeway.weights.schedule import SwarmState, Transfer, simulate
@@ -30,7 +30,7 @@ class Step:
 def steps(plan: PushPlan) -> tuple[Step, ...]:
     """Return the commands that matter, to be read or pasted: keys, transfers, hashes, moves.
 
-    The scripts around them, which hold the stages and add and revoke the keys, are in
+    The scripts around them, which hold the staging folders and add and revoke the keys, are in
     `weights/scripts.py`.
     """
     locations = Locations(plan)
@@ -66,8 +66,8 @@ def _keys(plan: PushPlan) -> Iterator[Step]:
     for peer in plan.receivers:
         scan = ("ssh-keyscan", "-p", str(peer.port), peer.address)
         yield Step(peer.name, "its host keys, for the others' known_hosts", scan)
-        what = "the stage, into which authorized_keys lets the others' keys write"
-        yield Step(peer.name, what, ("mkdir", "-p", "--", stage_of(peer.root)))
+        what = "the staging folder, into which authorized_keys lets the others' keys write"
+        yield Step(peer.name, what, ("mkdir", "-p", "--", staging_folder(peer.root)))
 
 
 def _transfers(plan: PushPlan, locations: Locations) -> Iterator[Step]:
@@ -81,5 +81,5 @@ def _ends(plan: PushPlan, locations: Locations) -> Iterator[Step]:
         paths = locations.paths(peer, plan.files)
         yield Step(peer.name, "hashes, compared with the source's", ("sha256sum", "--", *paths))
         for name in in_publishing_order(locations.staged(peer)):
-            argv = ("mv", "-fT", "--", f"{stage_of(peer.root)}/{name}", f"{peer.root}/{name}")
+            argv = ("mv", "-fT", "--", f"{staging_folder(peer.root)}/{name}", f"{peer.root}/{name}")
             yield Step(peer.name, "into place, once all hashes agree", argv)

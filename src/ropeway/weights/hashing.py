@@ -8,7 +8,7 @@ from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import Outcome
 from ropeway.weights.commands import hash_argv
 from ropeway.weights.run import HASHES_ON_RECEIVER, HASHES_ON_SOURCE, Run
-from ropeway.weights.stage import discard
+from ropeway.weights.staging import discard
 from ropeway.weights.survey import Peer
 
 _UNREADABLE = "-"  # what HASH prints for such a file
@@ -70,7 +70,7 @@ class Hashing:
                 )
 
     def _hash(self, peer: Peer, piece: int, expected: Digests | None, host: Host) -> Digests:
-        """Hash a piece on its host, and remove from the stage what differs from `expected`."""
+        """Hash a piece on its host; remove staged files that differ from `expected`."""
         files = self._run.plan.pieces[piece].files
         what = "cannot hash the model's files"
         paths = self._run.locations.paths(peer, files)
@@ -113,7 +113,7 @@ class Hashing:
     def _on_mismatch(self, peer: Peer, number: int) -> None:
         """Have a piece sent again, a few times."""
         run, piece = self._run, self._run.plan.pieces[number]
-        run.locations.move_to_stage(peer, piece.files)
+        run.locations.restage(peer, piece.files)
         run.swarm = run.swarm.lose(peer.name, number)
         run.mismatches[peer.name, number] += 1
         if run.mismatches[peer.name, number] > _MAX_MISMATCHES:

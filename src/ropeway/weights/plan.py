@@ -7,7 +7,7 @@ from ropeway.errors import HostError
 from ropeway.facts.host import WEIGHTS
 from ropeway.hosts.ssh import SshHost
 from ropeway.units import format_bytes
-from ropeway.weights.commands import Destination, send_argv, send_from_here_argv, stage_of
+from ropeway.weights.commands import Destination, send_argv, send_from_here_argv, staging_folder
 from ropeway.weights.files import File, Piece, split
 from ropeway.weights.schedule import SwarmState, Transfer
 from ropeway.weights.survey import Peer
@@ -63,7 +63,7 @@ class PushPlan:
         )
 
     def stale(self, peer: Peer) -> tuple[str, ...]:
-        """Return what an earlier push left in the stage that cannot begin a file of this one."""
+        """Return what an earlier push staged that cannot be the beginning of a file of this one."""
         sizes = {file.name: file.size for file in self.files}
         return tuple(name for name, size in peer.staged.items() if size > sizes.get(name, -1))
 
@@ -136,7 +136,7 @@ def obstacle(plan: PushPlan, peer: Peer) -> HostError | None:
 
 
 class Locations:
-    """Where each file lies on each host during a push: in the model's folder, or in the stage.
+    """Which files lie in the model's folder of a host during a push, and which are staged.
 
     A file that was in the folder with the right size stays there unless its hash proves wrong.
     """
@@ -154,17 +154,17 @@ class Locations:
 
     def folder(self, peer: Peer, file: File) -> str:
         in_place = file.name in self._in_place[peer.name]
-        return peer.root if in_place else stage_of(peer.root)
+        return peer.root if in_place else staging_folder(peer.root)
 
     def paths(self, peer: Peer, files: Iterable[File]) -> tuple[str, ...]:
         return tuple(f"{self.folder(peer, file)}/{file.name}" for file in files)
 
     def staged(self, peer: Peer) -> frozenset[str]:
-        """Return the names of the files that lie, or will lie, in a host's stage."""
+        """Return the names of the files that lie, or will lie, in a host's staging folder."""
         return frozenset(file.name for file in self._plan.files) - self._in_place[peer.name]
 
-    def move_to_stage(self, peer: Peer, files: Iterable[File]) -> None:
-        """Note that these files will arrive in the stage: what is in the folder is wrong."""
+    def restage(self, peer: Peer, files: Iterable[File]) -> None:
+        """Note that these files will be staged anew: what is in the folder is wrong."""
         self._in_place[peer.name] -= {file.name for file in files}
 
     def send_argv(self, push_id: str, transfer: Transfer) -> tuple[str, ...]:

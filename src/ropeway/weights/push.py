@@ -18,7 +18,7 @@ from ropeway.units import format_bytes, format_seconds
 from ropeway.weights.hashing import Hashing
 from ropeway.weights.plan import PushPlan, obstacle
 from ropeway.weights.run import Run, check_limits
-from ropeway.weights.stage import discard, hold_all, publish
+from ropeway.weights.staging import discard, hold_staging, publish
 from ropeway.weights.survey import Peer
 from ropeway.weights.transfers import Transfers
 from ropeway.weights.trust import Leftover, authorize, generate_key, revoke
@@ -121,7 +121,7 @@ def push(
     hashing = Hashing(run)
     transfers = Transfers(run, on_arrival=hashing.enqueue)
     try:
-        _prepare(run, who, transfers.on_stage_size)
+        _prepare(run, who, transfers.on_staged_bytes)
         _deliver(run, hashing, transfers, on_progress)
         _publish(run)
     finally:
@@ -138,15 +138,15 @@ def push(
     return PushResult(deliveries, time.monotonic() - started, hashing.sha256)
 
 
-def _prepare(run: Run, who: str, on_stage_size: Callable[[str, int], None]) -> None:
-    """Check the room, make keys, hold and clean the stages, and exchange the keys."""
+def _prepare(run: Run, who: str, on_staged_bytes: Callable[[str, int], None]) -> None:
+    """Check the room, make keys, hold and clean the staging folders, and exchange the keys."""
     plan = run.plan
     for peer in plan.receivers:
         if error := obstacle(plan, peer):
             run.drop(peer.name, error)
     needs_keys = len(run.remaining()) > 1  # a single host receives over our own connection
     keys = run.on_all(partial(generate_key, run.id)) if needs_keys else {}
-    hold_all(run, who, on_stage_size)
+    hold_staging(run, who, on_staged_bytes)
 
     def discard_stale(peer: Peer) -> None:
         if names := plan.stale(peer):

@@ -8,15 +8,15 @@ whatever the cause, and revokes everything before it exits. REVOKE runs once mor
 make sure.
 """
 
-STAGE = ".ropeway-push"
+STAGING = ".ropeway-push"
 TOOLS = ("rsync", "ssh", "ssh-keygen", "flock", "find", "stat", "xargs")
 # A key that is still there after this time was forgotten. A terabyte at 100 Mbit/s takes a day.
 _EXPIRY_SECONDS = 2 * 86400
 
 # What a host has. $1: the model's folder; the rest: the tools to look for. Prints records
 # `key value`, each ended by NUL. Names that begin with a dot are left out: caches and unfinished
-# downloads of other tools, and our own stage. `find -L`: a snapshot in Hugging Face's cache
-# consists of links to its blobs.
+# downloads of other tools, and our own staging folder. `find -L`: a snapshot in Hugging Face's
+# cache consists of links to its blobs.
 SURVEY = r"""
 root=$1; shift
 say() { printf '%s %s\0' "$1" "$2"; }
@@ -30,9 +30,9 @@ say free "$(stat -L -f -c '%a %S' -- "$near")"
 [ -w "$near" ] && say writable yes
 [ -d "$root" ] || exit 0
 find -L "$root/." -name '.?*' -prune -o -type f -printf 'file %s %P\0'
-[ -d "$root/STAGE" ] || exit 0
-find "$root/STAGE/." -name '.?*' -prune -o -type f -printf 'staged %s %P\0'
-""".replace("STAGE", STAGE)
+[ -d "$root/STAGING" ] || exit 0
+find "$root/STAGING/." -name '.?*' -prune -o -type f -printf 'staged %s %P\0'
+""".replace("STAGING", STAGING)
 
 # Removes the keys of push $id; used alone and in HOLD. authorized_keys is replaced, not rewritten:
 # a host whose disk is full keeps the keys that let its owner in.
@@ -78,23 +78,23 @@ scan=$(ssh-keyscan -T 5 -t ed25519,ecdsa,rsa -p "$port" "$address" 2>/dev/null |
 say keys "${scan:-$(cat /etc/ssh/ssh_host_*_key.pub 2>/dev/null)}"
 """
 
-# Holds a host for as long as the push runs. $1: the push; $2: the stage, or nothing on the source;
-# $3: who pushes. Its first line is `ready`, or `held` and who holds the stage; after that it prints
-# the bytes in the stage whenever they have changed.
+# Holds a host for as long as the push runs. $1: the push; $2: the staging folder, or nothing on the
+# source; $3: who pushes. Its first line is `ready`, or `held` and who holds the staging folder;
+# after that it prints the bytes in the staging folder whenever they have changed.
 HOLD = rf"""
-id=$1 stage=$2 who=$3
+id=$1 staging=$2 who=$3
 {_REVOKE}
 trap 'revoke; exit 0' TERM HUP INT
-if [ "$stage" ]; then
-  mkdir -p -- "$stage" && exec 9>>"$stage/.lock" || exit
-  flock -n 9 || {{ printf 'held %s\n' "$(cat "$stage/.lock")"; exit 75; }}
-  printf %s "$who" >"$stage/.lock"
+if [ "$staging" ]; then
+  mkdir -p -- "$staging" && exec 9>>"$staging/.lock" || exit
+  flock -n 9 || {{ printf 'held %s\n' "$(cat "$staging/.lock")"; exit 75; }}
+  printf %s "$who" >"$staging/.lock"
 fi
 echo ready
 before=
 while :; do
-  if [ "$stage" ]; then
-    bytes=$(du -sb -- "$stage" 9>&- 2>/dev/null) bytes=${{bytes%%[!0-9]*}}
+  if [ "$staging" ]; then
+    bytes=$(du -sb -- "$staging" 9>&- 2>/dev/null) bytes=${{bytes%%[!0-9]*}}
     [ "$bytes" = "$before" ] || echo "$bytes"
     before=$bytes
   fi
@@ -117,7 +117,7 @@ expiry=$(env -u TZ date -d "@$(($(date +%s) + {_EXPIRY_SECONDS}))" +%Y%m%d%H%M%S
 sed "s/EXPIRY/$expiry/" "$folder/lines" >>"$keys"
 """
 
-# Removes files from the stage $1. Reads their names, each ended by NUL.
+# Removes files from the staging folder $1. Reads their names, each ended by NUL.
 DISCARD = r"""
 cd -- "$1" 2>/dev/null || exit 0
 xargs -0 -r rm -f --
@@ -133,8 +133,8 @@ for path; do
 done
 """
 
-# Moves files from the stage $2 to the model's folder $1 and removes the stage. Reads their names,
-# each ended by NUL. Stops at the first that fails.
+# Moves files from the staging folder $2 to the model's folder $1, and removes the staging folder.
+# Reads their names, each ended by NUL. Stops at the first that fails.
 PUBLISH = r"""
 xargs -0 -r -n 1 sh -c '
   to=$1/$3

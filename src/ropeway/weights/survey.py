@@ -39,7 +39,7 @@ class Peer:
     tools     name → path; "" for a missing one
     free      bytes
     files     name → bytes, of the files in the folder
-    staged    name → bytes, of what an earlier push has left in the stage
+    staged    name → bytes, of what an earlier push has left in the staging folder
     fault     why the folder does not hold a whole model that can be passed on; None when it does
     """
 

@@ -32,14 +32,14 @@ class Transfers:
         self.received: Counter[str] = Counter()
         self.failures: dict[str, RopewayError] = {}
         self._faults = Faults.none()
-        self._stages: dict[str, tuple[int, int]] = {}  # bytes at first, and now
+        self._staged: dict[str, tuple[int, int]] = {}  # bytes at first, and now
 
     @property
     def arrived_bytes(self) -> int:
-        """Return by how much the stages of all receivers that have not failed have grown."""
+        """Return how much has arrived on the receivers that have not failed."""
         return sum(
             max(0, now - first)
-            for host, (first, now) in self._stages.items()
+            for host, (first, now) in self._staged.items()
             if host not in self._run.errors
         )
 
@@ -55,10 +55,10 @@ class Transfers:
                 partial(self._on_done, transfer),
             )
 
-    def on_stage_size(self, host: str, size: int) -> None:
-        """Note how many bytes a stage holds, and whether the transfer to it is about to end."""
-        first, before = self._stages.get(host, (size, size))
-        self._stages[host] = (first, size)
+    def on_staged_bytes(self, host: str, size: int) -> None:
+        """Note how much a host has staged, and whether the transfer to it is about to end."""
+        first, before = self._staged.get(host, (size, size))
+        self._staged[host] = (first, size)
         running = [transfer for transfer in self._run.swarm.running if transfer.receiver == host]
         expected = self.received[host] + sum(map(self._bytes, running))
         if 0 < expected - (size - first) <= _LEAD * (size - before):

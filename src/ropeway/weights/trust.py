@@ -1,10 +1,10 @@
 """Trust between the hosts for the time of one push, and its end.
 
 Every host makes a key pair; the private key never leaves it. Every receiver lets those keys start
-one command, a plain rsync into the stage of this push, and nothing else: no shell, no forwarding,
-no terminal (`restrict`), and not for long. Every sender knows the receivers' host keys as they were
-read over the connections that we have verified ourselves. Any other trust between the hosts is
-neither needed nor touched.
+one command, a plain rsync into the staging folder of this push, and nothing else: no shell, no
+forwarding, no terminal (`restrict`), and not for long. Every sender knows the receivers' host keys
+as they were read over the connections that we have verified ourselves. Any other trust between the
+hosts is neither needed nor touched.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The stage of each host, where files arrive: held during the push, cleaned, and published."""
+"""The staging folder of each host, where files arrive: held, cleaned, and published."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -6,24 +6,24 @@ from functools import partial
 from ropeway.errors import HostError
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import Outcome
-from ropeway.weights.commands import stage_of
+from ropeway.weights.commands import staging_folder
 from ropeway.weights.files import in_publishing_order
 from ropeway.weights.run import Run
 from ropeway.weights.scripts import DISCARD, HOLD, PUBLISH
 from ropeway.weights.survey import Peer
 
-# What HOLD says when it holds the stage, and its exit code when somebody else does (EX_TEMPFAIL).
+# What HOLD prints when it holds the folder, and its exit code when another does (EX_TEMPFAIL).
 _READY, _HELD = "ready", 75
 _LONGEST = 30 * 86400.0
 _PUBLISH_SECONDS = 600.0
 _TICK = 0.5
 
 
-def hold_all(run: Run, who: str, on_size: Callable[[str, int], None]) -> None:
-    """Start HOLD on every remaining host, and wait until it holds the stage or has failed.
+def hold_staging(run: Run, who: str, on_size: Callable[[str, int], None]) -> None:
+    """Start HOLD on every remaining host, and wait until it holds the folder or has failed.
 
     who      what anyone else is told who wants to push to the same folder
-    on_size  gets a host's name and the bytes in its stage, whenever they have changed
+    on_size  gets a host's name and the bytes in its staging folder, whenever they have changed
     """
     starting = {peer.name for peer in run.remaining()}
 
@@ -39,9 +39,9 @@ def hold_all(run: Run, who: str, on_size: Callable[[str, int], None]) -> None:
             run.drop(outcome.host.name, outcome.error)
 
     def hold(peer: Peer, host: Host) -> None:
-        stage = "" if peer is run.plan.source else stage_of(peer.root)
+        staging = "" if peer is run.plan.source else staging_folder(peer.root)
         result = host.run(
-            ("sh", "-c", HOLD.strip(), "sh", run.id, stage, who),
+            ("sh", "-c", HOLD.strip(), "sh", run.id, staging, who),
             timeout=_LONGEST,
             on_line=lambda line: run.pool.post(partial(on_line, peer.name, line)),
         )
@@ -50,7 +50,7 @@ def hold_all(run: Run, who: str, on_size: Callable[[str, int], None]) -> None:
             what = "another push is bringing files here"
             raise HostError(what, where=f"{peer.name}:{peer.root}", evidence=[holder])
         result.check("cannot prepare a folder for the files", where=peer.name)
-        raise HostError("the command that holds the stage ended too early", where=peer.name)
+        raise HostError("the command that holds the folder ended too early", where=peer.name)
 
     for peer in run.remaining():
         run.pool.submit(peer.host, partial(hold, peer), on_end)
@@ -59,16 +59,16 @@ def hold_all(run: Run, who: str, on_size: Callable[[str, int], None]) -> None:
 
 
 def discard(peer: Peer, names: Iterable[str]) -> None:
-    """Remove files from a host's stage. Raises HostError."""
+    """Remove files from a host's staging folder. Raises HostError."""
     peer.host.run(
-        ("sh", "-c", DISCARD.strip(), "sh", stage_of(peer.root)), stdin=_nul_ended(names)
-    ).check("cannot remove files from the stage", where=peer.name)
+        ("sh", "-c", DISCARD.strip(), "sh", staging_folder(peer.root)), stdin=_nul_ended(names)
+    ).check("cannot remove files from the staging folder", where=peer.name)
 
 
 def publish(run: Run, peer: Peer) -> None:
     """Move the verified files of a receiver into place, config.json last. Raises HostError."""
     peer.host.run(
-        ("sh", "-c", PUBLISH.strip(), "sh", peer.root, stage_of(peer.root)),
+        ("sh", "-c", PUBLISH.strip(), "sh", peer.root, staging_folder(peer.root)),
         stdin=_nul_ended(in_publishing_order(run.locations.staged(peer))),
         timeout=_PUBLISH_SECONDS,
     ).check("cannot move the files into place", where=f"{peer.name}:{peer.root}")
