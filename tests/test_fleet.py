@@ -13,7 +13,7 @@ import pytest
 from ropeway.errors import HostError, Refused, TimeLimit
 from ropeway.hosts.fleet import PARALLEL, Outcome, run_on_all
 from ropeway.hosts.local import LocalHost
-from test_hosts import is_gone
+from test_hosts import INTERRUPTIBLE, is_gone
 from test_remote import pids
 from waiting import wait_for
 
@@ -149,8 +149,7 @@ def test_ctrl_c_ends_everything(tmp_path):
         "script = 'echo $$ >\"$0\"; exec sleep 60'\n"
         "run_on_all(hosts, lambda host: host.run(('sh', '-c', script, host.name)), parallel=3)\n"
     )
-    # A shell that put us into the background ignores Ctrl-C for us, and our children inherit that.
-    argv = ("env", "--default-signal=INT", sys.executable, "-c", code, str(tmp_path))
+    argv = (*INTERRUPTIBLE, sys.executable, "-c", code, str(tmp_path))
     with subprocess.Popen(argv, stderr=subprocess.PIPE, start_new_session=True) as caller:
         wait_for(lambda: sum(bool(pids(file)) for file in tmp_path.iterdir()) == 3)
         caller.send_signal(signal.SIGINT)

@@ -22,6 +22,8 @@ from ropeway.hosts.local import LocalHost
 from waiting import wait_for
 
 HERE = LocalHost("host0", "127.0.0.2")
+# A shell that runs us in the background ignores Ctrl-C for us, and our children inherit that.
+INTERRUPTIBLE = ("env", "--default-signal=INT")
 TEXT = st.text(
     st.one_of(st.sampled_from("'\"$`\\\n\t ;&|<>*?~#!=%中é"), st.characters(codec="utf-8")),
     max_size=12,
@@ -110,9 +112,8 @@ def test_an_interrupt_leaves_nothing(tmp_path):
         "LocalHost().run(('sh', '-c', f'echo $$ >{sys.argv[1]}; sleep 60; true'))"
     )
     pid = tmp_path / "pid"
-    with subprocess.Popen(
-        (sys.executable, "-c", code, str(pid)), stderr=subprocess.PIPE, start_new_session=True
-    ) as caller:
+    argv = (*INTERRUPTIBLE, sys.executable, "-c", code, str(pid))
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, start_new_session=True) as caller:
         shell = wait_for(lambda: pid.exists() and pid.read_text().strip())
         caller.send_signal(signal.SIGINT)
         assert b"KeyboardInterrupt" in caller.communicate(timeout=60)[1]

@@ -39,7 +39,7 @@ from ropeway.hosts.fleet import run_on_all
 from ropeway.hosts.ssh import SshHost
 from ropeway.spec.cluster import Cluster, RemoteHost
 from sshd import USER, Server, client_config, key, sshd, why_not
-from test_hosts import TEXT, is_gone
+from test_hosts import INTERRUPTIBLE, TEXT, is_gone
 from test_remote import pids
 from waiting import wait_for
 
@@ -414,7 +414,7 @@ def test_ctrl_c_leaves_nothing_on_any_host(server, tmp_path):
     )
     pairs = [word for file in files for word in (str(file), server.host().socket)]
     with subprocess.Popen(
-        (sys.executable, "-c", code, str(server.port), str(server.config), *pairs),
+        (*INTERRUPTIBLE, sys.executable, "-c", code, str(server.port), str(server.config), *pairs),
         stderr=subprocess.PIPE,
         start_new_session=True,
     ) as caller:

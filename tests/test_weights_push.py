@@ -22,6 +22,7 @@ from ropeway.weights.plan import plan_push
 from ropeway.weights.push import push
 from ropeway.weights.survey import survey_host
 from ropeway.weights.trust import authorize, generate_key, revoke
+from test_hosts import INTERRUPTIBLE
 from two_hosts import Node, TwoHosts, why_not
 from waiting import wait_for
 
@@ -148,7 +149,7 @@ def cli(hosts: TwoHosts, folder: Path, *words: str) -> "subprocess.Popen[str]":
         f"name: test\ncluster:\n  hosts:\n{lines}model:\n  path: {MODEL}\nserve: {{}}\n"
     )
     return subprocess.Popen(
-        (ROPEWAY, "model", "push", "-c", str(spec), *words),
+        (*INTERRUPTIBLE, ROPEWAY, "model", "push", "-c", str(spec), *words),
         env=hosts.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
