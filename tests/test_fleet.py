@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ropeway.errors import HostError, Refused, TimeLimit
-from ropeway.hosts.fleet import PARALLEL, Outcome, run_on_all
+from ropeway.hosts.child import sleep_cancellable
+from ropeway.hosts.fleet import PARALLEL, Outcome, WorkerPool, run_on_all, run_on_all_or_raise
 from ropeway.hosts.local import LocalHost
 from test_hosts import INTERRUPTIBLE, is_gone
 from test_remote import pids
@@ -40,6 +41,21 @@ def test_results_and_failures_stand_in_the_order_of_the_hosts():
 
 def test_no_hosts_are_no_outcomes():
     assert run_on_all([], exit_code) == ()
+
+
+def test_one_failure_fails_all_with_the_others_in_its_evidence():
+    fleet = {host.name: host for host in hosts(3)}
+
+    def ask(host: LocalHost) -> str:
+        if host.name != "host1":
+            raise HostError(f"{host.name} is broken", evidence=["proof"])
+        return host.name
+
+    with pytest.raises(HostError) as caught:
+        run_on_all_or_raise(fleet, ask)
+    assert (caught.value.where, caught.value.what) == ("host0", "host0 is broken")
+    assert caught.value.evidence == ("proof", "host2: host2 is broken")
+    assert run_on_all_or_raise({"host1": fleet["host1"]}, ask) == {"host1": "host1"}
 
 
 def test_they_run_side_by_side_and_not_more_than_allowed():
@@ -184,3 +200,45 @@ def test_a_thousand_hosts_take_no_more_threads_than_allowed():
 
     assert all(outcome.ok for outcome in run_on_all(hosts(1000), ask))
     assert most[0] <= PARALLEL + 1
+
+
+# A pool
+
+
+def test_a_pool_handles_everything_in_the_thread_that_asks():
+    pool, threads, outcomes = WorkerPool(2), [], []
+    host = hosts(1)[0]
+
+    def ask(_host) -> int:
+        pool.post(lambda: threads.append(threading.get_ident()))
+        return 7
+
+    pool.submit(host, ask, outcomes.append)
+    assert pool.handle_next(60)
+    assert pool.handle_next(60)
+    pool.shutdown()
+    assert outcomes == [Outcome(host, 7)]
+    assert threads == [threading.get_ident()]
+    assert not pool.handle_next(0)
+
+
+def test_a_pool_raises_what_is_no_failure_of_a_host():
+    pool = WorkerPool(1)
+    pool.submit(hosts(1)[0], lambda _: 1 // 0, lambda _: None)
+    with pytest.raises(ZeroDivisionError):
+        pool.handle_next(60)
+    pool.shutdown()
+
+
+def test_a_pool_cancels_what_runs_when_it_is_shut_down():
+    pool, outcomes, started = WorkerPool(1), [], threading.Event()
+
+    def ask(_host) -> None:
+        started.set()
+        sleep_cancellable(600)
+
+    pool.submit(hosts(1)[0], ask, outcomes.append)
+    assert started.wait(60)
+    pool.shutdown()
+    assert pool.handle_next(0)
+    assert isinstance(outcomes[0].error, HostError)

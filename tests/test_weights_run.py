@@ -1,12 +1,10 @@
 """A push without hosts: what it does about pieces that arrive, fail, or arrive changed."""
 
-import threading
 from dataclasses import dataclass, field
 
 import pytest
 
 from ropeway.errors import HostError, Refused
-from ropeway.hosts import fleet
 from ropeway.hosts.base import Result
 from ropeway.hosts.child import sleep_cancellable
 from ropeway.hosts.ssh import SshHost
@@ -235,45 +233,3 @@ def test_more_hosts_than_this_machine_can_hold_are_refused_before_anything_is_to
 )
 def test_progress_in_words(progress, text):
     assert str(progress) == text
-
-
-# The pool
-
-
-def test_a_pool_handles_everything_in_the_thread_that_asks():
-    pool, threads, outcomes = fleet.WorkerPool(2), [], []
-    host = peer(0).host
-
-    def ask(_host) -> int:
-        pool.post(lambda: threads.append(threading.get_ident()))
-        return 7
-
-    pool.submit(host, ask, outcomes.append)
-    assert pool.handle_next(60)
-    assert pool.handle_next(60)
-    pool.shutdown()
-    assert outcomes == [fleet.Outcome(host, 7)]
-    assert threads == [threading.get_ident()]
-    assert not pool.handle_next(0)
-
-
-def test_a_pool_raises_what_is_no_failure_of_a_host():
-    pool = fleet.WorkerPool(1)
-    pool.submit(peer(0).host, lambda _: 1 // 0, lambda _: None)
-    with pytest.raises(ZeroDivisionError):
-        pool.handle_next(60)
-    pool.shutdown()
-
-
-def test_a_pool_cancels_what_runs_when_it_is_shut_down():
-    pool, outcomes, started = fleet.WorkerPool(1), [], threading.Event()
-
-    def ask(_host) -> None:
-        started.set()
-        sleep_cancellable(600)
-
-    pool.submit(peer(0).host, ask, outcomes.append)
-    assert started.wait(60)
-    pool.shutdown()
-    assert pool.handle_next(0)
-    assert isinstance(outcomes[0].error, HostError)
