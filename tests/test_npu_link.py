@@ -111,8 +111,8 @@ def test_a_peer_that_has_gone_is_an_error_and_no_hang():
     assert on_ranks(2, act) == ["seen", "left"]
 
 
-def test_a_silent_peer_is_an_error_when_patience_ends(monkeypatch):
-    monkeypatch.setattr(npu_link, "_PATIENCE", 0.2)
+def test_a_silent_peer_is_an_error_after_the_timeout(monkeypatch):
+    monkeypatch.setattr(npu_link, "_TIMEOUT", 0.2)
     over = threading.Event()
 
     def act(mesh: Mesh) -> str:

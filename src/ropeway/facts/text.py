@@ -113,9 +113,21 @@ def json_values(text: str) -> tuple[list[object], list[str]]:
             lines.append(line)
             position = match.end() + len(line)
         else:
-            values.append(value)
+            values.append(_without_surrogates(value))
     lines += text[position:].split("\n")
     return values, [line.strip() for line in lines if line.strip()]
+
+
+def _without_surrogates(value: object) -> object:
+    """Return the value with halves of UTF-16 pairs replaced: JSON can name them, and no file or
+    terminal takes them."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {str(_without_surrogates(k)): _without_surrogates(v) for k, v in value.items()}
+    return value
 
 
 def at(value: object, *path: str) -> object:
@@ -128,11 +140,9 @@ def at(value: object, *path: str) -> object:
 
 
 def text_at(value: object, *path: str) -> str | None:
-    """Return a non-empty text in nested JSON objects, with half characters replaced."""
+    """Return a non-empty text in nested JSON objects."""
     member = at(value, *path)
-    if not isinstance(member, str) or not member:
-        return None
-    return member if member.isascii() else member.encode(errors="replace").decode()
+    return member if isinstance(member, str) and member else None
 
 
 def items_at(value: object, *path: str) -> list[object]:
