@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ropeway.errors import ModelError
 from ropeway.models import Block, count, counted_bytes, kv_bytes_per_token, read_shape, state_bytes
 from ropeway.models.known import known
-from ropeway.models.shape import FeedForward, Weight, as_runs
+from ropeway.models.shape import FeedForward, Weight, as_runs, numbers
 
 CONFIGS = Path(__file__).parent / "model_configs"
 INDEX = list(csv.DictReader(CONFIGS.with_suffix(".tsv").read_text().splitlines(), delimiter="\t"))
@@ -207,7 +207,7 @@ def test_nemotron_letters_are_layers_of_one_part():
         (False, True),
     ]
     # relu2 has no gate: two matrices of 64 × 128, and the norm
-    assert shape.blocks[1].feed.numbers == 2 * 64 * 128 + 64
+    assert numbers(shape.blocks[1].feed.weights) == 2 * 64 * 128 + 64
     with pytest.raises(ModelError, match="hybrid_override_pattern"):
         read_shape({**config, "hybrid_override_pattern": "M?*"})
 

@@ -11,7 +11,7 @@ from ropeway.hardware import chip_named
 from ropeway.models.known import known
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected, Value
 from ropeway.plan.cost import Cost
-from ropeway.plan.estimate import Forecast, Part
+from ropeway.plan.estimate import Forecast
 from ropeway.plan.load import Load
 from ropeway.plan.machine import ascend, traits
 from ropeway.plan.memory import Memory
@@ -56,7 +56,7 @@ def forecast(tokens_per_s, tpot_s, **changes):
         tpot_high=tpot_s * 1.25,
         running=128.0,
         step_s=0.102,
-        parts=(Part("weights", 0.0095), Part("host", 0.0805), Part("all-reduce", 0.012)),
+        parts={"host": 0.0805, "all-reduce": 0.012, "weights": 0.0095},
         bottleneck="host work, 81 of 102 ms a step",
         advice="turn the graph on",
         ceiling_tokens_per_s=12_000.0,
@@ -70,7 +70,7 @@ def candidate(name, tokens_per_s, tpot_s, *, on_front=False, **changes):
     hosts = -(-layout.npus // 8)
     cost = Cost("CNY", 60.0 * hosts, 60 * hosts / 3600 / tokens_per_s * 1e6, 12.5, 750.0 * hosts)
     made = Candidate(
-        layout, hosts, layout.npus, 0.9, 256, MEMORY, forecast(tokens_per_s, tpot_s), cost, on_front
+        layout, hosts, layout.npus, 0.9, 256, on_front, forecast(tokens_per_s, tpot_s), MEMORY, cost
     )
     return replace(made, **changes)
 

@@ -23,7 +23,7 @@ from ropeway.errors import Refused, RopewayError
 from ropeway.report.console import Screen
 from ropeway.report.figures import NONE, milliseconds, percent, rate
 from ropeway.report.line import one_line, shrink
-from ropeway.report.text import WIDE
+from ropeway.report.table import WIDE
 
 _NAMES = {"output": "tokens/s", "tpot": "per token", "ttft": "TTFT"}
 _OFF = 0.5  # an error from here on stands out

@@ -20,8 +20,9 @@ from ropeway.plan.choose import choose
 from ropeway.plan.resolve import Flags, resolve
 from ropeway.plan.writing import changes, edits, without_planned, written
 from ropeway.report.console import Screen
+from ropeway.report.plain import plain
 from ropeway.report.plan import layout_reasons, layout_text, plan_text, values_text
-from ropeway.report.plan_json import plan_json, value_json
+from ropeway.report.plan_json import plan_json
 from ropeway.report.plan_page import render_html
 from ropeway.spec.editing import apply_edits
 from ropeway.spec.model import DEFAULT_FILE, Layout, Spec, parse_spec
@@ -153,7 +154,7 @@ def _explain(screen: Screen, result: Plan, why: str) -> None:
     values = [value for value in result.values if why in (value.key, value.key.rpartition(".")[2])]
     if values:
         screen.answer(values_text(values))
-        screen.result({"why": [value_json(value) for value in values]})
+        screen.result({"why": plain(values)})
         return
     try:
         layout = str(Layout.parse(why))

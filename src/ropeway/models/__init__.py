@@ -4,8 +4,6 @@ from ropeway.models.build import (
     count,
     counted_bytes,
     kv_bytes_per_token,
-    numbers,
-    numbers_of_blocks,
     read_shape,
     state_bytes,
 )
@@ -22,6 +20,8 @@ from ropeway.models.shape import (
     Parameters,
     Precision,
     Weight,
+    numbers,
+    numbers_of_blocks,
 )
 from ropeway.models.weights import TensorEntry, find_weight_files, read_header, read_json_object
 

@@ -8,7 +8,16 @@ from ropeway.models.encoders import read_encoders
 from ropeway.models.layers import all_layers, mtp_layers, unknown_kinds
 from ropeway.models.phrases import phrase
 from ropeway.models.quantisation import stored_precision
-from ropeway.models.shape import Block, ModelShape, Parameters, Precision, Weight, as_runs
+from ropeway.models.shape import (
+    Block,
+    ModelShape,
+    Parameters,
+    Precision,
+    Weight,
+    as_runs,
+    numbers,
+    numbers_of_blocks,
+)
 
 _VOCAB = ("vocab_size", "padded_vocab_size")
 _POSITIONS = ("max_position_embeddings", "max_sequence_length", "n_positions", "seq_length")
@@ -82,24 +91,18 @@ def count(shape: ModelShape) -> Parameters:
     )
 
 
-def numbers(weights: Iterable[Weight]) -> int:
-    """Return the number of parameters of these weights."""
-    return sum(weight.numbers for weight in weights)
-
-
-def numbers_of_blocks(blocks: Iterable[Block]) -> int:
-    """Return the number of parameters of these layers."""
-    return sum(block.count * numbers(block.weights) for block in blocks)
-
-
 def counted_bytes(shape: ModelShape) -> float:
     """Return the bytes of the language model's weights in the precision they are stored in."""
-    bits = sum(
-        block.count * weight.numbers * shape.precision.bits(weight)
-        for block in shape.blocks
-        for weight in block.weights
-    )
-    return (bits + sum(item.numbers * shape.precision.bits(item) for item in shape.outer)) / 8
+    return stored_bytes(shape.precision, shape.blocks, shape.outer)
+
+
+def stored_bytes(
+    precision: Precision, blocks: Iterable[Block], outer: Iterable[Weight] = ()
+) -> float:
+    """Return the bytes of layers, and of weights outside them, in a precision."""
+    weights = [(block.count, weight) for block in blocks for weight in block.weights]
+    weights += [(1, weight) for weight in outer]
+    return sum(count * weight.numbers * precision.bits(weight) for count, weight in weights) / 8
 
 
 def kv_bytes_per_token(shape: ModelShape, dtype_bytes: float) -> float:

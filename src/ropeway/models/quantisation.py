@@ -71,7 +71,7 @@ Scheme = Literal["none", "ascend", "compressed-tensors", "cuda", "unknown"]
 
 # vLLM's QUANTIZATION_METHODS from 0.9 to 0.32 (vllm/model_executor/layers/quantization/__init__.py)
 # and transformers' QuantizationMethod, without those that Ascend loads.
-_CUDA = frozenset(
+_LOADED_AS: dict[str, Scheme] = dict.fromkeys(
     (
         "aqlm", "auto-round", "auto_awq", "auto_gptq", "auto_round", "awq", "awq_marlin", "bitblas",
         "bitnet", "bitsandbytes", "cpu_awq", "deepseek_v4_fp8", "deepspeedfp", "eetq", "exl2",
@@ -82,9 +82,11 @@ _CUDA = frozenset(
         "modelopt_mixed", "modelopt_mxfp8", "moe_wna16", "mxfp4", "mxfp8", "nvfp4",
         "nvfp4_per_token", "petit_nvfp4", "ptpc_fp8", "qqq", "quanto", "quark", "rtn", "sinq",
         "spqr", "squeezellm", "torchao", "tpu_int8", "vptq",
-    )
+    ),
+    "cuda",
 )  # fmt: skip
-_ASCEND = frozenset(("ascend", "modelslim", "msmodelslim"))
+_LOADED_AS |= dict.fromkeys(("ascend", "modelslim", "msmodelslim"), "ascend")
+_LOADED_AS["compressed-tensors"] = "compressed-tensors"
 # Files that quantisers for CUDA leave beside the weights.
 _CUDA_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 _DESCRIPTION = re.compile(r"quant_model_description[\w.-]{0,100}\.json")
@@ -104,7 +106,7 @@ def precision_named(name: str, shape: ModelShape) -> Precision:
     if key not in _NAMED:
         known = ", ".join(f"`{item}`" for item in _NAMED if item != "w4a16-dense")
         raise ModelError(f"`{name}` is not a quantisation that we know", hint=f"known are {known}")
-    return _precision(plain, *_NAMED[key])
+    return Precision(plain, *_NAMED[key])
 
 
 def is_scheme(name: str) -> bool:
@@ -139,7 +141,7 @@ def marked_precision(
     FP8.
     """
     method = _format(marks)
-    if method == "mixed_precision" or _groups(marks) > 1:
+    if method == "mixed_precision" or len(_table(marks, "config_groups")) > 1:
         return _mixed(marks, base)
     bits = _marked_bits(method, marks)
     if not bits:
@@ -150,7 +152,8 @@ def marked_precision(
         parts = {"routed": bits}
     if expert_dtype == "fp4":
         parts["routed"] = _MXFP4
-    return replace(base, scheme=_scheme_name(method, marks), **parts)
+    scheme = str(marks.get("format") or method) if method == "compressed-tensors" else method
+    return replace(base, scheme=scheme, **parts)
 
 
 def described_precision(table: Mapping[str, object], base: Precision) -> Precision:
@@ -193,12 +196,6 @@ def _plain_scheme(name: str) -> str:
     return _CACHE_ENDING.sub("", _SAME.get(lower, lower))
 
 
-def _precision(
-    scheme: str, attention: float, dense: float, routed: float, shared: float
-) -> Precision:
-    return Precision(scheme, attention=attention, dense=dense, routed=routed, shared=shared)
-
-
 @dataclass(frozen=True)
 class Quantisation:
     """What the marks of a checkpoint say. `evidence`: the marks, each with its place; the deciding
@@ -225,7 +222,7 @@ def recognise_quantisation(
     for place, table in _tables(config):
         method = _method(table, place)
         mark = f"`{place}.quant_method` = {method}" if method else f"`{place}`"
-        marks.append((_loaded_as(method), mark))
+        marks.append((_LOADED_AS.get(method, "unknown"), mark))
     marks += [("cuda", f"`{name}`") for name in _CUDA_FILES if name in names]
     if not marks:
         return Quantisation("none")
@@ -249,14 +246,6 @@ def _ascend_marks(
             if isinstance(value, str) and value:
                 marks.append(("ascend", f"`{place}{key}` = {value}"))
     return marks
-
-
-def _loaded_as(method: str) -> Scheme:
-    if method in _ASCEND:
-        return "ascend"
-    if method == "compressed-tensors":
-        return "compressed-tensors"
-    return "cuda" if method in _CUDA else "unknown"
 
 
 def _levels(config: Mapping[str, object]) -> list[tuple[str, Mapping[str, object]]]:
@@ -302,23 +291,21 @@ def _format(marks: Mapping[str, object]) -> str:
     return algorithm if algorithm and method == "modelopt" else method
 
 
-def _groups(marks: Mapping[str, object]) -> int:
-    groups = marks.get("config_groups")
-    return len(groups) if isinstance(groups, Mapping) else 0
+def _table(marks: Mapping[str, object], name: str) -> Mapping[str, object]:
+    """Return a nested table of the marks; empty where there is none."""
+    table = marks.get(name)
+    return table if isinstance(table, Mapping) else {}
 
 
 def _mixed(marks: Mapping[str, object], base: Precision) -> Precision:
     """Different formats for different modules, each named (`quantized_layers`, or the groups)."""
     named: list[tuple[str, float]] = []
-    layers = marks.get("quantized_layers")
-    for name, how in layers.items() if isinstance(layers, Mapping) else ():
+    for name, how in _table(marks, "quantized_layers").items():
         if isinstance(how, Mapping):
             named.append((f"{name}.weight", _marked_bits(_format(how), how)))
-    groups = marks.get("config_groups")
-    for how in groups.values() if isinstance(groups, Mapping) else ():
-        targets = how.get("targets") if isinstance(how, Mapping) else None
-        bits = _group_bits(how, marks) if isinstance(how, Mapping) else 0.0
-        named += [(f"{name}.weight", bits) for name in targets or () if bits]
+    for how in _table(marks, "config_groups").values():
+        if isinstance(how, Mapping) and (bits := _group_bits(how, marks)):
+            named += [(f"{name}.weight", bits) for name in how.get("targets") or ()]
     if not named:
         return replace(base, scheme="unknown")
     return _by_vote(named, replace(base, scheme="mixed"))
@@ -343,8 +330,7 @@ def _marked_bits(method: str, marks: Mapping[str, object]) -> float:
     if "fp8" in method:
         return _FP8_BLOCK if marks.get("weight_block_size") else 8
     if method == "compressed-tensors" or marks.get("config_groups"):
-        groups = marks.get("config_groups")
-        first = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
+        first = next(iter(_table(marks, "config_groups").values()), None)
         return _group_bits(first, marks) if isinstance(first, Mapping) else 0
     if method == "bitsandbytes":
         return 8 if marks.get("load_in_8bit") else 4.5
@@ -355,9 +341,7 @@ def _marked_bits(method: str, marks: Mapping[str, object]) -> float:
 
 
 def _group_bits(group: Mapping[str, object], marks: Mapping[str, object]) -> float:
-    weights = group.get("weights")
-    if not isinstance(weights, Mapping):
-        return 0
+    weights = _table(group, "weights")
     bits, size = _number(weights.get("num_bits")), _number(weights.get("group_size"))
     if not size:
         return bits
@@ -402,10 +386,6 @@ def _matches(pattern: str, name: str) -> bool:
         return fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")
     parts = name.split(".")
     return name == pattern or name.startswith(f"{pattern}.") or pattern in (parts[-1], parts[-2])
-
-
-def _scheme_name(method: str, marks: Mapping[str, object]) -> str:
-    return str(marks.get("format") or method) if method == "compressed-tensors" else method
 
 
 def _number(value: object) -> float:

@@ -87,11 +87,6 @@ class Attention:
     decode_flops: float = 0
     prefill_flops: float = 0
 
-    @property
-    def numbers(self) -> int:
-        """Parameters, norms included."""
-        return sum(weight.numbers for weight in self.weights)
-
 
 @dataclass(frozen=True)
 class FeedForward:
@@ -112,16 +107,6 @@ class FeedForward:
     expert_width: int = 0
     expert_numbers: int = 0
     shared_width: int = 0
-
-    @property
-    def numbers(self) -> int:
-        """Parameters, norms included, all experts."""
-        return sum(weight.numbers for weight in self.weights)
-
-    @property
-    def active(self) -> int:
-        """Parameters that one token passes through."""
-        return self.numbers - (self.experts - self.experts_per_token) * self.expert_numbers
 
 
 @dataclass(frozen=True)
@@ -319,6 +304,16 @@ class ModelShape:
     @property
     def _feeds(self) -> list[FeedForward]:
         return [block.feed for block in self.blocks if block.feed]
+
+
+def numbers(weights: Iterable[Weight]) -> int:
+    """Return the number of parameters of these weights."""
+    return sum(weight.numbers for weight in weights)
+
+
+def numbers_of_blocks(blocks: Iterable[Block]) -> int:
+    """Return the number of parameters of these layers."""
+    return sum(block.count * numbers(block.weights) for block in blocks)
 
 
 def as_runs(layers: Iterable[Block]) -> tuple[Block, ...]:

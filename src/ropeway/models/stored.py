@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from ropeway.models.build import counted_bytes
+from ropeway.models.build import counted_bytes, stored_bytes
 from ropeway.models.quantisation import component_of
-from ropeway.models.shape import Block, Component, ModelShape, Weight
+from ropeway.models.shape import Component, ModelShape
 from ropeway.models.weights import INDEX, find_weight_files, read_header, read_json_object
 
 # Scales, paddings and small tensors account for this much; a larger difference is reported.
@@ -79,7 +79,7 @@ def compare(shape: ModelShape, stored: StoredWeights) -> Comparison:
     Some published files contain those parts, some do not.
     """
     language = counted_bytes(shape)
-    mtp = _mtp_bytes(shape)
+    mtp = stored_bytes(shape.precision, shape.mtp, shape.mtp_outer)
     encoders = sum(2.0 * (encoder.numbers or 0) for encoder in shape.encoders)
     comparisons = []
     for with_encoders in {False, encoders > 0}:
@@ -107,13 +107,3 @@ def _index_total(index: Path) -> int:
     metadata = read_json_object(index).get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, Mapping) else None
     return int(total) if isinstance(total, int | float) else 0
-
-
-def _mtp_bytes(shape: ModelShape) -> float:
-    def size(weights: tuple[Weight, ...]) -> float:
-        return sum(item.numbers * shape.precision.bits(item) for item in weights) / 8
-
-    def layers(block: Block) -> float:
-        return block.count * size(block.weights)
-
-    return sum(layers(block) for block in shape.mtp) + size(shape.mtp_outer)

@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from ropeway.errors import ModelError
 from ropeway.units import format_bytes
@@ -51,12 +50,8 @@ def read_json_object(file: Path) -> Mapping[str, object]:
             f"`{file.name}` cannot be read", where=str(file), evidence=(str(error),)
         ) from None
     except ValueError as error:
-        raise ModelError(
-            f"`{file.name}` is not JSON",
-            where=str(file),
-            evidence=(f"{file.stat().st_size} bytes; {error}",),
-            hint="fetch this file again",
-        ) from None
+        evidence = f"{file.stat().st_size} bytes; {error}"
+        raise _broken(file, f"`{file.name}` is not JSON", evidence) from None
     if isinstance(document, dict):
         return document
     raise ModelError(
@@ -93,42 +88,33 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     ends exactly where the last tensor ends. Raises ModelError when that does not hold.
     """
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            start, table = _header_table(file, size)
+        size = path.stat().st_size
+        start, table = _header_table(path, size)
     except OSError as error:
         raise ModelError(
             "a weight file cannot be read", where=str(path), evidence=(str(error),)
-        ) from None
-    except _BrokenHeader as broken:
-        raise ModelError(
-            f"a weight file is {broken.verdict}",
-            where=str(path),
-            evidence=broken.evidence,
-            hint="fetch this file again",
         ) from None
     entries = _entries(path, start, table)
     expected = max((entry.end for entry in entries.values()), default=start)
     if size == expected:
         return entries
     verdict = "truncated" if size < expected else "longer than its header says"
-    raise ModelError(
+    raise _broken(
+        path,
         f"a weight file is {verdict}",
-        where=str(path),
-        evidence=(
-            f"size on disk: {size} bytes ({format_bytes(size)})",
-            f"its header needs: {expected} bytes ({format_bytes(expected)})",
-        ),
-        hint="fetch this file again",
+        f"size on disk: {size} bytes ({format_bytes(size)})",
+        f"its header needs: {expected} bytes ({format_bytes(expected)})",
     )
+
+
+def _broken(file: Path, what: str, *evidence: str) -> ModelError:
+    return ModelError(what, where=str(file), evidence=evidence, hint="fetch this file again")
 
 
 def _indexed_files(index: Path) -> tuple[Path, ...]:
     table = read_json_object(index).get("weight_map")
     if not isinstance(table, dict) or not table:
-        raise ModelError(
-            f"`{index.name}` has no `weight_map`", where=str(index), hint="fetch this file again"
-        )
+        raise _broken(index, f"`{index.name}` has no `weight_map`")
     files = [index.parent / name for name in sorted({str(name) for name in table.values()})]
     missing = [file.name for file in files if not file.exists()]
     if not missing:
@@ -141,36 +127,27 @@ def _indexed_files(index: Path) -> tuple[Path, ...]:
     )
 
 
-class _BrokenHeader(Exception):
-    def __init__(self, verdict: str, *evidence: str):
-        super().__init__(verdict)
-        self.verdict = verdict
-        self.evidence = evidence
-
-
-def _header_table(file: BinaryIO, size: int) -> tuple[int, Mapping[str, object]]:
+def _header_table(path: Path, size: int) -> tuple[int, Mapping[str, object]]:
     """Return the offset where the data starts, and the header's JSON object."""
+    truncated, strange = "a weight file is truncated", "a weight file is not a safetensors file"
+    on_disk = f"size on disk: {size} bytes"
     if size < 8:
-        raise _BrokenHeader("truncated", f"size on disk: {size} bytes, less than any header")
-    length = int.from_bytes(file.read(8), "little")
-    if length > _LONGEST_HEADER:
-        raise _BrokenHeader(
-            "not a safetensors file",
-            f"its first 8 bytes announce a header of {length} bytes",
-            f"size on disk: {size} bytes",
-        )
-    if 8 + length > size:
-        raise _BrokenHeader(
-            "truncated",
-            f"size on disk: {size} bytes",
-            f"its header alone needs: {8 + length} bytes",
-        )
+        raise _broken(path, truncated, f"{on_disk}, less than any header")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _LONGEST_HEADER:
+            evidence = f"its first 8 bytes announce a header of {length} bytes"
+            raise _broken(path, strange, evidence, on_disk)
+        if 8 + length > size:
+            evidence = f"its header alone needs: {8 + length} bytes"
+            raise _broken(path, truncated, on_disk, evidence)
+        header = file.read(length)
     try:
-        table = json.loads(file.read(length))
+        table = json.loads(header)
     except ValueError as error:
-        raise _BrokenHeader("not a safetensors file", f"its header is not JSON: {error}") from None
+        raise _broken(path, strange, f"its header is not JSON: {error}") from None
     if not isinstance(table, dict):
-        raise _BrokenHeader("not a safetensors file", "its header is not a JSON object")
+        raise _broken(path, strange, "its header is not a JSON object")
     return 8 + length, table
 
 
@@ -187,10 +164,6 @@ def _entries(path: Path, start: int, table: Mapping[str, object]) -> dict[str, T
             } if 0 <= low <= high and all(isinstance(dim, int) for dim in dims):
                 entries[name] = TensorEntry(dtype, tuple(dims), start + low, start + high)
             case _:
-                raise ModelError(
-                    "a weight file's header is broken",
-                    where=str(path),
-                    evidence=(f"tensor `{name}`: {json.dumps(row)[:120]}",),
-                    hint="fetch this file again",
-                )
+                evidence = f"tensor `{name}`: {json.dumps(row)[:120]}"
+                raise _broken(path, "a weight file's header is broken", evidence)
     return entries

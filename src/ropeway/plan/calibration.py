@@ -131,16 +131,24 @@ def fit(shape: ModelShape, points: Sequence[Point], cores: int, npus_per_host: i
     steps that halve.
     """
     start = replace(_START, cores=cores)
+
+    def loss_of(moves: Mapping[str, float]) -> float:
+        machine = _moved(start, moves)
+        total = sum((move / _SPREAD) ** 2 for move in moves.values())
+        for point in points:
+            layout = Layout.parse(point.layout)
+            forecast = predicted(shape, layout, point.trial, machine, npus_per_host)
+            total += (log(forecast / point.output_tokens_per_s) / _ERROR) ** 2
+        return total
+
     best = dict.fromkeys(_FITTED, 0.0)
-    lowest = _loss(shape, points, npus_per_host, start, best)
-    width = 1.0
+    lowest, width = loss_of(best), 1.0
     while width > 0.005:
         improved = False
         for name in _FITTED:
             for change in (-width, width):
                 moves = {**best, name: best[name] + change}
-                loss = _loss(shape, points, npus_per_host, start, moves)
-                if loss < lowest:
+                if (loss := loss_of(moves)) < lowest:
                     best, lowest, improved = moves, loss, True
         if not improved:
             width /= 2
@@ -154,22 +162,6 @@ def predicted(
     load = Load(trial.input_tokens, trial.output_tokens, trial.clients, requests=trial.requests)
     question = Question(shape, layout, machine, load, npus_per_host, max_batched_tokens=_BATCHED)
     return estimate(question).output_tokens_per_s
-
-
-def _loss(
-    shape: ModelShape,
-    points: Sequence[Point],
-    npus_per_host: int,
-    start: Machine,
-    moves: Mapping[str, float],
-) -> float:
-    machine = _moved(start, moves)
-    total = sum((move / _SPREAD) ** 2 for move in moves.values())
-    for point in points:
-        layout = Layout.parse(point.layout)
-        forecast = predicted(shape, layout, point.trial, machine, npus_per_host)
-        total += (log(forecast / point.output_tokens_per_s) / _ERROR) ** 2
-    return total
 
 
 def _moved(machine: Machine, moves: Mapping[str, float]) -> Machine:

@@ -97,10 +97,10 @@ class Candidate:
     npus: int
     fraction: float
     max_sequences: int
-    memory: Memory
-    forecast: Forecast
-    cost: Cost | None
     on_front: bool
+    forecast: Forecast
+    memory: Memory
+    cost: Cost | None
     notes: tuple[str, ...] = ()
 
 

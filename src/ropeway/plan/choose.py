@@ -7,8 +7,9 @@ layouts ─ rejected for the model's shape, the engine's release, memory, or a b
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import log
+from operator import itemgetter
 
-from ropeway.engines.ascend_layouts import Case, limits, notes, runs_from
+from ropeway.engines.ascend_layouts import limits, notes, runs_from
 from ropeway.errors import LayoutError
 from ropeway.models.phrases import count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected
@@ -42,14 +43,12 @@ def choose(request: PlanRequest) -> Plan:
     candidates = _with_front([item for item in verdicts if isinstance(item, Candidate)])
     ranked = sorted(candidates, key=lambda item: _rank(request, item))
     chosen = ranked[0] if ranked else None
-    front = sorted(
-        (item for item in ranked if item.on_front), key=lambda item: item.forecast.tpot_s
-    )
+    front = [item for item in ranked if item.on_front]
     plan = Plan(
         request=request,
         chosen=chosen,
         candidates=tuple(ranked),
-        front=tuple(front),
+        front=tuple(sorted(front, key=lambda item: item.forecast.tpot_s)),
         rejected=tuple(rejected),
         values=(),
         notes=_notes(request, chosen),
@@ -68,9 +67,8 @@ def _layouts(request: PlanRequest) -> tuple[Layout, ...]:
 
 def _cannot_run(search: Search, refusal: Rejected) -> LayoutError:
     """Return the error for the only requested layout, which the release cannot run."""
-    request, layout = search.request, refusal.layout
-    version, family = request.traits.version, request.chip.family if request.chip else ""
-    later = runs_from(Case(layout, request.shape, family, search.hosts(layout)), version)
+    version, layout = search.request.traits.version, refusal.layout
+    later = runs_from(search.case(layout), version)
     other = "another layout: `ropeway plan` without one lists them"
     return LayoutError(
         f"layout `{layout}` cannot run with vLLM-Ascend {version}",
@@ -91,11 +89,9 @@ def _judge(search: Search, layout: Layout) -> Candidate | Rejected:
             idle=layout.data - clients,
         )
         return Rejected(layout, "bound", idle, layout.data / clients)
-    hosts = search.hosts(layout)
+    case, release = search.case(layout), request.traits.version
     doubts: tuple[str, ...] = ()
     if request.chip is not None:
-        release, graph = request.traits.version, request.traits.graph
-        case = Case(layout, request.shape, request.chip.family, hosts, graph)
         if reasons := limits(case, release):
             return Rejected(layout, "engine", joined(reasons))
         doubts = notes(case, release)
@@ -111,10 +107,19 @@ def _judge(search: Search, layout: Layout) -> Candidate | Rejected:
     slow, times = _too_slow(request, forecast)
     if slow:
         return Rejected(layout, "bound", slow, times)
+    paid = _cost(request, case.hosts, forecast)
     return Candidate(
-        layout, hosts, layout.npus, fit.fraction, most, fit.memory, forecast,
-        _cost(request, hosts, forecast), on_front=False, notes=doubts,
-    )  # fmt: skip
+        layout,
+        case.hosts,
+        layout.npus,
+        fit.fraction,
+        most,
+        False,
+        forecast,
+        fit.memory,
+        paid,
+        doubts,
+    )
 
 
 def _within_bounds(search: Search, layout: Layout, fit: Fit) -> tuple[int, Forecast]:
@@ -197,20 +202,13 @@ def _cost(request: PlanRequest, hosts: int, forecast: Forecast) -> Cost | None:
 
 def _with_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Mark the Pareto-optimal: no other has both more output and less time per token."""
-    fastest_first = sorted(
-        range(len(candidates)),
-        key=lambda at: (
-            -candidates[at].forecast.output_tokens_per_s,
-            candidates[at].forecast.tpot_s,
-        ),
-    )
-    best = float("inf")
-    front: dict[int, Candidate] = {}
-    for at in fastest_first:
-        if candidates[at].forecast.tpot_s < best:
-            best = candidates[at].forecast.tpot_s
-            front[at] = replace(candidates[at], on_front=True)
-    return [front.get(at, item) for at, item in enumerate(candidates)]
+    speeds = [(-item.forecast.output_tokens_per_s, item.forecast.tpot_s) for item in candidates]
+    best, front = float("inf"), set()
+    for (_, latency), item in sorted(zip(speeds, candidates, strict=True), key=itemgetter(0)):
+        if latency < best:
+            best = latency
+            front.add(item.layout)
+    return [replace(item, on_front=item.layout in front) for item in candidates]
 
 
 def _rank(request: PlanRequest, item: Candidate) -> tuple[float, ...]:

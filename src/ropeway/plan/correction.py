@@ -141,15 +141,14 @@ class Correction:
         if not near or abs(self.mean) < 0.005:
             return ""
         change = exp(self.mean) - 1
+        number = count(len(near), "{n:,} similar measurement", "{n:,} similar measurements")
         return phrase(
             "corrected by {measurements} whose steps took {change:.0%} longer than computed "
             "(nearest: {url})"
             if change > 0
             else "corrected by {measurements} whose steps took {change:.0%} less than computed "
             "(nearest: {url})",
-            measurements=count(
-                len(near), "{n:,} similar measurement", "{n:,} similar measurements"
-            ),
+            measurements=number,
             change=abs(change),
             url=near[0].url,
         )
@@ -173,7 +172,9 @@ def similarity() -> Similarity:
 
 def correction(case: Case) -> Correction:
     """Return what similar measurements say of a case, those of its own document included."""
-    return _local(_coarse(case)).of(case)
+    # All cases of about the same size have the same nearest records.
+    running, context, npus = map(round, (case.running, case.context, case.npus))
+    return _local(replace(case, running=running, context=context, npus=npus)).of(case)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,16 +207,6 @@ class Neighbourhood:
         ranked = sorted(zip(weights, self.records, strict=True), key=lambda item: -item[0])
         spread = sqrt(max(0.0, left) + alike.noise + alike.apart)
         return Correction(mean, spread, rest, tuple(ranked[:8]))
-
-
-def _coarse(case: Case) -> Case:
-    """Return one case for all of about the same size: their nearest records are the same."""
-    return replace(
-        case,
-        running=float(round(case.running)),
-        context=float(round(case.context)),
-        npus=float(round(case.npus)),
-    )
 
 
 @lru_cache(maxsize=1024)

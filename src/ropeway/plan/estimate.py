@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import exp, log
 
-from ropeway.plan.bottleneck import StepLimits, bottleneck_and_advice
+from ropeway.models.phrases import Phrase, joined, phrase
 from ropeway.plan.correction import Case, Correction, correction
 from ropeway.plan.cycle import Cycle, DataRank, cycle_of
 from ropeway.plan.load import Load
@@ -26,13 +26,28 @@ _ROUNDS = 12
 # Standard deviation of ln(measured / predicted) on a machine that was measured by itself.
 _OWN_SPREAD = 0.1
 
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of the time of one step; `name` is one of `step.PARTS`, "send" or "requests"."""
-
-    name: str
-    seconds: float
+# Parts of a step by what they wait for.
+_GROUPS = {
+    "host work": ("launch", "host", "requests"),
+    "reading weights": ("weights",),
+    "reading the KV cache": ("KV cache",),
+    "arithmetic": ("arithmetic",),
+    "moving tokens to experts": ("routing",),
+    "the links between NPUs": ("all-reduce", "all-to-all", "send"),
+}
+# What helps against each, whatever the load.
+_ADVICE = {
+    "reading weights": phrase("quantise the weights"),
+    "reading the KV cache": phrase("use an 8-bit KV cache or shorter contexts"),
+    "arithmetic": phrase(
+        "let prompts share prefixes, or add DP ranks: prompts take most of the time"
+    ),
+    "the links between NPUs": phrase(
+        "use fewer tensor ranks and more DP ranks, each within one host"
+    ),
+    "moving tokens to experts": phrase("spread the experts over more DP ranks"),
+}
+_ROOM = 0.9  # share of the possible sequences below which more clients would help
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +56,10 @@ class Forecast:
 
     output_low … tpot_high  the interval that holds 80 % of measurements
     running      sequences at once in one data-parallel rank
-    step_s       the average step, and `parts` of it
+    step_s       the average step, and seconds of the `parts` of it, the longest first: those of
+                 `step.PARTS`, "send" and "requests"
     bottleneck   what limits it, in words, with the numbers
-    advice       what would make it faster
+    advice       what would make it faster; empty where nothing is known to help
     ceiling_tokens_per_s  output if a step took only what memory, arithmetic and links need
     notes        what was assumed
     """
@@ -58,7 +74,7 @@ class Forecast:
     tpot_high: float
     running: float
     step_s: float
-    parts: tuple[Part, ...]
+    parts: Mapping[str, float]
     bottleneck: str
     advice: str
     ceiling_tokens_per_s: float
@@ -280,18 +296,17 @@ def forecast(
     floor = 1 + widths["floor"]
     step = state.cycle.seconds * question.factor / max(1.0, state.cycle.steps)
     parts = parts_of(question, state.cycle)
-    ceiling = ceiling_of(question, state)
-    limits = StepLimits(
-        step=step,
-        seconds={part.name: part.seconds for part in parts},
-        running=state.running,
-        room=_most_running(question),
-        clients=question.load.clients,
-        graph=question.machine.graph,
-        full=state.full,
-        ceiling=max(ceiling, output),
+    ceiling = max(ceiling_of(question, state), output)
+    seconds, first = max(
+        (sum([parts.get(part, 0.0) for part in group]), name) for name, group in _GROUPS.items()
     )
-    bottleneck, advice = bottleneck_and_advice(limits)
+    bottleneck = phrase(
+        "{what}, {part} of {step} ms a step (hardware ceiling {ceiling:,.0f} tokens/s)",
+        what=first,
+        part=_ms(seconds),
+        step=_ms(step),
+        ceiling=ceiling,
+    )
     note = corrected.note()
     return Forecast(
         output_tokens_per_s=output,
@@ -306,8 +321,8 @@ def forecast(
         step_s=step,
         parts=parts,
         bottleneck=bottleneck,
-        advice=advice,
-        ceiling_tokens_per_s=limits.ceiling,
+        advice=_advice(question, state, first),
+        ceiling_tokens_per_s=ceiling,
         notes=(note,) if note else (),
     )
 
@@ -321,19 +336,41 @@ def _at(question: Question, state: Flow, output: float, slower: float) -> tuple[
     return output_rate(other, then), then.tpot
 
 
-def parts_of(question: Question, cycle: Cycle) -> tuple[Part, ...]:
-    """Return the parts of the average step that take time, the longest first."""
+def _advice(question: Question, state: Flow, first: str) -> Phrase:
+    """Return what to try first against a bottleneck; `first` is one of _GROUPS."""
+    hints, clients = [], question.load.clients
+    if first == "host work" and question.machine.graph in ("eager", "piecewise"):
+        hints.append(phrase("enable full graph mode, or use a release that has it"))
+    if first in ("host work", "reading weights") and clients is not None:
+        if state.running < _ROOM * _most_running(question):
+            more = 2 ** max(1, (clients * 3).bit_length() - 1)
+            hints.append(
+                phrase("raise concurrency to {n:,}: larger steps take little longer", n=more)
+            )
+        elif state.full:
+            hints.append(phrase("raise `max_sequences` if the cache has room: requests are queued"))
+    if first in _ADVICE:
+        hints.append(_ADVICE[first])
+    return joined(hints)
+
+
+def _ms(seconds: float) -> str:
+    value = seconds * 1e3
+    return f"{value:.0f}" if value >= 20 else f"{value:.1f}"
+
+
+def parts_of(question: Question, cycle: Cycle) -> dict[str, float]:
+    """Return the seconds of the parts of the average step that take time, the longest first."""
     share = cycle.mixed_steps / cycle.steps if cycle.steps else 1.0
     scale = question.factor * cycle.passes
-    seconds = [
-        (name, scale * ((1 - share) * plain + share * mixed))
-        for name, plain, mixed in zip(PARTS, cycle.plain.each(), cycle.mixed.each(), strict=True)
-    ]
-    seconds.append(("send", scale * cycle.sent))
-    intake = question.factor * cycle.requests / max(1.0, cycle.steps)
-    seconds.append(("requests", intake))
-    kept = [Part(name, value) for name, value in seconds if value > 1e-7]
-    return tuple(sorted(kept, key=lambda part: -part.seconds))
+    seconds = {
+        name: scale * ((1 - share) * plain + share * mixed)
+        for name, plain, mixed in zip(PARTS, cycle.plain, cycle.mixed, strict=True)
+    }
+    seconds["send"] = scale * cycle.sent
+    seconds["requests"] = question.factor * cycle.requests / max(1.0, cycle.steps)
+    longest = sorted(seconds.items(), key=lambda part: -part[1])
+    return {name: value for name, value in longest if value > 1e-7}
 
 
 def ceiling_of(question: Question, state: Flow) -> float:

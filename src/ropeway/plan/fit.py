@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 from math import ceil
 
+from ropeway.engines.ascend_layouts import Case
 from ropeway.engines.ascend_memory import EngineMemory, engine_memory
 from ropeway.engines.ascend_releases import order
 from ropeway.errors import Refused
 from ropeway.hardware import Chip
-from ropeway.models import ModelShape
 from ropeway.plan.candidate import PlanRequest
 from ropeway.plan.layout import hosts_of
 from ropeway.plan.machine import Machine, ascend
@@ -52,13 +52,19 @@ class Search:
     context: int
     keeps_all: bool
     batched_tokens: int
-    batched_per_rank: bool = False
+    batched_per_rank: bool
 
     def hosts(self, layout: Layout) -> int:
         """Return how many hosts a layout takes."""
         if self.equal_hosts:
             return hosts_when_equal(layout, self.npus_per_host)
         return hosts_of(layout, self.request.cluster)
+
+    def case(self, layout: Layout) -> Case:
+        """Return what the rules of releases look at."""
+        family = self.request.chip.family if self.request.chip else ""
+        graph = self.request.traits.graph
+        return Case(layout, self.request.shape, family, self.hosts(layout), graph)
 
     def batched(self, layout: Layout) -> int:
         """Return the tokens of one step."""
@@ -101,30 +107,28 @@ def search_of(request: PlanRequest) -> Search:
 
     Raises Refused for a context that the model or the load cannot have, with the numbers.
     """
-    chip, cluster = request.chip, request.cluster
-    size = cluster.npus_per_host
-    equal = size * cluster.host_count == cluster.total_npus
+    chip, cluster, traits = request.chip, request.cluster, request.traits
     context = _context(request)
-    keeps_all = _keeps_all(request.shape)
-    if chip is None:
-        if request.machine is None:
-            raise Refused("neither a chip nor constants of this machine are known")
-        return Search(
-            request, size, equal, request.machine, _LOCAL_ENGINE, request.hbm_bytes or 0, context,
-            keeps_all, request.max_batched_tokens or _BATCHED_TOKENS,
-            request.max_batched_tokens is None,
-        )  # fmt: skip
-    release = request.traits.version
+    if chip:
+        machine = request.machine or ascend(chip, traits)
+        engine = engine_memory(traits.version, traits.graph, chip.family)
+        batched = _batched_tokens(traits.version, chip, context)
+    elif request.machine:
+        machine, engine, batched = request.machine, _LOCAL_ENGINE, _BATCHED_TOKENS
+    else:
+        raise Refused("neither a chip nor constants of this machine are known")
+    attentions = [block.attention for block in request.shape.blocks if block.attention]
     return Search(
-        request,
-        size,
-        equal,
-        request.machine or ascend(chip, request.traits),
-        engine_memory(release, request.traits.graph, chip.family),
-        request.hbm_bytes or chip.hbm_bytes,
-        context,
-        keeps_all,
-        request.max_batched_tokens or _batched_tokens(release, chip, context),
+        request=request,
+        npus_per_host=cluster.npus_per_host,
+        equal_hosts=cluster.npus_per_host * cluster.host_count == cluster.total_npus,
+        machine=machine,
+        engine=engine,
+        hbm_bytes=request.hbm_bytes or (chip.hbm_bytes if chip else 0),
+        context=context,
+        keeps_all=not any(item.window or item.state_bytes for item in attentions),
+        batched_tokens=request.max_batched_tokens or batched,
+        batched_per_rank=chip is None and request.max_batched_tokens is None,
     )
 
 
@@ -232,8 +236,3 @@ def _batched_tokens(version: str, chip: Chip, context: int) -> int:
     """
     usual = _BATCHED_TOKENS if chip.hbm_bytes < _LARGE else _BATCHED_TOKENS_OF_LARGE
     return max(usual, context) if order(version) < order("0.11.0rc1") else usual
-
-
-def _keeps_all(shape: ModelShape) -> bool:
-    attentions = [block.attention for block in shape.blocks if block.attention]
-    return not any(item.window or item.state_bytes for item in attentions)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib import resources
 from math import exp
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from ropeway.engines.ascend_releases import RELEASES, order
 from ropeway.errors import Refused
@@ -147,18 +147,12 @@ def share_of(machine: Machine, ranks: float) -> Machine:
     if not machine.shared:
         return machine
     queue = max(1.0, ranks / machine.cores)
-    return replace(
-        machine,
-        bf16=machine.bf16 / ranks,
-        int8=machine.int8 / ranks,
-        fp8=machine.fp8 / ranks,
-        memory_bandwidth=machine.memory_bandwidth / ranks,
-        expert_token=machine.expert_token * ranks,
-        layer=machine.layer * queue,
-        moe_layer=machine.moe_layer * queue,
-        mixed_layer=machine.mixed_layer * queue,
-        mixed_moe_layer=machine.mixed_moe_layer * queue,
-    )
+    changed: dict[str, Any] = {"expert_token": machine.expert_token * ranks}
+    for name in ("bf16", "int8", "fp8", "memory_bandwidth"):
+        changed[name] = getattr(machine, name) / ranks
+    for name in ("layer", "moe_layer", "mixed_layer", "mixed_moe_layer"):
+        changed[name] = getattr(machine, name) * queue
+    return replace(machine, **changed)
 
 
 def traits(version: str | None, graph: str | None = None) -> EngineTraits:
@@ -172,11 +166,10 @@ def traits(version: str | None, graph: str | None = None) -> EngineTraits:
     if graph is None:
         graph = "eager" if era < order(_FIRST_GRAPH) else "piecewise"
         graph = "full" if era >= order(_FIRST_FULL_GRAPH) else graph
-    for known in get_args(Graph):
-        if graph == known:
-            blocks = era < order(_FIRST_UNBLOCKED_SENDS)
-            return EngineTraits(chosen, known, blocks, released(chosen))
-    raise Refused(f"unknown graph mode `{graph}`", hint="eager, piecewise or full")
+    if graph not in get_args(Graph):
+        raise Refused(f"unknown graph mode `{graph}`", hint="eager, piecewise or full")
+    blocks = era < order(_FIRST_UNBLOCKED_SENDS)
+    return EngineTraits(chosen, cast(Graph, graph), blocks, released(chosen))
 
 
 def released(version: str) -> float:

@@ -8,7 +8,7 @@ Follows what vLLM does at its start: a run of the largest step, then all that is
 becomes blocks of cache. How it counts blocks was read in vLLM 0.32.0 (v1/core/kv_cache_utils.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -114,11 +114,8 @@ def memory(shape: ModelShape, layout: Layout, hbm_bytes: int, needs: MemoryNeeds
     reserve = idle + (0 if engine.counts_graphs else graphs)
     visible = visible_bytes(hbm_bytes)
     share = needs.fraction if needs.fraction is not None else engine.fraction
-    stages = shard(
-        shape, layout, precision=needs.precision, kv_bits=needs.kv_bits, vision=needs.vision
-    )
     by_stage: list[Memory] = []
-    for index, stage in _distinct(stages):
+    for index, stage in _stages(shape, layout, needs):
         weights = ceil(stage.weights.total)
         peak = activation_bytes(shape, layout, stage, needs)
         taken = weights + own + peak
@@ -138,10 +135,7 @@ def memory(shape: ModelShape, layout: Layout, hbm_bytes: int, needs: MemoryNeeds
 
 def cache_tokens(shape: ModelShape, layout: Layout, room: int, needs: MemoryNeeds) -> int:
     """Return the tokens of `needs.context`-long sequences that `room` bytes on each NPU hold."""
-    stages = shard(
-        shape, layout, precision=needs.precision, kv_bits=needs.kv_bits, vision=needs.vision
-    )
-    capacities = (_capacity(stage, room, needs) for _, stage in _distinct(stages))
+    capacities = (_capacity(stage, room, needs) for _, stage in _stages(shape, layout, needs))
     return min(capacities, key=itemgetter(1, 0))[0]
 
 
@@ -188,13 +182,16 @@ def _encoder_bytes(shape: ModelShape) -> int:
     return _ACTIVATION_BYTES * (rows + kept)
 
 
-def _distinct(stages: Sequence[StageShard]) -> Iterator[tuple[int, StageShard]]:
-    """Yield the first of each kind of stage and its index; `shard` makes equal ones one object."""
-    known: set[int] = set()
-    for index, stage in enumerate(stages):
-        if id(stage) not in known:
-            known.add(id(stage))
-            yield index, stage
+def _stages(
+    shape: ModelShape, layout: Layout, needs: MemoryNeeds
+) -> Iterable[tuple[int, StageShard]]:
+    """Return the first of each kind of stage and its index; `shard` makes equal ones one object."""
+    stages = shard(
+        shape, layout, precision=needs.precision, kv_bits=needs.kv_bits, vision=needs.vision
+    )
+    # Backwards, so that the first of equal ones stays.
+    first = {id(stage): (index, stage) for index, stage in reversed([*enumerate(stages)])}
+    return reversed(first.values())
 
 
 def _capacity(stage: StageShard, room: int, needs: MemoryNeeds) -> tuple[int, int]:
@@ -205,18 +202,14 @@ def _capacity(stage: StageShard, room: int, needs: MemoryNeeds) -> tuple[int, in
     context, block = needs.context, needs.engine.block_size
     if room <= 0:
         return 0, 0
-    if _is_plain(stage):
+    # Where every layer keeps the whole context, all tokens take the same room.
+    if not stage.state_bytes and not any(group.window for group in stage.caches):
         each = stage.kv_bytes_per_token * block
         blocks = int(room // each) if each else 0
         return blocks * block, max(0, blocks - 1) // ceil(context / block)
     size = _sequence_bytes(stage, context, block, needs.max_batched_tokens)
     count = room / size if size else 0.0
     return int(count * context) // block * block, int(count)
-
-
-def _is_plain(stage: StageShard) -> bool:
-    """Say whether every layer keeps the whole context, so that all tokens take the same room."""
-    return not stage.state_bytes and all(not group.window for group in stage.caches)
 
 
 @lru_cache(maxsize=65_536)

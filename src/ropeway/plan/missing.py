@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ropeway.engines.ascend_layouts import Case, limits
+from ropeway.engines.ascend_layouts import limits
 from ropeway.models import precision_named
 from ropeway.models.phrases import count, phrase
 from ropeway.plan.candidate import Rejected
@@ -118,11 +118,8 @@ def _smallest(search: Search) -> tuple[Layout, Fit] | None:
     for layout in layouts:
         if layout.data > 1 and not layout.expert:
             continue
-        if request.chip:
-            hosts, graph = search.hosts(layout), request.traits.graph
-            case = Case(layout, request.shape, request.chip.family, hosts, graph)
-            if limits(case, request.traits.version):
-                continue
+        if request.chip and limits(search.case(layout), request.traits.version):
+            continue
         fit = fit_layout(search, layout)
         if fit.memory.fits:
             return layout, fit

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 from operator import sub
+from typing import NamedTuple
 
 from ropeway.models import COMPONENTS, Attention, Block, FeedForward, ModelShape, Precision, Weight
 from ropeway.spec.model import Layout
@@ -20,8 +21,7 @@ VOCAB_PADDING = 64
 _REMEMBERED = 65_536
 
 
-@dataclass(frozen=True, slots=True)
-class Amounts:
+class Amounts(NamedTuple):
     """One figure for each component of a model: bytes, or FLOPs per token.
 
     A tied table counts as `embedding` on the first stage and as `head` on the last; where a stage
@@ -40,10 +40,7 @@ class Amounts:
 
     @property
     def total(self) -> float:
-        return (
-            self.attention + self.dense + self.routed + self.shared
-            + self.router + self.norm + self.embedding + self.head + self.vision
-        )  # fmt: skip
+        return sum(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +75,7 @@ class CacheGroup:
         return min(kept, self.read_limit) if self.read_limit else kept
 
 
-@dataclass(frozen=True, slots=True)
-class StageShard:
+class StageShard(NamedTuple):
     """One pipeline stage as its largest rank holds it. All figures are of one rank (one NPU).
 
     first, last        whether it has the embedding table, the head
@@ -117,6 +113,7 @@ class StageShard:
         return sum(group.bytes_per_token + group.index_bytes_per_token for group in self.caches)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def shard(
     shape: ModelShape,
     layout: Layout,
@@ -131,13 +128,20 @@ def shard(
     `vision`: encoders are loaded, cut by TP, on every stage (vLLM builds them on each).
     A layout that vLLM refuses is not refused here: uneven pieces are rounded up.
     """
-    return _stages(
-        shape,
-        (layout.tensor, layout.pipeline, layout.data, layout.expert),
-        precision or shape.precision,
-        kv_bits,
-        vision,
-    )
+    costs = _costs(shape, layout.tensor, precision or shape.precision, kv_bits, vision)
+    ranks = layout.tensor * layout.data
+    experts = tuple(_experts_per_rank(kind, ranks, layout.expert) for kind in costs.kinds)
+    equal: dict[tuple[tuple[int, ...], bool, bool], StageShard] = {}
+    stages, begin = [], 0
+    for index, size in enumerate(stage_layers(shape.layers, layout.pipeline)):
+        before, after = costs.kinds_before[begin], costs.kinds_before[begin + size]
+        counts = tuple(map(sub, after, before))
+        key = (counts, index == 0, index == layout.pipeline - 1)
+        if key not in equal:
+            equal[key] = _with_experts(_without_experts(costs, *key), counts, experts)
+        stages.append(equal[key])
+        begin += size
+    return tuple(stages)
 
 
 def touched_experts(experts: int, per_token: int, tokens: float) -> float:
@@ -157,30 +161,6 @@ def stage_layers(layers: int, stages: int) -> tuple[int, ...]:
     """
     each, rest = divmod(layers, stages)
     return tuple(each + (stages - 1 - rest <= index < stages - 1) for index in range(stages))
-
-
-_Grid = tuple[int, int, int, bool]
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _stages(
-    shape: ModelShape, grid: _Grid, precision: Precision, kv_bits: float, vision: bool
-) -> tuple[StageShard, ...]:
-    tensor, pipeline, data, expert = grid
-    costs = _costs(shape, tensor, precision, kv_bits, vision)
-    ranks = tensor * data
-    experts = tuple(_experts_per_rank(kind, ranks, expert) for kind in costs.kinds)
-    equal: dict[tuple[tuple[int, ...], bool, bool], StageShard] = {}
-    stages, begin = [], 0
-    for index, size in enumerate(stage_layers(shape.layers, pipeline)):
-        before, after = costs.kinds_before[begin], costs.kinds_before[begin + size]
-        counts = tuple(map(sub, after, before))
-        key = (counts, index == 0, index == pipeline - 1)
-        if key not in equal:
-            equal[key] = _with_experts(_without_experts(costs, *key), counts, experts)
-        stages.append(equal[key])
-        begin += size
-    return tuple(stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,17 +364,8 @@ def _with_experts(
         return stage
     experts, each = max(pair for pair, number in zip(per_rank, counts, strict=True) if number)
     routed = sum(number * pair[0] * pair[1] for pair, number in zip(per_rank, counts, strict=True))
-    weights = stage.weights
-    # Field by field, because `replace` would take most of the time of a search.
-    return StageShard(
-        stage.first, stage.last, stage.layers, stage.moe_layers,
-        Amounts(
-            weights.attention, weights.dense, routed, weights.shared, weights.router,
-            weights.norm, weights.embedding, weights.head, weights.vision,
-        ),
-        stage.flops, stage.caches, stage.state_bytes, experts, each,
-        stage.experts_per_token, stage.all_experts, stage.all_reduces,
-    )  # fmt: skip
+    weights = stage.weights._replace(routed=routed)
+    return stage._replace(weights=weights, experts=experts, expert_bytes=each)
 
 
 def _summed(rows: Iterable[tuple[tuple[float, ...], int]]) -> list[float]:

@@ -9,11 +9,12 @@ not hidden. docs/planning.md works one case out by hand.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from ropeway.models import ModelShape, Precision
 from ropeway.plan.machine import Machine
 from ropeway.plan.question import Question
-from ropeway.plan.shards import CacheGroup, StageShard, shard, touched_experts
+from ropeway.plan.shards import StageShard, shard, touched_experts
 from ropeway.spec.model import Layout
 
 # Activations travel in 16 bits.
@@ -47,8 +48,7 @@ class Batch:
     captured: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(NamedTuple):
     """Seconds of one pass through one stage, by part.
 
     weights, cache    reading them
@@ -70,45 +70,34 @@ class Times:
 
     @property
     def total(self) -> float:
-        return (
-            self.weights + self.cache + self.arithmetic + self.routing
-            + self.reduce + self.exchange + self.launch + self.host
-        )  # fmt: skip
-
-    def each(self) -> tuple[float, ...]:
-        """Return the parts in the order of PARTS."""
-        return (
-            self.weights, self.cache, self.arithmetic, self.routing,
-            self.reduce, self.exchange, self.launch, self.host,
-        )  # fmt: skip
+        return sum(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
     """One stage on one machine: seconds for each unit of work. Made once, used for every batch.
 
+    data_ranks           in the layout
     fixed, routed        to read all weights but routed experts; to read all routed experts held
     token, expert_token  to multiply a token with either
     route_token          to move the copies of a token to experts
-    state                bytes of recurrent state read and written for each sequence
     cache_rate           for each byte of cache
     attention_rate       for each FLOP of attention
     wire, latency        of all all-reduces of a pass: for each token, and once
     exchange_wire, exchange_latency  the same of all all-to-alls
     launch, mixed, eager  of the host: a captured step, one with prompt tokens, one without a graph
+    step                 of the host for each step
     send_token, send_latency  to hand activations to the next stage
     """
 
+    stage: StageShard
+    machine: Machine
+    data_ranks: int
     fixed: float
     routed: float
-    all_experts: int
-    experts_per_token: int
-    data_ranks: int
     token: float
     expert_token: float
     route_token: float
-    caches: tuple[CacheGroup, ...]
-    state: float
     cache_rate: float
     attention_rate: float
     wire: float
@@ -118,19 +107,16 @@ class Costs:
     launch: float
     mixed: float
     eager: float
-    overlap: float
     step: float
-    sequence: float
     send_token: float
     send_latency: float
 
     def times(self, batch: Batch) -> Times:
         """Return the time of one pass of this batch."""
-        tokens = batch.tokens + batch.prompt
-        touched = touched_experts(
-            self.all_experts, self.experts_per_token, tokens * self.data_ranks
-        )
-        share = touched / self.all_experts if self.all_experts else 0.0
+        tokens, experts = batch.tokens + batch.prompt, self.stage.all_experts
+        visits = self.stage.experts_per_token
+        touched = touched_experts(experts, visits, tokens * self.data_ranks)
+        share = touched / experts if experts else 0.0
         fixed, fixed_work = self.fixed, self.token * tokens
         routed, routed_work = self.routed * share, self.expert_token * tokens
         cache, cache_work = self._attention(batch)
@@ -144,17 +130,17 @@ class Costs:
         exchange = self.exchange_latency + self.exchange_wire * tokens
         device = fixed + routed + cache + arithmetic + routing + reduce + exchange
         launch = self.mixed if batch.prompt else self.launch if batch.captured else self.eager
-        hidden = self.overlap * min(launch, device)
-        host = self.step + self.sequence * (batch.sequences + (1 if batch.prompt else 0))
+        hidden = self.machine.overlap * min(launch, device)
+        host = self.step + self.machine.sequence * (batch.sequences + (1 if batch.prompt else 0))
         return Times(
             fixed + routed, cache, arithmetic, routing, reduce, exchange, launch - hidden, host
         )
 
     def _attention(self, batch: Batch) -> tuple[float, float]:
         """Return the seconds to read the cache that a step attends to, and to multiply with it."""
-        read = self.state * batch.sequences
+        read = 2 * self.stage.state_bytes * batch.sequences  # read and written back
         work = 0.0
-        for group in self.caches:
+        for group in self.stage.caches:
             kept = group.kept(batch.context)
             attended = group.read(batch.context)
             read += batch.sequences * (
@@ -177,42 +163,33 @@ def stage_costs(question: Question, machine: Machine | None = None) -> tuple[Cos
 
     `machine` is each rank's share of the question's machine; by default the whole.
     """
-    layout = question.layout
-    grid = (layout.tensor, layout.pipeline, layout.data, layout.expert)
     return _stage_costs(
-        question.shape,
-        grid,
-        question.npus_per_host,
-        question.stored_as,
-        question.kv_bits,
-        machine or question.machine,
+        _Ranks(
+            machine or question.machine,
+            question.layout,
+            question.npus_per_host,
+            question.shape,
+            question.stored_as,
+            question.kv_bits,
+        )
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Ranks:
+class _Ranks(NamedTuple):
     """The part of a question that costs depend on: a layout on hosts of a machine."""
 
     machine: Machine
     layout: Layout
     npus_per_host: int
-    hidden_size: int
+    shape: ModelShape
     precision: Precision
+    kv_bits: float
 
 
 @lru_cache(maxsize=65_536)
-def _stage_costs(
-    shape: ModelShape,
-    grid: tuple[int, int, int, bool],
-    npus_per_host: int,
-    precision: Precision,
-    kv_bits: float,
-    machine: Machine,
-) -> tuple[Costs, ...]:
-    layout = Layout(tensor=grid[0], pipeline=grid[1], data=grid[2], expert=grid[3])
-    ranks = _Ranks(machine, layout, npus_per_host, shape.hidden_size, precision)
-    stages = dict.fromkeys(shard(shape, layout, precision=precision, kv_bits=kv_bits))
-    return tuple(_costs(ranks, stage) for stage in stages)
+def _stage_costs(ranks: _Ranks) -> tuple[Costs, ...]:
+    stages = shard(ranks.shape, ranks.layout, precision=ranks.precision, kv_bits=ranks.kv_bits)
+    return tuple(_costs(ranks, stage) for stage in dict.fromkeys(stages))
 
 
 def _costs(ranks: _Ranks, stage: StageShard) -> Costs:
@@ -232,18 +209,16 @@ def _costs(ranks: _Ranks, stage: StageShard) -> Costs:
     dense = stage.layers - stage.moe_layers
     crosses = layout.tensor * layout.pipeline > ranks.npus_per_host
     link = machine.between if crosses else machine.inside
-    width = ranks.hidden_size * _ACTIVATION_BYTES
+    width = ranks.shape.hidden_size * _ACTIVATION_BYTES
     return Costs(
+        stage=stage,
+        machine=machine,
+        data_ranks=layout.data,
         fixed=(stage.weights.total - idle) * memory,
         routed=stage.weights.routed * memory * uneven / _unpacking(ranks.precision, machine),
-        all_experts=stage.all_experts,
-        experts_per_token=stage.experts_per_token,
-        data_ranks=layout.data,
         token=token,
         expert_token=expert_token * uneven,
         route_token=machine.expert_token * copies,
-        caches=stage.caches,
-        state=2 * stage.state_bytes,  # read and written back
         cache_rate=1 / (machine.memory_bandwidth * machine.cache),
         attention_rate=1 / (machine.bf16 * machine.attention),
         wire=reduces * wire,
@@ -253,9 +228,7 @@ def _costs(ranks: _Ranks, stage: StageShard) -> Costs:
         launch=dense * machine.layer + stage.moe_layers * machine.moe_layer,
         mixed=dense * machine.mixed_layer + stage.moe_layers * machine.mixed_moe_layer,
         eager=dense * machine.eager_layer + stage.moe_layers * machine.eager_moe_layer,
-        overlap=machine.overlap,
         step=machine.step + (machine.processes if layout.tensor * layout.pipeline > 1 else 0.0),
-        sequence=machine.sequence,
         send_token=width / layout.tensor / (link.bandwidth * machine.wire),
         send_latency=machine.reduce + (machine.between_reduce if crosses else 0.0),
     )
@@ -290,7 +263,7 @@ def _all_reduce(ranks: _Ranks) -> tuple[float, float]:
     machine, count = ranks.machine, ranks.layout.tensor
     if count == 1:
         return 0.0, 0.0
-    size = ranks.hidden_size * _ACTIVATION_BYTES
+    size = ranks.shape.hidden_size * _ACTIVATION_BYTES
     near = min(count, ranks.npus_per_host)
     wire = 2 * (near - 1) / near * size / _bandwidth(machine, near)
     latency = machine.reduce + machine.reduce_rank * count
@@ -312,7 +285,7 @@ def _exchange(ranks: _Ranks, stage: StageShard) -> tuple[float, float]:
     count = layout.tensor * layout.data
     near = min(count, ranks.npus_per_host)
     copies = min(stage.experts_per_token, layout.data)
-    size = ranks.hidden_size * _ACTIVATION_BYTES * copies / layout.tensor
+    size = ranks.shape.hidden_size * _ACTIVATION_BYTES * copies / layout.tensor
     number = 2 * stage.moe_layers
     away = 1 - near / count
     wire = (1 - 1 / near) * (1 - away) * size / _bandwidth(machine, near)

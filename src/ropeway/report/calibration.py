@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from ropeway.report.figures import NONE, percent, rate
+from ropeway.report.table import table
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,12 @@ class Explained:
 
 def calibration_text(rows: Sequence[Explained]) -> Group:
     """Return a table of these rows, with a note on what the figures are."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("layout")
-    table.add_column("load")
-    for name in ("measured", "predicted", "off by"):
-        table.add_column(name, justify="right")
+    grid = table("layout", "load", ">measured", ">predicted", ">off by")
     for row in rows:
         off = percent(abs(row.predicted / row.measured - 1)) if row.measured else NONE
-        table.add_row(row.layout, row.load, rate(row.measured), rate(row.predicted), off)
+        grid.add_row(row.layout, row.load, rate(row.measured), rate(row.predicted), off)
     note = (
         "Output tokens/s. Layouts without a measured figure are predicted only.\n"
         "Measured on this machine's cores: this says nothing about NPUs."
     )
-    return Group(table, Text(note, style="dim"))
+    return Group(grid, Text(note, style="dim"))

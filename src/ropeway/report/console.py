@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from json import dumps
 from typing import Literal, TextIO
 
@@ -134,14 +135,18 @@ class Screen:
 
     # Waiting
 
-    def step(self, name: str, expected_seconds: float | None = None) -> Step:
+    def step(
+        self, name: str, expected_seconds: float | None = None
+    ) -> AbstractContextManager[Step]:
         """`with screen.step("start Ray") as step:` prints its name before, its verdict after."""
         self._finish_line()
-        return Step(self._talk, name, expected_seconds)
+        return self._talk.step(name, expected_seconds)
 
-    def stages(self, names: Sequence[str], expected_seconds: float | None = None) -> Stages:
+    def stages(
+        self, names: Sequence[str], expected_seconds: float | None = None
+    ) -> AbstractContextManager[Stages]:
         """`with screen.stages([...]) as stages:`, then `with stages.stage(name):` for each."""
-        return Stages(self._talk, names, expected_seconds)
+        return self._talk.stages(names, expected_seconds)
 
     def _line(self, text: Text, *, soft_wrap: bool = False) -> None:
         self._finish_line()

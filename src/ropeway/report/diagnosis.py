@@ -8,6 +8,7 @@ from rich.text import Text
 from ropeway.diagnosis.result import CATEGORIES, Diagnosis, LogLine, RuledOut
 from ropeway.diagnosis.result import Text as Words
 from ropeway.report.line import one_line, shrink
+from ropeway.report.table import pairs
 
 LANGUAGES = ("en", "zh")
 _LABELS = {
@@ -73,26 +74,20 @@ def _headline(diagnosis: Diagnosis, language: str) -> Text:
 
 
 def _facts(diagnosis: Diagnosis, language: str) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-
-    def add(label: str, value: str | Text) -> None:
-        table.add_row(_label(label, language), value)
-
+    rows: list[tuple[str, Text]] = []
     if diagnosis.line:
-        add("line", Text(_place(diagnosis.line), style="cyan"))
-        add("", Text(shrink(one_line(diagnosis.headline), _MAX_LINE_LENGTH)))
-    add("fix", Text(diagnosis.fix.in_language(language)))
+        rows.append(("line", Text(_place(diagnosis.line), style="cyan")))
+        rows.append(("", Text(shrink(one_line(diagnosis.headline), _MAX_LINE_LENGTH))))
+    rows.append(("fix", Text(diagnosis.fix.in_language(language))))
     for number, source in enumerate(diagnosis.source):
-        add("" if number else "source", Text(source, style="cyan"))
+        rows.append(("" if number else "source", Text(source, style="cyan")))
     if diagnosis.versions:
-        add("where", Text(diagnosis.versions))
+        rows.append(("where", Text(diagnosis.versions)))
     if diagnosis.basis != "none":
-        add("how sure", Text(_SURE[diagnosis.basis].in_language(language), style="dim"))
+        rows.append(("how sure", Text(_SURE[diagnosis.basis].in_language(language), style="dim")))
     for note in diagnosis.notes:
-        add("note", Text(one_line(note.in_language(language)), style="yellow"))
-    return table
+        rows.append(("note", Text(one_line(note.in_language(language)), style="yellow")))
+    return pairs((_label(name, language), value) for name, value in rows)
 
 
 def _all_ruled_out(diagnosis: Diagnosis, language: str) -> list[RenderableType]:

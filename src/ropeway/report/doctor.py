@@ -6,13 +6,13 @@ from typing import Literal
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from ropeway.doctor.finding import Examination, Finding, format_locations
 from ropeway.doctor.pings import PingMatrix
 from ropeway.report.line import one_line
 from ropeway.report.page import render_page
+from ropeway.report.table import pairs
 
 _LEVELS = {"fail": ("FAIL", "bold red"), "warn": ("warn", "yellow")}
 _NPU_GRID_HOSTS = 4  # with more hosts the grid shows hosts in place of NPUs
@@ -62,9 +62,7 @@ def _finding(finding: Finding, *, verbose: bool) -> RenderableType:
     head = Text.assemble(_LEVELS[finding.level], f"  {one_line(finding.title)}")
     if where := _where(finding, len(finding.locations) if verbose else _LOCATIONS):
         head.append(f"  {where}", style="bold")
-    rows = Table.grid(padding=(0, 2, 0, 0))
-    rows.add_column(style="dim", no_wrap=True)
-    rows.add_column(overflow="fold")
+    rows = []
     for name, value in (
         ("found", finding.evidence),
         ("expected", finding.expected),
@@ -75,8 +73,8 @@ def _finding(finding: Finding, *, verbose: bool) -> RenderableType:
         if value:
             text = Text(one_line(value))
             text.highlight_regex(r"`[^`]+`", "cyan")  # something to type
-            rows.add_row(name, text)
-    return Group(head, Padding(rows, (0, 0, 0, 6)))
+            rows.append((name, text))
+    return Group(head, Padding(pairs(rows), (0, 0, 0, 6)))
 
 
 def _consequence(finding: Finding) -> RenderableType:

@@ -1,16 +1,26 @@
 """What a model is made of, on a terminal of 80 columns and as JSON."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ropeway.models.shape import Attention, Block, FeedForward, ModelShape, Precision
+from ropeway.models.shape import (
+    Attention,
+    FeedForward,
+    ModelShape,
+    Precision,
+    numbers,
+    numbers_of_blocks,
+)
 from ropeway.models.summary import CACHE_BITS, ModelSummary
 from ropeway.plan.shards import StageShard
+from ropeway.report.figures import NONE
 from ropeway.report.line import one_line
+from ropeway.report.plain import plain
+from ropeway.report.table import pairs, table
 from ropeway.units import format_bytes
 
 _BITS = ("attention", "dense", "routed", "shared", "head")
@@ -40,9 +50,9 @@ def model_text(model: ModelSummary, layout: ShownLayout | None = None) -> Render
         Text(one_line(shape.architecture or shape.model_type or "unnamed model"), style="bold"),
         Text(one_line(model.source), style="dim"),
         Text(),
-        _pairs(_parameters(model)),
+        pairs(_parameters(model), least=10),
         Text(),
-        _pairs(_sizes(model)),
+        pairs(_sizes(model), least=10),
         Text(),
         _blocks(shape),
     ]
@@ -62,16 +72,15 @@ def model_json(model: ModelSummary, layout: ShownLayout | None = None) -> dict[s
         **model.as_json(),
         "layout": layout.name,
         "layout_problems": list(layout.problems),
-        "stages": [_stage_json(stage) for stage in layout.stages],
-    }
-
-
-def _stage_json(stage: StageShard) -> dict[str, object]:
-    return {
-        **asdict(stage),
-        "weight_bytes": stage.weights.total,
-        "flops_per_token": stage.flops.total,
-        "kv_bytes_per_token": stage.kv_bytes_per_token,
+        "stages": [
+            {
+                **plain(stage),
+                "weight_bytes": stage.weights.total,
+                "flops_per_token": stage.flops.total,
+                "kv_bytes_per_token": stage.kv_bytes_per_token,
+            }
+            for stage in layout.stages
+        ],
     }
 
 
@@ -88,15 +97,12 @@ def _parameters(model: ModelSummary) -> Iterable[tuple[str, str]]:
     elif shape.encoders:
         yield "", f"encoders not counted: {shape.encoders[0].why}"
     if parameters.mtp:
-        yield "", f"{_billions(parameters.with_mtp)} with {_mtp_layers(shape)}"
+        layers = sum(block.count for block in shape.mtp)
+        words = f"{layers} MTP layer{'s' * (layers != 1)}"
+        yield "", f"{_billions(parameters.with_mtp)} with {words}"
     tied = "tied output head" if shape.tied_embeddings else "untied output head"
     yield "vocabulary", f"{shape.vocab_size:,} tokens × {shape.hidden_size:,}, {tied}"
     yield "context", f"{shape.max_positions:,} tokens" if shape.max_positions else "not stated"
-
-
-def _mtp_layers(shape: ModelShape) -> str:
-    layers = sum(block.count for block in shape.mtp)
-    return f"{layers} MTP layer{'s' * (layers != 1)}"
 
 
 def _sizes(model: ModelSummary) -> Iterable[tuple[str, str]]:
@@ -111,23 +117,12 @@ def _sizes(model: ModelSummary) -> Iterable[tuple[str, str]]:
     cache = model.kv_bytes_per_token
     if cache:
         yield "KV cache", f"{format_bytes(cache)} per token at {CACHE_BITS} bits"
-    windows = _windowed(model.shape)
-    if windows:
-        yield "", windows
+    attentions = [block.attention for block in model.shape.blocks if block.attention]
+    if windows := sorted({item.window for item in attentions if item.window}):
+        sizes = ", ".join(f"{window:,}" for window in windows)
+        yield "", f"windowed layers keep only the last {sizes} tokens"
     if model.state_bytes:
         yield "state", f"{format_bytes(model.state_bytes)} per sequence, at any length"
-
-
-def _windowed(shape: ModelShape) -> str:
-    windows = {
-        item.window: block.count
-        for block in shape.blocks
-        if (item := block.attention) and item.window
-    }
-    if not windows:
-        return ""
-    sizes = ", ".join(f"{window:,}" for window in sorted(windows))
-    return f"windowed layers keep only the last {sizes} tokens"
 
 
 def _precision(precision: Precision) -> str:
@@ -143,23 +138,17 @@ def _precision(precision: Precision) -> str:
 
 def _blocks(shape: ModelShape) -> Table:
     """Return a table of layers, with equal ones in one row wherever in the model they are."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("layers", justify="right")
-    table.add_column("kind")
-    table.add_column("parameters\neach", justify="right")
+    grid = table(">layers", "kind", ">parameters\neach")
     rows: dict[tuple[str, ...], list[int]] = {}
     for block in shape.blocks:
-        numbers = sum(weight.numbers for weight in block.weights)
-        row = rows.setdefault((_attention(block.attention), _feed(block.feed)), [0, numbers])
+        kinds = (_attention(block.attention), _feed(block.feed))
+        row = rows.setdefault(kinds, [0, numbers(block.weights)])
         row[0] += block.count
-    for kinds, (layers, numbers) in rows.items():
-        table.add_row(f"{layers}", "\n".join(filter(None, kinds)), _billions(numbers))
-    table.add_row(f"{shape.layers}", "in total", _billions(_in_layers(shape.blocks)), style="dim")
-    return table
-
-
-def _in_layers(blocks: Iterable[Block]) -> int:
-    return sum(block.count * weight.numbers for block in blocks for weight in block.weights)
+    for parts, (layers, each) in rows.items():
+        grid.add_row(f"{layers}", "\n".join(filter(None, parts)), _billions(each))
+    in_total = _billions(numbers_of_blocks(shape.blocks))
+    grid.add_row(f"{shape.layers}", "in total", in_total, style="dim")
+    return grid
 
 
 def _attention(attention: Attention | None) -> str:
@@ -170,11 +159,7 @@ def _attention(attention: Attention | None) -> str:
         heads += f", {attention.kv_heads} KV heads"
     kind = _ATTENTION[attention.kind]
     if attention.window:
-        kind += (
-            f", window {attention.window:,}"
-            if attention.window_width
-            else f" of {attention.window:,}"
-        )
+        kind += f"{', window' if attention.window_width else ' of'} {attention.window:,}"
     if attention.read_limit:
         heads += f", reads {attention.read_limit:,} tokens"
     return f"{kind}: {heads}"
@@ -194,29 +179,19 @@ def _feed(feed: FeedForward | None) -> str:
 
 
 def _stages(stages: Sequence[StageShard]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for name in ("stage", "layers", "weights", "experts", "attention", "KV/token", "state/seq."):
-        table.add_column(name, justify="right")
+    names = ("stage", "layers", "weights", "experts", "attention", "KV/token", "state/seq.")
+    grid = table(*(f">{name}" for name in names))
     for number, stage in enumerate(stages, start=1):
-        table.add_row(
+        grid.add_row(
             f"{number}",
             f"{stage.layers}",
             format_bytes(stage.weights.total),
-            format_bytes(stage.weights.routed) if stage.experts else "–",
+            format_bytes(stage.weights.routed) if stage.experts else NONE,
             format_bytes(stage.weights.attention),
             format_bytes(stage.kv_bytes_per_token),
-            format_bytes(stage.state_bytes) if stage.state_bytes else "–",
+            format_bytes(stage.state_bytes) if stage.state_bytes else NONE,
         )
-    return table
-
-
-def _pairs(rows: Iterable[tuple[str, str]]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
-    table.add_column(style="dim", min_width=10)
-    table.add_column()
-    for name, value in rows:
-        table.add_row(name, value)
-    return table
+    return grid
 
 
 def _billions(numbers: int) -> str:

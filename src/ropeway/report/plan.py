@@ -1,12 +1,14 @@
 """A plan on the terminal: the answer, values with reasons, other layouts, rejected ones, notes."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import log2
+from operator import attrgetter
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Group, RenderableType
 from rich.padding import Padding
+from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +17,7 @@ from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected, Value
 from ropeway.plan.estimate import Forecast
 from ropeway.report.figures import NONE, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line, shrink
-from ropeway.report.text import WIDE
+from ropeway.report.table import ByWidth, pairs, table
 
 GIB = 2**30
 _LABEL = "predicted; not verified on NPU hardware"
@@ -39,23 +41,24 @@ class RejectedGroup:
 
 
 def plan_text(plan: Plan, *, verbose: bool = False) -> RenderableType:
-    """Return the screen; with `verbose`, every candidate, every rejection and every note."""
-    parts: list[RenderableType] = [*_head(plan.request), Text()]
-    if plan.chosen:
-        parts += _answer(plan, plan.chosen)
-    else:
-        parts += _no_answer(plan)
+    """Return the screen; with `verbose`, every candidate and every rejection."""
+    what, conditions = request_words(plan.request)
+    parts: list[RenderableType] = [Text(what, style="bold")]
+    parts += [Text(" · ".join(conditions), style="dim"), Text()]
+    parts += _answer(plan, plan.chosen) if plan.chosen else _no_answer(plan)
     if plan.values:
-        parts += [Text(), _heading("values")]
-        parts.append(_ByWidth(lambda wide: _values(plan.values, wide=wide)))
+        parts += [Text(), Text("values", style="bold")]
+        parts.append(ByWidth(lambda wide: _values(plan.values, wide=wide)))
     if plan.candidates:
         shown = plan.candidates if verbose else best(plan)
         parts += [Text(), *_candidates_heading(plan, shown)]
-        parts.append(_ByWidth(lambda wide: _candidates(plan, shown, wide=wide)))
+        parts.append(ByWidth(lambda wide: _candidates(plan, shown, wide=wide)))
     if plan.rejected:
         parts += [Text(), *_rejected(plan, verbose=verbose)]
-    if notes := _notes(plan, verbose=verbose):
-        parts += [Text(), *notes]
+    if plan.notes:
+        assumed = plan.request.shape.assumed
+        notes = [("model" if note in assumed else "note", one_line(note)) for note in plan.notes]
+        parts += [Text(), Styled(pairs(notes), "dim")]
     return Group(*parts)
 
 
@@ -64,7 +67,7 @@ def values_text(values: Sequence[Value]) -> RenderableType:
     parts: list[RenderableType] = []
     for value in values:
         parts.append(Text.assemble((one_line(value.key), "bold"), f"  {shown(value.value)}"))
-        parts.append(_pairs((("why", one_line(value.why)), ("source", one_line(value.source)))))
+        parts.append(pairs((("why", one_line(value.why)), ("source", one_line(value.source)))))
     return Group(*parts)
 
 
@@ -186,19 +189,17 @@ def price(amount: float) -> str:
     return f"{amount:.1f}" if amount >= 10 else f"{amount:.2f}" if amount >= 1 else f"{amount:.3f}"
 
 
-def _head(request: PlanRequest) -> list[Text]:
-    what, parts = request_words(request)
-    return [Text(what, style="bold"), Text(" · ".join(parts), style="dim")]
-
-
 def _answer(plan: Plan, chosen: Candidate) -> list[RenderableType]:
     forecast = chosen.forecast
     hosts = f"{chosen.hosts:,} host{'s' * (chosen.hosts != 1)}"
     npus = f"{chosen.npus:,} NPU{'s' * (chosen.npus != 1)}"
+    outputs = (forecast.output_tokens_per_s, forecast.output_low, forecast.output_high)
+    times = (forecast.tpot_s, forecast.tpot_low, forecast.tpot_high)
+    speeds, latencies = [*map(rate, outputs)], [milliseconds(time * 1000) for time in times]
     rows: list[tuple[str, Text | str]] = [
         ("run", Text.assemble((str(chosen.layout), "bold green"), f" on {hosts}, {npus}")),
-        ("output", _ranged(*_throughput(forecast))),
-        ("per token", _ranged(*_per_token(forecast))),
+        ("output", _ranged(f"{speeds[0]} tokens/s", *speeds[1:])),
+        ("per token", _ranged(*latencies)),
         ("first token", milliseconds(forecast.ttft_s * 1000)),
         *_money(plan, chosen),
         ("bottleneck", one_line(forecast.bottleneck)),
@@ -206,8 +207,7 @@ def _answer(plan: Plan, chosen: Candidate) -> list[RenderableType]:
         ("one step", _step(forecast)),
     ]
     label = "; ".join(filter(None, (honesty(plan), typical_error(plan))))
-    rows = [row for row in rows if row[1]]
-    return [_pairs(rows), Text(label, style="yellow")]
+    return [pairs(row for row in rows if row[1]), Text(label, style="yellow")]
 
 
 def _no_answer(plan: Plan) -> list[RenderableType]:
@@ -216,18 +216,8 @@ def _no_answer(plan: Plan) -> list[RenderableType]:
     return [Text(what, style="bold red"), *lines]
 
 
-def _throughput(forecast: Forecast) -> tuple[str, str]:
-    low, high = rate(forecast.output_low), rate(forecast.output_high)
-    return f"{rate(forecast.output_tokens_per_s)} tokens/s", f"{low} to {high}"
-
-
-def _per_token(forecast: Forecast) -> tuple[str, str]:
-    low, high = (milliseconds(s * 1000) for s in (forecast.tpot_low, forecast.tpot_high))
-    return milliseconds(forecast.tpot_s * 1000), f"{low} to {high}"
-
-
-def _ranged(value: str, interval: str) -> Text:
-    return Text.assemble((value, "bold"), f"   80 % interval: {interval}")
+def _ranged(value: str, low: str, high: str) -> Text:
+    return Text.assemble((value, "bold"), f"   80 % interval: {low} to {high}")
 
 
 def _money(plan: Plan, chosen: Candidate) -> Iterable[tuple[str, str]]:
@@ -243,8 +233,7 @@ def _money(plan: Plan, chosen: Candidate) -> Iterable[tuple[str, str]]:
 
 
 def _step(forecast: Forecast) -> str:
-    parts = sorted(forecast.parts, key=lambda part: -part.seconds)
-    times = [f"{one_line(part.name)} {_ms(part.seconds)}" for part in parts if part.seconds > 5e-5]
+    times = [f"{name} {_ms(seconds)}" for name, seconds in forecast.parts.items() if seconds > 5e-5]
     return f"{_ms(forecast.step_s)} ms: {', '.join(times)}"
 
 
@@ -261,46 +250,40 @@ def _in_short(item: Candidate) -> str:
 def _values(values: Sequence[Value], *, wide: bool) -> Table:
     """Return a table of value, reason, source; on a narrow screen the source is truncated."""
     room = _SOURCE[wide]
-    table = _table()
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_column(ratio=1, overflow="fold")
-    table.add_column(style="dim", no_wrap=True)
+    grid = table()
+    grid.show_header = False
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_column(ratio=1, overflow="fold")
+    grid.add_column(style="dim", no_wrap=True)
     for value in values:
         key = one_line(value.key).removeprefix("serve.")
         source = _ADDRESS.sub(r"\1/…/\2", one_line(value.source))
-        table.add_row(key, shown(value.value), one_line(value.why), shrink(source, room))
-    return table
+        grid.add_row(key, shown(value.value), one_line(value.why), shrink(source, room))
+    return grid
 
 
 def _candidates_heading(plan: Plan, items: Sequence[Candidate]) -> list[Text]:
     number = len(plan.candidates)
     rest = "" if len(items) == number else f" of {number:,} (`-v`: all)"
     legend = "● Pareto-optimal: nothing else has more throughput and less latency"
-    return [_heading(f"layouts that run: {len(items):,}{rest}"), Text(legend, style="dim")]
+    heading = Text(f"layouts that run: {len(items):,}{rest}", style="bold")
+    return [heading, Text(legend, style="dim")]
 
 
 def _candidates(plan: Plan, items: Sequence[Candidate], *, wide: bool) -> Table:
-    table = _table(header=True)
-    table.add_column("layout", no_wrap=True)
-    table.add_column("NPUs\n(hosts)", justify="right", no_wrap=True)
+    sizes = [">GiB weights\n+ cache"]
     if wide:
-        for name in ("weights", "engine", "activations", "cache", "of HBM"):
-            table.add_column(f"{name}\nGiB", justify="right", no_wrap=True)
-        table.add_column("sequences\nat once", justify="right", no_wrap=True)
-    else:
-        table.add_column("GiB weights\n+ cache", justify="right", no_wrap=True)
-    table.add_column("tokens/s", justify="right", no_wrap=True)
-    table.add_column("80 %\nwithin", justify="right", no_wrap=True)
-    table.add_column("TTFT\ns", justify="right", no_wrap=True)
-    table.add_column("ms per\ntoken", justify="right", no_wrap=True)
-    if wide:
-        table.add_column("80 %\nwithin", justify="right", no_wrap=True)
+        parts = ("weights", "engine", "activations", "cache", "of HBM")
+        sizes = [*(f">{part}\nGiB" for part in parts), ">sequences\nat once"]
+    speeds = [">tokens/s", ">80 %\nwithin", ">TTFT\ns", ">ms per\ntoken"]
+    speeds += [">80 %\nwithin"] if wide else []
+    grid = table("layout", ">NPUs\n(hosts)", *sizes, *speeds, no_wrap=True)
     if unit := next((item.cost.currency for item in items if item.cost), None):
-        table.add_column(f"{one_line(unit)}\n/M", justify="right")
+        grid.add_column(f"{one_line(unit)}\n/M", justify="right")
     for item in items:
-        table.add_row(*_candidate(plan, item, wide=wide, priced=unit is not None))
-    return table
+        grid.add_row(*_candidate(plan, item, wide=wide, priced=unit is not None))
+    return grid
 
 
 def _candidate(plan: Plan, item: Candidate, *, wide: bool, priced: bool) -> list[str | Text]:
@@ -327,78 +310,33 @@ def _candidate(plan: Plan, item: Candidate, *, wide: bool, priced: bool) -> list
 
 def _rejected(plan: Plan, *, verbose: bool) -> list[RenderableType]:
     count = len(plan.rejected)
-    heading = _heading(f"rejected: {count:,} layout{'s' * (count != 1)}")
-    table = _table()
-    table.add_column(style="dim")
-    table.add_column(justify="right", style="dim")
-    table.add_column(no_wrap=True)
-    table.add_column(ratio=1, overflow="fold")
+    heading = Text(f"rejected: {count:,} layout{'s' * (count != 1)}", style="bold")
+    grid = table()
+    grid.show_header = False
+    grid.add_column(style="dim")
+    grid.add_column(justify="right", style="dim")
+    grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1, overflow="fold")
     if verbose:
         for item in plan.rejected:
-            table.add_row(item.kind, "", str(item.layout), one_line(item.reason))
-        return [heading, table]
+            grid.add_row(item.kind, "", str(item.layout), one_line(item.reason))
+        return [heading, grid]
     groups = rejected_groups(plan)
     for group in groups[:_GROUPS]:
         item = group.example
-        table.add_row(group.kind, f"{group.count:,}", f"{item.layout}", one_line(item.reason))
+        grid.add_row(group.kind, f"{group.count:,}", f"{item.layout}", one_line(item.reason))
     if len(groups) > _GROUPS:
         rest = sum(group.count for group in groups[_GROUPS:])
-        table.add_row("", f"{rest:,}", "", "for other reasons; `-v` names each")
-    return [heading, table]
-
-
-def _notes(plan: Plan, *, verbose: bool) -> list[RenderableType]:
-    notes = [*plan.notes]
-    if plan.chosen:
-        notes += [*plan.chosen.notes, *plan.chosen.forecast.notes]
-    if verbose:
-        notes += plan.request.shape.assumed
-    table = _table()
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(style="dim", ratio=1, overflow="fold")
-    for note in dict.fromkeys(notes):
-        table.add_row("model" if note in plan.request.shape.assumed else "note", one_line(note))
-    return [table] if table.rows else []
+        grid.add_row("", f"{rest:,}", "", "for other reasons; `-v` names each")
+    return [heading, grid]
 
 
 def _distance(item: Rejected, chosen: Candidate | None) -> tuple[float, float]:
     """Return a sort key: by number of NPUs, then sizes; where nothing was chosen, most NPUs."""
     if chosen is None:
         return -item.layout.npus, 0.0
-    pairs = zip(_grid(item), _grid(chosen), strict=True)
+    sizes = attrgetter("tensor", "pipeline", "data")
+    pairs = zip(sizes(item.layout), sizes(chosen.layout), strict=True)
     apart = sum(abs(log2(here / there)) for here, there in pairs)
     more = abs(log2(item.layout.npus / chosen.npus))
     return round(more, 9), round(apart + (item.layout.expert != chosen.layout.expert), 9)
-
-
-def _grid(item: Rejected | Candidate) -> tuple[int, int, int]:
-    return item.layout.tensor, item.layout.pipeline, item.layout.data
-
-
-def _table(*, header: bool = False) -> Table:
-    return Table(
-        box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=header, header_style="dim"
-    )
-
-
-def _heading(text: str) -> Text:
-    return Text(text, style="bold")
-
-
-def _pairs(rows: Iterable[tuple[str, Text | str]]) -> Table:
-    table = _table()
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(ratio=1, overflow="fold")
-    for name, value in rows:
-        table.add_row(name, value)
-    return table
-
-
-@dataclass(frozen=True)
-class _ByWidth:
-    """A table that shows more where there is room."""
-
-    draw: Callable[[bool], RenderableType]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self.draw(options.max_width >= WIDE)

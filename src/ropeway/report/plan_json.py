@@ -1,12 +1,7 @@
 """A plan as one JSON document, with everything that the screen and the page show."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any
-
-from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Value
-from ropeway.plan.estimate import Forecast
+from ropeway.plan.candidate import Candidate, Plan, PlanRequest
+from ropeway.report.plain import plain
 from ropeway.report.plan import honesty, typical_error
 
 
@@ -20,7 +15,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
             {"layout": str(item.layout), "kind": item.kind, "reason": item.reason}
             for item in plan.rejected
         ],
-        "values": [value_json(value) for value in plan.values],
+        "values": plain(plan.values),
         "missing": list(plan.missing),
         "notes": list(plan.notes),
         "searched": plan.searched,
@@ -30,34 +25,8 @@ def plan_json(plan: Plan) -> dict[str, object]:
     }
 
 
-def value_json(value: Value) -> dict[str, object]:
-    """Return one value with its reason."""
-    return {
-        "key": value.key,
-        "value": _plain(value.value),
-        "why": value.why,
-        "source": value.source,
-    }
-
-
 def _candidate(item: Candidate) -> dict[str, object]:
-    return {
-        "layout": str(item.layout),
-        "hosts": item.hosts,
-        "npus": item.npus,
-        "fraction": item.fraction,
-        "max_sequences": item.max_sequences,
-        "on_front": item.on_front,
-        "forecast": _forecast(item.forecast),
-        "memory": {**_plain(item.memory), "fits": item.memory.fits},
-        "cost": _plain(item.cost),
-        "notes": list(item.notes),
-    }
-
-
-def _forecast(forecast: Forecast) -> dict[str, object]:
-    fields_: dict[str, object] = _plain(forecast)
-    return {**fields_, "parts": {part.name: part.seconds for part in forecast.parts}}
+    return {**plain(item), "memory": {**plain(item.memory), "fits": item.memory.fits}}
 
 
 def _request(request: PlanRequest) -> dict[str, object]:
@@ -73,10 +42,10 @@ def _request(request: PlanRequest) -> dict[str, object]:
             "npus": cluster.total_npus,
             "local": cluster.is_local,
         },
-        "chip": _plain(request.chip),
-        "engine": _plain(request.traits),
-        "machine": _plain(request.machine),
-        "load": _plain(request.load),
+        "chip": plain(request.chip),
+        "engine": plain(request.traits),
+        "machine": plain(request.machine),
+        "load": plain(request.load),
         "context": request.context,
         "objective": request.objective,
         "bounds": {"tpot_s": request.tpot_s, "ttft_s": request.ttft_s},
@@ -92,16 +61,3 @@ def _request(request: PlanRequest) -> dict[str, object]:
         },
         "sources": dict(request.sources),
     }
-
-
-def _plain(value: Any) -> Any:
-    """Return dataclasses and tuples as plain data, and infinite numbers as None."""
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

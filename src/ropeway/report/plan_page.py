@@ -108,15 +108,13 @@ def render_html(plan: Plan, *, when: str, language: Literal["en", "zh"] = "en") 
     """Return the whole page, with all values escaped."""
     table = chinese()
     filters: dict[str, Callable[..., object]] = {
-        "rate": rate,
-        "ms": milliseconds,
-        "sec": seconds,
-        "price": price,
-    }
-    filters |= {"shown": shown, "gib": _gib}
-    filters["zh"] = lambda text: translated(text, table)
-    filters["both"] = lambda text: in_both_languages(text, translated(text, table))
+        "rate": rate, "ms": milliseconds, "sec": seconds, "price": price, "shown": shown,
+        "gib": _gib,
+        "zh": lambda text: translated(text, table),
+        "both": lambda text: in_both_languages(text, translated(text, table)),
+    }  # fmt: skip
     what, conditions = request_words(plan.request)
+    first = plan.candidates[:_TABLE]
     return render_page(
         "plan.html.j2",
         filters,
@@ -133,10 +131,10 @@ def render_html(plan: Plan, *, when: str, language: Literal["en", "zh"] = "en") 
         bars=[bar(plan, item) for item in best(plan)[:_BARS]],
         step=_step(plan.chosen) if plan.chosen else (),
         constants=constants(plan.request),
-        table=(*plan.candidates[:_TABLE], *(one for one in plan.front if _beyond(plan, one))),
+        table=(*first, *(item for item in plan.front if item not in first)),
         groups=rejected_groups(plan),
         rejected=plan.rejected[:_REJECTED],
-        notes=_notes(plan),
+        notes=plan.notes,
     )
 
 
@@ -248,30 +246,17 @@ def _bytes_by_kind(memory: Memory) -> dict[str, int]:
 
 def _step(chosen: Candidate) -> tuple[Slice, ...]:
     """Return the parts of the average step, the longest first; widths are shares of the step."""
-    forecast = chosen.forecast
-    whole = max(forecast.step_s, sum(part.seconds for part in forecast.parts)) or 1.0
-    parts = sorted(forecast.parts, key=lambda part: -part.seconds)
+    parts = chosen.forecast.parts
+    whole = max(chosen.forecast.step_s, sum(parts.values())) or 1.0
     return tuple(
-        Slice(part.name, part.seconds / whole * 100, milliseconds(part.seconds * 1000))
-        for part in parts
-        if part.seconds > 0
+        Slice(name, seconds / whole * 100, milliseconds(seconds * 1000))
+        for name, seconds in parts.items()
     )
-
-
-def _notes(plan: Plan) -> tuple[str, ...]:
-    notes = [*plan.notes]
-    if plan.chosen:
-        notes += [*plan.chosen.notes, *plan.chosen.forecast.notes]
-    return tuple(dict.fromkeys((*notes, *plan.request.shape.assumed)))
 
 
 def _along(front: Sequence[Candidate]) -> list[Candidate]:
     """Return Pareto-optimal layouts from the least latency to the most throughput."""
     return sorted(front, key=lambda item: item.forecast.tpot_s)
-
-
-def _beyond(plan: Plan, item: Candidate) -> bool:
-    return item not in plan.candidates[:_TABLE]
 
 
 def _is_chosen(plan: Plan, item: Candidate) -> bool:

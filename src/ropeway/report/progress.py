@@ -8,8 +8,6 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -67,7 +65,36 @@ class Conversation:
             yield
             self._draw()
 
-    def begin(self, step: "Step") -> None:
+    @contextmanager
+    def step(self, name: str, expected_seconds: float | None) -> Iterator["Step"]:
+        """Show a line while the body runs, and its verdict at the end.
+
+        An exception makes that FAIL, Ctrl-C and cancellation make it stop; both are raised on.
+        """
+        step = Step(self, name, expected_seconds)
+        self._begin(step)
+        try:
+            yield step
+        except BaseException as error:
+            step.verdict, step.closing = _verdict_on(error), ""
+            raise
+        finally:
+            self._end(step)
+
+    @contextmanager
+    def stages(self, names: Sequence[str], expected_seconds: float | None) -> Iterator["Stages"]:
+        """Show the stages of a long verb, and one closing line at the end."""
+        stages, verdict = Stages(self, names, expected_seconds), "done"
+        try:
+            yield stages
+        except BaseException as error:
+            verdict = _verdict_on(error)
+            raise
+        finally:
+            if not self.muted:
+                self.say(verdict_line("", verdict, stages.outcome(verdict)), soft_wrap=True)
+
+    def _begin(self, step: "Step") -> None:
         with self._lock:
             self._running.append(step)
             if self.live:
@@ -85,7 +112,9 @@ class Conversation:
                 line = live_line(step.name, step.detail, step.seconds, None, 10_000)
                 self.console.print(Text(step.indent + line), soft_wrap=True)
 
-    def end(self, step: "Step", verdict: Text) -> None:
+    def _end(self, step: "Step") -> None:
+        parts = filter(None, (step.name, spent(step.seconds), step.closing))
+        verdict = verdict_line(step.indent, step.verdict, "  ".join(parts))
         with self._lock:
             self._running.remove(step)
             if self.muted:
@@ -143,10 +172,7 @@ class Conversation:
 
 
 class Step:
-    """One named piece of work: a line while it runs, its verdict at the end.
-
-    An exception makes the verdict FAIL, Ctrl-C and cancellation make it stop; both are raised on.
-    """
+    """One named piece of work, with its verdict and what is said behind that."""
 
     def __init__(self, talk: Conversation, name: str, expected_seconds: float | None) -> None:
         self.name = one_line(name)
@@ -155,8 +181,8 @@ class Step:
         self.indent = talk.indent
         self._talk = talk
         self._started = talk.clock()
-        self._verdict = "ok"
-        self._closing = ""
+        self.verdict = "ok"
+        self.closing = ""
         self._logged_at = 0.0
 
     @property
@@ -180,49 +206,25 @@ class Step:
 
     def ok(self, closing: str = "") -> None:
         """Add to the verdict line: `ok    check the laptop  0.2 s  2 cores, 23.4 GiB`."""
-        self._settle("ok", closing)
+        self.verdict, self.closing = "ok", one_line(closing)
 
     def warn(self, closing: str = "") -> None:
         """End with the verdict `warn`."""
-        self._settle("warn", closing)
+        self.verdict, self.closing = "warn", one_line(closing)
 
     def fail(self, closing: str = "") -> None:
         """End with the verdict FAIL without an exception: one of several may fail."""
-        self._settle("FAIL", closing)
-
-    def __enter__(self) -> Self:
-        self._talk.begin(self)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._settle("FAIL" if issubclass(kind, Exception) else "stop", "")
-        self._talk.end(self, self._verdict_line())
+        self.verdict, self.closing = "FAIL", one_line(closing)
 
     def _set(self, detail: str, *, whole_line: bool) -> None:
         detail = one_line(detail)
-        if detail == self.detail:
-            return
-        self.detail = detail
-        self._talk.changed(self, whole_line=whole_line)
-
-    def _settle(self, verdict: str, closing: str) -> None:
-        self._verdict, self._closing = verdict, one_line(closing)
-
-    def _verdict_line(self) -> Text:
-        parts = [self.name, spent(self.seconds)]
-        if self._closing:
-            parts.append(self._closing)
-        return verdict_line(self.indent, self._verdict, "  ".join(parts))
+        if detail != self.detail:
+            self.detail = detail
+            self._talk.changed(self, whole_line=whole_line)
 
 
 class Stages:
-    """The plan of a long verb: a header before each stage, one closing line at the end.
+    """The plan of a long verb: a header before each stage.
 
     names             in the order they are shown; each once
     expected_seconds  of the whole, if known
@@ -255,26 +257,13 @@ class Stages:
         finally:
             self._talk.indent = outer
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._talk.muted:
-            return
-        total = len(self._names)
-        time = spent(self.seconds)
-        if kind is None:
-            line = verdict_line("", "done", f"{self._entered} of {total}  {time}")
-        else:
-            verdict = "FAIL" if issubclass(kind, Exception) else "stop"
-            name = self._names[self._at] if self._at >= 0 else "before the first stage"
-            line = verdict_line("", verdict, f"[{self._at + 1}/{total}] {name}  {time}")
-        self._talk.say(line, soft_wrap=True)
+    def outcome(self, verdict: str) -> str:
+        """Return how many stages there were, or in which one it ended."""
+        total, time = len(self._names), spent(self.seconds)
+        if verdict == "done":
+            return f"{self._entered} of {total}  {time}"
+        name = self._names[self._at] if self._at >= 0 else "before the first stage"
+        return f"[{self._at + 1}/{total}] {name}  {time}"
 
     def _header(self) -> None:
         if self._talk.muted:
@@ -290,6 +279,10 @@ class Stages:
         head, _, rest = line.partition(" · ")
         text = Text.assemble((head, "bold"), (f" · {rest}" if rest else "", "dim"))
         self._talk.say(text, soft_wrap=True)
+
+
+def _verdict_on(error: BaseException) -> str:
+    return "FAIL" if isinstance(error, Exception) else "stop"
 
 
 def verdict_line(indent: str, verdict: str, rest: str) -> Text:

@@ -1,10 +1,9 @@
 """Tables for the terminal. Everything essential fits into 80 columns; more shows on a wide one."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.table import Table
+from rich.console import Group, RenderableType
+from rich.table import Column, Table
 from rich.text import Text
 
 from ropeway.bench.comparison import Comparison, LayoutResult, in_order
@@ -12,9 +11,9 @@ from ropeway.bench.load_test import NOT_STATED, Conditions, LoadTest
 from ropeway.bench.stats import Quantiles, Summary
 from ropeway.report.figures import NONE, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line
+from ropeway.report.table import ByWidth, table
 from ropeway.units import format_bytes
 
-WIDE = 120
 _NOT_COUNTED = "the server did not count its tokens: pieces of the stream were counted instead"
 _QUANTILES = ("mean", "p50", "p90", "p99")
 
@@ -55,7 +54,7 @@ def compare_table(comparison: Comparison) -> RenderableType:
         Text.assemble((one_line(comparison.model), "bold"), f" · {one_line(comparison.engine)}"),
         Text(f"{one_line(comparison.hardware)} · {_load(comparison.workload)}", style="dim"),
         Text(),
-        _ByWidth(_layouts(comparison, wide=False), _layouts(comparison, wide=True)),
+        ByWidth(lambda wide: _layouts(comparison, wide=wide)),
         *_below(comparison),
     )
 
@@ -66,13 +65,10 @@ def status_table(rows: Iterable[Mapping[str, object]]) -> RenderableType:
     Keys of a row: `host`, `role`, `state` (str), `pids` and `npus` (sequences of int),
     `memory_bytes` (int or None). A missing key shows as a dash.
     """
-    table = _table(
-        "host", ("role", "left"), ("NPU", "left"), ("pid", "left"), ("memory", "right"),
-        ("state", "left"),
-    )  # fmt: skip
+    grid = table("host", "role", "NPU", "pid", ">memory", "state")
     for row in rows:
         memory = row.get("memory_bytes")
-        table.add_row(
+        grid.add_row(
             _cell(row.get("host")),
             _cell(row.get("role")),
             _numbers(row.get("npus")),
@@ -80,7 +76,7 @@ def status_table(rows: Iterable[Mapping[str, object]]) -> RenderableType:
             format_bytes(memory) if isinstance(memory, (int, float)) else NONE,
             _state(row.get("state")),
         )
-    return table
+    return grid
 
 
 def containers_table(rows: Iterable[Mapping[str, object]]) -> RenderableType:
@@ -89,13 +85,10 @@ def containers_table(rows: Iterable[Mapping[str, object]]) -> RenderableType:
     Keys of a row: `host`, `role`, `state`, `started` (RFC 3339), `why` (None: it has no API; empty:
     it generates tokens; else why not), `devices` (sequence of int), `replica`, `restarts` (int).
     """
-    table = _table(
-        "host", ("role", "left"), ("NPU", "left"), ("state", "left"), ("started", "left"),
-        ("restarts", "right"), ("generates", "left"),
-    )  # fmt: skip
+    grid = table("host", "role", "NPU", "state", "started", ">restarts", "generates")
     for row in rows:
         replica = f" {row['replica']}" if row.get("replica") else ""
-        table.add_row(
+        grid.add_row(
             _cell(row.get("host")),
             _cell(f"{row.get('role')}{replica}"),
             _numbers(row.get("devices") or None),
@@ -104,24 +97,15 @@ def containers_table(rows: Iterable[Mapping[str, object]]) -> RenderableType:
             _numbers(row.get("restarts")),
             _generates(row.get("why")),
         )
-    return table
+    return grid
 
 
 def faults_table(rows: Iterable[tuple[str, str, str]]) -> RenderableType:
     """Faults that can be rehearsed: name, what is wrong, the check that finds it."""
-    table = _table("fault", ("what is wrong", "left"), ("found by", "left"))
-    for name, title, check in rows:
-        table.add_row(name, title, check)
-    return table
-
-
-@dataclass(frozen=True)
-class _ByWidth:
-    narrow: RenderableType
-    wide: RenderableType
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self.wide if options.max_width >= WIDE else self.narrow
+    grid = table("fault", "what is wrong", "found by")
+    for row in rows:
+        grid.add_row(*row)
+    return grid
 
 
 def _bench_head(conditions: Conditions) -> list[Text]:
@@ -134,19 +118,16 @@ def _bench_head(conditions: Conditions) -> list[Text]:
 
 
 def _throughput(summary: Summary) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_column()
-    table.add_row("output", Text(rate(summary.output_tokens_per_s), style="bold"), "tokens/s")
-    table.add_row("requests", rate(summary.requests_per_s), "a second")
+    grid = Table.grid("", Column(justify="right"), "", padding=(0, 2))
+    grid.add_row("output", Text(rate(summary.output_tokens_per_s), style="bold"), "tokens/s")
+    grid.add_row("requests", rate(summary.requests_per_s), "a second")
     completed = f"of {summary.requests:,} in {seconds(summary.duration_s)}"
-    table.add_row("completed", f"{summary.completed:,}", completed)
-    return table
+    grid.add_row("completed", f"{summary.completed:,}", completed)
+    return grid
 
 
 def _latencies(summary: Summary) -> Table:
-    table = _table("latency", *((name, "right") for name in _QUANTILES))
+    grid = table("latency", *(f">{name}" for name in _QUANTILES))
     rows: list[tuple[str, Quantiles | None]] = [
         ("time to first token", summary.ttft_ms),
         ("time per output token", summary.tpot_ms),
@@ -154,8 +135,8 @@ def _latencies(summary: Summary) -> Table:
     ]
     for name, quantiles in rows:
         figures = [getattr(quantiles, key) if quantiles else None for key in _QUANTILES]
-        table.add_row(name, *(milliseconds(figure) for figure in figures))
-    return table
+        grid.add_row(name, *(milliseconds(figure) for figure in figures))
+    return grid
 
 
 def _errors(summary: Summary) -> list[Text]:
@@ -185,24 +166,22 @@ def _load(load: LoadTest) -> str:
 def _layouts(comparison: Comparison, *, wide: bool) -> Table:
     spread = ("p50", "p90", "p99") if wide else ("p50",)
     titles = ("TTFT", "per token", "end to end")
-    latency = [(f"{title} {at}" if wide else f"{title}\n{at}") for title in titles for at in spread]
-    table = _table(
+    gap = " " if wide else "\n"
+    latency = [f">{title}{gap}{at}" for title in titles for at in spread]
+    grid = table(
         "layout",
-        ("hosts\n×NPUs" if not wide else "hosts×NPUs", "right"),
-        ("start", "right"),
-        ("tokens/s", "right"),
-        (
-            f"of {comparison.reference.layout}" if wide and comparison.reference else "share",
-            "right",
-        ),
-        *((title, "right") for title in latency),
-        ("answer", "left"),
+        ">hosts×NPUs" if wide else ">hosts\n×NPUs",
+        ">start",
+        ">tokens/s",
+        f">of {comparison.reference.layout}" if wide and comparison.reference else ">share",
+        *latency,
+        "answer",
     )
     names = (len(result.layout) for result in comparison.results)
-    table.columns[0].min_width = min(20, max(names, default=0))  # a folded name is hard to read
+    grid.columns[0].min_width = min(20, max(names, default=0))  # a folded name is hard to read
     for result in in_order(comparison):
-        table.add_row(*_layout_row(comparison, result, spread))
-    return table
+        grid.add_row(*_layout_row(comparison, result, spread))
+    return grid
 
 
 def _layout_row(
@@ -278,12 +257,3 @@ def _numbers(value: object) -> Text:
         return Text(str(value))
     assert isinstance(value, Iterable)
     return Text(" ".join(str(number) for number in value) or NONE)
-
-
-def _table(first: str, *others: tuple[str, str]) -> Table:
-    """No frame, the head dim; a cell too long is folded, never cut off."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(first, overflow="fold")
-    for title, justify in others:
-        table.add_column(title, justify="right" if justify == "right" else "left", overflow="fold")
-    return table

@@ -1,0 +1,41 @@
+"""Tables for the terminal: no frame, dim titles, and long cells folded, never cut off."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+WIDE = 120
+
+
+def table(*titles: str, no_wrap: bool = False) -> Table:
+    """Return a table without rows. A title that begins with `>` has a right-justified column."""
+    empty = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in titles:
+        justify = "right" if title.startswith(">") else "left"
+        # mypy cannot see that both are literals.
+        empty.add_column(title.lstrip(">"), justify=justify, overflow="fold", no_wrap=no_wrap)  # type: ignore[arg-type]
+    return empty
+
+
+def pairs(rows: Iterable[tuple[str, str | Text]], *, least: int | None = None) -> Table:
+    """Return a table of names, dim and at least `least` cells wide, and their values."""
+    grid = table()
+    grid.show_header = False
+    grid.add_column(style="dim", no_wrap=True, min_width=least)
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(name, value)
+    return grid
+
+
+@dataclass(frozen=True)
+class ByWidth:
+    """A table that shows more where there is room; `draw` is told whether there is."""
+
+    draw: Callable[[bool], RenderableType]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.draw(options.max_width >= WIDE)
