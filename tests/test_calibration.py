@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from ropeway.cli.main import ropeway
 from ropeway.errors import HostError, Refused
-from ropeway.models import read_shape
+from ropeway.models.build import read_shape
 from ropeway.plan import calibration
 from ropeway.plan.calibration import (
     TRIALS,

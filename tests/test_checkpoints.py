@@ -26,7 +26,8 @@ from ropeway.checkpoints.manifest import (
     write_manifest,
 )
 from ropeway.errors import Exit, HostError, ModelError, Refused
-from ropeway.models import read_header, read_model
+from ropeway.models.read import read_model
+from ropeway.models.weights import read_header
 
 np = pytest.importorskip("numpy")
 

@@ -8,7 +8,7 @@ import pytest
 from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.checkpoints.fetch import default_root, ensure, fault
 from ropeway.checkpoints.manifest import WEIGHTS
-from ropeway.models import read_model
+from ropeway.models.read import read_model
 
 pytest.importorskip("numpy")
 

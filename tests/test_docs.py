@@ -12,7 +12,7 @@ import pytest
 from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.cli.main import VERBS, ropeway
 from ropeway.errors import LayoutError
-from ropeway.models import read_shape
+from ropeway.models.build import read_shape
 from ropeway.plan.layout import check
 from ropeway.report.console import error_text
 from ropeway.spec.cluster import Cluster, Local

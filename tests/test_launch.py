@@ -15,7 +15,7 @@ from ropeway.hosts.base import shell_line
 from ropeway.launch.local.prepare import Place, check, complete, virtual_nodes
 from ropeway.launch.local.record import as_record, from_record, scratch_of
 from ropeway.launch.local.steps import EndProcesses, RemoveFolder, dry_run, probe_of, steps
-from ropeway.models import read_shape
+from ropeway.models.build import read_shape
 from ropeway.spec.model import Layout, Model, Serve, local_spec
 from ropeway.units import format_bytes
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ropeway.errors import Exit, LayoutError
-from ropeway.models import ModelShape, read_shape
+from ropeway.models.build import read_shape
+from ropeway.models.shape import ModelShape
 from ropeway.plan.layout import check, hosts_of, nearest, problems, working
 from ropeway.spec.cluster import Cluster, Local, RemoteHost
 from ropeway.spec.model import Layout

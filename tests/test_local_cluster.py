@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from local_cluster import CONTEXT, KV_CACHE_MIB, NEW_TOKENS, directory, reference, served
-from ropeway.models import read_model
+from ropeway.models.read import read_model
 from test_memory import printed_tokens
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]

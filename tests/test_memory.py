@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from ropeway.engines.ascend_memory import EngineMemory, engine_bytes, engine_memory, visible_bytes
 from ropeway.engines.ascend_releases import RELEASES
-from ropeway.models import ModelShape, precision_named
 from ropeway.models.known import known, published_files
+from ropeway.models.quantisation import precision_named
+from ropeway.models.shape import ModelShape
 from ropeway.plan.memory import (
     Memory,
     MemoryNeeds,

@@ -9,7 +9,7 @@ import pytest
 from ropeway.cli.main import exit_code
 from ropeway.cli.model import model
 from ropeway.errors import Exit
-from ropeway.models import read_shape
+from ropeway.models.build import read_shape
 from ropeway.models.stored import StoredWeights, compare, read_stored
 
 Captured = pytest.CaptureFixture[str]

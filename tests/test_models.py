@@ -6,13 +6,9 @@ from pathlib import Path
 import pytest
 
 from ropeway.errors import Exit, ModelError
-from ropeway.models import (
-    find_weight_files,
-    kv_bytes_per_token,
-    read_header,
-    read_model,
-    read_shape,
-)
+from ropeway.models.build import kv_bytes_per_token, read_shape
+from ropeway.models.read import read_model
+from ropeway.models.weights import find_weight_files, read_header
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ropeway.errors import ModelError
-from ropeway.models import Block, count, counted_bytes, kv_bytes_per_token, read_shape, state_bytes
+from ropeway.models.build import count, counted_bytes, kv_bytes_per_token, read_shape, state_bytes
 from ropeway.models.known import known
-from ropeway.models.shape import FeedForward, Weight, as_runs, numbers
+from ropeway.models.shape import Block, FeedForward, Weight, as_runs, numbers
 
 CONFIGS = Path(__file__).parent / "model_configs"
 INDEX = list(csv.DictReader(CONFIGS.with_suffix(".tsv").read_text().splitlines(), delimiter="\t"))

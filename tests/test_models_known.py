@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ropeway.errors import ModelError
-from ropeway.models import count, read_shape
+from ropeway.models.build import count, read_shape
 from ropeway.models.known import WITHOUT_CONFIG, entry_of, known, published_files, published_name
 
 CONFIGS = Path(__file__).parent / "model_configs"

@@ -6,19 +6,17 @@ from pathlib import Path
 import pytest
 
 from ropeway.errors import ModelError
-from ropeway.models import (
-    kv_bits_named,
-    precision_named,
-    read_directory_shape,
-    read_shape,
-)
+from ropeway.models.build import read_shape
 from ropeway.models.known import known
 from ropeway.models.quantisation import (
     Quantisation,
     component_of,
+    kv_bits_named,
+    precision_named,
     recognise_quantisation,
     stored_precision,
 )
+from ropeway.models.read import read_directory_shape
 
 LLAMA = {
     "model_type": "llama",

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ropeway.models import COMPONENTS, ModelShape, precision_named, read_shape
+from ropeway.models.build import read_shape
 from ropeway.models.known import known
+from ropeway.models.quantisation import precision_named
+from ropeway.models.shape import COMPONENTS, ModelShape
 from ropeway.plan.shards import Amounts, StageShard, shard, stage_layers, touched_experts
 from ropeway.spec.model import Layout
 

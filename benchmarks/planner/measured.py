@@ -15,8 +15,9 @@ from pathlib import Path
 from ropeway.engines.ascend_memory import engine_memory
 from ropeway.errors import ModelError, Refused
 from ropeway.hardware import CHIPS, Chip, chip_named
-from ropeway.models import ModelShape, kv_bits_named, precision_named
 from ropeway.models.known import known
+from ropeway.models.quantisation import kv_bits_named, precision_named
+from ropeway.models.shape import ModelShape
 from ropeway.plan.estimate import Flow, Forecast, flow, output_rate
 from ropeway.plan.load import Load
 from ropeway.plan.machine import EngineTraits, Machine, ascend, fitted, traits

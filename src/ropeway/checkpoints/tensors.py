@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ropeway.models import read_header
+from ropeway.models.weights import read_header
 
 _NOISE_STEPS = 256
 # A uniform number between -1 and 1 has this standard deviation; noise is given by its own.

@@ -18,7 +18,8 @@ from ropeway.hosts.local import LocalHost
 from ropeway.launch.local.prepare import Place, check, complete, virtual_nodes
 from ropeway.launch.local.record import SCRATCH_PARENT
 from ropeway.launch.local.run import refuse_second, start
-from ropeway.models import ModelShape, read_model
+from ropeway.models.read import read_model
+from ropeway.models.shape import ModelShape
 from ropeway.plan.layout import check as check_layout
 from ropeway.report.console import Screen
 from ropeway.spec.model import DEFAULT_FILE, Layout, Model, Serve, Spec, load_spec, local_spec

@@ -12,16 +12,13 @@ from ropeway.cli.model_push import push_
 from ropeway.cli.options import screen_options
 from ropeway.errors import ModelError
 from ropeway.hosts.local import LocalHost
-from ropeway.models import (
-    ModelShape,
-    find_weight_files,
-    read_directory_shape,
-    read_json_object,
-    read_shape,
-)
+from ropeway.models.build import read_shape
 from ropeway.models.known import entry_of, known, published_name
+from ropeway.models.read import read_directory_shape
+from ropeway.models.shape import ModelShape
 from ropeway.models.stored import read_stored
 from ropeway.models.summary import ModelSummary, summarise
+from ropeway.models.weights import find_weight_files, read_json_object
 from ropeway.plan.layout import problems
 from ropeway.plan.shards import shard
 from ropeway.report.console import Screen

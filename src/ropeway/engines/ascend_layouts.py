@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ropeway.engines.ascend_releases import MODEL_NEEDS, RELEASES, order
-from ropeway.models import ModelShape
 from ropeway.models.phrases import phrase
+from ropeway.models.shape import ModelShape
 from ropeway.spec.model import Layout
 
 _PIPELINE_GUIDE = "vllm-ascend docs/source/user_guide/feature_guide/pipeline_parallel.md"

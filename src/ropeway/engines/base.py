@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ropeway.errors import LayoutError
-from ropeway.models import ModelShape
+from ropeway.models.shape import ModelShape
 from ropeway.spec.model import EngineName, Layout, Serve
 
 

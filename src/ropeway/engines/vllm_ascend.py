@@ -26,7 +26,7 @@ from ropeway.engines.ascend_backends import (
 from ropeway.engines.ascend_releases import Release, order
 from ropeway.engines.base import Node, Replica
 from ropeway.errors import LayoutError, Refused
-from ropeway.models import ModelShape
+from ropeway.models.shape import ModelShape
 from ropeway.spec.engine_args import engine_argument_flags
 from ropeway.spec.model import EngineName
 from ropeway.spec.types import bracketed

@@ -14,7 +14,7 @@ from ropeway.hardware import chip_named
 from ropeway.launch.docker import reboot_notes
 from ropeway.launch.placement import place
 from ropeway.launch.service import Router, Service, Site
-from ropeway.models import ModelShape
+from ropeway.models.shape import ModelShape
 from ropeway.spec.cluster import RemoteHost
 from ropeway.spec.model import Spec
 from ropeway.spec.types import bracketed, is_loopback

@@ -33,8 +33,10 @@ from ropeway.launch.rollout import Rollout
 from ropeway.launch.service import Service
 from ropeway.launch.start import ContainerStart
 from ropeway.launch.starting import start
-from ropeway.models import ModelShape, read_directory_shape, read_shape
+from ropeway.models.build import read_shape
 from ropeway.models.known import known
+from ropeway.models.read import read_directory_shape
+from ropeway.models.shape import ModelShape
 from ropeway.spec.model import Spec
 
 _FACTS_SECONDS = 120.0

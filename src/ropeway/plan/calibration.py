@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from ropeway.errors import HostError, Refused, reason_of
 from ropeway.hardware import Link
 from ropeway.hosts.local import replace_file
-from ropeway.models import ModelShape
+from ropeway.models.shape import ModelShape
 from ropeway.plan.estimate import estimate
 from ropeway.plan.load import Load
 from ropeway.plan.machine import Machine

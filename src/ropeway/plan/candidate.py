@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ropeway.hardware import Chip
-from ropeway.models import ModelShape, Precision
+from ropeway.models.shape import ModelShape, Precision
 from ropeway.plan.cost import Cost
 from ropeway.plan.estimate import Forecast
 from ropeway.plan.load import Load

@@ -15,7 +15,7 @@ from math import ceil
 from operator import itemgetter
 
 from ropeway.engines.ascend_memory import EngineMemory, engine_bytes, visible_bytes
-from ropeway.models import ModelShape, Precision
+from ropeway.models.shape import ModelShape, Precision
 from ropeway.plan.shards import CacheGroup, StageShard, shard
 from ropeway.spec.model import Layout
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ropeway.models import ModelShape, Precision
+from ropeway.models.shape import ModelShape, Precision
 from ropeway.plan.load import Load
 from ropeway.plan.machine import Machine
 from ropeway.spec.model import Layout

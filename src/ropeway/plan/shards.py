@@ -11,7 +11,15 @@ from math import ceil
 from operator import sub
 from typing import NamedTuple
 
-from ropeway.models import COMPONENTS, Attention, Block, FeedForward, ModelShape, Precision, Weight
+from ropeway.models.shape import (
+    COMPONENTS,
+    Attention,
+    Block,
+    FeedForward,
+    ModelShape,
+    Precision,
+    Weight,
+)
 from ropeway.spec.model import Layout
 
 # vllm/model_executor/layers/vocab_parallel_embedding.py, DEFAULTVOCAB_PADDING_SIZE

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from ropeway.models import ModelShape, Precision
+from ropeway.models.shape import ModelShape, Precision
 from ropeway.plan.machine import Machine
 from ropeway.plan.question import Question
 from ropeway.plan.shards import StageShard, shard, touched_experts
