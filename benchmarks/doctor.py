@@ -34,9 +34,8 @@ from ropeway.facts.questions import questions
 from ropeway.facts.script import script
 from ropeway.hosts.connect import connected
 from ropeway.hosts.fleet import run_on_all
-from ropeway.sim.faults import inject
+from ropeway.sim.faults import faulty_fleet
 from ropeway.sim.hosts import VirtualHost, virtual_hosts
-from ropeway.sim.machine import parse_fleet, sound_fleet
 from ropeway.spec.cluster import Cluster, RemoteHost
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -67,10 +66,8 @@ def main() -> None:
 
 def virtual(hosts: int, npus: int) -> None:
     """The whole of doctor over virtual hosts, with four faults, pings and all."""
-    fleet = sound_fleet(*parse_fleet(f"{hosts}x{npus}-910B4"))
-    for fault in FAULTS:
-        if int(fault.partition(":host")[2].partition(":")[0]) <= hosts:
-            fleet, _ = inject(fleet, fault)
+    faults = [one for one in FAULTS if int(one.partition(":host")[2].partition(":")[0]) <= hosts]
+    fleet = faulty_fleet(f"{hosts}x{npus}-910B4", faults)
     machines = virtual_hosts(fleet)
     wanted = Requirements(npus={one.name: npus for one in machines}, model_path=fleet.model_path)
     started = time.monotonic()
@@ -121,7 +118,7 @@ def expanded(npus: int) -> list[Question[object]]:
 def stand_ins(folder: Path, npus: int, asked: list[Question[object]]) -> Path:
     """npu-smi and hccn_tool as small shell programs that print a virtual machine's answers."""
     folder.mkdir()
-    host: VirtualHost = virtual_hosts(sound_fleet(*parse_fleet(f"2x{npus}-910B4")))[0]
+    host: VirtualHost = virtual_hosts(faulty_fleet(f"2x{npus}-910B4", ()))[0]
     for name in ("npu-smi", "hccn_tool"):
         branches = []
         for argv in {one.argv for one in asked if one.argv[0] == name}:

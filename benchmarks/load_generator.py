@@ -27,6 +27,7 @@ from ropeway.bench.run import run_bench
 from ropeway.bench.stats import quantile
 from ropeway.endpoint.client import Endpoint
 
+ENDPOINT = Path(__file__).with_name("fake_endpoint.py")
 CLIENTS = 256
 OUTPUT_TOKENS = 64
 INPUT_TOKENS = 128
@@ -78,7 +79,7 @@ def main() -> None:
 
 def measure(ttft: float, tpot: float, rounds: int) -> Outcome:
     """One pace against a fresh endpoint."""
-    argv = [sys.executable, "-m", "ropeway.sim.endpoint", "--port", "0"]
+    argv = [sys.executable, str(ENDPOINT), "--port", "0"]
     argv += ["--ttft", str(ttft), "--tpot", str(tpot), "--capacity", str(CLIENTS)]
     endpoint = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     try:

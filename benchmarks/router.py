@@ -2,7 +2,7 @@
 
 Three questions in one run: what does each add to a request, how much can it carry, and what do
 clients see when a replica is killed or hangs? The first two use endpoints of known speed
-(`ropeway.sim.endpoint`), the last replicas whose answers can be continued
+(`fake_endpoint.py`), the last replicas whose answers can be continued
 (`tests/router_backends.py`). Ropeway needs neither nginx nor vllm-router: install them anywhere. It
 takes five minutes:
 
@@ -32,6 +32,7 @@ from running import conditions
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from router_backends import ANSWER, MODEL, TEXT
 
+ENDPOINT = Path(__file__).with_name("fake_endpoint.py")
 BACKENDS = Path(__file__).parent.parent / "tests" / "router_backends.py"
 CLIENTS = 256
 ROUNDS = 5
@@ -278,7 +279,7 @@ def process(
 @contextlib.contextmanager
 def endpoints(ttft: float = 0.0, tpot: float = 0.0) -> Iterator[list[str]]:
     """Two endpoints of this speed."""
-    argv = [sys.executable, "-m", "ropeway.sim.endpoint", "--port", "0", "--capacity", "2048"]
+    argv = [sys.executable, str(ENDPOINT), "--port", "0", "--capacity", "2048"]
     argv += ["--ttft", str(ttft), "--tpot", str(tpot)]
     with process(argv, prints_url=True) as (_, one), process(argv, prints_url=True) as (_, other):
         yield [url.removesuffix("/v1") for url in (one, other)]

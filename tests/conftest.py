@@ -1,5 +1,8 @@
 """What holds for every test: how much hypothesis tries, and what shares a worker."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
@@ -7,6 +10,9 @@ from hypothesis import settings
 settings.register_profile("test", max_examples=20, deadline=None)
 settings.register_profile("all", max_examples=200, deadline=None)
 settings.load_profile("test")
+
+# For the fake endpoint, which tests and benchmarks share.
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

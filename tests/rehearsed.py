@@ -1,6 +1,7 @@
 """`ropeway` as a user types it, on virtual hosts that live as long as the test."""
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,38 @@ import pytest
 
 from ropeway.cli.call import Call
 from ropeway.cli.main import exit_code
-from ropeway.sim.clock import JumpingClock
-from ropeway.sim.faults import inject
+from ropeway.hosts.child import sleep_cancellable
+from ropeway.sim.faults import faulty_fleet
 from ropeway.sim.launching import Rehearsal, rehearsal_spec
-from ropeway.sim.machine import Fleet, Trouble, parse_fleet, sound_fleet
+from ropeway.sim.machine import Fleet, Trouble, sound_fleet
 from ropeway.sim.virtual_engine import Pace
 from ropeway.spec.model import Serve, Spec, dump_spec
 
 # By a clock that jumps; nothing but the `sleep` of scripts takes any time.
 QUICK = Pace()
+_YIELD_SECONDS = 1e-4  # of real time: the others get their turn, and a cancelled token is noticed
+
+
+class JumpingClock:
+    """A launch.clock.Clock on which no time is lost: whoever sleeps moves it on at once.
+
+    What several threads sleep at the same time adds up.
+    """
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._lock = threading.Lock()
+
+    def now(self) -> float:
+        """See Clock.now."""
+        with self._lock:
+            return self._now
+
+    def sleep(self, seconds: float) -> None:
+        """See Clock.sleep."""
+        sleep_cancellable(_YIELD_SECONDS)
+        with self._lock:
+            self._now += seconds
 
 
 class Cluster:
@@ -68,6 +92,10 @@ class Cluster:
             for one in self.virtual.state(machine.name).engine.every
         }
 
+    def remains(self) -> list[str]:
+        """See `remains`."""
+        return remains(self.virtual)
+
     def logs(self) -> dict[str, str]:
         """Name → text of all files in this folder's runs."""
         return {
@@ -82,11 +110,25 @@ class Cluster:
         return entry
 
 
+def remains(virtual: Rehearsal) -> list[str]:
+    """What a service has left on any machine: containers, folders, files, locks."""
+    remains = []
+    for name in (machine.name for machine in virtual.fleet.machines):
+        state = virtual.state(name)
+        state.settle()
+        own = (f"{state.base}/holder", f"{state.base}/audit.log")
+        files = [path for path in state.files if path.startswith(f"{state.base}/")]
+        remains += [f"{name}: {len(state.late)} commands"] if state.late else []
+        remains += [f"{name}: container {one}" for one in state.engine.by_name]
+        remains += [f"{name}: folder {folder}" for folder in state.folders]
+        remains += [f"{name}: {path}" for path in files if path not in own]
+        remains += [f"{name}: locked"] if state.lock.locked() else []
+    return remains
+
+
 def fleet_with(*faults: str, size: str = "2x8-910B4", **troubles: Trouble) -> Fleet:
     """A sound fleet with faults by name (`disk-full:host2`), or with trouble on a host."""
-    fleet = sound_fleet(*parse_fleet(size))
-    for text in faults:
-        fleet, _ = inject(fleet, text, launch=True)
+    fleet = faulty_fleet(size, faults, launch=True)
     names = [machine.name for machine in fleet.machines]
     for host, trouble in troubles.items():
         index = names.index(host)

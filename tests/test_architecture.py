@@ -53,7 +53,7 @@ ONLY = {
     "rich": {"report"},
     "jinja2": {"report"},
     "click": {"cli"},
-    "aiohttp": {"endpoint.client", "router", "sim"},
+    "aiohttp": {"endpoint.client", "router"},
     "vllm": {"sim"},
     "torch": {"sim"},
     "ray": {"sim", "launch.programs"},

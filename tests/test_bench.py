@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_endpoint import Behaviour, FakeEndpoint
 
 import virtual_time
 from ropeway.bench.arrivals import arrivals
@@ -21,7 +22,6 @@ from ropeway.bench.stats import Summary, summarise
 from ropeway.endpoint.client import Endpoint, ModelUnknown
 from ropeway.endpoint.stream import Failure, Timing
 from ropeway.errors import Refused
-from ropeway.sim.endpoint import Behaviour, FakeEndpoint
 from router_backends import served
 
 RECIPE = Recipe(16, 16, WORDS, WORDS, exact=False)

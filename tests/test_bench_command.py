@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from fake_endpoint import Behaviour, running
 
-from fake_endpoint import running
 from ropeway.bench.run import Progress
 from ropeway.cli.bench import bench
 from ropeway.endpoint.client import ModelUnknown
 from ropeway.errors import Refused
-from ropeway.sim.endpoint import Behaviour
 
 
 def run(url: str, *args: str) -> Result:

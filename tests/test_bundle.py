@@ -13,9 +13,8 @@ from ropeway.facts.bundle import ERROR, member_of
 from ropeway.facts.gather import facts_of, gather
 from ropeway.facts.questions import questions
 from ropeway.facts.transcript import ask_for_transcript
-from ropeway.sim.faults import inject
+from ropeway.sim.faults import faulty_fleet
 from ropeway.sim.hosts import virtual_hosts
-from ropeway.sim.machine import parse_fleet, sound_fleet
 
 SPEC = """\
 model: {path: /data/model}
@@ -28,14 +27,11 @@ cluster:
 
 def members(*faults: str, size: str = "2x8-910B4") -> dict[str, str]:
     """What `ropeway bundle` writes of a rehearsed fleet."""
-    fleet = sound_fleet(*parse_fleet(size))
-    for fault in faults:
-        fleet, _ = inject(fleet, fault)
     return {
         member_of(host.name): ask_for_transcript(
             host, questions(model_path="/data/model"), timeout=9
         ).as_text()
-        for host in virtual_hosts(fleet)
+        for host in virtual_hosts(faulty_fleet(size, faults))
         if host.machine.failure is None
     }
 
@@ -59,7 +55,7 @@ def examined(capsys, *arguments: str):
 
 
 def test_a_transcript_gives_the_facts_of_its_host():
-    host = virtual_hosts(sound_fleet(*parse_fleet("2x8-A3")))[1]
+    host = virtual_hosts(faulty_fleet("2x8-A3", ()))[1]
     asked = questions(model_path="/data/model")
     assert facts_of(ask_for_transcript(host, asked, timeout=9)) == gather(host, asked, timeout=9)
 

@@ -14,13 +14,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from fake_endpoint import Behaviour, running
 
-from fake_endpoint import running
 from ropeway.cli.chat import chat
 from ropeway.endpoint.chat import Conversation, image_type, read_image
 from ropeway.endpoint.client import RequestFailed
 from ropeway.errors import Refused
-from ropeway.sim.endpoint import Behaviour
 from waiting import SECONDS
 
 FAST = Behaviour(ttft_s=0, tpot_s=0.001, answer_tokens=4)

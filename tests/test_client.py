@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from fake_endpoint import Behaviour, FakeEndpoint, running
 
 import virtual_time
-from fake_endpoint import running
 from ropeway.endpoint import client as module
 from ropeway.endpoint.client import (
     Client,
@@ -23,7 +23,6 @@ from ropeway.endpoint.client import (
 )
 from ropeway.endpoint.stream import Delta, SseParser, Stopwatch, Timing
 from ropeway.errors import Exit, Refused
-from ropeway.sim.endpoint import Behaviour, FakeEndpoint
 from router_backends import served
 
 HELLO = Request("fake", messages=[{"role": "user", "content": "good day"}], max_tokens=8)

@@ -8,15 +8,14 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from fake_endpoint import Behaviour, FakeEndpoint, running
 
-from fake_endpoint import running
 from ropeway.bench.compare import QUESTION, ComparisonRun, Served
 from ropeway.bench.load_test import LoadTest
 from ropeway.cli.measure import report
 from ropeway.endpoint.client import Endpoint
 from ropeway.errors import LaunchError, LayoutError
 from ropeway.report.console import Screen
-from ropeway.sim.endpoint import Behaviour, FakeEndpoint
 from ropeway.spec.model import Layout
 
 SINGLE, PAIR = Layout(), Layout(tensor=2, pipeline=2)

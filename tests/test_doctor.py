@@ -17,19 +17,16 @@ from ropeway.doctor.rule import Check, Hit, outlier_hits
 from ropeway.doctor.survey import Effort, survey
 from ropeway.errors import HostError, Refused
 from ropeway.facts.host import Container, Docker, HostFacts, Image, ModelFiles, Npu, Roce
-from ropeway.sim.faults import FAULTS, inject
+from ropeway.sim.faults import FAULTS, faulty_fleet, inject
 from ropeway.sim.hosts import virtual_hosts
-from ropeway.sim.machine import Fleet, parse_fleet, sound_fleet
+from ropeway.sim.machine import Fleet, parse_fleet
 
 SIZES = ("2x8-910B4", "4x8-910B3", "3x8-A3")
 H1, H2 = Location("host1"), Location("host2")
 
 
 def fleet_of(text: str, *faults: str) -> Fleet:
-    fleet = sound_fleet(*parse_fleet(text))
-    for fault in faults:
-        fleet, _ = inject(fleet, fault)
-    return fleet
+    return faulty_fleet(text, faults)
 
 
 def examined(fleet: Fleet, **changes: object) -> Examination:

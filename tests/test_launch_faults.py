@@ -70,7 +70,7 @@ def test_what_is_in_the_way_is_told_and_nothing_is_started(fault: str, cluster: 
     for words in REFUSALS[fault]:
         assert words in told(two)
     assert not any(command.starts_containers for command in two.virtual.commands)
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
 
 
 def test_room_for_the_image_is_asked_only_of_who_lacks_it(cluster: Make):  # noqa: F811
@@ -87,7 +87,7 @@ def test_a_model_that_differs_is_told(cluster: Make):  # noqa: F811
     assert two.run("up") == 2
     assert "host2" in told(two)
     assert "/data/model" in told(two)
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
 
 
 def test_an_interface_named_wrongly_is_refused_with_those_there_are(cluster: Make):  # noqa: F811
@@ -97,7 +97,7 @@ def test_an_interface_named_wrongly_is_refused_with_those_there_are(cluster: Mak
     assert two.run("up") == 2
     assert "`eth9` does not exist on host1" in told(two)
     assert "enp189s0f0: 192.168.0.1" in told(two)
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
 
 
 def test_an_image_that_may_not_be_pulled_is_refused(cluster: Make):  # noqa: F811
@@ -107,7 +107,7 @@ def test_an_image_that_may_not_be_pulled_is_refused(cluster: Make):  # noqa: F81
     assert two.run("up") == 2
     assert "host2 does not have the image" in told(two)
     assert f"docker pull {runtime.image}" in told(two)
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
 
 
 def test_a_missing_image_is_pulled_from_the_mirror(cluster: Make):  # noqa: F811
@@ -142,7 +142,7 @@ def test_a_start_that_fails_leaves_nothing(fault: str, where: str, words: str, c
     assert two.run("up") == 1
     assert words in told(two)
     assert f"  at {where}" in told(two) or f"{where}-" in told(two)
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
     assert two.run("status") == 1
 
 
@@ -171,7 +171,7 @@ def test_a_worker_that_ends_is_told_of(cluster: Make):  # noqa: F811
     assert "the worker on host2 ended while the engine was starting" in told(two)
     assert "ropeway-rehearsal-0-1: exited, exit code 1" in told(two)
     assert "a line of no meaning" in told(two)
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
 
 
 @pytest.mark.parametrize("begin", [0.0, 1.2], ids=["the head gives up", "we give up"])
@@ -183,7 +183,7 @@ def test_a_host_that_never_joins_ray_is_named(begin: float, cluster: Make):  # n
     assert two.run("up") == 1
     assert "host3 (192.168.0.3) has not joined Ray" in told(two)
     assert "host2 (" not in told(two)
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
 
 
 def test_an_engine_that_is_never_ready_is_given_up(cluster: Make):  # noqa: F811
@@ -193,7 +193,7 @@ def test_an_engine_that_is_never_ready_is_given_up(cluster: Make):  # noqa: F811
     assert two.run("up") == 1
     assert "the engine was not ready within 1 s" in told(two)
     assert "serve.start_timeout" in told(two)
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
 
 
 def test_a_disk_without_a_byte_is_told_at_the_lock(cluster: Make):  # noqa: F811
@@ -201,7 +201,7 @@ def test_a_disk_without_a_byte_is_told_at_the_lock(cluster: Make):  # noqa: F811
     assert two.run("up") == 1
     assert "cannot lock the host" in told(two)
     assert "No space left on device" in told(two)
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
 
 
 # SSH that drops, at every command.
@@ -225,10 +225,10 @@ def test_ssh_that_drops_for_good(commands: int, cluster: Make):  # noqa: F811
     assert two.run("up") == 1
     assert "host2" in told(two)
     assert "connection was lost" in told(two)
-    left = two.virtual.remains()
+    left = two.remains()
     assert all(line.startswith("host2: ") for line in left)
     finish(two.virtual, told(two))
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
 
 
 @pytest.mark.parametrize("commands", range(1, LAST))
@@ -236,7 +236,7 @@ def test_ssh_that_drops_for_a_moment(commands: int, cluster: Make):  # noqa: F81
     """The undoing reaches the host again, and there is nothing to finish."""
     two = cluster(fleet_with(host2=Trouble(drops_after=commands, drops_for=1)))
     assert two.run("up") == 1
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
 
 
 def test_the_command_that_finishes_it_logs_in_as_the_spec_says(cluster: Make):  # noqa: F811
@@ -321,7 +321,7 @@ def test_ctrl_c_at_any_moment_leaves_nothing(number: int, cluster: Make):  # noq
     fired = interrupt_at(two, lambda _: len(two.virtual.commands) >= number)
     assert two.run("up") == 130
     assert fired, "the run was over before"
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
 
 
 def test_no_moment_is_left_out(cluster: Make):  # noqa: F811
@@ -338,7 +338,7 @@ def test_ctrl_c_when_it_is_up_already_still_means_no(cluster: Make):  # noqa: F8
     fired = interrupt_at(two, lambda command: '"outcome": "done"' in command.argv[-1])
     assert two.run("up") == 130
     assert fired
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
 
 
 def test_what_a_daemon_starts_after_ctrl_c_is_removed(cluster: Make):  # noqa: F811
@@ -354,5 +354,5 @@ def test_what_a_daemon_starts_after_ctrl_c_is_removed(cluster: Make):  # noqa: F
 
     two.virtual.on_command = on_command
     assert two.run("up") == 130
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
     assert late, "no daemon was late: the test shows nothing"

@@ -183,7 +183,7 @@ def test_an_up_whose_lock_is_taken_is_undone(removes: bool, cluster: Make):  # n
         assert not two.virtual.state("host2").folders
         assert state.folders == {"/var/lib/ropeway/rehearsal"}
     assert two.run("down") == 0
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
 
 
 @pytest.mark.parametrize("verb", ["down", "restart"])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from rehearsed import QUICK, Cluster, Make, cluster, fleet_with  # noqa: F401
+from rehearsed import QUICK, Cluster, Make, cluster, fleet_with, remains  # noqa: F401
 from ropeway.cli.main import exit_code
 from ropeway.errors import ConnectionLost, Refused
 from ropeway.hosts.base import Result
@@ -46,7 +46,7 @@ def test_up_status_logs_exec_restart_down(cluster: Make):  # noqa: F811
     assert two.run("restart") == 0
     assert two.containers() == before
     assert two.run("down") == 0
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
     assert two.run("status") == 1
 
 
@@ -93,7 +93,7 @@ def test_a_second_machine_needs_no_spec(cluster: Make):  # noqa: F811
     assert two.run("logs", "--host", "host2", "-n", "3", spec=False) == 0
     assert len(two.out.splitlines()) == 3
     assert two.run("down", "--host", "root@192.168.0.2", spec=False) == 0
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
 
 
 def test_up_again_changes_nothing_when_nothing_differs(cluster: Make):  # noqa: F811
@@ -247,7 +247,7 @@ def test_a_secret_is_in_files_of_mode_600_and_nowhere_else(guarded: Cluster):
     guarded.json("status")
     assert SECRET not in guarded.out
     assert guarded.run("down") == 0
-    assert guarded.virtual.remains() == ()
+    assert guarded.remains() == []
 
 
 def test_a_bundle_has_everything_but_secrets(guarded: Cluster):
@@ -310,7 +310,7 @@ def test_the_lock_tells_who_and_since_when(cluster: Make):  # noqa: F811
     with locked([two.virtual.connect("host2")], li):
         assert two.run("up") == 2
     assert "li@laptop is changing what runs on this host, since 2026-11-28T03:00:00Z" in two.err
-    assert two.virtual.remains() == ()
+    assert two.remains() == []
     assert two.run("up") == 0
 
 
@@ -350,4 +350,4 @@ def test_the_lock_goes_with_its_holder():
         wait_for(lambda: not virtual.state("host1").lock.locked(), what="the lock is free")
         with locked([virtual.connect("host1")], Author("wang@desk", "b" * 12, "now")):
             assert virtual.state("host1").lock.locked()
-    assert virtual.remains() == ()
+    assert remains(virtual) == []

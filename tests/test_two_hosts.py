@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from host_tools import fleet_of, main
 from local_cluster import ROPEWAY, directory
 from ropeway.errors import HostError, Refused
 from ropeway.launch.images import Images
-from ropeway.sim.host_tools import fleet_of, main
 from ropeway.sim.hosts import virtual_hosts
 from ropeway.spec.cluster import Runtime
 from sshd import descendants
@@ -91,18 +91,6 @@ def test_a_fault_is_of_one_host_and_one_npu(capsys):
     for number in ("0", "1"):
         main(("2x2-910B4,link-down:host2:1", number, "hccn_tool", "-i", "1", "-link", "-g"))
     assert capsys.readouterr().out == "link status: UP\nlink status: DOWN\n"
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [(), ("2x2-910B4",), ("2x2-910B4", "0"), ("2x2-910B4", "2", "npu-smi", "info"),
-     ("2x2-910B4", "-1", "npu-smi", "info"), ("2x2-H100", "0", "npu-smi", "info"),
-     ("2x2-910B4,no-such", "0", "npu-smi", "info"), ("2x2-910B4", "0", "nvidia-smi")],
-)  # fmt: skip
-def test_arguments_that_make_no_sense_are_refused(argv, capsys):
-    assert main(argv) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and "usage: " in err
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from host_tools import fleet_of
 from ropeway.facts.questions import DOCKER_ROOT, PODMAN_ROOT
 from ropeway.sim import linux
-from ropeway.sim.host_tools import fleet_of
 
 CHECKOUT = Path(__file__).parent.parent
+TOOLS = str(Path(__file__).with_name("host_tools.py"))
 SERVICES = "/etc/two_hosts.d"
 BASE = Path(sys.base_prefix)
 _PYTHON = f"{BASE}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
@@ -225,5 +226,5 @@ Driver_Install_Status=complete
 
 def _stand_in(fleet: str, number: int, name: str) -> File:
     """`-S` leaves out site-packages: a doctor's visit starts these a hundred times."""
-    words: Sequence[str] = (_PYTHON, "-S", "-m", "ropeway.sim.host_tools", fleet, str(number), name)
+    words: Sequence[str] = (_PYTHON, "-S", TOOLS, fleet, str(number), name)
     return program(f'PYTHONPATH={shlex.quote(f"{CHECKOUT}/src")} exec {shlex.join(words)} "$@"')

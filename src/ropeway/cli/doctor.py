@@ -26,9 +26,8 @@ from ropeway.hosts.interrupts import interruptible
 from ropeway.report.console import Screen
 from ropeway.report.doctor import doctor_text, render_html
 from ropeway.report.text import faults_table
-from ropeway.sim.faults import FAULTS, inject
+from ropeway.sim.faults import FAULTS, faulty_fleet
 from ropeway.sim.hosts import virtual_hosts
-from ropeway.sim.machine import parse_fleet, sound_fleet
 from ropeway.spec.cluster import Cluster
 from ropeway.spec.model import parse_spec
 
@@ -163,9 +162,7 @@ def _select(
     if rehearse is not None:
         if given:
             raise Refused("`--rehearse` makes its own hosts", hint="leave HOST out")
-        fleet = sound_fleet(*parse_fleet(rehearse))
-        for text in faults:
-            fleet, _ = inject(fleet, text)
+        fleet = faulty_fleet(rehearse, faults)
         npus = tuple(len(machine.chips) for machine in fleet.machines)
         hosts = nullcontext(virtual_hosts(fleet))
         return f"rehearsal of {rehearse}", _Selection(hosts, npus, fleet.model_path, _PORT)

@@ -6,9 +6,8 @@ from pathlib import Path
 from ropeway.errors import Refused
 from ropeway.launch.life import service_state, take_down
 from ropeway.report.console import Screen
-from ropeway.sim.faults import inject
+from ropeway.sim.faults import faulty_fleet
 from ropeway.sim.launching import Rehearsal, rehearsal_spec
-from ropeway.sim.machine import parse_fleet, sound_fleet
 from ropeway.sim.virtual_engine import Pace
 from ropeway.spec.model import Spec, load_spec
 
@@ -18,10 +17,7 @@ _PACE = Pace(latency=0.05, pull=3.0, begin=0.5, join=0.5, start=6.0)
 
 def rehearsal(fleet: str, faults: Sequence[str]) -> Rehearsal:
     """Return virtual hosts: `2x8-910B4`, with faults like `link-down:host2:3`. Raises Refused."""
-    machines = sound_fleet(*parse_fleet(fleet))
-    for text in faults:
-        machines, _ = inject(machines, text, launch=True)
-    return Rehearsal(machines, _PACE)
+    return Rehearsal(faulty_fleet(fleet, faults, launch=True), _PACE)
 
 
 def rehearsed_spec(virtual: Rehearsal, config: Path | None) -> Spec:

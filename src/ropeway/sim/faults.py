@@ -6,11 +6,21 @@ link-down:host2:5    there
 FAULTS are for `doctor`, which finds them by looking. LAUNCH_FAULTS show only when a service starts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ropeway.errors import Refused
-from ropeway.sim.machine import GIB, Container, Fleet, Image, Machine, Process, Trouble
+from ropeway.sim.machine import (
+    GIB,
+    Container,
+    Fleet,
+    Image,
+    Machine,
+    Process,
+    Trouble,
+    parse_fleet,
+    sound_fleet,
+)
 
 Change = Callable[[Fleet, int, int], Fleet]
 
@@ -23,6 +33,14 @@ class Fault:
     title: str
     check: str
     apply: Change
+
+
+def faulty_fleet(size: str, faults: Iterable[str], *, launch: bool = False) -> Fleet:
+    """Return the cluster `2x8-910B4` with these faults. Raises Refused, as `inject` does."""
+    fleet = sound_fleet(*parse_fleet(size))
+    for fault in faults:
+        fleet, _ = inject(fleet, fault, launch=launch)
+    return fleet
 
 
 def inject(fleet: Fleet, text: str, *, launch: bool = False) -> tuple[Fleet, Fault]:

@@ -105,23 +105,6 @@ class Rehearsal:
             hint=f"its hosts are {', '.join(list(self._hosts)[:4])} …",
         )
 
-    def remains(self) -> tuple[str, ...]:
-        """Return what a service has left on any machine: containers, folders, files, locks."""
-        remains = []
-        for name, state in self._hosts.items():
-            state.settle()
-            own = (f"{state.base}/holder", f"{state.base}/audit.log")
-            remains += [f"{name}: {len(state.late)} commands"] if state.late else []
-            remains += [f"{name}: container {one}" for one in state.engine.by_name]
-            remains += [f"{name}: folder {folder}" for folder in state.folders]
-            remains += [
-                f"{name}: {path}"
-                for path in state.files
-                if path.startswith(f"{state.base}/") and path not in own
-            ]
-            remains += [f"{name}: locked"] if state.lock.locked() else []
-        return tuple(remains)
-
     def state(self, name: str) -> HostState:
         """Return what a machine keeps."""
         return self._hosts[name]

@@ -4,7 +4,7 @@ It answers `/v1/models`, `/v1/chat/completions`, `/v1/completions`, `/tokenize` 
 vLLM does, with a given time to first token, time per token and number of concurrent requests, and
 fails in a given way. `/sim/served` returns what it did and when, on the monotonic clock.
 
-    python -m ropeway.sim.endpoint --port 8000 --ttft 0.2 --tpot 0.02
+    python benchmarks/fake_endpoint.py --port 8000 --ttft 0.2 --tpot 0.02
 
 Its tokenizer counts a word of up to 8 letters as one token and a longer one as two, and adds 4 for
 each message.
@@ -15,15 +15,15 @@ import asyncio
 import contextlib
 import json
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from aiohttp import web
 
 Fault = Literal["none", "error", "full", "cut", "hang", "stream-error", "html", "no-finish"]
-FAULTS: tuple[str, ...] = get_args(Fault)
 
 _TEMPLATE_TOKENS = 4
 _ANSWER = ("The", "lift", "goes", "up", "the", "hill", "and", "comes", "down", "every", "day.")
@@ -214,27 +214,38 @@ async def start(fake: FakeEndpoint, host: str, port: int) -> web.AppRunner:
     return runner
 
 
-def main(argv: list[str] | None = None) -> None:
+@contextlib.contextmanager
+def running(behaviour: Behaviour) -> Iterator[FakeEndpoint]:
+    """Serve in a thread, on a free port of 127.0.0.1; the result's `url` ends in /v1."""
+    fake = FakeEndpoint(behaviour)
+    loop = asyncio.new_event_loop()
+    runner = loop.run_until_complete(start(fake, "127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield fake
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.run_until_complete(runner.cleanup())
+        loop.close()
+
+
+def main() -> None:
     """Serve until Ctrl-C."""
-    args = _arguments().parse_args(argv)
-    behaviour = Behaviour(
-        models=tuple(args.model or ("fake",)),
-        ttft_s=args.ttft,
-        tpot_s=args.tpot,
-        capacity=args.capacity,
-        context=args.context,
-        reasoning=("Let", " me", " think", ".") * (args.reasoning_tokens // 4),
-        per_piece=args.per_piece,
-        fault=args.fault,
-        fault_every=args.fault_every,
-        fault_after=args.fault_after,
-    )
+    parser = argparse.ArgumentParser(description="Serve a fake endpoint of known speed.")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument("--ttft", type=float, default=0.05, help="time to first token, seconds")
+    parser.add_argument("--tpot", type=float, default=0.01, help="time per further token, seconds")
+    parser.add_argument("--capacity", type=int, default=1024, help="requests answered at once")
+    args = parser.parse_args()
+    behaviour = Behaviour(ttft_s=args.ttft, tpot_s=args.tpot, capacity=args.capacity)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(FakeEndpoint(behaviour), args.host, args.port))
+        asyncio.run(_serve(FakeEndpoint(behaviour), args.port))
 
 
-async def _serve(fake: FakeEndpoint, host: str, port: int) -> None:
-    runner = await start(fake, host, port)
+async def _serve(fake: FakeEndpoint, port: int) -> None:
+    runner = await start(fake, "127.0.0.1", port)
     sys.stdout.write(f"{fake.url}\n")
     sys.stdout.flush()
     try:
@@ -323,26 +334,6 @@ async def _fail(
 
 async def _health(_: web.Request) -> web.Response:
     return web.Response()
-
-
-def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ropeway.sim.endpoint",
-        description="Serve a fake OpenAI-shaped endpoint of known speed.",
-    )
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
-    parser.add_argument("--model", action="append", help="a model name; may be repeated")
-    parser.add_argument("--ttft", type=float, default=0.05, help="time to first token, seconds")
-    parser.add_argument("--tpot", type=float, default=0.01, help="time per further token, seconds")
-    parser.add_argument("--capacity", type=int, default=1024, help="requests answered at once")
-    parser.add_argument("--context", type=int, default=8192, help="tokens of a request in all")
-    parser.add_argument("--reasoning-tokens", type=int, default=0)
-    parser.add_argument("--per-piece", type=int, default=1, help="tokens in one event")
-    parser.add_argument("--fault", choices=FAULTS, default="none")
-    parser.add_argument("--fault-every", type=int, default=1, help="every N-th request fails")
-    parser.add_argument("--fault-after", type=int, default=3, help="tokens sent before the fault")
-    return parser
 
 
 if __name__ == "__main__":
