@@ -234,7 +234,7 @@ class ContainerEngine:
 
     def _exists(self, path: str) -> bool:
         """Return whether the host has this path: a file, a folder with files, or the driver's."""
-        known = (*self._files, *USUAL, "/root/.cache/", "/home/ops/.cache/")
+        known = (*self._files, *USUAL, "/root/.cache/")
         return any(one == path or one.startswith(f"{path.rstrip('/')}/") for one in known)
 
     def _script(self, options: Options, argv: Sequence[str]) -> str:
@@ -390,7 +390,7 @@ class ContainerEngine:
     def _do_commit(self, options: Options, say: Say) -> Answer:
         container, name = options.rest
         base = self.images[self.by_name[container].image]
-        self.images[name] = Image(name, _digest(f"{base.id} {name}"), env=base.env)
+        self.images[name] = Image(name, _digest(f"{base.id} {name}"))
         say(self.images[name].id)
         return 0, ""
 

@@ -3,14 +3,13 @@
 What it says to wrong usage: github.com/hicann/driver, `hccn/ascend910B/hccn_tool/cmd.c`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from ropeway.sim.machine import Chip, Fleet, Machine
+from ropeway.sim.machine import OUTPUTS, Chip, Fleet, Machine
 
 PACKETS = 3
 _NO_DEVICE = "Get invalid device id.\n"
 _MORE = "Enter [ hccn_tool -h ] for more details.\n"
-_NO_ADDRESS = "Get ipconf failed, because no ip was preset there!\n"
 
 
 class HccnTool:
@@ -86,47 +85,25 @@ def _on_air(chip: Chip) -> bool:
     return chip.link == "UP" and not chip.dropped
 
 
+def _output(key: str) -> Callable[[Chip], str]:
+    return lambda chip: OUTPUTS[key].format(chip=chip)
+
+
 def _ip(chip: Chip) -> str:
-    if chip.address is None:
-        return _NO_ADDRESS
-    return f"ipaddr:{chip.address}\nnetmask:{chip.netmask}\n"
+    return _output("hccn-ip" if chip.address else "hccn-ip-unset")(chip)
 
 
 def _gateway(chip: Chip) -> str:
-    if chip.gateway is None:
-        return "Get gateway failed, because no gateway was preset there!\n"
-    return f"default gateway:{chip.gateway}, Iface:eth{chip.device}\n"
+    return _output("hccn-gateway" if chip.gateway else "hccn-gateway-unset")(chip)
 
 
 def _lldp(chip: Chip) -> str:
-    if chip.switch_port is None or chip.link != "UP":
-        return ""
-    return (
-        "Chassis ID TLV\n\tMAC: 00:e0:fc:12:34:56\n"
-        f"Port ID TLV\n\tIfname: {chip.switch_port}\n"
-        "Time to Live TLV\n\t120\nEnd of LLDPDU TLV\n"
-    )
-
-
-def _tls(chip: Chip) -> str:
-    return (
-        f"dev_id:{chip.device}, tls switch[{chip.tls}](0:disable, 1:enable), tls "
-        "preconfigured[1](0:non-preset, 1:preset), tls alarm time threshold[60]days\n"
-    )
+    return "" if chip.link != "UP" else _output("hccn-lldp")(chip)
 
 
 def _optical(chip: Chip) -> str:
-    if not chip.optical:
-        return "optical info:\npresent              : not present\n"
     lost = "0xff" if chip.rx_power_mw < 0.1445 else "0x0"
-    return (
-        "optical info:\n"
-        "present              : present\n"
-        "Temperature          : 41 C\n"
-        f"Rx Power             : {chip.rx_power_mw:.4f} mW\n"
-        "RxPower Low Thres    : 0.1445 mW\n"
-        f"Rx Los Flag          : {lost}\n"
-    )
+    return OUTPUTS["hccn-optical"].format(chip=chip, lost=lost)
 
 
 _COUNTERS = (
@@ -163,21 +140,19 @@ def _link_stat(chip: Chip) -> str:
 
 
 def _vnic(chip: Chip) -> str:
-    return (
-        f"vnic link status: {chip.vnic}\nvnic ipaddr: 192.168.2.{199 - chip.device}\n"
-        "vnic netmask: 255.255.255.0\n"
-    )
+    address = f"vnic ipaddr: 192.168.2.{199 - chip.device}\nvnic netmask: 255.255.255.0\n"
+    return f"vnic link status: UP\n{address}"
 
 
 _USAGE = {"-ping": ("-g", "address", "%s")}
 _QUERIES = {
     "-ip": _ip,
-    "-link": lambda chip: f"link status: {chip.link}\n",
-    "-net_health": lambda chip: f"net health status: {chip.net_health}\n",
+    "-link": _output("hccn-link"),
+    "-net_health": _output("hccn-net-health"),
     "-netdetect": lambda chip: f"netdetect address: {chip.netdetect or '0.0.0.0'}\n",
     "-gateway": _gateway,
     "-lldp": _lldp,
-    "-tls": _tls,
+    "-tls": _output("hccn-tls"),
     "-optical": _optical,
     "-stat": _stat,
     "-link_stat": _link_stat,

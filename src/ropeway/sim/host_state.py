@@ -37,11 +37,7 @@ class HostState:
     folders: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
     late: list[tuple[float, Sequence[str]]] = field(default_factory=list)
-
-    @property
-    def base(self) -> str:
-        """Where Ropeway keeps things, as lock.BASE has it."""
-        return "/var/lib/ropeway" if self.machine.uid == 0 else "/home/ops/.ropeway"
+    base = "/var/lib/ropeway"  # where root keeps what is ours, as lock.BASE has it
 
     @property
     def full(self) -> bool:

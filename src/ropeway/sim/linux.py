@@ -1,7 +1,7 @@
 """What everything but the Ascend tools prints on a virtual machine: files, Docker, the network.
 
 A command is known by the question of facts/ that it belongs to, so that one that changes there is
-not answered here by accident.
+not answered here by accident. Texts in which nothing is computed are in outputs.toml.
 """
 
 import json
@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 
 from ropeway.facts import containers, model_directory
 from ropeway.facts.ascend import driver, hccn
-from ropeway.facts.linux import limits, network, ping, system
+from ropeway.facts.linux import network, ping, system
+from ropeway.facts.question import Question
+from ropeway.facts.questions import ALL
 from ropeway.facts.script import NOT_FOUND
-from ropeway.sim.machine import MODEL_INDEX, Container, Fleet, Image, Machine
+from ropeway.sim.machine import MODEL_INDEX, OUTPUTS, Container, Fleet, Image, Machine
 
 Answer = tuple[int, str]
-_DRIVER_FILE, _FIRMWARE_FILE = driver.DRIVER.argv[-1], driver.FIRMWARE.argv[-1]
 _HEADER_BYTES = 12_000  # of a shard's safetensors header, about what Qwen3-30B-A3B's have
 
 
@@ -31,47 +32,17 @@ def answer(machine: Machine, fleet: Fleet, argv: Sequence[str]) -> Answer:
     if command == model_directory.MODEL.about(fleet.model_path).argv:
         return _model(machine, fleet.model_path)
     if command == model_directory.HASHES.about(fleet.model_path).argv:
-        rows = (f"{_hash(machine, name)}  {name}" for name in sorted(machine.model))
-        return 0, "".join(f"{row}\n" for row in rows)
+        rows = (f"{sum(name.encode()):064x}  {name}\n" for name in sorted(machine.model))
+        return 0, "".join(rows)
     return NOT_FOUND, ""
-
-
-def _prints(text: Callable[[Machine], str]) -> Callable[[Machine], Answer]:
-    return lambda machine: (0, text(machine))
 
 
 def _no_file(path: str) -> Answer:
     return 1, f"cat: {path}: No such file or directory\n"
 
 
-def _driver(machine: Machine) -> Answer:
-    if "driver" in machine.missing:
-        return _no_file(_DRIVER_FILE)
-    return 0, (
-        f"Version={machine.driver}\nascendhal_version=7.35.23\n"
-        f"compatible_version_fw=[7.0.0,8.9.9]\npackage_version={machine.driver}\n"
-    )
-
-
-def _firmware(machine: Machine) -> Answer:
-    if "driver" in machine.missing:
-        return _no_file(_FIRMWARE_FILE)
-    return 0, f"Version={machine.firmware}\nfirmware_version=1.0\n"
-
-
 def _paths(machine: Machine) -> Answer:
     return 0, "".join(f"{path}\n" for path in driver.USUAL if "driver" not in machine.missing)
-
-
-def _cann(machine: Machine) -> Answer:
-    if machine.cann is None:
-        pattern = "/usr/local/Ascend/ascend-toolkit/latest/*/ascend_toolkit_install.info"
-        return _no_file(f"'{pattern}'")
-    return 0, (
-        f"package_name=Ascend-cann-toolkit\nversion={machine.cann}\n"
-        f"arch={machine.architecture}\nos=linux\n"
-        f"path=/usr/local/Ascend/ascend-toolkit/{machine.cann}/{machine.architecture}-linux\n"
-    )
 
 
 def _devices(machine: Machine) -> Answer:
@@ -100,55 +71,19 @@ def _processes(machine: Machine) -> str:
 
 
 def _lscpu(machine: Machine) -> str:
-    text = f"Architecture:          {machine.architecture}\n"
-    if machine.hypervisor:
-        text += f"Hypervisor vendor:     {machine.hypervisor}\n"
-    return text
+    text = "Architecture:          aarch64\n"
+    vendor = f"Hypervisor vendor:     {machine.hypervisor}\n"
+    return text + vendor if machine.hypervisor else text
 
 
-def _limits(machine: Machine) -> str:
-    rows = [
-        ("Max cpu time", "unlimited", "unlimited", "seconds"),
-        ("Max open files", machine.nofile, machine.nofile, "files"),
-        ("Max locked memory", machine.memlock, machine.memlock, "bytes"),
-        ("Max processes", 6191234, 6191234, "processes"),
-    ]
-    head = f"{'Limit':<26}{'Soft Limit':<21}{'Hard Limit':<21}{'Units':<10}\n"
-    return head + "".join(
-        f"{name:<26}{soft!s:<21}{hard!s:<21}{unit:<10}\n" for name, soft, hard, unit in rows
-    )
-
-
-def _sysctl(machine: Machine) -> str:
-    return (
-        f"/proc/sys/kernel/numa_balancing:{machine.numa_balancing}\n"
-        "/proc/sys/net/ipv4/ip_local_port_range:32768\t60999\n"
-        "/proc/sys/net/ipv4/ip_local_reserved_ports:60000-60015\n"
-    )
+def _memory(machine: Machine) -> str:
+    kib = machine.memory_bytes // 1024
+    return f"MemTotal: {kib} kB\nMemFree: {kib // 2} kB\nMemAvailable: {kib * 9 // 10} kB\n"
 
 
 def _own_name(machine: Machine) -> str:
     address = machine.own_name or machine.address
     return f"hostname: {machine.name}\n{address:<15} {machine.name}\n{address:<15} STREAM\n"
-
-
-def _ip_addr(machine: Machine) -> str:
-    return (
-        "1: lo: <LOOPBACK,UP,LOWER_UP> mtu 65536 qdisc noqueue state UNKNOWN group default "
-        "qlen 1000\n    link/loopback 00:00:00:00:00:00 brd 00:00:00:00:00:00\n"
-        "    inet 127.0.0.1/8 scope host lo\n       valid_lft forever preferred_lft forever\n"
-        f"2: {machine.nic}: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu {machine.mtu} qdisc mq state UP "
-        "group default qlen 1000\n    link/ether 9c:b2:e8:01:02:03 brd ff:ff:ff:ff:ff:ff\n"
-        f"    inet {machine.address}/16 brd 192.168.255.255 scope global {machine.nic}\n"
-        "       valid_lft forever preferred_lft forever\n"
-    )
-
-
-def _ip_route(machine: Machine) -> str:
-    return (
-        f"default via 192.168.255.254 dev {machine.nic} proto static\n"
-        f"192.168.0.0/16 dev {machine.nic} proto kernel scope link src {machine.address}\n"
-    )
 
 
 def _ss(machine: Machine) -> str:
@@ -159,15 +94,6 @@ def _ss(machine: Machine) -> str:
     ]
     head = "State  Recv-Q Send-Q Local Address:Port  Peer Address:Port Process\n"
     return head + "".join(f"{row}\n" for row in rows)
-
-
-def _proc_net_tcp(machine: Machine) -> str:
-    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n"
-    return head + "".join(
-        f"   {number}: 00000000:{port:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000"
-        "     0        0 30861 1 0000000000000000 100 0 0 10 0\n"
-        for number, port in enumerate([22, *machine.ports])
-    )
 
 
 def _docker(output: Callable[[Machine], str]) -> Callable[[Machine], Answer]:
@@ -232,22 +158,9 @@ def _df(machine: Machine, paths: Sequence[str]) -> Answer:
 
 def _ping(machine: Machine, fleet: Fleet, address: str) -> Answer:
     other = fleet.up.get(address)
-    alive = other is not None and not (
-        address in machine.unreachable or machine.address in other.unreachable
-    )
-    head = f"PING {address} ({address}) 56(84) bytes of data.\n"
-    if not alive:
-        return 1, (
-            f"{head}\n--- {address} ping statistics ---\n"
-            "2 packets transmitted, 0 received, 100% packet loss, time 1031ms\n\n"
-        )
-    return 0, (
-        f"{head}64 bytes from {address}: icmp_seq=1 ttl=64 time=0.118 ms\n"
-        f"64 bytes from {address}: icmp_seq=2 ttl=64 time=0.092 ms\n\n"
-        f"--- {address} ping statistics ---\n"
-        "2 packets transmitted, 2 received, 0% packet loss, time 1001ms\n"
-        "rtt min/avg/max/mdev = 0.092/0.105/0.118/0.013 ms\n"
-    )
+    if other is None or address in machine.unreachable or machine.address in other.unreachable:
+        return 1, OUTPUTS["ping-lost"].format(address=address)
+    return 0, OUTPUTS["ping"].format(address=address)
 
 
 def _model(machine: Machine, path: str) -> Answer:
@@ -275,10 +188,6 @@ def _model(machine: Machine, path: str) -> Answer:
     return 0, "\n".join([*lines, "== end"]) + "\n"
 
 
-def _hash(machine: Machine, name: str) -> str:
-    return machine.model_hashes.get(name, f"{sum(name.encode()):064x}")
-
-
 def _hccn_conf(machine: Machine) -> Answer:
     if not machine.hccn_conf:
         return _no_file("/etc/hccn.conf")
@@ -293,51 +202,35 @@ def _hccn_conf(machine: Machine) -> Answer:
     return 0, "\n".join(lines) + "\n"
 
 
+def _prints(text: Callable[[Machine], str]) -> Callable[[Machine], Answer]:
+    return lambda machine: (0, text(machine))
+
+
+def _output(key: str) -> Callable[[Machine], Answer]:
+    return lambda machine: (0, OUTPUTS[key].format(machine=machine))
+
+
+def _of_driver(question: Question[object]) -> Callable[[Machine], Answer]:
+    """Return the answer of a file that the driver brings."""
+    there, absent = _output(question.key), _no_file(question.argv[-1])
+    return lambda machine: absent if "driver" in machine.missing else there(machine)
+
+
 _KNOWN: dict[tuple[str, ...], Callable[[Machine], Answer]] = {
-    system.OS_RELEASE.argv: _prints(
-        lambda m: (
-            f'NAME="{m.os[0]}"\nVERSION="{m.os[1]}"\nID="{m.os[0]}"\n'
-            f'VERSION_ID="{m.os[1].split()[0]}"\nPRETTY_NAME="{m.os[0]} {m.os[1]}"\n'
-        )
-    ),
-    system.KERNEL.argv: _prints(lambda m: f"Linux {m.kernel} {m.architecture}\n"),
-    system.USER_ID.argv: _prints(lambda m: f"{m.uid}\n"),
-    system.CORES.argv: _prints(lambda m: f"{m.cores}\n"),
+    **{question.argv: _output(question.key) for question in ALL if question.key in OUTPUTS},
     system.HYPERVISOR.argv: _prints(_lscpu),
-    system.GOVERNOR.argv: _prints(lambda m: f"    {m.cores} {m.governor}\n"),
-    system.MEMORY.argv: _prints(
-        lambda m: (
-            f"MemTotal:       {m.memory_bytes // 1024} kB\n"
-            f"MemFree:        {m.memory_bytes // 2048} kB\n"
-            f"MemAvailable:   {m.memory_bytes * 9 // 10240} kB\n"
-        )
-    ),
-    system.HUGEPAGES.argv: _prints(
-        lambda m: (
-            " ".join(
-                f"[{mode}]" if mode == m.hugepages else mode
-                for mode in ("always", "madvise", "never")
-            )
-            + "\n"
-        )
-    ),
-    system.HOME.argv: _prints(lambda m: "/root\n" if m.uid == 0 else "/home/ops\n"),
+    system.MEMORY.argv: _prints(_memory),
     system.PROCESSES.argv: _prints(_processes),
-    ping.CLOCK.argv: _prints(lambda m: f"{time.time() + m.clock_s:.9f}\n"),
-    limits.LIMITS.argv: _prints(_limits),
-    limits.SYSCTL.argv: _prints(_sysctl),
+    ping.CLOCK.argv: _prints(lambda machine: f"{time.time() + machine.clock_s:.9f}\n"),
     network.OWN_NAME.argv: _prints(_own_name),
-    network.NICS.argv: _prints(_ip_addr),
-    network.DEFAULT_NIC.argv: _prints(_ip_route),
     network.SS.argv: _prints(_ss),
-    network.PROC_NET_TCP.argv: _prints(_proc_net_tcp),
     containers.ENGINE.argv: _docker(_docker_version),
     containers.ROOT.argv: _docker(lambda _: "/var/lib/docker\n"),
     containers.IMAGES.argv: _docker(_image_rows),
     containers.CONTAINERS.argv: _docker(_containers),
-    driver.DRIVER.argv: _driver,
-    driver.FIRMWARE.argv: _firmware,
-    driver.CANN.argv: _cann,
+    driver.DRIVER.argv: _of_driver(driver.DRIVER),
+    driver.FIRMWARE.argv: _of_driver(driver.FIRMWARE),
+    driver.CANN.argv: lambda _: _no_file(f"'{driver.CANN.argv[-1].removeprefix('cat ')}'"),
     driver.DEVICES.argv: _devices,
     driver.PATHS.argv: _paths,
     driver.PCI.argv: _prints(_lspci),

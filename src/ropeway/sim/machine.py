@@ -8,13 +8,19 @@ Figures such as idle HBM, power and optics are those of recorded machines of the
 """
 
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 from ropeway.errors import Refused
 
 GIB = 2**30
+# Question of facts/ → what its command prints, to be formatted with `machine` or `chip`.
+OUTPUTS: Mapping[str, str] = tomllib.loads(
+    Path(__file__).with_name("outputs.toml").read_text(encoding="utf-8")
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Chip:
     """One /dev/davinciN: a chip with its memory, and its RoCE port.
 
     dropped        it fell off the bus: the tools no longer know it
-    rx_power_mw    of the optical module; present says whether there is one
+    rx_power_mw    of the optical module
     link_downs     how often its link went down since the driver was loaded
     errors         counters of `-stat -g` that are not zero
     """
@@ -84,23 +90,18 @@ class Chip:
     net_health: str = "Success"
     tls: int = 0
     switch_port: str | None = None
-    optical: bool = True
     rx_power_mw: float = 1.02
     link_downs: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
-    vnic: str = "UP"
     ecc_double: int = 0
 
 
 @dataclass(frozen=True)
 class Image:
-    """A container image. `env` is what was baked in."""
+    """A container image."""
 
     name: str
     id: str
-    bytes: int = 18 * 10**9
-    architecture: str = "arm64"
-    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,6 @@ class Machine:
 
     failure      ssh's own complaint, where it cannot be reached
     clock_s      how far its clock is ahead of ours
-    files        path → content; what is not here is not there
     model        file name → bytes, of the model's directory
     ports        TCP ports that somebody listens on → program
     missing      programs that are not installed
@@ -155,10 +155,8 @@ class Machine:
     driver: str = "25.5.1"
     firmware: str = "7.8.0.6.201"
     npu_smi: str = "25.5.1"
-    cann: str | None = None
     os: tuple[str, str] = ("openEuler", "22.03 (LTS-SP4)")
     kernel: str = "5.10.0-216.0.0.115.oe2203sp4.aarch64"
-    architecture: str = "aarch64"
     cores: int = 192
     hypervisor: str | None = None
     memory_bytes: int = 1536 * GIB
@@ -166,29 +164,19 @@ class Machine:
     disk_free_bytes: int = 2600 * GIB
     clock_s: float = 0.0
     nofile: int = 1048576
-    memlock: str = "unlimited"
-    numa_balancing: int = 0
-    hugepages: str = "always"
-    governor: str = "performance"
-    uid: int = 0
-    nic: str = "enp189s0f0"
-    mtu: int = 1500
     own_name: str | None = None
     docker: str | None = "26.1.3"
     docker_answers: bool = True
     images: tuple[Image, ...] = ()
     containers: tuple[Container, ...] = ()
     model: Mapping[str, int] = field(default_factory=dict)
-    model_hashes: Mapping[str, str] = field(default_factory=dict)
     config: str = "{}"
-    index: str | None = None
     hccn_conf: bool = True
     ports: Mapping[int, str] = field(default_factory=dict)
     raylet: bool = False
     missing: frozenset[str] = frozenset()
     unreachable: frozenset[str] = frozenset()
     failure: str | None = None
-    busy_times: int = 0
     trouble: Trouble = Trouble()
 
 
@@ -244,7 +232,6 @@ def sound_fleet(hosts: int, npus: int, kind: Kind) -> Fleet:
     image = Image(
         f"quay.io/ascend/vllm-ascend:v0.23.0{kind.suffix}",
         "sha256:3f6c1c1f0b0f4a37a5c1b1d1f2a0e5d4c3b2a190817161514131211100f0e0d0c",
-        env={"ASCEND_TOOLKIT_HOME": "/usr/local/Ascend/cann-9.1.0", "SOC_VERSION": kind.name},
     )
     return Fleet(tuple(_machine(number, npus, kind, image) for number in range(hosts)))
 
@@ -259,7 +246,6 @@ def _machine(number: int, npus: int, kind: Kind, image: Image) -> Machine:
         images=(image,),
         model=MODEL_FILES,
         config=MODEL_CONFIG,
-        index=MODEL_INDEX,
     )
 
 
