@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from ropeway.checkpoints.catalogue import PACKAGE, PACKAGE_SHA256, RECIPES, Recipe, recipe_named
 from ropeway.checkpoints.manifest import WEIGHTS, damaged_files, describe, read_manifest
 from ropeway.errors import HostError, ModelError, Refused
+from ropeway.hosts.base import Host, Result
 from ropeway.units import format_bytes
 
 OnStep = Callable[[str], None]
@@ -31,23 +32,6 @@ _BUILD_TIMEOUT = 600.0  # seconds; the slowest takes about 5 on two cores
 _PACKAGE_BYTES = 100_000_000
 
 
-class Outcome(Protocol):
-    """The result of a command."""
-
-    @property
-    def exit_code(self) -> int: ...
-    @property
-    def stdout(self) -> str: ...
-    @property
-    def stderr(self) -> str: ...
-
-
-class Runner(Protocol):
-    """The part of a host that a fetch needs: runs a command here, within `timeout` seconds."""
-
-    def run(self, argv: Sequence[str], *, timeout: float) -> Outcome: ...
-
-
 def default_root(environment: Mapping[str, str]) -> Path:
     """Return where checkpoints are kept: `ropeway/models` in the user's cache folder."""
     cache = environment.get("XDG_CACHE_HOME")
@@ -55,7 +39,7 @@ def default_root(environment: Mapping[str, str]) -> Path:
     return (Path(cache) if cache else home / ".cache") / "ropeway" / "models"
 
 
-def ensure(name: str, root: Path, *, host: Runner, on_step: OnStep, verify: bool = False) -> Path:
+def ensure(name: str, root: Path, *, host: Host, on_step: OnStep, verify: bool = False) -> Path:
     """Make sure that the checkpoint `name` is complete under `root`; return its directory.
 
     An existing one is checked by the sizes of its files, with `verify` by their sha256; it is made
@@ -68,7 +52,6 @@ def ensure(name: str, root: Path, *, host: Runner, on_step: OnStep, verify: bool
     if fault(recipe, root, rehash=verify) is None:
         return target
     _need_numpy()
-    _make_folder(root)
     with _locked(root, on_step):
         recipes = _to_make(recipe, root, on_step, rehash=verify)
         _need_space(root, recipes)
@@ -116,22 +99,11 @@ def _need_numpy() -> None:
     )
 
 
-def _make_folder(root: Path) -> None:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Refused(
-            "the models folder cannot be created",
-            where=str(root),
-            evidence=(str(error),),
-            hint="choose another folder with `--dir`",
-        ) from None
-
-
 @contextmanager
 def _locked(root: Path, on_step: OnStep) -> Iterator[None]:
-    """Lock `root` for this fetch, and remove what interrupted ones left there."""
+    """Make and lock `root` for this fetch, and remove what interrupted ones left there."""
     try:
+        root.mkdir(parents=True, exist_ok=True)
         lock = (root / _LOCK).open("w")
     except OSError as error:
         raise Refused(
@@ -182,7 +154,7 @@ def _need_space(root: Path, recipes: Sequence[Recipe]) -> None:
     )
 
 
-def _make(recipe: Recipe, root: Path, host: Runner, on_step: OnStep) -> None:
+def _make(recipe: Recipe, root: Path, host: Host, on_step: OnStep) -> None:
     with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=root) as scratch:
         folder = Path(scratch)
         if recipe.source:
@@ -194,10 +166,13 @@ def _make(recipe: Recipe, root: Path, host: Runner, on_step: OnStep) -> None:
         fresh = folder / recipe.name
         fresh.mkdir()
         _build(recipe, source, fresh, host)
-        _swap(fresh, root / recipe.name, folder / "old")
+        target = root / recipe.name
+        if target.exists():
+            target.rename(folder / "old")
+        fresh.rename(target)
 
 
-def _download(into: Path, host: Runner) -> Path:
+def _download(into: Path, host: Host) -> Path:
     into.mkdir()
     argv = [
         sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps",
@@ -222,7 +197,7 @@ def _download(into: Path, host: Runner) -> Path:
     )
 
 
-def _build(recipe: Recipe, source: Path, into: Path, host: Runner) -> None:
+def _build(recipe: Recipe, source: Path, into: Path, host: Host) -> None:
     argv = [sys.executable, "-m", "ropeway.checkpoints", recipe.name, str(source), str(into)]
     outcome = host.run(argv, timeout=_BUILD_TIMEOUT)
     if outcome.exit_code != 0:
@@ -239,13 +214,7 @@ def _build(recipe: Recipe, source: Path, into: Path, host: Runner) -> None:
         )
 
 
-def _swap(fresh: Path, target: Path, aside: Path) -> None:
-    if target.exists():
-        target.rename(aside)
-    fresh.rename(target)
-
-
-def _printed_error(outcome: Outcome) -> ModelError | None:
+def _printed_error(outcome: Result) -> ModelError | None:
     """Return the error that the builder printed as JSON, if it did."""
     try:
         error = json.loads(outcome.stdout)
@@ -256,6 +225,6 @@ def _printed_error(outcome: Outcome) -> ModelError | None:
         return None
 
 
-def _tail(outcome: Outcome) -> tuple[str, ...]:
+def _tail(outcome: Result) -> tuple[str, ...]:
     lines = outcome.stderr.strip().splitlines()[-5:]
     return (*lines, f"exit code {outcome.exit_code}")

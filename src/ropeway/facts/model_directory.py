@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ropeway.facts.complaints import conclude
 from ropeway.facts.host import ModelFiles
 from ropeway.facts.question import Parsed, Question, shell
-from ropeway.facts.text import json_values, plain_lines, whole
+from ropeway.facts.text import json_values, plain_lines, rows, whole
 from ropeway.models.quantisation import recognise_quantisation
 
 # Hashing 60 GB from a disk of 1 GB/s takes a minute; from shared storage several.
@@ -89,15 +89,8 @@ def parse_model(text: str) -> Parsed[ModelFiles]:
 
 def parse_hashes(text: str) -> Parsed[Mapping[str, str]]:
     """Return file → SHA-256 in hexadecimal, from `sha256sum FILE…`."""
-    hashes: dict[str, str] = {}
-    leftovers: list[str] = []
-    for line in plain_lines(text):
-        match = _HASH.fullmatch(line)
-        if match:
-            hashes[match[2]] = match[1].lower()
-        else:
-            leftovers.append(line)
-    return conclude(text, hashes or None, leftovers)
+    hashes, leftovers = rows(text, _HASH)
+    return conclude(text, {row[2]: row[1].lower() for row in hashes} or None, leftovers)
 
 
 _HASH = re.compile(r"\\?([0-9a-fA-F]{64}) [ *](\S.*)")

@@ -40,6 +40,21 @@ def plain_lines(text: str) -> list[str]:
     return [line.rstrip() for line in plain if line and not line.isspace()]
 
 
+def rows(text: str, pattern: re.Pattern[str]) -> tuple[list[re.Match[str]], list[str]]:
+    """Return the matches of the lines that are all of what the pattern says, and the other lines.
+
+    Blanks around a line are left out.
+    """
+    matches: list[re.Match[str]] = []
+    others: list[str] = []
+    for line in map(str.strip, plain_lines(text)):
+        if match := pattern.fullmatch(line):
+            matches.append(match)
+        else:
+            others.append(line)
+    return matches, others
+
+
 def _printable(line: str) -> str:
     return line[:LONGEST_LINE].translate(_CHARACTERS)
 

@@ -21,8 +21,20 @@ from ropeway.sim.machine import Fleet, Machine
 _BLIND = {"npu-smi", "hccn_tool"}
 
 
+class WithoutFiles:
+    """A host on which nothing is put: `cat` among the questions answers what its files hold."""
+
+    def put(self, content: bytes, path: str, *, mode: int = 0o644) -> None:  # noqa: ARG002
+        """See Host.put."""
+        raise HostError("nothing can be put on a virtual host")
+
+    def get(self, path: str) -> bytes:
+        """See Host.get."""
+        raise HostError(f"cannot read `{path}`: a virtual host has no files")
+
+
 @dataclass(frozen=True)
-class VirtualHost:
+class VirtualHost(WithoutFiles):
     """One machine of a fleet as a Host. Only `sh -s` with a script of questions can be run."""
 
     machine: Machine
@@ -53,14 +65,6 @@ class VirtualHost:
         assert tuple(argv) == ("sh", "-s"), argv
         output = "".join(self._frames(stdin.decode()))
         return Result(tuple(argv), 0, output, "", time.monotonic() - started)
-
-    def put(self, content: bytes, path: str, *, mode: int = 0o644) -> None:  # noqa: ARG002
-        """A virtual host keeps nothing."""
-        raise HostError("nothing can be put on a virtual host", where=self.name)
-
-    def get(self, path: str) -> bytes:
-        """Nor has it files to give; `cat` among the questions has."""
-        raise HostError(f"cannot read `{path}`: a virtual host has no files", where=self.name)
 
     def answer(self, argv: Sequence[str]) -> tuple[int, str]:
         """Return exit code and output of one command."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from ropeway.errors import ConnectionLost, HostError, NoRoute, Refused
-from ropeway.hosts.base import Result, cannot_write
+from ropeway.hosts.base import Result
 from ropeway.hosts.child import sleep_cancellable
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.lock import HELD, LOCK
@@ -31,13 +31,12 @@ from ropeway.sim.host_state import (
     list_containers,
     run_program,
 )
-from ropeway.sim.hosts import VirtualHost
+from ropeway.sim.hosts import VirtualHost, WithoutFiles
 from ropeway.sim.machine import Fleet, Machine
 from ropeway.sim.virtual_engine import Incarnation, Pace
 from ropeway.spec.cluster import Cluster, RemoteHost, Runtime
 from ropeway.spec.model import Layout, Model, Serve, Spec
 
-_NO_FILE = "no such file or directory"
 # A daemon carries out what it was asked for, though the client is gone meanwhile.
 _LATE_SECONDS = 0.3
 _HOLD_SECONDS = 0.02  # of real time, between two looks at a lock's connection
@@ -47,7 +46,7 @@ _BROKEN = "the connection was lost while a command ran"
 
 @dataclass(frozen=True)
 class IssuedCommand:
-    """A command that reached a host: `put PATH MODE` and `get PATH` for files."""
+    """A command that reached a host."""
 
     host: str
     argv: tuple[str, ...]
@@ -171,7 +170,7 @@ class _MachineWithContainers(VirtualHost):
 
 
 @dataclass(eq=False)
-class LaunchHost:
+class LaunchHost(WithoutFiles):
     """One connection to a virtual machine, as hosts/ssh.py is one to a real host.
 
     done    how many commands were given
@@ -212,20 +211,6 @@ class LaunchHost:
             code, error = self._answer(tuple(argv), say, stdin)
         text = "".join(f"{line}\n" for line in out)
         return Result(tuple(argv), code, text, error and f"{error}\n", time.monotonic() - began)
-
-    def put(self, content: bytes, path: str, *, mode: int = 0o644) -> None:
-        """See Host.put."""
-        with self._command(("put", path, f"{mode:o}")):
-            if self.state.full or self.state.machine.trouble.disk_fills:
-                raise cannot_write(path, FULL.lower(), self.name)
-            self.state.files[path], self.state.modes[path] = content, mode
-
-    def get(self, path: str) -> bytes:
-        """See Host.get."""
-        with self._command(("get", path)):
-            if path not in self.state.files:
-                raise HostError(f"cannot read `{path}`: {_NO_FILE}", where=self.name)
-            return self.state.files[path]
 
     @contextmanager
     def _command(self, argv: tuple[str, ...]) -> Iterator[None]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ropeway.facts.complaints import conclude
 from ropeway.facts.question import Parsed, Question, shell
-from ropeway.facts.text import is_rule, plain_lines
+from ropeway.facts.text import plain_lines, rows
 
 # Path on the host → path in the container. What is not on a host, is not asked for by its chip.
 # Sources: the installation page and the tutorials of vllm-ascend (docs/source/installation.md,
@@ -60,10 +60,8 @@ PATHS = Question(
 
 def parse_devices(text: str) -> Parsed[tuple[int, ...]]:
     """Return the numbers of /dev/davinciN, sorted."""
-    lines = plain_lines(text)
-    numbers = sorted(int(match[1]) for line in lines if (match := _DEVICE.fullmatch(line)))
-    rest = [line for line in lines if not _DEVICE.fullmatch(line)]
-    return conclude(text, tuple(numbers) or None, rest)
+    devices, leftovers = rows(text, _DEVICE)
+    return conclude(text, tuple(sorted(int(row[1]) for row in devices)) or None, leftovers)
 
 
 _DEVICE = re.compile(r"davinci([0-9]{1,4})")
@@ -113,14 +111,10 @@ def parse_version(text: str) -> Parsed[str]:
 
 def _settings(text: str) -> tuple[dict[str, str], list[str]]:
     """Return key, in lower case → its first value, and the lines that set nothing."""
+    settings, leftovers = rows(text, _SETTING)
     values: dict[str, str] = {}
-    leftovers: list[str] = []
-    for line in plain_lines(text):
-        match = _SETTING.fullmatch(line.strip())
-        if match:
-            values.setdefault(match[1].lower(), match[2].strip("\"'"))
-        elif not is_rule(line):
-            leftovers.append(line)
+    for setting in settings:
+        values.setdefault(setting[1].lower(), setting[2].strip("\"'"))
     return {key: value for key, value in values.items() if value}, leftovers
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ropeway.facts.complaints import conclude
 from ropeway.facts.question import Parsed, Question
-from ropeway.facts.text import plain_lines, whole
+from ropeway.facts.text import rows, whole
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,9 @@ class Limits:
 
 def parse_limits(text: str) -> Parsed[Limits]:
     """Read /proc/self/limits: `Max open files     1024     524288     files`."""
-    soft: dict[str, int | None] = {}
-    leftovers: list[str] = []
-    for line in map(str.strip, plain_lines(text)):
-        match = _LIMIT.fullmatch(line)
-        if match:
-            soft[match[1]] = whole(match[2])
-        elif not line.startswith("Limit "):
-            leftovers.append(line)
+    entries, others = rows(text, _LIMIT)
+    soft = {row[1]: whole(row[2]) for row in entries}
+    leftovers = [line for line in others if not line.startswith("Limit ")]
     limits = Limits(soft.get("open files"), soft.get("locked memory"))
     return conclude(text, limits if soft else None, leftovers)
 
@@ -57,14 +52,8 @@ _FILES = (
 
 def parse_sysctl(text: str) -> Parsed[Sysctl]:
     """Read files below /proc/sys as `grep ""` prints them, each line with its file's name."""
-    values: dict[str, str] = {}
-    leftovers: list[str] = []
-    for line in map(str.strip, plain_lines(text)):
-        path, colon, value = line.partition(":")
-        if colon and path in _FILES:
-            values[path] = value.strip()
-        else:
-            leftovers.append(line)
+    settings, leftovers = rows(text, _SETTING)
+    values = {setting[1]: setting[2].strip() for setting in settings}
     if values:  # not every kernel has every file
         leftovers = [line for line in leftovers if "No such file" not in line]
     balancing, local, reserved = (values.get(path, "") for path in _FILES)
@@ -74,6 +63,9 @@ def parse_sysctl(text: str) -> Parsed[Sysctl]:
             ports.update(range(ends[0], ends[1] + 1))
     sysctl = Sysctl(whole(balancing), _ends(local.split()), frozenset(ports))
     return conclude(text, sysctl if values else None, leftovers)
+
+
+_SETTING = re.compile(rf"({'|'.join(map(re.escape, _FILES))}):(.*)")
 
 
 def _ends(words: list[str]) -> tuple[int, int] | None:
@@ -98,16 +90,12 @@ class Filesystem:
 
 def parse_disks(text: str) -> Parsed[dict[str, Filesystem]]:
     """Return mount point → file system from `df -Pk`, of coreutils or busybox."""
-    disks: dict[str, Filesystem] = {}
-    leftovers: list[str] = []
-    for line in map(str.strip, plain_lines(text)):
-        match = _ROW.fullmatch(line)
-        if match:
-            sizes = (whole(match[1]), whole(match[2]))
-            disks[match[3]] = Filesystem(*(size and size * 1024 for size in sizes))
-        elif not _HEADER.match(line):
-            leftovers.append(line)
-    return conclude(text, disks or None, leftovers)
+    systems, others = rows(text, _ROW)
+    disks = {
+        row[3]: Filesystem(*(size and size * 1024 for size in map(whole, row.group(1, 2))))
+        for row in systems
+    }
+    return conclude(text, disks or None, [line for line in others if not _HEADER.match(line)])
 
 
 # Device, blocks, used, available, percent, mount point; both ends may have blanks.

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ropeway.facts.complaints import conclude
 from ropeway.facts.question import Parsed, Question, shell
-from ropeway.facts.text import plain_lines, whole
+from ropeway.facts.text import plain_lines, rows, whole
 
 T = TypeVar("T")
 
@@ -35,14 +35,9 @@ def _first(read: Callable[[str], T | None]) -> Callable[[str], Parsed[T]]:
 
 def parse_os_release(text: str) -> Parsed[str]:
     """Return the name of the system and its release, from os-release(5)."""
-    values: dict[str, str] = {}
-    leftovers: list[str] = []
-    for line in map(str.strip, plain_lines(text)):
-        match = _OS_SETTING.fullmatch(line)
-        if match:
-            values[match[1]] = re.sub(r"\\(.)", r"\1", match[2].strip("\"'"))
-        elif not line.startswith("#"):
-            leftovers.append(line)
+    settings, others = rows(text, _OS_SETTING)
+    values = {row[1]: re.sub(r"\\(.)", r"\1", row[2].strip("\"'")) for row in settings}
+    leftovers = [line for line in others if not line.startswith("#")]
     return conclude(text, values.get("PRETTY_NAME") or values.get("NAME"), leftovers)
 
 
@@ -94,20 +89,15 @@ HYPERVISOR = Question("lscpu", ("lscpu",), parse_hypervisor)
 
 def parse_governor(text: str) -> Parsed[str]:
     """Return the policy by which most processors are clocked, from the counts of `uniq -c`."""
-    counts: dict[str, int] = {}
-    leftovers: list[str] = []
-    for line in plain_lines(text):
-        *count, governor = line.split()
-        number = whole(count[0]) if len(count) == 1 else None
-        if governor in _GOVERNORS and number is not None:
-            counts[governor] = number
-        else:
-            leftovers.append(line)
+    policies, leftovers = rows(text, _POLICY)
+    counts = {row[2]: int(row[1]) for row in policies}
     return conclude(text, max(counts, key=lambda name: counts[name], default=None), leftovers)
 
 
 # Documentation/admin-guide/pm/cpufreq.rst of Linux, and the two of intel_pstate among them.
-_GOVERNORS = ("performance", "powersave", "userspace", "ondemand", "conservative", "schedutil")
+_POLICY = re.compile(
+    r"([0-9]{1,18})\s+(performance|powersave|userspace|ondemand|conservative|schedutil)"
+)
 GOVERNOR = Question(
     "cpu-governor",
     shell("cat /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor 2>&1 | sort | uniq -c"),
@@ -125,14 +115,9 @@ class Memory:
 
 def parse_memory(text: str) -> Parsed[Memory]:
     """Read /proc/meminfo, see proc(5)."""
-    sizes: dict[str, int] = {}
-    leftovers: list[str] = []
-    for line in plain_lines(text):
-        match = _MEMORY.fullmatch(line.strip())
-        if match:
-            sizes[match[1]] = int(match[2]) * 1024
-        elif not _COUNT.fullmatch(line.strip()):
-            leftovers.append(line)
+    entries, others = rows(text, _MEMORY)
+    sizes = {row[1]: int(row[2]) * 1024 for row in entries}
+    leftovers = [line for line in others if not _COUNT.fullmatch(line)]
     memory = Memory(sizes.get("MemTotal"), sizes.get("MemAvailable"))
     return conclude(text, memory if memory != Memory(None, None) else None, leftovers)
 
@@ -165,16 +150,9 @@ HOME = Question("home", shell('echo "$HOME"'), _first(_home))
 
 def parse_processes(text: str) -> Parsed[Mapping[int, str]]:
     """Return pid → name, which the kernel cuts at 15 characters."""
-    names: dict[int, str] = {}
-    leftovers: list[str] = []
-    for line in plain_lines(text):
-        words = line.split(None, 1)
-        pid = whole(words[0])
-        if pid is not None and len(words) == 2:
-            names[pid] = words[1]
-        else:
-            leftovers.append(line)
-    return conclude(text, names or None, leftovers)
+    processes, leftovers = rows(text, _PROCESS)
+    return conclude(text, {int(row[1]): row[2] for row in processes} or None, leftovers)
 
 
+_PROCESS = re.compile(r"([0-9]{1,18})\s+(\S.*)")
 PROCESSES = Question("processes", ("ps", "-eo", "pid=,comm="), parse_processes)
