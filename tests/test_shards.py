@@ -1,6 +1,7 @@
 """What a rank holds: published examples by hand, and what must hold for every model and layout."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -220,13 +221,14 @@ def test_experts_touched_by_a_batch():
 
 
 def test_a_quantisation_may_be_asked_for():
-    half = only(QWEN_MOE, "TP8", precision=precision_named("w8a8", QWEN_MOE)).weights
+    eight, four = (
+        replace(QWEN_MOE, precision=precision_named(name, QWEN_MOE)) for name in ("w8a8", "w4a8")
+    )
+    half = only(eight, "TP8").weights
     whole = only(QWEN_MOE, "TP8").weights
     assert half.routed == whole.routed / 2
     assert half.head == whole.head
-    assert only(QWEN_MOE, "TP8", precision=precision_named("w4a8", QWEN_MOE)).weights.routed == (
-        whole.routed / 4
-    )
+    assert only(four, "TP8").weights.routed == whole.routed / 4
 
 
 def naive(shape: ModelShape, layout: Layout) -> dict[str, float]:

@@ -185,10 +185,9 @@ def question_of(
     if "small max_num_seqs" in row.text("notes") and not row.number("max_num_seqs"):
         raise NotComparable("requests queued at a limit of sequences that is not stated")
     sequences = int(row.number("max_num_seqs") or 256)
-    precision = None
     if scheme := row.text("dtype_quant"):
         try:
-            precision = precision_named(scheme, shape)
+            shape = replace(shape, precision=precision_named(scheme, shape))
         except ModelError as problem:
             raise NotComparable(problem.what) from None
     question = Question(
@@ -200,7 +199,6 @@ def question_of(
         max_sequences=max(1, sequences),
         # Smaller numbers in the column are of decode instances, or misprints.
         max_batched_tokens=int(budget) if budget >= 1024 else _BUDGET,
-        precision=precision,
         kv_bits=kv_bits_named(scheme) if scheme else 16,
         setup=MeasurementSetup(
             source=row.source,
@@ -239,7 +237,6 @@ def _kv_tokens(
         context=question.load.input_tokens + question.load.output_tokens,
         max_sequences=question.max_sequences,
         max_batched_tokens=question.max_batched_tokens,
-        precision=question.precision,
         kv_bits=question.kv_bits,
     )
     room = memory(question.shape, question.layout, chip.hbm_bytes, needs)

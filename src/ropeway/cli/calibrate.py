@@ -14,7 +14,7 @@ import click
 from ropeway.bench.compare import Served
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.run import prepare, run_bench
-from ropeway.bench.stats import Summary, summarise
+from ropeway.bench.stats import summarise
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.bringup import StartContext, deployment_for, start_context
 from ropeway.cli.measure import LOAD, STORY, up
@@ -149,10 +149,6 @@ def _run(layout: Layout, served: Served, trial: Trial, screen: Screen, *, warm: 
         )
         summary = summarise(result.timings, result.duration_s)
         step.ok(f"{summary.output_tokens_per_s:.1f} output tokens/s")
-    return _point(layout, trial, summary)
-
-
-def _point(layout: Layout, trial: Trial, summary: Summary) -> Point:
     if summary.failed or not summary.output_tokens_per_s:
         raise EndpointError(
             f"{summary.failed} of {summary.requests} requests failed, so nothing can be calibrated",

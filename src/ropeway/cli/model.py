@@ -20,6 +20,7 @@ from ropeway.models.stored import read_stored
 from ropeway.models.summary import ModelSummary, summarise
 from ropeway.models.weights import find_weight_files, read_json_object
 from ropeway.plan.layout import problems
+from ropeway.plan.resolve import model_path
 from ropeway.plan.shards import shard
 from ropeway.report.console import Screen
 from ropeway.report.model_shape import ShownLayout, model_json, model_text
@@ -123,29 +124,18 @@ def show(*, screen: Screen, model_name: str, layout: str | None, root: Path | No
 
 
 def _read(name: str, root: Path | None) -> ModelSummary:
-    path = Path(name).expanduser()
-    if name in RECIPES and (_root(root) / name).is_dir():
-        path = _root(root) / name
+    path = model_path(name, _root(root))
+    if path is None:
+        entry = entry_of(published_name(name))
+        where = "/".join(entry.source.split("/")[2:5])  # the permalink is in the catalogue's file
+        return summarise(f"{entry.name}, as read in {where}", known(name))
     if path.is_file():
         return summarise(str(path), read_shape(read_json_object(path), where=str(path)))
-    if path.exists() or _looks_like_path(name):
-        return _read_directory(path)
-    entry = entry_of(published_name(name))
-    where = "/".join(entry.source.split("/")[2:5])  # the permalink is in the catalogue's file
-    return summarise(f"{entry.name}, as read in {where}", known(name))
-
-
-def _read_directory(path: Path) -> ModelSummary:
     shape = read_directory_shape(path)
     stored = read_stored(path)
     files = find_weight_files(path) if stored and stored.components else ()
     size = stored.total_bytes if stored else 0
     return summarise(str(path), replace(shape, weight_bytes=size, weight_files=files), stored)
-
-
-def _looks_like_path(name: str) -> bool:
-    """Say whether a name is a path; `org/name` is a published model."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def _share(shape: ModelShape, text: str) -> ShownLayout:

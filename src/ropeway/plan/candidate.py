@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ropeway.hardware import Chip
-from ropeway.models.shape import ModelShape, Precision
+from ropeway.models.shape import ModelShape
 from ropeway.plan.cost import Cost
 from ropeway.plan.estimate import Forecast
 from ropeway.plan.load import Load
@@ -57,14 +57,8 @@ class PlanRequest:
     kv_cache: int | None = None
     max_sequences: int | None = None
     max_batched_tokens: int | None = None
-    precision: Precision | None = None
     kv_bits: float = 16
     sources: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def stored_as(self) -> Precision:
-        """The precision of the weights."""
-        return self.precision or self.shape.precision
 
     @property
     def bounded(self) -> bool:

@@ -139,7 +139,6 @@ def _within_bounds(search: Search, layout: Layout, fit: Fit) -> tuple[int, Forec
         max_sequences=most,
         kv_tokens=search.load_tokens(layout, fit.memory, most),
         max_batched_tokens=search.batched(layout),
-        precision=request.precision,
         kv_bits=request.kv_bits,
     )
     forecast, bound = estimate(question), request.tpot_s

@@ -250,7 +250,7 @@ def case_of(question: Question, state: Flow) -> Case:
     return Case(
         family=question.shape.model_type,
         chips=machine.chips,
-        scheme=question.stored_as.scheme,
+        scheme=question.shape.precision.scheme,
         engine=machine.engine,
         month=machine.month,
         method=question.setup.method,

@@ -88,7 +88,6 @@ class Search:
             context=self.context,
             max_sequences=max_sequences,
             max_batched_tokens=self.batched(layout),
-            precision=request.precision,
             kv_bits=request.kv_bits,
         )
 

@@ -15,7 +15,7 @@ from math import ceil
 from operator import itemgetter
 
 from ropeway.engines.ascend_memory import EngineMemory, engine_bytes, visible_bytes
-from ropeway.models.shape import ModelShape, Precision
+from ropeway.models.shape import ModelShape
 from ropeway.plan.shards import CacheGroup, StageShard, shard
 from ropeway.spec.model import Layout
 
@@ -44,7 +44,7 @@ class MemoryNeeds:
     context             tokens of one sequence, prompt and answer together
     max_sequences       running at once in a data-parallel rank
     max_batched_tokens  of one step
-    precision, kv_bits  where they differ from the model's own
+    kv_bits             of a cached number
     vision              whether the encoders are loaded
     """
 
@@ -54,7 +54,6 @@ class MemoryNeeds:
     context: int = 4096
     max_sequences: int = 256
     max_batched_tokens: int = 8192
-    precision: Precision | None = None
     kv_bits: float = 16
     vision: bool = True
 
@@ -186,9 +185,7 @@ def _stages(
     shape: ModelShape, layout: Layout, needs: MemoryNeeds
 ) -> Iterable[tuple[int, StageShard]]:
     """Return the first of each kind of stage and its index; `shard` makes equal ones one object."""
-    stages = shard(
-        shape, layout, precision=needs.precision, kv_bits=needs.kv_bits, vision=needs.vision
-    )
+    stages = shard(shape, layout, kv_bits=needs.kv_bits, vision=needs.vision)
     # Backwards, so that the first of equal ones stays.
     first = {id(stage): (index, stage) for index, stage in reversed([*enumerate(stages)])}
     return reversed(first.values())

@@ -70,13 +70,14 @@ def _shorter(search: Search, full: Sequence[Rejected]) -> Iterator[str]:
 
 def _quantised(search: Search) -> Iterator[str]:
     request = search.request
-    now = request.stored_as
+    now = request.shape.precision
     for scheme in _SCHEMES:
         precision = precision_named(scheme, request.shape)
         bits = [(getattr(precision, name), getattr(now, name)) for name in ("dense", "routed")]
         if all(new >= old for new, old in bits):
             continue
-        if fit := _smallest(search_of(replace(request, precision=precision))):
+        narrower = replace(request.shape, precision=precision)
+        if fit := _smallest(search_of(replace(request, shape=narrower))):
             yield phrase(
                 "with {scheme} weights {layout} would fit on this cluster, with {n:,} sequences of "
                 "that context in each DP rank",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ropeway.models.shape import ModelShape, Precision
+from ropeway.models.shape import ModelShape
 from ropeway.plan.load import Load
 from ropeway.plan.machine import Machine
 from ropeway.spec.model import Layout
@@ -32,7 +32,6 @@ class Question:
     max_sequences       running at once, in one data-parallel rank
     kv_tokens           that the cache of one data-parallel rank holds; None is no limit
     max_batched_tokens  of one step, prompt tokens included
-    precision           of the weights, where it differs from the model's own
     kv_bits             of a cached number
     setup               of a measurement that is to be predicted
     factor              by which every step takes longer than the arithmetic says
@@ -46,12 +45,6 @@ class Question:
     max_sequences: int = 256
     kv_tokens: int | None = None
     max_batched_tokens: int = 8192
-    precision: Precision | None = None
     kv_bits: float = 16
     setup: MeasurementSetup = MeasurementSetup()
     factor: float = 1.0
-
-    @property
-    def stored_as(self) -> Precision:
-        """The precision of the weights."""
-        return self.precision or self.shape.precision

@@ -161,15 +161,22 @@ def _model(
 
 
 def _named(text: str, checkpoints: Path) -> tuple[str, ModelShape, tuple[str, ...]]:
-    path = Path(text).expanduser()
-    if text in RECIPES and (checkpoints / text).is_dir():
-        path = checkpoints / text
+    path = model_path(text, checkpoints)
+    if path is None:
+        return text.rsplit("/", 1)[-1], known(text), ()
     if path.is_file():
         where = str(path)
         return path.absolute().parent.name, read_shape(read_json_object(path), where=where), ()
-    if path.exists() or text.startswith((".", "/", "~")) or text.count("/") > 1:
-        return path.absolute().name, read_directory_shape(path), ()
-    return text.rsplit("/", 1)[-1], known(text), ()
+    return path.absolute().name, read_directory_shape(path), ()
+
+
+def model_path(text: str, checkpoints: Path) -> Path | None:
+    """Return the path that `text` means, fetched or as given; None for a published model's name."""
+    if text in RECIPES and (checkpoints / text).is_dir():
+        return checkpoints / text
+    path = Path(text).expanduser()
+    means_path = text.startswith((".", "/", "~")) or text.count("/") > 1
+    return path if means_path or path.exists() else None
 
 
 def _chip(cluster: Cluster | None, flags: Flags) -> Chip:

@@ -123,20 +123,15 @@ class StageShard(NamedTuple):
 
 @lru_cache(maxsize=_REMEMBERED)
 def shard(
-    shape: ModelShape,
-    layout: Layout,
-    *,
-    precision: Precision | None = None,
-    kv_bits: float = 16,
-    vision: bool = True,
+    shape: ModelShape, layout: Layout, *, kv_bits: float = 16, vision: bool = True
 ) -> tuple[StageShard, ...]:
     """Return one StageShard for each pipeline stage; equal stages are one object.
 
-    `precision` of the weights defaults to the model's own; `kv_bits` are those of a cached number.
+    `kv_bits` are those of a cached number.
     `vision`: encoders are loaded, cut by TP, on every stage (vLLM builds them on each).
     A layout that vLLM refuses is not refused here: uneven pieces are rounded up.
     """
-    costs = _costs(shape, layout.tensor, precision or shape.precision, kv_bits, vision)
+    costs = _costs(shape, layout.tensor, kv_bits, vision)
     ranks = layout.tensor * layout.data
     experts = tuple(_experts_per_rank(kind, ranks, layout.expert) for kind in costs.kinds)
     equal: dict[tuple[tuple[int, ...], bool, bool], StageShard] = {}
@@ -206,9 +201,7 @@ class _Costs:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _costs(
-    shape: ModelShape, tensor: int, precision: Precision, kv_bits: float, vision: bool
-) -> _Costs:
+def _costs(shape: ModelShape, tensor: int, kv_bits: float, vision: bool) -> _Costs:
     distinct: dict[tuple[Attention | None, FeedForward | None, int], int] = {}
     kinds: list[_Kind] = []
     order: list[int] = []
@@ -216,7 +209,7 @@ def _costs(
         key = (block.attention, block.feed, block.all_reduces)
         if key not in distinct:
             distinct[key] = len(kinds)
-            kinds.append(_kind(block, tensor, precision, kv_bits))
+            kinds.append(_kind(block, tensor, shape.precision, kv_bits))
         order += [distinct[key]] * block.count
     before = [[0] * len(kinds)]
     for kind in order:
@@ -228,8 +221,8 @@ def _costs(
     return _Costs(
         tuple(kinds),
         tuple(tuple(row) for row in before),
-        _kind_of(table, tensor, precision),
-        _kind_of(rest, tensor, precision),
+        _kind_of(table, tensor, shape.precision),
+        _kind_of(rest, tensor, shape.precision),
         shape.tied_embeddings,
         encoders * 2 / tensor,  # encoders stay in 16 bits
     )

@@ -169,7 +169,6 @@ def stage_costs(question: Question, machine: Machine | None = None) -> tuple[Cos
             question.layout,
             question.npus_per_host,
             question.shape,
-            question.stored_as,
             question.kv_bits,
         )
     )
@@ -182,13 +181,12 @@ class _Ranks(NamedTuple):
     layout: Layout
     npus_per_host: int
     shape: ModelShape
-    precision: Precision
     kv_bits: float
 
 
 @lru_cache(maxsize=65_536)
 def _stage_costs(ranks: _Ranks) -> tuple[Costs, ...]:
-    stages = shard(ranks.shape, ranks.layout, precision=ranks.precision, kv_bits=ranks.kv_bits)
+    stages = shard(ranks.shape, ranks.layout, kv_bits=ranks.kv_bits)
     return tuple(_costs(ranks, stage) for stage in dict.fromkeys(stages))
 
 
@@ -196,7 +194,11 @@ def _costs(ranks: _Ranks, stage: StageShard) -> Costs:
     layout, machine = ranks.layout, ranks.machine
     memory = 1 / (machine.memory_bandwidth * machine.memory)
     idle = stage.weights.embedding + stage.weights.vision + stage.weights.routed
-    token, expert_token = _work(stage, ranks.precision, machine)
+    precision = ranks.shape.precision
+    # Routed experts in 4 bits are unpacked to 16 first, which leaves a share of the bandwidth.
+    packed = "a16" in precision.scheme and precision.routed < 8
+    unpacked = machine.unpacked if packed else 1.0
+    token, expert_token = _work(stage, precision, machine)
     spread = stage.moe_layers > 0 and layout.data > 1
     uneven = machine.imbalance if stage.moe_layers and layout.expert else 1.0
     copies: float = stage.experts_per_token * stage.moe_layers
@@ -215,7 +217,7 @@ def _costs(ranks: _Ranks, stage: StageShard) -> Costs:
         machine=machine,
         data_ranks=layout.data,
         fixed=(stage.weights.total - idle) * memory,
-        routed=stage.weights.routed * memory * uneven / _unpacking(ranks.precision, machine),
+        routed=stage.weights.routed * memory * uneven / unpacked,
         token=token,
         expert_token=expert_token * uneven,
         route_token=machine.expert_token * copies,
@@ -232,11 +234,6 @@ def _costs(ranks: _Ranks, stage: StageShard) -> Costs:
         send_token=width / layout.tensor / (link.bandwidth * machine.wire),
         send_latency=machine.reduce + (machine.between_reduce if crosses else 0.0),
     )
-
-
-def _unpacking(precision: Precision, machine: Machine) -> float:
-    """Return the share of the bandwidth left for routed experts that are unpacked to 16 bits."""
-    return machine.unpacked if "a16" in precision.scheme and precision.routed < 8 else 1.0
 
 
 def _work(stage: StageShard, precision: Precision, machine: Machine) -> tuple[float, float]:

@@ -193,7 +193,7 @@ def _derived(chosen: Candidate, search: Search) -> Iterator[Value]:
         phrase(
             "{where}, {scheme} (rule of thumb weights × 1.2: {rule} GiB in total)",
             where=where,
-            scheme=request.stored_as.scheme,
+            scheme=request.shape.precision.scheme,
             rule=_gib(gpustack_bytes(request.shape, layout)),
         ),
         "config.json",
@@ -261,6 +261,7 @@ def _figure(request: PlanRequest, item: Candidate) -> Phrase:
 
 def _size_words(plan: Plan, chosen: Candidate, key: str) -> Phrase:
     """Say how the nearest other sizes do: with as many NPUs where possible, else fewer or more."""
+    request = plan.request
     runs = {item.layout: item for item in plan.candidates}
     fails = {item.layout: item for item in plan.rejected}
     comparisons = []
@@ -268,14 +269,11 @@ def _size_words(plan: Plan, chosen: Candidate, key: str) -> Phrase:
         able = [other for other in others if other in runs]
         unable = [other for other in others if other in fails]
         other = (*able, *unable, *others)[0]
-        reasons = [fails[other].reason] if other in fails else _problems(plan.request, other)
+        reasons = [fails[other].reason] if other in fails else []
+        reasons = reasons or [*problems(other, request.shape, request.cluster)]
         if able or reasons:
             comparisons.append(_against(chosen, other, key, runs.get(other), reasons))
     return joined(comparisons) if comparisons else phrase("no other size was tried")
-
-
-def _problems(request: PlanRequest, layout: Layout) -> list[str]:
-    return list(problems(layout, request.shape, request.cluster))
 
 
 def _against(

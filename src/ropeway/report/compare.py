@@ -7,7 +7,7 @@ and Chinese.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from ropeway.bench.comparison import (
     BLOG,
@@ -24,6 +24,8 @@ from ropeway.report.page import render_page
 
 CURVE_POINTS = 120
 LAST_INNER_TICK = 0.7
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,6 @@ class Range:
 
 
 @dataclass(frozen=True)
-class RangePlot:
-    key: Literal["ttft", "tpot", "e2e"]
-    ticks: tuple[tuple[float, str], ...]
-    ranges: tuple[Range, ...]
-
-
-@dataclass(frozen=True)
 class Curve:
     """The share of requests completed within a time: SVG points, x and y from 0 to 100, y down."""
 
@@ -67,10 +62,12 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class CurvePlot:
-    key: Literal["ttft", "e2e"]
+class Plot(Generic[T]):
+    """What is drawn of each layout over one axis of time."""
+
+    key: Literal["ttft", "tpot", "e2e"]
     ticks: tuple[tuple[float, str], ...]
-    curves: tuple[Curve, ...]
+    rows: tuple[T, ...]
 
 
 def render_html(
@@ -98,8 +95,8 @@ def render_html(
         starts=_widths([result.start_seconds for result in results]),
         pairs=pairs(comparison),
         blog=BLOG,
-        ranges=[plot for plot in _range_plots(results) if plot.ranges],
-        curves=[plot for plot in _curve_plots(results, timings) if plot.curves],
+        ranges=[plot for plot in _range_plots(results) if plot.rows],
+        curves=[plot for plot in _curve_plots(results, timings) if plot.rows],
     )
 
 
@@ -193,7 +190,7 @@ def _widths(values: Sequence[float | None]) -> list[float | None]:
     return [value / largest * 100 if value is not None and largest else None for value in values]
 
 
-def _range_plots(results: Sequence[LayoutResult]) -> Iterable[RangePlot]:
+def _range_plots(results: Sequence[LayoutResult]) -> Iterable[Plot[Range]]:
     for key in ("ttft", "tpot", "e2e"):
         measured = [
             (result.layout, quantiles)
@@ -201,7 +198,7 @@ def _range_plots(results: Sequence[LayoutResult]) -> Iterable[RangePlot]:
             if result.summary and (quantiles := getattr(result.summary, f"{key}_ms"))
         ]
         end, ticks = axis(max((quantiles.p99 for _, quantiles in measured), default=0.0))
-        yield RangePlot(
+        yield Plot(
             key,
             _ticks(ticks, end),
             tuple(
@@ -213,7 +210,7 @@ def _range_plots(results: Sequence[LayoutResult]) -> Iterable[RangePlot]:
 
 def _curve_plots(
     results: Sequence[LayoutResult], timings: Mapping[str, Sequence[Timing]]
-) -> Iterable[CurvePlot]:
+) -> Iterable[Plot[Curve]]:
     for key in ("ttft", "e2e"):
         values = {
             result.layout: sorted(
@@ -225,7 +222,7 @@ def _curve_plots(
         }
         measured = {layout: ordered for layout, ordered in values.items() if ordered}
         end, ticks = axis(max((ordered[-1] for ordered in measured.values()), default=0.0))
-        yield CurvePlot(
+        yield Plot(
             key,
             _ticks(ticks, end),
             tuple(

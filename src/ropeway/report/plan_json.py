@@ -35,7 +35,7 @@ def _request(request: PlanRequest) -> dict[str, object]:
         "model": request.model_name,
         "architecture": request.shape.architecture,
         "layers": request.shape.layers,
-        "precision": request.stored_as.scheme,
+        "precision": request.shape.precision.scheme,
         "cluster": {
             "hosts": cluster.host_count,
             "npus_per_host": cluster.npus_per_host,
