@@ -16,12 +16,10 @@ def read_encoders(config: Config) -> tuple[Encoder, ...]:
     """
     encoders = []
     thinker = config.part("thinker_config")
-    for kind in ("vision_config", "audio_config", "sound_config"):
-        section = config.section(kind) or thinker.section(kind)
-        if section:
-            encoders.append(
-                _encoder(Config(section, config.where), kind.removesuffix("_config"), config)
-            )
+    for kind in ("vision", "audio", "sound"):
+        name = f"{kind}_config"
+        if section := config.section(name) or thinker.section(name):
+            encoders.append(_encoder(Config(section, config.where), kind, config))
     return tuple(encoders)
 
 

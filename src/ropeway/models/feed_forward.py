@@ -22,11 +22,8 @@ _INTERMEDIATE = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner")
 _DENSE = ("intermediate_size_mlp", "dense_intermediate_size", *_INTERMEDIATE)
 EXPERT_WIDTH = ("moe_intermediate_size", "expert_ffn_hidden_size", "expert_hidden_dim")
 _SHARED_COUNT = (
-    "n_shared_experts",
-    "num_shared_experts",
-    "num_shared_expert",
-    "moe_num_shared_experts",
-)
+    "n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts",
+)  # fmt: skip
 _SHARED_WIDTH = ("moe_shared_expert_intermediate_size", "shared_intermediate_size")
 _LATENT = ("routed_expert_hidden_size", "moe_latent_size")
 

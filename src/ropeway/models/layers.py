@@ -148,16 +148,10 @@ def _nas_layer(config: Config, described: object, layer: int) -> Block:
     dense_part = None
     if not feed.get("no_op"):
         hidden = config.need("hidden size", HIDDEN)
-        dense_part = dense(config, _nas_width(hidden * float(feed.get("ffn_mult") or 1)))
+        # _ffn_mult_to_intermediate_size: 2/3 of this, rounded up to a multiple of 256.
+        width = hidden * float(feed.get("ffn_mult") or 1)
+        dense_part = dense(config, -(-int(2 * width / 3) // 256) * 256)
     return Block(1, mixer, dense_part, all_reduces=bool(mixer) + bool(dense_part))
-
-
-def _nas_width(width: float) -> int:
-    """Return 2/3 of `width`, rounded up to a multiple of 256.
-
-    _ffn_mult_to_intermediate_size in nemotron_nas.py.
-    """
-    return -(-int(2 * width / 3) // 256) * 256
 
 
 def _layer(config: Config, layer: int) -> Block:

@@ -346,11 +346,8 @@ def _group_bits(group: Mapping[str, object], marks: Mapping[str, object]) -> flo
     if not size:
         return bits
     formats = f"{group.get('format')} {marks.get('format')}"
-    tiny = (
-        "fp4" in formats
-        or weights.get("scale_dtype") == "torch.uint8"
-        or weights.get("type") == "float"
-    )
+    floating = weights.get("type") == "float" or weights.get("scale_dtype") == "torch.uint8"
+    tiny = "fp4" in formats or floating
     return bits + (8 if tiny else 16) / size
 
 
@@ -361,8 +358,8 @@ def _left_alone(marks: Mapping[str, object]) -> set[Component]:
     """
     patterns: list[str] = []
     for key in ("modules_to_not_convert", "ignore", "ignored_layers", "exclude_modules"):
-        value = marks.get(key)
-        patterns += [str(item) for item in value] if isinstance(value, list) else []
+        if isinstance(value := marks.get(key), list):
+            patterns += map(str, value)
     return {
         part
         for part, names in _SAMPLES.items()

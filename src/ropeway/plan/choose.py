@@ -100,7 +100,9 @@ def _judge(search: Search, layout: Layout) -> Candidate | Rejected:
         words = memory_words(fit.memory, search.context)
         return Rejected(layout, "memory", words, shortfall(fit.memory, search.context))
     most, forecast = _within_bounds(search, layout, fit)
-    if _falls_behind(request, forecast) and (wider := wider_fit(search, layout, fit)):
+    rate = request.load.rate
+    behind = rate is not None and forecast.requests_per_s < 0.98 * rate
+    if behind and (wider := wider_fit(search, layout, fit)):
         more, faster = _within_bounds(search, layout, wider)
         if faster.output_tokens_per_s > forecast.output_tokens_per_s:
             fit, most, forecast = wider, more, faster
@@ -158,12 +160,6 @@ def _within_bounds(search: Search, layout: Layout, fit: Fit) -> tuple[int, Forec
         else:
             high = middle
     return best
-
-
-def _falls_behind(request: PlanRequest, forecast: Forecast) -> bool:
-    """Say whether requests come faster than they are answered."""
-    rate = request.load.rate
-    return rate is not None and forecast.requests_per_s < 0.98 * rate
 
 
 def _too_slow(request: PlanRequest, forecast: Forecast) -> tuple[str, float]:

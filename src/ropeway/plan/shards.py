@@ -51,8 +51,7 @@ class Amounts(NamedTuple):
         return sum(self)
 
 
-@dataclass(frozen=True, slots=True)
-class CacheGroup:
+class CacheGroup(NamedTuple):
     """Layers of a stage that keep the same part of the context; figures are sums over `layers`.
 
     bytes_per_token        KV cache of one token, read for each token that is attended to
@@ -385,17 +384,10 @@ def _joined(groups: Iterable[tuple[CacheGroup, int]]) -> tuple[CacheGroup, ...]:
     """Join groups that keep the same part of the context, their layers added up."""
     joined: dict[tuple[int, int], CacheGroup] = {}
     for group, number in groups:
-        key = (group.window, group.read_limit)
-        total = joined.get(key, CacheGroup(0, 0.0, group.window, group.read_limit))
-        joined[key] = CacheGroup(
-            layers=total.layers + number,
-            bytes_per_token=total.bytes_per_token + number * group.bytes_per_token,
-            window=group.window,
-            read_limit=group.read_limit,
-            index_bytes_per_token=total.index_bytes_per_token
-            + number * group.index_bytes_per_token,
-            index_flops=total.index_flops + number * group.index_flops,
-            decode_flops=total.decode_flops + number * group.decode_flops,
-            prefill_flops=total.prefill_flops + number * group.prefill_flops,
-        )
+        window, read_limit = group.window, group.read_limit
+        total = joined.get((window, read_limit), CacheGroup(0, 0.0))
+        sums = (one + number * other for one, other in zip(total, group, strict=True))
+        # All figures add up but the two that say which part of the context is kept.
+        added = CacheGroup._make(sums)._replace(window=window, read_limit=read_limit)
+        joined[window, read_limit] = added
     return tuple(joined.values())

@@ -30,7 +30,10 @@ def doctor_text(
     parts: list[RenderableType] = [_summary(examination), Text()]
     for finding, consequences in _with_consequences(examination.findings):
         parts.append(_finding(finding, verbose=verbose))
-        parts += [_consequence(consequence) for consequence in consequences]
+        for consequence in consequences:
+            where = _where(consequence, _LOCATIONS)
+            line = f"consequence: {one_line(consequence.title)}" + (f" ({where})" if where else "")
+            parts.append(Padding(Text(line, style="dim"), (0, 0, 0, 6)))
         parts.append(Text())
     if examination.passed:
         parts.append(Text.assemble(("ok    ", "green"), " · ".join(examination.passed)))
@@ -75,12 +78,6 @@ def _finding(finding: Finding, *, verbose: bool) -> RenderableType:
             text.highlight_regex(r"`[^`]+`", "cyan")  # something to type
             rows.append((name, text))
     return Group(head, Padding(pairs(rows), (0, 0, 0, 6)))
-
-
-def _consequence(finding: Finding) -> RenderableType:
-    where = _where(finding, _LOCATIONS)
-    text = f"consequence: {one_line(finding.title)}" + (f" ({where})" if where else "")
-    return Padding(Text(text, style="dim"), (0, 0, 0, 6))
 
 
 def _where(finding: Finding, limit: int) -> str:

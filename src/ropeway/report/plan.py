@@ -251,7 +251,6 @@ def _values(values: Sequence[Value], *, wide: bool) -> Table:
     """Return a table of value, reason, source; on a narrow screen the source is truncated."""
     room = _SOURCE[wide]
     grid = table()
-    grid.show_header = False
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     grid.add_column(ratio=1, overflow="fold")
@@ -312,7 +311,6 @@ def _rejected(plan: Plan, *, verbose: bool) -> list[RenderableType]:
     count = len(plan.rejected)
     heading = Text(f"rejected: {count:,} layout{'s' * (count != 1)}", style="bold")
     grid = table()
-    grid.show_header = False
     grid.add_column(style="dim")
     grid.add_column(justify="right", style="dim")
     grid.add_column(no_wrap=True)

@@ -14,7 +14,6 @@ from typing import Literal
 
 from ropeway.models.phrases import phrase, translated
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest
-from ropeway.plan.memory import Memory
 from ropeway.report.figures import milliseconds, percent, rate, seconds
 from ropeway.report.page import in_both_languages, render_page
 from ropeway.report.plan import (
@@ -183,7 +182,15 @@ def scatter(plan: Plan) -> Scatter:
 
 def bar(plan: Plan, item: Candidate) -> Bar:
     """Return what fills one NPU; slices add up to all of its memory."""
-    used = _bytes_by_kind(item.memory)
+    memory = item.memory
+    used = {
+        "weights": memory.weights,
+        "engine": memory.engine,
+        "activations": memory.activations,
+        "cache": max(0, memory.kv_cache),
+        "graphs": memory.reserve,
+    }
+    used["free"] = max(0, memory.hbm - sum(used.values()))  # a virtual NPU has no memory of its own
     whole = sum(used.values()) or 1
     slices = (
         Slice(kind, bytes_ / whole * 100, f"{_gib(bytes_)} GiB")
@@ -230,18 +237,6 @@ def _share(part: float, peak: float, unit: str) -> str:
         share=percent(part),
         whole=whole,
     )
-
-
-def _bytes_by_kind(memory: Memory) -> dict[str, int]:
-    """Return the bytes by kind; a virtual NPU has no memory of its own to leave free."""
-    used = {
-        "weights": memory.weights,
-        "engine": memory.engine,
-        "activations": memory.activations,
-        "cache": max(0, memory.kv_cache),
-        "graphs": memory.reserve,
-    }
-    return {**used, "free": max(0, memory.hbm - sum(used.values()))}
 
 
 def _step(chosen: Candidate) -> tuple[Slice, ...]:

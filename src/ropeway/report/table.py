@@ -11,8 +11,12 @@ WIDE = 120
 
 
 def table(*titles: str, no_wrap: bool = False) -> Table:
-    """Return a table without rows. A title that begins with `>` has a right-justified column."""
+    """Return a table without rows. A title that begins with `>` has a right-justified column.
+
+    Without titles, columns are still to be added, and have none.
+    """
     empty = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    empty.show_header = bool(titles)
     for title in titles:
         justify = "right" if title.startswith(">") else "left"
         # mypy cannot see that both are literals.
@@ -23,7 +27,6 @@ def table(*titles: str, no_wrap: bool = False) -> Table:
 def pairs(rows: Iterable[tuple[str, str | Text]], *, least: int | None = None) -> Table:
     """Return a table of names, dim and at least `least` cells wide, and their values."""
     grid = table()
-    grid.show_header = False
     grid.add_column(style="dim", no_wrap=True, min_width=least)
     grid.add_column(overflow="fold")
     for name, value in rows:
