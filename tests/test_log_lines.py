@@ -1,5 +1,6 @@
 """Lines of logs, in every format of engines, Ray, torch and CANN; and HCCL's tables of links."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +15,6 @@ from ropeway.diagnosis.log_lines import (
     LogEntry,
     ProcessTag,
     has_year,
-    read_entries,
     read_line,
     seconds_of,
 )
@@ -22,6 +22,13 @@ from ropeway.diagnosis.log_lines import (
 
 def entry(message: str = "text", **fields: Any) -> LogEntry:
     return LogEntry(1, message, **fields)
+
+
+def read_entries(text: str) -> Iterator[LogEntry]:
+    """The entries of a whole log; blank lines have none."""
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        if line and not line.isspace():
+            yield from read_line(line, number)
 
 
 CORE = ProcessTag("EngineCore_DP0", 299)

@@ -3,12 +3,14 @@
     package ─→ smollm2 ─┬→ smollm2-padded ─→ smollm2-moe
                         └→ tiny-qwen3-moe (only the tokenizer)
 
-A build whose weights have another sha256 is refused, so that changing a recipe means changing this
-file. Increment `version` too: copies made by the older recipe are then made again.
+A build whose weights have another sha256 is refused, so that changing a recipe means changing
+recipes.toml. Increment `version` too: copies made by the older recipe are then made again.
 """
 
+import tomllib
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 from ropeway.errors import Refused
 
@@ -37,47 +39,8 @@ class Recipe:
     weights_sha256: str
 
 
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            name="smollm2",
-            summary="SmolLM2-135M-Instruct; 9 heads and 3 KV heads, so tensor parallel 1 or 3",
-            source="",
-            version=2,
-            parameters=134_515_008,
-            weight_bytes=269_060_552,
-            weights_sha256="7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b",
-        ),
-        Recipe(
-            name="smollm2-padded",
-            summary="the same function with 12 heads and 4 KV heads: tensor parallel 1, 2 or 4",
-            source="smollm2",
-            version=2,
-            parameters=143_362_368,
-            weight_bytes=286_755_280,
-            weights_sha256="0c0575d7dd0f9f71802e4f7a9a50f176f00b0d234ddbfe5b571519a8c3e61e25",
-        ),
-        Recipe(
-            name="smollm2-moe",
-            summary="the padded model with 4 experts a layer, 2 used: expert parallel is real",
-            source="smollm2-padded",
-            version=2,
-            parameters=382_310_208,
-            weight_bytes=764_690_472,
-            weights_sha256="20a4eab8e54226a70c84bccb79b22b92fbdc4e001b2a3402729b448587a0bf3b",
-        ),
-        Recipe(
-            name="tiny-qwen3-moe",
-            summary="4 layers, 8 experts, random weights: loads at once, generates nonsense",
-            source="smollm2",
-            version=2,
-            parameters=11_282_944,
-            weight_bytes=22_581_344,
-            weights_sha256="1d30386de4d64f90bbfd687b93b3e2fb01f8ac2c33b908091876942730dbb67d",
-        ),
-    )
-}
+_ROWS = tomllib.loads(Path(__file__).with_name("recipes.toml").read_text(encoding="utf-8"))
+RECIPES = {name: Recipe(name, **row) for name, row in _ROWS.items()}
 
 
 def recipe_named(name: str) -> Recipe:

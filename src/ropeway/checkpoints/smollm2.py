@@ -22,28 +22,23 @@ from ropeway.checkpoints.texts import (
     GENERATION_CONFIG,
     TOKENIZER,
     TOKENIZER_CONFIG,
+    read_json,
     write_json,
 )
 from ropeway.errors import ModelError
 
-# Default sampling, from the model's card. At vLLM's own default temperature, 1.0, so small a model
-# often makes up its answer.
-_GENERATION = {
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 2,
-    "do_sample": True,
-    "temperature": 0.2,
-    "top_p": 0.9,
-}
-
-LAYERS = 30
-HIDDEN = 576
-HEADS = 9
-KV_HEADS = 3
-HEAD_DIM = 64
-INTERMEDIATE = 1536
-VOCABULARY = 49152
+# The small files as published, but for what the package has of them, with `head_dim` added.
+# transformers 4 reads `rope_theta`, 5 `rope_parameters`. The sampling is of the model's card: at
+# vLLM's own temperature, 1.0, so small a model often makes up its answer.
+_FILES = read_json(Path(__file__).with_name("smollm2.json"))
+_CONFIG = _FILES["config"]
+LAYERS: int = _CONFIG["num_hidden_layers"]
+HIDDEN: int = _CONFIG["hidden_size"]
+HEADS: int = _CONFIG["num_attention_heads"]
+KV_HEADS: int = _CONFIG["num_key_value_heads"]
+HEAD_DIM: int = _CONFIG["head_dim"]
+INTERMEDIATE: int = _CONFIG["intermediate_size"]
+VOCABULARY: int = _CONFIG["vocab_size"]
 
 _LAYER_NAMES = {
     "attn_norm": "input_layernorm",
@@ -67,8 +62,8 @@ def build(source: Path, into: Path) -> str:
     Raises ModelError when the package does not hold the expected GGUF file.
     """
     gguf = parse_gguf(_gguf_bytes(source))
-    write_json(into / CONFIG, _config())
-    write_json(into / GENERATION_CONFIG, _GENERATION)
+    write_json(into / CONFIG, _CONFIG)
+    write_json(into / GENERATION_CONFIG, _FILES["generation_config"])
     write_json(into / TOKENIZER, _tokenizer(gguf))
     write_json(into / TOKENIZER_CONFIG, _tokenizer_config(gguf))
     return write_weights(into / WEIGHTS, _tensors(gguf))
@@ -126,38 +121,6 @@ def _unpermuted(gguf: Gguf, name: str, heads: int) -> np.ndarray:
     return pairs.swapaxes(1, 2).reshape(rows.shape)
 
 
-def _config() -> dict[str, Any]:
-    """Return the published config.json of SmolLM2-135M-Instruct with `head_dim` added."""
-    theta = 100_000.0
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "bos_token_id": 1,
-        "dtype": "bfloat16",
-        "eos_token_id": 2,
-        "head_dim": HEAD_DIM,
-        "hidden_act": "silu",
-        "hidden_size": HIDDEN,
-        "initializer_range": 0.041666666666666664,
-        "intermediate_size": INTERMEDIATE,
-        "max_position_embeddings": 8192,
-        "mlp_bias": False,
-        "num_attention_heads": HEADS,
-        "num_hidden_layers": LAYERS,
-        "num_key_value_heads": KV_HEADS,
-        "pad_token_id": 2,
-        "rms_norm_eps": 1e-05,
-        # transformers 4 reads the first of these, transformers 5 the second.
-        "rope_theta": theta,
-        "rope_parameters": {"rope_theta": theta, "rope_type": "default"},
-        "tie_word_embeddings": True,
-        "use_cache": True,
-        "vocab_size": VOCABULARY,
-    }
-
-
 def _tokenizer(gguf: Gguf) -> dict[str, Any]:
     """Rebuild the published tokenizer.json.
 
@@ -165,56 +128,26 @@ def _tokenizer(gguf: Gguf) -> dict[str, Any]:
     the model was trained with it and hardly knows a token such as "2026".
     """
     tokens, kinds = _list(gguf, "tokens"), _list(gguf, "token_type")
-    bytes_step = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
+        **_FILES["tokenizer"],
         "added_tokens": [
-            {
-                "id": number, "content": token, "single_word": False, "lstrip": False,
-                "rstrip": False, "normalized": False, "special": True,
-            }
+            {"id": number, "content": token, **flags, "special": True}
             for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
             if kind == _SPECIAL
         ],
-        "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [
-                {"type": "Digits", "individual_digits": True},
-                {**bytes_step, "add_prefix_space": False},
-            ],
-        },
-        "post_processor": None,
-        "decoder": {**bytes_step, "add_prefix_space": True},
         "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {token: number for number, token in enumerate(tokens)},
+            **_FILES["tokenizer"]["model"],
+            "vocab": vocabulary,
             "merges": _list(gguf, "merges"),
         },
-    }  # fmt: skip
+    }
 
 
 def _tokenizer_config(gguf: Gguf) -> dict[str, Any]:
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_prefix_space": False,
-        "bos_token": "<|im_start|>",
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|im_end|>",
-        "unk_token": "<|endoftext|>",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 8192,
-        "chat_template": gguf.metadata["tokenizer.chat_template"],
-    }
+    template = gguf.metadata["tokenizer.chat_template"]
+    return {**_FILES["tokenizer_config"], "chat_template": template}
 
 
 def _list(gguf: Gguf, key: str) -> list[Any]:

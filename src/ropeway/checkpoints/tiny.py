@@ -22,15 +22,15 @@ from ropeway.checkpoints.texts import (
     write_json,
 )
 
-LAYERS = 4
-HIDDEN = 256
-HEADS = 8
-KV_HEADS = 4
-HEAD_DIM = 32
-EXPERTS = 8
-EXPERTS_PER_TOKEN = 2
-EXPERT_SIZE = 256
-VOCABULARY = 8192
+_CONFIG = read_json(Path(__file__).with_name("tiny.json"))
+LAYERS: int = _CONFIG["num_hidden_layers"]
+HIDDEN: int = _CONFIG["hidden_size"]
+HEADS: int = _CONFIG["num_attention_heads"]
+KV_HEADS: int = _CONFIG["num_key_value_heads"]
+HEAD_DIM: int = _CONFIG["head_dim"]
+EXPERTS: int = _CONFIG["num_experts"]
+EXPERT_SIZE: int = _CONFIG["moe_intermediate_size"]
+VOCABULARY: int = _CONFIG["vocab_size"]
 _NORM_DEVIATION = 0.1
 # Spreads the logits, so that the best token leads by more than rounding.
 _HEAD_GAIN = 3
@@ -40,7 +40,7 @@ def build(source: Path, into: Path) -> str:
     """Make the checkpoint with the tokenizer of `smollm2`; return the sha256 of the weights."""
     copy_tokenizer(source, into)
     write_json(into / TOKENIZER, _shortened(read_json(source / TOKENIZER)))
-    write_json(into / CONFIG, _config())
+    write_json(into / CONFIG, _CONFIG)
     return write_weights(into / WEIGHTS, _tensors())
 
 
@@ -98,39 +98,3 @@ def _random(name: str, shape: tuple[int, ...], deviation: float, mean: float = 0
 
 def _bits(seed: str, shape: tuple[int, ...], deviation: float, mean: float) -> np.ndarray:
     return to_bfloat16(uniform(seed, shape, deviation, mean))
-
-
-def _config() -> dict[str, Any]:
-    theta = 10_000.0
-    return {
-        "architectures": ["Qwen3MoeForCausalLM"],
-        "model_type": "qwen3_moe",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "bos_token_id": 1,
-        "decoder_sparse_step": 1,
-        "dtype": "bfloat16",
-        "eos_token_id": 2,
-        "head_dim": HEAD_DIM,
-        "hidden_act": "silu",
-        "hidden_size": HIDDEN,
-        "intermediate_size": EXPERT_SIZE,
-        "max_position_embeddings": 4096,
-        "mlp_only_layers": [],
-        "moe_intermediate_size": EXPERT_SIZE,
-        "norm_topk_prob": True,
-        "num_attention_heads": HEADS,
-        "num_experts": EXPERTS,
-        "num_experts_per_tok": EXPERTS_PER_TOKEN,
-        "num_hidden_layers": LAYERS,
-        "num_key_value_heads": KV_HEADS,
-        "pad_token_id": 2,
-        "rms_norm_eps": 1e-06,
-        "rope_theta": theta,
-        "rope_parameters": {"rope_theta": theta, "rope_type": "default"},
-        "sliding_window": None,
-        "tie_word_embeddings": False,
-        "use_cache": True,
-        "use_sliding_window": False,
-        "vocab_size": VOCABULARY,
-    }

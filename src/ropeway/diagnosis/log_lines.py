@@ -10,7 +10,6 @@ all processes are kept.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -65,13 +64,6 @@ class LogEntry:
     def process(self) -> str | None:
         """Return the name of the innermost tag that has one."""
         return next((tag.name for tag in reversed(self.tags) if tag.name), None)
-
-
-def read_entries(text: str) -> Iterator[LogEntry]:
-    """Yield the entries of a whole log; blank lines have none."""
-    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
-        if line and not line.isspace():
-            yield from read_line(line, number)
 
 
 def read_line(line: str, number: int = 1) -> tuple[LogEntry, ...]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from ropeway.errors import Refused
 from ropeway.sim.machine import (
     GIB,
+    MODEL_SHARDS,
     Container,
     Fleet,
     Image,
@@ -74,14 +75,27 @@ def inject(fleet: Fleet, text: str, *, launch: bool = False) -> tuple[Fleet, Fau
     return fault.apply(fleet, host, device), fault
 
 
-def _machine(**changes: object) -> Change:
+def _host(change: Callable[[Machine], Machine]) -> Change:
     """A fault of a whole host."""
+    return lambda fleet, host, _: fleet.with_machine(host, change(fleet.machines[host]))
 
-    def apply(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
-        machine: Machine = replace(fleet.machines[host], **changes)  # type: ignore[arg-type]
-        return fleet.with_machine(host, machine)
 
-    return apply
+def _everywhere(change: Callable[[Machine], Machine]) -> Change:
+    """A fault that all hosts have."""
+    return lambda fleet, *_: replace(fleet, machines=tuple(map(change, fleet.machines)))
+
+
+def _machine(**changes: object) -> Change:
+    return _host(lambda machine: replace(machine, **changes))  # type: ignore[arg-type]
+
+
+def _files(change: Callable[[Mapping[str, int]], Mapping[str, int]]) -> Change:
+    """A fault of the model's files on a host: name → bytes."""
+    return _host(lambda machine: replace(machine, model=change(machine.model)))
+
+
+def _with_config(machine: Machine, old: str, new: str) -> Machine:
+    return replace(machine, config=machine.config.replace(old, new))
 
 
 def _chip(**changes: object) -> Change:
@@ -137,48 +151,9 @@ def _same_address(fleet: Fleet, host: int, device: int) -> Fleet:
     return fleet.with_chip(host, device, address=taken)
 
 
-def _without_shard(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
-    machine = fleet.machines[host]
-    last = max(name for name in machine.model if name.endswith(".safetensors"))
-    model = {name: size for name, size in machine.model.items() if name != last}
-    return fleet.with_machine(host, replace(machine, model=model))
-
-
-def _short_shard(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
-    machine = fleet.machines[host]
-    last = max(name for name in machine.model if name.endswith(".safetensors"))
-    model: Mapping[str, int] = {**machine.model, last: machine.model[last] // 2}
-    return fleet.with_machine(host, replace(machine, model=model))
-
-
-def _other_file(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
-    machine = fleet.machines[host]
-    model: Mapping[str, int] = {**machine.model, "tokenizer.json": 7_031_645}
-    return fleet.with_machine(host, replace(machine, model=model))
-
-
-def _quantised(method: str) -> Change:
-    def apply(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
-        for number, machine in enumerate(fleet.machines):
-            quantised = f'"quantization_config": {{"quant_method": "{method}"}},\n  "vocab_size"'
-            config = machine.config.replace('"vocab_size"', quantised)
-            fleet = fleet.with_machine(number, replace(machine, config=config))
-        return fleet
-
-    return apply
-
-
-def _other_image(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
-    machine = fleet.machines[host]
+def _other_image(machine: Machine) -> Machine:
     images = tuple(replace(image, id="sha256:" + "9b" * 32) for image in machine.images)
-    return fleet.with_machine(host, replace(machine, images=images))
-
-
-def _everywhere(change: Callable[[Machine], Machine]) -> Change:
-    def apply(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
-        return replace(fleet, machines=tuple(change(machine) for machine in fleet.machines))
-
-    return apply
+    return replace(machine, images=images)
 
 
 def _tagged(tag: str) -> Callable[[Machine], Machine]:
@@ -191,6 +166,8 @@ def _tagged(tag: str) -> Callable[[Machine], Machine]:
 
     return change
 
+
+_AWQ = '"quantization_config": {"quant_method": "awq"}'
 
 FAULTS: dict[str, Fault] = {
     "host-down": Fault("a host cannot be reached", "host-reach", _machine(
@@ -230,23 +207,26 @@ FAULTS: dict[str, Fault] = {
         lambda machine: replace(machine, firmware="6.4.12.1.241"))),
     "image-chip": Fault("the image is for another product", "image-chip", _everywhere(
         _tagged("v0.23.0-310p"))),
-    "image-differs": Fault("one name, two images", "image-same", _other_image),
+    "image-differs": Fault("one name, two images", "image-same", _host(_other_image)),
     "image-missing": Fault("a host lacks the image", "image-there", _machine(images=())),
     "docker-down": Fault("Docker does not answer", "docker", _machine(docker_answers=False)),
-    "shard-missing": Fault("a shard of the model is missing", "model-shards", _without_shard),
-    "shard-short": Fault("a shard was copied by half", "model-short", _short_shard),
-    "model-differs": Fault("a file of the model differs", "model-same", _other_file),
+    "shard-missing": Fault("a shard of the model is missing", "model-shards", _files(
+        lambda files: {name: size for name, size in files.items() if name != MODEL_SHARDS[-1]})),
+    "shard-short": Fault("a shard was copied by half", "model-short", _files(
+        lambda files: {**files, MODEL_SHARDS[-1]: files[MODEL_SHARDS[-1]] // 2})),
+    "model-differs": Fault("a file of the model differs", "model-same", _files(
+        lambda files: {**files, "tokenizer.json": 7_031_645})),
     "model-missing": Fault("a host has no model", "model-there", _machine(model={})),
-    "model-awq": Fault("the model is quantised for CUDA", "model-quantisation", _quantised("awq")),
+    "model-awq": Fault("the model is quantised for CUDA", "model-quantisation", _everywhere(
+        lambda machine: _with_config(machine, '"vocab_size"', f'{_AWQ},\n  "vocab_size"'))),
     "model-new": Fault("the image is too old for the model", "model-release", _everywhere(
         lambda machine: _tagged("v0.10.0rc1")(
-            replace(machine, config=machine.config.replace("qwen3_moe", "qwen3_vl_moe"))))),
+            _with_config(machine, "qwen3_moe", "qwen3_vl_moe")))),
     "model-written": Fault("config.json is from a newer transformers", "model-transformers",
         _everywhere(lambda machine: _tagged("v0.11.0rc0")(
-            replace(machine, config=machine.config.replace("4.51.0", "4.57.0"))))),
+            _with_config(machine, "4.51.0", "4.57.0")))),
     "mindie-config": Fault("config.json was changed for MindIE", "model-type", _everywhere(
-        lambda machine: replace(
-            machine, config=machine.config.replace('"qwen3_moe"', '"deepseekv2"')))),
+        lambda machine: _with_config(machine, '"qwen3_moe"', '"deepseekv2"'))),
     "no-address": Fault("an NPU has no RoCE address", "roce-address", _chip(address=None)),
     "same-address": Fault("two NPUs have one address", "roce-address-unique", _same_address),
     "other-subnet": Fault("a port is in another network", "roce-subnet", _chip(

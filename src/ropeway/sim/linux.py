@@ -14,7 +14,7 @@ from ropeway.facts.linux import network, ping, system
 from ropeway.facts.question import Question
 from ropeway.facts.questions import ALL
 from ropeway.facts.script import NOT_FOUND
-from ropeway.sim.machine import MODEL_INDEX, OUTPUTS, Container, Fleet, Image, Machine
+from ropeway.sim.machine import MODEL_BYTES, MODEL_SHARDS, OUTPUTS, Container, Fleet, Image, Machine
 
 Answer = tuple[int, str]
 _HEADER_BYTES = 12_000  # of a shard's safetensors header, about what Qwen3-30B-A3B's have
@@ -173,10 +173,8 @@ def _model(machine: Machine, path: str) -> Answer:
         lines += ["", "== json config.json", machine.config]
     index = "model.safetensors.index.json"
     if index in machine.model:
-        shards = sorted(set(json.loads(MODEL_INDEX)["weight_map"].values()))
-        total = json.loads(MODEL_INDEX)["metadata"]["total_size"]
-        lines += ["", f"== index {index}", f'"total_size": {total}']
-        lines += [f"      1 {shard}" for shard in shards]
+        lines += ["", f"== index {index}", f'"total_size": {MODEL_BYTES}']
+        lines += [f"      1 {shard}" for shard in MODEL_SHARDS]
     lines += ["", "== headers"]
     whole = max((s for n, s in machine.model.items() if n.endswith(".safetensors")), default=0)
     header = " ".join(str(byte) for byte in _HEADER_BYTES.to_bytes(8, "little"))

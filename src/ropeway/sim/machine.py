@@ -267,41 +267,14 @@ def _chip(number: int, npu: int, die: int, kind: Kind) -> Chip:
 
 
 # Qwen3-30B-A3B as it is published, in sixteen shards; sizes are those of its index, rounded.
-_SHARDS = 16
-MODEL_INDEX = (
-    '{"metadata": {"total_size": 61064245248}, "weight_map": {'
-    + ", ".join(
-        f'"model.layers.{number}.mlp.gate.weight": '
-        f'"model-{number + 1:05d}-of-{_SHARDS:05d}.safetensors"'
-        for number in range(_SHARDS)
-    )
-    + "}}"
-)
+MODEL_CONFIG = Path(__file__).with_name("qwen3-30b-a3b.json").read_text(encoding="utf-8")
+MODEL_BYTES = 61064245248
+MODEL_SHARDS = tuple(f"model-{number:05d}-of-00016.safetensors" for number in range(1, 17))
 MODEL_FILES: Mapping[str, int] = {
     "config.json": 963,
     "generation_config.json": 239,
     "tokenizer.json": 11422654,
     "tokenizer_config.json": 9706,
-    "model.safetensors.index.json": len(MODEL_INDEX),
-} | {
-    f"model-{number + 1:05d}-of-{_SHARDS:05d}.safetensors": 3816515328 for number in range(_SHARDS)
+    "model.safetensors.index.json": 1183,
+    **dict.fromkeys(MODEL_SHARDS, 3816515328),
 }
-MODEL_CONFIG = """\
-{
-  "architectures": ["Qwen3MoeForCausalLM"],
-  "head_dim": 128,
-  "hidden_size": 2048,
-  "intermediate_size": 6144,
-  "max_position_embeddings": 40960,
-  "model_type": "qwen3_moe",
-  "moe_intermediate_size": 768,
-  "num_attention_heads": 32,
-  "num_experts": 128,
-  "num_experts_per_tok": 8,
-  "num_hidden_layers": 48,
-  "num_key_value_heads": 4,
-  "torch_dtype": "bfloat16",
-  "transformers_version": "4.51.0",
-  "vocab_size": 151936
-}
-"""

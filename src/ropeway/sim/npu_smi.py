@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ropeway.sim.machine import Chip, Machine
+from ropeway.sim.machine import OUTPUTS, Chip, Machine
 
 _NOT_LOADED = "dcmi module initialize failed. ret is -8005\n"
 _NO_CARD = (
@@ -26,9 +26,11 @@ def answer(machine: Machine, argv: Sequence[str]) -> tuple[int, str]:
             return 0, _listing(chips)
         case ("info", "-t", kind, "-i", number, *_):
             of_card = [chip for chip in chips if str(chip.npu) == number]
-            if not of_card or kind not in _DETAILS:
+            template = OUTPUTS.get(f"npu-smi-{kind}")
+            if not of_card or template is None:
                 return 1, _NO_CARD
-            return 0, _DETAILS[kind](machine, of_card)
+            texts = [template.format(machine=machine, chip=chip) for chip in of_card]
+            return 0, texts[0] if kind == "board" else "".join(texts)
         case _:
             return 1, _NO_CARD
 
@@ -97,45 +99,6 @@ def _listing(chips: Sequence[Chip]) -> str:
         count = sum(chip.npu == npu for chip in chips)
         lines += [_pair("NPU ID", npu), _pair("Chip Count", count), ""]
     return "\n".join(lines) + "\n"
-
-
-def _board(machine: Machine, chips: Sequence[Chip]) -> str:
-    return _pairs(
-        ("NPU ID", chips[0].npu),
-        ("Software Version", machine.driver),
-        ("Firmware Version", machine.firmware),
-        ("Chip Count", len(chips)),
-    )
-
-
-def _health(machine: Machine, chips: Sequence[Chip]) -> str:  # noqa: ARG001
-    return "".join(
-        _pairs(
-            ("Health Status", chip.health),
-            ("Error Code", chip.error_codes),
-            ("Error Information", "NA" if chip.health == "OK" else "see the driver's log"),
-        )
-        for chip in chips
-    )
-
-
-def _ecc(machine: Machine, chips: Sequence[Chip]) -> str:  # noqa: ARG001
-    return "".join(
-        _pairs(
-            ("NPU ID", chip.npu),
-            ("HBM Double Bit Error Count", chip.ecc_double),
-            ("HBM Double Bit Aggregate Total Err Cnt", chip.ecc_double),
-            ("Chip ID", chip.die),
-        )
-        for chip in chips
-    )
-
-
-_DETAILS = {"board": _board, "health": _health, "ecc": _ecc}
-
-
-def _pairs(*pairs: tuple[str, object]) -> str:
-    return "".join(_pair(key, value) + "\n" for key, value in pairs)
 
 
 def _pair(key: str, value: object) -> str:
