@@ -169,7 +169,7 @@ def test_the_source_sends_every_piece_before_any_twice():
 
 
 def test_a_failing_pair_is_barred_and_a_dead_host_given_up():
-    one, faults = Transfer("a", "b", 0), Faults.none()
+    one, faults = Transfer("a", "b", 0), Faults()
     faults = faults.after(one, arrived=False)
     assert not faults.bars(one)
     assert not faults.after(one, arrived=True).after(one, arrived=False).bars(one)

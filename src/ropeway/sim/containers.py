@@ -261,7 +261,7 @@ class ContainerEngine:
 
     def _do_inspect(self, options: Options, say: Say) -> Answer:
         now = self.clock.now()
-        containers = [one for one in map(self._find, options.rest) if one is not None]
+        containers = list(self._each(options))
         if "--format" in options.named:  # launch/poll.py has the only one
             for one in containers:
                 state, code = self.state(one, now)
@@ -286,7 +286,7 @@ class ContainerEngine:
 
     def _do_rm(self, options: Options, say: Say) -> Answer:
         with self._lock:
-            gone = [one for one in map(self._find, options.rest) if one is not None]
+            gone = list(self._each(options))
             for one in gone:
                 self.by_name.pop(one.name, None)
                 say(one.name)

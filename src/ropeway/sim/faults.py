@@ -106,12 +106,11 @@ def _chip(**changes: object) -> Change:
 def _every_chip(**changes: object) -> Change:
     """A fault of all NPUs of a host."""
 
-    def apply(fleet: Fleet, host: int, device: int) -> Fleet:  # noqa: ARG001
-        for chip in fleet.machines[host].chips:
-            fleet = fleet.with_chip(host, chip.device, **changes)
-        return fleet
+    def change(machine: Machine) -> Machine:
+        chips = (replace(chip, **changes) for chip in machine.chips)  # type: ignore[arg-type]
+        return replace(machine, chips=tuple(chips))
 
-    return apply
+    return _host(change)
 
 
 def _losing(percent: float) -> Change:

@@ -14,7 +14,7 @@ once before it sends any of them twice, and the last pieces spread by doubling.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 
 
@@ -163,27 +163,23 @@ _TRIES, _TRIES_TO_REACH = 2, 6
 class Faults:
     """Consecutive failures: of each (sender, receiver), and of each receiver with any sender."""
 
-    pairs: Mapping[tuple[str, str], int]
-    receivers: Mapping[str, int]
-
-    @classmethod
-    def none(cls) -> "Faults":
-        return cls({}, {})
+    counts: Mapping[tuple[str, ...], int] = field(default_factory=dict)
 
     def after(self, transfer: Transfer, *, arrived: bool) -> "Faults":
-        pair, receiver = (transfer.sender, transfer.receiver), transfer.receiver
-        return Faults(
-            {**self.pairs, pair: 0 if arrived else self.pairs.get(pair, 0) + 1},
-            {**self.receivers, receiver: 0 if arrived else self.receivers.get(receiver, 0) + 1},
+        ends: tuple[tuple[str, ...], ...] = (
+            (transfer.sender, transfer.receiver),
+            (transfer.receiver,),
         )
+        counts = {end: 0 if arrived else self.counts.get(end, 0) + 1 for end in ends}
+        return Faults({**self.counts, **counts})
 
     def bars(self, transfer: Transfer) -> bool:
         """Return whether this sender should stop trying to reach this receiver."""
-        return self.pairs.get((transfer.sender, transfer.receiver), 0) >= _TRIES
+        return self.counts.get((transfer.sender, transfer.receiver), 0) >= _TRIES
 
     def gives_up(self, receiver: str) -> bool:
         """Return whether no sender should try this receiver any more."""
-        return self.receivers.get(receiver, 0) >= _TRIES_TO_REACH
+        return self.counts.get((receiver,), 0) >= _TRIES_TO_REACH
 
 
 def simulate(

@@ -31,7 +31,7 @@ class Transfers:
         self._run, self._on_arrival = run, on_arrival
         self.received: Counter[str] = Counter()
         self.failures: dict[str, RopewayError] = {}
-        self._faults = Faults.none()
+        self._faults = Faults()
         self._staged: dict[str, tuple[int, int]] = {}  # bytes at first, and now
 
     @property
