@@ -2,6 +2,7 @@
 
 `recordings/INDEX.tsv` gives the source of each; `NAME.json` holds what is parsed from it, without
 fields that are empty. Prompts and echoed commands were taken out; nothing else was.
+`recordings/excerpts/*.json` holds single lines and rows, each with why it is there.
 """
 
 import csv
@@ -23,6 +24,12 @@ def recorded() -> list[str]:
     with (RECORDINGS / "INDEX.tsv").open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         return [row["file"].removesuffix(".txt") for row in rows]
+
+
+def excerpts() -> list[dict[str, Any]]:
+    """Return the excerpts: why, question, lines of text, and the reading."""
+    files = sorted((RECORDINGS / "excerpts").glob("*.json"))
+    return [excerpt for file in files for excerpt in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def text_of(name: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ropeway.engines.ascend_backends import backend_for
-from ropeway.engines.ascend_releases import RELEASES, Release, order
+from ropeway.engines.ascend_releases import RELEASES, Release, order, release_of
 from ropeway.engines.base import Node
 from ropeway.engines.vllm_ascend import AscendReplica
 from ropeway.errors import Refused
@@ -51,6 +51,12 @@ def hosts(count: int, npus: int = 8) -> tuple[Node, ...]:
         Node(f"node{index}", f"192.168.0.{10 + index}", npus, "eth0", tuple(range(npus)))
         for index in range(count)
     )
+
+
+def release(version: str) -> Release:
+    row = release_of(version)
+    assert row is not None
+    return row
 
 
 def make_replica(

@@ -12,8 +12,8 @@ from ropeway.engines.ascend_releases import (
     driver_needs,
     image_tag,
     order,
-    release_of,
 )
+from serve_lines import release
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,8 @@ def test_the_name_of_an_image_says_release_and_product(name, tag):
 
 
 def test_the_strictest_driver_that_applies_comes_first():
-    blog = release_of("0.11.0rc0")
-    newest = release_of("0.30.0rc2")
-    assert blog is not None
-    assert newest is not None
-    assert [need.driver for need in driver_needs(blog)] == ["24.1.rc1"]
-    assert [need.driver for need in driver_needs(newest)] == [
+    assert [need.driver for need in driver_needs(release("0.11.0rc0"))] == ["24.1.rc1"]
+    assert [need.driver for need in driver_needs(release("0.30.0rc2"))] == [
         "26.0.rc1", "25.5.1", "25.5", "25.0", "24.1.rc1",
     ]  # fmt: skip
 
@@ -82,6 +78,4 @@ def test_every_row_has_a_source_and_releases_are_listed_once():
      ("0.9.1", None), ("0.11.0rc1", None)],
 )  # fmt: skip
 def test_only_an_upper_limit_says_what_an_image_has(version, newest):
-    release = release_of(version)
-    assert release is not None
-    assert release.newest_transformers == newest
+    assert release(version).newest_transformers == newest

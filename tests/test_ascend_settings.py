@@ -16,53 +16,44 @@ NZ = "VLLM_ASCEND_ENABLE_NZ"
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "read"),
-    # Looked up by hand in vllm_ascend/envs.py and its readers, at these tags.
+    ("reads", "name", "version", "expected"),
+    # Looked up by hand in vllm_ascend/envs.py, the configuration and their readers, at these tags.
     [
-        ("VLLM_ASCEND_ENABLE_DENSE_OPTIMIZE", "0.10.1rc1", False),
-        ("VLLM_ASCEND_ENABLE_DENSE_OPTIMIZE", "0.11.0rc0", True),
-        ("VLLM_ASCEND_ENABLE_DENSE_OPTIMIZE", "0.13.0", False),
-        (NZ, "0.11.0", True),
-        (NZ, "0.26.0rc1", True),
-        (NZ, "0.30.0rc2", False),
-        ("VLLM_ASCEND_ENABLE_CONTEXT_PARALLEL", "0.12.0rc1", True),
-        ("VLLM_ASCEND_ENABLE_CONTEXT_PARALLEL", "0.21.0rc1", False),
-        ("VLLM_ASCEND_ENABLE_FLASHCOMM1", "0.11.0rc0", False),
-        ("VLLM_ASCEND_ENABLE_FLASHCOMM1", "0.30.0rc2", True),
-        ("VLLM_ASCEND_TRACE_RECOMPILES", "0.11.0", True),
-        ("VLLM_ASCEND_TRACE_RECOMPILES", "0.12.0rc1", False),
-        ("VLLM_ASCEND_ENABLE_BATCH_MEMCPY", "0.30.0rc2", True),
+        (reads_variable, "VLLM_ASCEND_ENABLE_DENSE_OPTIMIZE", "0.10.1rc1", False),
+        (reads_variable, "VLLM_ASCEND_ENABLE_DENSE_OPTIMIZE", "0.11.0rc0", True),
+        (reads_variable, "VLLM_ASCEND_ENABLE_DENSE_OPTIMIZE", "0.13.0", False),
+        (reads_variable, NZ, "0.11.0", True),
+        (reads_variable, NZ, "0.26.0rc1", True),
+        (reads_variable, NZ, "0.30.0rc2", False),
+        (reads_variable, "VLLM_ASCEND_ENABLE_CONTEXT_PARALLEL", "0.12.0rc1", True),
+        (reads_variable, "VLLM_ASCEND_ENABLE_CONTEXT_PARALLEL", "0.21.0rc1", False),
+        (reads_variable, "VLLM_ASCEND_ENABLE_FLASHCOMM1", "0.11.0rc0", False),
+        (reads_variable, "VLLM_ASCEND_ENABLE_FLASHCOMM1", "0.30.0rc2", True),
+        (reads_variable, "VLLM_ASCEND_TRACE_RECOMPILES", "0.11.0", True),
+        (reads_variable, "VLLM_ASCEND_TRACE_RECOMPILES", "0.12.0rc1", False),
+        (reads_variable, "VLLM_ASCEND_ENABLE_BATCH_MEMCPY", "0.30.0rc2", True),
         # Came to the branch of 0.9.1 after 0.9.2rc1 had left without it.
-        ("VLLM_ASCEND_MLA_PA", "0.9.1", True),
-        ("VLLM_ASCEND_MLA_PA", "0.9.2rc1", False),
-        ("VLLM_ASCEND_MLA_PA", "0.10.0rc1", True),
-    ],
-)
-def test_variables_of_releases(name, version, read):
-    assert reads_variable(name, version) == read
-
-
-@pytest.mark.parametrize(
-    ("key", "version", "read"),
-    [
-        ("torchair_graph_config", "0.11.0", True),
-        ("torchair_graph_config", "0.12.0rc1", False),
-        ("ascend_scheduler_config", "0.11.0rc0", True),
-        ("ascend_scheduler_config", "0.12.0rc1", False),
-        ("enable_cpu_binding", "0.30.0rc2", True),
-        ("weight_nz_mode", "0.19.1rc1", False),
-        ("weight_nz_mode", "0.20.2rc1", True),
-        ("weight_nz_mode", "0.30.0rc2", True),
-        ("scheduler_config", "0.30.0rc2", True),
-        ("enable_mc2_hierarchy_comm", "0.18.0", True),
+        (reads_variable, "VLLM_ASCEND_MLA_PA", "0.9.1", True),
+        (reads_variable, "VLLM_ASCEND_MLA_PA", "0.9.2rc1", False),
+        (reads_variable, "VLLM_ASCEND_MLA_PA", "0.10.0rc1", True),
+        (reads_key, "torchair_graph_config", "0.11.0", True),
+        (reads_key, "torchair_graph_config", "0.12.0rc1", False),
+        (reads_key, "ascend_scheduler_config", "0.11.0rc0", True),
+        (reads_key, "ascend_scheduler_config", "0.12.0rc1", False),
+        (reads_key, "enable_cpu_binding", "0.30.0rc2", True),
+        (reads_key, "weight_nz_mode", "0.19.1rc1", False),
+        (reads_key, "weight_nz_mode", "0.20.2rc1", True),
+        (reads_key, "weight_nz_mode", "0.30.0rc2", True),
+        (reads_key, "scheduler_config", "0.30.0rc2", True),
+        (reads_key, "enable_mc2_hierarchy_comm", "0.18.0", True),
         # Only on the branch of 0.13.0, after 0.13.0.
-        ("enable_kv_tnd", "0.13.0", False),
-        ("enable_kv_tnd", "0.13.0rc3", True),
-        ("enable_kv_tnd", "0.14.0rc1", False),
+        (reads_key, "enable_kv_tnd", "0.13.0", False),
+        (reads_key, "enable_kv_tnd", "0.13.0rc3", True),
+        (reads_key, "enable_kv_tnd", "0.14.0rc1", False),
     ],
 )
-def test_keys_of_releases(key, version, read):
-    assert reads_key(key, version) == read
+def test_variables_and_keys_of_releases(reads, name, version, expected):
+    assert reads(name, version) == expected
 
 
 def test_every_release_was_read():

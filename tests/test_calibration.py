@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from model_files import MOE
 from ropeway.cli.main import ropeway
 from ropeway.errors import HostError, Refused
 from ropeway.models.build import read_shape
@@ -21,9 +22,8 @@ from ropeway.plan.calibration import (
     write_calibration,
 )
 from ropeway.spec.model import Layout
-from test_docs import MOE
 
-SHAPE = read_shape({**MOE, "dtype": "bfloat16"})
+SHAPE = read_shape(MOE)
 CORES, NPUS = 2, 2
 SINGLE, DEMO = Trial(1, 2, 64, 32), Trial(16, 32, 64, 32)
 
@@ -51,10 +51,10 @@ def points(machine: str, *layouts: str) -> list[Point]:
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_two_layouts_predict_the_order_of_the_demos_and_each_within_15_percent(machine):
-    found = fit(SHAPE, points(machine, "TP1", "TP2"), CORES, NPUS)
+    fitted = fit(SHAPE, points(machine, "TP1", "TP2"), CORES, NPUS)
     measured = {layout: speeds[1] for layout, speeds in MACHINES[machine].items()}
     ours = {
-        layout: predicted(SHAPE, Layout.parse(layout), DEMO, found, NPUS) for layout in measured
+        layout: predicted(SHAPE, Layout.parse(layout), DEMO, fitted, NPUS) for layout in measured
     }
     assert sorted(ours, key=ours.__getitem__) == sorted(measured, key=measured.__getitem__)
     for layout, speed in measured.items():
@@ -71,10 +71,10 @@ def test_constants_that_are_known_are_found_again():
         for layout, trials in TRIALS
         for trial in (*trials, DEMO)
     ]
-    found = fit(SHAPE, made, CORES, NPUS)
+    fitted = fit(SHAPE, made, CORES, NPUS)
     for layout in map(Layout.parse, MACHINES["slow"]):
         there = predicted(SHAPE, layout, DEMO, true, NPUS)
-        assert predicted(SHAPE, layout, DEMO, found, NPUS) == pytest.approx(there, rel=0.05)
+        assert predicted(SHAPE, layout, DEMO, fitted, NPUS) == pytest.approx(there, rel=0.05)
 
 
 def test_what_is_kept_is_read_again(tmp_path: Path):

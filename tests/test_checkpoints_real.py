@@ -120,8 +120,8 @@ def test_the_tokenizer_is_the_published_one(tokenizer):
 
 
 def test_the_chat_template_is_the_published_one(tokenizer):
-    said = tokenizer.apply_chat_template(CHAT_QUESTION, add_generation_prompt=True, tokenize=False)
-    assert said == (
+    text = tokenizer.apply_chat_template(CHAT_QUESTION, add_generation_prompt=True, tokenize=False)
+    assert text == (
         "<|im_start|>system\n"
         "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
         "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n"

@@ -4,9 +4,10 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from plan_requests import cluster, request
 from ropeway.errors import LayoutError, Refused
 from ropeway.hardware import chip_named
 from ropeway.models.known import known
@@ -19,34 +20,8 @@ from ropeway.plan.load import Load
 from ropeway.plan.machine import ascend, traits
 from ropeway.plan.question import Question
 from ropeway.plan.writing import written
-from ropeway.spec.cluster import Cluster, RemoteHost
+from ropeway.spec.cluster import Cluster
 from ropeway.spec.model import Layout, dump_spec, parse_spec
-
-LOAD = Load(1024, 256, clients=256)
-
-
-def cluster(hosts: int, npus: int = 8) -> Cluster:
-    return Cluster(
-        hosts=tuple(RemoteHost(address=f"h{number}", npus=npus) for number in range(hosts))
-    )
-
-
-def request(
-    model: str = "Qwen3-VL-30B-A3B-Instruct",
-    hosts: int = 2,
-    chip: str = "910B4",
-    version: str = "0.11.0rc0",
-    **more: object,
-) -> PlanRequest:
-    found = PlanRequest(
-        shape=known(model),
-        model_name=model,
-        cluster=cluster(hosts),
-        traits=traits(version),
-        load=LOAD,
-        chip=chip_named(chip),
-    )
-    return replace(found, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +30,22 @@ def blog() -> Plan:
 
 
 def reason(plan: Plan, layout: str) -> str:
-    (found,) = [one for one in plan.rejected if str(one.layout) == layout]
-    return f"{found.kind}: {found.reason}"
+    (rejected,) = [item for item in plan.rejected if str(item.layout) == layout]
+    return f"{rejected.kind}: {rejected.reason}"
 
 
 def value(plan: Plan, key: str) -> tuple[object, str, str]:
-    (found,) = [one for one in plan.values if one.key == key]
-    return found.value, found.why, found.source
+    (row,) = [row for row in plan.values if row.key == key]
+    return row.value, row.why, row.source
 
 
 # The blog's cluster
 
 
 def test_every_layout_that_can_run_is_a_candidate_or_rejected(blog):
-    told = [*(item.layout for item in blog.candidates), *(item.layout for item in blog.rejected)]
-    assert set(working(blog.request.shape, blog.request.cluster)) <= set(told)
-    assert len(told) == len(set(told))
+    layouts = [item.layout for item in (*blog.candidates, *blog.rejected)]
+    assert set(working(blog.request.shape, blog.request.cluster)) <= set(layouts)
+    assert len(layouts) == len(set(layouts))
     assert blog.searched == 148
     assert all(item.reason for item in blog.rejected)
 
@@ -80,12 +55,6 @@ def test_what_failed_in_the_blog_is_rejected_with_its_reason(blog):
     assert "#3529" in reason(blog, "TP8×PP2+EP")
     assert reason(blog, "TP1").startswith("memory: 57.")
     assert "MoeDistributeDispatch" in reason(blog, "DP2×TP4×PP2")
-
-
-def test_two_replicas_beat_every_layout_over_two_hosts_that_was_measured(blog):
-    """The report measured TP16 and TP8×PP2 below one host, and guessed at data parallelism."""
-    output = {str(item.layout): item.forecast.output_tokens_per_s for item in blog.candidates}
-    assert output["DP2×TP8"] > max(output["TP16"], output["TP16+EP"], output["TP8×PP2"])
 
 
 def test_hosts_and_memory_of_a_candidate(blog):
@@ -135,14 +104,7 @@ def test_values_have_reasons_that_can_be_checked(blog):
     assert (version, source) == ("0.11.0rc0", "spec")
     assert value(blog, "cluster.chip")[1].startswith("32 GiB, 0.8 TB/s, 246 TFLOP/s in bf16")
     assert "tokens/s" in value(blog, "tensor")[1]
-    assert all(one.key and one.why and one.source for one in blog.values)
-
-
-def test_a_rejected_neighbour_is_the_reason_of_a_size():
-    plan = choose(request(layout=None, hosts=1))
-    assert plan.chosen is not None
-    told = " ".join(one.why for one in plan.values if one.key in ("tensor", "pipeline", "data"))
-    assert "GiB" in told or "tokens/s" in told
+    assert all(row.key and row.why and row.source for row in blog.values)
 
 
 def test_the_same_question_has_the_same_answer(blog):
@@ -158,7 +120,7 @@ def test_a_bound_on_the_time_of_a_token_is_kept_by_running_fewer():
     plan = choose(request(version="0.18.0", tpot_s=bound, objective="latency"))
     assert plan.chosen is not None
     assert all(item.forecast.tpot_s <= bound for item in plan.candidates)
-    assert any(one.kind == "bound" for one in plan.rejected)
+    assert any(item.kind == "bound" for item in plan.rejected)
     assert plan.chosen.max_sequences & (plan.chosen.max_sequences - 1) == 0
     best = max(item.forecast.output_tokens_per_s for item in plan.candidates)
     assert plan.chosen.forecast.output_tokens_per_s >= 0.98 * best
@@ -168,7 +130,7 @@ def test_a_bound_on_the_time_of_a_token_is_kept_by_running_fewer():
     for item in fewer:
         twice = replace(plan.request, layout=item.layout, max_sequences=2 * item.max_sequences)
         assert choose(twice).chosen is None
-    slow = next(one for one in plan.rejected if one.kind == "bound")
+    slow = next(item for item in plan.rejected if item.kind == "bound")
     assert f"more than the {bound * 1e3:,.0f} ms" in slow.reason
 
 
@@ -222,13 +184,13 @@ def test_a_load_at_a_rate():
 
 def test_a_rate_that_256_sequences_cannot_serve_gets_more():
     one = Layout.parse("TP8")
-    asked = request("Qwen3-8B", chip="910B3", version="0.18.0", layout=one)
-    asked = replace(asked, load=Load(64, 512, rate=1e6))
-    plan = choose(asked)
+    query = request("Qwen3-8B", chip="910B3", version="0.18.0", layout=one)
+    query = replace(query, load=Load(64, 512, rate=1e6))
+    plan = choose(query)
     assert plan.chosen.max_sequences == 1024
-    few = choose(replace(asked, max_sequences=256))
+    few = choose(replace(query, max_sequences=256))
     assert few.chosen.forecast.output_tokens_per_s < plan.chosen.forecast.output_tokens_per_s
-    assert choose(replace(asked, load=Load(64, 512, rate=0.1))).chosen.max_sequences == 256
+    assert choose(replace(query, load=Load(64, 512, rate=0.1))).chosen.max_sequences == 256
 
 
 # What is fixed is kept
@@ -254,17 +216,17 @@ def test_fixed_values_are_kept_and_said_to_be_asked():
 
 def test_more_memory_is_taken_where_the_cache_is_too_small():
     """Qwen3-32B on four 32 GB NPUs: what 0.9 holds of 256 clients is less than 0.95 holds."""
-    asked = request(
+    query = request(
         "Qwen3-32B",
         hosts=1,
         version="0.18.0",
         layout=Layout.parse("TP4"),
         traits=traits("0.18.0", "eager"),
     )
-    plan = choose(asked)
+    plan = choose(query)
     assert plan.chosen.fraction == 0.95
     assert "would hold fewer sequences" in value(plan, "serve.memory")[1]
-    few = choose(replace(asked, load=Load(128, 128, clients=8)))
+    few = choose(replace(query, load=Load(128, 128, clients=8)))
     assert few.chosen.fraction == 0.9
 
 
@@ -274,16 +236,10 @@ def test_prompts_were_not_cut_until_0_11_0rc0(version, tokens):
     assert value(plan, "activations")[1] == f"at the peak of a step of {tokens} tokens"
 
 
-def test_a_cache_in_bytes_takes_the_place_of_the_fraction():
-    plan = choose(request(kv_cache=4 * 2**30, layout=Layout.parse("TP8")))
-    assert plan.chosen.memory.kv_cache == 4 * 2**30
-    assert not any(one.key == "serve.memory" for one in plan.values)
-
-
 def test_the_local_cluster_has_its_cache_and_no_engine_limits():
     shape = known("SmolLM2-135M")
     machine = ascend(chip_named("910B4"), traits("0.18.0"))
-    asked = PlanRequest(
+    query = PlanRequest(
         shape=shape,
         model_name="smollm2",
         cluster=Cluster.model_validate({"local": {"hosts": 2, "npus": 2}}),
@@ -292,13 +248,13 @@ def test_the_local_cluster_has_its_cache_and_no_engine_limits():
         machine=machine,
         kv_cache=2**30,
     )
-    plan = choose(asked)
+    plan = choose(query)
     names = {str(item.layout) for item in plan.candidates}
     assert {"TP1", "PP2", "DP2", "DP4"} <= names
     one = next(item for item in plan.candidates if str(item.layout) == "TP1")
     assert one.memory.kv_tokens == 2**30 // (128 * 23_040) * 128
     with pytest.raises(Refused):
-        choose(replace(asked, machine=None))
+        choose(replace(query, machine=None))
 
 
 # Refusals
@@ -323,9 +279,6 @@ def test_a_layout_that_the_model_cannot_be_split_into():
     with pytest.raises(LayoutError) as caught:
         choose(request(layout=Layout.parse("TP3")))
     assert "does not divide 32 attention heads" in " ".join(caught.value.evidence)
-    with pytest.raises(LayoutError) as caught:
-        choose(request(layout=Layout.parse("TP32")))
-    assert "the cluster has 16 NPUs" in " ".join(caught.value.evidence)
 
 
 def test_a_layout_that_the_release_cannot_run():
@@ -339,32 +292,28 @@ def test_a_layout_that_the_release_cannot_run():
 
 def test_nothing_fits_and_what_would():
     """DeepSeek-V3 has 671 GB in 8 bits, and 16 NPUs of 32 GB have 512 GB."""
-    plan = choose(request("DeepSeek-V3", version="0.18.0", context=4096))
+    query = request("DeepSeek-V3", version="0.18.0", context=4096)
+    plan = choose(query)
     assert plan.chosen is None
-    assert all(one.kind in ("memory", "engine", "shape") for one in plan.rejected)
+    assert choose(replace(query, cluster=cluster(8, 8, 8, 8))).chosen is not None
+    assert all(item.kind in ("memory", "engine", "shape") for item in plan.rejected)
     nearest, *others = plan.missing
     assert "TP16: 40.2 weights" in nearest
     assert any(line.startswith("with w4a8 weights ") for line in others)
     assert any(line.startswith("on 4 hosts of 8 NPUs ") for line in others)
 
 
-def test_what_is_missing_really_is_enough():
-    few = request("DeepSeek-V3", version="0.18.0", context=4096)
-    assert choose(replace(few, cluster=cluster(4))).chosen is not None
-    assert choose(replace(few, cluster=cluster(2))).chosen is None
-
-
 def test_a_context_too_long_for_the_cache():
-    asked = request("Qwen3-32B", hosts=1, version="0.18.0", layout=Layout.parse("TP2"))
-    asked = replace(asked, cluster=cluster(1, 2), context=40_960, load=Load(512, 64, clients=1))
-    asked = replace(asked, chip=chip_named("910B4"), hbm_bytes=40 * 2**30)
-    plan = choose(asked)
+    query = request("Qwen3-32B", hosts=1, version="0.18.0", layout=Layout.parse("TP2"))
+    query = replace(query, cluster=cluster(2), context=40_960, load=Load(512, 64, clients=1))
+    query = replace(query, chip=chip_named("910B4"), hbm_bytes=40 * 2**30)
+    plan = choose(query)
     assert plan.chosen is None
     assert "one sequence has 40,960" in plan.rejected[0].reason
     (line,) = [line for line in plan.missing if "a context of" in line]
     tokens = int(re.search(r"([\d,]+) tokens", line)[1].replace(",", ""))
-    assert choose(replace(asked, context=tokens - 128)).chosen is not None
-    assert choose(replace(asked, context=tokens + 256)).chosen is None
+    assert choose(replace(query, context=tokens - 128)).chosen is not None
+    assert choose(replace(query, context=tokens + 256)).chosen is None
 
 
 # The spec that comes of it
@@ -396,7 +345,9 @@ def test_the_choice_is_written_as_by_hand(blog):
 
 def test_a_cache_in_bytes_is_not_joined_by_a_fraction():
     spec = parse_spec(SPEC.replace("serve: {", "serve: {kv_cache: 4GiB, "), "f")
-    plan = choose(request(kv_cache=4 * 2**30))
+    plan = choose(request(kv_cache=4 * 2**30, layout=Layout.parse("TP8")))
+    assert plan.chosen.memory.kv_cache == 4 * 2**30
+    assert not any(row.key == "serve.memory" for row in plan.values)
     assert written(spec, plan).serve.memory is None
     assert written(spec, plan).serve.kv_cache == 4 * 2**30
 
@@ -411,14 +362,13 @@ def test_there_is_nothing_to_write_when_nothing_fits():
 # Properties
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.integers(1, 64), st.integers(1, 16), st.sampled_from([1, 2, 3, 4, 8, 12, 16]),
     st.sampled_from([1, 2, 3, 4]), st.integers(1, 12),
 )  # fmt: skip
 def test_hosts_are_counted_as_vllm_packs_ranks(hosts, npus, tensor, pipeline, data):
     layout = Layout(tensor=tensor, pipeline=pipeline, data=data)
-    place = cluster(hosts, npus)
+    place = cluster(*[npus] * hosts)
     try:
         expected = hosts_of(layout, place)
     except LayoutError:
@@ -427,8 +377,7 @@ def test_hosts_are_counted_as_vllm_packs_ranks(hosts, npus, tensor, pipeline, da
 
 
 def test_hosts_of_unequal_sizes():
-    place = Cluster(hosts=(RemoteHost(address="a", npus=4), RemoteHost(address="b", npus=8)))
-    assert search_of(request(cluster=place)).hosts(Layout.parse("TP8")) == 1
+    assert search_of(request(cluster=cluster(4, 8))).hosts(Layout.parse("TP8")) == 1
 
 
 @pytest.mark.parametrize(
@@ -436,17 +385,17 @@ def test_hosts_of_unequal_sizes():
 )
 def test_the_forecast_is_that_of_the_candidate_as_it_would_be_asked(name):
     """No candidate is forecast with more cache or sequences than it has."""
-    asked = request(
+    query = request(
         name, hosts=2, chip="910B3", version="0.18.0", load=Load(4096, 512, clients=512)
     )
-    plan = choose(asked)
+    plan = choose(query)
     for item in plan.candidates[:5]:
         assert item.memory.fits
         assert item.forecast.running <= item.max_sequences
         free = estimate(
             Question(
-                shape=asked.shape, layout=item.layout, machine=ascend(asked.chip, asked.traits),
-                load=asked.load, npus_per_host=8, max_sequences=item.max_sequences,
+                shape=query.shape, layout=item.layout, machine=ascend(query.chip, query.traits),
+                load=query.load, npus_per_host=8, max_sequences=item.max_sequences,
                 kv_tokens=None, max_batched_tokens=2048,
             )
         )  # fmt: skip
@@ -454,7 +403,7 @@ def test_the_forecast_is_that_of_the_candidate_as_it_would_be_asked(name):
 
 
 def test_all_of_4096_npus_is_searched():
-    asked = request("Qwen3-30B-A3B", hosts=512, version="0.18.0", load=Load(512, 128, clients=8192))
-    plan = choose(asked)
-    assert plan.searched == len(working(asked.shape, asked.cluster)) > 2500
+    query = request("Qwen3-30B-A3B", hosts=512, version="0.18.0", load=Load(512, 128, clients=8192))
+    plan = choose(query)
+    assert plan.searched == len(working(query.shape, query.cluster)) > 2500
     assert plan.chosen is not None

@@ -1,4 +1,4 @@
-"""The command as a whole: its list of verbs, its exit codes, and how errors are told."""
+"""The command as a whole: its list of verbs, its exit codes, and how errors are words."""
 
 import json
 import os
@@ -25,8 +25,8 @@ Captured = pytest.CaptureFixture[str]
 
 
 def verb_of(name: str) -> click.Command:
-    found: click.Command = getattr(import_module(f"ropeway.cli.{name}"), name)
-    return found
+    verb: click.Command = getattr(import_module(f"ropeway.cli.{name}"), name)
+    return verb
 
 
 def raising(error: BaseException) -> click.Command:
@@ -89,41 +89,31 @@ def test_the_list_of_verbs_needs_none_of_their_modules() -> None:
     assert done.stderr.strip() == ""
 
 
-@pytest.mark.parametrize(
-    ("typed", "hint"),
-    [
-        ("bnech", "did you mean `ropeway bench`?"),
-        ("stauts", "did you mean `ropeway status`?"),
-        ("frobnicate", "see `ropeway --help`"),
-    ],
-)
-def test_a_verb_that_is_none_gets_the_nearest(typed: str, hint: str, capsys: Captured) -> None:
-    assert exit_code([typed]) == 2
-    assert capsys.readouterr().err == f"error: no such verb: `{typed}`\n\nhint: {hint}\n"
-
-
 def test_model_alone_lists_its_verbs() -> None:
     result = CliRunner().invoke(verb_of("model"), [])
     assert result.exit_code == 0
     assert "fetch" in result.output
 
 
-# Wrong flags
+# Wrong verbs and flags
 
 
-def test_a_wrong_flag_is_refused_in_our_layout(capsys: Captured) -> None:
-    assert exit_code(["init", "--focre"]) == 2
-    assert capsys.readouterr().err == (
-        "error: no such option `--focre`\n\nhint: did you mean `--force`?\n"
-    )
-
-
-def test_a_wrong_value_names_its_flag_and_where_to_look(capsys: Captured) -> None:
-    assert exit_code(["bench", "--clients", "0"]) == 2
-    assert capsys.readouterr().err == (
-        "error: invalid value for `--clients`: 0 is not in the range x>=1\n\n"
-        "hint: see `ropeway bench --help`\n"
-    )
+@pytest.mark.parametrize(
+    ("args", "what", "hint"),
+    [
+        (["bnech"], "no such verb: `bnech`", "did you mean `ropeway bench`?"),
+        (["stauts"], "no such verb: `stauts`", "did you mean `ropeway status`?"),
+        (["frobnicate"], "no such verb: `frobnicate`", "see `ropeway --help`"),
+        (["init", "--focre"], "no such option `--focre`", "did you mean `--force`?"),
+        (["bench", "--clients", "0"],
+         "invalid value for `--clients`: 0 is not in the range x>=1", "see `ropeway bench --help`"),
+    ],
+)  # fmt: skip
+def test_what_is_typed_wrongly_is_refused_with_where_to_look(
+    args: list[str], what: str, hint: str, capsys: Captured
+) -> None:
+    assert exit_code(args) == 2
+    assert capsys.readouterr().err == f"error: {what}\n\nhint: {hint}\n"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +137,7 @@ def test_json_is_honoured_even_when_the_flags_are_wrong(
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "words"),
     [
         (LaunchError("it broke", where="127.0.0.2"), 1, "error: it broke\n  at 127.0.0.2\n"),
         (Refused("no", hint="say `yes`"), 2, "error: no\n\nhint: say `yes`\n"),
@@ -157,12 +147,12 @@ def test_json_is_honoured_even_when_the_flags_are_wrong(
     ],
 )
 def test_every_end_has_its_exit_code_and_its_words(
-    error: BaseException, code: int, told: str, capsys: Captured
+    error: BaseException, code: int, words: str, capsys: Captured
 ) -> None:
     assert exit_code([], raising(error)) == code
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.replace("\nerror: i", "error: i") in (f"working\n{told}", f"working{told}")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.replace("\nerror: i", "error: i") in (f"working\n{words}", f"working{words}")
 
 
 def test_an_error_is_told_on_the_screen_that_the_flags_made(capsys: Captured) -> None:
@@ -186,7 +176,7 @@ def test_an_error_after_the_result_leaves_one_document(capsys: Captured) -> None
 
 
 def test_the_shared_flags_pass_plain_values() -> None:
-    seen: dict[str, Any] = {}
+    flags: dict[str, Any] = {}
 
     @click.command()
     @screen_options
@@ -194,14 +184,14 @@ def test_the_shared_flags_pass_plain_values() -> None:
     @yes_option
     @dry_run_option
     def verb(**given: object) -> None:
-        seen.update(given)
+        flags.update(given)
 
     assert exit_code(["-vv", "-y", "-c", "a.yaml", "--dry-run"], verb) == 0
-    screen = seen.pop("screen")
+    screen = flags.pop("screen")
     assert (screen.verbose, screen.quiet, screen.json) == (2, False, False)
-    assert seen == {"config": Path("a.yaml"), "yes": True, "dry_run": True}
+    assert flags == {"config": Path("a.yaml"), "yes": True, "dry_run": True}
     assert exit_code([], verb) == 0
-    assert seen["config"] == Path("ropeway.yaml")
+    assert flags["config"] == Path("ropeway.yaml")
 
 
 def test_a_reader_that_goes_away_ends_us_quietly() -> None:
@@ -235,10 +225,10 @@ def test_a_fault_of_ours_leaves_a_report_in_the_runs_folder(
         raise ZeroDivisionError("open-sesame")
 
     assert exit_code(["http://me:secret@127.0.0.1/v1"], verb) == 3
-    told = capsys.readouterr().err
+    words = capsys.readouterr().err
     (report,) = tmp_path.iterdir()
-    assert f"  at {report}\n  ZeroDivisionError: ***\n" in told
-    assert "Traceback" not in told
+    assert f"  at {report}\n  ZeroDivisionError: ***\n" in words
+    assert "Traceback" not in words
     text = report.read_text()
     assert f"ropeway {version('ropeway')}\n" in text
     assert "command: ropeway http://***@127.0.0.1/v1\n" in text
@@ -246,7 +236,7 @@ def test_a_fault_of_ours_leaves_a_report_in_the_runs_folder(
     assert "open-sesame" not in text.replace('raise ZeroDivisionError("open-sesame")', "")
 
 
-def test_without_a_folder_the_report_goes_to_the_temporary_one(
+def test_without_a_folder_the_report_goes_to_the_temporary_one_or_is_told(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -254,11 +244,6 @@ def test_without_a_folder_the_report_goes_to_the_temporary_one(
     document = json.loads(capsys.readouterr().out)
     assert document["error"]["exit_code"] == 3
     assert Path(document["error"]["where"]).parent == tmp_path
-
-
-def test_where_nothing_can_be_written_the_report_is_told(
-    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     assert exit_code([], raising(KeyError("x"))) == 3
     assert "KeyError: 'x'" in capsys.readouterr().err

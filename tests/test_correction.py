@@ -20,22 +20,22 @@ def record(factor: float, case: Case = CASE, source: str = "page") -> Record:
 
 def test_without_anything_alike_nothing_is_corrected() -> None:
     other = replace(CASE, family="deepseek_v3", chips="A3", engine="MindIE")
-    found = kriging(CASE, [record(2.0, other)], LIKE).of(CASE)
-    assert found.mean == 0
-    assert found.note() == ""
+    estimate = kriging(CASE, [record(2.0, other)], LIKE).of(CASE)
+    assert estimate.mean == 0
+    assert estimate.note() == ""
 
 
 def test_one_measurement_draws_half_way_and_less() -> None:
-    found = kriging(CASE, [record(1.5)], LIKE).of(CASE)
+    estimate = kriging(CASE, [record(1.5)], LIKE).of(CASE)
     # Covariance 0.02 + 0.06 of a variance of 0.08 + 0.03 + 0.03 of its source + 0.01 of noise.
-    assert found.mean == pytest.approx(log(1.5) * 0.08 / 0.15)
+    assert estimate.mean == pytest.approx(log(1.5) * 0.08 / 0.15)
 
 
 def test_many_of_different_documents_that_agree_are_believed() -> None:
     rows = [record(1.5, source=f"page{number}") for number in range(20)]
-    found = kriging(CASE, rows, LIKE).of(CASE)
-    assert exp(found.mean) == pytest.approx(1.5, rel=0.03)
-    assert found.spread < kriging(CASE, rows[:1], LIKE).of(CASE).spread
+    estimate = kriging(CASE, rows, LIKE).of(CASE)
+    assert exp(estimate.mean) == pytest.approx(1.5, rel=0.03)
+    assert estimate.spread < kriging(CASE, rows[:1], LIKE).of(CASE).spread
 
 
 def test_the_nearer_one_counts_for_more() -> None:
@@ -63,8 +63,8 @@ def test_the_note_says_how_many_how_much_and_which() -> None:
 
 def test_what_a_document_counts_otherwise_is_carried_over() -> None:
     rows = [replace(record(1.0), rest=(0.2, 0.0, -0.3))]
-    found = kriging(CASE, rows, LIKE).of(CASE)
-    assert found.rest == pytest.approx((0.2 * 0.08 / 0.15, 0.0, -0.3 * 0.08 / 0.15))
+    estimate = kriging(CASE, rows, LIKE).of(CASE)
+    assert estimate.rest == pytest.approx((0.2 * 0.08 / 0.15, 0.0, -0.3 * 0.08 / 0.15))
 
 
 def test_the_interval_is_wider_than_the_mean_is_sure() -> None:

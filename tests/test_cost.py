@@ -9,24 +9,24 @@ from ropeway.plan.cost import cost
 
 def test_two_hosts_at_eighteen_yuan():
     """2,500 tokens/s are 9 million an hour; 36 yuan an hour are 4 a million."""
-    found = cost(2, 18.0, 2500.0)
-    assert (found.currency, found.per_hour) == ("CNY", 36.0)
-    assert found.per_million_tokens == pytest.approx(4.0)
-    assert (found.job_hours, found.job_price) == (None, None)
+    job = cost(2, 18.0, 2500.0)
+    assert (job.currency, job.per_hour) == ("CNY", 36.0)
+    assert job.per_million_tokens == pytest.approx(4.0)
+    assert (job.job_hours, job.job_price) == (None, None)
 
 
 def test_a_job_of_a_million_prompts():
     """A million answers of 450 tokens at 2,500 tokens/s: 180,000 s, 50 hours, 1,800 yuan."""
-    found = cost(2, 18.0, 2500.0, currency="EUR", job_tokens=450e6)
-    assert found.currency == "EUR"
-    assert found.job_hours == pytest.approx(50.0)
-    assert found.job_price == pytest.approx(1800.0)
+    job = cost(2, 18.0, 2500.0, currency="EUR", job_tokens=450e6)
+    assert job.currency == "EUR"
+    assert job.job_hours == pytest.approx(50.0)
+    assert job.job_price == pytest.approx(1800.0)
 
 
 @given(st.integers(1, 512), st.floats(0.01, 1e4), st.floats(1, 1e7), st.floats(1, 1e12))
 def test_a_job_costs_its_tokens(hosts, price, rate, tokens):
-    found = cost(hosts, price, rate, job_tokens=tokens)
-    assert found.job_price == pytest.approx(tokens / 1e6 * found.per_million_tokens)
+    job = cost(hosts, price, rate, job_tokens=tokens)
+    assert job.job_price == pytest.approx(tokens / 1e6 * job.per_million_tokens)
     assert cost(2 * hosts, price, 2 * rate).per_million_tokens == pytest.approx(
-        found.per_million_tokens
+        job.per_million_tokens
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from model_files import MOE
 from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.cli.main import VERBS, ropeway
 from ropeway.errors import LayoutError
@@ -25,22 +26,6 @@ READMES = ("README.md", "README.zh.md")
 PAGES = (*READMES, "CHANGELOG.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 STRUCTURE = "docs/structure.md"
 MAX_LINES, MAX_WORDS, FIRST_EXAMPLE_BY_LINE = 150, 600, 25
-
-# Of ropeway.checkpoints.moe: what its layouts are checked against.
-MOE = {
-    "architectures": ["MixtralForCausalLM"],
-    "model_type": "mixtral",
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-    "num_local_experts": 4,
-    "num_experts_per_tok": 2,
-    "vocab_size": 49152,
-    "max_position_embeddings": 8192,
-}
 
 README = pytest.mark.parametrize("page", READMES)
 PAGE = pytest.mark.parametrize("page", PAGES)
@@ -108,8 +93,8 @@ def word_count(text: str) -> int:
 
 def kind(line: str) -> str:
     """What a line of Markdown is, whatever language it is in."""
-    found = re.match(r"#+ |```\w*$|\| |\|-|- |\d+\. ", line)
-    return found[0] if found else "text" if line else "blank"
+    mark = re.match(r"#+ |```\w*$|\| |\|-|- |\d+\. ", line)
+    return mark[0] if mark else "text" if line else "blank"
 
 
 # What is shown works
@@ -166,11 +151,11 @@ def test_the_table_lists_exactly_the_verbs_in_order_of_use(page: str) -> None:
 
 @README
 def test_every_flag_in_the_table_is_one_of_its_verb(page: str) -> None:
-    for verb, told in re.findall(r"^\| `(\w+)` \|(.*)\|$", text_of(page), flags=re.MULTILINE):
+    for verb, row in re.findall(r"^\| `(\w+)` \|(.*)\|$", text_of(page), flags=re.MULTILINE):
         command = ropeway.get_command(click.Context(ropeway), verb)
         assert command is not None
         known = {name for option in command.params for name in option.opts}
-        assert set(re.findall(r"--[\w-]+", told)) <= known
+        assert set(re.findall(r"--[\w-]+", row)) <= known
 
 
 @PAGE
@@ -244,8 +229,8 @@ def test_every_file_of_ours_that_the_map_mentions_exists() -> None:
     mentioned = set(re.findall(form, text_of(STRUCTURE)))
     not_files = {"cli/x.py", "deployment.json", "ropeway.yaml"}
     for name in mentioned - not_files:
-        found = (next(base.glob(name), None) for base in (SOURCE, ROOT))
-        assert any(found), name
+        matches = (next(base.glob(name), None) for base in (SOURCE, ROOT))
+        assert any(matches), name
 
 
 def test_the_changelog_begins_with_this_version() -> None:

@@ -13,7 +13,6 @@ from ropeway.facts.containers import (
     parse_root,
     with_engine,
 )
-from ropeway.facts.host import Container, Image
 from ropeway.facts.question import ToolError
 from ropeway.facts.questions import questions
 
@@ -52,55 +51,10 @@ def test_a_daemon_that_is_away_is_an_error(complaint, kind):
         assert (alone.state, alone.error) == ("error", ToolError(kind, complaint))
 
 
-def test_a_client_alone_is_half_an_answer():
-    parsed = parse_engine(json.dumps(CLIENT))
-    assert (parsed.state, parsed.value) == ("partial", Engine("docker", None))
-
-
-def test_nerdctl_has_containerd_as_its_server():
-    server = {"Components": [{"Name": "containerd", "Version": "1.6.6"}]}
-    text = json.dumps({"Client": {"Version": "v0.21.0"}, "Server": server})
-    assert parse_engine(text).value == Engine("nerdctl", "1.6.6")
-
-
 @pytest.mark.parametrize("parse", [parse_engine, parse_images, parse_containers, parse_root])
 @pytest.mark.parametrize("text", ["sh: 1: docker: not found\n", "bash: docker: command not found"])
 def test_a_host_without_docker_has_none(parse, text):
     assert parse(text).state == "absent"
-
-
-def test_an_image_has_every_name_by_which_it_can_be_run():
-    rows = [
-        {"Repository": "a/b", "Tag": "v1", "ID": "sha256:0123"},
-        {"Repository": "<none>", "Tag": "<none>", "ID": "sha256:4567"},
-    ]
-    assert parse_images("\n".join(map(json.dumps, rows))).value == (Image("a/b:v1", "0123"),)
-    podman = [{"Id": "0123", "Names": ["localhost/x:1", "docker.io/y:2"]}, {"Id": "4567"}]
-    assert parse_images(json.dumps(podman, indent=2)).value == (
-        Image("localhost/x:1", "0123"),
-        Image("docker.io/y:2", "0123"),
-        Image("x:1", "0123"),
-    )
-    assert parse_images("[]\n").value == ()
-
-
-def row(name: str, *devices: str, privileged: object = False) -> str:
-    given = [{"PathOnHost": f"/dev/{path}", "PathInContainer": "/dev/x"} for path in devices]
-    fields = {"name": f"/{name}", "image": "i:1", "privileged": privileged, "devices": given}
-    return json.dumps(fields) + "\n"
-
-
-def test_npus_are_numbered_as_the_host_numbers_them():
-    text = row("a", "davinci7", "davinci3", "hisi_hdc") + row("b", privileged=True)
-    assert parse_containers(text).value == (
-        Container("a", "i:1", (3, 7)),
-        Container("b", "i:1", (), privileged=True),
-    )
-
-
-def test_an_answer_that_was_cut_keeps_the_containers_before():
-    parsed = parse_containers(row("a", "davinci0") + row("b")[:40])
-    assert (parsed.state, parsed.value) == ("partial", (Container("a", "i:1", (0,)),))
 
 
 def test_nothing_that_may_hold_a_secret_is_asked():

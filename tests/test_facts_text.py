@@ -100,8 +100,8 @@ def test_a_text_in_json_is_not_empty():
     ],
 )
 def test_a_complaint_is_a_short_sentence(line: str, kind: ErrorKind | None):
-    found = complaint(line)
-    assert (found.kind if found else None) == kind
+    error = complaint(line)
+    assert (error.kind if error else None) == kind
 
 
 def test_leftovers_are_sorted():

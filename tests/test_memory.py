@@ -4,7 +4,7 @@ from dataclasses import replace
 from math import ceil
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ropeway.engines.ascend_memory import EngineMemory, engine_bytes, engine_memory, visible_bytes
@@ -58,40 +58,40 @@ def of(name: str, layout: str, hbm: int, needs: MemoryNeeds) -> Memory:
 def test_the_blogs_model_over_eight_910b4():
     """Qwen3-VL-30B-A3B, TP8, bf16, 32 GB each, v0.11.0rc0, a step of 2,048 tokens."""
     needs = MemoryNeeds(BLOG, context=2048, max_batched_tokens=2048, vision=False)
-    found = of("Qwen3-VL-30B-A3B-Instruct", "TP8", 32 * GIB, needs)
+    sizes = of("Qwen3-VL-30B-A3B-Instruct", "TP8", 32 * GIB, needs)
     # 29.5 of 32 GiB are visible, and 90 % of them taken
-    assert found.visible == 31_662_800_896
-    assert found.usable == 28_496_520_806
+    assert sizes.visible == 31_662_800_896
+    assert sizes.usable == 28_496_520_806
     # process and what was in use before (160 + 370 MiB), one communicator of twice 200 MiB
-    assert found.engine == 930 * MIB
+    assert sizes.engine == 930 * MIB
     # 61 GB of weights over eight ranks, K and V heads twice
-    assert found.weights / 1e9 == pytest.approx(7.66, rel=0.01)
+    assert sizes.weights / 1e9 == pytest.approx(7.66, rel=0.01)
     # choosing tokens outweighs the layers: 256 rows of 151,936 logits at 24 bytes, and the stream
-    assert found.activations == 256 * 151_936 * 24 + 2 * 2048 * 2048
-    rest = 28_496_520_806 - found.weights - 930 * MIB - found.activations
-    assert found.kv_cache == rest
+    assert sizes.activations == 256 * 151_936 * 24 + 2 * 2048 * 2048
+    rest = 28_496_520_806 - sizes.weights - 930 * MIB - sizes.activations
+    assert sizes.kv_cache == rest
     # one K and one V head of 128 in 48 layers: 24,576 bytes a token
-    assert found.blocks == rest // (128 * 24_576)
-    assert found.kv_tokens == found.blocks * 128
-    assert found.sequences == (found.blocks - 1) // 16
+    assert sizes.blocks == rest // (128 * 24_576)
+    assert sizes.kv_tokens == sizes.blocks * 128
+    assert sizes.sequences == (sizes.blocks - 1) // 16
     # 28.50 − 7.68 − 0.98 − 0.94 = 18.90 GB
-    assert found.kv_tokens == pytest.approx(18.90e9 / 24_576, rel=0.001)
+    assert sizes.kv_tokens == pytest.approx(18.90e9 / 24_576, rel=0.001)
 
 
 def test_deepseek_v3_in_8_bits_over_sixteen_910b3():
     """TP16+EP, w8a8: 671 GB of which 656 are routed experts, a latent of 70,272 bytes a token."""
     shape = replace(known("DeepSeek-V3"), precision=precision_named("w8a8", known("DeepSeek-V3")))
     needs = MemoryNeeds(engine_memory("0.18.0", "full", "A2"), context=4096, max_sequences=64)
-    found = memory(shape, Layout.parse("TP16+EP"), 64 * GIB, needs)
+    sizes = memory(shape, Layout.parse("TP16+EP"), 64 * GIB, needs)
     experts = 58 * 16 * 3 * 7168 * 2048
-    rest = found.weights - experts
+    rest = sizes.weights - experts
     assert experts == pytest.approx(40.9e9, rel=0.01)
     assert 1.5e9 < rest < 4e9
     # process, TP and EP communicators, MC2 with 1,024 MiB each way
-    assert found.engine == (160 + 400 + 400 + 2048) * MIB
+    assert sizes.engine == (160 + 400 + 400 + 2048) * MIB
     # 65.45 GB visible × 0.9 − 43.0 weights − 3.2 engine − activations
-    assert found.kv_cache == found.usable - found.weights - found.engine - found.activations
-    assert found.kv_tokens == found.kv_cache // (128 * 70_272) * 128
+    assert sizes.kv_cache == sizes.usable - sizes.weights - sizes.engine - sizes.activations
+    assert sizes.kv_tokens == sizes.kv_cache // (128 * 70_272) * 128
 
 
 def test_activations_of_a_dense_step_by_hand():
@@ -163,10 +163,10 @@ def test_310p_keeps_half_to_work_in():
 
 def test_a_cache_of_a_fixed_size_is_taken_as_it_is():
     needs = MemoryNeeds(BLOG, kv_cache=2 * GIB, context=1024)
-    found = of("Qwen3-8B", "TP1", 32 * GIB, needs)
-    assert found.kv_cache == 2 * GIB
-    assert found.kv_tokens == 2 * GIB // (147_456 * 128) * 128
-    assert found.usable == found.weights + found.engine + found.activations + 2 * GIB
+    sizes = of("Qwen3-8B", "TP1", 32 * GIB, needs)
+    assert sizes.kv_cache == 2 * GIB
+    assert sizes.kv_tokens == 2 * GIB // (147_456 * 128) * 128
+    assert sizes.usable == sizes.weights + sizes.engine + sizes.activations + 2 * GIB
     assert not of("Qwen3-8B", "TP1", 32 * GIB, replace(needs, kv_cache=20 * GIB)).fits
 
 
@@ -174,15 +174,15 @@ def test_the_pool_keeps_one_block_back():
     """Eight blocks of 128 hold 1,024 tokens, and vLLM's pool can give out seven of them."""
     for blocks, sequences in ((8, 0), (9, 1), (16, 1), (17, 2)):
         needs = MemoryNeeds(BLOG, kv_cache=blocks * 128 * 147_456, context=1024)
-        found = of("Qwen3-8B", "TP1", 32 * GIB, needs)
-        assert (found.blocks, found.sequences) == (blocks, sequences)
+        sizes = of("Qwen3-8B", "TP1", 32 * GIB, needs)
+        assert (sizes.blocks, sizes.sequences) == (blocks, sequences)
 
 
 def test_of_unequal_stages_the_fullest_decides():
     """61 layers over 4 stages are 15, 15, 16, 15: the third has the most experts."""
     engine = engine_memory("0.18.0", "full", "A2")
-    found = of("DeepSeek-V3", "TP8×PP4", 64 * GIB, MemoryNeeds(engine))
-    assert found.stage == 2
+    sizes = of("DeepSeek-V3", "TP8×PP4", 64 * GIB, MemoryNeeds(engine))
+    assert sizes.stage == 2
 
 
 def test_the_rule_of_gpustack():
@@ -193,7 +193,6 @@ def test_the_rule_of_gpustack():
 
 def test_what_the_driver_keeps():
     assert visible_bytes(64 * GIB) == 65_452_113_920
-    assert visible_bytes(32 * GIB) == 31_662_800_896
     assert visible_bytes(96 * GIB) == round(96 * GIB * 0.95)
 
 
@@ -238,24 +237,6 @@ def test_tokens_are_counted_as_vllm_counts_them(model, layout, kv_bytes, context
     assert printed == pytest.approx(expected, rel=0.001)
 
 
-@pytest.mark.parametrize(
-    ("model", "each"),
-    # bytes of a token in bf16 before TP: 2 × KV heads × width × layers × 2, or the latent's
-    [
-        ("Qwen3-30B-A3B", 98_304),
-        ("Qwen3-32B", 262_144),
-        ("Qwen3-235B-A22B", 192_512),
-        ("Llama-3.1-70B", 327_680),
-        ("DeepSeek-V3", 70_272),
-    ],
-)
-def test_a_gibibyte_of_cache(model, each):
-    blocks = GIB // (128 * each)
-    assert printed_tokens(known(model), "TP1", GIB, 128) == blocks * 128
-    halved = printed_tokens(known(model), "TP1", GIB, 128, kv_bits=8)
-    assert halved == GIB // (64 * each) * 128
-
-
 def test_blocks_of_another_size():
     # SmolLM2-135M: 30 layers of 3 KV heads of 64, 23,040 bytes a token
     needs = MemoryNeeds(EngineMemory(context=0, block_size=16), context=16)
@@ -295,8 +276,8 @@ def off(log: tuple[str, str, str, str, tuple[int, int], float]) -> float:
         max_sequences=sequences,
         vision=False,
     )
-    found = of(model, layout, 64 * GIB, needs)
-    return (found.engine + found.activations) / GIB - measured
+    sizes = of(model, layout, 64 * GIB, needs)
+    return (sizes.engine + sizes.activations) / GIB - measured
 
 
 @pytest.mark.parametrize("log", LOGS, ids=lambda log: f"{log[0]} {log[1]}")
@@ -313,57 +294,52 @@ def test_on_the_whole_they_are_nearer():
 def test_sequences_of_a_model_with_recurrent_state():
     """`Maximum concurrency for 32,768 tokens per request: 23.29x` of 9.79e9 bytes (#6250)."""
     needs = MemoryNeeds(engine_memory("0.13.0rc2"), kv_cache=9_786_143_744, context=32_768)
-    found = of("Qwen3-Next-80B-A3B-Instruct", "TP4", 64 * GIB, needs)
-    assert found.sequences == 23
+    sizes = of("Qwen3-Next-80B-A3B-Instruct", "TP4", 64 * GIB, needs)
+    assert sizes.sequences == 23
 
 
-def test_the_cache_that_logs_print():
-    """Bytes of the cache under a share of the memory, against `Available memory` of four logs."""
-    for model, layout, version, share, gib, steps, printed in (
-        ("Qwen3-32B", "TP8", "0.12.0rc1", 0.9, 64, (2048, 200), 49_076_500_000),
-        ("Qwen3-Next-80B-A3B-Instruct", "TP4", "0.13.0rc2", 0.8, 64, (4096, 256), 10_022_600_000),
-        ("Qwen3-235B-A22B", "TP16+EP", "0.13.0rc1", 0.9, 64, (4096, 256), 25_083_870_720),
-        ("Qwen3-8B", "TP1", "0.11.0", 0.9, 32, (10_000, 256), 10_701_063_270),
-    ):
-        engine = engine_memory(version, "eager", "A2")
-        needs = MemoryNeeds(
-            engine, share, max_batched_tokens=steps[0], max_sequences=steps[1], vision=False
-        )
-        assert of(model, layout, gib * GIB, needs).kv_cache == pytest.approx(printed, rel=0.06)
-
-
-def test_the_weights_that_logs_print():
-    """`Loading model weights took`, GiB (#4594, #6250, #5044)."""
-    for model, layout, printed in (
-        ("Qwen3-32B", "TP8", 7.6857),
-        ("Qwen3-Next-80B-A3B-Instruct", "TP4", 37.3242),
-        ("Qwen3-8B", "TP1", 15.2684),
-    ):
-        (stage,) = shard(known(model), Layout.parse(layout))
-        assert stage.weights.total / GIB == pytest.approx(printed, rel=0.01)
+@pytest.mark.parametrize(
+    "log",
+    # Share of so many GiB, tokens and sequences of a step; `Loading model weights took`, GiB, and
+    # `Available memory`, bytes.
+    [
+        ("Qwen3-32B", "TP8", "0.12.0rc1", 0.9, 64, (2048, 200), 7.6857, 49_076_500_000),
+        ("Qwen3-Next-80B-A3B-Instruct", "TP4", "0.13.0rc2", 0.8, 64, (4096, 256), 37.3242,
+         10_022_600_000),
+        ("Qwen3-235B-A22B", "TP16+EP", "0.13.0rc1", 0.9, 64, (4096, 256), None, 25_083_870_720),
+        ("Qwen3-8B", "TP1", "0.11.0", 0.9, 32, (10_000, 256), 15.2684, 10_701_063_270),
+    ],
+)  # fmt: skip
+def test_weights_and_cache_that_logs_print(log):
+    model, layout, version, share, gib, (tokens, sequences), weights, cache = log
+    engine = engine_memory(version, "eager", "A2")
+    needs = MemoryNeeds(
+        engine, share, max_batched_tokens=tokens, max_sequences=sequences, vision=False
+    )
+    sizes = of(model, layout, gib * GIB, needs)
+    assert sizes.kv_cache == pytest.approx(cache, rel=0.06)
+    assert weights is None or sizes.weights / GIB == pytest.approx(weights, rel=0.01)
 
 
 # What must hold for every model and layout
 
 
-@settings(max_examples=150, deadline=None)
 @given(NAMES, LAYOUTS, NEEDS, st.sampled_from([24, 32, 64, 112]))
 def test_never_more_than_there_is(name, layout, needs, gib):
-    found = memory(known(name), layout, gib * GIB, needs)
-    taken = found.weights + found.engine + found.activations + max(0, found.kv_cache)
-    if found.kv_cache >= 0:
-        assert taken <= found.usable
-    if needs.engine.cache_share == 1 and found.kv_cache >= 0:
-        assert taken == found.usable
-    if found.fits:
-        assert taken + found.reserve <= found.visible < found.hbm
-        assert found.kv_cache > 0
-    assert found.kv_tokens >= 0
-    assert found.kv_tokens % needs.engine.block_size == 0
-    assert found.sequences * needs.context <= found.kv_tokens + needs.engine.block_size
+    sizes = memory(known(name), layout, gib * GIB, needs)
+    taken = sizes.weights + sizes.engine + sizes.activations + max(0, sizes.kv_cache)
+    if sizes.kv_cache >= 0:
+        assert taken <= sizes.usable
+    if needs.engine.cache_share == 1 and sizes.kv_cache >= 0:
+        assert taken == sizes.usable
+    if sizes.fits:
+        assert taken + sizes.reserve <= sizes.visible < sizes.hbm
+        assert sizes.kv_cache > 0
+    assert sizes.kv_tokens >= 0
+    assert sizes.kv_tokens % needs.engine.block_size == 0
+    assert sizes.sequences * needs.context <= sizes.kv_tokens + needs.engine.block_size
 
 
-@settings(max_examples=100, deadline=None)
 @given(NAMES, LAYOUTS, NEEDS, st.integers(8, 128), st.integers(0, 64))
 def test_more_memory_never_holds_fewer_tokens(name, layout, needs, gib, more):
     shape = known(name)
@@ -377,7 +353,6 @@ def test_more_memory_never_holds_fewer_tokens(name, layout, needs, gib, more):
     assert wider.kv_tokens >= less.kv_tokens
 
 
-@settings(max_examples=100, deadline=None)
 @given(NAMES, LAYOUTS, NEEDS)
 def test_a_longer_context_never_lets_more_sequences_run(name, layout, needs):
     shape = known(name)
@@ -386,25 +361,7 @@ def test_a_longer_context_never_lets_more_sequences_run(name, layout, needs):
     assert long.sequences <= short.sequences
 
 
-@settings(max_examples=100, deadline=None)
-@given(NAMES, LAYOUTS)
-def test_the_shards_are_the_whole_model(name, layout):
-    """Over all ranks at least the whole; exactly that where nothing is copied or padded."""
-    shape = known(name)
-    (whole,) = shard(shape, Layout(), vision=False)
-    stages = shard(shape, layout, vision=False)
-    replicas = 1 if shape.experts else layout.data
-    ranks = layout.tensor * (layout.data if shape.experts else 1)
-    total = ranks * sum(stage.weights.total for stage in stages)
-    assert total * replicas >= whole.weights.total * 0.999_999
-    in_a_row = shard(shape, Layout(pipeline=layout.pipeline), vision=False)
-    summed = sum(stage.weights.total for stage in in_a_row)
-    tied = shape.tied_embeddings and layout.pipeline > 1
-    table = in_a_row[0].weights.embedding if tied else 0.0
-    assert summed == pytest.approx(whole.weights.total + table)
-
-
 def test_an_engine_that_keeps_nothing_leaves_the_rest():
     engine = EngineMemory(context=0)
-    found = of("Qwen3-8B", "TP1", 64 * GIB, MemoryNeeds(engine, fraction=1.0))
-    assert found.usable == found.visible == found.weights + found.activations + found.kv_cache
+    sizes = of("Qwen3-8B", "TP1", 64 * GIB, MemoryNeeds(engine, fraction=1.0))
+    assert sizes.usable == sizes.visible == sizes.weights + sizes.activations + sizes.kv_cache

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from model_files import CONFIGS, SMALL_LLAMA, write_weights
 from ropeway.cli.main import exit_code
 from ropeway.cli.model import model
 from ropeway.errors import Exit
@@ -13,20 +14,7 @@ from ropeway.models.build import read_shape
 from ropeway.models.stored import StoredWeights, compare, read_stored
 
 Captured = pytest.CaptureFixture[str]
-CONFIGS = Path(__file__).parent / "model_configs"
-TINY = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "max_position_embeddings": 512,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-    "vocab_size": 256,
-}
+TINY = SMALL_LLAMA | {"tie_word_embeddings": False}
 # embeddings and head 2 × 256 × 64; a layer 64 × (64 + 32 + 32 + 64) + 3 × 64 × 128 + 2 × 64;
 # the last norm 64
 NUMBERS = 32_768 + 2 * (12_288 + 24_576 + 128) + 64
@@ -46,21 +34,12 @@ def document(capsys: Captured, *args: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def tensors(numbers: int) -> dict[str, dict[str, object]]:
-    names = ("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight")
-    table, offset = {}, 0
-    for name, size in zip(names, (10_000, numbers - 10_000), strict=True):
-        ends = [2 * offset, 2 * (offset + size)]
-        table[name] = {"dtype": "BF16", "shape": [size], "data_offsets": ends}
-        offset += size
-    return table
-
-
 def directory(folder: Path, numbers: int = NUMBERS) -> Path:
     (folder / "config.json").write_text(json.dumps(TINY))
-    text = json.dumps(tensors(numbers)).encode()
-    header = len(text).to_bytes(8, "little") + text
-    (folder / "model.safetensors").write_bytes(header + bytes(2 * numbers))
+    names = ("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight")
+    sizes = zip(names, (10_000, numbers - 10_000), strict=True)
+    tensors = {name: ("BF16", [size], 2 * size) for name, size in sizes}
+    write_weights(folder / "model.safetensors", tensors)
     return folder
 
 
@@ -96,27 +75,25 @@ def test_a_disagreement_is_said_with_its_numbers(tmp_path: Path, capsys: Capture
 
 
 def test_the_document_of_a_directory(tmp_path: Path, capsys: Captured) -> None:
-    found = document(capsys, str(directory(tmp_path)))
-    assert found["schema"] == 1
-    assert (found["layers"], found["heads"], found["kv_heads"], found["head_dim"]) == (2, 4, 2, 16)
-    assert found["parameters"]["language"] == NUMBERS
-    assert found["weight_bytes"] == found["counted_weight_bytes"] == 2 * NUMBERS
-    assert found["weight_files"] == [str(tmp_path / "model.safetensors")]
-    assert found["stored"]["components"] == {
-        "embedding": 20_000,
-        "attention": 2 * (NUMBERS - 10_000),
-    }
-    assert found["stored"]["numbers"] == NUMBERS
-    assert (found["stored"]["agrees"], found["stored"]["difference"]) == (True, 0)
-    assert found["kv_bytes_per_token"] == 256
-    (block,) = found["blocks"]
+    shape = document(capsys, str(directory(tmp_path)))
+    assert shape["schema"] == 1
+    assert (shape["layers"], shape["heads"], shape["kv_heads"], shape["head_dim"]) == (2, 4, 2, 16)
+    assert shape["parameters"]["language"] == NUMBERS
+    assert shape["weight_bytes"] == shape["counted_weight_bytes"] == 2 * NUMBERS
+    assert shape["weight_files"] == [str(tmp_path / "model.safetensors")]
+    sizes = {"embedding": 20_000, "attention": 2 * (NUMBERS - 10_000)}
+    assert shape["stored"]["components"] == sizes
+    assert shape["stored"]["numbers"] == NUMBERS
+    assert (shape["stored"]["agrees"], shape["stored"]["difference"]) == (True, 0)
+    assert shape["kv_bytes_per_token"] == 256
+    (block,) = shape["blocks"]
     assert (block["count"], block["feed"]["dense_width"]) == (2, 128)
 
 
 def test_a_bare_config_needs_no_weights(capsys: Captured) -> None:
-    found = document(capsys, str(CONFIGS / "Qwen__Qwen3-30B-A3B.json"))
-    assert found["parameters"]["language"] == 30_532_122_624
-    assert (found["weight_bytes"], found["stored"]) == (0, None)
+    shape = document(capsys, str(CONFIGS / "Qwen__Qwen3-30B-A3B.json"))
+    assert shape["parameters"]["language"] == 30_532_122_624
+    assert (shape["weight_bytes"], shape["stored"]) == (0, None)
 
 
 def test_a_directory_may_hold_config_json_alone(tmp_path: Path, capsys: Captured) -> None:
@@ -128,10 +105,10 @@ def test_an_index_without_its_files_gives_the_true_size(tmp_path: Path, capsys: 
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     index = {"metadata": {"total_size": 2 * NUMBERS + 10}, "weight_map": {"a": "gone.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    found = document(capsys, str(tmp_path))
-    assert found["stored"]["total_bytes"] == 2 * NUMBERS + 10
-    assert "not all files are here" in found["stored"]["source"]
-    assert found["weight_files"] == []
+    shape = document(capsys, str(tmp_path))
+    assert shape["stored"]["total_bytes"] == 2 * NUMBERS + 10
+    assert "not all files are here" in shape["stored"]["source"]
+    assert shape["weight_files"] == []
 
 
 def test_a_published_name_needs_nothing_here(capsys: Captured) -> None:
@@ -154,12 +131,12 @@ def test_every_kind_fits_into_80_columns(name: str, capsys: Captured) -> None:
 
 
 def test_a_layout_shows_what_one_npu_holds(capsys: Captured) -> None:
-    found = document(capsys, "Qwen3-30B-A3B", "--layout", "tp8xpp2+ep")
-    assert found["layout"] == "TP8×PP2+EP"
-    assert found["layout_problems"] == []
-    assert [stage["layers"] for stage in found["stages"]] == [24, 24]
-    assert [stage["experts"] for stage in found["stages"]] == [16, 16]
-    assert [stage["kv_bytes_per_token"] for stage in found["stages"]] == [12_288, 12_288]
+    shape = document(capsys, "Qwen3-30B-A3B", "--layout", "tp8xpp2+ep")
+    assert shape["layout"] == "TP8×PP2+EP"
+    assert shape["layout_problems"] == []
+    assert [stage["layers"] for stage in shape["stages"]] == [24, 24]
+    assert [stage["experts"] for stage in shape["stages"]] == [16, 16]
+    assert [stage["kv_bytes_per_token"] for stage in shape["stages"]] == [12_288, 12_288]
 
 
 def test_a_layout_that_vllm_refuses_is_shown_with_the_reason(capsys: Captured) -> None:
@@ -169,7 +146,7 @@ def test_a_layout_that_vllm_refuses_is_shown_with_the_reason(capsys: Captured) -
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "words"),
     [
         (["Qwen3-33B"], "did you mean"),
         (["./nowhere"], "the model directory does not exist"),
@@ -177,16 +154,9 @@ def test_a_layout_that_vllm_refuses_is_shown_with_the_reason(capsys: Captured) -
         (["LongCat-Flash-Lite"], "no config.json of `LongCat-Flash-Lite` was found in public"),
     ],
 )
-def test_what_is_not_there_is_refused(args: list[str], said: str, capsys: Captured) -> None:
+def test_what_is_not_there_is_refused(args: list[str], words: str, capsys: Captured) -> None:
     assert run(*args) == Exit.REFUSED
-    assert said in capsys.readouterr().err
-
-
-def test_a_broken_weight_file_is_refused(tmp_path: Path, capsys: Captured) -> None:
-    file = directory(tmp_path) / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-1])
-    assert run(str(tmp_path)) == Exit.REFUSED
-    assert "a weight file is truncated" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
 
 
 def test_stored_bytes_are_compared_with_the_parts_that_come_nearest() -> None:
@@ -194,8 +164,8 @@ def test_stored_bytes_are_compared_with_the_parts_that_come_nearest() -> None:
     shape = read_shape(config)
     with_mtp = 2 * (NUMBERS + sum(weight.numbers for weight in shape.mtp_outer))
     with_mtp += 2 * sum(weight.numbers for weight in shape.mtp[0].weights)
-    seen = compare(shape, StoredWeights("a file", with_mtp, {}))
-    assert (seen.parts, seen.difference) == ("language model and MTP layers", 0)
+    nearest = compare(shape, StoredWeights("a file", with_mtp, {}))
+    assert (nearest.parts, nearest.difference) == ("language model and MTP layers", 0)
     assert compare(shape, StoredWeights("a file", 2 * NUMBERS, {})).parts == "language model"
 
 

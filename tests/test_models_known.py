@@ -1,29 +1,10 @@
 """The catalogue: every entry can be read, and names are found however they are written."""
 
-import csv
-from pathlib import Path
-
 import pytest
 
 from ropeway.errors import ModelError
 from ropeway.models.build import count, read_shape
 from ropeway.models.known import WITHOUT_CONFIG, entry_of, known, published_files, published_name
-
-CONFIGS = Path(__file__).parent / "model_configs"
-INDEX = list(csv.DictReader(CONFIGS.with_suffix(".tsv").read_text().splitlines(), delimiter="\t"))
-# Models that public throughput figures name (the `model` column of what plans are fitted to).
-MEASURED = (
-    "Qwen3-30B-A3B", "MiniMax-M2.5", "Qwen3-32B", "Qwen3-14B", "Qwen3.5-397B-A17B",
-    "DeepSeek-V4-Flash", "Qwen3-235B-A22B", "Qwen2.5-VL-7B-Instruct", "Qwen2.5-7B-Instruct",
-    "DeepSeek-R1", "GLM-5.1", "DeepSeek-V3.2", "Qwen3.5-122B-A10B", "GLM-5.2", "Qwen3.5-27B",
-    "Qwen3-8B", "MiniMax-M2.7", "Qwen3.5-35B-A3B", "Qwen3-VL-8B-Instruct", "DeepSeek-R1-0528",
-    "Kimi-K2.6", "DeepSeek-V3.2-Exp", "Kimi-K2-Thinking", "MiniMax-M3", "GLM-5", "DeepSeek-V4-Pro",
-    "Qwen3-VL-30B-A3B-Instruct", "DeepSeek-V3.1", "Hy3-preview", "QwQ-32B", "Kimi-K2.5",
-    "Qwen3.6-35B-A3B", "gemma-4-26B-A4B", "DeepSeek-V3", "Hy3", "Qwen3.6-27B",
-    "DeepSeek-R1-Distill-Llama-70B", "Qwen2.5-Omni-7B", "Kimi-K2.7-Code", "Llama-3.1-8B-Instruct",
-    "Kimi-K2-Instruct", "Qwen3-0.6B", "Qwen3-4B", "LongCat-Flash", "Qwen3-Next-80B-A3B",
-    "Qwen2.5-32B",
-)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(published_files()))
@@ -34,19 +15,6 @@ def test_every_entry_is_a_shape_with_its_source(name):
     assert entry.source.startswith("https://")
     assert shape.layers and count(shape).language > 10**8
     assert published_name(name) == name
-
-
-@pytest.mark.parametrize("row", INDEX, ids=[row["file"] for row in INDEX])
-def test_the_catalogue_keeps_all_that_a_shape_is_made_from(row):
-    name = row["file"].removesuffix(".json").replace("__", "/")
-    assert count(known(name)).language / 1e9 == pytest.approx(
-        float(row["derived_total_params_b"]), rel=0.01
-    )
-
-
-@pytest.mark.parametrize("name", MEASURED)
-def test_what_was_measured_in_public_can_be_planned(name):
-    assert known(name).layers
 
 
 @pytest.mark.parametrize(
@@ -60,6 +28,7 @@ def test_what_was_measured_in_public_can_be_planned(name):
         ("DeepSeek-R1-0528-W4A8", "deepseek-ai/DeepSeek-R1-0528", "w4a8"),
         ("deepseek-r1-0611", "deepseek-ai/DeepSeek-R1", "fp8"),
         ("Mistral-Nemo", "mistralai/Mistral-Nemo-Instruct-2407", "bf16"),
+        ("Qwen2.5-Omni-7B", "Qwen/Qwen2.5-Omni-7B", "bf16"),
         ("Kimi-K2", "moonshotai/Kimi-K2-Instruct", "fp8"),
         ("Qwen3_Next_80B_A3B", "Qwen/Qwen3-Next-80B-A3B-Instruct", "bf16"),
         ("Qwen3-30B-A3B-Thinking-2507-FP8", "Qwen/Qwen3-30B-A3B", "fp8"),

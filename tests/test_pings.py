@@ -25,7 +25,7 @@ def pinged(hosts: int, loss: Callable[[Port, Port], float], npus: int = NPUS) ->
 
 
 def summary(matrix: PingMatrix) -> list[tuple[str, tuple[int, ...], int | None, int]]:
-    return [(one.kind, one.hosts, one.device, one.explained) for one in suspects(matrix)]
+    return [(row.kind, row.hosts, row.device, row.explained) for row in suspects(matrix)]
 
 
 @pytest.mark.parametrize("hosts", [2, 3, 9])
@@ -58,32 +58,25 @@ def test_the_number_of_pings_grows_with_the_hosts_and_not_with_their_square():
         (4, lambda *_: 0.0, []),
         (2, lambda a, b: 100.0 * ((1, 3) in (a, b)), [("npu", (1,), 3, 16)]),
         (2, lambda *_: 100.0, [("hosts apart", (0, 1), None, 128)]),
-        (
-            4,
-            lambda a, b: 33.3 * ({a[0], b[0]} == {1, 2}),
-            [("hosts apart", (1, 2), None, 128)],
-        ),
+        (4, lambda a, b: 33.3 * ({a[0], b[0]} == {1, 2}), [("hosts apart", (1, 2), None, 128)]),
         (3, lambda a, b: 100.0 * (1 in (a[0], b[0])), [("host", (1,), None, 256)]),
         (4, lambda a, b: 100.0 * (5 in (a[1], b[1])), [("rail", (), 5, 180)]),
         (5, lambda *_: 100.0, [("all", (), None, 1280)]),
-        (
-            16,
-            lambda a, b: 100.0 * ((4, 2) in (a, b) or 9 in (a[0], b[0])),
-            [("host", (9,), None, 1024), ("npu", (4,), 2, 120)],
-        ),
+        (16, lambda a, b: 100.0 * ((4, 2) in (a, b) or 9 in (a[0], b[0])),
+         [("host", (9,), None, 1024), ("npu", (4,), 2, 120)]),
     ],
     ids=["none", "a port", "two hosts", "two of four hosts", "a host", "a rail", "all", "two"],
-)
+)  # fmt: skip
 def test_the_fewest_suspects_explain_the_pings_that_fail(hosts, loss, expected):
     matrix = pinged(hosts, loss)
     assert summary(matrix) == expected
-    assert all(one.loss == max(ping[2] for ping in matrix.failures) for one in suspects(matrix))
+    assert all(row.loss == max(ping[2] for ping in matrix.failures) for row in suspects(matrix))
 
 
 def test_a_single_lost_ping_is_reported_as_itself():
     matrix = pinged(4, lambda a, b: 66.7 * (a == (0, 2) and b == (1, 3)))
-    [one] = suspects(matrix)
-    assert (one.kind, one.hosts, one.device, one.other_device) == ("pings", (0, 1), 2, 3)
+    [ping] = suspects(matrix)
+    assert (ping.kind, ping.hosts, ping.device, ping.other_device) == ("pings", (0, 1), 2, 3)
 
 
 def test_a_lossy_link_that_lets_some_pings_through_is_still_one_suspect():
@@ -134,11 +127,7 @@ def test_outcomes_are_counted_by_the_place_of_their_hosts():
     plan = plan_pings(("host0", "host1", "host2"), (host(0, "10.0.0.1"), host(2, "10.0.0.3")), 8)
     outcomes = {
         "host0": [Ping(0, "10.0.0.3", 100.0), Ping(0, "10.9.9.9", 0.0), Ping(None, "10.1.0.2", 0)],
-        "host2": [
-            Ping(0, "10.0.0.1", None),
-            Ping(None, "10.0.0.1", 0.0),
-            Ping(0, "10.1.0.0", 0.0),
-        ],
+        "host2": [Ping(0, "10.0.0.1", None), Ping(None, "10.0.0.1", 0), Ping(0, "10.1.0.0", 0)],
     }
     roce, ethernet = plan.count(outcomes)
     assert roce.failures == [((0, 0), (2, 0), 100.0)]

@@ -7,9 +7,9 @@ from io import StringIO
 import pytest
 from rich.cells import cell_len
 
+from plan_requests import cluster, request
 from ropeway.hardware import chip_named
-from ropeway.models.known import known
-from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected, Value
+from ropeway.plan.candidate import Candidate, Plan, Rejected, Value
 from ropeway.plan.cost import Cost
 from ropeway.plan.estimate import Forecast
 from ropeway.plan.load import Load
@@ -19,25 +19,16 @@ from ropeway.report.console import Screen
 from ropeway.report.plan import best, layout_reasons, plan_text, price, rejected_groups, shown
 from ropeway.report.plan_json import plan_json
 from ropeway.report.plan_page import bar, constants, render_html, scatter
-from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.model import Layout
 from test_report import Page
 
 GIB = 2**30
 EVIL = '<script>alert("x")</script>'
 CHIP = chip_named("910B4")
-ENGINE = traits("0.11.0rc0")
-REQUEST = PlanRequest(
-    shape=known("Qwen3-30B-A3B"),
-    model_name="Qwen3-30B-A3B",
-    cluster=Cluster(hosts=tuple(RemoteHost(address=f"host{n}", npus=8) for n in range(2))),
-    traits=ENGINE,
-    load=Load(512, 256, clients=256),
-    chip=CHIP,
-    machine=ascend(CHIP, ENGINE),
-    context=4096,
-    job_prompts=1_000_000,
-)
+REQUEST = request(
+    "Qwen3-30B-A3B", load=Load(512, 256, clients=256), context=4096, job_prompts=1_000_000,
+    machine=ascend(CHIP, traits("0.11.0rc0")),
+)  # fmt: skip
 MEMORY = Memory(
     hbm=32 * GIB, visible=32 * GIB, usable=28 * GIB, weights=8 * GIB, engine=2 * GIB,
     activations=1 * GIB, kv_cache=17 * GIB, stage=0, kv_tokens=150_016, blocks=1172, sequences=36,
@@ -46,22 +37,13 @@ MEMORY = Memory(
 
 def forecast(tokens_per_s, tpot_s, **changes):
     made = Forecast(
-        output_tokens_per_s=tokens_per_s,
-        requests_per_s=tokens_per_s / 256,
-        ttft_s=1.25,
-        tpot_s=tpot_s,
-        output_low=tokens_per_s * 0.8,
-        output_high=tokens_per_s * 1.25,
-        tpot_low=tpot_s * 0.8,
-        tpot_high=tpot_s * 1.25,
-        running=128.0,
-        step_s=0.102,
+        output_tokens_per_s=tokens_per_s, requests_per_s=tokens_per_s / 256, ttft_s=1.25,
+        tpot_s=tpot_s, output_low=tokens_per_s * 0.8, output_high=tokens_per_s * 1.25,
+        tpot_low=tpot_s * 0.8, tpot_high=tpot_s * 1.25, running=128.0, step_s=0.102,
         parts={"host": 0.0805, "all-reduce": 0.012, "weights": 0.0095},
-        bottleneck="host work, 81 of 102 ms a step",
-        advice="turn the graph on",
-        ceiling_tokens_per_s=12_000.0,
-        notes=("12 measurements like this were 8 % slower",),
-    )
+        bottleneck="host work, 81 of 102 ms a step", advice="turn the graph on",
+        ceiling_tokens_per_s=12_000.0, notes=("12 measurements like this were 8 % slower",),
+    )  # fmt: skip
     return replace(made, **changes)
 
 
@@ -117,12 +99,12 @@ def lines(renderable, width=80):
 
 
 def test_the_answer_comes_first_with_its_interval_the_bottleneck_and_the_price():
-    told = lines(plan_text(PLAN))
-    assert told[:2] == [
+    rows = lines(plan_text(PLAN))
+    assert rows[:2] == [
         "Qwen3-30B-A3B on 2 hosts × 8 910B4",
         "vLLM-Ascend 0.11.0rc0, graph piecewise · 256 clients, 512 tokens in, 256 out ·",
     ]
-    assert told[4:12] == [
+    assert rows[4:12] == [
         "run          DP2×TP8 on 2 hosts, 16 NPUs",
         "output       3,100 tokens/s   80 % interval: 2,480 to 3,875",
         "per token    80.0 ms   80 % interval: 64.0 ms to 100 ms",
@@ -132,43 +114,28 @@ def test_the_answer_comes_first_with_its_interval_the_bottleneck_and_the_price()
         "bottleneck   host work, 81 of 102 ms a step",
         "advice       turn the graph on",
     ]
-    assert told[12] == "one step     102 ms: host 80.5, all-reduce 12.0, weights 9.5"
+    assert rows[12] == "one step     102 ms: host 80.5, all-reduce 12.0, weights 9.5"
 
 
 def test_hosts_may_differ_and_ranks_need_not_fill_them():
-    uneven = Cluster(hosts=tuple(RemoteHost(address=f"h{n}", npus=n) for n in (4, 8)))
+    uneven = cluster(4, 8)
     odd = candidate("DP3×TP3", 900.0, 0.1)
-    told = lines(plan_text(replace(PLAN, request=replace(REQUEST, cluster=uneven), chosen=odd)))
-    assert told[0] == "Qwen3-30B-A3B on 2 hosts with 12 910B4 in all"
-    assert "run          DP3×TP3 on 2 hosts, 9 NPUs" in told
+    rows = lines(plan_text(replace(PLAN, request=replace(REQUEST, cluster=uneven), chosen=odd)))
+    assert rows[0] == "Qwen3-30B-A3B on 2 hosts with 12 910B4 in all"
+    assert "run          DP3×TP3 on 2 hosts, 9 NPUs" in rows
 
 
 def test_values_are_told_with_why_and_source_and_then_the_layouts_and_what_was_rejected():
-    told = lines(plan_text(PLAN))
-    at = told.index("values")
-    assert told[at + 1].split() == [
-        "layout", "DP2×TP8", "3,100", "tokens/s", "against", "2,500", "of", "TP8", "planner",
-    ]  # fmt: skip
-    assert told[at + 2].split() == ["context", "4,096", "as", "asked", "spec"]
-    table = next(n for n, line in enumerate(told) if line.startswith("layouts that run: 3"))
-    assert told[table + 4].split() == (
-        [
-            "●",
-            "DP2×TP8",
-            "16",
-            "(2)",
-            "8.0",
-            "+",
-            "17.0",
-            "3,100",
-            "2,480–3,875",
-            "1.25",
-            "80.0",
-            "10.8",
-        ]
-    )
-    assert told[table + 5].split()[0] == "TP8"
-    assert at < table < told.index("rejected: 6 layouts")
+    rows = lines(plan_text(PLAN))
+    at = rows.index("values")
+    reason = "layout DP2×TP8 3,100 tokens/s against 2,500 of TP8 planner"
+    assert rows[at + 1].split() == reason.split()
+    assert rows[at + 2].split() == ["context", "4,096", "as", "asked", "spec"]
+    table = next(n for n, line in enumerate(rows) if line.startswith("layouts that run: 3"))
+    row = "● DP2×TP8 16 (2) 8.0 + 17.0 3,100 2,480–3,875 1.25 80.0 10.8"
+    assert rows[table + 4].split() == row.split()
+    assert rows[table + 5].split()[0] == "TP8"
+    assert at < table < rows.index("rejected: 6 layouts")
 
 
 def test_rejections_alike_but_for_their_numbers_are_one_line_with_the_nearest():
@@ -187,8 +154,8 @@ def test_verbose_names_every_rejection_and_what_was_assumed():
 
 
 def test_every_forecast_is_labelled_and_says_how_far_off_such_have_been():
-    told = on_screen(plan_text(PLAN))
-    assert "predicted; not verified on NPU hardware; 80 % of measurements: -20 % to +25 %" in told
+    text = on_screen(plan_text(PLAN))
+    assert "predicted; not verified on NPU hardware; 80 % of measurements: -20 % to +25 %" in text
     local = replace(PLAN, request=replace(REQUEST, chip=None, machine=None))
     assert "predicted from constants measured on this machine" in on_screen(plan_text(local))
 
@@ -199,10 +166,10 @@ def test_nothing_is_wider_than_the_terminal_and_no_figure_is_cut(width):
         "serve.layout", "DP2×TP8", "因为两台主机的显存带宽更高 " * 12, "https://a.example/b/c"
     )
     wide = replace(PLAN, values=(long, *VALUES), notes=("说明 " * 60,))
-    told = on_screen(plan_text(wide), width)
-    assert max(map(cell_len, told.splitlines())) <= width
-    assert "…" not in told.replace("a.example/…/c", "")  # how an address is shown
-    assert ("activations" in told) == (width == 200)
+    text = on_screen(plan_text(wide), width)
+    assert max(map(cell_len, text.splitlines())) <= width
+    assert "…" not in text.replace("a.example/…/c", "")  # how an address is shown
+    assert ("activations" in text) == (width == 200)
 
 
 def test_a_long_list_is_cut_and_the_front_is_not():
@@ -215,13 +182,13 @@ def test_a_long_list_is_cut_and_the_front_is_not():
 
 
 def test_nothing_that_fits_is_told_with_what_is_missing():
-    told = lines(plan_text(NOTHING))
-    assert told[4:7] == [
+    rows = lines(plan_text(NOTHING))
+    assert rows[4:7] == [
         "nothing fits the request",
         "  3.1 GiB are missing on each NPU",
         "  4 hosts would do",
     ]
-    assert "rejected: 6 layouts" in told
+    assert "rejected: 6 layouts" in rows
 
 
 def test_why_a_layout_compares_it_with_the_chosen_one():
@@ -348,8 +315,8 @@ def test_the_bar_of_an_npu_adds_up_to_its_memory():
 
 
 def test_the_constants_are_those_of_the_machine():
-    found = {one.key: one.value for one in constants(REQUEST)}
-    assert set(found) == {"memory", "arithmetic", "host", "collective", "between"}
+    values = {row.key: row.value for row in constants(REQUEST)}
+    assert set(values) == {"memory", "arithmetic", "host", "collective", "between"}
     machine = REQUEST.machine
-    assert found["memory"].endswith(f"GB/s ({machine.memory * 100:.0f} % of 800)")
-    assert float(found["memory"].split()[0]) == pytest.approx(machine.memory * 800, rel=0.01)
+    assert values["memory"].endswith(f"GB/s ({machine.memory * 100:.0f} % of 800)")
+    assert float(values["memory"].split()[0]) == pytest.approx(machine.memory * 800, rel=0.01)

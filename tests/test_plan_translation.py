@@ -9,18 +9,15 @@ from string import Formatter
 
 import pytest
 
+from plan_requests import request
 from ropeway.engines.ascend_layouts import LIMITS, NOTES
 from ropeway.engines.ascend_releases import MODEL_NEEDS
-from ropeway.hardware import chip_named
-from ropeway.models.known import known
 from ropeway.models.phrases import Phrase, count, joined, phrase, translated
-from ropeway.plan.candidate import Plan, PlanRequest
+from ropeway.plan.candidate import Plan
 from ropeway.plan.choose import choose
 from ropeway.plan.load import Load
-from ropeway.plan.machine import traits
 from ropeway.report.plan import request_words, typical_error
 from ropeway.report.plan_page import chinese
-from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.model import Layout
 
 SOURCE = Path(__file__).parent.parent / "src" / "ropeway"
@@ -54,10 +51,10 @@ def fields(template: str) -> list[str]:
 
 
 def test_every_template_has_a_chinese_one_with_the_same_values() -> None:
-    found = set(templates())
-    assert len(found) > 80
-    assert found - set(TABLE) - {"{n:,} tokens/s"} == set()
-    for english in found:
+    sentences = set(templates())
+    assert len(sentences) > 80
+    assert sentences - set(TABLE) - {"{n:,} tokens/s"} == set()
+    for english in sentences:
         assert fields(TABLE[english]) == fields(english), english
 
 
@@ -79,16 +76,8 @@ def test_every_reason_of_a_release_has_a_chinese_one() -> None:
 
 
 def plan(model: str, hosts: int, **more: object) -> Plan:
-    return choose(
-        PlanRequest(
-            shape=known(model),
-            model_name=model,
-            cluster=Cluster(hosts=tuple(RemoteHost(address=f"h{n}", npus=8) for n in range(hosts))),
-            traits=traits("0.18.0"),
-            chip=chip_named("910B4"),
-            **{"load": Load(1024, 256, clients=64), **more},  # type: ignore[arg-type]
-        )
-    )
+    load = Load(1024, 256, clients=64)
+    return choose(request(model, hosts, version="0.18.0", **{"load": load, **more}))
 
 
 @pytest.mark.parametrize(

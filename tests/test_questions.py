@@ -19,15 +19,9 @@ READERS = {
 }  # fmt: skip
 # Of the others, exactly these.
 COMMANDS = {
-    ("ip", "addr"),
-    ("ip", "route"),
-    ("docker", "version"),
-    ("docker", "info"),
-    ("docker", "image", "ls"),
-    ("docker", "ps"),
-    ("docker", "inspect"),
-    ("npu-smi", "info"),
-}
+    ("ip", "addr"), ("ip", "route"), ("docker", "version"), ("docker", "info"),
+    ("docker", "image", "ls"), ("docker", "ps"), ("docker", "inspect"), ("npu-smi", "info"),
+}  # fmt: skip
 # Words with which these tools change something.
 CHANGING = {"set", "-s", "-cfg", "clear", "upgrade", "reset", "-roce_test", "rm", "kill", "start"}
 WRITING = re.compile(r"(?<![0-9])>(?!/dev/null|&)|\btee\b|\bmv\b|\bcp\b|\brm\b|\bdd\b|\bmkdir\b")
@@ -59,14 +53,14 @@ def without_quoted(text: str) -> str:
 def commands_of(text: str) -> list[tuple[str, ...]]:
     """The commands of a snippet, roughly: each word that begins one, with what follows it."""
     plain = re.sub(r"\$\(\(.*?\)\)", "number", without_quoted(text))
-    found = []
+    commands = []
     for piece in re.split(r"[;\n|&(){}]|\bdo\b|\bthen\b|\belse\b|\bif\b", plain):
         words = tuple(shlex.split(piece, comments=False))
         while words and re.fullmatch(r"[a-z]\w*=.*|!|done|fi|for|in|\$|2>&1|esac", words[0]):
             words = () if words[0] == "for" else words[1:]
         if words and re.match(r"[a-z\[]", words[0]):
-            found.append(words)
-    return found
+            commands.append(words)
+    return commands
 
 
 @pytest.mark.parametrize("ask", all_questions(), ids=lambda ask: ask.line()[:60])
@@ -101,15 +95,15 @@ def test_the_prelude_writes_nothing():
 
 
 def test_every_question_that_there_is_is_asked():
-    asked = {one.key.partition(":")[0] for one in all_questions() if isinstance(one, Question)}
-    assert asked | {"hccn-ping"} == {question.key for question in ALL}
+    keys = {ask.key.partition(":")[0] for ask in all_questions() if isinstance(ask, Question)}
+    assert keys | {"hccn-ping"} == {question.key for question in ALL}
 
 
 def test_a_question_comes_after_those_that_it_depends_on():
-    keys = [one.key for one in questions()]
-    for one in questions():
-        for other in filter(None, (one.after, one.unless)):
-            assert keys.index(other) < keys.index(one.key)
+    keys = [question.key for question in questions()]
+    for question in questions():
+        for other in filter(None, (question.after, question.unless)):
+            assert keys.index(other) < keys.index(question.key)
 
 
 def test_a_path_with_anything_in_it_stays_one_argument():

@@ -223,6 +223,10 @@ def test_beyond_loopback_a_key_is_needed(address: str) -> None:
         ("workload: {temperature: 2.5}", "workload.temperature", "at most 2, not `2.5`"),
         ("workload: {clients: 1e3}", "workload.clients", "whole number, not `1000.0`"),
         ("runtime: {command: podman}", "runtime", "containers"),
+        ("workload: {rate: 0}", "workload.rate", "more than 0, not `0`"),
+        ("serve: {max_sequences: 0}", "serve.max_sequences", "at least 1, not `0`"),
+        ("serve: {version: latest}", "serve.version", '`"latest"`'),
+        ("serve: {version: v0.11.0}", "serve.version", '`"v0.11.0"`'),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_at_its_line(line: str, path: str, word: str) -> None:
@@ -394,10 +398,6 @@ def test_chip_price_and_rate() -> None:
         ("  hbm: 64\n", "cluster.hbm", "64 bytes"),
         ("  price_per_host_hour: 0\n", "cluster.price_per_host_hour", "more than 0"),
         ("  currency: yuan\n", "cluster.currency", '`"yuan"`'),
-        ("workload: {rate: 0}\n", "workload.rate", "more than 0, not `0`"),
-        ("serve: {max_sequences: 0}\n", "serve.max_sequences", "at least 1, not `0`"),
-        ("serve: {version: latest}\n", "serve.version", '`"latest"`'),
-        ("serve: {version: v0.11.0}\n", "serve.version", '`"v0.11.0"`'),
     ],
 )
 def test_what_a_plan_cannot_be_made_from(lines: str, path: str, word: str) -> None:
@@ -405,13 +405,8 @@ def test_what_a_plan_cannot_be_made_from(lines: str, path: str, word: str) -> No
     assert error.where == "f.yaml:3"
     assert error.what.startswith(f"`{path}`")
     assert word in error.what
-
-
-def test_the_hint_for_an_unknown_chip_lists_the_known_ones() -> None:
-    error = refusal(f"{REAL}  chip: 910B5\nmodel: {{path: m}}\n")
-    assert error.hint is not None
-    assert "did you mean `910B" in error.hint
-    assert "910B1, 910B2, " in error.hint
+    if path == "cluster.chip":
+        assert "910B1, 910B2, " in str(error.hint)
 
 
 # Engine arguments as flags

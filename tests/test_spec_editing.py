@@ -2,23 +2,9 @@
 
 import pytest
 
+from plan_requests import SPEC
 from ropeway.spec.editing import Edit, apply_edits, planned_keys
 from ropeway.spec.model import parse_spec, sample_text
-
-TWO_HOSTS = """\
-# two hosts, rented until Friday
-cluster:
-  hosts:
-    - {address: 10.0.0.1, npus: 8}
-    - {address: 10.0.0.2, npus: 8}
-model:
-  path: /data/Qwen3-30B-A3B   # on the hosts
-serve:
-  layout: TP4          # what we had
-  # the front door
-  port: 8001
-x-note: 留着
-"""
 
 EDITS = (
     Edit(("serve", "layout"), "DP2×TP8", "two hosts " * 20),
@@ -33,10 +19,10 @@ HOSTS = "cluster: {local: {hosts: 2, npus: 2}}\nmodel: {name: smollm2}\n"
     "text",
     [
         sample_text(),
-        TWO_HOSTS,
+        SPEC,
         HOSTS,
         HOSTS.rstrip("\n"),
-        TWO_HOSTS.replace("\n", "\r\n"),
+        SPEC.replace("\n", "\r\n"),
         HOSTS + "serve: {kv_cache: 1GiB, layout: TP2}\n",
         HOSTS + "serve: {layout: TP2, kv_cache: 1GiB}",
         HOSTS + "serve: {}\n",
@@ -62,20 +48,20 @@ def test_values_can_be_put_into_a_spec_however_it_is_written(text):
 
 
 def test_keys_that_a_plan_wrote_are_known_by_the_reason_above_them():
-    text = apply_edits(TWO_HOSTS, EDITS)
+    text = apply_edits(SPEC, EDITS)
     # `context` was given no reason, so it counts as written by hand
     assert planned_keys(text) == {("serve", "layout"), ("serve", "memory")}
-    assert planned_keys(TWO_HOSTS) == set()
+    assert planned_keys(SPEC) == set()
     assert planned_keys(text.replace("  # plan: the engine's own\n", "")) == {("serve", "layout")}
 
 
 def test_a_new_reason_takes_the_place_of_the_old_one():
-    text = apply_edits(TWO_HOSTS, [Edit(("serve", "layout"), "TP8", "faster")])
+    text = apply_edits(SPEC, [Edit(("serve", "layout"), "TP8", "faster")])
     again = apply_edits(text, [Edit(("serve", "layout"), "TP2", "cheaper")])
     assert "  # plan: cheaper\n  layout: TP2          # what we had\n" in again
     assert "faster" not in again
 
 
 def test_what_is_deeper_than_a_section_is_made_where_it_is_missing():
-    text = apply_edits(TWO_HOSTS, [Edit(("serve", "engine_args", "block-size"), 128)])
+    text = apply_edits(SPEC, [Edit(("serve", "engine_args", "block-size"), 128)])
     assert parse_spec(text, "x").serve.engine_args == {"block-size": 128}

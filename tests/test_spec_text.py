@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ropeway.cli.init import init
@@ -33,7 +33,6 @@ SIZES = st.integers(1, 65_536)
 LAYOUTS = st.builds(Layout, tensor=SIZES, pipeline=SIZES, data=SIZES, expert=st.booleans())
 
 
-@settings(deadline=None)
 @given(LAYOUTS)
 def test_every_layout_is_read_back_from_its_name(layout: Layout) -> None:
     assert Layout.parse(str(layout)) == layout
@@ -92,7 +91,6 @@ SPECS = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(SPECS)
 def test_what_is_dumped_is_parsed_back(spec: Spec) -> None:
     assert parse_spec(dump_spec(spec), "f") == spec
@@ -131,7 +129,7 @@ def test_the_samples_further_keys_load_in_place_of_what_they_replace() -> None:
     for replaced in ("name: smollm2-moe", "layout: TP2", "kv_cache"):
         text = re.sub(rf"^ *{replaced}.*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"^( +)# ( *\w+:( |$).*)$", r"\1\2", text, flags=re.MULTILINE)
-    spec = parse_spec(re.sub(r"^(    layout:.*)", r"\1", text, flags=re.MULTILINE), "sample.yaml")
+    spec = parse_spec(text, "sample.yaml")
     assert (spec.model.path, spec.model.served_name) == ("/data/my-model", "my-model")
     assert spec.serve.layout == Layout(tensor=2, pipeline=2, expert=True)
     assert (spec.serve.memory, spec.serve.api_key_env) == (0.9, "ROPEWAY_KEY")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ropeway.errors import SpecError
@@ -203,7 +203,6 @@ PLAIN = st.recursive(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.dictionaries(TEXT, PLAIN, min_size=1, max_size=3))
 def test_what_is_dumped_is_read_back_here_and_by_yaml_1_1(data: dict[str, object]) -> None:
     text = dump_yaml(data)
@@ -211,7 +210,6 @@ def test_what_is_dumped_is_read_back_here_and_by_yaml_1_1(data: dict[str, object
     assert yaml.safe_load(text) == data
 
 
-@settings(deadline=None)
 @given(st.text(st.sampled_from("ab:- \n\t[]{},&*!|>'\"#%@`?<~0.\\x："), max_size=40))
 def test_whatever_is_written_is_read_or_refused(text: str) -> None:
     try:

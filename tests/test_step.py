@@ -139,9 +139,9 @@ LOAD = Load(400, 601, clients=256)
 
 def test_a_cycle_is_the_steps_of_one_answer() -> None:
     machine = replace(PERFECT, step=10e-3)
-    found = cycle_of(rank("TP8", machine, Load(1, 601, clients=64)), 64)
+    cycle = cycle_of(rank("TP8", machine, Load(1, 601, clients=64)), 64)
     step = costs("TP8", machine).times(Batch(64, 64, 0, context=1 + 601 / 2)).total
-    assert found.seconds == pytest.approx(600 * step, rel=0.01)
+    assert cycle.seconds == pytest.approx(600 * step, rel=0.01)
 
 
 def test_prompts_take_steps_from_generating() -> None:
@@ -182,8 +182,8 @@ def test_replicas_that_share_experts_wait_for_each_others_prompts() -> None:
 
 
 def test_fewer_sequences_than_stages_leave_stages_idle() -> None:
-    found = cycle_of(rank("TP8×PP2", PERFECT, LOAD), 1)
-    assert found.passes == 2
+    cycle = cycle_of(rank("TP8×PP2", PERFECT, LOAD), 1)
+    assert cycle.passes == 2
 
 
 def test_clients_in_step_share_the_steps_that_read_prompts() -> None:

