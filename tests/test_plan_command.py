@@ -73,6 +73,7 @@ def test_the_document_agrees_with_itself(capsys):
     assert forecast["output_low"] < forecast["output_tokens_per_s"] < forecast["output_high"]
     assert cost["per_hour"] == pytest.approx(60 * chosen["hosts"])
     tokens_per_hour = forecast["output_tokens_per_s"] * 3600
+    assert cost["per_million_tokens"] == pytest.approx(cost["per_hour"] / tokens_per_hour * 1e6)
     assert cost["job_hours"] == pytest.approx(1_000_000 * 128 / tokens_per_hour)
 
 
@@ -231,11 +232,13 @@ def test_the_choice_goes_into_the_spec_with_its_reasons_and_all_else_stays(capsy
     assert (before.cluster, before.workload) == (after.cluster, after.workload)
 
 
-def test_writing_twice_changes_nothing_more(capsys, spec):
-    run(capsys, "--write")
+def test_the_document_lists_what_was_written_and_writing_twice_changes_nothing_more(capsys, spec):
+    changes = {row["key"]: row["after"] for row in document(capsys, "--write")["written"]}
+    serve = load_spec(spec).as_json()["serve"]
+    assert "serve.layout" in changes
+    assert changes == {key: serve.get(key.removeprefix("serve.")) for key in changes}
     first = spec.read_text(encoding="utf-8")
-    plan = document(capsys, "--write")
-    assert plan["written"] == []
+    assert document(capsys, "--write")["written"] == []
     assert spec.read_text(encoding="utf-8") == first
 
 

@@ -163,7 +163,7 @@ def test_a_fitted_row_is_predicted_without_its_document() -> None:
     known_tpot = next(figure for figure in fitted.rows[0].figures if figure.name == "tpot")
     assert abs(known_tpot.error) < abs(tpot.error)
     assert tpot.others["nearest neighbour"] != pytest.approx(tpot.measured)
-    assert known_tpot.others["nearest neighbour"] == pytest.approx(known.measured)
+    assert known_tpot.others["nearest neighbour"] == pytest.approx(known_tpot.measured)
 
 
 def test_another_configuration_of_a_known_document_says_so() -> None:

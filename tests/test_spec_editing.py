@@ -1,5 +1,7 @@
 """Values put into the text of a spec: all else stays, however it is written."""
 
+import re
+
 import pytest
 
 from plan_requests import SPEC
@@ -60,6 +62,7 @@ def test_a_new_reason_takes_the_place_of_the_old_one():
     again = apply_edits(text, [Edit(("serve", "layout"), "TP2", "cheaper")])
     assert "  # plan: cheaper\n  layout: TP2          # what we had\n" in again
     assert "faster" not in again
+    assert all(line in again for line in re.findall(r"#.*|x-note: .*", SPEC))
 
 
 def test_what_is_deeper_than_a_section_is_made_where_it_is_missing():
