@@ -18,8 +18,7 @@ from ropeway.checkpoints.fetch import default_root, ensure
 from ropeway.hosts import processes
 from ropeway.hosts.base import Command, run_command
 from ropeway.hosts.local import LocalHost
-from ropeway.launch.local import ray
-from ropeway.launch.local.record import from_record, scratch_of
+from ropeway.launch.local.steps import from_record, ray_settings, scratch_of
 
 ROPEWAY = str(Path(sys.executable).parent / "ropeway")
 # Of this process alone: a run of the tests that was killed must not stop the next one.
@@ -39,7 +38,7 @@ RANKS = """\
 import json, logging, ray
 from ray._private.state import actors
 ray.init(logging_level=logging.ERROR, log_to_driver=False)
-hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in ray_nodes()}
 print(json.dumps([
     {"kind": actor["ActorClassName"], "state": actor["State"], "pid": actor["Pid"],
      "address": actor["Address"]["IPAddress"] or hosts.get(actor["Address"].get("NodeID"))}
@@ -91,7 +90,7 @@ class Service:
     def rank_hosts(self) -> list[str]:
         """Where Ray says the ranks are: one address per rank that is alive."""
         deployment = from_record((SCRATCH / "deployment.json").read_text(), "record")
-        question = Command((deployment.python, "-c", RANKS), ray.settings(deployment))
+        question = Command((deployment.python, "-c", RANKS), ray_settings(deployment))
         found = run_command(LocalHost(), question, timeout=60).check(
             "Ray does not answer", where="head"
         )

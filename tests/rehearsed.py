@@ -12,6 +12,7 @@ import pytest
 from ropeway.cli.call import Call
 from ropeway.cli.main import exit_code
 from ropeway.hosts.child import sleep_cancellable
+from ropeway.launch.clock import Clock
 from ropeway.sim.faults import faulty_fleet
 from ropeway.sim.launching import Rehearsal, rehearsal_spec
 from ropeway.sim.machine import Fleet, Trouble, sound_fleet
@@ -23,8 +24,8 @@ QUICK = Pace()
 _YIELD_SECONDS = 1e-4  # of real time: the others get their turn, and a cancelled token is noticed
 
 
-class JumpingClock:
-    """A launch.clock.Clock on which no time is lost: whoever sleeps moves it on at once.
+class JumpingClock(Clock):
+    """A clock on which no time is lost: whoever sleeps moves it on at once.
 
     What several threads sleep at the same time adds up.
     """

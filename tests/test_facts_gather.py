@@ -70,15 +70,17 @@ def test_what_is_not_understood_is_told_once_with_its_npu():
 CONTAINER = {"name": "/x", "image": "i", "privileged": True, "devices": []}
 
 
-@pytest.mark.parametrize("devices", [[], [{"PathOnHost": "/dev/davinci1"}]])
-def test_a_privileged_container_holds_every_npu_of_the_host(devices):
+@pytest.mark.parametrize(
+    ("devices", "numbers"), [([], ()), ([{"PathOnHost": "/dev/davinci1"}], (1,))]
+)
+def test_a_privileged_container_has_the_npus_that_it_was_given_by_name(devices, numbers):
     row = json.dumps({**CONTAINER, "devices": devices})
     facts = facts_of(
         answered(driver.DEVICES, "davinci0\ndavinci1\ndavinci10\n"),
         answered(containers.CONTAINERS, row + "\n"),
     )
     assert facts.docker is not None
-    assert facts.docker.containers == (Container("x", "i", (0, 1, 10), privileged=True),)
+    assert facts.docker.containers == (Container("x", "i", numbers, privileged=True),)
 
 
 def test_a_model_that_cannot_be_listed_says_why():

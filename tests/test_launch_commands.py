@@ -13,16 +13,14 @@ from ropeway.errors import LayoutError, Refused
 from ropeway.facts.ascend.driver import USUAL
 from ropeway.facts.host import HostFacts, Nic, Npu
 from ropeway.launch import docker
-from ropeway.launch.author import Author
-from ropeway.launch.changes import changes, differences
-from ropeway.launch.complete import Known, complete
+from ropeway.launch.checks import changes, differences
+from ropeway.launch.complete import Known, complete, place
 from ropeway.launch.docker import Mount, mount_option
 from ropeway.launch.dry_run import dry_run
-from ropeway.launch.image import derive_argvs, derived_name, image_name, mirrored
+from ropeway.launch.images import derive_argvs, derived_name, image_name, mirrored
 from ropeway.launch.labels import labels_of, read_containers
-from ropeway.launch.placement import place
-from ropeway.launch.rollout import Rollout, mount_of
-from ropeway.launch.service import Service
+from ropeway.launch.lock import Author
+from ropeway.launch.rollout import Rollout, Service, mount_of
 from ropeway.models.known import known
 from ropeway.spec.cluster import Runtime
 from ropeway.spec.model import Layout, Spec, parse_spec

@@ -12,7 +12,7 @@ from rehearsed import Cluster, Make, cluster, fleet_with  # noqa: F401
 from ropeway.hosts.child import sleep_cancellable
 from ropeway.sim.faults import LAUNCH_FAULTS
 from ropeway.sim.launching import IssuedCommand, Rehearsal
-from ropeway.sim.machine import Fleet, Machine, Trouble
+from ropeway.sim.machine import Container, Fleet, Machine, Trouble
 from ropeway.spec.cluster import Cluster as Hosts
 from ropeway.spec.cluster import RemoteHost
 
@@ -49,9 +49,6 @@ REFUSALS = {
     "container-holds:host2": (
         "NPUs that the spec names are in use", "container `old-vllm`", "docker stop",
     ),
-    "container-privileged:host2": (
-        "NPUs that the spec names are in use", "container `old-vllm`", "docker stop",
-    ),
     "npu-busy:host2:5": (
         "NPUs that the spec names are in use", "VLLMEngineCor", "devices",
     ),
@@ -71,6 +68,26 @@ def test_what_is_in_the_way_is_told_and_nothing_is_started(fault: str, cluster: 
         assert words in told(two)
     assert not any(command.starts_containers for command in two.virtual.commands)
     assert two.remains() == []
+
+
+def test_a_privileged_container_that_uses_no_npu_is_a_warning(cluster: Make):  # noqa: F811
+    two = cluster(fleet_with("container-privileged:host2"))
+    assert two.run("up") == 0, two.err
+    assert "`old-vllm` is privileged and could use every NPU of host2" in two.err
+
+
+def test_a_privileged_container_does_not_hide_processes_on_npus(cluster: Make):  # noqa: F811
+    two = cluster(fleet_with("container-privileged:host2", "npu-busy:host2:5"))
+    assert two.run("up") == 2
+    assert "on /dev/davinci5" in told(two)
+    assert two.virtual.remains() == ()
+
+
+def test_a_privileged_container_with_npus_by_name_holds_them(cluster: Make):  # noqa: F811
+    holder = Container("old-vllm", "vllm-ascend:old", (0, 1), privileged=True)
+    two = cluster(changed(fleet_with(), 1, containers=(holder,)))
+    assert two.run("up") == 2
+    assert "container `old-vllm`" in told(two)
 
 
 def test_room_for_the_image_is_asked_only_of_who_lacks_it(cluster: Make):  # noqa: F811

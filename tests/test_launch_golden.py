@@ -16,12 +16,11 @@ from ropeway.engines.ascend_releases import release_of
 from ropeway.engines.base import Node, Replica
 from ropeway.errors import RopewayError
 from ropeway.hosts.base import Command, shell_line
-from ropeway.launch.author import Author
 from ropeway.launch.complete import Known, complete
 from ropeway.launch.dry_run import EVERY_HOST, ON_HOST, dry_run
-from ropeway.launch.image import image_name
-from ropeway.launch.rollout import Rollout
-from ropeway.launch.service import Service
+from ropeway.launch.images import image_name
+from ropeway.launch.lock import Author
+from ropeway.launch.rollout import Rollout, Service
 from ropeway.models.known import known
 from ropeway.spec.model import parse_spec
 

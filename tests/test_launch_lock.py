@@ -14,9 +14,7 @@ import pytest
 from rehearsed import Make, cluster, fleet_with  # noqa: F401
 from ropeway.errors import HostError, Refused
 from ropeway.hosts.local import LocalHost
-from ropeway.launch.audit import APPEND
-from ropeway.launch.author import Author
-from ropeway.launch.lock import CHECK, LOCK, locked
+from ropeway.launch.lock import APPEND, CHECK, LOCK, Author, locked
 from ropeway.launch.start import RUN_EACH, UNDO
 from ropeway.sim.launching import IssuedCommand
 from ropeway.sim.machine import Trouble

@@ -19,9 +19,8 @@ from ropeway.hosts.ssh import SshHost
 from ropeway.launch import docker
 from ropeway.launch.dry_run import dry_run
 from ropeway.launch.labels import labels_of, list_argv, read_containers
-from ropeway.launch.rollout import Rollout
+from ropeway.launch.rollout import Rollout, Service
 from ropeway.launch.scripts import FOLDER
-from ropeway.launch.service import Service
 from ropeway.spec.model import Spec
 from sshd import sshd, why_not
 from test_launch_commands import ME, service_of, spec_of

@@ -12,7 +12,7 @@ from ropeway.errors import HostError
 from ropeway.hosts.base import Command, Result, shell_line
 from ropeway.hosts.local import LocalHost
 from ropeway.launch.files import Draft, write_files
-from ropeway.launch.poll import LogReader, Status, poll
+from ropeway.launch.logs import LogReader, Status, poll
 from ropeway.launch.start import RUN_EACH
 
 

@@ -22,11 +22,10 @@ from ropeway.errors import Exit, HostError, LaunchError, Refused
 from ropeway.hosts import processes
 from ropeway.hosts.base import run_command
 from ropeway.hosts.local import LocalHost
-from ropeway.launch.local.record import as_record, scratch_of
+from ropeway.hosts.processes import find
+from ropeway.launch.local.life import deployment_of, parts, services, take_down
 from ropeway.launch.local.run import start
-from ropeway.launch.local.status import deployment_of, parts, running, services
-from ropeway.launch.local.steps import probe_of
-from ropeway.launch.local.takedown import take_down
+from ropeway.launch.local.steps import as_record, probe_of, scratch_of
 from ropeway.spec.model import Layout, Serve
 
 ROOT = Path(__file__).parent.parent
@@ -108,7 +107,7 @@ def plan(tmp_path) -> Iterator[Deployment]:
 
 def is_clean(plan: Deployment) -> bool:
     """Whether nothing but the logs is left."""
-    return not running(plan.service) and not Path(plan.scratch).exists()
+    return not find(plan.service) and not Path(plan.scratch).exists()
 
 
 def test_it_is_up_when_a_token_came_and_down_leaves_nothing(plan):
@@ -116,7 +115,7 @@ def test_it_is_up_when_a_token_came_and_down_leaves_nothing(plan):
     start(plan, HOSTS, told.append)
     assert told[:3] == ["make the log folder", "write down what runs here", "start the engine: TP1"]
     assert told[-1] == "waiting for the first token"
-    [part] = parts(running(plan.service))
+    [part] = parts(find(plan.service))
     assert (part.host, part.role, len(part.pids)) == ("host0", "engine", 1)
     assert part.memory_bytes > 10**6
     assert os.getsid(part.pids[0]) == part.pids[0] != os.getsid(0), "it does not hang on us"
@@ -151,18 +150,18 @@ def test_an_engine_that_wants_a_key_is_asked_with_it(plan, monkeypatch):
     monkeypatch.setenv("MY_KEY", "s3cr3t")
     plan = replace(plan, serve=plan.serve.model_copy(update={"api_key_env": "MY_KEY"}))
     start(plan, HOSTS, lambda _: None)
-    assert "s3cr3t" not in "".join(process.title for process in running(plan.service))
+    assert "s3cr3t" not in "".join(process.title for process in find(plan.service))
     monkeypatch.setenv("MY_KEY", "wrong")
     assert not run_command(LocalHost(), probe_of(plan)).ok
 
 
 def test_a_second_start_is_refused_and_harms_nothing(plan):
     start(plan, HOSTS, lambda _: None)
-    before = running(plan.service)
+    before = find(plan.service)
     with pytest.raises(Refused, match=f"`{plan.service}` is already running") as caught:
         start(plan, HOSTS, lambda _: None)
     assert f"pid {before[0].pid}" in caught.value.evidence[0]
-    after = running(plan.service)
+    after = find(plan.service)
     assert [process.pid for process in after] == [process.pid for process in before]
     assert run_command(LocalHost(), probe_of(plan)).ok
 
@@ -173,7 +172,7 @@ def test_a_start_beside_another_that_has_the_name_already_is_refused_and_harms_n
     with pytest.raises(Refused, match="is being started by somebody else, or was not taken down"):
         start(plan, HOSTS, lambda _: None)
     assert (Path(plan.scratch) / "theirs").exists()
-    assert not running(plan.service)
+    assert not find(plan.service)
 
 
 def test_an_engine_that_dies_is_told_with_its_root_cause_and_undone(plan):
@@ -216,7 +215,7 @@ def test_a_step_that_fails_is_undone(plan, tmp_path):
 CALLER = """
 import sys
 from ropeway.hosts.interrupts import interruptible
-from ropeway.launch.local.record import from_record
+from ropeway.launch.local.steps import from_record
 from ropeway.launch.local.run import start
 from test_lifecycle import HOSTS, failing
 plan = from_record(sys.stdin.read(), "stdin")

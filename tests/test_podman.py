@@ -15,8 +15,7 @@ from ropeway.launch.checks import check_hosts
 from ropeway.launch.docker import in_utc
 from ropeway.launch.dry_run import dry_run
 from ropeway.launch.logs import line_of
-from ropeway.launch.rollout import Rollout
-from ropeway.launch.service import Service
+from ropeway.launch.rollout import Rollout, Service
 from test_launch_commands import ME, service_of, spec_of
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ropeway.hosts import processes
-from ropeway.launch.local.takedown import note_shared_memory, take_down
+from ropeway.launch.local.life import note_shared_memory, take_down
 
 # A leader that starts a child whose environment is empty, says its pid, and waits.
 CLEANED = """

@@ -12,9 +12,8 @@ from rehearsed import QUICK, Cluster, Make, cluster, fleet_with, remains  # noqa
 from ropeway.cli.main import exit_code
 from ropeway.errors import ConnectionLost, Refused
 from ropeway.hosts.base import Result
-from ropeway.launch.author import Author
-from ropeway.launch.lock import LOCK, locked
-from ropeway.launch.poll import POLL
+from ropeway.launch.lock import LOCK, Author, locked
+from ropeway.launch.logs import POLL
 from ropeway.sim.launching import IssuedCommand, LaunchHost, Rehearsal, rehearsal_spec
 from ropeway.sim.machine import Trouble
 from waiting import wait_for
@@ -273,7 +272,7 @@ def test_a_bundle_has_everything_but_secrets(guarded: Cluster):
 
 def test_rehearse_brings_up_tells_and_takes_down(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ropeway.cli.rehearsal._PACE", QUICK)
+    monkeypatch.setattr("ropeway.cli.up._PACE", QUICK)
     assert exit_code(["up", "--rehearse", "3x8-910B3"]) == 0
     said = capsys.readouterr()
     assert "model is up at" in said.out

@@ -16,8 +16,8 @@ from ropeway.hosts.base import Host
 from ropeway.hosts.interrupts import interruptible
 from ropeway.hosts.local import LocalHost
 from ropeway.launch.local.prepare import Place, check, complete, virtual_nodes
-from ropeway.launch.local.record import SCRATCH_PARENT
 from ropeway.launch.local.run import refuse_second, start
+from ropeway.launch.local.steps import SCRATCH_PARENT
 from ropeway.models.read import read_model
 from ropeway.models.shape import ModelShape
 from ropeway.plan.layout import check as check_layout

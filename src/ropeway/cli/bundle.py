@@ -21,9 +21,9 @@ from ropeway.facts.questions import questions
 from ropeway.facts.transcript import Transcript, ask_for_transcript
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import run_on_all
-from ropeway.launch.audit import read_audit
+from ropeway.launch.life import Reached
+from ropeway.launch.lock import read_audit
 from ropeway.launch.logs import recent_lines
-from ropeway.launch.reach import Reached
 from ropeway.report.console import Screen
 from ropeway.spec.model import dump_spec
 

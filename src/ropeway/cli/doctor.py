@@ -10,8 +10,7 @@ from pathlib import Path
 import click
 
 from ropeway.cli.bringup import read_spec
-from ropeway.cli.host_argument import remote_host
-from ropeway.cli.options import config_option, screen_options
+from ropeway.cli.options import config_option, remote_host, screen_options
 from ropeway.doctor.checks import examine
 from ropeway.doctor.cluster import Cluster as ClusterFacts
 from ropeway.doctor.cluster import Requirements

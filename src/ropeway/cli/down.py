@@ -9,11 +9,9 @@ from ropeway.cli.options import screen_options
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch import life
-from ropeway.launch.audit import audited
-from ropeway.launch.author import current_author
-from ropeway.launch.local.record import scratch_of
-from ropeway.launch.local.takedown import take_down
-from ropeway.launch.lock import locked
+from ropeway.launch.local.life import take_down
+from ropeway.launch.local.steps import scratch_of
+from ropeway.launch.lock import audited, current_author, locked
 from ropeway.report.console import Screen
 
 

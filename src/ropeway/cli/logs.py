@@ -9,9 +9,9 @@ from ropeway.cli.options import screen_options
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Refused
 from ropeway.hosts.local import LocalHost
-from ropeway.launch.local.status import deployment_of, new_log_text
+from ropeway.launch.life import Reached
+from ropeway.launch.local.life import deployment_of, new_log_text
 from ropeway.launch.logs import Line, follow, recent_lines
-from ropeway.launch.reach import Reached
 from ropeway.report.console import Screen
 
 

@@ -12,7 +12,7 @@ from ropeway.cli.options import config_option, dry_run_option, screen_options
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.hosts.connect import connected
 from ropeway.hosts.interrupts import interruptible
-from ropeway.launch.author import current_author
+from ropeway.launch.lock import current_author
 from ropeway.report.console import Screen
 from ropeway.units import format_bytes
 from ropeway.weights.dry_run import forecast, steps

@@ -4,13 +4,16 @@ Each is a decorator, to be placed below `@click.command()`.
 """
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
 from ropeway.cli.call import current_call
+from ropeway.errors import Refused
 from ropeway.report.console import Screen
+from ropeway.spec.cluster import RemoteHost
 from ropeway.spec.model import DEFAULT_FILE
 
 config_option = click.option(
@@ -70,3 +73,23 @@ def with_options(
     for option in reversed(options):
         verb = option(verb)
     return verb
+
+
+_TARGET = re.compile(r"(?:(?P<user>[^@\s]+)@)?(?P<address>[^@\s]+?)(?::(?P<port>\d{1,5}))?")
+
+
+def remote_host(text: str) -> RemoteHost:
+    """Return `user@address:port` as a host of the spec. Raises Refused."""
+    match = _TARGET.fullmatch(text)
+    if match is None:
+        raise Refused(f"`{text}` is not a host", hint="write it like `root@192.168.0.147:22`")
+    port = match["port"]
+    try:
+        return RemoteHost(
+            address=match["address"],
+            npus=1,
+            user=match["user"],
+            port=int(port) if port else None,
+        )
+    except ValueError as error:
+        raise Refused(f"`{text}` is not a host", evidence=str(error).splitlines()[1:3]) from None

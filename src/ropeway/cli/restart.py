@@ -8,10 +8,8 @@ from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Refused
 from ropeway.hosts.interrupts import interruptible
 from ropeway.launch import life
-from ropeway.launch.audit import audited
-from ropeway.launch.author import current_author
 from ropeway.launch.clock import SYSTEM_CLOCK
-from ropeway.launch.lock import locked
+from ropeway.launch.lock import audited, current_author, locked
 from ropeway.report.console import Screen
 
 

@@ -8,9 +8,10 @@ from ropeway.cli.options import screen_options
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Exit
 from ropeway.hosts.local import LocalHost
-from ropeway.launch.local.status import deployment_of, parts, reason_not_serving, running
+from ropeway.hosts.processes import find
+from ropeway.launch.life import Reached
+from ropeway.launch.local.life import deployment_of, parts, reason_not_serving
 from ropeway.launch.probe import unready
-from ropeway.launch.reach import Reached
 from ropeway.report.console import Screen
 from ropeway.report.text import containers_table, status_table
 
@@ -40,7 +41,7 @@ def _local_status(target: Target, screen: Screen) -> bool:
     """Show what runs on this machine; return whether it serves."""
     user = os.getuid()
     name = target.local_service(user)
-    processes = parts(running(name)) if name else ()
+    processes = parts(find(name)) if name else ()
     if name is None or not processes:
         screen.answer("nothing is running" if name is None else f"`{name}` is not running")
         screen.result({"name": name, "serving": False, "parts": []})

@@ -13,11 +13,10 @@ from pathlib import Path
 import click
 
 from ropeway.cli.call import current_call
-from ropeway.cli.host_argument import remote_host
-from ropeway.cli.options import config_option, with_options
+from ropeway.cli.options import config_option, remote_host, with_options
 from ropeway.hosts.connect import connected
-from ropeway.launch.local.status import services
-from ropeway.launch.reach import Reached, only_service, reach_by_host, reach_by_spec
+from ropeway.launch.life import Reached, only_service, reach_by_host, reach_by_spec
+from ropeway.launch.local.life import services
 from ropeway.spec.model import Spec, load_spec, local_spec
 
 

@@ -1,6 +1,9 @@
-"""`ropeway up`: bring the model up and leave it running."""
+"""`ropeway up`: bring the model up and leave it running, or rehearse that on virtual hosts."""
 
+import os
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,13 +14,159 @@ from ropeway.bench.record import new_run_dir
 from ropeway.cli.bringup import bring_up, deployment_for, read_spec, start_context, with_flags
 from ropeway.cli.call import current_call
 from ropeway.cli.options import config_option, dry_run_option, screen_options, yes_option
-from ropeway.cli.rehearsal import rehearsal, rehearsed_spec, take_down_again
 from ropeway.cli.target import checked_name
-from ropeway.cli.up_hosts import Options, up_hosts
 from ropeway.errors import Refused
-from ropeway.launch.local.steps import dry_run as script_of
+from ropeway.hosts.connect import connected
+from ropeway.hosts.interrupts import interruptible
+from ropeway.launch import up as launching
+from ropeway.launch.checks import Difference
+from ropeway.launch.clock import SYSTEM_CLOCK
+from ropeway.launch.life import service_state, take_down
+from ropeway.launch.local.steps import dry_run as local_script
+from ropeway.launch.lock import current_author, locked
+from ropeway.launch.rollout import Service
+from ropeway.launch.up import Caller, Outcome, Preparation, check_spec, prepare
 from ropeway.report.console import Screen
-from ropeway.spec.model import Spec, dump_spec
+from ropeway.sim.faults import faulty_fleet
+from ropeway.sim.launching import Rehearsal, rehearsal_spec
+from ropeway.sim.virtual_engine import Pace
+from ropeway.spec.model import Spec, dump_spec, load_spec
+
+# Quick enough to watch, slow enough to see the steps; a real engine takes minutes.
+_PACE = Pace(latency=0.05, pull=3.0, begin=0.5, join=0.5, start=6.0)
+
+
+def rehearsal(fleet: str, faults: Sequence[str]) -> Rehearsal:
+    """Return virtual hosts: `2x8-910B4`, with faults like `link-down:host2:3`. Raises Refused."""
+    return Rehearsal(faulty_fleet(fleet, faults, launch=True), _PACE)
+
+
+def rehearsed_spec(virtual: Rehearsal, config: Path | None) -> Spec:
+    """Return the spec of `config`, or one that uses all of the hosts.
+
+    Raises Refused or SpecError.
+    """
+    spec = load_spec(config) if config else rehearsal_spec(virtual.fleet)
+    if spec.cluster.is_local:
+        raise Refused(
+            "`cluster.local` needs no rehearsal: it runs on this machine",
+            where=str(config),
+            hint="ropeway up",
+        )
+    return spec
+
+
+def take_down_again(virtual: Rehearsal, spec: Spec, screen: Screen) -> None:
+    """Take the service of a rehearsal down."""
+    runtime = spec.runtime.command
+    with (
+        virtual.connected(spec.cluster) as every,
+        screen.step(f"take `{spec.name}` down again") as step,
+    ):
+        hosts = {host.name: host for host in every}
+        state = service_state(hosts, runtime, spec.name)
+        count = take_down(hosts, runtime, spec.name, state)
+        step.ok(f"{count} containers on {len(hosts)} virtual hosts, which end here")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the spec. `folder` is where this run keeps its files."""
+
+    folder: Path
+    dry_run: bool = False
+    yes: bool = False
+    ssh_config: str | None = None
+
+
+def up_hosts(spec: Spec, options: Options, screen: Screen) -> None:
+    """Bring the spec's service up on its hosts, or show how."""
+    check_spec(spec, os.environ)
+    author = current_author()
+    connect = current_call().connect or connected
+    with (
+        interruptible(),
+        connect(spec.cluster, ssh_config=options.ssh_config) as hosts,
+        ExitStack() as stack,
+    ):
+        if options.dry_run:
+            preparation = prepare(spec, hosts, screen, may_fail=True)
+            _show_script(preparation, *launching.script_of(preparation, author), screen)
+            return
+        with screen.step(f"lock {len(hosts)} hosts") as step:
+            lock = stack.enter_context(locked(hosts, author))
+            step.ok()
+        preparation = prepare(spec, hosts, screen, may_fail=False)
+        outcome = launching.up(preparation, lock, _caller(spec, options, screen))
+        _show_outcome(outcome, options.folder, screen)
+
+
+def _caller(spec: Spec, options: Options, screen: Screen) -> Caller:
+    def confirm(differences: Sequence[Difference], count: str) -> None:
+        lines = "\n".join(map(str, differences))
+        screen.say(lines or "the spec is the same; what runs differs from it")
+        question = f"replace {count} of `{spec.name}`?"
+        if not options.yes and not click.confirm(question, err=True):
+            raise click.Abort
+
+    def keep(script: str) -> None:
+        """Keep what this run is about in its folder."""
+        options.folder.mkdir(parents=True)
+        current_call().folder = options.folder
+        (options.folder / "spec.yaml").write_text(dump_spec(spec), encoding="utf-8")
+        (options.folder / "commands.sh").write_text(f"{script}\n", encoding="utf-8")
+
+    def save_log(name: str, text: str) -> str:
+        path = options.folder / f"{name.replace('/', '-')}.log"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    clock = current_call().clock or SYSTEM_CLOCK
+    return Caller(screen, os.environ, confirm, keep, save_log, clock)
+
+
+def _show_script(preparation: Preparation, script: str, service: Service, screen: Screen) -> None:
+    screen.write(f"{script}\n")
+    screen.result(
+        {
+            "script": script,
+            "layout": str(preparation.spec.serve.layout),
+            "release": service.replicas[0].release.version,
+            "assumed": list(service.assumed),
+            "notes": list(service.notes),
+        }
+    )
+
+
+def _show_outcome(outcome: Outcome, folder: Path, screen: Screen) -> None:
+    service = outcome.service
+    if outcome.seconds is None:
+        screen.answer(f"`{service.name}` is up already, and as the spec wants it")
+        screen.result({"name": service.name, "url": service.url, "changed": []})
+        return
+    replica = service.replicas[0]
+    screen.answer(f"{replica.served_name} is up at {service.url}")
+    if service.url.startswith("http://127."):
+        port, head = service.spec.serve.port, service.head.name
+        screen.hint(
+            f"it listens on the loopback of {head}; from here:\n"
+            f"ssh -N -L {port}:127.0.0.1:{port} {head}"
+        )
+    screen.hint(f"ropeway chat --url {service.url}\nropeway down --name {service.name}")
+    screen.result(
+        {
+            "name": service.name,
+            "url": service.url,
+            "model": replica.served_name,
+            "layout": str(replica.layout),
+            "replicas": len(service.replicas),
+            "release": replica.release.version,
+            "image": service.image,
+            "start_seconds": round(outcome.seconds, 1),
+            "folder": str(folder),
+            "notes": list(service.notes),
+        }
+    )
 
 
 @click.command()
@@ -92,7 +241,7 @@ def _up_local(spec: Spec, folder: Path, screen: Screen, *, dry_run: bool) -> Non
     """Bring the service up on this machine."""
     context = start_context(spec, screen)
     deployment = deployment_for(context, spec.serve.layout, folder)
-    script = script_of(deployment)
+    script = local_script(deployment)
     if dry_run:
         screen.answer(script)
         screen.result({"script": script, "layout": str(deployment.layout)})

@@ -96,9 +96,11 @@ def _living_holder(npu: Npu) -> Evidence:
 def _held_by_containers(cluster: Cluster) -> Iterator[Hit]:
     for host in cluster.hosts:
         for container in host.docker.containers if host.docker else ():
-            if container.devices:
-                locations = tuple(Location(host.name, device) for device in container.devices)
-                evidence = f"/dev/davinci{format_ranges(container.devices)}"
+            every = tuple(npu.device for npu in host.npus) or tuple(range(host.devices or 0))
+            devices = every if container.privileged else container.devices
+            if devices:
+                locations = tuple(Location(host.name, device) for device in devices)
+                evidence = f"/dev/davinci{format_ranges(devices)}"
                 yield Hit(locations, evidence, {"container": container.name})
 
 

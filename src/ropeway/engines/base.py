@@ -1,18 +1,17 @@
 """The contract of an engine: what is the same for each, and what each must say of itself.
 
 An engine is a subclass of Replica in a module of its own. It decides and never acts: it returns
-commands and variables, and reads text. Whatever starts one, in containers or as processes of this
+commands and variables. Whatever starts one, in containers or as processes of this
 machine, asks for these alone.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from ropeway.errors import LayoutError
 from ropeway.models.shape import ModelShape
-from ropeway.spec.model import EngineName, Layout, Serve
+from ropeway.spec.model import Layout, Serve
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,6 @@ class Replica(ABC):
     model    its directory, as the engine sees it
     address  where the API listens, on the head; port: at which port
     """
-
-    engine: ClassVar[EngineName]
 
     nodes: tuple[Node, ...]
     model: str
@@ -96,16 +93,6 @@ class Replica(ABC):
     @abstractmethod
     def environment(self, node: Node) -> Mapping[str, str]:
         """Return the variables of everything that runs on this node; `serve.env` wins."""
-
-    @staticmethod
-    @abstractmethod
-    def activity(log: str) -> str:
-        """Say in a few words what the engine is doing, from its log so far."""
-
-    @staticmethod
-    @abstractmethod
-    def listening(log: str) -> bool:
-        """Whether the engine says that it answers requests; only then is it asked for a token."""
 
 
 def check_size(layout: Layout, nodes: tuple[Node, ...]) -> None:

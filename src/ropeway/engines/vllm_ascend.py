@@ -13,7 +13,6 @@ vllm-project/vllm-ascend; docs/versions.md says where the version data comes fro
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
 
 from ropeway.engines import ascend_flags, ascend_layouts, ascend_settings, vllm
 from ropeway.engines.ascend_backends import (
@@ -28,7 +27,6 @@ from ropeway.engines.base import Node, Replica
 from ropeway.errors import LayoutError, Refused
 from ropeway.models.shape import ModelShape
 from ropeway.spec.engine_args import engine_argument_flags
-from ropeway.spec.model import EngineName
 from ropeway.spec.types import bracketed
 
 # Before, the plug-in's worker did not read it and sized the cache by itself (worker/worker.py).
@@ -47,8 +45,6 @@ class AscendReplica(Replica):
     privileged    its containers see every NPU of their host, under the host's numbers
     ray           the version of Ray in the image, "" where it is not known
     """
-
-    engine: ClassVar[EngineName] = "vllm-ascend"
 
     release: Release
     family: str
@@ -172,9 +168,6 @@ class AscendReplica(Replica):
         if order(self.version) >= order("0.14.0rc1"):
             variables |= ascend_settings.ready_timeout(self.serve.start_timeout)
         return variables | self.settings.env
-
-    activity = staticmethod(vllm.activity)
-    listening = staticmethod(vllm.listening)
 
 
 def _chip_notes(replica: AscendReplica) -> list[str]:

@@ -3,12 +3,10 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from ropeway.engines import vllm
 from ropeway.engines.base import Node, Replica
 from ropeway.spec.engine_args import engine_argument_flags
-from ropeway.spec.model import EngineName
 
 # Measured here with the 382M MoE in bfloat16 (docs/benchmarks.md, "Memory"): a rank's resident
 # memory besides its weights, and that of the API server with one engine core.
@@ -38,8 +36,6 @@ class Deployment(Replica):
     logs      a folder for the logs; it stays
     threads   CPU threads of each rank
     """
-
-    engine: ClassVar[EngineName] = "vllm-cpu"
 
     service: str
     context: int
@@ -137,9 +133,6 @@ class Deployment(Replica):
         share = width * weight_bytes // (layout.tensor * layout.pipeline)
         per_rank = _RANK_BYTES + share + self.kv_cache
         return Memory(per_rank, _SERVER_BYTES + layout.data * _CORE_BYTES)
-
-    activity = staticmethod(vllm.activity)
-    listening = staticmethod(vllm.listening)
 
     def _joining_flags(self) -> tuple[str, ...]:
         """Ray places the ranks, and starts those of all hosts from the head."""

@@ -176,15 +176,11 @@ def _docker(answers: Answers) -> Docker:
         problem = "it is not installed"
     elif engine and engine.version is None:
         problem = problem or "the daemon does not answer"
-    everything = answers[driver.DEVICES] or ()
     return Docker(
         engine.version if engine else None,
         problem,
         answers[containers.IMAGES] or (),
-        tuple(
-            replace(container, devices=everything) if container.privileged else container
-            for container in answers[containers.CONTAINERS] or ()
-        ),
+        answers[containers.CONTAINERS] or (),
         engine.name if engine else None,
     )
 

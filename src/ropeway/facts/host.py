@@ -93,8 +93,8 @@ class Image:
 
 @dataclass(frozen=True)
 class Container:
-    """A running container; `devices` are the /dev/davinciN that it holds. A privileged one holds
-    all of the host."""
+    """A running container; `devices` are the /dev/davinciN that it was given by name. A privileged
+    one could use all of the host."""
 
     name: str
     image: str

@@ -130,10 +130,10 @@ def run_command(host: Host, command: Command, *, timeout: float = 60.0) -> Resul
     return host.run(("sh", "-c", shell_line(command)), timeout=timeout)
 
 
-def shell_block(command: Command) -> str:
-    """Return `shell_line` with each option and its value on a line of its own, for people."""
+def shell_block(argv: Sequence[str]) -> str:
+    """Return a command line with each option and its value on a line of its own, for people."""
     lines: list[list[str]] = [[]]
-    for word in command.argv:
+    for word in argv:
         full = len(lines[-1]) > 1 and len(lines) > 1
         if word.startswith("-") or full:
             lines.append([])

@@ -1,14 +1,82 @@
-"""What would make a start fail, noticed before anything is started. Pure: facts in, a refusal out.
+"""What is decided before anything is started. Pure.
 
-Each check returns the hosts that fail it, with the reason of each.
+What differs between what runs and what the spec asks for, and what to replace; and what would make
+a start fail: facts in, a refusal out. Each check returns the hosts that fail it, and why.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from ropeway.errors import Refused
 from ropeway.facts.host import HostFacts
-from ropeway.launch.rollout import Rollout
+from ropeway.launch.labels import ServiceContainer
+from ropeway.launch.rollout import ROUTER, Rollout
+from ropeway.spec.model import Spec
 from ropeway.units import format_bytes
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key of the spec: `serve.context`, before and after; None where it is not set."""
+
+    key: str
+    before: object
+    after: object
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_shown(self.before)} → {_shown(self.after)}"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Containers by name. A replica is the smallest thing that is replaced: its ranks cannot go on
+    without each other.
+
+    keep     run already as the spec wants them
+    start    are missing, or run otherwise
+    remove   run, and have to go: those that are started again among them
+    """
+
+    keep: frozenset[str]
+    start: frozenset[str]
+    remove: frozenset[str]
+
+
+def differences(before: Spec, after: Spec) -> tuple[Difference, ...]:
+    """Compare two specs key by key, in the order of the spec."""
+    old, new = dict(_flat("", before.as_json())), dict(_flat("", after.as_json()))
+    keys = dict.fromkeys((*new, *old))
+    return tuple(
+        Difference(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)
+    )
+
+
+def changes(rollout: Rollout, running: Iterable[ServiceContainer]) -> Changes:
+    """Decide what to keep, to start and to remove."""
+    current = {container.name: container for container in running}
+    same = {
+        name
+        for name, content in rollout.hashes.items()
+        if name in current and current[name].hash == content and current[name].state == "running"
+    }
+    units: dict[object, set[str]] = {}
+    for one in rollout.containers:
+        units.setdefault(ROUTER if one.role == ROUTER else one.replica, set()).add(one.name)
+    keep = {name for names in units.values() if names <= same for name in names}
+    return Changes(frozenset(keep), frozenset(rollout.hashes) - keep, frozenset(current) - keep)
+
+
+def _flat(prefix: str, value: object) -> Iterable[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
+    else:
+        yield prefix, value
+
+
+def _shown(value: object) -> str:
+    return "not set" if value is None else str(value)
+
 
 # An image of vLLM-Ascend is 15 GB to pull (recorded: the two-host report in docs/benchmarks.md) and
 # is unpacked beside that.
@@ -44,6 +112,26 @@ def check_hosts(
         if error is not None:
             raise error
     _ports(rollout, hosts, own_ports)
+
+
+def privileged_others(
+    rollout: Rollout, facts: Facts, own_containers: frozenset[str]
+) -> Iterator[str]:
+    """Yield a note for each foreign container that could use every NPU and was given none by name.
+
+    Exporters of metrics run so on many hosts and compute nothing; a process of one that does is
+    seen on its NPU, and `check_hosts` refuses that.
+    """
+    hosts_of: dict[str, list[str]] = {}
+    for host in rollout.containers_by_host:
+        docker = facts[host].docker if host in facts else None
+        for container in docker.containers if docker else ():
+            if container.privileged and container.name not in own_containers:
+                hosts_of.setdefault(container.name, []).append(host)
+    for name, hosts in hosts_of.items():
+        others = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
+        where = f"{', '.join(hosts[:3])}{others}"
+        yield f"`{name}` is privileged and could use every NPU of {where}"
 
 
 def _runtime(rollout: Rollout, hosts: Facts) -> Refused | None:

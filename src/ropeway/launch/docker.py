@@ -20,26 +20,17 @@ Runtime = Literal["docker", "podman", "nerdctl"]
 # SETGID, SETUID) lets it read models of any owner and write its caches. Recipes run with more, so
 # this was not verified on NPU hardware; `runtime.privileged` takes it all back.
 DROPPED = (
-    "AUDIT_WRITE",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETPCAP",
-    "SYS_CHROOT",
-)
+    "AUDIT_WRITE", "MKNOD", "NET_BIND_SERVICE", "NET_RAW", "SETFCAP", "SETPCAP", "SYS_CHROOT",
+)  # fmt: skip
 # msprechecker asks for at least 655,350 open files, and RDMA pins memory.
 _ULIMITS = ("memlock=-1:-1", "nofile=655350:655350")
 # What podman does by itself and Docker does not: at most 2048 threads in a container, which an
 # engine passes; logs in the journal, which drops lines that come fast; our session's proxy as the
 # container's, also for its own loopback; SELinux on every mount (this one was not verified).
 _AS_DOCKER = (
-    "--pids-limit=-1",
-    "--log-driver=k8s-file",
-    "--http-proxy=false",
-    "--security-opt",
-    "label=disable",
-)
+    "--pids-limit=-1", "--log-driver=k8s-file", "--http-proxy=false",
+    "--security-opt", "label=disable",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -230,19 +221,8 @@ def image_versions_argv(runtime: Runtime, image: str, name: str) -> tuple[str, .
 
     It runs in a container of this name, without an NPU.
     """
-    return (
-        runtime,
-        "run",
-        "--rm",
-        "--name",
-        name,
-        "--network=none",
-        "--entrypoint",
-        "python3",
-        image,
-        "-c",
-        _VERSIONS,
-    )
+    run = (runtime, "run", "--rm", "--name", name, "--network=none")
+    return (*run, "--entrypoint", "python3", image, "-c", _VERSIONS)
 
 
 def versions_in(text: str) -> dict[str, str]:

@@ -1,17 +1,17 @@
 """A service as shell commands, host by host: to read, and to paste where `up` cannot reach."""
 
 import base64
+import shlex
 from collections.abc import Iterable, Iterator
 
-from ropeway.hosts.base import Command, shell_block, shell_file, shell_line
+from ropeway.hosts.base import shell_block, shell_file
 from ropeway.launch import docker
-from ropeway.launch.author import Author
 from ropeway.launch.docker import Container
-from ropeway.launch.image import derive_argvs, mirrored
+from ropeway.launch.images import derive_argvs, mirrored
 from ropeway.launch.labels import labels_of
+from ropeway.launch.lock import Author
 from ropeway.launch.programs import NAMES, program
-from ropeway.launch.rollout import HEAD, Rollout
-from ropeway.launch.service import Service, Site
+from ropeway.launch.rollout import HEAD, Rollout, Service, Site
 
 EVERY_HOST, ON_HOST = "---- first, on every host: the programs that containers call", "---- on "
 _PROGRAMS = frozenset(f"{name}.py" for name in NAMES)
@@ -48,7 +48,7 @@ def _blocks(rollout: Rollout, base: str, author: Author) -> Iterator[tuple[str, 
     service = rollout.service
     for folder in dict.fromkeys(service.folder_on(site.name) for site in service.sites):
         programs = (shell_file(f"{folder}/{name}.py", program(name)) for name in NAMES)
-        yield EVERY_HOST, (_line("mkdir", "-p", "-m", "700", "--", folder), *programs)
+        yield EVERY_HOST, (shlex.join(("mkdir", "-p", "-m", "700", "--", folder)), *programs)
     for site in service.sites:
         address = f" ({site.node.address})" if site.node.address != site.name else ""
         yield f"{ON_HOST}{site.name}{address}", _on_host(rollout, site, base, author)
@@ -56,9 +56,10 @@ def _blocks(rollout: Rollout, base: str, author: Author) -> Iterator[tuple[str, 
     yield (
         "it is up when the head's log says `ropeway: the first token is there`:",
         (
-            f"#   {_line(*docker.logs_argv(command, head.name, follow=True))}   # on {head.host}"
+            f"#   {shlex.join(argv)}   # on {head.host}"
             for head in rollout.containers
             if head.role == HEAD
+            for argv in [docker.logs_argv(command, head.name, follow=True)]
         ),
     )
     if service.spec.serve.restart and docker.restarts_later(command):
@@ -66,19 +67,15 @@ def _blocks(rollout: Rollout, base: str, author: Author) -> Iterator[tuple[str, 
         for site in service.sites:
             names = [container.name for container in rollout.containers_by_host[site.name]]
             argv = docker.set_restart_policy_argv(command, names, "unless-stopped")
-            lines.append(f"#   {_line(*argv)}   # on {site.name}")
+            lines.append(f"#   {shlex.join(argv)}   # on {site.name}")
         yield "from then on the container engine is to restart it:", lines
-
-
-def _line(*argv: str) -> str:
-    return shell_line(Command(argv))
 
 
 def _on_host(rollout: Rollout, site: Site, base: str, author: Author) -> list[str]:
     service = rollout.service
     lines = [
         *_image(service, base),
-        _line("mkdir", "-p", "-m", "700", "--", service.folder_on(site.name), site.cache),
+        shlex.join(("mkdir", "-p", "-m", "700", "--", service.folder_on(site.name), site.cache)),
     ]
     for file in rollout.files_by_host[site.name]:
         if file.name not in _PROGRAMS:
@@ -88,7 +85,7 @@ def _on_host(rollout: Rollout, site: Site, base: str, author: Author) -> list[st
         labels = labels_of(rollout, container, author)
         restart = service.spec.serve.restart
         argv = docker.run_argv(service.spec.runtime.command, container, labels, restart=restart)
-        lines += ["", f"# the {container.role}", shell_block(Command(argv))]
+        lines += ["", f"# the {container.role}", shell_block(argv)]
     return lines
 
 
@@ -103,10 +100,10 @@ def _image(service: Service, base: str) -> list[str]:
         argvs = [docker.pull_argv(command, base)]
     else:
         argvs = [docker.pull_argv(command, source), docker.tag_argv(command, source, base)]
-    present = _line(*docker.image_argv(command, base))
-    lines = [f"{present} >/dev/null 2>&1 || {' && '.join(_line(*argv) for argv in argvs)}"]
+    present = shlex.join(docker.image_argv(command, base))
+    lines = [f"{present} >/dev/null 2>&1 || {' && '.join(shlex.join(argv) for argv in argvs)}"]
     if service.image != base:
-        lines += [_line(*argv) for argv in derive_argvs(command, base, service.image, spec)]
+        lines += [shlex.join(argv) for argv in derive_argvs(command, base, service.image, spec)]
     return lines
 
 
@@ -115,8 +112,8 @@ def _file(path: str, content: bytes) -> str:
         return shell_file(path, content.decode())
     except UnicodeDecodeError:
         text = base64.encodebytes(content).decode()
-        return f"{shell_file(f'{path}.b64', text)}\n" + _line(
-            "sh", "-c", 'base64 -d "$1.b64" >"$1" && rm "$1.b64"', "sh", path
+        return f"{shell_file(f'{path}.b64', text)}\n" + shlex.join(
+            ("sh", "-c", 'base64 -d "$1.b64" >"$1" && rm "$1.b64"', "sh", path)
         )
 
 
@@ -128,5 +125,5 @@ def _secrets(rollout: Rollout, container: Container) -> list[str]:
     for name, source in rollout.secret_sources(container).items():
         value = f'"${{{source}:?}}"' if source else '"${ROPEWAY_WORD:?a word of your own}"'
         lines.append(f"  printf 'export {name}=%q\\n' {value}")
-    file = _line(container.secrets)
+    file = shlex.quote(container.secrets)
     return ["(umask 077; {\n" + "\n".join(lines) + f"\n}} >{file})"]

@@ -13,8 +13,8 @@ from ropeway import __version__
 from ropeway.errors import HostError
 from ropeway.facts.text import whole
 from ropeway.hosts.base import Host
-from ropeway.launch.author import Author
 from ropeway.launch.docker import Container, Runtime, find_argv, in_utc, inspect_argv
+from ropeway.launch.lock import Author
 from ropeway.launch.rollout import ROUTER, Rollout
 from ropeway.spec.model import Spec
 from ropeway.spec.types import api_url
@@ -29,6 +29,16 @@ _BY, _SINCE, _VERSION = (f"ropeway.{key}" for key in ("by", "since", "version"))
 
 
 @dataclass(frozen=True)
+class _Label:
+    """An attribute of a ServiceContainer: the label with this key, empty where it has none."""
+
+    key: str
+
+    def __get__(self, container: "ServiceContainer", _owner: type) -> str:
+        return container.labels.get(self.key, "")
+
+
+@dataclass(frozen=True)
 class ServiceContainer:
     """A container of ours, as the container engine of its host describes it.
 
@@ -37,6 +47,8 @@ class ServiceContainer:
     exit_code  of its last end
     restarts   how often the container engine has started it again
     started    RFC 3339, UTC
+    endpoint   the API's base URL, of this container or of its head, as used inside the container
+    folder     the service's folder on that host
     """
 
     host: str
@@ -49,17 +61,15 @@ class ServiceContainer:
     image: str
     labels: Mapping[str, str]
 
-    @property
-    def service(self) -> str:
-        return self.labels.get(SERVICE, "")
-
-    @property
-    def run(self) -> str:
-        return self.labels.get(RUN, "")
-
-    @property
-    def role(self) -> str:
-        return self.labels.get(_ROLE, "")
+    service = _Label(SERVICE)
+    run = _Label(RUN)
+    role = _Label(_ROLE)
+    hash = _Label(_HASH)
+    url = _Label(_URL)
+    endpoint = _Label(_ENDPOINT)
+    model = _Label(_MODEL)
+    release = _Label(_RELEASE)
+    folder = _Label(_FOLDER)
 
     @property
     def replica(self) -> int:
@@ -68,32 +78,6 @@ class ServiceContainer:
     @property
     def rank(self) -> int:
         return _number(self.labels.get(_RANK))
-
-    @property
-    def hash(self) -> str:
-        return self.labels.get(_HASH, "")
-
-    @property
-    def url(self) -> str:
-        return self.labels.get(_URL, "")
-
-    @property
-    def endpoint(self) -> str:
-        """The API's base URL, of this container or of its head, as used inside the container."""
-        return self.labels.get(_ENDPOINT, "")
-
-    @property
-    def model(self) -> str:
-        return self.labels.get(_MODEL, "")
-
-    @property
-    def release(self) -> str:
-        return self.labels.get(_RELEASE, "")
-
-    @property
-    def folder(self) -> str:
-        """The service's folder on that host."""
-        return self.labels.get(_FOLDER, "")
 
     @property
     def devices(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""One start at a time on each host, and who made it.
+"""Who changes what runs on a host: the author, the lock that he holds, the audit log.
 
 The lock is held by a process on the host that lives as long as our connection: `flock` on a folder.
 Whatever ends us, Ctrl-C, a dead laptop, a cut cable, ends the connection, so a lock is never left
@@ -7,17 +7,50 @@ quarter of an hour), for the process has something to say all the time. Beside i
 holds it and since when; it counts only while the lock is held.
 """
 
+import getpass
 import json
+import os
+import secrets
+import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 
 from ropeway.errors import HostError, Refused, RopewayError, TimeLimit
 from ropeway.hosts.base import Host, room_hint
 from ropeway.hosts.child import CancelToken, cancellable
-from ropeway.hosts.fleet import run_on_all_or_raise
-from ropeway.launch.author import Author
+from ropeway.hosts.fleet import run_on_all, run_on_all_or_raise
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who changes what runs.
+
+    who    `user@machine`
+    run    a word that no other run has
+    since  UTC, like 2026-11-28T03:00:00Z
+    """
+
+    who: str
+    run: str
+    since: str
+
+    def as_holder(self) -> str:
+        """Return the author as the file beside a lock names its holder."""
+        return json.dumps(asdict(self))
+
+
+def current_author() -> Author:
+    """Return the author of this run: the user of this process, now."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name
+        user = str(os.getuid())
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Author(f"{user}@{socket.gethostname()}", secrets.token_hex(6), now)
+
 
 HELD, FREE = "ropeway: locked", "ropeway: not locked"
 _LONGEST_SECONDS = 7 * 86_400.0  # a start takes minutes
@@ -203,3 +236,46 @@ def _holder_in(text: str) -> tuple[str, str]:
         return str(holder["who"]), str(holder["since"])
     except (ValueError, KeyError, TypeError):
         return "somebody else", "some time ago"
+
+
+APPEND = f'{BASE}\nprintf "%s\\n" "$1" >>"$base/audit.log"'
+TAIL = f'{BASE}\ntail -n 200 "$base/audit.log" 2>/dev/null; true'
+
+
+@contextmanager
+def audited(
+    hosts: Iterable[Host], author: Author, service: str, verb: str, warn: Callable[[str], None]
+) -> Iterator[None]:
+    """Write the outcome of the block into the audit log of each host.
+
+    One warning names the hosts on which that fails.
+    """
+    outcome = "interrupted"
+    try:
+        yield
+        outcome = "done"
+    except Exception as error:
+        outcome = f"failed: {error}"
+        raise
+    finally:
+        entry = {**asdict(author), "verb": verb, "service": service, "outcome": outcome}
+        argv = ("sh", "-c", APPEND, "sh", json.dumps(entry))
+
+        def append(host: Host) -> None:
+            host.run(argv).check("cannot write the audit log", where=host.name)
+
+        outcomes = run_on_all(tuple(hosts), append)
+        failures = [f"{one.host.name}: {_reason(one.error)}" for one in outcomes if one.error]
+        if failures:
+            count = f"{len(failures)} of {len(outcomes)} hosts"
+            warn(f"the audit log could not be written on {count}: {'; '.join(failures)}")
+
+
+def read_audit(host: Host) -> str:
+    """Return the last lines of a host's audit log. Raises HostError."""
+    return host.run(("sh", "-c", TAIL)).stdout
+
+
+def _reason(error: RopewayError) -> str:
+    """Return an error on one line: the last words of the host, else what is wrong."""
+    return next((line for line in reversed(error.evidence) if line.strip()), error.what)

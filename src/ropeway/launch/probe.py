@@ -70,14 +70,8 @@ def unready(
 
 def _ask(host: Host, runtime: docker.Runtime, endpoint: Endpoint, seconds: float) -> str:
     secrets = f"{FOLDER}/{endpoint.container}.secrets"
-    inside = (
-        "bash",
-        "-c",
-        _INSIDE,
-        "bash",
-        secrets,
-        *_question(endpoint.url, endpoint.model, seconds),
-    )
+    question = _question(endpoint.url, endpoint.model, seconds)
+    inside = ("bash", "-c", _INSIDE, "bash", secrets, *question)
     argv = docker.exec_argv(runtime, endpoint.container, inside)
     result = host.run(argv, timeout=seconds + 30)
     return "" if result.ok else (result.stderr.strip() or result.stdout.strip() or "no answer")

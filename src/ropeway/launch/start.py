@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from ropeway.engines import vllm
 from ropeway.errors import ConnectionLost, HostError, LaunchError, RopewayError
-from ropeway.hosts.base import Command, Host, shell_line
+from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import (
     Hosts,
     OnProgress,
@@ -19,15 +21,13 @@ from ropeway.hosts.fleet import (
 from ropeway.launch import docker
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.docker import Container
-from ropeway.launch.failure import engine_failure, root_cause
 from ropeway.launch.files import Draft, write_files
 from ropeway.launch.labels import RUN, SERVICE, labels_of
 from ropeway.launch.lock import BASE, Lock
-from ropeway.launch.logs import read_logs
-from ropeway.launch.poll import LogReader, Status, poll
+from ropeway.launch.logs import LogReader, Status, poll, read_logs
 from ropeway.launch.probe import Endpoint, ask_for_tokens
-from ropeway.launch.rollout import HEAD, ROUTER, Rollout
-from ropeway.launch.service import Service
+from ropeway.launch.rollout import HEAD, ROUTER, Rollout, Service
+from ropeway.launch.starting import engine_failure, root_cause
 from ropeway.spec.types import api_url
 
 _TOKEN_SECONDS = 60.0
@@ -205,7 +205,7 @@ class ContainerStart:
         everything = len(names) == len(self.rollout.containers_by_host.get(host.name, ()))
         argvs = [docker.remove_argv(self.runtime, names)] if names else []
         argvs += [("rm", "-rf", "--", self.service.folder_on(host.name))] if everything else []
-        commands = "; ".join(map(_line, argvs))
+        commands = "; ".join(map(shlex.join, argvs))
         remote = next(
             one
             for one in self.service.spec.cluster.hosts or ()
@@ -213,7 +213,7 @@ class ContainerStart:
         )
         port = ("-p", str(remote.port)) if remote.port else ()
         login = f"{remote.user}@{remote.address}" if remote.user else remote.address
-        return _line(("ssh", *port, login, commands))
+        return shlex.join(("ssh", *port, login, commands))
 
     def _write_files(self) -> None:
         """Write programs, scripts and secrets of all hosts, in one command each."""
@@ -236,7 +236,7 @@ class ContainerStart:
         """Return the file that the container's script, and nobody else, reads."""
         sources = self.rollout.secret_sources(container)
         lines = (
-            _line(("export", f"{name}={self.secrets[source or name]}"))
+            shlex.join(("export", f"{name}={self.secrets[source or name]}"))
             for name, source in sources.items()
         )
         return "".join(f"{line}\n" for line in lines)
@@ -247,7 +247,7 @@ class ContainerStart:
 
         def run(host: Host) -> None:
             argvs = {one.name: self._run_argv(one) for one in by_host[host.name]}
-            args = (word for name, argv in argvs.items() for word in (name, _line(argv)))
+            args = (word for name, argv in argvs.items() for word in (name, shlex.join(argv)))
             result = host.run(("sh", "-c", RUN_EACH, "sh", *args), timeout=300.0 * len(argvs))
             last = next(reversed(result.stdout.split()), "")
             shown = replace(result, argv=argvs.get(last, result.argv))
@@ -307,7 +307,7 @@ class ContainerStart:
     def _activity(self, head: Container) -> str:
         """Return what an engine is doing: before it says so itself, which hosts Ray has."""
         log = self._log_of(head)
-        activity = self.service.replicas[head.replica].activity(log)
+        activity = vllm.activity(log)
         joined = [line for line in log.splitlines() if "ropeway: Ray has" in line]
         if activity == "importing vLLM" and joined:
             return joined[-1].partition("ropeway: ")[2].partition(":")[0]
@@ -316,10 +316,6 @@ class ContainerStart:
     def _log_of(self, container: Container) -> str:
         log = self._logs.get(container.name)
         return log.text if log else ""
-
-
-def _line(argv: Sequence[str]) -> str:
-    return shell_line(Command(tuple(argv)))
 
 
 def _end_of(status: Status | None) -> str:

@@ -17,20 +17,22 @@ from ropeway.facts.questions import questions
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all, run_on_all_or_raise, select
 from ropeway.hosts.interrupts import uninterrupted
-from ropeway.launch.audit import audited
-from ropeway.launch.author import Author
-from ropeway.launch.changes import Changes, Difference, changes, differences
-from ropeway.launch.checks import check_hosts
+from ropeway.launch.checks import (
+    Changes,
+    Difference,
+    changes,
+    check_hosts,
+    differences,
+    privileged_others,
+)
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.complete import Known, complete, family_of, release_for
 from ropeway.launch.docker import remove_argv
 from ropeway.launch.dry_run import dry_run
-from ropeway.launch.image import derived_name, image_name
-from ropeway.launch.images import Images, images_of
+from ropeway.launch.images import Images, derived_name, image_name, images_of
 from ropeway.launch.labels import ServiceContainer, list_argv, read_containers
-from ropeway.launch.lock import Lock
-from ropeway.launch.rollout import Rollout
-from ropeway.launch.service import Service
+from ropeway.launch.lock import Author, Lock, audited
+from ropeway.launch.rollout import Rollout, Service
 from ropeway.launch.start import ContainerStart
 from ropeway.launch.starting import start
 from ropeway.models.build import read_shape
@@ -70,31 +72,19 @@ class Narrator(Protocol):
 
 
 @dataclass(frozen=True)
-class Replacement:
-    """What would change of a service that runs already.
-
-    starting  how many containers would be started, of how many in all
-    """
-
-    service: str
-    differences: tuple[Difference, ...]
-    starting: int
-    containers: int
-
-
-@dataclass(frozen=True)
 class Caller:
     """What `up` needs of whoever calls it.
 
     variables    our environment: secrets come from it
-    confirm      returns when the replacement is to go on; else it raises
+    confirm      returns when a service that runs is to be replaced; else it raises. It gets what
+                 differs between the specs, and which containers, as `2 of 4 containers`
     on_commands  gets all that will be done, as one shell script, just before it is done
     save_log     keeps the log of a start that failed, given its name and text, and returns where
     """
 
     narrator: Narrator
     variables: Mapping[str, str]
-    confirm: Callable[[Replacement], None]
+    confirm: Callable[[Sequence[Difference], str], None]
     on_commands: Callable[[str], None]
     save_log: Callable[[str, str], str]
     clock: Clock = SYSTEM_CLOCK
@@ -206,11 +196,12 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
     """
     spec, base, running = preparation.spec, preparation.base_image, preparation.running
     draft = preparation.rollout(base)
+    own_containers = frozenset(container.name for container in running)
     check_hosts(
         draft,
         preparation.facts,
         fetching=_fetching(preparation, draft.service),
-        own_containers=frozenset(container.name for container in running),
+        own_containers=own_containers,
         own_ports=frozenset(port for container in running for port in container.ports),
     )
     rollout = _with_image(preparation, draft.service, caller)
@@ -218,11 +209,12 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
     if running and not what.start and not what.remove:
         return Outcome(rollout.service, None)
     if running:
-        changed = differences(running[0].spec, spec)
-        total = len(what.start | what.keep)
-        caller.confirm(Replacement(spec.name, changed, len(what.start), total))
+        count = f"{len(what.start)} of {len(what.start | what.keep)} containers"
+        caller.confirm(differences(running[0].spec, spec), count)
     for note in rollout.service.notes:  # before the start: some are reasons to press Ctrl-C
         caller.narrator.say(f"note: {note}")
+    for note in privileged_others(rollout, preparation.facts, own_containers):
+        caller.narrator.warn(note)
     caller.on_commands(dry_run(rollout, base, lock.author))
     attempt = ContainerStart(
         rollout=rollout,

@@ -1,6 +1,6 @@
 """`docker` on a virtual host: its images and containers are kept in memory.
 
-It answers the commands that launch/docker.py, launch/image.py and launch/labels.py make, in
+It answers the commands that launch/docker.py, launch/images.py and launch/labels.py make, in
 Docker's own words where one fails. virtual_engine.py decides what a container writes.
 """
 
@@ -262,7 +262,7 @@ class ContainerEngine:
     def _do_inspect(self, options: Options, say: Say) -> Answer:
         now = self.clock.now()
         containers = list(self._each(options))
-        if "--format" in options.named:  # launch/poll.py has the only one
+        if "--format" in options.named:  # launch/logs.py has the only one
             for one in containers:
                 state, code = self.state(one, now)
                 say(f"/{one.name} {state} {code} 0")

@@ -8,7 +8,7 @@ from ropeway.engines.vllm import hosts_needed
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import Refused
 from ropeway.facts.local import SystemFacts
-from ropeway.launch.local.record import scratch_of
+from ropeway.launch.local.steps import scratch_of
 from ropeway.models.shape import ModelShape
 from ropeway.spec.model import Layout, Spec
 from ropeway.units import format_bytes

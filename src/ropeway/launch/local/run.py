@@ -5,18 +5,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ropeway.engines import vllm
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import HostError, LaunchError, Refused, RopewayError
 from ropeway.hosts.base import Host, run_command
 from ropeway.hosts.fleet import OnProgress
 from ropeway.hosts.interrupts import uninterrupted
+from ropeway.hosts.processes import find
 from ropeway.launch import starting
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
-from ropeway.launch.failure import engine_failure, root_cause
-from ropeway.launch.local import ray
-from ropeway.launch.local.status import running
-from ropeway.launch.local.steps import Step, probe_of, steps
-from ropeway.launch.local.takedown import note_shared_memory, take_down
+from ropeway.launch.local.life import note_shared_memory, take_down
+from ropeway.launch.local.steps import Step, probe_of, ray_address, ray_nodes, steps
+from ropeway.launch.starting import engine_failure, root_cause
 
 Hosts = Mapping[str, Host]
 
@@ -36,7 +36,7 @@ def start(deployment: Deployment, hosts: Hosts, on_progress: OnProgress) -> None
 
 def refuse_second(service: str) -> None:
     """Raise Refused when this service runs already."""
-    if processes := running(service):
+    if processes := find(service):
         raise Refused(
             f"`{service}` is already running",
             evidence=tuple(f"pid {process.pid}: {process.title[:60]}" for process in processes[:3]),
@@ -74,15 +74,15 @@ class ProcessStart:
     def is_ready(self, on_progress: OnProgress) -> bool:
         """See Attempt.is_ready."""
         log = self._log()
-        activity = self.deployment.activity(log)
+        activity = vllm.activity(log)
         on_progress(activity)
         if activity != self._activity:  # an engine makes its shared memory while it starts
             note_shared_memory(self.deployment.service, self.deployment.scratch)
             self._activity = activity
-        if not any(process.role == "engine" for process in running(self.deployment.service)):
+        if not any(process.role == "engine" for process in find(self.deployment.service)):
             where = self.deployment.engine_log
             raise LaunchError("the engine ended while it was starting", where=where)
-        if self.deployment.listening(log):
+        if vllm.listening(log):
             answer = run_command(self._head, probe_of(self.deployment), timeout=90.0)
             if answer.ok:
                 return True
@@ -149,7 +149,7 @@ class ProcessStart:
     def _check_ray(self) -> None:
         """Raise HostError unless every host is in Ray with its NPUs: vLLM will ask for them."""
         deployment = self.deployment
-        result = run_command(self._head, ray.nodes(deployment), timeout=60.0)
+        result = run_command(self._head, ray_nodes(deployment), timeout=60.0)
         result.check("Ray does not answer", where=deployment.head.name)
         alive = {row["address"]: row["npus"] for row in json.loads(result.stdout) if row["alive"]}
         absent = [node for node in deployment.nodes if alive.get(node.address, 0) < node.npus]
@@ -157,7 +157,7 @@ class ProcessStart:
             names = ", ".join(f"{node.name} ({node.address})" for node in absent)
             raise HostError(
                 f"{len(absent)} of {len(deployment.nodes)} hosts did not join Ray: {names}",
-                where=ray.address(deployment),
+                where=ray_address(deployment),
                 evidence=[f"{address}: {npus:g} NPUs" for address, npus in alive.items()],
                 hint="look at Ray's own logs with `ropeway up -vv`",
             )

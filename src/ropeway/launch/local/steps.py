@@ -1,43 +1,134 @@
-"""A complete deployment as ordered steps, each with its undo. This is what `--dry-run` prints."""
+"""A complete deployment as ordered steps, which `--dry-run` prints, and the record that it leaves.
 
-from dataclasses import dataclass
+The record is the deployment as JSON, beside the processes on the head. The host is the record:
+whoever comes later, from another shell, reads it from there.
+"""
 
-from ropeway.engines.base import Node
+import json
+from dataclasses import asdict, dataclass
+
+from ropeway.engines.base import Node, Ports
 from ropeway.engines.vllm import KEY_VARIABLE
 from ropeway.engines.vllm_cpu import Deployment
+from ropeway.errors import HostError
 from ropeway.hosts.base import Command, shell_line
 from ropeway.hosts.processes import HOST, ROLE, SERVICE
 from ropeway.launch.dry_run import count_hosts, shell_script
-from ropeway.launch.local import ray
-from ropeway.launch.local.record import RECORD, as_record
 from ropeway.launch.probe import probe_command
+from ropeway.spec.model import Layout, Serve
+
+RECORD = "deployment.json"
+SCRATCH_PARENT = "/tmp"
+
+
+def scratch_of(service: str, user: int) -> str:
+    """Return the service's folder for short-lived files. Its name is the lock of service and user.
+
+    Short, because of Ray's sockets below it (prepare.check).
+    """
+    return f"{SCRATCH_PARENT}/rw-{user}-{service}"
+
+
+def as_record(deployment: Deployment) -> str:
+    """Return the deployment as one line of JSON."""
+    data = asdict(deployment)
+    data["layout"] = str(deployment.layout)
+    data["serve"] = deployment.serve.model_dump(mode="json")
+    return json.dumps(data)
+
+
+def from_record(text: str, where: str) -> Deployment:
+    """Read a record back. Raises HostError when it is not one of ours."""
+    try:
+        data = json.loads(text)
+        return Deployment(
+            **{
+                **data,
+                "layout": Layout.model_validate(data["layout"]),
+                "ports": Ports(**data["ports"]),
+                "serve": Serve.model_validate(data["serve"]),
+                "nodes": tuple(
+                    Node(**{**node, "devices": tuple(node["devices"])}) for node in data["nodes"]
+                ),
+            }
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise HostError(
+            "the record of what runs here cannot be read",
+            where=where,
+            evidence=(str(error).splitlines()[0],),
+            hint="`ropeway down` takes down whatever carries the name",
+        ) from error
+
+
+def ray_address(deployment: Deployment) -> str:
+    return f"{deployment.head.address}:{deployment.ports.ray}"
+
+
+def token_file(deployment: Deployment) -> str:
+    return f"{deployment.scratch}/ray-token"
+
+
+def ray_settings(deployment: Deployment) -> dict[str, str]:
+    """Return the variables of everything that is part of this Ray cluster, or talks to it.
+
+    Ray listens on every interface when a node's address is not 127.0.0.1, and whoever reaches it
+    can run code; so it asks for a token, which lies in a file that only we can read.
+    """
+    return {
+        "RAY_ADDRESS": ray_address(deployment),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": token_file(deployment),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray runs its workers at niceness 15; here they are the work.
+        "RAY_worker_niceness": "0",
+        # Ray starts a worker per core in advance, and vLLM's actors cannot use them.
+        "RAY_prestart_worker_first_driver": "0",
+    }
+
+
+def make_token(deployment: Deployment) -> Command:
+    """Return the command that makes a fresh token on the host, readable by its owner alone."""
+    script = 'umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d " \\n" >"$1"'
+    return Command(("sh", "-c", script, "sh", token_file(deployment)))
+
+
+def ray_start(deployment: Deployment, node: Node, environment: dict[str, str]) -> Command:
+    """Return the command that starts this host's raylet; on the head it starts the cluster.
+
+    It ends when Ray runs.
+    """
+    # `ray start --head` refuses to run when RAY_ADDRESS already names a cluster.
+    own = {key: value for key, value in ray_settings(deployment).items() if key != "RAY_ADDRESS"}
+    return Command(deployment.ray_start_argv(node), {**environment, **own})
+
+
+def ray_nodes(deployment: Deployment) -> Command:
+    """Return the command that prints, as JSON, each node of Ray: address, alive or not, NPUs."""
+    return Command((deployment.python, "-c", _NODES), ray_settings(deployment))
+
+
+_NODES = """\
+import json, logging, ray
+ray.init(logging_level=logging.ERROR, log_to_driver=False)
+print(json.dumps([
+    {"address": node["NodeManagerAddress"], "alive": node["Alive"],
+     "npus": node["Resources"].get("NPU", 0)}
+    for node in ray.nodes()
+]))
+"""
+
 
 RAY, ENGINE = "ray", "engine"
 
 
 @dataclass(frozen=True)
-class EndProcesses:
-    """Undo: end what carries this role's label on this host."""
-
-    host: str
-    role: str
-
-
-@dataclass(frozen=True)
-class RemoveFolder:
-    """Undo: remove a folder that we made."""
-
-    path: str
-
-
-@dataclass(frozen=True)
 class Step:
-    """One command on one host. `undo` holds also when the command was cut off half-way."""
+    """One command on one host. life.take_down undoes them all, also one that was cut off."""
 
     name: str
     host: str
     command: Command
-    undo: EndProcesses | RemoveFolder | None = None
     timeout: float = 60.0
 
 
@@ -50,18 +141,14 @@ def steps(deployment: Deployment) -> tuple[Step, ...]:
             head,
             # mkdir fails when the folder exists: two starts at once cannot both get it.
             Command(("mkdir", "-m", "700", deployment.scratch)),
-            RemoveFolder(deployment.scratch),
         ),
         Step("make the log folder", head, Command(("mkdir", "-p", deployment.logs))),
         Step("write down what runs here", head, _record(deployment)),
     )
-    serve = Step(
-        f"start the engine: {deployment.layout}", head, _serve(deployment),
-        EndProcesses(head, ENGINE),
-    )  # fmt: skip
+    serve = Step(f"start the engine: {deployment.layout}", head, _serve(deployment))
     if not deployment.uses_ray:
         return (*first, serve)
-    token = Step("make the token that Ray asks for", head, ray.make_token(deployment))
+    token = Step("make the token that Ray asks for", head, make_token(deployment))
     if deployment.layout.data > 1:
         # vLLM 0.32.0 counts the hosts for its data ranks once, and does not wait for late ones.
         return (*first, token, *_ray_steps(deployment), serve)
@@ -100,8 +187,7 @@ def _ray_steps(deployment: Deployment) -> tuple[Step, ...]:
         Step(
             f"start Ray on {node.name}",
             node.name,
-            ray.start(deployment, node, _labels(deployment, node, RAY)),
-            EndProcesses(node.name, RAY),
+            ray_start(deployment, node, _labels(deployment, node, RAY)),
             timeout=180.0,
         )
         for node in deployment.nodes
@@ -112,7 +198,7 @@ def _serve(deployment: Deployment) -> Command:
     head = deployment.head
     environment = _labels(deployment, head, ENGINE)
     if deployment.uses_ray:
-        environment |= ray.settings(deployment)
+        environment |= ray_settings(deployment)
     secrets = {KEY_VARIABLE: key} if (key := deployment.serve.api_key_env) else {}
     return Command(deployment.serve_argv(head), environment, secrets, log=deployment.engine_log)
 
