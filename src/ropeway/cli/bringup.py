@@ -15,7 +15,8 @@ from ropeway.facts.local import SystemFacts, gather
 from ropeway.hosts.base import Host
 from ropeway.hosts.interrupts import interruptible
 from ropeway.hosts.local import LocalHost
-from ropeway.launch.local.prepare import Place, check, complete, virtual_nodes
+from ropeway.launch.checks import check_secrets
+from ropeway.launch.local.prepare import check, complete, virtual_nodes
 from ropeway.launch.local.run import refuse_second, start
 from ropeway.launch.local.steps import SCRATCH_PARENT
 from ropeway.models.read import read_model
@@ -102,7 +103,7 @@ def start_context(spec: Spec, screen: Screen) -> StartContext:
         )
     here = LocalHost()
     facts = gather(here, sys.executable, SCRATCH_PARENT)
-    _check_key(spec)
+    check_secrets(spec, os.environ)
     if spec.model.name:
         with screen.step(f"model {spec.model.name}") as step:
             root = default_root(os.environ)
@@ -120,9 +121,11 @@ def deployment_for(context: StartContext, layout: Layout, folder: Path) -> Deplo
     name = context.spec.model.name or Path(context.model).name
     refuse_second(context.spec.name)
     check_layout(layout, context.shape, context.spec.cluster, name)
-    place = Place(os.getuid(), sys.executable, str(folder.absolute()))
     model = (context.model, context.shape)
-    deployment = complete(context.spec, layout, model, context.facts, place)
+    deployment = complete(
+        context.spec, layout, model, context.facts,
+        user=os.getuid(), python=sys.executable, logs=str(folder.absolute()),
+    )  # fmt: skip
     check(deployment, context.shape, context.facts)
     return deployment
 
@@ -154,15 +157,6 @@ def _model_of(text: str) -> Model:
             f"`{text}` is neither a folder nor a checkpoint that Ropeway makes",
             hint="ropeway model list",
         ) from None
-
-
-def _check_key(spec: Spec) -> None:
-    variable = spec.serve.api_key_env
-    if variable and not os.environ.get(variable):
-        raise Refused(
-            f"`serve.api_key_env` names `{variable}`, which is not set",
-            hint=f"export {variable}=…",
-        )
 
 
 def _drop_empty(folder: Path) -> None:

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -36,12 +36,12 @@ from ropeway.spec.model import Spec, dump_spec, load_spec
 _PACE = Pace(latency=0.05, pull=3.0, begin=0.5, join=0.5, start=6.0)
 
 
-def rehearsal(fleet: str, faults: Sequence[str]) -> Rehearsal:
+def _rehearsal(fleet: str, faults: Sequence[str]) -> Rehearsal:
     """Return virtual hosts: `2x8-910B4`, with faults like `link-down:host2:3`. Raises Refused."""
     return Rehearsal(faulty_fleet(fleet, faults, launch=True), _PACE)
 
 
-def rehearsed_spec(virtual: Rehearsal, config: Path | None) -> Spec:
+def _rehearsed_spec(virtual: Rehearsal, config: Path | None) -> Spec:
     """Return the spec of `config`, or one that uses all of the hosts.
 
     Raises Refused or SpecError.
@@ -56,7 +56,7 @@ def rehearsed_spec(virtual: Rehearsal, config: Path | None) -> Spec:
     return spec
 
 
-def take_down_again(virtual: Rehearsal, spec: Spec, screen: Screen) -> None:
+def _take_down_again(virtual: Rehearsal, spec: Spec, screen: Screen) -> None:
     """Take the service of a rehearsal down."""
     runtime = spec.runtime.command
     with (
@@ -69,27 +69,19 @@ def take_down_again(virtual: Rehearsal, spec: Spec, screen: Screen) -> None:
         step.ok(f"{count} containers on {len(hosts)} virtual hosts, which end here")
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the command line says beside the spec. `folder` is where this run keeps its files."""
-
-    folder: Path
-    dry_run: bool = False
-    yes: bool = False
-    ssh_config: str | None = None
-
-
-def up_hosts(spec: Spec, options: Options, screen: Screen) -> None:
+def _up_hosts(
+    spec: Spec, folder: Path, screen: Screen, *, dry_run: bool, yes: bool, ssh_config: str | None
+) -> None:
     """Bring the spec's service up on its hosts, or show how."""
     check_spec(spec, os.environ)
     author = current_author()
     connect = current_call().connect or connected
     with (
         interruptible(),
-        connect(spec.cluster, ssh_config=options.ssh_config) as hosts,
+        connect(spec.cluster, ssh_config=ssh_config) as hosts,
         ExitStack() as stack,
     ):
-        if options.dry_run:
+        if dry_run:
             preparation = prepare(spec, hosts, screen, may_fail=True)
             _show_script(preparation, *launching.script_of(preparation, author), screen)
             return
@@ -97,27 +89,26 @@ def up_hosts(spec: Spec, options: Options, screen: Screen) -> None:
             lock = stack.enter_context(locked(hosts, author))
             step.ok()
         preparation = prepare(spec, hosts, screen, may_fail=False)
-        outcome = launching.up(preparation, lock, _caller(spec, options, screen))
-        _show_outcome(outcome, options.folder, screen)
+        outcome = launching.up(preparation, lock, _caller(spec, folder, screen, yes=yes))
+        _show_outcome(outcome, folder, screen)
 
 
-def _caller(spec: Spec, options: Options, screen: Screen) -> Caller:
+def _caller(spec: Spec, folder: Path, screen: Screen, *, yes: bool) -> Caller:
     def confirm(differences: Sequence[Difference], count: str) -> None:
         lines = "\n".join(map(str, differences))
         screen.say(lines or "the spec is the same; what runs differs from it")
         question = f"replace {count} of `{spec.name}`?"
-        if not options.yes and not click.confirm(question, err=True):
+        if not yes and not click.confirm(question, err=True):
             raise click.Abort
 
     def keep(script: str) -> None:
         """Keep what this run is about in its folder."""
-        options.folder.mkdir(parents=True)
-        current_call().folder = options.folder
-        (options.folder / "spec.yaml").write_text(dump_spec(spec), encoding="utf-8")
-        (options.folder / "commands.sh").write_text(f"{script}\n", encoding="utf-8")
+        folder.mkdir(parents=True)
+        current_call().folder = folder
+        _keep(folder, spec, script)
 
     def save_log(name: str, text: str) -> str:
-        path = options.folder / f"{name.replace('/', '-')}.log"
+        path = folder / f"{name.replace('/', '-')}.log"
         path.write_text(text, encoding="utf-8")
         return str(path)
 
@@ -215,18 +206,20 @@ def up(
     """
     if faults and rehearse is None:
         raise Refused("`--fault` is for virtual hosts", hint="add `--rehearse 2x8-910B4`")
-    virtual = rehearsal(rehearse, faults) if rehearse else None
-    spec = rehearsed_spec(virtual, _named(config)) if virtual else read_spec(config, local=local)
+    virtual = _rehearsal(rehearse, faults) if rehearse else None
+    spec = _rehearsed_spec(virtual, _named(config)) if virtual else read_spec(config, local=local)
     spec = with_flags(spec, name=name, model=model, layout=layout, port=port)
     folder = new_run_dir(Path("runs"), "up", datetime.now(UTC))
-    options = Options(folder, dry_run, yes, ssh_config)
+    on_hosts = partial(
+        _up_hosts, spec, folder, screen, dry_run=dry_run, yes=yes, ssh_config=ssh_config
+    )
     if virtual:
         current_call().connect = virtual.connected
-        up_hosts(spec, options, screen)
+        on_hosts()
         if not dry_run:
-            take_down_again(virtual, spec, screen)
+            _take_down_again(virtual, spec, screen)
     elif not spec.cluster.is_local:
-        up_hosts(spec, options, screen)
+        on_hosts()
     else:
         _up_local(spec, folder, screen, dry_run=dry_run)
 
@@ -250,8 +243,7 @@ def _up_local(spec: Spec, folder: Path, screen: Screen, *, dry_run: bool) -> Non
     folder.mkdir(parents=True)
     current_call().folder = folder
     seconds = bring_up(context, deployment, screen)
-    (folder / "spec.yaml").write_text(dump_spec(spec), encoding="utf-8")
-    (folder / "commands.sh").write_text(script + "\n", encoding="utf-8")
+    _keep(folder, spec, script)
     screen.answer(f"{deployment.served_name} is up at {deployment.url}")
     screen.hint(f"ropeway chat --url {deployment.url}\nropeway down --name {deployment.service}")
     screen.result(
@@ -264,3 +256,9 @@ def _up_local(spec: Spec, folder: Path, screen: Screen, *, dry_run: bool) -> Non
             "folder": str(folder),
         }
     )
+
+
+def _keep(folder: Path, spec: Spec, script: str) -> None:
+    """Write what this run is about into its folder."""
+    (folder / "spec.yaml").write_text(dump_spec(spec), encoding="utf-8")
+    (folder / "commands.sh").write_text(f"{script}\n", encoding="utf-8")

@@ -39,17 +39,10 @@ _INSTEAD = {
 }
 # These follow from the layout, the hosts and their order, and differ from node to node.
 _OURS = {
-    "data-parallel-external-lb",
-    "data-parallel-hybrid-lb",
-    "data-parallel-rank",
-    "data-parallel-rpc-port",
-    "data-parallel-start-rank",
-    "headless",
-    "master-addr",
-    "master-port",
-    "nnodes",
-    "node-rank",
-}
+    "data-parallel-external-lb", "data-parallel-hybrid-lb", "data-parallel-rank",
+    "data-parallel-rpc-port", "data-parallel-start-rank",
+    "headless", "master-addr", "master-port", "nnodes", "node-rank",
+}  # fmt: skip
 # Since then vLLM logs requests only on demand (vllm-project/vllm pull request 21739).
 _SILENT_SINCE = "0.10.1"
 

@@ -88,6 +88,15 @@ Facts = Mapping[str, HostFacts]
 Reasons = dict[str, str]  # host → why
 
 
+def check_secrets(spec: Spec, variables: Mapping[str, str]) -> None:
+    """Raise Refused for a secret of the spec that our environment does not have."""
+    serve = spec.serve
+    names = [("serve.api_key_env", serve.api_key_env)] if serve.api_key_env else []
+    for key, name in (*names, *(("serve.secret_env", name) for name in serve.secret_env)):
+        if not variables.get(name):
+            raise Refused(f"`{key}` names `{name}`, which is not set", hint=f"export {name}=…")
+
+
 def check_hosts(
     rollout: Rollout,
     facts: Facts,

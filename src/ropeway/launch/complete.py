@@ -115,6 +115,7 @@ def complete(spec: Spec, names: Sequence[str], known: Known) -> Service:
     _check_addresses(replicas, router)
     _check_key(spec, replicas)
     used = {node.name for replica in replicas for node in replica.nodes}
+    later = reboot_notes(spec.runtime.command) if spec.serve.restart else ()
     return Service(
         spec=spec,
         image=known.image,
@@ -122,12 +123,8 @@ def complete(spec: Spec, names: Sequence[str], known: Known) -> Service:
         replicas=replicas,
         router=router,
         assumed=tuple(dict.fromkeys(assumed)),
-        notes=(*dict.fromkeys(replicas[0].notes(known.shape)), *_notes(spec)),
+        notes=(*dict.fromkeys(replicas[0].notes(known.shape)), *later),
     )
-
-
-def _notes(spec: Spec) -> tuple[str, ...]:
-    return reboot_notes(spec.runtime.command) if spec.serve.restart else ()
 
 
 def release_for(spec: Spec, versions: Mapping[str, str], image: str) -> Release:

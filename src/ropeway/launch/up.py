@@ -22,6 +22,7 @@ from ropeway.launch.checks import (
     Difference,
     changes,
     check_hosts,
+    check_secrets,
     differences,
     privileged_others,
 )
@@ -127,7 +128,7 @@ class Preparation:
 
 def check_spec(spec: Spec, variables: Mapping[str, str]) -> None:
     """Raise Refused for what real hosts rule out beyond the spec's own rules."""
-    path, serve = spec.model.path, spec.serve
+    path = spec.model.path
     if spec.engine != "vllm-ascend":
         raise Refused(
             f"`{spec.engine}` is the engine of virtual hosts, and these are real",
@@ -146,14 +147,7 @@ def check_spec(spec: Spec, variables: Mapping[str, str]) -> None:
             where="model.path",
             hint="write it from the root: `/data/…`",
         )
-    for key, names in (
-        ("serve.api_key_env", (serve.api_key_env,) if serve.api_key_env else ()),
-        ("serve.secret_env", serve.secret_env),
-    ):
-        if missing := [name for name in names if not variables.get(name)]:
-            raise Refused(
-                f"`{key}` names `{missing[0]}`, which is not set", hint=f"export {missing[0]}=…"
-            )
+    check_secrets(spec, variables)
 
 
 def prepare(

@@ -1,7 +1,6 @@
 """From a spec and facts to a complete Deployment, or a refusal before anything starts. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ropeway.engines.base import Node, Ports
 from ropeway.engines.vllm import hosts_needed
@@ -24,15 +23,6 @@ _RAY_SOCKET = "/ray/session_2026-11-23_21-23-08_123456_4194304/sockets/plasma_st
 _DISK_BYTES = 500_000_000  # logs, Ray's session
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where on this machine a deployment goes: who starts it, with what, where its logs stay."""
-
-    user: int
-    python: str
-    logs: str
-
-
 def virtual_nodes(spec: Spec) -> tuple[Node, ...]:
     """Return the virtual hosts of the local cluster: host0 at 127.0.0.2, host1 at 127.0.0.3, …"""
     npus = spec.cluster.npus_per_host
@@ -47,9 +37,16 @@ def complete(
     layout: Layout,
     model: tuple[str, ModelShape],
     facts: SystemFacts,
-    place: Place,
+    *,
+    user: int,
+    python: str,
+    logs: str,
 ) -> Deployment:
-    """Fill every blank of the spec for this layout. `model` is its directory and its shape."""
+    """Fill every blank of the spec for this layout.
+
+    `model` is its directory and its shape; `user` starts it with `python`; `logs` is where its logs
+    stay.
+    """
     path, shape = model
     serve = spec.serve
     nodes = virtual_nodes(spec)
@@ -66,9 +63,9 @@ def complete(
         ports=Ports(ray=_free_port(Ports.ray, facts.ports)),
         context=serve.context or min(longest, _CONTEXT),
         kv_cache=serve.kv_cache or _KV_CACHE,
-        python=place.python,
-        scratch=scratch_of(spec.name, place.user),
-        logs=place.logs,
+        python=python,
+        scratch=scratch_of(spec.name, user),
+        logs=logs,
         threads=max(1, facts.cores // layout.npus),
     )
 
