@@ -19,7 +19,6 @@ from ropeway.hosts.fleet import (
     select,
 )
 from ropeway.launch import docker
-from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.docker import Container
 from ropeway.launch.files import Draft, write_files
 from ropeway.launch.labels import RUN, SERVICE, labels_of
@@ -27,7 +26,7 @@ from ropeway.launch.lock import BASE, Lock
 from ropeway.launch.logs import LogReader, Status, poll, read_logs
 from ropeway.launch.probe import Endpoint, ask_for_tokens
 from ropeway.launch.rollout import HEAD, ROUTER, Rollout, Service
-from ropeway.launch.starting import engine_failure, root_cause
+from ropeway.launch.starting import Attempt, engine_failure, root_cause
 from ropeway.spec.types import api_url
 
 _TOKEN_SECONDS = 60.0
@@ -59,8 +58,8 @@ done
 
 
 @dataclass
-class ContainerStart:
-    """The start of some or all containers of a service; an Attempt.
+class ContainerStart(Attempt):
+    """The start of some or all containers of a service.
 
     hosts     those that take part
     secrets   variable → value: of ours, by our name; a generated one, by the container's
@@ -76,8 +75,6 @@ class ContainerStart:
     secrets: Mapping[str, str]
     save_log: Callable[[str, str], str]
     only: frozenset[str] | None = None
-    clock: Clock = SYSTEM_CLOCK
-    poll_seconds: float = 1.5
     _logs: dict[str, LogReader] = field(default_factory=dict)
     _waiting: tuple[Container, ...] = ()
     _answers: Mapping[str, str] = field(default_factory=dict)

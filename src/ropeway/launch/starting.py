@@ -4,15 +4,16 @@ Containers on hosts (start.py) and processes on this machine (local/run.py) diff
 these is done.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass
 
 from ropeway.diagnosis.decide import diagnose
 from ropeway.diagnosis.result import Diagnosis
 from ropeway.errors import HostError, LaunchError, Refused, RopewayError
 from ropeway.hosts.fleet import OnProgress
 from ropeway.hosts.interrupts import uninterrupted
-from ropeway.launch.clock import Clock
+from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 
 
 def root_cause(logs: Mapping[str, str]) -> Diagnosis | None:
@@ -37,7 +38,8 @@ def engine_failure(error: HostError | LaunchError, cause: Diagnosis, log: str) -
     )
 
 
-class Attempt(Protocol):
+@dataclass(kw_only=True)
+class Attempt(ABC):
     """One start of an engine, with what has become of it so far.
 
     patience      seconds after which the engine must be ready
@@ -45,41 +47,38 @@ class Attempt(Protocol):
     clock         by which both are measured
     """
 
+    clock: Clock = SYSTEM_CLOCK
+    poll_seconds: float = 1.5
+
     @property
+    @abstractmethod
     def patience(self) -> float: ...
 
-    @property
-    def poll_seconds(self) -> float: ...
-
-    @property
-    def clock(self) -> Clock: ...
-
+    @abstractmethod
     def begin(self, on_progress: OnProgress) -> None:
         """Put the files into place and run the commands."""
-        ...
 
+    @abstractmethod
     def is_ready(self, on_progress: OnProgress) -> bool:
         """Look at the engine and say what it is doing; return whether it generates tokens.
 
         Raises LaunchError when a part of it has ended.
         """
-        ...
 
+    @abstractmethod
     def overdue(self) -> LaunchError:
         """Return the error of an engine that is not ready in time, from the last look at it."""
-        ...
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027
         """Do what waits for the first token: have the container engine restart it from now on."""
-        ...
 
+    @abstractmethod
     def diagnose(self, error: BaseException) -> RopewayError | None:
         """Return the failure in the engine's own words; None where `error` says it all."""
-        ...
 
+    @abstractmethod
     def undo(self) -> RopewayError | None:
         """Remove all that this start made; what could not be removed is in the error."""
-        ...
 
 
 def start(attempt: Attempt, on_progress: OnProgress) -> None:

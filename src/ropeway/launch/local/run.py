@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ropeway.engines import vllm
 from ropeway.engines.vllm_cpu import Deployment
@@ -13,10 +13,9 @@ from ropeway.hosts.fleet import OnProgress
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.hosts.processes import find
 from ropeway.launch import starting
-from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.local.life import note_shared_memory, take_down
 from ropeway.launch.local.steps import Step, probe_of, ray_address, ray_nodes, steps
-from ropeway.launch.starting import engine_failure, root_cause
+from ropeway.launch.starting import Attempt, engine_failure, root_cause
 
 Hosts = Mapping[str, Host]
 
@@ -45,13 +44,12 @@ def refuse_second(service: str) -> None:
 
 
 @dataclass
-class ProcessStart:
-    """The start of a deployment's processes; an Attempt."""
+class ProcessStart(Attempt):
+    """The start of a deployment's processes. Nothing restarts them later."""
 
     deployment: Deployment
     hosts: Hosts
-    clock: Clock = SYSTEM_CLOCK
-    poll_seconds: float = 0.5
+    poll_seconds: float = field(default=0.5, kw_only=True)
     _owns_name: bool = False
     _activity: str = ""
 
@@ -98,9 +96,6 @@ class ProcessStart:
             where=self.deployment.engine_log,
             hint="raise `serve.start_timeout`, or look into the log",
         )
-
-    def finish(self) -> None:
-        """See Attempt.finish. Nothing restarts a process of this machine."""
 
     def diagnose(self, error: BaseException) -> LaunchError | None:
         """See Attempt.diagnose."""
