@@ -174,6 +174,25 @@ def test_ctrl_c_ends_everything(tmp_path):
     assert all(is_gone(pid) for file in tmp_path.iterdir() for pid in pids(file))
 
 
+def test_ctrl_c_is_noticed_when_another_thread_gets_the_signal():
+    """As when it comes just before the main thread begins to wait: nothing wakes that."""
+    ended = []
+
+    def ask(_host: LocalHost) -> None:
+        sleep_cancellable(1)  # until then the main thread waits
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        sleep_cancellable(20)
+        ended.append("by itself")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_on_all(hosts(1), ask)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == []
+
+
 def test_a_fleet_beside_another_is_not_ended_with_it():
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(run_on_all, hosts(1), lambda host: host.run(("sleep", "1")).exit_code)

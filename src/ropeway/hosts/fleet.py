@@ -5,10 +5,12 @@ place, and the others go on. `run_on_all_or_raise` is for work in which one fail
 A `WorkerPool` is for work that is not the same on all hosts, or not known when it begins.
 """
 
+import math
 import resource
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -27,6 +29,9 @@ Hosts = Mapping[str, Host]
 OnProgress = Callable[[str], None]
 
 PARALLEL = 64
+# How late we notice an interrupt that came a moment before we began to wait, or to another thread:
+# Python wakes no thread that waits for a lock.
+_TICK_SECONDS = 0.5
 _FILES_EACH = 8  # a starting process has both ends of four pipes open; a running one has three
 _FILES_OTHERWISE = 64
 
@@ -69,37 +74,35 @@ def run_on_all(
     Only a RopewayError is a failure of its host. Anything else ends the whole run and is raised,
     as is Ctrl-C; by then none of our commands runs on any host.
     """
-    token = CancelToken()
-    outcomes: dict[Future[Outcome[T]], Outcome[T]] = {}
+    pool = WorkerPool(min(parallel, len(hosts)))
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    outcomes: dict[int, Outcome[T]] = {}
 
-    def note(visit: "Future[Outcome[T]]", outcome: Outcome[T]) -> None:
-        outcomes[visit] = outcome
+    def note(number: int, outcome: Outcome[T]) -> None:
+        outcomes[number] = outcome
         if on_done is not None:
             on_done(outcome)
 
-    pool = ThreadPoolExecutor(max(1, min(parallel, len(hosts), max_parallel())), "host")
     try:
         with uninterrupted():  # an interrupt in here would leave a thread that the pool lost
-            visits = {pool.submit(_visit, host, ask, token): host for host in hosts}
-        try:
-            for visit in as_completed(visits, timeout):
-                note(visit, visit.result())
-        except TimeoutError:
-            token.cancel(f"was stopped when the {timeout:g} s for all hosts were over")
-            pool.shutdown(cancel_futures=True)
-            for visit, host in visits.items():
-                if visit.cancelled():
+            for number, host in enumerate(hosts):
+                pool.submit(host, ask, partial(note, number))
+        while len(outcomes) < len(hosts) and (left := deadline - time.monotonic()) > 0:
+            pool.handle_next(min(_TICK_SECONDS, left))
+        if len(outcomes) < len(hosts):
+            pool.shutdown(f"was stopped when the {timeout:g} s for all hosts were over")
+            while pool.handle_next(0):
+                pass
+            for number, host in enumerate(hosts):
+                if number not in outcomes:
                     what = f"was not reached within the {timeout:g} s for all hosts"
-                    note(visit, Outcome(host, error=TimeLimit(what, where=host.name)))
-                elif visit not in outcomes:
-                    note(visit, visit.result())
+                    note(number, Outcome(host, error=TimeLimit(what, where=host.name)))
     except BaseException:
-        token.cancel("was interrupted")
         with uninterrupted():
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown("was interrupted")
         raise
     pool.shutdown()
-    return tuple(outcomes[visit] for visit in visits)
+    return tuple(outcomes[number] for number in range(len(hosts)))
 
 
 def _visit(host: H, ask: Callable[[H], T], token: CancelToken) -> Outcome[T]:
@@ -159,7 +162,8 @@ class WorkerPool:
     def handle_next(self, timeout: float) -> bool:
         """Call the next callback; return False when there is none within `timeout` seconds.
 
-        Raises what a task raised, unless it was a RopewayError, which is in the task's outcome.
+        Raises what a task raised, unless it was a RopewayError, which is in the task's outcome. An
+        interrupt may be noticed only after `timeout`, so that should be short.
         """
         try:
             callback = self._callbacks.get(timeout=timeout)
@@ -168,9 +172,9 @@ class WorkerPool:
         callback()
         return True
 
-    def shutdown(self) -> None:
+    def shutdown(self, reason: str = "was cancelled") -> None:
         """Cancel all tasks, and return when none runs any more."""
-        self._token.cancel("was cancelled")
+        self._token.cancel(reason)
         self._pool.shutdown(cancel_futures=True)
 
 
