@@ -9,9 +9,11 @@ wrong is chosen by a `Fault`, at any time.
 
 import asyncio
 import contextlib
+import copy
+import inspect
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -267,6 +269,13 @@ async def served(app: web.Application, port: int = 0) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
+async def until(condition: Callable[[], object], within_s: float = 60) -> None:
+    """Wait, in the loop's own time, until the condition holds. Raises TimeoutError."""
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
 @dataclass
 class Bench:
     """A router and its replicas, and a client for it."""
@@ -288,9 +297,7 @@ class Bench:
 
     async def alive(self, count: int, within_s: float = 60) -> None:
         """Wait until so many replicas are trusted."""
-        async with asyncio.timeout(within_s):
-            while len(self.router.pool.alive) != count:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(self.router.pool.alive) == count, within_s)
 
     def replica(self, number: int) -> Any:
         return self.router.pool.replicas[f"r{number}"]
@@ -355,21 +362,52 @@ async def bench(
         yield Bench(router, list(engines), url, session)
 
 
+Play = Callable[..., Coroutine[Any, Any, None]]
+
+
 def scene(
-    *engines: Engine, alive: int | None = None, **options: Any
-) -> Callable[[Callable[[Bench], Awaitable[None]]], None]:
-    """Run a test with a router before these replicas, once so many of them are alive."""
+    *engines: Engine | Callable[..., Engine],
+    first: int | None = 0,
+    alive: int | None = None,
+    **options: Any,
+) -> Callable[[Play], Callable[..., None]]:
+    """Decorate a test `async def test(b: Bench, …)`: it runs in virtual time, before such replicas.
 
-    def run(play: Callable[[Bench], Awaitable[None]]) -> None:
-        async def whole() -> None:
-            async with bench(*engines, **options) as b:
-                await b.alive(len(engines) if alive is None else alive)
-                b.first(0)
-                await play(b)
+    engines  copied for each test; a function of parameters of the test makes one of its own
+    first    the replica that gets the first request
+    alive    how many replicas are alive before the test begins: all
+    """
 
-        virtual_time.run(whole())
+    def decorate(play: Play) -> Callable[..., None]:
+        _, *own = inspect.signature(play).parameters
 
-    return run
+        def test(**parameters: Any) -> None:
+            async def whole() -> None:
+                made = [_made(engine, parameters) for engine in engines]
+                async with bench(*made, **options) as b:
+                    await b.alive(len(engines) if alive is None else alive)
+                    if first is not None:
+                        b.first(first)
+                    await play(b, **{name: parameters[name] for name in own})
+
+            virtual_time.run(whole())
+
+        makers = [engine for engine in engines if not isinstance(engine, Engine)]
+        names = (name for each in makers for name in inspect.signature(each).parameters)
+        test.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
+             for name in dict.fromkeys((*own, *names))]
+        )  # fmt: skip
+        test.__name__, test.__doc__ = play.__name__, play.__doc__
+        return test
+
+    return decorate
+
+
+def _made(engine: Engine | Callable[..., Engine], parameters: dict[str, Any]) -> Engine:
+    if isinstance(engine, Engine):
+        return copy.deepcopy(engine)
+    return engine(*(parameters[name] for name in inspect.signature(engine).parameters))
 
 
 def fault(kind: str, after: int = 0, **more: Any) -> Engine:

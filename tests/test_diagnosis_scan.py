@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from linear import assert_linear
@@ -170,14 +170,10 @@ def test_what_comes_again_and_again_is_counted_and_kept_once() -> None:
 
 def test_a_log_full_of_errors_is_kept_within_bounds_and_its_first_cause_is_found() -> None:
     letters = "abcdefghijklmnopqrstuvwxyz"
-    words = [f"{a}{b}{c}{d}" for a in letters for b in letters for c in letters for d in "xyz"]
-    lines = (f"{word.capitalize()}Error: {word}\n" for word in words)
-    result = scan("a", lines)
-    assert len(words) > 50_000
-    assert len(result.failures) == 400
-    assert len(result.shapes) == 4_000
-    late = scan("a", (f"{word.capitalize()}Error: {word}\n" for word in [*words[:9_000], ROOT]))
-    assert [each.entry.line for each in late.failures.values() if each.row] == [9_001]
+    words = [f"{a}{b}{c}" for a in letters for b in letters for c in letters[:8]]
+    result = scan("a", (f"{word.capitalize()}Error: {word}\n" for word in [*words, ROOT]))
+    assert (len(words), len(result.failures), len(result.shapes)) == (5_408, 400 + 1, 4_000)
+    assert [each.entry.line for each in result.failures.values() if each.row] == [5_409]
 
 
 @pytest.mark.parametrize(
@@ -190,8 +186,8 @@ def test_a_megabyte_on_one_line_is_diagnosed_in_linear_time(piece: str) -> None:
 
 
 def test_a_line_without_an_end_is_judged_where_something_failed() -> None:
-    far = "x" * 9_000_000 + f" ERROR {ROOT} " + "y" * 9_000_000
-    size = 1 << 20
+    far = "x" * 2_000_000 + f" ERROR {ROOT} " + "y" * 2_000_000
+    size = 1 << 18
     diagnosis = diagnose_blocks([("a", [far[at : at + size] for at in range(0, len(far), size)])])
     assert diagnosis.signature == "device-memory-allocation"
     assert diagnosis.line is not None
@@ -214,7 +210,6 @@ FRAGMENTS = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(FRAGMENTS, st.text(max_size=20))).map("".join))
 def test_no_text_is_too_odd(text: str) -> None:
     diagnosis = diagnose({"a": text, "b": text[::-1]})

@@ -15,7 +15,19 @@ from typing import Any
 import pytest
 
 from ropeway.router.breaker import State
-from router_backends import ANSWER, QUICK, TEXT, Bench, Engine, Fault, Reply, bench, fault, scene
+from router_backends import (
+    ANSWER,
+    QUICK,
+    TEXT,
+    Bench,
+    Engine,
+    Fault,
+    Reply,
+    bench,
+    fault,
+    scene,
+    until,
+)  # fmt: skip
 
 CHAT = "/v1/chat/completions"
 ALL = len(ANSWER)
@@ -25,149 +37,124 @@ ALL = len(ANSWER)
 
 
 @pytest.mark.parametrize("kind", ["400", "404", "429"])
-def test_what_clients_do_wrong_trips_nothing_and_is_not_tried_again(kind: str) -> None:
-    async def play(b: Bench) -> None:
-        for _ in range(20):
-            b.first(0)
-            assert (await b.ask()).status == int(kind)
-        assert [len(engine.bodies) for engine in b.engines] == [20, 0]
-        assert b.replica(0).breaker.state is State.CLOSED
-        assert b.replica(0).failures == 0
-
-    scene(fault(kind), Engine())(play)
-
-
-def test_a_refused_connection_opens_the_breaker_at_once() -> None:
-    async def play(b: Bench) -> None:
-        b.replica(0).url = "http://127.0.0.1:9"  # the discard port: nobody listens
-        assert (await b.ask()).done
-        assert not b.replica(0).breaker.alive
-        assert b.router.totals.retried == 1
-
-    scene(Engine(), Engine())(play)
+@scene(lambda kind: fault(kind), Engine())
+async def test_what_clients_do_wrong_trips_nothing_and_is_not_tried_again(
+    b: Bench, kind: str
+) -> None:
+    for _ in range(20):
+        b.first(0)
+        assert (await b.ask()).status == int(kind)
+    assert [len(engine.bodies) for engine in b.engines] == [20, 0]
+    assert b.replica(0).breaker.state is State.CLOSED
+    assert b.replica(0).failures == 0
 
 
-def test_an_engine_that_was_away_for_long_is_found_soon() -> None:
+@scene(Engine(), Engine())
+async def test_a_refused_connection_opens_the_breaker_at_once(b: Bench) -> None:
+    b.replica(0).url = "http://127.0.0.1:9"  # the discard port: nobody listens
+    assert (await b.ask()).done
+    assert not b.replica(0).breaker.alive
+    assert b.router.totals.retried == 1
+
+
+@scene(Engine(), limits=replace(QUICK, backoff_s=0.1, backoff_max_s=60))
+async def test_an_engine_that_was_away_for_long_is_found_soon(b: Bench) -> None:
     """The back-off of one that hangs would be a minute here."""
 
-    async def play(b: Bench) -> None:
-        there, b.replica(0).url = b.replica(0).url, "http://127.0.0.1:9"
-        assert (await b.ask()).status == 502
-        async with asyncio.timeout(10):
-            while b.replica(0).breaker.openings or not b.replica(0).last_failure:
-                await asyncio.sleep(0.02)
-            b.replica(0).url = there
-            await b.alive(1)
-
-    scene(Engine(), limits=replace(QUICK, backoff_s=0.1, backoff_max_s=60))(play)
+    there, b.replica(0).url = b.replica(0).url, "http://127.0.0.1:9"
+    assert (await b.ask()).status == 502
+    await until(lambda: b.replica(0).last_failure and not b.replica(0).breaker.openings, 10)
+    b.replica(0).url = there
+    await b.alive(1, within_s=10)
 
 
 @pytest.mark.parametrize("kind", ["500", "cut"])
-def test_failures_open_the_breaker_and_a_token_closes_it(kind: str) -> None:
-    async def play(b: Bench) -> None:
-        b.engines[0].fault = Fault(kind, -1, probes=True)
-        for _ in range(QUICK.failures):
-            b.first(0)
-            assert (await b.ask()).done
-        await b.alive(1)
-        before, probes = len(b.engines[0].bodies), b.engines[0].probes
-        for _ in range(10):
-            assert (await b.ask()).done
-        assert len(b.engines[0].bodies) == before, "no client is sent there"
-        async with asyncio.timeout(10):
-            while b.engines[0].probes < probes + 2:
-                await asyncio.sleep(0.02)
-        assert not b.replica(0).breaker.alive, "and probes do not close it without a token"
-        b.engines[0].fault = Fault()
-        await b.alive(2)
-
-    scene(Engine(), Engine())(play)
+@scene(Engine(), Engine())
+async def test_failures_open_the_breaker_and_a_token_closes_it(b: Bench, kind: str) -> None:
+    b.engines[0].fault = Fault(kind, -1, probes=True)
+    for _ in range(QUICK.failures):
+        b.first(0)
+        assert (await b.ask()).done
+    await b.alive(1)
+    before, probes = len(b.engines[0].bodies), b.engines[0].probes
+    for _ in range(10):
+        assert (await b.ask()).done
+    assert len(b.engines[0].bodies) == before, "no client is sent there"
+    await until(lambda: b.engines[0].probes >= probes + 2)
+    assert not b.replica(0).breaker.alive, "and probes do not close it without a token"
+    b.engines[0].fault = Fault()
+    await b.alive(2)
 
 
-def test_a_request_that_fails_everywhere_opens_nothing() -> None:
-    async def play(b: Bench) -> None:
-        for _ in range(10):
-            assert (await b.ask()).status == 500
-        assert [replica.breaker.state for replica in b.router.pool] == [State.CLOSED] * 2
-
-    scene(fault("500"), fault("500"))(play)
+@scene(fault("500"), fault("500"))
+async def test_a_request_that_fails_everywhere_opens_nothing(b: Bench) -> None:
+    for _ in range(10):
+        assert (await b.ask()).status == 500
+    assert [replica.breaker.state for replica in b.router.pool] == [State.CLOSED] * 2
 
 
 @pytest.mark.parametrize("kind", ["500", "end", "error"])
-def test_a_server_that_listens_and_generates_nothing_is_not_alive(kind: str) -> None:
-    async def play(b: Bench) -> None:
-        async with asyncio.timeout(10):
-            while b.engines[0].probes < 3:
-                await asyncio.sleep(0.02)
-        assert b.replica(0).breaker.state is State.UNPROVEN
-        async with b.session.get(b.url + "/health") as response:
-            assert response.status == 503
-        reply = await b.ask()
-        assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
-        assert b.engines[0].bodies == []
-        b.engines[0].fault = Fault()
-        await b.alive(1)
-        async with b.session.get(b.url + "/health") as response:
-            assert response.status == 200
-
-    scene(fault(kind, probes=True), alive=0)(play)
+@scene(lambda kind: fault(kind, probes=True), alive=0)
+async def test_a_server_that_listens_and_generates_nothing_is_not_alive(b: Bench) -> None:
+    await until(lambda: b.engines[0].probes >= 3)
+    assert b.replica(0).breaker.state is State.UNPROVEN
+    async with b.session.get(b.url + "/health") as response:
+        assert response.status == 503
+    reply = await b.ask()
+    assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
+    assert b.engines[0].bodies == []
+    b.engines[0].fault = Fault()
+    await b.alive(1)
+    async with b.session.get(b.url + "/health") as response:
+        assert response.status == 200
 
 
-def test_a_queue_that_is_long_is_not_a_replica_that_hangs() -> None:
+@scene(Engine(), limits=replace(QUICK, probe_period_s=0.2, probe_timeout_s=0.3))
+async def test_a_queue_that_is_long_is_not_a_replica_that_hangs(b: Bench) -> None:
     """Probes wait in the queue; the counter of generated tokens shows that it works."""
 
-    async def play(b: Bench) -> None:
-        busy = b.engines[0]
-        busy.fault = Fault("hang", probes=True)
-        waiting = asyncio.create_task(b.ask())
-        started = asyncio.get_running_loop().time()
-        while asyncio.get_running_loop().time() < started + 4:
-            busy.tokens += 1
-            await asyncio.sleep(0.05)
-        assert busy.probes > 1
-        assert b.replica(0).breaker.alive
-        assert not waiting.done()
-        waiting.cancel()
-
-    scene(Engine(), limits=replace(QUICK, probe_period_s=0.2, probe_timeout_s=0.3))(play)
+    busy = b.engines[0]
+    busy.fault = Fault("hang", probes=True)
+    waiting = asyncio.create_task(b.ask())
+    started = asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() < started + 4:
+        busy.tokens += 1
+        await asyncio.sleep(0.05)
+    assert busy.probes > 1
+    assert b.replica(0).breaker.alive
+    assert not waiting.done()
+    waiting.cancel()
 
 
 # --- clients -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_a_client_that_leaves_ends_its_request_on_the_replica_at_once(streamed: bool) -> None:
-    async def play(b: Bench) -> None:
-        b.engines[0].tpot_s = 5
-        task = asyncio.create_task(b.ask(stream=streamed))
-        async with asyncio.timeout(5):
-            while not b.replica(0).attempts:
-                await asyncio.sleep(0.005)
-            await asyncio.sleep(0.1)
-            task.cancel()
-            while not b.engines[0].given_up:
-                await asyncio.sleep(0.005)
-        assert b.replica(0).outstanding == 0
-        assert b.replica(0).failures == 0, "the replica did nothing wrong"
-
-    scene(Engine())(play)
+@scene(Engine())
+async def test_a_client_that_leaves_ends_its_request_on_the_replica_at_once(
+    b: Bench, streamed: bool
+) -> None:
+    b.engines[0].tpot_s = 5
+    task = asyncio.create_task(b.ask(stream=streamed))
+    await until(lambda: b.replica(0).attempts)
+    await asyncio.sleep(0.1)
+    task.cancel()
+    await until(lambda: b.engines[0].given_up, 4)
+    assert b.replica(0).outstanding == 0
+    assert b.replica(0).failures == 0, "the replica did nothing wrong"
 
 
-def test_what_runs_at_the_end_of_the_drain_is_told() -> None:
-    async def play(b: Bench) -> None:
-        b.engines[0].tpot_s, before = 0.5, b.engines[0].tokens
-        task = asyncio.create_task(b.ask())
-        async with asyncio.timeout(5):
-            while b.engines[0].tokens == before:
-                await asyncio.sleep(0.005)
-        await b.router.drain()
-        reply = await task
-        assert reply.error is not None
-        assert "shutting down" in reply.error["message"]
-        assert (await b.ask()).status == 503
-        assert b.replica(0).failures == 0
-
-    scene(Engine(), limits=replace(QUICK, drain_s=0.3))(play)
+@scene(Engine(), limits=replace(QUICK, drain_s=0.3))
+async def test_what_runs_at_the_end_of_the_drain_is_told(b: Bench) -> None:
+    b.engines[0].tpot_s, before = 0.5, b.engines[0].tokens
+    task = asyncio.create_task(b.ask())
+    await until(lambda: b.engines[0].tokens != before)
+    await b.router.drain()
+    reply = await task
+    assert reply.error is not None
+    assert "shutting down" in reply.error["message"]
+    assert (await b.ask()).status == 503
+    assert b.replica(0).failures == 0
 
 
 # --- processes that are killed and stopped -------------------------------------------------------
@@ -213,9 +200,7 @@ async def _ask_r2(b: Bench, count: int, **body: Any) -> list["asyncio.Task[Reply
         for replica in b.router.pool:
             replica.outstanding = 0 if replica.name == "r2" else 10**9
         tasks.append(asyncio.create_task(b.ask(prompt=f"{number}: ", **body)))
-        async with asyncio.timeout(60):
-            while len(b.replica(2).attempts) <= number:
-                await asyncio.sleep(0.005)
+        await until(lambda number=number: len(b.replica(2).attempts) > number)
     for replica in b.router.pool:
         replica.outstanding = 0
     return tasks
@@ -224,9 +209,7 @@ async def _ask_r2(b: Bench, count: int, **body: Any) -> list["asyncio.Task[Reply
 async def _answering(b: Bench) -> None:
     """Wait until r2 streams an answer."""
     began = asyncio.get_running_loop().time()
-    async with asyncio.timeout(60):
-        while b.replica(2).last_token <= began:
-            await asyncio.sleep(0.005)
+    await until(lambda: b.replica(2).last_token > began)
 
 
 def test_a_killed_replica_costs_no_client_its_answer() -> None:
@@ -251,11 +234,9 @@ def test_a_stopped_replica_hangs_nobody_and_comes_back() -> None:
         for number in range(20):  # the others are not concerned
             b.first(number % 2)
             b.replica(2).outstanding = 10**9
-            async with asyncio.timeout(60):
-                assert (await b.ask()).done
+            assert (await asyncio.wait_for(b.ask(), 60)).done
         b.replica(2).outstanding = 0
-        async with asyncio.timeout(60):
-            answers = await asyncio.gather(*tasks)
+        answers = await asyncio.wait_for(asyncio.gather(*tasks), 60)
         assert [each.text for each in answers[:6]] == [TEXT] * 6
         assert all(TEXT in json.loads(each.content)["choices"][0]["text"] for each in answers[6:])
         await b.alive(2)
@@ -270,58 +251,52 @@ def test_a_stopped_replica_hangs_nobody_and_comes_back() -> None:
 # --- clients that are slow, and many -------------------------------------------------------------
 
 
-def test_a_client_that_reads_slowly_is_not_its_replicas_fault() -> None:
+# 8 MiB: more than the kernel keeps for a socket's other side (4 MiB by default).
+@scene(Engine(padding=128), limits=replace(QUICK, stall_s=1))
+async def test_a_client_that_reads_slowly_is_not_its_replicas_fault(b: Bench) -> None:
     """While the answer waits for its client, the router is not waiting for the replica."""
 
-    async def play(b: Bench) -> None:
-        loop = asyncio.get_running_loop()
-        body = json.dumps({"model": "fake", "prompt": "p", "stream": True}).encode()
-        host, port = b.url.removeprefix("http://").split(":")
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
-        with socket.socket() as client:
-            client.setblocking(False)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            await loop.sock_connect(client, (host, int(port)))
-            sent = f"{head}Content-Type: application/json\r\n\r\n".encode() + body
-            await loop.sock_sendall(client, sent)
-            await asyncio.sleep(4)  # four times what the replica may be silent
-            assert len(b.replica(0).attempts) == 1, "the answer did not fit into the buffers"
-            received = bytearray()
-            while not received.endswith(b"0\r\n\r\n"):
-                received += await loop.sock_recv(client, 2**20)
-        assert b"[DONE]" in received
-        assert b"error" not in received
-        assert b.replica(0).failures == 0
-
-    # 8 MiB: more than the kernel keeps for a socket's other side (4 MiB by default).
-    scene(Engine(padding=128), limits=replace(QUICK, stall_s=1))(play)
+    loop = asyncio.get_running_loop()
+    body = json.dumps({"model": "fake", "prompt": "p", "stream": True}).encode()
+    host, port = b.url.removeprefix("http://").split(":")
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
+    with socket.socket() as client:
+        client.setblocking(False)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await loop.sock_connect(client, (host, int(port)))
+        sent = f"{head}Content-Type: application/json\r\n\r\n".encode() + body
+        await loop.sock_sendall(client, sent)
+        await asyncio.sleep(4)  # four times what the replica may be silent
+        assert len(b.replica(0).attempts) == 1, "the answer did not fit into the buffers"
+        received = bytearray()
+        while not received.endswith(b"0\r\n\r\n"):
+            received += await loop.sock_recv(client, 2**20)
+    assert b"[DONE]" in received
+    assert b"error" not in received
+    assert b.replica(0).failures == 0
 
 
-def test_a_replica_that_hangs_takes_no_connections_from_the_others() -> None:
-    async def play(b: Bench) -> None:
-        hung = []
-        for number in range(150):  # more than aiohttp's default limit of 100 connections
-            b.replica(1).outstanding = 10**9
-            b.first(0)
-            hung.append(asyncio.create_task(b.ask(prompt=f"{number}: ", stream=False)))
-            while len(b.replica(0).attempts) <= number:
-                await asyncio.sleep(0.002)
-        b.replica(1).outstanding = 0
-        b.replica(0).outstanding = 10**9
-        async with asyncio.timeout(5):
-            answers = await asyncio.gather(*(b.ask() for _ in range(20)))
-        assert all(each.done for each in answers)
-        for task in hung:
-            task.cancel()
-
-    scene(fault("hang", -1), Engine())(play)
+@scene(fault("hang", -1), Engine())
+async def test_a_replica_that_hangs_takes_no_connections_from_the_others(b: Bench) -> None:
+    hung = []
+    for number in range(150):  # more than aiohttp's default limit of 100 connections
+        b.replica(1).outstanding = 10**9
+        b.first(0)
+        hung.append(asyncio.create_task(b.ask(prompt=f"{number}: ", stream=False)))
+        await until(lambda number=number: len(b.replica(0).attempts) > number)
+    b.replica(1).outstanding = 0
+    b.replica(0).outstanding = 10**9
+    answers = await asyncio.wait_for(asyncio.gather(*(b.ask() for _ in range(20))), 5)
+    assert all(each.done for each in answers)
+    for task in hung:
+        task.cancel()
 
 
-def test_a_replica_that_refuses_a_continuation_ends_the_stream_with_an_error() -> None:
-    async def play(b: Bench) -> None:
-        reply = await b.ask()
-        assert reply.text == "".join(ANSWER[:2])
-        assert reply.error is not None
-        assert "HTTP 400" in reply.error["message"]
-
-    scene(fault("cut", 2), fault("400"))(play)
+@scene(fault("cut", 2), fault("400"))
+async def test_a_replica_that_refuses_a_continuation_ends_the_stream_with_an_error(
+    b: Bench,
+) -> None:
+    reply = await b.ask()
+    assert reply.text == "".join(ANSWER[:2])
+    assert reply.error is not None
+    assert "HTTP 400" in reply.error["message"]

@@ -15,12 +15,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-import virtual_time
 from ropeway.router import events, headers
 from ropeway.router.__main__ import main
 from ropeway.router.archive import archive
 from ropeway.router.config import ConfigError, Limits, is_loopback, load, parse
-from router_backends import ANSWER, MODEL, QUICK, TEXT, Engine, bench
+from router_backends import ANSWER, MODEL, QUICK, TEXT, Bench, Engine, bench, scene, until
 
 LIMITS = Limits()
 CHAT, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
@@ -112,123 +111,93 @@ def test_the_key_is_compared(given: str | None, right: bool) -> None:
 # --- over HTTP -----------------------------------------------------------------------------------
 
 
-def test_answers_pass_through_unchanged() -> None:
-    async def scene() -> None:
-        async with bench(Engine()) as b:
-            await b.alive(1)
-            streamed = await b.ask(stream_options={"include_usage": True})
-            assert (streamed.text, streamed.finish, streamed.done) == (TEXT, ["stop"], True)
-            assert streamed.chunks[-1]["usage"]["completion_tokens"] == len(ANSWER)
-            assert streamed.headers["Content-Type"] == "text/event-stream; charset=utf-8"
-            assert streamed.headers["X-Ropeway-Replica"] == "r0"
-            assert (await b.ask(CHAT)).text == TEXT
-            whole = await b.ask(stream=False)
-            assert json.loads(whole.content)["choices"][0]["text"] == TEXT
-            url = f"{b.url}/v1/echo/a%2Fb?x=%20y&z"
-            async with b.session.put(url, data=b"12345") as response:
-                data = await response.json()
-                assert data == {"method": "PUT", "path": "/v1/echo/a%2Fb?x=%20y&z", "bytes": 5}
-                assert response.headers["X-Theirs"] == "1"
-                assert "X-Hop" not in response.headers
-
-    virtual_time.run(scene())
+@scene(Engine())
+async def test_answers_pass_through_unchanged(b: Bench) -> None:
+    streamed = await b.ask(stream_options={"include_usage": True})
+    assert (streamed.text, streamed.finish, streamed.done) == (TEXT, ["stop"], True)
+    assert streamed.chunks[-1]["usage"]["completion_tokens"] == len(ANSWER)
+    assert streamed.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert streamed.headers["X-Ropeway-Replica"] == "r0"
+    assert (await b.ask(CHAT)).text == TEXT
+    whole = await b.ask(stream=False)
+    assert json.loads(whole.content)["choices"][0]["text"] == TEXT
+    url = f"{b.url}/v1/echo/a%2Fb?x=%20y&z"
+    async with b.session.put(url, data=b"12345") as response:
+        data = await response.json()
+        assert data == {"method": "PUT", "path": "/v1/echo/a%2Fb?x=%20y&z", "bytes": 5}
+        assert response.headers["X-Theirs"] == "1"
+        assert "X-Hop" not in response.headers
 
 
-def test_the_key_is_wanted_and_handed_on() -> None:
-    async def scene() -> None:
-        async with bench(Engine(key="s3cret"), key="s3cret") as b:
-            await b.alive(1)
-            assert (await b.ask()).done
-            assert b.engines[0].heads[-1]["Authorization"] == "Bearer s3cret"
-            wrong = {"Authorization": "Bearer no"}
-            for path in ("/v1/models", "/v1/completions", "/ropeway/backends", "/tokenize"):
-                async with b.session.get(b.url + path, headers=wrong) as response:
-                    assert response.status == 401
-                    assert (await response.json())["error"]["code"] == 401
-            async with b.session.get(b.url + "/health", headers=wrong) as response:
-                assert response.status == 200
-
-    virtual_time.run(scene())
+@scene(Engine(key="s3cret"), key="s3cret")
+async def test_the_key_is_wanted_and_handed_on(b: Bench) -> None:
+    assert (await b.ask()).done
+    assert b.engines[0].heads[-1]["Authorization"] == "Bearer s3cret"
+    wrong = {"Authorization": "Bearer no"}
+    for path in ("/v1/models", "/v1/completions", "/ropeway/backends", "/tokenize"):
+        async with b.session.get(b.url + path, headers=wrong) as response:
+            assert response.status == 401
+            assert (await response.json())["error"]["code"] == 401
+    async with b.session.get(b.url + "/health", headers=wrong) as response:
+        assert response.status == 200
 
 
-def test_requests_that_are_too_large_are_refused() -> None:
-    async def scene() -> None:
-        async with bench(Engine(), limits=replace(QUICK, body_bytes=1000)) as b:
-            await b.alive(1)
-            refused = await b.ask(prompt="x" * 2000)
-            assert refused.status == 413
-            assert "1,000 bytes" in json.loads(refused.content)["error"]["message"]
-            assert b.engines[0].bodies == []
-
-    virtual_time.run(scene())
+@scene(Engine(), limits=replace(QUICK, body_bytes=1000))
+async def test_requests_that_are_too_large_are_refused(b: Bench) -> None:
+    refused = await b.ask(prompt="x" * 2000)
+    assert refused.status == 413
+    assert "1,000 bytes" in json.loads(refused.content)["error"]["message"]
+    assert b.engines[0].bodies == []
 
 
-def test_one_conversation_stays_on_one_replica_and_others_spread() -> None:
-    async def scene() -> None:
-        async with bench(Engine(), Engine(), Engine()) as b:
-            await b.alive(3)
-            for turn in range(5):
-                history = "h" * 2000 + f"turn {turn}" * turn
-                await b.ask(CHAT, messages=[{"role": "user", "content": history}])
-            assert sorted(len(engine.bodies) for engine in b.engines) == [0, 0, 5]
-            for number in range(30):
-                await b.ask(prompt=f"{number} something else")
-            assert min(len(engine.bodies) for engine in b.engines) >= 8
-
-    virtual_time.run(scene())
+@scene(Engine(), Engine(), Engine(), first=None)
+async def test_one_conversation_stays_on_one_replica_and_others_spread(b: Bench) -> None:
+    for turn in range(5):
+        history = "h" * 2000 + f"turn {turn}" * turn
+        await b.ask(CHAT, messages=[{"role": "user", "content": history}])
+    assert sorted(len(engine.bodies) for engine in b.engines) == [0, 0, 5]
+    for number in range(30):
+        await b.ask(prompt=f"{number} something else")
+    assert min(len(engine.bodies) for engine in b.engines) >= 8
 
 
-def test_a_popular_beginning_spreads_when_its_replica_is_busy() -> None:
-    async def scene() -> None:
-        async with bench(Engine(tpot_s=0.02), Engine(tpot_s=0.02)) as b:
-            await b.alive(2)
-            prompt = "the same long prompt " * 400
-            await asyncio.gather(*(b.ask(prompt=prompt) for _ in range(24)))
-            one, other = (len(engine.bodies) for engine in b.engines)
-            assert one + other == 24
-            assert min(one, other) >= 8
-            assert all(replica.outstanding == 0 for replica in b.router.pool)
-
-    virtual_time.run(scene())
+@scene(Engine(tpot_s=0.02), Engine(tpot_s=0.02), first=None)
+async def test_a_popular_beginning_spreads_when_its_replica_is_busy(b: Bench) -> None:
+    prompt = "the same long prompt " * 400
+    await asyncio.gather(*(b.ask(prompt=prompt) for _ in range(24)))
+    one, other = (len(engine.bodies) for engine in b.engines)
+    assert one + other == 24
+    assert min(one, other) >= 8
+    assert all(replica.outstanding == 0 for replica in b.router.pool)
 
 
-def test_tokens_and_not_requests_are_balanced() -> None:
-    async def scene() -> None:
-        async with bench(Engine(tpot_s=0.03), Engine(tpot_s=0.03)) as b:
-            await b.alive(2)
-            b.first(0)
-            big = asyncio.create_task(b.ask(prompt="x" * 20_000))
-            async with asyncio.timeout(5):
-                while not b.engines[0].bodies:
-                    await asyncio.sleep(0.005)
-            # 5000 tokens there: eight small requests together are still fewer.
-            b.replica(0).requests = 0
-            await asyncio.gather(*(b.ask(prompt=f"{n}", max_tokens=3) for n in range(8)))
-            assert (await big).done
-            assert [len(engine.bodies) for engine in b.engines] == [1, 8]
-
-    virtual_time.run(scene())
+@scene(Engine(tpot_s=0.03), Engine(tpot_s=0.03))
+async def test_tokens_and_not_requests_are_balanced(b: Bench) -> None:
+    b.first(0)
+    big = asyncio.create_task(b.ask(prompt="x" * 20_000))
+    await until(lambda: b.engines[0].bodies)
+    # 5000 tokens there: eight small requests together are still fewer.
+    b.replica(0).requests = 0
+    await asyncio.gather(*(b.ask(prompt=f"{n}", max_tokens=3) for n in range(8)))
+    assert (await big).done
+    assert [len(engine.bodies) for engine in b.engines] == [1, 8]
 
 
-def test_the_state_is_told() -> None:
-    async def scene() -> None:
-        async with bench(Engine(), urls=("http://127.0.0.1:9",)) as b:
-            await b.alive(1)
-            await b.ask()
-            async with b.session.get(b.url + "/ropeway/backends") as response:
-                data = await response.json()
-            assert data["alive"] == 1
-            assert [row["state"] for row in data["backends"]] == ["closed", "unproven"]
-            assert data["backends"][0]["requests_total"] == 1
-            assert "onnect" in data["backends"][1]["last_failure"]
-            async with b.session.get(b.url + "/metrics") as response:
-                text = await response.text()
-            assert 'ropeway_router_requests_total{backend="r0"} 1\n' in text
-            assert 'ropeway_router_breaker{backend="r1",state="unproven"} 1\n' in text
-            async with b.session.get(b.url + "/elsewhere") as response:
-                assert response.status == 404
-
-    virtual_time.run(scene())
+@scene(Engine(), urls=("http://127.0.0.1:9",))
+async def test_the_state_is_told(b: Bench) -> None:
+    await b.ask()
+    async with b.session.get(b.url + "/ropeway/backends") as response:
+        data = await response.json()
+    assert data["alive"] == 1
+    assert [row["state"] for row in data["backends"]] == ["closed", "unproven"]
+    assert data["backends"][0]["requests_total"] == 1
+    assert "onnect" in data["backends"][1]["last_failure"]
+    async with b.session.get(b.url + "/metrics") as response:
+        text = await response.text()
+    assert 'ropeway_router_requests_total{backend="r0"} 1\n' in text
+    assert 'ropeway_router_breaker{backend="r1",state="unproven"} 1\n' in text
+    async with b.session.get(b.url + "/elsewhere") as response:
+        assert response.status == 404
 
 
 # --- as one file ---------------------------------------------------------------------------------
@@ -262,12 +231,12 @@ def test_the_archive_serves_and_ends_gracefully(tmp_path: Path) -> None:
             try:
                 assert process.stdout is not None
                 url = (await process.stdout.readline()).decode().strip()
-                await _until_healthy(b.session, url)
+                await _until_status(b.session, url, 200)
                 body = {"model": MODEL, "prompt": "p", "stream": True}
                 async with b.session.post(url + TEXT_PATH, json=body) as response:
                     first = await response.content.readany()
                     process.terminate()
-                    await _until_not_healthy(b.session, url)
+                    await _until_status(b.session, url, 503)
                     rest = await response.content.read()
                 assert (first + rest).endswith(events.DONE), "a running stream is finished"
                 assert await process.wait() == 0
@@ -279,23 +248,11 @@ def test_the_archive_serves_and_ends_gracefully(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
-async def _until_healthy(session: aiohttp.ClientSession, url: str) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            async with session.get(url + "/health") as response:
-                if response.status == 200:
-                    return
-            await asyncio.sleep(0.05)
-
-
-async def _until_not_healthy(session: aiohttp.ClientSession, url: str) -> None:
-    """By a connection that is open already; a new one is not taken."""
+async def _until_status(session: aiohttp.ClientSession, url: str, status: int) -> None:
+    """By a connection that is open already; a server that ends takes no new one."""
     async with asyncio.timeout(60):
         with contextlib.suppress(aiohttp.ClientConnectionError):
-            while True:
-                async with session.get(url + "/health") as response:
-                    if response.status == 503:
-                        return
+            while (await session.get(url + "/health")).status != status:
                 await asyncio.sleep(0.05)
 
 
