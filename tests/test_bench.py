@@ -23,6 +23,7 @@ from ropeway.endpoint.client import Endpoint, ModelUnknown
 from ropeway.endpoint.stream import Failure, Timing
 from ropeway.errors import Refused
 from router_backends import served
+from timings import timing
 
 RECIPE = Recipe(16, 16, WORDS, WORDS, exact=False)
 CONDITIONS = Conditions(
@@ -160,8 +161,7 @@ def test_the_speed_of_a_known_endpoint_is_recovered() -> None:
     # The endpoint's tokenizer: 4 for the template, a word of more than 8 letters is two.
     words = [word for text in prompts(16) for word in text.split()]
     assert summary.input_tokens == 16 * 4 + len(words) + sum(len(word) > 8 for word in words)
-    assert summary.ttft_ms is not None
-    assert summary.tpot_ms is not None
+    assert summary.ttft_ms and summary.tpot_ms
     assert (summary.ttft_ms.p50, summary.ttft_ms.p99) == pytest.approx((200, 200), abs=1)
     assert (summary.tpot_ms.p50, summary.tpot_ms.p99) == pytest.approx((20, 20), abs=0.1)
     # Two rounds of 8 clients, each of 0.2 s + 25 × 0.02 s.
@@ -335,20 +335,8 @@ def test_a_cancelled_run_leaves_no_task_behind() -> None:
 
 
 def measured(text: str = "缆车\u2028up", error: Failure | None = None) -> Timing:
-    return Timing(
-        sent=100.0,
-        first_token=100.25,
-        chunks=((100.25, 1), (100.5, 2)),
-        last=100.5,
-        ended=100.75,
-        input_tokens=16,
-        output_tokens=3,
-        counted=True,
-        finish_reason="length",
-        text=text,
-        reasoning="",
-        error=error,
-    )
+    chunks = ((100.25, 1), (100.5, 2))
+    return timing(100, 100.25, 100.5, 3, chunks=chunks, ended=100.75, text=text, error=error)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

