@@ -67,6 +67,11 @@ class Cluster:
         self.spec = spec
         (self.folder / "ropeway.yaml").write_text(dump_spec(spec))
 
+    def change(self, section: str, **changes: Any) -> None:
+        """Change keys of another section of the spec."""
+        part = getattr(self.spec, section).model_copy(update=changes)
+        self.write(self.spec.model_copy(update={section: part}))
+
     def pace(self, **changes: float) -> None:
         """Change how long things take. Before anything runs."""
         self.virtual = Rehearsal(self.fleet, replace(QUICK, **changes), clock=JumpingClock())
@@ -79,6 +84,18 @@ class Cluster:
         code = exit_code(args, call=call)
         self.out, self.err = self._capsys.readouterr()
         return code
+
+    def fails(self, code: int, *words: str) -> None:
+        """Check that `up` ends with this code, says all of these words, and leaves nothing."""
+        assert self.run("up") == code
+        for text in words:
+            assert text in self.error
+        assert self.remains() == []
+
+    @property
+    def error(self) -> str:
+        """The error as it was told, without the lines of progress before it."""
+        return self.err[self.err.index("error: ") :]
 
     def json(self, *args: str) -> Any:
         """The JSON document of a verb, whatever its exit code."""

@@ -13,7 +13,6 @@ from ropeway.hosts.child import sleep_cancellable
 from ropeway.sim.faults import LAUNCH_FAULTS
 from ropeway.sim.launching import IssuedCommand, Rehearsal
 from ropeway.sim.machine import Container, Fleet, Machine, Trouble
-from ropeway.spec.cluster import Cluster as Hosts
 from ropeway.spec.cluster import RemoteHost
 
 HOSTS = ("host1", "host2")
@@ -26,32 +25,16 @@ def changed(fleet: Fleet, index: int, **changes: object) -> Fleet:
     return fleet.with_machine(index, machine)
 
 
-def told(one: Cluster) -> str:
-    """The error as it was told, without the lines of progress before it."""
-    return one.err[one.err.index("error: ") :]
-
-
 # What the host lacks, or somebody else has: seen before anything is started, exit code 2.
 
+NOT_WHOLE, IN_USE = "is not whole on every host", "NPUs that the spec names are in use"
 REFUSALS = {
-    "disk-full:host2": (
-        "the disk is too full", "host2: 3.0 GiB free, and the image takes", "image prune",
-    ),
-    "port-taken:host1": (
-        "port 6379 is in use on host1, and Ray needs it", "`redis-server` listens there", "end it",
-    ),
-    "model-missing:host2": (
-        "is not whole on every host", "No such file or directory", "ropeway model push /data/model",
-    ),
-    "shard-missing:host2": (
-        "is not whole on every host", "model-00016-of-00016.safetensors", "ropeway model push",
-    ),
-    "container-holds:host2": (
-        "NPUs that the spec names are in use", "container `old-vllm`", "docker stop",
-    ),
-    "npu-busy:host2:5": (
-        "NPUs that the spec names are in use", "VLLMEngineCor", "devices",
-    ),
+    "disk-full:host2": ("disk is too full", "host2: 3.0 GiB free, and the image takes", "prune"),
+    "port-taken:host1": ("port 6379 is in use on host1, and Ray needs it", "`redis-server`", "end"),
+    "model-missing:host2": (NOT_WHOLE, "No such file or directory", "model push /data/model"),
+    "shard-missing:host2": (NOT_WHOLE, "model-00016-of-00016.safetensors", "ropeway model push"),
+    "container-holds:host2": (IN_USE, "container `old-vllm`", "docker stop"),
+    "npu-busy:host2:5": (IN_USE, "VLLMEngineCor", "devices"),
     "card-dropped:host2": ("host2 has 7 NPUs", "/dev/davinci7", "npu-smi info"),
     "card-alarm:host2": ("not healthy", "/dev/davinci3: Alarm", "ropeway doctor"),
 }  # fmt: skip
@@ -63,11 +46,8 @@ def test_what_is_in_the_way_is_told_and_nothing_is_started(fault: str, cluster: 
     if fault.startswith("disk-full"):  # it is the image that needs the room
         fleet = changed(fleet, 1, images=())
     two = cluster(fleet)
-    assert two.run("up") == 2
-    for words in REFUSALS[fault]:
-        assert words in told(two)
+    two.fails(2, *REFUSALS[fault])
     assert not any(command.starts_containers for command in two.virtual.commands)
-    assert two.remains() == []
 
 
 def test_a_privileged_container_that_uses_no_npu_is_a_warning(cluster: Make):  # noqa: F811
@@ -78,21 +58,16 @@ def test_a_privileged_container_that_uses_no_npu_is_a_warning(cluster: Make):  #
 
 def test_a_privileged_container_does_not_hide_processes_on_npus(cluster: Make):  # noqa: F811
     two = cluster(fleet_with("container-privileged:host2", "npu-busy:host2:5"))
-    assert two.run("up") == 2
-    assert "on /dev/davinci5" in told(two)
-    assert two.virtual.remains() == ()
+    two.fails(2, "on /dev/davinci5")
 
 
 def test_a_privileged_container_with_npus_by_name_holds_them(cluster: Make):  # noqa: F811
     holder = Container("old-vllm", "vllm-ascend:old", (0, 1), privileged=True)
-    two = cluster(changed(fleet_with(), 1, containers=(holder,)))
-    assert two.run("up") == 2
-    assert "container `old-vllm`" in told(two)
+    cluster(changed(fleet_with(), 1, containers=(holder,))).fails(2, "container `old-vllm`")
 
 
 def test_room_for_the_image_is_asked_only_of_who_lacks_it(cluster: Make):  # noqa: F811
-    fleet = fleet_with("disk-full:host1", "image-missing:host2")
-    two = cluster(fleet)
+    two = cluster(fleet_with("disk-full:host1", "image-missing:host2"))
     assert two.run("up") == 0, two.err
 
 
@@ -101,36 +76,24 @@ def test_a_model_that_differs_is_told(cluster: Make):  # noqa: F811
     shard = "model-00003-of-00016.safetensors"
     model = {**fleet.machines[1].model, shard: 3_816_515_000}
     two = cluster(changed(fleet, 1, model=model))
-    assert two.run("up") == 2
-    assert "host2" in told(two)
-    assert "/data/model" in told(two)
-    assert two.remains() == []
+    two.fails(2, "host2", "/data/model")
 
 
 def test_an_interface_named_wrongly_is_refused_with_those_there_are(cluster: Make):  # noqa: F811
     two = cluster()
-    given = two.spec.cluster.model_copy(update={"nic": "eth9"})
-    two.write(two.spec.model_copy(update={"cluster": given}))
-    assert two.run("up") == 2
-    assert "`eth9` does not exist on host1" in told(two)
-    assert "enp189s0f0: 192.168.0.1" in told(two)
-    assert two.remains() == []
+    two.change("cluster", nic="eth9")
+    two.fails(2, "`eth9` does not exist on host1", "enp189s0f0: 192.168.0.1")
 
 
 def test_an_image_that_may_not_be_pulled_is_refused(cluster: Make):  # noqa: F811
     two = cluster(fleet_with("image-missing:host2"))
-    runtime = two.spec.runtime.model_copy(update={"pull": "never"})
-    two.write(two.spec.model_copy(update={"runtime": runtime}))
-    assert two.run("up") == 2
-    assert "host2 does not have the image" in told(two)
-    assert f"docker pull {runtime.image}" in told(two)
-    assert two.remains() == []
+    two.change("runtime", pull="never")
+    two.fails(2, "host2 does not have the image", f"docker pull {two.spec.runtime.image}")
 
 
 def test_a_missing_image_is_pulled_from_the_mirror(cluster: Make):  # noqa: F811
     two = cluster(fleet_with("image-missing:host2"))
-    runtime = two.spec.runtime.model_copy(update={"mirror": "mirror.example.org/hub"})
-    two.write(two.spec.model_copy(update={"runtime": runtime}))
+    two.change("runtime", mirror="mirror.example.org/hub")
     assert two.run("up") == 0
     pulled = [one for one in two.virtual.commands if one.argv[1] == "pull"]
     wanted = "mirror.example.org/hub/ascend/vllm-ascend:v0.23.0"
@@ -156,10 +119,8 @@ def test_a_missing_image_is_pulled_from_the_mirror(cluster: Make):  # noqa: F811
 )
 def test_a_start_that_fails_leaves_nothing(fault: str, where: str, words: str, cluster: Make):  # noqa: F811
     two = cluster(fleet_with(fault))
-    assert two.run("up") == 1
-    assert words in told(two)
-    assert f"  at {where}" in told(two) or f"{where}-" in told(two)
-    assert two.remains() == []
+    two.fails(1, words)
+    assert f"  at {where}" in two.error or f"{where}-" in two.error
     assert two.run("status") == 1
 
 
@@ -184,11 +145,8 @@ def test_an_engine_that_fails_is_told_with_its_log_and_what_to_do(cluster: Make)
 def test_a_worker_that_ends_is_told_of(cluster: Make):  # noqa: F811
     """Of an end that no table knows: its last lines."""
     two = cluster(fleet_with(host2=Trouble(fails=("a line of no meaning",))))
-    assert two.run("up") == 1
-    assert "the worker on host2 ended while the engine was starting" in told(two)
-    assert "ropeway-rehearsal-0-1: exited, exit code 1" in told(two)
-    assert "a line of no meaning" in told(two)
-    assert two.remains() == []
+    ended = "the worker on host2 ended while the engine was starting"
+    two.fails(1, ended, "ropeway-rehearsal-0-1: exited, exit code 1", "a line of no meaning")
 
 
 @pytest.mark.parametrize("begin", [0.0, 1.2], ids=["the head gives up", "we give up"])
@@ -197,28 +155,20 @@ def test_a_host_that_never_joins_ray_is_named(begin: float, cluster: Make):  # n
     two = cluster(fleet_with("never-joins:host3", size="3x8-910B4"))
     two.pace(begin=begin)
     two.serve(start_timeout=1)
-    assert two.run("up") == 1
-    assert "host3 (192.168.0.3) has not joined Ray" in told(two)
-    assert "host2 (" not in told(two)
-    assert two.remains() == []
+    two.fails(1, "host3 (192.168.0.3) has not joined Ray")
+    assert "host2 (" not in two.error
 
 
 def test_an_engine_that_is_never_ready_is_given_up(cluster: Make):  # noqa: F811
     two = cluster()
     two.pace(start=600)
     two.serve(start_timeout=1)
-    assert two.run("up") == 1
-    assert "the engine was not ready within 1 s" in told(two)
-    assert "serve.start_timeout" in told(two)
-    assert two.remains() == []
+    two.fails(1, "the engine was not ready within 1 s", "serve.start_timeout")
 
 
 def test_a_disk_without_a_byte_is_told_at_the_lock(cluster: Make):  # noqa: F811
     two = cluster(changed(fleet_with(), 1, disk_free_bytes=0))
-    assert two.run("up") == 1
-    assert "cannot lock the host" in told(two)
-    assert "No space left on device" in told(two)
-    assert two.remains() == []
+    two.fails(1, "cannot lock the host", "No space left on device")
 
 
 # SSH that drops, at every command.
@@ -240,30 +190,26 @@ def test_ssh_that_drops_for_good(commands: int, cluster: Make):  # noqa: F811
     """Either nothing was started there, or the error has the command that finishes the undoing."""
     two = cluster(fleet_with(host2=Trouble(drops_after=commands)))
     assert two.run("up") == 1
-    assert "host2" in told(two)
-    assert "connection was lost" in told(two)
+    assert "host2" in two.error
+    assert "connection was lost" in two.error
     left = two.remains()
     assert all(line.startswith("host2: ") for line in left)
-    finish(two.virtual, told(two))
+    finish(two.virtual, two.error)
     assert two.remains() == []
 
 
 @pytest.mark.parametrize("commands", range(1, LAST))
 def test_ssh_that_drops_for_a_moment(commands: int, cluster: Make):  # noqa: F811
     """The undoing reaches the host again, and there is nothing to finish."""
-    two = cluster(fleet_with(host2=Trouble(drops_after=commands, drops_for=1)))
-    assert two.run("up") == 1
-    assert two.remains() == []
+    cluster(fleet_with(host2=Trouble(drops_after=commands, drops_for=1))).fails(1)
 
 
 def test_the_command_that_finishes_it_logs_in_as_the_spec_says(cluster: Make):  # noqa: F811
     """And the reason of the start's failure is not lost behind that of the undoing's."""
     two = cluster(fleet_with(host2=Trouble(drops_after=6)))
-    hosts = (
-        RemoteHost(address="host1", npus=8),
-        RemoteHost(address="host2", npus=8, user="ops", port=2222),
-    )
-    two.write(two.spec.model_copy(update={"cluster": Hosts(hosts=hosts)}))
+    elsewhere = RemoteHost(address="host2", npus=8, user="ops", port=2222)
+    hosts = (RemoteHost(address="host1", npus=8), elsewhere)
+    two.change("cluster", hosts=hosts)
     error = two.json("up")["error"]
     assert error["hint"].splitlines()[1:] == [
         "ssh -p 2222 ops@host2 "
@@ -320,31 +266,28 @@ def interrupt_at(two: Cluster, condition: Callable[[IssuedCommand], bool]) -> li
     return fired
 
 
-def pip(two: Cluster) -> None:
-    """Have a package installed into the image."""
-    runtime = two.spec.runtime.model_copy(update={"pip": ("transformers==5.5.4",)})
-    two.write(two.spec.model_copy(update={"runtime": runtime}))
+def with_package(cluster: Make) -> Cluster:  # noqa: F811
+    """Two hosts, one of which pulls the image, with a package to install into it."""
+    two = cluster(fleet_with("image-missing:host2"))
+    two.pace(begin=0.1, start=1.6)
+    two.change("runtime", pip=("transformers==5.5.4",))
+    return two
 
 
-COMMANDS = 36  # of a start on two hosts, one of which pulls the image, with a package to install
+COMMANDS = 36  # of their start
 
 
 @pytest.mark.parametrize("number", range(1, COMMANDS + 1))
 def test_ctrl_c_at_any_moment_leaves_nothing(number: int, cluster: Make):  # noqa: F811
     """With daemons that start what they were asked for though the client has gone."""
-    two = cluster(fleet_with("image-missing:host2"))
-    two.pace(begin=0.1, start=1.6)
-    pip(two)
+    two = with_package(cluster)
     fired = interrupt_at(two, lambda _: len(two.virtual.commands) >= number)
-    assert two.run("up") == 130
+    two.fails(130)
     assert fired, "the run was over before"
-    assert two.remains() == []
 
 
 def test_no_moment_is_left_out(cluster: Make):  # noqa: F811
-    two = cluster(fleet_with("image-missing:host2"))
-    two.pace(begin=0.1, start=1.6)
-    pip(two)
+    two = with_package(cluster)
     assert two.run("up") == 0
     assert len(two.virtual.commands) == COMMANDS
 
@@ -353,9 +296,8 @@ def test_ctrl_c_when_it_is_up_already_still_means_no(cluster: Make):  # noqa: F8
     """While it is written down that it is done."""
     two = cluster()
     fired = interrupt_at(two, lambda command: '"outcome": "done"' in command.argv[-1])
-    assert two.run("up") == 130
+    two.fails(130)
     assert fired
-    assert two.remains() == []
 
 
 def test_what_a_daemon_starts_after_ctrl_c_is_removed(cluster: Make):  # noqa: F811
@@ -370,6 +312,5 @@ def test_what_a_daemon_starts_after_ctrl_c_is_removed(cluster: Make):  # noqa: F
         interrupted(command)
 
     two.virtual.on_command = on_command
-    assert two.run("up") == 130
-    assert two.remains() == []
+    two.fails(130)
     assert late, "no daemon was late: the test shows nothing"

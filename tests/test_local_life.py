@@ -19,8 +19,13 @@ from local_cluster import (
     spec_text,
 )
 from ropeway.hosts import processes
+from waiting import wait_for
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+
+def has_begun(title: str) -> bool:
+    return any(title in process.title for process in processes.find(SERVICE))
 
 
 # What must have been started (part of a process's title), and seconds after it: the first process
@@ -37,11 +42,8 @@ def test_an_interrupted_start_leaves_nothing(tmp_path: Path, title: str, seconds
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 120
-        while not any(title in each.title for each in processes.find(SERVICE)):
-            assert up.poll() is None, f"ended before any {title or 'process'} was there"
-            assert time.monotonic() < deadline, f"no {title or 'process'} after two minutes"
-            time.sleep(0.1)
+        wait_for(lambda: has_begun(title) or up.poll() is not None, seconds=120, what=title)
+        assert up.poll() is None, f"ended before any {title or 'process'} was there"
         time.sleep(seconds)
     finally:  # a failed wait, too, must not leave a service to the tests after it
         up.send_signal(signal.SIGINT)
@@ -70,9 +72,11 @@ def test_a_service_whose_rank_was_killed_is_not_called_serving(tmp_path: Path) -
         assert "ropeway down" in second.stderr
         rank = next(each for each in processes.find(SERVICE) if "RayWorkerProc" in each.title)
         os.kill(rank.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 60
-        while (status := ropeway("status", "--json", cwd=tmp_path)).returncode == 0:
-            assert time.monotonic() < deadline, "still called serving a minute after its rank died"
-            time.sleep(1)
+
+        def failing() -> "subprocess.CompletedProcess[str] | None":
+            status = ropeway("status", "--json", cwd=tmp_path)
+            return status if status.returncode else None
+
+        status = wait_for(failing, what="a status that tells of the dead rank")
         assert status.returncode == 1
         assert json.loads(status.stdout)["serving"] is False

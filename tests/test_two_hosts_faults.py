@@ -22,6 +22,7 @@ from local_cluster import directory
 from two_hosts import IMAGE, NIC, Node, TwoHosts, why_not
 from two_hosts_image import HOME
 from two_hosts_laptop import MODEL, Begun, Laptop
+from waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.two_hosts]
 OURS = "/var/lib/ropeway"
@@ -63,13 +64,6 @@ def give_vllm(node: Node, script: str) -> None:
 def write(laptop: Laptop, layout: str = "TP2×PP2+EP", **changes: object) -> None:
     seen = [*laptop.hosts.runtime["mounts"], f"/data/vllm:{HOME}/bin/vllm:ro"]
     laptop.write(layout, runtime={"mounts": seen, **changes.pop("runtime", {})}, **changes)
-
-
-def wait_for(there: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.05)
 
 
 def told(code: int, said: str, expected: int) -> str:

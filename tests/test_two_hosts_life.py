@@ -74,9 +74,7 @@ def processes_show(laptop: Laptop, word: str) -> list[str]:
 
 def test_doctor_finds_the_hosts_fit_and_the_plan_can_be_printed(laptop):
     laptop.write("TP2×PP2+EP")
-    seen = laptop.json("doctor", code=None)
-    assert seen["answered"] == 2
-    assert [one for one in seen["findings"] if one["level"] == "fail"] == []
+    assert laptop.is_fit()
     script = laptop.run("up", "--dry-run").stdout
     assert "# assumed" not in script
     assert "--headless" in script and "--mount" in script
@@ -92,22 +90,10 @@ def test_pipeline_and_experts_over_two_hosts_from_up_to_down(laptop):
     again = laptop.json("up")
     assert again["changed"] == []
 
-    # From a machine without the spec, by any of the hosts.
-    other = laptop.hosts[1].address
-    seen = laptop.json("status", "-c", "none.yaml", "--host", f"root@{other}")
-    assert [(one["host"], one["role"], one["devices"]) for one in seen["containers"]] == [
-        (laptop.hosts[0].address, "head", [0, 1]), (other, "follower", [0, 1]),
-    ]  # fmt: skip
-
     load = ("--clients", "4", "--requests", "8", "--input-tokens", "16", "--output-tokens", "16")
     laptop.json("bench", "--url", laptop.url, "--key-env", "ROPEWAY_KEY", *load)
 
-    logs = laptop.json("logs", "-n", "400")
-    times = [line["time"] for line in logs["lines"] if line["time"]]
-    assert times == sorted(times)
-    assert {line["source"].split()[-1] for line in logs["lines"]} == {"head", "follower"}
-    names = laptop.run("exec", "--all", "--", "hostname").stdout.split()
-    assert names == [host.name for host in laptop.hosts]
+    laptop.check_views()
     assert processes_show(laptop, KEY) == []
     inspected = laptop.hosts[0].run("sh", "-c", "docker inspect $(docker ps -q)")
     assert KEY not in inspected

@@ -15,6 +15,7 @@ from ropeway.launch.labels import SERVICE, ServiceContainer, containers_on
 from test_two_hosts import said, traces
 from two_hosts import IMAGE, Node, TwoHosts, why_not
 from two_hosts_laptop import MODEL, Laptop, steering
+from waiting import wait_for
 
 pytestmark = pytest.mark.two_hosts
 _ONE = Container(
@@ -45,15 +46,14 @@ def start(node: Node, one: Container, *, restart: bool = False) -> None:
     said(node, *docker.run_argv("podman", one, {SERVICE: "probe"}, restart=restart))
 
 
-def became(node: Node, service: str, **wanted: object) -> ServiceContainer:
+def became(node: Node, service: str, **fields: object) -> ServiceContainer:
     """The only container of the service, once it is so."""
-    deadline = time.monotonic() + 20
-    while True:
-        (found,) = containers_on(node.ssh, "podman", service)
-        if all(getattr(found, key) == value for key, value in wanted.items()):
-            return found
-        assert time.monotonic() < deadline, found
-        time.sleep(0.2)
+
+    def container() -> ServiceContainer | None:
+        (one,) = containers_on(node.ssh, "podman", service)
+        return one if all(getattr(one, key) == value for key, value in fields.items()) else None
+
+    return wait_for(container, what=fields)
 
 
 def now() -> str:
@@ -94,21 +94,10 @@ def test_what_ends_is_started_again_and_told_and_comes_back_after_a_reboot(hosts
 @pytest.mark.engine
 def test_the_life_of_a_service_with_podman(laptop):
     laptop.write("TP2×PP2+EP")
-    seen = laptop.json("doctor", code=None)
-    assert [one for one in seen["findings"] if one["level"] == "fail"] == []
+    assert laptop.is_fit()
     up = laptop.json("up")
     assert "podman-restart.service" in "".join(up["notes"])
     assert laptop.answers()
     assert laptop.json("up")["changed"] == []
-
-    other = laptop.hosts[1].address
-    status = laptop.json("status", "-c", "none.yaml", "--host", f"root@{other}")
-    assert [(one["role"], one["devices"]) for one in status["containers"]] == [
-        ("head", [0, 1]), ("follower", [0, 1]),
-    ]  # fmt: skip
-    times = [line["time"] for line in laptop.json("logs", "-n", "400")["lines"] if line["time"]]
-    assert times == sorted(times)
-    assert {time[-1] for time in times} == {"Z"}
-    names = laptop.run("exec", "--all", "--", "hostname").stdout.split()
-    assert names == [host.name for host in laptop.hosts]
+    laptop.check_views()
     assert laptop.json("down")["containers"] == 2

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from local_cluster import directory
 from ropeway.spec.model import dump_spec, parse_spec
 from two_hosts import TwoHosts
+from waiting import wait_for
 
 KEY = "a-key-that-nobody-may-see"
 MODEL = "tiny-qwen3-moe"
@@ -29,11 +29,11 @@ class Begun:
 
     def until(self, there: Callable[[], object], seconds: float = 60) -> None:
         """Wait for a moment that comes while it runs."""
-        deadline = time.monotonic() + seconds
-        while not there():
-            assert self.process.poll() is None, f"it has ended: {self.log.read_text()}"
-            assert time.monotonic() < deadline, f"it does not come: {self.log.read_text()}"
-            time.sleep(0.02)
+        wait_for(
+            lambda: there() or self.process.poll() is not None,
+            seconds=seconds, what=self.log.read_text,
+        )  # fmt: skip
+        assert self.process.poll() is None, f"it has ended: {self.log.read_text()}"
 
     def interrupt(self) -> None:
         """Ctrl-C."""
@@ -121,6 +121,28 @@ class Laptop:
     @property
     def url(self) -> str:
         return f"http://{self.hosts[0].address}:8000/v1"
+
+    def check_views(self) -> None:
+        """Check what any machine sees of it, with or without the spec: hosts, logs, programs."""
+        first, second = self.hosts
+        # From a machine without the spec, by any of the hosts.
+        status = self.json("status", "-c", "none.yaml", "--host", f"root@{second.address}")
+        assert [(one["host"], one["role"], one["devices"]) for one in status["containers"]] == [
+            (first.address, "head", [0, 1]), (second.address, "follower", [0, 1]),
+        ]  # fmt: skip
+        lines = self.json("logs", "-n", "400")["lines"]
+        times = [line["time"] for line in lines if line["time"]]
+        assert times == sorted(times)
+        assert {time[-1] for time in times} == {"Z"}
+        assert {line["source"].split()[-1] for line in lines} == {"head", "follower"}
+        names = self.run("exec", "--all", "--", "hostname").stdout.split()
+        assert names == [first.name, second.name]
+
+    def is_fit(self) -> bool:
+        """Whether `ropeway doctor` reaches both hosts and finds nothing that fails."""
+        report = self.json("doctor", code=None)
+        failures = [one for one in report["findings"] if one["level"] == "fail"]
+        return report["answered"] == 2 and not failures
 
     def answers(self) -> bool:
         done = self.run("chat", "--url", self.url, "--key-env", "ROPEWAY_KEY", "-p", "hi",
