@@ -1,58 +1,30 @@
-"""A host as the rest sees it: commands, files, time limits, quoting; and a local one for real."""
+"""Commands and their results, quoting; and what only holds for the commands of this machine."""
 
 import contextlib
 import os
 import shlex
 import signal
-import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from children import TEXT, is_gone
 from ropeway.errors import HostError, TimeLimit
 from ropeway.hosts.base import Command, Result, run_command, shell_line
 from ropeway.hosts.local import LocalHost
 from waiting import wait_for
 
 HERE = LocalHost("host0", "127.0.0.2")
-# A shell that runs us in the background ignores Ctrl-C for us, and our children inherit that.
-INTERRUPTIBLE = ("env", "--default-signal=INT")
-TEXT = st.text(
-    st.one_of(st.sampled_from("'\"$`\\\n\t ;&|<>*?~#!=%中é"), st.characters(codec="utf-8")),
-    max_size=12,
-).map(lambda text: text.replace("\0", ""))
-
-
-def is_gone(pid: int) -> bool:
-    """Whether the process has ended; one that nobody has asked for its exit code yet has too."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-def test_a_command_gives_its_exit_code_and_both_outputs():
-    result = HERE.run(("sh", "-c", "echo out; echo err >&2; exit 7"))
-    assert (result.exit_code, result.stdout, result.stderr) == (7, "out\n", "err\n")
-    assert not result.ok
-    assert result.seconds > 0
 
 
 def test_broken_utf8_is_replaced():
     assert HERE.run(("printf", "a\\377b")).stdout == "a\ufffdb"
-
-
-def test_stdin_arrives_whole_and_is_empty_by_default():
-    data = bytes(range(256)) * 2000  # more than a pipe holds
-    assert HERE.run(("wc", "-c"), stdin=data).stdout.strip() == str(len(data))
-    assert HERE.run(("wc", "-c")).stdout.strip() == "0"
 
 
 def test_much_output_on_both_pipes_blocks_nobody():
@@ -61,42 +33,9 @@ def test_much_output_on_both_pipes_blocks_nobody():
     assert (len(result.stdout), len(result.stderr)) == (300000, 300000)
 
 
-def test_each_line_is_heard_at_once(tmp_path):
-    """The command goes on only when its first line has been heard."""
-    go, lines = tmp_path / "go", []
-
-    def on_line(line: str) -> None:
-        lines.append(line)
-        go.touch()
-
-    script = 'echo one; until [ -e "$1" ]; do sleep 0.02; done; echo two >&2; printf three'
-    HERE.run(("sh", "-c", script, "sh", str(go)), on_line=on_line)
-    assert lines[0] == "one"
-    assert sorted(lines) == ["one", "three", "two"]
-
-
 def test_variables_are_added_to_ours():
     result = HERE.run(("sh", "-c", 'echo "$A $HOME"'), env={"A": "x"})
     assert result.stdout == f"x {os.environ['HOME']}\n"
-
-
-def test_a_program_that_is_not_there_is_named():
-    with pytest.raises(HostError) as caught:
-        HERE.run(("no-such-program",))
-    assert caught.value.what == "cannot run `no-such-program`: no such file or directory"
-    assert caught.value.where == "host0"
-
-
-def test_a_time_limit_ends_the_whole_group(tmp_path):
-    script = (
-        f"sh -c 'trap \"\" TERM; echo $$ >{tmp_path}/pid; sleep 60 & wait; wait' & echo on; wait"
-    )
-    with pytest.raises(TimeLimit) as caught:
-        HERE.run(("sh", "-c", script), timeout=3)
-    assert "`sh`" in caught.value.what
-    assert "3 s" in caught.value.what
-    assert caught.value.evidence == ("on",)
-    assert is_gone(int((tmp_path / "pid").read_text())), "one that ignores SIGTERM has ended too"
 
 
 def test_a_child_that_does_not_read_its_input_is_held_to_the_time_limit():
@@ -104,20 +43,6 @@ def test_a_child_that_does_not_read_its_input_is_held_to_the_time_limit():
     with pytest.raises(TimeLimit):
         HERE.run(("sleep", "600"), stdin=b"x" * 10**6, timeout=0.3)
     assert time.monotonic() - began < 60
-
-
-def test_an_interrupt_leaves_nothing(tmp_path):
-    code = (
-        "import sys; from ropeway.hosts.local import LocalHost\n"
-        "LocalHost().run(('sh', '-c', f'echo $$ >{sys.argv[1]}; sleep 60; true'))"
-    )
-    pid = tmp_path / "pid"
-    argv = (*INTERRUPTIBLE, sys.executable, "-c", code, str(pid))
-    with subprocess.Popen(argv, stderr=subprocess.PIPE, start_new_session=True) as caller:
-        shell = wait_for(lambda: pid.exists() and pid.read_text().strip())
-        caller.send_signal(signal.SIGINT)
-        assert b"KeyboardInterrupt" in caller.communicate(timeout=60)[1]
-    assert is_gone(int(shell))
 
 
 def test_a_command_has_a_session_of_its_own():
@@ -139,41 +64,9 @@ def test_check_keeps_a_good_result_and_tells_a_bad_one():
     assert caught.value.evidence == ("ls → exit 2", "only this")
 
 
-# Files
-
-
-def test_a_file_is_put_whole_with_its_mode_and_read_back(tmp_path):
-    path = tmp_path / "a file"
-    HERE.put(b"\0\xffold", str(path))
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    old = path.stat().st_ino
-    HERE.put(b"new", str(path), mode=0o600)
-    assert HERE.get(str(path)) == b"new"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert path.stat().st_ino != old, "written beside and moved over: no reader sees half a file"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_put_that_fails_leaves_nothing(tmp_path):
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(HostError, match=r"cannot write `.*folder`: is a directory"):
-        HERE.put(b"x", str(tmp_path / "folder"))
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
-    with pytest.raises(HostError, match=r"cannot write `.*/none/x`: no such file or directory"):
-        HERE.put(b"x", str(tmp_path / "none" / "x"))
-
-
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(HostError, match=r"cannot read `.*none`: no such file or directory"):
-        HERE.get(str(tmp_path / "none"))
-    with pytest.raises(HostError, match=r"cannot read `.*`: is a directory"):
-        HERE.get(str(tmp_path))
-
-
 # Quoting
 
 
-@settings(max_examples=60, deadline=None)
 @given(words=st.lists(TEXT, max_size=4), value=TEXT)
 def test_a_shell_gives_every_word_and_value_back(words, value):
     show = r'printf "%s\0" "$VALUE" "$@"'

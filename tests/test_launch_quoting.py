@@ -35,9 +35,7 @@ WORST = "-a $(touch owned)`touch owned`\n';touch owned;'\"\\"
 # What the spec lets through: no control characters in a path, no blanks in a served name.
 PATHS = NASTY.filter(lambda text: all(ord(sign) > 31 and ord(sign) != 127 for sign in text))
 NAMES = NASTY.map(lambda text: "".join(text.split()).lstrip("-")).filter(bool)
-SETTINGS = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SETTINGS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 _RECORDER = """\
 #!/bin/sh
 for word; do printf '%s\\0' "$word"; done >>"$RECORDED/${0##*/}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from children import INTERRUPTIBLE
 from local_cluster import (
     ROPEWAY,
     SERVICE,
@@ -36,9 +37,8 @@ def has_begun(title: str) -> bool:
 def test_an_interrupted_start_leaves_nothing(tmp_path: Path, title: str, seconds: int) -> None:
     before = shared_memory_files()
     (tmp_path / "ropeway.yaml").write_text(spec_text("tiny-qwen3-moe", "TP2×PP2", "float32", 2))
-    # A shell that put us into the background ignores Ctrl-C for us, and our children inherit that.
     up = subprocess.Popen(
-        ["env", "--default-signal=INT", ROPEWAY, "up"],
+        [*INTERRUPTIBLE, ROPEWAY, "up"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from children import TEXT, are_gone, is_gone, pids
 from ropeway.hosts.child import Child, Output, running
 from ropeway.hosts.remote import Framed, remote_line
-from test_hosts import TEXT, is_gone
 from waiting import wait_for
 
 pytestmark = pytest.mark.slow
@@ -136,7 +136,7 @@ def test_a_broken_connection_gives_no_command_half_of_its_input(path, tmp_path, 
     copy = ("sh", "-c", f"echo $$ >{file}; cat >{got}; echo >{ended}")
     half = b"x" * 100_000
     cut_off(path, copy, lambda: pids(file), stdin=half, stdin_bytes=100_001, dead=dead)
-    wait_for(lambda: all(map(is_gone, pids(file))))
+    wait_for(lambda: are_gone(file))
     assert not got.exists() or got.read_bytes() == b""
     assert not ended.exists()
 
@@ -149,28 +149,28 @@ def test_the_end_of_the_connection_ends_the_command_and_its_children(path, tmp_p
         ("sh", "-c", f"timeout 60 sleep 60 & a=$!; (sleep 60 & echo $$ $a $! >{file}); wait"),
         lambda: pids(file),
     )
-    assert all(map(is_gone, pids(file)))
+    assert are_gone(file)
 
 
 def test_one_that_ignores_sigterm_ends_too_before_the_connection_is_let_go(path, tmp_path):
     file = tmp_path / "pids"
     script = f"trap '' TERM; sleep 60 & echo $$ $! >{file}; wait; sleep 60"
     cut_off(path, ("sh", "-c", script), lambda: pids(file))
-    assert all(map(is_gone, pids(file)))
+    assert are_gone(file)
 
 
 def test_the_connections_end_is_noticed_while_the_command_ignores_its_input(path, tmp_path):
     file = tmp_path / "pids"
     sleeper = ("sh", "-c", f"echo $$ >{file}; exec sleep 60")
     cut_off(path, sleeper, lambda: pids(file), stdin=b"x" * 10**6, stdin_bytes=10**6)
-    assert all(map(is_gone, pids(file)))
+    assert are_gone(file)
 
 
 def test_the_host_ends_a_command_by_itself_when_it_hears_no_end(path, tmp_path):
     file = tmp_path / "pids"
     sleeper = ("sh", "-c", f"echo $$ >{file}; exec sleep 60")
     # Ten seconds of grace are added: it may take three seconds.
-    cut_off(path, sleeper, lambda: pids(file) and all(map(is_gone, pids(file))), timeout=-7)
+    cut_off(path, sleeper, lambda: pids(file) and are_gone(file), timeout=-7)
 
 
 def test_a_daemon_outlives_command_and_connection(path, tmp_path):
@@ -199,7 +199,6 @@ def test_the_mark_does_not_stand_in_the_list_of_processes(path):
     assert MARK.encode() not in ask(path, ("sh", "-c", "cat /proc/[0-9]*/cmdline")).out
 
 
-@settings(max_examples=40, deadline=None)
 @given(words=st.lists(TEXT, max_size=4))
 def test_every_word_arrives_as_it_is(words):
     show = r'printf "%s\0" "$@"'
@@ -273,12 +272,6 @@ def test_it_does_not_matter_where_the_output_is_cut(content, noise, cuts):
 def test_an_output_without_end_is_kept_as_far_as_it_came():
     parsed = framed([b"MARKbhalf a liMAR", b""])
     assert (parsed.output.content(), parsed.ended) == (b"half a liMAR", False)
-
-
-def pids(file):
-    """The process ids in a file; none as long as its line is not whole."""
-    text = file.read_text() if file.exists() else ""
-    return [int(word) for word in text.split()] if text.endswith("\n") else []
 
 
 def processes():

@@ -2,13 +2,9 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import signal
 import socket
-import stat
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,9 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
+from children import are_gone, interrupt, pids, sleeping
 from ports import free_port
 from ropeway.errors import (
     ChangedHostKey,
@@ -39,11 +34,10 @@ from ropeway.hosts.fleet import run_on_all
 from ropeway.hosts.ssh import SshHost
 from ropeway.spec.cluster import Cluster, RemoteHost
 from sshd import USER, Server, client_config, key, sshd, why_not
-from test_hosts import INTERRUPTIBLE, TEXT, is_gone
-from test_remote import pids
 from waiting import wait_for
 
 pytestmark = pytest.mark.slow
+IN_A_GROUP = "timeout 60 sleep 60"  # of its own
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +57,7 @@ def host(server) -> SshHost:
 
 def sleeper(file: Path) -> tuple[str, ...]:
     """A command with children, its process ids in `file`, that would go on for a minute."""
-    return ("sh", "-c", f"sleep 60 & timeout 60 sleep 60 & echo begun; echo $$ $! >{file}; wait")
+    return ("sh", "-c", sleeping(IN_A_GROUP), str(file))
 
 
 @dataclasses.dataclass
@@ -101,56 +95,10 @@ def listener(*, hangs_up: bool) -> Iterator[Listener]:
 # As it is when all is well
 
 
-@pytest.mark.parametrize("code", [0, 1, 127, 255])
-def test_the_exit_code_is_the_commands_own_255_too(host, code):
-    result = host.run(("sh", "-c", f"echo out; echo err >&2; exit {code}"))
-    assert (result.exit_code, result.stdout, result.stderr) == (code, "out\n", "err\n")
-    assert result.seconds > 0
-
-
 def test_fifty_megabytes_arrive_whole(host):
     result = host.run(("sh", "-c", "head -c 37500000 /dev/zero | base64 -w 76; echo end >&2"))
     assert len(result.stdout) == 50_000_000 + 50_000_000 // 76 + 1
     assert result.stderr == "end\n"
-
-
-def test_binary_input_arrives_whole(host):
-    data = os.urandom(3_000_000) + b"\n\0\n"
-    assert (
-        host.run(("sha256sum",), stdin=data).stdout.split()[0] == hashlib.sha256(data).hexdigest()
-    )
-    assert host.run(("cat",)).stdout == ""
-
-
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(words=st.lists(TEXT, min_size=1, max_size=3), value=TEXT)
-def test_every_word_and_variable_arrives_as_it_is(host, words, value):
-    show = r'printf "%s\0" "$VALUE" "$@"'
-    result = host.run(("sh", "-c", show, "sh", *words), env={"VALUE": value})
-    assert result.stdout.split("\0")[:-1] == [value, *words]
-
-
-def test_each_line_is_heard_at_once(host, tmp_path):
-    """The command goes on only when its first line has been heard."""
-    go, lines = tmp_path / "go", []
-
-    def on_line(line: str) -> None:
-        lines.append(line)
-        go.touch()
-
-    script = 'echo one; until [ -e "$1" ]; do sleep 0.02; done; echo two >&2; printf three'
-    host.run(("sh", "-c", script, "sh", str(go)), on_line=on_line)
-    assert lines[0] == "one"
-    assert sorted(lines) == ["one", "three", "two"]
-
-
-def test_a_program_that_is_not_there_is_named(host):
-    with pytest.raises(HostError) as caught:
-        host.run(("no-such-program",))
-    assert caught.value.what == "cannot run `no-such-program`: no such file or directory"
-    assert caught.value.where == "npu0"
 
 
 def test_all_commands_share_one_connection_and_close_ends_it(server):
@@ -202,37 +150,6 @@ def test_a_jump_host_is_gone_through(server):
     through = server.host(address="target", config=config)
     assert through.run(("echo", "hello")).stdout == "hello\n"
     through.close()
-
-
-# Files
-
-
-def test_a_file_is_put_whole_with_its_mode_and_read_back(host, tmp_path):
-    path, data = tmp_path / "it's a file", os.urandom(2_000_000)
-    host.put(data, str(path))
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert host.get(str(path)) == data
-    old = path.stat().st_ino
-    host.put(b"", str(path), mode=0o600)
-    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"", 0o600)
-    assert path.stat().st_ino != old, "written beside and moved over"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_put_that_fails_leaves_nothing(host, tmp_path):
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(HostError, match=r"cannot write `.*folder`: is a directory"):
-        host.put(b"x", str(tmp_path / "folder"))
-    with pytest.raises(HostError, match=r"cannot write `.*/none/x`: no such file or directory"):
-        host.put(b"x", str(tmp_path / "none" / "x"))
-    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
-
-
-def test_a_file_that_cannot_be_read_is_named(host, tmp_path):
-    with pytest.raises(HostError, match=r"cannot read `.*none`: no such file or directory"):
-        host.get(str(tmp_path / "none"))
-    with pytest.raises(HostError, match=r"cannot read `.*`: is a directory"):
-        host.get(str(tmp_path))
 
 
 def test_a_put_whose_connection_breaks_leaves_the_old_file_and_no_draft(tmp_path, alone):
@@ -362,7 +279,7 @@ def test_a_connection_that_breaks_ends_the_command_on_the_host_too(alone, tmp_pa
             running.result()
     assert "while `sh` ran" in caught.value.what
     assert caught.value.evidence == ("begun",)
-    wait_for(lambda: all(map(is_gone, pids(file))))
+    wait_for(lambda: are_gone(file))
     assert host.run(("echo", "again")).stdout == "again\n"
 
 
@@ -381,24 +298,14 @@ def test_a_server_that_hangs_holds_nobody_and_ends_the_command_when_it_wakes(alo
     assert time.monotonic() - began < 50, "the command itself takes a minute"
     for pid in stopped:
         os.kill(pid, signal.SIGCONT)
-    wait_for(lambda: all(map(is_gone, pids(file))))
-
-
-def test_a_time_limit_leaves_nothing_on_the_host(host, tmp_path):
-    file = tmp_path / "pids"
-    assert host.run(("true",)).ok, "the connection is there"
-    with pytest.raises(TimeLimit) as caught:
-        host.run(sleeper(file), timeout=3)
-    assert caught.value.evidence == ("begun",)
-    assert all(map(is_gone, pids(file))), "not even a moment later"
-    assert host.run(("true",)).ok, "and it is still there"
+    wait_for(lambda: are_gone(file))
 
 
 def test_what_prints_without_end_is_stopped(host, tmp_path):
     file = tmp_path / "pids"
     with pytest.raises(HostError, match=r"printed more than 256\.0 MiB and was stopped"):
         host.run(("sh", "-c", f"echo $$ >{file}; exec cat /dev/zero"))
-    wait_for(lambda: all(map(is_gone, pids(file))))
+    wait_for(lambda: are_gone(file))
 
 
 def test_ctrl_c_leaves_nothing_on_any_host(server, tmp_path):
@@ -408,20 +315,13 @@ def test_ctrl_c_leaves_nothing_on_any_host(server, tmp_path):
         "from ropeway.hosts.fleet import run_on_all\n"
         "from ropeway.hosts.ssh import SshHost\n"
         "hosts = [SshHost(file, '127.0.0.1', socket, port=int(sys.argv[1]), config=sys.argv[2])\n"
-        "         for file, socket in zip(sys.argv[3::2], sys.argv[4::2])]\n"
-        "script = 'sleep 60 & timeout 60 sleep 60 & echo $$ $! >\"$0\"; wait'\n"
-        "run_on_all(hosts, lambda host: host.run(('sh', '-c', script, host.name)))\n"
+        "         for file, socket in zip(sys.argv[4::2], sys.argv[5::2])]\n"
+        "run_on_all(hosts, lambda host: host.run(('sh', '-c', sys.argv[3], host.name)))\n"
     )
     pairs = [word for file in files for word in (str(file), server.host().socket)]
-    with subprocess.Popen(
-        (*INTERRUPTIBLE, sys.executable, "-c", code, str(server.port), str(server.config), *pairs),
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as caller:
-        wait_for(lambda: all(map(pids, files)))
-        caller.send_signal(signal.SIGINT)
-        assert b"KeyboardInterrupt" in caller.communicate(timeout=60)[1]
-    assert all(is_gone(pid) for file in files for pid in pids(file))
+    args = (str(server.port), str(server.config), sleeping(IN_A_GROUP), *pairs)
+    interrupt(code, *args, once=lambda: all(map(pids, files)))
+    assert are_gone(*files)
 
 
 # Many at once

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ropeway.errors import HostError, Refused
@@ -86,7 +86,6 @@ def states(draw: st.DrawFn) -> SwarmState:
     return state
 
 
-@settings(deadline=None)
 @given(state=states(), seed=st.integers(0, 10))
 def test_everybody_gets_all_once_and_never_two_at_a_time(state, seed):
     chance = random.Random(seed)
@@ -106,7 +105,6 @@ def test_everybody_gets_all_once_and_never_two_at_a_time(state, seed):
                 assert one.receiver != other.receiver
 
 
-@settings(max_examples=60, deadline=None)
 @given(state=states(), chance=st.randoms(use_true_random=False))
 def test_ends_foreseen_or_failures_change_nothing_of_that(state, chance):
     """Transfers end in any order, some are said to end soon, some fail."""
@@ -128,7 +126,6 @@ def test_ends_foreseen_or_failures_change_nothing_of_that(state, chance):
         state = state.end(over, arrived=chance.random() < 0.8)
 
 
-@settings(max_examples=60, deadline=None)
 @given(hosts=st.integers(2, 24), count=st.integers(1, 40))
 def test_all_copies_take_little_more_than_one(hosts, count):
     optimum = count + math.ceil(math.log2(hosts)) - 1
@@ -360,7 +357,6 @@ def test_the_address_between_hosts():
     assert parse_peer(host, "/m", "", several, "eth0").address == "10.0.0.2"
 
 
-@settings(max_examples=25, deadline=None)
 @given(name=HOSTILE, folder=HOSTILE)
 def test_the_survey_reads_any_name_and_leaves_dots_out(tmp_path_factory, name, folder):
     root = tmp_path_factory.mktemp("model") / f"r{folder}"
@@ -380,7 +376,6 @@ def test_the_survey_reads_any_name_and_leaves_dots_out(tmp_path_factory, name, f
 # The commands
 
 
-@settings(max_examples=25, deadline=None)
 @given(root=HOSTILE, rsync=HOSTILE)
 def test_a_lent_key_runs_rsync_in_the_stage_and_nothing_else(tmp_path_factory, root, rsync):
     """Through a real shell: `rsync` is a program that says where it is and what it was given."""

@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import two_hosts_files
+from children import INTERRUPTIBLE
 from ropeway.weights import push as push_module
 from ropeway.weights.commands import key_folder, send_argv
 from ropeway.weights.plan import plan_push
 from ropeway.weights.push import push
 from ropeway.weights.survey import survey_host
 from ropeway.weights.trust import authorize, generate_key, revoke
-from test_hosts import INTERRUPTIBLE
 from two_hosts import Node, TwoHosts, why_not
 from waiting import wait_for
 
@@ -347,9 +347,7 @@ def test_a_stranger_in_the_receivers_place_gets_nothing(hosts, model, monkeypatc
     assert "answers in its place" in pushed.deliveries[0].error.hint
 
 
-@settings(
-    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(folder=NAME, names=st.sets(NAME, min_size=1, max_size=6))
 def test_no_name_can_do_anything_but_name_a_file(hosts, folder, names):
     root = f"/data/hostile/{folder}"

@@ -19,12 +19,11 @@ from ropeway.weights.scripts import (
     HOLD,
     PUBLISH,
     REVOKE,
-    TOOLS,
 )
 from ropeway.weights.survey import Peer
+from test_weights import GIB, LINE, MODEL
+from test_weights import peer as any_peer
 
-GIB = 2**30
-MODEL = {"config.json": 900, "a.safetensors": 4 * GIB, "b.safetensors": 3 * GIB}
 NAMES = {
     script.strip(): name
     for name, script in {
@@ -33,7 +32,6 @@ NAMES = {
     }.items()
 }  # fmt: skip
 KEY = "ssh-ed25519 AAAA ropeway-push-12"
-LINE = "peer rsync --server -tRe.LsfxCIvu --timeout=60 --append . ."
 
 
 @dataclass(frozen=True)
@@ -76,10 +74,7 @@ class Scripted(SshHost):
 def peer(number: int, *, files=None, **other) -> Peer:
     name = f"npu{number}"
     host = Scripted(name, name, f"/nowhere/{name}", **other)
-    return Peer(
-        host, "/data/m", f"10.0.0.{number}", 22, "root", (9, 2),
-        {tool: f"/usr/bin/{tool}" for tool in TOOLS}, 1000 * GIB, True, files or {},
-    )  # fmt: skip
+    return any_peer(name, host=host, files=files or {})
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from children import INTERRUPTIBLE
 from local_cluster import directory
 from ropeway.spec.model import dump_spec, parse_spec
 from two_hosts import TwoHosts
@@ -96,8 +97,7 @@ class Laptop:
     def begin(self, *args: str) -> Iterator[Begun]:
         """A verb that is not waited for. It does not outlive the block."""
         log = self.folder / f"{args[0]}.log"
-        # Whoever runs the tests in the background lets them ignore SIGINT, and children inherit it.
-        argv = ("env", "--default-signal=INT", _ROPEWAY, *args)
+        argv = (*INTERRUPTIBLE, _ROPEWAY, *args)
         with log.open("wb") as file, subprocess.Popen(
             argv, cwd=self.folder, env=self._env, stdout=file, stderr=file
         ) as process:  # fmt: skip

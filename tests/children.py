@@ -1,0 +1,53 @@
+"""Processes that tests start, interrupt and look for afterwards."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import strategies as st
+
+from waiting import wait_for
+
+# A shell that runs us in the background ignores Ctrl-C for us, and our children inherit that.
+INTERRUPTIBLE = ("env", "--default-signal=INT")
+# Words that a shell, or a decoder, could take for something else.
+TEXT = st.text(
+    st.one_of(st.sampled_from("'\"$`\\\n\t ;&|<>*?~#!=%中é"), st.characters(codec="utf-8")),
+    max_size=12,
+).map(lambda text: text.replace("\0", ""))
+
+
+def sleeping(child: str = "sleep 60") -> str:
+    """A script that would go on for a minute, with a child; writes its ids into the file $0."""
+    return f'{child} & echo begun; echo $$ $! >"$0"; wait'
+
+
+def pids(file: Path) -> list[int]:
+    """The process ids in a file; none as long as its line is not whole."""
+    text = file.read_text() if file.exists() else ""
+    return [int(word) for word in text.split()] if text.endswith("\n") else []
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended; one that nobody has asked for its exit code yet has too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def are_gone(*files: Path) -> bool:
+    """Whether all processes whose ids are in these files have ended."""
+    return all(is_gone(pid) for file in files for pid in pids(file))
+
+
+def interrupt(code: str, *args: str, once: Callable[[], object]) -> None:
+    """Run Python code as a program of its own, and send it Ctrl-C, which must end it, once it is
+    time."""
+    argv = (*INTERRUPTIBLE, sys.executable, "-c", code, *args)
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, start_new_session=True) as caller:
+        wait_for(once)
+        caller.send_signal(signal.SIGINT)
+        assert b"KeyboardInterrupt" in caller.communicate(timeout=60)[1]
