@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import ClassVar
@@ -280,86 +280,80 @@ def folder(tmp_path, monkeypatch) -> Path:
     return work
 
 
-def refused(args: list[str], capsys) -> tuple[str, str]:
-    """(what, hint) of `ropeway up` with these flags, which must leave the folder as it was."""
-    before = sorted(Path.cwd().iterdir())
-    assert exit_code(["up", "--json", *args]) == 2
-    shown = capsys.readouterr()
-    error = json.loads(shown.out)["error"]
-    assert sorted(Path.cwd().iterdir()) == before, "nothing is left behind"
-    return error["what"], error["hint"] or ""
+@pytest.fixture
+def refused(folder, plan, capsys) -> Callable[..., None]:
+    """Check that `ropeway up` is refused with these parts of the error and of its hint.
+
+    flags  of the command, in place of those of `plan`; `change` replaces some of these
+
+    The folder is as it was, and nothing of the service is there.
+    """
+
+    def check(what: str, hint: str, *flags: str, **change: str) -> None:
+        model, port = str(folder.parent / "model"), str(plan.serve.port)
+        usual = {"name": plan.service, "model": model, "layout": "tp1", "port": port, **change}
+        before = sorted(Path.cwd().iterdir())
+        given = flags or ("--local", *(f"--{name}={value}" for name, value in usual.items()))
+        assert exit_code(["up", "--json", *given]) == 2
+        error = json.loads(capsys.readouterr().out)["error"]
+        assert what in error["what"]
+        assert hint in (error["hint"] or "")
+        assert sorted(Path.cwd().iterdir()) == before, "nothing is left behind"
+
+    return check
 
 
-def test_a_spec_that_is_no_yaml_is_refused(folder, capsys):
+def test_a_spec_that_is_not_yaml_is_refused(folder, refused):
     (folder / "ropeway.yaml").write_text("cluster: {local: [\n")
-    what, _ = refused([], capsys)
-    assert what.startswith("not valid YAML: ")
+    refused("not valid YAML: ", "", "-v")
 
 
-@pytest.mark.usefixtures("folder")
-def test_no_spec_is_refused_with_what_to_type(capsys):
-    what, hint = refused([], capsys)
-    assert what == "there is no `ropeway.yaml` here"
-    assert "ropeway init" in hint
+def test_no_spec_is_refused_with_what_to_type(refused):
+    refused("there is no `ropeway.yaml` here", "ropeway init", "-v")
 
 
-def up_args(plan: Deployment, model: Path, layout: str = "tp1", port: int | None = None):
-    given = str(port or plan.serve.port)
-    flags = {"name": plan.service, "model": str(model), "layout": layout, "port": given}
-    return ["--local", *(f"--{flag}={value}" for flag, value in flags.items())]
-
-
-def test_a_model_without_config_is_refused(folder, plan, capsys):
+def test_a_model_without_config_is_refused(folder, plan, refused):
     (folder.parent / "model" / "config.json").unlink()
-    what, hint = refused(up_args(plan, folder.parent / "model"), capsys)
-    assert "config.json" in what and hint
+    refused("config.json", " ")
     assert is_clean(plan)
 
 
-def test_a_truncated_weight_file_is_refused(folder, plan, capsys):
+def test_a_truncated_weight_file_is_refused(folder, plan, refused):
     weights = folder.parent / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    what, hint = refused(up_args(plan, folder.parent / "model"), capsys)
-    assert "1 B" in what or "truncated" in what or "shorter" in what
-    assert hint
+    refused("truncated", " ")
     assert is_clean(plan)
 
 
-def test_a_layout_that_cannot_run_is_refused_with_the_nearest(folder, plan, capsys):
-    what, hint = refused(up_args(plan, folder.parent / "model", "tp3"), capsys)
-    assert what == "layout `TP3` cannot run model on 2 hosts of 2 NPUs"
-    assert hint.startswith("nearest that work: `")
+def test_a_layout_that_cannot_run_is_refused_with_the_nearest(plan, refused):
+    what = "layout `TP3` cannot run model on 2 hosts of 2 NPUs"
+    refused(what, "nearest that work: `", layout="tp3")
     assert is_clean(plan)
 
 
-def test_hosts_elsewhere_are_refused_and_not_taken_for_virtual_ones(folder, plan, capsys):
+def test_hosts_elsewhere_are_refused_and_not_taken_for_virtual_ones(folder, plan, refused):
     spec = folder.parent / "elsewhere.yaml"
     spec.write_text(
         "cluster: {hosts: [{address: 192.0.2.1, npus: 2}]}\n"
         f"model: {{path: {folder.parent / 'model'}}}\nserve: {{engine: vllm-cpu}}\n"
     )
-    what, hint = refused(["-c", str(spec)], capsys)
-    assert what == "`vllm-cpu` is the engine of virtual hosts, and these are real"
-    assert "cluster: {local:" in hint
+    what = "`vllm-cpu` is the engine of virtual hosts, and these are real"
+    refused(what, "cluster: {local:", "-c", str(spec))
     assert is_clean(plan)
 
 
-def test_a_port_in_use_is_refused(folder, plan, capsys):
+def test_a_port_in_use_is_refused(plan, refused):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        what, hint = refused(up_args(plan, folder.parent / "model", port=port), capsys)
-    assert what == f"port {port} is in use"
-    assert "serve.port" in hint
+        refused(f"port {port} is in use", "serve.port", port=str(port))
     assert is_clean(plan)
 
 
-def test_a_second_up_is_refused_and_the_first_lives_on(folder, plan, capsys):
+def test_a_second_up_is_refused_and_the_first_lives_on(plan, refused):
     labels = {processes.SERVICE: plan.service, processes.HOST: "host0", processes.ROLE: "engine"}
     first = subprocess.Popen(("sleep", "60"), env=labels, start_new_session=True)
     try:
-        what, hint = refused(up_args(plan, folder.parent / "model"), capsys)
-        assert what == f"`{plan.service}` is already running"
-        assert f"ropeway down --name {plan.service}" in hint
+        refused(f"`{plan.service}` is already running", f"ropeway down --name {plan.service}")
         assert first.poll() is None
     finally:
         first.kill()

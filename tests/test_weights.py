@@ -135,7 +135,13 @@ def test_all_copies_take_little_more_than_one(hosts, count):
 
 
 @pytest.mark.parametrize(
-    ("hosts", "count", "most"), [(2, 16, 16), (8, 24, 28), (64, 163, 185), (64, 16, 24)]
+    ("hosts", "count", "most"),
+    [
+        (2, 16, 16),
+        (8, 24, 28),
+        (64, 16, 24),
+        pytest.param(64, 163, 185, marks=pytest.mark.slow),
+    ],
 )
 def test_rounds_of_real_clusters(hosts, count, most):
     """163 shards are DeepSeek-V3's, 16 Qwen3-30B-A3B's."""
