@@ -50,16 +50,6 @@ def test_the_command_reports_and_leaves_a_folder(tmp_path: Path) -> None:
     assert summary["tpot_ms"]["p50"] > 0
 
 
-def test_the_folder_is_below_runs_by_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with running(FAST) as fake:
-        assert run(fake.url).exit_code == 0
-    (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.endswith("Z-bench")
-
-
 def test_a_spec_gives_address_and_load_and_flags_go_before_it(tmp_path: Path) -> None:
     with running(FAST) as fake:
         address, port = re.findall(r"//([^:]+):(\d+)/", fake.url)[0]
@@ -76,14 +66,19 @@ def test_a_spec_gives_address_and_load_and_flags_go_before_it(tmp_path: Path) ->
     assert [done[name] for name in names] == [fake.url, "TP2×PP2", 2, 3, 33, 9, 5]
 
 
-def test_json_is_one_document(tmp_path: Path) -> None:
+def test_json_is_one_document_and_the_folder_is_below_runs_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with running(FAST) as fake:
-        result = run(fake.url, "--out", str(tmp_path / "r"), "--json")
+        result = run(fake.url, "--json")
     document = json.loads(result.stdout)
     assert result.stderr == ""
     assert (document["schema"], document["ended"]) == (1, "complete")
     assert document["summary"]["output_tokens"] == 64
     assert document["conditions"]["prompts"].startswith("random words, exactly 128 tokens")
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.endswith("Z-bench")
 
 
 def test_without_a_tokenizer_the_command_says_about(tmp_path: Path) -> None:

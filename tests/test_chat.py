@@ -109,12 +109,6 @@ def test_an_answer_cut_while_still_thinking_closes_its_mark() -> None:
     assert "2 tokens · truncated at the token limit" in result.stderr
 
 
-def test_chinese_comes_out_whole() -> None:
-    with running(Behaviour(ttft_s=0, tpot_s=0, answer=("缆", "车", "🚡"), answer_tokens=3)) as fake:
-        assert run(fake.url, "-p", "你好").stdout == "缆车🚡\n"
-        assert fake.requests[0]["messages"][0]["content"] == "你好"
-
-
 def test_piped_text_follows_the_prompt() -> None:
     with running(FAST) as fake:
         run(fake.url, "-p", "summarise", "--system", "be brief", stdin="一\ntwo\n")

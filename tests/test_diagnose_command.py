@@ -223,11 +223,6 @@ def test_files_and_folders_are_read_together_and_each_once(capsys: Captured) -> 
     )
 
 
-def test_the_order_in_which_logs_are_named_does_not_matter(capsys: Captured) -> None:
-    names = [write("a.log", FAILED), write("b.log", HEALTHY)]
-    assert answer(names, 1, capsys) == answer(names[::-1], 1, capsys)
-
-
 def test_a_packed_log_is_unpacked_whatever_its_name(capsys: Captured) -> None:
     for name in ("plog-1.log.gz", "packed.log"):
         write(name, gzip.compress(FAILED.encode()))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ropeway.engines.ascend_releases import release_of
 from ropeway.engines.base import Node
-from ropeway.errors import LayoutError, Refused
+from ropeway.errors import Refused
 from ropeway.facts.ascend.driver import USUAL
 from ropeway.facts.host import HostFacts, Nic, Npu
 from ropeway.launch import docker
@@ -139,50 +139,6 @@ def test_each_host_gets_only_its_npus_and_the_paths_that_are_there():
     assert "--privileged" not in argv
     assert argv[argv.index("--security-opt") :][:2] == ("--security-opt", "no-new-privileges")
     assert "--cap-drop=NET_RAW" in argv
-
-
-def facts_with(name: str, **more: object) -> HostFacts:
-    nics = (Nic("lo", ("127.0.0.1",), None, True), Nic("eth0", (name,), 1500, True))
-    return HostFacts(
-        **{
-            "name": name, "address": name, "root": True, "home": "/root", "devices": 8,
-            "nics": nics, "default_nic": "eth0", "paths": frozenset(USUAL), **more,
-        }
-    )  # fmt: skip
-
-
-def test_a_nic_that_is_not_there_is_named_with_those_that_are():
-    facts = {name: facts_with(name) for name in ("192.168.0.147", "192.168.0.35")}
-    with pytest.raises(Refused) as caught:
-        service_of(spec_of(layout="TP8xPP2"), facts)
-    assert caught.value.what == "`enp67s0f5` does not exist on 192.168.0.147"
-    assert "eth0: 192.168.0.147" in caught.value.evidence
-
-
-def test_npus_that_are_not_there_or_not_healthy_are_refused():
-    spec = spec_of(layout="TP8")
-    few = {"192.168.0.147": facts_with("192.168.0.147", devices=4)}
-    with pytest.raises(Refused, match="has 4 NPUs, and /dev/davinci4, /dev/davinci5"):
-        service_of(spec.model_copy(update={"cluster": _without_nic(spec)}), few)
-    ill = {
-        "192.168.0.147": facts_with("192.168.0.147", npus=(Npu(3, name="910B4", health="Alarm"),))
-    }
-    with pytest.raises(Refused) as caught:
-        service_of(spec.model_copy(update={"cluster": _without_nic(spec)}), ill)
-    assert caught.value.evidence == ("/dev/davinci3: Alarm",)
-
-
-def _without_nic(spec: Spec) -> object:
-    return spec.cluster.model_copy(update={"nic": None})
-
-
-def test_pipeline_with_experts_on_the_blogs_version_is_refused_with_the_version_that_fixes_it():
-    spec = spec_of(layout="TP8xPP2+EP")
-    old = spec.model_copy(update={"serve": spec.serve.model_copy(update={"version": "0.11.0rc0"})})
-    with pytest.raises(LayoutError) as caught:
-        service_of(old)
-    assert "507014" in "".join(caught.value.evidence)
-    assert "0.12.0rc1" in (caught.value.hint or "")
 
 
 def test_replicas_share_one_endpoint_and_need_a_key_between_hosts():

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from children import TEXT, are_gone, is_gone, pids
+from children import are_gone, is_gone, pids
 from ropeway.hosts.child import Child, Output, running
 from ropeway.hosts.remote import Framed, remote_line
 from waiting import wait_for
@@ -197,13 +197,6 @@ def test_the_commands_variables_are_its_own(path):
 
 def test_the_mark_does_not_stand_in_the_list_of_processes(path):
     assert MARK.encode() not in ask(path, ("sh", "-c", "cat /proc/[0-9]*/cmdline")).out
-
-
-@given(words=st.lists(TEXT, max_size=4))
-def test_every_word_arrives_as_it_is(words):
-    show = r'printf "%s\0" "$@"'
-    answer = ask(os.environ["PATH"], ("sh", "-c", show, "sh", *words))
-    assert answer.out.decode().split("\0")[:-1] == (words or [""])
 
 
 def test_the_line_is_one_command_for_the_login_shell():

@@ -204,16 +204,6 @@ def test_a_user_who_may_not_log_in(server):
     assert caught.value.evidence == ("nobody@127.0.0.1: Permission denied (publickey).",)
 
 
-def test_a_port_where_nothing_listens(server):
-    with pytest.raises(PortRefused):
-        server.host(port=free_port()).run(("true",))
-
-
-def test_a_name_that_nobody_knows(server):
-    with pytest.raises(NoSuchHost):
-        server.host(address="no-such-host.invalid").run(("true",))
-
-
 def test_an_address_that_accepts_and_stays_silent(server):
     with listener(hangs_up=False) as silent, pytest.raises(NoAnswer) as caught:
         server.host(port=silent.port).run(("true",), timeout=0.5)

@@ -172,14 +172,6 @@ def test_a_port_that_is_taken_is_named_with_who_listens(laptop):
     assert "`python3` listens there" in error
 
 
-def test_an_interface_that_is_not_there_is_told_with_those_there_are(laptop):
-    write(laptop, cluster={"nic": "eth9"})
-    error = fails(laptop, 2)
-    first = laptop.hosts[0].address
-    assert f"`eth9` does not exist on {first}" in error
-    assert f"{NIC}: {first}" in error
-
-
 @pytest.fixture
 def lacking(hosts: TwoHosts) -> Iterator[Node]:
     """The second host, which does not have the image."""
