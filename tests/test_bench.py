@@ -375,17 +375,20 @@ def test_an_error_before_the_first_timing_leaves_only_what_was_there(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
-def test_results_are_never_written_over(tmp_path: Path) -> None:
-    with RunWriter(tmp_path, CONDITIONS):
-        pass
-    with pytest.raises(Refused, match="already holds a run"):
-        RunWriter(tmp_path, CONDITIONS)
-
-
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(Refused, match="cannot write the results: not a directory"):
-        RunWriter(tmp_path / "file" / "run", CONDITIONS)
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [("timings.jsonl", "already holds a run"), ("", "cannot write the results: not a directory")],
+)
+def test_a_folder_with_results_or_that_cannot_be_made_is_refused(
+    tmp_path: Path, there: str, words: str
+) -> None:
+    folder = tmp_path / "run"
+    if there:
+        folder.mkdir()
+    (folder / there).write_text("mine")
+    with pytest.raises(Refused, match=words):
+        RunWriter(folder if there else folder / "in a file", CONDITIONS)
+    assert (folder / there).read_text() == "mine"
 
 
 def test_runs_are_named_by_their_time_and_never_twice(tmp_path: Path) -> None:

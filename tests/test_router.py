@@ -88,11 +88,8 @@ def test_only_a_probe_closes_a_breaker_and_there_is_always_a_next_probe(steps: l
         elif step == "token" and on_its_way:
             state, on_its_way = breaker.close(now, LIMITS), False
         elif step in ("fail", "nobody") and on_its_way:
-            refused = step == "nobody"
-            state, on_its_way = (
-                breaker.note_failed_probe(state, now, LIMITS, refused=refused),
-                False,
-            )
+            state = breaker.note_failed_probe(state, now, LIMITS, refused=step == "nobody")
+            on_its_way = False
         elif step == "refused":
             state = breaker.note_failure(state, now, LIMITS, refused=True)
         elif step == "suspect":
@@ -133,13 +130,9 @@ def test_affinity_ends_where_its_replica_is_much_busier(idle: int, warm: int, ch
 
 @given(st.binary(max_size=5 * BLOCK_BYTES), st.binary(max_size=5 * BLOCK_BYTES))
 def test_chains_agree_exactly_as_far_as_the_blocks_do(one: bytes, other: bytes) -> None:
-    same = 0
     a, b = balance.chain(one), balance.chain(other)
-    while (
-        same < min(len(a), len(b))
-        and one[: (same + 1) * BLOCK_BYTES] == other[: (same + 1) * BLOCK_BYTES]
-    ):
-        same += 1
+    ends = range(BLOCK_BYTES, (min(len(a), len(b)) + 1) * BLOCK_BYTES, BLOCK_BYTES)
+    same = sum(one[:end] == other[:end] for end in ends)
     assert a[:same] == b[:same]
     assert set(a[same:]).isdisjoint(b[same:])
     assert balance.chain(one + b"x" * BLOCK_BYTES)[: len(a)] == a
@@ -275,38 +268,37 @@ def _partial(*texts: str, **more: Any) -> PartialAnswer:
     return replace(partial, **more)
 
 
-def test_a_text_is_continued_behind_its_prompt_with_what_is_left_of_the_limits() -> None:
-    parsed = _parsed(TEXT_PATH, prompt="Count: ", max_tokens=10, min_tokens=2, temperature=0.5)
-    rest = resumption(parsed, _partial("One", " two "), 4)
-    assert rest.body == {
-        "model": MODEL, "prompt": "Count: One two", "max_tokens": 6, "min_tokens": 0,
-        "temperature": 0.5,
-    }  # fmt: skip
-    assert rest.prefix == "One two"
+GO = {"role": "user", "content": "Go"}
+OPEN = {"add_generation_prompt": False, "continue_final_message": True}
 
 
-def test_without_a_limit_a_text_has_the_sixteen_tokens_of_vllm() -> None:
-    rest = resumption(_parsed(TEXT_PATH, prompt="p"), _partial("One"), 1)
-    assert rest.body is not None
-    assert rest.body["max_tokens"] == 15
-
-
-def test_a_chat_is_continued_as_vllm_wants_it() -> None:
-    parsed = _parsed(CHAT, messages=[{"role": "user", "content": "Go"}], max_completion_tokens=10)
-    rest = resumption(parsed, _partial("One"), 3)
-    assert rest.body == {
-        "model": MODEL, "max_completion_tokens": 7,
-        "messages": [{"role": "user", "content": "Go"}, {"role": "assistant", "content": "One"}],
-        "add_generation_prompt": False, "continue_final_message": True,
-    }  # fmt: skip
-
-
-def test_a_message_that_was_continued_already_gets_longer() -> None:
-    messages = [{"role": "user", "content": "Go"}, {"role": "assistant", "content": "So: "}]
-    more = {"continue_final_message": True, "add_generation_prompt": False}
-    rest = resumption(_parsed(CHAT, messages=messages, **more), _partial("One"), 1)
-    assert rest.body is not None
-    assert rest.body["messages"][1:] == [{"role": "assistant", "content": "So: One"}]
+@pytest.mark.parametrize(
+    ("path", "body", "texts", "tokens", "changed"),
+    [
+        (
+            TEXT_PATH, {"prompt": "Count: ", "max_tokens": 10, "min_tokens": 2, "temperature": 0.5},
+            ("One", " two "), 4, {"prompt": "Count: One two", "max_tokens": 6, "min_tokens": 0},
+        ),
+        # vLLM's own limit of a text without one
+        (TEXT_PATH, {"prompt": "p"}, ("One",), 1, {"prompt": "pOne", "max_tokens": 15}),
+        (
+            CHAT, {"messages": [GO], "max_completion_tokens": 10}, ("One",), 3,
+            {"messages": [GO, {"role": "assistant", "content": "One"}],
+             "max_completion_tokens": 7, **OPEN},
+        ),
+        (  # a message that was continued already gets longer
+            CHAT, {"messages": [GO, {"role": "assistant", "content": "So: "}], **OPEN}, ("One",), 1,
+            {"messages": [GO, {"role": "assistant", "content": "So: One"}]},
+        ),
+    ],
+    ids=["a text with limits", "a text without a limit", "a chat", "a continued message"],
+)  # fmt: skip
+def test_an_answer_is_continued_with_what_is_left_of_its_limits(
+    path: str, body: dict[str, Any], texts: tuple[str, ...], tokens: int, changed: dict[str, Any]
+) -> None:
+    rest = resumption(_parsed(path, **body), _partial(*texts), tokens)
+    assert rest.body == {"model": MODEL, **body, **changed}
+    assert rest.prefix == "".join(texts).rstrip()
 
 
 @pytest.mark.parametrize(
@@ -339,9 +331,11 @@ def test_what_asks_for_nothing_hinders_nothing(field: dict[str, Any]) -> None:
 
 
 def test_reasoning_is_not_continued() -> None:
-    partial = with_chunk(PartialAnswer(), {"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]})
+    thought = {"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]}
     with pytest.raises(CannotResume, match="reasoning"):
-        resumption(_parsed(CHAT, messages=[{"role": "user", "content": "u"}]), partial, 0)
+        resumption(_parsed(CHAT, messages=[GO]), with_chunk(PartialAnswer(), thought), 0)
+    with pytest.raises(CannotResume):
+        Splice(_partial("One"), "One", 1, "b").rewrite(events.encode(thought))
 
 
 @pytest.mark.parametrize("prompt", [["a", "b"], [1, 2], None])
@@ -395,12 +389,6 @@ def test_a_spliced_answer_keeps_its_name_and_counts_the_prefix_as_answer() -> No
         "prompt_tokens": 10, "completion_tokens": 6, "total_tokens": 16
     }  # fmt: skip
     assert done == events.DONE
-
-
-def test_a_continuation_that_starts_to_think_is_not_spliced() -> None:
-    chunk = {"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]}
-    with pytest.raises(CannotResume):
-        Splice(_partial("One"), "One", 1, "b").rewrite(events.encode(chunk))
 
 
 def test_a_long_transcript_keeps_its_text_and_not_its_bytes() -> None:
