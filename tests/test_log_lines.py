@@ -261,16 +261,9 @@ def test_times_are_compared_without_the_year_where_one_gives_none() -> None:
     assert seconds_of("2025-13-40T99:00:00", with_year=True) is None
 
 
-@given(st.text())
-def test_any_text_is_read_without_a_mistake(text: str) -> None:
-    for each in read_entries(text):
-        assert each.message
-
-
-@given(st.lists(st.sampled_from(list(HEADS))).map(" ".join))
-def test_heads_after_heads_are_read_without_a_mistake(line: str) -> None:
-    for each in read_line(line):
-        assert each.line == 1
+@given(st.text() | st.lists(st.sampled_from(list(HEADS))).map(" ".join))
+def test_any_text_is_read_without_a_mistake_and_heads_after_heads_too(text: str) -> None:
+    assert all(each.message for each in read_entries(text))
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,8 @@ def name_of(line: str) -> str | None:
 
 
 @pytest.mark.parametrize("row", WORDED, ids=lambda row: row.id)
-def test_a_row_claims_its_own_example(row: Signature) -> None:
+def test_a_row_claims_its_own_example_also_between_others(row: Signature) -> None:
     assert name_of(row.example) == row.id
-
-
-@pytest.mark.parametrize("row", WORDED, ids=lambda row: row.id)
-def test_the_example_of_a_row_is_found_between_others(row: Signature) -> None:
     lines = ("INFO:     all is well", row.example, "INFO:     all is well")
     failures = scan("a.log", ["\n".join(lines)]).failures.values()
     assert [each.entry.line for each in failures if each.row == row] == [2]

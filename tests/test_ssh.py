@@ -143,6 +143,12 @@ def test_ssh_failures_have_a_kind(kind, words):
     assert len(error.evidence) <= 6
 
 
+def test_of_many_words_the_last_are_the_evidence():
+    words = "".join(f"debug1: line {number}\n" for number in range(9))
+    error = connection_failure(words, "npu7", "ssh npu7")
+    assert error.evidence == tuple(f"debug1: line {number}" for number in range(3, 9))
+
+
 def test_a_kind_is_an_ssh_error_and_ends_with_1():
     names = {kind for kind, _ in WORDS}
     assert all(issubclass(getattr(errors, name), errors.SshError) for name in names)
