@@ -64,18 +64,12 @@ def begin(service):
     begun = []
 
     def start(code, *args, role="engine", name=service, session=True, last="LAST=1"):
+        labels = {processes.SERVICE: name, processes.HOST: "host1", processes.ROLE: role}
         child = subprocess.Popen(
             (sys.executable, "-c", code, *args),
-            env={
-                **os.environ,
-                processes.SERVICE: name,
-                processes.HOST: "host1",
-                processes.ROLE: role,
-                last.partition("=")[0]: last.partition("=")[2],
-            },
-            stdout=subprocess.PIPE,
-            start_new_session=session,
-        )
+            env={**os.environ, **labels, last.partition("=")[0]: last.partition("=")[2]},
+            stdout=subprocess.PIPE, start_new_session=session,
+        )  # fmt: skip
         begun.append(child)
         assert child.stdout is not None
         return child, int(child.stdout.readline())

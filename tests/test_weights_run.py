@@ -215,16 +215,9 @@ def test_more_hosts_than_this_machine_can_hold_are_refused_before_anything_is_to
     assert [one.host.calls for one in plan.peers] == [[], [], []]
 
 
-@pytest.mark.parametrize(
-    ("progress", "text"),
-    [
-        (Progress(0, GIB, 0.0, 2), "0 B of 1.0 GiB, 2 sending"),
-        (
-            Progress(GIB // 2, GIB, GIB / 4, 1),
-            "512.0 MiB of 1.0 GiB, 256.0 MiB/s, 2.0 s left, 1 sending",
-        ),
-        (Progress(GIB, GIB, GIB / 4, 0), "1.0 GiB of 1.0 GiB, 256.0 MiB/s, comparing hashes"),
-    ],
-)
-def test_progress_in_words(progress, text):
-    assert str(progress) == text
+def test_progress_in_words():
+    half = Progress(GIB // 2, GIB, GIB / 4, 1)
+    assert str(half) == "512.0 MiB of 1.0 GiB, 256.0 MiB/s, 2.0 s left, 1 sending"
+    assert str(Progress(0, GIB, 0.0, 2)) == "0 B of 1.0 GiB, 2 sending"
+    whole = Progress(GIB, GIB, GIB / 4, 0)
+    assert str(whole) == "1.0 GiB of 1.0 GiB, 256.0 MiB/s, comparing hashes"
