@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from children import is_gone
 from ropeway.hosts import processes
 from ropeway.sim import serve
 from waiting import wait_for
@@ -87,7 +88,7 @@ def test_a_worker_is_forked_with_what_its_client_was_started_with(
         assert workers[0].session == pid
         _, errors = client.communicate()  # its stdin ends, and so does the worker
         assert errors == "to stderr\n"
-    wait_for(lambda: not is_alive(pid), what="the worker's end")
+    wait_for(lambda: is_gone(pid), what="the worker's end")
 
 
 def test_a_worker_ends_with_its_client(server: Server, tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_a_worker_ends_with_its_client(server: Server, tmp_path: Path) -> None:
         pid = json.loads(client.stdout.readline())[-1]
         client.kill()
         assert client.stdout.read() == "", "the worker had it open as well"
-    wait_for(lambda: not is_alive(pid), what="the worker's end")
+    wait_for(lambda: is_gone(pid), what="the worker's end")
 
 
 def test_the_fork_server_ends_with_the_api_server_and_clients_then_start_python(
@@ -140,11 +141,3 @@ def test_workers_keep_the_rest_of_rays_runtime_environment(monkeypatch: pytest.M
     assert environment["env_vars"] == {"A": "1"}
     assert environment["py_executable"] == f"{sys.executable} -S -E {CLIENT} '/tmp/a b/s'"
     assert set(serve.with_fork_client(None)) == {"py_executable"}
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 import two_hosts_files
 from children import INTERRUPTIBLE
+from local_cluster import ROPEWAY
 from ropeway.weights import push as push_module
 from ropeway.weights.commands import key_folder, send_argv
 from ropeway.weights.plan import plan_push
@@ -28,7 +28,6 @@ from waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
-ROPEWAY = str(Path(sys.executable).parent / "ropeway")
 MIB = 2**20
 HOSTS = 3
 MODEL = "/data/a model"

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from children import INTERRUPTIBLE
-from local_cluster import directory
+from local_cluster import ROPEWAY, directory
 from ropeway.spec.model import dump_spec, parse_spec
 from two_hosts import TwoHosts
 from waiting import wait_for
 
 KEY = "a-key-that-nobody-may-see"
 MODEL = "tiny-qwen3-moe"
-_ROPEWAY = str(Path(sys.executable).with_name("ropeway"))
 
 
 @dataclass
@@ -87,7 +85,7 @@ class Laptop:
     def run(self, *args: str, timeout: float = 700) -> "subprocess.CompletedProcess[str]":
         """A verb. No output of ours has the key in it."""
         done = subprocess.run(
-            (_ROPEWAY, *args), cwd=self.folder, env=self._env, capture_output=True, text=True,
+            (ROPEWAY, *args), cwd=self.folder, env=self._env, capture_output=True, text=True,
             timeout=timeout, check=False,
         )  # fmt: skip
         assert KEY not in done.stdout + done.stderr
@@ -97,7 +95,7 @@ class Laptop:
     def begin(self, *args: str) -> Iterator[Begun]:
         """A verb that is not waited for. It does not outlive the block."""
         log = self.folder / f"{args[0]}.log"
-        argv = (*INTERRUPTIBLE, _ROPEWAY, *args)
+        argv = (*INTERRUPTIBLE, ROPEWAY, *args)
         with log.open("wb") as file, subprocess.Popen(
             argv, cwd=self.folder, env=self._env, stdout=file, stderr=file
         ) as process:  # fmt: skip
