@@ -20,7 +20,8 @@ from ropeway.launch.programs import NAMES, program
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in NAMES:
-        quick = re.sub(r"time\.sleep\([12]\)", "time.sleep(0.05)", program(name))
+        quick = re.sub(r"time\.sleep\(1\)", "time.sleep(0.05)", program(name))
+        quick = quick.replace("_EVERY = 2.0", "_EVERY = 0.5")
         (tmp_path / f"{name}.py").write_text(quick)
     return tmp_path
 

@@ -224,7 +224,9 @@ with interruptible():
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("moment", ["make the log folder", "start the engine", "loading weights"])
 def test_an_interrupt_at_any_moment_undoes_everything(plan, number, moment):
     with subprocess.Popen(
