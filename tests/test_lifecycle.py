@@ -224,10 +224,17 @@ with interruptible():
 """
 
 
+MOMENTS = ("make the log folder", "start the engine", "loading weights")
+
+
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    ("number", "moment"),
+    [
+        *((signal.SIGINT, moment) for moment in MOMENTS),
+        (signal.SIGTERM, MOMENTS[1]),
+        *(pytest.param(signal.SIGTERM, each, marks=pytest.mark.slow) for each in MOMENTS[::2]),
+    ],
 )
-@pytest.mark.parametrize("moment", ["make the log folder", "start the engine", "loading weights"])
 def test_an_interrupt_at_any_moment_undoes_everything(plan, number, moment):
     with subprocess.Popen(
         (sys.executable, "-c", CALLER),
