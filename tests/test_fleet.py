@@ -1,6 +1,7 @@
 """Many hosts at once: on this machine, so that nothing but the fleet is tested."""
 
 import resource
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
