@@ -31,6 +31,9 @@ from ropeway.sim.machine import parse_fleet, sound_fleet
 from ropeway.sim.virtual_engine import Pace
 from ropeway.spec.model import Spec, dump_spec
 
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+from rehearsed import remains
+
 BAR = 2.0
 
 
@@ -84,7 +87,7 @@ def up(count: int, pace: Pace, *, replicas: bool) -> tuple[float, int, float]:
         hosts = {host.name: host for host in every}
         state = service_state(hosts, "docker", spec.name)
         assert take_down(hosts, "docker", spec.name, state) == count + replicas
-    assert virtual.remains() == ()
+    assert remains(virtual) == []
     return took, commands, cpu
 
 
