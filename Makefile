@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest
 BESIDE := -n 2 --dist loadgroup
 
 quick: check
-	@$(PYTEST) $(BESIDE) -m "not engine and not slow and not two_hosts"
+	@$(PYTEST) $(BESIDE) -m "not engine and not slow and not two_hosts and not real_time"
 
 test: check $(VENV)/sshd $(VENV)/docker
 	@$(PYTEST) $(BESIDE) -m "not engine and not slow"

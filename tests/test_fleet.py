@@ -15,6 +15,8 @@ from ropeway.hosts.fleet import PARALLEL, Outcome, WorkerPool, run_on_all, run_o
 from ropeway.hosts.local import LocalHost
 from waiting import wait_for
 
+pytestmark = pytest.mark.real_time
+
 
 def hosts(count: int) -> list[LocalHost]:
     return [LocalHost(f"host{number}", f"127.0.1.{number % 250}") for number in range(count)]

@@ -15,6 +15,8 @@ from ropeway.hosts.base import Host
 from ropeway.hosts.local import LocalHost
 from sshd import sshd, why_not
 
+pytestmark = pytest.mark.real_time
+
 
 @pytest.fixture(scope="module", params=["local", pytest.param("ssh", marks=pytest.mark.slow)])
 def host(request, tmp_path_factory) -> Iterator[Host]:

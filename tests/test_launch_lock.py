@@ -21,6 +21,8 @@ from ropeway.sim.machine import Trouble
 from sshd import descendants
 from waiting import wait_for
 
+pytestmark = pytest.mark.real_time
+
 WANG = Author("wang@desk", "a" * 12, "2026-11-28T03:00:00Z")
 LI = Author("li@laptop", "b" * 12, "2026-11-28T04:00:00Z")
 NOBODY = 65534  # as whom root runs these commands: for other users the lock lies in their home

@@ -16,6 +16,8 @@ import pytest
 from ports import free_port
 from ropeway.launch.programs import NAMES, program
 
+pytestmark = pytest.mark.real_time
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -25,6 +25,8 @@ from ropeway.spec.model import Spec
 from sshd import sshd, why_not
 from test_launch_commands import ME, service_of, spec_of
 
+pytestmark = pytest.mark.real_time
+
 # Everything that a shell, docker's CSV or a label might take for its own.
 NASTY = st.text(
     st.sampled_from(" '\"\\$`(){}[]<>|&;*?!#~=,:%@-\n\téß→a") | st.characters(codec="utf-8"),

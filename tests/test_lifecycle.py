@@ -28,6 +28,8 @@ from ropeway.launch.local.run import start
 from ropeway.launch.local.steps import as_record, probe_of, scratch_of
 from ropeway.spec.model import Layout, Serve
 
+pytestmark = pytest.mark.real_time
+
 ROOT = Path(__file__).parent.parent
 HOSTS = {"host0": LocalHost("host0", "127.0.0.2")}
 # Serves one token as vLLM would, or fails in the way asked for.

@@ -14,6 +14,8 @@ import pytest
 from ropeway.hosts import processes
 from ropeway.launch.local.life import note_shared_memory, take_down
 
+pytestmark = pytest.mark.real_time
+
 # A leader that starts a child whose environment is empty, says its pid, and waits.
 CLEANED = """
 import subprocess, sys, time

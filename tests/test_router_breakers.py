@@ -29,6 +29,8 @@ from router_backends import (
     until,
 )  # fmt: skip
 
+pytestmark = pytest.mark.real_time
+
 CHAT = "/v1/chat/completions"
 ALL = len(ANSWER)
 

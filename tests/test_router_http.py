@@ -21,6 +21,8 @@ from ropeway.router.archive import archive
 from ropeway.router.config import ConfigError, Limits, is_loopback, load, parse
 from router_backends import ANSWER, MODEL, QUICK, TEXT, Bench, Engine, bench, scene, until
 
+pytestmark = pytest.mark.real_time
+
 LIMITS = Limits()
 CHAT, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
 
