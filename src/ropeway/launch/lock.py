@@ -13,6 +13,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -55,6 +56,7 @@ def current_author() -> Author:
 HELD, FREE = "ropeway: locked", "ropeway: not locked"
 _LONGEST_SECONDS = 7 * 86_400.0  # a start takes minutes
 _ANSWER_SECONDS = 60.0
+_TICK_SECONDS = 0.5
 
 # Where Ropeway keeps things on a host; complete.py says the same from facts. The folder itself is
 # locked, so that no file is needed that another might own.
@@ -193,9 +195,12 @@ def _hold(claim: _Claim, author: Author, stop: CancelToken) -> None:
 
 
 def _wait(claims: Sequence[_Claim]) -> None:
+    deadline = time.monotonic() + _ANSWER_SECONDS
     for claim in claims:
-        if not claim.held.wait(_ANSWER_SECONDS):
-            raise TimeLimit("the lock was not granted in time", where=claim.host.name)
+        # In short steps: a signal that another thread gets is handled only when this one wakes.
+        while not claim.held.wait(_TICK_SECONDS):
+            if time.monotonic() > deadline:
+                raise TimeLimit("the lock was not granted in time", where=claim.host.name)
     for claim in claims:
         if claim.ended.is_set():
             raise _refusal(claim)
