@@ -38,7 +38,7 @@ RANKS = """\
 import json, logging, ray
 from ray._private.state import actors
 ray.init(logging_level=logging.ERROR, log_to_driver=False)
-hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in ray_nodes()}
+hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
 print(json.dumps([
     {"kind": actor["ActorClassName"], "state": actor["State"], "pid": actor["Pid"],
      "address": actor["Address"]["IPAddress"] or hosts.get(actor["Address"].get("NodeID"))}
