@@ -80,6 +80,12 @@ def test_json_values_hold_nothing_that_cannot_be_printed():
     assert value == {"a": None, "b": None, "c": None, "d\ufffd": "x\ufffd"}
 
 
+@pytest.mark.parametrize("depth", [400, 600, 900, 5_000])
+def test_json_of_any_depth_is_a_value_or_a_line(depth):
+    values, lines = json_values("[" * depth + "]" * depth)
+    assert len(values) + bool(lines) == 1
+
+
 def test_a_text_in_json_is_not_empty():
     value = {"d": "x", "e": ""}
     assert (text_at(value, "d"), text_at(value, "e"), text_at(value, "a", "b")) == ("x", None, None)

@@ -121,14 +121,16 @@ def json_values(text: str) -> tuple[list[object], list[str]]:
             break
         lines += text[position : match.start()].split("\n")
         try:
-            value, position = _DECODER.raw_decode(text, match.end())
+            value, end = _DECODER.raw_decode(text, match.end())
+            value = _without_surrogates(value)
         except (ValueError, RecursionError):
             failures += 1
             line, _, _ = text[match.end() :].partition("\n")
             lines.append(line)
             position = match.end() + len(line)
         else:
-            values.append(_without_surrogates(value))
+            values.append(value)
+            position = end
     lines += text[position:].split("\n")
     return values, [line.strip() for line in lines if line.strip()]
 
