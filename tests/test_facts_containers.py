@@ -6,11 +6,11 @@ import pytest
 
 from ropeway.facts.containers import (
     CONTAINERS,
+    ROOT,
     Engine,
     parse_containers,
     parse_engine,
     parse_images,
-    parse_root,
     with_engine,
 )
 from ropeway.facts.question import ToolError
@@ -46,12 +46,12 @@ def test_a_daemon_that_is_away_is_an_error(complaint, kind):
     parsed = parse_engine(f"{json.dumps(CLIENT)}\n{complaint}\n")
     assert (parsed.state, parsed.value) == ("error", Engine("docker", None))
     assert parsed.error == ToolError(kind, complaint)
-    for parse in (parse_engine, parse_images, parse_containers, parse_root):
+    for parse in (parse_engine, parse_images, parse_containers, ROOT.parse):
         alone = parse(f"{complaint}\n")
         assert (alone.state, alone.error) == ("error", ToolError(kind, complaint))
 
 
-@pytest.mark.parametrize("parse", [parse_engine, parse_images, parse_containers, parse_root])
+@pytest.mark.parametrize("parse", [parse_engine, parse_images, parse_containers, ROOT.parse])
 @pytest.mark.parametrize("text", ["sh: 1: docker: not found\n", "bash: docker: command not found"])
 def test_a_host_without_docker_has_none(parse, text):
     assert parse(text).state == "absent"

@@ -38,7 +38,7 @@ def test_no_line_of_an_answer_is_taken_for_a_prompt(sign):
 
 def test_an_answer_that_did_not_come_is_not_known():
     facts = facts_of()
-    assert (facts.os, facts.cores, facts.docker.version if facts.docker else "", facts.model) == (
+    assert (facts.os, facts.kernel, facts.docker.version if facts.docker else "", facts.model) == (
         None, None, None, None,
     )  # fmt: skip
     assert facts.unread == ()

@@ -92,18 +92,18 @@ def _down(port: Roce) -> Evidence:
 
 
 def _without_module(port: Roce) -> Evidence:
-    absent = port.optical_present is False and port.link != "UP"
+    absent = port.optical.present is False and port.link != "UP"
     return "present: not present" if absent else None
 
 
 def _dark_modules(cluster: Cluster) -> Iterator[Hit]:
     for location, npu in cluster.npus:
-        port = npu.roce
-        power, threshold = port.rx_power_mw, port.rx_low_mw
+        module = npu.roce.optical
+        power, threshold = module.rx_power_mw, module.rx_low_mw
         weak = power is not None and threshold is not None and power < threshold * _LOW_MARGIN
-        if port.optical_present is not False and (port.light_lost or weak):
+        if module.present is not False and (module.light_lost or weak):
             evidence = f"{power or 0:g} mW, alarm below {threshold or 0:g} mW"
-            yield Hit((location,), evidence, level="fail" if port.light_lost else "warn")
+            yield Hit((location,), evidence, level="fail" if module.light_lost else "warn")
 
 
 def _flapping(port: Roce) -> Evidence:
@@ -116,12 +116,12 @@ def _errors(port: Roce) -> Evidence:
 
 
 def _vnic_down(npu: Npu) -> Evidence:
-    port = npu.roce
-    if port.vnic_link is None or chip_family(npu.name or "").name != "A3":
+    vnic = npu.roce.vnic
+    if vnic.link is None or chip_family(npu.name or "") != "A3":
         return None
-    if port.vnic_link == "UP" and port.vnic_address is not None:
+    if vnic.link == "UP" and vnic.address is not None:
         return None
-    return f"vnic link status: {port.vnic_link}, address: {port.vnic_address or 'none'}"
+    return f"vnic link status: {vnic.link}, address: {vnic.address or 'none'}"
 
 
 def _undetected(port: Roce) -> bool:

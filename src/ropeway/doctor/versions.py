@@ -68,7 +68,7 @@ def _old_drivers(cluster: Cluster) -> Iterator[Hit]:
 
 def _wrong_images(cluster: Cluster) -> Iterator[Hit]:
     for host, tag in _tagged(cluster):
-        families = {family for npu in host.npus if (family := chip_family(npu.name or "").name)}
+        families = {family for npu in host.npus if (family := chip_family(npu.name or ""))}
         if families and tag.family not in families:
             chips = " and ".join(sorted(families))
             yield Hit((Location(host.name),), f"image for {tag.family}, NPUs are {chips}")

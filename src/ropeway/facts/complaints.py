@@ -6,12 +6,12 @@ and of recordings.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
 from ropeway.facts.question import ErrorKind, Parsed, ToolError
-from ropeway.facts.text import is_rule, label
+from ropeway.facts.text import is_rule, label, plain_lines
 
 T = TypeVar("T")
 
@@ -194,6 +194,21 @@ def conclude(
     if errors and len(unparsed) <= 3 * len(errors):
         return Parsed.failed(_worst(errors), text)
     return Parsed.absent(text) if missing and len(unparsed) <= 3 else Parsed.unknown(text)
+
+
+def first_line(pattern: str, read: Callable[[re.Match[str]], T]) -> Callable[[str], Parsed[T]]:
+    """Return the parser of an output of which one line counts: the first that the pattern is all
+    of; `read` returns its value."""
+    compiled = re.compile(pattern)
+
+    def parse(text: str) -> Parsed[T]:
+        lines = [line.strip() for line in plain_lines(text)]
+        match = next(filter(None, map(compiled.fullmatch, lines)), None)
+        if match:
+            lines.remove(match[0])
+        return conclude(text, read(match) if match else None, lines)
+
+    return parse
 
 
 def _worst(errors: Iterable[ToolError]) -> ToolError:

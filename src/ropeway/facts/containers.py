@@ -7,10 +7,10 @@ secrets, and answers go into bundles.
 import re
 from dataclasses import dataclass, replace
 
-from ropeway.facts.complaints import conclude
+from ropeway.facts.complaints import conclude, first_line
 from ropeway.facts.host import Container, Image
 from ropeway.facts.question import Parsed, Question, shell
-from ropeway.facts.text import at, items_at, json_values, plain_lines, text_at
+from ropeway.facts.text import at, items_at, json_values, text_at
 
 # A daemon that is away or hangs takes the whole limit, and is asked nothing else.
 _LIMIT = 30
@@ -58,16 +58,11 @@ ENGINE = Question(
 )
 
 
-def parse_root(text: str) -> Parsed[str]:
-    """Return the directory where images and containers lie."""
-    lines = [line.strip() for line in plain_lines(text)]
-    root = next((line for line in lines if line.startswith("/")), None)
-    return conclude(text, root, [line for line in lines if line != root])
-
-
 def _root(key: str, field: str, unless: str | None = None) -> Question[str]:
+    """Return the question for the directory where images and containers lie."""
     argv = ("docker", "info", "--format", "{{." + field + "}}")
-    return Question(key, argv, parse_root, limit=_LIMIT, after=ENGINE.key, unless=unless)
+    parse = first_line(r"/.*", lambda line: line[0])
+    return Question(key, argv, parse, limit=_LIMIT, after=ENGINE.key, unless=unless)
 
 
 ROOT = _root("docker-root", "DockerRootDir")

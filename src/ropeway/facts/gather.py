@@ -8,7 +8,17 @@ from typing import TypeVar, cast
 
 from ropeway.facts import containers, model_directory
 from ropeway.facts.ascend import driver, hccn, npu_cards, npu_smi
-from ropeway.facts.host import Docker, HostFacts, ModelFiles, Npu, NpuProcess, Roce, Unread
+from ropeway.facts.host import (
+    Docker,
+    HostFacts,
+    ModelFiles,
+    Npu,
+    NpuProcess,
+    Optical,
+    Roce,
+    Unread,
+    Vnic,
+)
 from ropeway.facts.linux import limits, network, ping, system
 from ropeway.facts.question import Parsed, Question, ToolError
 from ropeway.facts.questions import DOCKER_ROOT
@@ -100,7 +110,7 @@ def clock_of(answers: Iterable[Answer], started: float) -> float | None:
 def facts_from(name: str, address: str, answers: Answers) -> HostFacts:
     """Join the answers of one host. Pure."""
     facts = HostFacts(name=name, address=address)
-    for part in (_system, _limits, _network, _ascend, _versions):
+    for part in (_system, _network, _ascend):
         facts = part(facts, answers)
     return replace(
         facts,
@@ -117,12 +127,13 @@ def _system(facts: HostFacts, answers: Answers) -> HostFacts:
     user = answers[system.USER_ID]
     disks = answers[limits.DISKS] or {}
     shm = disks.get("/dev/shm")
+    limit = answers[limits.LIMITS]
+    sysctl = answers[limits.SYSCTL]
     return replace(
         facts,
         os=answers[system.OS_RELEASE],
         kernel=kernel.release if kernel else None,
         architecture=kernel.machine if kernel else None,
-        cores=answers[system.CORES],
         hypervisor=answers[system.HYPERVISOR] or None,
         memory_bytes=memory.total_bytes if memory else None,
         shm_bytes=shm.size_bytes if shm else None,
@@ -131,6 +142,11 @@ def _system(facts: HostFacts, answers: Answers) -> HostFacts:
         root=user == 0 if user is not None else None,
         governor=answers[system.GOVERNOR],
         hugepages=answers[system.HUGEPAGES],
+        nofile=limit.nofile if limit else None,
+        memlock_bytes=limit.memlock_bytes if limit else None,
+        numa_balancing=sysctl.numa_balancing if sysctl else None,
+        port_range=sysctl.local_ports if sysctl else None,
+        reserved_ports=sysctl.reserved_ports if sysctl else frozenset(),
     )
 
 
@@ -140,19 +156,6 @@ def _docker_disk(disks: Mapping[str, limits.Filesystem], answers: Answers) -> in
     leading = [mount for mount in disks if root.startswith(mount.rstrip("/") or "/")]
     best = max(leading, key=len, default=None)
     return disks[best].available_bytes if best else None
-
-
-def _limits(facts: HostFacts, answers: Answers) -> HostFacts:
-    limit = answers[limits.LIMITS]
-    sysctl = answers[limits.SYSCTL]
-    return replace(
-        facts,
-        nofile=limit.nofile if limit else None,
-        memlock_bytes=limit.memlock_bytes if limit else None,
-        numa_balancing=sysctl.numa_balancing if sysctl else None,
-        port_range=sysctl.local_ports if sysctl else None,
-        reserved_ports=sysctl.reserved_ports if sysctl else frozenset(),
-    )
 
 
 def _network(facts: HostFacts, answers: Answers) -> HostFacts:
@@ -186,27 +189,19 @@ def _docker(answers: Answers) -> Docker:
 
 
 def _ascend(facts: HostFacts, answers: Answers) -> HostFacts:
-    table = answers.parsed(npu_smi.TABLE)
+    parsed = answers.parsed(npu_smi.TABLE)
+    table, package = parsed.value, answers[driver.DRIVER]
     ports = [answers.parsed(hccn.IP, number) for number in answers.numbers(hccn.IP)]
     return replace(
         facts,
-        has_npu_smi=table.state != "absent",
-        npu_problem=table.error,
+        has_npu_smi=parsed.state != "absent",
+        npu_problem=parsed.error,
         has_hccn_tool=any(port.state != "absent" for port in ports) if ports else None,
         devices=len(answers[driver.DEVICES] or ()) or None,
         paths=answers[driver.PATHS] or frozenset(),
         pci_devices=answers[driver.PCI],
         hccn_conf=answers[hccn.CONF],
-    )
-
-
-def _versions(facts: HostFacts, answers: Answers) -> HostFacts:
-    package = answers[driver.DRIVER]
-    table = answers[npu_smi.TABLE]
-    version = package.version if package else None
-    return replace(
-        facts,
-        driver=version or (table.driver_version if table else None),
+        driver=(package and package.version) or (table.driver_version if table else None),
         firmware=answers[driver.FIRMWARE],
         firmware_range=package.firmware if package else None,
         cann=answers[driver.CANN],
@@ -224,12 +219,7 @@ def _npus(answers: Answers) -> tuple[Npu, ...]:
         numbers = (chip.phy_id, chip.device, mapping.get((chip.npu, chip.chip)), number)
         device = next(number for number in numbers if number is not None)
         processes = tuple(
-            NpuProcess(
-                holder.pid,
-                holder.name,
-                round(holder.memory_mb) if holder.memory_mb is not None else None,
-                holder.pid in alive if alive else None,
-            )
+            NpuProcess(holder.pid, holder.name, holder.pid in alive if alive else None)
             for holder in table.processes
             if holder.npu == chip.npu and holder.chip in (None, chip.chip)
         )
@@ -258,8 +248,6 @@ def _npu(answers: Answers, chip: npu_smi.Chip, device: int) -> Npu:
 
 def _roce(answers: Answers, device: int) -> Roce:
     own = answers.parsed(hccn.IP, device)
-    optical = answers[hccn.OPTICAL, device]
-    vnic = answers[hccn.VNIC, device]
     return Roce(
         address=own.value.address if own.value else None,
         netmask=own.value.netmask if own.value else None,
@@ -270,23 +258,15 @@ def _roce(answers: Answers, device: int) -> Roce:
         health=answers[hccn.NET_HEALTH, device],
         tls=answers[hccn.TLS, device],
         switch_port=answers[hccn.LLDP, device],
-        optical_present=optical.present if optical else None,
-        rx_power_mw=optical.rx_power_mw if optical else None,
-        rx_low_mw=optical.rx_low_mw if optical else None,
-        light_lost=optical.light_lost if optical else None,
+        optical=answers[hccn.OPTICAL, device] or Optical(),
         link_downs=answers[hccn.LINK_STAT, device],
-        errors=_errors(answers[hccn.STAT, device] or {}),
-        vnic_link=vnic.link if vnic else None,
-        vnic_address=vnic.address if vnic else None,
+        errors={
+            name: count
+            for name, count in (answers[hccn.STAT, device] or {}).items()
+            if count and any(word in name for word in _ERROR_COUNTERS)
+        },
+        vnic=answers[hccn.VNIC, device] or Vnic(),
     )
-
-
-def _errors(counters: Mapping[str, int]) -> dict[str, int]:
-    return {
-        name: count
-        for name, count in counters.items()
-        if count and any(word in name for word in _ERROR_COUNTERS)
-    }
 
 
 def _model(answers: Answers) -> ModelFiles | None:

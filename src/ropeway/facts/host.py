@@ -17,19 +17,39 @@ class NpuProcess:
 
     pid: int
     name: str
-    memory_mb: int | None
     alive: bool | None
 
 
 @dataclass(frozen=True)
+class Optical:
+    """The optical module of a port; powers are in mW.
+
+    present      whether a module is in the cage
+    rx_power_mw  of the lane that receives least
+    light_lost   the module's own flag, a bit for each lane: it receives nothing
+    """
+
+    present: bool | None = None
+    rx_power_mw: float | None = None
+    rx_low_mw: float | None = None
+    light_lost: bool | None = None
+
+
+@dataclass(frozen=True)
+class Vnic:
+    """Of an A3: the virtual interface between the chips of a host or a super node."""
+
+    link: str | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True)
 class Roce:
-    """One NPU's RoCE port. Powers in mW; `errors` are the counters that are not zero.
+    """One NPU's RoCE port. `errors` are the counters that are not zero.
 
     tls         the switch of hccn_tool: 1 on, 0 off; it must be the same everywhere
     detect      the address that its health check pings
     link_downs  how often the link went down, as far as the tool remembers
-    vnic        of an A3: the interface between chips of a host or a super node
-    light_lost  the optical module's own flag: it receives nothing
     """
 
     address: str | None = None
@@ -40,14 +60,10 @@ class Roce:
     health: str | None = None
     tls: int | None = None
     switch_port: str | None = None
-    optical_present: bool | None = None
-    rx_power_mw: float | None = None
-    rx_low_mw: float | None = None
-    light_lost: bool | None = None
+    optical: Optical = Optical()
     link_downs: int | None = None
     errors: Mapping[str, int] = field(default_factory=dict)
-    vnic_link: str | None = None
-    vnic_address: str | None = None
+    vnic: Vnic = Vnic()
     problem: ToolError | None = None
 
 
@@ -190,7 +206,6 @@ class HostFacts:
     os: str | None = None
     kernel: str | None = None
     architecture: str | None = None
-    cores: int | None = None
     hypervisor: str | None = None
     memory_bytes: int | None = None
     shm_bytes: int | None = None

@@ -103,21 +103,12 @@ HASHES = Question("sha256sum", (*shell(_HASHES), "sh"), parse_hashes, limit=_HAS
 
 def _sections(text: str) -> Iterator[tuple[str, str, list[str]]]:
     """Yield name, rest of its line and lines of each section."""
-    head: re.Match[str] | None = None
-    lines: list[str] = []
-    for line in text.replace("\r\n", "\n").split("\n"):
-        match = _SECTION.fullmatch(line)
-        if not match:
-            lines.append(line)
-            continue
-        if head:
-            yield head[1], head[2], lines
-        head, lines = match, []
-    if head:
-        yield head[1], head[2], lines
+    _, *parts = _SECTION.split(text.replace("\r\n", "\n"))
+    for name, rest, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        yield name, rest, body.split("\n")
 
 
-_SECTION = re.compile(r"== (directory|files|json|index|kinds|headers|end)(?: (.*))?")
+_SECTION = re.compile(r"^== (directory|files|json|index|kinds|headers|end)(?: (.*))?$", re.M)
 
 
 @dataclass

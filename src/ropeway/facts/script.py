@@ -126,10 +126,4 @@ def answers(output: str, frame: str) -> Iterator[Answer]:
         key, _, rest = head.partition(":")
         number, _, address = rest.partition(":")
         ended = after[2:].partition("\n")[0] if after.startswith("= ") else ""
-        yield Answer(
-            key,
-            whole(number),
-            address or None,
-            whole(ended),
-            text,
-        )
+        yield Answer(key, whole(number), address or None, whole(ended), text)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ropeway.facts.complaints import conclude, labelled
+from ropeway.facts.host import Optical, Vnic
 from ropeway.facts.question import Parsed, Question
 from ropeway.facts.text import or_none, plain_lines, whole
 
@@ -116,21 +117,6 @@ _TLS = re.compile(r"\btls switch ?\[([01])\]")
 _CERTIFICATE = re.compile(r"\[[\w ]{1,60} cert\]|^\s*[A-Za-z_ ]{1,60}\[")
 
 
-@dataclass(frozen=True)
-class Optical:
-    """The optical module of a port; powers are in mW.
-
-    present      whether a module is in the cage
-    rx_power_mw  of the lane that receives least
-    light_lost   the module's own flag, a bit for each lane: it receives nothing
-    """
-
-    present: bool | None
-    rx_power_mw: float | None
-    rx_low_mw: float | None
-    light_lost: bool | None
-
-
 def parse_optical(text: str) -> Parsed[Optical]:
     """Read `-optical -g`."""
     values, leftovers = _values(text, ("present", "rxpowerlowthres", "rxlosflag", *_LANES))
@@ -205,14 +191,6 @@ def parse_link_downs(text: str) -> Parsed[int]:
 
 
 _CHANGE = re.compile(r"\bLINK[ _](UP|DOWN)\b")
-
-
-@dataclass(frozen=True)
-class Vnic:
-    """The virtual interface between the chips of a host or a super node."""
-
-    link: str | None
-    address: str | None
 
 
 def parse_vnic(text: str) -> Parsed[Vnic]:

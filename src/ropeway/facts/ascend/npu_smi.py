@@ -73,35 +73,24 @@ class NpuTable:
     processes: tuple[Holder, ...]
 
 
-@dataclass(frozen=True)
-class Family:
-    """What kind of chip a name stands for, None where that cannot be told, and why."""
-
-    name: FamilyName | None
-    reason: str
-
-
-def chip_family(name: str) -> Family:
-    """Return the family of a chip from the name that npu-smi prints; 910B1 to 910B4 are A2, 910B
-    is not.
+def chip_family(name: str) -> FamilyName | None:
+    """Return the family of a chip from the name that npu-smi prints, None of an unknown name.
 
     Sources: recordings; the docs of vllm-ascend; hicann/driver, where `910_93` is A3.
     """
     printed = " ".join(name.split())
-    for family, pattern, why in _FAMILIES:
-        if re.fullmatch(pattern, printed, re.I):
-            return Family(family, f"`{printed}`: {why}")
-    return Family(None, f"`{printed}` is not a name that we know")
+    matches = (family for family, pattern in _FAMILIES if re.fullmatch(pattern, printed, re.I))
+    return next(matches, None)
 
 
-_FAMILIES: tuple[tuple[FamilyName, str, str], ...] = (
-    ("910B", r"(?:Ascend ?)?910B[1-9][A-Z0-9_-]*", "910B with a number behind it is A2"),
-    ("A3", r"(?:Ascend ?)?910_?93\w*|(?:Ascend ?)?910C\w*", "910_93 and 910C are A3"),
-    ("A3", r"Ascend ?910", "A3 prints the series without a letter"),
-    ("910A", r"(?:Ascend ?)?910(?:A|B|Pro\w*|Premium\w*)", "the first 910, sold as A, B and Pro"),
-    ("310P", r"(?:Ascend ?)?310P\w*", "310P"),
-    ("310B", r"(?:Ascend ?)?310B\w*", "310B"),
-    ("950", r"(?:Ascend ?)?950\w*", "950"),
+_FAMILIES: tuple[tuple[FamilyName, str], ...] = (
+    ("910B", r"(?:Ascend ?)?910B[1-9][A-Z0-9_-]*"),  # with a number behind it: A2
+    ("A3", r"(?:Ascend ?)?910_?93\w*|(?:Ascend ?)?910C\w*"),
+    ("A3", r"Ascend ?910"),  # it prints the series without a letter
+    ("910A", r"(?:Ascend ?)?910(?:A|B|Pro\w*|Premium\w*)"),  # the first 910
+    ("310P", r"(?:Ascend ?)?310P\w*"),
+    ("310B", r"(?:Ascend ?)?310B\w*"),
+    ("950", r"(?:Ascend ?)?950\w*"),
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ropeway.facts.complaints import conclude
 from ropeway.facts.host import Nic
 from ropeway.facts.question import Parsed, Question, shell
-from ropeway.facts.text import plain_lines, whole, word_after
+from ropeway.facts.text import plain_lines, rows, whole, word_after
 
 
 def parse_nics(text: str) -> Parsed[tuple[Nic, ...]]:
@@ -63,18 +63,14 @@ DEFAULT_NIC = Question("ip-route", ("ip", "route"), parse_default_nic)
 def parse_own_name(text: str) -> Parsed[str]:
     """Return the first address of the host's own name; "" when it does not resolve: vLLM then takes
     the loopback (gpustack#2125)."""
-    address = ""
-    known = False
-    leftovers: list[str] = []
-    for line in plain_lines(text):
-        first = line.split()[0]
-        if _is_address(first):
-            address = address or first
-        elif line.startswith("hostname:"):
-            known = True
-        elif not first.startswith("#"):
-            leftovers.append(line)
-    return conclude(text, address if known else None, leftovers)
+    lines = plain_lines(text)
+    addresses = [first for line in lines if _is_address(first := line.split()[0])]
+    names = [line for line in lines if line.startswith("hostname:")]
+    leftovers = [line for line in lines if line.split()[0] not in addresses and line not in names]
+    address = next(iter(addresses), "") if names else None
+    return conclude(
+        text, address, [line for line in leftovers if not line.lstrip().startswith("#")]
+    )
 
 
 # The name as the kernel has it, then what it resolves to: first as any program sees it, then the
@@ -115,23 +111,16 @@ SS = Question("ss", ("ss", "-ltnp"), parse_ss)
 
 def parse_proc_net_tcp(text: str) -> Parsed[frozenset[int]]:
     """Return the TCP ports that are listened on, from /proc/net/tcp and tcp6."""
-    ports: set[int] = set()
-    known = False
-    leftovers: list[str] = []
-    for line in plain_lines(text):
-        match = _SOCKET.match(line)
-        if match and match[2] == "0A":  # TCP_LISTEN of the kernel's tcp_states.h
-            ports.add(int(match[1], 16))
-        elif not match and line.split()[0] != "sl":
-            leftovers.append(line)
-            continue
-        known = True
-    return conclude(text, frozenset(ports) if known else None, leftovers)
+    lines, leftovers = rows(text, _SOCKET)
+    # TCP_LISTEN of the kernel's tcp_states.h
+    ports = frozenset(int(line[1], 16) for line in lines if line[2] == "0A")
+    return conclude(text, ports if lines else None, leftovers)
 
 
+# A socket, or the header.
 _SOCKET = re.compile(
-    r"\s*[0-9]+:\s+(?:[0-9A-Fa-f]{8}){1,4}:([0-9A-Fa-f]{4})\s+[0-9A-Fa-f]+:[0-9A-Fa-f]{4}"
-    r"\s+([0-9A-F]{2})(?:\s|$)"
+    r"[0-9]+:\s+(?:[0-9A-Fa-f]{8}){1,4}:([0-9A-Fa-f]{4})\s+[0-9A-Fa-f]+:[0-9A-Fa-f]{4}"
+    r"\s+([0-9A-F]{2})(?:\s.*)?|sl(?:\s.*)?"
 )
 PROC_NET_TCP = Question(
     "proc-net-tcp",

@@ -6,21 +6,17 @@ Over RoCE it is hccn_tool that pings: see `ascend/hccn.py`.
 import re
 from dataclasses import replace
 
-from ropeway.facts.complaints import conclude
+from ropeway.facts.complaints import conclude, first_line
 from ropeway.facts.question import Parsed, Question
 from ropeway.facts.text import decimal, plain_lines
 
-
-def parse_clock(text: str) -> Parsed[float]:
-    """Return the seconds since 1970. Busybox prints `%N`, or nothing after the point."""
-    lines = [line.strip() for line in plain_lines(text)]
-    match = next(filter(None, map(_EPOCH.fullmatch, lines)), None)
-    rest = [line for line in lines if match is None or line != match[0]]
-    return conclude(text, float(f"{match[1]}.{match[2] or 0}") if match else None, rest)
-
-
-_EPOCH = re.compile(r"([0-9]{9,11})(?:\.([0-9]{1,9})?(?:%?N)?)?")
-CLOCK = Question("date", ("date", "+%s.%N"), parse_clock)
+# Seconds since 1970. Busybox prints `%N`, or nothing after the point.
+_EPOCH = r"([0-9]{9,11})(?:\.([0-9]{1,9})?(?:%?N)?)?"
+CLOCK = Question(
+    "date",
+    ("date", "+%s.%N"),
+    first_line(_EPOCH, lambda line: float(f"{line[1]}.{line[2] or 0}")),
+)
 
 
 def parse_ping(text: str) -> Parsed[float]:

@@ -4,33 +4,12 @@ All commands run under LC_ALL=C; where a translation is known it is read all the
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
-from ropeway.facts.complaints import conclude
+from ropeway.facts.complaints import conclude, first_line
 from ropeway.facts.question import Parsed, Question, shell
-from ropeway.facts.text import plain_lines, rows, whole
-
-T = TypeVar("T")
-
-
-def _first(read: Callable[[str], T | None]) -> Callable[[str], Parsed[T]]:
-    """Return the parser of an output of which one line counts: the first from which `read` returns
-    a value."""
-
-    def parse(text: str) -> Parsed[T]:
-        value: T | None = None
-        leftovers: list[str] = []
-        for line in map(str.strip, plain_lines(text)):
-            first = read(line) if value is None else None
-            if first is not None:
-                value = first
-            else:
-                leftovers.append(line)
-        return conclude(text, value, leftovers)
-
-    return parse
+from ropeway.facts.text import plain_lines, rows
 
 
 def parse_os_release(text: str) -> Parsed[str]:
@@ -53,24 +32,14 @@ class Kernel:
     machine: str
 
 
-def _kernel(line: str) -> Kernel | None:
-    words = line.split()
-    if len(words) != 3 or words[0] != "Linux" or not words[1][0].isdigit():
-        return None
-    return Kernel(words[1], words[2])
-
-
-KERNEL = Question("uname", ("uname", "-srm"), _first(_kernel))
-USER_ID = Question("id", ("id", "-u"), _first(whole))
-
-
-def _cores(line: str) -> int | None:
-    cores = whole(line)
-    return cores if cores and cores < 100_000 else None
-
-
+KERNEL = Question(
+    "uname",
+    ("uname", "-srm"),
+    first_line(r"Linux\s+([0-9]\S*)\s+(\S+)", lambda line: Kernel(line[1], line[2])),
+)
+USER_ID = Question("id", ("id", "-u"), first_line(r"[0-9]{1,18}", lambda line: int(line[0])))
 # Logical processors that a process may use.
-CORES = Question("nproc", ("nproc",), _first(_cores))
+CORES = Question("nproc", ("nproc",), first_line(r"[1-9][0-9]{0,4}", lambda line: int(line[0])))
 
 
 def parse_hypervisor(text: str) -> Parsed[str]:
@@ -127,25 +96,14 @@ _COUNT = re.compile(r"\S{1,40}: +[0-9]{1,18}(?: kB)?")
 MEMORY = Question("meminfo", ("cat", "/proc/meminfo"), parse_memory)
 
 
-def _hugepages(line: str) -> str | None:
-    match = re.search(r"\[(always|madvise|never)\]", line)
-    return match[1] if match else None
-
-
 # `always [madvise] never`
 HUGEPAGES = Question(
     "transparent-hugepages",
     ("cat", "/sys/kernel/mm/transparent_hugepage/enabled"),
-    _first(_hugepages),
+    first_line(r".*\[(always|madvise|never)\].*", lambda line: str(line[1])),
 )
-
-
-def _home(line: str) -> str | None:
-    return line if line.startswith("/") else None
-
-
 # Of the user that we log in as.
-HOME = Question("home", shell('echo "$HOME"'), _first(_home))
+HOME = Question("home", shell('echo "$HOME"'), first_line(r"/.*", lambda line: line[0]))
 
 
 def parse_processes(text: str) -> Parsed[Mapping[int, str]]:
