@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from ropeway.engines.ascend_releases import RELEASES, Release, in_runs, order, runs_in_words
+from ropeway.engines.ascend_releases import Release, in_runs, later_than, order, runs_in_words
 from ropeway.errors import Refused
 
 # What to do about a flag that was removed, without dashes. Sources: the help texts and deprecation
@@ -67,18 +67,14 @@ def is_given(engine_args: Mapping[str, object], name: str) -> bool:
 def check(engine_args: Mapping[str, object], release: Release) -> None:
     """Refuse a user's flag that this release does not have. Raises Refused, with what to do."""
     for name, value in engine_args.items():
-        plain = _plain(name)
-        if plain.removeprefix("no-") in _OURS:
-            raise _refused(
-                name,
-                release,
-                "is set on each host by Ropeway",
-                "it follows from the layout",
-                "remove it; `serve.layout` and `serve.backend` decide",
+        if fault := _fault(name, value, release):
+            what, evidence, hint = fault
+            raise Refused(
+                f"`{name}` {what}",
+                where=f"serve.engine_args, vLLM-Ascend {release.version}",
+                evidence=(evidence,),
+                hint=hint,
             )
-        written = f"--no-{plain}" if value is False else f"--{plain}"
-        if not exists(written, release) and not _completed(written, release):
-            raise _missing(name, written, release)
 
 
 def notes(engine_args: Mapping[str, object], release: Release) -> tuple[str, ...]:
@@ -115,40 +111,27 @@ def _completed(written: str, release: Release) -> bool:
     return sum(flag.startswith(written) for flag in flags(release.vllm)) == 1
 
 
-def _missing(name: str, written: str, release: Release) -> Refused:
+def _fault(name: str, value: object, release: Release) -> tuple[str, str, str] | None:
+    """Return what is wrong with a flag, how we know, and what to do; None when nothing is."""
+    plain = _plain(name)
+    if plain.removeprefix("no-") in _OURS:
+        hint = "remove it; `serve.layout` and `serve.backend` decide"
+        return "is set on each host by Ropeway", "it follows from the layout", hint
+    written = f"--no-{plain}" if value is False else f"--{plain}"
+    if exists(written, release) or _completed(written, release):
+        return None
     if written in _table():
-        return _refused(
-            name,
-            release,
-            "is not a flag of this release",
-            f"vLLM {runs_in_words(_table()[written])} has it, and this is {release.vllm}",
-            _instead(_plain(name)) if _is_past(written, release) else _later(written, release),
-        )
-    if written.startswith("--no-") and exists(f"--{_plain(name)}", release):
-        return _refused(
-            name,
-            release,
-            "cannot be false",
-            f"`vllm serve` has no `{written}`",
-            "remove it, or give a value",
-        )
-    near = difflib.get_close_matches(written, sorted(flags(release.vllm)), 1)
-    return _refused(
-        name,
-        release,
-        "is not a flag of `vllm serve`",
-        f"vLLM {release.vllm} has {len(flags(release.vllm))} flags, and this is not one",
-        f"did you mean `{near[0].lstrip('-')}`?" if near else "remove it",
-    )
-
-
-def _refused(name: str, release: Release, what: str, evidence: str, hint: str) -> Refused:
-    return Refused(
-        f"`{name}` {what}",
-        where=f"serve.engine_args, vLLM-Ascend {release.version}",
-        evidence=(evidence,),
-        hint=hint,
-    )
+        runs = runs_in_words(_table()[written])
+        hint = _instead(plain) if _is_past(written, release) else _later(written, release)
+        evidence = f"vLLM {runs} has it, and this is {release.vllm}"
+        return "is not a flag of this release", evidence, hint
+    if written.startswith("--no-") and exists(f"--{plain}", release):
+        return "cannot be false", f"`vllm serve` has no `{written}`", "remove it, or give a value"
+    known = flags(release.vllm)
+    near = difflib.get_close_matches(written, sorted(known), 1)
+    hint = f"did you mean `{near[0].lstrip('-')}`?" if near else "remove it"
+    evidence = f"vLLM {release.vllm} has {len(known)} flags, and this is not one"
+    return "is not a flag of `vllm serve`", evidence, hint
 
 
 def _instead(plain: str) -> str:
@@ -164,8 +147,7 @@ def _is_past(flag: str, release: Release) -> bool:
 
 def _later(flag: str, release: Release) -> str:
     """Return the hint that names the first release after this one with the flag."""
-    later = (row for row in RELEASES if order(row.version) > order(release.version))
-    first = next((row.version for row in later if exists(flag, row)), None)
+    first = next((row.version for row in later_than(release.version) if exists(flag, row)), None)
     return f"take vLLM-Ascend {first} or later, or remove it" if first else "remove it"
 
 
@@ -173,7 +155,7 @@ def _removed_in(flag: str, release: Release) -> str:
     """Return the first later release without a flag that this one has; "" when all have it."""
     if not exists(flag, release):
         return ""
-    later = (row for row in RELEASES if order(row.version) > order(release.version))
+    later = later_than(release.version)
     return next((row.version for row in later if not exists(flag, row)), "")
 
 

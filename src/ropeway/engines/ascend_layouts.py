@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ropeway.engines.ascend_releases import MODEL_NEEDS, RELEASES, order
+from ropeway.engines.ascend_releases import MODEL_NEEDS, later_than, order
 from ropeway.models.phrases import phrase
 from ropeway.models.shape import ModelShape
 from ropeway.spec.model import Layout
@@ -48,11 +48,6 @@ class Case:
     def expert_ranks(self) -> int:
         """The ranks that share the experts of one pipeline stage."""
         return self.layout.tensor * self.layout.data
-
-    @property
-    def experts_each(self) -> int:
-        """The number of a layer's experts on one rank."""
-        return self.shape.experts // self.expert_ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +115,7 @@ LIMITS = (
             _spreads_experts(case)
             and case.family == "A2"
             and case.expert_ranks >= _MC2_RANKS
-            and case.experts_each > _MC2_EXPERTS
+            and case.shape.experts // case.expert_ranks > _MC2_EXPERTS
         ),
         since="0.10.2rc1",
         until="0.18.0rc1",
@@ -234,7 +229,7 @@ def limits(case: Case, version: str) -> tuple[str, ...]:
 
 def runs_from(case: Case, version: str) -> str:
     """Return the first release after `version` without a limit against this; "" without any."""
-    later = (row.version for row in RELEASES if order(row.version) > order(version))
+    later = (release.version for release in later_than(version))
     return next((version for version in later if not limits(case, version)), "")
 
 

@@ -7,7 +7,7 @@ hardware by us.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 IMAGE = "quay.io/ascend/vllm-ascend"
@@ -184,6 +184,11 @@ def order(version: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         numbers.pop()
     rank = {None: 2, "t": 0, "b": 1, "rc": 1, "post": 3}[parts["word"]]
     return tuple(numbers), (rank, *map(int, re.findall(r"\d+", parts["rest"] or "")))
+
+
+def later_than(version: str) -> Iterator[Release]:
+    """Yield the releases after this one."""
+    return (row for row in RELEASES if order(row.version) > order(version))
 
 
 def driver_needs(release: Release) -> tuple[DriverNeed, ...]:

@@ -102,7 +102,8 @@ def resolve_settings(
     """
     config = dict(_given_config(engine_args))
     for key in config:
-        _check_key(key, version)
+        if not reads_key(key, version):
+            raise _ignored(key, version, "keys", "serve.engine_args, additional-config")
     kept: dict[str, str] = {}
     notes: list[str] = []
     for name, text in env.items():
@@ -169,16 +170,16 @@ def visible_devices(node: Node, *, privileged: bool) -> dict[str, str]:
     these numbers (measured by others on 950DT: #16256, #16309). A privileged one sees all NPUs of
     the host under the host's numbers.
     """
-    plain = range(node.npus)
-    numbers = node.devices if privileged and node.devices else plain
+    numbers = node.devices if privileged and node.devices else range(node.npus)
     return {"ASCEND_RT_VISIBLE_DEVICES": ",".join(map(str, numbers))}
 
 
 def engine_variables(
-    version: str, *, data_over_hosts: bool = False, sleep: bool = False
+    version: str, start_timeout: int, *, data_over_hosts: bool, sleep: bool
 ) -> dict[str, str]:
     """Return what the recipes of this release set, on one host too.
 
+    start_timeout    seconds that the API server waits for engine cores, where vLLM's are fewer
     data_over_hosts  there are data-parallel ranks on several hosts
     sleep            vLLM's sleep mode is on
     """
@@ -197,6 +198,8 @@ def engine_variables(
         # In every recipe of 0.13. Since 0.14.0rc1 the platform sets it by itself, and sleep mode
         # refuses it (vllm_ascend/platform.py, device_allocator/camem.py).
         variables["PYTORCH_NPU_ALLOC_CONF"] = "expandable_segments:True"
+    if era >= order("0.14.0rc1") and start_timeout > _READY_SECONDS:
+        variables["VLLM_ENGINE_READY_TIMEOUT_S"] = str(start_timeout)
     return variables
 
 
@@ -207,13 +210,6 @@ def dispatch_variables(family: str, ranks: int) -> dict[str, str]:
     """
     least = DISPATCH_FROM.get(family, 0)
     return {"HCCL_BUFFSIZE": _DISPATCH_MEBIBYTES} if least and ranks >= least else {}
-
-
-def ready_timeout(start_timeout: int) -> dict[str, str]:
-    """Return how long the API server waits for engine cores, where that exceeds vLLM's default."""
-    if start_timeout <= _READY_SECONDS:
-        return {}
-    return {"VLLM_ENGINE_READY_TIMEOUT_S": str(start_timeout)}
 
 
 def quantisation_fault(
@@ -322,11 +318,6 @@ def _as_key(name: str, text: str, version: str) -> tuple[str, object]:
         )
     number = int(text)
     return key, bool(number) if is_switch else number
-
-
-def _check_key(key: str, version: str) -> None:
-    if not reads_key(key, version):
-        raise _ignored(key, version, "keys", "serve.engine_args, additional-config")
 
 
 def _ignored(name: str, version: str, kind: str, where: str) -> Refused:

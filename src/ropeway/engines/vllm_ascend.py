@@ -159,14 +159,13 @@ class AscendReplica(Replica):
             variables |= ascend_settings.visible_devices(node, privileged=self.privileged)
         variables |= ascend_settings.engine_variables(
             self.version,
+            self.serve.start_timeout,
             data_over_hosts=self.layout.data > 1 and len(self.nodes) > 1,
             sleep=ascend_flags.is_given(self.serve.engine_args, "enable-sleep-mode"),
         )
         ranks = self.layout.tensor * self.layout.data
         if self.layout.expert and ranks > 1:
             variables |= ascend_settings.dispatch_variables(self.family, ranks)
-        if order(self.version) >= order("0.14.0rc1"):
-            variables |= ascend_settings.ready_timeout(self.serve.start_timeout)
         return variables | self.settings.env
 
 
@@ -174,7 +173,9 @@ def _chip_notes(replica: AscendReplica) -> list[str]:
     notes = []
     if replica.family == "310P" and replica.serve.dtype == "auto":
         notes.append("310P computes in float16, so `--dtype float16` is set (tutorials, 310p.md)")
-    if replica.family == "950" and _numbers_mislead(replica):
+    renumbered = any(node.devices != tuple(range(len(node.devices))) for node in replica.nodes)
+    old = order(replica.version) < order("0.29.0rc1")
+    if replica.family == "950" and replica.backend == "ray" and renumbered and old:
         notes.append(
             "until 0.29 the plug-in reads ASCEND_RT_VISIBLE_DEVICES as the host's numbers when it "
             "looks for an NPU's endpoint file, and they are the container's (#12959, #16256)"
@@ -251,9 +252,15 @@ def _user_arguments(replica: AscendReplica) -> dict[str, object]:
 
 
 def _joining_flags(replica: AscendReplica, node: Node) -> tuple[str, ...]:
-    layout, head = replica.layout, replica.head
-    if replica.backend == "ray":
-        return _ray_data_flags(replica) if layout.data > 1 else ()
+    shares, head = replica.shares, replica.head
+    if replica.backend == "ray" and replica.layout.data == 1:
+        return ()
+    if replica.backend == "ray":  # it places the data-parallel ranks, those of the head first
+        return (
+            "--data-parallel-backend", "ray",
+            *(("--data-parallel-size-local", str(shares[0])) if shares else ()),
+            "--data-parallel-address", head.address,
+        )  # fmt: skip
     if len(replica.nodes) == 1:
         return ()
     follower = ("--headless",) if node != head else ()
@@ -266,7 +273,6 @@ def _joining_flags(replica: AscendReplica, node: Node) -> tuple[str, ...]:
             "--master-port", str(replica.ports.master),
             *follower,
         )  # fmt: skip
-    shares = replica.shares
     assert shares is not None  # backend_for and check let nothing else through
     place = replica.nodes.index(node)
     start = ("--data-parallel-start-rank", str(sum(shares[:place]))) if place else ()
@@ -277,25 +283,6 @@ def _joining_flags(replica: AscendReplica, node: Node) -> tuple[str, ...]:
         "--data-parallel-rpc-port", str(replica.ports.data_parallel),
         *follower,
     )  # fmt: skip
-
-
-def _ray_data_flags(replica: AscendReplica) -> tuple[str, ...]:
-    """Return how Ray places the data-parallel ranks, those of the head first."""
-    shares = replica.shares
-    return (
-        "--data-parallel-backend", "ray",
-        *(("--data-parallel-size-local", str(shares[0])) if shares else ()),
-        "--data-parallel-address", replica.head.address,
-    )  # fmt: skip
-
-
-def _numbers_mislead(replica: AscendReplica) -> bool:
-    """Whether the container renumbers the NPUs, and the release mixes old and new numbers."""
-    return (
-        replica.backend == "ray"
-        and order(replica.version) < order("0.29.0rc1")
-        and any(node.devices != tuple(range(len(node.devices))) for node in replica.nodes)
-    )
 
 
 def _over_nodes(replica: AscendReplica) -> bool:
