@@ -27,6 +27,7 @@ from ropeway.facts.text import (
         ("a\x00\x08\u200bb\xa0c", ["ab c"]),
         ("\ta\n\n  \n\t\tb  ", ["\ta", "\t\tb"]),
         ("# a\n$ b\n% c\n> d\n```", ["# a", "$ b", "% c", "> d", "```"]),
+        ("\ufffd[31ma\ufffd[0m", ["a"]),
         ("", []),
     ],
 )

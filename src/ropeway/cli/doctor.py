@@ -1,9 +1,9 @@
 """`ropeway doctor`: is this cluster sound?"""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from ropeway.report.text import faults_table
 from ropeway.sim.faults import FAULTS, faulty_fleet
 from ropeway.sim.hosts import virtual_hosts
 from ropeway.spec.cluster import Cluster
-from ropeway.spec.model import parse_spec
+from ropeway.spec.model import Spec, parse_spec
 
 _RAY_PORT = 6379
 _PORT = 8000  # where vLLM serves by default
@@ -105,11 +105,10 @@ def doctor(
         unchecked = _UNCHECKED if len(cluster.names) > 1 else {}
         ctx.exit(_tell(screen, cluster, str(bundle), html, unchecked))
     effort = Effort(deep=deep, partners=partners, seconds=timeout)
-    title, selection = _select(hosts, config, rehearse, faults)
-    with interruptible(), selection.hosts as reachable:
-        npus = {host.name: npus for host, npus in zip(reachable, selection.npus, strict=False)}
-        path = model_path or selection.model_path
-        requirements = _requirements(npus, image, path, selection.port, selection.runtime)
+    with interruptible(), _selected(hosts, config, rehearse, faults) as selection:
+        title, reachable, requirements = selection
+        path = model_path or requirements.model_path
+        requirements = replace(requirements, image=image, model_path=path)
         cluster = _survey(reachable, requirements, effort, screen)
     ctx.exit(_tell(screen, cluster, title, html, {}))
 
@@ -118,56 +117,45 @@ def doctor(
 _UNCHECKED = {"hosts": "clocks", "network": "pings between hosts"}
 
 
-def _requirements(
-    npus: Mapping[str, int], image: str | None, model_path: str | None, port: int, runtime: str
-) -> Requirements:
-    ports = {_RAY_PORT: "Ray", 60000: "HCCL", port: "the server"}
-    return Requirements(npus=npus, image=image, model_path=model_path, ports=ports, runtime=runtime)
+def _requirements(spec: Spec | None) -> Requirements:
+    """Return what a spec requires of its hosts, by their addresses; without one the defaults."""
+    port = spec.serve.port if spec else _PORT
+    return Requirements(
+        npus={host.address: host.npus for host in (spec.cluster.hosts or () if spec else ())},
+        model_path=spec.model.path if spec else None,
+        ports={_RAY_PORT: "Ray", 60000: "HCCL", port: "the server"},
+        runtime=spec.runtime.command if spec else "docker",
+    )
 
 
 def _bundled(path: Path, image: str | None) -> ClusterFacts:
     """Return the cluster as a bundle shows it. Raises Refused."""
     bundle = read_bundle(path)
     spec = parse_spec(bundle.spec, f"{path}:{SPEC}") if bundle.spec is not None else None
-    npus = {host.address: host.npus for host in (spec.cluster.hosts or () if spec else ())}
-    requirements = _requirements(
-        npus,
-        image,
-        spec.model.path if spec else None,
-        spec.serve.port if spec else _PORT,
-        spec.runtime.command if spec else "docker",
-    )
     hosts = tuple(facts_of(transcript) for transcript in bundle.transcripts)
     failures = {name: HostError(text, where=name) for name, text in bundle.failures.items()}
     names = (*(host.name for host in hosts), *failures)
-    return ClusterFacts(requirements, hosts, failures, names=names)
+    return ClusterFacts(replace(_requirements(spec), image=image), hosts, failures, names=names)
 
 
-@dataclass(frozen=True)
-class _Selection:
-    """The hosts, and what the spec requires of them. `npus` is in their order, or empty."""
-
-    hosts: AbstractContextManager[Sequence[Host]]
-    npus: tuple[int, ...]
-    model_path: str | None
-    port: int
-    runtime: str = "docker"
-
-
-def _select(
-    given: Sequence[str], config: Path, rehearse: str | None, faults: Sequence[str]
-) -> tuple[str, _Selection]:
-    """Return the cluster's title, and its hosts. None is contacted yet. Raises Refused."""
+@contextmanager
+def _selected(
+    addresses: Sequence[str], config: Path, rehearse: str | None, faults: Sequence[str]
+) -> Iterator[tuple[str, Sequence[Host], Requirements]]:
+    """Yield the cluster's title, its hosts, and what is required of them. Raises Refused."""
     if rehearse is not None:
-        if given:
+        if addresses:
             raise Refused("`--rehearse` makes its own hosts", hint="leave HOST out")
         fleet = faulty_fleet(rehearse, faults)
-        npus = tuple(len(machine.chips) for machine in fleet.machines)
-        hosts = nullcontext(virtual_hosts(fleet))
-        return f"rehearsal of {rehearse}", _Selection(hosts, npus, fleet.model_path, _PORT)
-    if given:
-        cluster = Cluster(hosts=tuple(remote_host(text) for text in given))
-        return ", ".join(given), _Selection(connected(cluster), (), None, _PORT)
+        npus = {machine.name: len(machine.chips) for machine in fleet.machines}
+        requirements = replace(_requirements(None), npus=npus, model_path=fleet.model_path)
+        yield f"rehearsal of {rehearse}", virtual_hosts(fleet), requirements
+        return
+    if addresses:
+        cluster = Cluster(hosts=tuple(map(remote_host, addresses)))
+        with connected(cluster) as hosts:
+            yield ", ".join(addresses), hosts, _requirements(None)
+        return
     spec = read_spec(config, local=False)
     if spec.cluster.hosts is None:
         raise Refused(
@@ -176,11 +164,11 @@ def _select(
             hint="`ropeway up` checks this machine by itself\n"
             "ropeway doctor --rehearse 2x8-910B4 shows what doctor says of real hosts",
         )
-    npus = tuple(host.npus for host in spec.cluster.hosts)
-    selection = _Selection(
-        connected(spec.cluster), npus, spec.model.path, spec.serve.port, spec.runtime.command
-    )
-    return str(config), selection
+    with connected(spec.cluster) as hosts:
+        # Where two hosts have one address, their names have the port, too.
+        pairs = zip(hosts, spec.cluster.hosts, strict=True)
+        npus = {host.name: remote.npus for host, remote in pairs}
+        yield str(config), hosts, replace(_requirements(spec), npus=npus)
 
 
 def _survey(
@@ -227,12 +215,8 @@ def _tell(
     screen.result(
         {
             "sound": examination.sound,
-            "hosts": examination.hosts,
-            "answered": examination.answered,
-            "npus": examination.npus,
-            "pings": examination.pings,
+            **vars(examination),
             "findings": [finding.as_json() for finding in examination.findings],
-            "passed": list(examination.passed),
             "not_checked": list(unchecked.values()),
             "unread": [{"host": host, "why": why} for host, why in unread],
         }

@@ -21,18 +21,16 @@ def diagnose(logs: Mapping[str, str]) -> Diagnosis:
 
 
 def diagnose_blocks(logs: Iterable[tuple[str, Iterable[str]]]) -> Diagnosis:
-    """Diagnose logs that come in blocks of text, as (name, blocks), and may exceed memory."""
-    return conclude([scan(name, blocks) for name, blocks in logs])
+    """Diagnose logs that come in blocks of text, as (name, blocks), and may exceed memory.
 
-
-def conclude(scans: Sequence[Scan]) -> Diagnosis:
-    """Name the earliest root cause in these scans; their order does not matter."""
-    scans = sorted(scans, key=lambda each: each.name)
+    Their order does not matter.
+    """
+    scans = sorted((scan(name, blocks) for name, blocks in logs), key=lambda each: each.name)
     survived, fatal = _split_by_survival(scans)
-    logs = tuple(map(_log_read, scans))
+    read = tuple(map(_log_read, scans))
     decisive = _earliest([each for each in fatal if _weight(each) < _PLAIN]) or _symptom(fatal)
     if decisive is None:
-        return _healthy(scans, survived, logs)
+        return _healthy(scans, survived, read)
     row = _refined(decisive, fatal, scans) or decisive.row
     verdict = _verdict(row)
     return Diagnosis(
@@ -51,7 +49,7 @@ def conclude(scans: Sequence[Scan]) -> Diagnosis:
         evidence=_evidence(decisive),
         aside=_all_ruled_out(decisive, fatal, survived),
         notes=_notes(verdict, decisive, scans),
-        logs=logs,
+        logs=read,
     )
 
 
@@ -284,15 +282,9 @@ def _evidence(decisive: Failure) -> tuple[LogLine, ...]:
 
 def _line(failure: Failure) -> LogLine:
     entry = failure.entry
+    message, process = message_of(entry), entry.process
     return LogLine(
-        failure.log,
-        entry.line,
-        message_of(entry),
-        entry.time,
-        entry.process,
-        entry.pid,
-        entry.rank,
-        entry.host,
+        failure.log, entry.line, message, entry.time, process, entry.pid, entry.rank, entry.host
     )
 
 

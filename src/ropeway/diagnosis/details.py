@@ -1,7 +1,6 @@
 """Extract numbers and names from the lines of a failure, and put them into words."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ropeway.diagnosis.links import Link
@@ -94,17 +93,15 @@ def _spread(reports: Sequence[Failure]) -> list[Text]:
 
 def _silent_ranks(links: Iterable[Link]) -> list[Text]:
     """Return the ranks that most others waited for in vain, from HCCL's tables in all logs."""
-    rows: Counter[tuple[int, str]] = Counter()
-    waiting: dict[tuple[int, str], set[int]] = {}
+    waiting: dict[tuple[int, str], list[int]] = {}
     for link in links:
-        if link.status not in ("time out", "no connect", "connect fail", None):
-            continue
-        silent = (link.destination_rank, link.destination)
-        rows[silent] += 1
-        waiting.setdefault(silent, set()).add(link.source_rank)
+        if link.status in ("time out", "no connect", "connect fail", None):
+            silent = (link.destination_rank, link.destination)
+            waiting.setdefault(silent, []).append(link.source_rank)
     details = []
-    for (rank, address), _ in rows.most_common(_MAX_SILENT_RANKS):
-        ranks = ", ".join(map(str, sorted(waiting[rank, address])[:8]))
+    most = sorted(waiting.items(), key=lambda item: len(item[1]), reverse=True)
+    for (rank, address), sources in most[:_MAX_SILENT_RANKS]:
+        ranks = ", ".join(map(str, sorted(set(sources))[:8]))
         details.append(
             Text(
                 f"rank {rank} ({address}) did not answer rank {ranks}",

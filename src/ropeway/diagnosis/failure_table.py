@@ -94,24 +94,16 @@ def _code_table(codes: Mapping[str, CodeMeaning], language: str) -> Iterator[str
 
 
 def _row_data(row: Signature) -> dict[str, object]:
-    return {
-        "id": row.id,
-        "kind": row.kind,
-        "general": bool(row.weak),
-        "category": row.category,
-        "text": row.text,
+    """Return a row as the table has it, without what only the search of a log goes by."""
+    data = asdict(row) | {
+        "weak": bool(row.weak),
         "pattern": row.pattern.pattern if row.pattern else None,
-        "codes": row.codes,
-        "after": row.after,
-        "layout": row.layout,
-        "between": row.between,
-        "cause": asdict(row.cause),
-        "fix": asdict(row.fix),
-        "versions": row.versions,
         "source": tuple(map(link_to, row.source)),
-        "basis": row.basis,
         "example": row.example or None,
     }
+    names = {"weak": "general"}
+    hidden = ("calm", "details")
+    return {names.get(name, name): data[name] for name in data if name not in hidden}
 
 
 def _quoted(texts: Sequence[str], separator: str) -> str:

@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from ropeway.facts.text import without_escapes
+
 # A log may hold a megabyte on one line; no pattern looks further than this.
 LONGEST_LINE = 20_000
 _MOST_HEADS = 12
@@ -69,7 +71,9 @@ class LogEntry:
 def read_line(line: str, number: int = 1) -> tuple[LogEntry, ...]:
     """Return the entries of one line: none, one, or several when CANN lines were run together."""
     entries = []
-    for part in _RUN_TOGETHER.split(without_escapes(line[:LONGEST_LINE])):
+    # Of a progress bar, only what was written last.
+    line = without_escapes(line[:LONGEST_LINE]).rstrip().rpartition("\r")[2]
+    for part in _RUN_TOGETHER.split(line):
         head = _Head()
         message = _MARKS.sub("", part, count=1)
         at = 0
@@ -82,12 +86,6 @@ def read_line(line: str, number: int = 1) -> tuple[LogEntry, ...]:
         if message and not _FENCE.fullmatch(message):
             entries.append(head.entry(number, message))
     return tuple(entries)
-
-
-def without_escapes(line: str) -> str:
-    """Return the line without colour codes; of a progress bar, only what was written last."""
-    line = _ESCAPES.sub("", line).rstrip()
-    return line.rpartition("\r")[2] if "\r" in line else line
 
 
 def has_year(time: str) -> bool:
@@ -203,7 +201,6 @@ _LEVELS = {
     "D": "DEBUG", "I": "INFO", "W": "WARNING", "E": "ERROR", "F": "FATAL", "C": "FATAL",
     "WARN": "WARNING", "CRITICAL": "FATAL", "EXCEPTION": "ERROR", "ERR": "ERROR",
 }  # fmt: skip
-_ESCAPES = re.compile(r"[\x1b\ufffd]\[[0-9;]{0,12}m|\x1b\][^\x07]{0,200}\x07")
 # What people and tools put before a line: a quote mark, the dot of a progress bar, `grep`'s file
 # and line number, `Error:` of a CI system.
 _MARKS = re.compile(

@@ -64,28 +64,28 @@ class Detail:
     say: Text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Signature:
     """A row of the table. `weak` is 0, 1, or 2 for a code without words."""
 
     id: str
     kind: Kind
-    category: str
-    cause: Text
-    fix: Text
-    source: tuple[str, ...] = ()
-    basis: Basis = "recorded"
-    versions: str | None = None
     weak: int = 0
-    calm: bool = False
+    category: str
     text: tuple[str, ...] = ()
     pattern: re.Pattern[str] | None = None
     codes: tuple[str, ...] = ()
-    details: tuple[Detail, ...] = ()
-    example: str = ""
     after: tuple[str, ...] = ()
     layout: tuple[str, ...] = ()
     between: tuple[str, ...] = ()
+    cause: Text
+    fix: Text
+    versions: str | None = None
+    source: tuple[str, ...] = ()
+    basis: Basis = "recorded"
+    example: str = ""
+    calm: bool = False
+    details: tuple[Detail, ...] = ()
 
 
 @dataclass(frozen=True)

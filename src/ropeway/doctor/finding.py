@@ -45,35 +45,31 @@ class Finding:
 
     def as_json(self) -> dict[str, object]:
         """Return plain data for `--json`."""
-        return {
-            "check": self.check,
-            "level": self.level,
-            "what": self.title,
-            "places": [asdict(location) for location in self.locations],
-            "of": self.total,
-            "seen": self.evidence,
-            "wanted": self.expected,
-            "fix": self.fix,
-            "source": self.source,
-            "follows": self.cause,
-        }
+        return {_JSON_NAMES.get(name, name): value for name, value in asdict(self).items()}
+
+
+# Of the fields that `--json` calls otherwise.
+_JSON_NAMES = {
+    "title": "what", "locations": "places", "total": "of",
+    "evidence": "seen", "expected": "wanted", "cause": "follows",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Examination:
     """The result of all checks.
 
-    findings  causes before their consequences
     hosts     how many were asked; answered: how many of them could be reached
     pings     how many were sent between NPUs of different hosts
+    findings  causes before their consequences
     passed    groups of checks without a finding
     """
 
-    findings: tuple[Finding, ...]
     hosts: int
     answered: int
     npus: int
     pings: int
+    findings: tuple[Finding, ...]
     passed: tuple[str, ...]
 
     @property

@@ -19,7 +19,7 @@ PARTNERS = 8
 # A suspect must fail this share of its pings. With 30 % loss and three packets a ping, chance lets
 # a third of the pings of a lossy link through whole.
 _SHARE = 0.6
-_SHARE_OF_ALL = 0.95
+_SHARE_OF_ALL = 0.95  # of the suspect `all`
 
 
 def distances(hosts: int, partners: int = PARTNERS) -> tuple[int, ...]:
@@ -134,7 +134,8 @@ def suspects(matrix: PingMatrix) -> tuple[Suspect, ...]:
     heap = [
         (-len(failures), tested[name], _WIDTH[name[0]], name)
         for name, failures in members.items()
-        if len(failures) > 1 and len(failures) >= _share(name[0]) * tested[name]
+        if len(failures) > 1
+        and len(failures) >= (_SHARE_OF_ALL if name[0] == "all" else _SHARE) * tested[name]
     ]
     heapq.heapify(heap)
     explained = bytearray(len(matrix.failures))
@@ -150,14 +151,11 @@ def suspects(matrix: PingMatrix) -> tuple[Suspect, ...]:
             explained[number] = 1
         worst = max(matrix.failures[number][2] for number in fresh)
         result.append(Suspect(name[0], name[1], name[2], len(fresh), size, worst))
-    result += [
-        _single(matrix.failures[number]) for number, known in enumerate(explained) if not known
-    ]
+    for (source, target, loss), known in zip(matrix.failures, explained, strict=True):
+        if not known:
+            hosts = (source[0], target[0])
+            result.append(Suspect("pings", hosts, source[1], 1, 1, loss, target[1]))
     return tuple(result)
-
-
-def _share(kind: SuspectKind) -> float:
-    return _SHARE_OF_ALL if kind == "all" else _SHARE
 
 
 _Name = tuple[SuspectKind, tuple[int, ...], int | None]
@@ -201,8 +199,3 @@ def _tested(matrix: PingMatrix) -> Counter[_Name]:
         if name[0] == "rail":
             tested[name] -= tested[name] // (2 * devices)
     return tested
-
-
-def _single(failure: tuple[Port, Port, float]) -> Suspect:
-    source, target, loss = failure
-    return Suspect("pings", (source[0], target[0]), source[1], 1, 1, loss, target[1])

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.finding import Location
-from ropeway.doctor.rule import Check, Evidence, Hit, on_hosts, on_npus, on_ports, same_on_npus
+from ropeway.doctor.rule import Check, Evidence, Hit, on_hosts, on_npus, on_ports, outlier_hits
 from ropeway.facts.ascend.npu_smi import chip_family
 from ropeway.facts.host import HostFacts, Npu, Roce
 
@@ -143,8 +143,9 @@ def _without_neighbour(cluster: Cluster) -> Iterator[Hit]:
                 yield Hit((location,), "no LLDP neighbour")
 
 
-def _tls_switch(npu: Npu) -> str | None:
-    return None if npu.roce.tls is None else {0: "off", 1: "on"}.get(npu.roce.tls, "unknown")
+def _different_tls(cluster: Cluster) -> Iterator[Hit]:
+    words = {0: "off", 1: "on", None: None}
+    return outlier_hits((place, words.get(npu.roce.tls)) for place, npu in cluster.npus)
 
 
 def _without_conf(host: HostFacts) -> Evidence:
@@ -250,8 +251,7 @@ CHECKS = (
           fix="`hccn_tool -i {device} -vnic -g` on {host}; then `dmesg | grep -i ascend`",
           source="msprechecker 0.4, VnicChecker; hccn_tool reference for A3, -vnic"),
     # HCCL refuses a connection when its ends differ in this.
-    Check("roce-tls", "fail", "NPUs differ in their TLS switch",
-          same_on_npus(_tls_switch),
+    Check("roce-tls", "fail", "NPUs differ in their TLS switch", _different_tls,
           expected="the same everywhere, usually off",
           fix="`for i in $(seq 0 7); do hccn_tool -i $i -tls -s enable 0; done` on every host",
           source="vllm-ascend #10224; HCCL documentation, EI0016"),

@@ -148,11 +148,6 @@ def same_on_hosts(value: Callable[[HostFacts], Hashable]) -> Rule:
     )
 
 
-def same_on_npus(value: Callable[[Npu], Hashable]) -> Rule:
-    """Return a rule that finds the NPUs whose value differs from that of most."""
-    return lambda cluster: outlier_hits((place, value(npu)) for place, npu in cluster.npus)
-
-
 def outlier_hits(values: Iterable[tuple[Location, Hashable]], **texts: str) -> Iterator[Hit]:
     """Yield one hit for all locations whose value differs from that of most.
 

@@ -13,8 +13,9 @@ _MOST_FAILURES = 8
 
 _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor moves
-    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # window titles
+    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # window titles
     r"|\x1b[@-Z\\^_]?"
+    r"|\ufffd\[[0-9;]{0,12}m"  # colours of which a decoder replaced the first character
 )
 _DROPPED = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127, 0x200B, 0x200E, 0x200F, 0xFEFF])
 _CHARACTERS = {**_DROPPED, 0xA0: " ", 0x3000: " "}
@@ -25,14 +26,18 @@ _DECIMAL = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,12})?")
 _NOTHING = frozenset({"", "-", "--", "na", "n/a", "none", "null"})
 
 
+def without_escapes(text: str) -> str:
+    """Return the text without the sequences that steer a terminal."""
+    return _ESCAPES.sub("", text)
+
+
 def plain_lines(text: str) -> list[str]:
     """Return the lines that are not blank, without escapes, control characters and line ends.
 
     Indentation is kept. Very long lines are cut, and so are texts of very many lines.
     """
-    if "\x1b" in text:
-        text = _ESCAPES.sub("", text)
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n", MOST_LINES)[:MOST_LINES]
+    text = without_escapes(text).replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.split("\n", MOST_LINES)[:MOST_LINES]
     plain = (
         line[:LONGEST_LINE] if line.isprintable() and line.isascii() else _printable(line)
         for line in lines
