@@ -166,6 +166,12 @@ def test_two_npus_of_a_host_that_share_an_address_are_both_found():
     assert set(checks["roce-address-unique"].locations) == {Location("a", 0), Location("a", 1)}
 
 
+def test_a_gateway_with_masked_digits_is_not_a_crash():
+    npus = (Npu(0, roce=Roce("10.0.0.1", "255.255.0.0", "10.0.*.*")),)
+    hosts = HostFacts("a", "10.1.0.1", npus=npus, hccn_conf={}), HostFacts("b", "10.1.0.2")
+    assert findings_of(*hosts) == ()
+
+
 def test_a_container_that_holds_npus_is_told_by_name_with_its_engine():
     docker = Docker("5", None, containers=(Container("old", "img", (0, 1, 5)),))
     [finding] = findings_of(HostFacts("a", "10.0.0.1", docker=docker), runtime="podman")

@@ -8,6 +8,7 @@ from ropeway.diagnosis.log_lines import LogEntry, has_year, seconds_of
 from ropeway.diagnosis.result import Diagnosis, LogLine, LogRead, RuledOut, Text, Verdict
 from ropeway.diagnosis.scan import CALM, Failure, Scan, scan
 from ropeway.diagnosis.signatures import Signature, link_to, table
+from ropeway.engines.ascend_releases import order
 
 # vLLM logs whole seconds and CANN microseconds: lines this close together have no order in time.
 _SAME_MOMENT_SECONDS = 2.0
@@ -32,7 +33,9 @@ def diagnose_blocks(logs: Iterable[tuple[str, Iterable[str]]]) -> Diagnosis:
     if decisive is None:
         return _healthy(scans, survived, read)
     row = _refined(decisive, fatal, scans) or decisive.row
-    verdict = _verdict(row)
+    verdict: Verdict = "unknown"
+    if row:
+        verdict = "known" if row.kind == "root" else "symptom"
     return Diagnosis(
         verdict=verdict,
         headline=message_of(decisive.entry),
@@ -176,16 +179,7 @@ def _is_set(value: str) -> bool:
 def _between(version: str | None, limits: Sequence[str]) -> bool:
     if not limits:
         return True
-    if version is None:
-        return False
-    low, high = (tuple(map(int, limit.split("."))) for limit in limits)
-    return low <= tuple(map(int, version.split("."))) < high
-
-
-def _verdict(row: Signature | None) -> Verdict:
-    if row is None:
-        return "unknown"
-    return "known" if row.kind == "root" else "symptom"
+    return version is not None and order(limits[0]) <= order(version) < order(limits[1])
 
 
 def _healthy(

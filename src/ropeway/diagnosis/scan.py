@@ -176,8 +176,9 @@ def _add_failure(result: Scan, failure: Failure, text: str, begin: int, stop: in
         if result.plain >= _MAX_PLAIN or _CONTINUATION.match(entry.message):
             return
         result.plain += 1
-    above = _entries_above(text, begin, entry.line)
-    below = _entries_below(text, stop, entry.line)
+    lines = text[max(begin - _BEHIND, 0) : begin].split("\n")[-_LOOK_BACK - 1 : -1]
+    above = _entries(lines, entry.line - len(lines))
+    below = _entries(text[stop : stop + _AHEAD].split("\n")[1 : _BELOW + 1], entry.line + 1)
     failure = replace(failure, around=(*above[-_ABOVE:], *below))
     if failure.exception:
         failure = _completed(failure, above, below)
@@ -216,15 +217,6 @@ def _timed(entry: LogEntry, above: list[LogEntry], below: list[LogEntry]) -> Log
         if other.time and other.process == entry.process and other.rank in (entry.rank, None):
             return replace(entry, time=other.time)
     return entry
-
-
-def _entries_above(text: str, begin: int, number: int) -> list[LogEntry]:
-    lines = text[max(begin - _BEHIND, 0) : begin].split("\n")[-_LOOK_BACK - 1 : -1]
-    return _entries(lines, number - len(lines))
-
-
-def _entries_below(text: str, stop: int, number: int) -> list[LogEntry]:
-    return _entries(text[stop : stop + _AHEAD].split("\n")[1 : _BELOW + 1], number + 1)
 
 
 def _entries(lines: Iterable[str], first: int) -> list[LogEntry]:

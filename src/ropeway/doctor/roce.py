@@ -51,22 +51,25 @@ def _shared_addresses(cluster: Cluster) -> Iterator[Hit]:
 
 
 _Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def _interfaces(cluster: Cluster) -> Iterator[tuple[Location, _Interface, str | None]]:
+def _interfaces(cluster: Cluster) -> Iterator[tuple[Location, _Interface, _Address | None]]:
     """Yield the location, the address with its network, and the gateway of each RoCE port."""
     for location, npu in cluster.npus:
-        if npu.roce.address and npu.roce.netmask:
+        port = npu.roce
+        if port.address and port.netmask:
             try:
-                interface = ipaddress.ip_interface(f"{npu.roce.address}/{npu.roce.netmask}")
-            except ValueError:
+                interface = ipaddress.ip_interface(f"{port.address}/{port.netmask}")
+                gateway = ipaddress.ip_address(port.gateway) if port.gateway else None
+            except ValueError:  # digits may be masked
                 continue
-            yield location, interface, npu.roce.gateway
+            yield location, interface, gateway
 
 
 def _outside_gateways(cluster: Cluster) -> Iterator[Hit]:
     for location, interface, gateway in _interfaces(cluster):
-        if gateway and ipaddress.ip_address(gateway) not in interface.network:
+        if gateway and gateway not in interface.network:
             yield Hit((location,), f"gateway {gateway}, network {interface.network}")
 
 

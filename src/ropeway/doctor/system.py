@@ -1,7 +1,7 @@
 """Checks of the hosts themselves: reachable, alike, large enough; clocks, limits, ports."""
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.finding import Location
@@ -44,12 +44,10 @@ def _wrong_clocks(cluster: Cluster) -> Iterator[Hit]:
             yield Hit((Location(name),), f"{offset - median:+.0f} s from the others")
 
 
-def _too_small(size: int | None, least: int) -> Evidence:
-    return format_bytes(size) if size is not None and size < least else None
-
-
-def _few_files(host: HostFacts) -> Evidence:
-    return f"{host.nofile:,}" if host.nofile is not None and host.nofile < NOFILE else None
+def _too_small(
+    size: int | None, least: int, written: Callable[[int], str] = format_bytes
+) -> Evidence:
+    return written(size) if size is not None and size < least else None
 
 
 def _locked_memory(host: HostFacts) -> Evidence:
@@ -125,7 +123,7 @@ CHECKS = (
           fix="set `user: root` in the spec",
           source=_MSPRECHECKER),
     Check("host-nofile", "warn", "the limit of open files is low",
-          on_hosts(_few_files),
+          on_hosts(lambda host: _too_small(host.nofile, NOFILE, "{:,}".format)),
           expected=f"at least {NOFILE:,}",
           fix="`* - nofile 1048576` in /etc/security/limits.conf",
           source=_MSPRECHECKER),

@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from ropeway.engines.ascend_releases import Release, in_runs, later_than, order, runs_in_words
+from ropeway.engines.ascend_releases import Release, in_runs, later_than, runs_in_words
 from ropeway.errors import Refused
 
 # What to do about a flag that was removed, without dashes. Sources: the help texts and deprecation
@@ -43,18 +43,11 @@ _OURS = {
     "data-parallel-rpc-port", "data-parallel-start-rank",
     "headless", "master-addr", "master-port", "nnodes", "node-rank",
 }  # fmt: skip
-# Since then vLLM logs requests only on demand (vllm-project/vllm pull request 21739).
-_SILENT_SINCE = "0.10.1"
 
 
 def exists(flag: str, release: Release) -> bool:
     """Whether `vllm serve` of this release has the flag (`--max-model-len`)."""
     return flag in flags(release.vllm)
-
-
-def logs_requests_by_default(release: Release) -> bool:
-    """Whether `vllm serve` logs every request unless `--disable-log-requests` is given."""
-    return order(release.vllm) < order(_SILENT_SINCE)
 
 
 def is_given(engine_args: Mapping[str, object], name: str) -> bool:
@@ -82,7 +75,8 @@ def notes(engine_args: Mapping[str, object], release: Release) -> tuple[str, ...
     return tuple(
         f"`{name}` was removed in vLLM-Ascend {removed}; {_instead(_plain(name))}"
         for name in engine_args
-        if (removed := _removed_in(f"--{_plain(name)}", release))
+        if exists(f"--{_plain(name)}", release)
+        and (removed := _first_later(f"--{_plain(name)}", release, has_it=False))
     )
 
 
@@ -147,16 +141,14 @@ def _is_past(flag: str, release: Release) -> bool:
 
 def _later(flag: str, release: Release) -> str:
     """Return the hint that names the first release after this one with the flag."""
-    first = next((row.version for row in later_than(release.version) if exists(flag, row)), None)
+    first = _first_later(flag, release, has_it=True)
     return f"take vLLM-Ascend {first} or later, or remove it" if first else "remove it"
 
 
-def _removed_in(flag: str, release: Release) -> str:
-    """Return the first later release without a flag that this one has; "" when all have it."""
-    if not exists(flag, release):
-        return ""
+def _first_later(flag: str, release: Release, *, has_it: bool) -> str:
+    """Return the first later release with the flag, or without it; "" when there is none."""
     later = later_than(release.version)
-    return next((row.version for row in later if not exists(flag, row)), "")
+    return next((row.version for row in later if exists(flag, row) is has_it), "")
 
 
 def _table() -> dict[str, str]:

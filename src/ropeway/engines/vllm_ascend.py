@@ -31,6 +31,8 @@ from ropeway.spec.types import bracketed
 
 # Before, the plug-in's worker did not read it and sized the cache by itself (worker/worker.py).
 KV_CACHE_BYTES_SINCE = "0.19.1rc1"
+# Since then vLLM logs requests only on demand (vllm-project/vllm pull request 21739).
+_SILENT_SINCE = "0.10.1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,11 +131,14 @@ class AscendReplica(Replica):
         head = node == self.head
         if not head and self.backend == "ray":
             raise ValueError(f"with Ray, `vllm serve` runs on the head alone, not on {node.name}")
+        logs_requests = order(self.release.vllm) < order(_SILENT_SINCE)
         return (
             "vllm", "serve", self.model,
             "--served-model-name", self.served_name,
             *(("--host", self.address, "--port", str(self.port)) if head else ()),
-            *_quiet_flags(self),
+            # Single requests stay out of the log: there may be hundreds a second.
+            "--disable-uvicorn-access-log",
+            *(("--disable-log-requests",) if logs_requests else ()),
             *(("--distributed-executor-backend", "ray") if self.backend == "ray" else ()),
             *vllm.parallel_flags(self.layout),
             *_joining_flags(self, node),
@@ -200,15 +205,6 @@ def _joining_notes(replica: AscendReplica) -> list[str]:
             "or older; keep the cluster's network closed"
         )
     return notes
-
-
-def _quiet_flags(replica: AscendReplica) -> tuple[str, ...]:
-    """Return the flags that keep single requests out of the log: there may be hundreds a second."""
-    old = ascend_flags.logs_requests_by_default(replica.release)
-    return (
-        "--disable-uvicorn-access-log",
-        *(("--disable-log-requests",) if old else ()),
-    )
 
 
 def _engine_flags(replica: AscendReplica) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ None always means "not known": the command is absent, failed, or printed what we
 is not known stands in `unread`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ropeway.errors import Refused
@@ -272,7 +272,9 @@ class HostFacts:
         raise Refused(
             what,
             where=self.name,
-            evidence=_addresses(self.nics),
+            evidence=tuple(
+                f"{nic.name}: {', '.join(nic.addresses)}" for nic in self.nics if nic.addresses
+            ),
             hint="name one of these: `nic: …` below `cluster`, or of the host",
         )
 
@@ -280,7 +282,3 @@ class HostFacts:
         if nic is None or not nic.addresses:
             return None
         return self.address if self.address in nic.addresses else nic.addresses[0]
-
-
-def _addresses(nics: Sequence[Nic]) -> tuple[str, ...]:
-    return tuple(f"{nic.name}: {', '.join(nic.addresses)}" for nic in nics if nic.addresses)

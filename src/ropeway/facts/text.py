@@ -37,9 +37,9 @@ def plain_lines(text: str) -> list[str]:
     Indentation is kept. Very long lines are cut, and so are texts of very many lines.
     """
     text = without_escapes(text).replace("\r\n", "\n").replace("\r", "\n")
-    lines = text.split("\n", MOST_LINES)[:MOST_LINES]
+    lines = (line[:LONGEST_LINE] for line in text.split("\n", MOST_LINES)[:MOST_LINES])
     plain = (
-        line[:LONGEST_LINE] if line.isprintable() and line.isascii() else _printable(line)
+        line if line.isprintable() and line.isascii() else line.translate(_CHARACTERS)
         for line in lines
     )
     return [line.rstrip() for line in plain if line and not line.isspace()]
@@ -58,10 +58,6 @@ def rows(text: str, pattern: re.Pattern[str]) -> tuple[list[re.Match[str]], list
         else:
             others.append(line)
     return matches, others
-
-
-def _printable(line: str) -> str:
-    return line[:LONGEST_LINE].translate(_CHARACTERS)
 
 
 def is_rule(line: str) -> bool:

@@ -121,12 +121,10 @@ def _settings(text: str) -> tuple[dict[str, str], list[str]]:
 _SETTING = re.compile(r"([A-Za-z]\w{0,60}) ?= ?(.{0,2000})")
 
 
-def _cat(key: str, path: str) -> Question[str]:
-    argv = shell(f"cat {path}") if "*" in path else ("cat", path)
-    return Question(key, argv, parse_version)
-
-
 _ASCEND = "/usr/local/Ascend"
+_CANN = f"{_ASCEND}/ascend-toolkit/latest/*/ascend_toolkit_install.info"
 DRIVER = Question("driver-version-info", ("cat", f"{_ASCEND}/driver/version.info"), parse_driver)
-FIRMWARE = _cat("firmware-version-info", f"{_ASCEND}/firmware/version.info")
-CANN = _cat("cann-install-info", f"{_ASCEND}/ascend-toolkit/latest/*/ascend_toolkit_install.info")
+FIRMWARE = Question(
+    "firmware-version-info", ("cat", f"{_ASCEND}/firmware/version.info"), parse_version
+)
+CANN = Question("cann-install-info", shell(f"cat {_CANN}"), parse_version)
