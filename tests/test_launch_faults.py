@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 
 from rehearsed import Cluster, Make, cluster, fleet_with  # noqa: F401
+from ropeway.facts.host import Container
 from ropeway.hosts.child import sleep_cancellable
 from ropeway.sim.faults import LAUNCH_FAULTS
 from ropeway.sim.launching import IssuedCommand, Rehearsal
-from ropeway.sim.machine import Container, Fleet, Machine, Trouble
+from ropeway.sim.machine import Fleet, Machine, Trouble
 from ropeway.spec.cluster import RemoteHost
 
 HOSTS = ("host1", "host2")

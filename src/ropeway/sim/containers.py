@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 
 from ropeway.engines.ascend_releases import image_tag, release_of
 from ropeway.facts.ascend.driver import MANAGERS, USUAL
+from ropeway.facts.host import Container, Image
 from ropeway.launch.clock import Clock
 from ropeway.launch.scripts import FOLDER
-from ropeway.sim.machine import Container, Image, Machine
+from ropeway.sim.machine import Machine
 from ropeway.sim.virtual_engine import Incarnation, LogScript, Pace, Part, log_script_of, part_of
 
 Say = Callable[[str], None]

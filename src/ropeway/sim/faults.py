@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ropeway.errors import Refused
+from ropeway.facts.host import Container, Image
 from ropeway.sim.machine import (
     GIB,
     MODEL_SHARDS,
-    Container,
     Fleet,
-    Image,
     Machine,
     Process,
     Trouble,

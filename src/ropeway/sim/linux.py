@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 
 from ropeway.facts import containers, model_directory
 from ropeway.facts.ascend import driver, hccn
+from ropeway.facts.host import Container, Image
 from ropeway.facts.linux import network, ping, system
 from ropeway.facts.question import Question
 from ropeway.facts.questions import ALL
 from ropeway.facts.script import NOT_FOUND
-from ropeway.sim.machine import MODEL_BYTES, MODEL_SHARDS, OUTPUTS, Container, Fleet, Image, Machine
+from ropeway.sim.machine import MODEL_BYTES, MODEL_SHARDS, OUTPUTS, Fleet, Machine
 
 Answer = tuple[int, str]
 _HEADER_BYTES = 12_000  # of a shard's safetensors header, about what Qwen3-30B-A3B's have

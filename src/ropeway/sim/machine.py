@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ropeway.errors import Refused
+from ropeway.facts.host import Container, Image
 
 GIB = 2**30
 # Question of facts/ → what its command prints, to be formatted with `machine` or `chip`.
@@ -94,24 +95,6 @@ class Chip:
     link_downs: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
     ecc_double: int = 0
-
-
-@dataclass(frozen=True)
-class Image:
-    """A container image."""
-
-    name: str
-    id: str
-
-
-@dataclass(frozen=True)
-class Container:
-    """A running container and the /dev/davinciN that it was given by name."""
-
-    name: str
-    image: str
-    devices: tuple[int, ...]
-    privileged: bool = False
 
 
 @dataclass(frozen=True)
