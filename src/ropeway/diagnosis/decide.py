@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ropeway.diagnosis.details import details_of
-from ropeway.diagnosis.log_lines import LogEntry, has_year, seconds_of
+from ropeway.diagnosis.log_lines import LogEntry
 from ropeway.diagnosis.result import Diagnosis, LogLine, LogRead, RuledOut, Text, Verdict
-from ropeway.diagnosis.scan import CALM, Failure, Scan, scan
+from ropeway.diagnosis.scan import CALM, Clock, Failure, Scan, scan
 from ropeway.diagnosis.signatures import Signature, link_to, table
 from ropeway.engines.ascend_releases import order
 
@@ -105,7 +105,7 @@ def _earliest(candidates: Sequence[Failure]) -> Failure | None:
     """
     if not candidates:
         return None
-    clock = _Clock(candidates)
+    clock = Clock(candidates)
     times = [seconds for each in candidates if (seconds := clock.seconds(each)) is not None]
     first = min(times, default=0.0)
     simultaneous = [
@@ -119,7 +119,7 @@ def _earliest(candidates: Sequence[Failure]) -> Failure | None:
 def _symptom(candidates: Sequence[Failure]) -> Failure | None:
     """Return the first failure that says what broke, for logs in which no line names a cause."""
     useful = [each for each in candidates if _weight(each) in (_PLAIN, _SECONDARY, _ECHO)]
-    clock = _Clock(useful)
+    clock = Clock(useful)
 
     def order(failure: Failure) -> tuple[object, ...]:
         # A part that broke says more than a line of level ERROR, and that more than an echo.
@@ -129,19 +129,7 @@ def _symptom(candidates: Sequence[Failure]) -> Failure | None:
     return min(useful, key=order, default=None)
 
 
-class _Clock:
-    """Compares times; when one of them has no year, the years of all are ignored."""
-
-    def __init__(self, failures: Iterable[Failure]) -> None:
-        times = [each.entry.time for each in failures if each.entry.time]
-        self.with_years = all(has_year(time) for time in times)
-
-    def seconds(self, failure: Failure) -> float | None:
-        time = failure.entry.time
-        return None if time is None else seconds_of(time, with_year=self.with_years)
-
-
-def _order(failure: Failure, clock: _Clock) -> tuple[object, ...]:
+def _order(failure: Failure, clock: Clock) -> tuple[object, ...]:
     seconds = clock.seconds(failure)
     return (
         float("inf") if seconds is None else seconds,
@@ -207,7 +195,7 @@ def _all_ruled_out(
 ) -> tuple[RuledOut, ...]:
     """List the other failures, one of each kind, the best first, and why each is not the cause."""
     kinds: dict[object, list[Failure]] = {}
-    clock = _Clock([decisive, *failures])
+    clock = Clock([decisive, *failures])
     others = [each for each in failures if each is not decisive and _weight(each) != _PLAIN]
     for each in sorted(others, key=lambda each: (_weight(each), *_order(each, clock))):
         if each.row is not None and decisive.row is not None and each.row.id == decisive.row.id:
@@ -222,7 +210,7 @@ def _all_ruled_out(
     return tuple(ruled_out[:_MAX_RULED_OUT])
 
 
-def _why(failure: Failure, decisive: Failure, clock: _Clock) -> Text:
+def _why(failure: Failure, decisive: Failure, clock: Clock) -> Text:
     """Explain why this failure is not the cause."""
     if failure.row and failure.row.kind != "root":
         return failure.row.cause

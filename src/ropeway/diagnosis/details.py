@@ -4,9 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ropeway.diagnosis.links import Link
-from ropeway.diagnosis.log_lines import has_year, seconds_of
 from ropeway.diagnosis.result import Text
-from ropeway.diagnosis.scan import Failure, Scan
+from ropeway.diagnosis.scan import Clock, Failure, Scan
 from ropeway.diagnosis.signatures import Signature, table
 from ropeway.units import format_bytes
 
@@ -77,9 +76,8 @@ def _spread(reports: Sequence[Failure]) -> list[Text]:
     If longer than the timeout, the last rank was late; if at once, a rank that does not report it
     is stuck.
     """
-    times = [each.entry.time for each in reports if each.entry.time]
-    with_year = all(has_year(time) for time in times)
-    seconds = [at for time in times if (at := seconds_of(time, with_year=with_year)) is not None]
+    clock = Clock(reports)
+    seconds = [at for each in reports if (at := clock.seconds(each)) is not None]
     if len({each.process for each in reports}) < 2 or len(seconds) < 2:
         return []
     count, spread = len(seconds), max(seconds) - min(seconds)

