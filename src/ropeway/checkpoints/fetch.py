@@ -70,9 +70,8 @@ def fault(recipe: Recipe, root: Path, *, rehash: bool = False) -> str | None:
         return "missing"
     manifest = read_manifest(directory)
     weights = manifest.files.get(WEIGHTS)
-    if manifest.version != recipe.version or not weights:
-        return "made by another recipe"
-    if weights.sha256 != recipe.weights_sha256:
+    sha256 = weights.sha256 if weights else None
+    if (manifest.version, sha256) != (recipe.version, recipe.weights_sha256):
         return "made by another recipe"
     damaged = damaged_files(directory, manifest, rehash=rehash)
     return f"damaged: {', '.join(damaged)}" if damaged else None

@@ -7,7 +7,6 @@ engine computes. The package is never imported, only opened as a zip archive.
 import hashlib
 import zipfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +39,17 @@ HEAD_DIM: int = _CONFIG["head_dim"]
 INTERMEDIATE: int = _CONFIG["intermediate_size"]
 VOCABULARY: int = _CONFIG["vocab_size"]
 
-_LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
+# The tensors of a layer by their GGUF names: their names in transformers, and their shapes.
+_LAYER: dict[str, tuple[str, tuple[int, ...]]] = {
+    "attn_norm": ("input_layernorm", (HIDDEN,)),
+    "attn_q": ("self_attn.q_proj", (HEADS * HEAD_DIM, HIDDEN)),
+    "attn_k": ("self_attn.k_proj", (KV_HEADS * HEAD_DIM, HIDDEN)),
+    "attn_v": ("self_attn.v_proj", (KV_HEADS * HEAD_DIM, HIDDEN)),
+    "attn_output": ("self_attn.o_proj", (HIDDEN, HEADS * HEAD_DIM)),
+    "ffn_norm": ("post_attention_layernorm", (HIDDEN,)),
+    "ffn_gate": ("mlp.gate_proj", (INTERMEDIATE, HIDDEN)),
+    "ffn_up": ("mlp.up_proj", (INTERMEDIATE, HIDDEN)),
+    "ffn_down": ("mlp.down_proj", (HIDDEN, INTERMEDIATE)),
 }
 # llama.cpp stores the rows of these two in the order of its own rotary embedding.
 _PERMUTED = {"attn_q": HEADS, "attn_k": KV_HEADS}
@@ -88,37 +88,27 @@ def _gguf_bytes(package: Path) -> bytes:
 
 
 def _tensors(gguf: Gguf) -> Iterator[Tensor]:
-    yield _plain(gguf, "token_embd", "model.embed_tokens", (VOCABULARY, HIDDEN))
-    yield _plain(gguf, "output_norm", "model.norm", (HIDDEN,))
-    shapes: dict[str, tuple[int, ...]] = {
-        "attn_norm": (HIDDEN,),
-        "attn_q": (HEADS * HEAD_DIM, HIDDEN),
-        "attn_k": (KV_HEADS * HEAD_DIM, HIDDEN),
-        "attn_v": (KV_HEADS * HEAD_DIM, HIDDEN),
-        "attn_output": (HIDDEN, HEADS * HEAD_DIM),
-        "ffn_norm": (HIDDEN,),
-        "ffn_gate": (INTERMEDIATE, HIDDEN),
-        "ffn_up": (INTERMEDIATE, HIDDEN),
-        "ffn_down": (HIDDEN, INTERMEDIATE),
-    }
+    yield _tensor(gguf, "token_embd", "model.embed_tokens", (VOCABULARY, HIDDEN))
+    yield _tensor(gguf, "output_norm", "model.norm", (HIDDEN,))
     for layer in range(LAYERS):
-        for gguf_name, hf_name in _LAYER_NAMES.items():
-            name, source = f"model.layers.{layer}.{hf_name}", f"blk.{layer}.{gguf_name}"
-            if gguf_name in _PERMUTED:
-                make = partial(_unpermuted, gguf, source, _PERMUTED[gguf_name])
-                yield Tensor(f"{name}.weight", shapes[gguf_name], make)
-            else:
-                yield _plain(gguf, source, name, shapes[gguf_name])
+        for part, (name, shape) in _LAYER.items():
+            source, target = f"blk.{layer}.{part}", f"model.layers.{layer}.{name}"
+            yield _tensor(gguf, source, target, shape, _PERMUTED.get(part))
 
 
-def _plain(gguf: Gguf, source: str, name: str, shape: tuple[int, ...]) -> Tensor:
-    return Tensor(f"{name}.weight", shape, lambda: to_bfloat16(gguf.tensor(f"{source}.weight")))
+def _tensor(
+    gguf: Gguf, source: str, name: str, shape: tuple[int, ...], heads: int | None = None
+) -> Tensor:
+    """Return a tensor; with `heads`, its rows leave llama.cpp's order."""
 
+    def make() -> np.ndarray:
+        rows = to_bfloat16(gguf.tensor(f"{source}.weight"))
+        if heads is None:
+            return rows
+        pairs = rows.reshape(heads, HEAD_DIM // 2, 2, HIDDEN)
+        return pairs.swapaxes(1, 2).reshape(shape)
 
-def _unpermuted(gguf: Gguf, name: str, heads: int) -> np.ndarray:
-    rows = to_bfloat16(gguf.tensor(f"{name}.weight"))
-    pairs = rows.reshape(heads, HEAD_DIM // 2, 2, HIDDEN)
-    return pairs.swapaxes(1, 2).reshape(rows.shape)
+    return Tensor(f"{name}.weight", shape, make)
 
 
 def _tokenizer(gguf: Gguf) -> dict[str, Any]:

@@ -6,21 +6,12 @@ embedding and output head are untied, so that an answer depends on every head, l
 """
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ropeway.checkpoints.manifest import WEIGHTS
 from ropeway.checkpoints.tensors import Tensor, to_bfloat16, uniform, write_weights
-from ropeway.checkpoints.texts import (
-    CONFIG,
-    TOKENIZER,
-    copy_tokenizer,
-    read_json,
-    write_json,
-)
+from ropeway.checkpoints.texts import CONFIG, TOKENIZER, copy_tokenizer, read_json, write_json
 
 _CONFIG = read_json(Path(__file__).with_name("tiny.json"))
 LAYERS: int = _CONFIG["num_hidden_layers"]
@@ -92,9 +83,6 @@ _EXPERT_MATRICES = {
 
 
 def _random(name: str, shape: tuple[int, ...], deviation: float, mean: float = 0) -> Tensor:
+    """Return a tensor whose numbers are determined by its name."""
     full = f"{name}.weight"
-    return Tensor(full, shape, partial(_bits, full, shape, deviation, mean))
-
-
-def _bits(seed: str, shape: tuple[int, ...], deviation: float, mean: float) -> np.ndarray:
-    return to_bfloat16(uniform(seed, shape, deviation, mean))
+    return Tensor(full, shape, lambda: to_bfloat16(uniform(full, shape, deviation, mean)))
