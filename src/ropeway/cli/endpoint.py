@@ -14,6 +14,10 @@ from ropeway.cli.options import with_options
 from ropeway.endpoint.client import Endpoint, normalise_url
 from ropeway.spec.model import load_spec
 
+_URL = "http://127.0.0.1:8000/v1"
+_COUNT = click.IntRange(min=1)
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+
 
 def endpoint_options(
     timeout: float, *, load: bool = False
@@ -50,94 +54,38 @@ def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., 
     what = "address, key and load" if load else "address and key"
     return [
         click.option(
-            "-c",
-            "--config",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            is_eager=True,
-            expose_value=False,
-            callback=take_defaults,
+            "-c", "--config", metavar="FILE", type=click.Path(path_type=Path),
+            is_eager=True, expose_value=False, callback=take_defaults,
             help=f"Take {what} from this spec; other flags override it.",
         ),
-        click.option(
-            "--url", default="http://127.0.0.1:8000/v1", show_default=True, help="Base URL."
-        ),
+        click.option("--url", default=_URL, show_default=True, help="Base URL."),
         click.option("--model", help="Model name.  [default: the first that the server lists]"),
         click.option(
-            "--key-env",
-            default="OPENAI_API_KEY",
-            show_default=True,
-            metavar="NAME",
+            "--key-env", metavar="NAME", default="OPENAI_API_KEY", show_default=True,
             help="Environment variable that holds the API key.",
         ),
         click.option(
-            "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
-            default=timeout,
-            show_default=True,
+            "--timeout", type=_POSITIVE, default=timeout, show_default=True,
             help="Longest silence of the server in one request, seconds.",
         ),
-    ]
+    ]  # fmt: skip
 
 
-_LOAD_OPTIONS = (
-    click.option(
-        "--clients",
-        type=click.IntRange(min=1),
-        default=256,
-        show_default=True,
-        help="Requests in flight: each client sends one after the other.",
-    ),
-    click.option(
-        "--requests", type=click.IntRange(min=1), help="Requests in total.  [default: 2 per client]"
-    ),
-    click.option(
-        "--rate",
-        type=click.FloatRange(min=0, min_open=True),
-        help="Requests per second to send (Poisson), with at most --clients in flight.",
-    ),
-    click.option(
-        "--input-tokens",
-        type=click.IntRange(min=1),
-        default=128,
-        show_default=True,
-        help="Length of each prompt, chat template included.",
-    ),
-    click.option(
-        "--output-tokens",
-        type=click.IntRange(min=1),
-        default=128,
-        show_default=True,
-        help="Longest answer.",
-    ),
-    click.option(
-        "--seed",
-        type=int,
-        default=0,
-        show_default=True,
-        help="The same seed gives the same prompts and arrivals.",
-    ),
-    click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True),
-    click.option(
-        "--warmup",
-        type=click.IntRange(min=0),
-        default=4,
-        show_default=True,
-        help="Requests sent first and not counted.",
-    ),
-    click.option(
-        "--ignore-eos/--no-ignore-eos",
-        default=True,
-        show_default=True,
-        help="Make each answer --output-tokens long (vLLM and its relatives).",
-    ),
-    click.option(
-        "--time-limit",
-        "time_limit_s",
-        type=click.FloatRange(min=0, min_open=True),
-        help="Stop after this many seconds.",
-    ),
-)
+# names, type, default, help
+_LOAD_FLAGS = (
+    ("--clients", _COUNT, 256, "Requests in flight: each client sends one after the other."),
+    ("--requests", _COUNT, None, "Requests in total.  [default: 2 per client]"),
+    ("--rate", _POSITIVE, None,
+     "Requests per second to send (Poisson), with at most --clients in flight."),
+    ("--input-tokens", _COUNT, 128, "Length of each prompt, chat template included."),
+    ("--output-tokens", _COUNT, 128, "Longest answer."),
+    ("--seed", click.INT, 0, "The same seed gives the same prompts and arrivals."),
+    ("--temperature", click.FloatRange(0, 2), 0.0, None),
+    ("--warmup", click.IntRange(min=0), 4, "Requests sent first and not counted."),
+    ("--ignore-eos/--no-ignore-eos", click.BOOL, True,
+     "Make each answer --output-tokens long (vLLM and its relatives)."),
+    ("--time-limit time_limit_s", _POSITIVE, None, "Stop after this many seconds."),
+)  # fmt: skip
 
 
 def load_options(verb: Callable[..., object]) -> Callable[..., object]:
@@ -149,4 +97,8 @@ def load_options(verb: Callable[..., object]) -> Callable[..., object]:
         load = {name: flags.pop(name) for name in names & flags.keys()}
         return verb(load=LoadTest(requests=requests or 2 * load["clients"], **load), **flags)
 
-    return with_options(loading, _LOAD_OPTIONS)
+    options = [
+        click.option(*names.split(), type=kind, default=default, show_default=True, help=text)
+        for names, kind, default, text in _LOAD_FLAGS
+    ]
+    return with_options(loading, options)
