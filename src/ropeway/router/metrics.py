@@ -1,6 +1,6 @@
 """The router's state: JSON for people and `status`, text for Prometheus."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -8,13 +8,14 @@ from ropeway.router.breaker import State
 from ropeway.router.exchange import Totals
 from ropeway.router.replicas import Pool, Replica
 
-# name, kind, help: the figures of each replica
-_ROWS = (
-    ("requests_total", "counter", "Requests sent to a replica."),
-    ("failures_total", "counter", "Requests that failed there."),
-    ("in_flight", "gauge", "Requests in flight."),
-    ("outstanding_tokens", "gauge", "Tokens still to be computed (estimate)."),
-)
+# the figures of each replica: name, kind, help, value
+_FIGURES: tuple[tuple[str, str, str, Callable[[Replica], int]], ...] = (
+    ("requests_total", "counter", "Requests sent to a replica.", lambda it: it.requests),
+    ("failures_total", "counter", "Requests that failed there.", lambda it: it.failures),
+    ("in_flight", "gauge", "Requests in flight.", lambda it: len(it.attempts)),
+    ("outstanding_tokens", "gauge", "Tokens still to be computed (estimate).",
+     lambda it: it.outstanding),
+)  # fmt: skip
 _TOTALS = {
     "retried": "Requests that were sent to another replica before the first byte.",
     "continued": "Streams that went on at another replica.",
@@ -34,7 +35,7 @@ def snapshot(pool: Pool, totals: Totals, *, draining: bool) -> dict[str, Any]:
                 "name": replica.name,
                 "url": replica.url,
                 "state": str(replica.breaker.state),
-                **_figures(replica),
+                **{name: figure(replica) for name, _, _, figure in _FIGURES},
                 "last_failure": replica.last_failure or None,
             }
             for replica in pool
@@ -45,8 +46,8 @@ def snapshot(pool: Pool, totals: Totals, *, draining: bool) -> dict[str, Any]:
 def exposition(pool: Pool, totals: Totals) -> str:
     """Return the state in Prometheus' text format 0.0.4."""
     lines: list[str] = []
-    for name, kind, text in _ROWS:
-        values = ((_labels(backend=each.name), _figures(each)[name]) for each in pool)
+    for name, kind, text, figure in _FIGURES:
+        values = ((_labels(backend=replica.name), figure(replica)) for replica in pool)
         lines += _metric(name, kind, text, values)
     states = (
         (_labels(backend=each.name, state=str(state)), int(each.breaker.state is state))
@@ -57,15 +58,6 @@ def exposition(pool: Pool, totals: Totals) -> str:
     for name, count in asdict(totals).items():
         lines += _metric(f"{name}_total", "counter", _TOTALS[name], [("", count)])
     return "\n".join(lines) + "\n"
-
-
-def _figures(replica: Replica) -> dict[str, int]:
-    return {
-        "requests_total": replica.requests,
-        "failures_total": replica.failures,
-        "in_flight": len(replica.attempts),
-        "outstanding_tokens": replica.outstanding,
-    }
 
 
 def _metric(name: str, kind: str, text: str, values: Iterable[tuple[str, int]]) -> list[str]:

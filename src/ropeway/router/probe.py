@@ -5,11 +5,11 @@ A server may answer `/health` while its engine is dead or stuck; a token is proo
 
 import asyncio
 import json
+from dataclasses import dataclass
 
 import aiohttp
 
 from ropeway.router import events
-from ropeway.router.config import Config
 from ropeway.router.replicas import Pool, Replica, overdue, waiting
 from ropeway.router.request import TEXT
 
@@ -22,57 +22,54 @@ _COUNTER = "vllm:generation_tokens_total"
 _COUNTER_S = 2.0
 
 
+@dataclass
 class Watch:
-    """Watches all replicas while `run` runs."""
+    """Watches all replicas while `run` runs. `key`: the header with it, if there is one."""
 
-    def __init__(
-        self, config: Config, pool: Pool, session: aiohttp.ClientSession, headers: dict[str, str]
-    ) -> None:
-        self._model = config.model
-        self._limits = config.limits
-        self._pool = pool
-        self._session = session
-        self._headers = headers | JSON
+    model: str
+    pool: Pool
+    session: aiohttp.ClientSession
+    key: dict[str, str]
 
     async def run(self) -> None:
         """Watch until cancelled. Probes run concurrently, so that none waits for a dead replica."""
         async with asyncio.TaskGroup() as probes:
             while True:
-                self._pool.note_tokens()
-                now = self._pool.clock()
-                for replica in self._pool:
+                self.pool.note_tokens()
+                now = self.pool.clock()
+                for replica in self.pool:
                     for attempt in overdue(replica, now):
                         attempt.end(f"nothing came for {attempt.patience:g} s")
                     if replica.breaker.probe_at <= now:
-                        self._pool.begin_probe(replica)
+                        self.pool.begin_probe(replica)
                         probes.create_task(self._probe(replica))
                 await asyncio.sleep(TICK_S)
 
     async def _probe(self, replica: Replica) -> None:
-        began = self._pool.clock()
+        began = self.pool.clock()
         try:
-            async with asyncio.timeout(self._limits.probe_timeout_s):
+            async with asyncio.timeout(self.pool.limits.probe_timeout_s):
                 await self._token(replica)
         except TimeoutError:
             if replica.last_token > began or await self._generates(replica):
-                self._pool.probe_queued(replica)
+                self.pool.probe_queued(replica)
                 return
-            why = f"no token within {self._limits.probe_timeout_s:g} s"
-            self._pool.probe_failed(replica, why)
+            why = f"no token within {self.pool.limits.probe_timeout_s:g} s"
+            self.pool.probe_failed(replica, why)
             for attempt in waiting(replica):
                 attempt.end(f"its replica hangs: {why}")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             refused = isinstance(error, aiohttp.ClientConnectorError)
             why = f"probe: {error or type(error).__name__}"
-            self._pool.probe_failed(replica, why, refused=refused)
+            self.pool.probe_failed(replica, why, refused=refused)
         else:
-            self._pool.probe_succeeded(replica)
+            self.pool.probe_succeeded(replica)
 
     async def _token(self, replica: Replica) -> None:
         """Make the replica generate one token. Raises what aiohttp raises, and ValueError."""
-        body = {"model": self._model, "prompt": "Hi", "max_tokens": 1, "temperature": 0}
-        async with self._session.post(
-            replica.url + TEXT, json={**body, "stream": True}, headers=self._headers
+        body = {"model": self.model, "prompt": "Hi", "max_tokens": 1, "temperature": 0}
+        async with self.session.post(
+            replica.url + TEXT, json={**body, "stream": True}, headers=self.key | JSON
         ) as answer:
             content = await answer.read()
         if answer.status != 200:
@@ -94,7 +91,7 @@ class Watch:
     async def _generated(self, replica: Replica) -> float | None:
         try:
             async with asyncio.timeout(_COUNTER_S):
-                async with self._session.get(replica.url + "/metrics") as answer:
+                async with self.session.get(replica.url + "/metrics") as answer:
                     text = await answer.text(errors="replace")
         except (aiohttp.ClientError, OSError, TimeoutError):
             return None

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from ropeway.router import breaker as breakers
 from ropeway.router.balance import Load, PrefixIndex, choose
@@ -19,28 +20,27 @@ _FIRST_GUESS_TOKENS = 256.0
 _WEIGHT = 0.05
 
 
+@dataclass(eq=False, slots=True)
 class Attempt:
     """One request on one replica.
 
+    scope         encloses everything that it awaits
     silent_since  when we began to wait for its next bytes; NEVER while we are not waiting
     patience      seconds that we may wait; then the watch ends the attempt
     tokens        of the request that are outstanding
     """
 
-    __slots__ = ("_scope", "patience", "reason", "silent_since", "tokens")
-
-    def __init__(self, scope: asyncio.Timeout, now: float, patience: float, tokens: int) -> None:
-        self._scope = scope
-        self.silent_since = now
-        self.patience = patience
-        self.tokens = tokens
-        self.reason = ""
+    scope: asyncio.Timeout
+    silent_since: float
+    patience: float
+    tokens: int
+    reason: str = ""
 
     def end(self, reason: str) -> None:
         """Raise TimeoutError in whatever it awaits; only the first call counts."""
         if not self.reason:
             self.reason = reason
-            self._scope.reschedule(0)
+            self.scope.reschedule(0)
 
 
 class Replica:
@@ -86,7 +86,7 @@ class Pool:
         return able[name]
 
     def attempt(self, parsed: ParsedRequest, scope: asyncio.Timeout) -> Attempt:
-        """Return an attempt that is about to be sent; `scope` encloses everything it awaits."""
+        """Return an attempt that is about to be sent."""
         streamed = parsed.body is not None and parsed.body.get("stream") is True
         patience = self.limits.first_byte_s if streamed else self.limits.whole_s
         return Attempt(scope, self.clock(), patience, parsed.prompt_tokens + self._expected(parsed))

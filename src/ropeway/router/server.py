@@ -88,7 +88,7 @@ class Router:
         ) as self._session:
             key = {"Authorization": self._sent_key} if self._sent_key else {}
             watch = asyncio.create_task(
-                Watch(self._config, self.pool, self._session, key).run(), name="watch"
+                Watch(self._config.model, self.pool, self._session, key).run(), name="watch"
             )
             watch.add_done_callback(_must_not_end)
             yield

@@ -23,7 +23,6 @@ class PartialAnswer:
     finish   why the answer ended; None while it has not
     foreign  what it has besides the text of one choice (reasoning, tool calls); None: nothing
     first    the first chunk, whose `id` and `created` all chunks of an answer share
-    usage    whether the client was sent the final usage
     """
 
     text: str = ""
@@ -32,7 +31,6 @@ class PartialAnswer:
     finish: str | None = None
     foreign: str | None = None
     first: Mapping[str, Any] = field(default_factory=dict)
-    usage: bool = False
 
 
 class Transcript:
@@ -62,10 +60,7 @@ def with_chunk(answer: PartialAnswer, chunk: Mapping[str, Any]) -> PartialAnswer
     usage = chunk.get("usage")
     if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
         answer = replace(answer, counted=usage["completion_tokens"])
-    choices = chunk.get("choices") or ()
-    if not choices:
-        return replace(answer, usage=answer.usage or isinstance(usage, dict))
-    for choice in choices:
+    for choice in chunk.get("choices") or ():
         text, foreign = content(choice)
         answer = replace(
             answer,
