@@ -136,14 +136,7 @@ def _run(layout: Layout, served: Served, trial: Trial, screen: Screen, *, warm: 
     endpoint, model = served.endpoint, served.model
     with screen.step(f"{trial.requests} requests from {_load_words(trial)}") as step:
         recipe = asyncio.run(prepare(endpoint, model, trial.input_tokens))
-        load = LoadTest(
-            input_tokens=trial.input_tokens,
-            output_tokens=trial.output_tokens,
-            clients=trial.clients,
-            requests=trial.requests,
-            seed=trial.clients,
-            warmup=0 if warm else 1,
-        )
+        load = LoadTest(**asdict(trial), seed=trial.clients, warmup=0 if warm else 1)
         result = asyncio.run(
             run_bench(endpoint, model, load, recipe, on_progress=lambda now: step.tick(str(now)))
         )

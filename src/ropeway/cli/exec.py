@@ -39,8 +39,8 @@ def exec(
     if not target.is_remote:
         raise Refused("exec is for services on real hosts, which have containers")
     with reached(target) as service:
-        running = [one for one in service.state.containers if one.state == "running"]
-        heads = [one for one in running if one.role == HEAD]
+        running = [each for each in service.state.containers if each.state == "running"]
+        heads = [each for each in running if each.role == HEAD]
         containers = running if everywhere else heads[:1]
         if not containers:
             raise Refused("nothing is running", hint="`ropeway status` shows what is")
@@ -51,17 +51,14 @@ def exec(
             screen.say(f"{source_of(container)}{code}")
         screen.write(result.stdout)
         screen.write(result.stderr, aside=True)
-    screen.result(
+    answers = [
         {
-            "answers": [
-                {
-                    "source": source_of(container),
-                    "exit_code": result.exit_code,
-                    "stdout": result.stdout,
-                    "stderr": result.stderr,
-                }
-                for container, result in results
-            ]
+            "source": source_of(container),
+            "exit_code": result.exit_code,
+            "stdout": result.stdout,
+            "stderr": result.stderr,
         }
-    )
+        for container, result in results
+    ]
+    screen.result({"answers": answers})
     ctx.exit(Exit.OK if all(result.ok for _, result in results) else Exit.NO)

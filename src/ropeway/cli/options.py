@@ -83,13 +83,8 @@ def remote_host(text: str) -> RemoteHost:
     match = _TARGET.fullmatch(text)
     if match is None:
         raise Refused(f"`{text}` is not a host", hint="write it like `root@192.168.0.147:22`")
-    port = match["port"]
+    port = int(match["port"]) if match["port"] else None
     try:
-        return RemoteHost(
-            address=match["address"],
-            npus=1,
-            user=match["user"],
-            port=int(port) if port else None,
-        )
+        return RemoteHost(address=match["address"], npus=1, user=match["user"], port=port)
     except ValueError as error:
         raise Refused(f"`{text}` is not a host", evidence=str(error).splitlines()[1:3]) from None

@@ -27,18 +27,12 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
       ropeway restart --replica 1
     """
     if not target.is_remote:
-        raise Refused(
-            "restart is for services on real hosts",
-            hint="here: `ropeway down`, then `ropeway up`",
-        )
+        here = "here: `ropeway down`, then `ropeway up`"
+        raise Refused("restart is for services on real hosts", hint=here)
     author, clock = current_author(), current_call().clock or SYSTEM_CLOCK
-    with (
-        interruptible(),
-        reached(target) as service,
-        locked(service.every, author) as lock,
-    ):
+    with interruptible(), reached(target) as service, locked(service.every, author) as lock:
         running = service.refreshed().state.containers
-        containers = tuple(one for one in running if replica in (None, one.replica))
+        containers = tuple(each for each in running if replica in (None, each.replica))
         if not containers or service.name is None:
             raise Refused("nothing like that is running", hint="`ropeway status` shows what is")
         with (
@@ -52,4 +46,4 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
             life.wait_until_serving(hosts, runtime, service.name, timeout, clock)
             step.ok("the first token is there")
     screen.answer(f"`{service.name}` serves again at {containers[0].url}")
-    screen.result({"name": service.name, "restarted": [one.name for one in containers]})
+    screen.result({"name": service.name, "restarted": [container.name for container in containers]})

@@ -7,8 +7,9 @@ those that one of them, given with `--host`, has in its labels: so a second mach
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -79,16 +80,9 @@ def target_options(verb: Callable[..., object]) -> Callable[..., object]:
     """`-c`, `--local`, `--host`, `--name`, `--ssh-config`, passed as one `target: Target`."""
 
     @functools.wraps(verb)
-    def aimed(
-        *args: object,
-        config: Path,
-        local: bool,
-        host: str | None,
-        name: str | None,
-        ssh_config: str | None,
-        **rest: object,
-    ) -> object:
-        return verb(*args, target=Target(config, local, host, name, ssh_config), **rest)
+    def aimed(*args: object, **flags: Any) -> object:
+        target = Target(**{field.name: flags.pop(field.name) for field in fields(Target)})
+        return verb(*args, target=target, **flags)
 
     return with_options(aimed, _OPTIONS)
 

@@ -32,55 +32,42 @@ _KEEPALIVE_S = 2.0
 class RequestFailed(EndpointError):
     """One request failed, or its answer is incomplete. Failures are grouped by `kind`."""
 
-    kind: ClassVar[str] = "failed"
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls, kind: str) -> None:
+        cls.kind = kind
 
 
-class ServerAway(RequestFailed):
+class ServerAway(RequestFailed, kind="server away"):
     """No server answers at this address."""
 
-    kind = "server away"
 
-
-class ModelUnknown(RequestFailed):
+class ModelUnknown(RequestFailed, kind="model unknown"):
     """The server does not serve this model."""
 
-    kind = "model unknown"
 
-
-class KeyRefused(RequestFailed):
+class KeyRefused(RequestFailed, kind="key refused"):
     """The server requires another API key."""
 
-    kind = "key refused"
 
-
-class BadRequest(RequestFailed):
+class BadRequest(RequestFailed, kind="bad request"):
     """The server refuses the request as it is: too long, a wrong parameter."""
 
-    kind = "bad request"
 
-
-class ServerFailed(RequestFailed):
+class ServerFailed(RequestFailed, kind="server error"):
     """The server reports a fault of its own (5xx, or 429 when it is overloaded)."""
 
-    kind = "server error"
 
-
-class StreamBroke(RequestFailed):
+class StreamBroke(RequestFailed, kind="stream broke"):
     """The stream of the answer ended too early."""
 
-    kind = "stream broke"
 
-
-class TimedOut(RequestFailed):
+class TimedOut(RequestFailed, kind="timeout"):
     """Nothing arrived within the endpoint's timeout."""
 
-    kind = "timeout"
 
-
-class NotOpenAI(RequestFailed):
+class NotOpenAI(RequestFailed, kind="not an OpenAI server"):
     """Something answers at this address that is not an OpenAI-compatible server."""
-
-    kind = "not an OpenAI server"
 
 
 @dataclass(frozen=True)
@@ -196,25 +183,16 @@ class Client:
         what arrived before.
         """
         watch = watch or Stopwatch(self.clock)
-        url = self.endpoint.url + "/chat/completions"
-        try:
-            async with self._http("POST", url, json=_body(request), watch=watch) as response:
-                if response.status != 200:
-                    raise await self._refusal(response, request.model)
-                await self._follow(response, watch, on_delta)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _explain(error, self.endpoint, watch) from error
+        url, body, model = self.endpoint.url + "/chat/completions", _body(request), request.model
+        async with self._answer(url, watch, json=body, model=model) as response:
+            await self._follow(response, watch, on_delta)
         return watch.timing()
 
     async def models(self) -> tuple[ServedModel, ...]:
         """Return the models that the server lists. Raises RequestFailed."""
-        try:
-            async with self._http("GET", self.endpoint.url + "/models") as response:
-                if response.status != 200:
-                    raise await self._refusal(response, None)
-                listed = _loads(await response.read())
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _explain(error, self.endpoint, Stopwatch(self.clock)) from error
+        url = self.endpoint.url + "/models"
+        async with self._answer(url, Stopwatch(self.clock)) as response:
+            listed = _loads(await response.read())
         if not isinstance(listed, dict) or not isinstance(listed.get("data"), list):
             raise _not_openai(self.endpoint, "answers `/models` with something that is not a list")
         return tuple(
@@ -228,22 +206,29 @@ class Client:
         url = self.endpoint.url.removesuffix("/v1") + "/tokenize"
         body = {"model": model, "messages": list(messages)}
         try:
-            async with self._http("POST", url, json=body) as response:
-                answer = _loads(await response.read()) if response.status == 200 else None
-        except (aiohttp.ClientError, TimeoutError, OSError):
+            async with self._answer(url, Stopwatch(self.clock), json=body) as response:
+                answer = _loads(await response.read())
+        except RequestFailed:
             return None
         count = answer.get("count") if isinstance(answer, dict) else None
         return count if isinstance(count, int) else None
 
     @contextlib.asynccontextmanager
-    async def _http(
-        self, method: str, url: str, *, json: object = None, watch: Stopwatch | None = None
+    async def _answer(
+        self, url: str, watch: Stopwatch, *, json: object = None, model: str | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Yield the response to a request, for `model` if any. Raises RequestFailed unless 200."""
         if self._session is None:
             raise RuntimeError("use the client inside `async with`")
+        method = "GET" if json is None else "POST"
         sending = self._session.request(method, url, json=json, trace_request_ctx=watch)
-        async with sending as response:
-            yield response
+        try:
+            async with sending as response:
+                if response.status != 200:
+                    raise await self._refusal(response, model)
+                yield response
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _explain(error, self.endpoint, watch) from error
 
     async def _follow(
         self,
@@ -268,11 +253,9 @@ class Client:
 
     def _take(self, data: str, watch: Stopwatch, on_delta: Callable[[Delta], None] | None) -> None:
         event = _loads(data)
-        if not isinstance(event, dict):
-            raise _broke(self.endpoint, watch, f"`{data[:80]}` is not an event of a completion")
-        if event.get("error") or event.get("object") == "error":
-            raise _broke(self.endpoint, watch, f"the server says: {_message(event)}")
         try:
+            if event.get("error") or event.get("object") == "error":
+                raise _broke(self.endpoint, watch, f"the server says: {_message(event)}")
             delta = watch.add(event)
         except (TypeError, AttributeError, LookupError) as error:
             why = f"`{data[:80]}` is not an event of a completion"
@@ -307,10 +290,8 @@ class Client:
         if status in (404, 405):
             return _not_openai(self.endpoint, f"answers a basic request with `{status}`")
         if status >= 500 or status == 429:
-            logs = "read the engine's log with `ropeway logs`"
-            return ServerFailed(
-                f"the server failed with {status}: {message}", where=where, hint=logs
-            )
+            what = f"the server failed with {status}: {message}"
+            return ServerFailed(what, where=where, hint="read the engine's log with `ropeway logs`")
         too_long = "context length" in message or "max_tokens" in message
         hint = "send less text, or ask for fewer tokens with `--max-tokens`" if too_long else None
         return BadRequest(f"the server refuses the request: {message}", where=where, hint=hint)
@@ -320,13 +301,12 @@ class Client:
         if model in names or not names:
             return _not_openai(self.endpoint, f"has no such call for model `{model}`: {message}")
         closest = _closest(model, names)
+        hint = f"did you mean `--model {closest}`?" if closest else "name one of these: `--model`"
         return ModelUnknown(
             f"the server has no model `{model}`",
             where=self.endpoint.url,
             evidence=("it serves: " + ", ".join(f"`{name}`" for name in names),),
-            hint=f"did you mean `--model {closest}`?"
-            if closest
-            else "name one of these: `--model`",
+            hint=hint,
         )
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ropeway.router.config import ConfigError, load
@@ -30,16 +31,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(config, _announce))
+            runner.run(serve(config, partial(print, flush=True)))
     except OSError as error:
         sys.stderr.write(f"error: cannot listen on {config.host}:{config.port}: {error}\n")
         return 1
     return 0
-
-
-def _announce(url: str) -> None:
-    sys.stdout.write(f"{url}\n")
-    sys.stdout.flush()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

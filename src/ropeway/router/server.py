@@ -87,9 +87,8 @@ class Router:
             skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
         ) as self._session:
             key = {"Authorization": self._sent_key} if self._sent_key else {}
-            watch = asyncio.create_task(
-                Watch(self._config.model, self.pool, self._session, key).run(), name="watch"
-            )
+            running = Watch(self._config.model, self.pool, self._session, key).run()
+            watch = asyncio.create_task(running, name="watch")
             watch.add_done_callback(_must_not_end)
             yield
             watch.cancel()
