@@ -6,11 +6,9 @@ import shlex
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from ropeway import __version__
 from ropeway.bench.comparison import Comparison, LayoutResult, comparison_to_data
 from ropeway.bench.load_test import Conditions, LoadTest
 from ropeway.bench.prompts import Recipe
@@ -119,7 +117,7 @@ class ComparisonRun:
             results=tuple(self.results),
             baseline=str(baseline) if baseline else None,
             command=shlex.join(command),
-            ropeway=__version__,
+            ropeway=self.conditions.ropeway,
             notes=_NOTES,
         ).with_answers_compared()
         data = json.dumps(comparison_to_data(comparison), ensure_ascii=False, indent=2)
@@ -143,8 +141,6 @@ class ComparisonRun:
             layout=str(layout),
             engine=self.engine,
             hardware=self.hardware,
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            ropeway=__version__,
         )
         name = f"{self.load.requests:,} requests from {self.load.clients:,} clients"
         with self.screen.step(name) as step, RunWriter(folder, conditions) as writer:

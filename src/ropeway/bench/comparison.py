@@ -5,6 +5,7 @@ report can lay the two side by side. Nothing here draws or writes; `ropeway.repo
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -69,9 +70,7 @@ class Comparison:
 
     @property
     def best(self) -> LayoutResult | None:
-        """The layout with the most output tokens per second; None when nothing ran."""
-        measured = [result for result in self.results if result.output_tokens_per_s]
-        return max(measured, key=lambda result: result.output_tokens_per_s or 0.0, default=None)
+        return fastest(self.results)
 
     @property
     def reference(self) -> LayoutResult | None:
@@ -94,12 +93,15 @@ class Comparison:
 
     def share_of_best(self, result: LayoutResult) -> float | None:
         """Throughput as a share of `reference`: 1.0 is the same; None when not measured."""
-        reference = self.reference
-        if reference is None or not reference.output_tokens_per_s:
-            return None
-        if result.output_tokens_per_s is None:
-            return None
-        return result.output_tokens_per_s / reference.output_tokens_per_s
+        whole = self.reference.output_tokens_per_s if self.reference else None
+        part = result.output_tokens_per_s
+        return part / whole if whole and part is not None else None
+
+
+def fastest(results: Iterable[LayoutResult]) -> LayoutResult | None:
+    """Return the result with the most output tokens per second; None when nothing ran."""
+    measured = [result for result in results if result.output_tokens_per_s]
+    return max(measured, key=lambda result: result.output_tokens_per_s or 0.0, default=None)
 
 
 @dataclass(frozen=True)

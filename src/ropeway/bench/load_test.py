@@ -1,8 +1,10 @@
 """The description of a load test, made from flags or from the spec's `workload`."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 
+from ropeway import __version__
 from ropeway.bench.prompts import RandomPrompts, Recipe
 from ropeway.errors import Refused
 
@@ -80,8 +82,8 @@ class Conditions:
     layout: str = NOT_STATED
     engine: str = NOT_STATED
     hardware: str = NOT_STATED
-    started_at: str
-    ropeway: str
+    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    ropeway: str = __version__
     label: str = "measured here"
 
     def as_json(self) -> Mapping[str, object]:

@@ -5,7 +5,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ropeway.bench.arrivals import arrivals
@@ -125,30 +125,26 @@ def stopped_by_interrupt() -> Iterator[asyncio.Event]:
         loop.remove_signal_handler(signal.SIGINT)
 
 
+@dataclass
 class _Run:
     """A measurement under way: the clients draw from one row of prompts until it is empty."""
 
-    def __init__(
-        self,
-        client: Client,
-        model: str,
-        load: LoadTest,
-        prompts: Sequence[str],
-        on_timing: Callable[[Timing], None] | None,
-    ) -> None:
-        self._client = client
-        self._model = model
-        self._load = load
-        self._on_timing = on_timing
-        self._clock = client.clock
-        self._due = zip(prompts, arrivals(load.rate, load.seed), strict=False)
+    client: Client
+    model: str
+    load: LoadTest
+    prompts: Sequence[str]
+    on_timing: Callable[[Timing], None] | None
+    timings: list[Timing] = field(default_factory=list)
+    late: int = 0
+    _tokens: int = 0
+    _in_flight: int = 0
+    _errors: int = 0
+
+    def __post_init__(self) -> None:
+        self._clock = self.client.clock
         self._start = self._clock()
-        self._recent: list[tuple[float, int]] = [(self._start, 0)]
-        self._tokens = 0
-        self._in_flight = 0
-        self._errors = 0
-        self.timings: list[Timing] = []
-        self.late = 0
+        self._recent = [(self._start, 0)]
+        self._due = zip(self.prompts, arrivals(self.load.rate, self.load.seed), strict=False)
 
     async def work(self) -> None:
         """Act as one client: take the next prompt, wait until it is due, follow its answer."""
@@ -156,7 +152,7 @@ class _Run:
             wait = self._start + due - self._clock()
             if wait > 0:
                 await asyncio.sleep(wait)
-            elif self._load.rate is not None and -wait > _LATE_S:
+            elif self.load.rate is not None and -wait > _LATE_S:
                 self.late += 1
             await self._send(prompt)
 
@@ -167,7 +163,7 @@ class _Run:
         since, tokens = self._recent[0]
         return Progress(
             done=len(self.timings),
-            total=self._load.requests,
+            total=self.load.requests,
             errors=self._errors,
             in_flight=self._in_flight,
             output_tokens=self._tokens,
@@ -179,8 +175,8 @@ class _Run:
         watch = Stopwatch(self._clock)
         self._in_flight += 1
         try:
-            request = _request(self._model, self._load, prompt)
-            timing = await self._client.ask(request, watch=watch, on_delta=self._count)
+            request = _request(self.model, self.load, prompt)
+            timing = await self.client.ask(request, watch=watch, on_delta=self._count)
         except RequestFailed as error:
             evidence = f" ({error.evidence[0]})" if error.evidence else ""
             timing = watch.timing(Failure(error.kind, error.what + evidence))
@@ -194,8 +190,8 @@ class _Run:
         self._keep(timing)
 
     def _keep(self, timing: Timing) -> None:
-        if self._on_timing is not None:
-            self._on_timing(timing)
+        if self.on_timing is not None:
+            self.on_timing(timing)
         # Texts and chunks are 10 kB a request: they are on disk, and not needed for the figures.
         self.timings.append(replace(timing, chunks=(), text="", reasoning=""))
 
@@ -204,12 +200,12 @@ class _Run:
 
     def _left(self, elapsed: float) -> float | None:
         """Estimate the seconds left, from tokens: they come before the first request is done."""
-        limit = self._load.time_limit_s
+        limit = self.load.time_limit_s
         until_limit = max(0.0, limit - elapsed) if limit is not None else None
         if not self._tokens or not elapsed:
             return until_limit
-        requests = self._load.requests - self._errors
-        expected = max(requests * self._load.output_tokens, self._tokens)
+        requests = self.load.requests - self._errors
+        expected = max(requests * self.load.output_tokens, self._tokens)
         left = (expected - self._tokens) * elapsed / self._tokens
         return left if until_limit is None else min(left, until_limit)
 

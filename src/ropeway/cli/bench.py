@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 
-from ropeway import __version__
 from ropeway.bench.load_test import NOT_STATED, Conditions, LoadTest
 from ropeway.bench.prompts import Recipe
 from ropeway.bench.record import RunWriter, new_run_dir
@@ -73,7 +72,6 @@ def bench(
         engine=engine,
         hardware=hardware,
         started_at=started.isoformat(timespec="seconds"),
-        ropeway=__version__,
     )
     folder = out or new_run_dir(Path("runs"), "bench", started)
     current_call().folder = folder

@@ -14,6 +14,8 @@ from ropeway.bench.comparison import (
     Comparison,
     LayoutResult,
     RecordedFigure,
+    Shape,
+    fastest,
     in_order,
     shape_of,
 )
@@ -41,17 +43,6 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Range:
-    """One layout's p50, p90 and p99 in ms, and where they lie on the axis in percent."""
-
-    layout: str
-    quantiles: Quantiles
-    p50: float
-    p90: float
-    p99: float
-
-
-@dataclass(frozen=True)
 class Curve:
     """The share of requests completed within a time: SVG points, x and y from 0 to 100, y down."""
 
@@ -63,11 +54,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class Plot(Generic[T]):
-    """What is drawn of each layout over one axis of time."""
+    """What is drawn of each layout over one axis of time, whose end is in ms."""
 
     key: Literal["ttft", "tpot", "e2e"]
+    end: float
     ticks: tuple[tuple[float, str], ...]
     rows: tuple[T, ...]
+
+    def at(self, ms: float) -> float:
+        """Return a position on the axis in percent."""
+        return ms / self.end * 100
 
 
 def render_html(
@@ -89,7 +85,9 @@ def render_html(
         comparison=comparison,
         results=results,
         best=comparison.best,
-        best_parallel=_best_parallel(comparison),
+        best_parallel=fastest(
+            result for result in comparison.results if result.layout != comparison.baseline
+        ),
         reference=comparison.reference,
         throughput=_widths([result.output_tokens_per_s for result in results]),
         starts=_widths([result.start_seconds for result in results]),
@@ -110,17 +108,14 @@ def pairs(comparison: Comparison) -> tuple[Pair, ...]:
         for result in in_order(comparison)
         if result.layout != comparison.baseline and (result.npus > 1 or result.hosts > 1)
     ]
-    fastest = max((result.output_tokens_per_s or 0.0 for result in parallel), default=0.0)
+    most = max((result.output_tokens_per_s or 0.0 for result in parallel), default=0.0)
+    shaped = [(shape_of(result.layout, result.hosts), result) for result in parallel]
     rows: list[Pair] = []
     for figure in BLOG.figures:
-        partners = [ours for ours in parallel if shape_of(ours.layout, ours.hosts) == figure.shape]
-        rows += [_pair(ours, figure, fastest) for ours in partners]
-        if not partners:
-            rows.append(_pair(None, figure, fastest))
+        partners = [result for shape, result in shaped if shape == figure.shape]
+        rows += [_pair(figure.shape, ours, figure, most) for ours in (partners or (None,))]
     known = {figure.shape for figure in BLOG.figures}
-    for ours in parallel:
-        if shape_of(ours.layout, ours.hosts) not in known:
-            rows.append(_pair(ours, None, fastest))
+    rows += [_pair(shape, ours, None, most) for shape, ours in shaped if shape not in known]
     return tuple(rows)
 
 
@@ -159,30 +154,19 @@ def when(moment: str) -> str:
     return f"{time:%Y-%m-%d %H:%M} {time.tzname() or ''}".rstrip()
 
 
-def _pair(ours: LayoutResult | None, theirs: RecordedFigure | None, fastest: float) -> Pair:
+def _pair(
+    shape: Shape, ours: LayoutResult | None, theirs: RecordedFigure | None, most: float
+) -> Pair:
     here = ours.output_tokens_per_s if ours else None
     there = theirs.output_tokens_per_s if theirs else None
-    many = theirs.shape.many_hosts if theirs else bool(ours and ours.hosts > 1)
-    kinds = (
-        theirs.shape.kinds if theirs else shape_of(ours.layout, ours.hosts).kinds if ours else ""
-    )
     return Pair(
-        name=kinds,
-        hosts=2 if many else 1,
+        name=shape.kinds,
+        hosts=2 if shape.many_hosts else 1,
         ours=ours,
-        our_width=here / fastest * 100 if here is not None and fastest else None,
+        our_width=here / most * 100 if here is not None and most else None,
         theirs=theirs,
         their_width=there / BLOG.best * 100 if there is not None else None,
     )
-
-
-def _best_parallel(comparison: Comparison) -> LayoutResult | None:
-    measured = [
-        result
-        for result in comparison.results
-        if result.layout != comparison.baseline and result.output_tokens_per_s
-    ]
-    return max(measured, key=lambda result: result.output_tokens_per_s or 0.0, default=None)
 
 
 def _widths(values: Sequence[float | None]) -> list[float | None]:
@@ -190,7 +174,8 @@ def _widths(values: Sequence[float | None]) -> list[float | None]:
     return [value / largest * 100 if value is not None and largest else None for value in values]
 
 
-def _range_plots(results: Sequence[LayoutResult]) -> Iterable[Plot[Range]]:
+def _range_plots(results: Sequence[LayoutResult]) -> Iterable[Plot[tuple[str, Quantiles]]]:
+    """Yield the p50, p90 and p99 of each layout."""
     for key in ("ttft", "tpot", "e2e"):
         measured = [
             (result.layout, quantiles)
@@ -198,14 +183,7 @@ def _range_plots(results: Sequence[LayoutResult]) -> Iterable[Plot[Range]]:
             if result.summary and (quantiles := getattr(result.summary, f"{key}_ms"))
         ]
         end, ticks = axis(max((quantiles.p99 for _, quantiles in measured), default=0.0))
-        yield Plot(
-            key,
-            _ticks(ticks, end),
-            tuple(
-                Range(layout, q, q.p50 / end * 100, q.p90 / end * 100, q.p99 / end * 100)
-                for layout, q in measured
-            ),
-        )
+        yield Plot(key, end, _ticks(ticks, end), tuple(measured))
 
 
 def _curve_plots(
@@ -224,6 +202,7 @@ def _curve_plots(
         end, ticks = axis(max((ordered[-1] for ordered in measured.values()), default=0.0))
         yield Plot(
             key,
+            end,
             _ticks(ticks, end),
             tuple(
                 Curve(layout, quantile(ms, 0.5), quantile(ms, 0.99), curve_points(ms, end))

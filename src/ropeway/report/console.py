@@ -107,31 +107,27 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print a line of the conversation, wrapped between words."""
-        if self.json or self.quiet:
-            return
         self._line(_with_literals(text))
 
     def detail(self, text: str, *, level: int = 1) -> None:
         """Print a line only with `-v` (level 1: commands) or `-vv` (level 2: their output)."""
-        if self.json or self.quiet or self.verbose < level:
-            return
-        self._line(Text(printable(text), style="dim"), soft_wrap=True)
+        if self.verbose >= level:
+            self._line(Text(printable(text), style="dim"), soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a warning, with `-q` and `--json` too."""
-        self._line(Text.assemble(("warning: ", "bold yellow"), _with_literals(text)))
+        line = Text.assemble(("warning: ", "bold yellow"), _with_literals(text))
+        self._line(line, always=True)
 
     def hint(self, text: str) -> None:
         """Print something to type or to check; never wrapped by us, so that it can be copied."""
-        if self.json or self.quiet:
-            return
         self._line(_hint(text), soft_wrap=True)
 
     def error(self, error: RopewayError) -> None:
         """Print the error in its four parts to stderr; with `--json` also as the document."""
         if self.json and not self._documented:
             self._document({"error": error.as_json()})
-        self._line(error_text(error), soft_wrap=True)
+        self._line(error_text(error), soft_wrap=True, always=True)
 
     # Waiting
 
@@ -148,7 +144,9 @@ class Screen:
         """`with screen.stages([...]) as stages:`, then `with stages.stage(name):` for each."""
         return self._talk.stages(names, expected_seconds)
 
-    def _line(self, text: Text, *, soft_wrap: bool = False) -> None:
+    def _line(self, text: Text, *, soft_wrap: bool = False, always: bool = False) -> None:
+        if self._talk.muted and not always:
+            return
         self._finish_line()
         self._talk.say(text, soft_wrap=soft_wrap)
 

@@ -8,13 +8,16 @@ from ropeway.units import format_seconds
 NONE = "–"
 
 
+def digits(number: float) -> str:
+    """Return three significant digits, all of those before the point, at most two after it."""
+    if number >= 99.95:
+        return f"{number:,.0f}"
+    return f"{number:.1f}" if number >= 9.995 else f"{number:.2f}"
+
+
 def rate(per_second: float | None) -> str:
     """Return a throughput without its unit: 0.834 → "0.83", 53.17 → "53.2", 2070.4 → "2,070"."""
-    if per_second is None:
-        return NONE
-    if per_second >= 100:
-        return f"{per_second:,.0f}"
-    return f"{per_second:.1f}" if per_second >= 10 else f"{per_second:.2f}"
+    return NONE if per_second is None else digits(per_second)
 
 
 def milliseconds(ms: float | None) -> str:
@@ -23,12 +26,7 @@ def milliseconds(ms: float | None) -> str:
         return NONE
     if ms >= 59_950:
         return format_seconds(round(ms / 1000))
-    if ms >= 999.5:
-        seconds = ms / 1000
-        return f"{seconds:.1f} s" if seconds >= 9.995 else f"{seconds:.2f} s"
-    if ms >= 99.95:
-        return f"{ms:.0f} ms"
-    return f"{ms:.1f} ms" if ms >= 9.995 else f"{ms:.2f} ms"
+    return f"{digits(ms / 1000)} s" if ms >= 999.5 else f"{digits(ms)} ms"
 
 
 def percent(share: float | None) -> str:

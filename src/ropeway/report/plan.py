@@ -15,7 +15,7 @@ from rich.text import Text
 from ropeway.models.phrases import Phrase, count, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected, Value
 from ropeway.plan.estimate import Forecast
-from ropeway.report.figures import NONE, milliseconds, percent, rate, seconds
+from ropeway.report.figures import NONE, digits, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line, shrink
 from ropeway.report.table import ByWidth, pairs, table
 
@@ -85,9 +85,9 @@ def layout_reasons(plan: Plan, name: str) -> tuple[str, ...]:
         if str(item.layout) != name or chosen is None:
             continue
         what = "chosen" if item.layout == chosen.layout else "runs"
-        summary = f"{what}, {place} of {len(plan.candidates)}: {_in_short(item)}"
+        summary = f"{what}, {place} of {len(plan.candidates)}: {in_short(item)}"
         if item.layout != chosen.layout:
-            summary += f"; {chosen.layout}: {_in_short(chosen)}"
+            summary += f"; {chosen.layout}: {in_short(chosen)}"
         reasons = [summary, f"bottleneck: {item.forecast.bottleneck}", *item.notes, *reasons]
     return tuple(reasons) or ("not among the layouts examined: judge it with `--layout`",)
 
@@ -184,9 +184,7 @@ def shown(value: object) -> str:
 
 def price(amount: float) -> str:
     """An amount of money to three digits: 0.4213 → "0.421", 12.345 → "12.3", 1234.5 → "1,234"."""
-    if amount >= 100:
-        return f"{amount:,.0f}"
-    return f"{amount:.1f}" if amount >= 10 else f"{amount:.2f}" if amount >= 1 else f"{amount:.3f}"
+    return digits(amount) if amount >= 1 else f"{amount:.3f}"
 
 
 def _answer(plan: Plan, chosen: Candidate) -> list[RenderableType]:
@@ -241,7 +239,8 @@ def _ms(count: float) -> str:
     return f"{count * 1000:.1f}" if count < 0.0995 else f"{count * 1000:,.0f}"
 
 
-def _in_short(item: Candidate) -> str:
+def in_short(item: Candidate) -> str:
+    """Return the speed of a layout: `2,846 tokens/s, 82.6 ms per token`."""
     forecast = item.forecast
     quick = milliseconds(forecast.tpot_s * 1000)
     return f"{rate(forecast.output_tokens_per_s)} tokens/s, {quick} per token"

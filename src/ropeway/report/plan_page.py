@@ -20,6 +20,7 @@ from ropeway.report.plan import (
     GIB,
     best,
     honesty,
+    in_short,
     price,
     rejected_groups,
     request_words,
@@ -154,25 +155,22 @@ def scatter(plan: Plan) -> Scatter:
         if place < _DOTS or str(item.layout) in front
     ]
     forecasts = [item.forecast for item in drawn]
-    x = _Scale.over([t * 1000 for one in forecasts for t in (one.tpot_low, one.tpot_high)])
-    y = _Scale.over([rate_ for one in forecasts for rate_ in (one.output_low, one.output_high)])
-    dots = []
-    for item in drawn:
-        one = item.forecast
-        quick, fast = milliseconds(one.tpot_s * 1000), rate(one.output_tokens_per_s)
-        dots.append(
-            Dot(
-                number=front.get(str(item.layout), 0),
-                chosen=_is_chosen(plan, item),
-                x=x.at(one.tpot_s * 1000),
-                y=y.at(one.output_tokens_per_s),
-                left=x.at(one.tpot_low * 1000),
-                right=x.at(one.tpot_high * 1000),
-                low=y.at(one.output_low),
-                high=y.at(one.output_high),
-                title=f"{item.layout}: {fast} tokens/s, {quick} per token",
-            )
+    x = _Scale.over([t * 1000 for each in forecasts for t in (each.tpot_low, each.tpot_high)])
+    y = _Scale.over([rate_ for each in forecasts for rate_ in (each.output_low, each.output_high)])
+    dots = [
+        Dot(
+            number=front.get(str(item.layout), 0),
+            chosen=_is_chosen(plan, item),
+            x=x.at(forecast.tpot_s * 1000),
+            y=y.at(forecast.output_tokens_per_s),
+            left=x.at(forecast.tpot_low * 1000),
+            right=x.at(forecast.tpot_high * 1000),
+            low=y.at(forecast.output_low),
+            high=y.at(forecast.output_high),
+            title=f"{item.layout}: {in_short(item)}",
         )
+        for item, forecast in zip(drawn, forecasts, strict=True)
+    ]
     dots.sort(key=lambda dot: (dot.chosen, dot.number > 0))  # what matters is drawn last
     line = sorted((dot.x, 100 - dot.y) for dot in dots if dot.number)
     return Scatter(

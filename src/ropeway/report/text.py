@@ -8,7 +8,7 @@ from rich.text import Text
 
 from ropeway.bench.comparison import Comparison, LayoutResult, in_order
 from ropeway.bench.load_test import NOT_STATED, Conditions, LoadTest
-from ropeway.bench.stats import Quantiles, Summary
+from ropeway.bench.stats import Summary
 from ropeway.report.figures import NONE, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line
 from ropeway.report.table import ByWidth, table
@@ -16,6 +16,10 @@ from ropeway.units import format_bytes
 
 _NOT_COUNTED = "the server did not count its tokens: pieces of the stream were counted instead"
 _QUANTILES = ("mean", "p50", "p90", "p99")
+_STATES = {
+    **dict.fromkeys(("ready", "running", "alive", "ok"), "green"),
+    **dict.fromkeys(("dead", "failed", "exited", "missing"), "red"),
+}
 
 
 def bench_table(summary: Summary, conditions: Conditions) -> RenderableType:
@@ -91,7 +95,7 @@ def containers_table(rows: Iterable[Mapping[str, object]]) -> RenderableType:
         grid.add_row(
             _cell(row.get("host")),
             _cell(f"{row.get('role')}{replica}"),
-            _numbers(row.get("devices") or None),
+            _numbers(row.get("devices")),
             _state(row.get("state")),
             _cell(str(row.get("started"))[:19].replace("T", " ")),
             _numbers(row.get("restarts")),
@@ -128,12 +132,9 @@ def _throughput(summary: Summary) -> Table:
 
 def _latencies(summary: Summary) -> Table:
     grid = table("latency", *(f">{name}" for name in _QUANTILES))
-    rows: list[tuple[str, Quantiles | None]] = [
-        ("time to first token", summary.ttft_ms),
-        ("time per output token", summary.tpot_ms),
-        ("end to end", summary.e2e_ms),
-    ]
-    for name, quantiles in rows:
+    names = ("time to first token", "time per output token", "end to end")
+    latencies = (summary.ttft_ms, summary.tpot_ms, summary.e2e_ms)
+    for name, quantiles in zip(names, latencies, strict=True):
         figures = [getattr(quantiles, key) if quantiles else None for key in _QUANTILES]
         grid.add_row(name, *(milliseconds(figure) for figure in figures))
     return grid
@@ -147,9 +148,8 @@ def _errors(summary: Summary) -> list[Text]:
         ordered = sorted(summary.errors.items(), key=lambda item: (-item[1], item[0]))
         lines += [Text(f"  {count:,} × {one_line(kind)}") for kind, count in ordered]
     if summary.unfinished:
-        lines.append(
-            Text(f"{summary.unfinished:,} requests in flight were cancelled", style="yellow")
-        )
+        cancelled = f"{summary.unfinished:,} requests in flight were cancelled"
+        lines.append(Text(cancelled, style="yellow"))
     if not summary.counted:
         lines.append(Text(_NOT_COUNTED, style="yellow"))
     return [Text(), *lines] if lines else []
@@ -215,14 +215,9 @@ def _below(comparison: Comparison) -> list[Text]:
     lines: list[Text] = []
     for result in comparison.results:
         if result.error:
-            style = "red" if result.status == "failed" else "yellow"
-            lines.append(
-                Text.assemble(
-                    f"{one_line(result.layout)} ",
-                    (f"{result.status}: ", style),
-                    one_line(result.error),
-                )
-            )
+            verdict = (f"{result.status}: ", "red" if result.status == "failed" else "yellow")
+            name, why = one_line(result.layout), one_line(result.error)
+            lines.append(Text.assemble(f"{name} ", verdict, why))
     reference = comparison.reference
     if reference:
         alone = reference.layout == comparison.baseline
@@ -240,10 +235,8 @@ def _generates(why: object) -> Text:
 
 def _state(value: object) -> Text:
     text = _cell(value)
-    good = {"ready", "running", "alive", "ok"}
-    bad = {"dead", "failed", "exited", "missing"}
-    style = "green" if text.plain in good else "red" if text.plain in bad else ""
-    return Text(text.plain, style=style)
+    text.style = _STATES.get(text.plain, "")
+    return text
 
 
 def _cell(value: object) -> Text:
@@ -251,9 +244,6 @@ def _cell(value: object) -> Text:
 
 
 def _numbers(value: object) -> Text:
-    if value is None:
-        return Text(NONE)
-    if isinstance(value, (int, str)):
-        return Text(str(value))
-    assert isinstance(value, Iterable)
-    return Text(" ".join(str(number) for number in value) or NONE)
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        value = " ".join(map(str, value))
+    return _cell(value)
