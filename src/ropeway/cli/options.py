@@ -38,7 +38,7 @@ dry_run_option = click.option(
 _SCREEN_OPTIONS = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
     click.option("-q", "--quiet", is_flag=True, help="Print only warnings, errors and the answer."),
-    click.option("-v", "--verbose", count=True, help="Show commands; -vv: their output too."),
+    click.option("-v", "--verbose", count=True, help="Show more, such as commands."),
     click.option(
         "--color",
         type=click.Choice(("auto", "always", "never")),

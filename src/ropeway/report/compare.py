@@ -66,22 +66,15 @@ class Plot(Generic[T]):
         return ms / self.end * 100
 
 
-def render_html(
-    comparison: Comparison,
-    timings: Mapping[str, Sequence[Timing]],
-    *,
-    language: Literal["en", "zh"] = "en",
-) -> str:
+def render_html(comparison: Comparison, timings: Mapping[str, Sequence[Timing]]) -> str:
     """Render the page. `timings`: the raw requests of each layout, by its name; may be empty.
 
-    `language` is shown first; the reader can switch. Strings from outside (model names, errors,
-    answers) are escaped.
+    Strings from outside (model names, errors, answers) are escaped.
     """
     results = in_order(comparison)
     return render_page(
         "compare.html.j2",
         {"rate": rate, "ms": milliseconds, "pct": percent, "sec": seconds, "when": when},
-        language=language,
         comparison=comparison,
         results=results,
         best=comparison.best,
@@ -192,9 +185,9 @@ def _curve_plots(
     for key in ("ttft", "e2e"):
         values = {
             result.layout: sorted(
-                ms
+                span * 1000
                 for timing in timings.get(result.layout, ())
-                if (ms := _latency_ms(timing, key)) is not None
+                if not timing.error and (span := getattr(timing, f"{key}_s")) is not None
             )
             for result in results
         }
@@ -219,10 +212,3 @@ def _ticks(ticks: Sequence[float], end: float) -> tuple[tuple[float, str], ...]:
         (tick / end * 100, f"{tick / factor:g}{f' {unit}' if tick == ticks[-1] else ''}")
         for tick in labelled
     )
-
-
-def _latency_ms(timing: Timing, key: str) -> float | None:
-    if timing.error:
-        return None
-    seconds = timing.ttft_s if key == "ttft" else timing.e2e_s
-    return None if seconds is None else seconds * 1000

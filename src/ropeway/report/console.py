@@ -109,9 +109,9 @@ class Screen:
         """Print a line of the conversation, wrapped between words."""
         self._line(_with_literals(text))
 
-    def detail(self, text: str, *, level: int = 1) -> None:
-        """Print a line only with `-v` (level 1: commands) or `-vv` (level 2: their output)."""
-        if self.verbose >= level:
+    def detail(self, text: str) -> None:
+        """Print a line only with `-v`, such as a command."""
+        if self.verbose:
             self._line(Text(printable(text), style="dim"), soft_wrap=True)
 
     def warn(self, text: str) -> None:

@@ -124,7 +124,6 @@ def render_html(
     *,
     title: str,
     when: str,
-    language: Literal["en", "zh"] = "en",
 ) -> str:
     """Return the page: one file, no network, no script. Everything from outside is escaped."""
     return render_page(
@@ -135,7 +134,6 @@ def render_html(
         grid=grid(names, matrix) if matrix is not None and matrix.total else None,
         title=title,
         when=when,
-        language=language,
         where=_where,
     )
 

@@ -314,14 +314,10 @@ def _rejected(plan: Plan, *, verbose: bool) -> list[RenderableType]:
     grid.add_column(justify="right", style="dim")
     grid.add_column(no_wrap=True)
     grid.add_column(ratio=1, overflow="fold")
-    if verbose:
-        for item in plan.rejected:
-            grid.add_row(item.kind, "", str(item.layout), one_line(item.reason))
-        return [heading, grid]
-    groups = rejected_groups(plan)
-    for group in groups[:_GROUPS]:
-        item = group.example
-        grid.add_row(group.kind, f"{group.count:,}", f"{item.layout}", one_line(item.reason))
+    groups = () if verbose else rejected_groups(plan)
+    rows = [(f"{group.count:,}", group.example) for group in groups[:_GROUPS]]
+    for number, item in rows or [("", item) for item in plan.rejected]:
+        grid.add_row(item.kind, number, str(item.layout), one_line(item.reason))
     if len(groups) > _GROUPS:
         rest = sum(group.count for group in groups[_GROUPS:])
         grid.add_row("", f"{rest:,}", "", "for other reasons; `-v` names each")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from math import ceil, floor, inf, log10
-from typing import Literal
 
 from ropeway.models.phrases import phrase, translated
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest
@@ -104,7 +103,7 @@ class Constant:
     source: str = ""
 
 
-def render_html(plan: Plan, *, when: str, language: Literal["en", "zh"] = "en") -> str:
+def render_html(plan: Plan, *, when: str) -> str:
     """Return the whole page, with all values escaped."""
     table = chinese()
     filters: dict[str, Callable[..., object]] = {
@@ -120,7 +119,6 @@ def render_html(plan: Plan, *, when: str, language: Literal["en", "zh"] = "en") 
         filters,
         plan=plan,
         chosen=plan.chosen,
-        language=language,
         when=when,
         what=what,
         conditions=conditions,
@@ -173,9 +171,8 @@ def scatter(plan: Plan) -> Scatter:
     ]
     dots.sort(key=lambda dot: (dot.chosen, dot.number > 0))  # what matters is drawn last
     line = sorted((dot.x, 100 - dot.y) for dot in dots if dot.number)
-    return Scatter(
-        tuple(dots), x.ticks(), y.ticks(), " ".join(f"{left:.2f},{top:.2f}" for left, top in line)
-    )
+    points = " ".join(f"{left:.2f},{top:.2f}" for left, top in line)
+    return Scatter(tuple(dots), x.ticks(), y.ticks(), points)
 
 
 def bar(plan: Plan, item: Candidate) -> Bar:
@@ -195,13 +192,8 @@ def bar(plan: Plan, item: Candidate) -> Bar:
         for kind, bytes_ in used.items()
         if bytes_
     )
-    return Bar(
-        str(item.layout),
-        _is_chosen(plan, item),
-        tuple(slices),
-        f"{_gib(whole)} GiB",
-        item.memory.sequences,
-    )
+    amount = f"{_gib(whole)} GiB"
+    return Bar(str(item.layout), _is_chosen(plan, item), tuple(slices), amount, memory.sequences)
 
 
 def constants(request: PlanRequest) -> tuple[Constant, ...]:
