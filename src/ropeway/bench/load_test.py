@@ -1,11 +1,11 @@
 """The description of a load test, made from flags or from the spec's `workload`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from ropeway import __version__
-from ropeway.bench.prompts import RandomPrompts, Recipe
+from ropeway.bench.prompts import Recipe, random_prompts
 from ropeway.errors import Refused
 
 NOT_STATED = "not stated"
@@ -42,16 +42,16 @@ class LoadTest:
         """Return this test with the length that prompts of the recipe really have."""
         return replace(self, input_tokens=recipe.tokens, prompts=str(recipe))
 
-    def counted_prompts(self, recipe: Recipe) -> RandomPrompts:
+    def counted_prompts(self, recipe: Recipe) -> Iterator[str]:
         """Return the prompts that are measured."""
-        return RandomPrompts(recipe, self.requests, str(self.seed))
+        return random_prompts(recipe, self.requests, str(self.seed))
 
-    def warmup_prompts(self, recipe: Recipe) -> RandomPrompts:
+    def warmup_prompts(self, recipe: Recipe) -> Iterator[str]:
         """Return the prompts that are sent first.
 
         No test of any seed counts one of them: the engine's prefix cache would know it already.
         """
-        return RandomPrompts(recipe, self.warmup, f"{self.seed} warm-up")
+        return random_prompts(recipe, self.warmup, f"{self.seed} warm-up")
 
     def check_fits(self, model: str, context: int | None) -> None:
         """Raise Refused when a request would be longer than the context that is served.

@@ -6,9 +6,8 @@ in use; where the server offers `/tokenize` this is checked, and the lengths are
 """
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
 
 WORDS: tuple[str, ...] = tuple(
     """
@@ -53,30 +52,12 @@ class Recipe:
         return f"random words, {length} {self.tokens} tokens, no shared beginning"
 
 
-@dataclass(frozen=True)
-class RandomPrompts(Sequence[str]):
-    """`total` prompts, each made when it is read, so that a million cost no memory."""
-
-    recipe: Recipe
-    total: int
-    seed: str
-
-    def __len__(self) -> int:
-        return self.total
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(self.total))]
-        at = index + self.total if index < 0 else index
-        if not 0 <= at < self.total:
-            raise IndexError(index)
-        chance = random.Random(f"prompt {self.seed} {at}")
-        rest = chance.choices(self.recipe.rest, k=self.recipe.words - 1)
-        return " ".join([chance.choice(self.recipe.first), *rest])
+def random_prompts(recipe: Recipe, total: int, seed: str) -> Iterator[str]:
+    """Yield `total` prompts, each made when it is needed, so that a million cost no memory."""
+    for number in range(total):
+        chance = random.Random(f"prompt {seed} {number}")
+        rest = chance.choices(recipe.rest, k=recipe.words - 1)
+        yield " ".join([chance.choice(recipe.first), *rest])
 
 
 async def find_recipe(tokens: int, count: Counter) -> Recipe:
@@ -98,7 +79,7 @@ async def find_recipe(tokens: int, count: Counter) -> Recipe:
         return guess
     words = max(1, tokens - shortest + 1)
     recipe = Recipe(shortest + words - 1, words, tuple(first), tuple(rest), exact=True)
-    sample = RandomPrompts(recipe, 3, seed="sample")
+    sample = random_prompts(recipe, 3, seed="sample")
     if any([await count(text) != recipe.tokens for text in sample]):
         return guess
     return recipe

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -79,7 +79,7 @@ async def run_bench(
     """
     stop = stop or asyncio.Event()
     async with Client(target, clock) as client:
-        if await _warm_up(client, model, load, load.warmup_prompts(recipe), stop) != "complete":
+        if await _warm_up(client, model, load, recipe, stop) != "complete":
             return BenchResult((), 0.0, "interrupted", 0)
         run = _Run(client, model, load, load.counted_prompts(recipe), on_timing)
         ticker = asyncio.create_task(_tick(run, on_progress)) if on_progress else None
@@ -132,7 +132,7 @@ class _Run:
     client: Client
     model: str
     load: LoadTest
-    prompts: Sequence[str]
+    prompts: Iterator[str]
     on_timing: Callable[[Timing], None] | None
     timings: list[Timing] = field(default_factory=list)
     late: int = 0
@@ -211,10 +211,10 @@ class _Run:
 
 
 async def _warm_up(
-    client: Client, model: str, load: LoadTest, prompts: Sequence[str], stop: asyncio.Event
+    client: Client, model: str, load: LoadTest, recipe: Recipe, stop: asyncio.Event
 ) -> Ended:
     """Send the prompts, as many at once as there are clients, and forget the timings."""
-    remaining = iter(prompts)
+    remaining = load.warmup_prompts(recipe)
     failures: list[RequestFailed] = []
 
     async def work() -> None:
@@ -224,8 +224,8 @@ async def _warm_up(
             except RequestFailed as error:
                 failures.append(error)
 
-    ended = await _until_done(work, min(load.clients, len(prompts)), stop, limit=None)
-    if failures and len(failures) == len(prompts):
+    ended = await _until_done(work, min(load.clients, load.warmup), stop, limit=None)
+    if failures and len(failures) == load.warmup:
         raise failures[0]
     return ended
 
