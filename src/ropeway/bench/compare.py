@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from ropeway.bench.comparison import Comparison, LayoutResult, comparison_to_data
+from ropeway.bench.comparison import Comparison, LayoutResult
 from ropeway.bench.load_test import Conditions, LoadTest
 from ropeway.bench.prompts import Recipe
-from ropeway.bench.record import RunWriter
+from ropeway.bench.record import RunWriter, write_json
 from ropeway.bench.run import prepare, run_bench
 from ropeway.bench.stats import Summary
 from ropeway.endpoint.client import Client, Endpoint, Request
@@ -120,8 +120,7 @@ class ComparisonRun:
             ropeway=self.conditions.ropeway,
             notes=_NOTES,
         ).with_answers_compared()
-        data = json.dumps(comparison_to_data(comparison), ensure_ascii=False, indent=2)
-        (self.folder / "comparison.json").write_text(data + "\n", encoding="utf-8")
+        write_json(self.folder / "comparison.json", asdict(comparison))
         return comparison
 
     def _ask(self, served: Served) -> str:

@@ -47,7 +47,7 @@ class RunWriter:
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _write_json(folder / "conditions.json", conditions.as_json())
+            write_json(folder / "conditions.json", conditions.as_json())
             # Half a surrogate pair, should a server send one, becomes its JSON escape.
             self._lines = (folder / "timings.jsonl").open(
                 "x", encoding="utf-8", errors="backslashreplace", buffering=1
@@ -84,7 +84,7 @@ class RunWriter:
         summary = summarise(result.timings, result.duration_s)
         document = {"ended": result.ended, "late": result.late} | dataclasses.asdict(summary)
         try:
-            _write_json(self.folder / "summary.json", document)
+            write_json(self.folder / "summary.json", document)
         except OSError as error:
             raise _disk_failed(self.folder, error) from error
         return summary
@@ -111,6 +111,7 @@ def _as_row(timing: Timing, zero: float) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, document: Mapping[str, object]) -> None:
+def write_json(path: Path, document: Mapping[str, object]) -> None:
+    """Write a document of ours, with the number of its schema."""
     text = json.dumps({"schema": SCHEMA, **document}, ensure_ascii=False, indent=2)
     path.write_text(text + "\n", encoding="utf-8")

@@ -60,7 +60,6 @@ def bench(
     Example:
       ropeway bench --clients 64 --requests 256 --input-tokens 512 --output-tokens 128
     """
-    started = datetime.now(UTC)
     served = asyncio.run(served_model(endpoint, model))
     load.check_fits(served.name, served.context)
     recipe = asyncio.run(prepare(endpoint, served.name, load.input_tokens))
@@ -71,9 +70,8 @@ def bench(
         layout=layout,
         engine=engine,
         hardware=hardware,
-        started_at=started.isoformat(timespec="seconds"),
     )
-    folder = out or new_run_dir(Path("runs"), "bench", started)
+    folder = out or new_run_dir(Path("runs"), "bench", datetime.now(UTC))
     current_call().folder = folder
     with RunWriter(folder, conditions) as writer:
         result = _measure(endpoint, conditions, recipe, screen, writer.append)

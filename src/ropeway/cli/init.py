@@ -43,5 +43,4 @@ def _write(file: Path, text: str, force: bool) -> None:
             hint="choose another name, or overwrite it with `--force`",
         ) from None
     except OSError as error:
-        reason = reason_of(error)
-        raise Refused(f"cannot write the file: {reason}", where=str(file)) from None
+        raise Refused(f"cannot write the file: {reason_of(error)}", where=str(file)) from None

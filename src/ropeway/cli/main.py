@@ -178,12 +178,9 @@ def _no_such_verb(name: str) -> Refused:
 def _bug(error: Exception, args: Sequence[str], call: Call) -> Bug:
     report = bug_report(error, args, os.environ)
     path = write_report(report, call.folder)
+    what = "this is a bug in Ropeway, not a mistake of yours"
+    if path is None:
+        return Bug(what, evidence=(report,), hint="please report it with the lines above")
     brief = without_secrets(f"{type(error).__name__}: {error}", args, os.environ)
-    return Bug(
-        "this is a bug in Ropeway, not a mistake of yours",
-        where=str(path) if path else None,
-        evidence=(brief,) if path else (report,),
-        hint="please report it with this file attached; check first that it holds no secret"
-        if path
-        else "please report it with the lines above",
-    )
+    hint = "please report it with this file attached; check first that it holds no secret"
+    return Bug(what, where=str(path), evidence=(brief,), hint=hint)

@@ -147,10 +147,11 @@ class Client:
     behind one, and a proxy that cannot reach it would answer in its place.
     """
 
+    _session: aiohttp.ClientSession
+
     def __init__(self, endpoint: Endpoint, clock: Clock = time.monotonic) -> None:
         self.endpoint = endpoint
         self.clock = clock
-        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         key = self.endpoint.key
@@ -166,9 +167,7 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._session.close()
 
     async def ask(
         self,
@@ -218,8 +217,6 @@ class Client:
         self, url: str, watch: Stopwatch, *, json: object = None, model: str | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Yield the response to a request, for `model` if any. Raises RequestFailed unless 200."""
-        if self._session is None:
-            raise RuntimeError("use the client inside `async with`")
         method = "GET" if json is None else "POST"
         sending = self._session.request(method, url, json=json, trace_request_ctx=watch)
         try:

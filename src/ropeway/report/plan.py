@@ -169,6 +169,11 @@ def typical_error(plan: Plan) -> str:
     return phrase("80 % of measurements: -{below} to +{above}", below=below, above=above)
 
 
+def is_chosen(plan: Plan, item: Candidate) -> bool:
+    """Return whether this layout is the plan's answer."""
+    return plan.chosen is not None and item.layout == plan.chosen.layout
+
+
 def shown(value: object) -> str:
     """Return a value of the plan as text: 32768 → "32,768"."""
     if value is None:
@@ -286,7 +291,7 @@ def _candidates(plan: Plan, items: Sequence[Candidate], *, wide: bool) -> Table:
 
 def _candidate(plan: Plan, item: Candidate, *, wide: bool, priced: bool) -> list[str | Text]:
     memory, forecast = item.memory, item.forecast
-    chosen = plan.chosen is not None and item.layout == plan.chosen.layout
+    chosen = is_chosen(plan, item)
     mark = "●" if item.on_front else " "
     name = Text(f"{mark} {item.layout}", style="bold green" if chosen else "")
     row: list[str | Text] = [name, f"{item.npus} ({item.hosts})"]

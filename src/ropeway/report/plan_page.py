@@ -20,6 +20,7 @@ from ropeway.report.plan import (
     best,
     honesty,
     in_short,
+    is_chosen,
     price,
     rejected_groups,
     request_words,
@@ -158,7 +159,7 @@ def scatter(plan: Plan) -> Scatter:
     dots = [
         Dot(
             number=front.get(str(item.layout), 0),
-            chosen=_is_chosen(plan, item),
+            chosen=is_chosen(plan, item),
             x=x.at(forecast.tpot_s * 1000),
             y=y.at(forecast.output_tokens_per_s),
             left=x.at(forecast.tpot_low * 1000),
@@ -193,7 +194,7 @@ def bar(plan: Plan, item: Candidate) -> Bar:
         if bytes_
     )
     amount = f"{_gib(whole)} GiB"
-    return Bar(str(item.layout), _is_chosen(plan, item), tuple(slices), amount, memory.sequences)
+    return Bar(str(item.layout), is_chosen(plan, item), tuple(slices), amount, memory.sequences)
 
 
 def constants(request: PlanRequest) -> tuple[Constant, ...]:
@@ -242,10 +243,6 @@ def _step(chosen: Candidate) -> tuple[Slice, ...]:
 def _along(front: Sequence[Candidate]) -> list[Candidate]:
     """Return Pareto-optimal layouts from the least latency to the most throughput."""
     return sorted(front, key=lambda item: item.forecast.tpot_s)
-
-
-def _is_chosen(plan: Plan, item: Candidate) -> bool:
-    return plan.chosen is not None and item.layout == plan.chosen.layout
 
 
 def _gib(bytes_: float) -> str:

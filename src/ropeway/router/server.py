@@ -35,6 +35,8 @@ _BACKLOG = 2048
 class Router:
     """The application of one configuration. `clock` gives seconds that never go back."""
 
+    _session: aiohttp.ClientSession
+
     def __init__(self, config: Config, clock: Clock = time.monotonic) -> None:
         self._config = config
         self.pool = Pool(config, clock)
@@ -42,7 +44,6 @@ class Router:
         self.draining = False
         self._running = 0
         self._sent_key = None if config.key is None else f"Bearer {config.key}"
-        self._session: aiohttp.ClientSession | None = None
 
     def app(self) -> web.Application:
         """Return the application; the watch over the replicas runs as long as it does."""
@@ -100,7 +101,6 @@ class Router:
             return _error("the API key is missing or wrong", 401)
         if self.draining:
             return _error(SHUTDOWN, 503)
-        assert self._session is not None
         self._running += 1
         try:
             content = await request.read()
