@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import click
 
 from ropeway.cli.endpoint import endpoint_options
 from ropeway.cli.options import screen_options
-from ropeway.endpoint.chat import Conversation, Settings, read_image
-from ropeway.endpoint.client import Client, Endpoint, RequestFailed
+from ropeway.endpoint.chat import Conversation, read_image
+from ropeway.endpoint.client import Client, Endpoint, Request, RequestFailed
 from ropeway.endpoint.stream import Delta, Stopwatch, Timing
 from ropeway.errors import Refused
 from ropeway.report.answer import AnswerView, answer_figures
@@ -23,11 +23,15 @@ _COMMANDS = "/clear forgets the conversation · /system TEXT sets the system pro
 
 @dataclass
 class Talk:
-    """A conversation under way: it asks, shows and remembers. `watch` is of the last answer."""
+    """A conversation under way: it asks, shows and remembers.
+
+    request  what is sent with every question, without messages
+    watch    of the last answer
+    """
 
     screen: Screen
     endpoint: Endpoint
-    settings: Settings
+    request: Request
     conversation: Conversation
     watch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -52,7 +56,7 @@ class Talk:
         """Take questions until Ctrl-D or /exit. A failed answer does not end the conversation."""
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (gives input() its line editing and history)
-        self.screen.say(f"{self.settings.model} at {self.endpoint.url} · {_COMMANDS}")
+        self.screen.say(f"{self.request.model} at {self.endpoint.url} · {_COMMANDS}")
         line = first
         while True:
             if line is None:
@@ -65,7 +69,7 @@ class Talk:
 
     async def _ask(self, question: Conversation, show: Callable[[Delta], None]) -> Timing:
         async with Client(self.endpoint) as client:
-            request = question.request(self.settings)
+            request = replace(self.request, messages=question.messages)
             return await client.ask(request, watch=self.watch, on_delta=show)
 
     def _one_turn(self, line: str, images: tuple[str, ...]) -> tuple[str, ...]:
@@ -167,7 +171,8 @@ def chat(
         raise Refused("`--json` answers a single prompt", hint="give it with `-p`, or pipe text in")
     data_urls = tuple(read_image(path) for path in images)
     name = model or _first_model(endpoint, screen)
-    talk = Talk(screen, endpoint, Settings(name, max_tokens, temperature), Conversation(system))
+    request = Request(name, (), max_tokens, temperature)
+    talk = Talk(screen, endpoint, request, Conversation(system))
     if one_shot is None:
         talk.converse(prompt, data_urls)
     elif screen.json:
@@ -219,7 +224,7 @@ def _answer_json(talk: Talk, question: str, images: tuple[str, ...]) -> None:
     talk.screen.result(
         {
             "url": talk.endpoint.url,
-            "model": talk.settings.model,
+            "model": talk.request.model,
             "answer": timing.text,
             "reasoning": timing.reasoning,
             "finish_reason": timing.finish_reason,

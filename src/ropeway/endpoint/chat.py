@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from ropeway.endpoint.client import Message, Request
+from ropeway.endpoint.client import Message
 from ropeway.errors import Refused, reason_of
 
 # The first bytes of each image format that vLLM's image loader (Pillow) reads.
@@ -18,15 +18,6 @@ _MAGIC = (
     (b"II*\x00", "image/tiff"),
     (b"MM\x00*", "image/tiff"),
 )
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is sent with every question. `max_tokens` None lets the server decide."""
-
-    model: str
-    max_tokens: int | None = None
-    temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,10 +53,6 @@ class Conversation:
         if self.system is None:
             return self.turns
         return ({"role": "system", "content": self.system}, *self.turns)
-
-    def request(self, settings: Settings) -> Request:
-        """Return the request for the next answer."""
-        return Request(settings.model, self.messages, settings.max_tokens, settings.temperature)
 
 
 def read_image(path: Path) -> str:

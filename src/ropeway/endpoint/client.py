@@ -84,7 +84,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Request:
-    """One chat completion."""
+    """One chat completion. `max_tokens` and `temperature` None: the server decides."""
 
     model: str
     messages: Sequence[Message]
