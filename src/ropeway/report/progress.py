@@ -192,7 +192,7 @@ class Step:
 
     def update(self, detail: str) -> None:
         """Show what the step is doing now, `loading weights 3/9`; in a log a line of its own."""
-        self._set(detail, whole_line=True)
+        self.tick(detail, log_every_s=0.0)
 
     def tick(self, detail: str, *, log_every_s: float = math.inf) -> None:
         """Like `update`, for what changes all the time (bytes, requests).
@@ -202,7 +202,10 @@ class Step:
         due = self.seconds >= self._logged_at + log_every_s
         if due:
             self._logged_at = self.seconds
-        self._set(detail, whole_line=due)
+        detail = one_line(detail)
+        if detail != self.detail:
+            self.detail = detail
+            self._talk.changed(self, whole_line=due)
 
     def ok(self, closing: str = "") -> None:
         """Add to the verdict line: `ok    check the laptop  0.2 s  2 cores, 23.4 GiB`."""
@@ -215,12 +218,6 @@ class Step:
     def fail(self, closing: str = "") -> None:
         """End with the verdict FAIL without an exception: one of several may fail."""
         self.verdict, self.closing = "FAIL", one_line(closing)
-
-    def _set(self, detail: str, *, whole_line: bool) -> None:
-        detail = one_line(detail)
-        if detail != self.detail:
-            self.detail = detail
-            self._talk.changed(self, whole_line=whole_line)
 
 
 class Stages:

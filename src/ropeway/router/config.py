@@ -140,14 +140,14 @@ def _backends(raw: Any) -> tuple[Backend, ...]:
 
 def _limits(raw: Any) -> Limits:
     kinds = {each.name: type(each.default) for each in fields(Limits)}
-    given = _mapping(raw, "limits", set(kinds))
-    for name, value in given.items():
+    limits = _mapping(raw, "limits", set(kinds))
+    for name, value in limits.items():
         whole = kinds[name] is int
         number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if not number or not 0 < value < float("inf"):
             kind = "whole number" if whole else "number"
             raise ConfigError(f"limits.{name}: not a {kind} above 0: {value!r}")
-    return Limits(**given)
+    return Limits(**limits)
 
 
 def _key(top: Mapping[str, Any], environment: Mapping[str, str]) -> str | None:

@@ -32,9 +32,9 @@ def back(headers: Mapping[str, str], replica: str) -> CIMultiDict[str]:
     return kept
 
 
-def authorized(given: str | None, key: str) -> bool:
+def authorized(header: str | None, key: str) -> bool:
     """Return whether an Authorization header has the key; takes the same time for any wrong one."""
-    scheme, _, token = (given or "").partition(" ")
+    scheme, _, token = (header or "").partition(" ")
     same = hmac.compare_digest(_digest(token.strip()), _digest(key))
     return same and scheme.lower() == "bearer"
 
