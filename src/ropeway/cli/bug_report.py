@@ -62,9 +62,7 @@ def without_secrets(text: str, args: Sequence[str], environ: Mapping[str, str]) 
 def write_report(text: str, folder: Path | None) -> Path | None:
     """Write the report into `folder`, else the temporary one; None when neither is writable."""
     name = f"ropeway-bug-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-"
-    for parent in (folder, Path(tempfile.gettempdir())):
-        if parent is None:
-            continue
+    for parent in filter(None, (folder, Path(tempfile.gettempdir()))):
         try:
             with tempfile.NamedTemporaryFile(
                 "w", prefix=name, suffix=".txt", dir=parent, encoding="utf-8",

@@ -85,15 +85,12 @@ def list_(*, screen: Screen, root: Path | None) -> None:
       ropeway model list
     """
     folder = _root(root)
-    faults = {name: _fault(recipe, folder) for name, recipe in RECIPES.items()}
+    rows = []
     for name, recipe in RECIPES.items():
-        size = format_bytes(recipe.weight_bytes)
-        screen.answer(f"{name:<15} {size:>9}  {faults[name] or 'here'}\n  {recipe.summary}")
+        size, fault_ = format_bytes(recipe.weight_bytes), _fault(recipe, folder)
+        rows.append({**asdict(recipe), "path": str(folder / name), "fault": fault_})
+        screen.answer(f"{name:<15} {size:>9}  {fault_ or 'here'}\n  {recipe.summary}")
     screen.say(f"in {folder}")
-    rows = [
-        {**asdict(recipe), "path": str(folder / name), "fault": faults[name]}
-        for name, recipe in RECIPES.items()
-    ]
     screen.result({"folder": str(folder), "checkpoints": rows})
 
 

@@ -107,7 +107,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print a line of the conversation, wrapped between words."""
-        self._line(_with_literals(text))
+        self._line(with_literals(text))
 
     def detail(self, text: str) -> None:
         """Print a line only with `-v`, such as a command."""
@@ -116,7 +116,7 @@ class Screen:
 
     def warn(self, text: str) -> None:
         """Print a warning, with `-q` and `--json` too."""
-        line = Text.assemble(("warning: ", "bold yellow"), _with_literals(text))
+        line = Text.assemble(("warning: ", "bold yellow"), with_literals(text))
         self._line(line, always=True)
 
     def hint(self, text: str) -> None:
@@ -170,7 +170,7 @@ class Screen:
 
 def error_text(error: RopewayError) -> Text:
     """Return what is wrong, where, the evidence indented, and a hint in a block of its own."""
-    lines = [Text.assemble(("error: ", "bold red"), _with_literals(error.what))]
+    lines = [Text.assemble(("error: ", "bold red"), with_literals(error.what))]
     if error.where and error.where not in error.what:
         lines.append(Text.assemble("  at ", (printable(error.where), "cyan")))
     for evidence in error.evidence:
@@ -182,12 +182,13 @@ def error_text(error: RopewayError) -> Text:
 
 def _hint(text: str) -> Text:
     first, *rest = printable(text).splitlines() or [""]
-    lines = [Text.assemble(("hint: ", "bold cyan"), _with_literals(first))]
-    lines += [Text.assemble("      ", _with_literals(line)) for line in rest]
+    lines = [Text.assemble(("hint: ", "bold cyan"), with_literals(first))]
+    lines += [Text.assemble("      ", with_literals(line)) for line in rest]
     return Text("\n").join(lines)
 
 
-def _with_literals(text: str) -> Text:
+def with_literals(text: str) -> Text:
+    """Return outside text with what is to be typed, between backticks, in colour."""
     shown = Text(printable(text))
     shown.highlight_regex(_LITERAL, "cyan")
     return shown

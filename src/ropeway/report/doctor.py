@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ropeway.doctor.finding import Examination, Finding, format_locations
 from ropeway.doctor.pings import PingMatrix
+from ropeway.report.console import with_literals
 from ropeway.report.line import one_line
 from ropeway.report.page import render_page
 from ropeway.report.table import pairs
@@ -65,18 +66,10 @@ def _finding(finding: Finding, *, verbose: bool) -> RenderableType:
     head = Text.assemble(_LEVELS[finding.level], f"  {one_line(finding.title)}")
     if where := _where(finding, len(finding.locations) if verbose else _LOCATIONS):
         head.append(f"  {where}", style="bold")
-    rows = []
-    for name, value in (
-        ("found", finding.evidence),
-        ("expected", finding.expected),
-        ("fix", finding.fix),
-        ("source", finding.source if verbose else ""),
-        ("check", finding.check if verbose else ""),
-    ):
-        if value:
-            text = Text(one_line(value))
-            text.highlight_regex(r"`[^`]+`", "cyan")  # something to type
-            rows.append((name, text))
+    facts = {"found": finding.evidence, "expected": finding.expected, "fix": finding.fix}
+    if verbose:
+        facts |= {"source": finding.source, "check": finding.check}
+    rows = [(name, with_literals(one_line(value))) for name, value in facts.items() if value]
     return Group(head, Padding(pairs(rows), (0, 0, 0, 6)))
 
 
