@@ -10,35 +10,28 @@ class AnswerView:
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._thinking = False
-        self._line_open = False
 
     def show(self, delta: Delta) -> None:
         """Print one piece."""
         if delta.reasoning:
             if not self._thinking:
-                self._end_line()
+                self._screen.end_line()
                 self._screen.write("── thinking ──\n", aside=True)
                 self._thinking = True
             self._screen.write(delta.reasoning, aside=True)
         if delta.text:
             self._end_thinking()
             self._screen.write(delta.text)
-            self._line_open = not delta.text.endswith("\n")
 
     def close(self) -> None:
         """Leave both streams at the beginning of a line."""
         self._end_thinking()
-        self._end_line()
+        self._screen.end_line()
 
     def _end_thinking(self) -> None:
         if self._thinking:
             self._screen.write("\n── end of thinking ──\n", aside=True)
             self._thinking = False
-
-    def _end_line(self) -> None:
-        if self._line_open:
-            self._screen.write("\n")
-            self._line_open = False
 
 
 def answer_figures(timing: Timing) -> str:

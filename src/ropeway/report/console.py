@@ -65,7 +65,7 @@ class Screen:
         """Print the answer: text as it is, or a table. Nothing with `--json`."""
         if self.json:
             return
-        self._finish_line()
+        self.end_line()
         with self._talk.apart():
             if isinstance(answer, str):
                 self._plain(answer + "\n")
@@ -82,7 +82,7 @@ class Screen:
         console = self._talk.console if aside else self._out
         with self._talk.apart():
             if self._mid_line not in (None, console):
-                self._finish_line()
+                self.end_line()
             if aside:
                 console.print(Text(printable(piece), style="dim"), end="", soft_wrap=True)
             else:
@@ -91,6 +91,12 @@ class Screen:
             if piece:
                 self._mid_line = None if piece.endswith("\n") else console
             self._talk.paused = self._mid_line is not None
+
+    def end_line(self) -> None:
+        """Go to the beginning of a line, if streamed text has left one unfinished."""
+        if self._mid_line is not None:
+            self._mid_line.print()
+            self._mid_line, self._talk.paused = None, False
 
     def result(self, data: Mapping[str, object]) -> None:
         """Print the JSON document of this verb; nothing without `--json`.
@@ -135,7 +141,7 @@ class Screen:
         self, name: str, expected_seconds: float | None = None
     ) -> AbstractContextManager[Step]:
         """`with screen.step("start Ray") as step:` prints its name before, its verdict after."""
-        self._finish_line()
+        self.end_line()
         return self._talk.step(name, expected_seconds)
 
     def stages(
@@ -147,13 +153,8 @@ class Screen:
     def _line(self, text: Text, *, soft_wrap: bool = False, always: bool = False) -> None:
         if self._talk.muted and not always:
             return
-        self._finish_line()
+        self.end_line()
         self._talk.say(text, soft_wrap=soft_wrap)
-
-    def _finish_line(self) -> None:
-        if self._mid_line is not None:
-            self._mid_line.print()
-            self._mid_line, self._talk.paused = None, False
 
     def _plain(self, text: str) -> None:
         # Not by way of the console, which would turn tabs into spaces.
