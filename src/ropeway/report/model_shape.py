@@ -126,13 +126,12 @@ def _sizes(model: ModelSummary) -> Iterable[tuple[str, str]]:
 
 
 def _precision(precision: Precision) -> str:
-    bits = {name: getattr(precision, name) for name in _BITS}
-    if len(set(bits.values())) == 1:
-        return f"{precision.scheme}, {_number(bits['attention'])} bits"
-    groups: dict[float, list[str]] = {}
-    for name, value in bits.items():
-        groups.setdefault(value, []).append(name)
-    widths = "; ".join(f"{', '.join(names)} {_number(value)}" for value, names in groups.items())
+    groups: dict[str, list[str]] = {}
+    for name in _BITS:
+        groups.setdefault(f"{round(getattr(precision, name), 2):g}", []).append(name)
+    if len(groups) == 1:
+        return f"{precision.scheme}, {''.join(groups)} bits"
+    widths = "; ".join(f"{', '.join(names)} {bits}" for bits, names in groups.items())
     return f"{precision.scheme}; bits: {widths}"
 
 
@@ -200,7 +199,3 @@ def _billions(numbers: int) -> str:
         size = numbers / 1e9
         return f"{size:,.0f} B" if size >= 99.95 else f"{size:.2f} B"
     return f"{numbers / 1e6:.0f} M" if numbers >= 999_500 else f"{numbers / 1e3:.0f} k"
-
-
-def _number(bits: float) -> str:
-    return f"{bits:.2f}".rstrip("0").rstrip(".")
