@@ -243,9 +243,8 @@ class Client:
                     return self._closed(watch, done=True)
                 self._take(data, watch, on_delta)
         for data in parser.close():
-            if data == "[DONE]" or _loads(data) is None:
-                continue
-            self._take(data, watch, on_delta)
+            if data != "[DONE]" and _loads(data) is not None:
+                self._take(data, watch, on_delta)
         return self._closed(watch, done=False)
 
     def _take(self, data: str, watch: Stopwatch, on_delta: Callable[[Delta], None] | None) -> None:
@@ -373,12 +372,11 @@ def _closest(model: str, names: Sequence[str]) -> str | None:
 def _explain(error: Exception, endpoint: Endpoint, watch: Stopwatch) -> RequestFailed:
     """Translate a transport error."""
     url = endpoint.url
-    begun = watch.tokens > 0
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         what = f"no connection within {_CONNECT_S:.0f} s"
         return ServerAway(what, where=url, hint="check the host, and any firewall in front of it")
     if isinstance(error, TimeoutError):
-        after = f" after {watch.tokens} tokens" if begun else ""
+        after = f" after {watch.tokens} tokens" if watch.tokens else ""
         return TimedOut(
             f"nothing arrived for {endpoint.timeout_s:g} s{after}",
             where=url,
