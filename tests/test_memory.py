@@ -57,8 +57,9 @@ def of(name: str, layout: str, hbm: int, needs: MemoryNeeds) -> Memory:
 
 def test_the_blogs_model_over_eight_910b4():
     """Qwen3-VL-30B-A3B, TP8, bf16, 32 GB each, v0.11.0rc0, a step of 2,048 tokens."""
-    needs = MemoryNeeds(BLOG, context=2048, max_batched_tokens=2048, vision=False)
-    sizes = of("Qwen3-VL-30B-A3B-Instruct", "TP8", 32 * GIB, needs)
+    needs = MemoryNeeds(BLOG, context=2048, max_batched_tokens=2048)
+    shape = replace(known("Qwen3-VL-30B-A3B-Instruct"), encoders=())
+    sizes = memory(shape, Layout(tensor=8), 32 * GIB, needs)
     # 29.5 of 32 GiB are visible, and 90 % of them taken
     assert sizes.visible == 31_662_800_896
     assert sizes.usable == 28_496_520_806
@@ -271,10 +272,7 @@ def off(log: tuple[str, str, str, str, tuple[int, int], float]) -> float:
     """GiB by which we say more than the log."""
     model, layout, version, family, (tokens, sequences), measured = log
     needs = MemoryNeeds(
-        engine_memory(version, "eager", family),
-        max_batched_tokens=tokens,
-        max_sequences=sequences,
-        vision=False,
+        engine_memory(version, "eager", family), max_batched_tokens=tokens, max_sequences=sequences
     )
     sizes = of(model, layout, 64 * GIB, needs)
     return (sizes.engine + sizes.activations) / GIB - measured
@@ -313,9 +311,7 @@ def test_sequences_of_a_model_with_recurrent_state():
 def test_weights_and_cache_that_logs_print(log):
     model, layout, version, share, gib, (tokens, sequences), weights, cache = log
     engine = engine_memory(version, "eager", "A2")
-    needs = MemoryNeeds(
-        engine, share, max_batched_tokens=tokens, max_sequences=sequences, vision=False
-    )
+    needs = MemoryNeeds(engine, share, max_batched_tokens=tokens, max_sequences=sequences)
     sizes = of(model, layout, gib * GIB, needs)
     assert sizes.kv_cache == pytest.approx(cache, rel=0.06)
     assert weights is None or sizes.weights / GIB == pytest.approx(weights, rel=0.01)

@@ -39,6 +39,10 @@ def read_bytes(stage: StageShard, tokens: float) -> float:
     )
 
 
+def without_encoders(name: str) -> ModelShape:
+    return replace(known(name), encoders=())
+
+
 def only(shape: ModelShape, layout: str, **given_: object) -> StageShard:
     (stage,) = shard(shape, Layout.parse(layout), **given_)  # type: ignore[arg-type]
     return stage
@@ -50,7 +54,8 @@ def only(shape: ModelShape, layout: str, **given_: object) -> StageShard:
     [("TP8", 7.6, 24_576), ("TP16", 3.8, 24_576), ("TP8×PP2", 3.8, 12_288)],
 )
 def test_the_blogs_three_layouts(layout, gigabytes, kv_bytes):
-    for stage in shard(known("Qwen3-VL-30B-A3B-Instruct"), Layout.parse(layout), vision=False):
+    shape = without_encoders("Qwen3-VL-30B-A3B-Instruct")
+    for stage in shard(shape, Layout.parse(layout)):
         assert stage.weights.total / 1e9 == pytest.approx(gigabytes, rel=0.03)
         assert stage.kv_bytes_per_token == kv_bytes
 
@@ -185,11 +190,9 @@ def test_recurrent_state_is_cut_like_heads():
     assert only(QWEN, "TP1").state_bytes == 0
 
 
-def test_encoders_are_on_every_stage_unless_left_out():
-    shape = known("Qwen3-VL-32B-Instruct")
-    with_, without = shard(shape, Layout.parse("TP2×PP2")), only(shape, "TP4", vision=False)
-    assert all(stage.weights.vision == pytest.approx(0.595e9, rel=0.01) for stage in with_)
-    assert without.weights.vision == 0
+def test_encoders_are_on_every_stage():
+    stages = shard(known("Qwen3-VL-32B-Instruct"), Layout.parse("TP2×PP2"))
+    assert all(stage.weights.vision == pytest.approx(0.595e9, rel=0.01) for stage in stages)
 
 
 def test_all_reduces_are_two_a_layer_and_one_for_the_table():
@@ -249,11 +252,11 @@ def divides(shape: ModelShape, tensor: int) -> bool:
 
 @given(NAMES, st.sampled_from([1, 2, 4, 8]), st.integers(1, 6), st.integers(1, 4), st.booleans())
 def test_shards_sum_to_the_whole(name, tensor, pipeline, data, expert):
-    shape = known(name)
+    shape = without_encoders(name)
     if not divides(shape, tensor):
         return
     layout = Layout(tensor=tensor, pipeline=pipeline, data=data, expert=expert)
-    stages = shard(shape, layout, vision=False)
+    stages = shard(shape, layout)
     expected = naive(shape, layout if shape.experts else Layout(tensor=tensor))
     for component in ("attention", "dense", "routed", "shared", "router"):
         held = sum(tensor * getattr(stage.weights, component) for stage in stages)
@@ -269,14 +272,14 @@ def test_shards_sum_to_the_whole(name, tensor, pipeline, data, expert):
 
 @given(NAMES, st.integers(1, 16), st.integers(1, 8), st.integers(1, 8), st.booleans())
 def test_all_ranks_together_hold_the_model_at_least_once(name, tensor, pipeline, data, expert):
-    shape = known(name)
+    shape = without_encoders(name)
     layout = Layout(tensor=tensor, pipeline=pipeline, data=data, expert=expert)
     ranks = tensor * (data if shape.experts else 1)
-    stages = shard(shape, layout, vision=False)
+    stages = shard(shape, layout)
     held = sum(ranks * stage.weights.total for stage in stages)
-    whole = only(shape, "TP1", vision=False).weights.total
+    whole = only(shape, "TP1").weights.total
     assert held >= whole * (1 - 1e-9)
-    in_a_row = shard(shape, Layout(pipeline=pipeline), vision=False)
+    in_a_row = shard(shape, Layout(pipeline=pipeline))
     copied = in_a_row[0].weights.embedding if shape.tied_embeddings and pipeline > 1 else 0.0
     assert sum(stage.weights.total for stage in in_a_row) == pytest.approx(whole + copied)
 

@@ -45,7 +45,6 @@ class MemoryNeeds:
     max_sequences       running at once in a data-parallel rank
     max_batched_tokens  of one step
     kv_bits             of a cached number
-    vision              whether the encoders are loaded
     """
 
     engine: EngineMemory
@@ -55,7 +54,6 @@ class MemoryNeeds:
     max_sequences: int = 256
     max_batched_tokens: int = 8192
     kv_bits: float = 16
-    vision: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +168,7 @@ def activation_bytes(
     if stage.last:
         chosen = min(needs.max_sequences, tokens) * shape.vocab_size * _SAMPLING_BYTES
         peak = max(peak, _ACTIVATION_BYTES * tokens * wide + chosen)
-    return peak + (_encoder_bytes(shape) if stage.first and needs.vision else 0)
+    return peak + (_encoder_bytes(shape) if stage.first else 0)
 
 
 def _encoder_bytes(shape: ModelShape) -> int:
@@ -185,7 +183,7 @@ def _stages(
     shape: ModelShape, layout: Layout, needs: MemoryNeeds
 ) -> Iterable[tuple[int, StageShard]]:
     """Return the first of each kind of stage and its index; `shard` makes equal ones one object."""
-    stages = shard(shape, layout, kv_bits=needs.kv_bits, vision=needs.vision)
+    stages = shard(shape, layout, kv_bits=needs.kv_bits)
     # Backwards, so that the first of equal ones stays.
     first = {id(stage): (index, stage) for index, stage in reversed([*enumerate(stages)])}
     return reversed(first.values())

@@ -4,8 +4,8 @@ Pure arithmetic over `models.ModelShape` that follows how vLLM splits a model (r
 each rule names its place). Bytes are exact but for scales and paddings; times are in `step`.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
 from operator import sub
@@ -121,16 +121,13 @@ class StageShard(NamedTuple):
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def shard(
-    shape: ModelShape, layout: Layout, *, kv_bits: float = 16, vision: bool = True
-) -> tuple[StageShard, ...]:
+def shard(shape: ModelShape, layout: Layout, *, kv_bits: float = 16) -> tuple[StageShard, ...]:
     """Return one StageShard for each pipeline stage; equal stages are one object.
 
-    `kv_bits` are those of a cached number.
-    `vision`: encoders are loaded, cut by TP, on every stage (vLLM builds them on each).
-    A layout that vLLM refuses is not refused here: uneven pieces are rounded up.
+    `kv_bits` are those of a cached number. Encoders are cut by TP, on every stage (vLLM builds them
+    on each). A layout that vLLM refuses is not refused here: uneven pieces are rounded up.
     """
-    costs = _costs(shape, layout.tensor, kv_bits, vision)
+    costs = _costs(shape, layout.tensor, kv_bits)
     ranks = layout.tensor * layout.data
     experts = tuple(_experts_per_rank(kind, ranks, layout.expert) for kind in costs.kinds)
     equal: dict[tuple[tuple[int, ...], bool, bool], StageShard] = {}
@@ -167,13 +164,13 @@ def stage_layers(layers: int, stages: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """One rank's part of a kind of layer, without its routed experts; one item per component.
+    """One rank's part of a kind of layer, without its routed experts.
 
     experts, expert_width, expert_bytes  of the layer's whole mixture; 0 without
     """
 
-    weights: tuple[float, ...]
-    flops: tuple[float, ...]
+    weights: Amounts
+    flops: Amounts
     caches: tuple[CacheGroup, ...] = ()
     state_bytes: float = 0.0
     all_reduces: int = 0
@@ -200,7 +197,7 @@ class _Costs:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _costs(shape: ModelShape, tensor: int, kv_bits: float, vision: bool) -> _Costs:
+def _costs(shape: ModelShape, tensor: int, kv_bits: float) -> _Costs:
     distinct: dict[tuple[Attention | None, FeedForward | None, int], int] = {}
     kinds: list[_Kind] = []
     order: list[int] = []
@@ -214,7 +211,7 @@ def _costs(shape: ModelShape, tensor: int, kv_bits: float, vision: bool) -> _Cos
     for kind in order:
         before.append([*before[-1]])
         before[-1][kind] += 1
-    encoders = sum(encoder.numbers or 0 for encoder in shape.encoders) if vision else 0
+    encoders = sum(encoder.numbers or 0 for encoder in shape.encoders)
     table = [item for item in shape.outer if item.component == "embedding"]
     rest = [item for item in shape.outer if item.component != "embedding"]
     return _Costs(
@@ -229,45 +226,42 @@ def _costs(shape: ModelShape, tensor: int, kv_bits: float, vision: bool) -> _Cos
 
 def _kind(block: Block, tensor: int, precision: Precision, kv_bits: float) -> _Kind:
     attention, feed = block.attention, block.feed
-    plain = _kind_of(block.weights, tensor, precision)
-    flops = list(plain.flops)
+    kind = _kind_of(block.weights, tensor, precision)
+    kind = replace(kind, all_reduces=block.all_reduces if tensor > 1 else 0)
     if attention:
-        flops[_ATTENTION] += attention.state_flops * _share(attention.heads, tensor)
-    experts = [item for item in feed.weights if item.component == "routed"] if feed else []
-    whole = sum(item.numbers * precision.bits(item) / 8 for item in experts)
-    return _Kind(
-        plain.weights,
-        tuple(flops),
-        _caches(attention, tensor, kv_bits) if attention else (),
-        attention.state_bytes * _share(attention.heads, tensor) if attention else 0.0,
-        block.all_reduces if tensor > 1 else 0,
-        feed.experts if feed else 0,
-        feed.experts_per_token if feed else 0,
-        feed.expert_width if feed else 0,
-        whole / feed.experts if feed and feed.experts else 0.0,
+        heads = _share(attention.heads, tensor)
+        work = kind.flops.attention + attention.state_flops * heads
+        kind = replace(
+            kind,
+            flops=kind.flops._replace(attention=work),
+            caches=_caches(attention, tensor, kv_bits),
+            state_bytes=attention.state_bytes * heads,
+        )
+    if not feed or not feed.experts:
+        return kind
+    routed = [item for item in feed.weights if item.component == "routed"]
+    return replace(
+        kind,
+        experts=feed.experts,
+        experts_per_token=feed.experts_per_token,
+        expert_width=feed.expert_width,
+        expert_bytes=sum(item.numbers * precision.bits(item) / 8 for item in routed) / feed.experts,
     )
-
-
-_ATTENTION = COMPONENTS.index("attention")
-_ROUTED = COMPONENTS.index("routed")
-_EMBEDDING = COMPONENTS.index("embedding")
-_HEAD = COMPONENTS.index("head")
 
 
 def _kind_of(weights: Iterable[Weight], tensor: int, precision: Precision) -> _Kind:
     """Return bytes and FLOPs of one rank; of routed experts only FLOPs, even over tensor ranks."""
-    resident, flops = [0.0] * len(COMPONENTS), [0.0] * len(COMPONENTS)
+    resident, flops = dict.fromkeys(COMPONENTS, 0.0), dict.fromkeys(COMPONENTS, 0.0)
     for weight in weights:
-        index = COMPONENTS.index(weight.component)
-        if index == _ROUTED:
-            flops[index] += weight.flops / tensor
+        part = weight.component
+        if part == "routed":
+            flops[part] += weight.flops / tensor
             continue
-        share = _share(weight.pieces, tensor)
-        if index in (_EMBEDDING, _HEAD) and weight.pieces > 1:
-            share = _share(weight.pieces, tensor, padding=VOCAB_PADDING)
-        resident[index] += weight.numbers * share * precision.bits(weight) / 8
-        flops[index] += weight.flops * share
-    return _Kind(tuple(resident), tuple(flops))
+        padded = part in ("embedding", "head") and weight.pieces > 1
+        share = _share(weight.pieces, tensor, padding=VOCAB_PADDING if padded else 1)
+        resident[part] += weight.numbers * share * precision.bits(weight) / 8
+        flops[part] += weight.flops * share
+    return _Kind(Amounts(**resident), Amounts(**flops))
 
 
 def _share(pieces: int, ranks: int, padding: int = 1) -> float:
@@ -328,24 +322,25 @@ def _experts_per_rank(kind: _Kind, ranks: int, expert: bool) -> tuple[int, float
 def _without_experts(costs: _Costs, counts: tuple[int, ...], first: bool, last: bool) -> StageShard:
     """Return a stage without its experts: the same for every number of data-parallel ranks."""
     parts = [(kind, number) for kind, number in zip(costs.kinds, counts, strict=True) if number]
-    weights = _summed((kind.weights, number) for kind, number in parts)
-    flops = _summed((kind.flops, number) for kind, number in parts)
     if first:
-        weights = _added(weights, costs.table.weights)
+        parts.append((costs.table, 1))
     if last:
-        weights = _added(weights, costs.head.weights)
-        flops = _added(flops, costs.head.flops)
+        parts.append((costs.head, 1))
+    weights, flops = Amounts(vision=costs.vision), Amounts()
+    for kind, number in parts:
+        weights = Amounts._make(_plus(weights, kind.weights, number))
+        flops = Amounts._make(_plus(flops, kind.flops, number))
     if last and costs.tied:
         # The table is the head too: one copy where a stage is both, which every step reads whole.
-        weights[_HEAD] += costs.table.weights[_EMBEDDING]
-        weights[_EMBEDDING] = 0.0
+        head = weights.head + costs.table.weights.embedding
+        weights = weights._replace(head=head, embedding=0.0)
     return StageShard(
         first=first,
         last=last,
         layers=sum(counts),
         moe_layers=sum(number for kind, number in parts if kind.experts),
-        weights=Amounts(*(*weights, costs.vision)),
-        flops=Amounts(*flops),
+        weights=weights,
+        flops=flops,
         caches=_joined((group, number) for kind, number in parts for group in kind.caches),
         state_bytes=sum(kind.state_bytes * number for kind, number in parts),
         experts=0,
@@ -368,16 +363,8 @@ def _with_experts(
     return stage._replace(weights=weights, experts=experts, expert_bytes=each)
 
 
-def _summed(rows: Iterable[tuple[tuple[float, ...], int]]) -> list[float]:
-    total = [0.0] * len(COMPONENTS)
-    for row, number in rows:
-        for index, value in enumerate(row):
-            total[index] += value * number
-    return total
-
-
-def _added(left: list[float], right: tuple[float, ...]) -> list[float]:
-    return [one + other for one, other in zip(left, right, strict=True)]
+def _plus(total: Iterable[float], row: Iterable[float], number: int) -> Iterator[float]:
+    return (before + number * value for before, value in zip(total, row, strict=True))
 
 
 def _joined(groups: Iterable[tuple[CacheGroup, int]]) -> tuple[CacheGroup, ...]:
@@ -386,8 +373,7 @@ def _joined(groups: Iterable[tuple[CacheGroup, int]]) -> tuple[CacheGroup, ...]:
     for group, number in groups:
         window, read_limit = group.window, group.read_limit
         total = joined.get((window, read_limit), CacheGroup(0, 0.0))
-        sums = (one + number * other for one, other in zip(total, group, strict=True))
         # All figures add up but the two that say which part of the context is kept.
-        added = CacheGroup._make(sums)._replace(window=window, read_limit=read_limit)
-        joined[window, read_limit] = added
+        added = CacheGroup._make(_plus(total, group, number))
+        joined[window, read_limit] = added._replace(window=window, read_limit=read_limit)
     return tuple(joined.values())
