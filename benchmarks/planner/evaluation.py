@@ -27,7 +27,7 @@ from measured import (
 
 from ropeway.plan.correction import FIGURES, Correction, correction, kriging, recorded, similarity
 from ropeway.plan.estimate import Flow, Forecast, case_of, flow, forecast
-from ropeway.plan.machine import Machine, fitted, ideal
+from ropeway.plan.machine import Machine, ideal, stored_constants
 from ropeway.plan.question import Question
 
 # The constants fitted to all documents but one, by that document; fit.py writes it.
@@ -250,7 +250,7 @@ def _all_without() -> Mapping[str, Sequence[float]]:
 
 def _constants_without(source: str) -> Mapping[str, float]:
     """Return the constants fitted to all documents but this one."""
-    constants = fitted()
+    constants = stored_constants()["constants"]
     if source not in _all_without():
         return constants
     return dict(zip(constants, _all_without()[source], strict=True))

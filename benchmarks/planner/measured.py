@@ -20,7 +20,7 @@ from ropeway.models.quantisation import kv_bits_named, precision_named
 from ropeway.models.shape import ModelShape
 from ropeway.plan.estimate import Flow, Forecast, flow, output_rate
 from ropeway.plan.load import Load
-from ropeway.plan.machine import EngineTraits, Machine, ascend, fitted, traits
+from ropeway.plan.machine import EngineTraits, Machine, ascend, stored_constants, traits
 from ropeway.plan.memory import MemoryNeeds, memory
 from ropeway.plan.question import MeasurementSetup, Question
 from ropeway.spec.model import Layout
@@ -207,7 +207,8 @@ def question_of(
             readers=_readers(row),
         ),
     )
-    question = replace(question, machine=with_images(row, question.machine, constants or fitted()))
+    constants = constants or stored_constants()["constants"]
+    question = replace(question, machine=with_images(row, question.machine, constants))
     question = replace(question, kv_tokens=_kv_tokens(question, chip, engine, notes))
     try:
         rate = float(row.text("request_rate") or "inf")

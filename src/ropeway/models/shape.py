@@ -199,6 +199,22 @@ class Parameters:
         return None if self.vision is None else self.language + self.vision
 
 
+def _of_attention(name: str) -> cached_property[int]:
+    def read(shape: "ModelShape") -> int:
+        attentions = shape._attentions
+        first = next((item for item in attentions if item.kv_width), attentions[0])
+        return int(getattr(first, name))
+
+    return cached_property(read)
+
+
+def _largest_feed(name: str) -> cached_property[int]:
+    def read(shape: "ModelShape") -> int:
+        return max((getattr(block.feed, name) for block in shape.blocks if block.feed), default=0)
+
+    return cached_property(read)
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """What planning and launching need to know of a model.
@@ -245,45 +261,21 @@ class ModelShape:
     def layers(self) -> int:
         return sum(block.count for block in self.blocks)
 
-    @cached_property
-    def heads(self) -> int:
-        """Query heads of softmax attention; of the first kind where layers differ."""
-        return self._attention.heads
+    # Of softmax attention, of its first kind where layers differ.
+    heads = _of_attention("heads")
+    kv_heads = _of_attention("kv_heads")
+    head_dim = _of_attention("head_dim")  # not always hidden_size / heads
 
-    @cached_property
-    def kv_heads(self) -> int:
-        """KV heads of softmax attention; of the first kind where layers differ."""
-        return self._attention.kv_heads
-
-    @cached_property
-    def head_dim(self) -> int:
-        """Numbers per query head; not always hidden_size / heads."""
-        return self._attention.head_dim
+    # Of the feed-forward parts the largest, 0 where no layer has such a part.
+    intermediate_size = _largest_feed("dense_width")
+    experts = _largest_feed("experts")
+    experts_per_token = _largest_feed("experts_per_token")
+    expert_size = _largest_feed("expert_width")
 
     @cached_property
     def has_latent_cache(self) -> bool:
         """Whether one compressed latent serves all heads (MLA), so that TP cannot cut the cache."""
         return any(item.kind in ("latent", "compressed") for item in self._attentions)
-
-    @cached_property
-    def intermediate_size(self) -> int:
-        """Width of a dense layer's feed-forward part, 0 when no layer is dense."""
-        return max((feed.dense_width for feed in self._feeds), default=0)
-
-    @cached_property
-    def experts(self) -> int:
-        """Routed experts per layer, 0 when dense."""
-        return max((feed.experts for feed in self._feeds), default=0)
-
-    @cached_property
-    def experts_per_token(self) -> int:
-        """Routed experts that each token visits, 0 when dense."""
-        return max((feed.experts_per_token for feed in self._feeds), default=0)
-
-    @cached_property
-    def expert_size(self) -> int:
-        """Width of one routed expert, 0 when dense."""
-        return max((feed.expert_width for feed in self._feeds), default=0)
 
     @cached_property
     def kv_layers(self) -> int:
@@ -295,15 +287,6 @@ class ModelShape:
     @property
     def _attentions(self) -> list[Attention]:
         return [block.attention for block in self.blocks if block.attention]
-
-    @property
-    def _attention(self) -> Attention:
-        softmax = [item for item in self._attentions if item.kv_width]
-        return (softmax or self._attentions)[0]
-
-    @property
-    def _feeds(self) -> list[FeedForward]:
-        return [block.feed for block in self.blocks if block.feed]
 
 
 def numbers(weights: Iterable[Weight]) -> int:

@@ -71,7 +71,7 @@ class Calibration:
     measured_at: str
 
     def as_json(self) -> dict[str, object]:
-        """Return plain data that `parse_calibration` reads."""
+        """Return plain data that `read_calibration` reads."""
         return {"schema": SCHEMA, **asdict(self)}
 
 
@@ -87,25 +87,19 @@ _START = Machine(
     memory_bandwidth=20e9,
     inside=_NO_WIRE,
     between=_NO_WIRE,
-    matrix=1.0,
-    experts=1.0,
     attention=0.3,
-    memory=1.0,
-    cache=1.0,
-    wire=1.0,
-    reduce=0.0,
-    exchange=0.0,
     reduce_rank=0.3e-3,  # each rank sends to every other, so messages cost by their number
-    between_reduce=0.0,
-    expert_token=0.0,
     layer=0.5e-3,
     moe_layer=0.7e-3,
     mixed_layer=0.5e-3,
     mixed_moe_layer=0.7e-3,
-    overlap=0.0,
+    eager_layer=0.7e-3,
+    eager_moe_layer=3e-3,
     step=8e-3,
     sequence=1e-3,
     imbalance=1.1,
+    unpacked=0.3,
+    narrow=0.7,
     shared=True,
 )
 
@@ -191,22 +185,15 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
 def read_calibration(path: Path) -> Calibration | None:
     """Return the calibration in a file, None when there is none. Raises Refused when unreadable."""
     try:
-        text = path.read_bytes()
+        return _CALIBRATION.validate_python(json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise Refused(f"cannot read `{path}`: {reason_of(error)}") from None
-    return parse_calibration(text, str(path))
-
-
-def parse_calibration(text: bytes, where: str) -> Calibration:
-    """Parse the JSON of `Calibration.as_json`. Raises Refused when it is something else."""
-    try:
-        return _CALIBRATION.validate_python(json.loads(text))
     except ValueError as error:
         raise Refused(
             "the calibration of this machine cannot be read",
-            where=where,
+            where=str(path),
             evidence=(str(error).splitlines()[0],),
             hint="measure again: ropeway calibrate --local",
         ) from None

@@ -61,16 +61,17 @@ class PlanRequest:
     sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def bounded(self) -> bool:
-        """Whether a latency must not be exceeded."""
-        return self.tpot_s is not None or self.ttft_s is not None
+    def minimised(self) -> Objective:
+        """The objective, but the throughput where a bound is all that is asked of the latency."""
+        bounded = self.tpot_s is not None or self.ttft_s is not None
+        return "throughput" if self.objective == "latency" and bounded else self.objective
 
     def aim(self, hosts: int, forecast: Forecast) -> float:
         """Return what is minimised: host-seconds per token, seconds per answer, or per token."""
         output = max(forecast.output_tokens_per_s, 1e-9)
-        if self.objective == "cost":
+        if self.minimised == "cost":
             return hosts / output
-        if self.objective == "latency" and not self.bounded:
+        if self.minimised == "latency":
             return forecast.ttft_s + forecast.tpot_s * max(0, self.load.output_tokens - 1)
         return 1 / output
 

@@ -6,6 +6,7 @@ layouts ─ rejected for the model's shape, the engine's release, memory, or a b
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from math import log
 from operator import itemgetter
 
@@ -13,7 +14,7 @@ from ropeway.engines.ascend_layouts import limits, notes, runs_from
 from ropeway.errors import LayoutError
 from ropeway.models.phrases import count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected
-from ropeway.plan.cost import Cost, cost
+from ropeway.plan.cost import cost
 from ropeway.plan.estimate import Forecast, estimate
 from ropeway.plan.fit import Fit, Search, fit_layout, search_of, wider_fit
 from ropeway.plan.layout import check, problems, working
@@ -109,7 +110,15 @@ def _judge(search: Search, layout: Layout) -> Candidate | Rejected:
     slow, times = _too_slow(request, forecast)
     if slow:
         return Rejected(layout, "bound", slow, times)
-    paid = _cost(request, case.hosts, forecast)
+    prompts, paid = request.job_prompts, None
+    if request.price_per_host_hour is not None:
+        paid = cost(
+            case.hosts,
+            request.price_per_host_hour,
+            forecast.output_tokens_per_s,
+            currency=request.currency,
+            job_tokens=None if prompts is None else prompts * request.load.output_tokens,
+        )
     return Candidate(
         layout,
         case.hosts,
@@ -182,19 +191,6 @@ def _too_slow(request: PlanRequest, forecast: Forecast) -> tuple[str, float]:
     return joined(parts), times
 
 
-def _cost(request: PlanRequest, hosts: int, forecast: Forecast) -> Cost | None:
-    if request.price_per_host_hour is None or forecast.output_tokens_per_s <= 0:
-        return None
-    prompts = request.job_prompts
-    return cost(
-        hosts,
-        request.price_per_host_hour,
-        forecast.output_tokens_per_s,
-        currency=request.currency,
-        job_tokens=None if prompts is None else prompts * request.load.output_tokens,
-    )
-
-
 def _with_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Mark the Pareto-optimal: no other has both more output and less time per token."""
     speeds = [(-item.forecast.output_tokens_per_s, item.forecast.tpot_s) for item in candidates]
@@ -223,40 +219,31 @@ def _rank(request: PlanRequest, item: Candidate) -> tuple[float, ...]:
 
 def _unsplittable(request: PlanRequest, layouts: Sequence[Layout]) -> Iterator[Rejected]:
     """Yield layouts of power-of-two sizes that the model's shape or the cluster does not allow."""
-    able = set(layouts)
-    for layout in _round_layouts(request):
+    able, total = set(layouts), request.cluster.total_npus
+    sizes = [2**power for power in range(total.bit_length())]
+    spreads = (False, True) if request.shape.experts else (False,)
+    for tensor, pipeline, data, expert in product(sizes, sizes, sizes, spreads):
+        if tensor * pipeline * data > total:
+            continue
+        layout = Layout(tensor=tensor, pipeline=pipeline, data=data, expert=expert)
         if layout not in able and (reasons := problems(layout, request.shape, request.cluster)):
             yield Rejected(layout, "shape", joined(reasons))
 
 
-def _round_layouts(request: PlanRequest) -> Iterator[Layout]:
-    total = request.cluster.total_npus
-    sizes = [2**power for power in range(total.bit_length()) if 2**power <= total]
-    for tensor in sizes:
-        for pipeline in sizes:
-            for data in sizes:
-                if tensor * pipeline * data > total:
-                    break
-                for expert in (False, True) if request.shape.experts else (False,):
-                    yield Layout(tensor=tensor, pipeline=pipeline, data=data, expert=expert)
-
-
 def _notes(request: PlanRequest, chosen: Candidate | None) -> tuple[str, ...]:
     """Return what was assumed, of the model and in the chosen forecast."""
-    lines = [*request.shape.assumed]
-    if chosen is not None:
-        lines += [*chosen.notes, *chosen.forecast.notes]
-        idle = request.cluster.total_npus - chosen.npus
-        copies = request.cluster.host_count // chosen.hosts
-        if copies > 1:
-            lines.append(
-                phrase(
-                    "{idle} NPUs stay idle: {copies} replicas of this layout would use {used} of "
-                    "{total}",
-                    idle=idle,
-                    copies=copies,
-                    used=copies * chosen.npus,
-                    total=request.cluster.total_npus,
-                )
-            )
+    if chosen is None:
+        return tuple(dict.fromkeys(request.shape.assumed))
+    lines = [*request.shape.assumed, *chosen.notes, *chosen.forecast.notes]
+    total = request.cluster.total_npus
+    copies = request.cluster.host_count // chosen.hosts
+    if copies > 1:
+        idle = phrase(
+            "{idle} NPUs stay idle: {copies} replicas of this layout would use {used} of {total}",
+            idle=total - chosen.npus,
+            copies=copies,
+            used=copies * chosen.npus,
+            total=total,
+        )
+        lines.append(idle)
     return tuple(dict.fromkeys(lines))

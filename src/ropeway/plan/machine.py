@@ -56,7 +56,7 @@ class EngineTraits:
 class Machine:
     """One NPU with its engine: rates at their peaks, the share of each reached, fixed costs.
 
-    "s" are seconds.
+    "s" are seconds. By default every rate is at its peak, and the host costs nothing.
 
     bf16, int8, fp8      FLOP/s
     memory_bandwidth     bytes/s
@@ -100,31 +100,31 @@ class Machine:
     inside: Link
     between: Link
     mesh: int = 0
-    matrix: float = 0.6
-    experts: float = 0.4
-    attention: float = 0.3
-    memory: float = 0.6
-    cache: float = 0.5
-    wire: float = 0.5
-    reduce: float = 25e-6
-    exchange: float = 60e-6
+    matrix: float = 1.0
+    experts: float = 1.0
+    attention: float = 1.0
+    memory: float = 1.0
+    cache: float = 1.0
+    wire: float = 1.0
+    reduce: float = 0.0
+    exchange: float = 0.0
     reduce_rank: float = 0.0
-    between_reduce: float = 200e-6
-    expert_token: float = 0.1e-6
-    layer: float = 0.15e-3
-    moe_layer: float = 0.3e-3
-    mixed_layer: float = 0.5e-3
-    mixed_moe_layer: float = 1.3e-3
-    eager_layer: float = 0.7e-3
-    eager_moe_layer: float = 3e-3
-    overlap: float = 0.7
-    step: float = 4e-3
+    between_reduce: float = 0.0
+    expert_token: float = 0.0
+    layer: float = 0.0
+    moe_layer: float = 0.0
+    mixed_layer: float = 0.0
+    mixed_moe_layer: float = 0.0
+    eager_layer: float = 0.0
+    eager_moe_layer: float = 0.0
+    overlap: float = 0.0
+    step: float = 0.0
     processes: float = 0.0
-    sequence: float = 60e-6
+    sequence: float = 0.0
     request: float = 0.0
-    imbalance: float = 1.2
-    unpacked: float = 0.3
-    narrow: float = 0.7
+    imbalance: float = 1.0
+    unpacked: float = 1.0
+    narrow: float = 1.0
     splits_tokens: bool = True
     blocked: float = 0.0
     graph: str = ""
@@ -191,12 +191,6 @@ def stored_constants() -> Mapping[str, Any]:
     return document
 
 
-def fitted() -> Mapping[str, float]:
-    """Return the fitted constants by name."""
-    constants: Mapping[str, float] = stored_constants()["constants"]
-    return constants
-
-
 # Constants that a Machine takes over as they are, under the same name.
 _AS_FITTED = (
     "memory", "cache", "wire", "reduce", "exchange", "overlap", "imbalance", "unpacked", "narrow",
@@ -211,7 +205,7 @@ def ascend(
     `constants` default to the fitted. By a release's age, what the host does and what is launched
     layer by layer shrink by a factor each year, and products come nearer to the peak.
     """
-    known = constants or fitted()
+    known = constants or stored_constants()["constants"]
     years = (engine.month - 12) / 12
     host, launch = exp(-known["host_progress"] * years), exp(-known["launch_progress"] * years)
     skill = exp(known["kernel_progress"] * min(years, _KERNELS_SETTLED))
@@ -256,11 +250,8 @@ def ideal(machine: Machine) -> Machine:
 
     Only bytes, products and wires are left: no engine is faster.
     """
-    return replace(
-        machine,
-        matrix=1.0, experts=1.0, attention=1.0, memory=1.0, cache=1.0, wire=1.0,
-        unpacked=1.0, narrow=1.0, reduce=0.0, exchange=0.0, reduce_rank=0.0, between_reduce=0.0,
-        expert_token=0.0, layer=0.0, moe_layer=0.0, mixed_layer=0.0, mixed_moe_layer=0.0,
-        eager_layer=0.0, eager_moe_layer=0.0, step=0.0, processes=0.0, sequence=0.0, request=0.0,
-        imbalance=1.0, blocked=0.0,
+    kept = (
+        "name", "bf16", "int8", "fp8", "memory_bandwidth", "inside", "between", "mesh",
+        "splits_tokens", "shared", "cores",
     )  # fmt: skip
+    return Machine(**{name: getattr(machine, name) for name in kept})

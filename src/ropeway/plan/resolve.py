@@ -46,11 +46,6 @@ class Flags:
     currency: str | None
     prompts: int | None
 
-    @property
-    def name_hosts(self) -> bool:
-        """Whether they describe hosts, in place of those of the spec."""
-        return any(value is not None for value in (self.hosts, self.npus, self.chip))
-
     def sources(self) -> dict[str, str]:
         """Return the flag that each value came from; all other values are the spec's."""
         values = {
@@ -71,7 +66,8 @@ def resolve(
     serve = spec.serve if spec else Serve()
     cluster = spec.cluster if spec else None
     name, shape, notes = _model(spec, flags, checkpoints)
-    local = cluster is not None and cluster.is_local and not flags.name_hosts
+    names_hosts = any(value is not None for value in (flags.hosts, flags.npus, flags.chip))
+    local = cluster is not None and cluster.is_local and not names_hosts
     chip = None if local else _chip(cluster, flags)
     if chip:
         engine = _engine(serve, flags)

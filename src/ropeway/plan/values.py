@@ -13,7 +13,6 @@ from ropeway.spec.model import Layout
 
 _GIB = 2**30
 _PLANNER = "planner"
-_FIXED = "as requested"
 
 
 def memory_words(memory: Memory, context: int) -> Phrase:
@@ -69,7 +68,7 @@ def _settings(plan: Plan, chosen: Candidate, search: Search) -> Iterator[Value]:
     request = plan.request
     layout = str(chosen.layout)
     if request.layout is not None:
-        yield Value("serve.layout", layout, phrase(_FIXED), _source(request, "layout"))
+        yield _fixed(request, "layout", layout)
     else:
         yield Value("serve.layout", layout, _best_words(plan, chosen), _PLANNER)
         for key in ("tensor", "pipeline", "data", *(("expert",) if request.shape.experts else ())):
@@ -87,7 +86,7 @@ def _version(request: PlanRequest) -> Value:
     version = request.traits.version
     if version == RELEASES[-1].version:
         return Value("serve.version", version, phrase("the newest known release"), "default")
-    return Value("serve.version", version, phrase(_FIXED), _source(request, "version"))
+    return _fixed(request, "version", version)
 
 
 def _chip(chip: Chip) -> Value:
@@ -108,18 +107,16 @@ def _context(search: Search) -> Value:
         inputs=load.input_tokens,
         outputs=load.output_tokens,
     )
-    key, context = "serve.context", search.context
     if request.context is not None:
-        why = joined((phrase(_FIXED), tokens))
-        return Value(key, context, why, _source(request, "context"))
+        return _fixed(request, "context", search.context, tokens)
     why = joined((tokens, phrase("rounded up to a multiple of 1,024")))
-    return Value(key, context, why, _PLANNER)
+    return Value("serve.context", search.context, why, _PLANNER)
 
 
 def _sequences(chosen: Candidate, search: Search) -> Value:
     request, key, most = search.request, "serve.max_sequences", chosen.max_sequences
     if request.max_sequences is not None:
-        return Value(key, most, phrase(_FIXED), _source(request, "max_sequences"))
+        return _fixed(request, "max_sequences", most)
     load, data = request.load, chosen.layout.data
     room = chosen.memory.kv_tokens // load.tokens
     if load.clients is None:
@@ -130,14 +127,12 @@ def _sequences(chosen: Candidate, search: Search) -> Value:
         )
         return Value(key, most, _rounded(why, most), _PLANNER)
     each = load.clients / data
-    why = phrase("{n:,} clients", n=load.clients)
-    if data > 1:
-        why = phrase(
-            "{n:,} clients over {ranks} DP ranks, {each:,.0f} each",
-            n=load.clients,
-            ranks=data,
-            each=each,
-        )
+    why = phrase(
+        "{n:,} clients over {ranks} DP ranks, {each:,.0f} each" if data > 1 else "{n:,} clients",
+        n=load.clients,
+        ranks=data,
+        each=each,
+    )
     why = _rounded(why, most)
     if most < each and request.tpot_s is not None and room >= most * 2:
         why = phrase(
@@ -167,7 +162,7 @@ def _fraction(chosen: Candidate, search: Search) -> Value:
         **_parts(memory),
     )
     if search.request.memory is not None:
-        return Value("serve.memory", share, why, _source(search.request, "memory"))
+        return Value("serve.memory", share, why, search.request.sources.get("memory", "spec"))
     if share == default:
         return Value("serve.memory", share, why, "default")
     reason = (
@@ -187,17 +182,13 @@ def _derived(chosen: Candidate, search: Search) -> Iterator[Value]:
             n=memory.stage + 1,
             stages=layout.pipeline,
         )
-    yield Value(
-        "weights",
-        f"{_gib(memory.weights)} GiB",
-        phrase(
-            "{where}, {scheme} (rule of thumb weights × 1.2: {rule} GiB in total)",
-            where=where,
-            scheme=request.shape.precision.scheme,
-            rule=_gib(gpustack_bytes(request.shape, layout)),
-        ),
-        "config.json",
+    weights = phrase(
+        "{where}, {scheme} (rule of thumb weights × 1.2: {rule} GiB in total)",
+        where=where,
+        scheme=request.shape.precision.scheme,
+        rule=_gib(gpustack_bytes(request.shape, layout)),
     )
+    yield Value("weights", f"{_gib(memory.weights)} GiB", weights, "config.json")
     source = "measured here"
     if request.chip:
         source = phrase("vllm-ascend {version}, from logs", version=request.traits.version)
@@ -223,9 +214,7 @@ def _derived(chosen: Candidate, search: Search) -> Iterator[Value]:
 def _best_words(plan: Plan, chosen: Candidate) -> Phrase:
     request = plan.request
     aims = [request.aim(item.hosts, item.forecast) for item in plan.candidates]
-    best = {"cost": "the cheapest", "latency": "the quickest"}.get(request.objective, "the most")
-    if request.objective == "latency" and request.bounded:
-        best = "the most"
+    best = {"cost": "the cheapest", "latency": "the quickest"}.get(request.minimised, "the most")
     figure, number = _figure(request, chosen), len(plan.candidates)
     words = phrase("{figure}, {best} of {n:,} that fit", figure=figure, best=best, n=number)
     if request.aim(chosen.hosts, chosen.forecast) > min(aims):
@@ -254,7 +243,7 @@ def _figure(request: PlanRequest, item: Candidate) -> Phrase:
         )
     if request.objective == "cost":
         return phrase("{n:,.0f} tokens/s per host", n=forecast.output_tokens_per_s / item.hosts)
-    if request.objective == "latency" and not request.bounded:
+    if request.minimised == "latency":
         return phrase("{s:,.1f} s for an answer", s=request.aim(item.hosts, forecast))
     return phrase("{n:,.0f} tokens/s", n=forecast.output_tokens_per_s)
 
@@ -302,27 +291,22 @@ def _against(
 
 def _neighbours(layout: Layout, key: str) -> Iterator[tuple[Layout, ...]]:
     """Yield, for half and twice the size, layouts of as many NPUs, then with only this changed."""
-    sizes = {"tensor": layout.tensor, "pipeline": layout.pipeline, "data": layout.data}
+    size = getattr(layout, key)
     if key == "expert":
-        yield (Layout(**sizes, expert=not layout.expert),)
+        yield (layout.model_copy(update={key: not size}),)
         return
-    partners = [name for name in ("data", "tensor", "pipeline") if name != key]
-    for down in (True, False):
-        if down and sizes[key] % 2:
-            continue
-        size = sizes[key] // 2 if down else sizes[key] * 2
-        layouts = []
-        for partner in partners:
-            other = sizes[partner] * 2 if down else sizes[partner] // 2
-            if other and (down or sizes[partner] % 2 == 0):
-                changed = {**sizes, key: size, partner: other}
-                layouts.append(Layout(**changed, expert=layout.expert))
-        layouts.append(Layout(**{**sizes, key: size}, expert=layout.expert))
-        yield tuple(layouts)
+    others = {name: getattr(layout, name) for name in ("data", "tensor", "pipeline") if name != key}
+    doubled = [{name: number * 2} for name, number in others.items()]
+    halved = [{name: number // 2} for name, number in others.items() if number % 2 == 0]
+    half = [(size // 2, doubled)] if size % 2 == 0 else []
+    for changed, partners in (*half, (size * 2, halved)):
+        updates = [{key: changed, **partner} for partner in (*partners, {})]
+        yield tuple(layout.model_copy(update=update) for update in updates)
 
 
-def _source(request: PlanRequest, key: str) -> str:
-    return request.sources.get(key) or request.sources.get(f"serve.{key}") or "spec"
+def _fixed(request: PlanRequest, key: str, value: object, *more: Phrase) -> Value:
+    why = joined((phrase("as requested"), *more))
+    return Value(f"serve.{key}", value, why, request.sources.get(key, "spec"))
 
 
 def _parts(memory: Memory) -> dict[str, str]:
