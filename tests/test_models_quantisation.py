@@ -11,7 +11,6 @@ from ropeway.models.known import known
 from ropeway.models.quantisation import (
     Quantisation,
     component_of,
-    kv_bits_named,
     precision_named,
     recognise_quantisation,
 )
@@ -129,10 +128,6 @@ def test_an_unknown_scheme_lists_the_known():
     with pytest.raises(ModelError, match="w3a3") as caught:
         precision_named("w3a3", known("Qwen3-32B"))
     assert caught.value.hint and "`w8a8`" in caught.value.hint
-
-
-def test_the_cache_in_a_schemes_name():
-    assert [kv_bits_named(name) for name in ("w8a8c8", "w4a8", "bf16", "w4a4c4")] == [8, 16, 16, 4]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks" / "planner"))
 
 from evaluate import evaluation_text, main
 from evaluation import METHODS, Evaluation, Figure, Row, Score, evaluate_csv
-from measured import fitted_measurements, question_of, read_measurements
+from measured import fitted_measurements, kv_bits_named, question_of, read_measurements
 
 HEADER = (
     "model,dtype_quant,hardware,npus,nodes,tp,pp,ep,dp,input_len,output_len,concurrency,"
@@ -296,3 +296,7 @@ def test_an_evaluation_fits_the_terminal(width):
     odd = replace(ROW, model="模型" * 30, layout="DP16×TP8×PP4+EP", hardware="Atlas " * 20)
     text = on_screen(evaluation_text(replace(EVALUATION, rows=(ROW, odd, BLANK))), width)
     assert max(map(cell_len, text.splitlines())) <= width
+
+
+def test_the_cache_in_a_schemes_name():
+    assert [kv_bits_named(name) for name in ("w8a8c8", "w4a8", "bf16", "w4a4c4")] == [8, 16, 16, 4]

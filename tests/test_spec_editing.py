@@ -63,8 +63,3 @@ def test_a_new_reason_takes_the_place_of_the_old_one():
     assert "  # plan: cheaper\n  layout: TP2          # what we had\n" in again
     assert "faster" not in again
     assert all(line in again for line in re.findall(r"#.*|x-note: .*", SPEC))
-
-
-def test_what_is_deeper_than_a_section_is_made_where_it_is_missing():
-    text = apply_edits(SPEC, [Edit(("serve", "engine_args", "block-size"), 128)])
-    assert parse_spec(text, "x").serve.engine_args == {"block-size": 128}

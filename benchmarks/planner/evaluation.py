@@ -218,7 +218,7 @@ def _unseen(row: Measurement, question: Question) -> tuple[Question, Flow, Corre
         if record.case.source != row.source
         and alike.covariance(case, record.case) > _LEAST_COVARIANCE
     ]
-    return question, state, kriging(case, others, alike).of(case)
+    return question, state, kriging(case, others, alike)(case)
 
 
 def _shift(number: int, constants: Mapping[str, float]) -> float:

@@ -287,7 +287,7 @@ def unseen_by_document(
         if other.row.source != item.row.source and like.covariance(case, record.case) > 1e-3
         for factor in (factor_of(other.row, other.with_constants(own)),)
     ]
-    return Unseen(item.row, question, kriging(case, others, like).of(case))
+    return Unseen(item.row, question, kriging(case, others, like)(case))
 
 
 def unseen_configuration(
@@ -305,7 +305,7 @@ def unseen_configuration(
         for record, other in zip(records, samples, strict=True)
         if other.row.key != item.row.key
     ]
-    return Unseen(item.row, question, kriging(case, others, like).of(case))
+    return Unseen(item.row, question, kriging(case, others, like)(case))
 
 
 def intervals(

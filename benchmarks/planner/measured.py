@@ -16,7 +16,7 @@ from ropeway.engines.ascend_memory import engine_memory
 from ropeway.errors import ModelError, Refused
 from ropeway.hardware import CHIPS, Chip, chip_named
 from ropeway.models.known import known
-from ropeway.models.quantisation import kv_bits_named, precision_named
+from ropeway.models.quantisation import CACHE_ENDING, precision_named
 from ropeway.models.shape import ModelShape
 from ropeway.plan.estimate import Flow, Forecast, flow, output_rate
 from ropeway.plan.load import Load
@@ -171,6 +171,12 @@ def kind_of(row: Measurement) -> str:
     return "core" if row.text("quality") in ("A", "B", "") else "second hand"
 
 
+def kv_bits_named(scheme: str) -> int:
+    """Bits per number of the KV cache in a scheme's name: 8 in `w8a8c8`, 16 where it says none."""
+    ending = CACHE_ENDING.search(scheme.lower())
+    return int(ending[1]) if ending else 16
+
+
 def question_of(
     row: Measurement, constants: Mapping[str, float] | None = None
 ) -> tuple[Question, tuple[str, ...]]:
@@ -199,7 +205,7 @@ def question_of(
         max_sequences=max(1, sequences),
         # Smaller numbers in the column are of decode instances, or misprints.
         max_batched_tokens=int(budget) if budget >= 1024 else _BUDGET,
-        kv_bits=kv_bits_named(scheme) if scheme else 16,
+        kv_bits=kv_bits_named(scheme),
         setup=MeasurementSetup(
             source=row.source,
             method=row.text("spec_decode").split(":")[0],

@@ -16,6 +16,7 @@ KV_HEADS = (
     "num_attention_groups",
 )  # fmt: skip
 
+_BIAS = ("attention_bias", "qkv_bias", "add_qkv_bias")
 # Q, K and V have a bias though no key of config.json says so (Qwen2Attention in vLLM and others).
 _QKV_BIAS = ("qwen", "chatglm", "qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen2_5_omni")
 # Every attention matrix has a bias (GPT2Attention and similar).
@@ -63,7 +64,7 @@ def softmax(
     head_dim = head_dim or config.find(("head_dim",)) or hidden // heads
     value_dim = value_dim or head_dim
     every = config.model_type in _ALL_BIAS
-    bias = every or config.model_type in _QKV_BIAS or _has_bias(config)
+    bias = every or config.model_type in _QKV_BIAS or any(map(config.flag, _BIAS))
     always = config.model_type.startswith(_GATED)
     gates = 2 if config.flag("attn_output_gate", always) else 1
     weights = [
@@ -266,10 +267,6 @@ def mamba(config: Config) -> Attention:
     )
     sizes = ((kernel - 1) * mixed, width * state)
     return _recurrent(config, "mamba", (heads, groups, head_dim), weights, sizes)
-
-
-def _has_bias(config: Config) -> bool:
-    return any(config.flag(name) for name in ("attention_bias", "qkv_bias", "add_qkv_bias"))
 
 
 def _small_weights(config: Config, heads: int, kv_heads: int, head_dim: int) -> list[Weight]:

@@ -152,8 +152,8 @@ def _outer(config: Config, hidden: int, vocab: int, tied: bool) -> tuple[Weight,
         size = rows * narrow * layers
         weights.append(Weight("embed_tokens_per_layer", "embedding", size, rows))
         weights.append(matrix("per_layer_projections", "dense", (3 * narrow * layers, hidden)))
-    if config.find(("n_positions",)) and config.model_type in ("gpt2", "gpt_bigcode"):
-        positions = config.find(("n_positions",))
+    positions = config.find(("n_positions",))
+    if positions and config.model_type in ("gpt2", "gpt_bigcode"):
         weights.append(Weight("wpe", "embedding", positions * hidden))
     # A tied head has no numbers of its own but still multiplies.
     weights.append(Weight("lm_head", "head", 0, vocab, head.flops) if tied else head)

@@ -60,7 +60,8 @@ _NAMED: dict[str, tuple[float, float, float, float]] = {
     "gptq": (_GROUPED_4, _GROUPED_4, _GROUPED_4, _GROUPED_4),
 }
 _SAME = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-_CACHE_ENDING = re.compile(r"c(8|4)$")
+# Bits of the KV cache in a scheme's name, as in `w8a8c8`.
+CACHE_ENDING = re.compile(r"c(8|4)$")
 
 # none                no mark of any
 # ascend              ModelSlim: made for NPUs
@@ -112,12 +113,6 @@ def precision_named(name: str, shape: ModelShape) -> Precision:
 def is_scheme(name: str) -> bool:
     """Whether `precision_named` knows it."""
     return _plain_scheme(name) in _NAMED
-
-
-def kv_bits_named(name: str) -> int:
-    """Bits per number of the KV cache in a scheme's name: 8 in `w8a8c8`, 16 where it says none."""
-    ending = _CACHE_ENDING.search(name.lower())
-    return int(ending[1]) if ending else 16
 
 
 def stored_precision(config: Mapping[str, object], dtype: str) -> Precision:
@@ -193,7 +188,7 @@ def component_of(name: str) -> Component:
 
 def _plain_scheme(name: str) -> str:
     lower = name.lower()
-    return _CACHE_ENDING.sub("", _SAME.get(lower, lower))
+    return CACHE_ENDING.sub("", _SAME.get(lower, lower))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ spread gives the interval.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib import resources
@@ -174,48 +174,21 @@ def correction(case: Case) -> Correction:
     """Return what similar measurements say of a case, those of its own document included."""
     # All cases of about the same size have the same nearest records.
     running, context, npus = map(round, (case.running, case.context, case.npus))
-    return _local(replace(case, running=running, context=context, npus=npus)).of(case)
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbourhood:
-    """The records nearest to a case, prepared to correct any case close to it.
-
-    inverse  of the matrix of the records' covariances
-    solved   the inverse times the records' factors
-    rests    the records' `rest`, by figure
-    """
-
-    records: tuple[Record, ...]
-    inverse: tuple[tuple[float, ...], ...]
-    solved: tuple[float, ...]
-    rests: tuple[tuple[float, ...], ...]
-    similarity: Similarity
-
-    def of(self, case: Case) -> Correction:
-        """Return the correction of a case: the posterior mean and spread of its factor."""
-        alike = self.similarity
-        own = alike.covariance(case, case)
-        near = [alike.covariance(case, item.case) for item in self.records]
-        weights = [sum(map(mul, row, near)) for row in self.inverse]
-        mean = sum(map(mul, near, self.solved))
-        left = own - sum(map(mul, near, weights))
-        rest = tuple(
-            max(-_LARGEST_REST, min(_LARGEST_REST, sum(map(mul, weights, column))))
-            for column in self.rests
-        )
-        ranked = sorted(zip(weights, self.records, strict=True), key=lambda item: -item[0])
-        spread = sqrt(max(0.0, left) + alike.noise + alike.apart)
-        return Correction(mean, spread, rest, tuple(ranked[:8]))
+    return _local(replace(case, running=running, context=context, npus=npus))(case)
 
 
 @lru_cache(maxsize=1024)
-def _local(case: Case) -> Neighbourhood:
+def _local(case: Case) -> Callable[[Case], Correction]:
     return kriging(case, recorded(), similarity())
 
 
-def kriging(case: Case, records: Sequence[Record], alike: Similarity) -> Neighbourhood:
-    """Return the nearest records to a case, with the inverse of their covariances."""
+def kriging(
+    case: Case, records: Sequence[Record], alike: Similarity
+) -> Callable[[Case], Correction]:
+    """Return what corrects any case close to this one, by the records nearest to it.
+
+    The correction is the posterior mean and spread of a case's factor.
+    """
     ranked = sorted(records, key=lambda item: -alike.covariance(case, item.case))[:_NEAREST]
     near = tuple(item for item in ranked if alike.covariance(case, item.case) > 1e-4)
     matrix = [
@@ -226,7 +199,21 @@ def kriging(case: Case, records: Sequence[Record], alike: Similarity) -> Neighbo
     factors = [item.factor for item in near]
     solved = tuple(sum(map(mul, row, factors)) for row in inverse)
     rests = tuple(zip(*(item.rest for item in near), strict=True)) or ((), (), ())
-    return Neighbourhood(near, inverse, solved, rests, alike)
+
+    def correct(close: Case) -> Correction:
+        shared = [alike.covariance(close, item.case) for item in near]
+        weights = [sum(map(mul, row, shared)) for row in inverse]
+        mean = sum(map(mul, shared, solved))
+        left = alike.covariance(close, close) - sum(map(mul, shared, weights))
+        rest = tuple(
+            max(-_LARGEST_REST, min(_LARGEST_REST, sum(map(mul, weights, column))))
+            for column in rests
+        )
+        heaviest = sorted(zip(weights, near, strict=True), key=lambda item: -item[0])[:8]
+        spread = sqrt(max(0.0, left) + alike.noise + alike.apart)
+        return Correction(mean, spread, rest, tuple(heaviest))
+
+    return correct
 
 
 def _inverted(matrix: list[list[float]]) -> tuple[tuple[float, ...], ...]:

@@ -272,22 +272,18 @@ def _order(layout: Layout) -> tuple[int, ...]:
 
 def _distance(layout: Layout, other: Layout) -> tuple[float, ...]:
     """Return a sort key, smallest for the nearest and unique for each `other`."""
-    kinds = zip(_kinds(layout), _kinds(other), strict=True)
-    factors = zip(_grid(layout), _grid(other), strict=True)
+    sizes = [*zip(_grid(layout), _grid(other), strict=True)]
+    kinds = [(here > 1, there > 1) for here, there in sizes]
     return (
         other != layout,
         other.expert and other.tensor * other.data == 1,
         # Rounded, because equal factors must compare equal, whichever logarithms they came from.
         round(abs(log2(other.npus / layout.npus)), 9),
-        sum(here != there for here, there in kinds),
-        round(sum(abs(log2(there / here)) for here, there in factors), 9),
+        sum(here != there for here, there in (*kinds, (layout.expert, other.expert))),
+        round(sum(abs(log2(there / here)) for here, there in sizes), 9),
         *_order(other),
     )
 
 
 def _grid(layout: Layout) -> tuple[int, int, int]:
     return layout.tensor, layout.pipeline, layout.data
-
-
-def _kinds(layout: Layout) -> tuple[bool, ...]:
-    return (*(size > 1 for size in _grid(layout)), layout.expert)

@@ -11,14 +11,12 @@ from ropeway.spec.types import Address, Port, Size, SpecModel, matching, none_or
 
 # A path as Docker's `-v` takes it: absolute, and without the colon that ends it there.
 _PATH = r"/[^\x00-\x1f\x7f:]*"
-_PATH_FORM = "an absolute path without a colon"
-_NIC = r"[^\s/:-][^\s/:]{0,14}"  # 15 bytes is Linux's limit (IFNAMSIZ)
 # [registry[:port]/]path[:tag][@digest], as the reference grammar of OCI distribution has it.
-_IMAGE = (
-    r"[a-z0-9][a-z0-9._-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*"
-    r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?"
-)
 _REGISTRY = r"[a-z0-9][a-z0-9._-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*"
+_IMAGE = rf"{_REGISTRY}(:[A-Za-z0-9_][A-Za-z0-9._-]{{0,127}})?(@sha256:[0-9a-f]{{64}})?"
+# 15 bytes is Linux's limit (IFNAMSIZ)
+_Nic = Annotated[str, matching(r"[^\s/:-][^\s/:]{0,14}", "a network interface's name")]
+_User = Annotated[str, matching(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", "a user's name")]
 
 
 class Local(SpecModel):
@@ -43,10 +41,8 @@ class RemoteHost(SpecModel):
     devices: Annotated[tuple[_Device, ...] | None, BeforeValidator(to_tuple)] = Field(
         default=None, validate_default=True
     )
-    nic: Annotated[str, matching(_NIC, "a network interface's name")] | None = None
-    user: Annotated[str, matching(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", "a user's name")] | None = (
-        None
-    )
+    nic: _Nic | None = None
+    user: _User | None = None
     port: Port | None = None
 
     @field_validator("devices")
@@ -84,7 +80,7 @@ class Cluster(SpecModel):
     hosts: Annotated[tuple[RemoteHost, ...] | None, BeforeValidator(to_tuple)] = Field(
         default=None, validate_default=True
     )
-    nic: Annotated[str, matching(_NIC, "a network interface's name")] | None = None
+    nic: _Nic | None = None
     chip: Annotated[str, AfterValidator(_known_chip)] | None = None
     hbm: Size = None
     price_per_host_hour: Annotated[float, Field(gt=0, le=1e9)] | None = None
@@ -152,7 +148,7 @@ def _host_faults(hosts: tuple[RemoteHost, ...]) -> list[Fault]:
     ]
 
 
-_Path = Annotated[str, matching(_PATH, _PATH_FORM)]
+_Path = Annotated[str, matching(_PATH, "an absolute path without a colon")]
 _Mount = Annotated[str, matching(rf"{_PATH}(:{_PATH})?(:r[ow])?", "like /data or /data:/models:ro")]
 # A name, extras, and a version (PEP 508), without options, files or URLs of other origin.
 _Requirement = Annotated[

@@ -22,13 +22,13 @@ _WIDTH = 100
 
 @dataclass(frozen=True)
 class Edit:
-    """One key to set, at a path like `("serve", "layout")`.
+    """One key to set, at a path of section and key: `("serve", "layout")`.
 
     value  a scalar; None removes the key
     why    a comment to write above it
     """
 
-    path: tuple[str, ...]
+    path: tuple[str, str]
     value: object
     why: str = ""
 
@@ -58,20 +58,24 @@ def planned_keys(text: str) -> set[tuple[str, str]]:
 
 
 def _set(text: str, edit: Edit) -> str:
-    """Return the text with `edit.value` at `edit.path`; missing mappings on the way are made."""
-    parent: yaml.Node = _root(text)
-    key: yaml.Node | None = None
-    for depth, name in enumerate(edit.path):
-        entry = f"{_scalar(name)}: {_flow(edit.path[depth + 1 :], edit.value)}"
-        if not isinstance(parent, yaml.MappingNode):  # a section left blank
-            assert key is not None
-            return _below(text, key, key.start_mark.column + 2, entry, edit.why)
-        pair = _entry(parent, name)
-        if pair is None:
-            return _insert(text, parent, key, entry, edit.why)
-        key, parent = pair
-    assert key is not None
-    return _replace(text, key, parent, _scalar(edit.value), edit.why)
+    """Return the text with `edit.value` at `edit.path`; a missing section is made."""
+    section, name = edit.path
+    value = _scalar(edit.value)
+    entry, root = f"{name}: {value}", _root(text)
+    pair = _entry(root, section)
+    if pair is None and root.flow_style:
+        return _within(text, root, f"{section}: {{{entry}}}")
+    if pair is None:
+        blank = "" if text.endswith("\n\n") else "\n"
+        return f"{text}{blank}{section}:\n{_comment(edit.why, 2)}  {entry}\n"
+    key, mapping = pair
+    if not isinstance(mapping, yaml.MappingNode):  # a section left blank
+        return _below(text, key, key.start_mark.column + 2, entry, edit.why)
+    if pair := _entry(mapping, name):
+        return _replace(text, *pair, value, edit.why)
+    if mapping.flow_style:
+        return _within(text, mapping, entry)
+    return _below(text, key, mapping.value[0][0].start_mark.column, entry, edit.why)
 
 
 def _replace(text: str, key: yaml.Node, value: yaml.Node, new: str, why: str) -> str:
@@ -91,20 +95,10 @@ def _replace(text: str, key: yaml.Node, value: yaml.Node, new: str, why: str) ->
     return _OURS.sub("", text[:start]) + comment + text[start:]
 
 
-def _insert(text: str, parent: yaml.Node, key: yaml.Node | None, entry: str, why: str) -> str:
-    """Insert an entry: first in its section, or as a new section at the end of the file."""
-    assert isinstance(parent, yaml.MappingNode)
-    if parent.flow_style:
-        after = text.index("{", parent.start_mark.index) + 1  # an anchor may stand before it
-        return text[:after] + entry + (", " if parent.value else "") + text[after:]
-    if key is None:
-        section, _, value = entry.partition(": ")
-        blank = "" if text.endswith("\n\n") else "\n"
-        inner = value.removeprefix("{").removesuffix("}")
-        if value == inner:
-            return f"{text}{blank}{_comment(why, 0)}{entry}\n"
-        return f"{text}{blank}{section}:\n{_comment(why, 2)}  {inner}\n"
-    return _below(text, key, parent.value[0][0].start_mark.column, entry, why)
+def _within(text: str, parent: yaml.MappingNode, entry: str) -> str:
+    """Insert an entry behind the brace that opens its mapping."""
+    after = text.index("{", parent.start_mark.index) + 1  # an anchor may stand before it
+    return text[:after] + entry + (", " if parent.value else "") + text[after:]
 
 
 def _below(text: str, key: yaml.Node, column: int, entry: str, why: str) -> str:
@@ -113,20 +107,14 @@ def _below(text: str, key: yaml.Node, column: int, entry: str, why: str) -> str:
     return text[:after] + _comment(why, column) + " " * column + entry + "\n" + text[after:]
 
 
-def _remove(text: str, path: tuple[str, ...]) -> str:
+def _remove(text: str, path: tuple[str, str]) -> str:
     """Remove the key's lines, if there is such a key."""
-    parent: yaml.Node = _root(text)
-    for name in path[:-1]:
-        pair = _entry(parent, name)
-        if pair is None:
-            return text
-        parent = pair[1]
-    pair = _entry(parent, path[-1])
-    if pair is None:
+    _, mapping = _entry(_root(text), path[0]) or (None, None)
+    pair = _entry(mapping, path[1])
+    if not isinstance(mapping, yaml.MappingNode) or pair is None:
         return text
     key, value = pair
-    assert isinstance(parent, yaml.MappingNode)
-    if parent.flow_style:
+    if mapping.flow_style:
         after = re.compile(r"\s*,\s*").match(text, value.end_mark.index)
         before = re.compile(r",\s*$").search(text[: key.start_mark.index])
         begin = key.start_mark.index if after or not before else before.start()
@@ -143,7 +131,7 @@ def _root(text: str) -> yaml.MappingNode:
     return root
 
 
-def _entry(parent: yaml.Node, name: str) -> tuple[yaml.Node, yaml.Node] | None:
+def _entry(parent: yaml.Node | None, name: str) -> tuple[yaml.Node, yaml.Node] | None:
     if not isinstance(parent, yaml.MappingNode):
         return None
     return next((pair for pair in parent.value if pair[0].value == name), None)
@@ -157,14 +145,6 @@ def _last_character(node: yaml.Node) -> int:
         return max(_last_character(value) for value in node.value)
     end: int = node.end_mark.index
     return end
-
-
-def _flow(path: Sequence[str], value: object) -> str:
-    """Write the value within the mappings that are missing around it: `{engine_args: {a: 1}}`."""
-    text = _scalar(value)
-    for name in reversed(path):
-        text = f"{{{_scalar(name)}: {text}}}"
-    return text
 
 
 def _scalar(value: object) -> str:

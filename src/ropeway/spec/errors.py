@@ -25,18 +25,6 @@ class Fault:
     hint: str | None = None
 
 
-@dataclass(frozen=True)
-class Schema:
-    """The names that hints are made from.
-
-    keys   the keys of each mapping, by its dotted path without list indices
-    flags  the key of ours that stands for an engine flag, by the flag
-    """
-
-    keys: Mapping[str, tuple[str, ...]]
-    flags: Mapping[str, str]
-
-
 def broken(*faults: Fault) -> PydanticCustomError:
     """Return what a validator raises: faults that keep their own places in the file."""
     text = "; ".join(f"`{dotted(fault.at)}` {fault.text}" for fault in faults)
@@ -45,13 +33,30 @@ def broken(*faults: Fault) -> PydanticCustomError:
     return PydanticCustomError(OUR_KIND, template, {"faults": faults})
 
 
-def spec_problems(error: ValidationError, document: Document, schema: Schema) -> list[Problem]:
-    """Return every complaint with its line, dotted path, and a hint where a cure is likely."""
-    return [
-        problem
-        for detail in error.errors(include_url=False)
-        for problem in _problems(detail, document, schema)
-    ]
+def spec_problems(
+    error: ValidationError, document: Document, root: type[BaseModel], flags: Mapping[str, str]
+) -> list[Problem]:
+    """Return every complaint with its line, dotted path, and a hint where a cure is likely.
+
+    Hints name keys of `root`, and those that `flags` has for the flags of an engine.
+    """
+    problems: list[Problem] = []
+    for detail in error.errors(include_url=False):
+        path = tuple(part for part in detail["loc"] if part != "[key]")
+        if detail["type"] == OUR_KIND:
+            faults: Sequence[Fault] = detail["ctx"]["faults"]
+            problems += [_problem(path[:-1] + fault.at, fault, document) for fault in faults]
+        elif detail["type"] == "extra_forbidden":
+            hint = _key_hint(path, schema_keys(root), flags)
+            problems.append(_problem(path, Fault((), "is not a key of the spec", hint), document))
+        elif detail["type"] == "literal_error":
+            problems.append(_problem(path, _choice_fault(detail), document))
+        elif detail["type"] == "value_error":
+            text = f"`{dotted(path)}`: {detail['ctx']['error']}"
+            problems.append(Problem(document.line_of(path), text))
+        else:
+            problems.append(_problem(path, _plain_fault(detail, path), document))
+    return problems
 
 
 def schema_keys(root: type[BaseModel]) -> dict[str, tuple[str, ...]]:
@@ -79,22 +84,6 @@ def shown(value: object) -> str:
         text = json.dumps(value)
         return f"`{text}`" if len(text) <= 60 else "a number of many digits"
     return _kind(value)
-
-
-def _problems(detail: ErrorDetails, document: Document, schema: Schema) -> list[Problem]:
-    path = tuple(part for part in detail["loc"] if part != "[key]")
-    if detail["type"] == OUR_KIND:
-        faults: Sequence[Fault] = detail["ctx"]["faults"]
-        return [_problem(path[:-1] + fault.at, fault, document) for fault in faults]
-    if detail["type"] == "extra_forbidden":
-        fault = Fault((), "is not a key of the spec", _key_hint(path, schema))
-    elif detail["type"] == "literal_error":
-        fault = _choice_fault(detail)
-    elif detail["type"] == "value_error":
-        return [Problem(document.line_of(path), f"`{dotted(path)}`: {detail['ctx']['error']}")]
-    else:
-        fault = _plain_fault(detail, path)
-    return [_problem(path, fault, document)]
 
 
 def _problem(path: Path, fault: Fault, document: Document) -> Problem:
@@ -157,22 +146,24 @@ def _choice_fault(detail: ErrorDetails) -> Fault:
     return Fault((), f"must be one of {expected}, not {shown(value)}", hint)
 
 
-def _key_hint(path: Path, schema: Schema) -> str | None:
+def _key_hint(
+    path: Path, keys: Mapping[str, tuple[str, ...]], flags: Mapping[str, str]
+) -> str | None:
     """Return where an unknown key was most likely meant to go."""
     names = [part for part in path if isinstance(part, str)]
     here, key = dotted(names[:-1]), names[-1]
-    if ours := schema.flags.get(key.replace("_", "-")):
+    if ours := flags.get(key.replace("_", "-")):
         return f"did you mean `{ours}`?"
-    if meant := close_to(key, schema.keys[here]):
+    if meant := close_to(key, keys[here]):
         return f"did you mean `{meant}`?"
     # `layouts` holds the same keys as `layout`; naming one is enough.
-    homes = [home for home, keys in schema.keys.items() if key in keys and home[-7:] != "layouts"]
+    homes = [home for home, names in keys.items() if key in names and home[-7:] != "layouts"]
     if homes:
         places = " or ".join(f"under `{home}`" if home else "at the top level" for home in homes)
         return f"`{key}` belongs {places}"
     if here == "serve":
         return "an engine's own flag goes under `serve.engine_args`"
-    return "keys here are " + ", ".join(f"`{name}`" for name in schema.keys[here])
+    return "keys here are " + ", ".join(f"`{name}`" for name in keys[here])
 
 
 def _kind(value: object) -> str:

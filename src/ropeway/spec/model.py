@@ -29,7 +29,7 @@ from pydantic import (
 from ropeway.errors import Refused
 from ropeway.spec.cluster import Cluster, Local, Runtime
 from ropeway.spec.engine_args import OWN_KEY, VARIABLE, flag_faults, variable_faults
-from ropeway.spec.errors import Fault, Schema, broken, schema_keys, spec_problems
+from ropeway.spec.errors import Fault, broken, spec_problems
 from ropeway.spec.layout import layout_numbers
 from ropeway.spec.types import (
     Address,
@@ -67,8 +67,7 @@ def parse_spec(text: str, where: str) -> "Spec":
     try:
         return Spec.model_validate(document.data)
     except ValidationError as error:
-        schema = Schema(schema_keys(Spec), OWN_KEY)
-        raise as_error(where, spec_problems(error, document, schema)) from None
+        raise as_error(where, spec_problems(error, document, Spec, OWN_KEY)) from None
 
 
 def dump_spec(spec: "Spec") -> str:
@@ -173,6 +172,7 @@ class Model(SpecModel):
         return path
 
 
+_Variable = Annotated[str, matching(VARIABLE, "the name of an environment variable")]
 _OpenMapping = BeforeValidator(lambda value: without_own_keys(none_to_empty(value)))
 
 
@@ -204,13 +204,8 @@ class Serve(SpecModel):
     max_sequences: Count | None = None
     address: Address = "127.0.0.1"
     port: Port = 8000
-    api_key_env: (
-        Annotated[str, matching(VARIABLE, "the name of an environment variable")] | None
-    ) = Field(default=None, validate_default=True)
-    secret_env: Annotated[
-        tuple[Annotated[str, matching(VARIABLE, "the name of an environment variable")], ...],
-        BeforeValidator(none_or_tuple),
-    ] = ()
+    api_key_env: _Variable | None = Field(default=None, validate_default=True)
+    secret_env: Annotated[tuple[_Variable, ...], BeforeValidator(none_or_tuple)] = ()
     restart: bool = True
     start_timeout: Annotated[int, Field(ge=1, le=86_400)] = 600
     engine_args: Annotated[dict[str, Any], _OpenMapping, check_faults(flag_faults)] = Field(
