@@ -26,15 +26,17 @@ from ropeway.models.known import known
 from ropeway.plan.candidate import PlanRequest
 from ropeway.plan.choose import choose
 from ropeway.plan.load import Load
-from ropeway.plan.machine import traits
+from ropeway.plan.machine import ascend, traits
 from ropeway.spec.cluster import Cluster, RemoteHost
 imported = time.perf_counter() - began
 name, hosts, npus, aim = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 cluster = Cluster(hosts=tuple(RemoteHost(address=f"h{i}", npus=npus) for i in range(hosts)))
 load = Load(1024, 512, clients=16 * hosts * npus)
+chip, engine = chip_named("910B3"), traits("0.18.0")
 request = PlanRequest(
-    shape=known(name), model_name=name, cluster=cluster, traits=traits("0.18.0"), load=load,
-    chip=chip_named("910B3"), objective=aim, tpot_s=0.1 if aim == "latency" else None,
+    shape=known(name), model_name=name, cluster=cluster, traits=engine, load=load,
+    chip=chip, machine=ascend(chip, engine), objective=aim,
+    tpot_s=0.1 if aim == "latency" else None,
 )
 began = time.perf_counter()
 plan = choose(request)

@@ -6,7 +6,7 @@ from ropeway.hardware import chip_named
 from ropeway.models.known import known
 from ropeway.plan.candidate import PlanRequest
 from ropeway.plan.load import Load
-from ropeway.plan.machine import traits
+from ropeway.plan.machine import ascend, traits
 from ropeway.spec.cluster import Cluster, RemoteHost
 
 # As a hand writes it, with comments.
@@ -46,11 +46,13 @@ def request(
     **more: object,
 ) -> PlanRequest:
     """Return a request on hosts of eight NPUs, with `more` fields changed."""
+    engine = more.get("traits") or traits(version)
     plain = PlanRequest(
         shape=known(model),
         model_name=model,
         cluster=cluster(*[8] * hosts),
-        traits=traits(version),
+        traits=engine,
+        machine=ascend(chip_named(chip), engine),
         load=Load(1024, 256, clients=256),
         chip=chip_named(chip),
     )

@@ -185,11 +185,6 @@ def test_hosts_are_counted_as_vllm_packs_them(name, cluster, hosts):
     assert hosts_of(Layout.parse(name), cluster) == hosts
 
 
-def test_hosts_of_a_layout_that_does_not_fit_is_refused():
-    with pytest.raises(LayoutError, match="does not fit on 2 hosts of 2 NPUs"):
-        hosts_of(Layout.parse("TP8"), LAPTOP)
-
-
 def test_unequal_hosts_serve_as_well_as_their_best_equal_part():
     layout = Layout.parse("DP2×TP4")
     assert problems(layout, PADDED, cluster_of(3, 2, 2, 2)) == ()  # two of each
@@ -267,8 +262,7 @@ def test_hosts_hold_all_ranks_and_one_less_would_not(layout, hosts, npus):
     count = hosts_of(layout, cluster)
     assert layout.npus <= count * npus
     if count > 1:
-        with pytest.raises(LayoutError):
-            hosts_of(layout, local(count - 1, npus))
+        assert problems(layout, _any_size(), local(count - 1, npus))
 
 
 def _any_size() -> ModelShape:

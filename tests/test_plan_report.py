@@ -13,7 +13,6 @@ from ropeway.plan.candidate import Candidate, Plan, Rejected, Value
 from ropeway.plan.cost import Cost
 from ropeway.plan.estimate import Forecast
 from ropeway.plan.load import Load
-from ropeway.plan.machine import ascend, traits
 from ropeway.plan.memory import Memory
 from ropeway.report.console import Screen
 from ropeway.report.plan import best, layout_reasons, plan_text, price, rejected_groups, shown
@@ -26,9 +25,8 @@ GIB = 2**30
 EVIL = '<script>alert("x")</script>'
 CHIP = chip_named("910B4")
 REQUEST = request(
-    "Qwen3-30B-A3B", load=Load(512, 256, clients=256), context=4096, job_prompts=1_000_000,
-    machine=ascend(CHIP, traits("0.11.0rc0")),
-)  # fmt: skip
+    "Qwen3-30B-A3B", load=Load(512, 256, clients=256), context=4096, job_prompts=1_000_000
+)
 MEMORY = Memory(
     hbm=32 * GIB, visible=32 * GIB, usable=28 * GIB, weights=8 * GIB, engine=2 * GIB,
     activations=1 * GIB, kv_cache=17 * GIB, stage=0, kv_tokens=150_016, blocks=1172, sequences=36,
@@ -156,7 +154,7 @@ def test_verbose_names_every_rejection_and_what_was_assumed():
 def test_every_forecast_is_labelled_and_says_how_far_off_such_have_been():
     text = on_screen(plan_text(PLAN))
     assert "predicted; not verified on NPU hardware; 80 % of measurements: -20 % to +25 %" in text
-    local = replace(PLAN, request=replace(REQUEST, chip=None, machine=None))
+    local = replace(PLAN, request=replace(REQUEST, chip=None))
     assert "predicted from constants measured on this machine" in on_screen(plan_text(local))
 
 

@@ -52,8 +52,9 @@ def read_shape(config: Mapping[str, object], where: str = "config.json") -> Mode
     predictors = mtp_layers(reader, layers[-1])
     dtype = reader.text(_DTYPE).removeprefix("torch.")
     precision = stored_precision(config, dtype)
+    names = config.get("architectures")
     return ModelShape(
-        architecture=_architecture(config),
+        architecture=str(names[0]) if isinstance(names, list) and names else "",
         model_type=str(config.get("model_type") or ""),
         hidden_size=hidden,
         vocab_size=vocab,
@@ -122,11 +123,6 @@ def state_bytes(shape: ModelShape) -> int:
     return sum(
         block.count * item.state_bytes for block in shape.blocks if (item := block.attention)
     )
-
-
-def _architecture(config: Mapping[str, object]) -> str:
-    names = config.get("architectures")
-    return str(names[0]) if isinstance(names, list) and names else ""
 
 
 def _is_tied(config: Config) -> bool:

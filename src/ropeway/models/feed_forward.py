@@ -38,9 +38,8 @@ def dense(config: Config, width: int = 0) -> FeedForward:
     """Return a dense part of `width`, by default the config's."""
     hidden = config.need("hidden size", HIDDEN)
     width = width or dense_width(config)
-    return FeedForward(
-        (*_gated(config, "dense", hidden, width), _input_norm(hidden)), dense_width=width
-    )
+    weights = [*_gated(config, "dense", hidden, width), norm("post_attention_norm", hidden)]
+    return FeedForward(tuple(weights), dense_width=width)
 
 
 def dense_width(config: Config) -> int:
@@ -66,7 +65,7 @@ def moe(config: Config) -> FeedForward:
     weights = [
         Weight("experts", "routed", experts * one, width, per_token * 2 * one),
         router,
-        _input_norm(hidden),
+        norm("post_attention_norm", hidden),
     ]
     if inner != hidden:
         weights.append(matrix("latent_down_proj", "router", (inner, hidden)))
@@ -130,7 +129,3 @@ def _gated(config: Config, component: str, hidden: int, width: int) -> list[Weig
 
 def _is_gated(config: Config) -> bool:
     return config.model_type not in _UNGATED and config.text(("mlp_hidden_act",)) != "relu2"
-
-
-def _input_norm(hidden: int) -> Weight:
-    return norm("post_attention_norm", hidden)

@@ -8,7 +8,7 @@ from ropeway.errors import ModelError
 from ropeway.models.build import read_shape
 from ropeway.models.quantisation import described_precision, marked_precision
 from ropeway.models.shape import ModelShape, Precision
-from ropeway.models.weights import find_weight_files, read_config, read_header, read_json_object
+from ropeway.models.weights import find_weight_files, read_header, read_json_object
 
 # ModelSlim, the quantiser for NPUs, writes this beside the weights instead of a config key.
 _DESCRIPTION = "quant_model_description.json"
@@ -40,7 +40,14 @@ def read_directory_shape(path: Path) -> ModelShape:
             where=str(path),
             hint="give the directory that holds `config.json` and the safetensors files",
         )
-    shape = read_shape(read_config(path), where=str(path / "config.json"))
+    config = path / "config.json"
+    if not config.exists():
+        raise ModelError(
+            "the model directory has no `config.json`",
+            where=str(path),
+            hint="check the path; the right directory contains `config.json`",
+        )
+    shape = read_shape(read_json_object(config), where=str(config))
     return replace(shape, precision=_precision_beside(path, shape.precision))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ropeway.models.build import counted_bytes, stored_bytes
 from ropeway.models.quantisation import component_of
 from ropeway.models.shape import Component, ModelShape
-from ropeway.models.weights import INDEX, find_weight_files, read_header, read_json_object
+from ropeway.models.weights import INDEX, named_files, read_header, read_json_object
 
 # Scales, paddings and small tensors account for this much; a larger difference is reported.
 TOLERANCE = 0.01
@@ -54,12 +54,12 @@ def read_stored(path: Path) -> StoredWeights | None:
     Raises ModelError when a file is broken.
     """
     index = path / INDEX
-    if index.exists() and not _all_there(path, index):
+    files = named_files(index) if index.exists() else tuple(sorted(path.glob("*.safetensors")))
+    if index.exists() and not (files and all(file.exists() for file in files)):
         total = _index_total(index)
         return StoredWeights(f"`{INDEX}`; not all files are here", total, {}) if total else None
-    if not index.exists() and not any(path.glob("*.safetensors")):
+    if not files:
         return None
-    files = find_weight_files(path)
     total, count = 0, 0
     components: dict[Component, int] = {}
     for file in files:
@@ -95,12 +95,6 @@ def compare(shape: ModelShape, stored: StoredWeights) -> Comparison:
 def is_apart(name: str) -> bool:
     """Say whether a tensor belongs to an encoder or an MTP layer, by the usual names."""
     return any(part in name for part in ("visual", "vision", "audio", "mtp", "mm_projector"))
-
-
-def _all_there(path: Path, index: Path) -> bool:
-    table = read_json_object(index).get("weight_map")
-    named = set(table.values()) if isinstance(table, Mapping) else set()
-    return bool(named) and all((path / str(name)).exists() for name in named)
 
 
 def _index_total(index: Path) -> int:

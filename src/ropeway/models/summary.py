@@ -15,6 +15,7 @@ _PLAIN = (
     "vocab_size", "intermediate_size", "experts", "experts_per_token", "expert_size", "kv_layers",
     "dtype", "max_positions", "tied_embeddings", "weight_bytes",
 )  # fmt: skip
+_TOTALS = ("with_vision", "with_mtp", "without_embeddings", "active_without_embeddings")
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,7 @@ class ModelSummary:
             "weight_files": [str(file) for file in shape.weight_files],
             "parameters": {
                 **asdict(parameters),
-                "with_vision": parameters.with_vision,
-                "with_mtp": parameters.with_mtp,
-                "without_embeddings": parameters.without_embeddings,
-                "active_without_embeddings": parameters.active_without_embeddings,
+                **{name: getattr(parameters, name) for name in _TOTALS},
             },
             "precision": asdict(shape.precision),
             "counted_weight_bytes": round(self.counted_bytes),

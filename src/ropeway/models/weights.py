@@ -29,18 +29,6 @@ class TensorEntry:
     end: int
 
 
-def read_config(path: Path) -> Mapping[str, object]:
-    """Read config.json of a model directory. Raises ModelError when it is missing or broken."""
-    file = path / "config.json"
-    if not file.exists():
-        raise ModelError(
-            "the model directory has no `config.json`",
-            where=str(path),
-            hint="check the path; the right directory contains `config.json`",
-        )
-    return read_json_object(file)
-
-
 def read_json_object(file: Path) -> Mapping[str, object]:
     """Read a file that holds one JSON object. Raises ModelError when it does not."""
     try:
@@ -111,14 +99,20 @@ def _broken(file: Path, what: str, *evidence: str) -> ModelError:
     return ModelError(what, where=str(file), evidence=evidence, hint="fetch this file again")
 
 
-def _indexed_files(index: Path) -> tuple[Path, ...]:
+def named_files(index: Path) -> tuple[Path, ...]:
+    """Return the files that an index names, whether or not they are there."""
     table = read_json_object(index).get("weight_map")
-    if not isinstance(table, dict) or not table:
+    names = table.values() if isinstance(table, dict) else ()
+    return tuple(index.parent / name for name in sorted(set(map(str, names))))
+
+
+def _indexed_files(index: Path) -> tuple[Path, ...]:
+    files = named_files(index)
+    if not files:
         raise _broken(index, f"`{index.name}` has no `weight_map`")
-    files = [index.parent / name for name in sorted({str(name) for name in table.values()})]
     missing = [file.name for file in files if not file.exists()]
     if not missing:
-        return tuple(files)
+        return files
     raise ModelError(
         f"{len(missing)} of {len(files)} weight files named by `{index.name}` are missing",
         where=str(index.parent),

@@ -27,7 +27,6 @@ class PlanRequest:
     """Everything a choice depends on. None is a blank that the planner fills.
 
     chip               of real NPUs; None on the local cluster, whose `machine` was calibrated
-    machine            by default `ascend(chip, traits)`
     hbm_bytes          of one NPU; by default the chip's
     context            tokens of prompt and answer; by default those of the load's requests
     tpot_s, ttft_s     bounds in seconds
@@ -41,9 +40,9 @@ class PlanRequest:
     model_name: str
     cluster: Cluster
     traits: EngineTraits
+    machine: Machine
     load: Load
     chip: Chip | None = None
-    machine: Machine | None = None
     hbm_bytes: int | None = None
     context: int | None = None
     objective: Objective = "throughput"

@@ -110,26 +110,17 @@ def _judge(search: Search, layout: Layout) -> Candidate | Rejected:
     slow, times = _too_slow(request, forecast)
     if slow:
         return Rejected(layout, "bound", slow, times)
-    prompts, paid = request.job_prompts, None
+    hosts, prompts, paid = case.hosts, request.job_prompts, None
     if request.price_per_host_hour is not None:
         paid = cost(
-            case.hosts,
+            hosts,
             request.price_per_host_hour,
             forecast.output_tokens_per_s,
             currency=request.currency,
             job_tokens=None if prompts is None else prompts * request.load.output_tokens,
         )
     return Candidate(
-        layout,
-        case.hosts,
-        layout.npus,
-        fit.fraction,
-        most,
-        False,
-        forecast,
-        fit.memory,
-        paid,
-        doubts,
+        layout, hosts, layout.npus, fit.fraction, most, False, forecast, fit.memory, paid, doubts
     )
 
 
@@ -144,7 +135,7 @@ def _within_bounds(search: Search, layout: Layout, fit: Fit) -> tuple[int, Forec
     question = Question(
         shape=request.shape,
         layout=layout,
-        machine=search.machine,
+        machine=request.machine,
         load=request.load,
         npus_per_host=search.npus_per_host,
         max_sequences=most,

@@ -10,7 +10,6 @@ from ropeway.errors import Refused
 from ropeway.hardware import Chip
 from ropeway.plan.candidate import PlanRequest
 from ropeway.plan.layout import hosts_of
-from ropeway.plan.machine import Machine, ascend
 from ropeway.plan.memory import Memory, MemoryNeeds, cache_tokens, memory
 from ropeway.spec.model import Layout
 
@@ -46,7 +45,6 @@ class Search:
     request: PlanRequest
     npus_per_host: int
     equal_hosts: bool
-    machine: Machine
     engine: EngineMemory
     hbm_bytes: int
     context: int
@@ -108,20 +106,15 @@ def search_of(request: PlanRequest) -> Search:
     """
     chip, cluster, traits = request.chip, request.cluster, request.traits
     context = _context(request)
+    engine, batched = _LOCAL_ENGINE, _BATCHED_TOKENS
     if chip:
-        machine = request.machine or ascend(chip, traits)
         engine = engine_memory(traits.version, traits.graph, chip.family)
         batched = _batched_tokens(traits.version, chip, context)
-    elif request.machine:
-        machine, engine, batched = request.machine, _LOCAL_ENGINE, _BATCHED_TOKENS
-    else:
-        raise Refused("neither a chip nor constants of this machine are known")
     attentions = [block.attention for block in request.shape.blocks if block.attention]
     return Search(
         request=request,
         npus_per_host=cluster.npus_per_host,
         equal_hosts=cluster.npus_per_host * cluster.host_count == cluster.total_npus,
-        machine=machine,
         engine=engine,
         hbm_bytes=request.hbm_bytes or (chip.hbm_bytes if chip else 0),
         context=context,

@@ -163,15 +163,9 @@ def stage_costs(question: Question, machine: Machine | None = None) -> tuple[Cos
 
     `machine` is each rank's share of the question's machine; by default the whole.
     """
-    return _stage_costs(
-        _Ranks(
-            machine or question.machine,
-            question.layout,
-            question.npus_per_host,
-            question.shape,
-            question.kv_bits,
-        )
-    )
+    machine, npus = machine or question.machine, question.npus_per_host
+    ranks = _Ranks(machine, question.layout, npus, question.shape, question.kv_bits)
+    return _stage_costs(ranks)
 
 
 class _Ranks(NamedTuple):

@@ -255,12 +255,10 @@ def _size_words(plan: Plan, chosen: Candidate, key: str) -> Phrase:
     fails = {item.layout: item for item in plan.rejected}
     comparisons = []
     for others in _neighbours(chosen.layout, key):
-        able = [other for other in others if other in runs]
-        unable = [other for other in others if other in fails]
-        other = (*able, *unable, *others)[0]
+        other = min(others, key=lambda item: (item not in runs, item not in fails))
         reasons = [fails[other].reason] if other in fails else []
         reasons = reasons or [*problems(other, request.shape, request.cluster)]
-        if able or reasons:
+        if other in runs or reasons:
             comparisons.append(_against(chosen, other, key, runs.get(other), reasons))
     return joined(comparisons) if comparisons else phrase("no other size was tried")
 

@@ -103,9 +103,7 @@ class Cluster(SpecModel):
             raise broken(
                 Fault(("hosts",), "cannot be combined with `local`", "keep one of the two")
             )
-        if hosts is None:
-            return None
-        if faults := _host_faults(hosts):
+        if hosts is not None and (faults := _host_faults(hosts)):
             raise broken(*faults)
         return hosts
 
