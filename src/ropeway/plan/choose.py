@@ -56,7 +56,7 @@ def choose(request: PlanRequest) -> Plan:
         searched=len(layouts),
         missing=() if chosen else missing(search, rejected),
     )
-    return replace(plan, values=values(plan, search)) if chosen else plan
+    return replace(plan, values=values(plan, chosen, search)) if chosen else plan
 
 
 def _layouts(request: PlanRequest) -> tuple[Layout, ...]:

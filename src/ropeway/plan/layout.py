@@ -88,7 +88,14 @@ def hosts_of(layout: Layout, cluster: Cluster) -> int:
 
 def _shape_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
     yield from _tensor_problems(layout, shape)
-    yield from _pipeline_problems(layout, shape)
+    # get_pp_indices (vllm/distributed/utils.py) gives layers // stages to each and spreads the
+    # rest, so uneven stages are fine, but more stages than layers leave some empty.
+    if layout.pipeline > shape.layers:
+        yield phrase(
+            "pipeline parallel {pipeline} is deeper than the model's {layers} layers",
+            pipeline=layout.pipeline,
+            layers=shape.layers,
+        )
     yield from _expert_problems(layout, shape)
 
 
@@ -130,20 +137,6 @@ def _tensor_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
             tensor=tensor,
             tokens=shape.vocab_size,
             padded=padded,
-        )
-
-
-def _pipeline_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
-    """Yield the problem of a stage without a layer.
-
-    get_pp_indices (vllm/distributed/utils.py) gives layers // stages to each and spreads the rest,
-    so uneven stages are fine, but more stages than layers leave some empty.
-    """
-    if layout.pipeline > shape.layers:
-        yield phrase(
-            "pipeline parallel {pipeline} is deeper than the model's {layers} layers",
-            pipeline=layout.pipeline,
-            layers=shape.layers,
         )
 
 

@@ -57,10 +57,8 @@ def shortfall(memory: Memory, context: int) -> float:
     return float(max(0, -memory.spare))
 
 
-def values(plan: Plan, search: Search) -> tuple[Value, ...]:
+def values(plan: Plan, chosen: Candidate, search: Search) -> tuple[Value, ...]:
     """Return the values of the chosen layout: first those of the spec, then what follows."""
-    chosen = plan.chosen
-    assert chosen is not None
     return (*_settings(plan, chosen, search), *_derived(chosen, search))
 
 
@@ -77,16 +75,14 @@ def _settings(plan: Plan, chosen: Candidate, search: Search) -> Iterator[Value]:
     yield _sequences(chosen, search)
     if chosen.fraction:
         yield _fraction(chosen, search)
-    if request.chip is not None:
-        yield _version(request)
-        yield _chip(request.chip)
-
-
-def _version(request: PlanRequest) -> Value:
+    if request.chip is None:
+        return
     version = request.traits.version
     if version == RELEASES[-1].version:
-        return Value("serve.version", version, phrase("the newest known release"), "default")
-    return _fixed(request, "version", version)
+        yield Value("serve.version", version, phrase("the newest known release"), "default")
+    else:
+        yield _fixed(request, "version", version)
+    yield _chip(request.chip)
 
 
 def _chip(chip: Chip) -> Value:
