@@ -8,12 +8,14 @@ FAULTS are for `doctor`, which finds them by looking. LAUNCH_FAULTS show only wh
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from ropeway.errors import Refused
 from ropeway.facts.host import Container, Image
 from ropeway.sim.machine import (
     GIB,
     MODEL_SHARDS,
+    Chip,
     Fleet,
     Machine,
     Process,
@@ -23,6 +25,7 @@ from ropeway.sim.machine import (
 )
 
 Change = Callable[[Fleet, int, int], Fleet]
+Part = TypeVar("Part", Machine, Chip)
 
 
 @dataclass(frozen=True)
@@ -48,68 +51,58 @@ def inject(fleet: Fleet, text: str, *, launch: bool = False) -> tuple[Fleet, Fau
 
     Raises Refused for a name, host or NPU that is not there.
     """
-    name, _, rest = text.partition(":")
+    name, host_name, number = (*text.split(":", 2), "", "")[:3]
     known = FAULTS | LAUNCH_FAULTS if launch else FAULTS
     if name not in known:
         more = f"\nof a start: {', '.join(LAUNCH_FAULTS)}" if launch else ""
         raise Refused(
             f"no such fault: `{name}`", hint=f"`ropeway doctor --list-faults` names them{more}"
         )
-    host_name, _, number = rest.partition(":")
     names = [machine.name for machine in fleet.machines]
-    host = min(1, len(names) - 1)
-    if host_name:
-        if host_name not in names:
-            raise Refused(
-                f"`{text}`: no host `{host_name}`", hint=f"hosts are {names[0]} to {names[-1]}"
-            )
-        host = names.index(host_name)
-    devices = [chip.device for chip in fleet.machines[host].chips]
-    device = devices[min(3, len(devices) - 1)]
-    if number:
-        if not number.isdecimal() or int(number) not in devices:
-            raise Refused(f"`{text}`: no NPU `{number}`", hint=f"NPUs are 0 to {devices[-1]}")
-        device = int(number)
+    if host_name and host_name not in names:
+        raise Refused(
+            f"`{text}`: no host `{host_name}`", hint=f"hosts are {names[0]} to {names[-1]}"
+        )
+    host = names.index(host_name) if host_name else min(1, len(names) - 1)
+    devices = [str(chip.device) for chip in fleet.machines[host].chips]
+    if number and number not in devices:
+        raise Refused(f"`{text}`: no NPU `{number}`", hint=f"NPUs are 0 to {devices[-1]}")
+    device = int(number or devices[min(3, len(devices) - 1)])
     fault = known[name]
     return fault.apply(fleet, host, device), fault
 
 
-def _host(change: Callable[[Machine], Machine]) -> Change:
-    """A fault of a whole host."""
-    return lambda fleet, host, _: fleet.with_machine(host, change(fleet.machines[host]))
+def _changed(part: Part, changes: Mapping[str, Any]) -> Part:
+    """Return a machine or chip with other fields; a function is asked for the value."""
+    values: dict[str, Any] = {
+        name: new(part) if callable(new) else new for name, new in changes.items()
+    }
+    return replace(part, **values)
 
 
-def _everywhere(change: Callable[[Machine], Machine]) -> Change:
+def _machine(**changes: Any) -> Change:
+    """A fault of a host."""
+    return lambda fleet, host, _: fleet.with_machine(host, _changed(fleet.machines[host], changes))
+
+
+def _everywhere(**changes: Any) -> Change:
     """A fault that all hosts have."""
-    return lambda fleet, *_: replace(fleet, machines=tuple(map(change, fleet.machines)))
+    return lambda fleet, *_: replace(
+        fleet, machines=tuple(_changed(machine, changes) for machine in fleet.machines)
+    )
 
 
-def _machine(**changes: object) -> Change:
-    return _host(lambda machine: replace(machine, **changes))  # type: ignore[arg-type]
-
-
-def _files(change: Callable[[Mapping[str, int]], Mapping[str, int]]) -> Change:
-    """A fault of the model's files on a host: name → bytes."""
-    return _host(lambda machine: replace(machine, model=change(machine.model)))
-
-
-def _with_config(machine: Machine, old: str, new: str) -> Machine:
-    return replace(machine, config=machine.config.replace(old, new))
-
-
-def _chip(**changes: object) -> Change:
+def _chip(**changes: Any) -> Change:
     """A fault of one NPU."""
-    return lambda fleet, host, device: fleet.with_chip(host, device, **changes)
 
+    def apply(fleet: Fleet, host: int, device: int) -> Fleet:
+        chips = tuple(
+            _changed(chip, changes) if chip.device == device else chip
+            for chip in fleet.machines[host].chips
+        )
+        return _machine(chips=chips)(fleet, host, device)
 
-def _every_chip(**changes: object) -> Change:
-    """A fault of all NPUs of a host."""
-
-    def change(machine: Machine) -> Machine:
-        chips = (replace(chip, **changes) for chip in machine.chips)  # type: ignore[arg-type]
-        return replace(machine, chips=tuple(chips))
-
-    return _host(change)
+    return apply
 
 
 def _losing(percent: float) -> Change:
@@ -134,37 +127,43 @@ def _blocked(fleet: Fleet, host: int, device: int) -> Fleet:
     return _machine(unreachable=away)(fleet, host, device)
 
 
-def _held(alive: bool) -> Change:
-    def apply(fleet: Fleet, host: int, device: int) -> Fleet:
-        chip = next(chip for chip in fleet.machines[host].chips if chip.device == device)
-        used = chip.hbm_mb * 9 // 10
-        holder = (Process(207795, "VLLMEngineCor", used, alive),)
-        return fleet.with_chip(host, device, hbm_used_mb=used, processes=holder)
-
-    return apply
-
-
 def _same_address(fleet: Fleet, host: int, device: int) -> Fleet:
-    taken = fleet.machines[host - 1].chips[0].address
-    return fleet.with_chip(host, device, address=taken)
+    return _chip(address=fleet.machines[host - 1].chips[0].address)(fleet, host, device)
 
 
-def _other_image(machine: Machine) -> Machine:
-    images = tuple(replace(image, id="sha256:" + "9b" * 32) for image in machine.images)
-    return replace(machine, images=images)
+def _held(alive: bool) -> Change:
+    """A process, or one that is no more, holds nine tenths of an NPU's memory."""
+
+    def processes(chip: Chip) -> tuple[Process, ...]:
+        return (Process(207795, "VLLMEngineCor", chip.hbm_mb * 9 // 10, alive),)
+
+    return _chip(hbm_used_mb=lambda chip: chip.hbm_mb * 9 // 10, processes=processes)
 
 
-def _tagged(tag: str) -> Callable[[Machine], Machine]:
-    def change(machine: Machine) -> Machine:
-        name = f"quay.io/ascend/vllm-ascend:{tag}"
-        if "-" not in tag:
-            name += machine.kind.suffix
-        images = (Image(name, "sha256:" + "7c" * 32),)
-        return replace(machine, images=images)
-
-    return change
+def _config(old: str, new: str) -> Callable[[Machine], str]:
+    """Return what makes another config.json of a machine's."""
+    return lambda machine: machine.config.replace(old, new)
 
 
+def _tagged(tag: str) -> Callable[[Machine], tuple[Image, ...]]:
+    """Return what makes the only image of a machine: of this tag, for its chip where none is."""
+
+    def images(machine: Machine) -> tuple[Image, ...]:
+        suffix = "" if "-" in tag else machine.kind.suffix
+        return (Image(f"quay.io/ascend/vllm-ascend:{tag}{suffix}", "sha256:" + "7c" * 32),)
+
+    return images
+
+
+def _other_image(machine: Machine) -> tuple[Image, ...]:
+    return tuple(replace(image, id="sha256:" + "9b" * 32) for image in machine.images)
+
+
+def _without_detect(machine: Machine) -> tuple[Chip, ...]:
+    return tuple(replace(chip, netdetect=None, net_health="Init") for chip in machine.chips)
+
+
+_SHARD = MODEL_SHARDS[-1]
 _AWQ = '"quantization_config": {"quant_method": "awq"}'
 
 FAULTS: dict[str, Fault] = {
@@ -180,7 +179,7 @@ FAULTS: dict[str, Fault] = {
     "name-loopback": Fault("the host's name leads to loopback", "host-name", _machine(
         own_name="127.0.1.1")),
     "old-kernel": Fault("every kernel is 4.19", "host-kernel-old", _everywhere(
-        lambda machine: replace(machine, kernel="4.19.90-2107.6.0.0192.8.oe1.bclinux.aarch64"))),
+        kernel="4.19.90-2107.6.0.0192.8.oe1.bclinux.aarch64")),
     "virtual": Fault("a host is a virtual machine", "host-virtual", _machine(hypervisor="KVM")),
     "no-driver": Fault("the driver is not loaded", "npu-driver", _machine(
         missing=frozenset({"driver"}))),
@@ -200,31 +199,29 @@ FAULTS: dict[str, Fault] = {
     "driver-differs": Fault("one host has an older driver", "driver-same", _machine(
         driver="25.0.rc1.1", npu_smi="25.0.rc1.1")),
     "driver-old": Fault("every driver is too old for the image", "driver-image", _everywhere(
-        lambda machine: replace(machine, driver="24.1.0.3", npu_smi="24.1.0.3"))),
+        driver="24.1.0.3", npu_smi="24.1.0.3")),
     "firmware-wrong": Fault("firmware does not fit the driver", "firmware-driver", _everywhere(
-        lambda machine: replace(machine, firmware="6.4.12.1.241"))),
+        firmware="6.4.12.1.241")),
     "image-chip": Fault("the image is for another product", "image-chip", _everywhere(
-        _tagged("v0.23.0-310p"))),
-    "image-differs": Fault("one name, two images", "image-same", _host(_other_image)),
+        images=_tagged("v0.23.0-310p"))),
+    "image-differs": Fault("one name, two images", "image-same", _machine(images=_other_image)),
     "image-missing": Fault("a host lacks the image", "image-there", _machine(images=())),
     "docker-down": Fault("Docker does not answer", "docker", _machine(docker_answers=False)),
-    "shard-missing": Fault("a shard of the model is missing", "model-shards", _files(
-        lambda files: {name: size for name, size in files.items() if name != MODEL_SHARDS[-1]})),
-    "shard-short": Fault("a shard was copied by half", "model-short", _files(
-        lambda files: {**files, MODEL_SHARDS[-1]: files[MODEL_SHARDS[-1]] // 2})),
-    "model-differs": Fault("a file of the model differs", "model-same", _files(
-        lambda files: {**files, "tokenizer.json": 7_031_645})),
+    "shard-missing": Fault("a shard of the model is missing", "model-shards", _machine(
+        model=lambda host: {name: size for name, size in host.model.items() if name != _SHARD})),
+    "shard-short": Fault("a shard was copied by half", "model-short", _machine(
+        model=lambda host: {**host.model, _SHARD: host.model[_SHARD] // 2})),
+    "model-differs": Fault("a file of the model differs", "model-same", _machine(
+        model=lambda host: {**host.model, "tokenizer.json": 7_031_645})),
     "model-missing": Fault("a host has no model", "model-there", _machine(model={})),
     "model-awq": Fault("the model is quantised for CUDA", "model-quantisation", _everywhere(
-        lambda machine: _with_config(machine, '"vocab_size"', f'{_AWQ},\n  "vocab_size"'))),
+        config=_config('"vocab_size"', f'{_AWQ},\n  "vocab_size"'))),
     "model-new": Fault("the image is too old for the model", "model-release", _everywhere(
-        lambda machine: _tagged("v0.10.0rc1")(
-            _with_config(machine, "qwen3_moe", "qwen3_vl_moe")))),
+        config=_config("qwen3_moe", "qwen3_vl_moe"), images=_tagged("v0.10.0rc1"))),
     "model-written": Fault("config.json is from a newer transformers", "model-transformers",
-        _everywhere(lambda machine: _tagged("v0.11.0rc0")(
-            _with_config(machine, "4.51.0", "4.57.0")))),
+        _everywhere(config=_config("4.51.0", "4.57.0"), images=_tagged("v0.11.0rc0"))),
     "mindie-config": Fault("config.json was changed for MindIE", "model-type", _everywhere(
-        lambda machine: _with_config(machine, '"qwen3_moe"', '"deepseekv2"'))),
+        config=_config('"qwen3_moe"', '"deepseekv2"'))),
     "no-address": Fault("an NPU has no RoCE address", "roce-address", _chip(address=None)),
     "same-address": Fault("two NPUs have one address", "roce-address-unique", _same_address),
     "other-subnet": Fault("a port is in another network", "roce-subnet", _chip(
@@ -234,11 +231,11 @@ FAULTS: dict[str, Fault] = {
         rx_power_mw=0.0001, link="DOWN", net_health="Fault")),
     "flapping": Fault("a link went down six times", "roce-flapping", _chip(link_downs=6)),
     "bad-cable": Fault("a port counts broken packets", "roce-errors", _chip(
-        errors={"mac_rx_fcs_err_pkt_num": 18213})),
+        broken_packets=18213)),
     "net-health": Fault("the gateway does not answer", "roce-health", _chip(
         net_health="Receive timeout")),
-    "no-detect": Fault("health checks have no target", "roce-detect", _every_chip(
-        netdetect=None, net_health="Init")),
+    "no-detect": Fault("health checks have no target", "roce-detect", _machine(
+        chips=_without_detect)),
     "tls-on": Fault("TLS is on for one card", "roce-tls", _chip(tls=1)),
     "no-hccn-conf": Fault("there is no /etc/hccn.conf", "roce-conf", _machine(hccn_conf=False)),
     "lossy": Fault("30 % of packets are lost between two hosts", "roce-ping", _losing(30)),
@@ -247,12 +244,8 @@ FAULTS: dict[str, Fault] = {
 }  # fmt: skip
 
 
-def _start(title: str, **changes: object) -> Fault:
-    return Fault(title, "", _machine(trouble=Trouble(**changes)))  # type: ignore[arg-type]
-
-
-def _no_registry(fleet: Fleet, host: int, device: int) -> Fleet:
-    return _machine(images=(), trouble=Trouble(pull_fails=True))(fleet, host, device)
+def _start(title: str, **changes: Any) -> Fault:
+    return Fault(title, "", _machine(trouble=Trouble(**changes)))
 
 
 # Lines as vLLM-Ascend wrote them; diagnosis/tables/ says what each means and where it was recorded.
@@ -263,6 +256,7 @@ _OUT_OF_MEMORY = (
     "(NPU 0; 28.50 GiB total capacity)",
     "RuntimeError: Engine core initialization failed. See root cause above.",
 )
+_NO_REGISTRY = _machine(images=(), trouble=Trouble(pull_fails=True))
 # A start takes 8 commands on a worker's host, more where it polls; the container runs after 6.
 _MIDWAY = 6
 
@@ -270,7 +264,7 @@ LAUNCH_FAULTS: dict[str, Fault] = {
     "ssh-drops": _start("the connection breaks for good", drops_after=_MIDWAY),
     "ssh-blinks": _start("the connection breaks for a moment", drops_after=_MIDWAY, drops_for=1),
     "disk-fills": _start("nothing more can be written to the disk", disk_fills=True),
-    "pull-fails": Fault("the image is missing, and no registry answers", "", _no_registry),
+    "pull-fails": Fault("the image is missing, and no registry answers", "", _NO_REGISTRY),
     "never-joins": _start("a host never finds the head", joins=False),
     "engine-fails": _start("the engine runs out of memory", fails=_OUT_OF_MEMORY),
 }

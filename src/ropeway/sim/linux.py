@@ -6,11 +6,10 @@ not answered here by accident. Texts in which nothing is computed are in outputs
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ropeway.facts import containers, model_directory
 from ropeway.facts.ascend import driver, hccn
-from ropeway.facts.host import Container, Image
 from ropeway.facts.linux import network, ping, system
 from ropeway.facts.question import Question
 from ropeway.facts.questions import ALL
@@ -77,11 +76,6 @@ def _lscpu(machine: Machine) -> str:
     return text + vendor if machine.hypervisor else text
 
 
-def _memory(machine: Machine) -> str:
-    kib = machine.memory_bytes // 1024
-    return f"MemTotal: {kib} kB\nMemFree: {kib // 2} kB\nMemAvailable: {kib * 9 // 10} kB\n"
-
-
 def _own_name(machine: Machine) -> str:
     address = machine.own_name or machine.address
     return f"hostname: {machine.name}\n{address:<15} {machine.name}\n{address:<15} STREAM\n"
@@ -118,27 +112,25 @@ def _docker_version(machine: Machine) -> str:
     return json.dumps({"Client": version, "Server": version}) + "\n"
 
 
-def _image_rows(machine: Machine) -> str:
-    return "".join(json.dumps(_image_row(image)) + "\n" for image in machine.images)
+def _json_lines(rows: Iterable[Mapping[str, object]]) -> str:
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
 
 
-def _image_row(image: Image) -> dict[str, str]:
-    repository, _, tag = image.name.rpartition(":")
-    return {"Repository": repository, "Tag": tag, "ID": image.id}
+def _images(machine: Machine) -> str:
+    names = ((image.name.rpartition(":"), image.id) for image in machine.images)
+    return _json_lines({"Repository": name, "Tag": tag, "ID": id_} for (name, _, tag), id_ in names)
 
 
 def _containers(machine: Machine) -> str:
-    return "".join(json.dumps(_container_row(container)) + "\n" for container in machine.containers)
-
-
-def _container_row(container: Container) -> dict[str, object]:
-    paths = [f"/dev/davinci{device}" for device in container.devices]
-    return {
-        "name": f"/{container.name}",
-        "image": container.image,
-        "privileged": container.privileged,
-        "devices": [{"PathOnHost": path, "PathInContainer": path} for path in paths],
-    }
+    return _json_lines(
+        {
+            "name": f"/{container.name}",
+            "image": container.image,
+            "privileged": container.privileged,
+            "devices": [{"PathOnHost": f"/dev/davinci{device}"} for device in container.devices],
+        }
+        for container in machine.containers
+    )
 
 
 def _df(machine: Machine, paths: Sequence[str]) -> Answer:
@@ -190,15 +182,7 @@ def _model(machine: Machine, path: str) -> Answer:
 def _hccn_conf(machine: Machine) -> Answer:
     if not machine.hccn_conf:
         return _no_file("/etc/hccn.conf")
-    lines = []
-    for chip in machine.chips:
-        lines += [f"address_{chip.device}={chip.address}", f"netmask_{chip.device}={chip.netmask}"]
-        if chip.gateway:
-            lines.append(f"gateway_{chip.device}={chip.gateway}")
-        if chip.netdetect:
-            lines.append(f"netdetect_{chip.device}={chip.netdetect}")
-        lines += [f"send_arp_status_{chip.device}=1", f"tls_enable_{chip.device}={chip.tls}"]
-    return 0, "\n".join(lines) + "\n"
+    return 0, "".join(f"address_{chip.device}={chip.address}\n" for chip in machine.chips)
 
 
 def _prints(text: Callable[[Machine], str]) -> Callable[[Machine], Answer]:
@@ -218,14 +202,13 @@ def _of_driver(question: Question[object]) -> Callable[[Machine], Answer]:
 _KNOWN: dict[tuple[str, ...], Callable[[Machine], Answer]] = {
     **{question.argv: _output(question.key) for question in ALL if question.key in OUTPUTS},
     system.HYPERVISOR.argv: _prints(_lscpu),
-    system.MEMORY.argv: _prints(_memory),
     system.PROCESSES.argv: _prints(_processes),
     ping.CLOCK.argv: _prints(lambda machine: f"{time.time() + machine.clock_s:.9f}\n"),
     network.OWN_NAME.argv: _prints(_own_name),
     network.SS.argv: _prints(_ss),
     containers.ENGINE.argv: _docker(_docker_version),
     containers.ROOT.argv: _docker(lambda _: "/var/lib/docker\n"),
-    containers.IMAGES.argv: _docker(_image_rows),
+    containers.IMAGES.argv: _docker(_images),
     containers.CONTAINERS.argv: _docker(_containers),
     driver.DRIVER.argv: _of_driver(driver.DRIVER),
     driver.FIRMWARE.argv: _of_driver(driver.FIRMWARE),

@@ -28,15 +28,13 @@ OUTPUTS: Mapping[str, str] = tomllib.loads(
 class Kind:
     """A product: what its cards are called and hold.
 
-    name       in npu-smi's table
-    long_name  in npu-smi's mapping
-    dies       chips on one NPU; each is a /dev/davinciN with a RoCE port of its own
-    hbm_mb     of one chip; idle_mb of that the driver takes
-    suffix     of the vllm-ascend image for it
+    name    as npu-smi prints it
+    dies    chips on one NPU; each is a /dev/davinciN with a RoCE port of its own
+    hbm_mb  of one chip; idle_mb of that the driver takes
+    suffix  of the vllm-ascend image for it
     """
 
     name: str
-    long_name: str
     dies: int
     hbm_mb: int
     idle_mb: int
@@ -44,12 +42,12 @@ class Kind:
 
 
 KINDS = {
-    "910B1": Kind("910B1", "Ascend 910B1", 1, 65536, 3390),
-    "910B2": Kind("910B2", "Ascend 910B2", 1, 65536, 3334),
-    "910B2C": Kind("910B2C", "Ascend 910B2C", 1, 65536, 3398),
-    "910B3": Kind("910B3", "Ascend 910B3", 1, 65536, 3382),
-    "910B4": Kind("910B4", "Ascend 910B4", 1, 32768, 2857),
-    "A3": Kind("Ascend910", "Ascend910", 2, 65536, 3200, "-a3"),
+    "910B1": Kind("910B1", 1, 65536, 3390),
+    "910B2": Kind("910B2", 1, 65536, 3334),
+    "910B2C": Kind("910B2C", 1, 65536, 3398),
+    "910B3": Kind("910B3", 1, 65536, 3382),
+    "910B4": Kind("910B4", 1, 32768, 2857),
+    "A3": Kind("Ascend910", 2, 65536, 3200, "-a3"),
 }
 
 
@@ -67,10 +65,10 @@ class Process:
 class Chip:
     """One /dev/davinciN: a chip with its memory, and its RoCE port.
 
-    dropped        it fell off the bus: the tools no longer know it
-    rx_power_mw    of the optical module
-    link_downs     how often its link went down since the driver was loaded
-    errors         counters of `-stat -g` that are not zero
+    dropped         it fell off the bus: the tools no longer know it
+    rx_power_mw     of the optical module
+    link_downs      how often its link went down since the driver was loaded
+    broken_packets  that it has received
     """
 
     device: int
@@ -93,7 +91,7 @@ class Chip:
     switch_port: str | None = None
     rx_power_mw: float = 1.02
     link_downs: int = 0
-    errors: Mapping[str, int] = field(default_factory=dict)
+    broken_packets: int = 0
     ecc_double: int = 0
 
 
@@ -138,11 +136,8 @@ class Machine:
     driver: str = "25.5.1"
     firmware: str = "7.8.0.6.201"
     npu_smi: str = "25.5.1"
-    os: tuple[str, str] = ("openEuler", "22.03 (LTS-SP4)")
     kernel: str = "5.10.0-216.0.0.115.oe2203sp4.aarch64"
-    cores: int = 192
     hypervisor: str | None = None
-    memory_bytes: int = 1536 * GIB
     shm_bytes: int = 768 * GIB
     disk_free_bytes: int = 2600 * GIB
     clock_s: float = 0.0
@@ -180,15 +175,6 @@ class Fleet:
         """Return this fleet with one machine changed."""
         machines = (*self.machines[:index], machine, *self.machines[index + 1 :])
         return replace(self, machines=machines)
-
-    def with_chip(self, index: int, device: int, **changes: object) -> "Fleet":
-        """Return this fleet with one chip of one machine changed."""
-        machine = self.machines[index]
-        chips = tuple(
-            replace(chip, **changes) if chip.device == device else chip  # type: ignore[arg-type]
-            for chip in machine.chips
-        )
-        return self.with_machine(index, replace(machine, chips=chips))
 
 
 _SIZE = re.compile(r"(\d{1,4})\s*[x×]\s*(\d{1,2})\s*-\s*([0-9A-Za-z]+)")

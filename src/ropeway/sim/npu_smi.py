@@ -86,7 +86,7 @@ def _mapping(machine: Machine, chips: Sequence[Chip]) -> str:
     rows = [titles]
     for chip in chips:
         phy = [str(chip.device)] if two else []
-        rows.append([str(chip.npu), str(chip.die), str(chip.device), *phy, machine.kind.long_name])
+        rows.append([str(chip.npu), str(chip.die), str(chip.device), *phy, machine.kind.name])
         if chip.die == machine.kind.dies - 1:
             rows.append([str(chip.npu), str(chip.die + 1), "-", *["-" for _ in phy], "Mcu"])
     return "".join("\t" + "".join(f"{cell:<31}" for cell in row).rstrip() + "\n" for row in rows)
