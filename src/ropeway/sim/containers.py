@@ -8,8 +8,10 @@ import csv
 import hashlib
 import itertools
 import json
+import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from argparse import REMAINDER, ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -24,19 +26,23 @@ from ropeway.sim.virtual_engine import Incarnation, LogScript, Pace, Part, log_s
 Say = Callable[[str], None]
 Answer = tuple[int, str]  # exit code, stderr
 
-# The options of these commands that take a value behind a space.
-_VALUED = frozenset(
-    f"--{name}"
-    for name in (
-        "name", "security-opt", "device", "shm-size", "ulimit", "mount", "env", "label", "change",
-        "entrypoint", "filter", "format", "type", "tail", "since", "time", "restart", "input",
-        "tag",
-    )
-)  # fmt: skip
+# The options of these commands that are read or take a value behind a space.
+_OPTIONS = ArgumentParser(add_help=False, allow_abbrev=False)
+for _name in ("rm", "detach", "follow"):
+    _OPTIONS.add_argument(f"--{_name}", action="store_true")
+for _name in ("device", "mount", "label"):
+    _OPTIONS.add_argument(f"--{_name}", action="append", default=[])
+for _name in (
+    "name", "security-opt", "shm-size", "ulimit", "env", "change", "entrypoint", "filter",
+    "format", "type", "tail", "since", "time", "restart", "input",
+):  # fmt: skip
+    _OPTIONS.add_argument(f"--{_name}")
+_OPTIONS.add_argument("rest", nargs=REMAINDER)
 _NUMBERS = itertools.count()  # of containers, so that each has an id of its own
 _DAEMON = "Error response from daemon: "
 _FULL = "no space left on device"
 _LAYERS = 4
+_DAVINCI = re.compile(r"/dev/davinci(\d+)")
 
 
 @dataclass
@@ -55,35 +61,8 @@ class ContainerState:
     devices: tuple[int, ...]
     part: Part | None
     began: float
-    policy: str = "no"
     past: list[tuple[float, str]] = field(default_factory=list)
     stopped: float | None = None
-
-
-@dataclass(frozen=True)
-class Options:
-    """A command line taken apart: `--name value`, `--name=value`, and what follows."""
-
-    named: Mapping[str, Sequence[str]]
-    rest: tuple[str, ...]
-
-    @classmethod
-    def of(cls, argv: Sequence[str]) -> "Options":
-        named: dict[str, list[str]] = {}
-        words = list(argv)
-        while words and words[0].startswith("-"):
-            word, equals, value = words.pop(0).partition("=")
-            if word in _VALUED and not equals:
-                value = words.pop(0)
-            named.setdefault(word, []).append(value)
-        return cls(named, tuple(words))
-
-    def one(self, name: str) -> str:
-        return self.named[name][-1]
-
-    def pairs(self, name: str) -> dict[str, str]:
-        """The values of `--name KEY=VALUE`."""
-        return dict(value.split("=", 1) for value in self.named.get(name, ()))
 
 
 class LogScripts:
@@ -97,6 +76,7 @@ class LogScripts:
         self.by_id = {}
 
 
+@dataclass
 class ContainerEngine:
     """The engine of one host.
 
@@ -107,257 +87,230 @@ class ContainerEngine:
     epoch    seconds from 1970 to the clock's zero
     """
 
-    def __init__(
-        self,
-        machine: Machine,
-        files: Mapping[str, bytes],
-        pace: Pace,
-        peers: Callable[[str], Sequence[Incarnation]],
-        inside: Callable[[Sequence[str]], tuple[int, str]],
-        *,
-        scripts: LogScripts,
-        clock: Clock,
-        epoch: float,
-    ) -> None:
-        self.machine, self.pace, self.clock = machine, pace, clock
-        self.images = {image.name: image for image in machine.images}
-        self.by_name: dict[str, ContainerState] = {}
-        self._files, self._peers, self._inside = files, peers, inside
-        self._scripts, self._epoch = scripts, epoch
-        self._lock = threading.RLock()
+    machine: Machine
+    files: Mapping[str, bytes]
+    pace: Pace
+    peers: Callable[[str], Sequence[Incarnation]]
+    inside: Callable[[Sequence[str]], tuple[int, str]]
+    scripts: LogScripts
+    clock: Clock
+    epoch: float
+    by_name: dict[str, ContainerState] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self.images = {image.name: image for image in self.machine.images}
 
     def answer(self, argv: Sequence[str], say: Say) -> Answer:
-        """Carry out `docker ARGV…`; `say` hears what it prints."""
+        """Carry out `docker ARGV…`; `say` hears what it prints, as far as somebody reads it."""
         if not self.machine.docker_answers:
             return 1, "Cannot connect to the Docker daemon at unix:///var/run/docker.sock."
-        verb = argv[0]
-        if verb == "image":
-            return self._image(argv[-1], say)
-        known = getattr(self, f"_do_{verb}", None)
-        if known is None:
-            return 1, f"docker: '{verb}' is not a docker command."
-        answer: Answer = known(Options.of(argv[1:]), say)
+        options, _ = _OPTIONS.parse_known_args(argv[1:])
+        answer: Answer = getattr(self, f"_do_{argv[0]}")(options, say)
         return answer
 
     @property
     def running(self) -> tuple[Container, ...]:
         """The containers that run, as facts show them."""
-        with self._lock:
-            now = self.clock.now()
-            return tuple(
-                Container(one.name, one.image, one.devices)
-                for one in self.by_name.values()
-                if self.state(one, now)[0] == "running"
-            )
+        return tuple(
+            Container(container.name, container.image, container.devices)
+            for container in self.every
+            if self._state(container)[0] == "running"
+        )
 
     @property
     def every(self) -> tuple[ContainerState, ...]:
         with self._lock:
             return tuple(self.by_name.values())
 
-    def incarnation(self, one: ContainerState) -> Incarnation | None:
+    def incarnation(self, container: ContainerState) -> Incarnation | None:
         """Return how it lives now; None for one that is not part of an engine, or was ended."""
-        if one.part is None or one.stopped is not None:
+        if container.part is None or container.stopped is not None:
             return None
-        return Incarnation(one.part, one.began, len(one.devices), self.machine.trouble)
+        npus = len(container.devices)
+        return Incarnation(container.part, container.began, npus, self.machine.trouble)
 
-    def script(self, one: ContainerState) -> LogScript:
+    def _log_script(self, container: ContainerState) -> LogScript:
         """Return what it writes from its start on."""
-        by_id = self._scripts.by_id
-        if one.id in by_id:
-            return by_id[one.id]
-        me = self.incarnation(one)
+        by_id = self.scripts.by_id
+        if container.id in by_id:
+            return by_id[container.id]
+        me = self.incarnation(container)
         if me is None:
             return LogScript(())
-        others = self._peers(me.part.meeting) if me.part.meeting else ()
+        others = self.peers(me.part.meeting) if me.part.meeting else ()
         script = log_script_of(me, [peer for peer in others if peer != me], self.pace)
-        by_id[one.id] = script
+        by_id[container.id] = script
         return script
 
-    def state(self, one: ContainerState, now: float) -> tuple[str, int]:
+    def _state(self, container: ContainerState) -> tuple[str, int]:
         """Return its state as Docker calls it, and its exit code."""
-        if one.stopped is not None:
+        if container.stopped is not None:
             return "exited", 143
-        script = self.script(one)
-        if script.ends is not None and script.ends <= now:
+        script = self._log_script(container)
+        if script.ends is not None and script.ends <= self.clock.now():
             return "exited", script.code
-        return ("running", 0) if one.part else ("exited", 0)
+        return ("running", 0) if container.part else ("exited", 0)
 
-    def log(self, one: ContainerState) -> list[tuple[float, str]]:
+    def log(self, container: ContainerState) -> list[tuple[float, str]]:
         """Return all that it has written by now."""
-        now = self.clock.now()
-        return [*one.past, *(self.script(one).until(now) if one.stopped is None else ())]
+        if container.stopped is not None:
+            return container.past
+        return [*container.past, *self._log_script(container).until(self.clock.now())]
 
-    def _do_run(self, options: Options, say: Say) -> Answer:
+    def _do_run(self, options: Namespace, say: Say) -> Answer:
         image, *argv = options.rest
         if image not in self.images:
             return 125, f"Unable to find image '{image}' locally"
-        if "--rm" in options.named:
+        if options.rm:
             say(json.dumps(_versions(image)))
             return 0, ""
+        mounts = {mount["target"]: mount["source"] for mount in map(_fields, options.mount)}
         with self._lock:
-            name = options.one("--name")
-            if obstacle := self._obstacle(name, options):
+            if obstacle := self._obstacle(options.name, options.device, mounts.values()):
                 return 125, f"docker: {_DAEMON}{obstacle}"
-            script = self._script(options, argv) if "--detach" in options.named else None
-            one = ContainerState(
-                id=hashlib.sha256(f"{name} {next(_NUMBERS)}".encode()).hexdigest(),
-                name=name,
+            part = None
+            if options.detach:  # it runs a script in the folder of the host that it mounts
+                path = argv[-1].replace(FOLDER, mounts[FOLDER], 1)
+                part = part_of(self.files[path].decode())
+            container = ContainerState(
+                id=hashlib.sha256(f"{options.name} {next(_NUMBERS)}".encode()).hexdigest(),
+                name=options.name,
                 image=image,
-                labels=options.pairs("--label"),
-                devices=tuple(map(int, _numbers(options.named.get("--device", ())))),
-                part=part_of(script) if script is not None else None,
+                labels=dict(label.split("=", 1) for label in options.label),
+                devices=tuple(map(int, _DAVINCI.findall(" ".join(options.device)))),
+                part=part,
                 began=self.clock.now(),
             )
-            self.by_name[name] = one
-            self._scripts.clear()
-        if script is None:
+            self.by_name[options.name] = container
+            self.scripts.clear()
+        if not options.detach:
             self.clock.sleep(self.pace.pull)  # `pip install`, for a derived image
-        else:
-            say(one.id)
         return 0, ""
 
-    def _obstacle(self, name: str, options: Options) -> str:
+    def _obstacle(self, name: str, paths: Sequence[str], sources: Iterable[str]) -> str:
         """Return why a container cannot be started; nothing when it can."""
         if name in self.by_name:
             return f'Conflict. The container name "/{name}" is already in use.'
         if self.machine.trouble.disk_fills:
             return f"mkdir /var/lib/docker/overlay2/{name}: {_FULL}."
-        devices = {f"/dev/davinci{one.device}" for one in self.machine.chips if not one.dropped}
-        for path in options.named.get("--device", ()):
+        devices = {f"/dev/davinci{chip.device}" for chip in self.machine.chips if not chip.dropped}
+        for path in paths:
             if path not in devices | {*MANAGERS[:3]}:
                 return f'error gathering device information while adding "{path}": no such file.'
-        for text in options.named.get("--mount", ()):
-            source = _fields(text)["source"]
+        for source in sources:
             if not self._exists(source):
                 return f"invalid mount config: bind source path does not exist: {source}."
         return ""
 
     def _exists(self, path: str) -> bool:
         """Return whether the host has this path: a file, a folder with files, or the driver's."""
-        known = (*self._files, *USUAL, "/root/.cache/")
-        return any(one == path or one.startswith(f"{path.rstrip('/')}/") for one in known)
+        folder = f"{path.rstrip('/')}/"
+        known = (*self.files, *USUAL, "/root/.cache/")
+        return any(file == path or file.startswith(folder) for file in known)
 
-    def _script(self, options: Options, argv: Sequence[str]) -> str:
-        """Return the script that a container runs, from the folder of the host that it mounts."""
-        folders = [_fields(text) for text in options.named.get("--mount", ())]
-        source = next(one["source"] for one in folders if one["target"] == FOLDER)
-        path = argv[-1].replace(FOLDER, source, 1)
-        return self._files[path].decode()
-
-    def _do_ps(self, options: Options, say: Say) -> Answer:
-        for one in self.labelled(options.one("--filter").removeprefix("label=")):
-            say(one.id)
+    def _do_ps(self, options: Namespace, say: Say) -> Answer:
+        for container in self.labelled(options.filter.removeprefix("label=")):
+            say(container.id)
         return 0, ""
 
     def labelled(self, label: str) -> list[ContainerState]:
         """Return the containers with a label: `NAME` or `NAME=VALUE`."""
         name, equals, value = label.partition("=")
-        with self._lock:
-            return [
-                one
-                for one in self.by_name.values()
-                if name in one.labels and (not equals or one.labels[name] == value)
-            ]
+        return [
+            container
+            for container in self.every
+            if name in container.labels and (not equals or container.labels[name] == value)
+        ]
 
-    def _do_inspect(self, options: Options, say: Say) -> Answer:
-        now = self.clock.now()
-        containers = list(self._each(options))
-        if "--format" in options.named:  # launch/logs.py has the only one
-            for one in containers:
-                state, code = self.state(one, now)
-                say(f"/{one.name} {state} {code} 0")
+    def _do_inspect(self, options: Namespace, say: Say) -> Answer:
+        containers = self._each(options)
+        if options.format:  # launch/logs.py has the only one
+            for container in containers:
+                state, code = self._state(container)
+                say(f"/{container.name} {state} {code} 0")
         else:
-            documents = [self._inspected(one, now) for one in containers]
-            for line in json.dumps(documents, indent=1).splitlines():
-                say(line)
+            say(json.dumps([self._inspected(container) for container in containers]))
         whole = len(containers) == len(options.rest)
         return (0, "") if whole else (1, "Error: No such container")
 
-    def _inspected(self, one: ContainerState, now: float) -> dict[str, object]:
-        state, code = self.state(one, now)
+    def _inspected(self, container: ContainerState) -> dict[str, object]:
+        state, code = self._state(container)
+        started = self._stamp(container.began)
         return {
-            "Id": one.id,
-            "Name": f"/{one.name}",
+            "Id": container.id,
+            "Name": f"/{container.name}",
             "RestartCount": 0,
-            "State": {"Status": state, "ExitCode": code, "StartedAt": self._stamp(one.began)},
-            "HostConfig": {"RestartPolicy": {"Name": one.policy}},
-            "Config": {"Image": one.image, "Labels": dict(one.labels)},
+            "State": {"Status": state, "ExitCode": code, "StartedAt": started},
+            "Config": {"Image": container.image, "Labels": dict(container.labels)},
         }
 
-    def _do_rm(self, options: Options, say: Say) -> Answer:
+    def _do_rm(self, options: Namespace, _: Say) -> Answer:
         with self._lock:
-            gone = list(self._each(options))
-            for one in gone:
-                self.by_name.pop(one.name, None)
-                say(one.name)
-            self._scripts.clear()
-        return 0, "" if len(gone) == len(options.rest) else "Error: No such container"
-
-    def _do_stop(self, options: Options, say: Say) -> Answer:
-        for one in self._each(options):
-            one.past, one.stopped = self.log(one), self.clock.now()
-            self._scripts.clear()
-            say(one.name)
+            for container in self._each(options):
+                self.by_name.pop(container.name, None)
+            self.scripts.clear()
         return 0, ""
 
-    def _do_restart(self, options: Options, say: Say) -> Answer:
-        for one in self._each(options):
-            one.past, one.began, one.stopped = self.log(one), self.clock.now(), None
-            self._scripts.clear()
-            say(one.name)
+    def _do_stop(self, options: Namespace, _: Say) -> Answer:
+        for container in self._each(options):
+            container.past, container.stopped = self.log(container), self.clock.now()
+            self.scripts.clear()
         return 0, ""
 
-    def _do_update(self, options: Options, say: Say) -> Answer:
-        for one in self._each(options):
-            one.policy = options.one("--restart")
-            say(one.name)
+    def _do_restart(self, options: Namespace, say: Say) -> Answer:
+        self._do_stop(options, say)
+        for container in self._each(options):
+            container.began, container.stopped = self.clock.now(), None
+            self.scripts.clear()
         return 0, ""
 
-    def _do_logs(self, options: Options, say: Say) -> Answer:
-        one = self._find(options.rest[0])
-        if one is None:
+    def _do_update(self, *_: object) -> Answer:
+        return 0, ""  # of a restart policy: nothing here is started again
+
+    def _do_logs(self, options: Namespace, say: Say) -> Answer:
+        container = self._find(options.rest[0])
+        if container is None:
             return 1, f"{_DAEMON}No such container: {options.rest[0]}"
-        lines = [f"{self._stamp(moment)} {text}" for moment, text in self.log(one)]
-        count = int(options.one("--tail")) if "--tail" in options.named else len(lines)
-        since = options.one("--since") if "--since" in options.named else ""
-        for line in lines[len(lines) - min(count, len(lines)) :]:
-            if line.partition(" ")[0] >= since:
-                say(line)
-        printed = len(lines)
-        while "--follow" in options.named:
-            now = self.clock.now()
-            ended = self._find(one.name) is not one or self.state(one, now)[0] == "exited"
-            for moment, text in self.log(one)[printed:]:
-                say(f"{self._stamp(moment)} {text}")
-                printed += 1
+        lines = self.log(container)
+        begin = max(0, len(lines) - int(options.tail or len(lines)))
+        ended = not options.follow
+        while True:
+            for moment, text in lines[begin:]:
+                if (stamp := self._stamp(moment)) >= (options.since or ""):
+                    say(f"{stamp} {text}")
             if ended:
-                break
+                return 0, ""
             self.clock.sleep(0.05)
-        return 0, ""
+            begin = len(lines)
+            ended = self._find(container.name) is not container or (
+                self._state(container)[0] == "exited"
+            )
+            lines = self.log(container)
 
-    def _do_exec(self, options: Options, say: Say) -> Answer:
+    def _do_exec(self, options: Namespace, say: Say) -> Answer:
         name, *argv = options.rest
-        one = self._find(name)
-        if one is None or self.state(one, self.clock.now())[0] != "running":
+        container = self._find(name)
+        if container is None or self._state(container)[0] != "running":
             return 1, f"{_DAEMON}container {name} is not running"
         if "watch.py" in " ".join(argv):  # launch/probe.py asks for a token
-            token = self.script(one).token
+            token = self._log_script(container).token
             if token is not None and token <= self.clock.now():
                 return 0, ""
             return 1, "URLError: <urlopen error [Errno 111] Connection refused>"
-        code, text = self._inside(argv)
+        code, text = self.inside(argv)
         for line in text.splitlines():
             say(line)
         return code, ""
 
-    def _image(self, name: str, say: Say) -> Answer:
+    def _do_image(self, options: Namespace, say: Say) -> Answer:
+        name = options.rest[-1]
         if name not in self.images:
             return 1, f"{_DAEMON}No such image: {name}"
         say(self.images[name].id)
         return 0, ""
 
-    def _do_pull(self, options: Options, say: Say) -> Answer:
+    def _do_pull(self, options: Namespace, say: Say) -> Answer:
         name = options.rest[0]
         if self.machine.trouble.pull_fails:
             return 1, f"{_DAEMON}Get the manifest of {name}: dial tcp: i/o timeout"
@@ -370,43 +323,39 @@ class ContainerEngine:
                 return 1, f"failed to register layer: write /usr/local/lib/libcann.so: {_FULL}"
             say(f"{layer}: Pull complete")
         self.images[name] = Image(name, _digest(name))
-        say(f"Status: Downloaded newer image for {name}")
         return 0, ""
 
-    def _do_load(self, options: Options, say: Say) -> Answer:
-        path = options.one("--input")
-        if path not in self._files:
+    def _do_load(self, options: Namespace, _: Say) -> Answer:
+        path = options.input
+        if path not in self.files:
             return 1, f"open {path}: no such file or directory"
         self.clock.sleep(self.pace.pull)
-        for name in self._files[path].decode().split():  # a virtual archive is a list of names
+        for name in self.files[path].decode().split():  # a virtual archive is a list of names
             self.images[name] = Image(name, _digest(name))
-            say(f"Loaded image: {name}")
         return 0, ""
 
-    def _do_tag(self, options: Options, say: Say) -> Answer:  # noqa: ARG002
+    def _do_tag(self, options: Namespace, _: Say) -> Answer:
         source, name = options.rest
         self.images[name] = Image(name, self.images[source].id)
         return 0, ""
 
-    def _do_commit(self, options: Options, say: Say) -> Answer:
+    def _do_commit(self, options: Namespace, _: Say) -> Answer:
         container, name = options.rest
         base = self.images[self.by_name[container].image]
         self.images[name] = Image(name, _digest(f"{base.id} {name}"))
-        say(self.images[name].id)
         return 0, ""
 
     def _stamp(self, moment: float) -> str:
         """Return a time of the clock as Docker prints it."""
-        return f"{datetime.fromtimestamp(self._epoch + moment, UTC):%Y-%m-%dT%H:%M:%S.%f}000Z"
+        return f"{datetime.fromtimestamp(self.epoch + moment, UTC):%Y-%m-%dT%H:%M:%S.%f}000Z"
 
     def _find(self, text: str) -> ContainerState | None:
         """Return the container of this name or id."""
-        with self._lock:
-            matching = (one for one in self.by_name.values() if text in (one.name, one.id))
-            return next(matching, None)
+        matching = (one for one in self.every if text in (one.name, one.id))
+        return next(matching, None)
 
-    def _each(self, options: Options) -> Iterator[ContainerState]:
-        return (one for one in map(self._find, options.rest) if one is not None)
+    def _each(self, options: Namespace) -> list[ContainerState]:
+        return [container for text in options.rest if (container := self._find(text))]
 
 
 def _versions(image: str) -> dict[str, str]:
@@ -421,13 +370,6 @@ def _versions(image: str) -> dict[str, str]:
         "ray": "2.48.0",
         "torch_npu": release.torch_npu,
     }
-
-
-def _numbers(paths: Sequence[str]) -> Iterator[str]:
-    for path in paths:
-        number = path.removeprefix("/dev/davinci")
-        if number.isdecimal():
-            yield number
 
 
 def _fields(text: str) -> dict[str, str]:

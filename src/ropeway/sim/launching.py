@@ -133,14 +133,7 @@ class Rehearsal:
             return self.look(self._hosts[machine.name]).answer(argv)
 
         engine = ContainerEngine(
-            machine,
-            files,
-            self.pace,
-            self._peers,
-            inside,
-            scripts=self._scripts,
-            clock=self.clock,
-            epoch=self._epoch,
+            machine, files, self.pace, self._peers, inside, self._scripts, self.clock, self._epoch
         )
         return HostState(machine, engine, files)
 
