@@ -197,9 +197,9 @@ FAULTS: dict[str, Fault] = {
     "container-privileged": Fault("a container holds all NPUs", "npu-container", _machine(
         containers=(Container("old-vllm", "vllm-ascend:old", (), privileged=True),))),
     "driver-differs": Fault("one host has an older driver", "driver-same", _machine(
-        driver="25.0.rc1.1", npu_smi="25.0.rc1.1")),
+        driver="25.0.rc1.1")),
     "driver-old": Fault("every driver is too old for the image", "driver-image", _everywhere(
-        driver="24.1.0.3", npu_smi="24.1.0.3")),
+        driver="24.1.0.3")),
     "firmware-wrong": Fault("firmware does not fit the driver", "firmware-driver", _everywhere(
         firmware="6.4.12.1.241")),
     "image-chip": Fault("the image is for another product", "image-chip", _everywhere(
@@ -230,8 +230,7 @@ FAULTS: dict[str, Fault] = {
     "no-light": Fault("an optical module receives nothing", "roce-optical", _chip(
         rx_power_mw=0.0001, link="DOWN", net_health="Fault")),
     "flapping": Fault("a link went down six times", "roce-flapping", _chip(link_downs=6)),
-    "bad-cable": Fault("a port counts broken packets", "roce-errors", _chip(
-        broken_packets=18213)),
+    "bad-cable": Fault("a port counts broken packets", "roce-errors", _chip(broken_packets=18213)),
     "net-health": Fault("the gateway does not answer", "roce-health", _chip(
         net_health="Receive timeout")),
     "no-detect": Fault("health checks have no target", "roce-detect", _machine(

@@ -22,6 +22,7 @@ from ropeway.sim.containers import Answer, ContainerEngine, Say
 from ropeway.sim.machine import Machine
 
 LISTS = frozenset(list_argv(runtime)[2] for runtime in get_args(docker.Runtime))
+Args = tuple[str, ...]
 FULL = "No space left on device"
 
 
@@ -42,6 +43,15 @@ class HostState:
     def full(self) -> bool:
         return self.machine.disk_free_bytes == 0
 
+    @property
+    def holder(self) -> str:
+        """Who had the lock last, as the lock writes it."""
+        return self.files.get(f"{self.base}/holder", b"").decode()
+
+    def labelled(self, label: str) -> list[str]:
+        """Return the ids of the containers with this label."""
+        return [container.id for container in self.engine.labelled(label)]
+
     def settle(self) -> None:
         """Carry out what is due."""
         while self.late and self.late[0][0] <= self.engine.clock.now():
@@ -55,124 +65,102 @@ class HostState:
         self.folders -= {path for path in self.folders if f"{path}/".startswith(f"{folder}/")}
 
 
-@dataclass(frozen=True)
-class ScriptRun:
-    """A script that is carried out on a host; `say` gets each line of its output."""
-
-    state: HostState
-    args: tuple[str, ...]
-    stdin: bytes
-    say: Say
-
-
-def _write(run: ScriptRun) -> Answer:
+def _write(state: HostState, args: Args, stdin: bytes, _: Say) -> Answer:
     """files.WRITE."""
-    folder, other, size, *table = run.args
-    assert len(run.stdin) == int(size)
-    if run.state.full or run.state.machine.trouble.disk_fills:
+    folder, other, size, *table = args
+    assert len(stdin) == int(size)
+    if state.full or state.machine.trouble.disk_fills:
         return 1, f"cat: write error: {FULL}"
-    run.state.folders |= {one for one in (folder, other) if one.startswith(run.state.base)}
+    state.folders |= {one for one in (folder, other) if one.startswith(state.base)}
     begin = 0
     for name, mode, length in zip(table[::3], table[1::3], table[2::3], strict=True):
         path, end = f"{folder}/{name}", begin + int(length)
-        run.state.files[path], run.state.modes[path] = run.stdin[begin:end], int(mode, 8)
+        state.files[path], state.modes[path] = stdin[begin:end], int(mode, 8)
         begin = end
     return 0, ""
 
 
-def _run_each(run: ScriptRun) -> Answer:
+def _run_each(state: HostState, args: Args, _: bytes, say: Say) -> Answer:
     """start.RUN_EACH."""
-    for name, line in zip(run.args[::2], run.args[1::2], strict=True):
-        run.say(name)
-        code, error = run_program(run.state, tuple(shlex.split(line)), ignore)
+    for name, line in zip(args[::2], args[1::2], strict=True):
+        say(name)
+        code, error = run_program(state, tuple(shlex.split(line)), ignore)
         if code:
             return code, error
     return 0, ""
 
 
-def _poll(run: ScriptRun) -> Answer:
+def _poll(state: HostState, args: Args, _: bytes, say: Say) -> Answer:
     """poll.POLL."""
-    runtime, label, *logs = run.args
-    ids = _labelled(run.state, runtime, label)
+    runtime, label, *logs = args
+    ids = state.labelled(label)
     argv = (runtime, "inspect", "--type", "container", "--format", STATUS_FORMAT, *ids)
-    code, error = run_program(run.state, argv, run.say)
+    code, error = run_program(state, argv, say)
     if code:
         return code, error
     for name, since in zip(logs[::2], logs[1::2], strict=True):
-        run.say(f"{LOG}{name}")
+        say(f"{LOG}{name}")
         begin = ("--since", since) if since else ()
         tail = ("--timestamps", "--tail", str(MOST_LINES), *begin)
-        run_program(run.state, (runtime, "logs", *tail, name), run.say)
+        run_program(state, (runtime, "logs", *tail, name), say)
     return 0, ""
 
 
-def _check_lock(run: ScriptRun) -> Answer:
+def _check_lock(state: HostState, args: Args, _: bytes, say: Say) -> Answer:
     """lock.CHECK."""
-    author, *command = run.args
-    if not run.state.lock.locked():
-        run.say(FREE)
-    holder = run.state.files.get(f"{run.state.base}/holder", b"").decode()
-    run.say(holder)
-    return (
-        run_program(run.state, tuple(command), run.say) if command and holder == author else (0, "")
-    )
+    author, *command = args
+    if not state.lock.locked():
+        say(FREE)
+    say(state.holder)
+    if command and state.holder == author:
+        return run_program(state, command, say)
+    return 0, ""
 
 
-def _append_audit(run: ScriptRun) -> Answer:
+def _append_audit(state: HostState, args: Args, *_: object) -> Answer:
     """audit.APPEND."""
-    if run.state.full:
+    if state.full:
         return 1, f"sh: printf: write error: {FULL}"
-    path = f"{run.state.base}/audit.log"
-    run.state.files[path] = run.state.files.get(path, b"") + f"{run.args[0]}\n".encode()
+    path = f"{state.base}/audit.log"
+    state.files[path] = state.files.get(path, b"") + f"{args[0]}\n".encode()
     return 0, ""
 
 
-def _tail_audit(run: ScriptRun) -> Answer:
+def _tail_audit(state: HostState, _: Args, _stdin: bytes, say: Say) -> Answer:
     """audit.TAIL."""
-    text = run.state.files.get(f"{run.state.base}/audit.log", b"").decode()
+    text = state.files.get(f"{state.base}/audit.log", b"").decode()
     for line in text.splitlines()[-200:]:
-        run.say(line)
+        say(line)
     return 0, ""
 
 
-def _undo(run: ScriptRun) -> Answer:
+def _undo(state: HostState, args: Args, *_unread: object) -> Answer:
     """start.UNDO: containers, again until none comes any more, then our folder."""
-    runtime, label, folder, service, holder = run.args
+    runtime, label, folder, service, holder = args
     for _ in range(3):
-        run.state.settle()
-        if ids := _labelled(run.state, runtime, label):
-            code, error = run_program(run.state, (runtime, "rm", "--force", *ids), ignore)
-            if code:
-                return code, error
-        run.state.engine.clock.sleep(0.4 * run.state.engine.pace.sleeps)
-    ours = run.state.files.get(f"{run.state.base}/holder", b"").decode() == holder
-    if ours and not _labelled(run.state, runtime, service):
-        run.state.remove(folder)
+        state.settle()
+        run_program(state, (runtime, "rm", "--force", *state.labelled(label)), ignore)
+        state.engine.clock.sleep(0.4 * state.engine.pace.sleeps)
+    if state.holder == holder and not state.labelled(service):
+        state.remove(folder)
     return 0, ""
 
 
-def _down(run: ScriptRun) -> Answer:
-    """life.DOWN: end, remove, and look again."""
-    runtime, label, patience, service, *folders = run.args
-    count = 0
-    for turn in range(3):
-        ids = _labelled(run.state, runtime, label)
-        if not ids:
-            break
-        count += len(ids)
-        if turn == 0:
-            run_program(run.state, (runtime, "stop", "--time", patience, *ids), ignore)
-        run_program(run.state, (runtime, "rm", "--force", *ids), ignore)
-    for folder in (f"{run.state.base}/{service}", *folders):
-        run.state.remove(folder)
-    run.say(str(count))
+def _down(state: HostState, args: Args, _stdin: bytes, say: Say) -> Answer:
+    """life.DOWN: containers, then our folders."""
+    runtime, label, _, service, *folders = args
+    ids = state.labelled(label)
+    run_program(state, (runtime, "rm", "--force", *ids), ignore)
+    for folder in (f"{state.base}/{service}", *folders):
+        state.remove(folder)
+    say(str(len(ids)))
     return 0, ""
 
 
 def run_program(state: HostState, argv: Sequence[str], say: Say) -> Answer:
     """Run one program of a machine: exit code and errors."""
     match argv[0]:
-        case "docker" if state.machine.docker is not None:
+        case "docker":
             return state.engine.answer(argv[1:], say)
         case "rm":
             state.remove(argv[-1])
@@ -190,18 +178,11 @@ def list_containers(state: HostState, find: Sequence[str], say: Say) -> Answer:
     return run_program(state, (find[0], "inspect", "--type", "container", *ids), say)
 
 
-def _labelled(state: HostState, runtime: str, label: str) -> list[str]:
-    ids: list[str] = []
-    argv = (runtime, "ps", "--all", "--quiet", "--filter", f"label={label}")
-    run_program(state, argv, ids.append)
-    return ids
-
-
 def ignore(line: str) -> None:
     """Take a line that nobody reads."""
 
 
-SCRIPTS: Mapping[str, Callable[[ScriptRun], Answer]] = {
+SCRIPTS: Mapping[str, Callable[[HostState, Args, bytes, Say], Answer]] = {
     WRITE: _write,
     RUN_EACH: _run_each,
     POLL: _poll,

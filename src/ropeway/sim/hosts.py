@@ -8,7 +8,7 @@ real. tests/test_sim_hosts.py gives one script to both and compares.
 import functools
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ropeway.errors import HostError
@@ -49,15 +49,7 @@ class VirtualHost(WithoutFiles):
     def address(self) -> str:
         return self.machine.address
 
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,  # noqa: ARG002
-        stdin: bytes = b"",
-        timeout: float = 60.0,  # noqa: ARG002
-        on_line: Callable[[str], None] | None = None,  # noqa: ARG002
-    ) -> Result:
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", **_: object) -> Result:
         """See Host.run. Raises HostError where the machine cannot be reached."""
         started = time.monotonic()
         if self.machine.failure is not None:

@@ -9,7 +9,7 @@ machines go on.
 
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -27,7 +27,6 @@ from ropeway.sim.host_state import (
     LISTS,
     SCRIPTS,
     HostState,
-    ScriptRun,
     list_containers,
     run_program,
 )
@@ -40,7 +39,6 @@ from ropeway.spec.model import Layout, Model, Serve, Spec
 # A daemon carries out what it was asked for, though the client is gone meanwhile.
 _LATE_SECONDS = 0.3
 _HOLD_SECONDS = 0.02  # of real time, between two looks at a lock's connection
-_AT_ONCE = Pace()
 _BROKEN = "the connection was lost while a command ran"
 
 
@@ -70,14 +68,9 @@ class Rehearsal:
     commands    all commands so far
     """
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        pace: Pace = _AT_ONCE,
-        on_command: Callable[[IssuedCommand], None] = lambda _: None,
-        clock: Clock = SYSTEM_CLOCK,
-    ) -> None:
-        self.fleet, self.pace, self.on_command, self.clock = fleet, pace, on_command, clock
+    def __init__(self, fleet: Fleet, pace: Pace, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.fleet, self.pace, self.clock = fleet, pace, clock
+        self.on_command: Callable[[IssuedCommand], None] = lambda _: None
         self.commands: list[IssuedCommand] = []
         self._hccn = HccnTool(fleet)
         self._scripts = LogScripts()
@@ -85,12 +78,7 @@ class Rehearsal:
         self._hosts = {machine.name: self._host(machine) for machine in fleet.machines}
 
     @contextmanager
-    def connected(
-        self,
-        cluster: Cluster,
-        *,
-        ssh_config: str | None = None,  # noqa: ARG002
-    ) -> Iterator[tuple["LaunchHost", ...]]:
+    def connected(self, cluster: Cluster, **_: object) -> Iterator[tuple["LaunchHost", ...]]:
         """Connect to the cluster's hosts, known by name or address. Raises Refused."""
         yield tuple(self.connect(host.address) for host in cluster.hosts or ())
 
@@ -183,10 +171,9 @@ class LaunchHost(WithoutFiles):
         self,
         argv: Sequence[str],
         *,
-        env: Mapping[str, str] | None = None,  # noqa: ARG002
         stdin: bytes = b"",
-        timeout: float = 60.0,  # noqa: ARG002
         on_line: Callable[[str], None] | None = None,
+        **_: object,
     ) -> Result:
         """See Host.run."""
         began = time.monotonic()
@@ -254,18 +241,17 @@ class LaunchHost(WithoutFiles):
             return list_containers(self.state, args, say)
         if script == LOCK:
             return self._lock(args, say)
-        return SCRIPTS[script](ScriptRun(self.state, args, stdin, say))
+        return SCRIPTS[script](self.state, args, stdin, say)
 
     def _lock(self, args: tuple[str, ...], say: Say) -> Answer:
         """lock.LOCK: held as long as the connection is."""
-        holder = f"{self.state.base}/holder"
         if not self.state.lock.acquire(blocking=False):
-            say(self.state.files.get(holder, b"").decode())
+            say(self.state.holder)
             return 4, ""
         try:
             if self.state.full:
                 return 3, f"sh: printf: write error: {FULL}"
-            self.state.files[holder] = args[0].encode()
+            self.state.files[f"{self.state.base}/holder"] = args[0].encode()
             before, self.holds = self.breaks, True
             say(HELD)
             while self.breaks == before:

@@ -14,7 +14,7 @@ from ropeway.facts.linux import network, ping, system
 from ropeway.facts.question import Question
 from ropeway.facts.questions import ALL
 from ropeway.facts.script import NOT_FOUND
-from ropeway.sim.machine import MODEL_BYTES, MODEL_SHARDS, OUTPUTS, Fleet, Machine
+from ropeway.sim.machine import GIB, MODEL_BYTES, MODEL_SHARDS, OUTPUTS, Fleet, Machine
 
 Answer = tuple[int, str]
 _HEADER_BYTES = 12_000  # of a shard's safetensors header, about what Qwen3-30B-A3B's have
@@ -41,8 +41,8 @@ def _no_file(path: str) -> Answer:
     return 1, f"cat: {path}: No such file or directory\n"
 
 
-def _paths(machine: Machine) -> Answer:
-    return 0, "".join(f"{path}\n" for path in driver.USUAL if "driver" not in machine.missing)
+def _paths(machine: Machine) -> str:
+    return "".join(f"{path}\n" for path in driver.USUAL if "driver" not in machine.missing)
 
 
 def _devices(machine: Machine) -> Answer:
@@ -71,9 +71,8 @@ def _processes(machine: Machine) -> str:
 
 
 def _lscpu(machine: Machine) -> str:
-    text = "Architecture:          aarch64\n"
-    vendor = f"Hypervisor vendor:     {machine.hypervisor}\n"
-    return text + vendor if machine.hypervisor else text
+    vendor = f"Hypervisor vendor:     {machine.hypervisor}\n" if machine.hypervisor else ""
+    return f"Architecture:          aarch64\n{vendor}"
 
 
 def _own_name(machine: Machine) -> str:
@@ -95,8 +94,6 @@ def _docker(output: Callable[[Machine], str]) -> Callable[[Machine], Answer]:
     """Return the answer of a command of the client that needs the daemon."""
 
     def run(machine: Machine) -> Answer:
-        if machine.docker is None:
-            return NOT_FOUND, ""
         if not machine.docker_answers:
             return 1, (
                 "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. "
@@ -107,8 +104,8 @@ def _docker(output: Callable[[Machine], str]) -> Callable[[Machine], Answer]:
     return run
 
 
-def _docker_version(machine: Machine) -> str:
-    version = {"Version": machine.docker, "ApiVersion": "1.45"}
+def _docker_version(_: Machine) -> str:
+    version = {"Version": "26.1.3", "ApiVersion": "1.45"}
     return json.dumps({"Client": version, "Server": version}) + "\n"
 
 
@@ -137,15 +134,11 @@ def _df(machine: Machine, paths: Sequence[str]) -> Answer:
     """One row for each path, as coreutils prints them."""
     rows = ["Filesystem     1024-blocks       Used  Available Capacity Mounted on"]
     for path in paths:
-        total = machine.shm_bytes if path == "/dev/shm" else 3500 * 2**30
-        free = machine.shm_bytes if path == "/dev/shm" else machine.disk_free_bytes
-        device, mount = ("tmpfs", path) if path == "/dev/shm" else ("/dev/nvme0n1p3", "/")
-        used = total - free
-        percent = round(used * 100 / total) if total else 0
-        rows.append(
-            f"{device:<14} {total // 1024:>11} {used // 1024:>10} {free // 1024:>10} "
-            f"{percent:>7}% {mount}"
-        )
+        device, mount, total, free = "/dev/nvme0n1p3", "/", 3500 * GIB, machine.disk_free_bytes
+        if path == "/dev/shm":
+            device, mount, total, free = "tmpfs", path, machine.shm_bytes, machine.shm_bytes
+        sizes = " ".join(f"{size // 1024:>11}" for size in (total, total - free, free))
+        rows.append(f"{device:<14} {sizes} {1 - free / total:>7.0%} {mount}")
     return 0, "\n".join(rows) + "\n"
 
 
@@ -162,20 +155,14 @@ def _model(machine: Machine, path: str) -> Answer:
         return 1, f"{path}: No such file or directory\n"
     lines = [f"== directory {path}", "== files"]
     lines += [f"{size} 81a4 {name}" for name, size in sorted(machine.model.items())]
-    if "config.json" in machine.model:
-        lines += ["", "== json config.json", machine.config]
-    index = "model.safetensors.index.json"
-    if index in machine.model:
-        lines += ["", f"== index {index}", f'"total_size": {MODEL_BYTES}']
-        lines += [f"      1 {shard}" for shard in MODEL_SHARDS]
-    lines += ["", "== headers"]
-    whole = max((s for n, s in machine.model.items() if n.endswith(".safetensors")), default=0)
+    lines += ["", "== json config.json", machine.config]
+    lines += ["", "== index model.safetensors.index.json", f'"total_size": {MODEL_BYTES}']
+    lines += [f"      1 {shard}" for shard in MODEL_SHARDS]
+    shards = sorted(name for name in machine.model if name.endswith(".safetensors"))
+    whole = max(machine.model[shard] for shard in shards)
     header = " ".join(str(byte) for byte in _HEADER_BYTES.to_bytes(8, "little"))
-    lines += [
-        f"{whole - _HEADER_BYTES - 8} : {header} : {name}"
-        for name in sorted(machine.model)
-        if name.endswith(".safetensors")
-    ]
+    lines += ["", "== headers"]
+    lines += [f"{whole - _HEADER_BYTES - 8} : {header} : {shard}" for shard in shards]
     return 0, "\n".join([*lines, "== end"]) + "\n"
 
 
@@ -214,7 +201,7 @@ _KNOWN: dict[tuple[str, ...], Callable[[Machine], Answer]] = {
     driver.FIRMWARE.argv: _of_driver(driver.FIRMWARE),
     driver.CANN.argv: lambda _: _no_file(f"'{driver.CANN.argv[-1].removeprefix('cat ')}'"),
     driver.DEVICES.argv: _devices,
-    driver.PATHS.argv: _paths,
+    driver.PATHS.argv: _prints(_paths),
     driver.PCI.argv: _prints(_lspci),
     hccn.CONF.argv: _hccn_conf,
 }

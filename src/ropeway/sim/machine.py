@@ -135,7 +135,6 @@ class Machine:
     chips: tuple[Chip, ...]
     driver: str = "25.5.1"
     firmware: str = "7.8.0.6.201"
-    npu_smi: str = "25.5.1"
     kernel: str = "5.10.0-216.0.0.115.oe2203sp4.aarch64"
     hypervisor: str | None = None
     shm_bytes: int = 768 * GIB
@@ -143,7 +142,6 @@ class Machine:
     clock_s: float = 0.0
     nofile: int = 1048576
     own_name: str | None = None
-    docker: str | None = "26.1.3"
     docker_answers: bool = True
     images: tuple[Image, ...] = ()
     containers: tuple[Container, ...] = ()

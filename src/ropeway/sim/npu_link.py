@@ -44,8 +44,8 @@ class Mesh:
         """
         unsent = self._pending(outgoing)
         unread = self._pending(incoming)
-        for number, (peer, data) in list(unsent.items()):
-            _advance(unsent, number, peer, data, _send)
+        for number in list(unsent):
+            _advance(unsent, number, socket.socket.send)
         while unsent or unread:
             waiting = select.poll()
             for number in unsent.keys() | unread.keys():
@@ -58,9 +58,9 @@ class Mesh:
                 raise TimeoutError(f"rank {self.rank}: a peer sent nothing for {_TIMEOUT:g} s")
             for number, _ in ready:
                 if number in unread:
-                    _advance(unread, number, *unread[number], _receive)
+                    _advance(unread, number, _receive)
                 if number in unsent:
-                    _advance(unsent, number, *unsent[number], _send)
+                    _advance(unsent, number, socket.socket.send)
 
     def _pending(self, parts: Sequence[memoryview]) -> "_Pending":
         """Return the bytes to move by connection; nothing is sent for an empty part."""
@@ -76,13 +76,13 @@ class Mesh:
 
 
 _Pending = dict[int, tuple[socket.socket, memoryview]]
-_Move = Callable[[socket.socket, memoryview], int]
 
 
 def _advance(
-    pending: _Pending, number: int, peer: socket.socket, data: memoryview, move: _Move
+    pending: _Pending, number: int, move: Callable[[socket.socket, memoryview], int]
 ) -> None:
     """Move what can be moved without waiting; remove the connection when all bytes are moved."""
+    peer, data = pending[number]
     try:
         data = data[move(peer, data) :]
     except BlockingIOError:
@@ -91,10 +91,6 @@ def _advance(
         pending[number] = (peer, data)
     else:
         del pending[number]
-
-
-def _send(peer: socket.socket, data: memoryview) -> int:
-    return peer.send(data)
 
 
 def _receive(peer: socket.socket, data: memoryview) -> int:

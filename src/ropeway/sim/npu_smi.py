@@ -5,10 +5,7 @@ from collections.abc import Sequence
 from ropeway.sim.machine import OUTPUTS, Chip, Machine
 
 _NOT_LOADED = "dcmi module initialize failed. ret is -8005\n"
-_NO_CARD = (
-    "Invalid card id.\nError parameter of -i\n"
-    "Usage: npu-smi info <watch|proc|-h|-m|-l|-t type> [Options...]\n"
-)
+_NO_CARD = "Invalid card id.\nError parameter of -i\n"
 _WIDTH = 99
 
 
@@ -40,7 +37,7 @@ def _table(machine: Machine, chips: Sequence[Chip]) -> str:
     two = machine.kind.dies > 1
     rule = "+---------------------------+---------------+" + "-" * 52 + "+"
     double = rule.replace("-", "=")
-    banner = f"npu-smi {machine.npu_smi}"
+    banner = f"npu-smi {machine.driver}"
     lines = [
         "+" + "-" * (_WIDTH - 3) + "+",
         f"| {banner:<34}Version: {machine.driver:<51}|",
@@ -82,13 +79,12 @@ def _table(machine: Machine, chips: Sequence[Chip]) -> str:
 def _mapping(machine: Machine, chips: Sequence[Chip]) -> str:
     """`-m`. An A3 says Phy-ID, and has a controller as chip 2 of each NPU."""
     two = machine.kind.dies > 1
-    titles = ["NPU ID", "Chip ID", "Chip Logic ID", *(["Chip Phy-ID"] if two else []), "Chip Name"]
-    rows = [titles]
+    rows = [["NPU ID", "Chip ID", "Chip Logic ID", *["Chip Phy-ID"] * two, "Chip Name"]]
     for chip in chips:
-        phy = [str(chip.device)] if two else []
-        rows.append([str(chip.npu), str(chip.die), str(chip.device), *phy, machine.kind.name])
+        numbers = [str(chip.device)] * (1 + two)
+        rows.append([str(chip.npu), str(chip.die), *numbers, machine.kind.name])
         if chip.die == machine.kind.dies - 1:
-            rows.append([str(chip.npu), str(chip.die + 1), "-", *["-" for _ in phy], "Mcu"])
+            rows.append([str(chip.npu), str(chip.die + 1), *["-"] * len(numbers), "Mcu"])
     return "".join("\t" + "".join(f"{cell:<31}" for cell in row).rstrip() + "\n" for row in rows)
 
 

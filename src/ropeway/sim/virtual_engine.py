@@ -129,8 +129,10 @@ def log_script_of(me: Incarnation, others: Sequence[Incarnation], pace: Pace) ->
     if me.part.role == "head":
         return _head(me, others, pace)
     head = next((one for one in others if one.part.role == "head"), None)
+    if head is None or not me.trouble.joins:
+        return LogScript(tuple(_spoken(me, me.began + pace.begin)))
     peers = [one for one in (*others, me) if one is not head]
-    return _worker(me, head, _head(head, peers, pace) if head else None, pace)
+    return _worker(me, head, _head(head, peers, pace), pace)
 
 
 def _head(me: Incarnation, others: Sequence[Incarnation], pace: Pace) -> LogScript:
@@ -162,13 +164,9 @@ def _head(me: Incarnation, others: Sequence[Incarnation], pace: Pace) -> LogScri
     return LogScript(tuple(lines), met=met, token=token)
 
 
-def _worker(
-    me: Incarnation, head: Incarnation | None, head_script: LogScript | None, pace: Pace
-) -> LogScript:
+def _worker(me: Incarnation, head: Incarnation, head_script: LogScript, pace: Pace) -> LogScript:
     began = me.began + pace.begin
     lines = _spoken(me, began)
-    if head is None or head_script is None or not me.trouble.joins:
-        return LogScript(tuple(lines))
     joined = max(began, head.began + pace.begin) + pace.join
     lines.append((joined, "Ray runtime started." if me.part.ray else "joined the head"))
     if me.trouble.fails and head_script.met is not None:
