@@ -155,14 +155,6 @@ def _tagged(tag: str) -> Callable[[Machine], tuple[Image, ...]]:
     return images
 
 
-def _other_image(machine: Machine) -> tuple[Image, ...]:
-    return tuple(replace(image, id="sha256:" + "9b" * 32) for image in machine.images)
-
-
-def _without_detect(machine: Machine) -> tuple[Chip, ...]:
-    return tuple(replace(chip, netdetect=None, net_health="Init") for chip in machine.chips)
-
-
 _SHARD = MODEL_SHARDS[-1]
 _AWQ = '"quantization_config": {"quant_method": "awq"}'
 
@@ -204,7 +196,9 @@ FAULTS: dict[str, Fault] = {
         firmware="6.4.12.1.241")),
     "image-chip": Fault("the image is for another product", "image-chip", _everywhere(
         images=_tagged("v0.23.0-310p"))),
-    "image-differs": Fault("one name, two images", "image-same", _machine(images=_other_image)),
+    "image-differs": Fault("one name, two images", "image-same", _machine(
+        images=lambda host: tuple(replace(image, id="sha256:" + "9b" * 32) for image in host.images)
+    )),
     "image-missing": Fault("a host lacks the image", "image-there", _machine(images=())),
     "docker-down": Fault("Docker does not answer", "docker", _machine(docker_answers=False)),
     "shard-missing": Fault("a shard of the model is missing", "model-shards", _machine(
@@ -234,7 +228,8 @@ FAULTS: dict[str, Fault] = {
     "net-health": Fault("the gateway does not answer", "roce-health", _chip(
         net_health="Receive timeout")),
     "no-detect": Fault("health checks have no target", "roce-detect", _machine(
-        chips=_without_detect)),
+        chips=lambda host: tuple(
+            replace(chip, netdetect=None, net_health="Init") for chip in host.chips))),
     "tls-on": Fault("TLS is on for one card", "roce-tls", _chip(tls=1)),
     "no-hccn-conf": Fault("there is no /etc/hccn.conf", "roce-conf", _machine(hccn_conf=False)),
     "lossy": Fault("30 % of packets are lost between two hosts", "roce-ping", _losing(30)),

@@ -37,16 +37,11 @@ class HccnTool:
     def _ping(self, chip: Chip, address: str) -> str:
         """Send three packets from a chip's RoCE port to an address."""
         received = _PACKETS - round(_PACKETS * self._loss(chip, address) / 100)
-        lines = [f"device {chip.device} PING {address}"]
-        lines += [
-            f"recv seq={number},time={0.064 + number / 1000:.6f}ms"
-            if number < received
-            else f"recv time out seq={number}"
-            for number in range(_PACKETS)
-        ]
-        lost = (_PACKETS - received) / _PACKETS * 100
-        counts = f"{_PACKETS} packets transmitted, {received} received, {lost:.2f}% packet loss"
-        return "\n".join([*lines, counts]) + "\n"
+        loss = 1 - received / _PACKETS
+        return (
+            f"device {chip.device} PING {address}\n"
+            f"{_PACKETS} packets transmitted, {received} received, {loss:.2%} packet loss\n"
+        )
 
     def _loss(self, chip: Chip, address: str) -> float:
         """Return the percentage of packets lost between a chip and an address."""

@@ -91,7 +91,7 @@ def _run_each(state: HostState, args: Args, _: bytes, say: Say) -> Answer:
 
 
 def _poll(state: HostState, args: Args, _: bytes, say: Say) -> Answer:
-    """poll.POLL."""
+    """logs.POLL."""
     runtime, label, *logs = args
     ids = state.labelled(label)
     argv = (runtime, "inspect", "--type", "container", "--format", STATUS_FORMAT, *ids)
@@ -118,7 +118,7 @@ def _check_lock(state: HostState, args: Args, _: bytes, say: Say) -> Answer:
 
 
 def _append_audit(state: HostState, args: Args, *_: object) -> Answer:
-    """audit.APPEND."""
+    """lock.APPEND."""
     if state.full:
         return 1, f"sh: printf: write error: {FULL}"
     path = f"{state.base}/audit.log"
@@ -127,7 +127,7 @@ def _append_audit(state: HostState, args: Args, *_: object) -> Answer:
 
 
 def _tail_audit(state: HostState, _: Args, _stdin: bytes, say: Say) -> Answer:
-    """audit.TAIL."""
+    """lock.TAIL."""
     text = state.files.get(f"{state.base}/audit.log", b"").decode()
     for line in text.splitlines()[-200:]:
         say(line)

@@ -220,13 +220,11 @@ class LaunchHost(WithoutFiles):
             raise NoRoute(self.state.machine.failure, where=self.name)
         trouble = self.state.machine.trouble
         self.done += 1
-        if trouble.drops_after is not None and self.done > trouble.drops_after:
-            late = self.done - trouble.drops_after
-            if trouble.drops_for is None or late <= trouble.drops_for:
-                self.breaks += 1
-                while self.holds:
-                    sleep_cancellable(_HOLD_SECONDS / 4)
-                raise ConnectionLost(_BROKEN, where=self.name)
+        if 0 < self.done - trouble.drops_after <= trouble.drops_for:
+            self.breaks += 1
+            while self.holds:
+                sleep_cancellable(_HOLD_SECONDS / 4)
+            raise ConnectionLost(_BROKEN, where=self.name)
 
     def _answer(self, argv: tuple[str, ...], say: Say, stdin: bytes) -> Answer:
         if argv[:2] != ("sh", "-c"):

@@ -64,9 +64,7 @@ def _lspci(machine: Machine) -> str:
 def _processes(machine: Machine) -> str:
     processes = [process for chip in machine.chips for process in chip.processes]
     rows = [(process.pid, process.name) for process in processes if process.alive]
-    rows += [(1, "systemd"), (1189, "sshd")]
-    if machine.raylet:
-        rows.append((88120, "raylet"))
+    rows += [(1, "systemd"), (1189, "sshd"), *[(88120, "raylet")] * machine.raylet]
     return "".join(f"{pid:7} {name}\n" for pid, name in sorted(rows))
 
 

@@ -7,6 +7,7 @@ Figures such as idle HBM, power and optics are those of recorded machines of the
 (tests/recordings/INDEX.tsv).
 """
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -99,8 +100,8 @@ class Chip:
 class Trouble:
     """What goes wrong on a host while a service starts there, and facts do not show.
 
-    drops_after  so many commands are carried out, then the connection breaks; None: it holds
-    drops_for    so many commands fail then, before the host can be reached again; None: all
+    drops_after  so many commands are carried out, then the connection breaks
+    drops_for    so many commands fail then, before the host can be reached again
     disk_fills   nothing can be written
     pull_fails   no registry answers
     joins        whether its containers find their head
@@ -108,8 +109,8 @@ class Trouble:
     says         what an engine writes besides
     """
 
-    drops_after: int | None = None
-    drops_for: int | None = None
+    drops_after: float = math.inf
+    drops_for: float = math.inf
     disk_fills: bool = False
     pull_fails: bool = False
     joins: bool = True

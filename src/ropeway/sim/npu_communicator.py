@@ -56,10 +56,6 @@ class NetworkCommunicator(CpuCommunicator):
     between pipeline stages, and start-up.
     """
 
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
-        self._mesh: Mesh | None = None
-
     def _all_group_ranks_share_shm_group_name(self) -> bool:
         return stock("shm") and bool(super()._all_group_ranks_share_shm_group_name())
 
@@ -116,14 +112,12 @@ class NetworkCommunicator(CpuCommunicator):
             own if rank == self.rank_in_group else torch.empty_like(own)
             for rank in range(self.world_size)
         ]
-        self._connected().exchange(
-            [_raw(part) for part in outgoing], [_raw(part) for part in incoming]
-        )
+        self._mesh.exchange([_raw(part) for part in outgoing], [_raw(part) for part in incoming])
         return functools.reduce(torch.add, incoming).movedim(0, dim).contiguous()
 
     def destroy(self) -> None:
         """Close the connections, and destroy the group."""
-        if self._mesh is not None:
+        if "_mesh" in vars(self):
             self._mesh.close()
         super().destroy()
 
@@ -135,18 +129,14 @@ class NetworkCommunicator(CpuCommunicator):
         own = own.contiguous()
         parts = [own.new_empty((count, *own.shape[1:])) for count in rows]
         parts[self.rank_in_group] = own
-        self._connected().exchange([_raw(own)] * self.world_size, [_raw(part) for part in parts])
+        self._mesh.exchange([_raw(own)] * self.world_size, [_raw(part) for part in parts])
         return parts
 
-    def _connected(self) -> Mesh:
+    @functools.cached_property
+    def _mesh(self) -> Mesh:
         # All ranks of the group come here together, as for any collective.
-        if self._mesh is None:
-            self._mesh = Mesh(
-                self.rank_in_group,
-                os.environ.get("VLLM_HOST_IP", "127.0.0.1"),
-                self._exchange_addresses,
-            )
-        return self._mesh
+        address = os.environ.get("VLLM_HOST_IP", "127.0.0.1")
+        return Mesh(self.rank_in_group, address, self._exchange_addresses)
 
     def _exchange_addresses(self, address: str) -> list[str]:
         addresses = [""] * self.world_size

@@ -89,13 +89,6 @@ def _mapping(machine: Machine, chips: Sequence[Chip]) -> str:
 
 
 def _listing(chips: Sequence[Chip]) -> str:
-    cards = list(dict.fromkeys(chip.npu for chip in chips))
-    lines = [_pair("Total Count", len(cards)), ""]
-    for npu in cards:
-        count = sum(chip.npu == npu for chip in chips)
-        lines += [_pair("NPU ID", npu), _pair("Chip Count", count), ""]
-    return "\n".join(lines) + "\n"
-
-
-def _pair(key: str, value: object) -> str:
-    return f"\t{key:<31}: {value}"
+    cards = dict.fromkeys(chip.npu for chip in chips)
+    rows = [("Total Count", len(cards)), *(("NPU ID", npu) for npu in cards)]
+    return "".join(f"\t{key:<31}: {value}\n" for key, value in rows)

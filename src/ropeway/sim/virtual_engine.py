@@ -42,7 +42,7 @@ class Part:
 
     meeting   ADDRESS:PORT where the parts of a replica meet; None for one that is alone
     brings    how much of what the head `needs` this part is
-    patience  seconds that the head waits for the others; None: for ever
+    patience  seconds that the head of a Ray waits for the others
     """
 
     role: Literal["head", "worker", "router"]
@@ -51,7 +51,7 @@ class Part:
     address: str = ""
     brings: int = 1
     needs: int = 1
-    patience: float | None = None
+    patience: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _head(me: Incarnation, others: Sequence[Incarnation], pace: Pace) -> LogScri
         met = max(one.began + pace.begin, began) + pace.join
         last = _ray_has(joined, me.part)
     if brought < me.part.needs:
-        if not me.part.ray or me.part.patience is None:
+        if not me.part.ray:
             return LogScript(tuple(lines))
         ends = began + me.part.patience
         complaint = f"{last}, after {me.part.patience:g} s"
