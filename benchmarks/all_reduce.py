@@ -45,12 +45,12 @@ def run_rank(rank: int, ranks: int, port: int) -> None:
     communicator = NetworkCommunicator(group, torch.device("cpu"), group, "tp:0")
     for tokens in TOKENS:
         tensor = torch.ones(tokens, HIDDEN, dtype=torch.bfloat16)
-        found: dict[str, list[float]] = {"gloo": [], "": []}
+        rounds: dict[str, list[float]] = {"gloo": [], "": []}
         for _ in range(ROUNDS):
-            for stock, seconds in found.items():
+            for stock, seconds in rounds.items():
                 os.environ[STOCK] = stock
                 seconds.append(measured(communicator, tensor))
-        gloo, plain = (statistics.median(each) * 1e3 for each in found.values())
+        gloo, plain = (statistics.median(each) * 1e3 for each in rounds.values())
         if rank == 0:
             size = tensor.numel() * tensor.element_size()
             print(f"| {ranks} | {tokens} | {size:,} | {gloo:.2f} | {plain:.2f} |", flush=True)

@@ -71,11 +71,11 @@ def virtual(hosts: int, npus: int) -> None:
     machines = virtual_hosts(fleet)
     wanted = Requirements(npus={one.name: npus for one in machines}, model_path=fleet.model_path)
     started = time.monotonic()
-    seen = examine(survey(machines, wanted, Effort(), lambda _: None))
+    report = examine(survey(machines, wanted, Effort(), lambda _: None))
     seconds = time.monotonic() - started
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{seen.npus:,} NPUs, {seen.pings:,} pings: {seconds:.1f} s, {memory:.0f} MB at most")
-    for finding in seen.findings:
+    print(f"{report.npus:,} NPUs, {report.pings:,} pings: {seconds:.1f} s, {memory:.0f} MB at most")
+    for finding in report.findings:
         if finding.cause is None:
             print(f"  {finding.level}  {finding.check}: {finding.title}")
 
@@ -105,14 +105,14 @@ def expanded(npus: int) -> list[Question[object]]:
 
     Without those that depend on another's answer, since a playbook would ask them regardless.
     """
-    found: list[Question[object]] = []
+    asked: list[Question[object]] = []
     for one in questions():
         if one.after or one.unless:
             continue
         for number in range(npus if one.each else 1):
             argv = tuple(str(number) if word == "N" else word for word in one.argv)
-            found.append(replace(one, argv=argv, each=None))
-    return found
+            asked.append(replace(one, argv=argv, each=None))
+    return asked
 
 
 def stand_ins(folder: Path, npus: int, asked: list[Question[object]]) -> Path:

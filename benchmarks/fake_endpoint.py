@@ -53,7 +53,6 @@ class Behaviour:
     reasoning: tuple[str, ...] = ()
     reasoning_field: str = "reasoning"
     per_piece: int = 1
-    usage: bool = True
     tokenizer: bool = True
     key: str | None = None
     fault: Fault = "none"
@@ -154,8 +153,7 @@ class FakeEndpoint:
             first = first or sent
             last = sent
         self.served.append(Served(arrived, admitted, first, last, len(pieces)))
-        if self.behaviour.usage:
-            await response.write(_event({"choices": [], "usage": _usage(body, len(pieces))}))
+        await response.write(_event({"choices": [], "usage": _usage(body, len(pieces))}))
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response

@@ -45,22 +45,22 @@ def main() -> None:
     parser.add_argument("--start", type=float, default=20.0, help="seconds of the engine's start")
     parser.add_argument("--latency", type=float, default=0.05, help="seconds of each command")
     parser.add_argument("--replicas", action="store_true")
-    given = parser.parse_args()
+    options = parser.parse_args()
     os.environ["ROPEWAY_BENCHMARK_KEY"] = "of-the-endpoint"  # engines on several hosts want one
-    pace = Pace(latency=given.latency, begin=0.5, join=0.5, start=given.start)
-    print(f"{conditions()}\n{given.start:g} s of start, {given.latency * 1000:g} ms a command")
-    up(2, Pace(), replicas=given.replicas)  # imports what `up` needs
-    seconds: dict[int, list[float]] = {count: [] for count in given.hosts}
-    for turn in range(given.turns):
-        for count in given.hosts:
-            took, commands, cpu = up(count, pace, replicas=given.replicas)
+    pace = Pace(latency=options.latency, begin=0.5, join=0.5, start=options.start)
+    print(f"{conditions()}\n{options.start:g} s of start, {options.latency * 1000:g} ms a command")
+    up(2, Pace(), replicas=options.replicas)  # imports what `up` needs
+    seconds: dict[int, list[float]] = {count: [] for count in options.hosts}
+    for turn in range(options.turns):
+        for count in options.hosts:
+            took, commands, cpu = up(count, pace, replicas=options.replicas)
             seconds[count].append(took)
             print(
                 f"turn {turn + 1}: {count:4} hosts {took:6.1f} s, {commands:5} commands, "
                 f"{cpu:4.1f} s of CPU",
                 flush=True,
             )
-    few, many = (median(seconds[count]) for count in given.hosts)
+    few, many = (median(seconds[count]) for count in options.hosts)
     print(f"median: {few:.1f} s and {many:.1f} s, {many / few:.2f} times as long (bar: {BAR:g})")
     sys.exit(many > BAR * few)
 
