@@ -1,13 +1,13 @@
 """The checkpoints that users get: their bytes, and whether their text makes sense."""
 
 import os
-import subprocess
 
 import pytest
 
 from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.checkpoints.fetch import default_root, ensure, fault
 from ropeway.checkpoints.manifest import WEIGHTS
+from ropeway.hosts.local import LocalHost
 from ropeway.models.read import read_model
 
 pytest.importorskip("numpy")
@@ -18,21 +18,12 @@ pytestmark = pytest.mark.engine
 CHAT_QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
-class Here:
-    """Runs commands on this machine."""
-
-    def run(self, argv, *, timeout):
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout)
-        done.exit_code = done.returncode
-        return done
-
-
 @pytest.fixture(scope="session")
 def models():
     """The folder that users have, filled; a second run of the tests finds it full."""
     folder = default_root(os.environ)
     for name in RECIPES:
-        ensure(name, folder, host=Here(), on_step=print)
+        ensure(name, folder, host=LocalHost(), on_step=print)
     return folder
 
 
