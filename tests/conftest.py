@@ -1,5 +1,6 @@
 """What holds for every test: how much hypothesis tries, and what shares a worker."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from hypothesis import settings
 settings.register_profile("test", max_examples=20, deadline=None)
 settings.register_profile("all", max_examples=200, deadline=None)
 settings.load_profile("test")
+
+os.environ["COLUMNS"] = "80"
 
 # For the fake endpoint, which tests and benchmarks share.
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))

@@ -90,12 +90,8 @@ def test_one_answer_goes_to_standard_output_and_the_figures_to_standard_error() 
     assert float(figures[2]) > 0
 
 
-@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
-def test_reasoning_is_shown_apart_from_the_answer(name: str) -> None:
-    thinking = Behaviour(
-        ttft_s=0, tpot_s=0, answer_tokens=2, reasoning=("缆", "车？"), reasoning_field=name
-    )
-    with running(thinking) as fake:
+def test_reasoning_is_shown_apart_from_the_answer() -> None:
+    with running(Behaviour(ttft_s=0, tpot_s=0, answer_tokens=2, reasoning=("缆", "车？"))) as fake:
         result = run(fake.url, "-p", "hello")
     assert result.stdout == "The lift\n"
     assert result.stderr.startswith("── thinking ──\n缆车？\n── end of thinking ──\n")
@@ -212,8 +208,7 @@ def test_an_answer_arrives_byte_for_byte_but_for_terminal_escapes() -> None:
 
 
 def test_quiet_leaves_only_the_answer() -> None:
-    thinking = Behaviour(ttft_s=0, tpot_s=0, answer_tokens=2, reasoning=("hm",))
-    with running(thinking) as fake:
+    with running(Behaviour(ttft_s=0, tpot_s=0, answer_tokens=2, reasoning=("hm",))) as fake:
         result = run(fake.url, "-q", "-p", "hello")
     assert (result.stdout, result.stderr) == ("The lift\n", "")
 

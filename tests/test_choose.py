@@ -274,12 +274,6 @@ def test_a_context_that_cannot_be(more, words):
     assert caught.value.exit_code == 2
 
 
-def test_a_layout_that_the_model_cannot_be_split_into():
-    with pytest.raises(LayoutError) as caught:
-        choose(request(layout=Layout.parse("TP3")))
-    assert "does not divide 32 attention heads" in " ".join(caught.value.evidence)
-
-
 def test_a_layout_that_the_release_cannot_run():
     with pytest.raises(LayoutError) as caught:
         choose(request(layout=Layout.parse("TP8xPP2+EP")))

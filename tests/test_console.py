@@ -108,18 +108,13 @@ def test_a_second_json_document_or_a_number_that_json_does_not_have_is_our_bug()
         screen.result({})
 
 
-def test_an_error_under_json_is_the_document_unless_there_is_one_and_is_told_on_stderr():
+def test_an_error_under_json_is_the_document_and_is_told_on_stderr():
     screen, out, err, _ = log(json=True)
     screen.error(SpecError("unknown key `tensr`", where="ropeway.yaml:12"))
     document = json.loads(out.getvalue())
     error = document["error"]
     assert (document["schema"], error["kind"], error["exit_code"]) == (1, "SpecError", 2)
     assert err.getvalue().startswith("error: unknown key `tensr`\n")
-    screen, out, err, _ = log(json=True)
-    screen.result({"requests": 3})
-    screen.error(LaunchError("3 of 3 requests failed"))
-    assert json.loads(out.getvalue())["requests"] == 3
-    assert "3 of 3 requests failed" in err.getvalue()
 
 
 def test_quiet_keeps_the_answer_warnings_and_errors():

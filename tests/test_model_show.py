@@ -20,11 +20,6 @@ TINY = SMALL_LLAMA | {"tie_word_embeddings": False}
 NUMBERS = 32_768 + 2 * (12_288 + 24_576 + 128) + 64
 
 
-@pytest.fixture(autouse=True)
-def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-
-
 def run(*args: str) -> int:
     return exit_code(["show", *args], model)
 

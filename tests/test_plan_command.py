@@ -23,9 +23,8 @@ QWEN = ("--model", "Qwen3-30B-A3B", "--chip", "910B4", "--engine-version", "0.11
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    """A folder without a spec, and a terminal of 80 columns."""
+    """A folder without a spec."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
 
 
 @pytest.fixture(name="spec")
@@ -75,18 +74,6 @@ def test_the_document_agrees_with_itself(capsys):
     tokens_per_hour = forecast["output_tokens_per_s"] * 3600
     assert cost["per_million_tokens"] == pytest.approx(cost["per_hour"] / tokens_per_hour * 1e6)
     assert cost["job_hours"] == pytest.approx(1_000_000 * 128 / tokens_per_hour)
-
-
-def test_every_layout_that_was_looked_at_is_in_the_document_with_its_fate(capsys):
-    plan = document(capsys, *QWEN, "--hosts", "2")
-    ran = {item["layout"] for item in plan["candidates"]}
-    not_taken = {item["layout"] for item in plan["rejected"]}
-    assert not ran & not_taken
-    assert {"TP8", "TP16", "DP2×TP8"} <= ran
-    assert "TP8×PP2+EP" in not_taken  # fails on this release (vllm-ascend)
-    assert all(item["reason"] for item in plan["rejected"])
-    kinds = {item["kind"] for item in plan["rejected"]}
-    assert kinds <= {"shape", "engine", "memory", "bound"}
 
 
 def test_each_value_says_where_it_came_from(capsys, spec):
@@ -291,7 +278,7 @@ def test_a_link_stays_a_link(capsys, spec):
         (["--model", "Qwen3-30B-A3B", "--chip", "H100"], "unknown chip `H100`", "910B4"),
         (["--model", "Qwen3-30B-A3", "--chip", "910B4"], "`Qwen3-30B-A3`", "did you mean"),
         (["--model", "/no/such", "--chip", "910B4"], "does not exist", ""),
-        ([*QWEN, "--layout", "tp3"], "TP3", "nearest that work"),
+        ([*QWEN, "--layout", "tp3"], "does not divide 32 attention heads", "nearest that work"),
         ([*QWEN, "--layout", "tp16"], "8", ""),
         ([*QWEN, "--layout", "two"], "is not a layout", ""),
         ([*QWEN, "--context", "1000000"], "40,960", ""),

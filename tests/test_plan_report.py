@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from io import StringIO
 
 import pytest
 from rich.cells import cell_len
@@ -14,12 +13,12 @@ from ropeway.plan.cost import Cost
 from ropeway.plan.estimate import Forecast
 from ropeway.plan.load import Load
 from ropeway.plan.memory import Memory
-from ropeway.report.console import Screen
 from ropeway.report.plan import best, layout_reasons, plan_text, price, rejected_groups, shown
 from ropeway.report.plan_json import plan_json
 from ropeway.report.plan_page import bar, constants, render_html, scatter
 from ropeway.spec.model import Layout
 from test_report import Page
+from test_report import shown as on_screen
 
 GIB = 2**30
 EVIL = '<script>alert("x")</script>'
@@ -81,12 +80,6 @@ NOTHING = replace(
     PLAN, chosen=None, candidates=(), front=(), values=(),
     missing=("3.1 GiB are missing on each NPU", "4 hosts would do"),
 )  # fmt: skip
-
-
-def on_screen(renderable, width=80):
-    out = StringIO()
-    Screen(stdout=out, stderr=StringIO(), width=width, color="never").answer(renderable)
-    return out.getvalue()
 
 
 def lines(renderable, width=80):

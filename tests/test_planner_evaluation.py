@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from ropeway.errors import Refused
 from ropeway.models.known import known
 from ropeway.plan.correction import recorded
-from ropeway.report.console import Screen
+from test_report import shown as on_screen
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks" / "planner"))
 
@@ -259,12 +259,6 @@ EVALUATION = Evaluation(
     ),
     ("one row was fitted to: predicted without its source",),
 )
-
-
-def on_screen(renderable, width=80) -> str:
-    out = io.StringIO()
-    Screen(stdout=out, stderr=io.StringIO(), width=width, color="never").answer(renderable)
-    return out.getvalue()
 
 
 def test_rows_statistics_and_the_unknown_are_told():

@@ -87,7 +87,7 @@ TIMINGS = {
 }
 
 
-def shown(renderable, width):
+def shown(renderable, width=80):
     out = StringIO()
     Screen(stdout=out, stderr=StringIO(), width=width, color="never").answer(renderable)
     return out.getvalue()
@@ -262,7 +262,7 @@ def test_whatever_is_missing_the_page_and_the_table_come_out(comparison):
     Page(render_html(comparison, {}))
     broken = timing(0, 0.1, 1.0, 64, error=Failure("timeout", "nothing came"))
     Page(render_html(comparison, {"TP2": [broken]}))
-    shown(compare_table(comparison), 80)
+    shown(compare_table(comparison))
 
 
 def test_bars_stay_within_their_track():
@@ -323,7 +323,7 @@ def test_answers_are_held_against_the_one_that_shares_are_taken_of():
     values = [result.answer_matches_reference for result in comparison.results]
     assert values == [False, True, None, True]
     assert compared(none).with_answers_compared() == compared(none)
-    assert shown(compare_table(comparison), 80).count("DIFFERS") == 1
+    assert shown(compare_table(comparison)).count("DIFFERS") == 1
 
 
 def test_a_load_test_shows_its_conditions_rates_latencies_and_errors():
@@ -347,7 +347,7 @@ def test_a_load_test_shows_its_conditions_rates_latencies_and_errors():
         "1 requests in flight were cancelled",
     ]
     assert "did not count its tokens" in text
-    sound = shown(bench_table(summary(590.0), CONDITIONS), 80)
+    sound = shown(bench_table(summary(590.0), CONDITIONS))
     assert sound.rstrip().splitlines()[-1].startswith("end to end"), "no lines about errors"
 
 
@@ -369,6 +369,6 @@ def test_the_status_shows_each_process_with_its_npus():
 
 def test_no_table_cuts_a_long_name_off():
     long = "a-host-with-a-very-long-name.of-a-cluster.in-a-far-away-region.example.internal"
-    text = shown(status_table([{"host": long, "role": long, "state": "ready"}]), 80)
+    text = shown(status_table([{"host": long, "role": long, "state": "ready"}]))
     assert "…" not in text
     assert "ready" in text

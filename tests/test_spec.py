@@ -63,10 +63,6 @@ def test_what_is_not_a_layout_is_refused(text: str, word: str) -> None:
     assert word in caught.value.what
 
 
-def test_layouts_can_be_keys_of_a_dict() -> None:
-    assert {Layout.parse("TP2"): 1}[Layout(tensor=2)] == 1
-
-
 def test_a_layout_may_be_written_key_by_key() -> None:
     text = SMALL + "serve: {layout: {tensor: 2, x-why: fits, expert: true}, layouts: [tp2, pp2]}"
     spec = parse_spec(text, "f")
