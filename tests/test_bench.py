@@ -71,10 +71,6 @@ def summed(result: BenchResult) -> Summary:
 # Arrivals
 
 
-def test_without_a_rate_everything_is_due_at_once() -> None:
-    assert list(itertools.islice(arrivals(None, 0), 3)) == [0, 0, 0]
-
-
 def test_a_poisson_stream_keeps_its_rate_and_its_seed() -> None:
     due = list(itertools.islice(arrivals(20, 1), 4000))
     gaps = [later - earlier for earlier, later in itertools.pairwise(due)]

@@ -81,6 +81,7 @@ def test_what_is_kept_is_read_again(tmp_path: Path):
     machine = replace(calibration._START, cores=CORES)
     kept = Calibration(machine, tuple(points("slow", "TP1")), "smollm2-moe", "2 cores", "today")
     path = tmp_path / "new" / "calibration.json"
+    assert read_calibration(path) is None
     write_calibration(kept, path)
     assert read_calibration(path) == kept
     assert [item.name for item in path.parent.iterdir()] == ["calibration.json"]
@@ -91,10 +92,6 @@ def test_where_nothing_can_be_kept_the_reason_is_told(tmp_path: Path):
     kept = Calibration(calibration._START, (), "smollm2-moe", "2 cores", "today")
     with pytest.raises(HostError, match="cannot make"):
         write_calibration(kept, tmp_path / "file" / "calibration.json")
-
-
-def test_nothing_kept_is_nothing(tmp_path: Path):
-    assert read_calibration(tmp_path / "calibration.json") is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1, "points": []}'])

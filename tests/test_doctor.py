@@ -100,13 +100,6 @@ def test_two_faults_are_two_causes_with_their_own_consequences():
     assert ("roce-health", (Location("host2", 1),), "roce-link") in findings
 
 
-def test_consequences_stand_right_below_their_cause():
-    findings = examined(fleet_of("2x8-910B4", "link-down", "shm-small")).findings
-    checks = [finding.check for finding in findings]
-    at = checks.index("roce-link")
-    assert checks[at : at + 3] == ["roce-link", "roce-health", "roce-ping"]
-
-
 def test_the_same_at_many_places_is_one_finding():
     fleet = fleet_of("12x8-910B4", *(f"shm-small:host{number}" for number in range(2, 12)))
     [finding] = examined(fleet).findings

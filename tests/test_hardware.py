@@ -47,24 +47,19 @@ def test_every_chip_is_found_by_its_own_name() -> None:
     assert [chip_named(chip.name) for chip in CHIPS] == list(CHIPS)
 
 
-def test_an_unknown_chip_is_refused_with_the_list() -> None:
+@pytest.mark.parametrize(
+    ("text", "what", "hints"),
+    [
+        ("H100", "H100", [chip.name for chip in CHIPS]),
+        ("910B5", "910B5", ["did you mean `910B"]),
+        ("Atlas A2", "family", ["910B4"]),
+    ],
+)
+def test_what_is_no_chip_is_refused_with_those_that_are(text, what, hints) -> None:
     with pytest.raises(Refused) as caught:
-        chip_named("H100")
-    assert "H100" in caught.value.what
-    assert all(chip.name in (caught.value.hint or "") for chip in CHIPS)
-
-
-def test_a_misspelt_chip_is_met_with_a_suggestion() -> None:
-    with pytest.raises(Refused) as caught:
-        chip_named("910B5")
-    assert "did you mean `910B" in (caught.value.hint or "")
-
-
-def test_a_family_is_no_chip() -> None:
-    with pytest.raises(Refused) as caught:
-        chip_named("Atlas A2")
-    assert "family" in caught.value.what
-    assert "910B4" in (caught.value.hint or "")
+        chip_named(text)
+    assert what in caught.value.what
+    assert all(hint in (caught.value.hint or "") for hint in hints)
 
 
 def test_every_chip_names_its_source() -> None:

@@ -12,9 +12,6 @@ from ropeway.errors import SpecError
 from ropeway.spec.yaml import (
     MAX_BYTES,
     MAX_PROBLEMS,
-    Problem,
-    as_error,
-    dotted,
     dump_yaml,
     load_yaml,
     read_text,
@@ -108,14 +105,6 @@ def test_an_alias_bomb_is_refused_before_it_goes_off() -> None:
     assert "alias" in error.what
 
 
-def test_all_duplicates_are_listed_at_once() -> None:
-    error = refusal("a: 1\na: 2\nb:\n  c: 1\n  c: 2\n")
-    assert error.where == "f.yaml:2"
-    assert error.evidence == (
-        "f.yaml:5: `b.c` is given twice, first on line 4; keep one of the two",
-    )
-
-
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
@@ -129,22 +118,11 @@ def test_a_lost_colon_is_hinted_at(text: str, hint: str | None) -> None:
     assert refusal(text).hint == hint
 
 
-def test_as_error_puts_the_first_line_first() -> None:
-    error = as_error("f", [Problem(7, "late", "do"), Problem(2, "early")])
-    assert (error.what, error.where, error.hint) == ("early", "f:2", None)
-    assert error.evidence == ("f:7: late; do",)
-
-
 def test_a_file_with_thousands_of_problems_lists_the_first_ones() -> None:
     error = refusal("a: 1\n" * 5_001)
     assert (error.where, len(error.evidence)) == ("f.yaml:2", MAX_PROBLEMS)
     assert error.evidence[-2].startswith(f"f.yaml:{MAX_PROBLEMS + 1}: ")
     assert "4,950" in error.evidence[-1]
-
-
-def test_dotted_paths_show_list_items_in_brackets() -> None:
-    assert dotted(("a", 0, "b", 12)) == "a[0].b[12]"
-    assert dotted(()) == ""
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:
