@@ -89,24 +89,6 @@ def test_the_table_is_what_was_recorded():
         assert len(options) > 150
 
 
-@pytest.mark.parametrize(
-    ("flag", "since", "until"),
-    # First and last release with the flag; "" where it goes on to the newest. The flags of every
-    # release are held against the recording above.
-    [
-        ("--disable-log-requests", "0.9.0rc1", "0.16.0rc1"),
-        ("--enable-log-requests", "0.10.1rc1", ""),
-        ("--disable-uvicorn-access-log", "0.9.0rc1", ""),
-        ("--nnodes", "0.12.0rc1", ""),
-        ("--headless", "0.9.0rc1", ""),
-    ],
-)
-def test_since_when_and_until_when(flag, since, until):
-    having = [row.version for row in RELEASES if exists(flag, row)]
-    assert having[0] == since
-    assert having[-1] == (until or RELEASES[-1].version)
-
-
 def refusal(version, engine_args):
     with pytest.raises(Refused) as error:
         ascend_flags.check(engine_args, release(version))

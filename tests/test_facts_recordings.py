@@ -3,7 +3,6 @@
 import json
 import random
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -207,8 +206,3 @@ def test_a_member_of_another_type_does_no_harm(name, place, other):
     inside, key = spots[int(place * len(spots))]
     inside[key] = other
     sound(question_of(name), "\n".join(json.dumps(value) for value in values))
-
-
-def test_a_question_keeps_its_parser_with_arguments():
-    question = QUESTIONS["df"]
-    assert question.about("/data") == replace(question, argv=("df", "-Pk", "/data"))

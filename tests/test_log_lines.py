@@ -148,24 +148,6 @@ def test_a_line_is_read_in_every_format(line: str, expected: LogEntry) -> None:
     assert read_line(line) == (expected,)
 
 
-def test_the_head_nearest_to_the_message_takes_precedence() -> None:
-    line = (
-        "(Worker_TP0 pid=545) ERROR 11-10 01:25:12 [multiproc_executor.py:671] "
-        "EL0004: [PID: 5536] 2025-11-10-01:25:11.770.501 Failed to allocate memory."
-    )
-    assert read_line(line) == (
-        entry(
-            "Failed to allocate memory.",
-            time="2025-11-10T01:25:11.770501",
-            level="ERROR",
-            tags=(WORKER,),
-            pid=5536,
-            source="multiproc_executor.py:671",
-            code="EL0004",
-        ),
-    )
-
-
 def test_the_process_of_a_line_is_the_innermost_that_has_a_name() -> None:
     tags = (RAY, WORKER, ProcessTag(None, 9))
     assert entry(tags=tags).process == "Worker_TP0"
@@ -176,15 +158,6 @@ def test_a_code_within_the_message_is_read_and_the_message_stays_whole() -> None
     line = "RuntimeError: EJ0002: [PID: 38079] 2025-07-15-12:45:31.202.787 The port is down."
     expected = entry(line, time="2025-07-15T12:45:31.202787", pid=38079, code="EJ0002")
     assert read_line(line) == (expected,)
-
-
-def test_lines_of_cann_that_were_run_together_are_taken_apart() -> None:
-    head = "[ERROR] HCCL(1,python):2025-03-19-04:16:13.978"
-    entries = read_line(f"{head}.979 [a.cc:1] one{head}.980 [a.cc:2] two", 7)
-    assert [(each.line, each.message, each.source) for each in entries] == [
-        (7, "one", "a.cc:1"),
-        (7, "two", "a.cc:2"),
-    ]
 
 
 @pytest.mark.parametrize(

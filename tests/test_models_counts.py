@@ -8,7 +8,7 @@ from model_files import CONFIGS, INDEX, LLAMA, SMALL_LLAMA, config_of
 from ropeway.errors import ModelError
 from ropeway.models.build import count, counted_bytes, kv_bytes_per_token, read_shape, state_bytes
 from ropeway.models.known import known
-from ropeway.models.shape import Block, FeedForward, Weight, as_runs, numbers
+from ropeway.models.shape import numbers
 
 EVERY = pytest.mark.parametrize("row", INDEX, ids=[row["file"] for row in INDEX])
 # Billions of parameters, all and active, as their makers publish them (model cards and reports).
@@ -209,12 +209,6 @@ def test_what_a_family_needs_and_lacks_is_named(config, lacking):
 )
 def test_weight_bytes_follow_the_quantisation(name, gigabytes):
     assert counted_bytes(read_shape(config_of(name))) / 1e9 == pytest.approx(gigabytes, rel=0.01)
-
-
-def test_runs_join_only_equal_neighbours():
-    narrow, wide = FeedForward((Weight("w", "dense", 1),)), FeedForward((Weight("w", "dense", 2),))
-    layers = [Block(1, None, feed) for feed in (narrow, narrow, wide, narrow)]
-    assert [block.count for block in as_runs(layers)] == [2, 1, 1]
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40))

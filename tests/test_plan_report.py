@@ -147,8 +147,6 @@ def test_verbose_names_every_rejection_and_what_was_assumed():
 def test_every_forecast_is_labelled_and_says_how_far_off_such_have_been():
     text = on_screen(plan_text(PLAN))
     assert "predicted; not verified on NPU hardware; 80 % of measurements: -20 % to +25 %" in text
-    local = replace(PLAN, request=replace(REQUEST, chip=None))
-    assert "predicted from constants measured on this machine" in on_screen(plan_text(local))
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -263,13 +261,6 @@ def test_what_comes_from_outside_is_escaped_and_addresses_become_links():
     text = render_html(evil, when=EVIL)
     assert "<script>" not in text
     assert 'href="https://a.example/b"' in text
-
-
-def test_a_page_of_the_local_cluster_claims_nothing_of_npus():
-    text = render_html(replace(PLAN, request=replace(REQUEST, chip=None)), when="now")
-    assert "measured on this machine" in text
-    assert "public measurements" not in text
-    assert "NPU hardware" not in text
 
 
 def test_a_page_can_say_that_nothing_fits():

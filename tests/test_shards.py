@@ -11,7 +11,7 @@ from ropeway.models.build import read_shape
 from ropeway.models.known import known, published_files
 from ropeway.models.quantisation import precision_named
 from ropeway.models.shape import COMPONENTS, ModelShape
-from ropeway.plan.shards import Amounts, StageShard, shard, stage_layers, touched_experts
+from ropeway.plan.shards import StageShard, shard, stage_layers, touched_experts
 from ropeway.spec.model import Layout
 
 QWEN_MOE = known("Qwen3-30B-A3B")
@@ -302,7 +302,3 @@ def test_a_longer_context_never_takes_less(name, one, other):
     assert read_bytes(stage, low) <= read_bytes(stage, high)
     assert read_bytes(stage, low) <= kept_bytes(stage, low) * (1 + 1e-9)
     assert kept_bytes(stage, low) <= stage.kv_bytes_per_token * low * (1 + 1e-9)
-
-
-def test_amounts_add_up():
-    assert Amounts(*range(1, 10)).total == sum(range(1, 10))

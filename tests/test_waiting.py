@@ -3,18 +3,12 @@
 import socket
 import subprocess
 import sys
-from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
 
 from ports import free_port
 from waiting import wait_for
-
-
-def test_the_first_true_value_is_returned():
-    answers = chain([None, 0, ""], repeat("there"))
-    assert wait_for(lambda: next(answers)) == "there"
 
 
 def test_what_does_not_come_is_an_error_that_names_it():
