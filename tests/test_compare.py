@@ -77,6 +77,8 @@ def test_the_results_are_written_with_the_conditions_they_share(tmp_path: Path) 
     assert [result.answer_matches_reference for result in written.results] == [True, True]
     assert [(result.hosts, result.npus) for result in written.results] == [(1, 1), (2, 4)]
     data = json.loads((tmp_path / "comparison.json").read_text())
+    assert (data["schema"], data["model"], data["baseline"]) == (1, "fake", "TP1")
+    assert data["workload"]["input_tokens"] == 16
     assert [row["summary"]["completed"] for row in data["results"]] == [3, 3]
     assert set(run.timings) == {"TP1", "TP2×PP2"}
     assert (tmp_path / "tp2-pp2" / "timings.jsonl").exists()

@@ -1,6 +1,5 @@
 """The comparison, its page and the terminal's tables: data in, text out."""
 
-import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,7 +12,6 @@ from ropeway.bench.comparison import (
     Comparison,
     LayoutResult,
     Shape,
-    comparison_to_data,
     in_order,
     shape_of,
 )
@@ -168,16 +166,6 @@ def test_the_recorded_figures_are_those_of_the_source():
     }  # fmt: skip
     status = {figure.shape: figure.status for figure in BLOG.figures}
     assert status[Shape("TP×PP+EP", True)] == "did not start"
-
-
-def test_a_comparison_is_plain_json():
-    data = json.loads(json.dumps(comparison_to_data(USUAL)))
-    assert (data["schema"], data["model"], data["baseline"]) == (1, USUAL.model, USUAL.baseline)
-    assert data["workload"]["input_tokens"] == 128
-    assert [result["layout"] for result in data["results"]] == [
-        result.layout for result in USUAL.results
-    ]
-    assert data["results"][3]["summary"]["output_tokens_per_s"] == 300.0
 
 
 # The page

@@ -156,20 +156,22 @@ def test_a_forbidden_file_is_refused(tmp_path: Path) -> None:
         read_text(file)
 
 
-def test_a_file_of_chinese_in_gb18030_is_refused_with_its_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "line", "words"),
+    [
+        ("a: 1\nb: 模型\n".encode("gb18030"), ":2", "iconv -f GB18030"),
+        (b"#" * (MAX_BYTES + 1), "", "larger than 200,000 bytes"),
+    ],
+)
+def test_what_is_no_utf_8_or_endless_is_refused(
+    tmp_path: Path, content: bytes, line: str, words: str
+) -> None:
     file = tmp_path / "f.yaml"
-    file.write_bytes("a: 1\nb: 模型\n".encode("gb18030"))
+    file.write_bytes(content)
     with pytest.raises(SpecError) as caught:
         read_text(file)
-    assert caught.value.where == f"{file}:2"
-    assert "iconv -f GB18030" in str(caught.value.hint)
-
-
-def test_an_endless_file_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "f.yaml"
-    file.write_bytes(b"#" * (MAX_BYTES + 1))
-    with pytest.raises(SpecError, match="larger than 200,000 bytes"):
-        read_text(file)
+    assert caught.value.where == f"{file}{line}"
+    assert words in f"{caught.value.what} {caught.value.hint}"
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
