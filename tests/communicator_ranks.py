@@ -6,6 +6,8 @@ Each rank knows what every rank puts in, so each checks its own result. Exit cod
 
 import sys
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 import torch
 import torch.distributed as dist
@@ -34,10 +36,7 @@ def check(communicator: NetworkCommunicator, rank: int, ranks: int, dtype: torch
 
     for shape in ((1, 576), (7, 3, 5), (513, 576)):
         each = inputs(1, [shape] * ranks)
-        total = each[0].clone()
-        for part in each[1:]:
-            total = total + part
-        expect("all_reduce", communicator.all_reduce(each[rank].clone()), total)
+        expect("all_reduce", communicator.all_reduce(each[rank].clone()), reduce(add, each))
         for dim in (0, -1, 1):
             got = communicator.all_gather(each[rank], dim)
             expect(f"all_gather {dim}", got, torch.cat(each, dim))
@@ -49,20 +48,11 @@ def check(communicator: NetworkCommunicator, rank: int, ranks: int, dtype: torch
     expect("all_gatherv of a list", both[0], torch.cat(each))
     expect("all_gatherv of a list", both[1], torch.cat(ids))
     each = inputs(3, [(sum(rows), 576)] * ranks)
-    total = each[0].clone()
-    for part in each[1:]:
-        total = total + part
-    mine = slice(sum(rows[:rank]), sum(rows[: rank + 1]))
-    expect("reduce_scatterv", communicator.reduce_scatterv(each[rank], 0, rows), total[mine])
+    mine = reduce(add, each)[sum(rows[:rank]) : sum(rows[: rank + 1])]
+    expect("reduce_scatterv", communicator.reduce_scatterv(each[rank], 0, rows), mine)
     each = inputs(4, [(5, 2 * ranks)] * ranks)
-    total = each[0].clone()
-    for part in each[1:]:
-        total = total + part
-    expect(
-        "reduce_scatterv along the last dimension",
-        communicator.reduce_scatterv(each[rank], -1),
-        total[:, 2 * rank : 2 * rank + 2],
-    )
+    mine = reduce(add, each)[:, 2 * rank : 2 * rank + 2]
+    expect("reduce_scatterv of columns", communicator.reduce_scatterv(each[rank], -1), mine)
 
 
 def expect(what: str, got: torch.Tensor, wanted: torch.Tensor) -> None:

@@ -48,15 +48,18 @@ from ropeway.checkpoints.tensors import (  # noqa: E402
 
 
 class Here(LocalHost):
-    """Runs commands on this machine, and remembers them."""
+    """Runs commands on this machine, remembers them, and does things before and after each."""
 
-    def __init__(self):
+    def __init__(self, before=lambda _: None, after=lambda _: None):
         super().__init__()
-        self.commands = []
+        self.commands, self.before, self.after = [], before, after
 
     def run(self, argv, *, timeout):
         self.commands.append(list(argv))
-        return super().run(argv, timeout=timeout)
+        self.before(argv)
+        result = super().run(argv, timeout=timeout)
+        self.after(argv)
+        return result
 
 
 class Mirror(Here):
@@ -344,35 +347,21 @@ def test_a_failed_download_shows_what_pip_said(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == [".lock"]
 
 
-class Spoiling(Here):
-    """Spoils the source just before the builder reads it."""
-
-    def run(self, argv, *, timeout):
-        (Path(argv[-1]).parent.parent / "smollm2" / "ropeway.json").unlink()
-        return super().run(argv, timeout=timeout)
-
-
 def test_the_builders_refusal_arrives_as_it_was_raised(root):
+    host = Here(before=lambda _: (root / "smollm2" / "ropeway.json").unlink())
     with pytest.raises(ModelError) as caught:
-        fetch("tiny-qwen3-moe", root, Spoiling())
+        fetch("tiny-qwen3-moe", root, host)
     assert caught.value.where == str(root / "smollm2")
 
 
-class Miscomputing(Here):
-    """Builds, but the weights come out as other bytes."""
-
-    def run(self, argv, *, timeout):
-        done = super().run(argv, timeout=timeout)
-        made = Path(argv[-1])
-        manifest = read_manifest(made)
-        files = {**manifest.files, WEIGHTS: Entry(1, "f" * 64)}
-        write_manifest(made, replace(manifest, files=files))
-        return done
-
-
 def test_weights_other_than_the_recorded_ones_are_refused(root):
+    def miscompute(argv):
+        manifest = read_manifest(Path(argv[-1]))
+        files = {**manifest.files, WEIGHTS: Entry(1, "f" * 64)}
+        write_manifest(Path(argv[-1]), replace(manifest, files=files))
+
     with pytest.raises(ModelError) as caught:
-        fetch("tiny-qwen3-moe", root, Miscomputing())
+        fetch("tiny-qwen3-moe", root, Here(after=miscompute))
     assert caught.value.evidence[0].endswith("f" * 64)
     assert not (root / "tiny-qwen3-moe").exists()
 
@@ -394,17 +383,13 @@ def test_a_full_disk_is_refused_before_anything_is_made(root, monkeypatch):
     assert host.commands == []
 
 
-class Interrupted(Here):
-    """Ctrl-C, while the builder has written half."""
-
-    def run(self, argv, *, timeout):  # noqa: ARG002
+def test_an_interrupted_fetch_leaves_nothing_half(root):
+    def interrupt(argv):
         (Path(argv[-1]) / WEIGHTS).write_bytes(b"half")
         raise KeyboardInterrupt
 
-
-def test_an_interrupted_fetch_leaves_nothing_half(root):
     with pytest.raises(KeyboardInterrupt):
-        fetch("tiny-qwen3-moe", root, Interrupted())
+        fetch("tiny-qwen3-moe", root, Here(before=interrupt))
     assert sorted(item.name for item in root.iterdir()) == [".lock", "smollm2"]
 
 

@@ -106,12 +106,6 @@ def test_the_same_at_many_places_is_one_finding():
     assert (finding.check, len(finding.locations), finding.total) == ("host-shm", 10, 12)
 
 
-def test_a_host_that_is_down_is_counted():
-    examination = examined(fleet_of("3x8-910B4", "host-down:host1"))
-    assert (examination.hosts, examination.answered, examination.npus) == (3, 2, 16)
-    assert examination.findings[0].total == 3
-
-
 def test_commands_name_the_npu_and_its_host():
     assert "-i 6 " in examined(fleet_of("4x8-910B4", "link-down:host4:6")).findings[0].fix
     finding = examined(fleet_of("4x8-910B4", "dead-process:host4:6")).findings[0]
