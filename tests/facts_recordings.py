@@ -7,7 +7,7 @@ fields that are empty. Prompts and echoed commands were taken out; nothing else 
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +19,33 @@ RECORDINGS = Path(__file__).parent / "recordings"
 QUESTIONS = {question.key: question for question in ALL}
 
 
-def recorded() -> list[str]:
-    """Return the names of the recordings, `hccn_ip_02`."""
-    with (RECORDINGS / "INDEX.tsv").open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return [row["file"].removesuffix(".txt") for row in rows]
+@dataclass(frozen=True)
+class Recordings:
+    """A folder of recorded texts, each with what is read from it."""
+
+    folder: Path
+
+    def names(self) -> list[str]:
+        """Return the names of all, `hccn_ip_02`."""
+        with (self.folder / "INDEX.tsv").open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            return [row["file"].removesuffix(".txt") for row in rows]
+
+    def text_of(self, name: str) -> str:
+        return (self.folder / f"{name}.txt").read_text(encoding="utf-8")
+
+    def expected_of(self, name: str) -> Any:
+        return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+_ALL = Recordings(RECORDINGS)
+recorded, text_of, expected_of = _ALL.names, _ALL.text_of, _ALL.expected_of
 
 
 def excerpts() -> list[dict[str, Any]]:
     """Return the excerpts: why, question, lines of text, and the reading."""
     files = sorted((RECORDINGS / "excerpts").glob("*.json"))
     return [excerpt for file in files for excerpt in json.loads(file.read_text(encoding="utf-8"))]
-
-
-def text_of(name: str) -> str:
-    return (RECORDINGS / f"{name}.txt").read_text(encoding="utf-8")
-
-
-def expected_of(name: str) -> Any:
-    return json.loads((RECORDINGS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def question_of(name: str) -> Question[object]:

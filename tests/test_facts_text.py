@@ -2,18 +2,15 @@
 
 import pytest
 
-from ropeway.facts.complaints import complaint, conclude, labelled
+from ropeway.facts.complaints import complaint, conclude
 from ropeway.facts.question import ErrorKind, Parsed, ToolError
 from ropeway.facts.text import (
     LONGEST_LINE,
     MOST_LINES,
-    cells,
     decimal,
-    is_rule,
     json_values,
     label,
     plain_lines,
-    text_at,
     whole,
 )
 
@@ -65,17 +62,6 @@ def test_a_label_stands_before_its_value(line, pair):
     assert label(line) == pair
 
 
-def test_cells_and_rules_of_a_table():
-    assert cells("| a | b  | c |") == ["a", "b", "c"]
-    assert cells("| a | b  | c") == ["a", "b", "c"]
-    assert is_rule("+---+===+") and is_rule("") and not is_rule("| 0 |")
-
-
-def test_json_values_stand_among_lines():
-    text = 'first\n{"a": 1}\n[1,\n 2]\nlast\n{"b": '
-    assert json_values(text) == ([{"a": 1}, [1, 2]], ["first", "last", '{"b":'])
-
-
 def test_json_values_hold_nothing_that_cannot_be_printed():
     [value], _ = json_values(r'{"a": NaN, "b": -Infinity, "c": 1e999, "d\ud800": "x\ud800"}')
     assert value == {"a": None, "b": None, "c": None, "d\ufffd": "x\ufffd"}
@@ -85,11 +71,6 @@ def test_json_values_hold_nothing_that_cannot_be_printed():
 def test_json_of_any_depth_is_a_value_or_a_line(depth):
     values, lines = json_values("[" * depth + "]" * depth)
     assert len(values) + bool(lines) == 1
-
-
-def test_a_text_in_json_is_not_empty():
-    value = {"d": "x", "e": ""}
-    assert (text_at(value, "d"), text_at(value, "e"), text_at(value, "a", "b")) == ("x", None, None)
 
 
 @pytest.mark.parametrize(
@@ -130,9 +111,3 @@ def test_leftovers_are_sorted():
 def test_lines_that_were_left_out_make_an_answer_partial():
     assert conclude("a\n ...\nb", 1, []).state == "partial"
     assert conclude("a ... b", 1, []).state == "ok"
-
-
-def test_labels_that_nobody_reads_are_passed_over_but_complaints_are_not():
-    lines = ["Colour : green", "NPU ID : 3", "sh: x: command not found", "what?"]
-    pairs, leftovers = labelled(lines, ("npuid",))
-    assert (pairs, leftovers) == ([("npuid", "3")], lines[2:])

@@ -107,14 +107,6 @@ def test_without_expert_parallel_each_expert_is_cut_over_tensor_and_data():
     assert sliced.weights.routed == pytest.approx(whole.weights.routed)
 
 
-def test_attention_is_cut_by_tensor_alone():
-    assert only(DEEPSEEK, "DP4×TP8").weights.attention == only(DEEPSEEK, "TP8").weights.attention
-
-
-def test_data_parallel_of_a_dense_model_is_replicas():
-    assert only(QWEN, "DP4×TP2") == only(QWEN, "TP2")
-
-
 @pytest.mark.parametrize(
     ("layers", "stages", "dealt"),
     # get_pp_indices of vLLM 0.32.0
