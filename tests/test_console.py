@@ -69,14 +69,21 @@ def ordinary_terminal(monkeypatch):
 # stdout is the answer, stderr is the conversation
 
 
-def test_the_answer_goes_to_stdout_and_the_conversation_to_stderr():
-    screen, out, err, _ = log()
-    screen.answer("42")
+WORDS = "counting\nhint: try `ropeway plan`\nwork …\nok    work  0.0 s\n"
+
+
+@pytest.mark.parametrize(("quiet", "words"), [(False, WORDS), (True, "")])
+def test_the_answer_goes_to_stdout_and_the_conversation_to_stderr(quiet, words):
+    screen, out, err, _ = log(quiet=quiet)
     screen.say("counting")
-    screen.warn("slow")
     screen.hint("try `ropeway plan`")
+    with screen.step("work"):
+        pass
+    screen.warn("slow")
+    screen.error(LaunchError("it broke"))
+    screen.answer("42")
     assert out.getvalue() == "42\n"
-    assert err.getvalue() == "counting\nwarning: slow\nhint: try `ropeway plan`\n"
+    assert err.getvalue() == f"{words}warning: slow\nerror: it broke\n"
 
 
 def test_an_answer_is_never_wrapped_or_read_as_markup():
@@ -115,19 +122,6 @@ def test_an_error_under_json_is_the_document_and_is_told_on_stderr():
     error = document["error"]
     assert (document["schema"], error["kind"], error["exit_code"]) == (1, "SpecError", 2)
     assert err.getvalue().startswith("error: unknown key `tensr`\n")
-
-
-def test_quiet_keeps_the_answer_warnings_and_errors():
-    screen, out, err, _ = log(quiet=True)
-    screen.say("hello")
-    screen.hint("look")
-    with screen.step("work"):
-        pass
-    screen.warn("slow")
-    screen.error(LaunchError("it broke"))
-    screen.answer("42")
-    assert out.getvalue() == "42\n"
-    assert err.getvalue() == "warning: slow\nerror: it broke\n"
 
 
 def test_details_show_only_when_asked_for():

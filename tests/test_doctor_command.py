@@ -1,11 +1,17 @@
-"""`ropeway doctor` as a user types it: what it prints, its exit codes, its page."""
+"""`ropeway doctor` as a user types it: what it prints, its exit codes, its pages."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from ropeway.cli.main import exit_code
+from ropeway.doctor.checks import CAUSES, GROUPS
 from ropeway.sim.faults import FAULTS
+
+PAGE = Path(__file__).parent.parent / "docs" / "doctor.md"
+CHECKS = {check.id for checks in GROUPS.values() for check in checks}
 
 
 def run(capsys, *args: str) -> tuple[int, str, str]:
@@ -141,3 +147,21 @@ def test_a_host_that_does_not_exist_is_a_finding_and_not_a_crash(capsys):
     [finding] = json.loads(out)["findings"]
     assert finding["check"] == "host-reach"
     assert finding["places"] == [{"host": "no-such-host.invalid", "device": None}]
+
+
+def test_every_check_is_in_the_documentation_and_no_other():
+    table = re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(table) == CHECKS
+
+
+def test_every_fault_and_every_cause_names_a_check_that_exists():
+    assert len(FAULTS) >= 30
+    assert {fault.check for fault in FAULTS.values()} <= CHECKS
+    assert set(CAUSES) | {cause for causes in CAUSES.values() for cause in causes} <= CHECKS
+
+
+def test_the_documented_session_is_what_the_command_prints(capsys):
+    session = PAGE.read_text(encoding="utf-8").split("```console\n")[1].split("```")[0]
+    command, _, shown = session.partition("\n")
+    _, out, _ = run(capsys, *command.removeprefix("$ ropeway doctor ").split())
+    assert "\n".join(line.rstrip() for line in out.splitlines()).strip() == shown.strip()

@@ -62,6 +62,11 @@ def test_a_label_stands_before_its_value(line, pair):
     assert label(line) == pair
 
 
+def test_json_values_stand_among_lines():
+    text = 'first\n{"a": 1}\n[1,\n 2]\nlast\n{"b": '
+    assert json_values(text) == ([{"a": 1}, [1, 2]], ["first", "last", '{"b":'])
+
+
 def test_json_values_hold_nothing_that_cannot_be_printed():
     [value], _ = json_values(r'{"a": NaN, "b": -Infinity, "c": 1e999, "d\ud800": "x\ud800"}')
     assert value == {"a": None, "b": None, "c": None, "d\ufffd": "x\ufffd"}
