@@ -11,8 +11,7 @@ from plan_requests import SPEC, cluster, request
 from ropeway.engines.vllm import hosts_needed
 from ropeway.errors import LayoutError, Refused
 from ropeway.hardware import chip_named
-from ropeway.models.known import known
-from ropeway.plan.candidate import Plan, PlanRequest
+from ropeway.plan.candidate import Plan
 from ropeway.plan.choose import choose
 from ropeway.plan.estimate import estimate
 from ropeway.plan.fit import hosts_when_equal, search_of
@@ -238,17 +237,10 @@ def test_prompts_were_not_cut_until_0_11_0rc0(version, tokens):
 
 
 def test_the_local_cluster_has_its_cache_and_no_engine_limits():
-    shape = known("SmolLM2-135M")
-    machine = ascend(chip_named("910B4"), traits("0.18.0"))
-    query = PlanRequest(
-        shape=shape,
-        model_name="smollm2",
-        cluster=Cluster.model_validate({"local": {"hosts": 2, "npus": 2}}),
-        traits=traits("0.18.0"),
-        load=Load(128, 64, clients=32),
-        machine=machine,
-        kv_cache=2**30,
-    )
+    query = request("SmolLM2-135M", version="0.18.0", load=Load(128, 64, clients=32))
+    machine = ascend(query.chip, query.traits)
+    cluster = Cluster.model_validate({"local": {"hosts": 2, "npus": 2}})
+    query = replace(query, chip=None, machine=machine, cluster=cluster, kv_cache=2**30)
     plan = choose(query)
     names = {str(item.layout) for item in plan.candidates}
     assert {"TP1", "PP2", "DP2", "DP4"} <= names

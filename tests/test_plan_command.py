@@ -233,9 +233,14 @@ def test_what_a_plan_wrote_may_be_planned_anew_and_what_a_hand_wrote_may_not(cap
     assert document(capsys)["chosen"]["max_sequences"] == 32
 
 
-def test_without_a_choice_nothing_is_written(capsys, spec):
-    code, _, _ = run(capsys, "--write", "--max-tpot", "0.001")
-    assert code == 1
+@pytest.mark.parametrize(
+    ("args", "code", "word"),
+    [(["--max-tpot", "0.001"], 1, ""), (["--hosts", "4"], 2, "cluster")],
+)
+def test_without_a_choice_or_for_another_cluster_nothing_is_written(capsys, spec, args, code, word):
+    ended, _, err = run(capsys, "--write", *args)
+    assert ended == code
+    assert word in err
     assert spec.read_text(encoding="utf-8") == SPEC
 
 
@@ -304,13 +309,6 @@ def test_an_unknown_architecture_is_planned_from_its_shapes_or_told_what_is_miss
     code, _, err = run(capsys, "--model", str(config), "--chip", "910B4")
     assert code == 2
     assert "num_hidden_layers" in err
-
-
-def test_writing_for_another_cluster_than_the_spec_names_is_refused(capsys, spec):
-    code, _, err = run(capsys, "--write", "--hosts", "4")
-    assert code == 2
-    assert "cluster" in err
-    assert spec.read_text() == SPEC
 
 
 @pytest.fixture(name="local")
