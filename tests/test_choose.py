@@ -196,14 +196,6 @@ def test_a_rate_that_256_sequences_cannot_serve_gets_more():
 # What is fixed is kept
 
 
-def test_one_layout_is_judged_alone():
-    plan = choose(request(layout=Layout.parse("TP8"), sources={"layout": "--layout"}))
-    assert [str(item.layout) for item in plan.candidates] == ["TP8"]
-    assert plan.rejected == ()
-    layout, _, source = value(plan, "serve.layout")
-    assert (layout, source) == ("TP8", "--layout")
-
-
 def test_fixed_values_are_kept_and_said_to_be_asked():
     plan = choose(request(memory=0.8, max_sequences=16, context=8192))
     assert {item.fraction for item in plan.candidates} == {0.8}

@@ -74,6 +74,7 @@ def test_the_document_agrees_with_itself(capsys):
 def test_each_value_says_where_it_came_from(capsys, spec):
     plan = document(capsys, "--context", "2048", "--layout", "tp8", "--engine-version", "0.18.0")
     assert [item["layout"] for item in plan["candidates"]] == ["TP8"]
+    assert plan["rejected"] == []
     sources = {value["key"]: value["source"] for value in plan["values"]}
     assert sources["serve.context"] == "--context"
     assert sources["serve.layout"] == "--layout"
