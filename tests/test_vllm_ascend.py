@@ -1,4 +1,4 @@
-"""vLLM-Ascend: the report's six commands, what joins hosts, refusals, variables."""
+"""vLLM-Ascend: what joins hosts, refusals, variables; the golden files have the six layouts."""
 
 from dataclasses import replace
 
@@ -17,21 +17,6 @@ from serve_lines import hosts, make_replica, release
 BLOG = "0.11.0rc0"
 VL = known("Qwen3-VL-30B-A3B-Instruct")
 DENSE = known("Qwen3-32B")
-TYPED = {"context": 32768, "memory": 0.9}
-# vLLM-Ascend's two-host report of October 2025, as typed there.
-TYPED_BEFORE = (
-    "vllm serve /data/Qwen3-VL-30B-A3B-Instruct --served-model-name qwen3-vl"
-    " --disable-uvicorn-access-log --disable-log-requests"
-    " --max-model-len 32768 --gpu-memory-utilization 0.9"
-)
-RAY = "--distributed-executor-backend ray"
-COMMANDS = {
-    ("TP8+EP", 1, None): "--tensor-parallel-size 8 --enable-expert-parallel",
-    ("TP16", 2, None): f"{RAY} --tensor-parallel-size 16",
-    ("TP8×PP2", 2, None): f"{RAY} --pipeline-parallel-size 2 --tensor-parallel-size 8",
-    ("TP16+EP", 2, None): f"{RAY} --tensor-parallel-size 16 --enable-expert-parallel",
-    ("TP16", 2, "ascend"): f"{RAY} --tensor-parallel-size 16 --quantization ascend",
-}
 
 
 def flags(argv):
@@ -44,19 +29,6 @@ def flags(argv):
         values[name] = "" if bare else argv[position + 1]
         position += 1 if bare else 2
     return values
-
-
-@pytest.mark.parametrize(("case", "typed"), COMMANDS.items(), ids=str)
-def test_the_commands_of_the_report(case, typed):
-    layout, count, quantisation = case
-    replica = make_replica(release(BLOG), layout, count, serve=TYPED, quantisation=quantisation)
-    ours, theirs = flags(replica.serve_argv(replica.head)), flags(f"{TYPED_BEFORE} {typed}".split())
-    # Requests are not logged since vLLM 0.10.1; the address is explicit, with the same port.
-    assert theirs.pop("--disable-log-requests") == ""
-    assert ours.pop("--host") == "127.0.0.1"
-    assert ours.pop("--port") == "8000"
-    assert ours == theirs
-    replica.check(DENSE if quantisation else VL)
 
 
 def test_pipeline_with_experts_is_refused_until_the_release_that_mends_it():
@@ -77,14 +49,10 @@ def test_an_address_of_version_six_is_bracketed():
 @pytest.mark.parametrize(
     ("layout", "count", "version", "required", "backend"),
     [
-        ("TP8+EP", 1, BLOG, None, "mp"),
         ("TP8", 1, BLOG, "ray", "ray"),
         ("DP2×TP8+EP", 2, "0.9.1", None, "mp"),
         ("DP2×TP8+EP", 2, BLOG, "ray", "ray"),
-        ("TP16", 2, BLOG, None, "ray"),
-        ("TP16", 2, "0.12.0rc1", None, "ray"),
         ("TP16", 2, "0.12.0rc1", "mp", "mp"),
-        ("TP16", 2, "0.13.0", None, "mp"),
         ("TP16", 2, "0.30.0rc2", "ray", "ray"),
         ("DP2×TP16", 4, "0.18.0", None, "mp"),
         ("DP2×TP16", 4, "0.12.0rc1", None, "ray"),
@@ -209,11 +177,8 @@ def test_numbers_that_mislead_are_noted():
 @pytest.mark.parametrize(
     ("layout", "count", "family", "given"),
     [
-        ("TP16+EP", 2, "A2", True),
-        ("TP8×PP2+EP", 2, "A2", False),
         ("TP8+EP", 1, "A3", True),
         ("TP8+EP", 1, "310P", False),
-        ("TP16", 2, "A2", False),
     ],
 )
 def test_room_for_dispatch_where_mc2_is_used(layout, count, family, given):
