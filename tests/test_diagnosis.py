@@ -55,10 +55,7 @@ FULL = log(
 
 def test_the_answer_is_whole() -> None:
     row, echo = table()["npu-out-of-memory"], table()["engine-core-failed"]
-    text = (
-        "RuntimeError: NPU out of memory. Tried to allocate 2.00 GiB (NPU 0; 29.50 GiB total "
-        "capacity; 8 GiB already allocated; 2.21 GiB free; 8.50 GiB reserved in total by PyTorch)"
-    )
+    text = FULL.splitlines()[1].partition("[worker.py:300] ")[2]
     line = LogLine("engine.log", 2, text, "12-15T11:45:16", "Worker_TP0", 12)
     core = LogLine(
         "engine.log", 4, "EngineCore failed to start.", "12-15T11:45:18", "EngineCore_DP0", 9
