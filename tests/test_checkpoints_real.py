@@ -1,6 +1,7 @@
 """The checkpoints that users get: their bytes, and whether their text makes sense."""
 
 import os
+from functools import cache
 
 import pytest
 
@@ -40,22 +41,13 @@ def test_the_moe_is_the_same_bytes_when_made_again(models, tmp_path):
     assert digest == RECIPES["smollm2-moe"].weights_sha256
 
 
-@pytest.fixture(scope="session")
-def load():
-    """Loads a checkpoint with transformers in float32, once."""
+@cache
+def load(path):
+    """Load a checkpoint with transformers in float32, once."""
     # Imported here: the quick tests should not pay for it when they collect this file.
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     transformers.utils.logging.disable_progress_bar()
-    loaded = {}
-
-    def load_once(path):
-        if path not in loaded:
-            loaded[path] = transformers.AutoModelForCausalLM.from_pretrained(
-                path, dtype=torch.float32
-            )
-        return loaded[path]
-
-    return load_once
+    return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +56,7 @@ def tokenizer(models):
     return transformers.AutoTokenizer.from_pretrained(models / "smollm2")
 
 
-def test_the_padded_model_gives_the_very_same_logits(models, load, tokenizer):
+def test_the_padded_model_gives_the_very_same_logits(models, tokenizer):
     ids = tokenizer(
         "In 1889 the tower was the tallest; today, at 330 metres, it is", return_tensors="pt"
     )
@@ -75,7 +67,7 @@ def test_the_padded_model_gives_the_very_same_logits(models, load, tokenizer):
 
 
 @pytest.mark.parametrize("name", ["smollm2", "smollm2-padded", "smollm2-moe"])
-def test_it_knows_the_capital_of_france(models, load, tokenizer, name):
+def test_it_knows_the_capital_of_france(models, tokenizer, name):
     assert say(load(models / name), tokenizer, CHAT_QUESTION) == (
         "The capital of France is Paris.<|im_end|>"
     )
@@ -89,7 +81,7 @@ def say(model, tokenizer, messages):
     return tokenizer.decode(out[0, ids.input_ids.shape[1] :])
 
 
-def test_the_moes_router_uses_every_expert(models, load, tokenizer):
+def test_the_moes_router_uses_every_expert(models, tokenizer):
     ids = tokenizer(
         "The river rises in the hills and runs for 200 km to the sea.", return_tensors="pt"
     )
@@ -120,7 +112,7 @@ def test_the_chat_template_is_the_published_one(tokenizer):
     )
 
 
-def test_the_tiny_model_answers_differently_to_different_questions(models, load):
+def test_the_tiny_model_answers_differently_to_different_questions(models):
     model = load(models / "tiny-qwen3-moe")
     transformers = pytest.importorskip("transformers")
     own = transformers.AutoTokenizer.from_pretrained(models / "tiny-qwen3-moe")

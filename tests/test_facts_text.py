@@ -40,12 +40,8 @@ def test_what_nobody_reads_is_cut_off():
 @pytest.mark.parametrize("text", ["²", "٣", "1_000", " 1", "+1", "-1", "0x1", "", "9" * 19])
 def test_what_only_looks_like_a_whole_number_is_none(text):
     assert whole(text) is None
-    assert (whole("0"), whole("9" * 18), decimal("-1.5"), decimal("1e9")) == (
-        0,
-        10**18 - 1,
-        -1.5,
-        None,
-    )
+    assert (whole("0"), whole("9" * 18)) == (0, 10**18 - 1)
+    assert (decimal("-1.5"), decimal("1e9")) == (-1.5, None)
 
 
 @pytest.mark.parametrize(

@@ -191,18 +191,16 @@ def test_why_a_layout_compares_it_with_the_chosen_one():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
-    [(4096, "4,096"), (0.9, "0.9"), (True, "yes"), (None, "–"), ("TP8", "TP8"), (1e6, "1,000,000")],
+    ("write", "value", "text"),
+    [
+        *((shown, 4096, "4,096"), (shown, 0.9, "0.9"), (shown, 1e6, "1,000,000")),
+        *((shown, True, "yes"), (shown, None, "–"), (shown, "TP8", "TP8")),
+        *((price, 0.4213, "0.421"), (price, 1.2345, "1.23")),
+        *((price, 12.345, "12.3"), (price, 1234.5, "1,234")),
+    ],
 )
-def test_values_are_shown_as_people_write_them(value, text):
-    assert shown(value) == text
-
-
-@pytest.mark.parametrize(
-    ("amount", "text"), [(0.4213, "0.421"), (1.2345, "1.23"), (12.345, "12.3"), (1234.5, "1,234")]
-)
-def test_prices_have_three_digits(amount, text):
-    assert price(amount) == text
+def test_values_and_prices_are_shown_as_people_write_them(write, value, text):
+    assert write(value) == text
 
 
 def test_escapes_from_outside_do_not_reach_the_terminal():
