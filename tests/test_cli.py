@@ -157,7 +157,9 @@ def test_every_end_has_its_exit_code_and_its_words(
 
 def test_an_error_is_told_on_the_screen_that_the_flags_made(capsys: Captured) -> None:
     assert exit_code(["--json"], raising(LaunchError("it broke"))) == 1
-    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "LaunchError"
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["kind"] == "LaunchError"
+    assert err == "error: it broke\n"
     assert exit_code(["-q", "--color", "always"], raising(LaunchError("it broke"))) == 1
     assert capsys.readouterr().err == "\x1b[1;31merror: \x1b[0mit broke\n"
 

@@ -9,7 +9,7 @@ from io import BytesIO, StringIO, TextIOWrapper
 import pytest
 from rich.cells import cell_len
 
-from ropeway.errors import LaunchError, SpecError
+from ropeway.errors import LaunchError
 from ropeway.report.console import Screen
 from ropeway.report.figures import milliseconds, percent, rate, seconds
 from ropeway.report.line import live_line, printable, shrink, stage_line
@@ -113,15 +113,6 @@ def test_a_second_json_document_or_a_number_that_json_does_not_have_is_our_bug()
     screen.result({})
     with pytest.raises(RuntimeError, match="one JSON document"):
         screen.result({})
-
-
-def test_an_error_under_json_is_the_document_and_is_told_on_stderr():
-    screen, out, err, _ = log(json=True)
-    screen.error(SpecError("unknown key `tensr`", where="ropeway.yaml:12"))
-    document = json.loads(out.getvalue())
-    error = document["error"]
-    assert (document["schema"], error["kind"], error["exit_code"]) == (1, "SpecError", 2)
-    assert err.getvalue().startswith("error: unknown key `tensr`\n")
 
 
 def test_details_show_only_when_asked_for():

@@ -91,14 +91,6 @@ def test_nothing_is_healthy() -> None:
     assert diagnose({}).verdict == diagnose({"a.log": ""}).verdict == "healthy"
 
 
-def test_an_unknown_failure_has_its_line() -> None:
-    diagnosis = diagnose({"a.log": log("INFO:     one", "ValueError: the moon is full")})
-    assert diagnosis.verdict == "unknown"
-    assert diagnosis.line == LogLine("a.log", 2, "ValueError: the moon is full")
-    assert diagnosis.signature is diagnosis.category is None
-    assert (diagnosis.source, diagnosis.basis) == ((), "none")
-
-
 def test_a_line_that_is_only_of_level_error_is_better_than_none() -> None:
     plain = "ERROR 12-15 11:45:16 [x.py:1] the moon is full"
     diagnosis = diagnose({"a.log": log(plain)})

@@ -18,9 +18,9 @@ from ropeway.doctor.rule import Check, Hit, outlier_hits
 from ropeway.doctor.survey import Effort, survey
 from ropeway.errors import HostError, Refused
 from ropeway.facts.host import Container, Docker, HostFacts, Image, ModelFiles, Npu, Roce
-from ropeway.sim.faults import FAULTS, faulty_fleet, inject
+from ropeway.sim.faults import FAULTS, faulty_fleet
 from ropeway.sim.hosts import virtual_hosts
-from ropeway.sim.machine import Fleet, parse_fleet
+from ropeway.sim.machine import Fleet
 
 SIZES = ("2x8-910B4", "4x8-910B3", "3x8-A3")
 H1, H2 = Location("host1"), Location("host2")
@@ -231,15 +231,14 @@ def test_outliers_are_those_unlike_most():
     assert list(outlier_hits([])) == []
 
 
+NO_SIZES = ("", "2x8", "2x8-H100", "0x8-910B4", "2x99-910B4", "x8-910B4", "9999x8-910B4")
+NO_FAULTS = ("no-such", "link-down:host9", "link-down:host1:99", "tls-on::x")
+
+
 @pytest.mark.parametrize(
-    "text", ["", "2x8", "2x8-H100", "0x8-910B4", "2x99-910B4", "x8-910B4", "9999x8-910B4"]
+    ("size", "faults"),
+    [*((size, ()) for size in NO_SIZES), *(("2x8-910B4", (fault,)) for fault in NO_FAULTS)],
 )
-def test_a_malformed_fleet_is_refused(text):
+def test_a_malformed_fleet_or_fault_is_refused(size, faults):
     with pytest.raises(Refused):
-        parse_fleet(text)
-
-
-@pytest.mark.parametrize("text", ["no-such", "link-down:host9", "link-down:host1:99", "tls-on::x"])
-def test_an_unknown_fault_is_refused(text):
-    with pytest.raises(Refused):
-        inject(fleet_of("2x8-910B4"), text)
+        faulty_fleet(size, faults)
