@@ -68,14 +68,12 @@ def test_an_image_is_known_by_its_first_bytes(data: bytes, mime: str | None) -> 
     assert image_type(data) == mime
 
 
-def test_a_file_that_is_no_image_or_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "cat.png"
     text.write_text("not a cat")
     with pytest.raises(Refused) as caught:
         read_image(text)
     assert caught.value.evidence == ("it begins with the bytes `6e 6f 74 20 61 20 63 61`",)
-    with pytest.raises(Refused, match="cannot read the image: no such file or directory"):
-        read_image(tmp_path / "none.png")
 
 
 # The command
@@ -124,7 +122,7 @@ def test_piped_text_follows_the_prompt() -> None:
         ([], b"", "there is nothing to ask"),
         ([], "你好".encode("gbk"), "standard input is not UTF-8 text (byte 0xc4 at 0)"),
         (["-i", "--json"], b"", "`--json`"),
-        (["-p", "x", "--image", "/no/such.png"], b"", "cannot read the image"),
+        (["-p", "x", "--image", "/no/such.png"], b"", "cannot read the image: no such file"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(args: list[str], stdin: bytes, words: str) -> None:

@@ -20,17 +20,13 @@ from ropeway.errors import HostError, Refused
 from ropeway.facts.host import Container, Docker, HostFacts, Image, ModelFiles, Npu, Roce
 from ropeway.sim.faults import FAULTS, faulty_fleet
 from ropeway.sim.hosts import virtual_hosts
-from ropeway.sim.machine import Fleet
 
 SIZES = ("2x8-910B4", "4x8-910B3", "3x8-A3")
 H1, H2 = Location("host1"), Location("host2")
 
 
-def fleet_of(text: str, *faults: str) -> Fleet:
-    return faulty_fleet(text, faults)
-
-
-def examined(fleet: Fleet, **changes: object) -> Examination:
+def examined(size: str, *faults: str, **changes: object) -> Examination:
+    fleet = faulty_fleet(size, faults)
     hosts = virtual_hosts(fleet)
     requirements = Requirements(
         npus={host.name: len(host.machine.chips) for host in hosts},
@@ -52,7 +48,7 @@ def outline(findings: Sequence[Finding]) -> list[tuple[str, tuple[Location, ...]
 
 @pytest.mark.parametrize("size", [*SIZES, "1x8-910B2", "12x4-910B1"])
 def test_nothing_is_found_where_nothing_is_wrong(size):
-    examination = examined(fleet_of(size))
+    examination = examined(size)
     assert examination.findings == ()
     assert examination.sound
     assert examination.passed == tuple(GROUPS)
@@ -61,7 +57,7 @@ def test_nothing_is_found_where_nothing_is_wrong(size):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_each_fault_is_named_first_by_its_check(name, size):
-    findings = examined(fleet_of(size, name)).findings
+    findings = examined(size, name).findings
     assert findings[0].check == FAULTS[name].check
     assert [finding.check for finding in findings if finding.cause is None] == [FAULTS[name].check]
     assert findings[0].level in ("fail", "warn")
@@ -84,13 +80,13 @@ def test_each_fault_is_named_first_by_its_check(name, size):
     ids=["one", "far apart", "beside a host that is down", "all down"],
 )  # fmt: skip
 def test_faults_are_found_where_they_are(size, faults, causes):
-    findings = examined(fleet_of(size, *faults)).findings
+    findings = examined(size, *faults).findings
     assert {check: places for check, places, cause in outline(findings) if not cause} == causes
 
 
 def test_two_faults_are_two_causes_with_their_own_consequences():
-    fleet = fleet_of("4x8-910B4", "link-down:host2:1", "no-light:host3:5", "tls-on:host1")
-    findings = outline(examined(fleet).findings)
+    faults = ("link-down:host2:1", "no-light:host3:5", "tls-on:host1")
+    findings = outline(examined("4x8-910B4", *faults).findings)
     assert [row for row in findings if row[2] is None] == [
         ("roce-optical", (Location("host3", 5),), None),
         ("roce-link", (Location("host2", 1),), None),
@@ -101,14 +97,14 @@ def test_two_faults_are_two_causes_with_their_own_consequences():
 
 
 def test_the_same_at_many_places_is_one_finding():
-    fleet = fleet_of("12x8-910B4", *(f"shm-small:host{number}" for number in range(2, 12)))
-    [finding] = examined(fleet).findings
+    faults = (f"shm-small:host{number}" for number in range(2, 12))
+    [finding] = examined("12x8-910B4", *faults).findings
     assert (finding.check, len(finding.locations), finding.total) == ("host-shm", 10, 12)
 
 
 def test_commands_name_the_npu_and_its_host():
-    assert "-i 6 " in examined(fleet_of("4x8-910B4", "link-down:host4:6")).findings[0].fix
-    finding = examined(fleet_of("4x8-910B4", "dead-process:host4:6")).findings[0]
+    assert "-i 6 " in examined("4x8-910B4", "link-down:host4:6").findings[0].fix
+    finding = examined("4x8-910B4", "dead-process:host4:6").findings[0]
     assert "host4" in finding.fix and "-i 6 -c 0" in finding.fix
 
 
@@ -120,7 +116,7 @@ def test_commands_name_the_npu_and_its_host():
     ],
 )
 def test_what_the_spec_requires_and_hosts_lack(changes, check, level, locations):
-    [finding] = examined(fleet_of("2x8-910B4"), **changes).findings
+    [finding] = examined("2x8-910B4", **changes).findings
     assert (finding.check, finding.level, finding.locations) == (check, level, locations)
 
 

@@ -197,9 +197,7 @@ def test_traits_by_release() -> None:
 
 def test_an_ideal_machine_costs_no_host() -> None:
     forecast = estimate(replace(ask("TP8"), machine=ideal(REPORT)))
-    assert forecast.parts.keys() <= {
-        "weights", "KV cache", "arithmetic", "all-reduce",
-    }  # fmt: skip
+    assert forecast.parts.keys() <= {"weights", "KV cache", "arithmetic", "all-reduce"}
 
 
 @pytest.mark.parametrize(
