@@ -68,9 +68,6 @@ def summed(result: BenchResult) -> Summary:
     return summarise(result.timings, result.duration_s)
 
 
-# Arrivals
-
-
 def test_a_poisson_stream_keeps_its_rate_and_its_seed() -> None:
     due = list(itertools.islice(arrivals(20, 1), 4000))
     gaps = [later - earlier for earlier, later in itertools.pairwise(due)]
@@ -84,9 +81,6 @@ def test_a_poisson_stream_keeps_its_rate_and_its_seed() -> None:
 def test_no_rate_is_no_arrivals() -> None:
     with pytest.raises(ValueError, match="rate"):
         arrivals(0, 0)
-
-
-# Prompts
 
 
 def test_prompts_are_the_same_for_a_seed_and_share_no_beginning() -> None:
@@ -141,9 +135,6 @@ def test_without_a_tokenizer_the_length_is_only_about_right() -> None:
 
     result = asyncio.run(find_recipe(64, count))
     assert (result.tokens, result.words, result.exact) == (64, 64, False)
-
-
-# Measuring
 
 
 def test_the_speed_of_a_known_endpoint_is_recovered() -> None:
@@ -318,9 +309,6 @@ def test_a_cancelled_run_leaves_no_task_behind() -> None:
             assert not {name for name in names if "RequestHandler" not in name}
 
     virtual_time.run(whole())
-
-
-# The folder
 
 
 def measured(text: str = "缆车\u2028up", error: Failure | None = None) -> Timing:

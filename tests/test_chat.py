@@ -32,9 +32,6 @@ def run(url: str, *args: str, stdin: str | bytes = "") -> Result:
     return CliRunner().invoke(chat, ["--url", url, *args], input=stdin, env=wide)
 
 
-# The conversation
-
-
 def test_a_conversation_grows_and_the_old_one_stays_as_it_was() -> None:
     start = Conversation("be brief")
     grown = start.with_question("one?").with_answer("1").with_question("two?")
@@ -74,9 +71,6 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         read_image(text)
     assert caught.value.evidence == ("it begins with the bytes `6e 6f 74 20 61 20 63 61`",)
-
-
-# The command
 
 
 def test_one_answer_goes_to_standard_output_and_the_figures_to_standard_error() -> None:
@@ -210,9 +204,6 @@ def test_quiet_leaves_only_the_answer() -> None:
     with running(Behaviour(ttft_s=0, tpot_s=0, answer_tokens=2, reasoning=("hm",))) as fake:
         result = run(fake.url, "-q", "-p", "hello")
     assert (result.stdout, result.stderr) == ("The lift\n", "")
-
-
-# The conversation line by line
 
 
 def test_a_conversation_remembers_clears_and_leaves() -> None:

@@ -78,9 +78,6 @@ class Mirror(Here):
         return Result(argv, 0, "", "", 0.0)
 
 
-# Numbers
-
-
 def test_bfloat16_rounds_to_nearest_and_ties_to_even():
     cases = {
         1.0: 0x3F80,
@@ -113,9 +110,6 @@ def test_a_permutation_holds_everything_once():
 
 # numpy promises that the raw stream of a seeded PCG64 never changes.
 PINNED_ORDER = [1473, 1393, 682, 1006]
-
-
-# Files
 
 
 def test_written_weights_are_read_back_in_the_order_of_names(tmp_path):
@@ -209,9 +203,6 @@ def test_an_expert_computes_nearly_what_the_dense_part_computes():
 def feed_forward(gate, up, down, token):
     hidden = gate @ token
     return down @ (hidden / (1 + np.exp(-hidden)) * (up @ token))
-
-
-# Fetching
 
 
 @pytest.fixture

@@ -41,9 +41,6 @@ def raising(error: BaseException) -> click.Command:
     return verb
 
 
-# The list of verbs
-
-
 @pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
 def test_the_verbs_are_listed_in_order_of_use(args: list[str], capsys: Captured) -> None:
     assert exit_code(args) == 0
@@ -95,9 +92,6 @@ def test_model_alone_lists_its_verbs() -> None:
     assert "fetch" in result.output
 
 
-# Wrong verbs and flags
-
-
 @pytest.mark.parametrize(
     ("args", "what", "hint"),
     [
@@ -131,9 +125,6 @@ def test_json_is_honoured_even_when_the_flags_are_wrong(
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == 1
     assert (document["error"]["what"], document["error"]["exit_code"]) == (what, 2)
-
-
-# How a verb ends
 
 
 @pytest.mark.parametrize(
@@ -208,9 +199,6 @@ def test_a_reader_that_goes_away_ends_us_quietly() -> None:
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
-
-
-# Our own faults
 
 
 def test_a_fault_of_ours_leaves_a_report_in_the_runs_folder(

@@ -72,9 +72,6 @@ def tcp_server(answer: bytes) -> Iterator[str]:
         thread.join(60)
 
 
-# URLs
-
-
 @pytest.mark.parametrize(
     ("typed", "url"),
     [
@@ -105,8 +102,6 @@ def test_an_unusable_url_is_refused(typed: str) -> None:
     assert "pw" not in caught.value.what
 
 
-# Server-sent events
-
 STREAM = (
     ": a comment\r\nevent: x\r\ndata: 你好，缆车\r\n\r\n"
     'data:{"a":\r\ndata: 1}\r\n\r\nid: 7\n\ndata: 🚡\r\rdata: [DONE]\n\n'
@@ -124,9 +119,6 @@ def test_a_last_event_without_its_blank_line_is_read_at_the_end() -> None:
     parser = SseParser()
     assert parser.feed(b"data: one\n\ndata: two") == ["one"]
     assert parser.close() == ["two"]
-
-
-# Tokens and times
 
 
 def events(*rows: dict[str, Any]) -> Timing:
@@ -291,9 +283,6 @@ def test_the_first_model_is_measured_unless_one_is_named() -> None:
         assert choose(fake.url, "alias") == ServedModel("alias", None)
     with running(Behaviour(models=())) as fake, pytest.raises(Refused, match="no model"):
         choose(fake.url, None)
-
-
-# The words for each failure
 
 
 def test_no_server_says_where_and_what_to_check() -> None:

@@ -122,9 +122,6 @@ def test_details_show_only_when_asked_for():
         assert err.getvalue() == shown
 
 
-# Errors
-
-
 def test_an_error_has_four_parts():
     screen, _, err, _ = log()
     screen.error(
@@ -195,9 +192,6 @@ def test_a_locale_without_our_signs_does_not_end_the_program():
     Screen(json=True, stdout=narrow, stderr=narrow).result({"m": "模"})
     narrow.flush()
     assert json.loads(raw.getvalue().lstrip(b"\0")) == {"schema": 1, "m": "模"}
-
-
-# Waiting
 
 
 def test_a_log_gets_one_line_at_the_start_one_a_change_and_one_at_the_end():
@@ -378,9 +372,6 @@ def test_a_stage_that_was_not_planned_is_our_bug():
     screen, _, _, _ = log()
     with screen.stages(["a"]) as stages, pytest.raises(ValueError), stages.stage("b"):
         pass
-
-
-# Fitting a line
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])

@@ -56,9 +56,6 @@ def places(document: Any) -> tuple[Any, list[str]]:
     return line and (line["log"], line["number"]), [log["name"] for log in document["logs"]]
 
 
-# What is answered
-
-
 def test_a_failure_is_told_with_its_line_its_fix_and_its_source(capsys: Captured) -> None:
     assert exit_code(["diagnose", write("engine.log", text_of("err_log_09"))]) == 1
     assert shown(capsys) == [
@@ -151,9 +148,6 @@ def test_the_document_holds_the_whole_diagnosis_in_both_languages(capsys: Captur
     }
 
 
-# The table
-
-
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_table_lists_every_row_and_code_in_one_language(
     language: str, capsys: Captured
@@ -184,9 +178,6 @@ def test_the_table_is_data_with_json(capsys: Captured) -> None:
     assert {kind: len(codes) for kind, codes in data["codes"].items()} == {
         kind: len(codes) for kind, codes in table().codes.items()
     }
-
-
-# Which logs are read
 
 
 def test_files_and_folders_are_read_together_and_each_once(capsys: Captured) -> None:
@@ -223,9 +214,6 @@ def test_a_log_comes_by_standard_input(capsys: Captured, monkeypatch: pytest.Mon
 def test_a_log_in_another_encoding_is_read_as_far_as_it_can_be(capsys: Captured) -> None:
     name = write("a.log", "错误\n".encode("gbk") + b"\xff\x00\n" + FAILED.encode())
     assert places(answer([name], 1, capsys))[0] == ("a.log", 4)
-
-
-# What is refused
 
 
 @pytest.mark.parametrize(

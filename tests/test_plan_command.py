@@ -45,9 +45,6 @@ def document(capsys, *args: str) -> dict:
     return {"exit": code, **json.loads(out)}
 
 
-# The answer
-
-
 def test_from_flags_alone_the_answer_comes_first(capsys):
     code, out, err = run(capsys, *QWEN, "--hosts", "2", "--npus", "8")
     lines = [line.rstrip() for line in out.splitlines()]
@@ -115,9 +112,6 @@ def test_all_names_every_layout(capsys):
     assert not all(name in few for name in names)
 
 
-# From a spec
-
-
 @pytest.mark.usefixtures("spec")
 def test_a_spec_is_enough_and_its_path_may_be_on_the_hosts(capsys):
     code, out, err = run(capsys)
@@ -155,9 +149,6 @@ def test_flags_of_the_engine_that_a_spec_hands_on_count(capsys, spec):
     assert bytes_per_token(chosen) == pytest.approx(bytes_per_token(same) / 2, rel=0.01)
 
 
-# Why
-
-
 def test_why_explains_a_value_by_its_key_or_the_end_of_it(capsys):
     _, whole, _ = run(capsys, *QWEN, "--why", "serve.layout")
     _, short, _ = run(capsys, *QWEN, "--why", "layout")
@@ -180,9 +171,6 @@ def test_why_of_neither_is_refused_with_the_keys(capsys):
     assert "did you mean `layout`?" in err
 
 
-# The page
-
-
 def test_the_page_holds_the_plan(capsys, tmp_path):
     page = tmp_path / "plan.html"
     code, _, err = run(capsys, *QWEN, "--hosts", "2", "--html", str(page))
@@ -192,9 +180,6 @@ def test_the_page_holds_the_plan(capsys, tmp_path):
     code, _, err = run(capsys, *QWEN, "--html", str(tmp_path / "no" / "plan.html"))
     assert code == 2
     assert "cannot be written" in err
-
-
-# Writing the choice
 
 
 def test_the_choice_goes_into_the_spec_with_its_reasons_and_all_else_stays(capsys, spec):
@@ -264,9 +249,6 @@ def test_a_link_stays_a_link(capsys, spec):
     assert run(capsys, "--write")[0] == 0
     assert spec.is_symlink()
     assert "# plan: " in real.read_text()
-
-
-# What is refused
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,6 @@ def lines(renderable, width=80):
     return [line.rstrip() for line in on_screen(renderable, width).splitlines()]
 
 
-# The screen
-
-
 def test_the_answer_comes_first_with_its_interval_the_bottleneck_and_the_price():
     rows = lines(plan_text(PLAN))
     assert rows[:2] == [
@@ -210,9 +207,6 @@ def test_escapes_from_outside_do_not_reach_the_terminal():
     assert "\x1b" not in on_screen(plan_text(evil))
 
 
-# The document
-
-
 def test_the_document_has_everything_and_only_finite_numbers():
     odd = replace(CANDIDATES[1], forecast=forecast(2500.0, 0.09, ttft_s=float("inf")))
     document = plan_json(replace(PLAN, candidates=(CANDIDATES[0], odd)))
@@ -233,9 +227,6 @@ def test_the_document_has_everything_and_only_finite_numbers():
     }  # fmt: skip
     assert read["wanted"]["chip"]["name"] == "910B4"
     assert json.loads(json.dumps(plan_json(NOTHING)))["chosen"] is None
-
-
-# The page
 
 
 def test_the_page_is_one_file_in_two_languages_without_a_script():

@@ -190,8 +190,6 @@ def test_disaggregated_prefill_takes_both_sides_layouts() -> None:
     assert str(question.setup.readers) == "DP4×TP8"
 
 
-# The command
-
 TABLE = f"{HEADER}{PLAIN}\n{changed(input_len='', output_len='')}\n"
 
 
@@ -227,8 +225,6 @@ def test_what_cannot_be_read_is_refused(capsys, tmp_path) -> None:
     assert main([str(tmp_path / "no-such.csv")]) == 2
     assert "no-such.csv" in capsys.readouterr().err
 
-
-# The tables
 
 ROW = Row(
     line=2, model="Qwen3-VL-30B-A3B-Instruct", family="qwen3_vl_moe", hardware="910B4 32GB",

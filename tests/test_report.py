@@ -116,9 +116,6 @@ class Page(HTMLParser):
             self.text += data
 
 
-# The comparison
-
-
 def test_shares_are_of_the_single_process():
     shares = {one.layout: USUAL.share_of_best(one) for one in USUAL.results}
     assert shares == {"TP1": 1.0, "DP2×TP2": 0.9, "TP2": 0.6, "TP2×PP2+EP": 0.25, "TP4+EP": None}
@@ -161,9 +158,6 @@ def test_the_recorded_figures_are_those_of_the_source():
     assert {layout: rate for layout, rate in recorded.items() if rate} == PUBLISHED
     status = {figure.shape: figure.status for figure in BLOG.figures}
     assert status[Shape("TP×PP+EP", True)] == "did not start"
-
-
-# The page
 
 
 def test_our_layouts_stand_beside_the_recorded_ones_of_their_kind():
@@ -280,9 +274,6 @@ def test_a_long_curve_is_thinned_and_still_ends_at_the_top():
 def test_a_moment_is_written_for_people():
     assert when("2026-01-31T10:12:05+08:00") == "2026-01-31 10:12 UTC+08:00"
     assert when("yesterday") == "yesterday"
-
-
-# The terminal's tables
 
 
 @pytest.mark.parametrize("width", [80, 200])

@@ -105,9 +105,6 @@ def test_json_shows_layouts_by_name_and_leaves_blanks_out() -> None:
     assert "context" not in shown
 
 
-# The sample
-
-
 def test_the_sample_loads_and_its_layouts_fit_its_cluster() -> None:
     spec = parse_spec(sample_text(), "sample.yaml")
     assert spec.cluster.is_local
@@ -154,9 +151,6 @@ def test_the_sample_explains_every_key_of_the_schema() -> None:
 
 def test_the_sample_is_narrow_enough_for_a_terminal() -> None:
     assert max(map(len, sample_text().splitlines())) <= 100
-
-
-# ropeway init
 
 
 def test_init_writes_a_sample_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
