@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -54,31 +55,11 @@ class Service:
     url: str
     folder: Path
 
-    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        request = urllib.request.Request(
-            f"{self.url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=300) as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
-
-    def greedy(self, tokens: list[int], count: int) -> list[int]:
-        """The `count` token ids that follow, decoded greedily."""
-        body = {
-            "model": "m",
-            "prompt": tokens,
-            "max_tokens": count,
-            "temperature": 0,
-            "ignore_eos": True,
-            "return_token_ids": True,
-        }
-        found: list[int] = self.post("/completions", body)["choices"][0]["token_ids"]
-        return found
-
     def log_probabilities(self, tokens: list[int]) -> list[float]:
         """Of each token but the first, given those before it."""
         body = {"model": "m", "prompt": tokens, "max_tokens": 1, "prompt_logprobs": 0}
-        rows = self.post("/completions", body)["choices"][0]["prompt_logprobs"]
+        with send(f"{self.url}/completions", body) as answer:
+            rows = json.load(answer)["choices"][0]["prompt_logprobs"]
         return [row[str(token)]["logprob"] for row, token in zip(rows[1:], tokens[1:], strict=True)]
 
     def printed_kv_tokens(self) -> set[int]:
@@ -99,6 +80,27 @@ class Service:
             for row in json.loads(found.stdout)
             if row["kind"].startswith("RayWorkerProc") and row["state"] == "ALIVE"
         )
+
+
+def send(url: str, body: object = None, key: str = "") -> HTTPResponse:
+    """Send a request, with a key; GET without a body."""
+    request = urllib.request.Request(
+        url, data=None if body is None else json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )  # fmt: skip
+    answer: HTTPResponse = urllib.request.urlopen(request, timeout=300)
+    return answer
+
+
+def check_answers(url: str, model: str, key: str = "") -> None:
+    """Its greedy answers are those of transformers on the same weights, token for token."""
+    for expected in reference(model, "float32"):
+        body = {
+            "model": "m", "prompt": expected["prompt"], "max_tokens": NEW_TOKENS, "temperature": 0,
+            "ignore_eos": True, "return_token_ids": True,
+        }  # fmt: skip
+        with send(f"{url}/completions", body, key) as answer:
+            assert json.load(answer)["choices"][0]["token_ids"] == expected["answer"]
 
 
 def spec_text(model: str, layout: str, dtype: str, npus: int, more: str = "") -> str:

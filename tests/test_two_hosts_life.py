@@ -3,16 +3,15 @@
 Everything goes through the command, from outside, as a user's laptop would.
 """
 
-import http.client
 import json
 import time
-import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
 
-from local_cluster import NEW_TOKENS, directory, reference
+from local_cluster import check_answers, directory, send
 from two_hosts import TwoHosts, why_not
 from two_hosts_laptop import KEY, MODEL, Laptop, steering
 from waiting import wait_for
@@ -48,18 +47,6 @@ def recovered(laptop: Laptop, began: float) -> float:
     return time.monotonic() - began
 
 
-def check_answers(laptop: Laptop) -> None:
-    """Its greedy answers are those of transformers on the same weights, token for token."""
-    for expected in reference(MODEL, "float32"):
-        body = {
-            "model": "m", "prompt": expected["prompt"], "max_tokens": NEW_TOKENS, "temperature": 0,
-            "ignore_eos": True, "return_token_ids": True,
-        }  # fmt: skip
-        with send(f"{laptop.url}/completions", body) as answer:
-            tokens = json.load(answer)["choices"][0]["token_ids"]
-        assert tokens == expected["answer"]
-
-
 def kill_engine(laptop: Laptop, host: int, name: str) -> None:
     """As if it had run out of memory: the container's first process dies."""
     script = f"kill -9 $(docker inspect --format '{{{{.State.Pid}}}}' {name})"
@@ -86,7 +73,7 @@ def test_pipeline_and_experts_over_two_hosts_from_up_to_down(laptop):
     up = laptop.json("up")
     assert (up["url"], up["release"]) == (laptop.url, "0.23.0.post1")
     assert laptop.answers()
-    check_answers(laptop)
+    check_answers(laptop.url, MODEL, KEY)
     again = laptop.json("up")
     assert again["changed"] == []
 
@@ -105,7 +92,7 @@ def test_pipeline_and_experts_over_two_hosts_from_up_to_down(laptop):
     kill_engine(laptop, 0, "ropeway-life-0-0")
     seconds = recovered(laptop, began)
     print(f"the head's engine was killed: it serves again after {seconds:.0f} s")
-    check_answers(laptop)
+    check_answers(laptop.url, MODEL, KEY)
     assert laptop.json("down")["containers"] == 2
 
 
@@ -120,23 +107,13 @@ def test_ray_over_two_hosts_comes_back_after_a_workers_host_was_rebooted(laptop)
     assert laptop.answers()
 
 
-def send(url: str, body: object = None) -> "http.client.HTTPResponse":
-    """With the key; GET without a body."""
-    request = urllib.request.Request(
-        url, data=None if body is None else json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"},
-    )  # fmt: skip
-    answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=300)
-    return answer
-
-
-def ask(laptop: Laptop, path: str, **body: object) -> "http.client.HTTPResponse":
+def ask(laptop: Laptop, path: str, **body: object) -> HTTPResponse:
     """A greedy answer of 200 tokens, streamed; it has begun."""
     greedy = {"temperature": 0, "max_tokens": 200, "ignore_eos": True}
-    return send(f"{laptop.url}/{path}", {"model": "m", "stream": True, **greedy, **body})
+    return send(f"{laptop.url}/{path}", {"model": "m", "stream": True, **greedy, **body}, KEY)
 
 
-def text_of(answer: "http.client.HTTPResponse") -> str:
+def text_of(answer: HTTPResponse) -> str:
     """All of its text; it must end as a whole answer does."""
     with answer:
         lines = [line.removeprefix("data: ") for line in answer.read().decode().split("\n\n")]
@@ -150,7 +127,7 @@ def text_of(answer: "http.client.HTTPResponse") -> str:
 def test_data_parallel_over_two_hosts(laptop):
     laptop.write("DP2×TP2")
     laptop.json("up")
-    check_answers(laptop)
+    check_answers(laptop.url, MODEL, KEY)
 
 
 def goes_on_word_for_word(laptop: Laptop) -> None:
@@ -169,7 +146,7 @@ def goes_on_word_for_word(laptop: Laptop) -> None:
     assert set(begun) == {"replica-0", "replica-1"}
     kill_engine(laptop, 0, "ropeway-life-1-0")
     assert [text_of(answer) for answer in answers] == undisturbed
-    with send(f"{laptop.url.removesuffix('/v1')}/ropeway/backends") as state:
+    with send(f"{laptop.url.removesuffix('/v1')}/ropeway/backends", key=KEY) as state:
         totals = json.load(state)["totals"]
     assert totals["continued"] >= 1
     assert (totals["broken"], totals["unanswered"]) == (0, 0)

@@ -36,6 +36,7 @@ import two_hosts_files as files
 from ropeway.hosts.ssh import SshHost
 from sshd import client_config, find_sshd, key
 from two_hosts_image import IMAGE, import_argv, mounts, write_tar
+from waiting import wait_for
 
 NIC = "eth0"
 CHIP = "910B4"
@@ -46,7 +47,6 @@ _NETWORK = "10.77"
 _TOOLS = ("ip", "tc", "unshare", "nsenter", "pivot_root", "sysctl", "ssh", "ssh-keygen")
 _DOCKER_TOOLS = ("dockerd", "docker", "containerd", "runc")
 _PODMAN_TOOLS = ("podman", "conmon", "runc")
-_PATIENCE = 60.0  # seconds for a host to come up; it takes one
 _NUMBERS = count()
 
 
@@ -62,7 +62,7 @@ def why_not(*, docker: bool = True, podman: bool = False) -> str | None:
     try:
         with TwoHosts(docker=docker, podman=podman, image=False):
             return None
-    except (RuntimeError, OSError) as error:
+    except (AssertionError, RuntimeError, OSError) as error:
         return str(error)
 
 
@@ -83,7 +83,7 @@ class Node:
     def run(self, *argv: str, stdin: Path | None = None, timeout: float = 300) -> str:
         """What a command prints there, without SSH between; RuntimeError when it fails."""
         enter = ("nsenter", "--target", str(self.pid), "--all", "--wdns=/", "--")
-        env = ("env", "-i", f"PATH={files.search_path()}", "HOME=/root", "LANG=C.UTF-8")
+        env = ("env", "-i", f"PATH={files.SEARCH_PATH}", "HOME=/root", "LANG=C.UTF-8")
         return _run(
             *enter, *env, *argv, stdin=stdin.read_bytes() if stdin else b"", timeout=timeout
         )
@@ -103,7 +103,6 @@ class TwoHosts(Sequence[Node]):
     docker     whether they have a dockerd; image: whether it has the image
     podman     they have podman in place of Docker
     bandwidth  bytes a second that each host can send, and as many that it can receive
-    mutual     hosts may log in to each other, as root
     share      folders of the machine that the hosts see too, under the same path, read-only
     """
 
@@ -117,14 +116,13 @@ class TwoHosts(Sequence[Node]):
         podman: bool = False,
         image: bool = True,
         bandwidth: int | None = None,
-        mutual: bool = False,
         share: Sequence[Path] = (),
     ) -> None:
         self.npus = npus
         self._count, self._docker, self._podman = count, docker and not podman, podman
         self._image = image and (docker or podman)
         self._fleet = ",".join((f"{count}x{npus}-{CHIP}", *faults))
-        self._bandwidth, self._mutual = bandwidth, mutual
+        self._bandwidth = bandwidth
         tools = files.tools_folder()
         self._share = (*mounts()[1:], *((tools,) if tools else ()), *share)
         self._nodes: list[Node] = []
@@ -187,14 +185,11 @@ class TwoHosts(Sequence[Node]):
         """End its PID 1, and with it all that is in its namespaces."""
         if node.process is None:
             return
-        assert node.process.stdin and node.process.stdout
         if node.pid:
             node.ssh.close()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(node.pid, signal.SIGKILL)
-        node.process.stdin.close()
-        node.process.wait()
-        node.process.stdout.close()
+        node.process.communicate()
         node.process, node.pid = None, 0
         _remove_cgroups(f"{self.mark}/{node.name}")
 
@@ -208,7 +203,7 @@ class TwoHosts(Sequence[Node]):
             )
             node.process = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                env={"PATH": files.search_path(), "LANG": "C.UTF-8"},
+                env={"PATH": files.SEARCH_PATH, "LANG": "C.UTF-8"},
             )  # fmt: skip
         for node in nodes:
             node.pid = int(_heard(node, "pid"))
@@ -256,11 +251,10 @@ class TwoHosts(Sequence[Node]):
     def _begin_switch(self) -> None:
         """The bridge has a namespace of its own: it dies with its process, and the machine's
         firewall, which would see what crosses a bridge of the machine's, does not meddle."""
-        process = subprocess.Popen(
+        process = self._stack.enter_context(subprocess.Popen(
             ("unshare", "--net", "sh", "-c", "echo here; exec cat >/dev/null"),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        self._stack.callback(_end, process)
+        ))  # fmt: skip
         assert process.stdout and process.stderr
         if not process.stdout.readline():
             raise RuntimeError(f"no network namespace: {process.stderr.read().decode().strip()}")
@@ -344,9 +338,6 @@ class TwoHosts(Sequence[Node]):
         own = node.folder / "root/.ssh"
         own.mkdir(parents=True, mode=0o700)
         own.parent.chmod(0o700)
-        if self._mutual:
-            shutil.copy(self._user_key, own / "id_ed25519")
-            shutil.copy(self.folder / "known_hosts", own)
 
 
 def sweep() -> None:
@@ -411,27 +402,17 @@ def _heard(node: Node, word: str) -> str:
 
 
 def _wait(service: str, node: Node, is_up: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
+    def succeeds() -> bool:
         with contextlib.suppress(OSError, RuntimeError):
-            if is_up():
-                return
-        time.sleep(0.05)
-    said = "; ".join(node.log(service).splitlines()[-3:])
-    raise RuntimeError(f"{service} of {node.name} does not come up: {said or 'it says nothing'}")
+            return is_up()
+        return False
+
+    wait_for(succeeds, what=lambda: f"{service} of {node.name}: {node.log(service)}")
 
 
 def _connects(address: str, port: int) -> bool:
     socket.create_connection((address, port), 1).close()
     return True
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    assert process.stdin and process.stdout and process.stderr
-    process.stdin.close()
-    process.wait()
-    process.stdout.close()
-    process.stderr.close()
 
 
 def _public(path: Path) -> str:

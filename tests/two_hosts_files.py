@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ CHECKOUT = Path(__file__).parent.parent
 TOOLS = str(Path(__file__).with_name("host_tools.py"))
 SERVICES = "/etc/two_hosts.d"
 BASE = Path(sys.base_prefix)
-_PYTHON = f"{BASE}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+PYTHON = BASE / f"bin/python{sys.version_info.major}.{sys.version_info.minor}"
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # on every host
 _FETCHED = CHECKOUT / ".venv/docker"
 
 
@@ -46,23 +47,18 @@ def tools_folder() -> Path | None:
     return next((Path(place) for place in places if place and Path(place, "bin").is_dir()), None)
 
 
-def search_path() -> str:
-    """PATH on every host."""
-    return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
 def tool(name: str) -> str | None:
     """The path of a program, fetched or the machine's own."""
     folder = tools_folder()
-    return shutil.which(name, path=f"{folder}/bin:{search_path()}" if folder else search_path())
+    return shutil.which(name, path=f"{folder}/bin:{SEARCH_PATH}" if folder else SEARCH_PATH)
 
 
 def tool_files(*, podman: bool = False) -> Files:
     """The fetched programs, as commands of the host; podman is on those alone that ask for it."""
     folder = tools_folder()
-    names = sorted(path.name for path in (folder / "bin").iterdir()) if folder else ()
-    names = [name for name in names if podman or name != "podman"]
-    return {f"/usr/local/bin/{name}": File(link=f"{folder}/bin/{name}") for name in names}
+    paths = sorted((folder / "bin").iterdir()) if folder else ()
+    links = {path.name: File(link=str(path)) for path in paths if podman or path.name != "podman"}
+    return {f"/usr/local/bin/{name}": link for name, link in links.items()}
 
 
 def name_files(name: str, addresses: Mapping[str, str]) -> Files:
@@ -112,7 +108,7 @@ def dockerd_files(cgroup: str) -> Files:
     )  # fmt: skip
     # Left by a daemon that died with its host, it keeps the next one from starting.
     start = program("rm -f /var/run/docker.pid", f"exec {shlex.join(dockerd)}")
-    return {f"{SERVICES}/dockerd": start, **({} if may_raise_limits() else _limited_runc())}
+    return {f"{SERVICES}/dockerd": start, **_limited_runc()}
 
 
 def podman_files(cgroup: str) -> Files:
@@ -132,7 +128,7 @@ def podman_files(cgroup: str) -> Files:
         f"{SERVICES}/podman-restart": program(
             "exec podman start --all --filter restart-policy=always"
         ),
-        **({} if may_raise_limits() else _limited_runc()),
+        **_limited_runc(),
     }
 
 
@@ -154,14 +150,12 @@ graphroot = "ROOT/storage"
 """
 
 
-def may_raise_limits() -> bool:
-    """Whether root may raise its own limits here: CAP_SYS_RESOURCE, number 24."""
-    status = Path("/proc/self/status").read_text()
-    return bool(int(status.partition("CapEff:")[2].split()[0], 16) >> 24 & 1)
-
-
 def _limited_runc() -> Files:
-    text = _RUNC.replace("PYTHON", _PYTHON).replace("REAL", repr(tool("runc")))
+    """What stands for runc where root may not raise its own limits: CAP_SYS_RESOURCE, number 24."""
+    status = Path("/proc/self/status").read_text()
+    if int(status.partition("CapEff:")[2].split()[0], 16) >> 24 & 1:
+        return {}
+    text = _RUNC.replace("PYTHON", str(PYTHON)).replace("REAL", repr(tool("runc")))
     return {"/usr/local/bin/runc": File(text, 0o755)}
 
 
@@ -205,7 +199,7 @@ def ascend_files(fleet: str, number: int) -> Files:
     texts = {path: linux.answer(machine, cluster, ("cat", path))[1] for path in copied}
     return {
         **{path: File(text) for path, text in texts.items()},
-        "/etc/ascend_install.info": File(_INSTALL_INFO),
+        "/etc/ascend_install.info": File(),
         "/usr/local/Ascend/driver/lib64/libdrvdsmi_host.so": File(),
         "/usr/local/dcmi/libdcmi.so": File(),
         "/usr/local/bin/npu-smi": _stand_in(fleet, number, "npu-smi"),
@@ -213,18 +207,7 @@ def ascend_files(fleet: str, number: int) -> Files:
     }
 
 
-_INSTALL_INFO = """\
-UserName=HwHiAiUser
-UserGroup=HwHiAiUser
-Driver_Install_Type=full
-Driver_Install_Path_Param=/usr/local/Ascend
-Driver_Install_For_All=no
-Driver_Install_Mode=normal
-Driver_Install_Status=complete
-"""
-
-
 def _stand_in(fleet: str, number: int, name: str) -> File:
     """`-S` leaves out site-packages: a doctor's visit starts these a hundred times."""
-    words: Sequence[str] = (_PYTHON, "-S", TOOLS, fleet, str(number), name)
-    return program(f'PYTHONPATH={shlex.quote(f"{CHECKOUT}/src")} exec {shlex.join(words)} "$@"')
+    line = shlex.join((str(PYTHON), "-S", TOOLS, fleet, str(number), name))
+    return program(f'PYTHONPATH={shlex.quote(f"{CHECKOUT}/src")} exec {line} "$@"')

@@ -16,14 +16,14 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from two_hosts_files import BASE, CHECKOUT, PYTHON
 
 IMAGE = "quay.io/ascend/vllm-ascend:v0.23.0.post1"
 HOME = Path("/vllm-workspace")
-CHECKOUT = Path(__file__).parent.parent
-_VENV, _BASE = Path(sys.prefix), Path(sys.base_prefix)
-_PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+_VENV = Path(sys.prefix)
 _TOOLS = (
     "bash", "cat", "chmod", "cp", "cut", "date", "df", "dirname", "basename", "du", "env", "free",
     "grep", "head", "hostname", "id", "ip", "kill", "ln", "ls", "mkdir", "mktemp", "mv", "nice",
@@ -53,7 +53,7 @@ def mounts() -> tuple[Path, ...]:
     /usr has the libraries that the wheels take for granted; what the image has there is hidden.
     """
     apart = () if _VENV.is_relative_to(CHECKOUT) else (_VENV,)
-    return (Path("/usr"), _BASE, CHECKOUT, *apart)
+    return (Path("/usr"), BASE, CHECKOUT, *apart)
 
 
 def environment() -> Mapping[str, str]:
@@ -77,16 +77,17 @@ def environment() -> Mapping[str, str]:
     }
 
 
-def import_argv(runtime: str = "docker", image: str = IMAGE) -> tuple[str, ...]:
+def import_argv(engine: str) -> tuple[str, ...]:
     """The command that makes the image of the tar that it is given."""
     changes = [f"ENV {name}={value}" for name, value in environment().items()]
     changes += [f"WORKDIR {HOME}", 'CMD ["/bin/bash"]']
     flags = (word for change in changes for word in ("--change", change))
-    return (runtime, "import", *flags, "-", image)
+    return (engine, "import", *flags, "-", IMAGE)
 
 
 def write_tar(path: Path) -> None:
     """The root folder of the image."""
+    vllm = Path(__file__).with_name("two_hosts_vllm.py")
     with tarfile.open(path, "w", dereference=False) as tar:
         for name in ("dev", "proc", "sys", "run", "tmp", "root", "etc", "usr/local/Ascend"):
             _folder(tar, name)
@@ -94,7 +95,7 @@ def write_tar(path: Path) -> None:
             _file(tar, name, text)
         for name, text in _commands().items():
             _file(tar, f"{HOME}/bin/{name}", text, 0o755)
-        _file(tar, f"{HOME}/two_hosts_vllm.py", _beside("two_hosts_vllm.py"))
+        _file(tar, f"{HOME}/{vllm.name}", vllm.read_text())
         for package, version in _VERSIONS.items():
             about = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
             _file(tar, f"{HOME}/site/{package}-{version}.dist-info/METADATA", about)
@@ -118,8 +119,8 @@ _TEXTS = {
 
 def _commands() -> dict[str, str]:
     python = (
-        f'#!/bin/sh\n[ ! -x {_VENV}/bin/{_PYTHON} ] || exec {_VENV}/bin/{_PYTHON} "$@"\n'
-        f'exec {_BASE}/bin/{_PYTHON} "$@"\n'
+        f'#!/bin/sh\n[ ! -x {_VENV}/bin/{PYTHON.name} ] || exec {_VENV}/bin/{PYTHON.name} "$@"\n'
+        f'exec {PYTHON} "$@"\n'
     )
     return {
         "python3": python,
@@ -135,13 +136,16 @@ def _add_programs(tar: tarfile.TarFile) -> None:
         if Path("/", link).is_symlink():
             tar.add(f"/{link}", link)
     tools = [Path(found) for name in _TOOLS if (found := shutil.which(name, path="/usr/bin:/bin"))]
-    library = _BASE / "lib" / _PYTHON
-    python = _BASE / "bin" / _PYTHON
-    modules = list(_needed_of(library))
+    library = BASE / "lib" / PYTHON.name
+    modules = [
+        path
+        for path in sorted(library.rglob("*"))
+        if path.is_file() and not _LEFT_OUT.search(str(path.relative_to(library)))
+    ]
     pip = Path(str(importlib.metadata.distribution("pip").locate_file("pip")))
-    binaries = [*tools, python, *(path for path in modules if path.suffix == ".so")]
+    binaries = [*tools, PYTHON, *(path for path in modules if path.suffix == ".so")]
     done: set[str] = set()
-    for path in (*tools, python, *modules, *_libraries(binaries)):
+    for path in (*tools, PYTHON, *modules, *_libraries(binaries)):
         _add(tar, path, done)
     for path in sorted(pip.rglob("*.py")):
         if path.is_file():
@@ -157,17 +161,10 @@ def _add_package(tar: tarfile.TarFile, package: str) -> None:
             tar.add(path, f"{HOME}/site/{file}".lstrip("/"))
 
 
-def _needed_of(library: Path) -> Iterator[Path]:
-    for path in sorted(library.rglob("*")):
-        if path.is_file() and not _LEFT_OUT.search(str(path.relative_to(library))):
-            yield path
-
-
-def _libraries(binaries: Iterable[Path]) -> Iterator[Path]:
+def _libraries(binaries: Iterable[Path]) -> list[Path]:
     """What these are linked to, and the loader itself."""
     said = subprocess.run(("ldd", *binaries), capture_output=True, text=True, check=False).stdout
-    for path in sorted(set(re.findall(r"(?:=> |\t)(/\S+) \(0x", said))):
-        yield Path(path)
+    return [Path(path) for path in sorted(set(re.findall(r"(?:=> |\t)(/\S+) \(0x", said)))]
 
 
 def _add(tar: tarfile.TarFile, path: Path, done: set[str]) -> None:
@@ -194,7 +191,3 @@ def _file(tar: tarfile.TarFile, name: str, text: str, mode: int = 0o644) -> None
     content = text.encode()
     entry.size, entry.mode = len(content), mode
     tar.addfile(entry, io.BytesIO(content))
-
-
-def _beside(name: str) -> str:
-    return Path(__file__).with_name(name).read_text()
