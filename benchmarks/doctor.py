@@ -40,7 +40,9 @@ from ropeway.spec.cluster import Cluster, RemoteHost
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from sshd import USER, many, why_not
+from sshds import many
+
+from sshd import USER, why_not
 
 FORKS = 64
 FAULTS = ("link-down:host77:2", "tls-on:host500", "hosts-apart:host300", "driver-differs:host900")
@@ -88,7 +90,7 @@ def beside_ansible(folder: Path, hosts: int, npus: int, ansible: str | None) -> 
     # SHLVL: under sshd bash reads ~/.bashrc for every command, unless it believes it is nested;
     # what a developer has there may take longer than the commands.
     own = f"PATH={tools}:{os.environ['PATH']} SHLVL=1"
-    with many(folder, hosts, {"SetEnv": own}) as (config, names, _):
+    with many(folder, hosts, {"SetEnv": own}) as (config, names):
         remote = tuple(RemoteHost(address=name, npus=npus, user=USER) for name in names)
         ours = ropeway(Cluster(hosts=remote), config, asked)
         everything = Question("all", shell(script(asked, "R")), Parsed.of)

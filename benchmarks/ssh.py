@@ -32,7 +32,9 @@ from ropeway.spec.cluster import Cluster, RemoteHost
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from sshd import USER, many, why_not
+from sshds import many
+
+from sshd import USER, why_not
 
 # About as much as a survey of a host asks: files of /proc, a few small programs, 100 lines back.
 SCRIPT = b"""
@@ -72,7 +74,7 @@ def main() -> None:
     print(f"{options.hosts} hosts, {options.parallel} at once; {conditions()}\n", flush=True)
     with (
         tempfile.TemporaryDirectory() as name,
-        many(Path(name), options.hosts) as (config, names, _),
+        many(Path(name), options.hosts) as (config, names),
     ):
         remote = tuple(RemoteHost(address=name, npus=8, user=USER) for name in names)
         cluster = Cluster(hosts=remote)

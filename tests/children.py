@@ -19,6 +19,17 @@ TEXT = st.text(
 ).map(lambda text: text.replace("\0", ""))
 
 
+# Any name of a file: most often of signs that mean something to a shell, rsync, ssh or sshd.
+NAME = st.text(
+    st.one_of(
+        st.sampled_from("aA -$`'\"\\\n;&|<>*?~#(){}[]:@%=é\t"),
+        st.characters(codec="utf-8", exclude_characters="/\0"),
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
 def sleeping(child: str = "sleep 60") -> str:
     """A script that would go on for a minute, with a child; writes its ids into the file $0."""
     return f'{child} & echo begun; echo $$ $! >"$0"; wait'

@@ -14,7 +14,7 @@ import inspect
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -25,6 +25,7 @@ from ropeway.router.config import Backend, Config, Limits
 from ropeway.router.server import Router
 
 MODEL = "fake"
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 # A token each. Some end in blanks or are nothing else, as a model's tokens do.
 ANSWER = (
     "One", " two,", "\n", "three", " four ", " five", ";", " sechs", "\n\n", "七", "八", " 9", "."
@@ -46,13 +47,11 @@ class Fault:
            event; abort: vLLM's finish at shutdown; a number: that HTTP status
     after  tokens before it; -1: before the headers of the answer
     probes whether probes meet it, too
-    times  how often; then all is well
     """
 
     kind: str = ""
     after: int = 0
     probes: bool = False
-    times: int = 1_000_000
 
 
 @dataclass
@@ -78,9 +77,8 @@ class Engine:
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=2**30)
-        app.router.add_post("/v1/chat/completions", self._complete)
-        app.router.add_post("/v1/completions", self._complete)
-        app.router.add_post("/v1/responses", self._complete)
+        for path in (CHAT, COMPLETIONS, "/v1/responses"):
+            app.router.add_post(path, self._complete)
         app.router.add_post("/tokenize", self._tokenize)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/health", _health)
@@ -94,7 +92,7 @@ class Engine:
             return web.json_response({"error": {"message": "no JSON", "code": 400}}, status=400)
         body = await request.json()
         probe = _is_probe(body)
-        fault = self._fault(probe)
+        fault = Fault() if probe and not self.fault.probes else self.fault
         if probe:
             self.probes += 1
         else:
@@ -114,13 +112,6 @@ class Engine:
         except asyncio.CancelledError:
             self.given_up += 1
             raise
-
-    def _fault(self, probe: bool) -> Fault:
-        fault = self.fault
-        if not fault.kind or fault.times <= 0 or (probe and not fault.probes):
-            return Fault()
-        self.fault = replace(fault, times=fault.times - 1)
-        return fault
 
     async def _stream(
         self, request: web.Request, body: dict[str, Any], fault: Fault
@@ -285,10 +276,10 @@ class Bench:
     url: str
     session: aiohttp.ClientSession
 
-    async def ask(self, path: str = "/v1/completions", **body: Any) -> "Reply":
+    async def ask(self, path: str = COMPLETIONS, **body: Any) -> "Reply":
         """Send one request with a prompt, streamed by default, and read its whole answer."""
         about: dict[str, Any] = {"model": MODEL, "stream": True}
-        if path.endswith("chat/completions"):
+        if path == CHAT:
             about["messages"] = [{"role": "user", "content": "Count."}]
         else:
             about["prompt"] = "Count: "
@@ -323,9 +314,15 @@ class Reply:
         return [json.loads(row) for row in rows if row != "[DONE]"]
 
     @property
+    def choices(self) -> list[dict[str, Any]]:
+        return [choice for chunk in self.chunks for choice in chunk.get("choices", ())]
+
+    @property
     def text(self) -> str:
-        choices = [choice for chunk in self.chunks for choice in chunk.get("choices", ())]
-        return "".join(c["text"] if "text" in c else c["delta"].get("content", "") for c in choices)
+        return "".join(
+            choice["text"] if "text" in choice else choice["delta"].get("content", "")
+            for choice in self.choices
+        )
 
     @property
     def error(self) -> dict[str, Any] | None:
@@ -337,8 +334,7 @@ class Reply:
 
     @property
     def finish(self) -> list[str]:
-        choices = [choice for chunk in self.chunks for choice in chunk.get("choices", ())]
-        return [choice["finish_reason"] for choice in choices if choice["finish_reason"]]
+        return [choice["finish_reason"] for choice in self.choices if choice["finish_reason"]]
 
 
 @contextlib.asynccontextmanager

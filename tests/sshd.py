@@ -117,12 +117,10 @@ def descendants(parent: int) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def sshd(
-    folder: Path, settings: Mapping[str, str] | None = None, *, names: Sequence[str] = ("*",)
-) -> Iterator[Server]:
+def sshd(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
     """An sshd on a free port of 127.0.0.1; `settings` go into its sshd_config.
 
-    All sshds of one `folder` share host key and user key. In `config`, `names` are at this server.
+    All sshds of one `folder` share host key and user key.
     Raises RuntimeError when it does not come up; ends it and its sessions, by pid.
     """
     own = Path(tempfile.mkdtemp(prefix="sshd-", dir=folder))
@@ -132,7 +130,7 @@ def sshd(
     known = own / "known_hosts"
     known.write_text(f"[127.0.0.1]:{port} {Path(f'{host_key}.pub').read_text()}")
     config = own / "ssh_config"
-    config.write_text(client_config(user_key, known, names))
+    config.write_text(client_config(user_key, known))
     options = {
         "Port": str(port),
         "ListenAddress": "127.0.0.1",
@@ -167,30 +165,10 @@ def sshd(
         shutil.rmtree(sockets, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def many(
-    folder: Path, count: int, settings: Mapping[str, str] | None = None
-) -> Iterator[tuple[Path, tuple[str, ...], tuple[Server, ...]]]:
-    """So many sshds at once: an ssh_config in which they have names, the names, the servers."""
-    names = tuple(f"npu{number:03}" for number in range(count))
-    with contextlib.ExitStack() as stack:
-        servers = tuple(stack.enter_context(sshd(folder, settings)) for _ in names)
-        config = folder / "ssh_config"
-        config.write_text(
-            "".join(
-                f"Host {name}\n  HostName 127.0.0.1\n  Port {server.port}\n"
-                f"  UserKnownHostsFile {server.folder / 'known_hosts'}\n"
-                for name, server in zip(names, servers, strict=True)
-            )
-            + client_config(folder / "user_key", Path("/dev/null"))
-        )
-        yield config, names, servers
-
-
-def client_config(user_key: Path, known: Path, names: Sequence[str] = ("*",)) -> str:
+def client_config(user_key: Path, known: Path) -> str:
     """An ssh_config that leaves aside the user's own keys, agents and known hosts."""
     return (
-        f"Host {' '.join(names)}\n"
+        "Host *\n"
         f"  IdentityFile {user_key}\n"
         "  IdentitiesOnly yes\n"
         "  IdentityAgent none\n"

@@ -1,6 +1,6 @@
 """The programs in containers, run as they are run there: as files, by themselves."""
 
-import json
+import asyncio
 import re
 import socket
 import subprocess
@@ -8,13 +8,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from ports import free_port
 from ropeway.launch.programs import NAMES, program
+from router_backends import Engine, Fault, served
 
 pytestmark = pytest.mark.real_time
 
@@ -28,49 +29,36 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Engine:
-    """An endpoint that generates tokens, or hangs, and counts what it has generated."""
+HANGS = Fault("503")
 
-    def __init__(self) -> None:
-        self.hangs = threading.Event()
-        self.others = 0  # tokens for somebody else, each time it is asked for its counter
-        self.total = 0
-        self.keys: list[str | None] = []
+
+class BusyEngine(Engine):
+    """Generates tokens for somebody else, each time it is asked for its counter."""
+
+    others = 1
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        self.tokens += self.others
+        return await super()._metrics(request)
 
 
 @contextmanager
-def served(engine: Engine) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            engine.total += engine.others
-            self._answer(f'vllm:generation_tokens_total{{engine="0"}} {engine.total}.0\n'.encode())
+def running(engine: Engine) -> Iterator[str]:
+    """The URL of an engine that is served in a thread of its own."""
+    begun, over = threading.Event(), threading.Event()
 
-        def do_POST(self) -> None:
-            engine.keys.append(self.headers["Authorization"])
-            self.rfile.read(int(self.headers["Content-Length"]))
-            if engine.hangs.is_set():
-                self.send_error(503)
-                return
-            engine.total += 1
-            self._answer(json.dumps({"usage": {"completion_tokens": 1}}).encode())
+    async def serve() -> None:
+        async with served(engine.app()) as engine.url:
+            begun.set()
+            await asyncio.to_thread(over.wait)
 
-        def _answer(self, body: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
+        assert begun.wait(60)
+        yield f"{engine.url}/v1"
     finally:
-        server.shutdown()
-        server.server_close()
+        over.set()
         thread.join()
 
 
@@ -89,25 +77,22 @@ def ended(process: "subprocess.Popen[str]", seconds: float = 20) -> tuple[int, s
 
 @pytest.mark.parametrize("hangs", [False, True])
 def test_once_says_by_its_exit_code_and_its_words_whether_a_token_came(folder, hangs):
-    engine = Engine()
-    if hangs:
-        engine.hangs.set()
-    with served(engine) as url:
+    engine = Engine(key="k", fault=HANGS if hangs else Fault())
+    with running(engine) as url:
         watch = python(folder, "watch.py", "once", url, "m", "5", env={"VLLM_API_KEY": "k"})
         code, out = ended(watch)
-    assert engine.keys == ["Bearer k"]
+    assert len(engine.bodies) == 1
     assert code == int(hangs)
     assert "503" in out if hangs else out == ""
 
 
 def test_the_watchdog_ends_when_the_engine_hangs_and_not_when_it_is_only_busy(folder):
-    engine = Engine()
-    engine.others = 1  # it goes on generating for others
-    with served(engine) as url:
+    engine = BusyEngine()
+    with running(engine) as url:
         watch = python(folder, "watch.py", "on", url, "m", "0.2")
         assert watch.stdout
         assert watch.stdout.readline() == "ropeway: the first token is there\n"
-        engine.hangs.set()
+        engine.fault = HANGS
         for _ in range(5):  # more failures than it takes
             assert "0 of 3" in watch.stdout.readline()
         engine.others = 0
@@ -117,13 +102,12 @@ def test_the_watchdog_ends_when_the_engine_hangs_and_not_when_it_is_only_busy(fo
 
 
 def test_the_watchdog_waits_for_the_first_token_for_ever(folder):
-    engine = Engine()
-    engine.hangs.set()
-    with served(engine) as url:
+    engine = Engine(fault=HANGS)
+    with running(engine) as url:
         watch = python(folder, "watch.py", "on", url, "m", "0.2")
-        while len(engine.keys) < 4:  # more failures than would end it later
+        while len(engine.bodies) < 4:  # more failures than would end it later
             assert watch.poll() is None
-        engine.hangs.clear()
+        engine.fault = Fault()
         assert watch.stdout
         assert watch.stdout.readline() == "ropeway: the first token is there\n"
         watch.terminate()

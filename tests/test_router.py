@@ -15,10 +15,9 @@ from ropeway.router.config import Limits
 from ropeway.router.request import ParsedRequest, parse_request
 from ropeway.router.resume import CannotResume, Splice, prefix_of, resumption
 from ropeway.router.transcript import FOLD_BYTES, PartialAnswer, Transcript, with_chunk
-from router_backends import MODEL
+from router_backends import CHAT, COMPLETIONS, MODEL
 
 LIMITS = Limits()
-CHAT, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
 CLOSED = breaker.close(0, LIMITS)
 
 
@@ -59,20 +58,19 @@ def test_the_back_off_doubles_up_to_its_limit() -> None:
     assert waits == [1, 2, 4, 8, 16, 30, 30]
 
 
-def test_where_nobody_listens_is_asked_again_soon_for_as_long_as_it_takes() -> None:
-    """An engine that was replaced is result within a second of its first token."""
-    state, now = breaker.note_failure(CLOSED, 0, LIMITS, refused=True), 0.0
-    for _ in range(100):
-        assert (state.state, state.probe_at) == (State.OPEN, now + LIMITS.backoff_s)
-        now = state.probe_at
-        state = breaker.note_failed_probe(breaker.begin_probe(state), now, LIMITS, refused=True)
-
-
-def test_a_replica_that_loads_is_asked_again_soon_for_as_long_as_it_takes() -> None:
-    state = Breaker()
-    for _ in range(100):
-        state = breaker.note_failed_probe(breaker.begin_probe(state), 7, LIMITS)
-    assert (state.state, state.probe_at) == (State.UNPROVEN, 7 + LIMITS.backoff_s)
+@pytest.mark.parametrize(
+    ("before", "refused", "after"),
+    [(CLOSED, True, State.OPEN), (Breaker(), False, State.UNPROVEN)],
+    ids=["nobody listens", "it loads"],
+)
+def test_an_engine_that_starts_is_asked_again_soon_for_as_long_as_it_takes(
+    before: Breaker, refused: bool, after: State
+) -> None:
+    """It gets requests within a second of its first token."""
+    state = breaker.note_failure(before, 0, LIMITS, refused=refused)
+    for now in range(100):
+        state = breaker.note_failed_probe(breaker.begin_probe(state), now, LIMITS, refused=refused)
+        assert (state.state, state.probe_at) == (after, now + LIMITS.backoff_s)
 
 
 STEPS = st.sampled_from(["probe", "token", "fail", "nobody", "refused", "suspect", "served"])
@@ -107,9 +105,7 @@ def test_the_least_loaded_in_tokens_is_chosen_and_not_in_requests() -> None:
     loads = [Load("a", 9000, 1), Load("b", 300, 50)]
     assert balance.choose(loads, (), LIMITS) == "b"
     assert balance.choose([], (), LIMITS) is None
-
-
-def test_idle_replicas_take_turns() -> None:
+    # Idle ones take turns.
     assert balance.choose([Load("a", 0, 3), Load("b", 0, 2)], (), LIMITS) == "b"
 
 
@@ -189,7 +185,7 @@ def test_tools_stand_before_the_messages() -> None:
     ],
 )
 def test_tokens_are_estimated(body: dict[str, Any], tokens: int, most: int | None) -> None:
-    result = _parsed(TEXT_PATH, **body)
+    result = _parsed(COMPLETIONS, **body)
     assert (result.prompt_tokens, result.max_tokens) == (tokens, most)
 
 
@@ -276,11 +272,12 @@ OPEN = {"add_generation_prompt": False, "continue_final_message": True}
     ("path", "body", "texts", "tokens", "changed"),
     [
         (
-            TEXT_PATH, {"prompt": "Count: ", "max_tokens": 10, "min_tokens": 2, "temperature": 0.5},
+            COMPLETIONS,
+            {"prompt": "Count: ", "max_tokens": 10, "min_tokens": 2, "temperature": 0.5},
             ("One", " two "), 4, {"prompt": "Count: One two", "max_tokens": 6, "min_tokens": 0},
         ),
         # vLLM's own limit of a text without one
-        (TEXT_PATH, {"prompt": "p"}, ("One",), 1, {"prompt": "pOne", "max_tokens": 15}),
+        (COMPLETIONS, {"prompt": "p"}, ("One",), 1, {"prompt": "pOne", "max_tokens": 15}),
         (
             CHAT, {"messages": [GO], "max_completion_tokens": 10}, ("One",), 3,
             {"messages": [GO, {"role": "assistant", "content": "One"}],
@@ -308,13 +305,14 @@ def test_an_answer_is_continued_with_what_is_left_of_its_limits(
         {"response_format": {"type": "json_object"}}, {"structured_outputs": {"regex": "a"}},
         {"guided_json": {}, "guided_regex": "a"}, {"presence_penalty": 0.1}, {"suffix": "x"},
         {"return_token_ids": True}, {"include_reasoning": False}, {"some_future_field": 1},
+        {"prompt": ["a", "b"]}, {"prompt": [1, 2]}, {"prompt": None},
     ],
 )  # fmt: skip
 def test_what_depends_on_the_tokens_before_is_not_continued(field: dict[str, Any]) -> None:
+    parsed = _parsed(COMPLETIONS, **{"prompt": "p", **field})
     with pytest.raises(CannotResume):
-        resumption(_parsed(TEXT_PATH, prompt="p", **field), _partial("One"), 1)
+        resumption(parsed, _partial("One"), 1)
     # Nothing was generated yet: then it is simply asked again.
-    parsed = _parsed(TEXT_PATH, prompt="p", **field)
     assert resumption(parsed, _partial(), 0).body == parsed.body
 
 
@@ -327,31 +325,23 @@ def test_what_depends_on_the_tokens_before_is_not_continued(field: dict[str, Any
     ],
 )  # fmt: skip
 def test_what_asks_for_nothing_hinders_nothing(field: dict[str, Any]) -> None:
-    assert resumption(_parsed(TEXT_PATH, prompt="p", **field), _partial("One"), 1).body
+    assert resumption(_parsed(COMPLETIONS, prompt="p", **field), _partial("One"), 1).body
 
 
 def test_reasoning_is_not_continued() -> None:
     thought = {"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]}
-    with pytest.raises(CannotResume, match="reasoning"):
-        resumption(_parsed(CHAT, messages=[GO]), with_chunk(PartialAnswer(), thought), 0)
     with pytest.raises(CannotResume):
         Splice(_partial("One"), "One", 1, "b").rewrite(events.encode(thought))
 
 
-@pytest.mark.parametrize("prompt", [["a", "b"], [1, 2], None])
-def test_several_prompts_are_not_continued(prompt: Any) -> None:
-    with pytest.raises(CannotResume):
-        resumption(_parsed(TEXT_PATH, prompt=prompt), _partial("One"), 1)
-
-
 def test_an_answer_with_all_its_tokens_is_only_ended() -> None:
-    rest = resumption(_parsed(TEXT_PATH, prompt="p", max_tokens=2), _partial("One", " two"), 2)
+    rest = resumption(_parsed(COMPLETIONS, prompt="p", max_tokens=2), _partial("One", " two"), 2)
     assert rest.body is None
     chunk = events.payload(next(events.each(rest.ending)))
     assert chunk is not None
     assert (chunk["id"], chunk["choices"][0]["finish_reason"]) == ("x", "length")
     assert rest.ending.endswith(events.DONE)
-    finished = resumption(_parsed(TEXT_PATH, prompt="p"), _partial("One", finish="stop"), 0)
+    finished = resumption(_parsed(COMPLETIONS, prompt="p"), _partial("One", finish="stop"), 0)
     assert finished.ending == events.DONE
 
 

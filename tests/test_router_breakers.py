@@ -31,7 +31,6 @@ from router_backends import (
 
 pytestmark = pytest.mark.real_time
 
-CHAT = "/v1/chat/completions"
 ALL = len(ANSWER)
 
 
@@ -292,13 +291,3 @@ async def test_a_replica_that_hangs_takes_no_connections_from_the_others(b: Benc
     assert all(each.done for each in answers)
     for task in hung:
         task.cancel()
-
-
-@scene(fault("cut", 2), fault("400"))
-async def test_a_replica_that_refuses_a_continuation_ends_the_stream_with_an_error(
-    b: Bench,
-) -> None:
-    reply = await b.ask()
-    assert reply.text == "".join(ANSWER[:2])
-    assert reply.error is not None
-    assert "HTTP 400" in reply.error["message"]

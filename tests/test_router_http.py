@@ -19,12 +19,11 @@ from ropeway.router import events, headers
 from ropeway.router.__main__ import main
 from ropeway.router.archive import archive
 from ropeway.router.config import ConfigError, Limits, is_loopback, load, parse
-from router_backends import ANSWER, MODEL, QUICK, TEXT, Bench, Engine, bench, scene, until
+from router_backends import ANSWER, CHAT, MODEL, QUICK, TEXT, Bench, Engine, bench, scene, until
 
 pytestmark = pytest.mark.real_time
 
 LIMITS = Limits()
-CHAT, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
 
 
 # --- configuration -------------------------------------------------------------------------------
@@ -235,7 +234,7 @@ def test_the_archive_serves_and_ends_gracefully(tmp_path: Path) -> None:
                 url = (await process.stdout.readline()).decode().strip()
                 await _until_status(b.session, url, 200)
                 body = {"model": MODEL, "prompt": "p", "stream": True}
-                async with b.session.post(url + TEXT_PATH, json=body) as response:
+                async with b.session.post(url + "/v1/completions", json=body) as response:
                     first = await response.content.readany()
                     process.terminate()
                     await _until_status(b.session, url, 503)

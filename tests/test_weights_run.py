@@ -8,29 +8,17 @@ from ropeway.errors import HostError, Refused
 from ropeway.hosts.base import Result
 from ropeway.hosts.child import sleep_cancellable
 from ropeway.hosts.ssh import SshHost
-from ropeway.weights import transfers
+from ropeway.weights import scripts, transfers
 from ropeway.weights.plan import plan_push
 from ropeway.weights.push import Progress, push
-from ropeway.weights.scripts import (
-    AUTHORIZE,
-    DISCARD,
-    GENERATE_KEY,
-    HASH,
-    HOLD,
-    PUBLISH,
-    REVOKE,
-)
 from ropeway.weights.survey import Peer
 from test_weights import GIB, LINE, MODEL
 from test_weights import peer as any_peer
 
 NAMES = {
-    script.strip(): name
-    for name, script in {
-        "authorize": AUTHORIZE, "discard": DISCARD, "generate_key": GENERATE_KEY, "hash": HASH,
-        "hold": HOLD, "publish": PUBLISH, "revoke": REVOKE,
-    }.items()
-}  # fmt: skip
+    getattr(scripts, name).strip(): name.lower()
+    for name in ("AUTHORIZE", "DISCARD", "GENERATE_KEY", "HASH", "HOLD", "PUBLISH", "REVOKE")
+}
 KEY = "ssh-ed25519 AAAA ropeway-push-12"
 
 
