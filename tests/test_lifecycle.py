@@ -8,25 +8,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
+from model_files import SMALL_LLAMA, write_weights
 from ports import free_port
 from ropeway.cli.main import exit_code
-from ropeway.engines.base import Node, Ports
+from ropeway.engines.base import Node
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import Exit, HostError, LaunchError, Refused
-from ropeway.hosts import processes
 from ropeway.hosts.base import run_command
 from ropeway.hosts.local import LocalHost
 from ropeway.hosts.processes import find
 from ropeway.launch.local.life import deployment_of, parts, services, take_down
+from ropeway.launch.local.prepare import complete
 from ropeway.launch.local.run import start
-from ropeway.launch.local.steps import as_record, probe_of, scratch_of
-from ropeway.spec.model import Layout, Serve
+from ropeway.launch.local.steps import as_record, probe_of
+from ropeway.spec.model import Layout, Model, Serve, local_spec
+from test_launch import FACTS, SHAPE
 
 pytestmark = pytest.mark.real_time
 
@@ -63,13 +64,11 @@ server.serve_forever()
 
 
 class StandIn(Deployment):
-    """An engine whose server is the script above."""
-
-    way: ClassVar[str] = "serves"
+    """An engine whose server is the script above; it fails in the way that its model is called."""
 
     def serve_argv(self, node: Node) -> tuple[str, ...]:
         assert node == self.head
-        return (self.python, "-c", SERVER, self.way, str(self.port))
+        return (self.python, "-c", SERVER, self.model, str(self.port))
 
     def environment(self, node: Node) -> Mapping[str, str]:
         return {"TMPDIR": self.scratch, "VLLM_HOST_IP": node.address}
@@ -77,34 +76,19 @@ class StandIn(Deployment):
 
 def failing(plan: Deployment, way: str) -> StandIn:
     """The same deployment with a server that fails in this way."""
-    kind = type("Failing", (StandIn,), {"way": way})
-    return kind(**{each.name: getattr(plan, each.name) for each in fields(plan)})
+    return StandIn(**{**vars(plan), "model": way})
 
 
 @pytest.fixture
 def plan(tmp_path) -> Iterator[Deployment]:
     """A deployment under a name of its own; nothing of it is there afterwards."""
     service = f"t-{os.getpid()}-{time.monotonic_ns() % 10**7}"
-    scratch = scratch_of(service, os.getuid())
-    port = free_port()
-    yield StandIn(
-        service=service,
-        nodes=(Node("host0", "127.0.0.2", 2),),
-        model="/m",
-        served_name="moe",
-        layout=Layout(),
-        serve=Serve(port=port, start_timeout=30),
-        address="127.0.0.1",
-        port=port,
-        ports=Ports(ray=1),
-        context=64,
-        kv_cache=2**20,
-        python=sys.executable,
-        scratch=scratch,
-        logs=str(tmp_path / "a run"),
-        threads=1,
-    )
-    take_down(service, scratch)
+    serve = Serve(port=free_port(), start_timeout=30, engine_args={"x": "it's\n$HOME"})
+    spec = local_spec(Model(path="/m", served_name="moe"), serve=serve, name=service)
+    place = {"user": os.getuid(), "python": sys.executable, "logs": str(tmp_path / "a run")}
+    deployment = StandIn(**vars(complete(spec, Layout(), ("/m", SHAPE), FACTS, **place)))
+    yield deployment
+    take_down(service, deployment.scratch)
 
 
 def is_clean(plan: Deployment) -> bool:
@@ -117,6 +101,7 @@ def test_it_is_up_when_a_token_came_and_down_leaves_nothing(plan):
     start(plan, HOSTS, told.append)
     assert told[:3] == ["make the log folder", "write down what runs here", "start the engine: TP1"]
     assert told[-1] == "waiting for the first token"
+    assert "Ray" not in "".join(told), "one rank needs none"
     [part] = parts(find(plan.service))
     assert (part.host, part.role, len(part.pids)) == ("host0", "engine", 1)
     assert part.memory_bytes > 10**6
@@ -163,6 +148,7 @@ def test_a_second_start_is_refused_and_harms_nothing(plan):
     with pytest.raises(Refused, match=f"`{plan.service}` is already running") as caught:
         start(plan, HOSTS, lambda _: None)
     assert f"pid {before[0].pid}" in caught.value.evidence[0]
+    assert f"ropeway down --name {plan.service}" in caught.value.hint
     after = find(plan.service)
     assert [process.pid for process in after] == [process.pid for process in before]
     assert run_command(LocalHost(), probe_of(plan)).ok
@@ -269,22 +255,14 @@ def test_a_record_that_cannot_be_read_is_told_and_down_still_works(plan, capsys)
 
 # Bad input, through the command: one clear error with a hint, exit code 2, nothing left.
 
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
-    "intermediate_size": 128, "max_position_embeddings": 256, "num_attention_heads": 4,
-    "num_hidden_layers": 2, "num_key_value_heads": 2, "torch_dtype": "bfloat16", "vocab_size": 256,
-}  # fmt: skip
-
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     """An empty working folder with a small model beside it."""
     model = tmp_path / "model"
     model.mkdir()
-    (model / "config.json").write_text(json.dumps(CONFIG))
-    table = json.dumps({"a": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}).encode()
-    weights = len(table).to_bytes(8, "little") + table + bytes(8)
-    (model / "model.safetensors").write_bytes(weights)
+    (model / "config.json").write_text(json.dumps(SMALL_LLAMA))
+    write_weights(model / "model.safetensors", {"a": ("BF16", [4], 8)})
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -310,6 +288,7 @@ def refused(folder, plan, capsys) -> Callable[..., None]:
         assert what in error["what"]
         assert hint in (error["hint"] or "")
         assert sorted(Path.cwd().iterdir()) == before, "nothing is left behind"
+        assert is_clean(plan)
 
     return check
 
@@ -323,26 +302,23 @@ def test_no_spec_is_refused_with_what_to_type(refused):
     refused("there is no `ropeway.yaml` here", "ropeway init", "-v")
 
 
-def test_a_model_without_config_is_refused(folder, plan, refused):
+def test_a_model_without_config_is_refused(folder, refused):
     (folder.parent / "model" / "config.json").unlink()
     refused("config.json", " ")
-    assert is_clean(plan)
 
 
-def test_a_truncated_weight_file_is_refused(folder, plan, refused):
+def test_a_truncated_weight_file_is_refused(folder, refused):
     weights = folder.parent / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     refused("truncated", " ")
-    assert is_clean(plan)
 
 
-def test_a_layout_that_cannot_run_is_refused_with_the_nearest(plan, refused):
+def test_a_layout_that_cannot_run_is_refused_with_the_nearest(refused):
     what = "layout `TP3` cannot run model on 2 hosts of 2 NPUs"
     refused(what, "nearest that work: `", layout="tp3")
-    assert is_clean(plan)
 
 
-def test_hosts_elsewhere_are_refused_and_not_taken_for_virtual_ones(folder, plan, refused):
+def test_hosts_elsewhere_are_refused_and_not_taken_for_virtual_ones(folder, refused):
     spec = folder.parent / "elsewhere.yaml"
     spec.write_text(
         "cluster: {hosts: [{address: 192.0.2.1, npus: 2}]}\n"
@@ -350,25 +326,12 @@ def test_hosts_elsewhere_are_refused_and_not_taken_for_virtual_ones(folder, plan
     )
     what = "`vllm-cpu` is the engine of virtual hosts, and these are real"
     refused(what, "cluster: {local:", "-c", str(spec))
-    assert is_clean(plan)
 
 
-def test_a_port_in_use_is_refused(plan, refused):
+def test_a_port_in_use_is_refused(refused):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         refused(f"port {port} is in use", "serve.port", port=str(port))
-    assert is_clean(plan)
-
-
-def test_a_second_up_is_refused_and_the_first_lives_on(plan, refused):
-    labels = {processes.SERVICE: plan.service, processes.HOST: "host0", processes.ROLE: "engine"}
-    first = subprocess.Popen(("sleep", "60"), env=labels, start_new_session=True)
-    try:
-        refused(f"`{plan.service}` is already running", f"ropeway down --name {plan.service}")
-        assert first.poll() is None
-    finally:
-        first.kill()
-        first.wait()
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../home", "A", "", "a" * 32, "a b"])
