@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from children import are_gone, interrupt, pids, sleeping
-from ropeway.errors import HostError, Refused, TimeLimit
+from ropeway.errors import HostError, TimeLimit
 from ropeway.hosts.child import sleep_cancellable
 from ropeway.hosts.fleet import PARALLEL, Outcome, WorkerPool, run_on_all, run_on_all_or_raise
 from ropeway.hosts.local import LocalHost
@@ -87,13 +87,6 @@ def test_each_outcome_is_heard_as_it_comes_in_the_thread_that_asked():
     outcomes = run_on_all(hosts(2), ask, on_done=on_done)
     assert reports == [("host1", True), ("host0", True)]
     assert [outcome.result for outcome in outcomes] == ["host0", "host1"]
-
-
-def test_a_failure_without_a_place_gets_the_hosts_name():
-    def ask(_host: LocalHost) -> None:
-        raise Refused("no")
-
-    assert [outcome.error.where for outcome in run_on_all(hosts(2), ask)] == ["host0", "host1"]
 
 
 def test_when_the_time_is_over_what_runs_is_ended_and_what_waits_is_not_begun(tmp_path):
@@ -220,9 +213,6 @@ def test_hundreds_of_hosts_take_no_more_threads_than_allowed():
     assert most[0] <= PARALLEL + 1
 
 
-# A pool
-
-
 def test_a_pool_handles_everything_in_the_thread_that_asks():
     pool, threads, outcomes = WorkerPool(2), [], []
     host = hosts(1)[0]
@@ -238,25 +228,3 @@ def test_a_pool_handles_everything_in_the_thread_that_asks():
     assert outcomes == [Outcome(host, 7)]
     assert threads == [threading.get_ident()]
     assert not pool.handle_next(0)
-
-
-def test_a_pool_raises_what_is_no_failure_of_a_host():
-    pool = WorkerPool(1)
-    pool.submit(hosts(1)[0], lambda _: 1 // 0, lambda _: None)
-    with pytest.raises(ZeroDivisionError):
-        pool.handle_next(60)
-    pool.shutdown()
-
-
-def test_a_pool_cancels_what_runs_when_it_is_shut_down():
-    pool, outcomes, started = WorkerPool(1), [], threading.Event()
-
-    def ask(_host) -> None:
-        started.set()
-        sleep_cancellable(600)
-
-    pool.submit(hosts(1)[0], ask, outcomes.append)
-    assert started.wait(60)
-    pool.shutdown()
-    assert pool.handle_next(0)
-    assert isinstance(outcomes[0].error, HostError)

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,20 +12,15 @@ from children import TEXT, are_gone, sleeping
 from ropeway.errors import HostError, TimeLimit
 from ropeway.hosts.base import Host
 from ropeway.hosts.local import LocalHost
-from sshd import sshd, why_not
 
 pytestmark = pytest.mark.real_time
 
 
 @pytest.fixture(scope="module", params=["local", pytest.param("ssh", marks=pytest.mark.slow)])
-def host(request, tmp_path_factory) -> Iterator[Host]:
+def host(request) -> Host:
     if request.param == "local":
-        yield LocalHost("npu0", "127.0.0.2")
-        return
-    if reason := why_not():
-        pytest.skip(reason)
-    with sshd(tmp_path_factory.mktemp("ssh")) as server:
-        yield server.host("npu0")
+        return LocalHost("npu0", "127.0.0.2")
+    return request.getfixturevalue("server").host("npu0")
 
 
 @pytest.mark.parametrize("code", [0, 1, 127, 255])  # 255 is also ssh's own

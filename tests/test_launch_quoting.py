@@ -6,7 +6,6 @@ Programs that only write down what they were given stand for docker, vllm, ray a
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from ropeway.launch.labels import labels_of, list_argv, read_containers
 from ropeway.launch.rollout import Rollout, Service
 from ropeway.launch.scripts import FOLDER
 from ropeway.spec.model import Spec
-from sshd import sshd, why_not
 from test_launch_commands import ME, service_of, spec_of
 
 pytestmark = pytest.mark.real_time
@@ -167,11 +165,8 @@ def test_a_secret_with_anything_in_it_reaches_the_engine_and_no_argv(bench):
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory) -> Iterator[SshHost]:
-    if reason := why_not():
-        pytest.skip(reason)
-    with sshd(tmp_path_factory.mktemp("ssh")) as server:
-        yield server.host("npu0")
+def host(server) -> SshHost:
+    return server.host("npu0")
 
 
 @pytest.mark.slow

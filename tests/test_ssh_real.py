@@ -33,7 +33,7 @@ from ropeway.hosts.connect import connected
 from ropeway.hosts.fleet import run_on_all
 from ropeway.hosts.ssh import SshHost
 from ropeway.spec.cluster import Cluster, RemoteHost
-from sshd import USER, Server, client_config, key, sshd, why_not
+from sshd import USER, Server, client_config, key, sshd
 from waiting import wait_for
 
 pytestmark = pytest.mark.slow
@@ -41,17 +41,8 @@ IN_A_GROUP = "timeout 60 sleep 60"  # of its own
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Server]:
-    """One sshd for all tests that do it no harm."""
-    if reason := why_not():
-        pytest.skip(reason)
-    with sshd(tmp_path_factory.mktemp("ssh")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def host(server) -> SshHost:
-    """That sshd as a host, over one connection."""
+    """The sshd of all tests as a host, over one connection."""
     return server.host("npu0")
 
 
@@ -170,17 +161,6 @@ def test_a_put_whose_connection_breaks_leaves_the_old_file_and_no_draft(tmp_path
 # The ways to fail before anything runs
 
 
-def test_a_host_whose_key_is_not_known(server, tmp_path):
-    with pytest.raises(UnknownHostKey) as caught:
-        server.host("npu0", config=knowing("", server, tmp_path)).run(("true",))
-    assert caught.value.evidence == (
-        f"No ED25519 host key is known for [127.0.0.1]:{server.port} and you have requested"
-        " strict checking.",
-        "Host key verification failed.",
-    )
-    assert caught.value.where == "npu0"
-
-
 def test_no_config_can_switch_the_check_off(server, tmp_path):
     config = Path(knowing("", server, tmp_path))
     config.write_text(config.read_text() + "  StrictHostKeyChecking no\n")
@@ -196,18 +176,6 @@ def test_a_host_whose_key_has_changed(server, tmp_path):
         server.host(config=knowing(known, server, tmp_path)).run(("true",))
     forget = f"ssh-keygen -f {tmp_path}/known -R '[127.0.0.1]:{server.port}'"
     assert forget in (caught.value.hint or "")
-
-
-def test_a_user_who_may_not_log_in(server):
-    with pytest.raises(LoginRefused) as caught:
-        server.host(user="nobody").run(("true",))
-    assert caught.value.evidence == ("nobody@127.0.0.1: Permission denied (publickey).",)
-
-
-def test_an_address_that_accepts_and_stays_silent(server):
-    with listener(hangs_up=False) as silent, pytest.raises(NoAnswer) as caught:
-        server.host(port=silent.port).run(("true",), timeout=0.5)
-    assert caught.value.what == "the host did not answer within 0.5 s"
 
 
 def test_a_host_that_hangs_up_is_asked_again_and_then_given_up(server):
@@ -239,15 +207,6 @@ def test_a_jump_host_that_fails_is_heard(server):
 
 
 # The ways to fail half-way
-
-
-@pytest.fixture
-def alone(tmp_path_factory) -> Iterator[Server]:
-    """An sshd that a test may harm."""
-    if reason := why_not():
-        pytest.skip(reason)
-    with sshd(tmp_path_factory.mktemp("alone")) as running:
-        yield running
 
 
 def end_sessions(server: Server, what: signal.Signals) -> tuple[int, ...]:
@@ -365,6 +324,8 @@ def test_twenty_hosts_side_by_side_one_failing_each_way(alone, server, tmp_path)
         number: kind for number, (kind, _) in failing.items()
     }
     assert all(one.result == f"{one.host.name}\n" for one in outcomes if one.ok)
+    assert outcomes[5].error.evidence == ("nobody@127.0.0.1: Permission denied (publickey).",)
+    assert outcomes[11].error.what == "the host did not answer within 2 s"
     assert {one.error.where for one in outcomes if one.error} == {
         hosts[number].name for number in failing
     }
