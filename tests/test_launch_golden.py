@@ -12,17 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from ropeway.engines.ascend_releases import release_of
 from ropeway.engines.base import Node, Replica
 from ropeway.errors import RopewayError
 from ropeway.hosts.base import Command, shell_line
-from ropeway.launch.complete import Known, complete
 from ropeway.launch.dry_run import EVERY_HOST, ON_HOST, dry_run
-from ropeway.launch.images import image_name
 from ropeway.launch.lock import Author
 from ropeway.launch.rollout import Rollout, Service
-from ropeway.models.known import known
-from ropeway.spec.model import parse_spec
+from ropeway.spec.model import Model
+from test_launch_commands import service_of, spec_of
 
 GOLDEN = Path(__file__).parent / "golden"
 RELEASES = (
@@ -44,29 +41,13 @@ AUTHOR = Author("somebody@laptop", "000000000000", "2026-01-01T00:00:00Z")
 
 def service(release: str, layout: str, model: str, quantisation: str | None) -> Service:
     """Raises RopewayError where the release cannot run it."""
-    spec = parse_spec(
-        f"""
-name: golden
-cluster:
-  hosts:
-    - {{address: 192.168.0.147, npus: 8}}
-    - {{address: 192.168.0.35, npus: 8}}
-  nic: enp67s0f5
-  chip: 910B2
-model: {{path: /data/{model}, served_name: qwen3}}
-serve:
-  version: {release}
-  layout: {layout}
-  context: 32768
-  memory: 0.9
-""",
-        "spec",
-    )
-    row = release_of(release)
-    assert row is not None
-    names = tuple(host.address for host in spec.cluster.hosts or ())
-    image = image_name(row, "A2", spec.runtime)
-    return complete(spec, names, Known({}, {}, image, known(model), quantisation))
+    spec = spec_of(version=release, layout=layout)
+    changes = {
+        "name": "golden",
+        "cluster": spec.cluster.model_copy(update={"chip": "910B2"}),
+        "model": Model(path=f"/data/{model}", served_name="qwen3"),
+    }
+    return service_of(spec.model_copy(update=changes), model=model, quantisation=quantisation)
 
 
 def commands(release: str) -> str:

@@ -61,12 +61,8 @@ def holders() -> set[int]:
 
 def sleeps_of(shells: set[int]) -> list[int]:
     """Return what these shells wait for; one may only just have forked, and be a shell itself."""
-    return [
-        pid
-        for pid in descendants(os.getpid())
-        if process_file(pid, "comm").strip() == "sleep"
-        and int(process_file(pid, "stat").rpartition(")")[2].split()[1] or 0) in shells
-    ]
+    begun = [pid for shell in shells for pid in descendants(shell)]
+    return [pid for pid in begun if process_file(pid, "comm").strip() == "sleep"]
 
 
 def end_holders() -> None:

@@ -153,7 +153,9 @@ def test_a_file_in_a_printed_script_is_written_as_it_is(bench, text):
 
 def test_a_secret_with_anything_in_it_reaches_the_engine_and_no_argv(bench):
     service = in_folder(service_of(nasty_spec("m", "m", "v")), bench.folder)
-    bench.run(dry_run(Rollout(service), "base", ME))
+    script = dry_run(Rollout(service), "base", ME)
+    assert '"${KEY:?}"' in script, "bash stops where it is not set"
+    bench.run(script)
     assert WORST not in "".join(word for call in bench.heard("docker") for word in call)
     secrets = bench.folder / service.sites[0].name / service.name / "ropeway-qwen3-vl-0-0.secrets"
     assert secrets.stat().st_mode & 0o777 == 0o600
