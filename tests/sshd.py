@@ -98,22 +98,16 @@ class Server:
         )
 
 
-def children(parent: int) -> tuple[int, ...]:
-    """Processes that this one started and that run."""
-    pids = []
+def descendants(parent: int) -> tuple[int, ...]:
+    """Processes that this one started and that run, and what they started in turn."""
+    pids: list[int] = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 state, number = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
                 if int(number) == parent and state != "Z":
-                    pids.append(int(entry.name))
+                    pids += [int(entry.name), *descendants(int(entry.name))]
     return tuple(pids)
-
-
-def descendants(parent: int) -> tuple[int, ...]:
-    """Those, and what they started in turn."""
-    own = children(parent)
-    return (*own, *(one for child in own for one in descendants(child)))
 
 
 @contextlib.contextmanager

@@ -66,19 +66,6 @@ def test_files_are_written_as_they_are_with_their_modes(host, tmp_path):
     assert (folder / "ropeway.secrets").exists()
 
 
-def test_a_secret_goes_over_stdin_only(tmp_path):
-    argvs: list[tuple[str, ...]] = []
-
-    class Listening(LocalHost):
-        def run(self, argv, **named) -> Result:
-            argvs.append(tuple(argv))
-            return super().run(argv, **named)
-
-    write_files(Listening(), str(tmp_path / "a"), FILES, also_make=str(tmp_path))
-    assert len(argvs) == 1
-    assert "s3cr3t" not in "".join(argvs[0])
-
-
 @pytest.mark.parametrize("program", ["cat", "head", "chmod"])
 def test_where_one_file_cannot_be_written_none_has_changed(host, docker, tmp_path, program):
     """As on a disk that becomes full: the error has the reason, and what to do."""

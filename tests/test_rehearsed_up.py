@@ -297,16 +297,6 @@ def test_hosts_find_each_other_in_every_way(layout: str, backend: str, cluster: 
     assert two.run("up") == 0, two.err
 
 
-def test_the_lock_tells_who_and_since_when(cluster: Make):  # noqa: F811
-    two = cluster()
-    li = Author("li@laptop", "a" * 12, "2026-11-28T03:00:00Z")
-    with locked([two.virtual.connect("host2")], li):
-        assert two.run("up") == 2
-    assert "li@laptop is changing what runs on this host, since 2026-11-28T03:00:00Z" in two.err
-    assert two.remains() == []
-    assert two.run("up") == 0
-
-
 def test_while_up_runs_nobody_else_can(cluster: Make):  # noqa: F811
     two = cluster()
     refused: list[str] = []

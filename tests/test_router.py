@@ -24,14 +24,6 @@ CLOSED = breaker.close(0, LIMITS)
 # --- the breaker ---------------------------------------------------------------------------------
 
 
-def test_no_replica_is_alive_until_a_probe_brought_a_token() -> None:
-    new = Breaker()
-    assert not new.alive
-    assert breaker.note_token(new, 5, LIMITS) == new
-    assert not breaker.begin_probe(new).alive
-    assert breaker.close(5, LIMITS).alive
-
-
 def test_a_refused_connection_opens_at_once_and_other_failures_after_some() -> None:
     assert breaker.note_failure(CLOSED, 1, LIMITS, refused=True).state is State.OPEN
     state = CLOSED
@@ -79,6 +71,7 @@ STEPS = st.sampled_from(["probe", "token", "fail", "nobody", "refused", "suspect
 @given(st.lists(STEPS, max_size=60))
 def test_only_a_probe_closes_a_breaker_and_there_is_always_a_next_probe(steps: list[str]) -> None:
     state, on_its_way = Breaker(), False
+    assert not state.alive
     for now, step in enumerate(steps):
         before = state.alive
         if step == "probe" and state.probe_at <= now:

@@ -34,19 +34,9 @@ SHARED = (
 )  # fmt: skip
 
 
-def test_what_the_spec_leaves_open_is_left_to_ssh():
-    assert ssh_argv(PLAIN) == SHARED
-
-
-def test_a_command_is_one_word_after_the_address():
+def test_ssh_gets_what_the_spec_says_and_a_command_as_one_word():
     assert command_argv(PLAIN, "exec sh -c 'a b'") == (*SHARED, "--", "npu7", "exec sh -c 'a b'")
-
-
-def test_user_port_and_config_go_to_ssh():
     assert ssh_argv(WHOLE)[-6:] == ("-F", "/etc/my config", "-l", "ma-user", "-p", "2222")
-
-
-def test_the_connection_is_ended_through_its_socket():
     assert exit_argv(PLAIN) == (*SHARED, "-O", "exit", "--", "npu7")
 
 
@@ -166,36 +156,29 @@ def test_an_unknown_key_is_added_by_hand_and_compared():
 
 
 @pytest.mark.parametrize(
-    ("words", "forget", "evidence"),
+    ("words", "forget", "fingerprint"),
     [
         (
-            CHANGED_92,
-            "ssh-keygen -f /root/.ssh/known_hosts -R '[10.0.0.7]:2222'",
-            (
-                "SHA256:2HCRs6mPmDyCc27RNr2QgsbSOocw36vM7jYThAnwzq4.",
-                "Offending ED25519 key in /root/.ssh/known_hosts:3",
-                "Host key for [10.0.0.7]:2222",
-            ),
+            CHANGED_92, "ssh-keygen -f /root/.ssh/known_hosts -R '[10.0.0.7]:2222'",
+            "SHA256:2HCRs6mPmDyCc27RNr2QgsbSOocw36vM7jYThAnwzq4.",
         ),
         (
-            CHANGED_74,
-            "ssh-keygen -f '/home/my user/known' -R 10.0.0.7",
-            (
-                "SHA256:vjQeIGjFMcyDOvHvLsyo0rhH7dqFNRsTnwDE9LQ5t0c.",
-                "Offending ECDSA key in /home/my user/known:12",
-                "ECDSA host key for 10.0.0.7",
-            ),
+            CHANGED_74, "ssh-keygen -f '/home/my user/known' -R 10.0.0.7",
+            "SHA256:vjQeIGjFMcyDOvHvLsyo0rhH7dqFNRsTnwDE9LQ5t0c.",
         ),
     ],
-)
-def test_a_changed_key_is_told_with_the_command_that_forgets_the_old_one(words, forget, evidence):
+)  # fmt: skip
+def test_a_changed_key_is_told_with_the_command_that_forgets_the_old_one(
+    words, forget, fingerprint
+):
     error = connection_failure(words, "npu7", "ssh npu7")
     assert type(error) is errors.ChangedHostKey
     assert error.hint is not None
     commands = [line.rpartition(": ")[2] for line in error.hint.splitlines()[1:]]
     assert commands == [forget, "ssh npu7"]
-    end = "has changed and you have requested strict checking."
-    assert error.evidence == (*evidence[:2], f"{evidence[2]} {end}", FAILED)
+    first, offending, changed, last = error.evidence
+    assert (first, last) == (fingerprint, FAILED)
+    assert offending in words and changed in words
 
 
 def test_a_revoked_key_is_not_to_be_forgotten():

@@ -51,36 +51,25 @@ def sleeper(file: Path) -> tuple[str, ...]:
     return ("sh", "-c", sleeping(IN_A_GROUP), str(file))
 
 
-@dataclasses.dataclass
-class Listener:
-    """A port that is no sshd."""
-
-    port: int
-    calls: list[socket.socket]
-
-
 @contextmanager
-def listener(*, hangs_up: bool) -> Iterator[Listener]:
-    """It accepts and hangs up, or accepts and stays silent."""
+def hanging_up(calls: list[object]) -> Iterator[int]:
+    """A port that is not an sshd's: whoever calls is noted, and let go at once."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = Listener(listening.getsockname()[1], [])
 
         def serve() -> None:
             with contextlib.suppress(OSError):
                 while True:
-                    server.calls.append(listening.accept()[0])
-                    if hangs_up:
-                        server.calls[-1].close()
+                    call, caller = listening.accept()
+                    call.close()
+                    calls.append(caller)
 
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            yield server
+            yield listening.getsockname()[1]
         finally:
             listening.shutdown(socket.SHUT_RDWR)
             thread.join()
-            for call in server.calls:
-                call.close()
 
 
 # As it is when all is well
@@ -179,9 +168,10 @@ def test_a_host_whose_key_has_changed(server, tmp_path):
 
 
 def test_a_host_that_hangs_up_is_asked_again_and_then_given_up(server):
-    with listener(hangs_up=True) as busy, pytest.raises(TurnedAway):
-        server.host(port=busy.port).run(("true",))
-    assert len(busy.calls) == 4
+    calls: list[object] = []
+    with hanging_up(calls) as port, pytest.raises(TurnedAway):
+        server.host(port=port).run(("true",))
+    assert len(calls) == 4
 
 
 def test_a_login_shell_that_runs_nothing(tmp_path):
@@ -286,13 +276,14 @@ def test_hosts_that_let_in_two_at_a_time_are_all_reached(tmp_path):
 
 def test_twenty_hosts_side_by_side_one_failing_each_way(alone, server, tmp_path):
     hosts = [server.host(f"npu{number:02}") for number in range(20)]
-    with listener(hangs_up=False) as silent:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent_port = silent.getsockname()[1]
         failing = {
             3: (UnknownHostKey, {"config": knowing("", server, tmp_path)}),
             5: (LoginRefused, {"user": "nobody"}),
             7: (PortRefused, {"port": free_port()}),
             8: (NoSuchHost, {"address": "no-such-host.invalid"}),
-            11: (NoAnswer, {"port": silent.port}),
+            11: (NoAnswer, {"port": silent_port}),
             13: (TimeLimit, {"name": "slow"}),
             17: (ConnectionLost, {"port": alone.port, "config": str(alone.config)}),
         }
@@ -307,7 +298,7 @@ def test_twenty_hosts_side_by_side_one_failing_each_way(alone, server, tmp_path)
                 return host.run(("sleep", "60"), timeout=3).stdout
             if host.port == alone.port:
                 return host.run(sleeper(file)).stdout
-            limit = 2 if host.port == silent.port else 60
+            limit = 2 if host.port == silent_port else 60
             return host.run(("echo", host.name), timeout=limit).stdout
 
         def drop() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from host_tools import fleet_of, main
 from local_cluster import directory
-from ropeway.errors import HostError, Refused
+from ropeway.errors import HostError
 from ropeway.launch.images import Images
 from ropeway.sim.hosts import virtual_hosts
 from ropeway.spec.cluster import Runtime
@@ -331,10 +331,3 @@ def write_wheel(folder: Path) -> None:
     with zipfile.ZipFile(folder / "ropeway_probe-1.0-py3-none-any.whl", "w") as wheel:
         for name, text in texts.items():
             wheel.writestr(name, text)
-
-
-@on_hosts
-def test_an_image_that_is_missing_and_not_to_be_fetched_is_refused(hosts):
-    runtime = Runtime(pull="never")
-    with pytest.raises(Refused, match="does not have the image `none:1`"):
-        Images({hosts[0].name: hosts[0].ssh}, runtime).ensure("none:1", lambda _: None)
