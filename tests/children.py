@@ -12,21 +12,11 @@ from waiting import wait_for
 
 # A shell that runs us in the background ignores Ctrl-C for us, and our children inherit that.
 INTERRUPTIBLE = ("env", "--default-signal=INT")
-# Words that a shell, or a decoder, could take for something else.
-TEXT = st.text(
-    st.one_of(st.sampled_from("'\"$`\\\n\t ;&|<>*?~#!=%中é"), st.characters(codec="utf-8")),
-    max_size=12,
-).map(lambda text: text.replace("\0", ""))
-
-
-# Any name of a file: most often of signs that mean something to a shell, rsync, ssh or sshd.
-NAME = st.text(
-    st.one_of(
-        st.sampled_from("aA -$`'\"\\\n;&|<>*?~#(){}[]:@%=é\t"),
-        st.characters(codec="utf-8", exclude_characters="/\0"),
-    ),
-    min_size=1,
-    max_size=20,
+# What a shell, a decoder, Docker, rsync, ssh or sshd could take for something else.
+SIGNS = st.sampled_from("aA -'\"\\$`(){}[]<>|&;*?!#~=,:%@\n\tß→中é")
+TEXT = st.text(SIGNS | st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+FILE_NAME = st.text(
+    SIGNS | st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20
 )
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
+from children import TEXT
 from ropeway.hosts.base import shell_file
 from ropeway.hosts.ssh import SshHost
 from ropeway.launch import docker
@@ -25,12 +25,7 @@ from test_launch_commands import ME, service_of, spec_of
 
 pytestmark = pytest.mark.real_time
 
-# Everything that a shell, docker's CSV or a label might take for its own.
-NASTY = st.text(
-    st.sampled_from(" '\"\\$`(){}[]<>|&;*?!#~=,:%@-\n\téß→a") | st.characters(codec="utf-8"),
-    min_size=1,
-    max_size=24,
-).filter(lambda text: "\0" not in text)
+NASTY = TEXT.filter(bool)
 WORST = "-a $(touch owned)`touch owned`\n';touch owned;'\"\\"
 # What the spec lets through: no control characters in a path, no blanks in a served name.
 PATHS = NASTY.filter(lambda text: all(ord(sign) > 31 and ord(sign) != 127 for sign in text))

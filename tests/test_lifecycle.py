@@ -163,20 +163,19 @@ def test_a_start_beside_another_that_has_the_name_already_is_refused_and_harms_n
     assert not find(plan.service)
 
 
-def test_an_engine_that_dies_is_told_with_its_root_cause_and_undone(plan):
+@pytest.mark.parametrize(
+    ("way", "what", "last"),
+    [
+        ("dies", "the engine failed: ValueError: no room for the KV cache", ""),
+        ("mute", "the engine ended while it was starting", "Starting to load model"),
+    ],
+)
+def test_an_engine_that_dies_is_told_with_its_cause_or_last_line_and_undone(plan, way, what, last):
     with pytest.raises(LaunchError) as caught:
-        start(failing(plan, "dies"), HOSTS, lambda _: None)
-    assert caught.value.what == "the engine failed: ValueError: no room for the KV cache"
-    assert caught.value.where == plan.engine_log
-    assert caught.value.exit_code == Exit.NO
-    assert is_clean(plan)
-
-
-def test_an_engine_that_dies_without_a_word_shows_the_end_of_its_log(plan):
-    with pytest.raises(LaunchError) as caught:
-        start(failing(plan, "mute"), HOSTS, lambda _: None)
-    assert caught.value.what == "the engine ended while it was starting"
-    assert "Starting to load model" in caught.value.evidence[-1]
+        start(failing(plan, way), HOSTS, lambda _: None)
+    error = caught.value
+    assert (error.what, error.where, error.exit_code) == (what, plan.engine_log, Exit.NO)
+    assert last in error.evidence[-1]
     assert is_clean(plan)
 
 

@@ -16,6 +16,7 @@ from ropeway.launch.local.life import note_shared_memory, take_down
 
 pytestmark = pytest.mark.real_time
 
+SLEEP = "import time; print(0, flush=True); time.sleep(60)"
 # A leader that starts a child whose environment is empty, says its pid, and waits.
 CLEANED = """
 import subprocess, sys, time
@@ -24,29 +25,25 @@ print(child.pid, flush=True)
 time.sleep(60)
 """
 # Writes zeros over most of what /proc/self/environ shows, as programs do that set their title.
-OVERWRITTEN = """
-import os, time
+OVERWRITTEN = f"""
 fields = open("/proc/self/stat").read().rpartition(")")[2].split()
 start, end = int(fields[47]), int(fields[48])
 with open("/proc/self/mem", "r+b", buffering=0) as memory:
     memory.seek(start)
     memory.write(bytes(end - start - 20))
-print(os.getpid(), flush=True)
-time.sleep(60)
+{SLEEP}
 """
-MAPPED = """
-import mmap, sys, time
+MAPPED = f"""
+import mmap, sys
 with open(sys.argv[1], "w+b") as file:
     file.truncate(4096)
     keep = mmap.mmap(file.fileno(), 4096)
-print(0, flush=True)
-time.sleep(60)
+{SLEEP}
 """
-STUBBORN = """
-import signal, time
+STUBBORN = f"""
+import signal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print(0, flush=True)
-time.sleep(60)
+{SLEEP}
 """
 
 
@@ -85,9 +82,6 @@ def begin(service):
 
 def pids(service: str | None) -> set[int]:
     return {process.pid for process in processes.find(service)}
-
-
-SLEEP = "import time; print(0, flush=True); time.sleep(60)"
 
 
 def test_a_labelled_process_is_found_with_all_that_is_known_of_it(service, begin):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from children import NAME
+from children import FILE_NAME
 from ropeway.errors import HostError, Refused
 from ropeway.facts.host import HostFacts, ModelFiles, Nic
 from ropeway.hosts.base import Command, shell_line
@@ -358,7 +358,7 @@ def test_the_address_between_hosts():
     assert parse_peer(host, "/m", "", several, "eth0").address == "10.0.0.2"
 
 
-@given(name=NAME, folder=NAME)
+@given(name=FILE_NAME, folder=FILE_NAME)
 def test_the_survey_reads_any_name_and_leaves_dots_out(tmp_path_factory, name, folder):
     root = tmp_path_factory.mktemp("model") / f"r{folder}"
     staging = root / ".ropeway-push"
@@ -377,7 +377,7 @@ def test_the_survey_reads_any_name_and_leaves_dots_out(tmp_path_factory, name, f
 # The commands
 
 
-@given(root=NAME, rsync=NAME)
+@given(root=FILE_NAME, rsync=FILE_NAME)
 def test_a_lent_key_runs_rsync_in_the_stage_and_nothing_else(tmp_path_factory, root, rsync):
     """Through a real shell: `rsync` is a program that says where it is and what it was given."""
     base = tmp_path_factory.mktemp("staging")
@@ -441,7 +441,7 @@ def test_host_keys_are_known_by_the_name_of_this_push():
     assert "ssh-keyscan -p 2222 10.0.0.4" in caught.value.hint
 
 
-@given(source=NAME, address=st.sampled_from(["10.0.0.2", "fe80::1%eth0"]))
+@given(source=FILE_NAME, address=st.sampled_from(["10.0.0.2", "fe80::1%eth0"]))
 def test_rsync_takes_no_source_for_an_option_or_a_host(source, address):
     path = f"/data/{source}/./{source}"
     argv = send_argv("12ab", [path], Destination(1, address, 22, "root"))

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import two_hosts_files
-from children import INTERRUPTIBLE, NAME
+from children import FILE_NAME, INTERRUPTIBLE
 from local_cluster import ROPEWAY
 from ropeway.weights import push as push_module
 from ropeway.weights.commands import key_folder, send_argv
@@ -34,7 +34,7 @@ MODEL = "/data/a model"
 STAGING = f"{MODEL}/.ropeway-push"
 KEYS = "/root/.ssh/authorized_keys"
 OWNER = "ssh-ed25519 AAAA owner"
-SHOWN = NAME.filter(lambda name: not name.startswith("."))
+SHOWN = FILE_NAME.filter(lambda name: not name.startswith("."))
 
 _MAKE = """
 rm -rf "$1" && mkdir -p "$1/tokenizer" && cd "$1" || exit

