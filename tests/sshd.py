@@ -142,9 +142,7 @@ def sshd(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Se
     }
     lines = "".join(f"{name} {value}\n" for name, value in options.items())
     (own / "sshd_config").write_text(lines)
-    program = find_sshd()
-    assert program is not None
-    argv = (program, "-D", "-e", "-f", str(own / "sshd_config"))
+    argv = (str(find_sshd()), "-D", "-e", "-f", str(own / "sshd_config"))
     with (own / "log").open("wb") as log:
         process = subprocess.Popen(_confined(argv, own), stderr=log, stdin=subprocess.DEVNULL)
     sockets = Path(tempfile.mkdtemp(prefix="rw-"))

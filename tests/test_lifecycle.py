@@ -228,7 +228,6 @@ def test_an_interrupt_at_any_moment_undoes_everything(plan, number, moment):
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": f"{ROOT}/tests:{os.environ.get('PYTHONPATH', '')}"},
     ) as caller:  # fmt: skip
-        assert caller.stdin is not None and caller.stdout is not None
         caller.stdin.write(as_record(plan))
         caller.stdin.close()
         caller.stdin = None

@@ -70,7 +70,6 @@ def begin(service):
             stdout=subprocess.PIPE, start_new_session=session,
         )  # fmt: skip
         begun.append(child)
-        assert child.stdout is not None
         return child, int(child.stdout.readline())
 
     yield start

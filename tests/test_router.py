@@ -331,7 +331,6 @@ def test_an_answer_with_all_its_tokens_is_only_ended() -> None:
     rest = resumption(_parsed(COMPLETIONS, prompt="p", max_tokens=2), _partial("One", " two"), 2)
     assert rest.body is None
     chunk = events.payload(next(events.each(rest.ending)))
-    assert chunk is not None
     assert (chunk["id"], chunk["choices"][0]["finish_reason"]) == ("x", "length")
     assert rest.ending.endswith(events.DONE)
     finished = resumption(_parsed(COMPLETIONS, prompt="p"), _partial("One", finish="stop"), 0)

@@ -169,7 +169,6 @@ async def process(tpot_s: float) -> AsyncIterator[tuple[asyncio.subprocess.Proce
         sys.executable, script, "0", str(tpot_s), stdout=asyncio.subprocess.PIPE
     )
     try:
-        assert child.stdout is not None
         yield child, (await child.stdout.readline()).decode().strip()
     finally:
         if child.returncode is None:

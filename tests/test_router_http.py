@@ -230,7 +230,6 @@ def test_the_archive_serves_and_ends_gracefully(tmp_path: Path) -> None:
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
             try:
-                assert process.stdout is not None
                 url = (await process.stdout.readline()).decode().strip()
                 await _until_status(b.session, url, 200)
                 body = {"model": MODEL, "prompt": "p", "stream": True}

@@ -41,13 +41,6 @@ def hosts() -> Iterator[TwoHosts]:
     assert traces(running.mark) == []
 
 
-@pytest.fixture
-def possible() -> None:
-    """For tests with hosts of their own."""
-    if reason := why_not(docker=False):
-        pytest.skip(reason)
-
-
 def said(node: Node, *argv: str, timeout: float = 120) -> str:
     """What a command prints, over SSH."""
     result = node.ssh.run(argv, timeout=timeout)
@@ -189,7 +182,7 @@ def test_doctor_finds_them_sound(hosts, tmp_path):
 
 
 @on_hosts
-@pytest.mark.usefixtures("possible")
+@pytest.mark.usefixtures("hosts")
 def test_doctor_finds_a_fault_that_is_there(tmp_path):
     with TwoHosts(docker=False, faults=["link-down:host2:1"]) as hosts:
         found = doctor(hosts, tmp_path)
@@ -226,7 +219,7 @@ def test_a_host_that_lost_power_comes_back_with_its_containers(hosts):
 
 
 @on_hosts
-@pytest.mark.usefixtures("possible")
+@pytest.mark.usefixtures("hosts")
 def test_harnesses_side_by_side_have_networks_of_their_own_and_leave_nothing():
     with TwoHosts(1, docker=False) as one, TwoHosts(1, docker=False, bandwidth=10**7) as other:
         assert one[0].address != other[0].address
@@ -270,7 +263,6 @@ def test_nothing_stays_of_a_harness_that_was_killed(hosts):
         cwd=Path(__file__).parent,
     ) as process:
         try:
-            assert process.stdout
             mark, address = process.stdout.readline().split()
             socket.create_connection((address, 22), 5).close()
             assert len(traces(mark)) > 3

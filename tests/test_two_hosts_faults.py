@@ -101,7 +101,6 @@ def listening(node: Node, port: int) -> Iterator[None]:
     with subprocess.Popen(
         (*enter, python, "-c", program), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:  # it ends with its input
-        assert process.stdin and process.stdout
         assert process.stdout.readline()
         yield
         process.stdin.close()

@@ -255,7 +255,6 @@ class TwoHosts(Sequence[Node]):
             ("unshare", "--net", "sh", "-c", "echo here; exec cat >/dev/null"),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         ))  # fmt: skip
-        assert process.stdout and process.stderr
         if not process.stdout.readline():
             raise RuntimeError(f"no network namespace: {process.stderr.read().decode().strip()}")
         self._switch = process.pid
@@ -323,12 +322,10 @@ class TwoHosts(Sequence[Node]):
 
     def _furnish(self, node: Node, number: int) -> None:
         """Write what the host has and the machine has not, into its layer and its folder."""
-        sshd = find_sshd()
-        assert sshd is not None
         host_key = (self.folder / f"{node.name}_key").read_text()
         found = {
             **files.name_files(node.name, {one.name: one.address for one in self._nodes}),
-            **files.sshd_files(sshd, host_key, _public(self._user_key)),
+            **files.sshd_files(str(find_sshd()), host_key, _public(self._user_key)),
             **files.tool_files(podman=self._podman),
             **(files.ascend_files(self._fleet, number) if self.npus else {}),
             **(files.dockerd_files(f"/{self.mark}/{node.name}") if self._docker else {}),
@@ -391,7 +388,6 @@ def _subnet() -> Iterator[str]:
 
 def _heard(node: Node, word: str) -> str:
     """The rest of the line that PID 1 begins with this word."""
-    assert node.process and node.process.stdout
     lines = []
     for line in node.process.stdout:
         lines.append(line.decode(errors="replace").strip())
