@@ -154,5 +154,4 @@ class ProcessStart(Attempt):
                 f"{len(absent)} of {len(deployment.nodes)} hosts did not join Ray: {names}",
                 where=ray_address(deployment),
                 evidence=[f"{address}: {npus:g} NPUs" for address, npus in alive.items()],
-                hint="look at Ray's own logs with `ropeway up -vv`",
             )
