@@ -13,6 +13,7 @@ from ropeway.hosts.base import Command, Result, shell_line
 from ropeway.hosts.local import LocalHost
 from ropeway.launch.files import Draft, write_files
 from ropeway.launch.logs import LogReader, Status, poll
+from ropeway.launch.scripts import TOGETHER
 from ropeway.launch.start import RUN_EACH
 
 
@@ -150,3 +151,15 @@ def test_an_engine_that_does_not_answer_a_look_is_an_error(host, docker, verb):
         poll(host, "docker", "ropeway.service=x", {})
     assert "no daemon" in caught.value.evidence
     assert caught.value.where == "npu0"
+
+
+# What runs in a container
+
+
+def test_an_engine_that_is_killed_at_once_ends_its_watchdog(host, tmp_path):
+    """Also when it has ended before bash waits for it."""
+    script = TOGETHER.format(engine="sh -c 'kill -KILL $$'", watch="sleep 30")
+    late = script.replace("trap", "for number in {1..60000}; do :; done; trap", 1)
+    (tmp_path / "script").write_text(late)
+    result = host.run(("bash", str(tmp_path / "script")), timeout=20.0)
+    assert (result.exit_code, result.seconds < 15) == (128 + 9, True)

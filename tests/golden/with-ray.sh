@@ -17,6 +17,7 @@ for file in /usr/local/Ascend/ascend-toolkit/set_env.sh /usr/local/Ascend/nnal/a
 done
 { ray start --head --port 6379 --include-dashboard=false --node-ip-address 192.168.0.147 --resources '{"NPU": 8}' --disable-usage-stats || { ray stop --force; ray start --head --port 6379 --include-dashboard=false --node-ip-address 192.168.0.147 --resources '{"NPU": 8}' --disable-usage-stats; }; } || exit
 python3 /run/ropeway/nodes.py 2 16 600 || exit
+{
 vllm serve /data/Qwen3-30B-A3B \
   --served-model-name qwen3 \
   --host 127.0.0.1 \
@@ -32,6 +33,7 @@ python3 /run/ropeway/watch.py on http://127.0.0.1:8000/v1 qwen3 30 &
 watch=$!
 trap 'kill -TERM $engine $watch 2>/dev/null' TERM INT
 wait -n $engine $watch
+}
 code=$?
 kill -TERM $engine $watch 2>/dev/null
 for second in {1..20}; do
@@ -98,7 +100,7 @@ docker run \
   --label ropeway.role=head \
   --label ropeway.replica=0 \
   --label ropeway.rank=0 \
-  --label ropeway.hash=88b9db3d753c0b28 \
+  --label ropeway.hash=c07efc0cd01dd6b9 \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \
@@ -122,12 +124,14 @@ for file in /usr/local/Ascend/ascend-toolkit/set_env.sh /usr/local/Ascend/nnal/a
   [ ! -r "$file" ] || . "$file"
 done
 python3 /run/ropeway/peer.py open 192.168.0.147 6379 600 || exit
+{
 { ray start --address 192.168.0.147:6379 --node-ip-address 192.168.0.35 --resources '{"NPU": 8}' --disable-usage-stats --block || { ray stop --force; ray start --address 192.168.0.147:6379 --node-ip-address 192.168.0.35 --resources '{"NPU": 8}' --disable-usage-stats --block; }; } &
 engine=$!
 python3 /run/ropeway/peer.py gone 192.168.0.147 6379 600 &
 watch=$!
 trap 'kill -TERM $engine $watch 2>/dev/null' TERM INT
 wait -n $engine $watch
+}
 code=$?
 kill -TERM $engine $watch 2>/dev/null
 for second in {1..20}; do
@@ -194,7 +198,7 @@ docker run \
   --label ropeway.role=worker \
   --label ropeway.replica=0 \
   --label ropeway.rank=1 \
-  --label ropeway.hash=2c2e7a23d15f6d49 \
+  --label ropeway.hash=4aa99af59f9f0ba4 \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \

@@ -15,6 +15,7 @@ cat >/var/lib/ropeway/golden/ropeway-golden-0-0.sh <<'END'
 for file in /usr/local/Ascend/ascend-toolkit/set_env.sh /usr/local/Ascend/nnal/atb/set_env.sh; do
   [ ! -r "$file" ] || . "$file"
 done
+{
 vllm serve /data/Qwen3-30B-A3B \
   --served-model-name qwen3 \
   --host 127.0.0.1 \
@@ -35,6 +36,7 @@ python3 /run/ropeway/watch.py on http://127.0.0.1:8000/v1 qwen3 30 &
 watch=$!
 trap 'kill -TERM $engine $watch 2>/dev/null' TERM INT
 wait -n $engine $watch
+}
 code=$?
 kill -TERM $engine $watch 2>/dev/null
 for second in {1..20}; do
@@ -98,7 +100,7 @@ docker run \
   --label ropeway.role=head \
   --label ropeway.replica=0 \
   --label ropeway.rank=0 \
-  --label ropeway.hash=95c2db4800addfa9 \
+  --label ropeway.hash=c529297ac08e239e \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \
@@ -121,6 +123,7 @@ cat >/var/lib/ropeway/golden/ropeway-golden-0-1.sh <<'END'
 for file in /usr/local/Ascend/ascend-toolkit/set_env.sh /usr/local/Ascend/nnal/atb/set_env.sh; do
   [ ! -r "$file" ] || . "$file"
 done
+{
 vllm serve /data/Qwen3-30B-A3B \
   --served-model-name qwen3 \
   --disable-uvicorn-access-log \
@@ -140,6 +143,7 @@ python3 /run/ropeway/peer.py gone 192.168.0.147 29500 600 &
 watch=$!
 trap 'kill -TERM $engine $watch 2>/dev/null' TERM INT
 wait -n $engine $watch
+}
 code=$?
 kill -TERM $engine $watch 2>/dev/null
 for second in {1..20}; do
@@ -203,7 +207,7 @@ docker run \
   --label ropeway.role=follower \
   --label ropeway.replica=0 \
   --label ropeway.rank=1 \
-  --label ropeway.hash=765aa98a955c630d \
+  --label ropeway.hash=95e61383cc226160 \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \

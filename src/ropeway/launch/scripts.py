@@ -23,14 +23,17 @@ for file in /usr/local/Ascend/ascend-toolkit/set_env.sh /usr/local/Ascend/nnal/a
 done
 """
 # Whichever ends first ends the other; what is left after 20 s is killed. bash is the container's
-# first process and reaps what Ray leaves.
-_TOGETHER = """\
+# first process and reaps what Ray leaves. The braces matter: between two commands of a script bash
+# forgets a child that a signal has killed, and `wait -n` would never hear of it.
+TOGETHER = """\
+{{
 {engine} &
 engine=$!
 {watch} &
 watch=$!
 trap 'kill -TERM $engine $watch 2>/dev/null' TERM INT
 wait -n $engine $watch
+}}
 code=$?
 kill -TERM $engine $watch 2>/dev/null
 for second in {{1..20}}; do
@@ -71,7 +74,7 @@ def _head(replica: Replica) -> str:
         before = f"{_twice(replica.ray_start_argv(head))} || exit\n{nodes} || exit\n"
     url = api_url(replica.address, replica.port)
     watch = _program("watch", "on", url, replica.served_name, str(WATCH_SECONDS))
-    return before + _TOGETHER.format(engine=shell_block(replica.serve_argv(head)), watch=watch)
+    return before + TOGETHER.format(engine=shell_block(replica.serve_argv(head)), watch=watch)
 
 
 def _ray_worker(replica: Replica, rank: int) -> str:
@@ -81,7 +84,7 @@ def _ray_worker(replica: Replica, rank: int) -> str:
     engine = _twice((*replica.ray_start_argv(replica.nodes[rank]), "--block"))
     watch = _program("peer", "gone", head, port, seconds)
     before = f"{_program('peer', 'open', head, port, seconds)} || exit\n"
-    return before + _TOGETHER.format(engine=engine, watch=watch)
+    return before + TOGETHER.format(engine=engine, watch=watch)
 
 
 def _follower(replica: Replica, rank: int) -> str:
@@ -89,7 +92,7 @@ def _follower(replica: Replica, rank: int) -> str:
     head, port = replica.nodes[0].address, str(meeting_port(replica))
     engine = shell_block(replica.serve_argv(replica.nodes[rank]))
     watch = _program("peer", "gone", head, port, str(replica.serve.start_timeout))
-    return _TOGETHER.format(engine=engine, watch=watch)
+    return TOGETHER.format(engine=engine, watch=watch)
 
 
 def meeting_port(replica: Replica) -> int:
