@@ -74,7 +74,7 @@ def run_on_all(
     Only a RopewayError is a failure of its host. Anything else ends the whole run and is raised,
     as is Ctrl-C; by then none of our commands runs on any host.
     """
-    pool = WorkerPool(min(parallel, len(hosts)))
+    pool = WorkerPool(min(parallel, len(hosts), max_parallel()))
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     outcomes: dict[int, Outcome[T]] = {}
 
@@ -138,7 +138,7 @@ class WorkerPool:
     """
 
     def __init__(self, parallel: int) -> None:
-        self._pool = ThreadPoolExecutor(max(1, min(parallel, max_parallel())), "worker")
+        self._pool = ThreadPoolExecutor(max(1, parallel), "worker")
         self._token = CancelToken()
         self._callbacks: SimpleQueue[Callable[[], None]] = SimpleQueue()
 

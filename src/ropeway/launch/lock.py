@@ -12,17 +12,17 @@ import json
 import os
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from ropeway.errors import HostError, Refused, RopewayError, TimeLimit
-from ropeway.hosts.base import Host, room_hint
-from ropeway.hosts.child import CancelToken, cancellable
-from ropeway.hosts.fleet import run_on_all, run_on_all_or_raise
+from ropeway.hosts.base import Host, Result, room_hint
+from ropeway.hosts.fleet import Outcome, WorkerPool, run_on_all, run_on_all_or_raise
+from ropeway.hosts.interrupts import uninterrupted
 
 
 @dataclass(frozen=True)
@@ -88,36 +88,49 @@ shift
 """
 
 
-@dataclass
-class _Claim:
-    """The lock of one host: its thread, and what became of it."""
-
-    host: Host
-    held: threading.Event
-    ended: threading.Event
-    thread: threading.Thread | None = None
-    output: str = ""
-    code: int | None = None
-    error: RopewayError | None = None
-
-
 class Lock:
     """The lock of several hosts, for as long as `locked` lasts."""
 
-    def __init__(self, author: Author) -> None:
+    def __init__(self, author: Author, hosts: Sequence[Host]) -> None:
         self.author = author
-        self._claims: list[_Claim] = []
-        self._stop = CancelToken()
+        self._hosts = {host.name: host for host in hosts}
+        # Twice as many: the old connection of a lock that is taken again may not have ended yet.
+        self._pool = WorkerPool(2 * len(hosts))
 
-    def take(self, hosts: Sequence[Host]) -> None:
-        """Take the lock of these hosts; see `locked`."""
-        claims = [_Claim(host, threading.Event(), threading.Event()) for host in hosts]
-        self._claims += claims
-        for claim in claims:
-            args = (claim, self.author, self._stop)
-            claim.thread = threading.Thread(target=_hold, args=args, daemon=True)
-            claim.thread.start()
-        _wait(claims)
+    def take(self) -> None:
+        """Take the lock of all hosts; see `locked`."""
+        self._take(tuple(self._hosts.values()))
+
+    def _take(self, hosts: Sequence[Host]) -> None:
+        waiting = {host.name for host in hosts}
+        errors: dict[str, RopewayError | None] = {}
+
+        def hold(host: Host) -> None:
+            """Hold the lock until it is given back or the connection breaks."""
+
+            def on_line(line: str) -> None:
+                if line.strip() == HELD:
+                    self._pool.post(partial(waiting.discard, host.name))
+
+            argv = ("sh", "-c", LOCK, "sh", self.author.as_holder())
+            raise _refusal(host, host.run(argv, timeout=_LONGEST_SECONDS, on_line=on_line))
+
+        def on_end(outcome: Outcome[None]) -> None:
+            waiting.discard(outcome.host.name)
+            errors[outcome.host.name] = outcome.error
+
+        with uninterrupted():
+            for host in hosts:
+                self._pool.submit(host, hold, on_end)
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        while waiting:
+            self._pool.handle_next(_TICK_SECONDS)
+            if time.monotonic() > deadline:
+                where = next(host.name for host in hosts if host.name in waiting)
+                raise TimeLimit("the lock was not granted in time", where=where)
+        for host in hosts:
+            if error := errors.get(host.name):
+                raise error
 
     def check(self, then: Mapping[str, Sequence[str]] | None = None, purpose: str = "") -> None:
         """Make sure that the lock is still ours on every host. Where it is only gone, retake it.
@@ -129,7 +142,6 @@ class Lock:
         connection broke, or they used force.
         """
         holder = self.author.as_holder()
-        hosts = {claim.host.name: claim.host for claim in self._claims}
         commands = then or {}
 
         def ask(host: Host) -> tuple[bool, str]:
@@ -141,7 +153,7 @@ class Lock:
             result.check(purpose if checked else "cannot ask for the lock", where=host.name)
             return first == FREE, last.strip()
 
-        answers = run_on_all_or_raise(hosts, ask)
+        answers = run_on_all_or_raise(self._hosts, ask)
         lost = {name: _loss(free, last) for name, (free, last) in answers.items() if last != holder}
         if lost:
             raise HostError(
@@ -150,14 +162,12 @@ class Lock:
                 evidence=tuple(f"{name}: {reason}" for name, reason in lost.items()),
                 hint="`ropeway status` shows what runs; `ropeway down` takes away what is left",
             )
-        self.take([hosts[name] for name, (free, _) in answers.items() if free])
+        self._take([self._hosts[name] for name, (free, _) in answers.items() if free])
 
     def release(self) -> None:
         """Give the lock of all hosts back."""
-        self._stop.cancel("the lock is given back")
-        for claim in self._claims:
-            if claim.thread is not None and claim.thread.ident is not None:  # it was started
-                claim.ended.wait(5.0)
+        with uninterrupted():
+            self._pool.shutdown("the lock is given back")
 
 
 @contextmanager
@@ -167,61 +177,30 @@ def locked(hosts: Sequence[Host], author: Author) -> Iterator[Lock]:
     Raises Refused, with the holder and since when, where somebody else has it; HostError when a
     host cannot be asked. Each user of a host has another lock.
     """
-    lock = Lock(author)
+    lock = Lock(author, hosts)
     try:
-        lock.take(hosts)
+        lock.take()
         yield lock
     finally:
         lock.release()
 
 
-def _hold(claim: _Claim, author: Author, stop: CancelToken) -> None:
-    """Hold the lock of one host until `stop` is cancelled or the connection breaks."""
-
-    def on_line(line: str) -> None:
-        if line.strip() == HELD:
-            claim.held.set()
-
-    argv = ("sh", "-c", LOCK, "sh", author.as_holder())
-    try:
-        with cancellable(stop):
-            result = claim.host.run(argv, timeout=_LONGEST_SECONDS, on_line=on_line)
-        claim.code, claim.output = result.exit_code, result.stdout or result.stderr
-    except RopewayError as error:
-        claim.error = error
-    finally:
-        claim.ended.set()
-        claim.held.set()  # so that nobody waits for it; `ended` tells the two apart
-
-
-def _wait(claims: Sequence[_Claim]) -> None:
-    deadline = time.monotonic() + _ANSWER_SECONDS
-    for claim in claims:
-        # In short steps: a signal that another thread gets is handled only when this one wakes.
-        while not claim.held.wait(_TICK_SECONDS):
-            if time.monotonic() > deadline:
-                raise TimeLimit("the lock was not granted in time", where=claim.host.name)
-    for claim in claims:
-        if claim.ended.is_set():
-            raise _refusal(claim)
-
-
-def _refusal(claim: _Claim) -> RopewayError:
-    if claim.error is not None:
-        return claim.error
-    if claim.code == 4:
-        who, since = _holder_in(claim.output)
+def _refusal(host: Host, result: Result) -> RopewayError:
+    """Return why the lock was not granted, by the end of the command that was to hold it."""
+    output = result.stdout or result.stderr
+    if result.exit_code == 4:
+        who, since = _holder_in(output)
         return Refused(
             f"{who} is changing what runs on this host, since {since}",
-            where=claim.host.name,
+            where=host.name,
             hint="wait until that is done, and try again\nthe lock goes with its holder; where that"
             " has lost power or network, a quarter of an hour later",
         )
     return HostError(
         "cannot lock the host",
-        where=claim.host.name,
-        evidence=tuple(claim.output.strip().splitlines()[-3:]),
-        hint=room_hint(claim.output)
+        where=host.name,
+        evidence=tuple(output.strip().splitlines()[-3:]),
+        hint=room_hint(output)
         or "it needs `flock` (util-linux), and a home that can be written to",
     )
 

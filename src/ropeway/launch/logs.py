@@ -1,16 +1,15 @@
 """What containers write: read, merged by time, followed; and a look at those that start."""
 
 import heapq
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ropeway.errors import HostError, RopewayError
 from ropeway.hosts.base import Host
-from ropeway.hosts.child import CancelToken, cancellable
-from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all, select
+from ropeway.hosts.fleet import Hosts, Outcome, WorkerPool, group_by_host, run_on_all, select
+from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch import docker
 from ropeway.launch.docker import Container
 from ropeway.launch.labels import ServiceContainer
@@ -96,52 +95,38 @@ def follow(
 
     Each container takes a session of its own over the connection; Ctrl-C ends them all.
     """
-    incoming: queue.Queue[Line | None] = queue.Queue()
-    stop = CancelToken()
+    pool = WorkerPool(len(containers))
+    held: list[tuple[Line, float]] = []  # each for a moment: an earlier one may come
+    running = len(containers)
 
-    def listen(container: ServiceContainer) -> None:
+    def hold_back(line: Line) -> None:
+        heapq.heappush(held, (line, time.monotonic()))
+
+    def listen(container: ServiceContainer, host: Host) -> None:
         argv = docker.logs_argv(runtime, container.name, lines=0, follow=True)
         source = source_of(container)
-        try:
-            with cancellable(stop):
-                hosts[container.host].run(
-                    ("sh", "-c", f"exec {MERGED}", "sh", *argv),
-                    timeout=30 * 86_400.0,
-                    on_line=lambda text: incoming.put(line_of(source, text)),
-                )
-        except RopewayError as error:
-            incoming.put(Line("", source, f"ropeway: {error}"))
-        finally:
-            incoming.put(None)
+        host.run(
+            ("sh", "-c", f"exec {MERGED}", "sh", *argv),
+            timeout=30 * 86_400.0,
+            on_line=lambda text: pool.post(partial(hold_back, line_of(source, text))),
+        )
 
-    threads = [
-        threading.Thread(target=listen, args=(container,), daemon=True) for container in containers
-    ]
+    def on_end(container: ServiceContainer, outcome: Outcome[None]) -> None:
+        nonlocal running
+        running -= 1
+        if outcome.error is not None:
+            hold_back(Line("", source_of(container), f"ropeway: {outcome.error}"))
+
     try:
-        for thread in threads:
-            thread.start()
-        for line in _in_order(incoming, len(threads)):
-            on_line(line)
+        for one in containers:
+            pool.submit(hosts[one.host], partial(listen, one), partial(on_end, one))
+        while running or held:
+            pool.handle_next(0.1)
+            while held and (not running or time.monotonic() - held[0][1] > _REORDER_SECONDS):
+                on_line(heapq.heappop(held)[0])
     finally:
-        stop.cancel("the log is no longer followed")
-        for thread in threads:
-            thread.join(5.0)
-
-
-def _in_order(incoming: "queue.Queue[Line | None]", sources: int) -> Iterator[Line]:
-    """Yield lines as they come, each held back a moment for earlier ones of other hosts."""
-    held: list[tuple[Line, float]] = []
-    while sources or held:
-        try:
-            line = incoming.get(timeout=0.1)
-            if line is None:
-                sources -= 1
-            else:
-                heapq.heappush(held, (line, time.monotonic()))
-        except queue.Empty:
-            pass
-        while held and (not sources or time.monotonic() - held[0][1] > _REORDER_SECONDS):
-            yield heapq.heappop(held)[0]
+        with uninterrupted():
+            pool.shutdown("the log is no longer followed")
 
 
 def source_of(container: ServiceContainer) -> str:

@@ -29,7 +29,8 @@ class Run:
     def __init__(self, plan: PushPlan, push_id: str, on_fault: Callable[[str], None]) -> None:
         self.plan, self.id, self.on_fault = plan, push_id, on_fault
         # On each host one command holds the staging folder, one sends, and some hash.
-        self.pool = WorkerPool(len(plan.peers) * (2 + HASHES_ON_RECEIVER) + HASHES_ON_SOURCE)
+        commands = len(plan.peers) * (2 + HASHES_ON_RECEIVER) + HASHES_ON_SOURCE
+        self.pool = WorkerPool(min(commands, max_parallel()))
         self.swarm = plan.initial_state()
         self.locations = Locations(plan)
         self.errors: dict[str, RopewayError] = {}
