@@ -1,13 +1,12 @@
 """Starts a service's containers; starting.py says in which order."""
 
-import json
-import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ropeway.engines import vllm
+from ropeway.engines.base import Node
 from ropeway.errors import ConnectionLost, HostError, LaunchError, RopewayError
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import (
@@ -26,13 +25,12 @@ from ropeway.launch.lock import BASE, Lock
 from ropeway.launch.logs import LogReader, Status, poll, read_logs
 from ropeway.launch.probe import Endpoint, ask_for_tokens
 from ropeway.launch.rollout import HEAD, ROUTER, Rollout, Service
-from ropeway.launch.starting import Attempt, engine_failure, root_cause
+from ropeway.launch.starting import Attempt, engine_failure, hosts_not_joined, root_cause
 from ropeway.spec.types import api_url
 
 _TOKEN_SECONDS = 60.0
 _LOG_LINES = 4000
 _FIRST_TOKEN = "ropeway: the first token is there"
-_RAY_HOSTS = re.compile(r"ropeway: Ray has \d+ of \d+ hosts: (\{.*?\})")
 
 # For each container its name and its command. The one that cannot be started is printed last.
 RUN_EACH = """
@@ -131,7 +129,7 @@ class ContainerStart(Attempt):
             f"the engine was not ready within {self.patience:g} s",
             where=first.host,
             evidence=(
-                *_hosts_not_joined(self._log_of(first) if self._waiting else "", self.service),
+                *hosts_not_joined(self._log_of(first) if self._waiting else "", self._nodes),
                 *(f"{name}: {reason}" for name, reason in self._answers.items() if reason),
             ),
             hint="raise `serve.start_timeout`, or look into the logs",
@@ -159,7 +157,7 @@ class ContainerStart(Attempt):
             return engine_failure(error, cause, saved.get(cause.line.log, "") if cause.line else "")
         evidence, hint = error.evidence, error.hint
         if isinstance(error, LaunchError):
-            absent = _hosts_not_joined("\n".join(logs.values()), self.service)
+            absent = hosts_not_joined("\n".join(logs.values()), self._nodes)
             evidence = (*evidence, *(line for line in absent if line not in evidence))
             # Those of the host where it failed come first.
             names = sorted(saved, key=lambda name: not name.startswith(f"{error.where}/"))
@@ -301,6 +299,10 @@ class ContainerStart(Attempt):
                 endpoints.append(Endpoint(container.host, container.name, url, model))
         return ask_for_tokens(self.hosts, self.runtime, endpoints, _TOKEN_SECONDS)
 
+    @property
+    def _nodes(self) -> tuple[Node, ...]:
+        return tuple(node for replica in self.service.replicas for node in replica.nodes)
+
     def _activity(self, head: Container) -> str:
         """Return what an engine is doing: before it says so itself, which hosts Ray has."""
         log = self._log_of(head)
@@ -327,20 +329,3 @@ def _end_of(status: Status | None) -> str:
     if status.state in ("running", "created"):
         return ""
     return f"{status.state}, exit code {status.exit_code}"
-
-
-def _hosts_not_joined(log: str, service: Service) -> tuple[str, ...]:
-    """Return the hosts that Ray does not have, by the head's last line about it."""
-    tables = _RAY_HOSTS.findall(log)
-    if not tables or "ropeway: Ray has all hosts" in log:
-        return ()
-    try:
-        joined = json.loads(tables[-1])
-    except ValueError:
-        return ()
-    nodes = {node.name: node for replica in service.replicas for node in replica.nodes}
-    return tuple(
-        f"{name} ({node.address}) has not joined Ray"
-        for name, node in nodes.items()
-        if joined.get(node.address, 0) < node.npus
-    )

@@ -4,16 +4,21 @@ Containers on hosts (start.py) and processes on this machine (local/run.py) diff
 these is done.
 """
 
+import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ropeway.diagnosis.decide import diagnose
 from ropeway.diagnosis.result import Diagnosis
+from ropeway.engines.base import Node
 from ropeway.errors import HostError, LaunchError, Refused, RopewayError
 from ropeway.hosts.fleet import OnProgress
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
+
+_RAY_HOSTS = re.compile(r"ropeway: Ray has \d+ of \d+ hosts: (\{.*?\})")
 
 
 def root_cause(logs: Mapping[str, str]) -> Diagnosis | None:
@@ -35,6 +40,22 @@ def engine_failure(error: HostError | LaunchError, cause: Diagnosis, log: str) -
         where=log,
         evidence=(*explanation, error.what),
         hint="\n".join((*advice, f"the whole log: less {log}")),
+    )
+
+
+def hosts_not_joined(log: str, nodes: Iterable[Node]) -> tuple[str, ...]:
+    """Return the hosts that Ray does not have, by the last line of programs/nodes.py about it."""
+    tables = _RAY_HOSTS.findall(log)
+    if not tables or "ropeway: Ray has all hosts" in log:
+        return ()
+    try:
+        joined = json.loads(tables[-1])
+    except ValueError:
+        return ()
+    return tuple(
+        f"{node.name} ({node.address}) has not joined Ray"
+        for node in {node.name: node for node in nodes}.values()
+        if joined.get(node.address, 0) < node.npus
     )
 
 

@@ -1,7 +1,6 @@
 """Starts a deployment's processes on this machine; starting.py says in which order."""
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +14,7 @@ from ropeway.hosts.processes import find
 from ropeway.launch import starting
 from ropeway.launch.local.life import note_shared_memory, take_down
 from ropeway.launch.local.steps import Step, probe_of, ray_address, ray_nodes, steps
-from ropeway.launch.starting import Attempt, engine_failure, root_cause
+from ropeway.launch.starting import Attempt, engine_failure, hosts_not_joined, root_cause
 
 Hosts = Mapping[str, Host]
 
@@ -143,15 +142,12 @@ class ProcessStart(Attempt):
 
     def _check_ray(self) -> None:
         """Raise HostError unless every host is in Ray with its NPUs: vLLM will ask for them."""
-        deployment = self.deployment
-        result = run_command(self._head, ray_nodes(deployment), timeout=60.0)
-        result.check("Ray does not answer", where=deployment.head.name)
-        alive = {row["address"]: row["npus"] for row in json.loads(result.stdout) if row["alive"]}
-        absent = [node for node in deployment.nodes if alive.get(node.address, 0) < node.npus]
-        if absent:
-            names = ", ".join(f"{node.name} ({node.address})" for node in absent)
+        nodes = self.deployment.nodes
+        result = run_command(self._head, ray_nodes(self.deployment), timeout=60.0)
+        if absent := hosts_not_joined(result.stderr, nodes):
             raise HostError(
-                f"{len(absent)} of {len(deployment.nodes)} hosts did not join Ray: {names}",
-                where=ray_address(deployment),
-                evidence=[f"{address}: {npus:g} NPUs" for address, npus in alive.items()],
+                f"{len(absent)} of {len(nodes)} hosts did not join Ray",
+                where=ray_address(self.deployment),
+                evidence=absent,
             )
+        result.check("Ray does not answer", where=self.deployment.head.name)

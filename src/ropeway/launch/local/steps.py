@@ -4,21 +4,24 @@ The record is the deployment as JSON, beside the processes on the head. The host
 whoever comes later, from another shell, reads it from there.
 """
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from ropeway.engines.base import Node, Ports
+from pydantic import TypeAdapter, ValidationError
+
+from ropeway.engines.base import Node
 from ropeway.engines.vllm import KEY_VARIABLE
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import HostError
 from ropeway.hosts.base import Command, shell_line
 from ropeway.hosts.processes import HOST, ROLE, SERVICE
+from ropeway.launch import programs
 from ropeway.launch.dry_run import count_hosts, shell_script
 from ropeway.launch.probe import probe_command
-from ropeway.spec.model import Layout, Serve
 
 RECORD = "deployment.json"
 SCRATCH_PARENT = "/tmp"
+_TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+_RECORD = TypeAdapter(Deployment)
 
 
 def scratch_of(service: str, user: int) -> str:
@@ -31,42 +34,24 @@ def scratch_of(service: str, user: int) -> str:
 
 def as_record(deployment: Deployment) -> str:
     """Return the deployment as one line of JSON."""
-    data = asdict(deployment)
-    data["layout"] = str(deployment.layout)
-    data["serve"] = deployment.serve.model_dump(mode="json")
-    return json.dumps(data)
+    return _RECORD.dump_json(deployment).decode()
 
 
 def from_record(text: str, where: str) -> Deployment:
     """Read a record back. Raises HostError when it is not one of ours."""
     try:
-        data = json.loads(text)
-        return Deployment(
-            **{
-                **data,
-                "layout": Layout.model_validate(data["layout"]),
-                "ports": Ports(**data["ports"]),
-                "serve": Serve.model_validate(data["serve"]),
-                "nodes": tuple(
-                    Node(**{**node, "devices": tuple(node["devices"])}) for node in data["nodes"]
-                ),
-            }
-        )
-    except (ValueError, TypeError, KeyError) as error:
+        return _RECORD.validate_json(text)
+    except ValidationError as error:
         raise HostError(
             "the record of what runs here cannot be read",
             where=where,
-            evidence=(str(error).splitlines()[0],),
+            evidence=tuple(str(error).splitlines()[:3]),
             hint="`ropeway down` takes down whatever carries the name",
         ) from error
 
 
 def ray_address(deployment: Deployment) -> str:
     return f"{deployment.head.address}:{deployment.ports.ray}"
-
-
-def token_file(deployment: Deployment) -> str:
-    return f"{deployment.scratch}/ray-token"
 
 
 def ray_settings(deployment: Deployment) -> dict[str, str]:
@@ -78,7 +63,7 @@ def ray_settings(deployment: Deployment) -> dict[str, str]:
     return {
         "RAY_ADDRESS": ray_address(deployment),
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": token_file(deployment),
+        _TOKEN_PATH: f"{deployment.scratch}/ray-token",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray runs its workers at niceness 15; here they are the work.
         "RAY_worker_niceness": "0",
@@ -87,36 +72,11 @@ def ray_settings(deployment: Deployment) -> dict[str, str]:
     }
 
 
-def make_token(deployment: Deployment) -> Command:
-    """Return the command that makes a fresh token on the host, readable by its owner alone."""
-    script = 'umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d " \\n" >"$1"'
-    return Command(("sh", "-c", script, "sh", token_file(deployment)))
-
-
-def ray_start(deployment: Deployment, node: Node, environment: dict[str, str]) -> Command:
-    """Return the command that starts this host's raylet; on the head it starts the cluster.
-
-    It ends when Ray runs.
-    """
-    # `ray start --head` refuses to run when RAY_ADDRESS already names a cluster.
-    own = {key: value for key, value in ray_settings(deployment).items() if key != "RAY_ADDRESS"}
-    return Command(deployment.ray_start_argv(node), {**environment, **own})
-
-
 def ray_nodes(deployment: Deployment) -> Command:
-    """Return the command that prints, as JSON, each node of Ray: address, alive or not, NPUs."""
-    return Command((deployment.python, "-c", _NODES), ray_settings(deployment))
-
-
-_NODES = """\
-import json, logging, ray
-ray.init(logging_level=logging.ERROR, log_to_driver=False)
-print(json.dumps([
-    {"address": node["NodeManagerAddress"], "alive": node["Alive"],
-     "npus": node["Resources"].get("NPU", 0)}
-    for node in ray.nodes()
-]))
-"""
+    """Return the command that fails unless Ray has all nodes, and prints which it has."""
+    counts = str(len(deployment.nodes)), str(sum(node.npus for node in deployment.nodes))
+    argv = (deployment.python, "-m", f"{programs.__name__}.nodes", *counts, "0")
+    return Command(argv, ray_settings(deployment))
 
 
 RAY, ENGINE = "ray", "engine"
@@ -148,7 +108,9 @@ def steps(deployment: Deployment) -> tuple[Step, ...]:
     serve = Step(f"start the engine: {deployment.layout}", head, _serve(deployment))
     if not deployment.uses_ray:
         return (*first, serve)
-    token = Step("make the token that Ray asks for", head, make_token(deployment))
+    script = 'umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d " \\n" >"$1"'
+    make_token = Command(("sh", "-c", script, "sh", ray_settings(deployment)[_TOKEN_PATH]))
+    token = Step("make the token that Ray asks for", head, make_token)
     if deployment.layout.data > 1:
         # vLLM 0.32.0 counts the hosts for its data ranks once, and does not wait for late ones.
         return (*first, token, *_ray_steps(deployment), serve)
@@ -183,11 +145,14 @@ def probe_of(deployment: Deployment, seconds: float = 60.0) -> Command:
 
 
 def _ray_steps(deployment: Deployment) -> tuple[Step, ...]:
+    """Return, for each host, the command that starts its raylet; on the head Ray's cluster too."""
+    # `ray start --head` refuses to run when RAY_ADDRESS already names a cluster.
+    own = {key: value for key, value in ray_settings(deployment).items() if key != "RAY_ADDRESS"}
     return tuple(
         Step(
             f"start Ray on {node.name}",
             node.name,
-            ray_start(deployment, node, _labels(deployment, node, RAY)),
+            Command(deployment.ray_start_argv(node), {**_labels(deployment, node, RAY), **own}),
             timeout=180.0,
         )
         for node in deployment.nodes
