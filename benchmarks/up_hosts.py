@@ -25,7 +25,7 @@ from running import conditions
 
 from ropeway.cli.call import Call
 from ropeway.cli.main import exit_code
-from ropeway.launch.life import service_state, take_down
+from ropeway.launch.life import look, take_down
 from ropeway.sim.launching import Rehearsal, rehearsal_spec
 from ropeway.sim.machine import parse_fleet, sound_fleet
 from ropeway.sim.virtual_engine import Pace
@@ -84,9 +84,7 @@ def up(count: int, pace: Pace, *, replicas: bool) -> tuple[float, int, float]:
         sys.exit(f"up on {count} hosts: exit code {code}")
     commands = len(virtual.commands)
     with virtual.connected(spec.cluster) as every:
-        hosts = {host.name: host for host in every}
-        state = service_state(hosts, "docker", spec.name)
-        assert take_down(hosts, "docker", spec.name, state) == count + replicas
+        assert take_down(look(every, "docker", spec.name)) == count + replicas
     assert remains(virtual) == []
     return took, commands, cpu
 

@@ -86,7 +86,7 @@ def without_trace(text: str, named: Collection[str] = ()) -> str:
 
 def _secret_names(service: Reached) -> frozenset[str]:
     """Return the variables that the service's secrets come from."""
-    serves = [container.spec.serve for container in service.state.containers]
+    serves = [container.spec.serve for container in service.containers]
     names = {name for serve in serves for name in (*serve.secret_env, serve.api_key_env) if name}
     return frozenset(names)
 
@@ -94,12 +94,12 @@ def _secret_names(service: Reached) -> frozenset[str]:
 def _parts(service: Reached) -> Iterator[tuple[str, str]]:
     """Yield name and text of each file."""
     yield "versions.txt", "\n".join(package_versions())
-    failures = {name: str(error) for name, error in service.state.failures.items()}
+    failures = {name: str(error) for name, error in service.failures.items()}
     yield "failures.json", _json(failures)
-    yield "containers.json", _json([asdict(container) for container in service.state.containers])
-    for container in service.state.containers[:1]:
+    yield "containers.json", _json([asdict(container) for container in service.containers])
+    for container in service.containers[:1]:
         yield SPEC, dump_spec(container.spec)
-    path = next((container.spec.model.path for container in service.state.containers), None)
+    path = next((container.spec.model.path for container in service.containers), None)
     every_question = questions(model_path=path, runtime=service.runtime)
 
     def ask(host: Host) -> tuple[Transcript, str]:
@@ -113,7 +113,7 @@ def _parts(service: Reached) -> Iterator[tuple[str, str]]:
         transcript, audit = outcome.result
         yield member_of(name), transcript.as_text()
         yield f"{name}/audit.log", audit
-    for container in service.state.containers:
+    for container in service.containers:
         try:
             lines = recent_lines(service.hosts, service.runtime, (container,), _LOG_LINES)
         except RopewayError as error:

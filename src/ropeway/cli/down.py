@@ -67,8 +67,7 @@ def _down_hosts(target: Target, screen: Screen) -> None:
             uninterrupted(),
         ):
             lock.check()
-            state = service.refreshed().state
-            count = life.take_down(service.hosts, service.runtime, name, state)
+            count = life.take_down(service.refreshed())
             step.ok(f"{count} containers")
     screen.answer(f"`{name}` is down" if count else f"`{name}` was not running")
     screen.result({"name": name, "containers": count, "hosts": list(service.hosts)})

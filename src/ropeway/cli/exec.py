@@ -39,12 +39,12 @@ def exec(
     if not target.is_remote:
         raise Refused("exec is for services on real hosts, which have containers")
     with reached(target) as service:
-        running = [each for each in service.state.containers if each.state == "running"]
+        running = [each for each in service.containers if each.state == "running"]
         heads = [each for each in running if each.role == HEAD]
         containers = running if everywhere else heads[:1]
         if not containers:
             raise Refused("nothing is running", hint="`ropeway status` shows what is")
-        results = run_in_containers(service.hosts, service.runtime, containers, command)
+        results = run_in_containers(service, containers, command)
     for container, result in results:
         if len(results) > 1:
             code = f" → exit {result.exit_code}" if result.exit_code else ""

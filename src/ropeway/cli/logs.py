@@ -59,9 +59,9 @@ def _show_local(target: Target, lines: int, screen: Screen, *, following: bool) 
 
 
 def _show_hosts(service: Reached, lines: int, screen: Screen, *, following: bool) -> None:
-    for host, error in service.state.failures.items():
+    for host, error in service.failures.items():
         screen.warn(f"{host}: {error}")
-    containers = service.state.containers
+    containers = service.containers
     if not containers:
         raise Refused(
             f"`{service.name}` is not running" if service.name else "nothing is running",

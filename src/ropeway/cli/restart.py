@@ -31,7 +31,7 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
         raise Refused("restart is for services on real hosts", hint=here)
     author, clock = current_author(), current_call().clock or SYSTEM_CLOCK
     with interruptible(), reached(target) as service, locked(service.every, author) as lock:
-        running = service.refreshed().state.containers
+        running = service.refreshed().containers
         containers = tuple(each for each in running if replica in (None, each.replica))
         if not containers or service.name is None:
             raise Refused("nothing like that is running", hint="`ropeway status` shows what is")
@@ -40,10 +40,8 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
             screen.step(f"restart {len(containers)} containers") as step,
         ):
             lock.check()
-            hosts, runtime = service.hosts, service.runtime
-            life.restart(hosts, runtime, containers)
-            timeout = containers[0].spec.serve.start_timeout
-            life.wait_until_serving(hosts, runtime, service.name, timeout, clock)
+            life.restart(service, containers)
+            life.wait_until_serving(service, containers[0].spec.serve.start_timeout, clock)
             step.ok("the first token is there")
     screen.answer(f"`{service.name}` serves again at {containers[0].url}")
     screen.result({"name": service.name, "restarted": [container.name for container in containers]})

@@ -84,9 +84,9 @@ def _local_status(target: Target, screen: Screen) -> bool:
 
 def _hosts_status(service: Reached, screen: Screen) -> bool:
     """Show what runs on the hosts; return whether all of it serves."""
-    for host, error in service.state.failures.items():
+    for host, error in service.failures.items():
         screen.warn(f"{host}: {error}")
-    containers = service.state.containers
+    containers = service.containers
     if service.name is None or not containers:
         running = f"`{service.name}` is not" if service.name else "nothing is"
         screen.answer(f"{running} running")
@@ -94,7 +94,7 @@ def _hosts_status(service: Reached, screen: Screen) -> bool:
         return False
     reasons = unready(service.hosts, service.runtime, containers)
     rows = [(container.summary(), reasons.get(container.name)) for container in containers]
-    whole = not any(reasons.values()) and not service.state.failures
+    whole = not any(reasons.values()) and not service.failures
     state = "serves" if whole else "does not serve" if all(reasons.values()) else "serves in part"
     first = containers[0]
     layout, replicas = str(first.spec.serve.layout), first.spec.serve.replicas
@@ -114,7 +114,7 @@ def _hosts_status(service: Reached, screen: Screen) -> bool:
             "release": first.release,
             "by": first.author.who,
             "since": first.author.since,
-            "unreachable": list(service.state.failures),
+            "unreachable": list(service.failures),
             "containers": [{**row, "why_not": reason or None} for row, reason in rows],
         }
     )

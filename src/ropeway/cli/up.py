@@ -21,7 +21,7 @@ from ropeway.hosts.interrupts import interruptible
 from ropeway.launch import up as launching
 from ropeway.launch.checks import Difference
 from ropeway.launch.clock import SYSTEM_CLOCK
-from ropeway.launch.life import service_state, take_down
+from ropeway.launch.life import look, take_down
 from ropeway.launch.local.steps import dry_run as local_script
 from ropeway.launch.lock import current_author, locked
 from ropeway.launch.rollout import Service
@@ -58,15 +58,12 @@ def _rehearsed_spec(virtual: Rehearsal, config: Path | None) -> Spec:
 
 def _take_down_again(virtual: Rehearsal, spec: Spec, screen: Screen) -> None:
     """Take the service of a rehearsal down."""
-    runtime = spec.runtime.command
     with (
         virtual.connected(spec.cluster) as every,
         screen.step(f"take `{spec.name}` down again") as step,
     ):
-        hosts = {host.name: host for host in every}
-        state = service_state(hosts, runtime, spec.name)
-        count = take_down(hosts, runtime, spec.name, state)
-        step.ok(f"{count} containers on {len(hosts)} virtual hosts, which end here")
+        count = take_down(look(every, spec.runtime.command, spec.name))
+        step.ok(f"{count} containers on {len(every)} virtual hosts, which end here")
 
 
 def _up_hosts(

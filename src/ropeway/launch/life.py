@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from ropeway.errors import HostError, LaunchError, Refused, RopewayError
 from ropeway.hosts.base import Host, Result
 from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all, run_on_all_or_raise, select
 from ropeway.launch import docker
-from ropeway.launch.clock import SYSTEM_CLOCK, Clock
+from ropeway.launch.clock import Clock
 from ropeway.launch.docker import Runtime
 from ropeway.launch.labels import SERVICE, ServiceContainer, containers_on
 from ropeway.launch.lock import BASE
@@ -40,55 +40,63 @@ echo "$count"
 
 
 @dataclass(frozen=True)
-class State:
-    """What runs of one service, or of all.
+class Reached:
+    """Hosts, and what runs there of one service, or of all.
 
+    name        the service; None for all, and when no service runs
     containers  by service, replica, rank and host
     failures    hosts that did not answer
     """
 
+    hosts: Hosts
+    runtime: Runtime
+    name: str | None
     containers: tuple[ServiceContainer, ...]
     failures: Mapping[str, RopewayError]
 
     @property
-    def services(self) -> tuple[str, ...]:
-        return tuple(sorted({container.service for container in self.containers}))
+    def every(self) -> tuple[Host, ...]:
+        return tuple(self.hosts.values())
 
-    def of(self, service: str) -> "State":
-        """Return only what belongs to this service."""
-        own = tuple(one for one in self.containers if one.service == service)
-        return State(own, self.failures)
+    def refreshed(self) -> "Reached":
+        """Ask again: somebody may have changed what runs, before the lock was ours or since."""
+        return look(self.every, self.runtime, self.name)
 
 
-def service_state(hosts: Hosts, runtime: docker.Runtime, service: str | None = None) -> State:
+def look(hosts: Sequence[Host], runtime: Runtime, service: str | None = None) -> Reached:
     """Ask all hosts what runs. A host that does not answer is among the failures."""
-    outcomes = run_on_all(tuple(hosts.values()), lambda host: containers_on(host, runtime, service))
+    outcomes = run_on_all(hosts, lambda host: containers_on(host, runtime, service))
     containers = [one for outcome in outcomes for one in outcome.result or ()]
-    order = {name: number for number, name in enumerate(hosts)}
+    order = {host.name: number for number, host in enumerate(hosts)}
     containers.sort(key=lambda one: (one.service, one.replica, one.rank, order[one.host], one.name))
-    return State(
+    return Reached(
+        {host.name: host for host in hosts},
+        runtime,
+        service,
         tuple(containers),
         {outcome.host.name: outcome.error for outcome in outcomes if outcome.error is not None},
     )
 
 
-def take_down(hosts: Hosts, runtime: docker.Runtime, service: str, state: State) -> int:
-    """Remove the service's containers and folders; return how many containers there were.
+def take_down(reached: Reached) -> int:
+    """Remove a service's containers and folders; return how many containers there were.
 
     Raises HostError when a host could not be cleaned up; the others are.
     """
-    folders: dict[str, set[str]] = {name: set() for name in hosts}
-    for container in state.containers:
+    service = reached.name
+    assert service, "or the folder of all services would go"
+    folders: dict[str, set[str]] = {name: set() for name in reached.hosts}
+    for container in reached.containers:
         if container.folder.endswith(f"/{service}"):  # it is removed: only what we make
             folders[container.host].add(container.folder)
 
     def down(host: Host) -> int:
         label = f"{SERVICE}={service}"
-        args = (runtime, label, str(_STOP_SECONDS), service, *sorted(folders[host.name]))
+        args = (reached.runtime, label, str(_STOP_SECONDS), service, *sorted(folders[host.name]))
         result = host.run(("sh", "-c", DOWN, "sh", *args), timeout=180.0)
         return int(result.check("cannot take it down", where=host.name).stdout or 0)
 
-    outcomes = run_on_all(tuple(hosts.values()), down)
+    outcomes = run_on_all(reached.every, down)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     if failed:
         raise HostError(
@@ -100,29 +108,23 @@ def take_down(hosts: Hosts, runtime: docker.Runtime, service: str, state: State)
     return sum(outcome.result or 0 for outcome in outcomes)
 
 
-def restart(hosts: Hosts, runtime: docker.Runtime, containers: Sequence[ServiceContainer]) -> None:
+def restart(reached: Reached, containers: Sequence[ServiceContainer]) -> None:
     """Restart containers, all at once: the ranks of a replica cannot go on without each other."""
     by_host = group_by_host(containers)
 
     def restart_on(host: Host) -> None:
         names = [container.name for container in by_host[host.name]]
-        argv = docker.restart_argv(runtime, names, _STOP_SECONDS)
+        argv = docker.restart_argv(reached.runtime, names, _STOP_SECONDS)
         host.run(argv, timeout=180.0).check("cannot restart it", where=host.name)
 
-    run_on_all_or_raise(select(hosts, by_host), restart_on)
+    run_on_all_or_raise(select(reached.hosts, by_host), restart_on)
 
 
-def wait_until_serving(
-    hosts: Hosts,
-    runtime: docker.Runtime,
-    service: str,
-    timeout: float,
-    clock: Clock = SYSTEM_CLOCK,
-) -> None:
+def wait_until_serving(reached: Reached, timeout: float, clock: Clock) -> None:
     """Wait until every engine of a service generates tokens. Raises LaunchError after `timeout`."""
     deadline = clock.now() + timeout
     while True:
-        answers = unready(hosts, runtime, service_state(hosts, runtime, service).containers)
+        answers = unready(reached.hosts, reached.runtime, reached.refreshed().containers)
         if answers and not any(answers.values()):
             return
         if clock.now() > deadline:
@@ -135,10 +137,7 @@ def wait_until_serving(
 
 
 def run_in_containers(
-    hosts: Hosts,
-    runtime: docker.Runtime,
-    containers: Sequence[ServiceContainer],
-    argv: Sequence[str],
+    reached: Reached, containers: Sequence[ServiceContainer], argv: Sequence[str]
 ) -> list[tuple[ServiceContainer, Result]]:
     """Run a command in containers, with their environment; hosts at once, the containers of a host
     one after another. Raises HostError."""
@@ -146,15 +145,12 @@ def run_in_containers(
 
     def run_on(host: Host) -> list[tuple[ServiceContainer, Result]]:
         return [
-            (one, host.run(docker.exec_argv(runtime, one.name, argv), timeout=86_400.0))
+            (one, host.run(docker.exec_argv(reached.runtime, one.name, argv), timeout=86_400.0))
             for one in by_host[host.name]
         ]
 
-    outcomes = run_on_all([hosts[name] for name in by_host], run_on)
-    for outcome in outcomes:
-        if outcome.error is not None:
-            raise outcome.error
-    return [answer for outcome in outcomes for answer in outcome.result or ()]
+    answers = run_on_all_or_raise(select(reached.hosts, by_host), run_on)
+    return [answer for name in by_host for answer in answers[name]]
 
 
 _ENGINES: tuple[Runtime, ...] = ("docker", "podman", "nerdctl")
@@ -168,31 +164,13 @@ class Connect(Protocol):
     ) -> AbstractContextManager[Sequence[Host]]: ...
 
 
-@dataclass(frozen=True)
-class Reached:
-    """The hosts, and what runs there of a service; `name` is None when no service runs."""
-
-    hosts: dict[str, Host]
-    runtime: Runtime
-    name: str | None
-    state: State
-
-    @property
-    def every(self) -> tuple[Host, ...]:
-        return tuple(self.hosts.values())
-
-    def refreshed(self) -> "Reached":
-        """Ask again: somebody may have changed what runs, before the lock was ours or since."""
-        return replace(self, state=service_state(self.hosts, self.runtime, self.name))
-
-
 @contextmanager
 def reach_by_spec(
     connect: Connect, spec: Spec, name: str | None, ssh_config: str | None
 ) -> Iterator[Reached]:
     """Connect to the hosts of a spec. `name` is used in place of the spec's."""
     with connect(spec.cluster, ssh_config=ssh_config) as hosts:
-        yield _reached(hosts, spec.runtime.command, name or spec.name)
+        yield look(hosts, spec.runtime.command, name or spec.name)
 
 
 @contextmanager
@@ -204,14 +182,15 @@ def reach_by_host(
     Raises Refused when several services run and none is named.
     """
     with connect(Cluster(hosts=(remote,)), ssh_config=ssh_config) as hosts:
-        runtime, state = _any_runtime(hosts[0])
-        service = _only(state, name)
-        if service is None:
-            yield Reached({hosts[0].name: hosts[0]}, runtime, None, state)
+        everything = _any_runtime(hosts[0])
+        own = {one.service: one for one in reversed(everything.containers)}
+        service = only_service(sorted(own)) if name is None else name
+        if service not in own:
+            yield everything
             return
-        cluster = state.of(service).containers[0].spec.cluster
+        cluster = own[service].spec.cluster
     with connect(_with_user(cluster, remote.user), ssh_config=ssh_config) as hosts:
-        yield _reached(hosts, runtime, service)
+        yield look(hosts, everything.runtime, service)
 
 
 def only_service(names: Sequence[str]) -> str | None:
@@ -224,27 +203,16 @@ def only_service(names: Sequence[str]) -> str | None:
     return names[0] if names else None
 
 
-def _reached(hosts: Sequence[Host], runtime: Runtime, name: str) -> Reached:
-    by_name = {host.name: host for host in hosts}
-    return Reached(by_name, runtime, name, service_state(by_name, runtime, name))
-
-
-def _any_runtime(host: Host) -> tuple[Runtime, State]:
-    """Return the container engine that has containers of ours; else the first that answers."""
-    answers = [(engine, service_state({host.name: host}, engine)) for engine in _ENGINES]
-    for engine, state in answers:
-        if state.containers:
-            return engine, state
-    for engine, state in answers:
-        if not state.failures:
-            return engine, state
-    raise next(iter(answers[0][1].failures.values()))
-
-
-def _only(state: State, name: str | None) -> str | None:
-    if name is not None:
-        return name if name in state.services else None
-    return only_service(state.services)
+def _any_runtime(host: Host) -> Reached:
+    """Ask the container engine that has containers of ours; else the first that answers."""
+    answers = [look((host,), engine) for engine in _ENGINES]
+    for reached in answers:
+        if reached.containers:
+            return reached
+    for reached in answers:
+        if not reached.failures:
+            return reached
+    raise answers[0].failures[host.name]
 
 
 def _with_user(cluster: Cluster, user: str | None) -> Cluster:
