@@ -11,10 +11,10 @@ import pytest
 from ropeway.errors import HostError
 from ropeway.hosts.base import Command, Result, shell_line
 from ropeway.hosts.local import LocalHost
-from ropeway.launch.files import Draft, write_files
 from ropeway.launch.logs import LogReader, Status, poll
+from ropeway.launch.rollout import File
 from ropeway.launch.scripts import TOGETHER
-from ropeway.launch.start import RUN_EACH
+from ropeway.launch.start import RUN_EACH, write_files
 
 
 class WithPath(LocalHost):
@@ -46,10 +46,10 @@ def docker(host: WithPath) -> Callable[[str], None]:
 # Files
 
 FILES = [
-    Draft("watch.py", b"print('a')\n"),
-    Draft("it's a $(touch file)", b"\0\xff\n\n" * 70_000),
-    Draft("empty", b""),
-    Draft("ropeway.secrets", b"export KEY='s3cr3t'\n", 0o600),
+    File("npu0", "watch.py", b"print('a')\n"),
+    File("npu0", "it's a $(touch file)", b"\0\xff\n\n" * 70_000),
+    File("npu0", "empty", b""),
+    File("npu0", "ropeway.secrets", b"export KEY='s3cr3t'\n", 0o600),
 ]
 
 
@@ -62,7 +62,7 @@ def test_files_are_written_as_they_are_with_their_modes(host, tmp_path):
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
     assert modes == {file.name: file.mode for file in FILES}
     assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, cache)] == [0o700, 0o700]
-    write_files(host, str(folder), [Draft("watch.py", b"other")], also_make=str(cache))
+    write_files(host, str(folder), [File("npu0", "watch.py", b"other")], also_make=str(cache))
     assert (folder / "watch.py").read_bytes() == b"other"
     assert (folder / "ropeway.secrets").exists()
 
@@ -71,7 +71,7 @@ def test_files_are_written_as_they_are_with_their_modes(host, tmp_path):
 def test_where_one_file_cannot_be_written_none_has_changed(host, docker, tmp_path, program):
     """As on a disk that becomes full: the error has the reason, and what to do."""
     folder = tmp_path / "ropeway"
-    write_files(host, str(folder), [Draft("watch.py", b"before")], also_make=str(tmp_path))
+    write_files(host, str(folder), [File("npu0", "watch.py", b"before")], also_make=str(tmp_path))
     docker("")
     fake = Path(host.address) / program
     fake.write_text(

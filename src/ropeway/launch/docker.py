@@ -203,19 +203,6 @@ def image_argv(runtime: Runtime, image: str) -> tuple[str, ...]:
     return (runtime, "image", "inspect", "--format", "{{.Id}}", image)
 
 
-def pull_argv(runtime: Runtime, image: str) -> tuple[str, ...]:
-    return (runtime, "pull", image)
-
-
-def tag_argv(runtime: Runtime, image: str, name: str) -> tuple[str, ...]:
-    return (runtime, "tag", image, name)
-
-
-def load_argv(runtime: Runtime, archive: str) -> tuple[str, ...]:
-    """Load the images of a tar that `docker save` made."""
-    return (runtime, "load", "--input", archive)
-
-
 def image_versions_argv(runtime: Runtime, image: str, name: str) -> tuple[str, ...]:
     """Print, as JSON, the versions of the packages that matter, as the image itself has them.
 

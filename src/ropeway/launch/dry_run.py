@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from ropeway.hosts.base import shell_block, shell_file
 from ropeway.launch import docker
 from ropeway.launch.docker import Container
-from ropeway.launch.images import derive_argvs, mirrored
-from ropeway.launch.labels import labels_of
+from ropeway.launch.images import derive_argvs, fetch_argvs
 from ropeway.launch.lock import Author
 from ropeway.launch.programs import NAMES, program
 from ropeway.launch.rollout import HEAD, Rollout, Service, Site
+from ropeway.launch.start import restart_policies, run_argv
 
 EVERY_HOST, ON_HOST = "---- first, on every host: the programs that containers call", "---- on "
 _PROGRAMS = frozenset(f"{name}.py" for name in NAMES)
@@ -62,12 +62,8 @@ def _blocks(rollout: Rollout, base: str, author: Author) -> Iterator[tuple[str, 
             for argv in [docker.logs_argv(command, head.name, follow=True)]
         ),
     )
-    if service.spec.serve.restart and docker.restarts_later(command):
-        lines = []
-        for site in service.sites:
-            names = [container.name for container in rollout.containers_by_host[site.name]]
-            argv = docker.set_restart_policy_argv(command, names, "unless-stopped")
-            lines.append(f"#   {shlex.join(argv)}   # on {site.name}")
+    if policies := restart_policies(service.spec, rollout.containers):
+        lines = (f"#   {shlex.join(argv)}   # on {host}" for host, argv in policies.items())
         yield "from then on the container engine is to restart it:", lines
 
 
@@ -82,9 +78,7 @@ def _on_host(rollout: Rollout, site: Site, base: str, author: Author) -> list[st
             lines.append(_file(file.path, file.content))
     for container in rollout.containers_by_host[site.name]:
         lines += _secrets(rollout, container)
-        labels = labels_of(rollout, container, author)
-        restart = service.spec.serve.restart
-        argv = docker.run_argv(service.spec.runtime.command, container, labels, restart=restart)
+        argv = run_argv(rollout, container, author)
         lines += ["", f"# the {container.role}", shell_block(argv)]
     return lines
 
@@ -93,15 +87,9 @@ def _image(service: Service, base: str) -> list[str]:
     """Return commands that bring the image where it is missing, and that derive one from it."""
     spec = service.spec.runtime
     command = spec.command
-    source = mirrored(base, spec.mirror)
-    if spec.archive:
-        argvs = [docker.load_argv(command, spec.archive)]
-    elif source == base:
-        argvs = [docker.pull_argv(command, base)]
-    else:
-        argvs = [docker.pull_argv(command, source), docker.tag_argv(command, source, base)]
     present = shlex.join(docker.image_argv(command, base))
-    lines = [f"{present} >/dev/null 2>&1 || {' && '.join(shlex.join(argv) for argv in argvs)}"]
+    fetch = " && ".join(map(shlex.join, fetch_argvs(base, spec)))
+    lines = [f"{present} >/dev/null 2>&1 || {fetch}"]
     if service.image != base:
         lines += [shlex.join(argv) for argv in derive_argvs(command, base, service.image, spec)]
     return lines

@@ -48,6 +48,16 @@ def mirrored(image: str, mirror: str | None) -> str:
     return f"{mirror.rstrip('/')}/{path}"
 
 
+def fetch_argvs(image: str, spec: Runtime) -> tuple[tuple[str, ...], ...]:
+    """Return the commands that bring an image onto a host: loaded from a tar that `docker save`
+    made, or pulled and, from a mirror, given its name."""
+    if spec.archive:
+        return ((spec.command, "load", "--input", spec.archive),)
+    source = mirrored(image, spec.mirror)
+    pull = (spec.command, "pull", source)
+    return (pull,) if source == image else (pull, (spec.command, "tag", source, image))
+
+
 def derived_name(base_id: str, spec: Runtime) -> str | None:
     """Return the name of the derived image, tagged with the hash of what it is made of.
 
@@ -183,7 +193,8 @@ class Images:
         command, archive = self.runtime.command, self.runtime.archive
         if archive:
             on_progress(f"{host.name}: loading {archive}")
-            result = host.run(docker.load_argv(command, archive), timeout=_PULL_SECONDS)
+            (load,) = fetch_argvs(image, self.runtime)
+            result = host.run(load, timeout=_PULL_SECONDS)
             result.check(f"cannot load the image from {archive}", where=host.name)
         elif self.runtime.pull == "never":
             raise Refused(
@@ -199,7 +210,8 @@ class Images:
         return _prefixed(result.stdout.strip())
 
     def _pull(self, host: Host, image: str, on_progress: OnProgress) -> None:
-        command, source = self.runtime.command, mirrored(image, self.runtime.mirror)
+        pull, *name = fetch_argvs(image, self.runtime)
+        source = pull[-1]
         layers: dict[str, bool] = {}
 
         def on_line(line: str) -> None:
@@ -212,16 +224,14 @@ class Images:
                 on_progress(f"{host.name}: pulling {source}: {len(layers)} layers begun")
 
         on_progress(f"{host.name}: pulling {source}")
-        argv = docker.pull_argv(command, source)
-        result = host.run(argv, timeout=_PULL_SECONDS, on_line=on_line)
+        result = host.run(pull, timeout=_PULL_SECONDS, on_line=on_line)
         result.check(
             f"cannot pull {source}",
             where=host.name,
             hint="a mirror: `runtime.mirror`; a file: `runtime.archive`; is the disk full?",
         )
-        if source != image:
-            tagged = host.run(docker.tag_argv(command, source, image))
-            tagged.check("cannot name the image", where=host.name)
+        for argv in name:
+            host.run(argv).check("cannot name the image", where=host.name)
 
     def _versions(self, host: Host, image: str) -> dict[str, str]:
         command, name = self.runtime.command, f"ropeway-ask-{secrets.token_hex(6)}"

@@ -111,11 +111,12 @@ _SHM = 64 * 2**30
 
 @dataclass(frozen=True)
 class File:
-    """A file of ours on a host; it holds no secret."""
+    """A file of ours on a host, and its permissions."""
 
     host: str
     path: str
     content: bytes
+    mode: int = 0o644
 
     @property
     def name(self) -> str:

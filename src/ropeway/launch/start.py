@@ -1,14 +1,14 @@
 """Starts a service's containers; starting.py says in which order."""
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ropeway.engines import vllm
 from ropeway.engines.base import Node
 from ropeway.errors import ConnectionLost, HostError, LaunchError, RopewayError
-from ropeway.hosts.base import Host
+from ropeway.hosts.base import Host, cannot_write
 from ropeway.hosts.fleet import (
     Hosts,
     OnProgress,
@@ -19,13 +19,13 @@ from ropeway.hosts.fleet import (
 )
 from ropeway.launch import docker
 from ropeway.launch.docker import Container
-from ropeway.launch.files import Draft, write_files
 from ropeway.launch.labels import RUN, SERVICE, labels_of
-from ropeway.launch.lock import BASE, Lock
+from ropeway.launch.lock import BASE, Author, Lock
 from ropeway.launch.logs import LogReader, Status, poll, read_logs
 from ropeway.launch.probe import Endpoint, ask_for_tokens
-from ropeway.launch.rollout import HEAD, ROUTER, Rollout, Service
+from ropeway.launch.rollout import HEAD, ROUTER, File, Rollout, Service
 from ropeway.launch.starting import Attempt, engine_failure, hosts_not_joined, root_cause
+from ropeway.spec.model import Spec
 from ropeway.spec.types import api_url
 
 _TOKEN_SECONDS = 60.0
@@ -52,6 +52,32 @@ for turn in 1 2 3; do
 done
 [ -n "$("$1" ps --all --quiet --filter "label=$4")" ] ||
   [ "$(cat "$base/holder")" != "$5" ] || rm -rf -- "$3"
+"""
+
+
+# $1 the folder that the files lie in, $2 another one to make, $3 the bytes of all files together,
+# which come one behind the other on stdin; then for each file its name, mode and size. Drafts are
+# complete before the first one takes its place: a full disk or a lost connection changes nothing.
+WRITE = """
+LC_ALL=C; export LC_ALL
+folder=$1
+mkdir -p -m 700 -- "$1" "$2" && draft=$(mktemp -d "$1/.draft.XXXXXX") || exit
+trap 'rm -rf "$draft"' EXIT
+trap 'exit 1' TERM HUP INT
+cat >"$draft/all" && [ "$(wc -c <"$draft/all")" -eq "$3" ] || exit
+shift 3
+draw() {
+  begin=1
+  while [ $# -gt 0 ]; do
+    tail -c +$begin "$draft/all" | head -c "$3" >"$draft/$1" &&
+      [ "$(wc -c <"$draft/$1")" -eq "$3" ] && chmod "$2" "$draft/$1" || return
+    begin=$((begin + $3)); shift 3
+  done
+}
+place() {
+  while [ $# -gt 0 ]; do mv -f "$draft/$1" "$folder/$1" || return; shift 3; done
+}
+draw "$@" && place "$@"
 """
 
 
@@ -137,13 +163,7 @@ class ContainerStart(Attempt):
 
     def finish(self) -> None:
         """See Attempt.finish. Raises HostError when somebody else has taken the lock."""
-        policies = {}
-        if self.service.spec.serve.restart and docker.restarts_later(self.runtime):
-            for host, containers in group_by_host(self.to_start).items():
-                names = [container.name for container in containers]
-                policies[host] = docker.set_restart_policy_argv(
-                    self.runtime, names, "unless-stopped"
-                )
+        policies = restart_policies(self.service.spec, self.to_start)
         self.lock.check(policies, "cannot set the restart policy")
 
     def diagnose(self, error: BaseException) -> RopewayError | None:
@@ -215,33 +235,35 @@ class ContainerStart(Attempt):
         by_host = group_by_host(self.to_start)
 
         def write(host: Host) -> None:
-            files = self.rollout.files_by_host[host.name]
-            drafts = [Draft(file.name, file.content) for file in files]
-            drafts += [
-                Draft(f"{one.name}.secrets", self._secrets_of(one).encode(), 0o600)
+            secrets = [
+                File(host.name, one.secrets, self._secrets_of(one), 0o600)
                 for one in by_host[host.name]
                 if one.secrets
             ]
+            files = (*self.rollout.files_by_host[host.name], *secrets)
             site = self.service.site(host.name)
-            write_files(host, self.service.folder_on(host.name), drafts, also_make=site.cache)
+            write_files(host, self.service.folder_on(host.name), files, also_make=site.cache)
 
         run_on_all_or_raise(select(self.hosts, by_host), write)
 
-    def _secrets_of(self, container: Container) -> str:
+    def _secrets_of(self, container: Container) -> bytes:
         """Return the file that the container's script, and nobody else, reads."""
         sources = self.rollout.secret_sources(container)
         lines = (
             shlex.join(("export", f"{name}={self.secrets[source or name]}"))
             for name, source in sources.items()
         )
-        return "".join(f"{line}\n" for line in lines)
+        return "".join(f"{line}\n" for line in lines).encode()
 
     def _run_containers(self) -> None:
         """Start the containers of all hosts, in one command each."""
         by_host = group_by_host(self.to_start)
 
         def run(host: Host) -> None:
-            argvs = {one.name: self._run_argv(one) for one in by_host[host.name]}
+            argvs = {
+                one.name: run_argv(self.rollout, one, self.lock.author)
+                for one in by_host[host.name]
+            }
             args = (word for name, argv in argvs.items() for word in (name, shlex.join(argv)))
             result = host.run(("sh", "-c", RUN_EACH, "sh", *args), timeout=300.0 * len(argvs))
             last = next(reversed(result.stdout.split()), "")
@@ -249,11 +271,6 @@ class ContainerStart(Attempt):
             shown.check(f"cannot start `{last}`", where=host.name)
 
         run_on_all_or_raise(select(self.hosts, by_host), run)
-
-    def _run_argv(self, container: Container) -> tuple[str, ...]:
-        labels = labels_of(self.rollout, container, self.lock.author)
-        restart = self.service.spec.serve.restart
-        return docker.run_argv(self.runtime, container, labels, restart=restart)
 
     def _poll(self) -> dict[str, Status]:
         """Look at the containers that must be ready, and read on in the logs of the heads."""
@@ -315,6 +332,42 @@ class ContainerStart(Attempt):
     def _log_of(self, container: Container) -> str:
         log = self._logs.get(container.name)
         return log.text if log else ""
+
+
+def write_files(host: Host, folder: str, files: Sequence[File], *, also_make: str) -> None:
+    """Write files into a folder of a host, which is made if it is not there, as is `also_make`.
+
+    The contents go over the connection's input, so that a secret stands in no list of processes.
+    Raises HostError; then no file has changed.
+    """
+    content = b"".join(file.content for file in files)
+    table = (
+        word for file in files for word in (file.name, f"{file.mode:o}", str(len(file.content)))
+    )
+    argv = ("sh", "-c", WRITE, "sh", folder, also_make, str(len(content)), *table)
+    result = host.run(argv, stdin=content, timeout=600.0)
+    if not result.ok:
+        last = next(reversed(result.stderr.strip().splitlines()), "")
+        reason = last.rpartition(": ")[2].lower() or "it does not say why"
+        raise cannot_write(f"{folder}/", reason, host.name)
+
+
+def run_argv(rollout: Rollout, container: Container, author: Author) -> tuple[str, ...]:
+    """Return the command that starts a container for this author."""
+    spec = rollout.service.spec
+    labels = labels_of(rollout, container, author)
+    return docker.run_argv(spec.runtime.command, container, labels, restart=spec.serve.restart)
+
+
+def restart_policies(spec: Spec, containers: Iterable[Container]) -> dict[str, tuple[str, ...]]:
+    """Return host → the command that has the container engine restart these from now on."""
+    command = spec.runtime.command
+    if not spec.serve.restart or not docker.restarts_later(command):
+        return {}
+    return {
+        host: docker.set_restart_policy_argv(command, [one.name for one in own], "unless-stopped")
+        for host, own in group_by_host(containers).items()
+    }
 
 
 def _end_of(status: Status | None) -> str:

@@ -12,12 +12,11 @@ from typing import get_args
 
 from ropeway.facts.script import NOT_FOUND
 from ropeway.launch import docker
-from ropeway.launch.files import WRITE
 from ropeway.launch.labels import list_argv
 from ropeway.launch.life import DOWN
 from ropeway.launch.lock import APPEND, CHECK, FREE, TAIL
 from ropeway.launch.logs import LOG, MOST_LINES, POLL, STATUS_FORMAT
-from ropeway.launch.start import RUN_EACH, UNDO
+from ropeway.launch.start import RUN_EACH, UNDO, WRITE
 from ropeway.sim.containers import Answer, ContainerEngine, Say
 from ropeway.sim.machine import Machine
 
