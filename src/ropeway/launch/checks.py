@@ -1,7 +1,7 @@
 """What is decided before anything is started. Pure.
 
 What differs between what runs and what the spec asks for, and what to replace; and what would make
-a start fail: facts in, a refusal out. Each check returns the hosts that fail it, and why.
+a start fail: facts in, a refusal out, with all hosts that it concerns.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -85,7 +85,6 @@ _IMAGE_BYTES = 30_000_000_000
 _LEAST_BYTES = 1_000_000_000
 
 Facts = Mapping[str, HostFacts]
-Reasons = dict[str, str]  # host → why
 
 
 def check_secrets(spec: Spec, variables: Mapping[str, str]) -> None:
@@ -112,15 +111,11 @@ def check_hosts(
     own_ports       the ports that these have
     """
     hosts = {name: facts[name] for name in facts if name in rollout.containers_by_host}
-    for error in (
-        _runtime(rollout, hosts),
-        _disk(rollout, hosts, fetching),
-        _model(rollout, hosts),
-        _npus(rollout, hosts, own_containers),
-    ):
-        if error is not None:
-            raise error
-    _ports(rollout, hosts, own_ports)
+    _check_runtime(rollout, hosts)
+    _check_disk(rollout, hosts, fetching)
+    _check_model(rollout, hosts)
+    _check_npus(rollout, hosts, own_containers)
+    _check_ports(rollout, hosts, own_ports)
 
 
 def privileged_others(
@@ -143,7 +138,7 @@ def privileged_others(
         yield f"`{name}` is privileged and could use every NPU of {where}"
 
 
-def _runtime(rollout: Rollout, hosts: Facts) -> Refused | None:
+def _check_runtime(rollout: Rollout, hosts: Facts) -> None:
     command = rollout.service.spec.runtime.command
     engines = {name: facts.docker for name, facts in hosts.items() if facts.docker is not None}
     away = {
@@ -151,21 +146,20 @@ def _runtime(rollout: Rollout, hosts: Facts) -> Refused | None:
         for name, engine in engines.items()
         if engine.version is None
     }
-    if away:
-        return _error(away, f"`{command}` cannot be used", "`ropeway doctor` says more")
+    _refuse(away, f"`{command}` cannot be used", "`ropeway doctor` says more")
     other = {
         name: f"`{command}` is {engine.engine} {engine.version}"
         for name, engine in engines.items()
         if engine.engine not in (None, command)
     }
-    return _error(
+    _refuse(
         other,
         f"another container engine answers to `{command}`",
         "name the one that is there: `runtime: {command: podman}`, or install it",
     )
 
 
-def _disk(rollout: Rollout, hosts: Facts, fetching: frozenset[str]) -> Refused | None:
+def _check_disk(rollout: Rollout, hosts: Facts, fetching: frozenset[str]) -> None:
     full = {}
     for name, facts in hosts.items():
         need = _IMAGE_BYTES if name in fetching else _LEAST_BYTES
@@ -173,7 +167,7 @@ def _disk(rollout: Rollout, hosts: Facts, fetching: frozenset[str]) -> Refused |
         free = facts.disk_free_bytes
         if free is not None and free < need:
             full[name] = f"{format_bytes(free)} free, and {purpose} up to {format_bytes(need)}"
-    return _error(
+    _refuse(
         full,
         "the disk is too full",
         "free some room there;"
@@ -181,25 +175,22 @@ def _disk(rollout: Rollout, hosts: Facts, fetching: frozenset[str]) -> Refused |
     )
 
 
-def _model(rollout: Rollout, hosts: Facts) -> Refused | None:
+def _check_model(rollout: Rollout, hosts: Facts) -> None:
     """Refuse a model that is not whole, and the same, on every host."""
     path = rollout.service.replicas[0].model
     push = f"copy it from a host that has it: `ropeway model push {path}`"
     models = {name: facts.model for name, facts in hosts.items() if facts.model is not None}
-    broken: Reasons = {}
-    sizes = {}
-    for name, model in models.items():
-        if model.fault:
-            broken[name] = model.problem or model.fault
-        else:
-            sizes[name] = {file: size for file, size in model.sizes.items() if _counts(file)}
-    if broken:
-        return _error(broken, f"the model {path} is not whole on every host", push)
+    broken = {name: one.problem or one.fault for name, one in models.items() if one.fault}
+    _refuse(broken, f"the model {path} is not whole on every host", push)
+    sizes = {
+        name: {file: size for file, size in model.sizes.items() if _counts(file)}
+        for name, model in models.items()
+    }
     first = next(iter(sizes), "")
     different = {
         name: f"differs from that of {first}" for name in sizes if sizes[name] != sizes[first]
     }
-    return _error(different, f"hosts have different files in {path}", push)
+    _refuse(different, f"hosts have different files in {path}", push)
 
 
 def _counts(file: str) -> bool:
@@ -207,19 +198,19 @@ def _counts(file: str) -> bool:
     return file.endswith((".safetensors", ".bin")) or file == "config.json"
 
 
-def _npus(rollout: Rollout, hosts: Facts, own_containers: frozenset[str]) -> Refused | None:
+def _check_npus(rollout: Rollout, hosts: Facts, own_containers: frozenset[str]) -> None:
     """Refuse NPUs that a container, or a process on the host, already uses."""
     command = rollout.service.spec.runtime.command
     devices: dict[str, set[int]] = {}
     for replica in rollout.service.replicas:
         for node in replica.nodes:
             devices.setdefault(node.name, set()).update(node.devices)
-    held: Reasons = {}
-    for name, facts in hosts.items():
-        users = _users(facts, devices.get(name, set()), own_containers)
-        if users:
-            held[name] = ", ".join(users)
-    return _error(
+    held = {
+        name: ", ".join(users)
+        for name, facts in hosts.items()
+        if (users := _users(facts, devices.get(name, set()), own_containers))
+    }
+    _refuse(
         held,
         "the NPUs that the spec names are in use",
         f"end it on that host (`{command} stop NAME`, `kill PID`), or leave those NPUs out with"
@@ -245,7 +236,7 @@ def _users(facts: HostFacts, devices: set[int], own_containers: frozenset[str]) 
     ]
 
 
-def _ports(rollout: Rollout, hosts: Facts, own_ports: frozenset[int]) -> None:
+def _check_ports(rollout: Rollout, hosts: Facts, own_ports: frozenset[int]) -> None:
     """Refuse ports that the service will open and that are in use."""
     for port in rollout.ports:
         facts = hosts.get(port.host)
@@ -261,12 +252,12 @@ def _ports(rollout: Rollout, hosts: Facts, own_ports: frozenset[int]) -> None:
         )
 
 
-def _error(reasons: Mapping[str, str], what: str, hint: str) -> Refused | None:
-    if not reasons:
-        return None
-    return Refused(
-        what,
-        where=", ".join(reasons),
-        evidence=tuple(f"{name}: {reason}" for name, reason in reasons.items()),
-        hint=hint,
-    )
+def _refuse(reasons: Mapping[str, str], what: str, hint: str) -> None:
+    """Raise Refused if there are reasons: host → why."""
+    if reasons:
+        raise Refused(
+            what,
+            where=", ".join(reasons),
+            evidence=tuple(f"{name}: {reason}" for name, reason in reasons.items()),
+            hint=hint,
+        )

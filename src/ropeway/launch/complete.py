@@ -1,7 +1,7 @@
 """From a spec and what is known of its hosts to a complete Service, or a refusal. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass
 
 from ropeway.engines.ascend_backends import backend_for
 from ropeway.engines.ascend_releases import RELEASES, Release, image_tag, release_of
@@ -70,7 +70,7 @@ def _no_room(layout: Layout, replicas: int, placed: int, hosts: Sequence[Node]) 
     )
 
 
-_ROOTS_FOLDER = "/var/lib/ropeway"
+_ROOTS_FOLDER = "/var/lib/ropeway"  # lock.BASE says the same
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def complete(spec: Spec, names: Sequence[str], known: Known) -> Service:
 
     Raises Refused, with the place in the spec, for what cannot work.
     """
-    hosts = spec.cluster.hosts or ()
+    hosts, serve = spec.cluster.hosts or (), spec.serve
     assumed: list[str] = []
     sites = tuple(
         _site(spec, host, name, known.facts.get(name), assumed)
@@ -104,8 +104,10 @@ def complete(spec: Spec, names: Sequence[str], known: Known) -> Service:
     )
     release = release_for(spec, known.versions, known.image)
     family = family_of(spec, tuple(known.facts.values()), assumed)
-    placed = place(spec.serve.layout, spec.serve.replicas, [site.node for site in sites])
-    router = _router(spec, placed[0][0].name)
+    placed = place(serve.layout, serve.replicas, [site.node for site in sites])
+    router = None
+    if serve.replicas > 1:
+        router = Router(placed[0][0].name, serve.address, serve.port)
     replicas = tuple(
         _replica(spec, known, nodes, number, (release, family), router)
         for number, nodes in enumerate(placed)
@@ -115,7 +117,7 @@ def complete(spec: Spec, names: Sequence[str], known: Known) -> Service:
     _check_addresses(replicas, router)
     _check_key(spec, replicas)
     used = {node.name for replica in replicas for node in replica.nodes}
-    later = reboot_notes(spec.runtime.command) if spec.serve.restart else ()
+    later = reboot_notes(spec.runtime.command) if serve.restart else ()
     return Service(
         spec=spec,
         image=known.image,
@@ -168,24 +170,19 @@ def _site(
     devices = host.devices or tuple(range(host.npus))
     nic = host.nic or spec.cluster.nic
     if facts is None:
-        home = "/root" if host.user in (None, "root") else f"/home/{host.user}"
-        nic = nic or "eth0"
-        assumed.append(f"{name}: reached by others at {host.address}, its interface is {nic}")
+        root = host.user in (None, "root")
+        home = "/root" if root else f"/home/{host.user}"
+        address, nic, driver = host.address, nic or "eth0", USUAL
+        assumed.append(f"{name}: reached by others at {address}, its interface is {nic}")
         assumed.append(f"{name}: has the usual files of the driver, and {len(devices)} NPUs")
-        node = Node(name, host.address, len(devices), nic, devices)
-        folder = _folder(root=host.user in (None, "root"), home=home)
-        return Site(node, folder, spec.runtime.cache or f"{home}/.cache", USUAL)
-    nic, address = facts.reached_by(nic)
-    home = facts.home or "/root"
-    _check_devices(name, devices, facts)
+    else:
+        root, home = bool(facts.root), facts.home or "/root"
+        nic, address = facts.reached_by(nic)
+        driver = tuple(sorted(facts.paths))
+        _check_devices(name, devices, facts)
     node = Node(name, address, len(devices), nic, devices)
-    folder = _folder(root=bool(facts.root), home=home)
-    return Site(node, folder, spec.runtime.cache or f"{home}/.cache", tuple(sorted(facts.paths)))
-
-
-def _folder(*, root: bool, home: str) -> str:
-    """Return where Ropeway keeps things on the host, as lock.BASE has it."""
-    return _ROOTS_FOLDER if root else f"{home}/.ropeway"
+    folder = _ROOTS_FOLDER if root else f"{home}/.ropeway"
+    return Site(node, folder, spec.runtime.cache or f"{home}/.cache", driver)
 
 
 def _check_devices(name: str, devices: Sequence[int], facts: HostFacts) -> None:
@@ -212,12 +209,6 @@ def _are(items: Sequence[object]) -> str:
     return "is" if len(items) == 1 else "are"
 
 
-def _router(spec: Spec, host: str) -> Router | None:
-    if spec.serve.replicas == 1:
-        return None
-    return Router(host, spec.serve.address, spec.serve.port)
-
-
 def _replica(
     spec: Spec,
     known: Known,
@@ -230,7 +221,6 @@ def _replica(
     serve = spec.serve
     release, family = engine
     path = spec.model.path or ""
-    ports = Ports()
     if router is None:
         address, port = serve.address, serve.port
     else:
@@ -248,12 +238,7 @@ def _replica(
         quantisation=known.quantisation,
         address=address,
         port=port,
-        ports=replace(
-            ports,
-            ray=ports.ray + number,
-            master=ports.master + number,
-            data_parallel=ports.data_parallel + number,
-        ),
+        ports=Ports(*(first + number for first in astuple(Ports()))),
         privileged=spec.runtime.privileged,
         ray=known.versions.get("ray", ""),
     )

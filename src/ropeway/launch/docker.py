@@ -154,16 +154,6 @@ def remove_argv(runtime: Runtime, names: Sequence[str]) -> tuple[str, ...]:
     return (runtime, "rm", "--force", *at_once, *names)
 
 
-def find_argv(runtime: Runtime, label: str) -> tuple[str, ...]:
-    """Print the ids of all containers with this label, `NAME` or `NAME=VALUE`; ended ones too."""
-    return (runtime, "ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={label}")
-
-
-def inspect_argv(runtime: Runtime, ids: Sequence[str]) -> tuple[str, ...]:
-    """Print all that the engine knows of containers, as a JSON list."""
-    return (runtime, "inspect", "--type", "container", *ids)
-
-
 def logs_argv(
     runtime: Runtime, name: str, *, lines: int | None = None, follow: bool = False
 ) -> tuple[str, ...]:

@@ -5,19 +5,22 @@ whole service. They hold no secret; anybody who may use the container engine can
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, TypeVar
 
 from ropeway import __version__
 from ropeway.errors import HostError
 from ropeway.facts.text import whole
 from ropeway.hosts.base import Host
-from ropeway.launch.docker import Container, Runtime, find_argv, in_utc, inspect_argv
+from ropeway.launch.docker import Container, Runtime, in_utc
 from ropeway.launch.lock import Author
 from ropeway.launch.rollout import ROUTER, Rollout
 from ropeway.spec.model import Spec
 from ropeway.spec.types import api_url
+
+T = TypeVar("T")
 
 SERVICE = "ropeway.service"
 RUN = "ropeway.run"
@@ -29,13 +32,23 @@ _BY, _SINCE, _VERSION = (f"ropeway.{key}" for key in ("by", "since", "version"))
 
 
 @dataclass(frozen=True)
-class _Label:
-    """An attribute of a ServiceContainer: the label with this key, empty where it has none."""
+class _Label(Generic[T]):
+    """An attribute of a ServiceContainer: the label with this key, read; "" where it has none."""
 
     key: str
+    read: Callable[[str], T]
 
-    def __get__(self, container: "ServiceContainer", _owner: type) -> str:
-        return container.labels.get(self.key, "")
+    def __get__(self, container: "ServiceContainer", _owner: type) -> T:
+        return self.read(container.labels.get(self.key, ""))
+
+
+def _number(text: str) -> int:
+    return whole(text) or 0
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers between commas; anything else is passed over."""
+    return tuple(number for word in text.split(",") if (number := whole(word)) is not None)
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,8 @@ class ServiceContainer:
     started    RFC 3339, UTC
     endpoint   the API's base URL, of this container or of its head, as used inside the container
     folder     the service's folder on that host
+    devices    the NPUs that it holds: N of /dev/davinciN
+    ports      those that the service has on that host
     """
 
     host: str
@@ -61,33 +76,19 @@ class ServiceContainer:
     image: str
     labels: Mapping[str, str]
 
-    service = _Label(SERVICE)
-    run = _Label(RUN)
-    role = _Label(_ROLE)
-    hash = _Label(_HASH)
-    url = _Label(_URL)
-    endpoint = _Label(_ENDPOINT)
-    model = _Label(_MODEL)
-    release = _Label(_RELEASE)
-    folder = _Label(_FOLDER)
-
-    @property
-    def replica(self) -> int:
-        return _number(self.labels.get(_REPLICA))
-
-    @property
-    def rank(self) -> int:
-        return _number(self.labels.get(_RANK))
-
-    @property
-    def devices(self) -> tuple[int, ...]:
-        """The NPUs that it holds: N of /dev/davinciN."""
-        return tuple(_numbers(self.labels.get(_DEVICES, "")))
-
-    @property
-    def ports(self) -> frozenset[int]:
-        """The ports that the service has on that host."""
-        return frozenset(_numbers(self.labels.get(_PORTS, "")))
+    service = _Label(SERVICE, str)
+    run = _Label(RUN, str)
+    role = _Label(_ROLE, str)
+    replica = _Label(_REPLICA, _number)
+    rank = _Label(_RANK, _number)
+    hash = _Label(_HASH, str)
+    url = _Label(_URL, str)
+    endpoint = _Label(_ENDPOINT, str)
+    model = _Label(_MODEL, str)
+    release = _Label(_RELEASE, str)
+    folder = _Label(_FOLDER, str)
+    devices = _Label(_DEVICES, _numbers)
+    ports = _Label(_PORTS, _numbers)
 
     @property
     def author(self) -> Author:
@@ -108,19 +109,11 @@ class ServiceContainer:
 
     def summary(self) -> dict[str, object]:
         """Return what tables and JSON show of it."""
-        return {
-            "host": self.host,
-            "name": self.name,
-            "role": self.role,
-            "replica": self.replica,
-            "rank": self.rank,
-            "devices": list(self.devices),
-            "state": self.state,
-            "exit_code": self.exit_code,
-            "restarts": self.restarts,
-            "started": self.started,
-            "image": self.image,
-        }
+        shown = (
+            "host", "name", "role", "replica", "rank", "devices", "state", "exit_code", "restarts",
+            "started", "image",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in shown}
 
 
 def labels_of(rollout: Rollout, container: Container, author: Author) -> dict[str, str]:
@@ -154,10 +147,12 @@ def labels_of(rollout: Rollout, container: Container, author: Author) -> dict[st
 
 
 def list_argv(runtime: Runtime, service: str | None = None) -> tuple[str, ...]:
-    """Print all containers of a service, or of all services, as a JSON list."""
+    """Print all containers of a service, or of all services, as a JSON list; ended ones too."""
     label = SERVICE if service is None else f"{SERVICE}={service}"
-    script = f'ids=$("$@") || exit; [ -z "$ids" ] || {" ".join(inspect_argv(runtime, ()))} $ids'
-    return ("sh", "-c", script, "sh", *find_argv(runtime, label))
+    inspect = f"{runtime} inspect --type container"
+    script = f'ids=$("$@") || exit; [ -z "$ids" ] || {inspect} $ids'
+    find = (runtime, "ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={label}")
+    return ("sh", "-c", script, "sh", *find)
 
 
 def containers_on(
@@ -201,12 +196,3 @@ def _container(item: Mapping[str, object], host: str) -> ServiceContainer:
 def _mapping(value: object) -> Mapping[str, object]:
     assert isinstance(value, Mapping)
     return value
-
-
-def _number(text: str | None) -> int:
-    return whole(text or "") or 0
-
-
-def _numbers(text: str) -> list[int]:
-    """Return the numbers between commas; anything else is passed over."""
-    return [number for word in text.split(",") if (number := whole(word)) is not None]
