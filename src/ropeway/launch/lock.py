@@ -97,11 +97,8 @@ class Lock:
         # Twice as many: the old connection of a lock that is taken again may not have ended yet.
         self._pool = WorkerPool(2 * len(hosts))
 
-    def take(self) -> None:
-        """Take the lock of all hosts; see `locked`."""
-        self._take(tuple(self._hosts.values()))
-
-    def _take(self, hosts: Sequence[Host]) -> None:
+    def take(self, hosts: Sequence[Host]) -> None:
+        """Take the lock of these of its hosts; see `locked`."""
         waiting = {host.name for host in hosts}
         errors: dict[str, RopewayError | None] = {}
 
@@ -162,7 +159,7 @@ class Lock:
                 evidence=tuple(f"{name}: {reason}" for name, reason in lost.items()),
                 hint="`ropeway status` shows what runs; `ropeway down` takes away what is left",
             )
-        self._take([self._hosts[name] for name, (free, _) in answers.items() if free])
+        self.take([self._hosts[name] for name, (free, _) in answers.items() if free])
 
     def release(self) -> None:
         """Give the lock of all hosts back."""
@@ -179,7 +176,7 @@ def locked(hosts: Sequence[Host], author: Author) -> Iterator[Lock]:
     """
     lock = Lock(author, hosts)
     try:
-        lock.take()
+        lock.take(hosts)
         yield lock
     finally:
         lock.release()

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ropeway.errors import HostError, RopewayError
+from ropeway.errors import HostError
 from ropeway.hosts.base import Host
-from ropeway.hosts.fleet import Hosts, Outcome, WorkerPool, group_by_host, run_on_all, select
+from ropeway.hosts.fleet import Hosts, Outcome, WorkerPool, group_by_host, run_on_all
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch import docker
 from ropeway.launch.docker import Container
@@ -28,25 +28,17 @@ class Line:
     text: str
 
 
-@dataclass(frozen=True)
-class Logs:
-    """The ends of several logs.
-
-    texts     `host/container` → lines, each with its time; empty where there is no log
-    failures  hosts that did not answer
-    """
-
-    texts: Mapping[str, str]
-    failures: Mapping[str, RopewayError]
-
-
 def read_logs(
     hosts: Hosts,
     runtime: docker.Runtime,
     containers: Sequence[Container | ServiceContainer],
     lines: int,
-) -> Logs:
-    """Read the last lines of each container's log."""
+) -> tuple[Outcome[dict[str, str]], ...]:
+    """Read the last lines of each container's log.
+
+    Return, for each host, `host/container` → lines, each with its time; empty where there is no
+    log.
+    """
     by_host = group_by_host(containers)
 
     def read(host: Host) -> dict[str, str]:
@@ -57,11 +49,7 @@ def read_logs(
             texts[log_name(container)] = result.stdout if result.ok else ""
         return texts
 
-    outcomes = run_on_all(tuple(select(hosts, by_host).values()), read)
-    return Logs(
-        {name: text for outcome in outcomes for name, text in (outcome.result or {}).items()},
-        {outcome.host.name: outcome.error for outcome in outcomes if outcome.error is not None},
-    )
+    return run_on_all([hosts[name] for name in by_host], read)
 
 
 def log_name(container: Container | ServiceContainer) -> str:
@@ -73,12 +61,14 @@ def recent_lines(
     hosts: Hosts, runtime: docker.Runtime, containers: Sequence[ServiceContainer], lines: int
 ) -> tuple[Line, ...]:
     """Return the last lines of all containers together, by time. Raises the first host's error."""
-    logs = read_logs(hosts, runtime, containers, lines)
-    for error in logs.failures.values():
-        raise error
+    texts: dict[str, str] = {}
+    for outcome in read_logs(hosts, runtime, containers, lines):
+        if outcome.error is not None:
+            raise outcome.error
+        texts |= outcome.result or {}
     merged = heapq.merge(
         *(
-            [line_of(source_of(one), text) for text in logs.texts[log_name(one)].splitlines()]
+            [line_of(source_of(one), text) for text in texts[log_name(one)].splitlines()]
             for one in containers
         )
     )

@@ -88,7 +88,7 @@ class ContainerStart(Attempt):
     hosts     those that take part
     secrets   variable → value: of ours, by our name; a generated one, by the container's
     save_log  keeps a log, given its name and text, and returns where: what is undone has none
-    only      names of the containers to start; None: all
+    only      names of the containers to start
     _waiting  heads that had no token at the last look
     _answers  why endpoints gave none, at the last look
     """
@@ -98,7 +98,7 @@ class ContainerStart(Attempt):
     lock: Lock
     secrets: Mapping[str, str]
     save_log: Callable[[str, str], str]
-    only: frozenset[str] | None = None
+    only: frozenset[str]
     _logs: dict[str, LogReader] = field(default_factory=dict)
     _waiting: tuple[Container, ...] = ()
     _answers: Mapping[str, str] = field(default_factory=dict)
@@ -117,8 +117,7 @@ class ContainerStart(Attempt):
 
     @cached_property
     def to_start(self) -> tuple[Container, ...]:
-        every = self.rollout.containers
-        return tuple(one for one in every if self.only is None or one.name in self.only)
+        return tuple(one for one in self.rollout.containers if one.name in self.only)
 
     @cached_property
     def must_be_ready(self) -> tuple[Container, ...]:
@@ -168,8 +167,9 @@ class ContainerStart(Attempt):
 
     def diagnose(self, error: BaseException) -> RopewayError | None:
         """See Attempt.diagnose. The logs of all containers are read and saved."""
-        texts = read_logs(self.hosts, self.runtime, self.to_start, _LOG_LINES).texts
-        logs = {name: text for name, text in texts.items() if text}
+        outcomes = read_logs(self.hosts, self.runtime, self.to_start, _LOG_LINES)
+        texts = (item for outcome in outcomes for item in (outcome.result or {}).items())
+        logs = {name: text for name, text in texts if text}
         saved = {name: self.save_log(name, text) for name, text in logs.items()}
         if not isinstance(error, HostError | LaunchError):
             return None

@@ -56,7 +56,10 @@ def take_down(service: str, scratch: str, patience: float = 3.0) -> TakenDown:
                 evidence=[f"pid {process.pid}: {process.title[:80]}" for process in survivors],
                 hint="kill -9 " + " ".join(str(process.pid) for process in survivors),
             )
-    gone = tuple(path for path in sorted(shared) if _unlink(path))
+    # An engine that ends by itself removes its own.
+    gone = tuple(path for path in sorted(shared) if Path(path).exists())
+    for path in gone:
+        Path(path).unlink(missing_ok=True)
     folders = (scratch,) if Path(scratch).exists() else ()
     shutil.rmtree(scratch, ignore_errors=True)
     return TakenDown(count, gone, folders)
@@ -67,15 +70,6 @@ def _noted(scratch: str) -> frozenset[str]:
         return frozenset((Path(scratch) / _NOTED).read_text().splitlines())
     except FileNotFoundError:
         return frozenset()
-
-
-def _unlink(path: str) -> bool:
-    """Return whether the file still existed: an engine that ends by itself removes its own."""
-    try:
-        Path(path).unlink()
-    except FileNotFoundError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,19 @@
 """Starts a deployment's processes on this machine; starting.py says in which order."""
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ropeway.engines import vllm
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import HostError, LaunchError, Refused, RopewayError
 from ropeway.hosts.base import Host, run_command
-from ropeway.hosts.fleet import OnProgress
+from ropeway.hosts.fleet import Hosts, OnProgress
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.hosts.processes import find
 from ropeway.launch import starting
 from ropeway.launch.local.life import note_shared_memory, take_down
 from ropeway.launch.local.steps import Step, probe_of, ray_address, ray_nodes, steps
 from ropeway.launch.starting import Attempt, engine_failure, hosts_not_joined, root_cause
-
-Hosts = Mapping[str, Host]
 
 _LOG_TAIL_BYTES = 400_000
 _LOG_NAME = "engine.log"
