@@ -93,7 +93,7 @@ def _show(plan: PushPlan, screen: Screen) -> tuple[dict[str, object], Sequence[R
         f"{format_bytes(plan.size)} from {plan.source.name} to {len(plan.receivers)} hosts, in "
         f"about {copies:.2f} × the time of one copy over one host's link"
     )
-    return {"copies": round(copies, 3), "commands": [step.as_json() for step in commands]}, ()
+    return {"copies": round(copies, 3), "commands": [vars(step) for step in commands]}, ()
 
 
 def _push(plan: PushPlan, screen: Screen) -> tuple[dict[str, object], Sequence[RopewayError]]:

@@ -141,11 +141,11 @@ def shell_block(argv: Sequence[str]) -> str:
     return " \\\n  ".join(" ".join(line) for line in lines)
 
 
-def shell_file(path: str, content: str, mode: int = 0o644) -> str:
+def shell_file(path: str, content: str) -> str:
     """Return shell commands that write a text file verbatim."""
     end = "END"
     while end in content.splitlines():
         end += "_"
     lines = content if content.endswith("\n") else f"{content}\n"
     quoted = shlex.quote(path)
-    return f"cat >{quoted} <<'{end}'\n{lines}{end}\nchmod {mode:o} {quoted}"
+    return f"cat >{quoted} <<'{end}'\n{lines}{end}\nchmod 644 {quoted}"

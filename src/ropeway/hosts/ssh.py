@@ -195,7 +195,7 @@ class SshHost:
                 f"the host did not answer within {call.timeout:g} s",
                 where=self.name,
                 evidence=out.preamble.last_lines(),
-                hint=f"is it up, and does a firewall let you through? try: {self._by_hand} true",
+                hint=f"is it up, and does a firewall let you through? try: {self.by_hand} true",
             )
         return TimeLimit(
             f"`{call.argv[0]}` did not end within {call.timeout:g} s and was stopped",
@@ -224,13 +224,13 @@ class SshHost:
                 "the login shell on the host does not run commands",
                 where=self.name,
                 evidence=(*out.preamble.last_lines(), *err.preamble.last_lines()),
-                hint=f"this must print `hello`: {self._by_hand} echo hello",
+                hint=f"this must print `hello`: {self.by_hand} echo hello",
             )
         if err.started or not messages:  # ssh never fails to connect without a message
             return ssh_errors.connection_lost(program, messages, self.name, output)
         if ssh_errors.is_proxy_failure(messages):
             messages = self._ask_proxy() or messages
-        return ssh_errors.connection_failure(messages, self.name, self._by_hand)
+        return ssh_errors.connection_failure(messages, self.name, self.by_hand)
 
     def _ask_proxy(self) -> str:
         """Connect once more, alone, and return what the jump host says.
@@ -250,7 +250,7 @@ class SshHost:
             return ""
 
     @property
-    def _by_hand(self) -> str:
+    def by_hand(self) -> str:
         """Return ssh as a person would call it, for hints."""
         return shlex.join(("ssh", *_login_options(self), self.address))
 

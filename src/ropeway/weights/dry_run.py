@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ropeway.weights.commands import key_folder, staging_folder
-from ropeway.weights.files import in_publishing_order
-from ropeway.weights.plan import Locations, PushPlan
+from ropeway.weights.plan import Locations, PushPlan, in_publishing_order
 from ropeway.weights.schedule import SwarmState, Transfer, simulate
 
 _PUSH_ID = "NUMBER"  # stands for the random word of a real push
@@ -22,9 +21,6 @@ class Step:
     host: str
     what: str
     argv: tuple[str, ...]
-
-    def as_json(self) -> dict[str, object]:
-        return {"host": self.host, "what": self.what, "argv": list(self.argv)}
 
 
 def steps(plan: PushPlan) -> tuple[Step, ...]:

@@ -6,8 +6,8 @@ from functools import partial
 from ropeway.errors import HostError
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import Outcome
-from ropeway.weights.commands import hash_argv
 from ropeway.weights.run import HASHES_ON_RECEIVER, HASHES_ON_SOURCE, Run
+from ropeway.weights.scripts import HASH
 from ropeway.weights.staging import discard
 from ropeway.weights.survey import Peer
 
@@ -74,7 +74,8 @@ class Hashing:
         files = self._run.plan.pieces[piece].files
         what = "cannot hash the model's files"
         paths = self._run.locations.paths(peer, files)
-        result = host.run(hash_argv(paths), timeout=_SECONDS).check(what, where=peer.name)
+        argv = ("sh", "-c", HASH.strip(), "sh", *paths)
+        result = host.run(argv, timeout=_SECONDS).check(what, where=peer.name)
         digests = tuple(result.stdout.split())
         if len(digests) != len(files):
             raise HostError(what, where=peer.name, evidence=result.stdout.splitlines()[:4])

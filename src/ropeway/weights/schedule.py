@@ -47,10 +47,6 @@ class SwarmState:
     ending: frozenset[Transfer] = frozenset()
     barred: frozenset[tuple[str, str]] = frozenset()
 
-    @property
-    def complete(self) -> bool:
-        return not any(self.wants.values())
-
     def begin(self, transfer: Transfer) -> "SwarmState":
         return replace(self, running=self.running | {transfer})
 

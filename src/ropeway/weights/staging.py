@@ -7,7 +7,7 @@ from ropeway.errors import HostError
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import Outcome
 from ropeway.weights.commands import staging_folder
-from ropeway.weights.files import in_publishing_order
+from ropeway.weights.plan import in_publishing_order
 from ropeway.weights.run import Run
 from ropeway.weights.scripts import DISCARD, HOLD, PUBLISH
 from ropeway.weights.survey import Peer

@@ -7,28 +7,102 @@ as they were read over the connections that we have verified ourselves. Any othe
 hosts is neither needed nor touched.
 """
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ropeway.errors import RopewayError
+from ropeway.errors import HostError, RopewayError
 from ropeway.hosts.fleet import run_on_all
 from ropeway.hosts.ssh import SshHost
-from ropeway.weights.commands import (
-    EXPIRES_SINCE,
-    OPTIONS,
-    RsyncServer,
-    authorized_line,
-    key_folder,
-    known_hosts_lines,
-    parse_server,
-    receive_script,
-    revoke_command,
-)
+from ropeway.weights.commands import OPTIONS, Destination, key_folder, staging_folder
 from ropeway.weights.plan import PushPlan
 from ropeway.weights.scripts import AUTHORIZE, GENERATE_KEY, REVOKE
 from ropeway.weights.survey import Peer
 
 _SECONDS = 60.0
+_RECEIVED = "--append", "--timeout"
+_SERVER_LINE = re.compile(
+    r"peer rsync --server -(?P<flags>[A-Za-z]+)e\.(?P<abilities>[A-Za-z]+)"
+    r"(?P<options>(?: --[a-z-]+(?:=\d+)?)*) \. \."
+)
+_PUBLIC_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/=]+ [A-Za-z0-9-]+")
+_HOST_KEY = re.compile(r"(?P<key>[a-z0-9@.-]+ [A-Za-z0-9+/=]+)(?: .*)?")
+EXPIRES_SINCE = (7, 7)  # of OpenSSH; an older one ignores a line with unknown options
+
+
+@dataclass(frozen=True)
+class RsyncServer:
+    """What a sender's rsync asks the receiver to run: its flags, and its version's abilities."""
+
+    flags: str
+    abilities: str
+    options: tuple[str, ...]
+
+
+def parse_server(line: str, where: str) -> RsyncServer:
+    """Parse the line in which the sender's rsync names the receiver's command.
+
+    The line comes from one host and becomes a command on all others; so only what a plain write
+    into one folder needs is accepted. Raises HostError for anything else.
+    """
+    match = _SERVER_LINE.fullmatch(line.strip())
+    if match:
+        options = tuple(match["options"].split())
+        allowed = all(option.split("=")[0] in _RECEIVED for option in options)
+        if set(match["flags"]) <= set("tR") and allowed:
+            return RsyncServer(match["flags"], match["abilities"], options)
+    raise HostError(
+        "its rsync asks for something that a push does not allow",
+        where=where,
+        evidence=[line.strip()[:300]],
+        hint="is `rsync` there a script, or configured by RSYNC_* variables or popt?",
+    )
+
+
+def receive_script(root: str, rsync: str) -> str:
+    """Return the only script that a push key can start: an rsync into the staging folder.
+
+    What the sender asks for is ignored; the script's arguments come from authorized_keys.
+    """
+    staging, program = shlex.quote(staging_folder(root)), shlex.quote(rsync)
+    return f"""\
+flags=$1 abilities=$2; shift 2
+cd -- {staging} && exec {program} --server "-${{flags}}e.$abilities" "$@" . .
+"""
+
+
+def authorized_line(
+    push_id: str, public: str, server: RsyncServer, *, expires: bool, where: str
+) -> str:
+    """Return a sender's line in the receiver's authorized_keys.
+
+    Paths are in `receive_script`, because a path may contain a line break, and such a line may not.
+    Raises HostError when `public` is not a key.
+    """
+    if not _PUBLIC_KEY.fullmatch(public):
+        raise HostError("ssh-keygen made no key", where=where, evidence=[public[:200]])
+    words = (server.flags, server.abilities, *server.options)
+    command = f"exec sh {key_folder(push_id)}/receive {' '.join(words)}"
+    expiry = ',expiry-time="EXPIRY"' if expires else ""
+    return f'restrict,command="{command}"{expiry} {public}\n'
+
+
+def known_hosts_lines(receiver: Destination, host_keys: str, where: str) -> str:
+    """Return a receiver's host keys as the senders' known_hosts lists them.
+
+    Raises HostError when there are none.
+    """
+    lines = host_keys.splitlines()
+    keys = [match["key"] for line in lines if (match := _HOST_KEY.fullmatch(line))]
+    if not keys:
+        raise HostError(
+            "cannot read the host keys of its sshd",
+            where=where,
+            evidence=lines[:2],
+            hint=f"on that host try: ssh-keyscan -p {receiver.port} {receiver.address}",
+        )
+    return "".join(f"{receiver.alias} {key}\n" for key in keys)
 
 
 @dataclass(frozen=True)
@@ -104,8 +178,10 @@ def revoke(push_id: str, peers: Sequence[Peer]) -> tuple[Leftover, ...]:
             "cannot revoke the key of this push", where=host.name
         )
 
+    folder = key_folder(push_id)
+    by_hand = f"sed -i /ropeway-push-{push_id}/d ~/.ssh/authorized_keys; rm -rf {folder}"
     return tuple(
-        Leftover(name, outcome.error, revoke_command(push_id, hosts[name]))
+        Leftover(name, outcome.error, f"{hosts[name].by_hand} {shlex.quote(by_hand)}")
         for name, outcome in zip(hosts, run_on_all(tuple(hosts.values()), ask), strict=True)
         if outcome.error is not None
     )
