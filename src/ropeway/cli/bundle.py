@@ -21,7 +21,7 @@ from ropeway.facts.questions import questions
 from ropeway.facts.transcript import Transcript, ask_for_transcript
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import run_on_all
-from ropeway.launch.life import Reached
+from ropeway.launch.labels import Reached
 from ropeway.launch.lock import read_audit
 from ropeway.launch.logs import recent_lines
 from ropeway.report.console import Screen
@@ -115,7 +115,7 @@ def _parts(service: Reached) -> Iterator[tuple[str, str]]:
         yield f"{name}/audit.log", audit
     for container in service.containers:
         try:
-            lines = recent_lines(service.hosts, service.runtime, (container,), _LOG_LINES)
+            lines = recent_lines(service, (container,), _LOG_LINES)
         except RopewayError as error:
             yield f"{container.host}/{container.name}.error.txt", str(error)
         else:

@@ -6,7 +6,6 @@ from ropeway.cli.options import screen_options
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Exit, Refused
 from ropeway.launch.life import run_in_containers
-from ropeway.launch.logs import source_of
 from ropeway.launch.rollout import HEAD
 from ropeway.report.console import Screen
 
@@ -48,12 +47,12 @@ def exec(
     for container, result in results:
         if len(results) > 1:
             code = f" → exit {result.exit_code}" if result.exit_code else ""
-            screen.say(f"{source_of(container)}{code}")
+            screen.say(f"{container.source}{code}")
         screen.write(result.stdout)
         screen.write(result.stderr, aside=True)
     answers = [
         {
-            "source": source_of(container),
+            "source": container.source,
             "exit_code": result.exit_code,
             "stdout": result.stdout,
             "stderr": result.stderr,

@@ -9,7 +9,7 @@ from ropeway.cli.options import screen_options
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Refused
 from ropeway.hosts.local import LocalHost
-from ropeway.launch.life import Reached
+from ropeway.launch.labels import Reached
 from ropeway.launch.local.life import deployment_of, new_log_text
 from ropeway.launch.logs import Line, follow, recent_lines
 from ropeway.report.console import Screen
@@ -67,7 +67,7 @@ def _show_hosts(service: Reached, lines: int, screen: Screen, *, following: bool
             f"`{service.name}` is not running" if service.name else "nothing is running",
             hint="logs of starts that failed stay in their folders: `ls runs/*/*.log`",
         )
-    recent = recent_lines(service.hosts, service.runtime, containers, lines)
+    recent = recent_lines(service, containers, lines)
     screen.result({"name": service.name, "lines": [vars(line) for line in recent]})
 
     def write(line: Line) -> None:
@@ -76,4 +76,4 @@ def _show_hosts(service: Reached, lines: int, screen: Screen, *, following: bool
     for line in recent:
         write(line)
     if following:
-        follow(service.hosts, service.runtime, containers, write)
+        follow(service, write)

@@ -9,7 +9,7 @@ from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Exit
 from ropeway.hosts.local import LocalHost
 from ropeway.hosts.processes import find
-from ropeway.launch.life import Reached
+from ropeway.launch.labels import Reached
 from ropeway.launch.local.life import deployment_of, parts, reason_not_serving
 from ropeway.launch.probe import unready
 from ropeway.report.console import Screen
@@ -92,7 +92,7 @@ def _hosts_status(service: Reached, screen: Screen) -> bool:
         screen.answer(f"{running} running")
         screen.result({"name": service.name, "serving": False, "containers": []})
         return False
-    reasons = unready(service.hosts, service.runtime, containers)
+    reasons = unready(service)
     rows = [(container.summary(), reasons.get(container.name)) for container in containers]
     whole = not any(reasons.values()) and not service.failures
     state = "serves" if whole else "does not serve" if all(reasons.values()) else "serves in part"

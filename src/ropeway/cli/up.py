@@ -21,7 +21,8 @@ from ropeway.hosts.interrupts import interruptible
 from ropeway.launch import up as launching
 from ropeway.launch.checks import Difference
 from ropeway.launch.clock import SYSTEM_CLOCK
-from ropeway.launch.life import look, take_down
+from ropeway.launch.labels import look
+from ropeway.launch.life import take_down
 from ropeway.launch.local.steps import dry_run as local_script
 from ropeway.launch.lock import current_author, locked
 from ropeway.launch.rollout import Service

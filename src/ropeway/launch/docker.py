@@ -6,7 +6,6 @@ differs was observed with 4.3.1 (tests/test_two_hosts_podman.py); nerdctl was ne
 
 import csv
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,7 +50,8 @@ class Container:
     argv      what runs in it
     devices   paths of device files
     shm       bytes of /dev/shm; None leaves the engine's default
-    secrets   path on the host of the file that `argv` reads its secrets from
+    secrets   its variable → ours, whose value it gets; None for a token that nobody needs to know,
+              and that each start generates. `argv` reads them from NAME.secrets, beside the scripts
     """
 
     host: str
@@ -65,7 +65,7 @@ class Container:
     devices: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
     shm: int | None = None
-    secrets: str | None = None
+    secrets: Mapping[str, str | None] = field(default_factory=dict)
     privileged: bool = False
 
 
@@ -200,14 +200,6 @@ def image_versions_argv(runtime: Runtime, image: str, name: str) -> tuple[str, .
     """
     run = (runtime, "run", "--rm", "--name", name, "--network=none")
     return (*run, "--entrypoint", "python3", image, "-c", _VERSIONS)
-
-
-def versions_in(text: str) -> dict[str, str]:
-    """Read what `image_versions_argv` printed: package → version. Raises ValueError."""
-    versions = json.loads(text.strip().splitlines()[-1] if text.strip() else "")
-    if not isinstance(versions, dict):
-        raise ValueError("no versions")
-    return {str(name): str(version) for name, version in versions.items()}
 
 
 _VERSIONS = """\

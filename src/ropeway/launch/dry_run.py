@@ -77,7 +77,8 @@ def _on_host(rollout: Rollout, site: Site, base: str, author: Author) -> list[st
         if file.name not in _PROGRAMS:
             lines.append(_file(file.path, file.content))
     for container in rollout.containers_by_host[site.name]:
-        lines += _secrets(rollout, container)
+        if container.secrets:
+            lines.append(_secrets(service.folder_on(site.name), container))
         argv = run_argv(rollout, container, author)
         lines += ["", f"# the {container.role}", shell_block(argv)]
     return lines
@@ -105,13 +106,11 @@ def _file(path: str, content: bytes) -> str:
         )
 
 
-def _secrets(rollout: Rollout, container: Container) -> list[str]:
-    """Return commands that write a container's secrets, from variables of whoever pastes them."""
-    if container.secrets is None:
-        return []
+def _secrets(folder: str, container: Container) -> str:
+    """Return the command that writes secrets, from variables of whoever pastes it."""
     lines = []
-    for name, source in rollout.secret_sources(container).items():
+    for name, source in container.secrets.items():
         value = f'"${{{source}:?}}"' if source else '"${ROPEWAY_WORD:?a word of your own}"'
         lines.append(f"  printf 'export {name}=%q\\n' {value}")
-    file = shlex.quote(container.secrets)
-    return ["(umask 077; {\n" + "\n".join(lines) + f"\n}} >{file})"]
+    file = shlex.quote(f"{folder}/{container.name}.secrets")
+    return "(umask 077; {\n" + "\n".join(lines) + f"\n}} >{file})"

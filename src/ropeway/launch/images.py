@@ -243,8 +243,9 @@ class Images:
             raise
         result.check("the image cannot be asked for its versions", where=host.name)
         try:
-            return docker.versions_in(result.stdout)
-        except ValueError as error:
+            versions = json.loads(result.stdout.strip().splitlines()[-1])
+            return {str(name): str(version) for name, version in versions.items()}
+        except (ValueError, IndexError, AttributeError) as error:
             raise HostError(
                 "the image does not say which versions it has",
                 where=f"{host.name}, {image}",

@@ -5,15 +5,16 @@ whole service. They hold no secret; anybody who may use the container engine can
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, TypeVar
 
 from ropeway import __version__
-from ropeway.errors import HostError
+from ropeway.errors import HostError, RopewayError
 from ropeway.facts.text import whole
 from ropeway.hosts.base import Host
+from ropeway.hosts.fleet import Hosts, run_on_all
 from ropeway.launch.docker import Container, Runtime, in_utc
 from ropeway.launch.lock import Author
 from ropeway.launch.rollout import ROUTER, Rollout
@@ -107,6 +108,12 @@ class ServiceContainer:
                 hint=f"was it started by a newer Ropeway ({self.labels.get(_VERSION, '?')})?",
             ) from error
 
+    @property
+    def source(self) -> str:
+        """`192.168.0.11 head`, with the replica's number where there are several."""
+        number = f" {self.replica}" if self.replica else ""
+        return f"{self.host} {self.role}{number}"
+
     def summary(self) -> dict[str, object]:
         """Return what tables and JSON show of it."""
         shown = (
@@ -123,7 +130,7 @@ def labels_of(rollout: Rollout, container: Container, author: Author) -> dict[st
     router = service.router if container.role == ROUTER else None
     endpoint = router or replica
     devices = replica.nodes[container.rank].devices if container.devices else ()
-    ports = rollout.ports_by_host.get(container.host, ())
+    ports = [port.number for port in rollout.ports if port.host == container.host]
     return {
         SERVICE: service.name,
         RUN: author.run,
@@ -138,7 +145,7 @@ def labels_of(rollout: Rollout, container: Container, author: Author) -> dict[st
         _RELEASE: replica.release.version,
         _DEVICES: ",".join(map(str, devices)),
         _FOLDER: service.folder_on(container.host),
-        _PORTS: ",".join(str(port.number) for port in ports),
+        _PORTS: ",".join(map(str, ports)),
         _BY: author.who,
         _SINCE: author.since,
         _VERSION: __version__,
@@ -162,6 +169,45 @@ def containers_on(
     result = host.run(list_argv(runtime, service), timeout=60.0)
     result.check(f"`{runtime}` does not answer", where=host.name)
     return read_containers(result.stdout, host.name)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Hosts, and what runs there of one service, or of all.
+
+    name        the service; None for all, and when no service runs
+    containers  by service, replica, rank and host
+    failures    hosts that did not answer
+    """
+
+    hosts: Hosts
+    runtime: Runtime
+    name: str | None
+    containers: tuple[ServiceContainer, ...]
+    failures: Mapping[str, RopewayError]
+
+    @property
+    def every(self) -> tuple[Host, ...]:
+        return tuple(self.hosts.values())
+
+    def refreshed(self) -> "Reached":
+        """Ask again: somebody may have changed what runs, before the lock was ours or since."""
+        return look(self.every, self.runtime, self.name)
+
+
+def look(hosts: Sequence[Host], runtime: Runtime, service: str | None = None) -> Reached:
+    """Ask all hosts what runs. A host that does not answer is among the failures."""
+    outcomes = run_on_all(hosts, lambda host: containers_on(host, runtime, service))
+    containers = [one for outcome in outcomes for one in outcome.result or ()]
+    order = {host.name: number for number, host in enumerate(hosts)}
+    containers.sort(key=lambda one: (one.service, one.replica, one.rank, order[one.host], one.name))
+    return Reached(
+        {host.name: host for host in hosts},
+        runtime,
+        service,
+        tuple(containers),
+        {outcome.host.name: outcome.error for outcome in outcomes if outcome.error is not None},
+    )
 
 
 def read_containers(text: str, host: str) -> tuple[ServiceContainer, ...]:

@@ -1,17 +1,16 @@
 """What runs on the hosts, found by a spec or by labels alone, and what can be done to it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
-from ropeway.errors import HostError, LaunchError, Refused, RopewayError
+from ropeway.errors import HostError, LaunchError, Refused
 from ropeway.hosts.base import Host, Result
-from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all, run_on_all_or_raise, select
+from ropeway.hosts.fleet import group_by_host, run_on_all, run_on_all_or_raise, select
 from ropeway.launch import docker
 from ropeway.launch.clock import Clock
 from ropeway.launch.docker import Runtime
-from ropeway.launch.labels import SERVICE, ServiceContainer, containers_on
+from ropeway.launch.labels import SERVICE, Reached, ServiceContainer, look
 from ropeway.launch.lock import BASE
 from ropeway.launch.probe import unready
 from ropeway.spec.cluster import Cluster, RemoteHost
@@ -37,45 +36,6 @@ done
 for folder; do rm -rf -- "$folder" || exit; done
 echo "$count"
 """
-
-
-@dataclass(frozen=True)
-class Reached:
-    """Hosts, and what runs there of one service, or of all.
-
-    name        the service; None for all, and when no service runs
-    containers  by service, replica, rank and host
-    failures    hosts that did not answer
-    """
-
-    hosts: Hosts
-    runtime: Runtime
-    name: str | None
-    containers: tuple[ServiceContainer, ...]
-    failures: Mapping[str, RopewayError]
-
-    @property
-    def every(self) -> tuple[Host, ...]:
-        return tuple(self.hosts.values())
-
-    def refreshed(self) -> "Reached":
-        """Ask again: somebody may have changed what runs, before the lock was ours or since."""
-        return look(self.every, self.runtime, self.name)
-
-
-def look(hosts: Sequence[Host], runtime: Runtime, service: str | None = None) -> Reached:
-    """Ask all hosts what runs. A host that does not answer is among the failures."""
-    outcomes = run_on_all(hosts, lambda host: containers_on(host, runtime, service))
-    containers = [one for outcome in outcomes for one in outcome.result or ()]
-    order = {host.name: number for number, host in enumerate(hosts)}
-    containers.sort(key=lambda one: (one.service, one.replica, one.rank, order[one.host], one.name))
-    return Reached(
-        {host.name: host for host in hosts},
-        runtime,
-        service,
-        tuple(containers),
-        {outcome.host.name: outcome.error for outcome in outcomes if outcome.error is not None},
-    )
 
 
 def take_down(reached: Reached) -> int:
@@ -124,7 +84,7 @@ def wait_until_serving(reached: Reached, timeout: float, clock: Clock) -> None:
     """Wait until every engine of a service generates tokens. Raises LaunchError after `timeout`."""
     deadline = clock.now() + timeout
     while True:
-        answers = unready(reached.hosts, reached.runtime, reached.refreshed().containers)
+        answers = unready(reached.refreshed())
         if answers and not any(answers.values()):
             return
         if clock.now() > deadline:

@@ -12,7 +12,7 @@ from ropeway.hosts.fleet import Hosts, Outcome, WorkerPool, group_by_host, run_o
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch import docker
 from ropeway.launch.docker import Container
-from ropeway.launch.labels import ServiceContainer
+from ropeway.launch.labels import Reached, ServiceContainer
 
 # How long a line waits for earlier ones of other hosts, when logs are followed.
 _REORDER_SECONDS = 0.7
@@ -58,58 +58,52 @@ def log_name(container: Container | ServiceContainer) -> str:
 
 
 def recent_lines(
-    hosts: Hosts, runtime: docker.Runtime, containers: Sequence[ServiceContainer], lines: int
+    reached: Reached, containers: Sequence[ServiceContainer], lines: int
 ) -> tuple[Line, ...]:
-    """Return the last lines of all containers together, by time. Raises the first host's error."""
+    """Return the last lines of containers together, by time. Raises the first host's error."""
     texts: dict[str, str] = {}
-    for outcome in read_logs(hosts, runtime, containers, lines):
+    for outcome in read_logs(reached.hosts, reached.runtime, containers, lines):
         if outcome.error is not None:
             raise outcome.error
         texts |= outcome.result or {}
     merged = heapq.merge(
         *(
-            [line_of(source_of(one), text) for text in texts[log_name(one)].splitlines()]
+            [line_of(one.source, text) for text in texts[log_name(one)].splitlines()]
             for one in containers
         )
     )
     return tuple(merged)[-lines:] if lines else ()
 
 
-def follow(
-    hosts: Hosts,
-    runtime: docker.Runtime,
-    containers: Sequence[ServiceContainer],
-    on_line: Callable[[Line], None],
-) -> None:
+def follow(reached: Reached, on_line: Callable[[Line], None]) -> None:
     """Hand on new lines of all containers, nearly in the order of their times, until all end.
 
     Each container takes a session of its own over the connection; Ctrl-C ends them all.
     """
-    pool = WorkerPool(len(containers))
+    pool = WorkerPool(len(reached.containers))
     held: list[tuple[Line, float]] = []  # each for a moment: an earlier one may come
-    running = len(containers)
+    running = len(reached.containers)
 
     def hold_back(line: Line) -> None:
         heapq.heappush(held, (line, time.monotonic()))
 
     def listen(container: ServiceContainer, host: Host) -> None:
-        argv = docker.logs_argv(runtime, container.name, lines=0, follow=True)
-        source = source_of(container)
+        argv = docker.logs_argv(reached.runtime, container.name, lines=0, follow=True)
         host.run(
             ("sh", "-c", f"exec {MERGED}", "sh", *argv),
             timeout=30 * 86_400.0,
-            on_line=lambda text: pool.post(partial(hold_back, line_of(source, text))),
+            on_line=lambda text: pool.post(partial(hold_back, line_of(container.source, text))),
         )
 
     def on_end(container: ServiceContainer, outcome: Outcome[None]) -> None:
         nonlocal running
         running -= 1
         if outcome.error is not None:
-            hold_back(Line("", source_of(container), f"ropeway: {outcome.error}"))
+            hold_back(Line("", container.source, f"ropeway: {outcome.error}"))
 
     try:
-        for one in containers:
-            pool.submit(hosts[one.host], partial(listen, one), partial(on_end, one))
+        for one in reached.containers:
+            pool.submit(reached.hosts[one.host], partial(listen, one), partial(on_end, one))
         while running or held:
             pool.handle_next(0.1)
             while held and (not running or time.monotonic() - held[0][1] > _REORDER_SECONDS):
@@ -117,12 +111,6 @@ def follow(
     finally:
         with uninterrupted():
             pool.shutdown("the log is no longer followed")
-
-
-def source_of(container: ServiceContainer) -> str:
-    """Return `192.168.0.11 head`, with the replica's number where there are several."""
-    number = f" {container.replica}" if container.replica else ""
-    return f"{container.host} {container.role}{number}"
 
 
 def line_of(source: str, text: str) -> Line:

@@ -7,7 +7,7 @@ from ropeway.engines.vllm import KEY_VARIABLE
 from ropeway.hosts.base import Command, Host
 from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all
 from ropeway.launch import docker, programs
-from ropeway.launch.labels import ServiceContainer
+from ropeway.launch.labels import Reached
 from ropeway.launch.rollout import HEAD, ROUTER
 from ropeway.launch.scripts import FOLDER
 
@@ -54,18 +54,16 @@ def ask_for_tokens(
     return answers
 
 
-def unready(
-    hosts: Hosts, runtime: docker.Runtime, containers: Iterable[ServiceContainer]
-) -> dict[str, str]:
+def unready(reached: Reached) -> dict[str, str]:
     """Ask the heads and the router of what runs, as `ask_for_tokens` does."""
-    fronts = [one for one in containers if one.role in (HEAD, ROUTER)]
+    fronts = [one for one in reached.containers if one.role in (HEAD, ROUTER)]
     ended = {one.name: f"its container is {one.state}" for one in fronts if one.state != "running"}
     endpoints = [
         Endpoint(one.host, one.name, one.endpoint, one.model)
         for one in fronts
         if one.name not in ended
     ]
-    return ended | ask_for_tokens(hosts, runtime, endpoints)
+    return ended | ask_for_tokens(reached.hosts, reached.runtime, endpoints)
 
 
 def _ask(host: Host, runtime: docker.Runtime, endpoint: Endpoint, seconds: float) -> str:

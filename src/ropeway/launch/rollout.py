@@ -187,19 +187,6 @@ class Rollout:
                 ports.append(Port(head, meeting_port(replica), "vLLM"))
         return tuple(ports)
 
-    @cached_property
-    def ports_by_host(self) -> Mapping[str, Sequence[Port]]:
-        return group_by_host(self.ports)
-
-    def secret_sources(self, container: Container) -> Mapping[str, str | None]:
-        """Return the secrets of a container: its variable → ours, whose value it gets.
-
-        None stands for a token that nobody needs to know, and that each start generates.
-        """
-        if container.role == ROUTER:
-            return _secret_sources(self.service, None)
-        return _secret_sources(self.service, self.service.replicas[container.replica])
-
     def _engine(self, replica: Replica, number: int, rank: int) -> Container:
         node = replica.nodes[rank]
         site = self.service.site(node.name)
@@ -228,9 +215,7 @@ class Rollout:
                 *map(mount_of, runtime.mounts),
             ),
             shm=runtime.shm or _SHM,
-            secrets=(
-                f"{folder}/{name}.secrets" if _secret_sources(self.service, replica) else None
-            ),
+            secrets=_secret_sources(self.service, replica),
             privileged=runtime.privileged,
         )
 
@@ -247,7 +232,7 @@ class Rollout:
             image=self.service.image,
             argv=("bash", f"{FOLDER}/{name}.sh"),
             mounts=(Mount(folder, FOLDER, True),),
-            secrets=f"{folder}/{name}.secrets" if _secret_sources(self.service, None) else None,
+            secrets=_secret_sources(self.service, None),
         )
 
     def _files_of(self, container: Container) -> Iterator[File]:

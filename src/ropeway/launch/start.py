@@ -235,23 +235,22 @@ class ContainerStart(Attempt):
         by_host = group_by_host(self.to_start)
 
         def write(host: Host) -> None:
+            folder = self.service.folder_on(host.name)
             secrets = [
-                File(host.name, one.secrets, self._secrets_of(one), 0o600)
+                File(host.name, f"{folder}/{one.name}.secrets", self._secrets_of(one), 0o600)
                 for one in by_host[host.name]
                 if one.secrets
             ]
             files = (*self.rollout.files_by_host[host.name], *secrets)
-            site = self.service.site(host.name)
-            write_files(host, self.service.folder_on(host.name), files, also_make=site.cache)
+            write_files(host, folder, files, also_make=self.service.site(host.name).cache)
 
         run_on_all_or_raise(select(self.hosts, by_host), write)
 
     def _secrets_of(self, container: Container) -> bytes:
         """Return the file that the container's script, and nobody else, reads."""
-        sources = self.rollout.secret_sources(container)
         lines = (
             shlex.join(("export", f"{name}={self.secrets[source or name]}"))
-            for name, source in sources.items()
+            for name, source in container.secrets.items()
         )
         return "".join(f"{line}\n" for line in lines).encode()
 

@@ -317,7 +317,7 @@ def _secret_values(rollout: Rollout, variables: Mapping[str, str]) -> dict[str, 
     sources = {
         name: source
         for container in rollout.containers
-        for name, source in rollout.secret_sources(container).items()
+        for name, source in container.secrets.items()
     }
     return {
         source or name: variables[source] if source else secrets.token_hex(32)
