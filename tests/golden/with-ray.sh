@@ -100,7 +100,7 @@ docker run \
   --label ropeway.role=head \
   --label ropeway.replica=0 \
   --label ropeway.rank=0 \
-  --label ropeway.hash=c07efc0cd01dd6b9 \
+  --label ropeway.hash=923356a6249361d5 \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \
@@ -198,7 +198,7 @@ docker run \
   --label ropeway.role=worker \
   --label ropeway.replica=0 \
   --label ropeway.rank=1 \
-  --label ropeway.hash=4aa99af59f9f0ba4 \
+  --label ropeway.hash=abf20c199af51b26 \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \

@@ -100,7 +100,7 @@ docker run \
   --label ropeway.role=head \
   --label ropeway.replica=0 \
   --label ropeway.rank=0 \
-  --label ropeway.hash=c529297ac08e239e \
+  --label ropeway.hash=d6f25e5b17432fdb \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \
@@ -207,7 +207,7 @@ docker run \
   --label ropeway.role=follower \
   --label ropeway.replica=0 \
   --label ropeway.rank=1 \
-  --label ropeway.hash=95e61383cc226160 \
+  --label ropeway.hash=01134a3c2a9e9c17 \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \

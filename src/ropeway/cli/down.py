@@ -1,7 +1,6 @@
 """`ropeway down`: take a service down, whole."""
 
 import os
-from pathlib import Path
 
 import click
 
@@ -48,7 +47,7 @@ def down(*, target: Target, screen: Screen) -> None:
             "name": service,
             "processes": removed.processes,
             "shared_memory": list(removed.shared_memory),
-            "folders": [str(Path(folder)) for folder in removed.folders],
+            "folders": list(removed.folders),
         }
     )
 

@@ -48,19 +48,10 @@ def _local_status(target: Target, screen: Screen) -> bool:
         return False
     deployment = deployment_of(name, user, LocalHost())
     reason = reason_not_serving(deployment, LocalHost())
+    state = "running" if reason else "serving"
     screen.answer(
         status_table(
-            [
-                {
-                    "host": part.host,
-                    "role": part.role,
-                    "state": "running" if reason else "serving",
-                    "pids": part.pids,
-                    "npus": part.ranks or None,
-                    "memory_bytes": part.memory_bytes,
-                }
-                for part in processes
-            ]
+            [{**vars(part), "state": state, "npus": part.ranks or None} for part in processes]
         )
     )
     if deployment:

@@ -37,17 +37,15 @@ from ropeway.spec.model import Spec, dump_spec, load_spec
 _PACE = Pace(latency=0.05, pull=3.0, begin=0.5, join=0.5, start=6.0)
 
 
-def _rehearsal(fleet: str, faults: Sequence[str]) -> Rehearsal:
-    """Return virtual hosts: `2x8-910B4`, with faults like `link-down:host2:3`. Raises Refused."""
-    return Rehearsal(faulty_fleet(fleet, faults, launch=True), _PACE)
-
-
-def _rehearsed_spec(virtual: Rehearsal, config: Path | None) -> Spec:
-    """Return the spec of `config`, or one that uses all of the hosts.
+def _rehearsed_spec(virtual: Rehearsal, config: Path) -> Spec:
+    """Return the spec of `config`, if somebody named it, or one that uses all of the hosts.
 
     Raises Refused or SpecError.
     """
-    spec = load_spec(config) if config else rehearsal_spec(virtual.fleet)
+    source = click.get_current_context().get_parameter_source("config")
+    if source is ParameterSource.DEFAULT:
+        return rehearsal_spec(virtual.fleet)
+    spec = load_spec(config)
     if spec.cluster.is_local:
         raise Refused(
             "`cluster.local` needs no rehearsal: it runs on this machine",
@@ -204,8 +202,10 @@ def up(
     """
     if faults and rehearse is None:
         raise Refused("`--fault` is for virtual hosts", hint="add `--rehearse 2x8-910B4`")
-    virtual = _rehearsal(rehearse, faults) if rehearse else None
-    spec = _rehearsed_spec(virtual, _named(config)) if virtual else read_spec(config, local=local)
+    virtual = None
+    if rehearse:
+        virtual = Rehearsal(faulty_fleet(rehearse, faults, launch=True), _PACE)
+    spec = _rehearsed_spec(virtual, config) if virtual else read_spec(config, local=local)
     spec = with_flags(spec, name=name, model=model, layout=layout, port=port)
     folder = new_run_dir(Path("runs"), "up", datetime.now(UTC))
     on_hosts = partial(
@@ -220,12 +220,6 @@ def up(
         on_hosts()
     else:
         _up_local(spec, folder, screen, dry_run=dry_run)
-
-
-def _named(config: Path) -> Path | None:
-    """Return the spec file, if somebody named it."""
-    source = click.get_current_context().get_parameter_source("config")
-    return config if source is not ParameterSource.DEFAULT else None
 
 
 def _up_local(spec: Spec, folder: Path, screen: Screen, *, dry_run: bool) -> None:

@@ -7,8 +7,7 @@ sshconnect2.c, packet.c, kex.c, clientloop.c, channels.c) and of the C libraries
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from ropeway.errors import (
     ChangedHostKey,
@@ -35,26 +34,62 @@ _NOISE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class _Case:
-    """A kind of failure.
-
-    pattern  matches a line of ssh's messages
-    hint     gets ssh's messages, and ssh as a person would call it
-    """
-
-    kind: type[SshError]
-    what: str
-    pattern: str
-    hint: Callable[[str, str], str]
+# The error, what is wrong, a pattern for a line of ssh's messages, and what to do: `{ssh}` is ssh as
+# a person would call it, `{forget}` the command that forgets the host's key. The order matters. A
+# changed key is also a failed verification; and what a jump host says about the host is more
+# specific than that the connection through it was closed.
+_CASES: tuple[tuple[type[SshError], str, str, str], ...] = (
+    (ChangedHostKey, "the host's key is revoked",
+     r"REVOKED HOST KEY|revoked by file",
+     "somebody marked it as revoked on this machine: ask them first"),
+    (ChangedHostKey, "the host's key is not the one in known_hosts",
+     r"HOST IDENTIFICATION HAS CHANGED",
+     "was the host reinstalled? if not, somebody may be intercepting the connection\n"
+     "forget the old key: {forget}\ncompare the new one yourself: {ssh}"),
+    (UnknownHostKey, "the host's key is not in known_hosts",
+     r"^No .+ host key is known for|^Host key verification failed",
+     "connect once by hand, and compare the fingerprint with the host's own: {ssh}\n"
+     "for many hosts in a network that you trust: ssh-keyscan HOST… >> ~/.ssh/known_hosts"),
+    (LoginRefused, "the host refuses the login",
+     r"Permission denied \(|Too many authentication failures",
+     "Ropeway never asks for a password, so this must work without one: {ssh} true"),
+    (SshError, "the jump host refuses to forward the connection",
+     r"administratively prohibited",
+     "does its sshd allow forwarding (AllowTcpForwarding)? this must work: {ssh} true"),
+    (NoSuchHost, "the name server does not answer",
+     r"failure in name resolution",
+     "does DNS work on this machine? this must work: {ssh} true"),
+    (NoSuchHost, "there is no host of this name",
+     r"Could not resolve host|Name or service not known|nodename nor servname|No address assoc",
+     "look at `cluster.hosts` and ~/.ssh/config; this must work: {ssh} true"),
+    (NoRoute, "there is no route to the host",
+     r"No route to host|Network is unreachable|Network is down|Host is down",
+     "is it up, and are you in its network (VPN)? try: {ssh} true"),
+    (PortRefused, "the host is up, but no sshd listens on the port",
+     r"Connection refused",
+     "is sshd running, and is the port right? try: {ssh} true"),
+    (NoAnswer, "the host does not answer",
+     r"timed out",
+     "is it up, and does a firewall let you through? try: {ssh} true"),
+    (TurnedAway, "the host closed the connection before the login",
+     r"Exceeded MaxStartups|Not allowed at this time|Connection (closed|reset) by"
+     r"|exchange_identification: ",
+     "too many connections at once (MaxStartups), or locked out (fail2ban)? try: {ssh} true"),
+    (ConnectionLost, "the connection was lost",  # one that had been made before
+     r"^Timeout, server |send disconnect: |^Read from remote host|packet_write_|^Write failed",
+     "is the host still up? try: {ssh} true"),
+    (SshError, "ssh cannot connect", r"", "this must work: {ssh} true"),
+)  # fmt: skip
 
 
 def connection_failure(messages: str, where: str, by_hand: str) -> SshError:
     """Return why there is no connection. `by_hand` is ssh as a person would call it."""
-    matches = (case for case in _CASES if re.search(case.pattern, messages, re.MULTILINE))
-    case = next(matches)  # the last one matches everything
-    hint = case.hint(messages, by_hand)
-    return case.kind(case.what, where=where, evidence=_evidence(messages), hint=hint)
+    # The last case matches everything.
+    kind, what, _, hint = next(
+        case for case in _CASES if re.search(case[2], messages, re.MULTILINE)
+    )
+    hint = hint.format(ssh=by_hand, forget=_forget_command(messages))
+    return kind(what, where=where, evidence=_evidence(messages), hint=hint)
 
 
 def connection_lost(
@@ -81,104 +116,10 @@ def _evidence(messages: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(relevant))[-_MAX_LINES:]
 
 
-def _unknown_key(_messages: str, ssh: str) -> str:
-    return (
-        f"connect once by hand, and compare the fingerprint with the host's own: {ssh}\n"
-        "for many hosts in a network that you trust: ssh-keyscan HOST… >> ~/.ssh/known_hosts"
-    )
-
-
-def _changed_key(messages: str, ssh: str) -> str:
+def _forget_command(messages: str) -> str:
+    """Return the command that forgets the old key of a host whose key has changed."""
     file = re.search(r"^Offending \S+ key in (.+):\d+\s*$", messages, re.MULTILINE)
     name = re.search(r"[Hh]ost key for (\S+) has changed", messages)
-    forget = "ssh-keygen -R HOST"
     if file and name:
-        forget = shlex.join(("ssh-keygen", "-f", file[1], "-R", name[1]))
-    return (
-        "was the host reinstalled? if not, somebody may be intercepting the connection\n"
-        f"forget the old key: {forget}\ncompare the new one yourself: {ssh}"
-    )
-
-
-def _advice(text: str) -> Callable[[str, str], str]:
-    return lambda _messages, ssh: f"{text}: {ssh} true"
-
-
-# The order matters. A changed key is also a failed verification; and what a jump host says about
-# the host is more specific than that the connection through it was closed.
-_CASES = (
-    _Case(
-        ChangedHostKey,
-        "the host's key is revoked",
-        r"REVOKED HOST KEY|revoked by file",
-        lambda _messages, _ssh: "somebody marked it as revoked on this machine: ask them first",
-    ),
-    _Case(
-        ChangedHostKey,
-        "the host's key is not the one in known_hosts",
-        r"HOST IDENTIFICATION HAS CHANGED",
-        _changed_key,
-    ),
-    _Case(
-        UnknownHostKey,
-        "the host's key is not in known_hosts",
-        r"^No .+ host key is known for|^Host key verification failed",
-        _unknown_key,
-    ),
-    _Case(
-        LoginRefused,
-        "the host refuses the login",
-        r"Permission denied \(|Too many authentication failures",
-        _advice("Ropeway never asks for a password, so this must work without one"),
-    ),
-    _Case(
-        SshError,
-        "the jump host refuses to forward the connection",
-        r"administratively prohibited",
-        _advice("does its sshd allow forwarding (AllowTcpForwarding)? this must work"),
-    ),
-    _Case(
-        NoSuchHost,
-        "the name server does not answer",
-        r"failure in name resolution",
-        _advice("does DNS work on this machine? this must work"),
-    ),
-    _Case(
-        NoSuchHost,
-        "there is no host of this name",
-        r"Could not resolve host|Name or service not known|nodename nor servname|No address assoc",
-        _advice("look at `cluster.hosts` and ~/.ssh/config; this must work"),
-    ),
-    _Case(
-        NoRoute,
-        "there is no route to the host",
-        r"No route to host|Network is unreachable|Network is down|Host is down",
-        _advice("is it up, and are you in its network (VPN)? try"),
-    ),
-    _Case(
-        PortRefused,
-        "the host is up, but no sshd listens on the port",
-        r"Connection refused",
-        _advice("is sshd running, and is the port right? try"),
-    ),
-    _Case(
-        NoAnswer,
-        "the host does not answer",
-        r"timed out",
-        _advice("is it up, and does a firewall let you through? try"),
-    ),
-    _Case(
-        TurnedAway,
-        "the host closed the connection before the login",
-        r"Exceeded MaxStartups|Not allowed at this time|Connection (closed|reset) by"
-        r"|exchange_identification: ",
-        _advice("too many connections at once (MaxStartups), or locked out (fail2ban)? try"),
-    ),
-    _Case(
-        ConnectionLost,  # one that had been made before
-        "the connection was lost",
-        r"^Timeout, server |send disconnect: |^Read from remote host|packet_write_|^Write failed",
-        _advice("is the host still up? try"),
-    ),
-    _Case(SshError, "ssh cannot connect", r"", _advice("this must work")),
-)
+        return shlex.join(("ssh-keygen", "-f", file[1], "-R", name[1]))
+    return "ssh-keygen -R HOST"
