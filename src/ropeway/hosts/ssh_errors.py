@@ -34,9 +34,9 @@ _NOISE = re.compile(
 )
 
 
-# The error, what is wrong, a pattern for a line of ssh's messages, and what to do: `{ssh}` is ssh as
-# a person would call it, `{forget}` the command that forgets the host's key. The order matters. A
-# changed key is also a failed verification; and what a jump host says about the host is more
+# The error, what is wrong, a pattern for a line of ssh's messages, and what to do: `{ssh}` is ssh
+# as a person would call it, `{forget}` the command that forgets the host's key. The order matters.
+# A changed key is also a failed verification; and what a jump host says about the host is more
 # specific than that the connection through it was closed.
 _CASES: tuple[tuple[type[SshError], str, str, str], ...] = (
     (ChangedHostKey, "the host's key is revoked",

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ropeway.engines.ascend_releases import IMAGE, Release
@@ -79,27 +79,20 @@ def derive_argvs(
     Not `build`: a wheelhouse is mounted, and takes no room in the image.
     """
     name = f"ropeway-build-{derived.rpartition(':')[2]}"
+    wheelhouse: tuple[str, ...] = ()
+    source: tuple[str, ...] = ("--index-url", spec.index) if spec.index else ()
+    if spec.wheels:
+        wheelhouse = ("--mount", mount_option(Mount(spec.wheels, _WHEELS, read_only=True)))
+        source = ("--no-index", "--find-links", _WHEELS)
     return (
         (runtime, "rm", "--force", name),  # of a build that was cut off
         (
-            runtime, "run", "--name", name, "--net=host", *_wheelhouse(spec), base,
-            "python3", "-m", "pip", "install", "--no-cache-dir", *_source(spec), "--", *spec.pip,
+            runtime, "run", "--name", name, "--net=host", *wheelhouse, base,
+            "python3", "-m", "pip", "install", "--no-cache-dir", *source, "--", *spec.pip,
         ),
         (runtime, "commit", "--change", 'CMD ["/bin/bash"]', name, derived),
         (runtime, "rm", "--force", name),
     )  # fmt: skip
-
-
-def _wheelhouse(spec: Runtime) -> Sequence[str]:
-    if not spec.wheels:
-        return ()
-    return ("--mount", mount_option(Mount(spec.wheels, _WHEELS, read_only=True)))
-
-
-def _source(spec: Runtime) -> Sequence[str]:
-    if spec.wheels:
-        return ("--no-index", "--find-links", _WHEELS)
-    return ("--index-url", spec.index) if spec.index else ()
 
 
 _PULL_SECONDS = 4 * 3600.0  # 15 GB at 10 Mbit/s

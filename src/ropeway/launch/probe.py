@@ -3,26 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ropeway.engines.vllm import KEY_VARIABLE
-from ropeway.hosts.base import Command, Host
+from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all
-from ropeway.launch import docker, programs
+from ropeway.launch import docker
 from ropeway.launch.labels import Reached
 from ropeway.launch.rollout import HEAD, ROUTER
 from ropeway.launch.scripts import FOLDER
 
 # Within a container: read the secrets, if there are any, and run the program with the words after.
 _INSIDE = f'[ ! -r "$1" ] || . "$1"; shift; exec python3 {FOLDER}/watch.py "$@"'
-
-
-def probe_command(python: str, url: str, model: str, seconds: float, key: str | None) -> Command:
-    """Return the command that asks an endpoint for one token, for a host that has Ropeway.
-
-    It exits with 0 when a token came; else the reason is on its stderr. `key` names the variable
-    of ours that holds the endpoint's key.
-    """
-    argv = (python, "-m", f"{programs.__name__}.watch", *_question(url, model, seconds))
-    return Command(argv, secrets={KEY_VARIABLE: key} if key else {})
 
 
 @dataclass(frozen=True)
@@ -68,13 +57,13 @@ def unready(reached: Reached) -> dict[str, str]:
 
 def _ask(host: Host, runtime: docker.Runtime, endpoint: Endpoint, seconds: float) -> str:
     secrets = f"{FOLDER}/{endpoint.container}.secrets"
-    question = _question(endpoint.url, endpoint.model, seconds)
-    inside = ("bash", "-c", _INSIDE, "bash", secrets, *question)
+    words = question(endpoint.url, endpoint.model, seconds)
+    inside = ("bash", "-c", _INSIDE, "bash", secrets, *words)
     argv = docker.exec_argv(runtime, endpoint.container, inside)
     result = host.run(argv, timeout=seconds + 30)
     return "" if result.ok else (result.stderr.strip() or result.stdout.strip() or "no answer")
 
 
-def _question(url: str, model: str, seconds: float) -> tuple[str, ...]:
+def question(url: str, model: str, seconds: float) -> tuple[str, ...]:
     """Return the arguments of programs/watch.py that ask once."""
     return ("once", url, model, f"{seconds:g}")

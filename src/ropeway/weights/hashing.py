@@ -6,9 +6,8 @@ from functools import partial
 from ropeway.errors import HostError
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import Outcome
-from ropeway.weights.run import HASHES_ON_RECEIVER, HASHES_ON_SOURCE, Run
+from ropeway.weights.run import HASHES_ON_RECEIVER, HASHES_ON_SOURCE, Run, discard
 from ropeway.weights.scripts import HASH
-from ropeway.weights.staging import discard
 from ropeway.weights.survey import Peer
 
 _UNREADABLE = "-"  # what HASH prints for such a file

@@ -17,8 +17,7 @@ from ropeway.hosts.interrupts import uninterrupted
 from ropeway.units import format_bytes, format_seconds
 from ropeway.weights.hashing import Hashing
 from ropeway.weights.plan import PushPlan, obstacle
-from ropeway.weights.run import Run, check_limits
-from ropeway.weights.staging import discard, hold_staging, publish
+from ropeway.weights.run import Run, check_limits, discard, hold_staging, publish
 from ropeway.weights.survey import Peer
 from ropeway.weights.transfers import Transfers
 from ropeway.weights.trust import Leftover, authorize, generate_key, revoke

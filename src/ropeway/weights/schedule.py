@@ -65,21 +65,18 @@ class SwarmState:
         """Note that a host has a piece; a host that has failed is ignored."""
         if host not in self.wants:
             return self
-        return replace(
-            self,
-            has={**self.has, host: self.has.get(host, frozenset()) | {piece}},
-            wants={**self.wants, host: self.wants.get(host, frozenset()) - {piece}},
-        )
+        has = self.has.get(host, frozenset()) | {piece}
+        return self._with(host, has, self.wants[host] - {piece})
 
     def lose(self, host: str, piece: int) -> "SwarmState":
         """Note that what a host has of a piece is wrong, so that it is to be sent again."""
         if host not in self.wants:
             return self
-        return replace(
-            self,
-            has={**self.has, host: self.has.get(host, frozenset()) - {piece}},
-            wants={**self.wants, host: self.wants.get(host, frozenset()) | {piece}},
-        )
+        has = self.has.get(host, frozenset()) - {piece}
+        return self._with(host, has, self.wants[host] | {piece})
+
+    def _with(self, host: str, has: frozenset[int], wants: frozenset[int]) -> "SwarmState":
+        return replace(self, has={**self.has, host: has}, wants={**self.wants, host: wants})
 
     def bar(self, sender: str, receiver: str) -> "SwarmState":
         """Note that this sender cannot reach this receiver."""

@@ -16,7 +16,7 @@ from ropeway.hosts.base import Command, shell_line
 from ropeway.hosts.processes import HOST, ROLE, SERVICE
 from ropeway.launch import programs
 from ropeway.launch.dry_run import count_hosts, shell_script
-from ropeway.launch.probe import probe_command
+from ropeway.launch.probe import question
 
 RECORD = "deployment.json"
 SCRATCH_PARENT = "/tmp"
@@ -139,9 +139,11 @@ def dry_run(deployment: Deployment) -> str:
 
 
 def probe_of(deployment: Deployment, seconds: float = 60.0) -> Command:
-    """Return the command that asks for one token: it succeeds when the engine is ready."""
-    key = deployment.serve.api_key_env
-    return probe_command(deployment.python, deployment.url, deployment.served_name, seconds, key)
+    """Return the command that asks for one token: it succeeds when the engine is ready; else the
+    reason is on its stderr."""
+    words = question(deployment.url, deployment.served_name, seconds)
+    argv = (deployment.python, "-m", f"{programs.__name__}.watch", *words)
+    return Command(argv, secrets=_key(deployment))
 
 
 def _ray_steps(deployment: Deployment) -> tuple[Step, ...]:
@@ -164,8 +166,14 @@ def _serve(deployment: Deployment) -> Command:
     environment = _labels(deployment, head, ENGINE)
     if deployment.uses_ray:
         environment |= ray_settings(deployment)
-    secrets = {KEY_VARIABLE: key} if (key := deployment.serve.api_key_env) else {}
-    return Command(deployment.serve_argv(head), environment, secrets, log=deployment.engine_log)
+    argv, log = deployment.serve_argv(head), deployment.engine_log
+    return Command(argv, environment, _key(deployment), log)
+
+
+def _key(deployment: Deployment) -> dict[str, str]:
+    """Return the engine's variable for its key → ours that holds it."""
+    name = deployment.serve.api_key_env
+    return {KEY_VARIABLE: name} if name else {}
 
 
 def _labels(deployment: Deployment, node: Node, role: str) -> dict[str, str]:
