@@ -93,7 +93,7 @@ def run_argv(
 ) -> tuple[str, ...]:
     """Start a container and leave it running.
 
-    restart  restart it whenever it ends, from the start on; only where `set_restart_policy_argv`
+    restart  restart it whenever it ends, from the start on; only where `restart_later_argv`
              cannot say so once it runs (`restarts_later`)
 
     It has the host's own network, because Ray, HCCL and gloo open ports that nobody can list in
@@ -138,9 +138,9 @@ def mount_option(mount: Mount) -> str:
     return line.getvalue()
 
 
-def set_restart_policy_argv(runtime: Runtime, names: Sequence[str], policy: str) -> tuple[str, ...]:
-    """Set the restart policy of containers that run: `unless-stopped`, or `no`."""
-    return (runtime, "update", "--restart", policy, *names)
+def restart_later_argv(runtime: Runtime, names: Sequence[str]) -> tuple[str, ...]:
+    """Have containers that run restarted from now on; see `restarts_later`."""
+    return (runtime, "update", "--restart", "unless-stopped", *names)
 
 
 def restart_argv(runtime: Runtime, names: Sequence[str], seconds: int) -> tuple[str, ...]:

@@ -102,8 +102,9 @@ def follow(reached: Reached, on_line: Callable[[Line], None]) -> None:
             hold_back(Line("", container.source, f"ropeway: {outcome.error}"))
 
     try:
-        for one in reached.containers:
-            pool.submit(reached.hosts[one.host], partial(listen, one), partial(on_end, one))
+        with uninterrupted():
+            for one in reached.containers:
+                pool.submit(reached.hosts[one.host], partial(listen, one), partial(on_end, one))
         while running or held:
             pool.handle_next(0.1)
             while held and (not running or time.monotonic() - held[0][1] > _REORDER_SECONDS):

@@ -1,6 +1,7 @@
 """Starts a service's containers; starting.py says in which order."""
 
 import shlex
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -99,7 +100,7 @@ class ContainerStart(Attempt):
     secrets: Mapping[str, str]
     save_log: Callable[[str, str], str]
     only: frozenset[str]
-    _logs: dict[str, LogReader] = field(default_factory=dict)
+    _logs: dict[str, LogReader] = field(default_factory=lambda: defaultdict(LogReader))
     _waiting: tuple[Container, ...] = ()
     _answers: Mapping[str, str] = field(default_factory=dict)
 
@@ -137,7 +138,7 @@ class ContainerStart(Attempt):
         """See Attempt.is_ready. Raises HostError when somebody else has taken the lock."""
         self._check_alive(self._poll())
         heads = [one for one in self.must_be_ready if one.role == HEAD]
-        waiting = tuple(one for one in heads if _FIRST_TOKEN not in self._log_of(one))
+        waiting = tuple(one for one in heads if _FIRST_TOKEN not in self._logs[one.name].text)
         self._waiting, self._answers = waiting, {}
         if waiting:
             ready = f"{len(heads) - len(waiting)} of {len(heads)} replicas ready; "
@@ -154,7 +155,7 @@ class ContainerStart(Attempt):
             f"the engine was not ready within {self.patience:g} s",
             where=first.host,
             evidence=(
-                *hosts_not_joined(self._log_of(first) if self._waiting else "", self._nodes),
+                *hosts_not_joined(self._logs[first.name].text, self._nodes),
                 *(f"{name}: {reason}" for name, reason in self._answers.items() if reason),
             ),
             hint="raise `serve.start_timeout`, or look into the logs",
@@ -275,15 +276,12 @@ class ContainerStart(Attempt):
         """Look at the containers that must be ready, and read on in the logs of the heads."""
         by_host = group_by_host(self.must_be_ready)
         label = f"{SERVICE}={self.service.name}"
-        for container in self.must_be_ready:
-            if container.role == HEAD:
-                self._logs.setdefault(container.name, LogReader())
 
         def look(host: Host) -> dict[str, Status]:
             logs = {
                 one.name: self._logs[one.name]
                 for one in by_host[host.name]
-                if one.name in self._logs and _FIRST_TOKEN not in self._logs[one.name].text
+                if one.role == HEAD and _FIRST_TOKEN not in self._logs[one.name].text
             }
             return poll(host, self.runtime, label, logs)
 
@@ -321,16 +319,12 @@ class ContainerStart(Attempt):
 
     def _activity(self, head: Container) -> str:
         """Return what an engine is doing: before it says so itself, which hosts Ray has."""
-        log = self._log_of(head)
+        log = self._logs[head.name].text
         activity = vllm.activity(log)
         joined = [line for line in log.splitlines() if "ropeway: Ray has" in line]
         if activity == "importing vLLM" and joined:
             return joined[-1].partition("ropeway: ")[2].partition(":")[0]
         return activity
-
-    def _log_of(self, container: Container) -> str:
-        log = self._logs.get(container.name)
-        return log.text if log else ""
 
 
 def write_files(host: Host, folder: str, files: Sequence[File], *, also_make: str) -> None:
@@ -364,7 +358,7 @@ def restart_policies(spec: Spec, containers: Iterable[Container]) -> dict[str, t
     if not spec.serve.restart or not docker.restarts_later(command):
         return {}
     return {
-        host: docker.set_restart_policy_argv(command, [one.name for one in own], "unless-stopped")
+        host: docker.restart_later_argv(command, [one.name for one in own])
         for host, own in group_by_host(containers).items()
     }
 
