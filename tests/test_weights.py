@@ -387,8 +387,8 @@ def test_a_lent_key_runs_rsync_in_the_stage_and_nothing_else(tmp_path_factory, r
     script.write_text(receive_script(f"{base}/r{root}", str(program)))
     output = subprocess.run(
         ("sh", str(script), "tR", "LsfxCIvu", "--timeout=60", "--append"),
-        capture_output=True, check=True, cwd="/", text=True,
-    ).stdout  # fmt: skip
+        capture_output=True, check=True, cwd="/",
+    ).stdout.decode()  # fmt: skip
     assert output.split("\0")[:-1] == [
         str(staging), "--server", "-tRe.LsfxCIvu", "--timeout=60", "--append", ".", ".",
     ]  # fmt: skip
