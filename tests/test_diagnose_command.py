@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from log_recordings import recorded, text_of
+from recorded import LOGS
 from ropeway.cli.main import exit_code
 from ropeway.diagnosis.decide import diagnose
 from ropeway.diagnosis.result import CATEGORIES
@@ -57,7 +57,7 @@ def places(document: Any) -> tuple[Any, list[str]]:
 
 
 def test_a_failure_is_told_with_its_line_its_fix_and_its_source(capsys: Captured) -> None:
-    assert exit_code(["diagnose", write("engine.log", text_of("err_log_09"))]) == 1
+    assert exit_code(["diagnose", write("engine.log", LOGS.text_of("err_log_09"))]) == 1
     assert shown(capsys) == [
         "device: A process of an earlier job still holds the NPU.",
         "",
@@ -79,7 +79,7 @@ def test_a_failure_is_told_with_its_line_its_fix_and_its_source(capsys: Captured
 
 
 def test_a_failure_is_told_in_chinese(capsys: Captured) -> None:
-    name = write("engine.log", text_of("err_log_09"))
+    name = write("engine.log", LOGS.text_of("err_log_09"))
     assert exit_code(["diagnose", name, "--lang", "zh"]) == 1
     headline, *lines = shown(capsys)
     assert headline == "设备：上一个任务的进程仍在占用 NPU。"
@@ -131,14 +131,14 @@ def test_a_failure_nobody_knows_is_an_error_too(capsys: Captured) -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("name", recorded())
+@pytest.mark.parametrize("name", LOGS.names())
 def test_every_answer_fits_into_80_columns(name: str, language: str, capsys: Captured) -> None:
-    exit_code(["diagnose", write("engine.log", text_of(name)), "--lang", language])
+    exit_code(["diagnose", write("engine.log", LOGS.text_of(name)), "--lang", language])
     assert [line for line in shown(capsys) if cell_len(line) > 80] == []
 
 
 def test_the_document_holds_the_whole_diagnosis_in_both_languages(capsys: Captured) -> None:
-    text = text_of("err_log_11")
+    text = LOGS.text_of("err_log_11")
     found = answer([write("engine.log", text)], 1, capsys)
     said = json.loads(json.dumps(asdict(diagnose({"engine.log": text}))))
     assert found == {"schema": 1, **said, "unread": []}

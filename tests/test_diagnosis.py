@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from log_recordings import expected_of, recorded, text_of
+from recorded import LOGS
 from ropeway.diagnosis.decide import diagnose
 from ropeway.diagnosis.result import Diagnosis, LogLine, LogRead, RuledOut
 from ropeway.diagnosis.signatures import table
 
 
-@pytest.mark.parametrize("name", recorded())
+@pytest.mark.parametrize("name", LOGS.names())
 def test_a_recorded_log_has_its_diagnosis(name: str) -> None:
-    expected = expected_of(name)["diagnosis"]
-    diagnosis = diagnose({name: text_of(name)})
+    expected = LOGS.expected_of(name)["diagnosis"]
+    diagnosis = diagnose({name: LOGS.text_of(name)})
     if expected["verdict"] == "healthy":
         assert (diagnosis.verdict, diagnosis.line) == ("healthy", None)
         return

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linear import assert_linear
-from log_recordings import recorded, text_of
+from recorded import LOGS
 from ropeway.diagnosis.decide import diagnose, diagnose_blocks
 from ropeway.diagnosis.result import Diagnosis
 from ropeway.diagnosis.scan import scan
@@ -107,10 +107,10 @@ def test_source_code_in_a_stack_is_not_taken_for_what_it_would_raise() -> None:
 # In pieces
 
 
-@pytest.mark.parametrize("name", recorded())
+@pytest.mark.parametrize("name", LOGS.names())
 @pytest.mark.parametrize("size", [1, 7, 997])
 def test_a_log_in_pieces_has_the_diagnosis_of_the_whole(name: str, size: int) -> None:
-    text = text_of(name)
+    text = LOGS.text_of(name)
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
     assert diagnose_blocks([(name, pieces)]) == diagnose({name: text})
 

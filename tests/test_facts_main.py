@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from facts_recordings import QUESTIONS, RECORDINGS, text_of
+from recorded import ANSWERS, QUESTIONS, RECORDINGS
 from ropeway.errors import Refused
 from ropeway.facts.__main__ import main
 from ropeway.facts.questions import questions
@@ -28,7 +28,7 @@ def test_without_arguments_every_question_is_listed(capsys):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_saved_output_is_parsed(capsys, tmp_path, encoding):
     file = tmp_path / "saved.txt"
-    file.write_bytes(text_of("npu_smi_info_17").replace("\n", "\r\n").encode(encoding))
+    file.write_bytes(ANSWERS.text_of("npu_smi_info_17").replace("\n", "\r\n").encode(encoding))
     code, printed = run(capsys, "npu-smi-info", str(file))
     parsed = json.loads(printed.out)
     assert (code, parsed["state"]) == (0, "ok")

@@ -9,21 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facts_recordings import (
-    QUESTIONS,
-    RECORDINGS,
-    excerpts,
-    expected_of,
-    question_of,
-    recorded,
-    shown,
-    text_of,
-)
 from linear import assert_linear
+from recorded import ANSWERS, QUESTIONS, RECORDINGS, excerpts, question_of, shown
 from ropeway.facts.__main__ import as_json
 from ropeway.facts.question import Parsed, Question
 
-NAMES = recorded()
+NAMES = ANSWERS.names()
 EACH = pytest.mark.parametrize("question", QUESTIONS.values(), ids=lambda question: question.key)
 
 
@@ -49,7 +40,7 @@ def test_the_index_names_every_recording_once():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recording_says_what_a_reader_sees(name):
     question = question_of(name)
-    assert shown(question, sound(question, text_of(name))) == expected_of(name)
+    assert shown(question, sound(question, ANSWERS.text_of(name))) == ANSWERS.expected_of(name)
 
 
 @pytest.mark.parametrize("excerpt", excerpts(), ids=lambda excerpt: excerpt["why"])
@@ -63,7 +54,7 @@ def test_an_excerpt_says_what_it_shows(excerpt):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_line_ends_colours_and_a_byte_order_mark_do_no_harm(name):
-    question, text = question_of(name), text_of(name)
+    question, text = question_of(name), ANSWERS.text_of(name)
     plain = question.parse(text)
     others = [text.replace("\n", "\r\n")]
     if not text.lstrip().startswith(("{", "[", "== ")):  # JSON, and our own script's sections
@@ -81,9 +72,9 @@ def test_a_line_that_means_nothing_is_never_swallowed(name):
     question = question_of(name)
     if question.key in ("hccn-ping", "ping", "lscpu"):  # one figure of a long text
         return
-    parsed = sound(question, f"{text_of(name).rstrip()}\n{UNKNOWN}\n")
+    parsed = sound(question, f"{ANSWERS.text_of(name).rstrip()}\n{UNKNOWN}\n")
     assert parsed.state != "ok"
-    if expected_of(name)["state"] == "ok":
+    if ANSWERS.expected_of(name)["state"] == "ok":
         assert UNKNOWN in " ".join(parsed.unparsed)
 
 
@@ -117,7 +108,7 @@ def test_any_text_is_parsed_without_raising(question, text):
 def mangled(draw: st.DrawFn) -> tuple[str, str]:
     """A recording that was cut, shuffled, thinned, doubled or sprinkled with noise."""
     name = draw(st.sampled_from(NAMES))
-    text = text_of(name)
+    text = ANSWERS.text_of(name)
     dice = random.Random(draw(st.integers(0, 2**32)))
     for _ in range(draw(st.integers(1, 3))):
         lines = text.splitlines(keepends=True) or [""]
@@ -156,7 +147,7 @@ STRANGE = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_only_looks_like_a_letter_or_a_digit_raises_nowhere(name):
-    question, text = question_of(name), text_of(name)[:8_000]
+    question, text = question_of(name), ANSWERS.text_of(name)[:8_000]
     dice = random.Random(name)
     for letters in STRANGE:
         for share in (1.0, 0.3, 0.03):
@@ -167,7 +158,7 @@ def test_what_only_looks_like_a_letter_or_a_digit_raises_nowhere(name):
         sound(question, re.sub(r"\d+", "9" * digits, text))
 
 
-KINDS = sorted({expected_of(name)["question"]: name for name in NAMES}.values())
+KINDS = sorted({ANSWERS.expected_of(name)["question"]: name for name in NAMES}.values())
 PIECES = ("a ", "0", '"', "[1,", '{"a":', "\x1b]", "| ", "a: ", "中", "\n")
 
 
@@ -175,7 +166,7 @@ PIECES = ("a ", "0", '"', "[1,", '{"a":', "\x1b]", "| ", "a: ", "中", "\n")
 @pytest.mark.parametrize("name", KINDS)
 def test_work_grows_with_the_text_and_not_faster(name):
     """100 kB of each piece, and of the recording, in the middle of the recording."""
-    question, text = question_of(name), text_of(name)
+    question, text = question_of(name), ANSWERS.text_of(name)
     middle = text.rfind("\n", 0, len(text) // 2) + 1
     for piece in (*PIECES, text):
         sound(question, text[:middle] + piece * (100_000 // len(piece)) + text[middle:])
@@ -190,14 +181,14 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return [place for key, member in members for place in ((value, key), *places(member))]
 
 
-JSON_NAMES = [name for name in NAMES if text_of(name).startswith(("{", "[\n"))]
+JSON_NAMES = [name for name in NAMES if ANSWERS.text_of(name).startswith(("{", "[\n"))]
 OTHER = [None, True, 0, -1, 10**400, 1.5, "", "x", [], [[]], {}, {"a": {}}, ["a"], [None], "\ud800"]
 
 
 @pytest.mark.parametrize("name", JSON_NAMES)
 @given(place=st.floats(0, 0.999), other=st.sampled_from(OTHER))
 def test_a_member_of_another_type_does_no_harm(name, place, other):
-    text = text_of(name)
+    text = ANSWERS.text_of(name)
     one_line = text.startswith("{")
     values = (
         [json.loads(line) for line in text.splitlines() if line] if one_line else json.loads(text)

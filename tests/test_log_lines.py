@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linear import assert_linear
-from log_recordings import LOGS, expected_of, recorded, text_of
+from recorded import LOGS
 from ropeway.diagnosis.links import Link, read_link
 from ropeway.diagnosis.log_lines import (
     LogEntry,
@@ -187,15 +187,15 @@ def shown(value: Any) -> Any:
     return [shown(each) for each in value] if isinstance(value, tuple) else value
 
 
-@pytest.mark.parametrize("name", recorded())
+@pytest.mark.parametrize("name", LOGS.names())
 def test_a_recorded_log_is_read_whole(name: str) -> None:
-    entries = [shown(asdict(each)) for each in read_entries(text_of(name))]
-    assert entries == expected_of(name)["entries"]
+    entries = [shown(asdict(each)) for each in read_entries(LOGS.text_of(name))]
+    assert entries == LOGS.expected_of(name)["entries"]
 
 
 def test_every_recorded_log_is_listed_with_its_expectation() -> None:
     for ending in ("txt", "json"):
-        assert {path.stem for path in LOGS.glob(f"*.{ending}")} == set(recorded())
+        assert {path.stem for path in LOGS.folder.glob(f"*.{ending}")} == set(LOGS.names())
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from facts_recordings import text_of
 from model_files import write_weights
+from recorded import ANSWERS
 from ropeway.facts.host import ModelFiles
 from ropeway.facts.model_directory import HASHES, MODEL, parse_hashes, parse_model
 from ropeway.facts.question import Parsed
@@ -35,7 +35,7 @@ def listed(path: Path) -> ModelFiles:
 
 
 def test_a_listing_cut_off_is_partial():
-    text = text_of("model_directory_faults")
+    text = ANSWERS.text_of("model_directory_faults")
     reading = parse_model(text[: text.index("== headers")])
     assert reading.state == "partial" and reading.value is not None
     assert reading.value.missing == (shard(4),)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from facts_recordings import text_of
+from recorded import ANSWERS
 from ropeway.errors import Refused
 from ropeway.facts.gather import Answers, facts_from
 from ropeway.facts.host import HostFacts
@@ -66,9 +66,9 @@ def test_times_of_all_hosts_are_sorted_as_texts(stamp, expected):
 def recorded() -> HostFacts:
     """Of a host whose images lie on a disk of their own, and have names without a registry."""
     texts = {
-        "docker-version": text_of("podman_version_json"),
+        "docker-version": ANSWERS.text_of("podman_version_json"),
         "podman-root": "/data/var/lib/containers/storage\n",
-        "docker-images": text_of("podman_images_json").replace("quay.io/", "localhost/"),
+        "docker-images": ANSWERS.text_of("podman_images_json").replace("quay.io/", "localhost/"),
         "df": "Filesystem 1024-blocks Used Available Capacity Mounted on\n"
         "/dev/a 100 50 50 50% /\n/dev/b 100 10 90 10% /data\n",
     }

@@ -1,8 +1,9 @@
-"""The recorded answers of hosts, and what each of them says, checked by eye.
+"""Recorded answers of hosts, recorded logs, and what each of them says, checked by eye.
 
-`recordings/INDEX.tsv` gives the source of each; `NAME.json` holds what is parsed from it, without
-fields that are empty. Prompts and echoed commands were taken out; nothing else was.
-`recordings/excerpts/*.json` holds single lines and rows, each with why it is there.
+`INDEX.tsv` of a folder gives the source of each text. `NAME.json` holds what is read from it (of a
+log: its diagnosis and entries), without fields that are empty. Prompts and echoed commands were
+taken out of answers; nothing else was. `recordings/excerpts/*.json` holds single lines and rows,
+each with why it is there.
 """
 
 import csv
@@ -38,8 +39,7 @@ class Recordings:
         return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
-_ALL = Recordings(RECORDINGS)
-recorded, text_of, expected_of = _ALL.names, _ALL.text_of, _ALL.expected_of
+ANSWERS, LOGS = Recordings(RECORDINGS), Recordings(RECORDINGS / "logs")
 
 
 def excerpts() -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def excerpts() -> list[dict[str, Any]]:
 
 def question_of(name: str) -> Question[object]:
     """Return the question to which a recording is the answer."""
-    return QUESTIONS[expected_of(name)["question"]]
+    return QUESTIONS[ANSWERS.expected_of(name)["question"]]
 
 
 def shown(question: Question[object], parsed: Parsed[object]) -> Any:
