@@ -253,3 +253,14 @@ def test_a_wrong_command_line_is_seen(line: str) -> None:
 def test_output_and_other_commands_are_not_taken_for_ours() -> None:
     text = "```console\n$ ropeway down # all\nropeway is down\n$ ls\n```\n`ropeway init`, `ropeway`"
     assert own_commands(text) == [["down"], ["init"]]
+
+
+def test_structure_notes_the_size_of_each_folder():
+    rows = re.findall(r"^\| `(\w+(?:/|\.py))` \| ([\d,]+) \|", text_of(STRUCTURE), re.MULTILINE)
+    noted = {name.strip("/"): int(lines.replace(",", "")) for name, lines in rows}
+    sizes: dict[str, int] = {}
+    for path in SOURCE.rglob("*.py"):
+        name = path.relative_to(SOURCE).parts[0]
+        sizes[name] = sizes.get(name, 0) + len(path.read_bytes().splitlines())
+    del sizes["__init__.py"]
+    assert noted == {name: pytest.approx(size, rel=0.1) for name, size in sizes.items()}
