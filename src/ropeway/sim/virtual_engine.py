@@ -83,15 +83,19 @@ class LogScript:
         return tuple(line for line in self.lines if line[0] <= now)
 
 
+# Lines of a script that say which part its container has.
+_READ = ("ray start ", "python3 ", "vllm serve ", "exec python3 ")
+
+
 def part_of(script: str) -> Part:
     """Read the script of a container, as launch/scripts.py writes it."""
     ray: dict[str, str] = {}
     nodes: list[str] = []
     for line in script.replace("\\\n", " ").splitlines():
-        try:
-            words = shlex.split(line.removeprefix("{ "))  # a group of commands: its first one
-        except ValueError:  # of the script's own shell, not a command of ours
+        line = line.removeprefix("{ ")  # a group of commands: its first one
+        if not line.startswith(_READ):
             continue
+        words = shlex.split(line)
         if words[:2] == ["ray", "start"]:
             ray = _flags(words)
         elif words[:1] == ["python3"] and words[1].endswith("/nodes.py"):
