@@ -89,7 +89,7 @@ def test_once_says_by_its_exit_code_and_its_words_whether_a_token_came(folder, h
 def test_the_watchdog_ends_when_the_engine_hangs_and_not_when_it_is_only_busy(folder):
     engine = BusyEngine()
     with running(engine) as url:
-        watch = python(folder, "watch.py", "on", url, "m", "0.2")
+        watch = python(folder, "watch.py", "on", url, "m", "0.2", "60")
         assert watch.stdout.readline() == "ropeway: the first token is there\n"
         engine.fault = HANGS
         for _ in range(5):  # more failures than it takes
@@ -100,10 +100,12 @@ def test_the_watchdog_ends_when_the_engine_hangs_and_not_when_it_is_only_busy(fo
     assert "3 of 3" in out and "the engine hangs" in out
 
 
-def test_the_watchdog_waits_for_the_first_token_for_ever(folder):
+def test_the_watchdog_waits_for_the_first_token_as_long_as_a_start_may_take(folder):
     engine = Engine(fault=HANGS)
     with running(engine) as url:
-        watch = python(folder, "watch.py", "on", url, "m", "0.2")
+        code, out = ended(python(folder, "watch.py", "on", url, "m", "0.2", "0"))
+        assert (code, "no first token within 0 s: HTTPError" in out) == (1, True)
+        watch = python(folder, "watch.py", "on", url, "m", "0.2", "60")
         while len(engine.bodies) < 4:  # more failures than would end it later
             assert watch.poll() is None
         engine.fault = Fault()

@@ -32,7 +32,7 @@ vllm serve /data/Qwen3-30B-A3B \
   --max-model-len 32768 \
   --gpu-memory-utilization 0.9 &
 engine=$!
-python3 /run/ropeway/watch.py on http://127.0.0.1:8000/v1 qwen3 30 &
+python3 /run/ropeway/watch.py on http://127.0.0.1:8000/v1 qwen3 30 600 &
 watch=$!
 trap 'kill -TERM $engine $watch 2>/dev/null' TERM INT
 wait -n $engine $watch
@@ -100,7 +100,7 @@ docker run \
   --label ropeway.role=head \
   --label ropeway.replica=0 \
   --label ropeway.rank=0 \
-  --label ropeway.hash=d6f25e5b17432fdb \
+  --label ropeway.hash=773ec2eb659db9ac \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \
@@ -111,9 +111,9 @@ docker run \
   --label ropeway.by=somebody@laptop \
   --label ropeway.since=2026-01-01T00:00:00Z \
   --label ropeway.version=0.1.0 \
-  --label 'ropeway.spec={"name": "golden", "cluster": {"hosts": [{"address": "192.168.0.147", "npus": 8}, {"address": "192.168.0.35", "npus": 8}], "nic": "enp67s0f5", "chip": "910B2"}, "model": {"path": "/data/Qwen3-30B-A3B", "served_name": "qwen3"}, "runtime": {"command": "docker", "os": "ubuntu", "pull": "missing", "pip": [], "mounts": [], "privileged": false}, "serve": {"version": "0.23.0.post1", "layout": "TP8×PP2+EP", "replicas": 1, "layouts": [], "context": 32768, "dtype": "auto", "memory": 0.9, "address": "127.0.0.1", "port": 8000, "secret_env": [], "restart": true, "start_timeout": 600, "engine_args": {}, "env": {}}, "workload": {"clients": 256, "requests": 512, "input_tokens": 128, "output_tokens": 128, "seed": 0, "temperature": 0.0}}' \
-  quay.io/ascend/vllm-ascend:v0.23.0.post1 bash \
-  /run/ropeway/ropeway-golden-0-0.sh
+  --label 'ropeway.spec={"name":"golden","cluster":{"hosts":[{"address":"192.168.0.147","npus":8},{"address":"192.168.0.35","npus":8}],"nic":"enp67s0f5","chip":"910B2"},"model":{"path":"/data/Qwen3-30B-A3B","served_name":"qwen3"},"runtime":{"command":"docker","os":"ubuntu","pull":"missing","pip":[],"mounts":[],"privileged":false},"serve":{"version":"0.23.0.post1","layout":"TP8×PP2+EP","replicas":1,"layouts":[],"context":32768,"dtype":"auto","memory":0.9,"address":"127.0.0.1","port":8000,"secret_env":[],"restart":true,"start_timeout":600,"engine_args":{},"env":{}},"workload":{"clients":256,"requests":512,"input_tokens":128,"output_tokens":128,"seed":0,"temperature":0.0}}' \
+  --entrypoint bash \
+  quay.io/ascend/vllm-ascend:v0.23.0.post1 /run/ropeway/ropeway-golden-0-0.sh
 
 # ---- on 192.168.0.35
 docker image inspect --format '{{.Id}}' quay.io/ascend/vllm-ascend:v0.23.0.post1 >/dev/null 2>&1 || docker pull quay.io/ascend/vllm-ascend:v0.23.0.post1
@@ -207,7 +207,7 @@ docker run \
   --label ropeway.role=follower \
   --label ropeway.replica=0 \
   --label ropeway.rank=1 \
-  --label ropeway.hash=01134a3c2a9e9c17 \
+  --label ropeway.hash=0a65f4d7bf976626 \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \
@@ -218,9 +218,9 @@ docker run \
   --label ropeway.by=somebody@laptop \
   --label ropeway.since=2026-01-01T00:00:00Z \
   --label ropeway.version=0.1.0 \
-  --label 'ropeway.spec={"name": "golden", "cluster": {"hosts": [{"address": "192.168.0.147", "npus": 8}, {"address": "192.168.0.35", "npus": 8}], "nic": "enp67s0f5", "chip": "910B2"}, "model": {"path": "/data/Qwen3-30B-A3B", "served_name": "qwen3"}, "runtime": {"command": "docker", "os": "ubuntu", "pull": "missing", "pip": [], "mounts": [], "privileged": false}, "serve": {"version": "0.23.0.post1", "layout": "TP8×PP2+EP", "replicas": 1, "layouts": [], "context": 32768, "dtype": "auto", "memory": 0.9, "address": "127.0.0.1", "port": 8000, "secret_env": [], "restart": true, "start_timeout": 600, "engine_args": {}, "env": {}}, "workload": {"clients": 256, "requests": 512, "input_tokens": 128, "output_tokens": 128, "seed": 0, "temperature": 0.0}}' \
-  quay.io/ascend/vllm-ascend:v0.23.0.post1 bash \
-  /run/ropeway/ropeway-golden-0-1.sh
+  --label 'ropeway.spec={"name":"golden","cluster":{"hosts":[{"address":"192.168.0.147","npus":8},{"address":"192.168.0.35","npus":8}],"nic":"enp67s0f5","chip":"910B2"},"model":{"path":"/data/Qwen3-30B-A3B","served_name":"qwen3"},"runtime":{"command":"docker","os":"ubuntu","pull":"missing","pip":[],"mounts":[],"privileged":false},"serve":{"version":"0.23.0.post1","layout":"TP8×PP2+EP","replicas":1,"layouts":[],"context":32768,"dtype":"auto","memory":0.9,"address":"127.0.0.1","port":8000,"secret_env":[],"restart":true,"start_timeout":600,"engine_args":{},"env":{}},"workload":{"clients":256,"requests":512,"input_tokens":128,"output_tokens":128,"seed":0,"temperature":0.0}}' \
+  --entrypoint bash \
+  quay.io/ascend/vllm-ascend:v0.23.0.post1 /run/ropeway/ropeway-golden-0-1.sh
 
 # it is up when the head's log says `ropeway: the first token is there`:
 #   docker logs --timestamps --follow ropeway-golden-0-0   # on 192.168.0.147

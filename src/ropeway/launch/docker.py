@@ -122,7 +122,8 @@ def run_argv(
         argv += ["--env", f"{name}={value}"]
     for name, value in labels.items():
         argv += ["--label", f"{name}={value}"]
-    return (*argv, container.image, *container.argv)
+    program, *words = container.argv  # an image may have an entrypoint of its own
+    return (*argv, "--entrypoint", program, container.image, *words)
 
 
 def mount_option(mount: Mount) -> str:

@@ -87,8 +87,9 @@ def derive_argvs(
     return (
         (runtime, "rm", "--force", name),  # of a build that was cut off
         (
-            runtime, "run", "--name", name, "--net=host", *wheelhouse, base,
-            "python3", "-m", "pip", "install", "--no-cache-dir", *source, "--", *spec.pip,
+            runtime, "run", "--name", name, "--net=host", *wheelhouse,
+            "--entrypoint", "python3", base,
+            "-m", "pip", "install", "--no-cache-dir", *source, "--", *spec.pip,
         ),
         (runtime, "commit", "--change", 'CMD ["/bin/bash"]', name, derived),
         (runtime, "rm", "--force", name),

@@ -149,7 +149,8 @@ def labels_of(rollout: Rollout, container: Container, author: Author) -> dict[st
         _BY: author.who,
         _SINCE: author.since,
         _VERSION: __version__,
-        _SPEC: json.dumps(service.spec.as_json(), ensure_ascii=False),
+        # Without spaces: Linux lets an argument be 128 KiB long, which many hosts come near to.
+        _SPEC: json.dumps(service.spec.as_json(), ensure_ascii=False, separators=(",", ":")),
     }
 
 

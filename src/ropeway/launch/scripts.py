@@ -73,7 +73,7 @@ def _head(replica: Replica) -> str:
         nodes = _program("nodes", str(len(replica.nodes)), str(npus), seconds)
         before = f"{_twice(replica.ray_start_argv(head))} || exit\n{nodes} || exit\n"
     url = api_url(replica.address, replica.port)
-    watch = _program("watch", "on", url, replica.served_name, str(WATCH_SECONDS))
+    watch = _program("watch", "on", url, replica.served_name, str(WATCH_SECONDS), seconds)
     return before + TOGETHER.format(engine=shell_block(replica.serve_argv(head)), watch=watch)
 
 

@@ -1,13 +1,13 @@
 """Ask an engine for a token: once, or as the watchdog beside it.
 
-    watch.py once URL MODEL SECONDS    exit 0 when a token came; else the reason is on stderr
-    watch.py on URL MODEL SECONDS      end when the engine hangs, with the reason
+    watch.py once URL MODEL SECONDS        exit 0 when a token came; else the reason is on stderr
+    watch.py on URL MODEL SECONDS START    end when the engine hangs, with the reason
 
 A process that died needs no watchdog, but one that hangs does: ranks wait in silence for one that
-is lost on another host. So after the first token, this asks for one more every SECONDS. A busy
-engine may queue that request, so it counts as hanging only if, over three requests, it has
-generated nothing for anybody else either (its own counter, in /metrics). The key comes from
-VLLM_API_KEY.
+is lost on another host. So this waits START seconds for the first token, and after it asks for one
+more every SECONDS. A busy engine may queue that request, so it counts as hanging only if, over
+three requests, it has generated nothing for anybody else either (its own counter, in /metrics).
+The key comes from VLLM_API_KEY.
 """
 
 from __future__ import annotations
@@ -56,9 +56,12 @@ def tokens_so_far(url: str) -> float | None:
     return sum(map(float, counts)) if counts else None
 
 
-def watch(url: str, model: str, seconds: float) -> str:
+def watch(url: str, model: str, seconds: float, start: float) -> str:
     """Wait until the engine hangs, and return how that shows."""
-    while ask(url, model, seconds):
+    deadline = time.monotonic() + start
+    while reason := ask(url, model, seconds):
+        if time.monotonic() > deadline and not tokens_so_far(url):
+            return f"ropeway: no first token within {start:g} s: {reason}"
         time.sleep(1)
     print("ropeway: the first token is there", flush=True)
     failures, before = 0, tokens_so_far(url)
@@ -79,6 +82,6 @@ def watch(url: str, model: str, seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    mode, base_url, name, limit = sys.argv[1:]
+    mode, base_url, name, *limits = sys.argv[1:]
     run = ask if mode == "once" else watch
-    sys.exit(run(base_url, name, float(limit)) or 0)
+    sys.exit(run(base_url, name, *map(float, limits)) or 0)
