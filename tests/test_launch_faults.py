@@ -98,6 +98,23 @@ def test_a_missing_image_is_pulled_from_the_mirror(cluster: Make):  # noqa: F811
     assert "4 of 4 layers" in two.err
 
 
+@pytest.mark.parametrize(
+    "verb",
+    ["up", "bundle -o runs/x.zip", "doctor --rehearse 1x2-910B4 --html runs/x.html"],
+)
+def test_a_path_that_cannot_be_written_is_refused(verb: str, cluster: Make):  # noqa: F811
+    two = cluster()
+    (two.folder / "runs").touch()
+    assert two.run(*verb.split()) == 2, two.err
+    assert "cannot write `runs/" in two.error
+    assert two.remains() == []
+
+
+def test_more_hosts_than_files_may_be_open_are_refused(cluster: Make, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("ropeway.hosts.fleet.max_parallel", lambda: 2)
+    cluster().fails(2, "the lock of 2 hosts runs at least 3 commands at once", "ulimit -n")
+
+
 # What breaks on the way: exit code 1, and everything is undone.
 
 

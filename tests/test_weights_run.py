@@ -196,7 +196,7 @@ def test_a_key_that_cannot_be_revoked_is_reported_with_the_command_that_does_it(
 
 
 def test_more_hosts_than_this_machine_can_hold_are_refused_before_anything_is_touched(monkeypatch):
-    monkeypatch.setattr("ropeway.weights.run.max_parallel", lambda: 4)
+    monkeypatch.setattr("ropeway.hosts.fleet.max_parallel", lambda: 4)
     plan = plan_push(peer(0, files=MODEL), [peer(1), peer(2)])
     with pytest.raises(Refused, match="limit of open files"):
         push(plan, who="me")

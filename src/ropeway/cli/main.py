@@ -3,8 +3,10 @@
 import difflib
 import os
 import re
+import resource
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
@@ -40,6 +42,8 @@ VERBS = {
     "down": "Take a service down: its processes, its shared memory, its temporary files.",
     "demo": "Rehearse the main job on this machine: real engine, real Ray, virtual NPUs.",
 }
+
+_FILES = 65_536  # enough for 8,000 hosts; with more, what closes all that there may be gets slow
 
 _EPILOG = """\b
 Exit codes:
@@ -116,6 +120,11 @@ def ropeway(ctx: click.Context) -> None:
 
 def run() -> NoReturn:
     """Run the command, and exit."""
+    # Each command on a host takes some files, and a lock or a followed log lasts.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        limit = _FILES if most == resource.RLIM_INFINITY else min(most, _FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
     sys.exit(exit_code(sys.argv[1:]))
 
 

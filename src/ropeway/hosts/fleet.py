@@ -16,7 +16,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Generic, NoReturn, Protocol, TypeVar
 
-from ropeway.errors import RopewayError, TimeLimit
+from ropeway.errors import Refused, RopewayError, TimeLimit
 from ropeway.hosts.base import Host
 from ropeway.hosts.child import CancelToken, cancellable
 from ropeway.hosts.interrupts import uninterrupted
@@ -193,6 +193,16 @@ def group_by_host(parts: Iterable[P]) -> dict[str, list[P]]:
 def select(hosts: Hosts, names: Mapping[str, object]) -> Hosts:
     """Return only the hosts of these names."""
     return {name: host for name, host in hosts.items() if name in names}
+
+
+def check_parallel(commands: int, purpose: str) -> None:
+    """Raise Refused when this machine cannot run so many commands at the same time."""
+    if max_parallel() < commands:
+        raise Refused(
+            f"{purpose} runs at least {commands} commands at once, and the limit of open files"
+            f" allows {max(0, max_parallel())}",
+            hint="raise the limit in this shell: `ulimit -n 65536`",
+        )
 
 
 def max_parallel() -> int:

@@ -21,7 +21,13 @@ from functools import partial
 
 from ropeway.errors import HostError, Refused, RopewayError, TimeLimit
 from ropeway.hosts.base import Host, Result, room_hint
-from ropeway.hosts.fleet import Outcome, WorkerPool, run_on_all, run_on_all_or_raise
+from ropeway.hosts.fleet import (
+    Outcome,
+    WorkerPool,
+    check_parallel,
+    run_on_all,
+    run_on_all_or_raise,
+)
 from ropeway.hosts.interrupts import uninterrupted
 
 
@@ -174,6 +180,7 @@ def locked(hosts: Sequence[Host], author: Author) -> Iterator[Lock]:
     Raises Refused, with the holder and since when, where somebody else has it; HostError when a
     host cannot be asked. Each user of a host has another lock.
     """
+    check_parallel(len(hosts) + 1, f"the lock of {len(hosts)} hosts")
     lock = Lock(author, hosts)
     try:
         lock.take(hosts)

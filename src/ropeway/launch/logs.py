@@ -8,7 +8,14 @@ from functools import partial
 
 from ropeway.errors import HostError
 from ropeway.hosts.base import Host
-from ropeway.hosts.fleet import Hosts, Outcome, WorkerPool, group_by_host, run_on_all
+from ropeway.hosts.fleet import (
+    Hosts,
+    Outcome,
+    WorkerPool,
+    check_parallel,
+    group_by_host,
+    run_on_all,
+)
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch import docker
 from ropeway.launch.docker import Container
@@ -80,6 +87,7 @@ def follow(reached: Reached, on_line: Callable[[Line], None]) -> None:
 
     Each container takes a session of its own over the connection; Ctrl-C ends them all.
     """
+    check_parallel(len(reached.containers), "to follow so many logs")
     pool = WorkerPool(len(reached.containers))
     held: list[tuple[Line, float]] = []  # each for a moment: an earlier one may come
     running = len(reached.containers)

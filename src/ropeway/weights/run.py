@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
-from ropeway.errors import HostError, Refused, RopewayError
+from ropeway.errors import HostError, RopewayError
 from ropeway.hosts.base import Host
-from ropeway.hosts.fleet import Outcome, WorkerPool, max_parallel, run_on_all
+from ropeway.hosts.fleet import Outcome, WorkerPool, check_parallel, max_parallel, run_on_all
 from ropeway.weights.commands import staging_folder
 from ropeway.weights.plan import Locations, PushPlan, in_publishing_order
 from ropeway.weights.scripts import DISCARD, HOLD, PUBLISH
@@ -75,13 +75,7 @@ class Run:
 
 def check_limits(plan: PushPlan) -> None:
     """Raise Refused when this machine cannot run a command on every host at the same time."""
-    required = len(plan.peers) + 2
-    if max_parallel() < required:
-        raise Refused(
-            f"a push to {len(plan.receivers)} hosts runs at least {required} commands at once, and"
-            f" the limit of open files allows {max(0, max_parallel())}",
-            hint="raise the limit in this shell: `ulimit -n 65536`",
-        )
+    check_parallel(len(plan.peers) + 2, f"a push to {len(plan.receivers)} hosts")
 
 
 def hold_staging(run: Run, who: str, on_size: Callable[[str, int], None]) -> None:
