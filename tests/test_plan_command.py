@@ -179,7 +179,7 @@ def test_the_page_holds_the_plan(capsys, tmp_path):
     assert "Qwen3-30B-A3B on 2 hosts × 8 910B4" in page.read_text(encoding="utf-8")
     code, _, err = run(capsys, *QWEN, "--html", str(tmp_path / "no" / "plan.html"))
     assert code == 2
-    assert "cannot be written" in err
+    assert f"cannot write `{tmp_path}/no/plan.html`: no such file" in err
 
 
 def test_the_choice_goes_into_the_spec_with_its_reasons_and_all_else_stays(capsys, spec):

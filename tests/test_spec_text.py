@@ -180,6 +180,7 @@ def test_init_prints_one_json_document(tmp_path: Path) -> None:
 
 
 def test_init_refuses_a_place_where_it_cannot_write(tmp_path: Path) -> None:
-    result = CliRunner().invoke(init, [str(tmp_path / "none" / "r.yaml")])
+    file = tmp_path / "none" / "r.yaml"
+    result = CliRunner().invoke(init, [str(file)])
     assert isinstance(result.exception, Refused)
-    assert result.exception.what == "cannot write the file: no such file or directory"
+    assert result.exception.what == f"cannot write `{file}`: no such file or directory"

@@ -12,7 +12,7 @@ from typing import Protocol
 from ropeway.bench.comparison import Comparison, LayoutResult
 from ropeway.bench.load_test import Conditions, LoadTest
 from ropeway.bench.prompts import Recipe
-from ropeway.bench.record import RunWriter, write_json
+from ropeway.bench.record import RunWriter, recorded, write_json
 from ropeway.bench.run import prepare, run_bench
 from ropeway.bench.stats import Summary
 from ropeway.endpoint.client import Client, Endpoint, Request
@@ -120,7 +120,8 @@ class ComparisonRun:
             ropeway=self.conditions.ropeway,
             notes=_NOTES,
         ).with_answers_compared()
-        write_json(self.folder / "comparison.json", asdict(comparison))
+        with recorded(self.folder):
+            write_json(self.folder / "comparison.json", asdict(comparison))
         return comparison
 
     def _ask(self, served: Served) -> str:
@@ -162,7 +163,10 @@ class ComparisonRun:
     def _keep(self, result: LayoutResult) -> LayoutResult:
         self.results.append(result)
         line = json.dumps(asdict(result), ensure_ascii=False)
-        with (self.folder / "results.jsonl").open("a", encoding="utf-8") as file:
+        with (
+            recorded(self.folder),
+            (self.folder / "results.jsonl").open("a", encoding="utf-8") as file,
+        ):
             file.write(line + "\n")
         return result
 

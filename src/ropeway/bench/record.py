@@ -6,7 +6,8 @@ times are seconds from the first request sent, rounded to a microsecond.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -74,28 +75,29 @@ class RunWriter:
         """Write one timing."""
         if self._zero is None:
             self._zero = timing.sent
-        try:
+        with recorded(self.folder):
             self._lines.write(json.dumps(_as_row(timing, self._zero), ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise _disk_failed(self.folder, error) from error
 
     def finish(self, result: BenchResult) -> Summary:
         """Write `summary.json` and return the summary."""
         summary = summarise(result.timings, result.duration_s)
         document = {"ended": result.ended, "late": result.late} | dataclasses.asdict(summary)
-        try:
+        with recorded(self.folder):
             write_json(self.folder / "summary.json", document)
-        except OSError as error:
-            raise _disk_failed(self.folder, error) from error
         return summary
 
 
-def _disk_failed(folder: Path, error: OSError) -> RopewayError:
-    return RopewayError(
-        f"the results could not be written: {reason_of(error)}",
-        where=str(folder),
-        hint="check whether the disk is full; what was written before is kept",
-    )
+@contextmanager
+def recorded(folder: Path) -> Iterator[None]:
+    """Write results into a run's folder inside the block. Raises RopewayError when that fails."""
+    try:
+        yield
+    except OSError as error:
+        raise RopewayError(
+            f"the results could not be written: {reason_of(error)}",
+            where=str(folder),
+            hint="check whether the disk is full; what was written before is kept",
+        ) from error
 
 
 def _as_row(timing: Timing, zero: float) -> dict[str, Any]:

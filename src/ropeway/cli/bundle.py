@@ -8,11 +8,13 @@ import zipfile
 from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 
 import click
 
 from ropeway.cli.bug_report import package_versions, without_secrets
+from ropeway.cli.files import writing
 from ropeway.cli.options import screen_options
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Refused, RopewayError
@@ -21,6 +23,7 @@ from ropeway.facts.questions import questions
 from ropeway.facts.transcript import Transcript, ask_for_transcript
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import run_on_all
+from ropeway.hosts.local import write_whole
 from ropeway.launch.labels import Reached
 from ropeway.launch.lock import read_audit
 from ropeway.launch.logs import recent_lines
@@ -66,9 +69,12 @@ def bundle(*, target: Target, output: Path | None, screen: Screen) -> None:
         parts = list(_parts(service))
         named = _secret_names(service)
         step.ok(f"{len(parts)} files")
-    with zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED) as archive:
+    content = BytesIO()
+    with zipfile.ZipFile(content, "x", zipfile.ZIP_DEFLATED) as archive:
         for part, text in parts:
             archive.writestr(part, without_trace(text, named))
+    with writing(path):
+        write_whole(path, content.getvalue())
     screen.answer(f"wrote {path}; look through it before you hand it on")
     screen.result({"file": str(path), "files": [part for part, _ in parts]})
 

@@ -1,14 +1,12 @@
 """`ropeway compare`: several layouts in turn, on the same prompts, in one report."""
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from ropeway.bench.record import new_run_dir
 from ropeway.cli.bringup import read_spec, start_context, with_flags
-from ropeway.cli.call import current_call
+from ropeway.cli.files import run_folder
 from ropeway.cli.measure import SINGLE, comparison_run, measure_all, report
 from ropeway.cli.options import config_option, screen_options
 from ropeway.errors import Exit, Refused
@@ -67,10 +65,7 @@ def compare(
             "there is no layout to compare",
             hint="list some under `serve.layouts`, or give `--layout`, or `--all`",
         )
-    folder = out or new_run_dir(Path("runs"), "compare", datetime.now(UTC))
-    folder.mkdir(parents=True, exist_ok=True)
-    current_call().folder = folder
-    run = comparison_run(context, folder, screen)
+    run = comparison_run(context, run_folder("compare", out), screen)
     try:
         with interruptible(), screen.stages([str(layout) for layout in chosen]) as stages:
             measure_all(run, context, chosen, screen, stages)

@@ -1,13 +1,11 @@
 """`ropeway demo`: the whole life cycle on this machine, from nothing to a report."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from ropeway.bench.record import new_run_dir
 from ropeway.cli.bringup import StartContext, start_context
-from ropeway.cli.call import current_call
+from ropeway.cli.files import run_folder
 from ropeway.cli.measure import LOAD, SINGLE, STORY, comparison_run, measure_all, report
 from ropeway.cli.options import screen_options
 from ropeway.errors import Exit, Refused
@@ -48,16 +46,13 @@ def demo(ctx: click.Context, *, every: bool, port: int, out: Path | None, screen
     check = "check this machine, fetch the model"
     names = [check, *map(str, layouts)]
     spec = local_spec(serve=Serve(port=port, context=1024), workload=LOAD, name="ropeway-demo")
-    folder = out or new_run_dir(Path("runs"), "demo", datetime.now(UTC))
     expected = _EXPECTED_SECONDS * len(layouts) / len(STORY)
     run = None
     try:
         with interruptible(), screen.stages(names, expected_seconds=expected) as stages:
             with stages.stage(check):
                 context = _check(spec, screen)
-            folder.mkdir(parents=True, exist_ok=True)
-            current_call().folder = folder
-            run = comparison_run(context, folder, screen)
+            run = comparison_run(context, run_folder("demo", out), screen)
             measure_all(run, context, layouts, screen, stages)
     finally:
         if run is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from ropeway.cli.bringup import read_spec
+from ropeway.cli.files import write_page
 from ropeway.cli.options import config_option, remote_host, screen_options
 from ropeway.doctor.checks import examine
 from ropeway.doctor.cluster import Cluster as ClusterFacts
@@ -210,8 +211,7 @@ def _tell(
     if html is not None:
         when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         page = render_html(examination, cluster.names, cluster.roce, title=title, when=when)
-        html.write_text(page, encoding="utf-8")
-        screen.say(f"page: {html}")
+        write_page(html, page, screen)
     screen.result(
         {
             "sound": examination.sound,

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
+from ropeway.cli.files import writing
 from ropeway.cli.options import screen_options
-from ropeway.errors import Refused, reason_of
+from ropeway.errors import Refused
 from ropeway.report.console import Screen
 from ropeway.spec.model import DEFAULT_FILE, sample_text
 
@@ -33,14 +34,13 @@ def init(*, screen: Screen, file: Path, force: bool) -> None:
 
 def _write(file: Path, text: str, force: bool) -> None:
     """Create the file. Raises Refused when it exists and `force` is false, or on an error."""
-    try:
-        with file.open("w" if force else "x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise Refused(
-            "the file exists already; it was not changed",
-            where=str(file),
-            hint="choose another name, or overwrite it with `--force`",
-        ) from None
-    except OSError as error:
-        raise Refused(f"cannot write the file: {reason_of(error)}", where=str(file)) from None
+    with writing(file):
+        try:
+            with file.open("w" if force else "x", encoding="utf-8") as stream:
+                stream.write(text)
+        except FileExistsError:
+            raise Refused(
+                "the file exists already; it was not changed",
+                where=str(file),
+                hint="choose another name, or overwrite it with `--force`",
+            ) from None

@@ -8,6 +8,7 @@ from pathlib import Path
 from ropeway.bench.compare import ComparisonRun, Served
 from ropeway.bench.comparison import comparison_to_data
 from ropeway.bench.load_test import LoadTest
+from ropeway.bench.record import recorded
 from ropeway.cli.bringup import StartContext, bring_up, deployment_for
 from ropeway.endpoint.client import Endpoint
 from ropeway.engines.vllm_cpu import Deployment
@@ -57,7 +58,8 @@ def measure_all(
     @contextmanager
     def serve(layout: Layout, folder: Path) -> Iterator[Served]:
         deployment = deployment_for(context, layout, folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        with recorded(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         with up(context, deployment, screen) as served:
             yield served
 
@@ -89,7 +91,8 @@ def report(
             run.folder.rmdir()
         return
     page = run.folder / "report.html"
-    page.write_text(render_html(comparison, run.timings), encoding="utf-8")
+    with recorded(run.folder):
+        page.write_text(render_html(comparison, run.timings), encoding="utf-8")
     screen.answer(compare_table(comparison))
     screen.answer(f"\nreport: {page}")
     screen.result({**comparison_to_data(comparison), "folder": str(run.folder)})

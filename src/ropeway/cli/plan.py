@@ -12,8 +12,9 @@ from typing import Any
 import click
 
 from ropeway.checkpoints.fetch import default_root
+from ropeway.cli.files import write_page
 from ropeway.cli.options import config_option, screen_options, with_options
-from ropeway.errors import Exit, Refused, SpecError, reason_of
+from ropeway.errors import Exit, Refused, SpecError
 from ropeway.hosts.local import replace_file
 from ropeway.plan.candidate import Plan
 from ropeway.plan.choose import choose
@@ -118,7 +119,8 @@ def plan(
         made = _write(screen, config, text, spec, result) if spec and text and result.chosen else []
         document = {**document, "written": made}
     if html is not None:
-        _write_page(screen, result, html)
+        page = render_html(result, when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+        write_page(html, page, screen)
     screen.result(document)
     ctx.exit(Exit.OK if result.chosen else Exit.NO)
 
@@ -197,13 +199,3 @@ def _write(
         screen.say(f"{row['key']}: {row['before'] or 'blank'} → {row['after'] or 'blank'}")
     screen.say(f"wrote {config}" if rows else f"{config} holds this choice already")
     return rows
-
-
-def _write_page(screen: Screen, result: Plan, path: Path) -> None:
-    page = render_html(result, when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        reason = reason_of(error)
-        raise Refused(f"the page cannot be written: {reason}", where=str(path)) from None
-    screen.say(f"page: {path}")

@@ -1,0 +1,39 @@
+"""Files and folders that the user named, or finds in `runs`: why one cannot be written."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ropeway.bench.record import new_run_dir
+from ropeway.cli.call import current_call
+from ropeway.errors import Refused, reason_of
+from ropeway.hosts.base import room_hint
+from ropeway.report.console import Screen
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Write to a path of the user's inside the block. Raises Refused when that fails."""
+    try:
+        yield
+    except OSError as error:
+        reason = reason_of(error)
+        hint = room_hint(reason, str(path.parent))
+        raise Refused(f"cannot write `{path}`: {reason}", hint=hint) from None
+
+
+def write_page(path: Path, page: str, screen: Screen) -> None:
+    """Write a page, and say where it is. Raises Refused."""
+    with writing(path):
+        path.write_text(page, encoding="utf-8")
+    screen.say(f"page: {path}")
+
+
+def run_folder(verb: str, out: Path | None = None) -> Path:
+    """Make the folder of this run: `out`, or one in `runs` that nobody has. Raises Refused."""
+    folder = out or new_run_dir(Path("runs"), verb, datetime.now(UTC))
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=out is not None)
+    current_call().folder = folder
+    return folder
