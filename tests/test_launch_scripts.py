@@ -92,11 +92,11 @@ def test_where_one_file_cannot_be_written_none_has_changed(host, docker, tmp_pat
 
 def run_each(host: WithPath, *names: str) -> Result:
     argvs = {name: ("docker", "run", "--name", name, "--label", f"a={NASTY}") for name in names}
-    args = (word for name, argv in argvs.items() for word in (name, shell_line(Command(argv))))
-    return host.run(("sh", "-c", RUN_EACH, "sh", *args))
+    words = (word for name, argv in argvs.items() for word in (name, shell_line(Command(argv))))
+    return host.run(("sh", "-c", RUN_EACH), stdin=shlex.join(words).encode())
 
 
-NASTY = 'it\'s "$HOME" `touch owned`\n$(touch owned) \\'
+NASTY = 'it\'s "$HOME" `touch owned`\n$(touch owned) \\' + 100_000 * "'"  # quoted, 500 KB
 
 
 def test_containers_are_started_one_after_the_other(host, docker, tmp_path):

@@ -33,11 +33,14 @@ _TOKEN_SECONDS = 60.0
 _LOG_LINES = 4000
 _FIRST_TOKEN = "ropeway: the first token is there"
 
-# For each container its name and its command. The one that cannot be started is printed last.
+# On stdin, for each container its name and its command, as words of a shell: with the spec in its
+# labels, and many hosts in that, a command is longer than Linux lets an argument be (128 KiB).
+# The one that cannot be started is printed last.
 RUN_EACH = """
+eval "set -- $(cat)"
 while [ $# -gt 0 ]; do
   printf "%s\\n" "$1"
-  eval "$2" >/dev/null || exit
+  eval "$2" </dev/null >/dev/null || exit
   shift 2
 done
 """
@@ -264,8 +267,9 @@ class ContainerStart(Attempt):
                 one.name: run_argv(self.rollout, one, self.lock.author)
                 for one in by_host[host.name]
             }
-            args = (word for name, argv in argvs.items() for word in (name, shlex.join(argv)))
-            result = host.run(("sh", "-c", RUN_EACH, "sh", *args), timeout=300.0 * len(argvs))
+            words = (word for name, argv in argvs.items() for word in (name, shlex.join(argv)))
+            script, timeout = ("sh", "-c", RUN_EACH), 300.0 * len(argvs)
+            result = host.run(script, stdin=shlex.join(words).encode(), timeout=timeout)
             last = next(reversed(result.stdout.split()), "")
             shown = replace(result, argv=argvs.get(last, result.argv))
             shown.check(f"cannot start `{last}`", where=host.name)

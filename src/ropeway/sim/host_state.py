@@ -79,9 +79,10 @@ def _write(state: HostState, args: Args, stdin: bytes, _: Say) -> Answer:
     return 0, ""
 
 
-def _run_each(state: HostState, args: Args, _: bytes, say: Say) -> Answer:
+def _run_each(state: HostState, _: Args, stdin: bytes, say: Say) -> Answer:
     """start.RUN_EACH."""
-    for name, line in zip(args[::2], args[1::2], strict=True):
+    words = shlex.split(stdin.decode())
+    for name, line in zip(words[::2], words[1::2], strict=True):
         say(name)
         code, error = run_program(state, tuple(shlex.split(line)), ignore)
         if code:

@@ -184,7 +184,7 @@ class LaunchHost(WithoutFiles):
             if on_line is not None:
                 on_line(line)
 
-        with self._command(tuple(argv)):
+        with self._command(tuple(argv), stdin):
             if tuple(argv) == ("sh", "-s"):
                 result = self.rehearsal.look(self.state).run(argv, stdin=stdin)
                 return replace(result, seconds=time.monotonic() - began)
@@ -193,7 +193,7 @@ class LaunchHost(WithoutFiles):
         return Result(tuple(argv), code, text, error and f"{error}\n", time.monotonic() - began)
 
     @contextmanager
-    def _command(self, argv: tuple[str, ...]) -> Iterator[None]:
+    def _command(self, argv: tuple[str, ...], stdin: bytes) -> Iterator[None]:
         """There, and back again: each takes half of the latency, and the connection may break.
 
         Cut off on the way there, a container may start all the same, a moment later.
@@ -207,7 +207,8 @@ class LaunchHost(WithoutFiles):
         except HostError:
             if command.starts_containers:
                 due = clock.now() + _LATE_SECONDS * pace.sleeps
-                self.state.late.append((due, shlex.split(argv[5])[1:]))
+                first = shlex.split(stdin.decode())[1]
+                self.state.late.append((due, shlex.split(first)[1:]))
             raise
         self._reach()
         self.state.settle()
