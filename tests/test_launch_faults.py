@@ -193,7 +193,7 @@ def finish(virtual: Rehearsal, error: str) -> None:
     for line in error.splitlines():
         words = shlex.split(line) if line.strip().startswith("ssh ") else []
         if words:
-            host = virtual.connect(words[-2].partition("@")[2] or words[-2])
+            host = virtual.connect(words[-2])
             host.state.machine = replace(host.state.machine, trouble=Trouble())
             for command in words[-1].split("; "):
                 assert host.run(tuple(shlex.split(command))).ok
@@ -224,9 +224,9 @@ def test_the_command_that_finishes_it_logs_in_as_the_spec_says(cluster: Make):  
     elsewhere = RemoteHost(address="host2", npus=8, user="ops", port=2222)
     hosts = (RemoteHost(address="host1", npus=8), elsewhere)
     two.change("cluster", hosts=hosts)
-    error = two.json("up")["error"]
+    error = two.json("up", "--ssh-config", "other")["error"]
     assert error["hint"].splitlines()[1:] == [
-        "ssh -p 2222 ops@host2 "
+        "ssh -F other -l ops -p 2222 host2 "
         "'docker rm --force ropeway-rehearsal-0-1; rm -rf -- /var/lib/ropeway/rehearsal'"
     ]
     assert error["evidence"][0] == "the connection was lost while a command ran"

@@ -63,6 +63,7 @@ class Host(Protocol):
 
     name     what people and messages call it
     address  how other hosts reach it
+    by_hand  what a person types to run a line there, before that line as one word
     """
 
     @property
@@ -70,6 +71,9 @@ class Host(Protocol):
 
     @property
     def address(self) -> str: ...
+
+    @property
+    def by_hand(self) -> str: ...
 
     def run(
         self,

@@ -18,6 +18,7 @@ class LocalHost:
 
     name: str = "localhost"
     address: str = "127.0.0.1"
+    by_hand: str = "sh -c"
 
     def run(
         self,

@@ -225,14 +225,7 @@ class ContainerStart(Attempt):
         argvs = [docker.remove_argv(self.runtime, names)] if names else []
         argvs += [("rm", "-rf", "--", self.service.folder_on(host.name))] if everything else []
         commands = "; ".join(map(shlex.join, argvs))
-        remote = next(
-            one
-            for one in self.service.spec.cluster.hosts or ()
-            if host.name in (one.address, f"{one.address}:{one.port or 22}")
-        )
-        port = ("-p", str(remote.port)) if remote.port else ()
-        login = f"{remote.user}@{remote.address}" if remote.user else remote.address
-        return shlex.join(("ssh", *port, login, commands))
+        return f"{host.by_hand} {shlex.quote(commands)}"
 
     def _write_files(self) -> None:
         """Write programs, scripts and secrets of all hosts, in one command each."""

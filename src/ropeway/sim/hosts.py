@@ -49,6 +49,10 @@ class VirtualHost(WithoutFiles):
     def address(self) -> str:
         return self.machine.address
 
+    @property
+    def by_hand(self) -> str:
+        return f"ssh {self.address}"
+
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", **_: object) -> Result:
         """See Host.run. Raises HostError where the machine cannot be reached."""
         started = time.monotonic()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from ropeway.errors import ConnectionLost, HostError, NoRoute, Refused
 from ropeway.hosts.base import Result
 from ropeway.hosts.child import sleep_cancellable
+from ropeway.hosts.connect import ssh_hosts
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.lock import HELD, LOCK
 from ropeway.launch.logs import MERGED
@@ -78,15 +79,18 @@ class Rehearsal:
         self._hosts = {machine.name: self._host(machine) for machine in fleet.machines}
 
     @contextmanager
-    def connected(self, cluster: Cluster, **_: object) -> Iterator[tuple["LaunchHost", ...]]:
+    def connected(
+        self, cluster: Cluster, *, ssh_config: str | None = None
+    ) -> Iterator[tuple["LaunchHost", ...]]:
         """Connect to the cluster's hosts, known by name or address. Raises Refused."""
-        yield tuple(self.connect(host.address) for host in cluster.hosts or ())
+        real = ssh_hosts(cluster.hosts or (), "", ssh_config)
+        yield tuple(self.connect(host.address, host.by_hand) for host in real)
 
-    def connect(self, address: str) -> "LaunchHost":
+    def connect(self, address: str, by_hand: str = "") -> "LaunchHost":
         """Return a connection of its own to one machine."""
         for state in self._hosts.values():
             if address in (state.machine.name, state.machine.address):
-                return LaunchHost(address, address, self, state)
+                return LaunchHost(address, address, by_hand, self, state)
         raise Refused(
             f"the rehearsal has no host `{address}`",
             hint=f"its hosts are {', '.join(list(self._hosts)[:4])} …",
@@ -161,6 +165,7 @@ class LaunchHost(WithoutFiles):
 
     name: str
     address: str
+    by_hand: str
     rehearsal: Rehearsal
     state: HostState
     done: int = 0
