@@ -1,6 +1,10 @@
 """What goes wrong while a service starts: the error says what and where, and nothing is left."""
 
+import contextlib
+import os
+import pty
 import shlex
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -11,6 +15,7 @@ import pytest
 from rehearsed import Cluster, Make, cluster, fleet_with  # noqa: F401
 from ropeway.facts.host import Container
 from ropeway.hosts.child import sleep_cancellable
+from ropeway.launch.start import UNDO
 from ropeway.sim.faults import LAUNCH_FAULTS
 from ropeway.sim.launching import IssuedCommand, Rehearsal
 from ropeway.sim.machine import Fleet, Machine, Trouble
@@ -248,17 +253,52 @@ def test_a_failed_replacement_leaves_what_was_not_replaced(cluster: Make, monkey
     assert "ropeway-rehearsal-0-0.sh" in str(two.virtual.state("host1").files.keys())
 
 
+# The undo comes first, whatever else goes wrong here.
+
+
+def test_a_run_folder_that_is_gone_leaves_nothing(cluster: Make):  # noqa: F811
+    two = cluster(fleet_with("engine-fails:host1"))
+    two.virtual.on_command = lambda _: shutil.rmtree("runs", ignore_errors=True)
+    two.fails(1, "NPU out of memory")
+    assert "warning: cannot write `runs/" in " ".join(two.err.split())
+    assert "the whole log" not in two.error
+
+
+def test_a_bug_while_it_is_diagnosed_leaves_nothing(cluster: Make, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("ropeway.launch.start.read_logs", lambda *_: 1 / 0)
+    cluster(fleet_with("engine-fails:host1")).fails(3, "ZeroDivisionError")
+
+
+def test_a_terminal_that_is_closed_leaves_nothing(cluster: Make, monkeypatch):  # noqa: F811
+    two = cluster()
+    leader, follower = pty.openpty()
+    began: list[IssuedCommand] = []
+
+    def hang_up(command: IssuedCommand) -> None:
+        if command.starts_containers and command.host == "host2":
+            began.append(command)
+            os.close(leader)
+            interrupt(signal.SIGHUP)
+
+    two.virtual.on_command = hang_up
+    code = 0
+    with contextlib.suppress(OSError), os.fdopen(follower, "w") as terminal:  # at its last flush
+        monkeypatch.setattr("sys.stderr", terminal)
+        code = two.run("up")
+    assert (code, len(began), two.remains()) == (130, 1, [])
+
+
 # Ctrl-C.
 
 
-def interrupt() -> None:
+def interrupt(number: int = signal.SIGINT) -> None:
     """Do what Ctrl-C does while the thread that calls this carries out a command on a host.
 
     The main thread waits for it, is interrupted, and cancels the command.
     """
     main = threading.main_thread().ident
     assert main is not None
-    signal.pthread_kill(main, signal.SIGINT)
+    signal.pthread_kill(main, number)
     sleep_cancellable(60)
     raise AssertionError("the command was not cancelled")
 
@@ -298,6 +338,8 @@ def test_ctrl_c_at_any_moment_leaves_nothing(number: int, cluster: Make):  # noq
     fired = interrupt_at(two, lambda _: len(two.virtual.commands) >= number)
     two.fails(130)
     assert fired, "the run was over before"
+    undone = [command.host for command in two.virtual.commands if command.script == UNDO]
+    assert len(undone) == len(set(undone)), "once"
 
 
 def test_no_moment_is_left_out(cluster: Make):  # noqa: F811

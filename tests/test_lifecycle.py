@@ -15,7 +15,9 @@ import pytest
 
 from model_files import SMALL_LLAMA, write_weights
 from ports import free_port
+from ropeway.cli.bringup import StartContext
 from ropeway.cli.main import exit_code
+from ropeway.cli.measure import up
 from ropeway.engines.base import Node
 from ropeway.engines.vllm_cpu import Deployment
 from ropeway.errors import Exit, HostError, LaunchError, Refused
@@ -24,8 +26,10 @@ from ropeway.hosts.local import LocalHost
 from ropeway.hosts.processes import find
 from ropeway.launch.local.life import deployment_of, parts, services, take_down
 from ropeway.launch.local.prepare import complete
-from ropeway.launch.local.run import start
+from ropeway.launch.local.run import ProcessStart
 from ropeway.launch.local.steps import as_record, probe_of
+from ropeway.launch.starting import start
+from ropeway.report.console import Screen
 from ropeway.spec.model import Layout, Model, Serve, local_spec
 from test_launch import FACTS, SHAPE
 
@@ -98,7 +102,7 @@ def is_clean(plan: Deployment) -> bool:
 
 def test_it_is_up_when_a_token_came_and_down_leaves_nothing(plan):
     told: list[str] = []
-    start(plan, HOSTS, told.append)
+    start(ProcessStart(plan, HOSTS), told.append)
     assert told[:3] == ["make the log folder", "write down what runs here", "start the engine: TP1"]
     assert told[-1] == "waiting for the first token"
     assert "Ray" not in "".join(told), "one rank needs none"
@@ -117,7 +121,7 @@ def test_it_is_up_when_a_token_came_and_down_leaves_nothing(plan):
 
 
 def test_the_verbs_see_it_and_take_it_down(plan, capsys):
-    start(plan, HOSTS, lambda _: None)
+    start(ProcessStart(plan, HOSTS), lambda _: None)
     named = ["--name", plan.service, "--json"]
     assert exit_code(["status", *named]) == 0
     shown = json.loads(capsys.readouterr().out)
@@ -136,19 +140,22 @@ def test_the_verbs_see_it_and_take_it_down(plan, capsys):
 def test_an_engine_that_wants_a_key_is_asked_with_it(plan, monkeypatch):
     monkeypatch.setenv("MY_KEY", "s3cr3t")
     plan = replace(plan, serve=plan.serve.model_copy(update={"api_key_env": "MY_KEY"}))
-    start(plan, HOSTS, lambda _: None)
+    start(ProcessStart(plan, HOSTS), lambda _: None)
     assert "s3cr3t" not in "".join(process.title for process in find(plan.service))
     monkeypatch.setenv("MY_KEY", "wrong")
     assert not run_command(LocalHost(), probe_of(plan)).ok
 
 
 def test_a_second_start_is_refused_and_harms_nothing(plan):
-    start(plan, HOSTS, lambda _: None)
+    start(ProcessStart(plan, HOSTS), lambda _: None)
     before = find(plan.service)
     with pytest.raises(Refused, match=f"`{plan.service}` is already running") as caught:
-        start(plan, HOSTS, lambda _: None)
+        start(ProcessStart(plan, HOSTS), lambda _: None)
     assert f"pid {before[0].pid}" in caught.value.evidence[0]
     assert f"ropeway down --name {plan.service}" in caught.value.hint
+    context = StartContext(local_spec(), "", SHAPE, FACTS, HOSTS)
+    with pytest.raises(Refused, match="is already running"), up(context, plan, Screen(quiet=True)):
+        pass
     after = find(plan.service)
     assert [process.pid for process in after] == [process.pid for process in before]
     assert run_command(LocalHost(), probe_of(plan)).ok
@@ -158,7 +165,7 @@ def test_a_start_beside_another_that_has_the_name_already_is_refused_and_harms_n
     Path(plan.scratch).mkdir(mode=0o700)
     (Path(plan.scratch) / "theirs").touch()
     with pytest.raises(Refused, match="is being started by somebody else, or was not taken down"):
-        start(plan, HOSTS, lambda _: None)
+        start(ProcessStart(plan, HOSTS), lambda _: None)
     assert (Path(plan.scratch) / "theirs").exists()
     assert not find(plan.service)
 
@@ -172,7 +179,7 @@ def test_a_start_beside_another_that_has_the_name_already_is_refused_and_harms_n
 )
 def test_an_engine_that_dies_is_told_with_its_cause_or_last_line_and_undone(plan, way, what, last):
     with pytest.raises(LaunchError) as caught:
-        start(failing(plan, way), HOSTS, lambda _: None)
+        start(ProcessStart(failing(plan, way), HOSTS), lambda _: None)
     error = caught.value
     assert (error.what, error.where, error.exit_code) == (what, plan.engine_log, Exit.NO)
     assert last in error.evidence[-1]
@@ -184,7 +191,7 @@ def test_an_engine_that_never_gives_a_token_is_undone_when_the_time_is_up(plan, 
     plan = replace(plan, serve=plan.serve.model_copy(update={"start_timeout": 1}))
     began = time.monotonic()
     with pytest.raises(LaunchError, match="the engine was not ready within 1 s"):
-        start(failing(plan, way), HOSTS, lambda _: None)
+        start(ProcessStart(failing(plan, way), HOSTS), lambda _: None)
     assert time.monotonic() - began < 6
     assert is_clean(plan)
 
@@ -193,7 +200,7 @@ def test_a_step_that_fails_is_undone(plan, tmp_path):
     (tmp_path / "a file").touch()
     plan = replace(plan, logs=str(tmp_path / "a file" / "logs"))
     with pytest.raises(LaunchError, match="make the log folder failed") as caught:
-        start(plan, HOSTS, lambda _: None)
+        start(ProcessStart(plan, HOSTS), lambda _: None)
     assert "Not a directory" in caught.value.evidence[-1]
     assert is_clean(plan)
 
@@ -203,11 +210,12 @@ CALLER = """
 import sys
 from ropeway.hosts.interrupts import interruptible
 from ropeway.launch.local.steps import from_record
-from ropeway.launch.local.run import start
+from ropeway.launch.local.run import ProcessStart
+from ropeway.launch.starting import start
 from test_lifecycle import HOSTS, failing
 plan = from_record(sys.stdin.read(), "stdin")
 with interruptible():
-    start(failing(plan, "hangs"), HOSTS, lambda what: print(what, flush=True))
+    start(ProcessStart(failing(plan, "hangs"), HOSTS), lambda what: print(what, flush=True))
 """
 
 
@@ -242,7 +250,7 @@ def test_an_interrupt_at_any_moment_undoes_everything(plan, number, moment):
 
 
 def test_a_record_that_cannot_be_read_is_told_and_down_still_works(plan, capsys):
-    start(plan, HOSTS, lambda _: None)
+    start(ProcessStart(plan, HOSTS), lambda _: None)
     (Path(plan.scratch) / "deployment.json").write_text("{")
     with pytest.raises(HostError, match="the record of what runs here cannot be read"):
         deployment_of(plan.service, os.getuid(), LocalHost())

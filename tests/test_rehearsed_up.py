@@ -5,6 +5,7 @@ import threading
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from io import StringIO
 
 import pytest
 
@@ -86,7 +87,8 @@ def test_a_look_at_an_engine_that_writes_much_takes_few_bytes(cluster: Make, mon
 
 def test_a_second_machine_needs_no_spec(cluster: Make):  # noqa: F811
     two = cluster()
-    assert two.run("up") == 0
+    assert two.run("up", "--ssh-config", "other") == 0
+    assert "\n      ssh -F other host1 -N -L 8000:127.0.0.1:8000\n" in two.err
     (two.folder / "ropeway.yaml").unlink()
     assert two.run("status", "--host", "192.168.0.2", spec=False) == 0
     assert "host1" in two.out
@@ -113,6 +115,10 @@ def replicas(cluster: Make, monkeypatch) -> Cluster:  # noqa: F811
 def test_up_with_another_spec_shows_asks_and_replaces(replicas: Cluster, monkeypatch):
     before = replicas.containers()
     replicas.serve(context=8192, max_sequences=64)
+    monkeypatch.setattr("sys.stdin", StringIO())
+    assert replicas.run("up") == 2
+    assert "nobody answers" in replicas.error
+    assert "`--yes`" in replicas.error
     monkeypatch.setattr("click.confirm", lambda text, **_: asked.append(text))
     asked: list[str] = []
     assert replicas.run("up") == 130

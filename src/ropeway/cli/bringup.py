@@ -17,8 +17,9 @@ from ropeway.hosts.interrupts import interruptible
 from ropeway.hosts.local import LocalHost
 from ropeway.launch.checks import check_secrets
 from ropeway.launch.local.prepare import check, complete, virtual_nodes
-from ropeway.launch.local.run import refuse_second, start
+from ropeway.launch.local.run import ProcessStart, refuse_second
 from ropeway.launch.local.steps import SCRATCH_PARENT
+from ropeway.launch.starting import start, undone_when_interrupted
 from ropeway.models.read import read_model
 from ropeway.models.shape import ModelShape
 from ropeway.plan.layout import check as check_layout
@@ -131,14 +132,19 @@ def deployment_for(context: StartContext, layout: Layout, folder: Path) -> Deplo
 
 
 def bring_up(context: StartContext, deployment: Deployment, screen: Screen) -> float:
-    """Start it and wait for its first token; return the seconds that this took."""
+    """Start it and wait for its first token; return the seconds that this took.
+
+    Raises what `starting.start` raises; then nothing of it runs.
+    """
     began = time.monotonic()
+    attempt = ProcessStart(deployment, context.hosts)
     with (
         interruptible(),
+        undone_when_interrupted(attempt),
         screen.step(f"start {deployment.layout}", expected_seconds=_EXPECTED_START) as step,
     ):
         try:
-            start(deployment, context.hosts, step.update)
+            start(attempt, step.update)
         except BaseException:
             _drop_empty(Path(deployment.logs))
             raise

@@ -84,6 +84,14 @@ class _Verbs(click.Group):
         command: click.Command = getattr(import_module(f"ropeway.cli.{name}"), name)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            with suppress(OSError):  # as click does it, which fails where the terminal was closed
+                click.echo(err=True)
+            raise click.Abort from None
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

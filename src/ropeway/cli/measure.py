@@ -71,14 +71,16 @@ def measure_all(
 @contextmanager
 def up(context: StartContext, deployment: Deployment, screen: Screen) -> Iterator[Served]:
     """Bring a layout up, and take it down whatever happens. Raises LaunchError or HostError."""
+    seconds = None
     try:
         seconds = bring_up(context, deployment, screen)
         variable = deployment.serve.api_key_env or "OPENAI_API_KEY"
         endpoint = Endpoint(deployment.url, os.environ.get(variable) or None, variable)
         yield Served(endpoint, deployment.served_name, seconds)
     finally:
-        with uninterrupted():
-            take_down(deployment.service, deployment.scratch)
+        if seconds is not None:  # else `bring_up` has undone it, or others had the name
+            with uninterrupted():
+                take_down(deployment.service, deployment.scratch)
 
 
 def report(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,12 @@ from click.core import ParameterSource
 from ropeway.bench.record import new_run_dir
 from ropeway.cli.bringup import bring_up, deployment_for, read_spec, start_context, with_flags
 from ropeway.cli.call import current_call
+from ropeway.cli.files import run_folder, writing
 from ropeway.cli.options import config_option, dry_run_option, screen_options, yes_option
 from ropeway.cli.target import checked_name
 from ropeway.errors import Refused
 from ropeway.hosts.connect import connected
+from ropeway.hosts.fleet import Hosts
 from ropeway.hosts.interrupts import interruptible
 from ropeway.launch import up as launching
 from ropeway.launch.checks import Difference
@@ -66,7 +69,7 @@ def _take_down_again(virtual: Rehearsal, spec: Spec, screen: Screen) -> None:
 
 
 def _up_hosts(
-    spec: Spec, folder: Path, screen: Screen, *, dry_run: bool, yes: bool, ssh_config: str | None
+    spec: Spec, screen: Screen, *, dry_run: bool, yes: bool, ssh_config: str | None
 ) -> None:
     """Bring the spec's service up on its hosts, or show how."""
     check_spec(spec, os.environ)
@@ -85,27 +88,36 @@ def _up_hosts(
             lock = stack.enter_context(locked(hosts, author))
             step.ok()
         preparation = prepare(spec, hosts, screen, may_fail=False)
-        outcome = launching.up(preparation, lock, _caller(spec, folder, screen, yes=yes))
-        _show_outcome(outcome, folder, screen)
+        outcome = launching.up(preparation, lock, _caller(spec, screen, yes=yes))
+        _show_outcome(outcome, preparation.hosts, screen)
 
 
-def _caller(spec: Spec, folder: Path, screen: Screen, *, yes: bool) -> Caller:
+def _caller(spec: Spec, screen: Screen, *, yes: bool) -> Caller:
     def confirm(differences: Sequence[Difference], count: str) -> None:
         lines = "\n".join(map(str, differences))
         screen.say(lines or "the spec is the same; what runs differs from it")
         question = f"replace {count} of `{spec.name}`?"
-        if not yes and not click.confirm(question, err=True):
-            raise click.Abort
+        try:
+            if not yes and not click.confirm(question, err=True):
+                raise click.Abort
+        except click.Abort as error:
+            if isinstance(error.__context__, EOFError):
+                what = f"nobody answers the question: {question}"
+                raise Refused(what, hint="to agree to it beforehand: `--yes`") from None
+            raise
 
     def keep(script: str) -> None:
         """Keep what this run is about in its folder."""
-        folder.mkdir(parents=True)
-        current_call().folder = folder
-        _keep(folder, spec, script)
+        _keep(run_folder("up"), spec, script)
 
     def save_log(name: str, text: str) -> str:
-        path = folder / f"{name.replace('/', '-')}.log"
-        path.write_text(text, encoding="utf-8")
+        path = (current_call().folder or Path()) / f"{name.replace('/', '-')}.log"
+        try:
+            with writing(path):
+                path.write_text(text, encoding="utf-8")
+        except Refused as error:
+            screen.warn(str(error))
+            return ""
         return str(path)
 
     clock = current_call().clock or SYSTEM_CLOCK
@@ -125,7 +137,7 @@ def _show_script(preparation: Preparation, script: str, service: Service, screen
     )
 
 
-def _show_outcome(outcome: Outcome, folder: Path, screen: Screen) -> None:
+def _show_outcome(outcome: Outcome, hosts: Hosts, screen: Screen) -> None:
     service = outcome.service
     if outcome.seconds is None:
         screen.answer(f"`{service.name}` is up already, and as the spec wants it")
@@ -134,10 +146,10 @@ def _show_outcome(outcome: Outcome, folder: Path, screen: Screen) -> None:
     replica = service.replicas[0]
     screen.answer(f"{replica.served_name} is up at {service.url}")
     if service.url.startswith("http://127."):
-        port, head = service.spec.serve.port, service.head.name
+        port, head = service.spec.serve.port, hosts[service.head.name]
         screen.hint(
-            f"it listens on the loopback of {head}; from here:\n"
-            f"ssh -N -L {port}:127.0.0.1:{port} {head}"
+            f"it listens on the loopback of {head.name}; from here:\n"
+            f"{head.by_hand} -N -L {port}:127.0.0.1:{port}"
         )
     screen.hint(f"ropeway chat --url {service.url}\nropeway down --name {service.name}")
     screen.result(
@@ -150,7 +162,7 @@ def _show_outcome(outcome: Outcome, folder: Path, screen: Screen) -> None:
             "release": replica.release.version,
             "image": service.image,
             "start_seconds": round(outcome.seconds, 1),
-            "folder": str(folder),
+            "folder": str(current_call().folder),
             "notes": list(service.notes),
         }
     )
@@ -207,10 +219,7 @@ def up(
         virtual = Rehearsal(faulty_fleet(rehearse, faults, launch=True), _PACE)
     spec = _rehearsed_spec(virtual, config) if virtual else read_spec(config, local=local)
     spec = with_flags(spec, name=name, model=model, layout=layout, port=port)
-    folder = new_run_dir(Path("runs"), "up", datetime.now(UTC))
-    on_hosts = partial(
-        _up_hosts, spec, folder, screen, dry_run=dry_run, yes=yes, ssh_config=ssh_config
-    )
+    on_hosts = partial(_up_hosts, spec, screen, dry_run=dry_run, yes=yes, ssh_config=ssh_config)
     if virtual:
         current_call().connect = virtual.connected
         on_hosts()
@@ -219,23 +228,28 @@ def up(
     elif not spec.cluster.is_local:
         on_hosts()
     else:
-        _up_local(spec, folder, screen, dry_run=dry_run)
+        _up_local(spec, screen, dry_run=dry_run)
 
 
-def _up_local(spec: Spec, folder: Path, screen: Screen, *, dry_run: bool) -> None:
+def _up_local(spec: Spec, screen: Screen, *, dry_run: bool) -> None:
     """Bring the service up on this machine."""
     context = start_context(spec, screen)
+    folder = new_run_dir(Path("runs"), "up", datetime.now(UTC))
     deployment = deployment_for(context, spec.serve.layout, folder)
+    if not dry_run:  # by now its name may be another's
+        folder = run_folder("up")
+        deployment = replace(deployment, logs=str(folder.absolute()))
     script = local_script(deployment)
     if dry_run:
         screen.answer(script)
         screen.result({"script": script, "layout": str(deployment.layout)})
         return
     screen.detail(script)
-    folder.mkdir(parents=True)
-    current_call().folder = folder
     seconds = bring_up(context, deployment, screen)
-    _keep(folder, spec, script)
+    try:
+        _keep(folder, spec, script)
+    except Refused as error:  # it is up all the same
+        screen.warn(str(error))
     screen.answer(f"{deployment.served_name} is up at {deployment.url}")
     screen.hint(f"ropeway chat --url {deployment.url}\nropeway down --name {deployment.service}")
     screen.result(
@@ -251,6 +265,7 @@ def _up_local(spec: Spec, folder: Path, screen: Screen, *, dry_run: bool) -> Non
 
 
 def _keep(folder: Path, spec: Spec, script: str) -> None:
-    """Write what this run is about into its folder."""
-    (folder / "spec.yaml").write_text(dump_spec(spec), encoding="utf-8")
-    (folder / "commands.sh").write_text(f"{script}\n", encoding="utf-8")
+    """Write what this run is about into its folder. Raises Refused."""
+    with writing(folder):
+        (folder / "spec.yaml").write_text(dump_spec(spec), encoding="utf-8")
+        (folder / "commands.sh").write_text(f"{script}\n", encoding="utf-8")

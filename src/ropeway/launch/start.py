@@ -25,7 +25,13 @@ from ropeway.launch.lock import BASE, Author, Lock
 from ropeway.launch.logs import LogReader, Status, poll, read_logs
 from ropeway.launch.probe import Endpoint, ask_for_tokens
 from ropeway.launch.rollout import HEAD, ROUTER, File, Rollout, Service
-from ropeway.launch.starting import Attempt, engine_failure, hosts_not_joined, root_cause
+from ropeway.launch.starting import (
+    Attempt,
+    engine_failure,
+    hosts_not_joined,
+    root_cause,
+    whole_log,
+)
 from ropeway.spec.model import Spec
 from ropeway.spec.types import api_url
 
@@ -91,7 +97,8 @@ class ContainerStart(Attempt):
 
     hosts     those that take part
     secrets   variable → value: of ours, by our name; a generated one, by the container's
-    save_log  keeps a log, given its name and text, and returns where: what is undone has none
+    save_log  keeps a log, given its name and text, and returns where, or "" where it cannot be
+              kept: what is undone has none
     only      names of the containers to start
     _waiting  heads that had no token at the last look
     _answers  why endpoints gave none, at the last look
@@ -187,7 +194,7 @@ class ContainerStart(Attempt):
             names = sorted(saved, key=lambda name: not name.startswith(f"{error.where}/"))
             if len(evidence) < 2 and names:
                 evidence = (*evidence, *logs[names[0]].strip().splitlines()[-6:])
-                hint = hint or f"the whole log: less {saved[names[0]]}"
+                hint = hint or "\n".join(whole_log(saved[names[0]]))
         if isinstance(error, ConnectionLost):
             hint = "is the host still up? what was started has been removed"
         return type(error)(error.what, where=error.where, evidence=evidence, hint=hint)

@@ -7,8 +7,9 @@ these is done.
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from ropeway.diagnosis.decide import diagnose
 from ropeway.diagnosis.result import Diagnosis
@@ -37,10 +38,15 @@ def engine_failure(error: HostError | LaunchError, cause: Diagnosis, log: str) -
     advice = (cause.fix.en, f"known from: {', '.join(cause.source)}") if known else ()
     return LaunchError(
         f"the engine failed: {cause.headline}",
-        where=log,
+        where=log or None,
         evidence=(*explanation, error.what),
-        hint="\n".join((*advice, f"the whole log: less {log}")),
+        hint="\n".join((*advice, *whole_log(log))),
     )
+
+
+def whole_log(path: str) -> tuple[str, ...]:
+    """Return the hint where a log lies; none of one that could not be kept."""
+    return (f"the whole log: less {path}",) if path else ()
 
 
 def hosts_not_joined(log: str, nodes: Iterable[Node]) -> tuple[str, ...]:
@@ -66,10 +72,12 @@ class Attempt(ABC):
     patience      seconds after which the engine must be ready
     poll_seconds  between two looks at it
     clock         by which both are measured
+    is_up         whether it has ended well
     """
 
     clock: Clock = SYSTEM_CLOCK
     poll_seconds: float = 1.5
+    is_up: bool = field(default=False, init=False)
 
     @property
     @abstractmethod
@@ -112,19 +120,40 @@ def start(attempt: Attempt, on_progress: OnProgress) -> None:
         attempt.begin(on_progress)
         _wait_until_ready(attempt, on_progress)
         attempt.finish()
+        attempt.is_up = True
     except Refused:  # nothing was started
         raise
     except BaseException as error:
-        with uninterrupted():
-            on_progress("undoing what was started")
-            cause = attempt.diagnose(error)
-            remains = attempt.undo()
-        if remains is not None:
-            remains.evidence = (str(cause or error) or "interrupted", *remains.evidence)
-            raise remains from error
-        if cause is not None:
-            raise cause from error
+        _undo(attempt, error, on_progress)
         raise
+
+
+@contextmanager
+def undone_when_interrupted(attempt: Attempt) -> Iterator[None]:
+    """Undo a start that ended well when Ctrl-C comes before we have said so: it means the start."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if attempt.is_up:
+            _undo(attempt, error)
+        raise
+
+
+def _undo(attempt: Attempt, error: BaseException, on_progress: OnProgress | None = None) -> None:
+    """Undo the start, whatever else goes wrong. Raises what says more than `error`."""
+    told: BaseException = error
+    with uninterrupted():
+        try:
+            if on_progress is not None:
+                on_progress("undoing what was started")
+                told = attempt.diagnose(error) or error
+        finally:
+            remains = attempt.undo()
+            if remains is not None:
+                remains.evidence = (str(told) or "interrupted", *remains.evidence)
+                raise remains from error
+    if told is not error:
+        raise told from error
 
 
 def _wait_until_ready(attempt: Attempt, on_progress: OnProgress) -> None:

@@ -2,8 +2,8 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,6 @@ from ropeway.facts.question import Parsed, Question
 from ropeway.facts.questions import questions
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all, run_on_all_or_raise, select
-from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch.checks import (
     Changes,
     Difference,
@@ -35,7 +34,7 @@ from ropeway.launch.labels import ServiceContainer, list_argv, read_containers
 from ropeway.launch.lock import Author, Lock, audited
 from ropeway.launch.rollout import Rollout, Service
 from ropeway.launch.start import ContainerStart
-from ropeway.launch.starting import start
+from ropeway.launch.starting import start, undone_when_interrupted
 from ropeway.models.build import read_shape
 from ropeway.models.known import known
 from ropeway.models.read import read_directory_shape
@@ -80,7 +79,7 @@ class Caller:
     confirm      returns when a service that runs is to be replaced; else it raises. It gets what
                  differs between the specs, and which containers, as `2 of 4 containers`
     on_commands  gets all that will be done, as one shell script, just before it is done
-    save_log     keeps the log of a start that failed, given its name and text, and returns where
+    save_log     keeps the log of a start that failed; see ContainerStart
     """
 
     narrator: Narrator
@@ -222,7 +221,7 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
     audit = audited(attempt.hosts.values(), lock.author, spec.name, "up", caller.narrator.warn)
     step = caller.narrator.step(f"start {spec.serve.layout}", _EXPECTED_START)
     began = time.monotonic()
-    with _undone_when_interrupted(attempt), audit, step as telling:
+    with undone_when_interrupted(attempt), audit, step as telling:
         lock.check()
         _remove(running, what, preparation)
         start(attempt, telling.update)
@@ -323,16 +322,3 @@ def _secret_values(rollout: Rollout, variables: Mapping[str, str]) -> dict[str, 
         source or name: variables[source] if source else secrets.token_hex(32)
         for name, source in sources.items()
     }
-
-
-@contextmanager
-def _undone_when_interrupted(attempt: ContainerStart) -> Iterator[None]:
-    """Undo a start that ended well when Ctrl-C comes before we have said so: it means the start."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        with uninterrupted():
-            remains = attempt.undo()
-        if remains is not None:
-            raise remains from None
-        raise

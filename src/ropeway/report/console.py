@@ -10,9 +10,9 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from json import dumps
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -53,7 +53,7 @@ class Screen:
         self._documented = False
         self._mid_line: Console | None = None
         self._out = _console(stdout or sys.stdout, color, width)
-        err = _console(stderr or sys.stderr, color, width)
+        err = _console(_Unfailing(stderr or sys.stderr), color, width)
         terminal = err.file.isatty() and not err.is_dumb_terminal
         self._talk = Conversation(
             err, live=terminal and verbose == 0, muted=json or quiet, clock=clock
@@ -195,14 +195,36 @@ def with_literals(text: str) -> Text:
     return shown
 
 
-def _console(stream: TextIO, color: str, width: int | None) -> Console:
+class _Unfailing:
+    """A stream whose reader may go away, such as a terminal that is closed.
+
+    What cannot be written is dropped: an undo must not end for the sake of what is said about it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # ValueError: closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def _console(stream: TextIO | _Unfailing, color: str, width: int | None) -> Console:
     # A locale without our dashes and arrows must not end the program: they become "?".
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure:
         reconfigure(errors="replace")
     systems: dict[str, Literal["auto", "standard"] | None] = {"always": "standard", "never": None}
     return Console(
-        file=stream,
+        file=cast(TextIO, stream),
         width=width,
         force_terminal=True if color == "always" else None,
         color_system=systems.get(color, "auto"),

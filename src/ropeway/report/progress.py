@@ -165,10 +165,7 @@ class Conversation:
             with self._lock:
                 if ended.is_set():
                     return
-                try:
-                    self._draw()
-                except (OSError, ValueError):  # the terminal was closed under us
-                    return
+                self._draw()
 
 
 class Step:

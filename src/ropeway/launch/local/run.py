@@ -10,23 +10,12 @@ from ropeway.hosts.base import Host, run_command
 from ropeway.hosts.fleet import Hosts, OnProgress
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.hosts.processes import find
-from ropeway.launch import starting
 from ropeway.launch.local.life import note_shared_memory, take_down
 from ropeway.launch.local.steps import Step, probe_of, ray_address, ray_nodes, steps
 from ropeway.launch.starting import Attempt, engine_failure, hosts_not_joined, root_cause
 
 _LOG_TAIL_BYTES = 400_000
 _LOG_NAME = "engine.log"
-
-
-def start(deployment: Deployment, hosts: Hosts, on_progress: OnProgress) -> None:
-    """Bring the deployment up, to its first token.
-
-    Raises Refused when the service already runs, LaunchError when the engine fails or is not ready
-    in time. After that, and when interrupted, everything that was started has been removed.
-    """
-    refuse_second(deployment.service)
-    starting.start(ProcessStart(deployment, hosts), on_progress)
 
 
 def refuse_second(service: str) -> None:
@@ -54,7 +43,8 @@ class ProcessStart(Attempt):
         return self.deployment.serve.start_timeout
 
     def begin(self, on_progress: OnProgress) -> None:
-        """See Attempt.begin. Raises Refused when somebody else has the service's name."""
+        """See Attempt.begin. Raises Refused when the service runs already, or is being started."""
+        refuse_second(self.deployment.service)
         take_name, *others = steps(self.deployment)
         with uninterrupted():  # else we would not know whose the folder is
             self._take_name(take_name)
