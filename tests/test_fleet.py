@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from children import are_gone, interrupt, pids, sleeping
-from ropeway.errors import HostError, TimeLimit
+from ropeway.errors import Cancelled, HostError
 from ropeway.hosts.child import sleep_cancellable
 from ropeway.hosts.fleet import PARALLEL, Outcome, WorkerPool, run_on_all, run_on_all_or_raise
 from ropeway.hosts.local import LocalHost
@@ -101,7 +101,7 @@ def test_when_the_time_is_over_what_runs_is_ended_and_what_waits_is_not_begun(tm
     outcomes = run_on_all(hosts(4), ask, parallel=2, timeout=4, on_done=reports.append)
     assert time.monotonic() - began < 60
     assert outcomes[0].result == "quick"
-    assert [type(outcome.error) for outcome in outcomes[1:]] == [TimeLimit] * 3
+    assert [type(outcome.error) for outcome in outcomes[1:]] == [Cancelled] * 3
     assert ["stopped" in str(outcome.error) for outcome in outcomes[1:]] == [True, True, False]
     assert all("4 s" in str(outcome.error) for outcome in outcomes[1:])
     assert [outcome.error.where for outcome in outcomes[1:]] == ["host1", "host2", "host3"]
@@ -118,7 +118,7 @@ def test_one_that_takes_its_end_for_an_answer_is_a_failure_all_the_same():
             return "no sleep on this host"
 
     (outcome,) = run_on_all(hosts(1), ask, timeout=0.3)
-    assert (type(outcome.error), outcome.result) == (TimeLimit, None)
+    assert (type(outcome.error), outcome.result) == (Cancelled, None)
 
 
 def test_a_command_that_is_asked_for_after_the_end_is_not_begun(tmp_path):
@@ -127,7 +127,7 @@ def test_a_command_that_is_asked_for_after_the_end_is_not_begun(tmp_path):
             host.run(("sleep", "60"))
         finally:
             for number in range(100):  # one that is begun and ended at once seldom gets to touch it
-                with pytest.raises(TimeLimit):
+                with pytest.raises(Cancelled):
                     host.run(("touch", str(tmp_path / f"begun-{number}")))
 
     run_on_all(hosts(1), ask, timeout=0.3)

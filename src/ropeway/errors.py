@@ -3,6 +3,7 @@
     RopewayError            1  done, and the answer is no
     ├── HostError           1  a command on a host failed, hung, or could not be run
     │   ├── TimeLimit       1  it did not end in time, and was stopped
+    │   ├── Cancelled       1  it was stopped, or not begun: the run that wanted it has ended
     │   └── SshError        1  the host cannot be reached over SSH, or no longer can
     │       ├── NoSsh           this machine has no `ssh`
     │       ├── NoSuchHost      the name cannot be resolved
@@ -81,6 +82,10 @@ class HostError(RopewayError):
 
 class TimeLimit(HostError):
     """A command did not end in time, and was stopped."""
+
+
+class Cancelled(HostError):
+    """A command was stopped, or not begun, because the run that wanted it has ended."""
 
 
 class SshError(HostError):

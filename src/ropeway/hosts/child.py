@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 
-from ropeway.errors import HostError, TimeLimit
+from ropeway.errors import Cancelled, HostError
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.units import format_bytes
 
@@ -35,13 +35,13 @@ class CancelToken:
         self._reason = ""
 
     def cancel(self, reason: str) -> None:
-        """End every command that runs under this token; each raises TimeLimit with the reason."""
+        """End every command that runs under this token; each raises Cancelled with the reason."""
         self._reason = reason
 
     def check(self) -> None:
-        """Raises TimeLimit once the token was cancelled."""
+        """Raise Cancelled once the token has been cancelled."""
         if self._reason:
-            raise TimeLimit(self._reason)
+            raise Cancelled(self._reason)
 
 
 _TOKEN: ContextVar[CancelToken] = ContextVar("token", default=CancelToken())  # noqa: B039
@@ -58,7 +58,7 @@ def cancellable(token: CancelToken) -> Iterator[None]:
 
 
 def sleep_cancellable(seconds: float) -> None:
-    """Sleep. Raises TimeLimit as soon as the token of this thread is cancelled."""
+    """Sleep. Raises Cancelled as soon as the token of this thread is cancelled."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         _TOKEN.get().check()
@@ -305,7 +305,7 @@ def running(
 ) -> Iterator[Child]:
     """Yield a child that is never left behind: whatever interrupts the block, `stop` is called.
 
-    Raises TimeLimit instead of starting it when this thread is cancelled.
+    Raises Cancelled instead of starting it when this thread is cancelled.
     """
     _TOKEN.get().check()
     child = None

@@ -16,7 +16,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Generic, NoReturn, Protocol, TypeVar
 
-from ropeway.errors import Refused, RopewayError, TimeLimit
+from ropeway.errors import Cancelled, Refused, RopewayError
 from ropeway.hosts.base import Host
 from ropeway.hosts.child import CancelToken, cancellable
 from ropeway.hosts.interrupts import uninterrupted
@@ -58,17 +58,17 @@ class Outcome(Generic[T]):
 
 def run_on_all(
     hosts: Sequence[H],
-    ask: Callable[[H], T],
+    task: Callable[[H], T],
     *,
     parallel: int = PARALLEL,
     timeout: float | None = None,
     on_done: Callable[[Outcome[T]], None] | None = None,
 ) -> tuple[Outcome[T], ...]:
-    """Ask every host, `parallel` at a time; return the outcomes in the order of the hosts.
+    """Run a task on every host, `parallel` at a time; return the outcomes in the hosts' order.
 
-    ask      limits the time of its own commands
+    task     limits the time of its own commands
     timeout  seconds for all hosts together. When they are over, running commands are ended, and
-             their hosts and those not yet asked fail with TimeLimit
+             their hosts and those not yet reached fail with Cancelled
     on_done  gets each outcome as soon as it is there, in the calling thread
 
     Only a RopewayError is a failure of its host. Anything else ends the whole run and is raised,
@@ -86,7 +86,7 @@ def run_on_all(
     try:
         with uninterrupted():  # an interrupt in here would leave a thread that the pool lost
             for number, host in enumerate(hosts):
-                pool.submit(host, ask, partial(note, number))
+                pool.submit(host, task, partial(note, number))
         while len(outcomes) < len(hosts) and (left := deadline - time.monotonic()) > 0:
             pool.handle_next(min(_TICK_SECONDS, left))
         if len(outcomes) < len(hosts):
@@ -96,7 +96,7 @@ def run_on_all(
             for number, host in enumerate(hosts):
                 if number not in outcomes:
                     what = f"was not reached within the {timeout:g} s for all hosts"
-                    note(number, Outcome(host, error=TimeLimit(what, where=host.name)))
+                    note(number, Outcome(host, error=Cancelled(what, where=host.name)))
     except BaseException:
         with uninterrupted():
             pool.shutdown("was interrupted")
@@ -105,23 +105,23 @@ def run_on_all(
     return tuple(outcomes[number] for number in range(len(hosts)))
 
 
-def _visit(host: H, ask: Callable[[H], T], token: CancelToken) -> Outcome[T]:
+def _visit(host: H, task: Callable[[H], T], token: CancelToken) -> Outcome[T]:
     try:
         with cancellable(token):
-            result = ask(host)
-            token.check()  # `ask` may have taken the end of a cancelled command for its answer
+            result = task(host)
+            token.check()  # the task may have taken the end of a cancelled command for its answer
     except RopewayError as error:
         error.where = error.where or host.name
         return Outcome(host, error=error)
     return Outcome(host, result)
 
 
-def run_on_all_or_raise(hosts: Hosts, ask: Callable[[Host], T]) -> dict[str, T]:
-    """Ask every host; return the results by the host's name.
+def run_on_all_or_raise(hosts: Hosts, task: Callable[[Host], T]) -> dict[str, T]:
+    """Run a task on every host; return the results by the host's name.
 
     Raises the first host's error, with the errors of the others in its evidence.
     """
-    outcomes = run_on_all(tuple(hosts.values()), ask)
+    outcomes = run_on_all(tuple(hosts.values()), task)
     failed = [(outcome.host, outcome.error) for outcome in outcomes if outcome.error is not None]
     if failed:
         (_, first), *others = failed
@@ -142,12 +142,14 @@ class WorkerPool:
         self._token = CancelToken()
         self._callbacks: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
-    def submit(self, host: H, ask: Callable[[H], T], on_done: Callable[[Outcome[T]], None]) -> None:
-        """Ask a host as soon as a thread is free, and have its outcome handled."""
+    def submit(
+        self, host: H, task: Callable[[H], T], on_done: Callable[[Outcome[T]], None]
+    ) -> None:
+        """Run a task on a host as soon as a thread is free, and have its outcome handled."""
 
         def work() -> None:
             try:
-                outcome = _visit(host, ask, self._token)
+                outcome = _visit(host, task, self._token)
             except BaseException as error:
                 self.post(partial(_raise, error))
                 raise

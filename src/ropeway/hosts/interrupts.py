@@ -29,7 +29,7 @@ def uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a closed terminal or a polite kill end the block as Ctrl-C does: everything is undone."""
+    """Let a closed terminal or SIGTERM end the block as Ctrl-C does: everything is undone."""
     handlers = {
         number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
     }

@@ -6,14 +6,14 @@ from ropeway.hosts.child import sleep_cancellable
 
 
 class Clock:
-    """Tells the time, and lets it pass; by default this machine's."""
+    """A monotonic clock and its sleep; by default this machine's."""
 
     def now(self) -> float:
         """Return seconds since some moment in the past; never less than before."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Sleep. Raises TimeLimit as soon as the token of this thread is cancelled."""
+        """Sleep. Raises Cancelled as soon as the token of this thread is cancelled."""
         sleep_cancellable(seconds)
 
 
