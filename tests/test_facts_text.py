@@ -2,7 +2,7 @@
 
 import pytest
 
-from ropeway.facts.complaints import complaint, conclude
+from ropeway.facts.complaints import complaint, to_parsed
 from ropeway.facts.question import ErrorKind, Parsed, ToolError
 from ropeway.facts.text import (
     LONGEST_LINE,
@@ -10,8 +10,8 @@ from ropeway.facts.text import (
     decimal,
     json_values,
     label,
+    parse_int,
     plain_lines,
-    whole,
 )
 
 
@@ -39,8 +39,8 @@ def test_what_nobody_reads_is_cut_off():
 
 @pytest.mark.parametrize("text", ["²", "٣", "1_000", " 1", "+1", "-1", "0x1", "", "9" * 19])
 def test_what_only_looks_like_a_whole_number_is_none(text):
-    assert whole(text) is None
-    assert (whole("0"), whole("9" * 18)) == (0, 10**18 - 1)
+    assert parse_int(text) is None
+    assert (parse_int("0"), parse_int("9" * 18)) == (0, 10**18 - 1)
     assert (decimal("-1.5"), decimal("1e9")) == (-1.5, None)
 
 
@@ -102,13 +102,13 @@ def test_leftovers_are_sorted():
         "---",
         "x: not found",
     ]
-    parsed = conclude("text", 1, lines)
+    parsed = to_parsed("text", 1, lines)
     assert (parsed.state, parsed.value, parsed.unparsed) == ("partial", 1, ("hello",))
     assert parsed.error == ToolError("no-device", "execute failed! ret is -8007", -8007)
-    assert conclude("text", None, ["a", "b", "c", "d", "error: x"]) == Parsed.unknown("text")
-    assert conclude("text", None, ["x: not found"]) == Parsed.absent("text")
+    assert to_parsed("text", None, ["a", "b", "c", "d", "error: x"]) == Parsed.unknown("text")
+    assert to_parsed("text", None, ["x: not found"]) == Parsed.absent("text")
 
 
 def test_lines_that_were_left_out_make_an_answer_partial():
-    assert conclude("a\n ...\nb", 1, []).state == "partial"
-    assert conclude("a ... b", 1, []).state == "ok"
+    assert to_parsed("a\n ...\nb", 1, []).state == "partial"
+    assert to_parsed("a ... b", 1, []).state == "ok"

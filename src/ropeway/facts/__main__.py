@@ -17,7 +17,7 @@ from pathlib import Path
 from ropeway.errors import Exit, Refused, reason_of
 from ropeway.facts.question import Parsed, Question
 from ropeway.facts.questions import ALL
-from ropeway.facts.text import whole
+from ropeway.facts.text import parse_int
 from ropeway.facts.transcript import transcript_from
 
 _QUESTIONS = {question.key: question for question in ALL}
@@ -54,7 +54,7 @@ def parse(key: str, text: str) -> Parsed[object]:
     except Refused:
         return _QUESTIONS[name].parse(text)
     for answer in answers:
-        if answer.key == name and answer.number == whole(number):
+        if answer.key == name and answer.number == parse_int(number):
             return _QUESTIONS[name].parse(answer.text)
     raise Refused(f"the file has no answer to `{key}`")
 

@@ -86,7 +86,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _text(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> str:
-    """Return a member as text; its size is believed only as far as it is read."""
+    """Return a member as text. Reads at most 32 MiB, whatever the archive says of its size."""
     with archive.open(info) as member:
         content = member.read(_LARGEST_BYTES + 1)
     if len(content) > _LARGEST_BYTES:

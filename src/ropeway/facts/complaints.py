@@ -160,7 +160,7 @@ def _meaning(code: int | None) -> ErrorKind | None:
     return _DCMI.get(code) if code is not None else None
 
 
-def conclude(
+def to_parsed(
     text: str, value: T | None, leftovers: Iterable[str], *, truncated: bool = False
 ) -> Parsed[T]:
     """Return what an output says, from the value and the lines that the parser could not use.
@@ -206,7 +206,7 @@ def first_line(pattern: str, read: Callable[[re.Match[str]], T]) -> Callable[[st
         match = next(filter(None, map(compiled.fullmatch, lines)), None)
         if match:
             lines.remove(match[0])
-        return conclude(text, read(match) if match else None, lines)
+        return to_parsed(text, read(match) if match else None, lines)
 
     return parse
 

@@ -7,7 +7,7 @@ secrets, and answers go into bundles.
 import re
 from dataclasses import dataclass, replace
 
-from ropeway.facts.complaints import conclude, first_line
+from ropeway.facts.complaints import first_line, to_parsed
 from ropeway.facts.host import Container, Image
 from ropeway.facts.question import Parsed, Question, shell
 from ropeway.facts.text import at, items_at, json_values, text_at
@@ -28,11 +28,11 @@ class Engine:
 def parse_engine(text: str) -> Parsed[Engine]:
     """Read `docker version` as JSON.
 
-    When the daemon does not answer, that is an error, beside the engine of which the client is.
+    When the daemon does not answer, that is returned as an error, along with the client's engine.
     """
     values, leftovers = json_values(text)
     engine = next((engine for value in values if (engine := _engine(value))), None)
-    parsed = conclude(text, engine, leftovers)
+    parsed = to_parsed(text, engine, leftovers)
     if engine is None or engine.version is not None:
         return parsed
     return replace(parsed, state="error" if parsed.error else "partial")
@@ -76,7 +76,7 @@ def parse_images(text: str) -> Parsed[tuple[Image, ...]]:
     items = [item for value in values for item in (value if isinstance(value, list) else [value])]
     images = [Image(name, identity) for item in items for name, identity in _names(item)]
     known = any(text_at(item, "ID") or text_at(item, "Id") for item in items) or values == [[]]
-    return conclude(text, tuple(images) if known else None, leftovers)
+    return to_parsed(text, tuple(images) if known else None, leftovers)
 
 
 def _names(item: object) -> list[tuple[str, str]]:
@@ -104,7 +104,7 @@ def parse_containers(text: str) -> Parsed[tuple[Container, ...]]:
     """Return the containers that run, with the NPUs they were given by name."""
     values, leftovers = json_values(text)
     containers = tuple(container for value in values if (container := _container(value)))
-    return conclude(text, containers or None, leftovers)
+    return to_parsed(text, containers or None, leftovers)
 
 
 def _container(value: object) -> Container | None:

@@ -36,7 +36,7 @@ _NO_FILE = re.compile(r"[\w.-]+: .{1,4000}: No such file or directory")
 
 @functools.lru_cache(maxsize=4096)
 def _parsed(parse: Callable[[str], Parsed[object]], text: str) -> Parsed[object]:
-    """Most NPUs of most hosts say the same; it is parsed once."""
+    """Parse each distinct text once: most NPUs of most hosts say the same."""
     return parse(text)
 
 

@@ -1,7 +1,7 @@
 """What is known of one host: the answers of all its commands, joined into one value.
 
 None always means "not known": the command is absent, failed, or printed what we cannot read. Why it
-is not known stands in `unread`.
+is not known is in `unread`.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class Optical:
 
 @dataclass(frozen=True)
 class Vnic:
-    """Of an A3: the virtual interface between the chips of a host or a super node."""
+    """The virtual interface between the chips of an A3 host or super node."""
 
     link: str | None = None
     address: str | None = None
@@ -194,7 +194,7 @@ class HostFacts:
     pci_devices      accelerators that the PCI bus lists
     firmware_range   lowest and highest firmware that the driver says it works with
     npu_problem      npu-smi's own complaint; `has_npu_smi` says whether the program is there
-    ports            TCP ports that somebody listens on → program, where it is known
+    ports            listening TCP ports → program, where it is known
     raylets          pids of Ray's process on this host
     own_address      what the host's own name resolves to
     home             of the user that we log in as

@@ -47,7 +47,7 @@ def parse_packages(text: str) -> Parsed[Mapping[str, str]]:
 
 
 def _ask(host: Host, question: Question[T]) -> Parsed[T]:
-    """A command that is missing or hangs is absent."""
+    """Ask the host; a command that is missing or hangs counts as absent."""
     try:
         return question.parse(host.run(question.argv).stdout)
     except HostError:

@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from ropeway.facts.complaints import conclude
+from ropeway.facts.complaints import to_parsed
 from ropeway.facts.host import ModelFiles
 from ropeway.facts.question import Parsed, Question, shell
-from ropeway.facts.text import json_values, plain_lines, rows, whole
+from ropeway.facts.text import json_values, parse_int, plain_lines, rows
 from ropeway.models.quantisation import recognise_quantisation
 
 # Hashing 60 GB from a disk of 1 GB/s takes a minute; from shared storage several.
@@ -71,7 +71,7 @@ def parse_model(text: str) -> Parsed[ModelFiles]:
     sections = list(_sections(text))
     names = [name for name, _, _ in sections]
     if "directory" not in names or "files" not in names:
-        return conclude(text, None, plain_lines(text[:20_000]))
+        return to_parsed(text, None, plain_lines(text[:20_000]))
     model = _Model()
     for name, rest, lines in sections:
         if name == "directory":
@@ -90,7 +90,7 @@ def parse_model(text: str) -> Parsed[ModelFiles]:
 def parse_hashes(text: str) -> Parsed[Mapping[str, str]]:
     """Return file → SHA-256 in hexadecimal, from `sha256sum FILE…`."""
     hashes, leftovers = rows(text, _HASH)
-    return conclude(text, {row[2]: row[1].lower() for row in hashes} or None, leftovers)
+    return to_parsed(text, {row[2]: row[1].lower() for row in hashes} or None, leftovers)
 
 
 _HASH = re.compile(r"\\?([0-9a-fA-F]{64}) [ *](\S.*)")
@@ -156,7 +156,7 @@ class _Model:
     def read_header(self, line: str) -> bool:
         match = _HEADER.fullmatch(line)
         first = bytes(int(number) & 255 for number in match[2].split()) if match else b""
-        end = whole(match[1]) if match else None
+        end = parse_int(match[1]) if match else None
         if match and end is not None and len(first) == 8:
             self.expected[match[3]] = 8 + int.from_bytes(first, "little") + end
         return match is not None

@@ -71,17 +71,17 @@ class Parsed(Generic[T_co]):
 
     @staticmethod
     def failed(error: ToolError, text: str = "") -> "Parsed[Never]":
-        """The tool answered with an error."""
+        """Return a reading for a tool that answered with an error."""
         return Parsed("error", error=error, text=text[:_KEPT_CHARACTERS])
 
     @staticmethod
     def unknown(text: str) -> "Parsed[Never]":
-        """The format is not one that we know."""
+        """Return a reading for a format that we do not know."""
         return Parsed("unknown", text=text[:_KEPT_CHARACTERS])
 
     @staticmethod
     def absent(text: str = "") -> "Parsed[Never]":
-        """The command or the file is not there."""
+        """Return a reading for a command or file that is not there."""
         return Parsed("absent", text=text[:_KEPT_CHARACTERS])
 
 

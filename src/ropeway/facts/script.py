@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ropeway.facts.question import Question
-from ropeway.facts.text import whole
+from ropeway.facts.text import parse_int
 
 NOT_FOUND = 127  # what `sh` says of a command that is not there
 TIMED_OUT = 124  # what `timeout` says
@@ -126,4 +126,4 @@ def answers(output: str, frame: str) -> Iterator[Answer]:
         key, _, rest = head.partition(":")
         number, _, address = rest.partition(":")
         ended = after[2:].partition("\n")[0] if after.startswith("= ") else ""
-        yield Answer(key, whole(number), address or None, whole(ended), text)
+        yield Answer(key, parse_int(number), address or None, parse_int(ended), text)

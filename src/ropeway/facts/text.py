@@ -83,8 +83,8 @@ def or_none(value: str) -> str | None:
     return None if value.lower() in _NOTHING else value
 
 
-def whole(text: str) -> int | None:
-    """Return a whole number in plain digits; None when it is anything else or absurdly long."""
+def parse_int(text: str) -> int | None:
+    """Return a number in plain digits; None when it is anything else or absurdly long."""
     return int(text) if _WHOLE.fullmatch(text) else None
 
 
@@ -94,7 +94,7 @@ def decimal(text: str) -> float | None:
 
 
 def word_after(words: list[str], word: str) -> str:
-    """Return the word behind this one; "" where there is none."""
+    """Return the word after this one; "" where there is none."""
     place = words.index(word) + 1 if word in words else len(words)
     return words[place] if place < len(words) else ""
 

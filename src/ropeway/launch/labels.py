@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from ropeway import __version__
 from ropeway.errors import HostError, RopewayError
-from ropeway.facts.text import whole
+from ropeway.facts.text import parse_int
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import Hosts, run_on_all
 from ropeway.launch.docker import Container, Runtime, in_utc
@@ -44,12 +44,12 @@ class _Label(Generic[T]):
 
 
 def _number(text: str) -> int:
-    return whole(text) or 0
+    return parse_int(text) or 0
 
 
 def _numbers(text: str) -> tuple[int, ...]:
     """Return the numbers between commas; anything else is passed over."""
-    return tuple(number for word in text.split(",") if (number := whole(word)) is not None)
+    return tuple(number for word in text.split(",") if (number := parse_int(word)) is not None)
 
 
 @dataclass(frozen=True)

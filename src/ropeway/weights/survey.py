@@ -9,7 +9,7 @@ from ropeway.facts.gather import Answers, ask, facts_from
 from ropeway.facts.host import HostFacts
 from ropeway.facts.linux.network import DEFAULT_NIC, NICS
 from ropeway.facts.model_directory import MODEL
-from ropeway.facts.text import whole
+from ropeway.facts.text import parse_int
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import run_on_all
 from ropeway.hosts.ssh import SshHost
@@ -125,7 +125,7 @@ def parse_peer(host: Host, root: str, text: str, facts: HostFacts, nic: str | No
         host=host,
         root=root,
         address=facts.reached_by(nic)[1] if nic else facts.ethernet_address or facts.address,
-        port=whole(answers.get("port", "")) or spec_port or _SSH_PORT,
+        port=parse_int(answers.get("port", "")) or spec_port or _SSH_PORT,
         user=answers.get("user", ""),
         openssh=(int(version[1]), int(version[2])) if version else (0, 0),
         tools={
@@ -133,7 +133,7 @@ def parse_peer(host: Host, root: str, text: str, facts: HostFacts, nic: str | No
             for key, value in answers.items()
             if key.startswith("tool-")
         },
-        free=(whole(blocks) or 0) * (whole(block_size) or 0),
+        free=(parse_int(blocks) or 0) * (parse_int(block_size) or 0),
         writable=answers.get("writable") == "yes",
         files=files,
         staged=staged,

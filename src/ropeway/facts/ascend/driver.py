@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ropeway.facts.complaints import conclude
+from ropeway.facts.complaints import to_parsed
 from ropeway.facts.question import Parsed, Question, shell
 from ropeway.facts.text import plain_lines, rows
 
@@ -61,7 +61,7 @@ PATHS = Question(
 def parse_devices(text: str) -> Parsed[tuple[int, ...]]:
     """Return the numbers of /dev/davinciN, sorted."""
     devices, leftovers = rows(text, _DEVICE)
-    return conclude(text, tuple(sorted(int(row[1]) for row in devices)) or None, leftovers)
+    return to_parsed(text, tuple(sorted(int(row[1]) for row in devices)) or None, leftovers)
 
 
 _DEVICE = re.compile(r"davinci([0-9]{1,4})")
@@ -69,11 +69,11 @@ DEVICES = Question("devices", shell("ls /dev | grep -E '^davinci[0-9]+$'"), pars
 
 
 def parse_pci(text: str) -> Parsed[int]:
-    """Return how many devices `lspci` lists; the indented lines of `-v` are none."""
+    """Return how many devices `lspci` lists; the indented lines of `-v` are not devices."""
     lines = plain_lines(text)
     count = sum(_PCI.match(line) is not None for line in map(str.strip, lines))
     rest = [line for line in lines if not (_PCI.match(line.strip()) or line[0].isspace())]
-    return conclude(text, count or None, rest)
+    return to_parsed(text, count or None, rest)
 
 
 _PCI = re.compile(r"(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7] [^:]{3,80}: \S", re.I)
@@ -97,7 +97,7 @@ def parse_driver(text: str) -> Parsed[Driver]:
     version = values.get("package_version") or values.get("version")
     firmware = (first[0].strip(), first[1].strip()) if first else None
     known = values.keys() & {"package_version", "version", _FIRMWARE}
-    return conclude(text, Driver(version, firmware) if known else None, leftovers)
+    return to_parsed(text, Driver(version, firmware) if known else None, leftovers)
 
 
 _FIRMWARE = "compatible_version_fw"
@@ -106,7 +106,7 @@ _FIRMWARE = "compatible_version_fw"
 def parse_version(text: str) -> Parsed[str]:
     """Return the value of `version=`."""
     values, leftovers = _settings(text)
-    return conclude(text, values.get("version"), leftovers)
+    return to_parsed(text, values.get("version"), leftovers)
 
 
 def _settings(text: str) -> tuple[dict[str, str], list[str]]:

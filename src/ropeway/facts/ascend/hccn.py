@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ropeway.facts.complaints import conclude, labelled
+from ropeway.facts.complaints import labelled, to_parsed
 from ropeway.facts.host import Optical, Vnic
 from ropeway.facts.question import Parsed, Question
-from ropeway.facts.text import or_none, plain_lines, whole
+from ropeway.facts.text import or_none, parse_int, plain_lines
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ def _single(*names: str, address: bool = False) -> Callable[[str], Parsed[str]]:
 
     def parse(text: str) -> Parsed[str]:
         values, leftovers = _values(text, *((), names) if address else (names,))
-        return conclude(text, next(iter(values.values()), None), leftovers)
+        return to_parsed(text, next(iter(values.values()), None), leftovers)
 
     return parse
 
@@ -68,14 +68,14 @@ def parse_ip(text: str) -> Parsed[Address]:
     """Read `-ip -g`."""
     values, leftovers = _values(text, (), ("ipaddr", "netmask"))
     address = Address(values.get("ipaddr"), values.get("netmask"))
-    return conclude(text, address if values else None, leftovers)
+    return to_parsed(text, address if values else None, leftovers)
 
 
 def parse_gateway(text: str) -> Parsed[str]:
     """Return the address from `default gateway:10.0.0.1, Iface:eth0`."""
     values, leftovers = _values(text, ("defaultgateway", "gateway"))
     gateway = next(iter(values.values()), "").partition(",")[0].strip()
-    return conclude(text, gateway or None, leftovers)
+    return to_parsed(text, gateway or None, leftovers)
 
 
 def parse_lldp(text: str) -> Parsed[str]:
@@ -94,7 +94,7 @@ def parse_lldp(text: str) -> Parsed[str]:
             port = port or (match[1].strip() if match else line)
         elif not block and not line.startswith("[dev_name:"):
             leftovers.append(line)
-    return conclude(text, port, leftovers)
+    return to_parsed(text, port, leftovers)
 
 
 _PORT_ID = re.compile(r"(?:Ifname|MAC|IPv4|IPv6|Local|Ifalias|ifIndex)\s*:\s*(\S.*)$", re.I)
@@ -110,7 +110,7 @@ def parse_tls(text: str) -> Parsed[int]:
             switch = int(match[1])
         elif match is None and not _CERTIFICATE.search(line):
             leftovers.append(line)
-    return conclude(text, switch, leftovers)
+    return to_parsed(text, switch, leftovers)
 
 
 _TLS = re.compile(r"\btls switch ?\[([01])\]")
@@ -134,7 +134,7 @@ def parse_optical(text: str) -> Parsed[Optical]:
         powers.get("rxpowerlowthres"),
         int(flag[1], 16) != 0 if flag else None,
     )
-    return conclude(text, optical if values else None, leftovers)
+    return to_parsed(text, optical if values else None, leftovers)
 
 
 _LANES = ("rxpower", *(f"rxpower{lane}" for lane in range(8)))
@@ -155,7 +155,7 @@ def parse_counters(text: str) -> Parsed[Mapping[str, int]]:
             counters.setdefault(match[1], int(match[2], 0))
         else:
             leftovers.append(line)
-    return conclude(text, counters or None, leftovers)
+    return to_parsed(text, counters or None, leftovers)
 
 
 _PORT_COUNTER = re.compile(r"(?:mac|roce|nic)_")
@@ -180,14 +180,14 @@ def parse_link_downs(text: str) -> Parsed[int]:
             rest.append(line)
     pairs, leftovers = labelled(rest, ("linkupcount", "linkdowncount", "linkchangerecords"))
     counts = {
-        name: number for name, value in reversed(pairs) if (number := whole(value)) is not None
+        name: number for name, value in reversed(pairs) if (number := parse_int(value)) is not None
     }
     downs = sum(changes)
     if "linkdowncount" in counts:
         downs = counts["linkdowncount"]
     elif "linkupcount" in counts:
         downs = max(0, counts["linkupcount"] - 1)
-    return conclude(text, downs if pairs or changes else None, leftovers)
+    return to_parsed(text, downs if pairs or changes else None, leftovers)
 
 
 _CHANGE = re.compile(r"\bLINK[ _](UP|DOWN)\b")
@@ -197,7 +197,7 @@ def parse_vnic(text: str) -> Parsed[Vnic]:
     """Read `-vnic -g`."""
     values, leftovers = _values(text, ("vniclinkstatus",), ("vnicipaddr",))
     vnic = Vnic(values.get("vniclinkstatus"), values.get("vnicipaddr"))
-    return conclude(text, vnic if values else None, leftovers)
+    return to_parsed(text, vnic if values else None, leftovers)
 
 
 def parse_ping(text: str) -> Parsed[float]:
@@ -206,7 +206,7 @@ def parse_ping(text: str) -> Parsed[float]:
     sent = int(match[1]) if match else 0
     if match and sent:
         return Parsed("ok", (sent - int(match[2])) * 100 / sent)
-    return conclude(text, None, [line for line in plain_lines(text) if not _PACKET.search(line)])
+    return to_parsed(text, None, [line for line in plain_lines(text) if not _PACKET.search(line)])
 
 
 _COUNTS = re.compile(r"([0-9]{1,9}) packets transmitted, *([0-9]{1,9}) received,")
@@ -226,7 +226,7 @@ def parse_conf(text: str) -> Parsed[Mapping[int, str]]:
         elif not line.startswith("#") and not (match and match[3]):
             leftovers.append(line)
         known |= match is not None
-    return conclude(text, addresses if known else None, leftovers)
+    return to_parsed(text, addresses if known else None, leftovers)
 
 
 _SETTING = re.compile(r"([A-Za-z][A-Za-z0-9_]{0,60}?)_([0-9]{1,3}) ?= ?(.*)")

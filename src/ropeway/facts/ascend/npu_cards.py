@@ -8,9 +8,9 @@ github.com/hicann/driver, `npucli/src/npu_info_print*.c`, `npu_card_info.c`,
 import re
 from dataclasses import dataclass
 
-from ropeway.facts.complaints import conclude, labelled
+from ropeway.facts.complaints import labelled, to_parsed
 from ropeway.facts.question import Parsed, Question
-from ropeway.facts.text import or_none, plain_lines, whole
+from ropeway.facts.text import or_none, parse_int, plain_lines
 
 _COLUMNS = re.compile(r"NPU ID|Slot ID|Chip Logic ID|Chip Phy-ID|Chip ID|Chip Name", re.I | re.A)
 
@@ -31,7 +31,7 @@ def parse_mapping(text: str) -> Parsed[dict[tuple[int, int | None], int | None]]
         words = line.split(None, max(len(columns) - 1, 0))
         row = dict(zip(columns, words, strict=False))
         name = row.pop("chip name", None)
-        numbers = {column: whole(word) for column, word in row.items() if word != "-"}
+        numbers = {column: parse_int(word) for column, word in row.items() if word != "-"}
         npu = numbers.get("npu id")
         if len(words) < 2 or npu is None or None in numbers.values():
             leftovers.append(line)
@@ -41,7 +41,7 @@ def parse_mapping(text: str) -> Parsed[dict[tuple[int, int | None], int | None]]
             physical if physical is not None else numbers.get("chip logic id")
         )
         truncated |= name is None
-    return conclude(text, devices or None, leftovers, truncated=truncated)
+    return to_parsed(text, devices or None, leftovers, truncated=truncated)
 
 
 MAPPING = Question("npu-smi-m", ("npu-smi", "info", "-m"), parse_mapping)
@@ -51,13 +51,13 @@ def parse_firmware(text: str) -> Parsed[str]:
     """Return the firmware's version from `-t board`."""
     pairs, leftovers = labelled(plain_lines(text), ("firmwareversion",))
     version = next((value for _, value in pairs if or_none(value)), None)
-    return conclude(text, version, leftovers)
+    return to_parsed(text, version, leftovers)
 
 
 def parse_ecc(text: str) -> Parsed[tuple[int | None, ...]]:
     """Return the uncorrectable errors of each chip's HBM since ever, from `-t ecc`."""
     pairs, leftovers = labelled(plain_lines(text), ("hbmdoublebitaggregatetotalerrcnt",))
-    return conclude(text, tuple(whole(value) for _, value in pairs) or None, leftovers)
+    return to_parsed(text, tuple(parse_int(value) for _, value in pairs) or None, leftovers)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def parse_health(text: str) -> Parsed[tuple[Health, ...]]:
             chips.append(Health(or_none(value)))
         elif chips and or_none(value):
             chips[-1] = Health(chips[-1].status, tuple(value.split()))
-    return conclude(text, tuple(chips) or None, leftovers)
+    return to_parsed(text, tuple(chips) or None, leftovers)
 
 
 def _each(kind: str) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ropeway.facts.complaints import conclude
+from ropeway.facts.complaints import to_parsed
 from ropeway.facts.question import Parsed, Question
-from ropeway.facts.text import cells, is_rule, plain_lines, whole
+from ropeway.facts.text import cells, is_rule, parse_int, plain_lines
 
 FamilyName = Literal["910A", "910B", "A3", "310P", "310B", "950"]
 
@@ -66,7 +66,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class NpuTable:
-    """`npu-smi info`. `driver_version` is what stands behind `Version:`."""
+    """`npu-smi info`. `driver_version` is what follows `Version:`."""
 
     driver_version: str | None
     chips: tuple[Chip, ...]
@@ -84,7 +84,7 @@ def chip_family(name: str) -> FamilyName | None:
 
 
 _FAMILIES: tuple[tuple[FamilyName, str], ...] = (
-    ("910B", r"(?:Ascend ?)?910B[1-9][A-Z0-9_-]*"),  # with a number behind it: A2
+    ("910B", r"(?:Ascend ?)?910B[1-9][A-Z0-9_-]*"),  # with a number after it: A2
     ("A3", r"(?:Ascend ?)?910_?93\w*|(?:Ascend ?)?910C\w*"),
     ("A3", r"Ascend ?910"),  # it prints the series without a letter
     ("910A", r"(?:Ascend ?)?910(?:A|B|Pro\w*|Premium\w*)"),  # the first 910
@@ -135,7 +135,7 @@ class _Reader:
             self.truncated |= not {chip.npu for chip in self.chips} <= named
         table = NpuTable(self.driver_version, tuple(self.chips), tuple(self.processes))
         value = table if self.chips or named else None
-        return conclude(text, value, self.leftovers, truncated=self.truncated)
+        return to_parsed(text, value, self.leftovers, truncated=self.truncated)
 
     def _line(self, line: str) -> None:
         banner, idle = _BANNER.search(line), _IDLE.search(line)
@@ -179,10 +179,10 @@ class _Reader:
         """`npu [chip] | pid | name | memory [| pid in container]`."""
         if len(row) < 4:
             return False
-        place, pid = _wholes(row[0]), whole(row[1])
+        place, pid = _wholes(row[0]), parse_int(row[1])
         if not place or len(place) > 2 or pid is None:
             return False
-        memory: float | None = whole(row[3])
+        memory: float | None = parse_int(row[3])
         unit = next((title for title in self.process_header if "memory" in title.lower()), "(MB)")
         if memory is not None and "(MB)" not in unit:
             memory = round(memory / (2**20 if "(B)" in unit else 2**10), 3)
@@ -203,7 +203,7 @@ class _Reader:
     def _first(self, row: list[str], closed: bool) -> bool:
         """`npu name | health | power temperature hugepages`; 950 has `npu | name |` instead."""
         head = [*row[0].split(None, 1), *row[1:]] if len(row) < 4 else row
-        npu = whole(head[0]) if len(head) > 1 else None
+        npu = parse_int(head[0]) if len(head) > 1 else None
         if npu is None or not re.fullmatch(r"[\w./ -]+", head[1]):
             return False
         if len(head) > 2 and not re.fullmatch(r"[A-Za-z][A-Za-z _-]*", head[2]):
@@ -271,12 +271,12 @@ def _values(
     matches = _VALUE.findall(cell)
     if not closed and matches:
         matches[-1] = (matches[-1][0], "", "")
-    pairs = [(whole(used or single), whole(total)) for used, total, single in matches]
+    pairs = [(parse_int(used or single), parse_int(total)) for used, total, single in matches]
     return dict(zip(labels, pairs, strict=False))
 
 
 def _wholes(cell: str) -> list[int] | None:
     """Return the whole numbers of a cell; None when anything else is in it."""
     parts = cell.split()
-    numbers = [number for part in parts if (number := whole(part)) is not None]
+    numbers = [number for part in parts if (number := parse_int(part)) is not None]
     return numbers if len(numbers) == len(parts) else None

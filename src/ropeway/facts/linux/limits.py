@@ -3,14 +3,14 @@
 import re
 from dataclasses import dataclass
 
-from ropeway.facts.complaints import conclude
+from ropeway.facts.complaints import to_parsed
 from ropeway.facts.question import Parsed, Question
-from ropeway.facts.text import rows, whole
+from ropeway.facts.text import parse_int, rows
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a process meets: open files, and locked memory in bytes. None for `unlimited`."""
+    """Resource limits of a process: open files, and locked memory in bytes. None: unlimited."""
 
     nofile: int | None
     memlock_bytes: int | None
@@ -19,10 +19,10 @@ class Limits:
 def parse_limits(text: str) -> Parsed[Limits]:
     """Read /proc/self/limits: `Max open files     1024     524288     files`."""
     entries, others = rows(text, _LIMIT)
-    soft = {row[1]: whole(row[2]) for row in entries}
+    soft = {row[1]: parse_int(row[2]) for row in entries}
     leftovers = [line for line in others if not line.startswith("Limit ")]
     limits = Limits(soft.get("open files"), soft.get("locked memory"))
-    return conclude(text, limits if soft else None, leftovers)
+    return to_parsed(text, limits if soft else None, leftovers)
 
 
 _LIMIT = re.compile(r"Max ([a-z ]{3,40}?)\s+(unlimited|[0-9]+)\s+(?:unlimited|[0-9]+)(?:\s+\w+)?")
@@ -34,8 +34,8 @@ class Sysctl:
     """Kernel parameters.
 
     numa_balancing  0 is off
-    local_ports     first and last of those from which the kernel takes one for who asks for any
-    reserved_ports  which it leaves out
+    local_ports     first and last ephemeral port
+    reserved_ports  those of them that the kernel leaves out
     """
 
     numa_balancing: int | None
@@ -61,8 +61,8 @@ def parse_sysctl(text: str) -> Parsed[Sysctl]:
     for part in reserved.split(","):
         if (ends := _ends(part.split("-"))) is not None:
             ports.update(range(ends[0], ends[1] + 1))
-    sysctl = Sysctl(whole(balancing), _ends(local.split()), frozenset(ports))
-    return conclude(text, sysctl if values else None, leftovers)
+    sysctl = Sysctl(parse_int(balancing), _ends(local.split()), frozenset(ports))
+    return to_parsed(text, sysctl if values else None, leftovers)
 
 
 _SETTING = re.compile(rf"({'|'.join(map(re.escape, _FILES))}):(.*)")
@@ -70,7 +70,7 @@ _SETTING = re.compile(rf"({'|'.join(map(re.escape, _FILES))}):(.*)")
 
 def _ends(words: list[str]) -> tuple[int, int] | None:
     """Return the first and the last port of a range; a port alone is both."""
-    ports = [whole(word.strip()) for word in words]
+    ports = [parse_int(word.strip()) for word in words]
     if not 1 <= len(ports) <= 2 or ports[0] is None or ports[-1] is None or ports[-1] > 65_535:
         return None
     return ports[0], ports[-1]
@@ -92,10 +92,10 @@ def parse_disks(text: str) -> Parsed[dict[str, Filesystem]]:
     """Return mount point → file system from `df -Pk`, of coreutils or busybox."""
     systems, others = rows(text, _ROW)
     disks = {
-        row[3]: Filesystem(*(size and size * 1024 for size in map(whole, row.group(1, 2))))
+        row[3]: Filesystem(*(size and size * 1024 for size in map(parse_int, row.group(1, 2))))
         for row in systems
     }
-    return conclude(text, disks or None, [line for line in others if not _HEADER.match(line)])
+    return to_parsed(text, disks or None, [line for line in others if not _HEADER.match(line)])
 
 
 # Device, blocks, used, available, percent, mount point; both ends may have blanks.

@@ -4,10 +4,10 @@ import ipaddress
 import re
 from collections.abc import Mapping
 
-from ropeway.facts.complaints import conclude
+from ropeway.facts.complaints import to_parsed
 from ropeway.facts.host import Nic
 from ropeway.facts.question import Parsed, Question, shell
-from ropeway.facts.text import plain_lines, rows, whole, word_after
+from ropeway.facts.text import parse_int, plain_lines, rows, word_after
 
 
 def parse_nics(text: str) -> Parsed[tuple[Nic, ...]]:
@@ -20,13 +20,13 @@ def parse_nics(text: str) -> Parsed[tuple[Nic, ...]]:
         address = words[1].partition("/")[0] if len(words) > 1 else ""
         if head:
             up = "UP" in head[2].split(",")
-            nics.append(Nic(head[1], (), whole(word_after(words, "mtu")), up))
+            nics.append(Nic(head[1], (), parse_int(word_after(words, "mtu")), up))
         elif nics and words[0] in ("inet", "inet6") and _is_address(address):
             last = nics[-1]
             nics[-1] = Nic(last.name, (*last.addresses, address), last.mtu, last.up)
         elif not nics or not line[0].isspace() or not words[0].startswith(_DETAILS):
             leftovers.append(line)
-    return conclude(text, tuple(nics) or None, leftovers)
+    return to_parsed(text, tuple(nics) or None, leftovers)
 
 
 _HEAD = re.compile(r"[0-9]{1,6}: ([^\s:@]{1,60})(?:@[^\s:]{1,60})?: <([A-Z0-9_,-]{0,400})>")
@@ -44,13 +44,13 @@ def parse_default_nic(text: str) -> Parsed[str]:
     for line in plain_lines(text):
         words = line.split()
         if words[0] == "default":
-            route = (whole(word_after(words, "metric")) or 0, word_after(words, "dev"))
+            route = (parse_int(word_after(words, "metric")) or 0, word_after(words, "dev"))
             best = min(best, route, key=lambda pair: pair[0]) if best else route
         elif not _is_address(words[0].partition("/")[0]) and words[0] not in _ROUTES:
             leftovers.append(line)
             continue
         known = True
-    return conclude(text, (best[1] if best else "") if known else None, leftovers)
+    return to_parsed(text, (best[1] if best else "") if known else None, leftovers)
 
 
 _ROUTES = frozenset(
@@ -68,7 +68,7 @@ def parse_own_name(text: str) -> Parsed[str]:
     names = [line for line in lines if line.startswith("hostname:")]
     leftovers = [line for line in lines if line.split()[0] not in addresses and line not in names]
     address = next(iter(addresses), "") if names else None
-    return conclude(
+    return to_parsed(
         text, address, [line for line in leftovers if not line.lstrip().startswith("#")]
     )
 
@@ -94,7 +94,7 @@ def parse_ss(text: str) -> Parsed[Mapping[int, str | None]]:
     leftovers: list[str] = []
     for line in plain_lines(text):
         words = line.split()
-        port = whole(words[3].rpartition(":")[2]) if len(words) > 4 else None
+        port = parse_int(words[3].rpartition(":")[2]) if len(words) > 4 else None
         if words[0] == "LISTEN" and port is not None and port <= 65_535:
             program = _PROGRAM.search(line)
             ports[port] = program[1] if program else ports.get(port)
@@ -102,7 +102,7 @@ def parse_ss(text: str) -> Parsed[Mapping[int, str | None]]:
             leftovers.append(line)
             continue
         known = True
-    return conclude(text, ports if known else None, leftovers)
+    return to_parsed(text, ports if known else None, leftovers)
 
 
 _PROGRAM = re.compile(r'\("((?:[^"\\]|\\.){1,60})",pid=')
@@ -114,7 +114,7 @@ def parse_proc_net_tcp(text: str) -> Parsed[frozenset[int]]:
     lines, leftovers = rows(text, _SOCKET)
     # TCP_LISTEN of the kernel's tcp_states.h
     ports = frozenset(int(line[1], 16) for line in lines if line[2] == "0A")
-    return conclude(text, ports if lines else None, leftovers)
+    return to_parsed(text, ports if lines else None, leftovers)
 
 
 # A socket, or the header.

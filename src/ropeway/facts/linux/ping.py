@@ -6,7 +6,7 @@ Over RoCE it is hccn_tool that pings: see `ascend/hccn.py`.
 import re
 from dataclasses import replace
 
-from ropeway.facts.complaints import conclude, first_line
+from ropeway.facts.complaints import first_line, to_parsed
 from ropeway.facts.question import Parsed, Question
 from ropeway.facts.text import decimal, plain_lines
 
@@ -25,7 +25,7 @@ def parse_ping(text: str) -> Parsed[float]:
     loss = decimal(match[1]) if match else None
     if loss is not None:
         return Parsed("ok", loss)
-    return conclude(text, None, [line for line in plain_lines(text) if not _PACKET.match(line)])
+    return to_parsed(text, None, [line for line in plain_lines(text) if not _PACKET.match(line)])
 
 
 _LOSS = re.compile(
@@ -40,5 +40,5 @@ PING = Question("ping", ("ping", "-c", "2", "-w", "3"), parse_ping)
 
 
 def to(address: str) -> Question[float]:
-    """Return the ping of one address; its answer has it behind the key."""
+    """Return the ping of one address; its answer has the address after the key."""
     return replace(PING.about(address), key=f"{PING.key}::{address}")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ropeway.facts.complaints import conclude, first_line
+from ropeway.facts.complaints import first_line, to_parsed
 from ropeway.facts.question import Parsed, Question, shell
 from ropeway.facts.text import plain_lines, rows
 
@@ -17,7 +17,7 @@ def parse_os_release(text: str) -> Parsed[str]:
     settings, others = rows(text, _OS_SETTING)
     values = {row[1]: re.sub(r"\\(.)", r"\1", row[2].strip("\"'")) for row in settings}
     leftovers = [line for line in others if not line.startswith("#")]
-    return conclude(text, values.get("PRETTY_NAME") or values.get("NAME"), leftovers)
+    return to_parsed(text, values.get("PRETTY_NAME") or values.get("NAME"), leftovers)
 
 
 _OS_SETTING = re.compile(r"([A-Z][A-Z0-9_]{0,60})=(.*)")
@@ -47,8 +47,8 @@ def parse_hypervisor(text: str) -> Parsed[str]:
     lines = plain_lines(text)
     match = _HYPERVISOR.search(text)
     if any(_LSCPU.match(line) for line in lines):
-        return conclude(text, match[1].strip() if match else "", [])
-    return conclude(text, None, lines)
+        return to_parsed(text, match[1].strip() if match else "", [])
+    return to_parsed(text, None, lines)
 
 
 _LSCPU = re.compile(r"\s*(?:Architecture|CPU\(s\)|架构|CPU) *[:：]")
@@ -60,7 +60,7 @@ def parse_governor(text: str) -> Parsed[str]:
     """Return the policy by which most processors are clocked, from the counts of `uniq -c`."""
     policies, leftovers = rows(text, _POLICY)
     counts = {row[2]: int(row[1]) for row in policies}
-    return conclude(text, max(counts, key=lambda name: counts[name], default=None), leftovers)
+    return to_parsed(text, max(counts, key=lambda name: counts[name], default=None), leftovers)
 
 
 # Documentation/admin-guide/pm/cpufreq.rst of Linux, and the two of intel_pstate among them.
@@ -88,7 +88,7 @@ def parse_memory(text: str) -> Parsed[Memory]:
     sizes = {row[1]: int(row[2]) * 1024 for row in entries}
     leftovers = [line for line in others if not _COUNT.fullmatch(line)]
     memory = Memory(sizes.get("MemTotal"), sizes.get("MemAvailable"))
-    return conclude(text, memory if memory != Memory(None, None) else None, leftovers)
+    return to_parsed(text, memory if memory != Memory(None, None) else None, leftovers)
 
 
 _MEMORY = re.compile(r"([A-Za-z_()]\w{0,40}\S?): +([0-9]{1,15}) kB")
@@ -109,7 +109,7 @@ HOME = Question("home", shell('echo "$HOME"'), first_line(r"/.*", lambda line: l
 def parse_processes(text: str) -> Parsed[Mapping[int, str]]:
     """Return pid → name, which the kernel cuts at 15 characters."""
     processes, leftovers = rows(text, _PROCESS)
-    return conclude(text, {int(row[1]): row[2] for row in processes} or None, leftovers)
+    return to_parsed(text, {int(row[1]): row[2] for row in processes} or None, leftovers)
 
 
 _PROCESS = re.compile(r"([0-9]{1,18})\s+(\S.*)")
