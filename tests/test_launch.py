@@ -10,7 +10,7 @@ import pytest
 
 from model_files import MOE
 from ropeway.engines.base import Node, Ports
-from ropeway.engines.vllm_cpu import Deployment
+from ropeway.engines.vllm_cpu import CpuReplica
 from ropeway.errors import Exit, HostError, Refused
 from ropeway.facts.local import SystemFacts
 from ropeway.hosts.base import shell_line
@@ -35,7 +35,7 @@ PLACE: Any = {
 }  # fmt: skip
 
 
-def plan(layout: str = "TP2×PP2+EP", facts: SystemFacts = FACTS, **serve) -> Deployment:
+def plan(layout: str = "TP2×PP2+EP", facts: SystemFacts = FACTS, **serve) -> CpuReplica:
     spec = local_spec(serve=Serve(**serve), name="moe")
     return complete(spec, Layout.parse(layout), ("/models/m", SHAPE), facts, **PLACE)
 
@@ -48,7 +48,7 @@ def refusal(facts: SystemFacts = FACTS, layout: str = "TP2×PP2+EP", **serve) ->
 
 
 def test_every_blank_is_filled():
-    assert plan() == Deployment(
+    assert plan() == CpuReplica(
         service="moe",
         nodes=(Node("host0", "127.0.0.2", 2), Node("host1", "127.0.0.3", 2)),
         model="/models/m",

@@ -19,7 +19,7 @@ from ropeway.cli.bringup import StartContext
 from ropeway.cli.main import exit_code
 from ropeway.cli.measure import up
 from ropeway.engines.base import Node
-from ropeway.engines.vllm_cpu import Deployment
+from ropeway.engines.vllm_cpu import CpuReplica
 from ropeway.errors import Exit, HostError, LaunchError, Refused
 from ropeway.hosts.base import run_command
 from ropeway.hosts.local import LocalHost
@@ -67,7 +67,7 @@ server.serve_forever()
 """
 
 
-class StandIn(Deployment):
+class StandIn(CpuReplica):
     """An engine whose server is the script above; it fails in the way that its model is called."""
 
     def serve_argv(self, node: Node) -> tuple[str, ...]:
@@ -78,13 +78,13 @@ class StandIn(Deployment):
         return {"TMPDIR": self.scratch, "VLLM_HOST_IP": node.address}
 
 
-def failing(plan: Deployment, way: str) -> StandIn:
+def failing(plan: CpuReplica, way: str) -> StandIn:
     """The same deployment with a server that fails in this way."""
     return StandIn(**{**vars(plan), "model": way})
 
 
 @pytest.fixture
-def plan(tmp_path) -> Iterator[Deployment]:
+def plan(tmp_path) -> Iterator[CpuReplica]:
     """A deployment under a name of its own; nothing of it is there afterwards."""
     service = f"t-{os.getpid()}-{time.monotonic_ns() % 10**7}"
     serve = Serve(port=free_port(), start_timeout=30, engine_args={"x": "it's\n$HOME"})
@@ -95,7 +95,7 @@ def plan(tmp_path) -> Iterator[Deployment]:
     take_down(service, deployment.scratch)
 
 
-def is_clean(plan: Deployment) -> bool:
+def is_clean(plan: CpuReplica) -> bool:
     """Whether nothing but the logs is left."""
     return not find(plan.service) and not Path(plan.scratch).exists()
 
@@ -111,7 +111,7 @@ def test_it_is_up_when_a_token_came_and_down_leaves_nothing(plan):
     assert part.memory_bytes > 10**6
     assert os.getsid(part.pids[0]) == part.pids[0] != os.getsid(0), "it does not hang on us"
     assert plan.service in services(os.getuid())
-    assert deployment_of(plan.service, os.getuid(), LocalHost()) == Deployment(**vars(plan))
+    assert deployment_of(plan.service, os.getuid(), LocalHost()) == CpuReplica(**vars(plan))
     assert Path(plan.scratch).stat().st_mode & 0o777 == 0o700
     gone = take_down(plan.service, plan.scratch)
     assert (gone.processes, gone.folders) == (1, (plan.scratch,))

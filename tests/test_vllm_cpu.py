@@ -7,7 +7,7 @@ import pytest
 
 from ropeway.engines import vllm
 from ropeway.engines.base import Node
-from ropeway.engines.vllm_cpu import Deployment
+from ropeway.engines.vllm_cpu import CpuReplica
 from ropeway.errors import LayoutError
 from ropeway.models.known import known
 from ropeway.spec.model import Layout, Serve
@@ -19,9 +19,9 @@ RECORDING = Path(__file__).parent / "recordings" / "starts" / "vllm_cpu.json"
 START = [(step["line"], step["activity"]) for step in json.loads(RECORDING.read_text("utf-8"))]
 
 
-def deployment(layout: str = "TP1", npus: int = 2, hosts: int = 2, **keys) -> Deployment:
+def deployment(layout: str = "TP1", npus: int = 2, hosts: int = 2, **keys) -> CpuReplica:
     serve = Serve(**keys)
-    return Deployment(
+    return CpuReplica(
         service="ropeway",
         nodes=tuple(
             Node(f"host{number}", f"127.0.0.{number + 2}", npus) for number in range(hosts)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ropeway.checkpoints.fetch import default_root, ensure
-from ropeway.engines.vllm_cpu import Deployment
+from ropeway.engines.vllm_cpu import CpuReplica
 from ropeway.errors import Refused
 from ropeway.facts.local import SystemFacts, gather
 from ropeway.hosts.base import Host
@@ -117,7 +117,7 @@ def start_context(spec: Spec, screen: Screen) -> StartContext:
     return StartContext(spec, str(model), shape, facts, hosts)
 
 
-def deployment_for(context: StartContext, layout: Layout, folder: Path) -> Deployment:
+def deployment_for(context: StartContext, layout: Layout, folder: Path) -> CpuReplica:
     """Return the complete deployment of this layout, checked. Raises Refused or LayoutError."""
     name = context.spec.model.name or Path(context.model).name
     refuse_second(context.spec.name)
@@ -131,7 +131,7 @@ def deployment_for(context: StartContext, layout: Layout, folder: Path) -> Deplo
     return deployment
 
 
-def bring_up(context: StartContext, deployment: Deployment, screen: Screen) -> float:
+def bring_up(context: StartContext, deployment: CpuReplica, screen: Screen) -> float:
     """Start it and wait for its first token; return the seconds that this took.
 
     Raises what `starting.start` raises; then nothing of it runs.

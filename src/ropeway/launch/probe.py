@@ -57,13 +57,13 @@ def unready(reached: Reached) -> dict[str, str]:
 
 def _ask(host: Host, runtime: docker.Runtime, endpoint: Endpoint, seconds: float) -> str:
     secrets = f"{FOLDER}/{endpoint.container}.secrets"
-    words = question(endpoint.url, endpoint.model, seconds)
+    words = probe_args(endpoint.url, endpoint.model, seconds)
     inside = ("bash", "-c", _INSIDE, "bash", secrets, *words)
     argv = docker.exec_argv(runtime, endpoint.container, inside)
     result = host.run(argv, timeout=seconds + 30)
     return "" if result.ok else (result.stderr.strip() or result.stdout.strip() or "no answer")
 
 
-def question(url: str, model: str, seconds: float) -> tuple[str, ...]:
+def probe_args(url: str, model: str, seconds: float) -> tuple[str, ...]:
     """Return the arguments of programs/watch.py that ask once."""
     return ("once", url, model, f"{seconds:g}")

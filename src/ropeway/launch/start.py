@@ -66,7 +66,7 @@ done
 
 
 # $1 the folder that the files lie in, $2 another one to make, $3 the bytes of all files together,
-# which come one behind the other on stdin; then for each file its name, mode and size. Drafts are
+# which come one after the other on stdin; then for each file its name, mode and size. Drafts are
 # complete before the first one takes its place: a full disk or a lost connection changes nothing.
 WRITE = """
 LC_ALL=C; export LC_ALL
@@ -96,7 +96,7 @@ class ContainerStart(Attempt):
     """The start of some or all containers of a service.
 
     hosts     those that take part
-    secrets   variable → value: of ours, by our name; a generated one, by the container's
+    secrets   their values, keyed by our variable, or by the container's if generated
     save_log  keeps a log, given its name and text, and returns where, or "" where it cannot be
               kept: what is undone has none
     only      names of the containers to start
@@ -123,7 +123,7 @@ class ContainerStart(Attempt):
         return self.service.spec.runtime.command
 
     @property
-    def patience(self) -> float:
+    def timeout(self) -> float:
         return self.service.spec.serve.start_timeout
 
     @cached_property
@@ -158,11 +158,11 @@ class ContainerStart(Attempt):
         self._answers = self._ask_for_tokens()
         return not any(self._answers.values())
 
-    def overdue(self) -> LaunchError:
-        """See Attempt.overdue."""
+    def timeout_error(self) -> LaunchError:
+        """See Attempt.timeout_error."""
         first = (self._waiting or self.must_be_ready)[0]
         return LaunchError(
-            f"the engine was not ready within {self.patience:g} s",
+            f"the engine was not ready within {self.timeout:g} s",
             where=first.host,
             evidence=(
                 *hosts_not_joined(self._logs[first.name].text, self._nodes),

@@ -69,7 +69,7 @@ def hosts_not_joined(log: str, nodes: Iterable[Node]) -> tuple[str, ...]:
 class Attempt(ABC):
     """One start of an engine, with what has become of it so far.
 
-    patience      seconds after which the engine must be ready
+    timeout       seconds after which the engine must be ready
     poll_seconds  between two looks at it
     clock         by which both are measured
     is_up         whether it has ended well
@@ -81,7 +81,7 @@ class Attempt(ABC):
 
     @property
     @abstractmethod
-    def patience(self) -> float: ...
+    def timeout(self) -> float: ...
 
     @abstractmethod
     def begin(self, on_progress: OnProgress) -> None:
@@ -95,7 +95,7 @@ class Attempt(ABC):
         """
 
     @abstractmethod
-    def overdue(self) -> LaunchError:
+    def timeout_error(self) -> LaunchError:
         """Return the error of an engine that is not ready in time, from the last look at it."""
 
     def finish(self) -> None:  # noqa: B027
@@ -148,18 +148,18 @@ def _undo(attempt: Attempt, error: BaseException, on_progress: OnProgress | None
                 on_progress("undoing what was started")
                 told = attempt.diagnose(error) or error
         finally:
-            remains = attempt.undo()
-            if remains is not None:
-                remains.evidence = (str(told) or "interrupted", *remains.evidence)
-                raise remains from error
+            undo_error = attempt.undo()
+            if undo_error is not None:
+                undo_error.evidence = (str(told) or "interrupted", *undo_error.evidence)
+                raise undo_error from error
     if told is not error:
         raise told from error
 
 
 def _wait_until_ready(attempt: Attempt, on_progress: OnProgress) -> None:
     clock = attempt.clock
-    deadline = clock.now() + attempt.patience
+    deadline = clock.now() + attempt.timeout
     while not attempt.is_ready(on_progress):
         if clock.now() > deadline:
-            raise attempt.overdue()
+            raise attempt.timeout_error()
         clock.sleep(attempt.poll_seconds)

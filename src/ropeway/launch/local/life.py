@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropeway.engines.vllm_cpu import Deployment
+from ropeway.engines.vllm_cpu import CpuReplica
 from ropeway.errors import HostError
 from ropeway.hosts import processes
 from ropeway.hosts.base import Host, run_command
 from ropeway.hosts.processes import Process, find
 from ropeway.launch.local.steps import RECORD, SCRATCH_PARENT, from_record, probe_of, scratch_of
 
-_NOTED = "shared-memory"  # below the service's scratch folder: one path on each line
+_SHARED_MEMORY_LIST = "shared-memory"  # in the service's scratch folder: one path on each line
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def note_shared_memory(service: str, scratch: str) -> None:
     """Write down which shared memory the service has now: after a crash nobody can say."""
     files = processes.shared_memory(processes.find(service))
     if files:
-        (Path(scratch) / _NOTED).write_text("\n".join(sorted(files | _noted(scratch))))
+        (Path(scratch) / _SHARED_MEMORY_LIST).write_text("\n".join(sorted(files | _noted(scratch))))
 
 
 def take_down(service: str, scratch: str, patience: float = 3.0) -> TakenDown:
@@ -67,13 +67,13 @@ def take_down(service: str, scratch: str, patience: float = 3.0) -> TakenDown:
 
 def _noted(scratch: str) -> frozenset[str]:
     try:
-        return frozenset((Path(scratch) / _NOTED).read_text().splitlines())
+        return frozenset((Path(scratch) / _SHARED_MEMORY_LIST).read_text().splitlines())
     except FileNotFoundError:
         return frozenset()
 
 
 @dataclass(frozen=True)
-class Part:
+class RoleOnHost:
     """The processes of one role on one host, taken together."""
 
     host: str
@@ -90,7 +90,7 @@ def services(user: int) -> tuple[str, ...]:
     return tuple(sorted(remains | {process.service for process in find()}))
 
 
-def deployment_of(service: str, user: int, host: Host) -> Deployment | None:
+def deployment_of(service: str, user: int, host: Host) -> CpuReplica | None:
     """Return the record of a service; None when there is none.
 
     Raises HostError when it cannot be read.
@@ -101,7 +101,7 @@ def deployment_of(service: str, user: int, host: Host) -> Deployment | None:
     return from_record(host.get(path).decode(errors="replace"), path)
 
 
-def reason_not_serving(deployment: Deployment | None, host: Host) -> str:
+def reason_not_serving(deployment: CpuReplica | None, host: Host) -> str:
     """Ask for one token: why none came, empty when one did."""
     if deployment is None:
         return "no record of it"
@@ -122,13 +122,13 @@ def new_log_text(log: Path, begin: int, service: str) -> Iterator[str]:
                 time.sleep(0.3)
 
 
-def parts(processes: tuple[Process, ...]) -> tuple[Part, ...]:
+def parts(processes: tuple[Process, ...]) -> tuple[RoleOnHost, ...]:
     """Group processes by host and role; `ranks` are those that hold a piece of the model."""
     groups: dict[tuple[str, str], list[Process]] = {}
     for process in processes:
         groups.setdefault((process.host, process.role), []).append(process)
     return tuple(
-        Part(
+        RoleOnHost(
             host, role, tuple(process.pid for process in group),
             sum(is_rank(process) for process in group),
             sum(process.memory_bytes for process in group),

@@ -1,10 +1,10 @@
-"""From a spec and facts to a complete Deployment, or a refusal before anything starts. Pure."""
+"""From a spec and facts to a complete CpuReplica, or a refusal before anything starts. Pure."""
 
 from collections.abc import Mapping
 
 from ropeway.engines.base import Node, Ports
 from ropeway.engines.vllm import hosts_needed
-from ropeway.engines.vllm_cpu import Deployment
+from ropeway.engines.vllm_cpu import CpuReplica
 from ropeway.errors import Refused
 from ropeway.facts.local import SystemFacts
 from ropeway.launch.local.steps import scratch_of
@@ -41,7 +41,7 @@ def complete(
     user: int,
     python: str,
     logs: str,
-) -> Deployment:
+) -> CpuReplica:
     """Fill every blank of the spec for this layout.
 
     `model` is its directory and its shape; `user` starts it with `python`; `logs` is where its logs
@@ -51,7 +51,7 @@ def complete(
     serve = spec.serve
     nodes = virtual_nodes(spec)
     longest = shape.max_positions or _CONTEXT
-    return Deployment(
+    return CpuReplica(
         service=spec.name,
         nodes=nodes[: hosts_needed(layout, [node.npus for node in nodes])],
         model=path,
@@ -70,7 +70,7 @@ def complete(
     )
 
 
-def check(deployment: Deployment, shape: ModelShape, facts: SystemFacts) -> None:
+def check(deployment: CpuReplica, shape: ModelShape, facts: SystemFacts) -> None:
     """Refuse what cannot work on this machine. Raises Refused; nothing was touched."""
     deployment.check(shape)
     _check_packages(facts.packages, deployment.python)
@@ -113,7 +113,7 @@ def _check_packages(packages: Mapping[str, str], python: str) -> None:
         )
 
 
-def _check_name(deployment: Deployment) -> None:
+def _check_name(deployment: CpuReplica) -> None:
     length = len(deployment.scratch + _RAY_SOCKET)
     if deployment.uses_ray and length > _SOCKET_PATH:
         room = len(deployment.service) - (length - _SOCKET_PATH)
@@ -125,7 +125,7 @@ def _check_name(deployment: Deployment) -> None:
         )
 
 
-def _check_memory(deployment: Deployment, weight_bytes: int, facts: SystemFacts) -> None:
+def _check_memory(deployment: CpuReplica, weight_bytes: int, facts: SystemFacts) -> None:
     needs = deployment.memory(weight_bytes)
     ranks = deployment.layout.npus
     total = ranks * needs.per_rank + needs.server

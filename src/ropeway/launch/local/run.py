@@ -4,7 +4,7 @@ import contextlib
 from dataclasses import dataclass, field
 
 from ropeway.engines import vllm
-from ropeway.engines.vllm_cpu import Deployment
+from ropeway.engines.vllm_cpu import CpuReplica
 from ropeway.errors import HostError, LaunchError, Refused, RopewayError
 from ropeway.hosts.base import Host, run_command
 from ropeway.hosts.fleet import Hosts, OnProgress
@@ -32,14 +32,14 @@ def refuse_second(service: str) -> None:
 class ProcessStart(Attempt):
     """The start of a deployment's processes. Nothing restarts them later."""
 
-    deployment: Deployment
+    deployment: CpuReplica
     hosts: Hosts
     poll_seconds: float = field(default=0.5, kw_only=True)
     _owns_name: bool = False
     _activity: str = ""
 
     @property
-    def patience(self) -> float:
+    def timeout(self) -> float:
         return self.deployment.serve.start_timeout
 
     def begin(self, on_progress: OnProgress) -> None:
@@ -75,10 +75,10 @@ class ProcessStart(Attempt):
                 answer.check("the engine answers, but generates nothing", where=where)
         return False
 
-    def overdue(self) -> LaunchError:
-        """See Attempt.overdue."""
+    def timeout_error(self) -> LaunchError:
+        """See Attempt.timeout_error."""
         return LaunchError(
-            f"the engine was not ready within {self.patience:g} s",
+            f"the engine was not ready within {self.timeout:g} s",
             where=self.deployment.engine_log,
             hint="raise `serve.start_timeout`, or look into the log",
         )

@@ -10,18 +10,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from ropeway.engines.base import Node
 from ropeway.engines.vllm import KEY_VARIABLE
-from ropeway.engines.vllm_cpu import Deployment
+from ropeway.engines.vllm_cpu import CpuReplica
 from ropeway.errors import HostError
 from ropeway.hosts.base import Command, shell_line
 from ropeway.hosts.processes import HOST, ROLE, SERVICE
 from ropeway.launch import programs
 from ropeway.launch.dry_run import count_hosts, shell_script
-from ropeway.launch.probe import question
+from ropeway.launch.probe import probe_args
 
 RECORD = "deployment.json"
 SCRATCH_PARENT = "/tmp"
 _TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
-_RECORD = TypeAdapter(Deployment)
+_RECORD = TypeAdapter(CpuReplica)
 
 
 def scratch_of(service: str, user: int) -> str:
@@ -32,12 +32,12 @@ def scratch_of(service: str, user: int) -> str:
     return f"{SCRATCH_PARENT}/rw-{user}-{service}"
 
 
-def as_record(deployment: Deployment) -> str:
+def as_record(deployment: CpuReplica) -> str:
     """Return the deployment as one line of JSON."""
     return _RECORD.dump_json(deployment).decode()
 
 
-def from_record(text: str, where: str) -> Deployment:
+def from_record(text: str, where: str) -> CpuReplica:
     """Read a record back. Raises HostError when it is not one of ours."""
     try:
         return _RECORD.validate_json(text)
@@ -50,11 +50,11 @@ def from_record(text: str, where: str) -> Deployment:
         ) from error
 
 
-def ray_address(deployment: Deployment) -> str:
+def ray_address(deployment: CpuReplica) -> str:
     return f"{deployment.head.address}:{deployment.ports.ray}"
 
 
-def ray_settings(deployment: Deployment) -> dict[str, str]:
+def ray_settings(deployment: CpuReplica) -> dict[str, str]:
     """Return the variables of everything that is part of this Ray cluster, or talks to it.
 
     Ray listens on every interface when a node's address is not 127.0.0.1, and whoever reaches it
@@ -72,7 +72,7 @@ def ray_settings(deployment: Deployment) -> dict[str, str]:
     }
 
 
-def ray_nodes(deployment: Deployment) -> Command:
+def ray_nodes(deployment: CpuReplica) -> Command:
     """Return the command that fails unless Ray has all nodes, and prints which it has."""
     counts = str(len(deployment.nodes)), str(sum(node.npus for node in deployment.nodes))
     argv = (deployment.python, "-m", f"{programs.__name__}.nodes", *counts, "0")
@@ -92,7 +92,7 @@ class Step:
     timeout: float = 60.0
 
 
-def steps(deployment: Deployment) -> tuple[Step, ...]:
+def steps(deployment: CpuReplica) -> tuple[Step, ...]:
     """Return everything from an empty host to a starting engine, whose token `run.start` awaits."""
     head = deployment.head.name
     first = (
@@ -119,7 +119,7 @@ def steps(deployment: Deployment) -> tuple[Step, ...]:
     return (*first, token, serve, *_ray_steps(deployment))
 
 
-def dry_run(deployment: Deployment) -> str:
+def dry_run(deployment: CpuReplica) -> str:
     """Return the steps as a shell script: pasted into a shell, it starts what `up` would start."""
     addresses = {node.name: node.address for node in deployment.nodes}
     hosts = count_hosts(len(addresses))
@@ -138,15 +138,15 @@ def dry_run(deployment: Deployment) -> str:
     return shell_script([f"{deployment.layout} of {deployment.served_name} on {hosts}"], blocks)
 
 
-def probe_of(deployment: Deployment, seconds: float = 60.0) -> Command:
+def probe_of(deployment: CpuReplica, seconds: float = 60.0) -> Command:
     """Return the command that asks for one token: it succeeds when the engine is ready; else the
     reason is on its stderr."""
-    words = question(deployment.url, deployment.served_name, seconds)
+    words = probe_args(deployment.url, deployment.served_name, seconds)
     argv = (deployment.python, "-m", f"{programs.__name__}.watch", *words)
     return Command(argv, secrets=_key(deployment))
 
 
-def _ray_steps(deployment: Deployment) -> tuple[Step, ...]:
+def _ray_steps(deployment: CpuReplica) -> tuple[Step, ...]:
     """Return, for each host, the command that starts its raylet; on the head Ray's cluster too."""
     # `ray start --head` refuses to run when RAY_ADDRESS already names a cluster.
     own = {key: value for key, value in ray_settings(deployment).items() if key != "RAY_ADDRESS"}
@@ -161,7 +161,7 @@ def _ray_steps(deployment: Deployment) -> tuple[Step, ...]:
     )
 
 
-def _serve(deployment: Deployment) -> Command:
+def _serve(deployment: CpuReplica) -> Command:
     head = deployment.head
     environment = _labels(deployment, head, ENGINE)
     if deployment.uses_ray:
@@ -170,17 +170,17 @@ def _serve(deployment: Deployment) -> Command:
     return Command(argv, environment, _key(deployment), log)
 
 
-def _key(deployment: Deployment) -> dict[str, str]:
+def _key(deployment: CpuReplica) -> dict[str, str]:
     """Return the engine's variable for its key → ours that holds it."""
     name = deployment.serve.api_key_env
     return {KEY_VARIABLE: name} if name else {}
 
 
-def _labels(deployment: Deployment, node: Node, role: str) -> dict[str, str]:
+def _labels(deployment: CpuReplica, node: Node, role: str) -> dict[str, str]:
     labels = {SERVICE: deployment.service, HOST: node.name, ROLE: role}
     return {**labels, **deployment.environment(node)}
 
 
-def _record(deployment: Deployment) -> Command:
+def _record(deployment: CpuReplica) -> Command:
     path = f"{deployment.scratch}/{RECORD}"
     return Command(("sh", "-c", 'printf %s "$1" >"$2"', "sh", as_record(deployment), path))
