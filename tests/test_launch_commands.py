@@ -13,7 +13,7 @@ from ropeway.facts.ascend.driver import USUAL
 from ropeway.facts.host import HostFacts, Nic, Npu
 from ropeway.launch import docker
 from ropeway.launch.checks import changes
-from ropeway.launch.complete import Known, complete, place
+from ropeway.launch.complete import Inputs, complete, place
 from ropeway.launch.docker import Mount, mount_option
 from ropeway.launch.images import derive_argvs, derived_name, image_name, mirrored
 from ropeway.launch.labels import ServiceContainer, labels_of, read_containers
@@ -55,7 +55,7 @@ def service_of(
     assert release is not None
     image = image_name(release, "A2", spec.runtime)
     names = tuple(host.address for host in spec.cluster.hosts or ())
-    return complete(spec, names, Known(facts or {}, {}, image, known(model), quantisation))
+    return complete(spec, names, Inputs(facts or {}, {}, image, known(model), quantisation))
 
 
 def nodes(*npus: int) -> list[Node]:

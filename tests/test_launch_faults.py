@@ -33,7 +33,7 @@ def changed(fleet: Fleet, index: int, **changes: object) -> Fleet:
 
 # What the host lacks, or somebody else has: seen before anything is started, exit code 2.
 
-NOT_WHOLE, IN_USE = "is not whole on every host", "NPUs that the spec names are in use"
+NOT_WHOLE, IN_USE = "is incomplete on some hosts", "NPUs that the spec names are in use"
 REFUSALS = {
     # It is the image that needs the room.
     "disk-full:host2,image-missing:host2": (

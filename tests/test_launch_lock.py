@@ -76,14 +76,14 @@ def end_holders() -> None:
     wait_for(lambda: not shells & set(descendants(os.getpid())), what="the end of the holders")
 
 
-TAKEN = "li@laptop took it, 2026-11-28T04:00:00Z, and has "
+TAKEN = "li@laptop took it at 2026-11-28T04:00:00Z, and has "
 
 
 @pytest.mark.parametrize(
     ("what", "told"),
     [
         ("taken", f"{TAKEN}it now"),
-        ("given back", f"{TAKEN}given it back"),
+        ("given back", f"{TAKEN}released it"),
         ("folder removed", "its folder was removed"),
         ("folder removed and taken", f"{TAKEN}it now"),
     ],

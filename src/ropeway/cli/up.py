@@ -82,7 +82,7 @@ def _up_hosts(
     ):
         if dry_run:
             preparation = prepare(spec, hosts, screen, may_fail=True)
-            _show_script(preparation, *launching.script_of(preparation, author), screen)
+            _show_script(preparation, *launching.dry_run_script(preparation, author), screen)
             return
         with screen.step(f"lock {len(hosts)} hosts") as step:
             lock = stack.enter_context(locked(hosts, author))

@@ -146,7 +146,7 @@ def _check_runtime(rollout: Rollout, hosts: Facts) -> None:
         for name, engine in engines.items()
         if engine.version is None
     }
-    _refuse(away, f"`{command}` cannot be used", "`ropeway doctor` says more")
+    _refuse(away, f"`{command}` cannot be used", "run `ropeway doctor` for details")
     other = {
         name: f"`{command}` is {engine.engine} {engine.version}"
         for name, engine in engines.items()
@@ -176,12 +176,12 @@ def _check_disk(rollout: Rollout, hosts: Facts, fetching: frozenset[str]) -> Non
 
 
 def _check_model(rollout: Rollout, hosts: Facts) -> None:
-    """Refuse a model that is not whole, and the same, on every host."""
+    """Refuse a model that is not complete, and the same, on every host."""
     path = rollout.service.replicas[0].model
     push = f"copy it from a host that has it: `ropeway model push {path}`"
     models = {name: facts.model for name, facts in hosts.items() if facts.model is not None}
     broken = {name: one.problem or one.fault for name, one in models.items() if one.fault}
-    _refuse(broken, f"the model {path} is not whole on every host", push)
+    _refuse(broken, f"the model {path} is incomplete on some hosts", push)
     sizes = {
         name: {file: size for file, size in model.sizes.items() if _counts(file)}
         for name, model in models.items()

@@ -45,11 +45,11 @@ def place(layout: Layout, replicas: int, hosts: Sequence[Node]) -> tuple[tuple[N
 def _shares(layout: Layout, free: Sequence[int]) -> list[tuple[int, int]] | None:
     """Return the hosts to use, by number, with how many NPUs to take of each; None without room."""
     engine = layout.tensor * layout.pipeline
-    whole = layout.npus
+    npus = layout.npus
     for hosts in range(1, len(free) + 1):
-        if whole % hosts:
+        if npus % hosts:
             continue
-        each = whole // hosts
+        each = npus // hosts
         cut = each % engine if engine <= each else engine % each
         roomy = [number for number, count in enumerate(free) if count >= each]
         if not cut and len(roomy) >= hosts:
@@ -66,7 +66,7 @@ def _no_room(layout: Layout, replicas: int, placed: int, hosts: Sequence[Node]) 
         f"{name} takes {replicas * layout.npus} NPUs, and {room}",
         where="serve.layout" if replicas == 1 else "serve.replicas",
         evidence=(f"{total} NPUs: {sizes}",),
-        hint="take a smaller layout, fewer replicas, or more hosts; `ropeway plan` knows what fits",
+        hint="take a smaller layout, fewer replicas, or more hosts; `ropeway plan` shows what fits",
     )
 
 
@@ -74,7 +74,7 @@ _ROOTS_FOLDER = "/var/lib/ropeway"  # lock.BASE says the same
 
 
 @dataclass(frozen=True)
-class Known:
+class Inputs:
     """What is known when a service is completed.
 
     facts     host's name → its facts; a host that was not asked, or did not answer, has none
@@ -91,7 +91,7 @@ class Known:
     quantisation: str | None = None
 
 
-def complete(spec: Spec, names: Sequence[str], known: Known) -> Service:
+def complete(spec: Spec, names: Sequence[str], inputs: Inputs) -> Service:
     """Fill every blank of a spec. `names` are the hosts' names, in the order of the spec.
 
     Raises Refused, with the place in the spec, for what cannot work.
@@ -99,33 +99,33 @@ def complete(spec: Spec, names: Sequence[str], known: Known) -> Service:
     hosts, serve = spec.cluster.hosts or (), spec.serve
     assumed: list[str] = []
     sites = tuple(
-        _site(spec, host, name, known.facts.get(name), assumed)
+        _site(spec, host, name, inputs.facts.get(name), assumed)
         for host, name in zip(hosts, names, strict=True)
     )
-    release = release_for(spec, known.versions, known.image)
-    family = family_of(spec, tuple(known.facts.values()), assumed)
+    release = release_for(spec, inputs.versions, inputs.image)
+    family = family_of(spec, tuple(inputs.facts.values()), assumed)
     placed = place(serve.layout, serve.replicas, [site.node for site in sites])
     router = None
     if serve.replicas > 1:
         router = Router(placed[0][0].name, serve.address, serve.port)
     replicas = tuple(
-        _replica(spec, known, nodes, number, (release, family), router)
+        _replica(spec, inputs, nodes, number, (release, family), router)
         for number, nodes in enumerate(placed)
     )
     for replica in replicas:
-        replica.check(known.shape)
+        replica.check(inputs.shape)
     _check_addresses(replicas, router)
     _check_key(spec, replicas)
     used = {node.name for replica in replicas for node in replica.nodes}
     later = reboot_notes(spec.runtime.command) if serve.restart else ()
     return Service(
         spec=spec,
-        image=known.image,
+        image=inputs.image,
         sites=tuple(site for site in sites if site.name in used),
         replicas=replicas,
         router=router,
         assumed=tuple(dict.fromkeys(assumed)),
-        notes=(*dict.fromkeys(replicas[0].notes(known.shape)), *later),
+        notes=(*dict.fromkeys(replicas[0].notes(inputs.shape)), *later),
     )
 
 
@@ -201,7 +201,7 @@ def _check_devices(name: str, devices: Sequence[int], facts: HostFacts) -> None:
             f"{len(faulty)} of the NPUs of {name} {_are(faulty)} not healthy",
             where=name,
             evidence=tuple(f"/dev/davinci{npu.device}: {npu.health}" for npu in faulty),
-            hint="`ropeway doctor` says more; `devices` can leave them out",
+            hint="run `ropeway doctor` for details, or leave them out with `devices`",
         )
 
 
@@ -211,7 +211,7 @@ def _are(items: Sequence[object]) -> str:
 
 def _replica(
     spec: Spec,
-    known: Known,
+    inputs: Inputs,
     nodes: tuple[Node, ...],
     number: int,
     engine: tuple[Release, str],
@@ -235,12 +235,12 @@ def _replica(
         release=release,
         family=family,
         backend=backend_for(serve.layout, nodes, release, serve.backend),
-        quantisation=known.quantisation,
+        quantisation=inputs.quantisation,
         address=address,
         port=port,
         ports=Ports(*(first + number for first in astuple(Ports()))),
         privileged=spec.runtime.privileged,
-        ray=known.versions.get("ray", ""),
+        ray=inputs.versions.get("ray", ""),
     )
 
 

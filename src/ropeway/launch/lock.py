@@ -163,7 +163,7 @@ class Lock:
                 "the lock was lost, and others may change what runs there",
                 where=", ".join(lost),
                 evidence=tuple(f"{name}: {reason}" for name, reason in lost.items()),
-                hint="`ropeway status` shows what runs; `ropeway down` takes away what is left",
+                hint="`ropeway status` shows what runs; `ropeway down` removes what is left",
             )
         self.take([self._hosts[name] for name, (free, _) in answers.items() if free])
 
@@ -197,8 +197,8 @@ def _refusal(host: Host, result: Result) -> RopewayError:
         return Refused(
             f"{who} is changing what runs on this host, since {since}",
             where=host.name,
-            hint="wait until that is done, and try again\nthe lock goes with its holder; where that"
-            " has lost power or network, a quarter of an hour later",
+            hint="wait until that is done, and try again\nthe lock is released when its holder"
+            " disconnects, or 15 minutes after the holder loses power or network",
         )
     return HostError(
         "cannot lock the host",
@@ -214,7 +214,7 @@ def _loss(free: bool, holder: str) -> str:
     if not holder:
         return "its folder was removed"
     who, since = _holder_in(holder)
-    return f"{who} took it, {since}" + (", and has given it back" if free else ", and has it now")
+    return f"{who} took it at {since}" + (", and has released it" if free else ", and has it now")
 
 
 def _holder_in(text: str) -> tuple[str, str]:

@@ -123,7 +123,7 @@ def follow(reached: Reached, on_line: Callable[[Line], None]) -> None:
 
 
 def line_of(source: str, text: str) -> Line:
-    """Split a line of a container engine into its time and the text behind it."""
+    """Split a line of a container engine into its time and the text after it."""
     stamp, _, rest = text.partition(" ")
     if not stamp[:4].isdigit():
         return Line("", source, text)

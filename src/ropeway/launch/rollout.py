@@ -19,7 +19,7 @@ from ropeway.facts.ascend.driver import FILES, MANAGERS
 from ropeway.hosts.fleet import group_by_host
 from ropeway.launch.docker import Container, Mount
 from ropeway.launch.programs import NAMES, program
-from ropeway.launch.scripts import FOLDER, meeting_port, router_script, script_of
+from ropeway.launch.scripts import FOLDER, container_script, meeting_port, router_script
 from ropeway.router.archive import archive
 from ropeway.spec.model import Spec
 from ropeway.spec.types import api_url
@@ -247,7 +247,7 @@ class Rollout:
             }
         else:
             replica = self.service.replicas[container.replica]
-            contents = {"sh": script_of(replica, container.rank, secrets=secrets).encode()}
+            contents = {"sh": container_script(replica, container.rank, secrets=secrets).encode()}
         folder = self.service.folder_on(container.host)
         for ending, content in contents.items():
             yield File(container.host, f"{folder}/{container.name}.{ending}", content)

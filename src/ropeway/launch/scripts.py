@@ -45,7 +45,7 @@ exit $code
 """
 
 
-def script_of(replica: Replica, rank: int, *, secrets: str | None) -> str:
+def container_script(replica: Replica, rank: int, *, secrets: str | None) -> str:
     """Return the script of the replica's host number `rank`. `secrets` names its secrets file."""
     if rank == 0:
         body = _head(replica)

@@ -26,7 +26,7 @@ from ropeway.launch.checks import (
     privileged_others,
 )
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
-from ropeway.launch.complete import Known, complete, family_of, release_for
+from ropeway.launch.complete import Inputs, complete, family_of, release_for
 from ropeway.launch.docker import remove_argv
 from ropeway.launch.dry_run import dry_run
 from ropeway.launch.images import Images, derived_name, image_name, images_of
@@ -114,7 +114,7 @@ class Preparation:
 
     def rollout(self, image: str, versions: Mapping[str, str] | None = None) -> Rollout:
         """Complete the service with this image. `versions` are those in it, once it is there."""
-        inputs = Known(self.facts, versions or {}, image, self.shape, self.scheme)
+        inputs = Inputs(self.facts, versions or {}, image, self.shape, self.scheme)
         return Rollout(complete(self.spec, tuple(self.hosts), inputs))
 
     @cached_property
@@ -173,7 +173,7 @@ def prepare(
     )
 
 
-def script_of(preparation: Preparation, author: Author) -> tuple[str, Service]:
+def dry_run_script(preparation: Preparation, author: Author) -> tuple[str, Service]:
     """Return all that `up` would do, as a shell script, and the service. Nothing is asked."""
     base = preparation.base_image
     derived = derived_name(f"unknown id of {base}", preparation.spec.runtime)
