@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ropeway.cli.bundle import without_trace
+from ropeway.cli.bundle import redact
 from ropeway.cli.main import exit_code
 from ropeway.facts import bundle
 from ropeway.facts.bundle import ERROR, member_of
@@ -174,7 +174,7 @@ def test_a_bundle_stands_alone(capsys, tmp_path, more):
 
 def test_secrets_are_hidden_and_numbers_of_tokens_are_not():
     config = '{"image_token": 151655, "bos_token": "<s>", "pad_token": 151643}'
-    assert without_trace(config) == config
+    assert redact(config) == config
     secrets = ('"token": "hf-12345678"', "API_KEY=abcdef99", "password: 12345678", "token=151655")
     for text in secrets:
-        assert "***" in without_trace(text), text
+        assert "***" in redact(text), text

@@ -72,14 +72,14 @@ def bundle(*, target: Target, output: Path | None, screen: Screen) -> None:
     content = BytesIO()
     with zipfile.ZipFile(content, "x", zipfile.ZIP_DEFLATED) as archive:
         for part, text in parts:
-            archive.writestr(part, without_trace(text, named))
+            archive.writestr(part, redact(text, named))
     with writing(path):
         write_whole(path, content.getvalue())
     screen.answer(f"wrote {path}; look through it before you hand it on")
     screen.result({"file": str(path), "files": [part for part, _ in parts]})
 
 
-def without_trace(text: str, named: Collection[str] = ()) -> str:
+def redact(text: str, named: Collection[str] = ()) -> str:
     """Return the text without secrets: those we know by value, and what looks like one.
 
     `named`: environment variables that hold secrets, whatever they are called

@@ -43,7 +43,7 @@ def push_(
 ) -> None:
     """Copy the model in the folder PATH to every host of the spec.
 
-    The source is the first host that has the model whole, or else this machine. The hosts pass the
+    The source is the first host with a complete copy, or else this machine. The hosts pass the
     files on to each other, so that all copies together take about as long as one, and every file's
     sha256 is compared with the source's. What a host has already is not sent again: after Ctrl-C, a
     lost connection or a failed host the same command continues where it stopped.

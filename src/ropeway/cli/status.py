@@ -85,8 +85,10 @@ def _hosts_status(service: Reached, screen: Screen) -> bool:
         return False
     reasons = unready(service)
     rows = [(container.summary(), reasons.get(container.name)) for container in containers]
-    whole = not any(reasons.values()) and not service.failures
-    state = "serves" if whole else "does not serve" if all(reasons.values()) else "serves in part"
+    all_serving = not any(reasons.values()) and not service.failures
+    state = (
+        "serves" if all_serving else "does not serve" if all(reasons.values()) else "serves in part"
+    )
     first = containers[0]
     layout, replicas = str(first.spec.serve.layout), first.spec.serve.replicas
     count = f"{replicas} × " if replicas > 1 else ""
@@ -97,7 +99,7 @@ def _hosts_status(service: Reached, screen: Screen) -> bool:
     screen.result(
         {
             "name": service.name,
-            "serving": whole,
+            "serving": all_serving,
             "url": first.url,
             "layout": layout,
             "replicas": replicas,
@@ -109,4 +111,4 @@ def _hosts_status(service: Reached, screen: Screen) -> bool:
             "containers": [{**row, "why_not": reason or None} for row, reason in rows],
         }
     )
-    return whole
+    return all_serving

@@ -169,7 +169,7 @@ class Conversation:
 
 
 class Step:
-    """One named piece of work, with its verdict and what is said behind that."""
+    """One named piece of work, with its verdict and what is said after that."""
 
     def __init__(self, talk: Conversation, name: str, expected_seconds: float | None) -> None:
         self.name = one_line(name)

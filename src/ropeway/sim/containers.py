@@ -26,7 +26,7 @@ from ropeway.sim.virtual_engine import Incarnation, LogScript, Pace, Part, log_s
 Say = Callable[[str], None]
 Answer = tuple[int, str]  # exit code, stderr
 
-# The options of these commands that are read or take a value behind a space.
+# The options of these commands that are read or take a value after a space.
 _OPTIONS = ArgumentParser(add_help=False, allow_abbrev=False)
 for _name in ("rm", "detach", "follow"):
     _OPTIONS.add_argument(f"--{_name}", action="store_true")
@@ -72,7 +72,7 @@ class LogScripts:
         self.by_id: dict[str, LogScript] = {}
 
     def clear(self) -> None:
-        """Forget them. Whoever is still computing one writes into what is forgotten."""
+        """Start a new table: a thread that is still computing a script writes into the old one."""
         self.by_id = {}
 
 

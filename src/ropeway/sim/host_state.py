@@ -65,7 +65,7 @@ class HostState:
 
 
 def _write(state: HostState, args: Args, stdin: bytes, _: Say) -> Answer:
-    """files.WRITE."""
+    """start.WRITE."""
     folder, other, size, *table = args
     assert len(stdin) == int(size)
     if state.full or state.machine.trouble.disk_fills:

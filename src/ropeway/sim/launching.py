@@ -199,9 +199,10 @@ class LaunchHost(WithoutFiles):
 
     @contextmanager
     def _command(self, argv: tuple[str, ...], stdin: bytes) -> Iterator[None]:
-        """There, and back again: each takes half of the latency, and the connection may break.
+        """Carry a command to the host and its answer back, each for half of the latency.
 
-        Cut off on the way there, a container may start all the same, a moment later.
+        The connection may break. When it does on the way there, a container may start all the
+        same, a moment later.
         """
         command = IssuedCommand(self.name, argv)
         clock, pace = self.rehearsal.clock, self.rehearsal.pace

@@ -96,7 +96,7 @@ def _replace(text: str, key: yaml.Node, value: yaml.Node, new: str, why: str) ->
 
 
 def _within(text: str, parent: yaml.MappingNode, entry: str) -> str:
-    """Insert an entry behind the brace that opens its mapping."""
+    """Insert an entry after the brace that opens its mapping."""
     after = text.index("{", parent.start_mark.index) + 1  # an anchor may stand before it
     return text[:after] + entry + (", " if parent.value else "") + text[after:]
 
@@ -138,7 +138,7 @@ def _entry(parent: yaml.Node | None, name: str) -> tuple[yaml.Node, yaml.Node] |
 
 
 def _last_character(node: yaml.Node) -> int:
-    """Return where a value ends: a block's own end mark is behind the comments that follow."""
+    """Return where a value ends: a block's own end mark comes after the comments that follow."""
     if isinstance(node, yaml.MappingNode) and not node.flow_style:
         return max(_last_character(value) for _, value in node.value)
     if isinstance(node, yaml.SequenceNode) and not node.flow_style:

@@ -1,4 +1,4 @@
-"""Where a push comes from: which folder, and which host or this machine has it whole."""
+"""Where a push comes from: the folder, and the host (or this machine) with a complete copy."""
 
 import posixpath
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def choose_source(
 ) -> tuple[Peer, tuple[Peer, ...]]:
     """Return who sends, and who receives.
 
-    Unless `source` names it, the source is the first host that has the model whole, or else this
+    Unless `source` names it, the source is the first host with a complete copy, or else this
     machine, if the model is here under the same path. Raises Refused.
     """
     if source == HERE:
@@ -59,7 +59,7 @@ def choose_source(
         return _this_machine(here), tuple(peers)
     if sender is None:
         raise Refused(
-            "no host has this model whole",
+            "no host has a complete copy of this model",
             where=root,
             evidence=[f"{peer.name}: {peer.fault}" for peer in peers[:8]],
             hint=_FROM_HERE,
