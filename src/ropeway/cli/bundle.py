@@ -29,6 +29,7 @@ from ropeway.launch.lock import read_audit
 from ropeway.launch.logs import recent_lines
 from ropeway.report.console import Screen
 from ropeway.spec.model import dump_spec
+from ropeway.spec.secret_words import SECRET_WORDS
 
 _LOG_LINES = 20_000
 _FACTS_SECONDS = 120.0
@@ -36,7 +37,7 @@ _FACTS_SECONDS = 120.0
 # `"token": "…"`, and the words that OpenAI's and Hugging Face's begin with. The numbers of tokens
 # in a model's config.json are none.
 _LIKE_A_SECRET = re.compile(
-    r"(?i)((?:api[_-]?key|token(?![\"']\s*:\s*\d+\s*[,}])|secret|passw(?:or)?d)"
+    rf"(?i)((?:{SECRET_WORDS})(?!(?<=token)[\"']\s*:\s*\d+\s*[,}}])"
     r"[\"']?\s*[:=]\s*[\"']?)[^\s\"',}]{6,}"
     r"|\b(?:sk|hf)[-_][A-Za-z0-9_-]{16,}"
 )

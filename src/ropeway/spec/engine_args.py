@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 
 from ropeway.spec.errors import Fault
+from ropeway.spec.secret_words import SECRET_WORDS
 
 # Engine flags that have a key of their own here, without dashes. vLLM's parser takes short forms
 # and unambiguous beginnings too, so those are refused with them.
@@ -35,7 +36,7 @@ OWN_KEY = {
 }
 
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
-_SECRET = re.compile(r"(^|_)(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD)(_|$)", re.IGNORECASE)
+_SECRET = re.compile(rf"(^|_)({SECRET_WORDS})(_|$)", re.IGNORECASE)
 _FLAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 
