@@ -15,7 +15,7 @@ from ropeway.hosts.child import sleep_cancellable
 from ropeway.launch.clock import Clock
 from ropeway.sim.faults import faulty_fleet
 from ropeway.sim.launching import Rehearsal, rehearsal_spec
-from ropeway.sim.machine import Fleet, Trouble, sound_fleet
+from ropeway.sim.machine import Fleet, LaunchFaults, sound_fleet
 from ropeway.sim.virtual_engine import Pace
 from ropeway.spec.model import Serve, Spec, dump_spec
 
@@ -144,13 +144,13 @@ def remains(virtual: Rehearsal) -> list[str]:
     return remains
 
 
-def fleet_with(*faults: str, size: str = "2x8-910B4", **troubles: Trouble) -> Fleet:
-    """A sound fleet with faults by name (`disk-full:host2`), or with trouble on a host."""
+def fleet_with(*faults: str, size: str = "2x8-910B4", **in_launch: LaunchFaults) -> Fleet:
+    """A sound fleet with faults by name (`disk-full:host2`), or with those of a launch by host."""
     fleet = faulty_fleet(size, faults, launch=True)
     names = [machine.name for machine in fleet.machines]
-    for host, trouble in troubles.items():
+    for host, found in in_launch.items():
         index = names.index(host)
-        fleet = fleet.with_machine(index, replace(fleet.machines[index], trouble=trouble))
+        fleet = fleet.with_machine(index, replace(fleet.machines[index], faults=found))
     return fleet
 
 

@@ -44,11 +44,11 @@ def test_any_text_has_a_place_in_the_order(text):
 @pytest.mark.parametrize(
     ("name", "tag"),
     [
-        ("quay.io/ascend/vllm-ascend:v0.11.0rc0", ImageTag("0.11.0rc0", "910B")),
+        ("quay.io/ascend/vllm-ascend:v0.11.0rc0", ImageTag("0.11.0rc0", "A2")),
         ("quay.io/ascend/vllm-ascend:v0.11.0rc0-a3-openeuler", ImageTag("0.11.0rc0", "A3")),
         (
             "m.daocloud.io/quay.io/ascend/vllm-ascend:v0.23.0.post1",
-            ImageTag("0.23.0.post1", "910B"),
+            ImageTag("0.23.0.post1", "A2"),
         ),
         ("vllm-ascend:0.18.0-310p", ImageTag("0.18.0", "310P")),
         ("quay.io/ascend/vllm-ascend:main", None),

@@ -67,7 +67,7 @@ def test_a_complaint_in_place_of_an_answer_has_its_kind(text, kind):
     ("name", "family"),
     [
         *((name, "910A") for name in ("910A", "910B", "910ProB", "Ascend 910A")),
-        *((name, "910B") for name in ("910B1", "910B2C", "Ascend 910B3", "910B4-1")),
+        *((name, "A2") for name in ("910B1", "910B2C", "Ascend 910B3", "910B4-1")),
         *((name, "A3") for name in ("Ascend910", "Ascend910_9391")),
         *(("310P3", "310P"), ("310B4", "310B"), ("Ascend950PR_9579", "950")),
         *((name, None) for name in ("910", "310", "xxx", "")),

@@ -18,7 +18,7 @@ from ropeway.hosts.child import sleep_cancellable
 from ropeway.launch.start import UNDO
 from ropeway.sim.faults import LAUNCH_FAULTS
 from ropeway.sim.launching import IssuedCommand, Rehearsal
-from ropeway.sim.machine import Fleet, Machine, Trouble
+from ropeway.sim.machine import Fleet, LaunchFaults, Machine
 from ropeway.spec.cluster import RemoteHost
 
 HOSTS = ("host1", "host2")
@@ -163,7 +163,7 @@ def test_an_engine_that_fails_is_told_with_its_log_and_what_to_do(cluster: Make)
 
 def test_a_worker_that_ends_is_told_of(cluster: Make):  # noqa: F811
     """Of an end that no table knows: its last lines."""
-    two = cluster(fleet_with(host2=Trouble(fails=("a line of no meaning",))))
+    two = cluster(fleet_with(host2=LaunchFaults(fails=("a line of no meaning",))))
     ended = "the worker on host2 ended while the engine was starting"
     two.fails(1, ended, "ropeway-rehearsal-0-1: exited, exit code 1", "a line of no meaning")
 
@@ -199,7 +199,7 @@ def finish(virtual: Rehearsal, error: str) -> None:
         words = shlex.split(line) if line.strip().startswith("ssh ") else []
         if words:
             host = virtual.connect(words[-2])
-            host.state.machine = replace(host.state.machine, trouble=Trouble())
+            host.state.machine = replace(host.state.machine, faults=LaunchFaults())
             for command in words[-1].split("; "):
                 assert host.run(tuple(shlex.split(command))).ok
 
@@ -207,7 +207,7 @@ def finish(virtual: Rehearsal, error: str) -> None:
 @pytest.mark.parametrize("commands", range(LAST))
 def test_ssh_that_drops_for_good(commands: int, cluster: Make):  # noqa: F811
     """Either nothing was started there, or the error has the command that finishes the undoing."""
-    two = cluster(fleet_with(host2=Trouble(drops_after=commands)))
+    two = cluster(fleet_with(host2=LaunchFaults(drops_after=commands)))
     assert two.run("up") == 1
     assert "host2" in two.error
     assert "connection was lost" in two.error
@@ -220,12 +220,12 @@ def test_ssh_that_drops_for_good(commands: int, cluster: Make):  # noqa: F811
 @pytest.mark.parametrize("commands", range(1, LAST))
 def test_ssh_that_drops_for_a_moment(commands: int, cluster: Make):  # noqa: F811
     """The undoing reaches the host again, and there is nothing to finish."""
-    cluster(fleet_with(host2=Trouble(drops_after=commands, drops_for=1))).fails(1)
+    cluster(fleet_with(host2=LaunchFaults(drops_after=commands, drops_for=1))).fails(1)
 
 
 def test_the_command_that_finishes_it_logs_in_as_the_spec_says(cluster: Make):  # noqa: F811
     """And the reason of the start's failure is not lost behind that of the undoing's."""
-    two = cluster(fleet_with(host2=Trouble(drops_after=6)))
+    two = cluster(fleet_with(host2=LaunchFaults(drops_after=6)))
     elsewhere = RemoteHost(address="host2", npus=8, user="ops", port=2222)
     hosts = (RemoteHost(address="host1", npus=8), elsewhere)
     two.change("cluster", hosts=hosts)
@@ -244,7 +244,9 @@ def test_a_failed_replacement_leaves_what_was_not_replaced(cluster: Make, monkey
     assert two.run("up") == 0, two.err
     before = two.containers()
     site = two.virtual.state("host2")
-    site.engine.machine = replace(site.machine, trouble=Trouble(fails=("a line of no meaning",)))
+    site.engine.machine = replace(
+        site.machine, faults=LaunchFaults(fails=("a line of no meaning",))
+    )
     two.virtual.connect("host2").run(("docker", "rm", "--force", "ropeway-rehearsal-1-0"))
     assert two.run("up", "--yes") == 1
     assert two.containers() == {

@@ -17,7 +17,7 @@ from ropeway.hosts.local import LocalHost
 from ropeway.launch.lock import APPEND, CHECK, LOCK, Author, locked
 from ropeway.launch.start import RUN_EACH, UNDO
 from ropeway.sim.launching import IssuedCommand
-from ropeway.sim.machine import Trouble
+from ropeway.sim.machine import LaunchFaults
 from sshd import descendants
 from waiting import wait_for
 
@@ -131,7 +131,7 @@ def break_once(two, command: IssuedCommand) -> None:
     """Let the connection of `up` break at this command, for a moment."""
     state = two.virtual.state(command.host)
     before = sum(one.host == command.host for one in two.virtual.commands) - 1
-    state.machine = replace(state.machine, trouble=Trouble(drops_after=before, drops_for=1))
+    state.machine = replace(state.machine, faults=LaunchFaults(drops_after=before, drops_for=1))
 
 
 def asks_for_a_token(command: IssuedCommand) -> bool:
@@ -143,7 +143,7 @@ def test_an_up_whose_connection_broke_for_a_moment_goes_on_with_its_lock(cluster
     two = cluster()
 
     def drop(command: IssuedCommand) -> None:
-        intact = two.virtual.state("host1").machine.trouble == Trouble()
+        intact = two.virtual.state("host1").machine.faults == LaunchFaults()
         if intact and asks_for_a_token(command):
             break_once(two, command)
 
@@ -163,7 +163,7 @@ def test_an_up_whose_lock_is_taken_is_undone(removes: bool, cluster: Make):  # n
     with contextlib.ExitStack() as theirs:
 
         def take(command: IssuedCommand) -> None:
-            if state.machine.trouble == Trouble():
+            if state.machine.faults == LaunchFaults():
                 if asks_for_a_token(command):
                     break_once(two, command)
             elif command.host == "host1":

@@ -16,7 +16,7 @@ from ropeway.hosts.base import Result
 from ropeway.launch.lock import LOCK, Author, locked
 from ropeway.launch.logs import POLL
 from ropeway.sim.launching import IssuedCommand, LaunchHost, rehearsal_spec
-from ropeway.sim.machine import Trouble
+from ropeway.sim.machine import LaunchFaults
 from waiting import wait_for
 
 
@@ -68,7 +68,7 @@ def test_a_start_takes_eight_commands_on_each_host(cluster: Make):  # noqa: F811
 
 def test_a_look_at_an_engine_that_writes_much_takes_few_bytes(cluster: Make, monkeypatch):  # noqa: F811
     line = "INFO 11-28 03:00:00 [loader.py:1] " + 100 * "a"
-    two = cluster(fleet_with(host1=Trouble(says=(line,) * 3000)))
+    two = cluster(fleet_with(host1=LaunchFaults(says=(line,) * 3000)))
     two.pace(start=60.0)
     two.serve(start_timeout=600)
     sizes: list[int] = []
@@ -220,7 +220,9 @@ def guarded(cluster: Make, monkeypatch) -> Cluster:  # noqa: F811
     monkeypatch.setenv("MY_KEY", SECRET)
     monkeypatch.setenv("HUB_PIN", OTHER)
     line = f"INFO said to the hub: pin {OTHER}, Authorization: Bearer {SECRET}"
-    two = cluster(fleet_with(host1=Trouble(says=(line, "INFO api_key=sk-0123456789abcdef0123"))))
+    two = cluster(
+        fleet_with(host1=LaunchFaults(says=(line, "INFO api_key=sk-0123456789abcdef0123")))
+    )
     two.serve(api_key_env="MY_KEY", secret_env=["HUB_PIN"], address="0.0.0.0")
     assert two.run("up", "-vv") == 0, two.err
     return two

@@ -17,7 +17,8 @@ from typing import Literal
 
 from ropeway.errors import Refused
 
-Family = Literal["A2", "A3", "310P", "950"]
+# 910A and 310B are known by name only: no image of vLLM-Ascend is for them.
+Family = Literal["910A", "A2", "A3", "310B", "310P", "950"]
 
 _CANN = "CANN platform files, hicann/runtime src/platform/platform_config"
 _DEVICE = "Ascend/msmodeling tensor_cast/device.py"

@@ -7,8 +7,10 @@ hardware by us.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from ropeway.hardware import Family
 
 IMAGE = "quay.io/ascend/vllm-ascend"
 
@@ -144,8 +146,12 @@ _TAG = re.compile(
     r"vllm-ascend:v?(?P<version>\d+\.\d+\.\d+(?:rc\d+)?(?:\.post\d+)?)(?P<rest>(?:-[\w.]+)*)"
 )
 _VERSION = re.compile(r"(?P<numbers>[0-9.]*)(?:(?P<word>t|b|rc|post)(?=\d)(?P<rest>[\w.]*))?")
-# What a tag ends in, for each product (installation.md): nothing for A2.
-CHIP_SUFFIXES = {"a3": "A3", "310p": "310P", "a5": "950", "950dt": "950"}
+# What a tag ends in, for each family of chips (installation.md).
+TAG_SUFFIXES: Mapping[Family, str] = {"A2": "", "A3": "-a3", "310P": "-310p", "950": "-a5"}
+_FAMILY_OF_WORD: Mapping[str, Family] = {
+    "950dt": "950",
+    **{suffix.strip("-"): family for family, suffix in TAG_SUFFIXES.items() if suffix},
+}
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ class ImageTag:
     """The release that an image's name gives, and the chips that it was built for."""
 
     version: str
-    family: str
+    family: Family
 
 
 def image_tag(name: str) -> ImageTag | None:
@@ -162,8 +168,8 @@ def image_tag(name: str) -> ImageTag | None:
     if tag is None:
         return None
     words = tag["rest"].split("-")
-    family = next((CHIP_SUFFIXES[word] for word in words if word in CHIP_SUFFIXES), "910B")
-    return ImageTag(tag["version"], family)
+    families = (_FAMILY_OF_WORD[word] for word in words if word in _FAMILY_OF_WORD)
+    return ImageTag(tag["version"], next(families, "A2"))
 
 
 def release_of(version: str) -> Release | None:

@@ -10,9 +10,10 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ropeway.engines.ascend_releases import IMAGE, Release
+from ropeway.engines.ascend_releases import IMAGE, TAG_SUFFIXES, Release
 from ropeway.errors import HostError, Refused, RopewayError
 from ropeway.facts.host import HostFacts
+from ropeway.hardware import Family
 from ropeway.hosts.base import Host
 from ropeway.hosts.child import CancelToken, cancellable
 from ropeway.hosts.fleet import Hosts, OnProgress, run_on_all_or_raise
@@ -21,19 +22,17 @@ from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.docker import Mount, mount_option
 from ropeway.spec.cluster import Runtime
 
-# What a tag ends in, for each family of chips (vllm-ascend docs/source/installation.md).
-_SUFFIX = {"A2": "", "A3": "-a3", "310P": "-310p", "950": "-a5"}
 _DERIVED = "ropeway/vllm-ascend"
 _WHEELS = "/wheels"
 
 
-def image_name(release: Release, family: str, spec: Runtime) -> str:
+def image_name(release: Release, family: Family, spec: Runtime) -> str:
     """Return the image of the spec, else that of the release for this family of chips."""
     if spec.image:
         tagged = ":" in spec.image.rpartition("/")[2] or "@" in spec.image
         return spec.image if tagged else f"{spec.image}:latest"
     variant = "-openeuler" if spec.os == "openeuler" else ""
-    return f"{IMAGE}:v{release.version}{_SUFFIX[family]}{variant}"
+    return f"{IMAGE}:v{release.version}{TAG_SUFFIXES[family]}{variant}"
 
 
 def mirrored(image: str, mirror: str | None) -> str:

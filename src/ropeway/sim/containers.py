@@ -128,7 +128,7 @@ class ContainerEngine:
         if container.part is None or container.stopped is not None:
             return None
         npus = len(container.devices)
-        return Incarnation(container.part, container.began, npus, self.machine.trouble)
+        return Incarnation(container.part, container.began, npus, self.machine.faults)
 
     def _log_script(self, container: ContainerState) -> LogScript:
         """Return what it writes from its start on."""
@@ -192,7 +192,7 @@ class ContainerEngine:
         """Return why a container cannot be started; nothing when it can."""
         if name in self.by_name:
             return f'Conflict. The container name "/{name}" is already in use.'
-        if self.machine.trouble.disk_fills:
+        if self.machine.faults.disk_fills:
             return f"mkdir /var/lib/docker/overlay2/{name}: {_FULL}."
         devices = {f"/dev/davinci{chip.device}" for chip in self.machine.chips if not chip.dropped}
         for path in paths:
@@ -312,14 +312,14 @@ class ContainerEngine:
 
     def _do_pull(self, options: Namespace, say: Say) -> Answer:
         name = options.rest[0]
-        if self.machine.trouble.pull_fails:
+        if self.machine.faults.pull_fails:
             return 1, f"{_DAEMON}Get the manifest of {name}: dial tcp: i/o timeout"
         layers = [hashlib.sha256(f"{name} {n}".encode()).hexdigest()[:12] for n in range(_LAYERS)]
         for layer in layers:
             say(f"{layer}: Pulling fs layer")
         for layer in layers:
             self.clock.sleep(self.pace.pull / _LAYERS)
-            if self.machine.trouble.disk_fills:
+            if self.machine.faults.disk_fills:
                 return 1, f"failed to register layer: write /usr/local/lib/libcann.so: {_FULL}"
             say(f"{layer}: Pull complete")
         self.images[name] = Image(name, _digest(name))

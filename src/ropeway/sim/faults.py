@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from ropeway.engines.ascend_releases import TAG_SUFFIXES
 from ropeway.errors import Refused
 from ropeway.facts.host import Container, Image
 from ropeway.sim.machine import (
@@ -17,9 +18,9 @@ from ropeway.sim.machine import (
     MODEL_SHARDS,
     Chip,
     Fleet,
+    LaunchFaults,
     Machine,
     Process,
-    Trouble,
     parse_fleet,
     sound_fleet,
 )
@@ -149,7 +150,7 @@ def _tagged(tag: str) -> Callable[[Machine], tuple[Image, ...]]:
     """Return what makes the only image of a machine: of this tag, for its chip where none is."""
 
     def images(machine: Machine) -> tuple[Image, ...]:
-        suffix = "" if "-" in tag else machine.kind.suffix
+        suffix = "" if "-" in tag else TAG_SUFFIXES[machine.kind.family]
         return (Image(f"quay.io/ascend/vllm-ascend:{tag}{suffix}", "sha256:" + "7c" * 32),)
 
     return images
@@ -239,7 +240,7 @@ FAULTS: dict[str, Fault] = {
 
 
 def _start(title: str, **changes: Any) -> Fault:
-    return Fault(title, "", _machine(trouble=Trouble(**changes)))
+    return Fault(title, "", _machine(faults=LaunchFaults(**changes)))
 
 
 # Lines as vLLM-Ascend wrote them; diagnosis/tables/ says what each means and where it was recorded.
@@ -250,7 +251,7 @@ _OUT_OF_MEMORY = (
     "(NPU 0; 28.50 GiB total capacity)",
     "RuntimeError: Engine core initialization failed. See root cause above.",
 )
-_NO_REGISTRY = _machine(images=(), trouble=Trouble(pull_fails=True))
+_NO_REGISTRY = _machine(images=(), faults=LaunchFaults(pull_fails=True))
 # A start takes 8 commands on a worker's host, more where it polls; the container runs after 6.
 _MIDWAY = 6
 

@@ -68,7 +68,7 @@ def _write(state: HostState, args: Args, stdin: bytes, _: Say) -> Answer:
     """start.WRITE."""
     folder, other, size, *table = args
     assert len(stdin) == int(size)
-    if state.full or state.machine.trouble.disk_fills:
+    if state.full or state.machine.faults.disk_fills:
         return 1, f"cat: write error: {FULL}"
     state.folders |= {one for one in (folder, other) if one.startswith(state.base)}
     begin = 0

@@ -3,7 +3,7 @@
     Rehearsal ─ HostState …   what a machine keeps: files, containers, its lock, its audit log
               └ connected     connections to them, as hosts/connect.py makes real ones
 
-A connection can break, as Trouble says; each connection is a LaunchHost of its own, and the
+A connection can break, as LaunchFaults says; each connection is a LaunchHost of its own, and the
 machines go on.
 """
 
@@ -225,9 +225,9 @@ class LaunchHost(WithoutFiles):
         """Raise HostError where the host cannot be reached, or no longer."""
         if self.state.machine.failure is not None:
             raise NoRoute(self.state.machine.failure, where=self.name)
-        trouble = self.state.machine.trouble
+        faults = self.state.machine.faults
         self.done += 1
-        if 0 < self.done - trouble.drops_after <= trouble.drops_for:
+        if 0 < self.done - faults.drops_after <= faults.drops_for:
             self.breaks += 1
             while self.holds:
                 sleep_cancellable(_HOLD_SECONDS / 4)

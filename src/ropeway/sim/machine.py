@@ -15,8 +15,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from ropeway.engines.ascend_releases import TAG_SUFFIXES
 from ropeway.errors import Refused
 from ropeway.facts.host import Container, Image
+from ropeway.hardware import Family
 
 GIB = 2**30
 # Question of facts/ → what its command prints, to be formatted with `machine` or `chip`.
@@ -32,14 +34,14 @@ class Kind:
     name    as npu-smi prints it
     dies    chips on one NPU; each is a /dev/davinciN with a RoCE port of its own
     hbm_mb  of one chip; idle_mb of that the driver takes
-    suffix  of the vllm-ascend image for it
+    family  for which images are built
     """
 
     name: str
     dies: int
     hbm_mb: int
     idle_mb: int
-    suffix: str = ""
+    family: Family = "A2"
 
 
 KINDS = {
@@ -48,7 +50,7 @@ KINDS = {
     "910B2C": Kind("910B2C", 1, 65536, 3398),
     "910B3": Kind("910B3", 1, 65536, 3382),
     "910B4": Kind("910B4", 1, 32768, 2857),
-    "A3": Kind("Ascend910", 2, 65536, 3200, "-a3"),
+    "A3": Kind("Ascend910", 2, 65536, 3200, "A3"),
 }
 
 
@@ -97,7 +99,7 @@ class Chip:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class LaunchFaults:
     """What goes wrong on a host while a service starts there, and facts do not show.
 
     drops_after  so many commands are carried out, then the connection breaks
@@ -154,7 +156,7 @@ class Machine:
     missing: frozenset[str] = frozenset()
     unreachable: frozenset[str] = frozenset()
     failure: str | None = None
-    trouble: Trouble = Trouble()
+    faults: LaunchFaults = LaunchFaults()
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def parse_fleet(text: str) -> tuple[int, int, Kind]:
 def sound_fleet(hosts: int, npus: int, kind: Kind) -> Fleet:
     """A cluster in which nothing is wrong: RoCE in one subnet, one image, one model."""
     image = Image(
-        f"quay.io/ascend/vllm-ascend:v0.23.0{kind.suffix}",
+        f"quay.io/ascend/vllm-ascend:v0.23.0{TAG_SUFFIXES[kind.family]}",
         "sha256:3f6c1c1f0b0f4a37a5c1b1d1f2a0e5d4c3b2a190817161514131211100f0e0d0c",
     )
     return Fleet(tuple(_machine(number, npus, kind, image) for number in range(hosts)))

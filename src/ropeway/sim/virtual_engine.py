@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ropeway.sim.machine import Trouble
+from ropeway.sim.machine import LaunchFaults
 
 Line = tuple[float, str]
 
@@ -61,7 +61,7 @@ class Incarnation:
     part: Part
     began: float
     npus: int
-    trouble: Trouble
+    faults: LaunchFaults
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def log_script_of(me: Incarnation, others: Sequence[Incarnation], pace: Pace) ->
     if me.part.role == "head":
         return _head(me, others, pace)
     head = next((one for one in others if one.part.role == "head"), None)
-    if head is None or not me.trouble.joins:
+    if head is None or not me.faults.joins:
         return LogScript(tuple(_spoken(me, me.began + pace.begin)))
     peers = [one for one in (*others, me) if one is not head]
     return _worker(me, head, _head(head, peers, pace), pace)
@@ -141,7 +141,7 @@ def log_script_of(me: Incarnation, others: Sequence[Incarnation], pace: Pace) ->
 
 def _head(me: Incarnation, others: Sequence[Incarnation], pace: Pace) -> LogScript:
     began = me.began + pace.begin
-    coming = [one for one in others if one.trouble.joins and me.trouble.joins]
+    coming = [one for one in others if one.faults.joins and me.faults.joins]
     coming.sort(key=lambda one: (one.began, one.part.address))
     lines = _spoken(me, began)
     joined, brought, met = {me.part.address: float(me.npus)}, me.part.brings, began
@@ -161,7 +161,7 @@ def _head(me: Incarnation, others: Sequence[Incarnation], pace: Pace) -> LogScri
     if me.part.ray:
         lines.append((met, f"ropeway: Ray has all hosts: {json.dumps(joined)}"))
     lines += [(met + share * pace.start, line) for share, line in _STARTING]
-    if me.trouble.fails:
+    if me.faults.fails:
         return _failed(me, lines, met, pace)
     token = met + pace.start
     lines.append((token, "ropeway: the first token is there"))
@@ -173,7 +173,7 @@ def _worker(me: Incarnation, head: Incarnation, head_script: LogScript, pace: Pa
     lines = _spoken(me, began)
     joined = max(began, head.began + pace.begin) + pace.join
     lines.append((joined, "Ray runtime started." if me.part.ray else "joined the head"))
-    if me.trouble.fails and head_script.met is not None:
+    if me.faults.fails and head_script.met is not None:
         return _failed(me, lines, head_script.met, pace)
     if head_script.ends is None:
         return LogScript(tuple(lines), met=head_script.met)
@@ -184,14 +184,14 @@ def _worker(me: Incarnation, head: Incarnation, head_script: LogScript, pace: Pa
 
 def _spoken(me: Incarnation, began: float) -> list[Line]:
     """Return what an engine writes besides, a microsecond apart: no two lines have one time."""
-    return [(began + number * 1e-6, line) for number, line in enumerate(me.trouble.says)]
+    return [(began + number * 1e-6, line) for number, line in enumerate(me.faults.says)]
 
 
 def _failed(me: Incarnation, lines: Sequence[Line], met: float, pace: Pace) -> LogScript:
-    """Return a log that ends halfway, with the words of its trouble."""
+    """Return a log that ends halfway, with the words of its fault."""
     ends = met + pace.start / 2
     before = [line for line in lines if line[0] <= ends]
-    return LogScript((*before, *((ends, line) for line in me.trouble.fails)), ends, 1, met=met)
+    return LogScript((*before, *((ends, line) for line in me.faults.fails)), ends, 1, met=met)
 
 
 def _ray_has(joined: dict[str, float], part: Part) -> str:

@@ -10,13 +10,11 @@ it, 310, 310P and 310B have a `Device` column and no HBM, A3 has `Phy-ID` and tw
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from ropeway.facts.complaints import to_parsed
 from ropeway.facts.question import Parsed, Question
 from ropeway.facts.text import cells, is_rule, parse_int, plain_lines
-
-FamilyName = Literal["910A", "910B", "A3", "310P", "310B", "950"]
+from ropeway.hardware import Family
 
 _BANNER = re.compile(r"npu-smi\s+(\S+)\s+Version:\s*(\S+)", re.I)
 _BUS = re.compile(r"[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]")
@@ -73,7 +71,7 @@ class NpuTable:
     processes: tuple[Holder, ...]
 
 
-def chip_family(name: str) -> FamilyName | None:
+def chip_family(name: str) -> Family | None:
     """Return the family of a chip from the name that npu-smi prints, None of an unknown name.
 
     Sources: recordings; the docs of vllm-ascend; hicann/driver, where `910_93` is A3.
@@ -83,8 +81,8 @@ def chip_family(name: str) -> FamilyName | None:
     return next(matches, None)
 
 
-_FAMILIES: tuple[tuple[FamilyName, str], ...] = (
-    ("910B", r"(?:Ascend ?)?910B[1-9][A-Z0-9_-]*"),  # with a number after it: A2
+_FAMILIES: tuple[tuple[Family, str], ...] = (
+    ("A2", r"(?:Ascend ?)?910B[1-9][A-Z0-9_-]*"),  # without a number after it: 910A
     ("A3", r"(?:Ascend ?)?910_?93\w*|(?:Ascend ?)?910C\w*"),
     ("A3", r"Ascend ?910"),  # it prints the series without a letter
     ("910A", r"(?:Ascend ?)?910(?:A|B|Pro\w*|Premium\w*)"),  # the first 910
