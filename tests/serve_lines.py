@@ -66,7 +66,7 @@ def make_replica(
     backend: str | None = None,
     *,
     serve: dict[str, object] | None = None,
-    quantisation: str | None = None,
+    scheme: str | None = None,
     family: str = "A2",
 ) -> AscendReplica:
     """Return a replica on eight-NPU hosts. Raises Refused when `backend` cannot join them."""
@@ -80,7 +80,7 @@ def make_replica(
         release=release,
         family=family,
         backend=backend_for(parsed, nodes, release, backend),
-        quantisation=quantisation,
+        scheme=scheme,
         address="127.0.0.1",
         port=8000,
     )
@@ -98,7 +98,7 @@ def make_replicas(release: Release) -> Iterator[tuple[str, AscendReplica]]:
                     )
                 except Refused:
                     continue
-    yield "all keys", make_replica(release, "TP8+EP", 1, serve=FULL, quantisation="ascend")
+    yield "all keys", make_replica(release, "TP8+EP", 1, serve=FULL, scheme="ascend")
     yield "310P", make_replica(release, "TP4", 1, family="310P")
     if order(release.version) >= order("0.19.1rc1"):
         yield "cache size", make_replica(release, "TP8", 1, serve={"kv_cache": "8GiB"})

@@ -13,7 +13,7 @@ from ropeway.facts.ascend.driver import USUAL
 from ropeway.facts.host import HostFacts, Nic, Npu
 from ropeway.launch import docker
 from ropeway.launch.checks import changes
-from ropeway.launch.complete import Inputs, complete, place
+from ropeway.launch.complete import Inputs, complete, family_of, place
 from ropeway.launch.docker import Mount, mount_option
 from ropeway.launch.images import derive_argvs, derived_name, image_name, mirrored
 from ropeway.launch.labels import ServiceContainer, labels_of, read_containers
@@ -49,13 +49,13 @@ def service_of(
     spec: Spec,
     facts: dict[str, HostFacts] | None = None,
     model: str = "Qwen3-VL-30B-A3B-Instruct",
-    quantisation: str | None = None,
+    scheme: str | None = None,
 ) -> Service:
     release = release_of(spec.serve.version or "")
     assert release is not None
     image = image_name(release, "A2", spec.runtime)
     names = tuple(host.address for host in spec.cluster.hosts or ())
-    return complete(spec, names, Inputs(facts or {}, {}, image, known(model), quantisation))
+    return complete(spec, names, Inputs(facts or {}, {}, image, known(model), scheme))
 
 
 def nodes(*npus: int) -> list[Node]:
@@ -208,6 +208,10 @@ def test_the_image_follows_the_chip_and_the_system():
     assert [name.rpartition(":")[2] for name in names] == ["v0.18.0", "v0.18.0-a3", "v0.18.0-310p"]
     assert image_name(release, "A3", Runtime(os="openeuler")).endswith("v0.18.0-a3-openeuler")
     assert image_name(release, "A2", Runtime(image="my/own")) == "my/own:latest"
+    facts = [HostFacts("a", "a", npus=(Npu(0, name=name),)) for name in ("Ascend910", "910ProB")]
+    assert family_of(spec_of(layout="TP4"), facts[:1], []) == "A3"
+    with pytest.raises(Refused, match="no image of vLLM-Ascend is for `910ProB`"):
+        family_of(spec_of(layout="TP4"), facts[1:], [])
 
 
 def test_a_derived_image_is_named_by_what_it_is_made_of():

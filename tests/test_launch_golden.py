@@ -26,7 +26,7 @@ RELEASES = (
     "0.9.1", "0.10.2rc1", "0.11.0rc0", "0.11.0", "0.12.0rc1", "0.13.0", "0.18.0", "0.20.2rc1",
     "0.23.0.post1", "0.30.0rc2",
 )  # fmt: skip
-# Layout, model, quantisation.
+# Layout, model, scheme.
 LAYOUTS = (
     ("TP8+EP", "Qwen3-30B-A3B", None),
     ("TP16", "Qwen3-30B-A3B", None),
@@ -39,7 +39,7 @@ SCRIPTS = {"with-ray": ("0.11.0rc0", "TP16+EP"), "without-ray": ("0.23.0.post1",
 AUTHOR = Author("somebody@laptop", "000000000000", "2026-01-01T00:00:00Z")
 
 
-def service(release: str, layout: str, model: str, quantisation: str | None) -> Service:
+def service(release: str, layout: str, model: str, scheme: str | None) -> Service:
     """Raises RopewayError where the release cannot run it."""
     spec = spec_of(version=release, layout=layout)
     changes = {
@@ -47,16 +47,16 @@ def service(release: str, layout: str, model: str, quantisation: str | None) -> 
         "cluster": spec.cluster.model_copy(update={"chip": "910B2"}),
         "model": Model(path=f"/data/{model}", served_name="qwen3"),
     }
-    return service_of(spec.model_copy(update=changes), model=model, quantisation=quantisation)
+    return service_of(spec.model_copy(update=changes), model=model, scheme=scheme)
 
 
 def commands(release: str) -> str:
     """The variables and commands of each node, layout by layout, or the kind of refusal."""
     blocks = []
-    for layout, model, quantisation in LAYOUTS:
-        title = f"# {layout} of {model}" + (f", {quantisation}" if quantisation else "")
+    for layout, model, scheme in LAYOUTS:
+        title = f"# {layout} of {model}" + (f", {scheme}" if scheme else "")
         try:
-            (replica,) = service(release, layout, model, quantisation).replicas
+            (replica,) = service(release, layout, model, scheme).replicas
         except RopewayError as error:
             blocks.append([title, f"{type(error).__name__} at {error.where}"])
             continue
@@ -102,9 +102,9 @@ def test_a_whole_script_is_the_one_agreed_on(name: str) -> None:
 def test_the_scripts_run_the_commands_and_set_the_variables() -> None:
     """So the files by release speak for the scripts, which only two of them show whole."""
     for release in RELEASES:
-        for layout, model, quantisation in LAYOUTS:
+        for layout, model, scheme in LAYOUTS:
             try:
-                rollout = Rollout(service(release, layout, model, quantisation))
+                rollout = Rollout(service(release, layout, model, scheme))
             except RopewayError:
                 continue
             text = " ".join(

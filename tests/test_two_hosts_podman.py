@@ -19,7 +19,7 @@ from waiting import wait_for
 
 pytestmark = pytest.mark.two_hosts
 _ONE = Container(
-    host="npu1", name="probe", role="head", replica=0, rank=0, image=IMAGE,
+    host="npu1", name="probe", role="head", replica=0, node_rank=0, image=IMAGE,
     argv=("bash", "-c", "trap '' TERM; while :; do sleep 1; done"),
     devices=("/dev/davinci1", "/dev/davinci_manager"), shm=2**30,
 )  # fmt: skip

@@ -239,7 +239,7 @@ def test_variables_become_keys():
 
 
 @pytest.mark.parametrize(
-    ("quantisation", "version", "shape", "words"),
+    ("scheme", "version", "shape", "words"),
     [
         ("ascend", BLOG, VL, "0.13.0rc1"),
         ("ascend", "0.13.0", VL, ""),
@@ -253,12 +253,12 @@ def test_variables_become_keys():
         (None, BLOG, DENSE, ""),
     ],
 )
-def test_quantisation(quantisation, version, shape, words):
-    replica = make_replica(release(version), "TP8", 1, quantisation=quantisation)
+def test_quantisation(scheme, version, shape, words):
+    replica = make_replica(release(version), "TP8", 1, scheme=scheme)
     if not words:
         replica.check(shape)
         given = flags(replica.serve_argv(replica.head)).get("--quantization")
-        assert given == ("ascend" if quantisation == "ascend" else None)
+        assert given == ("ascend" if scheme == "ascend" else None)
         return
     with pytest.raises(Refused) as error:
         replica.check(shape)
@@ -267,8 +267,8 @@ def test_quantisation(quantisation, version, shape, words):
 
 def test_fp8_is_for_the_newest_chip():
     shape = known("DeepSeek-V4-Flash")
-    for quantisation in ("fp8", "cuda"):
-        replica = make_replica(release("0.23.0"), "TP8", 1, quantisation=quantisation, family="950")
+    for scheme in ("fp8", "cuda"):
+        replica = make_replica(release("0.23.0"), "TP8", 1, scheme=scheme, family="950")
         replica.check(shape)
         with pytest.raises(Refused, match="only on 950"):
             replace(replica, family="A3").check(shape)
@@ -279,7 +279,7 @@ def test_fp8_is_for_the_newest_chip():
 
 def test_a_flag_given_by_the_user_is_not_given_twice():
     serve = {"engine_args": {"quantization": "ascend"}}
-    replica = make_replica(release(BLOG), "TP8", 1, serve=serve, quantisation="ascend")
+    replica = make_replica(release(BLOG), "TP8", 1, serve=serve, scheme="ascend")
     assert replica.serve_argv(replica.head).count("--quantization") == 1
 
 

@@ -100,7 +100,7 @@ docker run \
   --label ropeway.role=head \
   --label ropeway.replica=0 \
   --label ropeway.rank=0 \
-  --label ropeway.hash=3e2fb824eff35fc5 \
+  --label ropeway.hash=b5d79ebcaf86dfb0 \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \
@@ -198,7 +198,7 @@ docker run \
   --label ropeway.role=worker \
   --label ropeway.replica=0 \
   --label ropeway.rank=1 \
-  --label ropeway.hash=b1fe216d586e3486 \
+  --label ropeway.hash=0f3ac73fb212235e \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \

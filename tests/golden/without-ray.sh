@@ -100,7 +100,7 @@ docker run \
   --label ropeway.role=head \
   --label ropeway.replica=0 \
   --label ropeway.rank=0 \
-  --label ropeway.hash=773ec2eb659db9ac \
+  --label ropeway.hash=cffa4e9fcd93ff42 \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \
@@ -207,7 +207,7 @@ docker run \
   --label ropeway.role=follower \
   --label ropeway.replica=0 \
   --label ropeway.rank=1 \
-  --label ropeway.hash=0a65f4d7bf976626 \
+  --label ropeway.hash=78644edbafbe9b9e \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \

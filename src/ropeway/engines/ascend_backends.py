@@ -31,8 +31,8 @@ def data_ranks(layout: Layout, nodes: tuple[Node, ...]) -> tuple[int, ...] | Non
     Every node gets at least one, since no host may be idle. None when one is larger than a host, or
     when they do not fit.
     """
-    engine = layout.tensor * layout.pipeline
-    room = [node.npus // engine for node in nodes]
+    world_size = layout.tensor * layout.pipeline
+    room = [node.npus // world_size for node in nodes]
     if sum(room) < layout.data or layout.data < len(nodes) or 0 in room:
         return None
     shares = [0] * len(nodes)
@@ -88,24 +88,24 @@ def _check_ray(layout: Layout, nodes: tuple[Node, ...], release: Release) -> Non
             evidence=(f"vLLM {release.vllm} asks Ray for the resource GPU (v1/engine/utils.py)",),
             hint=f"`serve.backend: mp`, or {RAY_DATA_SINCE} and later",
         )
-    engine = layout.tensor * layout.pipeline
-    sizes = {node.npus for node in nodes}
-    if engine <= max(sizes):
+    world_size = layout.tensor * layout.pipeline
+    sizes = sorted({node.npus for node in nodes})
+    if world_size <= max(sizes):
         if data_ranks(layout, nodes) is None:
             raise Refused(
                 f"{layout.data} data-parallel ranks do not fill {len(nodes)} hosts",
                 where=f"vLLM-Ascend {version}",
-                evidence=tuple(f"{n.name}: {n.npus} NPUs, {engine} a rank" for n in nodes),
+                evidence=tuple(f"{n.name}: {n.npus} NPUs, {world_size} a rank" for n in nodes),
                 hint="fewer hosts, or a layout with more data-parallel ranks",
             )
-    elif order(version) < order(RAY_SPAN_SINCE) or len(sizes) > 1 or engine % max(sizes):
+    elif order(version) < order(RAY_SPAN_SINCE) or len(sizes) > 1 or world_size % max(sizes):
         old = order(version) < order(RAY_SPAN_SINCE)
         raise Refused(
             "Ray cannot place data-parallel ranks that are larger than a host"
             + (" in this release" if old else ", unless they fill hosts of one size"),
             where=f"vLLM-Ascend {version}",
             evidence=(
-                f"{layout}: {engine} NPUs a rank; hosts of {', '.join(map(str, sorted(sizes)))}",
+                f"{layout}: {world_size} NPUs a rank; hosts of {', '.join(map(str, sizes))}",
                 f"vLLM {release.vllm}, create_dp_placement_groups (v1/engine/utils.py)",
             ),
             hint=(f"{RAY_SPAN_SINCE} and later, or " if old else "")
@@ -123,7 +123,7 @@ def _why_not_nodes(layout: Layout, nodes: tuple[Node, ...], release: Release) ->
     short = next((node for node in nodes if node.npus < share), None)
     if short:
         return f"every host runs {share} ranks, and {short.name} has {short.npus} NPUs"
-    engine = layout.tensor * layout.pipeline
-    if layout.data > 1 and engine % share:
-        return f"data-parallel ranks of {engine} NPUs do not align with hosts of {share}"
+    world_size = layout.tensor * layout.pipeline
+    if layout.data > 1 and world_size % share:
+        return f"data-parallel ranks of {world_size} NPUs do not align with hosts of {share}"
     return ""

@@ -87,7 +87,7 @@ class Replica(ABC):
     def serve_argv(self, node: Node) -> tuple[str, ...]:
         """Return the command that serves: the head's, or that of a follower without an API.
 
-        Raises ValueError for a follower under Ray: there the head starts all ranks.
+        Raises ValueError for a worker of Ray: its ranks are started by the head.
         """
 
     @abstractmethod

@@ -52,17 +52,17 @@ def listening(log: str) -> bool:
     return re.search(_LISTENING, log) is not None
 
 
-def data_ranks_that_fit(engine: int, sizes: Sequence[int]) -> int:
-    """Return how many data-parallel ranks of `engine` NPUs fit on hosts of `sizes` NPUs.
+def data_ranks_that_fit(world_size: int, sizes: Sequence[int]) -> int:
+    """Return how many data-parallel ranks of `world_size` NPUs fit on hosts of `sizes` NPUs.
 
     CoreEngineActorManager.create_dp_placement_groups (vllm/v1/engine/utils.py): a rank lives on one
     host (`strict`, `fill`) or, when larger than any host, on whole hosts of equal size (`span`).
     ParallelConfig.nnodes_within_dp has the same rule without Ray. Unequal hosts are cut to the one
     size that gives most ranks, since a placement may leave NPUs and hosts out.
     """
-    on_one_host = sum(size // engine for size in sizes)
+    on_one_host = sum(size // world_size for size in sizes)
     on_whole_hosts = (
-        sum(size >= cut for size in sizes) // ceil(engine / cut) for cut in set(sizes)
+        sum(size >= cut for size in sizes) // ceil(world_size / cut) for cut in set(sizes)
     )
     return max(on_one_host, *on_whole_hosts)
 
@@ -72,10 +72,12 @@ def hosts_needed(layout: Layout, sizes: Sequence[int]) -> int | None:
 
     None when all of them together do not.
     """
-    engine = layout.tensor * layout.pipeline
+    world_size = layout.tensor * layout.pipeline
     for count in range(1, len(sizes) + 1):
         hosts = sizes[:count]
-        room = sum(hosts) // engine if layout.data == 1 else data_ranks_that_fit(engine, hosts)
+        room = (
+            sum(hosts) // world_size if layout.data == 1 else data_ranks_that_fit(world_size, hosts)
+        )
         if room >= layout.data:
             return count
     return None

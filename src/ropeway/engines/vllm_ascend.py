@@ -42,7 +42,7 @@ class AscendReplica(Replica):
     release       of vLLM-Ascend, as the image has it
     family        of the chips: A2, A3, 310P, 950
     backend       what joins its hosts
-    quantisation  None or "none", "ascend" (ModelSlim), "compressed-tensors"; other formats by the
+    scheme  None or "none", "ascend" (ModelSlim), "compressed-tensors"; other formats by the
                   name that config.json gives them ("fp8"), or "cuda" where only that is known
     privileged    its containers see every NPU of their host, under the host's numbers
     ray           the version of Ray in the image, "" where it is not known
@@ -51,7 +51,7 @@ class AscendReplica(Replica):
     release: Release
     family: str
     backend: Backend
-    quantisation: str | None
+    scheme: str | None
     privileged: bool = False
     ray: str = ""
 
@@ -216,9 +216,7 @@ def _engine_flags(replica: AscendReplica) -> tuple[str, ...]:
         flags += ["--kv-cache-memory-bytes", str(serve.kv_cache)]
     if serve.max_sequences is not None:
         flags += ["--max-num-seqs", str(serve.max_sequences)]
-    if replica.quantisation == "ascend" and not ascend_flags.is_given(
-        serve.engine_args, "quantization"
-    ):
+    if replica.scheme == "ascend" and not ascend_flags.is_given(serve.engine_args, "quantization"):
         # Needed up to 0.16; since 0.17.0rc1 the plug-in finds it out by itself (#6873).
         flags += ["--quantization", "ascend"]
     return tuple(flags)
@@ -329,7 +327,7 @@ def _check_layout(replica: AscendReplica, shape: ModelShape) -> None:
 
 
 def _check_quantisation(replica: AscendReplica, shape: ModelShape) -> None:
-    scheme = replica.quantisation
+    scheme = replica.scheme
     if scheme == "cuda":  # the shape, read from config.json, may know which
         scheme = shape.precision.scheme if "fp8" in shape.precision.scheme else scheme
     fault = ascend_settings.quantisation_fault(

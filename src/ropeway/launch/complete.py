@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from ropeway.engines.ascend_backends import backend_for
-from ropeway.engines.ascend_releases import RELEASES, Release, image_tag, release_of
+from ropeway.engines.ascend_releases import RELEASES, TAG_SUFFIXES, Release, image_tag, release_of
 from ropeway.engines.base import Node, Ports
 from ropeway.engines.vllm_ascend import AscendReplica
 from ropeway.errors import Refused
 from ropeway.facts.ascend.driver import USUAL
+from ropeway.facts.ascend.npu_smi import chip_family
 from ropeway.facts.host import HostFacts
-from ropeway.hardware import chip_named
+from ropeway.hardware import Family, chip_named
 from ropeway.launch.docker import reboot_notes
 from ropeway.launch.rollout import Router, Service, Site
 from ropeway.models.shape import ModelShape
@@ -81,14 +82,14 @@ class Inputs:
     versions  package → version, as the image itself says; empty as long as there is no image
     image     what containers run: the image of the spec, or the one derived from it
     shape     of the model
-    quantisation  the scheme of its weights
+    scheme    how its weights are quantised
     """
 
     facts: Mapping[str, HostFacts]
     versions: Mapping[str, str]
     image: str
     shape: ModelShape
-    quantisation: str | None = None
+    scheme: str | None = None
 
 
 def complete(spec: Spec, names: Sequence[str], inputs: Inputs) -> Service:
@@ -151,13 +152,14 @@ def release_for(spec: Spec, versions: Mapping[str, str], image: str) -> Release:
     )
 
 
-def family_of(spec: Spec, facts: Sequence[HostFacts], assumed: list[str]) -> str:
+def family_of(spec: Spec, facts: Sequence[HostFacts], assumed: list[str]) -> Family:
     """Return A2, A3, 310P or 950: by the NPUs that the hosts have, else by `cluster.chip`."""
     for host in facts:
         for npu in host.npus:
-            name = npu.name or ""
-            # An A3 calls itself Ascend910, with two chips to a card (vllm-ascend's Dockerfiles).
-            return "A3" if name == "Ascend910" else chip_named(name).family if name else "A2"
+            family = chip_family(npu.name) if npu.name else "A2"
+            if family is None or family not in TAG_SUFFIXES:
+                raise Refused(f"no image of vLLM-Ascend is for `{npu.name}`", where=host.name)
+            return family
     if spec.cluster.chip:
         return chip_named(spec.cluster.chip).family
     assumed.append("the NPUs are of the A2 generation (910B); `cluster.chip` says which they are")
@@ -235,7 +237,7 @@ def _replica(
         release=release,
         family=family,
         backend=backend_for(serve.layout, nodes, release, serve.backend),
-        quantisation=inputs.quantisation,
+        scheme=inputs.scheme,
         address=address,
         port=port,
         ports=Ports(*(first + number for first in astuple(Ports()))),

@@ -46,7 +46,7 @@ class Container:
     """One container on one host, complete. Prints as JSON; holds no secret.
 
     host      the name of the host
-    rank      the host's number within its replica; 0 is the head
+    node_rank the host's number within its replica, as vLLM calls it; 0 is the head
     argv      what runs in it
     devices   paths of device files
     shm       bytes of /dev/shm; None leaves the engine's default
@@ -58,7 +58,7 @@ class Container:
     name: str
     role: str
     replica: int
-    rank: int
+    node_rank: int
     image: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)

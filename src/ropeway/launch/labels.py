@@ -81,7 +81,7 @@ class ServiceContainer:
     run = _Label(RUN, str)
     role = _Label(_ROLE, str)
     replica = _Label(_REPLICA, _number)
-    rank = _Label(_RANK, _number)
+    node_rank = _Label(_RANK, _number)
     hash = _Label(_HASH, str)
     url = _Label(_URL, str)
     endpoint = _Label(_ENDPOINT, str)
@@ -117,8 +117,8 @@ class ServiceContainer:
     def summary(self) -> dict[str, object]:
         """Return what tables and JSON show of it."""
         shown = (
-            "host", "name", "role", "replica", "rank", "devices", "state", "exit_code", "restarts",
-            "started", "image",
+            "host", "name", "role", "replica", "node_rank", "devices", "state", "exit_code",
+            "restarts", "started", "image",
         )  # fmt: skip
         return {name: getattr(self, name) for name in shown}
 
@@ -129,7 +129,7 @@ def labels_of(rollout: Rollout, container: Container, author: Author) -> dict[st
     replica = service.replicas[container.replica]
     router = service.router if container.role == ROUTER else None
     endpoint = router or replica
-    devices = replica.nodes[container.rank].devices if container.devices else ()
+    devices = replica.nodes[container.node_rank].devices if container.devices else ()
     ports = [port.number for port in rollout.ports if port.host == container.host]
     return {
         SERVICE: service.name,
@@ -137,7 +137,7 @@ def labels_of(rollout: Rollout, container: Container, author: Author) -> dict[st
         _HOST: container.host,
         _ROLE: container.role,
         _REPLICA: str(container.replica),
-        _RANK: str(container.rank),
+        _RANK: str(container.node_rank),
         _HASH: rollout.hashes[container.name],
         _URL: service.url,
         _ENDPOINT: api_url(endpoint.address, endpoint.port),
@@ -177,7 +177,7 @@ class Reached:
     """Hosts, and what runs there of one service, or of all.
 
     name        the service; None for all, and when no service runs
-    containers  by service, replica, rank and host
+    containers  by service, replica, node rank and host
     failures    hosts that did not answer
     """
 
@@ -201,7 +201,9 @@ def look(hosts: Sequence[Host], runtime: Runtime, service: str | None = None) ->
     outcomes = run_on_all(hosts, lambda host: containers_on(host, runtime, service))
     containers = [one for outcome in outcomes for one in outcome.result or ()]
     order = {host.name: number for number, host in enumerate(hosts)}
-    containers.sort(key=lambda one: (one.service, one.replica, one.rank, order[one.host], one.name))
+    containers.sort(
+        key=lambda one: (one.service, one.replica, one.node_rank, order[one.host], one.name)
+    )
     return Reached(
         {host.name: host for host in hosts},
         runtime,

@@ -142,9 +142,9 @@ class Rollout:
     def containers(self) -> tuple[Container, ...]:
         """All containers: heads before those who look for them, the router last."""
         engines = (
-            self._engine(replica, number, rank)
+            self._engine(replica, number, node_rank)
             for number, replica in enumerate(self.service.replicas)
-            for rank in range(len(replica.nodes))
+            for node_rank in range(len(replica.nodes))
         )
         router = self.service.router
         return (*engines, *((self._router(router),) if router else ()))
@@ -187,19 +187,19 @@ class Rollout:
                 ports.append(Port(head, meeting_port(replica), "vLLM"))
         return tuple(ports)
 
-    def _engine(self, replica: Replica, number: int, rank: int) -> Container:
-        node = replica.nodes[rank]
+    def _engine(self, replica: Replica, number: int, node_rank: int) -> Container:
+        node = replica.nodes[node_rank]
         site = self.service.site(node.name)
         runtime = self.service.spec.runtime
-        name = f"ropeway-{self.service.name}-{number}-{rank}"
+        name = f"ropeway-{self.service.name}-{number}-{node_rank}"
         folder = self.service.folder_on(node.name)
-        follower = WORKER if replica.uses_ray else FOLLOWER
+        other = WORKER if replica.uses_ray else FOLLOWER
         return Container(
             host=node.name,
             name=name,
-            role=follower if rank else HEAD,
+            role=other if node_rank else HEAD,
             replica=number,
-            rank=rank,
+            node_rank=node_rank,
             image=self.service.image,
             argv=("bash", f"{FOLDER}/{name}.sh"),
             env=replica.environment(node),
@@ -228,7 +228,7 @@ class Rollout:
             name=name,
             role=ROUTER,
             replica=0,
-            rank=0,
+            node_rank=0,
             image=self.service.image,
             argv=("bash", f"{FOLDER}/{name}.sh"),
             mounts=(Mount(folder, FOLDER, True),),
@@ -247,7 +247,9 @@ class Rollout:
             }
         else:
             replica = self.service.replicas[container.replica]
-            contents = {"sh": container_script(replica, container.rank, secrets=secrets).encode()}
+            contents = {
+                "sh": container_script(replica, container.node_rank, secrets=secrets).encode()
+            }
         folder = self.service.folder_on(container.host)
         for ending, content in contents.items():
             yield File(container.host, f"{folder}/{container.name}.{ending}", content)

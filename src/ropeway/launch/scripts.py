@@ -45,14 +45,14 @@ exit $code
 """
 
 
-def container_script(replica: Replica, rank: int, *, secrets: str | None) -> str:
-    """Return the script of the replica's host number `rank`. `secrets` names its secrets file."""
-    if rank == 0:
+def container_script(replica: Replica, node_rank: int, *, secrets: str | None) -> str:
+    """Return the script of a replica's node. `secrets` names its secrets file."""
+    if node_rank == 0:
         body = _head(replica)
     elif replica.uses_ray:
-        body = _ray_worker(replica, rank)
+        body = _ray_worker(replica, node_rank)
     else:
-        body = _follower(replica, rank)
+        body = _follower(replica, node_rank)
     source = f". {FOLDER}/{secrets}\n" if secrets else ""
     return _HEADER + source + body
 
@@ -77,20 +77,20 @@ def _head(replica: Replica) -> str:
     return before + TOGETHER.format(engine=shell_block(replica.serve_argv(head)), watch=watch)
 
 
-def _ray_worker(replica: Replica, rank: int) -> str:
+def _ray_worker(replica: Replica, node_rank: int) -> str:
     """Join the head's Ray, and end when it has gone: a head that comes back is another Ray."""
     head, port = replica.nodes[0].address, str(replica.ports.ray)
     seconds = str(replica.serve.start_timeout)
-    engine = _twice((*replica.ray_start_argv(replica.nodes[rank]), "--block"))
+    engine = _twice((*replica.ray_start_argv(replica.nodes[node_rank]), "--block"))
     watch = _program("peer", "gone", head, port, seconds)
     before = f"{_program('peer', 'open', head, port, seconds)} || exit\n"
     return before + TOGETHER.format(engine=engine, watch=watch)
 
 
-def _follower(replica: Replica, rank: int) -> str:
+def _follower(replica: Replica, node_rank: int) -> str:
     """Run the part of vLLM that has no API, and watch the head's port where the two meet."""
     head, port = replica.nodes[0].address, str(meeting_port(replica))
-    engine = shell_block(replica.serve_argv(replica.nodes[rank]))
+    engine = shell_block(replica.serve_argv(replica.nodes[node_rank]))
     watch = _program("peer", "gone", head, port, str(replica.serve.start_timeout))
     return TOGETHER.format(engine=engine, watch=watch)
 

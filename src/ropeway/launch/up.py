@@ -250,7 +250,7 @@ def _ask(
 
 
 def _model(path: str, facts: Mapping[str, HostFacts]) -> tuple[ModelShape, str | None]:
-    """Return the model's shape and its quantisation, from the first host that has it.
+    """Return the model's shape and its scheme, from the first host that has it.
 
     Where no host has answered they come from this machine, or from the published models.
     """

@@ -155,10 +155,10 @@ def hosts_when_equal(layout: Layout, npus_per_host: int) -> int:
 
     A search over thousands of layouts cannot try every count of hosts each time.
     """
-    engine = layout.tensor * layout.pipeline
-    if layout.data == 1 or engine > npus_per_host:
-        return layout.data * ceil(engine / npus_per_host)
-    return ceil(layout.data / (npus_per_host // engine))
+    world_size = layout.tensor * layout.pipeline
+    if layout.data == 1 or world_size > npus_per_host:
+        return layout.data * ceil(world_size / npus_per_host)
+    return ceil(layout.data / (npus_per_host // world_size))
 
 
 def _fit(search: Search, layout: Layout, max_sequences: int) -> Fit:

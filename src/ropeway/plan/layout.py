@@ -191,14 +191,14 @@ def _npu_problems(layout: Layout, cluster: Cluster) -> Iterator[str]:
             npus=_npus(total),
         )
         return
-    engine = layout.tensor * layout.pipeline
-    room = data_ranks_that_fit(engine, _host_sizes(cluster))
+    world_size = layout.tensor * layout.pipeline
+    room = data_ranks_that_fit(world_size, _host_sizes(cluster))
     if layout.data > 1 and layout.data > room:
         yield phrase(
             "each of {data} DP ranks takes {npus} NPUs (tensor {tensor} × pipeline {pipeline}) on "
             "one host, or on hosts of its own; {cluster} have room for {room}",
             **_sizes_of(layout),
-            npus=engine,
+            npus=world_size,
             cluster=_cluster_words(cluster),
             room=room,
         )
