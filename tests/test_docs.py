@@ -231,6 +231,9 @@ def test_every_file_of_ours_that_the_map_mentions_exists() -> None:
     for name in mentioned - not_files:
         matches = (next(base.glob(name), None) for base in (SOURCE, ROOT))
         assert any(matches), name
+    for path, noun in re.findall(r"\b((?:[a-z]\w*\.)+)([A-Z]\w+)", text_of(STRUCTURE)):
+        module = SOURCE / f"{path.strip('.').replace('.', '/')}.py"
+        assert f"class {noun}" in module.read_text(encoding="utf-8"), module
 
 
 def test_the_changelog_begins_with_this_version() -> None:

@@ -1,8 +1,8 @@
 """The contract of an engine: what is the same for each, and what each must say of itself.
 
 An engine is a subclass of Replica in a module of its own. It decides and never acts: it returns
-commands and variables. Whatever starts one, in containers or as processes of this
-machine, asks for these alone.
+commands and variables. Whatever starts one, in containers or as processes of this machine, asks for
+these; what its log means is in vllm.py, as both engines are vLLM.
 """
 
 from abc import ABC, abstractmethod

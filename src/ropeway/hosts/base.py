@@ -1,7 +1,7 @@
-"""A host is a place where commands run. This file is the whole contract, and the only quoting.
+"""A host is a place where commands run; this file is the whole contract.
 
 A command is a list of words until the last moment; `shell_line` turns it into text, for a shell at
-the other end of SSH and for people who paste what `--dry-run` prints. Nothing else ever quotes.
+the other end of SSH and for people who paste what `--dry-run` prints. Only shlex ever quotes.
 """
 
 import shlex
