@@ -13,7 +13,7 @@ NOT_STATED = "not stated"
 
 @dataclass(frozen=True, kw_only=True)
 class LoadTest:
-    """What is sent to an endpoint, and at which pace; the same for every layout of a comparison.
+    """What is sent to an endpoint, and how fast; the same for every layout of a comparison.
 
     input_tokens   of each prompt, chat template included; `prompts` says whether that is exact
     output_tokens  the longest answer

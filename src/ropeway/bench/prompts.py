@@ -27,7 +27,7 @@ WORDS: tuple[str, ...] = tuple(
 """Common English nouns and adjectives, each a single token in the large byte-level vocabularies."""
 
 Counter = Callable[[str], Awaitable[int | None]]
-"""Tokens of a one-message chat with this text, template included; None when nobody can say."""
+"""Tokens of a one-message chat with this text, template included; None when it is unknown."""
 
 _FIRST_WORDS = 16
 

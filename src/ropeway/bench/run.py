@@ -24,7 +24,7 @@ _LATE_S = 0.05
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. `tokens_per_s` is over the last few seconds; `left_s` None: unknown."""
+    """Progress of a run. `tokens_per_s` is over the last few seconds; `left_s` None: unknown."""
 
     done: int
     total: int
@@ -127,7 +127,7 @@ def stopped_by_interrupt() -> Iterator[asyncio.Event]:
 
 @dataclass
 class _Run:
-    """A measurement under way: the clients draw from one row of prompts until it is empty."""
+    """A measurement under way: the clients draw from one queue of prompts until it is empty."""
 
     client: Client
     model: str

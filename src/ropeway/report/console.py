@@ -189,7 +189,7 @@ def _hint(text: str) -> Text:
 
 
 def with_literals(text: str) -> Text:
-    """Return outside text with what is to be typed, between backticks, in colour."""
+    """Return outside text with what is to be typed (between backticks) in colour."""
     shown = Text(printable(text))
     shown.highlight_regex(_LITERAL, "cyan")
     return shown

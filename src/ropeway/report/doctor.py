@@ -1,4 +1,4 @@
-"""What doctor found: a screen that suits 2 hosts and 200, and a page with the ping matrix."""
+"""What doctor found: a screen that suits 2 hosts or 200, and a page with the ping matrix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

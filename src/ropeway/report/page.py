@@ -1,4 +1,4 @@
-"""How pages are made of templates: values are escaped, and texts stand in both languages."""
+"""How pages are made from templates: values are escaped, and texts are in both languages."""
 
 from collections.abc import Callable, Mapping
 

@@ -24,7 +24,7 @@ Chain = tuple[bytes, ...]
 
 @dataclass(frozen=True)
 class Load:
-    """A candidate: the tokens it still has to compute, and the requests it ever received."""
+    """A candidate: the tokens it still has to compute, and the requests it has ever received."""
 
     name: str
     tokens: int

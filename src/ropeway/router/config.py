@@ -188,5 +188,5 @@ def _mapping(raw: Any, where: str, known: set[str]) -> Mapping[str, Any]:
 
 def _text(raw: Any, where: str) -> str:
     if not isinstance(raw, str) or not raw:
-        raise ConfigError(f"{where}: not a text")
+        raise ConfigError(f"{where}: not a string")
     return raw

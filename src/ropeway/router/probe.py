@@ -1,4 +1,4 @@
-"""Asks silent replicas for one token, and ends requests that wait in vain.
+"""Asks silent replicas for one token, and ends requests that would wait forever.
 
 A server may answer `/health` while its engine is dead or stuck; a token is proof.
 """

@@ -127,7 +127,7 @@ class Splice:
         return events.encode(chunk)
 
     def _choice(self, choice: dict[str, Any]) -> bool:
-        """Mend a choice in place; return whether anything is left in it."""
+        """Adapt a choice in place; return whether anything is left in it."""
         text, foreign = content(choice)
         if self._tokens and foreign:
             raise CannotResume(f"the other replica continued with `{foreign}`")
@@ -142,7 +142,7 @@ class Splice:
         return bool(left or foreign or choice.get("finish_reason"))
 
     def _without_blanks(self, text: str) -> str:
-        """Return the text without the blanks that the client already has."""
+        """Return the text without the leading blanks that the client already has."""
         same = 0
         while same < min(len(text), len(self._blanks)) and text[same] == self._blanks[same]:
             same += 1

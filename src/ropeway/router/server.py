@@ -25,7 +25,7 @@ log = logging.getLogger("ropeway.router")
 _KEEPALIVE_S = 2.0
 # After the drain, for error events to reach their clients.
 _LAST_WORDS_S = 2.0
-# After that nothing is worth waiting for.
+# After this long, nothing is worth waiting for.
 _CLEANUP_S = 0.5
 # Besides /v1: what clients of vLLM use and every replica answers alike.
 _BESIDE_V1 = ("/tokenize", "/detokenize", "/version")
@@ -165,7 +165,7 @@ def _error(message: str, code: int) -> web.Response:
 
 
 def _must_not_end(watch: asyncio.Task[None]) -> None:
-    """End the router, to be restarted: without the watch nothing is probed."""
+    """End the router so that it is restarted: without the watch nothing is probed."""
     if not watch.cancelled():
         log.critical("the watch over the replicas ended", exc_info=watch.exception())
         signal.raise_signal(signal.SIGTERM)

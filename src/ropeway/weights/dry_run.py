@@ -44,7 +44,7 @@ def _schedule(plan: PushPlan) -> Iterator[tuple[float, float, Transfer]]:
 
 
 def _claims_believed(plan: PushPlan) -> SwarmState:
-    """Return the initial state if every hash of what is there already proves right."""
+    """Return the initial state if every hash of what is already there proves right."""
     state = plan.initial_state()
     for peer in plan.receivers:
         for piece in plan.claimed(peer):

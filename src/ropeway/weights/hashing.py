@@ -111,13 +111,13 @@ class Hashing:
             raise HostError(f"cannot read {file.name}", where=where)
 
     def _on_mismatch(self, peer: Peer, number: int) -> None:
-        """Have a piece sent again, a few times."""
+        """Have a piece sent again, up to a few times."""
         run, piece = self._run, self._run.plan.pieces[number]
         run.locations.restage(peer, piece.files)
         run.swarm = run.swarm.lose(peer.name, number)
         run.mismatches[peer.name, number] += 1
         if run.mismatches[peer.name, number] > _MAX_MISMATCHES:
-            what = f"{piece.label} arrives there changed, each time that it is sent"
+            what = f"{piece.label} arrives there corrupted, every time it is sent"
             hint = f"is the memory or the disk of {peer.name} faulty? see dmesg"
             run.drop(peer.name, HostError(what, where=peer.name, hint=hint))
         else:

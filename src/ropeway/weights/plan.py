@@ -178,7 +178,7 @@ def plan_push(source: Peer, receivers: Sequence[Peer]) -> PushPlan:
 
 
 def obstacle(plan: PushPlan, peer: Peer) -> HostError | None:
-    """Return why a host cannot take the model: no right to write there, or too little room."""
+    """Return why a host cannot take the model: no write permission there, or too little room."""
     where = f"{peer.name}:{peer.root}"
     if not peer.writable:
         return HostError(f"`{peer.user}` may not write there", where=where)

@@ -28,7 +28,7 @@ _RATE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a push is.
+    """The progress of a push.
 
     done, total  bytes, of all receivers together
     rate         bytes per second, over the last ten seconds
@@ -109,7 +109,7 @@ def push(
     """Bring the model to every receiver. A host that fails is dropped; the others go on.
 
     who          what anyone else is told who wants to push to the same folder
-    on_fault     gets a line about each failure after which something is tried again
+    on_fault     gets a line about each failure that is retried
     on_leftover  gets each host on which a key could not be revoked
 
     Raises HostError when the source fails, Refused when this machine cannot serve so many hosts.

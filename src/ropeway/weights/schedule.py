@@ -37,7 +37,7 @@ class SwarmState:
     running  the transfers under way
     ending   those of them that are about to end: starting rsync costs a login, which the next
              transfer can do while the last bytes of this one arrive
-    barred   pairs (sender, receiver) that are not tried again
+    barred   pairs (sender, receiver) that are not retried
     """
 
     sizes: tuple[int, ...]

@@ -89,7 +89,7 @@ def survey_host(host: Host, root: str, nic: str | None = None) -> Peer:
     """
     result = host.run(
         ("env", "LC_ALL=C", "sh", "-c", SURVEY.strip(), "sh", root, *TOOLS), timeout=_SECONDS
-    ).check("cannot look at the model's folder", where=host.name)
+    ).check("cannot read the model's folder", where=host.name)
     answers = Answers(
         ask(
             host,
@@ -157,5 +157,5 @@ def check_tools(peers: Sequence[Peer]) -> None:
         f"{count} {' and '.join(f'`{tool}`' for tool in missing)}",
         where=next(iter(lacking)) if len(lacking) == 1 else None,
         evidence=[f"{name}: no {', '.join(names)}" for name, names in lacking.items()],
-        hint="\n".join((*packages, "install it on the hosts with `apt` or `dnf`, then try again")),
+        hint="\n".join((*packages, "install it on the hosts with `apt` or `dnf`, then retry")),
     )

@@ -1,4 +1,4 @@
-"""The transfers of a push: begun as the schedule says, tried again, given up."""
+"""The transfers of a push: started as the schedule says, retried, given up."""
 
 from collections import Counter
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Trust between the hosts for the time of one push, and its end.
+"""Trust between the hosts for the duration of one push, and its end.
 
 Every host makes a key pair; the private key never leaves it. Every receiver lets those keys start
 one command, a plain rsync into the staging folder of this push, and nothing else: no shell, no
@@ -131,7 +131,7 @@ def generate_key(push_id: str, peer: Peer) -> PushKey:
 
 
 def authorize(push_id: str, plan: PushPlan, peer: Peer, keys: Mapping[str, PushKey]) -> None:
-    """Have a host know the others and, where it receives, let them in. Raises HostError.
+    """Tell a host who the others are and, where it receives, let them in. Raises HostError.
 
     keys  by the name of the host that made them
     """
