@@ -1,4 +1,4 @@
-"""Images: which one a host runs, the one derived from it for further packages, and how they are
+"""Images: which one a host runs, the one derived from it with more packages, and how they are
 brought onto the hosts: pulled, or loaded from a file.
 """
 
@@ -84,7 +84,7 @@ def derive_argvs(
         wheelhouse = ("--mount", mount_option(Mount(spec.wheels, _WHEELS, read_only=True)))
         source = ("--no-index", "--find-links", _WHEELS)
     return (
-        (runtime, "rm", "--force", name),  # of a build that was cut off
+        (runtime, "rm", "--force", name),  # left by a build that was cut off
         (
             runtime, "run", "--name", name, "--net=host", *wheelhouse,
             "--entrypoint", "python3", base,

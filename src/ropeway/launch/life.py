@@ -117,7 +117,7 @@ _ENGINES: tuple[Runtime, ...] = ("docker", "podman", "nerdctl")
 
 
 class Connect(Protocol):
-    """From a cluster to hosts that can be spoken to, as hosts/connect.py does it."""
+    """From a cluster to connected hosts, as hosts/connect.py makes them."""
 
     def __call__(
         self, cluster: Cluster, *, ssh_config: str | None = None

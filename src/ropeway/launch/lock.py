@@ -1,4 +1,4 @@
-"""Who changes what runs on a host: the author, the lock that he holds, the audit log.
+"""Who changes what runs on a host: the author, the lock they hold, the audit log.
 
 The lock is held by a process on the host that lives as long as our connection: `flock` on a folder.
 Whatever ends us, Ctrl-C, a dead laptop, a cut cable, ends the connection, so a lock is never left

@@ -83,7 +83,7 @@ def recent_lines(
 
 
 def follow(reached: Reached, on_line: Callable[[Line], None]) -> None:
-    """Hand on new lines of all containers, nearly in the order of their times, until all end.
+    """Hand on new lines of all containers, nearly in time order, until all have ended.
 
     Each container takes a session of its own over the connection; Ctrl-C ends them all.
     """
@@ -167,7 +167,7 @@ class LogReader:
         self.since = ""
 
     def add(self, lines: list[str]) -> None:
-        """Append new lines. The last one of before may be among them: `--since` includes it."""
+        """Append new lines. The last one read before may be among them: `--since` includes it."""
         fresh = [line for line in lines if not self.since or line not in self._lines]
         if not fresh:
             return
