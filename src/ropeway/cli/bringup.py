@@ -1,4 +1,4 @@
-"""What verbs share that start engines on this machine: from a spec to a deployment that runs."""
+"""What the verbs that start engines on this machine share: from a spec to a running engine."""
 
 import os
 import shutil

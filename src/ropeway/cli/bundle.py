@@ -1,4 +1,4 @@
-"""`ropeway bundle`: everything that somebody who helps would ask for, in one file."""
+"""`ropeway bundle`: everything that support would ask for, in one file."""
 
 import json
 import os
@@ -35,7 +35,7 @@ _LOG_LINES = 20_000
 _FACTS_SECONDS = 120.0
 # What a secret looks like wherever it is, beside the values that we know: `API_KEY=…`,
 # `"token": "…"`, and the words that OpenAI's and Hugging Face's begin with. The numbers of tokens
-# in a model's config.json are none.
+# in a model's config.json are not secrets.
 _LIKE_A_SECRET = re.compile(
     rf"(?i)((?:{SECRET_WORDS})(?!(?<=token)[\"']\s*:\s*\d+\s*[,}}])"
     r"[\"']?\s*[:=]\s*[\"']?)[^\s\"',}]{6,}"

@@ -49,7 +49,7 @@ _EXPECTED_SECONDS = 100.0
 def calibrate(*, local: bool, port: int, screen: Screen) -> None:
     """Measure this machine, so that `plan` can predict the local cluster.
 
-    Starts two layouts of the rehearsal's model, runs load tests of some seconds on each, and
+    Starts two layouts of the rehearsal's model, runs load tests of a few seconds on each, and
     stores the constants that explain the results: arithmetic, memory, messages, the engine's own
     work. Takes a minute or two on two cores, which should be idle otherwise.
 

@@ -1,4 +1,4 @@
-"""`ropeway chat`: talk with a served model, in one answer or line by line."""
+"""`ropeway chat`: talk with a served model, for one answer or line by line."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""`ropeway down`: take a service down, whole."""
+"""`ropeway down`: take down a whole service."""
 
 import os
 

@@ -66,14 +66,14 @@ def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., 
         ),
         click.option(
             "--timeout", type=_POSITIVE, default=timeout, show_default=True,
-            help="Longest silence of the server in one request, seconds.",
+            help="How long the server may be silent in one request, in seconds.",
         ),
     ]  # fmt: skip
 
 
 # names, type, default, help
 _LOAD_FLAGS = (
-    ("--clients", _COUNT, 256, "Requests in flight: each client sends one after the other."),
+    ("--clients", _COUNT, 256, "Requests in flight: each client sends one after another."),
     ("--requests", _COUNT, None, "Requests in total.  [default: 2 per client]"),
     ("--rate", _POSITIVE, None,
      "Requests per second to send (Poisson), with at most --clients in flight."),

@@ -1,4 +1,4 @@
-"""`ropeway exec`: a command inside of a service's containers."""
+"""`ropeway exec`: a command inside a service's containers."""
 
 import click
 

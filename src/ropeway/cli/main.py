@@ -149,7 +149,7 @@ def exit_code(
             return int(error.exit_code)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`); Python's last flush must not fail.
+        # Whoever read our output has gone (`| head`); Python's last flush must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(Exit.NO)
     return error
@@ -195,7 +195,7 @@ def _no_such_verb(name: str) -> Refused:
 def _bug(error: Exception, args: Sequence[str], call: Call) -> Bug:
     report = bug_report(error, args, os.environ)
     path = write_report(report, call.folder)
-    what = "this is a bug in Ropeway, not a mistake of yours"
+    what = "this is a bug in Ropeway, not your mistake"
     if path is None:
         return Bug(what, evidence=(report,), hint="please report it with the lines above")
     brief = without_secrets(f"{type(error).__name__}: {error}", args, os.environ)

@@ -113,7 +113,7 @@ def _push(plan: PushPlan, screen: Screen) -> tuple[dict[str, object], Sequence[R
                 on_leftover=leftovers.append,
             )
             hosts = len(plan.receivers)
-            closing = f"{hosts - len(result.errors)} of {hosts} have it, with the source's sha256s"
+            closing = f"{hosts - len(result.errors)} of {hosts} have it, and every sha256 matches"
             (step.fail if result.errors else step.ok)(closing)
     finally:
         for one in leftovers:

@@ -42,7 +42,7 @@ _OPTIONS = (
     click.option("--chip", metavar="NAME", help="`910B4`, `910B3`, `910C` (Atlas A3), …"),
     click.option("--engine-version", metavar="VERSION", help="Of vLLM-Ascend: `0.11.0rc0`."),
     click.option("--graph", metavar="MODE", help="eager, piecewise, full; else the engine's."),
-    click.option("--layout", metavar="LAYOUT", help="Judge only this one: `TP8xPP2+EP`."),
+    click.option("--layout", metavar="LAYOUT", help="Consider only this one: `TP8xPP2+EP`."),
     click.option("--context", type=click.IntRange(1), help="Tokens of prompt and answer together."),
     click.option("--clients", type=click.IntRange(1), help="Number of requests in flight."),
     click.option("--rate", type=_POSITIVE, help="Or: requests per second."),
@@ -188,7 +188,7 @@ def _write(
     new_text = apply_edits(text, edit_list)
     if parse_spec(new_text, str(config)).as_json() != after.as_json():
         raise SpecError(
-            "the file is written in a way that cannot be edited without spoiling it",
+            "the file cannot be edited without spoiling the way it is written",
             where=str(config),
             evidence=[f"{'.'.join(edit.path)}: {edit.value}" for edit in edit_list],
             hint="put these values into it by hand",

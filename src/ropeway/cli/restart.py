@@ -34,7 +34,7 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
         running = service.refreshed().containers
         containers = tuple(each for each in running if replica in (None, each.replica))
         if not containers or service.name is None:
-            raise Refused("nothing like that is running", hint="`ropeway status` shows what is")
+            raise Refused("no such container is running", hint="`ropeway status` shows what is")
         with (
             audited(service.every, author, service.name, "restart", screen.warn),
             screen.step(f"restart {len(containers)} containers") as step,

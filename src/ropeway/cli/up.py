@@ -140,7 +140,7 @@ def _show_script(preparation: Preparation, script: str, service: Service, screen
 def _show_outcome(outcome: Outcome, hosts: Hosts, screen: Screen) -> None:
     service = outcome.service
     if outcome.seconds is None:
-        screen.answer(f"`{service.name}` is up already, and as the spec wants it")
+        screen.answer(f"`{service.name}` is already up, and matches the spec")
         screen.result({"name": service.name, "url": service.url, "changed": []})
         return
     replica = service.replicas[0]
