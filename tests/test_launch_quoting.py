@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,7 @@ NAMES = NASTY.map(lambda text: "".join(text.split()).lstrip("-")).filter(bool)
 SETTINGS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 _RECORDER = """\
 #!/bin/sh
-for word; do printf '%s\\0' "$word"; done >>"$RECORDED/${0##*/}"
-printf '\\n\\0' >>"$RECORDED/${0##*/}"
+printf '%s\\0' "$#" "$@" >>"$RECORDED/${0##*/}"
 case $2 in on) exec sleep 1;; esac # the watchdog does not end before the engine
 """
 
@@ -70,14 +70,8 @@ class Bench:
 
     def heard(self, program: str) -> list[tuple[str, ...]]:
         """The argv of each of its calls."""
-        words = (self.recorded / program).read_bytes().decode().split("\0")[:-1]
-        calls: list[list[str]] = [[]]
-        for word in words:
-            if word == "\n":
-                calls.append([])
-            else:
-                calls[-1].append(word)
-        return [tuple(call) for call in calls[:-1]]
+        words = iter((self.recorded / program).read_bytes().decode().split("\0")[:-1])
+        return [tuple(islice(words, int(count))) for count in words]
 
     def is_owned(self) -> bool:
         return any(self.folder.rglob("owned"))
