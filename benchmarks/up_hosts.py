@@ -26,7 +26,7 @@ from running import conditions
 from ropeway.cli.call import Call
 from ropeway.cli.main import exit_code
 from ropeway.launch.labels import look
-from ropeway.launch.life import take_down
+from ropeway.launch.running import take_down
 from ropeway.sim.launching import Rehearsal, rehearsal_spec
 from ropeway.sim.machine import parse_fleet, sound_fleet
 from ropeway.sim.virtual_engine import Pace

@@ -227,7 +227,7 @@ def test_files_and_functions_stay_small(path: Path) -> None:
         (breaches, "bench.run", "def f():\n    from ropeway.cli.main import run"),
         (breaches, "hosts.local", "from ropeway.endpoint import client"),
         (breaches, "endpoint.client", "import ropeway.hosts.local"),
-        (breaches, "plan.memory", "from ropeway.launch.local.run import up"),
+        (breaches, "plan.memory", "from ropeway.launch.local.process_start import up"),
         (breaches, "report.text", "from ropeway.bench.run import run_bench"),
         (breaches, "units", "import ropeway.spec"),
         (breaches, "cli.demo", "from ropeway.cli.bench import bench"),

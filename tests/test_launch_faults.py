@@ -15,7 +15,7 @@ import pytest
 from rehearsed import Cluster, Make, cluster, fleet_with  # noqa: F401
 from ropeway.facts.host import Container
 from ropeway.hosts.child import sleep_cancellable
-from ropeway.launch.start import UNDO
+from ropeway.launch.container_start import UNDO
 from ropeway.sim.faults import LAUNCH_FAULTS
 from ropeway.sim.launching import IssuedCommand, Rehearsal
 from ropeway.sim.machine import Fleet, LaunchFaults, Machine
@@ -267,7 +267,7 @@ def test_a_run_folder_that_is_gone_leaves_nothing(cluster: Make):  # noqa: F811
 
 
 def test_a_bug_while_it_is_diagnosed_leaves_nothing(cluster: Make, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("ropeway.launch.start.read_logs", lambda *_: 1 / 0)
+    monkeypatch.setattr("ropeway.launch.container_start.read_logs", lambda *_: 1 / 0)
     cluster(fleet_with("engine-fails:host1")).fails(3, "ZeroDivisionError")
 
 

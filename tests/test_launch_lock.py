@@ -14,8 +14,8 @@ import pytest
 from rehearsed import Make, cluster, fleet_with  # noqa: F401
 from ropeway.errors import HostError, Refused
 from ropeway.hosts.local import LocalHost
+from ropeway.launch.container_start import RUN_EACH, UNDO
 from ropeway.launch.lock import APPEND, CHECK, LOCK, Author, locked
-from ropeway.launch.start import RUN_EACH, UNDO
 from ropeway.sim.launching import IssuedCommand
 from ropeway.sim.machine import LaunchFaults
 from sshd import descendants

@@ -11,10 +11,10 @@ import pytest
 from ropeway.errors import HostError
 from ropeway.hosts.base import Command, Result, shell_line
 from ropeway.hosts.local import LocalHost
+from ropeway.launch.container_start import RUN_EACH, write_files
 from ropeway.launch.logs import LogReader, Status, poll
 from ropeway.launch.rollout import File
 from ropeway.launch.scripts import TOGETHER
-from ropeway.launch.start import RUN_EACH, write_files
 
 
 class WithPath(LocalHost):

@@ -24,11 +24,11 @@ from ropeway.errors import Exit, HostError, LaunchError, Refused
 from ropeway.hosts.base import run_command
 from ropeway.hosts.local import LocalHost
 from ropeway.hosts.processes import find
-from ropeway.launch.local.life import deployment_of, parts, services, take_down
+from ropeway.launch.attempt import start
 from ropeway.launch.local.prepare import complete
-from ropeway.launch.local.run import ProcessStart
+from ropeway.launch.local.process_start import ProcessStart
+from ropeway.launch.local.running import deployment_of, parts, services, take_down
 from ropeway.launch.local.steps import as_record, probe_of
-from ropeway.launch.starting import start
 from ropeway.report.console import Screen
 from ropeway.spec.model import Layout, Model, Serve, local_spec
 from test_launch import FACTS, SHAPE
@@ -210,8 +210,8 @@ CALLER = """
 import sys
 from ropeway.hosts.interrupts import interruptible
 from ropeway.launch.local.steps import from_record
-from ropeway.launch.local.run import ProcessStart
-from ropeway.launch.starting import start
+from ropeway.launch.local.process_start import ProcessStart
+from ropeway.launch.attempt import start
 from test_lifecycle import HOSTS, failing
 plan = from_record(sys.stdin.read(), "stdin")
 with interruptible():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ropeway.hosts import processes
-from ropeway.launch.local.life import note_shared_memory, take_down
+from ropeway.launch.local.running import note_shared_memory, take_down
 
 pytestmark = pytest.mark.real_time
 

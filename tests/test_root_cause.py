@@ -4,7 +4,7 @@ import pytest
 
 from ropeway.diagnosis.signatures import table
 from ropeway.errors import HostError
-from ropeway.launch.starting import engine_failure, root_cause
+from ropeway.launch.attempt import engine_failure, root_cause
 from test_vllm_cpu import START
 
 

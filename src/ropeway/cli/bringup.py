@@ -15,11 +15,11 @@ from ropeway.facts.local import SystemFacts, gather
 from ropeway.hosts.base import Host
 from ropeway.hosts.interrupts import interruptible
 from ropeway.hosts.local import LocalHost
+from ropeway.launch.attempt import start, undone_when_interrupted
 from ropeway.launch.checks import check_secrets
 from ropeway.launch.local.prepare import check, complete, virtual_nodes
-from ropeway.launch.local.run import ProcessStart, refuse_second
+from ropeway.launch.local.process_start import ProcessStart, refuse_second
 from ropeway.launch.local.steps import SCRATCH_PARENT
-from ropeway.launch.starting import start, undone_when_interrupted
 from ropeway.models.read import read_model
 from ropeway.models.shape import ModelShape
 from ropeway.plan.layout import check as check_layout
@@ -134,7 +134,7 @@ def deployment_for(context: StartContext, layout: Layout, folder: Path) -> CpuRe
 def bring_up(context: StartContext, deployment: CpuReplica, screen: Screen) -> float:
     """Start it and wait for its first token; return the seconds that this took.
 
-    Raises what `starting.start` raises; then nothing of it runs.
+    Raises what `attempt.start` raises; then nothing of it runs.
     """
     began = time.monotonic()
     attempt = ProcessStart(deployment, context.hosts)

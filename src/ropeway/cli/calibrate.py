@@ -21,7 +21,7 @@ from ropeway.cli.measure import LOAD, STORY, up
 from ropeway.cli.options import screen_options
 from ropeway.errors import EndpointError, Refused
 from ropeway.hosts.interrupts import interruptible
-from ropeway.launch.local.run import refuse_second
+from ropeway.launch.local.process_start import refuse_second
 from ropeway.models.shape import ModelShape
 from ropeway.plan.calibration import (
     TRIALS,

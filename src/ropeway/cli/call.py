@@ -10,7 +10,7 @@ from ropeway.report.console import Screen
 
 if TYPE_CHECKING:  # the list of verbs must not wait for these imports
     from ropeway.launch.clock import Clock
-    from ropeway.launch.life import Connect
+    from ropeway.launch.running import Connect
 
 
 @dataclass

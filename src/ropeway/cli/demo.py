@@ -10,7 +10,7 @@ from ropeway.cli.measure import LOAD, SINGLE, STORY, comparison_run, measure_all
 from ropeway.cli.options import screen_options
 from ropeway.errors import Exit, Refused
 from ropeway.hosts.interrupts import interruptible
-from ropeway.launch.local.run import refuse_second
+from ropeway.launch.local.process_start import refuse_second
 from ropeway.report.console import Screen
 from ropeway.spec.model import Layout, Serve, Spec, local_spec
 from ropeway.units import format_bytes

@@ -7,8 +7,8 @@ import click
 from ropeway.cli.options import screen_options
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.hosts.interrupts import uninterrupted
-from ropeway.launch import life
-from ropeway.launch.local.life import take_down
+from ropeway.launch import running
+from ropeway.launch.local.running import take_down
 from ropeway.launch.local.steps import scratch_of
 from ropeway.launch.lock import audited, current_author, locked
 from ropeway.report.console import Screen
@@ -66,7 +66,7 @@ def _down_hosts(target: Target, screen: Screen) -> None:
             uninterrupted(),
         ):
             lock.check()
-            count = life.take_down(service.refreshed())
+            count = running.take_down(service.refreshed())
             step.ok(f"{count} containers")
     screen.answer(f"`{name}` is down" if count else f"`{name}` was not running")
     screen.result({"name": name, "containers": count, "hosts": list(service.hosts)})

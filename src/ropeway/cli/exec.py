@@ -5,8 +5,8 @@ import click
 from ropeway.cli.options import screen_options
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Exit, Refused
-from ropeway.launch.life import run_in_containers
 from ropeway.launch.rollout import HEAD
+from ropeway.launch.running import run_in_containers
 from ropeway.report.console import Screen
 
 

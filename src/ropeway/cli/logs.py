@@ -10,7 +10,7 @@ from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Refused
 from ropeway.hosts.local import LocalHost
 from ropeway.launch.labels import Reached
-from ropeway.launch.local.life import deployment_of, new_log_text
+from ropeway.launch.local.running import deployment_of, new_log_text
 from ropeway.launch.logs import Line, follow, recent_lines
 from ropeway.report.console import Screen
 

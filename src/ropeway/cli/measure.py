@@ -13,7 +13,7 @@ from ropeway.cli.bringup import StartContext, bring_up, deployment_for
 from ropeway.endpoint.client import Endpoint
 from ropeway.engines.vllm_cpu import CpuReplica
 from ropeway.hosts.interrupts import uninterrupted
-from ropeway.launch.local.life import take_down
+from ropeway.launch.local.running import take_down
 from ropeway.plan.fit import hosts_when_equal
 from ropeway.report.compare import render_html
 from ropeway.report.console import Screen

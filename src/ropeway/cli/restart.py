@@ -7,7 +7,7 @@ from ropeway.cli.options import screen_options
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Refused
 from ropeway.hosts.interrupts import interruptible
-from ropeway.launch import life
+from ropeway.launch import running
 from ropeway.launch.clock import SYSTEM_CLOCK
 from ropeway.launch.lock import audited, current_author, locked
 from ropeway.report.console import Screen
@@ -31,8 +31,8 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
         raise Refused("restart is for services on real hosts", hint=here)
     author, clock = current_author(), current_call().clock or SYSTEM_CLOCK
     with interruptible(), reached(target) as service, locked(service.every, author) as lock:
-        running = service.refreshed().containers
-        containers = tuple(each for each in running if replica in (None, each.replica))
+        found = service.refreshed().containers
+        containers = tuple(each for each in found if replica in (None, each.replica))
         if not containers or service.name is None:
             raise Refused("no such container is running", hint="`ropeway status` shows what is")
         with (
@@ -40,8 +40,8 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
             screen.step(f"restart {len(containers)} containers") as step,
         ):
             lock.check()
-            life.restart(service, containers)
-            life.wait_until_serving(service, containers[0].spec.serve.start_timeout, clock)
+            running.restart(service, containers)
+            running.wait_until_serving(service, containers[0].spec.serve.start_timeout, clock)
             step.ok("the first token is there")
     screen.answer(f"`{service.name}` serves again at {containers[0].url}")
     screen.result({"name": service.name, "restarted": [container.name for container in containers]})

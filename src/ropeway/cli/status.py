@@ -10,7 +10,7 @@ from ropeway.errors import Exit
 from ropeway.hosts.local import LocalHost
 from ropeway.hosts.processes import find
 from ropeway.launch.labels import Reached
-from ropeway.launch.local.life import deployment_of, parts, reason_not_serving
+from ropeway.launch.local.running import deployment_of, parts, reason_not_serving
 from ropeway.launch.probe import unready
 from ropeway.report.console import Screen
 from ropeway.report.text import containers_table, status_table

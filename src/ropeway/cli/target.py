@@ -17,8 +17,8 @@ from ropeway.cli.call import current_call
 from ropeway.cli.options import config_option, remote_host, with_options
 from ropeway.hosts.connect import connected
 from ropeway.launch.labels import Reached
-from ropeway.launch.life import only_service, reach_by_host, reach_by_spec
-from ropeway.launch.local.life import services
+from ropeway.launch.local.running import services
+from ropeway.launch.running import only_service, reach_by_host, reach_by_spec
 from ropeway.spec.model import Spec, load_spec, local_spec
 
 

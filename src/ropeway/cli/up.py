@@ -25,10 +25,10 @@ from ropeway.launch import up as launching
 from ropeway.launch.checks import Difference
 from ropeway.launch.clock import SYSTEM_CLOCK
 from ropeway.launch.labels import look
-from ropeway.launch.life import take_down
 from ropeway.launch.local.steps import dry_run as local_script
 from ropeway.launch.lock import current_author, locked
 from ropeway.launch.rollout import Service
+from ropeway.launch.running import take_down
 from ropeway.launch.up import Caller, Outcome, Preparation, check_spec, prepare
 from ropeway.report.console import Screen
 from ropeway.sim.faults import faulty_fleet

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 
 from ropeway.hosts.base import shell_block, shell_file
 from ropeway.launch import docker
+from ropeway.launch.container_start import restart_policies, run_argv
 from ropeway.launch.docker import Container
 from ropeway.launch.images import derive_argvs, fetch_argvs
 from ropeway.launch.lock import Author
 from ropeway.launch.programs import NAMES, program
 from ropeway.launch.rollout import HEAD, Rollout, Service, Site
-from ropeway.launch.start import restart_policies, run_argv
 
 EVERY_HOST, ON_HOST = "---- first, on every host: the programs that containers call", "---- on "
 _PROGRAMS = frozenset(f"{name}.py" for name in NAMES)

@@ -16,6 +16,7 @@ from ropeway.facts.question import Parsed, Question
 from ropeway.facts.questions import questions
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all, run_on_all_or_raise, select
+from ropeway.launch.attempt import start, undone_when_interrupted
 from ropeway.launch.checks import (
     Changes,
     Difference,
@@ -27,14 +28,13 @@ from ropeway.launch.checks import (
 )
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.complete import Inputs, complete, family_of, release_for
+from ropeway.launch.container_start import ContainerStart
 from ropeway.launch.docker import remove_argv
 from ropeway.launch.dry_run import dry_run
 from ropeway.launch.images import Images, derived_name, image_name, images_of
 from ropeway.launch.labels import ServiceContainer, list_argv, read_containers
 from ropeway.launch.lock import Author, Lock, audited
 from ropeway.launch.rollout import Rollout, Service
-from ropeway.launch.start import ContainerStart
-from ropeway.launch.starting import start, undone_when_interrupted
 from ropeway.models.build import read_shape
 from ropeway.models.known import known
 from ropeway.models.read import read_directory_shape
@@ -185,7 +185,7 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
     """Bring the service up, to its first token, under a lock that is held.
 
     What runs of it already is kept where it is as the spec wants it, and else replaced, after
-    `caller.confirm`. Raises what `starting.start` raises; then what was started is gone again.
+    `caller.confirm`. Raises what `attempt.start` raises; then what was started is gone again.
     """
     spec, base, running = preparation.spec, preparation.base_image, preparation.running
     draft = preparation.rollout(base)

@@ -12,11 +12,11 @@ from typing import get_args
 
 from ropeway.facts.script import NOT_FOUND
 from ropeway.launch import docker
+from ropeway.launch.container_start import RUN_EACH, UNDO, WRITE
 from ropeway.launch.labels import list_argv
-from ropeway.launch.life import DOWN
 from ropeway.launch.lock import APPEND, CHECK, FREE, TAIL
 from ropeway.launch.logs import LOG, MOST_LINES, POLL, STATUS_FORMAT
-from ropeway.launch.start import RUN_EACH, UNDO, WRITE
+from ropeway.launch.running import DOWN
 from ropeway.sim.containers import Answer, ContainerEngine, Say
 from ropeway.sim.machine import Machine
 
@@ -65,7 +65,7 @@ class HostState:
 
 
 def _write(state: HostState, args: Args, stdin: bytes, _: Say) -> Answer:
-    """start.WRITE."""
+    """container_start.WRITE."""
     folder, other, size, *table = args
     assert len(stdin) == int(size)
     if state.full or state.machine.faults.disk_fills:
@@ -80,7 +80,7 @@ def _write(state: HostState, args: Args, stdin: bytes, _: Say) -> Answer:
 
 
 def _run_each(state: HostState, _: Args, stdin: bytes, say: Say) -> Answer:
-    """start.RUN_EACH."""
+    """container_start.RUN_EACH."""
     words = shlex.split(stdin.decode())
     for name, line in zip(words[::2], words[1::2], strict=True):
         say(name)
@@ -135,7 +135,7 @@ def _tail_audit(state: HostState, _: Args, _stdin: bytes, say: Say) -> Answer:
 
 
 def _undo(state: HostState, args: Args, *_unread: object) -> Answer:
-    """start.UNDO: containers, again until none comes any more, then our folder."""
+    """container_start.UNDO: containers, again until none comes any more, then our folder."""
     runtime, label, folder, service, holder = args
     for _ in range(3):
         state.settle()
@@ -147,7 +147,7 @@ def _undo(state: HostState, args: Args, *_unread: object) -> Answer:
 
 
 def _down(state: HostState, args: Args, _stdin: bytes, say: Say) -> Answer:
-    """life.DOWN: containers, then our folders."""
+    """running.DOWN: containers, then our folders."""
     runtime, label, _, service, *folders = args
     ids = state.labelled(label)
     run_program(state, (runtime, "rm", "--force", *ids), ignore)

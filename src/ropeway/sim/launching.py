@@ -18,9 +18,9 @@ from ropeway.hosts.base import Result
 from ropeway.hosts.child import sleep_cancellable
 from ropeway.hosts.connect import ssh_hosts
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
+from ropeway.launch.container_start import RUN_EACH
 from ropeway.launch.lock import HELD, LOCK
 from ropeway.launch.logs import MERGED
-from ropeway.launch.start import RUN_EACH
 from ropeway.sim.containers import Answer, ContainerEngine, LogScripts, Say
 from ropeway.sim.hccn_tool import HccnTool
 from ropeway.sim.host_state import (

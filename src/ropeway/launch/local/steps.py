@@ -84,7 +84,7 @@ RAY, ENGINE = "ray", "engine"
 
 @dataclass(frozen=True)
 class Step:
-    """One command on one host. life.take_down undoes them all, also one that was cut off."""
+    """One command on one host. running.take_down undoes them all, also one that was cut off."""
 
     name: str
     host: str

@@ -1,4 +1,4 @@
-"""Starts a service's containers; starting.py says in which order."""
+"""Starts a service's containers; attempt.py says in which order."""
 
 import shlex
 from collections import defaultdict
@@ -19,19 +19,19 @@ from ropeway.hosts.fleet import (
     select,
 )
 from ropeway.launch import docker
-from ropeway.launch.docker import Container
-from ropeway.launch.labels import RUN, SERVICE, labels_of
-from ropeway.launch.lock import BASE, Author, Lock
-from ropeway.launch.logs import LogReader, Status, poll, read_logs
-from ropeway.launch.probe import Endpoint, ask_for_tokens
-from ropeway.launch.rollout import HEAD, ROUTER, File, Rollout, Service
-from ropeway.launch.starting import (
+from ropeway.launch.attempt import (
     Attempt,
     engine_failure,
     hosts_not_joined,
     root_cause,
     whole_log,
 )
+from ropeway.launch.docker import Container
+from ropeway.launch.labels import RUN, SERVICE, labels_of
+from ropeway.launch.lock import BASE, Author, Lock
+from ropeway.launch.logs import LogReader, Status, poll, read_logs
+from ropeway.launch.probe import Endpoint, ask_for_tokens
+from ropeway.launch.rollout import HEAD, ROUTER, File, Rollout, Service
 from ropeway.spec.model import Spec
 from ropeway.spec.types import api_url
 

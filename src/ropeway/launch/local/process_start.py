@@ -1,4 +1,4 @@
-"""Starts a deployment's processes on this machine; starting.py says in which order."""
+"""Starts a deployment's processes on this machine; attempt.py says in which order."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -10,9 +10,9 @@ from ropeway.hosts.base import Host, run_command
 from ropeway.hosts.fleet import Hosts, OnProgress
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.hosts.processes import find
-from ropeway.launch.local.life import note_shared_memory, take_down
+from ropeway.launch.attempt import Attempt, engine_failure, hosts_not_joined, root_cause
+from ropeway.launch.local.running import note_shared_memory, take_down
 from ropeway.launch.local.steps import Step, probe_of, ray_address, ray_nodes, steps
-from ropeway.launch.starting import Attempt, engine_failure, hosts_not_joined, root_cause
 
 _LOG_TAIL_BYTES = 400_000
 _LOG_NAME = "engine.log"

@@ -1,7 +1,7 @@
 """The one way to start an engine: begin, wait for its first token, undo everything if that fails.
 
-Containers on hosts (start.py) and processes on this machine (local/run.py) differ in how each of
-these is done.
+Containers on hosts (container_start.py) and processes on this machine
+(local/process_start.py) differ in how each of these is done.
 """
 
 import json
