@@ -13,6 +13,7 @@ from ropeway.errors import LaunchError
 from ropeway.report.console import Screen
 from ropeway.report.figures import milliseconds, percent, rate, seconds
 from ropeway.report.line import live_line, printable, shrink, stage_line
+from ropeway.report.table import pairs
 
 
 class Terminal(StringIO):
@@ -156,9 +157,10 @@ def test_outside_text_cannot_steer_the_terminal():
     evil = "\x1b]0;title\x07\x1b[2Jred \x1b[31mtext\x1b[0m\b\r\x9b2K中"
     screen.answer(evil)
     screen.write(evil + "\n")
+    screen.answer(pairs([("dtype", evil)]))
     screen.error(LaunchError(evil, evidence=[evil]))
     assert "\x1b" not in out.getvalue() + err.getvalue()
-    assert out.getvalue() == "red text2K中\nred text2K中\n"
+    assert out.getvalue() == "red text2K中\nred text2K中\ndtype  0;titlered text2K中\n"
     assert printable("a\tb\nc") == "a\tb\nc"
 
 

@@ -20,6 +20,7 @@ from rich.text import Text
 from ropeway.errors import RopewayError
 from ropeway.report.line import printable
 from ropeway.report.progress import Conversation, Stages, Step
+from ropeway.report.table import Printable
 
 SCHEMA = 1
 _LITERAL = re.compile(r"`[^`\n]+`")
@@ -70,7 +71,7 @@ class Screen:
             if isinstance(answer, str):
                 self._plain(answer + "\n")
             else:
-                self._out.print(answer)
+                self._out.print(Printable(answer))
 
     def write(self, piece: str, *, aside: bool = False) -> None:
         """Print a piece of streamed text at once, without a line end.

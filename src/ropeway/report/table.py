@@ -4,8 +4,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from ropeway.report.line import printable
 
 WIDE = 120
 
@@ -42,3 +45,14 @@ class ByWidth:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.draw(options.max_width >= WIDE)
+
+
+@dataclass(frozen=True)
+class Printable:
+    """What a table or group prints, without terminal control sequences that came from outside."""
+
+    content: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.content, options):
+            yield Segment(printable(segment.text), segment.style, segment.control)
