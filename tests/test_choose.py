@@ -4,17 +4,14 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from plan_requests import SPEC, cluster, request
-from ropeway.engines.vllm import hosts_needed
 from ropeway.errors import LayoutError, Refused
 from ropeway.hardware import chip_named
 from ropeway.plan.candidate import Plan
 from ropeway.plan.choose import choose
 from ropeway.plan.estimate import estimate
-from ropeway.plan.fit import hosts_when_equal, search_of
+from ropeway.plan.fit import search_of
 from ropeway.plan.layout import working
 from ropeway.plan.load import Load
 from ropeway.plan.machine import ascend, traits
@@ -326,18 +323,10 @@ def test_there_is_nothing_to_write_when_nothing_fits():
 # Properties
 
 
-@given(
-    st.integers(1, 64), st.integers(1, 16), st.sampled_from([1, 2, 3, 4, 8, 12, 16]),
-    st.sampled_from([1, 2, 3, 4]), st.integers(1, 12),
-)  # fmt: skip
-def test_hosts_are_counted_as_vllm_packs_ranks(hosts, npus, tensor, pipeline, data):
-    layout = Layout(tensor=tensor, pipeline=pipeline, data=data)
-    number = hosts_needed(layout, [npus] * hosts)
-    assert number in (None, hosts_when_equal(layout, npus))
-
-
 def test_hosts_of_unequal_sizes():
-    assert search_of(request(cluster=cluster(4, 8))).hosts(Layout.parse("TP8")) == 1
+    query = request(cluster=cluster(4, 8), layout=Layout.parse("TP8"))
+    assert search_of(query).hosts(query.layout) == 1
+    assert "replicas" not in str(choose(query).notes)  # there is no room for a second
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropeway.engines.ascend_releases import release_of
+from ropeway.engines.ascend_backends import backend_for
+from ropeway.engines.ascend_layouts import Case, limits
+from ropeway.engines.ascend_releases import RELEASES, release_of
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
 from ropeway.facts.ascend.driver import USUAL
@@ -20,7 +22,8 @@ from ropeway.launch.labels import ServiceContainer, labels_of, read_containers
 from ropeway.launch.lock import Author
 from ropeway.launch.rollout import Rollout, Service, mount_of
 from ropeway.models.known import known
-from ropeway.spec.cluster import Runtime
+from ropeway.plan.layout import hosts_of, working
+from ropeway.spec.cluster import Cluster, RemoteHost, Runtime
 from ropeway.spec.model import Layout, Spec, parse_spec
 
 ME = Author("me@laptop", "abc123", "2026-11-28T00:00:00Z")
@@ -82,6 +85,14 @@ def test_a_layout_takes_only_the_npus_it_needs():
     ]  # fmt: skip
     # 3 ranks of 4 over hosts of 6: six each would cut the second.
     assert taken("DP3xTP4", 1, 6, 6, 6) == [[(f"h{n}", (0, 1, 2, 3)) for n in range(3)]]
+    # Unequal shares, where as few hosts have no equal ones: no group of TP is torn if that is
+    # possible, and no data-parallel rank.
+    for layout, sizes, counts in (
+        ("TP4xPP3", (4, 8), [4, 8]), ("TP2xPP3", (4, 2), [4, 2]), ("TP3xPP3", (8, 8), [6, 3]),
+        ("DP3xTP4", (8, 8), [8, 4]), ("TP3xPP2", (4, 2), [4, 2]),
+    ):  # fmt: skip
+        (one,) = taken(layout, 1, *sizes)
+        assert [len(devices) for _, devices in one] == counts
 
 
 def test_what_has_no_room_is_refused_with_the_numbers():
@@ -108,7 +119,21 @@ def test_no_npu_is_given_twice_and_every_rank_has_one(layout, replicas, sizes):
         return
     given_out = [(node.name, device) for one in placed for node in one for device in node.devices]
     assert len(given_out) == len(set(given_out)) == replicas * layout.npus
-    assert all(len({node.npus for node in one}) == 1 for one in placed), "equal shares"
+
+
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=4))
+def test_what_a_plan_can_choose_can_be_placed_and_joined(sizes):
+    cluster = Cluster(
+        hosts=[RemoteHost(address=f"h{at}", npus=npus) for at, npus in enumerate(sizes)]
+    )
+    shape = known("Qwen3-30B-A3B")
+    for layout in working(shape, cluster):
+        (one,) = place(layout, 1, nodes(*sizes))
+        assert len(one) == hosts_of(layout, cluster)
+        assert sum(node.npus for node in one) == layout.npus
+        for release in (RELEASES[0], release_of("0.11.0rc2"), RELEASES[-1]):
+            if not limits(Case(layout, shape, "A2", len(one)), release.version):
+                backend_for(layout, one, release)
 
 
 def test_each_host_gets_only_its_npus_and_the_paths_that_are_there():

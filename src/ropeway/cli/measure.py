@@ -14,7 +14,7 @@ from ropeway.endpoint.client import Endpoint
 from ropeway.engines.vllm_cpu import CpuReplica
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch.local.running import take_down
-from ropeway.plan.fit import hosts_when_equal
+from ropeway.plan.layout import hosts_of
 from ropeway.report.compare import render_html
 from ropeway.report.console import Screen
 from ropeway.report.progress import Stages
@@ -40,7 +40,7 @@ def comparison_run(context: StartContext, folder: Path, screen: Screen) -> Compa
         LoadTest(**context.spec.workload.model_dump()),
         context.engine_version,
         context.hardware,
-        lambda layout: hosts_when_equal(layout, context.spec.cluster.npus_per_host),
+        lambda layout: hosts_of(layout, context.spec.cluster),
         folder,
         screen,
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ropeway.engines.ascend_backends import RAY_SPAN_SINCE
 from ropeway.engines.ascend_releases import MODEL_NEEDS, later_than, order
 from ropeway.models.phrases import phrase
 from ropeway.models.shape import ModelShape
@@ -73,6 +74,13 @@ def _spreads_experts(case: Case) -> bool:
 
 
 LIMITS = (
+    Limit(
+        "neither Ray nor vLLM itself places data-parallel ranks that are larger than a host in "
+        "this release",
+        "vLLM's v1/engine/utils.py (create_dp_placement_groups) and envs.py; ascend_backends.py",
+        lambda case: case.hosts > case.layout.data > 1,
+        until=RAY_SPAN_SINCE,
+    ),
     Limit(
         "the V1 engine of this release has no pipeline parallelism",
         "notes of v0.9.1 and v0.10.0rc1 (#1800)",

@@ -1,8 +1,6 @@
 """What all vLLMs have in common, whatever the chip: layout flags, and the steps of a start."""
 
 import re
-from collections.abc import Sequence
-from math import ceil
 
 from ropeway.spec.model import Layout
 
@@ -50,34 +48,3 @@ def activity(log: str) -> str:
 def listening(log: str) -> bool:
     """Whether the server says that it answers requests."""
     return re.search(_LISTENING, log) is not None
-
-
-def data_ranks_that_fit(world_size: int, sizes: Sequence[int]) -> int:
-    """Return how many data-parallel ranks of `world_size` NPUs fit on hosts of `sizes` NPUs.
-
-    CoreEngineActorManager.create_dp_placement_groups (vllm/v1/engine/utils.py): a rank lives on one
-    host (`strict`, `fill`) or, when larger than any host, on whole hosts of equal size (`span`).
-    ParallelConfig.nnodes_within_dp has the same rule without Ray. Unequal hosts are cut to the one
-    size that gives most ranks, since a placement may leave NPUs and hosts out.
-    """
-    on_one_host = sum(size // world_size for size in sizes)
-    on_whole_hosts = (
-        sum(size >= cut for size in sizes) // ceil(world_size / cut) for cut in set(sizes)
-    )
-    return max(on_one_host, *on_whole_hosts)
-
-
-def hosts_needed(layout: Layout, sizes: Sequence[int]) -> int | None:
-    """Return how many hosts of `sizes` NPUs, from the first on, hold the ranks of a layout.
-
-    None when all of them together do not.
-    """
-    world_size = layout.tensor * layout.pipeline
-    for count in range(1, len(sizes) + 1):
-        hosts = sizes[:count]
-        room = (
-            sum(hosts) // world_size if layout.data == 1 else data_ranks_that_fit(world_size, hosts)
-        )
-        if room >= layout.data:
-            return count
-    return None

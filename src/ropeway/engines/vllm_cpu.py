@@ -106,7 +106,12 @@ class CpuReplica(Replica):
     def environment(self, node: Node) -> Mapping[str, str]:
         """Return the variables for the engine and, through Ray, for every rank on this host."""
         layout = self.layout
-        spans = layout.data > 1 and layout.tensor * layout.pipeline > self.head.npus
+        packing = ""
+        if layout.data > 1:
+            if layout.tensor * layout.pipeline > self.head.npus:  # a rank larger than a host
+                packing = "span"
+            elif len({node.npus for node in self.nodes}) > 1:
+                packing = "fill"
         return {
             "ROPEWAY_VIRTUAL_NPU": "1",
             "VLLM_HOST_IP": node.address,
@@ -121,8 +126,7 @@ class CpuReplica(Replica):
             # Nothing of a rehearsal goes out: no model hub, no usage statistics.
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
-            # A data-parallel rank larger than a host.
-            **({"VLLM_RAY_DP_PACK_STRATEGY": "span"} if spans else {}),
+            **({"VLLM_RAY_DP_PACK_STRATEGY": packing} if packing else {}),
             **self.serve.env,
         }
 

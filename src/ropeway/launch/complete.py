@@ -6,6 +6,7 @@ from dataclasses import astuple, dataclass
 from ropeway.engines.ascend_backends import backend_for
 from ropeway.engines.ascend_releases import RELEASES, TAG_SUFFIXES, Release, image_tag, release_of
 from ropeway.engines.base import Node, Ports
+from ropeway.engines.placement import shares
 from ropeway.engines.vllm_ascend import AscendReplica
 from ropeway.errors import Refused
 from ropeway.facts.ascend.driver import USUAL
@@ -23,18 +24,16 @@ from ropeway.spec.types import bracketed, is_loopback
 def place(layout: Layout, replicas: int, hosts: Sequence[Node]) -> tuple[tuple[Node, ...], ...]:
     """Return the nodes of each replica, filled from the first host on.
 
-    A replica lies on one host where one has room, else on as few as hold it, with the same number
-    of NPUs on each: vLLM's own multi-host mode wants that, and so do tensor-parallel groups. A
-    data-parallel rank that fits on one host is not cut. Raises Refused when there is no room.
+    Each lies on as few hosts as hold it (engines/placement.py). Raises Refused without room.
     """
     free = [list(node.devices) for node in hosts]
     placed = []
     for number in range(replicas):
-        shares = _shares(layout, [len(devices) for devices in free])
-        if shares is None:
+        taken = shares(layout, [len(devices) for devices in free])
+        if taken is None:
             raise _no_room(layout, replicas, number, hosts)
         nodes = []
-        for host, count in shares:
+        for host, count in taken:
             devices = tuple(free[host][:count])
             free[host] = free[host][count:]
             node = hosts[host]
@@ -43,26 +42,11 @@ def place(layout: Layout, replicas: int, hosts: Sequence[Node]) -> tuple[tuple[N
     return tuple(placed)
 
 
-def _shares(layout: Layout, free: Sequence[int]) -> list[tuple[int, int]] | None:
-    """Return the hosts to use, by number, with how many NPUs to take of each; None without room."""
-    engine = layout.tensor * layout.pipeline
-    npus = layout.npus
-    for hosts in range(1, len(free) + 1):
-        if npus % hosts:
-            continue
-        each = npus // hosts
-        cut = each % engine if engine <= each else engine % each
-        roomy = [number for number, count in enumerate(free) if count >= each]
-        if not cut and len(roomy) >= hosts:
-            return [(number, each) for number in roomy[:hosts]]
-    return None
-
-
 def _no_room(layout: Layout, replicas: int, placed: int, hosts: Sequence[Node]) -> Refused:
     sizes = ", ".join(f"{node.name}: {len(node.devices)}" for node in hosts)
     name = f"{replicas} replicas of {layout}" if replicas > 1 else str(layout)
     total = sum(len(node.devices) for node in hosts)
-    room = f"there is room for {placed}" if placed else "no equal share of the hosts holds one"
+    room = f"there is room for {placed}" if placed else "the hosts hold none"
     return Refused(
         f"{name} takes {replicas * layout.npus} NPUs, and {room}",
         where="serve.layout" if replicas == 1 else "serve.replicas",

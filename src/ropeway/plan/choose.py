@@ -17,7 +17,7 @@ from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected
 from ropeway.plan.cost import cost
 from ropeway.plan.estimate import Forecast, estimate
 from ropeway.plan.fit import Fit, Search, fit_layout, search_of, wider_fit
-from ropeway.plan.layout import check, problems, working
+from ropeway.plan.layout import check, host_sizes_of, problems, working
 from ropeway.plan.missing import missing
 from ropeway.plan.question import Question
 from ropeway.plan.values import memory_words, shortfall, values
@@ -228,7 +228,7 @@ def _notes(request: PlanRequest, chosen: Candidate | None) -> tuple[str, ...]:
     lines = [*request.shape.assumed, *chosen.notes, *chosen.forecast.notes]
     total = request.cluster.total_npus
     copies = request.cluster.host_count // chosen.hosts
-    if copies > 1:
+    if copies > 1 and len(host_sizes_of(request.cluster)) == 1:
         idle = phrase(
             "{idle} NPUs stay idle: {copies} replicas of this layout would use {used} of {total}",
             idle=total - chosen.npus,

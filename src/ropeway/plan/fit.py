@@ -6,10 +6,11 @@ from math import ceil
 from ropeway.engines.ascend_layouts import Case
 from ropeway.engines.ascend_memory import EngineMemory, engine_memory
 from ropeway.engines.ascend_releases import order
+from ropeway.engines.placement import HostSizes, hosts_needed
 from ropeway.errors import Refused
 from ropeway.hardware import Chip
 from ropeway.plan.candidate import PlanRequest
-from ropeway.plan.layout import hosts_of
+from ropeway.plan.layout import host_sizes_of
 from ropeway.plan.memory import Memory, MemoryNeeds, cache_tokens, memory
 from ropeway.spec.model import Layout
 
@@ -34,7 +35,7 @@ _LOCAL_CACHE = 2**30
 class Search:
     """A request with what holds for all layouts that are tried for it.
 
-    npus_per_host     of unequal hosts the fewest; `equal_hosts` says whether they are equal
+    npus_per_host     of unequal hosts the fewest; `host_sizes` has all
     hbm_bytes         of one NPU; 0 on the local cluster
     context           tokens that a sequence may have
     keeps_all         every layer keeps the whole context, so that the cache is a number of tokens
@@ -44,7 +45,7 @@ class Search:
 
     request: PlanRequest
     npus_per_host: int
-    equal_hosts: bool
+    host_sizes: HostSizes
     engine: EngineMemory
     hbm_bytes: int
     context: int
@@ -54,9 +55,9 @@ class Search:
 
     def hosts(self, layout: Layout) -> int:
         """Return how many hosts a layout takes."""
-        if self.equal_hosts:
-            return hosts_when_equal(layout, self.npus_per_host)
-        return hosts_of(layout, self.request.cluster)
+        hosts = hosts_needed(layout, self.host_sizes)
+        assert hosts is not None  # layouts without room are not searched
+        return hosts
 
     def case(self, layout: Layout) -> Case:
         """Return what the rules of releases look at."""
@@ -114,7 +115,7 @@ def search_of(request: PlanRequest) -> Search:
     return Search(
         request=request,
         npus_per_host=cluster.npus_per_host,
-        equal_hosts=cluster.npus_per_host * cluster.host_count == cluster.total_npus,
+        host_sizes=host_sizes_of(cluster),
         engine=engine,
         hbm_bytes=request.hbm_bytes or (chip.hbm_bytes if chip else 0),
         context=context,
@@ -148,17 +149,6 @@ def wider_fit(search: Search, layout: Layout, fit: Fit) -> Fit | None:
         return None
     wider = _fit(search, layout, min(_MOST_SEQUENCES, _power_of_two(room)))
     return wider if wider.memory.fits else None
-
-
-def hosts_when_equal(layout: Layout, npus_per_host: int) -> int:
-    """Return the hosts that a layout takes where all have as many NPUs: `layout.hosts_of` at once.
-
-    A search over thousands of layouts cannot try every count of hosts each time.
-    """
-    world_size = layout.tensor * layout.pipeline
-    if layout.data == 1 or world_size > npus_per_host:
-        return layout.data * ceil(world_size / npus_per_host)
-    return ceil(layout.data / (npus_per_host // world_size))
 
 
 def _fit(search: Search, layout: Layout, max_sequences: int) -> Fit:

@@ -8,7 +8,7 @@ experts, layers that must stay in the first stage).
 from collections.abc import Iterator
 from math import ceil, log2
 
-from ropeway.engines.vllm import data_ranks_that_fit, hosts_needed
+from ropeway.engines.placement import HostSizes, data_ranks_that_fit, host_sizes, hosts_needed
 from ropeway.errors import LayoutError
 from ropeway.models.phrases import Phrase, count, phrase
 from ropeway.models.shape import ModelShape
@@ -77,11 +77,8 @@ def nearest(
 
 
 def hosts_of(layout: Layout, cluster: Cluster) -> int:
-    """Return on how many hosts the ranks live when packed as tightly as vLLM packs them.
-
-    The cluster must have room for them, so that `problems` names none.
-    """
-    number = hosts_needed(layout, _host_sizes(cluster))
+    """Return on how many hosts the ranks live; the cluster must have room for them."""
+    number = hosts_needed(layout, host_sizes_of(cluster))
     assert number is not None
     return number
 
@@ -192,11 +189,11 @@ def _npu_problems(layout: Layout, cluster: Cluster) -> Iterator[str]:
         )
         return
     world_size = layout.tensor * layout.pipeline
-    room = data_ranks_that_fit(world_size, _host_sizes(cluster))
+    room = data_ranks_that_fit(world_size, host_sizes_of(cluster))
     if layout.data > 1 and layout.data > room:
         yield phrase(
             "each of {data} DP ranks takes {npus} NPUs (tensor {tensor} × pipeline {pipeline}) on "
-            "one host, or on hosts of its own; {cluster} have room for {room}",
+            "one host, or in equal parts on hosts of its own; {cluster} have room for {room}",
             **_sizes_of(layout),
             npus=world_size,
             cluster=_cluster_words(cluster),
@@ -204,11 +201,11 @@ def _npu_problems(layout: Layout, cluster: Cluster) -> Iterator[str]:
         )
 
 
-def _host_sizes(cluster: Cluster) -> tuple[int, ...]:
-    """Return the NPUs of each host, the largest first."""
+def host_sizes_of(cluster: Cluster) -> HostSizes:
+    """Return how many hosts there are of each size, the largest first."""
     if cluster.local:
-        return (cluster.local.npus,) * cluster.local.hosts
-    return tuple(sorted((host.npus for host in cluster.hosts or ()), reverse=True))
+        return [(cluster.local.npus, cluster.local.hosts)]
+    return host_sizes(host.npus for host in cluster.hosts or ())
 
 
 def _sizes_of(layout: Layout) -> dict[str, int]:
@@ -217,16 +214,16 @@ def _sizes_of(layout: Layout) -> dict[str, int]:
 
 def _cluster_words(cluster: Cluster) -> Phrase:
     """Return `2 hosts of 8 NPUs`, or of unequal hosts `3 hosts of 4 to 8 NPUs (20 in all)`."""
-    sizes = _host_sizes(cluster)
-    hosts = count(len(sizes), "{n:,} host", "{n:,} hosts")
-    if len(set(sizes)) == 1:
-        return phrase("{hosts} of {npus}", hosts=hosts, npus=_npus(sizes[0]))
+    sizes = host_sizes_of(cluster)
+    hosts = count(cluster.host_count, "{n:,} host", "{n:,} hosts")
+    if len(sizes) == 1:
+        return phrase("{hosts} of {npus}", hosts=hosts, npus=_npus(sizes[0][0]))
     return phrase(
         "{hosts} of {fewest} to {most} NPUs ({total} in all)",
         hosts=hosts,
-        fewest=sizes[-1],
-        most=sizes[0],
-        total=sum(sizes),
+        fewest=sizes[-1][0],
+        most=sizes[0][0],
+        total=cluster.total_npus,
     )
 
 
@@ -236,7 +233,7 @@ def _npus(number: int) -> Phrase:
 
 def _that_fit(shape: ModelShape, cluster: Cluster) -> Iterator[Layout]:
     """Yield every layout that has enough NPUs, of the sizes that `working` promises."""
-    total, hosts = cluster.total_npus, _host_sizes(cluster)
+    total, hosts = cluster.total_npus, host_sizes_of(cluster)
     spreads = (False, True) if shape.experts else (False,)
     for tensor in range(1, min(shape.heads, total) + 1):
         if shape.heads % tensor:

@@ -1,9 +1,10 @@
 """From a spec and facts to a complete CpuReplica, or a refusal before anything starts. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ropeway.engines.base import Node, Ports
-from ropeway.engines.vllm import hosts_needed
+from ropeway.engines.placement import shares
 from ropeway.engines.vllm_cpu import CpuReplica
 from ropeway.errors import Refused
 from ropeway.facts.local import SystemFacts
@@ -50,10 +51,13 @@ def complete(
     path, shape = model
     serve = spec.serve
     nodes = virtual_nodes(spec)
+    taken = shares(layout, [node.npus for node in nodes])
+    if taken is not None:
+        nodes = tuple(replace(nodes[host], npus=count) for host, count in taken)
     longest = shape.max_positions or _CONTEXT
     return CpuReplica(
         service=spec.name,
-        nodes=nodes[: hosts_needed(layout, [node.npus for node in nodes])],
+        nodes=nodes,
         model=path,
         served_name=spec.model.served_name or spec.model.name or path.rstrip("/").split("/")[-1],
         layout=layout,
