@@ -89,7 +89,8 @@ def nasty_spec(path: str, name: str, value: str) -> Spec:
     serve = spec.serve.model_copy(
         update={"env": {"SOME": value}, "engine_args": {"generation-config": value}}
     )
-    return spec.model_copy(update={"model": model, "serve": serve})
+    runtime = spec.runtime.model_copy(update={"mirror": "mirror.example.org"})
+    return spec.model_copy(update={"model": model, "serve": serve, "runtime": runtime})
 
 
 def in_folder(service: Service, folder: Path) -> Service:
@@ -107,8 +108,10 @@ def in_folder(service: Service, folder: Path) -> Service:
 def test_the_printed_script_hands_on_each_word_as_it_is(bench, path, name, value):
     service = in_folder(service_of(nasty_spec(path, name, value)), bench.folder)
     rollout = Rollout(service)
-    bench.run(dry_run(rollout, "base", ME))
-    runs = [call for call in bench.heard("docker") if call[:2] == ("run", "--detach")]
+    bench.run(dry_run(rollout, "quay.io/base:1", ME))
+    calls = bench.heard("docker")
+    assert not {call[0] for call in calls} & {"pull", "tag"}, "the image is there"
+    runs = [call for call in calls if call[:2] == ("run", "--detach")]
     assert runs == [
         docker.run_argv("docker", one, labels_of(rollout, one, ME))[1:]
         for one in rollout.containers

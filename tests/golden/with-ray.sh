@@ -8,7 +8,7 @@
 # note: anyone who reaches Ray's ports can run code: its token authentication came with Ray 2.52.0, and the images have 2.48.0 or older; keep the cluster's network closed
 
 # ---- on 192.168.0.147
-docker image inspect --format '{{.Id}}' quay.io/ascend/vllm-ascend:v0.11.0rc0 >/dev/null 2>&1 || docker pull quay.io/ascend/vllm-ascend:v0.11.0rc0
+docker image inspect --format '{{.Id}}' quay.io/ascend/vllm-ascend:v0.11.0rc0 >/dev/null 2>&1 || { docker pull quay.io/ascend/vllm-ascend:v0.11.0rc0; }
 mkdir -p -m 700 -- /var/lib/ropeway/golden /root/.cache
 cat >/var/lib/ropeway/golden/ropeway-golden-0-0.sh <<'END'
 #!/bin/bash
@@ -116,7 +116,7 @@ docker run \
   quay.io/ascend/vllm-ascend:v0.11.0rc0 /run/ropeway/ropeway-golden-0-0.sh
 
 # ---- on 192.168.0.35
-docker image inspect --format '{{.Id}}' quay.io/ascend/vllm-ascend:v0.11.0rc0 >/dev/null 2>&1 || docker pull quay.io/ascend/vllm-ascend:v0.11.0rc0
+docker image inspect --format '{{.Id}}' quay.io/ascend/vllm-ascend:v0.11.0rc0 >/dev/null 2>&1 || { docker pull quay.io/ascend/vllm-ascend:v0.11.0rc0; }
 mkdir -p -m 700 -- /var/lib/ropeway/golden /root/.cache
 cat >/var/lib/ropeway/golden/ropeway-golden-0-1.sh <<'END'
 #!/bin/bash

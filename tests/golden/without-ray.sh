@@ -8,7 +8,7 @@
 # note: no report of this family with pipeline parallelism: blank in the support matrix (vllm-ascend docs/source/user_guide/support_matrix/supported_models.md)
 
 # ---- on 192.168.0.147
-docker image inspect --format '{{.Id}}' quay.io/ascend/vllm-ascend:v0.23.0.post1 >/dev/null 2>&1 || docker pull quay.io/ascend/vllm-ascend:v0.23.0.post1
+docker image inspect --format '{{.Id}}' quay.io/ascend/vllm-ascend:v0.23.0.post1 >/dev/null 2>&1 || { docker pull quay.io/ascend/vllm-ascend:v0.23.0.post1; }
 mkdir -p -m 700 -- /var/lib/ropeway/golden /root/.cache
 cat >/var/lib/ropeway/golden/ropeway-golden-0-0.sh <<'END'
 #!/bin/bash
@@ -116,7 +116,7 @@ docker run \
   quay.io/ascend/vllm-ascend:v0.23.0.post1 /run/ropeway/ropeway-golden-0-0.sh
 
 # ---- on 192.168.0.35
-docker image inspect --format '{{.Id}}' quay.io/ascend/vllm-ascend:v0.23.0.post1 >/dev/null 2>&1 || docker pull quay.io/ascend/vllm-ascend:v0.23.0.post1
+docker image inspect --format '{{.Id}}' quay.io/ascend/vllm-ascend:v0.23.0.post1 >/dev/null 2>&1 || { docker pull quay.io/ascend/vllm-ascend:v0.23.0.post1; }
 mkdir -p -m 700 -- /var/lib/ropeway/golden /root/.cache
 cat >/var/lib/ropeway/golden/ropeway-golden-0-1.sh <<'END'
 #!/bin/bash

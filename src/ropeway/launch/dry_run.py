@@ -90,7 +90,7 @@ def _image(service: Service, base: str) -> list[str]:
     command = spec.command
     present = shlex.join(docker.image_argv(command, base))
     fetch = " && ".join(map(shlex.join, fetch_argvs(base, spec)))
-    lines = [f"{present} >/dev/null 2>&1 || {fetch}"]
+    lines = [f"{present} >/dev/null 2>&1 || {{ {fetch}; }}"]
     if service.image != base:
         lines += [shlex.join(argv) for argv in derive_argvs(command, base, service.image, spec)]
     return lines
