@@ -6,7 +6,6 @@ import pytest
 
 from ropeway.facts.containers import (
     CONTAINERS,
-    ROOT,
     Engine,
     parse_containers,
     parse_engine,
@@ -46,12 +45,12 @@ def test_a_daemon_that_is_away_is_an_error(complaint, kind):
     parsed = parse_engine(f"{json.dumps(CLIENT)}\n{complaint}\n")
     assert (parsed.state, parsed.value) == ("error", Engine("docker", None))
     assert parsed.error == ToolError(kind, complaint)
-    for parse in (parse_engine, parse_images, parse_containers, ROOT.parse):
+    for parse in (parse_engine, parse_images, parse_containers):
         alone = parse(f"{complaint}\n")
         assert (alone.state, alone.error) == ("error", ToolError(kind, complaint))
 
 
-@pytest.mark.parametrize("parse", [parse_engine, parse_images, parse_containers, ROOT.parse])
+@pytest.mark.parametrize("parse", [parse_engine, parse_images, parse_containers])
 @pytest.mark.parametrize("text", ["sh: 1: docker: not found\n", "bash: docker: command not found"])
 def test_a_host_without_docker_has_none(parse, text):
     assert parse(text).state == "absent"

@@ -1,6 +1,9 @@
 """One host's answers joined: what is known, what was not understood, and who holds the NPUs."""
 
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -90,9 +93,14 @@ def test_a_model_that_cannot_be_listed_says_why():
         assert (model.there, model.problem) == (False, text.strip())
 
 
-def test_images_lie_on_the_file_system_of_the_longest_mount_point():
-    text = "/dev/a 9 1 8 1% /\n/dev/b 9 1 7 1% /data\n/dev/c 9 1 6 1% /data/docker-old\n"
-    disks = Answer("df", None, None, 0, text)
-    root = answered(containers.ROOT, "/data/docker\n")
-    assert facts_of(disks).disk_free_bytes == 8 * 1024
-    assert facts_of(disks, root).disk_free_bytes == 7 * 1024
+@pytest.mark.parametrize("field", ["DockerRootDir", "Store.GraphRoot"])
+def test_images_lie_on_the_disk_of_the_root_that_the_engine_names(field, tmp_path):
+    root = Path("/dev/shm")  # a file system of its own on every Linux
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\n[ "$3" != "{{{{.{field}}}}}" ] || exec echo {root}\nexit 1\n')
+    docker.chmod(0o755)
+    path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    text = subprocess.run(containers.DISK.argv, env=path, capture_output=True, text=True).stdout
+    assert list(containers.DISK.parse(text).value or ()) == [str(root)]
+    free = answered(containers.DISK, "/dev/a 9 1 8 1% /data\n")
+    assert facts_of(free).disk_free_bytes == 8 * 1024

@@ -70,7 +70,7 @@ def test_every_blank_is_filled():
 def test_what_was_written_stays():
     found = plan("TP1", replace(FACTS, cores=8), context=4096, kv_cache=2**28)
     assert (found.context, found.kv_cache, found.threads) == (4096, 2**28, 8)
-    assert found.nodes == (Node("host0", "127.0.0.2", 2),)
+    assert found.nodes == (Node("host0", "127.0.0.2", 1),)  # of two
     spec = local_spec(Model(path="/a/b/", served_name="mine"))
     assert complete(spec, Layout(), ("/a/b/", SHAPE), FACTS, **PLACE).served_name == "mine"
     spec = local_spec(Model(path="/a/b/"))

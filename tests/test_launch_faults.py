@@ -45,7 +45,7 @@ REFUSALS = {
     "container-holds:host2": (IN_USE, "container `old-vllm`", "docker stop"),
     "npu-busy:host2:5": (IN_USE, "VLLMEngineCor", "devices"),
     "npu-busy:host2:5,container-privileged:host2": (IN_USE, "on /dev/davinci5"),
-    "card-dropped:host2": ("host2 has 7 NPUs", "/dev/davinci7", "npu-smi info"),
+    "card-dropped:host2": ("host2 has 7 NPUs", "/dev/davinci3", "npu-smi info"),
     "card-alarm:host2": ("not healthy", "/dev/davinci3: Alarm", "ropeway doctor"),
 }  # fmt: skip
 

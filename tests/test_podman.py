@@ -8,7 +8,6 @@ from recorded import ANSWERS
 from ropeway.errors import Refused
 from ropeway.facts.gather import Answers, facts_from
 from ropeway.facts.host import HostFacts
-from ropeway.facts.questions import DOCKER_ROOT, PODMAN_ROOT, questions
 from ropeway.facts.script import Answer
 from ropeway.launch import docker
 from ropeway.launch.checks import check_hosts
@@ -64,22 +63,13 @@ def test_times_of_all_hosts_are_sorted_as_texts(stamp, expected):
 
 
 def recorded() -> HostFacts:
-    """Of a host whose images lie on a disk of their own, and have names without a registry."""
+    """Of a host whose images have names without a registry."""
     texts = {
         "docker-version": ANSWERS.text_of("podman_version_json"),
-        "podman-root": "/data/var/lib/containers/storage\n",
         "docker-images": ANSWERS.text_of("podman_images_json").replace("quay.io/", "localhost/"),
-        "df": "Filesystem 1024-blocks Used Available Capacity Mounted on\n"
-        "/dev/a 100 50 50 50% /\n/dev/b 100 10 90 10% /data\n",
     }
     answers = [Answer(key, None, None, 0, text) for key, text in texts.items()]
     return facts_from("h", "192.168.0.147", Answers(answers))
-
-
-def test_images_lie_where_the_engine_says():
-    assert recorded().disk_free_bytes == 90 * 1024
-    paths = {name: questions(runtime=name)[-1].argv[-1] for name in ("docker", "podman")}
-    assert paths == {"docker": DOCKER_ROOT, "podman": PODMAN_ROOT}
 
 
 def test_an_image_without_a_registry_has_its_own_name_too():
@@ -91,7 +81,7 @@ def test_an_image_without_a_registry_has_its_own_name_too():
 
 
 def test_podman_that_answers_to_docker_is_refused_by_name():
-    first = replace(recorded(), name="192.168.0.147", disk_free_bytes=None)
+    first = replace(recorded(), name="192.168.0.147")
     check_hosts(Rollout(service("podman")), {first.name: first})
     with pytest.raises(Refused, match="another container engine answers to `docker`") as caught:
         check_hosts(Rollout(service("docker")), {first.name: first})

@@ -5,14 +5,16 @@ import shlex
 
 import pytest
 
-from ropeway.doctor.survey import Effort
+from ropeway.facts.gather import Answers, facts_from, gather
 from ropeway.facts.question import Question
 from ropeway.facts.questions import ALL, pings, questions
 from ropeway.facts.script import START, Pings, script
+from ropeway.sim.faults import faulty_fleet
+from ropeway.sim.hosts import virtual_hosts
 
 # Programs that only read, with any arguments.
 READERS = {
-    "cat", "df", "getent", "grep", "id", "lscpu", "lspci", "ls", "nproc", "ping", "ps", "ss",
+    "cat", "df", "getent", "grep", "id", "lscpu", "lspci", "ls", "ping", "ps", "ss",
     "stat", "uname", "date", "head", "tail", "od", "sort", "uniq", "tr", "sed", "awk", "wc",
     "sha256sum", "echo", "printf", "cd", "test", "true", "command", "exit", "set", "[", "split",
     "continue",
@@ -99,6 +101,17 @@ def test_every_question_that_there_is_is_asked():
     assert keys | {"hccn-ping"} == {question.key for question in ALL}
 
 
+def test_every_answer_is_read(monkeypatch):
+    read, parsed = set(), Answers.parsed
+    monkeypatch.setattr(Answers, "parsed", lambda *args: (read.add(args[1].key), parsed(*args))[1])
+    fleet = faulty_fleet("1x8-910B4", ())
+    (host,) = virtual_hosts(fleet)
+    facts = gather(host, asked := questions(model_path=fleet.model_path, deep=True), timeout=9)
+    assert facts.model and facts.npus
+    facts_from("h", "10.0.0.1", Answers([]))  # what is asked where others do not answer
+    assert {one.key for one in asked} - read == set()
+
+
 def test_a_question_comes_after_those_that_it_depends_on():
     keys = [question.key for question in questions()]
     for question in questions():
@@ -111,7 +124,3 @@ def test_a_path_with_anything_in_it_stays_one_argument():
     ask = next(one for one in questions(model_path=path) if one.key == "model-directory")
     assert ask.argv[-1] == path
     assert shlex.split(ask.line())[-1] == path
-
-
-def test_the_effort_is_bounded_by_default():
-    assert Effort() == Effort(deep=False, partners=8, seconds=300.0)

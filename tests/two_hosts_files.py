@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from host_tools import fleet_of
-from ropeway.facts.questions import DOCKER_ROOT, PODMAN_ROOT
 from ropeway.sim import linux
 
 CHECKOUT = Path(__file__).parent.parent
+DOCKER_ROOT, PODMAN_ROOT = "/var/lib/docker", "/var/lib/containers"
 TOOLS = str(Path(__file__).with_name("host_tools.py"))
 SERVICES = "/etc/two_hosts.d"
 BASE = Path(sys.base_prefix)

@@ -96,7 +96,7 @@ def _living_holder(npu: Npu) -> Evidence:
 def _held_by_containers(cluster: Cluster) -> Iterator[Hit]:
     for host in cluster.hosts:
         for container in host.docker.containers if host.docker else ():
-            every = tuple(npu.device for npu in host.npus) or tuple(range(host.devices or 0))
+            every = tuple(npu.device for npu in host.npus) or host.devices
             devices = every if container.privileged else container.devices
             if devices:
                 locations = tuple(Location(host.name, device) for device in devices)

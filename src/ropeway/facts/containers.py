@@ -7,8 +7,9 @@ secrets, and answers go into bundles.
 import re
 from dataclasses import dataclass, replace
 
-from ropeway.facts.complaints import first_line, to_parsed
+from ropeway.facts.complaints import to_parsed
 from ropeway.facts.host import Container, Image
+from ropeway.facts.linux.limits import parse_disks
 from ropeway.facts.question import Parsed, Question, shell
 from ropeway.facts.text import at, items_at, json_values, text_at
 
@@ -58,15 +59,19 @@ ENGINE = Question(
 )
 
 
-def _root(key: str, field: str, unless: str | None = None) -> Question[str]:
-    """Return the question for the directory where images and containers lie."""
-    argv = ("docker", "info", "--format", "{{." + field + "}}")
-    parse = first_line(r"/.*", lambda line: line[0])
-    return Question(key, argv, parse, limit=_LIMIT, after=ENGINE.key, unless=unless)
-
-
-ROOT = _root("docker-root", "DockerRootDir")
-PODMAN_ROOT = _root("podman-root", "Store.GraphRoot", unless=ROOT.key)
+# The disk where images and containers lie. Each engine names its root by a field of its own, and
+# nerdctl by none.
+DISK = Question(
+    "docker-disk",
+    shell(
+        "r=$(docker info --format '{{.DockerRootDir}}' 2>/dev/null) ||"
+        " r=$(docker info --format '{{.Store.GraphRoot}}' 2>/dev/null);"
+        ' df -Pk "${r:-/var/lib}"'
+    ),
+    parse_disks,
+    limit=_LIMIT,
+    after=ENGINE.key,
+)
 
 
 def parse_images(text: str) -> Parsed[tuple[Image, ...]]:

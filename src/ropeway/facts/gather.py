@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeVar, cast
 
@@ -21,7 +21,6 @@ from ropeway.facts.host import (
 )
 from ropeway.facts.linux import limits, network, ping, system
 from ropeway.facts.question import Parsed, Question, ToolError
-from ropeway.facts.questions import DOCKER_ROOT
 from ropeway.facts.script import TIMED_OUT, Answer, Pings
 from ropeway.facts.transcript import Transcript, ask_for_transcript
 from ropeway.hosts.base import Host
@@ -125,8 +124,8 @@ def _system(facts: HostFacts, answers: Answers) -> HostFacts:
     kernel = answers[system.KERNEL]
     memory = answers[system.MEMORY]
     user = answers[system.USER_ID]
-    disks = answers[limits.DISKS] or {}
-    shm = disks.get("/dev/shm")
+    shm = (answers[limits.SHM] or {}).get("/dev/shm")
+    images = next(iter((answers[containers.DISK] or {}).values()), None)
     limit = answers[limits.LIMITS]
     sysctl = answers[limits.SYSCTL]
     return replace(
@@ -137,7 +136,7 @@ def _system(facts: HostFacts, answers: Answers) -> HostFacts:
         hypervisor=answers[system.HYPERVISOR] or None,
         memory_bytes=memory.total_bytes if memory else None,
         shm_bytes=shm.size_bytes if shm else None,
-        disk_free_bytes=_docker_disk(disks, answers),
+        disk_free_bytes=images.available_bytes if images else None,
         home=answers[system.HOME],
         root=user == 0 if user is not None else None,
         governor=answers[system.GOVERNOR],
@@ -148,14 +147,6 @@ def _system(facts: HostFacts, answers: Answers) -> HostFacts:
         port_range=sysctl.local_ports if sysctl else None,
         reserved_ports=sysctl.reserved_ports if sysctl else frozenset(),
     )
-
-
-def _docker_disk(disks: Mapping[str, limits.Filesystem], answers: Answers) -> int | None:
-    """Return the free bytes where images lie: the longest mount point that leads there."""
-    root = answers[containers.ROOT] or answers[containers.PODMAN_ROOT] or DOCKER_ROOT
-    leading = [mount for mount in disks if root.startswith(mount.rstrip("/") or "/")]
-    best = max(leading, key=len, default=None)
-    return disks[best].available_bytes if best else None
 
 
 def _network(facts: HostFacts, answers: Answers) -> HostFacts:
@@ -197,7 +188,7 @@ def _ascend(facts: HostFacts, answers: Answers) -> HostFacts:
         has_npu_smi=parsed.state != "absent",
         npu_problem=parsed.error,
         has_hccn_tool=any(port.state != "absent" for port in ports) if ports else None,
-        devices=len(answers[driver.DEVICES] or ()) or None,
+        devices=answers[driver.DEVICES] or (),
         paths=answers[driver.PATHS] or frozenset(),
         pci_devices=answers[driver.PCI],
         hccn_conf=answers[hccn.CONF],

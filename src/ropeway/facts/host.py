@@ -190,7 +190,7 @@ class HostFacts:
 
     clock_s          how far its clock is ahead of ours, give or take half the round trip
     disk_free_bytes  where the container engine keeps its images
-    devices          /dev/davinciN there are
+    devices          N of each /dev/davinciN there is, sorted
     pci_devices      accelerators that the PCI bus lists
     firmware_range   lowest and highest firmware that the driver says it works with
     npu_problem      npu-smi's own complaint; `has_npu_smi` says whether the program is there
@@ -225,7 +225,7 @@ class HostFacts:
     ports: Mapping[int, str | None] = field(default_factory=dict)
     docker: Docker | None = None
     npus: tuple[Npu, ...] = ()
-    devices: int | None = None
+    devices: tuple[int, ...] = ()
     pci_devices: int | None = None
     has_npu_smi: bool | None = None
     has_hccn_tool: bool | None = None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ropeway.errors import HostError
+from ropeway.facts.complaints import first_line
 from ropeway.facts.linux import limits, network, system
 from ropeway.facts.question import Parsed, Question
 from ropeway.facts.text import json_values
@@ -24,13 +25,18 @@ class SystemFacts:
     packages: Mapping[str, str]
 
 
+# Logical processors that a process may use.
+CORES = Question("nproc", ("nproc",), first_line(r"[1-9][0-9]{0,4}", lambda line: int(line[0])))
+
+
 def gather(host: Host, python: str, scratch_parent: str) -> SystemFacts:
     """Ask the host. `python` is the interpreter whose packages matter."""
     memory = _ask(host, system.MEMORY).value
-    disks = list((_ask(host, limits.DISKS.about(scratch_parent)).value or {}).values())
+    scratch = Question("df", ("df", "-Pk", scratch_parent), limits.parse_disks)
+    disks = list((_ask(host, scratch).value or {}).values())
     packages = Question("packages", (python, "-c", _PACKAGES), parse_packages)
     return SystemFacts(
-        cores=_ask(host, system.CORES).value or 1,
+        cores=_ask(host, CORES).value or 1,
         memory_bytes=memory.available_bytes if memory else None,
         disk_bytes=disks[-1].available_bytes if disks else None,
         ports=_ask(host, network.PROC_NET_TCP).value or frozenset(),

@@ -12,15 +12,12 @@ from ropeway.facts.linux import limits, network, ping, system
 from ropeway.facts.question import Question, questions_in
 from ropeway.facts.script import Pings
 
-# Where images lie when the engine does not say it.
-DOCKER_ROOT, PODMAN_ROOT = "/var/lib/docker", "/var/lib/containers"
-
 ALL = questions_in(
     system, limits, network, containers, driver, npu_smi, npu_cards, hccn, model_directory, ping
 )  # fmt: skip
 # Asked with arguments, or in the second round.
 _APART = (
-    limits.DISKS, model_directory.MODEL, model_directory.HASHES, ping.CLOCK, ping.PING, hccn.PING,
+    model_directory.MODEL, model_directory.HASHES, ping.CLOCK, ping.PING, hccn.PING,
 )  # fmt: skip
 
 
@@ -42,8 +39,7 @@ def questions(
         asked.append(model_directory.MODEL.about(model_path))
         if deep:
             asked.append(model_directory.HASHES.about(model_path))
-    root = PODMAN_ROOT if runtime == "podman" else DOCKER_ROOT
-    return (*asked, limits.DISKS.about("/", "/dev/shm", root))
+    return tuple(asked)
 
 
 def pings(

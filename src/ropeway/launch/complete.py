@@ -165,20 +165,26 @@ def _site(
         root, home = bool(facts.root), facts.home or "/root"
         nic, address = facts.reached_by(nic)
         driver = tuple(sorted(facts.paths))
-        _check_devices(name, devices, facts)
+        there = facts.devices or tuple(npu.device for npu in facts.npus)
+        if host.devices is None and len(there) >= host.npus:
+            devices = there[: host.npus]
+        _check_devices(name, devices, there, facts)
     node = Node(name, address, len(devices), nic, devices)
     folder = _ROOTS_FOLDER if root else f"{home}/.ropeway"
     return Site(node, folder, spec.runtime.cache or f"{home}/.cache", driver)
 
 
-def _check_devices(name: str, devices: Sequence[int], facts: HostFacts) -> None:
-    """Raise Refused for NPUs that the host does not have, or that are not healthy."""
-    count = facts.devices if facts.devices is not None else len(facts.npus)
-    missing = [f"/dev/davinci{number}" for number in devices if number >= count]
+def _check_devices(
+    name: str, devices: Sequence[int], there: Sequence[int], facts: HostFacts
+) -> None:
+    """Raise Refused for NPUs that are not `there` on the host, or that are not healthy."""
+    missing = [f"/dev/davinci{number}" for number in devices if number not in there]
+    numbers = ", ".join(map(str, there))
     if missing:
         raise Refused(
-            f"{name} has {count} NPUs, and {', '.join(missing)} {_are(missing)} not among them",
+            f"{name} has {len(there)} NPUs, but not {', '.join(missing)}",
             where="cluster.hosts",
+            evidence=(f"there: {numbers}",) if there else (),
             hint="correct `npus` or `devices`; `npu-smi info` lists what the host has",
         )
     faulty = [npu for npu in facts.npus if npu.device in devices and npu.health not in (None, "OK")]

@@ -192,7 +192,7 @@ _KNOWN: dict[tuple[str, ...], Callable[[Machine], Answer]] = {
     network.OWN_NAME.argv: _prints(_own_name),
     network.SS.argv: _prints(_ss),
     containers.ENGINE.argv: _docker(_docker_version),
-    containers.ROOT.argv: _docker(lambda _: "/var/lib/docker\n"),
+    containers.DISK.argv: _docker(lambda machine: _df(machine, ("/",))[1]),
     containers.IMAGES.argv: _docker(_images),
     containers.CONTAINERS.argv: _docker(_containers),
     driver.DRIVER.argv: _of_driver(driver.DRIVER),

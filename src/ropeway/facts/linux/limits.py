@@ -105,5 +105,4 @@ _ROW = re.compile(
 _HEADER = re.compile(r"Filesystem\s|文件系统\s")
 
 
-# Of the paths that it is asked about.
-DISKS = Question("df", ("df", "-Pk"), parse_disks)
+SHM = Question("df", ("df", "-Pk", "/dev/shm"), parse_disks)

@@ -38,8 +38,6 @@ KERNEL = Question(
     first_line(r"Linux\s+([0-9]\S*)\s+(\S+)", lambda line: Kernel(line[1], line[2])),
 )
 USER_ID = Question("id", ("id", "-u"), first_line(r"[0-9]{1,18}", lambda line: int(line[0])))
-# Logical processors that a process may use.
-CORES = Question("nproc", ("nproc",), first_line(r"[1-9][0-9]{0,4}", lambda line: int(line[0])))
 
 
 def parse_hypervisor(text: str) -> Parsed[str]:
