@@ -2,6 +2,7 @@
 
 import resource
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import pytest
 
 from children import are_gone, interrupt, pids, sleeping
 from ropeway.errors import Cancelled, HostError
+from ropeway.hosts import fleet
 from ropeway.hosts.child import sleep_cancellable
 from ropeway.hosts.fleet import PARALLEL, Outcome, WorkerPool, run_on_all, run_on_all_or_raise
 from ropeway.hosts.local import LocalHost
@@ -57,7 +59,8 @@ def test_one_failure_fails_all_with_the_others_in_its_evidence():
     assert run_on_all_or_raise({"host1": fleet["host1"]}, ask) == {"host1": "host1"}
 
 
-def test_they_run_side_by_side_and_not_more_than_allowed():
+def test_they_run_side_by_side_and_not_more_than_allowed(monkeypatch):
+    monkeypatch.setattr(fleet, "PARALLEL", 3)
     met, together = threading.Barrier(3, timeout=10), []
     lock, now = threading.Lock(), [0]
 
@@ -69,7 +72,7 @@ def test_they_run_side_by_side_and_not_more_than_allowed():
         with lock:
             now[0] -= 1
 
-    assert all(outcome.ok for outcome in run_on_all(hosts(6), ask, parallel=3))
+    assert all(outcome.ok for outcome in run_on_all(hosts(6), ask))
     assert max(together) == 3
 
 
@@ -89,7 +92,10 @@ def test_each_outcome_is_heard_as_it_comes_in_the_thread_that_asked():
     assert [outcome.result for outcome in outcomes] == ["host0", "host1"]
 
 
-def test_when_the_time_is_over_what_runs_is_ended_and_what_waits_is_not_begun(tmp_path):
+def test_when_the_time_is_over_what_runs_is_ended_and_what_waits_is_not_begun(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fleet, "PARALLEL", 2)
     reports = []
 
     def ask(host: LocalHost) -> str:
@@ -98,7 +104,7 @@ def test_when_the_time_is_over_what_runs_is_ended_and_what_waits_is_not_begun(tm
         return host.run(("sh", "-c", f"echo $$ >{tmp_path}/{host.name}; exec sleep 600")).stdout
 
     began = time.monotonic()
-    outcomes = run_on_all(hosts(4), ask, parallel=2, timeout=4, on_done=reports.append)
+    outcomes = run_on_all(hosts(4), ask, timeout=4, on_done=reports.append)
     assert time.monotonic() - began < 60
     assert outcomes[0].result == "quick"
     assert [type(outcome.error) for outcome in outcomes[1:]] == [Cancelled] * 3
@@ -151,11 +157,12 @@ def test_a_fault_of_ours_is_raised_and_ends_the_others(tmp_path):
 def test_ctrl_c_ends_everything(tmp_path):
     code = (
         "import sys\n"
-        "from ropeway.hosts.fleet import run_on_all\n"
+        "from ropeway.hosts import fleet\n"
         "from ropeway.hosts.local import *\n"
+        "fleet.PARALLEL = 3\n"
         "hosts = [LocalHost(f'{sys.argv[1]}/{number}') for number in range(5)]\n"
         "ask = lambda host: host.run(('sh', '-c', sys.argv[2], host.name))\n"
-        "run_on_all(hosts, ask, parallel=3)\n"
+        "fleet.run_on_all(hosts, ask)\n"
     )
 
     def all_begun() -> bool:
@@ -171,7 +178,8 @@ def test_ctrl_c_is_noticed_when_another_thread_gets_the_signal():
     ended = []
 
     def ask(_host: LocalHost) -> None:
-        sleep_cancellable(1)  # until then the main thread waits
+        main = threading.main_thread().ident
+        wait_for(lambda: sys._current_frames()[main].f_code.co_name == "handle_next")
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
         sleep_cancellable(20)
         ended.append("by itself")
@@ -192,11 +200,12 @@ def test_a_fleet_beside_another_is_not_ended_with_it():
         assert other.result()[0].result == 0
 
 
-def test_hundreds_of_hosts_with_few_open_files():
+def test_hundreds_of_hosts_with_few_open_files(monkeypatch):
+    monkeypatch.setattr(fleet, "PARALLEL", 300)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
     try:
-        outcomes = run_on_all(hosts(300), exit_code, parallel=300)
+        outcomes = run_on_all(hosts(300), exit_code)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert [outcome.result for outcome in outcomes] == [0] * 300

@@ -12,7 +12,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -358,5 +357,5 @@ def test_ctrl_c_while_vllm_starts_leaves_nothing(laptop):
     laptop.write("TP2×PP2+EP")
     with laptop.begin("up") as up:
         up.until(lambda: all(map(containers, laptop.hosts)))
-        time.sleep(3)
+        up.until(lambda: processes(laptop.hosts[0], "vllm serve"))
         interrupted(up)

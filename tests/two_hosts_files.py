@@ -136,6 +136,7 @@ _CONTAINERS = """\
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
+stop_timeout = 600
 conmon_path = ["/usr/local/bin/conmon", "/usr/bin/conmon"]
 helper_binaries_dir = HELPERS
 runtime = "runc"

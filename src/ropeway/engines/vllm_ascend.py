@@ -56,10 +56,6 @@ class AscendReplica(Replica):
     ray: str = ""
 
     @property
-    def version(self) -> str:
-        return self.release.version
-
-    @property
     def uses_ray(self) -> bool:
         """Whether Ray joins several hosts. On one host vLLM starts its ranks itself."""
         return self.backend == "ray" and len(self.nodes) > 1
@@ -68,7 +64,7 @@ class AscendReplica(Replica):
     def settings(self) -> ascend_settings.Settings:
         """The user's variables and `--additional-config`, in the terms of this release."""
         return ascend_settings.resolve_settings(
-            self.serve.env, self.serve.engine_args, self.version
+            self.serve.env, self.serve.engine_args, self.release.version
         )
 
     @cached_property
@@ -98,7 +94,7 @@ class AscendReplica(Replica):
     def notes(self, shape: ModelShape) -> tuple[str, ...]:
         return (
             "not verified on NPU hardware by us",
-            *ascend_layouts.notes(_case(self, shape), self.version),
+            *ascend_layouts.notes(_case(self, shape), self.release.version),
             *self.settings.notes,
             *ascend_flags.notes(self.serve.engine_args, self.release),
             *_own_notes(self),
@@ -162,7 +158,7 @@ class AscendReplica(Replica):
         if self.backend == "ray" or self.privileged:
             variables |= ascend_settings.visible_devices(node, privileged=self.privileged)
         variables |= ascend_settings.engine_variables(
-            self.version,
+            self.release.version,
             self.serve.start_timeout,
             data_over_hosts=self.layout.data > 1 and len(self.nodes) > 1,
             sleep=ascend_flags.is_given(self.serve.engine_args, "enable-sleep-mode"),
@@ -179,15 +175,16 @@ def _own_notes(replica: AscendReplica) -> list[str]:
     if replica.family == "310P" and replica.serve.dtype == "auto":
         notes.append("310P computes in float16, so `--dtype float16` is set (tutorials, 310p.md)")
     renumbered = any(node.devices != tuple(range(len(node.devices))) for node in replica.nodes)
-    old = order(replica.version) < order("0.29.0rc1")
+    old = order(replica.release.version) < order("0.29.0rc1")
     if replica.family == "950" and replica.backend == "ray" and renumbered and old:
         notes.append(
             "until 0.29 the plug-in reads ASCEND_RT_VISIBLE_DEVICES as the host's numbers when it "
             "looks for an NPU's endpoint file, and they are the container's (#12959, #16256)"
         )
-    if _over_nodes(replica) and order(replica.version) < order(NODES_DOCUMENTED):
+    if _over_nodes(replica) and order(replica.release.version) < order(NODES_DOCUMENTED):
         notes.append(
-            f"`--nnodes` is in the code of {replica.version}, but not documented before 0.13.0"
+            f"`--nnodes` is in the code of {replica.release.version}, but not documented before"
+            " 0.13.0"
         )
     elif _over_nodes(replica) and replica.layout.data > 1:
         notes.append(
@@ -283,7 +280,7 @@ def _over_nodes(replica: AscendReplica) -> bool:
 
 def _packing(replica: AscendReplica) -> dict[str, str]:
     """Return how Ray spreads data-parallel ranks; by default each host gets as many as the head."""
-    if replica.layout.data == 1 or order(replica.version) < order(RAY_SPAN_SINCE):
+    if replica.layout.data == 1 or order(replica.release.version) < order(RAY_SPAN_SINCE):
         return {}
     if replica.layout.tensor * replica.layout.pipeline > max(n.npus for n in replica.nodes):
         return {"VLLM_RAY_DP_PACK_STRATEGY": "span"}
@@ -312,13 +309,13 @@ def _case(replica: AscendReplica, shape: ModelShape) -> ascend_layouts.Case:
 def _check_layout(replica: AscendReplica, shape: ModelShape) -> None:
     case = _case(replica, shape)
     graph = "eager" if replica.eager else "full"
-    reasons = ascend_layouts.limits(replace(case, graph=graph), replica.version)
+    reasons = ascend_layouts.limits(replace(case, graph=graph), replica.release.version)
     if not reasons:
         return
-    later = ascend_layouts.runs_from(case, replica.version)
+    later = ascend_layouts.runs_from(case, replica.release.version)
     raise LayoutError(
         f"{replica.layout} does not run in this release",
-        where=f"vLLM-Ascend {replica.version}",
+        where=f"vLLM-Ascend {replica.release.version}",
         evidence=reasons,
         hint=f"take vLLM-Ascend {later} or later, or another layout"
         if later
@@ -331,25 +328,26 @@ def _check_quantisation(replica: AscendReplica, shape: ModelShape) -> None:
     if scheme == "cuda":  # the shape, read from config.json, may know which
         scheme = shape.precision.scheme if "fp8" in shape.precision.scheme else scheme
     fault = ascend_settings.quantisation_fault(
-        scheme, shape.model_type, replica.version, replica.family
+        scheme, shape.model_type, replica.release.version, replica.family
     )
     if fault is None:
         return
     later = f"vLLM-Ascend {fault.since} or later, or " if fault.since else ""
     raise Refused(
         fault.reason,
-        where=f"vLLM-Ascend {replica.version}, {replica.model}",
+        where=f"vLLM-Ascend {replica.release.version}, {replica.model}",
         evidence=(fault.source,),
         hint=f"take {later}the original weights, or a ModelSlim checkpoint of the model",
     )
 
 
 def _check_cache_size(replica: AscendReplica) -> None:
-    if replica.serve.kv_cache is None or order(replica.version) >= order(KV_CACHE_BYTES_SINCE):
+    old = order(replica.release.version) < order(KV_CACHE_BYTES_SINCE)
+    if replica.serve.kv_cache is None or not old:
         return
     raise Refused(
         "`serve.kv_cache` has no effect in this release: its worker sizes the cache itself",
-        where=f"vLLM-Ascend {replica.version}",
+        where=f"vLLM-Ascend {replica.release.version}",
         evidence=(f"vllm_ascend/worker reads kv_cache_memory_bytes since {KV_CACHE_BYTES_SINCE}",),
         hint="set `serve.memory`, a fraction of the NPU's memory, instead",
     )

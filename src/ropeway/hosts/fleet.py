@@ -60,11 +60,10 @@ def run_on_all(
     hosts: Sequence[H],
     task: Callable[[H], T],
     *,
-    parallel: int = PARALLEL,
     timeout: float | None = None,
     on_done: Callable[[Outcome[T]], None] | None = None,
 ) -> tuple[Outcome[T], ...]:
-    """Run a task on every host, `parallel` at a time; return the outcomes in the hosts' order.
+    """Run a task on every host, PARALLEL at a time; return the outcomes in the hosts' order.
 
     task     limits the time of its own commands
     timeout  seconds for all hosts together. When they are over, running commands are ended, and
@@ -74,7 +73,7 @@ def run_on_all(
     Only a RopewayError is a failure of its host. Anything else ends the whole run and is raised,
     as is Ctrl-C; by then none of our commands runs on any host.
     """
-    pool = WorkerPool(min(parallel, len(hosts), max_parallel()))
+    pool = WorkerPool(min(PARALLEL, len(hosts), max_parallel()))
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     outcomes: dict[int, Outcome[T]] = {}
 
