@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ropeway.bench.compare import QUESTION, ComparisonRun, Served
 from ropeway.bench.load_test import LoadTest
 from ropeway.cli.measure import report
 from ropeway.endpoint.client import Endpoint
-from ropeway.errors import LaunchError, LayoutError
+from ropeway.errors import LaunchError, LayoutError, Refused
 from ropeway.report.console import Screen
 from ropeway.spec.model import Layout
 
@@ -107,6 +107,11 @@ def test_a_layout_that_fails_under_load_keeps_its_start_and_is_taken_down(tmp_pa
     cluster = Cluster(behaviour=Behaviour(ttft_s=0, tpot_s=0, fault="error"))
     result = comparison(tmp_path).measure(PAIR, cluster.serve)
     assert (result.status, result.start_seconds) == ("failed", 12.5)
+    assert cluster.down == 1
+    cluster, run = Cluster(), comparison(tmp_path)
+    run.load = replace(LOAD, input_tokens=10_000)
+    with pytest.raises(Refused, match="served with a context of 8,192"):
+        run.measure(PAIR, cluster.serve)
     assert cluster.down == 1
 
 

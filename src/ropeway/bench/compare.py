@@ -133,7 +133,7 @@ class ComparisonRun:
     def _send_load(self, served: Served, layout: Layout, folder: Path) -> Summary:
         endpoint, model = served.endpoint, served.model
         if self.recipe is None:
-            self.recipe = asyncio.run(prepare(endpoint, model, self.load.input_tokens))
+            _, self.recipe = asyncio.run(prepare(endpoint, model, self.load))
         conditions = Conditions(
             load=self.load.with_recipe(self.recipe),
             url=endpoint.url,

@@ -17,7 +17,7 @@ from ropeway.bench.stats import Summary, first_messages
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import endpoint_options, load_options
 from ropeway.cli.options import screen_options
-from ropeway.endpoint.client import Endpoint, served_model
+from ropeway.endpoint.client import Endpoint
 from ropeway.endpoint.stream import Timing
 from ropeway.errors import EndpointError, Exit
 from ropeway.report.console import Screen
@@ -60,13 +60,11 @@ def bench(
     Example:
       ropeway bench --clients 64 --requests 256 --input-tokens 512 --output-tokens 128
     """
-    served = asyncio.run(served_model(endpoint, model))
-    load.check_fits(served.name, served.context)
-    recipe = asyncio.run(prepare(endpoint, served.name, load.input_tokens))
+    name, recipe = asyncio.run(prepare(endpoint, model, load))
     conditions = Conditions(
         load=load.with_recipe(recipe),
         url=endpoint.url,
-        model=served.name,
+        model=name,
         layout=layout,
         engine=engine,
         hardware=hardware,

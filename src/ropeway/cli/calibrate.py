@@ -135,8 +135,8 @@ def _run(layout: Layout, served: Served, trial: Trial, screen: Screen, *, warm: 
     """Run one load test. Raises EndpointError when a request failed: figures would mislead."""
     endpoint, model = served.endpoint, served.model
     with screen.step(f"{trial.requests} requests from {_load_words(trial)}") as step:
-        recipe = asyncio.run(prepare(endpoint, model, trial.input_tokens))
         load = LoadTest(**asdict(trial), seed=trial.clients, warmup=0 if warm else 1)
+        _, recipe = asyncio.run(prepare(endpoint, model, load))
         result = asyncio.run(
             run_bench(endpoint, model, load, recipe, on_progress=lambda now: step.tick(str(now)))
         )

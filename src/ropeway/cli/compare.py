@@ -13,7 +13,7 @@ from ropeway.errors import Exit, Refused
 from ropeway.hosts.interrupts import interruptible
 from ropeway.plan.layout import working
 from ropeway.report.console import Screen
-from ropeway.spec.model import Layout, Spec
+from ropeway.spec.model import REQUESTS_PER_CLIENT, Layout, Spec
 
 
 @click.command()
@@ -79,7 +79,7 @@ def compare(
 def _with_load(spec: Spec, clients: int | None, requests: int | None) -> Spec:
     load = spec.workload.model_dump()
     if clients is not None:
-        load |= {"clients": clients, "requests": 2 * clients}
+        load |= {"clients": clients, "requests": REQUESTS_PER_CLIENT * clients}
     if requests is not None:
         load["requests"] = requests
     return spec.model_copy(update={"workload": type(spec.workload).model_validate(load)})

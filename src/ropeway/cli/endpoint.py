@@ -12,7 +12,7 @@ import click
 from ropeway.bench.load_test import LoadTest
 from ropeway.cli.options import with_options
 from ropeway.endpoint.client import Endpoint, normalise_url
-from ropeway.spec.model import load_spec
+from ropeway.spec.model import REQUESTS_PER_CLIENT, load_spec
 
 _URL = "http://127.0.0.1:8000/v1"
 _COUNT = click.IntRange(min=1)
@@ -74,7 +74,8 @@ def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., 
 # names, type, default, help
 _LOAD_FLAGS = (
     ("--clients", _COUNT, 256, "Requests in flight: each client sends one after another."),
-    ("--requests", _COUNT, None, "Requests in total.  [default: 2 per client]"),
+    ("--requests", _COUNT, None,
+     f"Requests in total.  [default: {REQUESTS_PER_CLIENT} per client]"),
     ("--rate", _POSITIVE, None,
      "Requests per second to send (Poisson), with at most --clients in flight."),
     ("--input-tokens", _COUNT, 128, "Length of each prompt, chat template included."),
@@ -95,7 +96,8 @@ def load_options(verb: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(verb)
     def loading(*, requests: int | None, **flags: Any) -> object:
         load = {name: flags.pop(name) for name in names & flags.keys()}
-        return verb(load=LoadTest(requests=requests or 2 * load["clients"], **load), **flags)
+        requests = requests or REQUESTS_PER_CLIENT * load["clients"]
+        return verb(load=LoadTest(requests=requests, **load), **flags)
 
     options = [
         click.option(*names.split(), type=kind, default=default, show_default=True, help=text)

@@ -48,6 +48,7 @@ from ropeway.spec.types import (
 from ropeway.spec.yaml import as_error, dump_yaml, load_yaml, read_text
 
 DEFAULT_FILE = "ropeway.yaml"
+REQUESTS_PER_CLIENT = 2  # of a load test, where their number is not given
 _RELEASE = r"\d+\.\d+\.\d+(rc\d+)?(\.post\d+)?"
 _NAME_FORM = "a name of at most 31 letters a-z, digits and `-`"
 
@@ -259,7 +260,7 @@ class Workload(SpecModel):
         if isinstance(value, Mapping) and "requests" not in value:
             clients = value.get("clients")
             if isinstance(clients, int) and not isinstance(clients, bool) and clients > 0:
-                return {**value, "requests": 2 * clients}
+                return {**value, "requests": REQUESTS_PER_CLIENT * clients}
         return value
 
 
