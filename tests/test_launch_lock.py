@@ -15,7 +15,7 @@ from rehearsed import Make, cluster, fleet_with  # noqa: F401
 from ropeway.errors import HostError, Refused
 from ropeway.hosts.local import LocalHost
 from ropeway.launch.container_start import RUN_EACH, UNDO
-from ropeway.launch.lock import APPEND, CHECK, LOCK, Author, locked
+from ropeway.launch.lock import APPEND, CHECK, LOCK, Author, Lock, locked
 from ropeway.sim.launching import IssuedCommand
 from ropeway.sim.machine import LaunchFaults
 from sshd import descendants
@@ -32,7 +32,8 @@ class AsUser(LocalHost):
     """This machine with another home, its name."""
 
     def run(self, argv, **named):
-        way = ("env", f"HOME={self.name}")
+        path = Path(self.name) / "bin"  # all programs, where it is there
+        way = ("env", f"HOME={self.name}", *((f"PATH={path}",) if path.exists() else ()))
         if os.getuid() == 0:
             way = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *way)
         return super().run((*way, *argv), **named)
@@ -113,6 +114,21 @@ def test_a_lock_that_is_only_gone_is_taken_again(host: AsUser):
         lock.check()
     with locked([host], LI):
         pass
+    again = Lock(WANG, [host])
+    with pytest.raises(HostError) as caught:
+        again.take([host], "again")
+    again.release()
+    assert caught.value.evidence == (f"{host.name}: {TAKEN}released it",)
+
+
+def test_a_host_without_flock_is_not_called_locked(host: AsUser):
+    programs = Path(host.name) / "bin"
+    programs.mkdir()
+    for name in ("sh", "id", "mkdir", "cat"):
+        (programs / name).symlink_to(shutil.which(name) or "")
+    with pytest.raises(HostError, match="cannot lock") as caught, locked([host], WANG):
+        pass
+    assert "flock" in caught.value.evidence[-1]
 
 
 @pytest.mark.parametrize("last", [WANG, LI])

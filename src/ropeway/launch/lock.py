@@ -69,12 +69,18 @@ _TICK_SECONDS = 0.5
 BASE = """base=/var/lib/ropeway
 [ "$(id -u)" = 0 ] || base=$HOME/.ropeway
 mkdir -p "$base" || exit 3"""
-# $1: who we are. The shell has the lock and ends when the connection does (hosts/remote.py). Its
-# empty lines are for one that dies in silence: TCP notices only when there is something to send.
+# $1: who we are; with a second word nobody else may have had it since. The shell has the lock and
+# ends when the connection does (hosts/remote.py). Its empty lines are for one that dies in silence:
+# TCP notices only when there is something to send.
 LOCK = f"""
 {BASE}
 exec 9<"$base" || exit 3
-flock -n 9 || {{ cat "$base/holder" 2>/dev/null; exit 4; }}
+flock -n 9
+case $? in
+  0) [ $# = 1 ] || [ "$(cat "$base/holder")" = "$1" ] || {{ cat "$base/holder"; exit 5; }};;
+  1) cat "$base/holder" 2>/dev/null; exit 4;;
+  *) exit 3;;
+esac
 printf %s "$1" >"$base/holder" || exit 3
 echo "{HELD}"
 while sleep 10 && echo; do :; done
@@ -103,8 +109,8 @@ class Lock:
         # Twice as many: the old connection of a lock that is taken again may not have ended yet.
         self._pool = WorkerPool(2 * len(hosts))
 
-    def take(self, hosts: Sequence[Host]) -> None:
-        """Take the lock of these of its hosts; see `locked`."""
+    def take(self, hosts: Sequence[Host], *more: str) -> None:
+        """Take the lock of these of its hosts; see `locked`. `more` words are for LOCK."""
         waiting = {host.name for host in hosts}
         errors: dict[str, RopewayError | None] = {}
 
@@ -115,7 +121,7 @@ class Lock:
                 if line.strip() == HELD:
                     self._pool.post(partial(waiting.discard, host.name))
 
-            argv = ("sh", "-c", LOCK, "sh", self.author.as_holder())
+            argv = ("sh", "-c", LOCK, "sh", self.author.as_holder(), *more)
             raise _refusal(host, host.run(argv, timeout=_LONGEST_SECONDS, on_line=on_line))
 
         def on_end(outcome: Outcome[None]) -> None:
@@ -159,13 +165,8 @@ class Lock:
         answers = run_on_all_or_raise(self._hosts, ask)
         lost = {name: _loss(free, last) for name, (free, last) in answers.items() if last != holder}
         if lost:
-            raise HostError(
-                "the lock was lost, and others may change what runs there",
-                where=", ".join(lost),
-                evidence=tuple(f"{name}: {reason}" for name, reason in lost.items()),
-                hint="`ropeway status` shows what runs; `ropeway down` removes what is left",
-            )
-        self.take([self._hosts[name] for name, (free, _) in answers.items() if free])
+            raise _lost(lost)
+        self.take([self._hosts[name] for name, (free, _) in answers.items() if free], "again")
 
     def release(self) -> None:
         """Give the lock of all hosts back."""
@@ -192,6 +193,8 @@ def locked(hosts: Sequence[Host], author: Author) -> Iterator[Lock]:
 def _refusal(host: Host, result: Result) -> RopewayError:
     """Return why the lock was not granted, by the end of the command that was to hold it."""
     output = result.stdout or result.stderr
+    if result.exit_code == 5:
+        return _lost({host.name: _loss(True, output.strip())})
     if result.exit_code == 4:
         who, since = _holder_in(output)
         return Refused(
@@ -206,6 +209,15 @@ def _refusal(host: Host, result: Result) -> RopewayError:
         evidence=tuple(output.strip().splitlines()[-3:]),
         hint=room_hint(output)
         or "it needs `flock` (util-linux), and a home that can be written to",
+    )
+
+
+def _lost(reasons: Mapping[str, str]) -> HostError:
+    return HostError(
+        "the lock was lost, and others may change what runs there",
+        where=", ".join(reasons),
+        evidence=tuple(f"{name}: {reason}" for name, reason in reasons.items()),
+        hint="`ropeway status` shows what runs; `ropeway down` removes what is left",
     )
 
 

@@ -254,6 +254,9 @@ class LaunchHost(WithoutFiles):
             say(self.state.holder)
             return 4, ""
         try:
+            if len(args) > 1 and self.state.holder != args[0]:
+                say(self.state.holder)
+                return 5, ""
             if self.state.full:
                 return 3, f"sh: printf: write error: {FULL}"
             self.state.files[f"{self.state.base}/holder"] = args[0].encode()
