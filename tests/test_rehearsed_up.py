@@ -5,6 +5,7 @@ import threading
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from io import StringIO
 
 import pytest

@@ -102,13 +102,13 @@ def check_hosts(
     *,
     fetching: frozenset[str] = frozenset(),
     own_containers: frozenset[str] = frozenset(),
-    own_ports: frozenset[int] = frozenset(),
+    own_ports: frozenset[tuple[str, int]] = frozenset(),
 ) -> None:
     """Raise Refused for the first thing that is in the way, with all hosts that it concerns.
 
     fetching        names of hosts that have to fetch the image
     own_containers  names of the service's containers that run now: they go, or stay as its own
-    own_ports       the ports that these have
+    own_ports       host and number of the ports that these have
     """
     hosts = {name: facts[name] for name in facts if name in rollout.containers_by_host}
     _check_runtime(rollout, hosts)
@@ -236,11 +236,12 @@ def _users(facts: HostFacts, devices: set[int], own_containers: frozenset[str]) 
     ]
 
 
-def _check_ports(rollout: Rollout, hosts: Facts, own_ports: frozenset[int]) -> None:
+def _check_ports(rollout: Rollout, hosts: Facts, own_ports: frozenset[tuple[str, int]]) -> None:
     """Refuse ports that the service will open and that are in use."""
     for port in rollout.ports:
         facts = hosts.get(port.host)
-        if facts is None or port.number not in facts.ports or port.number in own_ports:
+        own = (port.host, port.number) in own_ports
+        if facts is None or port.number not in facts.ports or own:
             continue
         program = facts.ports[port.number]
         raise Refused(

@@ -195,7 +195,7 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
         preparation.facts,
         fetching=_fetching(preparation, draft.service),
         own_containers=own_containers,
-        own_ports=frozenset(port for container in running for port in container.ports),
+        own_ports=frozenset((one.host, port) for one in running for port in one.ports),
     )
     rollout = _with_image(preparation, draft.service, caller)
     what = changes(rollout, running)
