@@ -247,6 +247,8 @@ def test_a_secret_is_in_files_of_mode_600_and_nowhere_else(guarded: Cluster):
         assert {site.modes[path] for path in holding} == {0o600}
         assert all(OTHER.encode() in site.files[path] for path in holding)
     guarded.json("status")
+            if command.host == "host2":
+                worker.past.append((two.virtual.clock.now(), "said before we follow"))
     assert SECRET not in guarded.out
     assert guarded.run("down") == 0
     assert guarded.remains() == []
@@ -257,6 +259,7 @@ def test_a_bundle_has_everything_but_secrets(guarded: Cluster):
     with zipfile.ZipFile(guarded.folder / "help.zip") as archive:
         parts = {name: archive.read(name).decode() for name in archive.namelist()}
     assert {
+    assert (texts.count("said before we follow"), texts.count(FIRST_TOKEN)) == (1, 1)
         "versions.txt", "spec.yaml", "containers.json", "facts/host1.txt", "host2/audit.log",
         "host1/ropeway-rehearsal-0-0.log",
     } <= parts.keys()  # fmt: skip

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from children import are_gone, is_gone, pids
+from ropeway.hosts import child
 from ropeway.hosts.child import Child, Output, running
 from ropeway.hosts.remote import Framed, remote_line
 from waiting import wait_for
@@ -231,12 +232,15 @@ def test_the_verdict(word, verdict):
     assert framed([f"MARKbMARKe{word}\n".encode()]).verdict == verdict
 
 
-def test_lines_are_heard_without_the_marks():
+def test_lines_are_heard_without_the_marks(monkeypatch):
+    """And the first ones are not kept: a log may be followed for weeks."""
+    monkeypatch.setattr(child, "_MAX_HEARD", 6)
     lines = []
     parsed = Framed("MARK", Output("here", lines.append))
     for chunk in (b"motd\nMA", b"RKbone\ntw", b"o\nthr", b"eeMARKe0", b"\nrest\n"):
         parsed.feed(chunk)
     assert lines == ["one", "two", "three"]
+    assert parsed.output.content() == b"o\nthree"
 
 
 @given(

@@ -67,7 +67,8 @@ def _show_hosts(service: Reached, lines: int, screen: Screen, *, following: bool
             f"`{service.name}` is not running" if service.name else "nothing is running",
             hint="logs of starts that failed stay in their folders: `ls runs/*/*.log`",
         )
-    recent = recent_lines(service, containers, lines)
+    read = recent_lines(service, containers, max(lines, 1))  # `follow` begins behind them
+    recent = read[-lines:] if lines else ()
     screen.result({"name": service.name, "lines": [vars(line) for line in recent]})
 
     def write(line: Line) -> None:
@@ -76,4 +77,4 @@ def _show_hosts(service: Reached, lines: int, screen: Screen, *, following: bool
     for line in recent:
         write(line)
     if following:
-        follow(service, write)
+        follow(service, read, write)

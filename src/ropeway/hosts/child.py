@@ -11,6 +11,7 @@ import selectors
 import signal
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 
@@ -25,6 +26,7 @@ _LINGER_SECONDS = 1.0
 _CHUNK = 65536
 # Output is kept in memory: one host that prints without end must not take all of ours.
 _MAX_OUTPUT = 256 * 2**20
+_MAX_HEARD = 2**20  # of what somebody gets line by line: for evidence
 _UNKNOWN_EXIT = 255
 
 
@@ -69,13 +71,13 @@ class Output:
     """The bytes from one pipe.
 
     where    the host, to name when a command prints too much
-    on_line  gets each line as soon as it is complete
+    on_line  gets each line as soon as it is complete; then only the end of all is kept
     """
 
     def __init__(self, where: str, on_line: Callable[[str], None] | None = None) -> None:
         self.where = where
         self._on_line = on_line
-        self._chunks: list[bytes] = []
+        self._chunks: deque[bytes] = deque()
         self._line: list[bytes] = []
         self._length = 0
 
@@ -95,6 +97,8 @@ class Output:
         *ends, rest = chunk.split(b"\n")
         for end in ends:
             self._emit(end)
+        while ends and self._length > _MAX_HEARD:
+            self._length -= len(self._chunks.popleft())
         if chunk:
             self._line.append(rest)
         elif any(self._line):

@@ -156,11 +156,12 @@ def remove_argv(runtime: Runtime, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def logs_argv(
-    runtime: Runtime, name: str, *, lines: int | None = None, follow: bool = False
+    runtime: Runtime, name: str, *, lines: int | None = None, since: str = "", follow: bool = False
 ) -> tuple[str, ...]:
     """Print what a container wrote, each line with its time (RFC 3339, see `in_utc`) before it."""
     tail = ("--tail", str(lines)) if lines is not None else ()
-    return (runtime, "logs", "--timestamps", *tail, *(("--follow",) if follow else ()), name)
+    begin = (*tail, *(("--since", since) if since else ()))
+    return (runtime, "logs", "--timestamps", *begin, *(("--follow",) if follow else ()), name)
 
 
 def in_utc(stamp: str) -> str:

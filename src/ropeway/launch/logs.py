@@ -67,7 +67,7 @@ def log_name(container: Container | ServiceContainer) -> str:
 def recent_lines(
     reached: Reached, containers: Sequence[ServiceContainer], lines: int
 ) -> tuple[Line, ...]:
-    """Return the last lines of containers together, by time. Raises the first host's error."""
+    """Return the last lines of each container, by time. Raises the first host's error."""
     texts: dict[str, str] = {}
     for outcome in read_logs(reached.hosts, reached.runtime, containers, lines):
         if outcome.error is not None:
@@ -79,11 +79,12 @@ def recent_lines(
             for one in containers
         )
     )
-    return tuple(merged)[-lines:] if lines else ()
+    return tuple(merged)
 
 
-def follow(reached: Reached, on_line: Callable[[Line], None]) -> None:
-    """Hand on new lines of all containers, nearly in time order, until all have ended.
+def follow(reached: Reached, read: Sequence[Line], on_line: Callable[[Line], None]) -> None:
+    """Hand on what all containers write after the lines that were read, nearly in time order, until
+    all have ended.
 
     Each container takes a session of its own over the connection; Ctrl-C ends them all.
     """
@@ -96,12 +97,17 @@ def follow(reached: Reached, on_line: Callable[[Line], None]) -> None:
         heapq.heappush(held, (line, time.monotonic()))
 
     def listen(container: ServiceContainer, host: Host) -> None:
-        argv = docker.logs_argv(reached.runtime, container.name, lines=0, follow=True)
-        host.run(
-            ("sh", "-c", f"exec {MERGED}", "sh", *argv),
-            timeout=30 * 86_400.0,
-            on_line=lambda text: pool.post(partial(hold_back, line_of(container.source, text))),
-        )
+        since = max((line.time for line in read if line.source == container.source), default="")
+        # What has this time comes again: `--since` includes it.
+        before = {line for line in read if (line.source, line.time) == (container.source, since)}
+
+        def on_text(text: str) -> None:
+            if (line := line_of(container.source, text)) not in before:
+                pool.post(partial(hold_back, line))
+
+        argv = docker.logs_argv(reached.runtime, container.name, since=since, follow=True)
+        run = ("sh", "-c", f"exec {MERGED}", "sh", *argv)
+        host.run(run, timeout=30 * 86_400.0, on_line=on_text)
 
     def on_end(container: ServiceContainer, outcome: Outcome[None]) -> None:
         nonlocal running
