@@ -184,7 +184,10 @@ def test_replicas_share_one_endpoint_and_need_a_key_between_hosts():
         "key_env": "VLLM_API_KEY",
     }
     router = rollout.containers[-1]
-    assert router.devices == () and len(router.mounts) == 1
+    assert router.devices == ()
+    secrets = [mount.source for mount in router.mounts if "secrets" in mount.source]
+    assert secrets == ["/var/lib/ropeway/qwen3-vl/ropeway-qwen3-vl-router.secrets"]
+    assert all(mount.target.startswith("/run/ropeway/") for mount in router.mounts)
 
 
 def running(service: Service) -> tuple[ServiceContainer, ...]:

@@ -191,7 +191,7 @@ class Rollout:
         node = replica.nodes[node_rank]
         site = self.service.site(node.name)
         runtime = self.service.spec.runtime
-        name = f"ropeway-{self.service.name}-{number}-{node_rank}"
+        name = container_name(self.service.name, number, node_rank)
         folder = self.service.folder_on(node.name)
         other = WORKER if replica.uses_ray else FOLLOWER
         return Container(
@@ -220,9 +220,15 @@ class Rollout:
         )
 
     def _router(self, router: Router) -> Container:
-        """Return the router's container: it has no NPU, sees its own files only, may do nothing."""
+        """Return the router's container: it has no NPU, sees its own files only, may do nothing.
+
+        Engines see the whole folder: those of one host have the same secrets.
+        """
         folder = self.service.folder_on(router.host)
-        name = f"ropeway-{self.service.name}-router"
+        name = container_name(self.service.name, None)
+        secrets = _secret_sources(self.service, None)
+        files = [f"{name}.{ending}" for ending in ("json", "pyz", "sh")]
+        files += ["watch.py", *([f"{name}.secrets"] if secrets else [])]
         return Container(
             host=router.host,
             name=name,
@@ -231,8 +237,8 @@ class Rollout:
             node_rank=0,
             image=self.service.image,
             argv=("bash", f"{FOLDER}/{name}.sh"),
-            mounts=(Mount(folder, FOLDER, True),),
-            secrets=_secret_sources(self.service, None),
+            mounts=tuple(Mount(f"{folder}/{file}", f"{FOLDER}/{file}", True) for file in files),
+            secrets=secrets,
         )
 
     def _files_of(self, container: Container) -> Iterator[File]:
@@ -298,6 +304,19 @@ def _secret_sources(service: Service, replica: Replica | None) -> Mapping[str, s
         if replica.environment(replica.head).get("RAY_AUTH_MODE") == "token":
             sources["RAY_AUTH_TOKEN"] = None
     return sources
+
+
+def container_name(service: str, replica: int | None, node_rank: int = 0) -> str:
+    """Return the name of the container of one host of a replica, or (None) of the router."""
+    return f"ropeway-{service}-" + ("router" if replica is None else f"{replica}-{node_rank}")
+
+
+def fronts(spec: Spec) -> dict[str, int | None]:
+    """Return the containers that have an API: name → replica. The last one has the endpoint, which
+    is the router's (None) where there is one."""
+    count = spec.serve.replicas
+    units = (*range(count), *((None,) if count > 1 else ()))
+    return {container_name(spec.name, unit): unit for unit in units}
 
 
 def mount_of(text: str) -> Mount:

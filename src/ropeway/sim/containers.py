@@ -171,7 +171,7 @@ class ContainerEngine:
                 return 125, f"docker: {_DAEMON}{obstacle}"
             part = None
             if options.detach:  # it runs a script in the folder of the host that it mounts
-                path = argv[-1].replace(FOLDER, mounts[FOLDER], 1)
+                path = mounts.get(argv[-1]) or argv[-1].replace(FOLDER, mounts[FOLDER], 1)
                 part = part_of(self.files[path].decode())
             container = ContainerState(
                 id=hashlib.sha256(f"{options.name} {next(_NUMBERS)}".encode()).hexdigest(),
