@@ -14,6 +14,7 @@ from ropeway.hosts.local import LocalHost
 from ropeway.launch.container_start import RUN_EACH, write_files
 from ropeway.launch.logs import LogReader, Status, poll
 from ropeway.launch.rollout import File
+from ropeway.launch.running import DOWN
 from ropeway.launch.scripts import TOGETHER
 
 
@@ -151,6 +152,35 @@ def test_an_engine_that_does_not_answer_a_look_is_an_error(host, docker, verb):
         poll(host, "docker", "ropeway.service=x", {})
     assert "no daemon" in caught.value.evidence
     assert caught.value.where == "npu0"
+
+
+# The end
+
+DOCKER = """\
+cd {folder}
+case $1 in
+  ps) cat ids;;
+  rm) echo "$*" >>calls; {rm};;
+esac"""
+
+
+@pytest.mark.parametrize(("rm", "code"), [("mv late ids", 0), ("echo 'in use' >&2; exit 1", 1)])
+def test_down_removes_containers_that_come_late_and_then_the_folders(
+    host, docker, tmp_path, rm, code
+):
+    docker(DOCKER.format(folder=shlex.quote(str(tmp_path)), rm=f"{rm}; [ -e late ] || >late"))
+    (Path(host.address) / "id").symlink_to("/bin/true")  # not root's: it lies in its home
+    (tmp_path / "ids").write_text("1\n2\n")
+    (tmp_path / "late").write_text("3\n")
+    own, other = tmp_path / ".ropeway" / "moe", tmp_path / "it's" / "moe"
+    for folder in (own, other, own.with_name("neighbour")):
+        folder.mkdir(parents=True)
+    args = ("docker", "ropeway.service=moe", "10", "moe", str(other))
+    result = host.run(("sh", "-c", DOWN, "sh", *args), env={"HOME": str(tmp_path)})
+    assert (result.exit_code, result.stdout, own.exists()) == (code, "" if code else "3\n", code)
+    assert (other.exists(), own.with_name("neighbour").exists()) == (code, True)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls == ["rm --force 1 2", "rm --force 3"][: 1 if code else 2]
 
 
 # What runs in a container

@@ -48,6 +48,9 @@ def test_up_status_logs_exec_restart_down(cluster: Make):  # noqa: F811
     assert two.containers() == before
     assert two.run("restart") == 0
     assert two.containers() == before
+    two.virtual.connect("host1").run(("docker", "rm", "--force", "ropeway-rehearsal-0-0"))
+    assert two.run("status") == 1
+    assert "ropeway-rehearsal-0-0: its container is gone" in two.out
     assert two.run("down") == 0
     assert two.remains() == []
     assert two.run("status") == 1
@@ -148,17 +151,61 @@ def test_up_waits_for_a_router_that_it_keeps(replicas: Cluster):
 def test_only_the_replica_that_is_gone_is_started(replicas: Cluster):
     before = replicas.containers()
     replicas.virtual.connect("host2").run(("docker", "rm", "--force", "ropeway-rehearsal-1-0"))
+    status = replicas.json("status")
+    assert (status["serving"], status["missing"]) == (False, ["ropeway-rehearsal-1-0"])
     assert replicas.run("up", "--yes") == 0, replicas.err
     after = replicas.containers()
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {"ropeway-rehearsal-1-0"}
 
 
-def test_one_replica_is_restarted_alone(replicas: Cluster):
-    began = {one.name: one.began for one in replicas.virtual.state("host1").engine.every}
-    assert replicas.run("restart", "--replica", "1") == 0
-    after = {one.name: one.began for one in replicas.virtual.state("host1").engine.every}
-    assert began == after
+@pytest.mark.parametrize("number", ["0", "1"])
+def test_one_replica_is_restarted_alone(number: str, replicas: Cluster):
+    """Also beside the router, and where another replica is gone."""
+    other = 1 - int(number)
+    gone = ("docker", "rm", "--force", f"ropeway-rehearsal-{other}-0")
+    replicas.virtual.connect(f"host{other + 1}").run(gone)
+    restarted = replicas.json("restart", "--replica", number)["restarted"]
+    assert restarted == [f"ropeway-rehearsal-{number}-0"]
+
+
+def test_a_host_that_the_spec_drops_is_not_forgotten(replicas: Cluster):
+    before = replicas.containers()
+    first, second = replicas.spec.cluster.hosts or ()
+    replicas.change("cluster", hosts=(first,))
+    replicas.serve(replicas=1)
+    assert replicas.run("up", "--yes") == 2
+    assert "`rehearsal` runs on host2 too" in replicas.error
+    assert replicas.containers() == before
+    assert replicas.json("status")["replicas"] == 2
+    renamed = first.model_copy(update={"address": "192.168.0.1"})
+    replicas.change("cluster", hosts=(renamed, second))
+    replicas.serve(replicas=2)
+    assert replicas.run("up", "--yes") == 0, "it is there under another name"
+    replicas.change("cluster", hosts=(second,))
+    assert replicas.run("down") == 0
+    assert replicas.remains() == []
+
+
+def test_a_port_of_ours_excuses_no_stranger_on_another_host(replicas: Cluster):
+    state = replicas.virtual.state("host2")
+    state.machine = replace(state.machine, ports={8000: "nginx"})
+    replicas.change("cluster", hosts=tuple(reversed(replicas.spec.cluster.hosts or ())))
+    assert replicas.run("up", "--yes") == 2
+    assert "port 8000 is in use on host2" in replicas.error
+
+
+def test_a_dead_host_keeps_no_other_up(replicas: Cluster):
+    state = replicas.virtual.state("host2")
+    alive, state.machine = state.machine, replace(state.machine, failure="no route to host")
+    assert replicas.run("down") == 1
+    assert "host2: no route to host" in replicas.error
+    assert replicas.last_audit()["outcome"].startswith("failed: ")
+    state.machine = alive
+    assert {line.partition(":")[0] for line in replicas.remains()} == {"host2"}
+    [command] = [line for line in replicas.error.splitlines() if "ropeway down" in line]
+    assert replicas.run(*command.split()[1:], spec=False) == 0
+    assert replicas.remains() == []
 
 
 def test_what_ended_before_the_lock_was_ours_is_not_restarted(replicas: Cluster):
@@ -169,8 +216,8 @@ def test_what_ended_before_the_lock_was_ours_is_not_restarted(replicas: Cluster)
             )
 
     replicas.virtual.on_command = end
-    restarted = replicas.json("restart")["restarted"]
-    assert restarted == ["ropeway-rehearsal-0-0", "ropeway-rehearsal-router"]
+    assert replicas.run("restart") == 2
+    assert "`ropeway-rehearsal-1-0` is gone" in replicas.error
 
 
 def test_logs_follow_all_hosts_in_the_order_of_time(cluster: Make, monkeypatch):  # noqa: F811
@@ -198,6 +245,8 @@ def test_logs_follow_all_hosts_in_the_order_of_time(cluster: Make, monkeypatch):
     def note(command: IssuedCommand) -> None:
         if "--follow" in command.argv:
             followers.add(threading.get_ident())
+            if command.host == "host2":
+                worker.past.append((two.virtual.clock.now(), "said before we follow"))
 
     two.virtual.on_command = note
     monkeypatch.setattr(two.virtual.clock, "sleep", sleep)
@@ -208,6 +257,7 @@ def test_logs_follow_all_hosts_in_the_order_of_time(cluster: Make, monkeypatch):
     texts = [line.partition(" | ")[2] for line in two.out.splitlines()]
     joined = next(text for text in texts if text.startswith("ropeway: Ray has all hosts"))
     assert texts.index(joined) < texts.index(FIRST_TOKEN)
+    assert (texts.count("said before we follow"), texts.count(FIRST_TOKEN)) == (1, 1)
 
 
 FIRST_TOKEN = "ropeway: the first token is there"
@@ -247,8 +297,6 @@ def test_a_secret_is_in_files_of_mode_600_and_nowhere_else(guarded: Cluster):
         assert {site.modes[path] for path in holding} == {0o600}
         assert all(OTHER.encode() in site.files[path] for path in holding)
     guarded.json("status")
-            if command.host == "host2":
-                worker.past.append((two.virtual.clock.now(), "said before we follow"))
     assert SECRET not in guarded.out
     assert guarded.run("down") == 0
     assert guarded.remains() == []
@@ -259,7 +307,6 @@ def test_a_bundle_has_everything_but_secrets(guarded: Cluster):
     with zipfile.ZipFile(guarded.folder / "help.zip") as archive:
         parts = {name: archive.read(name).decode() for name in archive.namelist()}
     assert {
-    assert (texts.count("said before we follow"), texts.count(FIRST_TOKEN)) == (1, 1)
         "versions.txt", "spec.yaml", "containers.json", "facts/host1.txt", "host2/audit.log",
         "host1/ropeway-rehearsal-0-0.log",
     } <= parts.keys()  # fmt: skip

@@ -229,7 +229,7 @@ def test_hosts_are_called_by_their_address_and_by_their_port_where_that_is_neede
         RemoteHost(address="10.0.0.8", npus=8, user="root", port=2222),
         RemoteHost(address="10.0.0.8", npus=8),
     )
-    assert ssh_hosts(remote, "/tmp/x", "my.conf") == (
+    assert ssh_hosts(Cluster(hosts=remote), "/tmp/x", "my.conf") == (
         SshHost("npu7", "npu7", "/tmp/x/0", None, None, "my.conf"),
         SshHost("10.0.0.8:2222", "10.0.0.8", "/tmp/x/1", "root", 2222, "my.conf"),
         SshHost("10.0.0.8:22", "10.0.0.8", "/tmp/x/2", None, None, "my.conf"),

@@ -54,14 +54,14 @@ def down(*, target: Target, screen: Screen) -> None:
 
 def _down_hosts(target: Target, screen: Screen) -> None:
     author = current_author()
-    with reached(target) as service, locked(service.every, author) as lock:
+    with reached(target) as service, locked(service.answering, author) as lock:
         name = service.name
         if name is None:
             screen.answer("nothing is running")
             screen.result({"name": None, "containers": 0})
             return
         with (
-            audited(service.every, author, name, "down", screen.warn),
+            audited(service.answering, author, name, "down", screen.warn),
             screen.step(f"take `{name}` down on {len(service.hosts)} hosts") as step,
             uninterrupted(),
         ):

@@ -31,17 +31,15 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
         raise Refused("restart is for services on real hosts", hint=here)
     author, clock = current_author(), current_call().clock or SYSTEM_CLOCK
     with interruptible(), reached(target) as service, locked(service.every, author) as lock:
-        found = service.refreshed().containers
-        containers = tuple(each for each in found if replica in (None, each.replica))
-        if not containers or service.name is None:
-            raise Refused("no such container is running", hint="`ropeway status` shows what is")
+        service = service.refreshed()
+        containers = running.to_restart(service, replica)
         with (
-            audited(service.every, author, service.name, "restart", screen.warn),
+            audited(service.every, author, containers[0].service, "restart", screen.warn),
             screen.step(f"restart {len(containers)} containers") as step,
         ):
             lock.check()
             running.restart(service, containers)
-            running.wait_until_serving(service, containers[0].spec.serve.start_timeout, clock)
+            running.wait_until_serving(service, replica, clock)
             step.ok("the first token is there")
     screen.answer(f"`{service.name}` serves again at {containers[0].url}")
     screen.result({"name": service.name, "restarted": [container.name for container in containers]})

@@ -12,6 +12,7 @@ from ropeway.hosts.processes import find
 from ropeway.launch.labels import Reached
 from ropeway.launch.local.running import deployment_of, parts, reason_not_serving
 from ropeway.launch.probe import unready
+from ropeway.launch.rollout import fronts
 from ropeway.report.console import Screen
 from ropeway.report.text import containers_table, status_table
 
@@ -85,14 +86,16 @@ def _hosts_status(service: Reached, screen: Screen) -> bool:
         return False
     reasons = unready(service)
     rows = [(container.summary(), reasons.get(container.name)) for container in containers]
+    missing = [name for name in reasons if name not in {one.name for one in containers}]
     all_serving = not any(reasons.values()) and not service.failures
-    state = (
-        "serves" if all_serving else "does not serve" if all(reasons.values()) else "serves in part"
-    )
+    *_, endpoint = fronts(service.spec)
+    state = "serves" if all_serving else "does not serve" if reasons[endpoint] else "serves in part"
     first = containers[0]
-    layout, replicas = str(first.spec.serve.layout), first.spec.serve.replicas
+    layout, replicas = str(service.spec.serve.layout), service.spec.serve.replicas
     count = f"{replicas} × " if replicas > 1 else ""
     screen.answer(containers_table([{**row, "why": reason} for row, reason in rows]))
+    for name in missing:
+        screen.answer(f"{name}: {reasons[name]}")
     release = f"vLLM-Ascend {first.release}"
     screen.answer(f"{count}{layout} of {first.model} at {first.url}, {release}: {state}")
     screen.answer(f"brought up by {first.author.who}, {first.author.since}")
@@ -108,6 +111,7 @@ def _hosts_status(service: Reached, screen: Screen) -> bool:
             "by": first.author.who,
             "since": first.author.since,
             "unreachable": list(service.failures),
+            "missing": missing,
             "containers": [{**row, "why_not": reason or None} for row, reason in rows],
         }
     )

@@ -12,7 +12,7 @@ from ropeway.hosts.fleet import run_on_all
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.hosts.local import LocalHost
 from ropeway.hosts.ssh import LONGEST_SOCKET, SshHost
-from ropeway.spec.cluster import Cluster, RemoteHost
+from ropeway.spec.cluster import Cluster
 
 _PREFIX = "ropeway-"
 _NAME_LENGTH = len(f"/{_PREFIX}12345678/65535")  # the folder, and the number of a host
@@ -33,7 +33,7 @@ def connected(cluster: Cluster, *, ssh_config: str | None = None) -> Iterator[tu
         return
     with uninterrupted():
         folder = socket_folder()
-    hosts = ssh_hosts(cluster.hosts or (), folder, ssh_config)
+    hosts = ssh_hosts(cluster, folder, ssh_config)
     try:
         yield hosts
     finally:
@@ -42,23 +42,12 @@ def connected(cluster: Cluster, *, ssh_config: str | None = None) -> Iterator[tu
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def ssh_hosts(
-    remote: tuple[RemoteHost, ...], folder: str, ssh_config: str | None = None
-) -> tuple[SshHost, ...]:
-    """Name each host by its address, and by its port too where two have the same address."""
-    addresses = [host.address.lower() for host in remote]
+def ssh_hosts(cluster: Cluster, folder: str, ssh_config: str | None = None) -> tuple[SshHost, ...]:
+    """Return the cluster's hosts, each with a control socket of its own in the folder."""
+    remote = zip(cluster.host_names, cluster.hosts or (), strict=True)
     return tuple(
-        SshHost(
-            host.address
-            if addresses.count(host.address.lower()) == 1
-            else f"{host.address}:{host.port or 22}",
-            host.address,
-            f"{folder}/{number}",
-            host.user,
-            host.port,
-            ssh_config,
-        )
-        for number, host in enumerate(remote)
+        SshHost(name, host.address, f"{folder}/{number}", host.user, host.port, ssh_config)
+        for number, (name, host) in enumerate(remote)
     )
 
 

@@ -4,13 +4,16 @@ What differs between what runs and what the spec asks for, and what to replace; 
 a start fail: facts in, a refusal out, with all hosts that it concerns.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ropeway.engines.base import Node
 from ropeway.errors import Refused
 from ropeway.facts.host import HostFacts
-from ropeway.launch.labels import ServiceContainer
+from ropeway.launch.complete import place
+from ropeway.launch.labels import ServiceContainer, newest_spec
 from ropeway.launch.rollout import ROUTER, Rollout
+from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.model import Spec
 from ropeway.units import format_bytes
 
@@ -49,6 +52,38 @@ def differences(before: Spec, after: Spec) -> tuple[Difference, ...]:
     return tuple(
         Difference(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)
     )
+
+
+def dropped_hosts(
+    cluster: Cluster, running: Sequence[ServiceContainer]
+) -> Mapping[str, RemoteHost]:
+    """Return the hosts on which the service should run and that a cluster does not have, by name.
+
+    One that is known by another name now is not among them.
+    """
+    if not running:
+        return {}
+    spec = newest_spec(running)
+    hosts = dict(zip(spec.cluster.host_names, spec.cluster.hosts or (), strict=True))
+    nodes = [
+        Node(name, name, host.npus, "", host.devices or tuple(range(host.npus)))
+        for name, host in hosts.items()
+    ]
+    placed = place(spec.serve.layout, spec.serve.replicas, nodes)
+    used = {node.name for nodes in placed for node in nodes}
+    known = {*cluster.host_names, *(one.named for one in running)}
+    return {name: host for name, host in hosts.items() if name in used - known}
+
+
+def check_dropped_hosts(spec: Spec, running: Sequence[ServiceContainer]) -> None:
+    """Raise Refused when the service runs on a host that the spec does not have: nobody would end
+    what is there, and it would keep its NPUs."""
+    if dropped := dropped_hosts(spec.cluster, running):
+        raise Refused(
+            f"`{spec.name}` runs on {', '.join(dropped)} too, and the spec no longer does",
+            where="cluster.hosts",
+            hint="`ropeway down` takes it down, there too; then `ropeway up`",
+        )
 
 
 def changes(rollout: Rollout, running: Iterable[ServiceContainer]) -> Changes:

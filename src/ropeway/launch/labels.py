@@ -6,7 +6,7 @@ whole service. They hold no secret; anybody who may use the container engine can
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Generic, TypeVar
 
@@ -63,6 +63,7 @@ class ServiceContainer:
     started    RFC 3339, UTC
     endpoint   the API's base URL, of this container or of its head, as used inside the container
     folder     the service's folder on that host
+    named      the host's name at the time of `up`
     devices    the NPUs that it holds: N of /dev/davinciN
     ports      those that the service has on that host
     """
@@ -79,6 +80,7 @@ class ServiceContainer:
 
     service = _Label(SERVICE, str)
     run = _Label(RUN, str)
+    named = _Label(_HOST, str)
     role = _Label(_ROLE, str)
     replica = _Label(_REPLICA, _number)
     node_rank = _Label(_RANK, _number)
@@ -109,6 +111,11 @@ class ServiceContainer:
             ) from error
 
     @property
+    def unit(self) -> int | None:
+        """What restarts as a whole: a replica, by its number, or the router (None)."""
+        return None if self.role == ROUTER else self.replica
+
+    @property
     def source(self) -> str:
         """`192.168.0.11 head`, with the replica's number where there are several."""
         number = f" {self.replica}" if self.replica else ""
@@ -120,7 +127,7 @@ class ServiceContainer:
             "host", "name", "role", "replica", "node_rank", "devices", "state", "exit_code",
             "restarts", "started", "image",
         )  # fmt: skip
-        return {name: getattr(self, name) for name in shown}
+        return {**{name: getattr(self, name) for name in shown}, "replica": self.unit}
 
 
 def labels_of(rollout: Rollout, container: Container, author: Author) -> dict[str, str]:
@@ -191,9 +198,25 @@ class Reached:
     def every(self) -> tuple[Host, ...]:
         return tuple(self.hosts.values())
 
+    @property
+    def answering(self) -> tuple[Host, ...]:
+        return tuple(host for host in self.every if host.name not in self.failures)
+
+    @property
+    def spec(self) -> Spec:
+        """What should run; see `newest_spec`."""
+        return newest_spec(self.containers)
+
     def refreshed(self) -> "Reached":
-        """Ask again: somebody may have changed what runs, before the lock was ours or since."""
-        return look(self.every, self.runtime, self.name)
+        """Ask those again that answered: somebody may have changed what runs, before the lock was
+        ours or since."""
+        again = look(self.answering, self.runtime, self.name)
+        return replace(again, hosts=self.hosts, failures={**self.failures, **again.failures})
+
+
+def newest_spec(containers: Sequence[ServiceContainer]) -> Spec:
+    """Return the spec of the last `up`: what it kept has the labels of an earlier one."""
+    return max(containers, key=lambda one: one.author.since).spec
 
 
 def look(hosts: Sequence[Host], runtime: Runtime, service: str | None = None) -> Reached:

@@ -7,7 +7,7 @@ from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all
 from ropeway.launch import docker
 from ropeway.launch.labels import Reached
-from ropeway.launch.rollout import HEAD, ROUTER
+from ropeway.launch.rollout import HEAD, ROUTER, fronts
 from ropeway.launch.scripts import FOLDER
 
 # Within a container: read the secrets, if there are any, and run the program with the words after.
@@ -44,15 +44,21 @@ def ask_for_tokens(
 
 
 def unready(reached: Reached) -> dict[str, str]:
-    """Ask the heads and the router of what runs, as `ask_for_tokens` does."""
-    fronts = [one for one in reached.containers if one.role in (HEAD, ROUTER)]
-    ended = {one.name: f"its container is {one.state}" for one in fronts if one.state != "running"}
+    """Ask the heads and the router, as `ask_for_tokens` does. One that is gone is a reason too."""
+    there = {one.name: one for one in reached.containers if one.role in (HEAD, ROUTER)}
+    expected = fronts(reached.spec) if reached.containers else {}
+    gone = "on no host that answers" if reached.failures else "gone"
+    reasons = {
+        name: f"its container is {there[name].state if name in there else gone}"
+        for name in {**expected, **there}
+        if name not in there or there[name].state != "running"
+    }
     endpoints = [
         Endpoint(one.host, one.name, one.endpoint, one.model)
-        for one in fronts
-        if one.name not in ended
+        for one in there.values()
+        if one.name not in reasons
     ]
-    return ended | ask_for_tokens(reached.hosts, reached.runtime, endpoints)
+    return reasons | ask_for_tokens(reached.hosts, reached.runtime, endpoints)
 
 
 def _ask(host: Host, runtime: docker.Runtime, endpoint: Endpoint, seconds: float) -> str:

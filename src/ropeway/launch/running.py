@@ -8,11 +8,13 @@ from ropeway.errors import HostError, LaunchError, Refused
 from ropeway.hosts.base import Host, Result
 from ropeway.hosts.fleet import group_by_host, run_on_all, run_on_all_or_raise, select
 from ropeway.launch import docker
+from ropeway.launch.checks import dropped_hosts
 from ropeway.launch.clock import Clock
 from ropeway.launch.docker import Runtime
 from ropeway.launch.labels import SERVICE, Reached, ServiceContainer, look
 from ropeway.launch.lock import BASE
 from ropeway.launch.probe import unready
+from ropeway.launch.rollout import fronts
 from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.model import Spec
 
@@ -41,7 +43,7 @@ echo "$count"
 def take_down(reached: Reached) -> int:
     """Remove a service's containers and folders; return how many containers there were.
 
-    Raises HostError when a host could not be cleaned up; the others are.
+    Raises HostError when a host did not answer or could not be cleaned up; the others are.
     """
     service = reached.name
     assert service, "or the folder of all services would go"
@@ -56,16 +58,39 @@ def take_down(reached: Reached) -> int:
         result = host.run(("sh", "-c", DOWN, "sh", *args), timeout=180.0)
         return int(result.check("cannot take it down", where=host.name).stdout or 0)
 
-    outcomes = run_on_all(reached.every, down)
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
-    if failed:
+    outcomes = run_on_all(reached.answering, down)
+    errors = {one.host.name: one.error for one in outcomes if one.error is not None}
+    if failed := {**reached.failures, **errors}:
+        again = (f"ropeway down --name {service} --host {name}" for name in failed)
         raise HostError(
-            f"`{service}` could not be taken down on {len(failed)} of {len(outcomes)} hosts",
-            where=", ".join(outcome.host.name for outcome in failed),
-            evidence=tuple(f"{outcome.host.name}: {outcome.error}" for outcome in failed),
-            hint="`ropeway down` again, once they can be reached",
+            f"`{service}` could not be taken down on {len(failed)} of {len(reached.hosts)} hosts",
+            where=", ".join(failed),
+            evidence=tuple(f"{name}: {error}" for name, error in failed.items()),
+            hint="this finishes it, once they can be reached:\n" + "\n".join(again),
         )
     return sum(outcome.result or 0 for outcome in outcomes)
+
+
+def to_restart(reached: Reached, replica: int | None) -> tuple[ServiceContainer, ...]:
+    """Return the containers of a replica, or (None) all. Raises Refused when nothing would serve
+    afterwards, because a head or the router is not there."""
+    chosen = tuple(one for one in reached.containers if replica in (None, one.unit))
+    if not chosen:
+        raise Refused("no such container is running", hint="`ropeway status` shows what is")
+    there = {one.name for one in reached.containers}
+    gone = [name for name in _needed(reached.spec, replica) if name not in there]
+    if gone:
+        what = f"{', '.join(f'`{name}`' for name in gone)} {'is' if len(gone) == 1 else 'are'} gone"
+        silent = tuple(f"{name}: {error}" for name, error in reached.failures.items())
+        raise Refused(what, evidence=silent, hint="`ropeway up` starts what is missing")
+    return chosen
+
+
+def _needed(spec: Spec, replica: int | None) -> list[str]:
+    """Return the containers that must answer after the restart of a replica, or (None) of all."""
+    return [
+        name for name, unit in fronts(spec).items() if replica is None or unit in (None, replica)
+    ]
 
 
 def restart(reached: Reached, containers: Sequence[ServiceContainer]) -> None:
@@ -80,17 +105,27 @@ def restart(reached: Reached, containers: Sequence[ServiceContainer]) -> None:
     run_on_all_or_raise(select(reached.hosts, by_host), restart_on)
 
 
-def wait_until_serving(reached: Reached, timeout: float, clock: Clock) -> None:
-    """Wait until every engine of a service generates tokens. Raises LaunchError after `timeout`."""
+def wait_until_serving(reached: Reached, replica: int | None, clock: Clock) -> None:
+    """Wait until a replica, or (None) every one, generates tokens, also through the router.
+
+    Raises LaunchError after the time that a start may take.
+    """
+    spec = reached.spec
+    timeout = spec.serve.start_timeout
     deadline = clock.now() + timeout
     while True:
         answers = unready(reached.refreshed())
-        if answers and not any(answers.values()):
+        reasons = {
+            name: reason
+            for name in _needed(spec, replica)
+            if (reason := answers.get(name, "its container is gone"))
+        }
+        if not reasons:
             return
         if clock.now() > deadline:
             raise LaunchError(
                 f"it generated no token within {timeout:g} s",
-                evidence=tuple(f"{name}: {reason}" for name, reason in answers.items() if reason),
+                evidence=tuple(f"{name}: {reason}" for name, reason in reasons.items()),
                 hint="ropeway logs",
             )
         clock.sleep(_POLL_SECONDS)
@@ -128,9 +163,21 @@ class Connect(Protocol):
 def reach_by_spec(
     connect: Connect, spec: Spec, name: str | None, ssh_config: str | None
 ) -> Iterator[Reached]:
-    """Connect to the hosts of a spec. `name` is used in place of the spec's."""
-    with connect(spec.cluster, ssh_config=ssh_config) as hosts:
-        yield look(hosts, spec.runtime.command, name or spec.name)
+    """Connect to the hosts of a spec, and to those that it no longer has and the service still
+    does. `name` is used in place of the spec's."""
+    cluster, service = spec.cluster, name or spec.name
+    with connect(cluster, ssh_config=ssh_config) as hosts:
+        found = look(hosts, spec.runtime.command, service)
+        try:
+            dropped = dropped_hosts(cluster, found.containers)
+        except HostError:  # `down` needs no label that cannot be read
+            dropped = {}
+        if not dropped:
+            yield found
+            return
+    every = cluster.model_copy(update={"hosts": (*(cluster.hosts or ()), *dropped.values())})
+    with connect(every, ssh_config=ssh_config) as hosts:
+        yield look(hosts, spec.runtime.command, service)
 
 
 @contextmanager

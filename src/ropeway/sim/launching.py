@@ -83,7 +83,7 @@ class Rehearsal:
         self, cluster: Cluster, *, ssh_config: str | None = None
     ) -> Iterator[tuple["LaunchHost", ...]]:
         """Connect to the cluster's hosts, known by name or address. Raises Refused."""
-        real = ssh_hosts(cluster.hosts or (), "", ssh_config)
+        real = ssh_hosts(cluster, "", ssh_config)
         yield tuple(self.connect(host.address, host.by_hand) for host in real)
 
     def connect(self, address: str, by_hand: str = "") -> "LaunchHost":

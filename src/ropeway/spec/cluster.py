@@ -120,6 +120,16 @@ class Cluster(SpecModel):
         return self.local is not None
 
     @property
+    def host_names(self) -> tuple[str, ...]:
+        """Each host's address, and its port too where two have the same address."""
+        hosts = self.hosts or ()
+        addresses = [host.address.lower() for host in hosts]
+        return tuple(
+            host.address if addresses.count(address) == 1 else f"{host.address}:{host.port or 22}"
+            for host, address in zip(hosts, addresses, strict=True)
+        )
+
+    @property
     def host_count(self) -> int:
         return self.local.hosts if self.local else len(self.hosts or ())
 
