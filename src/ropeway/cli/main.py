@@ -13,9 +13,10 @@ from typing import NoReturn
 import click
 
 from ropeway import __version__
-from ropeway.cli.bug_report import bug_report, without_secrets, write_report
+from ropeway.cli.bug_report import bug_report, write_report
 from ropeway.cli.call import Call
 from ropeway.errors import Exit, Refused, RopewayError
+from ropeway.facts.redaction import without_secrets
 from ropeway.report.console import Screen
 
 # In order of use, each with the first sentence of its help. Verb `x` is the click command `x` of
