@@ -48,9 +48,11 @@ def test_up_status_logs_exec_restart_down(cluster: Make):  # noqa: F811
     assert two.containers() == before
     assert two.run("restart") == 0
     assert two.containers() == before
-    two.virtual.connect("host1").run(("docker", "rm", "--force", "ropeway-rehearsal-0-0"))
-    assert two.run("status") == 1
-    assert "ropeway-rehearsal-0-0: its container is gone" in two.out
+    for host, name in (("host2", "ropeway-rehearsal-0-1"), ("host1", "ropeway-rehearsal-0-0")):
+        two.virtual.connect(host).run(("docker", "rm", "--force", name))
+        assert two.run("status") == 1
+        assert f"{name}: its container is gone" in two.out
+        assert two.run("up", "--yes") == 0
     assert two.run("down") == 0
     assert two.remains() == []
     assert two.run("status") == 1

@@ -41,5 +41,5 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
             running.restart(service, containers)
             running.wait_until_serving(service, replica, clock)
             step.ok("the first token is there")
-    screen.answer(f"`{service.name}` serves again at {containers[0].url}")
+    screen.answer(f"`{service.name}` serves again at {service.newest.url}")
     screen.result({"name": service.name, "restarted": [container.name for container in containers]})

@@ -9,10 +9,10 @@ from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Exit
 from ropeway.hosts.local import LocalHost
 from ropeway.hosts.processes import find
+from ropeway.launch.complete import parts_of
 from ropeway.launch.labels import Reached
 from ropeway.launch.local.running import deployment_of, parts, reason_not_serving
 from ropeway.launch.probe import unready
-from ropeway.launch.rollout import fronts
 from ropeway.report.console import Screen
 from ropeway.report.text import containers_table, status_table
 
@@ -88,28 +88,29 @@ def _hosts_status(service: Reached, screen: Screen) -> bool:
     rows = [(container.summary(), reasons.get(container.name)) for container in containers]
     missing = [name for name in reasons if name not in {one.name for one in containers}]
     all_serving = not any(reasons.values()) and not service.failures
-    *_, endpoint = fronts(service.spec)
-    state = "serves" if all_serving else "does not serve" if reasons[endpoint] else "serves in part"
-    first = containers[0]
-    layout, replicas = str(service.spec.serve.layout), service.spec.serve.replicas
+    last = service.newest
+    layout, replicas = str(last.spec.serve.layout), last.spec.serve.replicas
+    endpoint = parts_of(last.spec)[0 if replicas == 1 else -1].name  # of the head, or the router
+    state = "does not serve" if reasons.get(endpoint) else "serves in part"
+    state = "serves" if all_serving else state
     count = f"{replicas} × " if replicas > 1 else ""
     screen.answer(containers_table([{**row, "why": reason} for row, reason in rows]))
     for name in missing:
         screen.answer(f"{name}: {reasons[name]}")
-    release = f"vLLM-Ascend {first.release}"
-    screen.answer(f"{count}{layout} of {first.model} at {first.url}, {release}: {state}")
-    screen.answer(f"brought up by {first.author.who}, {first.author.since}")
+    release = f"vLLM-Ascend {last.release}"
+    screen.answer(f"{count}{layout} of {last.model} at {last.url}, {release}: {state}")
+    screen.answer(f"brought up by {last.author.who}, {last.author.since}")
     screen.result(
         {
             "name": service.name,
             "serving": all_serving,
-            "url": first.url,
+            "url": last.url,
             "layout": layout,
             "replicas": replicas,
-            "model": first.model,
-            "release": first.release,
-            "by": first.author.who,
-            "since": first.author.since,
+            "model": last.model,
+            "release": last.release,
+            "by": last.author.who,
+            "since": last.author.since,
             "unreachable": list(service.failures),
             "missing": missing,
             "containers": [{**row, "why_not": reason or None} for row, reason in rows],

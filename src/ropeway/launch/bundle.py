@@ -31,9 +31,10 @@ def bundle_parts(service: Reached) -> Iterator[tuple[str, str]]:
     failures = {name: str(error) for name, error in service.failures.items()}
     yield "failures.json", _json(failures)
     yield "containers.json", _json([asdict(container) for container in service.containers])
-    for container in service.containers[:1]:
-        yield SPEC, dump_spec(container.spec)
-    path = next((container.spec.model.path for container in service.containers), None)
+    spec = service.newest.spec if service.containers else None
+    if spec is not None:
+        yield SPEC, dump_spec(spec)
+    path = spec.model.path if spec is not None else None
     every_question = questions(model_path=path, runtime=service.runtime)
 
     def ask(host: Host) -> tuple[Transcript, str]:

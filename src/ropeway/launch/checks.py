@@ -7,11 +7,10 @@ a start fail: facts in, a refusal out, with all hosts that it concerns.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ropeway.engines.base import Node
 from ropeway.errors import Refused
 from ropeway.facts.host import HostFacts
-from ropeway.launch.complete import place
-from ropeway.launch.labels import ServiceContainer, newest_spec
+from ropeway.launch.complete import parts_of
+from ropeway.launch.labels import ServiceContainer, newest
 from ropeway.launch.rollout import ROUTER, Rollout
 from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.model import Spec
@@ -63,16 +62,11 @@ def dropped_hosts(
     """
     if not running:
         return {}
-    spec = newest_spec(running)
-    hosts = dict(zip(spec.cluster.host_names, spec.cluster.hosts or (), strict=True))
-    nodes = [
-        Node(name, name, host.npus, "", host.devices or tuple(range(host.npus)))
-        for name, host in hosts.items()
-    ]
-    placed = place(spec.serve.layout, spec.serve.replicas, nodes)
-    used = {node.name for nodes in placed for node in nodes}
+    spec = newest(running).spec
     known = {*cluster.host_names, *(one.named for one in running)}
-    return {name: host for name, host in hosts.items() if name in used - known}
+    dropped = {part.host for part in parts_of(spec)} - known
+    hosts = zip(spec.cluster.host_names, spec.cluster.hosts or (), strict=True)
+    return {name: host for name, host in hosts if name in dropped}
 
 
 def check_dropped_hosts(spec: Spec, running: Sequence[ServiceContainer]) -> None:

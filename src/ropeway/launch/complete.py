@@ -14,7 +14,7 @@ from ropeway.facts.ascend.npu_smi import chip_family
 from ropeway.facts.host import HostFacts
 from ropeway.hardware import Family, chip_named
 from ropeway.launch.docker import reboot_notes
-from ropeway.launch.rollout import Router, Service, Site
+from ropeway.launch.rollout import Router, Service, Site, container_name
 from ropeway.models.shape import ModelShape
 from ropeway.spec.cluster import RemoteHost
 from ropeway.spec.model import Layout, Spec
@@ -40,6 +40,35 @@ def place(layout: Layout, replicas: int, hosts: Sequence[Node]) -> tuple[tuple[N
             nodes.append(Node(node.name, node.address, count, node.nic, devices))
         placed.append(tuple(nodes))
     return tuple(placed)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A container that a service should have. `unit`: its replica, None for the router."""
+
+    name: str
+    host: str
+    unit: int | None
+
+
+def parts_of(spec: Spec) -> tuple[Part, ...]:
+    """Return what a service should have by its spec alone, in the order of Rollout.containers."""
+    nodes = [
+        Node(name, host.address, host.npus, "", _devices(host))
+        for name, host in zip(spec.cluster.host_names, spec.cluster.hosts or (), strict=True)
+    ]
+    placed = place(spec.serve.layout, spec.serve.replicas, nodes)
+    parts = [
+        Part(container_name(spec.name, number, rank), node.name, number)
+        for number, nodes in enumerate(placed)
+        for rank, node in enumerate(nodes)
+    ]
+    router = Part(container_name(spec.name, None), placed[0][0].name, None)
+    return (*parts, *((router,) if len(placed) > 1 else ()))
+
+
+def _devices(host: RemoteHost) -> tuple[int, ...]:
+    return host.devices or tuple(range(host.npus))
 
 
 def _no_room(layout: Layout, replicas: int, placed: int, hosts: Sequence[Node]) -> Refused:
@@ -153,7 +182,7 @@ def family_of(spec: Spec, facts: Sequence[HostFacts], assumed: list[str]) -> Fam
 def _site(
     spec: Spec, host: RemoteHost, name: str, facts: HostFacts | None, assumed: list[str]
 ) -> Site:
-    devices = host.devices or tuple(range(host.npus))
+    devices = _devices(host)
     nic = host.nic or spec.cluster.nic
     if facts is None:
         root = host.user in (None, "root")

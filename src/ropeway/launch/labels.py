@@ -203,9 +203,8 @@ class Reached:
         return tuple(host for host in self.every if host.name not in self.failures)
 
     @property
-    def spec(self) -> Spec:
-        """What should run; see `newest_spec`."""
-        return newest_spec(self.containers)
+    def newest(self) -> ServiceContainer:
+        return newest(self.containers)
 
     def refreshed(self) -> "Reached":
         """Ask those again that answered: somebody may have changed what runs, before the lock was
@@ -214,9 +213,9 @@ class Reached:
         return replace(again, hosts=self.hosts, failures={**self.failures, **again.failures})
 
 
-def newest_spec(containers: Sequence[ServiceContainer]) -> Spec:
-    """Return the spec of the last `up`: what it kept has the labels of an earlier one."""
-    return max(containers, key=lambda one: one.author.since).spec
+def newest(containers: Sequence[ServiceContainer]) -> ServiceContainer:
+    """Return one that the last `up` started: what it kept has the labels of an earlier one."""
+    return max(containers, key=lambda one: one.author.since)
 
 
 def look(hosts: Sequence[Host], runtime: Runtime, service: str | None = None) -> Reached:

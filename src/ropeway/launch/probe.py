@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all
 from ropeway.launch import docker
+from ropeway.launch.complete import parts_of
 from ropeway.launch.labels import Reached
-from ropeway.launch.rollout import HEAD, ROUTER, fronts
+from ropeway.launch.rollout import HEAD, ROUTER
 from ropeway.launch.scripts import FOLDER
 
 # Within a container: read the secrets, if there are any, and run the program with the words after.
@@ -44,19 +45,20 @@ def ask_for_tokens(
 
 
 def unready(reached: Reached) -> dict[str, str]:
-    """Ask the heads and the router, as `ask_for_tokens` does. One that is gone is a reason too."""
-    there = {one.name: one for one in reached.containers if one.role in (HEAD, ROUTER)}
-    expected = fronts(reached.spec) if reached.containers else {}
+    """Ask the heads and the router, as `ask_for_tokens` does. A container that is not there, or has
+    ended, is a reason too."""
+    there = {one.name: one for one in reached.containers}
+    expected = [one.name for one in parts_of(reached.newest.spec)] if there else []
     gone = "on no host that answers" if reached.failures else "gone"
     reasons = {
         name: f"its container is {there[name].state if name in there else gone}"
-        for name in {**expected, **there}
+        for name in (*expected, *there)
         if name not in there or there[name].state != "running"
     }
     endpoints = [
         Endpoint(one.host, one.name, one.endpoint, one.model)
-        for one in there.values()
-        if one.name not in reasons
+        for one in reached.containers
+        if one.role in (HEAD, ROUTER) and one.name not in reasons
     ]
     return reasons | ask_for_tokens(reached.hosts, reached.runtime, endpoints)
 

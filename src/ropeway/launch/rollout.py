@@ -311,14 +311,6 @@ def container_name(service: str, replica: int | None, node_rank: int = 0) -> str
     return f"ropeway-{service}-" + ("router" if replica is None else f"{replica}-{node_rank}")
 
 
-def fronts(spec: Spec) -> dict[str, int | None]:
-    """Return the containers that have an API: name → replica. The last one has the endpoint, which
-    is the router's (None) where there is one."""
-    count = spec.serve.replicas
-    units = (*range(count), *((None,) if count > 1 else ()))
-    return {container_name(spec.name, unit): unit for unit in units}
-
-
 def mount_of(text: str) -> Mount:
     """Read a mount of the spec: `/data`, `/data:/models`, `/data:ro`, `/data:/models:ro`."""
     parts = text.split(":")

@@ -10,11 +10,11 @@ from ropeway.hosts.fleet import group_by_host, run_on_all, run_on_all_or_raise, 
 from ropeway.launch import docker
 from ropeway.launch.checks import dropped_hosts
 from ropeway.launch.clock import Clock
+from ropeway.launch.complete import parts_of
 from ropeway.launch.docker import Runtime
 from ropeway.launch.labels import SERVICE, Reached, ServiceContainer, look
 from ropeway.launch.lock import BASE
 from ropeway.launch.probe import unready
-from ropeway.launch.rollout import fronts
 from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.model import Spec
 
@@ -72,13 +72,13 @@ def take_down(reached: Reached) -> int:
 
 
 def to_restart(reached: Reached, replica: int | None) -> tuple[ServiceContainer, ...]:
-    """Return the containers of a replica, or (None) all. Raises Refused when nothing would serve
-    afterwards, because a head or the router is not there."""
+    """Return the containers of a replica, or (None) all. Raises Refused when it could not serve
+    afterwards, because one of them or the router is not there."""
     chosen = tuple(one for one in reached.containers if replica in (None, one.unit))
     if not chosen:
         raise Refused("no such container is running", hint="`ropeway status` shows what is")
     there = {one.name for one in reached.containers}
-    gone = [name for name in _needed(reached.spec, replica) if name not in there]
+    gone = [name for name in _needed(reached.newest.spec, replica) if name not in there]
     if gone:
         what = f"{', '.join(f'`{name}`' for name in gone)} {'is' if len(gone) == 1 else 'are'} gone"
         silent = tuple(f"{name}: {error}" for name, error in reached.failures.items())
@@ -87,10 +87,8 @@ def to_restart(reached: Reached, replica: int | None) -> tuple[ServiceContainer,
 
 
 def _needed(spec: Spec, replica: int | None) -> list[str]:
-    """Return the containers that must answer after the restart of a replica, or (None) of all."""
-    return [
-        name for name, unit in fronts(spec).items() if replica is None or unit in (None, replica)
-    ]
+    """Return the containers without which a replica, or (None) the whole, does not serve."""
+    return [one.name for one in parts_of(spec) if replica is None or one.unit in (None, replica)]
 
 
 def restart(reached: Reached, containers: Sequence[ServiceContainer]) -> None:
@@ -110,17 +108,14 @@ def wait_until_serving(reached: Reached, replica: int | None, clock: Clock) -> N
 
     Raises LaunchError after the time that a start may take.
     """
-    spec = reached.spec
+    spec = reached.newest.spec
     timeout = spec.serve.start_timeout
     deadline = clock.now() + timeout
     while True:
         answers = unready(reached.refreshed())
-        reasons = {
-            name: reason
-            for name in _needed(spec, replica)
-            if (reason := answers.get(name, "its container is gone"))
-        }
-        if not reasons:
+        needed = _needed(spec, replica)
+        reasons = {name: reason for name in needed if (reason := answers.get(name))}
+        if answers and not reasons:
             return
         if clock.now() > deadline:
             raise LaunchError(

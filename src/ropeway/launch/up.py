@@ -33,7 +33,7 @@ from ropeway.launch.container_start import ContainerStart
 from ropeway.launch.docker import remove_argv
 from ropeway.launch.dry_run import dry_run
 from ropeway.launch.images import Images, derived_name, image_name, images_of
-from ropeway.launch.labels import ServiceContainer, list_argv, newest_spec, read_containers
+from ropeway.launch.labels import ServiceContainer, list_argv, newest, read_containers
 from ropeway.launch.lock import Author, Lock, audited
 from ropeway.launch.rollout import Rollout, Service
 from ropeway.models.build import read_shape
@@ -205,7 +205,7 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
         return Outcome(rollout.service, None)
     if running:
         count = f"{len(what.start)} of {len(what.start | what.keep)} containers"
-        caller.confirm(differences(newest_spec(running), spec), count)
+        caller.confirm(differences(newest(running).spec, spec), count)
     for note in rollout.service.notes:  # before the start: some are reasons to press Ctrl-C
         caller.narrator.say(f"note: {note}")
     for note in privileged_others(rollout, preparation.facts, own_containers):
