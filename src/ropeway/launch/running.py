@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-from ropeway.errors import HostError, LaunchError, Refused
+from ropeway.errors import HostError, LaunchError, Refused, RopewayError
 from ropeway.hosts.base import Host, Result
 from ropeway.hosts.fleet import group_by_host, run_on_all, run_on_all_or_raise, select
 from ropeway.launch import docker
@@ -165,7 +165,7 @@ def reach_by_spec(
         found = look(hosts, spec.runtime.command, service)
         try:
             dropped = dropped_hosts(cluster, found.containers)
-        except HostError:  # `down` needs no label that cannot be read
+        except RopewayError:  # `down` needs no label that cannot be read
             dropped = {}
         if not dropped:
             yield found
