@@ -9,6 +9,7 @@ from ropeway.errors import Refused
 from ropeway.hosts.interrupts import interruptible
 from ropeway.launch import running
 from ropeway.launch.clock import SYSTEM_CLOCK
+from ropeway.launch.labels import newest
 from ropeway.launch.lock import audited, current_author, locked
 from ropeway.report.console import Screen
 
@@ -41,5 +42,5 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
             running.restart(service, containers)
             running.wait_until_serving(service, replica, clock)
             step.ok("the first token is there")
-    screen.answer(f"`{service.name}` serves again at {service.newest.url}")
+    screen.answer(f"`{service.name}` serves again at {newest(service.containers).url}")
     screen.result({"name": service.name, "restarted": [container.name for container in containers]})

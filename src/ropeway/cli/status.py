@@ -10,7 +10,7 @@ from ropeway.errors import Exit
 from ropeway.hosts.local import LocalHost
 from ropeway.hosts.processes import find
 from ropeway.launch.complete import parts_of
-from ropeway.launch.labels import Reached
+from ropeway.launch.labels import Reached, newest
 from ropeway.launch.local.running import deployment_of, parts, reason_not_serving
 from ropeway.launch.probe import unready
 from ropeway.report.console import Screen
@@ -88,7 +88,7 @@ def _hosts_status(service: Reached, screen: Screen) -> bool:
     rows = [(container.summary(), reasons.get(container.name)) for container in containers]
     missing = [name for name in reasons if name not in {one.name for one in containers}]
     all_serving = not any(reasons.values()) and not service.failures
-    last = service.newest
+    last = newest(containers)
     layout, replicas = str(last.spec.serve.layout), last.spec.serve.replicas
     endpoint = parts_of(last.spec)[0 if replicas == 1 else -1].name  # of the head, or the router
     state = "does not serve" if reasons.get(endpoint) else "serves in part"

@@ -10,7 +10,7 @@ from ropeway.facts.questions import questions
 from ropeway.facts.transcript import Transcript, ask_for_transcript
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import run_on_all
-from ropeway.launch.labels import Reached
+from ropeway.launch.labels import Reached, newest
 from ropeway.launch.lock import read_audit
 from ropeway.launch.logs import recent_lines
 from ropeway.spec.model import dump_spec
@@ -31,7 +31,7 @@ def bundle_parts(service: Reached) -> Iterator[tuple[str, str]]:
     failures = {name: str(error) for name, error in service.failures.items()}
     yield "failures.json", _json(failures)
     yield "containers.json", _json([asdict(container) for container in service.containers])
-    spec = service.newest.spec if service.containers else None
+    spec = newest(service.containers).spec if service.containers else None
     if spec is not None:
         yield SPEC, dump_spec(spec)
     path = spec.model.path if spec is not None else None

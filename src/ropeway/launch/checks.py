@@ -56,10 +56,7 @@ def differences(before: Spec, after: Spec) -> tuple[Difference, ...]:
 def dropped_hosts(
     cluster: Cluster, running: Sequence[ServiceContainer]
 ) -> Mapping[str, RemoteHost]:
-    """Return the hosts on which the service should run and that a cluster does not have, by name.
-
-    One that is known by another name now is not among them.
-    """
+    """Return by name the hosts that the service should run on and a cluster has by no name."""
     if not running:
         return {}
     spec = newest(running).spec

@@ -202,13 +202,8 @@ class Reached:
     def answering(self) -> tuple[Host, ...]:
         return tuple(host for host in self.every if host.name not in self.failures)
 
-    @property
-    def newest(self) -> ServiceContainer:
-        return newest(self.containers)
-
     def refreshed(self) -> "Reached":
-        """Ask those again that answered: somebody may have changed what runs, before the lock was
-        ours or since."""
+        """Ask those again that answered: others may have changed what runs in the meantime."""
         again = look(self.answering, self.runtime, self.name)
         return replace(again, hosts=self.hosts, failures={**self.failures, **again.failures})
 

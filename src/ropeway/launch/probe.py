@@ -7,7 +7,7 @@ from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all
 from ropeway.launch import docker
 from ropeway.launch.complete import parts_of
-from ropeway.launch.labels import Reached
+from ropeway.launch.labels import Reached, newest
 from ropeway.launch.rollout import HEAD, ROUTER
 from ropeway.launch.scripts import FOLDER
 
@@ -48,7 +48,7 @@ def unready(reached: Reached) -> dict[str, str]:
     """Ask the heads and the router, as `ask_for_tokens` does. A container that is not there, or has
     ended, is a reason too."""
     there = {one.name: one for one in reached.containers}
-    expected = [one.name for one in parts_of(reached.newest.spec)] if there else []
+    expected = [one.name for one in parts_of(newest(reached.containers).spec)] if there else []
     gone = "on no host that answers" if reached.failures else "gone"
     reasons = {
         name: f"its container is {there[name].state if name in there else gone}"

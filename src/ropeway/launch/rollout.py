@@ -220,10 +220,7 @@ class Rollout:
         )
 
     def _router(self, router: Router) -> Container:
-        """Return the router's container: it has no NPU, sees its own files only, may do nothing.
-
-        Engines see the whole folder: those of one host have the same secrets.
-        """
+        """Return the router's container: it has no NPU, and sees none of the engines' files."""
         folder = self.service.folder_on(router.host)
         name = container_name(self.service.name, None)
         secrets = _secret_sources(self.service, None)

@@ -12,7 +12,7 @@ from ropeway.launch.checks import dropped_hosts
 from ropeway.launch.clock import Clock
 from ropeway.launch.complete import parts_of
 from ropeway.launch.docker import Runtime
-from ropeway.launch.labels import SERVICE, Reached, ServiceContainer, look
+from ropeway.launch.labels import SERVICE, Reached, ServiceContainer, look, newest
 from ropeway.launch.lock import BASE
 from ropeway.launch.probe import unready
 from ropeway.spec.cluster import Cluster, RemoteHost
@@ -78,7 +78,7 @@ def to_restart(reached: Reached, replica: int | None) -> tuple[ServiceContainer,
     if not chosen:
         raise Refused("no such container is running", hint="`ropeway status` shows what is")
     there = {one.name for one in reached.containers}
-    gone = [name for name in _needed(reached.newest.spec, replica) if name not in there]
+    gone = [name for name in _needed(newest(reached.containers).spec, replica) if name not in there]
     if gone:
         what = f"{', '.join(f'`{name}`' for name in gone)} {'is' if len(gone) == 1 else 'are'} gone"
         silent = tuple(f"{name}: {error}" for name, error in reached.failures.items())
@@ -104,16 +104,12 @@ def restart(reached: Reached, containers: Sequence[ServiceContainer]) -> None:
 
 
 def wait_until_serving(reached: Reached, replica: int | None, clock: Clock) -> None:
-    """Wait until a replica, or (None) every one, generates tokens, also through the router.
-
-    Raises LaunchError after the time that a start may take.
-    """
-    spec = reached.newest.spec
-    timeout = spec.serve.start_timeout
+    """Wait until a replica, or (None) every one, and the router answer. Raises LaunchError."""
+    spec = newest(reached.containers).spec
+    needed, timeout = _needed(spec, replica), spec.serve.start_timeout
     deadline = clock.now() + timeout
     while True:
         answers = unready(reached.refreshed())
-        needed = _needed(spec, replica)
         reasons = {name: reason for name in needed if (reason := answers.get(name))}
         if answers and not reasons:
             return
