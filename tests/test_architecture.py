@@ -102,7 +102,7 @@ def own_imports(tree: ast.AST) -> set[str]:
 
 def layer(module: str) -> int:
     """The number of the line a module stands on."""
-    top = module.split(".")[0]
+    top = module.split(".")[0].replace("__main__", "cli")
     return next(number for number, line in enumerate(LAYERS) if top in line)
 
 

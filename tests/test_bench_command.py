@@ -104,16 +104,21 @@ def test_failures_end_with_1_their_kinds_and_a_sample(tmp_path: Path) -> None:
     )
 
 
-def test_the_time_limit_is_no_failure(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("tokens", "code"), [("100", 1), ("6", 0)])
+def test_the_time_limit_is_no_failure_unless_nothing_was_completed(
+    tmp_path: Path, tokens: str, code: int
+) -> None:
     slow = Behaviour(ttft_s=0, tpot_s=0.05)
-    args = ("--output-tokens", "100", "--time-limit", "1", "--warmup", "0")
+    args = ("--output-tokens", tokens, "--requests", "99", "--time-limit", "1", "--warmup", "0")
     with running(slow) as fake:
         result = run(fake.url, "--out", str(tmp_path / "r"), *args)
-    assert result.exit_code == 0
+    assert result.exit_code == code
+    assert ("error: no request was completed within 1.0 s" in result.stderr) == bool(code)
     assert result.stdout.startswith("ended     early: time limit\n")
-    sent = re.search(r"^completed +0 +of (\d) in ", result.stdout, re.MULTILINE)
+    sent = re.search(r"^completed +\d+ +of (\d+) in ", result.stdout, re.MULTILINE)
     assert sent
-    assert f"{sent[1]} requests in flight were cancelled" in result.stdout
+    assert f"4 clients · {sent[1]} of 99 requests\n" in result.stdout
+    assert re.search(r"^[1-4] requests? cancelled in flight", result.stdout, re.MULTILINE)
     assert read(tmp_path / "r", "summary")["ended"] == "time limit"
 
 

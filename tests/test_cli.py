@@ -41,7 +41,7 @@ def raising(error: BaseException) -> click.Command:
     return verb
 
 
-@pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["help"]])
 def test_the_verbs_are_listed_in_order_of_use(args: list[str], capsys: Captured) -> None:
     assert exit_code(args) == 0
     shown = capsys.readouterr().out
@@ -86,10 +86,12 @@ def test_the_list_of_verbs_needs_none_of_their_modules() -> None:
     assert done.stderr.strip() == ""
 
 
-def test_model_alone_lists_its_verbs() -> None:
-    result = CliRunner().invoke(verb_of("model"), [])
-    assert result.exit_code == 0
-    assert "fetch" in result.output
+@pytest.mark.parametrize("name", VERBS)
+def test_help_fits_into_80_columns(name: str, capsys: Captured) -> None:
+    assert exit_code(["help", name]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "...\n" not in shown.partition("Options:")[2], "no summary is cut off"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,11 @@ def test_model_alone_lists_its_verbs() -> None:
         (["frobnicate"], "no such verb: `frobnicate`", "see `ropeway --help`"),
         (["init", "--focre"], "no such option `--focre`", "did you mean `--force`?"),
         (["bench", "--clients", "0"],
-         "invalid value for `--clients`: 0 is not in the range x>=1", "see `ropeway bench --help`"),
+         "invalid value for `--clients`: 0 is not at least 1", "see `ropeway bench --help`"),
+        (["plan", "--hosts", "0"],
+         "invalid value for `--hosts`: 0 is not between 1 and 65536", "see `ropeway plan --help`"),
+        (["plan", "--hosts", "x"],
+         "invalid value for `--hosts`: `x` is not a whole number", "see `ropeway plan --help`"),
     ],
 )  # fmt: skip
 def test_what_is_typed_wrongly_is_refused_with_where_to_look(

@@ -145,11 +145,16 @@ def test_an_error_has_four_parts():
     )
 
 
-def test_a_long_hint_can_be_copied_in_one_piece():
-    screen, _, err, _ = log()
-    command = "`ropeway up " + "--set engine.flag=value " * 12 + "`"
-    screen.error(LaunchError("no", hint=f"type {command}"))
-    assert command in err.getvalue()
+@pytest.mark.parametrize("command", ["`ropeway up {}`", "ssh -p 22 {}", "try: docker pull {}"])
+def test_on_a_terminal_prose_is_wrapped_between_words_and_a_command_is_not(command):
+    screen, _, err, _ = terminal()
+    command = command.format("--set engine.flag=value " * 12)
+    prose = "one word after another " * 9
+    screen.error(LaunchError(prose, evidence=[prose], hint=f"{prose}\n{command}\n{prose}"))
+    shown = err.getvalue()
+    assert command in shown
+    assert max(len(line) for line in shown.splitlines() if "--set" not in line) <= 80
+    assert shown.split() == f"error: {prose * 2} hint: {prose} {command} {prose}".split()
 
 
 def test_outside_text_cannot_steer_the_terminal():

@@ -135,7 +135,7 @@ def test_a_layout_shows_what_one_npu_holds(capsys: Captured) -> None:
 
 
 def test_a_layout_that_vllm_refuses_is_shown_with_the_reason(capsys: Captured) -> None:
-    assert run("Qwen3-30B-A3B", "--layout", "TP3") == Exit.OK
+    assert run("Qwen3-30B-A3B", "--layout", "TP3") == Exit.NO
     out = capsys.readouterr().out
     assert "tensor parallel 3 does not divide 32 attention heads" in out
 
@@ -143,7 +143,8 @@ def test_a_layout_that_vllm_refuses_is_shown_with_the_reason(capsys: Captured) -
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["Qwen3-33B"], "neither a path nor a model we know"),
+        (["Qwen3-33B"], "neither a path nor a known model"),
+        (["Qwen3-30B"], "did you mean `Qwen/Qwen3-30B-A3B`"),
         (["Qwen3-33B"], "did you mean `Qwen/Qwen3-32B`"),
         (["./nowhere"], "the model directory does not exist"),
         (["Qwen3-32B", "--layout", "TPX"], "is not a layout"),

@@ -318,7 +318,7 @@ def test_a_load_test_shows_its_conditions_rates_latencies_and_errors():
     assert lines[lines.index("4 of 256 requests failed") + 1 :][:3] == [
         "3 × timeout",
         "1 × stream broke",
-        "1 requests in flight were cancelled",
+        "1 request cancelled in flight",
     ]
     assert "did not count its tokens" in text
     sound = shown(bench_table(summary(590.0), CONDITIONS))

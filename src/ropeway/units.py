@@ -43,6 +43,11 @@ def format_bytes(count: float) -> str:
     return f"{size:.1f} TiB"
 
 
+def counted(number: int, noun: str) -> str:
+    """Print a number of things: `1 host`, `2,000 hosts`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def format_seconds(seconds: float) -> str:
     """Print a span of time: 0.0042 → "4.2 ms", 72 → "1 min 12 s"."""
     if seconds < 1:

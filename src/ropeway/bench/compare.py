@@ -19,6 +19,7 @@ from ropeway.endpoint.client import Client, Endpoint, Request
 from ropeway.endpoint.stream import Timing
 from ropeway.errors import EndpointError, HostError, LaunchError, LayoutError
 from ropeway.spec.model import Layout
+from ropeway.units import counted
 
 # Every model that can answer knows this one, and anyone can see whether the answer is right.
 QUESTION = "What is the capital of France?"
@@ -142,7 +143,9 @@ class ComparisonRun:
             engine=self.engine,
             hardware=self.hardware,
         )
-        name = f"{self.load.requests:,} requests from {self.load.clients:,} clients"
+        name = (
+            f"{counted(self.load.requests, 'request')} from {counted(self.load.clients, 'client')}"
+        )
         with self.screen.step(name) as step, RunWriter(folder, conditions) as writer:
             result = asyncio.run(
                 run_bench(

@@ -22,6 +22,7 @@ from ropeway.endpoint.stream import Timing
 from ropeway.errors import EndpointError, Exit
 from ropeway.report.console import Screen
 from ropeway.report.text import bench_record, bench_table
+from ropeway.units import counted, format_seconds
 
 
 @click.command()
@@ -35,7 +36,7 @@ from ropeway.report.text import bench_record, bench_table
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder for the results.  [default: runs/<time>-bench]",
+    help="Directory for the results.  [default: runs/<time>-bench]",
 )
 def bench(
     *,
@@ -54,11 +55,12 @@ def bench(
     the engine's prefix cache would flatter the figures. The raw timings are written as requests
     end; Ctrl-C stops and keeps what was measured.
 
-    Exit code 0: every request succeeded. 1: some failed.
+    Exit code 0: every request succeeded. 1: some failed, or none was completed. What --time-limit
+    cuts off has not failed: with at least one request completed the exit code is 0.
 
     \b
     Example:
-      ropeway bench --clients 64 --requests 256 --input-tokens 512 --output-tokens 128
+      ropeway bench --clients 64 --input-tokens 512 --output-tokens 128
     """
     name, recipe = asyncio.run(prepare(endpoint, model, load))
     conditions = Conditions(
@@ -77,7 +79,8 @@ def bench(
     _report(screen, conditions, summary, result, folder)
     if result.ended == "interrupted":
         click.get_current_context().exit(Exit.INTERRUPTED)
-    click.get_current_context().exit(Exit.NO if summary.failed else Exit.OK)
+    bad = summary.failed or not summary.completed
+    click.get_current_context().exit(Exit.NO if bad else Exit.OK)
 
 
 def _measure(
@@ -88,7 +91,8 @@ def _measure(
     keep: Callable[[Timing], None],
 ) -> BenchResult:
     load, model = conditions.load, conditions.model
-    name = f"{load.requests:,} requests, {load.clients:,} clients → {model} at {endpoint.url}"
+    sent = f"{counted(load.requests, 'request')}, {counted(load.clients, 'client')}"
+    name = f"{sent} → {model} at {endpoint.url}"
     with screen.step(name) as step:
 
         async def run() -> BenchResult:
@@ -129,6 +133,11 @@ def _report(
     )
     if summary.failed:
         screen.error(_failures(result, summary))
+    elif not summary.completed and result.ended == "time limit":
+        limit = (
+            f"no request was completed within {format_seconds(conditions.load.time_limit_s or 0)}"
+        )
+        screen.error(EndpointError(limit, hint="raise `--time-limit`"))
 
 
 def _failures(result: BenchResult, summary: Summary) -> EndpointError:

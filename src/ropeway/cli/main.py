@@ -61,6 +61,16 @@ Example:
 """
 
 
+# What click says of a number, and a sentence for it.
+_PLAIN = (
+    (r"a valid integer( range)?$", "a whole number"),
+    (r"a valid float( range)?$", "a number"),
+    (r"in the range x>=(\S+)$", r"at least \1"),
+    (r"in the range x>(\S+)$", r"more than \1"),
+    (r"in the range (\S+)<=x<=(\S+)$", r"between \1 and \2"),
+)
+
+
 class Interrupted(RopewayError):
     """Ctrl-C."""
 
@@ -96,6 +106,11 @@ class _Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] == "help":
+            args = [*args[1:2], "--help"]
+            if len(args) == 1:
+                click.echo(ctx.get_help())
+                ctx.exit()
         if args[0] not in VERBS and not args[0].startswith("-"):
             raise _no_such_verb(args[0])
         return super().resolve_command(ctx, args)
@@ -119,7 +134,7 @@ class _Verbs(click.Group):
 @click.version_option(__version__, prog_name="ropeway")
 @click.pass_context
 def ropeway(ctx: click.Context) -> None:
-    """Deploy a large model on a cluster of Ascend NPUs, or rehearse it on one laptop.
+    """Deploy a large model on a cluster of Ascend NPUs, or rehearse it on one Linux machine.
 
     `ropeway VERB --help` explains a verb, with an example.
     """
@@ -180,6 +195,8 @@ def _refusal(error: click.ClickException) -> Refused:
     if isinstance(error, click.BadParameter):  # names the flag only when it is formatted
         message = error.format_message()
     what = re.sub(r"'([^']*)'", r"`\1`", message[:1].lower() + message[1:].rstrip().rstrip("."))
+    for pattern, plain in _PLAIN:
+        what = re.sub(pattern, plain, what)
     near = getattr(error, "possibilities", None)
     if near:
         return Refused(what, hint=f"did you mean {' or '.join(f'`{name}`' for name in near)}?")

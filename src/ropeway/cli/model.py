@@ -10,7 +10,7 @@ from ropeway.checkpoints.catalogue import RECIPES, Recipe
 from ropeway.checkpoints.fetch import default_root, ensure, fault
 from ropeway.cli.model_push import push_
 from ropeway.cli.options import screen_options
-from ropeway.errors import ModelError
+from ropeway.errors import Exit, ModelError
 from ropeway.hosts.local import LocalHost
 from ropeway.models.build import read_shape
 from ropeway.models.known import entry_of, known, published_name
@@ -33,8 +33,9 @@ _LARGEST_HOST = 1024  # of spec.cluster.RemoteHost
 _DIR = click.option(
     "--dir",
     "root",
+    metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Folder of the checkpoints.  [default: ~/.cache/ropeway/models]",
+    help="Directory of the checkpoints.  [default: ~/.cache/ropeway/models]",
 )
 
 
@@ -60,9 +61,10 @@ model.add_command(push_)
 @_DIR
 @click.option("--verify", is_flag=True, help="Read every file and compare its sha256.")
 def fetch(*, screen: Screen, name: str, root: Path | None, verify: bool) -> None:
-    """Fetch the checkpoint NAME and what it is made from; `ropeway model list` shows the names.
+    """Fetch the checkpoint NAME and what it is made from.
 
-    Files that are complete are kept. The directory is printed on stdout.
+    `ropeway model list` shows the names. Files that are complete are kept. The directory is
+    printed on stdout.
 
     \b
     Example:
@@ -78,7 +80,7 @@ def fetch(*, screen: Screen, name: str, root: Path | None, verify: bool) -> None
 @screen_options
 @_DIR
 def list_(*, screen: Screen, root: Path | None) -> None:
-    """List the checkpoints that can be fetched, and which of them are on this machine.
+    """List the checkpoints that can be fetched, and which are here.
 
     \b
     Example:
@@ -103,11 +105,15 @@ def list_(*, screen: Screen, root: Path | None) -> None:
     help="Show the share of one NPU in this layout: `TP8`, `TP8xPP2+EP`.",
 )
 @_DIR
-def show(*, screen: Screen, model_name: str, layout: str | None, root: Path | None) -> None:
-    """Show what a model is made of: layers, parameters, bytes, and its share of one NPU.
+@click.pass_context
+def show(
+    ctx: click.Context, *, screen: Screen, model_name: str, layout: str | None, root: Path | None
+) -> None:
+    """Show what a model is made of, and what one NPU holds of it.
 
     PATH is a model directory or a config.json. NAME is a fetched checkpoint or a published model,
-    which need not be on this machine. Only the headers of weight files are read.
+    which need not be on this machine. Only the headers of weight files are read. Exit code 1: the
+    model cannot run in the layout.
 
     \b
     Example:
@@ -118,6 +124,7 @@ def show(*, screen: Screen, model_name: str, layout: str | None, root: Path | No
     share = _share(model.shape, layout) if layout else None
     screen.answer(model_text(model, share))
     screen.result(model_json(model, share))
+    ctx.exit(Exit.NO if share and share.problems else Exit.OK)
 
 
 def _read(name: str, root: Path | None) -> ModelSummary:

@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 
 from ropeway.cli.bringup import read_spec
-from ropeway.cli.options import config_option, dry_run_option, screen_options
+from ropeway.cli.options import config_option, dry_run_option, screen_options, ssh_config_option
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.hosts.connect import connected
 from ropeway.hosts.interrupts import interruptible
 from ropeway.launch.lock import current_author
 from ropeway.report.console import Screen
-from ropeway.units import format_bytes
+from ropeway.units import counted, format_bytes
 from ropeway.weights.dry_run import forecast, steps
 from ropeway.weights.plan import PushPlan, plan_push
 from ropeway.weights.push import push
@@ -24,10 +24,11 @@ from ropeway.weights.trust import Leftover
 
 
 @click.command(name="push")
-@click.argument("path")
+@click.argument("path", metavar="DIR")
 @click.option("--from", "source", metavar="HOST|here", help="Who has it; `here` is this machine.")
-@click.option("--to", metavar="DIR", help="Its folder on the hosts, when it comes from here.")
+@click.option("--to", metavar="DIR", help="Its directory on the hosts, when it comes from here.")
 @config_option
+@ssh_config_option
 @dry_run_option
 @screen_options
 @click.pass_context
@@ -38,10 +39,11 @@ def push_(
     source: str | None,
     to: str | None,
     config: Path,
+    ssh_config: str | None,
     dry_run: bool,
     screen: Screen,
 ) -> None:
-    """Copy the model in the folder PATH to every host of the spec.
+    """Copy the model in the directory DIR to every host of the spec.
 
     The source is the first host with a complete copy, or else this machine. The hosts pass the
     files on to each other, so that all copies together take about as long as one, and every file's
@@ -56,16 +58,16 @@ def push_(
       ropeway model push ~/Qwen3-32B --from here --to /data/models/Qwen3-32B
       ropeway model push /data/models/Qwen3-32B --dry-run
     """
-    cluster = read_spec(config, local=False).cluster
+    cluster = read_spec(config).cluster
     here, root = folders(path, source, to)
-    with interruptible(), connected(cluster) as hosts:
+    with interruptible(), connected(cluster, ssh_config=ssh_config) as hosts:
         if cluster.hosts is None:
             raise Refused(
                 "the hosts of this spec are virtual: they share this machine's disk",
                 where=str(config),
                 hint="`cluster.hosts` names real hosts",
             )
-        with screen.step(f"look at {len(hosts)} hosts") as step:
+        with screen.step(f"look at {counted(len(hosts), 'host')}") as step:
             peers, unreachable = survey_hosts(hosts, cluster, root)
             if unreachable:
                 step.warn(f"{len(unreachable)} do not answer")
@@ -89,8 +91,9 @@ def _show(plan: PushPlan, screen: Screen) -> tuple[dict[str, object], Sequence[R
     commands, copies = steps(plan), forecast(plan)
     for step in commands:
         screen.answer(f"# {step.what}\n{step.host}$ {shlex.join(step.argv)}")
+    hosts = counted(len(plan.receivers), "host")
     screen.say(
-        f"{format_bytes(plan.size)} from {plan.source.name} to {len(plan.receivers)} hosts, in "
+        f"{format_bytes(plan.size)} from {plan.source.name} to {hosts}, in "
         f"about {copies:.2f} × the time of one copy over one host's link"
     )
     return {"copies": round(copies, 3), "commands": [vars(step) for step in commands]}, ()
@@ -104,7 +107,9 @@ def _push(plan: PushPlan, screen: Screen) -> tuple[dict[str, object], Sequence[R
     leftovers: list[Leftover] = []
     began = datetime.now().astimezone()
     try:
-        with screen.step(f"push {format_bytes(plan.size)} to {len(plan.receivers)} hosts") as step:
+        with screen.step(
+            f"push {format_bytes(plan.size)} to {counted(len(plan.receivers), 'host')}"
+        ) as step:
             result = push(
                 plan,
                 who=f"{current_author().who}, since {began:%Y-%m-%d %H:%M %Z}",

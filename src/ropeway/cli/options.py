@@ -27,6 +27,11 @@ config_option = click.option(
 )
 """Passes `config: Path`."""
 
+ssh_config_option = click.option(
+    "--ssh-config", metavar="FILE", help="Read in place of ~/.ssh/config."
+)
+"""Passes `ssh_config: str | None`."""
+
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 """Passes `yes: bool`."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from ropeway.cli.call import current_call
-from ropeway.cli.options import config_option, remote_host, with_options
+from ropeway.cli.options import config_option, remote_host, ssh_config_option, with_options
 from ropeway.hosts.connect import connected
 from ropeway.launch.labels import Reached
 from ropeway.launch.local.running import services
@@ -73,7 +73,7 @@ _OPTIONS = (
     click.option(
         "--name", callback=checked_name, help="Name of the service.  [default: the only one]"
     ),
-    click.option("--ssh-config", metavar="FILE", help="Read in place of ~/.ssh/config."),
+    ssh_config_option,
 )
 
 

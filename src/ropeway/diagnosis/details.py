@@ -50,7 +50,7 @@ class Value(str):
 
 
 def _memory_of_others(message: str) -> list[Text]:
-    """Return how much of the card torch_npu's out-of-memory line leaves to other processes."""
+    """Return how much of the NPU torch_npu's out-of-memory line leaves to other processes."""
     match = _MEMORY.search(message)
     if not match:
         return []
@@ -64,8 +64,8 @@ def _memory_of_others(message: str) -> list[Text]:
     size = format_bytes(round(others))
     return [
         Text(
-            f"this process does not account for {size} of the card: another process holds it",
-            f"该卡有 {size} 不属于本进程，被其他进程占用",
+            f"this process does not account for {size} of the NPU: another process holds it",
+            f"该 NPU 有 {size} 不属于本进程，被其他进程占用",
         )
     ]
 

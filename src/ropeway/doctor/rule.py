@@ -8,6 +8,7 @@ from typing import TypeVar
 from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.finding import Finding, Level, Location
 from ropeway.facts.host import HostFacts, ModelFiles, Npu, Roce
+from ropeway.units import counted
 
 T = TypeVar("T")
 
@@ -159,7 +160,5 @@ def outlier_hits(values: Iterable[tuple[Location, Hashable]], **texts: str) -> I
     if len(counts) > 1:
         outliers = tuple(location for location, value in known if value != counts[0][0])
         unit = "host" if outliers[0].device is None else "NPU"
-        evidence = ", ".join(
-            f"{value} ({count} {unit}{'s' if count > 1 else ''})" for value, count in counts
-        )
+        evidence = ", ".join(f"{value} ({counted(count, unit)})" for value, count in counts)
         yield Hit(outliers, evidence, texts)

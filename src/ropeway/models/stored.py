@@ -9,6 +9,7 @@ from ropeway.models.build import counted_bytes, stored_bytes
 from ropeway.models.quantisation import component_of
 from ropeway.models.shape import Component, ModelShape
 from ropeway.models.weights import INDEX, named_files, read_header, read_json_object
+from ropeway.units import counted
 
 # Scales, paddings and small tensors account for this much; a larger difference is reported.
 TOLERANCE = 0.01
@@ -69,7 +70,7 @@ def read_stored(path: Path) -> StoredWeights | None:
             if not is_apart(name):
                 part = component_of(name)
                 components[part] = components.get(part, 0) + size
-    words = "the headers of 1 file" if len(files) == 1 else f"the headers of {len(files)} files"
+    words = f"the headers of {counted(len(files), 'file')}"
     return StoredWeights(words, total, components, count)
 
 

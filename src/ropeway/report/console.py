@@ -18,11 +18,15 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from ropeway.errors import RopewayError
-from ropeway.report.line import printable
+from ropeway.report.line import fill, printable
 from ropeway.report.progress import Conversation, Stages, Step
 from ropeway.report.table import Printable
 
 SCHEMA = 1
+# A line of a hint with a command that is not between backticks.
+_COMMAND = re.compile(
+    r"(?:^|: )(?:docker|export|kill|less|pip|podman|ropeway|rm|ssh|ssh-keyscan|sudo) "
+)
 _LITERAL = re.compile(r"`[^`\n]+`")
 
 
@@ -127,14 +131,14 @@ class Screen:
         self._line(line, always=True)
 
     def hint(self, text: str) -> None:
-        """Print something to type or to check; never wrapped by us, so that it can be copied."""
-        self._line(_hint(text), soft_wrap=True)
+        """Print something to type or to check; commands stay whole, so that they can be copied."""
+        self._line(_hint(text, self._prose_width), soft_wrap=True)
 
     def error(self, error: RopewayError) -> None:
         """Print the error in its four parts to stderr; with `--json` also as the document."""
         if self.json and not self._documented:
             self._document({"error": error.as_json()})
-        self._line(error_text(error), soft_wrap=True, always=True)
+        self._line(error_text(error, self._prose_width), soft_wrap=True, always=True)
 
     # Waiting
 
@@ -150,6 +154,12 @@ class Screen:
     ) -> AbstractContextManager[Stages]:
         """`with screen.stages([...]) as stages:`, then `with stages.stage(name):` for each."""
         return self._talk.stages(names, expected_seconds)
+
+    @property
+    def _prose_width(self) -> int | None:
+        """Where prose is wrapped: at the terminal's edge, and in a file not at all."""
+        console = self._talk.console
+        return console.width if console.is_terminal else None
 
     def _line(self, text: Text, *, soft_wrap: bool = False, always: bool = False) -> None:
         if self._talk.muted and not always:
@@ -170,20 +180,21 @@ class Screen:
         self._documented = True
 
 
-def error_text(error: RopewayError) -> Text:
+def error_text(error: RopewayError, width: int | None = None) -> Text:
     """Return what is wrong, where, the evidence indented, and a hint in a block of its own."""
-    lines = [Text.assemble(("error: ", "bold red"), with_literals(error.what))]
+    lines = [Text.assemble(("error: ", "bold red"), with_literals(fill(error.what, width, 7, 2)))]
     if error.where and error.where not in error.what:
         lines.append(Text.assemble("  at ", (printable(error.where), "cyan")))
     for evidence in error.evidence:
-        lines += [Text(f"  {line}") for line in printable(evidence).splitlines()]
+        lines += [Text(f"  {fill(line, width, 2, 4)}") for line in printable(evidence).splitlines()]
     if error.hint:
-        lines += [Text(), _hint(error.hint)]
+        lines += [Text(), _hint(error.hint, width)]
     return Text("\n").join(lines)
 
 
-def _hint(text: str) -> Text:
-    first, *rest = printable(text).splitlines() or [""]
+def _hint(text: str, width: int | None) -> Text:
+    given = printable(text).splitlines() or [""]
+    first, *rest = (line if _COMMAND.search(line) else fill(line, width, 6, 6) for line in given)
     lines = [Text.assemble(("hint: ", "bold cyan"), with_literals(first))]
     lines += [Text.assemble("      ", with_literals(line)) for line in rest]
     return Text("\n").join(lines)

@@ -9,6 +9,7 @@ from ropeway.diagnosis.result import CATEGORIES, Diagnosis, LogLine, RuledOut
 from ropeway.diagnosis.result import Text as Words
 from ropeway.report.line import one_line, shrink
 from ropeway.report.table import pairs
+from ropeway.units import counted
 
 LANGUAGES = ("en", "zh")
 _LABELS = {
@@ -106,8 +107,12 @@ def _ruled_out_lines(ruled_out: RuledOut, language: str) -> list[RenderableType]
     times = f" ×{ruled_out.count:,}" if ruled_out.count > 1 else ""
     message = Text(shrink(one_line(ruled_out.line.text), _RULED_OUT_WIDTH))
     why = Text(f"→ {one_line(ruled_out.why.in_language(language))}", style="dim")
-    place = Text(f"  {_place(ruled_out.line)}{times}", style="cyan", overflow="fold")
-    return [place, Padding(message, (0, 0, 0, 4)), Padding(why, (0, 0, 0, 4))]
+    place = Text(f"{_place(ruled_out.line)}{times}", style="cyan", overflow="fold")
+    return [
+        Padding(place, (0, 0, 0, 2)),
+        Padding(message, (0, 0, 0, 4)),
+        Padding(why, (0, 0, 0, 4)),
+    ]
 
 
 def _place(line: LogLine) -> str:
@@ -125,8 +130,7 @@ def _logs_read(diagnosis: Diagnosis, language: str) -> Text:
     lines = sum(log.lines for log in diagnosis.logs)
     if language == "zh":
         return Text(f"共读取 {count} 个日志，{lines:,} 行", style="dim")
-    logs = f"{count} log{'s' * (count != 1)}"
-    return Text(f"read {logs} of {lines:,} line{'s' * (lines != 1)}", style="dim")
+    return Text(f"read {counted(count, 'log')} of {counted(lines, 'line')}", style="dim")
 
 
 def _label(name: str, language: str) -> str:

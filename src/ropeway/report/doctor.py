@@ -14,6 +14,7 @@ from ropeway.report.console import with_literals
 from ropeway.report.line import one_line
 from ropeway.report.page import render_page
 from ropeway.report.table import pairs
+from ropeway.units import counted
 
 _LEVELS = {"fail": ("FAIL", "bold red"), "warn": ("warn", "yellow")}
 _NPU_GRID_HOSTS = 4  # with more hosts the grid shows hosts in place of NPUs
@@ -39,7 +40,9 @@ def doctor_text(
     if examination.passed:
         parts.append(Text.assemble(("ok    ", "green"), " · ".join(examination.passed)))
     if unread and not verbose:
-        text = f"note  {len(unread)} outputs could not be read completely; `-v` names them"
+        text = (
+            f"note  {counted(len(unread), 'output')} could not be read completely; `-v` names them"
+        )
         parts.append(Text(text, style="dim"))
     elif unread:
         parts += [Text(f"note  {one_line(f'{host}: {why}')}", style="dim") for host, why in unread]
@@ -47,18 +50,18 @@ def doctor_text(
 
 
 def _summary(examination: Examination) -> Text:
-    hosts = f"{examination.hosts} hosts"
+    hosts = counted(examination.hosts, "host")
     if examination.answered != examination.hosts:
         hosts = f"{examination.answered} of {hosts}"
-    counts = [hosts, f"{examination.npus} NPUs"]
+    counts = [hosts, counted(examination.npus, "NPU")]
     if examination.pings:
-        counts.append(f"{examination.pings:,} pings")
+        counts.append(counted(examination.pings, "ping"))
     faults, warnings = len(examination.causes("fail")), len(examination.causes("warn"))
     verdict = Text("sound", style="bold green")
     if faults:
-        verdict = Text(f"{faults} fault{'s' if faults > 1 else ''}", style="bold red")
+        verdict = Text(counted(faults, "fault"), style="bold red")
     if warnings:
-        verdict.append(f", {warnings} warning{'s' if warnings > 1 else ''}", style="yellow")
+        verdict.append(f", {counted(warnings, 'warning')}", style="yellow")
     return Text.assemble((" · ".join(counts), "bold"), ": ", verdict)
 
 

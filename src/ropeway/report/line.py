@@ -14,6 +14,7 @@ from ropeway.units import format_seconds
 LEAST_DETAIL = 8
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_WORD = re.compile(r"(\s*)((?:`[^`]+`|\S)+)")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -33,6 +34,21 @@ def shrink(text: str, cells: int) -> str:
     if cells < 1:
         return ""
     return set_cell_size(text, cells - 1).rstrip() + "…"
+
+
+def fill(text: str, width: int | None, first: int, rest: int) -> str:
+    """Return prose with line ends between words; what stands between backticks stays on one line.
+
+    `width` in cells, None does not wrap; `first` cells of the first line are taken, and the others
+    are indented by `rest`.
+    """
+    lines, room = [""], (width or 0) - first
+    for gap, word in _WORD.findall(text):
+        if width and lines[-1].strip() and cell_len(lines[-1] + gap + word) > room:
+            lines, room = [*lines, word], width - rest
+        else:
+            lines[-1] += gap + word
+    return ("\n" + " " * rest).join(lines)
 
 
 def live_line(name: str, detail: str, seconds: float, expected: float | None, width: int) -> str:

@@ -21,7 +21,7 @@ from ropeway.report.figures import NONE
 from ropeway.report.line import one_line
 from ropeway.report.plain import plain
 from ropeway.report.table import pairs, table
-from ropeway.units import format_bytes
+from ropeway.units import counted, format_bytes
 
 _BITS = ("attention", "dense", "routed", "shared", "head")
 _ATTENTION = {
@@ -98,7 +98,7 @@ def _parameters(model: ModelSummary) -> Iterable[tuple[str, str]]:
         yield "", f"encoders not counted: {shape.encoders[0].why}"
     if parameters.mtp:
         layers = sum(block.count for block in shape.mtp)
-        words = f"{layers} MTP layer{'s' * (layers != 1)}"
+        words = counted(layers, "MTP layer")
         yield "", f"{_billions(parameters.with_mtp)} with {words}"
     tied = "tied output head" if shape.tied_embeddings else "untied output head"
     yield "vocabulary", f"{shape.vocab_size:,} tokens × {shape.hidden_size:,}, {tied}"

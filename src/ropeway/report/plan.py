@@ -18,6 +18,7 @@ from ropeway.plan.estimate import Forecast
 from ropeway.report.figures import NONE, digits, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line, shrink
 from ropeway.report.table import ByWidth, pairs, table
+from ropeway.units import counted
 
 GIB = 2**30
 _LABEL = "predicted; not verified on NPU hardware"
@@ -194,8 +195,8 @@ def price(amount: float) -> str:
 
 def _answer(plan: Plan, chosen: Candidate) -> list[RenderableType]:
     forecast = chosen.forecast
-    hosts = f"{chosen.hosts:,} host{'s' * (chosen.hosts != 1)}"
-    npus = f"{chosen.npus:,} NPU{'s' * (chosen.npus != 1)}"
+    hosts = counted(chosen.hosts, "host")
+    npus = counted(chosen.npus, "NPU")
     outputs = (forecast.output_tokens_per_s, forecast.output_low, forecast.output_high)
     times = (forecast.tpot_s, forecast.tpot_low, forecast.tpot_high)
     speeds, latencies = [*map(rate, outputs)], [milliseconds(time * 1000) for time in times]
@@ -313,7 +314,7 @@ def _candidate(plan: Plan, item: Candidate, *, wide: bool, priced: bool) -> list
 
 def _rejected(plan: Plan, *, verbose: bool) -> list[RenderableType]:
     count = len(plan.rejected)
-    heading = Text(f"rejected: {count:,} layout{'s' * (count != 1)}", style="bold")
+    heading = Text(f"rejected: {counted(count, 'layout')}", style="bold")
     grid = table()
     grid.add_column(style="dim")
     grid.add_column(justify="right", style="dim")

@@ -12,7 +12,7 @@ from ropeway.bench.stats import Summary
 from ropeway.report.figures import NONE, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line
 from ropeway.report.table import ByWidth, table
-from ropeway.units import format_bytes
+from ropeway.units import counted, format_bytes
 
 _NOT_COUNTED = "the server did not count its tokens: pieces of the stream were counted instead"
 _QUANTILES = ("mean", "p50", "p90", "p99")
@@ -25,7 +25,7 @@ _STATES = {
 def bench_table(summary: Summary, conditions: Conditions) -> RenderableType:
     """One load test: its conditions, the throughput, the latencies, the errors."""
     return Group(
-        *_bench_head(conditions),
+        *_bench_head(summary, conditions),
         Text(),
         _throughput(summary),
         Text(),
@@ -112,10 +112,10 @@ def faults_table(rows: Iterable[tuple[str, str, str]]) -> RenderableType:
     return grid
 
 
-def _bench_head(conditions: Conditions) -> list[Text]:
+def _bench_head(summary: Summary, conditions: Conditions) -> list[Text]:
     what = [conditions.model, conditions.layout, conditions.engine]
     title = " · ".join(one_line(part) for part in what if part not in ("", NOT_STATED))
-    lines = [_load(conditions.load), one_line(conditions.label)]
+    lines = [_load(conditions.load, summary.requests), one_line(conditions.label)]
     if conditions.hardware not in ("", NOT_STATED):
         lines.insert(0, one_line(conditions.hardware))
     return [Text(title, style="bold"), *(Text(line, style="dim") for line in lines)]
@@ -148,18 +148,21 @@ def _errors(summary: Summary) -> list[Text]:
         ordered = sorted(summary.errors.items(), key=lambda item: (-item[1], item[0]))
         lines += [Text(f"  {count:,} × {one_line(kind)}") for kind, count in ordered]
     if summary.unfinished:
-        cancelled = f"{summary.unfinished:,} requests in flight were cancelled"
+        cancelled = f"{counted(summary.unfinished, 'request')} cancelled in flight"
         lines.append(Text(cancelled, style="yellow"))
     if not summary.counted:
         lines.append(Text(_NOT_COUNTED, style="yellow"))
     return [Text(), *lines] if lines else []
 
 
-def _load(load: LoadTest) -> str:
+def _load(load: LoadTest, sent: int | None = None) -> str:
+    requests = counted(load.requests, "request")
+    if sent not in (None, load.requests):
+        requests = f"{sent:,} of {requests}"
     arrivals = f", {rate(load.rate)} requests a second" if load.rate is not None else ""
     return (
         f"{load.input_tokens:,} tokens in, {load.output_tokens:,} out"
-        f" · {load.clients:,} clients{arrivals} · {load.requests:,} requests"
+        f" · {counted(load.clients, 'client')}{arrivals} · {requests}"
     )
 
 

@@ -167,9 +167,9 @@ FAULTS: dict[str, Fault] = {
     "disk-full": Fault("3 GiB of disk are free", "host-disk", _machine(disk_free_bytes=3 * GIB)),
     "port-taken": Fault("somebody listens on Ray's port", "host-ports", _machine(
         ports={6379: "redis-server"})),
-    "ray-running": Fault("a Ray is running already", "ray-running", _machine(raylet=True)),
+    "ray-running": Fault("Ray is already running", "ray-running", _machine(raylet=True)),
     "few-files": Fault("1,024 files may be open", "host-nofile", _machine(nofile=1024)),
-    "name-loopback": Fault("the host's name leads to loopback", "host-name", _machine(
+    "name-loopback": Fault("the host's name resolves to loopback", "host-name", _machine(
         own_name="127.0.1.1")),
     "old-kernel": Fault("every kernel is 4.19", "host-kernel-old", _everywhere(
         kernel="4.19.90-2107.6.0.0192.8.oe1.bclinux.aarch64")),
@@ -178,7 +178,7 @@ FAULTS: dict[str, Fault] = {
         missing=frozenset({"driver"}))),
     "no-npu-smi": Fault("there is no npu-smi", "npu-driver", _machine(
         missing=frozenset({"npu-smi", "hccn_tool"}))),
-    "card-dropped": Fault("a card fell off the bus", "npu-dropped", _chip(dropped=True)),
+    "card-dropped": Fault("an NPU fell off the bus", "npu-dropped", _chip(dropped=True)),
     "card-alarm": Fault("the driver raises an alarm", "npu-health", _chip(
         health="Alarm", error_codes="A4025021")),
     "ecc": Fault("HBM has uncorrectable errors", "npu-ecc", _chip(ecc_double=3, health="Warning")),
@@ -204,7 +204,7 @@ FAULTS: dict[str, Fault] = {
     "docker-down": Fault("Docker does not answer", "docker", _machine(docker_answers=False)),
     "shard-missing": Fault("a shard of the model is missing", "model-shards", _machine(
         model=lambda host: {name: size for name, size in host.model.items() if name != _SHARD})),
-    "shard-short": Fault("a shard was copied by half", "model-short", _machine(
+    "shard-short": Fault("a truncated shard", "model-short", _machine(
         model=lambda host: {**host.model, _SHARD: host.model[_SHARD] // 2})),
     "model-differs": Fault("a file of the model differs", "model-same", _machine(
         model=lambda host: {**host.model, "tokenizer.json": 7_031_645})),
@@ -231,7 +231,7 @@ FAULTS: dict[str, Fault] = {
     "no-detect": Fault("health checks have no target", "roce-detect", _machine(
         chips=lambda host: tuple(
             replace(chip, netdetect=None, net_health="Init") for chip in host.chips))),
-    "tls-on": Fault("TLS is on for one card", "roce-tls", _chip(tls=1)),
+    "tls-on": Fault("TLS is on for one NPU", "roce-tls", _chip(tls=1)),
     "no-hccn-conf": Fault("there is no /etc/hccn.conf", "roce-conf", _machine(hccn_conf=False)),
     "lossy": Fault("30 % of packets are lost between two hosts", "roce-ping", _losing(30)),
     "hosts-apart": Fault("two hosts do not reach each other", "roce-ping", _losing(100)),

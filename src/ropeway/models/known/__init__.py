@@ -129,10 +129,11 @@ def _unknown(name: str) -> ModelError:
             f"no config.json of `{name}` was found in public",
             hint="give the directory of the model, or its `config.json`",
         )
-    near = get_close_matches(plain, _by_plain_name(), n=3, cutoff=0.6)
-    names = tuple(dict.fromkeys(_by_plain_name()[item] for item in near))
+    longer = sorted(item for item in _by_plain_name() if item.startswith(plain))
+    near = [*longer, *get_close_matches(plain, _by_plain_name(), n=3, cutoff=0.6)]
+    names = tuple(dict.fromkeys(_by_plain_name()[item] for item in near))[:3]
     hint = f"did you mean {' or '.join(f'`{item}`' for item in names)}?" if names else None
     return ModelError(
-        f"`{name}` is neither a path nor a model we know",
+        f"`{name}` is neither a path nor a known model",
         hint=hint or "give the directory of the model, or its `config.json`",
     )

@@ -1,0 +1,5 @@
+"""`python -m ropeway`: the command, where it is not on the PATH."""
+
+from ropeway.cli.main import run
+
+run()
