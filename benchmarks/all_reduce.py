@@ -5,6 +5,7 @@ Ranks are processes on virtual hosts, as in the engine, one thread each. Half a 
     python benchmarks/all_reduce.py
 """
 
+import argparse
 import os
 import statistics
 import time
@@ -25,6 +26,7 @@ CALLS = 40
 
 def main() -> None:
     """Print one table: the median over rounds of the mean of a round's calls."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     print(f"{conditions()}\n")
     print(
         "| ranks | tokens | bytes | gloo ms | plain TCP ms |\n|---:|---:|---:|---:|---:|",

@@ -5,6 +5,7 @@ Twelve minutes on two slow cores:
     python benchmarks/calibration.py
 """
 
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from running import conditions, ropeway
 
 def main() -> None:
     """Calibrate, run the demo, and print what was predicted beside what was measured."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     print(f"{conditions()}\n", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -7,6 +7,7 @@ that the two records can be compared. Takes less than a minute:
     python benchmarks/load_generator.py
 """
 
+import argparse
 import asyncio
 import json
 import os
@@ -55,6 +56,7 @@ class Outcome:
 
 def main() -> None:
     """Run every pace and print one table."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     print(
         f"{CLIENTS} clients, {INPUT_TOKENS} words in, {OUTPUT_TOKENS} tokens out, one token per "
         f"event; {conditions()}\n"

@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner
 
 from ropeway.cli.bug_report import bug_report
 from ropeway.cli.call import current_call

@@ -417,7 +417,7 @@ def test_figures_have_three_digits_and_their_unit():
         "0.42 ms", "42.1 ms", "100 ms", "312 ms", "1.00 s", "3.12 s", "31.2 s", "1 min 32 s",
     ]  # fmt: skip
     assert [percent(x) for x in (1.0, 0.824, 0.099, 0.0902, None)] == [
-        "100 %", "82 %", "9.9 %", "9.0 %", "–",
+        "100%", "82%", "9.9%", "9.0%", "–",
     ]  # fmt: skip
     assert [seconds(x) for x in (0.24, 9.94, 31.24, 59.7, 91)] == [
         "0.2 s", "9.9 s", "31 s", "1 min 00 s", "1 min 31 s",

@@ -218,7 +218,7 @@ def test_a_log_in_another_encoding_is_read_as_far_as_it_can_be(capsys: Captured)
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("gone.log", "this log does not exist"), ("empty", "there is no log in this folder")],
+    [("gone.log", "this log does not exist"), ("empty", "there is no log in this directory")],
 )
 def test_a_log_that_is_not_there_is_refused(name: str, what: str, capsys: Captured) -> None:
     Path("empty").mkdir()

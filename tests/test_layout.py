@@ -78,8 +78,8 @@ def test_a_layout_that_vllm_takes_has_no_problem(shape, cluster, name):
 CANNOT_RUN = [
     ("TP2", SMOLLM2, LAPTOP, ["tensor parallel 2, 9 attention heads", "2 and 3 KV heads"]),
     # 49152 = 2^14 × 3: nine ranks cannot share it although they can share the heads
-    ("TP9", SMOLLM2, local(1, 9), ["9, feed-forward width 1536", "9, vocabulary of 49152"]),
-    ("TP28", QWEN_7B, local(1, 28), ["28, feed-forward width 18944", "28, vocabulary of 152064"]),
+    ("TP9", SMOLLM2, local(1, 9), ["9, feed-forward width 1536", "9, vocabulary of 49,152"]),
+    ("TP28", QWEN_7B, local(1, 28), ["28, feed-forward width 18944", "28, vocabulary of 152,064"]),
     ("TP3", PADDED, LAPTOP, ["3 and 4 KV heads"]),
     ("TP6", PADDED, local(1, 8), ["6 and 4 KV heads"]),
     ("TP4×PP2", PADDED, LAPTOP, ["data 1 × tensor 4 × pipeline 2, 8 ranks, 4 NPUs"]),

@@ -60,7 +60,7 @@ def test_the_blogs_model_over_eight_910b4():
     needs = MemoryNeeds(BLOG, context=2048, max_batched_tokens=2048)
     shape = replace(known("Qwen3-VL-30B-A3B-Instruct"), encoders=())
     sizes = memory(shape, Layout(tensor=8), 32 * GIB, needs)
-    # 29.5 of 32 GiB are visible, and 90 % of them taken
+    # 29.5 of 32 GiB are visible, and 90% of them taken
     assert sizes.visible == 31_662_800_896
     assert sizes.usable == 28_496_520_806
     # process and what was in use before (160 + 370 MiB), one communicator of twice 200 MiB

@@ -76,7 +76,7 @@ def test_a_single_lost_ping_is_reported_as_itself():
 
 
 def test_a_lossy_link_that_lets_some_pings_through_is_still_one_suspect():
-    """At 30 % loss a third of the pings arrive whole."""
+    """At 30% loss a third of the pings arrive whole."""
     matrix = pinged(4, lambda a, b: 33.3 * ({a[0], b[0]} == {0, 3} and (a[1] + b[1] * 3) % 3 != 0))
     assert summary(matrix)[0][:3] == ("hosts apart", (0, 3), None)
 

@@ -94,8 +94,8 @@ def test_the_answer_comes_first_with_its_interval_the_bottleneck_and_the_price()
     ]
     assert rows[4:12] == [
         "run          DP2×TP8 on 2 hosts, 16 NPUs",
-        "output       3,100 tokens/s   80 % interval: 2,480 to 3,875",
-        "per token    80.0 ms   80 % interval: 64.0 ms to 100 ms",
+        "output       3,100 tokens/s   80% interval: 2,480 to 3,875",
+        "per token    80.0 ms   80% interval: 64.0 ms to 100 ms",
         "first token  1.25 s",
         "cost         10.8 CNY per million output tokens, 120 CNY an hour",
         "job          1,000,000 prompts: 12 h 30 min, 1,500 CNY",
@@ -143,7 +143,7 @@ def test_verbose_names_every_rejection_and_what_was_assumed():
 
 def test_every_forecast_is_labelled_and_says_how_far_off_such_have_been():
     text = on_screen(plan_text(PLAN))
-    assert "predicted; not verified on NPU hardware; 80 % of measurements: -20 % to +25 %" in text
+    assert "predicted; not verified on NPU hardware; 80% of measurements: -20% to +25%" in text
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -234,7 +234,7 @@ def test_the_page_is_one_file_in_two_languages_without_a_script():
     page = Page(text)
     assert "script" not in page.tags
     assert page.links == ["data:,"]
-    for words in ("Rejected, and why", "被排除的布局及原因", "not verified on NPU hardware"):
+    for words in ("Rejected, and why", "被排除的并行布局及原因", "not verified on NPU hardware"):
         assert words in page.text
     assert all(f"{one.layout}" in page.text for one in (*CANDIDATES, *REJECTED))
     assert page.text.count("host work, 81 of 102 ms") == 2  # once in each language
@@ -255,7 +255,7 @@ def test_what_comes_from_outside_is_escaped_and_addresses_become_links():
 def test_a_page_can_say_that_nothing_fits():
     page = Page(render_html(NOTHING, when="now"))
     assert "Nothing fits the request." in page.text
-    assert "没有任何布局满足要求" in page.text
+    assert "没有任何并行布局满足要求" in page.text
     assert "4 hosts would do" in page.text
 
 
@@ -289,5 +289,5 @@ def test_the_constants_are_those_of_the_machine():
     values = {row.key: row.value for row in constants(REQUEST)}
     assert set(values) == {"memory", "arithmetic", "host", "collective", "between"}
     machine = REQUEST.machine
-    assert values["memory"].endswith(f"GB/s ({machine.memory * 100:.0f} % of 800)")
+    assert values["memory"].endswith(f"GB/s ({machine.memory * 100:.0f}% of 800)")
     assert float(values["memory"].split()[0]) == pytest.approx(machine.memory * 800, rel=0.01)

@@ -195,7 +195,7 @@ def test_the_page_needs_nothing_from_outside():
 def test_the_page_says_every_figure_in_words():
     text = " ".join(Page(render_html(USUAL, TIMINGS)).text.split())
     for words in (
-        "DP2×TP2", "450 tok/s", "90 %", "300 ms · 412 ms · 1.53 s", "31 s", "2,500 tok/s",
+        "DP2×TP2", "450 tok/s", "90%", "300 ms · 412 ms · 1.53 s", "31 s", "2,500 tok/s",
         "1,800 tok/s", "recorded elsewhere", "measured here", "did not start", "not measured",
         "worker 3: connection closed", "ropeway compare --local", "The chip is virtual.",
         "figures are not comparable", "只比较形状", "公开数据", "本次实测", "启动失败",
@@ -281,7 +281,7 @@ def test_the_comparison_fits_the_terminal_and_loses_nothing(width):
     text = shown(compare_table(USUAL), width)
     assert max(len(line) for line in text.splitlines()) <= width
     assert "…" not in text
-    for words in ("TP2×PP2+EP", "2×2", "31 s", "450", "90 %", "300 ms", "same", "failed"):
+    for words in ("TP2×PP2+EP", "2×2", "31 s", "450", "90%", "300 ms", "same", "failed"):
         assert words in text
     assert "TP4+EP failed: worker 3: connection closed" in text
     assert "share: of TP1, the single-process layout" in text

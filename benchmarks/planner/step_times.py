@@ -7,9 +7,9 @@ Nothing of ours was fitted to it.
     python benchmarks/planner/step_times.py step-latency.csv
 """
 
+import argparse
 import csv
 import statistics
-import sys
 from pathlib import Path
 
 from ropeway.hardware import chip_named
@@ -27,7 +27,10 @@ RELEASE = "0.18.0"  # of the months in which the cases were written, with whole 
 
 def main() -> None:
     """Print every case, then the errors of both by phase."""
-    rows = list(csv.DictReader(Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", type=Path, help="step-latency.csv, as read from msmodeling")
+    table = parser.parse_args().table
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     errors: dict[str, list[tuple[float, float]]] = {"decode": [], "prefill": []}
     print("| case | baseline ms | ours ms | off by | msmodeling | off by |")
     print("|---|---:|---:|---:|---:|---:|")

@@ -42,9 +42,9 @@ class RunWriter:
         self._made = not folder.exists()
         if (folder / "timings.jsonl").exists():
             raise Refused(
-                "this folder already holds a run",
+                "this directory already holds a run",
                 where=str(folder),
-                hint="give `--out` another folder; the results in this one are kept",
+                hint="give `--out` another directory; the results in this one are kept",
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class RunWriter:
             raise Refused(
                 f"cannot write the results: {reason_of(error)}",
                 where=str(folder),
-                hint="give `--out` a folder that can be written to",
+                hint="give `--out` a directory that can be written to",
             ) from error
 
     def __enter__(self) -> Self:

@@ -106,10 +106,10 @@ def _locked(root: Path, on_step: OnStep) -> Iterator[None]:
         lock = (root / _LOCK).open("w")
     except OSError as error:
         raise Refused(
-            "the models folder cannot be written to",
+            "the models directory cannot be written to",
             where=str(root),
             evidence=(str(error),),
-            hint="choose another folder with `--dir`",
+            hint="choose another directory with `--dir`",
         ) from None
     with lock:
         _wait_for(lock, root, on_step)
@@ -128,7 +128,7 @@ def _wait_for(lock: TextIO, root: Path, on_step: OnStep) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise HostError(
-                    "another fetch holds the models folder",
+                    "another fetch holds the models directory",
                     where=str(root),
                     evidence=(f"waited {_LOCK_TIMEOUT:.0f} s",),
                     hint="wait for the other `ropeway`, or end it",
@@ -149,7 +149,7 @@ def _need_space(root: Path, recipes: Sequence[Recipe]) -> None:
         "not enough space on the disk",
         where=str(root),
         evidence=(f"needed: {format_bytes(needed)}", f"free:   {format_bytes(free)}"),
-        hint="free some, or choose a folder on another disk with `--dir`",
+        hint="free some, or choose a directory on another disk with `--dir`",
     )
 
 

@@ -62,7 +62,7 @@ def read_manifest(directory: Path) -> Manifest:
         "this directory was not made by Ropeway",
         where=str(directory),
         evidence=(f"`{FILE_NAME}` is missing or unreadable: {problem}",),
-        hint="move it away, or choose another folder with `--dir`",
+        hint="move it away, or choose another directory with `--dir`",
     )
 
 

@@ -50,7 +50,7 @@ def compare(
 ) -> None:
     """Bring up each layout in turn, measure it on the same prompts, and write one report.
 
-    Every layout gets a table row, a folder with its raw timings, and its place in report.html.
+    Every layout gets a table row, a directory with its raw timings, and its place in report.html.
     Ctrl-C keeps what was measured so far. Exit code 1: some layout did not serve.
 
     \b

@@ -29,7 +29,7 @@ _EXPECTED_SECONDS = 270.0  # on two cores, the second time (docs/benchmarks.md)
 @click.command()
 @click.option("--all", "every", is_flag=True, help="Also TP2+EP, TP4, TP2×PP2 and TP4+EP.")
 @click.option("--port", type=click.IntRange(1, 65_535), default=8000, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for results.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Directory of results.")
 @screen_options
 @click.pass_context
 def demo(ctx: click.Context, *, every: bool, port: int, out: Path | None, screen: Screen) -> None:

@@ -46,8 +46,8 @@ def diagnose(
 ) -> None:
     """Find the line of the logs that says why a start or a run failed.
 
-    LOG is a file (also .gz), a folder such as ~/ascend/log or that of a run, or - for stdin. Give
-    the logs of all hosts together: the cause is often in the log of another rank.
+    LOG is a file (also .gz), a directory such as ~/ascend/log or that of a run, or - for stdin.
+    Give the logs of all hosts together: the cause is often in the log of another rank.
 
     Exit code 0: no line reports a failure. 1: one does, whether its cause is known or not. 2: a
     log does not exist or cannot be read.
@@ -98,7 +98,7 @@ def _files(names: Sequence[str]) -> list[Path]:
             files += inside
         elif path.exists():
             raise Refused(
-                "there is no log in this folder",
+                "there is no log in this directory",
                 where=str(path),
                 hint=f"logs are named *{', *'.join(_SUFFIXES)}; give others one by one",
             )

@@ -44,7 +44,7 @@ def _show_local(target: Target, lines: int, screen: Screen, *, following: bool) 
     if service is None or deployment is None:
         raise Refused(
             "nothing is running",
-            hint="logs of earlier runs stay in their folders: `ls runs/*/engine.log`",
+            hint="logs of earlier runs stay in their directories: `ls runs/*/engine.log`",
         )
     log = Path(deployment.engine_log)
     if not log.exists():
@@ -65,7 +65,7 @@ def _show_hosts(service: Reached, lines: int, screen: Screen, *, following: bool
     if not containers:
         raise Refused(
             f"`{service.name}` is not running" if service.name else "nothing is running",
-            hint="logs of starts that failed stay in their folders: `ls runs/*/*.log`",
+            hint="logs of starts that failed stay in their directories: `ls runs/*/*.log`",
         )
     read = recent_lines(service, containers, max(lines, 1))  # `follow` begins behind them
     recent = read[-lines:] if lines else ()

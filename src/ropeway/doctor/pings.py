@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 PARTNERS = 8
-# A suspect must fail this share of its pings. With 30 % loss and three packets a ping, chance lets
+# A suspect must fail this share of its pings. With 30% loss and three packets a ping, chance lets
 # a third of the pings of a lossy link through whole.
 _SHARE = 0.6
 _SHARE_OF_ALL = 0.95  # of the suspect `all`

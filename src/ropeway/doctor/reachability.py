@@ -32,7 +32,7 @@ def _describe(
     suspect: Suspect, hosts: Sequence[str], devices: Sequence[int]
 ) -> tuple[str, tuple[Location, ...]]:
     """Return the title of a finding, and its locations."""
-    fail = "fail" if suspect.loss >= 100 else f"lose up to {suspect.loss:.0f} % of their packets"
+    fail = "fail" if suspect.loss >= 100 else f"lose up to {suspect.loss:.0f}% of their packets"
     match suspect.kind:
         case "all":
             return "no NPU reaches another host", ()
@@ -50,7 +50,7 @@ def _describe(
         case "pings":
             source = Location(hosts[0], suspect.device)
             target = Location(hosts[1], suspect.other_device)
-            title = f"the ping from {source} to {target} loses {suspect.loss:.0f} %"
+            title = f"the ping from {source} to {target} loses {suspect.loss:.0f}%"
             return title, (source, target)
 
 
@@ -63,7 +63,7 @@ def _failing_ethernet(cluster: Cluster) -> Iterator[Hit]:
     for suspect in suspects(cluster.ethernet) if cluster.ethernet else ():
         locations = tuple(Location(cluster.names[number]) for number in suspect.hosts)
         hosts = " and ".join(location.host for location in locations) or "all hosts"
-        evidence = f"{suspect.explained} of {suspect.tested} pings, {suspect.loss:.0f} % loss"
+        evidence = f"{suspect.explained} of {suspect.tested} pings, {suspect.loss:.0f}% loss"
         yield Hit(locations, evidence, {"hosts": hosts})
 
 

@@ -129,8 +129,8 @@ def _tensor_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
     padded = ceil(shape.vocab_size / VOCAB_PADDING) * VOCAB_PADDING
     if padded % tensor:
         yield phrase(
-            "tensor parallel {tensor} does not divide the vocabulary of {tokens} tokens "
-            "(padded to {padded})",
+            "tensor parallel {tensor} does not divide the vocabulary of {tokens:,} tokens "
+            "(padded to {padded:,})",
             tensor=tensor,
             tokens=shape.vocab_size,
             padded=padded,

@@ -215,7 +215,7 @@ def _best_words(plan: Plan, chosen: Candidate) -> Phrase:
     words = phrase("{figure}, {best} of {n:,} that fit", figure=figure, best=best, n=number)
     if request.aim(chosen.hosts, chosen.forecast) > min(aims):
         words = phrase(
-            "{figure}, within 1 % of the best of {n:,} that fit, and simpler or better known",
+            "{figure}, within 1% of the best of {n:,} that fit, and simpler or better known",
             figure=figure,
             n=number,
         )

@@ -12,7 +12,7 @@ from ropeway.doctor.finding import Examination, Finding, format_locations
 from ropeway.doctor.pings import PingMatrix
 from ropeway.report.console import with_literals
 from ropeway.report.line import one_line
-from ropeway.report.page import render_page
+from ropeway.report.page import literals, render_page
 from ropeway.report.table import pairs
 from ropeway.units import counted
 
@@ -124,7 +124,7 @@ def render_html(
     """Return the page: one file, no network, no script. Everything from outside is escaped."""
     return render_page(
         "doctor.html.j2",
-        {},
+        {"literals": literals},
         examination=examination,
         groups=_with_consequences(examination.findings),
         grid=grid(names, matrix) if matrix is not None and matrix.total else None,
@@ -158,7 +158,7 @@ def _npu_grid(names: Sequence[str], matrix: PingMatrix) -> Grid:
             if source[0] == target[0] or (source[0], target[0]) not in matrix.tested:
                 continue
             loss = losses.get((source, target), 0.0)
-            title = f"{labels[y]} → {labels[x]}: {loss:.0f} % lost"
+            title = f"{labels[y]} → {labels[x]}: {loss:.0f}% lost"
             cells.append(Cell(x, y, _state(loss > 0, 1, loss), title))
     return Grid(labels, tuple(cells), per_npu=True)
 

@@ -30,10 +30,10 @@ def milliseconds(ms: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share of one: 0.824 → "82 %"; below a tenth with one decimal."""
+    """Return a share of one: 0.824 → "82%"; below a tenth with one decimal."""
     if share is None:
         return NONE
-    return f"{share * 100:.0f} %" if share >= 0.0995 else f"{share * 100:.1f} %"
+    return f"{share * 100:.0f}%" if share >= 0.0995 else f"{share * 100:.1f}%"
 
 
 def seconds(count: float | None) -> str:

@@ -1,9 +1,10 @@
 """How pages are made from templates: values are escaped, and texts are in both languages."""
 
+import re
 from collections.abc import Callable, Mapping
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 
 def render_page(
@@ -24,6 +25,11 @@ def render_page(
     environment.filters |= filters
     environment.globals["t"] = in_both_languages
     return environment.get_template(template).render(values)
+
+
+def literals(text: str) -> Markup:
+    """Return a text as HTML, escaped; what is to be typed, between backticks, as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def in_both_languages(english: object, chinese: object) -> Markup:

@@ -26,7 +26,13 @@ _LOCAL_LABEL = "predicted from constants measured on this machine"
 # Rows on a screen; `-v` shows all.
 _CANDIDATES = 8
 _GROUPS = 8
-_KINDS = ("memory", "bound", "engine", "shape")
+# In this order; the page says the same.
+_KINDS = {
+    "memory": "does not fit",
+    "bound": "too slow",
+    "engine": "engine cannot",
+    "shape": "cannot be split",
+}
 _SOURCE = {False: 14, True: 60}  # cells of a source on a narrow and a wide screen
 _ADDRESS = re.compile(r"https?://([^/\s]+)/\S*?([^/\s]+)/?(?=\s|$)")
 _NUMBER = re.compile(r"\d[\d,.]*")
@@ -112,7 +118,7 @@ def rejected_groups(plan: Plan) -> tuple[RejectedGroup, ...]:
         RejectedGroup(kind, len(items), min(items, key=lambda item: _distance(item, plan.chosen)))
         for (kind, _), items in by_reason.items()
     ]
-    return tuple(sorted(groups, key=lambda group: (_KINDS.index(group.kind), -group.count)))
+    return tuple(sorted(groups, key=lambda group: ([*_KINDS].index(group.kind), -group.count)))
 
 
 def request_words(request: PlanRequest) -> tuple[Phrase, tuple[Phrase, ...]]:
@@ -167,7 +173,7 @@ def typical_error(plan: Plan) -> str:
     forecast = plan.chosen.forecast
     below = percent(1 - forecast.output_low / forecast.output_tokens_per_s)
     above = percent(forecast.output_high / forecast.output_tokens_per_s - 1)
-    return phrase("80 % of measurements: -{below} to +{above}", below=below, above=above)
+    return phrase("80% of measurements: -{below} to +{above}", below=below, above=above)
 
 
 def is_chosen(plan: Plan, item: Candidate) -> bool:
@@ -221,7 +227,7 @@ def _no_answer(plan: Plan) -> list[RenderableType]:
 
 
 def _ranged(value: str, low: str, high: str) -> Text:
-    return Text.assemble((value, "bold"), f"   80 % interval: {low} to {high}")
+    return Text.assemble((value, "bold"), f"   80% interval: {low} to {high}")
 
 
 def _money(plan: Plan, chosen: Candidate) -> Iterable[tuple[str, str]]:
@@ -279,9 +285,9 @@ def _candidates(plan: Plan, items: Sequence[Candidate], *, wide: bool) -> Table:
     sizes = [">GiB weights\n+ cache"]
     if wide:
         parts = ("weights", "engine", "activations", "cache", "of HBM")
-        sizes = [*(f">{part}\nGiB" for part in parts), ">sequences\nat once"]
-    speeds = [">tokens/s", ">80 %\nwithin", ">TTFT\ns", ">ms per\ntoken"]
-    speeds += [">80 %\nwithin"] if wide else []
+        sizes = [*(f">{part}\nGiB" for part in parts), ">running\nat once"]
+    speeds = [">tokens/s", ">80%\nwithin", ">TTFT\ns", ">ms per\ntoken"]
+    speeds += [">80%\nwithin"] if wide else []
     grid = table("layout", ">NPUs\n(hosts)", *sizes, *speeds, no_wrap=True)
     if unit := next((item.cost.currency for item in items if item.cost), None):
         grid.add_column(f"{one_line(unit)}\n/M", justify="right")
@@ -323,7 +329,7 @@ def _rejected(plan: Plan, *, verbose: bool) -> list[RenderableType]:
     groups = () if verbose else rejected_groups(plan)
     rows = [(f"{group.count:,}", group.example) for group in groups[:_GROUPS]]
     for number, item in rows or [("", item) for item in plan.rejected]:
-        grid.add_row(item.kind, number, str(item.layout), one_line(item.reason))
+        grid.add_row(_KINDS[item.kind], number, str(item.layout), one_line(item.reason))
     if len(groups) > _GROUPS:
         rest = sum(group.count for group in groups[_GROUPS:])
         grid.add_row("", f"{rest:,}", "", "for other reasons; `-v` names each")

@@ -215,7 +215,7 @@ def constants(request: PlanRequest) -> tuple[Constant, ...]:
 
 
 def _share(part: float, peak: float, unit: str) -> str:
-    """Return `520 GB/s (65 % of 800)`."""
+    """Return `520 GB/s (65% of 800)`."""
     factor, prefix = next(
         ((size, name) for size, name in ((1e12, "T"), (1e9, "G"), (1e6, "M")) if peak >= size),
         (1.0, ""),

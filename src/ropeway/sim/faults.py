@@ -233,7 +233,7 @@ FAULTS: dict[str, Fault] = {
             replace(chip, netdetect=None, net_health="Init") for chip in host.chips))),
     "tls-on": Fault("TLS is on for one NPU", "roce-tls", _chip(tls=1)),
     "no-hccn-conf": Fault("there is no /etc/hccn.conf", "roce-conf", _machine(hccn_conf=False)),
-    "lossy": Fault("30 % of packets are lost between two hosts", "roce-ping", _losing(30)),
+    "lossy": Fault("30% of packets are lost between two hosts", "roce-ping", _losing(30)),
     "hosts-apart": Fault("two hosts do not reach each other", "roce-ping", _losing(100)),
     "eth-apart": Fault("Ethernet between two hosts is blocked", "eth-ping", _blocked),
 }  # fmt: skip

@@ -24,7 +24,7 @@ def folders(path: str, source: str | None, to: str | None) -> tuple[Path, str]:
     here = Path(path).expanduser().absolute()
     root = posixpath.normpath(to if to is not None else str(here))
     if not root.startswith("/") or root.strip("/") == "":
-        raise Refused(f"`{root}` cannot be a model's folder", hint="it must begin with `/`")
+        raise Refused(f"`{root}` cannot be a model's directory", hint="it must begin with `/`")
     if "\0" in root:
         raise Refused("a path cannot contain NUL")
     if to is not None and source != HERE:

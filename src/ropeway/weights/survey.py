@@ -89,7 +89,7 @@ def survey_host(host: Host, root: str, nic: str | None = None) -> Peer:
     """
     result = host.run(
         ("env", "LC_ALL=C", "sh", "-c", SURVEY.strip(), "sh", root, *TOOLS), timeout=_SECONDS
-    ).check("cannot read the model's folder", where=host.name)
+    ).check("cannot read the model's directory", where=host.name)
     answers = Answers(
         ask(
             host,
