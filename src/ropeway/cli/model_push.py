@@ -58,7 +58,7 @@ def push_(
       ropeway model push ~/Qwen3-32B --from here --to /data/models/Qwen3-32B
       ropeway model push /data/models/Qwen3-32B --dry-run
     """
-    cluster = read_spec(config).cluster
+    cluster = read_spec(config, without=None).cluster
     here, root = folders(path, source, to)
     with interruptible(), connected(cluster, ssh_config=ssh_config) as hosts:
         if cluster.hosts is None:
