@@ -80,7 +80,7 @@ CHECKS = (
           "inside a host",
           source="vllm-ascend ray.md asks for all pairs"),
     Check("roce-ping", "fail", "{title}", _failing_pings,
-          expected="0 % loss in both directions",
+          expected="0% loss in both directions",
           fix="{fix}",
           source=f"{RAY_PAGE}; EI0006 `Getting socket times out` (vllm-ascend #5461)"),
     Check("eth-ping", "fail", "Ethernet pings of {hosts} fail", _failing_ethernet,
