@@ -36,9 +36,6 @@ def value(plan: Plan, key: str) -> tuple[object, str, str]:
     return row.value, row.why, row.source
 
 
-# The blog's cluster
-
-
 def test_every_layout_that_can_run_is_a_candidate_or_rejected(blog):
     layouts = [item.layout for item in (*blog.candidates, *blog.rejected)]
     assert set(working(blog.request.shape, blog.request.cluster)) <= set(layouts)
@@ -106,9 +103,6 @@ def test_values_have_reasons_that_can_be_checked(blog):
 
 def test_the_same_question_has_the_same_answer(blog):
     assert choose(request()) == blog
-
-
-# Aims and bounds
 
 
 def test_a_bound_on_the_time_of_a_token_is_kept_by_running_fewer():
@@ -190,9 +184,6 @@ def test_a_rate_that_256_sequences_cannot_serve_gets_more():
     assert choose(replace(query, load=Load(64, 512, rate=0.1))).chosen.max_sequences == 256
 
 
-# What is fixed is kept
-
-
 def test_fixed_values_are_kept_and_said_to_be_asked():
     plan = choose(request(memory=0.8, max_sequences=16, context=8192))
     assert {item.fraction for item in plan.candidates} == {0.8}
@@ -235,9 +226,6 @@ def test_the_local_cluster_has_its_cache_and_no_engine_limits():
     assert {"TP1", "PP2", "DP2", "DP4"} <= names
     one = next(item for item in plan.candidates if str(item.layout) == "TP1")
     assert one.memory.kv_tokens == 2**30 // (128 * 23_040) * 128
-
-
-# Refusals
 
 
 @pytest.mark.parametrize(
@@ -290,9 +278,6 @@ def test_a_context_too_long_for_the_cache():
     assert choose(replace(query, context=tokens + 256)).chosen is None
 
 
-# The spec that comes of it
-
-
 def test_the_choice_is_written_as_by_hand(blog):
     after = written(parse_spec(SPEC, "f"), blog)
     chosen = blog.chosen
@@ -318,9 +303,6 @@ def test_there_is_nothing_to_write_when_nothing_fits():
     with pytest.raises(Refused) as caught:
         written(parse_spec(SPEC, "f"), plan)
     assert caught.value.evidence == plan.missing
-
-
-# Properties
 
 
 def test_hosts_of_unequal_sizes():

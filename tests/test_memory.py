@@ -52,9 +52,6 @@ def of(name: str, layout: str, hbm: int, needs: MemoryNeeds) -> Memory:
     return memory(known(name), Layout.parse(layout), hbm, needs)
 
 
-# By hand
-
-
 def test_the_blogs_model_over_eight_910b4():
     """Qwen3-VL-30B-A3B, TP8, bf16, 32 GB each, v0.11.0rc0, a step of 2,048 tokens."""
     needs = MemoryNeeds(BLOG, context=2048, max_batched_tokens=2048)
@@ -197,9 +194,6 @@ def test_what_the_driver_keeps():
     assert visible_bytes(96 * GIB) == round(96 * GIB * 0.95)
 
 
-# vLLM's own counting
-
-
 def printed_tokens(shape: ModelShape, layout: str, kv_bytes: int, context: int, **more) -> int:
     """What vLLM 0.32 prints at its start for `kv_bytes` per NPU: the tokens of as many sequences of
     `context` as fit. Without windows the cache is blocks, of which partly filled ones are taken
@@ -315,9 +309,6 @@ def test_weights_and_cache_that_logs_print(log):
     sizes = of(model, layout, gib * GIB, needs)
     assert sizes.kv_cache == pytest.approx(cache, rel=0.06)
     assert weights is None or sizes.weights / GIB == pytest.approx(weights, rel=0.01)
-
-
-# What must hold for every model and layout
 
 
 @given(NAMES, LAYOUTS, NEEDS, st.sampled_from([24, 32, 64, 112]))

@@ -21,9 +21,6 @@ LIMITS = Limits()
 CLOSED = breaker.close(0, LIMITS)
 
 
-# --- the breaker ---------------------------------------------------------------------------------
-
-
 def test_a_refused_connection_opens_at_once_and_other_failures_after_some() -> None:
     assert breaker.note_failure(CLOSED, 1, LIMITS, refused=True).state is State.OPEN
     state = CLOSED
@@ -91,9 +88,6 @@ def test_only_a_probe_closes_a_breaker_and_there_is_always_a_next_probe(steps: l
         assert before or not state.alive or step == "token"
 
 
-# --- the balance ---------------------------------------------------------------------------------
-
-
 def test_the_least_loaded_in_tokens_is_chosen_and_not_in_requests() -> None:
     loads = [Load("a", 9000, 1), Load("b", 300, 50)]
     assert balance.choose(loads, (), LIMITS) == "b"
@@ -148,9 +142,6 @@ def test_the_index_knows_who_read_most_and_forgets_the_oldest_and_the_dead() -> 
     assert index.warm(long, {"a"}) == set()
 
 
-# --- what a request wants ------------------------------------------------------------------------
-
-
 def test_a_conversation_begins_as_its_earlier_turn() -> None:
     first = [{"role": "system", "content": "s" * 2000}, {"role": "user", "content": "u" * 500}]
     second = [*first, {"role": "assistant", "content": "a" * 900}, {"role": "user", "content": "?"}]
@@ -202,9 +193,6 @@ def _parsed(path: str, **body: Any) -> ParsedRequest:
     return parse_request(path, json.dumps({"model": MODEL, **body}).encode())
 
 
-# --- events --------------------------------------------------------------------------------------
-
-
 @given(st.lists(st.text(max_size=5).filter(str.isprintable), max_size=6), st.data())
 def test_events_are_passed_whole_however_they_come(texts: list[str], data: st.DataObject) -> None:
     stream = b"".join(events.encode({"t": text}) for text in texts)
@@ -243,9 +231,6 @@ def test_failures_of_the_engine_are_seen_in_a_stream(event: Any, message: str | 
         result = events.broken(before + encoded + events.DONE)
         assert (result and result.message) == message
         assert result is None or result.before == before
-
-
-# --- continuing ----------------------------------------------------------------------------------
 
 
 def _partial(*texts: str, **more: Any) -> PartialAnswer:

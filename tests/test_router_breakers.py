@@ -34,9 +34,6 @@ pytestmark = pytest.mark.real_time
 ALL = len(ANSWER)
 
 
-# --- breakers ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", ["400", "404", "429"])
 @scene(lambda kind: fault(kind), Engine())
 async def test_what_clients_do_wrong_trips_nothing_and_is_not_tried_again(
@@ -127,9 +124,6 @@ async def test_a_queue_that_is_long_is_not_a_replica_that_hangs(b: Bench) -> Non
     waiting.cancel()
 
 
-# --- clients -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("streamed", [True, False])
 @scene(Engine())
 async def test_a_client_that_leaves_ends_its_request_on_the_replica_at_once(
@@ -156,9 +150,6 @@ async def test_what_runs_at_the_end_of_the_drain_is_told(b: Bench) -> None:
     assert "shutting down" in reply.error["message"]
     assert (await b.ask()).status == 503
     assert b.replica(0).failures == 0
-
-
-# --- processes that are killed and stopped -------------------------------------------------------
 
 
 @asynccontextmanager
@@ -246,9 +237,6 @@ def test_a_stopped_replica_hangs_nobody_and_comes_back() -> None:
     # Only the probe that brings no token ends these: the other limits are minutes.
     limits = replace(QUICK, probe_period_s=0.3, probe_timeout_s=0.5, first_byte_s=300, stall_s=300)
     with_a_process(0.2, play, limits=limits)
-
-
-# --- clients that are slow, and many -------------------------------------------------------------
 
 
 # 8 MiB: more than the kernel keeps for a socket's other side (4 MiB by default).

@@ -11,9 +11,6 @@ from router_backends import ANSWER, CHAT, COMPLETIONS, QUICK, TEXT, Bench, Engin
 ALL = len(ANSWER)
 
 
-# --- before the first byte -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize(("kind", "after"), [("cut", -1), ("cut", 0), ("500", 0), ("503", 0)])
 @scene(lambda kind, after: fault(kind, after), Engine())
@@ -63,9 +60,6 @@ async def test_what_the_last_replica_said_of_its_failure_is_handed_on(b: Bench) 
 async def test_a_request_that_kills_replicas_does_not_kill_them_all(b: Bench) -> None:
     assert (await b.ask()).status == 502
     assert sum(len(engine.bodies) for engine in b.engines) == QUICK.deaths == 2
-
-
-# --- after the first byte ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT])

@@ -26,8 +26,6 @@ pytestmark = pytest.mark.real_time
 LIMITS = Limits()
 
 
-# --- configuration -------------------------------------------------------------------------------
-
 GOOD: dict[str, Any] = {
     "listen": {"host": "127.0.0.1", "port": 8000},
     "model": "m",
@@ -80,9 +78,6 @@ def test_a_key_is_read_only_from_a_file_of_its_owner(tmp_path: Path) -> None:
 def test_what_is_loopback() -> None:
     assert [*map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost"))] == [True] * 4
     assert [*map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "", "localhost.evil"))] == [False] * 5
-
-
-# --- headers -------------------------------------------------------------------------------------
 
 
 def test_hop_by_hop_headers_stop_here_and_the_key_is_ours() -> None:
@@ -199,9 +194,6 @@ async def test_the_state_is_told(b: Bench) -> None:
     assert 'ropeway_router_breaker{backend="r1",state="unproven"} 1\n' in text
     async with b.session.get(b.url + "/elsewhere") as response:
         assert response.status == 404
-
-
-# --- as one file ---------------------------------------------------------------------------------
 
 
 def test_the_archive_is_the_same_bytes_and_needs_nothing_of_ours() -> None:

@@ -16,9 +16,6 @@ def refusal(text: str) -> SpecError:
     return caught.value
 
 
-# Layouts
-
-
 @pytest.mark.parametrize(
     ("text", "layout", "name"),
     [
@@ -66,9 +63,6 @@ def test_a_layout_may_be_written_key_by_key() -> None:
     spec = parse_spec(text, "f")
     assert spec.serve.layout == Layout(tensor=2, expert=True)
     assert [str(layout) for layout in spec.serve.layouts] == ["TP2", "PP2"]
-
-
-# What a spec means
 
 
 def test_a_small_spec_has_the_stated_defaults() -> None:
@@ -162,9 +156,6 @@ def test_beyond_loopback_a_key_is_needed(address: str) -> None:
     with pytest.raises(ValueError, match="api_key_env"):
         Serve(address=address)
     assert Serve(address=address, api_key_env="KEY").api_key_env == "KEY"
-
-
-# What is refused, and where
 
 
 @pytest.mark.parametrize(
@@ -343,8 +334,6 @@ def test_engine_flags_that_only_look_alike_pass(name: str) -> None:
     assert Serve(engine_args={name: 1}).engine_args == {name: 1}
 
 
-# What a plan is made from
-
 REAL = "cluster:\n  hosts: [{address: a, npus: 8}]\n"
 
 
@@ -383,9 +372,6 @@ def test_what_a_plan_cannot_be_made_from(lines: str, path: str, word: str) -> No
     assert word in error.what
     if path == "cluster.chip":
         assert "910B1, 910B2, " in str(error.hint)
-
-
-# Engine arguments as flags
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,6 @@ from ropeway.spec.model import (
     sample_text,
 )
 
-# Printing
-
-
 SIZES = st.integers(1, 65_536)
 LAYOUTS = st.builds(Layout, tensor=SIZES, pipeline=SIZES, data=SIZES, expert=st.booleans())
 

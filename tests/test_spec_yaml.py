@@ -9,13 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ropeway.errors import SpecError
-from ropeway.spec.yaml import (
-    MAX_BYTES,
-    MAX_PROBLEMS,
-    dump_yaml,
-    load_yaml,
-    read_text,
-)
+from ropeway.spec.yaml import MAX_BYTES, MAX_PROBLEMS, dump_yaml, load_yaml, read_text
 
 
 def refusal(text: str) -> SpecError:

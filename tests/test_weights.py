@@ -62,9 +62,6 @@ def peer(name: str, **other: object) -> Peer:
 MODEL = {"config.json": 900, "a.safetensors": 4 * GIB, "b.safetensors": 3 * GIB}
 
 
-# The schedule
-
-
 @st.composite
 def states(draw: st.DrawFn) -> SwarmState:
     """Any cluster, of which some have something already, with some ways barred but the source's."""
@@ -197,9 +194,6 @@ def test_the_next_begins_when_one_is_about_to_end_and_no_third():
     assert choose_transfers(fresh(2, (1,)).bar("npu0", "npu1")) == ()  # nothing can go
 
 
-# Pieces
-
-
 @given(st.lists(st.integers(0, 40 * 2**20), max_size=60))
 def test_every_file_is_in_one_piece(sizes):
     files = [File(f"{number}", size) for number, size in enumerate(sizes)]
@@ -220,9 +214,6 @@ def test_small_files_go_together_and_long_names_apart():
 
 def test_config_json_takes_its_place_last():
     assert in_publishing_order({"config.json", "a", "z"}) == ("a", "z", "config.json")
-
-
-# What hosts have
 
 
 def test_what_lies_there_in_its_size_is_not_sent_but_hashed():
@@ -369,9 +360,6 @@ def test_the_survey_reads_any_name_and_leaves_dots_out(tmp_path_factory, name, f
     assert parsed.staged == {f"-{name}": 4}
     assert parsed.writable
     assert parsed.free > 0
-
-
-# The commands
 
 
 @given(root=FILE_NAME, rsync=FILE_NAME)
