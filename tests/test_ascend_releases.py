@@ -1,9 +1,12 @@
-"""Versions in order, image names read, and which driver a release asks for."""
+"""Releases of vLLM-Ascend: their order and needs, what they read, and what they cannot run."""
+
+from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ropeway.engines.ascend_layouts import LIMITS, NOTES, Case, limits, notes, runs_from
 from ropeway.engines.ascend_releases import (
     DRIVER_NEEDS,
     MODEL_NEEDS,
@@ -13,6 +16,16 @@ from ropeway.engines.ascend_releases import (
     image_tag,
     order,
 )
+from ropeway.engines.ascend_settings import (
+    network_variables,
+    reads_key,
+    reads_variable,
+    resolve_settings,
+)
+from ropeway.engines.base import Node
+from ropeway.errors import Refused
+from ropeway.models.known import known
+from ropeway.spec.model import Layout
 from serve_lines import release
 
 
@@ -79,3 +92,254 @@ def test_every_row_has_a_source_and_releases_are_listed_once():
 )  # fmt: skip
 def test_only_an_upper_limit_says_what_an_image_has(version, newest):
     assert release(version).newest_transformers == newest
+
+
+NZ = "VLLM_ASCEND_ENABLE_NZ"
+
+
+@pytest.mark.parametrize(
+    ("reads", "name", "version", "expected"),
+    # Looked up by hand in vllm_ascend/envs.py, the configuration and their readers, at these tags.
+    [
+        (reads_variable, "VLLM_ASCEND_ENABLE_DENSE_OPTIMIZE", "0.10.1rc1", False),
+        (reads_variable, "VLLM_ASCEND_ENABLE_DENSE_OPTIMIZE", "0.11.0rc0", True),
+        (reads_variable, "VLLM_ASCEND_ENABLE_DENSE_OPTIMIZE", "0.13.0", False),
+        (reads_variable, NZ, "0.11.0", True),
+        (reads_variable, NZ, "0.26.0rc1", True),
+        (reads_variable, "VLLM_ASCEND_ENABLE_CONTEXT_PARALLEL", "0.12.0rc1", True),
+        (reads_variable, "VLLM_ASCEND_ENABLE_FLASHCOMM1", "0.11.0rc0", False),
+        (reads_variable, "VLLM_ASCEND_ENABLE_FLASHCOMM1", "0.30.0rc2", True),
+        (reads_variable, "VLLM_ASCEND_TRACE_RECOMPILES", "0.11.0", True),
+        (reads_variable, "VLLM_ASCEND_TRACE_RECOMPILES", "0.12.0rc1", False),
+        (reads_variable, "VLLM_ASCEND_ENABLE_BATCH_MEMCPY", "0.30.0rc2", True),
+        # Came to the branch of 0.9.1 after 0.9.2rc1 had left without it.
+        (reads_variable, "VLLM_ASCEND_MLA_PA", "0.9.1", True),
+        (reads_variable, "VLLM_ASCEND_MLA_PA", "0.9.2rc1", False),
+        (reads_variable, "VLLM_ASCEND_MLA_PA", "0.10.0rc1", True),
+        (reads_key, "enable_cpu_binding", "0.30.0rc2", True),
+        (reads_key, "scheduler_config", "0.30.0rc2", True),
+        (reads_key, "enable_mc2_hierarchy_comm", "0.18.0", True),
+        # Only on the branch of 0.13.0, after 0.13.0.
+        (reads_key, "enable_kv_tnd", "0.13.0", False),
+        (reads_key, "enable_kv_tnd", "0.13.0rc3", True),
+        (reads_key, "enable_kv_tnd", "0.14.0rc1", False),
+    ],
+)
+def test_variables_and_keys_of_releases(reads, name, version, expected):
+    assert reads(name, version) == expected
+
+
+def test_every_release_was_read():
+    """The switch that all of them know is in each; a release without sources would have none."""
+    for row in RELEASES:
+        assert reads_key("refresh", row.version), row.version
+
+
+def test_what_a_release_reads_stays_as_it_is():
+    given = {NZ: "0", "HCCL_BUFFSIZE": "512"}
+    settings = resolve_settings(given, {}, "0.18.0")
+    assert (settings.env, settings.config, settings.notes) == (given, {}, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "key", "value"),
+    [
+        (NZ, "2", "weight_nz_mode", 2),
+        ("VLLM_ASCEND_ENABLE_MLAPO", "1", "enable_mlapo", True),
+        ("VLLM_ASCEND_ENABLE_FUSED_MC2", "1", "enable_fused_mc2", 1),
+        ("MSMONITOR_USE_DAEMON", "0", "msmonitor_use_daemon", False),
+    ],
+)
+def test_a_variable_that_became_a_key(name, text, key, value):
+    settings = resolve_settings({name: text, "OTHER": "x"}, {"block-size": 64}, "0.30.0rc2")
+    assert settings.env == {"OTHER": "x"}
+    assert settings.config == {key: value}
+    assert type(settings.config[key]) is type(value)
+    assert name in settings.notes[0] and key in settings.notes[0]
+
+
+@pytest.mark.parametrize("config", [{"weight_nz_mode": 1}, '{"weight_nz_mode": 1}'])
+def test_a_variable_against_its_own_key(config):
+    with pytest.raises(Refused, match="contradict"):
+        resolve_settings({NZ: "2"}, {"additional-config": config}, "0.30.0rc2")
+    settings = resolve_settings({NZ: "1"}, {"additional_config": config}, "0.30.0rc2")
+    assert settings.config == {"weight_nz_mode": 1}
+
+
+@pytest.mark.parametrize(
+    ("env", "config", "version", "evidence", "hint"),
+    [
+        ({"VLLM_ASCEND_ENABLE_DBO": "1"}, {}, "0.13.0", "0.9.0rc1 to 0.11.0", "remove it"),
+        ({"VLLM_ASCEND_ENABLE_NX": "1"}, {}, "0.18.0", "no release", f"did you mean `{NZ}`?"),
+        ({"VLLM_ASCEND_ENABLE_CONTEXT_PARALLEL": "1"}, {}, "0.23.0", "to 0.20.2rc1", "flags"),
+        ({}, {"torchair_graph_config": {}}, "0.13.0", "to 0.11.0", "ACL graphs"),
+        ({}, {"ascend_scheduler_config": {}}, "0.12.0rc1", "to 0.11.0", "scheduler"),
+        ({}, {"dynamic_eplb": True}, "0.18.0", "0.11.0rc0 to 0.13.0rc3", "eplb_config"),
+        ({}, {"weight_nz_mod": 1}, "0.23.0", "no release", "did you mean `weight_nz_mode`?"),
+        ({}, {"weight_nz_mode": 1}, "0.18.0", "0.20.2rc1 to 0.30.0rc2", f"`{NZ}` in"),
+    ],
+)
+def test_names_that_would_be_ignored(env, config, version, evidence, hint):
+    with pytest.raises(Refused, match="would be ignored") as error:
+        resolve_settings(env, {"additional-config": config} if config else {}, version)
+    assert evidence in error.value.evidence[0]
+    assert error.value.hint is not None and hint in error.value.hint
+
+
+@pytest.mark.parametrize("config", ["{", "[1]", 7, ["a"]])
+def test_a_config_that_is_not_a_mapping(config):
+    with pytest.raises(Refused, match="additional-config"):
+        resolve_settings({}, {"additional-config": config}, "0.18.0")
+
+
+def test_a_switch_must_be_a_number_to_become_a_key():
+    with pytest.raises(Refused, match="must be a number"):
+        resolve_settings({NZ: "yes"}, {}, "0.30.0rc2")
+
+
+@pytest.mark.parametrize(("patience", "seconds"), [(10, "120"), (900, "900"), (86_400, "7200")])
+def test_hccl_waits_within_its_limits(patience, seconds):
+    variables = network_variables(Node("a", "10.0.0.1", 8, "eth0"), patience)
+    assert variables["HCCL_CONNECT_TIMEOUT"] == seconds
+
+
+VL = "Qwen3-VL-30B-A3B-Instruct"
+
+
+def case(model: str, layout: str, family: str = "A2", hosts: int = 2, graph: str = "full") -> Case:
+    return Case(Layout.parse(layout), known(model), family, hosts, graph)
+
+
+def why(model: str, layout: str, version: str, **keys) -> str:
+    return "\n".join(limits(case(model, layout, **keys), version))
+
+
+def doubt(model: str, layout: str, version: str, **keys) -> str:
+    return "\n".join(notes(case(model, layout, **keys), version))
+
+
+@pytest.mark.parametrize(
+    ("layout", "version", "words"),
+    # Two hosts of eight 910B: the report of five layouts, and what later releases changed.
+    [
+        ("TP8", "0.11.0rc0", ""),
+        ("TP8+EP", "0.11.0rc0", ""),
+        ("TP16", "0.11.0rc0", ""),
+        ("TP16+EP", "0.11.0rc0", ""),
+        ("TP8×PP2", "0.11.0rc0", ""),
+        ("TP8×PP2+EP", "0.11.0rc0", "507014"),
+        ("TP8×PP2+EP", "0.11.0rc1", "#3529"),
+        ("TP8×PP2+EP", "0.11.0", "#4054"),
+        ("TP8×PP2+EP", "0.12.0rc1", ""),
+        ("TP8×PP2+EP", "0.13.0", ""),
+        ("TP16+EP", "0.11.0rc1", "#4123"),
+        ("TP16+EP", "0.11.0rc2", "#4123"),
+        ("TP16+EP", "0.11.0rc3", ""),
+        ("TP16+EP", "0.18.0", ""),
+        ("DP2×TP8", "0.11.0rc0", ""),
+        ("DP2×TP8+EP", "0.13.0", ""),
+        ("DP2×TP4×PP2", "0.13.0", "MoeDistributeDispatch"),
+        ("DP2×TP4×PP2+EP", "0.30.0rc2", "MoeDistributeDispatch"),
+    ],
+)
+def test_the_layouts_of_two_hosts(layout, version, words):
+    reasons = why(VL, layout, version)
+    assert words in reasons
+    assert bool(reasons) == bool(words)
+
+
+def test_pipeline_with_experts_runs_where_mc2_is_not_chosen():
+    """Eight ranks in all are below 16; 32 have stages of 16."""
+    assert not why(VL, "TP4×PP2+EP", "0.11.0rc0", hosts=1)
+    assert not why(VL, "TP16×PP2+EP", "0.11.0rc0", hosts=4)
+    assert not why(VL, "TP8×PP2+EP", "0.11.0rc0", family="A3", hosts=1)
+    assert not why("Qwen3-32B", "TP8×PP2", "0.11.0rc0")
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [("0.9.0rc1", "V1"), ("0.9.1", "V1"), ("0.9.2rc1", "graph mode"), ("0.10.0rc1", "")],
+)
+def test_the_first_release_with_pipeline_parallelism(version, words):
+    reasons = why("Qwen3-32B", "TP8×PP2", version)
+    assert words in reasons
+    assert bool(reasons) == bool(words)
+    assert not why("Qwen3-32B", "PP2", "0.9.2rc1", graph="eager")
+
+
+@pytest.mark.parametrize(
+    ("layout", "version", "refused"),
+    # 512 experts over 16 ranks are 32 each, over 32 ranks 16
+    [
+        ("TP16+EP", "0.17.0rc1", True),
+        ("DP2×TP8+EP", "0.17.0rc1", True),
+        ("DP4×TP8+EP", "0.17.0rc1", False),
+        ("TP8+EP", "0.17.0rc1", False),
+        ("TP16", "0.17.0rc1", False),
+        ("TP16+EP", "0.18.0rc1", False),
+    ],
+)
+def test_more_experts_on_a_rank_than_mc2_takes(layout, version, refused):
+    reasons = why("Qwen3.5-397B-A17B", layout, version, hosts=4)
+    assert bool(reasons) == refused
+    assert ("#7635" in reasons) == refused
+
+
+def test_qwen3_next():
+    assert "#7729" in why("Qwen3-Next-80B-A3B-Instruct", "TP16", "0.18.0")
+    assert not why("Qwen3-Next-80B-A3B-Instruct", "TP8", "0.18.0", hosts=1)
+    assert "Qwen3-Next" in why("Qwen3-Next-80B-A3B-Instruct", "TP4+EP", "0.10.2rc1", hosts=1)
+    assert not why("Qwen3-30B-A3B", "TP16", "0.18.0")
+
+
+def test_pipeline_and_data_of_experts_over_roce():
+    assert why("DeepSeek-V3", "DP2×TP8×PP2", "0.30.0rc2", hosts=4)
+    assert not why("DeepSeek-V3", "DP2×TP8×PP2", "0.30.0rc2", family="A3", hosts=2)
+    assert not why("DeepSeek-V3", "DP2×TP2×PP2", "0.30.0rc2", hosts=1)
+    assert not why("Qwen3-32B", "DP2×TP8×PP2", "0.30.0rc2", hosts=4)
+
+
+def test_a_model_newer_than_the_release():
+    reason = why(VL, "TP8", "0.10.2rc1", hosts=1)
+    assert "0.11.0rc0" in reason and "#3103" in reason
+    assert not why(VL, "TP8", "0.11.0rc0", hosts=1)
+
+
+def test_doubts_are_milder_than_limits():
+    assert "support matrix" in doubt("Qwen3-32B", "TP8×PP2", "0.18.0")
+    assert not doubt("DeepSeek-V3", "TP8×PP2", "0.18.0")
+    assert "#4250" in doubt(VL, "DP2×TP8+EP", "0.11.0rc0")
+    assert not doubt(VL, "DP2×TP8", "0.11.0rc0")
+    assert "#10910" in doubt("DeepSeek-V3", "TP8×PP2", "0.19.1rc1")
+    assert "16 columns" in doubt("Qwen3-30B-A3B", "DP8×TP8", "0.18.0", hosts=8)
+    assert not doubt("Qwen3-30B-A3B", "TP8", "0.18.0", hosts=1)
+    assert "more than two hosts" in doubt("DeepSeek-V3", "TP32", "0.18.0", hosts=4)
+    assert not doubt("DeepSeek-V3", "TP16", "0.18.0", hosts=2)
+
+
+def test_one_npu_is_never_refused_by_its_layout():
+    for row, family in product(RELEASES, ("A2", "A3", "310P", "950")):
+        assert not why("Qwen3-8B", "TP1", row.version, family=family, hosts=1)
+
+
+def test_every_row_has_a_source_and_releases_in_order():
+    known_versions = {row.version for row in RELEASES}
+    for row in (*LIMITS, *NOTES):
+        assert row.source
+        assert {row.since, row.until} - {""} <= known_versions
+        assert not (row.since and row.until) or order(row.since) < order(row.until)
+
+
+def test_the_first_release_that_runs_it():
+    def first(layout: str, version: str, hosts: int = 2) -> str:
+        return runs_from(case(VL, layout, hosts=hosts), version)
+
+    assert first("TP8×PP2+EP", "0.11.0rc0") == "0.12.0rc1"
+    assert first("TP16+EP", "0.11.0rc1") == "0.11.0rc3"
+    assert first("TP8", "0.10.0rc1") == "0.11.0rc0"
+    assert first("DP2×TP4×PP2", "0.11.0rc0") == ""
+
+
+def test_a_release_that_is_not_in_the_table_is_judged_by_its_order():
+    assert why(VL, "TP8×PP2+EP", "0.11.1")
+    assert not why(VL, "TP8×PP2+EP", "0.99.0")
