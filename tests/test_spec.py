@@ -20,16 +20,13 @@ def refusal(text: str) -> SpecError:
     ("text", "layout", "name"),
     [
         ("TP2×PP2+EP", Layout(tensor=2, pipeline=2, expert=True), "TP2×PP2+EP"),
-        ("tp2xpp2+ep", Layout(tensor=2, pipeline=2, expert=True), "TP2×PP2+EP"),
         ("tp2,pp2,ep", Layout(tensor=2, pipeline=2, expert=True), "TP2×PP2+EP"),
-        ("DP2×TP2", Layout(tensor=2, data=2), "DP2×TP2"),
         ("tp2 dp2", Layout(tensor=2, data=2), "DP2×TP2"),
         ("TP4 + EP", Layout(tensor=4, expert=True), "TP4+EP"),
         ("ＴＰ２，ＰＰ４", Layout(tensor=2, pipeline=4), "TP2×PP4"),
         ("TP2 X PP3 * DP4", Layout(tensor=2, pipeline=3, data=4), "DP4×TP2×PP3"),
         ("tp=2,ep", Layout(tensor=2, expert=True), "TP2+EP"),
         ("EP", Layout(expert=True), "TP1+EP"),
-        ("TP1", Layout(), "TP1"),
         ("DP1×PP2", Layout(pipeline=2), "PP2"),
     ],
 )
@@ -65,7 +62,7 @@ def test_a_layout_may_be_written_key_by_key() -> None:
     assert [str(layout) for layout in spec.serve.layouts] == ["TP2", "PP2"]
 
 
-def test_a_small_spec_has_the_stated_defaults() -> None:
+def test_a_small_spec_has_the_stated_defaults_and_requests_follow_the_clients() -> None:
     spec = parse_spec(SMALL, "f")
     assert spec == local_spec(Model(name="smollm2"))
     assert (spec.name, spec.engine, str(spec.serve.layout)) == ("ropeway", "vllm-cpu", "TP1")
@@ -74,9 +71,6 @@ def test_a_small_spec_has_the_stated_defaults() -> None:
     assert spec.workload == Workload(
         clients=256, requests=512, input_tokens=128, output_tokens=128, seed=0, temperature=0.0
     )
-
-
-def test_requests_follow_the_clients_unless_given() -> None:
     assert Workload(clients=3).requests == 6
     assert Workload(clients=3, requests=4).requests == 4
 
@@ -108,12 +102,6 @@ def test_host_names_and_addresses_are_taken(address: str) -> None:
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="neither a host name nor an IP address"):
         RemoteHost(address=address, npus=8)
-
-
-def test_real_hosts_default_to_the_ascend_engine() -> None:
-    spec = parse_spec("cluster: {hosts: [{address: a, npus: 8}]}\nmodel: {path: /m}\n", "f")
-    assert spec.engine == "vllm-ascend"
-    assert spec.serve.engine is None
 
 
 @pytest.mark.parametrize(
@@ -327,23 +315,22 @@ def test_engine_flags_with_a_key_of_their_own_are_refused(name: str, ours: str) 
     assert "s3cret" not in str(error.as_json())
 
 
-@pytest.mark.parametrize(
-    "name", ["model-impl", "data-parallel-rpc-port", "kv-cache-dtype", "max-num-batched-tokens"]
-)
-def test_engine_flags_that_only_look_alike_pass(name: str) -> None:
-    assert Serve(engine_args={name: 1}).engine_args == {name: 1}
+def test_engine_flags_that_only_look_alike_pass() -> None:
+    names = ("model-impl", "data-parallel-rpc-port", "kv-cache-dtype", "max-num-batched-tokens")
+    assert Serve(engine_args=dict.fromkeys(names, 1)).engine_args == dict.fromkeys(names, 1)
 
 
 REAL = "cluster:\n  hosts: [{address: a, npus: 8}]\n"
 
 
-def test_chip_price_and_rate() -> None:
+def test_chip_price_and_rate_of_real_hosts_whose_engine_is_that_of_ascend() -> None:
     spec = parse_spec(
         f"{REAL}  chip: Ascend 910B4 32GB\n  hbm: 32GiB\n  price_per_host_hour: 16\n"
         "  currency: CNY\nmodel: {path: m}\nworkload: {rate: 2}\n"
         "serve: {version: 0.11.0rc0, max_sequences: 128}\n",
         "f",
     )
+    assert (spec.engine, spec.serve.engine) == ("vllm-ascend", None)
     assert (spec.cluster.chip, spec.cluster.hbm) == ("910B4", 32 * 2**30)
     assert (spec.cluster.price_per_host_hour, spec.cluster.currency) == (16.0, "CNY")
     assert (spec.workload.rate, spec.serve.version, spec.serve.max_sequences) == (
