@@ -35,8 +35,10 @@ def output(layout: str, lengths: tuple[int, int] = LENGTHS) -> float:
 
 
 @pytest.mark.parametrize("layout", PUBLISHED)
-def test_each_figure_of_the_two_host_report_within_ten_percent(layout: str) -> None:
-    assert output(layout) == pytest.approx(PUBLISHED[layout], rel=0.1)
+def test_each_figure_of_the_report_within_ten_percent_and_below_the_ceiling(layout: str) -> None:
+    forecast = estimate(ask(layout))
+    assert forecast.output_tokens_per_s == pytest.approx(PUBLISHED[layout], rel=0.1)
+    assert forecast.output_tokens_per_s < forecast.ceiling_tokens_per_s
 
 
 def test_the_order_of_the_two_host_report_below_two_replicas() -> None:
@@ -59,24 +61,14 @@ def test_the_parts_are_the_step(layout: str, off: float) -> None:
     assert sum(forecast.parts.values()) == pytest.approx(forecast.step_s, rel=off)
 
 
-def test_the_bottleneck_is_said_with_its_numbers() -> None:
+def test_the_bottleneck_is_said_with_its_numbers_and_what_to_do() -> None:
     forecast = estimate(ask("TP8"))
     assert forecast.bottleneck.startswith("host work, ")
     host = sum(forecast.parts.get(name, 0.0) for name in ("launch", "host", "requests"))
     assert f"{host * 1e3:.0f} of {forecast.step_s * 1e3:.0f} ms" in forecast.bottleneck
     assert f"{forecast.ceiling_tokens_per_s:,.0f} tokens/s" in forecast.bottleneck
     assert "graph" in forecast.advice
-
-
-def test_more_clients_are_advised_where_there_is_room() -> None:
-    forecast = estimate(ask("TP8", clients=16))
-    assert "raise concurrency" in forecast.advice
-
-
-def test_nothing_is_faster_than_the_ceiling() -> None:
-    for layout in PUBLISHED:
-        forecast = estimate(ask(layout))
-        assert forecast.output_tokens_per_s < forecast.ceiling_tokens_per_s
+    assert "raise concurrency" in estimate(ask("TP8", clients=16)).advice
 
 
 def test_the_ceiling_of_eight_npus_by_hand() -> None:

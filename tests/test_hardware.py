@@ -24,12 +24,10 @@ def test_the_chip_of_the_two_host_report() -> None:
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("910B4", "910B4"),
         ("Ascend 910B4", "910B4"),
         ("ascend910b4", "910B4"),
         ("910B4 32GB", "910B4"),
         ("910B4 64GB", "910B4-1"),
-        ("910B4-1", "910B4-1"),
         ("910B3 64GB", "910B3"),
         ("Atlas A2 (910B3 64GB CI runner)", "910B3"),
         ("Atlas A3 (910C, dies counted)", "910C"),
@@ -41,10 +39,6 @@ def test_the_chip_of_the_two_host_report() -> None:
 )
 def test_usual_spellings_are_understood(text: str, name: str) -> None:
     assert chip_named(text).name == name
-
-
-def test_every_chip_is_found_by_its_own_name() -> None:
-    assert [chip_named(chip.name) for chip in CHIPS] == list(CHIPS)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +56,8 @@ def test_what_is_no_chip_is_refused_with_those_that_are(text, what, hints) -> No
     assert all(hint in (caught.value.hint or "") for hint in hints)
 
 
-def test_every_chip_names_its_source() -> None:
+def test_every_chip_is_found_by_its_name_and_names_its_source() -> None:
     for chip in CHIPS:
+        assert chip_named(chip.name) == chip
         assert chip.source and chip.inside.source and chip.between.source
         assert min(chip.hbm_bytes, chip.hbm_bandwidth, chip.bf16, chip.npus_per_host) > 0
