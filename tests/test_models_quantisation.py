@@ -115,11 +115,8 @@ def test_names_of_schemes(name, attention, dense, routed):
     assert (bits.attention, bits.dense, bits.routed) == (attention, dense, routed)
 
 
-def test_w4a16_of_a_dense_model_is_every_matrix():
+def test_w4a16_of_a_dense_model_is_every_matrix_and_auto_is_what_the_model_is_stored_in():
     assert precision_named("w4a16", known("Qwen3-32B")).attention < 5
-
-
-def test_auto_is_what_the_model_is_stored_in():
     shape = known("DeepSeek-V4-Flash")
     assert precision_named("auto", shape) is shape.precision
 
@@ -154,18 +151,14 @@ def test_names_of_tensors(tensor, component):
 METHOD = "`quantization_config.quant_method` = "
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["awq", "gptq", "fp8", "bitsandbytes", "modelopt", "mxfp4", "fbgemm_fp8", "quark", "aqlm"],
-)
-def test_formats_of_cuda_are_known(method):
-    marks = recognise_quantisation({"quantization_config": {"quant_method": method.upper()}})
-    assert marks == Quantisation("cuda", (f"{METHOD}{method}",))
+CUDA = ("awq", "gptq", "fp8", "bitsandbytes", "modelopt", "mxfp4", "fbgemm_fp8", "quark", "aqlm")
 
 
 @pytest.mark.parametrize(
     ("config", "scheme", "evidence"),
     [
+        *(({"quantization_config": {"quant_method": method.upper()}},
+           "cuda", (f"{METHOD}{method}",)) for method in CUDA),
         *(({"quantization_config": blank}, "none", ()) for blank in (None, {}, "fp8")),
         ({}, "none", ()),
         ({"text_config": {"quantization_config": {"quant_method": "fp8"}}},
