@@ -229,13 +229,13 @@ def test_what_lies_there_in_its_size_is_not_sent_but_hashed():
     assert len(state.wants["npu1"]) == 2
 
 
-def test_longer_than_the_file_is_no_beginning_of_it():
-    plan = plan_push(
-        peer("npu0", files=MODEL),
-        [peer("npu1", staged={"b.safetensors": 5 * GIB, "old": 1, "config.json": 900})],
-    )
-    assert plan.stale(plan.receivers[0]) == ("b.safetensors", "old")
-    assert plan.bytes_to_get(plan.receivers[0]) == 7 * GIB
+def test_longer_than_the_file_is_no_beginning_of_it_and_other_weights_are_named():
+    staged = {"b.safetensors": 5 * GIB, "old": 1, "config.json": 900}
+    receiver = peer("npu1", staged=staged, files={"c.safetensors": 1, "notes.txt": 1})
+    plan = plan_push(peer("npu0", files=MODEL), [receiver])
+    assert plan.stale(receiver) == ("b.safetensors", "old")
+    assert plan.bytes_to_get(receiver) == 7 * GIB
+    assert plan.extra(receiver) == ("c.safetensors",)
 
 
 def test_a_host_with_too_little_room_or_no_leave_to_write_is_named():
@@ -246,12 +246,6 @@ def test_a_host_with_too_little_room_or_no_leave_to_write_is_named():
     )
     closed = obstacle(plan, peer("npu3", writable=False))
     assert (closed.what, closed.where) == ("`root` may not write there", "npu3:/data/m")
-
-
-def test_weights_that_the_source_has_not_are_named():
-    files = {"c.safetensors": 1, "notes.txt": 1}
-    plan = plan_push(peer("npu0", files=MODEL), [peer("npu1", files=files)])
-    assert plan.extra(plan.receivers[0]) == ("c.safetensors",)
 
 
 @pytest.mark.parametrize(
