@@ -102,15 +102,13 @@ def test_an_unusable_url_is_refused(typed: str) -> None:
     assert "pw" not in caught.value.what
 
 
-STREAM = (
-    ": a comment\r\nevent: x\r\ndata: 你好，缆车\r\n\r\n"
-    'data:{"a":\r\ndata: 1}\r\n\r\nid: 7\n\ndata: 🚡\r\rdata: [DONE]\n\n'
-)
-
-
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
 def test_events_are_whole_however_the_bytes_are_cut(size: int) -> None:
-    parser, data = SseParser(), STREAM.encode()
+    stream = (
+        ": a comment\r\nevent: x\r\ndata: 你好，缆车\r\n\r\n"
+        'data:{"a":\r\ndata: 1}\r\n\r\nid: 7\n\ndata: 🚡\r\rdata: [DONE]\n\n'
+    )
+    parser, data = SseParser(), stream.encode()
     events = [event for at in range(0, len(data), size) for event in parser.feed(data[at:][:size])]
     assert events + parser.close() == ["你好，缆车", '{"a":\n1}', "🚡", "[DONE]"]
 
@@ -134,13 +132,12 @@ def piece(finish: str | None = None, **delta: Any) -> dict[str, Any]:
     return {"choices": [{"delta": delta, "finish_reason": finish}]}
 
 
-USAGE = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 10}}
+ROLE = piece(role="assistant", content="")
 
 
 def test_the_role_is_no_token_and_the_total_comes_from_the_usage() -> None:
-    timing = events(
-        piece(role="assistant", content=""), piece(content="a b c"), piece("stop"), USAGE
-    )
+    usage = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 10}}
+    timing = events(ROLE, piece(content="a b c"), piece("stop"), usage)
     assert timing.first_token == 2
     assert timing.last == 3
     assert (timing.input_tokens, timing.output_tokens, timing.counted) == (5, 10, True)
@@ -148,7 +145,6 @@ def test_the_role_is_no_token_and_the_total_comes_from_the_usage() -> None:
     assert timing.e2e_s == 3
 
 
-ROLE = piece(role="assistant", content="")
 SO_FAR = [{"usage": {"completion_tokens": count}} for count in (0, 2, 5, 40)]
 
 
@@ -288,9 +284,6 @@ def test_no_server_says_where_and_what_to_check() -> None:
     assert error.where == url
     assert "`ropeway status`" in (error.hint or "")
     assert timing.chunks == ()
-
-
-def test_an_unknown_host_name_is_said() -> None:
     error, _ = fail("http://no-such-host.invalid:8000/v1")
     assert (error.kind, "host name" in error.what) == ("server away", True)
 

@@ -46,26 +46,22 @@ TINY_QWEN = moe(model_type="qwen3_moe", num_local_experts=2)
 LAPTOP = local(2, 2)
 BLOG = cluster_of(8, 8)
 
-CAN_RUN = [
-    *(("smollm2", SMOLLM2, LAPTOP, name) for name in ("TP1", "TP3", "PP4", "DP2×PP2", "PP3")),
-    *(("padded", PADDED, LAPTOP, name) for name in ("TP2", "TP4", "TP2×PP2", "DP2×TP2", "DP4")),
-    *(("moe", MOE, LAPTOP, name) for name in ("TP4", "TP2+EP", "TP4+EP", "TP2×PP2+EP", "DP2×TP2")),
-    # 4 experts over 3 ranks: 2, 1, 1; and EP over one rank, which changes nothing
-    *(("moe", MOE, LAPTOP, name) for name in ("DP3+EP", "PP2+EP", "DP2×TP2+EP")),
-    *(("qwen3-vl", QWEN_VL, BLOG, name) for name in ("TP8", "TP8+EP", "TP16", "TP16+EP")),
-    *(("qwen3-vl", QWEN_VL, BLOG, name) for name in ("TP8×PP2", "TP8×PP2+EP", "DP2×TP8+EP")),
-    # a data rank larger than a host takes whole hosts
-    ("qwen3-vl", QWEN_VL, local(4, 2), "DP2×TP4"),
-    ("padded, 12 tensor ranks hold 4 KV heads three times", PADDED, local(1, 12), "TP12"),
-    ("deepseek", LATENT, BLOG, "TP2×PP2+EP"),
-    ("qwen2.5, the width 18944 over 4", QWEN_7B, local(1, 8), "TP4"),
-]
-
 
 @pytest.mark.parametrize(
     ("shape", "cluster", "name"),
-    [row[1:] for row in CAN_RUN],
-    ids=[f"{r[0]} {r[3]}" for r in CAN_RUN],
+    [
+        *((SMOLLM2, LAPTOP, name) for name in ("TP1", "TP3", "PP4", "DP2×PP2", "PP3")),
+        *((PADDED, LAPTOP, name) for name in ("TP2", "TP4", "TP2×PP2", "DP2×TP2", "DP4")),
+        *((MOE, LAPTOP, name) for name in ("TP4", "TP2+EP", "TP4+EP", "TP2×PP2+EP", "DP2×TP2")),
+        # 4 experts over 3 ranks: 2, 1, 1; and EP over one rank, which changes nothing
+        *((MOE, LAPTOP, name) for name in ("DP3+EP", "PP2+EP", "DP2×TP2+EP")),
+        *((QWEN_VL, BLOG, name) for name in ("TP8", "TP8+EP", "TP16", "TP16+EP")),
+        *((QWEN_VL, BLOG, name) for name in ("TP8×PP2", "TP8×PP2+EP", "DP2×TP8+EP")),
+        (QWEN_VL, local(4, 2), "DP2×TP4"),  # a data rank larger than a host takes whole hosts
+        (PADDED, local(1, 12), "TP12"),  # which hold 4 KV heads three times
+        (LATENT, BLOG, "TP2×PP2+EP"),
+        (QWEN_7B, local(1, 8), "TP4"),  # the width 18944 over 4
+    ],
 )
 def test_a_layout_that_vllm_takes_has_no_problem(shape, cluster, name):
     layout = Layout.parse(name)

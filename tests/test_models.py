@@ -161,14 +161,6 @@ def test_every_truncation_is_noticed(model):
     )
 
 
-BROKEN_ROWS = (
-    {"dtype": "F32", "shape": [2]},
-    {"dtype": "F32", "shape": "2", "data_offsets": [0, 8]},
-    {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]},
-    "F32",
-)
-
-
 @pytest.mark.parametrize(
     ("content", "what", "evidence"),
     [
@@ -176,9 +168,14 @@ BROKEN_ROWS = (
         ((5).to_bytes(8, "little") + b"{nope", "not a safetensors", ""),
         ((2).to_bytes(8, "little") + b"[]", "not a safetensors", ""),
         (weight_file({}, 1), "longer than its header says", ""),
-        *((weight_file({"a": row}, 8), "header is broken", "tensor `a`") for row in BROKEN_ROWS),
+        *((weight_file({"a": row}, 8), "header is broken", "tensor `a`") for row in (
+            {"dtype": "F32", "shape": [2]},
+            {"dtype": "F32", "shape": "2", "data_offsets": [0, 8]},
+            {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]},
+            "F32",
+        )),
     ],
-)
+)  # fmt: skip
 def test_something_else_with_that_name_is_refused(model, content, what, evidence):
     (model / "model.safetensors").write_bytes(content)
     error = refusal(model)
