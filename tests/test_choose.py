@@ -196,13 +196,8 @@ def test_fixed_values_are_kept_and_said_to_be_asked():
 
 def test_more_memory_is_taken_where_the_cache_is_too_small():
     """Qwen3-32B on four 32 GB NPUs: what 0.9 holds of 256 clients is less than 0.95 holds."""
-    query = request(
-        "Qwen3-32B",
-        hosts=1,
-        version="0.18.0",
-        layout=Layout.parse("TP4"),
-        traits=traits("0.18.0", "eager"),
-    )
+    eager = traits("0.18.0", "eager")
+    query = request("Qwen3-32B", hosts=1, layout=Layout.parse("TP4"), traits=eager)
     plan = choose(query)
     assert plan.chosen.fraction == 0.95
     assert "would hold fewer sequences" in value(plan, "serve.memory")[1]

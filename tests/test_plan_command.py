@@ -165,12 +165,6 @@ def test_why_explains_a_layout_that_was_not_taken(capsys):
     assert "507014" in out  # what the start ends in on this release
 
 
-def test_why_of_neither_is_refused_with_the_keys(capsys):
-    code, out, err = run(capsys, *QWEN, "--why", "layuot")
-    assert (code, out) == (2, "")
-    assert "did you mean `layout`?" in err
-
-
 def test_the_page_holds_the_plan(capsys, tmp_path):
     page = tmp_path / "plan.html"
     code, _, err = run(capsys, *QWEN, "--hosts", "2", "--html", str(page))
@@ -267,6 +261,7 @@ def test_a_link_stays_a_link(capsys, spec):
         ([*QWEN, "--clients", "4", "--rate", "4"], "exclude each other", "keep one"),
         (["-c", "no-such.yaml"], "no such file", "ropeway init"),
         ([*QWEN, "--write"], "there is none here", "ropeway init"),
+        ([*QWEN, "--why", "layuot"], "`layuot`", "did you mean `layout`?"),
         ([*QWEN, "--engine-version", "9.9"], "`9.9`", ""),
     ],
 )

@@ -7,7 +7,6 @@ import pytest
 from rich.cells import cell_len
 
 from plan_requests import cluster, request
-from ropeway.hardware import chip_named
 from ropeway.plan.candidate import Candidate, Plan, Rejected, Value
 from ropeway.plan.cost import Cost
 from ropeway.plan.estimate import Forecast
@@ -22,7 +21,6 @@ from test_report import shown as on_screen
 
 GIB = 2**30
 EVIL = '<script>alert("x")</script>'
-CHIP = chip_named("910B4")
 REQUEST = request(
     "Qwen3-30B-A3B", load=Load(512, 256, clients=256), context=4096, job_prompts=1_000_000
 )
@@ -135,14 +133,10 @@ def test_rejections_alike_but_for_their_numbers_are_one_line_with_the_nearest():
     assert [str(group.example.layout) for group in groups] == ["PP2", "TP8×PP2+EP", "TP7"]
 
 
-def test_verbose_names_every_rejection_and_what_was_assumed():
-    whole = on_screen(plan_text(PLAN, verbose=True))
-    assert all(f"{one.layout}  " in whole for one in REJECTED)
-    assert "TP5" not in on_screen(plan_text(PLAN))
-
-
-def test_every_forecast_is_labelled_and_says_how_far_off_such_have_been():
-    text = on_screen(plan_text(PLAN))
+def test_forecasts_say_how_far_off_such_have_been_and_verbose_names_every_rejection():
+    text, whole = (on_screen(plan_text(PLAN, verbose=verbose)) for verbose in (False, True))
+    assert all(f"{rejected.layout}  " in whole for rejected in REJECTED)
+    assert "TP5" not in text
     assert "predicted; not verified on NPU hardware; 80% of measurements: -20% to +25%" in text
 
 
