@@ -59,10 +59,7 @@ def test_any_text_has_a_place_in_the_order(text):
     [
         ("quay.io/ascend/vllm-ascend:v0.11.0rc0", ImageTag("0.11.0rc0", "A2")),
         ("quay.io/ascend/vllm-ascend:v0.11.0rc0-a3-openeuler", ImageTag("0.11.0rc0", "A3")),
-        (
-            "m.daocloud.io/quay.io/ascend/vllm-ascend:v0.23.0.post1",
-            ImageTag("0.23.0.post1", "A2"),
-        ),
+        ("m.daocloud.io/quay.io/ascend/vllm-ascend:v0.23.0.post1", ImageTag("0.23.0.post1", "A2")),
         ("vllm-ascend:0.18.0-310p", ImageTag("0.18.0", "310P")),
         ("quay.io/ascend/vllm-ascend:main", None),
         ("ubuntu:22.04", None),
@@ -77,12 +74,6 @@ def test_the_strictest_driver_that_applies_comes_first():
     assert [need.driver for need in driver_needs(release("0.30.0rc2"))] == [
         "26.0.rc1", "25.5.1", "25.5", "25.0", "24.1.rc1",
     ]  # fmt: skip
-
-
-def test_every_row_has_a_source_and_releases_are_listed_once():
-    assert len({row.version for row in RELEASES}) == len(RELEASES)
-    assert all(need.source and need.why for need in DRIVER_NEEDS)
-    assert all(need.source and need.why for need in MODEL_NEEDS)
 
 
 @pytest.mark.parametrize(
@@ -322,8 +313,10 @@ def test_one_npu_is_never_refused_by_its_layout():
         assert not why("Qwen3-8B", "TP1", row.version, family=family, hosts=1)
 
 
-def test_every_row_has_a_source_and_releases_in_order():
+def test_every_row_has_a_source_and_releases_are_listed_once_and_in_order():
+    assert all(need.source and need.why for need in (*DRIVER_NEEDS, *MODEL_NEEDS))
     known_versions = {row.version for row in RELEASES}
+    assert len(known_versions) == len(RELEASES)
     for row in (*LIMITS, *NOTES):
         assert row.source
         assert {row.since, row.until} - {""} <= known_versions

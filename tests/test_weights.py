@@ -25,12 +25,7 @@ from ropeway.weights.schedule import Faults, SwarmState, Transfer, choose_transf
 from ropeway.weights.scripts import HASH, SURVEY, TOOLS
 from ropeway.weights.source import choose_source, folders
 from ropeway.weights.survey import Peer, check_tools, parse_peer
-from ropeway.weights.trust import (
-    authorized_line,
-    known_hosts_lines,
-    parse_server,
-    receive_script,
-)
+from ropeway.weights.trust import authorized_line, known_hosts_lines, parse_server, receive_script
 
 GIB = 2**30
 

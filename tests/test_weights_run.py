@@ -136,19 +136,15 @@ def test_a_transfer_that_fails_twice_goes_another_way():
     assert len([fault for fault in faults if "npu1" in fault]) == 2
 
 
-def test_a_receiver_that_nobody_reaches_is_dropped_with_the_last_error():
-    plan = plan_push(peer(0, files=MODEL, fails={"rsync": (12, "no")}), [peer(1)])
+@pytest.mark.parametrize(
+    ("ends", "tries"), [((12, "no"), 2), ((11, "write failed: No space left on device"), 1)]
+)
+def test_a_receiver_that_nobody_reaches_is_dropped_and_one_whose_disk_is_full_at_once(ends, tries):
+    plan = plan_push(peer(0, files=MODEL, fails={"rsync": ends}), [peer(1)])
     result = push(plan, who="me")
+    assert len(calls(plan.source, "rsync")) == tries
     assert result.errors
-    assert len(calls(plan.source, "rsync")) == 2
     assert result.deliveries[0].error.where == "npu0"
-
-
-def test_a_full_disk_ends_a_receiver_at_once():
-    source = peer(0, files=MODEL, fails={"rsync": (11, "write failed: No space left on device")})
-    plan = plan_push(source, [peer(1)])
-    assert push(plan, who="me").errors
-    assert len(calls(source, "rsync")) == 1
 
 
 @pytest.mark.parametrize(
