@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ropeway.facts.__main__ import as_json
+from ropeway.facts.local import CORES
 from ropeway.facts.question import Parsed, Question
 from ropeway.facts.questions import ALL
 
 RECORDINGS = Path(__file__).parent / "recordings"
-QUESTIONS = {question.key: question for question in ALL}
+QUESTIONS = {question.key: question for question in (*ALL, CORES)}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ Containers on hosts (container_start.py) and processes on this machine
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -31,15 +31,20 @@ def root_cause(logs: Mapping[str, str]) -> Diagnosis | None:
     return None if diagnosis.verdict == "healthy" or diagnosis.echo else diagnosis
 
 
-def engine_failure(error: HostError | LaunchError, cause: Diagnosis, log: str) -> LaunchError:
-    """Return the failure in the engine's own words, with the advice of the failure table."""
+def engine_failure(
+    error: HostError | LaunchError, cause: Diagnosis, log: str, absent: Sequence[str] = ()
+) -> LaunchError:
+    """Return the failure in the engine's own words, with the advice of the failure table.
+
+    `absent` are the hosts that did not join, as `hosts_not_joined` says it.
+    """
     known = cause.signature is not None
     explanation = (cause.cause.en, *(detail.en for detail in cause.details)) if known else ()
     advice = (cause.fix.en, f"known from: {', '.join(cause.source)}") if known else ()
     return LaunchError(
         f"the engine failed: {cause.headline}",
         where=log or None,
-        evidence=(*explanation, error.what),
+        evidence=(*explanation, *absent, error.what),
         hint="\n".join((*advice, *whole_log(log))),
     )
 

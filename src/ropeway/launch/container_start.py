@@ -184,11 +184,12 @@ class ContainerStart(Attempt):
         saved = {name: self.save_log(name, text) for name, text in logs.items()}
         if not isinstance(error, HostError | LaunchError):
             return None
+        absent = hosts_not_joined("\n".join(logs.values()), self._nodes)
         if cause := root_cause(logs):
-            return engine_failure(error, cause, saved.get(cause.line.log, "") if cause.line else "")
+            log = saved.get(cause.line.log, "") if cause.line else ""
+            return engine_failure(error, cause, log, absent)
         evidence, hint = error.evidence, error.hint
         if isinstance(error, LaunchError):
-            absent = hosts_not_joined("\n".join(logs.values()), self._nodes)
             evidence = (*evidence, *(line for line in absent if line not in evidence))
             # Those of the host where it failed come first.
             names = sorted(saved, key=lambda name: not name.startswith(f"{error.where}/"))

@@ -87,8 +87,9 @@ def derive_argvs(
         (runtime, "rm", "--force", name),  # left by a build that was cut off
         (
             runtime, "run", "--name", name, "--net=host", *wheelhouse,
-            "--entrypoint", "python3", base,
-            "-m", "pip", "install", "--no-cache-dir", *source, "--", *spec.pip,
+            # The derived image keeps the entrypoint, and with `env` it runs what it is given.
+            "--entrypoint", "env", base,
+            "python3", "-m", "pip", "install", "--no-cache-dir", *source, "--", *spec.pip,
         ),
         (runtime, "commit", "--change", 'CMD ["/bin/bash"]', name, derived),
         (runtime, "rm", "--force", name),
