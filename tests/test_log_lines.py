@@ -37,14 +37,14 @@ RAY = ProcessTag("RayWorkerWrapper", 545, "10.17.44.60")
 _HEADS = """\
 # vLLM, of 2025 and after, and before
 INFO 12-15 11:45:12 [model.py:2679] text
-    time=12-15T11:45:12; level=INFO; source=model.py:2679
+    time=12-15T11:45:12; level=INFO
 WARNING 07-03 10:12:13 config.py:549] text
-    time=07-03T10:12:13; level=WARNING; source=config.py:549
+    time=07-03T10:12:13; level=WARNING
 INFO:     text
     level=INFO
 # processes, one inside the other
 (EngineCore_DP0 pid=299) ERROR 12-15 11:45:16 [core.py:40] text
-    time=12-15T11:45:16; level=ERROR; tags=EngineCore_DP0:299; pid=299; source=core.py:40
+    time=12-15T11:45:16; level=ERROR; tags=EngineCore_DP0:299; pid=299
 \x1b[36m(RayWorkerWrapper pid=545, ip=10.17.44.60)\x1b[0m (Worker_TP0 pid=545) text
     tags=RayWorkerWrapper:545:10.17.44.60 > Worker_TP0:545; pid=545; host=10.17.44.60
 (VllmWorker TP0 pid=7) text
@@ -56,38 +56,35 @@ INFO:     text
 [rank1]: text
     rank=1
 [rank12]:[E socket.cpp:472] [c10d] text
-    level=ERROR; rank=12; source=socket.cpp:472
+    level=ERROR; rank=12
 # CANN
 [ERROR] HCCL(7988,all_reduce_test):2025-03-19-04:16:13.978.979 [a.cc:625] [8211]text
-    time=2025-03-19T04:16:13.978979; level=ERROR; pid=7988; program=all_reduce_test; module=HCCL
-    source=a.cc:625; thread=8211
+    time=2025-03-19T04:16:13.978979; level=ERROR; pid=7988; module=HCCL
 [EVENT] RUNTIME(7988,python3):2025-10-24-22:03:14.946.261 [engine.cc:1]8211 text
-    time=2025-10-24T22:03:14.946261; level=EVENT; pid=7988; program=python3; module=RUNTIME
-    source=engine.cc:1; thread=8211
+    time=2025-10-24T22:03:14.946261; level=EVENT; pid=7988; module=RUNTIME
 [INFO] TDT(9,python):2025-10-24-22:03:14.946.261 [log.cpp:9][tid:12] text
-    time=2025-10-24T22:03:14.946261; level=INFO; pid=9; program=python; module=TDT
-    source=log.cpp:9; thread=12
+    time=2025-10-24T22:03:14.946261; level=INFO; pid=9; module=TDT
 EI0006: [PID: 749] 2025-04-08-18:07:20.444.436 text
     time=2025-04-08T18:07:20.444436; pid=749; code=EI0006
 [PID: 749] 2025-12-29-03:16:15.787.356 Get_Socket_Timeout(EI0006): text
     time=2025-12-29T03:16:15.787356; pid=749; code=EI0006
 # torch_npu; -1 is its word for what it does not know
 [ERROR] 2025-06-25-10:45:23 (PID:13075, Device:0, RankID:8) ERR00100 text
-    time=2025-06-25T10:45:23; level=ERROR; pid=13075; rank=8; device=0; code=ERR00100
+    time=2025-06-25T10:45:23; level=ERROR; pid=13075; rank=8; code=ERR00100
 [ERROR] 2025-06-25-10:45:23 (PID:-1, Device:-1, RankID:-1) ERR99999 text
     time=2025-06-25T10:45:23; level=ERROR; code=ERR99999
 # torch and glog
 [W623 13:45:18.430189590 compiler_depend.ts:79] text
-    time=06-23T13:45:18.430189590; level=WARNING; source=compiler_depend.ts:79
+    time=06-23T13:45:18.430189590; level=WARNING
 I1215 11:46:21.793583   918 pybind_client.cpp:1218] text
-    time=12-15T11:46:21.793583; level=INFO; pid=918; source=pybind_client.cpp:1218
+    time=12-15T11:46:21.793583; level=INFO; pid=918
 F20251215 11:46:21.793583   918 store.cpp:8] text
-    time=2025-12-15T11:46:21.793583; level=FATAL; pid=918; source=store.cpp:8
+    time=2025-12-15T11:46:21.793583; level=FATAL; pid=918
 # Ray
 2026-11-23 21:23:14,131\tINFO worker.py:1841 -- text
-    time=2026-11-23T21:23:14.131; level=INFO; source=worker.py:1841
+    time=2026-11-23T21:23:14.131; level=INFO
 [2025-11-24 22:27:20,620 C 7435 7435] (raylet) logging.cc:361: text
-    time=2025-11-24T22:27:20.620; level=FATAL; pid=7435; module=raylet; source=logging.cc:361
+    time=2025-11-24T22:27:20.620; level=FATAL; pid=7435; module=raylet
 # Python
 2026-05-26 15:15:48,667 - INFO - text
     time=2026-05-26T15:15:48.667; level=INFO
@@ -96,9 +93,9 @@ F20251215 11:46:21.793583   918 store.cpp:8] text
 2026-05-26 15:15:48,667 - ERROR - ray.serve - text
     time=2026-05-26T15:15:48.667; level=ERROR; module=ray.serve
 2025-06-01 10:00:00,123 [INFO][sched.core][core.py:12] text
-    time=2025-06-01T10:00:00.123; level=INFO; module=sched.core; source=core.py:12
+    time=2025-06-01T10:00:00.123; level=INFO; module=sched.core
 [2025-03-26 11:49:01,311] [INFO] [logging.py:128:log_dist] [Rank 0] text
-    time=2025-03-26T11:49:01.311; level=INFO; rank=0; source=logging.py:128
+    time=2025-03-26T11:49:01.311; level=INFO; rank=0
 01/31/2025 10:00:00 - WARNING - trainer.core - text
     time=2025-01-31T10:00:00; level=WARNING; module=trainer.core
 WARNING:root:text

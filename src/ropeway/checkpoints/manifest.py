@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ropeway.errors import ModelError
@@ -46,14 +46,9 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / FILE_NAME
     try:
         record = json.loads(path.read_text())
+        values = {field.name: record[field.name] for field in fields(Manifest)}
         files = {name: Entry(**entry) for name, entry in record["files"].items()}
-        return Manifest(
-            name=record["name"],
-            version=record["version"],
-            source=record["source"],
-            source_sha256=record["source_sha256"],
-            files=files,
-        )
+        return Manifest(**{**values, "files": files})
     except OSError as error:
         problem = str(error)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -6,7 +6,9 @@ Each is a decorator, to be placed below `@click.command()`.
 import functools
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -69,6 +71,23 @@ def screen_options(verb: Callable[..., object]) -> Callable[..., object]:
         return verb(*args, screen=screen, **rest)
 
     return with_options(with_screen, _SCREEN_OPTIONS)
+
+
+def passed_as(
+    name: str,
+    kind: type[Any],
+    verb: Callable[..., object],
+    options: Sequence[Callable[..., Callable[..., object]]],
+) -> Callable[..., object]:
+    """Add these options to the verb, which gets them as one argument: a dataclass of theirs."""
+    keys = [field.name for field in fields(kind)]
+
+    @functools.wraps(verb)
+    def collecting(*args: object, **flags: Any) -> object:
+        value = kind(**{key: flags.pop(key) for key in keys})
+        return verb(*args, **{name: value}, **flags)
+
+    return with_options(collecting, options)
 
 
 def with_options(

@@ -1,19 +1,17 @@
 """`ropeway plan`: which layout, does it fit, how fast, what will it cost."""
 
-import functools
 import os
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.files import write_page
-from ropeway.cli.options import config_option, screen_options, with_options
+from ropeway.cli.options import config_option, passed_as, screen_options
 from ropeway.errors import Exit, Refused, SpecError
 from ropeway.hosts.local import replace_file
 from ropeway.plan.candidate import Plan
@@ -66,12 +64,7 @@ _OPTIONS = (
 def _flags_option(verb: Callable[..., object]) -> Callable[..., object]:
     """Give the verb the options that describe what to plan, as one `flags: Flags`."""
 
-    @functools.wraps(verb)
-    def with_flags(*args: object, **values: Any) -> object:
-        flags = Flags(**{field.name: values.pop(field.name) for field in fields(Flags)})
-        return verb(*args, flags=flags, **values)
-
-    return with_options(with_flags, _OPTIONS)
+    return passed_as("flags", Flags, verb, _OPTIONS)
 
 
 @click.command()

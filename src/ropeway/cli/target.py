@@ -7,14 +7,13 @@ those that one of them, given with `--host`, has in its labels: so a second mach
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ropeway.cli.call import current_call
-from ropeway.cli.options import config_option, remote_host, ssh_config_option, with_options
+from ropeway.cli.options import config_option, passed_as, remote_host, ssh_config_option
 from ropeway.hosts.connect import connected
 from ropeway.launch.labels import Reached
 from ropeway.launch.local.running import services
@@ -80,12 +79,7 @@ _OPTIONS = (
 def target_options(verb: Callable[..., object]) -> Callable[..., object]:
     """`-c`, `--local`, `--host`, `--name`, `--ssh-config`, passed as one `target: Target`."""
 
-    @functools.wraps(verb)
-    def aimed(*args: object, **flags: Any) -> object:
-        target = Target(**{field.name: flags.pop(field.name) for field in fields(Target)})
-        return verb(*args, target=target, **flags)
-
-    return with_options(aimed, _OPTIONS)
+    return passed_as("target", Target, verb, _OPTIONS)
 
 
 def reached(target: Target) -> AbstractContextManager[Reached]:

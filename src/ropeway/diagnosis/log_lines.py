@@ -38,12 +38,8 @@ class LogEntry:
     level    DEBUG TRACE INFO EVENT WARNING ERROR FATAL, normalised from the log's own word
     tags     outermost first
     rank     from `[rank1]:` or `RankID:8`
-    device   from `Device:0`
     host     IP address of the innermost tag that has one
-    program  as CANN writes it: `python3`
     module   CANN's module (HCCL, RUNTIME, …) or Python's logger
-    source   file and line: `hccl_socket_manager.cc:625`
-    thread   thread id, which CANN writes after the source
     code     CANN's `EI0006` or torch_npu's `ERR00100`
     """
 
@@ -54,12 +50,8 @@ class LogEntry:
     tags: tuple[ProcessTag, ...] = ()
     pid: int | None = None
     rank: int | None = None
-    device: int | None = None
     host: str | None = None
-    program: str | None = None
     module: str | None = None
-    source: str | None = None
-    thread: int | None = None
     code: str | None = None
 
     @property
@@ -131,12 +123,8 @@ class _Head:
             tags=tuple(self.tags),
             pid=_number(values.get("pid")),
             rank=_number(values.get("rank")),
-            device=_number(values.get("device")),
             host=next((tag.ip for tag in reversed(self.tags) if tag.ip), None),
-            program=values.get("program"),
             module=values.get("module"),
-            source=values.get("source"),
-            thread=_number(values.get("thread") or values.get("tid") or values.get("bare")),
             code=values.get("code"),
         )
 
@@ -219,7 +207,7 @@ _CLOCK = r"(?P<clock>\d\d:\d\d:\d\d)(?:[.,:](?P<fraction>\d{1,9}(?:\.\d{1,6})?))
 _DATE = r"(?P<date>\d{4}[-/]\d\d[-/]\d\d)"
 _WORD = r"(?P<level>DEBUG|TRACE|INFO|EVENT|WARN|WARNING|ERROR|CRITICAL|FATAL|EXCEPTION)"
 _ANY_WORD = r"(?P<level>(?i:debug|trace|info|event|warn(?:ing)?|error|critical|fatal))"
-_FILE = r"(?P<source>[\w./-]{1,120}:\d+)"
+_FILE = r"[\w./-]{1,120}:\d+"
 _CODE = r"(?P<code>E[A-Z1-9]\d{4})"
 # After a word: `RuntimeError: EJ0002: [PID: 38079] 2025-07-15-12:45:31.202.787 The network port…`
 _LATER_CODE = re.compile(
@@ -237,12 +225,12 @@ _BRACKETED = _patterns(
     r"\[rank(?P<rank>\d{1,6})\]:",
     # CANN and MindSpore: `[ERROR] HCCL(7988,all_reduce_test):2025-03-19-04:16:13.978.979 [file:1]`
     rf"\[{_WORD}\] ?(?P<module>[A-Z_]{{2,16}})\((?P<pid>\d{{1,9}})[,:]"
-    rf"(?:[^,()\n]{{0,40}},)?(?P<program>[^,()\n]{{0,60}})\):"
+    rf"(?:[^,()\n]{{0,40}},)?[^,()\n]{{0,60}}\):"
     rf"{_DATE}-{_CLOCK} ?(?:\[{_FILE}\])?"
-    r"(?: ?\[(?P<thread>\d{1,9})\]| ?(?:>>> )?[\[(]?tid:(?P<tid>\d{1,9})[\]),]"
-    r"|(?P<bare>\d{3,9}) )?",
+    r"(?: ?\[\d{1,9}\]| ?(?:>>> )?[\[(]?tid:\d{1,9}[\]),]"
+    r"|\d{3,9} )?",
     # torch_npu: `[ERROR] 2025-06-25-10:45:23 (PID:13075, Device:0, RankID:8) ERR00100`
-    rf"\[{_WORD}\] {_DATE}-{_CLOCK} \(PID:(?P<pid>-?\d{{1,9}}), Device:(?P<device>-?\d{{1,4}}),"
+    rf"\[{_WORD}\] {_DATE}-{_CLOCK} \(PID:(?P<pid>-?\d{{1,9}}), Device:-?\d{{1,4}},"
     r" RankID:(?P<rank>-?\d{1,6})\)(?: (?P<code>ERR(?:OR)?\d{2,5})(?= ))?",
     # CANN since 8.5: `[PID: 749] 2025-12-29-03:16:15.787.356 Get_Socket_Timeout(EI0006):`
     rf"\[PID: ?(?P<pid>\d{{1,9}})\] ?(?:{_DATE}-{_CLOCK} ?)?[\w /]{{0,80}}\({_CODE}\):",
@@ -254,7 +242,7 @@ _BRACKETED = _patterns(
     rf"(?:\((?P<module>\w{{1,40}})\) )?(?:{_FILE}:(?= ))?",
     # Python: `[2025-03-26 11:49:01,311] [INFO] [logging.py:128:log_dist] [Rank 0]`
     rf"\[{_DATE} {_CLOCK}\](?: (?P<module>[\w.]{{1,80}}):)?(?: \[{_ANY_WORD}\])?"
-    r"(?: \[(?P<pid>\d{1,9})\])?(?: \[(?P<source>[\w./-]{1,120}:\d+)(?::\w{1,80})?\])?"
+    r"(?: \[(?P<pid>\d{1,9})\])?(?: \[[\w./-]{1,120}:\d+(?::\w{1,80})?\])?"
     r"(?: \[Rank (?P<rank>\d{1,6})\])?",
 )
 _LETTERED = _patterns(

@@ -50,14 +50,6 @@ def _too_small(
     return written(size) if size is not None and size < least else None
 
 
-def _locked_memory(host: HostFacts) -> Evidence:
-    return None if host.memlock_bytes is None else format_bytes(host.memlock_bytes)
-
-
-def _old_kernel(host: HostFacts) -> Evidence:
-    return host.kernel if host.kernel and order(host.kernel) < order(_KERNEL) else None
-
-
 def _loopback_name(host: HostFacts) -> Evidence:
     try:
         loopback = ipaddress.ip_address(host.own_address or "").is_loopback
@@ -128,7 +120,8 @@ CHECKS = (
           fix="`* - nofile 1048576` in /etc/security/limits.conf",
           source=_MSPRECHECKER),
     Check("host-memlock", "warn", "locked memory is limited",
-          on_hosts(_locked_memory),
+          on_hosts(lambda host: format_bytes(host.memlock_bytes) if host.memlock_bytes is not None
+                   else None),
           expected="unlimited, as RDMA pins its buffers",
           fix="`* - memlock unlimited` in /etc/security/limits.conf",
           source=_MSPRECHECKER),
@@ -153,7 +146,8 @@ CHECKS = (
           fix="none if that is intended: it costs cores and memory bandwidth",
           source=_MSPRECHECKER),
     Check("host-kernel-old", "warn", "the kernel is old",
-          on_hosts(_old_kernel),
+          on_hosts(lambda host: host.kernel if host.kernel and order(host.kernel) < order(_KERNEL)
+                   else None),
           expected=f"{_KERNEL} or newer, which sends work to the NPUs faster",
           fix="update the kernel, then reinstall the NPU driver",
           source=_MSPRECHECKER),

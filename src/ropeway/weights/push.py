@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from ropeway.errors import HostError, RopewayError
+from ropeway.hosts.fleet import check_parallel
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.units import format_bytes, format_seconds
 from ropeway.weights.hashing import Hashing
 from ropeway.weights.plan import PushPlan, obstacle
-from ropeway.weights.run import Run, check_limits, discard, hold_staging, publish
+from ropeway.weights.run import Run, discard, hold_staging, publish
 from ropeway.weights.survey import Peer
 from ropeway.weights.transfers import Transfers
 from ropeway.weights.trust import Leftover, authorize, generate_key, revoke
@@ -114,7 +115,7 @@ def push(
 
     Raises HostError when the source fails, Refused when this machine cannot serve so many hosts.
     """
-    check_limits(plan)
+    check_parallel(len(plan.peers) + 2, f"a push to {len(plan.receivers)} hosts")
     started = time.monotonic()
     run = Run(plan, secrets.token_hex(8), on_fault)
     hashing = Hashing(run)
@@ -122,7 +123,7 @@ def push(
     try:
         _prepare(run, who, transfers.on_staged_bytes)
         _deliver(run, hashing, transfers, on_progress)
-        _publish(run)
+        run.on_all(lambda peer: None if peer is plan.source else publish(run, peer))
     finally:
         with uninterrupted():
             run.pool.shutdown()
@@ -188,8 +189,3 @@ def _progress(run: Run, transfers: Transfers, samples: deque[tuple[float, int]])
     then, before = samples[0]
     rate = (arrived - before) / (now - then) if now - then >= 1 else 0.0
     return Progress(min(arrived, total), total, rate, len(run.swarm.running))
-
-
-def _publish(run: Run) -> None:
-    """Move the files into place, on every host that has all of them."""
-    run.on_all(lambda peer: None if peer is run.plan.source else publish(run, peer))

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ropeway.errors import HostError, RopewayError
 from ropeway.hosts.base import Host
-from ropeway.hosts.fleet import Outcome, WorkerPool, check_parallel, max_parallel, run_on_all
+from ropeway.hosts.fleet import Outcome, WorkerPool, max_parallel, run_on_all
 from ropeway.weights.commands import staging_folder
 from ropeway.weights.plan import Locations, PushPlan, in_publishing_order
 from ropeway.weights.scripts import DISCARD, HOLD, PUBLISH
@@ -71,11 +71,6 @@ class Run:
             else:
                 results[outcome.host.name] = outcome.result  # type: ignore[assignment]
         return results
-
-
-def check_limits(plan: PushPlan) -> None:
-    """Raise Refused when this machine cannot run a command on every host at the same time."""
-    check_parallel(len(plan.peers) + 2, f"a push to {len(plan.receivers)} hosts")
 
 
 def hold_staging(run: Run, who: str, on_size: Callable[[str, int], None]) -> None:
