@@ -21,9 +21,9 @@ from ropeway.launch.scripts import TOGETHER
 class WithPath(LocalHost):
     """This machine, with a folder of programs before all others: its address."""
 
-    def run(self, argv, *, env=None, **named) -> Result:
-        path = {"PATH": f"{self.address}:{os.environ['PATH']}"}
-        return super().run(argv, env={**(env or {}), **path}, **named)
+    def run(self, argv, **named) -> Result:
+        path = f"PATH={self.address}:{os.environ['PATH']}"
+        return super().run(("env", path, *argv), **named)
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_down_removes_containers_that_come_late_and_then_the_folders(
     for folder in (own, other, own.with_name("neighbour")):
         folder.mkdir(parents=True)
     args = ("docker", "ropeway.service=moe", "10", "moe", str(other))
-    result = host.run(("sh", "-c", DOWN, "sh", *args), env={"HOME": str(tmp_path)})
+    result = host.run(("env", f"HOME={tmp_path}", "sh", "-c", DOWN, "sh", *args))
     assert (result.exit_code, result.stdout, own.exists()) == (code, "" if code else "3\n", code)
     assert (other.exists(), own.with_name("neighbour").exists()) == (code, True)
     calls = (tmp_path / "calls").read_text().splitlines()

@@ -79,7 +79,6 @@ class Host(Protocol):
         self,
         argv: Sequence[str],
         *,
-        env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
         timeout: float = 60.0,
         on_line: Callable[[str], None] | None = None,

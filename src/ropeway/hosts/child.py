@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 
 from ropeway.errors import Cancelled, HostError
@@ -143,7 +143,6 @@ class Child:
         argv: Sequence[str],
         consumers: tuple[Callable[[bytes], None], Callable[[bytes], None]],
         *,
-        env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
         keep_input: bool = False,
     ) -> None:
@@ -153,7 +152,6 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            env=env,
             start_new_session=True,
         )
         pipes = self._process

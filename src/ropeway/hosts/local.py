@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,6 @@ class LocalHost:
         self,
         argv: Sequence[str],
         *,
-        env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
         timeout: float = 60.0,
         on_line: Callable[[str], None] | None = None,
@@ -38,9 +37,8 @@ class LocalHost:
         out, err = Output(self.name, on_line), Output(self.name, on_line)
 
         def start() -> Child:
-            inherited = {**os.environ, **env} if env else None
             try:
-                return Child(tuple(argv), (out.feed, err.feed), env=inherited, stdin=stdin)
+                return Child(tuple(argv), (out.feed, err.feed), stdin=stdin)
             except OSError as error:
                 what = f"cannot run `{argv[0]}`: {reason_of(error)}"
                 raise HostError(what, where=self.name) from error

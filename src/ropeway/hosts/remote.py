@@ -107,7 +107,6 @@ eval "$(
     { _watch & echo _watch=$! >&4; } |
     { [ $_bytes = 0 ] || { trap "" TERM; exec tail -c $_bytes 4>&- 5>&- 6>&-; }; } |
     {
-      while [ "$1" != -- ]; do export "$1"; shift; done; shift
       if command -v "$1" >/dev/null
       then (exec $_session "$@" 2>&6 >&5 3<&- 4>&- 5>&- 6>&-); echo _code=$? >&4
       else echo _code=missing >&4
@@ -127,7 +126,6 @@ def remote_line(
     argv: Sequence[str],
     *,
     mark: str,
-    env: Mapping[str, str] | None = None,
     stdin_bytes: int = 0,
     timeout: float,
 ) -> str:
@@ -140,8 +138,7 @@ def remote_line(
     half = len(mark) // 2
     seconds = min(math.ceil(timeout) + _GRACE_SECONDS, _LONGEST_SECONDS)
     parameters = (mark[:half], mark[half:], str(seconds), str(stdin_bytes))
-    variables = [f"{name}={value}" for name, value in (env or {}).items()]
-    script = ("sh", "-c", _SCRIPT.strip(), "ropeway", *parameters, *variables, "--", *argv)
+    script = ("sh", "-c", _SCRIPT.strip(), "ropeway", *parameters, *argv)
     return f"exec {shell_line(Command(script))}"
 
 

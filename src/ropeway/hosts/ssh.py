@@ -11,8 +11,8 @@ import random
 import secrets
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ropeway.errors import HostError, NoAnswer, NoSsh, SshError, TimeLimit, TurnedAway, reason_of
@@ -65,18 +65,16 @@ class SshHost:
         self,
         argv: Sequence[str],
         *,
-        env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
         timeout: float = 60.0,
         on_line: Callable[[str], None] | None = None,
     ) -> Result:
         """See Host.run. The timeout includes connecting; a signal n gives the exit code 128 + n.
 
-        `env` is visible in the host's list of processes. Raises the SshError that fits when the
-        host cannot be reached.
+        Raises the SshError that fits when the host cannot be reached.
         """
         started = time.monotonic()
-        call = _Call(tuple(argv), env or {}, stdin, timeout)
+        call = _Call(tuple(argv), stdin, timeout)
         code, out, err = self._run(call, on_line)
         return Result(tuple(argv), code, out.text(), err.text(), time.monotonic() - started)
 
@@ -138,7 +136,6 @@ class SshHost:
         line = remote_line(
             call.argv,
             mark=mark,
-            env=call.env,
             stdin_bytes=len(call.stdin),
             timeout=max(0.0, deadline - time.monotonic()),
         )
@@ -293,7 +290,6 @@ class _Call:
     """The arguments of `run`."""
 
     argv: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
     stdin: bytes = b""
     timeout: float = 60.0
 
