@@ -113,13 +113,14 @@ class _Head:
 
     def entry(self, number: int, message: str) -> LogEntry:
         values = self.values
+        level = values.get("level", "").upper()
         if "code" not in values and (match := _LATER_CODE.match(message)):
             self.add(match)
         return LogEntry(
             line=number,
             message=message,
             time=_time(values),
-            level=_level(values.get("level")),
+            level=_LEVELS.get(level, level) or None,
             tags=tuple(self.tags),
             pid=_number(values.get("pid")),
             rank=_number(values.get("rank")),
@@ -174,10 +175,6 @@ def _time(values: dict[str, str]) -> str | None:
         year = f"{digits[:4]}-" if len(digits) == 8 else ""
         return f"{year}{digits[-4:-2].zfill(2)}-{digits[-2:]}T{whole}"
     return f"{values['day']}T{whole}" if "day" in values else None
-
-
-def _level(word: str | None) -> str | None:
-    return _LEVELS.get(word.upper(), word.upper()) if word else None
 
 
 def _number(text: str | None) -> int | None:

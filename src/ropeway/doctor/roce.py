@@ -9,17 +9,13 @@ from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.finding import Location
 from ropeway.doctor.rule import Check, Evidence, Hit, on_hosts, on_npus, on_ports, outlier_hits
 from ropeway.facts.ascend.npu_smi import chip_family
-from ropeway.facts.host import HostFacts, Npu, Roce
+from ropeway.facts.host import Npu, Roce
 
 RAY_PAGE = "vllm-ascend docs/source/tutorials/features/ray.md"
 _LOW_MARGIN = 1.5  # of the module's own alarm threshold
 _FLAPS = 3
 _SET_ADDRESS = "`hccn_tool -i {device} -ip -s address ADDRESS netmask MASK` on {host}"
 _OPTICAL = "hccn_tool reference, -optical"
-
-
-def _without_tool(host: HostFacts) -> Evidence:
-    return "`hccn_tool`: not found" if host.npus and host.has_hccn_tool is False else None
 
 
 def _failing_tool(cluster: Cluster) -> Iterator[Hit]:
@@ -90,10 +86,6 @@ def _outside_ports(cluster: Cluster) -> Iterator[Hit]:
                 yield Hit((location,), f"{len(networks)} networks, most ports in {usual}")
 
 
-def _down(port: Roce) -> Evidence:
-    return f"link status: {port.link}" if port.link not in (None, "UP") else None
-
-
 def _without_module(port: Roce) -> Evidence:
     absent = port.optical.present is False and port.link != "UP"
     return "present: not present" if absent else None
@@ -107,10 +99,6 @@ def _dark_modules(cluster: Cluster) -> Iterator[Hit]:
         if module.present is not False and (module.light_lost or weak):
             evidence = f"{power or 0:g} mW, alarm below {threshold or 0:g} mW"
             yield Hit((location,), evidence, level="fail" if module.light_lost else "warn")
-
-
-def _flapping(port: Roce) -> Evidence:
-    return f"{port.link_downs} times" if (port.link_downs or 0) >= _FLAPS else None
 
 
 def _errors(port: Roce) -> Evidence:
@@ -151,10 +139,6 @@ def _different_tls(cluster: Cluster) -> Iterator[Hit]:
     return outlier_hits((place, words.get(npu.roce.tls)) for place, npu in cluster.npus)
 
 
-def _without_conf(host: HostFacts) -> Evidence:
-    return "no such file" if host.npus and host.hccn_conf is None else None
-
-
 def _stale_conf(cluster: Cluster) -> Iterator[Hit]:
     for host in cluster.hosts:
         for npu in host.npus if host.hccn_conf else ():
@@ -167,7 +151,8 @@ def _stale_conf(cluster: Cluster) -> Iterator[Hit]:
 
 _BETWEEN_HOSTS = (
     Check("roce-tool", "fail", "hccn_tool is missing, so RoCE cannot be checked",
-          on_hosts(_without_tool),
+          on_hosts(lambda host: "`hccn_tool`: not found"
+                   if host.npus and host.has_hccn_tool is False else None),
           expected="/usr/local/Ascend/driver/tools/hccn_tool",
           fix="install the whole driver package; in a container mount the tool",
           source=RAY_PAGE),
@@ -199,7 +184,9 @@ _BETWEEN_HOSTS = (
           fix="`hccn_tool -i {device} -gateway -s gateway GATEWAY` on {host}, or an address of the "
           "same network",
           source=f"{RAY_PAGE}; vllm-ascend #5461"),
-    Check("roce-link", "fail", "RoCE links are down", on_ports(_down),
+    Check("roce-link", "fail", "RoCE links are down",
+          on_ports(lambda port: f"link status: {port.link}"
+                   if port.link not in (None, "UP") else None),
           expected="link status: UP",
           fix="check the cable, the optical module and the switch port: "
           "`hccn_tool -i {device} -optical -g` on {host}",
@@ -212,7 +199,9 @@ _BETWEEN_HOSTS = (
           expected="well above the module's own threshold",
           fix="clean or replace the fibre, then the module",
           source=_OPTICAL),
-    Check("roce-flapping", "warn", "RoCE links went down several times", on_ports(_flapping),
+    Check("roce-flapping", "warn", "RoCE links went down several times",
+          on_ports(lambda port: f"{port.link_downs} times"
+                   if (port.link_downs or 0) >= _FLAPS else None),
           expected="once, at the start",
           fix="check cable and module; times: `hccn_tool -i {device} -link_stat -g` on {host}",
           source="hccn_tool reference, -link_stat"),
@@ -234,7 +223,8 @@ _BETWEEN_HOSTS = (
           expected="the name of a switch port, as other NPUs have",
           fix="LLDP is off on that switch port, or the cable goes elsewhere",
           source=RAY_PAGE),
-    Check("roce-conf", "warn", "/etc/hccn.conf is missing", on_hosts(_without_conf),
+    Check("roce-conf", "warn", "/etc/hccn.conf is missing",
+          on_hosts(lambda host: "no such file" if host.npus and host.hccn_conf is None else None),
           expected="the addresses of all NPUs, which the driver sets from it after a reboot",
           fix="set the addresses with `hccn_tool -i N -ip -s …`, which writes it; mount it into "
           "containers",

@@ -12,31 +12,11 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from ropeway.engines.ascend_releases import Release, in_runs, later_than, runs_in_words
+from ropeway.engines.ascend_releases import Release, changes, in_runs, later_than, runs_in_words
 from ropeway.errors import Refused
 
-# What to do about a flag that was removed, without dashes. Sources: the help texts and deprecation
-# warnings of the parsers that had both, and vLLM's release notes. Any other is to be left out.
-_INSTEAD = {
-    "cuda-graph-sizes": "use `cudagraph-capture-sizes`",
-    "device": "remove it: the plug-in chooses the device",
-    "disable-log-requests": "remove it: requests are not logged unless `enable-log-requests`",
-    "disable-mm-preprocessor-cache": "use `mm-processor-cache-gb: 0`",
-    "enable-multimodal-encoder-data-parallel": "use `mm-encoder-tp-mode: data`",
-    "eplb-log-balancedness": "use `eplb-config: {log_balancedness: …}`",
-    "eplb-step-interval": "use `eplb-config: {step_interval: …}`",
-    "eplb-window-size": "use `eplb-config: {window_size: …}`",
-    "enable-reasoning": "remove it: `reasoning-parser` is enough",
-    "guided-decoding-backend": "use `structured-outputs-config: {backend: …}`",
-    "guided-decoding-disable-additional-properties": "use `structured-outputs-config`",
-    "guided-decoding-disable-any-whitespace": "use `structured-outputs-config`",
-    "guided-decoding-disable-fallback": "use `structured-outputs-config`",
-    "num-redundant-experts": "use `eplb-config: {num_redundant_experts: …}`",
-    "override-pooler-config": "use `pooler-config`",
-    "rope-scaling": "use `hf-overrides: {rope_parameters: …}`",
-    "rope-theta": "use `hf-overrides: {rope_parameters: …}`",
-    "task": "use `runner` and `convert`",
-}
+# What to do about a flag that was removed, without dashes; any other is to be left out.
+_INSTEAD: Mapping[str, str] = changes()["flags_instead"]
 # These follow from the layout, the hosts and their order, and differ from node to node.
 _OURS = {
     "data-parallel-external-lb", "data-parallel-hybrid-lb", "data-parallel-rank",

@@ -7,8 +7,12 @@ hardware by us.
 """
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
 
 from ropeway.hardware import Family
 
@@ -222,3 +226,10 @@ def in_runs(version: str, runs: str, versions: Sequence[str]) -> bool:
 def runs_in_words(runs: str) -> str:
     """Write `0.9.0-0.16.0` as `0.9.0 to 0.16.0`."""
     return ", ".join(run.replace("-", " to ") for run in runs.split())
+
+
+@cache
+def changes() -> Mapping[str, Any]:
+    """Return the tables of what releases renamed, removed and learnt, which have comments."""
+    file = resources.files("ropeway.engines").joinpath("ascend_changes.toml")
+    return tomllib.loads(file.read_text("utf-8"))

@@ -15,7 +15,7 @@ from functools import cache
 from importlib import resources
 
 from ropeway.engines.ascend_memory import DISPATCH_FROM
-from ropeway.engines.ascend_releases import RELEASES, in_runs, order, runs_in_words
+from ropeway.engines.ascend_releases import RELEASES, changes, in_runs, order, runs_in_words
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
 
@@ -34,39 +34,10 @@ _READY_SECONDS = 600
 # (docs/source/tutorials/multi_node.md). HCCL's default of 200 is too small for it (#2674, #4051).
 _DISPATCH_MEBIBYTES = "1024"
 
-_KEY_OF: dict[str, tuple[str, bool]] = {
-    # variable → key of --additional-config, whether "1" becomes true
-    # (docs/source/user_guide/configuration/additional_config.md, migration guide; #9064)
-    "MSMONITOR_USE_DAEMON": ("msmonitor_use_daemon", True),
-    "VLLM_ASCEND_BALANCE_SCHEDULING": ("enable_balance_scheduling", True),
-    "VLLM_ASCEND_ENABLE_FLASHCOMM1": ("enable_flashcomm1", True),
-    "VLLM_ASCEND_ENABLE_FUSED_MC2": ("enable_fused_mc2", False),
-    "VLLM_ASCEND_ENABLE_MATMUL_ALLREDUCE": ("enable_matmul_allreduce", True),
-    "VLLM_ASCEND_ENABLE_MLAPO": ("enable_mlapo", True),
-    "VLLM_ASCEND_ENABLE_NZ": ("weight_nz_mode", False),
-    "VLLM_ASCEND_FLASHCOMM2_PARALLEL_SIZE": ("enable_flashcomm2_parallel_size", False),
-    "VLLM_ASCEND_FUSION_OP_TRANSPOSE_KV_CACHE_BY_BLOCK": (
-        "enable_transpose_kv_cache_by_block", True,
-    ),
-}  # fmt: skip
+# variable → key of --additional-config, whether "1" becomes true
+_KEY_OF: Mapping[str, tuple[str, bool]] = changes()["key_of"]
 # What to do about a name that was removed.
-_INSTEAD = {
-    "ascend_scheduler_config": "remove it: vLLM's own scheduler took over in 0.12.0rc1",
-    "torchair_graph_config": "remove it: ACL graphs took over in 0.12.0rc1",
-    "chunked_prefill_for_mla": "remove it: chunked prefill is on by default",
-    "dynamic_eplb": "use `eplb_config: {dynamic_eplb: true}`",
-    "expert_map_path": "use `eplb_config: {expert_map_path: …}`",
-    "expert_map_record_path": "use `eplb_config: {expert_map_record_path: …}`",
-    "init_redundancy_expert": "use `eplb_config: {num_redundant_experts: …}`",
-    "num_iterations_eplb_update": "use `eplb_config: {expert_heat_collection_interval: …}`",
-    "num_wait_worker_iterations": "use `eplb_config: {algorithm_execution_interval: …}`",
-    "lmhead_tensor_parallel_size": "use `finegrained_tp_config: {lmhead_tensor_parallel_size: …}`",
-    "oproj_tensor_parallel_size": "use `finegrained_tp_config: {oproj_tensor_parallel_size: …}`",
-    "VLLM_ASCEND_ENABLE_CONTEXT_PARALLEL": "use vLLM's flags `prefill-context-parallel-size` and "
-    "`decode-context-parallel-size`",
-    "VLLM_ASCEND_ENABLE_PREFETCH_MLP": "use `weight_prefetch_config` in `additional-config`",
-    "VLLM_ASCEND_ENABLE_TOPK_TOPP_OPTIMIZATION": "remove it: always on since 0.12.0rc1",
-}
+_INSTEAD: Mapping[str, str] = changes()["settings_instead"]
 
 
 @dataclass(frozen=True)
@@ -223,7 +194,7 @@ def quantisation_fault(
     if scheme in (None, "none", "unknown"):
         return None
     if scheme == "ascend":
-        since = _MODELSLIM_SINCE.get(model_type, "")
+        since = changes()["modelslim_since"].get(model_type, "")
         if since and order(version) < order(since):
             return QuantisationFault(
                 f"ModelSlim checkpoints of `{model_type}` cannot be loaded in this release",
@@ -231,7 +202,7 @@ def quantisation_fault(
                 since,
             )
         return None
-    since = _METHOD_SINCE.get(scheme, "")
+    since = changes()["method_since"].get(scheme, "")
     only_950 = bool(since) and scheme != "compressed-tensors" and family != "950"
     if since and not only_950 and order(version) >= order(since):
         return None
@@ -244,36 +215,6 @@ def quantisation_fault(
     return QuantisationFault(
         f"`{scheme}` quantisation is not supported {where}", source, "" if only_950 else since
     )
-
-
-# supported_quantization in vllm_ascend/platform.py, at each tag. FP8 is computed by 950 alone; what
-# reads it is made for the blocks of DeepSeek-V4 (vllm_ascend/quantization/fp8_config.py).
-_METHOD_SINCE = {
-    "compressed-tensors": "0.12.0rc1",
-    "fp8": "0.22.1rc1",
-    "deepseek_v4_fp8": "0.22.1rc1",
-    "mxfp8": "0.30.0rc1",
-    "modelopt_mxfp8": "0.30.0rc1",
-}
-# `model_type` → first release whose quantisation knows how its modules are packed: the tables
-# packed_modules_model_mapping under vllm_ascend/quantization, at each tag. Types that are missing
-# here are those of the first releases, and those whose modules are not packed.
-_MODELSLIM_SINCE = {
-    "deepseek_v32": "0.11.0rc1",
-    "kimi_k2": "0.11.0rc2",
-    "qwen3_vl_moe": "0.13.0rc1",
-    "qwen3_vl": "0.13.0rc2",
-    "minimax_m2": "0.13.0rc2",
-    "longcat_flash": "0.13.0rc2",
-    "glm_moe_dsa": "0.15.0rc1",
-    "kimi_k25": "0.15.0rc1",
-    "qwen3_5": "0.16.0rc1",
-    "qwen3_5_moe": "0.16.0rc1",
-    "glm4v_moe": "0.16.0rc1",
-    "qwen3_omni_moe": "0.16.0rc1",
-    "deepseek_v4": "0.20.2rc1",
-    "step3p5": "0.23.0rc1",
-}
 
 
 def _given_config(engine_args: Mapping[str, object]) -> Mapping[str, object]:

@@ -64,10 +64,6 @@ def _set(key: str, field: str) -> Callable[[Chip], str]:
     return lambda chip: _output(key if getattr(chip, field) else f"{key}-unset")(chip)
 
 
-def _lldp(chip: Chip) -> str:
-    return "" if chip.link != "UP" else _output("hccn-lldp")(chip)
-
-
 def _optical(chip: Chip) -> str:
     lost = "0xff" if chip.rx_power_mw < 0.1445 else "0x0"
     return OUTPUTS["hccn-optical"].format(chip=chip, lost=lost)
@@ -89,7 +85,7 @@ _QUERIES = {
     "-net_health": _output("hccn-net-health"),
     "-netdetect": lambda chip: f"netdetect address: {chip.netdetect or '0.0.0.0'}\n",
     "-gateway": _set("hccn-gateway", "gateway"),
-    "-lldp": _lldp,
+    "-lldp": lambda chip: _output("hccn-lldp")(chip) if chip.link == "UP" else "",
     "-tls": _output("hccn-tls"),
     "-optical": _optical,
     "-stat": _output("hccn-stat"),
