@@ -51,7 +51,7 @@ class WithStandIns(LocalHost):
     """This machine with other programs first in its PATH."""
 
     def run(self, argv, **named):
-        return super().run(argv, **{**named, "env": {"PATH": f"{self.address}:/usr/bin:/bin"}})
+        return super().run(("env", f"PATH={self.address}:/usr/bin:/bin", *argv), **named)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ def build(source: Path, into: Path) -> str:
 def _tensors(weights: Mapping[str, np.ndarray]) -> Iterator[Tensor]:
     for name, old in weights.items():
         shape = _padded_shape(name, old.shape)
-        yield Tensor(name, shape, partial(_with_zeros, old, shape))
+        zeros = [(0, length - size) for size, length in zip(old.shape, shape, strict=True)]
+        yield Tensor(name, shape, partial(np.pad, old, zeros))
 
 
 def _padded_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -45,9 +46,3 @@ def _padded_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         case "o_proj":
             return (shape[0], HEADS * HEAD_DIM)
     return shape
-
-
-def _with_zeros(old: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    padded: np.ndarray = np.zeros(shape, np.uint16)
-    padded[tuple(slice(size) for size in old.shape)] = old
-    return padded

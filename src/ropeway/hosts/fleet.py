@@ -129,6 +129,14 @@ def run_on_all_or_raise(hosts: Hosts, task: Callable[[Host], T]) -> dict[str, T]
     return {one.host.name: one.result for one in outcomes if one.result is not None}
 
 
+def run_on_parts(
+    hosts: Hosts, parts: Iterable[P], task: Callable[[Host, Sequence[P]], T]
+) -> dict[str, T]:
+    """Run a task on every host that has some of the parts, with these; as `run_on_all_or_raise`."""
+    by_host = group_by_host(parts)
+    return run_on_all_or_raise(select(hosts, by_host), lambda host: task(host, by_host[host.name]))
+
+
 class WorkerPool:
     """Runs tasks on hosts in threads and handles what they report in a single one.
 

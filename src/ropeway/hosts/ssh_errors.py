@@ -9,18 +9,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from ropeway.errors import (
-    ChangedHostKey,
-    ConnectionLost,
-    LoginRefused,
-    NoAnswer,
-    NoRoute,
-    NoSuchHost,
-    PortRefused,
-    SshError,
-    TurnedAway,
-    UnknownHostKey,
-)
+from ropeway import errors
 
 _MAX_LINES = 6
 _MAX_CHARACTERS = 300
@@ -38,51 +27,51 @@ _NOISE = re.compile(
 # as a person would call it, `{forget}` the command that forgets the host's key. The order matters.
 # A changed key is also a failed verification; and what a jump host says about the host is more
 # specific than that the connection through it was closed.
-_CASES: tuple[tuple[type[SshError], str, str, str], ...] = (
-    (ChangedHostKey, "the host's key is revoked",
+_CASES: tuple[tuple[type[errors.SshError], str, str, str], ...] = (
+    (errors.ChangedHostKey, "the host's key is revoked",
      r"REVOKED HOST KEY|revoked by file",
      "somebody marked it as revoked on this machine: ask them first"),
-    (ChangedHostKey, "the host's key is not the one in known_hosts",
+    (errors.ChangedHostKey, "the host's key is not the one in known_hosts",
      r"HOST IDENTIFICATION HAS CHANGED",
      "was the host reinstalled? if not, somebody may be intercepting the connection\n"
      "forget the old key: {forget}\ncompare the new one yourself: {ssh}"),
-    (UnknownHostKey, "the host's key is not in known_hosts",
+    (errors.UnknownHostKey, "the host's key is not in known_hosts",
      r"^No .+ host key is known for|^Host key verification failed",
      "connect once by hand, and compare the fingerprint with the host's own: {ssh}\n"
      "for many hosts in a network that you trust: ssh-keyscan HOST… >> ~/.ssh/known_hosts"),
-    (LoginRefused, "the host refuses the login",
+    (errors.LoginRefused, "the host refuses the login",
      r"Permission denied \(|Too many authentication failures",
      "Ropeway never asks for a password, so this must work without one: {ssh} true"),
-    (SshError, "the jump host refuses to forward the connection",
+    (errors.SshError, "the jump host refuses to forward the connection",
      r"administratively prohibited",
      "does its sshd allow forwarding (AllowTcpForwarding)? this must work: {ssh} true"),
-    (NoSuchHost, "the name server does not answer",
+    (errors.NoSuchHost, "the name server does not answer",
      r"failure in name resolution",
      "does DNS work on this machine? this must work: {ssh} true"),
-    (NoSuchHost, "there is no host of this name",
+    (errors.NoSuchHost, "there is no host of this name",
      r"Could not resolve host|Name or service not known|nodename nor servname|No address assoc",
      "look at `cluster.hosts` and ~/.ssh/config; this must work: {ssh} true"),
-    (NoRoute, "there is no route to the host",
+    (errors.NoRoute, "there is no route to the host",
      r"No route to host|Network is unreachable|Network is down|Host is down",
      "is it up, and are you in its network (VPN)? try: {ssh} true"),
-    (PortRefused, "the host is up, but no sshd listens on the port",
+    (errors.PortRefused, "the host is up, but no sshd listens on the port",
      r"Connection refused",
      "is sshd running, and is the port right? try: {ssh} true"),
-    (NoAnswer, "the host does not answer",
+    (errors.NoAnswer, "the host does not answer",
      r"timed out",
      "is it up, and does a firewall let you through? try: {ssh} true"),
-    (TurnedAway, "the host closed the connection before the login",
+    (errors.TurnedAway, "the host closed the connection before the login",
      r"Exceeded MaxStartups|Not allowed at this time|Connection (closed|reset) by"
      r"|exchange_identification: ",
      "too many connections at once (MaxStartups), or locked out (fail2ban)? try: {ssh} true"),
-    (ConnectionLost, "the connection was lost",  # one that had been made before
+    (errors.ConnectionLost, "the connection was lost",  # one that had been made before
      r"^Timeout, server |send disconnect: |^Read from remote host|packet_write_|^Write failed",
      "is the host still up? try: {ssh} true"),
-    (SshError, "ssh cannot connect", r"", "this must work: {ssh} true"),
+    (errors.SshError, "ssh cannot connect", r"", "this must work: {ssh} true"),
 )  # fmt: skip
 
 
-def connection_failure(messages: str, where: str, by_hand: str) -> SshError:
+def connection_failure(messages: str, where: str, by_hand: str) -> errors.SshError:
     """Return why there is no connection. `by_hand` is ssh as a person would call it."""
     # The last case matches everything.
     kind, what, _, hint = next(
@@ -94,10 +83,10 @@ def connection_failure(messages: str, where: str, by_hand: str) -> SshError:
 
 def connection_lost(
     program: str, messages: str, where: str, output: Sequence[str]
-) -> ConnectionLost:
+) -> errors.ConnectionLost:
     """Return the error of a connection that broke when the command had begun, or may have."""
     how = "timed out" if "Timeout, server" in messages else "was lost"
-    return ConnectionLost(
+    return errors.ConnectionLost(
         f"the connection {how} while `{program}` ran",
         where=where,
         evidence=(*output, *_evidence(messages)),

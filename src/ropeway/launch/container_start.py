@@ -10,14 +10,7 @@ from ropeway.engines import vllm
 from ropeway.engines.base import Node
 from ropeway.errors import ConnectionLost, HostError, LaunchError, RopewayError
 from ropeway.hosts.base import Host, cannot_write
-from ropeway.hosts.fleet import (
-    Hosts,
-    OnProgress,
-    group_by_host,
-    run_on_all,
-    run_on_all_or_raise,
-    select,
-)
+from ropeway.hosts.fleet import Hosts, OnProgress, group_by_host, run_on_all, run_on_parts
 from ropeway.launch import docker
 from ropeway.launch.attempt import (
     Attempt,
@@ -237,19 +230,18 @@ class ContainerStart(Attempt):
 
     def _write_files(self) -> None:
         """Write programs, scripts and secrets of all hosts, in one command each."""
-        by_host = group_by_host(self.to_start)
 
-        def write(host: Host) -> None:
+        def write(host: Host, containers: Sequence[Container]) -> None:
             folder = self.service.folder_on(host.name)
             secrets = [
                 File(host.name, f"{folder}/{one.name}.secrets", self._secrets_of(one), 0o600)
-                for one in by_host[host.name]
+                for one in containers
                 if one.secrets
             ]
             files = (*self.rollout.files_by_host[host.name], *secrets)
             write_files(host, folder, files, also_make=self.service.site(host.name).cache)
 
-        run_on_all_or_raise(select(self.hosts, by_host), write)
+        run_on_parts(self.hosts, self.to_start, write)
 
     def _secrets_of(self, container: Container) -> bytes:
         """Return the file that the container's script, and nobody else, reads."""
@@ -261,13 +253,9 @@ class ContainerStart(Attempt):
 
     def _run_containers(self) -> None:
         """Start the containers of all hosts, in one command each."""
-        by_host = group_by_host(self.to_start)
 
-        def run(host: Host) -> None:
-            argvs = {
-                one.name: run_argv(self.rollout, one, self.lock.author)
-                for one in by_host[host.name]
-            }
+        def run(host: Host, containers: Sequence[Container]) -> None:
+            argvs = {one.name: run_argv(self.rollout, one, self.lock.author) for one in containers}
             words = (word for name, argv in argvs.items() for word in (name, shlex.join(argv)))
             script, timeout = ("sh", "-c", RUN_EACH), 300.0 * len(argvs)
             result = host.run(script, stdin=shlex.join(words).encode(), timeout=timeout)
@@ -275,22 +263,21 @@ class ContainerStart(Attempt):
             shown = replace(result, argv=argvs.get(last, result.argv))
             shown.check(f"cannot start `{last}`", where=host.name)
 
-        run_on_all_or_raise(select(self.hosts, by_host), run)
+        run_on_parts(self.hosts, self.to_start, run)
 
     def _poll(self) -> dict[str, Status]:
         """Look at the containers that must be ready, and read on in the logs of the heads."""
-        by_host = group_by_host(self.must_be_ready)
         label = f"{SERVICE}={self.service.name}"
 
-        def look(host: Host) -> dict[str, Status]:
+        def look(host: Host, containers: Sequence[Container]) -> dict[str, Status]:
             logs = {
                 one.name: self._logs[one.name]
-                for one in by_host[host.name]
+                for one in containers
                 if one.role == HEAD and _FIRST_TOKEN not in self._logs[one.name].text
             }
             return poll(host, self.runtime, label, logs)
 
-        tables = run_on_all_or_raise(select(self.hosts, by_host), look)
+        tables = run_on_parts(self.hosts, self.must_be_ready, look)
         return {name: status for table in tables.values() for name, status in table.items()}
 
     def _check_alive(self, statuses: Mapping[str, Status]) -> None:

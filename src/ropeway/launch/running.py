@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ropeway.errors import HostError, LaunchError, Refused, RopewayError
 from ropeway.hosts.base import Host, Result
-from ropeway.hosts.fleet import group_by_host, run_on_all, run_on_all_or_raise, select
+from ropeway.hosts.fleet import group_by_host, run_on_all, run_on_all_or_raise, run_on_parts, select
 from ropeway.launch import docker
 from ropeway.launch.checks import dropped_hosts
 from ropeway.launch.clock import Clock
@@ -93,14 +93,13 @@ def _needed(spec: Spec, replica: int | None) -> list[str]:
 
 def restart(reached: Reached, containers: Sequence[ServiceContainer]) -> None:
     """Restart containers, all at once: the ranks of a replica cannot go on without each other."""
-    by_host = group_by_host(containers)
 
-    def restart_on(host: Host) -> None:
-        names = [container.name for container in by_host[host.name]]
+    def restart_on(host: Host, own: Sequence[ServiceContainer]) -> None:
+        names = [container.name for container in own]
         argv = docker.restart_argv(reached.runtime, names, _STOP_SECONDS)
         host.run(argv, timeout=180.0).check("cannot restart it", where=host.name)
 
-    run_on_all_or_raise(select(reached.hosts, by_host), restart_on)
+    run_on_parts(reached.hosts, containers, restart_on)
 
 
 def wait_until_serving(reached: Reached, replica: int | None, clock: Clock) -> None:

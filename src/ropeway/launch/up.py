@@ -15,18 +15,9 @@ from ropeway.facts.host import HostFacts
 from ropeway.facts.question import Parsed, Question
 from ropeway.facts.questions import questions
 from ropeway.hosts.base import Host
-from ropeway.hosts.fleet import Hosts, group_by_host, run_on_all, run_on_all_or_raise, select
+from ropeway.hosts.fleet import Hosts, run_on_all, run_on_parts, select
+from ropeway.launch import checks
 from ropeway.launch.attempt import start, undone_when_interrupted
-from ropeway.launch.checks import (
-    Changes,
-    Difference,
-    changes,
-    check_dropped_hosts,
-    check_hosts,
-    check_secrets,
-    differences,
-    privileged_others,
-)
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.complete import Inputs, complete, family_of, release_for
 from ropeway.launch.container_start import ContainerStart
@@ -51,9 +42,6 @@ _OWN_CONTAINERS = "ropeway-containers"
 
 class Step(Protocol):
     """Something that takes a while; report/progress.py has one."""
-
-    @property
-    def seconds(self) -> float: ...
 
     def update(self, activity: str) -> None: ...
 
@@ -85,7 +73,7 @@ class Caller:
 
     narrator: Narrator
     variables: Mapping[str, str]
-    confirm: Callable[[Sequence[Difference], str], None]
+    confirm: Callable[[Sequence[checks.Difference], str], None]
     on_commands: Callable[[str], None]
     save_log: Callable[[str, str], str]
     clock: Clock = SYSTEM_CLOCK
@@ -147,7 +135,7 @@ def check_spec(spec: Spec, variables: Mapping[str, str]) -> None:
             where="model.path",
             hint="write it from the root: `/data/…`",
         )
-    check_secrets(spec, variables)
+    checks.check_secrets(spec, variables)
 
 
 def prepare(
@@ -189,10 +177,10 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
     `caller.confirm`. Raises what `attempt.start` raises; then what was started is gone again.
     """
     spec, base, running = preparation.spec, preparation.base_image, preparation.running
-    check_dropped_hosts(spec, running)
+    checks.check_dropped_hosts(spec, running)
     draft = preparation.rollout(base)
     own_containers = frozenset(container.name for container in running)
-    check_hosts(
+    checks.check_hosts(
         draft,
         preparation.facts,
         fetching=_fetching(preparation, draft.service),
@@ -200,15 +188,15 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
         own_ports=frozenset((one.host, port) for one in running for port in one.ports),
     )
     rollout = _with_image(preparation, draft.service, caller)
-    what = changes(rollout, running)
+    what = checks.changes(rollout, running)
     if running and not what.start and not what.remove:
         return Outcome(rollout.service, None)
     if running:
         count = f"{len(what.start)} of {len(what.start | what.keep)} containers"
-        caller.confirm(differences(newest(running).spec, spec), count)
+        caller.confirm(checks.differences(newest(running).spec, spec), count)
     for note in rollout.service.notes:  # before the start: some are reasons to press Ctrl-C
         caller.narrator.say(f"note: {note}")
-    for note in privileged_others(rollout, preparation.facts, own_containers):
+    for note in checks.privileged_others(rollout, preparation.facts, own_containers):
         caller.narrator.warn(note)
     caller.on_commands(dry_run(rollout, base, lock.author))
     attempt = ContainerStart(
@@ -225,7 +213,7 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
     began = time.monotonic()
     with undone_when_interrupted(attempt), audit, step as telling:
         lock.check()
-        _remove(running, what, preparation)
+        _remove((one for one in running if one.name in what.remove), preparation)
         start(attempt, telling.update)
         telling.ok("the first token is there")
     return Outcome(rollout.service, time.monotonic() - began)
@@ -300,16 +288,13 @@ def _with_image(preparation: Preparation, draft: Service, caller: Caller) -> Rol
     return preparation.rollout(image, versions)
 
 
-def _remove(running: Iterable[ServiceContainer], what: Changes, preparation: Preparation) -> None:
-    """Remove the containers that are replaced."""
-    by_host = group_by_host(one for one in running if one.name in what.remove)
-
-    def remove(host: Host) -> None:
-        names = [container.name for container in by_host[host.name]]
+def _remove(replaced: Iterable[ServiceContainer], preparation: Preparation) -> None:
+    def remove(host: Host, containers: Sequence[ServiceContainer]) -> None:
+        names = [container.name for container in containers]
         argv = remove_argv(preparation.spec.runtime.command, names)
         host.run(argv, timeout=120.0).check("cannot remove what runs", where=host.name)
 
-    run_on_all_or_raise(select(preparation.hosts, by_host), remove)
+    run_on_parts(preparation.hosts, replaced, remove)
 
 
 def _secret_values(rollout: Rollout, variables: Mapping[str, str]) -> dict[str, str]:
