@@ -19,6 +19,13 @@ from ropeway.hardware import Family
 IMAGE = "quay.io/ascend/vllm-ascend"
 
 
+@cache
+def changes() -> Mapping[str, Any]:
+    """Return the tables of what releases need, renamed, removed and learnt, which have comments."""
+    file = resources.files("ropeway.engines").joinpath("ascend_changes.toml")
+    return tomllib.loads(file.read_text("utf-8"))
+
+
 @dataclass(frozen=True)
 class Release:
     """One release. Versions are as published; `transformers` is its pin, where it has one."""
@@ -96,55 +103,20 @@ class DriverNeed:
 
 
 # The strictest row that applies counts.
-DRIVER_NEEDS = (
-    DriverNeed("24.1.rc1", release="0.7.3", why="required by its installation page",
-               source="vllm-ascend v0.7.3 docs/source/installation.md"),
-    DriverNeed("25.0", cann="8.3.RC1",
-               why="24.1 under CANN 8.3 or newer ends in AICore timeouts (507014)",
-               source="vllm-ascend #5468, #4914, #4972"),
-    DriverNeed("25.5", release="0.13.0", hard=False, why="recommended by its installation page",
-               source="vllm-ascend v0.13.0 docs/source/installation.md"),
-    DriverNeed("25.5.1", release="0.21.0rc1", why="full and piecewise graphs, its default, need it",
-               source="vllm-ascend v0.21.0rc1 release notes"),
-    DriverNeed("26.0.rc1", release="0.30.0rc1", hard=False, why="the HDK it was released with",
-               source="vllm-ascend v0.30.0rc1 release notes"),
-)  # fmt: skip
+DRIVER_NEEDS = tuple(DriverNeed(**row) for row in changes()["driver_needs"])
 
 
 @dataclass(frozen=True)
 class ModelNeed:
     """A model of this `model_type` (config.json) runs from this release on."""
 
-    model_types: tuple[str, ...]
+    model_types: Sequence[str]
     release: str
     why: str
     source: str
 
 
-MODEL_NEEDS = (
-    ModelNeed(("qwen3", "qwen3_moe"), "0.8.4rc2", "first release with Qwen3",
-              "vllm-ascend docs/source/user_guide/support_matrix/supported_models.md"),
-    ModelNeed(("qwen3_vl", "qwen3_vl_moe"), "0.11.0rc0", "first release with Qwen3-VL",
-              "vllm-ascend #3103"),
-    ModelNeed(("qwen3_next",), "0.10.2rc1", "first release with Qwen3-Next",
-              "vllm-ascend v0.10.2rc1 release notes"),
-    ModelNeed(("qwen3_5", "qwen3_5_moe"), "0.17.0rc1", "first release with Qwen3.5",
-              "vllm-ascend #7635"),
-    ModelNeed(("deepseek_v3",), "0.9.1rc3", "first release whose recipes cover it",
-              "vllm-ascend docs/source/tutorials"),
-    ModelNeed(("deepseek_v32",), "0.11.0rc0", "first release with DeepSeek-V3.2",
-              "vllm-ascend docs/source/tutorials"),
-    ModelNeed(("deepseek_v4",), "0.20.2rc1", "first release with DeepSeek-V4",
-              "vllm-ascend #9534"),
-    ModelNeed(("glm4_moe",), "0.10.0rc1", "first release with GLM-4.5",
-              "vllm-ascend docs/source/tutorials"),
-    ModelNeed(("glm_moe_dsa",), "0.17.0rc1", "first release with GLM-5",
-              "vllm-ascend docs/source/tutorials"),
-    ModelNeed(("kimi_k25",), "0.17.0rc1", "first release with Kimi-K2.5",
-              "vllm-ascend docs/source/tutorials"),
-    ModelNeed(("minimax_m2",), "0.13.0", "first release with MiniMax-M2",
-              "vllm-ascend #10591"),
-)  # fmt: skip
+MODEL_NEEDS = tuple(ModelNeed(**row) for row in changes()["model_needs"])
 
 _TAG = re.compile(
     r"vllm-ascend:v?(?P<version>\d+\.\d+\.\d+(?:rc\d+)?(?:\.post\d+)?)(?P<rest>(?:-[\w.]+)*)"
@@ -226,10 +198,3 @@ def in_runs(version: str, runs: str, versions: Sequence[str]) -> bool:
 def runs_in_words(runs: str) -> str:
     """Write `0.9.0-0.16.0` as `0.9.0 to 0.16.0`."""
     return ", ".join(run.replace("-", " to ") for run in runs.split())
-
-
-@cache
-def changes() -> Mapping[str, Any]:
-    """Return the tables of what releases renamed, removed and learnt, which have comments."""
-    file = resources.files("ropeway.engines").joinpath("ascend_changes.toml")
-    return tomllib.loads(file.read_text("utf-8"))
