@@ -12,6 +12,7 @@ from ropeway.launch.images import derive_argvs, fetch_argvs
 from ropeway.launch.lock import Author
 from ropeway.launch.programs import NAMES, program
 from ropeway.launch.rollout import HEAD, Rollout, Service, Site
+from ropeway.units import counted
 
 EVERY_HOST, ON_HOST = "---- first, on every host: the programs that containers call", "---- on "
 _PROGRAMS = frozenset(f"{name}.py" for name in NAMES)
@@ -25,19 +26,14 @@ def shell_script(header: Iterable[str], blocks: Iterable[tuple[str, Iterable[str
     return "\n".join(lines)
 
 
-def count_hosts(count: int) -> str:
-    """Return `1 host`, `2 hosts`."""
-    return "1 host" if count == 1 else f"{count} hosts"
-
-
 def dry_run(rollout: Rollout, base: str, author: Author) -> str:
     """Return all commands. `base` is the service's image, or the one that it is derived from."""
     service = rollout.service
     replica = service.replicas[0]
     count = f"{len(service.replicas)} replicas of " if len(service.replicas) > 1 else ""
     header = [
-        f"{count}{replica.layout} of {replica.served_name} on {count_hosts(len(service.sites))},"
-        f" with vLLM-Ascend {replica.release.version}",
+        f"{count}{replica.layout} of {replica.served_name} on"
+        f" {counted(len(service.sites), 'host')}, with vLLM-Ascend {replica.release.version}",
         *(f"assumed: {text}" for text in service.assumed),
         *(f"note: {text}" for text in service.notes),
     ]

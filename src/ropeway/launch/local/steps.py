@@ -15,8 +15,9 @@ from ropeway.errors import HostError
 from ropeway.hosts.base import Command, shell_line
 from ropeway.hosts.processes import HOST, ROLE, SERVICE
 from ropeway.launch import programs
-from ropeway.launch.dry_run import count_hosts, shell_script
+from ropeway.launch.dry_run import shell_script
 from ropeway.launch.probe import probe_args
+from ropeway.units import counted
 
 RECORD = "deployment.json"
 SCRATCH_PARENT = "/tmp"
@@ -122,7 +123,6 @@ def steps(deployment: CpuReplica) -> tuple[Step, ...]:
 def dry_run(deployment: CpuReplica) -> str:
     """Return the steps as a shell script: pasted into a shell, it starts what `up` would start."""
     addresses = {node.name: node.address for node in deployment.nodes}
-    hosts = count_hosts(len(addresses))
     blocks = [
         (f"{step.name} ({step.host}, {addresses[step.host]})", [shell_line(step.command)])
         for step in steps(deployment)
@@ -135,6 +135,7 @@ def dry_run(deployment: CpuReplica) -> str:
         ),
         ("to take it down again", [f"# ropeway down --name {deployment.service}"]),
     ]
+    hosts = counted(len(addresses), "host")
     return shell_script([f"{deployment.layout} of {deployment.served_name} on {hosts}"], blocks)
 
 
