@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from recorded import ANSWERS, QUESTIONS, RECORDINGS
+from recorded import ANSWERS, RECORDINGS
 from ropeway.errors import Refused
 from ropeway.facts.__main__ import main
-from ropeway.facts.questions import questions
+from ropeway.facts.questions import ALL, questions
 from ropeway.facts.transcript import Transcript, ask_for_transcript, transcript_from
 from ropeway.sim.hosts import virtual_hosts
 from ropeway.sim.machine import parse_fleet, sound_fleet
@@ -22,7 +22,7 @@ def run(capsys, *arguments: str):
 def test_without_arguments_every_question_is_listed(capsys):
     code, printed = run(capsys)
     assert code == 0
-    assert [line.split()[0] for line in printed.out.splitlines()] == list(QUESTIONS)
+    assert [line.split()[0] for line in printed.out.splitlines()] == [question.key for question in ALL]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
