@@ -22,7 +22,8 @@ def run(capsys, *arguments: str):
 def test_without_arguments_every_question_is_listed(capsys):
     code, printed = run(capsys)
     assert code == 0
-    assert [line.split()[0] for line in printed.out.splitlines()] == [question.key for question in ALL]
+    keys = [line.split()[0] for line in printed.out.splitlines()]
+    assert keys == [question.key for question in ALL]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
