@@ -210,6 +210,14 @@ def test_a_dead_host_keeps_no_other_up(replicas: Cluster):
     assert replicas.remains() == []
 
 
+@pytest.mark.parametrize("verb", [("status",), ("logs",), ("exec", "true")])
+def test_what_runs_on_dead_hosts_is_not_known(verb: tuple[str, ...], replicas: Cluster):
+    for host in replicas.fleet.machines:
+        replicas.virtual.state(host.name).machine = replace(host, failure="no route to host")
+    assert replicas.run(*verb) == 1
+    assert "is not known: 2 of 2 hosts did not answer" in replicas.out + replicas.err
+
+
 def test_what_ended_before_the_lock_was_ours_is_not_restarted(replicas: Cluster):
     def end(command: IssuedCommand) -> None:
         if command.script == LOCK and command.host == "host2":

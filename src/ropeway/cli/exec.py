@@ -42,7 +42,7 @@ def exec(
         heads = [each for each in running if each.role == HEAD]
         containers = running if everywhere else heads[:1]
         if not containers:
-            raise Refused("nothing is running", hint="`ropeway status` shows what is")
+            raise service.nothing_runs()
         results = run_in_containers(service, containers, command)
     for container, result in results:
         if len(results) > 1:

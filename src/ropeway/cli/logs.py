@@ -59,14 +59,12 @@ def _show_local(target: Target, lines: int, screen: Screen, *, following: bool) 
 
 
 def _show_hosts(service: Reached, lines: int, screen: Screen, *, following: bool) -> None:
-    for host, error in service.failures.items():
-        screen.warn(f"{host}: {error}")
     containers = service.containers
     if not containers:
-        raise Refused(
-            f"`{service.name}` is not running" if service.name else "nothing is running",
-            hint="logs of starts that failed stay in their directories: `ls runs/*/*.log`",
-        )
+        hint = "logs of starts that failed stay in their directories: `ls runs/*/*.log`"
+        raise service.nothing_runs(hint)
+    for host, error in service.failures.items():
+        screen.warn(f"{host}: {error}")
     read = recent_lines(service, containers, max(lines, 1))  # `follow` begins behind them
     recent = read[-lines:] if lines else ()
     screen.result({"name": service.name, "lines": [vars(line) for line in recent]})

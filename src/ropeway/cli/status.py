@@ -79,10 +79,11 @@ def _hosts_status(service: Reached, screen: Screen) -> bool:
     for host, error in service.failures.items():
         screen.warn(f"{host}: {error}")
     containers = service.containers
-    if service.name is None or not containers:
-        running = f"`{service.name}` is not" if service.name else "nothing is"
-        screen.answer(f"{running} running")
-        screen.result({"name": service.name, "serving": False, "containers": []})
+    if not containers:
+        screen.answer(service.nothing_runs().what)
+        unreachable = list(service.failures)
+        document = {"name": service.name, "serving": False, "unreachable": unreachable}
+        screen.result({**document, "containers": []})
         return False
     reasons = unready(service)
     rows = [(container.summary(), reasons.get(container.name)) for container in containers]

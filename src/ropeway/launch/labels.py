@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Generic, TypeVar
 
 from ropeway import __version__
-from ropeway.errors import HostError, RopewayError
+from ropeway.errors import HostError, Refused, RopewayError
 from ropeway.facts.text import parse_int
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import Hosts, run_on_all
@@ -20,6 +20,7 @@ from ropeway.launch.lock import Author
 from ropeway.launch.rollout import ROUTER, Rollout
 from ropeway.spec.model import Spec
 from ropeway.spec.types import api_url
+from ropeway.units import counted
 
 T = TypeVar("T")
 
@@ -201,6 +202,18 @@ class Reached:
     @property
     def answering(self) -> tuple[Host, ...]:
         return tuple(host for host in self.every if host.name not in self.failures)
+
+    def nothing_runs(self, hint: str = "`ropeway status` shows what is") -> RopewayError:
+        """Return the error of a verb for which no container is there, as far as is known."""
+        name = f"`{self.name}`" if self.name else "anything"
+        if self.failures:
+            return HostError(
+                f"whether {name} is running is not known: {len(self.failures)} of"
+                f" {counted(len(self.hosts), 'host')} did not answer",
+                evidence=tuple(f"{host}: {error}" for host, error in self.failures.items()),
+            )
+        what = f"{name} is not running" if self.name else "nothing is running"
+        return Refused(what, hint=hint)
 
     def refreshed(self) -> "Reached":
         """Ask those again that answered: others may have changed what runs in the meantime."""
