@@ -272,8 +272,7 @@ def test_nothing_stays_of_a_harness_that_was_killed(hosts):
     wait_for(lambda: not any(Path("/proc", str(pid)).exists() for pid in family))
     subnet = address.rpartition(".")[0]
     wait_for(lambda: f" {subnet}." not in interfaces())
-    assert traces(mark) != []
-    sweep()
+    sweep()  # as a harness of another worker may have done by now
     assert traces(mark) == []
     assert traces(hosts.mark) != []
 
