@@ -40,7 +40,9 @@ def test_an_interrupted_start_leaves_nothing(tmp_path: Path, moment: str) -> Non
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        wait_for(lambda: has_come(moment, tmp_path) or up.poll() is not None, 120, what=moment)
+        wait_for(
+            lambda: has_come(moment, tmp_path) or up.poll() is not None, seconds=120, what=moment
+        )
         assert up.poll() is None, f"ended before `{moment}`"
     finally:
         up.send_signal(signal.SIGINT)
