@@ -18,6 +18,7 @@ from ropeway.facts.redaction import redact
 from ropeway.hosts.local import write_whole
 from ropeway.launch.bundle import bundle_parts, secret_names
 from ropeway.report.console import Screen
+from ropeway.units import counted
 
 
 @click.command()
@@ -41,7 +42,10 @@ def bundle(*, target: Target, output: Path | None, screen: Screen) -> None:
         raise Refused("bundle is for services on real hosts", hint="here everything is in `runs/`")
     if output is not None and output.exists():
         raise Refused("the file exists", where=str(output), hint="name another one")
-    with reached(target) as service, screen.step(f"ask {len(service.hosts)} hosts") as step:
+    with (
+        reached(target) as service,
+        screen.step(f"ask {counted(len(service.hosts), 'host')}") as step,
+    ):
         name = service.name or "nothing"
         path = output or Path(f"ropeway-bundle-{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip")
         versions = ("versions.txt", "\n".join(package_versions()))

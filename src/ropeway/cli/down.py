@@ -12,6 +12,7 @@ from ropeway.launch.local.running import take_down
 from ropeway.launch.local.steps import scratch_of
 from ropeway.launch.lock import audited, current_author, locked
 from ropeway.report.console import Screen
+from ropeway.units import counted
 
 
 @click.command()
@@ -62,11 +63,11 @@ def _down_hosts(target: Target, screen: Screen) -> None:
             return
         with (
             audited(service.answering, author, name, "down", screen.warn),
-            screen.step(f"take `{name}` down on {len(service.hosts)} hosts") as step,
+            screen.step(f"take `{name}` down on {counted(len(service.hosts), 'host')}") as step,
             uninterrupted(),
         ):
             lock.check()
             count = running.take_down(service.refreshed())
-            step.ok(f"{count} containers")
+            step.ok(counted(count, "container"))
     screen.answer(f"`{name}` is down" if count else f"`{name}` was not running")
     screen.result({"name": name, "containers": count, "hosts": list(service.hosts)})

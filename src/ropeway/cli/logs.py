@@ -65,7 +65,7 @@ def _show_hosts(service: Reached, lines: int, screen: Screen, *, following: bool
         raise service.nothing_runs(hint)
     for host, error in service.failures.items():
         screen.warn(f"{host}: {error}")
-    read = recent_lines(service, containers, max(lines, 1))  # `follow` begins behind them
+    read = recent_lines(service, containers, max(lines, 1))  # `follow` begins after them
     recent = read[-lines:] if lines else ()
     screen.result({"name": service.name, "lines": [vars(line) for line in recent]})
 

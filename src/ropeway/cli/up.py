@@ -35,6 +35,7 @@ from ropeway.sim.faults import faulty_fleet
 from ropeway.sim.launching import Rehearsal, rehearsal_spec
 from ropeway.sim.virtual_engine import Pace
 from ropeway.spec.model import Spec, dump_spec, load_spec
+from ropeway.units import counted
 
 # Quick enough to watch, slow enough to see the steps; a real engine takes minutes.
 _PACE = Pace(latency=0.05, pull=3.0, begin=0.5, join=0.5, start=6.0)
@@ -84,7 +85,7 @@ def _up_hosts(
             preparation = prepare(spec, hosts, screen, may_fail=True)
             _show_script(preparation, *launching.dry_run_script(preparation, author), screen)
             return
-        with screen.step(f"lock {len(hosts)} hosts") as step:
+        with screen.step(f"lock {counted(len(hosts), 'host')}") as step:
             lock = stack.enter_context(locked(hosts, author))
             step.ok()
         preparation = prepare(spec, hosts, screen, may_fail=False)

@@ -14,6 +14,7 @@ from ropeway.facts.ascend.npu_smi import chip_family
 from ropeway.facts.host import HostFacts
 from ropeway.hardware import Family, chip_named
 from ropeway.launch.docker import reboot_notes
+from ropeway.launch.lock import ROOTS_FOLDER
 from ropeway.launch.rollout import Router, Service, Site, container_name
 from ropeway.models.shape import ModelShape
 from ropeway.spec.cluster import RemoteHost
@@ -82,9 +83,6 @@ def _no_room(layout: Layout, replicas: int, placed: int, hosts: Sequence[Node]) 
         evidence=(f"{total} NPUs: {sizes}",),
         hint="take a smaller layout, fewer replicas, or more hosts; `ropeway plan` shows what fits",
     )
-
-
-_ROOTS_FOLDER = "/var/lib/ropeway"  # lock.BASE says the same
 
 
 @dataclass(frozen=True)
@@ -199,7 +197,7 @@ def _site(
             devices = there[: host.npus]
         _check_devices(name, devices, there, facts)
     node = Node(name, address, len(devices), nic, devices)
-    folder = _ROOTS_FOLDER if root else f"{home}/.ropeway"
+    folder = ROOTS_FOLDER if root else f"{home}/.ropeway"
     return Site(node, folder, spec.runtime.cache or f"{home}/.cache", driver)
 
 

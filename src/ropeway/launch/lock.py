@@ -64,9 +64,10 @@ _LONGEST_SECONDS = 7 * 86_400.0  # a start takes minutes
 _ANSWER_SECONDS = 60.0
 _TICK_SECONDS = 0.5
 
-# Where Ropeway keeps things on a host; complete.py says the same from facts. The folder itself is
+# Where Ropeway keeps things on a host: here for root, else below its home. The folder itself is
 # locked, so that no file is needed that another might own.
-BASE = """base=/var/lib/ropeway
+ROOTS_FOLDER = "/var/lib/ropeway"
+BASE = f"""base={ROOTS_FOLDER}
 [ "$(id -u)" = 0 ] || base=$HOME/.ropeway
 mkdir -p "$base" || exit 3"""
 # $1: who we are; with a second word nobody else may have had it since. The shell has the lock and

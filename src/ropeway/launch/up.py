@@ -32,6 +32,7 @@ from ropeway.models.known import known
 from ropeway.models.read import read_directory_shape
 from ropeway.models.shape import ModelShape
 from ropeway.spec.model import Spec
+from ropeway.units import counted
 
 _FACTS_SECONDS = 120.0
 # Until the first token of 30 to 235 billion weights, by start-up logs in vllm-ascend's issues; only
@@ -142,7 +143,7 @@ def prepare(
     spec: Spec, every: Sequence[Host], narrator: Narrator, *, may_fail: bool
 ) -> Preparation:
     """Ask all hosts what they have. With `may_fail` those that do not answer are left out."""
-    with narrator.step(f"ask {len(every)} hosts") as step:
+    with narrator.step(f"ask {counted(len(every), 'host')}") as step:
         outcomes = run_on_all(every, lambda host: _ask(host, spec, may_fail=may_fail))
         failed = [outcome for outcome in outcomes if outcome.error is not None]
         for outcome in failed:

@@ -14,7 +14,7 @@ from ropeway.facts.script import NOT_FOUND
 from ropeway.launch import docker
 from ropeway.launch.container_start import RUN_EACH, UNDO, WRITE
 from ropeway.launch.labels import list_argv
-from ropeway.launch.lock import APPEND, CHECK, FREE, TAIL
+from ropeway.launch.lock import APPEND, CHECK, FREE, ROOTS_FOLDER, TAIL
 from ropeway.launch.logs import LOG, MOST_LINES, POLL, STATUS_FORMAT
 from ropeway.launch.running import DOWN
 from ropeway.sim.containers import Answer, ContainerEngine, Say
@@ -36,7 +36,7 @@ class HostState:
     folders: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
     late: list[tuple[float, Sequence[str]]] = field(default_factory=list)
-    base = "/var/lib/ropeway"  # where root keeps what is ours, as lock.BASE has it
+    base = ROOTS_FOLDER
 
     @property
     def full(self) -> bool:
