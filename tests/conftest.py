@@ -16,6 +16,7 @@ settings.register_profile("all", max_examples=200, deadline=None)
 settings.load_profile("test")
 
 os.environ["COLUMNS"] = "80"
+os.environ["LC_ALL"] = "C.UTF-8"  # whose language is English
 
 # For the fake endpoint, which tests and benchmarks share.
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))

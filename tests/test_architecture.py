@@ -27,6 +27,7 @@ LAYERS = (
     ("router",),
     ("spec", "models", "hardware"),
     ("units",),
+    ("phrases",),
     ("errors",),
 )
 # Two stems that meet only in the verbs: machines are not spoken to over HTTP, endpoints not over
@@ -42,7 +43,7 @@ STRANGERS = (
 # report renders results; it does not know how they came about.
 REPORT_IMPORTS = {"report", "bench.comparison", "bench.stats", "endpoint.stream", "units"} | {
     "bench.load_test", "errors", "hardware", "doctor.finding", "doctor.pings", "diagnosis.result",
-    "models.phrases", "models.shape", "models.summary",
+    "phrases", "models.shape", "models.summary",
     "plan.shards", "plan.candidate", "plan.cost", "plan.memory",
     "plan.estimate",
 }  # fmt: skip

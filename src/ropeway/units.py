@@ -2,6 +2,8 @@
 
 import re
 
+from ropeway.phrases import Phrase, count
+
 _FACTORS = {
     "": 1,
     "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
@@ -43,9 +45,9 @@ def format_bytes(count: float) -> str:
     return f"{size:.1f} TiB"
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> Phrase:
     """Print a number of things: `1 host`, `2,000 hosts`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+    return count(number, f"{{n:,}} {noun}", f"{{n:,}} {noun}s")
 
 
 def format_seconds(seconds: float) -> str:

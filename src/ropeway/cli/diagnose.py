@@ -13,12 +13,12 @@ from pathlib import Path
 
 import click
 
-from ropeway.cli.options import screen_options
+from ropeway.cli.options import lang_option, screen_options
 from ropeway.diagnosis.decide import diagnose_blocks
 from ropeway.diagnosis.failure_table import table_data, table_page
 from ropeway.errors import Exit, Refused
 from ropeway.report.console import Screen
-from ropeway.report.diagnosis import LANGUAGES, diagnosis_view
+from ropeway.report.diagnosis import diagnosis_view
 from ropeway.units import format_bytes
 
 _STDIN = Path("-")
@@ -33,17 +33,11 @@ _LARGE_BYTES = 200_000_000
 
 @click.command()
 @click.argument("logs", metavar="LOG…", nargs=-1)
-@click.option(
-    "--lang",
-    type=click.Choice(LANGUAGES),
-    help="Language of the answer; by default that of the terminal.",
-)
 @click.option("--table", is_flag=True, help="Print all known failures, as Markdown.")
+@lang_option
 @screen_options
 @click.pass_context
-def diagnose(
-    ctx: click.Context, *, logs: tuple[str, ...], lang: str | None, table: bool, screen: Screen
-) -> None:
+def diagnose(ctx: click.Context, *, logs: tuple[str, ...], table: bool, screen: Screen) -> None:
     """Find the line of the logs that says why a start or a run failed.
 
     LOG is a file (also .gz), a directory such as ~/ascend/log or that of a run, or - for stdin.
@@ -58,11 +52,10 @@ def diagnose(
       ropeway diagnose engine.log host2/plog --json
       ropeway diagnose --table
     """
-    language = lang or _language_of_terminal()
     if bool(logs) == table:
         raise click.UsageError("give either LOG… or --table", ctx)
     if table:
-        screen.answer(table_page(language).rstrip())
+        screen.answer(table_page(screen.language).rstrip())
         screen.result(table_data())
         return
     paths = _files(logs)
@@ -79,7 +72,7 @@ def diagnose(
             evidence=unread[:5],
             hint="what could be read reports no failure",
         )
-    screen.answer(diagnosis_view(diagnosis, language))
+    screen.answer(diagnosis_view(diagnosis, screen.language))
     screen.result({**asdict(diagnosis), "unread": unread})
     ctx.exit(Exit.OK if diagnosis.verdict == "healthy" else Exit.NO)
 
@@ -133,10 +126,3 @@ def _blocks(path: Path, unread: list[str]) -> Iterator[str]:
 
 def _text(read: Callable[[int], bytes]) -> Iterator[str]:
     return codecs.iterdecode(iter(partial(read, _BLOCK_BYTES), b""), "utf-8", "replace")
-
-
-def _language_of_terminal() -> str:
-    """Return `zh` in a Chinese locale, else `en`. The first variable set counts (locale(7))."""
-    names = ("LC_ALL", "LC_MESSAGES", "LANG")
-    locale = next((os.environ[name] for name in names if os.environ.get(name)), "")
-    return "zh" if locale.startswith("zh") else "en"

@@ -11,7 +11,13 @@ import click
 
 from ropeway.cli.bringup import read_spec
 from ropeway.cli.files import write_page
-from ropeway.cli.options import config_option, remote_host, screen_options, ssh_config_option
+from ropeway.cli.options import (
+    config_option,
+    lang_option,
+    remote_host,
+    screen_options,
+    ssh_config_option,
+)
 from ropeway.doctor.checks import examine
 from ropeway.doctor.cluster import Cluster as ClusterFacts
 from ropeway.doctor.cluster import Requirements
@@ -65,6 +71,7 @@ _PORT = 8000  # where vLLM serves by default
     "--bundle", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
     help="Examine the hosts from what `ropeway bundle` collected; no host is contacted.",
 )  # fmt: skip
+@lang_option
 @screen_options
 @click.pass_context
 def doctor(

@@ -160,7 +160,7 @@ def exit_code(
     try:
         error = _error_of(command, args, call)
         if isinstance(error, RopewayError):
-            screen = call.screen or Screen(json="--json" in args)
+            screen = call.screen or Screen(json="--json" in args, language=call.language)
             screen.error(error)
             return int(error.exit_code)
         sys.stdout.flush()

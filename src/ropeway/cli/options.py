@@ -12,8 +12,9 @@ from typing import Any
 
 import click
 
-from ropeway.cli.call import current_call
+from ropeway.cli.call import Call, current_call
 from ropeway.errors import Refused
+from ropeway.report.chinese import LANGUAGES
 from ropeway.report.console import Screen
 from ropeway.spec.cluster import RemoteHost
 from ropeway.spec.model import DEFAULT_FILE
@@ -42,6 +43,22 @@ dry_run_option = click.option(
 )
 """Passes `dry_run: bool`."""
 
+
+def _take_language(ctx: click.Context, _: click.Parameter, language: str | None) -> None:
+    if language:
+        ctx.ensure_object(Call).language = language
+
+
+lang_option = click.option(
+    "--lang",
+    type=click.Choice(LANGUAGES),
+    is_eager=True,
+    expose_value=False,
+    callback=_take_language,
+    help="Language of what is printed; by default that of the terminal.",
+)
+"""For verbs all of whose output is in Chinese, too. Passes nothing: the screen speaks it."""
+
 _SCREEN_OPTIONS = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
     click.option("-q", "--quiet", is_flag=True, help="Print only warnings, errors and the answer."),
@@ -66,8 +83,16 @@ def screen_options(verb: Callable[..., object]) -> Callable[..., object]:
     def with_screen(
         *args: object, as_json: bool, quiet: bool, verbose: int, color: str, **rest: object
     ) -> object:
-        screen = Screen(json=as_json, quiet=quiet, verbose=verbose, color=color)
-        current_call().screen = screen
+        call, command = current_call(), click.get_current_context().command
+        speaks = any(option.name == "lang" for option in command.params)
+        call.screen = screen = Screen(
+            json=as_json,
+            quiet=quiet,
+            verbose=verbose,
+            color=color,
+            language=call.language if speaks else "en",
+            error_language=call.language,
+        )
         return verb(*args, screen=screen, **rest)
 
     return with_options(with_screen, _SCREEN_OPTIONS)

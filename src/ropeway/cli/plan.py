@@ -11,7 +11,7 @@ import click
 
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.files import write_page
-from ropeway.cli.options import config_option, passed_as, screen_options
+from ropeway.cli.options import config_option, lang_option, passed_as, screen_options
 from ropeway.errors import Exit, Refused, SpecError
 from ropeway.hosts.local import replace_file
 from ropeway.plan.candidate import Plan
@@ -68,6 +68,7 @@ def _flags_option(verb: Callable[..., object]) -> Callable[..., object]:
 
 
 @click.command()
+@lang_option
 @screen_options
 @config_option
 @_flags_option

@@ -15,7 +15,13 @@ from ropeway.bench.record import new_run_dir
 from ropeway.cli.bringup import bring_up, deployment_for, read_spec, start_context, with_flags
 from ropeway.cli.call import current_call
 from ropeway.cli.files import run_folder, writing
-from ropeway.cli.options import config_option, dry_run_option, screen_options, yes_option
+from ropeway.cli.options import (
+    config_option,
+    dry_run_option,
+    lang_option,
+    screen_options,
+    yes_option,
+)
 from ropeway.cli.target import checked_name
 from ropeway.errors import Refused
 from ropeway.hosts.connect import connected
@@ -184,6 +190,7 @@ def _show_outcome(outcome: Outcome, hosts: Hosts, screen: Screen) -> None:
 )  # fmt: skip
 @yes_option
 @dry_run_option
+@lang_option
 @screen_options
 def up(
     *,

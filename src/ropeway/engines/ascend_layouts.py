@@ -11,8 +11,8 @@ from functools import lru_cache
 
 from ropeway.engines.ascend_backends import RAY_SPAN_SINCE
 from ropeway.engines.ascend_releases import MODEL_NEEDS, later_than, order
-from ropeway.models.phrases import phrase
 from ropeway.models.shape import ModelShape
+from ropeway.phrases import phrase
 from ropeway.spec.model import Layout
 
 _PIPELINE_GUIDE = "vllm-ascend docs/source/user_guide/feature_guide/pipeline_parallel.md"

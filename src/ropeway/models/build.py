@@ -6,7 +6,6 @@ from ropeway.models.attention import HIDDEN, matrix, norm
 from ropeway.models.config import Config
 from ropeway.models.encoders import read_encoders
 from ropeway.models.layers import all_layers, mtp_layers, unknown_kinds
-from ropeway.models.phrases import phrase
 from ropeway.models.quantisation import stored_precision
 from ropeway.models.shape import (
     Block,
@@ -18,6 +17,7 @@ from ropeway.models.shape import (
     numbers,
     numbers_of_blocks,
 )
+from ropeway.phrases import phrase
 
 _VOCAB = ("vocab_size", "padded_vocab_size")
 _POSITIONS = ("max_position_embeddings", "max_sequence_length", "n_positions", "seq_length")

@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from ropeway.engines.ascend_layouts import limits, notes, runs_from
 from ropeway.errors import LayoutError
-from ropeway.models.phrases import count, joined, phrase
+from ropeway.phrases import count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected
 from ropeway.plan.cost import cost
 from ropeway.plan.estimate import Forecast, estimate

@@ -14,7 +14,7 @@ from importlib import resources
 from math import exp, sqrt
 from operator import mul
 
-from ropeway.models.phrases import count, phrase
+from ropeway.phrases import count, phrase
 from ropeway.plan.machine import stored_constants
 
 FIGURES = ("output", "tpot", "ttft")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import exp, log
 
-from ropeway.models.phrases import Phrase, joined, phrase
+from ropeway.phrases import Phrase, joined, phrase
 from ropeway.plan.correction import Case, Correction, correction
 from ropeway.plan.cycle import Cycle, DataRank, cycle_of
 from ropeway.plan.load import Load

@@ -10,8 +10,8 @@ from math import ceil, log2
 
 from ropeway.engines.placement import HostSizes, data_ranks_that_fit, host_sizes, hosts_needed
 from ropeway.errors import LayoutError
-from ropeway.models.phrases import Phrase, count, phrase
 from ropeway.models.shape import ModelShape
+from ropeway.phrases import Phrase, count, phrase
 from ropeway.plan.shards import VOCAB_PADDING
 from ropeway.spec.cluster import Cluster
 from ropeway.spec.model import Layout

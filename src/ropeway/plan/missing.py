@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ropeway.engines.ascend_layouts import limits
-from ropeway.models.phrases import count, phrase
 from ropeway.models.quantisation import precision_named
+from ropeway.phrases import count, phrase
 from ropeway.plan.candidate import Rejected
 from ropeway.plan.fit import Fit, Search, fit_layout, search_of
 from ropeway.plan.layout import working

@@ -9,10 +9,10 @@ from ropeway.errors import ModelError, Refused
 from ropeway.hardware import Chip, chip_named
 from ropeway.models.build import read_shape
 from ropeway.models.known import known, published_name
-from ropeway.models.phrases import phrase
 from ropeway.models.read import read_directory_shape
 from ropeway.models.shape import ModelShape
 from ropeway.models.weights import read_json_object
+from ropeway.phrases import phrase
 from ropeway.plan.calibration import calibration_path, read_calibration
 from ropeway.plan.candidate import Objective, PlanRequest
 from ropeway.plan.load import Load

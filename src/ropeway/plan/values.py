@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ropeway.engines.ascend_releases import RELEASES
 from ropeway.hardware import Chip
-from ropeway.models.phrases import Phrase, joined, phrase
+from ropeway.phrases import Phrase, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Value
 from ropeway.plan.fit import Search
 from ropeway.plan.layout import problems

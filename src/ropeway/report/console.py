@@ -3,7 +3,8 @@
 With `--json` stdout has exactly one JSON document with `"schema": 1` and nothing else: the result,
 or `{"schema": 1, "error": {...}}` when an error came first. The conversation is silent then, except
 for warnings and errors, which are written to stderr in the form for people. Terminal escapes are
-removed from text from outside (a model's answer, a log line).
+removed from text from outside (a model's answer, a log line). Phrases are shown in the language of
+the screen; JSON is always English.
 """
 
 import re
@@ -14,19 +15,23 @@ from contextlib import AbstractContextManager, suppress
 from json import dumps
 from typing import Any, Literal, TextIO, cast
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from ropeway.errors import RopewayError
+from ropeway.report.chinese import COMMAND, error_in_chinese, in_language
 from ropeway.report.line import fill, printable
 from ropeway.report.progress import Conversation, Stages, Step
 from ropeway.report.table import Printable
 
 SCHEMA = 1
 # A line of a hint with a command that is not between backticks.
-_COMMAND = re.compile(
-    r"(?:^|: )(?:docker|export|kill|less|pip|podman|ropeway|rm|ssh|ssh-keyscan|sudo) "
-)
+_COMMAND = re.compile(rf"(?:^|: |：){COMMAND}")
+LABELS = {
+    "en": {"error": "error: ", "warning": "warning: ", "hint": "hint: ", "at": "at "},
+    "zh": {"error": "错误：", "warning": "警告：", "hint": "提示：", "at": "位置："},
+}
 _LITERAL = re.compile(r"`[^`\n]+`")
 
 
@@ -38,6 +43,8 @@ class Screen:
     verbose  1 shows the commands that are run, 2 their output too; no live line then
     color    "auto" (a terminal, and NO_COLOR not set), "always" or "never"
     width    in cells; None takes the terminal's, or 80 without one
+    language        "en" or "zh", of all that is said
+    error_language  of errors, where that is another one
     """
 
     def __init__(
@@ -48,6 +55,8 @@ class Screen:
         verbose: int = 0,
         color: str = "auto",
         width: int | None = None,
+        language: str = "en",
+        error_language: str | None = None,
         stdout: TextIO | None = None,
         stderr: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -55,13 +64,19 @@ class Screen:
         self.json = json
         self.quiet = quiet
         self.verbose = verbose
+        self.language = language
+        self._error_language = error_language or language
         self._documented = False
         self._mid_line: Console | None = None
         self._out = _console(stdout or sys.stdout, color, width)
         err = _console(_Unfailing(stderr or sys.stderr), color, width)
         terminal = err.file.isatty() and not err.is_dumb_terminal
         self._talk = Conversation(
-            err, live=terminal and verbose == 0, muted=json or quiet, clock=clock
+            err,
+            live=terminal and verbose == 0,
+            muted=json or quiet,
+            clock=clock,
+            language=language,
         )
 
     # The answer
@@ -73,7 +88,7 @@ class Screen:
         self.end_line()
         with self._talk.apart():
             if isinstance(answer, str):
-                self._plain(answer + "\n")
+                self._plain(in_language(answer, self.language) + "\n")
             else:
                 self._out.print(Printable(answer))
 
@@ -118,7 +133,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print a line of the conversation, wrapped between words."""
-        self._line(with_literals(text))
+        self._line(with_literals(in_language(text, self.language)))
 
     def detail(self, text: str) -> None:
         """Print a line only with `-v`, such as a command."""
@@ -127,18 +142,21 @@ class Screen:
 
     def warn(self, text: str) -> None:
         """Print a warning, with `-q` and `--json` too."""
-        line = Text.assemble(("warning: ", "bold yellow"), with_literals(text))
+        shown = with_literals(in_language(text, self.language))
+        line = Text.assemble((LABELS[self.language]["warning"], "bold yellow"), shown)
         self._line(line, always=True)
 
     def hint(self, text: str) -> None:
         """Print something to type or to check; commands stay whole, so that they can be copied."""
-        self._line(_hint(text, self._prose_width), soft_wrap=True)
+        shown = in_language(text, self.language)
+        self._line(_hint(shown, self._prose_width, self.language), soft_wrap=True)
 
     def error(self, error: RopewayError) -> None:
         """Print the error in its four parts to stderr; with `--json` also as the document."""
         if self.json and not self._documented:
             self._document({"error": error.as_json()})
-        self._line(error_text(error, self._prose_width), soft_wrap=True, always=True)
+        text = error_text(error, self._prose_width, self._error_language)
+        self._line(text, soft_wrap=True, always=True)
 
     # Waiting
 
@@ -180,23 +198,35 @@ class Screen:
         self._documented = True
 
 
-def error_text(error: RopewayError, width: int | None = None) -> Text:
-    """Return what is wrong, where, the evidence indented, and a hint in a block of its own."""
-    lines = [Text.assemble(("error: ", "bold red"), with_literals(fill(error.what, width, 7, 2)))]
+def error_text(error: RopewayError, width: int | None = None, language: str = "en") -> Text:
+    """Return what is wrong, where, the evidence indented, and a hint in a block of its own.
+
+    In Chinese only when all of it has Chinese, else in English.
+    """
+    chinese = error_in_chinese(error) if language == "zh" else None
+    labels = LABELS["zh" if chinese else "en"]
+    error = chinese or error
+    first = cell_len(labels["error"])
+    what = with_literals(fill(error.what, width, first, 2))
+    lines = [Text.assemble((labels["error"], "bold red"), what)]
     if error.where and error.where not in error.what:
-        lines.append(Text.assemble("  at ", (printable(error.where), "cyan")))
+        lines.append(Text.assemble(f"  {labels['at']}", (printable(error.where), "cyan")))
     for evidence in error.evidence:
         lines += [Text(f"  {fill(line, width, 2, 4)}") for line in printable(evidence).splitlines()]
     if error.hint:
-        lines += [Text(), _hint(error.hint, width)]
+        lines += [Text(), _hint(error.hint, width, "zh" if chinese else "en")]
     return Text("\n").join(lines)
 
 
-def _hint(text: str, width: int | None) -> Text:
+def _hint(text: str, width: int | None, language: str) -> Text:
+    label = LABELS[language]["hint"]
+    indent = cell_len(label)
     given = printable(text).splitlines() or [""]
-    first, *rest = (line if _COMMAND.search(line) else fill(line, width, 6, 6) for line in given)
-    lines = [Text.assemble(("hint: ", "bold cyan"), with_literals(first))]
-    lines += [Text.assemble("      ", with_literals(line)) for line in rest]
+    first, *rest = (
+        line if _COMMAND.search(line) else fill(line, width, indent, indent) for line in given
+    )
+    lines = [Text.assemble((label, "bold cyan"), with_literals(first))]
+    lines += [Text.assemble(" " * indent, with_literals(line)) for line in rest]
     return Text("\n").join(lines)
 
 

@@ -11,7 +11,6 @@ from ropeway.report.line import one_line, shrink
 from ropeway.report.table import pairs
 from ropeway.units import counted
 
-LANGUAGES = ("en", "zh")
 _LABELS = {
     "line": "日志行",
     "fix": "处理",

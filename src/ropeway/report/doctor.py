@@ -50,7 +50,7 @@ def doctor_text(
 
 
 def _summary(examination: Examination) -> Text:
-    hosts = counted(examination.hosts, "host")
+    hosts: str = counted(examination.hosts, "host")
     if examination.answered != examination.hosts:
         hosts = f"{examination.answered} of {hosts}"
     counts = [hosts, counted(examination.npus, "NPU")]

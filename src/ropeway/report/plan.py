@@ -12,7 +12,7 @@ from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
-from ropeway.models.phrases import Phrase, count, phrase
+from ropeway.phrases import Phrase, count, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected, Value
 from ropeway.plan.estimate import Forecast
 from ropeway.report.figures import NONE, digits, milliseconds, percent, rate, seconds

@@ -1,18 +1,16 @@
 """The page of a plan: one HTML file without scripts or anything to load.
 
 This module computes positions and widths in percent; `plan.html.j2` has the words, in English and
-Chinese. Sentences that come with the plan are translated by plan_zh.json.
+Chinese. Sentences that come with the plan are translated by chinese/plan.json.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from math import ceil, floor, inf, log10
 
-from ropeway.models.phrases import phrase, translated
+from ropeway.phrases import phrase, translated
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest
+from ropeway.report.chinese import chinese
 from ropeway.report.figures import milliseconds, percent, rate, seconds
 from ropeway.report.page import in_both_languages, render_page
 from ropeway.report.plan import (
@@ -135,14 +133,6 @@ def render_html(plan: Plan, *, when: str) -> str:
         rejected=plan.rejected[:_REJECTED],
         notes=plan.notes,
     )
-
-
-@cache
-def chinese() -> Mapping[str, str]:
-    """Return the Chinese templates of sentences that come with a plan, by the English ones."""
-    text = resources.files("ropeway.report").joinpath("plan_zh.json").read_text(encoding="utf-8")
-    table: Mapping[str, str] = json.loads(text)
-    return table
 
 
 def scatter(plan: Plan) -> Scatter:

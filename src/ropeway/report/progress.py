@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from ropeway.report.chinese import in_language
 from ropeway.report.line import (
     about,
     live_line,
@@ -35,15 +36,23 @@ class Conversation:
 
     live   redraw the running step's line in place; otherwise print a line when something changes
     muted  steps and stages print nothing
+    language  of names and details that are phrases, and of what is said about them
     """
 
     def __init__(
-        self, console: Console, *, live: bool, muted: bool, clock: Callable[[], float]
+        self,
+        console: Console,
+        *,
+        live: bool,
+        muted: bool,
+        clock: Callable[[], float],
+        language: str = "en",
     ) -> None:
         self.console = console
         self.live = live and not muted
         self.muted = muted
         self.clock = clock
+        self.language = language
         self.indent = ""
         self.paused = False
         self._running: list[Step] = []
@@ -51,6 +60,10 @@ class Conversation:
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._ticker: threading.Thread | None = None
+
+    def words(self, text: str) -> str:
+        """Return a text in the language of the conversation, on one line."""
+        return one_line(in_language(text, self.language))
 
     def say(self, text: RenderableType, *, soft_wrap: bool = False) -> None:
         """Print whole lines above the live one. `soft_wrap` leaves line ends to the terminal."""
@@ -172,7 +185,7 @@ class Step:
     """One named piece of work, with its verdict and what is said after that."""
 
     def __init__(self, talk: Conversation, name: str, expected_seconds: float | None) -> None:
-        self.name = one_line(name)
+        self.name = talk.words(name)
         self.expected = expected_seconds
         self.detail = ""
         self.indent = talk.indent
@@ -199,22 +212,22 @@ class Step:
         due = self.seconds >= self._logged_at + log_every_s
         if due:
             self._logged_at = self.seconds
-        detail = one_line(detail)
+        detail = self._talk.words(detail)
         if detail != self.detail:
             self.detail = detail
             self._talk.changed(self, whole_line=due)
 
     def ok(self, closing: str = "") -> None:
         """Add to the verdict line: `ok    check the laptop  0.2 s  2 cores, 23.4 GiB`."""
-        self.verdict, self.closing = "ok", one_line(closing)
+        self.verdict, self.closing = "ok", self._talk.words(closing)
 
     def warn(self, closing: str = "") -> None:
         """End with the verdict `warn`."""
-        self.verdict, self.closing = "warn", one_line(closing)
+        self.verdict, self.closing = "warn", self._talk.words(closing)
 
     def fail(self, closing: str = "") -> None:
         """End with the verdict FAIL without an exception: one of several may fail."""
-        self.verdict, self.closing = "FAIL", one_line(closing)
+        self.verdict, self.closing = "FAIL", self._talk.words(closing)
 
 
 class Stages:
@@ -228,7 +241,7 @@ class Stages:
         self, talk: Conversation, names: Sequence[str], expected_seconds: float | None
     ) -> None:
         self._talk = talk
-        self._names = [one_line(name) for name in names]
+        self._names = [talk.words(name) for name in names]
         self._expected = expected_seconds
         self._started = talk.clock()
         self._at = -1
@@ -242,7 +255,7 @@ class Stages:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Announce the stage; steps begun inside are indented. ValueError for an unplanned name."""
-        self._at = self._names.index(one_line(name))
+        self._at = self._names.index(self._talk.words(name))
         self._entered += 1
         self._header()
         outer, self._talk.indent = self._talk.indent, self._talk.indent + "  "

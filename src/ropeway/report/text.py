@@ -156,7 +156,7 @@ def _errors(summary: Summary) -> list[Text]:
 
 
 def _load(load: LoadTest, sent: int | None = None) -> str:
-    requests = counted(load.requests, "request")
+    requests: str = counted(load.requests, "request")
     if sent not in (None, load.requests):
         requests = f"{sent:,} of {requests}"
     arrivals = f", {rate(load.rate)} requests a second" if load.rate is not None else ""

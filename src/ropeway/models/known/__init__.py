@@ -16,9 +16,9 @@ from importlib import resources
 
 from ropeway.errors import ModelError
 from ropeway.models.build import read_shape
-from ropeway.models.phrases import phrase
 from ropeway.models.quantisation import is_scheme, precision_named
 from ropeway.models.shape import ModelShape
+from ropeway.phrases import phrase
 
 # Models in public measurements whose config.json was not found in public repositories.
 WITHOUT_CONFIG = ("DeepSeek-OCR-2", "LongCat-Flash-Lite", "Qwen3.8-27B")

@@ -1,0 +1,171 @@
+"""Our sentences in Chinese: every template has one, with the same values in it."""
+
+import ast
+import json
+from collections import Counter
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from string import Formatter
+
+import pytest
+
+from ropeway.cli.main import exit_code
+from ropeway.engines.ascend_layouts import LIMITS, NOTES
+from ropeway.engines.ascend_releases import MODEL_NEEDS
+from ropeway.errors import LaunchError
+from ropeway.phrases import Phrase, count, joined, phrase, translated, translation
+from ropeway.report.chinese import TABLES, chinese, error_in_chinese, read_table
+from ropeway.report.console import Screen
+from ropeway.units import counted
+
+SOURCE = Path(__file__).parent.parent / "src" / "ropeway"
+TABLE = chinese()
+# What templates are given to, and which of its arguments they are.
+MAKERS = {"phrase": slice(1), "count": slice(1, 3), "counted": slice(1, 2)}
+
+
+def templates() -> Iterator[str]:
+    """Every template that the source gives to `phrase`, `count` or `counted`."""
+    for path in SOURCE.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        constants = {
+            node.targets[0].id: node.value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and isinstance(node.value, ast.Constant)
+        }
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+                continue
+            arguments = node.args[MAKERS.get(node.func.id, slice(0))]
+            written = [one for one in arguments if not isinstance(one, ast.JoinedStr)]
+            for part in (part for argument in written for part in ast.walk(argument)):
+                text = part.value if isinstance(part, ast.Constant) else None
+                if isinstance(part, ast.Name):
+                    text = constants.get(part.id)
+                if isinstance(text, str) and node.func.id == "counted":
+                    yield from (f"{{n:,}} {text}", f"{{n:,}} {text}s")
+                elif isinstance(text, str):
+                    yield text
+
+
+def fields(template: str) -> list[str]:
+    return sorted(name for _, name, _, _ in Formatter().parse(template) if name)
+
+
+def reasons() -> set[str]:
+    """Why releases cannot run a layout, or may not."""
+    return {row.reason for row in (*LIMITS, *NOTES)} | {need.why for need in MODEL_NEEDS}
+
+
+def test_every_template_has_a_chinese_one_with_the_same_values() -> None:
+    sentences = set(templates())
+    assert len(sentences) > 80
+    assert sentences - set(TABLE) - {"{n:,} tokens/s"} == set()
+    for english in sentences & set(TABLE):
+        assert fields(TABLE[english]) == fields(english), english
+
+
+def test_no_entry_is_left_over() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    models = [json.loads(path.read_text()) for path in (SOURCE / "models/known").glob("*.json")]
+    notes = [model["note"] for model in models if "note" in model]
+    names = {name for name in TABLE if f'"{name}"' in text} | {*notes, *reasons()}
+    assert set(TABLE) - set(templates()) - names == set()
+
+
+def test_a_sentence_stands_in_one_table() -> None:
+    times = Counter(english for name in TABLES for english in read_table(name))
+    assert [english for english, number in times.items() if number > 1] == []
+
+
+def test_a_phrase_is_text_that_can_be_made_again() -> None:
+    hosts = count(2, "{n:,} host", "{n:,} hosts")
+    text = phrase("{hosts} of {npus} NPUs", hosts=hosts, npus=8)
+    table = {
+        "{n:,} hosts": "{n:,} Hosts",
+        "{hosts} of {npus} NPUs": "{npus} je {hosts}",
+        "; ": " + ",
+    }
+    assert text == "2 hosts of 8 NPUs"
+    assert translated(text, table) == "8 je 2 Hosts"
+    assert count(1, "{n:,} host", "{n:,} hosts") == "1 host"
+    both = joined((text, "as it is"))
+    assert both == "2 hosts of 8 NPUs; as it is"
+    assert translated(both, table) == "8 je 2 Hosts + as it is"
+    assert translated(Phrase("plain"), {"plain": "schlicht"}) == "schlicht"
+    assert translated(3, table) == 3
+
+
+def test_a_text_is_never_half_translated() -> None:
+    inner = phrase("{n} words", n=2)
+    text = phrase("{inner} in {place}", inner=inner, place="a log")
+    assert translation(text, {"{inner} in {place}": "{place} 里有{inner}"}) is None
+    table = {"{inner} in {place}": "{place} 里有{inner}", "{n} words": "{n} 个词"}
+    assert translation(text, table) == "a log 里有2 个词"
+    assert translation(joined((text, "b"), ", "), {**table, ", ": "、"}) == "a log 里有2 个词、b"
+    assert translation("from outside", table) is None
+
+
+HOSTS = counted(2, "host")
+
+
+def test_an_error_is_shown_in_chinese_when_all_of_it_has_chinese() -> None:
+    error = LaunchError(HOSTS, where="host1", evidence=["a line"], hint="ropeway down --name x")
+    shown = error_in_chinese(error)
+    assert shown is not None
+    assert (shown.what, shown.where) == ("2 台主机", "host1")
+    assert (shown.evidence, shown.hint) == (("a line",), "ropeway down --name x")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LaunchError("nobody translated this"),
+        LaunchError(HOSTS, hint="nobody translated this"),
+        LaunchError(HOSTS, evidence=[phrase("{n} things", n=HOSTS)]),
+    ],
+)
+def test_and_else_in_english(error: LaunchError) -> None:
+    assert error_in_chinese(error) is None
+    screen, out = screen_in("zh")
+    screen.error(error)
+    assert out.getvalue().startswith("error: ")
+    assert "台主机" not in out.getvalue()
+
+
+def screen_in(language: str) -> tuple[Screen, StringIO]:
+    out = StringIO()
+    return Screen(stdout=out, stderr=out, width=80, color="never", language=language), out
+
+
+def test_a_screen_speaks_its_language() -> None:
+    screen, out = screen_in("zh")
+    screen.answer(HOSTS)
+    screen.say(HOSTS)
+    screen.warn(HOSTS)
+    screen.hint(HOSTS)
+    screen.error(LaunchError(HOSTS))
+    with screen.step(HOSTS) as step:
+        step.ok(HOSTS)
+    lines = out.getvalue().splitlines()
+    assert lines[:5] == [
+        "2 台主机", "2 台主机", "警告：2 台主机", "提示：2 台主机", "错误：2 台主机"
+    ]  # fmt: skip
+    assert lines[5] == "2 台主机 …"
+    assert lines[6].startswith("ok    2 台主机  0.0 s  2 台主机")
+
+
+def test_the_document_is_english() -> None:
+    out = StringIO()
+    screen = Screen(json=True, stdout=out, stderr=StringIO(), language="zh")
+    screen.error(LaunchError(HOSTS))
+    assert json.loads(out.getvalue())["error"]["what"] == "2 hosts"
+
+
+@pytest.mark.parametrize("verb", ["doctor", "plan", "up", "diagnose"])
+def test_verbs_that_speak_chinese_take_a_language(verb: str, capsys) -> None:
+    assert exit_code([verb, "--lang", "fr"]) == 2
+    assert "--lang" in capsys.readouterr().err
