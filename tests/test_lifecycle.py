@@ -30,7 +30,7 @@ from ropeway.launch.local.process_start import ProcessStart
 from ropeway.launch.local.running import deployment_of, parts, services, take_down
 from ropeway.launch.local.steps import as_record, probe_of
 from ropeway.report.console import Screen
-from ropeway.spec.model import Layout, Model, Serve, local_spec
+from ropeway.spec.model import Layout, Model, Serve, dump_spec, local_spec
 from test_launch import FACTS, SHAPE
 
 pytestmark = pytest.mark.real_time
@@ -135,6 +135,17 @@ def test_the_verbs_see_it_and_take_it_down(plan, capsys):
     assert exit_code(["status", *named]) == 1
     assert exit_code(["down", *named]) == 0, "what is not there is no error"
     assert exit_code(["logs", *named]) == 2
+
+
+def test_down_takes_no_service_that_nobody_named(plan, capsys, tmp_path, monkeypatch):
+    start(ProcessStart(plan, HOSTS), lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(["down"]) == 2
+    assert f"ropeway down --name {plan.service}\n" in capsys.readouterr().err
+    (tmp_path / "ropeway.yaml").write_text(dump_spec(local_spec(name="not-running")))
+    assert exit_code(["down"]) == 0
+    assert capsys.readouterr().out == "`not-running` was not running\n"
+    assert find(plan.service)
 
 
 def test_an_engine_that_wants_a_key_is_asked_with_it(plan, monkeypatch):

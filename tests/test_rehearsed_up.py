@@ -101,8 +101,33 @@ def test_a_second_machine_needs_no_spec(cluster: Make):  # noqa: F811
     assert "host2" in two.out
     assert two.run("logs", "--host", "host2", "-n", "3", spec=False) == 0
     assert len(two.out.splitlines()) == 3
-    assert two.run("down", "--host", "root@192.168.0.2", spec=False) == 0
+    assert two.run("down", "--host", "root@192.168.0.2", "--name", "rehearsal", spec=False) == 0
     assert two.remains() == []
+
+
+def test_by_a_host_alone_a_verb_that_acts_takes_no_service_unasked(cluster: Make):  # noqa: F811
+    two = cluster()
+    assert two.run("up") == 0
+    before = two.containers()
+    for verb in (("down",), ("restart",), ("exec", "true")):
+        assert two.run(verb[0], "--host", "host1", *verb[1:], spec=False) == 2
+        assert "\nhint: ropeway " + verb[0] + " --name rehearsal --host host1\n" in two.err
+    assert two.containers() == before
+    assert two.run("status", "--host", "host1", spec=False) == 0, "it only reads"
+
+
+def test_a_name_that_is_not_on_the_host_means_no_other_service(cluster: Make):  # noqa: F811
+    two = cluster()
+    assert two.run("up") == 0
+    before = two.containers()
+    other = ("--host", "host1", "--name", "other")
+    assert two.run("exec", *other, "true", spec=False) == 2
+    assert "`other` is not running" in two.error
+    assert two.run("restart", *other, spec=False) == 2
+    assert two.run("status", *other, spec=False) == 1
+    assert two.run("down", *other, spec=False) == 0
+    assert "`other` was not running" in two.out
+    assert two.containers() == before
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def bundle(*, target: Target, output: Path | None, screen: Screen) -> None:
     if output is not None and output.exists():
         raise Refused("the file exists", where=str(output), hint="name another one")
     with (
-        reached(target) as service,
+        reached(target, acts=False) as service,
         screen.step(f"ask {counted(len(service.hosts), 'host')}") as step,
     ):
         name = service.name or "nothing"

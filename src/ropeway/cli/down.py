@@ -21,7 +21,8 @@ from ropeway.units import counted
 def down(*, target: Target, screen: Screen) -> None:
     """Take a service down: its processes, its shared memory, its temporary files.
 
-    Logs stay in their run folder. It is not an error if nothing runs.
+    It is the spec's service, the one that `--name` names, or with `--local` that of
+    `ropeway up --local`. Logs stay in their run folder. It is not an error if nothing runs.
 
     \b
     Example:
@@ -32,7 +33,7 @@ def down(*, target: Target, screen: Screen) -> None:
         _down_hosts(target, screen)
         return
     user = os.getuid()
-    service = target.local_service(user)
+    service = target.local_service(user, acts=True)
     if service is None:
         screen.answer("nothing is running")
         screen.result({"name": None, "processes": 0})
@@ -55,7 +56,7 @@ def down(*, target: Target, screen: Screen) -> None:
 
 def _down_hosts(target: Target, screen: Screen) -> None:
     author = current_author()
-    with reached(target) as service, locked(service.answering, author) as lock:
+    with reached(target, acts=True) as service, locked(service.answering, author) as lock:
         name = service.name
         if name is None:
             screen.answer("nothing is running")

@@ -37,7 +37,7 @@ def exec(
     """
     if not target.is_remote:
         raise Refused("exec is for services on real hosts, which have containers")
-    with reached(target) as service:
+    with reached(target, acts=True) as service:
         running = [each for each in service.containers if each.state == "running"]
         heads = [each for each in running if each.role == HEAD]
         containers = running if everywhere else heads[:1]

@@ -31,7 +31,7 @@ def logs(*, target: Target, lines: int, following: bool, screen: Screen) -> None
     """
     following = following and not screen.json
     if target.is_remote:
-        with reached(target) as service:
+        with reached(target, acts=False) as service:
             _show_hosts(service, lines, screen, following=following)
     else:
         _show_local(target, lines, screen, following=following)
@@ -39,7 +39,7 @@ def logs(*, target: Target, lines: int, following: bool, screen: Screen) -> None
 
 def _show_local(target: Target, lines: int, screen: Screen, *, following: bool) -> None:
     user = os.getuid()
-    service = target.local_service(user)
+    service = target.local_service(user, acts=False)
     deployment = deployment_of(service, user, LocalHost()) if service else None
     if service is None or deployment is None:
         raise Refused(

@@ -31,7 +31,11 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
         here = "here: `ropeway down`, then `ropeway up`"
         raise Refused("restart is for services on real hosts", hint=here)
     author, clock = current_author(), current_call().clock or SYSTEM_CLOCK
-    with interruptible(), reached(target) as service, locked(service.every, author) as lock:
+    with (
+        interruptible(),
+        reached(target, acts=True) as service,
+        locked(service.every, author) as lock,
+    ):
         service = service.refreshed()
         containers = running.to_restart(service, replica)
         with (

@@ -33,7 +33,7 @@ def status(ctx: click.Context, *, target: Target, screen: Screen) -> None:
       ropeway status --host root@192.168.0.147
     """
     if target.is_remote:
-        with reached(target) as service:
+        with reached(target, acts=False) as service:
             ctx.exit(Exit.OK if _hosts_status(service, screen) else Exit.NO)
     ctx.exit(Exit.OK if _local_status(target, screen) else Exit.NO)
 
@@ -41,7 +41,7 @@ def status(ctx: click.Context, *, target: Target, screen: Screen) -> None:
 def _local_status(target: Target, screen: Screen) -> bool:
     """Show what runs on this machine; return whether it serves."""
     user = os.getuid()
-    name = target.local_service(user)
+    name = target.local_service(user, acts=False)
     processes = parts(find(name)) if name else ()
     if name is None or not processes:
         screen.answer("nothing is running" if name is None else f"`{name}` is not running")

@@ -1,11 +1,15 @@
 """Which service a verb means, and where it is: on this machine, or on hosts.
 
+It is the one that was named, else the spec's. Without both, a verb that only reads takes the only
+one there is; a verb that acts never does, because that one may be somebody else's.
+
 On hosts it is known by the labels of its containers alone. The hosts are those of the spec, or all
 those that one of them, given with `--host`, has in its labels: so a second machine needs no spec.
 """
 
 import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +18,18 @@ import click
 
 from ropeway.cli.call import current_call
 from ropeway.cli.options import config_option, passed_as, remote_host, ssh_config_option
+from ropeway.errors import Refused
 from ropeway.hosts.connect import connected
 from ropeway.launch.labels import Reached
 from ropeway.launch.local.running import services
-from ropeway.launch.running import only_service, reach_by_host, reach_by_spec
-from ropeway.spec.model import Spec, load_spec, local_spec
+from ropeway.launch.running import reach_by_host, reach_by_spec
+from ropeway.spec.model import DEFAULT_FILE, Spec, load_spec, local_spec
+from ropeway.units import counted
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the flags say: `name` None is the only service, or the spec's."""
+    """What the flags say."""
 
     config: Path
     local: bool
@@ -32,23 +38,47 @@ class Target:
     ssh_config: str | None
 
     @functools.cached_property
+    def _spec(self) -> Spec | None:
+        """The spec, unless the flags name another place or there is no file. Raises SpecError."""
+        absent = str(self.config) == DEFAULT_FILE and not self.config.exists()
+        return None if self.local or self.host or absent else load_spec(self.config)
+
+    @property
     def spec(self) -> Spec | None:
         """The spec, if it is one of real hosts. Raises SpecError."""
-        if self.local or self.host or not self.config.exists():
-            return None
-        spec = load_spec(self.config)
-        return None if spec.cluster.is_local else spec
+        return None if self._spec is None or self._spec.cluster.is_local else self._spec
 
     @property
     def is_remote(self) -> bool:
         return self.host is not None or self.spec is not None
 
-    def local_service(self, user: int) -> str | None:
-        """Return the service on this machine: the one named, else the only one, None without any.
+    def choose(self, running: Sequence[str], *, acts: bool) -> str | None:
+        """Return which service is meant; None when none is named and nothing runs.
 
-        Raises Refused when there are several and none was named.
+        running  names of the services that are there
+        acts     the verb changes what it is given
+        Raises Refused when it cannot be known and there is no terminal to ask at.
         """
-        return self.name or only_service(services(user))
+        built_in = local_spec().name if self.local and acts else None  # that of `up --local`
+        named = self.name or (self._spec.name if self._spec else built_in)
+        if named or not running:
+            return named
+        if len(running) == 1 and not acts:
+            return running[0]
+        if sys.stdin.isatty() and sys.stderr.isatty():
+            answer: str = click.prompt("which service?", type=click.Choice(running), err=True)
+            return answer
+        verb = click.get_current_context().command_path
+        host = f" --host {self.host}" if self.host else ""
+        raise Refused(
+            f"no service was named, and {counted(len(running), 'service')} can be meant",
+            evidence=running,
+            hint="\n".join(f"{verb} --name {name}{host}" for name in running),
+        )
+
+    def local_service(self, user: int, *, acts: bool) -> str | None:
+        """Return the service on this machine, as `choose` does. Raises Refused."""
+        return self.choose(services(user), acts=acts)
 
 
 def checked_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
@@ -70,7 +100,7 @@ _OPTIONS = (
         "--host", metavar="HOST", help="A host of the service, as `user@address:port`: no spec."
     ),
     click.option(
-        "--name", callback=checked_name, help="Name of the service.  [default: the only one]"
+        "--name", callback=checked_name, help="Name of the service.  [default: the spec's]"
     ),
     ssh_config_option,
 )
@@ -82,9 +112,10 @@ def target_options(verb: Callable[..., object]) -> Callable[..., object]:
     return passed_as("target", Target, verb, _OPTIONS)
 
 
-def reached(target: Target) -> AbstractContextManager[Reached]:
-    """Connect, and read the labels. Raises Refused when several services run and none is named."""
+def reached(target: Target, *, acts: bool) -> AbstractContextManager[Reached]:
+    """Connect, and read the labels of the service that `Target.choose` returns. Raises Refused."""
     connect = current_call().connect or connected
     if target.spec is not None:
         return reach_by_spec(connect, target.spec, target.name, target.ssh_config)
-    return reach_by_host(connect, remote_host(target.host or ""), target.name, target.ssh_config)
+    choose = functools.partial(target.choose, acts=acts)
+    return reach_by_host(connect, remote_host(target.host or ""), choose, target.ssh_config)

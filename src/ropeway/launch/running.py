@@ -1,7 +1,8 @@
 """What runs on the hosts, found by a spec or by labels alone, and what can be done to it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 from ropeway.errors import HostError, LaunchError, Refused, RopewayError
@@ -172,44 +173,39 @@ def reach_by_spec(
 
 @contextmanager
 def reach_by_host(
-    connect: Connect, remote: RemoteHost, name: str | None, ssh_config: str | None
+    connect: Connect,
+    remote: RemoteHost,
+    choose: Callable[[Sequence[str]], str | None],
+    ssh_config: str | None,
 ) -> Iterator[Reached]:
     """Connect to one host, and then to all that the labels there name.
 
-    Raises Refused when several services run and none is named.
+    `choose` returns which service is meant, given the names of those on the host. Of one that is
+    not among them there are no containers, on that host alone.
     """
     with connect(Cluster(hosts=(remote,)), ssh_config=ssh_config) as hosts:
-        everything = _any_runtime(hosts[0])
-        own = {one.service: one for one in reversed(everything.containers)}
-        service = only_service(sorted(own)) if name is None else name
-        if service not in own:
-            yield everything
+        answers = _every_runtime(hosts[0])
+        own: dict[str, tuple[Runtime, ServiceContainer]] = {}
+        for answer in answers:
+            for one in answer.containers:
+                own.setdefault(one.service, (answer.runtime, one))
+        service = choose(sorted(own))
+        if service is None or service not in own:
+            yield replace(answers[0], name=service, containers=())
             return
-        cluster = own[service].spec.cluster
+        runtime, container = own[service]
+        cluster = container.spec.cluster
     with connect(_with_user(cluster, remote.user), ssh_config=ssh_config) as hosts:
-        yield look(hosts, everything.runtime, service)
+        yield look(hosts, runtime, service)
 
 
-def only_service(names: Sequence[str]) -> str | None:
-    """Return the only service there is; None when there is none. Raises Refused for several."""
-    if len(names) > 1:
-        raise Refused(
-            f"{len(names)} services are here: {', '.join(f'`{name}`' for name in names)}",
-            hint="say which: `--name NAME`",
-        )
-    return names[0] if names else None
-
-
-def _any_runtime(host: Host) -> Reached:
-    """Ask the container engine that has containers of ours; else the first that answers."""
+def _every_runtime(host: Host) -> list[Reached]:
+    """Return what each container engine says that answers. Raises HostError when none does."""
     answers = [look((host,), engine) for engine in _ENGINES]
-    for reached in answers:
-        if reached.containers:
-            return reached
-    for reached in answers:
-        if not reached.failures:
-            return reached
-    raise answers[0].failures[host.name]
+    answering = [one for one in answers if not one.failures]
+    if not answering:
+        raise answers[0].failures[host.name]
+    return answering
 
 
 def _with_user(cluster: Cluster, user: str | None) -> Cluster:
