@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from fake_endpoint import Behaviour, running
 
 from ropeway.bench.run import Progress
 from ropeway.cli.bench import bench
+from ropeway.cli.chat import chat
 from ropeway.endpoint.client import ModelUnknown
-from ropeway.errors import Refused
+from ropeway.errors import EndpointError, Refused
 
 
 def run(url: str, *args: str) -> Result:
@@ -64,6 +66,42 @@ def test_a_spec_gives_address_and_load_and_flags_go_before_it(tmp_path: Path) ->
     done = json.loads(result.stdout)["conditions"]
     names = ("url", "layout", "clients", "requests", "input_tokens", "output_tokens", "seed")
     assert [done[name] for name in names] == [fake.url, "TP2×PP2", 2, 3, 33, 9, 5]
+
+
+def test_the_spec_of_this_folder_is_read_and_its_key_goes_to_no_other_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MY_KEY", "of-the-service")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with running(dataclasses.replace(FAST, key="of-the-service")) as fake:
+        address, port = re.findall(r"//([^:]+):(\d+)/", fake.url)[0]
+        (tmp_path / "ropeway.yaml").write_text(
+            f"serve: {{address: {address}, port: {port}, api_key_env: MY_KEY}}\n"
+            "cluster: {local: {}}\nmodel: {name: smollm2}\n"
+            "workload: {clients: 2, requests: 3, output_tokens: 4}\n"
+        )
+        assert CliRunner().invoke(chat, ["-p", "hi"]).exit_code == 0
+        result = CliRunner().invoke(bench, ["--json"])
+        assert json.loads(result.stdout)["conditions"]["requests"] == 3
+        refused = CliRunner().invoke(chat, ["--url", fake.url, "-p", "hi"])
+    assert isinstance(refused.exception, EndpointError)
+    assert "OPENAI_API_KEY" in (refused.exception.hint or "")
+
+
+def test_a_service_that_listens_everywhere_is_found_at_its_first_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # nobody answers at this port afterwards
+        port = server.getsockname()[1]
+    (tmp_path / "ropeway.yaml").write_text(
+        f"serve: {{address: 0.0.0.0, port: {port}, api_key_env: MY_KEY}}\n"
+        "cluster: {hosts: [{address: 127.0.0.9, npus: 8}]}\nmodel: {path: /data/m}\n"
+    )
+    result = CliRunner().invoke(chat, ["-p", "hi"])
+    assert isinstance(result.exception, EndpointError)
+    assert result.exception.where == f"http://127.0.0.9:{port}/v1"
 
 
 def test_json_is_one_document_and_the_folder_is_below_runs_by_default(

@@ -2,21 +2,43 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ropeway.bench.load_test import LoadTest
 from ropeway.cli.options import with_options
 from ropeway.endpoint.client import Endpoint, normalise_url
-from ropeway.spec.model import REQUESTS_PER_CLIENT, load_spec
+from ropeway.spec.model import DEFAULT_FILE, REQUESTS_PER_CLIENT, Spec, load_spec
+from ropeway.spec.types import api_url
 
 _URL = "http://127.0.0.1:8000/v1"
 _COUNT = click.IntRange(min=1)
 _POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+class _Config(click.Option):
+    """`-c`, by default the spec of this folder; with `--url` none, or that server got its key."""
+
+    def consume_value(
+        self, ctx: click.Context, opts: Mapping[str, Any]
+    ) -> tuple[Any, ParameterSource]:
+        value, source = super().consume_value(ctx, opts)
+        given = source is not ParameterSource.DEFAULT or opts.get("url") is not None
+        return (
+            (value, source) if given or not Path(DEFAULT_FILE).exists() else (DEFAULT_FILE, source)
+        )
+
+
+def _url_of(spec: Spec) -> str:
+    """Return the URL of the spec's service as this machine reaches it."""
+    serve, hosts = spec.serve, spec.cluster.hosts
+    everywhere = serve.address in ("0.0.0.0", "::")
+    return api_url(hosts[0].address, serve.port) if hosts and everywhere else serve.url
 
 
 def endpoint_options(
@@ -44,7 +66,7 @@ def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., 
         if file is None:
             return
         spec = load_spec(file)
-        defaults: dict[str, object] = {"url": spec.serve.url}
+        defaults: dict[str, object] = {"url": _url_of(spec)}
         if spec.serve.api_key_env:
             defaults["key_env"] = spec.serve.api_key_env
         if load:
@@ -54,9 +76,10 @@ def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., 
     what = "address, key and load" if load else "address and key"
     return [
         click.option(
-            "-c", "--config", metavar="FILE", type=click.Path(path_type=Path),
+            "-c", "--config", cls=_Config, metavar="FILE", type=click.Path(path_type=Path),
             is_eager=True, expose_value=False, callback=take_defaults,
-            help=f"Take {what} from this spec; other flags override it.",
+            help=f"Take {what} from this spec; other flags override it."
+            f"  [default: {DEFAULT_FILE}, unless --url is given]",
         ),
         click.option("--url", default=_URL, show_default=True, help="Base URL."),
         click.option("--model", help="Model name.  [default: the first that the server lists]"),
