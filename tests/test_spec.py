@@ -255,8 +255,9 @@ def test_what_is_missing_or_contradicts_is_refused_at_its_line(
         ("wrokload: 3", "did you mean `workload`?"),
         ("serve: {prot: 3}", "did you mean `port`?"),
         ("serve: {kv-cache: 1GiB}", "did you mean `kv_cache`?"),
-        ("serve: {max_model_len: 3}", "did you mean `serve.context`?"),
-        ("serve: {tensor-parallel-size: 3}", "did you mean `serve.layout`?"),
+        ("serve: {max_model_len: 3}", "did you mean `context`?"),
+        ("serve: {tensor-parallel-size: 3}", "did you mean `layout`?"),
+        ("serve: {layout: {tp: 3}}", "did you mean `serve.layout`?"),
         ("serve: {layout: {tenser: 3}}", "did you mean `tensor`?"),
         ("serve: {layouts: [{tenser: 3}]}", "did you mean `tensor`?"),
         ("serve: {clients: 3}", "`clients` belongs under `workload`"),
@@ -272,6 +273,28 @@ def test_what_is_missing_or_contradicts_is_refused_at_its_line(
 )
 def test_a_hint_says_what_was_likely_meant(line: str, hint: str) -> None:
     assert refusal(SMALL + line).hint == hint
+
+
+@pytest.mark.parametrize(
+    ("cluster", "hint"),
+    [
+        ("{local: {}, host: [a]}", "did you mean `hosts`?"),
+        ("{hosts: [{address: a, npus: 8, host: b}]}", "did you mean `address`?"),
+    ],
+)
+def test_a_key_of_the_same_level_is_suggested_before_a_flag_of_the_engine(
+    cluster: str, hint: str
+) -> None:
+    assert refusal(f"cluster: {cluster}\nmodel: {{path: /data/m}}\n").hint == hint
+
+
+def test_a_published_name_is_no_model_of_real_hosts() -> None:
+    text = "cluster: {hosts: [{address: a, npus: 8}]}\nmodel: {name: Qwen/Qwen3-30B-A3B}\n"
+    error = refusal(text)
+    assert "these hosts are real" in error.what
+    assert "`path: /data/Qwen3-30B-A3B`" in (error.hint or "")
+    error = refusal(text.replace("hosts: [{address: a, npus: 8}]", "local: {}"))
+    assert "must be one of" in error.what
 
 
 def test_every_fault_is_listed_at_once_in_the_order_of_the_file() -> None:

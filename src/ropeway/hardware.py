@@ -12,10 +12,10 @@ D  https://github.com/Ascend/msmodeling/blob/84fec853d6708256ca4fecf143d8b656a3a
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
 from ropeway.errors import Refused
+from ropeway.suggest import did_you_mean
 
 # 910A and 310B are known by name only: no image of vLLM-Ascend is for them.
 Family = Literal["910A", "A2", "A3", "310B", "310P", "950"]
@@ -146,6 +146,6 @@ def chip_named(text: str) -> Chip:
             evidence=("910B1 to 910B4-1 differ in memory and arithmetic",),
             hint=f"`npu-smi info` shows which one it is: {', '.join(names[:6])}",
         )
-    near = get_close_matches(plain.strip().upper(), names, n=1, cutoff=0.6)
-    meant = f"did you mean `{near[0]}`? " if near else ""
-    raise Refused(f"unknown chip `{text}`", hint=f"{meant}known: {', '.join(names)}")
+    meant = did_you_mean(plain.strip(), names)
+    hint = "; ".join(filter(None, (meant, f"known: {', '.join(names)}")))
+    raise Refused(f"unknown chip `{text}`", hint=hint)

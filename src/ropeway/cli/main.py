@@ -1,6 +1,5 @@
 """The command `ropeway`: its verbs, and how errors are reported."""
 
-import difflib
 import os
 import re
 import resource
@@ -18,6 +17,7 @@ from ropeway.cli.call import Call
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.facts.redaction import without_secrets
 from ropeway.report.console import Screen
+from ropeway.suggest import nearest
 
 # In order of use, each with the first sentence of its help. Verb `x` is the click command `x` of
 # `ropeway.cli.x`, imported on use: the list must not wait for what verbs import.
@@ -205,9 +205,9 @@ def _refusal(error: click.ClickException) -> Refused:
 
 
 def _no_such_verb(name: str) -> Refused:
-    near = difflib.get_close_matches(name, VERBS, cutoff=0.65)
-    hint = f"did you mean {' or '.join(f'`ropeway {verb}`' for verb in near)}?" if near else None
-    return Refused(f"no such verb: `{name}`", hint=hint or "see `ropeway --help`")
+    near = nearest(name, VERBS)
+    hint = f"did you mean `ropeway {near[0]}`?" if near else "see `ropeway --help`"
+    return Refused(f"no such verb: `{name}`", hint=hint)
 
 
 def _bug(error: Exception, args: Sequence[str], call: Call) -> Bug:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 
 import click
@@ -26,6 +25,7 @@ from ropeway.report.plan_page import render_html
 from ropeway.spec.editing import apply_edits
 from ropeway.spec.model import DEFAULT_FILE, Layout, Spec, parse_spec
 from ropeway.spec.yaml import read_text
+from ropeway.suggest import did_you_mean
 
 _LARGEST_HOST = 1024  # of spec.cluster.RemoteHost
 _MOST_HOSTS = 65_536
@@ -168,8 +168,8 @@ def _no_such_value(result: Plan, why: str) -> Refused:
             hint="`ropeway plan` without `--why` lists what was rejected",
         )
     keys = [value.key for value in result.values]
-    near = get_close_matches(why, [*keys, *(key.rpartition(".")[2] for key in keys)])
-    hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(keys)}"
+    meant = did_you_mean(why, [*keys, *(key.rpartition(".")[2] for key in keys)])
+    hint = meant or f"there are {', '.join(keys)}"
     return Refused(f"the plan has no value called `{why}`", hint=hint)
 
 

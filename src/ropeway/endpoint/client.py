@@ -6,7 +6,6 @@ frozen into a `Timing` at any moment: what arrived before a failure or a Ctrl-C 
 
 import asyncio
 import contextlib
-import difflib
 import errno
 import json
 import os
@@ -20,6 +19,7 @@ import aiohttp
 
 from ropeway.endpoint.stream import Clock, Delta, SseParser, Stopwatch, Timing
 from ropeway.errors import EndpointError, Refused
+from ropeway.suggest import nearest
 
 Message = Mapping[str, Any]
 
@@ -296,8 +296,8 @@ class Client:
         names = [served.name for served in await self.models()]
         if model in names or not names:
             return _not_openai(self.endpoint, f"has no such call for model `{model}`: {message}")
-        closest = _closest(model, names)
-        hint = f"did you mean `--model {closest}`?" if closest else "name one of these: `--model`"
+        near = nearest(model, names)
+        hint = f"did you mean `--model {near[0]}`?" if near else "name one of these: `--model`"
         return ModelUnknown(
             f"the server has no model `{model}`",
             where=self.endpoint.url,
@@ -360,13 +360,6 @@ def _message(body: object) -> str:
         message = body["detail"]
     text = message if isinstance(message, str) else json.dumps(message, ensure_ascii=False)
     return " ".join(text.split())[:400] if message else ""
-
-
-def _closest(model: str, names: Sequence[str]) -> str | None:
-    by_tail = {name.rsplit("/", 1)[-1].lower(): name for name in names}
-    tail = model.rstrip("/").rsplit("/", 1)[-1].lower()
-    matches = difflib.get_close_matches(tail, by_tail, n=1, cutoff=0.5)
-    return by_tail[matches[0]] if matches else None
 
 
 def _explain(error: Exception, endpoint: Endpoint, watch: Stopwatch) -> RequestFailed:

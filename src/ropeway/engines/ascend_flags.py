@@ -5,7 +5,6 @@ release is built on (scripts/parse-serve-lines; docs/versions.md). The plug-in a
 choices of `--quantization` and no flag (vllm_ascend/platform.py, pre_register_and_update).
 """
 
-import difflib
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Any
 
 from ropeway.engines.ascend_releases import Release, changes, in_runs, later_than, runs_in_words
 from ropeway.errors import Refused
+from ropeway.suggest import did_you_mean
 
 # What to do about a flag that was removed, without dashes; any other is to be left out.
 _INSTEAD: Mapping[str, str] = changes()["flags_instead"]
@@ -102,8 +102,7 @@ def _fault(name: str, value: object, release: Release) -> tuple[str, str, str] |
     if written.startswith("--no-") and exists(f"--{plain}", release):
         return "cannot be false", f"`vllm serve` has no `{written}`", "remove it, or give a value"
     known = flags(release.vllm)
-    near = difflib.get_close_matches(written, sorted(known), 1)
-    hint = f"did you mean `{near[0].lstrip('-')}`?" if near else "remove it"
+    hint = did_you_mean(plain, [flag.lstrip("-") for flag in known]) or "remove it"
     evidence = f"vLLM {release.vllm} has {len(known)} flags, and this is not one"
     return "is not a flag of `vllm serve`", evidence, hint
 

@@ -7,7 +7,6 @@ source reads (scripts/read-plugin-settings). `#N` is an issue of vllm-project/vl
 here was verified on NPU hardware by us.
 """
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from ropeway.engines.ascend_memory import DISPATCH_FROM
 from ropeway.engines.ascend_releases import RELEASES, changes, in_runs, order, runs_in_words
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
+from ropeway.suggest import did_you_mean
 
 # Ray's first release with token authentication (docs.ray.io, ray-security/token-auth), and the
 # newest that the images may have (`ray>=2.47.1,<=2.48.0` in every Dockerfile since v0.11.0rc3).
@@ -269,8 +269,7 @@ def _ignored(name: str, version: str, kind: str, where: str) -> Refused:
     else:
         evidence = "no release is known to read it"
         readable = [other for other in known if _covers(known[other], version)]
-        near = difflib.get_close_matches(name, readable, 1)
-        hint = f"did you mean `{near[0]}`?" if near else "remove it"
+        hint = did_you_mean(name, readable) or "remove it"
     return Refused(
         f"`{name}` would be ignored by vLLM-Ascend {version}",
         where=where,

@@ -24,6 +24,7 @@ from ropeway.sim.machine import (
     parse_fleet,
     sound_fleet,
 )
+from ropeway.suggest import did_you_mean
 
 Change = Callable[[Fleet, int, int], Fleet]
 Part = TypeVar("Part", Machine, Chip)
@@ -57,7 +58,8 @@ def inject(fleet: Fleet, text: str, *, launch: bool = False) -> tuple[Fleet, Fau
     if name not in known:
         more = f"\nof a start: {', '.join(LAUNCH_FAULTS)}" if launch else ""
         raise Refused(
-            f"no such fault: `{name}`", hint=f"`ropeway doctor --list-faults` names them{more}"
+            f"no such fault: `{name}`",
+            hint=did_you_mean(name, known) or f"`ropeway doctor --list-faults` names them{more}",
         )
     names = [machine.name for machine in fleet.machines]
     if host_name and host_name not in names:

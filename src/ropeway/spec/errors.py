@@ -1,6 +1,5 @@
 """Turns pydantic's complaints about a spec into lines that a reader can act on."""
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ropeway.spec.yaml import Document, Problem, dotted
+from ropeway.suggest import did_you_mean
 
 Path = tuple[str | int, ...]
 
@@ -50,7 +50,10 @@ def spec_problems(
             hint = _key_hint(path, schema_keys(root), flags)
             problems.append(_problem(path, Fault((), "is not a key of the spec", hint), document))
         elif detail["type"] == "literal_error":
-            problems.append(_problem(path, _choice_fault(detail), document))
+            fault = _choice_fault(detail)
+            if path == ("model", "name") and _has_real_hosts(document):
+                fault = _directory_fault(detail["input"])
+            problems.append(_problem(path, fault, document))
         elif detail["type"] == "value_error":
             text = f"`{dotted(path)}`: {detail['ctx']['error']}"
             problems.append(Problem(document.line_of(path), text))
@@ -65,14 +68,6 @@ def schema_keys(root: type[BaseModel]) -> dict[str, tuple[str, ...]]:
     Lists have no index here: the items of `cluster.hosts` are found under `cluster.hosts`.
     """
     return {dotted(path): tuple(model.model_fields) for path, model in _models((), root)}
-
-
-def close_to(word: str, known: Sequence[str]) -> str | None:
-    """Return the known word that `word` was most likely meant to be; None when none is near."""
-    folded = word.lower().replace("-", "_")
-    by_fold = {name.lower().replace("-", "_"): name for name in known}
-    matches = difflib.get_close_matches(folded, by_fold, n=1, cutoff=0.6)
-    return by_fold[matches[0]] if matches else None
 
 
 def shown(value: object) -> str:
@@ -141,9 +136,20 @@ def _choice_fault(detail: ErrorDetails) -> Fault:
     expected = str(detail["ctx"]["expected"]).replace(" or ", ", ").replace("'", "`")
     value = detail["input"]
     known = [name.strip("` ") for name in expected.split(",")]
-    meant = close_to(value, known) if isinstance(value, str) else None
-    hint = f"did you mean `{meant}`?" if meant else None
+    hint = did_you_mean(value, known) if isinstance(value, str) else None
     return Fault((), f"must be one of {expected}, not {shown(value)}", hint)
+
+
+def _has_real_hosts(document: Document) -> bool:
+    cluster = document.data.get("cluster")
+    return isinstance(cluster, Mapping) and "local" not in cluster
+
+
+def _directory_fault(name: object) -> Fault:
+    """Say that real hosts have the model in a directory: its name says nothing of where that is."""
+    folder = str(name).rstrip("/").rpartition("/")[2] if isinstance(name, str) else "my-model"
+    text = f"is for the small models of `cluster.local`, and these hosts are real: {shown(name)}"
+    return Fault((), text, f"give its directory on the hosts instead: `path: /data/{folder}`")
 
 
 def _key_hint(
@@ -152,10 +158,13 @@ def _key_hint(
     """Return where an unknown key was most likely meant to go."""
     names = [part for part in path if isinstance(part, str)]
     here, key = dotted(names[:-1]), names[-1]
-    if ours := flags.get(key.replace("_", "-")):
+    ours = flags.get(key.replace("_", "-"), "")
+    if (own := ours.rpartition(".")[2]) in keys[here]:
+        return f"did you mean `{own}`?"
+    if meant := did_you_mean(key, keys[here]):
+        return meant
+    if ours:
         return f"did you mean `{ours}`?"
-    if meant := close_to(key, keys[here]):
-        return f"did you mean `{meant}`?"
     # `layouts` holds the same keys as `layout`; naming one is enough.
     homes = [home for home, names in keys.items() if key in names and home[-7:] != "layouts"]
     if homes:

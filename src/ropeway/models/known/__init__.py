@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 
@@ -19,6 +18,7 @@ from ropeway.models.build import read_shape
 from ropeway.models.quantisation import is_scheme, precision_named
 from ropeway.models.shape import ModelShape
 from ropeway.phrases import phrase
+from ropeway.suggest import did_you_mean
 
 # Models in public measurements whose config.json was not found in public repositories.
 WITHOUT_CONFIG = ("DeepSeek-OCR-2", "LongCat-Flash-Lite", "Qwen3.8-27B")
@@ -129,11 +129,8 @@ def _unknown(name: str) -> ModelError:
             f"no config.json of `{name}` was found in public",
             hint="give the directory of the model, or its `config.json`",
         )
-    longer = sorted(item for item in _by_plain_name() if item.startswith(plain))
-    near = [*longer, *get_close_matches(plain, _by_plain_name(), n=3, cutoff=0.6)]
-    names = tuple(dict.fromkeys(_by_plain_name()[item] for item in near))[:3]
-    hint = f"did you mean {' or '.join(f'`{item}`' for item in names)}?" if names else None
+    meant = did_you_mean(name, published_files(), most=3)
     return ModelError(
         f"`{name}` is neither a path nor a known model",
-        hint=hint or "give the directory of the model, or its `config.json`",
+        hint=meant or "give the directory of the model, or its `config.json`",
     )
