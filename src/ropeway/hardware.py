@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ropeway.errors import Refused
+from ropeway.phrases import joined, phrase
 from ropeway.suggest import did_you_mean
 
 # 910A and 310B are known by name only: no image of vLLM-Ascend is for them.
@@ -147,5 +148,6 @@ def chip_named(text: str) -> Chip:
             hint=f"`npu-smi info` shows which one it is: {', '.join(names[:6])}",
         )
     meant = did_you_mean(plain.strip(), names)
-    hint = "; ".join(filter(None, (meant, f"known: {', '.join(names)}")))
+    known = phrase("known: {names}", names=", ".join(names))
+    hint = joined((meant, known)) if meant else known
     raise Refused(f"unknown chip `{text}`", hint=hint)

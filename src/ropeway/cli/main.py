@@ -16,6 +16,7 @@ from ropeway.cli.bug_report import bug_report, write_report
 from ropeway.cli.call import Call
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.facts.redaction import without_secrets
+from ropeway.phrases import joined, phrase
 from ropeway.report.console import Screen
 from ropeway.suggest import nearest
 
@@ -199,15 +200,18 @@ def _refusal(error: click.ClickException) -> Refused:
         what = re.sub(pattern, plain, what)
     near = getattr(error, "possibilities", None)
     if near:
-        return Refused(what, hint=f"did you mean {' or '.join(f'`{name}`' for name in near)}?")
+        names = joined((f"`{name}`" for name in near), " or ")
+        return Refused(what, hint=phrase("did you mean {names}?", names=names))
     ctx = getattr(error, "ctx", None)
     return Refused(what, hint=f"see `{ctx.command_path} --help`" if ctx else None)
 
 
 def _no_such_verb(name: str) -> Refused:
     near = nearest(name, VERBS)
-    hint = f"did you mean `ropeway {near[0]}`?" if near else "see `ropeway --help`"
-    return Refused(f"no such verb: `{name}`", hint=hint)
+    hint = phrase("did you mean {names}?", names=f"`ropeway {near[0]}`") if near else None
+    return Refused(
+        phrase("no such verb: `{name}`", name=name), hint=hint or phrase("see `ropeway --help`")
+    )
 
 
 def _bug(error: Exception, args: Sequence[str], call: Call) -> Bug:

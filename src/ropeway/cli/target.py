@@ -23,6 +23,7 @@ from ropeway.hosts.connect import connected
 from ropeway.launch.labels import Reached
 from ropeway.launch.local.running import services
 from ropeway.launch.running import reach_by_host, reach_by_spec
+from ropeway.phrases import phrase
 from ropeway.spec.model import DEFAULT_FILE, Spec, load_spec, local_spec
 from ropeway.units import counted
 
@@ -71,7 +72,10 @@ class Target:
         verb = click.get_current_context().command_path
         host = f" --host {self.host}" if self.host else ""
         raise Refused(
-            f"no service was named, and {counted(len(running), 'service')} can be meant",
+            phrase(
+                "no service was named, and {services} can be meant",
+                services=counted(len(running), "service"),
+            ),
             evidence=running,
             hint="\n".join(f"{verb} --name {name}{host}" for name in running),
         )

@@ -8,6 +8,7 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from ropeway.phrases import phrase
 from ropeway.spec.yaml import Document, Problem, dotted
 from ropeway.suggest import did_you_mean
 
@@ -148,8 +149,12 @@ def _has_real_hosts(document: Document) -> bool:
 def _directory_fault(name: object) -> Fault:
     """Say that real hosts have the model in a directory: its name says nothing of where that is."""
     folder = str(name).rstrip("/").rpartition("/")[2] if isinstance(name, str) else "my-model"
-    text = f"is for the small models of `cluster.local`, and these hosts are real: {shown(name)}"
-    return Fault((), text, f"give its directory on the hosts instead: `path: /data/{folder}`")
+    text = phrase(
+        "is for the small models of `cluster.local`, and these hosts are real: {name}",
+        name=shown(name),
+    )
+    path = f"`path: /data/{folder}`"
+    return Fault((), text, phrase("give its directory on the hosts instead: {path}", path=path))
 
 
 def _key_hint(
@@ -160,11 +165,11 @@ def _key_hint(
     here, key = dotted(names[:-1]), names[-1]
     ours = flags.get(key.replace("_", "-"), "")
     if (own := ours.rpartition(".")[2]) in keys[here]:
-        return f"did you mean `{own}`?"
+        return phrase("did you mean {names}?", names=f"`{own}`")
     if meant := did_you_mean(key, keys[here]):
         return meant
     if ours:
-        return f"did you mean `{ours}`?"
+        return phrase("did you mean {names}?", names=f"`{ours}`")
     # `layouts` holds the same keys as `layout`; naming one is enough.
     homes = [home for home, names in keys.items() if key in names and home[-7:] != "layouts"]
     if homes:
