@@ -29,7 +29,7 @@ def test_a_sound_cluster_takes_two_lines(capsys):
     assert code == 0
     assert lines(out) == [
         "2 hosts · 16 NPUs · 128 pings: sound",
-        "ok    hosts · NPUs · versions · containers · model · network",
+        "ok    hosts · NPUs · versions · containers · model · ports · network",
     ]
 
 
@@ -161,7 +161,7 @@ def test_every_fault_and_every_cause_names_a_check_that_exists():
 
 
 def test_the_documented_session_is_what_the_command_prints(capsys):
-    session = PAGE.read_text(encoding="utf-8").split("```console\n")[1].split("```")[0]
-    command, _, shown = session.partition("\n")
-    _, out, _ = run(capsys, *command.removeprefix("$ ropeway doctor ").split())
-    assert "\n".join(line.rstrip() for line in out.splitlines()).strip() == shown.strip()
+    for block in PAGE.read_text(encoding="utf-8").split("```console\n")[1:]:
+        command, _, shown = block.split("```")[0].partition("\n")
+        _, out, _ = run(capsys, *command.removeprefix("$ ropeway doctor ").split())
+        assert "\n".join(line.rstrip() for line in out.splitlines()).strip() == shown.strip()

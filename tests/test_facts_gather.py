@@ -64,7 +64,7 @@ def test_what_is_not_understood_is_told_once_with_its_npu():
         answered(npu_smi.TABLE, "| 0 910B3 | OK | 97.6 52 0 / 0 |\n"),
         answered(hccn.LINK, "the moon is full\n", 0),
     )
-    assert [(unread.key, unread.state) for unread in facts.unread] == [
+    assert [(unread.name, unread.state) for unread in facts.unread] == [
         ("npu-smi-info", "partial"),
         ("hccn-link 0", "unknown"),
     ]

@@ -1,7 +1,7 @@
 """`ropeway doctor`: is this cluster sound?"""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -112,20 +112,14 @@ def doctor(
     if bundle is not None:
         if hosts or rehearse or deep or model_path:
             raise Refused("`--bundle` contacts no host", hint="give `--bundle` and `--image` only")
-        cluster = _bundled(bundle, image)
-        unchecked = _UNCHECKED if len(cluster.names) > 1 else {}
-        ctx.exit(_tell(screen, cluster, str(bundle), html, unchecked))
+        ctx.exit(_tell(screen, _bundled(bundle, image), str(bundle), html))
     effort = Effort(deep=deep, partners=partners, seconds=timeout)
     with interruptible(), _selected(hosts, config, ssh_config, rehearse, faults) as selection:
         title, reachable, requirements = selection
         path = model_path or requirements.model_path
         requirements = replace(requirements, image=image, model_path=path)
         cluster = _survey(reachable, requirements, effort, screen)
-    ctx.exit(_tell(screen, cluster, title, html, {}))
-
-
-# Groups of checks of which a bundle holds a part only, and what it lacks.
-_UNCHECKED = {"hosts": "clocks", "network": "pings between hosts"}
+    ctx.exit(_tell(screen, cluster, title, html))
 
 
 def _requirements(spec: Spec | None) -> Requirements:
@@ -203,25 +197,16 @@ def _survey(
     return cluster
 
 
-def _tell(
-    screen: Screen,
-    cluster: ClusterFacts,
-    title: str,
-    html: Path | None,
-    unchecked: Mapping[str, str],
-) -> Exit:
-    """Report what is wrong. `unchecked`: group that cannot have passed → what was not examined."""
+def _tell(screen: Screen, cluster: ClusterFacts, title: str, html: Path | None) -> Exit:
+    """Report what is wrong, and what was not seen."""
     examination = examine(cluster)
-    passed = tuple(group for group in examination.passed if group not in unchecked)
-    examination = replace(examination, passed=passed)
     unread = [
-        (host.name, f"{answer.key}: {answer.why}")
+        (host.name, f"{answer.name}: {answer.why}")
         for host in cluster.hosts
         for answer in host.unread
+        if answer.state in ("partial", "unknown")
     ]
     screen.answer(doctor_text(examination, unread, verbose=screen.verbose > 0))
-    if unchecked:
-        screen.answer(f"not checked: {', '.join(unchecked.values())}")
     if html is not None:
         when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         page = render_html(examination, cluster.names, cluster.roce, title=title, when=when)
@@ -231,7 +216,7 @@ def _tell(
             "sound": examination.sound,
             **vars(examination),
             "findings": [finding.as_json() for finding in examination.findings],
-            "not_checked": list(unchecked.values()),
+            "not_checked": [vars(one) for one in examination.not_checked],
             "unread": [{"host": host, "why": why} for host, why in unread],
         }
     )

@@ -1,10 +1,14 @@
-"""All checks, what explains what, and the order in which findings are reported."""
+"""All checks, what explains what, and the order in which findings are reported.
 
-from collections.abc import Iterable, Sequence
+`examine(cluster, checks)` applies some of them, and `survey` asks what these read.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from ropeway.doctor import containers, model, npus, reachability, roce, system, versions
 from ropeway.doctor.cluster import Cluster
+from ropeway.doctor.coverage import unchecked
 from ropeway.doctor.finding import Examination, Finding, Location
 from ropeway.doctor.rule import Check
 
@@ -14,8 +18,10 @@ GROUPS: dict[str, tuple[Check, ...]] = {
     "versions": versions.CHECKS,
     "containers": containers.CHECKS,
     "model": model.CHECKS,
-    "network": (*roce.CHECKS, *reachability.CHECKS),
+    "ports": (*roce.CHECKS, *reachability.OF_INTERFACES),
+    "network": reachability.OF_PINGS,
 }
+CHECKS = tuple(check for group in GROUPS.values() for check in group)
 
 # A check → the checks whose finding at the same location explains it, the likeliest first.
 CAUSES: dict[str, tuple[str, ...]] = {
@@ -41,19 +47,29 @@ CAUSES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def examine(cluster: Cluster) -> Examination:
-    """Apply every check."""
-    findings = {
-        group: [finding for check in checks for finding in check.findings(cluster)]
-        for group, checks in GROUPS.items()
-    }
+def examine(cluster: Cluster, checks: Collection[Check] = CHECKS) -> Examination:
+    """Apply these checks to what `survey` saw. Pure."""
+    findings: list[Finding] = []
+    passed, gaps = [], []
+    for subject, of_subject in GROUPS.items():
+        chosen = [
+            check
+            for check in of_subject
+            if check in checks and len(cluster.names) >= check.min_hosts
+        ]
+        found = [finding for check in chosen for finding in check.findings(cluster)]
+        gap = unchecked(subject, chosen, cluster, found)
+        findings += found
+        gaps += [gap] if gap else []
+        passed += [subject] if chosen and not found and not gap else []
     return Examination(
-        findings=ordered([finding for group in findings.values() for finding in group]),
+        findings=ordered(findings),
         hosts=len(cluster.names),
         answered=len(cluster.hosts),
         npus=len(cluster.npus),
         pings=cluster.roce.total if cluster.roce else 0,
-        passed=tuple(group for group, in_group in findings.items() if not in_group),
+        passed=tuple(passed),
+        not_checked=tuple(gaps),
     )
 
 

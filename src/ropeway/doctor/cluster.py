@@ -7,7 +7,7 @@ from functools import cached_property
 from ropeway.doctor.finding import Location
 from ropeway.doctor.pings import PingMatrix
 from ropeway.errors import RopewayError
-from ropeway.facts.host import HostFacts, ModelFiles, Npu
+from ropeway.facts.host import HostFacts, ModelFiles, Npu, Unread
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Cluster:
         return tuple(
             (Location(host.name, npu.device), npu) for host in self.hosts for npu in host.npus
         )
+
+    @cached_property
+    def unread(self) -> Mapping[str, Mapping[str, Unread]]:
+        """Host → key of a question → the first answer to it that was not whole."""
+        return {host.name: {one.key: one for one in reversed(host.unread)} for host in self.hosts}
 
     def models(self) -> Iterator[tuple[Location, ModelFiles]]:
         """Yield the model's directory of every host that was asked for it."""

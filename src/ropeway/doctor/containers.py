@@ -5,9 +5,11 @@ from collections.abc import Iterator
 
 from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.finding import Location
-from ropeway.doctor.rule import Check, Hit, outlier_hits, same_on_hosts
+from ropeway.doctor.rule import Check, Gap, Hit, outlier_hits, same_on_hosts
 from ropeway.doctor.versions import image_of
+from ropeway.facts.containers import ENGINE, IMAGES
 from ropeway.facts.host import Docker
+from ropeway.models.phrases import phrase
 
 
 def _unusable(cluster: Cluster) -> Iterator[Hit]:
@@ -39,6 +41,11 @@ def _different_images(cluster: Cluster) -> Iterator[Hit]:
     return outlier_hits(ids, image=usual or "")
 
 
+def _without_image(cluster: Cluster) -> Iterator[Gap]:
+    if _usual_image(cluster) is None and any(_engines(cluster)):
+        yield Gap(phrase("no image is named, and no host has one of vLLM-Ascend"))
+
+
 def _usual_image(cluster: Cluster) -> str | None:
     """Return the name of the image that most hosts with a working engine would run."""
     names = [image_of(cluster, host) for host in cluster.hosts if host.docker]
@@ -54,19 +61,25 @@ def _engines(cluster: Cluster) -> Iterator[tuple[Location, Docker]]:
 
 CHECKS = (
     Check("docker", "fail", "{engine} cannot be used", _unusable,
+          reads=(ENGINE,),
           expected="{engine} answers",
           fix="{fix}",
           source="vllm-ascend docs/source/installation.md"),
     Check("docker-same", "warn", "hosts differ in the version of {runtime}",
           same_on_hosts(lambda host: host.docker.version if host.docker else None),
+          reads=(ENGINE,),
           expected="one version",
           fix="bring the others to the same version"),
     Check("image-there", "warn", "the image is not on every host", _missing_images,
+          reads=(ENGINE, IMAGES),
+          lacking=_without_image,
           expected="the same image everywhere",
           fix="`{runtime} pull {image}`; or `{runtime} save` on a host that has it, and "
           "`{runtime} load` here",
           source="vllm-ascend docs/source/faqs.md"),
     Check("image-same", "fail", "hosts have different images under one name", _different_images,
+          reads=(ENGINE, IMAGES),
+          lacking=_without_image,
           expected="one image id",
           fix="`{runtime} pull {image}` again on all, or copy one with `{runtime} save`",
           source="vllm-ascend ray.md: the same image on every node"),

@@ -56,13 +56,27 @@ _JSON_NAMES = {
 
 
 @dataclass(frozen=True)
-class Examination:
-    """The result of all checks.
+class Unchecked:
+    """A subject of which not everything was seen.
 
-    hosts     how many were asked; answered: how many of them could be reached
-    pings     how many were sent between NPUs of different hosts
-    findings  causes before their consequences
-    passed    groups of checks without a finding
+    partly  whether some of it was
+    why     the reasons, each with its hosts
+    """
+
+    subject: str
+    partly: bool
+    why: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """The result of the checks.
+
+    hosts        how many were asked; answered: how many of them could be reached
+    pings        how many were sent between NPUs of different hosts
+    findings     causes before their consequences
+    passed       subjects without a finding of which everything was seen
+    not_checked  subjects of which something was not seen, with findings or without
     """
 
     hosts: int
@@ -71,6 +85,7 @@ class Examination:
     pings: int
     findings: tuple[Finding, ...]
     passed: tuple[str, ...]
+    not_checked: tuple[Unchecked, ...] = ()
 
     @property
     def sound(self) -> bool:

@@ -1,10 +1,12 @@
 """Checks of the model's directory on every host: there, whole, the same, of a kind that runs."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ropeway.doctor.cluster import Cluster
-from ropeway.doctor.rule import Check, Evidence, Hit, on_models, outlier_hits
+from ropeway.doctor.rule import Check, Evidence, Hit, on_models, outlier_hits, unnamed_model
 from ropeway.facts.host import ModelFiles
+from ropeway.facts.model_directory import HASHES, MODEL
 from ropeway.units import format_bytes
 
 _COPY_AGAIN = "`ropeway model push`, or `rsync -a --partial SOURCE/ HOST:TARGET/`"
@@ -57,34 +59,43 @@ def _foreign_scheme(model: ModelFiles) -> Evidence:
     return model.scheme_evidence or model.scheme
 
 
-CHECKS = (
+_OF_FILES = (
     Check("model-there", "fail", "the model's directory is missing", on_models(_absent),
+          reads=(MODEL,),
           expected="the same path on every host",
           fix="`ropeway model push`, or mount the shared storage: `mount` on a host that has it",
           source="vllm-ascend ray.md: the same path and content on all nodes"),
     Check("model-config", "fail", "the model has no config.json", on_models(_without_config),
+          reads=(MODEL,),
           expected="a complete checkpoint",
           fix=_COPY_AGAIN),
     Check("model-shards", "fail", "shards of the model are missing", on_models(_missing_shards),
+          reads=(MODEL,),
           expected="every shard that the index names",
           fix=_COPY_AGAIN,
           source="model.safetensors.index.json"),
     Check("model-short", "fail", "the shard `{shard}` is truncated", _truncated_shards,
+          reads=(MODEL,),
           expected="{size}, as its header says",
           fix=_COPY_AGAIN,
           source="safetensors format"),
     Check("model-same", "fail", "`{file}` differs between hosts", _different_sizes,
+          reads=(MODEL,),
           expected="the same file everywhere",
           fix=_COPY_AGAIN,
           source="vllm-ascend ray.md: the same content on all nodes"),
     Check("model-hash", "fail", "`{file}` differs in content between hosts", _different_hashes,
+          reads=(MODEL, HASHES),
           expected="the same sha256 everywhere",
           fix="copy `{file}` again from one host"),
     Check("model-quantisation", "fail", "the model is quantised for CUDA",
           on_models(_foreign_scheme),
+          reads=(MODEL,),
           expected="BF16, or quantised for Ascend",
           # Up to v0.11.0 such a checkpoint ends in a bare KeyError (#4313).
           fix="use the BF16 original, or a checkpoint quantised for Ascend with ModelSlim "
           "(`quant_model_description.json`), served with `--quantization ascend`",
           source="vllm-ascend quantization guide; #4313, #1526"),
 )  # fmt: skip
+
+CHECKS = tuple(replace(check, lacking=unnamed_model) for check in _OF_FILES)

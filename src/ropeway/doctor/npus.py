@@ -13,7 +13,12 @@ from ropeway.doctor.rule import (
     outlier_hits,
     same_on_hosts,
 )
+from ropeway.facts.ascend.driver import DEVICES, PCI
+from ropeway.facts.ascend.npu_cards import ECC, FIRMWARE, HEALTH
+from ropeway.facts.ascend.npu_smi import TABLE
+from ropeway.facts.containers import CONTAINERS, ENGINE
 from ropeway.facts.host import HostFacts, Npu
+from ropeway.facts.linux.system import PROCESSES
 
 # An idle card holds about 2,850 MB of 32 GB or 3,400 MB of 64 GB (recorded, tests/recordings).
 _IDLE_MB = 2800 * 1.3
@@ -112,51 +117,63 @@ def _firmware_outliers(cluster: Cluster) -> Iterator[Hit]:
 CHECKS = (
     Check("npu-driver", "fail", "npu-smi is missing, so there is no NPU driver",
           on_hosts(lambda host: "`npu-smi`: not found" if host.has_npu_smi is False else None),
+          reads=(TABLE,),
           expected="the driver of the product",
           fix="install driver and firmware (HDK) and reboot; or leave these hosts out",
           source="Ascend installation guide"),
     Check("npu-driver", "fail", "npu-smi does not answer", _failing_npu_smi,
+          reads=(TABLE,),
           expected="a table of NPUs",
           fix="{advice}",
           source="vllm-ascend #2698 (-8005), #632 (-8020)"),
     Check("npu-dropped", "fail", "NPUs are missing that should be there", _dropped_cards,
+          reads=(TABLE, PCI),
           expected="every NPU answers",
           fix="an NPU fell off the bus: `dmesg | grep -i -e pcie -e ascend`, then a cold reboot",
           source="Ascend mind-cluster, fault diagnosis: card drop"),
     Check("npu-count", "fail", "hosts have fewer NPUs than the spec asks for", _too_few_npus,
+          reads=(TABLE,),
           expected="as many as the spec asks for",
           fix="correct `npus` in the spec, or leave the host out"),
     Check("npu-kind", "fail", "hosts have different NPUs", same_on_hosts(_products),
+          reads=(TABLE,),
           expected="one product, as ranks wait for the slowest and images differ",
           fix="leave the others out",
           source="vllm-ascend installation page: an image per product"),
     Check("npu-health", "fail", "the driver reports {health}", _unhealthy,
+          reads=(TABLE, HEALTH),
           expected="OK",
           fix="`npu-smi info -t health -i {npu}` on {host} says why; then "
           "`npu-smi set -t reset -i {npu} -c {chip}`, or ask the vendor",
           source="npu-smi reference, Health"),
     Check("npu-ecc", "fail", "HBM has uncorrectable errors",
           on_npus(lambda npu: f"{npu.ecc_double} double-bit errors" if npu.ecc_double else None),
+          reads=(TABLE, ECC),
           expected="0",
           fix="leave the NPU out and have it replaced",
           source="npu-smi reference, -t ecc"),
     Check("npu-temperature", "warn", "NPUs are hot while idle", on_npus(_hot),
+          reads=(TABLE,),
           expected=f"below {HOT_C} °C",
           fix="check fans and airflow: a hot chip lowers its clock"),
     Check("npu-dead-process", "fail", "HBM is held by no living process", on_npus(_dead_holder),
+          reads=(TABLE, PROCESSES),
           expected="an idle NPU",
           fix="stop the containers that have the NPU (`{runtime} ps`), then on {host} "
           "`npu-smi set -t reset -i {npu} -c {chip}`",
           source=_NPU_SMI),
     Check("npu-busy", "fail", "NPUs are in use", on_npus(_living_holder),
+          reads=(TABLE, PROCESSES),
           expected="an idle NPU",
           fix="wait for the process, stop it, or leave these NPUs out",
           source=_NPU_SMI),
     Check("npu-container", "warn", "the container `{container}` holds NPUs", _held_by_containers,
+          reads=(DEVICES, TABLE, ENGINE, CONTAINERS),
           expected="NPUs that no container holds",
           fix="`{runtime} stop {container}`, if it is yours",
           source="vllm-ascend #632, #2698"),
     Check("firmware-same", "warn", "NPUs differ in firmware", _firmware_outliers,
+          reads=(TABLE, FIRMWARE),
           expected="one firmware everywhere",
           fix="upgrade the others, then reboot",
           source="vllm-ascend #15411: firmware 25.2.2 → 26.1.1 fixed a fault"),

@@ -8,11 +8,21 @@ from typing import TypeVar
 from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.finding import Finding, Level, Location
 from ropeway.facts.host import HostFacts, ModelFiles, Npu, Roce
+from ropeway.facts.question import Question
+from ropeway.models.phrases import phrase
 from ropeway.units import counted
 
 T = TypeVar("T")
 
 _EVIDENCE_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Something that a check needs and nobody saw. Without `hosts`, it was seen nowhere."""
+
+    why: str
+    hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,12 @@ class Hit:
 Rule = Callable[[Cluster], Iterable[Hit]]
 # What a predicate returns: the evidence of what is wrong, or None.
 Evidence = str | None
+# A question, or several of which one answer is enough.
+Need = Question[object] | tuple[Question[object], ...]
+
+
+def _nothing(cluster: Cluster) -> Iterable[Gap]:  # noqa: ARG001
+    return ()
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,10 @@ class Check:
     """A rule and what doctor says of its hits. Those that differ in evidence alone are one finding.
 
     id         the kind of fault; checks that find the same in two ways share it
+    reads      the questions whose answers the rule looks at; the first without an answer is the
+               reason why a host was not checked
     min_hosts  the check is left out on fewer
+    lacking    what it lacks besides: a name that nobody gave, pings that nobody sent
 
     `title`, `expected`, `fix` and `source` may have placeholders: the values of a hit; the first
     location's {host}, {device} and, as npu-smi numbers them, {npu} and {chip}; and {runtime}.
@@ -53,12 +72,12 @@ class Check:
     expected: str
     fix: str
     source: str = ""
+    reads: tuple[Need, ...] = ()
     min_hosts: int = 1
+    lacking: Callable[[Cluster], Iterable[Gap]] = _nothing
 
     def findings(self, cluster: Cluster) -> Iterator[Finding]:
         """Apply the rule."""
-        if len(cluster.names) < self.min_hosts:
-            return
         groups: dict[Hashable, list[Hit]] = {}
         for hit in self.rule(cluster):
             groups.setdefault((hit.level, *hit.values.items()), []).append(hit)
@@ -132,6 +151,12 @@ def on_ports(predicate: Callable[[Roce], Evidence]) -> Rule:
 def on_models(predicate: Callable[[ModelFiles], Evidence]) -> Rule:
     """Return a rule that looks at the model's directory on each host."""
     return lambda cluster: _hits(predicate, cluster.models())
+
+
+def unnamed_model(cluster: Cluster) -> Iterator[Gap]:
+    """Yield what checks of the model lack when nobody said where it is."""
+    if not any(cluster.models()) and cluster.requirements.model_path is None:
+        yield Gap(phrase("no directory of the model is named: `--model DIR`"))
 
 
 def _hits(

@@ -1,12 +1,16 @@
 """Ask every host everything, in two rounds: its facts, then its clock and pings to other hosts."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ropeway.doctor.checks import CHECKS
 from ropeway.doctor.cluster import Cluster, Requirements
 from ropeway.doctor.pings import PARTNERS, PingMatrix, Port, partners_of
-from ropeway.facts.ascend.hccn import parse_ping as parse_roce_ping
+from ropeway.doctor.rule import Check
+from ropeway.facts.ascend import hccn
+from ropeway.facts.ascend.npu_cards import MAPPING
+from ropeway.facts.ascend.npu_smi import TABLE
 from ropeway.facts.gather import ask, clock_of, gather
 from ropeway.facts.host import HostFacts
 from ropeway.facts.linux.ping import parse_ping as parse_ethernet_ping
@@ -36,13 +40,19 @@ def survey(
     requirements: Requirements,
     effort: Effort,
     on_host: Callable[[str], None],
+    checks: Collection[Check] = CHECKS,
 ) -> Cluster:
-    """Return the facts of all hosts and the pings between them.
+    """Return the facts of all hosts and the pings between them: what these checks read.
 
     `on_host("facts")` and `on_host("pings")` are called after each host that is done.
     """
-    asks = questions(
-        model_path=requirements.model_path, deep=effort.deep, runtime=requirements.runtime
+    read = questions_of(checks)
+    asks = tuple(
+        question
+        for question in questions(
+            model_path=requirements.model_path, deep=effort.deep, runtime=requirements.runtime
+        )
+        if question.key in read
     )
     outcomes = run_on_all(
         hosts,
@@ -56,24 +66,42 @@ def survey(
         {outcome.host.name: outcome.error for outcome in outcomes if outcome.error is not None},
         names=tuple(host.name for host in hosts),
     )
-    return _with_pings(cluster, hosts, effort, on_host) if len(hosts) > 1 else cluster
+    plan = plan_pings(cluster.names, cluster.hosts, effort.partners).reading(read)
+    if len(hosts) < 2 or not any(plan.questions.values()):
+        return cluster
+    return _with_pings(cluster, hosts, plan, effort.seconds, on_host)
+
+
+def questions_of(checks: Iterable[Check]) -> frozenset[str]:
+    """Return the keys of the questions whose answers the checks read, and of those before them."""
+    keys = {
+        question.key
+        for check in checks
+        for need in check.reads
+        for question in (need if isinstance(need, tuple) else (need,))
+    }
+    # Which /dev/davinciN an NPU is.
+    return frozenset(keys | {MAPPING.key}) if TABLE.key in keys else frozenset(keys)
 
 
 def _with_pings(
-    cluster: Cluster, hosts: Sequence[Host], effort: Effort, on_host: Callable[[str], None]
+    cluster: Cluster,
+    hosts: Sequence[Host],
+    plan: "PingPlan",
+    seconds: float,
+    on_host: Callable[[str], None],
 ) -> Cluster:
     """Return the cluster after the second round. A host that fails now has no pings of its own."""
-    plan = plan_pings(cluster.names, cluster.hosts, effort.partners)
 
     def ping(host: Host) -> tuple[float | None, list[Ping]]:
         started = time.time()
-        answers = ask(host, plan.questions[host.name], timeout=effort.seconds)
+        answers = ask(host, plan.questions[host.name], timeout=seconds)
         return clock_of(answers, started), [_read(answer) for answer in answers if answer.address]
 
     outcomes = run_on_all(
         [host for host in hosts if host.name in plan.questions],
         ping,
-        timeout=effort.seconds,
+        timeout=seconds,
         on_done=lambda _: on_host("pings"),
     )
     results = {one.host.name: one.result for one in outcomes if one.result is not None}
@@ -114,6 +142,18 @@ class PingPlan:
     questions: Mapping[str, tuple[Question[object] | Pings, ...]]
     ports: Mapping[str, Port]
     ethernet: Mapping[str, Port]
+
+    def reading(self, keys: frozenset[str]) -> "PingPlan":
+        """Return the plan with those questions alone that have one of these keys."""
+        asked = {
+            host: tuple(
+                one
+                for one in ones
+                if (hccn.PING.key if isinstance(one, Pings) else one.key.partition(":")[0]) in keys
+            )
+            for host, ones in self.questions.items()
+        }
+        return replace(self, questions=asked)
 
     def count(self, outcomes: Mapping[str, Iterable[Ping]]) -> tuple[PingMatrix, PingMatrix]:
         """Return the matrices of RoCE and of Ethernet, from the pings that each host sent."""
@@ -160,5 +200,5 @@ def _ports(host: HostFacts) -> list[tuple[str, int]]:
 
 def _read(answer: Answer) -> Ping:
     assert answer.address is not None
-    parse = parse_ethernet_ping if answer.number is None else parse_roce_ping
+    parse = parse_ethernet_ping if answer.number is None else hccn.parse_ping
     return Ping(answer.number, answer.address, parse(answer.text).value)

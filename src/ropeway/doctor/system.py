@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator
 
 from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.finding import Location
-from ropeway.doctor.rule import Check, Evidence, Hit, on_hosts, same_on_hosts
+from ropeway.doctor.rule import Check, Evidence, Gap, Hit, on_hosts, same_on_hosts
 from ropeway.engines.ascend_releases import order
+from ropeway.facts import containers
 from ropeway.facts.host import HostFacts
+from ropeway.facts.linux import limits, network, ping, system
+from ropeway.models.phrases import phrase
 from ropeway.units import format_bytes
 
 GIB = 2**30
@@ -42,6 +45,11 @@ def _wrong_clocks(cluster: Cluster) -> Iterator[Hit]:
     for name, offset in offsets.items():
         if abs(offset - median) > CLOCK_SECONDS:
             yield Hit((Location(name),), f"{offset - median:+.0f} s from the others")
+
+
+def _without_clock(cluster: Cluster) -> Iterator[Gap]:
+    if hosts := tuple(host.name for host in cluster.hosts if host.clock_s is None):
+        yield Gap(phrase("the clock was not read"), hosts)
 
 
 def _too_small(
@@ -81,92 +89,113 @@ CHECKS = (
           fix="{hint}"),
     Check("host-architecture", "fail", "hosts differ in processor architecture",
           same_on_hosts(lambda host: host.architecture),
+          reads=(system.KERNEL,),
           expected="one architecture, as an image is built for one",
           fix="leave the others out, or start a service on each kind"),
     Check("host-system", "warn", "hosts run different operating systems",
           same_on_hosts(lambda host: host.os),
+          reads=(system.OS_RELEASE,),
           expected="the same release everywhere",
           fix="bring the others to the same release",
           source=_MSPRECHECKER),
     Check("host-kernel", "warn", "hosts run different kernels",
           same_on_hosts(lambda host: host.kernel),
+          reads=(system.KERNEL,),
           expected="the same kernel, as the NPU driver is built for it",
           fix="update the others, then reinstall the NPU driver",
           source=_MSPRECHECKER),
     Check("host-clock", "fail", "clocks differ by more than 5 s", _wrong_clocks,
+          reads=(ping.CLOCK,),
           expected="within 5 s",
           fix="`chronyc makestep`, or `ntpdate` with the same server on every host",
+          min_hosts=2,
+          lacking=_without_clock,
           source="ranks' logs are compared by time; vllm-ascend #1443"),
     Check("host-shm", "fail", "/dev/shm is too small for Ray's object store",
           on_hosts(lambda host: _too_small(host.shm_bytes, SHM_BYTES)),
+          reads=(limits.SHM,),
           expected=f"at least {format_bytes(SHM_BYTES)}",
           fix="`mount -o remount,size=64G /dev/shm`; in a container `--shm-size 64g`",
           source="gpustack #5014: a TP8/PP2 start needed 10 GB"),
     Check("host-disk", "warn", "little disk space is left where images are kept",
           on_hosts(lambda host: _too_small(host.disk_free_bytes, DISK_BYTES)),
+          reads=(containers.ENGINE, containers.DISK),
           expected=f"{format_bytes(DISK_BYTES)}: an image takes about 18 GB, twice that to unpack",
           fix="`{runtime} system df` shows what takes the space"),
     Check("host-memory", "warn", "hosts differ in memory", same_on_hosts(_memory),
+          reads=(system.MEMORY,),
           expected="the same everywhere, as every host gets ranks of equal size",
           fix="look for a memory module that is not detected: `dmidecode -t memory`"),
     Check("host-root", "warn", "the user is not root, as hccn_tool and dmidecode require",
           on_hosts(lambda host: "not root" if host.root is False else None),
+          reads=(system.USER_ID,),
           expected="uid 0",
           fix="set `user: root` in the spec",
           source=_MSPRECHECKER),
     Check("host-nofile", "warn", "the limit of open files is low",
           on_hosts(lambda host: _too_small(host.nofile, NOFILE, "{:,}".format)),
+          reads=(limits.LIMITS,),
           expected=f"at least {NOFILE:,}",
           fix="`* - nofile 1048576` in /etc/security/limits.conf",
           source=_MSPRECHECKER),
     Check("host-memlock", "warn", "locked memory is limited",
           on_hosts(lambda host: format_bytes(host.memlock_bytes) if host.memlock_bytes is not None
                    else None),
+          reads=(limits.LIMITS,),
           expected="unlimited, as RDMA pins its buffers",
           fix="`* - memlock unlimited` in /etc/security/limits.conf",
           source=_MSPRECHECKER),
     Check("host-numa-balancing", "warn", "automatic NUMA balancing is on",
           on_hosts(lambda host: "kernel.numa_balancing = 1" if host.numa_balancing else None),
+          reads=(limits.SYSCTL,),
           expected="0",
           fix="`sysctl kernel.numa_balancing=0`",
           source=_MSPRECHECKER),
     Check("host-governor", "warn", "CPUs do not run at full speed",
           on_hosts(lambda host: host.governor if host.governor != "performance" else None),
+          reads=(system.GOVERNOR,),
           expected="performance",
           fix="`cpupower frequency-set -g performance`",
           source=_MSPRECHECKER),
     Check("host-hugepages", "warn", "transparent huge pages are not always on",
           on_hosts(lambda host: host.hugepages if host.hugepages != "always" else None),
+          reads=(system.HUGEPAGES,),
           expected="always",
           fix="`echo always > /sys/kernel/mm/transparent_hugepage/enabled`",
           source=_MSPRECHECKER),
     Check("host-virtual", "warn", "the host is a virtual machine",
           on_hosts(lambda host: host.hypervisor or None),
+          reads=(system.HYPERVISOR,),
           expected="a physical host",
           fix="none if that is intended: it costs cores and memory bandwidth",
           source=_MSPRECHECKER),
     Check("host-kernel-old", "warn", "the kernel is old",
           on_hosts(lambda host: host.kernel if host.kernel and order(host.kernel) < order(_KERNEL)
                    else None),
+          reads=(system.KERNEL,),
           expected=f"{_KERNEL} or newer, which sends work to the NPUs faster",
           fix="update the kernel, then reinstall the NPU driver",
           source=_MSPRECHECKER),
     Check("host-name", "warn", "the host's own name resolves to a loopback address",
           on_hosts(_loopback_name),
+          reads=(network.OWN_NAME,),
           expected="an address that other hosts can reach",
           fix="put `<address> <hostname>` in /etc/hosts; or set GLOO_SOCKET_IFNAME on every host",
           source="gpustack #2125: `Unable to resolve hostname … Using the loopback`"),
     Check("host-ports", "fail", "port {port}, which {use} needs, is taken", _taken_ports,
+          reads=((network.SS, network.PROC_NET_TCP),),
           expected="port free",
           fix="`ss -ltnp sport = :{port}` names the program",
           source="vllm-ascend #405, #1253 (HCCL), #16237"),
     Check("host-hccl-ports", "warn", "the kernel may give HCCL's ports to other programs",
           on_hosts(_lent_ports),
+          reads=(limits.SYSCTL,),
           expected="60000-60015 reserved",
           fix="`sysctl net.ipv4.ip_local_reserved_ports=60000-60015`",
           source="HCCL environment reference, HCCL_IF_BASE_PORT; vllm-ascend #405"),
     Check("ray-running", "warn", "Ray is already running",
           on_hosts(lambda host: f"raylet, pid {host.raylets[0]}" if host.raylets else None),
+          reads=(system.PROCESSES,),
           expected="no Ray, or the service's own",
           fix="`ray stop` in its container; `ray status` shows whether it knows the NPUs",
           source="vllm-ascend #3114: a Ray started with --num-gpus hides them"),

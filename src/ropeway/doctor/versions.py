@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.finding import Location
-from ropeway.doctor.rule import Check, Evidence, Hit, on_models, same_on_hosts
+from ropeway.doctor.rule import Check, Evidence, Gap, Hit, on_models, same_on_hosts, unnamed_model
 from ropeway.engines.ascend_releases import (
     MODEL_NEEDS,
     ImageTag,
@@ -17,8 +17,13 @@ from ropeway.engines.ascend_releases import (
     order,
     release_of,
 )
-from ropeway.facts.ascend.npu_smi import chip_family
+from ropeway.facts.ascend.driver import CANN, DRIVER, FIRMWARE
+from ropeway.facts.ascend.npu_cards import FIRMWARE as FIRMWARE_OF_NPU
+from ropeway.facts.ascend.npu_smi import TABLE, chip_family
+from ropeway.facts.containers import ENGINE, IMAGES
 from ropeway.facts.host import HostFacts, ModelFiles
+from ropeway.facts.model_directory import MODEL
+from ropeway.models.phrases import phrase
 
 
 def image_of(cluster: Cluster, host: HostFacts) -> str | None:
@@ -39,6 +44,24 @@ def _tagged(cluster: Cluster) -> Iterator[tuple[HostFacts, ImageTag]]:
         name = image_of(cluster, host)
         if name is not None and (tag := image_tag(name)) is not None:
             yield host, tag
+
+
+def _without_release(cluster: Cluster) -> Iterator[Gap]:
+    """Yield what is not known of the image that would run."""
+    for host in cluster.hosts:
+        name = image_of(cluster, host)
+        if host.docker is None or host.docker.problem is not None:
+            continue  # the question's own gap says so
+        if name is None:
+            yield Gap(phrase("no image of vLLM-Ascend, and none is named"), (host.name,))
+        elif image_tag(name) is None:
+            why = phrase("the release of `{image}` is not known", image=name)
+            yield Gap(why, (host.name,))
+
+
+def _without_model_or_release(cluster: Cluster) -> Iterator[Gap]:
+    yield from unnamed_model(cluster)
+    yield from _without_release(cluster)
 
 
 def _wrong_firmware(cluster: Cluster) -> Iterator[Hit]:
@@ -107,37 +130,50 @@ def _renamed_type(model: ModelFiles) -> Evidence:
 CHECKS = (
     Check("driver-same", "fail", "hosts have different NPU drivers",
           same_on_hosts(lambda host: host.driver),
+          reads=((DRIVER, TABLE),),
           expected="one driver everywhere",
           fix="install the same HDK on the others, then reboot",
           source="HCCL installation guide; msprechecker, driver rule"),
     Check("cann-same", "warn", "hosts have different versions of CANN",
           same_on_hosts(lambda host: host.cann),
+          reads=(CANN,),
           expected="one version; a container brings its own",
           fix="install the same CANN, or use only containers",
           source="msprechecker, CANN rule"),
     Check("firmware-driver", "fail", "the firmware does not match the driver", _wrong_firmware,
+          reads=(DRIVER, (FIRMWARE, FIRMWARE_OF_NPU)),
           expected="{range}, as the driver requires",
           fix="upgrade to the firmware of the driver's HDK, then reboot",
           source="/usr/local/Ascend/driver/version.info, compatible_version_fw"),
     Check("driver-image", "fail", "the driver is too old for the image", _old_drivers,
+          reads=((DRIVER, TABLE), ENGINE, IMAGES),
+          lacking=_without_release,
           expected="driver {driver} or newer: {why}",
           fix="upgrade driver and firmware (HDK), or use an older image",
           source="{reference}"),
     Check("image-chip", "fail", "the image is for another product", _wrong_images,
+          reads=(TABLE, ENGINE, IMAGES),
+          lacking=_without_release,
           expected="the tag of this product",
           fix="A2 (910B1-4): no suffix; A3: `-a3`; 300I Duo: `-310p`",
           source="vllm-ascend docs/source/installation.md"),
     Check("model-release", "fail", "the image is too old for the model", _old_images,
+          reads=(MODEL, ENGINE, IMAGES),
+          lacking=_without_model_or_release,
           expected="{release} or newer: {why}",
           fix="use a newer image",
           source="{reference}"),
     Check("model-transformers", "warn", "the model was written by a newer transformers",
           _old_transformers,
+          reads=(MODEL, ENGINE, IMAGES),
+          lacking=_without_model_or_release,
           expected="a transformers that knows the architecture",
           fix="use a newer image, or `pip install transformers=={transformers}` in the container",
           source="vllm-ascend versioning policy: a row is used as a set"),
     Check("model-type", "fail", "config.json has a model_type that vLLM does not know",
           on_models(_renamed_type),
+          reads=(MODEL,),
+          lacking=unnamed_model,
           expected="`deepseek_v2`, `deepseek_v3` …",
           fix="restore the original config.json",
           source="msprechecker 0.4, model config rule"),

@@ -102,6 +102,7 @@ IMAGES = Question(
     parse_images,
     limit=_LIMIT,
     after=ENGINE.key,
+    optional=True,  # nothing is printed where there are no images
 )
 
 
@@ -142,6 +143,7 @@ CONTAINERS = Question(
     parse_containers,
     limit=_LIMIT,
     after=ENGINE.key,
+    optional=True,  # nothing is printed where no container runs
 )
 
 

@@ -21,7 +21,7 @@ from ropeway.facts.host import (
 )
 from ropeway.facts.linux import limits, network, ping, system
 from ropeway.facts.question import Parsed, Question, ToolError
-from ropeway.facts.script import TIMED_OUT, Answer, Pings
+from ropeway.facts.script import NOT_FOUND, TIMED_OUT, Answer, Pings
 from ropeway.facts.transcript import Transcript, ask_for_transcript
 from ropeway.hosts.base import Host
 
@@ -29,8 +29,9 @@ T = TypeVar("T")
 
 # Counters of `-stat -g` that say that something goes wrong; the rest count traffic.
 _ERROR_COUNTERS = ("err", "bad", "fcs", "crc", "drop", "discard", "out_of_order", "rty")
-# What `cat` says of a path that is not there; the script speaks English everywhere.
-_NO_FILE = re.compile(r"[\w.-]+: .{1,4000}: No such file or directory")
+# What `cat` says of a path that is not there, also behind the count of `uniq -c`; the script speaks
+# English everywhere.
+_NO_FILE = re.compile(r"(?:[0-9]+ )?[\w.-]+: .{1,4000}: No such file or directory")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -42,11 +43,13 @@ def _parsed(parse: Callable[[str], Parsed[object]], text: str) -> Parsed[object]
 class Answers:
     """What a host answered, by question and number; parsed when it is looked up.
 
+    asked   keys of the questions that were put
     unread  the answers that gave no value, or not all of one
     """
 
     def __init__(self, answers: Iterable[Answer]) -> None:
         self._answers = {(answer.key, answer.number): answer for answer in answers}
+        self.asked = frozenset(key for key, _ in self._answers)
         self.unread: list[Unread] = []
 
     def __getitem__(self, place: Question[T] | tuple[Question[T], int | None]) -> T | None:
@@ -54,9 +57,6 @@ class Answers:
         `answers[QUESTION, 3]`. None when it is not known."""
         question, number = place if isinstance(place, tuple) else (place, None)
         return self.parsed(question, number).value
-
-    def __contains__(self, question: Question[object]) -> bool:
-        return (question.key, None) in self._answers
 
     def numbers(self, question: Question[object]) -> tuple[int, ...]:
         """Return the NPUs or devices that answered this question, sorted."""
@@ -67,18 +67,36 @@ class Answers:
         """Return an answer as its parser reads it; what gives no whole value is put down in
         `unread`."""
         answer = self._answers.get((question.key, number))
+        parsed = self._parsed(question, answer)
+        if question.key in self.asked and (why := _gap(question, answer, parsed)) is not None:
+            self.unread.append(Unread(question.key, parsed.state, why, number))
+        return parsed
+
+    def _parsed(self, question: Question[T], answer: Answer | None) -> Parsed[T]:
         if answer is None:
             return Parsed.absent()
         if answer.exit_code == TIMED_OUT:
             return Parsed.failed(ToolError("timeout", "it did not answer in time"), answer.text)
         if not answer.text.strip() or _NO_FILE.fullmatch(answer.text.strip()):
             return Parsed.absent(answer.text)
-        parsed = cast(Parsed[T], _parsed(question.parse, answer.text))
-        if parsed.state in ("partial", "unknown"):
-            lines = parsed.unparsed or (parsed.text.strip()[:80],)
-            key = question.key if number is None else f"{question.key} {number}"
-            self.unread.append(Unread(key, parsed.state, f"not understood: `{lines[0]}`"))
-        return parsed
+        return cast(Parsed[T], _parsed(question.parse, answer.text))
+
+
+def _gap(question: Question[T], answer: Answer | None, parsed: Parsed[T]) -> str | None:
+    """Return why an answer does not say all that was asked; None when it does."""
+    if parsed.state == "ok":
+        return None
+    if parsed.error is not None:
+        answers = ("not-configured", "unsupported") if question.optional else ("not-configured",)
+        return None if parsed.error.kind in answers else parsed.error.message
+    if parsed.state != "absent":
+        lines = parsed.unparsed or (parsed.text.strip()[:80],)
+        return f"not understood: `{lines[0]}`"
+    if question.optional:
+        return None
+    if answer is not None and answer.exit_code == NOT_FOUND:
+        return "not found"
+    return "no such file or directory" if parsed.text.strip() else "no output"
 
 
 def ask(
@@ -116,6 +134,7 @@ def facts_from(name: str, address: str, answers: Answers) -> HostFacts:
         docker=_docker(answers),
         model=_model(answers),
         npus=_npus(answers),
+        asked=answers.asked,
         unread=tuple(dict.fromkeys(answers.unread)),
     )
 
@@ -264,7 +283,7 @@ def _model(answers: Answers) -> ModelFiles | None:
     parsed = answers.parsed(model_directory.MODEL)
     if parsed.value is not None:
         return replace(parsed.value, hashes=answers[model_directory.HASHES] or {})
-    if model_directory.MODEL not in answers:
+    if model_directory.MODEL.key not in answers.asked:
         return None
     problem = parsed.error.message if parsed.error else parsed.text.strip() or None
     return ModelFiles("", there=False, problem=problem)

@@ -177,11 +177,18 @@ class ModelFiles:
 
 @dataclass(frozen=True)
 class Unread:
-    """An answer that gave no value, or not all of one: kept, not guessed."""
+    """An answer that gave no value, or not all of one: kept, not guessed. `number` is that of the
+    NPU or device."""
 
     key: str
     state: State
     why: str
+    number: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Return `hccn-ip 3`."""
+        return self.key if self.number is None else f"{self.key} {self.number}"
 
 
 @dataclass(frozen=True)
@@ -199,6 +206,8 @@ class HostFacts:
     own_address      what the host's own name resolves to
     home             of the user that we log in as
     paths            of the driver's paths that a container needs, those that are there
+    asked            keys of the questions that were put to it
+    unread           answers without a value, or with a part of one
     """
 
     name: str
@@ -239,6 +248,7 @@ class HostFacts:
     raylets: tuple[int, ...] = ()
     home: str | None = None
     paths: frozenset[str] = frozenset()
+    asked: frozenset[str] = frozenset()
     unread: tuple[Unread, ...] = ()
 
     @property

@@ -98,7 +98,9 @@ _HASH = re.compile(r"\\?([0-9a-fA-F]{64}) [ *](\S.*)")
 # Both are about a directory.
 MODEL = Question("model-directory", (*shell(_SCRIPT), "sh"), parse_model, limit=_SECONDS)
 # This reads every file to its end, at about 1 GB/s and core at best.
-HASHES = Question("sha256sum", (*shell(_HASHES), "sh"), parse_hashes, limit=_HASH_SECONDS)
+HASHES = Question(
+    "sha256sum", (*shell(_HASHES), "sh"), parse_hashes, limit=_HASH_SECONDS, optional=True
+)
 
 
 def _sections(text: str) -> Iterator[tuple[str, str, list[str]]]:

@@ -89,11 +89,12 @@ class Parsed(Generic[T_co]):
 class Question(Generic[T_co]):
     """One question. An answer to it has the type that `parse` returns.
 
-    key     names it in the script, in `unread`, and in a bundle
-    argv    the command, which only reads; with `each`, the argument `N` is the number
-    limit   seconds after which the command is given up
-    after   key of an earlier question without `each`: asked only when that one succeeded
-    unless  the same, but asked only when that one did not succeed
+    key       names it in the script, in `unread`, and in a bundle
+    argv      the command, which only reads; with `each`, the argument `N` is the number
+    limit     seconds after which the command is given up
+    after     key of an earlier question without `each`: asked only when that one succeeded
+    unless    the same, but asked only when that one did not succeed
+    optional  not every host has this, or is asked for it: that it is missing is an answer, too
     """
 
     key: str
@@ -103,6 +104,7 @@ class Question(Generic[T_co]):
     limit: int = 20
     after: str | None = None
     unless: str | None = None
+    optional: bool = False
 
     def about(self, *arguments: str) -> "Question[T_co]":
         """Return the same question with arguments added to its command."""

@@ -15,10 +15,10 @@ from ropeway.facts.script import Pings
 ALL = questions_in(
     system, limits, network, containers, driver, npu_smi, npu_cards, hccn, model_directory, ping
 )  # fmt: skip
+# Asked once the addresses are known.
+SECOND_ROUND: tuple[Question[object], ...] = (ping.CLOCK, ping.PING, hccn.PING)
 # Asked with arguments, or in the second round.
-_APART = (
-    model_directory.MODEL, model_directory.HASHES, ping.CLOCK, ping.PING, hccn.PING,
-)  # fmt: skip
+_APART = (model_directory.MODEL, model_directory.HASHES, *SECOND_ROUND)
 
 
 def questions(

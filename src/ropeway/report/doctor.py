@@ -19,6 +19,7 @@ from ropeway.units import counted
 _LEVELS = {"fail": ("FAIL", "bold red"), "warn": ("warn", "yellow")}
 _NPU_GRID_HOSTS = 4  # with more hosts the grid shows hosts in place of NPUs
 _LOCATIONS = 4
+_REASONS = 2
 
 
 def doctor_text(
@@ -39,6 +40,9 @@ def doctor_text(
         parts.append(Text())
     if examination.passed:
         parts.append(Text.assemble(("ok    ", "green"), " · ".join(examination.passed)))
+    for label, subjects, why in unchecked_lines(examination, _REASONS if not verbose else None):
+        reason = with_literals(one_line(f" ({why})"))
+        parts.append(Text.assemble((f"{label}: ", "yellow"), ", ".join(subjects), " ", reason))
     if unread and not verbose:
         text = (
             f"note  {counted(len(unread), 'output')} could not be read completely; `-v` names them"
@@ -47,6 +51,25 @@ def doctor_text(
     elif unread:
         parts += [Text(f"note  {one_line(f'{host}: {why}')}", style="dim") for host, why in unread]
     return Group(*parts)
+
+
+def unchecked_lines(
+    examination: Examination, limit: int | None
+) -> list[tuple[str, list[str], str]]:
+    """Return label, subjects and reason of what was not checked: a line for each reason.
+
+    With more than `limit` reasons for a subject, the rest is counted.
+    """
+    lines: dict[tuple[bool, str], list[str]] = {}
+    for one in sorted(examination.not_checked, key=lambda one: not one.partly):
+        why = "; ".join(one.why[:limit])
+        if limit is not None and len(one.why) > limit:
+            why += f"; and {len(one.why) - limit} more"
+        lines.setdefault((one.partly, why), []).append(one.subject)
+    return [
+        ("partly checked" if partly else "not checked", subjects, why)
+        for (partly, why), subjects in lines.items()
+    ]
 
 
 def _summary(examination: Examination) -> Text:
@@ -58,6 +81,8 @@ def _summary(examination: Examination) -> Text:
         counts.append(counted(examination.pings, "ping"))
     faults, warnings = len(examination.causes("fail")), len(examination.causes("warn"))
     verdict = Text("sound", style="bold green")
+    if examination.not_checked:
+        verdict = Text("no fault in what was checked", style="bold")
     if faults:
         verdict = Text(counted(faults, "fault"), style="bold red")
     if warnings:

@@ -65,7 +65,9 @@ def parse_devices(text: str) -> Parsed[tuple[int, ...]]:
 
 
 _DEVICE = re.compile(r"davinci([0-9]{1,4})")
-DEVICES = Question("devices", shell("ls /dev | grep -E '^davinci[0-9]+$'"), parse_devices)
+DEVICES = Question(
+    "devices", shell("ls /dev | grep -E '^davinci[0-9]+$'"), parse_devices, optional=True
+)
 
 
 def parse_pci(text: str) -> Parsed[int]:
@@ -127,4 +129,4 @@ DRIVER = Question("driver-version-info", ("cat", f"{_ASCEND}/driver/version.info
 FIRMWARE = Question(
     "firmware-version-info", ("cat", f"{_ASCEND}/firmware/version.info"), parse_version
 )
-CANN = Question("cann-install-info", shell(f"cat {_CANN}"), parse_version)
+CANN = Question("cann-install-info", shell(f"cat {_CANN}"), parse_version, optional=True)

@@ -7,7 +7,7 @@ recordings.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ropeway.facts.complaints import labelled, to_parsed
@@ -238,12 +238,12 @@ NET_HEALTH = _query("net_health", _single("nethealthstatus"))
 # The address that net_health tries.
 NETDETECT = _query("netdetect", _single("netdetectaddr", "netdetectaddress", address=True))
 GATEWAY = _query("gateway", parse_gateway)
-LLDP = _query("lldp", parse_lldp)
+LLDP = replace(_query("lldp", parse_lldp), optional=True)  # a switch need not say anything
 TLS = _query("tls", parse_tls)
 OPTICAL = _query("optical", parse_optical)
 STAT = _query("stat", parse_counters)
 LINK_STAT = _query("link_stat", parse_link_downs)
-VNIC = _query("vnic", parse_vnic)
-CONF = Question("hccn-conf", ("cat", "/etc/hccn.conf"), parse_conf)
+VNIC = replace(_query("vnic", parse_vnic), optional=True)
+CONF = Question("hccn-conf", ("cat", "/etc/hccn.conf"), parse_conf, optional=True)
 # Many addresses are pinged by one line of the script, `Pings`.
 PING = Question("hccn-ping", ("hccn_tool", "-i", "N", "-ping", "-g", "address"), parse_ping)

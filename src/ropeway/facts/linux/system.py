@@ -69,6 +69,7 @@ GOVERNOR = Question(
     "cpu-governor",
     shell("cat /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor 2>&1 | sort | uniq -c"),
     parse_governor,
+    optional=True,
 )
 
 
@@ -99,6 +100,7 @@ HUGEPAGES = Question(
     "transparent-hugepages",
     ("cat", "/sys/kernel/mm/transparent_hugepage/enabled"),
     first_line(r".*\[(always|madvise|never)\].*", lambda line: str(line[1])),
+    optional=True,
 )
 # Of the user that we log in as.
 HOME = Question("home", shell('echo "$HOME"'), first_line(r"/.*", lambda line: line[0]))
