@@ -321,7 +321,8 @@ def test_the_forecast_is_that_of_the_candidate_as_it_would_be_asked(name):
         free = estimate(
             Question(
                 shape=query.shape, layout=item.layout, machine=ascend(query.chip, query.traits),
-                load=query.load, npus_per_host=8, max_sequences=item.max_sequences,
+                load=query.load.share(item.replicas), npus_per_host=8,
+                max_sequences=item.max_sequences, replicas=item.replicas,
                 kv_tokens=None, max_batched_tokens=2048,
             )
         )  # fmt: skip

@@ -43,6 +43,27 @@ def hosts_needed(layout: Layout, sizes: HostSizes) -> int | None:
     return layout.data * parts if (parts := next(fitting, 0)) else None
 
 
+def replicas_that_fit(layout: Layout, sizes: HostSizes) -> int:
+    """Return how many replicas of a layout there is room for, each on as few hosts as the first.
+
+    Never more than there are when one after the other gets its `shares` of what is still free.
+    """
+    hosts = hosts_needed(layout, sizes)
+    if hosts is None:
+        return 0
+    if hosts == 1:
+        return sum(size // layout.npus * number for size, number in sizes)
+    return max(1, sizes[0][1] // hosts)
+
+
+def hosts_of_replicas(layout: Layout, replicas: int, sizes: HostSizes) -> int:
+    """Return on how many hosts so many replicas lie; there must be room for them."""
+    hosts = hosts_needed(layout, sizes) or 0
+    if hosts != 1:
+        return replicas * hosts
+    return _fewest(replicas, [(size // layout.npus, number) for size, number in sizes]) or 0
+
+
 def shares(layout: Layout, npus: Sequence[int]) -> list[tuple[int, int]] | None:
     """Return the hosts to use, by their place in `npus`, with how many NPUs to take of each.
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from ropeway.hardware import Chip
 from ropeway.models.shape import ModelShape
+from ropeway.phrases import phrase
 from ropeway.plan.cost import Cost
 from ropeway.plan.estimate import Forecast
 from ropeway.plan.load import Load
@@ -31,8 +32,9 @@ class PlanRequest:
     context            tokens of prompt and answer; by default those of the load's requests
     tpot_s, ttft_s     bounds in seconds
     job_prompts        number of prompts of the whole job
-    layout, memory, kv_cache, max_sequences
-                       fixed by the user: a layout, a fraction, bytes per NPU, a count
+    free_clients       how many requests are in flight is the planner's choice, not the load's
+    layout, replicas, memory, kv_cache, max_sequences
+                       fixed by the user: a layout, a fraction, bytes per NPU, counts
     sources            where a fixed value came from, by key; `spec` where it is not listed
     """
 
@@ -51,7 +53,9 @@ class PlanRequest:
     price_per_host_hour: float | None = None
     currency: str = "CNY"
     job_prompts: int | None = None
+    free_clients: bool = False
     layout: Layout | None = None
+    replicas: int | None = None
     memory: float | None = None
     kv_cache: int | None = None
     max_sequences: int | None = None
@@ -77,13 +81,15 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layout that can run, with its best memory fraction and number of sequences.
+    """A layout that can run, with its best number of replicas, memory fraction and sequences.
 
-    hosts, npus    how many it takes
+    hosts, npus    how many all replicas take
     fraction       of the HBM, for the engine; 0 where the cache has a fixed size instead
     max_sequences  running at once in one data-parallel rank
     on_front       Pareto-optimal: no other has both more throughput and less time per token
     notes          doubts whether it works, which are less than a rejection
+    replicas       independent engines, which share the load
+    clients        requests in flight in all; None where they come at a rate
     """
 
     layout: Layout
@@ -96,6 +102,15 @@ class Candidate:
     memory: Memory
     cost: Cost | None
     notes: tuple[str, ...] = ()
+    replicas: int = 1
+    clients: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Return `TP8`, or `2 replicas of TP8`."""
+        if self.replicas == 1:
+            return str(self.layout)
+        return phrase("{n:,} replicas of {layout}", n=self.replicas, layout=self.layout)
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,22 @@ layouts ─ rejected for the model's shape, the engine's release, memory, or a b
         └ candidates, each with its memory fraction and number of sequences ─ front ─ chosen
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from math import log
+from math import inf, log
 from operator import itemgetter
 
 from ropeway.engines.ascend_layouts import limits, notes, runs_from
+from ropeway.engines.placement import hosts_of_replicas, replicas_that_fit
 from ropeway.errors import LayoutError
-from ropeway.phrases import count, joined, phrase
+from ropeway.phrases import Phrase, count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected
 from ropeway.plan.cost import cost
 from ropeway.plan.estimate import Forecast, estimate
-from ropeway.plan.fit import Fit, Search, fit_layout, search_of, wider_fit
-from ropeway.plan.layout import check, host_sizes_of, problems, working
+from ropeway.plan.fit import MOST_SEQUENCES, Fit, Search, fit_layout, search_of, wider_fit
+from ropeway.plan.layout import check, problems, working
+from ropeway.plan.load import Load
 from ropeway.plan.missing import missing
 from ropeway.plan.question import Question
 from ropeway.plan.values import memory_words, shortfall, values
@@ -25,6 +27,10 @@ from ropeway.spec.model import Layout
 
 # Results that differ by less are equal: then the simpler or better known layout wins.
 _TIE = 0.01
+# Sequences of a step are captured as a graph in multiples of this (cycle.largest_graph).
+_STEP = 16
+# What one router passes on each second (docs/router.md).
+_ROUTER_REQUESTS, _ROUTER_TOKENS = 1_700, 10_000
 
 
 def choose(request: PlanRequest) -> Plan:
@@ -34,7 +40,7 @@ def choose(request: PlanRequest) -> Plan:
     cannot run; both with the numbers. It is not an error if nothing fits: then `chosen` is None.
     """
     search = search_of(request)
-    layouts = _layouts(request)
+    layouts = _layouts(search)
     verdicts = [_judge(search, layout) for layout in layouts]
     rejected = [item for item in verdicts if isinstance(item, Rejected)]
     if request.layout is None:
@@ -59,10 +65,17 @@ def choose(request: PlanRequest) -> Plan:
     return replace(plan, values=values(plan, chosen, search)) if chosen else plan
 
 
-def _layouts(request: PlanRequest) -> tuple[Layout, ...]:
+def _layouts(search: Search) -> tuple[Layout, ...]:
+    request = search.request
     if request.layout is None:
         return working(request.shape, request.cluster)
     check(request.layout, request.shape, request.cluster, request.model_name)
+    if not _replica_numbers(search, request.layout):
+        raise LayoutError(
+            _no_room(search, request.layout),
+            where="serve.replicas",
+            hint="fewer replicas, a smaller layout, or more hosts",
+        )
     return (request.layout,)
 
 
@@ -79,9 +92,10 @@ def _cannot_run(search: Search, refusal: Rejected) -> LayoutError:
 
 
 def _judge(search: Search, layout: Layout) -> Candidate | Rejected:
-    """Return the layout as a candidate, or why it is rejected."""
+    """Return the layout as a candidate, with its best number of replicas, or why it is rejected."""
     request = search.request
-    clients = request.load.clients
+    case, release = search.case(layout), request.traits.version
+    clients = _fixed_clients(request)
     if clients is not None and layout.data > clients:
         idle = phrase(
             "{ranks} DP ranks for {clients}: {idle} would be idle",
@@ -90,41 +104,146 @@ def _judge(search: Search, layout: Layout) -> Candidate | Rejected:
             idle=layout.data - clients,
         )
         return Rejected(layout, "bound", idle, layout.data / clients)
-    case, release = search.case(layout), request.traits.version
-    doubts: tuple[str, ...] = ()
-    if request.chip is not None:
-        if reasons := limits(case, release):
-            return Rejected(layout, "engine", joined(reasons))
-        doubts = notes(case, release)
+    if request.chip is not None and (reasons := limits(case, release)):
+        return Rejected(layout, "engine", joined(reasons))
+    numbers = _replica_numbers(search, layout)
+    if not numbers:
+        return Rejected(layout, "shape", _no_room(search, layout))
+    return _simplest(request, _with_replicas(search, layout, numbers))
+
+
+def _replica_numbers(search: Search, layout: Layout) -> list[int]:
+    """Return how many replicas to try: as many as there is room for, then powers of two below."""
+    request = search.request
+    most = replicas_that_fit(layout, search.host_sizes)
+    if request.replicas is not None:
+        return [request.replicas] if request.replicas <= most else []
+    if request.cluster.local:
+        return [1]
+    if clients := _fixed_clients(request):
+        most = min(most, clients // layout.data)
+    return [most, *(1 << power for power in reversed(range((most - 1).bit_length())))]
+
+
+def _no_room(search: Search, layout: Layout) -> Phrase:
+    """Say that the replicas which the request fixes have no room."""
+    number = search.request.replicas or 1
+    return phrase(
+        "{replicas:,} replicas of {layout} take {npus:,} NPUs, and there is room for {room:,}",
+        replicas=number,
+        layout=layout,
+        npus=number * layout.npus,
+        room=replicas_that_fit(layout, search.host_sizes),
+    )
+
+
+def _with_replicas(
+    search: Search, layout: Layout, numbers: Sequence[int]
+) -> Iterator[Candidate | Rejected]:
+    """Yield the layout with each number of replicas, down to the first that cannot keep up."""
+    for replicas in numbers:
+        loads = _loads(search, layout, replicas)
+        item = _simplest(
+            search.request, (_try(search.of(load), layout, replicas) for load in loads)
+        )
+        yield item
+        if isinstance(item, Rejected):
+            return
+
+
+def _loads(search: Search, layout: Layout, replicas: int) -> Iterator[Load]:
+    """Yield the loads of one replica to try: one, or with free clients from the most to the fewest.
+
+    The most are those for whose whole requests the cache has room, so that none waits for another.
+    """
+    request = search.request
+    if _fixed_clients(request) is not None or request.load.clients is None:
+        yield request.load.share(replicas)
+        return
+    one = replace(request.load.share(replicas), clients=MOST_SEQUENCES * layout.data)
+    fit = fit_layout(search.of(one), layout)
+    room = search.of(one).load_tokens(layout, fit.memory, fit.max_sequences) // one.tokens
+    most = max(1, min(fit.max_sequences, room))
+    most = most // _STEP * _STEP or most
+    for each in (most, *(1 << power for power in reversed(range((most - 1).bit_length())))):
+        yield replace(one, clients=each * layout.data)
+
+
+def _fixed_clients(request: PlanRequest) -> int | None:
+    """Return how many requests are in flight, where that is not the planner's to choose.
+
+    For the least latency without a bound, one at a time would always be best.
+    """
+    free = request.free_clients and request.minimised != "latency"
+    return None if free else request.load.clients
+
+
+def _simplest(request: PlanRequest, items: Iterable[Candidate | Rejected]) -> Candidate | Rejected:
+    """Return the last of `items` that is as good as any before it; they come from most to least.
+
+    Without any that is not rejected, the last rejection.
+    """
+    kept: Candidate | None = None
+    best = inf
+    refused: Rejected | None = None
+    for item in items:
+        if isinstance(item, Rejected):
+            if kept is not None:
+                break
+            refused = item
+            continue
+        aim = request.aim(item.hosts, item.forecast)
+        if aim > best * (1 + _TIE):
+            break
+        kept, best = item, min(best, aim)
+    answer = kept or refused
+    assert answer is not None  # there is always one to try
+    return answer
+
+
+def _try(search: Search, layout: Layout, replicas: int) -> Candidate | Rejected:
+    """Return so many replicas as a candidate, or why they are rejected. The load is that of one."""
+    request, load = search.request, search.request.load
     fit = fit_layout(search, layout)
     if not fit.memory.fits:
         words = memory_words(fit.memory, search.context)
         return Rejected(layout, "memory", words, shortfall(fit.memory, search.context))
-    most, forecast = _within_bounds(search, layout, fit)
-    rate = request.load.rate
-    behind = rate is not None and forecast.requests_per_s < 0.98 * rate
+    most, forecast = _within_bounds(search, layout, fit, replicas)
+    behind = load.rate is not None and forecast.requests_per_s < 0.98 * load.rate * replicas
     if behind and (wider := wider_fit(search, layout, fit)):
-        more, faster = _within_bounds(search, layout, wider)
+        more, faster = _within_bounds(search, layout, wider, replicas)
         if faster.output_tokens_per_s > forecast.output_tokens_per_s:
             fit, most, forecast = wider, more, faster
     slow, times = _too_slow(request, forecast)
     if slow:
         return Rejected(layout, "bound", slow, times)
-    hosts, prompts, paid = case.hosts, request.job_prompts, None
+    hosts = hosts_of_replicas(layout, replicas, search.host_sizes)
+    prompts, paid = request.job_prompts, None
     if request.price_per_host_hour is not None:
         paid = cost(
             hosts,
             request.price_per_host_hour,
             forecast.output_tokens_per_s,
             currency=request.currency,
-            job_tokens=None if prompts is None else prompts * request.load.output_tokens,
+            job_tokens=None if prompts is None else prompts * load.output_tokens,
         )
     return Candidate(
-        layout, hosts, layout.npus, fit.fraction, most, False, forecast, fit.memory, paid, doubts
+        layout=layout,
+        hosts=hosts,
+        npus=replicas * layout.npus,
+        fraction=fit.fraction,
+        max_sequences=most,
+        on_front=False,
+        forecast=forecast,
+        memory=fit.memory,
+        cost=paid,
+        notes=notes(search.case(layout), request.traits.version) if request.chip else (),
+        replicas=replicas,
+        clients=load.clients and load.clients * replicas,
     )
 
 
-def _within_bounds(search: Search, layout: Layout, fit: Fit) -> tuple[int, Forecast]:
+def _within_bounds(search: Search, layout: Layout, fit: Fit, replicas: int) -> tuple[int, Forecast]:
     """Return how many sequences to run at once, and the forecast with these.
 
     As many as the load has use for, or fewer where a token takes too long. Fewer never make a token
@@ -142,6 +261,7 @@ def _within_bounds(search: Search, layout: Layout, fit: Fit) -> tuple[int, Forec
         kv_tokens=search.load_tokens(layout, fit.memory, most),
         max_batched_tokens=search.batched(layout),
         kv_bits=request.kv_bits,
+        replicas=replicas,
     )
     forecast, bound = estimate(question), request.tpot_s
     if bound is None or request.max_sequences is not None:
@@ -201,6 +321,7 @@ def _rank(request: PlanRequest, item: Candidate) -> tuple[float, ...]:
         len(item.notes),
         item.hosts,
         item.npus,
+        item.replicas,
         layout.expert,
         layout.pipeline,
         layout.data,
@@ -226,15 +347,24 @@ def _notes(request: PlanRequest, chosen: Candidate | None) -> tuple[str, ...]:
     if chosen is None:
         return tuple(dict.fromkeys(request.shape.assumed))
     lines = [*request.shape.assumed, *chosen.notes, *chosen.forecast.notes]
-    total = request.cluster.total_npus
-    copies = request.cluster.host_count // chosen.hosts
-    if copies > 1 and len(host_sizes_of(request.cluster)) == 1:
-        idle = phrase(
-            "{idle} NPUs stay idle: {copies} replicas of this layout would use {used} of {total}",
-            idle=total - chosen.npus,
-            copies=copies,
-            used=copies * chosen.npus,
-            total=total,
-        )
-        lines.append(idle)
+    if chosen.replicas > 1:
+        lines += _router_words(chosen)
     return tuple(dict.fromkeys(lines))
+
+
+def _router_words(chosen: Candidate) -> Iterator[str]:
+    """Yield a note where the router would have more to do than its one core can."""
+    forecast = chosen.forecast
+    if forecast.requests_per_s > _ROUTER_REQUESTS:
+        yield phrase(
+            "one router passes on about {limit:,} requests/s, and these replicas answer {n:,.0f}: "
+            "spread the load over several services",
+            limit=_ROUTER_REQUESTS,
+            n=forecast.requests_per_s,
+        )
+    if forecast.output_tokens_per_s > _ROUTER_TOKENS:
+        yield phrase(
+            "one router passes on about {limit:,} streamed tokens/s one by one; beyond that it "
+            "sends several at a time",
+            limit=_ROUTER_TOKENS,
+        )

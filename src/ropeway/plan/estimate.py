@@ -52,7 +52,7 @@ _ROOM = 0.9  # share of the possible sequences below which more clients would he
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What to expect. Rates are of all data-parallel ranks together; times in seconds.
+    """What to expect. Rates are of all ranks and replicas together; times in seconds.
 
     output_low … tpot_high  the interval that holds 80 % of measurements
     running      sequences at once in one data-parallel rank
@@ -290,13 +290,14 @@ def forecast(
         value * exp(rest)
         for value, rest in zip((plain, state.tpot, state.ttft), corrected.rest, strict=True)
     )
+    output *= question.replicas
     slow_output, slow = _at(question, state, plain, exp(corrected.spread * widths["output"]))
     fast_output, fast = _at(question, state, plain, exp(-corrected.spread * widths["output"]))
     ratio = exp(corrected.spread * (widths["tpot"] - widths["output"]))
     floor = 1 + widths["floor"]
     step = state.cycle.seconds * question.factor / max(1.0, state.cycle.steps)
     parts = parts_of(question, state.cycle)
-    ceiling = max(ceiling_of(question, state), output)
+    ceiling = max(question.replicas * ceiling_of(question, state), output)
     seconds, first = max(
         (sum([parts.get(part, 0.0) for part in group]), name) for name, group in _GROUPS.items()
     )
@@ -343,7 +344,7 @@ def _advice(question: Question, state: Flow, first: str) -> Phrase:
         hints.append(phrase("enable full graph mode, or use a release that has it"))
     if first in ("host work", "reading weights") and clients is not None:
         if state.running < _ROOM * _most_running(question):
-            more = 2 ** max(1, (clients * 3).bit_length() - 1)
+            more = 2 ** max(1, (clients * question.replicas * 3).bit_length() - 1)
             hints.append(
                 phrase("raise concurrency to {n:,}: larger steps take little longer", n=more)
             )

@@ -11,6 +11,7 @@ from ropeway.errors import Refused
 from ropeway.hardware import Chip
 from ropeway.plan.candidate import PlanRequest
 from ropeway.plan.layout import host_sizes_of
+from ropeway.plan.load import Load
 from ropeway.plan.memory import Memory, MemoryNeeds, cache_tokens, memory
 from ropeway.spec.model import Layout
 
@@ -21,7 +22,7 @@ _FRACTIONS = (0.95, 0.85, 0.8)
 # vLLM's defaults on a device below 70 GiB, behind the server (EngineArgs.get_batch_defaults). A
 # larger number of sequences is set where the load has use for it.
 _SEQUENCES = 256
-_MOST_SEQUENCES = 1024
+MOST_SEQUENCES = 1024
 _BATCHED_TOKENS = 2048
 _BATCHED_TOKENS_OF_LARGE = 8192
 _LARGE = 70 * 2**30
@@ -52,6 +53,10 @@ class Search:
     keeps_all: bool
     batched_tokens: int
     batched_per_rank: bool
+
+    def of(self, load: Load) -> "Search":
+        """Return the same search for another load."""
+        return replace(self, request=replace(self.request, load=load))
 
     def hosts(self, layout: Layout) -> int:
         """Return how many hosts a layout takes."""
@@ -141,13 +146,13 @@ def fit_layout(search: Search, layout: Layout) -> Fit:
 
 def wider_fit(search: Search, layout: Layout, fit: Fit) -> Fit | None:
     """Return a fit with as many sequences as the cache has room for, if that is more and fits."""
-    if search.request.max_sequences is not None or fit.max_sequences >= _MOST_SEQUENCES:
+    if search.request.max_sequences is not None or fit.max_sequences >= MOST_SEQUENCES:
         return None
     tokens = search.load_tokens(layout, fit.memory, fit.max_sequences)
     room = tokens // search.request.load.tokens
     if room <= fit.max_sequences:
         return None
-    wider = _fit(search, layout, min(_MOST_SEQUENCES, _power_of_two(room)))
+    wider = _fit(search, layout, min(MOST_SEQUENCES, _power_of_two(room)))
     return wider if wider.memory.fits else None
 
 
@@ -174,7 +179,7 @@ def _useful_sequences(request: PlanRequest, layout: Layout) -> int:
         return request.max_sequences
     if request.load.clients is None:
         return _SEQUENCES
-    return min(_MOST_SEQUENCES, _power_of_two(ceil(request.load.clients / layout.data)))
+    return min(MOST_SEQUENCES, _power_of_two(ceil(request.load.clients / layout.data)))
 
 
 def _power_of_two(least: int) -> int:

@@ -1,6 +1,6 @@
 """The load that a forecast is for: how long requests are, and how many come."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 from ropeway.errors import Refused
@@ -47,6 +47,17 @@ class Load:
             raise Refused(f"prefix hit {self.prefix_hit}: must be at least 0 and below 1")
         if not 0 <= self.accepted <= self.draft_tokens:
             raise Refused(f"{self.accepted} accepted of {self.draft_tokens} draft tokens")
+
+    def share(self, replicas: int) -> "Load":
+        """Return the load of one of so many replicas, between which a router divides it."""
+        if replicas == 1:
+            return self
+        return replace(
+            self,
+            clients=self.clients and max(1, round(self.clients / replicas)),
+            rate=self.rate and self.rate / replicas,
+            requests=self.requests and max(1, round(self.requests / replicas)),
+        )
 
     @property
     def tokens(self) -> int:

@@ -34,6 +34,7 @@ class Question:
     max_batched_tokens  of one step, prompt tokens included
     kv_bits             of a cached number
     setup               of a measurement that is to be predicted
+    replicas            engines that each have such a load; the forecast is of all together
     factor              by which every step takes longer than the arithmetic says
     """
 
@@ -47,4 +48,5 @@ class Question:
     max_batched_tokens: int = 8192
     kv_bits: float = 16
     setup: MeasurementSetup = MeasurementSetup()
+    replicas: int = 1
     factor: float = 1.0

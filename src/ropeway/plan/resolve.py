@@ -95,9 +95,10 @@ def resolve(
         layout=Layout.parse(flags.layout) if flags.layout else None,
         memory=serve.memory,
         kv_cache=serve.kv_cache,
+        replicas=serve.replicas if "replicas" in serve.model_fields_set else None,
         max_sequences=serve.max_sequences,
-        max_batched_tokens=_batched_tokens(serve),
-        kv_bits=_kv_bits(serve),
+        max_batched_tokens=batched_tokens(serve),
+        kv_bits=kv_bits(serve),
         sources=flags.sources(),
     )
     return request, notes
@@ -206,16 +207,21 @@ def _engine(serve: Serve, flags: Flags) -> EngineTraits:
             f"no release of vLLM-Ascend that we know is called `{version}`",
             hint="write it as published, like `0.11.0rc0` or `0.18.0`",
         )
-    eager = "eager" if _engine_flag(serve, "enforce-eager") is True else None
-    return traits(version, flags.graph or eager)
+    return traits(version, flags.graph or ("eager" if wants_eager(serve) else None))
 
 
-def _batched_tokens(serve: Serve) -> int | None:
+def wants_eager(serve: Serve) -> bool:
+    """Return whether the spec turns graphs off."""
+    return _engine_flag(serve, "enforce-eager") is True
+
+
+def batched_tokens(serve: Serve) -> int | None:
+    """Return the tokens of one step, where the spec fixes them."""
     value = _engine_flag(serve, "max-num-batched-tokens")
     return value if isinstance(value, int) and value > 0 else None
 
 
-def _kv_bits(serve: Serve) -> float:
+def kv_bits(serve: Serve) -> float:
     """Return the bits of a cached number: `fp8`, `fp8_e4m3`, `int8` take half of `auto`."""
     value = str(_engine_flag(serve, "kv-cache-dtype") or "")
     return 8 if value.startswith(("fp8", "int8")) else 16

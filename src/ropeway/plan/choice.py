@@ -1,0 +1,132 @@
+"""What `up` asks the planner: a layout where the spec names none, and whether one fits."""
+
+from dataclasses import dataclass, replace
+
+from ropeway.errors import Refused
+from ropeway.hardware import Chip
+from ropeway.models.shape import ModelShape
+from ropeway.phrases import Phrase, phrase
+from ropeway.plan.candidate import Candidate, PlanRequest
+from ropeway.plan.choose import choose
+from ropeway.plan.fit import fit_layout, search_of
+from ropeway.plan.load import Load
+from ropeway.plan.machine import ascend, traits
+from ropeway.plan.resolve import batched_tokens, kv_bits, wants_eager
+from ropeway.plan.values import memory_words, shortfall
+from ropeway.spec.model import Spec
+
+# How far engine and activations were from nine published start-up logs, at most (docs/planning.md).
+MEMORY_ERROR = int(0.94 * 2**30)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The planner's layout for a spec that names none.
+
+    spec   with `serve.layout`, `replicas`, `memory` and `max_sequences` filled in
+    why    one line, with the figures
+    notes  doubts and assumptions, such as that nobody has reported running this layout
+    """
+
+    spec: Spec
+    candidate: Candidate
+    why: Phrase
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Room:
+    """Whether a layout fits. Bytes are of one NPU, the fullest.
+
+    spare  left over once one sequence of the whole context has its cache; negative if missing
+    error  by how much such figures may be off
+    words  where the memory goes, with the figures
+    """
+
+    spare: int
+    words: Phrase
+    error: int = MEMORY_ERROR
+
+    @property
+    def fits(self) -> bool:
+        """Whether it fits by these figures."""
+        return self.spare >= 0
+
+    @property
+    def tight(self) -> bool:
+        """Whether it fits by less than the figures may be off."""
+        return 0 <= self.spare < self.error
+
+
+def choice(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Choice:
+    """Return the planner's choice for a spec, its workload and its hosts' NPUs.
+
+    Raises Refused where nothing fits, with what is missing.
+    """
+    request = _request(spec, shape, chip, version)
+    plan = choose(request)
+    chosen = plan.chosen
+    if chosen is None:
+        raise Refused(
+            "`serve.layout` is blank, and no layout fits",
+            where="serve.layout",
+            evidence=plan.missing,
+            hint="`ropeway plan` lists what was tried; name a layout to decide yourself",
+        )
+    update: dict[str, object] = {
+        "layout": chosen.layout,
+        "replicas": chosen.replicas,
+        "max_sequences": chosen.max_sequences,
+    }
+    if chosen.fraction and spec.serve.kv_cache is None:
+        update["memory"] = chosen.fraction
+    serve = spec.serve.model_copy(update=update)
+    (why,) = [value.why for value in plan.values if value.key == "serve.layout"]
+    words = phrase("{name}: {why}", name=chosen.name, why=why)
+    return Choice(spec.model_copy(update={"serve": serve}), chosen, words, plan.notes)
+
+
+def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
+    """Return whether the layout of a spec fits, and by how much.
+
+    Raises Refused for a context that the model cannot have.
+    """
+    request = replace(_request(spec, shape, chip, version), replicas=spec.serve.replicas)
+    search = search_of(request)
+    search = search.of(request.load.share(spec.serve.replicas))
+    memory = fit_layout(search, spec.serve.layout).memory
+    one = memory.kv_cache * search.context // memory.kv_tokens if memory.kv_tokens else 0
+    spare = min(memory.kv_cache - one, memory.spare)
+    if not memory.fits:
+        spare = -max(1, int(shortfall(memory, search.context)))
+    return Room(spare, memory_words(memory, search.context))
+
+
+def _request(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> PlanRequest:
+    """Return what `up` would run: without `serve.context`, the engine takes the model's longest."""
+    serve, work = spec.serve, spec.workload
+    engine = traits(version, "eager" if wants_eager(serve) else None)
+    load = Load(
+        input_tokens=work.input_tokens,
+        output_tokens=work.output_tokens,
+        clients=None if work.rate else work.clients,
+        rate=work.rate,
+    )
+    return PlanRequest(
+        shape=shape,
+        model_name=spec.model.served_name or str(spec.model.path),
+        cluster=spec.cluster,
+        traits=engine,
+        machine=ascend(chip, engine),
+        load=load,
+        chip=chip,
+        hbm_bytes=spec.cluster.hbm,
+        context=serve.context or shape.max_positions,
+        price_per_host_hour=spec.cluster.price_per_host_hour,
+        memory=serve.memory,
+        kv_cache=serve.kv_cache,
+        replicas=serve.replicas if "replicas" in serve.model_fields_set else None,
+        max_sequences=serve.max_sequences,
+        max_batched_tokens=batched_tokens(serve),
+        kv_bits=kv_bits(serve),
+    )
