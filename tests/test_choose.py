@@ -51,8 +51,9 @@ def test_what_failed_in_the_blog_is_rejected_with_its_reason(blog):
     assert "MoeDistributeDispatch" in reason(blog, "DP2×TP4×PP2")
 
 
-def test_hosts_and_memory_of_a_candidate(blog):
-    by_name = {str(item.layout): item for item in blog.candidates}
+def test_hosts_and_memory_of_a_candidate():
+    plan = choose(request(replicas=1))
+    by_name = {str(item.layout): item for item in plan.candidates}
     assert {name: by_name[name].hosts for name in ("TP8", "TP16", "DP2×TP8", "TP8×PP2")} == {
         "TP8": 1, "TP16": 2, "DP2×TP8": 2, "TP8×PP2": 2,
     }  # fmt: skip
@@ -82,7 +83,7 @@ def test_values_have_reasons_that_can_be_checked(blog):
     layout, why, source = value(blog, "serve.layout")
     assert layout == str(blog.chosen.layout)
     assert f"of {len(blog.candidates)} that fit" in why
-    assert f"next {blog.candidates[1].layout} " in why
+    assert f"next {blog.candidates[1].name} " in why
     best = max(item.forecast.output_tokens_per_s for item in blog.candidates)
     assert ("within 1%" in why) == (blog.chosen.forecast.output_tokens_per_s < best)
     assert source == "planner"
@@ -99,6 +100,49 @@ def test_values_have_reasons_that_can_be_checked(blog):
     assert value(blog, "cluster.chip")[1].startswith("32 GiB, 0.8 TB/s, 246 TFLOP/s in bf16")
     assert "tokens/s" in value(blog, "tensor")[1]
     assert all(row.key and row.why and row.source for row in blog.values)
+
+
+def test_one_engine_on_each_host_is_a_choice_and_its_figures_are_those_of_all(blog):
+    """Over two hosts, one layout is slower than two engines of one host each."""
+    assert (blog.chosen.replicas, blog.chosen.hosts, blog.chosen.npus) == (2, 2, 16)
+    half = replace(
+        request(replicas=1, layout=blog.chosen.layout), load=Load(1024, 256, clients=128)
+    )
+    one = choose(half).chosen.forecast
+    assert blog.chosen.forecast.output_tokens_per_s == pytest.approx(2 * one.output_tokens_per_s)
+    assert blog.chosen.forecast.tpot_s == pytest.approx(one.tpot_s)
+    best_single = choose(request(replicas=1)).chosen.forecast
+    assert blog.chosen.forecast.output_tokens_per_s > 1.05 * best_single.output_tokens_per_s
+    number, why, source = value(blog, "serve.replicas")
+    assert (number, source) == (2, "planner")
+    assert "room for 2 replicas" in why
+    assert "the best single engine" in why
+
+
+def test_replicas_that_a_request_fixes_are_kept_or_refused():
+    two = choose(request(replicas=2, layout=Layout.parse("TP8")))
+    assert (two.chosen.replicas, two.chosen.name) == (2, "2 replicas of TP8")
+    with pytest.raises(LayoutError) as caught:
+        choose(request(replicas=2, layout=Layout.parse("TP16")))
+    assert caught.value.what == ("2 replicas of TP16 take 32 NPUs, and there is room for 1")
+    assert all(item.replicas == 2 for item in choose(request(replicas=2)).candidates)
+
+
+def test_a_job_has_as_many_clients_as_give_the_most_throughput():
+    """No number of clients that a user could name gives more than the planner's."""
+    free = choose(request(free_clients=True))
+    for clients in (64, 256, 512, 1024, 2048, 4096):
+        fixed = choose(request(load=Load(1024, 256, clients=clients)))
+        assert free.chosen.forecast.output_tokens_per_s >= (
+            0.98 * fixed.chosen.forecast.output_tokens_per_s
+        )
+    number, why, source = value(free, "workload.clients")
+    assert number == free.chosen.clients > 256
+    assert (source, "throughput" in why) == ("planner", True)
+    bounded = choose(request(free_clients=True, tpot_s=0.1, ttft_s=2.0)).chosen
+    assert bounded.forecast.tpot_s <= 0.1
+    assert bounded.forecast.ttft_s <= 2.0
+    assert bounded.clients < number
 
 
 def test_the_same_question_has_the_same_answer(blog):
@@ -197,7 +241,7 @@ def test_fixed_values_are_kept_and_said_to_be_asked():
 def test_more_memory_is_taken_where_the_cache_is_too_small():
     """Qwen3-32B on four 32 GB NPUs: what 0.9 holds of 256 clients is less than 0.95 holds."""
     eager = traits("0.18.0", "eager")
-    query = request("Qwen3-32B", hosts=1, layout=Layout.parse("TP4"), traits=eager)
+    query = request("Qwen3-32B", hosts=1, layout=Layout.parse("TP4"), traits=eager, replicas=1)
     plan = choose(query)
     assert plan.chosen.fraction == 0.95
     assert "would hold fewer sequences" in value(plan, "serve.memory")[1]
@@ -278,7 +322,8 @@ def test_the_choice_is_written_as_by_hand(blog):
     chosen = blog.chosen
     by_hand = (
         f"layout: {chosen.layout}\n  context: 2048\n  memory: {chosen.fraction}\n"
-        f"  max_sequences: {chosen.max_sequences}\n  #"
+        f"  max_sequences: {chosen.max_sequences}\n  replicas: {chosen.replicas}\n"
+        "  api_key_env: ROPEWAY_API_KEY\n  #"
     )
     assert after == parse_spec(SPEC.replace("layout: TP4", by_hand), "f")
     assert written(after, blog) == after
@@ -303,7 +348,7 @@ def test_there_is_nothing_to_write_when_nothing_fits():
 def test_hosts_of_unequal_sizes():
     query = request(cluster=cluster(4, 8), layout=Layout.parse("TP8"))
     assert search_of(query).hosts(query.layout) == 1
-    assert "replicas" not in str(choose(query).notes)  # there is no room for a second
+    assert choose(query).chosen.replicas == 1  # there is no room for a second
 
 
 @pytest.mark.parametrize(

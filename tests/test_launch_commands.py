@@ -10,6 +10,7 @@ from ropeway.engines.ascend_backends import backend_for
 from ropeway.engines.ascend_layouts import Case, limits
 from ropeway.engines.ascend_releases import RELEASES, release_of
 from ropeway.engines.base import Node
+from ropeway.engines.placement import replicas_that_fit
 from ropeway.errors import Refused
 from ropeway.facts.ascend.driver import USUAL
 from ropeway.facts.host import HostFacts, Nic, Npu
@@ -22,7 +23,7 @@ from ropeway.launch.labels import ServiceContainer, labels_of, read_containers
 from ropeway.launch.lock import Author
 from ropeway.launch.rollout import Rollout, Service, mount_of
 from ropeway.models.known import known
-from ropeway.plan.layout import hosts_of, working
+from ropeway.plan.layout import host_sizes_of, hosts_of, working
 from ropeway.spec.cluster import Cluster, RemoteHost, Runtime
 from ropeway.spec.model import Layout, Spec, parse_spec
 
@@ -128,7 +129,9 @@ def test_what_a_plan_can_choose_can_be_placed_and_joined(sizes):
     )
     shape = known("Qwen3-30B-A3B")
     for layout in working(shape, cluster):
-        (one,) = place(layout, 1, nodes(*sizes))
+        replicas = replicas_that_fit(layout, host_sizes_of(cluster))
+        (one, *others) = place(layout, replicas, nodes(*sizes))
+        assert all(len(other) == len(one) for other in others)
         assert len(one) == hosts_of(layout, cluster)
         assert sum(node.npus for node in one) == layout.npus
         for release in (RELEASES[0], release_of("0.11.0rc2"), RELEASES[-1]):

@@ -68,10 +68,10 @@ def choice(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Choice:
     chosen = plan.chosen
     if chosen is None:
         raise Refused(
-            "`serve.layout` is blank, and no layout fits",
+            phrase("`serve.layout` is blank, and no layout fits"),
             where="serve.layout",
             evidence=plan.missing,
-            hint="`ropeway plan` lists what was tried; name a layout to decide yourself",
+            hint=phrase("`ropeway plan` lists what was tried; name a layout to decide yourself"),
         )
     update: dict[str, object] = {
         "layout": chosen.layout,
@@ -96,10 +96,17 @@ def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
     search = search.of(request.load.share(spec.serve.replicas))
     memory = fit_layout(search, spec.serve.layout).memory
     one = memory.kv_cache * search.context // memory.kv_tokens if memory.kv_tokens else 0
-    spare = min(memory.kv_cache - one, memory.spare)
     if not memory.fits:
-        spare = -max(1, int(shortfall(memory, search.context)))
-    return Room(spare, memory_words(memory, search.context))
+        missing = max(1, int(shortfall(memory, search.context)))
+        return Room(-missing, memory_words(memory, search.context))
+    words = phrase(
+        "{cache:.1f} GiB are left for the cache, and a sequence of {context:,} tokens takes "
+        "{one:.1f} GiB",
+        cache=memory.kv_cache / 2**30,
+        context=search.context,
+        one=one / 2**30,
+    )
+    return Room(memory.kv_cache - one, words)
 
 
 def _request(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> PlanRequest:

@@ -16,7 +16,7 @@ from ropeway.errors import LayoutError
 from ropeway.phrases import Phrase, count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected
 from ropeway.plan.cost import cost
-from ropeway.plan.estimate import Forecast, estimate
+from ropeway.plan.estimate import Forecast, estimate, most_running
 from ropeway.plan.fit import MOST_SEQUENCES, Fit, Search, fit_layout, search_of, wider_fit
 from ropeway.plan.layout import check, problems, working
 from ropeway.plan.load import Load
@@ -74,7 +74,7 @@ def _layouts(search: Search) -> tuple[Layout, ...]:
         raise LayoutError(
             _no_room(search, request.layout),
             where="serve.replicas",
-            hint="fewer replicas, a smaller layout, or more hosts",
+            hint=phrase("fewer replicas, a smaller layout, or more hosts"),
         )
     return (request.layout,)
 
@@ -154,7 +154,7 @@ def _with_replicas(
 def _loads(search: Search, layout: Layout, replicas: int) -> Iterator[Load]:
     """Yield the loads of one replica to try: one, or with free clients from the most to the fewest.
 
-    The most are those for whose whole requests the cache has room, so that none waits for another.
+    The most are those that can run at once, so that none waits for another.
     """
     request = search.request
     if _fixed_clients(request) is not None or request.load.clients is None:
@@ -162,8 +162,8 @@ def _loads(search: Search, layout: Layout, replicas: int) -> Iterator[Load]:
         return
     one = replace(request.load.share(replicas), clients=MOST_SEQUENCES * layout.data)
     fit = fit_layout(search.of(one), layout)
-    room = search.of(one).load_tokens(layout, fit.memory, fit.max_sequences) // one.tokens
-    most = max(1, min(fit.max_sequences, room))
+    tokens = search.of(one).load_tokens(layout, fit.memory, fit.max_sequences)
+    most = int(most_running(one, fit.max_sequences, tokens))
     most = most // _STEP * _STEP or most
     for each in (most, *(1 << power for power in reversed(range((most - 1).bit_length())))):
         yield replace(one, clients=each * layout.data)

@@ -136,13 +136,16 @@ def _split(question: Question, readers: Layout) -> Flow:
 
 
 def _most_running(question: Question) -> float:
+    return most_running(question.load, question.max_sequences, question.kv_tokens)
+
+
+def most_running(load: Load, max_sequences: int, kv_tokens: int | None) -> float:
     """Return how many sequences a data-parallel rank can run at once."""
-    load = question.load
-    most = float(question.max_sequences)
-    if question.kv_tokens is not None:
+    most = float(max_sequences)
+    if kv_tokens is not None:
         own = load.input_tokens * (1 - load.prefix_hit) + _CACHED_OUTPUT * load.output_tokens
         shared = load.input_tokens * load.prefix_hit
-        most = min(most, max(1.0, (question.kv_tokens - shared) / own))
+        most = min(most, max(1.0, (kv_tokens - shared) / own))
     return most
 
 

@@ -92,6 +92,7 @@ def resolve(
         price_per_host_hour=flags.price or (cluster.price_per_host_hour if cluster else None),
         currency=flags.currency or (cluster.currency if cluster else None) or "CNY",
         job_prompts=flags.prompts,
+        free_clients=_free_clients(spec, flags),
         layout=Layout.parse(flags.layout) if flags.layout else None,
         memory=serve.memory,
         kv_cache=serve.kv_cache,
@@ -231,6 +232,12 @@ def _engine_flag(serve: Serve, name: str) -> object:
     """Return a flag of `serve.engine_args` that the plan depends on, with either spelling."""
     args = serve.engine_args
     return next((value for key, value in args.items() if key.replace("_", "-") == name), None)
+
+
+def _free_clients(spec: Spec | None, flags: Flags) -> bool:
+    """Return whether a job's concurrency is the planner's to choose: neither flags nor spec say."""
+    fixed = spec.workload.model_fields_set & {"clients", "rate"} if spec else set()
+    return flags.prompts is not None and not (fixed or flags.clients or flags.rate)
 
 
 def _load(spec: Spec | None, flags: Flags, *, local: bool) -> Load:

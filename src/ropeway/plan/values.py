@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from ropeway.engines.ascend_releases import RELEASES
+from ropeway.engines.placement import replicas_that_fit
 from ropeway.hardware import Chip
-from ropeway.phrases import Phrase, joined, phrase
+from ropeway.phrases import Phrase, count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Value
 from ropeway.plan.fit import Search
 from ropeway.plan.layout import problems
@@ -71,6 +72,14 @@ def _settings(plan: Plan, chosen: Candidate, search: Search) -> Iterator[Value]:
         yield Value("serve.layout", layout, _best_words(plan, chosen), _PLANNER)
         for key in ("tensor", "pipeline", "data", *(("expert",) if request.shape.experts else ())):
             yield Value(key, getattr(chosen.layout, key), _size_words(plan, chosen, key), _PLANNER)
+    if request.replicas is not None:
+        yield _fixed(request, "replicas", chosen.replicas)
+    elif request.chip is not None:
+        yield Value(
+            "serve.replicas", chosen.replicas, _replica_words(plan, chosen, search), _PLANNER
+        )
+    if request.free_clients:
+        yield Value("workload.clients", chosen.clients, _client_words(request), _PLANNER)
     yield _context(search)
     yield _sequences(chosen, search)
     if chosen.fraction:
@@ -113,22 +122,22 @@ def _sequences(chosen: Candidate, search: Search) -> Value:
     request, key, most = search.request, "serve.max_sequences", chosen.max_sequences
     if request.max_sequences is not None:
         return _fixed(request, "max_sequences", most)
-    load, data = request.load, chosen.layout.data
+    load, ranks = request.load, chosen.layout.data * chosen.replicas
     room = chosen.memory.kv_tokens // load.tokens
-    if load.clients is None:
+    if chosen.clients is None:
         why = phrase(
             "about {n:,.0f} run at once at {rate:g} requests/s",
             n=chosen.forecast.running,
-            rate=load.rate,
+            rate=(load.rate or 0.0) / chosen.replicas,
         )
         return Value(key, most, _rounded(why, most), _PLANNER)
-    each = load.clients / data
-    why = phrase(
-        "{n:,} clients over {ranks} DP ranks, {each:,.0f} each" if data > 1 else "{n:,} clients",
-        n=load.clients,
-        ranks=data,
-        each=each,
-    )
+    each = chosen.clients / ranks
+    why = phrase("{n:,} clients", n=chosen.clients)
+    if ranks > 1:
+        shared = "{n:,} clients over {ranks:,} replicas, {each:,.0f} each"
+        if chosen.layout.data > 1:
+            shared = "{n:,} clients over {ranks:,} DP ranks, {each:,.0f} each"
+        why = phrase(shared, n=chosen.clients, ranks=ranks, each=each)
     why = _rounded(why, most)
     if most < each and request.tpot_s is not None and room >= most * 2:
         why = phrase(
@@ -223,7 +232,7 @@ def _best_words(plan: Plan, chosen: Candidate) -> Phrase:
         return words
     second = plan.candidates[1]
     following = phrase(
-        "next {layout} with {figure}", layout=second.layout, figure=_figure(request, second)
+        "next {layout} with {figure}", layout=second.name, figure=_figure(request, second)
     )
     return joined((words, following))
 
@@ -242,6 +251,38 @@ def _figure(request: PlanRequest, item: Candidate) -> Phrase:
     if request.minimised == "latency":
         return phrase("{s:,.1f} s for an answer", s=request.aim(item.hosts, forecast))
     return phrase("{n:,.0f} tokens/s", n=forecast.output_tokens_per_s)
+
+
+def _replica_words(plan: Plan, chosen: Candidate, search: Search) -> Phrase:
+    """Say what there is room for, what the replicas share, and what one engine would do."""
+    room = count(
+        replicas_that_fit(chosen.layout, search.host_sizes),
+        "the hosts have room for {n:,} replica",
+        "the hosts have room for {n:,} replicas",
+    )
+    if chosen.replicas == 1:
+        return room
+    shared = phrase("{n:,} requests/s", n=round(chosen.forecast.requests_per_s))
+    if chosen.clients is not None:
+        shared = phrase("{n:,} clients", n=chosen.clients)
+    words = [room, phrase("a router spreads {load} over them", load=shared)]
+    if single := next((item for item in plan.candidates if item.replicas == 1), None):
+        figure = _figure(plan.request, single)
+        words.append(
+            phrase(
+                "the best single engine: {layout} with {figure}",
+                layout=single.layout,
+                figure=figure,
+            )
+        )
+    return joined(words)
+
+
+def _client_words(request: PlanRequest) -> Phrase:
+    """Say why so many requests are in flight, where the planner chose."""
+    if request.tpot_s is not None or request.ttft_s is not None:
+        return phrase("the most throughput within the limits; more would be slower than allowed")
+    return phrase("the most throughput; more would wait for room in the cache")
 
 
 def _size_words(plan: Plan, chosen: Candidate, key: str) -> Phrase:
@@ -277,7 +318,7 @@ def _against(
     return phrase(
         "{name} ({layout}): {rate:,.0f} tokens/s, {difference}",
         name=name,
-        layout=other,
+        layout=run.name,
         rate=there,
         difference=difference,
     )

@@ -1,20 +1,35 @@
 """A plan put into a spec: the new values, and the edits of the file that holds them."""
 
 from ropeway.errors import Refused
+from ropeway.phrases import phrase
 from ropeway.plan.candidate import Plan
 from ropeway.plan.fit import search_of
 from ropeway.spec.editing import Edit, planned_keys
-from ropeway.spec.model import Spec, dump_spec, parse_spec
+from ropeway.spec.model import REQUESTS_PER_CLIENT, Serve, Spec, Workload, dump_spec, parse_spec
 
 _OURS = ("planner", "default")  # sources of values that the user did not set
-_REPLANNED = ("context", "memory", "max_sequences")
+_REPLANNED = {
+    "serve": ("context", "memory", "max_sequences", "replicas"),
+    "workload": ("clients",),
+}
+# Names the variable that holds the key, where replicas on several hosts need one.
+_KEY_VARIABLE = "ROPEWAY_API_KEY"
+_KEY_WORDS = phrase(
+    "replicas on several hosts are reached over the network, so they need a key: "
+    "export this variable before `ropeway up`"
+)
 
 
 def without_planned(spec: Spec, text: str) -> Spec:
     """Return the spec without the values that an earlier plan put into its text."""
     planned = planned_keys(text)
-    blanks = {key: None for key in _REPLANNED if ("serve", key) in planned}
-    return spec.model_copy(update={"serve": spec.serve.model_copy(update=blanks)})
+    kept: dict[str, object] = {}
+    for section, keys in _REPLANNED.items():
+        old: Serve | Workload = getattr(spec, section)
+        blank = {key for key in keys if (section, key) in planned}
+        # Made anew, so that a key which is gone does not count as set.
+        kept[section] = type(old).model_validate(old.model_dump(exclude_unset=True, exclude=blank))
+    return spec.model_copy(update=kept)
 
 
 def written(spec: Spec, plan: Plan) -> Spec:
@@ -24,6 +39,7 @@ def written(spec: Spec, plan: Plan) -> Spec:
         raise Refused("there is no choice to write: nothing fits", evidence=plan.missing or ())
     update: dict[str, object] = {
         "layout": chosen.layout,
+        "replicas": chosen.replicas,
         "context": search_of(plan.request).context,
         "max_sequences": chosen.max_sequences,
     }
@@ -31,8 +47,27 @@ def written(spec: Spec, plan: Plan) -> Spec:
         update["memory"] = chosen.fraction
     if plan.request.chip is not None:
         update["version"] = plan.request.traits.version
-    serve = spec.serve.model_copy(update=update)
-    return parse_spec(dump_spec(spec.model_copy(update={"serve": serve})), "the plan")
+    if needs_key(spec, plan):
+        update["api_key_env"] = _KEY_VARIABLE
+    made: dict[str, object] = {"serve": spec.serve.model_copy(update=update)}
+    if plan.request.free_clients and chosen.clients is not None:
+        made["workload"] = _with_clients(spec.workload, chosen.clients)
+    return parse_spec(dump_spec(spec.model_copy(update=made)), "the plan")
+
+
+def _with_clients(workload: Workload, clients: int) -> Workload:
+    """Return the workload with so many clients; two requests for each stay two for each."""
+    update = {"clients": clients}
+    if workload.requests == REQUESTS_PER_CLIENT * workload.clients:
+        update["requests"] = REQUESTS_PER_CLIENT * clients
+    return workload.model_copy(update=update)
+
+
+def needs_key(spec: Spec, plan: Plan) -> bool:
+    """Return whether engines would listen where other hosts reach them, without a key."""
+    chosen = plan.chosen
+    several = chosen is not None and chosen.replicas > 1 and chosen.hosts > 1
+    return several and spec.serve.api_key_env is None
 
 
 def edits(before: Spec, after: Spec, plan: Plan) -> list[Edit]:
@@ -44,7 +79,8 @@ def edits(before: Spec, after: Spec, plan: Plan) -> list[Edit]:
         for key in dict.fromkeys((*new, *old)):
             reason = reasons.get(f"{section}.{key}") if key in new else None
             if reason or old.get(key) != new.get(key):
-                result.append(Edit((section, key), new.get(key), reason.why if reason else ""))
+                why = reason.why if reason else _KEY_WORDS if key == "api_key_env" else ""
+                result.append(Edit((section, key), new.get(key), why))
     return result
 
 
