@@ -251,7 +251,7 @@ def test_the_dry_run_is_a_script_with_each_command_once(layout):
     hosts = "1 host" if layout == "TP1" else "2 hosts"
     assert script.startswith(f"# {layout} of smollm2-moe on {hosts}\n")
     assert 'VLLM_API_KEY="$KEY"' in script
-    assert script.endswith("# ropeway down --name moe")
+    assert script.endswith("# ropeway down --name moe\n")
 
 
 def test_the_key_goes_by_its_variable_only(monkeypatch):

@@ -15,8 +15,9 @@ import pytest
 from ropeway.engines.base import Node, Replica
 from ropeway.errors import RopewayError
 from ropeway.hosts.base import Command, shell_line
-from ropeway.launch.dry_run import EVERY_HOST, ON_HOST, dry_run
+from ropeway.launch.dry_run import dry_run
 from ropeway.launch.lock import Author
+from ropeway.launch.programs import NAMES
 from ropeway.launch.rollout import Rollout, Service
 from ropeway.spec.model import Model
 from test_launch_commands import service_of, spec_of
@@ -75,8 +76,9 @@ def of_node(replica: Replica, node: Node) -> Iterator[str]:
 def script(release: str, layout: str) -> str:
     """Return the whole script, without the programs in it, which are the same for all."""
     rollout = Rollout(service(release, layout, "Qwen3-30B-A3B", None))
-    begin, _, rest = dry_run(rollout, rollout.service.image, AUTHOR).partition(f"# {EVERY_HOST}")
-    return f"{begin}# {ON_HOST}{rest.partition(f'# {ON_HOST}')[2]}\n"
+    text = dry_run(rollout, rollout.service.image, AUTHOR)
+    begin, _, rest = text.partition(f"cat >{NAMES[0]}.py")
+    return f"{begin}…\n){rest.partition(f'chmod 644 {NAMES[-1]}.py{chr(10)})')[2]}"
 
 
 def agreed(name: str, text: str) -> str:

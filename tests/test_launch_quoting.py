@@ -61,16 +61,17 @@ class Bench:
         for file in self.recorded.iterdir():
             file.unlink()
 
-    def run(self, script: str) -> None:
+    def run(self, script: str, *args: str) -> "subprocess.CompletedProcess[str]":
         self.forget()
-        subprocess.run(
-            ("bash", "-c", script), cwd=self.folder, env=self.environment(),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=False,
+        return subprocess.run(
+            ("bash", "-c", script, "bash", *args), cwd=self.folder, env=self.environment(),
+            capture_output=True, text=True, errors="replace", timeout=60, check=False,
         )  # fmt: skip
 
     def heard(self, program: str) -> list[tuple[str, ...]]:
         """The argv of each of its calls."""
-        words = iter((self.recorded / program).read_bytes().decode().split("\0")[:-1])
+        file = self.recorded / program
+        words = iter(file.read_bytes().decode().split("\0")[:-1] if file.exists() else [])
         return [tuple(islice(words, int(count))) for count in words]
 
     def is_owned(self) -> bool:
@@ -108,15 +109,38 @@ def in_folder(service: Service, folder: Path) -> Service:
 def test_the_printed_script_hands_on_each_word_as_it_is(bench, path, name, value):
     service = in_folder(service_of(nasty_spec(path, name, value)), bench.folder)
     rollout = Rollout(service)
-    bench.run(dry_run(rollout, "quay.io/base:1", ME))
-    calls = bench.heard("docker")
-    assert not {call[0] for call in calls} & {"pull", "tag"}, "the image is there"
-    runs = [call for call in calls if call[:2] == ("run", "--detach")]
-    assert runs == [
-        docker.run_argv("docker", one, labels_of(rollout, one, ME))[1:]
-        for one in rollout.containers
-    ]
+    script = dry_run(rollout, "quay.io/base:1", ME)
+    for host, containers in rollout.containers_by_host.items():
+        assert bench.run(script, host).returncode == 0
+        calls = bench.heard("docker")
+        assert not {call[0] for call in calls} & {"pull", "tag"}, "the image is there"
+        assert [call for call in calls if call[:2] == ("run", "--detach")] == [
+            docker.run_argv("docker", one, labels_of(rollout, one, ME))[1:] for one in containers
+        ]
+        for file in rollout.files_by_host[host]:
+            assert Path(file.path).read_bytes() == file.content
     assert not bench.is_owned()
+
+
+def test_without_a_host_the_script_says_how_and_runs_nothing(bench):
+    rollout = Rollout(in_folder(service_of(nasty_spec("m", "m", "v")), bench.folder))
+    script = dry_run(rollout, "quay.io/base:1", ME)
+    for args in ((), ("another",)):
+        found = bench.run(script, *args)
+        assert (found.returncode, found.stdout, bench.heard("docker")) == (2, "", [])
+        for host in rollout.containers_by_host:
+            assert f"\n  bash commands.sh {host}\n" in found.stderr
+    assert "the same value on every host of: KEY" in found.stderr
+
+
+def test_a_command_that_fails_ends_the_script(bench):
+    rollout = Rollout(in_folder(service_of(nasty_spec("m", "m", "v")), bench.folder))
+    (bench.folder / "bin" / "docker").write_text(
+        '#!/bin/sh\necho "$1" >>"$RECORDED/said"; exit 7\n'
+    )
+    host = next(iter(rollout.containers_by_host))
+    assert bench.run(dry_run(rollout, "quay.io/base:1", ME), host).returncode == 7
+    assert (bench.recorded / "said").read_text() == "image\npull\n"
 
 
 @SETTINGS
@@ -147,7 +171,7 @@ def test_a_secret_with_anything_in_it_reaches_the_engine_and_no_argv(bench):
     service = in_folder(service_of(nasty_spec("m", "m", "v")), bench.folder)
     script = dry_run(Rollout(service), "base", ME)
     assert '"${KEY:?}"' in script, "bash stops where it is not set"
-    bench.run(script)
+    bench.run(script, service.sites[0].name)
     assert WORST not in "".join(word for call in bench.heard("docker") for word in call)
     secrets = bench.folder / service.sites[0].name / service.name / "ropeway-qwen3-vl-0-0.secrets"
     assert secrets.stat().st_mode & 0o777 == 0o600

@@ -1,5 +1,6 @@
 #!/bin/bash
 # TP8×PP2+EP of qwen3 on 2 hosts, with vLLM-Ascend 0.23.0.post1
+# On each host: `bash commands.sh HOST`. Without a host it says how, and runs nothing.
 # assumed: 192.168.0.147: reached by others at 192.168.0.147, its interface is enp67s0f5
 # assumed: 192.168.0.147: has the usual files of the driver, and 8 NPUs
 # assumed: 192.168.0.35: reached by others at 192.168.0.35, its interface is enp67s0f5
@@ -7,9 +8,21 @@
 # note: not verified on NPU hardware by us
 # note: no report of this family with pipeline parallelism: blank in the support matrix (vllm-ascend docs/source/user_guide/support_matrix/supported_models.md)
 
-# ---- on 192.168.0.147
+# a command that fails ends it
+set -e
+
+# the programs that containers call, into the folder $1
+programs() (
+mkdir -p -m 700 -- "$1"
+cd -- "$1"
+…
+)
+
+# on 192.168.0.147
+on_192_168_0_147() {
 docker image inspect --format '{{.Id}}' quay.io/ascend/vllm-ascend:v0.23.0.post1 >/dev/null 2>&1 || { docker pull quay.io/ascend/vllm-ascend:v0.23.0.post1; }
 mkdir -p -m 700 -- /var/lib/ropeway/golden /root/.cache
+programs /var/lib/ropeway/golden
 cat >/var/lib/ropeway/golden/ropeway-golden-0-0.sh <<'END'
 #!/bin/bash
 for file in /usr/local/Ascend/ascend-toolkit/set_env.sh /usr/local/Ascend/nnal/atb/set_env.sh; do
@@ -114,10 +127,13 @@ docker run \
   --label 'ropeway.spec={"name":"golden","cluster":{"hosts":[{"address":"192.168.0.147","npus":8},{"address":"192.168.0.35","npus":8}],"nic":"enp67s0f5","chip":"910B2"},"model":{"path":"/data/Qwen3-30B-A3B","served_name":"qwen3"},"runtime":{"command":"docker","os":"ubuntu","pull":"missing","pip":[],"mounts":[],"privileged":false},"serve":{"version":"0.23.0.post1","layout":"TP8×PP2+EP","replicas":1,"layouts":[],"context":32768,"dtype":"auto","memory":0.9,"address":"127.0.0.1","port":8000,"secret_env":[],"restart":true,"start_timeout":600,"engine_args":{},"env":{}},"workload":{"clients":256,"requests":512,"input_tokens":128,"output_tokens":128,"seed":0,"temperature":0.0}}' \
   --entrypoint bash \
   quay.io/ascend/vllm-ascend:v0.23.0.post1 /run/ropeway/ropeway-golden-0-0.sh
+}
 
-# ---- on 192.168.0.35
+# on 192.168.0.35
+on_192_168_0_35() {
 docker image inspect --format '{{.Id}}' quay.io/ascend/vllm-ascend:v0.23.0.post1 >/dev/null 2>&1 || { docker pull quay.io/ascend/vllm-ascend:v0.23.0.post1; }
 mkdir -p -m 700 -- /var/lib/ropeway/golden /root/.cache
+programs /var/lib/ropeway/golden
 cat >/var/lib/ropeway/golden/ropeway-golden-0-1.sh <<'END'
 #!/bin/bash
 for file in /usr/local/Ascend/ascend-toolkit/set_env.sh /usr/local/Ascend/nnal/atb/set_env.sh; do
@@ -221,10 +237,22 @@ docker run \
   --label 'ropeway.spec={"name":"golden","cluster":{"hosts":[{"address":"192.168.0.147","npus":8},{"address":"192.168.0.35","npus":8}],"nic":"enp67s0f5","chip":"910B2"},"model":{"path":"/data/Qwen3-30B-A3B","served_name":"qwen3"},"runtime":{"command":"docker","os":"ubuntu","pull":"missing","pip":[],"mounts":[],"privileged":false},"serve":{"version":"0.23.0.post1","layout":"TP8×PP2+EP","replicas":1,"layouts":[],"context":32768,"dtype":"auto","memory":0.9,"address":"127.0.0.1","port":8000,"secret_env":[],"restart":true,"start_timeout":600,"engine_args":{},"env":{}},"workload":{"clients":256,"requests":512,"input_tokens":128,"output_tokens":128,"seed":0,"temperature":0.0}}' \
   --entrypoint bash \
   quay.io/ascend/vllm-ascend:v0.23.0.post1 /run/ropeway/ropeway-golden-0-1.sh
+}
 
-# it is up when the head's log says `ropeway: the first token is there`:
-#   docker logs --timestamps --follow ropeway-golden-0-0   # on 192.168.0.147
-
-# from then on the container engine is to restart it:
-#   docker update --restart unless-stopped ropeway-golden-0-0   # on 192.168.0.147
-#   docker update --restart unless-stopped ropeway-golden-0-1   # on 192.168.0.35
+# which part to run
+case "${1-}" in
+  192.168.0.147) on_192_168_0_147;;
+  192.168.0.35) on_192_168_0_35;;
+  *)
+cat >&2 <<'END'
+this script has a part for each host; copy it there, and run its part:
+  bash commands.sh 192.168.0.147
+  bash commands.sh 192.168.0.35
+the service is up when the head's log says `ropeway: the first token is there`:
+  docker logs --timestamps --follow ropeway-golden-0-0   # on 192.168.0.147
+have the container engine restart it from then on:
+  docker update --restart unless-stopped ropeway-golden-0-0   # on 192.168.0.147
+  docker update --restart unless-stopped ropeway-golden-0-1   # on 192.168.0.35
+END
+exit 2;;
+esac

@@ -132,7 +132,7 @@ def _caller(spec: Spec, screen: Screen, *, yes: bool) -> Caller:
 
 
 def _show_script(preparation: Preparation, script: str, service: Service, screen: Screen) -> None:
-    screen.write(f"{script}\n")
+    screen.write(script)
     screen.result(
         {
             "script": script,
@@ -249,7 +249,7 @@ def _up_local(spec: Spec, screen: Screen, *, dry_run: bool) -> None:
         deployment = replace(deployment, logs=str(folder.absolute()))
     script = local_script(deployment)
     if dry_run:
-        screen.answer(script)
+        screen.write(script)
         screen.result({"script": script, "layout": str(deployment.layout)})
         return
     screen.detail(script)
@@ -276,4 +276,4 @@ def _keep(folder: Path, spec: Spec, script: str) -> None:
     """Write what this run is about into its folder. Raises Refused."""
     with writing(folder):
         (folder / "spec.yaml").write_text(dump_spec(spec), encoding="utf-8")
-        (folder / "commands.sh").write_text(f"{script}\n", encoding="utf-8")
+        (folder / "commands.sh").write_text(script, encoding="utf-8")
