@@ -22,6 +22,7 @@ from ropeway.launch.images import derive_argvs, derived_name, image_name, mirror
 from ropeway.launch.labels import ServiceContainer, labels_of, read_containers
 from ropeway.launch.lock import Author
 from ropeway.launch.rollout import Rollout, Service, mount_of
+from ropeway.launch.served_model import ServedModel
 from ropeway.models.known import known
 from ropeway.plan.layout import host_sizes_of, hosts_of, working
 from ropeway.spec.cluster import Cluster, RemoteHost, Runtime
@@ -59,7 +60,7 @@ def service_of(
     assert release is not None
     image = image_name(release, "A2", spec.runtime)
     names = tuple(host.address for host in spec.cluster.hosts or ())
-    return complete(spec, names, Inputs(facts or {}, {}, image, known(model), scheme))
+    return complete(spec, names, Inputs(facts or {}, {}, image, ServedModel(known(model), scheme)))
 
 
 def nodes(*npus: int) -> list[Node]:

@@ -16,7 +16,9 @@ from ropeway.hardware import Family, chip_named
 from ropeway.launch.docker import reboot_notes
 from ropeway.launch.lock import ROOTS_FOLDER
 from ropeway.launch.rollout import Router, Service, Site, container_name
+from ropeway.launch.served_model import ServedModel
 from ropeway.models.shape import ModelShape
+from ropeway.phrases import phrase
 from ropeway.spec.cluster import RemoteHost
 from ropeway.spec.model import Layout, Spec
 from ropeway.spec.types import bracketed, is_loopback
@@ -92,15 +94,12 @@ class Inputs:
     facts     host's name → its facts; a host that was not asked, or did not answer, has none
     versions  package → version, as the image itself says; empty as long as there is no image
     image     what containers run: the image of the spec, or the one derived from it
-    shape     of the model
-    scheme    how its weights are quantised
     """
 
     facts: Mapping[str, HostFacts]
     versions: Mapping[str, str]
     image: str
-    shape: ModelShape
-    scheme: str | None = None
+    model: ServedModel
 
 
 def complete(spec: Spec, names: Sequence[str], inputs: Inputs) -> Service:
@@ -109,7 +108,7 @@ def complete(spec: Spec, names: Sequence[str], inputs: Inputs) -> Service:
     Raises Refused, with the place in the spec, for what cannot work.
     """
     hosts, serve = spec.cluster.hosts or (), spec.serve
-    assumed: list[str] = []
+    assumed = list(inputs.model.assumed)
     sites = tuple(
         _site(spec, host, name, inputs.facts.get(name), assumed)
         for host, name in zip(hosts, names, strict=True)
@@ -125,7 +124,7 @@ def complete(spec: Spec, names: Sequence[str], inputs: Inputs) -> Service:
         for number, nodes in enumerate(placed)
     )
     for replica in replicas:
-        replica.check(inputs.shape)
+        replica.check(inputs.model.shape)
     _check_addresses(replicas, router)
     _check_key(spec, replicas)
     used = {node.name for replica in replicas for node in replica.nodes}
@@ -137,7 +136,23 @@ def complete(spec: Spec, names: Sequence[str], inputs: Inputs) -> Service:
         replicas=replicas,
         router=router,
         assumed=tuple(dict.fromkeys(assumed)),
-        notes=(*dict.fromkeys(replicas[0].notes(inputs.shape)), *later),
+        notes=(
+            *dict.fromkeys(replicas[0].notes(inputs.model.shape)),
+            *_context_notes(spec, inputs.model.shape),
+            *later,
+        ),
+    )
+
+
+def _context_notes(spec: Spec, shape: ModelShape) -> tuple[str, ...]:
+    """Say which context the engine takes when nobody has chosen one."""
+    if spec.serve.context is not None or not shape.max_positions:
+        return ()
+    return (
+        phrase(
+            "`serve.context` is not set, so the engine takes the model's: {tokens:,} tokens",
+            tokens=shape.max_positions,
+        ),
     )
 
 
@@ -254,7 +269,7 @@ def _replica(
         release=release,
         family=family,
         backend=backend_for(serve.layout, nodes, release, serve.backend),
-        scheme=inputs.scheme,
+        scheme=inputs.model.scheme,
         address=address,
         port=port,
         ports=Ports(*(first + number for first in astuple(Ports()))),

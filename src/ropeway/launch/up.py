@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
-from ropeway.errors import HostError, ModelError, Refused
+from ropeway.errors import HostError, Refused
 from ropeway.facts.gather import Answers, ask, facts_from
 from ropeway.facts.host import HostFacts
 from ropeway.facts.question import Parsed, Question
@@ -27,10 +26,7 @@ from ropeway.launch.images import Images, derived_name, image_name, images_of
 from ropeway.launch.labels import ServiceContainer, list_argv, newest, read_containers
 from ropeway.launch.lock import Author, Lock, audited
 from ropeway.launch.rollout import Rollout, Service
-from ropeway.models.build import read_shape
-from ropeway.models.known import known
-from ropeway.models.read import read_directory_shape
-from ropeway.models.shape import ModelShape
+from ropeway.launch.served_model import ServedModel, served_model
 from ropeway.spec.model import Spec
 from ropeway.units import counted
 
@@ -99,12 +95,11 @@ class Preparation:
     hosts: Hosts
     facts: Mapping[str, HostFacts]
     running: tuple[ServiceContainer, ...]
-    shape: ModelShape
-    scheme: str | None
+    model: ServedModel
 
     def rollout(self, image: str, versions: Mapping[str, str] | None = None) -> Rollout:
         """Complete the service with this image. `versions` are those in it, once it is there."""
-        inputs = Inputs(self.facts, versions or {}, image, self.shape, self.scheme)
+        inputs = Inputs(self.facts, versions or {}, image, self.model)
         return Rollout(complete(self.spec, tuple(self.hosts), inputs))
 
     @cached_property
@@ -159,7 +154,7 @@ def prepare(
         {host.name: host for host in every},
         facts,
         tuple(container for _, containers in answers.values() for container in containers),
-        *_model(spec.model.path or "", facts),
+        served_model(spec.model.path or "", facts),
     )
 
 
@@ -238,30 +233,6 @@ def _ask(
         evidence = tuple(own.text.strip().splitlines()[-3:]) if own else ()
         raise HostError(f"`{runtime}` does not answer", where=host.name, evidence=evidence)
     return facts, ()
-
-
-def _model(path: str, facts: Mapping[str, HostFacts]) -> tuple[ModelShape, str | None]:
-    """Return the model's shape and its scheme, from the first host that has it.
-
-    Where no host has answered they come from this machine, or from the published models.
-    """
-    for name, host in facts.items():
-        if host.model is not None and host.model.there:
-            where = f"{name}:{path}/config.json"
-            if host.model.config is None:
-                raise ModelError("config.json cannot be read", where=where)
-            return read_shape(dict(host.model.config), where=where), host.model.scheme
-    if facts:
-        raise ModelError(
-            "no host has the model",
-            where=path,
-            evidence=tuple(
-                f"{name}: {host.model.problem if host.model else 'not asked'}"
-                for name, host in facts.items()
-            ),
-            hint="put it on one of them; `ropeway model push` then copies it to the others",
-        )
-    return (read_directory_shape(Path(path)) if Path(path).is_dir() else known(path)), None
 
 
 def _fetching(preparation: Preparation, draft: Service) -> frozenset[str]:

@@ -1,0 +1,80 @@
+"""What is known of the model before anything starts: from the hosts, else as its name tells. Pure,
+but for a model's directory on this machine."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ropeway.errors import ModelError
+from ropeway.facts.host import HostFacts
+from ropeway.models.build import read_shape
+from ropeway.models.known import known, published_name
+from ropeway.models.read import read_directory_shape
+from ropeway.models.shape import ModelShape
+from ropeway.phrases import phrase
+
+_MODELSLIM = re.compile(r"w\d+a\d+")
+_PLAIN = ("bf16", "fp16", "fp32", "mixed")
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """The model as the hosts have it.
+
+    scheme   how its weights are quantised, as AscendReplica has it
+    assumed  what no host has confirmed
+    """
+
+    shape: ModelShape
+    scheme: str | None = None
+    assumed: tuple[str, ...] = ()
+
+
+def served_model(path: str, facts: Mapping[str, HostFacts]) -> ServedModel:
+    """Return the model as the first host has it, or without any answer as this machine does, or as
+    it was published. Raises ModelError."""
+    for name, host in facts.items():
+        if host.model is not None and host.model.there:
+            where = f"{name}:{path}/config.json"
+            if host.model.config is None:
+                raise ModelError(phrase("config.json cannot be read"), where=where)
+            return ServedModel(read_shape(dict(host.model.config), where=where), host.model.scheme)
+    if facts:
+        raise ModelError(
+            phrase("no host has the model"),
+            where=path,
+            evidence=tuple(f"{name}: {_absence(host)}" for name, host in facts.items()),
+            hint=phrase("put it on one of them; `ropeway model push` then copies it to the others"),
+        )
+    if Path(path).is_dir():
+        shape = read_directory_shape(Path(path))
+        origin = phrase("the hosts have the same model as this machine in {path}", path=path)
+    else:
+        shape, name = known(path), published_name(path)
+        origin = phrase("{path} is the published {name}", path=path, name=name)
+    scheme = scheme_of(shape)
+    return ServedModel(shape, scheme, (origin, _quantisation(shape, scheme)))
+
+
+def scheme_of(shape: ModelShape) -> str | None:
+    """Return how a model is quantised, as AscendReplica has it, by the name of its numbers."""
+    name = shape.precision.scheme
+    if name in _PLAIN:
+        return None
+    if _MODELSLIM.match(name):
+        return "ascend"
+    return "compressed-tensors" if name.endswith("-quantized") else name
+
+
+def _quantisation(shape: ModelShape, scheme: str | None) -> str:
+    name = shape.precision.scheme
+    if scheme is None:
+        return phrase("its weights are not quantised ({scheme})", scheme=name)
+    if scheme == "ascend":
+        return phrase("its weights are quantised as {scheme}, with ModelSlim", scheme=name)
+    return phrase("its weights are quantised as {scheme}", scheme=name)
+
+
+def _absence(host: HostFacts) -> str:
+    return (host.model and host.model.problem) or phrase("there is no such directory")
