@@ -20,10 +20,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         began = time.monotonic()
-        rows = ropeway(folder, "calibrate", "--local")["explained"]
+        rows = ropeway(folder, "calibrate", "--local")["layouts"]
         print(f"calibrated in {time.monotonic() - began:.0f} s\n", flush=True)
         results = ropeway(folder, "demo")["results"]
-    predicted = {row["layout"]: row["predicted"] for row in rows if row["measured"] is None}
+    predicted = {
+        row["layout"]: row["predicted_tokens_per_s"]
+        for row in rows
+        if row["measured_tokens_per_s"] is None
+    }
     measured = {row["layout"]: row["summary"]["output_tokens_per_s"] for row in results}
     print("| layout | predicted tok/s | measured tok/s | off by |\n|---|---:|---:|---:|")
     for layout, speed in measured.items():

@@ -74,8 +74,8 @@ def measured(layout: str, stock: str) -> Outcome:
             ]
     loaded = sorted(runs, key=lambda summary: summary["output_tokens_per_s"])[len(runs) // 2]
     return Outcome(
-        up["start_seconds"], single["output_tokens_per_s"], loaded["output_tokens_per_s"],
-        loaded["ttft_ms"]["p50"], loaded["tpot_ms"]["p50"],
+        up["start_s"], single["output_tokens_per_s"], loaded["output_tokens_per_s"],
+        1000 * loaded["ttft_s"]["p50"], 1000 * loaded["tpot_s"]["p50"],
     )  # fmt: skip
 
 

@@ -14,14 +14,16 @@ from fake_endpoint import Behaviour, running
 from ropeway.bench.run import Progress
 from ropeway.cli.bench import bench
 from ropeway.cli.chat import chat
+from ropeway.cli.main import exit_code
 from ropeway.endpoint.client import ModelUnknown
 from ropeway.errors import EndpointError, Refused
 
+SMALL = ("--clients", "4", "--requests", "8", "--output-tokens", "8")
+
 
 def run(url: str, *args: str) -> Result:
-    small = ("--clients", "4", "--requests", "8", "--output-tokens", "8")
     wide = {"COLUMNS": "200"}  # so that no line is wrapped
-    return CliRunner().invoke(bench, ["--url", url, *small, *args], env=wide)
+    return CliRunner().invoke(bench, ["--url", url, *SMALL, *args], env=wide)
 
 
 def read(folder: Path, name: str) -> Any:
@@ -49,10 +51,12 @@ def test_the_command_reports_and_leaves_a_folder(tmp_path: Path) -> None:
     summary, conditions = read(tmp_path / "r", "summary"), read(tmp_path / "r", "conditions")
     assert summary["completed"] == 8
     assert (conditions["layout"], conditions["label"]) == ("TP2", "measured here")
-    assert summary["tpot_ms"]["p50"] > 0
+    assert summary["tpot_s"]["p50"] > 0
 
 
-def test_a_spec_gives_address_and_load_and_flags_go_before_it(tmp_path: Path) -> None:
+def test_a_spec_gives_address_and_load_and_flags_go_before_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with running(FAST) as fake:
         address, port = re.findall(r"//([^:]+):(\d+)/", fake.url)[0]
         (tmp_path / "my.yaml").write_text(
@@ -61,15 +65,15 @@ def test_a_spec_gives_address_and_load_and_flags_go_before_it(tmp_path: Path) ->
             "workload: {clients: 2, requests: 6, input_tokens: 33, output_tokens: 9, seed: 5}\n"
         )
         flags = ("--requests", "3", "--out", str(tmp_path / "r"), "--json")
-        result = CliRunner().invoke(bench, ["-c", str(tmp_path / "my.yaml"), *flags])
-    assert result.exit_code == 0, result.output
-    done = json.loads(result.stdout)["conditions"]
-    names = ("url", "layout", "clients", "requests", "input_tokens", "output_tokens", "seed")
-    assert [done[name] for name in names] == [fake.url, "TP2×PP2", 2, 3, 33, 9, 5]
+        assert exit_code(["bench", "-c", str(tmp_path / "my.yaml"), *flags]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert (done["url"], done["layout"]) == (fake.url, "TP2×PP2")
+    names = ("clients", "requests", "input_tokens", "output_tokens", "seed")
+    assert [done["load"][name] for name in names] == [2, 3, 33, 9, 5]
 
 
 def test_the_spec_of_this_folder_is_read_and_its_key_goes_to_no_other_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MY_KEY", "of-the-service")
@@ -82,8 +86,8 @@ def test_the_spec_of_this_folder_is_read_and_its_key_goes_to_no_other_server(
             "workload: {clients: 2, requests: 3, output_tokens: 4}\n"
         )
         assert CliRunner().invoke(chat, ["-p", "hi"]).exit_code == 0
-        result = CliRunner().invoke(bench, ["--json"])
-        assert json.loads(result.stdout)["conditions"]["requests"] == 3
+        assert exit_code(["bench", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["load"]["requests"] == 3
         refused = CliRunner().invoke(chat, ["--url", fake.url, "-p", "hi"])
     assert isinstance(refused.exception, EndpointError)
     assert "OPENAI_API_KEY" in (refused.exception.hint or "")
@@ -105,16 +109,17 @@ def test_a_service_that_listens_everywhere_is_found_at_its_first_host(
 
 
 def test_json_is_one_document_and_the_folder_is_below_runs_by_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with running(FAST) as fake:
-        result = run(fake.url, "--json")
-    document = json.loads(result.stdout)
-    assert result.stderr == ""
+        assert exit_code(["bench", "--url", fake.url, *SMALL, "--json"]) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert err == ""
     assert (document["schema"], document["ended"]) == (1, "complete")
     assert document["summary"]["output_tokens"] == 64
-    assert document["conditions"]["prompts"].startswith("random words, exactly 128 tokens")
+    assert document["load"]["prompts"].startswith("random words, exactly 128 tokens")
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.endswith("Z-bench")
 

@@ -99,7 +99,7 @@ def test_faults_are_found_as_on_the_hosts(capsys, tmp_path, fault, check):
     unknown = {"roce-ping", "npu-count"}  # without pings, and without a spec
     assert check in checks
     assert checks == [one["check"] for one in live["findings"] if one["check"] not in unknown]
-    assert code == (0 if live["sound"] else 1)
+    assert code == (0 if live["ok"] else 1)
 
 
 def test_hosts_that_did_not_answer_then_are_told(capsys, tmp_path):

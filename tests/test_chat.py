@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from click.testing import CliRunner, Result
 from fake_endpoint import Behaviour, running
 
 from ropeway.cli.chat import chat
+from ropeway.cli.main import exit_code
 from ropeway.endpoint.chat import Conversation, image_type, read_image
 from ropeway.endpoint.client import RequestFailed
 from ropeway.errors import Refused
@@ -30,6 +32,14 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
 def run(url: str, *args: str, stdin: str | bytes = "") -> Result:
     wide = {"COLUMNS": "200"}  # so that no line of the conversation is wrapped
     return CliRunner().invoke(chat, ["--url", url, *args], input=stdin, env=wide)
+
+
+@pytest.fixture
+def no_input(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is piped in."""
+    with Path(os.devnull).open(encoding="utf-8") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        yield
 
 
 def test_a_conversation_grows_and_the_old_one_stays_as_it_was() -> None:
@@ -124,16 +134,22 @@ def test_what_cannot_be_asked_is_refused(args: list[str], stdin: bytes, words: s
     assert fake.requests == []
 
 
-def test_json_is_one_document_with_everything_in_it() -> None:
+@pytest.mark.usefixtures("no_input")
+def test_json_is_one_document_with_everything_in_it(capsys: pytest.CaptureFixture[str]) -> None:
     with running(Behaviour(ttft_s=0.05, tpot_s=0.01, answer_tokens=3, reasoning=("hm",))) as fake:
-        result = run(fake.url, "-p", "hello", "--json")
-    document: dict[str, Any] = json.loads(result.stdout)
-    assert result.stderr == ""
+        assert exit_code(["chat", "--url", fake.url, "-p", "hello", "--json"]) == 0
+    out, err = capsys.readouterr()
+    document: dict[str, Any] = json.loads(out)
+    assert err == ""
     assert document.pop("ttft_s") >= 0.05
     assert document.pop("e2e_s") >= 0.07
-    assert document.pop("tokens_per_s") > 0
+    assert document.pop("decode_tokens_per_s") > 0
     assert document == {
         "schema": 1,
+        "verb": "chat",
+        "ok": True,
+        "error": None,
+        "warnings": [],
         "url": fake.url,
         "model": "fake",
         "answer": "The lift goes",
@@ -141,23 +157,21 @@ def test_json_is_one_document_with_everything_in_it() -> None:
         "finish_reason": "stop",
         "input_tokens": 5,
         "output_tokens": 4,
-        "error": None,
     }
 
 
-@pytest.mark.parametrize("flags", [(), ("--json",)])
-def test_a_broken_stream_shows_what_came_and_fails(flags: tuple[str, ...]) -> None:
+@pytest.mark.usefixtures("no_input")
+def test_a_broken_stream_shows_what_came_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
     with running(Behaviour(ttft_s=0, tpot_s=0.01, fault="cut", fault_after=2)) as fake:
-        result = run(fake.url, "-p", "hello", *flags)
-    assert result.exit_code == 1
-    assert isinstance(result.exception, RequestFailed), "which `run` tells on stderr"
-    assert result.exception.what == "the stream broke after 2 tokens"
-    if flags:
-        document = json.loads(result.stdout)
-        assert document["answer"] == "The lift"
-        assert document["error"]["what"] == result.exception.what
-    else:
-        assert result.stdout == "The lift\n"
+        ask = ["chat", "--url", fake.url, "-p", "hello"]
+        assert exit_code(ask) == 1
+        out, err = capsys.readouterr()
+        assert out == "The lift\n"
+        assert "error: the stream broke after 2 tokens" in err
+        assert exit_code([*ask, "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["ok"], document["answer"]) == (False, "The lift")
+    assert document["error"]["what"] == "the stream broke after 2 tokens"
 
 
 def test_flags_reach_the_request(tmp_path: Path) -> None:

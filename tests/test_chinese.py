@@ -162,6 +162,7 @@ def test_the_document_is_english() -> None:
     out = StringIO()
     screen = Screen(json=True, stdout=out, stderr=StringIO(), language="zh")
     screen.error(LaunchError(HOSTS))
+    screen.close(ok=False)
     assert json.loads(out.getvalue())["error"]["what"] == "2 hosts"
 
 

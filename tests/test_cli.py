@@ -119,6 +119,7 @@ def test_what_is_typed_wrongly_is_refused_with_where_to_look(
     ("args", "what"),
     [
         (["init", "--focre", "--json"], "no such option `--focre`"),
+        (["model", "show", "x", "--layuot", "--json"], "no such option `--layuot`"),
         (["--json", "bnech"], "no such option `--json`"),
         (["bnech", "--json"], "no such verb: `bnech`"),
     ],
@@ -128,7 +129,8 @@ def test_json_is_honoured_even_when_the_flags_are_wrong(
 ) -> None:
     assert exit_code(args) == 2
     document = json.loads(capsys.readouterr().out)
-    assert document["schema"] == 1
+    verb = {"init": "init", "model": "model show"}.get(args[0])
+    assert (document["schema"], document["verb"], document["ok"]) == (1, verb, False)
     assert (document["error"]["what"], document["error"]["exit_code"]) == (what, 2)
 
 
@@ -160,17 +162,33 @@ def test_an_error_is_told_on_the_screen_that_the_flags_made(capsys: Captured) ->
     assert capsys.readouterr().err == "\x1b[1;31merror: \x1b[0mit broke\n"
 
 
-def test_an_error_after_the_result_leaves_one_document(capsys: Captured) -> None:
+def test_an_error_after_the_result_is_in_the_one_document(capsys: Captured) -> None:
     @click.command()
     @screen_options
     def verb(*, screen: Screen) -> None:
         screen.result({"requests": 3})
+        screen.warn("slow")
         raise LaunchError("3 of 3 requests failed")
 
     assert exit_code(["--json"], verb) == 1
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == {"schema": 1, "requests": 3}
-    assert captured.err == "error: 3 of 3 requests failed\n"
+    document = json.loads(captured.out)
+    assert (document["ok"], document["requests"], document["warnings"]) == (False, 3, ["slow"])
+    assert document["error"]["what"] == "3 of 3 requests failed"
+    assert captured.err == "warning: slow\nerror: 3 of 3 requests failed\n"
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_ok_is_what_the_exit_code_says(code: int, capsys: Captured) -> None:
+    @click.command()
+    @screen_options
+    @click.pass_context
+    def verb(ctx: click.Context, *, screen: Screen) -> None:
+        screen.result({"findings": []})
+        ctx.exit(code)
+
+    assert exit_code(["--json"], verb) == code
+    assert json.loads(capsys.readouterr().out)["ok"] is (code == 0)
 
 
 def test_the_shared_flags_pass_plain_values() -> None:

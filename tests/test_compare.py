@@ -68,17 +68,17 @@ def test_the_results_are_written_with_the_conditions_they_share(tmp_path: Path) 
     cluster, run = Cluster(), comparison(tmp_path)
     for layout in (SINGLE, PAIR):
         result = run.measure(layout, cluster.serve)
-        assert (result.status, result.start_seconds) == ("ok", 12.5)
+        assert (result.status, result.start_s) == ("ok", 12.5)
     written = run.write(["ropeway", "compare", "--model", "a b"], SINGLE)
     assert written is not None
-    assert written.workload.warmup == LOAD.warmup
-    assert written.workload.prompts.startswith("random words, exactly 16 tokens")
+    assert written.load.warmup == LOAD.warmup
+    assert written.load.prompts.startswith("random words, exactly 16 tokens")
     assert written.command == "ropeway compare --model 'a b'"
     assert [result.answer_matches_reference for result in written.results] == [True, True]
     assert [(result.hosts, result.npus) for result in written.results] == [(1, 1), (2, 4)]
     data = json.loads((tmp_path / "comparison.json").read_text())
     assert (data["schema"], data["model"], data["baseline"]) == (1, "fake", "TP1")
-    assert data["workload"]["input_tokens"] == 16
+    assert data["load"]["input_tokens"] == 16
     assert [row["summary"]["completed"] for row in data["results"]] == [3, 3]
     assert set(run.timings) == {"TP1", "TP2×PP2"}
     assert (tmp_path / "tp2-pp2" / "timings.jsonl").exists()
@@ -96,7 +96,7 @@ def test_a_layout_that_does_not_serve_is_a_result_and_the_others_go_on(
 ) -> None:
     cluster, run = Cluster({SINGLE: fault}), comparison(tmp_path)
     result = run.measure(SINGLE, cluster.serve)
-    assert (result.status, result.error, result.start_seconds) == (status, error, None)
+    assert (result.status, result.error, result.start_s) == (status, error, None)
     assert run.write([], None) is None, "nothing was measured yet"
     assert run.measure(PAIR, cluster.serve).status == "ok"
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
@@ -106,7 +106,7 @@ def test_a_layout_that_does_not_serve_is_a_result_and_the_others_go_on(
 def test_a_layout_that_fails_under_load_keeps_its_start_and_is_taken_down(tmp_path: Path) -> None:
     cluster = Cluster(behaviour=Behaviour(ttft_s=0, tpot_s=0, fault="error"))
     result = comparison(tmp_path).measure(PAIR, cluster.serve)
-    assert (result.status, result.start_seconds) == ("failed", 12.5)
+    assert (result.status, result.start_s) == ("failed", 12.5)
     assert cluster.down == 1
     cluster, run = Cluster(), comparison(tmp_path)
     run.load = replace(LOAD, input_tokens=10_000)
@@ -119,7 +119,9 @@ def test_the_report_is_a_page_a_table_and_one_json_document(tmp_path: Path) -> N
     cluster, run = Cluster(), comparison(tmp_path)
     run.measure(PAIR, cluster.serve)
     stdout = StringIO()
-    report(run, Screen(json=True, stdout=stdout, stderr=StringIO()), ["ropeway", "compare"], None)
+    screen = Screen(json=True, stdout=stdout, stderr=StringIO())
+    report(run, screen, ["ropeway", "compare"], None)
+    screen.close(ok=True)
     document = json.loads(stdout.getvalue())
     assert document["folder"] == str(tmp_path)
     assert document["results"][0]["layout"] == "TP2×PP2"

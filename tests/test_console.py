@@ -94,7 +94,7 @@ def test_an_answer_is_never_wrapped_or_read_as_markup():
 
 
 def test_json_puts_one_document_on_stdout_and_nothing_else():
-    screen, out, err, _ = log(json=True)
+    screen, out, err, _ = log(json=True, verb="plan")
     screen.say("hello")
     screen.warn("slow")
     screen.answer("a table")
@@ -102,14 +102,19 @@ def test_json_puts_one_document_on_stdout_and_nothing_else():
     with screen.stages(["one"]) as stages, stages.stage("one"), screen.step("work") as step:
         step.update("half")
     screen.result({"layout": "TP2×PP2", "名": "模型"})
-    assert json.loads(out.getvalue()) == {"schema": 1, "layout": "TP2×PP2", "名": "模型"}
+    assert out.getvalue() == ""
+    screen.close(ok=True)
+    assert json.loads(out.getvalue()) == {
+        "schema": 1, "verb": "plan", "ok": True, "error": None, "warnings": ["slow"],
+        "layout": "TP2×PP2", "名": "模型",
+    }  # fmt: skip
     assert err.getvalue() == "warning: slow\n"
 
 
 def test_a_second_json_document_or_a_number_that_json_does_not_have_is_our_bug():
     screen, out, _, _ = log(json=True)
     with pytest.raises(ValueError, match="JSON"):
-        screen.result({"ttft_ms": float("nan")})
+        screen.result({"ttft_s": float("nan")})
     assert out.getvalue() == ""
     screen.result({})
     with pytest.raises(RuntimeError, match="one JSON document"):
@@ -196,9 +201,11 @@ def test_a_locale_without_our_signs_does_not_end_the_program():
     narrow.flush()
     assert raw.getvalue() == b"TP2?PP2 ? ??\nerror: ?? broke\n"
     raw.truncate(0)
-    Screen(json=True, stdout=narrow, stderr=narrow).result({"m": "模"})
+    screen = Screen(json=True, stdout=narrow, stderr=narrow)
+    screen.result({"m": "模"})
+    screen.close(ok=True)
     narrow.flush()
-    assert json.loads(raw.getvalue().lstrip(b"\0")) == {"schema": 1, "m": "模"}
+    assert json.loads(raw.getvalue().lstrip(b"\0"))["m"] == "模"
 
 
 def test_a_log_gets_one_line_at_the_start_one_a_change_and_one_at_the_end():

@@ -141,7 +141,7 @@ def test_the_document_holds_the_whole_diagnosis_in_both_languages(capsys: Captur
     text = LOGS.text_of("err_log_11")
     found = answer([write("engine.log", text)], 1, capsys)
     said = json.loads(json.dumps(asdict(diagnose({"engine.log": text}))))
-    assert found == {"schema": 1, **said, "unread": []}
+    assert found.items() >= {**said, "unread": [], "ok": False}.items()
     assert found["details"][1] == {
         "en": "rank 27 (10.20.0.29) did not answer rank 0",
         "zh": "rank 27（10.20.0.29）没有应答 rank 0",

@@ -77,15 +77,16 @@ def test_json_is_one_document(capsys):
     assert (code, err) == (1, "")
     counts = {key: result[key] for key in ("schema", "hosts", "answered", "npus", "pings")}
     assert counts == {"schema": 1, "hosts": 2, "answered": 2, "npus": 16, "pings": 128}
-    assert result["sound"] is False
+    assert result["ok"] is False
     finding, *consequences = result["findings"]
     assert set(finding) == {
-        "check", "level", "what", "places", "of", "seen", "wanted", "fix", "source", "follows",
+        "check", "level", "title", "locations", "total", "evidence", "expected", "fix", "source",
+        "cause",
     }  # fmt: skip
-    assert (finding["check"], finding["level"], finding["of"]) == ("roce-link", "fail", 16)
-    assert finding["places"] == [{"host": "host2", "device": 7}]
-    assert finding["follows"] is None
-    assert {one["follows"] for one in consequences} == {"roce-link"}
+    assert (finding["check"], finding["level"], finding["total"]) == ("roce-link", "fail", 16)
+    assert finding["locations"] == [{"host": "host2", "device": 7}]
+    assert finding["cause"] is None
+    assert {one["cause"] for one in consequences} == {"roce-link"}
     assert result["passed"] == ["hosts", "NPUs", "versions", "containers", "model"]
 
 
@@ -146,7 +147,7 @@ def test_a_host_that_does_not_exist_is_a_finding_and_not_a_crash(capsys):
     assert code == 1
     [finding] = json.loads(out)["findings"]
     assert finding["check"] == "host-reach"
-    assert finding["places"] == [{"host": "no-such-host.invalid", "device": None}]
+    assert finding["locations"] == [{"host": "no-such-host.invalid", "device": None}]
 
 
 def test_every_check_is_in_the_documentation_and_no_other():

@@ -125,12 +125,12 @@ def test_the_verbs_see_it_and_take_it_down(plan, capsys):
     named = ["--name", plan.service, "--json"]
     assert exit_code(["status", *named]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["serving"] is True
+    assert shown["ok"] is True
     assert (shown["url"], shown["layout"], shown["model"]) == (plan.url, "TP1", "moe")
     assert exit_code(["logs", *named]) == 0
     assert "startup complete" in json.loads(capsys.readouterr().out)["lines"][1]
     assert exit_code(["down", *named]) == 0
-    assert json.loads(capsys.readouterr().out)["processes"] == 1
+    assert json.loads(capsys.readouterr().out)["removed"]["processes"] == 1
     assert is_clean(plan)
     assert exit_code(["status", *named]) == 1
     assert exit_code(["down", *named]) == 0, "what is not there is no error"

@@ -77,7 +77,7 @@ def test_the_document_of_a_directory(tmp_path: Path, capsys: Captured) -> None:
     assert shape["weight_bytes"] == shape["counted_weight_bytes"] == 2 * NUMBERS
     assert shape["weight_files"] == [str(tmp_path / "model.safetensors")]
     sizes = {"embedding": 20_000, "attention": 2 * (NUMBERS - 10_000)}
-    assert shape["stored"]["components"] == sizes
+    assert shape["stored"]["component_bytes"] == sizes
     assert shape["stored"]["numbers"] == NUMBERS
     assert (shape["stored"]["agrees"], shape["stored"]["difference"]) == (True, 0)
     assert shape["kv_bytes_per_token"] == 256

@@ -62,10 +62,10 @@ def test_the_document_agrees_with_itself(capsys):
     assert chosen == next(item for item in plan["candidates"] if item["layout"] == chosen["layout"])
     assert chosen["on_front"]
     assert chosen["layout"] in plan["front"]
-    assert chosen["memory"]["hbm"] == 32 * 2**30
-    assert chosen["cost"]["per_hour"] == pytest.approx(60 * chosen["hosts"])
-    tokens_per_hour = chosen["forecast"]["output_tokens_per_s"] * 3600
-    assert chosen["cost"]["job_hours"] == pytest.approx(1_000_000 * 128 / tokens_per_hour)
+    assert chosen["memory"]["hbm_bytes"] == 32 * 2**30
+    assert chosen["cost"]["price_per_hour"] == pytest.approx(60 * chosen["hosts"])
+    tokens_per_s = chosen["forecast"]["output_tokens_per_s"]
+    assert chosen["cost"]["job_s"] == pytest.approx(1_000_000 * 128 / tokens_per_s)
 
 
 def test_each_value_says_where_it_came_from(capsys, spec):
@@ -88,10 +88,10 @@ def test_the_load_is_that_of_the_flags(capsys):
         capsys, *QWEN, "--rate", "4", "--input-tokens", "1000", "--output-tokens", "200",
         "--max-tpot", "500", "--objective", "latency",
     )  # fmt: skip
-    request = plan["wanted"]
+    request = plan["request"]
     assert (request["load"]["rate"], request["load"]["clients"]) == (4.0, None)
     assert (request["load"]["input_tokens"], request["load"]["output_tokens"]) == (1000, 200)
-    assert request["bounds"] == {"tpot_s": 0.5, "ttft_s": None}
+    assert (request["max_tpot_s"], request["max_ttft_s"]) == (0.5, None)
     assert request["objective"] == "latency"
 
 
@@ -126,11 +126,11 @@ def test_flags_beat_the_spec(capsys, spec):
         capsys, "-c", str(spec), "--chip", "910B3", "--clients", "32", "--price", "5",
         "--currency", "EUR",
     )  # fmt: skip
-    assert plan["wanted"]["chip"]["name"] == "910B3"
-    assert plan["wanted"]["load"]["clients"] == 32
+    assert plan["request"]["chip"] == "910B3"
+    assert plan["request"]["load"]["clients"] == 32
     assert plan["chosen"]["cost"]["currency"] == "EUR"
     more = document(capsys, "--hosts", "4")
-    assert more["wanted"]["cluster"]["npus"] == 32
+    assert more["request"]["npus"] == 32
 
 
 def test_flags_of_the_engine_that_a_spec_hands_on_count(capsys, spec):
@@ -138,11 +138,11 @@ def test_flags_of_the_engine_that_a_spec_hands_on_count(capsys, spec):
     args = "{max_num_batched_tokens: 16384, enforce-eager: true, kv-cache-dtype: fp8}"
     spec.write_text(SPEC.replace("serve:\n", f"serve:\n  engine_args: {args}\n"))
     plan = document(capsys)
-    assert plan["wanted"]["fixed"]["max_batched_tokens"] == 16384
-    assert plan["wanted"]["engine"]["graph"] == "eager"
+    assert plan["request"]["fixed"]["max_batched_tokens"] == 16384
+    assert plan["request"]["graph"] == "eager"
 
     def bytes_per_token(candidate):
-        return candidate["memory"]["kv_cache"] / candidate["memory"]["kv_tokens"]
+        return candidate["memory"]["kv_cache_bytes"] / candidate["memory"]["kv_tokens"]
 
     chosen = plan["chosen"]
     same = next(item for item in plain["candidates"] if item["layout"] == chosen["layout"])
@@ -156,7 +156,7 @@ def test_why_explains_a_value_by_its_key_or_the_end_of_it(capsys):
     assert whole.startswith("serve.layout")
     assert "planner" in whole
     plan = document(capsys, *QWEN, "--why", "layout")
-    assert plan["why"][0]["key"] == "serve.layout"
+    assert plan["why"]["values"][0]["key"] == "serve.layout"
 
 
 def test_why_explains_a_layout_that_was_not_taken(capsys):
@@ -281,7 +281,7 @@ def test_an_unknown_architecture_is_planned_from_its_shapes_or_told_what_is_miss
     config.write_text(json.dumps(shape))
     plan = document(capsys, "--model", str(config), "--chip", "910B4", "--npus", "2")
     assert plan["exit"] == 0
-    assert plan["wanted"]["architecture"] == "NobodyKnowsForCausalLM"
+    assert plan["request"]["architecture"] == "NobodyKnowsForCausalLM"
     del shape["num_hidden_layers"]
     config.write_text(json.dumps(shape))
     code, _, err = run(capsys, "--model", str(config), "--chip", "910B4")
@@ -324,8 +324,8 @@ def test_a_local_cluster_is_planned_with_its_constants_and_claims_no_npu(capsys,
     assert "measured on this machine" in shown
     assert "public measurements" not in shown
     assert "NPU hardware" not in out + shown
-    assert plan["wanted"]["load"]["requests"] == 512  # what `bench` would send
-    assert plan["chosen"]["memory"]["kv_cache"] == 2**30
+    assert plan["request"]["load"]["requests"] == 512  # what `bench` would send
+    assert plan["chosen"]["memory"]["kv_cache_bytes"] == 2**30
     code, _, _ = run(capsys, "--write")
     assert code == 0
     assert load_spec(local).serve.version is None

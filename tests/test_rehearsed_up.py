@@ -30,7 +30,7 @@ def test_up_status_logs_exec_restart_down(cluster: Make):  # noqa: F811
     assert two.last_audit("host2")["outcome"] == "done"
 
     status = two.json("status")
-    assert status["serving"] is True
+    assert status["ok"] is True
     assert [(one["host"], one["role"], one["state"]) for one in status["containers"]] == [
         ("host1", "head", "running"),
         ("host2", "worker", "running"),
@@ -44,7 +44,7 @@ def test_up_status_logs_exec_restart_down(cluster: Make):  # noqa: F811
     assert "Total Count" in two.out
     assert two.run("exec", "--all", "no-such-program") == 1
     before = two.containers()
-    assert two.json("up")["changed"] == [], "nothing differs"
+    assert two.json("up")["start_s"] is None, "nothing differs"
     assert two.containers() == before
     assert two.run("restart") == 0
     assert two.containers() == before
@@ -179,7 +179,7 @@ def test_only_the_replica_that_is_gone_is_started(replicas: Cluster):
     before = replicas.containers()
     replicas.virtual.connect("host2").run(("docker", "rm", "--force", "ropeway-rehearsal-1-0"))
     status = replicas.json("status")
-    assert (status["serving"], status["missing"]) == (False, ["ropeway-rehearsal-1-0"])
+    assert (status["ok"], status["missing"]) == (False, ["ropeway-rehearsal-1-0"])
     assert replicas.run("up", "--yes") == 0, replicas.err
     after = replicas.containers()
     changed = {name for name in after if after[name] != before[name]}

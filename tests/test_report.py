@@ -38,19 +38,19 @@ CONDITIONS = replace(
 
 
 def summary(tokens_per_s, **changes):
-    quantiles = Quantiles(mean=312.4, p50=300.0, p90=412.0, p99=1530.0)
+    quantiles = Quantiles(mean=0.3124, p50=0.3, p90=0.412, p99=1.53)
     measured = Summary(
         requests=256, completed=256, errors={}, unfinished=0, duration_s=120.0,
         input_tokens=32768, output_tokens=16384, counted=True,
         output_tokens_per_s=tokens_per_s, requests_per_s=2.13,
-        ttft_ms=quantiles, tpot_ms=quantiles, e2e_ms=quantiles,
+        ttft_s=quantiles, tpot_s=quantiles, e2e_s=quantiles,
     )  # fmt: skip
     return replace(measured, **changes)
 
 
 def ran(layout, npus, hosts, tokens_per_s):
     return LayoutResult(
-        layout=layout, npus=npus, hosts=hosts, status="ok", start_seconds=31.0,
+        layout=layout, npus=npus, hosts=hosts, status="ok", start_s=31.0,
         summary=summary(tokens_per_s), answer="Paris.", answer_matches_reference=True,
     )  # fmt: skip
 
@@ -62,7 +62,7 @@ def failed(layout, error="worker 3: connection closed"):
 def compared(*results, **changes):
     comparison = Comparison(
         model=CONDITIONS.model, engine=CONDITIONS.engine, hardware=CONDITIONS.hardware,
-        workload=CONDITIONS.load, started_at=CONDITIONS.started_at, results=results,
+        load=CONDITIONS.load, started_at=CONDITIONS.started_at, results=results,
     )  # fmt: skip
     return replace(comparison, **changes)
 
@@ -216,7 +216,7 @@ def test_text_from_outside_cannot_become_part_of_the_page():
         replace(ran(EVIL, 2, 1, 300.0), answer=EVIL),
         failed("TP4", error=EVIL),
         model=EVIL, engine=EVIL, hardware=EVIL, started_at=EVIL, command=EVIL, notes=(EVIL,),
-        ropeway=EVIL, workload=replace(USUAL.workload, prompts=EVIL),
+        ropeway=EVIL, load=replace(USUAL.load, prompts=EVIL),
     )  # fmt: skip
     html = render_html(evil, {EVIL: TIMINGS["TP2"]})
     assert "<script" not in html
@@ -231,7 +231,7 @@ def test_text_from_outside_cannot_become_part_of_the_page():
         compared(failed("TP2")),
         compared(replace(failed("TP2"), hosts=0, npus=0, status="refused", error=None)),
         compared(replace(ran("TP2", 2, 1, 0.0), summary=summarise([], 0.0))),
-        compared(replace(ran("TP2", 2, 1, 5.0), start_seconds=None, answer=None)),
+        compared(replace(ran("TP2", 2, 1, 5.0), start_s=None, answer=None)),
         replace(USUAL, baseline="not among them"),
     ],
 )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from plan_requests import SPEC
 from ropeway.cli.init import init
+from ropeway.cli.main import exit_code
 from ropeway.errors import Exit, Refused
 from ropeway.spec.cluster import Cluster, Local, RemoteHost
 from ropeway.spec.editing import Edit, apply_edits, planned_keys
@@ -169,10 +170,11 @@ def test_init_keeps_a_file_that_is_there_unless_forced(tmp_path: Path) -> None:
     assert file.read_text(encoding="utf-8") == sample_text()
 
 
-def test_init_prints_one_json_document(tmp_path: Path) -> None:
+def test_init_prints_one_json_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "r.yaml"
-    result = CliRunner().invoke(init, [str(file), "--json"])
-    assert json.loads(result.output) == {"schema": 1, "file": str(file)}
+    assert exit_code(["init", str(file), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["verb"], document["ok"], document["file"]) == ("init", True, str(file))
 
 
 def test_init_refuses_a_place_where_it_cannot_write(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_doctor_finds_them_sound(hosts, tmp_path):
     assert (found["answered"], found["npus"], found["pings"]) == (2, 4, 8)
     assert not found["unread"]
     assert {one["check"].partition("-")[0] for one in found["findings"]} <= {"host"}
-    assert found["sound"], found["findings"]
+    assert found["ok"], found["findings"]
 
 
 @on_hosts
@@ -186,7 +186,7 @@ def test_doctor_finds_a_fault_that_is_there(tmp_path):
     with TwoHosts(docker=False, faults=["link-down:host2:1"]) as hosts:
         found = doctor(hosts, tmp_path)
         place = {"host": hosts[1].address, "device": 1}
-    failed = [one for one in found["findings"] if place in one["places"]]
+    failed = [one for one in found["findings"] if place in one["locations"]]
     assert "link" in failed[0]["check"] and failed[0]["level"] == "fail"
 
 

@@ -195,7 +195,7 @@ def test_cut_off_it_leaves_no_model_and_goes_on_where_it_stopped(hosts, model, t
     kept = in_stage(hosts[1])
     assert kept > 30 * MIB
     document = done(cli(hosts, tmp_path, model, "--json"))
-    assert document["hosts"][0]["bytes_to_get"] <= document["bytes"] - kept + MIB
+    assert document["hosts"][0]["missing_bytes"] <= document["size_bytes"] - kept + MIB
     assert content(hosts[1]) == content(hosts[2]) == expected(hosts[0])
 
 

@@ -33,11 +33,11 @@ _NOTES = (
 
 @dataclass(frozen=True)
 class Served:
-    """A layout that serves. `start_seconds`: from the first command to the first token."""
+    """A layout that serves. `start_s`: from the first command to the first token."""
 
     endpoint: Endpoint
     model: str
-    start_seconds: float
+    start_s: float
 
 
 Serve = Callable[[Layout, Path], AbstractContextManager[Served]]
@@ -90,10 +90,10 @@ class ComparisonRun:
             status="ok",
             run_dir=str(self.folder),
         )
-        start_seconds = None
+        start_s = None
         try:
             with serve(layout, folder) as served:
-                start_seconds = served.start_seconds
+                start_s = served.start_s
                 answer = self._ask(served)
                 summary = self._send_load(served, layout, folder)
         except LayoutError as error:
@@ -103,7 +103,7 @@ class ComparisonRun:
             result = replace(result, status="failed", error=error.what)
         else:
             result = replace(result, answer=answer, summary=summary)
-        return self._keep(replace(result, start_seconds=start_seconds))
+        return self._keep(replace(result, start_s=start_s))
 
     def write(self, command: Sequence[str], baseline: Layout | None) -> Comparison | None:
         """Write comparison.json and return its content; None when nothing was measured."""
@@ -113,7 +113,7 @@ class ComparisonRun:
             model=self.conditions.model,
             engine=self.engine,
             hardware=self.hardware,
-            workload=self.conditions.load,
+            load=self.conditions.load,
             started_at=self.conditions.started_at,
             results=tuple(self.results),
             baseline=str(baseline) if baseline else None,

@@ -12,8 +12,6 @@ from typing import Literal
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.stats import Summary
 
-SCHEMA = 1
-
 Status = Literal["ok", "failed", "refused"]
 
 
@@ -24,7 +22,7 @@ class LayoutResult:
     layout                    as people write it: `TP2×PP2+EP`
     status                    failed: it was started and did not serve; refused: it cannot run
     error                     the root cause, one line; None when ok
-    start_seconds             from the first command to the first generated token
+    start_s                   from the first command to the first generated token
     answer                    to the one prompt every layout gets, for people to read
     answer_matches_reference  the same answer as `Comparison.reference`; None: not compared
     run_dir                   the folder with the logs and the raw timings
@@ -35,7 +33,7 @@ class LayoutResult:
     hosts: int
     status: Status
     error: str | None = None
-    start_seconds: float | None = None
+    start_s: float | None = None
     summary: Summary | None = None
     answer: str | None = None
     answer_matches_reference: bool | None = None
@@ -60,7 +58,7 @@ class Comparison:
     model: str
     engine: str
     hardware: str
-    workload: LoadTest
+    load: LoadTest
     started_at: str
     results: tuple[LayoutResult, ...]
     baseline: str | None = None
@@ -183,5 +181,5 @@ def in_order(comparison: Comparison) -> tuple[LayoutResult, ...]:
 
 
 def comparison_to_data(comparison: Comparison) -> dict[str, object]:
-    """Return plain data for a JSON file or `--json`, with the schema's number."""
-    return {"schema": SCHEMA, **asdict(comparison)}
+    """Return plain data for a JSON file or `--json`."""
+    return asdict(comparison)

@@ -87,6 +87,5 @@ class Conditions:
     label: str = "measured here"
 
     def as_json(self) -> Mapping[str, object]:
-        """Return one flat object: the fields of the load test beside the others."""
-        own = {key: value for key, value in vars(self).items() if key != "load"}
-        return {**asdict(self.load), **own}
+        """Return plain data, the load test as `load`."""
+        return asdict(self)

@@ -12,7 +12,7 @@ UNFINISHED = "unfinished"
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Mean and quantiles of a set of durations, in milliseconds."""
+    """Mean and quantiles of a set of durations, in seconds."""
 
     mean: float
     p50: float
@@ -30,7 +30,7 @@ class Summary:
     output_tokens  of completed and unfinished requests: the tokens that arrived in `duration_s`
     counted        whether the server counted every completed request's tokens itself; otherwise
                    they are counted by pieces of the stream, which can be too few
-    ttft_ms, tpot_ms, e2e_ms
+    ttft_s, tpot_s, e2e_s
                    of the completed requests (tpot: of those with two tokens or more); None when
                    there are none
     """
@@ -45,9 +45,9 @@ class Summary:
     counted: bool
     output_tokens_per_s: float
     requests_per_s: float
-    ttft_ms: Quantiles | None
-    tpot_ms: Quantiles | None
-    e2e_ms: Quantiles | None
+    ttft_s: Quantiles | None
+    tpot_s: Quantiles | None
+    e2e_s: Quantiles | None
 
     @property
     def failed(self) -> int:
@@ -93,9 +93,9 @@ def summarise(timings: Sequence[Timing], duration: float) -> Summary:
         counted=all(timing.counted for timing in completed),
         output_tokens_per_s=arrived / duration if duration else 0.0,
         requests_per_s=len(completed) / duration if duration else 0.0,
-        ttft_ms=_quantiles(timing.ttft_s for timing in completed),
-        tpot_ms=_quantiles(timing.tpot_s for timing in completed),
-        e2e_ms=_quantiles(timing.e2e_s for timing in completed),
+        ttft_s=_quantiles(timing.ttft_s for timing in completed),
+        tpot_s=_quantiles(timing.tpot_s for timing in completed),
+        e2e_s=_quantiles(timing.e2e_s for timing in completed),
     )
 
 
@@ -115,8 +115,8 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def _quantiles(seconds: Iterable[float | None]) -> Quantiles | None:
-    ms = sorted(value * 1000 for value in seconds if value is not None)
-    if not ms:
+    known = sorted(value for value in seconds if value is not None)
+    if not known:
         return None
-    mean = sum(ms) / len(ms)
-    return Quantiles(mean, quantile(ms, 0.5), quantile(ms, 0.9), quantile(ms, 0.99))
+    mean = sum(known) / len(known)
+    return Quantiles(mean, quantile(known, 0.5), quantile(known, 0.9), quantile(known, 0.99))

@@ -124,7 +124,7 @@ def _report(
     screen.answer(bench_record(summary, conditions, late=result.late, folder=str(folder)))
     screen.result(
         {
-            "conditions": conditions.as_json(),
+            **conditions.as_json(),
             "summary": dataclasses.asdict(summary),
             "ended": result.ended,
             "late": result.late,

@@ -59,4 +59,5 @@ def bundle(*, target: Target, output: Path | None, screen: Screen) -> None:
     with writing(path):
         write_whole(path, content.getvalue())
     screen.answer(f"wrote {path}; look through it before you hand it on")
-    screen.result({"file": str(path), "files": [part for part, _ in parts]})
+    files = [part for part, _ in parts]
+    screen.result({"name": service.name, "file": str(path), "files": files})

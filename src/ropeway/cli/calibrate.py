@@ -92,7 +92,13 @@ def calibrate(*, local: bool, port: int, screen: Screen) -> None:
     screen.answer(calibration_text(rows))
     screen.answer(f"\nwritten to {path}; took {format_seconds(time.monotonic() - began)}")
     screen.result(
-        {**calibration.as_json(), "explained": [asdict(row) for row in rows], "file": str(path)}
+        {
+            "model": calibration.model,
+            "conditions": calibration.conditions,
+            "measured_at": calibration.measured_at,
+            "file": str(path),
+            "layouts": [asdict(row) for row in rows],
+        }
     )
 
 

@@ -26,6 +26,7 @@ def language_of(environment: Mapping[str, str]) -> str:
 class Call:
     """One call of a verb.
 
+    verb     its name, `plan` or `model show`; None where there is none
     screen   where it writes; None until its flags have been parsed
     folder   of this run's files, if it has any
     connect  replaces hosts/connect.py in a rehearsal
@@ -33,6 +34,7 @@ class Call:
     language  of errors, and of all that is said by verbs with `--lang`
     """
 
+    verb: str | None = None
     screen: Screen | None = None
     folder: Path | None = None
     connect: "Connect | None" = None

@@ -231,9 +231,8 @@ def _answer_json(talk: Talk, question: str, images: tuple[str, ...]) -> None:
             "input_tokens": timing.input_tokens,
             "output_tokens": timing.output_tokens,
             "ttft_s": timing.ttft_s,
-            "tokens_per_s": timing.decode_tokens_per_s,
+            "decode_tokens_per_s": timing.decode_tokens_per_s,
             "e2e_s": timing.e2e_s,
-            "error": failed.as_json() if failed else None,
         }
     )
     if failed:

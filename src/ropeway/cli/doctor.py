@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -105,7 +105,14 @@ def doctor(
         screen.answer(
             faults_table((name, fault.title, fault.check) for name, fault in FAULTS.items())
         )
-        screen.result({"faults": {name: fault.title for name, fault in FAULTS.items()}})
+        screen.result(
+            {
+                "faults": [
+                    {"name": name, "title": fault.title, "check": fault.check}
+                    for name, fault in FAULTS.items()
+                ]
+            }
+        )
         return
     if faults and rehearse is None:
         raise Refused("`--fault` is for virtual hosts", hint="add `--rehearse 2x8-910B4`")
@@ -213,9 +220,8 @@ def _tell(screen: Screen, cluster: ClusterFacts, title: str, html: Path | None) 
         write_page(html, page, screen)
     screen.result(
         {
-            "sound": examination.sound,
             **vars(examination),
-            "findings": [finding.as_json() for finding in examination.findings],
+            "findings": [asdict(finding) for finding in examination.findings],
             "not_checked": [vars(one) for one in examination.not_checked],
             "unread": [{"host": host, "why": why} for host, why in unread],
         }

@@ -1,6 +1,7 @@
 """`ropeway down`: take down a whole service."""
 
 import os
+from collections.abc import Sequence
 
 import click
 
@@ -36,7 +37,7 @@ def down(*, target: Target, screen: Screen) -> None:
     service = target.local_service(user, acts=True)
     if service is None:
         screen.answer("nothing is running")
-        screen.result({"name": None, "processes": 0})
+        screen.result(_document(None))
         return
     with screen.step(f"take `{service}` down") as step, uninterrupted():
         removed = take_down(service, scratch_of(service, user))
@@ -44,14 +45,29 @@ def down(*, target: Target, screen: Screen) -> None:
         step.ok(f"{removed.processes} processes, {shared} shared-memory files")
     state = "was not running" if removed.nothing else "is down"
     screen.answer(f"`{service}` {state}")
-    screen.result(
-        {
-            "name": service,
-            "processes": removed.processes,
-            "shared_memory": list(removed.shared_memory),
-            "folders": list(removed.folders),
-        }
-    )
+    screen.result(_document(service, **vars(removed)))
+
+
+def _document(
+    name: str | None,
+    hosts: Sequence[str] = (),
+    *,
+    containers: int = 0,
+    processes: int = 0,
+    shared_memory: Sequence[str] = (),
+    folders: Sequence[str] = (),
+) -> dict[str, object]:
+    """Return the JSON document: where the service was, and what was removed."""
+    return {
+        "name": name,
+        "hosts": list(hosts),
+        "removed": {
+            "containers": containers,
+            "processes": processes,
+            "shared_memory": list(shared_memory),
+            "folders": list(folders),
+        },
+    }
 
 
 def _down_hosts(target: Target, screen: Screen) -> None:
@@ -60,7 +76,7 @@ def _down_hosts(target: Target, screen: Screen) -> None:
         name = service.name
         if name is None:
             screen.answer("nothing is running")
-            screen.result({"name": None, "containers": 0})
+            screen.result(_document(None))
             return
         with (
             audited(service.answering, author, name, "down", screen.warn),
@@ -71,4 +87,4 @@ def _down_hosts(target: Target, screen: Screen) -> None:
             count = running.take_down(service.refreshed())
             step.ok(counted(count, "container"))
     screen.answer(f"`{name}` is down" if count else f"`{name}` was not running")
-    screen.result({"name": name, "containers": count, "hosts": list(service.hosts)})
+    screen.result(_document(name, list(service.hosts), containers=count))

@@ -59,5 +59,5 @@ def exec(
         }
         for container, result in results
     ]
-    screen.result({"answers": answers})
+    screen.result({"name": service.name, "answers": answers})
     ctx.exit(Exit.OK if all(result.ok for _, result in results) else Exit.NO)

@@ -51,7 +51,8 @@ def _show_local(target: Target, lines: int, screen: Screen, *, following: bool) 
         raise Refused(f"`{service}` has written no log yet", where=str(log))
     content = log.read_bytes()
     last = content.decode(errors="replace").splitlines()[-lines:] if lines else []
-    screen.result({"name": service, "log": str(log), "lines": last})
+    lines_json = [{"time": None, "source": str(log), "text": line} for line in last]
+    screen.result({"name": service, "lines": lines_json})
     screen.write("".join(f"{line}\n" for line in last))
     if following:
         for text in new_log_text(log, len(content), service):

@@ -159,22 +159,26 @@ def exit_code(
     """Run the command, report its error, if any, and return the exit code."""
     call = call or Call()
     try:
-        error = _error_of(command, args, call)
-        if isinstance(error, RopewayError):
-            screen = call.screen or Screen(json="--json" in args, language=call.language)
-            screen.error(error)
-            return int(error.exit_code)
+        end = _end_of(command, args, call)
+        code = int(end.exit_code if isinstance(end, RopewayError) else end)
+        screen = call.screen or Screen(
+            json="--json" in args and code != Exit.OK, verb=call.verb, language=call.language
+        )
+        if isinstance(end, RopewayError):
+            screen.error(end)
+        screen.close(ok=code == Exit.OK)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has gone (`| head`); Python's last flush must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(Exit.NO)
-    return error
+    return code
 
 
-def _error_of(command: click.Command, args: Sequence[str], call: Call) -> RopewayError | int:
+def _end_of(command: click.Command, args: Sequence[str], call: Call) -> RopewayError | int:
     """Return the error that the command raised, or the exit code that it chose."""
     try:
+        call.verb = _verb_of(command, args)
         return int(
             command.main(list(args), prog_name="ropeway", standalone_mode=False, obj=call) or 0
         )
@@ -188,6 +192,19 @@ def _error_of(command: click.Command, args: Sequence[str], call: Call) -> Ropewa
         raise
     except Exception as error:  # the only one: any other error is a bug
         return _bug(error, args, call)
+
+
+def _verb_of(command: click.Command, args: Sequence[str]) -> str | None:
+    """Return the verb that is called, even with wrong flags: `plan`, `model show`."""
+    words: list[str] = []
+    ctx = click.Context(command)
+    for arg in args:
+        found = command.get_command(ctx, arg) if isinstance(command, click.Group) else None
+        if found is None:
+            break
+        command = found
+        words.append(arg)
+    return " ".join(words) or None
 
 
 def _refusal(error: click.ClickException) -> Refused:

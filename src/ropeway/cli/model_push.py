@@ -22,6 +22,11 @@ from ropeway.weights.source import choose_source, folders
 from ropeway.weights.survey import check_tools, survey_hosts
 from ropeway.weights.trust import Leftover
 
+# What the JSON document says of a push that was only shown, and of one that has no plan to show.
+_NOT_SENT: dict[str, object] = {
+    "copies": None, "commands": [], "duration_s": None, "sha256": {}, "deliveries": [], "left": [],
+}  # fmt: skip
+
 
 @click.command(name="push")
 @click.argument("path", metavar="DIR")
@@ -80,7 +85,7 @@ def push_(
     errors = (*unreachable, *errors)
     ok = not errors and not document.get("left")
     failures = [error.as_json() for error in unreachable]
-    screen.result({**plan.as_json(), "ok": ok, **document, "unreachable": failures})
+    screen.result({**plan.as_json(), **_NOT_SENT, **document, "unreachable": failures})
     for error in errors:
         screen.error(error)
     ctx.exit(Exit.OK if ok else Exit.NO)

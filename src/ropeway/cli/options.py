@@ -87,6 +87,7 @@ def screen_options(verb: Callable[..., object]) -> Callable[..., object]:
         speaks = any(option.name == "lang" for option in command.params)
         call.screen = screen = Screen(
             json=as_json,
+            verb=call.verb,
             quiet=quiet,
             verbose=verbose,
             color=color,

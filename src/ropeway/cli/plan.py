@@ -150,14 +150,15 @@ def _explain(screen: Screen, result: Plan, why: str) -> None:
     values = [value for value in result.values if why in (value.key, value.key.rpartition(".")[2])]
     if values:
         screen.answer(values_text(values))
-        screen.result({"why": plain(values)})
+        screen.result({**plan_json(result), "why": {"values": plain(values), "reasons": []}})
         return
     try:
         layout = str(Layout.parse(why))
     except Refused:
         raise _no_such_value(result, why) from None
     screen.answer(layout_text(result, layout))
-    screen.result({"why": {"layout": layout, "reasons": layout_reasons(result, layout)}})
+    reasons = layout_reasons(result, layout)
+    screen.result({**plan_json(result), "why": {"values": [], "reasons": reasons}})
 
 
 def _no_such_value(result: Plan, why: str) -> Refused:

@@ -45,7 +45,7 @@ def _local_status(target: Target, screen: Screen) -> bool:
     processes = parts(find(name)) if name else ()
     if name is None or not processes:
         screen.answer("nothing is running" if name is None else f"`{name}` is not running")
-        screen.result({"name": name, "serving": False, "parts": []})
+        screen.result(_document(name))
         return False
     deployment = deployment_of(name, user, LocalHost())
     reason = reason_not_serving(deployment, LocalHost())
@@ -55,23 +55,35 @@ def _local_status(target: Target, screen: Screen) -> bool:
             [{**vars(part), "state": state, "npus": part.ranks or None} for part in processes]
         )
     )
+    known: dict[str, object] = {}
     if deployment:
+        known = {
+            "url": deployment.url,
+            "model": deployment.served_name,
+            "layout": str(deployment.layout),
+            "replicas": 1,
+            "logs": deployment.logs,
+        }
         state = f"does not serve: {reason}" if reason else "serves"
         screen.answer(
             f"{deployment.layout} of {deployment.served_name} at {deployment.url}: {state}"
         )
-    screen.result(
-        {
-            "name": name,
-            "serving": not reason,
-            "url": deployment.url if deployment else None,
-            "layout": str(deployment.layout) if deployment else None,
-            "model": deployment.served_name if deployment else None,
-            "logs": deployment.logs if deployment else None,
-            "parts": [vars(part) for part in processes],
-        }
-    )
+    rows = [vars(part) for part in processes]
+    screen.result(_document(name, why_not=reason or None, processes=rows, **known))
     return not reason
+
+
+def _errors(service: Reached) -> list[dict[str, object]]:
+    return [error.as_json() for error in service.failures.values()]
+
+
+def _document(name: str | None, **known: object) -> dict[str, object]:
+    """Return the JSON document; what is not known of the service is null or empty."""
+    keys = (
+        "url", "model", "layout", "replicas", "release", "brought_up_by", "since", "logs", "why_not"
+    )  # fmt: skip
+    lists = ("unreachable", "missing", "containers", "processes")
+    return {"name": name, **dict.fromkeys(keys), **{key: [] for key in lists}, **known}
 
 
 def _hosts_status(service: Reached, screen: Screen) -> bool:
@@ -81,9 +93,7 @@ def _hosts_status(service: Reached, screen: Screen) -> bool:
     containers = service.containers
     if not containers:
         screen.answer(service.nothing_runs().what)
-        unreachable = list(service.failures)
-        document = {"name": service.name, "serving": False, "unreachable": unreachable}
-        screen.result({**document, "containers": []})
+        screen.result(_document(service.name, unreachable=_errors(service)))
         return False
     reasons = unready(service)
     rows = [(container.summary(), reasons.get(container.name)) for container in containers]
@@ -102,19 +112,18 @@ def _hosts_status(service: Reached, screen: Screen) -> bool:
     screen.answer(f"{count}{layout} of {last.model} at {last.url}, {release}: {state}")
     screen.answer(f"brought up by {last.author.who}, {last.author.since}")
     screen.result(
-        {
-            "name": service.name,
-            "serving": all_serving,
-            "url": last.url,
-            "layout": layout,
-            "replicas": replicas,
-            "model": last.model,
-            "release": last.release,
-            "by": last.author.who,
-            "since": last.author.since,
-            "unreachable": list(service.failures),
-            "missing": missing,
-            "containers": [{**row, "why_not": reason or None} for row, reason in rows],
-        }
+        _document(
+            service.name,
+            url=last.url,
+            model=last.model,
+            layout=layout,
+            replicas=replicas,
+            release=last.release,
+            brought_up_by=last.author.who,
+            since=last.author.since,
+            unreachable=_errors(service),
+            missing=missing,
+            containers=[{**row, "why_not": reason or None} for row, reason in rows],
+        )
     )
     return all_serving

@@ -35,7 +35,7 @@ from ropeway.launch.local.steps import dry_run as local_script
 from ropeway.launch.lock import current_author, locked
 from ropeway.launch.rollout import Service
 from ropeway.launch.running import take_down
-from ropeway.launch.up import Caller, Outcome, Preparation, check_spec, prepare
+from ropeway.launch.up import Caller, Outcome, check_spec, prepare
 from ropeway.report.console import Screen
 from ropeway.sim.faults import faulty_fleet
 from ropeway.sim.launching import Rehearsal, rehearsal_spec
@@ -43,6 +43,10 @@ from ropeway.sim.virtual_engine import Pace
 from ropeway.spec.model import Spec, dump_spec, load_spec
 from ropeway.units import counted
 
+# What the JSON document says of a service that was not started.
+_NOT_STARTED: dict[str, object] = {
+    "start_s": None, "folder": None, "script": None, "assumed": [], "notes": [],
+}  # fmt: skip
 # Quick enough to watch, slow enough to see the steps; a real engine takes minutes.
 _PACE = Pace(latency=0.05, pull=3.0, begin=0.5, join=0.5, start=6.0)
 
@@ -89,7 +93,7 @@ def _up_hosts(
     ):
         if dry_run:
             preparation = prepare(spec, hosts, screen, may_fail=True)
-            _show_script(preparation, *launching.dry_run_script(preparation, author), screen)
+            _show_script(*launching.dry_run_script(preparation, author), screen)
             return
         with screen.step(f"lock {counted(len(hosts), 'host')}") as step:
             lock = stack.enter_context(locked(hosts, author))
@@ -131,24 +135,17 @@ def _caller(spec: Spec, screen: Screen, *, yes: bool) -> Caller:
     return Caller(screen, os.environ, confirm, keep, save_log, clock)
 
 
-def _show_script(preparation: Preparation, script: str, service: Service, screen: Screen) -> None:
+def _show_script(script: str, service: Service, screen: Screen) -> None:
     screen.write(script)
-    screen.result(
-        {
-            "script": script,
-            "layout": str(preparation.spec.serve.layout),
-            "release": service.replicas[0].release.version,
-            "assumed": list(service.assumed),
-            "notes": list(service.notes),
-        }
-    )
+    document = _document_of(service)
+    screen.result({**document, "script": script, "assumed": list(service.assumed)})
 
 
 def _show_outcome(outcome: Outcome, hosts: Hosts, screen: Screen) -> None:
-    service = outcome.service
+    service, document = outcome.service, _document_of(outcome.service)
     if outcome.seconds is None:
         screen.answer(f"`{service.name}` is already up, and matches the spec")
-        screen.result({"name": service.name, "url": service.url, "changed": []})
+        screen.result(document)
         return
     replica = service.replicas[0]
     screen.answer(f"{replica.served_name} is up at {service.url}")
@@ -159,20 +156,24 @@ def _show_outcome(outcome: Outcome, hosts: Hosts, screen: Screen) -> None:
             f"{head.by_hand} -N -L {port}:127.0.0.1:{port}"
         )
     screen.hint(f"ropeway chat --url {service.url}\nropeway down --name {service.name}")
-    screen.result(
-        {
-            "name": service.name,
-            "url": service.url,
-            "model": replica.served_name,
-            "layout": str(replica.layout),
-            "replicas": len(service.replicas),
-            "release": replica.release.version,
-            "image": service.image,
-            "start_seconds": round(outcome.seconds, 1),
-            "folder": str(current_call().folder),
-            "notes": list(service.notes),
-        }
-    )
+    folder = str(current_call().folder)
+    screen.result({**document, "start_s": round(outcome.seconds, 1), "folder": folder})
+
+
+def _document_of(service: Service) -> dict[str, object]:
+    """Return the JSON document of a service on hosts that has not been started."""
+    replica = service.replicas[0]
+    return {
+        "name": service.name,
+        "url": service.url,
+        "model": replica.served_name,
+        "layout": str(replica.layout),
+        "replicas": len(service.replicas),
+        "release": replica.release.version,
+        "image": service.image,
+        **_NOT_STARTED,
+        "notes": list(service.notes),
+    }
 
 
 @click.command()
@@ -248,9 +249,19 @@ def _up_local(spec: Spec, screen: Screen, *, dry_run: bool) -> None:
         folder = run_folder("up")
         deployment = replace(deployment, logs=str(folder.absolute()))
     script = local_script(deployment)
+    document = {
+        "name": deployment.service,
+        "url": deployment.url,
+        "model": deployment.served_name,
+        "layout": str(deployment.layout),
+        "replicas": 1,
+        "release": None,
+        "image": None,
+        **_NOT_STARTED,
+    }
     if dry_run:
         screen.write(script)
-        screen.result({"script": script, "layout": str(deployment.layout)})
+        screen.result({**document, "script": script})
         return
     screen.detail(script)
     seconds = bring_up(context, deployment, screen)
@@ -260,16 +271,7 @@ def _up_local(spec: Spec, screen: Screen, *, dry_run: bool) -> None:
         screen.warn(str(error))
     screen.answer(f"{deployment.served_name} is up at {deployment.url}")
     screen.hint(f"ropeway chat --url {deployment.url}\nropeway down --name {deployment.service}")
-    screen.result(
-        {
-            "name": deployment.service,
-            "url": deployment.url,
-            "model": deployment.served_name,
-            "layout": str(deployment.layout),
-            "start_seconds": round(seconds, 1),
-            "folder": str(folder),
-        }
-    )
+    screen.result({**document, "start_s": round(seconds, 1), "folder": str(folder)})
 
 
 def _keep(folder: Path, spec: Spec, script: str) -> None:

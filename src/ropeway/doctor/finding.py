@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["fail", "warn"]
@@ -42,17 +42,6 @@ class Finding:
     fix: str = ""
     source: str = ""
     cause: str | None = None
-
-    def as_json(self) -> dict[str, object]:
-        """Return plain data for `--json`."""
-        return {_JSON_NAMES.get(name, name): value for name, value in asdict(self).items()}
-
-
-# Of the fields that `--json` calls otherwise.
-_JSON_NAMES = {
-    "title": "what", "locations": "places", "total": "of",
-    "evidence": "seen", "expected": "wanted", "cause": "follows",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

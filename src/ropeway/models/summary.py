@@ -67,7 +67,10 @@ class ModelSummary:
             return None
         comparison = self.comparison
         return {
-            **asdict(self.stored),
+            "source": self.stored.source,
+            "total_bytes": self.stored.total_bytes,
+            "component_bytes": dict(self.stored.components),
+            "numbers": self.stored.numbers,
             "compared_with": comparison.parts,
             "counted_bytes": round(comparison.counted_bytes),
             "difference": comparison.difference,

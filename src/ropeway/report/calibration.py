@@ -12,20 +12,21 @@ from ropeway.report.table import table
 
 @dataclass(frozen=True)
 class Explained:
-    """One layout under one load, in output tokens/s; `measured` is None for a mere prediction."""
+    """The output of one layout under one load; what was not measured is a mere prediction."""
 
     layout: str
     load: str
-    predicted: float
-    measured: float | None = None
+    predicted_tokens_per_s: float
+    measured_tokens_per_s: float | None = None
 
 
 def calibration_text(rows: Sequence[Explained]) -> Group:
     """Return a table of these rows, with a note on what the figures are."""
     grid = table("layout", "load", ">measured", ">predicted", ">off by")
     for row in rows:
-        off = percent(abs(row.predicted / row.measured - 1)) if row.measured else NONE
-        grid.add_row(row.layout, row.load, rate(row.measured), rate(row.predicted), off)
+        predicted, measured = row.predicted_tokens_per_s, row.measured_tokens_per_s
+        off = percent(abs(predicted / measured - 1)) if measured else NONE
+        grid.add_row(row.layout, row.load, rate(measured), rate(predicted), off)
     note = (
         "Output tokens/s. Layouts without a measured figure are predicted only.\n"
         "Measured on this machine's cores: this says nothing about NPUs."

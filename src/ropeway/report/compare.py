@@ -83,7 +83,7 @@ def render_html(comparison: Comparison, timings: Mapping[str, Sequence[Timing]])
         ),
         reference=comparison.reference,
         throughput=_widths([result.output_tokens_per_s for result in results]),
-        starts=_widths([result.start_seconds for result in results]),
+        starts=_widths([result.start_s for result in results]),
         pairs=pairs(comparison),
         blog=BLOG,
         ranges=[plot for plot in _range_plots(results) if plot.rows],
@@ -168,12 +168,12 @@ def _widths(values: Sequence[float | None]) -> list[float | None]:
 
 
 def _range_plots(results: Sequence[LayoutResult]) -> Iterable[Plot[tuple[str, Quantiles]]]:
-    """Yield the p50, p90 and p99 of each layout."""
+    """Yield the p50, p90 and p99 of each layout, in ms."""
     for key in ("ttft", "tpot", "e2e"):
         measured = [
-            (result.layout, quantiles)
+            (result.layout, Quantiles(*(1000 * value for value in vars(quantiles).values())))
             for result in results
-            if result.summary and (quantiles := getattr(result.summary, f"{key}_ms"))
+            if result.summary and (quantiles := getattr(result.summary, f"{key}_s"))
         ]
         end, ticks = axis(max((quantiles.p99 for _, quantiles in measured), default=0.0))
         yield Plot(key, end, _ticks(ticks, end), tuple(measured))

@@ -1,10 +1,10 @@
 """The only code that writes to the terminal: answers to stdout, the conversation to stderr.
 
-With `--json` stdout has exactly one JSON document with `"schema": 1` and nothing else: the result,
-or `{"schema": 1, "error": {...}}` when an error came first. The conversation is silent then, except
-for warnings and errors, which are written to stderr in the form for people. Terminal escapes are
-removed from text from outside (a model's answer, a log line). Phrases are shown in the language of
-the screen; JSON is always English.
+With `--json` stdout has exactly one JSON document and nothing else (docs/json.md). It is written
+when the verb ends, so that its `ok` says what the exit code says. The conversation is silent then,
+except for warnings and errors, which are also written to stderr in the form for people. Terminal
+escapes are removed from text from outside (a model's answer, a log line). Phrases are shown in the
+language of the screen; JSON is always English.
 """
 
 import re
@@ -39,6 +39,7 @@ class Screen:
     """The terminal of a verb; built once from the flags and passed down.
 
     json     one JSON document on stdout, no conversation
+    verb     what the document calls its verb: `plan`, `model show`; None where there is none
     quiet    only warnings, errors and the answer
     verbose  1 shows the commands that are run, 2 their output too; no live line then
     color    "auto" (a terminal, and NO_COLOR not set), "always" or "never"
@@ -51,6 +52,7 @@ class Screen:
         self,
         *,
         json: bool = False,
+        verb: str | None = None,
         quiet: bool = False,
         verbose: int = 0,
         color: str = "auto",
@@ -66,7 +68,10 @@ class Screen:
         self.verbose = verbose
         self.language = language
         self._error_language = error_language or language
-        self._documented = False
+        self._verb = verb
+        self._result: Mapping[str, object] | None = None
+        self._error: RopewayError | None = None
+        self._warnings: list[str] = []
         self._mid_line: Console | None = None
         self._out = _console(stdout or sys.stdout, color, width)
         err = _console(_Unfailing(stderr or sys.stderr), color, width)
@@ -119,15 +124,33 @@ class Screen:
             self._mid_line, self._talk.paused = None, False
 
     def result(self, data: Mapping[str, object]) -> None:
-        """Print the JSON document of this verb; nothing without `--json`.
+        """Keep what the JSON document says of this verb, until `close` prints it.
 
-        Raises RuntimeError on a second document and ValueError on NaN: both are our bugs.
+        Raises RuntimeError on a second result and ValueError on NaN: both are our bugs.
         """
         if not self.json:
             return
-        if self._documented:
+        if self._result is not None:
             raise RuntimeError("a verb prints one JSON document")
-        self._document(data)
+        dumps(data, allow_nan=False)  # fails here, where the verb is in the traceback
+        self._result = data
+
+    def close(self, *, ok: bool) -> None:
+        """Print the JSON document, if one is wanted. `ok`: whether the exit code is 0."""
+        if not self.json:
+            return
+        document = {
+            "schema": SCHEMA,
+            "verb": self._verb,
+            "ok": ok,
+            "error": self._error.as_json() if self._error else None,
+            "warnings": self._warnings,
+            **(self._result or {}),
+        }
+        unicode = (getattr(self._out.file, "encoding", None) or "utf-8").lower().startswith("utf")
+        text = dumps(document, ensure_ascii=not unicode, indent=2, allow_nan=False)
+        self._out.file.write(text + "\n")
+        self._out.file.flush()
 
     # The conversation
 
@@ -142,6 +165,7 @@ class Screen:
 
     def warn(self, text: str) -> None:
         """Print a warning, with `-q` and `--json` too."""
+        self._warnings.append(text)
         shown = with_literals(in_language(text, self.language))
         line = Text.assemble((LABELS[self.language]["warning"], "bold yellow"), shown)
         self._line(line, always=True)
@@ -152,9 +176,8 @@ class Screen:
         self._line(_hint(shown, self._prose_width, self.language), soft_wrap=True)
 
     def error(self, error: RopewayError) -> None:
-        """Print the error in its four parts to stderr; with `--json` also as the document."""
-        if self.json and not self._documented:
-            self._document({"error": error.as_json()})
+        """Print the error in its four parts to stderr; the document has the first one."""
+        self._error = self._error or error
         text = error_text(error, self._prose_width, self._error_language)
         self._line(text, soft_wrap=True, always=True)
 
@@ -188,14 +211,6 @@ class Screen:
     def _plain(self, text: str) -> None:
         # Not by way of the console, which would turn tabs into spaces.
         self._out.file.write(printable(text))
-
-    def _document(self, data: Mapping[str, object]) -> None:
-        unicode = (getattr(self._out.file, "encoding", None) or "utf-8").lower().startswith("utf")
-        document = {"schema": SCHEMA, **data}
-        text = dumps(document, ensure_ascii=not unicode, indent=2, allow_nan=False)
-        self._out.file.write(text + "\n")
-        self._out.file.flush()
-        self._documented = True
 
 
 def error_text(error: RopewayError, width: int | None = None, language: str = "en") -> Text:

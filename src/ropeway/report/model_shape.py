@@ -66,21 +66,23 @@ def model_text(model: ModelSummary, layout: ShownLayout | None = None) -> Render
 
 def model_json(model: ModelSummary, layout: ShownLayout | None = None) -> dict[str, object]:
     """Return the same and more as plain data; figures under `stages` are those of one NPU."""
-    if not layout:
-        return model.as_json()
     return {
         **model.as_json(),
-        "layout": layout.name,
-        "layout_problems": list(layout.problems),
-        "stages": [
-            {
-                **plain(stage),
-                "weight_bytes": stage.weights.total,
-                "flops_per_token": stage.flops.total,
-                "kv_bytes_per_token": stage.kv_bytes_per_token,
-            }
-            for stage in layout.stages
-        ],
+        "layout": layout.name if layout else None,
+        "layout_problems": list(layout.problems) if layout else [],
+        "stages": [_stage_json(stage) for stage in layout.stages] if layout else [],
+    }
+
+
+def _stage_json(stage: StageShard) -> dict[str, object]:
+    rest = {key: value for key, value in plain(stage).items() if key not in ("weights", "flops")}
+    return {
+        **rest,
+        "weight_bytes": stage.weights.total,
+        "component_bytes": plain(stage.weights),
+        "flops_per_token": stage.flops.total,
+        "component_flops_per_token": plain(stage.flops),
+        "kv_bytes_per_token": stage.kv_bytes_per_token,
     }
 
 

@@ -1,13 +1,19 @@
-"""A plan as one JSON document, with everything that the screen and the page show."""
+"""A plan as one JSON document: what docs/json.md promises, and no inner quantity beside it."""
 
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest
+from ropeway.plan.cost import Cost
+from ropeway.plan.estimate import Forecast
+from ropeway.plan.memory import Memory
 from ropeway.report.plain import plain
 from ropeway.report.plan import honesty, typical_error
+
+_SECONDS_PER_HOUR = 3600
 
 
 def plan_json(plan: Plan) -> dict[str, object]:
     """Return plain data in bytes, seconds and tokens/s; `front` names layouts of `candidates`."""
     return {
+        "model": plan.request.model_name,
         "chosen": _candidate(plan.chosen) if plan.chosen else None,
         "candidates": [_candidate(item) for item in plan.candidates],
         "front": [str(item.layout) for item in plan.front],
@@ -19,43 +25,105 @@ def plan_json(plan: Plan) -> dict[str, object]:
         "missing": list(plan.missing),
         "notes": list(plan.notes),
         "searched": plan.searched,
-        "wanted": _request(plan.request),
+        "request": _request(plan.request),
         "label": honesty(plan),
         "typical_error": typical_error(plan) or None,
+        "written": [],
+        "why": None,
     }
 
 
 def _candidate(item: Candidate) -> dict[str, object]:
-    return {**plain(item), "memory": {**plain(item.memory), "fits": item.memory.fits}}
+    return {
+        "layout": str(item.layout),
+        "hosts": item.hosts,
+        "npus": item.npus,
+        "memory_fraction": item.fraction,
+        "max_sequences": item.max_sequences,
+        "on_front": item.on_front,
+        "forecast": plain(_forecast(item.forecast)),
+        "memory": _memory(item.memory),
+        "cost": _cost(item.cost) if item.cost else None,
+        "notes": list(item.notes),
+    }
+
+
+def _forecast(forecast: Forecast) -> dict[str, object]:
+    return {
+        "output_tokens_per_s": forecast.output_tokens_per_s,
+        "output_low_tokens_per_s": forecast.output_low,
+        "output_high_tokens_per_s": forecast.output_high,
+        "ceiling_tokens_per_s": forecast.ceiling_tokens_per_s,
+        "requests_per_s": forecast.requests_per_s,
+        "ttft_s": forecast.ttft_s,
+        "tpot_s": forecast.tpot_s,
+        "tpot_low_s": forecast.tpot_low,
+        "tpot_high_s": forecast.tpot_high,
+        "running": forecast.running,
+        "step_s": forecast.step_s,
+        "parts_s": dict(forecast.parts),
+        "bottleneck": forecast.bottleneck,
+        "advice": forecast.advice,
+        "notes": list(forecast.notes),
+    }
+
+
+def _memory(memory: Memory) -> dict[str, object]:
+    amounts = (
+        "hbm", "visible", "usable", "weights", "engine", "activations", "kv_cache", "reserve",
+        "spare",
+    )  # fmt: skip
+    counts = ("stage", "kv_tokens", "blocks", "sequences", "fits")
+    return {
+        **{f"{name}_bytes": getattr(memory, name) for name in amounts},
+        **{name: getattr(memory, name) for name in counts},
+    }
+
+
+def _cost(cost: Cost) -> dict[str, object]:
+    hours = cost.job_hours
+    return {
+        "currency": cost.currency,
+        "price_per_hour": cost.per_hour,
+        "price_per_million_tokens": cost.per_million_tokens,
+        "job_s": None if hours is None else hours * _SECONDS_PER_HOUR,
+        "job_price": cost.job_price,
+    }
 
 
 def _request(request: PlanRequest) -> dict[str, object]:
-    cluster = request.cluster
+    cluster, chip, traits, load = request.cluster, request.chip, request.traits, request.load
     return {
-        "model": request.model_name,
         "architecture": request.shape.architecture,
         "layers": request.shape.layers,
         "precision": request.shape.precision.scheme,
-        "cluster": {
-            "hosts": cluster.host_count,
-            "npus_per_host": cluster.npus_per_host,
-            "npus": cluster.total_npus,
-            "local": cluster.is_local,
+        "hosts": cluster.host_count,
+        "npus_per_host": cluster.npus_per_host,
+        "npus": cluster.total_npus,
+        "local": cluster.is_local,
+        "chip": chip.name if chip else None,
+        "engine": traits.name,
+        "release": traits.version,
+        "graph": traits.graph,
+        "machine": request.machine.name,
+        "load": {
+            "clients": load.clients,
+            "rate": load.rate,
+            "requests": load.requests,
+            "input_tokens": load.input_tokens,
+            "output_tokens": load.output_tokens,
         },
-        "chip": plain(request.chip),
-        "engine": plain(request.traits),
-        "machine": plain(request.machine),
-        "load": plain(request.load),
         "context": request.context,
         "objective": request.objective,
-        "bounds": {"tpot_s": request.tpot_s, "ttft_s": request.ttft_s},
+        "max_ttft_s": request.ttft_s,
+        "max_tpot_s": request.tpot_s,
         "price_per_host_hour": request.price_per_host_hour,
         "currency": request.currency,
         "job_prompts": request.job_prompts,
         "fixed": {
             "layout": str(request.layout) if request.layout else None,
-            "memory": request.memory,
-            "kv_cache": request.kv_cache,
+            "memory_fraction": request.memory,
+            "kv_cache_bytes": request.kv_cache,
             "max_sequences": request.max_sequences,
             "max_batched_tokens": request.max_batched_tokens,
         },

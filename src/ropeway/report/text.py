@@ -8,7 +8,7 @@ from rich.text import Text
 
 from ropeway.bench.comparison import Comparison, LayoutResult, in_order
 from ropeway.bench.load_test import NOT_STATED, Conditions, LoadTest
-from ropeway.bench.stats import Summary
+from ropeway.bench.stats import Quantiles, Summary
 from ropeway.report.figures import NONE, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line
 from ropeway.report.table import ByWidth, table
@@ -56,7 +56,7 @@ def compare_table(comparison: Comparison) -> RenderableType:
     """All layouts of a comparison, best share marked; what failed and the notes below it."""
     return Group(
         Text.assemble((one_line(comparison.model), "bold"), f" · {one_line(comparison.engine)}"),
-        Text(f"{one_line(comparison.hardware)} · {_load(comparison.workload)}", style="dim"),
+        Text(f"{one_line(comparison.hardware)} · {_load(comparison.load)}", style="dim"),
         Text(),
         ByWidth(lambda wide: _layouts(comparison, wide=wide)),
         *_below(comparison),
@@ -133,11 +133,14 @@ def _throughput(summary: Summary) -> Table:
 def _latencies(summary: Summary) -> Table:
     grid = table("latency", *(f">{name}" for name in _QUANTILES))
     names = ("time to first token", "time per output token", "end to end")
-    latencies = (summary.ttft_ms, summary.tpot_ms, summary.e2e_ms)
+    latencies = (summary.ttft_s, summary.tpot_s, summary.e2e_s)
     for name, quantiles in zip(names, latencies, strict=True):
-        figures = [getattr(quantiles, key) if quantiles else None for key in _QUANTILES]
-        grid.add_row(name, *(milliseconds(figure) for figure in figures))
+        grid.add_row(name, *_milliseconds(quantiles, _QUANTILES))
     return grid
+
+
+def _milliseconds(quantiles: Quantiles | None, names: Iterable[str]) -> list[str]:
+    return [milliseconds(getattr(quantiles, at) * 1000 if quantiles else None) for at in names]
 
 
 def _errors(summary: Summary) -> list[Text]:
@@ -195,7 +198,7 @@ def _layout_row(
     row: list[str | Text] = [
         Text(one_line(result.layout), style="bold" if best else ""),
         where,
-        NONE if result.start_seconds is None else f"{result.start_seconds:.0f} s",
+        NONE if result.start_s is None else f"{result.start_s:.0f} s",
     ]
     summary = result.summary
     if summary is None:
@@ -203,8 +206,8 @@ def _layout_row(
         return [*row, verdict, *([NONE] * (1 + 3 * len(spread))), NONE]
     share = percent(comparison.share_of_best(result))
     row += [Text(rate(summary.output_tokens_per_s), style="bold" if best else ""), share]
-    for quantiles in (summary.ttft_ms, summary.tpot_ms, summary.e2e_ms):
-        row += [milliseconds(getattr(quantiles, at) if quantiles else None) for at in spread]
+    for quantiles in (summary.ttft_s, summary.tpot_s, summary.e2e_s):
+        row += _milliseconds(quantiles, spread)
     return [*row, _answer(result.answer_matches_reference)]
 
 

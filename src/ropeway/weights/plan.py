@@ -158,13 +158,13 @@ class PushPlan:
         return {
             "source": {"host": self.source.name, "path": self.source.root},
             "path": self.receivers[0].root,
-            "bytes": self.size,
+            "size_bytes": self.size,
             "files": len(self.files),
             "hosts": [
                 {
                     "host": peer.name,
                     "address": peer.address,
-                    "bytes_to_get": self.bytes_to_get(peer),
+                    "missing_bytes": self.bytes_to_get(peer),
                 }
                 for peer in self.receivers
             ],

@@ -93,7 +93,7 @@ class PushResult:
 
     def as_json(self) -> dict[str, object]:
         return {
-            "seconds": round(self.seconds, 3),
+            "duration_s": round(self.seconds, 3),
             "sha256": dict(self.sha256),
             "deliveries": [delivery.as_json() for delivery in self.deliveries],
         }
