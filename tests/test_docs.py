@@ -62,7 +62,7 @@ def typed(text: str) -> Iterator[str]:
 def own_commands(text: str) -> list[list[str]]:
     """Command lines of ours as words, from code blocks and from `ropeway …` in the prose."""
     lines = [*typed(text), *re.findall(r"`(ropeway [^`]+)`", prose(text))]
-    words = [shlex.split(line, comments=True) for line in lines]
+    words = [shlex.split(re.sub(r" >\S+", "", line), comments=True) for line in lines]
     return [line[1:] for line in words if line[:1] == ["ropeway"]]
 
 

@@ -9,7 +9,7 @@ from ropeway.doctor.rule import Check, Gap, Hit, outlier_hits, same_on_hosts
 from ropeway.doctor.versions import image_of
 from ropeway.facts.containers import ENGINE, IMAGES
 from ropeway.facts.host import Docker
-from ropeway.models.phrases import phrase
+from ropeway.phrases import phrase
 
 
 def _unusable(cluster: Cluster) -> Iterator[Hit]:

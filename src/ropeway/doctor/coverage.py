@@ -15,7 +15,7 @@ from ropeway.facts.containers import with_engine
 from ropeway.facts.host import HostFacts, Unread
 from ropeway.facts.question import Question
 from ropeway.facts.questions import SECOND_ROUND
-from ropeway.models.phrases import phrase
+from ropeway.phrases import phrase
 
 
 def unchecked(

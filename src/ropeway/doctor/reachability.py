@@ -13,7 +13,7 @@ from ropeway.facts.ascend.npu_smi import TABLE
 from ropeway.facts.host import HostFacts
 from ropeway.facts.linux.network import DEFAULT_NIC, NICS
 from ropeway.facts.linux.ping import PING
-from ropeway.models.phrases import phrase
+from ropeway.phrases import phrase
 
 _FIXES = {
     "all": "check the RoCE switches, or the VLAN of all ports",

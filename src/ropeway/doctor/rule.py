@@ -9,7 +9,7 @@ from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.finding import Finding, Level, Location
 from ropeway.facts.host import HostFacts, ModelFiles, Npu, Roce
 from ropeway.facts.question import Question
-from ropeway.models.phrases import phrase
+from ropeway.phrases import phrase
 from ropeway.units import counted
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from ropeway.engines.ascend_releases import order
 from ropeway.facts import containers
 from ropeway.facts.host import HostFacts
 from ropeway.facts.linux import limits, network, ping, system
-from ropeway.models.phrases import phrase
+from ropeway.phrases import phrase
 from ropeway.units import format_bytes
 
 GIB = 2**30

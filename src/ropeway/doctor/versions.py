@@ -23,7 +23,7 @@ from ropeway.facts.ascend.npu_smi import TABLE, chip_family
 from ropeway.facts.containers import ENGINE, IMAGES
 from ropeway.facts.host import HostFacts, ModelFiles
 from ropeway.facts.model_directory import MODEL
-from ropeway.models.phrases import phrase
+from ropeway.phrases import phrase
 
 
 def image_of(cluster: Cluster, host: HostFacts) -> str | None:
