@@ -44,9 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         evaluation = evaluate_csv(text, where, chosen.in_sample)
     except RopewayError as error:
         screen.error(error)
+        screen.close(ok=False)
         return error.exit_code
     screen.answer(evaluation_text(evaluation, verbose=chosen.verbose))
     screen.result(evaluation.as_json())
+    screen.close(ok=True)
     return 0
 
 
