@@ -13,9 +13,10 @@ from model_files import LLAMA, PADDED
 from plan_requests import SPEC
 from ropeway.cli.main import exit_code
 from ropeway.hardware import chip_named
+from ropeway.launch.complete import release_for
 from ropeway.plan.calibration import Calibration, write_calibration
 from ropeway.plan.machine import ascend, traits
-from ropeway.spec.model import Layout, load_spec
+from ropeway.spec.model import Layout, load_spec, sample_text
 
 QWEN = ("--model", "Qwen3-30B-A3B", "--chip", "910B4", "--engine-version", "0.11.0rc0")
 
@@ -76,11 +77,75 @@ def test_each_value_says_where_it_came_from(capsys, spec):
     assert sources["serve.context"] == "--context"
     assert sources["serve.layout"] == "--layout"
     assert sources["serve.version"] == "--engine-version"
-    spec.write_text(SPEC.replace("serve:\n", "serve:\n  context: 4096\n"))
-    plan = document(capsys)
+    assert sources["workload"] == f"ropeway.yaml:{line_of('clients:')}"
+    spec.write_text(SPEC.replace("serve:\n", "serve:\n  context: 4096\n  kv_cache: 2GiB\n"))
+    plan = document(capsys, "--clients", "64", "--chip", "910B3")
     sources = {value["key"]: value["source"] for value in plan["values"]}
-    assert (sources["serve.context"], sources["serve.version"]) == ("spec", "spec")
+    start = line_of("serve:")
+    assert sources["serve.context"] == f"ropeway.yaml:{start + 1}"
+    assert sources["serve.kv_cache"] == sources["cache"] == f"ropeway.yaml:{start + 2}"
+    assert sources["serve.version"] == f"ropeway.yaml:{start + 3}"
     assert sources["serve.layout"] == "planner"
+    assert sources["workload"] == f"--clients; ropeway.yaml:{line_of('clients:') + 2}"
+    assert sources["cluster.chip"].startswith("--chip; ")
+    _, out, _ = run(capsys, "--why", "kv_cache")
+    assert "2.0 GiB" in out
+    assert f"ropeway.yaml:{start + 2}" in out
+
+
+def line_of(text: str) -> int:
+    """Return the line of the spec that has this text."""
+    return next(at for at, line in enumerate(SPEC.splitlines(), start=1) if text in line)
+
+
+def test_what_an_image_says_of_its_release_is_what_is_planned(capsys, spec):
+    image = "runtime: {image: quay.io/ascend/vllm-ascend:v0.18.0}\n"
+    spec.write_text(image + SPEC)
+    values = {value["key"]: value for value in document(capsys)["values"]}
+    version = values["serve.version"]
+    assert (version["value"], version["source"]) == ("0.18.0", "ropeway.yaml:1")
+    spec.write_text(spec.read_text().replace("  version: 0.11.0rc0\n", ""))
+    assert "serve.version" not in {row["key"] for row in document(capsys, "--write")["written"]}
+
+
+def test_without_a_release_plan_takes_the_one_that_up_takes(capsys, spec):
+    spec.write_text(SPEC.replace("  version: 0.11.0rc0\n", ""))
+    values = {value["key"]: value for value in document(capsys)["values"]}
+    version = values["serve.version"]
+    assert version["value"] == release_for(load_spec(spec), {}, "").version
+    assert "rc" not in version["value"]
+    assert (version["why"], version["source"]) == ("the newest stable release", "default")
+
+
+@pytest.mark.parametrize("flag", [("--hosts", "2"), ("--npus", "8"), ("--chip", "910B4")])
+def test_a_spec_for_this_machine_has_no_part_in_a_plan_for_hosts(capsys, tmp_path, flag):
+    args = (*QWEN, "--clients", "256", *flag)
+    alone = document(capsys, *args)
+    path = tmp_path / "ropeway.yaml"
+    path.write_text(sample_text())
+    beside = document(capsys, *args)
+    note = "`ropeway.yaml` is for this machine; nothing of it is in this plan"
+    assert beside["notes"][0] == note
+    assert {**beside, "notes": beside["notes"][1:]} == alone
+    for more in (("-c", "ropeway.yaml"), ("--write",)):
+        code, _, err = run(capsys, *args, *more)
+        assert code == 2
+        assert "this spec is for this machine" in " ".join(err.split())
+    assert path.read_text() == sample_text()
+    code, _, err = run(capsys, *flag)
+    assert code == 2
+    assert "which model?" in err
+    assert note in " ".join(err.split())
+
+
+def test_the_first_lines_say_that_a_spec_joins_the_flags(capsys, spec):
+    _, out, _ = run(capsys, "-c", str(spec), "--clients", "32")
+    assert out.splitlines()[1].startswith("with ropeway.yaml · ")
+    _, out, _ = run(capsys, *QWEN, "--hosts", "2", "-c", str(spec), "--json")
+    assert json.loads(out)["wanted"]["sources"]["workload.output_tokens"].startswith("ropeway.yaml")
+    spec.unlink()
+    _, out, _ = run(capsys, *QWEN)
+    assert "ropeway.yaml" not in out
 
 
 def test_the_load_is_that_of_the_flags(capsys):
@@ -305,7 +370,6 @@ def test_a_local_cluster_needs_its_constants_first(capsys):
     code, _, err = run(capsys)
     assert code == 2
     assert "ropeway calibrate --local" in err
-    assert run(capsys, "--chip", "910B4")[0] == 0  # real hosts in place of the virtual ones
 
 
 def test_a_local_cluster_is_planned_with_its_constants_and_claims_no_npu(capsys, local):

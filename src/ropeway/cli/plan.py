@@ -7,23 +7,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.files import write_page
 from ropeway.cli.options import config_option, lang_option, passed_as, screen_options
 from ropeway.errors import Exit, Refused, SpecError
 from ropeway.hosts.local import replace_file
+from ropeway.phrases import phrase
 from ropeway.plan.candidate import Plan
 from ropeway.plan.choose import choose
-from ropeway.plan.resolve import Flags, resolve
-from ropeway.plan.writing import changes, edits, without_planned, written
+from ropeway.plan.resolve import Flags, SpecFile, is_left_out, resolve
+from ropeway.plan.writing import changes, edits, written
 from ropeway.report.console import Screen
 from ropeway.report.plain import plain
 from ropeway.report.plan import layout_reasons, layout_text, plan_text, values_text
 from ropeway.report.plan_json import plan_json
 from ropeway.report.plan_page import render_html
 from ropeway.spec.editing import apply_edits
-from ropeway.spec.model import DEFAULT_FILE, Layout, Spec, parse_spec
+from ropeway.spec.model import DEFAULT_FILE, Layout, parse_spec
 from ropeway.spec.yaml import read_text
 from ropeway.suggest import did_you_mean
 
@@ -90,18 +92,19 @@ def plan(
 ) -> None:
     """Choose the parallel layout: what fits, how fast it is, what it costs, and why.
 
-    From the spec, from flags alone, or both: flags win. Nothing is started and no host is asked.
-    Every forecast is predicted, not measured; docs/planning.md says how far off such forecasts are.
+    From the spec, from flags alone, or both: flags win, and every value shows where it came from. A
+    spec for this machine is left out when the flags name hosts or a chip. Nothing is started and no
+    host is asked. Every forecast is predicted, not measured; docs/planning.md says how far off such
+    forecasts are.
     Exit code 1: nothing fits the request.
 
     \b
     Example:
       ropeway plan --model Qwen3-30B-A3B --hosts 2 --chip 910B4 --clients 256
     """
-    text = _text(config, flags, write=write)
-    spec = None if text is None else parse_spec(text, str(config))
-    open_spec = without_planned(spec, text) if spec and text else spec
-    request, notes = resolve(open_spec, flags, default_root(os.environ))
+    named = ctx.get_parameter_source("config") is not ParameterSource.DEFAULT
+    file = _spec_file(config, flags, named=named, write=write)
+    request, notes = resolve(file, flags, default_root(os.environ))
     result = choose(request)
     result = replace(result, notes=(*notes, *result.notes))
     if why is not None:
@@ -110,7 +113,7 @@ def plan(
     screen.answer(plan_text(result, verbose=everything or screen.verbose > 0))
     document = plan_json(result)
     if write:
-        made = _write(screen, config, text, spec, result) if spec and text and result.chosen else []
+        made = _write(screen, config, file, result) if file and result.chosen else []
         document = {**document, "written": made}
     if html is not None:
         page = render_html(result, when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
@@ -119,28 +122,40 @@ def plan(
     ctx.exit(Exit.OK if result.chosen else Exit.NO)
 
 
-def _text(config: Path, flags: Flags, *, write: bool) -> str | None:
-    """Return the spec's text, or None where flags alone are enough. Raises Refused or SpecError."""
-    if config.exists() or str(config) != DEFAULT_FILE:
+def _spec_file(config: Path, flags: Flags, *, named: bool, write: bool) -> SpecFile | None:
+    """Return the spec, or None where flags alone are enough. Raises Refused or SpecError."""
+    if named or config.exists():
+        text = read_text(config)
+        file = SpecFile(config.name, text, parse_spec(text, str(config)))
+        if (named or write) and is_left_out(file.spec, flags):
+            raise Refused(
+                phrase("this spec is for this machine, and `--hosts`, `--npus` or `--chip` is not"),
+                where=str(config),
+                hint=phrase("leave the flags out, or plan without the spec: `--model NAME`"),
+            )
         if write and (flags.hosts or flags.npus):
             raise Refused(
-                "`--write` is for the cluster of the spec, and `--hosts` or `--npus` name another",
+                phrase(
+                    "`--write` is for the hosts of the spec, and `--hosts` or `--npus` name others"
+                ),
                 where=str(config),
-                hint="leave them out, or change `cluster.hosts` first",
+                hint=phrase("leave them out, or change `cluster.hosts` first"),
             )
-        return read_text(config)
+        return file
     if write:
         raise Refused(
-            "`--write` puts the choice into a spec, and there is none here",
+            phrase("`--write` puts the choice into a spec, and there is none here"),
             where=str(Path.cwd() / config),
-            hint="write one: `ropeway init`\nor name it with `--config`",
+            hint=phrase("write one: `ropeway init`\nor name it with `--config`"),
         )
     if flags.model is None:
         raise Refused(
-            f"there is no `{DEFAULT_FILE}` here, and no `--model`",
+            phrase("there is no `{file}` here, and no `--model`", file=DEFAULT_FILE),
             where=str(Path.cwd()),
-            hint="ropeway plan --model Qwen3-30B-A3B --hosts 2 --chip 910B4\n"
-            "or write a spec: `ropeway init`",
+            hint=phrase(
+                "name a model: `ropeway plan --model Qwen3-30B-A3B --hosts 2 --chip 910B4`\n"
+                "or write a spec: `ropeway init`"
+            ),
         )
     return None
 
@@ -164,33 +179,33 @@ def _explain(screen: Screen, result: Plan, why: str) -> None:
 def _no_such_value(result: Plan, why: str) -> Refused:
     if not result.values:
         return Refused(
-            "nothing fits the request, so there is no value to explain",
+            phrase("nothing fits the request, so there is no value to explain"),
             evidence=result.missing,
-            hint="`ropeway plan` without `--why` lists what was rejected",
+            hint=phrase("`ropeway plan` without `--why` lists what was rejected"),
         )
     keys = [value.key for value in result.values]
     meant = did_you_mean(why, [*keys, *(key.rpartition(".")[2] for key in keys)])
-    hint = meant or f"there are {', '.join(keys)}"
-    return Refused(f"the plan has no value called `{why}`", hint=hint)
+    hint = meant or phrase("there are {keys}", keys=", ".join(keys))
+    return Refused(phrase("the plan has no value called `{key}`", key=why), hint=hint)
 
 
-def _write(
-    screen: Screen, config: Path, text: str, spec: Spec, result: Plan
-) -> list[dict[str, object]]:
+def _write(screen: Screen, config: Path, file: SpecFile, result: Plan) -> list[dict[str, object]]:
     """Write the choice into the file; return what changed. Raises Refused or SpecError."""
-    after = written(spec, result)
-    edit_list = edits(spec, after, result)
-    new_text = apply_edits(text, edit_list)
+    after = written(file.spec, result)
+    edit_list = edits(file.spec, after, result)
+    new_text = apply_edits(file.text, edit_list)
     if parse_spec(new_text, str(config)).as_json() != after.as_json():
         raise SpecError(
-            "the file cannot be edited without spoiling the way it is written",
+            phrase("the file cannot be edited without spoiling the way it is written"),
             where=str(config),
             evidence=[f"{'.'.join(edit.path)}: {edit.value}" for edit in edit_list],
-            hint="put these values into it by hand",
+            hint=phrase("put these values into it by hand"),
         )
     replace_file(config.resolve(), new_text.encode())
-    rows = changes(spec, edit_list)
+    rows = changes(file.spec, edit_list)
     for row in rows:
-        screen.say(f"{row['key']}: {row['before'] or 'blank'} → {row['after'] or 'blank'}")
-    screen.say(f"wrote {config}" if rows else f"{config} holds this choice already")
+        before, after_ = (row[name] or phrase("blank") for name in ("before", "after"))
+        screen.say(phrase("{key}: {before} → {after}", key=row["key"], before=before, after=after_))
+    said = "wrote {file}" if rows else "{file} holds this choice already"
+    screen.say(phrase(said, file=config))
     return rows

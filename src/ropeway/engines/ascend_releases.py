@@ -86,6 +86,9 @@ RELEASES = (
     Release("0.30.0rc2", "0.30.0", "9.2.0", "2.10.0.post4", "5.14.1"),
 )
 
+NEWEST_STABLE = [row for row in RELEASES if "rc" not in row.version][-1]
+"""The release that is taken where nothing asks for another."""
+
 
 @dataclass(frozen=True)
 class DriverNeed:
@@ -146,6 +149,15 @@ def image_tag(name: str) -> ImageTag | None:
     words = tag["rest"].split("-")
     families = (_FAMILY_OF_WORD[word] for word in words if word in _FAMILY_OF_WORD)
     return ImageTag(tag["version"], next(families, "A2"))
+
+
+def requested_version(image: str | None, version: str | None) -> str | None:
+    """Return the release that a spec asks for: its image's, else that of `serve.version`.
+
+    The image decides, since it is what runs; None where neither names a release.
+    """
+    tag = image_tag(image or "")
+    return tag.version if tag else version
 
 
 def release_of(version: str) -> Release | None:

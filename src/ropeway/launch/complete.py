@@ -4,7 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from ropeway.engines.ascend_backends import backend_for
-from ropeway.engines.ascend_releases import RELEASES, TAG_SUFFIXES, Release, image_tag, release_of
+from ropeway.engines.ascend_releases import (
+    NEWEST_STABLE,
+    RELEASES,
+    TAG_SUFFIXES,
+    Release,
+    image_tag,
+    release_of,
+    requested_version,
+)
 from ropeway.engines.base import Node, Ports
 from ropeway.engines.placement import shares
 from ropeway.engines.vllm_ascend import AscendReplica
@@ -160,13 +168,13 @@ def release_for(spec: Spec, versions: Mapping[str, str], image: str) -> Release:
     """Return the release whose commands to use.
 
     It is the one that the image says it has, else that of the image's name, else that of the spec,
-    else the newest that is not a release candidate. Raises Refused for an unknown one.
+    else the newest stable one. Raises Refused for an unknown one.
     """
-    tagged = image_tag(image) or image_tag(spec.runtime.image or "")
-    written = tagged.version if tagged else spec.serve.version
+    named = image if image_tag(image) else spec.runtime.image
+    written = requested_version(named, spec.serve.version)
     version = versions.get("vllm_ascend", "").partition("+")[0] or written
     if version is None:
-        return [row for row in RELEASES if "rc" not in row.version][-1]
+        return NEWEST_STABLE
     if release := release_of(version):
         return release
     newest = RELEASES[-1].version

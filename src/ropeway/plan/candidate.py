@@ -35,7 +35,9 @@ class PlanRequest:
     free_clients       how many requests are in flight is the planner's choice, not the load's
     layout, replicas, memory, kv_cache, max_sequences
                        fixed by the user: a layout, a fraction, bytes per NPU, counts
-    sources            where a fixed value came from, by key; `spec` where it is not listed
+    sources            where a value of the request came from, by its key in the spec: a flag, or
+                       a line of the spec; what is not listed is a default
+    spec_file          name of the spec that it came from; empty where flags were enough
     """
 
     shape: ModelShape
@@ -62,6 +64,7 @@ class PlanRequest:
     max_batched_tokens: int | None = None
     kv_bits: float = 16
     sources: Mapping[str, str] = field(default_factory=dict)
+    spec_file: str = ""
 
     @property
     def minimised(self) -> Objective:

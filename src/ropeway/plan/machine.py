@@ -13,9 +13,10 @@ from importlib import resources
 from math import exp
 from typing import Any, Literal, cast, get_args
 
-from ropeway.engines.ascend_releases import RELEASES, order
+from ropeway.engines.ascend_releases import NEWEST_STABLE, order
 from ropeway.errors import Refused
 from ropeway.hardware import Chip, Link
+from ropeway.phrases import phrase
 
 Graph = Literal["eager", "piecewise", "full"]
 
@@ -156,18 +157,21 @@ def share_of(machine: Machine, ranks: float) -> Machine:
 
 
 def traits(version: str | None, graph: str | None = None) -> EngineTraits:
-    """Return the traits of a release (`0.11.0rc0`, with or without a v); None is the newest known.
+    """Return the traits of a release (`0.11.0rc0`, with or without a v); None is the newest stable.
 
     `graph` defaults to what the release does by itself: nothing before 0.9.2, pieces before 0.12,
     whole decoding steps since. Raises Refused for a graph mode that does not exist.
     """
-    chosen = (version or RELEASES[-1].version).strip().removeprefix("v")
+    chosen = (version or NEWEST_STABLE.version).strip().removeprefix("v")
     era = order(chosen)
     if graph is None:
         graph = "eager" if era < order(_FIRST_GRAPH) else "piecewise"
         graph = "full" if era >= order(_FIRST_FULL_GRAPH) else graph
     if graph not in get_args(Graph):
-        raise Refused(f"unknown graph mode `{graph}`", hint="eager, piecewise or full")
+        raise Refused(
+            phrase("unknown graph mode `{graph}`", graph=graph),
+            hint=phrase("there are `eager`, `piecewise` and `full`"),
+        )
     blocks = era < order(_FIRST_UNBLOCKED_SENDS)
     return EngineTraits(chosen, cast(Graph, graph), blocks, released(chosen))
 

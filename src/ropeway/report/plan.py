@@ -33,7 +33,7 @@ _KINDS = {
     "engine": "engine cannot",
     "shape": "cannot be split",
 }
-_SOURCE = {False: 14, True: 60}  # cells of a source on a narrow and a wide screen
+_SOURCE = {False: 16, True: 60}  # cells of a source on a narrow and a wide screen
 _ADDRESS = re.compile(r"https?://([^/\s]+)/\S*?([^/\s]+)/?(?=\s|$)")
 _NUMBER = re.compile(r"\d[\d,.]*")
 
@@ -133,7 +133,7 @@ def request_words(request: PlanRequest) -> tuple[Phrase, tuple[Phrase, ...]]:
     what = phrase("{model} on {hosts} × {npus} {chip}", npus=each, **values)
     if cluster.host_count * each != total:
         what = phrase("{model} on {hosts} with {npus} {chip} in all", npus=total, **values)
-    parts = []
+    parts = [phrase("with {file}", file=one_line(request.spec_file))] if request.spec_file else []
     if request.chip:
         version, graph = request.traits.version, request.traits.graph
         parts.append(phrase("vLLM-Ascend {version}, graph {graph}", version=version, graph=graph))
@@ -185,6 +185,8 @@ def shown(value: object) -> str:
     """Return a value of the plan as text: 32768 → "32,768"."""
     if value is None:
         return NONE
+    if isinstance(value, Phrase):
+        return value
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
