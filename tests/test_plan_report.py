@@ -100,7 +100,7 @@ def test_the_answer_comes_first_with_its_interval_the_bottleneck_and_the_price()
         "bottleneck   host work, 81 of 102 ms a step",
         "advice       turn the graph on",
     ]
-    assert rows[12] == "one step     102 ms: host 80.5, all-reduce 12.0, weights 9.5"
+    assert rows[12] == "one step     102 ms: host work 80.5, all-reduce 12.0, reading weights 9.5"
 
 
 def test_hosts_may_differ_and_ranks_need_not_fill_them():

@@ -1,19 +1,22 @@
 """The sentences of a plan in Chinese: none is left in English."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
-from plan_requests import request
+from plan_requests import cluster, request
 from ropeway.engines.ascend_layouts import LIMITS, NOTES
 from ropeway.engines.ascend_releases import MODEL_NEEDS
-from ropeway.phrases import translated
 from ropeway.plan.candidate import Plan
 from ropeway.plan.choose import choose
 from ropeway.plan.load import Load
 from ropeway.report.chinese import chinese
-from ropeway.report.plan import request_words, typical_error
+from ropeway.report.plan import layout_text, plan_text, values_text
+from ropeway.report.plan_page import render_html
+from ropeway.spec.cluster import Cluster, Local
 from ropeway.spec.model import Layout
+from test_report import Page, shown
 
 TABLE = chinese()
 
@@ -32,30 +35,54 @@ def plan(model: str, hosts: int, **more: object) -> Plan:
     return choose(request(model, hosts, version="0.18.0", **{"load": load, **more}))
 
 
-@pytest.mark.parametrize(
-    "made",
-    [
-        lambda: plan("Qwen3-30B-A3B", 2),
-        lambda: plan("Qwen3-32B", 1, layout=Layout.parse("TP8"), context=8192, memory=0.8),
-        lambda: plan("gpt-oss-120b", 3, objective="cost", price_per_host_hour=20.0),
-        lambda: plan("QwQ-32B", 1, objective="latency", load=Load(512, 64, rate=0.5)),
-        lambda: plan("Qwen3-8B", 1, tpot_s=0.03),
-        lambda: plan("Qwen3-8B", 1, tpot_s=1e-6),
-        lambda: plan("DeepSeek-V3", 1),
-    ],
-)
+LOCAL = Cluster(local=Local(hosts=2, npus=2))
+PLANS = [
+    lambda: plan("Qwen3-30B-A3B", 2),
+    lambda: plan("Qwen3-32B", 1, layout=Layout.parse("TP8"), context=8192, memory=0.8),
+    lambda: plan("gpt-oss-120b", 3, objective="cost", price_per_host_hour=20.0, job_prompts=10**6),
+    lambda: plan("QwQ-32B", 1, objective="latency", load=Load(512, 64, rate=0.5)),
+    lambda: plan("Qwen3-8B", 1, tpot_s=0.03, kv_cache=2**30, spec_file="my.yaml"),
+    lambda: plan("Qwen3-8B", 1, tpot_s=1e-6),
+    lambda: plan("DeepSeek-V3", 1),
+    lambda: plan("Qwen3-VL-30B-A3B-Instruct", 2, cluster=cluster(4, 8)),
+    lambda: choose(replace(request("Qwen3-8B", 1), chip=None, cluster=LOCAL)),
+]
+# What engineers say in Chinese, too.
+USUAL = {"token", "tokens", "rank", "piecewise", "full", "msmodeling", "config", "json", "eager"}
+USUAL |= {"all-reduce", "all-to-all", "vllm-ascend"}
+
+
+def english_left(text: str, made: Plan) -> set[str]:
+    """Return the English words in a text that is Chinese but for code, names and documents."""
+    keys = {word for value in made.values for word in re.split(r"\W", value.key)}
+    chip = made.request.chip
+    names = [row.source for row in (*LIMITS, *NOTES, *MODEL_NEEDS)]
+    names += [made.request.machine.between.source, *([chip.source] if chip else [])]
+    text = " ".join(text.split())
+    for name in sorted(filter(None, (made.request.model_name, *names)), key=len, reverse=True):
+        text = text.replace(name, "").replace(name[:59].rstrip() + "…", "")
+    text = re.sub(r"`.*?`|https?:\S+", "", text)
+    return set(re.findall(r"(?<![\w/.-])[a-z][a-z-]{3,}(?![\w/.-])", text)) - USUAL - keys
+
+
+@pytest.mark.parametrize("made", PLANS)
+def test_the_terminal_has_no_english_sentence(made) -> None:
+    result = made()
+    for width, verbose in ((80, False), (400, True)):
+        text = shown(plan_text(result, verbose=verbose, language="zh"), width)
+        # A table folds long words, so their pieces are no words.
+        left = english_left(text, result) if width == 400 else set()
+        assert left == set()
+        assert re.search("[\u4e00-\u9fff]", text)
+    assert english_left(shown(values_text(result.values, "zh"), 400), result) == set()
+    for item in (*result.candidates[:2], *result.rejected[:2]):
+        text = shown(layout_text(result, str(item.layout), "zh"), 400)
+        assert english_left(text, result) == set()
+    assert english_left(shown(layout_text(result, "TP7", "zh"), 400), result) == set()
+
+
+@pytest.mark.parametrize("made", PLANS)
 def test_the_chinese_tab_has_no_english_sentence(made) -> None:
     result = made()
-    what, conditions = request_words(result.request)
-    texts = [what, *conditions, *(value.why for value in result.values), *result.missing]
-    texts += [item.reason for item in result.rejected]
-    if result.chosen:
-        texts += [result.chosen.forecast.bottleneck, result.chosen.forecast.advice]
-        texts += [typical_error(result), *result.chosen.forecast.notes]
-    texts += result.request.shape.assumed
-    for text in filter(None, (*texts, *result.notes)):
-        shown = re.sub(r"`.*?`|https?:\S+", "", str(translated(text, TABLE)))
-        for row in (*LIMITS, *NOTES, *MODEL_NEEDS):
-            shown = shown.replace(row.source, "")  # what a document is called
-        words = re.findall(r"(?<![\w/.-])[a-z]{4,}(?![\w/.-])", shown)
-        assert set(words) <= {"token", "tokens", "rank", "piecewise", "full", "msmodeling"}, shown
+    page = Page(render_html(result, when="2026-11-30"))
+    assert english_left(page.chinese, result) <= {"plan"}  # of the brand

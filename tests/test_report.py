@@ -98,6 +98,7 @@ class Page(HTMLParser):
     def __init__(self, html):
         super().__init__()
         self.open, self.tags, self.links, self.text, self.styles = [], [], [], "", []
+        self.chinese = ""
         self.feed(html)
         assert self.open == []
 
@@ -114,6 +115,8 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if not any(tag == "style" for tag, _ in self.open):
             self.text += data
+            if not any(tag == "title" or language == "en" for tag, language in self.open[1:]):
+                self.chinese += data
 
 
 def test_shares_are_of_the_single_process():

@@ -21,7 +21,7 @@ from ropeway.suggest import did_you_mean
 # 910A and 310B are known by name only: no image of vLLM-Ascend is for them.
 Family = Literal["910A", "A2", "A3", "310B", "310P", "950"]
 
-_CANN = "CANN platform files, hicann/runtime src/platform/platform_config"
+_CANN = phrase("CANN platform files, {path}", path="hicann/runtime src/platform/platform_config")
 _DEVICE = "Ascend/msmodeling tensor_cast/device.py"
 
 
@@ -64,7 +64,7 @@ class Chip:
     between: Link
     spellings: tuple[str, ...] = ()
     note: str = ""
-    source: str = f"{_CANN}; {_DEVICE}"
+    source: str = joined((_CANN, _DEVICE))
 
 
 # 7 links of 28 GB/s, one to each other NPU of the host, and one 200GbE RoCE port [D].
@@ -74,7 +74,7 @@ _A2_BETWEEN = Link(25e9, 1.5e-6, _DEVICE)
 # (https://arxiv.org/abs/2506.12708).
 _A3_INSIDE = Link(196e9, 0.5e-6, _DEVICE)
 _A3_BETWEEN = Link(196e9, 5.5e-6, _DEVICE)
-_PCIE = Link(32e9, 5e-6, "PCIe 4.0 ×16, no direct links between 300I cards")
+_PCIE = Link(32e9, 5e-6, phrase("PCIe 4.0 ×16, no direct links between 300I cards"))
 _UB = Link(3 * 53e9, 1.5e-6, _DEVICE)
 
 _GB = 2**30
@@ -105,17 +105,17 @@ CHIPS: tuple[Chip, ...] = (
     _a2("910B2C", 24, 1.80e9, 64, 1.6e12),
     _a2("910B3", 20, 1.80e9, 64, 1.6e12),
     _a2("910B4", 20, 1.50e9, 32, 0.8e12,
-        note="bandwidth 0.8 TB/s in msmodeling; web tables say 0.4 to 1.2"),
-    _a2("910B4-1", 20, 1.50e9, 64, 1.6e12, note="64 GB in msmodeling, 32 GiB in CANN"),
+        note=phrase("bandwidth 0.8 TB/s in msmodeling; web tables say 0.4 to 1.2")),
+    _a2("910B4-1", 20, 1.50e9, 64, 1.6e12, note=phrase("64 GB in msmodeling, 32 GiB in CANN")),
     _a3("910C", 24, 1.80e9,
         ("a3", "9381", "9382", "9391", "9392", "752t", "a3 752t"),
-        "one of the two dies of a package; the 1.85 GHz bins are 3 % faster"),
+        phrase("one of the two dies of a package; the 1.85 GHz bins are 3 % faster")),
     _a3("910C-9372", 20, 1.80e9, ("9372",)),
     _a3("910C-560T", 20, 1.50e9, ("9362", "560t", "a3 560t")),
     Chip("310P3", "310P", 24 * _GB, 0.204e12, _cube(8, 1.06e9), 2 * _cube(8, 1.06e9), 0.0, 8,
-         _PCIE, Link(3e9, 20e-6, "a 25GbE port of the host"),
+         _PCIE, Link(3e9, 20e-6, phrase("a 25GbE port of the host")),
          ("310p", "300i", "300i duo"),
-         "fp16 only; a 300I Duo card is two of these with 48 or 96 GB"),
+         phrase("fp16 only; a 300I Duo card is two of these with 48 or 96 GB")),
     # 950: no platform file gives cores × clock in these units; peaks as announced.
     Chip("950PR", "950", 128 * _GB, 1.6e12, 0.5e15, 1e15, 1e15, 8, _UB, _UB, ("9599",)),
     Chip("950DT", "950", 144 * _GB, 4.0e12, 0.5e15, 1e15, 1e15, 8, _UB, _UB, ("9591", "a5", "950")),

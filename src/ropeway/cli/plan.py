@@ -110,7 +110,8 @@ def plan(
     if why is not None:
         _explain(screen, result, why)
         return
-    screen.answer(plan_text(result, verbose=everything or screen.verbose > 0))
+    verbose = everything or screen.verbose > 0
+    screen.answer(plan_text(result, verbose=verbose, language=screen.language))
     document = plan_json(result)
     if write:
         made = _write(screen, config, file, result) if file and result.chosen else []
@@ -164,14 +165,14 @@ def _explain(screen: Screen, result: Plan, why: str) -> None:
     """Show one value by its key (or the end of it), or one layout. Raises Refused for neither."""
     values = [value for value in result.values if why in (value.key, value.key.rpartition(".")[2])]
     if values:
-        screen.answer(values_text(values))
+        screen.answer(values_text(values, screen.language))
         screen.result({**plan_json(result), "why": {"values": plain(values), "reasons": []}})
         return
     try:
         layout = str(Layout.parse(why))
     except Refused:
         raise _no_such_value(result, why) from None
-    screen.answer(layout_text(result, layout))
+    screen.answer(layout_text(result, layout, screen.language))
     reasons = layout_reasons(result, layout)
     screen.result({**plan_json(result), "why": {"values": [], "reasons": reasons}})
 

@@ -1,8 +1,9 @@
 """A plan on the terminal: the answer, values with reasons, other layouts, rejected ones, notes."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import log2
 from operator import attrgetter
 
@@ -12,26 +13,42 @@ from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
-from ropeway.phrases import Phrase, count, phrase
+from ropeway.phrases import Phrase, count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected, Value
 from ropeway.plan.estimate import Forecast
+from ropeway.report.chinese import in_language
 from ropeway.report.figures import NONE, digits, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line, shrink
 from ropeway.report.table import ByWidth, pairs, table
 from ropeway.units import counted
 
 GIB = 2**30
-_LABEL = "predicted; not verified on NPU hardware"
-_LOCAL_LABEL = "predicted from constants measured on this machine"
+Say = Callable[[str], str]
+"""Puts a text into the language of the screen."""
+_LABEL = phrase("predicted; not verified on NPU hardware")
+_LOCAL_LABEL = phrase("predicted from constants measured on this machine")
 # Rows on a screen; `-v` shows all.
 _CANDIDATES = 8
 _GROUPS = 8
-# In this order; the page says the same.
-_KINDS = {
-    "memory": "does not fit",
-    "bound": "too slow",
-    "engine": "engine cannot",
-    "shape": "cannot be split",
+# In this order.
+KINDS = {
+    "memory": phrase("does not fit"),
+    "bound": phrase("too slow"),
+    "engine": phrase("engine cannot"),
+    "shape": phrase("cannot be split"),
+}
+# What the parts of a step (`Forecast.parts`) are called.
+STEP_PARTS = {
+    "weights": phrase("reading weights"),
+    "KV cache": phrase("reading the KV cache"),
+    "arithmetic": phrase("arithmetic"),
+    "routing": phrase("moving tokens to experts"),
+    "all-reduce": phrase("all-reduce"),
+    "all-to-all": phrase("all-to-all"),
+    "launch": phrase("launching kernels"),
+    "host": phrase("host work"),
+    "send": phrase("sends between stages"),
+    "requests": phrase("accepting requests"),
 }
 _SOURCE = {False: 16, True: 60}  # cells of a source on a narrow and a wide screen
 _ADDRESS = re.compile(r"https?://([^/\s]+)/\S*?([^/\s]+)/?(?=\s|$)")
@@ -47,41 +64,42 @@ class RejectedGroup:
     example: Rejected
 
 
-def plan_text(plan: Plan, *, verbose: bool = False) -> RenderableType:
+def plan_text(plan: Plan, *, verbose: bool = False, language: str = "en") -> RenderableType:
     """Return the screen; with `verbose`, every candidate and every rejection."""
+    say = partial(in_language, language=language)
     what, conditions = request_words(plan.request)
-    parts: list[RenderableType] = [Text(what, style="bold")]
-    parts += [Text(" · ".join(conditions), style="dim"), Text()]
-    parts += _answer(plan, plan.chosen) if plan.chosen else _no_answer(plan)
+    parts: list[RenderableType] = [Text(say(what), style="bold")]
+    parts += [Text(say(joined(conditions, " · ")), style="dim"), Text()]
+    parts += _answer(plan, plan.chosen, say) if plan.chosen else _no_answer(plan, say)
     if plan.values:
-        parts += [Text(), Text("values", style="bold")]
-        parts.append(ByWidth(lambda wide: _values(plan.values, wide=wide)))
+        parts += [Text(), Text(say(phrase("values")), style="bold")]
+        parts.append(ByWidth(lambda wide: _values(plan.values, say, wide=wide)))
     if plan.candidates:
         shown = plan.candidates if verbose else best(plan)
-        parts += [Text(), *_candidates_heading(plan, shown)]
-        parts.append(ByWidth(lambda wide: _candidates(plan, shown, wide=wide)))
+        parts += [Text(), *_candidates_heading(plan, shown, say)]
+        parts.append(ByWidth(lambda wide: _candidates(plan, shown, say, wide=wide)))
     if plan.rejected:
-        parts += [Text(), *_rejected(plan, verbose=verbose)]
+        parts += [Text(), *_rejected(plan, say, verbose=verbose)]
     if plan.notes:
-        assumed = plan.request.shape.assumed
-        notes = [("model" if note in assumed else "note", one_line(note)) for note in plan.notes]
-        parts += [Text(), Styled(pairs(notes), "dim")]
+        parts += [Text(), Styled(pairs(_notes(plan, say)), "dim")]
     return Group(*parts)
 
 
-def values_text(values: Sequence[Value]) -> RenderableType:
+def values_text(values: Sequence[Value], language: str = "en") -> RenderableType:
     """Return values with their whole reasons, for `--why`."""
+    say = partial(in_language, language=language)
     parts: list[RenderableType] = []
     for value in values:
-        parts.append(Text.assemble((one_line(value.key), "bold"), f"  {shown(value.value)}"))
-        parts.append(pairs((("why", one_line(value.why)), ("source", one_line(value.source)))))
+        parts.append(Text.assemble((one_line(value.key), "bold"), f"  {say(shown(value.value))}"))
+        rows = ((phrase("why"), value.why), (phrase("source"), value.source))
+        parts.append(pairs((say(name), one_line(say(text))) for name, text in rows))
     return Group(*parts)
 
 
-def layout_text(plan: Plan, name: str) -> RenderableType:
+def layout_text(plan: Plan, name: str, language: str = "en") -> RenderableType:
     """Return one layout of the plan with its reasons, for `--why`."""
-    lines = (Padding(one_line(reason), (0, 0, 0, 2)) for reason in layout_reasons(plan, name))
-    return Group(Text(name, style="bold"), *lines)
+    reasons = (one_line(in_language(text, language)) for text in layout_reasons(plan, name))
+    return Group(Text(name, style="bold"), *(Padding(text, (0, 0, 0, 2)) for text in reasons))
 
 
 def layout_reasons(plan: Plan, name: str) -> tuple[str, ...]:
@@ -91,12 +109,22 @@ def layout_reasons(plan: Plan, name: str) -> tuple[str, ...]:
     for place, item in enumerate(plan.candidates, start=1):
         if str(item.layout) != name or chosen is None:
             continue
-        what = "chosen" if item.layout == chosen.layout else "runs"
-        summary = f"{what}, {place} of {len(plan.candidates)}: {in_short(item)}"
-        if item.layout != chosen.layout:
-            summary += f"; {chosen.layout}: {in_short(chosen)}"
-        reasons = [summary, f"bottleneck: {item.forecast.bottleneck}", *item.notes, *reasons]
-    return tuple(reasons) or ("not among the layouts examined: judge it with `--layout`",)
+        summary = phrase(
+            "chosen, {place} of {n}: {speed}"
+            if is_chosen(plan, item)
+            else "runs, {place} of {n}: {speed}",
+            place=place,
+            n=len(plan.candidates),
+            speed=in_short(item),
+        )
+        if not is_chosen(plan, item):
+            other = phrase("{layout}: {reason}", layout=chosen.layout, reason=in_short(chosen))
+            summary = joined((summary, other))
+        bottleneck = phrase("bottleneck: {what}", what=item.forecast.bottleneck)
+        reasons = [summary, bottleneck, *item.notes, *reasons]
+    if not reasons:
+        reasons.append(phrase("not among the layouts examined: judge it with `--layout`"))
+    return tuple(reasons)
 
 
 def best(plan: Plan) -> tuple[Candidate, ...]:
@@ -118,7 +146,7 @@ def rejected_groups(plan: Plan) -> tuple[RejectedGroup, ...]:
         RejectedGroup(kind, len(items), min(items, key=lambda item: _distance(item, plan.chosen)))
         for (kind, _), items in by_reason.items()
     ]
-    return tuple(sorted(groups, key=lambda group: ([*_KINDS].index(group.kind), -group.count)))
+    return tuple(sorted(groups, key=lambda group: ([*KINDS].index(group.kind), -group.count)))
 
 
 def request_words(request: PlanRequest) -> tuple[Phrase, tuple[Phrase, ...]]:
@@ -188,7 +216,7 @@ def shown(value: object) -> str:
     if isinstance(value, Phrase):
         return value
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return phrase("yes") if value else phrase("no")
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
@@ -201,35 +229,48 @@ def price(amount: float) -> str:
     return digits(amount) if amount >= 1 else f"{amount:.3f}"
 
 
-def _answer(plan: Plan, chosen: Candidate) -> list[RenderableType]:
+def _answer(plan: Plan, chosen: Candidate, say: Say) -> list[RenderableType]:
     forecast = chosen.forecast
-    hosts = counted(chosen.hosts, "host")
-    npus = counted(chosen.npus, "NPU")
+    layout = str(chosen.layout)
+    where = phrase(
+        "{layout} on {hosts}, {npus}",
+        layout=layout,
+        hosts=counted(chosen.hosts, "host"),
+        npus=counted(chosen.npus, "NPU"),
+    )
+    run = Text(say(where))
+    run.highlight_words((layout,), "bold green")
     outputs = (forecast.output_tokens_per_s, forecast.output_low, forecast.output_high)
     times = (forecast.tpot_s, forecast.tpot_low, forecast.tpot_high)
     speeds, latencies = [*map(rate, outputs)], [milliseconds(time * 1000) for time in times]
     rows: list[tuple[str, Text | str]] = [
-        ("run", Text.assemble((str(chosen.layout), "bold green"), f" on {hosts}, {npus}")),
-        ("output", _ranged(f"{speeds[0]} tokens/s", *speeds[1:])),
-        ("per token", _ranged(*latencies)),
-        ("first token", milliseconds(forecast.ttft_s * 1000)),
+        (phrase("run"), run),
+        (phrase("output"), _ranged(f"{speeds[0]} tokens/s", speeds[1:], say)),
+        (phrase("per token"), _ranged(latencies[0], latencies[1:], say)),
+        (phrase("first token"), milliseconds(forecast.ttft_s * 1000)),
         *_money(plan, chosen),
-        ("bottleneck", one_line(forecast.bottleneck)),
-        ("advice", one_line(forecast.advice)),
-        ("one step", _step(forecast)),
+        (phrase("bottleneck"), forecast.bottleneck),
+        (phrase("advice"), forecast.advice),
+        (phrase("one step"), _step(forecast)),
     ]
-    label = "; ".join(filter(None, (honesty(plan), typical_error(plan))))
-    return [pairs(row for row in rows if row[1]), Text(label, style="yellow")]
+    label = joined(filter(None, (honesty(plan), typical_error(plan))))
+    grid = pairs(
+        (say(name), text if isinstance(text, Text) else one_line(say(text)))
+        for name, text in rows
+        if text
+    )
+    return [grid, Text(say(label), style="yellow")]
 
 
-def _no_answer(plan: Plan) -> list[RenderableType]:
-    what = "nothing fits the request" if plan.rejected else "there is no layout"
-    lines = (Padding(one_line(line), (0, 0, 0, 2)) for line in plan.missing)
-    return [Text(what, style="bold red"), *lines]
+def _no_answer(plan: Plan, say: Say) -> list[RenderableType]:
+    what = phrase("nothing fits the request") if plan.rejected else phrase("there is no layout")
+    lines = (Padding(one_line(say(line)), (0, 0, 0, 2)) for line in plan.missing)
+    return [Text(say(what), style="bold red"), *lines]
 
 
-def _ranged(value: str, low: str, high: str) -> Text:
-    return Text.assemble((value, "bold"), f"   80% interval: {low} to {high}")
+def _ranged(value: str, ends: Sequence[str], say: Say) -> Text:
+    interval = phrase("80% interval: {low} to {high}", low=ends[0], high=ends[1])
+    return Text.assemble((value, "bold"), f"   {say(interval)}")
 
 
 def _money(plan: Plan, chosen: Candidate) -> Iterable[tuple[str, str]]:
@@ -237,30 +278,57 @@ def _money(plan: Plan, chosen: Candidate) -> Iterable[tuple[str, str]]:
     if not cost:
         return
     unit = one_line(cost.currency)
-    million = f"{price(cost.per_million_tokens)} {unit} per million output tokens"
-    yield "cost", f"{million}, {price(cost.per_hour)} {unit} an hour"
+    yield (
+        phrase("cost"),
+        phrase(
+            "{million} {unit} per million output tokens, {hour} {unit} an hour",
+            million=price(cost.per_million_tokens),
+            hour=price(cost.per_hour),
+            unit=unit,
+        ),
+    )
     if cost.job_hours is not None and cost.job_price is not None and plan.request.job_prompts:
-        prompts = f"{plan.request.job_prompts:,} prompts"
-        yield "job", f"{prompts}: {seconds(cost.job_hours * 3600)}, {price(cost.job_price)} {unit}"
+        yield (
+            phrase("job"),
+            phrase(
+                "{n:,} prompts: {time}, {price} {unit}",
+                n=plan.request.job_prompts,
+                time=seconds(cost.job_hours * 3600),
+                price=price(cost.job_price),
+                unit=unit,
+            ),
+        )
 
 
-def _step(forecast: Forecast) -> str:
-    times = [f"{name} {_ms(seconds)}" for name, seconds in forecast.parts.items() if seconds > 5e-5]
-    return f"{_ms(forecast.step_s)} ms: {', '.join(times)}"
+def _step(forecast: Forecast) -> Phrase:
+    times = [
+        joined((STEP_PARTS.get(name, name), _ms(seconds)), " ")
+        for name, seconds in forecast.parts.items()
+        if seconds > 5e-5
+    ]
+    return phrase("{ms} ms: {parts}", ms=_ms(forecast.step_s), parts=joined(times, ", "))
 
 
 def _ms(count: float) -> str:
     return f"{count * 1000:.1f}" if count < 0.0995 else f"{count * 1000:,.0f}"
 
 
-def in_short(item: Candidate) -> str:
+def in_short(item: Candidate) -> Phrase:
     """Return the speed of a layout: `2,846 tokens/s, 82.6 ms per token`."""
-    forecast = item.forecast
-    quick = milliseconds(forecast.tpot_s * 1000)
-    return f"{rate(forecast.output_tokens_per_s)} tokens/s, {quick} per token"
+    return phrase(
+        "{rate} tokens/s, {time} per token",
+        rate=rate(item.forecast.output_tokens_per_s),
+        time=milliseconds(item.forecast.tpot_s * 1000),
+    )
 
 
-def _values(values: Sequence[Value], *, wide: bool) -> Table:
+def _notes(plan: Plan, say: Say) -> Iterable[tuple[str, str]]:
+    for note in plan.notes:
+        kind = phrase("model") if note in plan.request.shape.assumed else phrase("note")
+        yield say(kind), one_line(say(note))
+
+
+def _values(values: Sequence[Value], say: Say, *, wide: bool) -> Table:
     """Return a table of value, reason, source; on a narrow screen the source is truncated."""
     room = _SOURCE[wide]
     grid = table()
@@ -270,27 +338,41 @@ def _values(values: Sequence[Value], *, wide: bool) -> Table:
     grid.add_column(style="dim", no_wrap=True)
     for value in values:
         key = one_line(value.key).removeprefix("serve.")
-        source = _ADDRESS.sub(r"\1/…/\2", one_line(value.source))
-        grid.add_row(key, shown(value.value), one_line(value.why), shrink(source, room))
+        source = _ADDRESS.sub(r"\1/…/\2", one_line(say(value.source)))
+        why = one_line(say(value.why))
+        grid.add_row(key, one_line(say(shown(value.value))), why, shrink(source, room))
     return grid
 
 
-def _candidates_heading(plan: Plan, items: Sequence[Candidate]) -> list[Text]:
+def _candidates_heading(plan: Plan, items: Sequence[Candidate], say: Say) -> list[Text]:
     number = len(plan.candidates)
-    rest = "" if len(items) == number else f" of {number:,} (`-v`: all)"
-    legend = "● Pareto-optimal: nothing else has more throughput and less latency"
-    heading = Text(f"layouts that run: {len(items):,}{rest}", style="bold")
-    return [heading, Text(legend, style="dim")]
+    heading = phrase(
+        "layouts that run: {n:,}"
+        if len(items) == number
+        else "layouts that run: {n:,} of {all:,} (`-v`: all)",
+        n=len(items),
+        all=number,
+    )
+    legend = phrase("● Pareto-optimal: nothing else has more throughput and less latency")
+    return [Text(say(heading), style="bold"), Text(say(legend), style="dim")]
 
 
-def _candidates(plan: Plan, items: Sequence[Candidate], *, wide: bool) -> Table:
-    sizes = [">GiB weights\n+ cache"]
+def _candidates(plan: Plan, items: Sequence[Candidate], say: Say, *, wide: bool) -> Table:
+    within = phrase("80%\nwithin")
+    sizes = [phrase("GiB weights\n+ cache")]
+    speeds = ["tokens/s", within, "TTFT\ns", phrase("ms per\ntoken")]
     if wide:
-        parts = ("weights", "engine", "activations", "cache", "of HBM")
-        sizes = [*(f">{part}\nGiB" for part in parts), ">running\nat once"]
-    speeds = [">tokens/s", ">80%\nwithin", ">TTFT\ns", ">ms per\ntoken"]
-    speeds += [">80%\nwithin"] if wide else []
-    grid = table("layout", ">NPUs\n(hosts)", *sizes, *speeds, no_wrap=True)
+        sizes = [
+            phrase("weights\nGiB"),
+            phrase("engine\nGiB"),
+            phrase("activations\nGiB"),
+            phrase("cache\nGiB"),
+            phrase("of HBM\nGiB"),
+            phrase("running\nat once"),
+        ]
+        speeds.append(within)
+    figures = (f">{say(title)}" for title in (phrase("NPUs\n(hosts)"), *sizes, *speeds))
+    grid = table(say(phrase("layout")), *figures, no_wrap=True)
     if unit := next((item.cost.currency for item in items if item.cost), None):
         grid.add_column(f"{one_line(unit)}\n/M", justify="right")
     for item in items:
@@ -320,9 +402,8 @@ def _candidate(plan: Plan, item: Candidate, *, wide: bool, priced: bool) -> list
     return row
 
 
-def _rejected(plan: Plan, *, verbose: bool) -> list[RenderableType]:
-    count = len(plan.rejected)
-    heading = Text(f"rejected: {counted(count, 'layout')}", style="bold")
+def _rejected(plan: Plan, say: Say, *, verbose: bool) -> list[RenderableType]:
+    heading = phrase("rejected: {layouts}", layouts=counted(len(plan.rejected), "layout"))
     grid = table()
     grid.add_column(style="dim")
     grid.add_column(justify="right", style="dim")
@@ -331,11 +412,11 @@ def _rejected(plan: Plan, *, verbose: bool) -> list[RenderableType]:
     groups = () if verbose else rejected_groups(plan)
     rows = [(f"{group.count:,}", group.example) for group in groups[:_GROUPS]]
     for number, item in rows or [("", item) for item in plan.rejected]:
-        grid.add_row(_KINDS[item.kind], number, str(item.layout), one_line(item.reason))
+        grid.add_row(say(KINDS[item.kind]), number, str(item.layout), one_line(say(item.reason)))
     if len(groups) > _GROUPS:
         rest = sum(group.count for group in groups[_GROUPS:])
-        grid.add_row("", f"{rest:,}", "", "for other reasons; `-v` names each")
-    return [heading, grid]
+        grid.add_row("", f"{rest:,}", "", say(phrase("for other reasons; `-v` names each")))
+    return [Text(say(heading), style="bold"), grid]
 
 
 def _distance(item: Rejected, chosen: Candidate | None) -> tuple[float, float]:
