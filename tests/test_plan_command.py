@@ -142,7 +142,7 @@ def test_the_first_lines_say_that_a_spec_joins_the_flags(capsys, spec):
     _, out, _ = run(capsys, "-c", str(spec), "--clients", "32")
     assert out.splitlines()[1].startswith("with ropeway.yaml · ")
     _, out, _ = run(capsys, *QWEN, "--hosts", "2", "-c", str(spec), "--json")
-    assert json.loads(out)["wanted"]["sources"]["workload.output_tokens"].startswith("ropeway.yaml")
+    assert json.loads(out)["request"]["sources"]["workload.output_tokens"].startswith("ropeway.yaml")
     spec.unlink()
     _, out, _ = run(capsys, *QWEN)
     assert "ropeway.yaml" not in out
