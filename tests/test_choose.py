@@ -145,6 +145,35 @@ def test_a_job_has_as_many_clients_as_give_the_most_throughput():
     assert bounded.clients < number
 
 
+@pytest.mark.parametrize(
+    ("layout", "version", "words"),
+    [
+        ("TP8", "0.11.0rc0", ""),
+        ("TP8", "0.11.0rc2", ""),
+        ("TP8×PP2", "0.11.0rc0", ""),
+        ("TP8×PP2+EP", "0.23.0", "nobody has published a measurement of TP×PP+EP for a mixture of"),
+        ("TP4×PP2", "0.23.0", "experts within one host on A2"),
+        ("DP2×TP8+EP", "0.23.0", ""),
+        ("DP2×TP8+EP", "0.18.0", "with vLLM-Ascend 0.23.0, 0.27.1, not with 0.18.0"),
+    ],
+)
+def test_a_choice_that_nobody_has_measured_says_so_once(layout, version, words):
+    plan = choose(request(version=version, replicas=1, layout=Layout.parse(layout)))
+    said = [line for line in plan.doubts if "measure" in line and "support matrix" not in line]
+    said = [line for line in said if "looked for" not in line]
+    assert len(said) == bool(words)
+    assert words in " ".join(said)
+
+
+def test_what_one_router_cannot_pass_on_is_said():
+    few = choose(request("Qwen3-8B", version="0.18.0", load=Load(1024, 256, clients=64)))
+    assert not any("router passes on" in line for line in few.doubts)
+    load = Load(64, 16, clients=8192)
+    many = choose(request("Qwen3-0.6B", hosts=8, chip="910B3", version="0.18.0", load=load))
+    assert many.chosen.replicas > 1
+    assert any("streamed tokens/s" in line for line in many.doubts)
+
+
 def test_the_same_question_has_the_same_answer(blog):
     assert choose(request()) == blog
 

@@ -18,6 +18,7 @@ beside this file, which only evaluate.py reads. Needs numpy.
 import argparse
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -43,6 +44,7 @@ from ropeway.plan.correction import (
     Case,
     Correction,
     Record,
+    Setting,
     Similarity,
     kriging,
     similarity,
@@ -136,7 +138,7 @@ def main() -> None:
     like = replace(like, apart=0.0)
     records = [
         Record(case, factor, item.row.text("source_url"),
-               rest_of(item.row, item.with_constants(constants), factor))
+               rest_of(item.row, item.with_constants(constants), factor), setting_of(item))
         for case, factor, item in zip(cases, factors, samples, strict=True)
     ]  # fmt: skip
     without = {}
@@ -251,6 +253,18 @@ def rest_of(row: Measurement, question: Question, factor: float) -> tuple[float,
     """ln(measured / predicted) of each figure that the factor leaves."""
     left = errors_of(row, replace(question, factor=math.exp(factor)))
     return tuple(-left.get(name, 0.0) for name in FIGURES)
+
+
+def setting_of(item: Sample) -> Setting:
+    """What ran; of a build between releases, no version."""
+    question, version = item.question, item.row.text("version")
+    release = re.match(r"(?:docs )?v?(\d+\.\d+(?:\.\d+)?(?:rc\d+|\.post\d+)?)(?!\S*-dev)", version)
+    return Setting(
+        layout=str(question.layout),
+        hosts=max(1, -(-question.layout.npus // question.npus_per_host)),
+        experts=bool(question.shape.experts),
+        version=release[1] if release else "",
+    )
 
 
 def case_with(item: Sample, constants: Mapping[str, float]) -> Case:
@@ -487,7 +501,14 @@ def _record(record: Record) -> dict[str, object]:
         for name, value in asdict(record.case).items()
     }
     rest = [_short(value) for value in record.rest]
-    return {"url": record.url, "factor": _short(record.factor), "rest": rest, "case": case}
+    ran = asdict(record.ran) if record.ran else None
+    return {
+        "url": record.url,
+        "factor": _short(record.factor),
+        "rest": rest,
+        "case": case,
+        "ran": ran,
+    }
 
 
 def _short(value: float) -> float:

@@ -143,6 +143,8 @@ class Value:
 class Plan:
     """The answer to a request. Candidates are best first; `chosen` is None where there are none.
 
+    doubts    whether the choice works, each with its source
+    notes     what was assumed
     searched  number of layouts examined
     missing   where nothing fits: how much is missing, and what would fit
     """
@@ -154,5 +156,6 @@ class Plan:
     rejected: tuple[Rejected, ...]
     values: tuple[Value, ...]
     notes: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
     searched: int = 0
     missing: tuple[str, ...] = ()

@@ -25,13 +25,13 @@ class Choice:
 
     spec   with `serve.layout`, `replicas`, `memory` and `max_sequences` filled in
     why    one line, with the figures
-    notes  doubts and assumptions, such as that nobody has reported running this layout
+    doubts  whether it works, such as that nobody has published running this layout
     """
 
     spec: Spec
     candidate: Candidate
     why: Phrase
-    notes: tuple[str, ...]
+    doubts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def choice(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Choice:
     serve = spec.serve.model_copy(update=update)
     (why,) = [value.why for value in plan.values if value.key == "serve.layout"]
     words = phrase("{name}: {why}", name=chosen.name, why=why)
-    return Choice(spec.model_copy(update={"serve": serve}), chosen, words, plan.notes)
+    return Choice(spec.model_copy(update={"serve": serve}), chosen, words, plan.doubts)
 
 
 def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:

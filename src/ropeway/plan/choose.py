@@ -22,6 +22,7 @@ from ropeway.plan.layout import check, problems, working
 from ropeway.plan.load import Load
 from ropeway.plan.missing import missing
 from ropeway.plan.question import Question
+from ropeway.plan.reports import measured, unreported
 from ropeway.plan.values import memory_words, shortfall, values
 from ropeway.spec.model import Layout
 
@@ -51,6 +52,7 @@ def choose(request: PlanRequest) -> Plan:
     ranked = sorted(candidates, key=lambda item: _rank(request, item))
     chosen = ranked[0] if ranked else None
     front = [item for item in ranked if item.on_front]
+    made_of = chosen.forecast.notes if chosen else ()
     plan = Plan(
         request=request,
         chosen=chosen,
@@ -58,7 +60,8 @@ def choose(request: PlanRequest) -> Plan:
         front=tuple(sorted(front, key=lambda item: item.forecast.tpot_s)),
         rejected=tuple(rejected),
         values=(),
-        notes=_notes(request, chosen),
+        doubts=tuple(_doubts(search, ranked)),
+        notes=tuple(dict.fromkeys((*request.shape.assumed, *made_of))),
         searched=len(layouts),
         missing=() if chosen else missing(search, rejected),
     )
@@ -237,7 +240,7 @@ def _try(search: Search, layout: Layout, replicas: int) -> Candidate | Rejected:
         forecast=forecast,
         memory=fit.memory,
         cost=paid,
-        notes=notes(search.case(layout), request.traits.version) if request.chip else (),
+        notes=_layout_notes(search, layout),
         replicas=replicas,
         clients=load.clients and load.clients * replicas,
     )
@@ -342,19 +345,42 @@ def _unsplittable(request: PlanRequest, layouts: Sequence[Layout]) -> Iterator[R
             yield Rejected(layout, "shape", joined(reasons))
 
 
-def _notes(request: PlanRequest, chosen: Candidate | None) -> tuple[str, ...]:
-    """Return what was assumed, of the model and in the chosen forecast."""
-    if chosen is None:
-        return tuple(dict.fromkeys(request.shape.assumed))
-    lines = [*request.shape.assumed, *chosen.notes, *chosen.forecast.notes]
-    if chosen.replicas > 1:
-        lines += _router_words(chosen)
-    return tuple(dict.fromkeys(lines))
+def _doubts(search: Search, ranked: Sequence[Candidate]) -> Iterator[str]:
+    """Yield what speaks against the first, and the best that others have measured in its place."""
+    if not ranked:
+        return
+    yield from ranked[0].notes
+    yield from _router_words(ranked[0])
+    chip, experts = search.request.chip, bool(search.request.shape.experts)
+    if chip is None or search.request.layout is not None:
+        return
+    for item in ranked:
+        hosts = search.hosts(item.layout)
+        if measured(item.layout, hosts, experts=experts, family=chip.family):
+            if item is not ranked[0]:
+                yield phrase(
+                    "the best of those that others have measured: {name}, {n:,.0f} tokens/s",
+                    name=item.name,
+                    n=item.forecast.output_tokens_per_s,
+                )
+            return
+
+
+def _layout_notes(search: Search, layout: Layout) -> tuple[str, ...]:
+    """Return why a layout may not run, though nothing says that it cannot."""
+    request, case = search.request, search.case(layout)
+    if request.chip is None:
+        return ()
+    version, experts = request.traits.version, bool(request.shape.experts)
+    words = unreported(layout, case.hosts, experts=experts, family=case.family, version=version)
+    return (*filter(None, (words,)), *notes(case, version))
 
 
 def _router_words(chosen: Candidate) -> Iterator[str]:
     """Yield a note where the router would have more to do than its one core can."""
     forecast = chosen.forecast
+    if chosen.replicas == 1:
+        return
     if forecast.requests_per_s > _ROUTER_REQUESTS:
         yield phrase(
             "one router passes on about {limit:,} requests/s, and these replicas answer {n:,.0f}: "

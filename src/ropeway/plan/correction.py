@@ -51,8 +51,21 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """What ran in a measurement: layout, hosts, whether the model has experts, and the release.
+
+    version  "" for a build between releases
+    """
+
+    layout: str
+    hosts: int
+    experts: bool
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
-    """A measurement: its case, ln of its factor, and where it was published.
+    """A measurement: its case, ln of its factor, where it was published, and what ran.
 
     rest  ln(measured / predicted) that the factor leaves, of each figure in FIGURES: a document's
           way of counting, mostly; 0 where it was not measured
@@ -62,6 +75,7 @@ class Record:
     factor: float
     url: str
     rest: tuple[float, ...] = (0.0, 0.0, 0.0)
+    ran: Setting | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +173,13 @@ def recorded() -> tuple[Record, ...]:
     """Return the measurements that the constants were fitted to."""
     text = resources.files("ropeway.plan").joinpath("measurements.json").read_text(encoding="utf-8")
     return tuple(
-        Record(Case(**item["case"]), item["factor"], item["url"], tuple(item["rest"]))
+        Record(
+            Case(**item["case"]),
+            item["factor"],
+            item["url"],
+            tuple(item["rest"]),
+            Setting(**item["ran"]),
+        )
         for item in json.loads(text)["measurements"]
     )
 

@@ -35,7 +35,9 @@ def missing(search: Search, rejected: Sequence[Rejected]) -> tuple[str, ...]:
         )
     full = [item for item in rejected if item.kind == "memory"]
     if not full:
-        first = next((item for item in rejected if item.kind == "engine"), None)
+        # "shape" with a number of replicas that has no room.
+        kinds = ("engine", "shape") if search.request.replicas else ("engine",)
+        first = next((item for item in rejected if item.kind in kinds), None)
         if first is None:
             return ()
         return (phrase("{layout}: {reason}", layout=first.layout, reason=first.reason),)
