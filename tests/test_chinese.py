@@ -1,7 +1,9 @@
 """Our sentences in Chinese: every template has one, with the same values in it."""
 
 import ast
+import errno
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from io import StringIO
@@ -12,16 +14,17 @@ import pytest
 
 from ropeway.cli.main import exit_code
 from ropeway.engines.ascend_layouts import LIMITS, NOTES
-from ropeway.engines.ascend_releases import MODEL_NEEDS
-from ropeway.errors import LaunchError
+from ropeway.engines.ascend_releases import MODEL_NEEDS, changes
+from ropeway.errors import LaunchError, reason_of
 from ropeway.phrases import Phrase, count, joined, phrase, translated, translation
-from ropeway.report.chinese import TABLES, chinese, error_in_chinese, read_table
+from ropeway.report.chinese import TABLES, chinese, error_in_chinese
 from ropeway.report.console import Screen
 from ropeway.units import counted
 
 SOURCE = Path(__file__).parent.parent / "src" / "ropeway"
 TABLE = chinese()
 # What templates are given to, and which of its arguments they are.
+OS_ERRORS = [OSError(number, os.strerror(number)) for number in errno.errorcode]
 MAKERS = {"phrase": slice(1), "count": slice(1, 3), "counted": slice(1, 2)}
 
 
@@ -55,6 +58,19 @@ def fields(template: str) -> list[str]:
     return sorted(name for _, name, _, _ in Formatter().parse(template) if name)
 
 
+def constants() -> Iterator[str]:
+    """Every text in the source; the Chinese of some is asked for by what they are."""
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def instead() -> set[str]:
+    """What to do about flags and settings that a release removed."""
+    return {*changes()["flags_instead"].values(), *changes()["settings_instead"].values()}
+
+
 def reasons() -> set[str]:
     """Why releases cannot run a layout, or may not."""
     return {row.reason for row in (*LIMITS, *NOTES)} | {need.why for need in MODEL_NEEDS}
@@ -69,15 +85,21 @@ def test_every_template_has_a_chinese_one_with_the_same_values() -> None:
 
 
 def test_no_entry_is_left_over() -> None:
-    text = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
     models = [json.loads(path.read_text()) for path in (SOURCE / "models/known").glob("*.json")]
     notes = [model["note"] for model in models if "note" in model]
-    names = {name for name in TABLE if f'"{name}"' in text} | {*notes, *reasons()}
+    names = {*constants(), *notes, *reasons(), *instead(), *map(reason_of, OS_ERRORS)}
     assert set(TABLE) - set(templates()) - names == set()
 
 
+def test_what_to_do_about_what_a_release_removed_has_chinese() -> None:
+    assert instead() - set(TABLE) == set()
+
+
 def test_a_sentence_stands_in_one_table() -> None:
-    times = Counter(english for name in TABLES for english in read_table(name))
+    folder = SOURCE / "report" / "chinese"
+    tables = [json.loads((folder / f"{name}.json").read_text(), object_pairs_hook=list)
+              for name in TABLES]  # fmt: skip
+    times = Counter(english for table in tables for english, _ in table)
     assert [english for english, number in times.items() if number > 1] == []
 
 

@@ -63,7 +63,7 @@ def test_a_merge_key_is_a_key_like_any_other() -> None:
         ("# only\n# comments\n", "f.yaml", "empty"),
         ("", "f.yaml", "empty"),
         ("a: 1\n8000: x\n", "f.yaml:2", "`8000`"),
-        ("a:\n  [1]: x\n", "f.yaml:2", "key in `a`"),
+        ("a:\n  [1]: x\n", "f.yaml:2", "key must be text"),
         ("a: 1\n? \n: x\n", "f.yaml:2", "key must be text"),
         ('a: 1\n"\\0": x\n', "f.yaml:2", "key must be text"),
         ("a: 1\n: x\n", "f.yaml:2", "not valid YAML"),

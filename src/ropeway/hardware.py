@@ -143,11 +143,13 @@ def chip_named(text: str) -> Chip:
     names = tuple(chip.name for chip in CHIPS)
     if _FAMILY.search(plain) and not re.search(r"910b\d", plain):
         raise Refused(
-            f"`{text}` names a family of chips",
+            phrase("`{text}` names a family of chips", text=text),
             evidence=("910B1 to 910B4-1 differ in memory and arithmetic",),
-            hint=f"`npu-smi info` shows which one it is: {', '.join(names[:6])}",
+            hint=phrase(
+                "`npu-smi info` shows which one it is: {names}", names=", ".join(names[:6])
+            ),
         )
     meant = did_you_mean(plain.strip(), names)
     known = phrase("known: {names}", names=", ".join(names))
     hint = joined((meant, known)) if meant else known
-    raise Refused(f"unknown chip `{text}`", hint=hint)
+    raise Refused(phrase("unknown chip `{text}`", text=text), hint=hint)

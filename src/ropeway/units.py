@@ -2,7 +2,7 @@
 
 import re
 
-from ropeway.phrases import Phrase, count
+from ropeway.phrases import Phrase, count, phrase
 
 _FACTORS = {
     "": 1,
@@ -19,7 +19,11 @@ def parse_bytes(text: str | int) -> int:
     """
     found = _BYTES.fullmatch(str(text))
     if not found:
-        raise ValueError(f"`{text}` is not a size; write it like 64GiB, 512MB or a number of bytes")
+        raise ValueError(
+            phrase(
+                "`{text}` is not a size; write it like 64GiB, 512MB or a number of bytes", text=text
+            )
+        )
     number, unit = found.groups()
     try:
         return int(float(number) * _FACTORS[(unit or "").lower()])

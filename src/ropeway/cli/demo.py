@@ -11,6 +11,7 @@ from ropeway.cli.options import screen_options
 from ropeway.errors import Exit, Refused
 from ropeway.hosts.interrupts import interruptible
 from ropeway.launch.local.process_start import refuse_second
+from ropeway.phrases import phrase
 from ropeway.report.console import Screen
 from ropeway.spec.model import Layout, Serve, Spec, local_spec
 from ropeway.units import format_bytes
@@ -68,11 +69,20 @@ def _check(spec: Spec, screen: Screen) -> StartContext:
     with screen.step("cores, memory, disk, port") as step:
         facts = context.facts
         if facts.cores < _CORES:
-            raise Refused(f"this machine has {facts.cores} core; the demo needs {_CORES}")
+            raise Refused(
+                phrase(
+                    "this machine has {cores} core; the demo needs {needed}",
+                    cores=facts.cores,
+                    needed=_CORES,
+                )
+            )
         if facts.memory_bytes is not None and facts.memory_bytes < _MEMORY_BYTES:
             raise Refused(
-                f"{format_bytes(facts.memory_bytes)} of memory is available; the demo needs"
-                f" {format_bytes(_MEMORY_BYTES)}",
+                phrase(
+                    "{memory} of memory is available; the demo needs {needed}",
+                    memory=format_bytes(facts.memory_bytes),
+                    needed=format_bytes(_MEMORY_BYTES),
+                ),
                 hint="end other programs, or try one layout: `ropeway up --local --layout tp1`",
             )
         memory = format_bytes(facts.memory_bytes) if facts.memory_bytes else "memory unknown"

@@ -17,6 +17,7 @@ from ropeway.cli.options import lang_option, screen_options
 from ropeway.diagnosis.decide import diagnose_blocks
 from ropeway.diagnosis.failure_table import table_data, table_page
 from ropeway.errors import Exit, Refused
+from ropeway.phrases import phrase
 from ropeway.report.console import Screen
 from ropeway.report.diagnosis import diagnosis_view
 from ropeway.units import format_bytes
@@ -68,7 +69,11 @@ def diagnose(ctx: click.Context, *, logs: tuple[str, ...], table: bool, screen: 
         screen.warn(failure)
     if unread and diagnosis.verdict == "healthy":
         raise Refused(
-            f"{len(unread)} of {len(paths)} logs could not be read to the end",
+            phrase(
+                "{unread} of {logs} logs could not be read to the end",
+                unread=len(unread),
+                logs=len(paths),
+            ),
             evidence=unread[:5],
             hint="what could be read reports no failure",
         )
@@ -93,7 +98,9 @@ def _files(names: Sequence[str]) -> list[Path]:
             raise Refused(
                 "there is no log in this directory",
                 where=str(path),
-                hint=f"logs are named *{', *'.join(_SUFFIXES)}; give others one by one",
+                hint=phrase(
+                    "logs are named *{names}; give others one by one", names=", *".join(_SUFFIXES)
+                ),
             )
         else:
             raise Refused("this log does not exist", where=str(path))

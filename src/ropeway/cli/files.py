@@ -9,6 +9,7 @@ from ropeway.bench.record import new_run_dir
 from ropeway.cli.call import current_call
 from ropeway.errors import Refused, reason_of
 from ropeway.hosts.base import room_hint
+from ropeway.phrases import phrase
 from ropeway.report.console import Screen
 
 
@@ -20,7 +21,9 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = reason_of(error)
         hint = room_hint(reason, str(path.parent))
-        raise Refused(f"cannot write `{path}`: {reason}", hint=hint) from None
+        raise Refused(
+            phrase("cannot write `{path}`: {reason}", path=path, reason=reason), hint=hint
+        ) from None
 
 
 def write_page(path: Path, page: str, screen: Screen) -> None:

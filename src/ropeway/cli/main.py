@@ -220,15 +220,16 @@ def _refusal(error: click.ClickException) -> Refused:
         names = joined((f"`{name}`" for name in near), " or ")
         return Refused(what, hint=phrase("did you mean {names}?", names=names))
     ctx = getattr(error, "ctx", None)
-    return Refused(what, hint=f"see `{ctx.command_path} --help`" if ctx else None)
+    return Refused(
+        what,
+        hint=phrase("see `{command} --help`", command=ctx.command_path) if ctx else None,
+    )
 
 
 def _no_such_verb(name: str) -> Refused:
     near = nearest(name, VERBS)
     hint = phrase("did you mean {names}?", names=f"`ropeway {near[0]}`") if near else None
-    return Refused(
-        phrase("no such verb: `{name}`", name=name), hint=hint or phrase("see `ropeway --help`")
-    )
+    return Refused(phrase("no such verb: `{name}`", name=name), hint=hint or "see `ropeway --help`")
 
 
 def _bug(error: Exception, args: Sequence[str], call: Call) -> Bug:

@@ -13,6 +13,7 @@ from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.hosts.connect import connected
 from ropeway.hosts.interrupts import interruptible
 from ropeway.launch.lock import current_author
+from ropeway.phrases import phrase
 from ropeway.report.console import Screen
 from ropeway.units import counted, format_bytes
 from ropeway.weights.dry_run import forecast, steps
@@ -78,7 +79,7 @@ def push_(
                 step.warn(f"{len(unreachable)} do not answer")
         plan = plan_push(*choose_source(source, peers, here, root))
         if not plan.receivers:
-            alone = f"{plan.source.name} is the only host, and has it"
+            alone = phrase("{name} is the only host, and has it", name=plan.source.name)
             raise unreachable[0] if unreachable else Refused(alone, where=str(config))
         check_tools(plan.peers)
         document, errors = (_show if dry_run else _push)(plan, screen)

@@ -14,6 +14,7 @@ import click
 
 from ropeway.cli.call import Call, current_call
 from ropeway.errors import Refused
+from ropeway.phrases import phrase
 from ropeway.report.chinese import LANGUAGES
 from ropeway.report.console import Screen
 from ropeway.spec.cluster import RemoteHost
@@ -132,9 +133,14 @@ def remote_host(text: str) -> RemoteHost:
     """Return `user@address:port` as a host of the spec. Raises Refused."""
     match = _TARGET.fullmatch(text)
     if match is None:
-        raise Refused(f"`{text}` is not a host", hint="write it like `root@192.168.0.147:22`")
+        raise Refused(
+            phrase("`{text}` is not a host", text=text),
+            hint="write it like `root@192.168.0.147:22`",
+        )
     port = int(match["port"]) if match["port"] else None
     try:
         return RemoteHost(address=match["address"], npus=1, user=match["user"], port=port)
     except ValueError as error:
-        raise Refused(f"`{text}` is not a host", evidence=str(error).splitlines()[1:3]) from None
+        raise Refused(
+            phrase("`{text}` is not a host", text=text), evidence=str(error).splitlines()[1:3]
+        ) from None

@@ -8,6 +8,7 @@ from typing import Literal
 from ropeway.engines.ascend_releases import Release, order
 from ropeway.engines.base import Node, check_size
 from ropeway.errors import Refused
+from ropeway.phrases import phrase
 from ropeway.spec.model import Layout
 
 # "mp" is processes of one host, data parallel with a headless vLLM on each further host, or
@@ -64,7 +65,7 @@ def backend_for(
     if required == "mp":
         if reason:
             raise Refused(
-                f"`mp` cannot join these hosts for {layout}",
+                phrase("`mp` cannot join these hosts for {layout}", layout=layout),
                 where=f"vLLM-Ascend {release.version}",
                 evidence=(reason,),
                 hint="set `serve.backend: ray`",
@@ -85,45 +86,87 @@ def _check_ray(layout: Layout, nodes: tuple[Node, ...], release: Release) -> Non
         raise Refused(
             "data parallelism under Ray does not work on NPUs in this release",
             where=f"vLLM-Ascend {version}",
-            evidence=(f"vLLM {release.vllm} asks Ray for the resource GPU (v1/engine/utils.py)",),
-            hint=f"`serve.backend: mp`, or {RAY_DATA_SINCE} and later",
+            evidence=(
+                phrase(
+                    "vLLM {vllm} asks Ray for the resource GPU (v1/engine/utils.py)",
+                    vllm=release.vllm,
+                ),
+            ),
+            hint=phrase("`serve.backend: mp`, or {release} and later", release=RAY_DATA_SINCE),
         )
     world_size = layout.tensor * layout.pipeline
     sizes = sorted({node.npus for node in nodes})
     if world_size <= max(sizes):
         if data_ranks(layout, nodes) is None:
             raise Refused(
-                f"{layout.data} data-parallel ranks do not fill {len(nodes)} hosts",
+                phrase(
+                    "{ranks} data-parallel ranks do not fill {hosts} hosts",
+                    ranks=layout.data,
+                    hosts=len(nodes),
+                ),
                 where=f"vLLM-Ascend {version}",
-                evidence=tuple(f"{n.name}: {n.npus} NPUs, {world_size} a rank" for n in nodes),
+                evidence=tuple(
+                    phrase(
+                        "{name}: {npus} NPUs, {world_size} a rank",
+                        name=n.name,
+                        npus=n.npus,
+                        world_size=world_size,
+                    )
+                    for n in nodes
+                ),
                 hint="fewer hosts, or a layout with more data-parallel ranks",
             )
     elif order(version) < order(RAY_SPAN_SINCE) or len(sizes) > 1 or world_size % max(sizes):
         old = order(version) < order(RAY_SPAN_SINCE)
+        what = (
+            "Ray cannot place data-parallel ranks that are larger than a host in this release"
+            if old
+            else "Ray cannot place data-parallel ranks that are larger than a host, unless they "
+            "fill hosts of one size"
+        )
+        smaller = "a layout whose data-parallel ranks fit into a host"
         raise Refused(
-            "Ray cannot place data-parallel ranks that are larger than a host"
-            + (" in this release" if old else ", unless they fill hosts of one size"),
+            what,
             where=f"vLLM-Ascend {version}",
             evidence=(
-                f"{layout}: {world_size} NPUs a rank; hosts of {', '.join(map(str, sizes))}",
+                phrase(
+                    "{layout}: {world_size} NPUs a rank; hosts of {sizes}",
+                    layout=layout,
+                    world_size=world_size,
+                    sizes=", ".join(map(str, sizes)),
+                ),
                 f"vLLM {release.vllm}, create_dp_placement_groups (v1/engine/utils.py)",
             ),
-            hint=(f"{RAY_SPAN_SINCE} and later, or " if old else "")
-            + "a layout whose data-parallel ranks fit into a host",
+            hint=phrase("{release} and later, or {other}", release=RAY_SPAN_SINCE, other=smaller)
+            if old
+            else smaller,
         )
 
 
 def _why_not_nodes(layout: Layout, nodes: tuple[Node, ...], release: Release) -> str:
     """Return why vLLM cannot join these hosts with `--nnodes`; "" when it can."""
     if order(release.version) < order(NODES_SINCE):
-        return f"`--nnodes` came with vLLM-Ascend {NODES_SINCE}"
+        return phrase("`--nnodes` came with vLLM-Ascend {release}", release=NODES_SINCE)
     if layout.npus % len(nodes):
-        return f"{layout.npus} ranks cannot be split evenly over {len(nodes)} hosts"
+        return phrase(
+            "{ranks} ranks cannot be split evenly over {hosts} hosts",
+            ranks=layout.npus,
+            hosts=len(nodes),
+        )
     share = layout.npus // len(nodes)
     short = next((node for node in nodes if node.npus < share), None)
     if short:
-        return f"every host runs {share} ranks, and {short.name} has {short.npus} NPUs"
+        return phrase(
+            "every host runs {share} ranks, and {host} has {npus} NPUs",
+            share=share,
+            host=short.name,
+            npus=short.npus,
+        )
     world_size = layout.tensor * layout.pipeline
     if layout.data > 1 and world_size % share:
-        return f"data-parallel ranks of {world_size} NPUs do not align with hosts of {share}"
+        return phrase(
+            "data-parallel ranks of {world_size} NPUs do not align with hosts of {share}",
+            world_size=world_size,
+            share=share,
+        )
     return ""

@@ -13,6 +13,7 @@ from typing import Any
 
 from ropeway.engines.ascend_releases import Release, changes, in_runs, later_than, runs_in_words
 from ropeway.errors import Refused
+from ropeway.phrases import phrase
 from ropeway.suggest import did_you_mean
 
 # What to do about a flag that was removed, without dashes; any other is to be left out.
@@ -43,7 +44,7 @@ def check(engine_args: Mapping[str, object], release: Release) -> None:
         if fault := _fault(name, value, release):
             what, evidence, hint = fault
             raise Refused(
-                f"`{name}` {what}",
+                phrase("`{name}` {what}", name=name, what=what),
                 where=f"serve.engine_args, vLLM-Ascend {release.version}",
                 evidence=(evidence,),
                 hint=hint,
@@ -53,7 +54,12 @@ def check(engine_args: Mapping[str, object], release: Release) -> None:
 def notes(engine_args: Mapping[str, object], release: Release) -> tuple[str, ...]:
     """Return a note for each of a user's flags that a later release no longer has."""
     return tuple(
-        f"`{name}` was removed in vLLM-Ascend {removed}; {_instead(_plain(name))}"
+        phrase(
+            "`{name}` was removed in vLLM-Ascend {removed}; {instead}",
+            name=name,
+            removed=removed,
+            instead=_instead(_plain(name)),
+        )
         for name in engine_args
         if exists(f"--{_plain(name)}", release)
         and (removed := _first_later(f"--{_plain(name)}", release, has_it=False))
@@ -97,13 +103,16 @@ def _fault(name: str, value: object, release: Release) -> tuple[str, str, str] |
     if written in _table():
         runs = runs_in_words(_table()[written])
         hint = _instead(plain) if _is_past(written, release) else _later(written, release)
-        evidence = f"vLLM {runs} has it, and this is {release.vllm}"
+        evidence = phrase("vLLM {runs} has it, and this is {vllm}", runs=runs, vllm=release.vllm)
         return "is not a flag of this release", evidence, hint
     if written.startswith("--no-") and exists(f"--{plain}", release):
-        return "cannot be false", f"`vllm serve` has no `{written}`", "remove it, or give a value"
+        evidence = phrase("`vllm serve` has no `{flag}`", flag=written)
+        return "cannot be false", evidence, "remove it, or give a value"
     known = flags(release.vllm)
     hint = did_you_mean(plain, [flag.lstrip("-") for flag in known]) or "remove it"
-    evidence = f"vLLM {release.vllm} has {len(known)} flags, and this is not one"
+    evidence = phrase(
+        "vLLM {vllm} has {n} flags, and this is not one", vllm=release.vllm, n=len(known)
+    )
     return "is not a flag of `vllm serve`", evidence, hint
 
 
@@ -121,7 +130,9 @@ def _is_past(flag: str, release: Release) -> bool:
 def _later(flag: str, release: Release) -> str:
     """Return the hint that names the first release after this one with the flag."""
     first = _first_later(flag, release, has_it=True)
-    return f"take vLLM-Ascend {first} or later, or remove it" if first else "remove it"
+    if not first:
+        return "remove it"
+    return phrase("take vLLM-Ascend {first} or later, or remove it", first=first)
 
 
 def _first_later(flag: str, release: Release, *, has_it: bool) -> str:

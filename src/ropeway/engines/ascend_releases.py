@@ -15,6 +15,7 @@ from importlib import resources
 from typing import Any
 
 from ropeway.hardware import Family
+from ropeway.phrases import joined, phrase
 
 IMAGE = "quay.io/ascend/vllm-ascend"
 
@@ -209,4 +210,11 @@ def in_runs(version: str, runs: str, versions: Sequence[str]) -> bool:
 
 def runs_in_words(runs: str) -> str:
     """Write `0.9.0-0.16.0` as `0.9.0 to 0.16.0`."""
-    return ", ".join(run.replace("-", " to ") for run in runs.split())
+    ends = (run.partition("-") for run in runs.split())
+    return joined(
+        (
+            phrase("{first} to {last}", first=first, last=last) if last else first
+            for first, _, last in ends
+        ),
+        ", ",
+    )

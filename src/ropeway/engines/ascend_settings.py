@@ -17,6 +17,7 @@ from ropeway.engines.ascend_memory import DISPATCH_FROM
 from ropeway.engines.ascend_releases import RELEASES, changes, in_runs, order, runs_in_words
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
+from ropeway.phrases import phrase
 from ropeway.suggest import did_you_mean
 
 # Ray's first release with token authentication (docs.ray.io, ray-security/token-auth), and the
@@ -84,13 +85,25 @@ def resolve_settings(
         key, value = _as_key(name, text, version)
         if key in config and config[key] != value:
             raise Refused(
-                f"`{name}` and `{key}` contradict each other",
+                phrase("`{name}` and `{key}` contradict each other", name=name, key=key),
                 where="serve.env and serve.engine_args",
-                evidence=(f"{name}={text}", f"additional-config: {key}: {json.dumps(config[key])}"),
-                hint=f"keep `{key}`: {version} does not read the variable",
+                evidence=(
+                    f"{name}={text}",
+                    f"additional-config: {key}: {json.dumps(config[key])}",
+                ),
+                hint=phrase(
+                    "keep `{key}`: {version} does not read the variable", key=key, version=version
+                ),
             )
         config[key] = value
-        notes.append(f"`{name}={text}` became `{key}` in --additional-config: {version} reads that")
+        notes.append(
+            phrase(
+                "`{setting}` became `{key}` in --additional-config: {version} reads that",
+                setting=f"{name}={text}",
+                key=key,
+                version=version,
+            )
+        )
     return Settings(kept, config, tuple(notes))
 
 
@@ -197,7 +210,10 @@ def quantisation_fault(
         since = changes()["modelslim_since"].get(model_type, "")
         if since and order(version) < order(since):
             return QuantisationFault(
-                f"ModelSlim checkpoints of `{model_type}` cannot be loaded in this release",
+                phrase(
+                    "ModelSlim checkpoints of `{model_type}` cannot be loaded in this release",
+                    model_type=model_type,
+                ),
                 "#4293; packed_modules_model_mapping in vllm_ascend/quantization",
                 since,
             )
@@ -206,15 +222,20 @@ def quantisation_fault(
     only_950 = bool(since) and scheme != "compressed-tensors" and family != "950"
     if since and not only_950 and order(version) >= order(since):
         return None
-    where = "on this chip, only on 950" if only_950 else "in this release" if since else "on NPUs"
+    reason = phrase(
+        "`{scheme}` quantisation is not supported on this chip, only on 950"
+        if only_950
+        else "`{scheme}` quantisation is not supported in this release"
+        if since
+        else "`{scheme}` quantisation is not supported on NPUs",
+        scheme=scheme,
+    )
     source = "supported_quantization in vllm_ascend/platform.py"
     if order(version) < order("0.13.0"):
         # The plug-in took every checkpoint with a quantization_config to be one of its own.
-        where += " and fails with a KeyError while loading"
+        reason = phrase("{reason}, and fails with a KeyError while loading", reason=reason)
         source += "; #4313"
-    return QuantisationFault(
-        f"`{scheme}` quantisation is not supported {where}", source, "" if only_950 else since
-    )
+    return QuantisationFault(reason, source, "" if only_950 else since)
 
 
 def _given_config(engine_args: Mapping[str, object]) -> Mapping[str, object]:
@@ -226,7 +247,7 @@ def _given_config(engine_args: Mapping[str, object]) -> Mapping[str, object]:
             try:
                 value = json.loads(value)
             except json.JSONDecodeError as error:
-                raise _bad_config(f"is not JSON: {error}") from None
+                raise _bad_config(phrase("is not JSON: {error}", error=error)) from None
         if not isinstance(value, Mapping):
             raise _bad_config("is not a mapping")
         return value
@@ -235,7 +256,7 @@ def _given_config(engine_args: Mapping[str, object]) -> Mapping[str, object]:
 
 def _bad_config(fault: str) -> Refused:
     return Refused(
-        f"`additional-config` {fault}",
+        phrase("`additional-config` {fault}", fault=fault),
         where="serve.engine_args",
         hint='write `additional-config: {"key": value}`',
     )
@@ -252,10 +273,10 @@ def _as_key(name: str, text: str, version: str) -> tuple[str, object]:
         raise _ignored(name, version, "variables", "serve.env")
     if not text.strip().isdecimal():
         raise Refused(
-            f"`{name}` must be a number",
+            phrase("`{name}` must be a number", name=name),
             where="serve.env",
             evidence=(f"{name}={text}",),
-            hint=f"or set `{key}` in `additional-config`",
+            hint=phrase("or set `{key}` in `additional-config`", key=key),
         )
     number = int(text)
     return key, bool(number) if is_switch else number
@@ -263,15 +284,15 @@ def _as_key(name: str, text: str, version: str) -> tuple[str, object]:
 
 def _ignored(name: str, version: str, kind: str, where: str) -> Refused:
     known = _tables()[kind]
+    evidence: str = "no release is known to read it"
     if name in known:
-        evidence = f"releases that read it: {runs_in_words(known[name])}"
+        evidence = phrase("releases that read it: {runs}", runs=runs_in_words(known[name]))
         hint = _other_way(name, version)
     else:
-        evidence = "no release is known to read it"
         readable = [other for other in known if _covers(known[other], version)]
         hint = did_you_mean(name, readable) or "remove it"
     return Refused(
-        f"`{name}` would be ignored by vLLM-Ascend {version}",
+        phrase("`{name}` would be ignored by vLLM-Ascend {version}", name=name, version=version),
         where=where,
         evidence=(evidence,),
         hint=hint,
@@ -282,7 +303,7 @@ def _other_way(name: str, version: str) -> str:
     """Return the hint that says how to set the same in this release."""
     older = (variable for variable, (key, _) in _KEY_OF.items() if key == name)
     if (variable := next(older, "")) and reads_variable(variable, version):
-        return f"set `{variable}` in `serve.env`"
+        return phrase("set `{variable}` in `serve.env`", variable=variable)
     return _INSTEAD.get(name, "remove it, or take one of those releases")
 
 

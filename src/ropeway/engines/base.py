@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ropeway.errors import LayoutError
 from ropeway.models.shape import ModelShape
+from ropeway.phrases import phrase
 from ropeway.spec.model import Layout, Serve
 
 
@@ -100,7 +101,12 @@ def check_size(layout: Layout, nodes: tuple[Node, ...]) -> None:
     available = sum(node.npus for node in nodes)
     if available < layout.npus:
         raise LayoutError(
-            f"{layout} takes {layout.npus} NPUs, and the hosts have {available}",
+            phrase(
+                "{layout} takes {npus} NPUs, and the hosts have {available}",
+                layout=layout,
+                npus=layout.npus,
+                available=available,
+            ),
             evidence=tuple(f"{node.name}: {node.npus}" for node in nodes),
             hint="a smaller `serve.layout`, or more hosts",
         )

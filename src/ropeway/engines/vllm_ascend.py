@@ -26,6 +26,7 @@ from ropeway.engines.ascend_releases import Release, order
 from ropeway.engines.base import Node, Replica
 from ropeway.errors import LayoutError, Refused
 from ropeway.models.shape import ModelShape
+from ropeway.phrases import phrase
 from ropeway.spec.engine_args import engine_argument_flags
 from ropeway.spec.types import bracketed
 
@@ -171,7 +172,7 @@ class AscendReplica(Replica):
 
 def _own_notes(replica: AscendReplica) -> list[str]:
     """Return what is doubtful, or was adapted, for the chips and the way the hosts are joined."""
-    notes = []
+    notes: list[str] = []
     if replica.family == "310P" and replica.serve.dtype == "auto":
         notes.append("310P computes in float16, so `--dtype float16` is set (tutorials, 310p.md)")
     renumbered = any(node.devices != tuple(range(len(node.devices))) for node in replica.nodes)
@@ -183,8 +184,10 @@ def _own_notes(replica: AscendReplica) -> list[str]:
         )
     if _over_nodes(replica) and order(replica.release.version) < order(NODES_DOCUMENTED):
         notes.append(
-            f"`--nnodes` is in the code of {replica.release.version}, but not documented before"
-            " 0.13.0"
+            phrase(
+                "`--nnodes` is in the code of {release}, but not documented before 0.13.0",
+                release=replica.release.version,
+            )
         )
     elif _over_nodes(replica) and replica.layout.data > 1:
         notes.append(
@@ -192,9 +195,13 @@ def _own_notes(replica: AscendReplica) -> list[str]:
         )
     if replica.uses_ray:
         notes.append(
-            "anyone who reaches Ray's ports can run code: its token authentication came with Ray "
-            f"{ascend_settings.RAY_TOKENS_SINCE}, and the images have {ascend_settings.RAY_NEWEST} "
-            "or older; keep the cluster's network closed"
+            phrase(
+                "anyone who reaches Ray's ports can run code: its token authentication came with "
+                "Ray {since}, and the images have {newest} or older; keep the cluster's network "
+                "closed",
+                since=ascend_settings.RAY_TOKENS_SINCE,
+                newest=ascend_settings.RAY_NEWEST,
+            )
         )
     return notes
 
@@ -314,10 +321,10 @@ def _check_layout(replica: AscendReplica, shape: ModelShape) -> None:
         return
     later = ascend_layouts.runs_from(case, replica.release.version)
     raise LayoutError(
-        f"{replica.layout} does not run in this release",
+        phrase("{layout} does not run in this release", layout=replica.layout),
         where=f"vLLM-Ascend {replica.release.version}",
         evidence=reasons,
-        hint=f"take vLLM-Ascend {later} or later, or another layout"
+        hint=phrase("take vLLM-Ascend {later} or later, or another layout", later=later)
         if later
         else "take another layout",
     )
@@ -332,12 +339,18 @@ def _check_quantisation(replica: AscendReplica, shape: ModelShape) -> None:
     )
     if fault is None:
         return
-    later = f"vLLM-Ascend {fault.since} or later, or " if fault.since else ""
+    hint: str = "take the original weights, or a ModelSlim checkpoint of the model"
+    if fault.since:
+        hint = phrase(
+            "take vLLM-Ascend {release} or later, the original weights, or a ModelSlim checkpoint "
+            "of the model",
+            release=fault.since,
+        )
     raise Refused(
         fault.reason,
         where=f"vLLM-Ascend {replica.release.version}, {replica.model}",
         evidence=(fault.source,),
-        hint=f"take {later}the original weights, or a ModelSlim checkpoint of the model",
+        hint=hint,
     )
 
 
@@ -348,6 +361,11 @@ def _check_cache_size(replica: AscendReplica) -> None:
     raise Refused(
         "`serve.kv_cache` has no effect in this release: its worker sizes the cache itself",
         where=f"vLLM-Ascend {replica.release.version}",
-        evidence=(f"vllm_ascend/worker reads kv_cache_memory_bytes since {KV_CACHE_BYTES_SINCE}",),
+        evidence=(
+            phrase(
+                "vllm_ascend/worker reads kv_cache_memory_bytes since {release}",
+                release=KV_CACHE_BYTES_SINCE,
+            ),
+        ),
         hint="set `serve.memory`, a fraction of the NPU's memory, instead",
     )

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from ropeway.errors import Refused, reason_of
 from ropeway.facts.transcript import Transcript, transcript_from
+from ropeway.phrases import phrase
 
 FOLDER = "facts"
 SPEC = "spec.yaml"
@@ -46,7 +47,10 @@ def read_bundle(path: Path) -> Bundle:
             if PurePosixPath(info.filename).parts[:-1] == (FOLDER,) or info.filename == SPEC
         }
         if len(members) > _MOST_HOSTS + 1:
-            raise Refused(f"the bundle names more than {_MOST_HOSTS} hosts", where=str(path))
+            raise Refused(
+                phrase("the bundle names more than {most} hosts", most=_MOST_HOSTS),
+                where=str(path),
+            )
         texts = {name: _text(archive, info, f"{path}:{name}") for name, info in members.items()}
     spec = texts.pop(SPEC, None)
     failures = {
@@ -79,7 +83,9 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except OSError as error:
         reason = reason_of(error)
-        raise Refused(f"cannot read the bundle: {reason}", where=str(path)) from error
+        raise Refused(
+            phrase("cannot read the bundle: {reason}", reason=reason), where=str(path)
+        ) from error
     # An encrypted member is a RuntimeError, an unknown compression a NotImplementedError.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise Refused("the file is not a bundle, or it is damaged", where=str(path)) from error
@@ -90,5 +96,8 @@ def _text(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> str:
     with archive.open(info) as member:
         content = member.read(_LARGEST_BYTES + 1)
     if len(content) > _LARGEST_BYTES:
-        raise Refused(f"the file is larger than {_LARGEST_BYTES // 2**20} MiB", where=where)
+        raise Refused(
+            phrase("the file is larger than {size} MiB", size=_LARGEST_BYTES // 2**20),
+            where=where,
+        )
     return content.decode(errors="replace")

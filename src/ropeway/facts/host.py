@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ropeway.errors import Refused
 from ropeway.facts.question import State, ToolError
+from ropeway.phrases import phrase
 
 
 @dataclass(frozen=True)
@@ -277,8 +278,12 @@ class HostFacts:
             return nic.name, address
         what = "no interface has the host's address, and there is no default route"
         if name is not None:
-            state = "does not exist" if nic is None else "has no address"
-            what = f"`{name}` {state} on {self.name}"
+            state = (
+                "`{nic}` does not exist on {host}"
+                if nic is None
+                else "`{nic}` has no address on {host}"
+            )
+            what = phrase(state, nic=name, host=self.name)
         raise Refused(
             what,
             where=self.name,

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Protocol
 
 from ropeway.errors import HostError
+from ropeway.phrases import phrase
 
 # How many of a failed command's last lines go into the error, and how much of the command itself:
 # all of a script of ours, or of `docker run` with its labels, would hide the output.
@@ -54,7 +55,11 @@ class Result:
         lines = (self.stderr.strip() or self.stdout.strip()).splitlines()[-_EVIDENCE_LINES:]
         command = shlex.join(self.argv)
         start = command.partition("\n")[0][:_COMMAND_CHARACTERS]
-        status = f"{start}{' …' * (start != command)} → exit {self.exit_code}"
+        status = phrase(
+            "{command} → exit {code}",
+            command=start + " …" * (start != command),
+            code=self.exit_code,
+        )
         raise HostError(what, where=where, evidence=(status, *lines), hint=hint)
 
 
@@ -105,13 +110,18 @@ def room_hint(reason: str, *folder: str) -> str | None:
     """Return what to do about a full disk; None when the reason is another one."""
     if "no space left" not in reason.lower():
         return None
-    return f"make room there; to see which disk is full: {shlex.join(('df', '-h', *folder))}"
+    return phrase(
+        "make room there; to see which disk is full: {command}",
+        command=shlex.join(("df", "-h", *folder)),
+    )
 
 
 def cannot_write(path: str, reason: str, where: str) -> HostError:
     """Return the error for a file that cannot be written; `reason` as of `errors.reason_of`."""
     hint = room_hint(reason, str(PurePosixPath(path).parent))
-    return HostError(f"cannot write `{path}`: {reason}", where=where, hint=hint)
+    return HostError(
+        phrase("cannot write `{path}`: {reason}", path=path, reason=reason), where=where, hint=hint
+    )
 
 
 def shell_line(command: Command) -> str:

@@ -17,6 +17,7 @@ from contextvars import ContextVar
 
 from ropeway.errors import Cancelled, HostError
 from ropeway.hosts.interrupts import uninterrupted
+from ropeway.phrases import phrase
 from ropeway.units import format_bytes
 
 # How late we notice what no pipe reports: that we were cancelled, or that the child has ended while
@@ -88,7 +89,10 @@ class Output:
         self._chunks.append(chunk)
         self._length += len(chunk)
         if self._length > _MAX_OUTPUT:
-            what = f"a command printed more than {format_bytes(_MAX_OUTPUT)} and was stopped"
+            what = phrase(
+                "a command printed more than {size} and was stopped",
+                size=format_bytes(_MAX_OUTPUT),
+            )
             raise HostError(
                 what, where=self.where, evidence=[self._chunks[0][:200].decode(errors="replace")]
             )

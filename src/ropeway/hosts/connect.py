@@ -12,6 +12,7 @@ from ropeway.hosts.fleet import run_on_all
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.hosts.local import LocalHost
 from ropeway.hosts.ssh import LONGEST_SOCKET, SshHost
+from ropeway.phrases import phrase
 from ropeway.spec.cluster import Cluster
 
 _PREFIX = "ropeway-"
@@ -59,5 +60,5 @@ def socket_folder() -> str:
     try:
         return tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
     except OSError as error:
-        what = f"cannot make a folder for control sockets: {reason_of(error)}"
+        what = phrase("cannot make a folder for control sockets: {reason}", reason=reason_of(error))
         raise Refused(what, where=parent) from error

@@ -20,6 +20,7 @@ from ropeway.errors import Cancelled, Refused, RopewayError
 from ropeway.hosts.base import Host
 from ropeway.hosts.child import CancelToken, cancellable
 from ropeway.hosts.interrupts import uninterrupted
+from ropeway.phrases import phrase
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Host)
@@ -94,7 +95,9 @@ def run_on_all(
                 pass
             for number, host in enumerate(hosts):
                 if number not in outcomes:
-                    what = f"was not reached within the {timeout:g} s for all hosts"
+                    what = phrase(
+                        "was not reached within the {timeout:g} s for all hosts", timeout=timeout
+                    )
                     note(number, Outcome(host, error=Cancelled(what, where=host.name)))
     except BaseException:
         with uninterrupted():
@@ -208,8 +211,13 @@ def check_parallel(commands: int, purpose: str) -> None:
     """Raise Refused when this machine cannot run so many commands at the same time."""
     if max_parallel() < commands:
         raise Refused(
-            f"{purpose} runs at least {commands} commands at once, and the limit of open files"
-            f" allows {max(0, max_parallel())}",
+            phrase(
+                "{purpose} runs at least {commands} commands at once, and the limit of open "
+                "files allows {most}",
+                purpose=purpose,
+                commands=commands,
+                most=max(0, max_parallel()),
+            ),
             hint="raise the limit in this shell: `ulimit -n 65536`",
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ropeway.errors import HostError, TimeLimit, reason_of
 from ropeway.hosts.base import Result, cannot_write
 from ropeway.hosts.child import Child, Output, running
+from ropeway.phrases import phrase
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,19 @@ class LocalHost:
             try:
                 return Child(tuple(argv), (out.feed, err.feed), stdin=stdin)
             except OSError as error:
-                what = f"cannot run `{argv[0]}`: {reason_of(error)}"
+                what = phrase(
+                    "cannot run `{program}`: {reason}", program=argv[0], reason=reason_of(error)
+                )
                 raise HostError(what, where=self.name) from error
 
         with running(start) as child:
             if not child.wait(started + timeout):
                 raise TimeLimit(
-                    f"`{argv[0]}` did not end within {timeout:g} s and was stopped",
+                    phrase(
+                        "`{program}` did not end within {timeout:g} s and was stopped",
+                        program=argv[0],
+                        timeout=timeout,
+                    ),
                     where=self.name,
                     evidence=(*out.last_lines(), *err.last_lines()),
                 )
@@ -64,7 +71,7 @@ class LocalHost:
         try:
             return Path(path).read_bytes()
         except OSError as error:
-            what = f"cannot read `{path}`: {reason_of(error)}"
+            what = phrase("cannot read `{path}`: {reason}", path=path, reason=reason_of(error))
             raise HostError(what, where=self.name) from error
 
 

@@ -20,6 +20,7 @@ from ropeway.hosts import ssh_errors
 from ropeway.hosts.base import Result, cannot_write
 from ropeway.hosts.child import Child, Output, running, sleep_cancellable
 from ropeway.hosts.remote import Framed, remote_line
+from ropeway.phrases import phrase
 
 # ssh first listens at this path plus 17 characters (mux.c), and macOS allows 104 bytes in all.
 LONGEST_SOCKET = 86
@@ -93,7 +94,10 @@ class SshHost:
         read = ("env", "LC_ALL=C", "cat", "--", path)
         code, out, err = self._run(_Call(read, timeout=_TRANSFER))
         if code:
-            raise HostError(f"cannot read `{path}`: {_reason(err)}", where=self.name)
+            raise HostError(
+                phrase("cannot read `{path}`: {reason}", path=path, reason=_reason(err)),
+                where=self.name,
+            )
         return out.content()
 
     def close(self) -> None:
@@ -183,19 +187,26 @@ class SshHost:
             hint = "apt install openssh-client"
             raise NoSsh("this machine has no `ssh`", where=self.name, hint=hint) from error
         except OSError as error:  # a command line that is too long
-            what = f"cannot run `ssh`: {reason_of(error)}"
+            what = phrase("cannot run `ssh`: {reason}", reason=reason_of(error))
             raise SshError(what, where=self.name) from error
 
     def _timed_out(self, call: "_Call", out: Framed, err: Framed) -> HostError:
         if not err.started:
             return NoAnswer(
-                f"the host did not answer within {call.timeout:g} s",
+                phrase("the host did not answer within {timeout:g} s", timeout=call.timeout),
                 where=self.name,
                 evidence=out.preamble.last_lines(),
-                hint=f"is it up, and does a firewall let you through? try: {self.by_hand} true",
+                hint=phrase(
+                    "is it up, and does a firewall let you through? try: {ssh} true",
+                    ssh=self.by_hand,
+                ),
             )
         return TimeLimit(
-            f"`{call.argv[0]}` did not end within {call.timeout:g} s and was stopped",
+            phrase(
+                "`{program}` did not end within {timeout:g} s and was stopped",
+                program=call.argv[0],
+                timeout=call.timeout,
+            ),
             where=self.name,
             evidence=(*out.output.last_lines(), *err.output.last_lines()),
         )
@@ -212,16 +223,19 @@ class SshHost:
         program = call.argv[0]
         output = (*out.output.last_lines(), *err.output.last_lines())
         if err.verdict == "missing":
-            return HostError(f"cannot run `{program}`: no such file or directory", where=self.name)
+            return HostError(
+                phrase("cannot run `{program}`: no such file or directory", program=program),
+                where=self.name,
+            )
         if err.verdict == "lost" or (err.started and code not in _SSH_FAILED):
-            what = f"the shell on the host was killed while `{program}` ran"
+            what = phrase("the shell on the host was killed while `{program}` ran", program=program)
             return SshError(what, where=self.name, evidence=output)
         if code not in _SSH_FAILED:
             return SshError(
                 "the login shell on the host does not run commands",
                 where=self.name,
                 evidence=(*out.preamble.last_lines(), *err.preamble.last_lines()),
-                hint=f"this must print `hello`: {self.by_hand} echo hello",
+                hint=phrase("this must print `hello`: {ssh} echo hello", ssh=self.by_hand),
             )
         if err.started or not messages:  # ssh never fails to connect without a message
             return ssh_errors.connection_lost(program, messages, self.name, output)

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Sequence
 
 from ropeway import errors
+from ropeway.phrases import phrase
 
 _MAX_LINES = 6
 _MAX_CHARACTERS = 300
@@ -77,17 +78,19 @@ def connection_failure(messages: str, where: str, by_hand: str) -> errors.SshErr
     kind, what, _, hint = next(
         case for case in _CASES if re.search(case[2], messages, re.MULTILINE)
     )
-    hint = hint.format(ssh=by_hand, forget=_forget_command(messages))
-    return kind(what, where=where, evidence=_evidence(messages), hint=hint)
+    advice = phrase(hint, ssh=by_hand, forget=_forget_command(messages))
+    return kind(what, where=where, evidence=_evidence(messages), hint=advice)
 
 
 def connection_lost(
     program: str, messages: str, where: str, output: Sequence[str]
 ) -> errors.ConnectionLost:
     """Return the error of a connection that broke when the command had begun, or may have."""
-    how = "timed out" if "Timeout, server" in messages else "was lost"
+    lost = "the connection was lost while `{program}` ran"
+    if "Timeout, server" in messages:
+        lost = "the connection timed out while `{program}` ran"
     return errors.ConnectionLost(
-        f"the connection {how} while `{program}` ran",
+        phrase(lost, program=program),
         where=where,
         evidence=(*output, *_evidence(messages)),
         hint="is the host still up? what the command had done by then is not undone",

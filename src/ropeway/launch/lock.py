@@ -29,6 +29,7 @@ from ropeway.hosts.fleet import (
     run_on_all_or_raise,
 )
 from ropeway.hosts.interrupts import uninterrupted
+from ropeway.phrases import phrase
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def locked(hosts: Sequence[Host], author: Author) -> Iterator[Lock]:
     Raises Refused, with the holder and since when, where somebody else has it; HostError when a
     host cannot be asked. Each user of a host has another lock.
     """
-    check_parallel(len(hosts) + 1, f"the lock of {len(hosts)} hosts")
+    check_parallel(len(hosts) + 1, phrase("the lock of {hosts} hosts", hosts=len(hosts)))
     lock = Lock(author, hosts)
     try:
         lock.take(hosts)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from ropeway.errors import ModelError
+from ropeway.phrases import phrase
 
 # Multimodal models keep the numbers of the language model one level down.
 NESTED = ("text_config", "thinker_config", "llm_config", "language_config")
@@ -49,9 +50,11 @@ class Config:
     def missing(self, meaning: str, names: Sequence[str]) -> ModelError:
         """Return the error that says what config.json lacks."""
         return ModelError(
-            f"`config.json` does not say: {meaning}",
+            phrase("`config.json` does not say: {meaning}", meaning=meaning),
             where=self.where,
-            evidence=(f"looked for {', '.join(f'`{name}`' for name in names)}",),
+            evidence=(
+                phrase("looked for {names}", names=", ".join(f"`{name}`" for name in names)),
+            ),
             hint="check that this is the model's own `config.json` (an adapter has another)",
         )
 
@@ -97,7 +100,7 @@ class Config:
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return value
         raise ModelError(
-            f"`{name}` in `config.json` is not a whole number",
+            phrase("`{name}` in `config.json` is not a whole number", name=name),
             where=self.where,
             evidence=(f"{name}: {json.dumps(value)}",),
         )

@@ -28,6 +28,7 @@ from ropeway.models.feed_forward import (
     moe,
 )
 from ropeway.models.shape import Attention, Block, FeedForward
+from ropeway.phrases import phrase
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
@@ -109,7 +110,7 @@ def _single_parts(config: Config) -> tuple[str, ...]:
         raise ModelError(
             "`hybrid_override_pattern` contains unknown letters",
             where=config.where,
-            evidence=(f"unknown: {', '.join(unknown)}",),
+            evidence=(phrase("unknown: {names}", names=", ".join(unknown)),),
             hint="known letters: M (Mamba), * (attention), - (dense) and E (experts)",
         )
     if letters:
@@ -139,7 +140,7 @@ def _nas_layer(config: Config, described: object, layer: int) -> Block:
         raise ModelError(
             "`block_configs` does not describe every layer",
             where=config.where,
-            evidence=(f"`block_configs[{layer}]` lacks `attention` or `ffn`",),
+            evidence=(phrase("`block_configs[{layer}]` lacks `attention` or `ffn`", layer=layer),),
         )
     mixer = None
     if not attention.get("no_op"):

@@ -14,6 +14,7 @@ from typing import Literal
 from ropeway.errors import ModelError
 from ropeway.models.config import NESTED
 from ropeway.models.shape import COMPONENTS, Component, ModelShape, Precision
+from ropeway.phrases import phrase
 
 _LINEAR: tuple[Component, ...] = ("attention", "dense", "routed", "shared")
 _ELEMENTS = {"float32": 32, "bfloat16": 16, "float16": 16, "": 16}
@@ -106,7 +107,10 @@ def precision_named(name: str, shape: ModelShape) -> Precision:
     key = "w4a16-dense" if plain == "w4a16" and not shape.experts else plain
     if key not in _NAMED:
         known = ", ".join(f"`{item}`" for item in _NAMED if item != "w4a16-dense")
-        raise ModelError(f"`{name}` is not a quantisation that we know", hint=f"known are {known}")
+        raise ModelError(
+            phrase("`{name}` is not a quantisation that we know", name=name),
+            hint=phrase("known are {known}", known=known),
+        )
     return Precision(plain, *_NAMED[key])
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ropeway.errors import ModelError
+from ropeway.phrases import phrase
 from ropeway.units import format_bytes
 
 # The safetensors library refuses a longer header (MAX_HEADER_SIZE in its tensor.rs).
@@ -35,17 +36,19 @@ def read_json_object(file: Path) -> Mapping[str, object]:
         document = json.loads(file.read_bytes())
     except OSError as error:
         raise ModelError(
-            f"`{file.name}` cannot be read", where=str(file), evidence=(str(error),)
+            phrase("`{name}` cannot be read", name=file.name),
+            where=str(file),
+            evidence=(str(error),),
         ) from None
     except ValueError as error:
-        evidence = f"{file.stat().st_size} bytes; {error}"
-        raise _broken(file, f"`{file.name}` is not JSON", evidence) from None
+        evidence = phrase("{size} bytes; {error}", size=file.stat().st_size, error=error)
+        raise _broken(file, phrase("`{name}` is not JSON", name=file.name), evidence) from None
     if isinstance(document, dict):
         return document
     raise ModelError(
-        f"`{file.name}` is JSON, but not an object",
+        phrase("`{name}` is JSON, but not an object", name=file.name),
         where=str(file),
-        evidence=(f"it is a {type(document).__name__}",),
+        evidence=(phrase("it is a {name}", name=type(document).__name__),),
     )
 
 
@@ -64,7 +67,12 @@ def find_weight_files(path: Path) -> tuple[Path, ...]:
     raise ModelError(
         "no safetensors file in the model directory",
         where=str(path),
-        evidence=(f"it holds: {', '.join(present[:12])}{', …' if present[12:] else ''}",),
+        evidence=(
+            phrase(
+                "it holds: {names}",
+                names=", ".join([*present[:12], *(["…"] if present[12:] else [])]),
+            ),
+        ),
         hint="check that the download finished; only safetensors files are read",
     )
 
@@ -86,12 +94,13 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     expected = max((entry.end for entry in entries.values()), default=start)
     if size == expected:
         return entries
-    verdict = "truncated" if size < expected else "longer than its header says"
     raise _broken(
         path,
-        f"a weight file is {verdict}",
-        f"size on disk: {size} bytes ({format_bytes(size)})",
-        f"its header needs: {expected} bytes ({format_bytes(expected)})",
+        "a weight file is truncated"
+        if size < expected
+        else "a weight file is longer than its header says",
+        phrase("size on disk: {n} bytes ({size})", n=size, size=format_bytes(size)),
+        phrase("its header needs: {n} bytes ({size})", n=expected, size=format_bytes(expected)),
     )
 
 
@@ -109,14 +118,24 @@ def named_files(index: Path) -> tuple[Path, ...]:
 def _indexed_files(index: Path) -> tuple[Path, ...]:
     files = named_files(index)
     if not files:
-        raise _broken(index, f"`{index.name}` has no `weight_map`")
+        raise _broken(index, phrase("`{name}` has no `weight_map`", name=index.name))
     missing = [file.name for file in files if not file.exists()]
     if not missing:
         return files
     raise ModelError(
-        f"{len(missing)} of {len(files)} weight files named by `{index.name}` are missing",
+        phrase(
+            "{missing} of {files} weight files named by `{name}` are missing",
+            missing=len(missing),
+            files=len(files),
+            name=index.name,
+        ),
         where=str(index.parent),
-        evidence=(f"missing: {', '.join(missing[:8])}{', …' if missing[8:] else ''}",),
+        evidence=(
+            phrase(
+                "missing: {names}",
+                names=", ".join([*missing[:8], *(["…"] if missing[8:] else [])]),
+            ),
+        ),
         hint="fetch the missing files; the download probably stopped early",
     )
 
@@ -124,22 +143,26 @@ def _indexed_files(index: Path) -> tuple[Path, ...]:
 def _header_table(path: Path, size: int) -> tuple[int, Mapping[str, object]]:
     """Return the offset where the data starts, and the header's JSON object."""
     truncated, strange = "a weight file is truncated", "a weight file is not a safetensors file"
-    on_disk = f"size on disk: {size} bytes"
+    on_disk = phrase("size on disk: {n} bytes", n=size)
     if size < 8:
-        raise _broken(path, truncated, f"{on_disk}, less than any header")
+        raise _broken(path, truncated, phrase("{on_disk}, less than any header", on_disk=on_disk))
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > _LONGEST_HEADER:
-            evidence = f"its first 8 bytes announce a header of {length} bytes"
+            evidence = phrase(
+                "its first 8 bytes announce a header of {length} bytes", length=length
+            )
             raise _broken(path, strange, evidence, on_disk)
         if 8 + length > size:
-            evidence = f"its header alone needs: {8 + length} bytes"
+            evidence = phrase("its header alone needs: {size} bytes", size=8 + length)
             raise _broken(path, truncated, on_disk, evidence)
         header = file.read(length)
     try:
         table = json.loads(header)
     except ValueError as error:
-        raise _broken(path, strange, f"its header is not JSON: {error}") from None
+        raise _broken(
+            path, strange, phrase("its header is not JSON: {error}", error=error)
+        ) from None
     if not isinstance(table, dict):
         raise _broken(path, strange, "its header is not a JSON object")
     return 8 + length, table
@@ -158,6 +181,7 @@ def _entries(path: Path, start: int, table: Mapping[str, object]) -> dict[str, T
             } if 0 <= low <= high and all(isinstance(dim, int) for dim in dims):
                 entries[name] = TensorEntry(dtype, tuple(dims), start + low, start + high)
             case _:
-                evidence = f"tensor `{name}`: {json.dumps(row)[:120]}"
+                entry = json.dumps(row)[:120]
+                evidence = phrase("tensor `{name}`: {entry}", name=name, entry=entry)
                 raise _broken(path, "a weight file's header is broken", evidence)
     return entries

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from ropeway.errors import Refused
 from ropeway.hardware import chip_named
+from ropeway.phrases import phrase
 from ropeway.spec.errors import Fault, broken
 from ropeway.spec.types import Address, Port, Size, SpecModel, matching, none_or_tuple, to_tuple
 
@@ -55,7 +56,11 @@ class RemoteHost(SpecModel):
         if len(set(devices)) < len(devices):
             raise broken(Fault(("devices",), "lists an NPU twice"))
         if len(devices) != info.data["npus"]:
-            text = f"lists {len(devices)} NPUs, and `npus` is {info.data['npus']}"
+            text = phrase(
+                "lists {devices} NPUs, and `npus` is {npus}",
+                devices=len(devices),
+                npus=info.data["npus"],
+            )
             raise broken(Fault(("devices",), text, "make the two agree"))
         return devices
 
@@ -65,7 +70,9 @@ def _known_chip(text: str) -> str:
     try:
         return chip_named(text).name
     except Refused as error:
-        raise broken(Fault(("chip",), f"does not name a chip: {error.what}", error.hint)) from None
+        raise broken(
+            Fault(("chip",), phrase("does not name a chip: {what}", what=error.what), error.hint)
+        ) from None
 
 
 class Cluster(SpecModel):
@@ -150,7 +157,10 @@ def _host_faults(hosts: tuple[RemoteHost, ...]) -> list[Fault]:
         return [Fault(("hosts",), "must list at least one host")]
     names = [(host.address.lower(), host.port) for host in hosts]
     return [
-        Fault(("hosts", index, "address"), f"is the same as `cluster.hosts[{names.index(name)}]`")
+        Fault(
+            ("hosts", index, "address"),
+            phrase("is the same as `cluster.hosts[{index}]`", index=names.index(name)),
+        )
         for index, name in enumerate(names)
         if name in names[:index]
     ]

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 
+from ropeway.phrases import phrase
 from ropeway.spec.errors import Fault
 from ropeway.spec.secret_words import SECRET_WORDS
 
@@ -72,14 +73,30 @@ def flag_faults(engine_args: Mapping[str, object]) -> list[Fault]:
         at = ("engine_args", name)
         ours = _own_key(plain.removeprefix("no-"))
         if ours:
-            faults.append(Fault(at, f"repeats `{ours}`", f"set `{ours}` and remove this line"))
+            faults.append(
+                Fault(
+                    at,
+                    phrase("repeats `{ours}`", ours=ours),
+                    phrase("set `{ours}` and remove this line", ours=ours),
+                )
+            )
         elif name.startswith("-"):
-            faults.append(Fault(at, "must be written without leading dashes", f"write `{plain}`"))
+            faults.append(
+                Fault(
+                    at,
+                    "must be written without leading dashes",
+                    phrase("write `{plain}`", plain=plain),
+                )
+            )
         elif _FLAG_NAME.fullmatch(name) is None:
             faults.append(Fault(at, "is not the name of a flag"))
         elif spellings.setdefault(plain, name) != name:
             faults.append(
-                Fault(at, f"is the same flag as `{spellings[plain]}`", "keep one of the two")
+                Fault(
+                    at,
+                    phrase("is the same flag as `{name}`", name=spellings[plain]),
+                    "keep one of the two",
+                )
             )
     return faults
 
@@ -94,7 +111,10 @@ def variable_faults(env: Mapping[str, str]) -> list[Fault]:
         if re.fullmatch(VARIABLE, name) is None:
             faults.append(Fault(("env", name), "is not the name of an environment variable"))
         elif _SECRET.search(name):
-            hint = f"export it in the shell that runs `ropeway`, and write `secret_env: [{name}]`"
+            hint = phrase(
+                "export it in the shell that runs `ropeway`, and write `secret_env: [{name}]`",
+                name=name,
+            )
             faults.append(
                 Fault(("env", name), "looks like a secret, and its value would be visible", hint)
             )

@@ -8,7 +8,7 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.spec.yaml import Document, Problem, dotted
 from ropeway.suggest import did_you_mean
 
@@ -56,7 +56,8 @@ def spec_problems(
                 fault = _directory_fault(detail["input"])
             problems.append(_problem(path, fault, document))
         elif detail["type"] == "value_error":
-            text = f"`{dotted(path)}`: {detail['ctx']['error']}"
+            why = detail["ctx"]["error"].args[0]
+            text = phrase("`{key}`: {fault}", key=dotted(path), fault=why)
             problems.append(Problem(document.line_of(path), text))
         else:
             problems.append(_problem(path, _plain_fault(detail, path), document))
@@ -84,7 +85,11 @@ def shown(value: object) -> str:
 
 def _problem(path: Path, fault: Fault, document: Document) -> Problem:
     subject = f"`{dotted(path)}`" if path else "the spec"
-    return Problem(document.line_of(path), f"{subject} {fault.text}", fault.hint)
+    return Problem(
+        document.line_of(path),
+        phrase("{subject} {fault}", subject=subject, fault=fault.text),
+        fault.hint,
+    )
 
 
 # What each kind of pydantic's complaints says of `{value}`, limits formatted by their own names.
@@ -114,12 +119,15 @@ def _plain_fault(detail: ErrorDetails, path: Path) -> Fault:
         kind = "layout"
     complaint = _COMPLAINTS.get(kind)
     if complaint is None:
-        return Fault((), f"is wrong: {detail['msg'][:1].lower()}{detail['msg'][1:]}")
+        return Fault(
+            (),
+            phrase("is wrong: {message}", message=detail["msg"][:1].lower() + detail["msg"][1:]),
+        )
     context = detail.get("ctx", {})
     limits = {name: _limit(context[name]) for name in ("ge", "gt", "le", "lt") if name in context}
     # A value of `env` may be a secret.
     visible = _kind(value) if "env" in path[:-1] else shown(value)
-    return Fault((), complaint.format(value=visible, **limits), _quotes_hint(kind, value))
+    return Fault((), phrase(complaint, value=visible, **limits), _quotes_hint(kind, value))
 
 
 def _quotes_hint(kind: str, value: object) -> str | None:
@@ -138,7 +146,8 @@ def _choice_fault(detail: ErrorDetails) -> Fault:
     value = detail["input"]
     known = [name.strip("` ") for name in expected.split(",")]
     hint = did_you_mean(value, known) if isinstance(value, str) else None
-    return Fault((), f"must be one of {expected}, not {shown(value)}", hint)
+    text = phrase("must be one of {expected}, not {value}", expected=expected, value=shown(value))
+    return Fault((), text, hint)
 
 
 def _has_real_hosts(document: Document) -> bool:
@@ -173,11 +182,15 @@ def _key_hint(
     # `layouts` holds the same keys as `layout`; naming one is enough.
     homes = [home for home, names in keys.items() if key in names and home[-7:] != "layouts"]
     if homes:
-        places = " or ".join(f"under `{home}`" if home else "at the top level" for home in homes)
-        return f"`{key}` belongs {places}"
+        places = joined(
+            (phrase("under `{home}`", home=home) if home else "at the top level" for home in homes),
+            " or ",
+        )
+        return phrase("`{key}` belongs {places}", key=key, places=places)
     if here == "serve":
         return "an engine's own flag goes under `serve.engine_args`"
-    return "keys here are " + ", ".join(f"`{name}`" for name in keys[here])
+    names_here = ", ".join(f"`{name}`" for name in keys[here])
+    return phrase("keys here are {names}", names=names_here)
 
 
 def _kind(value: object) -> str:

@@ -3,6 +3,8 @@
 import re
 import unicodedata
 
+from ropeway.phrases import phrase
+
 _PART = re.compile(r"(tp|pp|dp) *=? *([0-9]{1,5})|(ep)")
 _KEY = {"tp": "tensor", "pp": "pipeline", "dp": "data"}
 
@@ -17,17 +19,26 @@ def layout_numbers(text: str) -> dict[str, int | bool]:
             raise ValueError(_complaint(text, part))
         key = "expert" if match[3] else _KEY[match[1]]
         if key in numbers:
-            raise ValueError(f"`{text}` gives {key} parallelism twice")
+            raise ValueError(phrase("`{text}` gives {key} parallelism twice", text=text, key=key))
         numbers[key] = True if match[3] else int(match[2])
         if numbers[key] == 0:
-            raise ValueError(f"`{text}`: {key} parallelism must be at least 1")
+            raise ValueError(
+                phrase("`{text}`: {key} parallelism must be at least 1", text=text, key=key)
+            )
         if numbers[key] > 65_536:
-            raise ValueError(f"`{text}`: {key} parallelism must be at most 65536")
+            raise ValueError(
+                phrase("`{text}`: {key} parallelism must be at most 65536", text=text, key=key)
+            )
     return numbers
 
 
 def _complaint(text: str, part: str) -> str:
     if re.fullmatch(r"ep *=? *[0-9]+", part):
-        why = "expert parallelism takes no number: it uses all tensor and data ranks"
-        return f"`{text}`: {why}; write `EP`"
-    return f"`{text}` is not a layout; write it like `TP4`, `DP2×TP2` or `TP2×PP2+EP`"
+        return phrase(
+            "`{text}`: expert parallelism takes no number, since it uses all tensor and data "
+            "ranks; write `EP`",
+            text=text,
+        )
+    return phrase(
+        "`{text}` is not a layout; write it like `TP4`, `DP2×TP2` or `TP2×PP2+EP`", text=text
+    )

@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from ropeway.errors import Refused
+from ropeway.phrases import phrase
 from ropeway.spec.cluster import Cluster, Local, Runtime
 from ropeway.spec.engine_args import OWN_KEY, VARIABLE, flag_faults, variable_faults
 from ropeway.spec.errors import Fault, broken, spec_problems
@@ -118,7 +119,7 @@ class Layout(SpecModel):
         try:
             return cls.model_validate(layout_numbers(text))
         except ValueError as error:
-            raise Refused(str(error)) from None
+            raise Refused(error.args[0] if error.args else str(error)) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -143,7 +144,7 @@ class Layout(SpecModel):
 
 def _layout_faults(layouts: tuple[Layout, ...]) -> list[Fault]:
     return [
-        Fault(("layouts", index), f"repeats {layout}")
+        Fault(("layouts", index), phrase("repeats {layout}", layout=layout))
         for index, layout in enumerate(layouts)
         if layout in layouts[:index]
     ]
@@ -167,7 +168,9 @@ class Model(SpecModel):
             return path
         if path is None and info.data["name"] is None:
             known = ", ".join(f"`{name}`" for name in get_args(ModelName))
-            raise broken(Fault((), "needs `name` or `path`", f"names are {known}"))
+            raise broken(
+                Fault((), "needs `name` or `path`", phrase("names are {known}", known=known))
+            )
         if path is not None and info.data["name"] is not None:
             raise broken(Fault(("path",), "cannot be combined with `name`", "keep one of the two"))
         return path
@@ -229,7 +232,10 @@ class Serve(SpecModel):
     def _check_exposure(cls, variable: str | None, info: ValidationInfo) -> str | None:
         address = info.data.get("address")
         if address is not None and variable is None and not is_loopback(address):
-            text = f"is `{address}`, which other machines reach, so `serve.api_key_env` is needed"
+            text = phrase(
+                "is `{address}`, which other machines reach, so `serve.api_key_env` is needed",
+                address=address,
+            )
             hint = "name the environment variable that holds the key, or use 127.0.0.1"
             raise broken(Fault(("address",), text, hint))
         return variable
@@ -304,9 +310,13 @@ class Spec(SpecModel):
         serve = info.data.get("serve")
         length = workload.input_tokens + workload.output_tokens
         if serve is not None and serve.context is not None and length > serve.context:
-            text = (
-                f"is {serve.context} tokens, and one request of `workload` takes {length}:"
-                f" {workload.input_tokens} in, {workload.output_tokens} out"
+            text = phrase(
+                "is {context} tokens, and one request of `workload` takes {length}: "
+                "{input_tokens} in, {output_tokens} out",
+                context=serve.context,
+                length=length,
+                input_tokens=workload.input_tokens,
+                output_tokens=workload.output_tokens,
             )
             hint = "raise it, or lower `workload.input_tokens` or `workload.output_tokens`"
             raise broken(Fault(("serve", "context"), text, hint))

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from ropeway.phrases import phrase
 from ropeway.spec.errors import Fault, broken, shown
 from ropeway.units import exact_bytes, parse_bytes
 
@@ -54,7 +55,7 @@ def matching(pattern: str, form: str) -> AfterValidator:
 
     def check(text: str) -> str:
         if re.fullmatch(pattern, text) is None:
-            raise ValueError(f"{shown(text)} is not {form}")
+            raise ValueError(phrase("{value} is not {form}", value=shown(text), form=form))
         return text
 
     return AfterValidator(check)
@@ -87,10 +88,12 @@ def _read_size(value: object) -> object:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"{shown(value)} is not a size; write one like `4GiB`")
+        raise ValueError(phrase("{value} is not a size; write one like `4GiB`", value=shown(value)))
     size = parse_bytes(value)
     if size < _MIB:
-        raise ValueError(f"`{value}` is {size} bytes; add the unit, like `4GiB`")
+        raise ValueError(
+            phrase("`{value}` is {size} bytes; add the unit, like `4GiB`", value=value, size=size)
+        )
     return size
 
 
@@ -114,7 +117,9 @@ def _check_address(text: str) -> str:
         labels = text.removesuffix(".").split(".")
         named = all(_HOST_LABEL.fullmatch(label) for label in labels) and len(text) <= 253
         if not named or labels[-1].isdigit():
-            raise ValueError(f"{shown(text)} is neither a host name nor an IP address") from None
+            raise ValueError(
+                phrase("{value} is neither a host name nor an IP address", value=shown(text))
+            ) from None
     return text
 
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 import yaml
 
 from ropeway.errors import SpecError, reason_of
+from ropeway.phrases import joined, phrase
 
 MAX_BYTES = 200_000  # of a spec with some thousand hosts
 MAX_DEPTH = 40
@@ -54,13 +55,16 @@ def read_text(path: Path) -> str:
         reason = reason_of(error)
         hint = "`ropeway init` writes an annotated sample; `--config` names another file"
         raise SpecError(
-            f"the file cannot be read: {reason}",
+            phrase("the file cannot be read: {reason}", reason=reason),
             where=where,
             hint=hint if isinstance(error, FileNotFoundError) else None,
         ) from None
     if len(raw) > MAX_BYTES:
         raise SpecError(
-            f"the file is larger than {MAX_BYTES:,} bytes, so it is not a spec",
+            phrase(
+                "the file is larger than {most:,} bytes, so it is not a spec",
+                most=MAX_BYTES,
+            ),
             where=where,
             hint="check that `--config` names the spec and not the model or a log",
         )
@@ -69,9 +73,14 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise SpecError(
-            f"the file is not UTF-8 text: byte 0x{raw[error.start]:02x} cannot be read",
+            phrase(
+                "the file is not UTF-8 text: byte 0x{byte:02x} cannot be read",
+                byte=raw[error.start],
+            ),
             where=f"{where}:{line}",
-            hint=f"convert it: `iconv -f GB18030 -t UTF-8 {path.name} > utf8.yaml`",
+            hint=phrase(
+                "convert it: `iconv -f GB18030 -t UTF-8 {name} > utf8.yaml`", name=path.name
+            ),
         ) from None
 
 
@@ -104,12 +113,17 @@ def as_error(where: str, problems: Sequence[Problem]) -> SpecError:
     """Return a file's problems as one error: the first in `what`, the others as evidence."""
     first, *rest = sorted(problems, key=lambda problem: problem.line)
     place = f"{where}:{first.line}" if first.line else where
-    evidence = [
-        f"{where}:{other.line}: " + "; ".join(filter(None, (other.text, other.hint)))
+    evidence: list[str] = [
+        phrase(
+            "{where}:{line}: {problem}",
+            where=where,
+            line=other.line,
+            problem=joined(filter(None, (other.text, other.hint))),
+        )
         for other in rest[: MAX_PROBLEMS - 1]
     ]
     if len(problems) > MAX_PROBLEMS:
-        evidence.append(f"and {len(problems) - MAX_PROBLEMS:,} more")
+        evidence.append(phrase("and {n:,} more", n=len(problems) - MAX_PROBLEMS))
     return SpecError(first.text, where=place, evidence=evidence, hint=first.hint)
 
 
@@ -146,11 +160,13 @@ class _Loader(yaml.SafeLoader):
         event: Any = cast(Any, self).peek_event()
         self.depth += 1
         if isinstance(event, yaml.AliasEvent):
-            raise _Unsupported(event, f"an alias (`*{event.anchor}`)", "write the value out")
+            raise _Unsupported(
+                event, phrase("an alias (`*{name}`)", name=event.anchor), "write the value out"
+            )
         if getattr(event, "tag", None) is not None:
-            raise _Unsupported(event, f"a tag (`{event.tag}`)", "remove it")
+            raise _Unsupported(event, phrase("a tag (`{name}`)", name=event.tag), "remove it")
         if self.depth > MAX_DEPTH:
-            raise _Unsupported(event, f"more than {MAX_DEPTH} levels")
+            raise _Unsupported(event, phrase("more than {n} levels", n=MAX_DEPTH))
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -164,7 +180,9 @@ class _Unsupported(Exception):
 
     def __init__(self, event: Any, what: str, hint: str | None = None) -> None:
         super().__init__(what)
-        self.problem = Problem(event.start_mark.line + 1, f"a spec cannot have {what}", hint)
+        self.problem = Problem(
+            event.start_mark.line + 1, phrase("a spec cannot have {what}", what=what), hint
+        )
 
 
 class _Dumper(yaml.SafeDumper):
@@ -189,7 +207,7 @@ def _compose(text: str, where: str) -> yaml.Node | None:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         code = f"U+{ord(text[error.position]):04X}"
-        problem = Problem(line, f"YAML does not allow the character {code}")
+        problem = Problem(line, phrase("YAML does not allow the character {code}", code=code))
         raise as_error(where, [problem]) from None
     try:
         return loader.get_single_node()
@@ -200,7 +218,9 @@ def _compose(text: str, where: str) -> yaml.Node | None:
     except (ValueError, OverflowError) as error:
         # an escape beyond Unicode's last character, or a version of thousands of digits
         line = loader.get_mark().line + 1
-        raise as_error(where, [Problem(line, f"not valid YAML: {error}")]) from None
+        raise as_error(
+            where, [Problem(line, phrase("not valid YAML: {error}", error=error))]
+        ) from None
     finally:
         loader.dispose()
 
@@ -216,7 +236,9 @@ def _syntax_problem(text: str, error: yaml.MarkedYAMLError) -> Problem:
         return Problem(line, "a second document (`---`) starts here, and a file holds one spec")
     if error.context:
         complaint = f"{complaint} ({error.context.strip()})"
-    return Problem(line, f"not valid YAML: {complaint}", _colon_hint(text, line))
+    return Problem(
+        line, phrase("not valid YAML: {complaint}", complaint=complaint), _colon_hint(text, line)
+    )
 
 
 def _colon_hint(text: str, line: int) -> str | None:
@@ -225,9 +247,9 @@ def _colon_hint(text: str, line: int) -> str | None:
     for number in (line, line - 1):
         content = lines[number - 1].strip() if 0 < number <= len(lines) else ""
         if re.match(r"[\w.-]+\s*：", content):
-            return f"line {number} has a full-width colon `：`; write `: `"
+            return phrase("line {n} has a full-width colon `：`; write `: `", n=number)
         if re.match(r"[\w.-]+:[^\s:]", content):
-            return f"line {number} needs a space after the colon"
+            return phrase("line {n} needs a space after the colon", n=number)
     return None
 
 
@@ -249,21 +271,28 @@ class _Reader:
             return self._sequence(node, path)
         value = _scalar_value(node)
         if isinstance(value, float) and not math.isfinite(value):
-            self._refuse(node, f"`{dotted(path)}` is too large a number")
+            self._refuse(node, phrase("`{key}` is too large a number", key=dotted(path)))
         elif isinstance(value, str) and _is_unprintable(value):
-            self._refuse(node, f"`{dotted(path)}` holds an escape that is not a character")
+            self._refuse(
+                node,
+                phrase("`{key}` holds an escape that is not a character", key=dotted(path)),
+            )
         return value
 
     def _mapping(self, node: yaml.MappingNode, path: tuple[str | int, ...]) -> dict[str, object]:
         data: dict[str, object] = {}
         for key_node, value_node in node.value:
-            key = self._key(key_node, path)
+            key = self._key(key_node)
             if key is None:
                 continue
             at = (*path, key)
             if key in data:
                 first = self.lines[dotted(at)]
-                text = f"`{dotted(at)}` is given twice, first on line {first}"
+                text = phrase(
+                    "`{key}` is given twice, first on line {first}",
+                    key=dotted(at),
+                    first=first,
+                )
                 self._refuse(key_node, text, "keep one of the two")
                 continue
             self.lines[dotted(at)] = _line(key_node)
@@ -278,16 +307,15 @@ class _Reader:
             items.append(self.value(item, at))
         return items
 
-    def _key(self, node: yaml.Node, path: tuple[str | int, ...]) -> str | None:
+    def _key(self, node: yaml.Node) -> str | None:
         """The key's text; None, with a problem noted, for what is not text."""
         key = _scalar_value(node) if isinstance(node, yaml.ScalarNode) else None
         if isinstance(key, str) and not _is_unprintable(key):
             return key
-        inside = f" in `{dotted(path)}`" if path else ""
         if key is None or isinstance(key, str):
-            self._refuse(node, f"a key{inside} must be text")
+            self._refuse(node, "a key must be text")
         else:
-            text = f"a key{inside} must be text, and `{node.value}` is not"
+            text = phrase("a key must be text, and `{name}` is not", name=node.value)
             self._refuse(node, text, "put it in quotes")
         return None
 

@@ -15,6 +15,7 @@ from functools import partial
 from ropeway.errors import HostError, RopewayError
 from ropeway.hosts.fleet import check_parallel
 from ropeway.hosts.interrupts import uninterrupted
+from ropeway.phrases import phrase
 from ropeway.units import format_bytes, format_seconds
 from ropeway.weights.hashing import Hashing
 from ropeway.weights.plan import PushPlan, obstacle
@@ -115,7 +116,9 @@ def push(
 
     Raises HostError when the source fails, Refused when this machine cannot serve so many hosts.
     """
-    check_parallel(len(plan.peers) + 2, f"a push to {len(plan.receivers)} hosts")
+    check_parallel(
+        len(plan.peers) + 2, phrase("a push to {hosts} hosts", hosts=len(plan.receivers))
+    )
     started = time.monotonic()
     run = Run(plan, secrets.token_hex(8), on_fault)
     hashing = Hashing(run)

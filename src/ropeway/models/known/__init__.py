@@ -126,11 +126,11 @@ def _unknown(name: str) -> ModelError:
     plain = _plain(name)
     if plain in {_plain(item) for item in WITHOUT_CONFIG}:
         return ModelError(
-            f"no config.json of `{name}` was found in public",
+            phrase("no config.json of `{name}` was found in public", name=name),
             hint="give the directory of the model, or its `config.json`",
         )
     meant = did_you_mean(name, published_files(), most=3)
     return ModelError(
-        f"`{name}` is neither a path nor a known model",
+        phrase("`{name}` is neither a path nor a known model", name=name),
         hint=meant or "give the directory of the model, or its `config.json`",
     )

@@ -13,7 +13,7 @@ LANGUAGES = ("en", "zh")
 # By who says the sentence; `errors` has those of all the rest, and what the terminal itself says.
 TABLES = ("plan", "doctor", "launch", "errors")
 # How a line begins that is to be typed, which is the same in every language.
-COMMAND = r"(?:docker|export|kill|less|pip|podman|ropeway|rm|ssh|ssh-keyscan|sudo) "
+COMMAND = r"(?:apt|docker|export|kill|less|pip|podman|ropeway|rm|ssh|ssh-keyscan|sudo) "
 
 
 @cache
