@@ -142,7 +142,8 @@ def test_the_first_lines_say_that_a_spec_joins_the_flags(capsys, spec):
     _, out, _ = run(capsys, "-c", str(spec), "--clients", "32")
     assert out.splitlines()[1].startswith("with ropeway.yaml · ")
     _, out, _ = run(capsys, *QWEN, "--hosts", "2", "-c", str(spec), "--json")
-    assert json.loads(out)["request"]["sources"]["workload.output_tokens"].startswith("ropeway.yaml")
+    sources = json.loads(out)["request"]["sources"]
+    assert sources["workload.output_tokens"].startswith("ropeway.yaml")
     spec.unlink()
     _, out, _ = run(capsys, *QWEN)
     assert "ropeway.yaml" not in out
