@@ -5,7 +5,9 @@ from pathlib import Path
 
 import click
 
+from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.cli.bringup import read_spec, start_context, with_flags
+from ropeway.cli.completion import one_of
 from ropeway.cli.files import run_folder
 from ropeway.cli.measure import SINGLE, comparison_run, measure_all, report
 from ropeway.cli.options import config_option, screen_options
@@ -21,7 +23,10 @@ _WITHOUT = "compare layouts without one: `ropeway compare --local --all`"
 @click.command()
 @config_option
 @click.option("--local", is_flag=True, help="No spec file: two virtual hosts on this machine.")
-@click.option("--model", help="Checkpoint name or model directory, in place of the spec's.")
+@click.option(
+    "--model", help="Checkpoint name or model directory, in place of the spec's.",
+    shell_complete=one_of(lambda: RECIPES),
+)  # fmt: skip
 @click.option(
     "--layout",
     "layouts",

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from ropeway.cli.bringup import read_spec
+from ropeway.cli.completion import one_of
 from ropeway.cli.files import write_page
 from ropeway.cli.options import (
     config_option,
@@ -65,6 +66,7 @@ _PORT = 8000  # where vLLM serves by default
 @click.option(
     "--fault", "faults", multiple=True, metavar="NAME[:HOST[:NPU]]",
     help="With --rehearse: what is wrong there; may be given several times.",
+    shell_complete=one_of(lambda: FAULTS),
 )  # fmt: skip
 @click.option("--list-faults", is_flag=True, help="Name the faults that can be rehearsed.")
 @click.option(

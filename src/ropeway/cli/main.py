@@ -56,6 +56,10 @@ Exit codes:
   130  interrupted
 
 \b
+Completion in bash; in zsh and fish alike:
+  eval "$(_ROPEWAY_COMPLETE=bash_source ropeway)"
+
+\b
 Example:
   ropeway init && ropeway up
   ropeway chat -p "What is the capital of France?"

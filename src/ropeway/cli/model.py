@@ -8,12 +8,13 @@ import click
 
 from ropeway.checkpoints.catalogue import RECIPES, Recipe
 from ropeway.checkpoints.fetch import default_root, ensure, fault
+from ropeway.cli.completion import one_of
 from ropeway.cli.model_push import push_
 from ropeway.cli.options import screen_options
 from ropeway.errors import Exit, ModelError
 from ropeway.hosts.local import LocalHost
 from ropeway.models.build import read_shape
-from ropeway.models.known import entry_of, known, published_name
+from ropeway.models.known import entry_of, known, published_name, short_names
 from ropeway.models.read import read_directory_shape
 from ropeway.models.shape import ModelShape
 from ropeway.models.stored import read_stored
@@ -57,7 +58,7 @@ model.add_command(push_)
 
 @model.command()
 @screen_options
-@click.argument("name")
+@click.argument("name", shell_complete=one_of(lambda: RECIPES))
 @_DIR
 @click.option("--verify", is_flag=True, help="Read every file and compare its sha256.")
 def fetch(*, screen: Screen, name: str, root: Path | None, verify: bool) -> None:
@@ -98,7 +99,7 @@ def list_(*, screen: Screen, root: Path | None) -> None:
 
 @model.command()
 @screen_options
-@click.argument("model_name", metavar="PATH|NAME")
+@click.argument("model_name", metavar="PATH|NAME", shell_complete=one_of(short_names))
 @click.option(
     "--layout",
     metavar="LAYOUT",

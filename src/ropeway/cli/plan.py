@@ -10,10 +10,13 @@ import click
 from click.core import ParameterSource
 
 from ropeway.checkpoints.fetch import default_root
+from ropeway.cli.completion import one_of
 from ropeway.cli.files import write_page
 from ropeway.cli.options import config_option, lang_option, passed_as, screen_options
 from ropeway.errors import Exit, Refused, SpecError
+from ropeway.hardware import CHIPS
 from ropeway.hosts.local import replace_file
+from ropeway.models.known import short_names
 from ropeway.phrases import phrase
 from ropeway.plan.candidate import Plan
 from ropeway.plan.choose import choose
@@ -35,11 +38,15 @@ _POSITIVE = click.FloatRange(0, min_open=True)
 
 _OPTIONS = (
     click.option(
-        "--model", metavar="NAME|PATH", help="A published name, a directory, or a config.json."
+        "--model", metavar="NAME|PATH", help="A published name, a directory, or a config.json.",
+        shell_complete=one_of(short_names),
     ),
     click.option("--hosts", type=click.IntRange(1, _MOST_HOSTS), help="Number of hosts."),
     click.option("--npus", type=click.IntRange(1, _LARGEST_HOST), help="NPUs of each host."),
-    click.option("--chip", metavar="NAME", help="`910B4`, `910B3`, `910C` (Atlas A3), …"),
+    click.option(
+        "--chip", metavar="NAME", help="`910B4`, `910B3`, `910C` (Atlas A3), …",
+        shell_complete=one_of(lambda: (chip.name for chip in CHIPS)),
+    ),
     click.option("--engine-version", metavar="VERSION", help="Of vLLM-Ascend: `0.11.0rc0`."),
     click.option("--graph", metavar="MODE", help="eager, piecewise, full; else the engine's."),
     click.option("--layout", metavar="LAYOUT", help="Consider only this one: `TP8xPP2+EP`."),

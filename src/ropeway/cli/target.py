@@ -8,6 +8,7 @@ those that one of them, given with `--host`, has in its labels: so a second mach
 """
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -17,6 +18,7 @@ from pathlib import Path
 import click
 
 from ropeway.cli.call import current_call
+from ropeway.cli.completion import one_of
 from ropeway.cli.options import config_option, passed_as, remote_host, ssh_config_option
 from ropeway.errors import Refused
 from ropeway.hosts.connect import connected
@@ -104,7 +106,10 @@ _OPTIONS = (
         "--host", metavar="HOST", help="A host of the service, as `user@address:port`: no spec."
     ),
     click.option(
-        "--name", callback=checked_name, help="Name of the service.  [default: the spec's]"
+        "--name",
+        callback=checked_name,
+        help="Name of the service.  [default: the spec's]",
+        shell_complete=one_of(lambda: services(os.getuid())),
     ),
     ssh_config_option,
 )

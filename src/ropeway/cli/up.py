@@ -12,8 +12,10 @@ import click
 from click.core import ParameterSource
 
 from ropeway.bench.record import new_run_dir
+from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.cli.bringup import bring_up, deployment_for, read_spec, start_context, with_flags
 from ropeway.cli.call import current_call
+from ropeway.cli.completion import one_of
 from ropeway.cli.files import run_folder, writing
 from ropeway.cli.options import (
     config_option,
@@ -37,7 +39,7 @@ from ropeway.launch.rollout import Service
 from ropeway.launch.running import take_down
 from ropeway.launch.up import Caller, Outcome, check_spec, prepare
 from ropeway.report.console import Screen
-from ropeway.sim.faults import faulty_fleet
+from ropeway.sim.faults import FAULTS, LAUNCH_FAULTS, faulty_fleet
 from ropeway.sim.launching import Rehearsal, rehearsal_spec
 from ropeway.sim.virtual_engine import Pace
 from ropeway.spec.model import Spec, dump_spec, load_spec
@@ -180,7 +182,10 @@ def _document_of(service: Service) -> dict[str, object]:
 @config_option
 @click.option("--local", is_flag=True, help="No spec file: two virtual hosts on this machine.")
 @click.option("--name", callback=checked_name, help="Name of the service, in place of the spec's.")
-@click.option("--model", help="Checkpoint name or model folder, in place of the spec's.")
+@click.option(
+    "--model", help="Checkpoint name or model folder, in place of the spec's.",
+    shell_complete=one_of(lambda: RECIPES),
+)  # fmt: skip
 @click.option("--layout", help="Parallel layout, in place of the spec's: `TP2×PP2+EP`, `tp4`.")
 @click.option("--port", type=click.IntRange(1, 65_535), help="In place of `serve.port`.")
 @click.option("--ssh-config", metavar="FILE", help="Read in place of ~/.ssh/config.")
@@ -188,6 +193,7 @@ def _document_of(service: Service) -> dict[str, object]:
 @click.option(
     "--fault", "faults", multiple=True, metavar="NAME[:HOST[:NPU]]",
     help="With --rehearse: what goes wrong; may be given several times.",
+    shell_complete=one_of(lambda: FAULTS | LAUNCH_FAULTS),
 )  # fmt: skip
 @yes_option
 @dry_run_option

@@ -110,6 +110,11 @@ def published_files() -> dict[str, str]:
     return {name.removesuffix(".json").replace("__", "/", 1): name for name in names}
 
 
+def short_names() -> tuple[str, ...]:
+    """Return the published names without their organisations, which may be left out."""
+    return tuple(sorted({name.rpartition("/")[2] for name in published_files()}))
+
+
 @cache
 def _by_plain_name() -> dict[str, str]:
     """Return published names by every reading; a full name wins over another's shortened one."""
