@@ -11,7 +11,7 @@ from ropeway.engines.ascend_layouts import Case, limits
 from ropeway.engines.ascend_releases import RELEASES, release_of
 from ropeway.engines.base import Node
 from ropeway.engines.placement import replicas_that_fit
-from ropeway.errors import Refused
+from ropeway.errors import CheckFailed, Refused
 from ropeway.facts.ascend.driver import USUAL
 from ropeway.facts.host import HostFacts, Nic, Npu
 from ropeway.launch import docker
@@ -242,7 +242,7 @@ def test_the_image_follows_the_chip_and_the_system():
     assert image_name(release, "A2", Runtime(image="my/own")) == "my/own:latest"
     facts = [HostFacts("a", "a", npus=(Npu(0, name=name),)) for name in ("Ascend910", "910ProB")]
     assert family_of(spec_of(layout="TP4"), facts[:1], []) == "A3"
-    with pytest.raises(Refused, match="no image of vLLM-Ascend is for `910ProB`"):
+    with pytest.raises(CheckFailed, match="no image of vLLM-Ascend is for `910ProB`"):
         family_of(spec_of(layout="TP4"), facts[1:], [])
 
 

@@ -22,7 +22,7 @@ from ropeway.sim.machine import Fleet, LaunchFaults, Machine
 from ropeway.spec.cluster import RemoteHost
 
 HOSTS = ("host1", "host2")
-LAST = 8  # commands that a start takes on a worker's host; the audit follows
+LAST = 9  # commands that a start takes on a worker's host; the audit follows
 
 
 def changed(fleet: Fleet, index: int, **changes: object) -> Fleet:
@@ -31,29 +31,37 @@ def changed(fleet: Fleet, index: int, **changes: object) -> Fleet:
     return fleet.with_machine(index, machine)
 
 
-# What the host lacks, or somebody else has: seen before anything is started, exit code 2.
+# What the host lacks, or somebody else has: seen before anything is started, exit code 1.
 
-NOT_WHOLE, IN_USE = "is incomplete on some hosts", "NPUs that the spec names are in use"
+IN_USE = "containers have the NPUs that the service needs"
 REFUSALS = {
     # It is the image that needs the room.
     "disk-full:host2,image-missing:host2": (
         "disk is too full", "host2: 3.0 GiB free, and the image takes", "prune",
     ),
     "port-taken:host1": ("port 6379 is in use on host1, and Ray needs it", "`redis-server`", "end"),
-    "model-missing:host2": (NOT_WHOLE, "No such file or directory", "model push /data/model"),
-    "shard-missing:host2": (NOT_WHOLE, "model-00016-of-00016.safetensors", "ropeway model push"),
+    "model-missing:host2": ("directory is missing", "/data/model", "model push"),
+    "shard-missing:host2": ("shards of the model are missing", "model-00016-of-00016.safetensors"),
     "container-holds:host2": (IN_USE, "container `old-vllm`", "docker stop"),
-    "npu-busy:host2:5": (IN_USE, "VLLMEngineCor", "devices"),
-    "npu-busy:host2:5,container-privileged:host2": (IN_USE, "on /dev/davinci5"),
+    "npu-busy:host2:5": ("NPUs are in use", "host2 NPU 5", "VLLMEngineCor"),
+    "npu-busy:host2:5,container-privileged:host2": ("NPUs are in use", "host2 NPU 5"),
+    "dead-process:host2:5": ("HBM is held by no living process", "host2 NPU 5"),
+    "no-driver:host2": ("host2 has 0 NPUs", "npu-smi: ", "ropeway doctor"),
     "card-dropped:host2": ("host2 has 7 NPUs", "/dev/davinci3", "npu-smi info"),
-    "card-alarm:host2": ("not healthy", "/dev/davinci3: Alarm", "ropeway doctor"),
+    "card-alarm:host2": ("the driver reports Alarm", "host2 NPU 3", "--skip-checks"),
+    "link-down:host2": ("RoCE links are down", "host2 NPU 3", "link status: DOWN"),
+    "hosts-apart:host2": ("pings between host1 and host2 fail", "host1, host2"),
+    "clock-off:host2,tls-on:host2": (
+        "2 checks of the hosts failed", "clocks differ by more than 5 s: host",
+        "NPUs differ in their TLS switch: host2 NPU 3: ", "chronyc", "-tls -s enable 0",
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("faults", REFUSALS)
 def test_what_is_in_the_way_is_told_and_nothing_is_started(faults: str, cluster: Make):  # noqa: F811
     two = cluster(fleet_with(*faults.split(",")))
-    two.fails(2, *REFUSALS[faults])
+    two.fails(1, *REFUSALS[faults])
     assert not any(command.starts_containers for command in two.virtual.commands)
 
 
@@ -65,7 +73,7 @@ def test_a_privileged_container_that_uses_no_npu_is_a_warning(cluster: Make):  #
 
 def test_a_privileged_container_with_npus_by_name_holds_them(cluster: Make):  # noqa: F811
     holder = Container("old-vllm", "vllm-ascend:old", (0, 1), privileged=True)
-    cluster(changed(fleet_with(), 1, containers=(holder,))).fails(2, "container `old-vllm`")
+    cluster(changed(fleet_with(), 1, containers=(holder,))).fails(1, "container `old-vllm`")
 
 
 def test_room_for_the_image_is_asked_only_of_who_lacks_it(cluster: Make):  # noqa: F811
@@ -76,9 +84,10 @@ def test_room_for_the_image_is_asked_only_of_who_lacks_it(cluster: Make):  # noq
 def test_a_model_that_differs_is_told(cluster: Make):  # noqa: F811
     fleet = fleet_with()
     shard = "model-00003-of-00016.safetensors"
-    model = {**fleet.machines[1].model, shard: 3_816_515_000}
+    sizes = fleet.machines[1].model
+    model = {**sizes, shard: sizes[shard] + 1}
     two = cluster(changed(fleet, 1, model=model))
-    two.fails(2, "host2", "/data/model")
+    two.fails(1, shard, "at host2")
 
 
 def test_an_interface_named_wrongly_is_refused_with_those_there_are(cluster: Make):  # noqa: F811
@@ -90,7 +99,7 @@ def test_an_interface_named_wrongly_is_refused_with_those_there_are(cluster: Mak
 def test_an_image_that_may_not_be_pulled_is_refused(cluster: Make):  # noqa: F811
     two = cluster(fleet_with("image-missing:host2"))
     two.change("runtime", pull="never")
-    two.fails(2, "host2 does not have the image", f"docker pull {two.spec.runtime.image}")
+    two.fails(1, "host2 does not have the image", f"docker pull {two.spec.runtime.image}")
 
 
 def test_a_missing_image_is_pulled_from_the_mirror(cluster: Make):  # noqa: F811
@@ -330,7 +339,7 @@ def with_package(cluster: Make) -> Cluster:  # noqa: F811
     return two
 
 
-COMMANDS = 36  # of their start
+COMMANDS = 38  # of their start
 
 
 @pytest.mark.parametrize("number", range(1, COMMANDS + 1))

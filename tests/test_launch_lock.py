@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rehearsed import Make, cluster, fleet_with  # noqa: F401
-from ropeway.errors import HostError, Refused
+from ropeway.errors import CheckFailed, HostError
 from ropeway.hosts.local import LocalHost
 from ropeway.launch.container_start import RUN_EACH, UNDO
 from ropeway.launch.lock import APPEND, CHECK, LOCK, Author, Lock, locked
@@ -109,7 +109,7 @@ def test_a_lock_that_is_only_gone_is_taken_again(host: AsUser):
     with locked([host], WANG) as lock:
         end_holders()
         lock.check()
-        with pytest.raises(Refused, match="wang@desk"), locked([host], LI):
+        with pytest.raises(CheckFailed, match="wang@desk"), locked([host], LI):
             pass
         lock.check()
     with locked([host], LI):

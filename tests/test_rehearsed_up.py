@@ -12,7 +12,7 @@ import pytest
 
 from rehearsed import QUICK, Cluster, Make, cluster, fleet_with  # noqa: F401
 from ropeway.cli.main import exit_code
-from ropeway.errors import Refused
+from ropeway.errors import CheckFailed
 from ropeway.hosts.base import Result
 from ropeway.launch.lock import LOCK, Author, locked
 from ropeway.launch.logs import POLL
@@ -218,7 +218,7 @@ def test_a_port_of_ours_excuses_no_stranger_on_another_host(replicas: Cluster):
     state = replicas.virtual.state("host2")
     state.machine = replace(state.machine, ports={8000: "nginx"})
     replicas.change("cluster", hosts=tuple(reversed(replicas.spec.cluster.hosts or ())))
-    assert replicas.run("up", "--yes") == 2
+    assert replicas.run("up", "--yes") == 1
     assert "port 8000 is in use on host2" in replicas.error
 
 
@@ -401,11 +401,11 @@ def test_while_up_runs_nobody_else_can(cluster: Make):  # noqa: F811
         try:
             with locked([two.virtual.connect("host1")], Author("li@laptop", "b" * 12, "now")):
                 refused.append("it was let in")
-        except Refused as error:
+        except CheckFailed as error:
             refused.append(str(error))
 
     two.virtual.on_command = second
     assert two.run("up") == 0
     [words] = refused
-    assert "is changing what runs on this host, since 20" in words
+    assert "has been changing what runs on this host since 20" in words
     assert "@" in words.split()[0]

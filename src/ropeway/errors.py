@@ -15,6 +15,7 @@
     │       ├── ChangedHostKey  its key is not the one in known_hosts, or is revoked there
     │       ├── LoginRefused    it does not accept the user or our keys
     │       └── ConnectionLost  the connection was lost while a command ran
+    ├── CheckFailed         1  the hosts are or have what rules a start out; nothing was started
     ├── LaunchError         1  the engine did not come up; what was started has been undone
     ├── EndpointError       1  the model server is away, refuses us, or broke off
     └── Refused             2  bad input or a missing need: nothing was touched
@@ -130,6 +131,10 @@ class LoginRefused(SshError):
 
 class ConnectionLost(SshError):
     """The connection was lost while a command ran; how far the command got is not known."""
+
+
+class CheckFailed(RopewayError):
+    """The hosts are or have what rules a start out, as they themselves say. Nothing was started."""
 
 
 class LaunchError(RopewayError):

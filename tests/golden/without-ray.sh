@@ -1,10 +1,10 @@
 #!/bin/bash
 # TP8×PP2+EP of qwen3 on 2 hosts, with vLLM-Ascend 0.23.0.post1
 # On each host: `bash commands.sh HOST`. Without a host it says how, and runs nothing.
-# assumed: 192.168.0.147: reached by others at 192.168.0.147, its interface is enp67s0f5
-# assumed: 192.168.0.147: has the usual files of the driver, and 8 NPUs
-# assumed: 192.168.0.35: reached by others at 192.168.0.35, its interface is enp67s0f5
-# assumed: 192.168.0.35: has the usual files of the driver, and 8 NPUs
+# assumed: 192.168.0.147: others reach it at 192.168.0.147, and its interface is enp67s0f5
+# assumed: 192.168.0.147: it has the usual files of the driver, and 8 NPUs
+# assumed: 192.168.0.35: others reach it at 192.168.0.35, and its interface is enp67s0f5
+# assumed: 192.168.0.35: it has the usual files of the driver, and 8 NPUs
 # note: not verified on NPU hardware by us
 # note: no report of this family with pipeline parallelism: blank in the support matrix (vllm-ascend docs/source/user_guide/support_matrix/supported_models.md)
 

@@ -24,7 +24,10 @@ from ropeway.cli.options import (
     screen_options,
     yes_option,
 )
+from ropeway.cli.start_checks import check_before_start
 from ropeway.cli.target import checked_name
+from ropeway.doctor.checks import GROUPS
+from ropeway.doctor.start import ASKED
 from ropeway.errors import Refused
 from ropeway.hosts.connect import connected
 from ropeway.hosts.fleet import Hosts
@@ -37,7 +40,8 @@ from ropeway.launch.local.steps import dry_run as local_script
 from ropeway.launch.lock import current_author, locked
 from ropeway.launch.rollout import Service
 from ropeway.launch.running import take_down
-from ropeway.launch.up import Caller, Outcome, check_spec, prepare
+from ropeway.launch.up import Caller, Outcome, Preparation, check_spec, prepare
+from ropeway.phrases import joined, phrase
 from ropeway.report.console import Screen
 from ropeway.sim.faults import FAULTS, LAUNCH_FAULTS, faulty_fleet
 from ropeway.sim.launching import Rehearsal, rehearsal_spec
@@ -82,7 +86,13 @@ def _take_down_again(virtual: Rehearsal, spec: Spec, screen: Screen) -> None:
 
 
 def _up_hosts(
-    spec: Spec, screen: Screen, *, dry_run: bool, yes: bool, ssh_config: str | None
+    spec: Spec,
+    screen: Screen,
+    *,
+    dry_run: bool,
+    yes: bool,
+    skip_checks: bool,
+    ssh_config: str | None,
 ) -> None:
     """Bring the spec's service up on its hosts, or show how."""
     check_spec(spec, os.environ)
@@ -100,12 +110,20 @@ def _up_hosts(
         with screen.step(f"lock {counted(len(hosts), 'host')}") as step:
             lock = stack.enter_context(locked(hosts, author))
             step.ok()
-        preparation = prepare(spec, hosts, screen, may_fail=False)
-        outcome = launching.up(preparation, lock, _caller(spec, screen, yes=yes))
+        asked = frozenset() if skip_checks else ASKED
+        preparation = prepare(spec, hosts, screen, may_fail=False, asked=asked)
+        caller = _caller(spec, screen, yes=yes, skip_checks=skip_checks)
+        outcome = launching.up(preparation, lock, caller)
         _show_outcome(outcome, preparation.hosts, screen)
 
 
-def _caller(spec: Spec, screen: Screen, *, yes: bool) -> Caller:
+def _caller(spec: Spec, screen: Screen, *, yes: bool, skip_checks: bool) -> Caller:
+    def check(preparation: Preparation, service: Service) -> Sequence[str]:
+        if skip_checks:
+            screen.warn(phrase("not checked: {subjects}", subjects=joined(GROUPS, ", ")))
+            return ()
+        return check_before_start(preparation, service, screen)
+
     def confirm(differences: Sequence[Difference], count: str) -> None:
         lines = "\n".join(map(str, differences))
         screen.say(lines or "the spec is the same; what runs differs from it")
@@ -134,7 +152,7 @@ def _caller(spec: Spec, screen: Screen, *, yes: bool) -> Caller:
         return str(path)
 
     clock = current_call().clock or SYSTEM_CLOCK
-    return Caller(screen, os.environ, confirm, keep, save_log, clock)
+    return Caller(screen, os.environ, check, confirm, keep, save_log, clock)
 
 
 def _show_script(script: str, service: Service, screen: Screen) -> None:
@@ -159,7 +177,8 @@ def _show_outcome(outcome: Outcome, hosts: Hosts, screen: Screen) -> None:
         )
     screen.hint(f"ropeway chat --url {service.url}\nropeway down --name {service.name}")
     folder = str(current_call().folder)
-    screen.result({**document, "start_s": round(outcome.seconds, 1), "folder": folder})
+    started = {"start_s": round(outcome.seconds, 1), "folder": folder}
+    screen.result({**document, **started, "notes": list(outcome.notes)})
 
 
 def _document_of(service: Service) -> dict[str, object]:
@@ -195,6 +214,7 @@ def _document_of(service: Service) -> dict[str, object]:
     help="With --rehearse: what goes wrong; may be given several times.",
     shell_complete=one_of(lambda: FAULTS | LAUNCH_FAULTS),
 )  # fmt: skip
+@click.option("--skip-checks", is_flag=True, help="Start without `doctor`'s checks of the hosts.")
 @yes_option
 @dry_run_option
 @lang_option
@@ -210,6 +230,7 @@ def up(
     ssh_config: str | None,
     rehearse: str | None,
     faults: Sequence[str],
+    skip_checks: bool,
     yes: bool,
     dry_run: bool,
     screen: Screen,
@@ -234,7 +255,10 @@ def up(
         virtual = Rehearsal(faulty_fleet(rehearse, faults, launch=True), _PACE)
     spec = _rehearsed_spec(virtual, config) if virtual else read_spec(config, local=local)
     spec = with_flags(spec, name=name, model=model, layout=layout, port=port)
-    on_hosts = partial(_up_hosts, spec, screen, dry_run=dry_run, yes=yes, ssh_config=ssh_config)
+    on_hosts = partial(
+        _up_hosts, spec, screen,
+        dry_run=dry_run, yes=yes, skip_checks=skip_checks, ssh_config=ssh_config,
+    )  # fmt: skip
     if virtual:
         current_call().connect = virtual.connected
         on_hosts()

@@ -92,15 +92,9 @@ def _with_pings(
     on_host: Callable[[str], None],
 ) -> Cluster:
     """Return the cluster after the second round. A host that fails now has no pings of its own."""
-
-    def ping(host: Host) -> tuple[float | None, list[Ping]]:
-        started = time.time()
-        answers = ask(host, plan.questions[host.name], timeout=seconds)
-        return clock_of(answers, started), [_read(answer) for answer in answers if answer.address]
-
     outcomes = run_on_all(
         [host for host in hosts if host.name in plan.questions],
-        ping,
+        lambda host: ping_from(host, plan.questions[host.name], seconds),
         timeout=seconds,
         on_done=lambda _: on_host("pings"),
     )
@@ -166,6 +160,15 @@ class PingPlan:
                 elif ping.device is not None and ping.address in self.ports:
                     roce.add((number, ping.device), self.ports[ping.address], ping.loss)
         return roce, ethernet
+
+
+def ping_from(
+    host: Host, asks: Iterable[Question[object] | Pings], seconds: float
+) -> tuple[float | None, list[Ping]]:
+    """Return how far a host's clock is ahead, and the pings that it sent. Raises HostError."""
+    started = time.time()
+    answers = ask(host, asks, timeout=seconds)
+    return clock_of(answers, started), [_read(answer) for answer in answers if answer.address]
 
 
 def plan_pings(names: Sequence[str], facts: Sequence[HostFacts], partners: int) -> PingPlan:

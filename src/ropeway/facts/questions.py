@@ -22,18 +22,15 @@ _APART = (model_directory.MODEL, model_directory.HASHES, *SECOND_ROUND)
 
 
 def questions(
-    *, model_path: str | None = None, deep: bool = False, npus: bool = True, runtime: str = "docker"
+    *, model_path: str | None = None, deep: bool = False, runtime: str = "docker"
 ) -> tuple[Question[object], ...]:
     """Return what to ask every host.
 
     deep     hash every file of the model too
-    npus     ask for single NPUs and their ports, which takes seconds
     runtime  the container engine's command
     """
     asked = [
-        containers.with_engine(question, runtime)
-        for question in ALL
-        if question not in _APART and (npus or question.each is None)
+        containers.with_engine(question, runtime) for question in ALL if question not in _APART
     ]
     if model_path is not None:
         asked.append(model_directory.MODEL.about(model_path))

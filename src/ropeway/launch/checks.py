@@ -7,11 +7,12 @@ a start fail: facts in, a refusal out, with all hosts that it concerns.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ropeway.errors import Refused
+from ropeway.errors import CheckFailed, Refused
 from ropeway.facts.host import HostFacts
 from ropeway.launch.complete import parts_of
 from ropeway.launch.labels import ServiceContainer, newest
 from ropeway.launch.rollout import ROUTER, Rollout
+from ropeway.phrases import joined, phrase
 from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.model import Spec
 from ropeway.units import format_bytes
@@ -26,7 +27,10 @@ class Difference:
     after: object
 
     def __str__(self) -> str:
-        return f"{self.key}: {_shown(self.before)} → {_shown(self.after)}"
+        return phrase(
+            "{key}: {before} → {after}",
+            key=self.key, before=_shown(self.before), after=_shown(self.after),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,13 @@ def check_dropped_hosts(spec: Spec, running: Sequence[ServiceContainer]) -> None
     what is there, and it would keep its NPUs."""
     if dropped := dropped_hosts(spec.cluster, running):
         raise Refused(
-            f"`{spec.name}` runs on {', '.join(dropped)} too, and the spec no longer does",
+            phrase(
+                "`{name}` runs on {hosts} too, and the spec no longer has that host",
+                name=spec.name, hosts=", ".join(dropped),
+            ),
             where="cluster.hosts",
-            hint="`ropeway down` takes it down, there too; then `ropeway up`",
-        )
+            hint=phrase("`ropeway down` takes it down, there too; then `ropeway up`"),
+        )  # fmt: skip
 
 
 def changes(rollout: Rollout, running: Iterable[ServiceContainer]) -> Changes:
@@ -101,7 +108,7 @@ def _flat(prefix: str, value: object) -> Iterable[tuple[str, object]]:
 
 
 def _shown(value: object) -> str:
-    return "not set" if value is None else str(value)
+    return phrase("not set") if value is None else str(value)
 
 
 # An image of vLLM-Ascend is 15 GB to pull (recorded: the two-host report in docs/benchmarks.md) and
@@ -119,7 +126,10 @@ def check_secrets(spec: Spec, variables: Mapping[str, str]) -> None:
     names = [("serve.api_key_env", serve.api_key_env)] if serve.api_key_env else []
     for key, name in (*names, *(("serve.secret_env", name) for name in serve.secret_env)):
         if not variables.get(name):
-            raise Refused(f"`{key}` names `{name}`, which is not set", hint=f"export {name}=…")
+            raise Refused(
+                phrase("`{key}` names `{name}`, which is not set", key=key, name=name),
+                hint=f"export {name}=…",
+            )
 
 
 def check_hosts(
@@ -130,7 +140,8 @@ def check_hosts(
     own_containers: frozenset[str] = frozenset(),
     own_ports: frozenset[tuple[str, int]] = frozenset(),
 ) -> None:
-    """Raise Refused for the first thing that is in the way, with all hosts that it concerns.
+    """Raise CheckFailed for the first thing in the way, with all hosts that it concerns. The rest,
+    which holds for any service, is a check of doctor's.
 
     fetching        names of hosts that have to fetch the image
     own_containers  names of the service's containers that run now: they go, or stay as its own
@@ -139,7 +150,6 @@ def check_hosts(
     hosts = {name: facts[name] for name in facts if name in rollout.containers_by_host}
     _check_runtime(rollout, hosts)
     _check_disk(rollout, hosts, fetching)
-    _check_model(rollout, hosts)
     _check_npus(rollout, hosts, own_containers)
     _check_ports(rollout, hosts, own_ports)
 
@@ -150,7 +160,7 @@ def privileged_others(
     """Yield a note for each foreign container that could use every NPU and was given none by name.
 
     Exporters of metrics run so on many hosts and compute nothing; a process of one that does is
-    seen on its NPU, and `check_hosts` refuses that.
+    seen on its NPU, and `ropeway doctor`'s checks refuse that.
     """
     hosts_of: dict[str, list[str]] = {}
     for host in rollout.containers_by_host:
@@ -159,107 +169,77 @@ def privileged_others(
             if container.privileged and container.name not in own_containers:
                 hosts_of.setdefault(container.name, []).append(host)
     for name, hosts in hosts_of.items():
-        others = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
-        where = f"{', '.join(hosts[:3])}{others}"
-        yield f"`{name}` is privileged and could use every NPU of {where}"
+        where: str = ", ".join(hosts[:3])
+        if len(hosts) > 3:
+            where = phrase("{hosts} and {n} more", hosts=where, n=len(hosts) - 3)
+        yield phrase(
+            "`{name}` is privileged and could use every NPU of {hosts}", name=name, hosts=where
+        )
 
 
 def _check_runtime(rollout: Rollout, hosts: Facts) -> None:
     command = rollout.service.spec.runtime.command
     engines = {name: facts.docker for name, facts in hosts.items() if facts.docker is not None}
-    away = {
-        name: engine.problem or "it does not answer"
-        for name, engine in engines.items()
-        if engine.version is None
-    }
-    _refuse(away, f"`{command}` cannot be used", "run `ropeway doctor` for details")
     other = {
-        name: f"`{command}` is {engine.engine} {engine.version}"
+        name: phrase(
+            "`{command}` is {engine} {version}",
+            command=command, engine=engine.engine, version=engine.version,
+        )
         for name, engine in engines.items()
         if engine.engine not in (None, command)
-    }
-    _refuse(
+    }  # fmt: skip
+    _fail(
         other,
-        f"another container engine answers to `{command}`",
-        "name the one that is there: `runtime: {command: podman}`, or install it",
+        phrase("another container engine answers to `{command}`", command=command),
+        phrase("name the one that is there: `runtime: {{command: podman}}`, or install it"),
     )
 
 
 def _check_disk(rollout: Rollout, hosts: Facts, fetching: frozenset[str]) -> None:
     full = {}
     for name, facts in hosts.items():
-        need = _IMAGE_BYTES if name in fetching else _LEAST_BYTES
-        purpose = "the image takes" if name in fetching else "logs and caches take"
         free = facts.disk_free_bytes
-        if free is not None and free < need:
-            full[name] = f"{format_bytes(free)} free, and {purpose} up to {format_bytes(need)}"
-    _refuse(
+        need = _IMAGE_BYTES if name in fetching else _LEAST_BYTES
+        if free is None or free >= need:
+            continue
+        sizes = {"free": format_bytes(free), "need": format_bytes(need)}
+        full[name] = (
+            phrase("{free} free, and the image takes up to {need}", **sizes)
+            if name in fetching
+            else phrase("{free} free, and logs and caches take up to {need}", **sizes)
+        )
+    command = rollout.service.spec.runtime.command
+    _fail(
         full,
-        "the disk is too full",
-        "free some room there;"
-        f" `{rollout.service.spec.runtime.command} image prune` removes old images",
+        phrase("the disk is too full"),
+        phrase("free some room there; `{command} image prune` removes old images", command=command),
     )
 
 
-def _check_model(rollout: Rollout, hosts: Facts) -> None:
-    """Refuse a model that is not complete, and the same, on every host."""
-    path = rollout.service.replicas[0].model
-    push = f"copy it from a host that has it: `ropeway model push {path}`"
-    models = {name: facts.model for name, facts in hosts.items() if facts.model is not None}
-    broken = {name: one.problem or one.fault for name, one in models.items() if one.fault}
-    _refuse(broken, f"the model {path} is incomplete on some hosts", push)
-    sizes = {
-        name: {file: size for file, size in model.sizes.items() if _counts(file)}
-        for name, model in models.items()
-    }
-    first = next(iter(sizes), "")
-    different = {
-        name: f"differs from that of {first}" for name in sizes if sizes[name] != sizes[first]
-    }
-    _refuse(different, f"hosts have different files in {path}", push)
-
-
-def _counts(file: str) -> bool:
-    """Return whether a file makes two copies of a model differ."""
-    return file.endswith((".safetensors", ".bin")) or file == "config.json"
-
-
 def _check_npus(rollout: Rollout, hosts: Facts, own_containers: frozenset[str]) -> None:
-    """Refuse NPUs that a container, or a process on the host, already uses."""
-    command = rollout.service.spec.runtime.command
+    """Refuse NPUs that a container has. Whether a process uses one is a check of doctor's."""
     devices: dict[str, set[int]] = {}
     for replica in rollout.service.replicas:
         for node in replica.nodes:
             devices.setdefault(node.name, set()).update(node.devices)
-    held = {
-        name: ", ".join(users)
-        for name, facts in hosts.items()
-        if (users := _users(facts, devices.get(name, set()), own_containers))
-    }
-    _refuse(
+    held = {}
+    for name, facts in hosts.items():
+        users = [
+            one.name
+            for one in (facts.docker.containers if facts.docker else ())
+            if devices.get(name, set()) & set(one.devices) and one.name not in own_containers
+        ]
+        if users:
+            names = ", ".join(f"`{user}`" for user in users)
+            held[name] = phrase("container {names}", names=names)
+    _fail(
         held,
-        "the NPUs that the spec names are in use",
-        f"end it on that host (`{command} stop NAME`, `kill PID`), or leave those NPUs out with"
-        " `devices`",
+        phrase("containers have the NPUs that the service needs"),
+        phrase(
+            "end them on that host (`{command} stop NAME`), or leave those NPUs out with `devices`",
+            command=rollout.service.spec.runtime.command,
+        ),
     )
-
-
-def _users(facts: HostFacts, devices: set[int], own_containers: frozenset[str]) -> list[str]:
-    """Name the foreign containers, else the foreign processes, that have one of these NPUs."""
-    running = facts.docker.containers if facts.docker else ()
-    own = {device for one in running if one.name in own_containers for device in one.devices}
-    containers = [
-        f"container `{one.name}`"
-        for one in running
-        if devices & set(one.devices) and one.name not in own_containers
-    ]
-    return containers or [
-        f"`{process.name}` (pid {process.pid}) on /dev/davinci{npu.device}"
-        for npu in facts.npus
-        if npu.device in devices - own
-        for process in npu.processes
-        if process.alive
-    ]
 
 
 def _check_ports(rollout: Rollout, hosts: Facts, own_ports: frozenset[tuple[str, int]]) -> None:
@@ -270,21 +250,28 @@ def _check_ports(rollout: Rollout, hosts: Facts, own_ports: frozenset[tuple[str,
         if facts is None or port.number not in facts.ports or own:
             continue
         program = facts.ports[port.number]
-        raise Refused(
-            f"port {port.number} is in use on {port.host}, and {port.purpose} needs it",
+        end = phrase("end it: `ss -ltnp sport = :{port}` on that host names it", port=port.number)
+        settable = port.number == rollout.service.spec.serve.port
+        raise CheckFailed(
+            phrase(
+                "port {port} is in use on {host}, and {purpose} needs it",
+                port=port.number, host=port.host, purpose=port.purpose,
+            ),
             where=port.host,
-            evidence=(f"`{program}` listens there",) if program else (),
-            hint=f"end it (`ss -ltnp sport = :{port.number}` on that host names it)"
-            + (", or set `serve.port`" if port.number == rollout.service.spec.serve.port else ""),
-        )
+            evidence=(phrase("`{program}` listens there", program=program),) if program else (),
+            hint=joined((end, phrase("or set `serve.port`")), "\n") if settable else end,
+        )  # fmt: skip
 
 
-def _refuse(reasons: Mapping[str, str], what: str, hint: str) -> None:
-    """Raise Refused if there are reasons: host → why."""
+def _fail(reasons: Mapping[str, str], what: str, hint: str) -> None:
+    """Raise CheckFailed if there are reasons: host → why."""
     if reasons:
-        raise Refused(
+        raise CheckFailed(
             what,
             where=", ".join(reasons),
-            evidence=tuple(f"{name}: {reason}" for name, reason in reasons.items()),
+            evidence=tuple(
+                phrase("{host}: {reason}", host=name, reason=reason)
+                for name, reason in reasons.items()
+            ),
             hint=hint,
         )

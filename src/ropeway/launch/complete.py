@@ -16,7 +16,7 @@ from ropeway.engines.ascend_releases import (
 from ropeway.engines.base import Node, Ports
 from ropeway.engines.placement import shares
 from ropeway.engines.vllm_ascend import AscendReplica
-from ropeway.errors import Refused
+from ropeway.errors import CheckFailed, Refused
 from ropeway.facts.ascend.driver import USUAL
 from ropeway.facts.ascend.npu_smi import chip_family
 from ropeway.facts.host import HostFacts
@@ -30,6 +30,7 @@ from ropeway.phrases import phrase
 from ropeway.spec.cluster import RemoteHost
 from ropeway.spec.model import Layout, Spec
 from ropeway.spec.types import bracketed, is_loopback
+from ropeway.units import counted
 
 
 def place(layout: Layout, replicas: int, hosts: Sequence[Node]) -> tuple[tuple[Node, ...], ...]:
@@ -84,15 +85,26 @@ def _devices(host: RemoteHost) -> tuple[int, ...]:
 
 def _no_room(layout: Layout, replicas: int, placed: int, hosts: Sequence[Node]) -> Refused:
     sizes = ", ".join(f"{node.name}: {len(node.devices)}" for node in hosts)
-    name = f"{replicas} replicas of {layout}" if replicas > 1 else str(layout)
-    total = sum(len(node.devices) for node in hosts)
-    room = f"there is room for {placed}" if placed else "the hosts hold none"
+    total = counted(sum(len(node.devices) for node in hosts), "NPU")
+    room = phrase("there is room for {n}", n=placed) if placed else phrase("the hosts hold none")
     return Refused(
-        f"{name} takes {replicas * layout.npus} NPUs, and {room}",
+        phrase(
+            "{layout} takes {npus} NPUs, and {room}",
+            layout=layout_name(layout, replicas), npus=replicas * layout.npus, room=room,
+        ),
         where="serve.layout" if replicas == 1 else "serve.replicas",
-        evidence=(f"{total} NPUs: {sizes}",),
-        hint="take a smaller layout, fewer replicas, or more hosts; `ropeway plan` shows what fits",
-    )
+        evidence=(phrase("{npus}: {sizes}", npus=total, sizes=sizes),),
+        hint=phrase(
+            "take a smaller layout, fewer replicas, or more hosts; `ropeway plan` shows what fits"
+        ),
+    )  # fmt: skip
+
+
+def layout_name(layout: Layout, replicas: int) -> str:
+    """Return `TP8+EP`, or `2 replicas of TP8+EP`."""
+    if replicas == 1:
+        return str(layout)
+    return phrase("{n} replicas of {layout}", n=replicas, layout=layout)
 
 
 @dataclass(frozen=True)
@@ -179,10 +191,12 @@ def release_for(spec: Spec, versions: Mapping[str, str], image: str) -> Release:
         return release
     newest = RELEASES[-1].version
     raise Refused(
-        f"vLLM-Ascend {version} is not known",
+        phrase("vLLM-Ascend {version} is not known", version=version),
         where="serve.version" if version == spec.serve.version else image,
-        evidence=(f"releases known: {RELEASES[0].version} to {newest}",),
-        hint="take an image of one of these; `serve.version` names it",
+        evidence=(
+            phrase("releases known: {first} to {last}", first=RELEASES[0].version, last=newest),
+        ),
+        hint=phrase("take an image of one of these; `serve.version` names it"),
     )
 
 
@@ -192,11 +206,14 @@ def family_of(spec: Spec, facts: Sequence[HostFacts], assumed: list[str]) -> Fam
         for npu in host.npus:
             family = chip_family(npu.name) if npu.name else "A2"
             if family is None or family not in TAG_SUFFIXES:
-                raise Refused(f"no image of vLLM-Ascend is for `{npu.name}`", where=host.name)
+                what = phrase("no image of vLLM-Ascend is for `{chip}`", chip=npu.name)
+                raise CheckFailed(what, where=host.name)
             return family
     if spec.cluster.chip:
         return chip_named(spec.cluster.chip).family
-    assumed.append("the NPUs are of the A2 generation (910B); `cluster.chip` says which they are")
+    assumed.append(
+        phrase("the NPUs are of the A2 generation (910B); `cluster.chip` says which they are")
+    )
     return "A2"
 
 
@@ -209,8 +226,18 @@ def _site(
         root = host.user in (None, "root")
         home = "/root" if root else f"/home/{host.user}"
         address, nic, driver = host.address, nic or "eth0", USUAL
-        assumed.append(f"{name}: reached by others at {address}, its interface is {nic}")
-        assumed.append(f"{name}: has the usual files of the driver, and {len(devices)} NPUs")
+        assumed.append(
+            phrase(
+                "{name}: others reach it at {address}, and its interface is {nic}",
+                name=name, address=address, nic=nic,
+            )
+        )  # fmt: skip
+        assumed.append(
+            phrase(
+                "{name}: it has the usual files of the driver, and {npus}",
+                name=name, npus=counted(len(devices), "NPU"),
+            )
+        )  # fmt: skip
     else:
         root, home = bool(facts.root), facts.home or "/root"
         nic, address = facts.reached_by(nic)
@@ -227,28 +254,26 @@ def _site(
 def _check_devices(
     name: str, devices: Sequence[int], there: Sequence[int], facts: HostFacts
 ) -> None:
-    """Raise Refused for NPUs that are not `there` on the host, or that are not healthy."""
+    """Raise CheckFailed for NPUs that are not `there` on the host."""
     missing = [f"/dev/davinci{number}" for number in devices if number not in there]
-    numbers = ", ".join(map(str, there))
-    if missing:
-        raise Refused(
-            f"{name} has {len(there)} NPUs, but not {', '.join(missing)}",
-            where="cluster.hosts",
-            evidence=(f"there: {numbers}",) if there else (),
-            hint="correct `npus` or `devices`; `npu-smi info` lists what the host has",
-        )
-    faulty = [npu for npu in facts.npus if npu.device in devices and npu.health not in (None, "OK")]
-    if faulty:
-        raise Refused(
-            f"{len(faulty)} of the NPUs of {name} {_are(faulty)} not healthy",
-            where=name,
-            evidence=tuple(f"/dev/davinci{npu.device}: {npu.health}" for npu in faulty),
-            hint="run `ropeway doctor` for details, or leave them out with `devices`",
-        )
-
-
-def _are(items: Sequence[object]) -> str:
-    return "is" if len(items) == 1 else "are"
+    if not missing:
+        return
+    numbers, problem = ", ".join(map(str, there)), facts.npu_problem
+    raise CheckFailed(
+        phrase(
+            "{name} has {npus}, but not {missing}",
+            name=name, npus=counted(len(there), "NPU"), missing=", ".join(missing),
+        ),
+        where=name,
+        evidence=(
+            *((phrase("there: {numbers}", numbers=numbers),) if there else ()),
+            *((f"npu-smi: {problem.message}",) if problem else ()),
+        ),
+        hint=phrase(
+            "`ropeway doctor` says what is wrong with NPUs; or correct `npus` or `devices` in the"
+            " spec (`npu-smi info` lists what the host has)"
+        ),
+    )  # fmt: skip
 
 
 def _replica(
@@ -292,10 +317,12 @@ def _check_key(spec: Spec, replicas: Sequence[AscendReplica]) -> None:
     if exposed and not spec.serve.api_key_env:
         address = f"{bracketed(exposed[0].address)}:{exposed[0].port}"
         raise Refused(
-            f"an engine would listen at {address} without a key",
+            phrase("an engine would listen at {address} without a key", address=address),
             where="serve.replicas",
-            hint="replicas on several hosts need `serve.api_key_env`: the name of an environment"
-            " variable that holds the key",
+            hint=phrase(
+                "replicas on several hosts need `serve.api_key_env`: the name of an environment"
+                " variable that holds the key"
+            ),
         )
 
 
@@ -308,8 +335,11 @@ def _check_addresses(replicas: Sequence[AscendReplica], router: Router | None) -
     isolated = [name for name, address in names.items() if is_loopback(address)]
     if isolated:
         raise Refused(
-            f"the address of {', '.join(isolated)} is one that other hosts cannot reach",
+            phrase(
+                "the address of {hosts} is one that other hosts cannot reach",
+                hosts=", ".join(isolated),
+            ),
             where="cluster.hosts",
             evidence=tuple(f"{name}: {names[name]}" for name in isolated),
-            hint="name the interface between the hosts: `nic: …` below `cluster`",
+            hint=phrase("name the interface between the hosts: `nic: …` below `cluster`"),
         )

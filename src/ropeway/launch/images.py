@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ropeway.engines.ascend_releases import IMAGE, TAG_SUFFIXES, Release
-from ropeway.errors import HostError, Refused, RopewayError
+from ropeway.errors import CheckFailed, HostError, RopewayError
 from ropeway.facts.host import HostFacts
 from ropeway.hardware import Family
 from ropeway.hosts.base import Host
@@ -20,6 +20,7 @@ from ropeway.hosts.fleet import Hosts, OnProgress, run_on_all_or_raise
 from ropeway.launch import docker
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.docker import Mount, mount_option
+from ropeway.phrases import phrase
 from ropeway.spec.cluster import Runtime
 
 _DERIVED = "ropeway/vllm-ascend"
@@ -120,7 +121,7 @@ class Images:
     def ensure(self, image: str, on_progress: OnProgress) -> Ids:
         """Make sure that every host has the image; return its id by host.
 
-        Raises Refused when it is missing and must not be fetched, HostError when fetching fails.
+        Raises CheckFailed when it is missing and must not be fetched, HostError when that fails.
         """
         return run_on_all_or_raise(
             self.hosts, lambda host: self._id(host, image) or self._fetch(host, image, on_progress)
@@ -157,19 +158,23 @@ class Images:
     def versions(self, image: str) -> dict[str, str]:
         """Ask the image on every host which versions it has: package → version.
 
-        Raises Refused when hosts have different ones under the same name.
+        Raises CheckFailed when hosts have different ones under the same name.
         """
         answers = run_on_all_or_raise(self.hosts, lambda host: self._versions(host, image))
         if len({tuple(sorted(versions.items())) for versions in answers.values()}) > 1:
             command = self.runtime.command
-            raise Refused(
-                f"hosts have different images under the name `{image}`",
+            raise CheckFailed(
+                phrase("hosts have different images under the name `{image}`", image=image),
                 where=command,
                 evidence=tuple(
                     f"{name}: " + ", ".join(f"{key} {value}" for key, value in versions.items())
                     for name, versions in answers.items()
                 ),
-                hint=f"remove it where it is wrong: `{command} image rm {image}`",
+                hint=phrase(
+                    "remove it where it is wrong: `{command} image rm {image}`",
+                    command=command,
+                    image=image,
+                ),
             )
         return next(iter(answers.values()))
 
@@ -191,12 +196,18 @@ class Images:
             result = host.run(load, timeout=_PULL_SECONDS)
             result.check(f"cannot load the image from {archive}", where=host.name)
         elif self.runtime.pull == "never":
-            raise Refused(
-                f"{host.name} does not have the image `{image}`, and `runtime.pull` is `never`",
+            raise CheckFailed(
+                phrase(
+                    "{host} does not have the image `{image}`, and `runtime.pull` is `never`",
+                    host=host.name, image=image,
+                ),
                 where=host.name,
-                hint=f"on that host: {command} pull {image}\n"
-                f"or copy it from one that has it: `{command} save`, and `runtime.archive`",
-            )
+                hint=phrase(
+                    "on that host: {command} pull {image}\n"
+                    "or copy it from one that has it: `{command} save`, and `runtime.archive`",
+                    command=command, image=image,
+                ),
+            )  # fmt: skip
         else:
             self._pull(host, image, on_progress)
         result = host.run(docker.image_argv(command, image))

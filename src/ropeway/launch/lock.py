@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from ropeway.errors import HostError, Refused, RopewayError, TimeLimit
+from ropeway.errors import CheckFailed, HostError, RopewayError, TimeLimit
 from ropeway.hosts.base import Host, Result, room_hint
 from ropeway.hosts.fleet import (
     Outcome,
@@ -180,7 +180,7 @@ class Lock:
 def locked(hosts: Sequence[Host], author: Author) -> Iterator[Lock]:
     """Hold the lock of all hosts inside the block.
 
-    Raises Refused, with the holder and since when, where somebody else has it; HostError when a
+    Raises CheckFailed, with the holder and since when, where somebody else has it; HostError when a
     host cannot be asked. Each user of a host has another lock.
     """
     check_parallel(len(hosts) + 1, phrase("the lock of {hosts} hosts", hosts=len(hosts)))
@@ -199,12 +199,17 @@ def _refusal(host: Host, result: Result) -> RopewayError:
         return _lost({host.name: _loss(True, output.strip())})
     if result.exit_code == 4:
         who, since = _holder_in(output)
-        return Refused(
-            f"{who} is changing what runs on this host, since {since}",
+        return CheckFailed(
+            phrase(
+                "{who} has been changing what runs on this host since {since}",
+                who=who, since=since,
+            ),
             where=host.name,
-            hint="wait until that is done, and try again\nthe lock is released when its holder"
-            " disconnects, or 15 minutes after the holder loses power or network",
-        )
+            hint=phrase(
+                "wait until that is done, and try again\nthe lock is released when its holder"
+                " disconnects, or 15 minutes after the holder loses power or network"
+            ),
+        )  # fmt: skip
     return HostError(
         "cannot lock the host",
         where=host.name,

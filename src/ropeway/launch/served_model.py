@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropeway.errors import ModelError
+from ropeway.errors import CheckFailed, ModelError
 from ropeway.facts.host import HostFacts
 from ropeway.models.build import read_shape
 from ropeway.models.known import known, published_name
@@ -33,7 +33,7 @@ class ServedModel:
 
 def served_model(path: str, facts: Mapping[str, HostFacts]) -> ServedModel:
     """Return the model as the first host has it, or without any answer as this machine does, or as
-    it was published. Raises ModelError."""
+    it was published. Raises CheckFailed or ModelError."""
     for name, host in facts.items():
         if host.model is not None and host.model.there:
             where = f"{name}:{path}/config.json"
@@ -41,10 +41,13 @@ def served_model(path: str, facts: Mapping[str, HostFacts]) -> ServedModel:
                 raise ModelError(phrase("config.json cannot be read"), where=where)
             return ServedModel(read_shape(dict(host.model.config), where=where), host.model.scheme)
     if facts:
-        raise ModelError(
+        raise CheckFailed(
             phrase("no host has the model"),
             where=path,
-            evidence=tuple(f"{name}: {_absence(host)}" for name, host in facts.items()),
+            evidence=tuple(
+                phrase("{host}: {reason}", host=name, reason=_absence(host))
+                for name, host in facts.items()
+            ),
             hint=phrase("put it on one of them; `ropeway model push` then copies it to the others"),
         )
     if Path(path).is_dir():

@@ -27,6 +27,7 @@ from ropeway.launch.labels import ServiceContainer, list_argv, newest, read_cont
 from ropeway.launch.lock import Author, Lock, audited
 from ropeway.launch.rollout import Rollout, Service
 from ropeway.launch.served_model import ServedModel, served_model
+from ropeway.phrases import phrase
 from ropeway.spec.model import Spec
 from ropeway.units import counted
 
@@ -62,6 +63,8 @@ class Caller:
     """What `up` needs of whoever calls it.
 
     variables    our environment: secrets come from it
+    check        examines the hosts before the service is started; returns what speaks against that
+                 without forbidding it, and raises CheckFailed for the rest
     confirm      returns when a service that runs is to be replaced; else it raises. It gets what
                  differs between the specs, and which containers, as `2 of 4 containers`
     on_commands  gets all that will be done, as one shell script, just before it is done
@@ -70,6 +73,7 @@ class Caller:
 
     narrator: Narrator
     variables: Mapping[str, str]
+    check: "Callable[[Preparation, Service], Sequence[str]]"
     confirm: Callable[[Sequence[checks.Difference], str], None]
     on_commands: Callable[[str], None]
     save_log: Callable[[str, str], str]
@@ -78,10 +82,15 @@ class Caller:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A service that is up. `seconds` is how long it took; None where nothing had to be changed."""
+    """A service that is up.
+
+    seconds  how long it took; None where nothing had to be changed
+    notes    what spoke against the start without forbidding it
+    """
 
     service: Service
     seconds: float | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,11 +144,19 @@ def check_spec(spec: Spec, variables: Mapping[str, str]) -> None:
 
 
 def prepare(
-    spec: Spec, every: Sequence[Host], narrator: Narrator, *, may_fail: bool
+    spec: Spec,
+    every: Sequence[Host],
+    narrator: Narrator,
+    *,
+    may_fail: bool,
+    asked: frozenset[str] = frozenset(),
 ) -> Preparation:
-    """Ask all hosts what they have. With `may_fail` those that do not answer are left out."""
+    """Ask all hosts what they have. With `may_fail` those that do not answer are left out.
+
+    `asked` are the keys of questions to each NPU, which take seconds.
+    """
     with narrator.step(f"ask {counted(len(every), 'host')}") as step:
-        outcomes = run_on_all(every, lambda host: _ask(host, spec, may_fail=may_fail))
+        outcomes = run_on_all(every, lambda host: _ask(host, spec, may_fail, asked))
         failed = [outcome for outcome in outcomes if outcome.error is not None]
         for outcome in failed:
             if not may_fail:
@@ -183,6 +200,7 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
         own_containers=own_containers,
         own_ports=frozenset((one.host, port) for one in running for port in one.ports),
     )
+    warnings = caller.check(preparation, draft.service)
     rollout = _with_image(preparation, draft.service, caller)
     what = checks.changes(rollout, running)
     if running and not what.start and not what.remove:
@@ -190,8 +208,9 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
     if running:
         count = f"{len(what.start)} of {len(what.start | what.keep)} containers"
         caller.confirm(checks.differences(newest(running).spec, spec), count)
-    for note in rollout.service.notes:  # before the start: some are reasons to press Ctrl-C
-        caller.narrator.say(f"note: {note}")
+    notes = (*rollout.service.notes, *warnings)
+    for note in notes:  # before the start: some are reasons to press Ctrl-C
+        caller.narrator.say(phrase("note: {note}", note=note))
     for note in checks.privileged_others(rollout, preparation.facts, own_containers):
         caller.narrator.warn(note)
     caller.on_commands(dry_run(rollout, base, lock.author))
@@ -212,16 +231,20 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
         _remove((one for one in running if one.name in what.remove), preparation)
         start(attempt, telling.update)
         telling.ok("the first token is there")
-    return Outcome(rollout.service, time.monotonic() - began)
+    return Outcome(rollout.service, time.monotonic() - began, notes)
 
 
 def _ask(
-    host: Host, spec: Spec, *, may_fail: bool
+    host: Host, spec: Spec, may_fail: bool, asked: frozenset[str]
 ) -> tuple[HostFacts, tuple[ServiceContainer, ...]]:
     """Ask a host for its facts and the service's containers, in one round trip."""
     runtime = spec.runtime.command
     lines = (
-        *questions(model_path=spec.model.path, npus=False, runtime=runtime),
+        *(
+            question
+            for question in questions(model_path=spec.model.path, runtime=runtime)
+            if question.each is None or question.key in asked
+        ),
         Question(_OWN_CONTAINERS, list_argv(runtime, spec.name), Parsed.of, limit=60),
     )
     answers = ask(host, lines, timeout=_FACTS_SECONDS)

@@ -1,0 +1,38 @@
+"""doctor's checks before `up` starts something: what the launch knows, in doctor's terms."""
+
+from collections.abc import Sequence
+
+from ropeway.doctor.cluster import Requirements
+from ropeway.doctor.start import Start, check_start
+from ropeway.launch.rollout import Service
+from ropeway.launch.up import Preparation
+from ropeway.phrases import phrase
+from ropeway.report.console import Screen
+from ropeway.units import counted
+
+
+def check_before_start(preparation: Preparation, service: Service, screen: Screen) -> Sequence[str]:
+    """Examine the hosts and NPUs of the service, and the network between those of each engine.
+
+    Returns what speaks against the start without forbidding it. Raises CheckFailed for the rest.
+    """
+    held: dict[str, frozenset[int]] = {}
+    for one in preparation.running:
+        held[one.host] = held.get(one.host, frozenset()) | frozenset(one.devices)
+    start = Start(
+        engines=tuple(
+            {node.name: frozenset(node.devices) for node in replica.nodes}
+            for replica in service.replicas
+        ),
+        requirements=Requirements(
+            image=service.image,
+            model_path=service.spec.model.path,
+            runtime=service.spec.runtime.command,
+        ),
+        containers=frozenset(one.name for one in preparation.running),
+        held=held,
+    )
+    with screen.step(phrase("check {hosts}", hosts=counted(len(service.sites), "host"))) as step:
+        lines = check_start(start, preparation.facts, preparation.hosts)
+        step.ok(counted(len(lines), "note") if lines else "")
+    return lines
