@@ -14,6 +14,7 @@ from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
+from json_documents import read_document
 from ports import free_port
 from ropeway.checkpoints.fetch import default_root, ensure
 from ropeway.hosts import processes
@@ -174,7 +175,7 @@ def served(
     (cwd / "ropeway.yaml").write_text(spec_text(model, layout, dtype, npus, more))
     up = ropeway("up", "--json", cwd=cwd)
     assert up.returncode == 0, up.stderr + up.stdout
-    said = json.loads(up.stdout)
+    said = read_document(up.stdout)
     try:
         yield Service(said["url"], cwd / said["folder"])
     finally:

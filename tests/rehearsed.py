@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from json_documents import read_document
 from ropeway.cli.call import Call
 from ropeway.cli.main import exit_code
 from ropeway.hosts.child import sleep_cancellable
@@ -100,7 +101,7 @@ class Cluster:
     def json(self, *args: str) -> Any:
         """The JSON document of a verb, whatever its exit code."""
         self.run(*args, "--json")
-        return json.loads(self.out)
+        return read_document(self.out)
 
     def containers(self) -> dict[str, str]:
         """Name → id, of all hosts."""

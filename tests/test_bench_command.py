@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from fake_endpoint import Behaviour, running
 
+from json_documents import read_document
 from ropeway.bench.run import Progress
 from ropeway.cli.bench import bench
 from ropeway.cli.chat import chat
@@ -66,7 +67,7 @@ def test_a_spec_gives_address_and_load_and_flags_go_before_it(
         )
         flags = ("--requests", "3", "--out", str(tmp_path / "r"), "--json")
         assert exit_code(["bench", "-c", str(tmp_path / "my.yaml"), *flags]) == 0
-    done = json.loads(capsys.readouterr().out)
+    done = read_document(capsys.readouterr().out)
     assert (done["url"], done["layout"]) == (fake.url, "TP2×PP2")
     names = ("clients", "requests", "input_tokens", "output_tokens", "seed")
     assert [done["load"][name] for name in names] == [2, 3, 33, 9, 5]
@@ -115,7 +116,7 @@ def test_json_is_one_document_and_the_folder_is_below_runs_by_default(
     with running(FAST) as fake:
         assert exit_code(["bench", "--url", fake.url, *SMALL, "--json"]) == 0
     out, err = capsys.readouterr()
-    document = json.loads(out)
+    document = read_document(out)
     assert err == ""
     assert (document["schema"], document["ended"]) == (1, "complete")
     assert document["summary"]["output_tokens"] == 64

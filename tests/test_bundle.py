@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from json_documents import read_document
 from ropeway.cli.main import exit_code
 from ropeway.facts import bundle
 from ropeway.facts.bundle import ERROR, member_of
@@ -51,7 +52,7 @@ def run(capsys, *arguments: str):
 
 def examined(capsys, *arguments: str):
     code, printed = run(capsys, "--json", *arguments)
-    return code, json.loads(printed.out)
+    return code, read_document(printed.out)
 
 
 def test_a_transcript_gives_the_facts_of_its_host():

@@ -1,6 +1,5 @@
 """The conversation, and the command's two streams."""
 
-import json
 import os
 import pty
 import re
@@ -18,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from fake_endpoint import Behaviour, running
 
+from json_documents import read_document
 from ropeway.cli.chat import chat
 from ropeway.cli.main import exit_code
 from ropeway.endpoint.chat import Conversation, image_type, read_image
@@ -139,7 +139,7 @@ def test_json_is_one_document_with_everything_in_it(capsys: pytest.CaptureFixtur
     with running(Behaviour(ttft_s=0.05, tpot_s=0.01, answer_tokens=3, reasoning=("hm",))) as fake:
         assert exit_code(["chat", "--url", fake.url, "-p", "hello", "--json"]) == 0
     out, err = capsys.readouterr()
-    document: dict[str, Any] = json.loads(out)
+    document: dict[str, Any] = read_document(out)
     assert err == ""
     assert document.pop("ttft_s") >= 0.05
     assert document.pop("e2e_s") >= 0.07
@@ -169,7 +169,7 @@ def test_a_broken_stream_shows_what_came_and_fails(capsys: pytest.CaptureFixture
         assert out == "The lift\n"
         assert "error: the stream broke after 2 tokens" in err
         assert exit_code([*ask, "--json"]) == 1
-    document = json.loads(capsys.readouterr().out)
+    document = read_document(capsys.readouterr().out)
     assert (document["ok"], document["answer"]) == (False, "The lift")
     assert document["error"]["what"] == "the stream broke after 2 tokens"
 

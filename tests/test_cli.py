@@ -13,6 +13,7 @@ from typing import Any
 import click
 import pytest
 
+from json_documents import read_document
 from ropeway.cli.bug_report import bug_report
 from ropeway.cli.call import current_call
 from ropeway.cli.main import VERBS, exit_code
@@ -128,7 +129,7 @@ def test_json_is_honoured_even_when_the_flags_are_wrong(
     args: list[str], what: str, capsys: Captured
 ) -> None:
     assert exit_code(args) == 2
-    document = json.loads(capsys.readouterr().out)
+    document = read_document(capsys.readouterr().out)
     verb = {"init": "init", "model": "model show"}.get(args[0])
     assert (document["schema"], document["verb"], document["ok"]) == (1, verb, False)
     assert (document["error"]["what"], document["error"]["exit_code"]) == (what, 2)
@@ -156,7 +157,7 @@ def test_every_end_has_its_exit_code_and_its_words(
 def test_an_error_is_told_on_the_screen_that_the_flags_made(capsys: Captured) -> None:
     assert exit_code(["--json"], raising(LaunchError("it broke"))) == 1
     out, err = capsys.readouterr()
-    assert json.loads(out)["error"]["kind"] == "LaunchError"
+    assert read_document(out)["error"]["kind"] == "LaunchError"
     assert err == "error: it broke\n"
     assert exit_code(["-q", "--color", "always"], raising(LaunchError("it broke"))) == 1
     assert capsys.readouterr().err == "\x1b[1;31merror: \x1b[0mit broke\n"
@@ -254,7 +255,7 @@ def test_without_a_folder_the_report_goes_to_the_temporary_one_or_is_told(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert exit_code(["--json"], raising(KeyError("x"))) == 3
-    document = json.loads(capsys.readouterr().out)
+    document = read_document(capsys.readouterr().out)
     assert document["error"]["exit_code"] == 3
     assert Path(document["error"]["where"]).parent == tmp_path
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fake_endpoint import Behaviour, FakeEndpoint, running
 
+from json_documents import read_document
 from ropeway.bench.compare import QUESTION, ComparisonRun, Served
 from ropeway.bench.load_test import LoadTest
 from ropeway.cli.measure import report
@@ -119,10 +120,10 @@ def test_the_report_is_a_page_a_table_and_one_json_document(tmp_path: Path) -> N
     cluster, run = Cluster(), comparison(tmp_path)
     run.measure(PAIR, cluster.serve)
     stdout = StringIO()
-    screen = Screen(json=True, stdout=stdout, stderr=StringIO())
+    screen = Screen(json=True, verb="compare", stdout=stdout, stderr=StringIO())
     report(run, screen, ["ropeway", "compare"], None)
     screen.close(ok=True)
-    document = json.loads(stdout.getvalue())
+    document = read_document(stdout.getvalue())
     assert document["folder"] == str(tmp_path)
     assert document["results"][0]["layout"] == "TP2×PP2"
     assert "TP2×PP2" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
+from json_documents import read_document
 from recorded import LOGS
 from ropeway.cli.main import exit_code
 from ropeway.diagnosis.decide import diagnose
@@ -47,7 +48,7 @@ def shown(capsys: Captured) -> list[str]:
 def answer(args: list[str], code: int, capsys: Captured) -> Any:
     """The JSON document of `ropeway diagnose`, which must end with this code."""
     assert exit_code(["diagnose", "--json", *args]) == code
-    return json.loads(capsys.readouterr().out)
+    return read_document(capsys.readouterr().out)
 
 
 def places(document: Any) -> tuple[Any, list[str]]:

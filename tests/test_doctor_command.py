@@ -1,11 +1,11 @@
 """`ropeway doctor` as a user types it: what it prints, its exit codes, its pages."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
+from json_documents import read_document
 from ropeway.cli.main import exit_code
 from ropeway.doctor.checks import CAUSES, GROUPS
 from ropeway.sim.faults import FAULTS
@@ -73,7 +73,7 @@ def test_json_is_one_document(capsys):
     code, out, err = run(
         capsys, "--json", "--rehearse", "2x8-910B4", "--fault", "link-down:host2:7"
     )
-    result = json.loads(out)
+    result = read_document(out)
     assert (code, err) == (1, "")
     counts = {key: result[key] for key in ("schema", "hosts", "answered", "npus", "pings")}
     assert counts == {"schema": 1, "hosts": 2, "answered": 2, "npus": 16, "pings": 128}
@@ -145,7 +145,7 @@ def test_bad_input_is_refused_with_a_hint(capsys, tmp_path, monkeypatch, args, w
 def test_a_host_that_does_not_exist_is_a_finding_and_not_a_crash(capsys):
     code, out, _ = run(capsys, "--json", "no-such-host.invalid")
     assert code == 1
-    [finding] = json.loads(out)["findings"]
+    [finding] = read_document(out)["findings"]
     assert finding["check"] == "host-reach"
     assert finding["locations"] == [{"host": "no-such-host.invalid", "device": None}]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from json_documents import read_document
 from model_files import SMALL_LLAMA, write_weights
 from ports import free_port
 from ropeway.cli.bringup import StartContext
@@ -124,13 +125,13 @@ def test_the_verbs_see_it_and_take_it_down(plan, capsys):
     start(ProcessStart(plan, HOSTS), lambda _: None)
     named = ["--name", plan.service, "--json"]
     assert exit_code(["status", *named]) == 0
-    shown = json.loads(capsys.readouterr().out)
+    shown = read_document(capsys.readouterr().out)
     assert shown["ok"] is True
     assert (shown["url"], shown["layout"], shown["model"]) == (plan.url, "TP1", "moe")
     assert exit_code(["logs", *named]) == 0
-    assert "startup complete" in json.loads(capsys.readouterr().out)["lines"][1]
+    assert "startup complete" in read_document(capsys.readouterr().out)["lines"][1]["text"]
     assert exit_code(["down", *named]) == 0
-    assert json.loads(capsys.readouterr().out)["removed"]["processes"] == 1
+    assert read_document(capsys.readouterr().out)["removed"]["processes"] == 1
     assert is_clean(plan)
     assert exit_code(["status", *named]) == 1
     assert exit_code(["down", *named]) == 0, "what is not there is no error"
@@ -299,7 +300,7 @@ def refused(folder, plan, capsys) -> Callable[..., None]:
         before = sorted(Path.cwd().iterdir())
         given = flags or ("--local", *(f"--{name}={value}" for name, value in usual.items()))
         assert exit_code(["up", "--json", *given]) == 2
-        error = json.loads(capsys.readouterr().out)["error"]
+        error = read_document(capsys.readouterr().out)["error"]
         assert what in error["what"]
         assert hint in (error["hint"] or "")
         assert sorted(Path.cwd().iterdir()) == before, "nothing is left behind"
@@ -353,4 +354,4 @@ def test_a_port_in_use_is_refused(refused):
 @pytest.mark.parametrize("verb", ["up", "down", "status", "logs"])
 def test_a_name_that_no_spec_could_have_is_refused(verb, name, capsys):
     assert exit_code([verb, "--json", "--name", name]) == 2
-    assert "is not a name" in json.loads(capsys.readouterr().out)["error"]["what"]
+    assert "is not a name" in read_document(capsys.readouterr().out)["error"]["what"]

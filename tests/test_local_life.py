@@ -1,6 +1,5 @@
 """The life of a real engine: what happens when it is cut short, killed, or started wrongly."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from children import INTERRUPTIBLE
+from json_documents import read_document
 from local_cluster import (
     ROPEWAY,
     SERVICE,
@@ -67,7 +67,7 @@ def test_a_flag_that_the_engine_does_not_know_is_named(tmp_path: Path) -> None:
 def test_a_service_whose_rank_was_killed_is_not_called_serving(tmp_path: Path) -> None:
     with served(tmp_path, "tiny-qwen3-moe", "TP2", npus=1):
         status = ropeway("status", "--json", cwd=tmp_path)
-        assert (status.returncode, json.loads(status.stdout)["ok"]) == (0, True)
+        assert (status.returncode, read_document(status.stdout)["ok"]) == (0, True)
         second = ropeway("up", cwd=tmp_path)
         assert second.returncode == 2
         assert "ropeway down" in second.stderr
@@ -80,4 +80,4 @@ def test_a_service_whose_rank_was_killed_is_not_called_serving(tmp_path: Path) -
 
         status = wait_for(failing, what="a status that tells of the dead rank")
         assert status.returncode == 1
-        assert json.loads(status.stdout)["ok"] is False
+        assert read_document(status.stdout)["ok"] is False

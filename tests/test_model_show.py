@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from json_documents import read_document
 from model_files import CONFIGS, SMALL_LLAMA, write_weights
 from ropeway.cli.main import exit_code
-from ropeway.cli.model import model
 from ropeway.errors import Exit
 from ropeway.models.build import read_shape
 from ropeway.models.stored import StoredWeights, compare
@@ -21,12 +21,12 @@ NUMBERS = 32_768 + 2 * (12_288 + 24_576 + 128) + 64
 
 
 def run(*args: str) -> int:
-    return exit_code(["show", *args], model)
+    return exit_code(["model", "show", *args])
 
 
 def document(capsys: Captured, *args: str) -> Any:
     assert run(*args, "--json") == Exit.OK
-    return json.loads(capsys.readouterr().out)
+    return read_document(capsys.readouterr().out)
 
 
 def directory(folder: Path, numbers: int = NUMBERS) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from json_documents import read_document
 from model_files import LLAMA, PADDED
 from plan_requests import SPEC
 from ropeway.cli.main import exit_code
@@ -43,7 +44,7 @@ def run(capsys, *args: str) -> tuple[int, str, str]:
 def document(capsys, *args: str) -> dict:
     code, out, err = run(capsys, *args, "--json")
     assert err == ""
-    return {"exit": code, **json.loads(out)}
+    return {"exit": code, **read_document(out)}
 
 
 def test_from_flags_alone_the_answer_comes_first(capsys):

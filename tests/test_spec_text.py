@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from json_documents import read_document
 from plan_requests import SPEC
 from ropeway.cli.init import init
 from ropeway.cli.main import exit_code
@@ -173,7 +174,7 @@ def test_init_keeps_a_file_that_is_there_unless_forced(tmp_path: Path) -> None:
 def test_init_prints_one_json_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "r.yaml"
     assert exit_code(["init", str(file), "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = read_document(capsys.readouterr().out)
     assert (document["verb"], document["ok"], document["file"]) == ("init", True, str(file))
 
 

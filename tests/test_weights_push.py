@@ -1,7 +1,6 @@
 """`ropeway model push` for real: hosts with sshds of their own, rsync between them."""
 
 import hashlib
-import json
 import os
 import shlex
 import signal
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 import two_hosts_files
 from children import FILE_NAME, INTERRUPTIBLE
+from json_documents import read_document
 from local_cluster import ROPEWAY
 from ropeway.weights import push as push_module
 from ropeway.weights.commands import key_folder, send_argv
@@ -149,7 +149,7 @@ def done(process: "subprocess.Popen[str]", code: int = 0) -> dict:
     """Its JSON document."""
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
-    return json.loads(out) if out else {}
+    return read_document(out) if out else {}
 
 
 def test_every_host_gets_the_same_and_nothing_else_stays(hosts, model, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from children import INTERRUPTIBLE
+from json_documents import read_document
 from local_cluster import ROPEWAY, directory
 from ropeway.spec.model import dump_spec, parse_spec
 from two_hosts import TwoHosts
@@ -109,7 +110,7 @@ class Laptop:
     def json(self, *args: str, code: int | None = 0) -> dict[str, Any]:
         done = self.run(*args, "--json")
         assert code is None or done.returncode == code, done.stdout + done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
+        found: dict[str, Any] = read_document(done.stdout)
         return found
 
     @property

@@ -33,7 +33,7 @@ from ropeway.plan.calibration import (
     predicted,
     write_calibration,
 )
-from ropeway.report.calibration import Explained, calibration_text
+from ropeway.report.calibration import Explained, calibration_json, calibration_text
 from ropeway.report.console import Screen
 from ropeway.spec.model import Layout, Serve, local_spec
 from ropeway.units import counted, format_seconds
@@ -91,15 +91,7 @@ def calibrate(*, local: bool, port: int, screen: Screen) -> None:
     rows = _explained(calibration, context.shape, cluster.npus_per_host)
     screen.answer(calibration_text(rows))
     screen.answer(f"\nwritten to {path}; took {format_seconds(time.monotonic() - began)}")
-    screen.result(
-        {
-            "model": calibration.model,
-            "conditions": calibration.conditions,
-            "measured_at": calibration.measured_at,
-            "file": str(path),
-            "layouts": [asdict(row) for row in rows],
-        }
-    )
+    screen.result(calibration_json(calibration, rows, str(path)))
 
 
 def _explained(calibration: Calibration, shape: ModelShape, npus: int) -> list[Explained]:

@@ -69,14 +69,21 @@ def _forecast(forecast: Forecast) -> dict[str, object]:
 
 
 def _memory(memory: Memory) -> dict[str, object]:
-    amounts = (
-        "hbm", "visible", "usable", "weights", "engine", "activations", "kv_cache", "reserve",
-        "spare",
-    )  # fmt: skip
-    counts = ("stage", "kv_tokens", "blocks", "sequences", "fits")
     return {
-        **{f"{name}_bytes": getattr(memory, name) for name in amounts},
-        **{name: getattr(memory, name) for name in counts},
+        "hbm_bytes": memory.hbm,
+        "visible_bytes": memory.visible,
+        "usable_bytes": memory.usable,
+        "weight_bytes": memory.weights,
+        "engine_bytes": memory.engine,
+        "activation_bytes": memory.activations,
+        "kv_cache_bytes": memory.kv_cache,
+        "reserve_bytes": memory.reserve,
+        "spare_bytes": memory.spare,
+        "stage": memory.stage,
+        "kv_tokens": memory.kv_tokens,
+        "blocks": memory.blocks,
+        "sequences": memory.sequences,
+        "fits": memory.fits,
     }
 
 
