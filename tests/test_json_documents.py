@@ -161,7 +161,8 @@ def test_a_life_on_hosts_is_described(cluster: Make) -> None:  # noqa: F811
     assert two.json("up")["start_s"] is None
     assert two.json("status")["ok"]
     assert two.json("logs")["lines"]
-    assert two.json("exec", "--all", "no-such-program")["ok"] is False
+    assert two.run("exec", "--json", "--all", "no-such-program") == 1
+    assert len(read_document(two.out)["answers"]) == 2
     assert two.json("restart")["restarted"]
     assert "versions.txt" in two.json("bundle", "-o", "help.zip")["files"]
     assert two.json("down")["removed"]["containers"] == 2

@@ -143,7 +143,7 @@ def test_the_first_lines_say_that_a_spec_joins_the_flags(capsys, spec):
     _, out, _ = run(capsys, "-c", str(spec), "--clients", "32")
     assert out.splitlines()[1].startswith("with ropeway.yaml · ")
     _, out, _ = run(capsys, *QWEN, "--hosts", "2", "-c", str(spec), "--json")
-    sources = json.loads(out)["request"]["sources"]
+    sources = read_document(out)["request"]["sources"]
     assert sources["workload.output_tokens"].startswith("ropeway.yaml")
     spec.unlink()
     _, out, _ = run(capsys, *QWEN)

@@ -23,6 +23,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
         ],
         "values": plain(plan.values),
         "missing": list(plan.missing),
+        "doubts": list(plan.doubts),
         "notes": list(plan.notes),
         "searched": plan.searched,
         "request": _request(plan.request),
@@ -36,6 +37,8 @@ def plan_json(plan: Plan) -> dict[str, object]:
 def _candidate(item: Candidate) -> dict[str, object]:
     return {
         "layout": str(item.layout),
+        "replicas": item.replicas,
+        "clients": item.clients,
         "hosts": item.hosts,
         "npus": item.npus,
         "memory_fraction": item.fraction,
@@ -127,12 +130,15 @@ def _request(request: PlanRequest) -> dict[str, object]:
         "price_per_host_hour": request.price_per_host_hour,
         "currency": request.currency,
         "job_prompts": request.job_prompts,
+        "free_clients": request.free_clients,
         "fixed": {
             "layout": str(request.layout) if request.layout else None,
+            "replicas": request.replicas,
             "memory_fraction": request.memory,
             "kv_cache_bytes": request.kv_cache,
             "max_sequences": request.max_sequences,
             "max_batched_tokens": request.max_batched_tokens,
         },
         "sources": dict(request.sources),
+        "spec": request.spec_file or None,
     }
