@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Formatter
 
 import pytest
+from rich.cells import cell_len
 
 from ropeway.cli.main import exit_code
 from ropeway.engines.ascend_layouts import LIMITS, NOTES
@@ -19,6 +20,7 @@ from ropeway.errors import LaunchError, reason_of
 from ropeway.phrases import Phrase, count, joined, phrase, translated, translation
 from ropeway.report.chinese import TABLES, chinese, error_in_chinese
 from ropeway.report.console import Screen
+from ropeway.report.line import fill
 from ropeway.units import counted
 
 SOURCE = Path(__file__).parent.parent / "src" / "ropeway"
@@ -180,6 +182,62 @@ def test_a_screen_speaks_its_language() -> None:
     assert lines[6].startswith("ok    2 台主机  0.0 s  2 台主机")
 
 
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_stages_are_announced_in_its_language() -> None:
+    out, clock = StringIO(), Clock()
+    screen = Screen(stdout=out, stderr=out, width=80, language="zh", clock=clock)
+    with screen.stages([HOSTS, counted(8, "NPU")], 200) as stages:
+        with stages.stage(HOSTS):
+            clock.now = 5
+        with stages.stage(counted(8, "NPU")):
+            pass
+    assert out.getvalue().splitlines() == [
+        "[1/2] 2 台主机 · 共约 3 min 20 s · 下一步：8 个 NPU",
+        "[2/2] 8 个 NPU · 5 s（预计约 3 min 20 s） · 最后一步",
+        "done  2/2  5.0 s",
+    ]
+
+
+@pytest.mark.parametrize("width", [24, 39, 40, 80])
+def test_chinese_is_wrapped_between_characters_but_not_before_a_comma(width: int) -> None:
+    text = (
+        "其他机器可以访问（例如 `curl -s 10.0.0.1`），因此必须设置；写明变量名，或使用 127.0.0.1。"
+    )
+    lines = fill(text, width, 0, 0).splitlines()
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert max(map(cell_len, lines)) <= width
+    assert not [line for line in lines if line[0] in "），；。" or line[-1] == "（"]
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (["plan", "--hosts", "x"], "`--hosts` 的值无效：`x` 不是整数"),
+        (["plan", "--hosts", "0"], "`--hosts` 的值无效：0 不在 1 到 65536 之间"),
+        (["doctor", "--timeout", "0"], "`--timeout` 的值无效：0.0 小于最小值 1"),
+        (["doctor", "--partners"], "选项 `--partners` 需要一个值"),
+        (["up", "--yes=no"], "选项 `--yes` 不带值"),
+        (["up", "--pot", "3"], "没有选项 `--pot`"),
+        (["up", "--color", "blue"], "`--color` 的值无效：`blue` 不在可选值"),
+        (["up", "a", "b"], "多余的参数：a b"),
+        (["bnech"], "没有 `bnech` 这个子命令"),
+        (["chat", "-c", "absent.yaml"], "无法读取该文件：没有这个文件或目录"),
+    ],
+)
+def test_a_wrong_call_is_refused_in_the_language_of_the_terminal(
+    args: list[str], what: str, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert exit_code(args) == 2
+    assert capsys.readouterr().err.startswith(f"错误：{what}")
+
+
 def test_the_document_is_english() -> None:
     out = StringIO()
     screen = Screen(json=True, stdout=out, stderr=StringIO(), language="zh")
@@ -192,3 +250,5 @@ def test_the_document_is_english() -> None:
 def test_verbs_that_speak_chinese_take_a_language(verb: str, capsys) -> None:
     assert exit_code([verb, "--lang", "fr"]) == 2
     assert "--lang" in capsys.readouterr().err
+    assert exit_code([verb, "--lang", "zh", "--no-such"]) == 2
+    assert "没有选项" in capsys.readouterr().err

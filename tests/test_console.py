@@ -391,15 +391,15 @@ def test_a_stage_that_was_not_planned_is_our_bug():
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 @pytest.mark.parametrize("detail", ["", "读取权重 3/9 " * 20, "loading " * 20])
 def test_a_live_line_fits_and_keeps_its_time(width, detail):
-    line = live_line("启动 TP2×PP2", detail, 72, None, width)
+    line = live_line("启动 TP2×PP2", detail, "1 min 12 s", width)
     assert cell_len(line) <= width
     assert line.endswith(" · 1 min 12 s")
 
 
 def test_a_wide_terminal_shows_the_whole_detail():
     detail = "loading weights 3/9 from /models/SmolLM2-135M-Instruct-padded/model.safetensors"
-    assert detail in live_line("start", detail, 1, 40, 200)
-    assert detail not in live_line("start", detail, 1, 40, 80)
+    assert detail in live_line("start", detail, "1 s (of about 40 s)", 200)
+    assert detail not in live_line("start", detail, "1 s (of about 40 s)", 80)
 
 
 def test_shrinking_counts_chinese_as_two_cells():

@@ -151,5 +151,5 @@ def chip_named(text: str) -> Chip:
         )
     meant = did_you_mean(plain.strip(), names)
     known = phrase("known: {names}", names=", ".join(names))
-    hint = joined((meant, known)) if meant else known
+    hint = joined((meant, known), " ") if meant else known
     raise Refused(phrase("unknown chip `{text}`", text=text), hint=hint)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from itertools import pairwise
 from typing import NoReturn
 
 import click
@@ -17,6 +18,7 @@ from ropeway.cli.call import Call
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.facts.redaction import without_secrets
 from ropeway.phrases import joined, phrase
+from ropeway.report.chinese import LANGUAGES
 from ropeway.report.console import Screen
 from ropeway.suggest import nearest
 
@@ -66,14 +68,30 @@ Example:
 """
 
 
-# What click says of a number, and a sentence for it.
-_PLAIN = (
-    (r"a valid integer( range)?$", "a whole number"),
-    (r"a valid float( range)?$", "a number"),
-    (r"in the range x>=(\S+)$", r"at least \1"),
-    (r"in the range x>(\S+)$", r"more than \1"),
-    (r"in the range (\S+)<=x<=(\S+)$", r"between \1 and \2"),
-)
+# What click says, and our template for it.
+_SAID = tuple(
+    (re.compile(pattern), template)
+    for pattern, template in (
+        (r"invalid value for (?P<name>`.+?`): (?P<why>.+)", "invalid value for {name}: {why}"),
+        (r"(?P<value>.+) is not a valid integer( range)?", "{value} is not a whole number"),
+        (r"(?P<value>.+) is not a valid float( range)?", "{value} is not a number"),
+        (r"(?P<value>.+) is not in the range x>=(?P<least>\S+)", "{value} is not at least {least}"),
+        (r"(?P<value>.+) is not in the range x>(?P<least>\S+)", "{value} is not more than {least}"),
+        (r"(?P<value>.+) is not in the range (?P<least>\S+)<=x<=(?P<most>\S+)",
+         "{value} is not between {least} and {most}"),
+        (r"(?P<value>`.*`) is not one of (?P<known>`.+)", "{value} is not one of {known}"),
+        (r"(?P<value>`.*`) is not (?P<form>a name of .+)", "{value} is not {form}"),
+        (r"no such option (?P<name>`.+`)", "no such option {name}"),
+        (r"missing option (?P<name>`.+`)", "missing option {name}"),
+        (r"missing argument (?P<name>`.+`)", "missing argument {name}"),
+        (r"option (?P<name>`.+`) requires an argument", "option {name} requires an argument"),
+        (r"option (?P<name>`.+`) does not take a value", "option {name} does not take a value"),
+        (r"got unexpected extra arguments? \((?P<words>.+)\)", "unexpected argument: {words}"),
+        (r"(file|directory|path) (?P<path>`.*`) does not exist", "{path} does not exist"),
+        (r"(file|directory|path) (?P<path>`.*`) is a directory", "{path} is a directory"),
+        (r"(file|directory|path) (?P<path>`.*`) is a file", "{path} is a file"),
+    )
+)  # fmt: skip
 
 
 class Interrupted(RopewayError):
@@ -166,7 +184,9 @@ def exit_code(
         end = _end_of(command, args, call)
         code = int(end.exit_code if isinstance(end, RopewayError) else end)
         screen = call.screen or Screen(
-            json="--json" in args and code != Exit.OK, verb=call.verb, language=call.language
+            json="--json" in args and code != Exit.OK,
+            verb=call.verb,
+            language=_asked_language(args) or call.language,
         )
         if isinstance(end, RopewayError):
             screen.error(end)
@@ -177,6 +197,12 @@ def exit_code(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(Exit.NO)
     return code
+
+
+def _asked_language(args: Sequence[str]) -> str | None:
+    """Return what `--lang` says, where the flags are too wrong to be parsed."""
+    words = (word for flag, word in pairwise(args) if flag == "--lang")
+    return next((word for word in words if word in LANGUAGES), None)
 
 
 def _end_of(command: click.Command, args: Sequence[str], call: Call) -> RopewayError | int:
@@ -216,9 +242,7 @@ def _refusal(error: click.ClickException) -> Refused:
     message = getattr(error, "message", "") or error.format_message()
     if isinstance(error, click.BadParameter):  # names the flag only when it is formatted
         message = error.format_message()
-    what = re.sub(r"'([^']*)'", r"`\1`", message[:1].lower() + message[1:].rstrip().rstrip("."))
-    for pattern, plain in _PLAIN:
-        what = re.sub(pattern, plain, what)
+    what = _said(re.sub(r"'([^']*)'", r"`\1`", message))
     near = getattr(error, "possibilities", None)
     if near:
         names = joined((f"`{name}`" for name in near), " or ")
@@ -228,6 +252,17 @@ def _refusal(error: click.ClickException) -> Refused:
         what,
         hint=phrase("see `{command} --help`", command=ctx.command_path) if ctx else None,
     )
+
+
+def _said(message: str) -> str:
+    """Return a message of click in our words, as a phrase where it is one that we know."""
+    text = message[:1].lower() + message[1:].rstrip().rstrip(".")
+    for pattern, template in _SAID:
+        if match := pattern.fullmatch(text):
+            values = match.groupdict()
+            why = {"why": _said(values["why"])} if "why" in values else {}
+            return phrase(template, **{**values, **why})
+    return text
 
 
 def _no_such_verb(name: str) -> Refused:

@@ -8,13 +8,21 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
+from ropeway.phrases import Phrase, phrase
+from ropeway.report.chinese import in_language
 from ropeway.units import format_seconds
 
 # Fewer cells of a detail say nothing; the line is better without them.
 LEAST_DETAIL = 8
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-_WORD = re.compile(r"(\s*)((?:`[^`]+`|\S)+)")
+# Where a line may end: at a space, and beside a CJK character, but not before what closes or after
+# what opens.
+_CJK = r"\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef"
+_CLOSING, _OPENING = "、。，．：；？！）》」』】〉…", "（《「『【〈"
+_WORD = re.compile(
+    rf"(\s*)([{_OPENING}]*(?:[{_CJK}]|(?:`[^`]+`|[^\s{_CJK}])+)[{_CLOSING}]*|[{_CLOSING}]+)"
+)
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -37,7 +45,9 @@ def shrink(text: str, cells: int) -> str:
 
 
 def fill(text: str, width: int | None, first: int, rest: int) -> str:
-    """Return prose with line ends between words; what stands between backticks stays on one line.
+    """Return prose with line ends between words, or Chinese characters.
+
+    What stands between backticks stays on one line.
 
     `width` in cells, None does not wrap; `first` cells of the first line are taken, and the others
     are indented by `rest`.
@@ -51,12 +61,12 @@ def fill(text: str, width: int | None, first: int, rest: int) -> str:
     return ("\n" + " " * rest).join(lines)
 
 
-def live_line(name: str, detail: str, seconds: float, expected: float | None, width: int) -> str:
+def live_line(name: str, detail: str, time: str, width: int) -> str:
     """Return the line of a running step: `name … detail · 12 s (of about 40 s)`, at most `width`.
 
     The time always stays; the detail gives way first, then the name.
     """
-    clock = f" · {waiting_time(seconds, expected)}"
+    clock = f" · {time}"
     opening = f"{name} …"
     room = width - cell_len(opening) - cell_len(clock) - 1
     if detail and room >= min(LEAST_DETAIL, cell_len(detail)):
@@ -64,7 +74,9 @@ def live_line(name: str, detail: str, seconds: float, expected: float | None, wi
     return shrink(opening, width - cell_len(clock)) + clock
 
 
-def stage_line(names: Sequence[str], index: int, time: str, width: int | None) -> str:
+def stage_line(
+    names: Sequence[str], index: int, time: str, width: int | None, language: str = "en"
+) -> str:
     """Return the header of a stage: `[3/9] start TP2 · 1 min 12 s so far · next: bench`.
 
     `width` in cells; None does not shorten. The next stage gives way first.
@@ -72,7 +84,10 @@ def stage_line(names: Sequence[str], index: int, time: str, width: int | None) -
     head = f"[{index + 1}/{len(names)}] {names[index]}"
     if time:
         head += f" · {time}"
-    following = f" · next: {names[index + 1]}" if index + 1 < len(names) else " · last"
+    after = phrase("last")
+    if index + 1 < len(names):
+        after = phrase("next: {stage}", stage=names[index + 1])
+    following = f" · {in_language(after, language)}"
     if width is None:
         return head + following
     room = width - cell_len(head)
@@ -81,23 +96,25 @@ def stage_line(names: Sequence[str], index: int, time: str, width: int | None) -
     return head + shrink(following, room)
 
 
-def waiting_time(seconds: float, expected: float | None) -> str:
+def waiting_time(seconds: float, expected: float | None) -> Phrase:
     """Return `12 s (of about 40 s)`, or `52 s (usually about 40 s)` once that has passed."""
     now = whole_seconds(seconds)
     if expected is None:
-        return now
-    word = "of" if seconds <= expected else "usually"
-    return f"{now} ({word} {about(expected)})"
+        return phrase("{now}", now=now)
+    if seconds <= expected:
+        return phrase("{now} (of {expected})", now=now, expected=about(expected))
+    return phrase("{now} (usually {expected})", now=now, expected=about(expected))
 
 
-def about(seconds: float) -> str:
+def about(seconds: float) -> Phrase:
     """Return an expected duration, coarsely: 40 → "about 40 s", 293 → "about 4 min 50 s"."""
-    if seconds < 60:
-        return f"about {whole_seconds(seconds)}"
-    if seconds >= 600:
-        return f"about {round(seconds / 60)} min"
     minutes, rest = divmod(round(seconds, -1), 60)
-    return f"about {minutes:.0f} min" + (f" {rest:.0f} s" if rest else "")
+    time = f"{minutes:.0f} min" + (f" {rest:.0f} s" if rest else "")
+    if seconds < 60:
+        time = whole_seconds(seconds)
+    elif seconds >= 600:
+        time = f"{round(seconds / 60)} min"
+    return phrase("about {time}", time=time)
 
 
 def spent(seconds: float) -> str:

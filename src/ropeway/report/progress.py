@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from ropeway.phrases import phrase
 from ropeway.report.chinese import in_language
 from ropeway.report.line import (
     about,
@@ -122,7 +123,7 @@ class Conversation:
             if self.live:
                 self._draw()
             elif whole_line and not self.muted:
-                line = live_line(step.name, step.detail, step.seconds, None, 10_000)
+                line = live_line(step.name, step.detail, whole_seconds(step.seconds), 10_000)
                 self.console.print(Text(step.indent + line), soft_wrap=True)
 
     def _end(self, step: "Step") -> None:
@@ -153,7 +154,8 @@ class Conversation:
             return
         step = self._running[-1]
         width = self.console.width - 1 - len(step.indent)
-        line = live_line(step.name, step.detail, step.seconds, step.expected, width)
+        time = self.words(waiting_time(step.seconds, step.expected))
+        line = live_line(step.name, step.detail, time, width)
         self._write(f"{_ERASE_LINE}{step.indent}{line}")
         self._drawn = True
 
@@ -268,8 +270,10 @@ class Stages:
         """Return how many stages there were, or in which one it ended."""
         total, time = len(self._names), spent(self.seconds)
         if verdict == "done":
-            return f"{self._entered} of {total}  {time}"
-        name = self._names[self._at] if self._at >= 0 else "before the first stage"
+            count = phrase("{n} of {total}", n=self._entered, total=total)
+            return f"{self._talk.words(count)}  {time}"
+        before = self._talk.words(phrase("before the first stage"))
+        name = self._names[self._at] if self._at >= 0 else before
         return f"[{self._at + 1}/{total}] {name}  {time}"
 
     def _header(self) -> None:
@@ -277,12 +281,13 @@ class Stages:
             return
         time = ""
         if self.seconds >= 1:
-            so_far = f"{whole_seconds(self.seconds)} so far"
+            so_far = phrase("{time} so far", time=whole_seconds(self.seconds))
             time = waiting_time(self.seconds, self._expected) if self._expected else so_far
         elif self._expected:
-            time = f"{about(self._expected)} in all"
+            time = phrase("{time} in all", time=about(self._expected))
         width = self._talk.console.width - 1 if self._talk.live else None
-        line = stage_line(self._names, self._at, time, width)
+        language = self._talk.language
+        line = stage_line(self._names, self._at, in_language(time, language), width, language)
         head, _, rest = line.partition(" · ")
         text = Text.assemble((head, "bold"), (f" · {rest}" if rest else "", "dim"))
         self._talk.say(text, soft_wrap=True)
