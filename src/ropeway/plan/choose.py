@@ -346,13 +346,19 @@ def _unsplittable(request: PlanRequest, layouts: Sequence[Layout]) -> Iterator[R
 
 
 def _doubts(search: Search, ranked: Sequence[Candidate]) -> Iterator[str]:
-    """Yield what speaks against the first, and the best that others have measured in its place."""
+    """Yield what speaks against the first, and what else there is."""
     if not ranked:
         return
     yield from ranked[0].notes
+    if search.request.layout is None:
+        yield from _measured_words(search, ranked)
     yield from _router_words(ranked[0])
+
+
+def _measured_words(search: Search, ranked: Sequence[Candidate]) -> Iterator[str]:
+    """Yield the best that others have measured, where that is not the first."""
     chip, experts = search.request.chip, bool(search.request.shape.experts)
-    if chip is None or search.request.layout is not None:
+    if chip is None:
         return
     for item in ranked:
         hosts = search.hosts(item.layout)

@@ -28,7 +28,7 @@ Say = Callable[[str], str]
 _LABEL = phrase("predicted; not verified on NPU hardware")
 _LOCAL_LABEL = phrase("predicted from constants measured on this machine")
 # Rows on a screen; `-v` shows all.
-_CANDIDATES = 8
+_CANDIDATES = 5
 _GROUPS = 8
 # In this order.
 KINDS = {
@@ -65,23 +65,31 @@ class RejectedGroup:
 
 
 def plan_text(plan: Plan, *, verbose: bool = False, language: str = "en") -> RenderableType:
-    """Return the screen; with `verbose`, every candidate and every rejection."""
+    """Return the screen: the choice, why, its figures, and the best of the others.
+
+    With `verbose` the reason of every value, every layout, every rejection and every note too.
+    """
     say = partial(in_language, language=language)
     what, conditions = request_words(plan.request)
     parts: list[RenderableType] = [Text(say(what), style="bold")]
     parts += [Text(say(joined(conditions, " · ")), style="dim"), Text()]
-    parts += _answer(plan, plan.chosen, say) if plan.chosen else _no_answer(plan, say)
-    if plan.values:
+    if plan.chosen:
+        parts += _answer(plan, plan.chosen, say, verbose=verbose)
+    else:
+        parts += _no_answer(plan, say)
+    if plan.values and verbose:
         parts += [Text(), Text(say(phrase("values")), style="bold")]
         parts.append(ByWidth(lambda wide: _values(plan.values, say, wide=wide)))
     if plan.candidates:
         shown = plan.candidates if verbose else best(plan)
         parts += [Text(), *_candidates_heading(plan, shown, say)]
         parts.append(ByWidth(lambda wide: _candidates(plan, shown, say, wide=wide)))
-    if plan.rejected:
+    if plan.rejected and (verbose or not plan.chosen):
         parts += [Text(), *_rejected(plan, say, verbose=verbose)]
-    if plan.notes:
-        parts += [Text(), Styled(pairs(_notes(plan, say)), "dim")]
+    if notes := [*_notes(plan, say, verbose=verbose)]:
+        parts += [Text(), Styled(pairs(notes), "dim")]
+    if plan.chosen and not verbose:
+        parts += [Text(), Text(one_line(say(_more(plan))), style="dim")]
     return Group(*parts)
 
 
@@ -109,16 +117,19 @@ def layout_reasons(plan: Plan, name: str) -> tuple[str, ...]:
     for place, item in enumerate(plan.candidates, start=1):
         if str(item.layout) != name or chosen is None:
             continue
+        speed = in_short(item)
+        if item.replicas > 1:
+            speed = phrase("{layout}: {reason}", layout=item.name, reason=speed)
         summary = phrase(
             "chosen, {place} of {n}: {speed}"
             if is_chosen(plan, item)
             else "runs, {place} of {n}: {speed}",
             place=place,
             n=len(plan.candidates),
-            speed=in_short(item),
+            speed=speed,
         )
         if not is_chosen(plan, item):
-            other = phrase("{layout}: {reason}", layout=chosen.layout, reason=in_short(chosen))
+            other = phrase("{layout}: {reason}", layout=chosen.name, reason=in_short(chosen))
             summary = joined((summary, other))
         bottleneck = phrase("bottleneck: {what}", what=item.forecast.bottleneck)
         reasons = [summary, bottleneck, *item.notes, *reasons]
@@ -165,11 +176,12 @@ def request_words(request: PlanRequest) -> tuple[Phrase, tuple[Phrase, ...]]:
     if request.chip:
         version, graph = request.traits.version, request.traits.graph
         parts.append(phrase("vLLM-Ascend {version}, graph {graph}", version=version, graph=graph))
-    arrivals = (
-        phrase("{n:,} clients", n=load.clients)
-        if load.clients
-        else phrase("{rate} requests per second", rate=rate(load.rate))
-    )
+    if request.free_clients:
+        arrivals = phrase("as many clients as suit")
+    elif load.clients is None:
+        arrivals = phrase("{rate} requests per second", rate=rate(load.rate))
+    else:
+        arrivals = phrase("{n:,} clients", n=load.clients)
     parts.append(
         phrase(
             "{arrivals}, {inputs:,} tokens in, {outputs:,} out",
@@ -229,9 +241,9 @@ def price(amount: float) -> str:
     return digits(amount) if amount >= 1 else f"{amount:.3f}"
 
 
-def _answer(plan: Plan, chosen: Candidate, say: Say) -> list[RenderableType]:
+def _answer(plan: Plan, chosen: Candidate, say: Say, *, verbose: bool) -> list[RenderableType]:
     forecast = chosen.forecast
-    layout = str(chosen.layout)
+    layout = chosen.name
     where = phrase(
         "{layout} on {hosts}, {npus}",
         layout=layout,
@@ -239,19 +251,22 @@ def _answer(plan: Plan, chosen: Candidate, say: Say) -> list[RenderableType]:
         npus=counted(chosen.npus, "NPU"),
     )
     run = Text(say(where))
-    run.highlight_words((layout,), "bold green")
+    run.highlight_words((say(layout),), "bold green")
     outputs = (forecast.output_tokens_per_s, forecast.output_low, forecast.output_high)
     times = (forecast.tpot_s, forecast.tpot_low, forecast.tpot_high)
     speeds, latencies = [*map(rate, outputs)], [milliseconds(time * 1000) for time in times]
     rows: list[tuple[str, Text | str]] = [
         (phrase("run"), run),
+        *_reasons(plan),
         (phrase("output"), _ranged(f"{speeds[0]} tokens/s", speeds[1:], say)),
         (phrase("per token"), _ranged(latencies[0], latencies[1:], say)),
         (phrase("first token"), milliseconds(forecast.ttft_s * 1000)),
         *_money(plan, chosen),
         (phrase("bottleneck"), forecast.bottleneck),
         (phrase("advice"), forecast.advice),
-        (phrase("one step"), _step(forecast)),
+        (phrase("one step"), _step(forecast) if verbose else ""),
+        (phrase("settings"), "" if verbose else _settings(plan)),
+        *((phrase("doubt"), doubt) for doubt in plan.doubts),
     ]
     label = joined(filter(None, (honesty(plan), typical_error(plan))))
     grid = pairs(
@@ -260,6 +275,42 @@ def _answer(plan: Plan, chosen: Candidate, say: Say) -> list[RenderableType]:
         if text
     )
     return [grid, Text(say(label), style="yellow")]
+
+
+def _reasons(plan: Plan) -> Iterable[tuple[str, str]]:
+    """Yield why this layout, and how many requests in flight where the planner chose."""
+    for value in plan.values:
+        if value.key == "serve.layout":
+            yield phrase("why"), value.why
+        if value.key == "workload.clients" and plan.request.free_clients:
+            yield phrase("clients"), joined((shown(value.value), value.why))
+
+
+def _settings(plan: Plan) -> Phrase:
+    """Return the other values of the spec, each with its source unless the planner chose it."""
+    texts = []
+    for value in plan.values:
+        section, _, key = value.key.partition(".")
+        if section != "serve" or key in ("layout", "replicas"):
+            continue
+        text = joined((key, shown(value.value)), " ")
+        ours = value.source in ("planner", "default")
+        texts.append(
+            text if ours else phrase("{value} ({source})", value=text, source=value.source)
+        )
+    return joined(texts, ", ")
+
+
+def _more(plan: Plan) -> Phrase:
+    """Say what else there is to see, and what to do with the choice."""
+    rejected = count(len(plan.rejected), "{n:,} rejected layout", "{n:,} rejected layouts")
+    notes = count(len(plan.notes), "{n:,} note", "{n:,} notes")
+    more = phrase(
+        "`-v`: all values with reasons, {rejected}, {notes}", rejected=rejected, notes=notes
+    )
+    if not plan.request.spec_file:
+        return more
+    return joined((more, phrase("`--write`: into {file}", file=one_line(plan.request.spec_file))))
 
 
 def _no_answer(plan: Plan, say: Say) -> list[RenderableType]:
@@ -322,8 +373,12 @@ def in_short(item: Candidate) -> Phrase:
     )
 
 
-def _notes(plan: Plan, say: Say) -> Iterable[tuple[str, str]]:
+def _notes(plan: Plan, say: Say, *, verbose: bool) -> Iterable[tuple[str, str]]:
+    """Yield the notes; on the short screen without what was assumed in the model and forecast."""
+    usual = (*plan.request.shape.assumed, *(plan.chosen.forecast.notes if plan.chosen else ()))
     for note in plan.notes:
+        if plan.chosen and not verbose and note in usual:
+            continue
         kind = phrase("model") if note in plan.request.shape.assumed else phrase("note")
         yield say(kind), one_line(say(note))
 
@@ -360,8 +415,9 @@ def _candidates_heading(plan: Plan, items: Sequence[Candidate], say: Say) -> lis
 def _candidates(plan: Plan, items: Sequence[Candidate], say: Say, *, wide: bool) -> Table:
     within = phrase("80%\nwithin")
     sizes = [phrase("GiB weights\n+ cache")]
-    speeds = ["tokens/s", within, "TTFT\ns", phrase("ms per\ntoken")]
+    speeds = ["tokens/s", "TTFT\ns", phrase("ms per\ntoken")]
     if wide:
+        speeds.insert(1, within)
         sizes = [
             phrase("weights\nGiB"),
             phrase("engine\nGiB"),
@@ -371,12 +427,15 @@ def _candidates(plan: Plan, items: Sequence[Candidate], say: Say, *, wide: bool)
             phrase("running\nat once"),
         ]
         speeds.append(within)
-    figures = (f">{say(title)}" for title in (phrase("NPUs\n(hosts)"), *sizes, *speeds))
+    several = any(item.replicas > 1 for item in items)
+    replicas = [phrase("repli-\ncas")] if several else []
+    figures = (f">{say(title)}" for title in (*replicas, phrase("NPUs\n(hosts)"), *sizes, *speeds))
     grid = table(say(phrase("layout")), *figures, no_wrap=True)
     if unit := next((item.cost.currency for item in items if item.cost), None):
         grid.add_column(f"{one_line(unit)}\n/M", justify="right")
     for item in items:
-        grid.add_row(*_candidate(plan, item, wide=wide, priced=unit is not None))
+        name, *rest = _candidate(plan, item, wide=wide, priced=unit is not None)
+        grid.add_row(name, *([f"{item.replicas:,}"] if several else []), *rest)
     return grid
 
 
@@ -394,7 +453,8 @@ def _candidate(plan: Plan, item: Candidate, *, wide: bool, priced: bool) -> list
         row.append(f"{memory.weights / GIB:.1f} + {memory.kv_cache / GIB:.1f}")
     low, high = rate(forecast.output_low), rate(forecast.output_high)
     row.append(Text(rate(forecast.output_tokens_per_s), style="bold" if chosen else ""))
-    row += [f"{low}–{high}", rate(forecast.ttft_s), _ms(forecast.tpot_s)]
+    row += [f"{low}–{high}"] if wide else []
+    row += [rate(forecast.ttft_s), _ms(forecast.tpot_s)]
     if wide:
         row.append(f"{_ms(forecast.tpot_low)}–{_ms(forecast.tpot_high)}")
     if priced:

@@ -134,6 +134,7 @@ def _request(request: PlanRequest) -> dict[str, object]:
         "fixed": {
             "layout": str(request.layout) if request.layout else None,
             "replicas": request.replicas,
+            "clients": None if request.free_clients else load.clients,
             "memory_fraction": request.memory,
             "kv_cache_bytes": request.kv_cache,
             "max_sequences": request.max_sequences,
