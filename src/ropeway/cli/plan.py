@@ -124,7 +124,8 @@ def plan(
         made = _write(screen, config, file, result) if file and result.chosen else []
         document = {**document, "written": made}
     if html is not None:
-        page = render_html(result, when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        page = render_html(result, when=now, language=screen.language)
         write_page(html, page, screen)
     screen.result(document)
     ctx.exit(Exit.OK if result.chosen else Exit.NO)

@@ -15,9 +15,10 @@ from ropeway.report.figures import milliseconds, percent, rate, seconds
 from ropeway.report.page import in_both_languages, render_page
 from ropeway.report.plan import (
     GIB,
+    KINDS,
+    STEP_PARTS,
     best,
     honesty,
-    in_short,
     is_chosen,
     price,
     rejected_groups,
@@ -72,7 +73,8 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Slice:
-    """A piece of a bar. `kind` is weights, engine, activations, cache, graphs, free, or a part."""
+    """A piece of a bar. `kind` is weights, engine, activations, cache, graphs, free, or the words
+    for a part of a step."""
 
     kind: str
     width: float
@@ -102,8 +104,8 @@ class Constant:
     source: str = ""
 
 
-def render_html(plan: Plan, *, when: str) -> str:
-    """Return the whole page, with all values escaped."""
+def render_html(plan: Plan, *, when: str, language: str = "en") -> str:
+    """Return the whole page, with all values escaped; it opens in `language`."""
     table = chinese()
     filters: dict[str, Callable[..., object]] = {
         "rate": rate, "ms": milliseconds, "sec": seconds, "price": price, "shown": shown,
@@ -116,8 +118,10 @@ def render_html(plan: Plan, *, when: str) -> str:
     return render_page(
         "plan.html.j2",
         filters,
+        language=language,
         plan=plan,
         chosen=plan.chosen,
+        reasons=KINDS,
         when=when,
         what=what,
         conditions=conditions,
@@ -156,7 +160,7 @@ def scatter(plan: Plan) -> Scatter:
             right=x.at(forecast.tpot_high * 1000),
             low=y.at(forecast.output_low),
             high=y.at(forecast.output_high),
-            title=f"{item.layout}: {in_short(item)}",
+            title=_title(item),
         )
         for item, forecast in zip(drawn, forecasts, strict=True)
     ]
@@ -164,6 +168,14 @@ def scatter(plan: Plan) -> Scatter:
     line = sorted((dot.x, 100 - dot.y) for dot in dots if dot.number)
     points = " ".join(f"{left:.2f},{top:.2f}" for left, top in line)
     return Scatter(tuple(dots), x.ticks(), y.ticks(), points)
+
+
+def _title(item: Candidate) -> str:
+    """Return a dot's figures; a title is in no language, since it cannot be in two."""
+    forecast = item.forecast
+    tokens, quick = rate(forecast.output_tokens_per_s), milliseconds(forecast.tpot_s * 1000)
+    replicas = f"{item.replicas} × " if item.replicas > 1 else ""
+    return f"{replicas}{item.layout}: {tokens} tokens/s, {quick}"
 
 
 def bar(plan: Plan, item: Candidate) -> Bar:
@@ -184,7 +196,7 @@ def bar(plan: Plan, item: Candidate) -> Bar:
         if bytes_
     )
     amount = f"{_gib(whole)} GiB"
-    return Bar(str(item.layout), is_chosen(plan, item), tuple(slices), amount, memory.sequences)
+    return Bar(item.name, is_chosen(plan, item), tuple(slices), amount, memory.sequences)
 
 
 def constants(request: PlanRequest) -> tuple[Constant, ...]:
@@ -225,7 +237,7 @@ def _step(chosen: Candidate) -> tuple[Slice, ...]:
     parts = chosen.forecast.parts
     whole = max(chosen.forecast.step_s, sum(parts.values())) or 1.0
     return tuple(
-        Slice(name, seconds / whole * 100, milliseconds(seconds * 1000))
+        Slice(STEP_PARTS.get(name, name), seconds / whole * 100, milliseconds(seconds * 1000))
         for name, seconds in parts.items()
     )
 
