@@ -340,6 +340,30 @@ def test_bad_input_is_refused_with_numbers_and_a_hint(capsys, args, what, hint):
     assert hint in text
 
 
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], "此处没有 `ropeway.yaml`"),
+        (["--model", "Qwen3-30B-A3B"], "主机使用哪种芯片"),
+        ([*QWEN, "--layout", "tp3"], "并行布局 `TP3` 无法在 1 台主机（各 8 个 NPU）上运行"),
+        ([*QWEN, "--hosts", "2", "--layout", "tp8xpp2+ep"], "换用其他并行布局"),
+        ([*QWEN, "--context", "1000000"], "最大为 40,960"),
+        ([*QWEN, "--input-tokens", "100000"], "减小 `workload.input_tokens`"),
+        ([*QWEN, "--rate", "inf"], "`rate` 为 inf：必须为大于 0 的数"),
+        ([*QWEN, "--graph", "half"], "未知的图模式 `half`"),
+        ([*QWEN, "--clients", "4", "--rate", "4"], "不能同时使用"),
+        ([*QWEN, "--write"], "此处没有配置文件"),
+        ([*QWEN, "--why", "layuot"], "没有名为 `layuot` 的项"),
+        ([*QWEN, "--engine-version", "9.9"], "`9.9` 不是已知的 vLLM-Ascend 版本"),
+    ],
+)
+def test_errors_are_in_chinese_too(capsys, args, words):
+    code, out, err = run(capsys, *args, "--lang", "zh")
+    assert (code, out) == (2, "")
+    assert err.startswith("错误：")
+    assert words in err
+
+
 def test_an_unknown_architecture_is_planned_from_its_shapes_or_told_what_is_missing(
     capsys, tmp_path
 ):

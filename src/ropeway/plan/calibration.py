@@ -18,6 +18,7 @@ from ropeway.errors import HostError, Refused, reason_of
 from ropeway.hardware import Link
 from ropeway.hosts.local import replace_file
 from ropeway.models.shape import ModelShape
+from ropeway.phrases import phrase
 from ropeway.plan.estimate import estimate
 from ropeway.plan.load import Load
 from ropeway.plan.machine import Machine
@@ -178,7 +179,9 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HostError(f"cannot make `{path.parent}`: {reason_of(error)}") from None
+        raise HostError(
+            phrase("cannot make `{path}`: {reason}", path=path.parent, reason=reason_of(error))
+        ) from None
     replace_file(path, text.encode())
 
 
@@ -189,11 +192,13 @@ def read_calibration(path: Path) -> Calibration | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Refused(f"cannot read `{path}`: {reason_of(error)}") from None
+        raise Refused(
+            phrase("cannot read `{path}`: {reason}", path=path, reason=reason_of(error))
+        ) from None
     except ValueError as error:
         raise Refused(
-            "the calibration of this machine cannot be read",
+            phrase("the calibration of this machine cannot be read"),
             where=str(path),
             evidence=(str(error).splitlines()[0],),
-            hint="measure again: ropeway calibrate --local",
+            hint=phrase("measure again: `ropeway calibrate --local`"),
         ) from None

@@ -86,11 +86,17 @@ def _cannot_run(search: Search, refusal: Rejected) -> LayoutError:
     """Return the error for the only requested layout, which the release cannot run."""
     version, layout = search.request.traits.version, refusal.layout
     later = runs_from(search.case(layout), version)
-    other = "another layout: `ropeway plan` without one lists them"
+    hint = phrase("take another layout: `ropeway plan` without `--layout` lists them")
+    if later:
+        hint = joined((phrase("take {version} or newer", version=later), hint))
     return LayoutError(
-        f"layout `{layout}` cannot run with vLLM-Ascend {version}",
+        phrase(
+            "layout `{layout}` cannot run with vLLM-Ascend {version}",
+            layout=layout,
+            version=version,
+        ),
         evidence=(refusal.reason,),
-        hint=f"take {later} or newer, or {other}" if later else f"take {other}",
+        hint=hint,
     )
 
 

@@ -9,6 +9,7 @@ from ropeway.engines.ascend_releases import order
 from ropeway.engines.placement import HostSizes, hosts_needed
 from ropeway.errors import Refused
 from ropeway.hardware import Chip
+from ropeway.phrases import Phrase, phrase
 from ropeway.plan.candidate import PlanRequest
 from ropeway.plan.layout import host_sizes_of
 from ropeway.plan.load import Load
@@ -192,27 +193,45 @@ def _context(request: PlanRequest) -> int:
     takes = load.tokens
     if longest and takes > longest:
         raise Refused(
-            f"a request takes {takes:,} tokens, and the model has {longest:,} positions",
-            evidence=(f"{load.input_tokens:,} in, {load.output_tokens:,} out",),
-            hint="shorten `workload.input_tokens` or `workload.output_tokens`",
+            phrase(
+                "a request takes {takes:,} tokens, and the model has {longest:,} positions",
+                takes=takes,
+                longest=longest,
+            ),
+            evidence=(_request_words(load),),
+            hint=phrase("shorten `workload.input_tokens` or `workload.output_tokens`"),
         )
     if request.context is None:
         whole = ceil(takes / _ROUND_CONTEXT) * _ROUND_CONTEXT
         return min(whole, longest) if longest else whole
     if longest and request.context > longest:
         raise Refused(
-            f"a context of {request.context:,} tokens is longer than the model's {longest:,}",
+            phrase(
+                "a context of {tokens:,} tokens is longer than the model's {longest:,}",
+                tokens=request.context,
+                longest=longest,
+            ),
             where="serve.context",
-            hint=f"at most {longest:,}",
+            hint=phrase("at most {n:,}", n=longest),
         )
     if takes > request.context:
         raise Refused(
-            f"a request takes {takes:,} tokens, and the context is {request.context:,}",
+            phrase(
+                "a request takes {takes:,} tokens, and the context is {tokens:,}",
+                takes=takes,
+                tokens=request.context,
+            ),
             where="serve.context",
-            evidence=(f"{load.input_tokens:,} in, {load.output_tokens:,} out",),
-            hint=f"at least {takes:,}",
+            evidence=(_request_words(load),),
+            hint=phrase("at least {n:,}", n=takes),
         )
     return request.context
+
+
+def _request_words(load: Load) -> Phrase:
+    return phrase(
+        "{inputs:,} in, {outputs:,} out", inputs=load.input_tokens, outputs=load.output_tokens
+    )
 
 
 def _batched_tokens(version: str, chip: Chip, context: int) -> int:

@@ -11,7 +11,7 @@ from math import ceil, log2
 from ropeway.engines.placement import HostSizes, data_ranks_that_fit, host_sizes, hosts_needed
 from ropeway.errors import LayoutError
 from ropeway.models.shape import ModelShape
-from ropeway.phrases import Phrase, count, phrase
+from ropeway.phrases import Phrase, count, joined, phrase
 from ropeway.plan.shards import VOCAB_PADDING
 from ropeway.spec.cluster import Cluster
 from ropeway.spec.model import Layout
@@ -33,11 +33,16 @@ def check(layout: Layout, shape: ModelShape, cluster: Cluster, model_name: str =
     reasons = problems(layout, shape, cluster)
     if not reasons:
         return
-    names = ", ".join(f"`{name}`" for name in nearest(layout, shape, cluster))
+    names = joined((f"`{name}`" for name in nearest(layout, shape, cluster)), ", ")
     raise LayoutError(
-        f"layout `{layout}` cannot run {model_name or 'this model'} on {_cluster_words(cluster)}",
+        phrase(
+            "layout `{layout}` cannot run {model} on {cluster}",
+            layout=layout,
+            model=model_name or phrase("this model"),
+            cluster=_cluster_words(cluster),
+        ),
         evidence=reasons,
-        hint=f"nearest that work: {names}",
+        hint=phrase("nearest that work: {names}", names=names),
     )
 
 

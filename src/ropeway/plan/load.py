@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 
 from ropeway.errors import Refused
+from ropeway.phrases import Phrase, phrase
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +35,20 @@ class Load:
     def __post_init__(self) -> None:
         """Raise Refused for an impossible load."""
         if (self.clients is None) == (self.rate is None):
-            raise Refused("a load needs either clients or a rate")
+            raise Refused(phrase("a load needs either clients or a rate"))
         for name in ("input_tokens", "output_tokens", "clients", "requests"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise Refused(f"{name.replace('_', ' ')} {value}: must be at least 1")
+                raise _out_of_range(name, value, phrase("at least 1"))
         for name in ("rate", "window"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and isfinite(value)):
-                raise Refused(f"{name} {value}: must be above 0")
+                raise _out_of_range(name, value, phrase("a number above 0"))
         if not 0 <= self.prefix_hit < 1:
-            raise Refused(f"prefix hit {self.prefix_hit}: must be at least 0 and below 1")
+            raise _out_of_range("prefix_hit", self.prefix_hit, phrase("at least 0 and below 1"))
         if not 0 <= self.accepted <= self.draft_tokens:
-            raise Refused(f"{self.accepted} accepted of {self.draft_tokens} draft tokens")
+            most = phrase("from 0 to {most}", most=self.draft_tokens)
+            raise _out_of_range("accepted", self.accepted, most)
 
     def share(self, replicas: int) -> "Load":
         """Return the load of one of so many replicas, between which a router divides it."""
@@ -63,3 +65,9 @@ class Load:
     def tokens(self) -> int:
         """Tokens of one request, prompt and answer together."""
         return self.input_tokens + self.output_tokens
+
+
+def _out_of_range(name: str, value: float, allowed: Phrase) -> Refused:
+    return Refused(
+        phrase("`{name}` is {value}: it must be {allowed}", name=name, value=value, allowed=allowed)
+    )

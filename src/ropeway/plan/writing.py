@@ -37,7 +37,9 @@ def written(spec: Spec, plan: Plan) -> Spec:
     """Return the spec with the choice in it, as if written by hand. Raises Refused without one."""
     chosen = plan.chosen
     if chosen is None:
-        raise Refused("there is no choice to write: nothing fits", evidence=plan.missing or ())
+        raise Refused(
+            phrase("there is no choice to write: nothing fits"), evidence=plan.missing or ()
+        )
     update: dict[str, object] = {
         "layout": chosen.layout,
         "replicas": chosen.replicas,
