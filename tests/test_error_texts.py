@@ -17,8 +17,20 @@ from ropeway.spec.errors import _COMPLAINTS
 
 SOURCE = Path(__file__).parent.parent / "src" / "ropeway"
 # Folders and files all of whose errors are in Chinese; nobody reads those of their programs.
-WHOLE = ("spec", "hosts", "engines", "models", "facts", "units.py", "hardware.py", "phrases.py")
-WHOLE += tuple(f"cli/{name}.py" for name in ("main", "options", "files", "diagnose", "demo"))
+WHOLE = (
+    "spec",
+    "hosts",
+    "engines",
+    "models",
+    "facts",
+    "plan",
+    "units.py",
+    "hardware.py",
+    "phrases.py",
+)
+WHOLE += tuple(
+    f"cli/{name}.py" for name in ("main", "options", "files", "diagnose", "demo", "plan")
+)
 PROGRAMS = {"facts/__main__.py"}
 FILES = sorted(
     path
