@@ -71,7 +71,7 @@ def virtual(hosts: int, npus: int) -> None:
     faults = [one for one in FAULTS if int(one.partition(":host")[2].partition(":")[0]) <= hosts]
     fleet = faulty_fleet(f"{hosts}x{npus}-910B4", faults)
     machines = virtual_hosts(fleet)
-    wanted = Requirements(npus={one.name: npus for one in machines}, model_path=fleet.model_path)
+    wanted = Requirements(npus={one.name: npus for one in machines}, model_path=fleet.model.path)
     started = time.monotonic()
     report = examine(survey(machines, wanted, Effort(), lambda _: None))
     seconds = time.monotonic() - started

@@ -56,7 +56,7 @@ def examined(capsys, *arguments: str):
 
 
 def test_a_transcript_gives_the_facts_of_its_host():
-    host = virtual_hosts(faulty_fleet("2x8-A3", ()))[1]
+    host = virtual_hosts(faulty_fleet("2x16-910C", ()))[1]
     every = questions(model_path="/data/model")
     assert facts_of(ask_for_transcript(host, every, timeout=9)) == gather(host, every, timeout=9)
 

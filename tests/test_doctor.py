@@ -21,7 +21,7 @@ from ropeway.facts.host import Container, Docker, HostFacts, Image, ModelFiles, 
 from ropeway.sim.faults import FAULTS, faulty_fleet
 from ropeway.sim.hosts import virtual_hosts
 
-SIZES = ("2x8-910B4", "4x8-910B3", "3x8-A3")
+SIZES = ("2x8-910B4", "4x8-910B3", "3x16-910C")
 H1, H2 = Location("host1"), Location("host2")
 
 
@@ -30,7 +30,7 @@ def examined(size: str, *faults: str, **changes: object) -> Examination:
     hosts = virtual_hosts(fleet)
     requirements = Requirements(
         npus={host.name: len(host.machine.chips) for host in hosts},
-        model_path=fleet.model_path,
+        model_path=fleet.model.path,
         ports={6379: "Ray", 8000: "the server"},
     )
     return examine(survey(hosts, replace(requirements, **changes), Effort(), lambda _: None))

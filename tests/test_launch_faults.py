@@ -39,7 +39,7 @@ REFUSALS = {
     "disk-full:host2,image-missing:host2": (
         "disk is too full", "host2: 3.0 GiB free, and the image takes", "prune",
     ),
-    "port-taken:host1": ("port 6379 is in use on host1, and Ray needs it", "`redis-server`", "end"),
+    "port-taken": ("port 8000 is in use on host1", "`nginx`", "serve.port"),
     "model-missing:host2": ("directory is missing", "/data/model", "model push"),
     "shard-missing:host2": ("shards of the model are missing", "model-00016-of-00016.safetensors"),
     "container-holds:host2": (IN_USE, "container `old-vllm`", "docker stop"),
@@ -173,7 +173,7 @@ def test_an_engine_that_fails_is_told_with_its_log_and_what_to_do(cluster: Make)
 def test_a_worker_that_ends_is_told_of(cluster: Make):  # noqa: F811
     """Of an end that no table knows: its last lines."""
     two = cluster(fleet_with(host2=LaunchFaults(fails=("a line of no meaning",))))
-    ended = "the worker on host2 ended while the engine was starting"
+    ended = "the follower on host2 ended while the engine was starting"
     two.fails(1, ended, "ropeway-rehearsal-0-1: exited, exit code 1", "a line of no meaning")
 
 
@@ -182,7 +182,7 @@ def test_a_host_that_never_joins_ray_is_named(begin: float, cluster: Make):  # n
     """Whoever loses patience first, the head's own program or we."""
     two = cluster(fleet_with("never-joins:host3", size="3x8-910B4"))
     two.pace(begin=begin)
-    two.serve(start_timeout=1)
+    two.serve(start_timeout=1, backend="ray")
     two.fails(1, "host3 (192.168.0.3) has not joined Ray")
     assert "host2 (" not in two.error
 

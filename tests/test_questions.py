@@ -106,7 +106,7 @@ def test_every_answer_is_read(monkeypatch):
     monkeypatch.setattr(Answers, "parsed", lambda *args: (read.add(args[1].key), parsed(*args))[1])
     fleet = faulty_fleet("1x8-910B4", ())
     (host,) = virtual_hosts(fleet)
-    facts = gather(host, asked := questions(model_path=fleet.model_path, deep=True), timeout=9)
+    facts = gather(host, asked := questions(model_path=fleet.model.path, deep=True), timeout=9)
     assert facts.model and facts.npus
     facts_from("h", "10.0.0.1", Answers([]))  # what is asked where others do not answer
     assert {one.key for one in asked} - read == set()

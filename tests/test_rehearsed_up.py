@@ -11,7 +11,6 @@ from io import StringIO
 import pytest
 
 from rehearsed import QUICK, Cluster, Make, cluster, fleet_with  # noqa: F401
-from ropeway.cli.main import exit_code
 from ropeway.errors import CheckFailed
 from ropeway.hosts.base import Result
 from ropeway.launch.lock import LOCK, Author, locked
@@ -33,11 +32,11 @@ def test_up_status_logs_exec_restart_down(cluster: Make):  # noqa: F811
     assert status["ok"] is True
     assert [(one["host"], one["role"], one["state"]) for one in status["containers"]] == [
         ("host1", "head", "running"),
-        ("host2", "worker", "running"),
+        ("host2", "follower", "running"),
     ]
     lines = two.json("logs")["lines"]
     assert [one["time"] for one in lines] == sorted(one["time"] for one in lines)
-    assert {one["source"] for one in lines} == {"host1 head", "host2 worker"}
+    assert {one["source"] for one in lines} == {"host1 head", "host2 follower"}
     assert "ropeway: the first token is there" in [one["text"] for one in lines]
 
     assert two.run("exec", "npu-smi", "info", "-l") == 0
@@ -259,6 +258,7 @@ def test_logs_follow_all_hosts_in_the_order_of_time(cluster: Make, monkeypatch):
     """Lines that are written while we follow; the head starts anew meanwhile."""
     two = cluster()
     two.pace(start=1.0)
+    two.serve(backend="ray")
     assert two.run("up") == 0
     engines = [two.virtual.state(host).engine for host in ("host1", "host2")]
     (head,), (worker,) = (engine.every for engine in engines)
@@ -358,22 +358,7 @@ def test_a_bundle_has_everything_but_secrets(guarded: Cluster):
     assert "model" in seen["passed"] and "network" not in seen["passed"]
 
 
-def test_rehearse_brings_up_tells_and_takes_down(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ropeway.cli.up._PACE", QUICK)
-    assert exit_code(["up", "--rehearse", "3x8-910B3"]) == 0
-    said = capsys.readouterr()
-    assert "model is up at" in said.out
-    assert "3 containers on 3 virtual hosts" in said.err
-    assert said.err.index("note: not verified on NPU hardware") < said.err.index("the first token")
-    assert exit_code(["up", "--rehearse", "2x8-910B4", "--fault", "engine-fails:host1"]) == 1
-    assert "NPU out of memory" in capsys.readouterr().err
-    assert exit_code(["up", "--fault", "engine-fails"]) == 2
-    assert exit_code(["up", "--rehearse", "2x8-910B4", "--fault", "no-such"]) == 2
-    assert "never-joins" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("size", ["1x8-910B4", "2x8-A3", "5x4-910B2"])
+@pytest.mark.parametrize("size", ["1x8-910B4", "2x16-910C", "5x4-910B2"])
 def test_every_fleet_has_a_service_of_its_own(size: str, cluster: Make):  # noqa: F811
     fleet = fleet_with(size=size)
     many = cluster(fleet)

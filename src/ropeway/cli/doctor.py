@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 from ropeway.cli.bringup import read_spec
-from ropeway.cli.completion import one_of
 from ropeway.cli.files import write_page
 from ropeway.cli.options import (
     config_option,
@@ -19,6 +18,7 @@ from ropeway.cli.options import (
     screen_options,
     ssh_config_option,
 )
+from ropeway.cli.rehearsal import own_spec, rehearsal_options, virtual_fleet
 from ropeway.doctor.checks import examine
 from ropeway.doctor.cluster import Cluster as ClusterFacts
 from ropeway.doctor.cluster import Requirements
@@ -33,10 +33,10 @@ from ropeway.hosts.interrupts import interruptible
 from ropeway.report.console import Screen
 from ropeway.report.doctor import doctor_text, render_html
 from ropeway.report.text import faults_table
-from ropeway.sim.faults import FAULTS, faulty_fleet
+from ropeway.sim.faults import FAULTS
 from ropeway.sim.hosts import virtual_hosts
 from ropeway.spec.cluster import Cluster
-from ropeway.spec.model import Spec, parse_spec
+from ropeway.spec.model import Model, Spec, parse_spec
 from ropeway.units import counted
 
 _RAY_PORT = 6379
@@ -62,12 +62,7 @@ _PORT = 8000  # where vLLM serves by default
     help="For each of the two rounds.",
 )  # fmt: skip
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with the ping matrix.")
-@click.option("--rehearse", metavar="FLEET", help="Virtual hosts: `2x8-910B4`, `64x8-910B3`.")
-@click.option(
-    "--fault", "faults", multiple=True, metavar="NAME[:HOST[:NPU]]",
-    help="With --rehearse: what is wrong there; may be given several times.",
-    shell_complete=one_of(lambda: FAULTS),
-)  # fmt: skip
+@rehearsal_options(lambda: FAULTS)
 @click.option("--list-faults", is_flag=True, help="Name the faults that can be rehearsed.")
 @click.option(
     "--bundle", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -116,15 +111,20 @@ def doctor(
             }
         )
         return
-    if faults and rehearse is None:
-        raise Refused("`--fault` is for virtual hosts", hint="add `--rehearse 2x8-910B4`")
     if bundle is not None:
-        if hosts or rehearse or deep or model_path:
+        if hosts or rehearse is not None or deep or model_path:
             raise Refused("`--bundle` contacts no host", hint="give `--bundle` and `--image` only")
         ctx.exit(_tell(screen, _bundled(bundle, image), str(bundle), html))
     effort = Effort(deep=deep, partners=partners, seconds=timeout)
-    with interruptible(), _selected(hosts, config, ssh_config, rehearse, faults) as selection:
-        title, reachable, requirements = selection
+    if rehearse is not None:
+        if hosts:
+            raise Refused("`--rehearse` makes its own hosts", hint="leave HOST out")
+        selecting: AbstractContextManager[_Selection] = nullcontext(
+            _rehearsed(rehearse, faults, config, model_path, screen)
+        )
+    else:
+        selecting = _selected(hosts, config, ssh_config)
+    with interruptible(), selecting as (title, reachable, requirements):
         path = model_path or requirements.model_path
         requirements = replace(requirements, image=image, model_path=path)
         cluster = _survey(reachable, requirements, effort, screen)
@@ -152,23 +152,29 @@ def _bundled(path: Path, image: str | None) -> ClusterFacts:
     return ClusterFacts(replace(_requirements(spec), image=image), hosts, failures, names=names)
 
 
+_Selection = tuple[str, Sequence[Host], Requirements]
+
+
+def _rehearsed(
+    rehearse: str, faults: Sequence[str], config: Path, model_path: str | None, screen: Screen
+) -> _Selection:
+    """Return the title of virtual hosts, them, and what is required of them. Raises Refused."""
+    spec = own_spec(rehearse, config, screen)
+    if spec and model_path:
+        spec = spec.model_copy(update={"model": Model(path=model_path)})
+    fleet = virtual_fleet(rehearse, spec, faults, screen, launch=False)
+    npus = {machine.name: len(machine.chips) for machine in fleet.machines}
+    if spec:
+        npus = dict(zip(npus, (host.npus for host in spec.cluster.hosts or ()), strict=True))
+    wanted = replace(_requirements(spec), npus=npus, model_path=fleet.model.path)
+    return f"rehearsal of {config if spec else rehearse}", virtual_hosts(fleet), wanted
+
+
 @contextmanager
 def _selected(
-    addresses: Sequence[str],
-    config: Path,
-    ssh_config: str | None,
-    rehearse: str | None,
-    faults: Sequence[str],
-) -> Iterator[tuple[str, Sequence[Host], Requirements]]:
+    addresses: Sequence[str], config: Path, ssh_config: str | None
+) -> Iterator[_Selection]:
     """Yield the cluster's title, its hosts, and what is required of them. Raises Refused."""
-    if rehearse is not None:
-        if addresses:
-            raise Refused("`--rehearse` makes its own hosts", hint="leave HOST out")
-        fleet = faulty_fleet(rehearse, faults)
-        npus = {machine.name: len(machine.chips) for machine in fleet.machines}
-        requirements = replace(_requirements(None), npus=npus, model_path=fleet.model_path)
-        yield f"rehearsal of {rehearse}", virtual_hosts(fleet), requirements
-        return
     if addresses:
         cluster = Cluster(hosts=tuple(map(remote_host, addresses)))
         with connected(cluster, ssh_config=ssh_config) as hosts:

@@ -5,6 +5,7 @@ import os
 import click
 
 from ropeway.cli.options import screen_options
+from ropeway.cli.rehearsal import mention_kept
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Exit
 from ropeway.hosts.local import LocalHost
@@ -32,6 +33,8 @@ def status(ctx: click.Context, *, target: Target, screen: Screen) -> None:
       ropeway status --json
       ropeway status --host root@192.168.0.147
     """
+    if not target.rehearsal:
+        mention_kept(screen)
     if target.is_remote:
         with reached(target, acts=False) as service:
             ctx.exit(Exit.OK if _hosts_status(service, screen) else Exit.NO)

@@ -20,6 +20,7 @@ import click
 from ropeway.cli.call import current_call
 from ropeway.cli.completion import one_of
 from ropeway.cli.options import config_option, passed_as, remote_host, ssh_config_option
+from ropeway.cli.rehearsal import kept_rehearsal
 from ropeway.errors import Refused
 from ropeway.hosts.connect import connected
 from ropeway.launch.labels import Reached
@@ -39,12 +40,14 @@ class Target:
     host: str | None
     name: str | None
     ssh_config: str | None
+    rehearsal: bool
 
     @functools.cached_property
     def _spec(self) -> Spec | None:
         """The spec, unless the flags name another place or there is no file. Raises SpecError."""
         absent = str(self.config) == DEFAULT_FILE and not self.config.exists()
-        return None if self.local or self.host or absent else load_spec(self.config)
+        elsewhere = self.local or self.host or self.rehearsal
+        return None if elsewhere or absent else load_spec(self.config)
 
     @property
     def spec(self) -> Spec | None:
@@ -53,7 +56,7 @@ class Target:
 
     @property
     def is_remote(self) -> bool:
-        return self.host is not None or self.spec is not None
+        return self.rehearsal or self.host is not None or self.spec is not None
 
     def choose(self, running: Sequence[str], *, acts: bool) -> str | None:
         """Return which service is meant; None when none is named and nothing runs.
@@ -112,17 +115,23 @@ _OPTIONS = (
         shell_complete=one_of(lambda: services(os.getuid())),
     ),
     ssh_config_option,
+    click.option(
+        "--rehearsal", is_flag=True, help="On the virtual hosts that `up --rehearse --keep` left."
+    ),
 )
 
 
 def target_options(verb: Callable[..., object]) -> Callable[..., object]:
-    """`-c`, `--local`, `--host`, `--name`, `--ssh-config`, passed as one `target: Target`."""
+    """`-c`, `--local`, `--host`, `--name` and others, passed as one `target: Target`."""
 
     return passed_as("target", Target, verb, _OPTIONS)
 
 
 def reached(target: Target, *, acts: bool) -> AbstractContextManager[Reached]:
     """Connect, and read the labels of the service that `Target.choose` returns. Raises Refused."""
+    if target.rehearsal:
+        kept = kept_rehearsal()
+        return reach_by_spec(kept.connected, kept.spec, target.name, None)
     connect = current_call().connect or connected
     if target.spec is not None:
         return reach_by_spec(connect, target.spec, target.name, target.ssh_config)

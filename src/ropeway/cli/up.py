@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from ropeway.bench.record import new_run_dir
 from ropeway.checkpoints.catalogue import RECIPES
@@ -24,6 +23,13 @@ from ropeway.cli.options import (
     screen_options,
     yes_option,
 )
+from ropeway.cli.rehearsal import (
+    Stage,
+    own_spec,
+    rehearsal_options,
+    rehearse_up,
+    virtual_fleet,
+)
 from ropeway.cli.start_checks import check_before_start
 from ropeway.cli.target import checked_name
 from ropeway.doctor.checks import GROUPS
@@ -35,66 +41,34 @@ from ropeway.hosts.interrupts import interruptible
 from ropeway.launch import up as launching
 from ropeway.launch.checks import Difference
 from ropeway.launch.clock import SYSTEM_CLOCK
-from ropeway.launch.labels import look
 from ropeway.launch.local.steps import dry_run as local_script
 from ropeway.launch.lock import current_author, locked
 from ropeway.launch.rollout import Service
-from ropeway.launch.running import take_down
 from ropeway.launch.up import Caller, Outcome, Preparation, check_spec, prepare
 from ropeway.phrases import joined, phrase
 from ropeway.report.console import Screen
-from ropeway.sim.faults import FAULTS, LAUNCH_FAULTS, faulty_fleet
-from ropeway.sim.launching import Rehearsal, rehearsal_spec
-from ropeway.sim.virtual_engine import Pace
-from ropeway.spec.model import Spec, dump_spec, load_spec
+from ropeway.sim.faults import FAULTS, LAUNCH_FAULTS
+from ropeway.sim.launching import rehearsal_spec
+from ropeway.spec.model import Spec, dump_spec
 from ropeway.units import counted
 
 # What the JSON document says of a service that was not started.
 _NOT_STARTED: dict[str, object] = {
     "start_s": None, "folder": None, "script": None, "assumed": [], "notes": [],
 }  # fmt: skip
-# Quick enough to watch, slow enough to see the steps; a real engine takes minutes.
-_PACE = Pace(latency=0.05, pull=3.0, begin=0.5, join=0.5, start=6.0)
-
-
-def _rehearsed_spec(virtual: Rehearsal, config: Path) -> Spec:
-    """Return the spec of `config`, if somebody named it, or one that uses all of the hosts.
-
-    Raises Refused or SpecError.
-    """
-    source = click.get_current_context().get_parameter_source("config")
-    if source is ParameterSource.DEFAULT:
-        return rehearsal_spec(virtual.fleet)
-    spec = load_spec(config)
-    if spec.cluster.is_local:
-        raise Refused(
-            "`cluster.local` needs no rehearsal: it runs on this machine",
-            where=str(config),
-            hint="ropeway up",
-        )
-    return spec
-
-
-def _take_down_again(virtual: Rehearsal, spec: Spec, screen: Screen) -> None:
-    """Take the service of a rehearsal down."""
-    with (
-        virtual.connected(spec.cluster) as every,
-        screen.step(f"take `{spec.name}` down again") as step,
-    ):
-        count = take_down(look(every, spec.runtime.command, spec.name))
-        step.ok(f"{count} containers on {len(every)} virtual hosts, which end here")
 
 
 def _up_hosts(
     spec: Spec,
-    screen: Screen,
+    stage: Stage | None,
     *,
+    screen: Screen,
     dry_run: bool,
     yes: bool,
     skip_checks: bool,
     ssh_config: str | None,
 ) -> None:
-    """Bring the spec's service up on its hosts, or show how."""
+    """Bring the spec's service up on its hosts, or show how. `stage`: where they are virtual."""
     check_spec(spec, os.environ)
     author = current_author()
     connect = current_call().connect or connected
@@ -114,7 +88,7 @@ def _up_hosts(
         preparation = prepare(spec, hosts, screen, may_fail=False, asked=asked)
         caller = _caller(spec, screen, yes=yes, skip_checks=skip_checks)
         outcome = launching.up(preparation, lock, caller)
-        _show_outcome(outcome, preparation.hosts, screen)
+        _show_outcome(outcome, preparation.hosts, screen, stage)
 
 
 def _caller(spec: Spec, screen: Screen, *, yes: bool, skip_checks: bool) -> Caller:
@@ -161,14 +135,9 @@ def _show_script(script: str, service: Service, screen: Screen) -> None:
     screen.result({**document, "script": script, "assumed": list(service.assumed)})
 
 
-def _show_outcome(outcome: Outcome, hosts: Hosts, screen: Screen) -> None:
-    service, document = outcome.service, _document_of(outcome.service)
-    if outcome.seconds is None:
-        screen.answer(f"`{service.name}` is already up, and matches the spec")
-        screen.result(document)
-        return
-    replica = service.replicas[0]
-    screen.answer(f"{replica.served_name} is up at {service.url}")
+def _tell_up(service: Service, hosts: Hosts, screen: Screen) -> None:
+    """Say where the service is, and what can be done with it."""
+    screen.answer(f"{service.replicas[0].served_name} is up at {service.url}")
     if service.url.startswith("http://127."):
         port, head = service.spec.serve.port, hosts[service.head.name]
         screen.hint(
@@ -176,9 +145,22 @@ def _show_outcome(outcome: Outcome, hosts: Hosts, screen: Screen) -> None:
             f"{head.by_hand} -N -L {port}:127.0.0.1:{port}"
         )
     screen.hint(f"ropeway chat --url {service.url}\nropeway down --name {service.name}")
+
+
+def _show_outcome(outcome: Outcome, hosts: Hosts, screen: Screen, stage: Stage | None) -> None:
+    service, document = outcome.service, _document_of(outcome.service)
+    if outcome.seconds is None:
+        screen.answer(f"`{service.name}` is already up, and matches the spec")
+        screen.result(document)
+        return
+    if stage:
+        stage.tell(service.replicas[0].served_name, service.url, screen)
+    else:
+        _tell_up(service, hosts, screen)
+    url = (stage and stage.url) or service.url
     folder = str(current_call().folder)
     started = {"start_s": round(outcome.seconds, 1), "folder": folder}
-    screen.result({**document, **started, "notes": list(outcome.notes)})
+    screen.result({**document, "url": url, **started, "notes": list(outcome.notes)})
 
 
 def _document_of(service: Service) -> dict[str, object]:
@@ -208,12 +190,8 @@ def _document_of(service: Service) -> dict[str, object]:
 @click.option("--layout", help="Parallel layout, in place of the spec's: `TP2×PP2+EP`, `tp4`.")
 @click.option("--port", type=click.IntRange(1, 65_535), help="In place of `serve.port`.")
 @click.option("--ssh-config", metavar="FILE", help="Read in place of ~/.ssh/config.")
-@click.option("--rehearse", metavar="FLEET", help="On virtual hosts: `2x8-910B4`; then down.")
-@click.option(
-    "--fault", "faults", multiple=True, metavar="NAME[:HOST[:NPU]]",
-    help="With --rehearse: what goes wrong; may be given several times.",
-    shell_complete=one_of(lambda: FAULTS | LAUNCH_FAULTS),
-)  # fmt: skip
+@rehearsal_options(lambda: FAULTS | LAUNCH_FAULTS)
+@click.option("--keep", is_flag=True, help="With --rehearse: leave it up for the other verbs.")
 @click.option("--skip-checks", is_flag=True, help="Start without `doctor`'s checks of the hosts.")
 @yes_option
 @dry_run_option
@@ -231,6 +209,7 @@ def up(
     rehearse: str | None,
     faults: Sequence[str],
     skip_checks: bool,
+    keep: bool,
     yes: bool,
     dry_run: bool,
     screen: Screen,
@@ -246,28 +225,28 @@ def up(
     Example:
       ropeway up --local --layout tp2,pp2,ep
       ropeway up --dry-run >commands.sh
+      ropeway up --rehearse
       ropeway up --rehearse 64x8-910B4 --fault never-joins:host7
     """
-    if faults and rehearse is None:
-        raise Refused("`--fault` is for virtual hosts", hint="add `--rehearse 2x8-910B4`")
-    virtual = None
-    if rehearse:
-        virtual = Rehearsal(faulty_fleet(rehearse, faults, launch=True), _PACE)
-    spec = _rehearsed_spec(virtual, config) if virtual else read_spec(config, local=local)
-    spec = with_flags(spec, name=name, model=model, layout=layout, port=port)
+    flags = partial(with_flags, name=name, model=model, layout=layout, port=port)
     on_hosts = partial(
-        _up_hosts, spec, screen,
+        _up_hosts, screen=screen,
         dry_run=dry_run, yes=yes, skip_checks=skip_checks, ssh_config=ssh_config,
     )  # fmt: skip
-    if virtual:
-        current_call().connect = virtual.connected
-        on_hosts()
-        if not dry_run:
-            _take_down_again(virtual, spec, screen)
-    elif not spec.cluster.is_local:
-        on_hosts()
-    else:
+    if keep and rehearse is None:
+        raise Refused("`--keep` is for virtual hosts", hint="add `--rehearse`")
+    if rehearse is not None:
+        own = own_spec(rehearse, config, screen)
+        own = flags(own) if own else None
+        fleet = virtual_fleet(rehearse, own, faults, screen, launch=True)
+        spec = own or flags(rehearsal_spec(fleet))
+        rehearse_up(spec, fleet, on_hosts, screen, keeps=keep, dry_run=dry_run)
+        return
+    spec = flags(read_spec(config, local=local))
+    if spec.cluster.is_local:
         _up_local(spec, screen, dry_run=dry_run)
+    else:
+        on_hosts(spec, None)
 
 
 def _up_local(spec: Spec, screen: Screen, *, dry_run: bool) -> None:

@@ -46,6 +46,7 @@ class Screen:
     width    in cells; None takes the terminal's, or 80 without one
     language        "en" or "zh", of all that is said
     error_language  of errors, where that is another one
+    rehearsal       whether what the verb tells of is made up; every document says so
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Screen:
         self.quiet = quiet
         self.verbose = verbose
         self.language = language
+        self.rehearsal = False
         self._error_language = error_language or language
         self._verb = verb
         self._result: Mapping[str, object] | None = None
@@ -143,6 +145,7 @@ class Screen:
             "schema": SCHEMA,
             "verb": self._verb,
             "ok": ok,
+            "rehearsal": self.rehearsal,
             "error": self._error.as_json() if self._error else None,
             "warnings": self._warnings,
             **(self._result or {}),

@@ -152,6 +152,15 @@ class ContainerEngine:
             return "exited", script.code
         return ("running", 0) if container.part else ("exited", 0)
 
+    def _has_token(self, container: ContainerState) -> bool:
+        token = self._log_script(container).token
+        return token is not None and token <= self.clock.now()
+
+    @property
+    def serves(self) -> bool:
+        """Whether a container that runs here answers requests."""
+        return any(self._state(one)[0] == "running" and self._has_token(one) for one in self.every)
+
     def log(self, container: ContainerState) -> list[tuple[float, str]]:
         """Return all that it has written by now."""
         if container.stopped is not None:
@@ -294,8 +303,7 @@ class ContainerEngine:
         if container is None or self._state(container)[0] != "running":
             return 1, f"{_DAEMON}container {name} is not running"
         if "watch.py" in " ".join(argv):  # launch/probe.py asks for a token
-            token = self._log_script(container).token
-            if token is not None and token <= self.clock.now():
+            if self._has_token(container):
                 return 0, ""
             return 1, "URLError: <urlopen error [Errno 111] Connection refused>"
         code, text = self.inside(argv)

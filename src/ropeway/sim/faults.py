@@ -6,6 +6,7 @@ link-down:host2:5    there
 FAULTS are for `doctor`, which finds them by looking. LAUNCH_FAULTS show only when a service starts.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -15,7 +16,6 @@ from ropeway.errors import Refused
 from ropeway.facts.host import Container, Image
 from ropeway.sim.machine import (
     GIB,
-    MODEL_SHARDS,
     Chip,
     Fleet,
     LaunchFaults,
@@ -33,16 +33,21 @@ Part = TypeVar("Part", Machine, Chip)
 @dataclass(frozen=True)
 class Fault:
     """One fault. `check` is the finding that must name it first, empty for a fault of a start;
-    apply(fleet, host, device)."""
+    apply(fleet, host, device); `host` is the number of the host where nobody says which."""
 
     title: str
     check: str
     apply: Change
+    host: int = 1
 
 
 def faulty_fleet(size: str, faults: Iterable[str], *, launch: bool = False) -> Fleet:
     """Return the cluster `2x8-910B4` with these faults. Raises Refused, as `inject` does."""
-    fleet = sound_fleet(*parse_fleet(size))
+    return with_faults(sound_fleet(*parse_fleet(size)), faults, launch=launch)
+
+
+def with_faults(fleet: Fleet, faults: Iterable[str], *, launch: bool = False) -> Fleet:
+    """Return the cluster with these faults. Raises Refused, as `inject` does."""
     for fault in faults:
         fleet, _ = inject(fleet, fault, launch=launch)
     return fleet
@@ -53,26 +58,37 @@ def inject(fleet: Fleet, text: str, *, launch: bool = False) -> tuple[Fleet, Fau
 
     Raises Refused for a name, host or NPU that is not there.
     """
-    name, host_name, number = (*text.split(":", 2), "", "")[:3]
+    name, host_name, number = _parts(text, fleet)
     known = FAULTS | LAUNCH_FAULTS if launch else FAULTS
     if name not in known:
         more = f"\nof a start: {', '.join(LAUNCH_FAULTS)}" if launch else ""
+        checks = {fault.check: key for key, fault in known.items()}
+        meant = checks.get(name, name)
         raise Refused(
             f"no such fault: `{name}`",
-            hint=did_you_mean(name, known) or f"`ropeway doctor --list-faults` names them{more}",
+            hint=did_you_mean(meant, known) or f"`ropeway doctor --list-faults` names them{more}",
         )
     names = [machine.name for machine in fleet.machines]
     if host_name and host_name not in names:
         raise Refused(
-            f"`{text}`: no host `{host_name}`", hint=f"hosts are {names[0]} to {names[-1]}"
+            f"`{text}`: no host `{host_name}`", hint=f"hosts are {', '.join(names[:4])} …"
         )
-    host = names.index(host_name) if host_name else min(1, len(names) - 1)
+    fault = known[name]
+    host = names.index(host_name) if host_name else min(fault.host, len(names) - 1)
     devices = [str(chip.device) for chip in fleet.machines[host].chips]
     if number and number not in devices:
         raise Refused(f"`{text}`: no NPU `{number}`", hint=f"NPUs are 0 to {devices[-1]}")
     device = int(number or devices[min(3, len(devices) - 1)])
-    fault = known[name]
     return fault.apply(fleet, host, device), fault
+
+
+def _parts(text: str, fleet: Fleet) -> tuple[str, str, str]:
+    """Return name, host and NPU. A host's name may have a colon, before its port."""
+    name, _, place = text.partition(":")
+    if any(place == machine.name for machine in fleet.machines):
+        return name, place, ""
+    host, _, number = place.rpartition(":")
+    return (name, host, number) if host else (name, place, "")
 
 
 def _changed(part: Part, changes: Mapping[str, Any]) -> Part:
@@ -134,6 +150,10 @@ def _same_address(fleet: Fleet, host: int, device: int) -> Fleet:
     return _chip(address=fleet.machines[host - 1].chips[0].address)(fleet, host, device)
 
 
+def _port_taken(fleet: Fleet, host: int, device: int) -> Fleet:
+    return _machine(ports={fleet.port: "nginx"})(fleet, host, device)
+
+
 def _held(alive: bool) -> Change:
     """A process, or one that is no more, holds nine tenths of an NPU's memory."""
 
@@ -143,9 +163,13 @@ def _held(alive: bool) -> Change:
     return _chip(hbm_used_mb=lambda chip: chip.hbm_mb * 9 // 10, processes=processes)
 
 
-def _config(old: str, new: str) -> Callable[[Machine], str]:
+def _config(**keys: object) -> Callable[[Machine], str]:
     """Return what makes another config.json of a machine's."""
-    return lambda machine: machine.config.replace(old, new)
+    return lambda machine: json.dumps({**json.loads(machine.config), **keys}, indent=2)
+
+
+def _last_shard(machine: Machine) -> str:
+    return max(name for name in machine.model if name.endswith(".safetensors"))
 
 
 def _tagged(tag: str) -> Callable[[Machine], tuple[Image, ...]]:
@@ -158,17 +182,13 @@ def _tagged(tag: str) -> Callable[[Machine], tuple[Image, ...]]:
     return images
 
 
-_SHARD = MODEL_SHARDS[-1]
-_AWQ = '"quantization_config": {"quant_method": "awq"}'
-
 FAULTS: dict[str, Fault] = {
     "host-down": Fault("a host cannot be reached", "host-reach", _machine(
         failure="no route to host")),
     "clock-off": Fault("a host's clock is a minute ahead", "host-clock", _machine(clock_s=61.0)),
     "shm-small": Fault("/dev/shm has 64 MiB", "host-shm", _machine(shm_bytes=64 * 2**20)),
     "disk-full": Fault("3 GiB of disk are free", "host-disk", _machine(disk_free_bytes=3 * GIB)),
-    "port-taken": Fault("somebody listens on Ray's port", "host-ports", _machine(
-        ports={6379: "redis-server"})),
+    "port-taken": Fault("somebody listens on the server's port", "host-ports", _port_taken, host=0),
     "ray-running": Fault("Ray is already running", "ray-running", _machine(raylet=True)),
     "few-files": Fault("1,024 files may be open", "host-nofile", _machine(nofile=1024)),
     "name-loopback": Fault("the host's name resolves to loopback", "host-name", _machine(
@@ -205,20 +225,21 @@ FAULTS: dict[str, Fault] = {
     "image-missing": Fault("a host lacks the image", "image-there", _machine(images=())),
     "docker-down": Fault("Docker does not answer", "docker", _machine(docker_answers=False)),
     "shard-missing": Fault("a shard of the model is missing", "model-shards", _machine(
-        model=lambda host: {name: size for name, size in host.model.items() if name != _SHARD})),
+        model=lambda host: {
+            name: size for name, size in host.model.items() if name != _last_shard(host)})),
     "shard-short": Fault("a truncated shard", "model-short", _machine(
-        model=lambda host: {**host.model, _SHARD: host.model[_SHARD] // 2})),
+        model=lambda host: {**host.model, _last_shard(host): 1_908_257_664})),
     "model-differs": Fault("a file of the model differs", "model-same", _machine(
         model=lambda host: {**host.model, "tokenizer.json": 7_031_645})),
     "model-missing": Fault("a host has no model", "model-there", _machine(model={})),
     "model-awq": Fault("the model is quantised for CUDA", "model-quantisation", _everywhere(
-        config=_config('"vocab_size"', f'{_AWQ},\n  "vocab_size"'))),
+        config=_config(quantization_config={"quant_method": "awq"}))),
     "model-new": Fault("the image is too old for the model", "model-release", _everywhere(
-        config=_config("qwen3_moe", "qwen3_vl_moe"), images=_tagged("v0.10.0rc1"))),
+        config=_config(model_type="qwen3_vl_moe"), images=_tagged("v0.10.0rc1"))),
     "model-written": Fault("config.json is from a newer transformers", "model-transformers",
-        _everywhere(config=_config("4.51.0", "4.57.0"), images=_tagged("v0.11.0rc0"))),
+        _everywhere(config=_config(transformers_version="4.57.0"), images=_tagged("v0.11.0rc0"))),
     "mindie-config": Fault("config.json was changed for MindIE", "model-type", _everywhere(
-        config=_config('"qwen3_moe"', '"deepseekv2"'))),
+        config=_config(model_type="deepseekv2"))),
     "no-address": Fault("an NPU has no RoCE address", "roce-address", _chip(address=None)),
     "same-address": Fault("two NPUs have one address", "roce-address-unique", _same_address),
     "other-subnet": Fault("a port is in another network", "roce-subnet", _chip(

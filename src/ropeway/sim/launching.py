@@ -84,21 +84,31 @@ class Rehearsal:
     ) -> Iterator[tuple["LaunchHost", ...]]:
         """Connect to the cluster's hosts, known by name or address. Raises Refused."""
         real = ssh_hosts(cluster, "", ssh_config)
-        yield tuple(self.connect(host.address, host.by_hand) for host in real)
+        yield tuple(self.connect(host.name, host.by_hand) for host in real)
 
-    def connect(self, address: str, by_hand: str = "") -> "LaunchHost":
-        """Return a connection of its own to one machine."""
+    def connect(self, name: str, by_hand: str = "") -> "LaunchHost":
+        """Return a connection of its own to one machine, by its name or its address."""
         for state in self._hosts.values():
-            if address in (state.machine.name, state.machine.address):
-                return LaunchHost(address, address, by_hand, self, state)
+            if name in (state.machine.name, state.machine.address):
+                return LaunchHost(name, state.machine.address, by_hand, self, state)
         raise Refused(
-            f"the rehearsal has no host `{address}`",
+            f"the rehearsal has no host `{name}`",
             hint=f"its hosts are {', '.join(list(self._hosts)[:4])} …",
         )
 
     def state(self, name: str) -> HostState:
         """Return what a machine keeps."""
         return self._hosts[name]
+
+    @property
+    def containers(self) -> int:
+        """How many containers of services there are, on all machines."""
+        return sum(len(state.engine.every) for state in self._hosts.values())
+
+    @property
+    def serves(self) -> bool:
+        """Whether an engine has generated its first token, and has not ended."""
+        return any(state.engine.serves for state in self._hosts.values())
 
     def look(self, state: HostState) -> VirtualHost:
         """Return the machine as questions about it find it now."""
@@ -116,8 +126,9 @@ class Rehearsal:
         return _MachineWithContainers(now, self.fleet, self._hccn, state)
 
     def _host(self, machine: Machine) -> HostState:
-        path = self.fleet.model_path
+        path = self.fleet.model.path
         files = {f"{path}/{name}": b"" for name in machine.model}
+        files |= {f"{folder}/.": b"" for folder in machine.folders}
         if "config.json" in machine.model:
             files[f"{path}/config.json"] = machine.config.encode()
 
@@ -277,11 +288,10 @@ def rehearsal_spec(fleet: Fleet) -> Spec:
     return Spec(
         name="rehearsal",
         cluster=Cluster(hosts=hosts),
-        model=Model(path=fleet.model_path),
-        runtime=Runtime(image=next(one.images[0].name for one in machines if one.images)),
+        model=Model(path=fleet.model.path),
+        runtime=Runtime(image=fleet.image),
         serve=Serve(
             layout=Layout(tensor=len(machines[0].chips), data=len(machines), expert=True),
-            backend="ray",
             start_timeout=30,
         ),
     )

@@ -14,7 +14,8 @@ from ropeway.facts.linux import network, ping, system
 from ropeway.facts.question import Question
 from ropeway.facts.questions import ALL
 from ropeway.facts.script import NOT_FOUND
-from ropeway.sim.machine import GIB, MODEL_BYTES, MODEL_SHARDS, OUTPUTS, Fleet, Machine
+from ropeway.sim.machine import GIB, OUTPUTS, Fleet, Machine
+from ropeway.sim.model_folder import ModelFolder
 
 Answer = tuple[int, str]
 _HEADER_BYTES = 12_000  # of a shard's safetensors header, about what Qwen3-30B-A3B's have
@@ -29,9 +30,9 @@ def answer(machine: Machine, fleet: Fleet, argv: Sequence[str]) -> Answer:
         return _df(machine, command[2:])
     if command[0] == "ping":
         return _ping(machine, fleet, command[-1])
-    if command == model_directory.MODEL.about(fleet.model_path).argv:
-        return _model(machine, fleet.model_path)
-    if command == model_directory.HASHES.about(fleet.model_path).argv:
+    if command[:-1] == model_directory.MODEL.argv:
+        return _model(machine, fleet.model, command[-1])
+    if command == model_directory.HASHES.about(fleet.model.path).argv:
         rows = (f"{sum(name.encode()):064x}  {name}\n" for name in sorted(machine.model))
         return 0, "".join(rows)
     return NOT_FOUND, ""
@@ -147,20 +148,25 @@ def _ping(machine: Machine, fleet: Fleet, address: str) -> Answer:
     return 0, OUTPUTS["ping"].format(address=address)
 
 
-def _model(machine: Machine, path: str) -> Answer:
+def _model(machine: Machine, whole: ModelFolder, path: str) -> Answer:
     """Answer as facts/model_directory.py's script does: sizes, config, index, shards' headers."""
-    if not machine.model:
+    if path != whole.path or not machine.model:
         return 1, f"{path}: No such file or directory\n"
-    lines = [f"== directory {path}", "== files"]
+    lines = [f"== directory {whole.path}", "== files"]
     lines += [f"{size} 81a4 {name}" for name, size in sorted(machine.model.items())]
     lines += ["", "== json config.json", machine.config]
-    lines += ["", "== index model.safetensors.index.json", f'"total_size": {MODEL_BYTES}']
-    lines += [f"      1 {shard}" for shard in MODEL_SHARDS]
-    shards = sorted(name for name in machine.model if name.endswith(".safetensors"))
-    whole = max(machine.model[shard] for shard in shards)
+    total = sum(whole.files[shard] for shard in whole.shards)
+    lines += ["", "== index model.safetensors.index.json", f'"total_size": {total}']
+    lines += [f"      1 {shard}" for shard in whole.shards]
+    if whole.kind:
+        lines += ["", "== kinds quant_model_description.json", f"      1 {whole.kind}"]
     header = " ".join(str(byte) for byte in _HEADER_BYTES.to_bytes(8, "little"))
     lines += ["", "== headers"]
-    lines += [f"{whole - _HEADER_BYTES - 8} : {header} : {shard}" for shard in shards]
+    lines += [
+        f"{whole.files[shard] - _HEADER_BYTES - 8} : {header} : {shard}"
+        for shard in whole.shards
+        if shard in machine.model
+    ]
     return 0, "\n".join([*lines, "== end"]) + "\n"
 
 

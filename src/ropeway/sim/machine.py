@@ -7,10 +7,12 @@ Figures such as idle HBM, power and optics are those of recorded machines of the
 (tests/recordings/INDEX.tsv).
 """
 
+import hashlib
+import ipaddress
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +20,9 @@ from pathlib import Path
 from ropeway.engines.ascend_releases import TAG_SUFFIXES
 from ropeway.errors import Refused
 from ropeway.facts.host import Container, Image
-from ropeway.hardware import Family
+from ropeway.hardware import Family, chip_named
+from ropeway.sim.model_folder import ModelFolder, published
+from ropeway.units import counted
 
 GIB = 2**30
 # Question of facts/ → what its command prints, to be formatted with `machine` or `chip`.
@@ -32,7 +36,7 @@ class Kind:
     """A product: what its cards are called and hold.
 
     name    as npu-smi prints it
-    dies    chips on one NPU; each is a /dev/davinciN with a RoCE port of its own
+    dies    NPUs on one card, which npu-smi calls one; each is a /dev/davinciN with a RoCE port
     hbm_mb  of one chip; idle_mb of that the driver takes
     family  for which images are built
     """
@@ -50,7 +54,7 @@ KINDS = {
     "910B2C": Kind("910B2C", 1, 65536, 3398),
     "910B3": Kind("910B3", 1, 65536, 3382),
     "910B4": Kind("910B4", 1, 32768, 2857),
-    "A3": Kind("Ascend910", 2, 65536, 3200, "A3"),
+    "910C": Kind("Ascend910", 2, 65536, 3200, "A3"),
 }
 
 
@@ -125,8 +129,11 @@ class Machine:
     """One host.
 
     failure      ssh's own complaint, where it cannot be reached
+    nic          its interface on the cluster's network
     clock_s      how far its clock is ahead of ours
     model        file name → bytes, of the model's directory
+    config       its config.json
+    folders      others that it has
     ports        TCP ports that somebody listens on → program
     missing      programs that are not installed
     unreachable  addresses of other hosts that its Ethernet does not reach
@@ -136,6 +143,7 @@ class Machine:
     address: str
     kind: Kind
     chips: tuple[Chip, ...]
+    nic: str = "enp189s0f0"
     driver: str = "25.5.1"
     firmware: str = "7.8.0.6.201"
     kernel: str = "5.10.0-216.0.0.115.oe2203sp4.aarch64"
@@ -150,6 +158,7 @@ class Machine:
     containers: tuple[Container, ...] = ()
     model: Mapping[str, int] = field(default_factory=dict)
     config: str = "{}"
+    folders: tuple[str, ...] = ()
     hccn_conf: bool = True
     ports: Mapping[int, str] = field(default_factory=dict)
     raylet: bool = False
@@ -158,14 +167,30 @@ class Machine:
     failure: str | None = None
     faults: LaunchFaults = LaunchFaults()
 
+    @property
+    def network(self) -> ipaddress.IPv4Network:
+        return ipaddress.IPv4Interface(f"{self.address}/16").network
+
 
 @dataclass(frozen=True)
 class Fleet:
-    """All machines. `losses`: (address that pings, address pinged) → percent of packets lost."""
+    """All machines, and the image and the model as each of them should have them.
+
+    port    on which the first of them serves
+    losses  (address that pings, address pinged) → percent of packets lost
+    """
 
     machines: tuple[Machine, ...]
+    image: str
+    model: ModelFolder
+    port: int = 8000
     losses: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    model_path: str = "/data/model"
+
+    def __str__(self) -> str:
+        sizes = " or ".join(map(str, sorted({len(one.chips) for one in self.machines})))
+        chip = next(name for name, kind in KINDS.items() if kind == self.machines[0].kind)
+        hosts = counted(len(self.machines), "virtual host")
+        return f"{hosts} of {sizes} NPUs ({chip}) with the published {self.model.published}"
 
     @cached_property
     def up(self) -> Mapping[str, Machine]:
@@ -178,53 +203,86 @@ class Fleet:
         return replace(self, machines=machines)
 
 
-_SIZE = re.compile(r"(\d{1,4})\s*[x×]\s*(\d{1,2})\s*-\s*([0-9A-Za-z]+)")
+_SIZE = re.compile(r"(\d{1,4})\s*[x×]\s*(\d{1,2})\s*-\s*([0-9A-Za-z-]+)")
+_HAS_SIZE = re.compile(r"\d+\s*[x×-]")
+
+
+def has_size(text: str) -> bool:
+    """Whether a FLEET says how many hosts there are; else it can only name their chip."""
+    return _HAS_SIZE.match(text.strip()) is not None
+
+
+def made_up_model() -> ModelFolder:
+    """Return the model of a cluster that is made up."""
+    return published("Qwen3-30B-A3B", "/data/model")
+
+
+def kind_named(chip: str) -> Kind:
+    """Return the product of a chip in any usual spelling. Raises Refused."""
+    name = chip_named(chip).name
+    if name not in KINDS:
+        known = ", ".join(KINDS)
+        raise Refused(f"`{name}` cannot be rehearsed", hint=f"chips that can: {known}")
+    return KINDS[name]
 
 
 def parse_fleet(text: str) -> tuple[int, int, Kind]:
     """Read `2x8-910B4`: hosts, NPUs on each, chip. Raises Refused when it is not that."""
     match = _SIZE.fullmatch(text.strip())
-    kind = KINDS.get(match[3].upper()) if match else None
-    if match is None or kind is None:
-        known = ", ".join(KINDS)
+    if match is None:
         raise Refused(
             f"`{text}` names no cluster to rehearse",
-            hint=f"write hosts x NPUs - chip, like `2x8-910B4`; chips are {known}",
+            hint=f"write hosts x NPUs - chip, like `2x8-910B4`; chips are {', '.join(KINDS)}",
         )
-    hosts, npus = int(match[1]), int(match[2])
+    hosts, npus, kind = int(match[1]), int(match[2]), kind_named(match[3])
     if not (1 <= hosts <= 4096 and 1 <= npus <= 16):
         raise Refused(f"`{text}`: 1 to 4096 hosts with 1 to 16 NPUs each can be rehearsed")
+    if npus % kind.dies:
+        raise Refused(
+            f"`{text}`: a card of {match[3]} is {kind.dies} NPUs, and {npus} are no whole cards",
+            hint="as in `plan`, each /dev/davinciN counts: a host of 8 cards has 16",
+        )
     return hosts, npus, kind
 
 
 def sound_fleet(hosts: int, npus: int, kind: Kind) -> Fleet:
     """A cluster in which nothing is wrong: RoCE in one subnet, one image, one model."""
-    image = Image(
-        f"quay.io/ascend/vllm-ascend:v0.23.0{TAG_SUFFIXES[kind.family]}",
-        "sha256:3f6c1c1f0b0f4a37a5c1b1d1f2a0e5d4c3b2a190817161514131211100f0e0d0c",
+    image = f"quay.io/ascend/vllm-ascend:v0.23.0{TAG_SUFFIXES[kind.family]}"
+    machines = (
+        machine(number, f"host{number + 1}", made_up_address(number), npus, kind)
+        for number in range(hosts)
     )
-    return Fleet(tuple(_machine(number, npus, kind, image) for number in range(hosts)))
+    return equipped(machines, made_up_model(), image)
 
 
-def _machine(number: int, npus: int, kind: Kind, image: Image) -> Machine:
-    chips = tuple(_chip(number, npu, die, kind) for npu in range(npus) for die in range(kind.dies))
-    return Machine(
-        name=f"host{number + 1}",
-        address=f"192.168.{number // 250}.{number % 250 + 1}",
-        kind=kind,
-        chips=chips,
-        images=(image,),
-        model=MODEL_FILES,
-        config=MODEL_CONFIG,
+def equipped(machines: Iterable[Machine], model: ModelFolder, image: str) -> Fleet:
+    """Return the fleet of these machines, each with the image and all of the model."""
+    there = (Image(image, f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"),)
+    return Fleet(
+        tuple(
+            replace(one, images=there, model=model.files, config=model.config) for one in machines
+        ),
+        image,
+        model,
     )
 
 
-def _chip(number: int, npu: int, die: int, kind: Kind) -> Chip:
-    device = npu * kind.dies + die
+def made_up_address(number: int) -> str:
+    """Return the address of the n-th host that has none of its own."""
+    return f"192.168.{number // 250}.{number % 250 + 1}"
+
+
+def machine(number: int, name: str, address: str, npus: int, kind: Kind) -> Machine:
+    """Return the n-th machine, sound, without an image or a model."""
+    chips = tuple(_chip(number, device, kind) for device in range(npus))
+    return Machine(name, address, kind, chips)
+
+
+def _chip(number: int, device: int, kind: Kind) -> Chip:
     return Chip(
         device=device,
-        npu=npu,
-        die=die,
+        npu=device // kind.dies,
+        die=device % kind.dies,
         hbm_mb=kind.hbm_mb,
         hbm_used_mb=kind.idle_mb + device,
         address=f"10.{20 + number // 4000}.{number % 4000 // 16}.{number % 16 * 16 + device % 16}",
@@ -234,17 +292,3 @@ def _chip(number: int, npu: int, die: int, kind: Kind) -> Chip:
         switch_port=f"400GE{number // 16 + 1}/{device + 1}/{number % 16 + 1}",
         temperature_c=34 + device % 5,
     )
-
-
-# Qwen3-30B-A3B as it is published, in sixteen shards; sizes are those of its index, rounded.
-MODEL_CONFIG = Path(__file__).with_name("qwen3-30b-a3b.json").read_text(encoding="utf-8")
-MODEL_BYTES = 61064245248
-MODEL_SHARDS = tuple(f"model-{number:05d}-of-00016.safetensors" for number in range(1, 17))
-MODEL_FILES: Mapping[str, int] = {
-    "config.json": 963,
-    "generation_config.json": 239,
-    "tokenizer.json": 11422654,
-    "tokenizer_config.json": 9706,
-    "model.safetensors.index.json": 1183,
-    **dict.fromkeys(MODEL_SHARDS, 3816515328),
-}

@@ -8,7 +8,7 @@ those that engines/vllm.py knows; times are made up.
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ropeway.sim.machine import LaunchFaults
@@ -43,6 +43,7 @@ class Part:
     meeting   ADDRESS:PORT where the parts of a replica meet; None for one that is alone
     brings    how much of what the head `needs` this part is
     patience  seconds that the head of a Ray waits for the others
+    model     what it serves, and on which port
     """
 
     role: Literal["head", "worker", "router"]
@@ -52,6 +53,8 @@ class Part:
     brings: int = 1
     needs: int = 1
     patience: float = 0.0
+    model: str = ""
+    port: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def part_of(script: str) -> Part:
     """Read the script of a container, as launch/scripts.py writes it."""
     ray: dict[str, str] = {}
     nodes: list[str] = []
+    model = port = ""
     for line in script.replace("\\\n", " ").splitlines():
         line = line.removeprefix("{ ")  # a group of commands: its first one
         if not line.startswith(_READ):
@@ -100,15 +104,18 @@ def part_of(script: str) -> Part:
             ray = _flags(words)
         elif words[:1] == ["python3"] and words[1].endswith("/nodes.py"):
             nodes = words[2:]
-        elif words[:2] == ["vllm", "serve"] and not ray:
-            return _vllm(_flags(words))
+        elif words[:2] == ["vllm", "serve"]:
+            model, port = words[2], _flags(words).get("--port", "")
+            if not ray:
+                return replace(_vllm(_flags(words)), model=model, port=port)
         elif words[:2] == ["exec", "python3"]:
             return Part("router")
     address = ray.get("--node-ip-address", "")
     if "--head" in ray:
         meeting = f"{address}:{ray['--port']}"
         needs, patience = int(nodes[0]), float(nodes[2])
-        return Part("head", meeting, True, address, needs=needs, patience=patience)
+        part = Part("head", meeting, True, address, needs=needs, patience=patience)
+        return replace(part, model=model, port=port)
     return Part("worker", ray.get("--address"), True, address)
 
 
@@ -160,7 +167,7 @@ def _head(me: Incarnation, others: Sequence[Incarnation], pace: Pace) -> LogScri
         return LogScript((*lines, (met, last), (ends, complaint)), ends, 1)
     if me.part.ray:
         lines.append((met, f"ropeway: Ray has all hosts: {json.dumps(joined)}"))
-    lines += [(met + share * pace.start, line) for share, line in _STARTING]
+    lines += [(met + share * pace.start, line.format(part=me.part)) for share, line in _STARTING]
     if me.faults.fails:
         return _failed(me, lines, met, pace)
     token = met + pace.start
@@ -208,15 +215,15 @@ def _flags(words: Sequence[str]) -> dict[str, str]:
 _MISSES = 6.0
 # How far a start has come, and what vLLM writes there.
 _STARTING: tuple[Line, ...] = (
-    (0.02, "INFO [utils.py:233] non-default args: {'model_tag': '/data/model'}"),
+    (0.02, "INFO [utils.py:233] non-default args: {{'model_tag': '{part.model}'}}"),
     (0.08, "INFO [core.py:105] Initializing a V1 LLM engine (v0.23.0) with config: …"),
     (0.12, "INFO [parallel_state.py:1217] rank 0 in world size 16 is assigned as DP rank 0"),
-    (0.2, "INFO [model_runner_v1.py:2250] Starting to load model /data/model..."),
+    (0.2, "INFO [model_runner_v1.py:2250] Starting to load model {part.model}..."),
     (0.3, "Loading safetensors checkpoint shards:  25% Completed | 4/16"),
     (0.5, "Loading safetensors checkpoint shards:  75% Completed | 12/16"),
     (0.6, "INFO [default_loader.py:314] Loading weights took 41.72 seconds"),
     (0.7, "INFO [kv_cache_utils.py:1229] GPU KV cache size: 417,280 tokens"),
     (0.9, "INFO [core.py:272] init engine (profile, create kv cache, warmup model) took 31.2 s"),
-    (0.93, "INFO [api_server.py:1099] Starting vLLM server on http://127.0.0.1:8000"),
+    (0.93, "INFO [api_server.py:1099] Starting vLLM server on http://127.0.0.1:{part.port}"),
     (0.95, "INFO:     Application startup complete."),
 )

@@ -1,0 +1,191 @@
+"""Rehearsals: which virtual hosts `--rehearse` means, and what `up` does with them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from ropeway.cli.bringup import read_spec
+from ropeway.cli.call import current_call
+from ropeway.cli.completion import one_of
+from ropeway.cli.options import with_options
+from ropeway.errors import Refused
+from ropeway.launch.labels import look
+from ropeway.launch.running import take_down
+from ropeway.report.console import Screen
+from ropeway.sim.faults import with_faults
+from ropeway.sim.keeper import HOURS, keep
+from ropeway.sim.kept import Kept, find_kept
+from ropeway.sim.launching import Rehearsal
+from ropeway.sim.machine import Fleet, has_size, kind_named, parse_fleet, sound_fleet
+from ropeway.sim.own_hosts import own_fleet
+from ropeway.sim.virtual_engine import Pace
+from ropeway.spec.model import Spec
+from ropeway.units import counted
+
+# Quick enough to watch, slow enough to see the steps; a real engine takes minutes.
+_PACE = Pace(latency=0.05, pull=3.0, begin=0.5, join=0.5, start=6.0)
+_MOST_SECONDS = 30  # that a virtual engine may take
+
+
+def rehearsal_options(
+    faults: Callable[[], Iterable[str]],
+) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    """`--rehearse` and `--fault`: `rehearse: str | None`, empty without FLEET, and `faults`.
+
+    faults  those that the verb plays
+    """
+
+    def check(ctx: click.Context, _param: click.Parameter, given: Sequence[str]) -> Sequence[str]:
+        if given and ctx.params.get("rehearse") is None:
+            raise Refused("`--fault` is for virtual hosts", hint="add `--rehearse`")
+        return given
+
+    options = [
+        click.option(
+            "--rehearse", metavar="[FLEET]", is_flag=False, flag_value="", is_eager=True,
+            help="On virtual hosts: those of the spec, with FLEET `910B4` of that chip, or made up:"
+            " `2x8-910B4`.",
+        ),
+        click.option(
+            "--fault", "faults", multiple=True, metavar="NAME[:HOST[:NPU]]", callback=check,
+            help="With --rehearse: what is wrong there; may be given several times.",
+            shell_complete=one_of(faults),
+        ),
+    ]  # fmt: skip
+    return lambda verb: with_options(verb, options)
+
+
+def own_spec(rehearse: str, config: Path, screen: Screen) -> Spec | None:
+    """Return the spec whose hosts are rehearsed; None where FLEET makes hosts up.
+
+    Raises Refused or SpecError.
+    """
+    verb = click.get_current_context().command_path
+    source = click.get_current_context().get_parameter_source("config")
+    if has_size(rehearse) or (rehearse and not _names_chip(rehearse)):
+        parse_fleet(rehearse)
+        if source is not ParameterSource.DEFAULT:
+            raise Refused(
+                f"the hosts are those of `{config}` or those of `{rehearse}`, not both",
+                hint=f"the spec's: `{verb} -c {config} --rehearse`\n"
+                f"made up: `{verb} --rehearse {rehearse}`",
+            )
+        if config.exists():
+            screen.say(f"`{config}` is not read; `--rehearse` without a size rehearses its hosts")
+        return None
+    spec = read_spec(config, without=f"make hosts up: `{verb} --rehearse 2x8-910B4`")
+    if spec.cluster.is_local:
+        raise Refused(
+            "`cluster.local` needs no rehearsal: it runs on this machine",
+            where=str(config),
+            hint=f"`ropeway up`, or make hosts up: `{verb} --rehearse 2x8-910B4`",
+        )
+    return spec
+
+
+def virtual_fleet(
+    rehearse: str, spec: Spec | None, faults: Sequence[str], screen: Screen, *, launch: bool
+) -> Fleet:
+    """Return the hosts of the spec, or those that FLEET makes up, with faults; say what they are.
+
+    Raises Refused.
+    """
+    fleet = own_fleet(spec, rehearse) if spec else sound_fleet(*parse_fleet(rehearse))
+    fleet = with_faults(fleet, faults, launch=launch)
+    screen.rehearsal = True
+    screen.say(f"rehearsal: {fleet}; nothing happens to real ones")
+    return fleet
+
+
+def _names_chip(text: str) -> bool:
+    try:
+        kind_named(text)
+    except Refused:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where `up` acts in a rehearsal.
+
+    url  of the endpoint that stays; None for a rehearsal that ends with the verb
+    """
+
+    url: str | None
+
+    def tell(self, name: str, url: str, screen: Screen) -> None:
+        """Say that the service is up."""
+        if self.url is None:
+            screen.answer(f"rehearsal: {name} came up; on real hosts it would be at {url}")
+            return
+        screen.answer(f"rehearsal: {name} is up on virtual hosts; {self.url} answers for it")
+        screen.hint(
+            f"ropeway status --rehearsal\nropeway logs --rehearsal\nropeway chat --url {self.url}\n"
+            f"ropeway down --rehearsal\n"
+            f"it ends by itself {counted(HOURS, 'hour')} after the last command"
+        )
+
+
+def rehearse_up(
+    spec: Spec,
+    fleet: Fleet,
+    up: Callable[[Spec, Stage], None],
+    screen: Screen,
+    *,
+    keeps: bool,
+    dry_run: bool,
+) -> None:
+    """Bring the service up on virtual hosts, and end it there, or leave it to a process."""
+    images = [image.name for machine in fleet.machines for image in machine.images]
+    serve = spec.serve.model_copy(
+        update={"start_timeout": min(spec.serve.start_timeout, _MOST_SECONDS)}
+    )
+    update: dict[str, object] = {"serve": serve}
+    if images and images[0] != fleet.image:  # a fault of the image: it is the one that was meant
+        update["runtime"] = spec.runtime.model_copy(update={"image": images[0]})
+    spec = spec.model_copy(update=update)
+    virtual = Rehearsal(fleet, _PACE)
+    if dry_run or not keeps:
+        current_call().connect = virtual.connected
+        up(spec, Stage(None))
+        if not dry_run:
+            _take_down_again(virtual, spec, screen)
+        return
+    kept = keep(virtual, spec, f"`{spec.name}` on {fleet}")
+    current_call().connect = kept.connected
+    try:
+        up(spec, Stage(kept.url))
+    except BaseException:
+        kept.end()
+        raise
+
+
+def _take_down_again(virtual: Rehearsal, spec: Spec, screen: Screen) -> None:
+    """Take the service of a rehearsal down."""
+    with (
+        virtual.connected(spec.cluster) as every,
+        screen.step(f"take `{spec.name}` down again") as step,
+    ):
+        count = take_down(look(every, spec.runtime.command, spec.name))
+        step.ok(f"{count} containers on {len(every)} virtual hosts, which end here")
+
+
+def kept_rehearsal() -> Kept:
+    """Return the rehearsal that was kept, and say that it is meant. Raises Refused without one."""
+    kept = find_kept()
+    if kept is None:
+        raise Refused("no rehearsal is kept", hint="ropeway up --rehearse --keep")
+    if (screen := current_call().screen) is not None:
+        screen.warn(f"a rehearsal, nothing real: {kept.title}; {kept.url} answers for it")
+        screen.rehearsal = True
+    return kept
+
+
+def mention_kept(screen: Screen) -> None:
+    """Say that there is a rehearsal, to somebody who asks for what runs."""
+    if (kept := find_kept()) is not None:
+        screen.hint(f"a rehearsal is kept: {kept.title}\nropeway status --rehearsal")

@@ -1,0 +1,236 @@
+"""`--rehearse`: whose hosts are rehearsed, and what is left of it."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rehearsed import QUICK
+from ropeway.cli.main import exit_code
+from ropeway.errors import Refused
+from ropeway.models.known import entry_of
+from ropeway.sim.faults import with_faults
+from ropeway.sim.hosts import virtual_hosts
+from ropeway.sim.machine import Fleet, parse_fleet, sound_fleet
+from ropeway.sim.model_folder import published
+from ropeway.sim.own_hosts import own_fleet
+from ropeway.spec.model import load_spec
+from waiting import wait_for
+
+Run = Callable[..., int]
+
+OWN = """\
+name: mine
+cluster:
+  hosts:
+    - {address: 192.168.0.147, npus: 8}
+    - {address: node-b.example.org, npus: 8}
+  chip: 910B4
+  nic: eth7
+model: {path: /mnt/models/Qwen3-30B-A3B}
+serve: {layout: TP8xPP2+EP, port: 9100}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a spec of real hosts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ropeway.cli.rehearsal._PACE", QUICK)
+    (tmp_path / "ropeway.yaml").write_text(OWN)
+    return tmp_path
+
+
+def own(folder: Path, old: str = "", new: str = "", chip: str = "") -> Fleet:
+    """The virtual hosts of the spec, in which something was replaced."""
+    (folder / "ropeway.yaml").write_text(OWN.replace(old, new) if old else OWN)
+    return own_fleet(load_spec(folder / "ropeway.yaml"), chip)
+
+
+def test_the_hosts_of_a_spec_are_rehearsed_under_their_names(folder, capsys):
+    assert exit_code(["up", "--rehearse", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["rehearsal"] is True
+    assert (document["name"], document["model"], document["layout"]) == (
+        "mine", "Qwen3-30B-A3B", "TP8×PP2+EP",
+    )  # fmt: skip
+    script = next((folder / "runs").glob("*/commands.sh")).read_text()
+    assert "--nnodes 2" in script, "joined as this release does it"
+    assert "192.168.0.147" in script and "eth7" in script
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_ended_with_the_rehearsal_is_not_offered(capsys):
+    assert exit_code(["up", "--rehearse"]) == 0
+    said = capsys.readouterr()
+    assert "rehearsal: Qwen3-30B-A3B came up" in said.out
+    assert "with the published Qwen/Qwen3-30B-A3B" in " ".join(said.err.split())
+    assert "is up at" not in said.out
+    assert "ropeway down" not in said.err and "ropeway chat" not in said.err
+
+
+@pytest.mark.usefixtures("folder")
+def test_doctor_rehearses_the_same_hosts(capsys):
+    assert exit_code(["doctor", "--rehearse"]) == 0
+    capsys.readouterr()
+    assert exit_code(["doctor", "--rehearse", "--fault", "link-down:192.168.0.147:5"]) == 1
+    assert "192.168.0.147" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_size_makes_hosts_up_and_says_that_the_spec_is_not_read(capsys):
+    assert exit_code(["up", "--rehearse", "3x8-910B3"]) == 0
+    said = capsys.readouterr()
+    assert "`ropeway.yaml` is not read" in said.err
+    assert "3 containers on 3 virtual hosts" in said.err
+    assert said.err.index("note: not verified on NPU hardware") < said.err.index("the first token")
+
+
+@pytest.mark.parametrize(
+    ("args", "what", "hint"),
+    [
+        ("--rehearse 2x8-910B4 -c ropeway.yaml", "not both", "-c ropeway.yaml --rehearse"),
+        ("--rehearse two", "names no cluster", "2x8-910B4"),
+        ("--rehearse -c absent.yaml", "absent.yaml", ""),
+        ("--fault tls-on", "`--fault` is for virtual hosts", "--rehearse"),
+        ("--keep", "`--keep` is for virtual hosts", "--rehearse"),
+        ("--rehearse 2x8-910B4 --fault model-short", "model-short", "did you mean `shard-short`"),
+        ("--rehearse 2x8-910B4 --fault no-such", "no-such", "never-joins"),
+        ("--rehearse --model /data/mine", "no published model", "--model /data/Qwen3-30B-A3B"),
+        ("--rehearse 2x15-910C", "15 are no whole cards", "/dev/davinciN"),
+        ("--rehearse 2x8-310P3", "`310P3` cannot be rehearsed", "910B4"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_what_cannot_be_rehearsed_is_refused(capsys, args, what, hint):
+    assert exit_code(["up", *args.split(), "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert what in error["what"] + str(error["evidence"]) + str(error["where"])
+    assert hint in (error["hint"] or "")
+
+
+@pytest.mark.usefixtures("folder")
+def test_no_value_that_is_absent_is_shown_as_none(capsys):
+    assert exit_code(["up", "--rehearse", "2x8-910B4", "--model", "/data/elsewhere"]) == 2
+    said = capsys.readouterr().err
+    assert "no host has the model" in said
+    assert "None" not in said
+
+
+def test_the_model_is_the_published_one_with_its_config_and_its_bytes(folder):
+    fleet = own(folder, "Qwen3-30B-A3B", "Qwen3-235B-A22B-W8A8")
+    assert fleet.model.published == "Qwen/Qwen3-235B-A22B"
+    assert fleet.model.path == "/mnt/models/Qwen3-235B-A22B-W8A8"
+    config = json.loads(fleet.machines[1].config)
+    assert config == entry_of("Qwen/Qwen3-235B-A22B").config
+    assert sum(fleet.model.files[name] for name in fleet.model.shards) == pytest.approx(236e9, 0.01)
+    assert fleet.model.kind == "W8A8"
+    assert "awq" in published("Qwen3-32B-AWQ", "/m").config
+
+
+def test_hosts_that_share_an_address_or_have_a_name_get_addresses_of_their_own(folder):
+    first, second = own(folder).machines
+    assert (first.name, first.address) == ("192.168.0.147", "192.168.0.147")
+    assert (second.name, second.nic) == ("node-b.example.org", "eth7")
+    assert second.address == "192.168.0.2"
+    ports = ("192.168.0.147, npus: 8", "10.1.2.3, npus: 8, port: 22")
+    both = own(folder, *ports).machines[0]
+    assert (both.address, str(both.network)) == ("10.1.2.3", "10.1.0.0/16")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "chip", "what"),
+    [
+        ("  chip: 910B4\n", "", "", "which chip"),
+        ("serve:", "runtime: {command: podman}\nserve:", "", "have Docker"),
+    ],
+)
+def test_what_virtual_hosts_do_not_have_is_refused(folder, old, new, chip, what):
+    with pytest.raises(Refused, match=what):
+        own(folder, old, new, chip)
+    assert own(folder, "  chip: 910B4\n", "", "910B3").machines[0].kind.name == "910B3"
+
+
+def test_one_word_is_one_count():
+    """A 910C is one die, as in `plan`; npu-smi numbers the cards, and each has two."""
+    hosts, npus, kind = parse_fleet("2x16-A3")
+    fleet = sound_fleet(hosts, npus, kind)
+    assert str(fleet).startswith("2 virtual hosts of 16 NPUs (910C)")
+    host = virtual_hosts(fleet)[0]
+    _, table = host.answer(("npu-smi", "info"))
+    rows = [line.split()[1] for line in table.splitlines() if "Ascend910" in line]
+    assert rows == [str(number // 2) for number in range(16)]
+    _, devices = host.answer(("npu-smi", "info", "-l"))
+    assert "Total Count                    : 8" in devices
+
+
+def test_a_fault_names_a_host_that_has_a_port_in_its_name():
+    fleet = sound_fleet(*parse_fleet("2x8-910B4"))
+    names = ["10.0.0.1:22", "10.0.0.1:2222"]
+    machines = [type(one)(**{**vars(one), "name": name}) for one, name in
+                zip(fleet.machines, names, strict=True)]  # fmt: skip
+    named = type(fleet)(**{**vars(fleet), "machines": tuple(machines)})
+    for text in ("link-down:10.0.0.1:2222", "link-down:10.0.0.1:2222:5"):
+        chips = with_faults(named, [text]).machines[1].chips
+        assert [chip.device for chip in chips if chip.link == "DOWN"] == [5 if "5" in text else 3]
+
+
+# A rehearsal that is kept: a process of its own, so these are commands as a user types them.
+
+
+@pytest.fixture
+def typed(folder: Path) -> Iterator[Callable[..., "subprocess.CompletedProcess[str]"]]:
+    """Run a command line in the folder, with a place of its own for the rehearsal."""
+    with tempfile.TemporaryDirectory(prefix="rw-") as place:  # short: a socket is in it
+        variables = {**os.environ, "XDG_RUNTIME_DIR": place, "COLUMNS": "200"}
+
+        def run(*args: str) -> "subprocess.CompletedProcess[str]":
+            return subprocess.run(
+                [sys.executable, "-m", "ropeway", *args],
+                cwd=folder, env=variables, capture_output=True, text=True, timeout=120,
+                check=False,
+            )  # fmt: skip
+
+        yield run
+        run("down", "--rehearsal")
+        wait_for(lambda: not list(Path(place).glob("*/socket")), what="the end of the rehearsal")
+
+
+@pytest.mark.real_time
+def test_a_kept_rehearsal_is_there_for_the_other_verbs_and_called_by_its_name(typed):
+    up = typed("up", "--rehearse", "--keep", "--json")
+    assert up.returncode == 0, up.stderr
+    url = json.loads(up.stdout)["url"]
+    assert url.startswith("http://127.0.0.1:")
+
+    status = typed("status", "--rehearsal", "--json")
+    document = json.loads(status.stdout)
+    assert (document["rehearsal"], document["serving"], document["name"]) == (True, True, "mine")
+    assert "a rehearsal, nothing real" in status.stderr
+    logs = typed("logs", "--rehearsal", "-n", "1")
+    assert "the first token is there" in logs.stdout
+    assert "a rehearsal, nothing real" in logs.stderr
+    answer = typed("chat", "--url", url, "-p", "hello", "--json")
+    assert "(rehearsal)" in answer.stdout
+    assert "no model runs here" in json.loads(answer.stdout)["answer"]
+    assert typed("exec", "--rehearsal", "npu-smi", "info", "-l").returncode == 0
+
+    second = typed("up", "--rehearse", "--keep")
+    assert second.returncode == 2
+    assert "a rehearsal is kept already" in second.stderr
+    down = typed("down", "--rehearsal")
+    assert down.returncode == 0
+    assert "a rehearsal, nothing real" in down.stderr
+
+
+@pytest.mark.real_time
+def test_a_start_that_fails_keeps_no_rehearsal(typed):
+    assert typed("up", "--rehearse", "--keep", "--fault", "pull-fails").returncode == 1
+    gone = typed("status", "--rehearsal")
+    assert gone.returncode == 2
+    assert "no rehearsal is kept" in gone.stderr
