@@ -40,7 +40,7 @@ class Target:
     host: str | None
     name: str | None
     ssh_config: str | None
-    rehearsal: bool
+    rehearsal: bool = False
 
     @functools.cached_property
     def _spec(self) -> Spec | None:
