@@ -14,8 +14,9 @@ import pytest
 from rich.cells import cell_len
 
 from ropeway.cli.main import exit_code
+from ropeway.doctor.checks import CHECKS
 from ropeway.engines.ascend_layouts import LIMITS, NOTES
-from ropeway.engines.ascend_releases import MODEL_NEEDS, changes
+from ropeway.engines.ascend_releases import DRIVER_NEEDS, MODEL_NEEDS, changes
 from ropeway.errors import LaunchError, reason_of
 from ropeway.phrases import Phrase, count, joined, phrase, translated, translation
 from ropeway.report.chinese import TABLES, chinese, error_in_chinese
@@ -74,8 +75,14 @@ def instead() -> set[str]:
 
 
 def reasons() -> set[str]:
-    """Why releases cannot run a layout, or may not."""
-    return {row.reason for row in (*LIMITS, *NOTES)} | {need.why for need in MODEL_NEEDS}
+    """Why releases cannot run a layout, or may not, and what they need."""
+    needs = {need.why for need in (*DRIVER_NEEDS, *MODEL_NEEDS)}
+    return {row.reason for row in (*LIMITS, *NOTES)} | needs
+
+
+def check_texts() -> set[str]:
+    """What doctor's checks say, but for their sources, which are names."""
+    return {text for check in CHECKS for text in (check.title, check.expected, check.fix)}
 
 
 def test_every_template_has_a_chinese_one_with_the_same_values() -> None:
@@ -89,7 +96,14 @@ def test_every_template_has_a_chinese_one_with_the_same_values() -> None:
 def test_no_entry_is_left_over() -> None:
     models = [json.loads(path.read_text()) for path in (SOURCE / "models/known").glob("*.json")]
     notes = [model["note"] for model in models if "note" in model]
-    names = {*constants(), *notes, *reasons(), *instead(), *map(reason_of, OS_ERRORS)}
+    names = {
+        *constants(),
+        *notes,
+        *reasons(),
+        *check_texts(),
+        *instead(),
+        *map(reason_of, OS_ERRORS),
+    }
     assert set(TABLE) - set(templates()) - names == set()
 
 

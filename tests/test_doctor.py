@@ -198,7 +198,7 @@ def test_unreachable_hosts_are_grouped_by_what_ssh_says():
     counts = {finding.evidence: len(finding.locations) for finding in findings}
     assert counts == {"connection refused": 2, "unknown host key": 1}
     assert findings[0].fix == "is sshd running?"
-    assert "`ssh c true`" in findings[1].fix
+    assert findings[1].fix.endswith("\n$ ssh c true")
 
 
 def test_hits_with_equal_values_are_one_finding_with_some_of_the_evidence():
@@ -206,7 +206,8 @@ def test_hits_with_equal_values_are_one_finding_with_some_of_the_evidence():
     hits += [Hit((Location("x"),), "{odd}", {"kind": "{odd}"}, level="fail")]
     check = Check("c", "warn", "a {kind} one", lambda _: hits, "more", "`ls` on {host}")
     small, odd = check.findings(Cluster(Requirements(), (), {}, ("a",)))
-    assert (small.title, small.level, small.fix) == ("a small one", "warn", "`ls` on h0")
+    assert (small.title, small.level) == ("a small one", "warn")
+    assert small.fix == "`ls` on h0\nlikewise for the other: 4 hosts"
     assert small.evidence == "0 GiB on h0; 1 GiB on h1; 2 GiB on h2; and 2 more"
     assert (odd.title, odd.level, odd.evidence) == ("a {odd} one", "fail", "{odd}")
 
@@ -221,7 +222,7 @@ def test_locations_are_formatted_short():
 def test_outliers_are_those_unlike_most():
     values = [(Location("a"), 1), (Location("b"), 2), (Location("c"), 1), (Location("d"), None)]
     assert list(outlier_hits(values, file="f")) == [
-        Hit((Location("b"),), "1 (2 hosts), 2 (1 host)", {"file": "f"})
+        Hit((Location("b"),), "1 (2 hosts), 2 (1 host)", {"usual": 1, "file": "f"})
     ]
     assert list(outlier_hits([(Location("a"), 1), (Location("b"), None)])) == []
     assert list(outlier_hits([])) == []

@@ -30,8 +30,11 @@ from ropeway.facts.gather import facts_of
 from ropeway.hosts.base import Host
 from ropeway.hosts.connect import connected
 from ropeway.hosts.interrupts import interruptible
+from ropeway.phrases import joined, phrase
+from ropeway.report.chinese import in_language
 from ropeway.report.console import Screen
-from ropeway.report.doctor import doctor_text, render_html
+from ropeway.report.doctor import doctor_text
+from ropeway.report.doctor_page import render_html
 from ropeway.report.text import faults_table
 from ropeway.sim.faults import FAULTS
 from ropeway.sim.hosts import virtual_hosts
@@ -100,7 +103,13 @@ def doctor(
     """
     if list_faults:
         screen.answer(
-            faults_table((name, fault.title, fault.check) for name, fault in FAULTS.items())
+            faults_table(
+                (
+                    (name, in_language(fault.title, screen.language), fault.check)
+                    for name, fault in FAULTS.items()
+                ),
+                screen.language,
+            )
         )
         screen.result(
             {
@@ -137,7 +146,7 @@ def _requirements(spec: Spec | None) -> Requirements:
     return Requirements(
         npus={host.address: host.npus for host in (spec.cluster.hosts or () if spec else ())},
         model_path=spec.model.path if spec else None,
-        ports={_RAY_PORT: "Ray", 60000: "HCCL", port: "the server"},
+        ports={_RAY_PORT: "Ray", 60000: "HCCL", port: phrase("the server")},
         runtime=spec.runtime.command if spec else "docker",
     )
 
@@ -167,7 +176,8 @@ def _rehearsed(
     if spec:
         npus = dict(zip(npus, (host.npus for host in spec.cluster.hosts or ()), strict=True))
     wanted = replace(_requirements(spec), npus=npus, model_path=fleet.model.path)
-    return f"rehearsal of {config if spec else rehearse}", virtual_hosts(fleet), wanted
+    title = phrase("rehearsal of {fleet}", fleet=str(config) if spec else rehearse)
+    return title, virtual_hosts(fleet), wanted
 
 
 @contextmanager
@@ -199,16 +209,19 @@ def _survey(
     hosts: Sequence[Host], requirements: Requirements, effort: Effort, screen: Screen
 ) -> ClusterFacts:
     """Ask in two rounds, each with its progress."""
-    with screen.step(f"ask {counted(len(hosts), 'host')}") as step:
+    total = counted(len(hosts), "host")
+    with screen.step(phrase("ask {hosts}", hosts=total)) as step:
         done: Counter[str] = Counter()
 
         def progress(phase: str) -> None:
             done[phase] += 1
-            step.tick(f"{phase} {done[phase]}/{counted(len(hosts), 'host')}")
+            text = {"facts": "facts of {n:,} of {hosts}", "pings": "pings of {n:,} of {hosts}"}
+            step.tick(phrase(text[phase], n=done[phase], hosts=total))
 
         cluster = survey(hosts, requirements, effort, progress)
+        answered = phrase("{hosts} answered", hosts=counted(len(cluster.hosts), "host"))
         pings = cluster.roce.total if cluster.roce else 0
-        step.ok(f"{len(cluster.hosts)} answered" + (f", {pings:,} pings" if pings else ""))
+        step.ok(joined((answered, *([counted(pings, "ping")] if pings else [])), ", "))
     return cluster
 
 
@@ -221,7 +234,7 @@ def _tell(screen: Screen, cluster: ClusterFacts, title: str, html: Path | None) 
         for answer in host.unread
         if answer.state in ("partial", "unknown")
     ]
-    screen.answer(doctor_text(examination, unread, verbose=screen.verbose > 0))
+    screen.answer(doctor_text(examination, unread, screen.language, verbose=screen.verbose > 0))
     if html is not None:
         when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         page = render_html(examination, cluster.names, cluster.roce, title=title, when=when)

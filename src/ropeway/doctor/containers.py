@@ -14,9 +14,15 @@ from ropeway.phrases import phrase
 
 def _unusable(cluster: Cluster) -> Iterator[Hit]:
     command = cluster.requirements.runtime
-    values = {"engine": command, "fix": f"install {command}"}
+    values: dict[str, str] = {
+        "engine": command,
+        "fix": phrase("install {program}", program=command),
+    }
     if command == "docker":
-        fix = "install Docker; or `systemctl start docker`; or add the user to the group `docker`"
+        fix = phrase(
+            "install Docker, add the user to the group `docker`, or start it:\n"
+            "$ systemctl start docker"
+        )
         values = {"engine": "Docker", "fix": fix}
     for host in cluster.hosts:
         if host.docker is not None and host.docker.problem is not None:
@@ -27,7 +33,7 @@ def _missing_images(cluster: Cluster) -> Iterator[Hit]:
     usual = _usual_image(cluster)
     for location, docker in _engines(cluster):
         if usual is not None and all(image.name != usual for image in docker.images):
-            yield Hit((location,), f"no `{usual}`", {"image": usual})
+            yield Hit((location,), phrase("no `{image}`", image=usual), {"image": usual})
 
 
 def _different_images(cluster: Cluster) -> Iterator[Hit]:
@@ -69,18 +75,21 @@ CHECKS = (
           same_on_hosts(lambda host: host.docker.version if host.docker else None),
           reads=(ENGINE,),
           expected="one version",
-          fix="bring the others to the same version"),
+          fix="install the same version on all hosts"),
     Check("image-there", "warn", "the image is not on every host", _missing_images,
           reads=(ENGINE, IMAGES),
           lacking=_without_image,
           expected="the same image everywhere",
-          fix="`{runtime} pull {image}`; or `{runtime} save` on a host that has it, and "
-          "`{runtime} load` here",
+          fix="pull it on {host}, or copy it from a host that has it (`{runtime} save`, "
+          "`{runtime} load`):\n"
+          "$ {runtime} pull {image}",
           source="vllm-ascend docs/source/faqs.md"),
     Check("image-same", "fail", "hosts have different images under one name", _different_images,
           reads=(ENGINE, IMAGES),
           lacking=_without_image,
           expected="one image id",
-          fix="`{runtime} pull {image}` again on all, or copy one with `{runtime} save`",
+          fix="pull it again on all hosts, or copy it from one (`{runtime} save`, "
+          "`{runtime} load`):\n"
+          "$ {runtime} pull {image}",
           source="vllm-ascend ray.md: the same image on every node"),
 )  # fmt: skip

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ropeway.phrases import phrase
+
 Level = Literal["fail", "warn"]
 
 
@@ -99,8 +101,10 @@ def format_locations(locations: Iterable[Location], *, limit: int = 4) -> str:
         f"{host} NPU {format_ranges(on_host)}" if on_host else host
         for host, on_host in devices.items()
     ]
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    shown = ", ".join(names[:limit])
+    if len(names) <= limit:
+        return shown
+    return phrase("{places} and {n:,} more", places=shown, n=len(names) - limit)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

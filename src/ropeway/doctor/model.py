@@ -7,25 +7,27 @@ from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.rule import Check, Evidence, Hit, on_models, outlier_hits, unnamed_model
 from ropeway.facts.host import ModelFiles
 from ropeway.facts.model_directory import HASHES, MODEL
+from ropeway.phrases import phrase
 from ropeway.units import format_bytes
 
-_COPY_AGAIN = "`ropeway model push`, or `rsync -a --partial SOURCE/ HOST:TARGET/`"
+_COPY_AGAIN = "copy it again from a host where it is whole:\n$ ropeway model push"
 _RUNS_ON_NPUS = ("none", "ascend", "compressed-tensors")
 
 
 def _absent(model: ModelFiles) -> Evidence:
-    return None if model.there else f"`{model.path}`: {model.problem or 'no such directory'}"
+    return None if model.there else model.problem or phrase("no such directory")
 
 
 def _without_config(model: ModelFiles) -> Evidence:
     absent = model.there and "config.json" not in model.sizes
-    return f"`{model.path}/config.json`: no such file" if absent else None
+    return phrase("`{path}/config.json`: no such file", path=model.path) if absent else None
 
 
 def _missing_shards(model: ModelFiles) -> Evidence:
     if not model.missing:
         return None
-    return f"{len(model.missing)} missing, the first is `{model.missing[0]}`"
+    text = "{n:,} missing, the first is `{name}`"
+    return phrase(text, n=len(model.missing), name=model.missing[0])
 
 
 def _truncated_shards(cluster: Cluster) -> Iterator[Hit]:
@@ -40,7 +42,10 @@ def _different_sizes(cluster: Cluster) -> Iterator[Hit]:
     models = [(place, model) for place, model in models if not model.missing]
     for name in sorted({name for _, model in models for name in model.sizes}):
         sizes = ((place, model.sizes.get(name)) for place, model in models)
-        texts = ((place, "absent" if size is None else f"{size:,} bytes") for place, size in sizes)
+        texts = (
+            (place, phrase("absent") if size is None else phrase("{n:,} bytes", n=size))
+            for place, size in sizes
+        )
         yield from outlier_hits(texts, file=name)
 
 
@@ -63,7 +68,8 @@ _OF_FILES = (
     Check("model-there", "fail", "the model's directory is missing", on_models(_absent),
           reads=(MODEL,),
           expected="the same path on every host",
-          fix="`ropeway model push`, or mount the shared storage: `mount` on a host that has it",
+          fix="copy it with `ropeway model push`, or mount the shared storage as on the "
+          "other hosts",
           source="vllm-ascend ray.md: the same path and content on all nodes"),
     Check("model-config", "fail", "the model has no config.json", on_models(_without_config),
           reads=(MODEL,),
@@ -79,7 +85,7 @@ _OF_FILES = (
           expected="{size}, as its header says",
           fix=_COPY_AGAIN,
           source="safetensors format"),
-    Check("model-same", "fail", "`{file}` differs between hosts", _different_sizes,
+    Check("model-same", "fail", "`{file}` differs in size between hosts", _different_sizes,
           reads=(MODEL,),
           expected="the same file everywhere",
           fix=_COPY_AGAIN,
@@ -93,8 +99,8 @@ _OF_FILES = (
           reads=(MODEL,),
           expected="BF16, or quantised for Ascend",
           # Up to v0.11.0 such a checkpoint ends in a bare KeyError (#4313).
-          fix="use the BF16 original, or a checkpoint quantised for Ascend with ModelSlim "
-          "(`quant_model_description.json`), served with `--quantization ascend`",
+          fix="use the BF16 original, or a checkpoint that ModelSlim quantised for "
+          "Ascend (it has a `quant_model_description.json`)",
           source="vllm-ascend quantization guide; #4313, #1526"),
 )  # fmt: skip
 

@@ -19,6 +19,7 @@ from ropeway.facts.ascend.npu_smi import TABLE
 from ropeway.facts.containers import CONTAINERS, ENGINE
 from ropeway.facts.host import HostFacts, Npu
 from ropeway.facts.linux.system import PROCESSES
+from ropeway.phrases import phrase
 
 # An idle card holds about 2,850 MB of 32 GB or 3,400 MB of 64 GB (recorded, tests/recordings).
 _IDLE_MB = 2800 * 1.3
@@ -26,9 +27,9 @@ _IDLE_SHARE = 0.06
 _MARGIN_SHARE = 0.05
 HOT_C = 85
 _NPU_SMI = "npu-smi reference; vllm-ascend #14628: `Free memory on device … is less than desired`"
-_RELOAD = "`dmesg | grep -i ascend`; then reload the driver, or reboot"
+_RELOAD = "read what the kernel says, then reload the driver, or reboot:\n$ dmesg | grep -i ascend"
 _ADVICE = {
-    "device-used": "stop the container that holds the NPUs: `{runtime} ps`",
+    "device-used": "stop the container that holds the NPUs:\n$ {runtime} ps",
     "denied": "run it as root",
 }
 
@@ -37,7 +38,7 @@ def _failing_npu_smi(cluster: Cluster) -> Iterator[Hit]:
     for host in cluster.hosts:
         if host.npu_problem is not None:
             advice = _ADVICE.get(host.npu_problem.kind, _RELOAD)
-            values = {"advice": advice.format(runtime=cluster.requirements.runtime)}
+            values = {"advice": phrase(advice, runtime=cluster.requirements.runtime)}
             yield Hit((Location(host.name),), host.npu_problem.message, values)
 
 
@@ -47,16 +48,21 @@ def _dropped_cards(cluster: Cluster) -> Iterator[Hit]:
     for host in cluster.hosts:
         cards = len({npu.npu for npu in host.npus})
         if cards and host.pci_devices and cards != host.pci_devices:
-            yield Hit((Location(host.name),), f"{cards} of {host.pci_devices} cards")
+            yield Hit(
+                (Location(host.name),),
+                phrase("{n} of {total} cards", n=cards, total=host.pci_devices),
+            )
         elif 0 < len(host.npus) < usual:
-            yield Hit((Location(host.name),), f"{len(host.npus)} of {usual} NPUs")
+            evidence = phrase("{n} of {total} NPUs", n=len(host.npus), total=usual)
+            yield Hit((Location(host.name),), evidence)
 
 
 def _too_few_npus(cluster: Cluster) -> Iterator[Hit]:
     for host in cluster.hosts:
         required = cluster.requirements.npus.get(host.name, 0)
         if len(host.npus) < required:
-            yield Hit((Location(host.name),), f"{len(host.npus)} of {required} NPUs")
+            evidence = phrase("{n} of {total} NPUs", n=len(host.npus), total=required)
+            yield Hit((Location(host.name),), evidence)
 
 
 def _products(host: HostFacts) -> str | None:
@@ -87,15 +93,20 @@ def _dead_holder(npu: Npu) -> Evidence:
     if not _in_use(npu) or any(process.alive for process in npu.processes):
         return None
     names = ", ".join(f"{process.name} (pid {process.pid})" for process in npu.processes)
-    holder = f"{names}, which no longer runs" if names else "no process that npu-smi knows"
-    return f"{npu.hbm_used_mb:,} of {npu.hbm_mb:,} MB, by {holder}"
+    gone = phrase("{names}, which no longer runs", names=names)
+    return _held(npu, gone if names else phrase("no process that npu-smi knows"))
+
+
+def _held(npu: Npu, holder: str) -> str:
+    text = "{used:,} of {total:,} MB, by {holder}"
+    return phrase(text, used=npu.hbm_used_mb, total=npu.hbm_mb, holder=holder)
 
 
 def _living_holder(npu: Npu) -> Evidence:
     process = next((process for process in npu.processes if process.alive), None)
     if process is None or not _in_use(npu):
         return None
-    return f"{npu.hbm_used_mb:,} of {npu.hbm_mb:,} MB, by {process.name} (pid {process.pid})"
+    return _held(npu, f"{process.name} (pid {process.pid})")
 
 
 def _held_by_containers(cluster: Cluster) -> Iterator[Hit]:
@@ -116,10 +127,11 @@ def _firmware_outliers(cluster: Cluster) -> Iterator[Hit]:
 
 CHECKS = (
     Check("npu-driver", "fail", "npu-smi is missing, so there is no NPU driver",
-          on_hosts(lambda host: "`npu-smi`: not found" if host.has_npu_smi is False else None),
+          on_hosts(lambda host: phrase("`npu-smi`: not found") if host.has_npu_smi is False
+                   else None),
           reads=(TABLE,),
           expected="the driver of the product",
-          fix="install driver and firmware (HDK) and reboot; or leave these hosts out",
+          fix="install driver and firmware (HDK) and reboot, or leave these hosts out",
           source="Ascend installation guide"),
     Check("npu-driver", "fail", "npu-smi does not answer", _failing_npu_smi,
           reads=(TABLE,),
@@ -129,7 +141,9 @@ CHECKS = (
     Check("npu-dropped", "fail", "NPUs are missing that should be there", _dropped_cards,
           reads=(TABLE, PCI),
           expected="every NPU answers",
-          fix="an NPU fell off the bus: `dmesg | grep -i -e pcie -e ascend`, then a cold reboot",
+          fix="an NPU fell off the bus: read what the kernel says of it, then do a cold "
+          "reboot\n"
+          "$ dmesg | grep -i -e pcie -e ascend",
           source="Ascend mind-cluster, fault diagnosis: card drop"),
     Check("npu-count", "fail", "hosts have fewer NPUs than the spec asks for", _too_few_npus,
           reads=(TABLE,),
@@ -137,17 +151,19 @@ CHECKS = (
           fix="correct `npus` in the spec, or leave the host out"),
     Check("npu-kind", "fail", "hosts have different NPUs", same_on_hosts(_products),
           reads=(TABLE,),
-          expected="one product, as ranks wait for the slowest and images differ",
+          expected="one product, since ranks wait for the slowest and images differ",
           fix="leave the others out",
           source="vllm-ascend installation page: an image per product"),
     Check("npu-health", "fail", "the driver reports {health}", _unhealthy,
           reads=(TABLE, HEALTH),
           expected="OK",
-          fix="`npu-smi info -t health -i {npu}` on {host} says why; then "
-          "`npu-smi set -t reset -i {npu} -c {chip}`, or ask the vendor",
+          fix="read the reason on {host}, then reset the NPU or ask the vendor:\n"
+          "$ npu-smi info -t health -i {npu}\n"
+          "$ npu-smi set -t reset -i {npu} -c {chip}",
           source="npu-smi reference, Health"),
     Check("npu-ecc", "fail", "HBM has uncorrectable errors",
-          on_npus(lambda npu: f"{npu.ecc_double} double-bit errors" if npu.ecc_double else None),
+          on_npus(lambda npu: phrase("{n:,} double-bit errors", n=npu.ecc_double)
+                  if npu.ecc_double else None),
           reads=(TABLE, ECC),
           expected="0",
           fix="leave the NPU out and have it replaced",
@@ -159,22 +175,24 @@ CHECKS = (
     Check("npu-dead-process", "fail", "HBM is held by no living process", on_npus(_dead_holder),
           reads=(TABLE, PROCESSES),
           expected="an idle NPU",
-          fix="stop the containers that have the NPU (`{runtime} ps`), then on {host} "
-          "`npu-smi set -t reset -i {npu} -c {chip}`",
+          fix="on {host}, stop the containers that have the NPU, then reset it:\n"
+          "$ {runtime} ps\n"
+          "$ npu-smi set -t reset -i {npu} -c {chip}",
           source=_NPU_SMI),
     Check("npu-busy", "fail", "NPUs are in use", on_npus(_living_holder),
           reads=(TABLE, PROCESSES),
           expected="an idle NPU",
-          fix="wait for the process, stop it, or leave these NPUs out",
+          fix="wait for the process to end, stop it, or leave these NPUs out",
           source=_NPU_SMI),
     Check("npu-container", "warn", "the container `{container}` holds NPUs", _held_by_containers,
           reads=(DEVICES, TABLE, ENGINE, CONTAINERS),
           expected="NPUs that no container holds",
-          fix="`{runtime} stop {container}`, if it is yours",
+          fix="if it is yours, stop it:\n"
+          "$ {runtime} stop {container}",
           source="vllm-ascend #632, #2698"),
     Check("firmware-same", "warn", "NPUs differ in firmware", _firmware_outliers,
           reads=(TABLE, FIRMWARE),
           expected="one firmware everywhere",
-          fix="upgrade the others, then reboot",
+          fix="install the same firmware on all, then reboot",
           source="vllm-ascend #15411: firmware 25.2.2 → 26.1.1 fixed a fault"),
 )  # fmt: skip

@@ -50,7 +50,7 @@ class PingMatrix:
     worst           the highest percentage of packets lost in a ping, by the same
     sent            pings that a port takes part in
     failures        source, target and percentage of packets lost
-    unknown         pings whose outcome could not be read
+    unknown         source and target of pings whose outcome could not be read
     """
 
     tested: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -58,13 +58,13 @@ class PingMatrix:
     worst: dict[tuple[int, int], float] = field(default_factory=dict)
     sent: Counter[Port] = field(default_factory=Counter)
     failures: list[tuple[Port, Port, float]] = field(default_factory=list)
-    unknown: Counter[tuple[int, int]] = field(default_factory=Counter)
+    unknown: list[tuple[Port, Port]] = field(default_factory=list)
 
     def add(self, source: Port, target: Port, loss: float | None) -> None:
         """Count one ping. `loss` in percent; None when its outcome could not be read."""
         pair = source[0], target[0]
         if loss is None:
-            self.unknown[pair] += 1
+            self.unknown.append((source, target))
             return
         self.tested[pair] += 1
         self.sent[source] += 1

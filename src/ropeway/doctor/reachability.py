@@ -1,5 +1,6 @@
 """Checks between hosts: pings from NPU to NPU over RoCE, and the Ethernet that Ray uses."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -16,11 +17,11 @@ from ropeway.facts.linux.ping import PING
 from ropeway.phrases import phrase
 
 _FIXES = {
-    "all": "check the RoCE switches, or the VLAN of all ports",
-    "rail": "check the switch that joins these ports",
-    "hosts apart": "check the switches between them: VLAN, MTU, PFC; the leaf's uplinks",
+    "all": phrase("check the RoCE switches, and the VLAN of all ports"),
+    "rail": phrase("check the switch that joins these ports"),
+    "hosts apart": phrase("check the switches between them: VLAN, MTU, PFC, uplinks of the leaf"),
 }
-_FIX = "check its link, address, netmask and gateway; then the switch port"
+_FIX = phrase("check its link, address, netmask and gateway, then the switch port")
 
 
 def _failing_pings(cluster: Cluster) -> Iterator[Hit]:
@@ -30,7 +31,8 @@ def _failing_pings(cluster: Cluster) -> Iterator[Hit]:
     devices = sorted({device for _, device in matrix.sent})
     for suspect in suspects(matrix):
         title, locations = _describe(suspect, [cluster.names[n] for n in suspect.hosts], devices)
-        evidence = f"{suspect.explained} of {suspect.tested} pings fail"
+        text = "{n:,} of {total:,} pings fail"
+        evidence = phrase(text, n=suspect.explained, total=suspect.tested)
         yield Hit(locations, evidence, {"title": title, "fix": _FIXES.get(suspect.kind, _FIX)})
 
 
@@ -38,39 +40,55 @@ def _describe(
     suspect: Suspect, hosts: Sequence[str], devices: Sequence[int]
 ) -> tuple[str, tuple[Location, ...]]:
     """Return the title of a finding, and its locations."""
-    fail = "fail" if suspect.loss >= 100 else f"lose up to {suspect.loss:.0f}% of their packets"
+    fail = phrase("fail")
+    if suspect.loss < 100:
+        fail = phrase("lose up to {percent:.0f}% of their packets", percent=suspect.loss)
+    around = "pings to and from {place} {fail}"
     match suspect.kind:
         case "all":
-            return "no NPU reaches another host", ()
+            return phrase("no NPU reaches another host"), ()
         case "rail":
-            return f"pings to and from NPU {suspect.device} of every host {fail}", ()
+            place = phrase("NPU {npu} of every host", npu=suspect.device)
+            return phrase(around, place=place, fail=fail), ()
         case "hosts apart":
-            title = f"pings between {hosts[0]} and {hosts[1]} {fail}"
+            text = "pings between {host} and {other} {fail}"
+            title = phrase(text, host=hosts[0], other=hosts[1], fail=fail)
             return title, tuple(Location(host) for host in hosts)
         case "host":
-            title = f"pings to and from {hosts[0]} {fail}"
+            title = phrase(around, place=hosts[0], fail=fail)
             return title, tuple(Location(hosts[0], device) for device in devices)
         case "npu":
             location = Location(hosts[0], suspect.device)
-            return f"pings to and from {location} {fail}", (location,)
+            return phrase(around, place=str(location), fail=fail), (location,)
         case "pings":
             source = Location(hosts[0], suspect.device)
             target = Location(hosts[1], suspect.other_device)
-            title = f"the ping from {source} to {target} loses {suspect.loss:.0f}%"
+            text = "pings from {source} to {target} {fail}"
+            title = phrase(text, source=str(source), target=str(target), fail=fail)
             return title, (source, target)
 
 
 def _rails(cluster: Cluster) -> Iterator[Hit]:
     if cluster.roce is not None and rail_only(cluster.roce):
-        yield Hit((), "all pings between different numbers fail, all others arrive")
+        text = "all pings between different numbers fail, all others arrive"
+        yield Hit((), phrase(text))
 
 
 def _failing_ethernet(cluster: Cluster) -> Iterator[Hit]:
     for suspect in suspects(cluster.ethernet) if cluster.ethernet else ():
         locations = tuple(Location(cluster.names[number]) for number in suspect.hosts)
-        hosts = " and ".join(location.host for location in locations) or "all hosts"
-        evidence = f"{suspect.explained} of {suspect.tested} pings, {suspect.loss:.0f}% loss"
-        yield Hit(locations, evidence, {"hosts": hosts})
+        hosts = ", ".join(place.host for place in locations) or phrase("all hosts")
+        text = "{n:,} of {total:,} pings, {percent:.0f}% loss"
+        evidence = phrase(text, n=suspect.explained, total=suspect.tested, percent=suspect.loss)
+        from_, to = _ends(cluster, locations)
+        yield Hit(locations, evidence, {"hosts": hosts, "host": from_, "address": to})
+
+
+def _ends(cluster: Cluster, locations: Sequence[Location]) -> tuple[str, str]:
+    """Return a host to ping from and the address of another, first of all those at fault."""
+    names = dict.fromkeys([*(place.host for place in locations), *cluster.names])
+    known = [host for name in names for host in cluster.hosts if host.name == name]
+    return known[0].name, known[1].ethernet_address or "ADDRESS"
 
 
 def _without_pings(cluster: Cluster) -> Iterator[Gap]:
@@ -95,7 +113,7 @@ def _without_ethernet_pings(cluster: Cluster) -> Iterator[Gap]:
 
 def _unsent(cluster: Cluster, matrix: PingMatrix | None, able: int) -> Iterator[Gap]:
     """Yield why there are no pings, or which are missing. `able`: hosts with an address to ping."""
-    if matrix is None or not matrix.total + matrix.unknown.total():
+    if matrix is None or not matrix.total + len(matrix.unknown):
         answered, hosts = len(cluster.hosts), len(cluster.names)
         if answered < 2:
             yield Gap(phrase("no pings: {n} of {hosts} hosts answered", n=answered, hosts=hosts))
@@ -108,10 +126,11 @@ def _unsent(cluster: Cluster, matrix: PingMatrix | None, able: int) -> Iterator[
     if not matrix.total:
         yield Gap(phrase("no answer to a ping could be read"))
         return
+    unread = Counter(source for (source, _), _ in matrix.unknown)
     for number, name in enumerate(cluster.names):
-        unread = sum(count for (source, _), count in matrix.unknown.items() if source == number)
-        if unread:
-            yield Gap(phrase("{n:,} answers to pings could not be read", n=unread), (name,))
+        if unread[number]:
+            text = "{n:,} answers to pings could not be read"
+            yield Gap(phrase(text, n=unread[number]), (name,))
         elif name in cluster.failures:
             yield Gap(phrase("no answer"), (name,))
 
@@ -119,7 +138,7 @@ def _unsent(cluster: Cluster, matrix: PingMatrix | None, able: int) -> Iterator[
 def _without_interface(host: HostFacts) -> Evidence:
     if host.nic is not None or not host.nics:
         return None
-    return "neither the spec's address nor a default route"
+    return phrase("neither the spec's address nor a default route")
 
 
 _OF_PINGS = (
@@ -127,8 +146,8 @@ _OF_PINGS = (
           reads=(TABLE, hccn.IP, hccn.PING),
           lacking=_without_pings,
           expected="every NPU reaches every NPU",
-          fix="cables without a switch, or a switch for each rail: keep tensor and expert parallel "
-          "inside a host",
+          fix="this is right for cables without a switch, or with a switch for each "
+          "rail: keep tensor and expert parallel inside a host",
           source="vllm-ascend ray.md asks for all pairs"),
     Check("roce-ping", "fail", "{title}", _failing_pings,
           reads=(TABLE, hccn.IP, hccn.PING),
@@ -140,28 +159,31 @@ _OF_PINGS = (
           reads=(NICS, DEFAULT_NIC, PING),
           lacking=_without_ethernet_pings,
           expected="every host reaches every host",
-          fix="check routes and firewall; `ping` between them by hand",
+          fix="check routes and firewall on {host}:\n"
+          "$ ping -c 3 {address}",
           source=RAY_PAGE),
 )  # fmt: skip
 
 OF_INTERFACES = (
-    Check("eth-nic", "warn", "the interface with the host's address differs in name",
+    Check("eth-nic", "warn", "hosts use Ethernet interfaces of different names",
           same_on_hosts(lambda host: host.nic.name if host.nic else None),
           reads=(NICS, DEFAULT_NIC),
-          expected="any names, if each host is told its own",
-          fix="set HCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME and TP_SOCKET_IFNAME per host "
-          "(`ropeway up` does)",
+          expected="any names, as long as each host is told its own",
+          fix="`ropeway up` sets HCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME and "
+          "TP_SOCKET_IFNAME for each host; by hand, set them so",
           source="HCCL environment reference, HCCL_SOCKET_IFNAME"),
-    Check("eth-mtu", "warn", "interfaces differ in MTU",
+    Check("eth-mtu", "warn", "Ethernet interfaces differ in MTU",
           same_on_hosts(lambda host: host.nic.mtu if host.nic else None),
           reads=(NICS, DEFAULT_NIC),
           expected="one MTU",
-          fix="`ip link set dev NIC mtu …`"),
+          fix="set the same on all hosts, on {host}:\n"
+          "$ ip link set dev {nic} mtu {usual}"),
     Check("eth-address", "fail", "no interface has the host's address",
           on_hosts(_without_interface),
           reads=(NICS, DEFAULT_NIC),
           expected="the address that other hosts reach",
-          fix="`ip addr`; then correct the address in the spec"),
+          fix="see which addresses there are on {host}, then correct the one in the spec:\n"
+          "$ ip addr"),
 )  # fmt: skip
 
 OF_PINGS = tuple(replace(check, min_hosts=2) for check in _OF_PINGS)

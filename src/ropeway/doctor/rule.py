@@ -9,7 +9,7 @@ from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.finding import Finding, Level, Location
 from ropeway.facts.host import HostFacts, ModelFiles, Npu, Roce
 from ropeway.facts.question import Question
-from ropeway.phrases import phrase
+from ropeway.phrases import Phrase, joined, phrase
 from ropeway.units import counted
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Hit:
 
     locations: tuple[Location, ...]
     evidence: str
-    values: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, object] = field(default_factory=dict)
     level: Level | None = None
 
 
@@ -61,8 +61,11 @@ class Check:
     min_hosts  the check is left out on fewer
     lacking    what it lacks besides: a name that nobody gave, pings that nobody sent
 
-    `title`, `expected`, `fix` and `source` may have placeholders: the values of a hit; the first
-    location's {host}, {device} and, as npu-smi numbers them, {npu} and {chip}; and {runtime}.
+    `title`, `expected`, `fix` and `source` may have placeholders: the values of a hit; {runtime};
+    the first location's {host}, its {nic} and {device}; of that NPU, or of the host's first, {npu}
+    and {chip} as npu-smi numbers them, and the {address}, {netmask} and {gateway} of its port.
+
+    A line of `fix` that begins with `$ ` is to be typed as it is.
     """
 
     id: str
@@ -90,26 +93,48 @@ class Check:
         return Finding(
             check=self.id,
             level=hits[0].level or self.level,
-            title=self.title.format(**values),
+            title=phrase(self.title, **values),
             locations=locations,
             total=_examined(cluster, locations),
             evidence=_merged_evidence(hits),
-            expected=self.expected.format(**values),
-            fix=self.fix.format(**values),
-            source=self.source.format(**values),
+            expected=phrase(self.expected, **values),
+            fix=self._fix(locations, values),
+            source=phrase(self.source, **values),
         )
+
+    def _fix(self, locations: Sequence[Location], values: Mapping[str, object]) -> Phrase:
+        """Return the fix; where it is written for the first of several locations, say so."""
+        fix = phrase(self.fix, **values)
+        if len(locations) < 2 or "{host}" not in self.fix:
+            return fix
+        more = _things(locations[0], len(locations) - 1)
+        return phrase("{fix}\nlikewise for the other: {things}", fix=fix, things=more)
 
 
 def _placeholders(cluster: Cluster, locations: Sequence[Location]) -> dict[str, object]:
     values: dict[str, object] = {"runtime": cluster.requirements.runtime}
     if locations:
         first = locations[0]
-        npu = next((npu for location, npu in cluster.npus if location == first), None)
+        nics = (host.nic for host in cluster.hosts if host.name == first.host)
+        values["nic"] = next((nic.name for nic in nics if nic), "NIC")
+        of_host = (pair for pair in cluster.npus if pair[0].host == first.host)
+        npu = next((npu for place, npu in of_host if first.device in (None, place.device)), None)
         values |= {"host": first.host, "device": first.device}
         if npu is not None:
-            values["npu"] = first.device if npu.npu is None else npu.npu
-            values["chip"] = npu.chip or 0
+            values |= {
+                "device": npu.device,
+                "npu": npu.device if npu.npu is None else npu.npu,
+                "chip": npu.chip or 0,
+                "address": npu.roce.address or "ADDRESS",
+                "netmask": npu.roce.netmask or "MASK",
+                "gateway": npu.roce.gateway or "GATEWAY",
+            }
     return values
+
+
+def _things(example: Location, number: int) -> Phrase:
+    """Return `2 hosts` or `2 NPUs`."""
+    return counted(number, "host") if example.device is None else counted(number, "NPU")
 
 
 def _examined(cluster: Cluster, locations: Sequence[Location]) -> int:
@@ -128,9 +153,12 @@ def _merged_evidence(hits: Sequence[Hit]) -> str:
         first_at.setdefault(hit.evidence, next(iter(hit.locations), None))
     if len(first_at) == 1:
         return hits[0].evidence
-    parts = [f"{text} on {place}" if place else text for text, place in first_at.items()]
+    parts = [
+        phrase("{text} on {place}", text=text, place=str(place)) if place else text
+        for text, place in first_at.items()
+    ]
     more = len(parts) - _EVIDENCE_SHOWN
-    return "; ".join(parts[:_EVIDENCE_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    return joined(parts[:_EVIDENCE_SHOWN] + [phrase("and {n:,} more", n=more)] * (more > 0))
 
 
 def on_hosts(predicate: Callable[[HostFacts], Evidence]) -> Rule:
@@ -178,12 +206,14 @@ def outlier_hits(values: Iterable[tuple[Location, Hashable]], **texts: str) -> I
     """Yield one hit for all locations whose value differs from that of most.
 
     Its evidence is `25.5.1 (62 hosts), 24.1.0 (1 host)`. Unknown values (None) are left out.
-    `texts` are for the placeholders of the check.
+    `texts` are for the placeholders of the check, {usual} is what most have.
     """
     known = [(location, value) for location, value in values if value is not None]
     counts = Counter(value for _, value in known).most_common()
     if len(counts) > 1:
         outliers = tuple(location for location, value in known if value != counts[0][0])
-        unit = "host" if outliers[0].device is None else "NPU"
-        evidence = ", ".join(f"{value} ({counted(count, unit)})" for value, count in counts)
-        yield Hit(outliers, evidence, texts)
+        parts = [
+            phrase("{value} ({things})", value=value, things=_things(outliers[0], number))
+            for value, number in counts
+        ]
+        yield Hit(outliers, joined(parts, ", "), {"usual": counts[0][0], **texts})

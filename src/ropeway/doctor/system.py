@@ -25,9 +25,10 @@ _MSPRECHECKER = "msprechecker 0.4, environment rules"
 
 
 def _unreachable(cluster: Cluster) -> Iterator[Hit]:
-    without_hint = next((name for name, error in cluster.failures.items() if not error.hint), "")
+    hints: dict[str, str] = {}  # of the first of those that fail alike
     for name, error in cluster.failures.items():
-        hint = error.hint or f"try it by hand: `ssh {without_hint} true`"
+        by_hand = phrase("try it by hand:\n$ ssh {name} true", name=name)
+        hint = hints.setdefault(error.what, error.hint or by_hand)
         yield Hit((Location(name),), error.what, {"error": error.what, "hint": hint})
 
 
@@ -44,7 +45,7 @@ def _wrong_clocks(cluster: Cluster) -> Iterator[Hit]:
     median = sorted(offsets.values())[len(offsets) // 2]
     for name, offset in offsets.items():
         if abs(offset - median) > CLOCK_SECONDS:
-            yield Hit((Location(name),), f"{offset - median:+.0f} s from the others")
+            yield Hit((Location(name),), phrase("{s:+.0f} s from the others", s=offset - median))
 
 
 def _without_clock(cluster: Cluster) -> Iterator[Gap]:
@@ -70,9 +71,10 @@ def _taken_ports(cluster: Cluster) -> Iterator[Hit]:
     for host in cluster.hosts:
         for port, use in cluster.requirements.ports.items():
             if port in host.ports:
-                program = host.ports[port] or "a program that only root can name"
+                program = host.ports[port] or phrase("a program that only root can name")
                 values = {"port": str(port), "use": use}
-                yield Hit((Location(host.name),), f"in use by {program}", values)
+                evidence = phrase("in use by {program}", program=program)
+                yield Hit((Location(host.name),), evidence, values)
 
 
 def _lent_ports(host: HostFacts) -> Evidence:
@@ -80,7 +82,8 @@ def _lent_ports(host: HostFacts) -> Evidence:
         return None
     first, last = host.port_range
     lent = first <= max(_HCCL_PORTS) and min(_HCCL_PORTS) <= last
-    return f"60000-60015 lie in ip_local_port_range {first}-{last}" if lent else None
+    text = "60000-60015 lie in ip_local_port_range {first}-{last}"
+    return phrase(text, first=first, last=last) if lent else None
 
 
 CHECKS = (
@@ -90,24 +93,25 @@ CHECKS = (
     Check("host-architecture", "fail", "hosts differ in processor architecture",
           same_on_hosts(lambda host: host.architecture),
           reads=(system.KERNEL,),
-          expected="one architecture, as an image is built for one",
+          expected="one architecture, since an image is built for one",
           fix="leave the others out, or start a service on each kind"),
     Check("host-system", "warn", "hosts run different operating systems",
           same_on_hosts(lambda host: host.os),
           reads=(system.OS_RELEASE,),
           expected="the same release everywhere",
-          fix="bring the others to the same release",
+          fix="install the same release on all hosts",
           source=_MSPRECHECKER),
     Check("host-kernel", "warn", "hosts run different kernels",
           same_on_hosts(lambda host: host.kernel),
           reads=(system.KERNEL,),
-          expected="the same kernel, as the NPU driver is built for it",
-          fix="update the others, then reinstall the NPU driver",
+          expected="the same kernel, since the NPU driver is built for it",
+          fix="install the same kernel, then reinstall the NPU driver",
           source=_MSPRECHECKER),
     Check("host-clock", "fail", "clocks differ by more than 5 s", _wrong_clocks,
           reads=(ping.CLOCK,),
-          expected="within 5 s",
-          fix="`chronyc makestep`, or `ntpdate` with the same server on every host",
+          expected="within 5 s of each other",
+          fix="synchronise all hosts with the same time server:\n"
+          "$ chronyc makestep",
           min_hosts=2,
           lacking=_without_clock,
           source="ranks' logs are compared by time; vllm-ascend #1443"),
@@ -115,19 +119,23 @@ CHECKS = (
           on_hosts(lambda host: _too_small(host.shm_bytes, SHM_BYTES)),
           reads=(limits.SHM,),
           expected=f"at least {format_bytes(SHM_BYTES)}",
-          fix="`mount -o remount,size=64G /dev/shm`; in a container `--shm-size 64g`",
+          fix="make it larger; for a container use `--shm-size 64g`\n"
+          "$ mount -o remount,size=64G /dev/shm",
           source="gpustack #5014: a TP8/PP2 start needed 10 GB"),
-    Check("host-disk", "warn", "little disk space is left where images are kept",
+    Check("host-disk", "warn", "little disk space is left for images",
           on_hosts(lambda host: _too_small(host.disk_free_bytes, DISK_BYTES)),
           reads=(containers.ENGINE, containers.DISK),
           expected=f"{format_bytes(DISK_BYTES)}: an image takes about 18 GB, twice that to unpack",
-          fix="`{runtime} system df` shows what takes the space"),
-    Check("host-memory", "warn", "hosts differ in memory", same_on_hosts(_memory),
+          fix="see what takes the space:\n"
+          "$ {runtime} system df"),
+    Check("host-memory", "warn", "hosts differ in the size of their memory", same_on_hosts(_memory),
           reads=(system.MEMORY,),
-          expected="the same everywhere, as every host gets ranks of equal size",
-          fix="look for a memory module that is not detected: `dmidecode -t memory`"),
-    Check("host-root", "warn", "the user is not root, as hccn_tool and dmidecode require",
-          on_hosts(lambda host: "not root" if host.root is False else None),
+          expected="the same everywhere, since every host gets ranks of equal size",
+          fix="look for a memory module that is not detected:\n"
+          "$ dmidecode -t memory"),
+    Check("host-root", "warn", "the user is not root, which hccn_tool and "
+          "dmidecode require",
+          on_hosts(lambda host: phrase("not root") if host.root is False else None),
           reads=(system.USER_ID,),
           expected="uid 0",
           fix="set `user: root` in the spec",
@@ -136,67 +144,77 @@ CHECKS = (
           on_hosts(lambda host: _too_small(host.nofile, NOFILE, "{:,}".format)),
           reads=(limits.LIMITS,),
           expected=f"at least {NOFILE:,}",
-          fix="`* - nofile 1048576` in /etc/security/limits.conf",
+          fix="add a line to /etc/security/limits.conf, then log in again:\n"
+          "$ * - nofile 1048576",
           source=_MSPRECHECKER),
-    Check("host-memlock", "warn", "locked memory is limited",
+    Check("host-memlock", "warn", "the size of locked memory is limited",
           on_hosts(lambda host: format_bytes(host.memlock_bytes) if host.memlock_bytes is not None
                    else None),
           reads=(limits.LIMITS,),
-          expected="unlimited, as RDMA pins its buffers",
-          fix="`* - memlock unlimited` in /etc/security/limits.conf",
+          expected="unlimited, since RDMA pins its buffers",
+          fix="add a line to /etc/security/limits.conf, then log in again:\n"
+          "$ * - memlock unlimited",
           source=_MSPRECHECKER),
     Check("host-numa-balancing", "warn", "automatic NUMA balancing is on",
           on_hosts(lambda host: "kernel.numa_balancing = 1" if host.numa_balancing else None),
           reads=(limits.SYSCTL,),
           expected="0",
-          fix="`sysctl kernel.numa_balancing=0`",
+          fix="turn it off:\n"
+          "$ sysctl -w kernel.numa_balancing=0",
           source=_MSPRECHECKER),
     Check("host-governor", "warn", "CPUs do not run at full speed",
           on_hosts(lambda host: host.governor if host.governor != "performance" else None),
           reads=(system.GOVERNOR,),
           expected="performance",
-          fix="`cpupower frequency-set -g performance`",
+          fix="set the governor:\n"
+          "$ cpupower frequency-set -g performance",
           source=_MSPRECHECKER),
-    Check("host-hugepages", "warn", "transparent huge pages are not always on",
+    Check("host-hugepages", "warn", "transparent huge pages are not set to `always`",
           on_hosts(lambda host: host.hugepages if host.hugepages != "always" else None),
           reads=(system.HUGEPAGES,),
           expected="always",
-          fix="`echo always > /sys/kernel/mm/transparent_hugepage/enabled`",
+          fix="set them:\n"
+          "$ echo always > /sys/kernel/mm/transparent_hugepage/enabled",
           source=_MSPRECHECKER),
     Check("host-virtual", "warn", "the host is a virtual machine",
           on_hosts(lambda host: host.hypervisor or None),
           reads=(system.HYPERVISOR,),
           expected="a physical host",
-          fix="none if that is intended: it costs cores and memory bandwidth",
+          fix="nothing, if that is intended: virtualisation costs cores and memory bandwidth",
           source=_MSPRECHECKER),
-    Check("host-kernel-old", "warn", "the kernel is old",
+    Check("host-kernel-old", "warn", "the kernel is older than 5.10",
           on_hosts(lambda host: host.kernel if host.kernel and order(host.kernel) < order(_KERNEL)
                    else None),
           reads=(system.KERNEL,),
-          expected=f"{_KERNEL} or newer, which sends work to the NPUs faster",
+          expected="5.10 or newer, which sends work to the NPUs faster",
           fix="update the kernel, then reinstall the NPU driver",
           source=_MSPRECHECKER),
     Check("host-name", "warn", "the host's own name resolves to a loopback address",
           on_hosts(_loopback_name),
           reads=(network.OWN_NAME,),
           expected="an address that other hosts can reach",
-          fix="put `<address> <hostname>` in /etc/hosts; or set GLOO_SOCKET_IFNAME on every host",
+          fix="add `<address> <hostname>` to /etc/hosts, or set GLOO_SOCKET_IFNAME on "
+          "every host",
           source="gpustack #2125: `Unable to resolve hostname … Using the loopback`"),
-    Check("host-ports", "fail", "port {port}, which {use} needs, is taken", _taken_ports,
+    Check("host-ports", "fail", "port {port} is taken, which {use} needs", _taken_ports,
           reads=((network.SS, network.PROC_NET_TCP),),
-          expected="port free",
-          fix="`ss -ltnp sport = :{port}` names the program",
+          expected="a free port",
+          fix="see which program it is, on {host}:\n"
+          "$ ss -ltnp sport = :{port}",
           source="vllm-ascend #405, #1253 (HCCL), #16237"),
     Check("host-hccl-ports", "warn", "the kernel may give HCCL's ports to other programs",
           on_hosts(_lent_ports),
           reads=(limits.SYSCTL,),
           expected="60000-60015 reserved",
-          fix="`sysctl net.ipv4.ip_local_reserved_ports=60000-60015`",
+          fix="reserve them:\n"
+          "$ sysctl -w net.ipv4.ip_local_reserved_ports=60000-60015",
           source="HCCL environment reference, HCCL_IF_BASE_PORT; vllm-ascend #405"),
     Check("ray-running", "warn", "Ray is already running",
-          on_hosts(lambda host: f"raylet, pid {host.raylets[0]}" if host.raylets else None),
+          on_hosts(lambda host: phrase("raylet, pid {pid}", pid=host.raylets[0])
+                   if host.raylets else None),
           reads=(system.PROCESSES,),
           expected="no Ray, or the service's own",
-          fix="`ray stop` in its container; `ray status` shows whether it knows the NPUs",
+          fix="`ray status` shows whether it knows the NPUs; to stop it, in its container:\n"
+          "$ ray stop",
           source="vllm-ascend #3114: a Ray started with --num-gpus hides them"),
 )  # fmt: skip

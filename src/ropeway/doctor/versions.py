@@ -72,8 +72,9 @@ def _wrong_firmware(cluster: Cluster) -> Iterator[Hit]:
             continue
         comparable = ".".join(firmware.split(".")[:3])
         if not order(limits[0]) <= order(comparable) <= order(limits[1]):
-            values = {"range": " to ".join(limits)}
-            yield Hit((Location(host.name),), f"firmware {firmware}", values)
+            values = {"lowest": limits[0], "highest": limits[1]}
+            evidence = phrase("firmware {version}", version=firmware)
+            yield Hit((Location(host.name),), evidence, values)
 
 
 def _old_drivers(cluster: Cluster) -> Iterator[Hit]:
@@ -85,7 +86,8 @@ def _old_drivers(cluster: Cluster) -> Iterator[Hit]:
         if needs:
             need = max(needs, key=lambda need: need.hard)  # the first, which asks for most
             values = {"driver": need.driver, "why": need.why, "reference": need.source}
-            evidence = f"driver {host.driver}, vllm-ascend {tag.version}"
+            text = "driver {driver}, vllm-ascend {release}"
+            evidence = phrase(text, driver=host.driver, release=tag.version)
             yield Hit((Location(host.name),), evidence, values, "fail" if need.hard else "warn")
 
 
@@ -93,8 +95,9 @@ def _wrong_images(cluster: Cluster) -> Iterator[Hit]:
     for host, tag in _tagged(cluster):
         families = {family for npu in host.npus if (family := chip_family(npu.name or ""))}
         if families and tag.family not in families:
-            chips = " and ".join(sorted(families))
-            yield Hit((Location(host.name),), f"image for {tag.family}, NPUs are {chips}")
+            chips = ", ".join(sorted(families))
+            evidence = phrase("image for {family}, NPUs: {chips}", family=tag.family, chips=chips)
+            yield Hit((Location(host.name),), evidence)
 
 
 def _old_images(cluster: Cluster) -> Iterator[Hit]:
@@ -103,7 +106,8 @@ def _old_images(cluster: Cluster) -> Iterator[Hit]:
         for need in MODEL_NEEDS:
             if model_type in need.model_types and order(tag.version) < order(need.release):
                 values = {"release": need.release, "why": need.why, "reference": need.source}
-                evidence = f"{model_type} on vllm-ascend {tag.version}"
+                text = "{model_type} on vllm-ascend {release}"
+                evidence = phrase(text, model_type=model_type, release=tag.version)
                 yield Hit((Location(host.name),), evidence, values)
 
 
@@ -118,7 +122,8 @@ def _old_transformers(cluster: Cluster) -> Iterator[Hit]:
         newest = release.newest_transformers if release else None
         writer = host.model.transformers if host.model else None
         if newest and writer and order(writer) > order(newest):
-            evidence = f"{writer}; vllm-ascend {tag.version} has at most {newest}"
+            text = "{writer}; vllm-ascend {release} has at most {newest}"
+            evidence = phrase(text, writer=writer, release=tag.version, newest=newest)
             yield Hit((Location(host.name),), evidence, {"transformers": writer})
 
 
@@ -132,18 +137,18 @@ CHECKS = (
           same_on_hosts(lambda host: host.driver),
           reads=((DRIVER, TABLE),),
           expected="one driver everywhere",
-          fix="install the same HDK on the others, then reboot",
+          fix="install the same HDK on all hosts, then reboot",
           source="HCCL installation guide; msprechecker, driver rule"),
     Check("cann-same", "warn", "hosts have different versions of CANN",
           same_on_hosts(lambda host: host.cann),
           reads=(CANN,),
           expected="one version; a container brings its own",
-          fix="install the same CANN, or use only containers",
+          fix="install the same CANN on all hosts, or use only containers",
           source="msprechecker, CANN rule"),
     Check("firmware-driver", "fail", "the firmware does not match the driver", _wrong_firmware,
           reads=(DRIVER, (FIRMWARE, FIRMWARE_OF_NPU)),
-          expected="{range}, as the driver requires",
-          fix="upgrade to the firmware of the driver's HDK, then reboot",
+          expected="{lowest} to {highest}, as the driver requires",
+          fix="install the firmware of the driver's HDK, then reboot",
           source="/usr/local/Ascend/driver/version.info, compatible_version_fw"),
     Check("driver-image", "fail", "the driver is too old for the image", _old_drivers,
           reads=((DRIVER, TABLE), ENGINE, IMAGES),
@@ -154,8 +159,9 @@ CHECKS = (
     Check("image-chip", "fail", "the image is for another product", _wrong_images,
           reads=(TABLE, ENGINE, IMAGES),
           lacking=_without_release,
-          expected="the tag of this product",
-          fix="A2 (910B1-4): no suffix; A3: `-a3`; 300I Duo: `-310p`",
+          expected="an image for this product",
+          fix="choose the tag by its suffix: none for A2 (910B1 to 910B4), `-a3` for A3, "
+          "`-310p` for 300I Duo",
           source="vllm-ascend docs/source/installation.md"),
     Check("model-release", "fail", "the image is too old for the model", _old_images,
           reads=(MODEL, ENGINE, IMAGES),
@@ -163,18 +169,20 @@ CHECKS = (
           expected="{release} or newer: {why}",
           fix="use a newer image",
           source="{reference}"),
-    Check("model-transformers", "warn", "the model was written by a newer transformers",
+    Check("model-transformers", "warn", "config.json was written by a newer "
+          "transformers than the image has",
           _old_transformers,
           reads=(MODEL, ENGINE, IMAGES),
           lacking=_without_model_or_release,
           expected="a transformers that knows the architecture",
-          fix="use a newer image, or `pip install transformers=={transformers}` in the container",
+          fix="use a newer image; or, in the container:\n"
+          "$ pip install transformers=={transformers}",
           source="vllm-ascend versioning policy: a row is used as a set"),
     Check("model-type", "fail", "config.json has a model_type that vLLM does not know",
           on_models(_renamed_type),
           reads=(MODEL,),
           lacking=unnamed_model,
-          expected="`deepseek_v2`, `deepseek_v3` …",
+          expected="the original name, such as `deepseek_v3`",
           fix="restore the original config.json",
           source="msprechecker 0.4, model config rule"),
 )  # fmt: skip

@@ -24,6 +24,7 @@ from ropeway.facts.question import Parsed, Question, ToolError
 from ropeway.facts.script import NOT_FOUND, TIMED_OUT, Answer, Pings
 from ropeway.facts.transcript import Transcript, ask_for_transcript
 from ropeway.hosts.base import Host
+from ropeway.phrases import phrase
 
 T = TypeVar("T")
 
@@ -91,7 +92,7 @@ def _gap(question: Question[T], answer: Answer | None, parsed: Parsed[T]) -> str
         return None if parsed.error.kind in answers else parsed.error.message
     if parsed.state != "absent":
         lines = parsed.unparsed or (parsed.text.strip()[:80],)
-        return f"not understood: `{lines[0]}`"
+        return phrase("not understood: `{line}`", line=lines[0])
     if question.optional:
         return None
     if answer is not None and answer.exit_code == NOT_FOUND:

@@ -27,7 +27,7 @@ from ropeway.report.table import Printable
 
 SCHEMA = 1
 # A line of a hint with a command that is not between backticks.
-_COMMAND = re.compile(rf"(?:^|: |：){COMMAND}")
+_COMMAND = re.compile(rf"(?:^|: |：){COMMAND}|^\$ ")
 LABELS = {
     "en": {"error": "error: ", "warning": "warning: ", "hint": "hint: ", "at": "at "},
     "zh": {"error": "错误：", "warning": "警告：", "hint": "提示：", "at": "位置："},

@@ -104,9 +104,10 @@ def containers_table(rows: Iterable[Mapping[str, object]]) -> RenderableType:
     return grid
 
 
-def faults_table(rows: Iterable[tuple[str, str, str]]) -> RenderableType:
+def faults_table(rows: Iterable[tuple[str, str, str]], language: str = "en") -> RenderableType:
     """Faults that can be rehearsed: name, what is wrong, the check that finds it."""
-    grid = table("fault", "what is wrong", "found by")
+    titles = {"en": ("fault", "what is wrong", "found by"), "zh": ("名称", "故障", "检查项")}
+    grid = table(*titles[language])
     for row in rows:
         grid.add_row(*row)
     return grid
