@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import click
@@ -16,6 +18,7 @@ from ropeway.report.calibration import Explained, calibration_json
 
 PAGE = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
 QWEN = ("--model", "Qwen3-30B-A3B", "--chip", "910B4")
+REHEARSED = ("--rehearse", "2x8-910B4")
 NOBODY = ("--name", "nobody-has-this-name")
 
 Captured = pytest.CaptureFixture[str]
@@ -84,14 +87,14 @@ def test_every_verb_is_described() -> None:
         (["model", "show", "Qwen3-30B-A3B", "--layout", "TP7"], 1),
         (["model", "show", "Qwen3-Next-80B-A3B-Instruct"], 0),
         (["model", "show", "Qwen3-VL-30B-A3B-Instruct"], 0),
-        (["doctor", "--rehearse", "2x8-910B4"], 0),
-        (["doctor", "--rehearse", "2x8-910B4", "--fault", "host-down", "--fault", "link-down"], 1),
+        (["doctor", *REHEARSED], 0),
+        (["doctor", *REHEARSED, "--fault", "host-down", "--fault", "link-down"], 1),
         (["doctor", "--list-faults"], 0),
         (["plan", *QWEN, "--price", "18", "--prompts", "1000"], 0),
         (["plan", *QWEN, "--why", "layout"], 0),
         (["plan", *QWEN, "--why", "TP1"], 0),
         (["plan", "--model", "DeepSeek-V3", "--chip", "910B4", "--hosts", "1"], 1),
-        (["up", "--rehearse", "2x8-910B4", "--dry-run"], 0),
+        (["up", *REHEARSED, "--dry-run"], 0),
         (["status", "--local", *NOBODY], 1),
         (["down", "--local", *NOBODY], 0),
         (["diagnose", "--table"], 0),
@@ -166,6 +169,26 @@ def test_a_life_on_hosts_is_described(cluster: Make) -> None:  # noqa: F811
     assert two.json("restart")["restarted"]
     assert "versions.txt" in two.json("bundle", "-o", "help.zip")["files"]
     assert two.json("down")["removed"]["containers"] == 2
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_the_examples_with_jq_print_what_they_say(capsys: Captured) -> None:
+    layout, faults = re.findall(r"jq -r '([^']+)'", PAGE)
+    for program, args, said in (
+        (layout, ["plan", *QWEN, "--hosts", "2"], r"\d × \S+: \d+ ms"),
+        (
+            faults,
+            ["doctor", *REHEARSED, "--fault", "link-down:host2"],
+            "RoCE .*host2",
+        ),
+        (faults, ["plan", "-c", "none.yaml"], "the file cannot be read"),
+    ):
+        exit_code([*args, "--json"])
+        text = capsys.readouterr().out
+        done = subprocess.run(
+            ["jq", "-r", program], input=text, capture_output=True, text=True, check=True
+        )
+        assert re.match(said, done.stdout), done.stdout
 
 
 def test_a_calibration_is_described() -> None:
