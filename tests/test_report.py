@@ -7,6 +7,7 @@ from io import StringIO
 
 import pytest
 
+from ropeway.bench.compare import NOTES
 from ropeway.bench.comparison import (
     BLOG,
     Comparison,
@@ -16,8 +17,10 @@ from ropeway.bench.comparison import (
     shape_of,
 )
 from ropeway.bench.load_test import LoadTest
+from ropeway.bench.prompts import Recipe
 from ropeway.bench.stats import Quantiles, Summary, summarise
 from ropeway.endpoint.stream import Failure
+from ropeway.phrases import phrase
 from ropeway.report.compare import axis, curve_points, pairs, render_html, when
 from ropeway.report.console import Screen
 from ropeway.report.text import bench_table, compare_table, status_table
@@ -117,6 +120,40 @@ class Page(HTMLParser):
             self.text += data
             if not any(tag == "title" or language == "en" for tag, language in self.open[1:]):
                 self.chinese += data
+
+
+def test_the_page_begins_with_what_is_fastest():
+    page = Page(render_html(USUAL, TIMINGS))
+    lead = "The fastest is TP1, a single process: 500 output tokens/s. The best parallel layout, "
+    assert f"{lead}DP2×TP2, reaches 90% of that" in page.text
+    assert "最快的是单进程 TP1：每秒输出 500 个 token；并行布局中最快的 DP2×TP2" in page.text
+    alone = replace(USUAL.results[3], summary=summary(400.0))
+    page = Page(
+        render_html(
+            replace(USUAL, results=(*USUAL.results[:3], alone, ran("TP1", 1, 1, 200.0))), {}
+        )
+    )
+    assert "The fastest is DP2×TP2: 450 output tokens/s, 225% of what a single process" in page.text
+
+
+HARDWARE = phrase(
+    "{hosts} virtual hosts × {npus} virtual NPUs on {cores} CPU cores", hosts=2, npus=2, cores=2
+)
+
+
+def test_its_chinese_has_no_english_sentence():
+    recipe = Recipe(words=100, tokens=128, exact=True, first=("a",), rest=("a",))
+    made = replace(
+        USUAL,
+        hardware=HARDWARE,
+        load=replace(USUAL.load.with_recipe(recipe), rate=2.0, warmup=4),
+        notes=NOTES,
+    )
+    text = Page(render_html(made, TIMINGS)).chinese
+    for name in (made.model, made.engine, "worker 3: connection closed", made.command):
+        text = text.replace(name, "")
+    words = re.findall(r"(?<![\w/.-])[a-z][a-z-]{3,}(?![\w/.-])", text)
+    assert set(words) <= {"rank", "token"}
 
 
 def test_shares_are_of_the_single_process():

@@ -18,13 +18,14 @@ from ropeway.bench.stats import Summary
 from ropeway.endpoint.client import Client, Endpoint, Request
 from ropeway.endpoint.stream import Timing
 from ropeway.errors import EndpointError, HostError, LaunchError, LayoutError
+from ropeway.phrases import joined
 from ropeway.spec.model import Layout
 from ropeway.units import counted
 
 # Every model that can answer knows this one, and anyone can see whether the answer is right.
 QUESTION = "What is the capital of France?"
 
-_NOTES = (
+NOTES = (
     "The chip is virtual: ranks are processes that share this machine's cores, so more NPUs bring"
     " no more arithmetic here; what differs between layouts is communication and waiting.",
     "Not verified on NPU hardware.",
@@ -97,7 +98,7 @@ class ComparisonRun:
                 answer = self._ask(served)
                 summary = self._send_load(served, layout, folder)
         except LayoutError as error:
-            result = replace(result, status="refused", error="; ".join(error.evidence))
+            result = replace(result, status="refused", error=joined(error.evidence))
         except (LaunchError, EndpointError, HostError) as error:
             self.screen.warn(f"{layout}: {error.what}")
             result = replace(result, status="failed", error=error.what)
@@ -119,7 +120,7 @@ class ComparisonRun:
             baseline=str(baseline) if baseline else None,
             command=shlex.join(command),
             ropeway=self.conditions.ropeway,
-            notes=_NOTES,
+            notes=NOTES,
         ).with_answers_compared()
         with recorded(self.folder):
             write_json(self.folder / "comparison.json", asdict(comparison))

@@ -9,6 +9,8 @@ import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ropeway.phrases import phrase
+
 WORDS: tuple[str, ...] = tuple(
     """
     time year people way day man thing woman life child world school state family student group
@@ -48,8 +50,12 @@ class Recipe:
     exact: bool
 
     def __str__(self) -> str:
-        length = "exactly" if self.exact else "about"
-        return f"random words, {length} {self.tokens} tokens, no shared beginning"
+        return phrase(
+            "random words, exactly {n} tokens, no shared beginning"
+            if self.exact
+            else "random words, about {n} tokens, no shared beginning",
+            n=self.tokens,
+        )
 
 
 def random_prompts(recipe: Recipe, total: int, seed: str) -> Iterator[str]:

@@ -22,6 +22,7 @@ from ropeway.launch.local.process_start import ProcessStart, refuse_second
 from ropeway.launch.local.steps import SCRATCH_PARENT
 from ropeway.models.read import read_model
 from ropeway.models.shape import ModelShape
+from ropeway.phrases import phrase
 from ropeway.plan.layout import check as check_layout
 from ropeway.report.console import Screen
 from ropeway.spec.model import DEFAULT_FILE, Layout, Model, Serve, Spec, load_spec, local_spec
@@ -45,9 +46,11 @@ class StartContext:
     def hardware(self) -> str:
         """For reports: what the figures were measured on."""
         cluster = self.spec.cluster
-        return (
-            f"{cluster.host_count} virtual hosts × {cluster.npus_per_host} virtual NPUs"
-            f" on {self.facts.cores} CPU cores"
+        return phrase(
+            "{hosts} virtual hosts × {npus} virtual NPUs on {cores} CPU cores",
+            hosts=cluster.host_count,
+            npus=cluster.npus_per_host,
+            cores=self.facts.cores,
         )
 
     @property

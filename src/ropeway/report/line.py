@@ -96,11 +96,11 @@ def stage_line(
     return head + shrink(following, room)
 
 
-def waiting_time(seconds: float, expected: float | None) -> Phrase:
+def waiting_time(seconds: float, expected: float | None) -> str:
     """Return `12 s (of about 40 s)`, or `52 s (usually about 40 s)` once that has passed."""
     now = whole_seconds(seconds)
     if expected is None:
-        return phrase("{now}", now=now)
+        return now
     if seconds <= expected:
         return phrase("{now} (of {expected})", now=now, expected=about(expected))
     return phrase("{now} (usually {expected})", now=now, expected=about(expected))

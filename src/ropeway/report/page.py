@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from ropeway.report.chinese import in_language
+
 
 def render_page(
     template: str, filters: Mapping[str, Callable[..., object]], /, **values: object
 ) -> str:
     """Render a template of this folder, which extends `_page.html.j2`, to a whole HTML page.
 
-    `filters` are the functions that the template uses, by their names in it. A value that the
+    `filters` are the functions that the template uses, by their names in it, besides `zh` and
+    `both`, which translate a text that comes with the result. A value that the
     template asks for and that is not given raises jinja2's `UndefinedError`.
     """
     environment = Environment(
@@ -22,9 +25,17 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= filters
+    environment.filters |= {"zh": _in_chinese, "both": _both, **filters}
     environment.globals["t"] = in_both_languages
     return environment.get_template(template).render(values)
+
+
+def _in_chinese(text: str) -> str:
+    return in_language(text, "zh")
+
+
+def _both(text: str) -> Markup:
+    return in_both_languages(text, _in_chinese(text))
 
 
 def literals(text: str) -> Markup:

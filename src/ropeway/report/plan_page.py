@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf, log10
 
-from ropeway.phrases import phrase, translated
+from ropeway.phrases import phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest
-from ropeway.report.chinese import chinese
 from ropeway.report.figures import milliseconds, percent, rate, seconds
-from ropeway.report.page import in_both_languages, render_page
+from ropeway.report.page import render_page
 from ropeway.report.plan import (
     GIB,
     KINDS,
@@ -106,12 +105,9 @@ class Constant:
 
 def render_html(plan: Plan, *, when: str, language: str = "en") -> str:
     """Return the whole page, with all values escaped; it opens in `language`."""
-    table = chinese()
     filters: dict[str, Callable[..., object]] = {
         "rate": rate, "ms": milliseconds, "sec": seconds, "price": price, "shown": shown,
         "gib": _gib,
-        "zh": lambda text: translated(text, table),
-        "both": lambda text: in_both_languages(text, translated(text, table)),
     }  # fmt: skip
     what, conditions = request_words(plan.request)
     first = plan.candidates[:_TABLE]

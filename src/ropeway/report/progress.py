@@ -279,7 +279,7 @@ class Stages:
     def _header(self) -> None:
         if self._talk.muted:
             return
-        time = ""
+        time: str = ""
         if self.seconds >= 1:
             so_far = phrase("{time} so far", time=whole_seconds(self.seconds))
             time = waiting_time(self.seconds, self._expected) if self._expected else so_far
