@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from ropeway import __version__
 from ropeway.bench.prompts import Recipe, random_prompts
 from ropeway.errors import Refused
+from ropeway.phrases import phrase
 
 NOT_STATED = "not stated"
 
@@ -61,8 +62,15 @@ class LoadTest:
         length = self.input_tokens + self.output_tokens
         if context is not None and length > context:
             raise Refused(
-                f"{self.input_tokens:,} input and {self.output_tokens:,} output tokens make "
-                f"{length:,}; `{model}` is served with a context of {context:,}",
+                phrase(
+                    "{input_tokens:,} input and {output_tokens:,} output tokens make {length:,}; "
+                    "`{model}` is served with a context of {context:,}",
+                    input_tokens=self.input_tokens,
+                    output_tokens=self.output_tokens,
+                    length=length,
+                    model=model,
+                    context=context,
+                ),
                 hint="lower `--input-tokens` or `--output-tokens`, or serve with a longer context",
             )
 

@@ -17,6 +17,7 @@ from ropeway.bench.run import BenchResult
 from ropeway.bench.stats import Summary, summarise
 from ropeway.endpoint.stream import Timing
 from ropeway.errors import Refused, RopewayError, reason_of
+from ropeway.phrases import phrase
 
 SCHEMA = 1
 
@@ -55,7 +56,7 @@ class RunWriter:
             )
         except OSError as error:
             raise Refused(
-                f"cannot write the results: {reason_of(error)}",
+                phrase("cannot write the results: {reason}", reason=reason_of(error)),
                 where=str(folder),
                 hint="give `--out` a directory that can be written to",
             ) from error
@@ -94,7 +95,7 @@ def recorded(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RopewayError(
-            f"the results could not be written: {reason_of(error)}",
+            phrase("the results could not be written: {reason}", reason=reason_of(error)),
             where=str(folder),
             hint="check whether the disk is full; what was written before is kept",
         ) from error

@@ -20,6 +20,7 @@ from ropeway.cli.options import screen_options
 from ropeway.endpoint.client import Endpoint
 from ropeway.endpoint.stream import Timing
 from ropeway.errors import EndpointError, Exit
+from ropeway.phrases import phrase
 from ropeway.report.console import Screen
 from ropeway.report.text import bench_record, bench_table
 from ropeway.units import counted, format_seconds
@@ -134,8 +135,9 @@ def _report(
     if summary.failed:
         screen.error(_failures(result, summary))
     elif not summary.completed and result.ended == "time limit":
-        limit = (
-            f"no request was completed within {format_seconds(conditions.load.time_limit_s or 0)}"
+        limit = phrase(
+            "no request was completed within {limit}",
+            limit=format_seconds(conditions.load.time_limit_s or 0),
         )
         screen.error(EndpointError(limit, hint="raise `--time-limit`"))
 
@@ -143,7 +145,11 @@ def _report(
 def _failures(result: BenchResult, summary: Summary) -> EndpointError:
     messages = first_messages(result.timings)
     return EndpointError(
-        f"{summary.failed:,} of {summary.requests:,} requests failed",
+        phrase(
+            "{failed:,} of {requests:,} requests failed",
+            failed=summary.failed,
+            requests=summary.requests,
+        ),
         evidence=[
             f"{count:,} {kind}: {messages[kind]}"
             for kind, count in Counter(summary.errors).most_common()

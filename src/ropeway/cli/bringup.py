@@ -68,9 +68,11 @@ def read_spec(config: Path, *, local: bool = False, without: str | None = _REHEA
         return local_spec(serve=Serve(layout=Layout(tensor=2, pipeline=2, expert=True)))
     if not config.exists() and str(config) == DEFAULT_FILE:
         raise Refused(
-            f"there is no `{DEFAULT_FILE}` here",
+            phrase("there is no `{file}` here", file=DEFAULT_FILE),
             where=str(Path.cwd()),
-            hint="write one: `ropeway init`" + (f"\nor {without}" if without else ""),
+            hint=phrase("write one: `ropeway init`\nor {without}", without=without)
+            if without
+            else "write one: `ropeway init`",
         )
     return load_spec(config)
 
@@ -167,7 +169,9 @@ def _model_of(text: str) -> Model:
         return Model.model_validate({"name": text})
     except ValueError:
         raise Refused(
-            f"`{text}` is neither a directory nor a checkpoint that Ropeway makes",
+            phrase(
+                "`{text}` is neither a directory nor a checkpoint that Ropeway makes", text=text
+            ),
             hint="ropeway model list",
         ) from None
 

@@ -23,6 +23,7 @@ from ropeway.errors import EndpointError, Refused
 from ropeway.hosts.interrupts import interruptible
 from ropeway.launch.local.process_start import refuse_second
 from ropeway.models.shape import ModelShape
+from ropeway.phrases import phrase
 from ropeway.plan.calibration import (
     TRIALS,
     Calibration,
@@ -142,7 +143,11 @@ def _run(layout: Layout, served: Served, trial: Trial, screen: Screen, *, warm: 
         step.ok(f"{summary.output_tokens_per_s:.1f} output tokens/s")
     if summary.failed or not summary.output_tokens_per_s:
         raise EndpointError(
-            f"{summary.failed} of {summary.requests} requests failed, so nothing can be calibrated",
+            phrase(
+                "{failed} of {requests} requests failed, so nothing can be calibrated",
+                failed=summary.failed,
+                requests=summary.requests,
+            ),
             evidence=[f"{kind}: {number}" for kind, number in summary.errors.items()],
         )
     return Point(str(layout), trial, summary.output_tokens_per_s)

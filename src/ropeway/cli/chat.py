@@ -15,6 +15,7 @@ from ropeway.endpoint.chat import Conversation, read_image
 from ropeway.endpoint.client import Client, Endpoint, Request, RequestFailed
 from ropeway.endpoint.stream import Delta, Stopwatch, Timing
 from ropeway.errors import Refused
+from ropeway.phrases import phrase
 from ropeway.report.answer import AnswerView, answer_figures
 from ropeway.report.console import Screen
 
@@ -190,7 +191,11 @@ def _question(prompt: str | None) -> str | None:
         piped = data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise Refused(
-            f"standard input is not UTF-8 text (byte 0x{data[error.start]:02x} at {error.start})",
+            phrase(
+                "standard input is not UTF-8 text (byte 0x{byte:02x} at {start})",
+                byte=data[error.start],
+                start=error.start,
+            ),
             hint="convert it first, for example with `iconv -f gbk -t utf-8`",
         ) from error
     question = "\n\n".join(part for part in (prompt, piped) if part)

@@ -12,6 +12,7 @@ from ropeway.hosts.local import LocalHost
 from ropeway.launch.labels import Reached
 from ropeway.launch.local.running import deployment_of, new_log_text
 from ropeway.launch.logs import Line, follow, recent_lines
+from ropeway.phrases import phrase
 from ropeway.report.console import Screen
 
 
@@ -48,7 +49,7 @@ def _show_local(target: Target, lines: int, screen: Screen, *, following: bool) 
         )
     log = Path(deployment.engine_log)
     if not log.exists():
-        raise Refused(f"`{service}` has written no log yet", where=str(log))
+        raise Refused(phrase("`{service}` has written no log yet", service=service), where=str(log))
     content = log.read_bytes()
     last = content.decode(errors="replace").splitlines()[-lines:] if lines else []
     lines_json = [{"time": None, "source": str(log), "text": line} for line in last]

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from ropeway.endpoint.client import Message
 from ropeway.errors import Refused, reason_of
+from ropeway.phrases import phrase
 
 # The first bytes of each image format that vLLM's image loader (Pillow) reads.
 _MAGIC = (
@@ -61,7 +62,7 @@ def read_image(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise Refused(
-            f"cannot read the image: {reason_of(error)}",
+            phrase("cannot read the image: {reason}", reason=reason_of(error)),
             where=str(path),
             hint="check the path given to `--image`",
         ) from error
@@ -70,7 +71,7 @@ def read_image(path: Path) -> str:
         raise Refused(
             "this file is not an image that a model can read",
             where=str(path),
-            evidence=(f"it begins with the bytes `{data[:8].hex(' ')}`",),
+            evidence=(phrase("it begins with the bytes `{bytes}`", bytes=data[:8].hex(" ")),),
             hint="give a PNG, JPEG, GIF, WebP, BMP or TIFF file",
         )
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"

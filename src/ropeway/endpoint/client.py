@@ -19,6 +19,7 @@ import aiohttp
 
 from ropeway.endpoint.stream import Clock, Delta, SseParser, Stopwatch, Timing
 from ropeway.errors import EndpointError, Refused
+from ropeway.phrases import phrase
 from ropeway.suggest import nearest
 
 Message = Mapping[str, Any]
@@ -114,13 +115,16 @@ def normalise_url(text: str) -> str:
         parts = urlsplit(full)
         port = parts.port
     except ValueError as error:
-        raise Refused(f"`{typed}` is not a URL: {error}".lower(), hint=hint) from error
+        why = str(error).lower()
+        raise Refused(
+            phrase("`{typed}` is not a URL: {why}", typed=typed, why=why), hint=hint
+        ) from error
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise Refused(f"`{typed}` is not the URL of an HTTP server", hint=hint)
+        raise Refused(phrase("`{typed}` is not the URL of an HTTP server", typed=typed), hint=hint)
     if parts.username is not None or parts.query or parts.fragment:
         raise Refused("the URL may have only host, port and path, no password or query", hint=hint)
     if any(ch.isspace() for ch in typed):
-        raise Refused(f"`{typed}` has a space in it", hint=hint)
+        raise Refused(phrase("`{typed}` has a space in it", typed=typed), hint=hint)
     path = parts.path.rstrip("/").removesuffix("/completions").removesuffix("/chat")
     return f"{parts.scheme}://{parts.netloc}{path.rstrip('/') or '/v1'}"
 
@@ -251,10 +255,14 @@ class Client:
         event = _loads(data)
         try:
             if event.get("error") or event.get("object") == "error":
-                raise _broke(self.endpoint, watch, f"the server says: {_message(event)}")
+                raise _broke(
+                    self.endpoint,
+                    watch,
+                    phrase("the server says: {message}", message=_message(event)),
+                )
             delta = watch.add(event)
         except (TypeError, AttributeError, LookupError) as error:
-            why = f"`{data[:80]}` is not an event of a completion"
+            why = phrase("`{data}` is not an event of a completion", data=data[:80])
             raise _broke(self.endpoint, watch, why) from error
         if delta is not None and on_delta is not None:
             on_delta(delta)
@@ -270,9 +278,13 @@ class Client:
     async def _no_stream(self, response: aiohttp.ClientResponse) -> RequestFailed:
         body = _loads(await response.read())
         if isinstance(body, dict) and (body.get("error") or body.get("object") == "error"):
-            return ServerFailed(f"the server says: {_message(body)}", where=self.endpoint.url)
+            return ServerFailed(
+                phrase("the server says: {message}", message=_message(body)),
+                where=self.endpoint.url,
+            )
         return _not_openai(
-            self.endpoint, f"answers with `{response.content_type}` instead of an event stream"
+            self.endpoint,
+            phrase("answers with `{kind}` instead of an event stream", kind=response.content_type),
         )
 
     async def _refusal(self, response: aiohttp.ClientResponse, model: str | None) -> RequestFailed:
@@ -284,24 +296,43 @@ class Client:
         if status == 404 and model is not None and isinstance(body, dict):
             return await self._not_found(model, message)
         if status in (404, 405):
-            return _not_openai(self.endpoint, f"answers a basic request with `{status}`")
+            return _not_openai(
+                self.endpoint, phrase("answers a basic request with `{status}`", status=status)
+            )
         if status >= 500 or status == 429:
-            what = f"the server failed with {status}: {message}"
+            what = phrase(
+                "the server failed with {status}: {message}", status=status, message=message
+            )
             return ServerFailed(what, where=where, hint="read the engine's log with `ropeway logs`")
         too_long = "context length" in message or "max_tokens" in message
         hint = "send less text, or ask for fewer tokens with `--max-tokens`" if too_long else None
-        return BadRequest(f"the server refuses the request: {message}", where=where, hint=hint)
+        return BadRequest(
+            phrase("the server refuses the request: {message}", message=message),
+            where=where,
+            hint=hint,
+        )
 
     async def _not_found(self, model: str, message: str) -> RequestFailed:
         names = [served.name for served in await self.models()]
         if model in names or not names:
-            return _not_openai(self.endpoint, f"has no such call for model `{model}`: {message}")
+            return _not_openai(
+                self.endpoint,
+                phrase(
+                    "has no such call for model `{model}`: {message}", model=model, message=message
+                ),
+            )
         near = nearest(model, names)
-        hint = f"did you mean `--model {near[0]}`?" if near else "name one of these: `--model`"
+        hint = (
+            phrase("did you mean {names}?", names=f"`--model {near[0]}`")
+            if near
+            else "name one of these: `--model`"
+        )
         return ModelUnknown(
-            f"the server has no model `{model}`",
+            phrase("the server has no model `{model}`", model=model),
             where=self.endpoint.url,
-            evidence=("it serves: " + ", ".join(f"`{name}`" for name in names),),
+            evidence=(
+                phrase("it serves: {names}", names=", ".join(f"`{name}`" for name in names)),
+            ),
             hint=hint,
         )
 
@@ -366,18 +397,22 @@ def _explain(error: Exception, endpoint: Endpoint, watch: Stopwatch) -> RequestF
     """Translate a transport error."""
     url = endpoint.url
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        what = f"no connection within {_CONNECT_S:.0f} s"
+        what = phrase("no connection within {limit:.0f} s", limit=_CONNECT_S)
         return ServerAway(what, where=url, hint="check the host, and any firewall in front of it")
     if isinstance(error, TimeoutError):
-        after = f" after {watch.tokens} tokens" if watch.tokens else ""
+        template = "nothing arrived for {limit:g} s"
+        if watch.tokens:
+            template = "nothing arrived for {limit:g} s after {tokens} tokens"
         return TimedOut(
-            f"nothing arrived for {endpoint.timeout_s:g} s{after}",
+            phrase(template, limit=endpoint.timeout_s, tokens=watch.tokens),
             where=url,
             hint="wait longer with `--timeout`, or read the engine's log with `ropeway logs`",
         )
     if isinstance(error, aiohttp.ClientSSLError):
         hint = "if the server has no TLS, begin the URL with `http://`"
-        return ServerAway(f"the TLS handshake failed: {error}", where=url, hint=hint)
+        return ServerAway(
+            phrase("the TLS handshake failed: {error}", error=error), where=url, hint=hint
+        )
     if isinstance(error, aiohttp.ClientConnectorError):
         return _cannot_connect(error, url)
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
@@ -397,16 +432,18 @@ def _cannot_connect(error: aiohttp.ClientConnectorError, url: str) -> RequestFai
         hint = "raise the limit with `ulimit -n 8192`, or use fewer clients"
         return ServerAway("this process has too many open files", where=url, hint=hint)
     return ServerAway(
-        f"no server answers: {reason.lower()}",
+        phrase("no server answers: {reason}", reason=reason.lower()),
         where=url,
         hint="check the URL, or see what is running with `ropeway status`",
     )
 
 
 def _broke(endpoint: Endpoint, watch: Stopwatch, why: str) -> RequestFailed:
-    when = f"after {watch.tokens} tokens" if watch.tokens else "before the first token"
+    template = "the stream broke before the first token"
+    if watch.tokens:
+        template = "the stream broke after {tokens} tokens"
     return StreamBroke(
-        f"the stream broke {when}",
+        phrase(template, tokens=watch.tokens),
         where=endpoint.url,
         evidence=(why,),
         hint="check the engine with `ropeway status` and `ropeway logs`",
@@ -415,16 +452,22 @@ def _broke(endpoint: Endpoint, watch: Stopwatch, why: str) -> RequestFailed:
 
 def _key_refused(endpoint: Endpoint, status: int, message: str) -> RequestFailed:
     name = endpoint.key_name
-    what = f"the server refuses the API key ({status})"
+    what = phrase("the server refuses the API key ({status})", status=status)
     if endpoint.key is None:
-        what = f"the server requires an API key, and `{name}` is not set ({status})"
-    hint = f"set it with `export {name}=…`, or name another variable with `--key-env`"
+        what = phrase(
+            "the server requires an API key, and `{name}` is not set ({status})",
+            name=name,
+            status=status,
+        )
+    hint = phrase(
+        "set it with `export {name}=…`, or name another variable with `--key-env`", name=name
+    )
     return KeyRefused(what, where=endpoint.url, evidence=(message,), hint=hint)
 
 
 def _not_openai(endpoint: Endpoint, why: str) -> RequestFailed:
     return NotOpenAI(
-        f"this is not an OpenAI-compatible server: it {why}",
+        phrase("this is not an OpenAI-compatible server: it {why}", why=why),
         where=endpoint.url,
         hint="check host and port; the base URL usually ends in `/v1`",
     )
