@@ -14,7 +14,7 @@ from rehearsed import QUICK
 from ropeway.cli.main import exit_code
 from ropeway.errors import Refused
 from ropeway.models.known import entry_of
-from ropeway.sim.faults import with_faults
+from ropeway.sim.faults import FAULTS, with_faults
 from ropeway.sim.hosts import virtual_hosts
 from ropeway.sim.machine import Fleet, parse_fleet, sound_fleet
 from ropeway.sim.model_folder import published
@@ -98,6 +98,8 @@ def test_a_size_makes_hosts_up_and_says_that_the_spec_is_not_read(capsys):
         ("--rehearse two", "names no cluster", "2x8-910B4"),
         ("--rehearse -c absent.yaml", "absent.yaml", ""),
         ("--fault tls-on", "`--fault` is for virtual hosts", "--rehearse"),
+        ("--rehearse --fault shm-small", "does not play `shm-small`: containers", "doctor"),
+        ("--rehearse --skip-checks --fault tls-on", "`--fault tls-on` is not played", "leave"),
         ("--keep", "`--keep` is for virtual hosts", "--rehearse"),
         ("--rehearse 2x8-910B4 --fault model-short", "model-short", "did you mean `shard-short`"),
         ("--rehearse 2x8-910B4 --fault no-such", "no-such", "never-joins"),
@@ -112,6 +114,16 @@ def test_what_cannot_be_rehearsed_is_refused(capsys, args, what, hint):
     error = json.loads(capsys.readouterr().out)["error"]
     assert what in error["what"] + str(error["evidence"]) + str(error["where"])
     assert hint in (error["hint"] or "")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.usefixtures("folder")
+def test_a_start_ends_on_hosts_as_doctor_says(fault, capsys):
+    """It fails on those that `doctor` calls unsound, or says that it does not play them."""
+    code = exit_code(["up", "--rehearse", "2x8-910B4", "--fault", fault])
+    assert code in (0, 1, 2), capsys.readouterr().err
+    if code == 0:
+        assert exit_code(["doctor", "--rehearse", "2x8-910B4", "--fault", fault]) == 0
 
 
 @pytest.mark.usefixtures("folder")
@@ -160,7 +172,7 @@ def test_one_word_is_one_count():
     """A 910C is one die, as in `plan`; npu-smi numbers the cards, and each has two."""
     hosts, npus, kind = parse_fleet("2x16-A3")
     fleet = sound_fleet(hosts, npus, kind)
-    assert str(fleet).startswith("2 virtual hosts of 16 NPUs (910C)")
+    assert fleet.title.startswith("2 hosts virtual, of 16 NPUs (910C)")
     host = virtual_hosts(fleet)[0]
     _, table = host.answer(("npu-smi", "info"))
     rows = [line.split()[1] for line in table.splitlines() if "Ascend910" in line]

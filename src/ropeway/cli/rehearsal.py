@@ -14,16 +14,16 @@ from ropeway.cli.options import with_options
 from ropeway.errors import Refused
 from ropeway.launch.labels import look
 from ropeway.launch.running import take_down
+from ropeway.phrases import phrase
 from ropeway.report.console import Screen
-from ropeway.sim.faults import with_faults
-from ropeway.sim.keeper import HOURS, keep
+from ropeway.sim.faults import FAULTS, with_faults
+from ropeway.sim.keeper import keep
 from ropeway.sim.kept import Kept, find_kept
 from ropeway.sim.launching import Rehearsal
 from ropeway.sim.machine import Fleet, has_size, kind_named, parse_fleet, sound_fleet
 from ropeway.sim.own_hosts import own_fleet
 from ropeway.sim.virtual_engine import Pace
 from ropeway.spec.model import Spec
-from ropeway.units import counted
 
 # Quick enough to watch, slow enough to see the steps; a real engine takes minutes.
 _PACE = Pace(latency=0.05, pull=3.0, begin=0.5, join=0.5, start=6.0)
@@ -40,7 +40,10 @@ def rehearsal_options(
 
     def check(ctx: click.Context, _param: click.Parameter, given: Sequence[str]) -> Sequence[str]:
         if given and ctx.params.get("rehearse") is None:
-            raise Refused("`--fault` is for virtual hosts", hint="add `--rehearse`")
+            raise Refused(
+                phrase("`{flag}` is for virtual hosts", flag="--fault"),
+                hint=phrase("add `--rehearse`"),
+            )
         return given
 
     options = [
@@ -69,21 +72,45 @@ def own_spec(rehearse: str, config: Path, screen: Screen) -> Spec | None:
         parse_fleet(rehearse)
         if source is not ParameterSource.DEFAULT:
             raise Refused(
-                f"the hosts are those of `{config}` or those of `{rehearse}`, not both",
-                hint=f"the spec's: `{verb} -c {config} --rehearse`\n"
-                f"made up: `{verb} --rehearse {rehearse}`",
+                phrase(
+                    "the hosts are those of `{config}` or those of `{fleet}`, not both",
+                    config=config,
+                    fleet=rehearse,
+                ),
+                hint=phrase(
+                    "the spec's: `{verb} -c {config} --rehearse`\n"
+                    "made up: `{verb} --rehearse {fleet}`",
+                    verb=verb,
+                    config=config,
+                    fleet=rehearse,
+                ),
             )
         if config.exists():
-            screen.say(f"`{config}` is not read; `--rehearse` without a size rehearses its hosts")
+            screen.say(
+                phrase(
+                    "`{config}` is not read; `--rehearse` without a size rehearses its hosts",
+                    config=config,
+                )
+            )
         return None
     spec = read_spec(config, without=f"make hosts up: `{verb} --rehearse 2x8-910B4`")
     if spec.cluster.is_local:
         raise Refused(
-            "`cluster.local` needs no rehearsal: it runs on this machine",
+            phrase("`cluster.local` needs no rehearsal: it runs on this machine"),
             where=str(config),
-            hint=f"`ropeway up`, or make hosts up: `{verb} --rehearse 2x8-910B4`",
+            hint=phrase("`ropeway up`, or make hosts up: `{verb} --rehearse 2x8-910B4`", verb=verb),
         )
     return spec
+
+
+def refuse_unchecked(faults: Sequence[str]) -> None:
+    """Raise Refused for faults of hosts in a start that does not look for them."""
+    if hidden := [fault for fault in faults if fault.partition(":")[0] in FAULTS]:
+        raise Refused(
+            phrase("`--skip-checks` with `--fault {fault}` is not played", fault=hidden[0]),
+            evidence=(phrase("how an engine ends on such hosts cannot be told beforehand"),),
+            hint=phrase("leave one of the two out"),
+        )
 
 
 def virtual_fleet(
@@ -96,7 +123,7 @@ def virtual_fleet(
     fleet = own_fleet(spec, rehearse) if spec else sound_fleet(*parse_fleet(rehearse))
     fleet = with_faults(fleet, faults, launch=launch)
     screen.rehearsal = True
-    screen.say(f"rehearsal: {fleet}; nothing happens to real ones")
+    screen.say(phrase("rehearsal: {fleet}; nothing happens to real ones", fleet=fleet.title))
     return fleet
 
 
@@ -120,13 +147,27 @@ class Stage:
     def tell(self, name: str, url: str, screen: Screen) -> None:
         """Say that the service is up."""
         if self.url is None:
-            screen.answer(f"rehearsal: {name} came up; on real hosts it would be at {url}")
+            screen.answer(
+                phrase(
+                    "rehearsal: {name} came up; on real hosts it would be at {url}",
+                    name=name,
+                    url=url,
+                )
+            )
             return
-        screen.answer(f"rehearsal: {name} is up on virtual hosts; {self.url} answers for it")
+        screen.answer(
+            phrase(
+                "rehearsal: {name} is up on virtual hosts; {url} answers for it",
+                name=name,
+                url=self.url,
+            )
+        )
         screen.hint(
-            f"ropeway status --rehearsal\nropeway logs --rehearsal\nropeway chat --url {self.url}\n"
-            f"ropeway down --rehearsal\n"
-            f"it ends by itself {counted(HOURS, 'hour')} after the last command"
+            phrase(
+                "ropeway status --rehearsal\nropeway logs --rehearsal\nropeway chat --url {url}\n"
+                "ropeway down --rehearsal\nit ends by itself an hour after the last command",
+                url=self.url,
+            )
         )
 
 
@@ -155,7 +196,7 @@ def rehearse_up(
         if not dry_run:
             _take_down_again(virtual, spec, screen)
         return
-    kept = keep(virtual, spec, f"`{spec.name}` on {fleet}")
+    kept = keep(virtual, spec, phrase("`{name}` on {fleet}", name=spec.name, fleet=fleet.title))
     current_call().connect = kept.connected
     try:
         up(spec, Stage(kept.url))
@@ -178,9 +219,15 @@ def kept_rehearsal() -> Kept:
     """Return the rehearsal that was kept, and say that it is meant. Raises Refused without one."""
     kept = find_kept()
     if kept is None:
-        raise Refused("no rehearsal is kept", hint="ropeway up --rehearse --keep")
+        raise Refused(phrase("no rehearsal is kept"), hint="ropeway up --rehearse --keep")
     if (screen := current_call().screen) is not None:
-        screen.warn(f"a rehearsal, nothing real: {kept.title}; {kept.url} answers for it")
+        screen.warn(
+            phrase(
+                "a rehearsal, nothing real: {title}; {url} answers for it",
+                title=kept.title,
+                url=kept.url,
+            )
+        )
         screen.rehearsal = True
     return kept
 
@@ -188,4 +235,6 @@ def kept_rehearsal() -> Kept:
 def mention_kept(screen: Screen) -> None:
     """Say that there is a rehearsal, to somebody who asks for what runs."""
     if (kept := find_kept()) is not None:
-        screen.hint(f"a rehearsal is kept: {kept.title}\nropeway status --rehearsal")
+        screen.hint(
+            phrase("a rehearsal is kept: {title}\nropeway status --rehearsal", title=kept.title)
+        )

@@ -26,6 +26,7 @@ from ropeway.cli.options import (
 from ropeway.cli.rehearsal import (
     Stage,
     own_spec,
+    refuse_unchecked,
     rehearsal_options,
     rehearse_up,
     virtual_fleet,
@@ -234,8 +235,12 @@ def up(
         dry_run=dry_run, yes=yes, skip_checks=skip_checks, ssh_config=ssh_config,
     )  # fmt: skip
     if keep and rehearse is None:
-        raise Refused("`--keep` is for virtual hosts", hint="add `--rehearse`")
+        raise Refused(
+            phrase("`{flag}` is for virtual hosts", flag="--keep"), hint=phrase("add `--rehearse`")
+        )
     if rehearse is not None:
+        if skip_checks:
+            refuse_unchecked(faults)
         own = own_spec(rehearse, config, screen)
         own = flags(own) if own else None
         fleet = virtual_fleet(rehearse, own, faults, screen, launch=True)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from ropeway.engines.ascend_releases import TAG_SUFFIXES
 from ropeway.errors import Refused
 from ropeway.facts.host import Container, Image
+from ropeway.phrases import phrase
 from ropeway.sim.machine import (
     GIB,
     Chip,
@@ -33,12 +34,14 @@ Part = TypeVar("Part", Machine, Chip)
 @dataclass(frozen=True)
 class Fault:
     """One fault. `check` is the finding that must name it first, empty for a fault of a start;
-    apply(fleet, host, device); `host` is the number of the host where nobody says which."""
+    apply(fleet, host, device); `host` is the number of the host where nobody says which;
+    `harmless` says why a start does not notice it, and so cannot play it."""
 
     title: str
     check: str
     apply: Change
     host: int = 1
+    harmless: str = ""
 
 
 def faulty_fleet(size: str, faults: Iterable[str], *, launch: bool = False) -> Fleet:
@@ -74,6 +77,11 @@ def inject(fleet: Fleet, text: str, *, launch: bool = False) -> tuple[Fleet, Fau
             f"`{text}`: no host `{host_name}`", hint=f"hosts are {', '.join(names[:4])} …"
         )
     fault = known[name]
+    if launch and fault.harmless:
+        raise Refused(
+            phrase("`up` does not play `{name}`: {why}", name=name, why=phrase(fault.harmless)),
+            hint=f"ropeway doctor --rehearse --fault {text}",
+        )
     host = names.index(host_name) if host_name else min(fault.host, len(names) - 1)
     devices = [str(chip.device) for chip in fleet.machines[host].chips]
     if number and number not in devices:
@@ -186,7 +194,8 @@ FAULTS: dict[str, Fault] = {
     "host-down": Fault("a host cannot be reached", "host-reach", _machine(
         failure="no route to host")),
     "clock-off": Fault("a host's clock is a minute ahead", "host-clock", _machine(clock_s=61.0)),
-    "shm-small": Fault("/dev/shm has 64 MiB", "host-shm", _machine(shm_bytes=64 * 2**20)),
+    "shm-small": Fault("/dev/shm has 64 MiB", "host-shm", _machine(
+        shm_bytes=64 * 2**20), harmless="containers have a /dev/shm of their own"),
     "disk-full": Fault("3 GiB of disk are free", "host-disk", _machine(disk_free_bytes=3 * GIB)),
     "port-taken": Fault("somebody listens on the server's port", "host-ports", _port_taken, host=0),
     "ray-running": Fault("Ray is already running", "ray-running", _machine(raylet=True)),

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from ropeway.errors import Refused, RopewayError
 from ropeway.hosts.child import CancelToken, cancellable
+from ropeway.phrases import phrase
 from ropeway.sim.kept import Kept, find_kept, socket_path
 from ropeway.sim.launching import LaunchHost, Rehearsal
 from ropeway.sim.virtual_endpoint import VirtualEndpoint
 from ropeway.spec.model import Spec
 
-HOURS = 1  # after the last command, a rehearsal that nobody took down ends by itself
+_LONGEST_SECONDS = 3600.0  # after the last command; then one that nobody took down ends by itself
 # Before one without containers ends: the start's first command, or a verb's next one, may come.
 _BEFORE_SECONDS, _AFTER_SECONDS = 60.0, 2.0
 _TICK_SECONDS = 0.25
@@ -42,7 +43,8 @@ def keep(rehearsal: Rehearsal, spec: Spec, title: str) -> Kept:
     """
     if (other := find_kept()) is not None:
         raise Refused(
-            f"a rehearsal is kept already: {other.title}", hint="ropeway down --rehearsal"
+            phrase("a rehearsal is kept already: {title}", title=other.title),
+            hint="ropeway down --rehearsal",
         )
     path = socket_path()
     path.unlink(missing_ok=True)
@@ -112,7 +114,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             time.sleep(_TICK_SECONDS)
             idle = 0.0 if self.running else time.monotonic() - self.last
             if self.rehearsal.containers:
-                patience = HOURS * 3600
+                patience = _LONGEST_SECONDS
             elif patience > _BEFORE_SECONDS:
                 patience = _AFTER_SECONDS
             self.over = self.over or idle > patience

@@ -23,12 +23,13 @@ from ropeway.errors import HostError, Refused, RopewayError, reason_of
 from ropeway.hosts.base import Result
 from ropeway.hosts.child import sleep_cancellable
 from ropeway.hosts.connect import ssh_hosts
+from ropeway.phrases import phrase
 from ropeway.sim.hosts import WithoutFiles
 from ropeway.spec.cluster import Cluster
 from ropeway.spec.model import Spec
 
 _TICK_SECONDS = 0.1  # how late a cancelled command is noticed
-_GONE = "the rehearsal has ended"
+_GONE = phrase("the rehearsal has ended")
 
 
 def socket_path() -> Path:
@@ -42,9 +43,13 @@ def socket_path() -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        raise Refused(f"cannot make `{folder}`: {reason_of(error)}") from None
+        raise Refused(
+            phrase("cannot make `{path}`: {reason}", path=folder, reason=reason_of(error))
+        ) from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise Refused(f"`{folder}` is not a folder of yours alone", hint=f"rm -r {folder}")
+        raise Refused(
+            phrase("`{path}` is not a folder of yours alone", path=folder), hint=f"rm -r {folder}"
+        )
     return folder / "socket"
 
 

@@ -21,6 +21,7 @@ from ropeway.engines.ascend_releases import TAG_SUFFIXES
 from ropeway.errors import Refused
 from ropeway.facts.host import Container, Image
 from ropeway.hardware import Family, chip_named
+from ropeway.phrases import phrase
 from ropeway.sim.model_folder import ModelFolder, published
 from ropeway.units import counted
 
@@ -186,11 +187,16 @@ class Fleet:
     port: int = 8000
     losses: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        sizes = " or ".join(map(str, sorted({len(one.chips) for one in self.machines})))
-        chip = next(name for name, kind in KINDS.items() if kind == self.machines[0].kind)
-        hosts = counted(len(self.machines), "virtual host")
-        return f"{hosts} of {sizes} NPUs ({chip}) with the published {self.model.published}"
+    @property
+    def title(self) -> str:
+        """What it is, in words."""
+        return phrase(
+            "{hosts} virtual, of {npus} NPUs ({chip}), with the published {model}",
+            hosts=counted(len(self.machines), "host"),
+            npus="/".join(map(str, sorted({len(one.chips) for one in self.machines}))),
+            chip=next(name for name, kind in KINDS.items() if kind == self.machines[0].kind),
+            model=self.model.published,
+        )
 
     @cached_property
     def up(self) -> Mapping[str, Machine]:
@@ -222,7 +228,10 @@ def kind_named(chip: str) -> Kind:
     name = chip_named(chip).name
     if name not in KINDS:
         known = ", ".join(KINDS)
-        raise Refused(f"`{name}` cannot be rehearsed", hint=f"chips that can: {known}")
+        raise Refused(
+            phrase("`{chip}` cannot be rehearsed", chip=name),
+            hint=phrase("chips that can: {chips}", chips=known),
+        )
     return KINDS[name]
 
 
@@ -231,16 +240,26 @@ def parse_fleet(text: str) -> tuple[int, int, Kind]:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise Refused(
-            f"`{text}` names no cluster to rehearse",
-            hint=f"write hosts x NPUs - chip, like `2x8-910B4`; chips are {', '.join(KINDS)}",
+            phrase("`{fleet}` names no cluster to rehearse", fleet=text),
+            hint=phrase(
+                "write hosts x NPUs - chip, like `2x8-910B4`; chips are {chips}",
+                chips=", ".join(KINDS),
+            ),
         )
     hosts, npus, kind = int(match[1]), int(match[2]), kind_named(match[3])
     if not (1 <= hosts <= 4096 and 1 <= npus <= 16):
-        raise Refused(f"`{text}`: 1 to 4096 hosts with 1 to 16 NPUs each can be rehearsed")
+        raise Refused(
+            phrase("`{fleet}`: 1 to 4096 hosts with 1 to 16 NPUs each can be rehearsed", fleet=text)
+        )
     if npus % kind.dies:
         raise Refused(
-            f"`{text}`: a card of {match[3]} is {kind.dies} NPUs, and {npus} are no whole cards",
-            hint="as in `plan`, each /dev/davinciN counts: a host of 8 cards has 16",
+            phrase(
+                "`{fleet}`: a card is {dies} NPUs, and {npus} are no whole cards",
+                fleet=text,
+                dies=kind.dies,
+                npus=npus,
+            ),
+            hint=phrase("as in `plan`, each /dev/davinciN counts: a host of 8 cards has 16"),
         )
     return hosts, npus, kind
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from ropeway.errors import ModelError, Refused
 from ropeway.launch.complete import release_for
 from ropeway.launch.images import image_name
+from ropeway.phrases import joined, phrase
 from ropeway.sim.machine import Fleet, equipped, kind_named, machine, made_up_address, made_up_model
 from ropeway.sim.model_folder import ModelFolder, published
 from ropeway.spec.cluster import RemoteHost
@@ -21,15 +22,17 @@ def own_fleet(spec: Spec, chip: str) -> Fleet:
     hosts, runtime = spec.cluster.hosts or (), spec.runtime
     if not (chip or spec.cluster.chip):
         raise Refused(
-            "which chip do the hosts have?",
+            phrase("which chip do the hosts have?"),
             where="cluster.chip",
-            hint="write `chip: 910B4` below `cluster`, or type `--rehearse 910B4`",
+            hint=phrase("write `chip: 910B4` below `cluster`, or type `--rehearse 910B4`"),
         )
     if runtime.command != "docker":
         raise Refused(
-            f"virtual hosts have Docker, and the spec says `{runtime.command}`",
+            phrase(
+                "virtual hosts have Docker, and the spec says `{command}`", command=runtime.command
+            ),
             where="runtime.command",
-            hint="`--rehearse 2x8-910B4` rehearses with hosts that are made up",
+            hint=phrase("`--rehearse 2x8-910B4` rehearses with hosts that are made up"),
         )
     kind = kind_named(chip or spec.cluster.chip or "")
     named = Counter(host.address for host in hosts)
@@ -68,8 +71,12 @@ def _model(path: str | None) -> ModelFolder:
         return published(path, path)
     except ModelError as error:
         raise Refused(
-            "no published model has the name of this folder, and virtual hosts need to know its"
-            " config.json",
+            phrase(
+                "no published model has the name of this folder, and virtual hosts need a"
+                " config.json"
+            ),
             where=path,
-            hint=f"{error.hint}\nrehearse with one of its size: `--model /data/Qwen3-30B-A3B`",
+            hint=joined(
+                (error.hint or "", phrase("take another's: `--model /data/Qwen3-30B-A3B`")), "\n"
+            ),
         ) from None
