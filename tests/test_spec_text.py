@@ -27,8 +27,8 @@ from ropeway.spec.model import (
     load_spec,
     local_spec,
     parse_spec,
-    sample_text,
 )
+from ropeway.spec.samples import filled, hosts_sample_text, sample_text
 
 SIZES = st.integers(1, 65_536)
 LAYOUTS = st.builds(Layout, tensor=SIZES, pipeline=SIZES, data=SIZES, expert=st.booleans())
@@ -115,16 +115,19 @@ def test_the_sample_loads_its_layouts_fit_its_cluster_and_its_lines_a_terminal()
     assert max(map(len, sample_text().splitlines())) <= 100
 
 
-def test_the_samples_ascend_example_loads_once_its_comments_are_removed() -> None:
-    example = sample_text().split("# Two Ascend hosts", 1)[1]
-    lines = re.findall(r"^# (\w+:.*|  .*)$", example, re.MULTILINE)
-    spec = parse_spec("\n".join(lines), "sample.yaml")
+def test_the_sample_for_hosts_loads_with_its_further_keys_and_without() -> None:
+    text = hosts_sample_text()
+    assert max(map(len, text.splitlines())) <= 100
+    spec = parse_spec(text, "sample-hosts.yaml")
     assert (spec.engine, spec.cluster.host_count, spec.cluster.total_npus) == ("vllm-ascend", 2, 16)
-    assert spec.serve.layout.npus == 16
+    assert "layout" not in spec.serve.model_fields_set, "the plan chooses it"
+    keys = text.partition("\n\n")[2]
+    every = re.sub(r"^( *)# ( *\w+:( |$).*)$", r"\1\2", keys, flags=re.MULTILINE)
+    assert parse_spec(every, "sample-hosts.yaml").serve.layout.npus == 16
 
 
 def test_the_samples_further_keys_load_in_place_of_what_they_replace() -> None:
-    text = sample_text().split("# Two Ascend hosts", 1)[0]
+    text = sample_text()
     for replaced in ("name: smollm2-moe", "layout: TP2", "kv_cache"):
         text = re.sub(rf"^ *{replaced}.*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"^( +)# ( *\w+:( |$).*)$", r"\1\2", text, flags=re.MULTILINE)
@@ -134,10 +137,10 @@ def test_the_samples_further_keys_load_in_place_of_what_they_replace() -> None:
     assert (spec.serve.memory, spec.serve.api_key_env) == (0.9, "ROPEWAY_KEY")
 
 
-def test_the_sample_explains_every_key_of_the_schema() -> None:
-    section = ""
+def test_the_samples_explain_every_key_of_the_schema() -> None:
     shown: set[str] = set()
-    for line in sample_text().splitlines():
+    section = ""
+    for line in (sample_text() + hosts_sample_text()).splitlines():
         if top := re.match(r"(?:# )?(cluster|model|runtime|serve|workload|name):", line):
             section = str(top[1])
             shown.add(section)
@@ -148,7 +151,16 @@ def test_the_sample_explains_every_key_of_the_schema() -> None:
             continue  # written as `serve.layout` is
         for key in keys:
             name = f"{mapping.split('.')[0]}.{key}" if mapping else key
-            assert name in shown, f"sample.yaml does not mention {name}"
+            assert name in shown, f"neither sample mentions {name}"
+
+
+@given(HOSTS, st.none() | st.sampled_from(["/data/Qwen3-30B-A3B", "/m/", "/data/它"]))
+def test_a_filled_sample_says_what_it_was_given(hosts: list[RemoteHost], path: str | None) -> None:
+    cluster = Cluster(hosts=tuple(hosts), nic="enp67s0f5", chip="910B3")
+    spec = parse_spec(filled(cluster, path), "filled")
+    assert spec.cluster == cluster
+    assert spec.model.path == (path or "/data/Qwen3-30B-A3B")
+    assert not path or spec.name in ("qwen3-30b-a3b", "m", "my-service")
 
 
 def test_init_writes_a_sample_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

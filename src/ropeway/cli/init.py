@@ -1,35 +1,79 @@
-"""`ropeway init`: write an annotated sample spec."""
+"""`ropeway init`: write an annotated spec, for this machine or for hosts."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from ropeway.cli.files import writing
-from ropeway.cli.options import screen_options
+from ropeway.cli.init_hosts import spec_of_hosts
+from ropeway.cli.options import remote_host, screen_options, ssh_config_option
 from ropeway.errors import Refused
+from ropeway.phrases import phrase
 from ropeway.report.console import Screen
-from ropeway.spec.model import DEFAULT_FILE, sample_text
+from ropeway.spec.model import DEFAULT_FILE, parse_spec
+from ropeway.spec.samples import hosts_sample_text, sample_text
 
 
 @click.command()
 @screen_options
 @click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_FILE)
+@click.option(
+    "--host", "addresses", multiple=True, metavar="HOST",
+    help="A host of the cluster, as `user@address:port`: asked what it has; give it once for each.",
+)  # fmt: skip
+@click.option(
+    "--model", "model_path", metavar="DIR",
+    help="With --host: the model's directory on the hosts, for the plan's choice of layout.",
+)  # fmt: skip
+@ssh_config_option
+@click.option("--hosts-sample", is_flag=True, help="The sample for hosts; no host is asked.")
 @click.option("--force", is_flag=True, help="Overwrite an existing FILE.")
-def init(*, screen: Screen, file: Path, force: bool) -> None:
-    """Write an annotated sample spec to FILE (by default ropeway.yaml).
+def init(
+    *,
+    screen: Screen,
+    file: Path,
+    addresses: Sequence[str],
+    model_path: str | None,
+    ssh_config: str | None,
+    hosts_sample: bool,
+    force: bool,
+) -> None:
+    """Write an annotated spec to FILE (by default ropeway.yaml).
 
-    As it is, the sample serves a small model on this machine; its comments explain every key.
+    Without flags it is a sample that serves a small model on this machine. With `--host` it is for
+    these hosts: they are asked over SSH for their NPUs and interfaces, and for the model, whose
+    layout is then planned as `ropeway plan --write` does it. Nothing on them is changed.
 
     \b
     Example:
       ropeway init
-      ropeway init cluster.yaml --force
+      ropeway init --host root@192.168.0.11 --host root@192.168.0.12
     """
-    _write(file, sample_text(), force)
+    if model_path and not addresses:
+        raise Refused(
+            phrase("`--model` is looked for on hosts, and there is no `--host`"),
+            hint=phrase("for a small model on this machine: `model.name` in the sample"),
+        )
+    if file.exists() and not force:
+        raise _exists(file)
     option = "" if str(file) == DEFAULT_FILE else f" --config {shlex.quote(str(file))}"
-    screen.answer(f"wrote {file}; bring it up with `ropeway up{option}`")
-    screen.result({"file": str(file)})
+    if addresses:
+        hosts = tuple(map(remote_host, addresses))
+        text, spec = spec_of_hosts(hosts, model_path, ssh_config, screen)
+    else:
+        text = hosts_sample_text() if hosts_sample else sample_text()
+        spec = parse_spec(text, "the sample")
+    _write(file, text, force)
+    if spec.cluster.is_local:
+        then = f"bring it up with `ropeway up{option}`"
+    elif model_path:
+        then = f"next: `ropeway doctor{option}`, then `ropeway up{option}`"
+    else:
+        then = f"put in what is missing, such as `model.path`, then `ropeway plan{option} --write`"
+    screen.answer(f"wrote {file}; {then}")
+    screen.result({"file": str(file), "spec": spec.as_json()})
 
 
 def _write(file: Path, text: str, force: bool) -> None:
@@ -39,8 +83,12 @@ def _write(file: Path, text: str, force: bool) -> None:
             with file.open("w" if force else "x", encoding="utf-8") as stream:
                 stream.write(text)
         except FileExistsError:
-            raise Refused(
-                "the file exists already; it was not changed",
-                where=str(file),
-                hint="choose another name, or overwrite it with `--force`",
-            ) from None
+            raise _exists(file) from None
+
+
+def _exists(file: Path) -> Refused:
+    return Refused(
+        phrase("the file exists already; it was not changed"),
+        where=str(file),
+        hint=phrase("choose another name, or overwrite it with `--force`"),
+    )

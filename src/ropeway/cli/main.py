@@ -25,7 +25,7 @@ from ropeway.suggest import nearest
 # In order of use, each with the first sentence of its help. Verb `x` is the click command `x` of
 # `ropeway.cli.x`, imported on use: the list must not wait for what verbs import.
 VERBS = {
-    "init": "Write an annotated sample spec to FILE (by default ropeway.yaml).",
+    "init": "Write an annotated spec to FILE (by default ropeway.yaml).",
     "model": "Fetch a small model, inspect a model directory, or copy one to all hosts.",
     "doctor": "Look at every host of the cluster and say what would go wrong, before anything "
     "starts.",

@@ -63,7 +63,7 @@ def choice(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Choice:
 
     Raises Refused where nothing fits, with what is missing.
     """
-    request = _request(spec, shape, chip, version)
+    request = request_for(spec, shape, chip, version)
     plan = choose(request)
     chosen = plan.chosen
     if chosen is None:
@@ -91,7 +91,7 @@ def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
 
     Raises Refused for a context that the model cannot have.
     """
-    request = replace(_request(spec, shape, chip, version), replicas=spec.serve.replicas)
+    request = replace(request_for(spec, shape, chip, version), replicas=spec.serve.replicas)
     search = search_of(request)
     search = search.of(request.load.share(spec.serve.replicas))
     memory = fit_layout(search, spec.serve.layout).memory
@@ -109,7 +109,7 @@ def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
     return Room(memory.kv_cache - one, words)
 
 
-def _request(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> PlanRequest:
+def request_for(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> PlanRequest:
     """Return what `up` would run: without `serve.context`, the engine takes the model's longest."""
     serve, work = spec.serve, spec.workload
     engine = traits(version, "eager" if wants_eager(serve) else None)

@@ -24,7 +24,7 @@ _WIDTH = 100
 class Edit:
     """One key to set, at a path of section and key: `("serve", "layout")`.
 
-    value  a scalar; None removes the key
+    value  a scalar, or a list of mappings; None removes the key
     why    a comment to write above it
     """
 
@@ -60,7 +60,7 @@ def planned_keys(text: str) -> set[tuple[str, str]]:
 def _set(text: str, edit: Edit) -> str:
     """Return the text with `edit.value` at `edit.path`; a missing section is made."""
     section, name = edit.path
-    value = _scalar(edit.value)
+    value = _lines(edit.value) if isinstance(edit.value, list) else _scalar(edit.value)
     entry, root = f"{name}: {value}", _root(text)
     pair = _entry(root, section)
     if pair is None and root.flow_style:
@@ -86,7 +86,7 @@ def _replace(text: str, key: yaml.Node, value: yaml.Node, new: str, why: str) ->
     end = _last_character(value) if block or literal else value.end_mark.index
     if block or begin == end:
         begin = text.index(":", key.end_mark.index) + 1
-        new = f" {new}"
+        new = new if new.startswith("\n") else f" {new}"
         end = max(begin, end)
     text = text[:begin] + new + text[end:]
     start = text.rfind("\n", 0, key.start_mark.index) + 1
@@ -150,6 +150,11 @@ def _last_character(node: yaml.Node) -> int:
 def _scalar(value: object) -> str:
     """Write a value as YAML on one line."""
     return dump_yaml({"k": value}).removeprefix("k:").strip()
+
+
+def _lines(items: list[dict[str, object]]) -> str:
+    """Write a list of mappings as YAML, each on a line of its own below the key of a section."""
+    return "".join(f"\n    - {dump_yaml(item, one_line=True).rstrip()}" for item in items)
 
 
 def _comment(why: str, column: int) -> str:

@@ -11,7 +11,6 @@ user's own and mean nothing to us. Types are strict: `"8000"` is not a port.
 """
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -75,11 +74,6 @@ def parse_spec(text: str, where: str) -> "Spec":
 def dump_spec(spec: "Spec") -> str:
     """Return the spec as YAML, defaults written out; `parse_spec` reads an equal spec from it."""
     return dump_yaml(spec.as_json())
-
-
-def sample_text() -> str:
-    """Return the annotated sample that `ropeway init` writes."""
-    return resources.files("ropeway.spec").joinpath("sample.yaml").read_text(encoding="utf-8")
 
 
 def local_spec(

@@ -104,9 +104,17 @@ def load_yaml(text: str, where: str) -> Document:
     return Document(cast(dict[str, object], data), reader.lines)
 
 
-def dump_yaml(data: object) -> str:
-    """Return plain data as block YAML that `load_yaml` and any YAML 1.1 reader read alike."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+def dump_yaml(data: object, *, one_line: bool = False) -> str:
+    """Return plain data as YAML that `load_yaml` and any YAML 1.1 reader read alike."""
+    width = 10**6 if one_line else 100
+    return yaml.dump(
+        data,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=width,
+        default_flow_style=one_line,
+    )
 
 
 def as_error(where: str, problems: Sequence[Problem]) -> SpecError:

@@ -1,0 +1,82 @@
+"""A spec from what hosts say, with the plan's choice of layout: where facts and plan meet."""
+
+from collections.abc import Mapping, Sequence
+
+from ropeway.cli.call import current_call
+from ropeway.facts.described import cluster_of
+from ropeway.facts.gather import gather
+from ropeway.facts.host import HostFacts
+from ropeway.facts.questions import questions
+from ropeway.hardware import chip_named
+from ropeway.hosts.connect import connected
+from ropeway.hosts.fleet import run_on_all_or_raise
+from ropeway.hosts.interrupts import interruptible
+from ropeway.launch.complete import release_for
+from ropeway.launch.served_model import served_model
+from ropeway.phrases import phrase
+from ropeway.plan.choice import request_for
+from ropeway.plan.choose import choose
+from ropeway.plan.writing import edits, written
+from ropeway.report.console import Screen
+from ropeway.spec.cluster import Cluster, RemoteHost
+from ropeway.spec.editing import Edit
+from ropeway.spec.model import Spec, parse_spec
+from ropeway.spec.samples import filled, with_edits
+from ropeway.units import counted
+
+_SECONDS = 120.0
+
+
+def spec_of_hosts(
+    hosts: Sequence[RemoteHost], model_path: str | None, ssh_config: str | None, screen: Screen
+) -> tuple[str, Spec]:
+    """Return the text of a spec for these hosts, and the spec; planned, if the model is known.
+
+    Raises HostError when a host cannot be asked, ModelError when none has the model, Refused when
+    nothing fits.
+    """
+    facts = _ask(hosts, model_path, ssh_config, screen)
+    text = filled(cluster_of(dict(zip(facts, hosts, strict=True)), facts), model_path)
+    spec = parse_spec(text, "the new spec")
+    if model_path is None:
+        return text, spec
+    shape = served_model(model_path, facts).shape
+    if shape.max_positions and shape.max_positions < (spec.serve.context or 0):
+        text = with_edits(text, [Edit(("serve", "context"), shape.max_positions)])
+        spec = parse_spec(text, "the new spec")
+    version = release_for(spec, {}, "").version
+    plan = choose(request_for(spec, shape, chip_named(spec.cluster.chip or ""), version))
+    after = written(spec, plan)
+    (why,) = (value.why for value in plan.values if value.key == "serve.layout")
+    if plan.chosen:
+        screen.say(phrase("{name}: {why}", name=plan.chosen.name, why=why))
+    for name, host in facts.items():
+        if host.model and host.model.fault:
+            screen.warn(
+                phrase(
+                    "{host}: {path} {fault}; see `ropeway model push`",
+                    host=name,
+                    path=model_path,
+                    fault=host.model.fault,
+                )
+            )
+    return with_edits(text, edits(spec, after, plan)), after
+
+
+def _ask(
+    hosts: Sequence[RemoteHost], model_path: str | None, ssh_config: str | None, screen: Screen
+) -> Mapping[str, HostFacts]:
+    """Return the facts of each host, in the order given. Raises HostError."""
+    connect = current_call().connect or connected
+    asked = questions(model_path=model_path, npus=False)
+    with (
+        interruptible(),
+        connect(Cluster(hosts=tuple(hosts)), ssh_config=ssh_config) as every,
+        screen.step(f"ask {counted(len(every), 'host')}") as step,
+    ):
+        found = run_on_all_or_raise(
+            {host.name: host for host in every},
+            lambda host: gather(host, asked, timeout=_SECONDS),
+        )
+        step.ok()
+    return found
