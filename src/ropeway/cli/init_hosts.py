@@ -32,7 +32,7 @@ def spec_of_hosts(
 ) -> tuple[str, Spec]:
     """Return the text of a spec for these hosts, and the spec; planned, if the model is known.
 
-    Raises HostError when a host cannot be asked, ModelError when none has the model, Refused when
+    Raises HostError when a host cannot be asked, CheckFailed when none has the model, Refused when
     nothing fits.
     """
     facts = _ask(hosts, model_path, ssh_config, screen)
@@ -68,7 +68,7 @@ def _ask(
 ) -> Mapping[str, HostFacts]:
     """Return the facts of each host, in the order given. Raises HostError."""
     connect = current_call().connect or connected
-    asked = questions(model_path=model_path, npus=False)
+    asked = [one for one in questions(model_path=model_path) if one.each is None]
     with (
         interruptible(),
         connect(Cluster(hosts=tuple(hosts)), ssh_config=ssh_config) as every,

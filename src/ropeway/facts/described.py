@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ropeway.errors import Refused
+from ropeway.errors import CheckFailed, Refused
 from ropeway.facts.ascend.npu_smi import chip_family
 from ropeway.facts.host import HostFacts
 from ropeway.hardware import CHIPS, Chip, chip_named
@@ -15,14 +15,15 @@ _LEFT_BY_DRIVER = 0.9  # of a chip's memory at least is shown by npu-smi
 def cluster_of(hosts: Mapping[str, RemoteHost], facts: Mapping[str, HostFacts]) -> Cluster:
     """Return the cluster of these hosts, as they are reached, with NPUs, interfaces and the chip.
 
-    Raises Refused for a host without NPUs or without an interface, and for chips that differ.
+    Raises CheckFailed for a host without NPUs and for chips that differ, Refused for a host without
+    an interface that others reach.
     """
     nics = {name: facts[name].reached_by()[0] for name in hosts}
     common = next(iter(nics.values())) if len(set(nics.values())) == 1 else None
     chips = {name: _chip(facts[name]) for name in hosts}
     chip, *others = chips.values()
     if any(other != chip for other in others):
-        raise Refused(
+        raise CheckFailed(
             phrase("the hosts have different chips"),
             evidence=tuple(f"{name}: {one.name}" for name, one in chips.items()),
             hint=phrase("name hosts of one kind: an engine runs on equal NPUs"),
@@ -49,7 +50,7 @@ def _chip(facts: HostFacts) -> Chip:
     names = sorted({npu.name for npu in facts.npus if npu.name})
     if not names or not _count(facts):
         problem = facts.npu_problem
-        raise Refused(
+        raise CheckFailed(
             phrase("no NPU is known on {host}", host=facts.name),
             where=facts.name,
             evidence=(str(problem),) if problem else (),
