@@ -142,6 +142,8 @@ def test_a_spec_for_this_machine_has_no_part_in_a_plan_for_hosts(capsys, tmp_pat
 def test_the_first_lines_say_that_a_spec_joins_the_flags(capsys, spec):
     _, out, _ = run(capsys, "-c", str(spec), "--clients", "32")
     assert out.splitlines()[1].startswith("with ropeway.yaml · ")
+    place = f"--clients; ropeway.yaml:{line_of('clients:')}"
+    assert f"workload 32 clients ({place})" in " ".join(out.split())
     _, out, _ = run(capsys, *QWEN, "--hosts", "2", "-c", str(spec), "--json")
     sources = read_document(out)["request"]["sources"]
     assert sources["workload.output_tokens"].startswith("ropeway.yaml")

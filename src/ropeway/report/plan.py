@@ -290,8 +290,8 @@ def _settings(plan: Plan) -> Phrase:
     """Return the other values of the spec, each with its source unless the planner chose it."""
     texts = []
     for value in plan.values:
-        section, _, key = value.key.partition(".")
-        if section != "serve" or key in ("layout", "replicas"):
+        key = value.key.removeprefix("serve.")
+        if value.key not in (f"serve.{key}", "workload") or key in ("layout", "replicas"):
             continue
         text = joined((key, shown(value.value)), " ")
         ours = value.source in ("planner", "default")
