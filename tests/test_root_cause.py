@@ -91,7 +91,7 @@ WAITED = "The wait execution of the Notify register times out"
 def test_the_error_of_a_start_has_the_cause_and_what_is_known_of_it(line, signature, details):
     cause = root_cause({"engine.log": line})
     assert cause is not None
-    error = engine_failure(ENDED, cause, LOG)
+    error = engine_failure(ENDED, cause, [LOG], None)
     assert line in error.what
     assert error.where == LOG
     assert error.evidence[-1] == ENDED.what

@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping
 
 
 class Phrase(str):
-    """Text with its template and the values in it; without a template, a list of `parts`."""
+    """Text with its template and the values in it; without a template, a list of `parts`, or its
+    Chinese, where that is known already."""
 
     template: str = ""
     values: Mapping[str, object] = {}
     parts: tuple[str, ...] = ()
     separator: str = ""
+    chinese: str = ""
 
 
 def phrase(template: str, /, **values: object) -> Phrase:
@@ -33,6 +35,13 @@ def joined(parts: Iterable[str], separator: str = "; ") -> Phrase:
     return text
 
 
+def bilingual(english: str, chinese: str) -> Phrase:
+    """Return a text whose Chinese comes with it, and stands in no table."""
+    text = Phrase(english)
+    text.chinese = chinese
+    return text
+
+
 def count(number: int, singular: str, plural: str) -> Phrase:
     """Return `1 host` or `2 hosts`, from `{n:,} host` and `{n:,} hosts`."""
     return phrase(singular if number == 1 else plural, n=number)
@@ -44,6 +53,8 @@ def translation(text: str, table: Mapping[str, str]) -> str | None:
     None when a template of it, however deep, has none there: a text is never half translated.
     Values and parts that are no Phrase come from outside, and stay unless the table has them.
     """
+    if isinstance(text, Phrase) and text.chinese:
+        return text.chinese
     if not isinstance(text, Phrase) or not (text.template or text.parts):
         return table.get(text)
     if text.parts:

@@ -41,6 +41,7 @@ _OTHERS = frozenset(_CHECKS) - _NETWORK
 # Each host pings the next one of its engine, all NPUs to all NPUs; `doctor` pings eight.
 _PARTNERS = 1
 _SECONDS = 300.0
+_SHOWN = 8  # of checks that fail
 
 Devices = Mapping[str, frozenset[int]]
 
@@ -156,7 +157,7 @@ def _failure(findings: Sequence[Finding]) -> CheckFailed:
     return CheckFailed(
         phrase("{checks} of the hosts failed", checks=counted(len(findings), "check")),
         where=where or None,
-        evidence=tuple(_line(finding) for finding in findings),
+        evidence=tuple(map(_line, findings[:_SHOWN])),
         hint=hint,
     )
 

@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ropeway.diagnosis.decide import diagnose
-from ropeway.diagnosis.result import Diagnosis
-from ropeway.engines.base import Node
+from ropeway.diagnosis.result import Diagnosis, Text
+from ropeway.engines.base import Node, Replica
 from ropeway.errors import HostError, LaunchError, Refused, RopewayError
 from ropeway.hosts.fleet import OnProgress
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
+from ropeway.phrases import bilingual, joined, phrase
 
 _RAY_HOSTS = re.compile(r"ropeway: Ray has \d+ of \d+ hosts: (\{.*?\})")
 
@@ -31,43 +32,83 @@ def root_cause(logs: Mapping[str, str]) -> Diagnosis | None:
     return None if diagnosis.verdict == "healthy" or diagnosis.echo else diagnosis
 
 
+@dataclass(frozen=True)
+class Absence:
+    """Hosts of an engine that its Ray does not have."""
+
+    nodes: tuple[Node, ...]
+    head: Node
+    port: int
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """Return a line for each host."""
+        return tuple(
+            phrase("{host} ({address}) has not joined Ray", host=node.name, address=node.address)
+            for node in self.nodes
+        )
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """Return what to try."""
+        return joining_advice(self.nodes[0], self.head, self.port)
+
+
+def joining_advice(node: Node, head: Node, port: int) -> tuple[str, ...]:
+    """Return what to try when a host may not reach the head."""
+    return (
+        phrase(
+            "does {host} reach the head while that starts? on {host}: `nc -zv {address} {port}`",
+            host=node.name, address=head.address, port=port,
+        ),
+        phrase(
+            "a firewall between the hosts must let all ports through, and `cluster.nic` must name"
+            " the interface between them; `ropeway doctor` checks the network"
+        ),
+    )  # fmt: skip
+
+
+def absence(log: str, engine: Replica) -> Absence | None:
+    """Return the hosts of an engine that its Ray does not have, by the head's log: by the last line
+    of programs/nodes.py in it."""
+    tables = _RAY_HOSTS.findall(log)
+    if not tables or "ropeway: Ray has all hosts" in log:
+        return None
+    try:
+        table = json.loads(tables[-1])
+    except ValueError:
+        return None
+    missing = tuple(one for one in engine.nodes if table.get(one.address, 0) < one.npus)
+    return Absence(missing, engine.head, engine.ports.ray) if missing else None
+
+
 def engine_failure(
-    error: HostError | LaunchError, cause: Diagnosis, log: str, absent: Sequence[str] = ()
+    error: HostError | LaunchError, cause: Diagnosis, logs: Sequence[str], absent: Absence | None
 ) -> LaunchError:
     """Return the failure in the engine's own words, with the advice of the failure table.
 
-    `absent` are the hosts that did not join, as `hosts_not_joined` says it.
+    `logs` are the files to read, the one with the cause first.
     """
     known = cause.signature is not None
-    explanation = (cause.cause.en, *(detail.en for detail in cause.details)) if known else ()
-    advice = (cause.fix.en, f"known from: {', '.join(cause.source)}") if known else ()
+    explanation = tuple(map(_both, (cause.cause, *cause.details))) if known else ()
+    source = phrase("known from: {source}", source=", ".join(cause.source))
+    advice = (_both(cause.fix), source) if known else ()
+    absence, joining = (absent.evidence, absent.advice) if absent else ((), ())
     return LaunchError(
-        f"the engine failed: {cause.headline}",
-        where=log or None,
-        evidence=(*explanation, *absent, error.what),
-        hint="\n".join((*advice, *whole_log(log))),
+        phrase("the engine failed: {line}", line=cause.headline),
+        where=logs[0] if logs else None,
+        evidence=(*explanation, *absence, error.what),
+        hint=joined((*advice, *joining, *whole_logs(logs)), "\n") or None,
     )
 
 
-def whole_log(path: str) -> tuple[str, ...]:
-    """Return the hint where a log lies; none of one that could not be kept."""
-    return (f"the whole log: less {path}",) if path else ()
+def _both(text: Text) -> str:
+    return bilingual(text.en, text.zh)
 
 
-def hosts_not_joined(log: str, nodes: Iterable[Node]) -> tuple[str, ...]:
-    """Return the hosts that Ray does not have, by the last line of programs/nodes.py about it."""
-    tables = _RAY_HOSTS.findall(log)
-    if not tables or "ropeway: Ray has all hosts" in log:
-        return ()
-    try:
-        joined = json.loads(tables[-1])
-    except ValueError:
-        return ()
-    return tuple(
-        f"{node.name} ({node.address}) has not joined Ray"
-        for node in {node.name: node for node in nodes}.values()
-        if joined.get(node.address, 0) < node.npus
-    )
+def whole_logs(paths: Iterable[str]) -> tuple[str, ...]:
+    """Return the hint where logs lie; those that could not be kept have no path."""
+    return tuple(phrase("the whole log: less {path}", path=path) for path in paths if path)
 
 
 @dataclass(kw_only=True)

@@ -7,24 +7,27 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ropeway.engines import vllm
-from ropeway.engines.base import Node
 from ropeway.errors import ConnectionLost, HostError, LaunchError, RopewayError
 from ropeway.hosts.base import Host, cannot_write
 from ropeway.hosts.fleet import Hosts, OnProgress, group_by_host, run_on_all, run_on_parts
 from ropeway.launch import docker
 from ropeway.launch.attempt import (
+    Absence,
     Attempt,
+    absence,
     engine_failure,
-    hosts_not_joined,
+    joining_advice,
     root_cause,
-    whole_log,
+    whole_logs,
 )
 from ropeway.launch.docker import Container
 from ropeway.launch.labels import RUN, SERVICE, labels_of
 from ropeway.launch.lock import BASE, Author, Lock
-from ropeway.launch.logs import LogReader, Status, poll, read_logs
+from ropeway.launch.logs import LogReader, Status, log_name, poll, read_logs
 from ropeway.launch.probe import Endpoint, ask_for_tokens
 from ropeway.launch.rollout import HEAD, ROUTER, File, Rollout, Service
+from ropeway.launch.scripts import meeting_port
+from ropeway.phrases import joined, phrase
 from ropeway.spec.model import Spec
 from ropeway.spec.types import api_url
 
@@ -154,14 +157,20 @@ class ContainerStart(Attempt):
     def timeout_error(self) -> LaunchError:
         """See Attempt.timeout_error."""
         first = (self._waiting or self.must_be_ready)[0]
+        replica = self.service.replicas[first.replica]
+        joining: tuple[str, ...] = ()
+        if len(replica.nodes) > 1 and not replica.uses_ray:  # of Ray it is known who is missing
+            joining = joining_advice(replica.nodes[1], replica.head, meeting_port(replica))
+        longer = phrase("if it was still loading: a higher `serve.start_timeout`")
         return LaunchError(
-            f"the engine was not ready within {self.timeout:g} s",
+            phrase("the engine was not ready within {seconds:g} s", seconds=self.timeout),
             where=first.host,
-            evidence=(
-                *hosts_not_joined(self._logs[first.name].text, self._nodes),
-                *(f"{name}: {reason}" for name, reason in self._answers.items() if reason),
+            evidence=tuple(
+                phrase("{name}: {reason}", name=name, reason=reason)
+                for name, reason in self._answers.items()
+                if reason
             ),
-            hint="raise `serve.start_timeout`, or look into the logs",
+            hint=joined((*joining, longer), "\n"),
         )
 
     def finish(self) -> None:
@@ -177,21 +186,31 @@ class ContainerStart(Attempt):
         saved = {name: self.save_log(name, text) for name, text in logs.items()}
         if not isinstance(error, HostError | LaunchError):
             return None
-        absent = hosts_not_joined("\n".join(logs.values()), self._nodes)
+        absent = self._absence(logs)
+        missing = {node.name for node in absent.nodes} if absent else set()
+        # Of hosts that did not join first, then of the host where it failed.
+        names = sorted(
+            saved,
+            key=lambda name: (
+                name.partition("/")[0] not in missing,
+                not name.startswith(f"{error.where}/"),
+            ),
+        )
         if cause := root_cause(logs):
-            log = saved.get(cause.line.log, "") if cause.line else ""
-            return engine_failure(error, cause, log, absent)
+            of_missing = [name for name in names if name.partition("/")[0] in missing]
+            first = cause.line.log if cause.line else ""
+            paths = [saved.get(name, "") for name in dict.fromkeys((first, *of_missing))]
+            return engine_failure(error, cause, paths, absent)
         evidence, hint = error.evidence, error.hint
         if isinstance(error, LaunchError):
-            evidence = (*evidence, *(line for line in absent if line not in evidence))
-            # Those of the host where it failed come first.
-            names = sorted(saved, key=lambda name: not name.startswith(f"{error.where}/"))
+            evidence = (*evidence, *(absent.evidence if absent else ()))
             if len(evidence) < 2 and names:
                 evidence = (*evidence, *logs[names[0]].strip().splitlines()[-6:])
-                hint = hint or "\n".join(whole_log(saved[names[0]]))
+            advice = (*(absent.advice if absent else ()), *((hint,) if hint else ()))
+            hint = joined((*advice, *whole_logs(saved[name] for name in names[:2])), "\n")
         if isinstance(error, ConnectionLost):
-            hint = "is the host still up? what was started has been removed"
-        return type(error)(error.what, where=error.where, evidence=evidence, hint=hint)
+            hint = phrase("is the host still up? what was started has been removed")
+        return type(error)(error.what, where=error.where, evidence=evidence, hint=hint or None)
 
     def undo(self) -> LaunchError | None:
         """See Attempt.undo. The error has the commands that finish it."""
@@ -305,9 +324,14 @@ class ContainerStart(Attempt):
                 endpoints.append(Endpoint(container.host, container.name, url, model))
         return ask_for_tokens(self.hosts, self.runtime, endpoints, _TOKEN_SECONDS)
 
-    @property
-    def _nodes(self) -> tuple[Node, ...]:
-        return tuple(node for replica in self.service.replicas for node in replica.nodes)
+    def _absence(self, logs: Mapping[str, str]) -> Absence | None:
+        """Return the hosts that the first engine lacks of which the head's log says so."""
+        for one in self.to_start:
+            if one.role == HEAD:
+                log = logs.get(log_name(one), "")
+                if absent := absence(log, self.service.replicas[one.replica]):
+                    return absent
+        return None
 
     def _activity(self, head: Container) -> str:
         """Return what an engine is doing: before it says so itself, which hosts Ray has."""

@@ -10,9 +10,11 @@ from ropeway.hosts.base import Host, run_command
 from ropeway.hosts.fleet import Hosts, OnProgress
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.hosts.processes import find
-from ropeway.launch.attempt import Attempt, engine_failure, hosts_not_joined, root_cause
+from ropeway.launch.attempt import Attempt, absence, engine_failure, root_cause
 from ropeway.launch.local.running import note_shared_memory, take_down
 from ropeway.launch.local.steps import Step, probe_of, ray_address, ray_nodes, steps
+from ropeway.phrases import phrase
+from ropeway.units import counted
 
 _LOG_TAIL_BYTES = 400_000
 _LOG_NAME = "engine.log"
@@ -90,7 +92,7 @@ class ProcessStart(Attempt):
         with contextlib.suppress(HostError):
             log = self._log()
             if cause := root_cause({_LOG_NAME: log}):
-                return engine_failure(error, cause, self.deployment.engine_log)
+                return engine_failure(error, cause, [self.deployment.engine_log], None)
             if not error.evidence and log:
                 last = tuple(log.strip().splitlines()[-6:])
                 return LaunchError(error.what, where=error.where, evidence=last, hint=error.hint)
@@ -131,10 +133,13 @@ class ProcessStart(Attempt):
         """Raise HostError unless every host is in Ray with its NPUs: vLLM will ask for them."""
         nodes = self.deployment.nodes
         result = run_command(self._head, ray_nodes(self.deployment), timeout=60.0)
-        if absent := hosts_not_joined(result.stderr, nodes):
+        if absent := absence(result.stderr, self.deployment):
             raise HostError(
-                f"{len(absent)} of {len(nodes)} hosts did not join Ray",
+                phrase(
+                    "{n} of {hosts} did not join Ray",
+                    n=len(absent.nodes), hosts=counted(len(nodes), "host"),
+                ),
                 where=ray_address(self.deployment),
-                evidence=absent,
-            )
+                evidence=absent.evidence,
+            )  # fmt: skip
         result.check("Ray does not answer", where=self.deployment.head.name)
