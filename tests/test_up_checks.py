@@ -1,15 +1,22 @@
 """What `up` knows, assumes and refuses before anything starts, on virtual hosts."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from model_files import MOE
 from rehearsed import Cluster, Make, cluster, fleet_with  # noqa: F401
+from ropeway.cli.layout_choice import planned_locally
 from ropeway.doctor.start import LEFT_OUT
+from ropeway.errors import Refused
 from ropeway.launch.served_model import served_model
+from ropeway.models.build import read_shape
+from ropeway.plan import calibration
+from ropeway.plan.calibration import Calibration, calibration_path, write_calibration
 from ropeway.sim.faults import FAULTS
 from ropeway.sim.launching import rehearsal_spec
-from ropeway.spec.model import Model
+from ropeway.spec.model import Layout, Model, Serve, local_spec
 
 DOWN = ("host-down:host1", "host-down:host2")
 
@@ -140,3 +147,84 @@ def test_npus_that_the_service_itself_holds_are_not_in_the_way(cluster: Make):  
         two.virtual.state(machine.name).machine = machine
     two.serve(max_sequences=32)
     assert two.run("up", "--yes") == 0, two.err
+
+
+# The layout: the plan's choice where there is none, and what does not fit.
+
+
+def write_open(two: Cluster, model: str, chip: str | None = None, **serve: object) -> None:
+    """A spec of real hosts as one writes it, with nothing said of what is not named here."""
+    hosts = [{"address": machine.name, "npus": 8} for machine in two.fleet.machines]
+    where = {"hosts": hosts, **({"chip": chip} if chip else {})}
+    data = {"name": "open", "cluster": where, "model": {"path": model}, "serve": serve}
+    (two.folder / "ropeway.yaml").write_text(json.dumps(data))
+
+
+def test_a_layout_that_is_not_named_is_the_plans_choice(cluster: Make, monkeypatch):  # noqa: F811
+    """Also where the hosts themselves have to say which chip they have."""
+    monkeypatch.setenv("MY_KEY", "of-the-endpoint")
+    two = cluster()
+    write_open(two, "/data/model", context=4096, api_key_env="MY_KEY", start_timeout=30)
+    up = two.json("up")
+    npus = 8 * len(two.fleet.machines)
+    assert sum(len(one["devices"]) for one in two.json("status")["containers"]) > npus / 2
+    assert up["notes"][0].startswith("layout: the plan's choice, ")
+    assert up["layout"] in up["notes"][0]
+    assert two.json("up")["start_s"] is None, "the choice is the same again"
+
+
+def test_in_a_dry_run_too(cluster: Make, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("MY_KEY", "of-the-endpoint")
+    two = cluster(fleet_with(*DOWN))
+    write_open(two, "/data/Qwen3-235B-A22B-W8A8", "910B4", context=4096, api_key_env="MY_KEY")
+    script = dry_run(two)
+    assert "# note: layout: the plan's choice, " in script
+    assert "TP1" not in script.splitlines()[1]
+    write_open(two, "/data/Qwen3-235B-A22B-W8A8", context=4096)
+    assert two.run("up", "--dry-run") == 2
+    assert "which chip the hosts have is not known" in two.error
+
+
+def test_a_choice_that_needs_a_key_says_so(cluster: Make):  # noqa: F811
+    two = cluster(fleet_with(*DOWN))
+    write_open(two, "/data/Qwen3-30B-A3B", "910B4", context=4096)
+    assert two.run("up", "--dry-run") == 2
+    assert "replicas of" in two.error
+    assert "`serve.api_key_env` names the environment variable" in two.error
+
+
+@pytest.mark.parametrize("hosts", ["answer", "are down"])
+def test_a_layout_that_does_not_fit_is_refused_with_the_numbers(hosts: str, cluster: Make):  # noqa: F811
+    two = cluster(fleet_with(*(DOWN if hosts == "are down" else ())))
+    path = "/data/Qwen3-30B-A3B" if hosts == "are down" else "/data/model"
+    write_open(two, path, "910B4", layout="TP1")
+    assert two.run("up", *(("--dry-run",) if hosts == "are down" else ())) == 2
+    assert "TP1 does not fit: " in two.error
+    assert "GiB are missing on an NPU of 910B4" in two.error
+    assert "56.9 weights" in two.error
+
+
+def test_a_layout_that_just_fits_is_warned_of(cluster: Make):  # noqa: F811
+    two = cluster(fleet_with(*DOWN))
+    write_open(two, "/data/Qwen3-30B-A3B", "910B4", layout="TP4", memory=0.65)
+    assert "such figures may be off by 962.6 MiB" in dry_run(two)
+
+
+def test_on_this_machine_the_samples_layout_is_taken_until_it_is_measured(tmp_path):
+    shape = read_shape(MOE)
+    spec = local_spec()
+    found, notes = planned_locally(spec, shape, tmp_path)
+    assert str(found.serve.layout) == "TP2×PP2+EP"
+    assert "`ropeway calibrate --local`" in notes[0]
+    with pytest.raises(Refused, match="cannot run"):
+        planned_locally(local_spec(hosts=1, npus=2), shape, tmp_path)
+    named = local_spec(serve=Serve(layout=Layout()))
+    assert planned_locally(named, shape, tmp_path) == (named, ())
+
+
+def test_and_then_the_plans_choice(tmp_path):
+    machine = replace(calibration._START, cores=2)
+    made = Calibration(machine, (), "smollm2-moe", "2 cores", "2026-11-28")
+    write_calibration(made, calibration_path(tmp_path))
+    found, notes = planned_locally(local_spec(), read_shape(MOE), tmp_path)
+    assert notes[0].startswith(f"layout: the plan's choice, {found.serve.layout}: ")

@@ -12,10 +12,12 @@ import click
 
 from ropeway.bench.record import new_run_dir
 from ropeway.checkpoints.catalogue import RECIPES
+from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.bringup import bring_up, deployment_for, read_spec, start_context, with_flags
 from ropeway.cli.call import current_call
 from ropeway.cli.completion import one_of
 from ropeway.cli.files import run_folder, writing
+from ropeway.cli.layout_choice import planned, planned_locally
 from ropeway.cli.options import (
     config_option,
     dry_run_option,
@@ -79,15 +81,15 @@ def _up_hosts(
         ExitStack() as stack,
     ):
         if dry_run:
-            preparation = prepare(spec, hosts, screen, may_fail=True)
+            preparation = planned(prepare(spec, hosts, screen, may_fail=True))
             _show_script(*launching.dry_run_script(preparation, author), screen)
             return
         with screen.step(f"lock {counted(len(hosts), 'host')}") as step:
             lock = stack.enter_context(locked(hosts, author))
             step.ok()
         asked = frozenset() if skip_checks else ASKED
-        preparation = prepare(spec, hosts, screen, may_fail=False, asked=asked)
-        caller = _caller(spec, screen, yes=yes, skip_checks=skip_checks)
+        preparation = planned(prepare(spec, hosts, screen, may_fail=False, asked=asked))
+        caller = _caller(preparation.spec, screen, yes=yes, skip_checks=skip_checks)
         outcome = launching.up(preparation, lock, caller)
         _show_outcome(outcome, preparation.hosts, screen, stage)
 
@@ -257,6 +259,10 @@ def up(
 def _up_local(spec: Spec, screen: Screen, *, dry_run: bool) -> None:
     """Bring the service up on this machine."""
     context = start_context(spec, screen)
+    spec, notes = planned_locally(spec, context.shape, default_root(os.environ))
+    context = replace(context, spec=spec)
+    for note in notes:
+        screen.say(phrase("note: {note}", note=note))
     folder = new_run_dir(Path("runs"), "up", datetime.now(UTC))
     deployment = deployment_for(context, spec.serve.layout, folder)
     if not dry_run:  # by now its name may be another's

@@ -20,7 +20,7 @@ from ropeway.errors import CheckFailed, Refused
 from ropeway.facts.ascend.driver import USUAL
 from ropeway.facts.ascend.npu_smi import chip_family
 from ropeway.facts.host import HostFacts
-from ropeway.hardware import Family, chip_named
+from ropeway.hardware import Chip, Family, chip_named
 from ropeway.launch.docker import reboot_notes
 from ropeway.launch.lock import ROOTS_FOLDER
 from ropeway.launch.rollout import Router, Service, Site, container_name
@@ -215,6 +215,18 @@ def family_of(spec: Spec, facts: Sequence[HostFacts], assumed: list[str]) -> Fam
         phrase("the NPUs are of the A2 generation (910B); `cluster.chip` says which they are")
     )
     return "A2"
+
+
+def chip_of(spec: Spec, facts: Sequence[HostFacts]) -> Chip | None:
+    """Return the chip of `cluster.chip`, else the one that the hosts have; None where its name does
+    not say which it is, or no host has answered."""
+    if spec.cluster.chip:
+        return chip_named(spec.cluster.chip)
+    names = [npu.name for host in facts for npu in host.npus if npu.name]
+    try:
+        return chip_named(names[0]) if names else None
+    except Refused:
+        return None
 
 
 def _site(

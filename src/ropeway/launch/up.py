@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -98,6 +98,7 @@ class Preparation:
     """What is known before anything changes: the spec, its hosts, what they have, the model.
 
     running  the service's containers that are there already
+    notes    what was chosen for the spec, and what speaks against its layout
     """
 
     spec: Spec
@@ -105,11 +106,13 @@ class Preparation:
     facts: Mapping[str, HostFacts]
     running: tuple[ServiceContainer, ...]
     model: ServedModel
+    notes: tuple[str, ...] = ()
 
     def rollout(self, image: str, versions: Mapping[str, str] | None = None) -> Rollout:
         """Complete the service with this image. `versions` are those in it, once it is there."""
         inputs = Inputs(self.facts, versions or {}, image, self.model)
-        return Rollout(complete(self.spec, tuple(self.hosts), inputs))
+        service = complete(self.spec, tuple(self.hosts), inputs)
+        return Rollout(replace(service, notes=tuple(dict.fromkeys((*self.notes, *service.notes)))))
 
     @cached_property
     def base_image(self) -> str:

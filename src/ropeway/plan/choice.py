@@ -10,8 +10,8 @@ from ropeway.plan.candidate import Candidate, PlanRequest
 from ropeway.plan.choose import choose
 from ropeway.plan.fit import fit_layout, search_of
 from ropeway.plan.load import Load
-from ropeway.plan.machine import ascend, traits
-from ropeway.plan.resolve import batched_tokens, kv_bits, wants_eager
+from ropeway.plan.machine import Machine, ascend, traits
+from ropeway.plan.resolve import LOCAL_ENGINE, batched_tokens, kv_bits, wants_eager
 from ropeway.plan.values import memory_words, shortfall
 from ropeway.spec.model import Spec
 
@@ -63,7 +63,31 @@ def choice(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Choice:
 
     Raises Refused where nothing fits, with what is missing.
     """
-    request = request_for(spec, shape, chip, version)
+    return _chosen(spec, request_for(spec, shape, chip, version))
+
+
+def local_choice(spec: Spec, shape: ModelShape, machine: Machine) -> Choice:
+    """Return the planner's choice for a spec of this machine, whose constants are these.
+
+    Raises Refused where nothing fits.
+    """
+    serve = spec.serve
+    request = PlanRequest(
+        shape=shape,
+        model_name=spec.model.name or str(spec.model.path),
+        cluster=spec.cluster,
+        traits=LOCAL_ENGINE,
+        machine=machine,
+        load=replace(_load(spec), requests=spec.workload.requests),
+        context=serve.context,
+        replicas=1,
+        kv_cache=serve.kv_cache,
+        max_sequences=serve.max_sequences,
+    )
+    return _chosen(spec, request)
+
+
+def _chosen(spec: Spec, request: PlanRequest) -> Choice:
     plan = choose(request)
     chosen = plan.chosen
     if chosen is None:
@@ -111,21 +135,15 @@ def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
 
 def request_for(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> PlanRequest:
     """Return what `up` would run: without `serve.context`, the engine takes the model's longest."""
-    serve, work = spec.serve, spec.workload
+    serve = spec.serve
     engine = traits(version, "eager" if wants_eager(serve) else None)
-    load = Load(
-        input_tokens=work.input_tokens,
-        output_tokens=work.output_tokens,
-        clients=None if work.rate else work.clients,
-        rate=work.rate,
-    )
     return PlanRequest(
         shape=shape,
         model_name=spec.model.served_name or str(spec.model.path),
         cluster=spec.cluster,
         traits=engine,
         machine=ascend(chip, engine),
-        load=load,
+        load=_load(spec),
         chip=chip,
         hbm_bytes=spec.cluster.hbm,
         context=serve.context or shape.max_positions,
@@ -136,4 +154,14 @@ def request_for(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Plan
         max_sequences=serve.max_sequences,
         max_batched_tokens=batched_tokens(serve),
         kv_bits=kv_bits(serve),
+    )
+
+
+def _load(spec: Spec) -> Load:
+    work = spec.workload
+    return Load(
+        input_tokens=work.input_tokens,
+        output_tokens=work.output_tokens,
+        clients=None if work.rate else work.clients,
+        rate=work.rate,
     )

