@@ -17,7 +17,8 @@ from ropeway.hardware import chip_named
 from ropeway.launch.complete import release_for
 from ropeway.plan.calibration import Calibration, write_calibration
 from ropeway.plan.machine import ascend, traits
-from ropeway.spec.model import Layout, load_spec, sample_text
+from ropeway.spec.model import Layout, load_spec
+from ropeway.spec.samples import sample_text
 
 QWEN = ("--model", "Qwen3-30B-A3B", "--chip", "910B4", "--engine-version", "0.11.0rc0")
 
