@@ -26,6 +26,7 @@ def _reasons(errors: list[ValidationError]) -> Iterator[str]:
     """Yield what is wrong, and of the kinds of documents only with those of the document's verb."""
     for error in errors:
         others = {each.schema_path[0] for each in error.context if list(each.path) == ["verb"]}
+        others.add(0)  # a document with an error alone
         ours = [each for each in error.context if each.schema_path[0] not in others]
-        for each in (error, *ours):
+        for each in ours or [error]:
             yield f"{each.json_path}: {each.message[:300]}"

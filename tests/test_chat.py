@@ -148,6 +148,7 @@ def test_json_is_one_document_with_everything_in_it(capsys: pytest.CaptureFixtur
         "schema": 1,
         "verb": "chat",
         "ok": True,
+        "rehearsal": False,
         "error": None,
         "warnings": [],
         "url": fake.url,

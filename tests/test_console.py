@@ -105,7 +105,8 @@ def test_json_puts_one_document_on_stdout_and_nothing_else():
     assert out.getvalue() == ""
     screen.close(ok=True)
     assert json.loads(out.getvalue()) == {
-        "schema": 1, "verb": "plan", "ok": True, "error": None, "warnings": ["slow"],
+        "schema": 1, "verb": "plan", "ok": True, "rehearsal": False, "error": None,
+        "warnings": ["slow"],
         "layout": "TP2×PP2", "名": "模型",
     }  # fmt: skip
     assert err.getvalue() == "warning: slow\n"

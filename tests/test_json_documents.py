@@ -12,9 +12,10 @@ import pytest
 
 from json_documents import SCHEMA, read_document
 from rehearsed import Make, cluster  # noqa: F401  (the fixture)
+from ropeway.cli.calibrate import calibration_json
 from ropeway.cli.main import VERBS, exit_code, ropeway
 from ropeway.plan.calibration import _START, Calibration
-from ropeway.report.calibration import Explained, calibration_json
+from ropeway.report.calibration import Explained
 
 PAGE = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
 QWEN = ("--model", "Qwen3-30B-A3B", "--chip", "910B4")
@@ -195,7 +196,8 @@ def test_a_calibration_is_described() -> None:
     calibration = Calibration(_START, (), "smollm2-moe", "2 cores", "2026-01-31T10:12:05+00:00")
     rows = [Explained("TP1", "1 client", 22.0, 22.1), Explained("TP2", "1 client", 12.3)]
     data = calibration_json(calibration, rows, "calibration.json")
-    head = {"schema": 1, "verb": "calibrate", "ok": True, "error": None, "warnings": []}
+    head = dict.fromkeys(SCHEMA["properties"])
+    head |= {"schema": 1, "verb": "calibrate", "ok": True, "rehearsal": False, "warnings": []}
     assert (
         read_document(json.dumps({**head, **data}))["layouts"][1]["measured_tokens_per_s"] is None
     )

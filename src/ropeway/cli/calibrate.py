@@ -34,7 +34,7 @@ from ropeway.plan.calibration import (
     predicted,
     write_calibration,
 )
-from ropeway.report.calibration import Explained, calibration_json, calibration_text
+from ropeway.report.calibration import Explained, calibration_text
 from ropeway.report.console import Screen
 from ropeway.spec.model import Layout, Serve, local_spec
 from ropeway.units import counted, format_seconds
@@ -93,6 +93,19 @@ def calibrate(*, local: bool, port: int, screen: Screen) -> None:
     screen.answer(calibration_text(rows))
     screen.answer(f"\nwritten to {path}; took {format_seconds(time.monotonic() - began)}")
     screen.result(calibration_json(calibration, rows, str(path)))
+
+
+def calibration_json(
+    calibration: Calibration, rows: Sequence[Explained], file: str
+) -> dict[str, object]:
+    """Return the rows as plain data; the constants are in the file."""
+    return {
+        "model": calibration.model,
+        "conditions": calibration.conditions,
+        "measured_at": calibration.measured_at,
+        "file": file,
+        "layouts": [asdict(row) for row in rows],
+    }
 
 
 def _explained(calibration: Calibration, shape: ModelShape, npus: int) -> list[Explained]:

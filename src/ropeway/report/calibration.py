@@ -1,12 +1,11 @@
 """The result of a calibration: measured beside predicted, and what the constants predict."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from rich.console import Group
 from rich.text import Text
 
-from ropeway.plan.calibration import Calibration
 from ropeway.report.figures import NONE, percent, rate
 from ropeway.report.table import table
 
@@ -19,19 +18,6 @@ class Explained:
     load: str
     predicted_tokens_per_s: float
     measured_tokens_per_s: float | None = None
-
-
-def calibration_json(
-    calibration: Calibration, rows: Sequence[Explained], file: str
-) -> dict[str, object]:
-    """Return the rows as plain data; the constants are in the file."""
-    return {
-        "model": calibration.model,
-        "conditions": calibration.conditions,
-        "measured_at": calibration.measured_at,
-        "file": file,
-        "layouts": [asdict(row) for row in rows],
-    }
 
 
 def calibration_text(rows: Sequence[Explained]) -> Group:

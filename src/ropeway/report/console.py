@@ -145,7 +145,7 @@ class Screen:
             "schema": SCHEMA,
             "verb": self._verb,
             "ok": ok,
-            **({"rehearsal": True} if self.rehearsal else {}),
+            "rehearsal": self.rehearsal,
             "error": self._error.as_json() if self._error else None,
             "warnings": self._warnings,
             **(self._result or {}),

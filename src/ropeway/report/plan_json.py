@@ -130,7 +130,6 @@ def _request(request: PlanRequest) -> dict[str, object]:
         "price_per_host_hour": request.price_per_host_hour,
         "currency": request.currency,
         "job_prompts": request.job_prompts,
-        "free_clients": request.free_clients,
         "fixed": {
             "layout": str(request.layout) if request.layout else None,
             "replicas": request.replicas,
