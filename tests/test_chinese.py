@@ -35,26 +35,28 @@ def templates() -> Iterator[str]:
     """Every template that the source gives to `phrase`, `count` or `counted`."""
     for path in SOURCE.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        constants = {
-            node.targets[0].id: node.value.value
-            for node in tree.body
-            if isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Name)
-            and isinstance(node.value, ast.Constant)
-        }
+        constants: dict[str, list[str]] = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.IfExp):
+                texts = [one.value for one in ast.walk(node.value) if isinstance(one, ast.Constant)]
+                for target in (one for one in node.targets if isinstance(one, ast.Name)):
+                    constants.setdefault(target.id, []).extend(filter(is_text, texts))
         for node in ast.walk(tree):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
                 continue
             arguments = node.args[MAKERS.get(node.func.id, slice(0))]
             written = [one for one in arguments if not isinstance(one, ast.JoinedStr)]
             for part in (part for argument in written for part in ast.walk(argument)):
-                text = part.value if isinstance(part, ast.Constant) else None
+                texts = [part.value] if isinstance(part, ast.Constant) else []
                 if isinstance(part, ast.Name):
-                    text = constants.get(part.id)
-                if isinstance(text, str) and node.func.id == "counted":
-                    yield from (f"{{n:,}} {text}", f"{{n:,}} {text}s")
-                elif isinstance(text, str):
-                    yield text
+                    texts = constants.get(part.id, [])
+                for text in filter(is_text, texts):
+                    both = (f"{{n:,}} {text}", f"{{n:,}} {text}s")
+                    yield from both if node.func.id == "counted" else (text,)
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def fields(template: str) -> list[str]:

@@ -98,6 +98,7 @@ def _check_ray(layout: Layout, nodes: tuple[Node, ...], release: Release) -> Non
     sizes = sorted({node.npus for node in nodes})
     if world_size <= max(sizes):
         if data_ranks(layout, nodes) is None:
+            share = "{name}: {npus} NPUs, {world_size} a rank"
             raise Refused(
                 phrase(
                     "{ranks} data-parallel ranks do not fill {hosts} hosts",
@@ -106,13 +107,8 @@ def _check_ray(layout: Layout, nodes: tuple[Node, ...], release: Release) -> Non
                 ),
                 where=f"vLLM-Ascend {version}",
                 evidence=tuple(
-                    phrase(
-                        "{name}: {npus} NPUs, {world_size} a rank",
-                        name=n.name,
-                        npus=n.npus,
-                        world_size=world_size,
-                    )
-                    for n in nodes
+                    phrase(share, name=node.name, npus=node.npus, world_size=world_size)
+                    for node in nodes
                 ),
                 hint="fewer hosts, or a layout with more data-parallel ranks",
             )
