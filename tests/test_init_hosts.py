@@ -1,7 +1,5 @@
 """`ropeway init --host`: a spec from what hosts say."""
 
-from dataclasses import replace
-
 import pytest
 
 from rehearsed import Cluster, Make, cluster, fleet_with  # noqa: F401
@@ -20,8 +18,8 @@ def init(hosts: Cluster, *args: str) -> int:
 
 def test_hosts_and_their_model_become_a_spec_that_comes_up(cluster: Make, monkeypatch):  # noqa: F811
     monkeypatch.setenv("ROPEWAY_API_KEY", "secret")
-    two = cluster(replace(fleet_with(), model_path="/data/Qwen3-30B-A3B"))
-    assert init(two, *HOSTS, "--model", two.fleet.model_path) == 0, two.err
+    two = cluster()
+    assert init(two, *HOSTS, "--model", two.fleet.model.path) == 0, two.err
     text, spec = (two.folder / "ropeway.yaml").read_text(), load_spec(two.folder / "ropeway.yaml")
     assert [(one.address, one.npus, one.user, one.port) for one in spec.cluster.hosts or ()] == [
         ("host1", 8, "root", None),
@@ -32,7 +30,7 @@ def test_hosts_and_their_model_become_a_spec_that_comes_up(cluster: Make, monkey
     assert "tokens/s" in text.partition("  layout: ")[0].splitlines()[-1], "with the reason"
     assert "# layout:" not in text, "an example beside the value"
     assert two.run("up") == 0, two.err
-    assert two.run("plan", "--write") == 0
+    assert two.run("plan", "--write", "--model", "Qwen3-30B-A3B") == 0, two.err
     assert load_spec(two.folder / "ropeway.yaml") == spec, "it was planned as `plan` does it"
 
 
@@ -58,14 +56,14 @@ def test_hosts_that_cannot_say_what_is_needed_leave_no_file(
     cluster: Make,  # noqa: F811
 ):
     two = cluster(fleet_with(*faults))
-    assert init(two, *HOSTS, "--model", two.fleet.model_path) == code
+    assert init(two, *HOSTS, "--model", two.fleet.model.path) == code
     assert words in two.error
     assert not (two.folder / "ropeway.yaml").exists()
 
 
 def test_a_host_that_lacks_the_model_is_named(cluster: Make):  # noqa: F811
     two = cluster(fleet_with("model-missing:host2"))
-    assert init(two, *HOSTS, "--model", two.fleet.model_path) == 0
+    assert init(two, *HOSTS, "--model", two.fleet.model.path) == 0
     assert "warning: host2: /data/model is not there; see `ropeway model push`" in two.err
 
 
