@@ -316,7 +316,7 @@ def test_a_layout_that_the_release_cannot_run():
         choose(request(layout=Layout.parse("TP8xPP2+EP")))
     assert "vLLM-Ascend 0.11.0rc0" in caught.value.what
     assert "507014" in caught.value.evidence[0]
-    assert caught.value.hint.startswith("take 0.12.0rc1 or newer, or another layout")
+    assert caught.value.hint.startswith("take 0.12.0rc1 or newer; take another layout")
     assert choose(request(layout=Layout.parse("TP8xPP2+EP"), version="0.12.0rc1")).chosen
 
 

@@ -14,7 +14,7 @@ from model_files import LLAMA, PADDED
 from plan_requests import SPEC
 from ropeway.cli.main import exit_code
 from ropeway.hardware import chip_named
-from ropeway.launch.complete import release_for
+from ropeway.launch.complete import parts_of, release_for
 from ropeway.plan.calibration import Calibration, write_calibration
 from ropeway.plan.machine import ascend, traits
 from ropeway.spec.model import Layout, load_spec
@@ -260,6 +260,27 @@ def test_the_choice_goes_into_the_spec_with_its_reasons_and_all_else_stays(capsy
     assert "# what we had" in text
     assert "  # plan: " in text.partition("  layout:")[0].splitlines()[-1]
     assert (before.cluster, before.workload) == (after.cluster, after.workload)
+
+
+def test_a_job_writes_its_clients_and_what_a_plan_wrote_is_chosen_anew(capsys, spec):
+    """Replicas that a hand wrote are kept; then what is written has room on the hosts."""
+    spec.write_text(SPEC.replace("workload: {clients: 256, input", "workload: {input"))
+    document(capsys, "--write", "--prompts", "1000000")
+    first = load_spec(spec)
+    chosen = document(capsys, "--prompts", "1000000")["chosen"]
+    assert (first.serve.replicas, first.workload.clients) == (
+        chosen["replicas"], chosen["clients"],
+    )  # fmt: skip
+    assert first.workload.requests == 2 * first.workload.clients
+    assert first.serve.replicas > 1
+    assert first.serve.api_key_env == "ROPEWAY_API_KEY"
+    assert "# plan: replicas on several hosts" in spec.read_text()
+    parts_of(first)  # raises Refused without room
+    spec.write_text(SPEC.replace("serve:\n", "serve:\n  replicas: 4\n"))
+    document(capsys, "--write")
+    fixed = load_spec(spec)
+    assert fixed.serve.replicas == 4
+    parts_of(fixed)
 
 
 def test_the_document_lists_what_was_written_and_writing_twice_changes_nothing_more(capsys, spec):

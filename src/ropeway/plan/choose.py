@@ -16,7 +16,7 @@ from ropeway.errors import LayoutError
 from ropeway.phrases import Phrase, count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected
 from ropeway.plan.cost import cost
-from ropeway.plan.estimate import Forecast, estimate, most_running
+from ropeway.plan.estimate import Forecast, estimate, most_running, time_per_token
 from ropeway.plan.fit import MOST_SEQUENCES, Fit, Search, fit_layout, search_of, wider_fit
 from ropeway.plan.layout import check, problems, working
 from ropeway.plan.load import Load
@@ -278,17 +278,13 @@ def _within_bounds(search: Search, layout: Layout, fit: Fit, replicas: int) -> t
     if forecast.tpot_s <= bound or most == 1:
         return most, forecast
     low, high = 0, most.bit_length() - 1  # 2^high is too many
-    best = 1, estimate(replace(question, max_sequences=1))
-    if best[1].tpot_s > bound:
-        return best
     while high - low > 1:
         middle = (low + high) // 2
-        forecast = estimate(replace(question, max_sequences=1 << middle))
-        if forecast.tpot_s <= bound:
-            low, best = middle, (1 << middle, forecast)
+        if time_per_token(replace(question, max_sequences=1 << middle)) <= bound:
+            low = middle
         else:
             high = middle
-    return best
+    return 1 << low, estimate(replace(question, max_sequences=1 << low))
 
 
 def _too_slow(request: PlanRequest, forecast: Forecast) -> tuple[str, float]:
