@@ -128,7 +128,7 @@ def test_a_start_ends_on_hosts_as_doctor_says(fault, capsys):
 
 @pytest.mark.usefixtures("folder")
 def test_no_value_that_is_absent_is_shown_as_none(capsys):
-    assert exit_code(["up", "--rehearse", "2x8-910B4", "--model", "/data/elsewhere"]) == 2
+    assert exit_code(["up", "--rehearse", "2x8-910B4", "--model", "/data/elsewhere"]) == 1
     said = capsys.readouterr().err
     assert "no host has the model" in said
     assert "None" not in said
