@@ -102,23 +102,7 @@ def doctor(
       ropeway doctor --rehearse 2x8-910B4 --fault link-down
     """
     if list_faults:
-        screen.answer(
-            faults_table(
-                (
-                    (name, in_language(fault.title, screen.language), fault.check)
-                    for name, fault in FAULTS.items()
-                ),
-                screen.language,
-            )
-        )
-        screen.result(
-            {
-                "faults": [
-                    {"name": name, "title": fault.title, "check": fault.check}
-                    for name, fault in FAULTS.items()
-                ]
-            }
-        )
+        _list_faults(screen)
         return
     if bundle is not None:
         if hosts or rehearse is not None or deep or model_path:
@@ -138,6 +122,26 @@ def doctor(
         requirements = replace(requirements, image=image, model_path=path)
         cluster = _survey(reachable, requirements, effort, screen)
     ctx.exit(_tell(screen, cluster, title, html))
+
+
+def _list_faults(screen: Screen) -> None:
+    screen.answer(
+        faults_table(
+            (
+                (name, in_language(fault.title, screen.language), fault.check)
+                for name, fault in FAULTS.items()
+            ),
+            screen.language,
+        )
+    )
+    screen.result(
+        {
+            "faults": [
+                {"name": name, "title": fault.title, "check": fault.check}
+                for name, fault in FAULTS.items()
+            ]
+        }
+    )
 
 
 def _requirements(spec: Spec | None) -> Requirements:
