@@ -73,7 +73,7 @@ def init(
     else:
         then = f"put in what is missing, such as `model.path`, then `ropeway plan{option} --write`"
     screen.answer(f"wrote {file}; {then}")
-    screen.result({"file": str(file)})
+    screen.result({"file": str(file), "spec": spec.as_json()})
 
 
 def _write(file: Path, text: str, force: bool) -> None:
