@@ -49,6 +49,7 @@ from ropeway.launch.lock import current_author, locked
 from ropeway.launch.rollout import Service
 from ropeway.launch.up import Caller, Outcome, Preparation, check_spec, prepare
 from ropeway.phrases import joined, phrase
+from ropeway.report.chinese import in_language
 from ropeway.report.console import Screen
 from ropeway.sim.faults import FAULTS, LAUNCH_FAULTS
 from ropeway.sim.launching import rehearsal_spec
@@ -84,7 +85,7 @@ def _up_hosts(
             preparation = planned(prepare(spec, hosts, screen, may_fail=True))
             _show_script(*launching.dry_run_script(preparation, author), screen)
             return
-        with screen.step(f"lock {counted(len(hosts), 'host')}") as step:
+        with screen.step(phrase("lock {hosts}", hosts=counted(len(hosts), "host"))) as step:
             lock = stack.enter_context(locked(hosts, author))
             step.ok()
         asked = frozenset() if skip_checks else ASKED
@@ -102,16 +103,17 @@ def _caller(spec: Spec, screen: Screen, *, yes: bool, skip_checks: bool) -> Call
         return check_before_start(preparation, service, screen)
 
     def confirm(differences: Sequence[Difference], count: str) -> None:
-        lines = "\n".join(map(str, differences))
-        screen.say(lines or "the spec is the same; what runs differs from it")
-        question = f"replace {count} of `{spec.name}`?"
+        same = phrase("the spec is the same; what runs differs from it")
+        screen.say(joined(map(str, differences), "\n") if differences else same)
+        question = phrase("replace {containers} of `{name}`?", containers=count, name=spec.name)
         try:
-            if not yes and not click.confirm(question, err=True):
+            if not yes and not click.confirm(in_language(question, screen.language), err=True):
                 raise click.Abort
         except click.Abort as error:
             if isinstance(error.__context__, EOFError):
-                what = f"nobody answers the question: {question}"
-                raise Refused(what, hint="to agree to it beforehand: `--yes`") from None
+                what = phrase("nobody answers the question: {question}", question=question)
+                hint = phrase("to agree to it beforehand: `--yes`")
+                raise Refused(what, hint=hint) from None
             raise
 
     def keep(script: str) -> None:
@@ -140,12 +142,16 @@ def _show_script(script: str, service: Service, screen: Screen) -> None:
 
 def _tell_up(service: Service, hosts: Hosts, screen: Screen) -> None:
     """Say where the service is, and what can be done with it."""
-    screen.answer(f"{service.replicas[0].served_name} is up at {service.url}")
+    model = service.replicas[0].served_name
+    screen.answer(phrase("{model} is up at {url}", model=model, url=service.url))
     if service.url.startswith("http://127."):
         port, head = service.spec.serve.port, hosts[service.head.name]
         screen.hint(
-            f"it listens on the loopback of {head.name}; from here:\n"
-            f"{head.by_hand} -N -L {port}:127.0.0.1:{port}"
+            phrase(
+                "it listens on the loopback of {host}; from here:\n{command}",
+                host=head.name,
+                command=f"{head.by_hand} -N -L {port}:127.0.0.1:{port}",
+            )
         )
     screen.hint(f"ropeway chat --url {service.url}\nropeway down --name {service.name}")
 
@@ -153,7 +159,7 @@ def _tell_up(service: Service, hosts: Hosts, screen: Screen) -> None:
 def _show_outcome(outcome: Outcome, hosts: Hosts, screen: Screen, stage: Stage | None) -> None:
     service, document = outcome.service, _document_of(outcome.service)
     if outcome.seconds is None:
-        screen.answer(f"`{service.name}` is already up, and matches the spec")
+        screen.answer(phrase("`{name}` is already up, and matches the spec", name=service.name))
         screen.result(document)
         return
     if stage:
@@ -289,7 +295,9 @@ def _up_local(spec: Spec, screen: Screen, *, dry_run: bool) -> None:
         _keep(folder, spec, script)
     except Refused as error:  # it is up all the same
         screen.warn(str(error))
-    screen.answer(f"{deployment.served_name} is up at {deployment.url}")
+    screen.answer(
+        phrase("{model} is up at {url}", model=deployment.served_name, url=deployment.url)
+    )
     screen.hint(f"ropeway chat --url {deployment.url}\nropeway down --name {deployment.service}")
     screen.result({**document, "start_s": round(seconds, 1), "folder": str(folder)})
 

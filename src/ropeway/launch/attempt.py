@@ -191,12 +191,15 @@ def _undo(attempt: Attempt, error: BaseException, on_progress: OnProgress | None
     with uninterrupted():
         try:
             if on_progress is not None:
-                on_progress("undoing what was started")
+                on_progress(phrase("undoing what was started"))
                 told = attempt.diagnose(error) or error
         finally:
             undo_error = attempt.undo()
             if undo_error is not None:
-                undo_error.evidence = (str(told) or "interrupted", *undo_error.evidence)
+                undo_error.evidence = (
+                    getattr(told, "what", str(told)) or phrase("interrupted"),
+                    *undo_error.evidence,
+                )
                 raise undo_error from error
     if told is not error:
         raise told from error

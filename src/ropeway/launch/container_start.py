@@ -30,6 +30,7 @@ from ropeway.launch.scripts import meeting_port
 from ropeway.phrases import joined, phrase
 from ropeway.spec.model import Spec
 from ropeway.spec.types import api_url
+from ropeway.units import counted
 
 _TOKEN_SECONDS = 60.0
 _LOG_LINES = 4000
@@ -135,9 +136,10 @@ class ContainerStart(Attempt):
 
     def begin(self, on_progress: OnProgress) -> None:
         """See Attempt.begin."""
-        on_progress("writing scripts")
+        on_progress(phrase("writing scripts"))
         self._write_files()
-        on_progress(f"starting {len(self.to_start)} containers")
+        containers = counted(len(self.to_start), "container")
+        on_progress(phrase("starting {containers}", containers=containers))
         self._run_containers()
 
     def is_ready(self, on_progress: OnProgress) -> bool:
@@ -150,7 +152,7 @@ class ContainerStart(Attempt):
             ready = f"{len(heads) - len(waiting)} of {len(heads)} replicas ready; "
             on_progress((ready if len(heads) > 1 else "") + self._activity(waiting[0]))
             return False
-        on_progress("asking for a token")
+        on_progress(phrase("asking for a token"))
         self._answers = self._ask_for_tokens()
         return not any(self._answers.values())
 
@@ -176,7 +178,7 @@ class ContainerStart(Attempt):
     def finish(self) -> None:
         """See Attempt.finish. Raises HostError when somebody else has taken the lock."""
         policies = restart_policies(self.service.spec, self.to_start)
-        self.lock.check(policies, "cannot set the restart policy")
+        self.lock.check(policies, phrase("cannot set the restart policy"))
 
     def diagnose(self, error: BaseException) -> RopewayError | None:
         """See Attempt.diagnose. The logs of all containers are read and saved."""
@@ -220,7 +222,7 @@ class ContainerStart(Attempt):
             folder, service = self.service.folder_on(host.name), f"{SERVICE}={self.service.name}"
             args = (self.runtime, label, folder, service, self.lock.author.as_holder())
             result = host.run(("sh", "-c", UNDO, "sh", *args), timeout=180.0)
-            result.check("cannot undo the start", where=host.name)
+            result.check(phrase("cannot undo the start"), where=host.name)
 
         outcomes = run_on_all([self.hosts[site.name] for site in self.service.sites], remove)
         failed = [outcome for outcome in outcomes if outcome.error is not None]
@@ -228,11 +230,14 @@ class ContainerStart(Attempt):
             return None
         commands = [self._manual_undo(outcome.host) for outcome in failed]
         return LaunchError(
-            f"the start failed, and {len(failed)} of {len(outcomes)} hosts could not be cleaned up",
+            phrase(
+                "the start failed, and {n} of {hosts} could not be cleaned up",
+                n=len(failed), hosts=counted(len(outcomes), "host"),
+            ),
             where=", ".join(outcome.host.name for outcome in failed),
             evidence=tuple(f"{outcome.host.name}: {outcome.error}" for outcome in failed),
-            hint="this finishes it:\n" + "\n".join(commands),
-        )
+            hint=joined((phrase("this finishes it:"), *commands), "\n"),
+        )  # fmt: skip
 
     def _manual_undo(self, host: Host) -> str:
         """Return the command that undoes a start on one host.
@@ -280,7 +285,7 @@ class ContainerStart(Attempt):
             result = host.run(script, stdin=shlex.join(words).encode(), timeout=timeout)
             last = next(reversed(result.stdout.split()), "")
             shown = replace(result, argv=argvs.get(last, result.argv))
-            shown.check(f"cannot start `{last}`", where=host.name)
+            shown.check(phrase("cannot start `{container}`", container=last), where=host.name)
 
         run_on_parts(self.hosts, self.to_start, run)
 
@@ -308,9 +313,13 @@ class ContainerStart(Attempt):
                 if status is None:
                     self.lock.check()
                 raise LaunchError(
-                    f"the {container.role} on {container.host} ended while the engine was starting",
+                    phrase(
+                        "the {role} on {host} ended while the engine was starting",
+                        role=container.role,
+                        host=container.host,
+                    ),
                     where=container.host,
-                    evidence=(f"{container.name}: {reason}",),
+                    evidence=(phrase("{name}: {reason}", name=container.name, reason=reason),),
                 )
 
     def _ask_for_tokens(self) -> dict[str, str]:
@@ -385,9 +394,9 @@ def _end_of(status: Status | None) -> str:
     One that runs a second time has ended too: podman restarts it even now (docker.restarts_later).
     """
     if status is None:
-        return "gone"
+        return phrase("gone")
     if status.restarts:
-        return "started again by the container engine"
+        return phrase("started again by the container engine")
     if status.state in ("running", "created"):
         return ""
-    return f"{status.state}, exit code {status.exit_code}"
+    return phrase("{state}, exit code {code}", state=status.state, code=status.exit_code)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
+from ropeway.phrases import phrase
+
 Runtime = Literal["docker", "podman", "nerdctl"]
 
 # What root in a container may do by Docker's default, and an engine has no use for: it makes no
@@ -83,8 +85,10 @@ def reboot_notes(runtime: Runtime) -> tuple[str, ...]:
     if runtime != "podman":
         return ()
     return (
-        "podman has no daemon: after a reboot containers come back where its own service is on, "
-        "so on every host, once: `systemctl enable podman-restart.service`",
+        phrase(
+            "podman has no daemon: after a reboot containers come back where its own service is on,"
+            " so on every host, once: `systemctl enable podman-restart.service`"
+        ),
     )
 
 

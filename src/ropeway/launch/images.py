@@ -142,12 +142,15 @@ class Images:
         def derive(host: Host) -> None:
             if self._id(host, derived):
                 return
-            on_progress(f"{host.name}: installing {packages}")
+            on_progress(phrase("{host}: installing {packages}", host=host.name, packages=packages))
             try:
                 for argv in argvs:
                     result = host.run(argv, timeout=_INSTALL_SECONDS)
                     if argv[1:3] != ("rm", "--force"):
-                        result.check(f"cannot install {packages}", where=host.name)
+                        result.check(
+                            phrase("cannot install {packages}", packages=packages),
+                            where=host.name,
+                        )
             except BaseException:
                 self._remove_late(host, argvs[0])
                 raise
@@ -191,10 +194,10 @@ class Images:
     def _fetch(self, host: Host, image: str, on_progress: OnProgress) -> str:
         command, archive = self.runtime.command, self.runtime.archive
         if archive:
-            on_progress(f"{host.name}: loading {archive}")
+            on_progress(phrase("{host}: loading {file}", host=host.name, file=archive))
             (load,) = fetch_argvs(image, self.runtime)
             result = host.run(load, timeout=_PULL_SECONDS)
-            result.check(f"cannot load the image from {archive}", where=host.name)
+            result.check(phrase("cannot load the image from {file}", file=archive), where=host.name)
         elif self.runtime.pull == "never":
             raise CheckFailed(
                 phrase(
@@ -211,7 +214,9 @@ class Images:
         else:
             self._pull(host, image, on_progress)
         result = host.run(docker.image_argv(command, image))
-        result.check(f"the image that was fetched is not `{image}`", where=host.name)
+        result.check(
+            phrase("the image that was fetched is not `{image}`", image=image), where=host.name
+        )
         return _prefixed(result.stdout.strip())
 
     def _pull(self, host: Host, image: str, on_progress: OnProgress) -> None:
@@ -222,21 +227,31 @@ class Images:
         def on_line(line: str) -> None:
             if match := _LAYER.match(line):
                 layers[match[1]] = match[2] != "Pulling fs layer"
-                count = f"{sum(layers.values())} of {len(layers)} layers"
-                on_progress(f"{host.name}: pulling {source}: {count}")
+                on_progress(
+                    phrase(
+                        "{host}: pulling {image}: {done} of {layers} layers",
+                        host=host.name, image=source,
+                        done=sum(layers.values()), layers=len(layers),
+                    )
+                )  # fmt: skip
             elif match := _BLOB.match(line):
                 layers[match[1]] = False
-                on_progress(f"{host.name}: pulling {source}: {len(layers)} layers begun")
+                on_progress(
+                    phrase(
+                        "{host}: pulling {image}: {layers} layers begun",
+                        host=host.name, image=source, layers=len(layers),
+                    )
+                )  # fmt: skip
 
-        on_progress(f"{host.name}: pulling {source}")
+        on_progress(phrase("{host}: pulling {image}", host=host.name, image=source))
         result = host.run(pull, timeout=_PULL_SECONDS, on_line=on_line)
         result.check(
-            f"cannot pull {source}",
+            phrase("cannot pull {image}", image=source),
             where=host.name,
-            hint="a mirror: `runtime.mirror`; a file: `runtime.archive`; is the disk full?",
+            hint=phrase("a mirror: `runtime.mirror`; a file: `runtime.archive`; is the disk full?"),
         )
         for argv in name:
-            host.run(argv).check("cannot name the image", where=host.name)
+            host.run(argv).check(phrase("cannot name the image"), where=host.name)
 
     def _versions(self, host: Host, image: str) -> dict[str, str]:
         command, name = self.runtime.command, f"ropeway-ask-{secrets.token_hex(6)}"
@@ -246,13 +261,14 @@ class Images:
         except BaseException:
             self._remove_late(host, docker.remove_argv(command, [name]))
             raise
-        result.check("the image cannot be asked for its versions", where=host.name)
+        what = phrase("the image cannot be asked for its versions")
+        result.check(what, where=host.name)
         try:
             versions = json.loads(result.stdout.strip().splitlines()[-1])
             return {str(name): str(version) for name, version in versions.items()}
         except (ValueError, IndexError, AttributeError) as error:
             raise HostError(
-                "the image does not say which versions it has",
+                phrase("the image does not say which versions it has"),
                 where=f"{host.name}, {image}",
                 evidence=tuple(result.stdout.strip().splitlines()[-3:]),
             ) from error

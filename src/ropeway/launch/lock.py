@@ -138,7 +138,7 @@ class Lock:
             self._pool.handle_next(_TICK_SECONDS)
             if time.monotonic() > deadline:
                 where = next(host.name for host in hosts if host.name in waiting)
-                raise TimeLimit("the lock was not granted in time", where=where)
+                raise TimeLimit(phrase("the lock was not granted in time"), where=where)
         for host in hosts:
             if error := errors.get(host.name):
                 raise error
@@ -161,7 +161,8 @@ class Lock:
             first, _, rest = result.stdout.partition("\n")
             last = (rest if first == FREE else result.stdout).partition("\n")[0]
             checked = bool(command) and last == holder
-            result.check(purpose if checked else "cannot ask for the lock", where=host.name)
+            failed = purpose if checked else phrase("cannot ask for the lock")
+            result.check(failed, where=host.name)
             return first == FREE, last.strip()
 
         answers = run_on_all_or_raise(self._hosts, ask)
@@ -211,29 +212,33 @@ def _refusal(host: Host, result: Result) -> RopewayError:
             ),
         )  # fmt: skip
     return HostError(
-        "cannot lock the host",
+        phrase("cannot lock the host"),
         where=host.name,
         evidence=tuple(output.strip().splitlines()[-3:]),
         hint=room_hint(output)
-        or "it needs `flock` (util-linux), and a home that can be written to",
+        or phrase("it needs `flock` (util-linux), and a home that can be written to"),
     )
 
 
 def _lost(reasons: Mapping[str, str]) -> HostError:
     return HostError(
-        "the lock was lost, and others may change what runs there",
+        phrase("the lock was lost, and others may change what runs there"),
         where=", ".join(reasons),
-        evidence=tuple(f"{name}: {reason}" for name, reason in reasons.items()),
-        hint="`ropeway status` shows what runs; `ropeway down` removes what is left",
+        evidence=tuple(
+            phrase("{name}: {reason}", name=name, reason=reason) for name, reason in reasons.items()
+        ),
+        hint=phrase("`ropeway status` shows what runs; `ropeway down` removes what is left"),
     )
 
 
 def _loss(free: bool, holder: str) -> str:
     """Say how the lock was lost: whether it is free now, and who had it last."""
     if not holder:
-        return "its folder was removed"
+        return phrase("its folder was removed")
     who, since = _holder_in(holder)
-    return f"{who} took it at {since}" + (", and has released it" if free else ", and has it now")
+    if free:
+        return phrase("{who} took it at {since}, and has released it", who=who, since=since)
+    return phrase("{who} took it at {since}, and has it now", who=who, since=since)
 
 
 def _holder_in(text: str) -> tuple[str, str]:
@@ -242,7 +247,7 @@ def _holder_in(text: str) -> tuple[str, str]:
         holder = json.loads(text)
         return str(holder["who"]), str(holder["since"])
     except (ValueError, KeyError, TypeError):
-        return "somebody else", "some time ago"
+        return phrase("somebody else"), phrase("some time ago")
 
 
 APPEND = f'{BASE}\nprintf "%s\\n" "$1" >>"$base/audit.log"'

@@ -127,21 +127,29 @@ def check_spec(spec: Spec, variables: Mapping[str, str]) -> None:
     path = spec.model.path
     if spec.engine != "vllm-ascend":
         raise Refused(
-            f"`{spec.engine}` is the engine of virtual hosts, and these are real",
+            phrase(
+                "`{engine}` is the engine of virtual hosts, and these are real", engine=spec.engine
+            ),
             where="serve.engine",
-            hint="remove the line, or write `cluster: {local: {hosts: 2, npus: 2}}`",
+            hint=phrase("remove the line, or write `cluster: {{local: {{hosts: 2, npus: 2}}}}`"),
         )
     if path is None:
         raise Refused(
-            f"`{spec.model.name}` is a model for rehearsals, which real hosts do not have",
+            phrase(
+                "`{model}` is a model for rehearsals, which real hosts do not have",
+                model=spec.model.name,
+            ),
             where="model.name",
-            hint="name the model's directory on the hosts: `model: {path: /data/…}`",
+            hint=phrase("name the model's directory on the hosts: `model: {{path: /data/…}}`"),
         )
     if not path.startswith("/"):
         raise Refused(
-            f"`{path}` is not an absolute path, and hosts have other working directories",
+            phrase(
+                "`{path}` is not an absolute path, and hosts have other working directories",
+                path=path,
+            ),
             where="model.path",
-            hint="write it from the root: `/data/…`",
+            hint=phrase("write it from the root: `/data/…`"),
         )
     checks.check_secrets(spec, variables)
 
@@ -158,15 +166,20 @@ def prepare(
 
     `asked` are the keys of questions to each NPU, which take seconds.
     """
-    with narrator.step(f"ask {counted(len(every), 'host')}") as step:
+    with narrator.step(phrase("ask {hosts}", hosts=counted(len(every), "host"))) as step:
         outcomes = run_on_all(every, lambda host: _ask(host, spec, may_fail, asked))
         failed = [outcome for outcome in outcomes if outcome.error is not None]
         for outcome in failed:
             if not may_fail:
                 assert outcome.error is not None
                 raise outcome.error
-            narrator.warn(f"{outcome.host.name}: {outcome.error}; what it has is assumed")
-        step.ok(f"{len(every) - len(failed)} answered")
+            narrator.warn(
+                phrase(
+                    "{host}: {error}; what it has is assumed",
+                    host=outcome.host.name, error=outcome.error and outcome.error.what,
+                )
+            )  # fmt: skip
+        step.ok(phrase("{n} answered", n=len(every) - len(failed)))
     answers = {one.host.name: one.result for one in outcomes if one.result is not None}
     facts = {name: facts for name, (facts, _) in answers.items()}
     return Preparation(
@@ -209,7 +222,10 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
     if running and not what.start and not what.remove:
         return Outcome(rollout.service, None)
     if running:
-        count = f"{len(what.start)} of {len(what.start | what.keep)} containers"
+        count = phrase(
+            "{n} of {containers}",
+            n=len(what.start), containers=counted(len(what.start | what.keep), "container"),
+        )  # fmt: skip
         caller.confirm(checks.differences(newest(running).spec, spec), count)
     notes = (*rollout.service.notes, *warnings)
     for note in notes:  # before the start: some are reasons to press Ctrl-C
@@ -227,13 +243,13 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
         clock=caller.clock,
     )
     audit = audited(attempt.hosts.values(), lock.author, spec.name, "up", caller.narrator.warn)
-    step = caller.narrator.step(f"start {spec.serve.layout}", _EXPECTED_START)
+    step = caller.narrator.step(phrase("start {layout}", layout=spec.serve.layout), _EXPECTED_START)
     began = time.monotonic()
     with undone_when_interrupted(attempt), audit, step as telling:
         lock.check()
         _remove((one for one in running if one.name in what.remove), preparation)
         start(attempt, telling.update)
-        telling.ok("the first token is there")
+        telling.ok(phrase("the first token is there"))
     return Outcome(rollout.service, time.monotonic() - began, notes)
 
 
@@ -257,7 +273,8 @@ def _ask(
         return facts, read_containers(own.text, host.name)
     if not may_fail:
         evidence = tuple(own.text.strip().splitlines()[-3:]) if own else ()
-        raise HostError(f"`{runtime}` does not answer", where=host.name, evidence=evidence)
+        what = phrase("`{command}` does not answer", command=runtime)
+    raise HostError(what, where=host.name, evidence=evidence)
     return facts, ()
 
 
@@ -278,7 +295,7 @@ def _with_image(preparation: Preparation, draft: Service, caller: Caller) -> Rol
     hosts = select(preparation.hosts, {site.name: site for site in draft.sites})
     present = images_of(preparation.facts)
     images = Images(hosts, preparation.spec.runtime, present, caller.clock)
-    with caller.narrator.step(f"image {base}") as step:
+    with caller.narrator.step(phrase("image {image}", image=base)) as step:
         ids = images.ensure(base, step.update)
         image = images.ensure_derived(base, ids, step.update)
         versions = images.versions(image)
@@ -290,7 +307,7 @@ def _remove(replaced: Iterable[ServiceContainer], preparation: Preparation) -> N
     def remove(host: Host, containers: Sequence[ServiceContainer]) -> None:
         names = [container.name for container in containers]
         argv = remove_argv(preparation.spec.runtime.command, names)
-        host.run(argv, timeout=120.0).check("cannot remove what runs", where=host.name)
+        host.run(argv, timeout=120.0).check(phrase("cannot remove what runs"), where=host.name)
 
     run_on_parts(preparation.hosts, replaced, remove)
 
