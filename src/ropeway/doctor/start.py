@@ -19,7 +19,7 @@ from ropeway.phrases import joined, phrase
 from ropeway.units import counted
 
 # Checks that no start depends on, or whose question `up` answers itself, with why.
-LEFT_OUT = {
+_LEFT_OUT = {
     "host-reach": "`up` has asked every host",
     "host-ports": "`up` knows which ports it will open on which host",
     "host-disk": "`up` knows which hosts will fetch the image",
@@ -30,7 +30,7 @@ LEFT_OUT = {
     "npu-container": "`up` knows which containers are its own",
     "image-there": "`up` fetches it",
 }
-_DEPENDED_ON = tuple(check for check in CHECKS if check.id not in LEFT_OUT)
+_DEPENDED_ON = tuple(check for check in CHECKS if check.id not in _LEFT_OUT)
 # Questions to each NPU take seconds: none is asked for the sake of a warning.
 ASKED = questions_of(check for check in _DEPENDED_ON if check.level == "fail")
 _OF_ONE_NPU = frozenset(question.key for question in ALL if question.each) - ASKED
