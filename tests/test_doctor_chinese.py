@@ -14,7 +14,7 @@ from ropeway.sim.faults import FAULTS
 
 # What is the same in every language: what is between backticks, what a command printed, names.
 LITERAL = re.compile(
-    r"`[^`]*`|Cannot connect to the Docker daemon.*?running\?|No such file or directory"
+    r"`[^`]*`|Cannot connect to the Docker daemon.*?running\?"
     r"|dcmi module initialize failed\S* ret is|link status: \w+|net health status: [\w ]+"
     r"|vnic link status: \w+|present: not present|netdetect address|raylet, pid"
     r"|(?:vllm|gpustack|msprechecker|docs)\S*|HCCL installation|\S*/\S+"

@@ -51,7 +51,7 @@ def examined(
         hosts[1].__dict__["key"] = missing
     requirements = Requirements(
         npus={host.name: len(host.machine.chips) for host in hosts},
-        model_path=fleet.model_path,
+        model_path=fleet.model.path,
         ports={6379: "Ray", 8000: "the server"},
     )
     cluster = survey(hosts, requirements, Effort(), lambda _: None, checks)

@@ -286,5 +286,7 @@ def _model(answers: Answers) -> ModelFiles | None:
         return replace(parsed.value, hashes=answers[model_directory.HASHES] or {})
     if model_directory.MODEL.key not in answers.asked:
         return None
-    problem = parsed.error.message if parsed.error else parsed.text.strip() or None
+    problem = parsed.error.message if parsed.error else None
+    if parsed.state != "absent":
+        problem = problem or parsed.text.strip() or None
     return ModelFiles("", there=False, problem=problem)

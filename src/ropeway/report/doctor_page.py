@@ -29,6 +29,7 @@ _LABELLED = 64  # with more rows than these, labels would be unreadable
 # Of the drawing, in its own units: a square, and a character of a label.
 _CELL = 16.0
 _CHARACTER = 7.0
+_CORNER = 80.0  # `from ↓ to →`
 
 State = Literal["good", "lossy", "dead"]
 
@@ -136,7 +137,7 @@ def grid(names: Sequence[str], matrix: PingMatrix) -> Grid:
         title = f"{names[source]} → {names[target]}: {tested - failed} / {tested}"
         cells.append(Cell(target, source, _state(failed, tested, worst), title))
     labelled = names if len(names) <= _LABELLED else ()
-    margin = _CHARACTER * max((len(name) for name in labelled), default=0) + _CELL
+    margin = max(_CORNER, _CHARACTER * max((len(name) for name in labelled), default=0) + _CELL)
     hosts = tuple(Span(number, 1, name) for number, name in enumerate(labelled))
     return Grid(len(names), tuple(cells), hosts, (), margin, margin)
 
