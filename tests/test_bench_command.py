@@ -94,6 +94,28 @@ def test_the_spec_of_this_folder_is_read_and_its_key_goes_to_no_other_server(
     assert "OPENAI_API_KEY" in (refused.exception.hint or "")
 
 
+@pytest.mark.parametrize(("layout", "predicted"), [("layout: TP4", True), ("layout: TP1", False)])
+def test_what_the_planner_expected_stands_beside_what_was_measured(
+    layout: str, predicted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with running(FAST) as fake:
+        address, port = re.findall(r"//([^:]+):(\d+)/", fake.url)[0]
+        (tmp_path / "ropeway.yaml").write_text(
+            f"serve: {{address: {address}, port: {port}, context: 4096, {layout}}}\n"
+            "cluster: {chip: 910B4, hosts: [{address: 192.168.0.1, npus: 8}]}\n"
+            "model: {path: /data/Qwen3-30B-A3B}\n"
+        )
+        assert exit_code(["bench", *SMALL, "--json"]) == 0
+        document = read_document(capsys.readouterr().out)
+        assert exit_code(["bench", *SMALL]) == 0
+    expected = document["predicted_tokens_per_s"]
+    line = re.search(r"^plan +([\d,.]+) tokens/s predicted", capsys.readouterr().out, re.MULTILINE)
+    assert (expected is not None, line is not None) == (predicted, predicted), "TP1 does not fit"
+    if line is not None:
+        assert float(line[1].replace(",", "")) == pytest.approx(expected, rel=0.01)
+
+
 def test_a_service_that_listens_everywhere_is_found_at_its_first_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

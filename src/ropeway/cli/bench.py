@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,13 +15,17 @@ from ropeway.bench.prompts import Recipe
 from ropeway.bench.record import RunWriter, new_run_dir
 from ropeway.bench.run import BenchResult, prepare, run_bench, stopped_by_interrupt
 from ropeway.bench.stats import Summary, first_messages
+from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.call import current_call
-from ropeway.cli.endpoint import endpoint_options, load_options
+from ropeway.cli.endpoint import endpoint_options, load_options, spec_file
 from ropeway.cli.options import screen_options
 from ropeway.endpoint.client import Endpoint
 from ropeway.endpoint.stream import Timing
-from ropeway.errors import EndpointError, Exit
+from ropeway.errors import EndpointError, Exit, RopewayError
 from ropeway.phrases import phrase
+from ropeway.plan.choice import expected
+from ropeway.plan.estimate import Forecast
+from ropeway.plan.load import Load
 from ropeway.report.console import Screen
 from ropeway.report.text import bench_record, bench_table
 from ropeway.units import counted, format_seconds
@@ -55,6 +60,8 @@ def bench(
     Prompts are random sequences of common words, the same for one --seed. No two begin alike, or
     the engine's prefix cache would flatter the figures. The raw timings are written as requests
     end; Ctrl-C stops and keeps what was measured.
+
+    With a spec, what the planner expected of this load stands beside what was measured.
 
     Exit code 0: every request succeeded. 1: some failed, or none was completed. What --time-limit
     cuts off has not failed: with at least one request completed the exit code is 0.
@@ -122,7 +129,11 @@ def _report(
     if result.ended != "complete":
         screen.answer(f"ended     early: {result.ended}")
     screen.answer(bench_table(summary, conditions))
-    screen.answer(bench_record(summary, conditions, late=result.late, folder=str(folder)))
+    forecast = _forecast(conditions.load, screen)
+    record = bench_record(
+        summary, conditions, late=result.late, folder=str(folder), forecast=forecast
+    )
+    screen.answer(record)
     screen.result(
         {
             **conditions.as_json(),
@@ -130,6 +141,7 @@ def _report(
             "ended": result.ended,
             "late": result.late,
             "folder": str(folder),
+            "predicted_tokens_per_s": forecast and forecast.output_tokens_per_s,
         }
     )
     if summary.failed:
@@ -140,6 +152,20 @@ def _report(
             limit=format_seconds(conditions.load.time_limit_s or 0),
         )
         screen.error(EndpointError(limit, hint="raise `--time-limit`"))
+
+
+def _forecast(load: LoadTest, screen: Screen) -> Forecast | None:
+    """Return what the planner expected of this load; None without a spec that it can plan for."""
+    file = spec_file()
+    if file is None:
+        return None
+    arrivals = {"rate": load.rate} if load.rate else {"clients": load.clients}
+    planned = Load(load.input_tokens, load.output_tokens, requests=load.requests, **arrivals)
+    try:
+        return expected(file, planned, default_root(os.environ))
+    except RopewayError as error:
+        screen.detail(f"no forecast: {error}")
+        return None
 
 
 def _failures(result: BenchResult, summary: Summary) -> EndpointError:

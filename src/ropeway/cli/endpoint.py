@@ -13,9 +13,12 @@ from click.core import ParameterSource
 from ropeway.bench.load_test import LoadTest
 from ropeway.cli.options import with_options
 from ropeway.endpoint.client import Endpoint, normalise_url
-from ropeway.spec.model import DEFAULT_FILE, REQUESTS_PER_CLIENT, Spec, load_spec
+from ropeway.plan.resolve import SpecFile
+from ropeway.spec.model import DEFAULT_FILE, REQUESTS_PER_CLIENT, Spec, parse_spec
 from ropeway.spec.types import api_url
+from ropeway.spec.yaml import read_text
 
+_SPEC_FILE = "ropeway.spec_file"  # in the context's `meta`
 _URL = "http://127.0.0.1:8000/v1"
 _COUNT = click.IntRange(min=1)
 _POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -39,6 +42,12 @@ def _url_of(spec: Spec) -> str:
     serve, hosts = spec.serve, spec.cluster.hosts
     everywhere = serve.address in ("0.0.0.0", "::")
     return api_url(hosts[0].address, serve.port) if hosts and everywhere else serve.url
+
+
+def spec_file() -> SpecFile | None:
+    """Return the spec that the running verb has its defaults from. Only inside a verb."""
+    file: SpecFile | None = click.get_current_context().meta.get(_SPEC_FILE)
+    return file
 
 
 def endpoint_options(
@@ -65,12 +74,16 @@ def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., 
     def take_defaults(ctx: click.Context, _param: click.Parameter, file: Path | None) -> None:
         if file is None:
             return
-        spec = load_spec(file)
+        text = read_text(file)
+        spec = parse_spec(text, str(file))
+        ctx.meta[_SPEC_FILE] = SpecFile(file.name, text, spec)
         defaults: dict[str, object] = {"url": _url_of(spec)}
         if spec.serve.api_key_env:
             defaults["key_env"] = spec.serve.api_key_env
         if load:
-            defaults |= {**spec.workload.model_dump(), "layout": str(spec.serve.layout)}
+            defaults |= spec.workload.model_dump()
+            if "layout" in spec.serve.model_fields_set:
+                defaults["layout"] = str(spec.serve.layout)
         ctx.default_map = defaults
 
     what = "address, key and load" if load else "address and key"

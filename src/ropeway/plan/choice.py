@@ -1,6 +1,8 @@
-"""What `up` asks the planner: a layout where the spec names none, and whether one fits."""
+"""What other verbs ask the planner: `up`, a layout where the spec names none, and whether one fits;
+`bench`, what it expected."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ropeway.errors import Refused
 from ropeway.hardware import Chip
@@ -8,10 +10,19 @@ from ropeway.models.shape import ModelShape
 from ropeway.phrases import Phrase, phrase
 from ropeway.plan.candidate import Candidate, PlanRequest
 from ropeway.plan.choose import choose
+from ropeway.plan.estimate import Forecast
 from ropeway.plan.fit import fit_layout, search_of
 from ropeway.plan.load import Load
 from ropeway.plan.machine import Machine, ascend, traits
-from ropeway.plan.resolve import LOCAL_ENGINE, batched_tokens, kv_bits, wants_eager
+from ropeway.plan.resolve import (
+    LOCAL_ENGINE,
+    Flags,
+    SpecFile,
+    batched_tokens,
+    kv_bits,
+    resolve,
+    wants_eager,
+)
 from ropeway.plan.values import memory_words, shortfall
 from ropeway.spec.model import Spec
 
@@ -131,6 +142,28 @@ def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
         one=one / 2**30,
     )
     return Room(memory.kv_cache - one, words)
+
+
+def expected(file: SpecFile, load: Load, checkpoints: Path) -> Forecast:
+    """Return the planner's forecast for a spec's service under a load.
+
+    `checkpoints` is the folder of fetched models. Raises Refused where there is none.
+    """
+    request, _ = resolve(file, Flags(), checkpoints)
+    serve = file.spec.serve
+    request = replace(request, load=load, free_clients=False)
+    if "layout" in serve.model_fields_set:
+        request = replace(
+            request,
+            layout=serve.layout,
+            replicas=serve.replicas,
+            memory=serve.memory,
+            max_sequences=serve.max_sequences,
+        )
+    plan = choose(request)
+    if plan.chosen is None:
+        raise Refused(phrase("by the planner's figures it does not fit"), evidence=plan.missing)
+    return plan.chosen.forecast
 
 
 def request_for(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> PlanRequest:

@@ -57,24 +57,24 @@ class SpecFile:
 class Flags:
     """What the command line says; None is a flag that was not given. Times are in ms."""
 
-    model: str | None
-    hosts: int | None
-    npus: int | None
-    chip: str | None
-    engine_version: str | None
-    graph: str | None
-    layout: str | None
-    context: int | None
-    clients: int | None
-    rate: float | None
-    input_tokens: int | None
-    output_tokens: int | None
-    objective: Objective
-    max_tpot: float | None
-    max_ttft: float | None
-    price: float | None
-    currency: str | None
-    prompts: int | None
+    model: str | None = None
+    hosts: int | None = None
+    npus: int | None = None
+    chip: str | None = None
+    engine_version: str | None = None
+    graph: str | None = None
+    layout: str | None = None
+    context: int | None = None
+    clients: int | None = None
+    rate: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    objective: Objective = "throughput"
+    max_tpot: float | None = None
+    max_ttft: float | None = None
+    price: float | None = None
+    currency: str | None = None
+    prompts: int | None = None
 
     def sources(self) -> dict[str, str]:
         """Return the flag that each key's value came from."""

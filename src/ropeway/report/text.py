@@ -9,6 +9,7 @@ from rich.text import Text
 from ropeway.bench.comparison import Comparison, LayoutResult, in_order
 from ropeway.bench.load_test import NOT_STATED, Conditions, LoadTest
 from ropeway.bench.stats import Quantiles, Summary
+from ropeway.plan.estimate import Forecast
 from ropeway.report.figures import NONE, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line
 from ropeway.report.table import ByWidth, table
@@ -34,11 +35,19 @@ def bench_table(summary: Summary, conditions: Conditions) -> RenderableType:
     )
 
 
-def bench_record(summary: Summary, conditions: Conditions, *, late: int, folder: str) -> str:
+def bench_record(
+    summary: Summary,
+    conditions: Conditions,
+    *,
+    late: int,
+    folder: str,
+    forecast: Forecast | None = None,
+) -> str:
     """What stands below the table, as plain lines that no terminal wraps.
 
-    late    requests that had to wait for a free client, though they were due
-    folder  where the raw timings are
+    late      requests that had to wait for a free client, though they were due
+    folder    where the raw timings are
+    forecast  what the planner expected
     """
     lines = [
         "",
@@ -46,6 +55,14 @@ def bench_record(summary: Summary, conditions: Conditions, *, late: int, folder:
         f"tokens    {summary.input_tokens:,} in, {summary.output_tokens:,} out",
         f"results   {folder}",
     ]
+    if forecast is not None:
+        share = summary.output_tokens_per_s / forecast.output_tokens_per_s
+        lines.insert(
+            1,
+            f"plan      {rate(forecast.output_tokens_per_s)} tokens/s predicted (80% interval:"
+            f" {rate(forecast.output_low)} to {rate(forecast.output_high)});"
+            f" measured: {share:.0%} of it",
+        )
     if late:
         clients = f"all {conditions.load.clients:,} clients were busy"
         lines.insert(1, f"{late:,} of {summary.requests:,} requests started late: {clients}")
