@@ -133,7 +133,8 @@ def test_a_hard_need_of_the_driver_counts_before_a_newer_recommendation():
 
 
 def test_a_file_that_most_hosts_lack_is_named():
-    files = ({"config.json": 9, "a": 5}, {"config.json": 9}, {"config.json": 9})
+    whole = {"config.json": 9, "model.safetensors": 7}
+    files = ({**whole, "a": 5}, whole, whole)
     hosts = [
         HostFacts(f"h{n}", f"10.0.0.{n}", model=ModelFiles("/m", True, sizes))
         for n, sizes in enumerate(files)
@@ -141,6 +142,13 @@ def test_a_file_that_most_hosts_lack_is_named():
     [finding] = findings_of(*hosts)
     assert (finding.check, finding.locations) == ("model-same", (Location("h0"),))
     assert "5 bytes" in finding.evidence and "absent" in finding.evidence
+
+
+def test_a_directory_without_weights_is_no_model():
+    [finding] = findings_of(
+        HostFacts("h", "10.0.0.1", model=ModelFiles("/m", True, {"config.json": 9}))
+    )
+    assert (finding.check, finding.level) == ("model-weights", "fail")
 
 
 def test_two_npus_of_a_host_that_share_an_address_are_both_found():

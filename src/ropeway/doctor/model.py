@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.rule import Check, Evidence, Hit, on_models, outlier_hits, unnamed_model
-from ropeway.facts.host import ModelFiles
+from ropeway.facts.host import WEIGHTS, ModelFiles
 from ropeway.facts.model_directory import HASHES, MODEL
 from ropeway.phrases import phrase
 from ropeway.units import format_bytes
@@ -14,13 +14,25 @@ _COPY_AGAIN = "copy it again from a host where it is whole:\n$ ropeway model pus
 _RUNS_ON_NPUS = ("none", "ascend", "compressed-tensors")
 
 
-def _absent(model: ModelFiles) -> Evidence:
-    return None if model.there else model.problem or phrase("no such directory")
+def _absent(cluster: Cluster) -> Iterator[Hit]:
+    path = cluster.requirements.model_path
+    for location, model in cluster.models():
+        if not model.there:
+            absent = phrase("`{path}`: no such directory", path=path)
+            yield Hit((location,), model.problem or absent)
 
 
 def _without_config(model: ModelFiles) -> Evidence:
     absent = model.there and "config.json" not in model.sizes
     return phrase("`{path}/config.json`: no such file", path=model.path) if absent else None
+
+
+def _without_weights(model: ModelFiles) -> Evidence:
+    if not model.there or model.missing or any(name.endswith(WEIGHTS) for name in model.sizes):
+        return None
+    return phrase(
+        "none of {n:,} files is one of {kinds}", n=len(model.sizes), kinds=", ".join(WEIGHTS)
+    )
 
 
 def _missing_shards(model: ModelFiles) -> Evidence:
@@ -65,13 +77,17 @@ def _foreign_scheme(model: ModelFiles) -> Evidence:
 
 
 _OF_FILES = (
-    Check("model-there", "fail", "the model's directory is missing", on_models(_absent),
+    Check("model-there", "fail", "the model's directory is missing", _absent,
           reads=(MODEL,),
           expected="the same path on every host",
           fix="copy it with `ropeway model push`, or mount the shared storage as on the "
           "other hosts",
           source="vllm-ascend ray.md: the same path and content on all nodes"),
     Check("model-config", "fail", "the model has no config.json", on_models(_without_config),
+          reads=(MODEL,),
+          expected="a complete checkpoint",
+          fix=_COPY_AGAIN),
+    Check("model-weights", "fail", "the model has no weights", on_models(_without_weights),
           reads=(MODEL,),
           expected="a complete checkpoint",
           fix=_COPY_AGAIN),
