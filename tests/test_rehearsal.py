@@ -172,7 +172,7 @@ def test_one_word_is_one_count():
     """A 910C is one die, as in `plan`; npu-smi numbers the cards, and each has two."""
     hosts, npus, kind = parse_fleet("2x16-A3")
     fleet = sound_fleet(hosts, npus, kind)
-    assert fleet.title.startswith("2 hosts virtual, of 16 NPUs (910C)")
+    assert fleet.title.startswith("2 virtual hosts of 16 NPUs (910C)")
     host = virtual_hosts(fleet)[0]
     _, table = host.answer(("npu-smi", "info"))
     rows = [line.split()[1] for line in table.splitlines() if "Ascend910" in line]

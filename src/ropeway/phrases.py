@@ -51,7 +51,8 @@ def translation(text: str, table: Mapping[str, str]) -> str | None:
     """Return a text of ours in the language of `table`, which has a template for each English one.
 
     None when a template of it, however deep, has none there: a text is never half translated.
-    Values and parts that are no Phrase come from outside, and stay unless the table has them.
+    Values and parts that are no Phrase come from outside, and stay, unless they are sentences of
+    `table`; a single word is looked up nowhere, for it may be a name.
     """
     if isinstance(text, Phrase) and text.chinese:
         return text.chinese
@@ -78,4 +79,4 @@ def translated(text: str, table: Mapping[str, str]) -> str:
 def _inner(value: object, table: Mapping[str, str]) -> object:
     if isinstance(value, Phrase):
         return translation(value, table)
-    return table.get(value, value) if isinstance(value, str) else value
+    return table.get(value, value) if isinstance(value, str) and " " in value else value

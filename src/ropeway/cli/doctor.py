@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from ropeway.cli.bringup import read_spec
+from ropeway.cli.call import current_call
 from ropeway.cli.files import write_page
 from ropeway.cli.options import (
     config_option,
@@ -189,9 +190,10 @@ def _selected(
     addresses: Sequence[str], config: Path, ssh_config: str | None
 ) -> Iterator[_Selection]:
     """Yield the cluster's title, its hosts, and what is required of them. Raises Refused."""
+    connect = current_call().connect or connected
     if addresses:
         cluster = Cluster(hosts=tuple(map(remote_host, addresses)))
-        with connected(cluster, ssh_config=ssh_config) as hosts:
+        with connect(cluster, ssh_config=ssh_config) as hosts:
             yield ", ".join(addresses), hosts, _requirements(None)
         return
     spec = read_spec(config, without="name the hosts: `ropeway doctor root@192.168.0.147`")
@@ -202,7 +204,7 @@ def _selected(
             hint="`ropeway up` checks this machine by itself\n"
             "ropeway doctor --rehearse 2x8-910B4 shows what doctor says of real hosts",
         )
-    with connected(spec.cluster, ssh_config=ssh_config) as hosts:
+    with connect(spec.cluster, ssh_config=ssh_config) as hosts:
         # Where two hosts have one address, their names have the port, too.
         pairs = zip(hosts, spec.cluster.hosts, strict=True)
         npus = {host.name: remote.npus for host, remote in pairs}

@@ -8,7 +8,7 @@ import click
 
 from ropeway.cli.files import writing
 from ropeway.cli.init_hosts import spec_of_hosts
-from ropeway.cli.options import remote_host, screen_options, ssh_config_option
+from ropeway.cli.options import lang_option, remote_host, screen_options, ssh_config_option
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen
@@ -17,6 +17,7 @@ from ropeway.spec.samples import hosts_sample_text, sample_text
 
 
 @click.command()
+@lang_option
 @screen_options
 @click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_FILE)
 @click.option(
@@ -67,12 +68,15 @@ def init(
         spec = parse_spec(text, "the sample")
     _write(file, text, force)
     if spec.cluster.is_local:
-        then = f"bring it up with `ropeway up{option}`"
+        then = phrase("bring it up with `ropeway up{option}`", option=option)
     elif model_path:
-        then = f"next: `ropeway doctor{option}`, then `ropeway up{option}`"
+        then = phrase("next: `ropeway doctor{option}`, then `ropeway up{option}`", option=option)
     else:
-        then = f"put in what is missing, such as `model.path`, then `ropeway plan{option} --write`"
-    screen.answer(f"wrote {file}; {then}")
+        then = phrase(
+            "put in what is missing, such as `model.path`, then `ropeway plan{option} --write`",
+            option=option,
+        )
+    screen.answer(phrase("wrote {file}; {then}", file=file, then=then))
     screen.result({"file": str(file), "spec": spec.as_json()})
 
 

@@ -72,7 +72,7 @@ def _ask(
     with (
         interruptible(),
         connect(Cluster(hosts=tuple(hosts)), ssh_config=ssh_config) as every,
-        screen.step(f"ask {counted(len(every), 'host')}") as step,
+        screen.step(phrase("ask {hosts}", hosts=counted(len(every), "host"))) as step,
     ):
         found = run_on_all_or_raise(
             {host.name: host for host in every},

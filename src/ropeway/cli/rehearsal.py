@@ -24,6 +24,7 @@ from ropeway.sim.machine import Fleet, has_size, kind_named, parse_fleet, sound_
 from ropeway.sim.own_hosts import own_fleet
 from ropeway.sim.virtual_engine import Pace
 from ropeway.spec.model import Spec
+from ropeway.units import counted
 
 # Quick enough to watch, slow enough to see the steps; a real engine takes minutes.
 _PACE = Pace(latency=0.05, pull=3.0, begin=0.5, join=0.5, start=6.0)
@@ -177,6 +178,7 @@ def rehearse_up(
     up: Callable[[Spec, Stage], None],
     screen: Screen,
     *,
+    faults: Sequence[str],
     keeps: bool,
     dry_run: bool,
 ) -> None:
@@ -194,6 +196,13 @@ def rehearse_up(
         current_call().connect = virtual.connected
         up(spec, Stage(None))
         if not dry_run:
+            if faults:
+                screen.warn(
+                    phrase(
+                        "it came up in spite of {faults}: this start takes no harm from it",
+                        faults=", ".join(faults),
+                    )
+                )
             _take_down_again(virtual, spec, screen)
         return
     kept = keep(virtual, spec, phrase("`{name}` on {fleet}", name=spec.name, fleet=fleet.title))
@@ -209,10 +218,11 @@ def _take_down_again(virtual: Rehearsal, spec: Spec, screen: Screen) -> None:
     """Take the service of a rehearsal down."""
     with (
         virtual.connected(spec.cluster) as every,
-        screen.step(f"take `{spec.name}` down again") as step,
+        screen.step(phrase("take `{name}` down again", name=spec.name)) as step,
     ):
         count = take_down(look(every, spec.runtime.command, spec.name))
-        step.ok(f"{count} containers on {len(every)} virtual hosts, which end here")
+        containers, hosts = counted(count, "container"), counted(len(every), "virtual host")
+        step.ok(phrase("{containers} on {hosts}", containers=containers, hosts=hosts))
 
 
 def kept_rehearsal() -> Kept:

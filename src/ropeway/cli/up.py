@@ -153,7 +153,9 @@ def _tell_up(service: Service, hosts: Hosts, screen: Screen) -> None:
                 command=f"{head.by_hand} -N -L {port}:127.0.0.1:{port}",
             )
         )
-    screen.hint(f"ropeway chat --url {service.url}\nropeway down --name {service.name}")
+    name = service.spec.serve.api_key_env
+    key = f" --key-env {name}" if name else ""
+    screen.hint(f"ropeway chat --url {service.url}{key}\nropeway down --name {service.name}")
 
 
 def _show_outcome(outcome: Outcome, hosts: Hosts, screen: Screen, stage: Stage | None) -> None:
@@ -253,7 +255,7 @@ def up(
         own = flags(own) if own else None
         fleet = virtual_fleet(rehearse, own, faults, screen, launch=True)
         spec = own or flags(rehearsal_spec(fleet))
-        rehearse_up(spec, fleet, on_hosts, screen, keeps=keep, dry_run=dry_run)
+        rehearse_up(spec, fleet, on_hosts, screen, faults=faults, keeps=keep, dry_run=dry_run)
         return
     spec = flags(read_spec(config, local=local))
     if spec.cluster.is_local:

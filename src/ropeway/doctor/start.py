@@ -36,8 +36,8 @@ ASKED = questions_of(check for check in _DEPENDED_ON if check.level == "fail")
 _OF_ONE_NPU = frozenset(question.key for question in ALL if question.each) - ASKED
 _CHECKS = tuple(check for check in _DEPENDED_ON if not questions_of((check,)) & _OF_ONE_NPU)
 # Of these an engine's hosts are judged among themselves: those of another it never speaks to.
-_NETWORK = frozenset(check for check in _CHECKS if check.id.startswith(("roce-", "eth-")))
-_OTHERS = frozenset(_CHECKS) - _NETWORK
+_WITHIN = frozenset(one for one in _CHECKS if one.id.startswith(("roce-", "eth-", "host-clock")))
+_OTHERS = frozenset(_CHECKS) - _WITHIN
 # Each host pings the next one of its engine, all NPUs to all NPUs; `doctor` pings eight.
 _PARTNERS = 1
 _SECONDS = 300.0
@@ -69,14 +69,12 @@ def check_start(
     The hosts of an engine ping each other first. Raises CheckFailed where a check fails.
     """
     engines = [_cluster(start, facts, devices) for devices in start.engines]
-    clocks, engines = _with_pings(engines, hosts)
+    engines = _with_pings(engines, hosts)
     used: dict[str, frozenset[int]] = {}
     for devices in start.engines:
         used |= {name: used.get(name, frozenset()) | own for name, own in devices.items()}
     service = _cluster(start, facts, used)
-    timed = tuple(replace(host, clock_s=clocks.get(host.name)) for host in service.hosts)
-    service = replace(service, hosts=timed)
-    examined = [examine(service, _OTHERS), *(examine(engine, _NETWORK) for engine in engines)]
+    examined = [examine(service, _OTHERS), *(examine(engine, _WITHIN) for engine in engines)]
     if failed := [finding for one in examined for finding in one.causes("fail")]:
         raise _failure(failed)
     return tuple(
@@ -98,10 +96,8 @@ def _cluster(start: Start, facts: Mapping[str, HostFacts], devices: Devices) -> 
     return Cluster(start.requirements, hosts, names=tuple(devices))
 
 
-def _with_pings(
-    engines: Sequence[Cluster], hosts: Mapping[str, Host]
-) -> tuple[Mapping[str, float | None], list[Cluster]]:
-    """Return how far the clocks are ahead, and the engines with the pings between their hosts.
+def _with_pings(engines: Sequence[Cluster], hosts: Mapping[str, Host]) -> list[Cluster]:
+    """Return the engines with their hosts' clocks and the pings between them.
 
     All hosts ping at once. Raises HostError.
     """
@@ -123,8 +119,9 @@ def _with_pings(
             pinged.append(engine)
             continue
         roce, ethernet = its_plan.count({name: answers[name][1] for name in engine.names})
-        pinged.append(replace(engine, roce=roce, ethernet=ethernet))
-    return {name: clock for name, (clock, _) in answers.items()}, pinged
+        timed = tuple(replace(host, clock_s=answers[host.name][0]) for host in engine.hosts)
+        pinged.append(replace(engine, hosts=timed, roce=roce, ethernet=ethernet))
+    return pinged
 
 
 def _used(

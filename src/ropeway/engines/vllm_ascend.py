@@ -94,7 +94,7 @@ class AscendReplica(Replica):
 
     def notes(self, shape: ModelShape) -> tuple[str, ...]:
         return (
-            "not verified on NPU hardware by us",
+            phrase("not verified on NPU hardware by us"),
             *ascend_layouts.notes(_case(self, shape), self.release.version),
             *self.settings.notes,
             *ascend_flags.notes(self.serve.engine_args, self.release),

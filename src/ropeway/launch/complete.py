@@ -90,7 +90,7 @@ def _no_room(layout: Layout, replicas: int, placed: int, hosts: Sequence[Node]) 
     return Refused(
         phrase(
             "{layout} takes {npus} NPUs, and {room}",
-            layout=layout_name(layout, replicas), npus=replicas * layout.npus, room=room,
+            layout=layout.times(replicas), npus=replicas * layout.npus, room=room,
         ),
         where="serve.layout" if replicas == 1 else "serve.replicas",
         evidence=(phrase("{npus}: {sizes}", npus=total, sizes=sizes),),
@@ -98,13 +98,6 @@ def _no_room(layout: Layout, replicas: int, placed: int, hosts: Sequence[Node]) 
             "take a smaller layout, fewer replicas, or more hosts; `ropeway plan` shows what fits"
         ),
     )  # fmt: skip
-
-
-def layout_name(layout: Layout, replicas: int) -> str:
-    """Return `TP8+EP`, or `2 replicas of TP8+EP`."""
-    if replicas == 1:
-        return str(layout)
-    return phrase("{n} replicas of {layout}", n=replicas, layout=layout)
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,8 @@ def dry_run(rollout: Rollout, base: str, author: Author) -> str:
     """
     service = rollout.service
     replica = service.replicas[0]
-    count = f"{len(service.replicas)} replicas of " if len(service.replicas) > 1 else ""
     header = [
-        f"{count}{replica.layout} of {replica.served_name} on"
+        f"{replica.layout.times(len(service.replicas))} of {replica.served_name} on"
         f" {counted(len(service.sites), 'host')}, with vLLM-Ascend {replica.release.version}",
         "On each host: `bash commands.sh HOST`. Without a host it says how, and runs nothing.",
         *(f"assumed: {text}" for text in service.assumed),

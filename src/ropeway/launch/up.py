@@ -243,7 +243,8 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
         clock=caller.clock,
     )
     audit = audited(attempt.hosts.values(), lock.author, spec.name, "up", caller.narrator.warn)
-    step = caller.narrator.step(phrase("start {layout}", layout=spec.serve.layout), _EXPECTED_START)
+    engines = spec.serve.layout.times(spec.serve.replicas)
+    step = caller.narrator.step(phrase("start {engines}", engines=engines), _EXPECTED_START)
     began = time.monotonic()
     with undone_when_interrupted(attempt), audit, step as telling:
         lock.check()

@@ -6,7 +6,6 @@ from typing import Literal
 
 from ropeway.hardware import Chip
 from ropeway.models.shape import ModelShape
-from ropeway.phrases import phrase
 from ropeway.plan.cost import Cost
 from ropeway.plan.estimate import Forecast
 from ropeway.plan.load import Load
@@ -111,9 +110,7 @@ class Candidate:
     @property
     def name(self) -> str:
         """Return `TP8`, or `2 replicas of TP8`."""
-        if self.replicas == 1:
-            return str(self.layout)
-        return phrase("{n:,} replicas of {layout}", n=self.replicas, layout=self.layout)
+        return self.layout.times(self.replicas)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Why each value of a plan is what it is, and where it comes from, in figures one can check."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ropeway.engines.ascend_releases import NEWEST_STABLE
 from ropeway.engines.placement import replicas_that_fit
@@ -14,7 +14,7 @@ from ropeway.spec.model import Layout
 from ropeway.units import format_bytes
 
 _GIB = 2**30
-_PLANNER = "planner"
+_PLANNER, _DEFAULT = phrase("planner"), phrase("default")
 
 
 def memory_words(memory: Memory, context: int) -> Phrase:
@@ -92,7 +92,7 @@ def _settings(plan: Plan, chosen: Candidate, search: Search) -> Iterator[Value]:
         return
     version = request.traits.version
     if version == NEWEST_STABLE.version and "serve.version" not in request.sources:
-        yield Value("serve.version", version, phrase("the newest stable release"), "default")
+        yield Value("serve.version", version, phrase("the newest stable release"), _DEFAULT)
     else:
         yield _fixed(request, "version", version)
     yield _chip(request.chip, request.sources.get("cluster.chip"))
@@ -102,7 +102,7 @@ def _workload(request: PlanRequest, clients: int | None) -> Value:
     """Return the load, and which of its figures came from where if not all from one place."""
     load = request.load
     keys = ("rate" if clients is None else "clients", "input_tokens", "output_tokens")
-    places = [request.sources.get(f"workload.{key}", "default") for key in keys]
+    places = [request.sources.get(f"workload.{key}", _DEFAULT) for key in keys]
     if request.free_clients:
         places[0] = _PLANNER
     if clients is None:
@@ -118,7 +118,16 @@ def _workload(request: PlanRequest, clients: int | None) -> Value:
             phrase("{part} ({place})", part=part, place=place)
             for part, place in zip(parts, places[1:], strict=True)
         ]
-    return Value("workload", value, joined(parts), joined(dict.fromkeys(places)))
+    return Value("workload", value, joined(parts), joined(_by_file(places)))
+
+
+def _by_file(places: Sequence[str]) -> list[str]:
+    """Return places without repeating the file's name: `ropeway.yaml:68, 70`."""
+    lines: dict[str, list[str]] = {}
+    for place in dict.fromkeys(places):
+        file, _, line = place.rpartition(":")
+        lines.setdefault(file or place, []).extend([line] if file else [])
+    return [f"{file}:{', '.join(own)}" if own else file for file, own in lines.items()]
 
 
 def _chip(chip: Chip, place: str | None) -> Value:
@@ -196,7 +205,7 @@ def _fraction(chosen: Candidate, search: Search) -> Value:
     if search.request.memory is not None:
         return _fixed(search.request, "memory", share, why)
     if share == default:
-        return Value("serve.memory", share, why, "default")
+        return Value("serve.memory", share, why, _DEFAULT)
     reason = (
         phrase("{share:g} would hold fewer sequences than are in flight", share=default)
         if share > default

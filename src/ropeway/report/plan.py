@@ -192,7 +192,7 @@ def request_words(request: PlanRequest) -> tuple[Phrase, tuple[Phrase, ...]]:
     )
     if request.context:
         parts.append(phrase("context {n:,}", n=request.context))
-    parts.append(phrase("objective: {objective}", objective=request.objective))
+    parts.append(phrase("objective: {objective}", objective=phrase(request.objective)))
     if request.tpot_s is not None:
         parts.append(phrase("at most {time} per token", time=milliseconds(request.tpot_s * 1000)))
     if request.ttft_s is not None:

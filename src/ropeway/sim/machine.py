@@ -191,8 +191,8 @@ class Fleet:
     def title(self) -> str:
         """What it is, in words."""
         return phrase(
-            "{hosts} virtual, of {npus} NPUs ({chip}), with the published {model}",
-            hosts=counted(len(self.machines), "host"),
+            "{hosts} of {npus} NPUs ({chip}), with the published {model}",
+            hosts=counted(len(self.machines), "virtual host"),
             npus="/".join(map(str, sorted({len(one.chips) for one in self.machines}))),
             chip=next(name for name, kind in KINDS.items() if kind == self.machines[0].kind),
             model=self.model.published,

@@ -135,6 +135,12 @@ class Layout(SpecModel):
         del write  # the name says it all
         return str(self)
 
+    def times(self, replicas: int) -> str:
+        """Return `TP8+EP`, or `2 replicas of TP8+EP`."""
+        if replicas == 1:
+            return str(self)
+        return phrase("{n:,} replicas of {layout}", n=replicas, layout=self)
+
 
 def _layout_faults(layouts: tuple[Layout, ...]) -> list[Fault]:
     return [
