@@ -1,0 +1,32 @@
+"""The commands that READMEs and tutorials show are run, and print what is shown."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RUN_PAGES = ROOT / "scripts" / "run-pages"
+PAGES = ("README.md", "README.zh.md", "docs/tutorial.md", "docs/tutorial.zh.md")
+
+
+def run_pages(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, RUN_PAGES, *words], text=True, capture_output=True)
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_shows_what_its_commands_print(page: str) -> None:
+    done = run_pages("--check", page)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_no_longer_printed_is_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```console\n$ ropeway --version\nropeway, version 0.0.0\n```\n")
+    done = run_pages("--check", str(page))
+    assert done.returncode == 1
+    assert "-ropeway, version 0.0.0" in done.stdout
+    assert run_pages(str(page)).returncode == 0
+    assert run_pages("--check", str(page)).returncode == 0
