@@ -40,7 +40,7 @@ def unreported(
         )
     if any(_line(other) == _line(version) for other in found):
         return None
-    releases = sorted(filter(None, found), key=order)
+    releases = sorted(filter(None, found), key=lambda release: (order(release), release))
     return phrase(
         "{kinds} was measured by others on {chips} with vLLM-Ascend {releases}, not with {version}",
         kinds=kind,
