@@ -165,7 +165,7 @@ def test_a_port_that_is_taken_is_named_with_who_listens(laptop):
     write(laptop, "TP4", backend="ray")
     node = laptop.hosts[0]
     with listening(node, 6379):
-        error = fails(laptop, 2)
+        error = fails(laptop, 1)
     assert f"port 6379 is in use on {node.address}, and Ray needs it" in error
     assert "`python3` listens there" in error
 
@@ -184,7 +184,7 @@ def lacking(hosts: TwoHosts) -> Iterator[Node]:
 def test_an_image_that_one_host_lacks_and_may_not_pull(laptop, lacking):
     """The disk has too little room for it, and need not have."""
     with small(lacking, DOCKERS, "size=2G"):
-        error = fails(laptop, 2)
+        error = fails(laptop, 1)
     assert f"{lacking.address} does not have the image `{IMAGE}`" in error
     assert f"docker pull {IMAGE}" in error
 
@@ -202,7 +202,7 @@ def test_an_image_that_one_host_lacks_and_whose_mirror_is_out_of_reach(laptop, l
 def test_no_room_for_the_image_on_the_host_that_lacks_it(laptop, lacking):
     write(laptop, runtime={"pull": "missing"})
     with small(lacking, DOCKERS, "size=2G"):
-        error = fails(laptop, 2)
+        error = fails(laptop, 1)
     assert f"{lacking.address}: 2.0 GiB free, and the image takes" in error
     assert laptop.hosts[0].address not in error
     assert "docker image prune" in error

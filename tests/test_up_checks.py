@@ -8,12 +8,14 @@ import pytest
 from model_files import MOE
 from rehearsed import Cluster, Make, cluster, fleet_with  # noqa: F401
 from ropeway.cli.layout_choice import planned_locally
+from ropeway.cli.start_checks import may_span_hosts
+from ropeway.doctor.start import asked_before
 from ropeway.errors import Refused
 from ropeway.launch.served_model import served_model
 from ropeway.models.build import read_shape
 from ropeway.plan import calibration
 from ropeway.plan.calibration import Calibration, calibration_path, write_calibration
-from ropeway.spec.model import Layout, Model, Serve, local_spec
+from ropeway.spec.model import Layout, Model, Serve, local_spec, parse_spec
 
 DOWN = ("host-down:host1", "host-down:host2")
 
@@ -198,3 +200,15 @@ def test_and_then_the_plans_choice(tmp_path):
     write_calibration(made, calibration_path(tmp_path))
     found, notes = planned_locally(local_spec(), read_shape(MOE), tmp_path)
     assert notes[0].startswith(f"layout: the plan's choice, {found.serve.layout}: ")
+
+
+@pytest.mark.parametrize(
+    ("serve", "spans"),
+    [("{layout: TP8, replicas: 2}", False), ("{layout: TP8×PP2}", True), ("{context: 4096}", True)],
+)
+def test_ports_are_asked_only_where_an_engine_may_span_hosts(serve: str, spans: bool):
+    hosts = "[{address: 192.168.0.1, npus: 8}, {address: 192.168.0.2, npus: 8}]"
+    spec = parse_spec(f"cluster: {{hosts: {hosts}}}\nmodel: {{path: /m}}\nserve: {serve}", "spec")
+    assert may_span_hosts(spec) is spans
+    assert ("hccn-link" in asked_before(spans_hosts=spans)) is spans
+    assert "npu-smi-health" in asked_before(spans_hosts=spans)

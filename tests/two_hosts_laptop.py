@@ -27,7 +27,7 @@ class Begun:
     process: "subprocess.Popen[bytes]"
     log: Path
 
-    def until(self, there: Callable[[], object], seconds: float = 60) -> None:
+    def until(self, there: Callable[[], object], seconds: float = 180) -> None:
         """Wait for a moment that comes while it runs."""
         wait_for(
             lambda: there() or self.process.poll() is not None,

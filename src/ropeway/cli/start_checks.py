@@ -8,7 +8,15 @@ from ropeway.launch.rollout import Service
 from ropeway.launch.up import Preparation
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen
+from ropeway.spec.model import Spec
 from ropeway.units import counted
+
+
+def may_span_hosts(spec: Spec) -> bool:
+    """Return whether an engine may need several hosts; with a blank layout the plan will choose."""
+    sizes = [host.npus for host in spec.cluster.hosts or ()]
+    blank = "layout" not in spec.serve.model_fields_set
+    return len(sizes) > 1 and (blank or spec.serve.layout.npus > min(sizes))
 
 
 def check_before_start(preparation: Preparation, service: Service, screen: Screen) -> Sequence[str]:

@@ -32,8 +32,11 @@ _LEFT_OUT = {
 }
 _DEPENDED_ON = tuple(check for check in CHECKS if check.id not in _LEFT_OUT)
 # Questions to each NPU take seconds: none is asked for the sake of a warning.
-ASKED = questions_of(check for check in _DEPENDED_ON if check.level == "fail")
-_OF_ONE_NPU = frozenset(question.key for question in ALL if question.each) - ASKED
+_ASKED = questions_of(check for check in _DEPENDED_ON if check.level == "fail")
+_ASKED_ALONE = questions_of(
+    check for check in _DEPENDED_ON if check.level == "fail" and check.min_hosts == 1
+)
+_OF_ONE_NPU = frozenset(question.key for question in ALL if question.each) - _ASKED
 _CHECKS = tuple(check for check in _DEPENDED_ON if not questions_of((check,)) & _OF_ONE_NPU)
 # Of these an engine's hosts are judged among themselves: those of another it never speaks to.
 _WITHIN = frozenset(one for one in _CHECKS if one.id.startswith(("roce-", "eth-", "host-clock")))
@@ -59,6 +62,11 @@ class Start:
     requirements: Requirements
     containers: frozenset[str] = frozenset()
     held: Devices = field(default_factory=dict)
+
+
+def asked_before(*, spans_hosts: bool) -> frozenset[str]:
+    """Return the keys of what a start asks; ports only where an engine may span several hosts."""
+    return _ASKED if spans_hosts else _ASKED_ALONE
 
 
 def check_start(
