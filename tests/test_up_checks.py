@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from model_files import MOE
 from rehearsed import Cluster, Make, cluster, fleet_with  # noqa: F401
 from ropeway.cli.layout_choice import planned_locally
+from ropeway.cli.main import exit_code
 from ropeway.cli.start_checks import may_span_hosts
 from ropeway.doctor.start import asked_before
 from ropeway.errors import Refused
@@ -15,7 +17,7 @@ from ropeway.launch.served_model import served_model
 from ropeway.models.build import read_shape
 from ropeway.plan import calibration
 from ropeway.plan.calibration import Calibration, calibration_path, write_calibration
-from ropeway.spec.model import Layout, Model, Serve, local_spec, parse_spec
+from ropeway.spec.model import Layout, Model, Serve, load_spec, local_spec, parse_spec
 
 DOWN = ("host-down:host1", "host-down:host2")
 
@@ -212,3 +214,19 @@ def test_ports_are_asked_only_where_an_engine_may_span_hosts(serve: str, spans: 
     assert may_span_hosts(spec) is spans
     assert ("hccn-link" in asked_before(spans_hosts=spans)) is spans
     assert "npu-smi-health" in asked_before(spans_hosts=spans)
+
+
+@pytest.mark.parametrize("model", ["Qwen3-235B-A22B-W8A8", "DeepSeek-R1-W4A8", "Qwen3-30B-A3B"])
+def test_up_takes_what_plan_has_written(model: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROPEWAY_API_KEY", "a-key")
+    hosts = ", ".join(f"{{address: 192.168.0.{n}, npus: 8}}" for n in (1, 2, 3, 4))
+    (tmp_path / "ropeway.yaml").write_text(
+        f"cluster: {{chip: 910B4, hosts: [{hosts}]}}\nmodel: {{path: /data/{model}}}\n"
+        "serve: {context: 4096}\n"
+    )
+    assert exit_code(["plan", "--write"]) == 0, capsys.readouterr().err
+    written = load_spec(tmp_path / "ropeway.yaml").serve
+    capsys.readouterr()
+    assert exit_code(["up", "--rehearse", "--dry-run"]) == 0, capsys.readouterr().err
+    assert f"# {written.layout.times(written.replicas)} of " in capsys.readouterr().out

@@ -145,6 +145,7 @@ class ModelFiles:
     short         shard → (bytes there, bytes that its own header asks for)
     transformers  the version that wrote config.json
     scheme        the quantisation: "none", "ascend", "compressed-tensors", or a CUDA format
+    kinds         how often each type stands in quant_model_description.json, if there is one
     """
 
     path: str
@@ -157,6 +158,7 @@ class ModelFiles:
     transformers: str | None = None
     scheme: str | None = None
     scheme_evidence: str | None = None
+    kinds: Mapping[str, int] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
 

@@ -182,6 +182,7 @@ class _Model:
             transformers=written if isinstance(written, str) else None,
             scheme=marks.scheme,
             scheme_evidence="; ".join(marks.evidence) or None,
+            kinds=self.kinds,
         )
 
 

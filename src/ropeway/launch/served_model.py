@@ -3,13 +3,14 @@ but for a model's directory on this machine."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ropeway.errors import CheckFailed, ModelError
 from ropeway.facts.host import HostFacts
 from ropeway.models.build import read_shape
 from ropeway.models.known import known, published_name
+from ropeway.models.quantisation import counted_precision
 from ropeway.models.read import read_directory_shape
 from ropeway.models.shape import ModelShape
 from ropeway.phrases import phrase
@@ -39,7 +40,9 @@ def served_model(path: str, facts: Mapping[str, HostFacts]) -> ServedModel:
             where = f"{name}:{path}/config.json"
             if host.model.config is None:
                 raise ModelError(phrase("config.json cannot be read"), where=where)
-            return ServedModel(read_shape(dict(host.model.config), where=where), host.model.scheme)
+            shape = read_shape(dict(host.model.config), where=where)
+            precision = counted_precision(host.model.kinds, shape)
+            return ServedModel(replace(shape, precision=precision), host.model.scheme)
     if facts:
         raise CheckFailed(
             phrase("no host has the model"),

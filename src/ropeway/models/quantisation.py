@@ -94,6 +94,7 @@ _CUDA_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.jso
 _DESCRIPTION = re.compile(r"quant_model_description[\w.-]{0,100}\.json")
 _WEIGHTS = re.compile(r"quant_model_weights?[\w.-]{0,100}\.safetensors")
 _KEPT_EVIDENCE = 8
+_MODELSLIM = re.compile(r"W(\d+)A\d+")  # its types: `W8A8_DYNAMIC`
 
 
 def precision_named(name: str, shape: ModelShape) -> Precision:
@@ -163,12 +164,22 @@ def described_precision(table: Mapping[str, object], base: Precision) -> Precisi
     bits: list[tuple[str, float]] = []
     schemes: Counter[str] = Counter()
     for name, scheme in table.items():
-        match = re.match(r"W(\d+)A\d+", str(scheme))
+        match = _MODELSLIM.match(str(scheme))
         if name.endswith(".weight") and (match or scheme == "FLOAT"):
             bits.append((name, float(match[1]) if match else 16.0))
             schemes.update([match[0].lower()] if match else [])
     scheme = schemes.most_common(1)[0][0] if schemes else base.scheme
     return _by_vote(bits, replace(base, scheme=scheme))
+
+
+def counted_precision(kinds: Mapping[str, int], shape: ModelShape) -> Precision:
+    """From how often each type stands in ModelSlim's `quant_model_description.json`.
+
+    The type of the fewest bits names the scheme: a mixture's W4A8 has W8A8 in all but its experts.
+    """
+    types = {match[0].lower(): int(match[1]) for kind in kinds if (match := _MODELSLIM.match(kind))}
+    named = [name for name in sorted(types, key=lambda name: types[name]) if is_scheme(name)]
+    return precision_named(named[0], shape) if named else shape.precision
 
 
 def component_of(name: str) -> Component:
