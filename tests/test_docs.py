@@ -182,7 +182,7 @@ def test_both_languages_link_to_each_other_and_to_the_same_pages() -> None:
     english, chinese = (links(text_of(page)) for page in READMES)
     assert "README.zh.md" in english
     assert "README.md" in chinese
-    theirs = {re.sub(r"\.zh\.(md|svg)$", r".\1", link) for link in chinese}
+    theirs = {re.sub(r"\.zh\.(md|svg|png)$", r".\1", link) for link in chinese}
     assert set(english) - {"README.zh.md"} == theirs - {"README.md"}
 
 

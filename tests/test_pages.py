@@ -8,7 +8,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 RUN_PAGES = ROOT / "scripts" / "run-pages"
-PAGES = ("README.md", "README.zh.md", "docs/tutorial.md", "docs/tutorial.zh.md")
+PAGES = (
+    "README.md", "README.zh.md", "docs/tutorial.md", "docs/tutorial.zh.md",
+    "docs/pictures/terminal.svg", "docs/pictures/terminal.zh.svg",
+)  # fmt: skip
 
 
 def run_pages(*words: str) -> subprocess.CompletedProcess[str]:
@@ -30,3 +33,11 @@ def test_what_is_no_longer_printed_is_seen(tmp_path: Path) -> None:
     assert "-ropeway, version 0.0.0" in done.stdout
     assert run_pages(str(page)).returncode == 0
     assert run_pages("--check", str(page)).returncode == 0
+
+
+def test_a_line_of_a_readme_that_fails_is_seen(tmp_path: Path) -> None:
+    for name in ("page.md", "page.zh.md"):
+        (tmp_path / name).write_text("```sh\nropeway up -c none.yaml\n```\n")
+        done = run_pages("--check", str(tmp_path / name))
+        assert done.returncode == 1
+        assert "ropeway up -c none.yaml: exit code 2" in done.stderr
