@@ -210,3 +210,15 @@ def test_the_progress_line_says_how_far_and_how_long() -> None:
     assert str(progress) == (
         "12/512 done · 1 failed · 256 in flight · 1,024 tokens/s · 40.0 s left"
     )
+
+
+def test_a_spec_that_is_named_beside_a_url_gives_no_key_to_it(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MY_KEY", "of-the-service")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    (tmp_path / "my.yaml").write_text(
+        "cluster: {local: {}}\nmodel: {name: smollm2}\nserve: {api_key_env: MY_KEY}\n"
+    )
+    with running(dataclasses.replace(FAST, key="of-the-service")) as fake:
+        words = ["-c", str(tmp_path / "my.yaml"), "--url", fake.url, "-p", "hi"]
+        assert isinstance(CliRunner().invoke(chat, words).exception, EndpointError)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -284,3 +285,23 @@ def test_the_variable_named_by_key_env_is_hidden_whatever_its_name() -> None:
     error = ValueError("got 'xyzzy-1' and 'true'")
     text = bug_report(error, ["chat", "--key-env", "MINE"], {"MINE": "xyzzy-1", "KEY_ON": "true"})
     assert "got '***' and 'true'" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("init --host root@h --host root@h", "is the same as"),
+        ("init --host h:99999", "must be at most 65535, not `99999`"),
+        ("init --hosts-sample --host h", "asks no host"),
+        ("up --rehearse 2x8-910B4 --model ''", "neither a directory nor a checkpoint"),
+        ("status --rehearsal --local", "has hosts of its own"),
+        ("doctor --rehearse 2x8-910B4 --fault pull-fails", "up --rehearse --fault pull-fails"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(words: str, said: str, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(shlex.split(words)) == 2
+    error = capfd.readouterr().err
+    assert said in error
+    assert "input_value" not in error
+    assert not list(tmp_path.iterdir())

@@ -252,3 +252,12 @@ def test_a_new_reason_takes_the_place_of_the_old_one():
     assert "  # plan: cheaper\n  layout: TP2          # what we had\n" in again
     assert "faster" not in again
     assert all(line in again for line in re.findall(r"#.*|x-note: .*", SPEC))
+
+
+def test_a_spec_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch):
+    old = tmp_path / "ropeway.yaml"
+    old.write_text("name: mine\n")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    assert exit_code(["init", "--force", str(old)]) == 2
+    assert old.read_text() == "name: mine\n"
+    assert list(tmp_path.iterdir()) == [old]

@@ -163,7 +163,7 @@ def bring_up(context: StartContext, deployment: CpuReplica, screen: Screen) -> f
 
 def _model_of(text: str) -> Model:
     """Read `--model`: a checkpoint of ours by name; a path if it has a slash or is a folder."""
-    if "/" in text or Path(text).is_dir():
+    if "/" in text or (text and Path(text).is_dir()):
         return Model(path=text)
     try:
         return Model.model_validate({"name": text})

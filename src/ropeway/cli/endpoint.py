@@ -18,20 +18,22 @@ from ropeway.spec.model import DEFAULT_FILE, REQUESTS_PER_CLIENT, Spec, parse_sp
 from ropeway.spec.types import api_url
 from ropeway.spec.yaml import read_text
 
-_SPEC_FILE = "ropeway.spec_file"  # in the context's `meta`
+# Keys of the context's `meta`: the spec, and whether `--url` names a server of its own.
+_SPEC_FILE, _ELSEWHERE = "ropeway.spec_file", "ropeway.elsewhere"
 _URL = "http://127.0.0.1:8000/v1"
 _COUNT = click.IntRange(min=1)
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 class _Config(click.Option):
-    """`-c`, by default the spec of this folder; with `--url` none, or that server got its key."""
+    """`-c`, by default the spec of this folder; with `--url` none, and no key of a spec at all."""
 
     def consume_value(
         self, ctx: click.Context, opts: Mapping[str, Any]
     ) -> tuple[Any, ParameterSource]:
         value, source = super().consume_value(ctx, opts)
-        given = source is not ParameterSource.DEFAULT or opts.get("url") is not None
+        ctx.meta[_ELSEWHERE] = opts.get("url") is not None
+        given = source is not ParameterSource.DEFAULT or ctx.meta[_ELSEWHERE]
         return (
             (value, source) if given or not Path(DEFAULT_FILE).exists() else (DEFAULT_FILE, source)
         )
@@ -78,7 +80,7 @@ def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., 
         spec = parse_spec(text, str(file))
         ctx.meta[_SPEC_FILE] = SpecFile(file.name, text, spec)
         defaults: dict[str, object] = {"url": _url_of(spec)}
-        if spec.serve.api_key_env:
+        if spec.serve.api_key_env and not ctx.meta[_ELSEWHERE]:
             defaults["key_env"] = spec.serve.api_key_env
         if load:
             defaults |= spec.workload.model_dump()

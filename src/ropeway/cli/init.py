@@ -10,6 +10,7 @@ from ropeway.cli.files import writing
 from ropeway.cli.init_hosts import spec_of_hosts
 from ropeway.cli.options import lang_option, remote_host, screen_options, ssh_config_option
 from ropeway.errors import Refused
+from ropeway.hosts.local import write_whole
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen
 from ropeway.spec.model import DEFAULT_FILE, parse_spec
@@ -57,6 +58,10 @@ def init(
             phrase("`--model` is looked for on hosts, and there is no `--host`"),
             hint=phrase("for a small model on this machine: `model.name` in the sample"),
         )
+    if hosts_sample and addresses:
+        raise Refused(
+            phrase("`--hosts-sample` asks no host"), hint=phrase("leave one of the two out")
+        )
     if file.exists() and not force:
         raise _exists(file)
     option = "" if str(file) == DEFAULT_FILE else f" --config {shlex.quote(str(file))}"
@@ -81,13 +86,12 @@ def init(
 
 
 def _write(file: Path, text: str, force: bool) -> None:
-    """Create the file. Raises Refused when it exists and `force` is false, or on an error."""
+    """Write the file, whole or not at all. Raises Refused when it exists and `force` is false, or
+    on an error."""
+    if file.exists() and not force:  # while the hosts were asked
+        raise _exists(file)
     with writing(file):
-        try:
-            with file.open("w" if force else "x", encoding="utf-8") as stream:
-                stream.write(text)
-        except FileExistsError:
-            raise _exists(file) from None
+        write_whole(file, text.encode())
 
 
 def _exists(file: Path) -> Refused:

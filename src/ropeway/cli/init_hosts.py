@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from pydantic import ValidationError
+
 from ropeway.cli.call import current_call
+from ropeway.errors import Refused
 from ropeway.facts.described import cluster_of
 from ropeway.facts.gather import gather
 from ropeway.facts.host import HostFacts
@@ -20,6 +23,7 @@ from ropeway.plan.writing import edits, written
 from ropeway.report.console import Screen
 from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.editing import Edit
+from ropeway.spec.errors import fault_lines
 from ropeway.spec.model import Spec, parse_spec
 from ropeway.spec.samples import filled, with_edits
 from ropeway.units import counted
@@ -69,9 +73,13 @@ def _ask(
     """Return the facts of each host, in the order given. Raises HostError."""
     connect = current_call().connect or connected
     asked = [one for one in questions(model_path=model_path) if one.each is None]
+    try:
+        cluster = Cluster(hosts=tuple(hosts))
+    except ValidationError as error:
+        raise Refused(phrase("these hosts are no cluster"), evidence=fault_lines(error)) from None
     with (
         interruptible(),
-        connect(Cluster(hosts=tuple(hosts)), ssh_config=ssh_config) as every,
+        connect(cluster, ssh_config=ssh_config) as every,
         screen.step(phrase("ask {hosts}", hosts=counted(len(every), "host"))) as step,
     ):
         found = run_on_all_or_raise(

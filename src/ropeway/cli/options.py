@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
 from ropeway.cli.call import Call, current_call
 from ropeway.errors import Refused
@@ -18,6 +19,7 @@ from ropeway.phrases import phrase
 from ropeway.report.chinese import LANGUAGES
 from ropeway.report.console import Screen
 from ropeway.spec.cluster import RemoteHost
+from ropeway.spec.errors import fault_lines
 from ropeway.spec.model import DEFAULT_FILE
 
 config_option = click.option(
@@ -140,7 +142,7 @@ def remote_host(text: str) -> RemoteHost:
     port = int(match["port"]) if match["port"] else None
     try:
         return RemoteHost(address=match["address"], npus=1, user=match["user"], port=port)
-    except ValueError as error:
+    except ValidationError as error:
         raise Refused(
-            phrase("`{text}` is not a host", text=text), evidence=str(error).splitlines()[1:3]
+            phrase("`{text}` is not a host", text=text), evidence=fault_lines(error)
         ) from None

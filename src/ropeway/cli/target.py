@@ -130,6 +130,11 @@ def target_options(verb: Callable[..., object]) -> Callable[..., object]:
 def reached(target: Target, *, acts: bool) -> AbstractContextManager[Reached]:
     """Connect, and read the labels of the service that `Target.choose` returns. Raises Refused."""
     if target.rehearsal:
+        if target.host or target.local:
+            raise Refused(
+                phrase("`--rehearsal` has hosts of its own"),
+                hint=phrase("leave one of the two out"),
+            )
         kept = kept_rehearsal()
         return reach_by_spec(kept.connected, kept.spec, target.name, None)
     connect = current_call().connect or connected

@@ -64,6 +64,11 @@ def inject(fleet: Fleet, text: str, *, launch: bool = False) -> tuple[Fleet, Fau
     name, host_name, number = _parts(text, fleet)
     known = FAULTS | LAUNCH_FAULTS if launch else FAULTS
     if name not in known:
+        if name in LAUNCH_FAULTS:
+            raise Refused(
+                phrase("`{name}` is a fault of a start", name=name),
+                hint=f"ropeway up --rehearse --fault {text}",
+            )
         more = f"\nof a start: {', '.join(LAUNCH_FAULTS)}" if launch else ""
         checks = {fault.check: key for key, fault in known.items()}
         meant = checks.get(name, name)

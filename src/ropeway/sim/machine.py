@@ -55,7 +55,10 @@ KINDS = {
     "910B2C": Kind("910B2C", 1, 65536, 3398),
     "910B3": Kind("910B3", 1, 65536, 3382),
     "910B4": Kind("910B4", 1, 32768, 2857),
+    "910B4-1": Kind("910B4-1", 1, 65536, 3390),
     "910C": Kind("Ascend910", 2, 65536, 3200, "A3"),
+    "910C-9372": Kind("Ascend910", 2, 65536, 3200, "A3"),
+    "910C-560T": Kind("Ascend910", 2, 65536, 3200, "A3"),
 }
 
 
@@ -230,7 +233,10 @@ def kind_named(chip: str) -> Kind:
         known = ", ".join(KINDS)
         raise Refused(
             phrase("`{chip}` cannot be rehearsed", chip=name),
-            hint=phrase("chips that can: {chips}", chips=known),
+            hint=phrase(
+                "chips that can: {chips}; `--rehearse 910B4` takes the spec's hosts with that chip",
+                chips=known,
+            ),
         )
     return KINDS[name]
 

@@ -83,6 +83,24 @@ def shown(value: object) -> str:
     return _kind(value)
 
 
+def fault_lines(error: ValidationError) -> list[str]:
+    """Return every complaint about a part of a spec that came from no file."""
+    lines: list[str] = []
+    for detail in error.errors(include_url=False):
+        path = tuple(detail["loc"])
+        if detail["type"] == OUR_KIND:
+            faults: Sequence[Fault] = detail["ctx"]["faults"]
+        elif detail["type"] == "value_error":
+            faults = [Fault((), str(detail["ctx"]["error"].args[0]))]
+        else:
+            faults = [_plain_fault(detail, path)]
+        lines += [
+            phrase("`{key}` {fault}", key=dotted((*path, *fault.at)), fault=fault.text)
+            for fault in faults
+        ]
+    return lines
+
+
 def _problem(path: Path, fault: Fault, document: Document) -> Problem:
     subject = f"`{dotted(path)}`" if path else "the spec"
     return Problem(
