@@ -295,6 +295,8 @@ def test_the_variable_named_by_key_env_is_hidden_whatever_its_name() -> None:
         ("init --hosts-sample --host h", "asks no host"),
         ("up --rehearse 2x8-910B4 --model ''", "neither a directory nor a checkpoint"),
         ("status --rehearsal --local", "has hosts of its own"),
+        ("plan --model Qwen3-8B --price inf", "inf is not at most 1e+12"),
+        ("plan --model Qwen3-8B --max-ttft nan", "is not a number"),
         ("doctor --rehearse 2x8-910B4 --fault pull-fails", "up --rehearse --fault pull-fails"),
     ],
 )

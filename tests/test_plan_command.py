@@ -373,7 +373,7 @@ def test_bad_input_is_refused_with_numbers_and_a_hint(capsys, args, what, hint):
         ([*QWEN, "--hosts", "2", "--layout", "tp8xpp2+ep"], "换用其他并行布局"),
         ([*QWEN, "--context", "1000000"], "最大为 40,960"),
         ([*QWEN, "--input-tokens", "100000"], "减小 `workload.input_tokens`"),
-        ([*QWEN, "--rate", "inf"], "`rate` 为 inf：必须为大于 0 的数"),
+        ([*QWEN, "--rate", "inf"], "`--rate` 的值无效：inf 不能大于 1e+12"),
         ([*QWEN, "--graph", "half"], "未知的图模式 `half`"),
         ([*QWEN, "--clients", "4", "--rate", "4"], "不能同时使用"),
         ([*QWEN, "--write"], "此处没有配置文件"),
@@ -445,3 +445,9 @@ def test_a_local_cluster_is_planned_with_its_constants_and_claims_no_npu(capsys,
     assert load_spec(local).serve.version is None
     (local.parent / "cache" / "ropeway" / "calibration.json").write_text("{")
     assert run(capsys)[0] == 2
+
+
+def test_a_rate_of_next_to_nothing_has_a_plan(capsys):
+    code, out, _ = run(capsys, *QWEN, "--hosts", "1", "--rate", "1e-308", "--json")
+    assert code == 0
+    assert json.loads(out)["ok"]

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from ropeway.bench.load_test import LoadTest
-from ropeway.cli.options import with_options
+from ropeway.cli.options import POSITIVE, with_options
 from ropeway.endpoint.client import Endpoint, normalise_url
 from ropeway.plan.resolve import SpecFile
 from ropeway.spec.model import DEFAULT_FILE, REQUESTS_PER_CLIENT, Spec, parse_spec
@@ -22,7 +22,6 @@ from ropeway.spec.yaml import read_text
 _SPEC_FILE, _ELSEWHERE = "ropeway.spec_file", "ropeway.elsewhere"
 _URL = "http://127.0.0.1:8000/v1"
 _COUNT = click.IntRange(min=1)
-_POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 class _Config(click.Option):
@@ -103,7 +102,7 @@ def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., 
             help="Environment variable that holds the API key.",
         ),
         click.option(
-            "--timeout", type=_POSITIVE, default=timeout, show_default=True,
+            "--timeout", type=POSITIVE, default=timeout, show_default=True,
             help="How long the server may be silent in one request, in seconds.",
         ),
     ]  # fmt: skip
@@ -114,7 +113,7 @@ _LOAD_FLAGS = (
     ("--clients", _COUNT, 256, "Requests in flight: each client sends one after another."),
     ("--requests", _COUNT, None,
      f"Requests in total.  [default: {REQUESTS_PER_CLIENT} per client]"),
-    ("--rate", _POSITIVE, None,
+    ("--rate", POSITIVE, None,
      "Requests per second to send (Poisson), with at most --clients in flight."),
     ("--input-tokens", _COUNT, 128, "Length of each prompt, chat template included."),
     ("--output-tokens", _COUNT, 128, "Longest answer."),
@@ -123,7 +122,7 @@ _LOAD_FLAGS = (
     ("--warmup", click.IntRange(min=0), 4, "Requests sent first and not counted."),
     ("--ignore-eos/--no-ignore-eos", click.BOOL, True,
      "Make each answer --output-tokens long (vLLM and its relatives)."),
-    ("--time-limit time_limit_s", _POSITIVE, None, "Stop after this many seconds."),
+    ("--time-limit time_limit_s", POSITIVE, None, "Stop after this many seconds."),
 )  # fmt: skip
 
 

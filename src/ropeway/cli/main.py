@@ -77,6 +77,7 @@ _SAID = tuple(
         (r"(?P<value>.+) is not a valid float( range)?", "{value} is not a number"),
         (r"(?P<value>.+) is not in the range x>=(?P<least>\S+)", "{value} is not at least {least}"),
         (r"(?P<value>.+) is not in the range x>(?P<least>\S+)", "{value} is not more than {least}"),
+        (r"(?P<value>.+) is not in the range x<=(?P<most>\S+)", "{value} is not at most {most}"),
         (r"(?P<value>.+) is not in the range (?P<least>\S+)<=x<=(?P<most>\S+)",
          "{value} is not between {least} and {most}"),
         (r"(?P<value>`.*`) is not one of (?P<known>`.+)", "{value} is not one of {known}"),

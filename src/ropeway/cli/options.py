@@ -4,6 +4,7 @@ Each is a decorator, to be placed below `@click.command()`.
 """
 
 import functools
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -129,6 +130,30 @@ def with_options(
 
 
 _TARGET = re.compile(r"(?:(?P<user>[^@\s]+)@)?(?P<address>[^@\s]+?)(?::(?P<port>\d{1,5}))?")
+
+
+_MOST = 1e12
+
+
+class _Positive(click.FloatRange):
+    """A number above 0 that one can compute with: neither inf nor nan."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(
+        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """See click.ParamType.convert."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a valid float.", param, ctx)
+        if number > _MOST:
+            self.fail(f"{value} is not in the range x<={_MOST:g}.", param, ctx)
+        return number
+
+
+POSITIVE = _Positive()
 
 
 def remote_host(text: str) -> RemoteHost:

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.completion import one_of
 from ropeway.cli.files import write_page
-from ropeway.cli.options import config_option, lang_option, passed_as, screen_options
+from ropeway.cli.options import POSITIVE, config_option, lang_option, passed_as, screen_options
 from ropeway.errors import Exit, Refused, SpecError
 from ropeway.hardware import CHIPS
 from ropeway.hosts.local import replace_file
@@ -34,7 +34,6 @@ from ropeway.suggest import did_you_mean
 
 _LARGEST_HOST = 1024  # of spec.cluster.RemoteHost
 _MOST_HOSTS = 65_536
-_POSITIVE = click.FloatRange(0, min_open=True)
 
 _OPTIONS = (
     click.option(
@@ -52,7 +51,7 @@ _OPTIONS = (
     click.option("--layout", metavar="LAYOUT", help="Consider only this one: `TP8xPP2+EP`."),
     click.option("--context", type=click.IntRange(1), help="Tokens of prompt and answer together."),
     click.option("--clients", type=click.IntRange(1), help="Number of requests in flight."),
-    click.option("--rate", type=_POSITIVE, help="Or: requests per second."),
+    click.option("--rate", type=POSITIVE, help="Or: requests per second."),
     click.option("--input-tokens", type=click.IntRange(1), help="Tokens of each prompt."),
     click.option("--output-tokens", type=click.IntRange(1), help="Tokens of each answer."),
     click.option(
@@ -62,9 +61,9 @@ _OPTIONS = (
         show_default=True,
         help="What to optimise.",
     ),
-    click.option("--max-tpot", type=_POSITIVE, metavar="MS", help="Longest time per output token."),
-    click.option("--max-ttft", type=_POSITIVE, metavar="MS", help="Longest time to first token."),
-    click.option("--price", type=_POSITIVE, help="Price of one host for an hour."),
+    click.option("--max-tpot", type=POSITIVE, metavar="MS", help="Longest time per output token."),
+    click.option("--max-ttft", type=POSITIVE, metavar="MS", help="Longest time to first token."),
+    click.option("--price", type=POSITIVE, help="Price of one host for an hour."),
     click.option("--currency", metavar="NAME", help="Currency of the price."),
     click.option("--prompts", type=click.IntRange(1), help="Size of a job: shows hours and price."),
 )  # fmt: skip

@@ -6,7 +6,7 @@ beyond it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import exp, log
+from math import exp, expm1, log
 
 from ropeway.phrases import Phrase, joined, phrase
 from ropeway.plan.correction import Case, Correction, correction
@@ -184,7 +184,7 @@ def _open(question: Question) -> Flow:
         stay = cycle.seconds * factor
         # The mean over time; the mean over steps, each of at least one sequence, is larger.
         mean = min(_mean_running(load, rate, stay), 10.0 * most)
-        target = mean / (1 - exp(-mean)) if mean < 30 else mean
+        target = mean / -expm1(-mean) if 1e-9 < mean < 30 else max(mean, 1.0)
         if abs(target - running) < 0.01 * running:
             break
         if target > running:
