@@ -89,6 +89,14 @@ def test_a_model_on_this_machine_is_taken_with_its_quantisation(tmp_path):
     assert found.assumed[0] == f"the hosts have the same model as this machine in {tmp_path}"
 
 
+def test_a_container_engine_that_is_down_is_told_with_what_doctor_says_of_it(cluster: Make):  # noqa: F811
+    two = cluster(fleet_with("docker-down"))
+    assert two.run("up") == 1
+    assert "`docker` does not answer\n  at host2" in two.error
+    assert "or start it:\n      systemctl start docker\n" in two.error
+    assert "--name ropeway-rehearsal-0-1" in dry_run(two), "it is not needed to show the script"
+
+
 def test_warnings_of_the_checks_are_listed_and_stop_nothing(cluster: Make):  # noqa: F811
     two = cluster(fleet_with("few-files:host2", "hot:host1"))
     notes = two.json("up")["notes"]

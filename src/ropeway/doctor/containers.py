@@ -7,23 +7,15 @@ from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.finding import Location
 from ropeway.doctor.rule import Check, Gap, Hit, outlier_hits, same_on_hosts
 from ropeway.doctor.versions import image_of
-from ropeway.facts.containers import ENGINE, IMAGES
+from ropeway.facts.containers import ENGINE, IMAGES, fix_of_engine
 from ropeway.facts.host import Docker
 from ropeway.phrases import phrase
 
 
 def _unusable(cluster: Cluster) -> Iterator[Hit]:
     command = cluster.requirements.runtime
-    values: dict[str, str] = {
-        "engine": command,
-        "fix": phrase("install {program}", program=command),
-    }
-    if command == "docker":
-        fix = phrase(
-            "install Docker, add the user to the group `docker`, or start it:\n"
-            "$ systemctl start docker"
-        )
-        values = {"engine": "Docker", "fix": fix}
+    name = "Docker" if command == "docker" else command
+    values = {"engine": name, "fix": fix_of_engine(command)}
     for host in cluster.hosts:
         if host.docker is not None and host.docker.problem is not None:
             yield Hit((Location(host.name),), host.docker.problem, values)

@@ -12,6 +12,7 @@ from ropeway.facts.host import Container, Image
 from ropeway.facts.linux.limits import parse_disks
 from ropeway.facts.question import Parsed, Question, shell
 from ropeway.facts.text import at, items_at, json_values, text_at
+from ropeway.phrases import phrase
 
 # A daemon that is away or hangs takes the whole limit, and is asked nothing else.
 _LIMIT = 30
@@ -57,6 +58,16 @@ ENGINE = Question(
     parse_engine,
     limit=_LIMIT,
 )
+
+
+def fix_of_engine(command: str) -> str:
+    """Return what to do about an engine that does not answer."""
+    if command == "docker":
+        return phrase(
+            "install Docker, add the user to the group `docker`, or start it:\n"
+            "$ systemctl start docker"
+        )
+    return phrase("install {program}", program=command)
 
 
 # The disk where images and containers lie. Each engine names its root by a field of its own, and

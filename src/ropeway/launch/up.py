@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Protocol
 
 from ropeway.errors import HostError, Refused
+from ropeway.facts.containers import fix_of_engine
 from ropeway.facts.gather import Answers, ask, facts_from
 from ropeway.facts.host import HostFacts
 from ropeway.facts.question import Parsed, Question
@@ -272,11 +273,14 @@ def _ask(
     own = next((answer for answer in answers if answer.key == _OWN_CONTAINERS), None)
     if own is not None and own.exit_code == 0:
         return facts, read_containers(own.text, host.name)
-    if not may_fail:
-        evidence = tuple(own.text.strip().splitlines()[-3:]) if own else ()
-        what = phrase("`{command}` does not answer", command=runtime)
-    raise HostError(what, where=host.name, evidence=evidence)
-    return facts, ()
+    if may_fail:
+        return facts, ()
+    raise HostError(
+        phrase("`{command}` does not answer", command=runtime),
+        where=host.name,
+        evidence=tuple(own.text.strip().splitlines()[-3:]) if own else (),
+        hint=fix_of_engine(runtime),
+    )
 
 
 def _fetching(preparation: Preparation, draft: Service) -> frozenset[str]:

@@ -241,7 +241,8 @@ def _hint(text: str, width: int | None, language: str) -> Text:
     indent = cell_len(label)
     given = printable(text).splitlines() or [""]
     first, *rest = (
-        line if _COMMAND.search(line) else fill(line, width, indent, indent) for line in given
+        line.removeprefix("$ ") if _COMMAND.search(line) else fill(line, width, indent, indent)
+        for line in given
     )
     lines = [Text.assemble((label, "bold cyan"), with_literals(first))]
     lines += [Text.assemble(" " * indent, with_literals(line)) for line in rest]
