@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from fake_endpoint import Behaviour, running
 
 from json_documents import read_document
+from ports import free_port
 from ropeway.bench.run import Progress
 from ropeway.cli.bench import bench
 from ropeway.cli.chat import chat
@@ -92,6 +93,26 @@ def test_the_spec_of_this_folder_is_read_and_its_key_goes_to_no_other_server(
         refused = CliRunner().invoke(chat, ["--url", fake.url, "-p", "hi"])
     assert isinstance(refused.exception, EndpointError)
     assert "OPENAI_API_KEY" in (refused.exception.hint or "")
+
+
+@pytest.mark.parametrize("verb", [("chat", "-p", "hi"), ("bench", *SMALL)])
+def test_a_service_on_the_loopback_of_a_host_is_told_with_the_way_there(
+    verb: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    port = free_port()
+    (tmp_path / "ropeway.yaml").write_text(
+        f"serve: {{port: {port}}}\nmodel: {{path: /data/m}}\n"
+        "cluster: {hosts: [{address: 192.168.0.1, npus: 8, user: me, port: 2222}]}\n"
+    )
+    assert exit_code(verb) == 1
+    told = capsys.readouterr().err
+    assert "no server answers: connection refused" in told
+    assert f"ssh -l me -p 2222 192.168.0.1 -N -L {port}:127.0.0.1:{port}\n" in told
+    assert "or set `serve.address`" in told
+    assert exit_code([*verb, "--url", f"http://127.0.0.1:{port}"]) == 1
+    assert "ssh" not in capsys.readouterr().err, "another server, of which nothing is known"
 
 
 @pytest.mark.parametrize(("layout", "predicted"), [("layout: TP4", True), ("layout: TP1", False)])

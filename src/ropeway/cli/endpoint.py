@@ -13,9 +13,11 @@ from click.core import ParameterSource
 from ropeway.bench.load_test import LoadTest
 from ropeway.cli.options import POSITIVE, with_options
 from ropeway.endpoint.client import Endpoint, normalise_url
+from ropeway.hosts.connect import ssh_hosts
+from ropeway.phrases import phrase
 from ropeway.plan.resolve import SpecFile
 from ropeway.spec.model import DEFAULT_FILE, REQUESTS_PER_CLIENT, Spec, parse_spec
-from ropeway.spec.types import api_url
+from ropeway.spec.types import api_url, bracketed, is_loopback
 from ropeway.spec.yaml import read_text
 
 # Keys of the context's `meta`: the spec, and whether `--url` names a server of its own.
@@ -45,6 +47,20 @@ def _url_of(spec: Spec) -> str:
     return api_url(hosts[0].address, serve.port) if hosts and everywhere else serve.url
 
 
+def _way_to(spec: Spec) -> str:
+    """Return how this machine reaches a service that listens on the loopback of its host, if so."""
+    port, address = spec.serve.port, spec.serve.address
+    if spec.cluster.is_local or not is_loopback(address):
+        return ""
+    head = ssh_hosts(spec.cluster, "")[0]
+    return phrase(
+        "the service listens on the loopback of {host} alone; from here:\n{command}\n"
+        "or set `serve.address` to one that other machines reach",
+        host=head.name,
+        command=f"{head.by_hand} -N -L {port}:{bracketed(address)}:{port}",
+    )
+
+
 def spec_file() -> SpecFile | None:
     """Return the spec that the running verb has its defaults from. Only inside a verb."""
     file: SpecFile | None = click.get_current_context().meta.get(_SPEC_FILE)
@@ -64,7 +80,9 @@ def endpoint_options(
         @functools.wraps(verb)
         def connected(*, url: str, key_env: str, timeout: float, **rest: object) -> object:
             key = os.environ.get(key_env) or None
-            return verb(endpoint=Endpoint(normalise_url(url), key, key_env, timeout), **rest)
+            file = spec_file()
+            way = _way_to(file.spec) if file and url == _url_of(file.spec) else ""
+            return verb(endpoint=Endpoint(normalise_url(url), key, key_env, timeout, way), **rest)
 
         return with_options(connected, _options(timeout, load=load))
 

@@ -19,7 +19,7 @@ import aiohttp
 
 from ropeway.endpoint.stream import Clock, Delta, SseParser, Stopwatch, Timing
 from ropeway.errors import EndpointError, Refused
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.suggest import nearest
 
 Message = Mapping[str, Any]
@@ -81,6 +81,8 @@ class Endpoint:
     """The environment variable the key came from, to be named when the key is refused."""
     timeout_s: float = 300.0
     """The longest wait for the next piece of a stream, the first one included."""
+    way_there: str = ""
+    """What opens a way to an address that is not reached from everywhere."""
 
 
 @dataclass(frozen=True)
@@ -414,7 +416,7 @@ def _explain(error: Exception, endpoint: Endpoint, watch: Stopwatch) -> RequestF
             phrase("the TLS handshake failed: {error}", error=error), where=url, hint=hint
         )
     if isinstance(error, aiohttp.ClientConnectorError):
-        return _cannot_connect(error, url)
+        return _cannot_connect(error, endpoint)
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
         return _not_openai(endpoint, "does not answer in HTTP")
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
@@ -422,7 +424,8 @@ def _explain(error: Exception, endpoint: Endpoint, watch: Stopwatch) -> RequestF
     return _broke(endpoint, watch, str(error) or type(error).__name__)
 
 
-def _cannot_connect(error: aiohttp.ClientConnectorError, url: str) -> RequestFailed:
+def _cannot_connect(error: aiohttp.ClientConnectorError, endpoint: Endpoint) -> RequestFailed:
+    url = endpoint.url
     # asyncio puts words of its own into `strerror`.
     number = error.os_error.errno
     reason = os.strerror(number) if number else str(error.os_error)
@@ -434,7 +437,16 @@ def _cannot_connect(error: aiohttp.ClientConnectorError, url: str) -> RequestFai
     return ServerAway(
         phrase("no server answers: {reason}", reason=reason.lower()),
         where=url,
-        hint="check the URL, or see what is running with `ropeway status`",
+        hint=joined(
+            filter(
+                None,
+                (
+                    endpoint.way_there,
+                    phrase("check the URL, or see what is running with `ropeway status`"),
+                ),
+            ),
+            "\n",
+        ),
     )
 
 
