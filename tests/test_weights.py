@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from children import FILE_NAME
+from ropeway.cli.main import exit_code
 from ropeway.errors import HostError, Refused
 from ropeway.facts.host import HostFacts, ModelFiles, Nic
 from ropeway.hosts.base import Command, shell_line
@@ -453,3 +454,20 @@ def test_a_dry_run_has_every_transfer_and_says_how_long_it_takes():
     assert 1 <= forecast(plan) <= 2
     there = replace(receivers[0], files=MODEL)
     assert forecast(plan_push(plan.source, [there])) == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("path: /", "`/` cannot be a model's directory"),
+        ("name: smollm2", "the spec has no `model.path`"),
+    ],
+)
+def test_the_directory_is_the_specs_unless_one_is_named(
+    model: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hosts = "cluster: {hosts: [{address: 192.168.0.1, npus: 8}]}"
+    Path("ropeway.yaml").write_text(f"model: {{{model}}}\n{hosts}\n", encoding="utf-8")
+    assert exit_code(["model", "push"]) == 2
+    assert said in capsys.readouterr().err

@@ -30,7 +30,7 @@ _NOT_SENT: dict[str, object] = {
 
 
 @click.command(name="push")
-@click.argument("path", metavar="DIR")
+@click.argument("path", metavar="[DIR]", required=False)
 @click.option("--from", "source", metavar="HOST|here", help="Who has it; `here` is this machine.")
 @click.option("--to", metavar="DIR", help="Its directory on the hosts, when it comes from here.")
 @config_option
@@ -41,7 +41,7 @@ _NOT_SENT: dict[str, object] = {
 def push_(
     ctx: click.Context,
     *,
-    path: str,
+    path: str | None,
     source: str | None,
     to: str | None,
     config: Path,
@@ -51,21 +51,30 @@ def push_(
 ) -> None:
     """Copy the model in the directory DIR to every host of the spec.
 
-    The source is the first host with a complete copy, or else this machine. The hosts pass the
-    files on to each other, so that all copies together take about as long as one, and every file's
-    sha256 is compared with the source's. What a host has already is not sent again: after Ctrl-C, a
-    lost connection or a failed host the same command continues where it stopped.
+    Without DIR it is the spec's `model.path`. The source is the first host with a complete copy, or
+    else this machine. The hosts pass the files on to each other, so that all copies together take
+    about as long as one, and every file's sha256 is compared with the source's. What a host has
+    already is not sent again: after Ctrl-C, a lost connection or a failed host the same command
+    continues where it stopped.
 
     Exit code 0: every host has it. 1: some hosts do not; the others do.
 
     \b
     Example:
+      ropeway model push
       ropeway model push /data/models/Qwen3-32B
       ropeway model push ~/Qwen3-32B --from here --to /data/models/Qwen3-32B
       ropeway model push /data/models/Qwen3-32B --dry-run
     """
-    cluster = read_spec(config, without=None).cluster
-    here, root = folders(path, source, to)
+    spec = read_spec(config, without=None)
+    cluster, directory = spec.cluster, path or spec.model.path
+    if directory is None:
+        raise Refused(
+            phrase("which directory to copy is not said: the spec has no `model.path`"),
+            where=str(config),
+            hint="ropeway model push /data/…",
+        )
+    here, root = folders(directory, source, to)
     with interruptible(), connected(cluster, ssh_config=ssh_config) as hosts:
         if cluster.hosts is None:
             raise Refused(
