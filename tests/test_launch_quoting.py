@@ -130,7 +130,8 @@ def test_without_a_host_the_script_says_how_and_runs_nothing(bench):
         assert (found.returncode, found.stdout, bench.heard("docker")) == (2, "", [])
         for host in rollout.containers_by_host:
             assert f"\n  bash commands.sh {host}\n" in found.stderr
-    assert "the same value on every host of: KEY" in found.stderr
+    told = [line for line in found.stderr.splitlines() if "export" in line]
+    assert told == ["export first, with the same value on every host: KEY"], "once"
 
 
 def test_a_command_that_fails_ends_the_script(bench):

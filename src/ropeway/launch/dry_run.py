@@ -86,11 +86,7 @@ def _usage(rollout: Rollout) -> str:
     lines = [
         "this script has a part for each host; copy it there, and run its part:",
         *(f"  bash commands.sh {shlex.quote(site.name)}" for site in service.sites),
-        *(
-            [f"export these before, with the same value on every host: {variables}"]
-            * bool(variables)
-        ),
-        *((f"before, export the same value on every host of: {variables}",) if variables else ()),
+        *([f"export first, with the same value on every host: {variables}"] if variables else ()),
         "the service is up when the head's log says `ropeway: the first token is there`:",
         *(
             f"  {shlex.join(docker.logs_argv(command, head.name, follow=True))}   # on {head.host}"
