@@ -167,6 +167,13 @@ def test_each_host_gets_only_its_npus_and_the_paths_that_are_there():
     assert "--cap-drop=NET_RAW" in argv
 
 
+def test_an_address_that_is_the_hosts_name_proves_nothing():
+    text = SPEC.replace("192.168.0.147", "127.0.0.2").replace("192.168.0.35", "127.0.0.3")
+    with pytest.raises(Refused, match="other hosts cannot reach") as caught:
+        service_of(parse_spec(f'{text}  version: "0.18.0"\n  layout: TP8xPP2\n', "spec"))
+    assert caught.value.evidence == ()
+
+
 def test_replicas_share_one_endpoint_and_need_a_key_between_hosts():
     with pytest.raises(Refused, match="without a key"):
         service_of(spec_of(layout="TP8", replicas=2))

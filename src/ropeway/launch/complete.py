@@ -345,6 +345,6 @@ def _check_addresses(replicas: Sequence[AscendReplica], router: Router | None) -
                 hosts=", ".join(isolated),
             ),
             where="cluster.hosts",
-            evidence=tuple(f"{name}: {names[name]}" for name in isolated),
+            evidence=tuple(f"{name}: {names[name]}" for name in isolated if name != names[name]),
             hint=phrase("name the interface between the hosts: `nic: …` below `cluster`"),
         )
