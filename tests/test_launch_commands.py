@@ -167,6 +167,19 @@ def test_each_host_gets_only_its_npus_and_the_paths_that_are_there():
     assert "--cap-drop=NET_RAW" in argv
 
 
+@pytest.mark.parametrize(
+    ("layout", "replicas", "note"),
+    [
+        ("TP8", 1, "NPUs in use: 8 of 16 (TP8); idle: 192.168.0.35"),
+        ("TP4", 3, "NPUs in use: 12 of 16 (3 replicas of TP4); idle: 4 NPUs on 192.168.0.35"),
+        ("TP8xPP2", 1, None),
+    ],
+)
+def test_npus_that_no_engine_uses_are_noted(layout: str, replicas: int, note: str | None):
+    service = service_of(spec_of(layout=layout, replicas=replicas, api_key_env="KEY"))
+    assert [one for one in service.notes if "idle" in one] == ([note] if note else [])
+
+
 def test_an_address_that_is_the_hosts_name_proves_nothing():
     text = SPEC.replace("192.168.0.147", "127.0.0.2").replace("192.168.0.35", "127.0.0.3")
     with pytest.raises(Refused, match="other hosts cannot reach") as caught:

@@ -1,5 +1,6 @@
 """From a spec and what is known of its hosts to a complete Service, or a refusal. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
@@ -26,7 +27,7 @@ from ropeway.launch.lock import ROOTS_FOLDER
 from ropeway.launch.rollout import Router, Service, Site, container_name
 from ropeway.launch.served_model import ServedModel
 from ropeway.models.shape import ModelShape
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.spec.cluster import RemoteHost
 from ropeway.spec.model import Layout, Spec
 from ropeway.spec.types import bracketed, is_loopback
@@ -152,6 +153,7 @@ def complete(spec: Spec, names: Sequence[str], inputs: Inputs) -> Service:
         notes=(
             *dict.fromkeys(replicas[0].notes(inputs.model.shape)),
             *_context_notes(spec, inputs.model.shape),
+            *_idle_notes(serve.layout.times(serve.replicas), [site.node for site in sites], placed),
             *later,
         ),
     )
@@ -165,6 +167,32 @@ def _context_notes(spec: Spec, shape: ModelShape) -> tuple[str, ...]:
         phrase(
             "`serve.context` is not set, so the engine takes the model's: {tokens:,} tokens",
             tokens=shape.max_positions,
+        ),
+    )
+
+
+def _idle_notes(
+    engines: str, hosts: Sequence[Node], placed: Sequence[Sequence[Node]]
+) -> tuple[str, ...]:
+    """Say which NPUs of the spec no engine uses."""
+    used = Counter[str]()
+    for node in (node for nodes in placed for node in nodes):
+        used[node.name] += len(node.devices)
+    left = {node.name: len(node.devices) - used[node.name] for node in hosts}
+    if not any(left.values()):
+        return ()
+    idle = [
+        phrase("{npus} on {host}", npus=counted(npus, "NPU"), host=host) if used[host] else host
+        for host, npus in left.items()
+        if npus
+    ]
+    return (
+        phrase(
+            "NPUs in use: {n} of {total} ({engines}); idle: {idle}",
+            n=used.total(),
+            total=used.total() + sum(left.values()),
+            engines=engines,
+            idle=joined(idle, ", "),
         ),
     )
 
