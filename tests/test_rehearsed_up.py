@@ -1,6 +1,7 @@
 """The whole of `up` and the verbs after it, on virtual hosts: what is done, told and kept."""
 
 import json
+import re
 import threading
 import zipfile
 from collections import Counter
@@ -41,7 +42,10 @@ def test_up_status_logs_exec_restart_down(cluster: Make):  # noqa: F811
 
     assert two.run("exec", "npu-smi", "info", "-l") == 0
     assert "Total Count" in two.out
+    assert "host1 head" not in two.err
     assert two.run("exec", "--all", "no-such-program") == 1
+    assert two.run("exec", "no-such-program") == 1
+    assert re.search(r"^host1 head → exit \d+$", two.err, re.MULTILINE)
     before = two.containers()
     assert two.json("up")["start_s"] is None, "nothing differs"
     assert two.containers() == before

@@ -45,7 +45,7 @@ def exec(
             raise service.nothing_runs()
         results = run_in_containers(service, containers, command)
     for container, result in results:
-        if len(results) > 1:
+        if len(results) > 1 or not result.ok:
             code = f" → exit {result.exit_code}" if result.exit_code else ""
             screen.say(f"{container.source}{code}")
         screen.write(result.stdout)
