@@ -362,6 +362,16 @@ def test_a_bundle_has_everything_but_secrets(guarded: Cluster):
     assert "model" in seen["passed"] and "network" not in seen["passed"]
 
 
+@pytest.mark.parametrize("verb", [("exec", "ls"), ("restart",), ("bundle",)])
+def test_in_a_folder_without_a_spec_that_is_what_is_said(verb: tuple[str, ...], cluster: Make):  # noqa: F811
+    two = cluster()
+    assert two.run(*verb, spec=False) == 2
+    assert "there is no `ropeway.yaml` here" in two.error
+    assert "--host root@" in two.error
+    assert two.run(*verb[:1], "--local", *verb[1:], spec=False) == 2
+    assert "is for services on real hosts" in two.error
+
+
 @pytest.mark.parametrize("size", ["1x8-910B4", "2x16-910C", "5x4-910B2"])
 def test_every_fleet_has_a_service_of_its_own(size: str, cluster: Make):  # noqa: F811
     fleet = fleet_with(size=size)

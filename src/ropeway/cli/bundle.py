@@ -38,8 +38,8 @@ def bundle(*, target: Target, output: Path | None, screen: Screen) -> None:
     Example:
       ropeway bundle -o for-support.zip
     """
-    if not target.is_remote:
-        raise Refused("bundle is for services on real hosts", hint="here everything is in `runs/`")
+    here = "here everything is in `runs/`"
+    target.check_remote(Refused("bundle is for services on real hosts", hint=here))
     if output is not None and output.exists():
         raise Refused("the file exists", where=str(output), hint="name another one")
     with (

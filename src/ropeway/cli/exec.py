@@ -35,8 +35,7 @@ def exec(
       ropeway exec npu-smi info
       ropeway exec --all -- pip list
     """
-    if not target.is_remote:
-        raise Refused("exec is for services on real hosts, which have containers")
+    target.check_remote(Refused("exec is for services on real hosts, which have containers"))
     with reached(target, acts=True) as service:
         running = [each for each in service.containers if each.state == "running"]
         heads = [each for each in running if each.role == HEAD]

@@ -27,9 +27,8 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
     Example:
       ropeway restart --replica 1
     """
-    if not target.is_remote:
-        here = "here: `ropeway down`, then `ropeway up`"
-        raise Refused("restart is for services on real hosts", hint=here)
+    here = "here: `ropeway down`, then `ropeway up`"
+    target.check_remote(Refused("restart is for services on real hosts", hint=here))
     author, clock = current_author(), current_call().clock or SYSTEM_CLOCK
     with (
         interruptible(),

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from ropeway.cli.bringup import read_spec
 from ropeway.cli.call import current_call
 from ropeway.cli.completion import one_of
 from ropeway.cli.options import config_option, passed_as, remote_host, ssh_config_option
@@ -29,6 +30,8 @@ from ropeway.launch.running import reach_by_host, reach_by_spec
 from ropeway.phrases import phrase
 from ropeway.spec.model import DEFAULT_FILE, Spec, load_spec, local_spec
 from ropeway.units import counted
+
+_HOST = "name a host of the service: `--host root@192.168.0.147`"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,12 @@ class Target:
     @property
     def is_remote(self) -> bool:
         return self.rehearsal or self.host is not None or self.spec is not None
+
+    def check_remote(self, refusal: Refused) -> None:
+        """Raise Refused unless it is on hosts: `refusal`, or that there is no spec."""
+        if not self.is_remote:
+            read_spec(self.config, local=self.local, without=_HOST)
+            raise refusal
 
     def choose(self, running: Sequence[str], *, acts: bool) -> str | None:
         """Return which service is meant; None when none is named and nothing runs.
