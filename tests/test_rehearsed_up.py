@@ -362,6 +362,17 @@ def test_a_bundle_has_everything_but_secrets(guarded: Cluster):
     assert "model" in seen["passed"] and "network" not in seen["passed"]
 
 
+@pytest.mark.parametrize("silent", [("host2",), ("host1", "host2")])
+def test_a_bundle_without_some_hosts_is_written_and_says_so(silent, cluster: Make):  # noqa: F811
+    two = cluster(fleet_with(*(f"host-down:{host}" for host in silent)))
+    assert two.run("bundle", "-o", "help.zip") == 1
+    assert f"{2 - len(silent)} of 2 hosts answered" in two.err
+    for host in silent:
+        assert f"warning: {host}: " in two.err
+    with zipfile.ZipFile(two.folder / "help.zip") as archive:
+        assert {f"facts/{host}.error.txt" for host in silent} <= set(archive.namelist())
+
+
 @pytest.mark.parametrize("verb", [("exec", "ls"), ("restart",), ("bundle",)])
 def test_in_a_folder_without_a_spec_that_is_what_is_said(verb: tuple[str, ...], cluster: Make):  # noqa: F811
     two = cluster()

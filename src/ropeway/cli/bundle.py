@@ -13,10 +13,12 @@ from ropeway.cli.bug_report import package_versions
 from ropeway.cli.files import writing
 from ropeway.cli.options import screen_options
 from ropeway.cli.target import Target, reached, target_options
-from ropeway.errors import Refused
+from ropeway.errors import Exit, Refused
+from ropeway.facts.bundle import ERROR, member_of
 from ropeway.facts.redaction import redact
 from ropeway.hosts.local import write_whole
 from ropeway.launch.bundle import bundle_parts, secret_names
+from ropeway.phrases import phrase
 from ropeway.report.console import Screen
 from ropeway.units import counted
 
@@ -28,11 +30,14 @@ from ropeway.units import counted
     help="The file to write.  [default: ropeway-bundle-NAME-TIME.zip]",
 )  # fmt: skip
 @screen_options
-def bundle(*, target: Target, output: Path | None, screen: Screen) -> None:
+@click.pass_context
+def bundle(ctx: click.Context, *, target: Target, output: Path | None, screen: Screen) -> None:
     """Collect spec, facts, logs and versions of a service into one file, without secrets.
 
     Look through it before you hand it on: prompts may be in logs. `ropeway doctor --bundle FILE`
     examines the hosts from it.
+
+    Exit code 0: every host answered. 1: some did not; the file has what the others say.
 
     \b
     Example:
@@ -49,15 +54,22 @@ def bundle(*, target: Target, output: Path | None, screen: Screen) -> None:
         name = service.name or "nothing"
         path = output or Path(f"ropeway-bundle-{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip")
         versions = ("versions.txt", "\n".join(package_versions()))
-        parts = [versions, *bundle_parts(service)]
+        parts = dict((versions, *bundle_parts(service)))
         named = secret_names(service)
-        step.ok(f"{len(parts)} files")
+        silent = [host for host in service.hosts if member_of(host) not in parts]
+        hosts = counted(len(service.hosts), "host")
+        answered = phrase(
+            "{n} of {hosts} answered", n=len(service.hosts) - len(silent), hosts=hosts
+        )
+        (step.fail if silent else step.ok)(answered)
+    for host in silent:
+        screen.warn(f"{host}: {parts[member_of(host, ERROR)]}")
     content = BytesIO()
     with zipfile.ZipFile(content, "x", zipfile.ZIP_DEFLATED) as archive:
-        for part, text in parts:
+        for part, text in parts.items():
             archive.writestr(part, redact(text, sys.argv[1:], os.environ, named))
     with writing(path):
         write_whole(path, content.getvalue())
     screen.answer(f"wrote {path}; look through it before you hand it on")
-    files = [part for part, _ in parts]
-    screen.result({"name": service.name, "file": str(path), "files": files})
+    screen.result({"name": service.name, "file": str(path), "files": list(parts)})
+    ctx.exit(Exit.NO if silent else Exit.OK)
