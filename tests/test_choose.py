@@ -216,7 +216,9 @@ def test_for_cost_hosts_count():
     rate = chosen.forecast.output_tokens_per_s
     assert chosen.cost.per_hour == 20.0 * chosen.hosts
     assert chosen.cost.per_million_tokens == pytest.approx(20.0 * chosen.hosts / 3600 / rate * 1e6)
-    assert chosen.cost.job_hours == pytest.approx(256e6 / rate / 3600)
+    job_s = plan.request.job_s(chosen.forecast)
+    assert job_s == pytest.approx(256e6 / rate)
+    assert chosen.cost.job_price == pytest.approx(job_s / 3600 * chosen.cost.per_hour)
     assert "the cheapest of" in value(plan, "serve.layout")[1]
     unpriced = choose(request(objective="cost"))
     assert unpriced.chosen.layout == chosen.layout

@@ -45,7 +45,7 @@ def forecast(tokens_per_s, tpot_s, **changes):
 def candidate(name, tokens_per_s, tpot_s, *, on_front=False, **changes):
     layout = Layout.parse(name)
     hosts = -(-layout.npus // 8)
-    cost = Cost("CNY", 60.0 * hosts, 60 * hosts / 3600 / tokens_per_s * 1e6, 12.5, 750.0 * hosts)
+    cost = Cost("CNY", 60.0 * hosts, 60 * hosts / 3600 / tokens_per_s * 1e6, 750.0 * hosts)
     made = Candidate(
         layout, hosts, layout.npus, 0.9, 256, on_front, forecast(tokens_per_s, tpot_s), MEMORY, cost
     )
@@ -97,13 +97,23 @@ def test_the_answer_comes_first_with_its_interval_the_bottleneck_and_the_price()
         "per token    80.0 ms   80% interval: 64.0 ms to 100 ms",
         "first token  1.25 s",
         "cost         10.8 CNY per million output tokens, 120 CNY an hour",
-        "job          1,000,000 prompts: 12 h 30 min, 1,500 CNY",
+        "job          1,000,000 prompts: 22 h 56 min, 1,500 CNY",
         "bottleneck   host work, 81 of 102 ms a step",
         "advice       turn the graph on",
         "settings     context 4,096 (spec)",
     ]
     whole = lines(plan_text(PLAN, verbose=True))
     assert "one step     102 ms: host work 80.5, all-reduce 12.0, reading weights 9.5" in whole
+
+
+def test_a_job_has_hours_without_a_price():
+    """1,000,000 answers of 256 tokens at 3,100 tokens/s."""
+    free = replace(CANDIDATES[0], cost=None)
+    plan = replace(PLAN, chosen=free, candidates=(free,))
+    assert "job          1,000,000 prompts: 22 h 56 min" in lines(plan_text(plan))
+    page = Page(render_html(plan, when="2026-08-01"))
+    assert "1,000,000 条提示词的任务22 h 56 min" in page.chinese
+    assert plan_json(plan)["chosen"]["job_s"] == pytest.approx(256e6 / 3100)
 
 
 def test_the_first_screen_has_the_choice_and_says_where_the_rest_is():

@@ -80,6 +80,12 @@ class PlanRequest:
             return forecast.ttft_s + forecast.tpot_s * max(0, self.load.output_tokens - 1)
         return 1 / output
 
+    def job_s(self, forecast: Forecast) -> float | None:
+        """Return the seconds that the whole job takes; None where there is none."""
+        if self.job_prompts is None:
+            return None
+        return self.job_prompts / max(forecast.requests_per_s, 1e-9)
+
 
 @dataclass(frozen=True)
 class Candidate:

@@ -325,30 +325,25 @@ def _ranged(value: str, ends: Sequence[str], say: Say) -> Text:
 
 
 def _money(plan: Plan, chosen: Candidate) -> Iterable[tuple[str, str]]:
-    cost = chosen.cost
-    if not cost:
-        return
-    unit = one_line(cost.currency)
-    yield (
-        phrase("cost"),
-        phrase(
-            "{million} {unit} per million output tokens, {hour} {unit} an hour",
-            million=price(cost.per_million_tokens),
-            hour=price(cost.per_hour),
-            unit=unit,
-        ),
-    )
-    if cost.job_hours is not None and cost.job_price is not None and plan.request.job_prompts:
+    cost, job_s = chosen.cost, plan.request.job_s(chosen.forecast)
+    unit = one_line(cost.currency) if cost else ""
+    if cost:
         yield (
-            phrase("job"),
+            phrase("cost"),
             phrase(
-                "{n:,} prompts: {time}, {price} {unit}",
-                n=plan.request.job_prompts,
-                time=seconds(cost.job_hours * 3600),
-                price=price(cost.job_price),
+                "{million} {unit} per million output tokens, {hour} {unit} an hour",
+                million=price(cost.per_million_tokens),
+                hour=price(cost.per_hour),
                 unit=unit,
             ),
         )
+    if job_s is not None:
+        job = {"n": plan.request.job_prompts, "time": seconds(job_s)}
+        words = phrase("{n:,} prompts: {time}", **job)
+        if cost and cost.job_price is not None:
+            paid = {"price": price(cost.job_price), "unit": unit}
+            words = phrase("{n:,} prompts: {time}, {price} {unit}", **job, **paid)
+        yield phrase("job"), words
 
 
 def _step(forecast: Forecast) -> Phrase:

@@ -7,15 +7,13 @@ from ropeway.plan.memory import Memory
 from ropeway.report.plain import plain
 from ropeway.report.plan import honesty, typical_error
 
-_SECONDS_PER_HOUR = 3600
-
 
 def plan_json(plan: Plan) -> dict[str, object]:
     """Return plain data in bytes, seconds and tokens/s; `front` names layouts of `candidates`."""
     return {
         "model": plan.request.model_name,
-        "chosen": _candidate(plan.chosen) if plan.chosen else None,
-        "candidates": [_candidate(item) for item in plan.candidates],
+        "chosen": _candidate(plan.request, plan.chosen) if plan.chosen else None,
+        "candidates": [_candidate(plan.request, item) for item in plan.candidates],
         "front": [str(item.layout) for item in plan.front],
         "rejected": [
             {"layout": str(item.layout), "kind": item.kind, "reason": item.reason}
@@ -34,7 +32,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
     }
 
 
-def _candidate(item: Candidate) -> dict[str, object]:
+def _candidate(request: PlanRequest, item: Candidate) -> dict[str, object]:
     return {
         "layout": str(item.layout),
         "replicas": item.replicas,
@@ -46,6 +44,7 @@ def _candidate(item: Candidate) -> dict[str, object]:
         "on_front": item.on_front,
         "forecast": plain(_forecast(item.forecast)),
         "memory": _memory(item.memory),
+        "job_s": request.job_s(item.forecast),
         "cost": _cost(item.cost) if item.cost else None,
         "notes": list(item.notes),
     }
@@ -91,12 +90,10 @@ def _memory(memory: Memory) -> dict[str, object]:
 
 
 def _cost(cost: Cost) -> dict[str, object]:
-    hours = cost.job_hours
     return {
         "currency": cost.currency,
         "price_per_hour": cost.per_hour,
         "price_per_million_tokens": cost.per_million_tokens,
-        "job_s": None if hours is None else hours * _SECONDS_PER_HOUR,
         "job_price": cost.job_price,
     }
 
