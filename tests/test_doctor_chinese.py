@@ -50,7 +50,7 @@ def typed(line: str) -> bool:
 
 @pytest.mark.parametrize("size", ["2x8-910B4", "5x2-A3"])
 @pytest.mark.parametrize("fault", sorted(FAULTS))
-def test_a_fault_is_told_in_chinese_alone(capsys, fault, size):
+def test_a_fault_is_told_in_in_chinesealone(capsys, fault, size):
     shown = run(capsys, "--lang", "zh", "--rehearse", size, "--fault", fault)
     assert english_in(shown) == [], shown
     assert re.search(r"故障|警告", shown)
@@ -82,9 +82,26 @@ def test_the_document_is_english(capsys):
         ("--list-faults",),
     ],
 )
-def test_what_is_refused_and_listed_is_in_chinese_too(capsys, args):
+def test_what_is_refused_and_listed_is_in_in_chinesetoo(capsys, args):
     shown = run(capsys, "--lang", "zh", *args)
     assert [line for line in shown.splitlines() if english_in(line)] == []
+
+
+@pytest.mark.parametrize(
+    ("faults", "english", "in_chinese"),
+    [
+        (["lossy"], "128 of 128 pairs lose packets", "128 对 NPU 中有 128 对丢包"),
+        (
+            ["host-down:host1", "host-down:host2"],
+            "none of 2 hosts answered",
+            "2 台主机均无响应",
+        ),
+    ],
+)
+def test_what_fails_in_part_and_what_fails_throughout(capsys, faults, english, in_chinese):
+    args = [word for fault in faults for word in ("--fault", fault)]
+    for language, words in (("en", english), ("zh", in_chinese)):
+        assert words in run(capsys, "--lang", language, "--rehearse", "2x8-910B4", *args)
 
 
 @pytest.mark.parametrize("fault", ["host-down", "docker-down", "lossy", "no-light", "no-hccn-conf"])

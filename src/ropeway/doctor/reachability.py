@@ -32,6 +32,8 @@ def _failing_pings(cluster: Cluster) -> Iterator[Hit]:
     for suspect in suspects(matrix):
         title, locations = _describe(suspect, [cluster.names[n] for n in suspect.hosts], devices)
         text = "{n:,} of {total:,} pings fail"
+        if suspect.loss < 100:
+            text = "{n:,} of {total:,} pairs lose packets"
         evidence = phrase(text, n=suspect.explained, total=suspect.tested)
         yield Hit(locations, evidence, {"title": title, "fix": _FIXES.get(suspect.kind, _FIX)})
 
@@ -115,8 +117,12 @@ def _unsent(cluster: Cluster, matrix: PingMatrix | None, able: int) -> Iterator[
     """Yield why there are no pings, or which are missing. `able`: hosts with an address to ping."""
     if matrix is None or not matrix.total + len(matrix.unknown):
         answered, hosts = len(cluster.hosts), len(cluster.names)
-        if answered < 2:
+        if not answered:
+            yield Gap(phrase("no pings: none of {hosts} hosts answered", hosts=hosts))
+        elif answered < 2:
             yield Gap(phrase("no pings: {n} of {hosts} hosts answered", n=answered, hosts=hosts))
+        elif not able:
+            yield Gap(phrase("no pings: none of {hosts} hosts has an address to ping", hosts=hosts))
         elif able < 2:
             text = "no pings: {n} of {hosts} hosts have an address to ping"
             yield Gap(phrase(text, n=able, hosts=hosts))
