@@ -104,6 +104,14 @@ def test_what_fails_in_part_and_what_fails_throughout(capsys, faults, english, i
         assert words in run(capsys, "--lang", language, "--rehearse", "2x8-910B4", *args)
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_opens_in_the_language_of_the_terminal(capsys, tmp_path, language):
+    page = tmp_path / "doctor.html"
+    run(capsys, "--lang", language, "--rehearse", "2x8-910B4", "--html", str(page))
+    (opened,) = re.findall(r'id="(\w+)" checked', page.read_text(encoding="utf-8"))
+    assert opened == language
+
+
 @pytest.mark.parametrize("fault", ["host-down", "docker-down", "lossy", "no-light", "no-hccn-conf"])
 def test_the_page_is_whole_in_chinese(capsys, tmp_path, fault):
     page = tmp_path / "doctor.html"

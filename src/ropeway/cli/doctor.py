@@ -243,7 +243,14 @@ def _tell(screen: Screen, cluster: ClusterFacts, title: str, html: Path | None) 
     screen.answer(doctor_text(examination, unread, screen.language, verbose=screen.verbose > 0))
     if html is not None:
         when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        page = render_html(examination, cluster.names, cluster.roce, title=title, when=when)
+        page = render_html(
+            examination,
+            cluster.names,
+            cluster.roce,
+            title=title,
+            when=when,
+            language=screen.language,
+        )
         write_page(html, page, screen)
     screen.result(
         {

@@ -82,11 +82,16 @@ def render_html(
     *,
     title: str,
     when: str,
+    language: str = "en",
 ) -> str:
-    """Return the page: one file, no network, no script. Everything from outside is escaped."""
+    """Return the page: one file, no network, no script. Everything from outside is escaped.
+
+    It opens in `language`.
+    """
     return render_page(
         "doctor.html.j2",
         {"both": _both, "lines": _lines, "code": literals, "zip": zip},
+        language=language,
         examination=examination,
         heading=_heading(examination),
         counts=counts_of(examination),
