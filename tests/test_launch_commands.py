@@ -100,7 +100,7 @@ def test_a_layout_takes_only_the_npus_it_needs():
 def test_what_has_no_room_is_refused_with_the_numbers():
     with pytest.raises(Refused) as caught:
         place(Layout.parse("TP8"), 3, nodes(8, 8))
-    assert caught.value.what == "3 replicas of TP8 takes 24 NPUs, and there is room for 2"
+    assert caught.value.what == "3 replicas of TP8 take 24 NPUs, and there is room for 2"
     assert caught.value.evidence == ("16 NPUs: h0: 8, h1: 8",)
 
 

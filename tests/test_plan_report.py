@@ -103,7 +103,7 @@ def test_the_answer_comes_first_with_its_interval_the_bottleneck_and_the_price()
         "settings     context 4,096 (spec)",
     ]
     whole = lines(plan_text(PLAN, verbose=True))
-    assert "one step     102 ms: host work 80.5, all-reduce 12.0, reading weights 9.5" in whole
+    assert "one step     102 ms: scheduling 80.5, all-reduce 12.0, reading weights 9.5" in whole
 
 
 def test_a_job_has_hours_without_a_price():
@@ -138,7 +138,8 @@ def test_replicas_are_named_with_their_layout_and_have_a_column():
     assert rows[4] == "run          2 replicas of TP8 on 2 hosts, 16 NPUs"
     (row,) = [line for line in rows if line.split()[:2] == ["TP8", "2"]]
     assert " ".join(row.split()) == "TP8 2 16 (2) 8.0 + 17.0 4,600 1.25 54.0 3.62"
-    assert layout_reasons(plan, "TP8")[0].startswith("chosen, 1 of 3: 2 replicas of TP8: 4,600")
+    start = "chosen; rank 1 of the 3 that fit: 2 replicas of TP8: 4,600"
+    assert layout_reasons(plan, "TP8")[0].startswith(start)
     document = plan_json(plan)["chosen"]
     assert (document["layout"], document["replicas"], document["clients"]) == ("TP8", 2, 256)
     assert "2 replicas of TP8" in render_html(plan, when="")
@@ -216,11 +217,12 @@ def test_nothing_that_fits_is_told_with_what_is_missing():
 
 def test_why_a_layout_compares_it_with_the_chosen_one():
     assert layout_reasons(PLAN, "TP8")[0] == (
-        "runs, 2 of 3: 2,500 tokens/s, 95.0 ms per token; "
+        "runs; rank 2 of the 3 that fit: 2,500 tokens/s, 95.0 ms per token; "
         "DP2×TP8: 3,100 tokens/s, 80.0 ms per token"
     )
     assert layout_reasons(PLAN, "TP8×PP2+EP") == ("PP with EP fails on 0.11.0rc0",)
-    assert layout_reasons(PLAN, "DP2×TP8")[0].startswith("chosen, 1 of 3: 3,100 tokens/s")
+    start = "chosen; rank 1 of the 3 that fit: 3,100 tokens/s"
+    assert layout_reasons(PLAN, "DP2×TP8")[0].startswith(start)
     assert "--layout" in layout_reasons(PLAN, "PP31")[0]
 
 

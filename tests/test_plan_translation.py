@@ -8,9 +8,14 @@ import pytest
 from plan_requests import cluster, request
 from ropeway.engines.ascend_layouts import LIMITS, NOTES
 from ropeway.engines.ascend_releases import MODEL_NEEDS
+from ropeway.errors import LayoutError
+from ropeway.models.known import known
+from ropeway.phrases import translated
 from ropeway.plan.candidate import Plan
 from ropeway.plan.choose import choose
+from ropeway.plan.layout import check
 from ropeway.plan.load import Load
+from ropeway.plan.reports import unreported
 from ropeway.report.chinese import chinese
 from ropeway.report.plan import layout_text, plan_text, values_text
 from ropeway.report.plan_page import render_html
@@ -63,6 +68,33 @@ def english_left(text: str, made: Plan) -> set[str]:
         text = text.replace(name, "").replace(name[:59].rstrip() + "…", "")
     text = re.sub(r"`.*?`|https?:\S+", "", text)
     return set(re.findall(r"(?<![\w/.-])[a-z][a-z-]{3,}(?![\w/.-])", text)) - USUAL - keys
+
+
+def in_chinese(text: str) -> str:
+    return translated(text, TABLE)
+
+
+def test_sentences_are_put_together_as_people_write_them() -> None:
+    """No blank is missing between Chinese and Latin, and none stands where there is no Latin."""
+    dp4 = Layout.parse("DP4")
+    case = {"experts": True, "family": "A2", "version": "0.23.0"}
+    assert in_chinese(str_of(unreported(dp4, 1, **case))).startswith(
+        "A2 上尚无 MoE 模型单机 DP 的公开实测数据："
+    )
+    case["experts"] = False
+    assert in_chinese(str_of(unreported(Layout.parse("DP4+EP"), 2, **case))).startswith(
+        "A2 上尚无稠密模型跨主机 DP+EP 的公开实测数据："
+    )
+    hosts = cluster(8)
+    for name, words in (("Qwen3-8B", "上运行 Qwen3-8B"), ("", "上运行该模型")):
+        with pytest.raises(LayoutError) as caught:
+            check(Layout.parse("TP7"), known("Qwen3-8B"), hosts, name)
+        assert in_chinese(caught.value.what).endswith(words)
+
+
+def str_of(text: str | None) -> str:
+    assert text is not None
+    return text
 
 
 @pytest.mark.parametrize("made", PLANS)

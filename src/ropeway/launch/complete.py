@@ -90,7 +90,9 @@ def _no_room(layout: Layout, replicas: int, placed: int, hosts: Sequence[Node]) 
     room = phrase("there is room for {n}", n=placed) if placed else phrase("the hosts hold none")
     return Refused(
         phrase(
-            "{layout} takes {npus} NPUs, and {room}",
+            "{layout} takes {npus} NPUs, and {room}"
+            if replicas == 1
+            else "{layout} take {npus} NPUs, and {room}",
             layout=layout.times(replicas), npus=replicas * layout.npus, room=room,
         ),
         where="serve.layout" if replicas == 1 else "serve.replicas",

@@ -36,9 +36,11 @@ def check(layout: Layout, shape: ModelShape, cluster: Cluster, model_name: str =
     names = joined((f"`{name}`" for name in nearest(layout, shape, cluster)), ", ")
     raise LayoutError(
         phrase(
-            "layout `{layout}` cannot run {model} on {cluster}",
+            "layout `{layout}` cannot run {model} on {cluster}"
+            if model_name
+            else "layout `{layout}` cannot run this model on {cluster}",
             layout=layout,
-            model=model_name or phrase("this model"),
+            model=model_name,
             cluster=_cluster_words(cluster),
         ),
         evidence=reasons,

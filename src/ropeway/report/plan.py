@@ -46,7 +46,7 @@ STEP_PARTS = {
     "all-reduce": phrase("all-reduce"),
     "all-to-all": phrase("all-to-all"),
     "launch": phrase("launching kernels"),
-    "host": phrase("host work"),
+    "host": phrase("scheduling"),
     "send": phrase("sends between stages"),
     "requests": phrase("accepting requests"),
 }
@@ -121,9 +121,9 @@ def layout_reasons(plan: Plan, name: str) -> tuple[str, ...]:
         if item.replicas > 1:
             speed = phrase("{layout}: {reason}", layout=item.name, reason=speed)
         summary = phrase(
-            "chosen, {place} of {n}: {speed}"
+            "chosen; rank {place} of the {n} that fit: {speed}"
             if is_chosen(plan, item)
-            else "runs, {place} of {n}: {speed}",
+            else "runs; rank {place} of the {n} that fit: {speed}",
             place=place,
             n=len(plan.candidates),
             speed=speed,
