@@ -102,6 +102,8 @@ def test_help_fits_into_80_columns(name: str, capsys: Captured) -> None:
         (["stauts"], "no such verb: `stauts`", "did you mean `ropeway status`?"),
         (["frobnicate"], "no such verb: `frobnicate`", "see `ropeway --help`"),
         (["init", "--focre"], "no such option `--focre`", "did you mean `--force`?"),
+        (["init", "--hlep"], "no such option `--hlep`", "did you mean `--help`?"),
+        (["plan", "--input", "9"], "no such option `--input`", "did you mean `--input-tokens`?"),
         (["bench", "--clients", "0"],
          "invalid value for `--clients`: 0 is not at least 1", "see `ropeway bench --help`"),
         (["plan", "--hosts", "0"],

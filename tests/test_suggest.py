@@ -16,6 +16,7 @@ _KNOWN = {"faults": FAULTS | LAUNCH_FAULTS, "models": published_files()}
         ("models", "Qwen/Qwen3-235b", "Qwen/Qwen3-235B-A22B"),
         ("models", "qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct"),
         ("faults", "model-short", "shard-short"),
+        ("faults", "model-shortt", "shard-short"),
         ("faults", "link", "link-down"),
         ("faults", "driver_old", "driver-old"),
     ],

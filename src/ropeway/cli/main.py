@@ -17,7 +17,7 @@ from ropeway.cli.bug_report import bug_report, write_report
 from ropeway.cli.call import Call
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.facts.redaction import without_secrets
-from ropeway.phrases import joined, phrase
+from ropeway.phrases import phrase
 from ropeway.report.chinese import LANGUAGES
 from ropeway.report.console import Screen
 from ropeway.suggest import nearest
@@ -244,11 +244,12 @@ def _refusal(error: click.ClickException) -> Refused:
     if isinstance(error, click.BadParameter):  # names the flag only when it is formatted
         message = error.format_message()
     what = _said(re.sub(r"'([^']*)'", r"`\1`", message))
-    near = getattr(error, "possibilities", None)
-    if near:
-        names = joined((f"`{name}`" for name in near), " or ")
-        return Refused(what, hint=phrase("did you mean {names}?", names=names))
     ctx = getattr(error, "ctx", None)
+    if isinstance(error, click.NoSuchOption) and ctx:
+        flags = [flag for param in ctx.command.get_params(ctx) for flag in param.opts]
+        known = [flag.removeprefix("--") for flag in flags if flag.startswith("--")]
+        if near := nearest(error.option_name.lstrip("-"), known):
+            return Refused(what, hint=phrase("did you mean {names}?", names=f"`--{near[0]}`"))
     return Refused(
         what,
         hint=phrase("see `{command} --help`", command=ctx.command_path) if ctx else None,
