@@ -255,6 +255,7 @@ def test_the_choice_goes_into_the_spec_with_its_reasons_and_all_else_stays(capsy
     assert code == 0
     assert after.serve.layout == Layout.parse(chosen["layout"])
     assert f"serve.layout: TP4 → {chosen['layout']}" in err
+    assert "serve.replicas: blank → " in err  # whatever the default is
     assert stat.S_IMODE(spec.stat().st_mode) == 0o640
     assert list(spec.parent.iterdir()) == [spec]  # nothing half-written is left
     assert "# what we had" in text

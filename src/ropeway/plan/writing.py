@@ -88,11 +88,15 @@ def edits(before: Spec, after: Spec, plan: Plan) -> list[Edit]:
 
 
 def changes(before: Spec, edits: list[Edit]) -> list[dict[str, object]]:
-    """Return key, old and new value of every edit that changes something."""
+    """Return key, old and new value of every edit that changes something.
+
+    The old value is None where the file leaves it blank, whatever the default.
+    """
     rows = []
     for edit in edits:
         section, key = edit.path
-        old = section_of(before, section).get(key)
+        was_set = key in getattr(before, section).model_fields_set
+        old = section_of(before, section).get(key) if was_set else None
         if old != edit.value:
             rows.append({"key": f"{section}.{key}", "before": old, "after": edit.value})
     return rows
