@@ -142,7 +142,7 @@ class _Positive(click.FloatRange):
         super().__init__(min=0, min_open=True)
 
     def convert(
-        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """See click.ParamType.convert."""
         number: float = super().convert(value, param, ctx)
