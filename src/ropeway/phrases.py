@@ -54,6 +54,8 @@ def translation(text: str, table: Mapping[str, str]) -> str | None:
     Values and parts that are no Phrase come from outside, and stay, unless they are sentences of
     `table`; a single word is looked up nowhere, for it may be a name.
     """
+    if not text:
+        return ""
     if isinstance(text, Phrase) and text.chinese:
         return text.chinese
     if not isinstance(text, Phrase) or not (text.template or text.parts):

@@ -115,7 +115,7 @@ def start_context(spec: Spec, screen: Screen) -> StartContext:
     facts = gather(here, sys.executable, SCRATCH_PARENT)
     check_secrets(spec, os.environ)
     if spec.model.name:
-        with screen.step(f"model {spec.model.name}") as step:
+        with screen.step(phrase("model {name}", name=spec.model.name)) as step:
             root = default_root(os.environ)
             model = ensure(spec.model.name, root, host=here, on_step=step.update)
             step.ok(str(model))
@@ -150,14 +150,16 @@ def bring_up(context: StartContext, deployment: CpuReplica, screen: Screen) -> f
     with (
         interruptible(),
         undone_when_interrupted(attempt),
-        screen.step(f"start {deployment.layout}", expected_seconds=_EXPECTED_START) as step,
+        screen.step(
+            phrase("start {engines}", engines=deployment.layout), expected_seconds=_EXPECTED_START
+        ) as step,
     ):
         try:
             start(attempt, step.update)
         except BaseException:
             _drop_empty(Path(deployment.logs))
             raise
-        step.ok("the first token is there")
+        step.ok(phrase("the first token is there"))
     return time.monotonic() - began
 
 

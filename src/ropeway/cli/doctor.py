@@ -31,7 +31,7 @@ from ropeway.facts.gather import facts_of
 from ropeway.hosts.base import Host
 from ropeway.hosts.connect import connected
 from ropeway.hosts.interrupts import interruptible
-from ropeway.phrases import joined, phrase
+from ropeway.phrases import phrase
 from ropeway.report.chinese import in_language
 from ropeway.report.console import Screen
 from ropeway.report.doctor import doctor_text
@@ -226,8 +226,10 @@ def _survey(
 
         cluster = survey(hosts, requirements, effort, progress)
         answered = phrase("{hosts} answered", hosts=counted(len(cluster.hosts), "host"))
-        pings = cluster.roce.total if cluster.roce else 0
-        step.ok(joined((answered, *([counted(pings, "ping")] if pings else [])), ", "))
+        if cluster.roce and cluster.roce.total:
+            pings = counted(cluster.roce.total, "ping")
+            answered = phrase("{answered}, {pings}", answered=answered, pings=pings)
+        step.ok(answered)
     return cluster
 
 

@@ -17,7 +17,7 @@ from ropeway.errors import Exit, Refused, SpecError
 from ropeway.hardware import CHIPS
 from ropeway.hosts.local import replace_file
 from ropeway.models.known import short_names
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.plan.candidate import Plan
 from ropeway.plan.choose import choose
 from ropeway.plan.resolve import Flags, SpecFile, is_left_out, resolve
@@ -193,7 +193,7 @@ def _no_such_value(result: Plan, why: str) -> Refused:
         )
     keys = [value.key for value in result.values]
     meant = did_you_mean(why, [*keys, *(key.rpartition(".")[2] for key in keys)])
-    hint = meant or phrase("there are {keys}", keys=", ".join(keys))
+    hint = meant or phrase("there are {keys}", keys=joined(keys, ", "))
     return Refused(phrase("the plan has no value called `{key}`", key=why), hint=hint)
 
 

@@ -14,7 +14,7 @@ from ropeway.cli.options import with_options
 from ropeway.errors import Refused
 from ropeway.launch.labels import look
 from ropeway.launch.running import take_down
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.report.console import Screen
 from ropeway.sim.faults import FAULTS, with_faults
 from ropeway.sim.keeper import keep
@@ -200,7 +200,7 @@ def rehearse_up(
                 screen.warn(
                     phrase(
                         "it came up in spite of {faults}: this start takes no harm from it",
-                        faults=", ".join(faults),
+                        faults=joined(faults, ", "),
                     )
                 )
             _take_down_again(virtual, spec, screen)

@@ -126,7 +126,7 @@ def _caller(spec: Spec, screen: Screen, *, yes: bool, skip_checks: bool) -> Call
             with writing(path):
                 path.write_text(text, encoding="utf-8")
         except Refused as error:
-            screen.warn(str(error))
+            screen.warn(error.what)
             return ""
         return str(path)
 
@@ -296,7 +296,7 @@ def _up_local(spec: Spec, screen: Screen, *, dry_run: bool) -> None:
     try:
         _keep(folder, spec, script)
     except Refused as error:  # it is up all the same
-        screen.warn(str(error))
+        screen.warn(error.what)
     screen.answer(
         phrase("{model} is up at {url}", model=deployment.served_name, url=deployment.url)
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 
 Level = Literal["fail", "warn"]
 
@@ -101,7 +101,7 @@ def format_locations(locations: Iterable[Location], *, limit: int = 4) -> str:
         f"{host} NPU {format_ranges(on_host)}" if on_host else host
         for host, on_host in devices.items()
     ]
-    shown = ", ".join(names[:limit])
+    shown = joined(names[:limit], ", ")
     if len(names) <= limit:
         return shown
     return phrase("{places} and {n:,} more", places=shown, n=len(names) - limit)

@@ -7,7 +7,7 @@ from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.rule import Check, Evidence, Hit, on_models, outlier_hits, unnamed_model
 from ropeway.facts.host import WEIGHTS, ModelFiles
 from ropeway.facts.model_directory import HASHES, MODEL
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.units import format_bytes
 
 _COPY_AGAIN = "copy it again from a host where it is whole:\n$ ropeway model push"
@@ -31,7 +31,7 @@ def _without_weights(model: ModelFiles) -> Evidence:
     if not model.there or model.missing or any(name.endswith(WEIGHTS) for name in model.sizes):
         return None
     return phrase(
-        "none of {n:,} files is one of {kinds}", n=len(model.sizes), kinds=", ".join(WEIGHTS)
+        "none of {n:,} files is one of {kinds}", n=len(model.sizes), kinds=joined(WEIGHTS, ", ")
     )
 
 

@@ -19,7 +19,7 @@ from ropeway.facts.ascend.npu_smi import TABLE
 from ropeway.facts.containers import CONTAINERS, ENGINE
 from ropeway.facts.host import HostFacts, Npu
 from ropeway.facts.linux.system import PROCESSES
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 
 # An idle card holds about 2,850 MB of 32 GB or 3,400 MB of 64 GB (recorded, tests/recordings).
 _IDLE_MB = 2800 * 1.3
@@ -92,7 +92,7 @@ def _in_use(npu: Npu) -> bool:
 def _dead_holder(npu: Npu) -> Evidence:
     if not _in_use(npu) or any(process.alive for process in npu.processes):
         return None
-    names = ", ".join(f"{process.name} (pid {process.pid})" for process in npu.processes)
+    names = joined((f"{process.name} (pid {process.pid})" for process in npu.processes), ", ")
     gone = phrase("{names}, which no longer runs", names=names)
     return _held(npu, gone if names else phrase("no process that npu-smi knows"))
 

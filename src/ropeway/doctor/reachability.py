@@ -14,7 +14,7 @@ from ropeway.facts.ascend.npu_smi import TABLE
 from ropeway.facts.host import HostFacts
 from ropeway.facts.linux.network import DEFAULT_NIC, NICS
 from ropeway.facts.linux.ping import PING
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 
 _FIXES = {
     "all": phrase("check the RoCE switches, and the VLAN of all ports"),
@@ -79,7 +79,7 @@ def _rails(cluster: Cluster) -> Iterator[Hit]:
 def _failing_ethernet(cluster: Cluster) -> Iterator[Hit]:
     for suspect in suspects(cluster.ethernet) if cluster.ethernet else ():
         locations = tuple(Location(cluster.names[number]) for number in suspect.hosts)
-        hosts = ", ".join(place.host for place in locations) or phrase("all hosts")
+        hosts = joined((place.host for place in locations), ", ") or phrase("all hosts")
         text = "{n:,} of {total:,} pings, {percent:.0f}% loss"
         evidence = phrase(text, n=suspect.explained, total=suspect.tested, percent=suspect.loss)
         from_, to = _ends(cluster, locations)

@@ -11,7 +11,7 @@ from ropeway.doctor.rule import Check, Evidence, Hit, on_hosts, on_npus, on_port
 from ropeway.facts.ascend import hccn
 from ropeway.facts.ascend.npu_smi import TABLE, chip_family
 from ropeway.facts.host import Npu, Roce
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 
 RAY_PAGE = "vllm-ascend docs/source/tutorials/features/ray.md"
 _LOW_MARGIN = 1.5  # of the module's own alarm threshold
@@ -110,7 +110,7 @@ def _dark_modules(cluster: Cluster) -> Iterator[Hit]:
 
 def _errors(port: Roce) -> Evidence:
     counters = list(port.errors.items())[:3]
-    return ", ".join(f"{name} {count:,}" for name, count in counters) or None
+    return joined((f"{name} {count:,}" for name, count in counters), ", ") or None
 
 
 def _vnic_down(npu: Npu) -> Evidence:

@@ -23,7 +23,7 @@ from ropeway.facts.ascend.npu_smi import TABLE, chip_family
 from ropeway.facts.containers import ENGINE, IMAGES
 from ropeway.facts.host import HostFacts, ModelFiles
 from ropeway.facts.model_directory import MODEL
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 
 
 def image_of(cluster: Cluster, host: HostFacts) -> str | None:
@@ -95,7 +95,7 @@ def _wrong_images(cluster: Cluster) -> Iterator[Hit]:
     for host, tag in _tagged(cluster):
         families = {family for npu in host.npus if (family := chip_family(npu.name or ""))}
         if families and tag.family not in families:
-            chips = ", ".join(sorted(families))
+            chips = joined(sorted(families), ", ")
             evidence = phrase("image for {family}, NPUs: {chips}", family=tag.family, chips=chips)
             yield Hit((Location(host.name),), evidence)
 

@@ -8,7 +8,7 @@ from typing import Literal
 from ropeway.engines.ascend_releases import Release, order
 from ropeway.engines.base import Node, check_size
 from ropeway.errors import Refused
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.spec.model import Layout
 
 # "mp" is processes of one host, data parallel with a headless vLLM on each further host, or
@@ -129,7 +129,7 @@ def _check_ray(layout: Layout, nodes: tuple[Node, ...], release: Release) -> Non
                     "{layout}: {world_size} NPUs a rank; hosts of {sizes}",
                     layout=layout,
                     world_size=world_size,
-                    sizes=", ".join(map(str, sizes)),
+                    sizes=joined(map(str, sizes), ", "),
                 ),
                 f"vLLM {release.vllm}, create_dp_placement_groups (v1/engine/utils.py)",
             ),

@@ -2,8 +2,10 @@
 
 import re
 
+from ropeway.phrases import phrase
 from ropeway.spec.model import Layout
 
+IMPORTING = phrase("importing vLLM")
 KEY_VARIABLE = "VLLM_API_KEY"  # read where no `--api-key` is given
 _LISTENING = r"Application startup complete"
 # What a line of the log means to the person who waits, in the order of a start. The furthest step
@@ -16,9 +18,9 @@ _ACTIVITIES = (
     (r"[Cc]reating a new placement group|Created placement group", "placing ranks on the hosts"),
     (r"rank \d+ in world size|world_size=\d+ rank=\d+", "connecting the ranks"),
     (r"Starting to load model", "loading weights"),
-    (r"Loading safetensors checkpoint shards:\s+(\d+)%", r"loading weights, \1 %"),
+    (r"Loading safetensors checkpoint shards:\s+(?P<percent>\d+)%", "loading weights, {percent} %"),
     (r"Loading weights took", "weights loaded"),
-    (r"KV cache size: ([\d,]+) tokens", r"KV cache: \1 tokens"),
+    (r"KV cache size: (?P<tokens>[\d,]+) tokens", "KV cache: {tokens} tokens"),
     (r"init engine .* took", "warming up"),
     (r"Starting vLLM (?:API )?server", "opening the port"),
     (_LISTENING, "waiting for the first token"),
@@ -41,8 +43,8 @@ def activity(log: str) -> str:
     """Say what vLLM is doing, from its log so far."""
     for pattern, words in reversed(_COMPILED):
         if matches := list(pattern.finditer(log)):
-            return matches[-1].expand(words)
-    return "importing vLLM"
+            return phrase(words, **matches[-1].groupdict())
+    return IMPORTING
 
 
 def listening(log: str) -> bool:

@@ -26,7 +26,7 @@ from ropeway.engines.ascend_releases import Release, order
 from ropeway.engines.base import Node, Replica
 from ropeway.errors import LayoutError, Refused
 from ropeway.models.shape import ModelShape
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.spec.engine_args import engine_argument_flags
 from ropeway.spec.types import bracketed
 
@@ -301,7 +301,7 @@ def _check_interfaces(replica: AscendReplica) -> None:
     if nameless := [node.name for node in replica.nodes if not node.nic]:
         raise Refused(
             "the network interface of a host is not known, and HCCL and Gloo need its name",
-            where=", ".join(nameless),
+            where=joined(nameless, ", "),
             hint="set `cluster.nic`, or `nic` of the host",
         )
 

@@ -90,7 +90,11 @@ def run_on_all(
         while len(outcomes) < len(hosts) and (left := deadline - time.monotonic()) > 0:
             pool.handle_next(min(_TICK_SECONDS, left))
         if len(outcomes) < len(hosts):
-            pool.shutdown(f"was stopped when the {timeout:g} s for all hosts were over")
+            pool.shutdown(
+                phrase(
+                    "was stopped when the {timeout:g} s for all hosts were over", timeout=timeout
+                )
+            )
             while pool.handle_next(0):
                 pass
             for number, host in enumerate(hosts):
@@ -127,7 +131,7 @@ def run_on_all_or_raise(hosts: Hosts, task: Callable[[Host], T]) -> dict[str, T]
     failed = [(outcome.host, outcome.error) for outcome in outcomes if outcome.error is not None]
     if failed:
         (_, first), *others = failed
-        first.evidence = (*first.evidence, *(f"{host.name}: {error}" for host, error in others))
+        first.evidence = (*first.evidence, *told({host.name: error for host, error in others}))
         raise first
     return {one.host.name: one.result for one in outcomes if one.result is not None}
 
@@ -188,6 +192,13 @@ class WorkerPool:
         """Cancel all tasks, and return when none runs any more."""
         self._token.cancel(reason)
         self._pool.shutdown(cancel_futures=True)
+
+
+def told(errors: Mapping[str, RopewayError]) -> tuple[str, ...]:
+    """Return a line for each host that failed."""
+    return tuple(
+        phrase("{host}: {reason}", host=name, reason=error.what) for name, error in errors.items()
+    )
 
 
 def _raise(error: BaseException) -> NoReturn:

@@ -77,7 +77,7 @@ def check_dropped_hosts(spec: Spec, running: Sequence[ServiceContainer]) -> None
         raise Refused(
             phrase(
                 "`{name}` runs on {hosts} too, and the spec no longer has that host",
-                name=spec.name, hosts=", ".join(dropped),
+                name=spec.name, hosts=joined(dropped, ", "),
             ),
             where="cluster.hosts",
             hint=phrase("`ropeway down` takes it down, there too; then `ropeway up`"),
@@ -169,7 +169,7 @@ def privileged_others(
             if container.privileged and container.name not in own_containers:
                 hosts_of.setdefault(container.name, []).append(host)
     for name, hosts in hosts_of.items():
-        where: str = ", ".join(hosts[:3])
+        where: str = joined(hosts[:3], ", ")
         if len(hosts) > 3:
             where = phrase("{hosts} and {n} more", hosts=where, n=len(hosts) - 3)
         yield phrase(
@@ -230,7 +230,7 @@ def _check_npus(rollout: Rollout, hosts: Facts, own_containers: frozenset[str]) 
             if devices.get(name, set()) & set(one.devices) and one.name not in own_containers
         ]
         if users:
-            names = ", ".join(f"`{user}`" for user in users)
+            names = joined((f"`{user}`" for user in users), ", ")
             held[name] = phrase("container {names}", names=names)
     _fail(
         held,
@@ -268,7 +268,7 @@ def _fail(reasons: Mapping[str, str], what: str, hint: str) -> None:
     if reasons:
         raise CheckFailed(
             what,
-            where=", ".join(reasons),
+            where=joined(reasons, ", "),
             evidence=tuple(
                 phrase("{host}: {reason}", host=name, reason=reason)
                 for name, reason in reasons.items()

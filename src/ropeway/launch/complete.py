@@ -85,7 +85,7 @@ def _devices(host: RemoteHost) -> tuple[int, ...]:
 
 
 def _no_room(layout: Layout, replicas: int, placed: int, hosts: Sequence[Node]) -> Refused:
-    sizes = ", ".join(f"{node.name}: {len(node.devices)}" for node in hosts)
+    sizes = joined((f"{node.name}: {len(node.devices)}" for node in hosts), ", ")
     total = counted(sum(len(node.devices) for node in hosts), "NPU")
     room = phrase("there is room for {n}", n=placed) if placed else phrase("the hosts hold none")
     return Refused(
@@ -293,11 +293,11 @@ def _check_devices(
     missing = [f"/dev/davinci{number}" for number in devices if number not in there]
     if not missing:
         return
-    numbers, problem = ", ".join(map(str, there)), facts.npu_problem
+    numbers, problem = joined(map(str, there), ", "), facts.npu_problem
     raise CheckFailed(
         phrase(
             "{name} has {npus}, but not {missing}",
-            name=name, npus=counted(len(there), "NPU"), missing=", ".join(missing),
+            name=name, npus=counted(len(there), "NPU"), missing=joined(missing, ", "),
         ),
         where=name,
         evidence=(
@@ -372,7 +372,7 @@ def _check_addresses(replicas: Sequence[AscendReplica], router: Router | None) -
         raise Refused(
             phrase(
                 "the address of {hosts} is one that other hosts cannot reach",
-                hosts=", ".join(isolated),
+                hosts=joined(isolated, ", "),
             ),
             where="cluster.hosts",
             evidence=tuple(f"{name}: {names[name]}" for name in isolated if name != names[name]),

@@ -1,5 +1,6 @@
 """Starts a service's containers; attempt.py says in which order."""
 
+import re
 import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +10,7 @@ from functools import cached_property
 from ropeway.engines import vllm
 from ropeway.errors import ConnectionLost, HostError, LaunchError, RopewayError
 from ropeway.hosts.base import Host, cannot_write
-from ropeway.hosts.fleet import Hosts, OnProgress, group_by_host, run_on_all, run_on_parts
+from ropeway.hosts.fleet import Hosts, OnProgress, group_by_host, run_on_all, run_on_parts, told
 from ropeway.launch import docker
 from ropeway.launch.attempt import (
     Absence,
@@ -34,6 +35,7 @@ from ropeway.units import counted
 
 _TOKEN_SECONDS = 60.0
 _LOG_LINES = 4000
+_RAY_COUNT = re.compile(r"ropeway: Ray has (?:all|(\d+) of (\d+)) hosts")
 _FIRST_TOKEN = "ropeway: the first token is there"
 
 # On stdin, for each container its name and its command, as words of a shell: with the spec in its
@@ -149,8 +151,13 @@ class ContainerStart(Attempt):
         waiting = tuple(one for one in heads if _FIRST_TOKEN not in self._logs[one.name].text)
         self._waiting, self._answers = waiting, {}
         if waiting:
-            ready = f"{len(heads) - len(waiting)} of {len(heads)} replicas ready; "
-            on_progress((ready if len(heads) > 1 else "") + self._activity(waiting[0]))
+            activity = self._activity(waiting[0])
+            if len(heads) > 1:
+                activity = phrase(
+                    "{ready} of {replicas} replicas ready; {activity}",
+                    ready=len(heads) - len(waiting), replicas=len(heads), activity=activity,
+                )  # fmt: skip
+            on_progress(activity)
             return False
         on_progress(phrase("asking for a token"))
         self._answers = self._ask_for_tokens()
@@ -234,8 +241,8 @@ class ContainerStart(Attempt):
                 "the start failed, and {n} of {hosts} could not be cleaned up",
                 n=len(failed), hosts=counted(len(outcomes), "host"),
             ),
-            where=", ".join(outcome.host.name for outcome in failed),
-            evidence=tuple(f"{outcome.host.name}: {outcome.error}" for outcome in failed),
+            where=joined((outcome.host.name for outcome in failed), ", "),
+            evidence=told({one.host.name: one.error for one in failed if one.error}),
             hint=joined((phrase("this finishes it:"), *commands), "\n"),
         )  # fmt: skip
 
@@ -315,7 +322,7 @@ class ContainerStart(Attempt):
                 raise LaunchError(
                     phrase(
                         "the {role} on {host} ended while the engine was starting",
-                        role=container.role,
+                        role=phrase(container.role),
                         host=container.host,
                     ),
                     where=container.host,
@@ -346,10 +353,13 @@ class ContainerStart(Attempt):
         """Return what an engine is doing: before it says so itself, which hosts Ray has."""
         log = self._logs[head.name].text
         activity = vllm.activity(log)
-        joined = [line for line in log.splitlines() if "ropeway: Ray has" in line]
-        if activity == "importing vLLM" and joined:
-            return joined[-1].partition("ropeway: ")[2].partition(":")[0]
-        return activity
+        counts = _RAY_COUNT.findall(log)
+        if activity != vllm.IMPORTING or not counts:
+            return activity
+        there, every = counts[-1]
+        if not every:
+            return phrase("Ray has all hosts")
+        return phrase("Ray has {n} of {total} hosts", n=there, total=every)
 
 
 def write_files(host: Host, folder: str, files: Sequence[File], *, also_make: str) -> None:

@@ -20,7 +20,7 @@ from ropeway.hosts.fleet import Hosts, OnProgress, run_on_all_or_raise
 from ropeway.launch import docker
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.docker import Mount, mount_option
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.spec.cluster import Runtime
 
 _DERIVED = "ropeway/vllm-ascend"
@@ -136,7 +136,7 @@ class Images:
         derived = derived_name("+".join(sorted(set(ids.values()))), self.runtime)
         if derived is None:
             return image
-        packages = ", ".join(self.runtime.pip)
+        packages = joined(self.runtime.pip, ", ")
         argvs = derive_argvs(self.runtime.command, image, derived, self.runtime)
 
         def derive(host: Host) -> None:
@@ -170,7 +170,7 @@ class Images:
                 phrase("hosts have different images under the name `{image}`", image=image),
                 where=command,
                 evidence=tuple(
-                    f"{name}: " + ", ".join(f"{key} {value}" for key, value in versions.items())
+                    phrase("{host}: {reason}", host=name, reason=_named(versions))
                     for name, versions in answers.items()
                 ),
                 hint=phrase(
@@ -296,6 +296,10 @@ def images_of(facts: Mapping[str, HostFacts]) -> dict[str, Ids]:
         for name, host in facts.items()
         if host.docker is not None
     }
+
+
+def _named(versions: Mapping[str, str]) -> str:
+    return joined((f"{name} {version}" for name, version in versions.items()), ", ")
 
 
 def _prefixed(image_id: str) -> str:

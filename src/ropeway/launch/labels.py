@@ -14,10 +14,11 @@ from ropeway import __version__
 from ropeway.errors import HostError, Refused, RopewayError
 from ropeway.facts.text import parse_int
 from ropeway.hosts.base import Host
-from ropeway.hosts.fleet import Hosts, run_on_all
+from ropeway.hosts.fleet import Hosts, run_on_all, told
 from ropeway.launch.docker import Container, Runtime, in_utc
 from ropeway.launch.lock import Author
 from ropeway.launch.rollout import ROUTER, Rollout
+from ropeway.phrases import phrase
 from ropeway.spec.model import Spec
 from ropeway.spec.types import api_url
 from ropeway.units import counted
@@ -105,10 +106,13 @@ class ServiceContainer:
             return Spec.model_validate_json(self.labels.get(_SPEC, ""), strict=False)
         except ValueError as error:
             raise HostError(
-                f"the labels of `{self.name}` cannot be read",
+                phrase("the labels of `{name}` cannot be read", name=self.name),
                 where=self.host,
                 evidence=(str(error).splitlines()[0],),
-                hint=f"was it started by a newer Ropeway ({self.labels.get(_VERSION, '?')})?",
+                hint=phrase(
+                    "was it started by a newer Ropeway ({version})?",
+                    version=self.labels.get(_VERSION, "?"),
+                ),
             ) from error
 
     @property
@@ -176,7 +180,7 @@ def containers_on(
 ) -> tuple[ServiceContainer, ...]:
     """Return our containers on a host. Raises HostError when it cannot be asked."""
     result = host.run(list_argv(runtime, service), timeout=60.0)
-    result.check(f"`{runtime}` does not answer", where=host.name)
+    result.check(phrase("`{command}` does not answer", command=runtime), where=host.name)
     return read_containers(result.stdout, host.name)
 
 
@@ -205,15 +209,22 @@ class Reached:
 
     def nothing_runs(self, hint: str = "`ropeway status` shows what is") -> RopewayError:
         """Return the error of a verb for which no container is there, as far as is known."""
-        name = f"`{self.name}`" if self.name else "anything"
         if self.failures:
-            return HostError(
-                f"whether {name} is running is not known: {len(self.failures)} of"
-                f" {counted(len(self.hosts), 'host')} did not answer",
-                evidence=tuple(f"{host}: {error}" for host, error in self.failures.items()),
+            subject = (
+                phrase("whether `{name}` is running is not known", name=self.name)
+                if self.name
+                else phrase("whether anything is running is not known")
             )
-        what = f"{name} is not running" if self.name else "nothing is running"
-        return Refused(what, hint=hint)
+            return HostError(
+                phrase(
+                    "{subject}: {n} of {hosts} did not answer", subject=subject,
+                    n=len(self.failures), hosts=counted(len(self.hosts), "host"),
+                ),
+                evidence=told(self.failures),
+            )  # fmt: skip
+        if self.name:
+            return Refused(phrase("`{name}` is not running", name=self.name), hint=hint)
+        return Refused(phrase("nothing is running"), hint=hint)
 
     def refreshed(self) -> "Reached":
         """Ask those again that answered: others may have changed what runs in the meantime."""
@@ -251,7 +262,7 @@ def read_containers(text: str, host: str) -> tuple[ServiceContainer, ...]:
         return tuple(_container(item, host) for item in json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise HostError(
-            "the container engine's answer cannot be read",
+            phrase("the container engine's answer cannot be read"),
             where=host,
             evidence=(f"{type(error).__name__}: {error}", text[:200]),
         ) from error

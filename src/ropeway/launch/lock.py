@@ -29,7 +29,8 @@ from ropeway.hosts.fleet import (
     run_on_all_or_raise,
 )
 from ropeway.hosts.interrupts import uninterrupted
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
+from ropeway.units import counted
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def _refusal(host: Host, result: Result) -> RopewayError:
 def _lost(reasons: Mapping[str, str]) -> HostError:
     return HostError(
         phrase("the lock was lost, and others may change what runs there"),
-        where=", ".join(reasons),
+        where=joined(reasons, ", "),
         evidence=tuple(
             phrase("{name}: {reason}", name=name, reason=reason) for name, reason in reasons.items()
         ),
@@ -274,13 +275,22 @@ def audited(
         argv = ("sh", "-c", APPEND, "sh", json.dumps(entry))
 
         def append(host: Host) -> None:
-            host.run(argv).check("cannot write the audit log", where=host.name)
+            host.run(argv).check(phrase("cannot write the audit log"), where=host.name)
 
         outcomes = run_on_all(tuple(hosts), append)
-        failures = [f"{one.host.name}: {_reason(one.error)}" for one in outcomes if one.error]
+        failures = [
+            phrase("{host}: {reason}", host=one.host.name, reason=_reason(one.error))
+            for one in outcomes
+            if one.error
+        ]
         if failures:
-            count = f"{len(failures)} of {len(outcomes)} hosts"
-            warn(f"the audit log could not be written on {count}: {'; '.join(failures)}")
+            warn(
+                phrase(
+                    "the audit log could not be written on {n} of {hosts}: {reasons}",
+                    n=len(failures), hosts=counted(len(outcomes), "host"),
+                    reasons=joined(failures),
+                )
+            )  # fmt: skip
 
 
 def read_audit(host: Host) -> str:

@@ -20,6 +20,7 @@ from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch import docker
 from ropeway.launch.docker import Container
 from ropeway.launch.labels import Reached, ServiceContainer
+from ropeway.phrases import phrase
 
 # How long a line waits for earlier ones of other hosts, when logs are followed.
 _REORDER_SECONDS = 0.7
@@ -88,7 +89,7 @@ def follow(reached: Reached, read: Sequence[Line], on_line: Callable[[Line], Non
 
     Each container takes a session of its own over the connection; Ctrl-C ends them all.
     """
-    check_parallel(len(reached.containers), "to follow so many logs")
+    check_parallel(len(reached.containers), phrase("to follow so many logs"))
     pool = WorkerPool(len(reached.containers))
     held: list[tuple[Line, float]] = []  # each for a moment: an earlier one may come
     running = len(reached.containers)
@@ -192,7 +193,7 @@ def poll(
     """
     args = (word for name, log in logs.items() for word in (name, log.since))
     result = host.run(("sh", "-c", POLL, "sh", runtime, label, *args), timeout=60.0)
-    result.check(f"`{runtime}` does not answer", where=host.name)
+    result.check(phrase("`{command}` does not answer", command=runtime), where=host.name)
     table, *pieces = f"\n{result.stdout}".split(f"\n{LOG}")
     for piece in pieces:
         name, *lines = piece.removesuffix("\n").split("\n")  # a progress bar has "\r" in a line
@@ -201,7 +202,7 @@ def poll(
         return dict(_status(line) for line in table.split("\n") if line)
     except ValueError as error:
         raise HostError(
-            "the container engine's answer cannot be read",
+            phrase("the container engine's answer cannot be read"),
             where=host.name,
             evidence=(table[:200],),
         ) from error

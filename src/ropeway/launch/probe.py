@@ -10,6 +10,7 @@ from ropeway.launch.complete import parts_of
 from ropeway.launch.labels import Reached, newest
 from ropeway.launch.rollout import HEAD, ROUTER
 from ropeway.launch.scripts import FOLDER
+from ropeway.phrases import phrase
 
 # Within a container: read the secrets, if there are any, and run the program with the words after.
 _INSIDE = f'[ ! -r "$1" ] || . "$1"; shift; exec python3 {FOLDER}/watch.py "$@"'
@@ -39,8 +40,10 @@ def ask_for_tokens(
 
     answers: dict[str, str] = {}
     for outcome in run_on_all([hosts[name] for name in by_host], ask):
-        failure = {one.container: str(outcome.error) for one in by_host[outcome.host.name]}
-        answers |= failure if outcome.result is None else outcome.result
+        if outcome.error is not None:
+            reason = outcome.error.what
+            answers |= {one.container: reason for one in by_host[outcome.host.name]}
+        answers |= outcome.result or {}
     return answers
 
 
@@ -49,9 +52,9 @@ def unready(reached: Reached) -> dict[str, str]:
     ended, is a reason too."""
     there = {one.name: one for one in reached.containers}
     expected = [one.name for one in parts_of(newest(reached.containers).spec)] if there else []
-    gone = "on no host that answers" if reached.failures else "gone"
-    reasons = {
-        name: f"its container is {there[name].state if name in there else gone}"
+    gone = phrase("on no host that answers") if reached.failures else phrase("gone")
+    reasons: dict[str, str] = {
+        name: phrase("its container is {state}", state=there[name].state if name in there else gone)
         for name in (*expected, *there)
         if name not in there or there[name].state != "running"
     }
@@ -69,7 +72,9 @@ def _ask(host: Host, runtime: docker.Runtime, endpoint: Endpoint, seconds: float
     inside = ("bash", "-c", _INSIDE, "bash", secrets, *words)
     argv = docker.exec_argv(runtime, endpoint.container, inside)
     result = host.run(argv, timeout=seconds + 30)
-    return "" if result.ok else (result.stderr.strip() or result.stdout.strip() or "no answer")
+    return (
+        "" if result.ok else (result.stderr.strip() or result.stdout.strip() or phrase("no answer"))
+    )
 
 
 def probe_args(url: str, model: str, seconds: float) -> tuple[str, ...]:

@@ -7,7 +7,14 @@ from typing import Protocol
 
 from ropeway.errors import HostError, LaunchError, Refused, RopewayError
 from ropeway.hosts.base import Host, Result
-from ropeway.hosts.fleet import group_by_host, run_on_all, run_on_all_or_raise, run_on_parts, select
+from ropeway.hosts.fleet import (
+    group_by_host,
+    run_on_all,
+    run_on_all_or_raise,
+    run_on_parts,
+    select,
+    told,
+)
 from ropeway.launch import docker
 from ropeway.launch.checks import dropped_hosts
 from ropeway.launch.clock import Clock
@@ -16,8 +23,10 @@ from ropeway.launch.docker import Runtime
 from ropeway.launch.labels import SERVICE, Reached, ServiceContainer, look, newest
 from ropeway.launch.lock import BASE
 from ropeway.launch.probe import unready
+from ropeway.phrases import joined, phrase
 from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.model import Spec
+from ropeway.units import counted
 
 _STOP_SECONDS = 10  # that a container has to end by itself
 _POLL_SECONDS = 2.0
@@ -57,18 +66,21 @@ def take_down(reached: Reached) -> int:
         label = f"{SERVICE}={service}"
         args = (reached.runtime, label, str(_STOP_SECONDS), service, *sorted(folders[host.name]))
         result = host.run(("sh", "-c", DOWN, "sh", *args), timeout=180.0)
-        return int(result.check("cannot take it down", where=host.name).stdout or 0)
+        return int(result.check(phrase("cannot take it down"), where=host.name).stdout or 0)
 
     outcomes = run_on_all(reached.answering, down)
     errors = {one.host.name: one.error for one in outcomes if one.error is not None}
     if failed := {**reached.failures, **errors}:
         again = (f"ropeway down --name {service} --host {name}" for name in failed)
         raise HostError(
-            f"`{service}` could not be taken down on {len(failed)} of {len(reached.hosts)} hosts",
-            where=", ".join(failed),
-            evidence=tuple(f"{name}: {error}" for name, error in failed.items()),
-            hint="this finishes it, once they can be reached:\n" + "\n".join(again),
-        )
+            phrase(
+                "`{name}` could not be taken down on {n} of {hosts}",
+                name=service, n=len(failed), hosts=counted(len(reached.hosts), "host"),
+            ),
+            where=joined(failed, ", "),
+            evidence=told(failed),
+            hint=joined((phrase("this finishes it, once they can be reached:"), *again), "\n"),
+        )  # fmt: skip
     return sum(outcome.result or 0 for outcome in outcomes)
 
 
@@ -77,13 +89,18 @@ def to_restart(reached: Reached, replica: int | None) -> tuple[ServiceContainer,
     afterwards, because one of them or the router is not there."""
     chosen = tuple(one for one in reached.containers if replica in (None, one.unit))
     if not chosen:
-        raise Refused("no such container is running", hint="`ropeway status` shows what is")
+        raise Refused(
+            phrase("no such container is running"), hint=phrase("`ropeway status` shows what is")
+        )
     there = {one.name for one in reached.containers}
     gone = [name for name in _needed(newest(reached.containers).spec, replica) if name not in there]
     if gone:
-        what = f"{', '.join(f'`{name}`' for name in gone)} {'is' if len(gone) == 1 else 'are'} gone"
-        silent = tuple(f"{name}: {error}" for name, error in reached.failures.items())
-        raise Refused(what, evidence=silent, hint="`ropeway up` starts what is missing")
+        names = joined((f"`{name}`" for name in gone), ", ")
+        raise Refused(
+            phrase("{names} is gone" if len(gone) == 1 else "{names} are gone", names=names),
+            evidence=told(reached.failures),
+            hint=phrase("`ropeway up` starts what is missing"),
+        )
     return chosen
 
 
@@ -98,7 +115,7 @@ def restart(reached: Reached, containers: Sequence[ServiceContainer]) -> None:
     def restart_on(host: Host, own: Sequence[ServiceContainer]) -> None:
         names = [container.name for container in own]
         argv = docker.restart_argv(reached.runtime, names, _STOP_SECONDS)
-        host.run(argv, timeout=180.0).check("cannot restart it", where=host.name)
+        host.run(argv, timeout=180.0).check(phrase("cannot restart it"), where=host.name)
 
     run_on_parts(reached.hosts, containers, restart_on)
 
@@ -115,8 +132,11 @@ def wait_until_serving(reached: Reached, replica: int | None, clock: Clock) -> N
             return
         if clock.now() > deadline:
             raise LaunchError(
-                f"it generated no token within {timeout:g} s",
-                evidence=tuple(f"{name}: {reason}" for name, reason in reasons.items()),
+                phrase("it generated no token within {seconds:g} s", seconds=timeout),
+                evidence=tuple(
+                    phrase("{name}: {reason}", name=name, reason=reason)
+                    for name, reason in reasons.items()
+                ),
                 hint="ropeway logs",
             )
         clock.sleep(_POLL_SECONDS)

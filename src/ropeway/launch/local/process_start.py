@@ -24,7 +24,7 @@ def refuse_second(service: str) -> None:
     """Raise Refused when this service runs already."""
     if processes := find(service):
         raise Refused(
-            f"`{service}` is already running",
+            phrase("`{name}` is already running", name=service),
             evidence=tuple(f"pid {process.pid}: {process.title[:60]}" for process in processes[:3]),
             hint=f"ropeway status --name {service}\nropeway down --name {service}",
         )
@@ -53,7 +53,7 @@ class ProcessStart(Attempt):
         for step in others:
             on_progress(step.name)
             result = run_command(self.hosts[step.host], step.command, timeout=step.timeout)
-            result.check(f"{step.name} failed", where=step.host)
+            result.check(phrase("{step} failed", step=step.name), where=step.host)
         if self.deployment.uses_ray:
             self._check_ray()
 
@@ -67,22 +67,22 @@ class ProcessStart(Attempt):
             self._activity = activity
         if not any(process.role == "engine" for process in find(self.deployment.service)):
             where = self.deployment.engine_log
-            raise LaunchError("the engine ended while it was starting", where=where)
+            raise LaunchError(phrase("the engine ended while it was starting"), where=where)
         if vllm.listening(log):
             answer = run_command(self._head, probe_of(self.deployment), timeout=90.0)
             if answer.ok:
                 return True
             if root_cause({_LOG_NAME: log}):
-                where = self.deployment.url
-                answer.check("the engine answers, but generates nothing", where=where)
+                what = phrase("the engine answers, but generates nothing")
+                answer.check(what, where=self.deployment.url)
         return False
 
     def timeout_error(self) -> LaunchError:
         """See Attempt.timeout_error."""
         return LaunchError(
-            f"the engine was not ready within {self.timeout:g} s",
+            phrase("the engine was not ready within {seconds:g} s", seconds=self.timeout),
             where=self.deployment.engine_log,
-            hint="raise `serve.start_timeout`, or look into the log",
+            hint=phrase("raise `serve.start_timeout`, or look into the log"),
         )
 
     def diagnose(self, error: BaseException) -> LaunchError | None:
@@ -122,8 +122,10 @@ class ProcessStart(Attempt):
         self._owns_name = result.ok
         if not result.ok:
             raise Refused(
-                f"`{self.deployment.service}` is being started by somebody else, or was not taken"
-                " down",
+                phrase(
+                    "`{name}` is being started by somebody else, or was not taken down",
+                    name=self.deployment.service,
+                ),
                 where=self.deployment.scratch,
                 evidence=(result.stderr.strip(),),
                 hint=f"ropeway down --name {self.deployment.service}",
@@ -142,4 +144,4 @@ class ProcessStart(Attempt):
                 where=ray_address(self.deployment),
                 evidence=absent.evidence,
             )  # fmt: skip
-        result.check("Ray does not answer", where=self.deployment.head.name)
+        result.check(phrase("Ray does not answer"), where=self.deployment.head.name)

@@ -12,6 +12,7 @@ from ropeway.hosts import processes
 from ropeway.hosts.base import Host, run_command
 from ropeway.hosts.processes import Process, find
 from ropeway.launch.local.steps import RECORD, SCRATCH_PARENT, from_record, probe_of, scratch_of
+from ropeway.phrases import phrase
 
 _SHARED_MEMORY_LIST = "shared-memory"  # in the service's scratch folder: one path on each line
 
@@ -52,7 +53,7 @@ def take_down(service: str, scratch: str, patience: float = 3.0) -> TakenDown:
         shared |= processes.shared_memory(running)
         if survivors := processes.end(running, patience):
             raise HostError(
-                f"{len(survivors)} processes of `{service}` do not end",
+                phrase("{n} processes of `{name}` do not end", n=len(survivors), name=service),
                 evidence=[f"pid {process.pid}: {process.title[:80]}" for process in survivors],
                 hint="kill -9 " + " ".join(str(process.pid) for process in survivors),
             )
@@ -104,9 +105,9 @@ def deployment_of(service: str, user: int, host: Host) -> CpuReplica | None:
 def reason_not_serving(deployment: CpuReplica | None, host: Host) -> str:
     """Ask for one token: why none came, empty when one did."""
     if deployment is None:
-        return "no record of it"
+        return phrase("no record of it")
     answer = run_command(host, probe_of(deployment, seconds=20.0), timeout=30.0)
-    return "" if answer.ok else (answer.stderr.strip() or "no answer")
+    return "" if answer.ok else (answer.stderr.strip() or phrase("no answer"))
 
 
 def new_log_text(log: Path, begin: int, service: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ from ropeway.hosts.processes import HOST, ROLE, SERVICE
 from ropeway.launch import programs
 from ropeway.launch.dry_run import shell_script
 from ropeway.launch.probe import probe_args
+from ropeway.phrases import phrase
 from ropeway.units import counted
 
 RECORD = "deployment.json"
@@ -44,10 +45,10 @@ def from_record(text: str, where: str) -> CpuReplica:
         return _RECORD.validate_json(text)
     except ValidationError as error:
         raise HostError(
-            "the record of what runs here cannot be read",
+            phrase("the record of what runs here cannot be read"),
             where=where,
             evidence=tuple(str(error).splitlines()[:3]),
-            hint="`ropeway down` takes down whatever carries the name",
+            hint=phrase("`ropeway down` takes down whatever carries the name"),
         ) from error
 
 
@@ -98,20 +99,22 @@ def steps(deployment: CpuReplica) -> tuple[Step, ...]:
     head = deployment.head.name
     first = (
         Step(
-            f"take the name `{deployment.service}`",
+            phrase("take the name `{name}`", name=deployment.service),
             head,
             # mkdir fails when the folder exists: two starts at once cannot both get it.
             Command(("mkdir", "-m", "700", deployment.scratch)),
         ),
-        Step("make the log folder", head, Command(("mkdir", "-p", deployment.logs))),
-        Step("write down what runs here", head, _record(deployment)),
+        Step(phrase("make the log folder"), head, Command(("mkdir", "-p", deployment.logs))),
+        Step(phrase("write down what runs here"), head, _record(deployment)),
     )
-    serve = Step(f"start the engine: {deployment.layout}", head, _serve(deployment))
+    serve = Step(
+        phrase("start the engine: {layout}", layout=deployment.layout), head, _serve(deployment)
+    )
     if not deployment.uses_ray:
         return (*first, serve)
     script = 'umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d " \\n" >"$1"'
     make_token = Command(("sh", "-c", script, "sh", ray_settings(deployment)[_TOKEN_PATH]))
-    token = Step("make the token that Ray asks for", head, make_token)
+    token = Step(phrase("make the token that Ray asks for"), head, make_token)
     if deployment.layout.data > 1:
         # vLLM 0.32.0 counts the hosts for its data ranks once, and does not wait for late ones.
         return (*first, token, *_ray_steps(deployment), serve)
@@ -153,7 +156,7 @@ def _ray_steps(deployment: CpuReplica) -> tuple[Step, ...]:
     own = {key: value for key, value in ray_settings(deployment).items() if key != "RAY_ADDRESS"}
     return tuple(
         Step(
-            f"start Ray on {node.name}",
+            phrase("start Ray on {host}", host=node.name),
             node.name,
             Command(deployment.ray_start_argv(node), {**_labels(deployment, node, RAY), **own}),
             timeout=180.0,
