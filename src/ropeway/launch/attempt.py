@@ -91,7 +91,8 @@ def engine_failure(
     """
     known = cause.signature is not None
     explanation = tuple(map(_both, (cause.cause, *cause.details))) if known else ()
-    source = phrase("known from: {source}", source=joined(cause.source, ", "))
+    addresses = ", ".join(cause.source)  # a terminal ends a link at a space
+    source = phrase("known from: {source}", source=addresses)
     advice = (_both(cause.fix), source) if known else ()
     absence, joining = (absent.evidence, absent.advice) if absent else ((), ())
     return LaunchError(
