@@ -15,6 +15,7 @@ from ropeway.hosts.interrupts import interruptible
 from ropeway.launch.lock import current_author
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen
+from ropeway.spec.model import Spec
 from ropeway.units import counted, format_bytes
 from ropeway.weights.dry_run import forecast, steps
 from ropeway.weights.plan import PushPlan, plan_push
@@ -67,14 +68,8 @@ def push_(
       ropeway model push /data/models/Qwen3-32B --dry-run
     """
     spec = read_spec(config, without=None)
-    cluster, directory = spec.cluster, path or spec.model.path
-    if directory is None:
-        raise Refused(
-            phrase("which directory to copy is not said: the spec has no `model.path`"),
-            where=str(config),
-            hint="ropeway model push /data/…",
-        )
-    here, root = folders(directory, source, to)
+    cluster = spec.cluster
+    here, root = folders(path or _path_of(spec, config), source, to)
     with interruptible(), connected(cluster, ssh_config=ssh_config) as hosts:
         if cluster.hosts is None:
             raise Refused(
@@ -99,6 +94,14 @@ def push_(
     for error in errors:
         screen.error(error)
     ctx.exit(Exit.OK if ok else Exit.NO)
+
+
+def _path_of(spec: Spec, config: Path) -> str:
+    """Return the directory of the spec's model. Raises Refused."""
+    if spec.model.path is None:
+        what = phrase("which directory to copy is not said: the spec has no `model.path`")
+        raise Refused(what, where=str(config), hint="ropeway model push /data/…")
+    return spec.model.path
 
 
 def _show(plan: PushPlan, screen: Screen) -> tuple[dict[str, object], Sequence[RopewayError]]:
