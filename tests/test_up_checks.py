@@ -11,6 +11,7 @@ from rehearsed import Cluster, Make, cluster, fleet_with  # noqa: F401
 from ropeway.cli.layout_choice import planned_locally
 from ropeway.cli.main import exit_code
 from ropeway.cli.start_checks import may_span_hosts
+from ropeway.doctor.checks import CHECKS, GROUPS
 from ropeway.doctor.start import asked_before
 from ropeway.errors import Refused
 from ropeway.launch.served_model import served_model
@@ -109,6 +110,26 @@ def test_what_is_skipped_is_named(cluster: Make):  # noqa: F811
     assert two.run("up", "--skip-checks") == 0
     warned = " ".join(two.err.split())
     assert "not checked: hosts, NPUs, versions, containers, model, ports, network" in warned
+
+
+def test_what_would_not_have_been_checked_is_not_said_to_be_skipped(
+    cluster: Make,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("MY_KEY", "of-the-endpoint")
+    two = cluster()
+    two.serve(layout="TP4", replicas=2, backend=None, api_key_env="MY_KEY")
+    assert two.run("up", "--skip-checks") == 0, two.err
+    said = " ".join(two.err.split())
+    assert "not checked: hosts, NPUs, versions, containers, model, ports" in said
+    assert "network" not in said
+
+
+def test_checks_of_how_hosts_reach_each_other_are_of_the_hosts_of_one_engine():
+    network = {check.id for subject in ("ports", "network") for check in GROUPS[subject]}
+    between = {check.id for check in CHECKS if check.between_hosts}
+    # The chips of one host talk over virtual interfaces; ranks compare their clocks.
+    assert between == network - {"roce-vnic"} | {"host-clock"}
 
 
 def test_only_the_hosts_of_one_engine_must_reach_each_other_over_roce(

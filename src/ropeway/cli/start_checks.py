@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from ropeway.doctor.cluster import Requirements
-from ropeway.doctor.start import Start, check_start
+from ropeway.doctor.start import Devices, Start, check_start, subjects_for
 from ropeway.launch.rollout import Service
 from ropeway.launch.up import Preparation
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen
+from ropeway.report.doctor import SUBJECTS
 from ropeway.spec.model import Spec
 from ropeway.units import counted
 
@@ -15,8 +16,14 @@ from ropeway.units import counted
 def may_span_hosts(spec: Spec) -> bool:
     """Return whether an engine may need several hosts; with a blank layout the plan will choose."""
     sizes = [host.npus for host in spec.cluster.hosts or ()]
-    blank = "layout" not in spec.serve.model_fields_set
-    return len(sizes) > 1 and (blank or spec.serve.layout.npus > min(sizes))
+    serve = spec.serve
+    return len(sizes) > 1 and (not serve.has_layout or serve.layout.npus > min(sizes))
+
+
+def skip_before_start(service: Service, screen: Screen) -> None:
+    """Say what is not checked, where the user wants no checks."""
+    subjects = [SUBJECTS[one][screen.language] for one in subjects_for(_engines(service))]
+    screen.warn(phrase("not checked: {subjects}", subjects=", ".join(subjects)))
 
 
 def check_before_start(preparation: Preparation, service: Service, screen: Screen) -> Sequence[str]:
@@ -28,10 +35,7 @@ def check_before_start(preparation: Preparation, service: Service, screen: Scree
     for one in preparation.running:
         held[one.host] = held.get(one.host, frozenset()) | frozenset(one.devices)
     start = Start(
-        engines=tuple(
-            {node.name: frozenset(node.devices) for node in replica.nodes}
-            for replica in service.replicas
-        ),
+        engines=_engines(service),
         requirements=Requirements(
             image=service.image,
             model_path=service.spec.model.path,
@@ -44,3 +48,10 @@ def check_before_start(preparation: Preparation, service: Service, screen: Scree
         lines = check_start(start, preparation.facts, preparation.hosts)
         step.ok(counted(len(lines), "note") if lines else "")
     return lines
+
+
+def _engines(service: Service) -> tuple[Devices, ...]:
+    return tuple(
+        {node.name: frozenset(node.devices) for node in replica.nodes}
+        for replica in service.replicas
+    )

@@ -33,9 +33,8 @@ from ropeway.cli.rehearsal import (
     rehearse_up,
     virtual_fleet,
 )
-from ropeway.cli.start_checks import check_before_start, may_span_hosts
+from ropeway.cli.start_checks import check_before_start, may_span_hosts, skip_before_start
 from ropeway.cli.target import checked_name
-from ropeway.doctor.checks import GROUPS
 from ropeway.doctor.start import asked_before
 from ropeway.errors import Refused
 from ropeway.hosts.connect import connected
@@ -98,7 +97,7 @@ def _up_hosts(
 def _caller(spec: Spec, screen: Screen, *, yes: bool, skip_checks: bool) -> Caller:
     def check(preparation: Preparation, service: Service) -> Sequence[str]:
         if skip_checks:
-            screen.warn(phrase("not checked: {subjects}", subjects=joined(GROUPS, ", ")))
+            skip_before_start(service, screen)
             return ()
         return check_before_start(preparation, service, screen)
 

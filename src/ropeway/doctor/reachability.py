@@ -170,7 +170,7 @@ _OF_PINGS = (
           source=RAY_PAGE),
 )  # fmt: skip
 
-OF_INTERFACES = (
+_OF_INTERFACES = (
     Check("eth-nic", "warn", "hosts use Ethernet interfaces of different names",
           same_on_hosts(lambda host: host.nic.name if host.nic else None),
           reads=(NICS, DEFAULT_NIC),
@@ -192,4 +192,5 @@ OF_INTERFACES = (
           "$ ip addr"),
 )  # fmt: skip
 
-OF_PINGS = tuple(replace(check, min_hosts=2) for check in _OF_PINGS)
+OF_PINGS = tuple(replace(check, min_hosts=2, between_hosts=True) for check in _OF_PINGS)
+OF_INTERFACES = tuple(replace(check, between_hosts=True) for check in _OF_INTERFACES)

@@ -278,7 +278,7 @@ _BETWEEN_HOSTS = (
 )  # fmt: skip
 
 CHECKS = (
-    *(replace(check, min_hosts=2) for check in _BETWEEN_HOSTS),
+    *(replace(check, min_hosts=2, between_hosts=True) for check in _BETWEEN_HOSTS),
     # On an A3 the chips of a host talk over virtual interfaces.
     Check("roce-vnic", "fail", "virtual interfaces between chips are down", on_npus(_vnic_down),
           reads=(TABLE, hccn.VNIC),
@@ -293,5 +293,6 @@ CHECKS = (
           expected="the same everywhere, usually off",
           fix="set it on {host}:\n"
           "$ hccn_tool -i {device} -tls -s enable {switch}",
+          between_hosts=True,
           source="vllm-ascend #10224; HCCL documentation, EI0016"),
 )  # fmt: skip

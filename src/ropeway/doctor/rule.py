@@ -59,6 +59,9 @@ class Check:
     reads      the questions whose answers the rule looks at; the first without an answer is the
                reason why a host was not checked
     min_hosts  the check is left out on fewer
+    between_hosts
+               it is about how hosts reach each other: those that never speak to each other, as the
+               hosts of two engines, are judged apart
     lacking    what it lacks besides: a name that nobody gave, pings that nobody sent
 
     `title`, `expected`, `fix` and `source` may have placeholders: the values of a hit; {runtime};
@@ -77,6 +80,7 @@ class Check:
     source: str = ""
     reads: tuple[Need, ...] = ()
     min_hosts: int = 1
+    between_hosts: bool = False
     lacking: Callable[[Cluster], Iterable[Gap]] = _nothing
 
     def findings(self, cluster: Cluster) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ network between the hosts of one engine. Pure, but for the pings."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ropeway.doctor.checks import CHECKS, examine
+from ropeway.doctor.checks import CHECKS, GROUPS, examine
 from ropeway.doctor.cluster import Cluster, Requirements
 from ropeway.doctor.finding import Finding, Unchecked, format_locations
 from ropeway.doctor.survey import ping_from, plan_pings, questions_of
@@ -18,18 +18,20 @@ from ropeway.hosts.fleet import run_on_all_or_raise
 from ropeway.phrases import joined, phrase
 from ropeway.units import counted
 
-# Checks that no start depends on, or whose question `up` answers itself, with why.
-_LEFT_OUT = {
-    "host-reach": "`up` has asked every host",
-    "host-ports": "`up` knows which ports it will open on which host",
-    "host-disk": "`up` knows which hosts will fetch the image",
-    "host-shm": "containers have a /dev/shm of their own",
-    "ray-running": "Ray in a container finds its own port",
-    "npu-count": "`up` knows which NPUs it will use",
-    "npu-dropped": "`up` knows which NPUs it will use",
-    "npu-container": "`up` knows which containers are its own",
-    "image-there": "`up` fetches it",
-}
+# Checks that no start depends on, or whose question `up` answers itself.
+_LEFT_OUT = frozenset(
+    (
+        "host-reach",  # `up` has asked every host
+        "host-ports",  # it knows which ports it will open on which host
+        "host-disk",  # it knows which hosts will fetch the image
+        "host-shm",  # containers have a /dev/shm of their own
+        "ray-running",  # Ray in a container finds its own port
+        "npu-count",  # it knows which NPUs it will use
+        "npu-dropped",  # likewise
+        "npu-container",  # it knows which containers are its own
+        "image-there",  # it fetches the image
+    )
+)
 _DEPENDED_ON = tuple(check for check in CHECKS if check.id not in _LEFT_OUT)
 # Questions to each NPU take seconds: none is asked for the sake of a warning.
 _ASKED = questions_of(check for check in _DEPENDED_ON if check.level == "fail")
@@ -39,7 +41,7 @@ _ASKED_ALONE = questions_of(
 _OF_ONE_NPU = frozenset(question.key for question in ALL if question.each) - _ASKED
 _CHECKS = tuple(check for check in _DEPENDED_ON if not questions_of((check,)) & _OF_ONE_NPU)
 # Of these an engine's hosts are judged among themselves: those of another it never speaks to.
-_WITHIN = frozenset(one for one in _CHECKS if one.id.startswith(("roce-", "eth-", "host-clock")))
+_WITHIN = frozenset(check for check in _CHECKS if check.between_hosts)
 _OTHERS = frozenset(_CHECKS) - _WITHIN
 # Each host pings the next one of its engine, all NPUs to all NPUs; `doctor` pings eight.
 _PARTNERS = 1
@@ -67,6 +69,17 @@ class Start:
 def asked_before(*, spans_hosts: bool) -> frozenset[str]:
     """Return the keys of what a start asks; ports only where an engine may span several hosts."""
     return _ASKED if spans_hosts else _ASKED_ALONE
+
+
+def subjects_for(engines: Sequence[Devices]) -> tuple[str, ...]:
+    """Return the subjects of the checks that a start of these engines would have."""
+    hosts = {name for devices in engines for name in devices}
+    sizes = {True: max(map(len, engines)), False: len(hosts)}
+    return tuple(
+        subject
+        for subject, checks in GROUPS.items()
+        if any(one in _CHECKS and sizes[one.between_hosts] >= one.min_hosts for one in checks)
+    )
 
 
 def check_start(

@@ -113,6 +113,7 @@ CHECKS = (
           fix="synchronise all hosts with the same time server:\n"
           "$ chronyc makestep",
           min_hosts=2,
+          between_hosts=True,
           lacking=_without_clock,
           source="ranks' logs are compared by time; vllm-ascend #1443"),
     Check("host-shm", "fail", "/dev/shm is too small for Ray's object store",

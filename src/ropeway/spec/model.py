@@ -241,6 +241,11 @@ class Serve(SpecModel):
         return variable
 
     @property
+    def has_layout(self) -> bool:
+        """Return whether the spec names a layout; a blank one is the planner's to choose."""
+        return "layout" in self.model_fields_set
+
+    @property
     def url(self) -> str:
         """Return the base URL of the OpenAI-compatible API, for clients on the host that serves."""
         return api_url(self.address, self.port)
