@@ -115,9 +115,16 @@ def test_a_service_on_the_loopback_of_a_host_is_told_with_the_way_there(
     assert "ssh" not in capsys.readouterr().err, "another server, of which nothing is known"
 
 
-@pytest.mark.parametrize(("layout", "predicted"), [("layout: TP4", True), ("layout: TP1", False)])
+@pytest.mark.parametrize(
+    ("layout", "predicted"),
+    [
+        ("layout: TP4", "TP4 (80%"),
+        ("layout: TP1", None),
+        ("replicas: 1", ", the plan's choice for a blank `serve.layout` (80%"),
+    ],
+)
 def test_what_the_planner_expected_stands_beside_what_was_measured(
-    layout: str, predicted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    layout: str, predicted: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with running(FAST) as fake:
@@ -131,10 +138,17 @@ def test_what_the_planner_expected_stands_beside_what_was_measured(
         document = read_document(capsys.readouterr().out)
         assert exit_code(["bench", *SMALL]) == 0
     expected = document["predicted_tokens_per_s"]
-    line = re.search(r"^plan +([\d,.]+) tokens/s predicted", capsys.readouterr().out, re.MULTILINE)
-    assert (expected is not None, line is not None) == (predicted, predicted), "TP1 does not fit"
-    if line is not None:
-        assert float(line[1].replace(",", "")) == pytest.approx(expected, rel=0.01)
+    line = re.search(
+        r"^plan +([\d,.]+) tokens/s predicted for (.*)", capsys.readouterr().out, re.MULTILINE
+    )
+    if predicted is None:
+        found = (expected, document["predicted_layout"], line)
+        assert found == (None, None, None), "TP1 does not fit"
+        return
+    assert line is not None
+    assert float(line[1].replace(",", "")) == pytest.approx(expected, rel=0.01)
+    assert line[2].startswith(document["predicted_layout"])
+    assert predicted in line[2]
 
 
 def test_a_service_that_listens_everywhere_is_found_at_its_first_host(

@@ -49,6 +49,10 @@ PLANS = [
     lambda: plan("Qwen3-8B", 1, tpot_s=0.03, kv_cache=2**30, spec_file="my.yaml"),
     lambda: plan("Qwen3-8B", 1, tpot_s=1e-6),
     lambda: plan("DeepSeek-V3", 1),
+    lambda: plan("Qwen3-30B-A3B", 1, memory=0.55, blank_context=40_960),
+    lambda: choose(
+        request("Qwen3-30B-A3B", 2, load=Load(1024, 256, clients=64), blank_context=40_960)
+    ),
     lambda: plan("Qwen3-VL-30B-A3B-Instruct", 2, cluster=cluster(4, 8)),
     lambda: choose(replace(request("Qwen3-8B", 1), chip=None, cluster=LOCAL)),
 ]

@@ -23,8 +23,8 @@ from ropeway.endpoint.client import Endpoint
 from ropeway.endpoint.stream import Timing
 from ropeway.errors import EndpointError, Exit, RopewayError
 from ropeway.phrases import phrase
+from ropeway.plan.candidate import Expectation
 from ropeway.plan.choice import expected
-from ropeway.plan.estimate import Forecast
 from ropeway.plan.load import Load
 from ropeway.report.console import Screen
 from ropeway.report.text import bench_record, bench_table
@@ -61,7 +61,8 @@ def bench(
     the engine's prefix cache would flatter the figures. The raw timings are written as requests
     end; Ctrl-C stops and keeps what was measured.
 
-    With a spec, what the planner expected of this load stands beside what was measured.
+    With a spec, what the planner expected of this load stands beside what was measured. It is for
+    the spec's layout, whatever runs; where that is blank, for the plan's choice.
 
     Exit code 0: every request succeeded. 1: some failed, or none was completed. What --time-limit
     cuts off has not failed: with at least one request completed the exit code is 0.
@@ -129,9 +130,9 @@ def _report(
     if result.ended != "complete":
         screen.answer(f"ended     early: {result.ended}")
     screen.answer(bench_table(summary, conditions))
-    forecast = _forecast(conditions.load, screen)
+    planned = _expected(conditions.load, screen)
     record = bench_record(
-        summary, conditions, late=result.late, folder=str(folder), forecast=forecast
+        summary, conditions, late=result.late, folder=str(folder), planned=planned
     )
     screen.answer(record)
     screen.result(
@@ -141,7 +142,8 @@ def _report(
             "ended": result.ended,
             "late": result.late,
             "folder": str(folder),
-            "predicted_tokens_per_s": forecast and forecast.output_tokens_per_s,
+            "predicted_tokens_per_s": planned and planned.forecast.output_tokens_per_s,
+            "predicted_layout": planned and planned.layout,
         }
     )
     if summary.failed:
@@ -154,7 +156,7 @@ def _report(
         screen.error(EndpointError(limit, hint="raise `--time-limit`"))
 
 
-def _forecast(load: LoadTest, screen: Screen) -> Forecast | None:
+def _expected(load: LoadTest, screen: Screen) -> Expectation | None:
     """Return what the planner expected of this load; None without a spec that it can plan for."""
     file = spec_file()
     if file is None:

@@ -10,19 +10,16 @@ from ropeway.facts.described import cluster_of
 from ropeway.facts.gather import gather
 from ropeway.facts.host import HostFacts
 from ropeway.facts.questions import questions
-from ropeway.hardware import chip_named
 from ropeway.hosts.connect import connected
 from ropeway.hosts.fleet import run_on_all_or_raise
 from ropeway.hosts.interrupts import interruptible
 from ropeway.launch.complete import release_for
 from ropeway.launch.served_model import served_model
 from ropeway.phrases import phrase
-from ropeway.plan.choice import request_for
-from ropeway.plan.choose import choose
+from ropeway.plan.choice import plan_for_new
 from ropeway.plan.writing import edits, written
 from ropeway.report.console import Screen
 from ropeway.spec.cluster import Cluster, RemoteHost
-from ropeway.spec.editing import Edit
 from ropeway.spec.errors import fault_lines
 from ropeway.spec.model import Spec, parse_spec
 from ropeway.spec.samples import filled, with_edits
@@ -45,15 +42,10 @@ def spec_of_hosts(
     if model_path is None:
         return text, spec
     shape = served_model(model_path, facts).shape
-    if shape.max_positions and shape.max_positions < (spec.serve.context or 0):
-        text = with_edits(text, [Edit(("serve", "context"), shape.max_positions)])
-        spec = parse_spec(text, "the new spec")
-    version = release_for(spec, {}, "").version
-    plan = choose(request_for(spec, shape, chip_named(spec.cluster.chip or ""), version))
+    plan = plan_for_new(spec, shape, release_for(spec, {}, "").version)
     after = written(spec, plan)
-    (why,) = (value.why for value in plan.values if value.key == "serve.layout")
     if plan.chosen:
-        screen.say(phrase("{name}: {why}", name=plan.chosen.name, why=why))
+        screen.say(phrase("{name}: {why}", name=plan.chosen.name, why=plan.why))
     for name, host in facts.items():
         if host.model and host.model.fault:
             screen.warn(

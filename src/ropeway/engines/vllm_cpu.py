@@ -8,6 +8,7 @@ from ropeway.engines import vllm
 from ropeway.engines.base import Node, Replica
 from ropeway.spec.engine_args import engine_argument_flags
 
+CONTEXT = 2048  # tokens, where none is named: enough for a rehearsal, and a smaller cache
 # Measured here with the 382M MoE in bfloat16 (docs/benchmarks.md, "Memory"): a rank's resident
 # memory besides its weights, and that of the API server with one engine core.
 _RANK_BYTES = 1_400_000_000

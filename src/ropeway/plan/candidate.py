@@ -28,7 +28,9 @@ class PlanRequest:
 
     chip               of real NPUs; None on the local cluster, whose `machine` was calibrated
     hbm_bytes          of one NPU; by default the chip's
-    context            tokens of prompt and answer; by default those of the load's requests
+    context            tokens of prompt and answer
+    blank_context      those that the engine takes where `context` is blank, by its model; None
+                       where no engine is meant: then those of the load's requests
     tpot_s, ttft_s     bounds in seconds
     job_prompts        number of prompts of the whole job
     free_clients       how many requests are in flight is the planner's choice, not the load's
@@ -48,6 +50,7 @@ class PlanRequest:
     chip: Chip | None = None
     hbm_bytes: int | None = None
     context: int | None = None
+    blank_context: int | None = None
     objective: Objective = "throughput"
     tpot_s: float | None = None
     ttft_s: float | None = None
@@ -64,6 +67,11 @@ class PlanRequest:
     kv_bits: float = 16
     sources: Mapping[str, str] = field(default_factory=dict)
     spec_file: str = ""
+
+    @property
+    def leaves_context(self) -> bool:
+        """Whether an engine will take a context that nobody has named."""
+        return self.context is None and self.blank_context is not None
 
     @property
     def minimised(self) -> Objective:
@@ -162,3 +170,21 @@ class Plan:
     doubts: tuple[str, ...] = ()
     searched: int = 0
     missing: tuple[str, ...] = ()
+
+    @property
+    def why(self) -> str:
+        """Return why this layout; empty where none was chosen."""
+        return next((value.why for value in self.values if value.key == "serve.layout"), "")
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the planner expected of a load.
+
+    layout     that it is for, with its replicas: `2 replicas of TP4`
+    is_chosen  by the planner, because the spec leaves it blank
+    """
+
+    layout: str
+    is_chosen: bool
+    forecast: Forecast

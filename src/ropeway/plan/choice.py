@@ -1,48 +1,30 @@
 """What other verbs ask the planner: `up`, a layout where the spec names none, and whether one fits;
-`bench`, what it expected."""
+`init`, the plan for a new spec; `bench`, what it expected."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ropeway.errors import Refused
-from ropeway.hardware import Chip
+from ropeway.errors import LayoutError, Refused
+from ropeway.hardware import Chip, chip_named
 from ropeway.models.shape import ModelShape
 from ropeway.phrases import Phrase, phrase
-from ropeway.plan.candidate import Candidate, PlanRequest
+from ropeway.plan.candidate import Expectation, Plan, PlanRequest
 from ropeway.plan.choose import choose
-from ropeway.plan.estimate import Forecast
 from ropeway.plan.fit import fit_layout, search_of
+from ropeway.plan.layout import problems
 from ropeway.plan.load import Load
-from ropeway.plan.machine import Machine, ascend, traits
-from ropeway.plan.resolve import (
-    LOCAL_ENGINE,
-    Flags,
-    SpecFile,
-    batched_tokens,
-    kv_bits,
-    resolve,
-    wants_eager,
-)
+from ropeway.plan.machine import Machine
+from ropeway.plan.request import LOCAL_ENGINE, request_for, request_for_hosts
+from ropeway.plan.resolve import Flags, SpecFile, resolve
 from ropeway.plan.values import memory_words, shortfall
-from ropeway.spec.model import Spec
+from ropeway.plan.writing import needs_key
+from ropeway.spec.model import Layout, Spec
+from ropeway.units import format_bytes
 
 # How far engine and activations were from nine published start-up logs, at most (docs/planning.md).
 MEMORY_ERROR = int(0.94 * 2**30)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The planner's layout for a spec that names none.
-
-    spec   with `serve.layout`, `replicas`, `memory` and `max_sequences` filled in
-    why    one line, with the figures
-    doubts  whether it works, such as that nobody has published running this layout
-    """
-
-    spec: Spec
-    candidate: Candidate
-    why: Phrase
-    doubts: tuple[str, ...]
+# What the sample of `ropeway init` has for two virtual hosts.
+_SAMPLE = Layout(tensor=2, pipeline=2, expert=True)
 
 
 @dataclass(frozen=True)
@@ -69,36 +51,62 @@ class Room:
         return 0 <= self.spare < self.error
 
 
-def choice(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Choice:
-    """Return the planner's choice for a spec, its workload and its hosts' NPUs.
+def with_layout(
+    spec: Spec, shape: ModelShape, chip: Chip | None, version: str
+) -> tuple[Spec, tuple[str, ...]]:
+    """Return a spec of real hosts with a layout that fits, and notes on it.
 
-    Raises Refused where nothing fits, with what is missing.
+    Where it names none, the planner chooses. Raises Refused where that needs to be told the chip or
+    a key, or nothing fits; LayoutError where the spec's own does not fit.
     """
-    return _chosen(spec, request_for(spec, shape, chip, version))
+    notes: tuple[str, ...] = ()
+    if not spec.serve.has_layout:
+        if chip is None:
+            raise Refused(
+                phrase("`serve.layout` is blank, and which chip the hosts have is not known"),
+                where="cluster.chip",
+                hint=phrase("write `chip: 910B4` below `cluster`, or name a layout"),
+            )
+        spec, notes = _chosen(spec, request_for_hosts(spec, shape, chip, version))
+    if chip is None:
+        unknown = phrase("whether it fits was not checked: `cluster.chip` is not known")
+        return spec, (*notes, unknown)
+    return spec, (*notes, *_fit_notes(spec, room(spec, shape, chip, version), chip))
 
 
-def local_choice(spec: Spec, shape: ModelShape, machine: Machine) -> Choice:
-    """Return the planner's choice for a spec of this machine, whose constants are these.
+def with_local_layout(
+    spec: Spec, shape: ModelShape, machine: Machine | None
+) -> tuple[Spec, tuple[str, ...]]:
+    """Return a spec of this machine with a layout, and notes on it.
 
-    Raises Refused where nothing fits.
+    Where it names none, the planner chooses by the `machine`'s constants; as long as they have not
+    been measured, it is the sample's. Raises Refused where nothing fits, or that cannot run.
     """
-    serve = spec.serve
-    request = PlanRequest(
-        shape=shape,
-        model_name=spec.model.name or str(spec.model.path),
-        cluster=spec.cluster,
-        traits=LOCAL_ENGINE,
-        machine=machine,
-        load=replace(_load(spec), requests=spec.workload.requests),
-        context=serve.context,
-        replicas=1,
-        kv_cache=serve.kv_cache,
-        max_sequences=serve.max_sequences,
+    if spec.serve.has_layout:
+        return spec, ()
+    if machine is not None:
+        return _chosen(spec, request_for(spec, shape, LOCAL_ENGINE, machine))
+    if reasons := problems(_SAMPLE, shape, spec.cluster):
+        raise Refused(
+            phrase("`serve.layout` is blank, and the sample's {layout} cannot run", layout=_SAMPLE),
+            where="serve.layout",
+            evidence=reasons,
+            hint=phrase("name a layout, or have one chosen after `ropeway calibrate --local`"),
+        )
+    note = phrase(
+        "layout {layout}, as in the sample: the speed of this machine was not measured"
+        " (`ropeway calibrate --local`)",
+        layout=_SAMPLE,
     )
-    return _chosen(spec, request)
+    serve = spec.serve.model_copy(update={"layout": _SAMPLE})
+    return spec.model_copy(update={"serve": serve}), (note,)
 
 
-def _chosen(spec: Spec, request: PlanRequest) -> Choice:
+def _chosen(spec: Spec, request: PlanRequest) -> tuple[Spec, tuple[str, ...]]:
+    """Return the spec with the plan's layout, replicas, memory and sequences, and notes on them.
+
+    Raises Refused where nothing fits, or the choice needs a key and the spec names none.
+    """
     plan = choose(request)
     chosen = plan.chosen
     if chosen is None:
@@ -108,6 +116,18 @@ def _chosen(spec: Spec, request: PlanRequest) -> Choice:
             evidence=plan.missing,
             hint=phrase("`ropeway plan` lists what was tried; name a layout to decide yourself"),
         )
+    why = phrase("{name}: {why}", name=chosen.name, why=plan.why)
+    if needs_key(spec.serve, chosen):
+        raise Refused(
+            phrase("the plan's choice for a blank `serve.layout` needs `serve.api_key_env`"),
+            where="serve.layout",
+            evidence=(why,),
+            hint=phrase(
+                "`serve.api_key_env` names the environment variable that holds a key: replicas on"
+                " several hosts are reached over the network\nor name a layout; `ropeway plan"
+                " --all` lists those of one engine"
+            ),
+        )
     update: dict[str, object] = {
         "layout": chosen.layout,
         "replicas": chosen.replicas,
@@ -116,9 +136,38 @@ def _chosen(spec: Spec, request: PlanRequest) -> Choice:
     if chosen.fraction and spec.serve.kv_cache is None:
         update["memory"] = chosen.fraction
     serve = spec.serve.model_copy(update=update)
-    (why,) = [value.why for value in plan.values if value.key == "serve.layout"]
-    words = phrase("{name}: {why}", name=chosen.name, why=why)
-    return Choice(spec.model_copy(update={"serve": serve}), chosen, words, plan.doubts)
+    notes = (phrase("layout: the plan's choice, {why}", why=why), *plan.doubts)
+    return spec.model_copy(update={"serve": serve}), notes
+
+
+def _fit_notes(spec: Spec, found: Room, chip: Chip) -> tuple[str, ...]:
+    """Say that a layout fits by less than the figures may be off.
+
+    Raises LayoutError where it does not fit.
+    """
+    if not found.fits:
+        raise LayoutError(
+            phrase(
+                "{layout} does not fit: {missing} are missing on an NPU of {chip}",
+                layout=spec.serve.layout, missing=format_bytes(-found.spare), chip=chip.name,
+            ),
+            where="serve.layout",
+            evidence=(found.words,),
+            hint=phrase(
+                "`ropeway plan` shows what fits; a shorter `serve.context` needs less, and a higher"
+                " `serve.memory` gives more"
+            ),
+        )  # fmt: skip
+    if not found.tight:
+        return ()
+    return (
+        phrase(
+            "{layout} fits by {spare} an NPU, and such figures may be off by {error}",
+            layout=spec.serve.layout,
+            spare=format_bytes(found.spare),
+            error=format_bytes(found.error),
+        ),
+    )
 
 
 def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
@@ -126,9 +175,8 @@ def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
 
     Raises Refused for a context that the model cannot have.
     """
-    request = replace(request_for(spec, shape, chip, version), replicas=spec.serve.replicas)
-    search = search_of(request)
-    search = search.of(request.load.share(spec.serve.replicas))
+    request = request_for_hosts(spec, shape, chip, version)
+    search = search_of(request).of(request.load.share(spec.serve.replicas))
     memory = fit_layout(search, spec.serve.layout).memory
     one = memory.kv_cache * search.context // memory.kv_tokens if memory.kv_tokens else 0
     if not memory.fits:
@@ -144,57 +192,30 @@ def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
     return Room(memory.kv_cache - one, words)
 
 
-def expected(file: SpecFile, load: Load, checkpoints: Path) -> Forecast:
-    """Return the planner's forecast for a spec's service under a load.
+def plan_for_new(spec: Spec, shape: ModelShape, version: str) -> Plan:
+    """Return the plan for a spec as `init` fills it in, which names the chip.
+
+    The context of its sample is cut to the model's longest. Raises Refused.
+    """
+    context, longest = spec.serve.context, shape.max_positions
+    if context and longest:
+        serve = spec.serve.model_copy(update={"context": min(context, longest)})
+        spec = spec.model_copy(update={"serve": serve})
+    chip = chip_named(spec.cluster.chip or "")
+    return choose(request_for_hosts(spec, shape, chip, version))
+
+
+def expected(file: SpecFile, load: Load, checkpoints: Path) -> Expectation:
+    """Return what the planner expects of a spec's service under a load.
 
     `checkpoints` is the folder of fetched models. Raises Refused where there is none.
     """
-    request, _ = resolve(file, Flags(), checkpoints)
+    request, _ = resolve(file, Flags(), checkpoints, as_written=True)
+    request = replace(request, load=load)
     serve = file.spec.serve
-    request = replace(request, load=load, free_clients=False)
-    if "layout" in serve.model_fields_set:
-        request = replace(
-            request,
-            layout=serve.layout,
-            replicas=serve.replicas,
-            memory=serve.memory,
-            max_sequences=serve.max_sequences,
-        )
+    if serve.has_layout:
+        request = replace(request, layout=serve.layout, replicas=serve.replicas)
     plan = choose(request)
     if plan.chosen is None:
         raise Refused(phrase("by the planner's figures it does not fit"), evidence=plan.missing)
-    return plan.chosen.forecast
-
-
-def request_for(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> PlanRequest:
-    """Return what `up` would run: without `serve.context`, the engine takes the model's longest."""
-    serve = spec.serve
-    engine = traits(version, "eager" if wants_eager(serve) else None)
-    return PlanRequest(
-        shape=shape,
-        model_name=spec.model.served_name or str(spec.model.path),
-        cluster=spec.cluster,
-        traits=engine,
-        machine=ascend(chip, engine),
-        load=_load(spec),
-        chip=chip,
-        hbm_bytes=spec.cluster.hbm,
-        context=serve.context or shape.max_positions,
-        price_per_host_hour=spec.cluster.price_per_host_hour,
-        memory=serve.memory,
-        kv_cache=serve.kv_cache,
-        replicas=serve.replicas if "replicas" in serve.model_fields_set else None,
-        max_sequences=serve.max_sequences,
-        max_batched_tokens=batched_tokens(serve),
-        kv_bits=kv_bits(serve),
-    )
-
-
-def _load(spec: Spec) -> Load:
-    work = spec.workload
-    return Load(
-        input_tokens=work.input_tokens,
-        output_tokens=work.output_tokens,
-        clients=None if work.rate else work.clients,
-        rate=work.rate,
-    )
+    return Expectation(plan.chosen.name, not serve.has_layout, plan.chosen.forecast)

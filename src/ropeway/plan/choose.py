@@ -23,11 +23,13 @@ from ropeway.plan.load import Load
 from ropeway.plan.missing import missing
 from ropeway.plan.question import Question
 from ropeway.plan.reports import measured, unreported
-from ropeway.plan.values import memory_words, shortfall, values
+from ropeway.plan.values import figure_of, memory_words, shortfall, values
 from ropeway.spec.model import Layout
 
 # Results that differ by less are equal: then the simpler or better known layout wins.
 _TIE = 0.01
+# By so much another context makes the result better where it is worth a word.
+_MUCH = 1.1
 # Sequences of a step are captured as a graph in multiples of this (cycle.largest_graph).
 _STEP = 16
 # What one router passes on each second (docs/router.md).
@@ -42,14 +44,11 @@ def choose(request: PlanRequest) -> Plan:
     """
     search = search_of(request)
     layouts = _layouts(search)
-    verdicts = [_judge(search, layout) for layout in layouts]
-    rejected = [item for item in verdicts if isinstance(item, Rejected)]
+    ranked, rejected = _ranked(search, layouts)
     if request.layout is None:
         rejected += _unsplittable(request, layouts)
     elif refusal := next((item for item in rejected if item.kind == "engine"), None):
         raise _cannot_run(search, refusal)
-    candidates = _with_front([item for item in verdicts if isinstance(item, Candidate)])
-    ranked = sorted(candidates, key=lambda item: _rank(request, item))
     chosen = ranked[0] if ranked else None
     front = [item for item in ranked if item.on_front]
     made_of = chosen.forecast.notes if chosen else ()
@@ -60,12 +59,20 @@ def choose(request: PlanRequest) -> Plan:
         front=tuple(sorted(front, key=lambda item: item.forecast.tpot_s)),
         rejected=tuple(rejected),
         values=(),
-        doubts=tuple(_doubts(search, ranked)),
+        doubts=(*_doubts(search, ranked), *_context_words(search, layouts, chosen)),
         notes=tuple(dict.fromkeys((*request.shape.assumed, *made_of))),
         searched=len(layouts),
         missing=() if chosen else missing(search, rejected),
     )
     return replace(plan, values=values(plan, chosen, search)) if chosen else plan
+
+
+def _ranked(search: Search, layouts: Sequence[Layout]) -> tuple[list[Candidate], list[Rejected]]:
+    """Return the layouts that can run, the best first, and those that are rejected."""
+    verdicts = [_judge(search, layout) for layout in layouts]
+    candidates = _with_front([item for item in verdicts if isinstance(item, Candidate)])
+    ranked = sorted(candidates, key=lambda item: _rank(search.request, item))
+    return ranked, [item for item in verdicts if isinstance(item, Rejected)]
 
 
 def _layouts(search: Search) -> tuple[Layout, ...]:
@@ -355,6 +362,27 @@ def _doubts(search: Search, ranked: Sequence[Candidate]) -> Iterator[str]:
     if search.request.layout is None:
         yield from _measured_words(search, ranked)
     yield from _router_words(ranked[0])
+
+
+def _context_words(
+    search: Search, layouts: Sequence[Layout], chosen: Candidate | None
+) -> Iterator[str]:
+    """Yield what a context of the load's length would do, where a blank one costs much."""
+    request = search.request
+    if chosen is None or not request.leaves_context:
+        return
+    shorter = search_of(replace(request, blank_context=None))
+    better = next(iter(_ranked(shorter, layouts)[0]), chosen)
+    aims = [request.aim(item.hosts, item.forecast) for item in (chosen, better)]
+    if aims[0] > _MUCH * aims[1]:
+        yield phrase(
+            "`serve.context` is blank, so the engine takes {context:,} tokens; {tokens:,} would be "
+            "enough for this load, and allow {layout} with {figure}",
+            context=search.context,
+            tokens=shorter.context,
+            layout=better.name,
+            figure=figure_of(request, better),
+        )
 
 
 def _measured_words(search: Search, ranked: Sequence[Candidate]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from ropeway.plan.load import Load
 from ropeway.plan.memory import Memory, MemoryNeeds, cache_tokens, memory
 from ropeway.spec.model import Layout
 
-# A context that is not given: the tokens of a request, rounded up, so that a chat template fits.
+# A context that nothing fixes: the tokens of a request, rounded up, so that a chat template fits.
 _ROUND_CONTEXT = 1024
 # Memory fractions to try where the engine's default is too small or leaves no room for graphs.
 _FRACTIONS = (0.95, 0.85, 0.8)
@@ -201,31 +201,32 @@ def _context(request: PlanRequest) -> int:
             evidence=(_request_words(load),),
             hint=phrase("shorten `workload.input_tokens` or `workload.output_tokens`"),
         )
-    if request.context is None:
+    context = request.context or request.blank_context
+    if context is None:
         whole = ceil(takes / _ROUND_CONTEXT) * _ROUND_CONTEXT
         return min(whole, longest) if longest else whole
-    if longest and request.context > longest:
+    if longest and context > longest:
         raise Refused(
             phrase(
                 "a context of {tokens:,} tokens is longer than the model's {longest:,}",
-                tokens=request.context,
+                tokens=context,
                 longest=longest,
             ),
             where="serve.context",
             hint=phrase("at most {n:,}", n=longest),
         )
-    if takes > request.context:
+    if takes > context:
         raise Refused(
             phrase(
                 "a request takes {takes:,} tokens, and the context is {tokens:,}",
                 takes=takes,
-                tokens=request.context,
+                tokens=context,
             ),
             where="serve.context",
             evidence=(_request_words(load),),
             hint=phrase("at least {n:,}", n=takes),
         )
-    return request.context
+    return context
 
 
 def _request_words(load: Load) -> Phrase:

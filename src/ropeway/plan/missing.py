@@ -56,13 +56,33 @@ def missing(search: Search, rejected: Sequence[Rejected]) -> tuple[str, ...]:
 
 
 def _shorter(search: Search, full: Sequence[Rejected]) -> Iterator[str]:
-    """Yield the longest context for which there is cache, where the weights fit at all."""
+    """Yield the longest context for which there is cache, where the weights fit at all.
+
+    In place of a blank one also that of the load, for which old releases need smaller buffers.
+    """
+    request = search.request
     best: tuple[int, Layout] | None = None
     for item in full:
         memory = fit_layout(search, item.layout).memory
         if memory.spare >= 0 and (best is None or memory.kv_tokens > best[0]):
             best = memory.kv_tokens, item.layout
-    if best is not None and search.request.load.tokens <= best[0] < search.context:
+    if best is not None and not request.load.tokens <= best[0] < search.context:
+        best = None
+    if best is None and request.leaves_context:
+        loads = search_of(replace(request, blank_context=None))
+        smallest = _smallest(loads)
+        best = (loads.context, smallest[0]) if smallest else None
+    if best is None:
+        return
+    if request.leaves_context:
+        yield phrase(
+            "`serve.context` is blank, so the engine takes {context:,} tokens; with a "
+            "`serve.context` of {tokens:,} {layout} would fit",
+            context=search.context,
+            tokens=best[0],
+            layout=best[1],
+        )
+    else:
         yield phrase(
             "with a context of {tokens:,} tokens {layout} would fit",
             tokens=best[0],

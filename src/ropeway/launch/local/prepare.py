@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ropeway.engines.base import Node, Ports
 from ropeway.engines.placement import shares
-from ropeway.engines.vllm_cpu import CpuReplica
+from ropeway.engines.vllm_cpu import CONTEXT, CpuReplica
 from ropeway.errors import Refused
 from ropeway.facts.local import SystemFacts
 from ropeway.launch.local.steps import scratch_of
@@ -17,7 +17,6 @@ from ropeway.units import format_bytes
 # What the local cluster was built and tested with (pyproject.toml, extra `local`).
 NEEDED = ("vllm-cpu", "ray", "torch")
 _CUDA_BUILDS = ("torchvision", "torchaudio", "torchcodec")
-_CONTEXT = 2048  # tokens; enough for a rehearsal, and less cache than the model's longest
 _KV_CACHE = 2**30  # bytes per virtual NPU
 # The longest path of a socket that Linux takes, and the longest that Ray 2.60 puts below scratch.
 _SOCKET_PATH = 107
@@ -55,7 +54,7 @@ def complete(
     taken = shares(layout, [node.npus for node in nodes])
     if taken is not None:
         nodes = tuple(replace(nodes[host], npus=count) for host, count in taken)
-    longest = shape.max_positions or _CONTEXT
+    longest = shape.max_positions or CONTEXT
     return CpuReplica(
         service=spec.name,
         nodes=nodes,
@@ -66,7 +65,7 @@ def complete(
         address=serve.address,
         port=serve.port,
         ports=Ports(ray=_free_port(Ports.ray, facts.ports)),
-        context=serve.context or min(longest, _CONTEXT),
+        context=serve.context or min(longest, CONTEXT),
         kv_cache=serve.kv_cache or _KV_CACHE,
         python=python,
         scratch=scratch_of(spec.name, user),
