@@ -10,7 +10,6 @@ from model_files import MOE
 from rehearsed import Cluster, Make, cluster, fleet_with  # noqa: F401
 from ropeway.cli.layout_choice import planned_locally
 from ropeway.cli.main import exit_code
-from ropeway.cli.start_checks import may_span_hosts
 from ropeway.doctor.checks import CHECKS, GROUPS
 from ropeway.doctor.start import asked_before
 from ropeway.errors import Refused
@@ -240,9 +239,8 @@ def test_and_then_the_plans_choice(tmp_path):
 def test_ports_are_asked_only_where_an_engine_may_span_hosts(serve: str, spans: bool):
     hosts = "[{address: 192.168.0.1, npus: 8}, {address: 192.168.0.2, npus: 8}]"
     spec = parse_spec(f"cluster: {{hosts: {hosts}}}\nmodel: {{path: /m}}\nserve: {serve}", "spec")
-    assert may_span_hosts(spec) is spans
-    assert ("hccn-link" in asked_before(spans_hosts=spans)) is spans
-    assert "npu-smi-health" in asked_before(spans_hosts=spans)
+    assert ("hccn-link" in asked_before(spec)) is spans
+    assert "npu-smi-health" in asked_before(spec)
 
 
 @pytest.mark.parametrize("model", ["Qwen3-235B-A22B-W8A8", "DeepSeek-R1-W4A8", "Qwen3-30B-A3B"])

@@ -9,15 +9,7 @@ from ropeway.launch.up import Preparation
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen
 from ropeway.report.doctor import SUBJECTS
-from ropeway.spec.model import Spec
 from ropeway.units import counted
-
-
-def may_span_hosts(spec: Spec) -> bool:
-    """Return whether an engine may need several hosts; with a blank layout the plan will choose."""
-    sizes = [host.npus for host in spec.cluster.hosts or ()]
-    serve = spec.serve
-    return len(sizes) > 1 and (not serve.has_layout or serve.layout.npus > min(sizes))
 
 
 def skip_before_start(service: Service, screen: Screen) -> None:

@@ -33,7 +33,7 @@ from ropeway.cli.rehearsal import (
     rehearse_up,
     virtual_fleet,
 )
-from ropeway.cli.start_checks import check_before_start, may_span_hosts, skip_before_start
+from ropeway.cli.start_checks import check_before_start, skip_before_start
 from ropeway.cli.target import checked_name
 from ropeway.doctor.start import asked_before
 from ropeway.errors import Refused
@@ -87,7 +87,7 @@ def _up_hosts(
         with screen.step(phrase("lock {hosts}", hosts=counted(len(hosts), "host"))) as step:
             lock = stack.enter_context(locked(hosts, author))
             step.ok()
-        asked = frozenset() if skip_checks else asked_before(spans_hosts=may_span_hosts(spec))
+        asked = frozenset() if skip_checks else asked_before(spec)
         preparation = planned(prepare(spec, hosts, screen, may_fail=False, asked=asked))
         caller = _caller(preparation.spec, screen, yes=yes, skip_checks=skip_checks)
         outcome = launching.up(preparation, lock, caller)

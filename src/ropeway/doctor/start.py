@@ -16,6 +16,7 @@ from ropeway.facts.script import Pings
 from ropeway.hosts.base import Host
 from ropeway.hosts.fleet import run_on_all_or_raise
 from ropeway.phrases import joined, phrase
+from ropeway.spec.model import Spec
 from ropeway.units import counted
 
 # Checks that no start depends on, or whose question `up` answers itself.
@@ -66,9 +67,14 @@ class Start:
     held: Devices = field(default_factory=dict)
 
 
-def asked_before(*, spans_hosts: bool) -> frozenset[str]:
-    """Return the keys of what a start asks; ports only where an engine may span several hosts."""
-    return _ASKED if spans_hosts else _ASKED_ALONE
+def asked_before(spec: Spec) -> frozenset[str]:
+    """Return the keys of what a start asks; ports only where an engine may span several hosts.
+
+    With a blank layout any engine may: the plan will choose.
+    """
+    sizes, serve = [host.npus for host in spec.cluster.hosts or ()], spec.serve
+    spans = len(sizes) > 1 and (not serve.has_layout or serve.layout.npus > min(sizes))
+    return _ASKED if spans else _ASKED_ALONE
 
 
 def subjects_for(engines: Sequence[Devices]) -> tuple[str, ...]:
