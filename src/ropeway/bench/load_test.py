@@ -10,6 +10,7 @@ from ropeway.errors import Refused
 from ropeway.phrases import phrase
 
 NOT_STATED = "not stated"
+MEASURED = "measured here"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class Conditions:
     hardware: str = NOT_STATED
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     ropeway: str = __version__
-    label: str = "measured here"
+    label: str = MEASURED
 
     def as_json(self) -> Mapping[str, object]:
         """Return plain data, the load test as `load`."""

@@ -12,7 +12,14 @@ from ropeway.bench.arrivals import arrivals
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.prompts import Recipe, find_recipe
 from ropeway.bench.stats import UNFINISHED, span
-from ropeway.endpoint.client import Client, Endpoint, Request, RequestFailed, served_model
+from ropeway.endpoint.client import (
+    Client,
+    Endpoint,
+    Request,
+    RequestFailed,
+    ServedModel,
+    served_model,
+)
 from ropeway.endpoint.stream import Clock, Delta, Failure, Stopwatch, Timing
 from ropeway.units import format_seconds
 
@@ -95,8 +102,10 @@ async def run_bench(
     return BenchResult(timings, span(timings), ended, run.late)
 
 
-async def prepare(target: Endpoint, model: str | None, load: LoadTest) -> tuple[str, Recipe]:
-    """Return the name of the model, and the recipe for prompts of the load's length.
+async def prepare(
+    target: Endpoint, model: str | None, load: LoadTest
+) -> tuple[ServedModel, Recipe]:
+    """Return the model, and the recipe for prompts of the load's length.
 
     They are counted by the target's own tokenizer if it has one. Raises Refused when a request
     would be longer than the context that is served.
@@ -108,7 +117,7 @@ async def prepare(target: Endpoint, model: str | None, load: LoadTest) -> tuple[
         async def count(text: str) -> int | None:
             return await client.count_tokens(served.name, [{"role": "user", "content": text}])
 
-        return served.name, await find_recipe(load.input_tokens, count)
+        return served, await find_recipe(load.input_tokens, count)
 
 
 @contextlib.contextmanager

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import click
 
-from ropeway.bench.load_test import NOT_STATED, Conditions, LoadTest
+from ropeway.bench.load_test import MEASURED, NOT_STATED, Conditions, LoadTest
 from ropeway.bench.prompts import Recipe
 from ropeway.bench.record import RunWriter, new_run_dir
 from ropeway.bench.run import BenchResult, prepare, run_bench, stopped_by_interrupt
 from ropeway.bench.stats import Summary, first_messages
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.call import current_call
-from ropeway.cli.endpoint import endpoint_options, load_options, spec_file
+from ropeway.cli.endpoint import endpoint_options, load_options, spec_file, tell_rehearsal
 from ropeway.cli.options import screen_options
 from ropeway.endpoint.client import Endpoint
 from ropeway.endpoint.stream import Timing
@@ -71,14 +71,16 @@ def bench(
     Example:
       ropeway bench --clients 64 --input-tokens 512 --output-tokens 128
     """
-    name, recipe = asyncio.run(prepare(endpoint, model, load))
+    served, recipe = asyncio.run(prepare(endpoint, model, load))
+    tell_rehearsal([served], endpoint, screen)
     conditions = Conditions(
         load=load.with_recipe(recipe),
         url=endpoint.url,
-        model=name,
+        model=served.name,
         layout=layout,
         engine=engine,
         hardware=hardware,
+        label="rehearsal" if served.rehearsed else MEASURED,
     )
     folder = out or new_run_dir(Path("runs"), "bench", datetime.now(UTC))
     current_call().folder = folder
@@ -157,9 +159,10 @@ def _report(
 
 
 def _expected(load: LoadTest, screen: Screen) -> Expectation | None:
-    """Return what the planner expected of this load; None without a spec that it can plan for."""
+    """Return what the planner expected of this load; None without a spec that it can plan for, and
+    in a rehearsal, whose figures are no measurement."""
     file = spec_file()
-    if file is None:
+    if file is None or screen.rehearsal:
         return None
     arrivals = {"rate": load.rate} if load.rate else {"clients": load.clients}
     planned = Load(load.input_tokens, load.output_tokens, requests=load.requests, **arrivals)

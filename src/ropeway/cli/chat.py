@@ -3,16 +3,23 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import click
 
-from ropeway.cli.endpoint import endpoint_options
+from ropeway.cli.endpoint import endpoint_options, tell_rehearsal
 from ropeway.cli.options import screen_options
 from ropeway.endpoint.chat import Conversation, read_image
-from ropeway.endpoint.client import Client, Endpoint, Request, RequestFailed
+from ropeway.endpoint.client import (
+    Client,
+    Endpoint,
+    Request,
+    RequestFailed,
+    ServedModel,
+    ServerAway,
+)
 from ropeway.endpoint.stream import Delta, Stopwatch, Timing
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
@@ -171,7 +178,9 @@ def chat(
     if screen.json and one_shot is None:
         raise Refused("`--json` answers a single prompt", hint="give it with `-p`, or pipe text in")
     data_urls = tuple(read_image(path) for path in images)
-    name = model or _first_model(endpoint, screen)
+    served = asyncio.run(_models(endpoint, must=model is None))
+    tell_rehearsal(served, endpoint, screen)
+    name = model or _first_model(served, endpoint, screen)
     request = Request(name, (), max_tokens, temperature)
     talk = Talk(screen, endpoint, request, Conversation(system))
     if one_shot is None:
@@ -204,18 +213,24 @@ def _question(prompt: str | None) -> str | None:
     return question
 
 
-def _first_model(endpoint: Endpoint, screen: Screen) -> str:
-    served = asyncio.run(_models(endpoint))
+def _first_model(served: Sequence[ServedModel], endpoint: Endpoint, screen: Screen) -> str:
     if not served:
         raise Refused("the server lists no model", where=endpoint.url, hint="name it: `--model`")
-    if len(served) > 1:
-        screen.say(f"model {served[0]} (of {', '.join(served)})")
-    return served[0]
+    names = [model.name for model in served]
+    if len(names) > 1:
+        screen.say(f"model {names[0]} (of {', '.join(names)})")
+    return names[0]
 
 
-async def _models(endpoint: Endpoint) -> list[str]:
+async def _models(endpoint: Endpoint, *, must: bool) -> Sequence[ServedModel]:
+    """Return what the server lists; nothing where it lists nothing and that does no harm."""
     async with Client(endpoint) as client:
-        return [model.name for model in await client.models()]
+        try:
+            return await client.models()
+        except RequestFailed as error:
+            if must or isinstance(error, ServerAway):
+                raise
+            return ()
 
 
 def _answer_json(talk: Talk, question: str, images: tuple[str, ...]) -> None:

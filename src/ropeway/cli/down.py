@@ -12,7 +12,9 @@ from ropeway.launch import running
 from ropeway.launch.local.running import take_down
 from ropeway.launch.local.steps import scratch_of
 from ropeway.launch.lock import audited, current_author, locked
+from ropeway.phrases import phrase
 from ropeway.report.console import Screen
+from ropeway.sim.kept import find_kept
 from ropeway.units import counted
 
 
@@ -30,6 +32,9 @@ def down(*, target: Target, screen: Screen) -> None:
       ropeway down
       ropeway down --name qwen3 --host root@192.168.0.147
     """
+    if target.rehearsal:
+        _down_rehearsal(target, screen)
+        return
     if target.is_remote:
         _down_hosts(target, screen)
         return
@@ -68,6 +73,19 @@ def _document(
             "folders": list(folders),
         },
     }
+
+
+def _down_rehearsal(target: Target, screen: Screen) -> None:
+    """Take down what runs on the virtual hosts, and end the rehearsal."""
+    screen.rehearsal = True
+    kept = find_kept()
+    if kept is None:
+        screen.answer(phrase("no rehearsal is kept"))
+        screen.result(_document(None))
+        return
+    _down_hosts(target, screen)
+    kept.end()
+    screen.answer(phrase("the rehearsal has ended"))
 
 
 def _down_hosts(target: Target, screen: Screen) -> None:

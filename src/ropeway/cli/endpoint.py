@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from click.core import ParameterSource
 
 from ropeway.bench.load_test import LoadTest
 from ropeway.cli.options import POSITIVE, with_options
-from ropeway.endpoint.client import Endpoint, normalise_url
+from ropeway.endpoint.client import Endpoint, ServedModel, normalise_url
 from ropeway.hosts.connect import ssh_hosts
 from ropeway.phrases import phrase
 from ropeway.plan.resolve import SpecFile
+from ropeway.report.console import Screen
 from ropeway.spec.model import DEFAULT_FILE, REQUESTS_PER_CLIENT, Spec, parse_spec
 from ropeway.spec.types import api_url, bracketed, is_loopback
 from ropeway.spec.yaml import read_text
@@ -65,6 +66,18 @@ def spec_file() -> SpecFile | None:
     """Return the spec that the running verb has its defaults from. Only inside a verb."""
     file: SpecFile | None = click.get_current_context().meta.get(_SPEC_FILE)
     return file
+
+
+def tell_rehearsal(served: Iterable[ServedModel], endpoint: Endpoint, screen: Screen) -> None:
+    """Say when what answers is a rehearsal, in the document too."""
+    if any(model.rehearsed for model in served):
+        screen.rehearsal = True
+        screen.warn(
+            phrase(
+                "a rehearsal answers at {url}: no model runs there, and its speed is made up",
+                url=endpoint.url,
+            )
+        )
 
 
 def endpoint_options(

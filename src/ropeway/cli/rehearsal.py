@@ -1,6 +1,7 @@
 """Rehearsals: which virtual hosts `--rehearse` means, and what `up` does with them."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,10 @@ from ropeway.cli.bringup import read_spec
 from ropeway.cli.call import current_call
 from ropeway.cli.completion import one_of
 from ropeway.cli.options import with_options
-from ropeway.errors import Refused
+from ropeway.errors import Refused, RopewayError
 from ropeway.launch.labels import look
 from ropeway.launch.running import take_down
-from ropeway.phrases import joined, phrase
+from ropeway.phrases import phrase
 from ropeway.report.console import Screen
 from ropeway.sim.faults import FAULTS, with_faults
 from ropeway.sim.keeper import keep
@@ -196,22 +197,28 @@ def rehearse_up(
         current_call().connect = virtual.connected
         up(spec, Stage(None))
         if not dry_run:
-            if faults:
-                screen.warn(
-                    phrase(
-                        "it came up in spite of {faults}: this start takes no harm from it",
-                        faults=joined(faults, ", "),
-                    )
-                )
+            _tell_harmless(faults, screen)
             _take_down_again(virtual, spec, screen)
         return
-    kept = keep(virtual, spec, phrase("`{name}` on {fleet}", name=spec.name, fleet=fleet.title))
+    kept = keep(virtual, spec)
     current_call().connect = kept.connected
     try:
         up(spec, Stage(kept.url))
     except BaseException:
         kept.end()
         raise
+    _tell_harmless(faults, screen)
+
+
+def _tell_harmless(faults: Sequence[str], screen: Screen) -> None:
+    """Say that the faults, if any, did not keep a service from coming up."""
+    if faults:
+        screen.warn(
+            phrase(
+                "it came up in spite of {faults}: this start takes no harm from it",
+                faults=joined(faults, ", "),
+            )
+        )
 
 
 def _take_down_again(virtual: Rehearsal, spec: Spec, screen: Screen) -> None:
@@ -243,8 +250,12 @@ def kept_rehearsal() -> Kept:
 
 
 def mention_kept(screen: Screen) -> None:
-    """Say that there is a rehearsal, to somebody who asks for what runs."""
-    if (kept := find_kept()) is not None:
-        screen.hint(
-            phrase("a rehearsal is kept: {title}\nropeway status --rehearsal", title=kept.title)
-        )
+    """Say that there is a rehearsal, to somebody who asks for what runs.
+
+    What is wrong with one is not said: a real service has nothing to do with it.
+    """
+    with suppress(RopewayError):
+        if (kept := find_kept()) is not None:
+            screen.hint(
+                phrase("a rehearsal is kept: {title}\nropeway status --rehearsal", title=kept.title)
+            )

@@ -24,6 +24,7 @@ from ropeway.suggest import nearest
 
 Message = Mapping[str, Any]
 
+REHEARSAL_OWNER = "ropeway rehearsal"  # what `owned_by` says at a rehearsal's endpoint
 _CONNECT_S = 10.0
 # uvicorn, which vLLM serves with, drops idle connections after 5 s; a request sent just then would
 # fail although nothing is wrong. We let go of them first.
@@ -98,10 +99,14 @@ class Request:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A row of `/v1/models`; `context` is vLLM's `max_model_len`, tokens, None elsewhere."""
+    """A row of `/v1/models`; `context` is vLLM's `max_model_len`, tokens, None elsewhere.
+
+    rehearsed  whether it is no model: the virtual endpoint of a rehearsal answers in its name
+    """
 
     name: str
     context: int | None
+    rehearsed: bool = False
 
 
 def normalise_url(text: str) -> str:
@@ -140,7 +145,9 @@ async def served_model(endpoint: Endpoint, name: str | None) -> ServedModel:
     async with Client(endpoint) as client:
         models = await client.models()
     if name is not None:
-        return next((model for model in models if model.name == name), ServedModel(name, None))
+        rehearsed = any(model.rehearsed for model in models)
+        alias = ServedModel(name, None, rehearsed)
+        return next((model for model in models if model.name == name), alias)
     if not models:
         raise Refused("the server lists no model", where=endpoint.url, hint="name it: `--model`")
     return models[0]
@@ -201,7 +208,9 @@ class Client:
         if not isinstance(listed, dict) or not isinstance(listed.get("data"), list):
             raise _not_openai(self.endpoint, "answers `/models` with something that is not a list")
         return tuple(
-            ServedModel(str(row["id"]), row.get("max_model_len"))
+            ServedModel(
+                str(row["id"]), row.get("max_model_len"), row.get("owned_by") == REHEARSAL_OWNER
+            )
             for row in listed["data"]
             if isinstance(row, dict) and "id" in row
         )

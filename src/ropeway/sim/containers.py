@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import re
+import shlex
 import threading
 from argparse import REMAINDER, ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from ropeway.engines.ascend_releases import image_tag, release_of
 from ropeway.facts.ascend.driver import MANAGERS, USUAL
 from ropeway.facts.host import Container, Image
+from ropeway.facts.script import NOT_FOUND
 from ropeway.launch.clock import Clock
 from ropeway.launch.scripts import FOLDER
 from ropeway.sim.machine import Machine
@@ -309,6 +311,11 @@ class ContainerEngine:
         code, text = self.inside(argv)
         for line in text.splitlines():
             say(line)
+        if code == NOT_FOUND and not text:
+            return code, (
+                f"a virtual host does not know `{shlex.join(argv)}`:"
+                " it answers what doctor asks, such as `npu-smi info`"
+            )
         return code, ""
 
     def _do_image(self, options: Namespace, say: Say) -> Answer:

@@ -3,13 +3,16 @@
 One connection is one command, as with SSH, and whoever closes it ends the command. Both sides write
 lines of JSON: a command, then the lines that it prints as far as somebody wants them at once, then
 its result or an error. Without a command the answer is what the rehearsal is; `end` ends it.
-keeper.py is the other side.
+keeper.py is the other side, and holds a lock beside the socket as long as it lives.
 """
 
 import base64
+import fcntl
 import json
+import math
 import os
 import secrets
+import shlex
 import socket
 import stat
 import time
@@ -25,46 +28,67 @@ from ropeway.hosts.child import sleep_cancellable
 from ropeway.hosts.connect import ssh_hosts
 from ropeway.phrases import phrase
 from ropeway.sim.hosts import WithoutFiles
+from ropeway.sim.machine import Brief
 from ropeway.spec.cluster import Cluster
 from ropeway.spec.model import Spec
 
 _TICK_SECONDS = 0.1  # how late a cancelled command is noticed
+_ANSWER_SECONDS = 1.0  # of patience with a keeper that is asked what it keeps
+_END_SECONDS = 5.0
 _GONE = phrase("the rehearsal has ended")
+ELSEWHERE = "export XDG_RUNTIME_DIR=$(mktemp -d)"
 
 
-def socket_path() -> Path:
-    """Return where this user's rehearsal listens; its folder is made, for the user alone.
+def socket_path(*, make: bool = False) -> Path:
+    """Return where this user's rehearsal listens.
 
-    Raises Refused when the folder is somebody else's.
+    make  make its folder, for the user alone
+    Raises Refused when the folder is somebody else's, or cannot be made.
     """
     parent = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"
     folder = Path(parent) / f"ropeway-rehearsal-{os.getuid()}"
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        if make:
+            folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
+        if not make:  # nobody has kept anything there
+            return folder / "socket"
         raise Refused(
-            phrase("cannot make `{path}`: {reason}", path=folder, reason=reason_of(error))
+            phrase("cannot make `{path}`: {reason}", path=folder, reason=reason_of(error)),
+            hint=ELSEWHERE,
         ) from None
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise Refused(
-            phrase("`{path}` is not a folder of yours alone", path=folder), hint=f"rm -r {folder}"
-        )
-    return folder / "socket"
+    if found.st_uid != os.getuid():
+        hint = ELSEWHERE
+    elif not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
+        hint = f"rm -r {shlex.quote(str(folder))}"
+    else:
+        return folder / "socket"
+    raise Refused(phrase("`{path}` is not a folder of yours alone", path=folder), hint=hint)
+
+
+def lock_path(path: Path) -> Path:
+    """Return the file that the process behind a socket has locked, with its number in it."""
+    return path.with_name("lock")
 
 
 @dataclass(frozen=True)
 class Kept:
     """The rehearsal that a user has kept.
 
-    title  what is rehearsed, in words
+    fleet  its hosts
     url    where it answers requests
     """
 
     socket: Path
-    title: str
+    fleet: Brief
     url: str
     spec: Spec
+
+    @property
+    def title(self) -> str:
+        """What is rehearsed, in words."""
+        return phrase("`{name}` on {fleet}", name=self.spec.name, fleet=self.fleet.title)
 
     @contextmanager
     def connected(
@@ -78,20 +102,56 @@ class Kept:
         )
 
     def end(self) -> None:
-        """End it, with whatever runs there."""
-        with suppress(OSError, StopIteration):
-            next(_exchange(self.socket, {"end": True}))
+        """End it, with whatever runs there, and wait for its process. Raises HostError."""
+        with suppress(OSError, StopIteration, ValueError):
+            next(_exchange(self.socket, {"end": True}, patience=_ANSWER_SECONDS))
+        due = time.monotonic() + _END_SECONDS
+        while _is_locked(self.socket):
+            if time.monotonic() > due:
+                raise HostError(phrase("the rehearsal does not end"), hint=_kill(self.socket))
+            time.sleep(_TICK_SECONDS / 10)
 
 
 def find_kept() -> Kept | None:
-    """Return the rehearsal of this user; None where none is kept. Raises Refused."""
+    """Return the rehearsal of this user; None where none is kept.
+
+    Raises Refused for one that does not answer, or not as this version does.
+    """
     path = socket_path()
     try:
-        about = next(_exchange(path, {}))
-    except (OSError, StopIteration, ValueError):
+        about = next(_exchange(path, {}, patience=_ANSWER_SECONDS))
+        spec = Spec.model_validate_json(str(about["spec"]), strict=False)
+        return Kept(path, Brief(**about["fleet"]), str(about["url"]), spec)  # type: ignore[arg-type]
+    except TimeoutError:
+        what = phrase("the rehearsal that is kept does not answer")
+    except (OSError, StopIteration):
         return None
-    spec = Spec.model_validate_json(str(about["spec"]), strict=False)
-    return Kept(path, str(about["title"]), str(about["url"]), spec)
+    except (ValueError, KeyError, TypeError):
+        what = phrase("the rehearsal that is kept is one of another version of Ropeway")
+    raise Refused(what, hint=_kill(path))
+
+
+def _is_locked(path: Path) -> bool:
+    """Return whether a process is there that keeps a rehearsal, or is about to."""
+    try:
+        lock = os.open(lock_path(path), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _kill(path: Path) -> str | None:
+    """Return the command that ends a process that does not end itself."""
+    try:
+        return f"kill -9 {int(lock_path(path).read_text())}"
+    except (OSError, ValueError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -136,8 +196,14 @@ class KeptHost(WithoutFiles):
         raise HostError(_GONE, where=self.name)
 
 
-def _exchange(path: Path, request: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
-    """Send a request, and yield what is answered. Raises OSError, and Cancelled."""
+def _exchange(
+    path: Path, request: Mapping[str, object], *, patience: float = math.inf
+) -> Iterator[Mapping[str, object]]:
+    """Send a request, and yield what is answered. Raises OSError, and Cancelled.
+
+    patience  seconds until it is a TimeoutError
+    """
+    due = time.monotonic() + patience
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(path))
         connection.sendall(json.dumps(request).encode() + b"\n")
@@ -147,6 +213,8 @@ def _exchange(path: Path, request: Mapping[str, object]) -> Iterator[Mapping[str
             try:
                 chunk = connection.recv(65536)
             except TimeoutError:
+                if time.monotonic() > due:
+                    raise
                 sleep_cancellable(0.001)  # raises Cancelled where we are
                 continue
             if not chunk:

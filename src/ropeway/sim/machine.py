@@ -191,15 +191,19 @@ class Fleet:
     losses: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     @property
-    def title(self) -> str:
-        """What it is, in words."""
-        return phrase(
-            "{hosts} of {npus} NPUs ({chip}), with the published {model}",
-            hosts=counted(len(self.machines), "virtual host"),
+    def brief(self) -> "Brief":
+        """What it is, in a few values."""
+        return Brief(
+            hosts=len(self.machines),
             npus="/".join(map(str, sorted({len(one.chips) for one in self.machines}))),
             chip=next(name for name, kind in KINDS.items() if kind == self.machines[0].kind),
             model=self.model.published,
         )
+
+    @property
+    def title(self) -> str:
+        """What it is, in words."""
+        return self.brief.title
 
     @cached_property
     def up(self) -> Mapping[str, Machine]:
@@ -210,6 +214,27 @@ class Fleet:
         """Return this fleet with one machine changed."""
         machines = (*self.machines[:index], machine, *self.machines[index + 1 :])
         return replace(self, machines=machines)
+
+
+@dataclass(frozen=True)
+class Brief:
+    """A fleet as it is named. `npus`: of a host, `8`, or `4/8` where they differ."""
+
+    hosts: int
+    npus: str
+    chip: str
+    model: str
+
+    @property
+    def title(self) -> str:
+        """These values in words."""
+        return phrase(
+            "{hosts} of {npus} NPUs ({chip}), with the published {model}",
+            hosts=counted(self.hosts, "virtual host"),
+            npus=self.npus,
+            chip=self.chip,
+            model=self.model,
+        )
 
 
 _SIZE = re.compile(r"(\d{1,4})\s*[x×]\s*(\d{1,2})\s*-\s*([0-9A-Za-z-]+)")

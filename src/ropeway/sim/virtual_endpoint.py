@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle, islice
 from urllib.parse import urlsplit
 
+from ropeway.endpoint.client import REHEARSAL_OWNER
 from ropeway.sim.launching import Rehearsal
 
 _TEXT = (
@@ -48,7 +49,7 @@ class _Request(BaseHTTPRequestHandler):
         if not self.server.rehearsal.serves:
             self._send(503, {"error": {"message": "the rehearsed engine does not run"}})
         elif urlsplit(self.path).path == "/v1/models":
-            model = {"id": self.server.model, "object": "model", "owned_by": "ropeway rehearsal"}
+            model = {"id": self.server.model, "object": "model", "owned_by": REHEARSAL_OWNER}
             self._send(200, {"object": "list", "data": [model]})
         else:
             self._send(404, {"error": {"message": "a rehearsal answers /v1/models and /v1/chat/…"}})
