@@ -33,7 +33,7 @@ from ropeway.spec.yaml import read_text
 from ropeway.suggest import did_you_mean
 
 _LARGEST_HOST = 1024  # of spec.cluster.RemoteHost
-_MOST_HOSTS = 65_536
+_MOST_HOSTS = 4096
 
 _OPTIONS = (
     click.option(

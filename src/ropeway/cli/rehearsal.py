@@ -15,7 +15,7 @@ from ropeway.cli.options import with_options
 from ropeway.errors import Refused, RopewayError
 from ropeway.launch.labels import look
 from ropeway.launch.running import take_down
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.report.console import Screen
 from ropeway.sim.faults import FAULTS, with_faults
 from ropeway.sim.keeper import keep
