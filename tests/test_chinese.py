@@ -235,7 +235,7 @@ def test_chinese_is_wrapped_between_characters_but_not_before_a_comma(width: int
     ("args", "what"),
     [
         (["plan", "--hosts", "x"], "`--hosts` 的值无效：`x` 不是整数"),
-        (["plan", "--hosts", "0"], "`--hosts` 的值无效：0 不在 1 到 65536 之间"),
+        (["plan", "--hosts", "0"], "`--hosts` 的值无效：0 不在 1 到 4096 之间"),
         (["doctor", "--timeout", "0"], "`--timeout` 的值无效：0.0 小于最小值 1"),
         (["doctor", "--partners"], "选项 `--partners` 需要一个值"),
         (["up", "--yes=no"], "选项 `--yes` 不带值"),

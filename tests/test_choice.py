@@ -65,7 +65,7 @@ def test_a_choice_needs_a_chip_and_for_several_hosts_a_key(chip):
 
 def test_a_blank_layout_for_a_model_too_large_is_refused_with_what_is_missing():
     with pytest.raises(Refused) as caught:
-        up(spec(), "DeepSeek-V3")
+        up(spec(), "DeepSeek-V3-W8A8")
     assert "no layout fits" in caught.value.what
     assert any("GiB are missing on each NPU" in line for line in caught.value.evidence)
 

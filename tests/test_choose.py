@@ -324,7 +324,7 @@ def test_a_layout_that_the_release_cannot_run():
 
 def test_nothing_fits_and_what_would():
     """DeepSeek-V3 has 671 GB in 8 bits, and 16 NPUs of 32 GB have 512 GB."""
-    query = request("DeepSeek-V3", version="0.18.0", context=4096)
+    query = request("DeepSeek-V3-W8A8", version="0.18.0", context=4096)
     plan = choose(query)
     assert plan.chosen is None
     assert choose(replace(query, cluster=cluster(8, 8, 8, 8))).chosen is not None
@@ -370,7 +370,7 @@ def test_a_cache_in_bytes_is_not_joined_by_a_fraction():
 
 
 def test_there_is_nothing_to_write_when_nothing_fits():
-    plan = choose(request("DeepSeek-V3", version="0.18.0"))
+    plan = choose(request("DeepSeek-V3-W8A8", version="0.18.0"))
     with pytest.raises(Refused) as caught:
         written(parse_spec(SPEC, "f"), plan)
     assert caught.value.evidence == plan.missing
@@ -383,7 +383,7 @@ def test_hosts_of_unequal_sizes():
 
 
 @pytest.mark.parametrize(
-    "name", ["Qwen3-32B", "gpt-oss-120b", "DeepSeek-V3.2", "Qwen3-Next-80B-A3B-Instruct"]
+    "name", ["Qwen3-32B", "gpt-oss-120b-W8A8", "DeepSeek-V3.2-W8A8", "Qwen3-Next-80B-A3B-Instruct"]
 )
 def test_the_forecast_is_that_of_the_candidate_as_it_would_be_asked(name):
     """No candidate is forecast with more cache or sequences than it has."""

@@ -94,7 +94,7 @@ def test_every_verb_is_described() -> None:
         (["plan", *QWEN, "--price", "18", "--prompts", "1000"], 0),
         (["plan", *QWEN, "--why", "layout"], 0),
         (["plan", *QWEN, "--why", "TP1"], 0),
-        (["plan", "--model", "DeepSeek-V3", "--chip", "910B4", "--hosts", "1"], 1),
+        (["plan", "--model", "DeepSeek-V3-W8A8", "--chip", "910B4", "--hosts", "1"], 1),
         (["up", *REHEARSED, "--dry-run"], 0),
         (["status", "--local", *NOBODY], 1),
         (["down", "--local", *NOBODY], 0),

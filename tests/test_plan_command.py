@@ -166,7 +166,7 @@ def test_the_load_is_that_of_the_flags(capsys):
 
 
 def test_a_model_too_large_is_no_and_says_what_is_missing(capsys):
-    large = ("--model", "DeepSeek-V3", "--chip", "910B4")
+    large = ("--model", "DeepSeek-V3-W8A8", "--chip", "910B4")
     code, out, _ = run(capsys, *large)
     assert code == 1
     assert "nothing fits" in out
@@ -452,3 +452,11 @@ def test_a_rate_of_next_to_nothing_has_a_plan(capsys):
     code, out, _ = run(capsys, *QWEN, "--hosts", "1", "--rate", "1e-308", "--json")
     assert code == 0
     assert json.loads(out)["ok"]
+
+
+@pytest.mark.parametrize("model", ["MiniMax-M2", "gpt-oss-20b"])
+def test_weights_that_the_chip_cannot_load_are_not_planned(capsys, model: str):
+    code, _, err = run(capsys, "--model", model, "--hosts", "2", "--chip", "910B3")
+    assert code == 2
+    assert "quantisation is not supported" in err
+    assert run(capsys, "--model", "MiniMax-M2-W8A8", "--hosts", "2", "--chip", "910B3")[0] == 0

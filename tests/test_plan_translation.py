@@ -44,11 +44,13 @@ LOCAL = Cluster(local=Local(hosts=2, npus=2))
 PLANS = [
     lambda: plan("Qwen3-30B-A3B", 2),
     lambda: plan("Qwen3-32B", 1, layout=Layout.parse("TP8"), context=8192, memory=0.8),
-    lambda: plan("gpt-oss-120b", 3, objective="cost", price_per_host_hour=20.0, job_prompts=10**6),
+    lambda: plan(
+        "gpt-oss-120b-W8A8", 3, objective="cost", price_per_host_hour=20.0, job_prompts=10**6
+    ),
     lambda: plan("QwQ-32B", 1, objective="latency", load=Load(512, 64, rate=0.5)),
     lambda: plan("Qwen3-8B", 1, tpot_s=0.03, kv_cache=2**30, spec_file="my.yaml"),
     lambda: plan("Qwen3-8B", 1, tpot_s=1e-6),
-    lambda: plan("DeepSeek-V3", 1),
+    lambda: plan("DeepSeek-V3-W8A8", 1),
     lambda: plan("Qwen3-30B-A3B", 1, memory=0.55, blank_context=40_960),
     lambda: choose(
         request("Qwen3-30B-A3B", 2, load=Load(1024, 256, clients=64), blank_context=40_960)

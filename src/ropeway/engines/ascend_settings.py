@@ -8,6 +8,7 @@ here was verified on NPU hardware by us.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +18,7 @@ from ropeway.engines.ascend_memory import DISPATCH_FROM
 from ropeway.engines.ascend_releases import RELEASES, changes, in_runs, order, runs_in_words
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
+from ropeway.models.shape import ModelShape
 from ropeway.phrases import phrase
 from ropeway.suggest import did_you_mean
 
@@ -62,6 +64,17 @@ class QuantisationFault:
     reason: str
     source: str
     since: str = ""
+
+    @property
+    def hint(self) -> str:
+        """What to do about it."""
+        if self.since:
+            return phrase(
+                "take vLLM-Ascend {release} or later, the original weights, or a ModelSlim "
+                "checkpoint of the model",
+                release=self.since,
+            )
+        return phrase("take the original weights, or a ModelSlim checkpoint of the model")
 
 
 def resolve_settings(
@@ -194,6 +207,20 @@ def dispatch_variables(family: str, ranks: int) -> dict[str, str]:
     """
     least = DISPATCH_FROM.get(family, 0)
     return {"HCCL_BUFFSIZE": _DISPATCH_MEBIBYTES} if least and ranks >= least else {}
+
+
+_MODELSLIM = re.compile(r"w\d+a\d+|int8")
+_PLAIN = ("bf16", "fp16", "fp32", "mixed")
+
+
+def scheme_of(shape: ModelShape) -> str | None:
+    """Return how a model is quantised, as AscendReplica has it, by the name of its numbers."""
+    name = shape.precision.scheme
+    if name in _PLAIN:
+        return None
+    if _MODELSLIM.match(name):
+        return "ascend"
+    return "compressed-tensors" if name.endswith("-quantized") else name
 
 
 def quantisation_fault(

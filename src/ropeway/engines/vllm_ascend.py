@@ -339,18 +339,11 @@ def _check_quantisation(replica: AscendReplica, shape: ModelShape) -> None:
     )
     if fault is None:
         return
-    hint: str = "take the original weights, or a ModelSlim checkpoint of the model"
-    if fault.since:
-        hint = phrase(
-            "take vLLM-Ascend {release} or later, the original weights, or a ModelSlim checkpoint "
-            "of the model",
-            release=fault.since,
-        )
     raise Refused(
         fault.reason,
         where=f"vLLM-Ascend {replica.release.version}, {replica.model}",
         evidence=(fault.source,),
-        hint=hint,
+        hint=fault.hint,
     )
 
 

@@ -1,11 +1,11 @@
 """What is known of the model before anything starts: from the hosts, else as its name tells. Pure,
 but for a model's directory on this machine."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ropeway.engines.ascend_settings import scheme_of
 from ropeway.errors import CheckFailed, ModelError
 from ropeway.facts.host import HostFacts
 from ropeway.models.build import read_shape
@@ -14,9 +14,6 @@ from ropeway.models.quantisation import counted_precision
 from ropeway.models.read import read_directory_shape
 from ropeway.models.shape import ModelShape
 from ropeway.phrases import phrase
-
-_MODELSLIM = re.compile(r"w\d+a\d+")
-_PLAIN = ("bf16", "fp16", "fp32", "mixed")
 
 
 @dataclass(frozen=True)
@@ -61,16 +58,6 @@ def served_model(path: str, facts: Mapping[str, HostFacts]) -> ServedModel:
         origin = phrase("{path} is the published {name}", path=path, name=name)
     scheme = scheme_of(shape)
     return ServedModel(shape, scheme, (origin, _quantisation(shape, scheme)))
-
-
-def scheme_of(shape: ModelShape) -> str | None:
-    """Return how a model is quantised, as AscendReplica has it, by the name of its numbers."""
-    name = shape.precision.scheme
-    if name in _PLAIN:
-        return None
-    if _MODELSLIM.match(name):
-        return "ascend"
-    return "compressed-tensors" if name.endswith("-quantized") else name
 
 
 def _quantisation(shape: ModelShape, scheme: str | None) -> str:

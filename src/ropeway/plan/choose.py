@@ -11,8 +11,9 @@ from math import inf, log
 from operator import itemgetter
 
 from ropeway.engines.ascend_layouts import limits, notes, runs_from
+from ropeway.engines.ascend_settings import quantisation_fault, scheme_of
 from ropeway.engines.placement import hosts_of_replicas, replicas_that_fit
-from ropeway.errors import LayoutError
+from ropeway.errors import LayoutError, Refused
 from ropeway.phrases import Phrase, count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected
 from ropeway.plan.cost import cost
@@ -39,9 +40,11 @@ _ROUTER_REQUESTS, _ROUTER_TOKENS = 1_700, 10_000
 def choose(request: PlanRequest) -> Plan:
     """Judge every layout that can run and take the best.
 
-    Raises Refused for an impossible context, LayoutError where the only requested layout
-    cannot run; both with the numbers. It is not an error if nothing fits: then `chosen` is None.
+    Raises Refused for an impossible context and for weights that the chips cannot load,
+    LayoutError where the only requested layout cannot run; with the numbers. It is not an error if
+    nothing fits: then `chosen` is None.
     """
+    _check_quantisation(request)
     search = search_of(request)
     layouts = _layouts(search)
     ranked, rejected = _ranked(search, layouts)
@@ -73,6 +76,31 @@ def _ranked(search: Search, layouts: Sequence[Layout]) -> tuple[list[Candidate],
     candidates = _with_front([item for item in verdicts if isinstance(item, Candidate)])
     ranked = sorted(candidates, key=lambda item: _rank(search.request, item))
     return ranked, [item for item in verdicts if isinstance(item, Rejected)]
+
+
+def _check_quantisation(request: PlanRequest) -> None:
+    """Raise Refused where no layout helps: what `up` refuses is not planned."""
+    if request.chip is None:
+        return
+    fault = quantisation_fault(
+        scheme_of(request.shape),
+        request.shape.model_type,
+        request.traits.version,
+        request.chip.family,
+    )
+    if fault is not None:
+        raise Refused(
+            fault.reason,
+            where=f"vLLM-Ascend {request.traits.version}, {request.model_name}",
+            evidence=(fault.source,),
+            hint=joined(
+                (
+                    fault.hint,
+                    phrase("with such weights: `--model {model}-W8A8`", model=request.model_name),
+                ),
+                "\n",
+            ),
+        )
 
 
 def _layouts(search: Search) -> tuple[Layout, ...]:
