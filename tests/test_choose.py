@@ -165,6 +165,22 @@ def test_a_choice_that_nobody_has_measured_says_so_once(layout, version, words):
     assert words in " ".join(said)
 
 
+def test_more_than_anybody_has_measured_and_more_than_programs_may_open_is_said():
+    usual = choose(request("Qwen3-8B", version="0.18.0", load=Load(128, 128, clients=256)))
+    assert not usual.beyond_measured
+    assert not any("at once in a DP rank" in line or "ulimit" in line for line in usual.doubts)
+    job = request("Qwen3-8B", version="0.18.0", load=Load(128, 128, clients=256))
+    plan = choose(replace(job, free_clients=True, job_prompts=3_000_000))
+    running, clients = plan.chosen.forecast.running, plan.chosen.clients
+    assert (running > 256, plan.beyond_measured) == (True, True)
+    (far,) = [line for line in plan.doubts if "at once in a DP rank" in line]
+    assert (
+        f"more than 256 sequences at once in a DP rank on A2, and these are {running:,.0f}" in far
+    )
+    (files,) = [line for line in plan.doubts if "ulimit" in line]
+    assert files.startswith(f"each of {clients:,} clients keeps a connection open")
+
+
 def test_what_one_router_cannot_pass_on_is_said():
     few = choose(request("Qwen3-8B", version="0.18.0", load=Load(1024, 256, clients=64)))
     assert not any("router passes on" in line for line in few.doubts)

@@ -1,12 +1,14 @@
 """A plan's screen, its JSON and its page: data in, text out. The plans are made by hand."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 from rich.cells import cell_len
 
 from plan_requests import cluster, request
+from ropeway.phrases import phrase
 from ropeway.plan.candidate import Candidate, Plan, Rejected, Value
 from ropeway.plan.cost import Cost
 from ropeway.plan.estimate import Forecast
@@ -114,6 +116,34 @@ def test_a_job_has_hours_without_a_price():
     page = Page(render_html(plan, when="2026-08-01"))
     assert "1,000,000 条提示词的任务22 h 56 min" in page.chinese
     assert plan_json(plan)["chosen"]["job_s"] == pytest.approx(256e6 / 3100)
+
+
+def test_a_load_beyond_all_measurements_claims_no_share_of_them():
+    for claims in (True, False):
+        plan = replace(PLAN, beyond_measured=not claims)
+        texts = [on_screen(plan_text(plan, verbose=True), 200), str(plan_json(plan))]
+        texts.append(render_html(plan, when="2026-08-01"))
+        assert [bool(re.search(r"80% (interval|of)|80%\s", text)) for text in texts] == [claims] * 3
+        assert ["beyond all measurements" in text for text in texts] == [not claims] * 3
+
+
+def test_doubts_are_on_the_page_below_the_choice_in_both_languages():
+    doubt = phrase("the best of those that others have measured: {name}, {n:,.0f} tokens/s",
+                   name="TP4", n=3929.0)  # fmt: skip
+    html = render_html(replace(PLAN, doubts=(doubt, "run `ropeway bench`")), when="2026-08-01")
+    page = Page(html)
+    assert f"Doubt:存疑： {doubt}" in page.text
+    assert "存疑： 他人实测过的并行布局中最优的是 TP4，3,929 tokens/s" in page.chinese
+    assert "<code>ropeway bench</code>" in html
+    assert page.text.index("Run DP2×TP8") < page.text.index("Doubt:") < page.text.index("3,100")
+
+
+def test_a_job_says_that_its_figures_are_those_of_the_whole_job():
+    """They differ from those of clients alone, of which some always come in a burst."""
+    said = "averaged over a job of 1,000,000 prompts"
+    assert said in on_screen(plan_text(PLAN), 200)
+    alone = replace(PLAN, request=replace(REQUEST, job_prompts=None))
+    assert "averaged" not in on_screen(plan_text(alone), 200)
 
 
 def test_the_first_screen_has_the_choice_and_says_where_the_rest_is():

@@ -157,6 +157,9 @@ class Plan:
     doubts    whether the choice works, each with its source
     notes     what was assumed
     searched  number of layouts examined
+    beyond_measured
+              more run at once than anybody has measured on these chips, so that the ends of the
+              interval are the arithmetic's alone: no share of measurements is claimed to lie inside
     missing   where nothing fits: how much is missing, and what would fit
     """
 
@@ -168,6 +171,7 @@ class Plan:
     values: tuple[Value, ...]
     notes: tuple[str, ...]
     doubts: tuple[str, ...] = ()
+    beyond_measured: bool = False
     searched: int = 0
     missing: tuple[str, ...] = ()
 

@@ -23,7 +23,7 @@ from ropeway.plan.layout import check, problems, working
 from ropeway.plan.load import Load
 from ropeway.plan.missing import missing
 from ropeway.plan.question import Question
-from ropeway.plan.reports import measured, unreported
+from ropeway.plan.reports import beyond_measured, measured, unreported
 from ropeway.plan.values import figure_of, memory_words, shortfall, values
 from ropeway.spec.model import Layout
 
@@ -35,6 +35,8 @@ _MUCH = 1.1
 _STEP = 16
 # What one router passes on each second (docs/router.md).
 _ROUTER_REQUESTS, _ROUTER_TOKENS = 1_700, 10_000
+# The usual limit of open files, less those that a program has anyway.
+_CONNECTIONS = 1_000
 
 
 def choose(request: PlanRequest) -> Plan:
@@ -55,6 +57,7 @@ def choose(request: PlanRequest) -> Plan:
     chosen = ranked[0] if ranked else None
     front = [item for item in ranked if item.on_front]
     made_of = chosen.forecast.notes if chosen else ()
+    most = _most_measured(search, chosen) if chosen else None
     plan = Plan(
         request=request,
         chosen=chosen,
@@ -63,6 +66,7 @@ def choose(request: PlanRequest) -> Plan:
         rejected=tuple(rejected),
         values=(),
         doubts=(*_doubts(search, ranked), *_context_words(search, layouts, chosen)),
+        beyond_measured=most is not None,
         notes=tuple(dict.fromkeys((*request.shape.assumed, *made_of))),
         searched=len(layouts),
         missing=() if chosen else missing(search, rejected),
@@ -389,6 +393,7 @@ def _doubts(search: Search, ranked: Sequence[Candidate]) -> Iterator[str]:
     yield from ranked[0].notes
     if search.request.layout is None:
         yield from _measured_words(search, ranked)
+    yield from _load_words(search, ranked[0])
     yield from _router_words(ranked[0])
 
 
@@ -410,6 +415,31 @@ def _context_words(
             tokens=shorter.context,
             layout=better.name,
             figure=figure_of(request, better),
+        )
+
+
+def _most_measured(search: Search, chosen: Candidate) -> int | None:
+    """Return the most sequences at once that others have measured, where these are far more."""
+    chip = search.request.chip
+    return beyond_measured(chosen.forecast.running, chip.family) if chip else None
+
+
+def _load_words(search: Search, chosen: Candidate) -> Iterator[str]:
+    """Yield notes on more sequences or clients than others have measured or programs may open."""
+    chip, clients = search.request.chip, chosen.clients or 0
+    if chip and (most := _most_measured(search, chosen)):
+        yield phrase(
+            "nobody has published a measurement with more than {n:,} sequences at once in a DP "
+            "rank on {chips}, and these are {running:,.0f}",
+            n=most,
+            chips=chip.family,
+            running=chosen.forecast.running,
+        )
+    if clients > _CONNECTIONS:
+        yield phrase(
+            "each of {n:,} clients keeps a connection open: the program that sends the requests "
+            "needs as many open files, and 1,024 are usual (`ulimit -n`)",
+            n=clients,
         )
 
 

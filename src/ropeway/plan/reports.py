@@ -6,15 +6,18 @@ of a support matrix says less, and `engines/ascend_layouts.py` knows what is sai
 
 from collections.abc import Mapping
 from functools import cache
+from math import exp
 
 from ropeway.engines.ascend_releases import order
-from ropeway.phrases import Phrase, phrase
+from ropeway.phrases import Phrase, joined, phrase
 from ropeway.plan.correction import recorded
 from ropeway.spec.model import Layout
 
 _ENGINE = "vLLM-Ascend"
 # So many releases are named.
 _NAMED = 3
+# How many times as many sequences as were measured a forecast may have before that is said.
+_NEAR = 1.25
 
 
 def unreported(
@@ -45,7 +48,7 @@ def unreported(
         "{kinds} was measured by others on {chips} with vLLM-Ascend {releases}, not with {version}",
         kinds=kind,
         chips=family,
-        releases=", ".join(releases[-_NAMED:]) or phrase("builds between releases"),
+        releases=joined(releases[-_NAMED:], ", ") or phrase("builds between releases"),
         version=version,
     )
 
@@ -53,6 +56,20 @@ def unreported(
 def measured(layout: Layout, hosts: int, *, experts: bool, family: str) -> bool:
     """Return whether somebody has measured such a layout on these chips, with any release."""
     return (kinds(layout), hosts > 1, experts) in _measured(family)
+
+
+def beyond_measured(running: float, family: str) -> int | None:
+    """Return the most sequences at once in a DP rank that others have measured on these chips.
+
+    None where `running` is not far more than that, or nobody has measured any.
+    """
+    counts = [
+        exp(record.case.running)
+        for record in recorded()
+        if (record.case.engine, record.case.chips) == (_ENGINE, family)
+    ]
+    most = round(max(counts, default=0.0))
+    return most if most and running > _NEAR * most else None
 
 
 def kinds(layout: Layout) -> str:

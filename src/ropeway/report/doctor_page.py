@@ -22,7 +22,7 @@ from ropeway.report.doctor import (
     where_of,
     with_consequences,
 )
-from ropeway.report.page import in_both_languages, literals, render_page
+from ropeway.report.page import in_both_languages, literals, prose, render_page
 
 _NPU_GRID_HOSTS = 4  # with more hosts the grid shows hosts in place of NPUs
 _LABELLED = 64  # with more rows than these, labels would be unreadable
@@ -90,7 +90,7 @@ def render_html(
     """
     return render_page(
         "doctor.html.j2",
-        {"both": _both, "lines": _lines, "code": literals, "zip": zip},
+        {"both": prose, "lines": _lines, "code": literals, "zip": zip},
         language=language,
         examination=examination,
         heading=_heading(examination),
@@ -111,11 +111,6 @@ def render_html(
 def _heading(examination: Examination) -> str:
     found = examination.not_checked or not examination.sound
     return verdict_of(examination) if found else phrase("The cluster is sound")
-
-
-def _both(text: str) -> Markup:
-    """Return a sentence in both languages, what is to be typed as code."""
-    return in_both_languages(literals(text), literals(in_language(text, "zh")))
 
 
 def _lines(text: str) -> Markup:

@@ -43,6 +43,11 @@ def literals(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
+def prose(text: str) -> Markup:
+    """Return a sentence in both languages as HTML, what is to be typed as code."""
+    return in_both_languages(literals(text), literals(_in_chinese(text)))
+
+
 def in_both_languages(english: object, chinese: object) -> Markup:
     """Return both texts as HTML, escaped; the page shows the one of the language chosen."""
     return Markup('<span lang="en">{}</span><span lang="zh-Hans">{}</span>').format(

@@ -14,19 +14,18 @@ from rich.table import Table
 from rich.text import Text
 
 from ropeway.phrases import Phrase, count, joined, phrase
-from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected, Value
+from ropeway.plan.candidate import Candidate, Plan, Rejected, Value
 from ropeway.plan.estimate import Forecast
 from ropeway.report.chinese import in_language
-from ropeway.report.figures import NONE, digits, milliseconds, percent, rate, seconds
+from ropeway.report.figures import NONE, digits, milliseconds, rate, seconds
 from ropeway.report.line import one_line, shrink
+from ropeway.report.plan_words import honesty, request_words, typical_error
 from ropeway.report.table import ByWidth, pairs, table
 from ropeway.units import counted
 
 GIB = 2**30
 Say = Callable[[str], str]
 """Puts a text into the language of the screen."""
-_LABEL = phrase("predicted; not verified on NPU hardware")
-_LOCAL_LABEL = phrase("predicted from constants measured on this machine")
 # Rows on a screen; `-v` shows all.
 _CANDIDATES = 5
 _GROUPS = 8
@@ -160,62 +159,6 @@ def rejected_groups(plan: Plan) -> tuple[RejectedGroup, ...]:
     return tuple(sorted(groups, key=lambda group: ([*KINDS].index(group.kind), -group.count)))
 
 
-def request_words(request: PlanRequest) -> tuple[Phrase, tuple[Phrase, ...]]:
-    """Return what is planned, `Qwen3-32B on 2 hosts × 8 910B4`, and for what, part by part."""
-    cluster, load = request.cluster, request.load
-    values = {
-        "model": one_line(request.model_name),
-        "hosts": count(cluster.host_count, "{n:,} host", "{n:,} hosts"),
-        "chip": request.chip.name if request.chip else "virtual NPUs",
-    }
-    each, total = cluster.npus_per_host, cluster.total_npus
-    what = phrase("{model} on {hosts} × {npus} {chip}", npus=each, **values)
-    if cluster.host_count * each != total:
-        what = phrase("{model} on {hosts} with {npus} {chip} in all", npus=total, **values)
-    parts = [phrase("with {file}", file=one_line(request.spec_file))] if request.spec_file else []
-    if request.chip:
-        version, graph = request.traits.version, request.traits.graph
-        parts.append(phrase("vLLM-Ascend {version}, graph {graph}", version=version, graph=graph))
-    if request.free_clients:
-        arrivals = phrase("as many clients as suit")
-    elif load.clients is None:
-        arrivals = phrase("{rate} requests per second", rate=rate(load.rate))
-    else:
-        arrivals = phrase("{n:,} clients", n=load.clients)
-    parts.append(
-        phrase(
-            "{arrivals}, {inputs:,} tokens in, {outputs:,} out",
-            arrivals=arrivals,
-            inputs=load.input_tokens,
-            outputs=load.output_tokens,
-        )
-    )
-    if request.context:
-        parts.append(phrase("context {n:,}", n=request.context))
-    parts.append(phrase("objective: {objective}", objective=phrase(request.objective)))
-    if request.tpot_s is not None:
-        parts.append(phrase("at most {time} per token", time=milliseconds(request.tpot_s * 1000)))
-    if request.ttft_s is not None:
-        time = milliseconds(request.ttft_s * 1000)
-        parts.append(phrase("at most {time} to the first token", time=time))
-    return what, tuple(parts)
-
-
-def honesty(plan: Plan) -> str:
-    """Return the label of every forecast."""
-    return _LABEL if plan.request.chip else _LOCAL_LABEL
-
-
-def typical_error(plan: Plan) -> str:
-    """Say how far measurements were from forecasts like the chosen: what its interval means."""
-    if plan.chosen is None or plan.request.chip is None:
-        return ""
-    forecast = plan.chosen.forecast
-    below = percent(1 - forecast.output_low / forecast.output_tokens_per_s)
-    above = percent(forecast.output_high / forecast.output_tokens_per_s - 1)
-    return phrase("80% of measurements: -{below} to +{above}", below=below, above=above)
-
-
 def is_chosen(plan: Plan, item: Candidate) -> bool:
     """Return whether this layout is the plan's answer."""
     return plan.chosen is not None and item.layout == plan.chosen.layout
@@ -258,8 +201,8 @@ def _answer(plan: Plan, chosen: Candidate, say: Say, *, verbose: bool) -> list[R
     rows: list[tuple[str, Text | str]] = [
         (phrase("run"), run),
         *_reasons(plan),
-        (phrase("output"), _ranged(f"{speeds[0]} tokens/s", speeds[1:], say)),
-        (phrase("per token"), _ranged(latencies[0], latencies[1:], say)),
+        (phrase("output"), _ranged(plan, f"{speeds[0]} tokens/s", speeds[1:], say)),
+        (phrase("per token"), _ranged(plan, latencies[0], latencies[1:], say)),
         (phrase("first token"), milliseconds(forecast.ttft_s * 1000)),
         *_money(plan, chosen),
         (phrase("bottleneck"), forecast.bottleneck),
@@ -319,8 +262,9 @@ def _no_answer(plan: Plan, say: Say) -> list[RenderableType]:
     return [Text(say(what), style="bold red"), *lines]
 
 
-def _ranged(value: str, ends: Sequence[str], say: Say) -> Text:
-    interval = phrase("80% interval: {low} to {high}", low=ends[0], high=ends[1])
+def _ranged(plan: Plan, value: str, ends: Sequence[str], say: Say) -> Text:
+    words = "range: {low} to {high}" if plan.beyond_measured else "80% interval: {low} to {high}"
+    interval = phrase(words, low=ends[0], high=ends[1])
     return Text.assemble((value, "bold"), f"   {say(interval)}")
 
 
@@ -408,7 +352,7 @@ def _candidates_heading(plan: Plan, items: Sequence[Candidate], say: Say) -> lis
 
 
 def _candidates(plan: Plan, items: Sequence[Candidate], say: Say, *, wide: bool) -> Table:
-    within = phrase("80%\nwithin")
+    within = phrase("range") if plan.beyond_measured else phrase("80%\nwithin")
     sizes = [phrase("GiB weights\n+ cache")]
     speeds = ["tokens/s", "TTFT\ns", phrase("ms per\ntoken")]
     if wide:

@@ -5,7 +5,7 @@ from ropeway.plan.cost import Cost
 from ropeway.plan.estimate import Forecast
 from ropeway.plan.memory import Memory
 from ropeway.report.plain import plain
-from ropeway.report.plan import honesty, typical_error
+from ropeway.report.plan_words import honesty, typical_error
 
 
 def plan_json(plan: Plan) -> dict[str, object]:

@@ -11,20 +11,18 @@ from math import ceil, floor, inf, log10
 from ropeway.phrases import phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest
 from ropeway.report.figures import milliseconds, percent, rate, seconds
-from ropeway.report.page import render_page
+from ropeway.report.page import prose, render_page
 from ropeway.report.plan import (
     GIB,
     KINDS,
     STEP_PARTS,
     best,
-    honesty,
     is_chosen,
     price,
     rejected_groups,
-    request_words,
     shown,
-    typical_error,
 )
+from ropeway.report.plan_words import honesty, request_words, typical_error
 
 # A page with more dots or rows than these is harder to read.
 _DOTS = 300
@@ -107,7 +105,7 @@ def render_html(plan: Plan, *, when: str, language: str = "en") -> str:
     """Return the whole page, with all values escaped; it opens in `language`."""
     filters: dict[str, Callable[..., object]] = {
         "rate": rate, "ms": milliseconds, "sec": seconds, "price": price, "shown": shown,
-        "gib": _gib,
+        "gib": _gib, "prose": prose,
     }  # fmt: skip
     what, conditions = request_words(plan.request)
     first = plan.candidates[:_TABLE]
@@ -123,6 +121,7 @@ def render_html(plan: Plan, *, when: str, language: str = "en") -> str:
         conditions=conditions,
         honesty=honesty(plan),
         error=typical_error(plan),
+        beyond=plan.beyond_measured,
         scatter=scatter(plan) if plan.candidates else None,
         along=_along(plan.front),
         bars=[bar(plan, item) for item in best(plan)[:_BARS]],
