@@ -191,6 +191,41 @@ def test_a_spec_is_enough_and_its_path_may_be_on_the_hosts(capsys):
     assert "is not on this machine" in " ".join(out.split())
 
 
+@pytest.mark.parametrize(
+    ("layout", "replicas", "words"),
+    [
+        (
+            "TP4",
+            "",
+            r"has TP4 \(ropeway\.yaml:13\), which `up` starts: [\d,]+ tokens/s; `--write` ",
+        ),
+        ("TP8", "replicas: 2", r"has 2 replicas of TP8 .*, which `up` starts: [\d,]+ tokens/s"),
+        (
+            "TP1",
+            "",
+            r"has TP1 \(ropeway\.yaml:13\), which the plan rejects: .* weights .*; `--write` ",
+        ),
+        ("TP8×PP2+EP", "", r"has TP8×PP2\+EP .*, which the plan rejects: .*#3529.*; `--write` "),
+    ],
+)
+def test_the_specs_own_layout_is_compared_with_the_choice(capsys, spec, layout, replicas, words):
+    """What `up` would start is said, with its figure, where the choice is another."""
+    text = SPEC.replace("layout: TP4 ", f"layout: {layout} ")
+    spec.write_text(text.replace("  # the front door", f"  {replicas}"))
+    doubts = document(capsys)["doubts"]
+    said = " ".join(line for line in doubts if line.startswith("the spec has"))
+    assert re.search(words, said), doubts
+    assert document(capsys, "--layout", "TP8")["doubts"][:1] != [said]
+    run(capsys, "--write")
+    assert not any(line.startswith("the spec has") for line in document(capsys)["doubts"])
+
+
+def test_replicas_that_the_spec_fixes_are_said(capsys, spec):
+    spec.write_text(SPEC.replace("  # the front door", "  replicas: 1"))
+    _, out, _ = run(capsys)
+    assert "replicas 1 (ropeway.yaml:14)" in " ".join(out.split())
+
+
 def test_flags_beat_the_spec(capsys, spec):
     plan = document(
         capsys, "-c", str(spec), "--chip", "910B3", "--clients", "32", "--price", "5",

@@ -19,6 +19,7 @@ from ropeway.hosts.local import replace_file
 from ropeway.models.known import short_names
 from ropeway.phrases import joined, phrase
 from ropeway.plan.candidate import Plan
+from ropeway.plan.choice import standing
 from ropeway.plan.choose import choose
 from ropeway.plan.resolve import Flags, SpecFile, is_left_out, resolve
 from ropeway.plan.writing import changes, edits, written
@@ -110,9 +111,12 @@ def plan(
     """
     named = ctx.get_parameter_source("config") is not ParameterSource.DEFAULT
     file = _spec_file(config, flags, named=named, write=write)
-    request, notes = resolve(file, flags, default_root(os.environ))
+    checkpoints = default_root(os.environ)
+    request, notes = resolve(file, flags, checkpoints)
     result = choose(request)
-    result = replace(result, notes=(*notes, *result.notes))
+    own = standing(file, flags, checkpoints, result) if file and not write else None
+    doubts = (own, *result.doubts) if own else result.doubts
+    result = replace(result, notes=(*notes, *result.notes), doubts=doubts)
     if why is not None:
         _explain(screen, result, why)
         return

@@ -154,7 +154,7 @@ class Value:
 class Plan:
     """The answer to a request. Candidates are best first; `chosen` is None where there are none.
 
-    doubts    whether the choice works, each with its source
+    doubts    whether the choice works, each with its source, and whether `up` would start it
     notes     what was assumed
     searched  number of layouts examined
     beyond_measured

@@ -1,5 +1,5 @@
-"""What other verbs ask the planner: `up`, a layout where the spec names none, and whether one fits;
-`init`, the plan for a new spec; `bench`, what it expected."""
+"""What else is asked of the planner: by `up`, a layout where the spec names none, and whether one
+fits; by `init`, the plan for a new spec; by `bench`, what it expected."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 from ropeway.errors import LayoutError, Refused
 from ropeway.hardware import Chip, chip_named
 from ropeway.models.shape import ModelShape
-from ropeway.phrases import Phrase, phrase
+from ropeway.phrases import Phrase, joined, phrase
 from ropeway.plan.candidate import Expectation, Plan, PlanRequest
 from ropeway.plan.choose import choose
 from ropeway.plan.fit import fit_layout, search_of
@@ -203,6 +203,39 @@ def plan_for_new(spec: Spec, shape: ModelShape, version: str) -> Plan:
         spec = spec.model_copy(update={"serve": serve})
     chip = chip_named(spec.cluster.chip or "")
     return choose(request_for_hosts(spec, shape, chip, version))
+
+
+def standing(file: SpecFile, flags: Flags, checkpoints: Path, plan: Plan) -> Phrase | None:
+    """Say what the spec's own layout does, which `up` starts, where the plan's choice is another.
+
+    None also where the flags ask of other hosts, another model or layout. Raises Refused.
+    """
+    serve, chosen = file.spec.serve, plan.chosen
+    if flags.name_hosts or flags.model or flags.layout or not serve.has_layout or chosen is None:
+        return None
+    if (serve.layout, serve.replicas) == (chosen.layout, chosen.replicas):
+        return None
+    request, _ = resolve(file, flags, checkpoints, as_written=True)
+    own = {
+        "name": serve.layout.times(serve.replicas),
+        "place": request.sources.get("serve.layout", file.name),
+    }
+    try:
+        made = choose(replace(request, layout=serve.layout, replicas=serve.replicas))
+        reasons = [item.reason for item in made.rejected]
+    except LayoutError as error:
+        made, reasons = None, [*error.evidence] or [error.what]
+    if made is None or made.chosen is None:
+        return phrase(
+            "the spec has {name} ({place}), which the plan rejects: {reason}; `--write` changes it",
+            reason=joined(reasons),
+            **own,
+        )
+    return phrase(
+        "the spec has {name} ({place}), which `up` starts: {n:,.0f} tokens/s; `--write` changes it",
+        n=made.chosen.forecast.output_tokens_per_s,
+        **own,
+    )
 
 
 def expected(file: SpecFile, load: Load, checkpoints: Path) -> Expectation:

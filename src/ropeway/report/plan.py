@@ -234,10 +234,11 @@ def _settings(plan: Plan) -> Phrase:
     texts = []
     for value in plan.values:
         key = value.key.removeprefix("serve.")
-        if value.key not in (f"serve.{key}", "workload") or key in ("layout", "replicas"):
+        ours = value.source in ("planner", "default")
+        said = key == "layout" or (key == "replicas" and ours)
+        if value.key not in (f"serve.{key}", "workload") or said:
             continue
         text = joined((key, shown(value.value)), " ")
-        ours = value.source in ("planner", "default")
         texts.append(
             text if ours else phrase("{value} ({source})", value=text, source=value.source)
         )
