@@ -107,7 +107,7 @@ def test_help_fits_into_80_columns(name: str, capsys: Captured) -> None:
         (["bench", "--clients", "0"],
          "invalid value for `--clients`: 0 is not at least 1", "see `ropeway bench --help`"),
         (["plan", "--hosts", "0"],
-         "invalid value for `--hosts`: 0 is not between 1 and 65536", "see `ropeway plan --help`"),
+         "invalid value for `--hosts`: 0 is not between 1 and 4096", "see `ropeway plan --help`"),
         (["plan", "--hosts", "x"],
          "invalid value for `--hosts`: `x` is not a whole number", "see `ropeway plan --help`"),
     ],
