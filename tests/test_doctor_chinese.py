@@ -50,7 +50,7 @@ def typed(line: str) -> bool:
 
 @pytest.mark.parametrize("size", ["2x8-910B4", "5x2-A3"])
 @pytest.mark.parametrize("fault", sorted(FAULTS))
-def test_a_fault_is_told_in_in_chinesealone(capsys, fault, size):
+def test_a_fault_is_told_in_chinese_alone(capsys, fault, size):
     shown = run(capsys, "--lang", "zh", "--rehearse", size, "--fault", fault)
     assert english_in(shown) == [], shown
     assert re.search(r"故障|警告", shown)
@@ -82,7 +82,7 @@ def test_the_document_is_english(capsys):
         ("--list-faults",),
     ],
 )
-def test_what_is_refused_and_listed_is_in_in_chinesetoo(capsys, args):
+def test_what_is_refused_and_listed_is_in_chinese_too(capsys, args):
     shown = run(capsys, "--lang", "zh", *args)
     assert [line for line in shown.splitlines() if english_in(line)] == []
 

@@ -103,6 +103,7 @@ def test_a_kept_rehearsal_is_there_for_the_other_verbs_and_called_by_its_name(ty
     status = typed("status", "--rehearsal", "--json")
     document = json.loads(status.stdout)
     assert (document["rehearsal"], document["ok"], document["name"]) == (True, True, "mine")
+    assert document["url"] == url, "not the one that the spec has"
     assert "a rehearsal, nothing real" in status.stderr
     logs = typed("logs", "--rehearsal", "-n", "1")
     assert "the first token is there" in logs.stdout

@@ -45,7 +45,7 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
             running.restart(service, containers)
             running.wait_until_serving(service, replica, clock)
             step.ok("the first token is there")
-    url = newest(service.containers).url
+    url = target.answers_at(newest(service.containers).url)
     screen.answer(f"`{service.name}` serves again at {url}")
     names = [container.name for container in containers]
     screen.result({"name": service.name, "url": url, "restarted": names})

@@ -37,7 +37,7 @@ def status(ctx: click.Context, *, target: Target, screen: Screen) -> None:
         mention_kept(screen)
     if target.is_remote:
         with reached(target, acts=False) as service:
-            ctx.exit(Exit.OK if _hosts_status(service, screen) else Exit.NO)
+            ctx.exit(Exit.OK if _hosts_status(target, service, screen) else Exit.NO)
     ctx.exit(Exit.OK if _local_status(target, screen) else Exit.NO)
 
 
@@ -89,7 +89,7 @@ def _document(name: str | None, **known: object) -> dict[str, object]:
     return {"name": name, **dict.fromkeys(keys), **{key: [] for key in lists}, **known}
 
 
-def _hosts_status(service: Reached, screen: Screen) -> bool:
+def _hosts_status(target: Target, service: Reached, screen: Screen) -> bool:
     """Show what runs on the hosts; return whether all of it serves."""
     for host, error in service.failures.items():
         screen.warn(f"{host}: {error}")
@@ -112,12 +112,13 @@ def _hosts_status(service: Reached, screen: Screen) -> bool:
     for name in missing:
         screen.answer(f"{name}: {reasons[name]}")
     release = f"vLLM-Ascend {last.release}"
-    screen.answer(f"{count}{layout} of {last.model} at {last.url}, {release}: {state}")
+    url = target.answers_at(last.url)
+    screen.answer(f"{count}{layout} of {last.model} at {url}, {release}: {state}")
     screen.answer(f"brought up by {last.author.who}, {last.author.since}")
     screen.result(
         _document(
             service.name,
-            url=last.url,
+            url=url,
             model=last.model,
             layout=layout,
             replicas=replicas,

@@ -28,6 +28,7 @@ from ropeway.launch.labels import Reached
 from ropeway.launch.local.running import services
 from ropeway.launch.running import reach_by_host, reach_by_spec
 from ropeway.phrases import phrase
+from ropeway.sim.kept import find_kept
 from ropeway.spec.model import DEFAULT_FILE, Spec, load_spec, local_spec
 from ropeway.units import counted
 
@@ -60,6 +61,11 @@ class Target:
     @property
     def is_remote(self) -> bool:
         return self.rehearsal or self.host is not None or self.spec is not None
+
+    def answers_at(self, url: str) -> str:
+        """Return where a service answers: its own `url`, or that of a kept rehearsal."""
+        kept = find_kept() if self.rehearsal else None
+        return kept.url if kept else url
 
     def check_remote(self, refusal: Refused) -> None:
         """Raise Refused unless it is on hosts: `refusal`, or that there is no spec."""
