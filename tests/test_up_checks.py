@@ -257,3 +257,13 @@ def test_up_takes_what_plan_has_written(model: str, tmp_path: Path, monkeypatch,
     capsys.readouterr()
     assert exit_code(["up", "--rehearse", "--dry-run"]) == 0, capsys.readouterr().err
     assert f"# {written.layout.times(written.replicas)} of " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layout", ["TP3", "TP3xPP2,EP"])
+def test_a_layout_that_the_model_cannot_be_split_into_is_refused(layout: str, cluster: Make):  # noqa: F811
+    two = cluster()
+    two.serve(layout=layout)
+    for more in ((), ("--dry-run",)):
+        assert two.run("up", *more) == 2
+        assert "tensor parallel 3 does not divide" in two.error
+    assert two.remains() == []

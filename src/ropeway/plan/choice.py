@@ -11,7 +11,7 @@ from ropeway.phrases import Phrase, joined, phrase
 from ropeway.plan.candidate import Expectation, Plan, PlanRequest
 from ropeway.plan.choose import choose
 from ropeway.plan.fit import fit_layout, search_of
-from ropeway.plan.layout import problems
+from ropeway.plan.layout import check, problems
 from ropeway.plan.load import Load
 from ropeway.plan.machine import Machine
 from ropeway.plan.request import LOCAL_ENGINE, request_for, request_for_hosts
@@ -57,10 +57,13 @@ def with_layout(
     """Return a spec of real hosts with a layout that fits, and notes on it.
 
     Where it names none, the planner chooses. Raises Refused where that needs to be told the chip or
-    a key, or nothing fits; LayoutError where the spec's own does not fit.
+    a key, or nothing fits; LayoutError where the spec's own cannot run or does not fit.
     """
     notes: tuple[str, ...] = ()
-    if not spec.serve.has_layout:
+    if spec.serve.has_layout:
+        name = spec.model.served_name or spec.model.path or ""
+        check(spec.serve.layout, shape, spec.cluster, name)
+    else:
         if chip is None:
             raise Refused(
                 phrase("`serve.layout` is blank, and which chip the hosts have is not known"),
