@@ -15,7 +15,7 @@ import time
 from running import conditions
 
 CLUSTERS = ((2, 8, 1.0), (512, 8, 10.0))
-MODELS = ("Qwen3-30B-A3B", "Qwen3-32B", "DeepSeek-V3.1", "gpt-oss-120b")
+MODELS = ("Qwen3-30B-A3B", "Qwen3-32B", "DeepSeek-V3.1-W8A8", "gpt-oss-120b-W8A8")
 AIMS = ("throughput", "latency")
 
 ONE = """
