@@ -16,9 +16,10 @@ from ropeway.plan.choice import MEMORY_ERROR, expected, plan_for_new, room, with
 from ropeway.plan.choose import choose
 from ropeway.plan.load import Load
 from ropeway.plan.request import request_for_hosts
-from ropeway.plan.resolve import Flags, SpecFile, resolve
+from ropeway.plan.resolve import Flags, resolve
 from ropeway.plan.writing import edits, written
 from ropeway.spec.editing import apply_edits
+from ropeway.spec.file import SpecFile
 from ropeway.spec.model import Layout, Spec, parse_spec
 
 CHIP = chip_named("910B4")

@@ -15,11 +15,10 @@ from ropeway.cli.options import POSITIVE, with_options
 from ropeway.endpoint.client import Endpoint, ServedModel, normalise_url
 from ropeway.hosts.connect import ssh_hosts
 from ropeway.phrases import phrase
-from ropeway.plan.resolve import SpecFile
 from ropeway.report.console import Screen
-from ropeway.spec.model import DEFAULT_FILE, REQUESTS_PER_CLIENT, Spec, parse_spec
+from ropeway.spec.file import SpecFile, read_spec_file
+from ropeway.spec.model import DEFAULT_FILE, REQUESTS_PER_CLIENT, Spec
 from ropeway.spec.types import api_url, bracketed, is_loopback
-from ropeway.spec.yaml import read_text
 
 # Keys of the context's `meta`: the spec, and whether `--url` names a server of its own.
 _SPEC_FILE, _ELSEWHERE = "ropeway.spec_file", "ropeway.elsewhere"
@@ -106,15 +105,14 @@ def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., 
     def take_defaults(ctx: click.Context, _param: click.Parameter, file: Path | None) -> None:
         if file is None:
             return
-        text = read_text(file)
-        spec = parse_spec(text, str(file))
-        ctx.meta[_SPEC_FILE] = SpecFile(file.name, text, spec)
+        ctx.meta[_SPEC_FILE] = read = read_spec_file(file)
+        spec = read.spec
         defaults: dict[str, object] = {"url": _url_of(spec)}
         if spec.serve.api_key_env and not ctx.meta[_ELSEWHERE]:
             defaults["key_env"] = spec.serve.api_key_env
         if load:
             defaults |= spec.workload.model_dump()
-            if "layout" in spec.serve.model_fields_set:
+            if spec.serve.has_layout:
                 defaults["layout"] = str(spec.serve.layout)
         ctx.default_map = defaults
 

@@ -21,7 +21,7 @@ from ropeway.phrases import joined, phrase
 from ropeway.plan.candidate import Plan
 from ropeway.plan.choice import standing
 from ropeway.plan.choose import choose
-from ropeway.plan.resolve import Flags, SpecFile, is_left_out, resolve
+from ropeway.plan.resolve import Flags, is_left_out, resolve
 from ropeway.plan.writing import changes, edits, written
 from ropeway.report.console import Screen
 from ropeway.report.plain import plain
@@ -29,8 +29,8 @@ from ropeway.report.plan import layout_reasons, layout_text, plan_text, values_t
 from ropeway.report.plan_json import plan_json
 from ropeway.report.plan_page import render_html
 from ropeway.spec.editing import apply_edits
+from ropeway.spec.file import SpecFile, read_spec_file
 from ropeway.spec.model import DEFAULT_FILE, Layout, parse_spec
-from ropeway.spec.yaml import read_text
 from ropeway.suggest import did_you_mean
 
 _LARGEST_HOST = 1024  # of spec.cluster.RemoteHost
@@ -137,8 +137,7 @@ def plan(
 def _spec_file(config: Path, flags: Flags, *, named: bool, write: bool) -> SpecFile | None:
     """Return the spec, or None where flags alone are enough. Raises Refused or SpecError."""
     if named or config.exists():
-        text = read_text(config)
-        file = SpecFile(config.name, text, parse_spec(text, str(config)))
+        file = read_spec_file(config)
         if (named or write) and is_left_out(file.spec, flags):
             raise Refused(
                 phrase("this spec is for this machine, and `--hosts`, `--npus` or `--chip` is not"),

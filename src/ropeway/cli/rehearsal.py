@@ -1,7 +1,6 @@
 """Rehearsals: which virtual hosts `--rehearse` means, and what `up` does with them."""
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +11,13 @@ from ropeway.cli.bringup import read_spec
 from ropeway.cli.call import current_call
 from ropeway.cli.completion import one_of
 from ropeway.cli.options import with_options
-from ropeway.errors import Refused, RopewayError
+from ropeway.errors import Refused
 from ropeway.launch.labels import look
 from ropeway.launch.running import take_down
 from ropeway.phrases import joined, phrase
 from ropeway.report.console import Screen
 from ropeway.sim.faults import FAULTS, with_faults
 from ropeway.sim.keeper import keep
-from ropeway.sim.kept import Kept, find_kept
 from ropeway.sim.launching import Rehearsal
 from ropeway.sim.machine import Fleet, has_size, kind_named, parse_fleet, sound_fleet
 from ropeway.sim.own_hosts import own_fleet
@@ -230,32 +228,3 @@ def _take_down_again(virtual: Rehearsal, spec: Spec, screen: Screen) -> None:
         count = take_down(look(every, spec.runtime.command, spec.name))
         containers, hosts = counted(count, "container"), counted(len(every), "virtual host")
         step.ok(phrase("{containers} on {hosts}", containers=containers, hosts=hosts))
-
-
-def kept_rehearsal() -> Kept:
-    """Return the rehearsal that was kept, and say that it is meant. Raises Refused without one."""
-    kept = find_kept()
-    if kept is None:
-        raise Refused(phrase("no rehearsal is kept"), hint="ropeway up --rehearse --keep")
-    if (screen := current_call().screen) is not None:
-        screen.warn(
-            phrase(
-                "a rehearsal, nothing real: {title}; {url} answers for it",
-                title=kept.title,
-                url=kept.url,
-            )
-        )
-        screen.rehearsal = True
-    return kept
-
-
-def mention_kept(screen: Screen) -> None:
-    """Say that there is a rehearsal, to somebody who asks for what runs.
-
-    What is wrong with one is not said: a real service has nothing to do with it.
-    """
-    with suppress(RopewayError):
-        if (kept := find_kept()) is not None:
-            screen.hint(
-                phrase("a rehearsal is kept: {title}\nropeway status --rehearsal", title=kept.title)
-            )

@@ -4,8 +4,8 @@ import os
 
 import click
 
+from ropeway.cli.kept import mention_kept
 from ropeway.cli.options import screen_options
-from ropeway.cli.rehearsal import mention_kept
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Exit
 from ropeway.hosts.local import LocalHost

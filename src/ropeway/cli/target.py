@@ -20,8 +20,8 @@ import click
 from ropeway.cli.bringup import read_spec
 from ropeway.cli.call import current_call
 from ropeway.cli.completion import one_of
+from ropeway.cli.kept import kept_rehearsal
 from ropeway.cli.options import config_option, passed_as, remote_host, ssh_config_option
-from ropeway.cli.rehearsal import kept_rehearsal
 from ropeway.errors import Refused
 from ropeway.hosts.connect import connected
 from ropeway.launch.labels import Reached

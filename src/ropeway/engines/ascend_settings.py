@@ -19,7 +19,7 @@ from ropeway.engines.ascend_releases import RELEASES, changes, in_runs, order, r
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
 from ropeway.models.shape import ModelShape
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.suggest import did_you_mean
 
 # Ray's first release with token authentication (docs.ray.io, ray-security/token-auth), and the
@@ -75,6 +75,15 @@ class QuantisationFault:
                 release=self.since,
             )
         return phrase("take the original weights, or a ModelSlim checkpoint of the model")
+
+    def refused(self, version: str, model: str, more: str = "") -> Refused:
+        """Return the error; `more` is a further line of its hint."""
+        return Refused(
+            self.reason,
+            where=f"vLLM-Ascend {version}, {model}",
+            evidence=(self.source,),
+            hint=joined(filter(None, (self.hint, more)), "\n"),
+        )
 
 
 def resolve_settings(

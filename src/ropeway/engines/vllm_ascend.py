@@ -337,14 +337,8 @@ def _check_quantisation(replica: AscendReplica, shape: ModelShape) -> None:
     fault = ascend_settings.quantisation_fault(
         scheme, shape.model_type, replica.release.version, replica.family
     )
-    if fault is None:
-        return
-    raise Refused(
-        fault.reason,
-        where=f"vLLM-Ascend {replica.release.version}, {replica.model}",
-        evidence=(fault.source,),
-        hint=fault.hint,
-    )
+    if fault is not None:
+        raise fault.refused(replica.release.version, replica.model)
 
 
 def _check_cache_size(replica: AscendReplica) -> None:

@@ -15,9 +15,10 @@ from ropeway.plan.layout import check, problems
 from ropeway.plan.load import Load
 from ropeway.plan.machine import Machine
 from ropeway.plan.request import LOCAL_ENGINE, request_for, request_for_hosts
-from ropeway.plan.resolve import Flags, SpecFile, resolve
+from ropeway.plan.resolve import Flags, resolve
 from ropeway.plan.values import memory_words, shortfall
 from ropeway.plan.writing import needs_key
+from ropeway.spec.file import SpecFile
 from ropeway.spec.model import Layout, Spec
 from ropeway.units import format_bytes
 

@@ -13,7 +13,7 @@ from operator import itemgetter
 from ropeway.engines.ascend_layouts import limits, notes, runs_from
 from ropeway.engines.ascend_settings import quantisation_fault, scheme_of
 from ropeway.engines.placement import hosts_of_replicas, replicas_that_fit
-from ropeway.errors import LayoutError, Refused
+from ropeway.errors import LayoutError
 from ropeway.phrases import Phrase, count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected
 from ropeway.plan.cost import cost
@@ -93,18 +93,8 @@ def _check_quantisation(request: PlanRequest) -> None:
         request.chip.family,
     )
     if fault is not None:
-        raise Refused(
-            fault.reason,
-            where=f"vLLM-Ascend {request.traits.version}, {request.model_name}",
-            evidence=(fault.source,),
-            hint=joined(
-                (
-                    fault.hint,
-                    phrase("with such weights: `--model {model}-W8A8`", model=request.model_name),
-                ),
-                "\n",
-            ),
-        )
+        more = phrase("with such weights: `--model {model}-W8A8`", model=request.model_name)
+        raise fault.refused(request.traits.version, request.model_name, more)
 
 
 def _layouts(search: Search) -> tuple[Layout, ...]:

@@ -22,8 +22,8 @@ from ropeway.plan.machine import EngineTraits, Machine, ascend, traits
 from ropeway.plan.request import LOCAL_ENGINE, graph_of, request_for
 from ropeway.plan.writing import without_planned
 from ropeway.spec.cluster import Cluster, RemoteHost
+from ropeway.spec.file import SpecFile
 from ropeway.spec.model import Layout, Model, Serve, Spec, Workload
-from ropeway.spec.yaml import load_yaml
 
 # The key of the spec that a flag takes the place of.
 _KEYS = {
@@ -36,20 +36,6 @@ _KEYS = {
     "input_tokens": "workload.input_tokens",
     "output_tokens": "workload.output_tokens",
 }
-
-
-@dataclass(frozen=True)
-class SpecFile:
-    """A spec with the name and the text of its file."""
-
-    name: str
-    text: str
-    spec: Spec
-
-    def places(self) -> dict[str, str]:
-        """Return where each key of a section stands: `serve.context` → `ropeway.yaml:24`."""
-        lines = load_yaml(self.text, self.name).lines
-        return {key: f"{self.name}:{line}" for key, line in lines.items() if key.count(".") == 1}
 
 
 @dataclass(frozen=True)

@@ -14,24 +14,12 @@ from dataclasses import dataclass
 from ropeway.errors import HostError
 from ropeway.facts.script import NOT_FOUND, START
 from ropeway.hosts.base import Result
-from ropeway.phrases import phrase
 from ropeway.sim import linux, npu_smi
 from ropeway.sim.hccn_tool import HccnTool
 from ropeway.sim.machine import Fleet, Machine
+from ropeway.sim.without_files import WithoutFiles
 
 _BLIND = {"npu-smi", "hccn_tool"}
-
-
-class WithoutFiles:
-    """A host on which nothing is put: `cat` among the questions answers what its files hold."""
-
-    def put(self, content: bytes, path: str, *, mode: int = 0o644) -> None:  # noqa: ARG002
-        """See Host.put."""
-        raise HostError(phrase("nothing can be put on a virtual host"))
-
-    def get(self, path: str) -> bytes:
-        """See Host.get."""
-        raise HostError(phrase("cannot read `{path}`: a virtual host has no files", path=path))
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from pathlib import Path
 from ropeway.errors import Refused, RopewayError, reason_of
 from ropeway.hosts.child import CancelToken, cancellable
 from ropeway.phrases import phrase
+from ropeway.sim.brief import Brief
 from ropeway.sim.kept import ELSEWHERE, Kept, find_kept, lock_path, socket_path
 from ropeway.sim.launching import LaunchHost, Rehearsal
-from ropeway.sim.machine import Brief
 from ropeway.sim.virtual_endpoint import VirtualEndpoint
 from ropeway.spec.model import Spec
 

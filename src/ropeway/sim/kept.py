@@ -27,8 +27,8 @@ from ropeway.hosts.base import Result
 from ropeway.hosts.child import sleep_cancellable
 from ropeway.hosts.connect import ssh_hosts
 from ropeway.phrases import phrase
-from ropeway.sim.hosts import WithoutFiles
-from ropeway.sim.machine import Brief
+from ropeway.sim.brief import Brief
+from ropeway.sim.without_files import WithoutFiles
 from ropeway.spec.cluster import Cluster
 from ropeway.spec.model import Spec
 

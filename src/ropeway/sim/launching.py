@@ -32,9 +32,10 @@ from ropeway.sim.host_state import (
     list_containers,
     run_program,
 )
-from ropeway.sim.hosts import VirtualHost, WithoutFiles
+from ropeway.sim.hosts import VirtualHost
 from ropeway.sim.machine import Fleet, Machine
 from ropeway.sim.virtual_engine import Incarnation, Pace
+from ropeway.sim.without_files import WithoutFiles
 from ropeway.spec.cluster import Cluster, RemoteHost, Runtime
 from ropeway.spec.model import Layout, Model, Serve, Spec
 

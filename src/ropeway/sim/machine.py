@@ -22,8 +22,8 @@ from ropeway.errors import Refused
 from ropeway.facts.host import Container, Image
 from ropeway.hardware import Family, chip_named
 from ropeway.phrases import joined, phrase
+from ropeway.sim.brief import Brief
 from ropeway.sim.model_folder import ModelFolder, published
-from ropeway.units import counted
 
 GIB = 2**30
 # Question of facts/ → what its command prints, to be formatted with `machine` or `chip`.
@@ -214,27 +214,6 @@ class Fleet:
         """Return this fleet with one machine changed."""
         machines = (*self.machines[:index], machine, *self.machines[index + 1 :])
         return replace(self, machines=machines)
-
-
-@dataclass(frozen=True)
-class Brief:
-    """A fleet as it is named. `npus`: of a host, `8`, or `4/8` where they differ."""
-
-    hosts: int
-    npus: str
-    chip: str
-    model: str
-
-    @property
-    def title(self) -> str:
-        """These values in words."""
-        return phrase(
-            "{hosts} of {npus} NPUs ({chip}), with the published {model}",
-            hosts=counted(self.hosts, "virtual host"),
-            npus=self.npus,
-            chip=self.chip,
-            model=self.model,
-        )
 
 
 _SIZE = re.compile(r"(\d{1,4})\s*[x×]\s*(\d{1,2})\s*-\s*([0-9A-Za-z-]+)")

@@ -43,11 +43,8 @@ def spec_problems(
     """
     problems: list[Problem] = []
     for detail in error.errors(include_url=False):
-        path = tuple(part for part in detail["loc"] if part != "[key]")
-        if detail["type"] == OUR_KIND:
-            faults: Sequence[Fault] = detail["ctx"]["faults"]
-            problems += [_problem(path[:-1] + fault.at, fault, document) for fault in faults]
-        elif detail["type"] == "extra_forbidden":
+        path = _path(detail)
+        if detail["type"] == "extra_forbidden":
             hint = _key_hint(path, schema_keys(root), flags)
             problems.append(_problem(path, Fault((), "is not a key of the spec", hint), document))
         elif detail["type"] == "literal_error":
@@ -56,11 +53,9 @@ def spec_problems(
                 fault = _directory_fault(detail["input"])
             problems.append(_problem(path, fault, document))
         elif detail["type"] == "value_error":
-            why = detail["ctx"]["error"].args[0]
-            text = phrase("`{key}`: {fault}", key=dotted(path), fault=why)
-            problems.append(Problem(document.line_of(path), text))
+            problems.append(Problem(document.line_of(path), _of_value(detail)))
         else:
-            problems.append(_problem(path, _plain_fault(detail, path), document))
+            problems += [_problem(at, fault, document) for at, fault in _faults(detail)]
     return problems
 
 
@@ -87,27 +82,39 @@ def fault_lines(error: ValidationError) -> list[str]:
     """Return every complaint about a part of a spec that came from no file."""
     lines: list[str] = []
     for detail in error.errors(include_url=False):
-        path = tuple(detail["loc"])
-        if detail["type"] == OUR_KIND:
-            faults: Sequence[Fault] = detail["ctx"]["faults"]
-        elif detail["type"] == "value_error":
-            faults = [Fault((), str(detail["ctx"]["error"].args[0]))]
+        if detail["type"] == "value_error":
+            lines.append(_of_value(detail))
         else:
-            faults = [_plain_fault(detail, path)]
-        lines += [
-            phrase("`{key}` {fault}", key=dotted((*path, *fault.at)), fault=fault.text)
-            for fault in faults
-        ]
+            lines += [_line(at, fault) for at, fault in _faults(detail)]
     return lines
 
 
-def _problem(path: Path, fault: Fault, document: Document) -> Problem:
+def _path(detail: ErrorDetails) -> Path:
+    return tuple(part for part in detail["loc"] if part != "[key]")
+
+
+def _of_value(detail: ErrorDetails) -> str:
+    """Return what a validator of ours says of a single value."""
+    why = detail["ctx"]["error"].args[0]
+    return phrase("`{key}`: {fault}", key=dotted(_path(detail)), fault=why)
+
+
+def _faults(detail: ErrorDetails) -> list[tuple[Path, Fault]]:
+    """Return what is wrong, each with its place: rules of ours, or a kind of pydantic's."""
+    path = _path(detail)
+    if detail["type"] == OUR_KIND:
+        faults: Sequence[Fault] = detail["ctx"]["faults"]
+        return [(path[:-1] + fault.at, fault) for fault in faults]
+    return [(path, _plain_fault(detail, path))]
+
+
+def _line(path: Path, fault: Fault) -> str:
     subject = f"`{dotted(path)}`" if path else "the spec"
-    return Problem(
-        document.line_of(path),
-        phrase("{subject} {fault}", subject=subject, fault=fault.text),
-        fault.hint,
-    )
+    return phrase("{subject} {fault}", subject=subject, fault=fault.text)
+
+
+def _problem(path: Path, fault: Fault, document: Document) -> Problem:
+    return Problem(document.line_of(path), _line(path, fault), fault.hint)
 
 
 # What each kind of pydantic's complaints says of `{value}`, limits formatted by their own names.
