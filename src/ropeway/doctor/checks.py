@@ -11,15 +11,16 @@ from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.coverage import unchecked
 from ropeway.doctor.finding import Examination, Finding, Location
 from ropeway.doctor.rule import Check
+from ropeway.phrases import Phrase, phrase
 
-GROUPS: dict[str, tuple[Check, ...]] = {
-    "hosts": system.CHECKS,
-    "NPUs": npus.CHECKS,
-    "versions": versions.CHECKS,
-    "containers": containers.CHECKS,
-    "model": model.CHECKS,
-    "ports": (*roce.CHECKS, *reachability.OF_INTERFACES),
-    "network": reachability.OF_PINGS,
+GROUPS: dict[Phrase, tuple[Check, ...]] = {
+    phrase("hosts"): system.CHECKS,
+    phrase("NPUs"): npus.CHECKS,
+    phrase("versions"): versions.CHECKS,
+    phrase("containers"): containers.CHECKS,
+    phrase("model"): model.CHECKS,
+    phrase("ports"): (*roce.CHECKS, *reachability.OF_INTERFACES),
+    phrase("network"): reachability.OF_PINGS,
 }
 CHECKS = tuple(check for group in GROUPS.values() for check in group)
 

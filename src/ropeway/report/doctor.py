@@ -27,15 +27,6 @@ WORDS = {
     "source": {"en": "source", "zh": "来源"},
     "check": {"en": "check", "zh": "检查项"},
 }
-SUBJECTS = {
-    "hosts": {"en": "hosts", "zh": "主机"},
-    "NPUs": {"en": "NPUs", "zh": "NPU"},
-    "versions": {"en": "versions", "zh": "版本"},
-    "containers": {"en": "containers", "zh": "容器"},
-    "model": {"en": "model", "zh": "模型"},
-    "ports": {"en": "ports", "zh": "网口"},
-    "network": {"en": "network", "zh": "网络"},
-}
 _INDENT = 6
 # What `ssh` errors advise: `is sshd running? try: ssh root@10.0.0.7 true`.
 _COMMAND_AT_END = re.compile(rf"(?:: |：)({COMMAND}.*)$")
@@ -61,7 +52,7 @@ def doctor_text(
         parts += [_Wrapped(consequence_line(one), _INDENT, language) for one in consequences]
         parts.append(Text())
     if examination.passed:
-        subjects = " · ".join(SUBJECTS[subject][language] for subject in examination.passed)
+        subjects = " · ".join(in_language(one, language) for one in examination.passed)
         parts.append(Text.assemble((f"{WORDS['ok'][language]}  ", "green"), subjects))
     for line in unchecked_lines(examination, None if verbose else _REASONS, language):
         parts.append(_Wrapped(line, 0, language))
@@ -110,11 +101,10 @@ def unchecked_lines(examination: Examination, limit: int | None, language: str) 
         why = [*one.why[:limit]]
         if limit is not None and len(one.why) > limit:
             why.append(phrase("and {n:,} more", n=len(one.why) - limit))
-        lines.setdefault((one.partly, joined(why)), []).append(SUBJECTS[one.subject][language])
+        lines.setdefault((one.partly, joined(why)), []).append(one.subject)
     text = {True: "partly checked: {subjects} ({why})", False: "not checked: {subjects} ({why})"}
-    separator = "、" if language == "zh" else ", "
     return [
-        in_language(phrase(text[partly], subjects=separator.join(subjects), why=why), language)
+        in_language(phrase(text[partly], subjects=joined(subjects, ", "), why=why), language)
         for (partly, why), subjects in lines.items()
     ]
 

@@ -12,7 +12,6 @@ from ropeway.doctor.pings import PingMatrix
 from ropeway.phrases import phrase
 from ropeway.report.chinese import in_language
 from ropeway.report.doctor import (
-    SUBJECTS,
     WORDS,
     consequence_line,
     counts_of,
@@ -99,7 +98,6 @@ def render_html(
         consequence=consequence_line,
         unchecked=[unchecked_lines(examination, None, language) for language in ("en", "zh")],
         words=WORDS,
-        subjects=SUBJECTS,
         grid=grid(names, matrix) if matrix is not None and matrix.total else None,
         cell=_CELL,
         title=title,
