@@ -207,3 +207,13 @@ def test_where_a_blank_context_leaves_no_room_the_plan_says_which_has(version, m
     with pytest.raises(Refused) as caught:
         up(parse_spec(text, "f"), LONG, version)
     assert set(plan.missing) == set(caught.value.evidence)
+
+
+@pytest.mark.parametrize(("clients", "beyond"), [(64, False), (4096, True)])
+def test_what_bench_expects_says_when_nobody_has_measured_so_many(clients: int, beyond: bool):
+    text = (
+        "cluster: {chip: 910B3, hosts: [{address: h, npus: 4}]}\nmodel: {path: /m/Qwen3-8B}\n"
+        "serve: {layout: TP4, context: 512, max_sequences: 4096}\n"
+    )
+    found = expected(file(text), Load(128, 128, clients=clients), Path("nowhere"))
+    assert found.beyond_measured is beyond

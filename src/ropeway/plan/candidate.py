@@ -185,10 +185,12 @@ class Plan:
 class Expectation:
     """What the planner expected of a load.
 
-    layout     that it is for, with its replicas: `2 replicas of TP4`
-    is_chosen  by the planner, because the spec leaves it blank
+    layout           that it is for, with its replicas: `2 replicas of TP4`
+    is_chosen        by the planner, because the spec leaves it blank
+    beyond_measured  see Plan
     """
 
     layout: str
     is_chosen: bool
     forecast: Forecast
+    beyond_measured: bool

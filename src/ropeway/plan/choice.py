@@ -255,4 +255,5 @@ def expected(file: SpecFile, load: Load, checkpoints: Path) -> Expectation:
     plan = choose(request)
     if plan.chosen is None:
         raise Refused(phrase("by the planner's figures it does not fit"), evidence=plan.missing)
-    return Expectation(plan.chosen.name, not serve.has_layout, plan.chosen.forecast)
+    chosen = plan.chosen
+    return Expectation(chosen.name, not serve.has_layout, chosen.forecast, plan.beyond_measured)

@@ -59,10 +59,11 @@ def bench_record(
         forecast = planned.forecast
         share = summary.output_tokens_per_s / forecast.output_tokens_per_s
         choice = ", the plan's choice for a blank `serve.layout`" if planned.is_chosen else ""
+        interval = "range" if planned.beyond_measured else "80% interval"
         lines.insert(
             1,
             f"plan      {rate(forecast.output_tokens_per_s)} tokens/s predicted for"
-            f" {planned.layout}{choice} (80% interval: {rate(forecast.output_low)} to"
+            f" {planned.layout}{choice} ({interval}: {rate(forecast.output_low)} to"
             f" {rate(forecast.output_high)}); measured: {share:.0%} of it",
         )
     if late:
