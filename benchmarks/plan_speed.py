@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1)
     repeat = parser.parse_args().repeat
     print(f"{conditions()}\n")
-    print(f"{'model':16} {'NPUs':>5} {'aim':11} {'layouts':>7} {'seconds':>8}  chosen", flush=True)
+    print(f"{'model':19} {'NPUs':>5} {'aim':11} {'layouts':>7} {'seconds':>8}  chosen", flush=True)
     missed = False
     for hosts, npus, bar in CLUSTERS:
         for model in MODELS:
@@ -60,7 +60,7 @@ def main() -> None:
                 missed |= seconds > bar
                 late = f"  over {bar:g} s" if seconds > bar else ""
                 print(
-                    f"{model:16} {hosts * npus:5} {aim:11} {layouts:7} {seconds:8.2f}  "
+                    f"{model:19} {hosts * npus:5} {aim:11} {layouts:7} {seconds:8.2f}  "
                     f"{chosen}{late}",
                     flush=True,
                 )

@@ -70,9 +70,7 @@ def up(count: int, pace: Pace, *, replicas: bool) -> tuple[float, int, float]:
     """Seconds that `up` takes, its commands, and its seconds of CPU. It is taken down after."""
     fleet = sound_fleet(*parse_fleet(f"{count}x8-910B4"))
     virtual = Rehearsal(fleet, pace)
-    spec = rehearsal_spec(fleet)
-    if replicas:
-        spec = apart(spec, count)
+    spec = with_engines(rehearsal_spec(fleet), count, apart=replicas)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         Path("ropeway.yaml").write_text(dump_spec(spec))
@@ -90,15 +88,15 @@ def up(count: int, pace: Pace, *, replicas: bool) -> tuple[float, int, float]:
     return took, commands, cpu
 
 
-def apart(spec: Spec, count: int) -> Spec:
-    """An engine on each host."""
-    serve = {
-        **spec.serve.model_dump(mode="json"),
-        "layout": "TP8",
-        "replicas": count,
-        "backend": None,
-        "api_key_env": "ROPEWAY_BENCHMARK_KEY",
-    }
+def with_engines(spec: Spec, count: int, *, apart: bool) -> Spec:
+    """The spec with one engine over all hosts, or with an engine on each.
+
+    Stages, as the experts of this model cannot be split over 512 NPUs.
+    """
+    serve = {**spec.serve.model_dump(mode="json"), "layout": f"TP16xPP{count // 2}"}
+    if apart:
+        serve |= {"layout": "TP8", "replicas": count, "backend": None}
+        serve |= {"api_key_env": "ROPEWAY_BENCHMARK_KEY"}
     return Spec.model_validate({**spec.as_json(), "serve": serve})
 
 
