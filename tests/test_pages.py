@@ -44,6 +44,7 @@ def test_a_line_of_a_readme_that_fails_is_seen(tmp_path: Path) -> None:
         assert "ropeway up -c none.yaml: exit code 2" in done.stderr
 
 
+@pytest.mark.real_time
 def test_a_picture_is_kept_when_only_a_time_differs(tmp_path: Path) -> None:
     picture = tmp_path / "terminal.svg"
     real = (ROOT / "docs/pictures/terminal.svg").read_text(encoding="utf-8")
