@@ -8,6 +8,7 @@ import pytest
 from rich.cells import cell_len
 
 from plan_requests import cluster, request
+from ropeway.cli.main import exit_code
 from ropeway.phrases import phrase
 from ropeway.plan.candidate import Candidate, Plan, Rejected, Value
 from ropeway.plan.cost import Cost
@@ -359,3 +360,12 @@ def test_the_constants_are_those_of_the_machine():
     machine = REQUEST.machine
     assert values["memory"].endswith(f"GB/s ({machine.memory * 100:.0f}% of 800)")
     assert float(values["memory"].split()[0]) == pytest.approx(machine.memory * 800, rel=0.01)
+
+
+def test_a_job_of_default_lengths_says_so(capsys):
+    job = ["plan", "--model", "Qwen3-30B-A3B", "--chip", "910B4", "--prompts", "1000000"]
+    lengths = (["--input-tokens", "1024"], ["--output-tokens", "512"])
+    for given, said in (((), True), (lengths[:1], True), (lengths, False)):
+        assert exit_code([*job, *(word for flag in given for word in flag), "--json"]) == 0
+        doubts = json.loads(capsys.readouterr().out)["doubts"]
+        assert any("nobody named the lengths" in doubt for doubt in doubts) == said

@@ -404,3 +404,11 @@ def test_what_a_plan_cannot_be_made_from(lines: str, path: str, word: str) -> No
 )
 def test_engine_arguments_become_flags(engine_args: dict[str, object], flags: list[str]) -> None:
     assert engine_argument_flags(engine_args) == flags
+
+
+def test_a_misspelt_key_stands_before_what_is_missing_for_it() -> None:
+    error = refusal("cluster: {host: [{address: 192.168.0.1, npus: 8}]}\nmodel: {path: /m}\n")
+    assert (error.what, error.hint) == (
+        "`cluster.host` is not a key of the spec",
+        "did you mean `hosts`?",
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
+from ropeway.cli.main import exit_code
 from ropeway.cli.target import Target
 from ropeway.errors import Refused
 from ropeway.spec.model import dump_spec, local_spec
@@ -62,3 +63,11 @@ def test_a_terminal_is_asked(monkeypatch):
     shown = at_terminal(monkeypatch, "c\nb\n")
     assert target().choose(["a", "b"], acts=True) == "b"
     assert "which service? (a, b): " in shown.getvalue()
+
+
+def test_nothing_here_is_not_nothing_on_the_hosts(capsys):
+    for verb, code in (("down", 0), ("status", 1)):
+        assert exit_code([verb]) == code
+        err = capsys.readouterr()
+        assert "nothing is running on this machine" in err.out + err.err
+        assert "`--host root@192.168.0.147`" in err.err

@@ -267,3 +267,27 @@ def test_a_layout_that_the_model_cannot_be_split_into_is_refused(layout: str, cl
         assert two.run("up", *more) == 2
         assert "tensor parallel 3 does not divide" in two.error
     assert two.remains() == []
+
+
+def test_a_dry_run_needs_no_secret(cluster: Make, monkeypatch):  # noqa: F811
+    monkeypatch.delenv("MY_KEY", raising=False)
+    two = cluster()
+    two.serve(api_key_env="MY_KEY", address="0.0.0.0")
+    assert two.run("up", "--dry-run") == 0, two.err
+    assert "${MY_KEY:?}" in two.out
+    assert two.run("up") == 2
+    assert "`MY_KEY`, which is not set" in two.err
+
+
+def test_a_dry_run_on_this_machine_makes_no_checkpoint(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert exit_code(["up", "--local", "--model", "tiny-qwen3-moe", "--dry-run"]) == 2
+    assert "ropeway model fetch tiny-qwen3-moe" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_published_name_is_a_folder_on_hosts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(["up", "--rehearse", "2x8-910B4", "--model", "qwen3-30b-a3b"]) == 2
+    assert "`--model /data/Qwen3-30B-A3B`" in capsys.readouterr().err

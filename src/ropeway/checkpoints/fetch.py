@@ -20,6 +20,7 @@ from ropeway.checkpoints.catalogue import PACKAGE, PACKAGE_SHA256, RECIPES, Reci
 from ropeway.checkpoints.manifest import WEIGHTS, damaged_files, describe, read_manifest
 from ropeway.errors import HostError, ModelError, Refused
 from ropeway.hosts.base import Host, Result
+from ropeway.phrases import phrase
 from ropeway.units import format_bytes
 
 OnStep = Callable[[str], None]
@@ -37,6 +38,17 @@ def default_root(environment: Mapping[str, str]) -> Path:
     cache = environment.get("XDG_CACHE_HOME")
     home = Path(environment["HOME"]) if "HOME" in environment else Path.home()
     return (Path(cache) if cache else home / ".cache") / "ropeway" / "models"
+
+
+def fetched(name: str, root: Path) -> Path:
+    """Return the folder of a checkpoint that is here. Raises ModelError when it is not."""
+    folder = root / name
+    if not folder.is_dir():
+        raise ModelError(
+            phrase("`{model}` has not been fetched yet", model=name),
+            hint=phrase("fetch it: `ropeway model fetch {model}`", model=name),
+        )
+    return folder
 
 
 def ensure(name: str, root: Path, *, host: Host, on_step: OnStep, verify: bool = False) -> Path:

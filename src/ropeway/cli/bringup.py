@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropeway.checkpoints.fetch import default_root, ensure
+from ropeway.checkpoints.fetch import default_root, ensure, fetched
 from ropeway.engines.vllm_cpu import CpuReplica
-from ropeway.errors import Refused
+from ropeway.errors import ModelError, Refused
 from ropeway.facts.local import SystemFacts, gather
 from ropeway.hosts.base import Host
 from ropeway.hosts.interrupts import interruptible
@@ -20,6 +20,7 @@ from ropeway.launch.checks import check_secrets
 from ropeway.launch.local.prepare import check, complete, virtual_nodes
 from ropeway.launch.local.process_start import ProcessStart, refuse_second
 from ropeway.launch.local.steps import SCRATCH_PARENT
+from ropeway.models.known import published_name
 from ropeway.models.read import read_model
 from ropeway.models.shape import ModelShape
 from ropeway.phrases import phrase
@@ -99,10 +100,10 @@ def with_flags(
     return spec.model_copy(update=changes)
 
 
-def start_context(spec: Spec, screen: Screen) -> StartContext:
+def start_context(spec: Spec, screen: Screen, *, fetch: bool = True) -> StartContext:
     """Fetch the model if it is one of ours, read it, and ask this machine what it has.
 
-    Raises Refused before anything is started.
+    Raises Refused before anything is started, and without `fetch` when the model is not here.
     """
     if not spec.cluster.is_local:
         raise Refused(
@@ -114,7 +115,9 @@ def start_context(spec: Spec, screen: Screen) -> StartContext:
     here = LocalHost()
     facts = gather(here, sys.executable, SCRATCH_PARENT)
     check_secrets(spec, os.environ)
-    if spec.model.name:
+    if spec.model.name and not fetch:
+        model = fetched(spec.model.name, default_root(os.environ))
+    elif spec.model.name:
         with screen.step(phrase("model {name}", name=spec.model.name)) as step:
             root = default_root(os.environ)
             model = ensure(spec.model.name, root, host=here, on_step=step.update)
@@ -174,8 +177,17 @@ def _model_of(text: str) -> Model:
             phrase(
                 "`{text}` is neither a directory nor a checkpoint that Ropeway makes", text=text
             ),
-            hint="ropeway model list",
+            hint=_other_model(text),
         ) from None
+
+
+def _other_model(text: str) -> str:
+    """Return what else could be meant by a name: a published model is a folder on the hosts."""
+    try:
+        name = published_name(text).rpartition("/")[2]
+    except ModelError:
+        return "ropeway model list"
+    return phrase("name its folder on the hosts: `--model /data/{name}`", name=name)
 
 
 def _drop_empty(folder: Path) -> None:

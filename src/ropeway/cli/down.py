@@ -41,7 +41,7 @@ def down(*, target: Target, screen: Screen) -> None:
     user = os.getuid()
     service = target.local_service(user, acts=True)
     if service is None:
-        screen.answer("nothing is running")
+        target.tell_nothing_runs(screen)
         screen.result(_document(None))
         return
     with screen.step(f"take `{service}` down") as step, uninterrupted():
@@ -93,7 +93,7 @@ def _down_hosts(target: Target, screen: Screen) -> None:
     with reached(target, acts=True) as service, locked(service.answering, author) as lock:
         name = service.name
         if name is None:
-            screen.answer("nothing is running")
+            screen.answer("nothing is running on these hosts")
             screen.result(_document(None))
             return
         with (

@@ -47,7 +47,10 @@ def _local_status(target: Target, screen: Screen) -> bool:
     name = target.local_service(user, acts=False)
     processes = parts(find(name)) if name else ()
     if name is None or not processes:
-        screen.answer("nothing is running" if name is None else f"`{name}` is not running")
+        if name is None:
+            target.tell_nothing_runs(screen)
+        else:
+            screen.answer(f"`{name}` is not running")
         screen.result(_document(name))
         return False
     deployment = deployment_of(name, user, LocalHost())

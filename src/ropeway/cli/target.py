@@ -28,6 +28,7 @@ from ropeway.launch.labels import Reached
 from ropeway.launch.local.running import services
 from ropeway.launch.running import reach_by_host, reach_by_spec
 from ropeway.phrases import phrase
+from ropeway.report.console import Screen
 from ropeway.sim.kept import find_kept
 from ropeway.spec.model import DEFAULT_FILE, Spec, load_spec, local_spec
 from ropeway.units import counted
@@ -61,6 +62,12 @@ class Target:
     @property
     def is_remote(self) -> bool:
         return self.rehearsal or self.host is not None or self.spec is not None
+
+    def tell_nothing_runs(self, screen: Screen) -> None:
+        """Say that nothing runs on this machine, and how to ask hosts where no spec names them."""
+        screen.answer("nothing is running on this machine")
+        if self._spec is None and not self.local:
+            screen.hint(f"on hosts: {_HOST}")
 
     def answers_at(self, url: str) -> str:
         """Return where a service answers: its own `url`, or that of a kept rehearsal."""

@@ -72,7 +72,7 @@ def _up_hosts(
     ssh_config: str | None,
 ) -> None:
     """Bring the spec's service up on its hosts, or show how. `stage`: where they are virtual."""
-    check_spec(spec, os.environ)
+    check_spec(spec, None if dry_run else os.environ)
     author = current_author()
     connect = current_call().connect or connected
     with (
@@ -265,7 +265,7 @@ def up(
 
 def _up_local(spec: Spec, screen: Screen, *, dry_run: bool) -> None:
     """Bring the service up on this machine."""
-    context = start_context(spec, screen)
+    context = start_context(spec, screen, fetch=not dry_run)
     spec, notes = planned_locally(spec, context.shape, default_root(os.environ))
     context = replace(context, spec=spec)
     for note in notes:

@@ -123,8 +123,11 @@ class Preparation:
         return image_name(release, family, self.spec.runtime)
 
 
-def check_spec(spec: Spec, variables: Mapping[str, str]) -> None:
-    """Raise Refused for what real hosts rule out beyond the spec's own rules."""
+def check_spec(spec: Spec, variables: Mapping[str, str] | None) -> None:
+    """Raise Refused for what real hosts rule out beyond the spec's own rules.
+
+    variables  our environment, which must have the secrets of the spec; None where none is used
+    """
     path = spec.model.path
     if spec.engine != "vllm-ascend":
         raise Refused(
@@ -152,7 +155,8 @@ def check_spec(spec: Spec, variables: Mapping[str, str]) -> None:
             where="model.path",
             hint=phrase("write it from the root: `/data/…`"),
         )
-    checks.check_secrets(spec, variables)
+    if variables is not None:
+        checks.check_secrets(spec, variables)
 
 
 def prepare(

@@ -385,6 +385,19 @@ def _doubts(search: Search, ranked: Sequence[Candidate]) -> Iterator[str]:
         yield from _measured_words(search, ranked)
     yield from _load_words(search, ranked[0])
     yield from _router_words(ranked[0])
+    yield from _length_words(search.request)
+
+
+def _length_words(request: PlanRequest) -> Iterator[str]:
+    """Yield a note where a job is priced for lengths that nobody named: all depends on them."""
+    named = {"workload.input_tokens", "workload.output_tokens"} & set(request.sources)
+    if request.job_prompts and len(named) < 2:
+        yield phrase(
+            "nobody named the lengths of the job's prompts and answers; time and cost are for the "
+            "default, {inputs:,} tokens in, {outputs:,} out: `--input-tokens`, `--output-tokens`",
+            inputs=request.load.input_tokens,
+            outputs=request.load.output_tokens,
+        )
 
 
 def _context_words(

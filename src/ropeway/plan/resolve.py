@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ropeway.checkpoints.catalogue import RECIPES
+from ropeway.checkpoints.fetch import fetched
 from ropeway.engines.ascend_releases import image_tag, release_of, requested_version
 from ropeway.errors import ModelError, Refused
 from ropeway.hardware import Chip, chip_named
@@ -169,12 +170,7 @@ def _model(
             ),
         )
     if spec.model.name:
-        folder = checkpoints / spec.model.name
-        if not folder.is_dir():
-            raise ModelError(
-                phrase("`{model}` has not been fetched yet", model=spec.model.name),
-                hint=phrase("fetch it: `ropeway model fetch {model}`", model=spec.model.name),
-            )
+        folder = fetched(spec.model.name, checkpoints)
         return spec.model.name, read_directory_shape(folder), ()
     path = str(spec.model.path)
     if Path(path).expanduser().exists():

@@ -39,10 +39,12 @@ def spec_problems(
 ) -> list[Problem]:
     """Return every complaint with its line, dotted path, and a hint where a cure is likely.
 
-    Hints name keys of `root`, and those that `flags` has for the flags of an engine.
+    A misspelt key stands first: that another one is missing only follows from it. Hints name keys
+    of `root`, and those that `flags` has for the flags of an engine.
     """
     problems: list[Problem] = []
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    for detail in sorted(details, key=lambda detail: detail["type"] != "extra_forbidden"):
         path = _path(detail)
         if detail["type"] == "extra_forbidden":
             hint = _key_hint(path, schema_keys(root), flags)
