@@ -79,3 +79,9 @@ def test_what_is_no_transcript_is_refused(text):
     with pytest.raises(Refused) as caught:
         transcript_from(text, "here.txt")
     assert caught.value.where == "here.txt"
+
+
+def test_an_answer_without_an_end_is_refused(capsys):
+    code, printed = run(capsys, "npu-smi-info", "/dev/zero")
+    assert code == 2
+    assert "more than 64.0 MiB" in printed.err

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from ropeway.diagnosis.pieces import pieces
 from ropeway.facts.text import without_escapes
 
 # A log may hold a megabyte on one line; no pattern looks further than this.
@@ -61,22 +62,27 @@ class LogEntry:
 
 
 def read_line(line: str, number: int = 1) -> tuple[LogEntry, ...]:
-    """Return the entries of one line: none, one, or several when CANN lines were run together."""
+    """Return the entries of one line: none, one, or several when lines were run together.
+
+    Of a line that was written over, only what was written last is read.
+    """
     entries = []
-    # Of a progress bar, only what was written last.
-    line = without_escapes(line[:LONGEST_LINE]).rstrip().rpartition("\r")[2]
-    for part in _RUN_TOGETHER.split(line):
+    rest = without_escapes((pieces(line[:LONGEST_LINE]) or [""])[-1]).rstrip()
+    rest = rest[_MARKS.match(rest).end() :]  # type: ignore[union-attr]  # it matches nothing too
+    while rest:
         head = _Head()
-        message = _MARKS.sub("", part, count=1)
         at = 0
         for _ in range(_MOST_HEADS):
-            after = _read_head(message, at, head)
+            after = _read_head(rest, at, head)
             if after is None:
                 break
             at = after
-        message = message[at:].strip()
+        following = _RUN_TOGETHER.search(rest, at + 1)
+        end = following.start() if following else len(rest)
+        message = _REPEATED.sub("", rest[at:end]).strip()
         if message and not _FENCE.fullmatch(message):
             entries.append(head.entry(number, message))
+        rest = rest[end:]
     return tuple(entries)
 
 
@@ -174,6 +180,8 @@ def _time(values: dict[str, str]) -> str | None:
         digits = values["compact"]
         year = f"{digits[:4]}-" if len(digits) == 8 else ""
         return f"{year}{digits[-4:-2].zfill(2)}-{digits[-2:]}T{whole}"
+    if "month" in values:
+        return f"{_MONTHS.index(values['month']) + 1:02}-{values['mday'].zfill(2)}T{whole}"
     return f"{values['day']}T{whole}" if "day" in values else None
 
 
@@ -187,22 +195,30 @@ _LEVELS = {
     "WARN": "WARNING", "CRITICAL": "FATAL", "EXCEPTION": "ERROR", "ERR": "ERROR",
 }  # fmt: skip
 # What people and tools put before a line: a quote mark, the dot of a progress bar, `grep`'s file
-# and line number, `Error:` of a CI system.
+# and line number, `Error:` of a CI system, the service of Docker Compose (`vllm-1  | `).
 _MARKS = re.compile(
     r"(?:> ?)?(?:\.(?=INFO|WARN|ERROR|\[|\())?"
     r"(?:[\w./-]{1,200}\.(?:log|txt|out)[:-]\d{1,9}[:-])?(?:Error: (?=\())?"
+    r"(?:(?!DEBUG|INFO|WARN|ERROR|CRITICAL|FATAL)[a-z][\w.-]{1,60} {1,40}\| )?"
 )
 _FENCE = re.compile(r"`{3,}\w*")
-# Where a second CANN line begins in the middle of a line.
+# What Ray adds to a line that it shows once for all.
+_REPEATED = re.compile(r" \[repeated \d+x across cluster\].*")
+# Where another line begins in the middle of a line: of CANN, torch_npu, torch, glog, vLLM.
 _RUN_TOGETHER = re.compile(
-    r"(?<=\S)(?=\[(?:ERROR|WARNING|INFO|EVENT|DEBUG|TRACE)\] ?[A-Z_]{2,12}\(\d{1,9},[^()\n]{0,64}\)"
-    r":\d{4}-\d\d-\d\d-)"
+    r"\[(?:ERROR|WARNING|INFO|EVENT|DEBUG|TRACE)\] ?(?:[A-Z_]{2,12}\(\d{1,9},[^()\n]{0,64}\):)?"
+    r"\d{4}-\d\d-\d\d-\d\d:"
+    r"|(?:\[rank\d{1,6}\]:)?\[[IWEF]\d{3,8} \d\d:\d\d:\d\d\."
+    r"|[IWEF](?:\d{4}|\d{8}) \d\d:\d\d:\d\d\.\d+ +\d+ [\w./-]{1,120}:\d+\]"
+    r"|(?:\((?:[\w ]{1,60} )?pid=\d+[^()\n]{0,60}\) )?"
+    r"(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d "
 )
 _TAG = re.compile(r"\((?P<body>[^()\n]{1,120})\)")
 
 _CLOCK = r"(?P<clock>\d\d:\d\d:\d\d)(?:[.,:](?P<fraction>\d{1,9}(?:\.\d{1,6})?))?"
 _DATE = r"(?P<date>\d{4}[-/]\d\d[-/]\d\d)"
 _WORD = r"(?P<level>DEBUG|TRACE|INFO|EVENT|WARN|WARNING|ERROR|CRITICAL|FATAL|EXCEPTION)"
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _ANY_WORD = r"(?P<level>(?i:debug|trace|info|event|warn(?:ing)?|error|critical|fatal))"
 _FILE = r"[\w./-]{1,120}:\d+"
 _CODE = r"(?P<code>E[A-Z1-9]\d{4})"
@@ -220,6 +236,7 @@ def _patterns(*texts: str) -> tuple[re.Pattern[str], ...]:
 # By the first character of a head, each tried in this order.
 _BRACKETED = _patterns(
     r"\[rank(?P<rank>\d{1,6})\]:",
+    r"\[pod/[\w./-]{1,200}\](?= )",  # kubectl logs --prefix
     # CANN and MindSpore: `[ERROR] HCCL(7988,all_reduce_test):2025-03-19-04:16:13.978.979 [file:1]`
     rf"\[{_WORD}\] ?(?P<module>[A-Z_]{{2,16}})\((?P<pid>\d{{1,9}})[,:]"
     rf"(?:[^,()\n]{{0,40}},)?[^,()\n]{{0,60}}\):"
@@ -245,11 +262,15 @@ _BRACKETED = _patterns(
 _LETTERED = _patterns(
     # vLLM: `INFO 12-15 11:45:12 [model.py:2679]`, of 2025 and before `model.py:2679]`
     rf"{_WORD} (?P<day>\d\d-\d\d) {_CLOCK}(?: \[?{_FILE}\])?",
+    # journald: `Nov 30 17:26:43 host python3[1234]:`
+    rf"(?P<month>{'|'.join(_MONTHS)}) +(?P<mday>\d{{1,2}}) {_CLOCK} [\w.-]{{1,64}} "
+    r"[\w./@-]{1,60}(?:\[(?P<pid>\d{1,9})\])?:(?= )",
     # glog: `I1215 11:46:21.793583   918 pybind_client.cpp:1218]`
     rf"(?P<level>[IWEF])(?P<compact>\d{{4}}|\d{{8}}) {_CLOCK} +(?P<pid>\d{{1,9}}) {_FILE}\]",
     rf"(?P<level>[IWEF]) {_FILE}\]",
     # uvicorn and Python's basicConfig: `INFO:     text`, `WARNING:root:text`
     rf"{_WORD}:(?:(?P<module>[a-z_][\w.]{{0,80}}):|(?=\s))",
+    rf"{_WORD} {{0,4}}\|(?=\s)",
     # logrus: `time="2024-07-19T10:17:55+08:00" level=info msg=`
     rf'time="{_DATE}T{_CLOCK}[^"]{{0,12}}" level=(?P<level>\w{{1,10}}) (?=msg=)',
     # CANN: `EI0006: [PID: 749] 2025-04-08-18:07:20.444.436`, `EE9999[PID: 753] 2026-… (EE9999):`
@@ -268,10 +289,14 @@ _DATED = _patterns(
     rf"{_DATE} {_CLOCK} - {_WORD} -",
     rf"{_DATE} {_CLOCK} \[?{_ANY_WORD}\]?(?= )",
     rf"(?P<us_date>\d\d/\d\d/\d{{4}}) {_CLOCK} - {_WORD} - (?:(?P<module>[a-z_][\w.]{{0,80}}) -)?",
-    rf"{_DATE}[T ]{_CLOCK}(?:Z|[+-]\d\d:?\d\d)?(?= )",
+    # loguru: `2025-07-19 14:32:27.123 | ERROR    | module:main:12 -`
+    rf"{_DATE} {_CLOCK} \| {_WORD} {{0,4}} \| [\w.:<>]{{1,160}} [-|]",
+    # Docker; Kubernetes with the stream, journald with host and process
+    rf"{_DATE}[T ]{_CLOCK}(?:Z|[+-]\d\d:?\d\d)?(?: std(?:out|err) [FP])?"
+    r"(?: [\w.-]{1,64} [\w./@-]{1,60}\[(?P<pid>\d{1,9})\]:)?(?= )",
 )
 _HEADS: dict[str, tuple[re.Pattern[str], ...]] = {
     "[": _BRACKETED,
-    **dict.fromkeys("DTIEWCFt", _LETTERED),
+    **dict.fromkeys("DTIEWCFtJMASON", _LETTERED),
     **dict.fromkeys("0123456789", _DATED),
 }

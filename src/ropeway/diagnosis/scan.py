@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import pairwise
 
 from ropeway.diagnosis.links import Link, read_link
 from ropeway.diagnosis.log_lines import LogEntry, has_year, read_line, seconds_of
+from ropeway.diagnosis.pieces import is_progress, pieces
 from ropeway.diagnosis.signatures import Signature, table
 
 # Characters after and before a line that are kept in memory, to look at its neighbours.
@@ -107,9 +109,9 @@ def scan(name: str, blocks: Iterable[str]) -> Scan:
             stop = text.find("\n", at, end)
             if stop < 0:
                 stop = end
-            search = search_calm if is_calm(text, at, stop) else search_any
-            if (hit := search(text, at, stop)) is not None:
-                _judge(result, text, at, hit.start(), stop, line)
+            calm = is_calm(text, at, stop) and text.find("\r", at, stop - 1) < 0
+            if (search_calm if calm else search_any)(text, at, stop) or text.startswith("{", at):
+                _judge_line(result, text, at, stop, line)
             at = stop + 1
             line += 1
         result.characters += end - start
@@ -131,7 +133,9 @@ def _windows(blocks: Iterable[str]) -> Iterator[tuple[str, int, int, int]]:
             # A line without an end is judged in pieces, to bound the memory.
             if len(text) - start < _LONGEST_PIECE:
                 continue
-            end = len(text) - _AHEAD
+            end = text.rfind("\r", start, len(text) - _AHEAD) + 1
+            if end <= start:
+                end = len(text) - _AHEAD
         yield text, start, end, line
         line += text.count("\n", start, end)
         kept = max(end - _BEHIND, 0)
@@ -139,24 +143,62 @@ def _windows(blocks: Iterable[str]) -> Iterator[tuple[str, int, int, int]]:
     yield text, start, len(text), line
 
 
-def _judge(result: Scan, text: str, begin: int, hit: int, stop: int, number: int) -> None:
-    """Add what the line text[begin:stop] says to `result`; its trigger stands at `hit`."""
-    begin = max(begin, text.rfind("\r", begin, hit) + 1)
-    line = text[begin:stop]
-    shape = _DIGITS.sub("", line[:_SHAPE_LENGTH])
+def _judge_line(result: Scan, text: str, begin: int, stop: int, number: int) -> None:
+    """Judge each piece of the line text[begin:stop] by itself."""
+    parts = pieces(text[begin:stop])
+    for place, part in enumerate(parts):
+        search = _trigger(calm=_CALM_HEAD.match(part) is not None).search
+        if (hit := search(part)) is not None:
+            near = _Neighbours(text, begin, stop, number, parts, place)
+            _judge(result, part, hit.start(), near)
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """Where a piece stands: the one at `place` of `parts`, which are the line text[begin:stop]."""
+
+    text: str
+    begin: int
+    stop: int
+    number: int
+    parts: list[str]
+    place: int
+
+    def above(self) -> list[LogEntry]:
+        """Return the entries before the piece, as far as they are looked at."""
+        lines = self.text[max(self.begin - _BEHIND, 0) : self.begin].split("\n")[
+            -_LOOK_BACK - 1 : -1
+        ]
+        before = self.parts[max(self.place - _LOOK_BACK, 0) : self.place]
+        return _entries(lines, self.number - len(lines)) + self._beside(before)
+
+    def below(self) -> list[LogEntry]:
+        """Return the entries after the piece, as far as they are looked at."""
+        lines = self.text[self.stop : self.stop + _AHEAD].split("\n")[1 : _BELOW + 1]
+        after = self.parts[self.place + 1 : self.place + 1 + _BELOW]
+        return self._beside(after) + _entries(lines, self.number + 1)
+
+    def _beside(self, parts: list[str]) -> list[LogEntry]:
+        told = (part for part in parts if not is_progress(part))
+        return [entry for part in told for entry in read_line(part[:_LONGEST_LINE], self.number)]
+
+
+def _judge(result: Scan, part: str, hit: int, near: _Neighbours) -> None:
+    """Add what a piece of a line says to `result`; its trigger stands at `hit`."""
+    shape = _DIGITS.sub("", part[hit : hit + _SHAPE_LENGTH])
     if (repeats := result.shapes.get(shape, 0)) >= _MAX_REPEATS:
         result.shapes[shape] = repeats + 1
         return
     if repeats or len(result.shapes) < _MAX_SHAPES:
         result.shapes[shape] = repeats + 1
-    if len(line) > _LONGEST_LINE:
-        near = max(hit - begin - 500, 300)
-        line = f"{line[:300]} {line[near : near + _LONGEST_LINE - 300]}"
-    for entry in read_line(line, number):
+    if len(part) > _LONGEST_LINE:
+        from_ = max(hit - 500, 300)
+        part = f"{part[:300]} {part[from_ : from_ + _LONGEST_LINE - 300]}"
+    for entry in read_line(part, near.number):
         _add_context(result, entry)
         failure = _failure(result.name, entry)
         if failure is not None:
-            _add_failure(result, failure, text, begin, stop)
+            _add_failure(result, failure, near)
 
 
 def _failure(log: str, entry: LogEntry) -> Failure | None:
@@ -165,15 +207,30 @@ def _failure(log: str, entry: LogEntry) -> Failure | None:
         return None
     calm = entry.level in CALM
     row = table().claim(entry.message, entry.code, calm=calm)
-    exception = bool(_EXCEPTION.match(entry.message) or _LATE_EXCEPTION.match(entry.message))
-    if row is None and (calm or not (exception or entry.level in ("ERROR", "FATAL"))):
+    exception = _names_exception(entry.message)
+    if row is None and (calm or not (exception or _is_plain(entry))):
         return None
     of_cann = bool(entry.module and entry.module.isupper())
     ranked = entry.rank is not None or any(_RANK.match(tag.name or "") for tag in entry.tags)
     return Failure(log, entry, row, exception, of_cann or ranked)
 
 
-def _add_failure(result: Scan, failure: Failure, text: str, begin: int, stop: int) -> None:
+def _names_exception(message: str) -> bool:
+    """Return whether a message is an exception, perhaps after a prefix of unknown form."""
+    if _EXCEPTION.match(message):
+        return True
+    before = (message[: match.start()].rstrip() for match in _LATER_EXCEPTION.finditer(message))
+    return any(_BEFORE_EXCEPTION.search(each) and "Warning" not in each for each in before)
+
+
+def _is_plain(entry: LogEntry) -> bool:
+    """Return whether a line reports a failure by its level, or in words where it has no level."""
+    if entry.level is None:
+        return _SAYS_ERROR.match(entry.message) is not None
+    return entry.level in ("ERROR", "FATAL")
+
+
+def _add_failure(result: Scan, failure: Failure, near: _Neighbours) -> None:
     """Count another failure of a known kind and process, or add it with its context."""
     kind = failure.row.id if failure.row else _DIGITS.sub("", failure.entry.message)[:80]
     entry = failure.entry
@@ -188,11 +245,9 @@ def _add_failure(result: Scan, failure: Failure, text: str, begin: int, stop: in
         if result.plain >= _MAX_PLAIN or _CONTINUATION.match(entry.message):
             return
         result.plain += 1
-    lines = text[max(begin - _BEHIND, 0) : begin].split("\n")[-_LOOK_BACK - 1 : -1]
-    above = _entries(lines, entry.line - len(lines))
-    below = _entries(text[stop : stop + _AHEAD].split("\n")[1 : _BELOW + 1], entry.line + 1)
+    above, below = near.above(), near.below()
     failure = replace(failure, around=(*above[-_ABOVE:], *below))
-    if failure.exception:
+    if failure.exception or _TRACE.match(failure.entry.message):
         failure = _completed(failure, above, below)
     if failure.entry.time is None:
         failure = replace(failure, entry=_timed(failure.entry, above, below))
@@ -208,6 +263,8 @@ def _completed(failure: Failure, above: list[LogEntry], below: list[LogEntry]) -
     """
     message = failure.entry.message
     more = ""
+    if message.startswith("Traceback"):
+        return replace(failure, entry=_end_of_trace(below) or failure.entry)
     if re.search(r"validation errors? for \w+$", message):
         more = next((near.message for near in below[:3] if "[type=" in near.message), "")
         more = more.partition("[type=")[0].strip()
@@ -218,6 +275,15 @@ def _completed(failure: Failure, above: list[LogEntry], below: list[LogEntry]) -
         return failure
     entry = replace(failure.entry, message=f"{message}: {more}")
     return replace(failure, entry=entry, row=failure.row or table().claim(entry.message))
+
+
+def _end_of_trace(below: list[LogEntry]) -> LogEntry | None:
+    """Return the line after the frames of a trace, which names the exception; None without it."""
+    for before, entry in pairwise(below):
+        code = before.message.startswith('File "')
+        if not code and before.message[-1:] not in "^~" and _END_OF_TRACE.fullmatch(entry.message):
+            return entry
+    return None
 
 
 def _timed(entry: LogEntry, above: list[LogEntry], below: list[LogEntry]) -> LogEntry:
@@ -270,17 +336,30 @@ _NPU_TIME = re.compile(r"Other info\[\d+\]:time=(\d{4}-\d\d-\d\d)-(\d\d:\d\d:\d\
 _LONGEST_PIECE = 4_000_000
 _DIGITS = re.compile(r"[0-9]+|0x[0-9a-f]+")
 _EXCEPTION = re.compile(r"(?:[A-Za-z_][\w.]{0,120})?(?:Error|Exception|Exit|Interrupt)(?:$|:)")
-# After a prefix of unknown form: `111 TimeException: MemcpyAsync failed!`
-_LATE_EXCEPTION = re.compile(
-    r"(?!raise |except |File |#)\S{1,60} (?:[\w.]{0,80}\.)?[A-Z]\w{2,60}(?:Error|Exception): \S"
+# After a prefix of unknown form: `111 TimeException: MemcpyAsync failed!`, `step 7: ValueError: x`,
+# `Saving ━━━━╸ 40% 0:00:10 OSError: x`.
+_LATER_EXCEPTION = re.compile(
+    r"(?<![\w.'\"`(])(?:[A-Za-z_]\w{0,60}\.){0,6}[A-Z]\w{1,60}(?:Error|Exception)(?=: \S|$)"
 )
+_BEFORE_EXCEPTION = re.compile(
+    r"^(?!raise$|except$|File$|#)\S{1,60}$|[|\])>:%]$|\d{1,3}%.{0,200}$|\.\.\.$"
+)
+# A level or the word "error" where no known head has the level. Not `error: 0.01`, a figure.
+_SAYS_ERROR = re.compile(
+    r"(?:[^\w\s]{0,3}|.{0,80}[\s\]|)>][\[<(]?)(?:ERROR|FATAL|CRITICAL)(?=[\]>):| ])(?! ?[=,:]? ?\d)"
+    r"|(?:[\w./ -]{0,60}: )?(?i:fatal error|fatal|error|panic|critical)(?: response from daemon)?"
+    r"(?: ?:|!)(?!\s*(?:[\d.+-]+|none|null|false|no|\W*)\s*$)"
+    r"|Traceback \(most recent call last\):"
+)
+_TRACE = re.compile(r"Traceback \(most recent call last\):")
+_END_OF_TRACE = re.compile(r"[A-Za-z_][\w.]*(?:: .*)?")
 # Lines of source code in a stack trace contain the messages they raise.
 _SOURCE_CODE = re.compile(
     r"(?:raise |return |assert |if |elif |with |logger\.|print\(|File \"|f?[\"'][^\"']*[\"'] ?\\?$)"
 )
 # Lines that only continue another one: a stack trace, the frame of a table, CANN's advice.
 _CONTINUATION = re.compile(
-    r"File \"|Trace[bB]ack \(most|Possible Cause|Solution:|[^A-Za-z]*$|\W*\w+ERROR_INFO\w*$|\|"
+    r"File \"|TraceBack \(most|Possible Cause|Solution:|[^A-Za-z]*$|\W*\w+ERROR_INFO\w*$|\|"
 )
 _RANK = re.compile(r"RayWorker|VllmWorker|Worker(?:$|[_ ])")
 _SETTINGS: Mapping[str, re.Pattern[str]] = {
@@ -309,13 +388,15 @@ _CALM_HEAD = re.compile(
 _FAILURE_TEXTS = (
     "ERROR", "Error", "EXCEPTION", "Exception", "FATAL", "Fatal", "CRITICAL", "code is", "code:",
     "errno", "rrorCode", "rrCode", "error no is", "ret=", "ret =", "ret[", "ret [",
-    "runtime result =", "Interrupt", "Exit", "Other info[", "[E", "what():",
+    "runtime result =", "Interrupt", "Exit", "Other info[", "[E", "what():", "rror:", "rror!",
+    "Error response", "fatal", "panic", "Panic", "raceback (m",
 )  # fmt: skip
-# Fragments of lines that name the layout or version or say that the server is ready; `[ERROR] `
-# for an error that was run together with a calm line.
+# Fragments of lines that name the layout or version or say that the server is ready; the last two
+# rows for an error that was run together with a calm line.
 _CONTEXT_TEXTS = (
     "LLM engine (v", "non-default args", "server version", "Application startup complete",
     "Expert parallelism is", "Ray cluster at", "vllm serve", "api_server --", "[ERROR] ",
+    "ERROR ", "CRITICAL ", "it/s]", "s/it]", "it/s, ",
 )  # fmt: skip
 # The characters of logs by rough frequency, the most common first: those of English words, numbers,
 # paths and brackets.
@@ -336,7 +417,7 @@ def _trigger(*, calm: bool) -> re.Pattern[str]:
         f"{re.escape(first)}(?:{'|'.join(sorted(rests))})"
         for first, rests in sorted(by_first.items())
     ]
-    return re.compile("|".join([*branches, r"E(?:[A-Z1-9]\d{4}[:\[) ]|\d{3,4} \d\d:\d\d:)"]))
+    return re.compile("|".join([*branches, r"E(?:[A-Z1-9]\d{4}[:\[) ]|\d{3,8} \d\d:\d\d:)"]))
 
 
 def _needle(text: str) -> str:

@@ -19,7 +19,10 @@ from ropeway.facts.question import Parsed, Question
 from ropeway.facts.questions import ALL
 from ropeway.facts.text import parse_int
 from ropeway.facts.transcript import transcript_from
+from ropeway.units import format_bytes
 
+# No host answers with more, and what has no end, such as /dev/zero, takes no more memory.
+_MOST_BYTES = 64 << 20
 _QUESTIONS = {question.key: question for question in ALL}
 
 
@@ -75,10 +78,16 @@ def _plain(value: object) -> object:
 def _read(file: str) -> str:
     """Return the text; broken UTF-8 is replaced, and what PowerShell saves (UTF-16) is read."""
     try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        if file == "-":
+            content = sys.stdin.buffer.read(_MOST_BYTES + 1)
+        else:
+            with Path(file).open("rb") as opened:
+                content = opened.read(_MOST_BYTES + 1)
     except OSError as error:
         reason = reason_of(error)
         raise Refused(f"cannot read `{file}`: {reason}") from error
+    if len(content) > _MOST_BYTES:
+        raise Refused(f"`{file}` has more than {format_bytes(_MOST_BYTES)}: no answer is so long")
     wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     return content.decode("utf-16" if wide else "utf-8", errors="replace")
 

@@ -1,0 +1,139 @@
+"""A failure is found wherever it stands: behind progress bars, in wrappers, in other encodings."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from ropeway.cli.main import exit_code
+from ropeway.diagnosis.decide import diagnose, diagnose_blocks
+
+BAR = " 40%|####      | 93/232 [01:26<02:09,  1.07it/s]"
+CALM = "INFO 12-15 11:45:12 [model.py:2679] loading"
+UNKNOWN = {
+    "level": "(Worker_TP0 pid=77) ERROR 11-04 11:00:18 [core.py:840] the moon is full",
+    "exception": "RuntimeError: the moon is full",
+    "torch": "[rank0]:[E1104 11:00:17.000000 compiler_depend.ts:444] the moon is full",
+    "glog": "E20260312 09:01:44.100001  4101 store.cpp:820] the moon is full",
+    "CANN": "[ERROR] HCCL(312,python3):2025-08-27-13:03:25.747.057 [a.cc:1] [6]the moon is full",
+    "torch_npu": "[ERROR] 2025-06-25-10:45:23 (PID:7, Device:0, RankID:8) the moon is full",
+}
+# Ways to write a failure {} so that it may be missed.
+SHAPES = {
+    "behind a bar": BAR + "{}",
+    "behind a bar and a blank": f"Capturing: {BAR} {{}}",
+    "behind a bar without a total": "93it [01:26,  1.07it/s]{}",
+    "behind a bar of another unit": "12%|#| 5.1G/40G [01:26<1:02:09, 1.07GB/s]{}",
+    "behind a bar with figures": "40%|##| 4/9 [00:01<00:02, 1.2it/s, loss=0.1]{}",
+    "behind two bars": BAR + BAR + "{}",
+    "behind a calm line and a bar": f"{CALM} {BAR}{{}}",
+    "error, then a bar": "{}\rLoading 2%",
+    "bar, error, bar": "Loading 1%\r{}\rLoading 2%",
+    "bars, errors between them, and colours": "\x1b[32mLoading 1%\x1b[0m\r{}\r\x1b[32m2%\x1b[0m\r",
+    "carriage returns only": f"{CALM}\r{CALM}\r{{}}\r{CALM}\r",
+    "written over by moves of the cursor": f"{CALM}\n\x1b[A\x1b[2K{{}}\x1b[1A{BAR}\x1b[1B",
+    "behind backspaces": "10%\b\b\b20%\b\b\b{}\b\b\b30%",
+    "after a calm line, written over": f"{CALM}\r{{}}\r{CALM}",
+    "with Windows' ends of lines": f"{CALM}\r\n{{}}\r\n{CALM}\r\n",
+    "told by Ray for all": "\x1b[36m(pid=9, ip=10.0.0.1)\x1b[0m {}\x1b[32m [repeated 3x across "
+    "cluster]\x1b[0m (Ray deduplicates logs by default.)",
+    "in Docker's file": '{{"log":{json},"stream":"stderr","time":"2025-12-15T11:45:16.1Z"}}',
+    "with Docker's time": "2025-12-15T11:45:16.123456789Z {}",
+    "from Docker Compose": "vllm-ascend-1  | {}",
+    "from Kubernetes": "2025-12-15T11:45:16.123456789+08:00 stderr F {}",
+    "from kubectl": "[pod/vllm-0/engine] {}",
+    "from journald": "Nov 30 17:26:43 host1 python3[1234]: {}",
+    "from journald, with years": "2025-12-15T11:45:16+0800 host1 python3[1234]: {}",
+    "from a file that was searched": "run/engine.log:17:{}",
+}  # fmt: skip
+
+
+def written(shape: str, failure: str) -> str:
+    return f"{CALM}\n{shape.format(failure, json=json.dumps(failure + chr(10)))}\n{CALM}\n"
+
+
+@pytest.mark.parametrize("failure", UNKNOWN.values(), ids=list(UNKNOWN))
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
+def test_an_unknown_failure_is_seen_in_every_shape(shape: str, failure: str) -> None:
+    text = written(shape, failure)
+    diagnosis = diagnose({"a": text})
+    assert diagnosis.verdict == "unknown"
+    assert "the moon is full" in diagnosis.headline
+    assert "%" not in diagnosis.headline
+    assert diagnose_blocks([("a", [text[at : at + 7] for at in range(0, len(text), 7)])]) == (
+        diagnosis
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
+def test_a_known_failure_is_seen_in_every_shape(shape: str) -> None:
+    failure = "OSError: [Errno 28] No space left on device"
+    assert diagnose({"a": written(shape, failure)}).signature == "disk-full"
+
+
+def test_a_failure_among_ten_thousand_bars_is_seen() -> None:
+    wide = "Loading " + "#" * 300
+    bars = [
+        f"{wide}{number / 100}% [00:{number % 60:02}<00:10, 1.2it/s]" for number in range(9_999)
+    ]
+    bars[7_000] += UNKNOWN["level"]
+    for end in ("\r", "\n"):
+        assert diagnose({"a": end.join(bars)}).headline == "the moon is full"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Error: the moon is full",
+        "vllm: error: the moon is full",
+        "docker: Error response from daemon: the moon is full",
+        "fatal: the moon is full",
+        "panic: the moon is full",
+        "[ERROR] the moon is full",
+        "[2025-12-15 11:45:16] my.logger ERROR: the moon is full",
+        "2024-07-19 14:32:27.123 | ERROR    | app:main:12 - the moon is full",
+        "ERROR | the moon is full",
+        '{"level":"error","ts":"2025-12-15T11:45:16Z","msg":"the moon is full"}',
+        '{"levelname": "ERROR", "message": "the moon is full"}',
+        "Saving ━━━━━╸━━━ 40% 0:00:10 OSError: the moon is full",
+        "host1: step 7: ValueError: the moon is full",
+    ],
+)
+def test_a_failure_in_a_form_of_its_own_is_seen(line: str) -> None:
+    diagnosis = diagnose({"a": f"{CALM}\n{line}\n"})
+    assert diagnosis.verdict == "unknown"
+    assert "the moon is full" in diagnosis.headline
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "error: 0.0123",
+        "errors: 0",
+        "VLLM_LOGGING_LEVEL=ERROR",
+        "loss 0.1, error 0.2",
+        "/x/y.py:12: UserWarning: could not load image: ImportError: libjpeg.so",
+        '{"level":"info","msg":"no ERROR here"}',
+        f"{CALM}: the last ValueError: was mended",
+    ],
+)
+def test_a_word_that_only_looks_like_a_failure_is_none(line: str) -> None:
+    assert diagnose({"a": f"{line}\n"}).verdict == "healthy"
+
+
+def test_a_trace_is_told_by_its_end_also_when_that_is_no_error_by_name() -> None:
+    trace = 'Traceback (most recent call last):\n  File "a.py", line 1, in run\n    next(it)\n'
+    assert diagnose({"a": trace}).verdict == "unknown"
+    diagnosis = diagnose({"a": f"{trace}mylib.Stopped: the moon is full\n"})
+    assert diagnosis.headline == "mylib.Stopped: the moon is full"
+    assert diagnosis.line is not None and diagnosis.line.number == 4
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+def test_a_log_saved_by_windows_is_read(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(f"{CALM}\r\n{UNKNOWN['level']}\r\n".encode(encoding) * 20_000)
+    assert exit_code(["diagnose", str(path)]) == 1
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert exit_code(["diagnose", str(path)]) == 1
