@@ -76,7 +76,7 @@ def test_the_answer_is_whole() -> None:
         details=details,
         source=tuple(
             f"https://github.com/vllm-project/vllm-ascend/issues/{number}"
-            for number in (1127, 7123, 1987, 19)
+            for number in (1127, 7123, 1987, 19, 4678)
         ),
         versions=None,
         basis="recorded",

@@ -87,7 +87,7 @@ def test_a_failure_among_ten_thousand_bars_is_seen() -> None:
     [
         "Error: the moon is full",
         "vllm: error: the moon is full",
-        "docker: Error response from daemon: the moon is full",
+        "podman: Error: the moon is full",
         "fatal: the moon is full",
         "panic: the moon is full",
         "[ERROR] the moon is full",

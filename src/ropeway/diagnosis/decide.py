@@ -7,6 +7,7 @@ from ropeway.diagnosis.details import details_of
 from ropeway.diagnosis.log_lines import LogEntry
 from ropeway.diagnosis.result import Diagnosis, LogLine, LogRead, RuledOut, Text, Verdict
 from ropeway.diagnosis.scan import CALM, Clock, Failure, Scan, scan
+from ropeway.diagnosis.shell import conditions
 from ropeway.diagnosis.signatures import Signature, link_to, table
 from ropeway.engines.ascend_releases import order
 
@@ -57,7 +58,10 @@ def diagnose_blocks(logs: Iterable[tuple[str, Iterable[str]]]) -> Diagnosis:
 
 
 # How well a line names a cause; the lower, the better.
-_ROOT, _RANK_ERROR, _OTHER_ERROR, _CODE, _PLAIN, _SECONDARY, _ECHO, _NOISE = range(8)
+(
+    _ROOT, _EXACT_CODE, _RANK_ERROR, _OTHER_ERROR, _CODE,
+    _PLAIN, _SECONDARY, _ECHO, _NOISE,
+) = range(9)  # fmt: skip
 
 
 def _weight(failure: Failure) -> int:
@@ -67,7 +71,7 @@ def _weight(failure: Failure) -> int:
             return _PLAIN
         return _RANK_ERROR if failure.by_rank else _OTHER_ERROR
     if row.kind == "root":
-        return (_ROOT, _OTHER_ERROR, _CODE)[row.weak]
+        return (_ROOT, _OTHER_ERROR, _EXACT_CODE, _CODE)[row.weak]
     return {"secondary": _SECONDARY, "echo": _ECHO, "noise": _NOISE}[row.kind]
 
 
@@ -143,12 +147,15 @@ def _refined(
     decisive: Failure, failures: Sequence[Failure], scans: Sequence[Scan]
 ) -> Signature | None:
     """Return the row that explains such a failure in this layout and engine version, if any."""
-    if _weight(decisive) < _CODE:
-        return None
     settings: dict[str, str] = {}
+    shown: dict[str, str] = {}
     for each in scans:
         settings |= each.settings
-    ids = {failure.row.id for failure in failures if failure.row}
+        shown |= each.shown
+    settings |= dict.fromkeys(conditions(shown), "shown")
+    ids = {decisive.row.id} if decisive.row else set()
+    if _weight(decisive) >= _CODE:
+        ids |= {failure.row.id for failure in failures if failure.row}
     for row in table().signatures:
         if (
             not ids.isdisjoint(row.after)

@@ -1,11 +1,13 @@
 """Extract numbers and names from the lines of a failure, and put them into words."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
 from ropeway.diagnosis.links import Link
 from ropeway.diagnosis.result import Text
 from ropeway.diagnosis.scan import Clock, Failure, Scan
+from ropeway.diagnosis.shell import conditions, variables_in
 from ropeway.diagnosis.signatures import Signature, table
 from ropeway.units import format_bytes
 
@@ -24,8 +26,14 @@ def details_of(
         if match:
             groups = {name: Value(text) for name, text in match.groupdict(default="?").items()}
             details.append(Text(detail.say.en.format(**groups), detail.say.zh.format(**groups)))
+    shown = {key: value for each in scans for key, value in each.shown.items()}
+    if row:
+        details += [text for name, text in conditions(shown).items() if name in row.layout]
+        details += variables_in(f"{row.cause.en} {row.fix.en}", shown)
     if row and row.id == "npu-out-of-memory":
         details += _memory_of_others(decisive.entry.message)
+    if row and row.id == "encoder-heads-not-divisible":
+        details += _sizes_that_divide(decisive.entry.message)
     if row and row.category == "hang":
         details += _spread([each for each in failures if each.row is row])
     if row and row.category == "network":
@@ -70,6 +78,20 @@ def _memory_of_others(message: str) -> list[Text]:
     ]
 
 
+def _sizes_that_divide(message: str) -> list[Text]:
+    """Return the largest tensor-parallel size that divides the number and the size asked for."""
+    match = _NOT_DIVISIBLE.search(message)
+    if not match:
+        return []
+    size = math.gcd(int(match["number"]), int(match["size"]))
+    return [
+        Text(
+            f"--tensor-parallel-size {size} divides both",
+            f"--tensor-parallel-size {size} 可同时整除两者",
+        )
+    ]
+
+
 def _spread(reports: Sequence[Failure]) -> list[Text]:
     """Return how many processes report the same hang, and how many seconds apart.
 
@@ -110,6 +132,7 @@ def _silent_ranks(links: Iterable[Link]) -> list[Text]:
 
 
 _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_NOT_DIVISIBLE = re.compile(r"(?P<number>\d{1,9}) is not divisible by (?P<size>\d{1,9})")
 _MEMORY = re.compile(
     r"(?P<total>[\d.]{1,9}) (?P<total_unit>[KMG]iB) total capacity.{0,120}?"
     r"(?P<free>[\d.]{1,9}) (?P<free_unit>[KMG]iB) free; (?P<held>[\d.]{1,9}) (?P<held_unit>[KMG]iB)"

@@ -14,6 +14,7 @@ from itertools import pairwise
 from ropeway.diagnosis.links import Link, read_link
 from ropeway.diagnosis.log_lines import LogEntry, has_year, read_line, seconds_of
 from ropeway.diagnosis.pieces import is_progress, pieces
+from ropeway.diagnosis.shell import FRAGMENTS, read_shown
 from ropeway.diagnosis.signatures import Signature, table
 
 # Characters after and before a line that are kept in memory, to look at its neighbours.
@@ -80,6 +81,7 @@ class Scan:
     plain        how many of the failures have no more than the level ERROR
     shapes       how often each line came, its numbers left out
     settings     what the log says of layout and version: `pipeline`, `version`, …
+    shown        what a shell printed in it: capabilities, device files, variables
     ready_line   the last line that says that the server answers
     last_time    of the last line that was parsed and had one
     skew_hours   hours by which the NPU's clock is ahead of the host's, where a line shows both
@@ -93,6 +95,7 @@ class Scan:
     plain: int = 0
     shapes: dict[str, int] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
+    shown: dict[str, str] = field(default_factory=dict)
     ready_line: int | None = None
     last_time: str | None = None
     skew_hours: int | None = None
@@ -312,6 +315,8 @@ def _add_context(result: Scan, entry: LogEntry) -> None:
         result.ready_line = entry.line
     if "|" in message and len(result.links) < _MAX_LINKS and (link := read_link(entry)):
         result.links.append(link)
+    if entry.level is None:
+        read_shown(message, result.shown)
     if entry.level not in ("ERROR", "FATAL"):
         for name, pattern in _SETTINGS.items():
             if match := pattern.search(message):
@@ -387,7 +392,7 @@ _CALM_HEAD = re.compile(
 # Fragments that any failure may print, whatever the cause.
 _FAILURE_TEXTS = (
     "ERROR", "Error", "EXCEPTION", "Exception", "FATAL", "Fatal", "CRITICAL", "code is", "code:",
-    "errno", "rrorCode", "rrCode", "error no is", "ret=", "ret =", "ret[", "ret [",
+    "code[", "errno", "rrorCode", "rrCode", "error no is", "ret=", "ret =", "ret[", "ret [",
     "runtime result =", "Interrupt", "Exit", "Other info[", "[E", "what():", "rror:", "rror!",
     "Error response", "fatal", "panic", "Panic", "raceback (m",
 )  # fmt: skip
@@ -408,7 +413,7 @@ _NEEDLE_LENGTH = 12
 def _trigger(*, calm: bool) -> re.Pattern[str]:
     """Return a pattern that matches in every line that may matter, among calm lines or others."""
     texts = [text for text, row in table().fragments if row.calm or not calm]
-    texts += _CONTEXT_TEXTS if calm else (*_FAILURE_TEXTS, *_CONTEXT_TEXTS)
+    texts += _CONTEXT_TEXTS if calm else (*_FAILURE_TEXTS, *_CONTEXT_TEXTS, *FRAGMENTS)
     by_first: dict[str, set[str]] = {}
     for needle in map(_needle, texts):
         by_first.setdefault(needle[0], set()).add(re.escape(needle[1:]))
@@ -417,7 +422,7 @@ def _trigger(*, calm: bool) -> re.Pattern[str]:
         f"{re.escape(first)}(?:{'|'.join(sorted(rests))})"
         for first, rests in sorted(by_first.items())
     ]
-    return re.compile("|".join([*branches, r"E(?:[A-Z1-9]\d{4}[:\[) ]|\d{3,8} \d\d:\d\d:)"]))
+    return re.compile("|".join([*branches, r"E(?:[A-Z1-9]\d{4}[:\[), \].]|\d{3,8} \d\d:\d\d:)"]))
 
 
 def _needle(text: str) -> str:

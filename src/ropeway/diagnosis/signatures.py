@@ -25,10 +25,12 @@ A row `[id]`:
     example   a line that this row claims
 
 A row without `text` refines others: `after` names them, and the logs must show its `layout`
-(pipeline, expert, ray, nodes, full-graph) and an engine version in `between` (the second excluded).
+(pipeline, expert, ray, nodes, full-graph; or what a shell printed: capabilities-dropped,
+device-files-closed, -missing, -open) and an engine version in `between` (the second excluded).
 
 The longest match claims a line, so that rows need no order. Words take precedence over a code, but
-not those of an echo or of a weak row.
+not those of an echo, and not those of a weak row over an exact code of CANN. Any part of CANN may
+report E…9999 (`generic`): such a code says nothing, the words beside it may.
 """
 
 import re
@@ -47,6 +49,7 @@ _CODE_SOURCES = {
     "hccl": "HCCL API reference: HcclResult",
     "cann": "https://github.com/hicann/runtime: error_code.json",
     "torch_npu": "https://github.com/Ascend/pytorch: error_code_mechanism.md",
+    "hixl": "https://gitcode.com/cann/hixl: docs/cpp/HIXL错误码.md, LLM-DataDist错误码.md",
 }
 _TABLES = Path(__file__).with_name("tables")
 _REPOSITORIES = {
@@ -66,7 +69,9 @@ class Detail:
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
-    """A row of the table. `weak` is 0, 1, or 2 for a code without words."""
+    """A row of the table. `weak` is 0, 1, 2 for an exact code without words, or 3 for a code of
+    which only the family is known.
+    """
 
     id: str
     kind: Kind
@@ -101,8 +106,9 @@ class CodeMeaning:
 class Table:
     """All rows, and the meanings of codes.
 
-    codes      by who prints them (acl, hccl, cann, torch_npu), then by code; `family` has CANN's
-               codes of which only the first two letters are known
+    codes      by who prints them (acl, hccl, cann, torch_npu, hixl), then by code; `family` has
+               CANN's codes of which only the first two letters are known, `generic` what
+               E…9999 means
     fixes      what to do, by category, about a code without a row
     fragments  every `text`, with its row
     """
@@ -126,7 +132,8 @@ class Table:
         """
         worded = self._by_words(message, calm=calm)
         if worded and worded.kind in ("root", "noise"):
-            return worded
+            exact = self._by_cann_code(message, code) if worded.weak else None
+            return exact if exact and exact.kind == "root" and exact.weak != 1 else worded
         coded = self._by_code(message, code, calm=calm)
         if worded and worded.kind == "secondary" and not worded.weak:
             return coded if coded and coded.kind == "root" else worded
@@ -148,36 +155,50 @@ class Table:
 
     def _by_code(self, message: str, code: str | None, *, calm: bool) -> Signature | None:
         """Return the row of the first code that has a row or a meaning."""
-        for each in (code, *_CANN_CODE.findall(message)):
-            if each in self.by_code:
-                return self.by_code[each]
-            if each in self.codes["cann"]:
-                return self._coded("cann", each)
-            if each and each[:3] == "ERR" and each[-3:] in self.codes["torch_npu"]:
-                return self._coded("torch_npu", each)
+        if row := self._by_cann_code(message, code):
+            return row
+        if code and code[:3] == "ERR" and code[-3:] in self.codes["torch_npu"]:
+            return self._coded("torch_npu", code)
         if calm and not _NPU_WARNING.search(message):
             return None
         if number := _ACL_CODE.search(message):
             if number[1] in self.by_code:
                 return self.by_code[number[1]]
-            if number[1] in self.codes["acl"]:
-                return self._coded("acl", number[1])
+            for kind in ("acl", "hixl"):
+                if number[1] in self.codes[kind]:
+                    return self._coded(kind, number[1])
+        if (status := _LLM_STATUS.search(message)) and status[0] in self.codes["hixl"]:
+            return self._coded("hixl", status[0])
         number = _HCCL_CODE.search(message)
         if number and number[1] in self.codes["hccl"]:
             return self._coded("hccl", number[1])
         return None
 
-    def _family(self, message: str, code: str | None) -> Signature | None:
-        """Return a row that names the part of CANN which an unknown code belongs to."""
+    def _by_cann_code(self, message: str, code: str | None) -> Signature | None:
+        """Return the row of the first code of CANN that has a row or a meaning of its own."""
         for each in (code, *_CANN_CODE.findall(message)):
-            if each and each[:2] in self.codes["family"] and each[:3] != "ERR":
+            if each in self.by_code:
+                return self.by_code[each]
+            if each in self.codes["cann"]:
+                return self._coded("cann", each)
+        return None
+
+    def _family(self, message: str, code: str | None) -> Signature | None:
+        """Return a row that names the part of CANN which an unknown code belongs to, or that says
+        that any part may report it.
+        """
+        for each in (code, *_CODE_AS_HEAD.findall(message)):
+            known = each and (each[:2] in self.codes["family"] or _GENERIC.fullmatch(each))
+            if each and known and each[:3] != "ERR":
                 return self._coded("cann", each)
         return None
 
     def _coded(self, kind: str, code: str) -> Signature:
         """Make a row from a code's meaning, or from that of its family."""
         number = code[-3:] if kind == "torch_npu" else code
-        known = self.codes[kind].get(number) or self.codes["family"][code[:2]]
+        exact = self.codes[kind].get(number)
+        generic = self.codes["generic"]["E…9999"] if _GENERIC.fullmatch(code) else None
+        known = exact or generic or self.codes["family"][code[:2]]
         meaning = known.meaning
         name = kind if kind == "torch_npu" else kind.upper()
         return Signature(
@@ -191,7 +212,7 @@ class Table:
             fix=self.fixes[known.category],
             source=(_CODE_SOURCES[kind],),
             basis="code",
-            weak=2,
+            weak=2 if exact and kind != "torch_npu" else 3,
         )
 
 
@@ -205,7 +226,7 @@ def table() -> Table:
     codes = _load(_TABLES / "codes.toml")
     return Table(
         tuple(rows),
-        {kind: _meanings(codes[kind]) for kind in (*_CODE_SOURCES, "family")},
+        {kind: _meanings(codes[kind]) for kind in (*_CODE_SOURCES, "family", "generic")},
         {name: Text(fix["en"], fix["zh"]) for name, fix in codes["fix"].items()},
         {code: row for row in rows for code in row.codes},
         tuple((text, row) for row in sorted(rows, key=lambda row: row.id) for text in row.text),
@@ -249,10 +270,14 @@ def _meanings(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, CodeMeaning]:
     }
 
 
-_CANN_CODE = re.compile(r"(?<![\w.])(E[A-Z1-9]\d{4})(?=[:\[)])")
+# With letters a code is one wherever it stands; with digits only where others print theirs.
+_CODE_AS_HEAD = re.compile(r"(?<![\w.])(E[A-Z1-9]\d{4})(?=[:\[)])")
+_CANN_CODE = re.compile(r"(?<![\w.])(E[A-Z]\d{4}(?!\w)|E[1-9]\d{4}(?=[:\[)\]]))")
+_GENERIC = re.compile(r"E[A-Z1-9]9\d{3}")
 _ACL_CODE = re.compile(
-    r"(?:\bcode(?: is|:)|[Ee]rr(?:or)?[Cc]ode ?(?:is|=|:)|errno ?[:=]|error no is"
-    r"|runtime result =|\bret ?[=\[]) ?(\d{6})(?!\d)"
+    r"(?:\b[Cc]ode ?(?:is|[:=\[])|[Ee]rr(?:or)?_?[Cc]ode ?(?:is|[=:\[])|errno ?[:=]|error no is"
+    r"|runtime result =|\bret ?(?:is|[=:\[])|\bstatus ?(?:is|[:=\[])) ?(\d{6})(?!\d)"
 )
+_LLM_STATUS = re.compile(r"\bLLM_[A-Z_]{4,40}\b")
 _HCCL_CODE = re.compile(r"[Hh][Cc][Cc][Ll]\w{0,40}.{0,240}error code is (\d{1,2})(?!\d)")
 _NPU_WARNING = re.compile(r"Warning: |NPU warning")

@@ -1,0 +1,82 @@
+"""Read what people paste beside an error: `id`, `grep Cap /proc/1/status`, `ls -l /dev/davinci*`,
+`env`. It says which of several known causes it is.
+"""
+
+import re
+from collections.abc import Mapping
+
+from ropeway.diagnosis.result import Text
+
+_DEVICE = r"/dev/(?:davinci\w+|devmm_svm|hisi_hdc)"
+_PATTERNS = (
+    re.compile(r"(?P<key>Cap(?:Eff|Bnd)):\s*(?P<value>[0-9a-f]{8,16})$"),
+    re.compile(r"(?P<key>uid=)(?P<value>\d+\S*.{0,400})$"),
+    re.compile(
+        rf"(?P<value>c[rwx-]{{9}}[.+@]? +\d+ +\S+ +\S+) +\d+, *\d+ .{{0,40}}(?P<key>{_DEVICE})$"
+    ),
+    # Not what may be a secret.
+    re.compile(
+        r"^(?:export |declare -x |- |-e )?(?P<key>(?!\w*(?:KEY|TOKEN|SECRET|PASSW))"
+        r"(?:HCCL|ASCEND|GLOO|TP_SOCKET|RAY|VLLM|PYTORCH_NPU|OMP|LD_LIBRARY)_\w{2,60})"
+        r"=['\"]?(?P<value>[^\s'\"]{1,200})['\"]?$"
+    ),
+)
+_MISSING = re.compile(rf"(?:cannot access|无法访问) ?[‘'\"]?(?P<key>{_DEVICE}|/dev/davinci\*)")
+# What the scan of a log looks for, to ask `read_shown` about the line.
+FRAGMENTS = (
+    "CapEff", "CapBnd", "/dev/davinci", "/dev/devmm", "/dev/hisi", "uid=", "HCCL_", "GLOO_",
+    "ASCEND_", "TP_SOCKET_", "RAY_", "VLLM_", "PYTORCH_NPU_", "LD_LIBRARY_",
+)  # fmt: skip
+_DAC_OVERRIDE = 1 << 1
+_MAX_SHOWN = 200
+
+
+def read_shown(message: str, shown: dict[str, str]) -> None:
+    """Add what a line of a shell's output shows to `shown`: the first value of each."""
+    for pattern in _PATTERNS:
+        if len(shown) < _MAX_SHOWN and (match := pattern.search(message)):
+            shown.setdefault(match["key"], match["value"])
+    if missing := _MISSING.search(message):
+        shown.setdefault(missing["key"], "missing")
+
+
+def conditions(shown: Mapping[str, str]) -> dict[str, Text]:
+    """Return what holds by what is shown, with the evidence: the names rows have in `layout`."""
+    files = {key: value for key, value in shown.items() if key.startswith("/dev/")}
+    missing = [path for path, value in files.items() if value == "missing"]
+    if missing:
+        return {"device-files-missing": Text(f"{missing[0]} is not there", f"缺少 {missing[0]}")}
+    closed = [path for path, value in files.items() if not _open(value, shown.get("uid=", ""))]
+    user = shown.get("uid=", "0").partition("(")[0].partition(" ")[0]
+    capable = "CapEff" in shown and bool(int(shown["CapEff"], 16) & _DAC_OVERRIDE)
+    if closed and not capable:
+        said = f"{closed[0]}: {files[closed[0]]}"
+        if user != "0":
+            return {"device-files-closed": Text(f"{said}; uid {user}", f"{said}；uid 为 {user}")}
+        if "CapEff" in shown:
+            capabilities = f"CapEff {shown['CapEff']}; {said}"
+            return {"capabilities-dropped": Text(capabilities, capabilities)}
+        return {}
+    whole = {"/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc"} <= files.keys()
+    if whole and any(re.fullmatch(r"/dev/davinci\d+", path) for path in files):
+        what = Text("all device files are there, and open to this user", "设备文件齐全且可访问")
+        return {"device-files-open": what}
+    return {}
+
+
+def variables_in(words: str, shown: Mapping[str, str]) -> list[Text]:
+    """Return the variables that these words name and the logs set: `HCCL_BUFFSIZE=200`."""
+    names = [name for name in shown if name in re.findall(r"\w+", words)]
+    return [Text(f"{each}={shown[each]}", f"{each}={shown[each]}") for each in names]
+
+
+def _open(listed: str, user: str) -> bool:
+    """Return whether `crw-rw---- 1 root HwHiAiUser` may be read and written by what `id` says."""
+    mode, _, owner, group = listed.split()
+    ids = re.findall(r"(\d+)(?:\(([^)]*)\))?", user or "0(root)")
+    uid, groups = ids[0], {name for pair in ids[1:] or ids for name in pair}
+    return (
+        (owner in uid and mode[1:3] == "rw")
+        or (group in groups and mode[4:6] == "rw")
+        or mode[7:9] == "rw"
+    )
