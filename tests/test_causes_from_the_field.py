@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from ropeway.diagnosis.decide import diagnose
-from ropeway.diagnosis.signatures import table
+from ropeway.diagnosis.signatures import Signature, table
 
 RANK = "(VllmWorker TP3 pid=911) ERROR 09-14 08:00:16 [multiproc_executor.py:596] "
 TRANSPORT = (
@@ -175,6 +175,10 @@ START = {
     "api_server.py: error: argument --port: expected one argument": "flag-unknown",
     "Killed": "process-killed",
     "/x/start.sh: line 12:  4711 Killed                  vllm serve": "process-killed",
+    "/x/start.sh：行 3: vllm：未找到命令": "program-not-found",
+    "/x/start.sh: 行 3: 4711 已杀死               vllm serve": "process-killed",
+    "段错误 (核心已转储)": "segmentation-fault",
+    "free(): invalid pointer": "segmentation-fault",
     "docker: Error response from daemon: no such image": "container-not-started",
     "vllm.service: Main process exited, code=killed, status=9/KILL": "service-ended",
 }  # fmt: skip
@@ -183,6 +187,16 @@ START = {
 @pytest.mark.parametrize(("line", "row"), START.items(), ids=list(START))
 def test_a_start_that_never_reached_the_engine_is_told(line: str, row: str) -> None:
     assert diagnosed(f"INFO:     all is well\n{line}\n")[0] == row
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in table().signatures if row.kind == "root" and row.example]
+)
+def test_a_list_of_causes_is_called_closed_only_where_the_line_names_the_fault(
+    row: Signature,
+) -> None:
+    notes = " ".join(note.en for note in diagnose({"a": row.example}).notes)
+    assert ("there may be others" in notes) == bool(row.weak)
 
 
 # What a shell printed beside the error

@@ -8,6 +8,7 @@ import pytest
 
 from ropeway.cli.main import exit_code
 from ropeway.diagnosis.decide import diagnose, diagnose_blocks
+from ropeway.launch.logs import lines_of
 
 BAR = " 40%|####      | 93/232 [01:26<02:09,  1.07it/s]"
 CALM = "INFO 12-15 11:45:12 [model.py:2679] loading"
@@ -94,6 +95,13 @@ def test_a_failure_among_ten_thousand_bars_is_seen() -> None:
         "[2025-12-15 11:45:16] my.logger ERROR: the moon is full",
         "2024-07-19 14:32:27.123 | ERROR    | app:main:12 - the moon is full",
         "ERROR | the moon is full",
+        "**ERROR** the moon is full",
+        "[2025-11-24 22:27:20,620 E 7435 7435] (raylet) x.cc:361: the moon is full",
+        'ts=1 level=error msg="the moon is full"',
+        "Fatal Python error: the moon is full",
+        "启动失败：the moon is full",
+        "NPU function error: the moon is full, error code is 207099",
+        "━━━╸ 1.2/3.4 MB eta 0:00:01ERROR: the moon is full",
         '{"level":"error","ts":"2025-12-15T11:45:16Z","msg":"the moon is full"}',
         '{"levelname": "ERROR", "message": "the moon is full"}',
         "Saving ━━━━━╸━━━ 40% 0:00:10 OSError: the moon is full",
@@ -137,3 +145,11 @@ def test_a_log_saved_by_windows_is_read(encoding: str, tmp_path: Path) -> None:
     assert exit_code(["diagnose", str(path)]) == 1
     path.write_bytes(gzip.compress(path.read_bytes()))
     assert exit_code(["diagnose", str(path)]) == 1
+
+
+def test_what_stands_behind_a_bar_in_a_containers_log_keeps_its_time() -> None:
+    text = "2025-12-15T11:45:16.1Z Loading 1%\rERROR x\n2025-12-15T11:45:17.1Z \x0bdone\n"
+    assert [line.time[:19] for line in lines_of("host1", text)] == [
+        "2025-12-15T11:45:16",
+        "2025-12-15T11:45:17",
+    ]

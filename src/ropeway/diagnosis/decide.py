@@ -52,7 +52,7 @@ def diagnose_blocks(logs: Iterable[tuple[str, Iterable[str]]]) -> Diagnosis:
         basis=row.basis if row else "none",
         evidence=_evidence(decisive),
         aside=_all_ruled_out(decisive, fatal, survived),
-        notes=_notes(verdict, decisive, scans),
+        notes=_notes(verdict, row, scans),
         logs=read,
     )
 
@@ -234,12 +234,14 @@ def _ruled_out(failure: Failure, count: int, why: Text) -> RuledOut:
     return RuledOut(_line(failure), count, failure.row.id if failure.row else None, why)
 
 
-def _notes(verdict: Verdict, decisive: Failure, scans: Sequence[Scan]) -> tuple[Text, ...]:
+def _notes(verdict: Verdict, row: Signature | None, scans: Sequence[Scan]) -> tuple[Text, ...]:
     notes = []
     if verdict == "symptom":
         notes.append(_ELSEWHERE)
+    elif row is not None and row.weak == 1:
+        notes.append(_FOUND_SO_FAR)
     silent = [each.name for each in scans if not each.failures]
-    waits_for_others = verdict == "symptom" or (decisive.row is not None and decisive.row.weak)
+    waits_for_others = verdict == "symptom" or (row is not None and row.weak)
     if waits_for_others and silent and len(scans) > 1:
         names = ", ".join(silent[:5]) + (" …" if len(silent) > 5 else "")
         notes.append(Text(f"logs without any error: {names}", f"没有任何报错的日志：{names}"))
@@ -302,6 +304,10 @@ _UNKNOWN_FIX = Text(
 )
 _NOTHING_TO_DO = Text("Nothing.", "无需处理。")
 _SURVIVED = Text("its process went on after it", "该进程此后继续运行")
+_FOUND_SO_FAR = Text(
+    "These are the causes found so far: there may be others.",
+    "以上为目前已知的原因，可能还有其他原因。",
+)
 _ELSEWHERE = Text(
     "The cause is in none of these logs: add those of the other ranks and hosts, and "
     "~/ascend/log/debug/plog.",

@@ -35,6 +35,7 @@ _UNPACK: dict[bytes, Callable[[IO[bytes]], Any]] = {
     b"BZh": partial(bz2.open, mode="rb"),
     b"\xfd7zXZ\x00": partial(lzma.open, mode="rb"),
 }
+_PACKED_OTHERWISE = "{name}: packed with {packer}: unpack it first"
 _PACKED = {b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -133,7 +134,7 @@ def _logs_in(folder: Path, unread: list[str]) -> list[Path]:
                 skip(error)
                 continue
             if regular and len(found) == _MOST_FILES:
-                unread.append(f"{name_of(folder)}: {_TOO_MANY.format(most=_MOST_FILES)}")
+                unread.append(phrase(_TOO_MANY, name=name_of(folder), most=f"{_MOST_FILES:,}"))
                 return found
             if regular:
                 found.append(path)
@@ -147,7 +148,7 @@ def _logs_in(folder: Path, unread: list[str]) -> list[Path]:
     return sorted(found)
 
 
-_TOO_MANY = "only the first {most:,} logs of this directory are read"
+_TOO_MANY = "{name}: only the first {most} logs of this directory are read"
 
 
 def _text(
@@ -156,7 +157,7 @@ def _text(
     begin = cast(io.BufferedReader, file).peek(1 << 12)
     for magic, name in _PACKED.items():
         if begin.startswith(magic):
-            unread.append(f"{name_of(path)}: packed with {name}: unpack it first")
+            unread.append(phrase(_PACKED_OTHERWISE, name=name_of(path), packer=name))
             return
     unpack = next((make for magic, make in _UNPACK.items() if begin.startswith(magic)), None)
     source = unpack(file) if unpack else file
@@ -168,7 +169,8 @@ def _text(
             yield block
             before, taken = taken, taken + len(block)
             if not whole and taken >= _MOST_OF_STREAM:
-                unread.append(f"{name_of(path)}: {_TOO_LONG.format(most=format_bytes(taken))}")
+                size = format_bytes(taken)
+                unread.append(phrase(_TOO_LONG, name=name_of(path), size=size))
                 return
             if not whole and before < _LARGE_STREAM <= taken:
                 size = format_bytes(taken)
@@ -179,7 +181,7 @@ def _text(
     yield from codecs.iterdecode(blocks(first), _encoding(first[:4096]), "replace")
 
 
-_TOO_LONG = "only the first {most} of this pipe are read"
+_TOO_LONG = "{name}: only the first {size} of this pipe are read"
 
 
 def _encoding(begin: bytes) -> str:

@@ -351,9 +351,12 @@ _BEFORE_EXCEPTION = re.compile(
 )
 # A level or the word "error" where no known head has the level. Not `error: 0.01`, a figure.
 _SAYS_ERROR = re.compile(
-    r"(?:[^\w\s]{0,3}|.{0,80}[\s\]|)>][\[<(]?)(?:ERROR|FATAL|CRITICAL)(?=[\]>):| ])(?! ?[=,:]? ?\d)"
-    r"|(?:[\w./ -]{0,60}: )?(?i:fatal error|fatal|error|panic|critical)(?: response from daemon)?"
-    r"(?: ?:|!)(?!\s*(?:[\d.+-]+|none|null|false|no|\W*)\s*$)"
+    r"(?:[^\w\s]{0,3}|.{0,80}[\s\]|)>\d][\[<(]?)(?:ERROR|FATAL|CRITICAL)(?=[\]>):| *])"
+    r"(?! ?[=,:]? ?\d)"
+    r"|.{0,200}(?:\blevel=\W?(?i:error|fatal|panic|critical)|error code is [1-9]\d{5}(?!\d))"
+    r"|.{0,80}(?:错误|失败|异常)[:：]"
+    r"|(?:[\w./ -]{0,60}: )?(?i:fatal(?: \w+)? error|fatal|error|panic|critical)"
+    r"(?: response from daemon)?(?: ?:|!)(?!\s*(?:[\d.+-]+|none|null|false|no|\W*)\s*$)"
     r"|Traceback \(most recent call last\):"
 )
 _TRACE = re.compile(r"Traceback \(most recent call last\):")
@@ -394,15 +397,25 @@ _FAILURE_TEXTS = (
     "ERROR", "Error", "EXCEPTION", "Exception", "FATAL", "Fatal", "CRITICAL", "code is", "code:",
     "code[", "errno", "rrorCode", "rrCode", "error no is", "ret=", "ret =", "ret[", "ret [",
     "runtime result =", "Interrupt", "Exit", "Other info[", "[E", "what():", "rror:", "rror!",
-    "Error response", "fatal", "panic", "Panic", "raceback (m",
+    "Error response", "fatal", "panic", "Panic", "raceback (m", "level=e", 'level="e',
+    "错误", "失败", "异常",
 )  # fmt: skip
-# Fragments of lines that name the layout or version or say that the server is ready; the last two
-# rows for an error that was run together with a calm line.
+# Fragments of lines that name the layout or version or say that the server is ready.
 _CONTEXT_TEXTS = (
     "LLM engine (v", "non-default args", "server version", "Application startup complete",
-    "Expert parallelism is", "Ray cluster at", "vllm serve", "api_server --", "[ERROR] ",
-    "ERROR ", "CRITICAL ", "it/s]", "s/it]", "it/s, ",
+    "Expert parallelism is", "Ray cluster at", "vllm serve", "api_server --",
 )  # fmt: skip
+# In a calm line: where another one, or what broke while a bar ran, was written behind it.
+_BEHIND_CALM_TEXTS = (
+    "[ERROR] ",
+    "ERROR ",
+    "CRITICAL ",
+    "it/s]",
+    "s/it]",
+    "it/s, ",
+    "s/it, ",
+    "B/s]",
+)
 # The characters of logs by rough frequency, the most common first: those of English words, numbers,
 # paths and brackets.
 _COMMON = " etaoinsrhld0123456789cumfp.,:_-/=[]()gwyb'\"|"
@@ -413,7 +426,7 @@ _NEEDLE_LENGTH = 12
 def _trigger(*, calm: bool) -> re.Pattern[str]:
     """Return a pattern that matches in every line that may matter, among calm lines or others."""
     texts = [text for text, row in table().fragments if row.calm or not calm]
-    texts += _CONTEXT_TEXTS if calm else (*_FAILURE_TEXTS, *_CONTEXT_TEXTS, *FRAGMENTS)
+    texts += (*_CONTEXT_TEXTS, *(_BEHIND_CALM_TEXTS if calm else (*_FAILURE_TEXTS, *FRAGMENTS)))
     by_first: dict[str, set[str]] = {}
     for needle in map(_needle, texts):
         by_first.setdefault(needle[0], set()).add(re.escape(needle[1:]))
@@ -422,7 +435,15 @@ def _trigger(*, calm: bool) -> re.Pattern[str]:
         f"{re.escape(first)}(?:{'|'.join(sorted(rests))})"
         for first, rests in sorted(by_first.items())
     ]
-    return re.compile("|".join([*branches, r"E(?:[A-Z1-9]\d{4}[:\[), \].]|\d{3,8} \d\d:\d\d:)"]))
+    return re.compile(
+        "|".join(
+            [
+                *branches,
+                r"E(?:[A-Z1-9]\d{4}[:\[), \].]|\d{3,8} \d\d:\d\d:| \d{1,9} \d{1,9}\])",
+                r"C \d{1,9} \d{1,9}\]",
+            ]
+        )
+    )
 
 
 def _needle(text: str) -> str:

@@ -74,13 +74,7 @@ def recent_lines(
         if outcome.error is not None:
             raise outcome.error
         texts |= outcome.result or {}
-    merged = heapq.merge(
-        *(
-            [line_of(one.source, text) for text in texts[log_name(one)].splitlines()]
-            for one in containers
-        )
-    )
-    return tuple(merged)
+    return tuple(heapq.merge(*(lines_of(one.source, texts[log_name(one)]) for one in containers)))
 
 
 def follow(reached: Reached, read: Sequence[Line], on_line: Callable[[Line], None]) -> None:
@@ -127,6 +121,14 @@ def follow(reached: Reached, read: Sequence[Line], on_line: Callable[[Line], Non
     finally:
         with uninterrupted():
             pool.shutdown("the log is no longer followed")
+
+
+def lines_of(source: str, text: str) -> list[Line]:
+    """Split what a container engine printed into lines.
+
+    Not where `splitlines` does: what a progress bar has behind its "\\r" has no time of its own.
+    """
+    return [line_of(source, line) for line in text.split("\n") if line]
 
 
 def line_of(source: str, text: str) -> Line:
