@@ -26,7 +26,7 @@ LAYERS = (
     ("hosts", "engines", "endpoint"),
     ("router",),
     ("spec", "models", "hardware"),
-    ("units", "suggest"),
+    ("units", "suggest", "outside"),
     ("phrases",),
     ("errors",),
 )

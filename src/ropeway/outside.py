@@ -1,0 +1,93 @@
+"""What others wrote, read within bounds: files of a model's folder, answers of servers.
+
+Python's own reader of JSON raises three kinds of errors, takes brackets as deep as the stack, whole
+numbers of thousands of digits and halves of characters that cannot be printed. Here every document
+that is too much for us raises a ValueError that says why.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any
+
+from ropeway.phrases import phrase
+from ropeway.units import format_bytes
+
+# Published files nest to 10; code that walks them may recurse so far on any stack.
+MOST_DEPTH = 100
+# Tokenizers write 10^30 for "no limit"; a product of a few such is still a float and prints.
+MOST_DIGITS = 40
+
+# Escapes, each read whole, so that a backslash that is escaped itself begins none.
+_ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD][89a-fA-F]..|.)", re.DOTALL)
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Return a JSON document from outside. Raises ValueError, which says why, when it is none.
+
+    Refused are text that is not UTF-8, brackets deeper than `MOST_DEPTH`, and whole numbers of more
+    than `MOST_DIGITS` digits. NaN and Infinity stay floats, as published configs have them. Half of
+    a surrogate pair becomes U+FFFD.
+    """
+    text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+    if "\\ud" in text or "\\uD" in text:
+        text = _ESCAPE.sub(_whole_characters, text)
+    try:
+        document = json.loads(text, parse_int=_whole_number)
+    except RecursionError:
+        raise _too_deep() from None
+    _check_depth(document)
+    return document
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """Read a regular file of at most `most` bytes.
+
+    Raises OSError when the system refuses, ValueError for a longer file, and for a device or a
+    pipe, which may never end.
+    """
+    # Without O_NONBLOCK, opening a pipe waits until someone writes to it.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(phrase("this is not a regular file"))
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(phrase("it is longer than {size}", size=format_bytes(most)))
+    return data
+
+
+def _whole_characters(escape: re.Match[str]) -> str:
+    text = escape[0]
+    return "\\ufffd" if len(text) == 6 and text[2] in "dD" else text
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits.lstrip("-")) > MOST_DIGITS:
+        raise ValueError(
+            phrase("a whole number in it has more than {most} digits", most=MOST_DIGITS)
+        )
+    return int(digits)
+
+
+def _too_deep() -> ValueError:
+    return ValueError(phrase("its brackets are more than {most} deep", most=MOST_DEPTH))
+
+
+def _check_depth(document: object) -> None:
+    """Raise ValueError for a document that is too deep; goes down by levels, without recursion."""
+    level = [document] if _is_nested(document) else []
+    for _ in range(MOST_DEPTH):
+        level = [inner for item in level for inner in _items(item) if _is_nested(inner)]
+    if level:
+        raise _too_deep()
+
+
+def _items(nested: Any) -> Iterable[object]:
+    return nested.values() if isinstance(nested, dict) else nested
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, dict | list)
