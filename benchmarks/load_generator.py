@@ -26,7 +26,7 @@ from ropeway.bench.load_test import LoadTest
 from ropeway.bench.prompts import WORDS, Recipe
 from ropeway.bench.run import run_bench
 from ropeway.bench.stats import quantile
-from ropeway.endpoint.client import Endpoint
+from ropeway.endpoint.address import Endpoint
 
 ENDPOINT = Path(__file__).with_name("fake_endpoint.py")
 CLIENTS = 256

@@ -17,7 +17,7 @@ from ropeway.bench.run import Progress
 from ropeway.cli.bench import bench
 from ropeway.cli.chat import chat
 from ropeway.cli.main import exit_code
-from ropeway.endpoint.client import ModelUnknown
+from ropeway.endpoint.failures import ModelUnknown
 from ropeway.errors import EndpointError, Refused
 
 SMALL = ("--clients", "4", "--requests", "8", "--output-tokens", "8")

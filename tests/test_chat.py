@@ -21,7 +21,7 @@ from json_documents import read_document
 from ropeway.cli.chat import chat
 from ropeway.cli.main import exit_code
 from ropeway.endpoint.chat import Conversation, image_type, read_image
-from ropeway.endpoint.client import RequestFailed
+from ropeway.endpoint.failures import RequestFailed
 from ropeway.errors import Refused
 from waiting import SECONDS
 

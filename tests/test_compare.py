@@ -14,7 +14,7 @@ from json_documents import read_document
 from ropeway.bench.compare import QUESTION, ComparisonRun, Served
 from ropeway.bench.load_test import LoadTest
 from ropeway.cli.measure import report
-from ropeway.endpoint.client import Endpoint
+from ropeway.endpoint.address import Endpoint
 from ropeway.errors import LaunchError, LayoutError, Refused
 from ropeway.report.console import Screen
 from ropeway.spec.model import Layout

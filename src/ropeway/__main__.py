@@ -1,5 +1,22 @@
-"""`python -m ropeway`: the command, where it is not on the PATH."""
+"""`ropeway` and `python -m ropeway`: the command, which is imported where Ctrl-C is heard."""
 
-from ropeway.cli.main import run
+import os
+import sys
+from contextlib import suppress
+from importlib import import_module
 
-run()
+_INTERRUPTED = 130
+
+
+def run() -> None:
+    """Run the command, and exit."""
+    try:
+        import_module("ropeway.cli.main").run()
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            os.write(2, b"\nerror: interrupted\n")
+        sys.exit(_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    run()

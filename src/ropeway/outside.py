@@ -36,10 +36,12 @@ def parse_json(data: bytes | str) -> Any:
     if "\\ud" in text or "\\uD" in text:
         text = _ESCAPE.sub(_whole_characters, text)
     try:
-        document = json.loads(text, parse_int=_whole_number)
+        document = _DECODER.decode(text)
     except RecursionError:
         raise _too_deep() from None
-    _check_depth(document)
+    # The events of a stream come by the thousand a second, and have few brackets.
+    if text.count("[") + text.count("{") > MOST_DEPTH:
+        _check_depth(document)
     return document
 
 
@@ -70,6 +72,9 @@ def _whole_number(digits: str) -> int:
             phrase("a whole number in it has more than {most} digits", most=MOST_DIGITS)
         )
     return int(digits)
+
+
+_DECODER = json.JSONDecoder(parse_int=_whole_number)
 
 
 def _too_deep() -> ValueError:

@@ -15,7 +15,8 @@ from ropeway.bench.prompts import Recipe
 from ropeway.bench.record import RunWriter, recorded, write_json
 from ropeway.bench.run import prepare, run_bench
 from ropeway.bench.stats import Summary
-from ropeway.endpoint.client import Client, Endpoint, Request
+from ropeway.endpoint.address import Endpoint
+from ropeway.endpoint.client import Client, Request
 from ropeway.endpoint.stream import Timing
 from ropeway.errors import EndpointError, HostError, LaunchError, LayoutError
 from ropeway.phrases import joined
@@ -158,7 +159,9 @@ class ComparisonRun:
                     on_timing=writer.append,
                 )
             )
-            summary = writer.finish(result)
+            summary, failure = writer.finish(result)
+            if failure:
+                raise failure
             step.ok(f"{summary.output_tokens_per_s:.1f} output tokens/s")
         self.conditions = self.conditions or conditions
         self.timings[str(layout)] = result.timings

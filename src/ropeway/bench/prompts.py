@@ -80,8 +80,8 @@ async def find_recipe(tokens: int, count: Counter) -> Recipe:
     if shortest is None:
         return guess
     first = [word for word in WORDS[:_FIRST_WORDS] if await count(word) == shortest]
-    rest = await _single_tokens(first[0], WORDS, shortest, count)
-    if not rest:
+    rest = await _single_tokens(first[0], WORDS, shortest, count) if first else []
+    if not rest:  # or the server counts the same text differently each time
         return guess
     words = max(1, tokens - shortest + 1)
     recipe = Recipe(shortest + words - 1, words, tuple(first), tuple(rest), exact=True)

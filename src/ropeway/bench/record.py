@@ -32,9 +32,9 @@ def new_run_dir(parent: Path, verb: str, now: datetime) -> Path:
 class RunWriter:
     """Writes a run while it is measured: `with RunWriter(folder, conditions) as writer`.
 
-    Every timing is on its way to disk before the next one. When an error comes before the first
-    timing, the folder is removed again. Raises Refused when the folder already holds a run or
-    cannot be made, RopewayError when the disk fails later.
+    Every timing is on its way to disk before the next one, as a whole line or not at all. When an
+    error comes before the first timing, the folder is removed again. Raises Refused when the folder
+    already holds a run or cannot be made, RopewayError when the disk fails later.
     """
 
     def __init__(self, folder: Path, conditions: Conditions) -> None:
@@ -50,10 +50,7 @@ class RunWriter:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "conditions.json", conditions.as_json())
-            # Half a surrogate pair, should a server send one, becomes its JSON escape.
-            self._lines = (folder / "timings.jsonl").open(
-                "x", encoding="utf-8", errors="backslashreplace", buffering=1
-            )
+            self._lines = (folder / "timings.jsonl").open("xb", buffering=0)
         except OSError as error:
             raise Refused(
                 phrase("cannot write the results: {reason}", reason=reason_of(error)),
@@ -76,27 +73,39 @@ class RunWriter:
         """Write one timing."""
         if self._zero is None:
             self._zero = timing.sent
-        with recorded(self.folder):
-            self._lines.write(json.dumps(_as_row(timing, self._zero), ensure_ascii=False) + "\n")
+        line = _encoded(_as_row(timing, self._zero))
+        start = self._lines.tell()
+        with recorded(self.folder / "timings.jsonl"):
+            try:
+                while line:
+                    line = line[self._lines.write(line) :]
+            except OSError:
+                self._lines.truncate(start)
+                self._lines.seek(start)
+                raise
 
-    def finish(self, result: BenchResult) -> Summary:
-        """Write `summary.json` and return the summary."""
+    def finish(self, result: BenchResult) -> tuple[Summary, RopewayError | None]:
+        """Write `summary.json`; return the summary, and what could not be written, if so."""
         summary = summarise(result.timings, result.duration_s)
         document = {"ended": result.ended, "late": result.late} | dataclasses.asdict(summary)
-        with recorded(self.folder):
-            write_json(self.folder / "summary.json", document)
-        return summary
+        path, failure = self.folder / "summary.json", result.failure
+        try:
+            with recorded(path):
+                write_json(path, document)
+        except RopewayError as error:
+            failure = failure or error
+        return summary, failure
 
 
 @contextmanager
-def recorded(folder: Path) -> Iterator[None]:
-    """Write results into a run's folder inside the block. Raises RopewayError when that fails."""
+def recorded(path: Path) -> Iterator[None]:
+    """Write results to `path` or into it inside the block. Raises RopewayError when that fails."""
     try:
         yield
     except OSError as error:
         raise RopewayError(
             phrase("the results could not be written: {reason}", reason=reason_of(error)),
-            where=str(folder),
+            where=str(path),
             hint="check whether the disk is full; what was written before is kept",
         ) from error
 
@@ -115,6 +124,15 @@ def _as_row(timing: Timing, zero: float) -> dict[str, Any]:
 
 
 def write_json(path: Path, document: Mapping[str, object]) -> None:
-    """Write a document of ours, with the number of its schema."""
-    text = json.dumps({"schema": SCHEMA, **document}, ensure_ascii=False, indent=2)
-    path.write_text(text + "\n", encoding="utf-8")
+    """Write a document of ours, with the number of its schema; when that fails, no part of it."""
+    try:
+        path.write_bytes(_encoded({"schema": SCHEMA, **document}, indent=2))
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _encoded(document: Mapping[str, object], indent: int | None = None) -> bytes:
+    # Half a surrogate pair, which a word of the command line may have, becomes its JSON escape.
+    text = json.dumps(document, ensure_ascii=False, indent=indent) + "\n"
+    return text.encode(errors="backslashreplace")

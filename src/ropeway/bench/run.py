@@ -12,18 +12,14 @@ from ropeway.bench.arrivals import arrivals
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.prompts import Recipe, find_recipe
 from ropeway.bench.stats import UNFINISHED, span
-from ropeway.endpoint.client import (
-    Client,
-    Endpoint,
-    Request,
-    RequestFailed,
-    ServedModel,
-    served_model,
-)
+from ropeway.endpoint.address import Endpoint
+from ropeway.endpoint.client import Client, Request, ServedModel, served_model
+from ropeway.endpoint.failures import RequestFailed
 from ropeway.endpoint.stream import Clock, Delta, Failure, Stopwatch, Timing
+from ropeway.errors import RopewayError
 from ropeway.units import format_seconds
 
-Ended = Literal["complete", "interrupted", "time limit"]
+Ended = Literal["complete", "interrupted", "time limit", "not recorded"]
 
 # A request that starts this long after it was due was held up by busy clients, not by scheduling.
 _LATE_S = 0.05
@@ -58,12 +54,14 @@ class BenchResult:
 
     late   requests of an open loop that were due and had to wait for a free client: when there are
            many, the intended rate was not reached and the latencies flatter the server
+    failure  why a timing could not be kept, which ended the run
     """
 
     timings: tuple[Timing, ...]
     duration_s: float
     ended: Ended
     late: int
+    failure: RopewayError | None = None
 
 
 async def run_bench(
@@ -81,8 +79,9 @@ async def run_bench(
 
     `on_progress` is called twice a second and once at the end; `on_timing` gets each full timing
     (texts and chunks included) as its request ends, to be written at once. Set `stop` to end
-    early and keep what was measured. A failed request is a timing with an error, and the run goes
-    on; but when every request of the warm-up fails, the first RequestFailed is raised.
+    early and keep what was measured; a RopewayError of `on_timing` ends it as well. A failed
+    request is a timing with an error, and the run goes on; but when every request of the warm-up
+    fails, the first RequestFailed is raised.
     """
     stop = stop or asyncio.Event()
     async with Client(target, clock) as client:
@@ -90,16 +89,19 @@ async def run_bench(
             return BenchResult((), 0.0, "interrupted", 0)
         run = _Run(client, model, load, load.counted_prompts(recipe), on_timing)
         ticker = asyncio.create_task(_tick(run, on_progress)) if on_progress else None
+        failure = None
         try:
             clients = min(load.clients, load.requests)
             ended = await _until_done(run.work, clients, stop, load.time_limit_s)
+        except RopewayError as error:
+            ended, failure = "not recorded", error
         finally:
             if ticker is not None:
                 ticker.cancel()
         if on_progress is not None:
             on_progress(run.progress())
     timings = tuple(run.timings)
-    return BenchResult(timings, span(timings), ended, run.late)
+    return BenchResult(timings, span(timings), ended, run.late, failure)
 
 
 async def prepare(
@@ -205,10 +207,10 @@ class _Run:
         self._keep(timing)
 
     def _keep(self, timing: Timing) -> None:
-        if self.on_timing is not None:
-            self.on_timing(timing)
         # Texts and chunks are 10 kB a request: they are on disk, and not needed for the figures.
         self.timings.append(replace(timing, chunks=(), text="", reasoning=""))
+        if self.on_timing is not None:
+            self.on_timing(timing)
 
     def _count(self, delta: Delta) -> None:
         self._tokens += delta.tokens

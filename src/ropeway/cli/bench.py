@@ -19,7 +19,7 @@ from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import endpoint_options, load_options, spec_file, tell_rehearsal
 from ropeway.cli.options import screen_options
-from ropeway.endpoint.client import Endpoint
+from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.stream import Timing
 from ropeway.errors import EndpointError, Exit, RopewayError
 from ropeway.phrases import phrase
@@ -86,8 +86,10 @@ def bench(
     current_call().folder = folder
     with RunWriter(folder, conditions) as writer:
         result = _measure(endpoint, conditions, recipe, screen, writer.append)
-        summary = writer.finish(result)
+        summary, failure = writer.finish(result)
     _report(screen, conditions, summary, result, folder)
+    if failure:
+        raise failure
     if result.ended == "interrupted":
         click.get_current_context().exit(Exit.INTERRUPTED)
     bad = summary.failed or not summary.completed

@@ -11,21 +11,18 @@ import click
 
 from ropeway.cli.endpoint import endpoint_options, tell_rehearsal
 from ropeway.cli.options import screen_options
+from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.chat import Conversation, read_image
-from ropeway.endpoint.client import (
-    Client,
-    Endpoint,
-    Request,
-    RequestFailed,
-    ServedModel,
-    ServerAway,
-)
+from ropeway.endpoint.client import Client, Request, ServedModel, listed
+from ropeway.endpoint.failures import RequestFailed, ServerAway
 from ropeway.endpoint.stream import Delta, Stopwatch, Timing
-from ropeway.errors import Refused
+from ropeway.errors import Refused, reason_of
 from ropeway.phrases import phrase
 from ropeway.report.answer import AnswerView, answer_figures
 from ropeway.report.console import Screen
+from ropeway.units import format_bytes
 
+_LONGEST_PROMPT = 64 * 2**20
 _COMMANDS = "/clear forgets the conversation · /system TEXT sets the system prompt · /exit leaves"
 
 
@@ -195,7 +192,7 @@ def _question(prompt: str | None) -> str | None:
     """Return the prompt with the piped text below it; None means that the user will type."""
     if sys.stdin.isatty():
         return prompt
-    data = sys.stdin.buffer.read()
+    data = _piped()
     try:
         piped = data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -213,12 +210,30 @@ def _question(prompt: str | None) -> str | None:
     return question
 
 
+def _piped() -> bytes:
+    """Return what is piped in. Raises Refused for what cannot be read, or does not end."""
+    try:
+        data = sys.stdin.buffer.read(_LONGEST_PROMPT + 1)
+    except OSError as error:
+        raise Refused(
+            phrase("cannot read standard input: {reason}", reason=reason_of(error)),
+            hint="pipe text in, or give the question with `-p`",
+        ) from error
+    if len(data) > _LONGEST_PROMPT:
+        size = format_bytes(_LONGEST_PROMPT)
+        raise Refused(
+            phrase("standard input is longer than {size}", size=size),
+            hint="no model reads as much at once",
+        )
+    return data
+
+
 def _first_model(served: Sequence[ServedModel], endpoint: Endpoint, screen: Screen) -> str:
     if not served:
         raise Refused("the server lists no model", where=endpoint.url, hint="name it: `--model`")
     names = [model.name for model in served]
     if len(names) > 1:
-        screen.say(f"model {names[0]} (of {', '.join(names)})")
+        screen.say(f"model {names[0]} (of {listed(names)})")
     return names[0]
 
 

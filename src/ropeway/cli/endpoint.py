@@ -12,7 +12,8 @@ from click.core import ParameterSource
 
 from ropeway.bench.load_test import LoadTest
 from ropeway.cli.options import POSITIVE, with_options
-from ropeway.endpoint.client import Endpoint, ServedModel, normalise_url
+from ropeway.endpoint.address import Endpoint, normalise_url
+from ropeway.endpoint.client import ServedModel
 from ropeway.hosts.connect import ssh_hosts
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen

@@ -15,6 +15,7 @@ import click
 from ropeway import __version__
 from ropeway.cli.bug_report import bug_report, write_report
 from ropeway.cli.call import Call
+from ropeway.cli.streams import OutputFailed, ReaderGone, drop_output, mend_streams
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.facts.redaction import without_secrets
 from ropeway.phrases import phrase
@@ -173,6 +174,7 @@ def run() -> NoReturn:
     with suppress(ValueError, OSError):
         limit = _FILES if most == resource.RLIM_INFINITY else min(most, _FILES)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    mend_streams()
     sys.exit(exit_code(sys.argv[1:]))
 
 
@@ -181,23 +183,30 @@ def exit_code(
 ) -> int:
     """Run the command, report its error, if any, and return the exit code."""
     call = call or Call()
+    end = _end_of(command, args, call)
+    code = int(end.exit_code if isinstance(end, RopewayError) else end)
+    if isinstance(end, OutputFailed):
+        drop_output()
+    screen = call.screen or Screen(
+        json="--json" in args and code != Exit.OK,
+        verb=call.verb,
+        language=_asked_language(args) or call.language,
+    )
     try:
-        end = _end_of(command, args, call)
-        code = int(end.exit_code if isinstance(end, RopewayError) else end)
-        screen = call.screen or Screen(
-            json="--json" in args and code != Exit.OK,
-            verb=call.verb,
-            language=_asked_language(args) or call.language,
-        )
         if isinstance(end, RopewayError):
-            screen.error(end)
+            _tell(end, screen)
         screen.close(ok=code == Exit.OK)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has gone (`| head`); Python's last flush must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(Exit.NO)
+    except OutputFailed as error:
+        drop_output()
+        _tell(error, screen)
+        return code or int(Exit.NO)
     return code
+
+
+def _tell(error: RopewayError, screen: Screen) -> None:
+    if not isinstance(error, ReaderGone):
+        screen.error(error)
 
 
 def _asked_language(args: Sequence[str]) -> str | None:
@@ -219,8 +228,6 @@ def _end_of(command: click.Command, args: Sequence[str], call: Call) -> RopewayE
         return _refusal(error)
     except (KeyboardInterrupt, click.Abort):
         return Interrupted("interrupted")
-    except BrokenPipeError:
-        raise
     except Exception as error:  # the only one: any other error is a bug
         return _bug(error, args, call)
 

@@ -10,7 +10,7 @@ from ropeway.bench.comparison import comparison_to_data
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.record import recorded
 from ropeway.cli.bringup import StartContext, bring_up, deployment_for
-from ropeway.endpoint.client import Endpoint
+from ropeway.endpoint.address import Endpoint
 from ropeway.engines.vllm_cpu import CpuReplica
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch.local.running import take_down

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from ropeway.endpoint.client import Message
 from ropeway.errors import Refused, reason_of
+from ropeway.outside import read_bounded
 from ropeway.phrases import phrase
 
 # The first bytes of each image format that vLLM's image loader (Pillow) reads.
@@ -19,6 +20,7 @@ _MAGIC = (
     (b"II*\x00", "image/tiff"),
     (b"MM\x00*", "image/tiff"),
 )
+_LARGEST_IMAGE = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,11 @@ class Conversation:
 def read_image(path: Path) -> str:
     """Return the image as a data URL; its first bytes say of which type. Raises Refused."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
+        data = read_bounded(path, _LARGEST_IMAGE)
+    except (OSError, ValueError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else error.args[0]
         raise Refused(
-            phrase("cannot read the image: {reason}", reason=reason_of(error)),
+            phrase("cannot read the image: {reason}", reason=reason),
             where=str(path),
             hint="check the path given to `--image`",
         ) from error

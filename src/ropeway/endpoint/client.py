@@ -10,17 +10,32 @@ import errno
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
-from urllib.parse import urlsplit
+from typing import Any, Self
 
 import aiohttp
 
+from ropeway.endpoint.address import Endpoint
+from ropeway.endpoint.failures import (
+    BadRequest,
+    ModelUnknown,
+    NotOpenAI,
+    RequestFailed,
+    ServerAway,
+    ServerFailed,
+    TimedOut,
+    broke,
+    key_refused,
+    not_openai,
+    redirected,
+)
 from ropeway.endpoint.stream import Clock, Delta, SseParser, Stopwatch, Timing
-from ropeway.errors import EndpointError, Refused
+from ropeway.errors import Refused
+from ropeway.outside import parse_json
 from ropeway.phrases import joined, phrase
 from ropeway.suggest import nearest
+from ropeway.units import format_bytes
 
 Message = Mapping[str, Any]
 
@@ -29,61 +44,12 @@ _CONNECT_S = 10.0
 # uvicorn, which vLLM serves with, drops idle connections after 5 s; a request sent just then would
 # fail although nothing is wrong. We let go of them first.
 _KEEPALIVE_S = 2.0
-
-
-class RequestFailed(EndpointError):
-    """One request failed, or its answer is incomplete. Failures are grouped by `kind`."""
-
-    kind: ClassVar[str]
-
-    def __init_subclass__(cls, kind: str) -> None:
-        cls.kind = kind
-
-
-class ServerAway(RequestFailed, kind="server away"):
-    """No server answers at this address."""
-
-
-class ModelUnknown(RequestFailed, kind="model unknown"):
-    """The server does not serve this model."""
-
-
-class KeyRefused(RequestFailed, kind="key refused"):
-    """The server requires another API key."""
-
-
-class BadRequest(RequestFailed, kind="bad request"):
-    """The server refuses the request as it is: too long, a wrong parameter."""
-
-
-class ServerFailed(RequestFailed, kind="server error"):
-    """The server reports a fault of its own (5xx, or 429 when it is overloaded)."""
-
-
-class StreamBroke(RequestFailed, kind="stream broke"):
-    """The stream of the answer ended too early."""
-
-
-class TimedOut(RequestFailed, kind="timeout"):
-    """Nothing arrived within the endpoint's timeout."""
-
-
-class NotOpenAI(RequestFailed, kind="not an OpenAI server"):
-    """Something answers at this address that is not an OpenAI-compatible server."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where requests go: base URL (see `normalise_url`), key, and the longest silence."""
-
-    url: str
-    key: str | None = field(default=None, repr=False)
-    key_name: str = "OPENAI_API_KEY"
-    """The environment variable the key came from, to be named when the key is refused."""
-    timeout_s: float = 300.0
-    """The longest wait for the next piece of a stream, the first one included."""
-    way_there: str = ""
-    """What opens a way to an address that is not reached from everywhere."""
+# `/tokenize` lists the tokens of a prompt, in 8 bytes each.
+_LONGEST_DOCUMENT = 16 * 2**20
+_LONGEST_REST = 2**16
+_LONGEST_WORDS = 400
+_MOST_MODELS = 1000
+_MOST_SHOWN = 30
 
 
 @dataclass(frozen=True)
@@ -107,33 +73,6 @@ class ServedModel:
     name: str
     context: int | None
     rehearsed: bool = False
-
-
-def normalise_url(text: str) -> str:
-    """Return the base URL for what a user typed: `host:8000`, `http://host:8000`, `…/v1`, `…/v1/`.
-
-    A missing scheme is http; a missing path is `/v1`; any other path stays. Raises Refused.
-    """
-    typed = text.strip()
-    full = typed if "://" in typed else f"http://{typed}"
-    full = full.replace("://:", "://127.0.0.1:", 1)
-    hint = "write it like `http://127.0.0.1:8000/v1`"
-    try:
-        parts = urlsplit(full)
-        port = parts.port
-    except ValueError as error:
-        why = str(error).lower()
-        raise Refused(
-            phrase("`{typed}` is not a URL: {why}", typed=typed, why=why), hint=hint
-        ) from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise Refused(phrase("`{typed}` is not the URL of an HTTP server", typed=typed), hint=hint)
-    if parts.username is not None or parts.query or parts.fragment:
-        raise Refused("the URL may have only host, port and path, no password or query", hint=hint)
-    if any(ch.isspace() for ch in typed):
-        raise Refused(phrase("`{typed}` has a space in it", typed=typed), hint=hint)
-    path = parts.path.rstrip("/").removesuffix("/completions").removesuffix("/chat")
-    return f"{parts.scheme}://{parts.netloc}{path.rstrip('/') or '/v1'}"
 
 
 async def served_model(endpoint: Endpoint, name: str | None) -> ServedModel:
@@ -170,11 +109,15 @@ class Client:
         key = self.endpoint.key
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={
+                "Accept-Encoding": "identity",
+                **({"Authorization": f"Bearer {key}"} if key else {}),
+            },
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=_CONNECT_S, sock_read=self.endpoint.timeout_s
             ),
             trust_env=False,
+            auto_decompress=False,
             trace_configs=[_starts_watch()],
         )
         return self
@@ -204,16 +147,12 @@ class Client:
         """Return the models that the server lists. Raises RequestFailed."""
         url = self.endpoint.url + "/models"
         async with self._answer(url, Stopwatch(self.clock)) as response:
-            listed = _loads(await response.read())
-        if not isinstance(listed, dict) or not isinstance(listed.get("data"), list):
-            raise _not_openai(self.endpoint, "answers `/models` with something that is not a list")
-        return tuple(
-            ServedModel(
-                str(row["id"]), row.get("max_model_len"), row.get("owned_by") == REHEARSAL_OWNER
-            )
-            for row in listed["data"]
-            if isinstance(row, dict) and "id" in row
-        )
+            listed = await self._document(response)
+        rows = listed.get("data") if isinstance(listed, dict) else None
+        if not isinstance(rows, list):
+            raise not_openai(self.endpoint, "answers `/models` with something that is not a list")
+        served = (_served(row) for row in rows[:_MOST_MODELS])
+        return tuple(model for model in served if model is not None)
 
     async def count_tokens(self, model: str, messages: Sequence[Message]) -> int | None:
         """Count this chat and its template with vLLM's `/tokenize`; None if the server has none."""
@@ -221,11 +160,11 @@ class Client:
         body = {"model": model, "messages": list(messages)}
         try:
             async with self._answer(url, Stopwatch(self.clock), json=body) as response:
-                answer = _loads(await response.read())
+                answer = await self._document(response)
         except RequestFailed:
             return None
         count = answer.get("count") if isinstance(answer, dict) else None
-        return count if isinstance(count, int) else None
+        return count if type(count) is int and count > 0 else None
 
     @contextlib.asynccontextmanager
     async def _answer(
@@ -233,7 +172,9 @@ class Client:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Yield the response to a request, for `model` if any. Raises RequestFailed unless 200."""
         method = "GET" if json is None else "POST"
-        sending = self._session.request(method, url, json=json, trace_request_ctx=watch)
+        sending = self._session.request(
+            method, url, json=json, allow_redirects=False, trace_request_ctx=watch
+        )
         try:
             async with sending as response:
                 if response.status != 200:
@@ -250,64 +191,95 @@ class Client:
     ) -> None:
         if "event-stream" not in response.content_type:
             raise await self._no_stream(response)
+        self._check_plain(response)
         parser = SseParser()
         async for received in response.content.iter_any():
-            for data in parser.feed(received):
+            with self._blamed(watch):
+                events = parser.feed(received)
+            for data in events:
                 if data == "[DONE]":
                     await _drain(response)
                     return self._closed(watch, done=True)
                 self._take(data, watch, on_delta)
         for data in parser.close():
-            if data != "[DONE]" and _loads(data) is not None:
+            if data != "[DONE]" and _parsed(data) is not None:
                 self._take(data, watch, on_delta)
         return self._closed(watch, done=False)
 
     def _take(self, data: str, watch: Stopwatch, on_delta: Callable[[Delta], None] | None) -> None:
-        event = _loads(data)
-        try:
+        with self._blamed(watch):
+            event = _event(data)
             if event.get("error") or event.get("object") == "error":
-                raise _broke(
-                    self.endpoint,
-                    watch,
-                    phrase("the server says: {message}", message=_message(event)),
-                )
+                raise ValueError(phrase("the server says: {message}", message=_message(event)))
             delta = watch.add(event)
-        except (TypeError, AttributeError, LookupError) as error:
-            why = phrase("`{data}` is not an event of a completion", data=data[:80])
-            raise _broke(self.endpoint, watch, why) from error
         if delta is not None and on_delta is not None:
             on_delta(delta)
+
+    @contextlib.contextmanager
+    def _blamed(self, watch: Stopwatch) -> Iterator[None]:
+        """Raise StreamBroke for a ValueError, which says what is wrong with the stream."""
+        try:
+            yield
+        except ValueError as error:
+            raise broke(self.endpoint, watch.tokens, error.args[0]) from error
+
+    def _check_plain(self, response: aiohttp.ClientResponse) -> None:
+        """Raise NotOpenAI for a compressed answer: a few kB of one may fill the memory."""
+        encoding = response.headers.get("Content-Encoding", "identity")
+        if encoding != "identity":
+            why = phrase("compresses its answer (`{encoding}`) unasked", encoding=encoding)
+            raise not_openai(self.endpoint, why)
+
+    async def _document(self, response: aiohttp.ClientResponse) -> Any:
+        """Return the JSON of an answer, None for anything else. Raises NotOpenAI if it is too long.
+
+        It is read piece by piece, so that an answer that does not end cannot fill the memory.
+        """
+        self._check_plain(response)
+        data = bytearray()
+        async for received in response.content.iter_any():
+            data += received
+            if len(data) > _LONGEST_DOCUMENT:
+                size = format_bytes(_LONGEST_DOCUMENT)
+                raise not_openai(self.endpoint, phrase("answers with more than {size}", size=size))
+        return _parsed(bytes(data))
 
     def _closed(self, watch: Stopwatch, *, done: bool) -> None:
         """Check that a stream that has ended was complete. Raises StreamBroke."""
         if watch.finish_reason == "abort":
-            raise _broke(self.endpoint, watch, "the server aborted the request")
+            raise broke(self.endpoint, watch.tokens, "the server aborted the request")
         if watch.finish_reason or (done and watch.tokens):
             return
-        raise _broke(self.endpoint, watch, "the stream ended without a finish reason")
+        raise broke(self.endpoint, watch.tokens, "the stream ended without a finish reason")
 
     async def _no_stream(self, response: aiohttp.ClientResponse) -> RequestFailed:
-        body = _loads(await response.read())
+        body = await self._document(response)
         if isinstance(body, dict) and (body.get("error") or body.get("object") == "error"):
             return ServerFailed(
                 phrase("the server says: {message}", message=_message(body)),
                 where=self.endpoint.url,
             )
-        return _not_openai(
+        return not_openai(
             self.endpoint,
             phrase("answers with `{kind}` instead of an event stream", kind=response.content_type),
         )
 
     async def _refusal(self, response: aiohttp.ClientResponse, model: str | None) -> RequestFailed:
         status, where = response.status, self.endpoint.url
-        body = _loads(await response.read())
+        target = response.headers.get("Location")
+        if target and 300 <= status < 400:
+            return redirected(self.endpoint, status, target[:_LONGEST_WORDS])
+        try:
+            body = await self._document(response)
+        except NotOpenAI:  # too long to be a reason
+            body = None
         message = _message(body) or response.reason or "no reason given"
         if status in (401, 403):
-            return _key_refused(self.endpoint, status, message)
+            return key_refused(self.endpoint, status, message)
         if status == 404 and model is not None and isinstance(body, dict):
             return await self._not_found(model, message)
         if status in (404, 405):
-            return _not_openai(
+            return not_openai(
                 self.endpoint, phrase("answers a basic request with `{status}`", status=status)
             )
         if status >= 500 or status == 429:
@@ -326,7 +298,7 @@ class Client:
     async def _not_found(self, model: str, message: str) -> RequestFailed:
         names = [served.name for served in await self.models()]
         if model in names or not names:
-            return _not_openai(
+            return not_openai(
                 self.endpoint,
                 phrase(
                     "has no such call for model `{model}`: {message}", model=model, message=message
@@ -341,11 +313,15 @@ class Client:
         return ModelUnknown(
             phrase("the server has no model `{model}`", model=model),
             where=self.endpoint.url,
-            evidence=(
-                phrase("it serves: {names}", names=", ".join(f"`{name}`" for name in names)),
-            ),
+            evidence=(phrase("it serves: {names}", names=listed([f"`{name}`" for name in names])),),
             hint=hint,
         )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names of models as one line, of very many the first."""
+    rest = ("…",) if len(names) > _MOST_SHOWN else ()
+    return ", ".join((*names[:_MOST_SHOWN], *rest))
 
 
 def _starts_watch() -> aiohttp.TraceConfig:
@@ -382,18 +358,44 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
     """Try for a second to read the end of the body, so that the connection can be used again."""
     with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
         async with asyncio.timeout(1.0):
-            await response.read()
+            rest = 0
+            async for received in response.content.iter_any():
+                rest += len(received)
+                if rest > _LONGEST_REST:
+                    return
 
 
-def _loads(data: bytes | str) -> Any:
+def _parsed(data: bytes | str) -> Any:
+    """Return a document, None when it is none, or more than we take."""
+    with contextlib.suppress(ValueError):
+        return parse_json(data)
+    return None
+
+
+def _event(data: str) -> Mapping[str, Any]:
+    """Return an event of a stream. Raises ValueError, which says what is wrong with it."""
+    template, why = "`{data}` is not an event of a completion", ""
     try:
-        return json.loads(data)
-    except ValueError:
+        event = parse_json(data)
+        if isinstance(event, dict):
+            return event
+    except ValueError as error:
+        template, why = "`{data}` is not an event of a completion: {why}", error.args[0]
+    raise ValueError(phrase(template, data=data[:80], why=why))
+
+
+def _served(row: object) -> ServedModel | None:
+    """Return a row of `/v1/models`; None for one without a name that can be shown."""
+    name = row.get("id") if isinstance(row, dict) else None
+    if not isinstance(row, dict) or not isinstance(name, str) or len(name) > _LONGEST_WORDS:
         return None
+    context = row.get("max_model_len")
+    known = type(context) is int and context > 0
+    return ServedModel(name, context if known else None, row.get("owned_by") == REHEARSAL_OWNER)
 
 
 def _message(body: object) -> str:
-    """Return the server's message, in any of the usual shapes; at most 400 characters."""
+    """Return the server's message, in any of the usual shapes; shortened."""
     if not isinstance(body, dict):
         return ""
     error = body.get("error", body)
@@ -401,7 +403,7 @@ def _message(body: object) -> str:
     if not message and "detail" in body:
         message = body["detail"]
     text = message if isinstance(message, str) else json.dumps(message, ensure_ascii=False)
-    return " ".join(text.split())[:400] if message else ""
+    return " ".join(text.split())[:_LONGEST_WORDS] if message else ""
 
 
 def _explain(error: Exception, endpoint: Endpoint, watch: Stopwatch) -> RequestFailed:
@@ -419,6 +421,13 @@ def _explain(error: Exception, endpoint: Endpoint, watch: Stopwatch) -> RequestF
             where=url,
             hint="wait longer with `--timeout`, or read the engine's log with `ropeway logs`",
         )
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        why = getattr(error.certificate_error, "verify_message", error)
+        return ServerAway(
+            phrase("its certificate is not trusted: {why}", why=why),
+            where=url,
+            hint="if you trust the authority that signed it: `export SSL_CERT_FILE=ca.pem`",
+        )
     if isinstance(error, aiohttp.ClientSSLError):
         hint = "if the server has no TLS, begin the URL with `http://`"
         return ServerAway(
@@ -427,10 +436,10 @@ def _explain(error: Exception, endpoint: Endpoint, watch: Stopwatch) -> RequestF
     if isinstance(error, aiohttp.ClientConnectorError):
         return _cannot_connect(error, endpoint)
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
-        return _not_openai(endpoint, "does not answer in HTTP")
+        return not_openai(endpoint, "does not answer in HTTP")
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
-        return _broke(endpoint, watch, "the server closed the connection before the end")
-    return _broke(endpoint, watch, str(error) or type(error).__name__)
+        return broke(endpoint, watch.tokens, "the server closed the connection before the end")
+    return broke(endpoint, watch.tokens, str(error) or type(error).__name__)
 
 
 def _cannot_connect(error: aiohttp.ClientConnectorError, endpoint: Endpoint) -> RequestFailed:
@@ -456,39 +465,4 @@ def _cannot_connect(error: aiohttp.ClientConnectorError, endpoint: Endpoint) -> 
             ),
             "\n",
         ),
-    )
-
-
-def _broke(endpoint: Endpoint, watch: Stopwatch, why: str) -> RequestFailed:
-    template = "the stream broke before the first token"
-    if watch.tokens:
-        template = "the stream broke after {tokens} tokens"
-    return StreamBroke(
-        phrase(template, tokens=watch.tokens),
-        where=endpoint.url,
-        evidence=(why,),
-        hint="check the engine with `ropeway status` and `ropeway logs`",
-    )
-
-
-def _key_refused(endpoint: Endpoint, status: int, message: str) -> RequestFailed:
-    name = endpoint.key_name
-    what = phrase("the server refuses the API key ({status})", status=status)
-    if endpoint.key is None:
-        what = phrase(
-            "the server requires an API key, and `{name}` is not set ({status})",
-            name=name,
-            status=status,
-        )
-    hint = phrase(
-        "set it with `export {name}=…`, or name another variable with `--key-env`", name=name
-    )
-    return KeyRefused(what, where=endpoint.url, evidence=(message,), hint=hint)
-
-
-def _not_openai(endpoint: Endpoint, why: str) -> RequestFailed:
-    return NotOpenAI(
-        phrase("this is not an OpenAI-compatible server: it {why}", why=why),
-        where=endpoint.url,
-        hint="check host and port; the base URL usually ends in `/v1`",
     )

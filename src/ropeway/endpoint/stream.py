@@ -3,10 +3,21 @@
 Nothing here touches the network. All times are seconds of one monotonic clock.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from ropeway.phrases import phrase
+from ropeway.units import format_bytes
+
+# A piece of an answer is some hundred bytes; servers that do not stream send all in one.
+LONGEST_EVENT = 4 * 2**20
+# An answer that does not end would fill the memory: 2 million pieces, or as much text.
+LONGEST_ANSWER = 2**26
+_PIECE_SIZE = 32
+_MOST_TOKENS = 10**9
 
 Clock = Callable[[], float]
 
@@ -91,6 +102,7 @@ class Stopwatch:
         self._counts_each: bool | None = None
         self._text: list[str] = []
         self._reasoning: list[str] = []
+        self._size = 0
         self.finish_reason: str | None = None
         self.tokens = 0
         """Tokens so far, by pieces."""
@@ -107,37 +119,41 @@ class Stopwatch:
     def add(self, event: Mapping[str, Any]) -> Delta | None:
         """Add one parsed event; return the piece of the answer in it, or None (usage, role).
 
-        Raises TypeError, AttributeError or LookupError when it is not shaped like an event.
+        Raises ValueError, which says why, when it is not shaped like an event.
         """
         at = self._clock()
         before = self._output or 0
         usage = event.get("usage")
         if isinstance(usage, dict):
-            self._input = usage.get("prompt_tokens", self._input)
-            self._output = usage.get("completion_tokens", self._output)
+            self._input = _count(usage, "prompt_tokens", self._input)
+            self._output = _count(usage, "completion_tokens", self._output)
         choices = event.get("choices")
         if not choices:
             return None
-        choice = choices[0]
-        delta = choice.get("delta") or {}
-        text = _without_surrogates(delta.get("content") or "")
-        reasoning = _without_surrogates(
-            delta.get("reasoning") or delta.get("reasoning_content") or ""
-        )
-        self.finish_reason = choice.get("finish_reason") or self.finish_reason
+        if not isinstance(choices, list):
+            raise _misshapen("choices", choices)
+        choice = _table(choices[0], "choices")
+        delta = _table(choice.get("delta") or {}, "delta")
+        text = _text(delta, "content")
+        reasoning = _text(delta, "reasoning") or _text(delta, "reasoning_content")
+        finish_reason = _text(choice, "finish_reason")
+        self.finish_reason = finish_reason or self.finish_reason
         tokens = 1 if text or reasoning else int(_is_silent_token(choice))
         # vLLM counts in every piece when asked (`continuous_usage_stats`). Others put the total in
         # the finishing piece; that is not the size of that piece.
         if self._counts_each is None and tokens:
             self._counts_each = isinstance(usage, dict)
         if self._counts_each and isinstance(usage, dict):
-            tokens = (self._output or 0) - before
-        if tokens or choice.get("finish_reason"):
+            tokens = max(0, (self._output or 0) - before)
+        if tokens or finish_reason:
             self._last = at
         if not (tokens or text or reasoning):
             return None
         self._chunks.append((at, tokens))
         self.tokens += tokens
+        self._size += _PIECE_SIZE + len(text) + len(reasoning)
+        if self._size > LONGEST_ANSWER:
+            raise ValueError(phrase("the answer is longer than any model's"))
         self._text.append(text)
         self._reasoning.append(reasoning)
         return Delta(at, tokens, text, reasoning)
@@ -171,42 +187,73 @@ class SseParser:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
         self._data: list[str] = []
+        self._size = 0
 
     def feed(self, received: bytes) -> list[str]:
-        """Return the events that these bytes complete."""
-        lines = (self._rest + received).splitlines(keepends=True)
-        self._rest = b""
+        """Return the events that these bytes complete.
+
+        Raises ValueError for an event that is longer than `LONGEST_EVENT`.
+        """
         # A CR at the very end may be the first half of CR LF: wait for the next byte.
-        if lines and not lines[-1].endswith(b"\n"):
-            self._rest = lines.pop()
+        held_back = self._rest.endswith(b"\r")
+        self._rest += received
         events: list[str] = []
-        for line in lines:
-            self._take(line.rstrip(b"\r\n"), events)
+        # Without a line end there is nothing to do, or a long line would be read again each time.
+        if held_back or b"\n" in received or b"\r" in received:
+            lines = bytes(self._rest).splitlines(keepends=True)
+            self._rest.clear()
+            if not lines[-1].endswith(b"\n"):
+                self._rest += lines.pop()
+            for line in lines:
+                self._take(line.rstrip(b"\r\n"), events)
+        if self._size + len(self._rest) > LONGEST_EVENT:
+            size = format_bytes(LONGEST_EVENT)
+            raise ValueError(phrase("an event of the stream is longer than {size}", size=size))
         return events
 
     def close(self) -> list[str]:
         """Return the last event when the server left out the blank line after it."""
         events: list[str] = []
-        self._take(self._rest.rstrip(b"\r"), events)
+        self._take(bytes(self._rest).rstrip(b"\r"), events)
         self._take(b"", events)
-        self._rest = b""
+        self._rest.clear()
         return events
 
     def _take(self, line: bytes, events: list[str]) -> None:
         if line.startswith(b"data:"):
+            self._size += len(line)
             self._data.append(line[5:].removeprefix(b" ").decode("utf-8", "replace"))
         elif not line and self._data:
             events.append("\n".join(self._data))
-            self._data = []
+            self._data, self._size = [], 0
 
 
-def _without_surrogates(text: str) -> str:
-    """Replace half a surrogate pair, which cannot be encoded, by U+FFFD."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _table(value: object, key: str) -> Mapping[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise _misshapen(key, value)
+
+
+def _text(table: Mapping[str, Any], key: str) -> str:
+    value = table.get(key)
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise _misshapen(key, value)
+
+
+def _count(table: Mapping[str, Any], key: str, before: int | None) -> int | None:
+    value = table.get(key)
+    if value is None or (type(value) is int and 0 <= value <= _MOST_TOKENS):
+        return before if value is None else value
+    raise _misshapen(key, value)
+
+
+def _misshapen(key: str, value: object) -> ValueError:
+    return ValueError(
+        phrase("`{key}` in the answer is `{value}`", key=key, value=json.dumps(value)[:80])
+    )
 
 
 def _is_silent_token(choice: Mapping[str, Any]) -> bool:

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from ropeway.errors import RopewayError
 from ropeway.report.chinese import COMMAND, error_in_chinese, in_language
-from ropeway.report.line import fill, printable
+from ropeway.report.line import UNSEEN, fill, printable
 from ropeway.report.progress import Conversation, Stages, Step
 from ropeway.report.table import Printable
 
@@ -152,6 +152,8 @@ class Screen:
         }
         unicode = (getattr(self._out.file, "encoding", None) or "utf-8").lower().startswith("utf")
         text = dumps(document, ensure_ascii=not unicode, indent=2, allow_nan=False)
+        # A terminal may be what reads it; in JSON what steers one can stand as its escape.
+        text = UNSEEN.sub(lambda found: dumps(found[0])[1:-1], text)
         self._out.file.write(text + "\n")
         self._out.file.flush()
 

@@ -23,16 +23,24 @@ _CLOSING, _OPENING = "、。，．：；？！）》」』】〉…", "（《「
 _WORD = re.compile(
     rf"(\s*)([{_OPENING}]*(?:[{_CJK}]|(?:`[^`]+`|[^\s{_CJK}])+)[{_CLOSING}]*|[{_CLOSING}]+)"
 )
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# C0 and C1 but for tab and newline; then what shows nothing itself (Unicode's categories Cf, Zl and
+# Zp, and its fillers) and reorders what is shown, hides text, or makes two names look the same:
+# CVE-2021-42574. What joins or separates letters (U+200C, and U+200D, of which emoji are made),
+# chooses a form (U+FE0F) or is seen (U+0600) stays.
+UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e"
+    r"\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb"
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff]"
+)
 
 
 def printable(text: str) -> str:
-    """Return outside text without terminal control sequences; newlines and tabs stay.
+    """Return outside text without what steers a terminal or cannot be seen; newlines and tabs stay.
 
     A model's answer or a log line may have escape sequences: colours are harmless, but others move
     the cursor, rename the window or imitate our own output.
     """
-    return _CONTROLS.sub("", _ESCAPES.sub("", text))
+    return UNSEEN.sub("", _ESCAPES.sub("", text))
 
 
 def shrink(text: str, cells: int) -> str:
