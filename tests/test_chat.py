@@ -78,6 +78,25 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
     assert caught.value.evidence == ("it begins with the bytes `6e 6f 74 20 61 20 63 61`",)
 
 
+@pytest.mark.parametrize("path", ["/dev/zero", "pipe", "large"])
+def test_an_image_that_does_not_end_is_refused(path: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(Refused, match=r"not a regular file|longer than"):
+        read_image(tmp_path / path)
+
+
+def test_a_question_that_does_not_end_is_refused() -> None:
+    with Path("/dev/zero").open("rb") as endless:
+        result = subprocess.run(
+            [sys.executable, "-m", "ropeway", "chat", "--url", "127.0.0.1:9"],
+            stdin=endless, capture_output=True, text=True, check=False, timeout=SECONDS,
+        )  # fmt: skip
+    assert result.returncode == 2
+    assert "error: standard input is longer than 64.0 MiB" in result.stderr
+
+
 def test_one_answer_goes_to_standard_output_and_the_figures_to_standard_error() -> None:
     with running(Behaviour(ttft_s=0.3, tpot_s=0.02, answer_tokens=4)) as fake:
         result = run(fake.url, "-p", "hello")

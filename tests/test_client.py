@@ -14,6 +14,7 @@ from fake_endpoint import Behaviour, FakeEndpoint, running
 
 import virtual_time
 from ports import free_port
+from ropeway.cli.main import exit_code
 from ropeway.endpoint import failures
 from ropeway.endpoint.address import Endpoint, normalise_url
 from ropeway.endpoint.client import Client, Request, ServedModel, served_model
@@ -93,13 +94,39 @@ def test_a_url_is_understood_however_it_is_typed(typed: str, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "typed", ["", "ftp://h", "h:eight", "h:99999", "http://me:pw@h", "h/v1?key=1", "http://", "a b"]
+    "typed",
+    [
+        *("", "ftp://h", "http://", "a b", "//h", "h:eight", "h:99999", "h:-1", "h:0", "h:８０"),
+        *("http://me:pw@h", "http://me:pw@h:99999", "http://pw@h", "h/v1?key=pw", "h:x?key=pw"),
+        *("h#pw", "a..b", "...", f"{'x' * 64}.h", "é" * 70, "h\xadx", "[::1", "h/\x1b[31m"),
+        *("h/\x00x", "h\x85x", "h/\ud800", "h/\u202ev1", "h\u2028x"),
+    ],
 )
 def test_an_unusable_url_is_refused(typed: str) -> None:
     with pytest.raises(Refused) as caught:
         normalise_url(typed)
     assert caught.value.exit_code == Exit.REFUSED
     assert "pw" not in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("pw\r", "a space or a line end"), ("pw\r\nHost: evil", "a space or a line end"),
+        ("pw pw", "a space or a line end"), ("pw\x1b[31m", "a control character"),
+        ("pw\x7f", "a control character"), ("pw密钥", "not ASCII"), ("pw\u202e", "not ASCII"),
+        ("pw\udcff", "not ASCII"), ("pw\x85", "not ASCII"),
+    ],
+)  # fmt: skip
+def test_a_key_that_no_header_can_carry_is_refused_by_the_name_of_its_variable(
+    key: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    assert exit_code(["chat", "-p", "hi", "--url", "h:1", "--key-env", "MY_KEY"]) == 2
+    said = capsys.readouterr().err
+    assert "the API key in `MY_KEY` has " in said
+    assert words in said
+    assert "pw" not in said
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
@@ -111,6 +138,14 @@ def test_events_are_whole_however_the_bytes_are_cut(size: int) -> None:
     parser, data = SseParser(), stream.encode()
     events = [event for at in range(0, len(data), size) for event in parser.feed(data[at:][:size])]
     assert events + parser.close() == ["你好，缆车", '{"a":\n1}', "🚡", "[DONE]"]
+
+
+def test_a_long_line_is_read_once_however_small_its_pieces() -> None:
+    """It was searched anew with each piece, which took minutes for this one."""
+    parser = SseParser()
+    assert [event for _ in range(2**21) for event in parser.feed(b"x")] == []
+    with pytest.raises(ValueError, match=r"longer than 4\.0 MiB"):
+        parser.feed(b"x" * 2**22)
 
 
 def test_a_last_event_without_its_blank_line_is_read_at_the_end() -> None:

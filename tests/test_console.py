@@ -2,7 +2,9 @@
 
 import json
 import re
+import sys
 import threading
+import unicodedata
 from asyncio import CancelledError
 from io import BytesIO, StringIO, TextIOWrapper
 
@@ -173,6 +175,44 @@ def test_outside_text_cannot_steer_the_terminal():
     assert "\x1b" not in out.getvalue() + err.getvalue()
     assert out.getvalue() == "red text2K中\nred text2K中\ndtype  0;titlered text2K中\n"
     assert printable("a\tb\nc") == "a\tb\nc"
+
+
+UNSEEN = "\x7f\x85\x9b\xad\u061c\u200b\u200e\u202e\u2066\u2028\u2060\u3164\ufeff\ufff9\U000e0041"
+
+
+def test_what_cannot_be_seen_is_not_written():
+    screen, out, err, _ = terminal()
+    screen.answer(f"a{UNSEEN}b")
+    screen.write(UNSEEN.join("cd\n"))
+    screen.error(LaunchError(f"e{UNSEEN}f", evidence=[UNSEEN], hint=UNSEEN))
+    assert out.getvalue() == "ab\ncd\n"
+    assert not set(UNSEEN) & set(err.getvalue())
+
+
+def test_letters_and_emoji_stay_whole():
+    kept = "👩‍👩‍👧 ❤️ می‌خواهم क्‍ष 葛󠄀 \u0600"
+    assert printable(kept) == kept
+
+
+def test_of_all_that_steers_only_what_joins_or_shows_is_written():
+    """U+0600 to U+110CD: signs of numbers that are seen; U+13430 on: joins hieroglyphs."""
+    seen = (0x9, 0xA, *range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x200C, 0x200D)
+    seen = {*seen, 0x110BD, 0x110CD, *range(0x13430, 0x13456)}
+    steers = [
+        number
+        for number in range(sys.maxunicode + 1)
+        if unicodedata.category(chr(number)) in ("Cc", "Cf", "Zl", "Zp")
+    ]
+    assert {number for number in steers if printable(chr(number))} <= seen
+
+
+def test_json_has_the_escapes_of_what_cannot_be_seen():
+    screen, out, _, _ = log(json=True)
+    screen.result({"answer": f"中{UNSEEN}"})
+    screen.close(ok=True)
+    assert not set(UNSEEN) & set(out.getvalue())
+    assert "中\\u007f\\u0085" in out.getvalue()
+    assert json.loads(out.getvalue())["answer"] == f"中{UNSEEN}"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,11 @@
 
 import itertools
 import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,7 +118,7 @@ def test_a_hostile_answer_is_one_error_that_blames_the_server(
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("path", ["models", "completions"])
-@pytest.mark.parametrize("status", ["301 A", "302 B", "303 C", "307 D", "308 E"])
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 There"])
 def test_where_a_server_redirects_to_nothing_is_sent(
     status: str, path: str, verb: str, tmp_path: Path, capsys: Captured
 ) -> None:
@@ -170,6 +175,36 @@ def test_a_list_of_very_many_models_is_shown_in_part(tmp_path: Path, capsys: Cap
     said = capsys.readouterr().err
     assert "model-29" in said
     assert len(said) < 2000
+
+
+def test_a_certificate_that_nobody_signed_is_refused_with_the_way_to_trust_it(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with raw_server(answering({"completions": events(piece("hi", "stop"))})) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        url = ("--url", server.url.replace("http", "https"))
+        assert exit_code(["chat", "-p", "hi", *url]) == 1
+        said = capsys.readouterr().err
+        assert "its certificate is not trusted: self-signed certificate" in said
+        assert "`export SSL_CERT_FILE=ca.pem`" in said
+        assert server.paths == []
+        trusting = subprocess.run(
+            [sys.executable, "-m", "ropeway", "chat", "-p", "hi", *url],
+            env={**os.environ, "SSL_CERT_FILE": str(certificate)},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert trusting.stdout == "hi\n"
 
 
 LEAVES = st.one_of(

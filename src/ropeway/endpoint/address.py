@@ -28,11 +28,11 @@ class Endpoint:
         unfit = next((ch for ch in self.key or "" if not "!" <= ch <= "~"), None)
         if unfit is None:
             return
-        what = phrase("a character that is not ASCII")
-        if unfit.isspace():
+        what = phrase("a control character")
+        if not unfit.isascii():
+            what = phrase("a character that is not ASCII")
+        elif unfit.isspace():
             what = phrase("a space or a line end")
-        elif unfit < " " or unfit == "\x7f":
-            what = phrase("a control character")
         raise Refused(
             phrase("the API key in `{name}` has {what} in it", name=self.key_name, what=what),
             hint=phrase("set it anew with `export {name}=…`", name=self.key_name),
