@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,19 @@ def test_a_list_of_very_many_models_is_shown_in_part(tmp_path: Path, capsys: Cap
     said = capsys.readouterr().err
     assert "model-29" in said
     assert len(said) < 2000
+
+
+@pytest.mark.real_time
+def test_an_answer_that_comes_too_slowly_is_given_up(capsys: Captured) -> None:
+    def drip() -> Iterator[bytes]:
+        yield head()
+        for _ in range(200):
+            time.sleep(0.05)
+            yield b" "
+
+    with raw_server(answering({"completions": drip()})) as server:
+        assert exit_code([*VERBS["chat"], "--url", server.url, "--timeout", "2"]) == 1
+    assert "the answer was not complete within 2 s" in capsys.readouterr().err
 
 
 def test_a_certificate_that_nobody_signed_is_refused_with_the_way_to_trust_it(

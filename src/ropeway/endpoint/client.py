@@ -231,17 +231,26 @@ class Client:
             raise not_openai(self.endpoint, why)
 
     async def _document(self, response: aiohttp.ClientResponse) -> Any:
-        """Return the JSON of an answer, None for anything else. Raises NotOpenAI if it is too long.
+        """Return the JSON of an answer that is no stream, None for anything else.
 
-        It is read piece by piece, so that an answer that does not end cannot fill the memory.
+        It is read piece by piece, so that one that does not end fills neither memory nor time.
+        Raises NotOpenAI or TimedOut.
         """
         self._check_plain(response)
-        data = bytearray()
-        async for received in response.content.iter_any():
-            data += received
-            if len(data) > _LONGEST_DOCUMENT:
-                size = format_bytes(_LONGEST_DOCUMENT)
-                raise not_openai(self.endpoint, phrase("answers with more than {size}", size=size))
+        data, limit = bytearray(), self.endpoint.timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                async for received in response.content.iter_any():
+                    data += received
+                    if len(data) > _LONGEST_DOCUMENT:
+                        size = format_bytes(_LONGEST_DOCUMENT)
+                        why = phrase("answers with more than {size}", size=size)
+                        raise not_openai(self.endpoint, why)
+        except TimeoutError as error:
+            what = phrase("the answer was not complete within {limit:g} s", limit=limit)
+            raise TimedOut(
+                what, where=self.endpoint.url, hint="wait longer with `--timeout`"
+            ) from error
         return _parsed(bytes(data))
 
     def _closed(self, watch: Stopwatch, *, done: bool) -> None:
