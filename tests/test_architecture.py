@@ -43,7 +43,7 @@ STRANGERS = (
 # report renders results; it does not know how they came about.
 REPORT_IMPORTS = {"report", "bench.comparison", "bench.stats", "endpoint.stream", "units"} | {
     "bench.load_test", "errors", "hardware", "doctor.finding", "doctor.pings", "diagnosis.result",
-    "phrases", "models.shape", "models.summary",
+    "phrases", "outside", "models.shape", "models.summary",
     "plan.shards", "plan.candidate", "plan.cost", "plan.memory",
     "plan.estimate",
 }  # fmt: skip

@@ -21,6 +21,16 @@ MOST_DEPTH = 100
 # Tokenizers write 10^30 for "no limit"; a product of a few such is still a float and prints.
 MOST_DIGITS = 40
 
+# C0 and C1 but for tab and newline; then what shows nothing itself (Unicode's categories Cf, Zl and
+# Zp, and its fillers) and reorders what is shown, hides text, or makes two names look the same:
+# CVE-2021-42574. What joins or separates letters (U+200C, and U+200D, of which emoji are made),
+# chooses a form (U+FE0F) or is seen (U+0600) stays.
+UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e"
+    r"\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb"
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff]"
+)
+
 # Escapes, each read whole, so that a backslash that is escaped itself begins none.
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD][89a-fA-F]..|.)", re.DOTALL)
 

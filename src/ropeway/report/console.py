@@ -20,8 +20,9 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from ropeway.errors import RopewayError
+from ropeway.outside import UNSEEN
 from ropeway.report.chinese import COMMAND, error_in_chinese, in_language
-from ropeway.report.line import UNSEEN, fill, printable
+from ropeway.report.line import fill, printable
 from ropeway.report.progress import Conversation, Stages, Step
 from ropeway.report.table import Printable
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
+from ropeway.outside import UNSEEN
 from ropeway.phrases import Phrase, phrase
 from ropeway.report.chinese import in_language
 from ropeway.units import format_seconds
@@ -22,15 +23,6 @@ _CJK = r"\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef"
 _CLOSING, _OPENING = "、。，．：；？！）》」』】〉…", "（《「『【〈"
 _WORD = re.compile(
     rf"(\s*)([{_OPENING}]*(?:[{_CJK}]|(?:`[^`]+`|[^\s{_CJK}])+)[{_CLOSING}]*|[{_CLOSING}]+)"
-)
-# C0 and C1 but for tab and newline; then what shows nothing itself (Unicode's categories Cf, Zl and
-# Zp, and its fillers) and reorders what is shown, hides text, or makes two names look the same:
-# CVE-2021-42574. What joins or separates letters (U+200C, and U+200D, of which emoji are made),
-# chooses a form (U+FE0F) or is seen (U+0600) stays.
-UNSEEN = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e"
-    r"\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb"
-    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff]"
 )
 
 
