@@ -115,7 +115,6 @@ class Screen:
                 console.print(Text(printable(piece), style="dim"), end="", soft_wrap=True)
             else:
                 self._plain(piece)
-            console.file.flush()
             if piece:
                 self._mid_line = None if piece.endswith("\n") else console
             self._talk.paused = self._mid_line is not None
@@ -217,6 +216,7 @@ class Screen:
     def _plain(self, text: str) -> None:
         # Not by way of the console, which would turn tabs into spaces.
         self._out.file.write(printable(text))
+        self._out.file.flush()  # what both streams say stays in order where both go to one file
 
 
 def error_text(error: RopewayError, width: int | None = None, language: str = "en") -> Text:
