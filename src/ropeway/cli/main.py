@@ -17,7 +17,7 @@ from ropeway.cli.bug_report import bug_report, write_report
 from ropeway.cli.call import Call
 from ropeway.cli.streams import OutputFailed, ReaderGone, drop_output, mend_streams
 from ropeway.errors import Exit, Refused, RopewayError
-from ropeway.facts.redaction import without_secrets
+from ropeway.facts.redaction import redact, secret_values
 from ropeway.phrases import phrase
 from ropeway.report.chinese import LANGUAGES
 from ropeway.report.console import Screen
@@ -286,6 +286,6 @@ def _bug(error: Exception, args: Sequence[str], call: Call) -> Bug:
     what = "this is a bug in Ropeway, not your mistake"
     if path is None:
         return Bug(what, evidence=(report,), hint="please report it with the lines above")
-    brief = without_secrets(f"{type(error).__name__}: {error}", args, os.environ)
+    brief = redact(f"{type(error).__name__}: {error}", secret_values(args, os.environ))
     hint = "please report it with this file attached; check first that it holds no secret"
     return Bug(what, where=str(path), evidence=(brief,), hint=hint)

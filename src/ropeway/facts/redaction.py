@@ -1,50 +1,98 @@
-"""Text without the secrets in it, for reports and bundles that people hand on."""
+"""Text without the secrets in it, for reports and bundles that people hand on.
 
+Secrets that we know are found by their value, as it is and as it is written in URLs, JSON, shells
+and base64; others by what they are called or look like. What is called nothing telling and looks
+like nothing in particular stays, unless its value is known.
+"""
+
+import base64
+import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
+from urllib.parse import quote, quote_plus
 
-from ropeway.spec.secret_words import SECRET_WORDS
+from ropeway.spec.secret_shapes import is_secret_name, without_secret_shapes
 
 HIDDEN = "***"
-# More than SECRET_WORDS: to hide the value of a harmless variable costs nothing.
-SECRET_NAME = re.compile(f"{SECRET_WORDS}|key|auth", re.IGNORECASE)
-_USER_IN_URL = re.compile(r"(?<=://)[^/\s@]+@")
-_BEARER = re.compile(r"(?<=Bearer )\S+", re.IGNORECASE)
-# Shorter values (`1`, `true`) are switches; hiding them would make the report unreadable.
+# Shorter values (`1`, `true`) are switches; hiding them would make a text unreadable.
 _SHORTEST_SECRET = 6
-# What a secret looks like wherever it is, beside the values that we know: `API_KEY=…`,
-# `"token": "…"`, and the words that OpenAI's and Hugging Face's begin with. The numbers of tokens
-# in a model's config.json are not secrets.
-_LIKE_A_SECRET = re.compile(
-    rf"(?i)((?:{SECRET_WORDS})(?!(?<=token)[\"']\s*:\s*\d+\s*[,}}])"
-    r"[\"']?\s*[:=]\s*[\"']?)[^\s\"',}]{6,}"
-    r"|\b(?:sk|hf)[-_][A-Za-z0-9_-]{16,}"
+_QUOTE = r"\\*[\"']"
+# NAME=value, "name": "value", Name: Bearer value, --name value, "--name", "value".
+_NAMED = re.compile(
+    r"(?<![\w.-])(?P<name>-{0,2}[A-Za-z_][\w.-]{0,100}+)"
+    rf"(?P<between>(?P<quote>{_QUOTE})?\s{{0,4}}+(?:[:=,]|(?<=\s))\s{{0,4}}+(?:(?:Bearer|Basic)\s+)?)"
+    rf"(?P<value>(?P<open>{_QUOTE})(?:(?!(?P=open))[^\n])*+|[^\s,;&\"'}}\])]++)",
+    re.IGNORECASE,
 )
+# One of these is in every secret's name; they are found faster.
+_IN_NAMES = (
+    "token", "key", "pass", "pwd", "secret", "credential", "auth", "cookie", "sig", "bearer", "pat",
+)  # fmt: skip
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_REST = re.compile(r"(?i)(?<=\bcookie: )[^\n\"']+|(?<=\s-u )\S+:\S+")  # curl's user
 
 
-def without_secrets(text: str, args: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Hide the values of secret environment variables and the user part of URLs."""
-    key_variables = {after for flag, after in pairwise(args) if flag == "--key-env"}
-    key_variables |= {flag.partition("=")[2] for flag in args if flag.startswith("--key-env=")}
-    secrets = {
-        value
-        for name, value in environ.items()
-        if (name in key_variables or SECRET_NAME.search(name)) and len(value) >= _SHORTEST_SECRET
-    }
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
-    return _BEARER.sub(HIDDEN, _USER_IN_URL.sub(f"{HIDDEN}@", text))
+def secret_values(
+    args: Sequence[str], environ: Mapping[str, str], named: Collection[str] = ()
+) -> frozenset[str]:
+    """Return the secrets of an environment: by the names of their variables, by `--key-env` in
+    `args`, and those of the variables that are `named`."""
+    variables = {after for flag, after in pairwise(args) if flag == "--key-env"}
+    variables |= {flag.partition("=")[2] for flag in args if flag.startswith("--key-env=")}
+    variables |= set(named)
+    by_name = {name for name in environ if is_secret_name(name)} - variables
+    long = {environ[name] for name in by_name if len(environ[name]) >= _SHORTEST_SECRET}
+    return frozenset(long | {environ[name] for name in variables if environ.get(name)})
 
 
-def redact(
-    text: str, args: Sequence[str], environ: Mapping[str, str], named: Collection[str] = ()
-) -> str:
-    """Return the text without secrets: those we know by value, and what looks like one.
+def redact(text: str, values: Collection[str] = ()) -> str:
+    """Return the text without secrets: the `values`, and what is called or looks like one."""
+    forms = {form for value in values for form in _forms(value)}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, HIDDEN)
+    text = without_secret_shapes(text, HIDDEN)
+    return "".join(map(_without_named, text.splitlines(keepends=True)))
 
-    `named`: environment variables that hold secrets, whatever they are called
-    """
-    plain = without_secrets(text, args, environ)
-    for value in sorted((environ.get(name, "") for name in named), key=len, reverse=True):
-        plain = plain.replace(value, HIDDEN) if value else plain
-    return _LIKE_A_SECRET.sub(lambda match: f"{match[1] or ''}{HIDDEN}", plain)
+
+def _without_named(line: str) -> str:
+    low = line.lower()
+    if not any(word in low for word in _IN_NAMES):
+        return line
+    line = _REST.sub(HIDDEN, line)
+    parts, done, at = [], 0, 0
+    while match := _NAMED.search(line, at):
+        at = match.end("name")  # or a URL's parameters would be taken for the value of `https`
+        if _is_secret(match):
+            begin, end = match.span("value")
+            parts += [line[done:begin], match["open"] or "", HIDDEN]
+            done = at = end
+    return "".join((*parts, line[done:]))
+
+
+def _forms(value: str) -> Iterator[str]:
+    """Yield the ways in which a secret may be written."""
+    yield from (value, quote(value), quote(value, safe=""), quote_plus(value), shlex.quote(value))
+    for ascii_only in (True, False):
+        once = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
+        yield from (once, json.dumps(once, ensure_ascii=ascii_only)[1:-1])
+    if len(value) < _SHORTEST_SECRET:
+        return
+    data = value.encode(errors="surrogateescape")
+    for before in range(3):  # where it begins within the three bytes that four characters hold
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            whole = encode(b"\0" * before + data).decode()
+            first = (0, 2, 3)[before]  # characters that depend on what stands before it
+            last = len(whole) if (before + len(data)) % 3 == 0 else whole.index("=") - 1
+            yield whole[first:last]
+
+
+def _is_secret(match: re.Match[str]) -> bool:
+    name, bare = match["name"], match["value"].strip("\\\"'")
+    if not is_secret_name(name) or not bare or bare.startswith(("<", "$", HIDDEN)):
+        return False  # `"pad_token": "<pad>"`, `$NAME`
+    if match["quote"] and _NUMBER.fullmatch(bare):
+        return False  # `"image_token": 151655`
+    # `first token is` is prose.
+    return re.search("[:=,]", match["between"]) is not None or re.search("[_-]", name) is not None

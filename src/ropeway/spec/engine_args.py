@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ropeway.phrases import phrase
 from ropeway.spec.errors import Fault
-from ropeway.spec.secret_words import SECRET_WORDS
+from ropeway.spec.secret_shapes import is_secret_name, without_secret_shapes
 
 # Engine flags that have a key of their own here, without dashes. vLLM's parser takes short forms
 # and unambiguous beginnings too, so those are refused with them.
@@ -37,7 +37,6 @@ OWN_KEY = {
 }
 
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
-_SECRET = re.compile(rf"(^|_)({SECRET_WORDS})(_|$)", re.IGNORECASE)
 _FLAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 
@@ -98,27 +97,50 @@ def flag_faults(engine_args: Mapping[str, object]) -> list[Fault]:
                     "keep one of the two",
                 )
             )
+        elif _holds_secret(plain, engine_args[name]):
+            faults.append(_secret_fault(at, plain.replace("-", "_").upper()))
     return faults
 
 
 def variable_faults(env: Mapping[str, str]) -> list[Fault]:
-    """Return what is wrong with the names in `serve.env`; paths begin at `serve`.
-
-    Names that look like secrets are refused: these values appear in commands, labels and reports.
-    """
+    """Return what is wrong with `serve.env`; paths begin at `serve`."""
     faults = []
-    for name in env:
+    for name, value in env.items():
         if re.fullmatch(VARIABLE, name) is None:
             faults.append(Fault(("env", name), "is not the name of an environment variable"))
-        elif _SECRET.search(name):
-            hint = phrase(
-                "export it in the shell that runs `ropeway`, and write `secret_env: [{name}]`",
-                name=name,
-            )
-            faults.append(
-                Fault(("env", name), "looks like a secret, and its value would be visible", hint)
-            )
+        elif _holds_secret(name, value):
+            faults.append(_secret_fault(("env", name), name))
     return faults
+
+
+def _holds_secret(name: str, value: object) -> bool:
+    """Return whether this is a secret by its name, or has one in it.
+
+    Numbers and special tokens, as in `image_token: <|image|>`, are not.
+    """
+    if isinstance(value, Mapping):
+        return any(_holds_secret(str(key), item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        flags = zip(("", *value), value, strict=False)  # ["--hf-token", "hf_…"]
+        return any(_holds_secret(str(before), item) for before, item in flags) or (
+            is_secret_name(name) and bool(value)
+        )
+    if not isinstance(value, str) or not value or value.startswith("<"):
+        return False
+    return is_secret_name(name) or without_secret_shapes(value, "") != value
+
+
+def _secret_fault(at: tuple[str, str], variable: str) -> Fault:
+    """Refuse a secret where its value would appear in commands, labels and reports."""
+    return Fault(
+        at,
+        "holds a secret, by its name or its value, and would be visible to others",
+        phrase(
+            "export it, as a variable that the engine reads, in the shell that runs `ropeway`, and"
+            " write `secret_env: [{name}]`",
+            name=variable,
+        ),
+    )
 
 
 def _own_key(flag: str) -> str | None:
