@@ -78,7 +78,7 @@ def bundle(ctx: click.Context, *, target: Target, output: Path | None, screen: S
     if unset:
         screen.warn(
             phrase(
-                "{names} not set here: where their values stand, they were not recognised by value",
+                "{names} not set here, so their values could not be looked for",
                 names=joined(unset, ", "),
             )
         )
