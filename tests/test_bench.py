@@ -451,3 +451,9 @@ def test_nothing_measured_gives_no_figures() -> None:
     summary = summarise([], span([]))
     assert (summary.requests, summary.output_tokens_per_s, summary.duration_s) == (0, 0, 0)
     assert summary.ttft_s is summary.tpot_s is summary.e2e_s is None
+
+
+def test_a_run_is_its_owners_alone(tmp_path):
+    folder = tmp_path / "runs" / "one"
+    with RunWriter(folder, CONDITIONS):
+        assert folder.stat().st_mode & 0o777 == 0o700

@@ -158,6 +158,15 @@ def test_a_bundle_with_a_broken_spec_or_one_host_twice_is_refused(capsys, tmp_pa
         assert run(capsys, "--bundle", packed(tmp_path, {**parts, **more}))[0] == 2
 
 
+def test_many_large_members_and_a_large_spec_are_not_read(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle, "_LARGEST_TOTAL", 1_000_000)
+    for name, size in (("facts/host{}.txt", 300_000), ("spec.yaml", 300_000)):
+        many = {name.format(number): "0" * size for number in range(4)}
+        code, printed = run(capsys, "--bundle", packed(tmp_path, {**members(), **many}))
+        assert code == 2
+        assert "which nothing in a bundle is" in printed.err
+
+
 def test_a_member_without_end_is_not_read_to_it(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "_LARGEST_BYTES", 100_000)
     bomb = {**members(), "facts/host9.txt": "0" * 10_000_000}

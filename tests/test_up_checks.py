@@ -291,3 +291,17 @@ def test_a_published_name_is_a_folder_on_hosts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert exit_code(["up", "--rehearse", "2x8-910B4", "--model", "qwen3-30b-a3b"]) == 2
     assert "`--model /data/Qwen3-30B-A3B`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runtime", ["docker", "nerdctl"])
+def test_labels_that_no_engine_takes_are_refused_before_anything_ends(
+    runtime: str,
+    cluster: Make,  # noqa: F811
+):
+    two = cluster()
+    size = 140_000 if runtime == "docker" else 4_000
+    two.change("runtime", command=runtime)
+    two.serve(engine_args={"chat-template": "x" * size})
+    for more in (("--dry-run",), *([()] if runtime == "docker" else [])):  # no nerdctl is there
+        assert two.run("up", *more) == 2
+        assert "the label `ropeway.spec` would have" in two.err

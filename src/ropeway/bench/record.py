@@ -48,7 +48,7 @@ class RunWriter:
                 hint="give `--out` another directory; the results in this one are kept",
             )
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(0o700, parents=True, exist_ok=True)
             write_json(folder / "conditions.json", conditions.as_json())
             self._lines = (folder / "timings.jsonl").open("xb", buffering=0)
         except OSError as error:

@@ -74,7 +74,7 @@ def bundle(ctx: click.Context, *, target: Target, output: Path | None, screen: S
         for part, text in parts.items():
             archive.writestr(part, redact(text, known))
     with writing(path):
-        write_whole(path, content.getvalue())
+        write_whole(path, content.getvalue(), mode=0o600)
     if unset:
         screen.warn(
             phrase(

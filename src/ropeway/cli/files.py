@@ -37,6 +37,6 @@ def run_folder(verb: str, out: Path | None = None) -> Path:
     """Make the folder of this run: `out`, or one in `runs` that nobody has. Raises Refused."""
     folder = out or new_run_dir(Path("runs"), verb, datetime.now(UTC))
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=out is not None)
+        folder.mkdir(0o700, parents=True, exist_ok=out is not None)
     current_call().folder = folder
     return folder

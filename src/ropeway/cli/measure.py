@@ -59,7 +59,7 @@ def measure_all(
     def serve(layout: Layout, folder: Path) -> Iterator[Served]:
         deployment = deployment_for(context, layout, folder)
         with recorded(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(0o700, parents=True, exist_ok=True)
         with up(context, deployment, screen) as served:
             yield served
 

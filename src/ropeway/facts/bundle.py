@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 from ropeway.errors import Refused, reason_of
 from ropeway.facts.transcript import Transcript, transcript_from
 from ropeway.phrases import phrase
+from ropeway.spec.yaml import MAX_BYTES
+from ropeway.units import format_bytes
 
 FOLDER = "facts"
 SPEC = "spec.yaml"
@@ -17,6 +19,7 @@ ERROR = ".error.txt"
 
 # The answers of a host of 16 NPUs are half a megabyte.
 _LARGEST_BYTES = 32 * 2**20
+_LARGEST_TOTAL = 512 * 2**20
 _MOST_HOSTS = 4096
 
 
@@ -51,7 +54,12 @@ def read_bundle(path: Path) -> Bundle:
                 phrase("the bundle names more than {most} hosts", most=_MOST_HOSTS),
                 where=str(path),
             )
-        texts = {name: _text(archive, info, f"{path}:{name}") for name, info in members.items()}
+        texts: dict[str, str] = {}
+        left = _LARGEST_TOTAL
+        for name, info in members.items():
+            most = MAX_BYTES if name == SPEC else min(_LARGEST_BYTES, left)
+            texts[name] = _text(archive, info, f"{path}:{name}", most)
+            left -= len(texts[name])
     spec = texts.pop(SPEC, None)
     failures = {
         name.removeprefix(f"{FOLDER}/").removesuffix(ERROR): text.strip()
@@ -91,13 +99,15 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise Refused("the file is not a bundle, or it is damaged", where=str(path)) from error
 
 
-def _text(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> str:
-    """Return a member as text. Reads at most 32 MiB, whatever the archive says of its size."""
+def _text(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str, most: int) -> str:
+    """Return a member as text. Reads at most so many bytes, whatever the archive says."""
     with archive.open(info) as member:
-        content = member.read(_LARGEST_BYTES + 1)
-    if len(content) > _LARGEST_BYTES:
+        content = member.read(most + 1)
+    if len(content) > most:
         raise Refused(
-            phrase("the file is larger than {size} MiB", size=_LARGEST_BYTES // 2**20),
+            phrase(
+                "it is larger than {size}, which nothing in a bundle is", size=format_bytes(most)
+            ),
             where=where,
         )
     return content.decode(errors="replace")

@@ -381,9 +381,13 @@ def write_files(host: Host, folder: str, files: Sequence[File], *, also_make: st
 
 
 def run_argv(rollout: Rollout, container: Container, author: Author) -> tuple[str, ...]:
-    """Return the command that starts a container for this author."""
+    """Return the command that starts a container for this author.
+
+    Raises Refused for labels that are too long.
+    """
     spec = rollout.service.spec
     labels = labels_of(rollout, container, author)
+    docker.check_labels(spec.runtime.command, labels)
     return docker.run_argv(spec.runtime.command, container, labels, restart=spec.serve.restart)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
+from ropeway.errors import Refused
 from ropeway.phrases import phrase
 
 Runtime = Literal["docker", "podman", "nerdctl"]
@@ -32,6 +33,11 @@ _AS_DOCKER = (
     "--pids-limit=-1", "--log-driver=k8s-file", "--http-proxy=false",
     "--security-opt", "label=disable",
 )  # fmt: skip
+
+# containerd's limit for key and value (labels.Validate), which nerdctl stores labels with; Docker
+# and podman have none, but Linux lets no argument be longer than 128 KiB (MAX_ARG_STRLEN).
+_LONGEST_LABEL = {"nerdctl": 4096}
+_LONGEST_ARGUMENT = 131_000
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,20 @@ class Container:
     shm: int | None = None
     secrets: Mapping[str, str | None] = field(default_factory=dict)
     privileged: bool = False
+
+
+def check_labels(runtime: Runtime, labels: Mapping[str, str]) -> None:
+    """Raise Refused for a label that is too long to be given to a container."""
+    most = _LONGEST_LABEL.get(runtime, _LONGEST_ARGUMENT)
+    for name, value in labels.items():
+        if (length := len(f"{name}={value}".encode())) > most:
+            raise Refused(
+                phrase(
+                    "the label `{name}` would have {length:,} bytes, and {runtime} takes {most:,}",
+                    name=name, length=length, runtime=runtime, most=most,
+                ),
+                hint=phrase("it holds the spec: shorten that, or split the service"),
+            )  # fmt: skip
 
 
 def restarts_later(runtime: Runtime) -> bool:

@@ -20,7 +20,7 @@ from ropeway.launch import checks
 from ropeway.launch.attempt import start, undone_when_interrupted
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.complete import Inputs, complete, family_of, release_for
-from ropeway.launch.container_start import ContainerStart
+from ropeway.launch.container_start import ContainerStart, run_argv
 from ropeway.launch.docker import remove_argv
 from ropeway.launch.dry_run import dry_run
 from ropeway.launch.images import Images, derived_name, image_name, images_of
@@ -213,6 +213,8 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
     spec, base, running = preparation.spec, preparation.base_image, preparation.running
     checks.check_dropped_hosts(spec, running)
     draft = preparation.rollout(base)
+    for container in draft.containers:
+        run_argv(draft, container, lock.author)  # before anything of what runs is removed
     own_containers = frozenset(container.name for container in running)
     checks.check_hosts(
         draft,
