@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ropeway.errors import Refused
 from ropeway.facts.redaction import redact, secret_values
+from ropeway.launch.checks import check_secrets
 from ropeway.spec.model import parse_spec
 
 S = "abcdefSECRET99"
@@ -113,3 +114,12 @@ def test_a_secret_in_a_spec_is_refused_with_the_way_to_give_it(serve: str) -> No
 )
 def test_what_only_sounds_like_a_secret_is_accepted(serve: str) -> None:
     parse_spec(SPEC + serve, "f.yaml")
+
+
+@pytest.mark.parametrize("key", ["with space", "with\nline", "with\x1bescape", "schlüssel"])
+def test_up_refuses_a_key_that_no_request_can_carry(key: str) -> None:
+    spec = parse_spec(SPEC + "{api_key_env: MINE}", "f.yaml")
+    with pytest.raises(Refused) as refused:
+        check_secrets(spec, {"MINE": key})
+    assert "`MINE`" in refused.value.what
+    assert key not in str(refused.value.as_json())

@@ -130,7 +130,7 @@ def test_what_cannot_be_read_is_refused_with_its_reason(tmp_path: Path) -> None:
         (tmp_path / "none.yaml", "no such file", "ropeway init"),
         (tmp_path, "is a directory", ""),
         (tmp_path / "file" / "g.yaml", "not a directory", ""),
-        (tmp_path / "a\0b", "null byte", ""),
+        (tmp_path / "a\0b", "null byte", "`--config` names the spec"),
     ):
         with pytest.raises(SpecError) as caught:
             read_text(path)
@@ -151,7 +151,7 @@ def test_a_forbidden_file_is_refused(tmp_path: Path) -> None:
     ("content", "line", "words"),
     [
         ("a: 1\nb: 模型\n".encode("gb18030"), ":2", "iconv -f GB18030"),
-        (b"#" * (MAX_BYTES + 1), "", "larger than 200,000 bytes"),
+        (b"#" * (MAX_BYTES + 1), "", "longer than 195.3 KiB"),
     ],
 )
 def test_what_is_no_utf_8_or_endless_is_refused(
@@ -187,3 +187,12 @@ def test_whatever_is_written_is_read_or_refused(text: str) -> None:
         load_yaml(text, "f")
     except SpecError as error:
         assert str(error.where).startswith("f")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_may_never_end_is_no_spec(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "ropeway.yaml"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises(SpecError) as error:
+        read_text(path)
+    assert "not a regular file" in error.value.what

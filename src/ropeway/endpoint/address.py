@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
+from ropeway.spec.secret_shapes import check_key
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,7 @@ class Endpoint:
     """What opens a way to an address that is not reached from everywhere."""
 
     def __post_init__(self) -> None:
-        unfit = next((ch for ch in self.key or "" if not "!" <= ch <= "~"), None)
-        if unfit is None:
-            return
-        what = phrase("a control character")
-        if not unfit.isascii():
-            what = phrase("a character that is not ASCII")
-        elif unfit.isspace():
-            what = phrase("a space or a line end")
-        raise Refused(
-            phrase("the API key in `{name}` has {what} in it", name=self.key_name, what=what),
-            hint=phrase("set it anew with `export {name}=…`", name=self.key_name),
-        )
+        check_key(self.key or "", self.key_name)
 
 
 def normalise_url(text: str) -> str:

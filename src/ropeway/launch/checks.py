@@ -15,6 +15,7 @@ from ropeway.launch.rollout import ROUTER, Rollout
 from ropeway.phrases import joined, phrase
 from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.model import Spec
+from ropeway.spec.secret_shapes import check_key
 from ropeway.units import format_bytes
 
 
@@ -121,7 +122,8 @@ Facts = Mapping[str, HostFacts]
 
 
 def check_secrets(spec: Spec, variables: Mapping[str, str]) -> None:
-    """Raise Refused for a secret of the spec that our environment does not have."""
+    """Raise Refused for a secret of the spec that our environment does not have, or for a key of
+    the endpoint that no request can carry."""
     serve = spec.serve
     names = [("serve.api_key_env", serve.api_key_env)] if serve.api_key_env else []
     for key, name in (*names, *(("serve.secret_env", name) for name in serve.secret_env)):
@@ -130,6 +132,8 @@ def check_secrets(spec: Spec, variables: Mapping[str, str]) -> None:
                 phrase("`{key}` names `{name}`, which is not set", key=key, name=name),
                 hint=f"export {name}=…",
             )
+    if serve.api_key_env:
+        check_key(variables[serve.api_key_env], serve.api_key_env)
 
 
 def check_hosts(

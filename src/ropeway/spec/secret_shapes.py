@@ -2,6 +2,9 @@
 
 import re
 
+from ropeway.errors import Refused
+from ropeway.phrases import phrase
+
 # The parts of a name: HF_TOKEN, hf-token, hfToken.
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 # A name that ends so is a secret's: DB_PASS, OPENAI_KEY, apikey, X-Amz-Signature.
@@ -58,6 +61,22 @@ def without_secret_shapes(text: str, hidden: str) -> str:
     for shape in _SHAPES:
         text = shape.sub(hide, text)
     return text
+
+
+def check_key(key: str, variable: str) -> None:
+    """Raise Refused for an API key, from this variable, that no HTTP header can carry."""
+    unfit = next((ch for ch in key if not "!" <= ch <= "~"), None)
+    if unfit is None:
+        return
+    what = phrase("a control character")
+    if not unfit.isascii():
+        what = phrase("a character that is not ASCII")
+    elif unfit.isspace():
+        what = phrase("a space or a line end")
+    raise Refused(
+        phrase("the API key in `{name}` has {what} in it", name=variable, what=what),
+        hint=phrase("set it anew with `export {name}=…`", name=variable),
+    )
 
 
 def is_secret_name(name: str) -> bool:

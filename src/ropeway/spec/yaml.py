@@ -14,6 +14,7 @@ from typing import Any, cast
 import yaml
 
 from ropeway.errors import SpecError, reason_of
+from ropeway.outside import read_bounded
 from ropeway.phrases import joined, phrase
 
 MAX_BYTES = 200_000  # of a spec with some thousand hosts
@@ -49,25 +50,20 @@ def read_text(path: Path) -> str:
     """Return the file's text. Raises SpecError when it is missing, too large or not UTF-8."""
     where = str(path)
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = reason_of(error)
+        raw = read_bounded(path, MAX_BYTES)
+    except OSError as error:
         hint = "`ropeway init` writes an annotated sample; `--config` names another file"
         raise SpecError(
-            phrase("the file cannot be read: {reason}", reason=reason),
+            phrase("the file cannot be read: {reason}", reason=reason_of(error)),
             where=where,
             hint=hint if isinstance(error, FileNotFoundError) else None,
         ) from None
-    if len(raw) > MAX_BYTES:
+    except ValueError as error:  # too long, a pipe, a device; a NUL in the name
         raise SpecError(
-            phrase(
-                "the file is larger than {most:,} bytes, so it is not a spec",
-                most=MAX_BYTES,
-            ),
+            phrase("the file cannot be read: {reason}", reason=error.args[0]),
             where=where,
             hint="check that `--config` names the spec and not the model or a log",
-        )
+        ) from None
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
