@@ -1,6 +1,7 @@
 """`ropeway model show`: a directory, a config.json or a name in; a screen or a document out."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from json_documents import read_document
 from model_files import CONFIGS, SMALL_LLAMA, write_weights
 from ropeway.cli.main import exit_code
-from ropeway.errors import Exit
+from ropeway.errors import Exit, ModelError
 from ropeway.models.build import read_shape
-from ropeway.models.stored import StoredWeights, compare
+from ropeway.models.stored import StoredWeights, compare, read_stored
+from ropeway.models.weights import INDEX
 
 Captured = pytest.CaptureFixture[str]
 TINY = SMALL_LLAMA | {"tie_word_embeddings": False}
@@ -163,3 +165,81 @@ def test_stored_bytes_are_compared_with_the_parts_that_come_nearest() -> None:
     nearest = compare(shape, StoredWeights("a file", with_mtp, {}))
     assert (nearest.parts, nearest.difference) == ("language model and MTP layers", 0)
     assert compare(shape, StoredWeights("a file", 2 * NUMBERS, {})).parts == "language model"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_hidden_layers", 200_000),
+        ("num_hidden_layers", 10**15),
+        ("layer_types", ["full_attention"] * 1_000_000),
+        ("hybrid_override_pattern", "M*" * 1_000_000),
+        ("moe_layers_enum", "1," * 1_000_000),
+        ("layers_block_type", ["mlp"] * 2000),
+        ("block_configs", [{}] * 2000),
+        ("vocab_size", 10**39),
+    ],
+)
+def test_what_no_model_has_is_refused_with_its_key(key: str, value: object) -> None:
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    with pytest.raises(ModelError, match=f"`{key}`.*no model has more than"):
+        read_shape(SMALL_LLAMA | experts | {key: value})
+
+
+def test_patterns_that_take_for_ever_leave_the_bits_unknown() -> None:
+    for ignore in (
+        [r"re:(\w+\.?)+!"],
+        ["re:" + ".*" * 20 + "!"],
+        ["*a" + str(n) for n in range(20_000)],
+    ):
+        marks = {"quant_method": "fp8", "ignore": ignore}
+        shape = read_shape(SMALL_LLAMA | {"quantization_config": marks})
+        assert shape.precision.scheme == "unknown"
+
+
+HOSTILE = {
+    "deep": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "huge number": b'{"num_hidden_layers": 1' + b"0" * 5000 + b"}",
+    "half a character": json.dumps(SMALL_LLAMA | {"model_type": "\ud800"}).encode(),
+    "not text": b'{"model_type": "\xff"}',
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "quant_model_description.json", "hf_quant_config.json", INDEX, "x.safetensors"],
+)
+def test_no_file_of_a_model_makes_a_bug_of_it(name: str, text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SMALL_LLAMA))
+    header = len(text).to_bytes(8, "little") if name.endswith("safetensors") else b""
+    (tmp_path / name).write_bytes(header + text)
+    assert run(str(tmp_path), "--json") in (Exit.OK, Exit.REFUSED)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "quant_model_description.json", INDEX, "x.safetensors"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_refused_at_once(
+    name: str, kind: str, tmp_path: Path, capsys: Captured
+) -> None:
+    file = tmp_path / name
+    (tmp_path / "config.json").write_text(json.dumps(SMALL_LLAMA))
+    file.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    else:
+        file.mkdir()
+    assert run(str(tmp_path)) == Exit.REFUSED
+    assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [float("nan"), float("inf"), -1, True, "7", 10**30])
+def test_a_total_size_that_is_none_is_not_shown(size: object, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SMALL_LLAMA))
+    index = {"metadata": {"total_size": size}, "weight_map": {"a": "x" * 300, "b": "b\0"}}
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    assert read_stored(tmp_path) is None

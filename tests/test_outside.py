@@ -17,7 +17,7 @@ from ropeway.outside import MOST_DEPTH, MOST_DIGITS, parse_json, read_bounded
         ("[" * 100_000, "deep"),
         ("1" * 5000, "digits"),
         ('{"n": -1' + "0" * MOST_DIGITS + "}", "digits"),
-        (b'"\xed\xa0\x80"', "utf-8"),
+        (b'"\xed\xa0\x80"', "byte 1 is not UTF-8"),
         (b"{}\x00", "Extra data"),
         ("", "Expecting value"),
     ],

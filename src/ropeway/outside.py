@@ -8,10 +8,11 @@ that is too much for us raises a ValueError that says why.
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any
+from typing import Any, BinaryIO
 
 from ropeway.phrases import phrase
 from ropeway.units import format_bytes
@@ -36,13 +37,16 @@ _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD][89a-fA-F]..|.
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Return a JSON document from outside. Raises ValueError, which says why, when it is none.
+    """Return a JSON document from outside. Raises ValueError when it is none.
 
-    Refused are text that is not UTF-8, brackets deeper than `MOST_DEPTH`, and whole numbers of more
-    than `MOST_DIGITS` digits. NaN and Infinity stay floats, as published configs have them. Half of
-    a surrogate pair becomes U+FFFD.
+    Its first argument says why. Refused are text that is not UTF-8, brackets deeper than
+    `MOST_DEPTH`, and whole numbers of more than `MOST_DIGITS` digits. NaN and Infinity stay floats,
+    as published configs have them. Half of a surrogate pair becomes U+FFFD.
     """
-    text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+    try:
+        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+    except UnicodeDecodeError as error:
+        raise ValueError(phrase("byte {byte} is not UTF-8 text", byte=error.start)) from None
     if "\\ud" in text or "\\uD" in text:
         text = _ESCAPE.sub(_whole_characters, text)
     try:
@@ -51,20 +55,44 @@ def parse_json(data: bytes | str) -> Any:
         raise _too_deep() from None
     # The events of a stream come by the thousand a second, and have few brackets.
     if text.count("[") + text.count("{") > MOST_DEPTH:
-        _check_depth(document)
+        check_depth(document)
     return document
 
 
-def read_bounded(path: Path, most: int) -> bytes:
-    """Read a regular file of at most `most` bytes.
+def whole_number(digits: str) -> int:
+    """Return the number; raise ValueError for one of more than `MOST_DIGITS` digits."""
+    if len(digits.lstrip("-")) > MOST_DIGITS:
+        raise ValueError(
+            phrase("a whole number in it has more than {most} digits", most=MOST_DIGITS)
+        )
+    return int(digits)
 
-    Raises OSError when the system refuses, ValueError for a longer file, and for a device or a
-    pipe, which may never end.
+
+def check_depth(document: object) -> None:
+    """Raise ValueError for a document that is too deep; goes down by levels, without recursion."""
+    level = [document] if _is_nested(document) else []
+    for _ in range(MOST_DEPTH):
+        level = [inner for item in level for inner in _items(item) if _is_nested(inner)]
+    if level:
+        raise _too_deep()
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read its bytes. Raises OSError when the system refuses.
+
+    Raises ValueError for a device or a pipe, which may never end or never begin.
     """
     # Without O_NONBLOCK, opening a pipe waits until someone writes to it.
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError(phrase("this is not a regular file"))
+        yield file
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """Read a regular file; ValueError also for one of more than `most` bytes."""
+    with open_regular(path) as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(phrase("it is longer than {size}", size=format_bytes(most)))
@@ -76,28 +104,11 @@ def _whole_characters(escape: re.Match[str]) -> str:
     return "\\ufffd" if len(text) == 6 and text[2] in "dD" else text
 
 
-def _whole_number(digits: str) -> int:
-    if len(digits.lstrip("-")) > MOST_DIGITS:
-        raise ValueError(
-            phrase("a whole number in it has more than {most} digits", most=MOST_DIGITS)
-        )
-    return int(digits)
-
-
-_DECODER = json.JSONDecoder(parse_int=_whole_number)
+_DECODER = json.JSONDecoder(parse_int=whole_number)
 
 
 def _too_deep() -> ValueError:
     return ValueError(phrase("its brackets are more than {most} deep", most=MOST_DEPTH))
-
-
-def _check_depth(document: object) -> None:
-    """Raise ValueError for a document that is too deep; goes down by levels, without recursion."""
-    level = [document] if _is_nested(document) else []
-    for _ in range(MOST_DEPTH):
-        level = [inner for item in level for inner in _items(item) if _is_nested(inner)]
-    if level:
-        raise _too_deep()
 
 
 def _items(nested: Any) -> Iterable[object]:

@@ -5,6 +5,8 @@ import math
 import re
 from collections.abc import Mapping
 
+from ropeway.outside import check_depth, whole_number
+
 # Nothing that we read goes beyond this; it keeps the work linear in what is sane.
 LONGEST_LINE = 4_096
 MOST_LINES = 50_000
@@ -105,7 +107,9 @@ def _finite(text: str) -> float | None:
 
 
 # What JSON does not have, and Python reads and then cannot print: NaN, 1e999.
-_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None)
+_DECODER = json.JSONDecoder(
+    parse_float=_finite, parse_int=whole_number, parse_constant=lambda _: None
+)
 
 
 def json_values(text: str) -> tuple[list[object], list[str]]:
@@ -123,6 +127,7 @@ def json_values(text: str) -> tuple[list[object], list[str]]:
         lines += text[position : match.start()].split("\n")
         try:
             value, end = _DECODER.raw_decode(text, match.end())
+            check_depth(value)
             value = _without_surrogates(value)
         except (ValueError, RecursionError):
             failures += 1

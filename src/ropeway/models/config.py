@@ -2,12 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 from ropeway.errors import ModelError
 from ropeway.phrases import phrase
 
 # Multimodal models keep the numbers of the language model one level down.
 NESTED = ("text_config", "thinker_config", "llm_config", "language_config")
+
+# No number or list of a model is longer; what is computed from them stays quick, and prints.
+_LARGEST = 10**15
+_LONGEST = 10_000
 
 
 class Config:
@@ -24,25 +29,24 @@ class Config:
     @property
     def model_type(self) -> str:
         """`model_type` of the language model, such as `qwen3_moe`, without a `_text` ending."""
-        named = self.inner.get("model_type") or self.outer.get("model_type") or ""
-        return str(named).removesuffix("_text")
+        return self.text(("model_type",)).removesuffix("_text")
 
-    def find(self, names: Sequence[str], default: int = 0) -> int:
-        """Return the first of `names` that is set, as a whole number.
+    def find(self, names: Sequence[str], default: int = 0, most: int = _LARGEST) -> int:
+        """Return the first of `names` that is set, as a whole number; ModelError above `most`.
 
         Of a list with a value for each layer, the largest, since memory must hold it.
         """
         for name in names:
             value = self.inner.get(name)
-            if isinstance(value, list) and value:
-                value = max((item for item in value if isinstance(item, int)), default=None)
+            if isinstance(value, list):
+                value = max((item for item in self.listed(name) if is_whole(item)), default=None)
             if value is not None:
-                return self._whole(name, value)
+                return self._whole(name, value, most)
         return default
 
-    def need(self, meaning: str, names: Sequence[str]) -> int:
+    def need(self, meaning: str, names: Sequence[str], most: int = _LARGEST) -> int:
         """Return the same as `find`; raise ModelError where that is 0 or not set."""
-        value = self.find(names)
+        value = self.find(names, most=most)
         if value:
             return value
         raise self.missing(meaning, names)
@@ -64,6 +68,7 @@ class Config:
             for name in names:
                 value = level.get(name)
                 if isinstance(value, str):
+                    self.within(name, len(value), _LONGEST)
                     return value
         return ""
 
@@ -77,7 +82,10 @@ class Config:
     def listed(self, name: str) -> tuple[object, ...]:
         """Return a list, mostly with one item for each layer; empty where there is none."""
         value = self.inner.get(name)
-        return tuple(value) if isinstance(value, list) else ()
+        if not isinstance(value, list):
+            return ()
+        self.within(name, len(value), _LONGEST)
+        return tuple(value)
 
     def item(self, name: str, layer: int) -> object:
         """Return the item of a list for this layer; None where there is none."""
@@ -96,20 +104,46 @@ class Config:
         """Return a nested mapping as a Config; its errors name the same file."""
         return Config(self.section(name), self.where)
 
-    def _whole(self, name: str, value: object) -> int:
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
+    def within(self, name: str, number: int, most: int) -> int:
+        """Return the number; raise ModelError for more than any model has."""
+        if number <= most:
+            return number
+        raise ModelError(
+            phrase(
+                "`{name}` in `config.json` is out of reach: no model has more than {most:,}",
+                name=name,
+                most=most,
+            ),
+            where=self.where,
+            evidence=(f"{name}: {number:,}",),
+        )
+
+    def _whole(self, name: str, value: object, most: int) -> int:
+        if is_whole(value) and value >= 0:
+            return self.within(name, value, most)
         raise ModelError(
             phrase("`{name}` in `config.json` is not a whole number", name=name),
             where=self.where,
-            evidence=(f"{name}: {json.dumps(value)}",),
+            evidence=(f"{name}: {json.dumps(value)[:120]}",),
         )
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Say whether a value of JSON is a whole number; Python takes true for one."""
+    return type(value) is int
+
+
+def number(value: object) -> float:
+    """Return a positive number of JSON, whole or not; 0 for all else, NaN and Infinity too."""
+    if isinstance(value, int | float) and value is not True and 0 < value <= _LARGEST:
+        return float(value)
+    return 0.0
 
 
 def language_part(config: Mapping[str, object]) -> Mapping[str, object]:
     """Return the innermost mapping that describes the language model."""
-    for name in NESTED:
-        inner = config.get(name)
-        if isinstance(inner, Mapping):
-            return language_part(inner)
+    inner: object = config
+    while isinstance(inner, Mapping):
+        config = inner
+        inner = next((config[name] for name in NESTED if isinstance(config.get(name), Mapping)), 0)
     return config

@@ -17,7 +17,7 @@ from ropeway.models.attention import (
     mamba,
     softmax,
 )
-from ropeway.models.config import Config
+from ropeway.models.config import Config, number
 from ropeway.models.feed_forward import (
     EXPERT_WIDTH,
     EXPERTS,
@@ -31,6 +31,8 @@ from ropeway.models.shape import Attention, Block, FeedForward
 from ropeway.phrases import phrase
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+# The deepest published model has 200; each is built by itself.
+_MOST_LAYERS = 1000
 
 _LETTERS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 _PARTS = ("mlp", "moe")
@@ -52,9 +54,10 @@ def all_layers(config: Config) -> list[Block]:
     """Return every layer in order as a Block. Raises ModelError for missing or conflicting keys."""
     _check_experts(config)
     parts = _single_parts(config)
+    described = config.listed("block_configs")
+    config.within("block_configs", len(described), _MOST_LAYERS)
     if parts:
         return [_single_part(config, parts, index) for index in range(len(parts))]
-    described = config.listed("block_configs")
     if described:
         return [_nas_layer(config, item, index) for index, item in enumerate(described)]
     return [_layer(config, index) for index in range(layer_count(config))]
@@ -62,8 +65,8 @@ def all_layers(config: Config) -> list[Block]:
 
 def layer_count(config: Config) -> int:
     """Return the number of layers. LongCat counts a double layer once, or twice where re-saved."""
-    once = config.find(("num_layers",)) if _is_longcat(config) else 0
-    return once or config.need("layers", LAYERS)
+    names = ("num_layers", *LAYERS) if _is_longcat(config) else LAYERS
+    return config.need("layers", names, _MOST_LAYERS)
 
 
 def mtp_layers(config: Config, last: Block) -> list[Block]:
@@ -88,7 +91,7 @@ def mtp_layers(config: Config, last: Block) -> list[Block]:
 def unknown_kinds(config: Config) -> tuple[str, ...]:
     """Return the kinds of layers that we do not know; they are counted as full attention."""
     known = {*_WINDOWED, *_RECURRENT, *_FULL, *_PARTS}
-    kinds = {*config.listed("layer_types"), *config.listed("layers_block_type")}
+    kinds = (*config.listed("layer_types"), *config.listed("layers_block_type"))
     return tuple(sorted({str(kind) for kind in kinds} - known))
 
 
@@ -105,6 +108,7 @@ def _check_experts(config: Config) -> None:
 def _single_parts(config: Config) -> tuple[str, ...]:
     """Return the kind of each layer, for models whose layers have one part each (Nemotron)."""
     letters = config.text(("hybrid_override_pattern",))
+    config.within("hybrid_override_pattern", len(letters), _MOST_LAYERS)
     unknown = sorted(set(letters) - set(_LETTERS))
     if unknown:
         raise ModelError(
@@ -116,6 +120,7 @@ def _single_parts(config: Config) -> tuple[str, ...]:
     if letters:
         return tuple(_LETTERS[letter] for letter in letters)
     kinds = tuple(str(kind) for kind in config.listed("layers_block_type"))
+    config.within("layers_block_type", len(kinds), _MOST_LAYERS)
     return kinds if set(kinds) & set(_PARTS) else ()
 
 
@@ -145,12 +150,13 @@ def _nas_layer(config: Config, described: object, layer: int) -> Block:
     mixer = None
     if not attention.get("no_op"):
         heads = config.need("attention heads", HEADS)
-        mixer = softmax(config, kv_heads=heads // int(attention.get("n_heads_in_group") or 1))
+        group = Config(attention, config.where).find(("n_heads_in_group",), 1) or 1
+        mixer = softmax(config, kv_heads=heads // group)
     dense_part = None
     if not feed.get("no_op"):
         hidden = config.need("hidden size", HIDDEN)
         # _ffn_mult_to_intermediate_size: 2/3 of this, rounded up to a multiple of 256.
-        width = hidden * float(feed.get("ffn_mult") or 1)
+        width = hidden * (number(feed.get("ffn_mult")) or 1)
         dense_part = dense(config, -(-int(2 * width / 3) // 256) * 256)
     return Block(1, mixer, dense_part, all_reduces=bool(mixer) + bool(dense_part))
 
@@ -317,8 +323,8 @@ def _is_moe(config: Config, layer: int) -> bool:
         return frequency == 1
     chosen = config.text(("moe_layers_enum",)) or config.listed("moe_layers")
     if chosen:
-        text = chosen.split(",") if isinstance(chosen, str) else chosen
-        return layer in {int(str(item)) for item in text}
+        named = chosen.split(",") if isinstance(chosen, str) else map(str, chosen)
+        return str(layer) in (item.strip() for item in named)
     if layer in config.listed("mlp_only_layers"):
         return False
     start = config.find(("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers"))

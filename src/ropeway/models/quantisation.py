@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from typing import Literal
 
 from ropeway.errors import ModelError
-from ropeway.models.config import NESTED
+from ropeway.models.config import NESTED, number
 from ropeway.models.shape import COMPONENTS, Component, ModelShape, Precision
 from ropeway.phrases import phrase
 
@@ -94,6 +94,9 @@ _CUDA_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.jso
 _DESCRIPTION = re.compile(r"quant_model_description[\w.-]{0,100}\.json")
 _WEIGHTS = re.compile(r"quant_model_weights?[\w.-]{0,100}\.safetensors")
 _KEPT_EVIDENCE = 8
+# Published lists of exceptions have hundreds of names, and at most a dozen regular expressions.
+_MOST_PATTERNS, _MOST_REGULAR = 10_000, 100
+_REPEATS, _REPEATED_GROUP = re.compile(r"[*+{]"), re.compile(r"\)[*+{]")
 _MODELSLIM = re.compile(r"W(\d+)A\d+")  # its types: `W8A8_DYNAMIC`
 
 
@@ -146,7 +149,10 @@ def marked_precision(
     bits = _marked_bits(method, marks)
     if not bits:
         return replace(base, scheme="unknown")
-    left = _left_alone(marks)
+    patterns = _exceptions(marks)
+    if patterns is None:
+        return replace(base, scheme="unknown")
+    left = _left_alone(patterns)
     parts: dict[str, float] = {part: bits for part in _LINEAR if part not in left}
     if method == "mxfp4":  # gpt-oss: the experts alone
         parts = {"routed": bits}
@@ -307,6 +313,11 @@ def _table(marks: Mapping[str, object], name: str) -> Mapping[str, object]:
     return table if isinstance(table, Mapping) else {}
 
 
+def _listed(marks: Mapping[str, object], name: str) -> list[object]:
+    value = marks.get(name)
+    return value if isinstance(value, list) else []
+
+
 def _mixed(marks: Mapping[str, object], base: Precision) -> Precision:
     """Different formats for different modules, each named (`quantized_layers`, or the groups)."""
     named: list[tuple[str, float]] = []
@@ -315,7 +326,7 @@ def _mixed(marks: Mapping[str, object], base: Precision) -> Precision:
             named.append((f"{name}.weight", _marked_bits(_format(how), how)))
     for how in _table(marks, "config_groups").values():
         if isinstance(how, Mapping) and (bits := _group_bits(how, marks)):
-            named += [(f"{name}.weight", bits) for name in how.get("targets") or ()]
+            named += [(f"{name}.weight", bits) for name in _listed(how, "targets")]
     if not named:
         return replace(base, scheme="unknown")
     return _by_vote(named, replace(base, scheme="mixed"))
@@ -345,14 +356,14 @@ def _marked_bits(method: str, marks: Mapping[str, object]) -> float:
     if method == "bitsandbytes":
         return 8 if marks.get("load_in_8bit") else 4.5
     match = re.match(r"w(\d+)a\d+", method)
-    bits = _number(marks.get("bits") or marks.get("w_bit")) or (float(match[1]) if match else 0)
-    group = _number(marks.get("group_size") or marks.get("q_group_size"))
+    bits = number(marks.get("bits") or marks.get("w_bit")) or (float(match[1]) if match else 0)
+    group = number(marks.get("group_size") or marks.get("q_group_size"))
     return bits + (16 + bits) / group if bits and group > 0 else bits
 
 
 def _group_bits(group: Mapping[str, object], marks: Mapping[str, object]) -> float:
     weights = _table(group, "weights")
-    bits, size = _number(weights.get("num_bits")), _number(weights.get("group_size"))
+    bits, size = number(weights.get("num_bits")), number(weights.get("group_size"))
     if not size:
         return bits
     formats = f"{group.get('format')} {marks.get('format')}"
@@ -361,24 +372,34 @@ def _group_bits(group: Mapping[str, object], marks: Mapping[str, object]) -> flo
     return bits + (8 if tiny else 16) / size
 
 
-def _left_alone(marks: Mapping[str, object]) -> set[Component]:
-    """Components that a list of exceptions names as a whole.
+def _exceptions(marks: Mapping[str, object]) -> Sequence[str] | None:
+    """Return what the lists of modules left alone hold; None where it would take too long to match.
 
-    Routed experts only by their name: an `mlp` in the list is the dense part beside them.
+    Python's matcher takes for ever over `(a+)+` and the like, and a config comes from anywhere.
     """
     patterns: list[str] = []
     for key in ("modules_to_not_convert", "ignore", "ignored_layers", "exclude_modules"):
-        if isinstance(value := marks.get(key), list):
-            patterns += map(str, value)
+        patterns += map(str, _listed(marks, key)[:_MOST_PATTERNS])
+    patterns = list(dict.fromkeys(patterns))
+    regular = [item for item in patterns if item.startswith("re:")]
+    slow = any(len(item) > 200 or len(_REPEATS.findall(item)) > 4 for item in regular)
+    nested = any(_REPEATED_GROUP.search(item) for item in regular)
+    too_many = len(patterns) >= _MOST_PATTERNS or len(regular) > _MOST_REGULAR
+    return None if slow or nested or too_many else patterns
+
+
+def _left_alone(patterns: Sequence[str]) -> set[Component]:
+    """Return the components that exceptions name as a whole.
+
+    Routed experts only by their name: an `mlp` in the list is the dense part beside them.
+    """
     return {
         part
+        for pattern in patterns
         for part, names in _SAMPLES.items()
-        if any(
-            _matches(pattern, f"{prefix}{_MIDDLE}.{name}")
-            for pattern in patterns
-            for prefix in _PREFIXES
-            for name in names
-            if part != "routed" or "expert" in pattern
+        if (part != "routed" or "expert" in pattern)
+        and any(
+            _matches(pattern, f"{prefix}{_MIDDLE}.{name}") for prefix in _PREFIXES for name in names
         )
     }
 
@@ -387,13 +408,9 @@ def _matches(pattern: str, name: str) -> bool:
     if pattern.startswith("re:"):
         try:
             return re.match(pattern[3:], name) is not None
-        except re.error:
+        except (re.error, OverflowError, RecursionError):
             return False
     if "*" in pattern:
         return fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")
     parts = name.split(".")
     return name == pattern or name.startswith(f"{pattern}.") or pattern in (parts[-1], parts[-2])
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0

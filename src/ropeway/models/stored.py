@@ -6,9 +6,10 @@ from math import prod
 from pathlib import Path
 
 from ropeway.models.build import counted_bytes, stored_bytes
+from ropeway.models.config import number
 from ropeway.models.quantisation import component_of
 from ropeway.models.shape import Component, ModelShape
-from ropeway.models.weights import INDEX, named_files, read_header, read_json_object
+from ropeway.models.weights import INDEX, is_there, named_files, read_header, read_json_object
 from ropeway.units import counted
 
 # Scales, paddings and small tensors account for this much; a larger difference is reported.
@@ -56,7 +57,7 @@ def read_stored(path: Path) -> StoredWeights | None:
     """
     index = path / INDEX
     files = named_files(index) if index.exists() else tuple(sorted(path.glob("*.safetensors")))
-    if index.exists() and not (files and all(file.exists() for file in files)):
+    if index.exists() and not (files and all(map(is_there, files))):
         total = _index_total(index)
         return StoredWeights(f"`{INDEX}`; not all files are here", total, {}) if total else None
     if not files:
@@ -101,4 +102,4 @@ def is_apart(name: str) -> bool:
 def _index_total(index: Path) -> int:
     metadata = read_json_object(index).get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, Mapping) else None
-    return int(total) if isinstance(total, int | float) else 0
+    return int(number(total))

@@ -5,16 +5,23 @@ milliseconds and no memory.
 """
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ropeway.errors import ModelError
+from ropeway.outside import open_regular, parse_json, read_bounded
 from ropeway.phrases import phrase
 from ropeway.units import format_bytes
 
 # The safetensors library refuses a longer header (MAX_HEADER_SIZE in its tensor.rs).
 _LONGEST_HEADER = 100_000_000
+# Files that name every tensor have 30 MB for a trillion parameters, any other has a megabyte.
+_LONGEST_JSON = 64 * 2**20
+# torch has at most 64 (MAX_DIMS in its c10 library), and counts elements in 64 bits.
+_MOST_DIMS, _LARGEST_DIM = 64, 2**63
 
 INDEX = "model.safetensors.index.json"
 """The file that says which tensor is in which file, where there are several."""
@@ -33,15 +40,13 @@ class TensorEntry:
 def read_json_object(file: Path) -> Mapping[str, object]:
     """Read a file that holds one JSON object. Raises ModelError when it does not."""
     try:
-        document = json.loads(file.read_bytes())
-    except OSError as error:
-        raise ModelError(
-            phrase("`{name}` cannot be read", name=file.name),
-            where=str(file),
-            evidence=(str(error),),
-        ) from None
+        data = read_bounded(file, _LONGEST_JSON)
+    except (OSError, ValueError) as error:
+        raise _unreadable(phrase("`{name}` cannot be read", name=file.name), file, error) from None
+    try:
+        document = parse_json(data)
     except ValueError as error:
-        evidence = phrase("{size} bytes; {error}", size=file.stat().st_size, error=error)
+        evidence = phrase("{size} bytes; {error}", size=len(data), error=error.args[0])
         raise _broken(file, phrase("`{name}` is not JSON", name=file.name), evidence) from None
     if isinstance(document, dict):
         return document
@@ -84,12 +89,11 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     ends exactly where the last tensor ends. Raises ModelError when that does not hold.
     """
     try:
-        size = path.stat().st_size
-        start, table = _header_table(path, size)
-    except OSError as error:
-        raise ModelError(
-            "a weight file cannot be read", where=str(path), evidence=(str(error),)
-        ) from None
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            start, table = _header_table(path, file, size)
+    except (OSError, ValueError) as error:
+        raise _unreadable("a weight file cannot be read", path, error) from None
     entries = _entries(path, start, table)
     expected = max((entry.end for entry in entries.values()), default=start)
     if size == expected:
@@ -104,6 +108,11 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     )
 
 
+def _unreadable(what: str, file: Path, error: OSError | ValueError) -> ModelError:
+    evidence = str(error) if isinstance(error, OSError) else error.args[0]
+    return ModelError(what, where=str(file), evidence=(evidence,))
+
+
 def _broken(file: Path, what: str, *evidence: str) -> ModelError:
     return ModelError(what, where=str(file), evidence=evidence, hint="fetch this file again")
 
@@ -115,11 +124,19 @@ def named_files(index: Path) -> tuple[Path, ...]:
     return tuple(index.parent / name for name in sorted(set(map(str, names))))
 
 
+def is_there(file: Path) -> bool:
+    """Say whether a file is there; a name that no file system takes names none."""
+    try:
+        return file.exists()
+    except OSError:
+        return False
+
+
 def _indexed_files(index: Path) -> tuple[Path, ...]:
     files = named_files(index)
     if not files:
         raise _broken(index, phrase("`{name}` has no `weight_map`", name=index.name))
-    missing = [file.name for file in files if not file.exists()]
+    missing = [file.name for file in files if not is_there(file)]
     if not missing:
         return files
     raise ModelError(
@@ -140,28 +157,25 @@ def _indexed_files(index: Path) -> tuple[Path, ...]:
     )
 
 
-def _header_table(path: Path, size: int) -> tuple[int, Mapping[str, object]]:
+def _header_table(path: Path, file: BinaryIO, size: int) -> tuple[int, Mapping[str, object]]:
     """Return the offset where the data starts, and the header's JSON object."""
     truncated, strange = "a weight file is truncated", "a weight file is not a safetensors file"
     on_disk = phrase("size on disk: {n} bytes", n=size)
     if size < 8:
         raise _broken(path, truncated, phrase("{on_disk}, less than any header", on_disk=on_disk))
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > _LONGEST_HEADER:
-            evidence = phrase(
-                "its first 8 bytes announce a header of {length} bytes", length=length
-            )
-            raise _broken(path, strange, evidence, on_disk)
-        if 8 + length > size:
-            evidence = phrase("its header alone needs: {size} bytes", size=8 + length)
-            raise _broken(path, truncated, on_disk, evidence)
-        header = file.read(length)
+    length = int.from_bytes(file.read(8), "little")
+    if length > _LONGEST_HEADER:
+        evidence = phrase("its first 8 bytes announce a header of {length} bytes", length=length)
+        raise _broken(path, strange, evidence, on_disk)
+    if 8 + length > size:
+        evidence = phrase("its header alone needs: {size} bytes", size=8 + length)
+        raise _broken(path, truncated, on_disk, evidence)
+    header = file.read(length)
     try:
-        table = json.loads(header)
+        table = parse_json(header)
     except ValueError as error:
         raise _broken(
-            path, strange, phrase("its header is not JSON: {error}", error=error)
+            path, strange, phrase("its header is not JSON: {error}", error=error.args[0])
         ) from None
     if not isinstance(table, dict):
         raise _broken(path, strange, "its header is not a JSON object")
@@ -178,10 +192,17 @@ def _entries(path: Path, start: int, table: Mapping[str, object]) -> dict[str, T
                 "dtype": str(dtype),
                 "shape": list(dims),
                 "data_offsets": [int(low), int(high)],
-            } if 0 <= low <= high and all(isinstance(dim, int) for dim in dims):
+            } if 0 <= low <= high and _is_size(dims):
                 entries[name] = TensorEntry(dtype, tuple(dims), start + low, start + high)
             case _:
                 entry = json.dumps(row)[:120]
                 evidence = phrase("tensor `{name}`: {entry}", name=name, entry=entry)
                 raise _broken(path, "a weight file's header is broken", evidence)
     return entries
+
+
+def _is_size(dims: Sequence[object]) -> bool:
+    """Say whether the header's shape can be that of a tensor in a file."""
+    return len(dims) <= _MOST_DIMS and all(
+        type(dim) is int and 0 <= dim <= _LARGEST_DIM for dim in dims
+    )
