@@ -241,7 +241,25 @@ def test_every_entry_is_a_shape_with_its_source(name):
         ("Qwen2.5-Omni-7B", "Qwen/Qwen2.5-Omni-7B", "bf16"),
         ("Kimi-K2", "moonshotai/Kimi-K2-Instruct", "fp8"),
         ("Qwen3_Next_80B_A3B", "Qwen/Qwen3-Next-80B-A3B-Instruct", "bf16"),
-        ("Qwen3-30B-A3B-Thinking-2507-FP8", "Qwen/Qwen3-30B-A3B", "fp8"),
+        ("Qwen3-30B-A3B-Thinking-2507-FP8", "Qwen/Qwen3-30B-A3B-Thinking-2507", "fp8"),
+        # As published by Eco-Tech and vllm-ascend on ModelScope, and by Red Hat.
+        ("MiniMax-M2.7-w8a8-QuaRot", "MiniMaxAI/MiniMax-M2.7", "w8a8"),
+        ("Eco-Tech/GLM-4.7-W8A8-floatmtp", "zai-org/GLM-4.7", "w8a8"),
+        ("Eco-Tech/Qwen3-32B-w8a8sc-310-vllm", "Qwen/Qwen3-32B", "w8a8sc"),
+        ("DeepSeek-R1-0528-w8a8-mtp-QuaRot", "deepseek-ai/DeepSeek-R1-0528", "w8a8"),
+        ("Qwen3-235B-A22B-Instruct-2507-w8a8-rot", "Qwen/Qwen3-235B-A22B-Instruct-2507", "w8a8"),
+        ("MiniMax-M2.7-w8a8c8-QuaRot", "MiniMaxAI/MiniMax-M2.7", "w8a8"),
+        ("DeepSeek-V3.1_w8a8mix_mtp", "deepseek-ai/DeepSeek-V3.1", "w8a8mix"),
+        ("Qwen3-30B-A3B-FP8-Instruct-2507", "Qwen/Qwen3-30B-A3B-Instruct-2507", "fp8"),
+        ("Qwen3-32B-W8A8-MXFP8", "Qwen/Qwen3-32B", "mxfp8"),
+        ("vllm-ascend/GLM5-w4a8", "zai-org/GLM-5", "w4a8"),
+        ("Qwen2.5-3B-quantized.w8a8", "Qwen/Qwen2.5-3B", "int-quantized"),
+        ("Qwen3-32B-quantized.w4a16", "Qwen/Qwen3-32B", "pack-quantized"),
+        ("QuantTrio/GLM-4.7-GPTQ-Int4-Int8Mix", "zai-org/GLM-4.7", "gptq"),
+        ("Qwen3-32B-int4-AutoRound", "Qwen/Qwen3-32B", "gptq"),
+        ("unsloth/Qwen3-32B-GGUF", "Qwen/Qwen3-32B", "gguf"),
+        ("DeepSeek-V3-BF16", "deepseek-ai/DeepSeek-V3", "bf16"),
+        ("gpt-oss-120b-bf16", "openai/gpt-oss-120b", "bf16"),
     ],
 )
 def test_names_are_found_in_every_usual_spelling(written, name, scheme):
@@ -265,3 +283,12 @@ def test_a_note_of_the_catalogue_reaches_the_shape():
     assert "`Qwen/Qwen2.5-32B`" in known("QwQ-32B").assumed[0]
     assert known("Kimi-K2-Thinking").encoders == ()
     assert known("Kimi-K2.5").encoders
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["DeepSeek-R1-w4a8-pruning", "Qwen3-30B-A3B-W8A8-Puring", "Qwen3-32B-w8a8-eagle3-draft"],
+)
+def test_a_part_of_a_model_is_not_taken_for_the_whole(name):
+    with pytest.raises(ModelError):
+        known(name)

@@ -6,11 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model_files import LLAMA
 from ropeway.engines.ascend_backends import backend_for, data_ranks
 from ropeway.engines.ascend_releases import RELEASES
+from ropeway.engines.ascend_settings import quantisation_fault, scheme_of
 from ropeway.engines.base import Node
 from ropeway.errors import LayoutError, Refused
+from ropeway.models.build import read_shape
 from ropeway.models.known import known
+from ropeway.models.quantisation import recognise_quantisation
 from ropeway.spec.model import Layout
 from serve_lines import hosts, make_replica, release
 
@@ -313,3 +317,54 @@ def test_hostile_names_stay_one_argument(text):
 def test_nothing_here_claims_to_be_verified():
     for row in RELEASES:
         assert "not verified on NPU hardware by us" in make_replica(row, "TP8", 1).notes(DENSE)
+
+
+PACKED = {"config_groups": {"g": {"weights": {"num_bits": 4}}}, "format": "pack-quantized"}
+FLOATING = {"config_groups": {"g": {"weights": {"num_bits": 8}}}, "format": "float-quantized"}
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "family", "words"),
+    [
+        ("Qwen3-32B-FP8", "0.23.0", "A2", "only on 950"),
+        ("Qwen3-32B-AWQ", "0.23.0", "A2", "not supported on NPUs"),
+        ("Qwen3-32B-GGUF", "0.23.0", "A2", "not supported on NPUs"),
+        ("gpt-oss-20b", "0.23.0", "A3", "not supported on NPUs"),
+        ("gpt-oss-20b-BF16", "0.23.0", "A3", ""),
+        ("Qwen3-32B-quantized.w8a8", "0.23.0", "A2", ""),
+        ("Qwen3-32B-quantized.w8a8", "0.23.0", "310P", "ModelSlim only"),
+        ("Qwen3-32B-quantized.w4a16", "0.23.0", "A2", "routed experts only"),
+        ("Qwen3-32B-w8a8", "0.23.0", "310P", ""),
+        ("Qwen3-32B-w4a8", "0.23.0", "310P", "not loaded on 310P"),
+        ("Qwen3-32B-w8a8sc-310-vllm", "0.23.0", "310P", ""),
+        ("Qwen3-32B-w8a8sc-310-vllm", "0.23.0", "A2", "on 310P only"),
+        ("Kimi-K2-Thinking", "0.23.0", "A3", ""),
+        ("Qwen3-32B", "0.23.0", "310P", ""),
+    ],
+)
+def test_a_name_tells_what_a_chip_cannot_load(model, version, family, words):
+    shape = known(model)
+    fault = quantisation_fault(scheme_of(shape), shape, version, family)
+    assert words in (fault.reason if fault else "") and bool(words) == (fault is not None)
+
+
+@pytest.mark.parametrize(
+    ("marks", "words"),
+    [
+        ({"quant_method": "compressed-tensors", **PACKED}, "routed experts only"),
+        ({"quant_method": "compressed-tensors", **FLOATING}, "only on 950"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "not supported on NPUs"),
+        ({"quant_method": "torchao"}, "not supported on NPUs"),
+        (
+            {"quant_method": "modelopt", "quantized_layers": {"a.q_proj": {"quant_algo": "FP8"}}}
+            | {"quant_algo": "MIXED_PRECISION"},
+            "not supported on NPUs",
+        ),
+    ],
+)
+def test_a_config_tells_the_same_to_plan_as_hosts_do_to_up(marks, words):
+    config = LLAMA | {"quantization_config": marks}
+    shape = read_shape(config)
+    for scheme in (scheme_of(shape), recognise_quantisation(config).scheme):
+        fault = quantisation_fault(scheme, shape, "0.23.0", "A2")
+        assert fault is not None and words in fault.reason

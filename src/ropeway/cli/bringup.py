@@ -26,6 +26,7 @@ from ropeway.models.shape import ModelShape
 from ropeway.phrases import phrase
 from ropeway.plan.layout import check as check_layout
 from ropeway.report.console import Screen
+from ropeway.spec.engine_args import config_overrides
 from ropeway.spec.model import DEFAULT_FILE, Layout, Model, Serve, Spec, load_spec, local_spec
 
 # From the engine's own start on two cores (docs/benchmarks.md); only the progress line uses it.
@@ -124,7 +125,7 @@ def start_context(spec: Spec, screen: Screen, *, fetch: bool = True) -> StartCon
             step.ok(str(model))
     else:
         model = Path(spec.model.path or "").expanduser().absolute()
-    shape = read_model(model)
+    shape = read_model(model, config_overrides(spec.serve.engine_args))
     hosts = {node.name: LocalHost(node.name, node.address) for node in virtual_nodes(spec)}
     return StartContext(spec, str(model), shape, facts, hosts)
 

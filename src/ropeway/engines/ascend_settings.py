@@ -219,7 +219,9 @@ def dispatch_variables(family: str, ranks: int) -> dict[str, str]:
 
 
 _MODELSLIM = re.compile(r"w\d+a\d+|int8")
-_PLAIN = ("bf16", "fp16", "fp32", "mixed")
+_PLAIN = ("bf16", "fp16", "fp32")
+# The newest release whose methods were read in the plug-in's source.
+_READ = "0.25.1rc1"
 
 
 def scheme_of(shape: ModelShape) -> str | None:
@@ -233,7 +235,7 @@ def scheme_of(shape: ModelShape) -> str | None:
 
 
 def quantisation_fault(
-    scheme: str | None, model_type: str, version: str, family: str
+    scheme: str | None, shape: ModelShape, version: str, family: str
 ) -> QuantisationFault | None:
     """Return why this release cannot load a checkpoint of this scheme on these chips, if so.
 
@@ -242,18 +244,65 @@ def quantisation_fault(
     """
     if scheme in (None, "none", "unknown"):
         return None
+    numbers = shape.precision.scheme
     if scheme == "ascend":
-        since = changes()["modelslim_since"].get(model_type, "")
-        if since and order(version) < order(since):
-            return QuantisationFault(
-                phrase(
-                    "ModelSlim checkpoints of `{model_type}` cannot be loaded in this release",
-                    model_type=model_type,
-                ),
-                "#4293; packed_modules_model_mapping in vllm_ascend/quantization",
-                since,
-            )
+        return _modelslim_fault(numbers, shape.model_type, version, family)
+    if scheme == "compressed-tensors" and (fault := _compressed_fault(shape, version, family)):
+        return fault
+    if scheme == "cuda" and scheme_of(shape) in changes()["method_since"]:
+        scheme = numbers
+    return _method_fault(scheme, version, family)
+
+
+def _modelslim_fault(
+    numbers: str, model_type: str, version: str, family: str
+) -> QuantisationFault | None:
+    since = changes()["modelslim_since"].get(model_type, "")
+    if since and order(version) < order(since):
+        return QuantisationFault(
+            phrase(
+                "ModelSlim checkpoints of `{model_type}` cannot be loaded in this release",
+                model_type=model_type,
+            ),
+            "#4293; packed_modules_model_mapping in vllm_ascend/quantization",
+            since,
+        )
+    source = "register_scheme in vllm_ascend/_310p/quantization"
+    if order(version) > order(_READ):
         return None
+    if family == "310P" and numbers.startswith("w") and not numbers.startswith("w8a8"):
+        return QuantisationFault(phrase("`{scheme}` is not loaded on 310P", scheme=numbers), source)
+    if family != "310P" and numbers.startswith("w8a8s"):
+        return QuantisationFault(
+            phrase("`{scheme}` is loaded on 310P only", scheme=numbers), source
+        )
+    return None
+
+
+def _compressed_fault(shape: ModelShape, version: str, family: str) -> QuantisationFault | None:
+    """Return what speaks against LLM-Compressor's numbers; the method itself has a row below."""
+    numbers, source = shape.precision.scheme, "_detect_quant_type in compressed_tensors_config.py"
+    if family == "310P":
+        return QuantisationFault(
+            phrase("this chip loads weights of ModelSlim only, and these are compressed-tensors"),
+            "#10666",
+        )
+    if numbers.startswith(("nvfp4", "mxfp4", "marlin", "sparse")):
+        return QuantisationFault(
+            phrase("`{scheme}` quantisation is not supported on NPUs", scheme=numbers), source
+        )
+    if numbers == "float-quantized":
+        return _method_fault(numbers, version, family)
+    dense = min(shape.precision.attention, shape.precision.dense, shape.precision.shared)
+    if numbers == "pack-quantized" and dense < 16 and order(version) <= order(_READ):
+        return QuantisationFault(
+            phrase("4-bit weights of compressed-tensors are loaded for routed experts only"),
+            'register_scheme("W4A16", "moe") in vllm_ascend/quantization',
+        )
+    return None
+
+
+def _method_fault(scheme: str, version: str, family: str) -> QuantisationFault | None:
     since = changes()["method_since"].get(scheme, "")
     only_950 = bool(since) and scheme != "compressed-tensors" and family != "950"
     if since and not only_950 and order(version) >= order(since):

@@ -1,12 +1,19 @@
 """What all vLLMs have in common, whatever the chip: layout flags, and the steps of a start."""
 
 import re
+from dataclasses import replace
 
+from ropeway.engines.ascend_releases import order
+from ropeway.models.shape import ModelShape
 from ropeway.phrases import phrase
-from ropeway.spec.model import Layout
+from ropeway.spec.model import Layout, Serve
 
 IMPORTING = phrase("importing vLLM")
 KEY_VARIABLE = "VLLM_API_KEY"  # read where no `--api-key` is given
+# vLLM refuses a context beyond the model's, unless this variable is set.
+_ALLOW_LONG = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+# The first that does not multiply YaRN's factor (models/positions.py).
+_YARN_AS_WRITTEN = "0.30.0rc1"
 _LISTENING = r"Application startup complete"
 # What a line of the log means to the person who waits, in the order of a start. The furthest step
 # is the activity, not the last line: Ray delivers the lines of ranks seconds late. The patterns are
@@ -26,6 +33,26 @@ _ACTIVITIES = (
     (_LISTENING, "waiting for the first token"),
 )
 _COMPILED = tuple((re.compile(pattern), words) for pattern, words in _ACTIVITIES)
+
+
+def served_shape(shape: ModelShape, serve: Serve, version: str) -> ModelShape:
+    """Return the model with the longest context that this version of vLLM lets it have."""
+    if order(version) < order(_YARN_AS_WRITTEN):
+        shape = replace(shape, max_positions=shape.earlier_positions)
+    if serve.env.get(_ALLOW_LONG, "").strip().lower() not in ("1", "true"):
+        return shape
+    doubt = phrase(
+        "`{name}` allows a context beyond the model's {n:,} tokens, where it may answer noise",
+        name=_ALLOW_LONG,
+        n=shape.max_positions,
+    )
+    return replace(shape, positions_doubt=doubt)
+
+
+def context_doubt(shape: ModelShape, context: int | None) -> tuple[str, ...]:
+    """Say what speaks against a context, or against the model's own where it is left blank."""
+    doubtful = shape.positions_doubt and (context is None or context > shape.max_positions)
+    return (shape.positions_doubt,) if doubtful else ()
 
 
 def parallel_flags(layout: Layout) -> tuple[str, ...]:

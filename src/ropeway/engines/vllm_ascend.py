@@ -331,11 +331,8 @@ def _check_layout(replica: AscendReplica, shape: ModelShape) -> None:
 
 
 def _check_quantisation(replica: AscendReplica, shape: ModelShape) -> None:
-    scheme = replica.scheme
-    if scheme == "cuda":  # the shape, read from config.json, may know which
-        scheme = shape.precision.scheme if "fp8" in shape.precision.scheme else scheme
     fault = ascend_settings.quantisation_fault(
-        scheme, shape.model_type, replica.release.version, replica.family
+        replica.scheme, shape, replica.release.version, replica.family
     )
     if fault is not None:
         raise fault.refused(replica.release.version, replica.model)

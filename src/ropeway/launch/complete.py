@@ -16,6 +16,7 @@ from ropeway.engines.ascend_releases import (
 )
 from ropeway.engines.base import Node, Ports
 from ropeway.engines.placement import shares
+from ropeway.engines.vllm import context_doubt, served_shape
 from ropeway.engines.vllm_ascend import AscendReplica
 from ropeway.errors import CheckFailed, Refused
 from ropeway.facts.ascend.driver import USUAL
@@ -154,7 +155,7 @@ def complete(spec: Spec, names: Sequence[str], inputs: Inputs) -> Service:
         assumed=tuple(dict.fromkeys(assumed)),
         notes=(
             *dict.fromkeys(replicas[0].notes(inputs.model.shape)),
-            *_context_notes(spec, inputs.model.shape),
+            *_context_notes(spec, served_shape(inputs.model.shape, serve, release.version)),
             *_idle_notes(serve.layout.times(serve.replicas), [site.node for site in sites], placed),
             *later,
         ),
@@ -163,7 +164,10 @@ def complete(spec: Spec, names: Sequence[str], inputs: Inputs) -> Service:
 
 def _context_notes(spec: Spec, shape: ModelShape) -> tuple[str, ...]:
     """Say which context the engine takes when nobody has chosen one."""
-    if spec.serve.context is not None or not shape.max_positions:
+    context = spec.serve.context
+    if doubt := context_doubt(shape, context):
+        return doubt
+    if context is not None or not shape.max_positions:
         return ()
     return (
         phrase(

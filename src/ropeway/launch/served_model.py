@@ -10,6 +10,7 @@ from ropeway.errors import CheckFailed, ModelError
 from ropeway.facts.host import HostFacts
 from ropeway.models.build import read_shape
 from ropeway.models.known import known, published_name
+from ropeway.models.positions import NOTHING
 from ropeway.models.quantisation import counted_precision
 from ropeway.models.read import read_directory_shape
 from ropeway.models.shape import ModelShape
@@ -29,15 +30,17 @@ class ServedModel:
     assumed: tuple[str, ...] = ()
 
 
-def served_model(path: str, facts: Mapping[str, HostFacts]) -> ServedModel:
+def served_model(
+    path: str, facts: Mapping[str, HostFacts], overrides: Mapping[str, object] = NOTHING
+) -> ServedModel:
     """Return the model as the first host has it, or without any answer as this machine does, or as
-    it was published. Raises CheckFailed or ModelError."""
+    it was published; with the `overrides` of `--hf-overrides`. Raises CheckFailed or ModelError."""
     for name, host in facts.items():
         if host.model is not None and host.model.there:
             where = f"{name}:{path}/config.json"
             if host.model.config is None:
                 raise ModelError(phrase("config.json cannot be read"), where=where)
-            shape = read_shape(dict(host.model.config), where=where)
+            shape = read_shape(host.model.config, where, overrides)
             precision = counted_precision(host.model.kinds, shape)
             return ServedModel(replace(shape, precision=precision), host.model.scheme)
     if facts:
@@ -51,10 +54,10 @@ def served_model(path: str, facts: Mapping[str, HostFacts]) -> ServedModel:
             hint=phrase("put it on one of them; `ropeway model push` then copies it to the others"),
         )
     if Path(path).is_dir():
-        shape = read_directory_shape(Path(path))
+        shape = read_directory_shape(Path(path), overrides)
         origin = phrase("the hosts have the same model as this machine in {path}", path=path)
     else:
-        shape, name = known(path), published_name(path)
+        shape, name = known(path, overrides), published_name(path)
         origin = phrase("{path} is the published {name}", path=path, name=name)
     scheme = scheme_of(shape)
     return ServedModel(shape, scheme, (origin, _quantisation(shape, scheme)))

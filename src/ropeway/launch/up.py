@@ -29,6 +29,7 @@ from ropeway.launch.lock import Author, Lock, audited
 from ropeway.launch.rollout import Rollout, Service
 from ropeway.launch.served_model import ServedModel, served_model
 from ropeway.phrases import joined, phrase
+from ropeway.spec.engine_args import config_overrides
 from ropeway.spec.model import Spec
 from ropeway.units import counted
 
@@ -192,7 +193,7 @@ def prepare(
         {host.name: host for host in every},
         facts,
         tuple(container for _, containers in answers.values() for container in containers),
-        served_model(spec.model.path or "", facts),
+        served_model(spec.model.path or "", facts, config_overrides(spec.serve.engine_args)),
     )
 
 

@@ -6,7 +6,8 @@ from ropeway.models.attention import HIDDEN, matrix, norm
 from ropeway.models.config import Config
 from ropeway.models.encoders import read_encoders
 from ropeway.models.layers import all_layers, mtp_layers, unknown_kinds
-from ropeway.models.quantisation import stored_precision
+from ropeway.models.positions import NOTHING, overridden, positions
+from ropeway.models.quantisation import is_unread, stored_precision
 from ropeway.models.shape import (
     Block,
     ModelShape,
@@ -20,7 +21,6 @@ from ropeway.models.shape import (
 from ropeway.phrases import phrase
 
 _VOCAB = ("vocab_size", "padded_vocab_size")
-_POSITIONS = ("max_position_embeddings", "max_sequence_length", "n_positions", "seq_length")
 _DTYPE = ("dtype", "torch_dtype")
 
 # The checkpoints of these hold a copy of embedding and head with each MTP layer
@@ -39,11 +39,17 @@ _COMPARED = (
 )  # fmt: skip
 
 
-def read_shape(config: Mapping[str, object], where: str = "config.json") -> ModelShape:
+def read_shape(
+    config: Mapping[str, object],
+    where: str = "config.json",
+    overrides: Mapping[str, object] = NOTHING,
+) -> ModelShape:
     """Read the shape out of a parsed config.json; `weight_bytes` stays 0.
 
-    Raises ModelError when a number that this kind of model needs is missing or not a whole number.
+    `overrides` are those of vLLM's `--hf-overrides`. Raises ModelError when a number that this kind
+    of model needs is missing or not a whole number.
     """
+    config = overridden(config, overrides)
     reader = Config(config, where)
     layers = all_layers(reader)
     hidden = reader.need("hidden size", HIDDEN)
@@ -53,6 +59,7 @@ def read_shape(config: Mapping[str, object], where: str = "config.json") -> Mode
     dtype = reader.text(_DTYPE).removeprefix("torch.")
     precision = stored_precision(config, dtype)
     names = config.get("architectures")
+    longest, longest_before = positions(reader)
     return ModelShape(
         architecture=str(names[0]) if isinstance(names, list) and names else "",
         model_type=str(config.get("model_type") or ""),
@@ -62,7 +69,8 @@ def read_shape(config: Mapping[str, object], where: str = "config.json") -> Mode
         outer=_outer(reader, hidden, vocab, tied),
         tied_embeddings=tied,
         dtype=dtype,
-        max_positions=reader.find(_POSITIONS),
+        max_positions=longest,
+        earlier_positions=longest_before,
         precision=precision,
         mtp=as_runs(predictors),
         mtp_outer=_mtp_outer(reader, sum(block.count for block in predictors), (hidden, vocab)),
@@ -187,6 +195,6 @@ def _assumed(config: Config, precision: Precision) -> tuple[str, ...]:
         )
     if config.find(("zero_expert_num",)):
         notes.append("experts per token are a mean: the router may also choose idle experts")
-    if precision.scheme == "unknown":
+    if precision.scheme == "unknown" or is_unread(precision):
         notes.append("`quantization_config` is of an unknown kind: bits are taken from the dtype")
     return tuple(notes)

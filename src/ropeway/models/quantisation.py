@@ -59,10 +59,16 @@ _NAMED: dict[str, tuple[float, float, float, float]] = {
     "nvfp4": (_NVFP4, _NVFP4, _NVFP4, _NVFP4),
     "awq": (_GROUPED_4, _GROUPED_4, _GROUPED_4, _GROUPED_4),
     "gptq": (_GROUPED_4, _GROUPED_4, _GROUPED_4, _GROUPED_4),
+    "gguf": (_GROUPED_4, _GROUPED_4, _GROUPED_4, _GROUPED_4),  # as Q4_K; nothing loads it on NPUs
 }
 _SAME = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 # Bits of the KV cache in a scheme's name, as in `w8a8c8`.
 CACHE_ENDING = re.compile(r"c(8|4)$")
+# What else may stand behind the bits: sparse, compressed (for 310P), of two kinds.
+_MANNER = re.compile(r"(?<=a\d)(sc?|mix)$")
+
+# How LLM-Compressor's checkpoints are named: `-quantized.w8a8`. They are of another format.
+_COMPRESSED = "quantized."
 
 # none                no mark of any
 # ascend              ModelSlim: made for NPUs
@@ -97,7 +103,7 @@ _KEPT_EVIDENCE = 8
 # Published lists of exceptions have hundreds of names, and at most a dozen regular expressions.
 _MOST_PATTERNS, _MOST_REGULAR = 10_000, 100
 _REPEATS, _REPEATED_GROUP = re.compile(r"[*+{]"), re.compile(r"\)[*+{]")
-_MODELSLIM = re.compile(r"W(\d+)A\d+")  # its types: `W8A8_DYNAMIC`
+_MODELSLIM = re.compile(r"W(\d+)A\d+(?:SC?(?![A-Z]))?")  # its types: `W8A8_DYNAMIC`, `W8A8SC`
 
 
 def precision_named(name: str, shape: ModelShape) -> Precision:
@@ -107,20 +113,30 @@ def precision_named(name: str, shape: ModelShape) -> Precision:
     """
     if name == "auto":
         return shape.precision
-    plain = _plain_scheme(name)
-    key = "w4a16-dense" if plain == "w4a16" and not shape.experts else plain
+    plain = _plain_scheme(name.removeprefix(_COMPRESSED))
+    bits = _MANNER.sub("", plain)
+    key = "w4a16-dense" if bits == "w4a16" and not shape.experts else bits
     if key not in _NAMED:
         known = ", ".join(f"`{item}`" for item in _NAMED if item != "w4a16-dense")
         raise ModelError(
             phrase("`{name}` is not a quantisation that we know", name=name),
             hint=phrase("known are {known}", known=known),
         )
+    if name.startswith(_COMPRESSED):
+        kind = "float" if "fp" in plain else "int" if plain.endswith("a8") else "pack"
+        plain = f"{kind}-quantized"
     return Precision(plain, *_NAMED[key])
 
 
 def is_scheme(name: str) -> bool:
     """Whether `precision_named` knows it."""
-    return _plain_scheme(name) in _NAMED
+    return _MANNER.sub("", _plain_scheme(name)) in _NAMED
+
+
+def is_unread(precision: Precision) -> bool:
+    """Whether a quantisation is known by name alone: its bits are those of the dtype."""
+    bits = {precision.attention, precision.dense, precision.routed, precision.shared}
+    return precision.scheme in _LOADED_AS and bits == {precision.norm}
 
 
 def stored_precision(config: Mapping[str, object], dtype: str) -> Precision:
@@ -148,7 +164,7 @@ def marked_precision(
         return _mixed(marks, base)
     bits = _marked_bits(method, marks)
     if not bits:
-        return replace(base, scheme="unknown")
+        return replace(base, scheme=method if _LOADED_AS.get(method) == "cuda" else "unknown")
     patterns = _exceptions(marks)
     if patterns is None:
         return replace(base, scheme="unknown")
@@ -329,7 +345,9 @@ def _mixed(marks: Mapping[str, object], base: Precision) -> Precision:
             named += [(f"{name}.weight", bits) for name in _listed(how, "targets")]
     if not named:
         return replace(base, scheme="unknown")
-    return _by_vote(named, replace(base, scheme="mixed"))
+    compressed = _method(marks) == "compressed-tensors"
+    scheme = "mixed-quantized" if compressed else "modelopt_mixed"
+    return _by_vote(named, replace(base, scheme=scheme))
 
 
 def _by_vote(named: list[tuple[str, float]], base: Precision) -> Precision:

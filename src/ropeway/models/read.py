@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ropeway.errors import ModelError
 from ropeway.models.build import read_shape
+from ropeway.models.positions import NOTHING
 from ropeway.models.quantisation import described_precision, marked_precision
 from ropeway.models.shape import ModelShape, Precision
 from ropeway.models.weights import find_weight_files, read_header, read_json_object
@@ -16,18 +17,18 @@ _DESCRIPTION = "quant_model_description.json"
 _MODELOPT = "hf_quant_config.json"
 
 
-def read_model(path: Path) -> ModelShape:
-    """Read a model directory: config.json, and every weight file's header.
+def read_model(path: Path, overrides: Mapping[str, object] = NOTHING) -> ModelShape:
+    """Read a model directory: config.json, changed by `overrides`, and each weight file's header.
 
     Raises ModelError when the directory, config.json, or a weight file is missing or broken.
     """
-    shape = read_directory_shape(path)
+    shape = read_directory_shape(path, overrides)
     files = find_weight_files(path)
     total = sum(entry.end - entry.begin for file in files for entry in read_header(file).values())
     return replace(shape, weight_bytes=total, weight_files=files)
 
 
-def read_directory_shape(path: Path) -> ModelShape:
+def read_directory_shape(path: Path, overrides: Mapping[str, object] = NOTHING) -> ModelShape:
     """Read a model directory's config.json alone; weight files need not exist.
 
     Raises ModelError when the directory or config.json is missing or broken.
@@ -47,7 +48,7 @@ def read_directory_shape(path: Path) -> ModelShape:
             where=str(path),
             hint="check the path; the right directory contains `config.json`",
         )
-    shape = read_shape(read_json_object(config), where=str(config))
+    shape = read_shape(read_json_object(config), str(config), overrides)
     return replace(shape, precision=_precision_beside(path, shape.precision))
 
 

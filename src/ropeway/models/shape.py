@@ -227,6 +227,8 @@ class ModelShape:
     precision       of the weights as config.json says they are stored
     dtype           as written, "" when config.json leaves it out
     max_positions   longest context in tokens, 0 when config.json leaves it out
+    earlier_positions  the same in releases before vLLM 0.30, which count YaRN in another way
+    positions_doubt    why a longer context may run all the same; "" where vLLM refuses it
     assumed         what config.json does not say and was assumed, in words
     weight_bytes    of all tensors, from the weight files; 0 when only the config was read
     """
@@ -244,6 +246,8 @@ class ModelShape:
     mtp: tuple[Block, ...] = ()
     mtp_outer: tuple[Weight, ...] = ()
     encoders: tuple[Encoder, ...] = ()
+    earlier_positions: int = 0
+    positions_doubt: str = ""
     assumed: tuple[str, ...] = ()
     weight_bytes: int = 0
     weight_files: tuple[Path, ...] = ()

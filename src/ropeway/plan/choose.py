@@ -13,6 +13,7 @@ from operator import itemgetter
 from ropeway.engines.ascend_layouts import limits, notes, runs_from
 from ropeway.engines.ascend_settings import quantisation_fault, scheme_of
 from ropeway.engines.placement import hosts_of_replicas, replicas_that_fit
+from ropeway.engines.vllm import context_doubt
 from ropeway.errors import LayoutError
 from ropeway.phrases import Phrase, count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected
@@ -65,7 +66,11 @@ def choose(request: PlanRequest) -> Plan:
         front=tuple(sorted(front, key=lambda item: item.forecast.tpot_s)),
         rejected=tuple(rejected),
         values=(),
-        doubts=(*_doubts(search, ranked), *_context_words(search, layouts, chosen)),
+        doubts=(
+            *_doubts(search, ranked),
+            *_context_words(search, layouts, chosen),
+            *context_doubt(request.shape, None if request.leaves_context else search.context),
+        ),
         beyond_measured=most is not None,
         notes=tuple(dict.fromkeys((*request.shape.assumed, *made_of))),
         searched=len(layouts),
@@ -88,7 +93,7 @@ def _check_quantisation(request: PlanRequest) -> None:
         return
     fault = quantisation_fault(
         scheme_of(request.shape),
-        request.shape.model_type,
+        request.shape,
         request.traits.version,
         request.chip.family,
     )

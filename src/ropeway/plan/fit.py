@@ -190,8 +190,9 @@ def _power_of_two(least: int) -> int:
 
 def _context(request: PlanRequest) -> int:
     load, longest = request.load, request.shape.max_positions
+    least = 0 if request.shape.positions_doubt else longest  # beyond it vLLM refuses
     takes = load.tokens
-    if longest and takes > longest:
+    if least and takes > least:
         raise Refused(
             phrase(
                 "a request takes {takes:,} tokens, and the model has {longest:,} positions",
@@ -204,8 +205,8 @@ def _context(request: PlanRequest) -> int:
     context = request.context or request.blank_context
     if context is None:
         whole = ceil(takes / _ROUND_CONTEXT) * _ROUND_CONTEXT
-        return min(whole, longest) if longest else whole
-    if longest and context > longest:
+        return min(whole, least) if least else whole
+    if least and context > least:
         raise Refused(
             phrase(
                 "a context of {tokens:,} tokens is longer than the model's {longest:,}",

@@ -1,5 +1,6 @@
 """From a spec, its model and its machine to a PlanRequest: the one way, for all who ask."""
 
+from ropeway.engines.vllm import served_shape
 from ropeway.engines.vllm_cpu import CONTEXT as LOCAL_CONTEXT
 from ropeway.hardware import Chip
 from ropeway.models.shape import ModelShape
@@ -31,6 +32,7 @@ def request_for(
     Without a chip, it is for this machine, and `machine` has its constants.
     """
     serve, cluster, work = spec.serve, spec.cluster, spec.workload
+    shape = served_shape(shape, serve, engine.version)
     return PlanRequest(
         shape=shape,
         model_name=spec.model.served_name or spec.model.name or str(spec.model.path),

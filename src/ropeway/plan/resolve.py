@@ -3,6 +3,7 @@
 Every value remembers where it came from: a flag, or a line of the spec.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ropeway.plan.machine import EngineTraits, Machine, ascend, traits
 from ropeway.plan.request import LOCAL_ENGINE, graph_of, request_for
 from ropeway.plan.writing import without_planned
 from ropeway.spec.cluster import Cluster, RemoteHost
+from ropeway.spec.engine_args import config_overrides
 from ropeway.spec.file import SpecFile
 from ropeway.spec.model import Layout, Model, Serve, Spec, Workload
 
@@ -158,8 +160,9 @@ def _model(
     spec: Spec | None, flags: Flags, checkpoints: Path, left_out: tuple[str, ...]
 ) -> tuple[str, ModelShape, tuple[str, ...]]:
     """Return name, shape and notes. A path may exist only on hosts: then the name must be known."""
+    overrides = config_overrides(spec.serve.engine_args) if spec else {}
     if flags.model:
-        return _named(flags.model, checkpoints)
+        return _named(flags.model, checkpoints, overrides)
     if spec is None:
         raise Refused(
             phrase("which model?"),
@@ -171,10 +174,10 @@ def _model(
         )
     if spec.model.name:
         folder = fetched(spec.model.name, checkpoints)
-        return spec.model.name, read_directory_shape(folder), ()
+        return spec.model.name, read_directory_shape(folder, overrides), ()
     path = str(spec.model.path)
     if Path(path).expanduser().exists():
-        return _named(path, checkpoints)
+        return _named(path, checkpoints, overrides)
     try:
         name = published_name(path)
     except ModelError:
@@ -188,17 +191,19 @@ def _model(
     note = phrase(
         "`{path}` is not on this machine; planned as the published {name}", path=path, name=name
     )
-    return Path(path).name, known(path), (note,)
+    return Path(path).name, known(path, overrides), (note,)
 
 
-def _named(text: str, checkpoints: Path) -> tuple[str, ModelShape, tuple[str, ...]]:
+def _named(
+    text: str, checkpoints: Path, overrides: Mapping[str, object]
+) -> tuple[str, ModelShape, tuple[str, ...]]:
     path = model_path(text, checkpoints)
     if path is None:
-        return text.rsplit("/", 1)[-1], known(text), ()
+        return text.rsplit("/", 1)[-1], known(text, overrides), ()
     if path.is_file():
-        where = str(path)
-        return path.absolute().parent.name, read_shape(read_json_object(path), where=where), ()
-    return path.absolute().name, read_directory_shape(path), ()
+        shape = read_shape(read_json_object(path), str(path), overrides)
+        return path.absolute().parent.name, shape, ()
+    return path.absolute().name, read_directory_shape(path, overrides), ()
 
 
 def model_path(text: str, checkpoints: Path) -> Path | None:

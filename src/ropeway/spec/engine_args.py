@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 
+from ropeway.outside import parse_json
 from ropeway.phrases import phrase
 from ropeway.spec.errors import Fault
 from ropeway.spec.secret_shapes import is_secret_name, without_secret_shapes
@@ -61,6 +62,53 @@ def engine_argument_flags(engine_args: Mapping[str, object]) -> list[str]:
         else:
             flags += [f"--{name}", text]
     return flags
+
+
+def flag_value(engine_args: Mapping[str, object], name: str) -> object:
+    """Return what `serve.engine_args` gives a flag, in either spelling; None where it is left out.
+
+    `name` is written with `-`.
+    """
+    return next((value for key, value in engine_args.items() if _plain(key) == name), None)
+
+
+def flag_settings(engine_args: Mapping[str, object], name: str) -> dict[str, object]:
+    """Return the keys of a flag that takes JSON: a mapping, its text, or `flag.key` for each."""
+    value = flag_value(engine_args, name)
+    if isinstance(value, str):
+        try:
+            value = parse_json(value)
+        except ValueError:
+            value = None
+    found: dict[str, object] = dict(value) if isinstance(value, Mapping) else {}
+    for key, one in engine_args.items():
+        flag, dot, rest = key.partition(".")
+        if dot and _plain(flag) == name:
+            found[rest] = one
+    return found
+
+
+def config_overrides(engine_args: Mapping[str, object]) -> dict[str, object]:
+    """Return what the flags change of the model's config.json, as vLLM's `--hf-overrides` has it.
+
+    `--rope-scaling` is a flag of its own before vLLM 0.12.
+    """
+    found: dict[str, object] = {}
+    for key, value in flag_settings(engine_args, "hf-overrides").items():
+        *parts, last = key.split(".")
+        place = found
+        for part in parts:
+            inner = place.get(part)
+            place[part] = dict(inner) if isinstance(inner, Mapping) else {}
+            place = place[part]  # type: ignore[assignment]
+        place[last] = value
+    if scaling := flag_settings(engine_args, "rope-scaling"):
+        found["rope_scaling"] = scaling
+    return found
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def flag_faults(engine_args: Mapping[str, object]) -> list[Fault]:

@@ -3,18 +3,20 @@
 One JSON file for each lies beside this file: `source` is where its config.json was published,
 `config` the keys that shapes are made from, `note` a remark for the user. `same_as` in place of
 `config` names a model with the same dimensions (except the keys in `without`); `note` then says why
-we think so.
+we think so. `positions` is then its own longest context, with `positions_source`; without it that
+of the other model is a guess.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 
 from ropeway.errors import ModelError
 from ropeway.models.build import read_shape
+from ropeway.models.positions import NOTHING
 from ropeway.models.quantisation import is_scheme, precision_named
 from ropeway.models.shape import ModelShape
 from ropeway.phrases import phrase
@@ -25,26 +27,42 @@ WITHOUT_CONFIG = ("DeepSeek-OCR-2", "LongCat-Flash-Lite", "Qwen3.8-27B")
 
 # What publishers add to a name without changing a dimension. Quantisations are apart.
 _ENDINGS = re.compile(
-    r"-(instruct|chat|it|base|hf|thinking|preview|mtp|dynamic|static|pt|gguf|g?128g|\d{4}|\d+k|v0\.\d+|bf16|fp16)$"
+    r"-(instruct|chat|it|base|hf|thinking|preview|mtp|dynamic|static|pt|g?128g|\d{4}|\d+k|v0\.\d+|bf16|fp16)$"
 )
-_QUANTISED = re.compile(
-    r"-((?:gptq-|awq-|auto-?round-)?int[48]|w\d+a\d+(?:c\d)?|awq|gptq|fp8|mxfp[48]|nvfp4|quantized)$"
+# Those after which the context is the same too.
+_SAME_CONTEXT = re.compile(r"-(hf|mtp|dynamic|static|g?128g)(?=-|$)")
+_FORMAT = (
+    r"(?:(?:gptq|awq|auto-?round)-)?int[48]|w\d+a\d+(?:c\d|sc?|mix)?|awq|gptq|fp8|mxfp[48]|nvfp4"
+    r"|bf16|fp16|gguf|auto-?round|quantized"
 )
+# How a checkpoint was quantised, by whom and for what stands behind its format, in free words:
+# `-w8a8-QuaRot`, `-W8A8-floatmtp`, `-w8a8sc-310-vllm-tp4`, `-w8a8-mtp-QuaRot`, `-quantized.w4a16`.
+_QUANTISED = re.compile(rf"-({_FORMAT})(?=[-.]|$)([-.].*)?$")
+# Words for what is not the whole model any more.
+_PART = re.compile(r"prun|pruing|puring|eagle|specul|draft|dspark|dflash|lora|adapter|reap")
 # Quantisations in names, by the names under which bits are looked up.
-_SCHEME = {"int4": "w4a16", "gptq-int4": "gptq", "awq-int4": "awq", "gptq-int8": "int8"}
+_SCHEME = {
+    "int4": "w4a16", "gptq-int4": "gptq", "awq-int4": "awq", "gptq-int8": "gptq",
+    "autoround": "gptq", "auto-round": "gptq",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """One entry: its published name, where its config was read, and a note for the user."""
+    """One entry: its published name, where its config was read, and a note for the user.
+
+    `same_as` names the model whose config it is; `borrows_context`: the longest context too.
+    """
 
     name: str
     source: str
     note: str
     config: dict[str, object]
+    same_as: str = ""
+    borrows_context: bool = False
 
 
-def known(name: str) -> ModelShape:
+def known(name: str, overrides: Mapping[str, object] = NOTHING) -> ModelShape:
     """Return the shape of a published model, by its name in any usual spelling.
 
     `Qwen/Qwen3-32B`, `qwen3-32b` and `Qwen3-32B-W8A8` are known; the last has the bits that its
@@ -52,10 +70,27 @@ def known(name: str) -> ModelShape:
     """
     key, scheme = _find(name)
     entry = entry_of(key)
-    shape = read_shape(entry.config, where=f"the catalogue's `{entry.name}`")
+    shape = read_shape(entry.config, f"the catalogue's `{entry.name}`", overrides)
     notes = (*shape.assumed, *((entry.note,) if entry.note else ()))
     shape = replace(shape, assumed=notes)
+    if entry.borrows_context or _lineage(name) != _lineage(key):
+        shape = replace(shape, positions_doubt=_doubt(name, entry, shape.max_positions))
     return replace(shape, precision=precision_named(scheme, shape)) if scheme else shape
+
+
+def _doubt(name: str, entry: KnownModel, longest: int) -> str:
+    """Say whose context was taken for a model that is planned as another one."""
+    return phrase(
+        "the longest context of `{name}` is not known here; {n:,} tokens are that of `{other}`",
+        name=name.rstrip("/").rpartition("/")[2],
+        n=longest,
+        other=entry.same_as or entry.name,
+    )
+
+
+def _lineage(name: str) -> str:
+    """Return a name without what leaves the context as it is."""
+    return _SAME_CONTEXT.sub("", _QUANTISED.sub("", _plain(name)))
 
 
 def published_name(name: str) -> str:
@@ -69,18 +104,22 @@ def entry_of(name: str) -> KnownModel:
     raw = json.loads(text)
     config = raw.get("config") or entry_of(raw["same_as"]).config
     config = {key: value for key, value in config.items() if key not in raw.get("without", ())}
-    note = raw.get("note", "")
-    if "same_as" in raw:
-        note = phrase("same dimensions as `{name}`: {why}", name=raw["same_as"], why=note)
-    return KnownModel(raw["name"], raw["source"], note, config)
+    note, same_as = raw.get("note", ""), raw.get("same_as", "")
+    if same_as:
+        note = phrase("same dimensions as `{name}`: {why}", name=same_as, why=note)
+    if "positions" in raw:
+        config["max_position_embeddings"] = raw["positions"]
+    borrows = bool(same_as) and "positions" not in raw
+    return KnownModel(raw["name"], raw["source"], note, config, same_as, borrows)
 
 
 def _find(name: str) -> tuple[str, str]:
     """Return the published name, and the quantisation in the ending, if any."""
-    for candidate, scheme in _readings(_plain(name)):
-        published = _by_plain_name().get(candidate)
-        if published:
-            return published, scheme
+    readings = list(_readings(_plain(name)))
+    for table, spelled in ((_by_plain_name(), str), (_by_joined_name(), _joined)):
+        for candidate, scheme in readings:
+            if published := table.get(spelled(candidate)):
+                return published, scheme
     raise _unknown(name)
 
 
@@ -88,12 +127,25 @@ def _readings(plain: str) -> Iterator[tuple[str, str]]:
     """Yield the name, then with its endings removed one by one, each with the quantisation."""
     scheme = ""
     yield plain, scheme
-    while match := _QUANTISED.search(plain) or _ENDINGS.search(plain):
-        plain = plain[: match.start()]
-        if match.re is _QUANTISED and not scheme:
-            ending = _SCHEME.get(match[1], match[1])
-            scheme = ending if is_scheme(ending) else ""
+    if (match := _QUANTISED.search(plain)) and not _PART.search(match[0]):
+        plain, scheme = plain[: match.start()], _scheme_of(match[0])
+        yield plain + (match[2] or ""), scheme  # `-FP8-Instruct`
         yield plain, scheme
+    while match := _ENDINGS.search(plain):
+        plain = plain[: match.start()]
+        yield plain, scheme
+
+
+def _scheme_of(ending: str) -> str:
+    """Return the name of the numbers that an ending means; "" for those of the published model."""
+    found = [
+        _SCHEME.get(match, match)
+        for match in re.findall(rf"(?<=[-.])({_FORMAT})(?=[-.]|$)", ending)
+    ]
+    schemes = [one for one in found if is_scheme(one)]
+    # `-w8a8-mxfp8` are MXFP8's numbers; `w8a8` alone are whole ones.
+    scheme = next((one for one in schemes if not re.match(r"w\d+a\d+", one)), (*schemes, "")[0])
+    return f"quantized.{scheme}" if scheme and "quantized" in found else scheme
 
 
 def _plain(name: str) -> str:
@@ -125,6 +177,16 @@ def _by_plain_name() -> dict[str, str]:
             if depth < len(readings):
                 by_reading.setdefault(readings[depth], name)
     return by_reading
+
+
+@cache
+def _by_joined_name() -> dict[str, str]:
+    """Return the same where the name is spelled without hyphens: `GLM5`."""
+    return {_joined(plain): name for plain, name in _by_plain_name().items()}
+
+
+def _joined(plain: str) -> str:
+    return plain.replace("-", "")
 
 
 def _unknown(name: str) -> ModelError:
