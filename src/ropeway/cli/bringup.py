@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ropeway.checkpoints.fetch import default_root, ensure, fetched
 from ropeway.engines.vllm_cpu import CpuReplica
@@ -84,6 +85,7 @@ def with_flags(
     *,
     name: str | None = None,
     model: str | None = None,
+    model_config: str | None = None,
     layout: str | None = None,
     port: int | None = None,
 ) -> Spec:
@@ -93,11 +95,14 @@ def with_flags(
         serve["layout"] = Layout.parse(layout)
     if port is not None:
         serve["port"] = port
-    changes: dict[str, object] = {"serve": spec.serve.model_copy(update=serve)}
+    changes: dict[str, Any] = {"serve": spec.serve.model_copy(update=serve)}
     if name is not None:
         changes["name"] = name
     if model is not None:
         changes["model"] = _model_of(model)
+    if model_config is not None:
+        named = changes.get("model", spec.model)
+        changes["model"] = named.model_copy(update={"config": model_config})
     return spec.model_copy(update=changes)
 
 

@@ -197,6 +197,9 @@ def _document_of(service: Service) -> dict[str, object]:
     "--model", help="Checkpoint name or model folder, in place of the spec's.",
     shell_complete=one_of(lambda: RECIPES),
 )  # fmt: skip
+@click.option(
+    "--model-config", metavar="FILE", help="The model's config.json here, for a dry run or a plan."
+)
 @click.option("--layout", help="Parallel layout, in place of the spec's: `TP2×PP2+EP`, `tp4`.")
 @click.option("--port", type=click.IntRange(1, 65_535), help="In place of `serve.port`.")
 @click.option("--ssh-config", metavar="FILE", help="Read in place of ~/.ssh/config.")
@@ -213,6 +216,7 @@ def up(
     local: bool,
     name: str | None,
     model: str | None,
+    model_config: str | None,
     layout: str | None,
     port: int | None,
     ssh_config: str | None,
@@ -238,7 +242,9 @@ def up(
       ropeway up --rehearse
       ropeway up --rehearse 64x8-910B4 --fault never-joins:host7
     """
-    flags = partial(with_flags, name=name, model=model, layout=layout, port=port)
+    flags = partial(
+        with_flags, name=name, model=model, model_config=model_config, layout=layout, port=port
+    )
     on_hosts = partial(
         _up_hosts, screen=screen,
         dry_run=dry_run, yes=yes, skip_checks=skip_checks, ssh_config=ssh_config,

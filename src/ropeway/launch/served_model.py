@@ -9,10 +9,10 @@ from ropeway.engines.ascend_settings import scheme_of
 from ropeway.errors import CheckFailed, ModelError
 from ropeway.facts.host import HostFacts
 from ropeway.models.build import read_shape
-from ropeway.models.known import known, published_name
+from ropeway.models.known import as_named, known, published_name
 from ropeway.models.positions import NOTHING
 from ropeway.models.quantisation import counted_precision
-from ropeway.models.read import read_directory_shape
+from ropeway.models.read import read_alone, read_directory_shape
 from ropeway.models.shape import ModelShape
 from ropeway.phrases import phrase
 
@@ -31,10 +31,16 @@ class ServedModel:
 
 
 def served_model(
-    path: str, facts: Mapping[str, HostFacts], overrides: Mapping[str, object] = NOTHING
+    path: str,
+    facts: Mapping[str, HostFacts],
+    overrides: Mapping[str, object] = NOTHING,
+    config: str | None = None,
 ) -> ServedModel:
     """Return the model as the first host has it, or without any answer as this machine does, or as
-    it was published; with the `overrides` of `--hf-overrides`. Raises CheckFailed or ModelError."""
+    it was published; with the `overrides` of `--hf-overrides`. Raises CheckFailed or ModelError.
+
+    `config` is the path of its config.json here.
+    """
     for name, host in facts.items():
         if host.model is not None and host.model.there:
             where = f"{name}:{path}/config.json"
@@ -42,7 +48,8 @@ def served_model(
                 raise ModelError(phrase("config.json cannot be read"), where=where)
             shape = read_shape(host.model.config, where, overrides)
             precision = counted_precision(host.model.kinds, shape)
-            return ServedModel(replace(shape, precision=precision), host.model.scheme)
+            shape = as_named(replace(shape, precision=precision), path)
+            return ServedModel(shape, host.model.scheme)
     if facts:
         raise CheckFailed(
             phrase("no host has the model"),
@@ -53,8 +60,11 @@ def served_model(
             ),
             hint=phrase("put it on one of them; `ropeway model push` then copies it to the others"),
         )
-    if Path(path).is_dir():
-        shape = read_directory_shape(Path(path), overrides)
+    if config:
+        shape = read_alone(Path(config).expanduser(), path, overrides)
+        origin = phrase("the hosts' model has the config in {path}", path=config)
+    elif Path(path).is_dir():
+        shape = as_named(read_directory_shape(Path(path), overrides), path)
         origin = phrase("the hosts have the same model as this machine in {path}", path=path)
     else:
         shape, name = known(path, overrides), published_name(path)

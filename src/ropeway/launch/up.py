@@ -193,7 +193,12 @@ def prepare(
         {host.name: host for host in every},
         facts,
         tuple(container for _, containers in answers.values() for container in containers),
-        served_model(spec.model.path or "", facts, config_overrides(spec.serve.engine_args)),
+        served_model(
+            spec.model.path or "",
+            facts,
+            config_overrides(spec.serve.engine_args),
+            spec.model.config,
+        ),
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ropeway.errors import ModelError
 from ropeway.models.build import read_shape
+from ropeway.models.known import as_named
 from ropeway.models.positions import NOTHING
 from ropeway.models.quantisation import described_precision, marked_precision
 from ropeway.models.shape import ModelShape, Precision
@@ -50,6 +51,14 @@ def read_directory_shape(path: Path, overrides: Mapping[str, object] = NOTHING) 
         )
     shape = read_shape(read_json_object(config), str(config), overrides)
     return replace(shape, precision=_precision_beside(path, shape.precision))
+
+
+def read_alone(config: Path, name: str, overrides: Mapping[str, object] = NOTHING) -> ModelShape:
+    """Read a config.json, or the folder that holds it, for the model called `name`."""
+    if config.is_dir():
+        return as_named(read_directory_shape(config, overrides), name, unmarked=True)
+    shape = read_shape(read_json_object(config), str(config), overrides)
+    return as_named(shape, name, unmarked=True)
 
 
 def _precision_beside(path: Path, stored: Precision) -> Precision:

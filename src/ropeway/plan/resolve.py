@@ -12,11 +12,9 @@ from ropeway.checkpoints.fetch import fetched
 from ropeway.engines.ascend_releases import image_tag, release_of, requested_version
 from ropeway.errors import ModelError, Refused
 from ropeway.hardware import Chip, chip_named
-from ropeway.models.build import read_shape
-from ropeway.models.known import known, published_name
-from ropeway.models.read import read_directory_shape
+from ropeway.models.known import as_named, known, published_name
+from ropeway.models.read import read_alone, read_directory_shape
 from ropeway.models.shape import ModelShape
-from ropeway.models.weights import read_json_object
 from ropeway.phrases import phrase
 from ropeway.plan.calibration import calibration_path, read_calibration
 from ropeway.plan.candidate import Objective, PlanRequest
@@ -176,6 +174,9 @@ def _model(
         folder = fetched(spec.model.name, checkpoints)
         return spec.model.name, read_directory_shape(folder, overrides), ()
     path = str(spec.model.path)
+    if spec.model.config:
+        shape = read_alone(Path(spec.model.config).expanduser(), path, overrides)
+        return Path(path).name, shape, ()
     if Path(path).expanduser().exists():
         return _named(path, checkpoints, overrides)
     try:
@@ -185,7 +186,8 @@ def _model(
             phrase("the model is not on this machine, and no published model has this name"),
             where=path,
             hint=phrase(
-                "say which it is: `--model Qwen3-30B-A3B`, or the path of its `config.json`"
+                "say which it is: `--model Qwen3-30B-A3B`, or the path of its `config.json`;"
+                " `config` below `model` keeps it in the spec"
             ),
         ) from None
     note = phrase(
@@ -201,9 +203,10 @@ def _named(
     if path is None:
         return text.rsplit("/", 1)[-1], known(text, overrides), ()
     if path.is_file():
-        shape = read_shape(read_json_object(path), str(path), overrides)
-        return path.absolute().parent.name, shape, ()
-    return path.absolute().name, read_directory_shape(path, overrides), ()
+        name = path.absolute().parent.name
+        return name, read_alone(path, name, overrides), ()
+    name = path.absolute().name
+    return name, as_named(read_directory_shape(path, overrides), name), ()
 
 
 def model_path(text: str, checkpoints: Path) -> Path | None:

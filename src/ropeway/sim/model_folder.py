@@ -5,9 +5,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ropeway.models.build import counted_bytes, read_shape
 from ropeway.models.known import entry_of, known, published_name
+from ropeway.models.read import read_alone
+from ropeway.models.shape import ModelShape
+from ropeway.models.weights import read_json_object
 
 _SHARD_BYTES = 4e9  # of the largest, as `save_pretrained` splits
 _MODELSLIM = re.compile(r"w\d+a\d+")  # schemes of files that are made for NPUs
@@ -17,7 +21,7 @@ _MODELSLIM = re.compile(r"w\d+a\d+")  # schemes of files that are made for NPUs
 class ModelFolder:
     """A model's directory, whole.
 
-    published  the name under which its config.json is known
+    published  the name under which its config.json is known; empty where the user gave it
     config     the text of its config.json
     files      file name → bytes
     kind       what quant_model_description.json calls the weights; None without that file
@@ -41,13 +45,21 @@ def published(name: str, path: str) -> ModelFolder:
     model that is not known.
     """
     key = published_name(name)
-    entry, shape = entry_of(key), known(name)
-    config = dict(entry.config)
+    return _folder(path, key, dict(entry_of(key).config), known(name))
+
+
+def described(file: Path, path: str) -> ModelFolder:
+    """Return a model that only its config.json tells of, as if it lay at `path`."""
+    config = file / "config.json" if file.is_dir() else file
+    return _folder(path, "", dict(read_json_object(config)), read_alone(file, path))
+
+
+def _folder(path: str, key: str, config: dict[str, object], shape: ModelShape) -> ModelFolder:
     scheme, kind = shape.precision.scheme, None
     if scheme != read_shape(config, where=key).precision.scheme:  # the name says how it is stored
         kind = scheme.upper() if _MODELSLIM.match(scheme) else None
         config.pop("quantization_config", None)
-        if kind is None:
+        if kind is None and scheme not in ("bf16", "fp16", "fp32"):
             config["quantization_config"] = {"quant_method": scheme}
     size = counted_bytes(shape) + sum(2.0 * (encoder.numbers or 0) for encoder in shape.encoders)
     count = math.ceil(size / _SHARD_BYTES)

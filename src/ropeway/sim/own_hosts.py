@@ -3,13 +3,14 @@
 import ipaddress
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 from ropeway.errors import ModelError, Refused
 from ropeway.launch.complete import release_for
 from ropeway.launch.images import image_name
 from ropeway.phrases import joined, phrase
 from ropeway.sim.machine import Fleet, equipped, kind_named, machine, made_up_address, made_up_model
-from ropeway.sim.model_folder import ModelFolder, published
+from ropeway.sim.model_folder import ModelFolder, described, published
 from ropeway.spec.cluster import RemoteHost
 from ropeway.spec.model import Spec
 
@@ -46,7 +47,7 @@ def own_fleet(spec: Spec, chip: str) -> Fleet:
         nic = host.nic or spec.cluster.nic or one.nic
         machines.append(replace(one, nic=nic, folders=folders))
     image = image_name(release_for(spec, {}, ""), kind.family, runtime)
-    fleet = equipped(machines, _model(spec.model.path), image)
+    fleet = equipped(machines, _model(spec.model.path, spec.model.config), image)
     return replace(fleet, port=spec.serve.port)
 
 
@@ -64,9 +65,11 @@ def _is_plain(address: str) -> bool:
         return False
 
 
-def _model(path: str | None) -> ModelFolder:
+def _model(path: str | None, config: str | None) -> ModelFolder:
     if path is None:  # `up` refuses that by itself, and `doctor` needs none
         return made_up_model()
+    if config:
+        return described(Path(config).expanduser(), path)
     try:
         return published(path, path)
     except ModelError as error:

@@ -151,12 +151,17 @@ def _layout_faults(layouts: tuple[Layout, ...]) -> list[Fault]:
 
 
 class Model(SpecModel):
-    """What to serve: `name` (one that `ropeway model fetch` makes) or `path` (a directory)."""
+    """What to serve: `name` (one that `ropeway model fetch` makes) or `path` (a directory).
+
+    `config` is the path of its config.json on this machine, for plans and dry runs of a model that
+    is only on the hosts.
+    """
 
     name: ModelName | None = None
     path: Annotated[str, matching(r"[^\x00-\x1f\x7f]+", "a directory's name")] | None = Field(
         default=None, validate_default=True
     )
+    config: Annotated[str, matching(r"[^\x00-\x1f\x7f]+", "a path")] | None = None
     served_name: (
         Annotated[str, matching(r"[^\s-]\S{0,199}", "a name: no spaces, no `-` in front")] | None
     ) = None

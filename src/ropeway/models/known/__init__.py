@@ -18,12 +18,17 @@ from ropeway.errors import ModelError
 from ropeway.models.build import read_shape
 from ropeway.models.positions import NOTHING
 from ropeway.models.quantisation import is_scheme, precision_named
-from ropeway.models.shape import ModelShape
-from ropeway.phrases import phrase
+from ropeway.models.shape import Component, ModelShape
+from ropeway.phrases import joined, phrase
 from ropeway.suggest import did_you_mean
 
 # Models in public measurements whose config.json was not found in public repositories.
 WITHOUT_CONFIG = ("DeepSeek-OCR-2", "LongCat-Flash-Lite", "Qwen3.8-27B")
+
+_GIVE = phrase(
+    "give the directory of the model, or its `config.json`:"
+    " `plan --model FILE`, `up --model-config FILE`, or `config: FILE` below `model`"
+)
 
 # What publishers add to a name without changing a dimension. Quantisations are apart.
 _ENDINGS = re.compile(
@@ -91,6 +96,30 @@ def _doubt(name: str, entry: KnownModel, longest: int) -> str:
 def _lineage(name: str) -> str:
     """Return a name without what leaves the context as it is."""
     return _SAME_CONTEXT.sub("", _QUANTISED.sub("", _plain(name)))
+
+
+def as_named(shape: ModelShape, name: str, *, unmarked: bool = False) -> ModelShape:
+    """Return the shape with a note where the model's name says other numbers than its config.json.
+
+    `unmarked`: the config lies alone, without the files in which a quantiser tells what it did;
+    then the name is believed where the config says nothing.
+    """
+    scheme = next((one for _, one in _readings(_plain(name)) if one), "")
+    if not scheme:
+        return shape
+    named, own = precision_named(scheme, shape), shape.precision
+    part: Component = "routed" if shape.experts else "dense"
+    if abs(getattr(named, part) - getattr(own, part)) < 1:
+        return shape
+    if unmarked and own.scheme in ("bf16", "fp16", "fp32"):
+        note = phrase("its weights are {scheme}, by its name alone", scheme=named.scheme)
+        return replace(shape, precision=named, assumed=(*shape.assumed, note))
+    note = phrase(
+        "its name says {named}, its config.json {own}: vLLM goes by config.json",
+        named=named.scheme,
+        own=own.scheme,
+    )
+    return replace(shape, assumed=(*shape.assumed, note))
 
 
 def published_name(name: str) -> str:
@@ -194,10 +223,10 @@ def _unknown(name: str) -> ModelError:
     if plain in {_plain(item) for item in WITHOUT_CONFIG}:
         return ModelError(
             phrase("no config.json of `{name}` was found in public", name=name),
-            hint="give the directory of the model, or its `config.json`",
+            hint=_GIVE,
         )
     meant = did_you_mean(name, published_files(), most=3)
     return ModelError(
         phrase("`{name}` is neither a path nor a known model", name=name),
-        hint=meant or "give the directory of the model, or its `config.json`",
+        hint=joined((*((meant,) if meant else ()), _GIVE), "\n"),
     )
