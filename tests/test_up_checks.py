@@ -305,3 +305,31 @@ def test_labels_that_no_engine_takes_are_refused_before_anything_ends(
     for more in (("--dry-run",), *([()] if runtime == "docker" else [])):  # no nerdctl is there
         assert two.run("up", *more) == 2
         assert "the label `ropeway.spec` would have" in two.err
+
+
+def test_a_config_stands_for_a_model_that_no_host_shows(cluster: Make, tmp_path):  # noqa: F811
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(MOE))
+    two = cluster(fleet_with(*DOWN))
+    two.write(two.spec.model_copy(update={"model": Model(path="/data/Ours-w8a8-QuaRot")}))
+    two.serve(layout="TP4", context=4096)
+    assert two.run("up", "--dry-run") == 2
+    assert "`up --model-config FILE`" in two.error
+    script = dry_run(two, "--model-config", str(config))
+    assert assumed(script)[:2] == [
+        f"the hosts' model has the config in {config}",
+        "its weights are quantised as w8a8, with ModelSlim",
+    ]
+    assert "--quantization ascend" in script
+    two.change("model", config=str(config))
+    assert assumed(dry_run(two)) == assumed(script)
+
+
+def test_virtual_hosts_have_a_model_of_which_there_is_only_a_config(cluster: Make, tmp_path):  # noqa: F811
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(MOE))
+    two = cluster()
+    two.write(two.spec.model_copy(update={"model": Model(path="/data/Ours", config=str(config))}))
+    two.serve(layout="TP4", context=4096)
+    assert two.run("up", "--dry-run", "--rehearse", "910B4") == 0, two.err
+    assert assumed(two.out) == []

@@ -91,15 +91,11 @@ def _check_quantisation(request: PlanRequest) -> None:
     """Raise Refused where no layout helps: what `up` refuses is not planned."""
     if request.chip is None:
         return
-    fault = quantisation_fault(
-        scheme_of(request.shape),
-        request.shape,
-        request.traits.version,
-        request.chip.family,
-    )
+    scheme, traits = scheme_of(request.shape), request.traits
+    fault = quantisation_fault(scheme, request.shape, traits.version, request.chip.family)
     if fault is not None:
         more = phrase("with such weights: `--model {model}-W8A8`", model=request.model_name)
-        raise fault.refused(request.traits.version, request.model_name, more)
+        raise fault.refused(traits.version, request.model_name, "" if scheme == "ascend" else more)
 
 
 def _layouts(search: Search) -> tuple[Layout, ...]:
