@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from model_files import LLAMA
 from ropeway.doctor.checks import CAUSES, GROUPS, examine, ordered
 from ropeway.doctor.cluster import Cluster, Requirements
 from ropeway.doctor.finding import (
@@ -247,3 +248,24 @@ NO_FAULTS = ("no-such", "link-down:host9", "link-down:host1:99", "tls-on::x")
 def test_a_malformed_fleet_or_fault_is_refused(size, faults):
     with pytest.raises(Refused):
         faulty_fleet(size, faults)
+
+
+@pytest.mark.parametrize(
+    ("method", "scheme", "tag", "found"),
+    [
+        ("fp8", "cuda", "v0.23.0", True),
+        ("fp8", "cuda", "v0.23.0-a5", False),
+        ("compressed-tensors", "compressed-tensors", "v0.23.0", False),
+        ("compressed-tensors", "compressed-tensors", "v0.23.0-310p", True),
+        ("awq", "cuda", None, True),
+    ],
+)
+def test_weights_are_judged_for_the_chips_and_the_release(method, scheme, tag, found):
+    groups = {"g": {"weights": {"num_bits": 8}, "targets": ["Linear"]}}
+    marks = {"quant_method": method, "format": "int-quantized", "config_groups": groups}
+    config = LLAMA | {"quantization_config": marks}
+    sizes = {"config.json": 9, "model.safetensors": 7}
+    model = ModelFiles("/m", True, sizes, config=config, scheme=scheme)
+    images = (Image(f"quay.io/ascend/vllm-ascend:{tag}", "sha256:1"),) if tag else ()
+    host = HostFacts("a", "10.0.0.1", docker=Docker("27", None, images), model=model)
+    assert ("model-quantisation" in {one.check for one in findings_of(host)}) == found

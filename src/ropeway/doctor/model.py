@@ -5,8 +5,15 @@ from dataclasses import replace
 
 from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.rule import Check, Evidence, Hit, on_models, outlier_hits, unnamed_model
+from ropeway.doctor.versions import tagged
+from ropeway.engines.ascend_releases import ImageTag
+from ropeway.engines.ascend_settings import QuantisationFault, quantisation_fault
+from ropeway.errors import ModelError
+from ropeway.facts.containers import ENGINE, IMAGES
 from ropeway.facts.host import WEIGHTS, ModelFiles
 from ropeway.facts.model_directory import HASHES, MODEL
+from ropeway.models.build import read_shape
+from ropeway.models.quantisation import counted_precision
 from ropeway.phrases import joined, phrase
 from ropeway.units import format_bytes
 
@@ -70,10 +77,28 @@ def _different_hashes(cluster: Cluster) -> Iterator[Hit]:
         )
 
 
-def _foreign_scheme(model: ModelFiles) -> Evidence:
-    if model.scheme is None or model.scheme in _RUNS_ON_NPUS:
+def _unloadable(cluster: Cluster) -> Iterator[Hit]:
+    """Yield hosts whose release cannot load the weights on its chips; CUDA's where none is known.
+
+    What `up` and `plan` refuse is decided by the same function.
+    """
+    tags = {host.name: tag for host, tag in tagged(cluster)}
+    for location, model in cluster.models():
+        tag, marks = tags.get(location.host), model.scheme_evidence or model.scheme or ""
+        if tag is None or model.config is None:
+            if model.scheme is not None and model.scheme not in _RUNS_ON_NPUS:
+                yield Hit((location,), marks)
+        elif fault := _fault(model, tag):
+            yield Hit((location,), phrase("{marks}: {reason}", marks=marks, reason=fault.reason))
+
+
+def _fault(model: ModelFiles, tag: ImageTag) -> QuantisationFault | None:
+    try:
+        shape = read_shape(model.config or {})
+    except ModelError:
         return None
-    return model.scheme_evidence or model.scheme
+    shape = replace(shape, precision=counted_precision(model.kinds, shape))
+    return quantisation_fault(model.scheme, shape, tag.version, tag.family)
 
 
 _OF_FILES = (
@@ -110,10 +135,9 @@ _OF_FILES = (
           reads=(MODEL, HASHES),
           expected="the same sha256 everywhere",
           fix="copy `{file}` again from one host"),
-    Check("model-quantisation", "fail", "the model is quantised for CUDA",
-          on_models(_foreign_scheme),
-          reads=(MODEL,),
-          expected="BF16, or quantised for Ascend",
+    Check("model-quantisation", "fail", "NPUs cannot load the model's weights", _unloadable,
+          reads=(MODEL, ENGINE, IMAGES),
+          expected="BF16, or quantised for these chips and this release",
           # Up to v0.11.0 such a checkpoint ends in a bare KeyError (#4313).
           fix="use the BF16 original, or a checkpoint that ModelSlim quantised for "
           "Ascend (it has a `quant_model_description.json`)",

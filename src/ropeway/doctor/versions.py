@@ -38,7 +38,7 @@ def image_of(cluster: Cluster, host: HostFacts) -> str | None:
     return max(versions)[1] if versions else None
 
 
-def _tagged(cluster: Cluster) -> Iterator[tuple[HostFacts, ImageTag]]:
+def tagged(cluster: Cluster) -> Iterator[tuple[HostFacts, ImageTag]]:
     """Yield each host with the release of the image that would run there."""
     for host in cluster.hosts:
         name = image_of(cluster, host)
@@ -78,7 +78,7 @@ def _wrong_firmware(cluster: Cluster) -> Iterator[Hit]:
 
 
 def _old_drivers(cluster: Cluster) -> Iterator[Hit]:
-    for host, tag in _tagged(cluster):
+    for host, tag in tagged(cluster):
         release = release_of(tag.version)
         if host.driver is None or release is None:
             continue
@@ -92,7 +92,7 @@ def _old_drivers(cluster: Cluster) -> Iterator[Hit]:
 
 
 def _wrong_images(cluster: Cluster) -> Iterator[Hit]:
-    for host, tag in _tagged(cluster):
+    for host, tag in tagged(cluster):
         families = {family for npu in host.npus if (family := chip_family(npu.name or ""))}
         if families and tag.family not in families:
             chips = joined(sorted(families), ", ")
@@ -101,7 +101,7 @@ def _wrong_images(cluster: Cluster) -> Iterator[Hit]:
 
 
 def _old_images(cluster: Cluster) -> Iterator[Hit]:
-    for host, tag in _tagged(cluster):
+    for host, tag in tagged(cluster):
         model_type = host.model.model_type if host.model else None
         for need in MODEL_NEEDS:
             if model_type in need.model_types and order(tag.version) < order(need.release):
@@ -117,7 +117,7 @@ def _old_transformers(cluster: Cluster) -> Iterator[Hit]:
     It may not know the architecture: an image had 4.56.2, and Qwen3-VL requires 4.57.0. A newer
     writer alone does not prove that, so this is a warning.
     """
-    for host, tag in _tagged(cluster):
+    for host, tag in tagged(cluster):
         release = release_of(tag.version)
         newest = release.newest_transformers if release else None
         writer = host.model.transformers if host.model else None

@@ -376,13 +376,13 @@ def _marked_bits(method: str, marks: Mapping[str, object]) -> float:
     match = re.match(r"w(\d+)a\d+", method)
     bits = number(marks.get("bits") or marks.get("w_bit")) or (float(match[1]) if match else 0)
     group = number(marks.get("group_size") or marks.get("q_group_size"))
-    return bits + (16 + bits) / group if bits and group > 0 else bits
+    return bits + (16 + bits) / group if bits and group >= 1 else bits
 
 
 def _group_bits(group: Mapping[str, object], marks: Mapping[str, object]) -> float:
     weights = _table(group, "weights")
     bits, size = number(weights.get("num_bits")), number(weights.get("group_size"))
-    if not size:
+    if size < 1:
         return bits
     formats = f"{group.get('format')} {marks.get('format')}"
     floating = weights.get("type") == "float" or weights.get("scale_dtype") == "torch.uint8"

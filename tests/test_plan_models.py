@@ -1,0 +1,65 @@
+"""What `ropeway plan` makes of limits, names and configs of models."""
+
+import json
+
+import pytest
+
+from model_files import LLAMA
+from plan_requests import SPEC
+from test_plan_command import document, run
+
+
+@pytest.fixture(name="spec")
+def _spec(tmp_path, monkeypatch):
+    """A spec in a folder of its own, where the verb runs."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "ropeway.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+STAND_IN = SPEC.replace("Qwen3-30B-A3B", "Kimi-K2-Instruct-0905-w8a8").replace("910B4", "910C")
+
+
+def test_the_context_of_a_stand_in_is_a_doubt_and_no_refusal(capsys, spec):
+    spec.write_text(STAND_IN.replace("serve:\n", "serve:\n  context: 200000\n", 1))
+    made = document(capsys, "--engine-version", "0.18.0")
+    said = "the longest context of `Kimi-K2-Instruct-0905-w8a8` is not known here"
+    assert any(said in doubt for doubt in made["doubts"])
+    spec.write_text(STAND_IN.replace("serve:\n", "serve:\n  context: 100000\n", 1))
+    made = document(capsys, "--engine-version", "0.18.0")
+    assert not any(said in doubt for doubt in made["doubts"])
+
+
+def test_a_longer_context_by_yarn_is_planned_as_the_release_takes_it(capsys, spec):
+    yarn = "{rope_type: yarn, factor: 4.0, original_max_position_embeddings: 32768}"
+    keys = (
+        f"serve:\n  context: 98304\n  engine_args: {{hf-overrides: {{rope_parameters: {yarn}}}}}\n"
+    )
+    spec.write_text(SPEC.replace("serve:\n", keys, 1))
+    assert document(capsys, "--engine-version", "0.18.0")["exit"] == 0
+    code, _, err = run(capsys, "--engine-version", "0.30.0rc1")
+    assert code == 2 and "is longer than the model's 40,960" in err
+    spec.write_text(SPEC.replace("serve:\n", "serve:\n  context: 98304\n", 1))
+    assert run(capsys, "--engine-version", "0.18.0")[0] == 2
+
+
+def test_a_config_in_the_spec_stands_for_a_model_that_only_hosts_have(capsys, spec, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    spec.write_text(SPEC.replace("Qwen3-30B-A3B", "Our-8B-w8a8-QuaRot"))
+    code, _, err = run(capsys)
+    assert code == 2 and "`config` below `model` keeps it in the spec" in err
+    lines = spec.read_text().replace("model:\n", "model:\n  config: config.json\n", 1)
+    spec.write_text(lines)
+    made = document(capsys)
+    assert made["exit"] == 0
+    assert "its weights are w8a8, by its name alone" in made["notes"]
+
+
+def test_a_name_that_contradicts_its_config_is_said_to(capsys, tmp_path):
+    folder = tmp_path / "Our-8B-BF16"
+    folder.mkdir()
+    marked = LLAMA | {"quantization_config": {"quant_method": "int8", "bits": 8}}
+    (folder / "config.json").write_text(json.dumps(marked))
+    made = document(capsys, "--model", str(folder), "--chip", "910B4")
+    assert any("its name says bf16, its config.json int8" in note for note in made["notes"])
