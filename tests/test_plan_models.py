@@ -6,6 +6,7 @@ import pytest
 
 from model_files import LLAMA
 from plan_requests import SPEC
+from ropeway.cli.main import exit_code
 from test_plan_command import document, run
 
 
@@ -63,3 +64,10 @@ def test_a_name_that_contradicts_its_config_is_said_to(capsys, tmp_path):
     (folder / "config.json").write_text(json.dumps(marked))
     made = document(capsys, "--model", str(folder), "--chip", "910B4")
     assert any("its name says bf16, its config.json int8" in note for note in made["notes"])
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "/" + "a" * 5000, "~nobody-of-this-name/x", "a\0b"])
+@pytest.mark.parametrize("verb", [("plan", "--chip", "910B4", "--model"), ("model", "show")])
+def test_a_path_that_no_system_takes_is_not_there(verb, name, capsys):
+    assert exit_code([*verb, name]) == 2
+    assert "error: " in capsys.readouterr().err

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import Any, BinaryIO
 
 from ropeway.phrases import phrase
@@ -77,6 +77,29 @@ def check_depth(document: object) -> None:
         raise _too_deep()
 
 
+def local_path(text: str) -> Path:
+    """Return the path that a user wrote; `~name` stays as it is where there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def is_there(path: Path) -> bool:
+    """Say whether a path is there for us. One that the system refuses to look at is not."""
+    return _mode(path) != 0
+
+
+def is_file(path: Path) -> bool:
+    """Say whether a regular file is there for us."""
+    return S_ISREG(_mode(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Say whether a folder is there for us."""
+    return S_ISDIR(_mode(path))
+
+
 @contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
     """Open a file to read its bytes. Raises OSError when the system refuses.
@@ -97,6 +120,13 @@ def read_bounded(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise ValueError(phrase("it is longer than {size}", size=format_bytes(most)))
     return data
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):  # no such file, too long a name, a NUL in it, not allowed
+        return 0
 
 
 def _whole_characters(escape: re.Match[str]) -> str:

@@ -20,6 +20,7 @@ from ropeway.models.shape import ModelShape
 from ropeway.models.stored import read_stored
 from ropeway.models.summary import ModelSummary, summarise
 from ropeway.models.weights import find_weight_files, read_json_object
+from ropeway.outside import is_file
 from ropeway.plan.layout import problems
 from ropeway.plan.resolve import model_path
 from ropeway.plan.shards import shard
@@ -134,7 +135,7 @@ def _read(name: str, root: Path | None) -> ModelSummary:
         entry = entry_of(published_name(name))
         where = "/".join(entry.source.split("/")[2:5])  # the permalink is in the catalogue's file
         return summarise(f"{entry.name}, as read in {where}", known(name))
-    if path.is_file():
+    if is_file(path):
         return summarise(str(path), read_shape(read_json_object(path), where=str(path)))
     shape = read_directory_shape(path)
     stored = read_stored(path)

@@ -14,6 +14,7 @@ from ropeway.models.positions import NOTHING
 from ropeway.models.quantisation import counted_precision
 from ropeway.models.read import read_alone, read_directory_shape
 from ropeway.models.shape import ModelShape
+from ropeway.outside import is_folder, local_path
 from ropeway.phrases import phrase
 
 
@@ -61,9 +62,9 @@ def served_model(
             hint=phrase("put it on one of them; `ropeway model push` then copies it to the others"),
         )
     if config:
-        shape = read_alone(Path(config).expanduser(), path, overrides)
+        shape = read_alone(local_path(config), path, overrides)
         origin = phrase("the hosts' model has the config in {path}", path=config)
-    elif Path(path).is_dir():
+    elif is_folder(Path(path)):
         shape = as_named(read_directory_shape(Path(path), overrides), path)
         origin = phrase("the hosts have the same model as this machine in {path}", path=path)
     else:

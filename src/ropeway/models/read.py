@@ -11,6 +11,7 @@ from ropeway.models.positions import NOTHING
 from ropeway.models.quantisation import described_precision, marked_precision
 from ropeway.models.shape import ModelShape, Precision
 from ropeway.models.weights import find_weight_files, read_header, read_json_object
+from ropeway.outside import is_folder, is_there
 
 # ModelSlim, the quantiser for NPUs, writes this beside the weights instead of a config key.
 _DESCRIPTION = "quant_model_description.json"
@@ -34,16 +35,16 @@ def read_directory_shape(path: Path, overrides: Mapping[str, object] = NOTHING) 
 
     Raises ModelError when the directory or config.json is missing or broken.
     """
-    if not path.exists():
+    if not is_there(path):
         raise ModelError("the model directory does not exist", where=str(path))
-    if not path.is_dir():
+    if not is_folder(path):
         raise ModelError(
             "this is a file, not a model directory",
             where=str(path),
             hint="give the directory that holds `config.json` and the safetensors files",
         )
     config = path / "config.json"
-    if not config.exists():
+    if not is_there(config):
         raise ModelError(
             "the model directory has no `config.json`",
             where=str(path),
@@ -55,7 +56,7 @@ def read_directory_shape(path: Path, overrides: Mapping[str, object] = NOTHING) 
 
 def read_alone(config: Path, name: str, overrides: Mapping[str, object] = NOTHING) -> ModelShape:
     """Read a config.json, or the folder that holds it, for the model called `name`."""
-    if config.is_dir():
+    if is_folder(config):
         return as_named(read_directory_shape(config, overrides), name, unmarked=True)
     shape = read_shape(read_json_object(config), str(config), overrides)
     return as_named(shape, name, unmarked=True)
@@ -63,9 +64,9 @@ def read_alone(config: Path, name: str, overrides: Mapping[str, object] = NOTHIN
 
 def _precision_beside(path: Path, stored: Precision) -> Precision:
     description, modelopt = path / _DESCRIPTION, path / _MODELOPT
-    if description.exists():
+    if is_there(description):
         return described_precision(read_json_object(description), stored)
-    if modelopt.exists() and stored.scheme in ("bf16", "fp16"):
+    if is_there(modelopt) and stored.scheme in ("bf16", "fp16"):
         marks = read_json_object(modelopt).get("quantization")
         return marked_precision(marks, stored) if isinstance(marks, Mapping) else stored
     return stored

@@ -9,7 +9,8 @@ from ropeway.models.build import counted_bytes, stored_bytes
 from ropeway.models.config import number
 from ropeway.models.quantisation import component_of
 from ropeway.models.shape import Component, ModelShape
-from ropeway.models.weights import INDEX, is_there, named_files, read_header, read_json_object
+from ropeway.models.weights import INDEX, named_files, read_header, read_json_object
+from ropeway.outside import is_there
 from ropeway.units import counted
 
 # Scales, paddings and small tensors account for this much; a larger difference is reported.
@@ -56,8 +57,8 @@ def read_stored(path: Path) -> StoredWeights | None:
     Raises ModelError when a file is broken.
     """
     index = path / INDEX
-    files = named_files(index) if index.exists() else tuple(sorted(path.glob("*.safetensors")))
-    if index.exists() and not (files and all(map(is_there, files))):
+    files = named_files(index) if is_there(index) else tuple(sorted(path.glob("*.safetensors")))
+    if is_there(index) and not (files and all(map(is_there, files))):
         total = _index_total(index)
         return StoredWeights(f"`{INDEX}`; not all files are here", total, {}) if total else None
     if not files:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ropeway.errors import ModelError
-from ropeway.outside import open_regular, parse_json, read_bounded
+from ropeway.outside import is_there, open_regular, parse_json, read_bounded
 from ropeway.phrases import phrase
 from ropeway.units import format_bytes
 
@@ -63,7 +63,7 @@ def find_weight_files(path: Path) -> tuple[Path, ...]:
     Raises ModelError when there are none, or when the index names a file that is not there.
     """
     index = path / INDEX
-    if index.exists():
+    if is_there(index):
         return _indexed_files(index)
     files = sorted(path.glob("*.safetensors"))
     if files:
@@ -122,14 +122,6 @@ def named_files(index: Path) -> tuple[Path, ...]:
     table = read_json_object(index).get("weight_map")
     names = table.values() if isinstance(table, dict) else ()
     return tuple(index.parent / name for name in sorted(set(map(str, names))))
-
-
-def is_there(file: Path) -> bool:
-    """Say whether a file is there; a name that no file system takes names none."""
-    try:
-        return file.exists()
-    except OSError:
-        return False
 
 
 def _indexed_files(index: Path) -> tuple[Path, ...]:

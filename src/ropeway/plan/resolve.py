@@ -15,6 +15,7 @@ from ropeway.hardware import Chip, chip_named
 from ropeway.models.known import as_named, known, published_name
 from ropeway.models.read import read_alone, read_directory_shape
 from ropeway.models.shape import ModelShape
+from ropeway.outside import is_file, is_folder, is_there, local_path
 from ropeway.phrases import phrase
 from ropeway.plan.calibration import calibration_path, read_calibration
 from ropeway.plan.candidate import Objective, PlanRequest
@@ -175,9 +176,9 @@ def _model(
         return spec.model.name, read_directory_shape(folder, overrides), ()
     path = str(spec.model.path)
     if spec.model.config:
-        shape = read_alone(Path(spec.model.config).expanduser(), path, overrides)
+        shape = read_alone(local_path(spec.model.config), path, overrides)
         return Path(path).name, shape, ()
-    if Path(path).expanduser().exists():
+    if is_there(local_path(path)):
         return _named(path, checkpoints, overrides)
     try:
         name = published_name(path)
@@ -202,7 +203,7 @@ def _named(
     path = model_path(text, checkpoints)
     if path is None:
         return text.rsplit("/", 1)[-1], known(text, overrides), ()
-    if path.is_file():
+    if is_file(path):
         name = path.absolute().parent.name
         return name, read_alone(path, name, overrides), ()
     name = path.absolute().name
@@ -211,11 +212,11 @@ def _named(
 
 def model_path(text: str, checkpoints: Path) -> Path | None:
     """Return the path that `text` means, fetched or as given; None for a published model's name."""
-    if text in RECIPES and (checkpoints / text).is_dir():
+    if text in RECIPES and is_folder(checkpoints / text):
         return checkpoints / text
-    path = Path(text).expanduser()
+    path = local_path(text)
     means_path = text.startswith((".", "/", "~")) or text.count("/") > 1
-    return path if means_path or path.exists() else None
+    return path if means_path or is_there(path) else None
 
 
 def _chip(cluster: Cluster | None, flags: Flags) -> Chip:

@@ -12,6 +12,7 @@ from ropeway.models.known import entry_of, known, published_name
 from ropeway.models.read import read_alone
 from ropeway.models.shape import ModelShape
 from ropeway.models.weights import read_json_object
+from ropeway.outside import is_folder
 
 _SHARD_BYTES = 4e9  # of the largest, as `save_pretrained` splits
 _MODELSLIM = re.compile(r"w\d+a\d+")  # schemes of files that are made for NPUs
@@ -50,7 +51,7 @@ def published(name: str, path: str) -> ModelFolder:
 
 def described(file: Path, path: str) -> ModelFolder:
     """Return a model that only its config.json tells of, as if it lay at `path`."""
-    config = file / "config.json" if file.is_dir() else file
+    config = file / "config.json" if is_folder(file) else file
     return _folder(path, "", dict(read_json_object(config)), read_alone(file, path))
 
 

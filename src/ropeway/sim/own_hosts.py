@@ -3,11 +3,11 @@
 import ipaddress
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 from ropeway.errors import ModelError, Refused
 from ropeway.launch.complete import release_for
 from ropeway.launch.images import image_name
+from ropeway.outside import local_path
 from ropeway.phrases import joined, phrase
 from ropeway.sim.machine import Fleet, equipped, kind_named, machine, made_up_address, made_up_model
 from ropeway.sim.model_folder import ModelFolder, described, published
@@ -69,7 +69,7 @@ def _model(path: str | None, config: str | None) -> ModelFolder:
     if path is None:  # `up` refuses that by itself, and `doctor` needs none
         return made_up_model()
     if config:
-        return described(Path(config).expanduser(), path)
+        return described(local_path(config), path)
     try:
         return published(path, path)
     except ModelError as error:
