@@ -217,3 +217,12 @@ def test_what_bench_expects_says_when_nobody_has_measured_so_many(clients: int, 
     )
     found = expected(file(text), Load(128, 128, clients=clients), Path("nowhere"))
     assert found.beyond_measured is beyond
+
+
+@pytest.mark.parametrize("flag", [None, "TP8", "TP8×PCP2×DCP8"])
+def test_a_layout_of_the_command_line_has_the_specs_context_parallelism(flag: str | None):
+    flags = {"prefill-context-parallel-size": 2, "decode-context-parallel-size": 8}
+    asked = file(spec_text("DeepSeek-V3.1-w8a8", engine_args=flags))
+    request, _ = resolve(asked, Flags(layout=flag), Path())
+    assert request.contexts == (2, 8)
+    assert request.layout == (flag and Layout.parse("TP8×PCP2×DCP8"))

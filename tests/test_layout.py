@@ -236,6 +236,37 @@ def test_nearest_is_of_the_working_and_starts_with_itself_when_that_works(layout
     assert nearest(layout, shape, cluster, number=len(able))[:3] == layouts
 
 
+@pytest.mark.parametrize(
+    ("shape", "name", "reason"),
+    [
+        (LATENT, "TP8×DCP8", ""),
+        (LATENT, "TP8×DCP3", "does not divide tensor parallel 8"),
+        (LATENT, "TP8×DCP16", "does not divide tensor parallel 8"),
+        # four KV heads over eight ranks: two copies of each
+        (QWEN_VL, "TP8×DCP2", ""),
+        (QWEN_VL, "TP8×DCP4", "does not divide the 2 copies of each of 4 KV heads"),
+        (QWEN_VL, "TP4×DCP2", "does not divide the 1 copies of each of 4 KV heads"),
+        (QWEN_VL, "TP8×PCP2", ""),
+        (QWEN_VL, "TP8×PCP3", "24 ranks"),
+        (QWEN_VL, "DP2×TP8×PCP2", "32 ranks"),
+    ],
+)
+def test_context_parallelism_takes_npus_and_deals_out_copies(shape, name, reason):
+    """ParallelConfig and ModelConfig.verify_with_parallel_config of vLLM; PCP multiplies NPUs."""
+    found = problems(Layout.parse(name), shape, BLOG)
+    assert len(found) == bool(reason)
+    assert reason in "".join(found)
+
+
+def test_a_search_keeps_the_sizes_of_context_parallelism():
+    found = working(QWEN_VL, BLOG, (2, 2))
+    assert {layout.contexts for layout in found} == {(2, 2)}
+    assert max(layout.npus for layout in found) == 16
+    assert all(hosts_of(layout, BLOG) * 8 >= layout.npus for layout in found)
+    near = nearest(Layout.parse("TP5×PCP2"), QWEN_VL, BLOG)
+    assert {layout.contexts for layout in near} == {(2, 1)}
+
+
 @given(LAYOUTS, SHAPES, HOSTS, HOSTS, st.lists(st.integers(0, 3), min_size=4, max_size=4))
 def test_more_npus_never_take_a_layout_away(layout, shape, hosts, added, grown):
     more = [size + extra for size, extra in zip(hosts, grown, strict=False)] + added

@@ -13,6 +13,7 @@ from ropeway.models.known import known, published_files
 from ropeway.models.quantisation import precision_named
 from ropeway.models.shape import ModelShape
 from ropeway.plan.memory import (
+    MEMORY_ERROR,
     Memory,
     MemoryNeeds,
     activation_bytes,
@@ -107,11 +108,49 @@ def test_experts_see_the_tokens_of_all_replicas_where_they_are_gathered():
     (stage,) = shard(shape, layout)
     needs = MemoryNeeds(engine_memory("0.18.0", "full", "A2"), max_sequences=1)
     rows = 2 * 8192 * 8
-    by_hand = 2 * (3 * 8192 * 2048 + rows * (2 * 2048 + 3 * 768))
+    # Tokens in 16 bits stay until the result is there: in and out of 2,048, the product of 768;
+    # beside them what was gathered, and the sums.
+    stream, each = 2 * 3 * 8192 * 2048, 2 * (2 * 2048 + 768)
+    by_hand = stream + rows * each + 2 * 2 * 2 * 8192 * 2048
     assert activation_bytes(shape, layout, stage, needs) == by_hand
     sent = replace(needs, engine=engine_memory("0.18.0", "full", "A3"))
-    half = 2 * (3 * 8192 * 2048 + rows // 2 * (2 * 2048 + 3 * 768))
-    assert activation_bytes(shape, layout, stage, sent) == half
+    assert activation_bytes(shape, layout, stage, sent) == stream + rows // 2 * each
+    # Without expert parallel they are gathered on every chip; a slice of 96 columns is narrower.
+    sliced = Layout.parse("DP2×TP4")
+    assert activation_bytes(shape, sliced, shard(shape, sliced)[0], sent) == (
+        stream + rows * 2 * (2 * 2048 + 96) + 2 * 2 * 2 * 8192 * 2048
+    )
+
+
+def test_tokens_for_8_bit_products_take_half_and_are_let_go_of():
+    """W8A8: in with gate and up (2,048 + 4 × 768), which is more than product and out."""
+    shape, layout = known("Qwen3-30B-A3B-W8A8"), Layout.parse("TP4+EP")
+    (stage,) = shard(shape, layout)
+    needs = MemoryNeeds(engine_memory("0.18.0", "full", "A2"), max_sequences=1)
+    by_hand = 2 * 3 * 8192 * 2048 + 8192 * 8 * (2048 + 4 * 768)
+    assert activation_bytes(shape, layout, stage, needs) == by_hand
+
+
+@pytest.mark.parametrize(
+    ("scheme", "is_narrow"),
+    [
+        ("bf16", False), ("w8a8", True), ("w4a8", True), ("w4a4", True), ("w8a16", False),
+        ("w4a16", False), ("gptq", False), ("mxfp8", True), ("mxfp4", False), ("int8", True),
+    ],
+)  # fmt: skip
+def test_which_weights_are_multiplied_with_narrow_tokens(scheme, is_narrow):
+    precision = precision_named(scheme, known("Qwen3-30B-A3B"))
+    assert precision.narrow("routed") is is_narrow
+
+
+def test_every_residual_stream_of_a_token_is_there():
+    """DeepSeek-V4 has four (`hc_mult`), each with its copy and residual."""
+    one, four = (replace(known("DeepSeek-V4-Flash"), streams=number) for number in (1, 4))
+    (stage,) = shard(four, Layout())
+    needs = MemoryNeeds(engine_memory("0.20.2rc1"), max_sequences=1, max_batched_tokens=8192)
+    sizes = [activation_bytes(shape, Layout(), stage, needs) for shape in (one, four)]
+    assert known("DeepSeek-V4-Flash").streams == 4
+    assert sizes[1] - sizes[0] == 3 * (2 * 3 * 8192 * 4096)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +174,10 @@ def test_what_a_release_counts():
     before, after = engine_memory("0.14.0rc1"), engine_memory("0.15.0rc1")
     assert (before.counts_idle, after.counts_idle) == (True, False)
     assert engine_bytes(before, Layout()) - engine_bytes(after, Layout()) == 370 * MIB
-    assert [engine_memory(v).counts_graphs for v in ("0.20.2rc1", "0.21.0rc1")] == [False, True]
+    # Two releases estimate graphs before the cache; it was taken back before 0.23 (#11562).
+    graphs = [engine_memory(v).counted_graphs for v in ("0.20.2rc1", "0.22.1rc1", "0.23.0rc1")]
+    assert [size > 0 for size in graphs] == [False, True, False]
+    assert engine_memory("0.22.1rc1", "eager").counted_graphs == 0
     assert [engine_memory(v).fraction for v in ("0.19.1rc1", "0.20.2rc1")] == [0.9, 0.92]
 
 
@@ -272,15 +314,19 @@ def off(log: tuple[str, str, str, str, tuple[int, int], float]) -> float:
     return (sizes.engine + sizes.activations) / GIB - measured
 
 
+def test_the_error_that_is_told_is_the_largest_of_these():
+    assert max(abs(off(log)) for log in LOGS) == pytest.approx(MEMORY_ERROR / GIB, abs=0.05)
+
+
 @pytest.mark.parametrize("log", LOGS, ids=lambda log: f"{log[0]} {log[1]}")
 def test_engine_and_activations_are_near_what_logs_say(log):
-    assert abs(off(log)) < 1.0
+    assert abs(off(log)) < 0.7
 
 
 def test_on_the_whole_they_are_nearer():
     errors = [off(log) for log in LOGS]
-    assert sum(map(abs, errors)) / len(errors) < 0.4
-    assert abs(sum(errors) / len(errors)) < 0.25
+    assert sum(map(abs, errors)) / len(errors) < 0.3
+    assert abs(sum(errors) / len(errors)) < 0.1
 
 
 def test_sequences_of_a_model_with_recurrent_state():
@@ -309,6 +355,62 @@ def test_weights_and_cache_that_logs_print(log):
     sizes = of(model, layout, gib * GIB, needs)
     assert sizes.kv_cache == pytest.approx(cache, rel=0.06)
     assert weights is None or sizes.weights / GIB == pytest.approx(weights, rel=0.01)
+
+
+@pytest.mark.parametrize(("context", "gib"), [(65_536, 8), (131_072, 32), (262_144, 128)])
+def test_the_mask_of_310p_is_the_square_of_the_context(context, gib):
+    """In float16, beside the cache (vllm-ascend tutorials, hardwares/310p.md)."""
+    needs = MemoryNeeds(engine_memory("0.21.0rc1", "eager", "310P"), context=context)
+    sizes = of("Qwen3-8B", "TP1", 48 * GIB, needs)
+    assert sizes.mask == gib * GIB
+    assert sizes.reserve == sizes.mask + 370 * MIB
+    assert sizes.fits is (gib == 8)
+    other = replace(needs, engine=engine_memory("0.21.0rc1", "eager", "A2"))
+    assert of("Qwen3-8B", "TP1", 48 * GIB, other).mask == 0
+
+
+def test_mtp_layers_take_weights_and_cache_where_they_draft():
+    """GLM-5.2 has one beside its 78: 1,408 bytes of every token, and a layer of experts."""
+    shape, layout = known("GLM-5.2"), Layout.parse("DP4×TP8+EP")
+    needs = MemoryNeeds(engine_memory("0.21.0rc1"), kv_cache=2 * GIB, context=4096)
+    without, drafting = (
+        memory(shape, layout, 64 * GIB, replace(needs, drafts=drafts)) for drafts in (False, True)
+    )
+    experts = 256 // 32 * 3 * 6144 * 2048 * 2
+    assert experts < drafting.weights - without.weights < 1.5 * experts
+    assert without.blocks == 2 * GIB // (78 * 1408 * 128)
+    assert drafting.blocks == 2 * GIB // (79 * 1408 * 128)
+    # In a pipeline they are on the last stage.
+    stages = [shard(shape, Layout.parse("TP8×PP4+EP"), drafts=drafts) for drafts in (False, True)]
+    assert stages[0][:-1] == stages[1][:-1]
+    assert stages[0][-1].weights.total < stages[1][-1].weights.total
+
+
+def test_layers_without_an_index_of_their_own_kept_room_for_one_until_0_23():
+    """200,000 tokens of GLM-5.2 need 20.73 GiB in 79 layers with 0.21 (#10918)."""
+    shape, layout = known("GLM-5.2"), Layout.parse("DP4×TP8+EP")
+    needs = MemoryNeeds(engine_memory("0.21.0rc1"), kv_cache=21 * GIB, context=200_000, drafts=True)
+    old, new = (
+        memory(shape, layout, 64 * GIB, replace(needs, engine=engine_memory(version)))
+        for version in ("0.21.0rc1", "0.23.0rc1")
+    )
+    assert old.sequence_bytes(ceil(200_000 / 128) * 128) / GIB == pytest.approx(20.73, abs=0.01)
+    assert new.kv_tokens > 1.1 * old.kv_tokens
+
+
+def test_context_parallelism_deals_out_the_cache():
+    """A latent is on all eight tensor ranks, KV heads of eight ranks on two of them each."""
+    needs = MemoryNeeds(EngineMemory(context=0), context=4096)
+    for name, whole, dealt, times in (
+        ("DeepSeek-V3", "TP8", "TP8×DCP8", 8),
+        ("DeepSeek-V3", "TP8", "TP8×PCP2", 2),
+        ("DeepSeek-V3", "TP8", "TP8×PCP2×DCP8", 16),
+        ("Qwen3-235B-A22B", "TP8", "TP8×DCP2", 2),
+    ):
+        tokens = [
+            cache_tokens(known(name), Layout.parse(layout), GIB, needs) for layout in (whole, dealt)
+        ]
+        assert tokens[1] == pytest.approx(times * tokens[0], rel=0.005)
 
 
 @given(NAMES, LAYOUTS, NEEDS, st.sampled_from([24, 32, 64, 112]))

@@ -15,7 +15,7 @@ from ropeway.errors import LayoutError, Refused
 from ropeway.models.build import read_shape
 from ropeway.models.known import known
 from ropeway.models.quantisation import recognise_quantisation
-from ropeway.spec.model import Layout
+from ropeway.spec.model import Layout, Serve
 from serve_lines import hosts, make_replica, release
 
 BLOG = "0.11.0rc0"
@@ -110,7 +110,7 @@ def test_data_ranks_fill_hosts_without_gaps(sizes, data, tensor, pipeline):
 
 def test_data_parallel_over_hosts_follows_the_recipe():
     """docs/source/tutorials/multi_node.md of v0.11.0rc0: DP4 TP4 EP on two hosts."""
-    replica = make_replica(release(BLOG), "DP4×TP4+EP", 2)
+    replica = replace(make_replica(release(BLOG), "DP4×TP4+EP", 2), buffers=1024)
     first, second = (flags(replica.serve_argv(node)) for node in replica.nodes)
     shared = {
         "--data-parallel-size": "4",
@@ -178,10 +178,26 @@ def test_numbers_that_mislead_are_noted():
     assert not is_noted(replace(replica, nodes=part, release=release("0.30.0rc2")))
 
 
-@pytest.mark.parametrize(("family", "given"), [("A3", True), ("310P", False)])
-def test_room_for_dispatch_where_mc2_is_used(family, given):
-    replica = make_replica(release("0.18.0"), "TP8+EP", 1, family=family)
-    assert (replica.environment(replica.head).get("HCCL_BUFFSIZE") == "1024") == given
+@pytest.mark.parametrize("serve", [{}, {"env": {"HCCL_BUFFSIZE": "512"}}])
+@pytest.mark.parametrize("buffers", [0, 300])
+def test_buffers_for_dispatch_are_set_where_they_are_needed_unless_the_user_does(buffers, serve):
+    replica = replace(make_replica(release("0.18.0"), "TP8+EP", 1, serve=serve), buffers=buffers)
+    expected = serve["env"]["HCCL_BUFFSIZE"] if serve else str(buffers) if buffers else None
+    assert replica.environment(replica.head).get("HCCL_BUFFSIZE") == expected
+
+
+def test_context_parallelism_is_a_part_of_the_layout_wherever_it_is_written():
+    """TP4 with PCP2 takes eight NPUs; the flags go once into the command."""
+    flagged = {"prefill-context-parallel-size": 2, "decode_context_parallel_size": "4"}
+    serve = Serve.model_validate({"layout": "TP4", "engine_args": flagged})
+    assert serve.layout == Layout.parse("TP4×PCP2×DCP4") == Layout.parse(str(serve.layout))
+    assert serve.layout.npus == 8
+    named = make_replica(release("0.18.0"), "TP4×PCP2×DCP4", 1, serve={"engine_args": flagged})
+    argv = named.serve_argv(named.head)
+    assert [word for word in argv if "context-parallel" in word.replace("_", "-")] == [
+        "--prefill-context-parallel-size",
+        "--decode-context-parallel-size",
+    ]
 
 
 def test_environment_by_release_and_by_what_is_asked():

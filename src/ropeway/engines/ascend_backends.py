@@ -32,7 +32,7 @@ def data_ranks(layout: Layout, nodes: tuple[Node, ...]) -> tuple[int, ...] | Non
     Every node gets at least one, since no host may be idle. None when one is larger than a host, or
     when they do not fit.
     """
-    world_size = layout.tensor * layout.pipeline
+    world_size = layout.world_size
     room = [node.npus // world_size for node in nodes]
     if sum(room) < layout.data or layout.data < len(nodes) or 0 in room:
         return None
@@ -94,7 +94,7 @@ def _check_ray(layout: Layout, nodes: tuple[Node, ...], release: Release) -> Non
             ),
             hint=phrase("`serve.backend: mp`, or {release} and later", release=RAY_DATA_SINCE),
         )
-    world_size = layout.tensor * layout.pipeline
+    world_size = layout.world_size
     sizes = sorted({node.npus for node in nodes})
     if world_size <= max(sizes):
         if data_ranks(layout, nodes) is None:
@@ -158,7 +158,7 @@ def _why_not_nodes(layout: Layout, nodes: tuple[Node, ...], release: Release) ->
             host=short.name,
             npus=short.npus,
         )
-    world_size = layout.tensor * layout.pipeline
+    world_size = layout.world_size
     if layout.data > 1 and world_size % share:
         return phrase(
             "data-parallel ranks of {world_size} NPUs do not align with hosts of {share}",

@@ -48,7 +48,7 @@ class Case:
     @property
     def expert_ranks(self) -> int:
         """The ranks that share the experts of one pipeline stage."""
-        return self.layout.tensor * self.layout.data
+        return self.layout.expert_ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,35 @@ def _spreads_experts(case: Case) -> bool:
 
 
 LIMITS = (
+    Limit(
+        "this release has no context parallelism",
+        "vllm_ascend/ of v0.11.0; in the code since v0.12.0rc1",
+        lambda case: case.layout.contexts != (1, 1),
+        until="0.12.0rc1",
+    ),
+    Limit(
+        "prefill context parallel cannot be combined with data parallel in this release",
+        "vllm_ascend/platform.py of v0.22.1rc1 to v0.24.0rc1",
+        lambda case: case.layout.prefill_context > 1 and case.layout.data > 1,
+        since="0.22.1rc1",
+        until="0.25.1rc1",
+    ),
+    Limit(
+        "prefill context parallel is refused by this release",
+        "vllm_ascend/platform.py of v0.25.1rc1, _validate_parallel_config",
+        lambda case: case.layout.prefill_context > 1,
+        since="0.25.1rc1",
+        until="0.30.0rc1",
+    ),
+    Limit(
+        "with sparse attention, decode context parallel must be as large as tensor parallel in "
+        "this release",
+        "vllm_ascend/platform.py of v0.23.0rc1",
+        lambda case: (
+            case.layout.decode_context not in (1, case.layout.tensor) and case.shape.is_indexed
+        ),
+        since="0.23.0rc1",
+    ),
     Limit(
         "neither Ray nor vLLM itself places data-parallel ranks that are larger than a host in "
         "this release",
@@ -155,6 +184,18 @@ LIMITS = (
 )
 
 NOTES = (
+    Limit(
+        "context parallelism: its room in the cache is counted, its speed is not, and no "
+        "measurement was compared",
+        "vllm-ascend docs/source/user_guide/feature_guide/context_parallel.md",
+        lambda case: case.layout.contexts != (1, 1),
+    ),
+    Limit(
+        "prefill context parallel: how this release shares the cache is not known to us",
+        "vllm-ascend's code was read up to v0.26.0rc1",
+        lambda case: case.layout.prefill_context > 1,
+        since="0.30.0rc1",
+    ),
     Limit(
         "no report of this family with pipeline parallelism: blank in the support matrix",
         _SUPPORT_MATRIX,

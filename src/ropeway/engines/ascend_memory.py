@@ -7,9 +7,13 @@ with such logs.
 """
 
 from dataclasses import dataclass
+from math import ceil
 
 from ropeway.engines.ascend_releases import order
-from ropeway.spec.model import Layout
+from ropeway.engines.vllm import SEQUENCES, drafted_tokens
+from ropeway.models.shape import ModelShape
+from ropeway.spec.engine_args import flag_number, flag_settings
+from ropeway.spec.model import Layout, Serve
 
 _MIB = 2**20
 _GIB = 2**30
@@ -29,12 +33,23 @@ _CONTEXT = 160 * _MIB
 # parallel with 50 (vllm_ascend/utils.py, get_hccl_config_for_pg_options).
 _BUFFERS = 2 * 200 * _MIB
 _DATA_BUFFERS = 2 * 50 * _MIB
-# MC2, which moves tokens to experts, takes the size from HCCL_BUFFSIZE. Recipes with expert
-# parallel set 1,024, and 200 is too small for it (#2674, #4051).
-_DISPATCH_BUFFERS = 2 * 1024 * _MIB
+# MC2, which moves tokens to experts, takes the size from HCCL_BUFFSIZE, in MiB; 200 is CANN's
+# default, and for many tokens too small (#2674, #4051).
+_DISPATCH_DEFAULT = 200
+_DISPATCH_STEP = 100
+# The largest step that is captured as a graph unless flags say more, in sequences' tokens
+# (VllmConfig._set_cudagraph_sizes). Only such steps go through MC2.
+_LARGEST_GRAPH = 512
+# Before, 512 tokens of each rank did (worker/model_runner_v1.py), for which 1,024 MiB were set.
+_SMALL_DISPATCH_SINCE = "0.11.0rc1"
+_DISPATCH_USUAL = 1024
 # On 310P half of what is left is kept as room to work in (vllm_ascend/_310p/worker_310p.py). The
 # first release that a log shows doing so (#10122); v0.10.2rc1 did not (#3316).
 _HALVED_FROM = "0.20.2rc1"
+
+# Since then only layers with an indexer have room for its keys (sparse_kv_cache_has_indexer in
+# worker/model_runner_v1.py); before, 200,000 tokens in 79 layers needed 20.73 GiB (#10918).
+_OWN_INDEX_SINCE = "0.23.0rc1"
 
 # Ranks of an expert group from which MC2 is used, by family; elsewhere tokens are gathered
 # (ascend_forward_context.py, select_moe_comm_method).
@@ -44,6 +59,16 @@ DISPATCH_FROM = {"A2": 16, "A3": 2, "950": 2}
 # full graphs over 16 ranks.
 _GRAPHS = {"eager": 0, "piecewise": _GIB // 2, "full": _GIB // 2}
 _GRAPHS_OF_EXPERTS = {"eager": 0, "piecewise": _GIB // 2, "full": 2 * _GIB}
+# Two releases estimate graphs before the cache (#9865, taken back by #11562 before 0.23): 0.29 GiB
+# where 0.23 were then captured, for an MoE with full graphs (#11514).
+_ESTIMATES_GRAPHS = ("0.21.0rc1", "0.23.0rc1")
+_ESTIMATED_GRAPHS = 300 * _MIB
+
+# The attention mask of 310P is [context, context] in float16, made by the first prompt: beside the
+# cache (docs/source/tutorials/hardwares/310p.md; vllm_ascend/_310p/attention/attention_mask.py).
+# Since 0.21.0rc1 it is 2,048² where torch_npu has two operators; whether images have them is not
+# known.
+_MASK_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +80,13 @@ class EngineMemory:
     counts_idle        whether `idle` is taken out of the budget too
     graphs             captured after the KV cache was allocated
     graphs_of_experts  the same for an MoE
-    counts_graphs      whether graphs are taken out of the budget; else they need room beside it
+    counted_graphs     of that, what is taken out of the budget; the rest needs room beside it
+    mask               of attention, for the square of the context; it needs room beside the budget
     buffers            of one communicator; data_buffers: of that for data parallelism
     dispatch_buffers   of MC2, from `dispatch_from` ranks of an expert group on; 0 is never
-    gathers            whether experts see the tokens of all data-parallel ranks
+    gathers            whether experts see the tokens of all data-parallel ranks, even where they
+                       are spread (elsewhere they are sent what is theirs)
+    indexes_all        whether layers that read another's index (GLM-5.2) keep room for one too
     cache_share        the part of what is left that becomes KV cache
     block_size         tokens of a cache block
     fraction           of the HBM that the engine takes by default
@@ -69,12 +97,14 @@ class EngineMemory:
     counts_idle: bool = False
     graphs: int = 0
     graphs_of_experts: int = 0
-    counts_graphs: bool = False
+    counted_graphs: int = 0
+    mask: int = 0
     buffers: int = 0
     data_buffers: int = 0
     dispatch_buffers: int = 0
     dispatch_from: int = 0
     gathers: bool = True
+    indexes_all: bool = False
     cache_share: float = 1.0
     block_size: int = 128
     fraction: float = 0.9
@@ -84,22 +114,26 @@ def engine_memory(version: str, graph: str = "full", family: str = "A2") -> Engi
     """Return what a release (`0.11.0rc0`) takes on a family of chips (`A2`, `A3`, `310P`, `950`).
 
     Until 0.14 all memory in use on the device counted (the log says `Available memory`); since 0.15
-    only what the process added (`Available KV cache memory`). Graphs are estimated before the cache
-    since v0.21.0rc1 (#9865). vLLM's default fraction grew from 0.9 to 0.92 in 0.20.2.
+    only what the process added (`Available KV cache memory`). vLLM's default fraction grew from 0.9
+    to 0.92 in 0.20.2.
     """
     era = order(version)
+    first, after = map(order, _ESTIMATES_GRAPHS)
+    estimates = first <= era < after and graph != "eager"
     return EngineMemory(
         context=_CONTEXT,
         idle=_IDLE,
         counts_idle=era < order("0.15.0rc1"),
         graphs=_GRAPHS[graph],
         graphs_of_experts=_GRAPHS_OF_EXPERTS[graph],
-        counts_graphs=era >= order("0.21.0rc1"),
+        counted_graphs=_ESTIMATED_GRAPHS if estimates else 0,
+        mask=_MASK_BYTES if family == "310P" else 0,
         buffers=_BUFFERS,
         data_buffers=_DATA_BUFFERS,
-        dispatch_buffers=_DISPATCH_BUFFERS,
+        dispatch_buffers=2 * _DISPATCH_USUAL * _MIB,
         dispatch_from=DISPATCH_FROM.get(family, 0),
         gathers=family in ("A2", "310P"),
+        indexes_all=era < order(_OWN_INDEX_SINCE),
         cache_share=0.5 if family == "310P" and era >= order(_HALVED_FROM) else 1.0,
         fraction=0.92 if era >= order("0.20.2rc1") else 0.9,
     )
@@ -107,7 +141,7 @@ def engine_memory(version: str, graph: str = "full", family: str = "A2") -> Engi
 
 def engine_bytes(engine: EngineMemory, layout: Layout) -> int:
     """Return what the engine takes of the budget on one NPU besides weights and activations."""
-    ranks = layout.tensor * layout.data
+    ranks = layout.expert_ranks
     total = engine.context + (engine.idle if engine.counts_idle else 0)
     total += engine.buffers * ((layout.tensor > 1) + (layout.pipeline > 1))
     if layout.data > 1:
@@ -117,6 +151,63 @@ def engine_bytes(engine: EngineMemory, layout: Layout) -> int:
         if engine.dispatch_from and ranks >= engine.dispatch_from:
             total += engine.dispatch_buffers
     return total
+
+
+def dispatch_mebibytes(
+    shape: ModelShape,
+    layout: Layout,
+    version: str,
+    family: str,
+    serve: Serve,
+    *,
+    eager: bool,
+) -> int:
+    """Return the HCCL_BUFFSIZE of a layout that uses MC2: the user's, else what it needs; else 0.
+
+    The formulas are those of the operator's documents (aclnnMoeDistributeDispatchV3.md in CANN's
+    ops-transformer): of A2 without hierarchy, and of A3. Each tensor rank sends its part of the
+    tokens.
+    """
+    ranks, least = layout.expert_ranks, DISPATCH_FROM.get(family, 0)
+    if not layout.expert or not shape.experts or not least or ranks < max(2, least):
+        return 0
+    if given := flag_number(serve.env, "HCCL-BUFFSIZE"):
+        return given
+    tokens, wide = ceil(_dispatched_tokens(serve, eager=eager) / layout.tensor), shape.hidden_size
+    local, visited = ceil(shape.experts / ranks), shape.experts_per_token
+    if family == "A2":
+        needed = tokens * ranks * min(local, visited) * wide * 2 + 2 * _MIB
+    else:
+        sent = local * ranks * _up(_up(2 * wide, 32) + 64, 512)
+        needed = tokens * (sent + (visited + 1) * _up(2 * wide, 512))
+    rounded = max(_DISPATCH_DEFAULT, _up(ceil(2 * needed / _MIB), _DISPATCH_STEP))
+    is_old = order(version) < order(_SMALL_DISPATCH_SINCE)
+    return max(rounded, _DISPATCH_USUAL) if is_old or _dispatches_prompts(serve) else rounded
+
+
+def _dispatched_tokens(serve: Serve, *, eager: bool) -> int:
+    """Return the tokens of the largest step of a data-parallel rank that goes through MC2.
+
+    It is the largest that may be captured as a graph; larger ones are gathered or sent otherwise
+    (set_mc2_tokens_capacity in vllm_ascend/ascend_forward_context.py).
+    """
+    sizes = flag_settings(serve.engine_args, "compilation-config").get("cudagraph_capture_sizes")
+    if isinstance(sizes, list) and sizes and all(isinstance(size, int) for size in sizes):
+        return int(max(sizes))
+    decoding = (serve.max_sequences or SEQUENCES) * (1 + drafted_tokens(serve.engine_args))
+    return min(decoding if eager else 2 * decoding, _LARGEST_GRAPH)
+
+
+def _dispatches_prompts(serve: Serve) -> bool:
+    """Whether settings send prompts through MC2, or an operator whose needs we do not know."""
+    config = flag_settings(serve.engine_args, "additional-config")
+    switches = [config.get(key) for key in ("enable_fused_mc2", "enable_prefill_mc2")]
+    switches.append(serve.env.get("VLLM_ASCEND_ENABLE_FUSED_MC2", "0") != "0")
+    return any(switches)
+
+
+def _up(number: int, multiple: int) -> int:
+    return ceil(number / multiple) * multiple
 
 
 def visible_bytes(hbm_bytes: int) -> int:

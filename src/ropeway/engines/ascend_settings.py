@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
-from ropeway.engines.ascend_memory import DISPATCH_FROM
 from ropeway.engines.ascend_releases import RELEASES, changes, in_runs, order, runs_in_words
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
@@ -33,9 +32,6 @@ _VERSIONS = tuple(release.version for release in RELEASES)
 _CONNECT_SECONDS = (120, 7200)
 # vLLM's default of VLLM_ENGINE_READY_TIMEOUT_S (vllm/envs.py).
 _READY_SECONDS = 600
-# MiB for each direction of MC2's communicator, as the recipes with 16 ranks of experts set it
-# (docs/source/tutorials/multi_node.md). HCCL's default of 200 is too small for it (#2674, #4051).
-_DISPATCH_MEBIBYTES = "1024"
 
 # variable → key of --additional-config, whether "1" becomes true
 _KEY_OF: Mapping[str, tuple[str, bool]] = changes()["key_of"]
@@ -207,15 +203,6 @@ def engine_variables(
     if era >= order("0.14.0rc1") and start_timeout > _READY_SECONDS:
         variables["VLLM_ENGINE_READY_TIMEOUT_S"] = str(start_timeout)
     return variables
-
-
-def dispatch_variables(family: str, ranks: int) -> dict[str, str]:
-    """Return the size of MC2's buffers, where an expert group of `ranks` uses MC2.
-
-    With fewer ranks the plug-in gathers instead, and the memory would be wasted.
-    """
-    least = DISPATCH_FROM.get(family, 0)
-    return {"HCCL_BUFFSIZE": _DISPATCH_MEBIBYTES} if least and ranks >= least else {}
 
 
 _MODELSLIM = re.compile(r"w\d+a\d+|int8")

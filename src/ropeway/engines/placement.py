@@ -34,7 +34,7 @@ def data_ranks_that_fit(world_size: int, sizes: HostSizes) -> int:
 
 def hosts_needed(layout: Layout, sizes: HostSizes) -> int | None:
     """Return the fewest hosts that hold the ranks of a layout; None when all together do not."""
-    world_size = layout.tensor * layout.pipeline
+    world_size = layout.world_size
     if layout.data == 1:
         return _fewest(world_size, sizes)
     if whole := _fewest(layout.data, [(size // world_size, number) for size, number in sizes]):
@@ -73,7 +73,7 @@ def shares(layout: Layout, npus: Sequence[int]) -> list[tuple[int, int]] | None:
     hosts = hosts_needed(layout, host_sizes(npus))
     if hosts is None:
         return None
-    world_size, (each, rest) = layout.tensor * layout.pipeline, divmod(layout.npus, hosts)
+    world_size, (each, rest) = layout.world_size, divmod(layout.npus, hosts)
     roomy = [place for place, count in enumerate(npus) if count >= each]
     if not rest and len(roomy) >= hosts and (not each % world_size or not world_size % each):
         return [(place, each) for place in roomy[:hosts]]

@@ -1,13 +1,18 @@
 """What all vLLMs have in common, whatever the chip: layout flags, and the steps of a start."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ropeway.engines.ascend_releases import order
 from ropeway.models.shape import ModelShape
 from ropeway.phrases import phrase
+from ropeway.spec.engine_args import flag_settings
 from ropeway.spec.model import Layout, Serve
 
+# Running at once in a data-parallel rank, where nothing says how many (EngineArgs, on a device
+# below 70 GiB, behind the server).
+SEQUENCES = 256
 IMPORTING = phrase("importing vLLM")
 KEY_VARIABLE = "VLLM_API_KEY"  # read where no `--api-key` is given
 # vLLM refuses a context beyond the model's, unless this variable is set.
@@ -61,9 +66,26 @@ def parallel_flags(layout: Layout) -> tuple[str, ...]:
         ("--pipeline-parallel-size", layout.pipeline),
         ("--tensor-parallel-size", layout.tensor),
         ("--data-parallel-size", layout.data),
+        ("--prefill-context-parallel-size", layout.prefill_context),
+        ("--decode-context-parallel-size", layout.decode_context),
     )
     flags = [word for flag, size in sizes if size > 1 for word in (flag, str(size))]
     return (*flags, *(("--enable-expert-parallel",) if layout.expert else ()))
+
+
+def drafted_tokens(engine_args: Mapping[str, object]) -> int:
+    """Return how many tokens speculative decoding guesses in each step; 0 without it."""
+    value = flag_settings(engine_args, "speculative-config").get("num_speculative_tokens")
+    return value if type(value) is int and value > 0 else 0
+
+
+def drafts_with_mtp(engine_args: Mapping[str, object]) -> bool:
+    """Whether the model's own MTP layers guess them: `mtp`, `deepseek_mtp`, `qwen3_next_mtp`, …
+
+    Other methods have a model of their own (`eagle3`), or none (`ngram`).
+    """
+    settings = flag_settings(engine_args, "speculative-config")
+    return str(settings.get("method") or "").endswith("mtp")
 
 
 def activity(log: str) -> str:

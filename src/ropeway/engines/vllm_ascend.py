@@ -47,6 +47,7 @@ class AscendReplica(Replica):
                   name that config.json gives them ("fp8"), or "cuda" where only that is known
     privileged    its containers see every NPU of their host, under the host's numbers
     ray           the version of Ray in the image, "" where it is not known
+    buffers       HCCL_BUFFSIZE in MiB, which MC2 needs for this model; 0 without MC2
     """
 
     release: Release
@@ -55,6 +56,7 @@ class AscendReplica(Replica):
     scheme: str | None
     privileged: bool = False
     ray: str = ""
+    buffers: int = 0
 
     @property
     def uses_ray(self) -> bool:
@@ -164,9 +166,8 @@ class AscendReplica(Replica):
             data_over_hosts=self.layout.data > 1 and len(self.nodes) > 1,
             sleep=ascend_flags.is_given(self.serve.engine_args, "enable-sleep-mode"),
         )
-        ranks = self.layout.tensor * self.layout.data
-        if self.layout.expert and ranks > 1:
-            variables |= ascend_settings.dispatch_variables(self.family, ranks)
+        if self.buffers:
+            variables["HCCL_BUFFSIZE"] = str(self.buffers)
         return variables | self.settings.env
 
 
@@ -289,7 +290,7 @@ def _packing(replica: AscendReplica) -> dict[str, str]:
     """Return how Ray spreads data-parallel ranks; by default each host gets as many as the head."""
     if replica.layout.data == 1 or order(replica.release.version) < order(RAY_SPAN_SINCE):
         return {}
-    if replica.layout.tensor * replica.layout.pipeline > max(n.npus for n in replica.nodes):
+    if replica.layout.world_size > max(n.npus for n in replica.nodes):
         return {"VLLM_RAY_DP_PACK_STRATEGY": "span"}
     even = len(set(replica.shares or ())) == 1
     return {} if even else {"VLLM_RAY_DP_PACK_STRATEGY": "fill"}

@@ -109,7 +109,7 @@ class CpuReplica(Replica):
         layout = self.layout
         packing = ""
         if layout.data > 1:
-            if layout.tensor * layout.pipeline > self.head.npus:  # a rank larger than a host
+            if layout.world_size > self.head.npus:  # a rank larger than a host
                 packing = "span"
             elif len({node.npus for node in self.nodes}) > 1:
                 packing = "fill"
@@ -135,7 +135,7 @@ class CpuReplica(Replica):
         """Return the memory to expect; each data-parallel rank holds all weights."""
         layout = self.layout
         width = 2 if self.serve.dtype == "float32" else 1  # checkpoints here are 16-bit
-        share = width * weight_bytes // (layout.tensor * layout.pipeline)
+        share = width * weight_bytes // (layout.world_size)
         per_rank = _RANK_BYTES + share + self.kv_cache
         return Memory(per_rank, _SERVER_BYTES + layout.data * _CORE_BYTES)
 
@@ -145,7 +145,7 @@ class CpuReplica(Replica):
         layout = self.layout
         if layout.data > 1:
             # vLLM puts these on the head and looks for room for the others on the other nodes.
-            local = self.head.npus // (layout.tensor * layout.pipeline)
+            local = self.head.npus // (layout.world_size)
             flags += ["--data-parallel-size-local", str(max(1, min(layout.data, local)))]
             flags += ["--data-parallel-backend", "ray"]
             flags += ["--data-parallel-address", self.head.address]

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from ropeway.engines.ascend_backends import backend_for
+from ropeway.engines.ascend_flags import is_given
+from ropeway.engines.ascend_memory import dispatch_mebibytes
 from ropeway.engines.ascend_releases import (
     NEWEST_STABLE,
     RELEASES,
@@ -347,6 +349,14 @@ def _replica(
         ports=Ports(*(first + number for first in astuple(Ports()))),
         privileged=spec.runtime.privileged,
         ray=inputs.versions.get("ray", ""),
+        buffers=dispatch_mebibytes(
+            inputs.model.shape,
+            serve.layout,
+            release.version,
+            family,
+            serve,
+            eager=is_given(serve.engine_args, "enforce-eager"),
+        ),
     )
 
 

@@ -74,6 +74,7 @@ def read_shape(
         precision=precision,
         mtp=as_runs(predictors),
         mtp_outer=_mtp_outer(reader, sum(block.count for block in predictors), (hidden, vocab)),
+        streams=reader.find(("hc_mult",), 1),
         encoders=read_encoders(reader),
         assumed=_assumed(reader, precision),
     )

@@ -9,6 +9,7 @@
 Counts are of the whole model; `plan/shards.py` says what one rank holds of it.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 Component = Literal["attention", "dense", "routed", "shared", "router", "norm", "embedding", "head"]
+# Schemes whose activations are narrow too: `w8a8`, `w4a8`, `mxfp8-mxfp4`, `int-quantized`, not
+# `w4a16` or `gptq`.
+_NARROW = re.compile(r"a[48](?!\d)|int8|fp8|^(int|float)-quantized")
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 
 # full      softmax attention over the whole context
@@ -163,6 +167,11 @@ class Precision:
         bits: float = getattr(self, weight.component)
         return bits
 
+    def narrow(self, component: Component) -> bool:
+        """Whether what is multiplied with these weights is known to be in 8 bits or fewer too."""
+        bits: float = getattr(self, component)
+        return bits < 9 and _NARROW.search(self.scheme) is not None
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -223,6 +232,7 @@ class ModelShape:
     outer           weights outside the layers: embedding table, head (none when tied), last norm
     mtp             multi-token-prediction layers, one Block for each kind; not part of `blocks`
     mtp_outer       weights of those outside their layers
+    streams         residual streams of a token between layers (hyper-connections have several)
     encoders        vision and audio encoders
     precision       of the weights as config.json says they are stored
     dtype           as written, "" when config.json leaves it out
@@ -245,6 +255,7 @@ class ModelShape:
     precision: Precision = Precision("bf16")
     mtp: tuple[Block, ...] = ()
     mtp_outer: tuple[Weight, ...] = ()
+    streams: int = 1
     encoders: tuple[Encoder, ...] = ()
     earlier_positions: int = 0
     positions_doubt: str = ""
@@ -280,6 +291,11 @@ class ModelShape:
     def has_latent_cache(self) -> bool:
         """Whether one compressed latent serves all heads (MLA), so that TP cannot cut the cache."""
         return any(item.kind in ("latent", "compressed") for item in self._attentions)
+
+    @cached_property
+    def is_indexed(self) -> bool:
+        """Whether an index picks the tokens that a latent's queries read (sparse attention)."""
+        return any(item.kind == "latent" and item.index_width for item in self._attentions)
 
     @cached_property
     def kv_layers(self) -> int:

@@ -12,7 +12,7 @@ from ropeway.plan.load import Load
 from ropeway.plan.machine import EngineTraits, Machine
 from ropeway.plan.memory import Memory
 from ropeway.spec.cluster import Cluster
-from ropeway.spec.model import Layout
+from ropeway.spec.model import Layout, Serve
 
 Objective = Literal["throughput", "latency", "cost"]
 # shape   the model cannot be split this way, or the cluster has too few NPUs
@@ -36,6 +36,9 @@ class PlanRequest:
     free_clients       how many requests are in flight is the planner's choice, not the load's
     layout, replicas, memory, kv_cache, max_sequences
                        fixed by the user: a layout, a fraction, bytes per NPU, counts
+    contexts           sizes of context parallelism, of prefill and of decode
+    drafts             whether the model's MTP layers guess tokens
+    serve              the spec's variables and flags, for what the engine's buffers take
     sources            where a value of the request came from, by its key in the spec: a flag, or
                        a line of the spec; what is not listed is a default
     spec_file          name of the spec that it came from; empty where flags were enough
@@ -65,13 +68,23 @@ class PlanRequest:
     max_sequences: int | None = None
     max_batched_tokens: int | None = None
     kv_bits: float = 16
+    contexts: tuple[int, int] = (1, 1)
+    drafts: bool = False
+    serve: Serve = field(default_factory=Serve)
     sources: Mapping[str, str] = field(default_factory=dict)
     spec_file: str = ""
 
     @property
     def leaves_context(self) -> bool:
         """Whether an engine will take a context that nobody has named."""
-        return self.context is None and self.blank_context is not None
+        blank = self.context is None and self.blank_context is not None
+        return blank and not self.sets_context
+
+    @property
+    def sets_context(self) -> bool:
+        """Whether `up` sets a context that nobody has named: 310P keeps a mask of its square."""
+        blank = self.context is None and self.blank_context is not None
+        return blank and self.chip is not None and self.chip.family == "310P"
 
     @property
     def minimised(self) -> Objective:

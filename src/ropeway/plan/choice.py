@@ -14,16 +14,21 @@ from ropeway.plan.fit import fit_layout, search_of
 from ropeway.plan.layout import check, problems
 from ropeway.plan.load import Load
 from ropeway.plan.machine import Machine
-from ropeway.plan.request import LOCAL_ENGINE, request_for, request_for_hosts
+from ropeway.plan.memory import MEMORY_ERROR
+from ropeway.plan.request import (
+    LOCAL_ENGINE,
+    request_for,
+    request_for_hosts,
+    set_context,
+    set_context_words,
+)
 from ropeway.plan.resolve import Flags, resolve
-from ropeway.plan.values import memory_words, shortfall
+from ropeway.plan.values import memory_words, shortfall, tight_words
 from ropeway.plan.writing import needs_key
 from ropeway.spec.file import SpecFile
 from ropeway.spec.model import Layout, Spec
 from ropeway.units import format_bytes
 
-# How far engine and activations were from nine published start-up logs, at most (docs/planning.md).
-MEMORY_ERROR = int(0.94 * 2**30)
 # What the sample of `ropeway init` has for two virtual hosts.
 _SAMPLE = Layout(tensor=2, pipeline=2, expert=True)
 
@@ -60,7 +65,7 @@ def with_layout(
     Where it names none, the planner chooses. Raises Refused where that needs to be told the chip or
     a key, or nothing fits; LayoutError where the spec's own cannot run or does not fit.
     """
-    notes: tuple[str, ...] = ()
+    spec, notes = _with_context(spec, shape, chip)
     if spec.serve.has_layout:
         name = spec.model.served_name or spec.model.path or ""
         check(spec.serve.layout, shape, spec.cluster, name)
@@ -71,11 +76,21 @@ def with_layout(
                 where="cluster.chip",
                 hint=phrase("write `chip: 910B4` below `cluster`, or name a layout"),
             )
-        spec, notes = _chosen(spec, request_for_hosts(spec, shape, chip, version))
+        spec, more = _chosen(spec, request_for_hosts(spec, shape, chip, version))
+        notes = (*notes, *more)
     if chip is None:
         unknown = phrase("whether it fits was not checked: `cluster.chip` is not known")
         return spec, (*notes, unknown)
     return spec, (*notes, *_fit_notes(spec, room(spec, shape, chip, version), chip))
+
+
+def _with_context(spec: Spec, shape: ModelShape, chip: Chip | None) -> tuple[Spec, tuple[str, ...]]:
+    """Return the spec with a context where 310P needs one to be named, and a note on it."""
+    if chip is None or chip.family != "310P" or spec.serve.context is not None:
+        return spec, ()
+    context = set_context(shape, spec.workload)
+    serve = spec.serve.model_copy(update={"context": context})
+    return spec.model_copy(update={"serve": serve}), (set_context_words(context),)
 
 
 def with_local_layout(
@@ -162,16 +177,7 @@ def _fit_notes(spec: Spec, found: Room, chip: Chip) -> tuple[str, ...]:
                 " `serve.memory` gives more"
             ),
         )  # fmt: skip
-    if not found.tight:
-        return ()
-    return (
-        phrase(
-            "{layout} fits by {spare} an NPU, and such figures may be off by {error}",
-            layout=spec.serve.layout,
-            spare=format_bytes(found.spare),
-            error=format_bytes(found.error),
-        ),
-    )
+    return (tight_words(spec.serve.layout, found.spare),) if found.tight else ()
 
 
 def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
@@ -182,10 +188,10 @@ def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
     request = request_for_hosts(spec, shape, chip, version)
     search = search_of(request).of(request.load.share(spec.serve.replicas))
     memory = fit_layout(search, spec.serve.layout).memory
-    one = memory.kv_cache * search.context // memory.kv_tokens if memory.kv_tokens else 0
     if not memory.fits:
         missing = max(1, int(shortfall(memory, search.context)))
         return Room(-missing, memory_words(memory, search.context))
+    one = memory.sequence_bytes(search.context)
     words = phrase(
         "{cache:.1f} GiB are left for the cache, and a sequence of {context:,} tokens takes "
         "{one:.1f} GiB",
@@ -193,7 +199,7 @@ def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
         context=search.context,
         one=one / 2**30,
     )
-    return Room(memory.kv_cache - one, words)
+    return Room(memory.left(search.context), words)
 
 
 def plan_for_new(spec: Spec, shape: ModelShape, version: str) -> Plan:

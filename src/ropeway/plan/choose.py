@@ -25,7 +25,7 @@ from ropeway.plan.load import Load
 from ropeway.plan.missing import missing
 from ropeway.plan.question import Question
 from ropeway.plan.reports import beyond_measured, measured, unreported
-from ropeway.plan.values import figure_of, memory_words, shortfall, values
+from ropeway.plan.values import figure_of, memory_doubts, memory_words, shortfall, values
 from ropeway.spec.model import Layout
 
 # Results that differ by less are equal: then the simpler or better known layout wins.
@@ -101,7 +101,7 @@ def _check_quantisation(request: PlanRequest) -> None:
 def _layouts(search: Search) -> tuple[Layout, ...]:
     request = search.request
     if request.layout is None:
-        return working(request.shape, request.cluster)
+        return working(request.shape, request.cluster, request.contexts)
     check(request.layout, request.shape, request.cluster, request.model_name)
     if not _replica_numbers(search, request.layout):
         raise LayoutError(
@@ -369,10 +369,12 @@ def _unsplittable(request: PlanRequest, layouts: Sequence[Layout]) -> Iterator[R
     able, total = set(layouts), request.cluster.total_npus
     sizes = [2**power for power in range(total.bit_length())]
     spreads = (False, True) if request.shape.experts else (False,)
-    for tensor, pipeline, data, expert in product(sizes, sizes, sizes, spreads):
-        if tensor * pipeline * data > total:
+    keys, (prefill, decode) = ("tensor", "pipeline", "data", "expert"), request.contexts
+    base = Layout(prefill_context=prefill, decode_context=decode)
+    for grid in product(sizes, sizes, sizes, spreads):
+        layout = base.model_copy(update=dict(zip(keys, grid, strict=True)))
+        if layout.npus > total:
             continue
-        layout = Layout(tensor=tensor, pipeline=pipeline, data=data, expert=expert)
         if layout not in able and (reasons := problems(layout, request.shape, request.cluster)):
             yield Rejected(layout, "shape", joined(reasons))
 
@@ -382,6 +384,7 @@ def _doubts(search: Search, ranked: Sequence[Candidate]) -> Iterator[str]:
     if not ranked:
         return
     yield from ranked[0].notes
+    yield from memory_doubts(search, ranked[0])
     if search.request.layout is None:
         yield from _measured_words(search, ranked)
     yield from _load_words(search, ranked[0])

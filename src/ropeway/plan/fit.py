@@ -4,26 +4,24 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from ropeway.engines.ascend_layouts import Case
-from ropeway.engines.ascend_memory import EngineMemory, engine_memory
+from ropeway.engines.ascend_memory import EngineMemory, dispatch_mebibytes, engine_memory
 from ropeway.engines.ascend_releases import order
 from ropeway.engines.placement import HostSizes, hosts_needed
+from ropeway.engines.vllm import SEQUENCES
 from ropeway.errors import Refused
 from ropeway.hardware import Chip
 from ropeway.phrases import Phrase, phrase
 from ropeway.plan.candidate import PlanRequest
 from ropeway.plan.layout import host_sizes_of
-from ropeway.plan.load import Load
+from ropeway.plan.load import Load, whole_context
 from ropeway.plan.memory import Memory, MemoryNeeds, cache_tokens, memory
 from ropeway.spec.model import Layout
 
-# A context that nothing fixes: the tokens of a request, rounded up, so that a chat template fits.
-_ROUND_CONTEXT = 1024
 # Memory fractions to try where the engine's default is too small or leaves no room for graphs.
 _FRACTIONS = (0.95, 0.85, 0.8)
-# vLLM's defaults on a device below 70 GiB, behind the server (EngineArgs.get_batch_defaults). A
-# larger number of sequences is set where the load has use for it.
-_SEQUENCES = 256
+# A larger number of sequences than vLLM's default is set where the load has use for it.
 MOST_SEQUENCES = 1024
+# vLLM's defaults on a device below 70 GiB, behind the server (EngineArgs.get_batch_defaults).
 _BATCHED_TOKENS = 2048
 _BATCHED_TOKENS_OF_LARGE = 8192
 _LARGE = 70 * 2**30
@@ -94,6 +92,27 @@ class Search:
             max_sequences=max_sequences,
             max_batched_tokens=self.batched(layout),
             kv_bits=request.kv_bits,
+            drafts=request.drafts,
+            dispatch=self._dispatch(layout, max_sequences),
+        )
+
+    def _dispatch(self, layout: Layout, max_sequences: int) -> int:
+        """Return the bytes of MC2's buffers: as the spec sets them, or as `up` would."""
+        request, traits = self.request, self.request.traits
+        if request.chip is None or not layout.expert:
+            return 0
+        serve = request.serve.model_copy(update={"max_sequences": max_sequences})
+        return (
+            2
+            * 2**20
+            * dispatch_mebibytes(
+                request.shape,
+                layout,
+                traits.version,
+                request.chip.family,
+                serve,
+                eager=traits.graph == "eager",
+            )
         )
 
 
@@ -179,7 +198,7 @@ def _useful_sequences(request: PlanRequest, layout: Layout) -> int:
     if request.max_sequences is not None:
         return request.max_sequences
     if request.load.clients is None:
-        return _SEQUENCES
+        return SEQUENCES
     return min(MOST_SEQUENCES, _power_of_two(ceil(request.load.clients / layout.data)))
 
 
@@ -204,7 +223,7 @@ def _context(request: PlanRequest) -> int:
         )
     context = request.context or request.blank_context
     if context is None:
-        whole = ceil(takes / _ROUND_CONTEXT) * _ROUND_CONTEXT
+        whole = whole_context(takes)
         return min(whole, least) if least else whole
     if least and context > least:
         raise Refused(

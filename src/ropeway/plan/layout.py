@@ -56,15 +56,20 @@ def problems(layout: Layout, shape: ModelShape, cluster: Cluster) -> tuple[str, 
     return (*_shape_problems(layout, shape), *_npu_problems(layout, cluster))
 
 
-def working(shape: ModelShape, cluster: Cluster) -> tuple[Layout, ...]:
+def working(
+    shape: ModelShape, cluster: Cluster, contexts: tuple[int, int] = (1, 1)
+) -> tuple[Layout, ...]:
     """Return the layouts that can run, those with the fewest NPUs first.
+
+    All have the sizes of context parallelism (prefill, decode) that are given.
 
     Of equal size: `TP4`, `TP2×PP2`, `PP4`, `DP2×TP2`, `DP4`, and those with EP after all without.
 
     Complete while no pipeline or data size is above 16. Beyond that, so that 1,000 hosts do not
     give 100,000 layouts: 24, 32, 48, 64 … and whatever takes all layers or all NPUs.
     """
-    able = (item for item in _that_fit(shape, cluster) if not any(_shape_problems(item, shape)))
+    fitting = _that_fit(shape, cluster, contexts)
+    able = (item for item in fitting if not any(_shape_problems(item, shape)))
     return tuple(sorted(able, key=_order))
 
 
@@ -77,7 +82,7 @@ def nearest(
     parallelism, small factors between the sizes, fewer NPUs. All but `layout` are of `working`.
     EP over a single rank, which does nothing, comes last.
     """
-    able = working(shape, cluster)
+    able = working(shape, cluster, layout.contexts)
     if layout not in able and not problems(layout, shape, cluster):
         able = (layout, *able)
     return tuple(sorted(able, key=lambda item: _distance(layout, item))[:number])
@@ -92,6 +97,7 @@ def hosts_of(layout: Layout, cluster: Cluster) -> int:
 
 def _shape_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
     yield from _tensor_problems(layout, shape)
+    yield from _context_problems(layout, shape)
     # get_pp_indices (vllm/distributed/utils.py) gives layers // stages to each and spreads the
     # rest, so uneven stages are fine, but more stages than layers leave some empty.
     if layout.pipeline > shape.layers:
@@ -144,6 +150,39 @@ def _tensor_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
         )
 
 
+def _context_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
+    """Yield why decode context parallel cannot deal out the cache over tensor ranks.
+
+    A latent is on every rank; of KV heads only the copies are (ParallelConfig and
+    ModelConfig.verify_with_parallel_config of vLLM 0.12 to 0.32; with prefill context parallel,
+    0.32 has other rules, and no release of vLLM-Ascend was built on it).
+    """
+    decode, tensor = layout.decode_context, layout.tensor
+    if decode == 1:
+        return
+    if tensor % decode:
+        yield phrase(
+            "decode context parallel {decode} does not divide tensor parallel {tensor}",
+            decode=decode,
+            tensor=tensor,
+        )
+    elif not shape.has_latent_cache and (tensor // shape.kv_heads) % decode:
+        yield phrase(
+            "decode context parallel {decode} does not divide the {copies} copies of each of "
+            "{heads} KV heads in tensor parallel {tensor}",
+            decode=decode,
+            copies=tensor // shape.kv_heads,
+            heads=shape.kv_heads,
+            tensor=tensor,
+        )
+    elif not shape.has_latent_cache and (shape.heads // shape.kv_heads) % decode:
+        yield phrase(
+            "decode context parallel {decode} does not divide the {heads} query heads of a KV head",
+            decode=decode,
+            heads=shape.heads // shape.kv_heads,
+        )
+
+
 def _expert_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
     """Yield the problems of experts, which go whole to ranks (EP) or are each cut into slices.
 
@@ -156,7 +195,7 @@ def _expert_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
         if layout.expert:
             yield phrase("expert parallel needs a mixture of experts; this model is dense")
         return
-    ranks = layout.tensor * layout.data
+    ranks = layout.expert_ranks
     sizes = {"ranks": ranks, "tensor": layout.tensor, "data": layout.data}
     if layout.expert and ranks > shape.experts:
         yield phrase(
@@ -195,7 +234,7 @@ def _npu_problems(layout: Layout, cluster: Cluster) -> Iterator[str]:
             npus=_npus(total),
         )
         return
-    world_size = layout.tensor * layout.pipeline
+    world_size = layout.world_size
     room = data_ranks_that_fit(world_size, host_sizes_of(cluster))
     if layout.data > 1 and layout.data > room:
         yield phrase(
@@ -238,17 +277,26 @@ def _npus(number: int) -> Phrase:
     return count(number, "{n} NPU", "{n} NPUs")
 
 
-def _that_fit(shape: ModelShape, cluster: Cluster) -> Iterator[Layout]:
+def _that_fit(shape: ModelShape, cluster: Cluster, contexts: tuple[int, int]) -> Iterator[Layout]:
     """Yield every layout that has enough NPUs, of the sizes that `working` promises."""
-    total, hosts = cluster.total_npus, host_sizes_of(cluster)
+    prefill, decode = contexts
+    total, hosts = cluster.total_npus // prefill, host_sizes_of(cluster)
     spreads = (False, True) if shape.experts else (False,)
     for tensor in range(1, min(shape.heads, total) + 1):
         if shape.heads % tensor:
             continue
         for pipeline in _sizes(min(shape.layers, total // tensor)):
-            for data in _sizes(max(1, data_ranks_that_fit(tensor * pipeline, hosts))):
+            rank = tensor * pipeline * prefill
+            for data in _sizes(max(1, data_ranks_that_fit(rank, hosts))):
                 for expert in spreads:
-                    yield Layout(tensor=tensor, pipeline=pipeline, data=data, expert=expert)
+                    yield Layout(
+                        tensor=tensor,
+                        pipeline=pipeline,
+                        data=data,
+                        expert=expert,
+                        prefill_context=prefill,
+                        decode_context=decode,
+                    )
 
 
 def _sizes(largest: int) -> list[int]:

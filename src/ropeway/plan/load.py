@@ -1,10 +1,12 @@
 """The load that a forecast is for: how long requests are, and how many come."""
 
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import ceil, isfinite
 
 from ropeway.errors import Refused
 from ropeway.phrases import Phrase, phrase
+
+_ROUND_CONTEXT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,11 @@ class Load:
     def tokens(self) -> int:
         """Tokens of one request, prompt and answer together."""
         return self.input_tokens + self.output_tokens
+
+
+def whole_context(tokens: int) -> int:
+    """Return a request's tokens, rounded up so that a chat template fits too."""
+    return ceil(tokens / _ROUND_CONTEXT) * _ROUND_CONTEXT
 
 
 def _out_of_range(name: str, value: float, allowed: Phrase) -> Refused:

@@ -9,15 +9,18 @@ becomes blocks of cache. How it counts blocks was read in vLLM 0.32.0 (v1/core/k
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
 from operator import itemgetter
 
 from ropeway.engines.ascend_memory import EngineMemory, engine_bytes, visible_bytes
-from ropeway.models.shape import ModelShape
+from ropeway.models.shape import Attention, Block, ModelShape
 from ropeway.plan.shards import CacheGroup, StageShard, shard
 from ropeway.spec.model import Layout
+
+# How far engine and activations were from published start-up logs, at most (docs/planning.md).
+MEMORY_ERROR = int(0.7 * 2**30)
 
 _ACTIVATION_BYTES = 2  # numbers between layers are in 16 bits, whatever the weights are in
 
@@ -45,6 +48,8 @@ class MemoryNeeds:
     max_sequences       running at once in a data-parallel rank
     max_batched_tokens  of one step
     kv_bits             of a cached number
+    drafts              whether the model's MTP layers run too
+    dispatch            bytes of MC2's buffers, where they are not the engine's usual ones
     """
 
     engine: EngineMemory
@@ -54,6 +59,8 @@ class MemoryNeeds:
     max_sequences: int = 256
     max_batched_tokens: int = 8192
     kv_bits: float = 16
+    drafts: bool = False
+    dispatch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,8 @@ class Memory:
     kv_tokens    of a DP rank, in whole blocks; with windows or states, at the requested context
     blocks       of a DP rank
     sequences    that fit at once at the requested context
-    reserve      graphs that need room beside `usable`
+    reserve      what needs room beside `usable`: graphs, memory in use before, a mask
+    mask         of that, the attention mask of 310P
     """
 
     hbm: int
@@ -86,12 +94,26 @@ class Memory:
     blocks: int
     sequences: int
     reserve: int = 0
+    mask: int = 0
 
     @property
     def spare(self) -> int:
         """Visible memory that stays free; negative is what is missing."""
         taken = self.weights + self.engine + self.activations + max(0, self.kv_cache)
         return self.visible - taken - self.reserve
+
+    def sequence_bytes(self, context: int) -> int:
+        """Return what a sequence of so many tokens takes of the cache."""
+        return self.kv_cache * context // self.kv_tokens if self.kv_tokens else 0
+
+    def left(self, context: int) -> int:
+        """Return what is left once one sequence of the context has its cache.
+
+        Or once the mask has been made, of which there are three copies then: as it is made, and in
+        the two layouts that it is cast between (AttentionMaskBuilder310).
+        """
+        rest = self.kv_cache - self.sequence_bytes(context)
+        return min(rest, max(0, self.spare - 2 * self.mask)) if self.mask else rest
 
     @property
     def fits(self) -> bool:
@@ -105,10 +127,13 @@ def memory(shape: ModelShape, layout: Layout, hbm_bytes: int, needs: MemoryNeeds
     With `hbm_bytes` 0 (the local cluster), the memory in use counts as all there is.
     """
     engine = needs.engine
+    if needs.dispatch is not None:
+        engine = replace(engine, dispatch_buffers=needs.dispatch)
     graphs = engine.graphs_of_experts if shape.experts else engine.graphs
-    own = engine_bytes(engine, layout) + (graphs if engine.counts_graphs else 0)
+    own = engine_bytes(engine, layout) + engine.counted_graphs
     idle = 0 if engine.counts_idle else engine.idle
-    reserve = idle + (0 if engine.counts_graphs else graphs)
+    mask = engine.mask * needs.context**2 if shape.kv_layers else 0
+    reserve = idle + max(0, graphs - engine.counted_graphs) + mask
     visible = visible_bytes(hbm_bytes)
     share = needs.fraction if needs.fraction is not None else engine.fraction
     by_stage: list[Memory] = []
@@ -124,7 +149,7 @@ def memory(shape: ModelShape, layout: Layout, hbm_bytes: int, needs: MemoryNeeds
         by_stage.append(
             Memory(
                 hbm_bytes, visible if hbm_bytes else usable, usable, weights, own, peak, room,
-                index, tokens, tokens // engine.block_size, sequences, reserve,
+                index, tokens, tokens // engine.block_size, sequences, reserve, mask,
             )
         )  # fmt: skip
     return min(by_stage, key=lambda item: (item.sequences, item.kv_tokens, item.kv_cache))
@@ -143,7 +168,7 @@ def gpustack_bytes(shape: ModelShape, layout: Layout) -> int:
     """
     stages = shard(shape, Layout())
     whole = sum(stage.weights.total for stage in stages)
-    return ceil(1.2 * whole / (layout.tensor * layout.pipeline))
+    return ceil(1.2 * whole / layout.world_size)
 
 
 def activation_bytes(
@@ -151,24 +176,42 @@ def activation_bytes(
 ) -> int:
     """Return the peak bytes that a step of `max_batched_tokens` takes besides weights, on one NPU.
 
-    The stream, its copy in the norm and the residual (3 × hidden), and the wider of: the dense part
-    (gate and up, their product, the result), the experts (a token once for every expert it visits:
-    in, gate and up, product, out). Attention is narrower than either in every model known here.
-    After the last layer instead: the logits and what choosing a token sorts.
+    The stream, its copy in the norm and the residual (3 × hidden, of each residual stream), and the
+    larger of: the dense part (gate and up, their product, the result), the experts. Attention is
+    narrower than either in every model known here. After the last layer instead: the logits and
+    what choosing a token sorts.
     """
     tokens, wide = needs.max_batched_tokens, shape.hidden_size
-    stream = 3 * tokens * wide
+    stream = 3 * tokens * wide * shape.streams
     dense = tokens * (3 * ceil(shape.intermediate_size / layout.tensor) + wide)
-    experts = 0
-    if stage.moe_layers:
-        rows = tokens * (layout.data if needs.engine.gathers else 1) * stage.experts_per_token
-        ranks = 1 if layout.expert else layout.tensor * layout.data
-        experts = rows * (2 * wide + 3 * ceil(shape.expert_size / ranks))
-    peak = _ACTIVATION_BYTES * (stream + max(dense, experts))
+    experts = _expert_bytes(shape, layout, needs) if stage.moe_layers else 0
+    peak = _ACTIVATION_BYTES * stream + max(_ACTIVATION_BYTES * dense, experts)
     if stage.last:
         chosen = min(needs.max_sequences, tokens) * shape.vocab_size * _SAMPLING_BYTES
         peak = max(peak, _ACTIVATION_BYTES * tokens * wide + chosen)
     return peak + (_encoder_bytes(shape) if stage.first else 0)
+
+
+def _expert_bytes(shape: ModelShape, layout: Layout, needs: MemoryNeeds) -> int:
+    """Return the peak bytes of routed experts: a token is there once for every expert it visits.
+
+    Where tokens are gathered, every rank makes room for those of all data-parallel ranks, whichever
+    experts they visit: `active_num` of npu_moe_init_routing. What is alive at once was read in
+    vllm_ascend/ops/fused_moe (moe_mlp.py, token_dispatcher.py) of v0.18.0: gate and up with what
+    they are made of, or the result with their product. Tokens for 8-bit products are in 8 bits,
+    and let go of after the first product; those in 16 bits stay until the end.
+    """
+    gathered = layout.data > 1 and (needs.engine.gathers or not layout.expert)
+    tokens = needs.max_batched_tokens * (layout.data if gathered else 1)
+    ranks = 1 if layout.expert else layout.expert_ranks
+    wide, inner = shape.hidden_size, ceil(shape.expert_size / ranks)
+    if shape.precision.narrow("routed"):
+        row = max(wide + 4 * inner, 5 * inner, 2 * wide + inner)
+    else:
+        row = max(2 * wide + 6 * inner, 4 * wide + 2 * inner)
+    # The gathered tokens, and the sum for each.
+    ends = 2 * _ACTIVATION_BYTES * tokens * wide if gathered else 0
+    return tokens * shape.experts_per_token * row + ends
 
 
 def _encoder_bytes(shape: ModelShape) -> int:
@@ -183,10 +226,35 @@ def _stages(
     shape: ModelShape, layout: Layout, needs: MemoryNeeds
 ) -> Iterable[tuple[int, StageShard]]:
     """Return the first of each kind of stage and its index; `shard` makes equal ones one object."""
-    stages = shard(shape, layout, kv_bits=needs.kv_bits)
+    if needs.engine.indexes_all:
+        shape = _indexed(shape)
+    stages = shard(shape, layout, kv_bits=needs.kv_bits, drafts=needs.drafts)
     # Backwards, so that the first of equal ones stays.
     first = {id(stage): (index, stage) for index, stage in reversed([*enumerate(stages)])}
     return reversed(first.values())
+
+
+@lru_cache
+def _indexed(shape: ModelShape) -> ModelShape:
+    """Return the shape with an index in every latent's layer, where any has one."""
+    width = max((item.index_width for item in _latents(shape.blocks)), default=0)
+    if not width:
+        return shape
+
+    def widened(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+        latents = _latents(blocks)
+        return tuple(
+            replace(block, attention=replace(block.attention, index_width=width))
+            if block.attention in latents
+            else block
+            for block in blocks
+        )
+
+    return replace(shape, blocks=widened(shape.blocks), mtp=widened(shape.mtp))
+
+
+def _latents(blocks: Iterable[Block]) -> list[Attention]:
+    return [item for block in blocks if (item := block.attention) and item.kind == "latent"]
 
 
 def _capacity(stage: StageShard, room: int, needs: MemoryNeeds) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import ceil
 
 from ropeway.engines.ascend_layouts import limits
 from ropeway.models.quantisation import precision_named
@@ -63,11 +64,9 @@ def _shorter(search: Search, full: Sequence[Rejected]) -> Iterator[str]:
     request = search.request
     best: tuple[int, Layout] | None = None
     for item in full:
-        memory = fit_layout(search, item.layout).memory
-        if memory.spare >= 0 and (best is None or memory.kv_tokens > best[0]):
-            best = memory.kv_tokens, item.layout
-    if best is not None and not request.load.tokens <= best[0] < search.context:
-        best = None
+        tokens = _longest(search, item.layout, best[0] if best else request.load.tokens - 1)
+        if tokens is not None:
+            best = tokens, item.layout
     if best is None and request.leaves_context:
         loads = search_of(replace(request, blank_context=None))
         smallest = _smallest(loads)
@@ -88,6 +87,23 @@ def _shorter(search: Search, full: Sequence[Rejected]) -> Iterator[str]:
             tokens=best[0],
             layout=best[1],
         )
+
+
+def _longest(search: Search, layout: Layout, beyond: int) -> int | None:
+    """Return the longest context that fits, in whole blocks, if it is longer than `beyond`."""
+    block = search.engine.block_size
+    low, high = beyond // block + 1, ceil(search.context / block)
+    if low >= high or not _fits(search, layout, low * block):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _fits(search, layout, middle * block) else (low, middle)
+    return low * block
+
+
+def _fits(search: Search, layout: Layout, context: int) -> bool:
+    shorter = search_of(replace(search.request, context=context))
+    return fit_layout(shorter, layout).memory.fits
 
 
 def _quantised(search: Search) -> Iterator[str]:
@@ -137,7 +153,11 @@ def _more_hosts(search: Search) -> Iterator[str]:
 def _smallest(search: Search) -> tuple[Layout, Fit] | None:
     """Return the layout with the fewest NPUs that fits and that the release can run."""
     request = search.request
-    layouts = (request.layout,) if request.layout else working(request.shape, request.cluster)
+    layouts = (
+        (request.layout,)
+        if request.layout
+        else working(request.shape, request.cluster, request.contexts)
+    )
     for layout in layouts:
         if layout.data > 1 and not layout.expert:
             continue

@@ -76,7 +76,7 @@ def kinds(layout: Layout) -> str:
     """Return the sorts of parallelism in a layout: `DP×TP+EP`."""
     sizes = {"DP": layout.data, "TP": layout.tensor, "PP": layout.pipeline}
     grid = "×".join(name for name, size in sizes.items() if size > 1) or "TP1"
-    spread = layout.expert and layout.tensor * layout.data > 1
+    spread = layout.expert and layout.expert_ranks > 1
     return f"{grid}+EP" if spread else grid
 
 

@@ -1,14 +1,18 @@
 """From a spec, its model and its machine to a PlanRequest: the one way, for all who ask."""
 
-from ropeway.engines.vllm import served_shape
+from ropeway.engines.vllm import drafts_with_mtp, served_shape
 from ropeway.engines.vllm_cpu import CONTEXT as LOCAL_CONTEXT
 from ropeway.hardware import Chip
 from ropeway.models.shape import ModelShape
+from ropeway.phrases import Phrase, phrase
 from ropeway.plan.candidate import PlanRequest
-from ropeway.plan.load import Load
+from ropeway.plan.load import Load, whole_context
 from ropeway.plan.machine import EngineTraits, Machine, ascend, traits
-from ropeway.spec.model import Serve, Spec
+from ropeway.spec.engine_args import flag_number, flag_value
+from ropeway.spec.model import Serve, Spec, Workload
 
+# Of vllm-ascend docs/source/tutorials/hardwares/310p.md: "explicit and conservative".
+_CONTEXT_310P = 16_384
 LOCAL_ENGINE = EngineTraits("0.32.0", "eager")  # vLLM-CPU, as the local cluster starts it
 
 
@@ -49,42 +53,52 @@ def request_for(
         chip=chip,
         hbm_bytes=cluster.hbm,
         context=serve.context,
-        blank_context=_blank_context(shape, chip),
+        blank_context=_blank_context(shape, chip, work),
         price_per_host_hour=cluster.price_per_host_hour,
         currency=cluster.currency or "CNY",
         memory=serve.memory,
         kv_cache=serve.kv_cache,
         replicas=serve.replicas if "replicas" in serve.model_fields_set else None,
         max_sequences=serve.max_sequences,
-        max_batched_tokens=_batched_tokens(serve),
+        max_batched_tokens=flag_number(serve.engine_args, "max-num-batched-tokens"),
         kv_bits=_kv_bits(serve),
+        contexts=serve.layout.contexts,
+        drafts=drafts_with_mtp(serve.engine_args),
+        serve=serve,
     )
 
 
 def graph_of(serve: Serve) -> str | None:
     """Return the graph mode that the spec asks for: `eager`, or None for the release's own."""
-    return "eager" if _engine_flag(serve, "enforce-eager") is True else None
+    return "eager" if flag_value(serve.engine_args, "enforce-eager") is True else None
 
 
-def _blank_context(shape: ModelShape, chip: Chip | None) -> int | None:
-    """Return the context that the engine takes where `serve.context` is blank."""
+def _blank_context(shape: ModelShape, chip: Chip | None, work: Workload) -> int | None:
+    """Return the context that the engine takes where `serve.context` is blank, or `up` sets."""
     longest = shape.max_positions
-    return longest if chip else min(longest or LOCAL_CONTEXT, LOCAL_CONTEXT)
+    if chip is None:
+        return min(longest or LOCAL_CONTEXT, LOCAL_CONTEXT)
+    return set_context(shape, work) if chip.family == "310P" else longest
 
 
-def _batched_tokens(serve: Serve) -> int | None:
-    """Return the tokens of one step, where the spec fixes them."""
-    value = _engine_flag(serve, "max-num-batched-tokens")
-    return value if isinstance(value, int) and value > 0 else None
+def set_context(shape: ModelShape, work: Workload) -> int:
+    """Return the context that `up` sets on 310P: as the plug-in's documents advise, or as long as
+    the workload's requests."""
+    ours = max(_CONTEXT_310P, whole_context(work.input_tokens + work.output_tokens))
+    return min(shape.max_positions or ours, ours)
+
+
+def set_context_words(context: int) -> Phrase:
+    """Say why a blank context is set on 310P, where the engine must not choose one."""
+    return phrase(
+        "`serve.context` is blank, and 310P keeps an attention mask of the square of the context: "
+        "`--max-model-len {context}` is set, as the plug-in's documents advise; `serve.context` "
+        "names another (vllm-ascend tutorials, hardwares/310p.md)",
+        context=context,
+    )
 
 
 def _kv_bits(serve: Serve) -> float:
     """Return the bits of a cached number: `fp8`, `fp8_e4m3`, `int8` take half of `auto`."""
-    value = str(_engine_flag(serve, "kv-cache-dtype") or "")
+    value = str(flag_value(serve.engine_args, "kv-cache-dtype") or "")
     return 8 if value.startswith(("fp8", "int8")) else 16
-
-
-def _engine_flag(serve: Serve, name: str) -> object:
-    """Return a flag of `serve.engine_args` that the plan depends on, with either spelling."""
-    args = serve.engine_args
-    return next((value for key, value in args.items() if key.replace("_", "-") == name), None)

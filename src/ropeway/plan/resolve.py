@@ -127,7 +127,7 @@ def resolve(
         ttft_s=flags.max_ttft / 1000 if flags.max_ttft else None,
         job_prompts=flags.prompts,
         free_clients=_free_clients(spec, flags),
-        layout=Layout.parse(flags.layout) if flags.layout else None,
+        layout=_layout(flags.layout, request.contexts) if flags.layout else None,
         sources=sources,
         spec_file=file.name if file else "",
     )
@@ -280,6 +280,14 @@ def _engine(serve: Serve, image: str | None, flags: Flags) -> EngineTraits:
             hint=phrase("write it as published, like `0.11.0rc0` or `0.18.0`"),
         )
     return traits(version, flags.graph or graph_of(serve))
+
+
+def _layout(name: str, contexts: tuple[int, int]) -> Layout:
+    """Return a named layout, with the sizes of context parallelism that the spec's flags give."""
+    layout, (prefill, decode) = Layout.parse(name), contexts
+    if layout.contexts != (1, 1):
+        return layout
+    return layout.model_copy(update={"prefill_context": prefill, "decode_context": decode})
 
 
 def _free_clients(spec: Spec | None, flags: Flags) -> bool:

@@ -121,26 +121,47 @@ class StageShard(NamedTuple):
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def shard(shape: ModelShape, layout: Layout, *, kv_bits: float = 16) -> tuple[StageShard, ...]:
+def shard(
+    shape: ModelShape, layout: Layout, *, kv_bits: float = 16, drafts: bool = False
+) -> tuple[StageShard, ...]:
     """Return one StageShard for each pipeline stage; equal stages are one object.
 
     `kv_bits` are those of a cached number. Encoders are cut by TP, on every stage (vLLM builds them
-    on each). A layout that vLLM refuses is not refused here: uneven pieces are rounded up.
+    on each). A layout that vLLM refuses is not refused here: uneven pieces are rounded up. With
+    `drafts` the last stage also holds the model's MTP layers, whose work is not counted.
     """
-    costs = _costs(shape, layout.tensor, kv_bits)
-    ranks = layout.tensor * layout.data
+    if drafts and shape.mtp:
+        *stages, last = shard(shape, layout, kv_bits=kv_bits)
+        return (*stages, _with_drafts(last, shape, layout, kv_bits))
+    costs = _costs(shape, layout.tensor, layout.prefill_context * layout.decode_context, kv_bits)
+    ranks = layout.expert_ranks
     experts = tuple(_experts_per_rank(kind, ranks, layout.expert) for kind in costs.kinds)
     equal: dict[tuple[tuple[int, ...], bool, bool], StageShard] = {}
-    stages, begin = [], 0
+    made, begin = [], 0
     for index, size in enumerate(stage_layers(shape.layers, layout.pipeline)):
         before, after = costs.kinds_before[begin], costs.kinds_before[begin + size]
         counts = tuple(map(sub, after, before))
         key = (counts, index == 0, index == layout.pipeline - 1)
         if key not in equal:
             equal[key] = _with_experts(_without_experts(costs, *key), counts, experts)
-        stages.append(equal[key])
+        made.append(equal[key])
         begin += size
-    return tuple(stages)
+    return tuple(made)
+
+
+def _with_drafts(last: StageShard, shape: ModelShape, layout: Layout, kv_bits: float) -> StageShard:
+    """Return the last stage with the MTP layers, which share the model's table and head.
+
+    (_maybe_share_embeddings and _maybe_share_lm_head in vllm_ascend/spec_decode/eagle_proposer.py.)
+    """
+    own = tuple(item for item in shape.mtp_outer if item.component not in ("embedding", "head"))
+    alone = replace(shape, blocks=shape.mtp, outer=own, mtp=(), mtp_outer=(), encoders=())
+    (draft,) = shard(alone, layout.model_copy(update={"pipeline": 1}), kv_bits=kv_bits)
+    return last._replace(
+        weights=Amounts._make(_plus(last.weights, draft.weights, 1)),
+        caches=_joined((group, 1) for group in (*last.caches, *draft.caches)),
+        state_bytes=last.state_bytes + draft.state_bytes,
+    )
 
 
 def touched_experts(experts: int, per_token: int, tokens: float) -> float:
@@ -197,7 +218,7 @@ class _Costs:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _costs(shape: ModelShape, tensor: int, kv_bits: float) -> _Costs:
+def _costs(shape: ModelShape, tensor: int, contexts: int, kv_bits: float) -> _Costs:
     distinct: dict[tuple[Attention | None, FeedForward | None, int], int] = {}
     kinds: list[_Kind] = []
     order: list[int] = []
@@ -205,7 +226,7 @@ def _costs(shape: ModelShape, tensor: int, kv_bits: float) -> _Costs:
         key = (block.attention, block.feed, block.all_reduces)
         if key not in distinct:
             distinct[key] = len(kinds)
-            kinds.append(_kind(block, tensor, shape.precision, kv_bits))
+            kinds.append(_kind(block, tensor, contexts, shape.precision, kv_bits))
         order += [distinct[key]] * block.count
     before = [[0] * len(kinds)]
     for kind in order:
@@ -224,7 +245,7 @@ def _costs(shape: ModelShape, tensor: int, kv_bits: float) -> _Costs:
     )
 
 
-def _kind(block: Block, tensor: int, precision: Precision, kv_bits: float) -> _Kind:
+def _kind(block: Block, tensor: int, contexts: int, precision: Precision, kv_bits: float) -> _Kind:
     attention, feed = block.attention, block.feed
     kind = _kind_of(block.weights, tensor, precision)
     kind = replace(kind, all_reduces=block.all_reduces if tensor > 1 else 0)
@@ -234,7 +255,7 @@ def _kind(block: Block, tensor: int, precision: Precision, kv_bits: float) -> _K
         kind = replace(
             kind,
             flops=kind.flops._replace(attention=work),
-            caches=_caches(attention, tensor, kv_bits),
+            caches=_caches(attention, tensor, contexts, kv_bits),
             state_bytes=attention.state_bytes * heads,
         )
     if not feed or not feed.experts:
@@ -270,19 +291,24 @@ def _share(pieces: int, ranks: int, padding: int = 1) -> float:
     return ceil(padded / ranks) / pieces
 
 
-def _caches(attention: Attention, tensor: int, kv_bits: float) -> tuple[CacheGroup, ...]:
+def _caches(
+    attention: Attention, tensor: int, contexts: int, kv_bits: float
+) -> tuple[CacheGroup, ...]:
     """Return the caches of one layer.
 
     Tensor ranks beyond the KV heads hold copies (ModelConfig.get_num_kv_heads); every rank holds
-    the whole latent and the whole index.
+    the whole latent and the whole index. Context parallel of `contexts` ranks deals out the tokens
+    of what keeps the whole context (FullAttentionSpec.max_memory_usage_bytes), windows not; nor,
+    since vLLM-Ascend 0.23, the index (enable_sfa_dcp_replicated_indexer).
     """
     if not attention.kv_width:
         return ()
     share = _share(attention.kv_pieces, tensor) * kv_bits / 8
+    windowed = attention.window and not attention.window_width
     heads = _share(attention.heads, tensor)
     main = CacheGroup(
         layers=1,
-        bytes_per_token=attention.kv_width * share,
+        bytes_per_token=attention.kv_width * share / (1 if windowed else contexts),
         window=0 if attention.window_width else attention.window,
         read_limit=attention.read_limit,
         index_bytes_per_token=attention.index_width * kv_bits / 8,

@@ -203,7 +203,7 @@ def _costs(ranks: _Ranks, stage: StageShard) -> Costs:
     wire, latency = _all_reduce(ranks)
     exchange_wire, exchange_latency = _exchange(ranks, stage) if spread else (0.0, 0.0)
     dense = stage.layers - stage.moe_layers
-    crosses = layout.tensor * layout.pipeline > ranks.npus_per_host
+    crosses = layout.world_size > ranks.npus_per_host
     link = machine.between if crosses else machine.inside
     width = ranks.shape.hidden_size * _ACTIVATION_BYTES
     return Costs(
@@ -224,7 +224,7 @@ def _costs(ranks: _Ranks, stage: StageShard) -> Costs:
         launch=dense * machine.layer + stage.moe_layers * machine.moe_layer,
         mixed=dense * machine.mixed_layer + stage.moe_layers * machine.mixed_moe_layer,
         eager=dense * machine.eager_layer + stage.moe_layers * machine.eager_moe_layer,
-        step=machine.step + (machine.processes if layout.tensor * layout.pipeline > 1 else 0.0),
+        step=machine.step + (machine.processes if layout.world_size > 1 else 0.0),
         send_token=width / layout.tensor / (link.bandwidth * machine.wire),
         send_latency=machine.reduce + (machine.between_reduce if crosses else 0.0),
     )
@@ -273,7 +273,7 @@ def _exchange(ranks: _Ranks, stage: StageShard) -> tuple[float, float]:
     the DP ranks that hold its experts: one copy for each expert, at most one to each DP rank.
     """
     machine, layout = ranks.machine, ranks.layout
-    count = layout.tensor * layout.data
+    count = layout.expert_ranks
     near = min(count, ranks.npus_per_host)
     copies = min(stage.experts_per_token, layout.data)
     size = ranks.shape.hidden_size * _ACTIVATION_BYTES * copies / layout.tensor

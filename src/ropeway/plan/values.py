@@ -9,7 +9,8 @@ from ropeway.phrases import Phrase, count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Value
 from ropeway.plan.fit import Search
 from ropeway.plan.layout import problems
-from ropeway.plan.memory import Memory, gpustack_bytes
+from ropeway.plan.memory import MEMORY_ERROR, Memory, gpustack_bytes
+from ropeway.plan.request import set_context_words
 from ropeway.spec.model import Layout
 from ropeway.units import format_bytes
 
@@ -23,6 +24,16 @@ def memory_words(memory: Memory, context: int) -> Phrase:
     parts = phrase(
         "{weights} weights + {engine} engine + {activations} activations", **_parts(memory)
     )
+    if memory.mask > memory.visible - taken > 0:
+        return phrase(
+            "on this chip the attention mask of a context of {context:,} tokens takes {mask} GiB "
+            "(the square of the context, in float16), and {parts} leave {rest} of {visible} GiB",
+            context=context,
+            mask=_gib(memory.mask),
+            parts=parts,
+            rest=_gib(memory.visible - taken),
+            visible=_gib(memory.visible),
+        )
     if memory.kv_cache <= 0:
         return phrase(
             "{parts} are {taken} GiB, but only {usable} GiB can be used",
@@ -41,8 +52,11 @@ def memory_words(memory: Memory, context: int) -> Phrase:
             context=context,
         )
     return phrase(
-        "{parts} + {cache} cache leave {rest} GiB, but graphs and memory in use before the start "
-        "need {reserve} GiB",
+        "{parts} + {cache} cache leave {rest} GiB, but graphs, memory in use before the start and "
+        "an attention mask need {reserve} GiB"
+        if memory.mask
+        else "{parts} + {cache} cache leave {rest} GiB, but graphs and memory in use before the "
+        "start need {reserve} GiB",
         parts=parts,
         cache=_gib(memory.kv_cache),
         rest=_gib(memory.spare + memory.reserve),
@@ -52,11 +66,31 @@ def memory_words(memory: Memory, context: int) -> Phrase:
 
 def shortfall(memory: Memory, context: int) -> float:
     """Return the bytes missing on each NPU for one sequence of the context to run."""
+    beside = float(max(0, -memory.spare))
     if memory.kv_cache <= 0:
-        return float(-memory.kv_cache)
+        return beside + -memory.kv_cache if memory.mask else float(-memory.kv_cache)
     if memory.sequences < 1:
-        return memory.kv_cache * (context / max(1, memory.kv_tokens) - 1)
-    return float(max(0, -memory.spare))
+        return max(beside, memory.kv_cache * (context / max(1, memory.kv_tokens) - 1))
+    return beside
+
+
+def tight_words(layout: Layout, left: int) -> Phrase:
+    """Say that a layout fits by less than the figures may be off."""
+    return phrase(
+        "{layout} fits by {spare} an NPU, and such figures may be off by {error}",
+        layout=layout,
+        spare=format_bytes(left),
+        error=format_bytes(MEMORY_ERROR),
+    )
+
+
+def memory_doubts(search: Search, chosen: Candidate) -> Iterator[Phrase]:
+    """Yield that a layout fits by little, and that a context is set which nobody named."""
+    request, left = search.request, chosen.memory.left(search.context)
+    if request.chip is not None and left < MEMORY_ERROR:
+        yield tight_words(chosen.layout, left)
+    if request.sets_context:
+        yield set_context_words(search.context)
 
 
 def values(plan: Plan, chosen: Candidate, search: Search) -> tuple[Value, ...]:
@@ -150,6 +184,9 @@ def _context(search: Search) -> Value:
     )
     if request.context is not None:
         return _fixed(request, "context", search.context, tokens)
+    if request.sets_context:
+        why = joined((set_context_words(search.context), tokens))
+        return Value("serve.context", search.context, why, _PLANNER)
     if request.leaves_context:
         engines = phrase("what the engine takes where none is named")
         return Value("serve.context", search.context, joined((engines, tokens)), _DEFAULT)

@@ -37,6 +37,14 @@ OWN_KEY = {
     "served-model-name": "model.served_name",
 }
 
+# Flags that belong to the layout, and are taken as a part of it: key of `Layout` by flag.
+LAYOUT_KEY = {
+    "prefill-context-parallel-size": "prefill_context",
+    "pcp": "prefill_context",
+    "decode-context-parallel-size": "decode_context",
+    "dcp": "decode_context",
+}
+
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 _FLAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
@@ -47,10 +55,12 @@ def engine_argument_flags(engine_args: Mapping[str, object]) -> list[str]:
     `{"block-size": 64}` → `--block-size 64`; true and null → the bare flag; false →
     `--no-flag`; a list → its values after one flag; a mapping → one JSON text. Names and texts are
     left as they are, so `block_size` stays so (vLLM reads both). A text that begins with `-` would
-    be taken for a flag, so it is joined: `--flag=-x`.
+    be taken for a flag, so it is joined: `--flag=-x`. Those of the layout are left to it.
     """
     flags: list[str] = []
     for name, value in engine_args.items():
+        if _plain(name) in LAYOUT_KEY:
+            continue
         if value is None or value is True:
             flags.append(f"--{name}")
         elif value is False:
@@ -70,6 +80,20 @@ def flag_value(engine_args: Mapping[str, object], name: str) -> object:
     `name` is written with `-`.
     """
     return next((value for key, value in engine_args.items() if _plain(key) == name), None)
+
+
+def flag_number(engine_args: Mapping[str, object], name: str) -> int | None:
+    """Return a flag's number above 0, also where it is quoted; None without one."""
+    value = flag_value(engine_args, name)
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    return value if type(value) is int and value > 0 else None
+
+
+def layout_sizes(engine_args: Mapping[str, object]) -> dict[str, int]:
+    """Return the sizes of the layout that flags give, by the keys of `spec.model.Layout`."""
+    sizes = ((key, flag_number(engine_args, flag)) for flag, key in LAYOUT_KEY.items())
+    return {key: size for key, size in sizes if size}
 
 
 def flag_settings(engine_args: Mapping[str, object], name: str) -> dict[str, object]:
@@ -137,11 +161,16 @@ def flag_faults(engine_args: Mapping[str, object]) -> list[Fault]:
             )
         elif _FLAG_NAME.fullmatch(name) is None:
             faults.append(Fault(at, "is not the name of a flag"))
-        elif spellings.setdefault(plain, name) != name:
+        elif plain in LAYOUT_KEY and flag_number({plain: engine_args[name]}, plain) is None:
+            faults.append(Fault(at, "must be a whole number of at least 1"))
+        elif spellings.setdefault(LAYOUT_KEY.get(plain, plain), name) != name:
             faults.append(
                 Fault(
                     at,
-                    phrase("is the same flag as `{name}`", name=spellings[plain]),
+                    phrase(
+                        "is the same flag as `{name}`",
+                        name=spellings[LAYOUT_KEY.get(plain, plain)],
+                    ),
                     "keep one of the two",
                 )
             )

@@ -5,15 +5,21 @@ import unicodedata
 
 from ropeway.phrases import phrase
 
-_PART = re.compile(r"(tp|pp|dp) *=? *([0-9]{1,5})|(ep)")
-_KEY = {"tp": "tensor", "pp": "pipeline", "dp": "data"}
+_PART = re.compile(r"(tp|pp|dp|pcp|dcp) *=? *([0-9]{1,5})|(ep)")
+_KEY = {
+    "tp": "tensor",
+    "pp": "pipeline",
+    "dp": "data",
+    "pcp": "prefill_context",
+    "dcp": "decode_context",
+}
 
 
 def layout_numbers(text: str) -> dict[str, int | bool]:
     """Return the keys of `spec.model.Layout` that the name gives. Raises ValueError."""
     plain = unicodedata.normalize("NFKC", text).lower().strip()
     numbers: dict[str, int | bool] = {}
-    for part in re.split(r"\s*[×x*,+]\s*|(?<=[0-9p])\s+(?=[tpde]p)", plain):
+    for part in re.split(r"\s*[×x*,+]\s*|(?<=[0-9p])\s+(?=(?:[tpde]|[pd]c)p)", plain):
         match = _PART.fullmatch(part)
         if match is None:
             raise ValueError(_complaint(text, part))

@@ -28,7 +28,13 @@ from pydantic import (
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
 from ropeway.spec.cluster import Cluster, Local, Runtime
-from ropeway.spec.engine_args import OWN_KEY, VARIABLE, flag_faults, variable_faults
+from ropeway.spec.engine_args import (
+    OWN_KEY,
+    VARIABLE,
+    flag_faults,
+    layout_sizes,
+    variable_faults,
+)
 from ropeway.spec.errors import Fault, broken, spec_problems
 from ropeway.spec.layout import layout_numbers
 from ropeway.spec.types import (
@@ -99,13 +105,17 @@ class Layout(SpecModel):
     """How one engine is spread over NPUs: `tensor` × `pipeline` × `data` of them.
 
     `expert` spreads the experts of an MoE over all tensor and data ranks and takes no NPUs of its
-    own. In YAML it is either a mapping of these four keys or the name: `TP2×PP2+EP`.
+    own. `prefill_context` deals out the tokens of prompts over that many times as many NPUs,
+    `decode_context` the cache over tensor ranks. In YAML it is either a mapping of these keys or
+    the name: `TP2×PP2+EP`, `TP8×PCP2×DCP8`.
     """
 
     tensor: Count = 1
     pipeline: Count = 1
     data: Count = 1
     expert: bool = False
+    prefill_context: Count = 1
+    decode_context: Count = 1
 
     @classmethod
     def parse(cls, text: str) -> "Layout":
@@ -123,10 +133,31 @@ class Layout(SpecModel):
     @property
     def npus(self) -> int:
         """Return how many NPUs it takes in all."""
-        return self.tensor * self.pipeline * self.data
+        return self.world_size * self.data
+
+    @property
+    def contexts(self) -> tuple[int, int]:
+        """Return the sizes of context parallelism, of prefill and of decode."""
+        return self.prefill_context, self.decode_context
+
+    @property
+    def world_size(self) -> int:
+        """Return how many NPUs one data-parallel rank takes."""
+        return self.tensor * self.pipeline * self.prefill_context
+
+    @property
+    def expert_ranks(self) -> int:
+        """Return over how many ranks the experts of one pipeline stage are spread."""
+        return self.tensor * self.data * self.prefill_context
 
     def __str__(self) -> str:
-        parts = {"DP": self.data, "TP": self.tensor, "PP": self.pipeline}
+        parts = {
+            "DP": self.data,
+            "TP": self.tensor,
+            "PP": self.pipeline,
+            "PCP": self.prefill_context,
+            "DCP": self.decode_context,
+        }
         grid = "×".join(f"{name}{size}" for name, size in parts.items() if size > 1) or "TP1"
         return f"{grid}+EP" if self.expert else grid
 
@@ -244,6 +275,13 @@ class Serve(SpecModel):
             hint = "name the environment variable that holds the key, or use 127.0.0.1"
             raise broken(Fault(("address",), text, hint))
         return variable
+
+    def model_post_init(self, _: object) -> None:
+        """Take the flags of context parallelism as a part of the layout, so that NPUs are counted
+        in one way."""
+        if sizes := layout_sizes(self.engine_args):
+            self.__dict__["layout"] = self.layout.model_copy(update=sizes)
+            self.__dict__["layouts"] = tuple(one.model_copy(update=sizes) for one in self.layouts)
 
     @property
     def has_layout(self) -> bool:
