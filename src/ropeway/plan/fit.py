@@ -209,9 +209,9 @@ def _power_of_two(least: int) -> int:
 
 def _context(request: PlanRequest) -> int:
     load, longest = request.load, request.shape.max_positions
-    least = 0 if request.shape.positions_doubt else longest  # beyond it vLLM refuses
+    limit = 0 if request.shape.positions_doubt else longest  # beyond it vLLM refuses
     takes = load.tokens
-    if least and takes > least:
+    if limit and takes > limit:
         raise Refused(
             phrase(
                 "a request takes {takes:,} tokens, and the model has {longest:,} positions",
@@ -224,8 +224,8 @@ def _context(request: PlanRequest) -> int:
     context = request.context or request.blank_context
     if context is None:
         whole = whole_context(takes)
-        return min(whole, least) if least else whole
-    if least and context > least:
+        return min(whole, limit) if limit else whole
+    if limit and context > limit:
         raise Refused(
             phrase(
                 "a context of {tokens:,} tokens is longer than the model's {longest:,}",
