@@ -412,3 +412,29 @@ def test_a_misspelt_key_stands_before_what_is_missing_for_it() -> None:
         "`cluster.host` is not a key of the spec",
         "did you mean `hosts`?",
     )
+@pytest.mark.parametrize("character", ["\\r", "\\e", "\\x9b", "\\u202e", "\\u2028", "\\x7f"])
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("serve.engine_args.seed", '{engine_args: {seed: "a%sb"}}'),
+        ("serve.engine_args.a[1]", '{engine_args: {a: [x, "%s"]}}'),
+        ("serve.engine_args.a.b", '{engine_args: {a: {b: "%s"}}}'),
+        ("serve.engine_args.a", '{engine_args: {a: {"k%s": 1}}}'),
+        ("serve.env.A", '{env: {A: "%s"}}'),
+    ],
+)
+def test_a_character_that_nobody_sees_is_refused_with_its_line(character, key, line):
+    error = refusal(f"{SMALL}serve: {line % character}\n")
+    assert error.where == "f.yaml:3"
+    assert f"`{key}`" in error.what and "nobody sees" in error.what
+
+
+def test_nor_does_a_spec_take_one_that_is_made_without_a_file():
+    with pytest.raises(ValueError, match="nobody sees"):
+        local_spec(serve=Serve(env={"A": "a\x1bb"}))
+
+
+def test_lines_and_tabs_of_a_text_are_no_such_characters():
+    text = "name: t\nmodel: {name: smollm2}\ncluster: {local: {hosts: 2, npus: 2}}\n"
+    spec = parse_spec(text + 'serve: {engine_args: {a: "x\\n\\ty"}}\n', "f")
+    assert spec.serve.engine_args == {"a": "x\n\ty"}

@@ -28,6 +28,7 @@ from ropeway.phrases import phrase
 from ropeway.plan.layout import check as check_layout
 from ropeway.report.console import Screen
 from ropeway.spec.engine_args import config_overrides
+from ropeway.spec.errors import unseen
 from ropeway.spec.model import DEFAULT_FILE, Layout, Model, Serve, Spec, load_spec, local_spec
 
 # From the engine's own start on two cores (docs/benchmarks.md); only the progress line uses it.
@@ -88,6 +89,7 @@ def with_flags(
     model_config: str | None = None,
     layout: str | None = None,
     port: int | None = None,
+    release_like: str | None = None,
 ) -> Spec:
     """Return the spec with the command line's values in place of those that are written."""
     serve: dict[str, object] = {}
@@ -95,6 +97,8 @@ def with_flags(
         serve["layout"] = Layout.parse(layout)
     if port is not None:
         serve["port"] = port
+    if release_like is not None:
+        serve["release_like"] = release_like
     changes: dict[str, Any] = {"serve": spec.serve.model_copy(update=serve)}
     if name is not None:
         changes["name"] = name
@@ -174,6 +178,8 @@ def bring_up(context: StartContext, deployment: CpuReplica, screen: Screen) -> f
 
 def _model_of(text: str) -> Model:
     """Read `--model`: a checkpoint of ours by name; a path if it has a slash or is a folder."""
+    if name := unseen(text):
+        raise Refused(phrase("`--model` has the character {name}, which nobody sees", name=name))
     if "/" in text or (text and Path(text).is_dir()):
         return Model(path=text)
     try:

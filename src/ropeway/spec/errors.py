@@ -1,6 +1,7 @@
 """Turns pydantic's complaints about a spec into lines that a reader can act on."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -59,6 +60,43 @@ def spec_problems(
         else:
             problems += [_problem(at, fault, document) for at, fault in _faults(detail)]
     return problems
+
+
+# What a terminal or an editor shows as something else than it is: control characters but tab and
+# line end, and those that change the direction of the text (category Cf, "bidi").
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def unseen(text: str) -> str:
+    """Return the first character that nobody would see, as `U+001B`; "" without any."""
+    found = _UNSEEN.search(text)
+    return f"U+{ord(found[0]):04X}" if found else ""
+
+
+def unseen_faults(data: object) -> list[Fault]:
+    """Return every text of a spec that has such a character: it would look other than it runs."""
+    return [
+        Fault(
+            path,
+            phrase("has the character {name}, which nobody sees", name=name),
+            "remove it: what is printed must be what runs",
+        )
+        for path, text in _texts((), data)
+        if (name := unseen(text))
+    ]
+
+
+def _texts(path: Path, value: object) -> Iterator[tuple[Path, str]]:
+    """Yield all texts with their places; that of a mapping's key is the mapping's own."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield path, str(key)
+            yield from _texts((*path, str(key)), item)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _texts((*path, index), item)
 
 
 def schema_keys(root: type[BaseModel]) -> dict[str, tuple[str, ...]]:

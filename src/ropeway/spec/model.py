@@ -35,7 +35,7 @@ from ropeway.spec.engine_args import (
     layout_sizes,
     variable_faults,
 )
-from ropeway.spec.errors import Fault, broken, spec_problems
+from ropeway.spec.errors import Fault, broken, spec_problems, unseen_faults
 from ropeway.spec.layout import layout_numbers
 from ropeway.spec.types import (
     Address,
@@ -219,7 +219,8 @@ _OpenMapping = BeforeValidator(lambda value: without_own_keys(none_to_empty(valu
 class Serve(SpecModel):
     """How the model is served. A None is left to the engine, or to the cluster's default.
 
-    `version` is the release of vLLM-Ascend, `kv_cache` bytes per NPU, `memory` a fraction of each
+    `version` is the release of vLLM-Ascend, `release_like` the one whose rules hold for it,
+    `kv_cache` bytes per NPU, `memory` a fraction of each
     NPU's HBM, `context` tokens, `max_sequences` how many run at once in one data-parallel rank,
     `start_timeout` seconds. `compare` brings up the `layouts` in turn. `replicas` independent
     engines of this layout share one endpoint; `backend` joins the hosts of one: Ray or vLLM itself
@@ -229,6 +230,9 @@ class Serve(SpecModel):
 
     engine: EngineName | None = None
     version: Annotated[str, matching(_RELEASE, "a release, written like 0.11.0rc0")] | None = None
+    release_like: Annotated[str, matching(_RELEASE, "a release, written like 0.11.0rc0")] | None = (
+        None
+    )
     layout: Layout = Layout()
     replicas: Count = 1
     backend: Literal["ray", "mp"] | None = None
@@ -369,6 +373,12 @@ class Spec(SpecModel):
             hint = "raise it, or lower `workload.input_tokens` or `workload.output_tokens`"
             raise broken(Fault(("serve", "context"), text, hint))
         return workload
+
+    @model_validator(mode="after")
+    def _check_texts(self) -> "Spec":
+        if faults := unseen_faults(self.as_json()):
+            raise broken(*faults)
+        return self
 
     @property
     def engine(self) -> EngineName:
