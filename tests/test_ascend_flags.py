@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from ropeway.engines import ascend_flags
-from ropeway.engines.ascend_flags import exists, flags, notes
+from ropeway.engines.ascend_flags import exists, flags, notes, of_server
 from ropeway.engines.ascend_releases import RELEASES
 from ropeway.errors import Refused
-from serve_lines import digest, lines, release
+from serve_lines import digest, lines, make_replica, release
 
 RECORDINGS = Path(__file__).parent / "recordings" / "vllm_parsers"
 RECORDED = json.loads((RECORDINGS / "options.json").read_text("utf-8"))
@@ -147,3 +147,39 @@ def test_a_flag_is_given():
         assert ascend_flags.is_given(engine_args, "enforce-eager")
     for engine_args in ({"enforce-eager": False}, {}):
         assert not ascend_flags.is_given(engine_args, "enforce-eager")
+
+
+OF_THE_SERVER = {
+    "api-server-count": 4, "grpc": True, "middleware": "a.b", "uvicorn-log-level": "info",
+    "ssl-keyfile": "/k", "lora-modules": ["a=/l"], "chat_template": "/t", "chat-temp": "/t",
+    "tool-call-parser": "hermes", "enable-auto-tool-choice": True, "allowed-origins": ["*"],
+    "root-path": "/v", "enable-request-id-headers": False, "uvicorn": "info",
+}  # fmt: skip
+OF_THE_ENGINE = {
+    "seed": 1, "enable-lora": True, "reasoning-parser": "qwen3", "trust-remote-code": True,
+    "speculative-config": {}, "tokenizer": "/t", "max-num-batched": 4096, "e": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", ["0.9.1", "0.13.0", "0.23.0", "0.30.0", "0.32.0rc1"])
+@pytest.mark.parametrize("layout", ["TP16", "DP2×TP8"])
+def test_flags_of_the_http_server_are_for_the_head_alone(version, layout):
+    if layout == "TP16" and version == "0.9.1":
+        layout = "DP4×TP4"  # joined by Ray there, which has no followers
+    replica = make_replica(
+        release(version), layout, 2, serve={"engine_args": {**OF_THE_SERVER, **OF_THE_ENGINE}}
+    )
+    head, follower = (replica.serve_argv(node) for node in replica.nodes)
+    for name, value in OF_THE_SERVER.items():
+        if of_server(name, release(version)):  # an old one may not have it
+            flag = f"--no-{name}" if value is False else f"--{name}"
+            assert flag in head and flag not in follower
+    assert of_server("chat-template", release(version))
+    for name in OF_THE_ENGINE:
+        assert f"--{name}" in head and f"--{name}" in follower
+
+
+def test_every_flag_of_the_server_is_known_for_the_newest_release():
+    newest = RELEASES[-1]
+    assert all(of_server(name, newest) for name in OF_THE_SERVER)
+    assert not any(of_server(name, newest) for name in OF_THE_ENGINE)

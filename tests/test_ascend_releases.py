@@ -1,11 +1,13 @@
 """Releases of vLLM-Ascend: their order and needs, what they read, and what they cannot run."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ropeway.engines.ascend_flags import features
 from ropeway.engines.ascend_layouts import LIMITS, NOTES, Case, limits, notes, runs_from
 from ropeway.engines.ascend_releases import (
     DRIVER_NEEDS,
@@ -15,6 +17,7 @@ from ropeway.engines.ascend_releases import (
     driver_needs,
     image_tag,
     order,
+    taken_release,
 )
 from ropeway.engines.ascend_settings import (
     network_variables,
@@ -24,9 +27,11 @@ from ropeway.engines.ascend_settings import (
 )
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
+from ropeway.models.config import Config
+from ropeway.models.encoders import read_encoders
 from ropeway.models.known import known
 from ropeway.spec.model import Layout
-from serve_lines import release
+from serve_lines import make_replica, release
 
 
 @pytest.mark.parametrize(
@@ -62,6 +67,13 @@ def test_any_text_has_a_place_in_the_order(text):
         ("m.daocloud.io/quay.io/ascend/vllm-ascend:v0.23.0.post1", ImageTag("0.23.0.post1", "A2")),
         ("vllm-ascend:0.18.0-310p", ImageTag("0.18.0", "310P")),
         ("quay.io/ascend/vllm-ascend:main", None),
+        ("quay.io/ascend/vllm-ascend:nightly-a3", None),
+        ("quay.io/ascend/vllm-ascend@sha256:0123", None),
+        ("quay.io/ascend/vllm-ascend:releases-v0.23.0-a3", ImageTag("0.23.0", "A3")),
+        ("r.example:5000/llm/vllm_ascend-glm:V0.33.0-A3-fix2@sha256:01", ImageTag("0.33.0", "A3")),
+        ("vllm-ascend:0.30.1.dev12-910b", ImageTag("0.30.1.dev12", "A2")),
+        ("r.example/vllm-ascend:v0.30.0_310p", ImageTag("0.30.0", "310P")),
+        ("r.example/serving:cann9.2.1-vllm0.30.0", None),
         ("ubuntu:22.04", None),
     ],
 )
@@ -165,7 +177,7 @@ def test_a_variable_against_its_own_key(config):
         ({"VLLM_ASCEND_ENABLE_CONTEXT_PARALLEL": "1"}, {}, "0.23.0", "to 0.20.2rc1", "flags"),
         ({}, {"torchair_graph_config": {}}, "0.13.0", "to 0.11.0", "ACL graphs"),
         ({}, {"ascend_scheduler_config": {}}, "0.12.0rc1", "to 0.11.0", "scheduler"),
-        ({}, {"dynamic_eplb": True}, "0.18.0", "0.11.0rc0 to 0.13.0rc3", "eplb_config"),
+        ({}, {"init_redundancy_expert": 1}, "0.18.0", "0.11.0", "num_redundant_experts"),
         ({}, {"weight_nz_mod": 1}, "0.23.0", "no release", "did you mean `weight_nz_mode`?"),
         ({}, {"weight_nz_mode": 1}, "0.18.0", "0.20.2rc1 to 0.30.0rc2", f"`{NZ}` in"),
     ],
@@ -336,3 +348,134 @@ def test_the_first_release_that_runs_it():
 def test_a_release_that_is_not_in_the_table_is_judged_by_its_order():
     assert why(VL, "TP8×PP2+EP", "0.11.1")
     assert not why(VL, "TP8×PP2+EP", "0.99.0")
+
+
+IMAGE = "r.example/vllm-ascend"
+
+
+@pytest.mark.parametrize(
+    ("image", "version", "like", "found", "taken", "asked"),
+    [
+        (None, None, None, "", "0.30.0", ""),
+        (None, "0.33.0", None, "", "0.32.0rc1", "0.33.0"),
+        (None, "0.17.1rc1", None, "", "0.17.0rc1", "0.17.1rc1"),
+        (None, "0.33.0", "0.30.0", "", "0.30.0", "0.33.0"),
+        (None, "0.18.0", "0.18.0", "", "0.18.0", ""),
+        (f"{IMAGE}:main", None, None, "", "0.32.0rc1", f"{IMAGE}:main"),
+        (f"{IMAGE}:prod", None, None, "", "0.30.0", f"{IMAGE}:prod"),
+        (f"{IMAGE}:prod", "0.18.0", None, "", "0.18.0", ""),
+        (f"{IMAGE}@sha256:01", None, "0.23.0", "", "0.23.0", f"{IMAGE}@sha256:01"),
+        (f"{IMAGE}:nightly-a3", None, None, "0.30.1.dev12+g01", "0.30.0", "0.30.1.dev12"),
+        (f"{IMAGE}:v0.18.0", None, None, "0.1.dev1+g01", "0.18.0", ""),
+    ],
+)
+def test_an_unknown_release_is_taken_as_the_nearest_and_says_so(
+    image, version, like, found, taken, asked
+):
+    row = taken_release(image, version, like, found)
+    assert (row.version, row.asked) == (taken, asked)
+    assert any("--release-like" in note for note in row.notes) == bool(asked)
+
+
+def test_a_release_before_all_or_like_none_is_refused():
+    with pytest.raises(Refused, match="not known") as error:
+        taken_release(None, "0.7.3")
+    assert "--release-like" in str(error.value.hint)
+    with pytest.raises(Refused, match="not known"):
+        taken_release(None, "0.33.0", "0.99.0")
+
+
+def test_a_release_whose_source_was_not_read_says_so_where_that_matters():
+    def notes_of(env):
+        replica = make_replica(release("0.30.0"), "TP1", 1, serve={"env": env})
+        return " ".join(replica.notes(known("Qwen3-8B")))
+
+    assert "not read by us" in notes_of({"VLLM_ASCEND_ENABLE_NZ": "1"})
+    assert "not read by us" not in notes_of({"OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.parametrize(
+    ("config", "version", "placed"),
+    [
+        ({"fuse_muls_add": True}, "0.18.0", {"ascend_compilation_config": {"fuse_muls_add": True}}),
+        (
+            {"dynamic_eplb": True, "eplb_config": {"num_redundant_experts": 4}},
+            "0.18.0",
+            {"eplb_config": {"num_redundant_experts": 4, "dynamic_eplb": True}},
+        ),
+        (
+            {"eplb_config": {"weight_nz_mode": 2}},
+            "0.30.0",
+            {"eplb_config": {}, "weight_nz_mode": 2},
+        ),
+        (
+            {"eplb_config": {"enable_npugraph_ex": False}},
+            "0.18.0",
+            {"eplb_config": {}, "ascend_compilation_config": {"enable_npugraph_ex": False}},
+        ),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_moved_to_where_the_release_reads_it(config, version, placed):
+    settings = resolve_settings({}, {"additional-config": config}, version)
+    assert settings.config == placed
+    assert "was moved" in settings.notes[0]
+
+
+def test_a_key_that_may_belong_to_several_places_or_contradicts_itself_is_refused():
+    for config, words in (
+        ({"enabled": True}, "several"),
+        ({"fuse_muls_add": True, "ascend_compilation_config": {"fuse_muls_add": False}}, "twice"),
+        ({"fuse_muls_add": True, "ascend_compilation_config": 1}, "no mapping"),
+    ):
+        with pytest.raises(Refused, match=words) as error:
+            resolve_settings({}, {"additional-config": config}, "0.18.0")
+        assert "remove it" not in str(error.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "version", "asked", "source"),
+    [
+        ("Qwen3-Next-80B-A3B-Instruct", "TP8", "0.14.0rc1", (), "#6572"),
+        ("Qwen3.5-27B", "TP4", "0.23.0", ("lora",), "#16586"),
+        ("GLM-5", "TP16+EP", "0.21.0rc1", (), "#9503"),
+        ("MiniMax-M2", "TP16", "0.22.1rc1", (), "#10591"),
+        ("Kimi-K2.5", "TP16+EP", "0.22.1rc1", (), "#10963"),
+        ("Qwen3.5-35B-A3B", "TP2", "0.21.0rc1", ("speculative",), "#9956"),
+    ],
+)
+def test_a_known_fault_of_a_release_is_noted(model, layout, version, asked, source):
+    def texts(version, asked):
+        hosts = 2 if model == "MiniMax-M2" else 1
+        parsed = Layout.parse(layout)
+        at = Case(parsed, known(model), "A3", hosts, features=frozenset(asked))
+        return " ".join(notes(at, version))
+
+    assert source in texts(version, asked)
+    assert source not in texts("0.18.0" if version != "0.14.0rc1" else "0.30.0", asked)
+    if asked:
+        assert source not in texts(version, ())
+
+
+def test_pipeline_with_prefill_context_parallel_is_refused_in_0_23():
+    at = Case(
+        Layout.parse("TP8×PP2"), known("Qwen3-32B"), "A3", 2,
+        features=features({"prefill-context-parallel-size": 2}),
+    )  # fmt: skip
+    assert "context parallelism" in " ".join(limits(at, "0.23.0"))
+    assert not limits(at, "0.26.0rc1")
+
+
+def test_heads_of_a_vision_encoder_must_divide_unless_each_npu_has_a_whole_one():
+    shape = known("Qwen2.5-VL-7B-Instruct")
+    vision = {"model_type": "glm4v_moe", "depth": 24, "hidden_size": 1536, "num_heads": 12}
+    shape = replace(shape, encoders=read_encoders(Config({"vision_config": vision}, "c")))
+    assert shape.encoders[0].heads == 12
+
+    def reasons(layout, engine_args):
+        at = Case(Layout.parse(layout), shape, "A2", 1, features=features(engine_args))
+        return " ".join(limits(at, "0.30.0"))
+
+    assert "mm-encoder-tp-mode" in reasons("TP8", {})
+    assert not reasons("TP4", {})
+    assert not reasons("TP8", {"mm-encoder-tp-mode": "data"})
+    assert not reasons("TP8", {"mm_encoder_tp_mode": "data"})

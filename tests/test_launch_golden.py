@@ -25,7 +25,7 @@ from test_launch_commands import service_of, spec_of
 GOLDEN = Path(__file__).parent / "golden"
 RELEASES = (
     "0.9.1", "0.10.2rc1", "0.11.0rc0", "0.11.0", "0.12.0rc1", "0.13.0", "0.18.0", "0.20.2rc1",
-    "0.23.0.post1", "0.30.0rc2",
+    "0.23.0.post1", "0.30.0rc2", "0.30.0", "0.32.0rc1",
 )  # fmt: skip
 # Layout, model, scheme.
 LAYOUTS = (

@@ -412,6 +412,8 @@ def test_a_misspelt_key_stands_before_what_is_missing_for_it() -> None:
         "`cluster.host` is not a key of the spec",
         "did you mean `hosts`?",
     )
+
+
 @pytest.mark.parametrize("character", ["\\r", "\\e", "\\x9b", "\\u202e", "\\u2028", "\\x7f"])
 @pytest.mark.parametrize(
     ("key", "line"),

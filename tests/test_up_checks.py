@@ -333,3 +333,31 @@ def test_virtual_hosts_have_a_model_of_which_there_is_only_a_config(cluster: Mak
     two.serve(layout="TP4", context=4096)
     assert two.run("up", "--dry-run", "--rehearse", "910B4") == 0, two.err
     assert assumed(two.out) == []
+
+
+def test_an_unknown_release_is_taken_as_the_nearest_wherever_it_is_told(cluster: Make):  # noqa: F811
+    two = cluster()
+    two.change("runtime", image="r.example/vllm-ascend:v0.33.0")
+    assert "# note: 0.33.0 is no release that Ropeway knows" in dry_run(two)
+    assert "warning: 0.33.0" in two.err and "0.32.0rc1" in two.err
+    document = two.json("up", "--dry-run", "--release-like", "0.30.0")
+    assert document["release"] == "0.30.0"
+    assert any("0.33.0" in note for note in document["notes"])
+
+
+def test_a_file_that_flags_name_is_looked_for_before_the_start(cluster: Make):  # noqa: F811
+    fleet = fleet_with()
+    first, second = fleet.machines
+    second = replace(second, missing=second.missing | {"/data/tokenizer"})
+    two = cluster(replace(fleet, machines=(first, second)))
+    two.serve(engine_args={"tokenizer": "/data/tokenizer"})
+    script = dry_run(two)
+    assert "source=/data/tokenizer,target=/data/tokenizer,readonly" in script
+    assert "# note: mounted read-only" in script and "not on host2" in script
+    two.fails(1, "missing on hosts", "/data/tokenizer", "host2")
+
+
+def test_a_file_that_flags_name_and_hosts_have_is_mounted(cluster: Make):  # noqa: F811
+    two = cluster()
+    two.serve(engine_args={"tokenizer": "/data/tokenizer"})
+    assert two.run("up") == 0, two.err

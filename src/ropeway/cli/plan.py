@@ -48,6 +48,9 @@ _OPTIONS = (
         shell_complete=one_of(lambda: (chip.name for chip in CHIPS)),
     ),
     click.option("--engine-version", metavar="VERSION", help="Of vLLM-Ascend: `0.11.0rc0`."),
+    click.option(
+        "--release-like", metavar="VERSION", help="The known release whose rules hold for it."
+    ),
     click.option("--graph", metavar="MODE", help="eager, piecewise, full; else the engine's."),
     click.option("--layout", metavar="LAYOUT", help="Consider only this one: `TP8xPP2+EP`."),
     click.option("--context", type=click.IntRange(1), help="Tokens of prompt and answer together."),

@@ -134,6 +134,8 @@ def _caller(spec: Spec, screen: Screen, *, yes: bool, skip_checks: bool) -> Call
 
 
 def _show_script(script: str, service: Service, screen: Screen) -> None:
+    for text in service.replicas[0].release.notes:
+        screen.warn(text)
     screen.write(script)
     document = _document_of(service)
     screen.result({**document, "script": script, "assumed": list(service.assumed)})
@@ -202,6 +204,10 @@ def _document_of(service: Service) -> dict[str, object]:
 )
 @click.option("--layout", help="Parallel layout, in place of the spec's: `TP2×PP2+EP`, `tp4`.")
 @click.option("--port", type=click.IntRange(1, 65_535), help="In place of `serve.port`.")
+@click.option(
+    "--release-like", metavar="VERSION",
+    help="The known release whose rules hold for the image's, in place of `serve.release_like`.",
+)  # fmt: skip
 @click.option("--ssh-config", metavar="FILE", help="Read in place of ~/.ssh/config.")
 @rehearsal_options(lambda: FAULTS | LAUNCH_FAULTS)
 @click.option("--keep", is_flag=True, help="With --rehearse: leave it up for the other verbs.")
@@ -219,6 +225,7 @@ def up(
     model_config: str | None,
     layout: str | None,
     port: int | None,
+    release_like: str | None,
     ssh_config: str | None,
     rehearse: str | None,
     faults: Sequence[str],
@@ -243,7 +250,8 @@ def up(
       ropeway up --rehearse 64x8-910B4 --fault never-joins:host7
     """
     flags = partial(
-        with_flags, name=name, model=model, model_config=model_config, layout=layout, port=port
+        with_flags, name=name, model=model, model_config=model_config, layout=layout, port=port,
+        release_like=release_like,
     )
     on_hosts = partial(
         _up_hosts, screen=screen,

@@ -14,8 +14,8 @@ from ropeway.engines.ascend_releases import (
     ImageTag,
     driver_needs,
     image_tag,
+    nearest,
     order,
-    release_of,
 )
 from ropeway.facts.ascend.driver import CANN, DRIVER, FIRMWARE
 from ropeway.facts.ascend.npu_cards import FIRMWARE as FIRMWARE_OF_NPU
@@ -54,8 +54,17 @@ def _without_release(cluster: Cluster) -> Iterator[Gap]:
             continue  # the question's own gap says so
         if name is None:
             yield Gap(phrase("no image of vLLM-Ascend, and none is named"), (host.name,))
-        elif image_tag(name) is None:
+            continue
+        tag = image_tag(name)
+        row = nearest(tag.version) if tag else None
+        if tag is None or row is None:
             why = phrase("the release of `{image}` is not known", image=name)
+            yield Gap(why, (host.name,))
+        elif row.version != tag.version:
+            why = phrase(
+                "vllm-ascend {release} is not known, and was judged as {version}",
+                release=tag.version, version=row.version,
+            )  # fmt: skip
             yield Gap(why, (host.name,))
 
 
@@ -79,7 +88,7 @@ def _wrong_firmware(cluster: Cluster) -> Iterator[Hit]:
 
 def _old_drivers(cluster: Cluster) -> Iterator[Hit]:
     for host, tag in tagged(cluster):
-        release = release_of(tag.version)
+        release = nearest(tag.version)
         if host.driver is None or release is None:
             continue
         needs = [need for need in driver_needs(release) if order(host.driver) < order(need.driver)]
@@ -118,7 +127,7 @@ def _old_transformers(cluster: Cluster) -> Iterator[Hit]:
     writer alone does not prove that, so this is a warning.
     """
     for host, tag in tagged(cluster):
-        release = release_of(tag.version)
+        release = nearest(tag.version)
         newest = release.newest_transformers if release else None
         writer = host.model.transformers if host.model else None
         if newest and writer and order(writer) > order(newest):

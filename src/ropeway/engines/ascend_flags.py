@@ -25,6 +25,9 @@ _OURS = {
     "headless", "master-addr", "master-port", "nnodes", "node-rank",
 }  # fmt: skip
 
+# Outside of the parser's group (vllm/entrypoints/cli/serve.py).
+_MORE_OF_SERVER = ("api-server-count", "asc", "grpc")
+
 
 def exists(flag: str, release: Release) -> bool:
     """Whether `vllm serve` of this release has the flag (`--max-model-len`)."""
@@ -36,6 +39,36 @@ def is_given(engine_args: Mapping[str, object], name: str) -> bool:
     return any(
         key.replace("_", "-") == name and value is not False for key, value in engine_args.items()
     )
+
+
+def features(engine_args: Mapping[str, object]) -> frozenset[str]:
+    """Return which of a model's uses the flags ask for, that rules of releases know.
+
+    lora, speculative, context-parallel (of prefill) and whole-encoder (on each NPU, or on none).
+    """
+    given = {_plain(name): value for name, value in engine_args.items() if value is not False}
+    asked = {
+        "lora": not given.keys().isdisjoint(("enable-lora", "lora-modules")),
+        "speculative": "speculative-config" in given,
+        "context-parallel": str(given.get("prefill-context-parallel-size", 1)) != "1",
+        "whole-encoder": given.get("mm-encoder-tp-mode") == "data"
+        or not given.keys().isdisjoint(
+            ("enable-multimodal-encoder-data-parallel", "language-model-only")
+        ),
+    }
+    return frozenset(name for name, wanted in asked.items() if wanted)
+
+
+def of_server(name: str, release: Release) -> bool:
+    """Whether a user's flag is one of the HTTP server, which a follower (`--headless`) has not.
+
+    A follower would refuse some (`--api-server-count`), become a server by others (`--grpc`), and
+    look for files of the rest on its own host. With all beginnings that the parser completes.
+    """
+    plain = _plain(name).removeprefix("no-")
+    known = [flag.lstrip("-") for flag in flags(release.vllm)]
+    full = {plain} if plain in known else {flag for flag in known if flag.startswith(plain)}
+    return bool(full) and full <= _server_flags()
 
 
 def check(engine_args: Mapping[str, object], release: Release) -> None:
@@ -139,6 +172,13 @@ def _first_later(flag: str, release: Release, *, has_it: bool) -> str:
     """Return the first later release with the flag, or without it; "" when there is none."""
     later = later_than(release.version)
     return next((row.version for row in later if exists(flag, row) is has_it), "")
+
+
+@cache
+def _server_flags() -> frozenset[str]:
+    """Return vLLM's own group "Frontend" without dashes, and what else starts servers."""
+    listed = (flag.lstrip("-").removeprefix("no-") for flag in _data()["server"])
+    return frozenset((*listed, *_MORE_OF_SERVER))
 
 
 def _table() -> dict[str, str]:

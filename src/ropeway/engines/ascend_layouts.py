@@ -36,6 +36,7 @@ class Case:
     hosts    how many the layout spans
     graph    the graph mode: `eager`, `piecewise` or `full`
     backend  what joins hosts and places ranks: Ray, or vLLM itself (`mp`)
+    features what else the flags ask for, as ascend_flags.features names it
     """
 
     layout: Layout
@@ -44,6 +45,7 @@ class Case:
     hosts: int
     graph: str = "full"
     backend: str = "ray"
+    features: frozenset[str] = frozenset()
 
     @property
     def expert_ranks(self) -> int:
@@ -181,6 +183,22 @@ LIMITS = (
         since="0.10.2rc1",
         until="0.11.0rc0",
     ),
+    Limit(
+        "tensor parallelism does not divide the heads of the vision encoder; `mm-encoder-tp-mode: "
+        "data` in `serve.engine_args` gives each NPU a whole one",
+        "vLLM, model_executor/models/glm4_1v.py and qwen2_5_vl.py; vllm-project/vllm #24004",
+        lambda case: (
+            "whole-encoder" not in case.features
+            and any(one.heads % case.layout.tensor for one in case.shape.encoders)
+        ),
+    ),
+    Limit(
+        "pipeline with prefill context parallelism is not supported in this release",
+        "notes of v0.23.0rc1 and v0.23.0",
+        lambda case: case.layout.pipeline > 1 and "context-parallel" in case.features,
+        since="0.23.0rc1",
+        until="0.24.0rc1",
+    ),
 )
 
 NOTES = (
@@ -195,6 +213,87 @@ NOTES = (
         "vllm-ascend's code was read up to v0.26.0rc1",
         lambda case: case.layout.prefill_context > 1,
         since="0.30.0rc1",
+    ),
+    Limit(
+        "Qwen3-Next with tensor parallelism of 8 or more runs out of memory in this release, while "
+        "TP4 comes up: reported many times, reproduced by maintainers",
+        "#3627, #4379, #6572",
+        lambda case: case.shape.model_type == "qwen3_next" and case.layout.tensor >= 8,
+        since="0.11.0rc0",
+        until="0.20.2rc1",
+    ),
+    Limit(
+        "LoRA with tensor parallelism: the start was reported to crash (`hidden in should be "
+        "smaller than hidden out`) or the NPUs to hang, no fix is known; TP1 runs",
+        "#16586, #10562",
+        lambda case: "lora" in case.features and case.layout.tensor > 1,
+        since="0.21.0rc1",
+    ),
+    Limit(
+        "LoRA of Llama may fail with mismatched dimensions (einsum) in this release",
+        "notes of v0.22.1rc1 (#10577)",
+        lambda case: "lora" in case.features and case.shape.model_type == "llama",
+        since="0.22.1rc1",
+        until="0.23.0rc1",
+    ),
+    Limit(
+        "GLM-5 with expert parallelism and full graphs may fail in MoeDistributeDispatchV2: no "
+        "expert parallelism, piecewise graphs or eager mode avoid it",
+        "notes of v0.21.0rc1 (#9503)",
+        lambda case: (
+            _spreads_experts(case)
+            and case.shape.model_type == "glm_moe_dsa"
+            and case.graph == "full"
+        ),
+        since="0.21.0rc1",
+        until="0.22.1rc1",
+    ),
+    Limit(
+        "GLM-5 as W4A8: with MC2 answers may be wrong",
+        "notes of v0.21.0rc1 (#9395)",
+        lambda case: (
+            _spreads_experts(case)
+            and case.shape.model_type == "glm_moe_dsa"
+            and case.shape.precision.scheme.startswith("w4a8")
+        ),
+        since="0.21.0rc1",
+        until="0.22.1rc1",
+    ),
+    Limit(
+        "Qwen3.6 as MoE may end with speculative decoding (`numAcceptedTokens exceeds varlen "
+        "segment length`)",
+        "notes of v0.21.0rc1 (#9956)",
+        lambda case: (
+            "speculative" in case.features and case.shape.model_type == "qwen3_5_moe"
+        ),
+        since="0.21.0rc1",
+        until="0.22.1rc1",
+    ),
+    Limit(
+        "MiniMax-M2 over two hosts may hang or crash after 10 to 20 minutes of load",
+        "notes of v0.22.1rc1 (#10591)",
+        lambda case: case.shape.model_type == "minimax_m2" and case.hosts > 1,
+        since="0.22.1rc1",
+        until="0.23.0rc1",
+    ),
+    Limit(
+        "Kimi-K2.5 with MC2 on one A3 host may run out of memory with this release's CANN 9.0.0",
+        "notes of v0.22.1rc1 (#10963)",
+        lambda case: (
+            _spreads_experts(case)
+            and case.shape.model_type == "kimi_k25"
+            and case.family == "A3"
+            and case.hosts == 1
+        ),
+        since="0.22.1rc1",
+        until="0.23.0rc1",
+    ),
+    Limit(
+        "DeepSeek-V4-Pro on A3 and 950: memory in use may grow until the service ends",
+        "notes of v0.23.0rc1 and v0.23.0 (#12345)",
+        lambda case: case.shape.model_type == "deepseek_v4" and case.family in ("A3", "950"),
+        since="0.23.0rc1",
+        until="0.24.0rc1",
     ),
     Limit(
         "no report of this family with pipeline parallelism: blank in the support matrix",

@@ -9,11 +9,12 @@ hardware by us.
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any
 
+from ropeway.errors import Refused
 from ropeway.hardware import Family
 from ropeway.phrases import joined, phrase
 
@@ -29,13 +30,52 @@ def changes() -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Release:
-    """One release. Versions are as published; `transformers` is its pin, where it has one."""
+    """One release. Versions are as published.
+
+    transformers  its pin, where it has one
+    unread        its source was not to be had, so what the plug-in reads is taken from this
+                  release; "" for one whose source was read
+    note          what else of the row was not published, and where it is taken from
+    asked         what the user, or the image itself, calls a release that is taken as this one; ""
+                  for the release itself
+    """
 
     version: str
     vllm: str
     cann: str
     torch_npu: str
     transformers: str | None = None
+    unread: str = ""
+    note: str = ""
+    asked: str = ""
+
+    @property
+    def name(self) -> str:
+        """What people call it: as it was asked for, whatever it is taken as."""
+        return self.asked or self.version
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what of it is taken from another release, to be said wherever it is used."""
+        taken = phrase(
+            "{asked} is no release that Ropeway knows: flags, limits and memory are those of "
+            "vLLM-Ascend {version}, which may be wrong; `--release-like` names another",
+            asked=self.asked,
+            version=self.version,
+        )
+        return (*((taken,) if self.asked else ()), *((self.note,) if self.note else ()))
+
+    @property
+    def unread_note(self) -> str:
+        """What to say where the plug-in's variables and keys are used; "" where they were read."""
+        if not self.unread:
+            return ""
+        return phrase(
+            "which variables and keys vLLM-Ascend {version} reads is taken from {other}: its own "
+            "source was not read by us",
+            version=self.version,
+            other=self.unread,
+        )
 
     @property
     def newest_transformers(self) -> str | None:
@@ -44,7 +84,7 @@ class Release:
         return pin[1] if pin else None
 
 
-RELEASES = (
+RELEASES: tuple[Release, ...] = (
     Release("0.9.0rc1", "0.9.0", "8.1.RC1", "2.5.1"),
     Release("0.9.0rc2", "0.9.0", "8.1.RC1", "2.5.1"),
     Release("0.9.1rc1", "0.9.1", "8.1.RC1", "2.5.1.post1.dev20250528"),
@@ -83,8 +123,25 @@ RELEASES = (
     Release("0.24.0rc1", "0.24.0", "9.0.1", "2.10.0.post2", "5.13.0"),
     Release("0.25.1rc1", "0.25.1", "9.0.1", "2.10.0.post2", "5.14.1"),
     Release("0.26.0rc1", "0.26.0", "9.1.0", "2.10.0.post4", "5.14.1"),
+    # The policy's table leaves these three out: Dockerfile and requirements.txt of the source
+    # distributions on PyPI.
+    Release("0.27.1rc1", "0.27.1", "9.1.0", "2.10.0.post4", "5.14.1"),
+    Release("0.28.0rc1", "0.28.0", "9.1.0", "2.10.0.post4", "5.14.1"),
+    Release("0.29.0rc1", "0.29.0", "9.1.0", "2.10.0.post4", "5.14.1"),
     Release("0.30.0rc1", "0.30.0", "9.2.0", "2.10.0.post4", "5.14.1"),
     Release("0.30.0rc2", "0.30.0", "9.2.0", "2.10.0.post4", "5.14.1"),
+    # CANN: notes of gpustack/runner v0.1.32.post2 (2026-10-30).
+    Release("0.30.0", "0.30.0", "9.2.1", "2.10.0.post4", "5.14.1", unread="0.30.0rc2"),
+    Release(
+        "0.32.0rc1",
+        "0.32.0",
+        "9.2.1",
+        "2.10.0.post4",
+        "5.14.1",
+        unread="0.30.0rc2",
+        note="what vLLM-Ascend 0.32.0rc1 was built with is not published where we looked: CANN, "
+        "torch_npu, transformers and limits are those of 0.30.0",
+    ),
 )
 
 NEWEST_STABLE = [row for row in RELEASES if "rc" not in row.version][-1]
@@ -122,14 +179,19 @@ class ModelNeed:
 
 MODEL_NEEDS = tuple(ModelNeed(**row) for row in changes()["model_needs"])
 
-_TAG = re.compile(
-    r"vllm-ascend:v?(?P<version>\d+\.\d+\.\d+(?:rc\d+)?(?:\.post\d+)?)(?P<rest>(?:-[\w.]+)*)"
+# How releases are written, development builds too.
+RELEASE_FORM = r"v?\d+\.\d+\.\d+(?:rc\d+)?(?:\.post\d+)?(?:\.dev\d+)?"
+# The repository may be a mirror's or a company's own; a tag may have more in it than the release.
+_IMAGE = re.compile(r"vllm[-_]ascend[^/:@]*(?::(?P<tag>[^/:@]+))?(?:@.*)?", re.IGNORECASE)
+_IN_TAG = re.compile(
+    r"(?<![\w.])v?(?P<version>[01]\.\d+\.\d+(?:rc\d+)?(?:\.post\d+)?(?:\.dev\d+)?)(?!\.?\d)",
+    re.IGNORECASE,
 )
 _VERSION = re.compile(r"(?P<numbers>[0-9.]*)(?:(?P<word>t|b|rc|post)(?=\d)(?P<rest>[\w.]*))?")
 # What a tag ends in, for each family of chips (installation.md).
 TAG_SUFFIXES: Mapping[Family, str] = {"A2": "", "A3": "-a3", "310P": "-310p", "950": "-a5"}
 _FAMILY_OF_WORD: Mapping[str, Family] = {
-    "950dt": "950",
+    **dict.fromkeys(("950", "950dt"), "950"),
     **{suffix.strip("-"): family for family, suffix in TAG_SUFFIXES.items() if suffix},
 }
 
@@ -144,12 +206,13 @@ class ImageTag:
 
 def image_tag(name: str) -> ImageTag | None:
     """Read `quay.io/ascend/vllm-ascend:v0.11.0rc0-a3-openeuler`; None for other images."""
-    tag = _TAG.search(name)
-    if tag is None:
+    image = _IMAGE.fullmatch(name.rpartition("/")[2])
+    found = _IN_TAG.search((image and image["tag"]) or "")
+    if image is None or found is None:
         return None
-    words = tag["rest"].split("-")
+    words = re.split("[-_]", image["tag"].lower())
     families = (_FAMILY_OF_WORD[word] for word in words if word in _FAMILY_OF_WORD)
-    return ImageTag(tag["version"], next(families, "A2"))
+    return ImageTag(found["version"], next(families, "A2"))
 
 
 def requested_version(image: str | None, version: str | None) -> str | None:
@@ -164,6 +227,54 @@ def requested_version(image: str | None, version: str | None) -> str | None:
 def release_of(version: str) -> Release | None:
     """Return the row of a release; None for one that is not in the table."""
     return next((row for row in RELEASES if row.version == version), None)
+
+
+def nearest(version: str) -> Release | None:
+    """Return the row of a release, else the newest one before it; None before all of the table."""
+    older = [row for row in RELEASES if order(row.version) <= order(version)]
+    return release_of(version) or max(older, key=lambda row: order(row.version), default=None)
+
+
+def taken_release(
+    image: str | None, version: str | None, like: str | None = None, found: str = ""
+) -> Release:
+    """Return the release whose rules hold for an image, or for `serve.version` without one.
+
+    `found` is the version that the image itself says it has, which decides where it says one. A
+    release that is not in the table is taken as the nearest before it, `main` and `nightly` as the
+    newest of all, another image without a release as the newest stable one; `like` names another.
+    Raises Refused for a `like` that is not in the table, and for a release before all of it.
+    """
+    found = found.partition("+")[0]
+    if order(found) < order(RELEASES[0].version) and ".dev" in found:
+        found = ""  # built from a clone without tags, which says nothing
+    named = found or requested_version(image, version)
+    asked = named or image or ""
+    if like is not None:
+        row = release_of(like.removeprefix("v"))
+        if row is None:
+            raise _not_known(like, "serve.release_like")
+        return row if row.version == named else replace(row, asked=asked)
+    if named is None:
+        newest = re.search("main|nightly", image or "") is not None
+        return replace(RELEASES[-1] if newest else NEWEST_STABLE, asked=asked)
+    named = named.removeprefix("v")
+    if row := release_of(named):
+        return row
+    row = nearest(named)
+    if row is None:
+        raise _not_known(named, "serve.version" if named == version else image)
+    return replace(row, asked=named)
+
+
+def _not_known(version: str, where: str | None) -> Refused:
+    first, last = RELEASES[0].version, RELEASES[-1].version
+    return Refused(
+        phrase("vLLM-Ascend {version} is not known", version=version),
+        where=where,
+        evidence=(phrase("releases known: {first} to {last}", first=first, last=last),),
+        hint="take one of these, or say which of them it is like: `--release-like`",
+    )
 
 
 def order(version: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

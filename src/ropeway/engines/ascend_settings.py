@@ -9,12 +9,20 @@ here was verified on NPU hardware by us.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
-from ropeway.engines.ascend_releases import RELEASES, changes, in_runs, order, runs_in_words
+from ropeway.engines.ascend_memory import DISPATCH_FROM
+from ropeway.engines.ascend_releases import (
+    RELEASES,
+    changes,
+    in_runs,
+    order,
+    release_of,
+    runs_in_words,
+)
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
 from ropeway.models.shape import ModelShape
@@ -90,14 +98,10 @@ def resolve_settings(
     A variable that became a key is turned into it. Raises Refused for names that the release
     ignores, with what replaced them, and for a variable that contradicts its key.
     """
-    config = dict(_given_config(engine_args))
-    for key in config:
-        if not reads_key(key, version):
-            raise _ignored(key, version, "keys", "serve.engine_args, additional-config")
+    config, notes = _placed(_given_config(engine_args), version)
     kept: dict[str, str] = {}
-    notes: list[str] = []
     for name, text in env.items():
-        if not _is_plugins(name) or reads_variable(name, version):
+        if not is_plugins(name) or reads_variable(name, version):
             kept[name] = text
             continue
         key, value = _as_key(name, text, version)
@@ -133,6 +137,71 @@ def reads_variable(name: str, version: str) -> bool:
 def reads_key(name: str, version: str) -> bool:
     """Whether the release's source reads this key of `--additional-config`."""
     return _covers(_tables()["keys"].get(name, ""), version)
+
+
+def _reads_nested(section: str, key: str, version: str) -> bool:
+    """Whether the release's source reads this key of a section, `eplb_config`."""
+    return _covers(_tables()["nested"].get(f"{section}.{key}", ""), version)
+
+
+def _sections_of(key: str, version: str) -> list[str]:
+    """Return where the release reads a key: sections, and "" for the top."""
+    sections = dict.fromkeys(name.partition(".")[0] for name in _tables()["nested"])
+    return [
+        *([""] if reads_key(key, version) else []),
+        *(
+            section
+            for section in sections
+            if reads_key(section, version) and _reads_nested(section, key, version)
+        ),
+    ]
+
+
+def _placed(given: Mapping[str, object], version: str) -> tuple[dict[str, object], list[str]]:
+    """Return `additional-config` with each key where the release reads it, and what was moved.
+
+    A release before 0.30 ignores a key in the wrong place without a word. Raises Refused for a key
+    that it reads nowhere, or in several places, and for one that stands in both.
+    """
+    config = {
+        name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items()
+    }
+    notes: list[str] = []
+    for section, key in [*(("", key) for key in given), *_nested_keys(given)]:
+        places = _sections_of(key, version)
+        if section in places or (section and not places):
+            continue  # what sections read is known less well than what the top does
+        if len(places) != 1:
+            raise _ignored(key, version, "keys", "serve.engine_args, additional-config", places)
+        source = config if not section else config[section]
+        target = config.setdefault(places[0], {}) if places[0] else config
+        assert isinstance(source, dict)
+        if not isinstance(target, dict):
+            raise _bad_config(phrase("has no mapping in `{key}`", key=places[0]))
+        value = source.pop(key)
+        if target.setdefault(key, value) != value:
+            raise Refused(
+                phrase("`{key}` stands twice in `additional-config`", key=key),
+                where="serve.engine_args",
+                evidence=(f"{json.dumps(value)}, {json.dumps(target[key])}",),
+                hint=phrase("keep that of `{place}`", place=places[0] or "additional-config"),
+            )
+        notes.append(
+            phrase(
+                "`{key}` was moved from `{section}` to `{place}`, where {version} reads it",
+                key=key,
+                section=section or "additional-config",
+                place=places[0] or "additional-config",
+                version=version,
+            )
+        )
+    return config, notes
+
+
+def _nested_keys(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    for section, value in given.items():
+        if isinstance(value, Mapping):
+            yield from ((section, str(key)) for key in value)
 
 
 def network_variables(node: Node, start_timeout: int) -> dict[str, str]:
@@ -334,7 +403,8 @@ def _bad_config(fault: str) -> Refused:
     )
 
 
-def _is_plugins(name: str) -> bool:
+def is_plugins(name: str) -> bool:
+    """Whether a variable is one of the plug-in's."""
     return name.startswith("VLLM_ASCEND_") or name in _tables()["variables"]
 
 
@@ -354,15 +424,25 @@ def _as_key(name: str, text: str, version: str) -> tuple[str, object]:
     return key, bool(number) if is_switch else number
 
 
-def _ignored(name: str, version: str, kind: str, where: str) -> Refused:
+def _ignored(name: str, version: str, kind: str, where: str, places: Sequence[str] = ()) -> Refused:
     known = _tables()[kind]
+    if places:
+        words = joined((f"`{place or 'additional-config'}`" for place in places), ", ")
+        return Refused(
+            phrase("`{name}` may belong to several keys of `additional-config`", name=name),
+            where=where,
+            evidence=(words,),
+            hint=phrase("write it below one of them: {places}", places=words),
+        )
     evidence: str = "no release is known to read it"
     if name in known:
         evidence = phrase("releases that read it: {runs}", runs=runs_in_words(known[name]))
         hint = _other_way(name, version)
     else:
         readable = [other for other in known if _covers(known[other], version)]
-        hint = did_you_mean(name, readable) or "remove it"
+        nested = _tables()["nested"] if kind == "keys" else {}
+        inner = [one.partition(".")[2] for one in nested if _covers(nested[one], version)]
+        hint = did_you_mean(name, [*readable, *inner]) or "remove it"
     return Refused(
         phrase("`{name}` would be ignored by vLLM-Ascend {version}", name=name, version=version),
         where=where,
@@ -380,11 +460,12 @@ def _other_way(name: str, version: str) -> str:
 
 
 def _covers(runs: str, version: str) -> bool:
-    return version in _VERSIONS and in_runs(version, runs, _VERSIONS)
+    row = release_of(version)
+    return row is not None and in_runs(row.unread or version, runs, _VERSIONS)
 
 
 @cache
 def _tables() -> dict[str, dict[str, str]]:
     text = resources.files("ropeway.engines").joinpath("ascend_settings.json").read_text("utf-8")
     tables = json.loads(text)
-    return {kind: tables[kind] for kind in ("variables", "keys")}
+    return {kind: tables[kind] for kind in ("variables", "keys", "nested")}

@@ -11,7 +11,7 @@ vllm-project/vllm-ascend; docs/versions.md says where the version data comes fro
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from ropeway.engines import ascend_flags, ascend_layouts, ascend_settings, vllm
@@ -24,6 +24,7 @@ from ropeway.engines.ascend_backends import (
 )
 from ropeway.engines.ascend_releases import Release, order
 from ropeway.engines.base import Node, Replica
+from ropeway.engines.named_paths import NamedPath, named_paths
 from ropeway.errors import LayoutError, Refused
 from ropeway.models.shape import ModelShape
 from ropeway.phrases import joined, phrase
@@ -70,6 +71,22 @@ class AscendReplica(Replica):
             self.serve.env, self.serve.engine_args, self.release.version
         )
 
+    @property
+    def uses_settings(self) -> bool:
+        """Whether the user sets what the plug-in reads: its variables, or `--additional-config`."""
+        return bool(self.settings.config) or any(
+            ascend_settings.is_plugins(name) for name in self.serve.env
+        )
+
+    @cached_property
+    def named_paths(self) -> tuple[NamedPath, ...]:
+        """The files that the user's flags and variables point into."""
+        return named_paths(
+            self.serve.engine_args,
+            self.serve.env,
+            lambda flag: ascend_flags.of_server(flag, self.release),
+        )
+
     @cached_property
     def shares(self) -> tuple[int, ...] | None:
         """Data-parallel ranks of each node; None when one is larger than a host."""
@@ -96,9 +113,11 @@ class AscendReplica(Replica):
 
     def notes(self, shape: ModelShape) -> tuple[str, ...]:
         return (
+            *self.release.notes,
             phrase("not verified on NPU hardware by us"),
             *ascend_layouts.notes(_case(self, shape), self.release.version),
             *self.settings.notes,
+            *((self.release.unread_note,) if self.uses_settings and self.release.unread else ()),
             *ascend_flags.notes(self.serve.engine_args, self.release),
             *_own_notes(self),
         )  # fmt: skip
@@ -141,7 +160,7 @@ class AscendReplica(Replica):
             *vllm.parallel_flags(self.layout),
             *_joining_flags(self, node),
             *_engine_flags(self),
-            *engine_argument_flags(_user_arguments(self)),
+            *engine_argument_flags(_user_arguments(self, node)),
         )  # fmt: skip
 
     def environment(self, node: Node) -> dict[str, str]:
@@ -233,12 +252,17 @@ def _dtype(replica: AscendReplica) -> str:
     return "float16" if replica.family == "310P" else ""
 
 
-def _user_arguments(replica: AscendReplica) -> dict[str, object]:
-    """Return `serve.engine_args` with the resolved `additional-config`."""
+def _user_arguments(replica: AscendReplica, node: Node) -> dict[str, object]:
+    """Return `serve.engine_args` for a node, with the resolved `additional-config`.
+
+    Only the head gets those of the HTTP server.
+    """
+    head = node == replica.head
     arguments = {
         key: value
         for key, value in replica.serve.engine_args.items()
         if key.replace("_", "-") != "additional-config"
+        and (head or not ascend_flags.of_server(key, replica.release))
     }
     if replica.settings.config:
         arguments["additional-config"] = dict(replica.settings.config)
@@ -310,14 +334,19 @@ def _check_interfaces(replica: AscendReplica) -> None:
 def _case(replica: AscendReplica, shape: ModelShape) -> ascend_layouts.Case:
     hosts = len(replica.nodes)
     return ascend_layouts.Case(
-        replica.layout, shape, replica.family, hosts, backend=replica.backend
+        replica.layout,
+        shape,
+        replica.family,
+        hosts,
+        graph="eager" if replica.eager else "full",
+        backend=replica.backend,
+        features=ascend_flags.features(replica.serve.engine_args),
     )
 
 
 def _check_layout(replica: AscendReplica, shape: ModelShape) -> None:
     case = _case(replica, shape)
-    graph = "eager" if replica.eager else "full"
-    reasons = ascend_layouts.limits(replace(case, graph=graph), replica.release.version)
+    reasons = ascend_layouts.limits(case, replica.release.version)
     if not reasons:
         return
     later = ascend_layouts.runs_from(case, replica.release.version)

@@ -7,6 +7,7 @@ a start fail: facts in, a refusal out, with all hosts that it concerns.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ropeway.engines.named_paths import NamedPath
 from ropeway.errors import CheckFailed, Refused
 from ropeway.facts.host import HostFacts
 from ropeway.launch.complete import parts_of
@@ -156,6 +157,59 @@ def check_hosts(
     _check_disk(rollout, hosts, fetching)
     _check_npus(rollout, hosts, own_containers)
     _check_ports(rollout, hosts, own_ports)
+
+
+def check_named_paths(rollout: Rollout, found: Mapping[str, frozenset[str]]) -> None:
+    """Raise CheckFailed for files that flags point into and that are missing where they are needed.
+
+    `found` has what each host has of them; a host that did not say is not in it.
+    """
+    lacking = missing_paths(rollout, found)
+    if lacking:
+        raise CheckFailed(
+            phrase("files that the engine's flags name are missing on hosts"),
+            where=joined(dict.fromkeys(host for _, hosts in lacking for host in hosts), ", "),
+            evidence=tuple(
+                phrase("{path} ({where}): not on {hosts}",
+                       path=one.path, where=one.where, hosts=joined(hosts, ", "))
+                for one, hosts in lacking
+            ),
+            hint=phrase("copy them there, to the same path, or correct the spec"),
+        )  # fmt: skip
+
+
+def missing_paths(
+    rollout: Rollout, found: Mapping[str, frozenset[str]]
+) -> list[tuple[NamedPath, list[str]]]:
+    """Return the files that flags point into, each with the hosts that need it and lack it."""
+    lacking: dict[NamedPath, list[str]] = {}
+    for replica in rollout.service.replicas:
+        for node in replica.nodes:
+            for one in rollout.named_paths(replica, node):
+                if node.name in found and one.path not in found[node.name]:
+                    lacking.setdefault(one, []).append(node.name)
+    return list(lacking.items())
+
+
+def named_path_notes(rollout: Rollout, found: Mapping[str, frozenset[str]]) -> Iterator[str]:
+    """Yield what is mounted because flags point into it, and what is not, and where it lacks."""
+    replica = rollout.service.replicas[0]
+    mounted = rollout.named_paths(replica, replica.head)
+    if mounted:
+        paths = joined((f"{one.path} ({one.where})" for one in mounted), ", ")
+        yield phrase("mounted read-only, since the engine's flags name it: {paths}", paths=paths)
+    for one in replica.named_paths:
+        if one.in_image:
+            yield phrase(
+                "{path} ({where}) is looked for in the image; `runtime.mounts` takes it from "
+                "the hosts",
+                path=one.path, where=one.where,
+            )  # fmt: skip
+    for one, hosts in missing_paths(rollout, found):
+        yield phrase(
+            "{path} ({where}): not on {hosts}",
+            path=one.path, where=one.where, hosts=joined(hosts, ", "),
+        )  # fmt: skip
 
 
 def privileged_others(

@@ -8,13 +8,10 @@ from ropeway.engines.ascend_backends import backend_for
 from ropeway.engines.ascend_flags import is_given
 from ropeway.engines.ascend_memory import dispatch_mebibytes
 from ropeway.engines.ascend_releases import (
-    NEWEST_STABLE,
-    RELEASES,
     TAG_SUFFIXES,
     Release,
     image_tag,
-    release_of,
-    requested_version,
+    taken_release,
 )
 from ropeway.engines.base import Node, Ports
 from ropeway.engines.placement import shares
@@ -206,27 +203,14 @@ def _idle_notes(
 
 
 def release_for(spec: Spec, versions: Mapping[str, str], image: str) -> Release:
-    """Return the release whose commands to use.
+    """Return the release whose commands to use, as `taken_release` finds it.
 
     It is the one that the image says it has, else that of the image's name, else that of the spec,
-    else the newest stable one. Raises Refused for an unknown one.
+    else the newest stable one; `serve.release_like` decides whose rules hold. Raises Refused.
     """
     named = image if image_tag(image) else spec.runtime.image
-    written = requested_version(named, spec.serve.version)
-    version = versions.get("vllm_ascend", "").partition("+")[0] or written
-    if version is None:
-        return NEWEST_STABLE
-    if release := release_of(version):
-        return release
-    newest = RELEASES[-1].version
-    raise Refused(
-        phrase("vLLM-Ascend {version} is not known", version=version),
-        where="serve.version" if version == spec.serve.version else image,
-        evidence=(
-            phrase("releases known: {first} to {last}", first=RELEASES[0].version, last=newest),
-        ),
-        hint=phrase("take an image of one of these; `serve.version` names it"),
-    )
+    found = versions.get("vllm_ascend", "")
+    return taken_release(named, spec.serve.version, spec.serve.release_like, found)
 
 
 def family_of(spec: Spec, facts: Sequence[HostFacts], assumed: list[str]) -> Family:

@@ -36,7 +36,7 @@ def dry_run(rollout: Rollout, base: str, author: Author) -> str:
     replica = service.replicas[0]
     header = [
         f"{replica.layout.times(len(service.replicas))} of {replica.served_name} on"
-        f" {counted(len(service.sites), 'host')}, with vLLM-Ascend {replica.release.version}",
+        f" {counted(len(service.sites), 'host')}, with vLLM-Ascend {replica.release.name}",
         "On each host: `bash commands.sh HOST`. Without a host it says how, and runs nothing.",
         *(f"assumed: {text}" for text in service.assumed),
         *(f"note: {text}" for text in service.notes),

@@ -33,7 +33,7 @@ def image_name(release: Release, family: Family, spec: Runtime) -> str:
         tagged = ":" in spec.image.rpartition("/")[2] or "@" in spec.image
         return spec.image if tagged else f"{spec.image}:latest"
     variant = "-openeuler" if spec.os == "openeuler" else ""
-    return f"{IMAGE}:v{release.version}{TAG_SUFFIXES[family]}{variant}"
+    return f"{IMAGE}:v{release.name}{TAG_SUFFIXES[family]}{variant}"
 
 
 def mirrored(image: str, mirror: str | None) -> str:

@@ -154,7 +154,7 @@ def labels_of(rollout: Rollout, container: Container, author: Author) -> dict[st
         _URL: service.url,
         _ENDPOINT: api_url(endpoint.address, endpoint.port),
         _MODEL: replica.served_name,
-        _RELEASE: replica.release.version,
+        _RELEASE: replica.release.name,
         _DEVICES: ",".join(map(str, devices)),
         _FOLDER: service.folder_on(container.host),
         _PORTS: ",".join(map(str, ports)),

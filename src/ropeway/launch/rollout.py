@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from ropeway.engines.base import Node, Replica
+from ropeway.engines.named_paths import NamedPath, covered
 from ropeway.engines.vllm import KEY_VARIABLE
 from ropeway.engines.vllm_ascend import AscendReplica
 from ropeway.facts.ascend.driver import FILES, MANAGERS
@@ -187,7 +188,18 @@ class Rollout:
                 ports.append(Port(head, meeting_port(replica), "vLLM"))
         return tuple(ports)
 
-    def _engine(self, replica: Replica, number: int, node_rank: int) -> Container:
+    def named_paths(self, replica: AscendReplica, node: Node) -> tuple[NamedPath, ...]:
+        """Return what flags point into on this node's host, and no other mount brings."""
+        runtime = self.service.spec.runtime
+        mounted = (replica.model, "/root/.cache", *(mount_of(one).target for one in runtime.mounts))
+        return tuple(
+            one
+            for one in replica.named_paths
+            if not (one.in_image or covered(one.path, mounted))
+            and (node == replica.head or not one.on_head)
+        )
+
+    def _engine(self, replica: AscendReplica, number: int, node_rank: int) -> Container:
         node = replica.nodes[node_rank]
         site = self.service.site(node.name)
         runtime = self.service.spec.runtime
@@ -213,6 +225,7 @@ class Rollout:
                 Mount(replica.model, replica.model, True),
                 Mount(folder, FOLDER, True),
                 *map(mount_of, runtime.mounts),
+                *(Mount(one.path, one.path, True) for one in self.named_paths(replica, node)),
             ),
             shm=runtime.shm or _SHM,
             secrets=_secret_sources(self.service, replica),

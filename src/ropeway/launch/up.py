@@ -4,10 +4,11 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
+from ropeway.engines.named_paths import named_paths
 from ropeway.errors import HostError, Refused
 from ropeway.facts.containers import fix_of_engine
 from ropeway.facts.gather import Answers, ask, facts_from
@@ -38,6 +39,7 @@ _FACTS_SECONDS = 120.0
 # the progress line uses it.
 _EXPECTED_START = 180.0
 _OWN_CONTAINERS = "ropeway-containers"
+_PATHS = "ropeway-paths"
 
 
 class Step(Protocol):
@@ -100,6 +102,7 @@ class Preparation:
     """What is known before anything changes: the spec, its hosts, what they have, the model.
 
     running  the service's containers that are there already
+    paths    host's name → what it has of the files that flags point into
     notes    what was chosen for the spec, and what speaks against its layout
     """
 
@@ -109,12 +112,15 @@ class Preparation:
     running: tuple[ServiceContainer, ...]
     model: ServedModel
     notes: tuple[str, ...] = ()
+    paths: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def rollout(self, image: str, versions: Mapping[str, str] | None = None) -> Rollout:
         """Complete the service with this image. `versions` are those in it, once it is there."""
         inputs = Inputs(self.facts, versions or {}, image, self.model)
         service = complete(self.spec, tuple(self.hosts), inputs)
-        return Rollout(replace(service, notes=tuple(dict.fromkeys((*self.notes, *service.notes)))))
+        named = checks.named_path_notes(Rollout(service), self.paths)
+        notes = tuple(dict.fromkeys((*self.notes, *service.notes, *named)))
+        return Rollout(replace(service, notes=notes))
 
     @cached_property
     def base_image(self) -> str:
@@ -187,18 +193,19 @@ def prepare(
             )  # fmt: skip
         step.ok(phrase("{n} answered", n=len(every) - len(failed)))
     answers = {one.host.name: one.result for one in outcomes if one.result is not None}
-    facts = {name: facts for name, (facts, _) in answers.items()}
+    facts = {name: facts for name, (facts, _, _) in answers.items()}
     return Preparation(
         spec,
         {host.name: host for host in every},
         facts,
-        tuple(container for _, containers in answers.values() for container in containers),
+        tuple(container for _, containers, _ in answers.values() for container in containers),
         served_model(
             spec.model.path or "",
             facts,
             config_overrides(spec.serve.engine_args),
             spec.model.config,
         ),
+        paths={name: paths for name, (_, _, paths) in answers.items() if paths is not None},
     )
 
 
@@ -229,6 +236,7 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
         own_containers=own_containers,
         own_ports=frozenset((one.host, port) for one in running for port in one.ports),
     )
+    checks.check_named_paths(draft, preparation.paths)
     warnings = caller.check(preparation, draft.service)
     rollout = _with_image(preparation, draft.service, caller)
     what = checks.changes(rollout, running)
@@ -242,7 +250,9 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
         caller.confirm(checks.differences(newest(running).spec, spec), count)
     notes = (*rollout.service.notes, *warnings)
     for note in notes:  # before the start: some are reasons to press Ctrl-C
-        caller.narrator.say(phrase("note: {note}", note=note))
+        loud = note in rollout.service.replicas[0].release.notes
+        tell = caller.narrator.warn if loud else caller.narrator.say
+        tell(phrase("note: {note}", note=note))
     for note in checks.privileged_others(rollout, preparation.facts, own_containers):
         caller.narrator.warn(note)
     caller.on_commands(dry_run(rollout, base, lock.author))
@@ -269,9 +279,11 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
 
 def _ask(
     host: Host, spec: Spec, may_fail: bool, asked: frozenset[str]
-) -> tuple[HostFacts, tuple[ServiceContainer, ...]]:
-    """Ask a host for its facts and the service's containers, in one round trip."""
+) -> tuple[HostFacts, tuple[ServiceContainer, ...], frozenset[str] | None]:
+    """Ask a host for its facts, the service's containers, and which files of those that flags
+    point into it has (None where it did not say), in one round trip."""
     runtime = spec.runtime.command
+    paths = [one.path for one in named_paths(spec.serve.engine_args, spec.serve.env)]
     lines = (
         *(
             question
@@ -279,14 +291,20 @@ def _ask(
             if question.each is None or question.key in asked
         ),
         Question(_OWN_CONTAINERS, list_argv(runtime, spec.name), Parsed.of, limit=60),
+        *([Question(_PATHS, ("ls", "-1dL", "--", *paths), Parsed.of)] if paths else ()),
     )
     answers = ask(host, lines, timeout=_FACTS_SECONDS)
     facts = facts_from(host.name, host.address, Answers(answers))
-    own = next((answer for answer in answers if answer.key == _OWN_CONTAINERS), None)
+    by_key = {answer.key: answer for answer in answers}
+    listed = by_key.get(_PATHS)
+    there = None
+    if listed is not None and listed.exit_code in (0, 1, 2):  # 1 and 2: some are missing
+        there = frozenset(paths) & frozenset(listed.text.splitlines())
+    own = by_key.get(_OWN_CONTAINERS)
     if own is not None and own.exit_code == 0:
-        return facts, read_containers(own.text, host.name)
+        return facts, read_containers(own.text, host.name), there
     if may_fail:
-        return facts, ()
+        return facts, (), there
     raise HostError(
         phrase("`{command}` does not answer", command=runtime),
         where=host.name,

@@ -6,6 +6,9 @@ from ropeway.models.shape import Encoder
 _DEPTH = ("depth", "num_hidden_layers", "vt_num_hidden_layers", "encoder_layers", "layers")
 _WIDTH = ("hidden_size", "vt_hidden_size", "embed_dim", "d_model", "width")
 _INNER = ("intermediate_size", "vt_intermediate_size", "encoder_ffn_dim", "mlp_hidden_dim")
+# `model_type` of encoders that divide their heads by the tensor ranks (`dist_utils.divide` in
+# glm4_1v.py, glm_ocr.py, qwen2_vl.py, qwen2_5_vl.py of vLLM 0.32.0); others pad them or go whole.
+_DIVIDED = ("glm4v", "glm_ocr", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 
 
 def read_encoders(config: Config) -> tuple[Encoder, ...]:
@@ -31,7 +34,8 @@ def _encoder(part: Config, kind: str, model: Config) -> Encoder:
         return Encoder(kind, None, why=f"`{kind}_config` gives no depth or width")
     inner = part.find(_INNER) or 4 * width
     total = depth * _layer_numbers(part, width, inner) + _ends(part, kind, width, model)
-    return Encoder(kind, total, depth, width)
+    heads = part.find(("num_heads",)) if part.model_type.startswith(_DIVIDED) else 0
+    return Encoder(kind, total, depth, width, heads=heads)
 
 
 def _layer_numbers(part: Config, width: int, inner: int) -> int:

@@ -71,6 +71,7 @@ class PlanRequest:
     contexts: tuple[int, int] = (1, 1)
     drafts: bool = False
     serve: Serve = field(default_factory=Serve)
+    features: frozenset[str] = frozenset()
     sources: Mapping[str, str] = field(default_factory=dict)
     spec_file: str = ""
 

@@ -381,6 +381,7 @@ def _unsplittable(request: PlanRequest, layouts: Sequence[Layout]) -> Iterator[R
 
 def _doubts(search: Search, ranked: Sequence[Candidate]) -> Iterator[str]:
     """Yield what speaks against the first, and what else there is."""
+    yield from search.request.traits.doubts
     if not ranked:
         return
     yield from ranked[0].notes

@@ -67,7 +67,8 @@ class Search:
         """Return what the rules of releases look at."""
         family = self.request.chip.family if self.request.chip else ""
         graph = self.request.traits.graph
-        return Case(layout, self.request.shape, family, self.hosts(layout), graph)
+        hosts, features = self.hosts(layout), self.request.features
+        return Case(layout, self.request.shape, family, hosts, graph, features=features)
 
     def batched(self, layout: Layout) -> int:
         """Return the tokens of one step."""

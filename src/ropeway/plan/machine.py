@@ -40,6 +40,8 @@ class EngineTraits:
     """What matters for speed about an engine's release.
 
     version      of vLLM-Ascend, as published
+    asked        the release that is taken as this one; "" for itself
+    doubts       what of the release is taken from another one
     graph        how decoding steps are launched
     sends_block  pipeline stages wait for each other's sends
     month        of its release, counted from December 2024: fixed costs shrink as engines age
@@ -51,6 +53,8 @@ class EngineTraits:
     sends_block: bool = False
     month: float = 20.0
     name: str = "vLLM-Ascend"
+    asked: str = ""
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """From a spec, its model and its machine to a PlanRequest: the one way, for all who ask."""
 
+from ropeway.engines.ascend_flags import features
 from ropeway.engines.vllm import drafts_with_mtp, served_shape
 from ropeway.engines.vllm_cpu import CONTEXT as LOCAL_CONTEXT
 from ropeway.hardware import Chip
@@ -65,6 +66,7 @@ def request_for(
         contexts=serve.layout.contexts,
         drafts=drafts_with_mtp(serve.engine_args),
         serve=serve,
+        features=features(serve.engine_args),
     )
 
 

@@ -3,13 +3,14 @@
 Every value remembers where it came from: a flag, or a line of the spec.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.checkpoints.fetch import fetched
-from ropeway.engines.ascend_releases import image_tag, release_of, requested_version
+from ropeway.engines.ascend_releases import RELEASE_FORM, image_tag, taken_release
 from ropeway.errors import ModelError, Refused
 from ropeway.hardware import Chip, chip_named
 from ropeway.models.known import as_named, known, published_name
@@ -31,6 +32,7 @@ from ropeway.spec.model import Layout, Model, Serve, Spec, Workload
 _KEYS = {
     "chip": "cluster.chip",
     "engine_version": "serve.version",
+    "release_like": "serve.release_like",
     "layout": "serve.layout",
     "context": "serve.context",
     "clients": "workload.clients",
@@ -49,6 +51,7 @@ class Flags:
     npus: int | None = None
     chip: str | None = None
     engine_version: str | None = None
+    release_like: str | None = None
     graph: str | None = None
     layout: str | None = None
     context: int | None = None
@@ -273,13 +276,18 @@ def _hosts(flags: Flags, base: Cluster | None, chip: Chip | None) -> tuple[Remot
 
 
 def _engine(serve: Serve, image: str | None, flags: Flags) -> EngineTraits:
-    version = flags.engine_version or requested_version(image, serve.version)
-    if version and release_of(version.removeprefix("v")) is None:
+    if flags.engine_version and re.fullmatch(RELEASE_FORM, flags.engine_version) is None:
         raise Refused(
-            phrase("`{version}` is not a known release of vLLM-Ascend", version=version),
+            phrase(
+                "`{version}` is not a known release of vLLM-Ascend", version=flags.engine_version
+            ),
             hint=phrase("write it as published, like `0.11.0rc0` or `0.18.0`"),
         )
-    return traits(version, flags.graph or graph_of(serve))
+    image = None if flags.engine_version else image
+    like = flags.release_like or serve.release_like
+    release = taken_release(image, flags.engine_version or serve.version, like)
+    engine = traits(release.version, flags.graph or graph_of(serve))
+    return replace(engine, asked=release.asked, doubts=release.notes)
 
 
 def _layout(name: str, contexts: tuple[int, int]) -> Layout:

@@ -127,6 +127,9 @@ def _settings(plan: Plan, chosen: Candidate, search: Search) -> Iterator[Value]:
     version = request.traits.version
     if version == NEWEST_STABLE.version and "serve.version" not in request.sources:
         yield Value("serve.version", version, phrase("the newest stable release"), _DEFAULT)
+    elif asked := request.traits.asked:
+        taken = phrase("taken as {version}", version=version)
+        yield _fixed(request, "version", asked, taken)
     else:
         yield _fixed(request, "version", version)
     yield _chip(request.chip, request.sources.get("cluster.chip"))

@@ -49,7 +49,10 @@ def written(spec: Spec, plan: Plan) -> Spec:
     if spec.serve.kv_cache is None and chosen.fraction:
         update["memory"] = chosen.fraction
     if plan.request.chip is not None and image_tag(spec.runtime.image or "") is None:
-        update["version"] = plan.request.traits.version
+        engine = plan.request.traits
+        update["version"] = engine.asked or engine.version
+        if plan.request.sources.get("serve.release_like", "").startswith("--"):
+            update["release_like"] = engine.version
     if needs_key(spec.serve, chosen):
         update["api_key_env"] = _KEY_VARIABLE
     made: dict[str, object] = {"serve": spec.serve.model_copy(update=update)}

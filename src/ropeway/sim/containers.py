@@ -176,9 +176,18 @@ class ContainerEngine:
         if options.rm:
             say(json.dumps(_versions(image)))
             return 0, ""
-        mounts = {mount["target"]: mount["source"] for mount in map(_fields, options.mount)}
+        fields = [*map(_fields, options.mount)]
+        mounts = {mount["target"]: mount["source"] for mount in fields}
+        # What the engine's flags name is mounted read-only, as it is; `linux.answer` has it all.
+        wanted = [
+            mount["source"]
+            for mount in fields
+            if "readonly" not in mount
+            or mount["source"] != mount["target"]
+            or mount["source"] in (*self.machine.missing, *USUAL)
+        ]
         with self._lock:
-            if obstacle := self._obstacle(options.name, options.device, mounts.values()):
+            if obstacle := self._obstacle(options.name, options.device, wanted):
                 return 125, f"docker: {_DAEMON}{obstacle}"
             part = None
             if options.detach:  # it runs a script in the folder of the host that it mounts

@@ -28,6 +28,9 @@ def answer(machine: Machine, fleet: Fleet, argv: Sequence[str]) -> Answer:
         return known(machine)
     if command[:2] == ("df", "-Pk"):
         return _df(machine, command[2:])
+    if command[:3] == ("ls", "-1dL", "--"):  # of what flags name, it has all but what is missing
+        there = [path for path in command[3:] if path not in machine.missing]
+        return 0, "".join(f"{path}\n" for path in there)
     if command[0] == "ping":
         return _ping(machine, fleet, command[-1])
     if command[:-1] == model_directory.MODEL.argv:

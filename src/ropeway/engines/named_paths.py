@@ -1,0 +1,101 @@
+"""Files of hosts that `serve.engine_args` and `serve.env` name: adapters, templates, keys.
+
+A container sees only what is mounted. Rather than a list of flags, whatever is written as an
+absolute path counts, wherever it stands in a value (`name=/path`, a list, JSON); set aside is what
+the image brings, what the engine writes, and what only looks like a path. Pure.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+# Folders that an image has itself: the host's must not hide them.
+_OF_IMAGE = (
+    "/app", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/opt", "/proc", "/run", "/sbin",
+    "/sys", "/tmp", "/usr", "/var", "/vllm-workspace", "/workspace",
+)  # fmt: skip
+# Names of flags, keys and variables whose path the engine makes or writes to.
+_WRITTEN = re.compile(
+    r"cache|download|dump|log_path|log_dir|output|profil|record|save|trace|uds|rpc_base|tmp",
+)
+# Names of variables that hold a path which is read.
+_OF_FILES = re.compile(r"(PATH|FILE|FOLDER|DIR|CONFIG|TABLE|TEMPLATE|PLUGIN)$")
+# Flags whose values begin with `/` and are no files: parts of URLs.
+_OF_URLS = {"root_path", "disable_access_log_for_endpoints", "middleware"}
+_PATH = re.compile(r"/[^\x00\n]*[^\x00\n/]/?")
+
+
+@dataclass(frozen=True)
+class NamedPath:
+    """A path on the hosts, and where the spec names it: `serve.engine_args, lora-modules`.
+
+    on_head  only the head needs it
+    """
+
+    path: str
+    where: str
+    on_head: bool = False
+
+    @property
+    def in_image(self) -> bool:
+        """Whether it is in a folder that the image has itself, and so is looked for there."""
+        return covered(self.path, _OF_IMAGE)
+
+
+def named_paths(
+    engine_args: Mapping[str, object],
+    env: Mapping[str, str],
+    of_server: Callable[[str], bool] = lambda _: False,
+) -> tuple[NamedPath, ...]:
+    """Return each path once, in the order written; the first place that names it counts.
+
+    `of_server` says of a flag whether only the head gets it.
+    """
+    found: dict[str, NamedPath] = {}
+    for flag, value in engine_args.items():
+        for path in _in_value(flag, value):
+            named = NamedPath(path, f"serve.engine_args, {flag}", of_server(flag))
+            before = found.setdefault(path, named)
+            if before.on_head and not named.on_head:
+                found[path] = named
+    for name, text in env.items():
+        for path in _in_value(name, text) if _OF_FILES.search(name) else ():
+            found[path] = NamedPath(path, f"serve.env, {name}")
+    return tuple(found.values())
+
+
+def _in_value(name: str, value: object) -> Iterator[str]:
+    """Yield the paths in a value, at any depth; its name says whether it is written or no file."""
+    plain = name.lower().replace("-", "_")
+    if plain in _OF_URLS or _WRITTEN.search(plain):
+        return
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _in_value(str(key), item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _in_value(name, item)
+    elif isinstance(value, str):
+        yield from _in_text(name, value)
+
+
+def _in_text(name: str, text: str) -> Iterator[str]:
+    text = text.strip()
+    if text[:1] in ("{", "["):
+        try:
+            data = json.loads(text)
+        except ValueError:
+            return
+        yield from _in_value(name, data)
+        return
+    path = re.sub(r"^[\w.-]+=(?=/)", "", text)
+    if not _PATH.fullmatch(path) or path.startswith("//"):
+        return
+    if ":" not in path:
+        yield path.rstrip("/")
+
+
+def covered(path: str, folders: Iterable[str]) -> bool:
+    """Whether a path lies in one of the folders, or is one."""
+    return any(f"{path}/".startswith(f"{one.rstrip('/')}/") for one in folders)
