@@ -250,7 +250,12 @@ def up(
       ropeway up --rehearse 64x8-910B4 --fault never-joins:host7
     """
     flags = partial(
-        with_flags, name=name, model=model, model_config=model_config, layout=layout, port=port,
+        with_flags,
+        name=name,
+        model=model,
+        model_config=model_config,
+        layout=layout,
+        port=port,
         release_like=release_like,
     )
     on_hosts = partial(

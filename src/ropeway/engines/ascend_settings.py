@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
-from ropeway.engines.ascend_memory import DISPATCH_FROM
 from ropeway.engines.ascend_releases import (
     RELEASES,
     changes,
