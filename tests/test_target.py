@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 import pytest
 
-from ropeway.cli.main import exit_code
 from ropeway.cli.target import Target
 from ropeway.errors import Refused
+from ropeway.report.console import Screen
 from ropeway.spec.model import dump_spec, local_spec
 
 
@@ -65,9 +65,9 @@ def test_a_terminal_is_asked(monkeypatch):
     assert "which service? (a, b): " in shown.getvalue()
 
 
-def test_nothing_here_is_not_nothing_on_the_hosts(capsys):
-    for verb, code in (("down", 0), ("status", 1)):
-        assert exit_code([verb]) == code
-        err = capsys.readouterr()
-        assert "nothing is running on this machine" in err.out + err.err
-        assert "`--host root@192.168.0.147`" in err.err
+def test_nothing_here_is_not_nothing_on_the_hosts():
+    for local in (False, True):
+        out, err = io.StringIO(), io.StringIO()
+        target(local=local).tell_nothing_runs(Screen(stdout=out, stderr=err))
+        assert out.getvalue() == "nothing is running on this machine\n"
+        assert ("`--host root@192.168.0.147`" in err.getvalue()) != local

@@ -81,33 +81,35 @@ def read_spec(config: Path, *, local: bool = False, without: str | None = _REHEA
     return load_spec(config)
 
 
-def with_flags(
-    spec: Spec,
-    *,
-    name: str | None = None,
-    model: str | None = None,
-    model_config: str | None = None,
-    layout: str | None = None,
-    port: int | None = None,
-    release_like: str | None = None,
-) -> Spec:
-    """Return the spec with the command line's values in place of those that are written."""
-    serve: dict[str, object] = {}
-    if layout is not None:
-        serve["layout"] = Layout.parse(layout)
-    if port is not None:
-        serve["port"] = port
-    if release_like is not None:
-        serve["release_like"] = release_like
-    changes: dict[str, Any] = {"serve": spec.serve.model_copy(update=serve)}
-    if name is not None:
-        changes["name"] = name
-    if model is not None:
-        changes["model"] = _model_of(model)
-    if model_config is not None:
-        named = changes.get("model", spec.model)
-        changes["model"] = named.model_copy(update={"config": model_config})
-    return spec.model_copy(update=changes)
+@dataclass(frozen=True)
+class SpecFlags:
+    """What the command line says in place of values of the spec."""
+
+    name: str | None = None
+    model: str | None = None
+    model_config: str | None = None
+    layout: str | None = None
+    port: int | None = None
+    release_like: str | None = None
+
+    def over(self, spec: Spec) -> Spec:
+        """Return the spec with these values in place of its own."""
+        serve: dict[str, object] = {}
+        if self.layout is not None:
+            serve["layout"] = Layout.parse(self.layout)
+        if self.port is not None:
+            serve["port"] = self.port
+        if self.release_like is not None:
+            serve["release_like"] = self.release_like
+        changes: dict[str, Any] = {"serve": spec.serve.model_copy(update=serve)}
+        if self.name is not None:
+            changes["name"] = self.name
+        if self.model is not None:
+            changes["model"] = _model_of(self.model)
+        if self.model_config is not None:
+            named = changes.get("model", spec.model)
+            changes["model"] = named.model_copy(update={"config": self.model_config})
+        return spec.model_copy(update=changes)
 
 
 def start_context(spec: Spec, screen: Screen, *, fetch: bool = True) -> StartContext:

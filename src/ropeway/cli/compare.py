@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from ropeway.checkpoints.catalogue import RECIPES
-from ropeway.cli.bringup import read_spec, start_context, with_flags
+from ropeway.cli.bringup import SpecFlags, read_spec, start_context
 from ropeway.cli.completion import one_of
 from ropeway.cli.files import run_folder
 from ropeway.cli.measure import SINGLE, comparison_run, measure_all, report
@@ -62,7 +62,7 @@ def compare(
     Example:
       ropeway compare --local --layout tp2 --layout tp2,pp2,ep --clients 32
     """
-    spec = with_flags(read_spec(config, local=local, without=_WITHOUT), model=model)
+    spec = SpecFlags(model=model).over(read_spec(config, local=local, without=_WITHOUT))
     spec = _with_load(spec, clients, requests)
     context = start_context(spec, screen)
     chosen = tuple(Layout.parse(text) for text in layouts) or spec.serve.layouts

@@ -1,7 +1,7 @@
 """`ropeway up`: bring the model up and leave it running, or rehearse that on virtual hosts."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ import click
 from ropeway.bench.record import new_run_dir
 from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.checkpoints.fetch import default_root
-from ropeway.cli.bringup import bring_up, deployment_for, read_spec, start_context, with_flags
+from ropeway.cli.bringup import SpecFlags, bring_up, deployment_for, read_spec, start_context
 from ropeway.cli.call import current_call
 from ropeway.cli.completion import one_of
 from ropeway.cli.files import run_folder, writing
@@ -22,6 +22,7 @@ from ropeway.cli.options import (
     config_option,
     dry_run_option,
     lang_option,
+    passed_as,
     screen_options,
     yes_option,
 )
@@ -191,23 +192,32 @@ def _document_of(service: Service) -> dict[str, object]:
     }
 
 
+_SPEC_FLAGS = (
+    click.option("--name", callback=checked_name, help="Name of the service, in place of the spec's."),
+    click.option(
+        "--model", help="Checkpoint name or model folder, in place of the spec's.",
+        shell_complete=one_of(lambda: RECIPES),
+    ),
+    click.option(
+        "--model-config", metavar="FILE", help="The model's config.json here, for a dry run or a plan."
+    ),
+    click.option("--layout", help="Parallel layout, in place of the spec's: `TP2×PP2+EP`, `tp4`."),
+    click.option("--port", type=click.IntRange(1, 65_535), help="In place of `serve.port`."),
+    click.option(
+        "--release-like", metavar="VERSION",
+        help="The known release whose rules hold for the image's, in place of `serve.release_like`.",
+    ),
+)  # fmt: skip
+
+
+def _spec_flags(verb: Callable[..., object]) -> Callable[..., object]:
+    return passed_as("flags", SpecFlags, verb, _SPEC_FLAGS)
+
+
 @click.command()
 @config_option
 @click.option("--local", is_flag=True, help="No spec file: two virtual hosts on this machine.")
-@click.option("--name", callback=checked_name, help="Name of the service, in place of the spec's.")
-@click.option(
-    "--model", help="Checkpoint name or model folder, in place of the spec's.",
-    shell_complete=one_of(lambda: RECIPES),
-)  # fmt: skip
-@click.option(
-    "--model-config", metavar="FILE", help="The model's config.json here, for a dry run or a plan."
-)
-@click.option("--layout", help="Parallel layout, in place of the spec's: `TP2×PP2+EP`, `tp4`.")
-@click.option("--port", type=click.IntRange(1, 65_535), help="In place of `serve.port`.")
-@click.option(
-    "--release-like", metavar="VERSION",
-    help="The known release whose rules hold for the image's, in place of `serve.release_like`.",
-)  # fmt: skip
+@_spec_flags
 @click.option("--ssh-config", metavar="FILE", help="Read in place of ~/.ssh/config.")
 @rehearsal_options(lambda: FAULTS | LAUNCH_FAULTS)
 @click.option("--keep", is_flag=True, help="With --rehearse: leave it up for the other verbs.")
@@ -220,12 +230,7 @@ def up(
     *,
     config: Path,
     local: bool,
-    name: str | None,
-    model: str | None,
-    model_config: str | None,
-    layout: str | None,
-    port: int | None,
-    release_like: str | None,
+    flags: SpecFlags,
     ssh_config: str | None,
     rehearse: str | None,
     faults: Sequence[str],
@@ -249,15 +254,6 @@ def up(
       ropeway up --rehearse
       ropeway up --rehearse 64x8-910B4 --fault never-joins:host7
     """
-    flags = partial(
-        with_flags,
-        name=name,
-        model=model,
-        model_config=model_config,
-        layout=layout,
-        port=port,
-        release_like=release_like,
-    )
     on_hosts = partial(
         _up_hosts, screen=screen,
         dry_run=dry_run, yes=yes, skip_checks=skip_checks, ssh_config=ssh_config,
@@ -270,12 +266,12 @@ def up(
         if skip_checks:
             refuse_unchecked(faults)
         own = own_spec(rehearse, config, screen)
-        own = flags(own) if own else None
+        own = flags.over(own) if own else None
         fleet = virtual_fleet(rehearse, own, faults, screen, launch=True)
-        spec = own or flags(rehearsal_spec(fleet))
+        spec = own or flags.over(rehearsal_spec(fleet))
         rehearse_up(spec, fleet, on_hosts, screen, faults=faults, keeps=keep, dry_run=dry_run)
         return
-    spec = flags(read_spec(config, local=local))
+    spec = flags.over(read_spec(config, local=local))
     if spec.cluster.is_local:
         _up_local(spec, screen, dry_run=dry_run)
     else:

@@ -1,7 +1,6 @@
 """Turns pydantic's complaints about a spec into lines that a reader can act on."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -9,6 +8,7 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from ropeway.outside import UNSEEN
 from ropeway.phrases import joined, phrase
 from ropeway.spec.yaml import Document, Problem, dotted
 from ropeway.suggest import did_you_mean
@@ -62,14 +62,9 @@ def spec_problems(
     return problems
 
 
-# What a terminal or an editor shows as something else than it is: control characters but tab and
-# line end, and those that change the direction of the text (category Cf, "bidi").
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
-
 def unseen(text: str) -> str:
     """Return the first character that nobody would see, as `U+001B`; "" without any."""
-    found = _UNSEEN.search(text)
+    found = UNSEEN.search(text)
     return f"U+{ord(found[0]):04X}" if found else ""
 
 
