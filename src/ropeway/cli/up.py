@@ -193,19 +193,22 @@ def _document_of(service: Service) -> dict[str, object]:
 
 
 _SPEC_FLAGS = (
-    click.option("--name", callback=checked_name, help="Name of the service, in place of the spec's."),
+    click.option(
+        "--name", callback=checked_name, help="Name of the service, in place of the spec's."
+    ),
     click.option(
         "--model", help="Checkpoint name or model folder, in place of the spec's.",
         shell_complete=one_of(lambda: RECIPES),
     ),
     click.option(
-        "--model-config", metavar="FILE", help="The model's config.json here, for a dry run or a plan."
+        "--model-config", metavar="FILE",
+        help="The model's config.json here, for a dry run or a plan.",
     ),
     click.option("--layout", help="Parallel layout, in place of the spec's: `TP2×PP2+EP`, `tp4`."),
     click.option("--port", type=click.IntRange(1, 65_535), help="In place of `serve.port`."),
     click.option(
         "--release-like", metavar="VERSION",
-        help="The known release whose rules hold for the image's, in place of `serve.release_like`.",
+        help="The known release that is like the image's, in place of `serve.release_like`.",
     ),
 )  # fmt: skip
 
