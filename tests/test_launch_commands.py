@@ -1,6 +1,7 @@
 """From a spec to the commands of real hosts: placement, containers, files, labels, changes."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -165,6 +166,15 @@ def test_each_host_gets_only_its_npus_and_the_paths_that_are_there():
     assert "--privileged" not in argv
     assert argv[argv.index("--security-opt") :][:2] == ("--security-opt", "no-new-privileges")
     assert "--cap-drop=NET_RAW" in argv
+
+
+def test_every_container_may_open_many_files_and_engines_may_pin_memory():
+    rollout = Rollout(service_of(spec_of(layout="TP4", replicas=2, api_key_env="KEY")))
+    for one in rollout.containers:
+        argv = docker.run_argv("docker", one, {})
+        limits = [after for word, after in pairwise(argv) if word == "--ulimit"]
+        assert "nofile=655350:655350" in limits
+        assert ("memlock=-1:-1" in limits) == (one.role != "router")
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,11 @@ Runtime = Literal["docker", "podman", "nerdctl"]
 DROPPED = (
     "AUDIT_WRITE", "MKNOD", "NET_BIND_SERVICE", "NET_RAW", "SETFCAP", "SETPCAP", "SYS_CHROOT",
 )  # fmt: skip
-# msprechecker asks for at least 655,350 open files, and RDMA pins memory.
-_ULIMITS = ("memlock=-1:-1", "nofile=655350:655350")
+# msprechecker asks for at least 655,350 open files; the router needs two for each request. Without
+# this, some container engines give 1,024.
+_FILES = "nofile=655350:655350"
+# RDMA pins memory.
+_PINNED = "memlock=-1:-1"
 # What podman does by itself and Docker does not: at most 2048 threads in a container, which an
 # engine passes; logs in the journal, which drops lines that come fast; our session's proxy as the
 # container's, also for its own loopback; SELinux on every mount (this one was not verified).
@@ -138,7 +141,7 @@ def run_argv(
         argv += ["--device", path]
     if container.shm:
         argv += ["--shm-size", str(container.shm)]
-    for limit in _ULIMITS if container.devices else ():
+    for limit in (_PINNED, _FILES) if container.devices else (_FILES,):
         argv += ["--ulimit", limit]
     for mount in container.mounts:
         argv += ["--mount", mount_option(mount)]
