@@ -36,6 +36,7 @@ ENDPOINT = Path(__file__).with_name("fake_endpoint.py")
 BACKENDS = Path(__file__).parent.parent / "tests" / "router_backends.py"
 CLIENTS = 256
 ROUNDS = 5
+MANY = 200_000
 # A request that takes longer counts as hanging: ten times what an answer takes.
 PATIENCE_S = 15.0
 NGINX = """
@@ -79,16 +80,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nginx", default="", help="the program; skipped by default")
     parser.add_argument("--vllm-router", default="", help="the program; skipped by default")
+    parser.add_argument("--only", choices=("paced", "latency", "memory"), help="one table of these")
     args = parser.parse_args()
     fronts = [Front("none")]
     fronts += [Front("nginx", args.nginx)] if args.nginx else []
     fronts += [Front("vllm-router", args.vllm_router)] if args.vllm_router else []
     fronts += [Front("ropeway.router")]
     print(f"two replicas; {conditions()}; medians of {ROUNDS} rounds, taken in turn\n")
-    latency(fronts)
-    throughput(fronts)
-    flow(fronts)
-    faults(fronts[1:])
+    tables = {"latency": latency, "throughput": throughput, "paced": paced, "flow": flow}
+    tables |= {"faults": lambda fronts: faults(fronts[1:]), "memory": memory}
+    for name, table in tables.items():
+        # Memory takes minutes by itself, so it is only measured when asked for.
+        if args.only == name or (args.only is None and name != "memory"):
+            table(fronts)
 
 
 def latency(fronts: list[Front]) -> None:
@@ -128,6 +132,44 @@ def throughput(fronts: list[Front]) -> None:
         spread = f"{min(values):.0f} to {max(values):.0f}"
         cpu = f"{statistics.median(spent[name]):.2f} ms"
         print(f"{name:<16}{statistics.median(values):>12.0f}{spread:>14}{cpu:>18}")
+    print()
+
+
+def paced(fronts: list[Front]) -> None:
+    """256 streams of 64 tokens, one in 8 ms: what is left of the requests/s of nothing in front?"""
+    rates: dict[str, list[float]] = {front.name: [] for front in fronts}
+    with endpoints(ttft=0.0, tpot=0.008) as urls, all_of(fronts, urls) as reached:
+        for _ in range(ROUNDS):
+            for name, url in reached.items():
+                began = time.monotonic()
+                answers = asyncio.run(load(url, clients=CLIENTS, each=2, tokens=64))
+                assert {each.fate for each in answers} == {"whole"}, name
+                rates[name].append(len(answers) / (time.monotonic() - began))
+    load_now = os.getloadavg()[0]
+    print(f"{CLIENTS} streams of 64 tokens, one token in 8 ms (load average {load_now:.1f})\n")
+    print(f"{'in front':<16}{'requests/s':>12}{'range':>14}{'of none':>10}")
+    for name, values in rates.items():
+        spread = f"{min(values):.0f} to {max(values):.0f}"
+        share = statistics.median(
+            value / base for value, base in zip(values, rates["none"], strict=True)
+        )
+        print(f"{name:<16}{statistics.median(values):>12.0f}{spread:>14}{share:>10.3f}")
+    print()
+
+
+def memory(fronts: list[Front]) -> None:
+    """200,000 requests: does what is in front grow?"""
+    print(f"{MANY:,} requests of 8 tokens from {CLIENTS} clients\n")
+    for front in fronts[1:]:
+        with endpoints() as urls, all_of([front], urls) as reached:
+            for turn in range(1, 6):
+                each = MANY // 5 // CLIENTS
+                answers = asyncio.run(
+                    load(reached[front.name], clients=CLIENTS, each=each, tokens=8)
+                )
+                status = Path(f"/proc/{_PIDS[front.name]}/status").read_text()
+                size = int(status.partition("VmRSS:")[2].split()[0]) // 1024
+                print(f"{front.name} {turn}/5: {_fates(answers)}, {size} MB resident", flush=True)
     print()
 
 

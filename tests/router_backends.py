@@ -22,7 +22,7 @@ from aiohttp import web
 
 import virtual_time
 from ropeway.router.config import Backend, Config, Limits
-from ropeway.router.server import Router
+from ropeway.router.server import Router, listening, url_of
 
 MODEL = "fake"
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -282,8 +282,13 @@ class Bench:
             about["messages"] = [{"role": "user", "content": "Count."}]
         else:
             about["prompt"] = "Count: "
-        async with self.session.post(self.url + path, json=about | body) as response:
-            return Reply(response.status, dict(response.headers), await response.text())
+        post = self.session.post(self.url + path, json=about | body, allow_redirects=False)
+        async with post as response:
+            return Reply(
+                response.status,
+                dict(response.headers),
+                (await response.read()).decode(errors="replace"),
+            )
 
     async def alive(self, count: int, within_s: float = 60) -> None:
         """Wait until so many replicas are trusted."""
@@ -348,11 +353,11 @@ async def bench(
         backends = tuple(Backend(f"r{number}", url) for number, url in enumerate(every))
         config = Config("127.0.0.1", 0, MODEL, backends, limits, key)
         router = Router(config, asyncio.get_running_loop().time)
-        url = await stack.enter_async_context(served(router.app()))
+        url = url_of(await stack.enter_async_context(listening(router)))
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         many = aiohttp.TCPConnector(limit=0)
         session = await stack.enter_async_context(
-            aiohttp.ClientSession(headers=headers, connector=many)
+            aiohttp.ClientSession(headers=headers, connector=many, auto_decompress=False)
         )
         yield Bench(router, list(engines), url, session)
 

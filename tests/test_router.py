@@ -14,7 +14,7 @@ from ropeway.router.breaker import NEVER, Breaker, State
 from ropeway.router.config import Limits
 from ropeway.router.request import ParsedRequest, parse_request
 from ropeway.router.resume import CannotResume, Splice, prefix_of, resumption
-from ropeway.router.transcript import FOLD_BYTES, PartialAnswer, Transcript, with_chunk
+from ropeway.router.transcript import FOLD_BYTES, PartialAnswer, Transcript, with_chunks
 from router_backends import CHAT, COMPLETIONS, MODEL
 
 LIMITS = Limits()
@@ -62,7 +62,9 @@ def test_an_engine_that_starts_is_asked_again_soon_for_as_long_as_it_takes(
         assert (state.state, state.probe_at) == (after, now + LIMITS.backoff_s)
 
 
-STEPS = st.sampled_from(["probe", "token", "fail", "nobody", "refused", "suspect", "served"])
+STEPS = st.sampled_from(
+    ["probe", "token", "fail", "nobody", "unsent", "refused", "suspect", "served"]
+)
 
 
 @given(st.lists(STEPS, max_size=60))
@@ -78,6 +80,9 @@ def test_only_a_probe_closes_a_breaker_and_there_is_always_a_next_probe(steps: l
         elif step in ("fail", "nobody") and on_its_way:
             state = breaker.note_failed_probe(state, now, LIMITS, refused=step == "nobody")
             on_its_way = False
+        elif step == "unsent" and on_its_way:
+            state, on_its_way = breaker.probe_later(state, now, LIMITS), False
+            assert state.probe_at > now
         elif step == "refused":
             state = breaker.note_failure(state, now, LIMITS, refused=True)
         elif step == "suspect":
@@ -176,8 +181,13 @@ def test_tokens_are_estimated(body: dict[str, Any], tokens: int, most: int | Non
     assert (result.prompt_tokens, result.max_tokens) == (tokens, most)
 
 
+ANY_TEXT = st.characters(exclude_categories=())  # lone surrogates, too
+
+
+@example(b'{"prompt":[1,"\\ud800"]}')
+@example(b'{"messages":' + b"[" * 900 + b"]" * 900 + b"}")
 @given(st.one_of(st.binary(max_size=200), st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(ANY_TEXT, max_size=5),
     lambda some: st.lists(some, max_size=3) | st.dictionaries(
         st.sampled_from(["messages", "prompt", "content", "role", "tools", "model", "x"]), some,
         max_size=4,
@@ -191,23 +201,43 @@ def _parsed(path: str, **body: Any) -> ParsedRequest:
     return parse_request(path, json.dumps({"model": MODEL, **body}).encode())
 
 
-@given(st.lists(st.text(max_size=5).filter(str.isprintable), max_size=6), st.data())
-def test_events_are_passed_whole_however_they_come(texts: list[str], data: st.DataObject) -> None:
-    stream = b"".join(events.encode({"t": text}) for text in texts)
-    tail, passed = b"", []
-    while stream:
-        size = data.draw(st.integers(1, len(stream)))
-        whole, tail = events.split(tail + stream[:size])
-        stream = stream[size:]
-        assert whole == b"" or whole.endswith(b"\n\n")
-        passed += [events.payload(event) for event in events.each(whole)]
-    assert tail == b""
-    assert passed == [{"t": text} for text in texts]
+ENDS = st.sampled_from(["\n", "\r\n", "\r"])
+EXTRA = st.sampled_from(["", ": a comment\n", "\n", "\n\n", "event: x\n", "id\n"])
 
 
-def test_carriage_returns_end_events_as_well() -> None:
-    assert events.split(b'data: {"a":1}\r\n\r\ndata: ') == (b'data: {"a":1}\r\n\r\n', b"data: ")
-    assert [*map(events.payload, events.each(b'data: {"a":1}\r\n\r\n'))] == [{"a": 1}]
+@given(st.lists(st.text(max_size=5).filter(str.isprintable), max_size=6), ENDS, EXTRA, st.data())
+def test_events_are_passed_whole_however_they_come(
+    texts: list[str], end: str, extra: str, data: st.DataObject
+) -> None:
+    """Every byte is passed on, each piece ends with an event, and no event is lost."""
+    encoded = [f'{extra}data: {{\ndata: "t": {json.dumps(text)}}}\n\n' for text in texts]
+    stream = "".join(["\ufeff", *encoded]).replace("\n", end).encode()
+    splitter, rest, passed = events.Splitter(1000), stream, []
+    while rest:
+        size = data.draw(st.integers(1, len(rest)))
+        passed.append(splitter.feed(rest[:size]))
+        rest = rest[size:]
+    assert b"".join(passed) == stream[: sum(map(len, passed))]
+    assert not splitter.within or not texts
+    found = [events.payload(event) for whole in passed for event in events.each(whole)]
+    assert found == [{"t": text} for text in texts]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("extra", ["", ": bye\n\n", "\n\n\n"])
+def test_the_mark_of_the_end_is_seen_whatever_ends_its_lines(end: str, extra: str) -> None:
+    text = f'data: {{"a": "data: [DONE]"}}\n\ndata: [DONE]\n\n{extra}'
+    assert events.done(text.replace("\n", end).encode())
+    assert not events.done(text.partition("data: [DONE]\n")[0].replace("\n", end).encode())
+
+
+@pytest.mark.parametrize("piece", [b"x", b"data: " + b"x" * 900, b"\r", b"\n:"])
+def test_an_event_without_an_end_is_not_kept_for_ever(piece: bytes) -> None:
+    splitter = events.Splitter(10_000)
+    with pytest.raises(ValueError, match="10,000 bytes"):
+        for _ in range(20_000):
+            splitter.feed(piece)
+            piece = piece.replace(b"\n", b"").replace(b"\r", b"y")
 
 
 @pytest.mark.parametrize(
@@ -232,12 +262,8 @@ def test_failures_of_the_engine_are_seen_in_a_stream(event: Any, message: str | 
 
 
 def _partial(*texts: str, **more: Any) -> PartialAnswer:
-    partial = PartialAnswer()
-    for text in texts:
-        partial = with_chunk(
-            partial, {"id": "x", "created": 5, "choices": [{"index": 0, "text": text}]}
-        )
-    return replace(partial, **more)
+    chunks = ({"id": "x", "created": 5, "choices": [{"index": 0, "text": it}]} for it in texts)
+    return replace(with_chunks(PartialAnswer(), chunks), **more)
 
 
 GO = {"role": "user", "content": "Go"}

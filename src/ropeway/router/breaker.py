@@ -84,6 +84,12 @@ def probe_now(breaker: Breaker, now: float) -> Breaker:
     return replace(breaker, probe_at=now) if breaker.probe_at != NEVER else breaker
 
 
+def probe_later(breaker: Breaker, now: float, limits: Limits) -> Breaker:
+    """Note that a probe could not be sent, for a reason of ours: nothing is known."""
+    state = State.OPEN if breaker.state is State.HALF_OPEN else breaker.state
+    return replace(breaker, state=state, probe_at=now + limits.backoff_s)
+
+
 def note_failed_probe(
     breaker: Breaker, now: float, limits: Limits, *, refused: bool = False
 ) -> Breaker:

@@ -31,8 +31,13 @@ class Limits:
     stall_s          between two pieces of a stream
     whole_s          for an answer that is not streamed
     drain_s          for the answers that are running at SIGTERM
+    head_s           for the first request on a new connection, until its head has come
+    body_s           for the rest of a request
+    idle_s           for the next request on a connection
+    connections      of clients at the same time, if there are files for so many
     body_bytes       size of a request
     answer_bytes     size of an answer that is not streamed
+    event_bytes      size of one event of a stream
     deaths           replicas that may fail while they hold one request: it may be the cause
     failures         failures in a row that open a replica's breaker
     backoff_s        after the first failed probe; doubles to backoff_max_s
@@ -48,8 +53,13 @@ class Limits:
     stall_s: float = 60.0
     whole_s: float = 1800.0
     drain_s: float = 30.0
+    head_s: float = 20.0
+    body_s: float = 120.0
+    idle_s: float = 75.0
+    connections: int = 16384
     body_bytes: int = 64 * 2**20
     answer_bytes: int = 256 * 2**20
+    event_bytes: int = 16 * 2**20
     deaths: int = 2
     failures: int = 3
     backoff_s: float = 1.0

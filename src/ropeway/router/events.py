@@ -1,14 +1,14 @@
 """Server-sent events as bytes: where they end, and which of them report a failed engine."""
 
+import codecs
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 DONE = b"data: [DONE]\n\n"
-# A cheap filter, two searches in every piece of a stream; what passes is parsed. In generated text
-# these quotation marks are escaped, so only real errors pass.
-_SUSPECT = (b'"error"', b'"abort"')
+_DONE = re.compile(rb"(?:\A|[\r\n])(?:\xef\xbb\xbf)?data: ?\[DONE\][\r\n]")
 
 
 @dataclass(frozen=True)
@@ -19,34 +19,69 @@ class Broken:
     message: str
 
 
-def split(data: bytes) -> tuple[bytes, bytes]:
-    """Return (whole events, the start of the next). vLLM writes whole events: no search then."""
-    if data.endswith(b"\n\n"):
-        return data, b""
-    end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
-    # Not found: -1 + 2 or -1 + 4, and no event ends so early.
-    return (data[:end], data[end:]) if end > 3 else (b"", data)
+class Splitter:
+    """Cuts one stream into whole events, however its pieces come, in linear time and memory."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._tail = bytearray()
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return the whole events that have come. Raises ValueError when one is too large."""
+        if not self._tail and piece.endswith(b"\n\n"):  # vLLM writes whole events: no search then
+            return piece
+        start = max(0, len(self._tail) - 2)
+        self._tail += piece
+        # Lines end with CR LF, LF or CR, an event with an empty line (the HTML standard's
+        # "Server-sent events"); so each end has one of these pairs.
+        end = max(self._tail.rfind(pair, start) for pair in (b"\n\n", b"\n\r", b"\r\r")) + 2
+        end = 0 if end == 1 else end + self._tail.startswith(b"\r\n", end - 1)
+        whole = bytes(self._tail[:end])
+        del self._tail[:end]
+        if len(self._tail) > self._most:
+            raise ValueError(f"an event of the stream has more than {self._most:,} bytes")
+        return whole
+
+    @property
+    def within(self) -> bool:
+        """Whether the stream is in the middle of an event."""
+        return bool(self._tail.strip(b"\r\n"))
 
 
 def each(data: bytes) -> Iterator[bytes]:
-    """Yield each event with its end."""
-    data = data.replace(b"\r\n", b"\n")
-    start = 0
-    while (end := data.find(b"\n\n", start)) >= 0:
-        yield data[start : end + 2]
-        start = end + 2
+    """Yield each of these whole events that has data, with LF as its end."""
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    for event in filter(None, data.split(b"\n\n")):
+        if b"data:" in event:
+            yield event + b"\n\n"
 
 
 def payload(event: bytes) -> dict[str, Any] | None:
     """Return the JSON object of an event; None when it has none (a comment, `[DONE]`)."""
     text = b"\n".join(
-        line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")
+        line[5:].removeprefix(b" ")
+        for line in event.removeprefix(codecs.BOM_UTF8).splitlines()
+        if line.startswith(b"data:")
     )
     try:
         parsed = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None
+
+
+def choices(chunk: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the choices of a chunk; what is none is left out."""
+    listed = chunk.get("choices")
+    return [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+
+
+def done(whole_events: bytes) -> bool:
+    """Return whether the mark of a complete answer is among these events."""
+    return b"[DONE]" in whole_events and (
+        whole_events.endswith(DONE) or _DONE.search(whole_events) is not None
+    )
 
 
 def encode(body: Mapping[str, Any]) -> bytes:
@@ -57,13 +92,15 @@ def encode(body: Mapping[str, Any]) -> bytes:
 
 def broken(data: bytes) -> Broken | None:
     """Return a failure of the replica that these whole events report; None for client errors."""
-    if not any(mark in data for mark in _SUSPECT):
+    # A cheap filter, two searches in every piece of a stream; what passes is parsed. In generated
+    # text these quotation marks are escaped, so only real errors pass.
+    if b'"error"' not in data and b'"abort"' not in data:
         return None
-    before = b""
+    before: list[bytes] = []
     for event in each(data):
         if message := _failure(payload(event) or {}):
-            return Broken(before, message)
-        before += event
+            return Broken(b"".join(before), message)
+        before.append(event)
     return None
 
 
@@ -92,11 +129,12 @@ def _failure(event: Mapping[str, Any]) -> str | None:
     # Before vLLM 0.10.1 (its pull request 22099) errors had no outer object.
     error = event if event.get("object") == "error" else event.get("error")
     if isinstance(error, dict):
-        code = error.get("code")
+        code, message = error.get("code"), error.get("message")
         by_client = isinstance(code, int) and 400 <= code < 500
-        return None if by_client else str(error.get("message") or "an error without a message")
-    for choice in event.get("choices") or ():
+        text = message if message and isinstance(message, str) else "an error without a message"
+        return None if by_client else text
+    for choice in choices(event):
         # vLLM's `FINISH_REASON_STRINGS`: what its engine sends while it shuts down or fails.
-        if isinstance(choice, dict) and choice.get("finish_reason") in ("abort", "error"):
+        if choice.get("finish_reason") in ("abort", "error"):
             return f"the engine ended the answer with `{choice['finish_reason']}`"
     return None

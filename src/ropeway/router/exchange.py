@@ -9,14 +9,14 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http import HttpVersion11
+from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
-from yarl import URL
 
 from ropeway.router import events, headers
 from ropeway.router.breaker import NEVER
@@ -25,22 +25,36 @@ from ropeway.router.replicas import Attempt, Pool, Replica
 from ropeway.router.request import ParsedRequest
 from ropeway.router.resume import CannotResume, Splice, prefix_of, resumption
 from ropeway.router.transcript import PartialAnswer, Transcript
+from ropeway.router.upstream import Answer, CannotConnect, Upstreams
 
 log = logging.getLogger("ropeway.router")
 
 SHUTDOWN = "the router is shutting down"
+# What a replica says of its failure is handed on so far.
+_WHY_CHARS = 2000
+# After `[DONE]`, for the end of the answer, so that the connection can be used again.
+_END_S = 0.2
 
 
 class ReplicaFailed(Exception):
     """A replica failed to answer.
 
-    held    it had received the request, which may be the cause; False: nobody was listening
-    answer  its own answer, if that was a 5xx
+    held     it had received the request, which may be the cause; False: nobody was listening
+    suspect  only a suspect: the request may be to blame, until another replica has answered it
+    answer   its own answer, if that was a 5xx
     """
 
-    def __init__(self, why: str, *, held: bool = True, answer: web.Response | None = None) -> None:
-        super().__init__(why)
+    def __init__(
+        self,
+        why: str,
+        *,
+        held: bool = True,
+        suspect: bool = False,
+        answer: web.Response | None = None,
+    ) -> None:
+        super().__init__(why[:_WHY_CHARS])
         self.held = held
+        self.suspect = suspect
         self.answer = answer
 
 
@@ -54,6 +68,15 @@ class GiveUp(Exception):
 
 class ClientGone(Exception):
     """The client has closed its connection; nobody is left to answer."""
+
+
+class _Streamed(web.StreamResponse):
+    """Sends its head together with its first events: one packet less (aiohttp 3.12 and later)."""
+
+    _send_headers_immediately = False
+
+
+_OUTCOMES = (ReplicaFailed, GiveUp, ClientGone, CannotResume)
 
 
 @dataclass
@@ -74,18 +97,18 @@ class Exchange:
     response  the answer that the client is being sent; None before the first byte
     """
 
-    request: web.Request
+    request: web.BaseRequest
     parsed: ParsedRequest
-    content: bytes
+    content: bytes | bytearray
     sent_headers: CIMultiDict[str]
     pool: Pool
-    session: aiohttp.ClientSession
+    upstreams: Upstreams
     totals: Totals
     response: web.StreamResponse | None = None
     _transcript: Transcript = field(default_factory=Transcript)
     _splice: Splice | None = None
     _pieces: int = 0
-    _last: bytes = b""
+    _done: bool = False
     _failures: list[tuple[Replica, ReplicaFailed]] = field(default_factory=list)
 
     async def run(self) -> web.StreamResponse:
@@ -109,6 +132,9 @@ class Exchange:
         except ClientGone:
             # 499 is nginx's code for this; nobody reads it.
             return self.response or web.Response(status=499)
+        except Exception as error:  # a fault of ours is told like any other: no answer is just cut
+            log.exception("%s", self.parsed.path)
+            return await self._fail(f"the router failed: {type(error).__name__}", 500)
 
     def _pick_replica(self) -> Replica:
         """Choose the replica to ask. Raises GiveUp."""
@@ -130,63 +156,77 @@ class Exchange:
                 with self.pool.in_flight(replica, attempt):
                     async with self._send(replica) as upstream:
                         return await self._answer(replica, upstream, attempt)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise ReplicaFailed(f"cannot connect: {error}", held=False) from error
-        except TimeoutError as error:
-            if attempt.reason == SHUTDOWN:
-                raise GiveUp(SHUTDOWN, 503) from error
-            raise ReplicaFailed(attempt.reason or f"timeout: {error}") from error
-        except (aiohttp.ClientError, OSError) as error:
-            if self._last.endswith(events.DONE):
-                return await self._finish()  # the answer was complete, only the connection was not
-            why = str(error) or type(error).__name__
-            raise ReplicaFailed(f"the connection broke: {why}") from error
+        except _OUTCOMES:
+            raise
+        except Exception as error:
+            if self._done:  # the answer is complete, only its connection was not
+                return await self._finish()
+            raise self._outcome(error, replica, attempt) from error
 
-    def _send(self, replica: Replica) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    def _outcome(self, error: Exception, replica: Replica, attempt: Attempt) -> Exception:
+        """Return what an error means for the request."""
+        why = str(error) or type(error).__name__
+        if isinstance(error, CannotConnect):
+            if error.ours:
+                return GiveUp(f"the router {why}", 503)
+            return ReplicaFailed(why, held=False)
+        if isinstance(error, TimeoutError):
+            if attempt.reason == SHUTDOWN:
+                return GiveUp(SHUTDOWN, 503)
+            return ReplicaFailed(attempt.reason or f"timeout: {why}")
+        if isinstance(error, aiohttp.ClientError | HttpProcessingError | OSError):
+            return ReplicaFailed(f"the connection broke: {why}")
+        # Whatever a replica sends, it fails one request at most.
+        log.error("%s: the answer of %s", self.parsed.path, replica.name, exc_info=error)
+        return ReplicaFailed(
+            f"its answer cannot be handled: {type(error).__name__}: {why}", suspect=True
+        )
+
+    def _send(self, replica: Replica) -> AbstractAsyncContextManager[Answer]:
         url, query = self.request.rel_url, self.request.rel_url.raw_query_string
-        target = f"{replica.url}{url.raw_path}{'?' * bool(query)}{query}"
-        return self.session.request(
-            self.request.method,
-            URL(target, encoded=True),
-            data=self.content or None,
-            headers=self.sent_headers,
-            allow_redirects=False,
+        target = f"{url.raw_path}{'?' * bool(query)}{query}"
+        return self.upstreams.request(
+            replica.url, self.request.method, target, self.sent_headers, self.content
         )
 
     async def _answer(
-        self, replica: Replica, upstream: aiohttp.ClientResponse, attempt: Attempt
+        self, replica: Replica, upstream: Answer, attempt: Attempt
     ) -> web.StreamResponse:
-        streamed = upstream.content_type == "text/event-stream"
-        if upstream.status == 200 and streamed:
+        # We ask for no compression; a stream that is compressed all the same is passed on as bytes.
+        plain = upstream.headers.get("Content-Encoding", "identity") == "identity"
+        if upstream.status == 200 and plain and upstream.content_type == "text/event-stream":
             return await self._stream(replica, upstream, attempt)
         if self.response is not None and upstream.status < 500:
             raise CannotResume(f"the other replica answered HTTP {upstream.status}")
         content = bytearray()
-        async for piece in self._pieces_of(upstream, attempt):
+        while piece := await self._piece(upstream, attempt):
             content += piece
             if len(content) > self.pool.limits.answer_bytes:
                 raise GiveUp(f"the answer has more than {self.pool.limits.answer_bytes:,} bytes")
         answer = web.Response(
             status=upstream.status,
-            body=bytes(content),
+            body=content,
             headers=headers.back(upstream.headers, replica.name),
         )
         if upstream.status >= 500:
-            raise ReplicaFailed(f"HTTP {upstream.status}", answer=answer)
+            raise ReplicaFailed(f"HTTP {upstream.status}", suspect=True, answer=answer)
         if upstream.status == 200 and self.request.method == "POST":
             replica.last_token = self.pool.clock()
         return answer
 
     async def _stream(
-        self, replica: Replica, upstream: aiohttp.ClientResponse, attempt: Attempt
+        self, replica: Replica, upstream: Answer, attempt: Attempt
     ) -> web.StreamResponse:
         """Pass a stream on in whole events, so that an error event can follow at any time."""
-        tail, first = b"", True
-        async for piece in self._pieces_of(upstream, attempt):
+        splitter, first = events.Splitter(self.pool.limits.event_bytes), True
+        while piece := await self._piece(upstream, attempt):
             if first:
                 self.pool.note_first_piece(replica, attempt, self.parsed)
                 first = False
-            whole, tail = events.split(tail + piece if tail else piece)
+            try:
+                whole = splitter.feed(piece)
+            except ValueError as error:
+                raise ReplicaFailed(str(error)) from error
             if not whole:
                 continue
             if failure := events.broken(whole):
@@ -194,27 +234,23 @@ class Exchange:
                 raise ReplicaFailed(failure.message)
             replica.last_token = self.pool.clock()
             await self._pass_on(whole, replica, upstream)
-        if self.parsed.ends_with_done and not self._last.endswith(events.DONE):
+            if self._done and self.response is not None:
+                await _end_of(upstream)
+                return self.response
+        if self.parsed.ends_with_done:
             raise ReplicaFailed("the stream ended early")
-        if tail or self.response is None:
+        if splitter.within or self.response is None:
             raise ReplicaFailed("the stream ended in the middle of an event")
         return await self._finish()
 
-    async def _pieces_of(
-        self, upstream: aiohttp.ClientResponse, attempt: Attempt
-    ) -> AsyncIterator[bytes]:
-        """Yield bytes as they come; while we wait for a slow client the replica is not to blame."""
-        while True:
-            attempt.silent_since = self.pool.clock()
-            piece = await upstream.content.readany()
-            attempt.silent_since = NEVER
-            if not piece:
-                return
-            yield piece
+    async def _piece(self, upstream: Answer, attempt: Attempt) -> bytes:
+        """Wait for bytes; while we wait for a slow client the replica is not to blame."""
+        attempt.silent_since = self.pool.clock()
+        piece = await upstream.content.readany()
+        attempt.silent_since = NEVER
+        return piece
 
-    async def _pass_on(
-        self, whole: bytes, replica: Replica, upstream: aiohttp.ClientResponse
-    ) -> None:
+    async def _pass_on(self, whole: bytes, replica: Replica, upstream: Answer) -> None:
         """Send whole events to the client. Raises ClientGone, CannotResume."""
         if self._splice is not None:
             whole = self._splice.rewrite(whole)
@@ -224,13 +260,17 @@ class Exchange:
             await self._open(replica, upstream)
         if self.parsed.ends_with_done:
             self._transcript.add(whole)
-        self._pieces += whole.count(b"\n\n")
-        self._last = whole
-        await self._write(whole)
+            self._done = events.done(whole)
+        self._pieces += whole.count(b"data:")
+        if self._done:
+            await self._finish(whole)
+        else:
+            await self._write(whole)
 
-    async def _open(self, replica: Replica, upstream: aiohttp.ClientResponse) -> None:
-        response = web.StreamResponse(headers=headers.back(upstream.headers, replica.name))
-        response.enable_chunked_encoding()
+    async def _open(self, replica: Replica, upstream: Answer) -> None:
+        response = _Streamed(headers=headers.back(upstream.headers, replica.name))
+        if self.request.version < HttpVersion11:
+            response.force_close()  # the only mark of its end
         try:
             await response.prepare(self.request)
         except ConnectionError as error:
@@ -264,7 +304,7 @@ class Exchange:
             return 0
         key = {"Authorization": self.sent_headers.get("Authorization", "")}
         model = self.parsed.body.get("model")
-        counted = await count_tokens(self.session, replica, model, prefix, key)
+        counted = await count_tokens(self.upstreams, replica, model, prefix, key)
         return next(n for n in (counted, answer.counted, answer.pieces) if n is not None)
 
     async def _fail(self, why: str, code: int) -> web.StreamResponse:
@@ -290,25 +330,33 @@ class Exchange:
         except ConnectionError as error:
             raise ClientGone from error
 
-    async def _finish(self) -> web.StreamResponse:
+    async def _finish(self, last: bytes = b"") -> web.StreamResponse:
         assert self.response is not None
         with contextlib.suppress(ConnectionError):
-            await self.response.write_eof()
+            await self.response.write_eof(last)
         return self.response
 
     def _note_failure(self, replica: Replica, failure: ReplicaFailed) -> None:
         self._failures.append((replica, failure))
         log.warning("%s failed: %s", replica.name, failure)
-        if failure.answer is None:
+        if not failure.suspect:
             self.pool.note_failure(replica, str(failure), refused=not failure.held)
 
     def _assign_blame(self, *, answered: bool) -> None:
         """Blame replicas for their 5xx, unless several answered so: then it may be the request."""
         if answered and self._pieces:
             self.pool.note_length(self._pieces)
-        suspects = [(replica, failure) for replica, failure in self._failures if failure.answer]
+        suspects = [(replica, failure) for replica, failure in self._failures if failure.suspect]
         for replica, failure in suspects:
             if answered or len(suspects) == 1:
                 self.pool.note_failure(replica, str(failure))
             else:
                 self.pool.note_5xx(replica, str(failure))
+
+
+async def _end_of(upstream: Answer) -> None:
+    """Wait for the end of an answer that is complete; without it its connection is closed."""
+    if not upstream.content.at_eof():
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
+            async with asyncio.timeout(_END_S):
+                await upstream.content.readany()

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 
 from multidict import CIMultiDict
@@ -13,6 +14,9 @@ _OURS = frozenset((
     # Bodies pass unchanged, and a compressed stream could not be read when it breaks.
     "accept-encoding",
 ))  # fmt: skip
+# Not allowed in the value of a header (RFC 9110, 5.5), and aiohttp refuses to send them: such a
+# header is left out.
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _OURS_BACK = _OURS | {"server", "date"}
 
 
@@ -48,5 +52,5 @@ def _without(headers: Mapping[str, str], ours: frozenset[str]) -> CIMultiDict[st
     return CIMultiDict(
         (name, value)
         for name, value in headers.items()
-        if name.lower() not in ours and name.lower() not in named
+        if name.lower() not in ours and name.lower() not in named and not _CONTROL.search(value)
     )

@@ -5,6 +5,8 @@ A server may answer `/health` while its engine is dead or stuck; a token is proo
 
 import asyncio
 import json
+import logging
+import re
 from dataclasses import dataclass
 
 import aiohttp
@@ -12,12 +14,17 @@ import aiohttp
 from ropeway.router import events
 from ropeway.router.replicas import Pool, Replica, overdue, waiting
 from ropeway.router.request import TEXT
+from ropeway.router.upstream import CannotConnect, Upstreams, read
+
+log = logging.getLogger("ropeway.router")
 
 TICK_S = 0.1
-# Our session adds no headers, since those of clients pass unchanged; vLLM requires this one.
-JSON = {"Content-Type": "application/json"}
+# vLLM requires the first; an answer that is compressed could not be read.
+JSON = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 # vLLM's counter of generated tokens, in all versions of its V1 engine.
-_COUNTER = "vllm:generation_tokens_total"
+_COUNTER = re.compile(rb"^vllm:generation_tokens_total.* (\S+)[ \t\r]*$", re.MULTILINE)
+# More than a replica says to any of our questions; vLLM's metrics are some hundred kilobytes.
+_ANSWER_BYTES = 4 * 2**20
 # Between two readings of the counter: many steps of any engine that generates.
 _COUNTER_S = 2.0
 
@@ -28,7 +35,7 @@ class Watch:
 
     model: str
     pool: Pool
-    session: aiohttp.ClientSession
+    upstreams: Upstreams
     key: dict[str, str]
 
     async def run(self) -> None:
@@ -46,6 +53,14 @@ class Watch:
                 await asyncio.sleep(TICK_S)
 
     async def _probe(self, replica: Replica) -> None:
+        """Whatever a replica answers, it ends neither this task nor the watch over the others."""
+        try:
+            await self._judge(replica)
+        except Exception as error:
+            log.exception("the probe of %s failed", replica.name)
+            self.pool.probe_failed(replica, f"probe: {error or type(error).__name__}")
+
+    async def _judge(self, replica: Replica) -> None:
         began = self.pool.clock()
         try:
             async with asyncio.timeout(self.pool.limits.probe_timeout_s):
@@ -58,25 +73,29 @@ class Watch:
             self.pool.probe_failed(replica, why)
             for attempt in waiting(replica):
                 attempt.end(f"its replica hangs: {why}")
+        except CannotConnect as error:
+            if error.ours:
+                self.pool.probe_unsent(replica, f"probe: {error}")
+            else:
+                self.pool.probe_failed(replica, f"probe: {error}", refused=True)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            refused = isinstance(error, aiohttp.ClientConnectorError)
-            why = f"probe: {error or type(error).__name__}"
-            self.pool.probe_failed(replica, why, refused=refused)
+            self.pool.probe_failed(replica, f"probe: {error or type(error).__name__}")
         else:
             self.pool.probe_succeeded(replica)
 
     async def _token(self, replica: Replica) -> None:
         """Make the replica generate one token. Raises what aiohttp raises, and ValueError."""
         body = {"model": self.model, "prompt": "Hi", "max_tokens": 1, "temperature": 0}
-        async with self.session.post(
-            replica.url + TEXT, json={**body, "stream": True}, headers=self.key | JSON
+        encoded = json.dumps({**body, "stream": True}).encode()
+        async with self.upstreams.request(
+            replica.url, "POST", TEXT, self.key | JSON, encoded
         ) as answer:
-            content = await answer.read()
+            content = await read(answer, _ANSWER_BYTES)
         if answer.status != 200:
             raise ValueError(f"HTTP {answer.status}: {content[:200].decode(errors='replace')}")
         if failure := events.broken(content):
             raise ValueError(failure.message)
-        if not any((events.payload(event) or {}).get("choices") for event in events.each(content)):
+        if not any(events.choices(events.payload(event) or {}) for event in events.each(content)):
             raise ValueError(f"no token in {content[:200].decode(errors='replace')!r}")
 
     async def _generates(self, replica: Replica) -> bool:
@@ -91,19 +110,17 @@ class Watch:
     async def _generated(self, replica: Replica) -> float | None:
         try:
             async with asyncio.timeout(_COUNTER_S):
-                async with self.session.get(replica.url + "/metrics") as answer:
-                    text = await answer.text(errors="replace")
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return None
-        rows = [line.split() for line in text.splitlines() if line.startswith(_COUNTER)]
-        try:
-            return sum(float(row[-1]) for row in rows)
-        except ValueError:
+                async with self.upstreams.request(
+                    replica.url, "GET", "/metrics", JSON, b""
+                ) as answer:
+                    found = _COUNTER.findall(await read(answer, _ANSWER_BYTES))
+                    return sum(map(float, found))
+        except (CannotConnect, aiohttp.ClientError, OSError, ValueError):
             return None
 
 
 async def count_tokens(
-    session: aiohttp.ClientSession,
+    upstreams: Upstreams,
     replica: Replica,
     model: object,
     text: str,
@@ -111,13 +128,15 @@ async def count_tokens(
 ) -> int | None:
     """Count the tokens of a text with a replica's `/tokenize`; None when it has none."""
     body = {"model": model, "prompt": text, "add_special_tokens": False}
+    encoded = json.dumps(body).encode()
     try:
         async with asyncio.timeout(_COUNTER_S):
-            async with session.post(
-                replica.url + "/tokenize", json=body, headers=headers | JSON
+            async with upstreams.request(
+                replica.url, "POST", "/tokenize", headers | JSON, encoded
             ) as answer:
-                parsed = json.loads(await answer.read())
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+                parsed = json.loads(await read(answer, _ANSWER_BYTES))
+    except (CannotConnect, aiohttp.ClientError, OSError, ValueError, RecursionError):
         return None
     count = parsed.get("count") if isinstance(parsed, dict) else None
-    return count if isinstance(count, int) else None
+    plausible = isinstance(count, int) and 0 < count <= len(text.encode(errors="replace"))
+    return count if plausible else None

@@ -148,6 +148,10 @@ class Pool:
         else:
             self.probe_failed(replica, "busy, and no token for our probe")
 
+    def probe_unsent(self, replica: Replica, why: str) -> None:
+        """Note that no probe could be sent, for a reason of ours."""
+        self._set(replica, breakers.probe_later(replica.breaker, self.clock(), self.limits), why)
+
     def probe_failed(self, replica: Replica, why: str, *, refused: bool = False) -> None:
         replica.last_failure = why
         now = self.clock()

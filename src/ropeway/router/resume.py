@@ -16,7 +16,7 @@ from typing import Any
 
 from ropeway.router import events
 from ropeway.router.request import CHAT, TEXT, ParsedRequest
-from ropeway.router.transcript import PartialAnswer, content
+from ropeway.router.transcript import PartialAnswer, content, finish_of
 
 # vLLM's own default of `max_tokens` (completion/protocol.py); for chats it is what the context has.
 _TEXT_DEFAULT_TOKENS = 16
@@ -118,7 +118,7 @@ class Splice:
         chunk |= {key: self._first[key] for key in ("id", "created") if key in self._first}
         if isinstance(chunk.get("usage"), dict):
             chunk["usage"] = self._usage(chunk["usage"])
-        choices = chunk.get("choices") or []
+        choices = events.choices(chunk)
         if choices and not [choice for choice in choices if self._choice(choice)]:
             return b""
         if not self._announced:  # for people; clients ignore fields that they do not know
@@ -133,13 +133,13 @@ class Splice:
             raise CannotResume(f"the other replica continued with `{foreign}`")
         left = self._without_blanks(text)
         if "delta" in choice:
-            delta = choice["delta"] or {}
-            delta.pop("role", None)
-            if text:
-                delta["content"] = left
+            if isinstance(choice["delta"], dict):
+                choice["delta"].pop("role", None)
+                if text:
+                    choice["delta"]["content"] = left
         else:
             choice["text"] = left
-        return bool(left or foreign or choice.get("finish_reason"))
+        return bool(left or foreign or finish_of(choice))
 
     def _without_blanks(self, text: str) -> str:
         """Return the text without the leading blanks that the client already has."""
@@ -152,7 +152,9 @@ class Splice:
     def _usage(self, usage: Mapping[str, Any]) -> dict[str, Any]:
         """Count the prefix as answer and not as prompt; the total is the same."""
         moved = {"prompt_tokens": -self._tokens, "completion_tokens": self._tokens}
-        numbers = {key: usage[key] + by for key, by in moved.items() if key in usage}
+        numbers = {
+            key: usage[key] + by for key, by in moved.items() if isinstance(usage.get(key), int)
+        }
         return {**usage, **numbers}
 
 

@@ -4,13 +4,15 @@ Usually nobody asks, so the bytes are only kept; they are parsed when the stream
 there are more than FOLD_BYTES of them, to limit the memory of a stream.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ropeway.router import events
 
 FOLD_BYTES = 64 * 1024
+# Beyond any answer of a model: what is longer is not read, so that it costs no more than its bytes.
+MOST_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -39,37 +41,42 @@ class Transcript:
     def __init__(self) -> None:
         self._answer = PartialAnswer()
         self._raw = bytearray()
+        self._left = MOST_BYTES
 
     def add(self, whole_events: bytes) -> None:
+        self._left -= len(whole_events)
+        if self._left < 0:
+            self._answer = replace(self._answer, foreign=f"more than {MOST_BYTES:,} bytes")
+            return
         self._raw += whole_events
         if len(self._raw) > FOLD_BYTES:
             self.answer()
 
     def answer(self) -> PartialAnswer:
-        for event in events.each(bytes(self._raw)):
-            if chunk := events.payload(event):
-                self._answer = with_chunk(self._answer, chunk)
+        chunks = filter(None, map(events.payload, events.each(bytes(self._raw))))
+        self._answer = with_chunks(self._answer, chunks)
         self._raw.clear()
         return self._answer
 
 
-def with_chunk(answer: PartialAnswer, chunk: Mapping[str, Any]) -> PartialAnswer:
-    """Return the answer with one more chunk."""
-    if not answer.first:
-        answer = replace(answer, first=chunk)
-    usage = chunk.get("usage")
-    if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
-        answer = replace(answer, counted=usage["completion_tokens"])
-    for choice in chunk.get("choices") or ():
-        text, foreign = content(choice)
-        answer = replace(
-            answer,
-            text=answer.text + text,
-            pieces=answer.pieces + bool(text),
-            finish=choice.get("finish_reason") or answer.finish,
-            foreign=answer.foreign or foreign,
-        )
-    return answer
+def with_chunks(answer: PartialAnswer, chunks: Iterable[Mapping[str, Any]]) -> PartialAnswer:
+    """Return the answer with more chunks, which may be anything."""
+    texts, counted, finish, foreign = [answer.text], answer.counted, answer.finish, answer.foreign
+    first = answer.first
+    for chunk in chunks:
+        first = first or chunk
+        usage = chunk.get("usage")
+        tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        if isinstance(tokens, int) and tokens >= 0:
+            counted = tokens
+        for choice in events.choices(chunk):
+            text, other = content(choice)
+            if text:
+                texts.append(text)
+            finish = finish_of(choice) or finish
+            foreign = foreign or other
+    pieces = answer.pieces + len(texts) - 1
+    return PartialAnswer("".join(texts), pieces, counted, finish, foreign, first)
 
 
 def content(choice: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -77,9 +84,20 @@ def content(choice: Mapping[str, Any]) -> tuple[str, str | None]:
     if choice.get("index"):
         return "", "several choices"
     if "delta" not in choice:
-        return str(choice.get("text") or ""), None
-    delta = choice["delta"] or {}
+        return _text(choice.get("text")), None
+    delta = choice["delta"]
+    if not isinstance(delta, dict):
+        return "", None
     foreign = next(
         (key for key, value in delta.items() if key not in ("role", "content") and value), None
     )
-    return str(delta.get("content") or ""), foreign
+    return _text(delta.get("content")), foreign
+
+
+def finish_of(choice: Mapping[str, Any]) -> str | None:
+    """Return why a choice ended; None while it has not."""
+    return _text(choice.get("finish_reason")) or None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
