@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 import virtual_time
 from ropeway.router import events
 from ropeway.router.breaker import State
-from ropeway.router.transcript import FOLD_BYTES, MOST_BYTES, PartialAnswer, Transcript, with_chunks
+from ropeway.router.transcript import (
+    FOLD_BYTES,
+    MOST_BYTES,
+    MOST_EVENTS,
+    PartialAnswer,
+    Transcript,
+    with_chunks,
+)
 from router_backends import QUICK, TEXT, Bench, Engine, Reply, bench, until
 from router_raw import OK, STREAM, TOKEN, Raw, sized
 
@@ -227,6 +234,14 @@ def test_blank_lines_and_comments_cost_no_more_than_their_bytes() -> None:
         transcript.add(b"data: {}\n\n: " + b"x" * 2**20 + b"\n\n")
     assert len(transcript._raw) <= FOLD_BYTES
     assert "bytes" in (transcript.answer().foreign or "")
+
+
+def test_of_a_flood_of_events_only_so_many_are_read() -> None:
+    transcript = Transcript()
+    for _ in range(MOST_EVENTS // 1000 + 10):
+        transcript.add(b'data: {"choices": [{"text": "x"}]}\n\n' * 1000)
+    assert len(transcript.answer().text) == MOST_EVENTS
+    assert "events" in (transcript.answer().foreign or "")
 
 
 @given(st.lists(ANY))

@@ -13,6 +13,7 @@ from ropeway.router import events
 FOLD_BYTES = 64 * 1024
 # Beyond any answer of a model: what is longer is not read, so that it costs no more than its bytes.
 MOST_BYTES = 64 * 2**20
+MOST_EVENTS = 200_000
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,14 @@ class Transcript:
     def __init__(self) -> None:
         self._answer = PartialAnswer()
         self._raw = bytearray()
-        self._left = MOST_BYTES
+        self._bytes, self._events = MOST_BYTES, MOST_EVENTS
 
     def add(self, whole_events: bytes) -> None:
-        self._left -= len(whole_events)
-        if self._left < 0:
-            self._answer = replace(self._answer, foreign=f"more than {MOST_BYTES:,} bytes")
+        self._bytes -= len(whole_events)
+        self._events -= whole_events.count(b"data:")
+        if self._bytes < 0 or self._events < 0:
+            why = f"more than {MOST_BYTES:,} bytes or {MOST_EVENTS:,} events"
+            self._answer = replace(self._answer, foreign=why)
             return
         self._raw += whole_events
         if len(self._raw) > FOLD_BYTES:
