@@ -119,3 +119,11 @@ def test_contents_are_hashed(tmp_path):
         "b c": hashlib.sha256(b"").hexdigest(),
         "config.json": hashlib.sha256(b"{}").hexdigest(),
     }
+
+
+def test_a_folder_of_sentence_transformers_is_known_by_its_names(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "modules.json").write_text("[]")
+    assert not listed(tmp_path).pools
+    (tmp_path / "1_Pooling").mkdir()
+    assert listed(tmp_path).pools

@@ -24,9 +24,11 @@ from ropeway.engines.ascend_backends import (
 )
 from ropeway.engines.ascend_releases import Release, order
 from ropeway.engines.base import Node, Replica
+from ropeway.engines.disaggregated import role_notes
 from ropeway.engines.named_paths import NamedPath, named_paths
 from ropeway.errors import LayoutError, Refused
 from ropeway.models.shape import ModelShape
+from ropeway.models.task import task_notes
 from ropeway.phrases import joined, phrase
 from ropeway.spec.engine_args import engine_argument_flags
 from ropeway.spec.types import bracketed
@@ -119,6 +121,8 @@ class AscendReplica(Replica):
             *self.settings.notes,
             *((self.release.unread_note,) if self.uses_settings and self.release.unread else ()),
             *ascend_flags.notes(self.serve.engine_args, self.release),
+            *role_notes(self.serve.engine_args),
+            *task_notes(self.model, shape, self.serve.engine_args),
             *_own_notes(self),
         )  # fmt: skip
 

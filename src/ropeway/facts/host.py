@@ -146,6 +146,7 @@ class ModelFiles:
     transformers  the version that wrote config.json
     scheme        the quantisation: "none", "ascend", "compressed-tensors", or a CUDA format
     kinds         how often each type stands in quant_model_description.json, if there is one
+    pools         it is a folder of sentence-transformers that pools (models.task.sees_pooling)
     """
 
     path: str
@@ -159,6 +160,7 @@ class ModelFiles:
     scheme: str | None = None
     scheme_evidence: str | None = None
     kinds: Mapping[str, int] = field(default_factory=dict)
+    pools: bool = False
     hashes: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
 

@@ -14,6 +14,7 @@ from ropeway.facts.host import ModelFiles
 from ropeway.facts.question import Parsed, Question, shell
 from ropeway.facts.text import json_values, parse_int, plain_lines, rows
 from ropeway.models.quantisation import recognise_quantisation
+from ropeway.models.task import sees_pooling
 
 # Hashing 60 GB from a disk of 1 GB/s takes a minute; from shared storage several.
 _HASH_SECONDS = 3600
@@ -129,6 +130,7 @@ class _Model:
     expected: dict[str, int] = field(default_factory=dict)
     indexes: dict[str, set[str]] = field(default_factory=dict)
     kinds: dict[str, int] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)
 
     def read_config(self, lines: Sequence[str]) -> None:
         values, _ = json_values("\n".join(lines))
@@ -141,6 +143,8 @@ class _Model:
         match = _FILE.fullmatch(line)
         if match and match[2].startswith("8"):  # S_IFREG of stat.h: a regular file
             self.sizes[match[3]] = int(match[1])
+        elif match and match[2].startswith("4"):  # S_IFDIR: a folder
+            self.folders.add(match[3])
         return match is not None or _DANGLING.search(line) is not None
 
     def read_index(self, line: str) -> bool:
@@ -183,6 +187,7 @@ class _Model:
             scheme=marks.scheme,
             scheme_evidence="; ".join(marks.evidence) or None,
             kinds=self.kinds,
+            pools=sees_pooling(self.sizes.keys() | self.folders),
         )
 
 

@@ -14,6 +14,7 @@ from ropeway.models.positions import NOTHING
 from ropeway.models.quantisation import counted_precision
 from ropeway.models.read import read_alone, read_directory_shape
 from ropeway.models.shape import ModelShape
+from ropeway.models.task import as_loaded
 from ropeway.outside import is_folder, local_path
 from ropeway.phrases import phrase
 
@@ -49,7 +50,8 @@ def served_model(
                 raise ModelError(phrase("config.json cannot be read"), where=where)
             shape = read_shape(host.model.config, where, overrides)
             precision = counted_precision(host.model.kinds, shape)
-            shape = as_named(replace(shape, precision=precision), path)
+            shape = as_loaded(replace(shape, precision=precision), pools=host.model.pools)
+            shape = as_named(shape, path)
             return ServedModel(shape, host.model.scheme)
     if facts:
         raise CheckFailed(

@@ -19,12 +19,24 @@ KV_HEADS = (
 _BIAS = ("attention_bias", "qkv_bias", "add_qkv_bias")
 # Q, K and V have a bias though no key of config.json says so (Qwen2Attention in vLLM and others).
 _QKV_BIAS = ("qwen", "chatglm", "qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen2_5_omni")
+# Encoders whose positions are learnt (BertEmbedding and RobertaEmbedding in vLLM).
+LEARNT_POSITIONS = ("bert", "camembert", "roberta", "xlm-roberta", "xlm-roberta-xl")
+# Those and others whose tokens see what comes after them: nothing is cached.
+_ENCODERS = (*LEARNT_POSITIONS, "eurobert", "gte", "modernbert", "new", "nomic_bert")
 # Every attention matrix has a bias (GPT2Attention and similar).
-_ALL_BIAS = ("gpt2", "gpt_bigcode", "gpt_neox", "opt", "phi", "starcoder2")
+_ALL_BIAS = (
+    "gpt2", "gpt_bigcode", "gpt_neox", "opt", "phi", "starcoder2", *LEARNT_POSITIONS,
+)  # fmt: skip
 # The output is gated: Q is twice as wide (Qwen3NextAttention), or a projection stands beside it.
 _GATED = ("qwen3_next", "qwen3_5")
 _GATED_BESIDE = ("afmoe",)
 _NORMED_HEADS = ("qwen3", "gemma3", "gemma4", "hy_v3", "hunyuan", "olmo2", "olmoe", "step3p")
+
+
+def is_encoder(config: Config) -> bool:
+    """Return whether tokens see those after them, so that vLLM keeps no cache
+    (AttentionType.ENCODER_ONLY): by family, or as `is_causal` says."""
+    return config.model_type in _ENCODERS or not config.flag("is_causal", True)
 
 
 def matrix(
@@ -87,7 +99,7 @@ def softmax(
         kv_heads=kv_heads,
         head_dim=head_dim,
         weights=tuple(weights),
-        kv_width=kv_heads * (head_dim + value_dim),
+        kv_width=0 if is_encoder(config) else kv_heads * (head_dim + value_dim),
         kv_pieces=kv_heads,
         window=window,
         decode_flops=flops,

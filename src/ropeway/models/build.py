@@ -1,8 +1,8 @@
 """From config.json to a ModelShape, and from that to parameter counts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from ropeway.models.attention import HIDDEN, matrix, norm
+from ropeway.models.attention import HIDDEN, LEARNT_POSITIONS, is_encoder, matrix, norm
 from ropeway.models.config import Config
 from ropeway.models.encoders import read_encoders
 from ropeway.models.layers import all_layers, mtp_layers, unknown_kinds
@@ -18,6 +18,7 @@ from ropeway.models.shape import (
     numbers,
     numbers_of_blocks,
 )
+from ropeway.models.task import as_loaded, label_count
 from ropeway.phrases import phrase
 
 _VOCAB = ("vocab_size", "padded_vocab_size")
@@ -32,10 +33,10 @@ _TIED = ("gemma", "gemma2", "gemma3", "gemma4", "gpt2", "opt", "bloom", "falcon"
 
 # `model_type` of families whose layers were compared with vLLM's; others go by the usual rules.
 _COMPARED = (
-    "codellama", "deepseek", "ernie4_5", "exaone", "falcon", "gemma", "glm", "gpt2", "gpt_bigcode",
-    "gpt_neox", "gpt_oss", "gptj", "granite", "hy_v3", "kimi", "llama", "longcat", "mimo",
-    "minimax", "mistral", "mixtral", "mpt", "nemotron", "olmo", "phi", "qwen", "seed_oss",
-    "smollm", "solar", "stablelm", "starcoder2", "step3p", "yi",
+    "bert", "codellama", "deepseek", "ernie4_5", "exaone", "falcon", "gemma", "glm", "gpt2",
+    "gpt_bigcode", "gpt_neox", "gpt_oss", "gptj", "granite", "hy_v3", "kimi", "llama", "longcat",
+    "mimo", "minimax", "mistral", "mixtral", "mpt", "nemotron", "olmo", "phi", "qwen", "roberta",
+    "seed_oss", "smollm", "solar", "stablelm", "starcoder2", "step3p", "xlm-roberta", "yi",
 )  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def read_shape(
     precision = stored_precision(config, dtype)
     names = config.get("architectures")
     longest, longest_before = positions(reader)
-    return ModelShape(
+    shape = ModelShape(
         architecture=str(names[0]) if isinstance(names, list) and names else "",
         model_type=str(config.get("model_type") or ""),
         hidden_size=hidden,
@@ -76,8 +77,10 @@ def read_shape(
         mtp_outer=_mtp_outer(reader, sum(block.count for block in predictors), (hidden, vocab)),
         streams=reader.find(("hc_mult",), 1),
         encoders=read_encoders(reader),
+        labels=label_count(config),
         assumed=_assumed(reader, precision),
     )
+    return as_loaded(shape)
 
 
 def count(shape: ModelShape) -> Parameters:
@@ -157,12 +160,31 @@ def _outer(config: Config, hidden: int, vocab: int, tied: bool) -> tuple[Weight,
         size = rows * narrow * layers
         weights.append(Weight("embed_tokens_per_layer", "embedding", size, rows))
         weights.append(matrix("per_layer_projections", "dense", (3 * narrow * layers, hidden)))
-    positions = config.find(("n_positions",))
-    if positions and config.model_type in ("gpt2", "gpt_bigcode"):
-        weights.append(Weight("wpe", "embedding", positions * hidden))
+    weights += _other_tables(config, hidden)
     # A tied head has no numbers of its own but still multiplies.
     weights.append(Weight("lm_head", "head", 0, vocab, head.flops) if tied else head)
     return tuple(weights)
+
+
+def _longest(config: Config) -> int:
+    """Return the longest context. RoBERTa's positions begin after that of padding (vLLM's
+    RobertaEmbeddingModel)."""
+    skipped = config.find(("pad_token_id",), 1) + 1 if "roberta" in config.model_type else 0
+    return max(0, config.find(_POSITIONS) - skipped)
+
+
+def _other_tables(config: Config, hidden: int) -> Iterator[Weight]:
+    """Yield the tables of positions and of kinds of texts, and what an encoder ends in."""
+    kind = config.model_type
+    positions = config.find(("n_positions",)) if kind in ("gpt2", "gpt_bigcode") else 0
+    if kind in LEARNT_POSITIONS and config.text(("position_embedding_type",)) in ("", "absolute"):
+        positions = config.find(_POSITIONS)
+    if positions:
+        yield Weight("wpe", "embedding", positions * hidden)
+    if is_encoder(config) and (kinds := config.find(("type_vocab_size",))):
+        yield Weight("token_types", "embedding", kinds * hidden)
+    if kind in LEARNT_POSITIONS:
+        yield matrix("pooler", "dense", (hidden, hidden), bias=True)
 
 
 def _mtp_outer(config: Config, layers: int, sizes: tuple[int, int]) -> tuple[Weight, ...]:

@@ -6,7 +6,7 @@ needs one more word in a row.
 
 from dataclasses import replace
 
-from ropeway.models.attention import HIDDEN, matrix, norm
+from ropeway.models.attention import HIDDEN, LEARNT_POSITIONS, matrix, norm
 from ropeway.models.config import Config
 from ropeway.models.shape import FeedForward, Weight
 
@@ -30,8 +30,11 @@ _LATENT = ("routed_expert_hidden_size", "moe_latent_size")
 # Families whose feed-forward part has no gate projection; all others have one.
 _UNGATED = (
     "apertus", "arcee", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "mpt",
-    "nemotron", "nemotron_h", "opt", "persimmon", "phi", "starcoder2",
+    "nemotron", "nemotron_h", "opt", "persimmon", "phi", "starcoder2", *LEARNT_POSITIONS,
 )  # fmt: skip
+
+# Every matrix of the feed-forward part has a bias.
+_BIASED = ("gpt2", "gpt_bigcode", "opt", "phi", *LEARNT_POSITIONS)
 
 
 def dense(config: Config, width: int = 0) -> FeedForward:
@@ -119,7 +122,7 @@ def _expert_numbers(config: Config, hidden: int, width: int) -> int:
 
 def _gated(config: Config, component: str, hidden: int, width: int) -> list[Weight]:
     gates = 2 if _is_gated(config) else 1
-    bias = config.flag("mlp_bias") or config.model_type in ("gpt2", "gpt_bigcode", "opt", "phi")
+    bias = config.flag("mlp_bias") or config.model_type in _BIASED
     into = "gate_up_proj" if gates == 2 else "up_proj"
     return [
         matrix(into, component, (gates * width, hidden), width, bias=bias),

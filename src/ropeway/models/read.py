@@ -10,6 +10,7 @@ from ropeway.models.known import as_named
 from ropeway.models.positions import NOTHING
 from ropeway.models.quantisation import described_precision, marked_precision
 from ropeway.models.shape import ModelShape, Precision
+from ropeway.models.task import as_loaded, sees_pooling
 from ropeway.models.weights import find_weight_files, read_header, read_json_object
 from ropeway.outside import is_folder, is_there
 
@@ -51,7 +52,8 @@ def read_directory_shape(path: Path, overrides: Mapping[str, object] = NOTHING) 
             hint="check the path; the right directory contains `config.json`",
         )
     shape = read_shape(read_json_object(config), str(config), overrides)
-    return replace(shape, precision=_precision_beside(path, shape.precision))
+    shape = replace(shape, precision=_precision_beside(path, shape.precision))
+    return as_loaded(shape, pools=sees_pooling(one.name for one in path.iterdir()))
 
 
 def read_alone(config: Path, name: str, overrides: Mapping[str, object] = NOTHING) -> ModelShape:

@@ -241,6 +241,8 @@ class ModelShape:
     max_positions   longest context in tokens, 0 when config.json leaves it out
     earlier_positions  the same in releases before vLLM 0.30, which count YaRN in another way
     positions_doubt    why a longer context may run all the same; "" where vLLM refuses it
+    labels          of a classifier, as config.json counts them
+    pools           the folder says that texts are embedded (`task.sees_pooling`)
     assumed         what config.json does not say and was assumed, in words
     weight_bytes    of all tensors, from the weight files; 0 when only the config was read
     """
@@ -261,6 +263,8 @@ class ModelShape:
     encoders: tuple[Encoder, ...] = ()
     earlier_positions: int = 0
     positions_doubt: str = ""
+    labels: int = 2
+    pools: bool = False
     assumed: tuple[str, ...] = ()
     weight_bytes: int = 0
     weight_files: tuple[Path, ...] = ()
@@ -305,6 +309,16 @@ class ModelShape:
         return sum(
             block.count for block in self.blocks if block.attention and block.attention.kv_width
         )
+
+    @cached_property
+    def caches(self) -> bool:
+        """Whether a sequence leaves keys, values or a state behind; encoders leave nothing."""
+        return any(item.kv_width or item.state_bytes for item in self._attentions)
+
+    @cached_property
+    def has_head(self) -> bool:
+        """Whether it ends in a choice among all tokens."""
+        return any(weight.component == "head" for weight in self.outer)
 
     @property
     def _attentions(self) -> list[Attention]:

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from ropeway.models.build import count, counted_bytes, kv_bytes_per_token, state_bytes
 from ropeway.models.shape import ModelShape, Parameters
 from ropeway.models.stored import Comparison, StoredWeights, compare
+from ropeway.models.task import Task, task_of, task_words
+from ropeway.phrases import Phrase
 
 # The cache is kept in 16 bits unless the engine is configured otherwise.
 CACHE_BITS = 16
@@ -38,12 +40,23 @@ class ModelSummary:
     stored: StoredWeights | None = None
     comparison: Comparison | None = None
 
+    @property
+    def task(self) -> Task:
+        """What the model is for, as vLLM serves it without flags."""
+        return task_of(self.shape)
+
+    @property
+    def task_words(self) -> Phrase:
+        """Return the same in words, with where it is asked to."""
+        return task_words(self.task)
+
     def as_json(self) -> dict[str, object]:
         """Return all figures as plain data."""
         shape, parameters = self.shape, self.parameters
         return {
             "source": self.source,
             **{name: getattr(shape, name) for name in _PLAIN},
+            "task": self.task,
             "weight_files": [str(file) for file in shape.weight_files],
             "parameters": {
                 **asdict(parameters),

@@ -88,6 +88,8 @@ def _stage_json(stage: StageShard) -> dict[str, object]:
 
 def _parameters(model: ModelSummary) -> Iterable[tuple[str, str]]:
     shape, parameters = model.shape, model.parameters
+    if model.task != "generate":
+        yield "for", str(model.task_words)
     yield "parameters", f"{_billions(parameters.language)}, language model with embeddings"
     if parameters.active != parameters.language:
         without = _billions(parameters.active_without_embeddings)

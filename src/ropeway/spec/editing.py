@@ -6,7 +6,7 @@ compares, so that a file written in an unusual way is refused and never damaged.
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import yaml
@@ -24,7 +24,7 @@ _WIDTH = 100
 class Edit:
     """One key to set, at a path of section and key: `("serve", "layout")`.
 
-    value  a scalar, or a list of mappings; None removes the key
+    value  a scalar, a mapping, or a list of mappings; None removes the key
     why    a comment to write above it
     """
 
@@ -149,6 +149,8 @@ def _last_character(node: yaml.Node) -> int:
 
 def _scalar(value: object) -> str:
     """Write a value as YAML on one line."""
+    if isinstance(value, Mapping):
+        return dump_yaml(value, one_line=True).strip()
     return dump_yaml({"k": value}).removeprefix("k:").strip()
 
 

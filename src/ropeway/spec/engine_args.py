@@ -135,6 +135,13 @@ def _plain(name: str) -> str:
     return name.replace("_", "-")
 
 
+def asks_to_pool(engine_args: Mapping[str, object]) -> bool:
+    """Whether the flags alone say that the engine generates nothing."""
+    others = ("embed", "embedding", "classify", "score", "reward")
+    asked = (flag_value(engine_args, name) for name in ("convert", "task"))
+    return flag_value(engine_args, "runner") == "pooling" or any(one in others for one in asked)
+
+
 def flag_faults(engine_args: Mapping[str, object]) -> list[Fault]:
     """Return what is wrong with the names in `serve.engine_args`; paths begin at `serve`."""
     faults = []

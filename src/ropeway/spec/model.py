@@ -31,6 +31,7 @@ from ropeway.spec.cluster import Cluster, Local, Runtime
 from ropeway.spec.engine_args import (
     OWN_KEY,
     VARIABLE,
+    asks_to_pool,
     flag_faults,
     layout_sizes,
     variable_faults,
@@ -360,7 +361,8 @@ class Spec(SpecModel):
     @classmethod
     def _check_lengths(cls, workload: Workload, info: ValidationInfo) -> Workload:
         serve = info.data.get("serve")
-        length = workload.input_tokens + workload.output_tokens
+        output = 0 if serve and asks_to_pool(serve.engine_args) else workload.output_tokens
+        length = workload.input_tokens + output
         if serve is not None and serve.context is not None and length > serve.context:
             text = phrase(
                 "is {context} tokens, and one request of `workload` takes {length}: "
@@ -368,7 +370,7 @@ class Spec(SpecModel):
                 context=serve.context,
                 length=length,
                 input_tokens=workload.input_tokens,
-                output_tokens=workload.output_tokens,
+                output_tokens=output,
             )
             hint = "raise it, or lower `workload.input_tokens` or `workload.output_tokens`"
             raise broken(Fault(("serve", "context"), text, hint))

@@ -35,7 +35,7 @@ def filled(cluster: Cluster, path: str | None) -> str:
 def with_edits(sample: str, edits: Sequence[Edit]) -> str:
     """Return the sample with these values, each in place of the comment that is its example."""
     for _, key in (edit.path for edit in edits):
-        sample = re.sub(rf"^  # {key}: .*\n", "", sample, flags=re.MULTILINE)
+        sample = re.sub(rf"^  # {key}: .*\n(?:  #   .*\n)*", "", sample, flags=re.MULTILINE)
     return apply_edits(sample, edits)
 
 

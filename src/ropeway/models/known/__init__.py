@@ -4,7 +4,8 @@ One JSON file for each lies beside this file: `source` is where its config.json 
 `config` the keys that shapes are made from, `note` a remark for the user. `same_as` in place of
 `config` names a model with the same dimensions (except the keys in `without`); `note` then says why
 we think so. `positions` is then its own longest context, with `positions_source`; without it that
-of the other model is a guess.
+of the other model is a guess. `pools`: its folder is one of
+sentence-transformers (ModelShape).
 """
 
 import json
@@ -19,6 +20,7 @@ from ropeway.models.build import read_shape
 from ropeway.models.positions import NOTHING
 from ropeway.models.quantisation import is_scheme, precision_named
 from ropeway.models.shape import Component, ModelShape
+from ropeway.models.task import as_loaded
 from ropeway.phrases import joined, phrase
 from ropeway.suggest import did_you_mean
 
@@ -65,6 +67,7 @@ class KnownModel:
     config: dict[str, object]
     same_as: str = ""
     borrows_context: bool = False
+    pools: bool = False
 
 
 def known(name: str, overrides: Mapping[str, object] = NOTHING) -> ModelShape:
@@ -76,6 +79,7 @@ def known(name: str, overrides: Mapping[str, object] = NOTHING) -> ModelShape:
     key, scheme = _find(name)
     entry = entry_of(key)
     shape = read_shape(entry.config, f"the catalogue's `{entry.name}`", overrides)
+    shape = as_loaded(shape, pools=entry.pools)
     notes = (*shape.assumed, *((entry.note,) if entry.note else ()))
     shape = replace(shape, assumed=notes)
     if entry.borrows_context or _lineage(name) != _lineage(key):
@@ -139,7 +143,7 @@ def entry_of(name: str) -> KnownModel:
     if "positions" in raw:
         config["max_position_embeddings"] = raw["positions"]
     borrows = bool(same_as) and "positions" not in raw
-    return KnownModel(raw["name"], raw["source"], note, config, same_as, borrows)
+    return KnownModel(raw["name"], raw["source"], note, config, same_as, borrows, raw.get("pools", False))
 
 
 def _find(name: str) -> tuple[str, str]:
