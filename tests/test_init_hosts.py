@@ -1,5 +1,8 @@
 """`ropeway init --host`: a spec from what hosts say."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from rehearsed import Cluster, Make, cluster, fleet_with  # noqa: F401
@@ -93,3 +96,34 @@ def test_what_differs_between_hosts_is_said_of_each():
     with pytest.raises(CheckFailed, match="different chips") as caught:
         cluster_of(hosts, {**half, "b": facts("b", "910B4")})
     assert caught.value.evidence == ("a: 910B3", "b: 910B4")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "flags"),
+    [
+        ("XLMRobertaForSequenceClassification", {"runner": "pooling"}),
+        (
+            "NewModel",
+            {"runner": "pooling", "hf-overrides": {"architectures": ["GteNewModel"]}},
+        ),
+    ],
+)
+def test_a_model_that_does_not_generate_gets_the_flags_that_say_so(
+    architecture: str,
+    flags: dict[str, object],
+    cluster: Make,  # noqa: F811
+    monkeypatch,
+):
+    monkeypatch.setenv("ROPEWAY_API_KEY", "secret")
+    fleet = fleet_with()
+    config = {**json.loads(fleet.machines[0].config), "architectures": [architecture]}
+    machines = tuple(replace(one, config=json.dumps(config)) for one in fleet.machines)
+    two = cluster(replace(fleet, machines=machines))
+    assert init(two, *HOSTS, "--model", two.fleet.model.path) == 0, two.err
+    assert "requests/s" in two.err and "tokens/s" not in two.err
+    text, spec = (two.folder / "ropeway.yaml").read_text(), load_spec(two.folder / "ropeway.yaml")
+    assert spec.serve.engine_args == flags
+    assert "tokens/s" not in text.partition("  layout: ")[0].splitlines()[-1]
+    assert two.run("up") == 0, two.err
+    assert "the first answer is there" in two.err and "ropeway chat" not in two.err
+    assert "and generates nothing" in " ".join(two.err.split())

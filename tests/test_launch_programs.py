@@ -1,21 +1,18 @@
 """The programs in containers, run as they are run there: as files, by themselves."""
 
-import asyncio
 import re
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from pooling_engine import ANSWERS, Pooling, running
 from ports import free_port
 from ropeway.launch.programs import NAMES, program
-from router_backends import Engine, Fault, served
+from router_backends import Engine, Fault
 
 pytestmark = pytest.mark.real_time
 
@@ -42,26 +39,6 @@ class BusyEngine(Engine):
         return await super()._metrics(request)
 
 
-@contextmanager
-def running(engine: Engine) -> Iterator[str]:
-    """The URL of an engine that is served in a thread of its own."""
-    begun, over = threading.Event(), threading.Event()
-
-    async def serve() -> None:
-        async with served(engine.app()) as engine.url:
-            begun.set()
-            await asyncio.to_thread(over.wait)
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    try:
-        assert begun.wait(60)
-        yield f"{engine.url}/v1"
-    finally:
-        over.set()
-        thread.join()
-
-
 def python(folder: Path, *argv: str, **more: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         (sys.executable, "-S", "-E", str(folder / argv[0]), *argv[1:]),
@@ -84,6 +61,38 @@ def test_once_says_by_its_exit_code_and_its_words_whether_a_token_came(folder, h
     assert len(engine.bodies) == 1
     assert code == int(hangs)
     assert "503" in out if hangs else out == ""
+
+
+@pytest.mark.parametrize("status", [400, 404, 501])
+@pytest.mark.parametrize("path", ANSWERS)
+def test_an_engine_is_ready_when_it_answers_what_its_model_is_for(folder, path, status):
+    with running(Pooling(path, ANSWERS[path], status)) as url:
+        assert ended(python(folder, "watch.py", "once", url, "m", "5")) == (0, "")
+
+
+@pytest.mark.parametrize("answer", [{}, {"data": []}, [], None, {"data": None}])
+def test_an_empty_answer_is_none(folder, answer):
+    with running(Pooling("/v1/embeddings", answer, 404)) as url:
+        assert ended(python(folder, "watch.py", "once", url, "m", "5"))[0] == 1
+
+
+def test_an_engine_that_serves_nothing_is_not_ready_and_the_first_refusal_is_said(folder):
+    with running(Pooling("/elsewhere", {}, 404)) as url:
+        code, out = ended(python(folder, "watch.py", "once", url, "m", "5"))
+    assert code == 1 and "HTTPError: HTTP Error 404" in out
+
+
+def test_the_watchdog_of_an_embedding_engine_asks_for_vectors_alone_after_the_first(folder):
+    engine = Pooling("/v1/embeddings", ANSWERS["/v1/embeddings"], 404)
+    with running(engine) as url:
+        watch = python(folder, "watch.py", "on", url, "m", "0.2", "60")
+        assert watch.stdout.readline() == "ropeway: the first answer is there\n"
+        while len(engine.asked) < 5:
+            assert watch.poll() is None
+        assert engine.asked[2:5] == ["/v1/embeddings"] * 3
+        engine.fails = True
+        code, out = ended(watch)
+    assert code == 1 and "the engine hangs: no answer in 3 requests" in out
 
 
 def test_the_watchdog_ends_when_the_engine_hangs_and_not_when_it_is_only_busy(folder):

@@ -113,7 +113,7 @@ docker run \
   --label ropeway.role=head \
   --label ropeway.replica=0 \
   --label ropeway.rank=0 \
-  --label ropeway.hash=b5d79ebcaf86dfb0 \
+  --label ropeway.hash=2ffee1c14b111c44 \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \
@@ -214,7 +214,7 @@ docker run \
   --label ropeway.role=worker \
   --label ropeway.replica=0 \
   --label ropeway.rank=1 \
-  --label ropeway.hash=0f3ac73fb212235e \
+  --label ropeway.hash=bfbace2edeb8873a \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \

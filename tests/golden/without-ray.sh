@@ -113,7 +113,7 @@ docker run \
   --label ropeway.role=head \
   --label ropeway.replica=0 \
   --label ropeway.rank=0 \
-  --label ropeway.hash=cffa4e9fcd93ff42 \
+  --label ropeway.hash=0ff2719672a8697f \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \
@@ -223,7 +223,7 @@ docker run \
   --label ropeway.role=follower \
   --label ropeway.replica=0 \
   --label ropeway.rank=1 \
-  --label ropeway.hash=78644edbafbe9b9e \
+  --label ropeway.hash=6747a516da0d831c \
   --label ropeway.url=http://127.0.0.1:8000/v1 \
   --label ropeway.endpoint=http://127.0.0.1:8000/v1 \
   --label ropeway.model=qwen3 \

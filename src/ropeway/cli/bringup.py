@@ -24,6 +24,7 @@ from ropeway.launch.local.steps import SCRATCH_PARENT
 from ropeway.models.known import published_name
 from ropeway.models.read import read_model
 from ropeway.models.shape import ModelShape
+from ropeway.models.task import came_words, task_of
 from ropeway.phrases import phrase
 from ropeway.plan.layout import check as check_layout
 from ropeway.report.console import Screen
@@ -174,7 +175,7 @@ def bring_up(context: StartContext, deployment: CpuReplica, screen: Screen) -> f
         except BaseException:
             _drop_empty(Path(deployment.logs))
             raise
-        step.ok(phrase("the first token is there"))
+        step.ok(came_words(task_of(context.shape, context.spec.serve.engine_args)))
     return time.monotonic() - began
 
 

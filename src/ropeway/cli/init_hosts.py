@@ -16,7 +16,7 @@ from ropeway.hosts.interrupts import interruptible
 from ropeway.launch.complete import release_for
 from ropeway.launch.served_model import served_model
 from ropeway.phrases import phrase
-from ropeway.plan.choice import plan_for_new
+from ropeway.plan.choice import plan_for_new, with_task
 from ropeway.plan.writing import edits, written
 from ropeway.report.console import Screen
 from ropeway.spec.cluster import Cluster, RemoteHost
@@ -42,8 +42,9 @@ def spec_of_hosts(
     if model_path is None:
         return text, spec
     shape = served_model(model_path, facts).shape
-    plan = plan_for_new(spec, shape, release_for(spec, {}, "").version)
-    after = written(spec, plan)
+    started = with_task(spec, shape)
+    plan = plan_for_new(started, shape, release_for(spec, {}, "").version)
+    after = written(started, plan)
     if plan.chosen:
         screen.say(phrase("{name}: {why}", name=plan.chosen.name, why=plan.why))
     for name, host in facts.items():

@@ -48,6 +48,7 @@ from ropeway.launch.local.steps import dry_run as local_script
 from ropeway.launch.lock import current_author, locked
 from ropeway.launch.rollout import Service
 from ropeway.launch.up import Caller, Outcome, Preparation, check_spec, prepare
+from ropeway.models.task import PATHS, Task, curl_line, task_of, task_words
 from ropeway.phrases import joined, phrase
 from ropeway.report.chinese import in_language
 from ropeway.report.console import Screen
@@ -157,7 +158,18 @@ def _tell_up(service: Service, hosts: Hosts, screen: Screen) -> None:
         )
     name = service.spec.serve.api_key_env
     key = f" --key-env {name}" if name else ""
-    screen.hint(f"ropeway chat --url {service.url}{key}\nropeway down --name {service.name}")
+    if service.task == "generate":
+        screen.hint(f"ropeway chat --url {service.url}{key}\nropeway down --name {service.name}")
+    else:
+        _tell_question(service.task, service.url, model, name, screen)
+        screen.hint(f"ropeway down --name {service.name}")
+
+
+def _tell_question(task: Task, url: str, model: str, key_env: str | None, screen: Screen) -> None:
+    """Say how a model that does not generate is asked; the shell puts in the key."""
+    key = f' -H "Authorization: Bearer ${key_env}"' if key_env else ""
+    command = curl_line(task, url.removesuffix("/v1") + PATHS[task], model) + key
+    screen.hint(phrase("it {does}:\n{command}", does=task_words(task), command=command))
 
 
 def _show_outcome(outcome: Outcome, hosts: Hosts, screen: Screen, stage: Stage | None) -> None:
@@ -187,6 +199,7 @@ def _document_of(service: Service) -> dict[str, object]:
         "replicas": len(service.replicas),
         "release": replica.release.version,
         "image": service.image,
+        "task": service.task,
         **_NOT_STARTED,
         "notes": list(service.notes),
     }
@@ -294,6 +307,7 @@ def _up_local(spec: Spec, screen: Screen, *, dry_run: bool) -> None:
         folder = run_folder("up")
         deployment = replace(deployment, logs=str(folder.absolute()))
     script = local_script(deployment)
+    task = task_of(context.shape, spec.serve.engine_args)
     document = {
         "name": deployment.service,
         "url": deployment.url,
@@ -302,6 +316,7 @@ def _up_local(spec: Spec, screen: Screen, *, dry_run: bool) -> None:
         "replicas": 1,
         "release": None,
         "image": None,
+        "task": task,
         **_NOT_STARTED,
     }
     if dry_run:
@@ -317,7 +332,14 @@ def _up_local(spec: Spec, screen: Screen, *, dry_run: bool) -> None:
     screen.answer(
         phrase("{model} is up at {url}", model=deployment.served_name, url=deployment.url)
     )
-    screen.hint(f"ropeway chat --url {deployment.url}\nropeway down --name {deployment.service}")
+    if task == "generate":
+        screen.hint(
+            f"ropeway chat --url {deployment.url}\nropeway down --name {deployment.service}"
+        )
+    else:
+        name = spec.serve.api_key_env
+        _tell_question(task, deployment.url, deployment.served_name, name, screen)
+        screen.hint(f"ropeway down --name {deployment.service}")
     screen.result({**document, "start_s": round(seconds, 1), "folder": str(folder)})
 
 

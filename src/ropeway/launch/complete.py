@@ -27,6 +27,7 @@ from ropeway.launch.lock import ROOTS_FOLDER
 from ropeway.launch.rollout import Router, Service, Site, container_name
 from ropeway.launch.served_model import ServedModel
 from ropeway.models.shape import ModelShape
+from ropeway.models.task import task_of
 from ropeway.phrases import joined, phrase
 from ropeway.spec.cluster import RemoteHost
 from ropeway.spec.model import Layout, Spec
@@ -158,6 +159,7 @@ def complete(spec: Spec, names: Sequence[str], inputs: Inputs) -> Service:
             *_idle_notes(serve.layout.times(serve.replicas), [site.node for site in sites], placed),
             *later,
         ),
+        task=task_of(inputs.model.shape, serve.engine_args),
     )
 
 

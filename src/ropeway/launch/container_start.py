@@ -36,7 +36,8 @@ from ropeway.units import counted
 _TOKEN_SECONDS = 60.0
 _LOG_LINES = 4000
 _RAY_COUNT = re.compile(r"ropeway: Ray has (?:all|(\d+) of (\d+)) hosts")
-_FIRST_TOKEN = "ropeway: the first token is there"
+# By programs/watch.py; an answer is what a model gives that generates nothing.
+_READY = re.compile(r"ropeway: the first (?:token|answer) is there")
 
 # On stdin, for each container its name and its command, as words of a shell: with the spec in its
 # labels, and many hosts in that, a command is longer than Linux lets an argument be (128 KiB).
@@ -148,7 +149,7 @@ class ContainerStart(Attempt):
         """See Attempt.is_ready. Raises HostError when somebody else has taken the lock."""
         self._check_alive(self._poll())
         heads = [one for one in self.must_be_ready if one.role == HEAD]
-        waiting = tuple(one for one in heads if _FIRST_TOKEN not in self._logs[one.name].text)
+        waiting = tuple(one for one in heads if not _READY.search(self._logs[one.name].text))
         self._waiting, self._answers = waiting, {}
         if waiting:
             activity = self._activity(waiting[0])
@@ -304,7 +305,7 @@ class ContainerStart(Attempt):
             logs = {
                 one.name: self._logs[one.name]
                 for one in containers
-                if one.role == HEAD and _FIRST_TOKEN not in self._logs[one.name].text
+                if one.role == HEAD and not _READY.search(self._logs[one.name].text)
             }
             return poll(host, self.runtime, label, logs)
 

@@ -14,6 +14,7 @@ from ropeway.launch.images import derive_argvs, fetch_argvs
 from ropeway.launch.lock import Author
 from ropeway.launch.programs import NAMES, program
 from ropeway.launch.rollout import HEAD, Rollout, Service, Site
+from ropeway.models.task import came_words
 from ropeway.units import counted
 
 _PROGRAMS = frozenset(f"{name}.py" for name in NAMES)
@@ -87,7 +88,7 @@ def _usage(rollout: Rollout) -> str:
         "this script has a part for each host; copy it there, and run its part:",
         *(f"  bash commands.sh {shlex.quote(site.name)}" for site in service.sites),
         *([f"export first, with the same value on every host: {variables}"] if variables else ()),
-        "the service is up when the head's log says `ropeway: the first token is there`:",
+        f"the service is up when the head's log says `ropeway: {came_words(service.task)}`:",
         *(
             f"  {shlex.join(docker.logs_argv(command, head.name, follow=True))}   # on {head.host}"
             for head in rollout.containers

@@ -21,6 +21,7 @@ from ropeway.hosts.fleet import group_by_host
 from ropeway.launch.docker import Container, Mount
 from ropeway.launch.programs import NAMES, program
 from ropeway.launch.scripts import FOLDER, container_script, meeting_port, router_script
+from ropeway.models.task import Task
 from ropeway.router.archive import archive
 from ropeway.spec.model import Spec
 from ropeway.spec.types import api_url
@@ -63,6 +64,7 @@ class Service:
     sites     in the order of the spec; hosts that take no part are left out
     assumed   what nobody has verified, for a service that was completed without asking the hosts
     notes     what speaks against it without forbidding it
+    task      what the model does, with the spec's flags
     """
 
     spec: Spec
@@ -72,6 +74,7 @@ class Service:
     router: Router | None = None
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    task: Task = "generate"
 
     @property
     def name(self) -> str:

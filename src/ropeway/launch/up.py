@@ -29,6 +29,7 @@ from ropeway.launch.labels import ServiceContainer, list_argv, newest, read_cont
 from ropeway.launch.lock import Author, Lock, audited
 from ropeway.launch.rollout import Rollout, Service
 from ropeway.launch.served_model import ServedModel, served_model
+from ropeway.models.task import came_words
 from ropeway.phrases import joined, phrase
 from ropeway.spec.engine_args import config_overrides
 from ropeway.spec.model import Spec
@@ -273,7 +274,7 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
         lock.check()
         _remove((one for one in running if one.name in what.remove), preparation)
         start(attempt, telling.update)
-        telling.ok(phrase("the first token is there"))
+        telling.ok(came_words(rollout.service.task))
     return Outcome(rollout.service, time.monotonic() - began, notes)
 
 
