@@ -21,10 +21,21 @@ log = logging.getLogger("ropeway.router")
 TICK_S = 0.1
 # vLLM requires the first; an answer that is compressed could not be read.
 JSON = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-# vLLM's counter of generated tokens, in all versions of its V1 engine.
-_COUNTER = re.compile(rb"^vllm:generation_tokens_total.* (\S+)[ \t\r]*$", re.MULTILINE)
+# vLLM's counters of tokens, in all versions of its V1 engine; an engine that embeds only reads.
+_COUNTER = re.compile(
+    rb"^vllm:(?:generation|prompt)_tokens_total.* (\S+)[ \t\r]*$", re.MULTILINE
+)
 # More than a replica says to any of our questions; vLLM's metrics are some hundred kilobytes.
 _ANSWER_BYTES = 4 * 2**20
+# How releases of vLLM say that the model is not for a path; and the paths of models that embed,
+# score, classify or rate, each with a question.
+_NOT_SERVED = (400, 404, 405, 501)
+_OTHERWISE: tuple[tuple[str, dict[str, object]], ...] = (
+    ("/v1/embeddings", {"input": "1"}),
+    ("/rerank", {"query": "1", "documents": ["1"]}),
+    ("/classify", {"input": "1"}),
+    ("/pooling", {"input": "1"}),
+)
 # Between two readings of the counter: many steps of any engine that generates.
 _COUNTER_S = 2.0
 
@@ -85,18 +96,34 @@ class Watch:
 
     async def _token(self, replica: Replica) -> None:
         """Make the replica generate one token. Raises what aiohttp raises, and ValueError."""
-        body = {"model": self.model, "prompt": "Hi", "max_tokens": 1, "temperature": 0}
-        encoded = json.dumps({**body, "stream": True}).encode()
-        async with self.upstreams.request(
-            replica.url, "POST", TEXT, self.key | JSON, encoded
-        ) as answer:
-            content = await read(answer, _ANSWER_BYTES)
-        if answer.status != 200:
-            raise ValueError(f"HTTP {answer.status}: {content[:200].decode(errors='replace')}")
+        body = {"prompt": "Hi", "max_tokens": 1, "temperature": 0, "stream": True}
+        status, content = await self._asked(replica, TEXT, body)
+        if status in _NOT_SERVED and await self._answers_otherwise(replica):
+            return
+        if status != 200:
+            raise ValueError(f"HTTP {status}: {content[:200].decode(errors='replace')}")
         if failure := events.broken(content):
             raise ValueError(failure.message)
         if not any(events.choices(events.payload(event) or {}) for event in events.each(content)):
             raise ValueError(f"no token in {content[:200].decode(errors='replace')!r}")
+
+    async def _answers_otherwise(self, replica: Replica) -> bool:
+        """Return whether it gives what a model gives that generates nothing."""
+        for path, body in _OTHERWISE:
+            status, _ = await self._asked(replica, path, body)
+            if status == 200:
+                return True
+        return False
+
+    async def _asked(
+        self, replica: Replica, path: str, body: dict[str, object]
+    ) -> tuple[int, bytes]:
+        headers = self.key | JSON
+        encoded = json.dumps({"model": self.model, **body}).encode()
+        async with self.upstreams.request(
+            replica.url, "POST", path, headers, encoded
+        ) as answer:
+            return answer.status, await read(answer, _ANSWER_BYTES)
 
     async def _generates(self, replica: Replica) -> bool:
         """Return whether it generates for others: then our probe is queued, and nothing hangs."""

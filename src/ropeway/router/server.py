@@ -28,7 +28,8 @@ _LAST_WORDS_S = 2.0
 # After this long, nothing is worth waiting for.
 _CLEANUP_S = 0.5
 # Besides /v1: what clients of vLLM use and every replica answers alike.
-_BESIDE_V1 = ("/tokenize", "/detokenize", "/version")
+_BESIDE_V1 = ("/tokenize", "/detokenize", "/version",
+              "/rerank", "/score", "/classify", "/pooling", "/v2/{rest:.*}")  # fmt: skip
 _BACKLOG = 2048
 _SWEEP_S = 0.25
 
