@@ -32,6 +32,7 @@ from ropeway.endpoint.failures import (
 )
 from ropeway.endpoint.stream import Clock, Delta, SseParser, Stopwatch, Timing
 from ropeway.errors import Refused
+from ropeway.models.task import PATHS, QUESTIONS, curl_line, task_words
 from ropeway.outside import parse_json
 from ropeway.phrases import joined, phrase
 from ropeway.suggest import nearest
@@ -285,6 +286,9 @@ class Client:
         message = _message(body) or response.reason or "no reason given"
         if status in (401, 403):
             return key_refused(self.endpoint, status, message)
+        refused = status in (404, 405, 501) or "not support" in message
+        if model is not None and refused and (other := await self._other_task(model)):
+            return other
         if status == 404 and model is not None and isinstance(body, dict):
             return await self._not_found(model, message)
         if status in (404, 405):
@@ -303,6 +307,16 @@ class Client:
             where=where,
             hint=hint,
         )
+
+    async def _other_task(self, model: str) -> RequestFailed | None:
+        """Say what a server that refuses to generate does instead; releases refuse differently."""
+        for task, question in QUESTIONS.items():
+            url, body = self.endpoint.url.removesuffix("/v1") + PATHS[task], {"model": model}
+            with contextlib.suppress(RequestFailed):
+                async with self._answer(url, Stopwatch(self.clock), json=body | dict(question)):
+                    what = phrase("the model {does}, and generates nothing", does=task_words(task))
+                    return BadRequest(what, where=url, hint=curl_line(task, url, model))
+        return None
 
     async def _not_found(self, model: str, message: str) -> RequestFailed:
         names = [served.name for served in await self.models()]
@@ -461,17 +475,9 @@ def _cannot_connect(error: aiohttp.ClientConnectorError, endpoint: Endpoint) -> 
     if number in (errno.EMFILE, errno.ENFILE):
         hint = "raise the limit with `ulimit -n 8192`, or use fewer clients"
         return ServerAway("this process has too many open files", where=url, hint=hint)
+    usual = phrase("check the URL, or see what is running with `ropeway status`")
     return ServerAway(
         phrase("no server answers: {reason}", reason=reason.lower()),
         where=url,
-        hint=joined(
-            filter(
-                None,
-                (
-                    endpoint.way_there,
-                    phrase("check the URL, or see what is running with `ropeway status`"),
-                ),
-            ),
-            "\n",
-        ),
+        hint=joined(filter(None, (endpoint.way_there, usual)), "\n"),
     )
