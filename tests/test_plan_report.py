@@ -129,8 +129,8 @@ def test_a_load_beyond_all_measurements_claims_no_share_of_them():
 
 
 def test_doubts_are_on_the_page_below_the_choice_in_both_languages():
-    doubt = phrase("the best of those that others have measured: {name}, {n:,.0f} tokens/s",
-                   name="TP4", n=3929.0)  # fmt: skip
+    doubt = phrase("the best of those that others have measured: {name}, {speed}",
+                   name="TP4", speed=phrase("{n:,.0f} tokens/s", n=3929.0))  # fmt: skip
     html = render_html(replace(PLAN, doubts=(doubt, "run `ropeway bench`")), when="2026-08-01")
     page = Page(html)
     assert f"Doubt:存疑： {doubt}" in page.text

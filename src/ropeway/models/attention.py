@@ -35,8 +35,10 @@ _NORMED_HEADS = ("qwen3", "gemma3", "gemma4", "hy_v3", "hunyuan", "olmo2", "olmo
 
 def is_encoder(config: Config) -> bool:
     """Return whether tokens see those after them, so that vLLM keeps no cache
-    (AttentionType.ENCODER_ONLY): by family, or as `is_causal` says."""
-    return config.model_type in _ENCODERS or not config.flag("is_causal", True)
+    (AttentionType.ENCODER_ONLY): by family, by its name, or as config.json says."""
+    both_ways = config.flag("use_bidirectional_attention") or not config.flag("is_causal", True)
+    named = "Bidirectional" in str(config.outer.get("architectures"))
+    return config.model_type in _ENCODERS or both_ways or named
 
 
 def matrix(

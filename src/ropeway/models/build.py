@@ -184,7 +184,7 @@ def _other_tables(config: Config, hidden: int) -> Iterator[Weight]:
     if is_encoder(config) and (kinds := config.find(("type_vocab_size",))):
         yield Weight("token_types", "embedding", kinds * hidden)
     if kind in LEARNT_POSITIONS:
-        yield matrix("pooler", "dense", (hidden, hidden), bias=True)
+        yield norm("pooler", hidden * (hidden + 1))  # a matrix, but of one row for each text
 
 
 def _mtp_outer(config: Config, layers: int, sizes: tuple[int, int]) -> tuple[Weight, ...]:

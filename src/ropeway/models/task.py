@@ -133,24 +133,31 @@ def overrides_for(name: str, architecture: str) -> Mapping[str, object]:
     return next(fits, {})
 
 
+def override_notes(
+    name: str, shape: ModelShape, engine_args: Mapping[str, object]
+) -> tuple[Phrase, ...]:
+    """Say what vLLM has to be told of a model, where it is not."""
+    needed = overrides_for(name, shape.architecture)
+    if not needed or flag_settings(engine_args, "hf-overrides"):
+        return ()
+    return (
+        phrase(
+            "stored as {architecture}, this model is served for what it is made for with"
+            " `engine_args: {{hf-overrides: {overrides}}}`",
+            architecture=shape.architecture,
+            overrides=json.dumps(needed),
+        ),
+    )
+
+
 def task_notes(
     name: str, shape: ModelShape, engine_args: Mapping[str, object]
 ) -> tuple[Phrase, ...]:
-    """Say what a model does that does not generate, or what it has to be told to do that."""
-    needed = overrides_for(name, shape.architecture)
-    if needed and not flag_settings(engine_args, "hf-overrides"):
-        return (
-            phrase(
-                "this reranker is stored as {architecture}; vLLM serves it as one with"
-                " `engine_args: {{hf-overrides: {overrides}}}`",
-                architecture=shape.architecture,
-                overrides=json.dumps(needed),
-            ),
-        )
-    task = task_of(shape, engine_args)
+    """Say what a model does that does not generate, and what vLLM has to be told of it."""
+    task, told = task_of(shape, engine_args), override_notes(name, shape, engine_args)
     if task == "generate":
-        return ()
-    return (phrase("the model {does}, and generates nothing", does=task_words(task)),)
+        return told
+    return (phrase("the model {does}, and generates nothing", does=task_words(task)), *told)
 
 
 def task_words(task: Task) -> Phrase:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from ropeway.hardware import Chip
 from ropeway.models.shape import ModelShape
+from ropeway.models.task import Task, task_words
+from ropeway.phrases import Phrase, phrase
 from ropeway.plan.cost import Cost
 from ropeway.plan.estimate import Forecast
 from ropeway.plan.load import Load
@@ -39,6 +41,9 @@ class PlanRequest:
     contexts           sizes of context parallelism, of prefill and of decode
     drafts             whether the model's MTP layers guess tokens
     serve              the spec's variables and flags, for what the engine's buffers take
+    task               what the model is for; only one that generates has an output of tokens
+    role               in a disaggregated service: `kv_producer`, …; empty for an engine of its own
+    flag_notes         what the spec's flags make of the engine, where that is worth a word
     sources            where a value of the request came from, by its key in the spec: a flag, or
                        a line of the spec; what is not listed is a default
     spec_file          name of the spec that it came from; empty where flags were enough
@@ -72,6 +77,9 @@ class PlanRequest:
     drafts: bool = False
     serve: Serve = field(default_factory=Serve)
     features: frozenset[str] = frozenset()
+    task: Task = "generate"
+    role: str = ""
+    flag_notes: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
     spec_file: str = ""
 
@@ -86,6 +94,29 @@ class PlanRequest:
         """Whether `up` sets a context that nobody has named: 310P keeps a mask of its square."""
         blank = self.context is None and self.blank_context is not None
         return blank and self.chip is not None and self.chip.family == "310P"
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether its work is done when a prompt was read: then an answer counts as one token."""
+        return self.task != "generate" or self.role == "kv_producer"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that one request puts into the context."""
+        return self.load.input_tokens if self.reads_only else self.load.tokens
+
+    @property
+    def task_words(self) -> Phrase:
+        """Return what the model does, and where it is asked to."""
+        return task_words(self.task)
+
+    def speed(self, forecast: Forecast, hosts: int = 1) -> Phrase:
+        """Return how fast it is, for each of so many hosts: in tokens, or where nothing comes out
+        in requests."""
+        if self.reads_only:
+            rate = forecast.requests_per_s / hosts
+            return phrase("{n} requests/s", n=f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}")
+        return phrase("{n:,.0f} tokens/s", n=forecast.output_tokens_per_s / hosts)
 
     @property
     def minimised(self) -> Objective:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ropeway.errors import LayoutError, Refused
 from ropeway.hardware import Chip, chip_named
 from ropeway.models.shape import ModelShape
+from ropeway.models.task import overrides_for, task_of
 from ropeway.phrases import Phrase, joined, phrase
 from ropeway.plan.candidate import Expectation, Plan, PlanRequest
 from ropeway.plan.choose import choose
@@ -188,6 +189,9 @@ def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
     request = request_for_hosts(spec, shape, chip, version)
     search = search_of(request).of(request.load.share(spec.serve.replicas))
     memory = fit_layout(search, spec.serve.layout).memory
+    if not shape.caches:
+        free = memory.usable - memory.weights - memory.engine - memory.activations
+        return Room(free, memory_words(memory, search.context))
     if not memory.fits:
         missing = max(1, int(shortfall(memory, search.context)))
         return Room(-missing, memory_words(memory, search.context))
@@ -200,6 +204,17 @@ def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
         one=one / 2**30,
     )
     return Room(memory.left(search.context), words)
+
+
+def with_task(spec: Spec, shape: ModelShape) -> Spec:
+    """Return a new spec with the flags by which the engine does what the model is made for."""
+    args = dict(spec.serve.engine_args)
+    if told := overrides_for(spec.model.path or "", shape.architecture):
+        args["hf-overrides"] = told
+    if task_of(shape, args) == "generate":
+        return spec
+    serve = spec.serve.model_copy(update={"engine_args": {"runner": "pooling", **args}})
+    return spec.model_copy(update={"serve": serve})
 
 
 def plan_for_new(spec: Spec, shape: ModelShape, version: str) -> Plan:
@@ -242,10 +257,15 @@ def standing(file: SpecFile, flags: Flags, checkpoints: Path, plan: Plan) -> Phr
             **own,
         )
     return phrase(
-        "the spec has {name} ({place}), which `up` starts: {n:,.0f} tokens/s; `--write` changes it",
-        n=made.chosen.forecast.output_tokens_per_s,
+        "the spec has {name} ({place}), which `up` starts: {speed}; `--write` changes it",
+        speed=made.request.speed(made.chosen.forecast),
         **own,
     )
+
+
+def no_output(request: PlanRequest) -> Refused:
+    """Return the error for what needs a model that generates."""
+    return Refused(phrase("the model {does}, and generates nothing", does=request.task_words))
 
 
 def expected(file: SpecFile, load: Load, checkpoints: Path) -> Expectation:
@@ -254,6 +274,8 @@ def expected(file: SpecFile, load: Load, checkpoints: Path) -> Expectation:
     `checkpoints` is the folder of fetched models. Raises Refused where there is none.
     """
     request, _ = resolve(file, Flags(), checkpoints, as_written=True)
+    if request.reads_only:
+        raise no_output(request)
     request = replace(request, load=load)
     serve = file.spec.serve
     if serve.has_layout:

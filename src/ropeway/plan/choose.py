@@ -59,6 +59,7 @@ def choose(request: PlanRequest) -> Plan:
     front = [item for item in ranked if item.on_front]
     made_of = chosen.forecast.notes if chosen else ()
     most = _most_measured(search, chosen) if chosen else None
+    beyond = most is not None or request.reads_only
     plan = Plan(
         request=request,
         chosen=chosen,
@@ -71,7 +72,7 @@ def choose(request: PlanRequest) -> Plan:
             *_context_words(search, layouts, chosen),
             *context_doubt(request.shape, None if request.leaves_context else search.context),
         ),
-        beyond_measured=most is not None,
+        beyond_measured=beyond,
         notes=tuple(dict.fromkeys((*request.shape.assumed, *made_of))),
         searched=len(layouts),
         missing=() if chosen else missing(search, rejected),
@@ -258,13 +259,14 @@ def _try(search: Search, layout: Layout, replicas: int) -> Candidate | Rejected:
         return Rejected(layout, "bound", slow, times)
     hosts = hosts_of_replicas(layout, replicas, search.host_sizes)
     prompts, paid = request.job_prompts, None
+    tokens = load.input_tokens if request.reads_only else load.output_tokens
     if request.price_per_host_hour is not None:
         paid = cost(
             hosts,
             request.price_per_host_hour,
-            forecast.output_tokens_per_s,
+            forecast.requests_per_s * tokens,
             currency=request.currency,
-            job_tokens=None if prompts is None else prompts * load.output_tokens,
+            job_tokens=None if prompts is None else prompts * tokens,
         )
     return Candidate(
         layout=layout,
@@ -384,6 +386,7 @@ def _doubts(search: Search, ranked: Sequence[Candidate]) -> Iterator[str]:
     yield from search.request.traits.doubts
     if not ranked:
         return
+    yield from search.request.flag_notes
     yield from ranked[0].notes
     yield from memory_doubts(search, ranked[0])
     if search.request.layout is None:
@@ -454,16 +457,16 @@ def _load_words(search: Search, chosen: Candidate) -> Iterator[str]:
 def _measured_words(search: Search, ranked: Sequence[Candidate]) -> Iterator[str]:
     """Yield the best that others have measured, where that is not the first."""
     chip, experts = search.request.chip, bool(search.request.shape.experts)
-    if chip is None:
+    if chip is None or search.request.reads_only:
         return
     for item in ranked:
         hosts = search.hosts(item.layout)
         if measured(item.layout, hosts, experts=experts, family=chip.family):
             if item is not ranked[0]:
                 yield phrase(
-                    "the best of those that others have measured: {name}, {n:,.0f} tokens/s",
+                    "the best of those that others have measured: {name}, {speed}",
                     name=item.name,
-                    n=item.forecast.output_tokens_per_s,
+                    speed=search.request.speed(item.forecast),
                 )
             return
 
@@ -471,7 +474,7 @@ def _measured_words(search: Search, ranked: Sequence[Candidate]) -> Iterator[str
 def _layout_notes(search: Search, layout: Layout) -> tuple[str, ...]:
     """Return why a layout may not run, though nothing says that it cannot."""
     request, case = search.request, search.case(layout)
-    if request.chip is None:
+    if request.chip is None or request.reads_only:
         return ()
     version, experts = request.traits.version, bool(request.shape.experts)
     words = unreported(layout, case.hosts, experts=experts, family=case.family, version=version)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """In `currency`; `per_million_tokens` of output; `job_price` of a whole job."""
+    """In `currency`; `per_million_tokens` of output, or of prompts where nothing comes out;
+    `job_price` of a whole job."""
 
     currency: str
     per_hour: float
@@ -16,14 +17,14 @@ class Cost:
 def cost(
     hosts: int,
     price_per_host_hour: float,
-    output_tokens_per_s: float,
+    tokens_per_s: float,
     *,
     currency: str = "CNY",
     job_tokens: float | None = None,
 ) -> Cost:
-    """Whole hosts are paid for, whatever part of them is used. `job_tokens` are output tokens."""
+    """Whole hosts are paid for, whatever part of them is used. `job_tokens`: of the same kind."""
     per_hour = hosts * price_per_host_hour
-    per_token = per_hour / 3600 / output_tokens_per_s
+    per_token = per_hour / 3600 / tokens_per_s
     return Cost(
         currency=currency,
         per_hour=per_hour,

@@ -317,8 +317,11 @@ def forecast(
     seconds, first = max(
         (sum([parts.get(part, 0.0) for part in group]), name) for name, group in _GROUPS.items()
     )
+    words = "{what}, {part} of {step} ms a step (hardware ceiling {ceiling:,.0f} tokens/s)"
+    if question.load.output_tokens == 1:
+        words = "{what}, {part} of {step} ms a step (hardware ceiling {ceiling:,.0f} requests/s)"
     bottleneck = phrase(
-        "{what}, {part} of {step} ms a step (hardware ceiling {ceiling:,.0f} tokens/s)",
+        words,
         what=first,
         part=_ms(seconds),
         step=_ms(step),

@@ -137,6 +137,8 @@ def search_of(request: PlanRequest) -> Search:
     if chip:
         engine = engine_memory(traits.version, traits.graph, chip.family)
         batched = _batched_tokens(traits.version, chip, context)
+    if not request.shape.caches:  # without a cache a prompt is read in one piece
+        batched = max(batched, context)
     attentions = [block.attention for block in request.shape.blocks if block.attention]
     return Search(
         request=request,
@@ -209,9 +211,8 @@ def _power_of_two(least: int) -> int:
 
 
 def _context(request: PlanRequest) -> int:
-    load, longest = request.load, request.shape.max_positions
+    longest, takes = request.shape.max_positions, request.tokens
     limit = 0 if request.shape.positions_doubt else longest  # beyond it vLLM refuses
-    takes = load.tokens
     if limit and takes > limit:
         raise Refused(
             phrase(
@@ -219,7 +220,7 @@ def _context(request: PlanRequest) -> int:
                 takes=takes,
                 longest=longest,
             ),
-            evidence=(_request_words(load),),
+            evidence=(_request_words(request),),
             hint=phrase("shorten `workload.input_tokens` or `workload.output_tokens`"),
         )
     context = request.context or request.blank_context
@@ -244,13 +245,16 @@ def _context(request: PlanRequest) -> int:
                 tokens=context,
             ),
             where="serve.context",
-            evidence=(_request_words(load),),
+            evidence=(_request_words(request),),
             hint=phrase("at least {n:,}", n=takes),
         )
     return context
 
 
-def _request_words(load: Load) -> Phrase:
+def _request_words(request: PlanRequest) -> Phrase:
+    load = request.load
+    if request.reads_only:
+        return phrase("{inputs:,} in", inputs=load.input_tokens)
     return phrase(
         "{inputs:,} in, {outputs:,} out", inputs=load.input_tokens, outputs=load.output_tokens
     )

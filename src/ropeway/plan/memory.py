@@ -146,6 +146,7 @@ def memory(shape: ModelShape, layout: Layout, hbm_bytes: int, needs: MemoryNeeds
         if needs.kv_cache is None and room > 0:
             room = int(room * engine.cache_share)
         tokens, sequences = _capacity(stage, room, needs)
+        room = room if stage.is_cached else min(room, 0)
         by_stage.append(
             Memory(
                 hbm_bytes, visible if hbm_bytes else usable, usable, weights, own, peak, room,
@@ -186,7 +187,7 @@ def activation_bytes(
     dense = tokens * (3 * ceil(shape.intermediate_size / layout.tensor) + wide)
     experts = _expert_bytes(shape, layout, needs) if stage.moe_layers else 0
     peak = _ACTIVATION_BYTES * stream + max(_ACTIVATION_BYTES * dense, experts)
-    if stage.last:
+    if stage.last and shape.has_head:
         chosen = min(needs.max_sequences, tokens) * shape.vocab_size * _SAMPLING_BYTES
         peak = max(peak, _ACTIVATION_BYTES * tokens * wide + chosen)
     return peak + (_encoder_bytes(shape) if stage.first else 0)
@@ -265,6 +266,9 @@ def _capacity(stage: StageShard, room: int, needs: MemoryNeeds) -> tuple[int, in
     context, block = needs.context, needs.engine.block_size
     if room <= 0:
         return 0, 0
+    if not stage.is_cached:  # an encoder: all is in the activations
+        whole = ceil((context + 1) / needs.engine.block_size) * needs.engine.block_size
+        return needs.max_sequences * whole, needs.max_sequences
     # Where every layer keeps the whole context, all tokens take the same room.
     if not stage.state_bytes and not any(group.window for group in stage.caches):
         each = stage.kv_bytes_per_token * block

@@ -1,10 +1,14 @@
 """From a spec, its model and its machine to a PlanRequest: the one way, for all who ask."""
 
+from dataclasses import replace
+
 from ropeway.engines.ascend_flags import features
+from ropeway.engines.disaggregated import kv_role, role_notes
 from ropeway.engines.vllm import drafts_with_mtp, served_shape
 from ropeway.engines.vllm_cpu import CONTEXT as LOCAL_CONTEXT
 from ropeway.hardware import Chip
-from ropeway.models.shape import ModelShape
+from ropeway.models.shape import ModelShape, Precision
+from ropeway.models.task import Task, as_pooled, override_notes, task_of
 from ropeway.phrases import Phrase, phrase
 from ropeway.plan.candidate import PlanRequest
 from ropeway.plan.load import Load, whole_context
@@ -38,8 +42,13 @@ def request_for(
     """
     serve, cluster, work = spec.serve, spec.cluster, spec.workload
     shape = served_shape(shape, serve, engine.version)
-    return PlanRequest(
-        shape=shape,
+    task, role = task_of(shape, serve.engine_args), kv_role(serve.engine_args)
+    name = str(spec.model.path or spec.model.name)
+    told = override_notes(name, shape, serve.engine_args)
+    if chip and shape.precision.scheme == "fp32" and serve.dtype != "float32":
+        shape = replace(shape, precision=Precision("fp16"))  # as vLLM loads it by default
+    request = PlanRequest(
+        shape=shape if task == "generate" else as_pooled(shape),
         model_name=spec.model.served_name or spec.model.name or str(spec.model.path),
         cluster=cluster,
         traits=engine,
@@ -67,7 +76,31 @@ def request_for(
         drafts=drafts_with_mtp(serve.engine_args),
         serve=serve,
         features=features(serve.engine_args),
+        task=task,
+        role=role,
+        flag_notes=(
+            *role_notes(serve.engine_args),
+            *told,
+            *_figure_notes(task, role),
+        ),
     )
+    if request.reads_only:
+        request = replace(request, load=replace(request.load, output_tokens=1))
+    return request
+
+
+def _figure_notes(task: Task, role: str) -> tuple[Phrase, ...]:
+    """Say what the figures are of, where an engine does not both read and generate."""
+    if task != "generate" or role == "kv_producer":
+        return (
+            phrase(
+                "the figures are the arithmetic of reading prompts: we know of no public"
+                " measurement of that alone"
+            ),
+        )
+    if role == "kv_consumer":
+        return (phrase("the figures are those of an engine that reads its prompts itself"),)
+    return ()
 
 
 def graph_of(serve: Serve) -> str | None:

@@ -119,6 +119,11 @@ def resolve(
             sources["serve.version"] = sources["runtime.image"]
         machine = ascend(chip, engine)
     request = request_for(_with_flags(spec, flags, name, chip), shape, engine, machine, chip)
+    if request.reads_only and flags.max_tpot:
+        raise Refused(
+            phrase("`--max-tpot` is for engines that generate, and this one does not"),
+            hint=phrase("`--max-ttft` bounds the time until its answer"),
+        )
     request = replace(
         request,
         model_name=name,

@@ -115,6 +115,11 @@ class StageShard(NamedTuple):
     all_reduces: int
 
     @property
+    def is_cached(self) -> bool:
+        """Whether a sequence leaves something behind; in an encoder it does not."""
+        return bool(self.caches or self.state_bytes)
+
+    @property
     def kv_bytes_per_token(self) -> float:
         """Cache of a token that every layer still keeps, index included."""
         return sum(group.bytes_per_token + group.index_bytes_per_token for group in self.caches)

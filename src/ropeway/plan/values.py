@@ -146,10 +146,11 @@ def _workload(request: PlanRequest, clients: int | None) -> Value:
         value = phrase("{rate:g} requests/s", rate=load.rate)
     else:
         value = count(clients, "{n:,} client", "{n:,} clients")
-    parts = [
-        phrase("{n:,} tokens in", n=load.input_tokens),
-        phrase("{n:,} tokens out", n=load.output_tokens),
-    ]
+    parts = [phrase("{n:,} tokens in", n=load.input_tokens)]
+    if request.reads_only:
+        del places[2]
+    else:
+        parts.append(phrase("{n:,} tokens out", n=load.output_tokens))
     if len(set(places)) > 1:
         parts = [
             phrase("{part} ({place})", part=part, place=place)
@@ -180,11 +181,13 @@ def _chip(chip: Chip, place: str | None) -> Value:
 
 def _context(search: Search) -> Value:
     request, load = search.request, search.request.load
-    tokens = phrase(
-        "a request has {inputs:,} + {outputs:,} tokens",
-        inputs=load.input_tokens,
-        outputs=load.output_tokens,
-    )
+    tokens = phrase("a request has {inputs:,} tokens", inputs=load.input_tokens)
+    if not request.reads_only:
+        tokens = phrase(
+            "a request has {inputs:,} + {outputs:,} tokens",
+            inputs=load.input_tokens,
+            outputs=load.output_tokens,
+        )
     if request.context is not None:
         return _fixed(request, "context", search.context, tokens)
     if request.sets_context:
@@ -202,7 +205,7 @@ def _sequences(chosen: Candidate, search: Search) -> Value:
     if request.max_sequences is not None:
         return _fixed(request, "max_sequences", most)
     load, ranks = request.load, chosen.layout.data * chosen.replicas
-    room = chosen.memory.kv_tokens // load.tokens
+    room = chosen.memory.kv_tokens // request.tokens
     if chosen.clients is None:
         why = phrase(
             "about {n:,.0f} run at once at {rate:g} requests/s",
@@ -280,19 +283,21 @@ def _derived(chosen: Candidate, search: Search) -> Iterator[Value]:
     yield Value("engine", f"{_gib(memory.engine)} GiB", words, source)
     step = phrase("at the peak of a step of {n:,} tokens", n=search.batched(layout))
     yield Value("activations", f"{_gib(memory.activations)} GiB", step, _PLANNER)
-    cache = phrase(
-        "{n:,} tokens in each DP rank, {kib:,.1f} KiB per token on an NPU",
-        n=memory.kv_tokens,
-        kib=memory.kv_cache / memory.kv_tokens / 1024 if memory.kv_tokens else 0.0,
-    )
+    cache = phrase("an encoder keeps none")
+    if request.shape.caches:
+        cache = phrase(
+            "{n:,} tokens in each DP rank, {kib:,.1f} KiB per token on an NPU",
+            n=memory.kv_tokens,
+            kib=memory.kv_cache / memory.kv_tokens / 1024 if memory.kv_tokens else 0.0,
+        )
     fixed = request.kv_cache is not None
     source = request.sources.get("serve.kv_cache", "spec") if fixed else _PLANNER
     yield Value("cache", f"{_gib(memory.kv_cache)} GiB", cache, source)
     sequences = phrase(
         "of {context:,} tokens at once in each DP rank, or {n:,} of your {tokens:,}-token requests",
         context=search.context,
-        n=memory.kv_tokens // request.load.tokens,
-        tokens=request.load.tokens,
+        n=memory.kv_tokens // request.tokens,
+        tokens=request.tokens,
     )
     yield Value("sequences", memory.sequences, sequences, _PLANNER)
 
@@ -328,10 +333,10 @@ def figure_of(request: PlanRequest, item: Candidate) -> Phrase:
             currency=item.cost.currency,
         )
     if request.objective == "cost":
-        return phrase("{n:,.0f} tokens/s per host", n=forecast.output_tokens_per_s / item.hosts)
+        return phrase("{speed} per host", speed=request.speed(forecast, item.hosts))
     if request.minimised == "latency":
         return phrase("{s:,.1f} s for an answer", s=request.aim(item.hosts, forecast))
-    return phrase("{n:,.0f} tokens/s", n=forecast.output_tokens_per_s)
+    return request.speed(forecast)
 
 
 def _replica_words(plan: Plan, chosen: Candidate, search: Search) -> Phrase:
@@ -377,12 +382,17 @@ def _size_words(plan: Plan, chosen: Candidate, key: str) -> Phrase:
         reasons = [fails[other].reason] if other in fails else []
         reasons = reasons or [*problems(other, request.shape, request.cluster)]
         if other in runs or reasons:
-            comparisons.append(_against(chosen, other, key, runs.get(other), reasons))
+            comparisons.append(_against(request, chosen, other, key, runs.get(other), reasons))
     return joined(comparisons) if comparisons else phrase("no other size was tried")
 
 
 def _against(
-    chosen: Candidate, other: Layout, key: str, run: Candidate | None, reasons: list[str]
+    request: PlanRequest,
+    chosen: Candidate,
+    other: Layout,
+    key: str,
+    run: Candidate | None,
+    reasons: list[str],
 ) -> Phrase:
     size = getattr(other, key)
     name = ("with EP" if size else "without EP") if isinstance(size, bool) else f"{size}"
@@ -390,17 +400,16 @@ def _against(
         return phrase(
             "{name} ({layout}): {reasons}", name=name, layout=other, reasons=joined(reasons)
         )
-    there = run.forecast.output_tokens_per_s
-    change = there / chosen.forecast.output_tokens_per_s - 1
+    change = run.forecast.output_tokens_per_s / chosen.forecast.output_tokens_per_s - 1
     difference = phrase(
         "the same" if abs(change) < 0.005 else "{n:.0%} less" if change < 0 else "{n:.0%} more",
         n=abs(change),
     )
     return phrase(
-        "{name} ({layout}): {rate:,.0f} tokens/s, {difference}",
+        "{name} ({layout}): {speed}, {difference}",
         name=name,
         layout=run.name,
-        rate=there,
+        speed=request.speed(run.forecast),
         difference=difference,
     )
 

@@ -116,7 +116,7 @@ def layout_reasons(plan: Plan, name: str) -> tuple[str, ...]:
     for place, item in enumerate(plan.candidates, start=1):
         if str(item.layout) != name or chosen is None:
             continue
-        speed = in_short(item)
+        speed = in_short(plan, item)
         if item.replicas > 1:
             speed = phrase("{layout}: {reason}", layout=item.name, reason=speed)
         summary = phrase(
@@ -128,7 +128,7 @@ def layout_reasons(plan: Plan, name: str) -> tuple[str, ...]:
             speed=speed,
         )
         if not is_chosen(plan, item):
-            other = phrase("{layout}: {reason}", layout=chosen.name, reason=in_short(chosen))
+            other = phrase("{layout}: {reason}", layout=chosen.name, reason=in_short(plan, chosen))
             summary = joined((summary, other))
         bottleneck = phrase("bottleneck: {what}", what=item.forecast.bottleneck)
         reasons = [summary, bottleneck, *item.notes, *reasons]
@@ -195,15 +195,10 @@ def _answer(plan: Plan, chosen: Candidate, say: Say, *, verbose: bool) -> list[R
     )
     run = Text(say(where))
     run.highlight_words((say(layout),), "bold green")
-    outputs = (forecast.output_tokens_per_s, forecast.output_low, forecast.output_high)
-    times = (forecast.tpot_s, forecast.tpot_low, forecast.tpot_high)
-    speeds, latencies = [*map(rate, outputs)], [milliseconds(time * 1000) for time in times]
     rows: list[tuple[str, Text | str]] = [
         (phrase("run"), run),
         *_reasons(plan),
-        (phrase("output"), _ranged(plan, f"{speeds[0]} tokens/s", speeds[1:], say)),
-        (phrase("per token"), _ranged(plan, latencies[0], latencies[1:], say)),
-        (phrase("first token"), milliseconds(forecast.ttft_s * 1000)),
+        *_speeds(plan, forecast, say),
         *_money(plan, chosen),
         (phrase("bottleneck"), forecast.bottleneck),
         (phrase("advice"), forecast.advice),
@@ -218,6 +213,23 @@ def _answer(plan: Plan, chosen: Candidate, say: Say, *, verbose: bool) -> list[R
         if text
     )
     return [grid, Text(say(label), style="yellow")]
+
+
+def _speeds(plan: Plan, forecast: Forecast, say: Say) -> Iterable[tuple[str, Text | str]]:
+    """Yield throughput and latency; of an engine that only reads, by the request."""
+    ends = [rate(forecast.output_low), rate(forecast.output_high)]
+    if plan.request.reads_only:
+        prompts = rate(forecast.requests_per_s * plan.request.load.input_tokens)
+        speed = say(plan.request.speed(forecast))
+        yield phrase("throughput"), _ranged(plan, speed, ends, say)
+        yield phrase("prompts"), phrase("{n} prompt tokens/s", n=prompts)
+        yield phrase("answer after"), milliseconds(forecast.ttft_s * 1000)
+        return
+    times = [milliseconds(time * 1000) for time in (forecast.tpot_low, forecast.tpot_high)]
+    output = f"{rate(forecast.output_tokens_per_s)} tokens/s"
+    yield phrase("output"), _ranged(plan, output, ends, say)
+    yield phrase("per token"), _ranged(plan, milliseconds(forecast.tpot_s * 1000), times, say)
+    yield phrase("first token"), milliseconds(forecast.ttft_s * 1000)
 
 
 def _reasons(plan: Plan) -> Iterable[tuple[str, str]]:
@@ -273,15 +285,11 @@ def _money(plan: Plan, chosen: Candidate) -> Iterable[tuple[str, str]]:
     cost, job_s = chosen.cost, plan.request.job_s(chosen.forecast)
     unit = one_line(cost.currency) if cost else ""
     if cost:
-        yield (
-            phrase("cost"),
-            phrase(
-                "{million} {unit} per million output tokens, {hour} {unit} an hour",
-                million=price(cost.per_million_tokens),
-                hour=price(cost.per_hour),
-                unit=unit,
-            ),
-        )
+        words = "{million} {unit} per million output tokens, {hour} {unit} an hour"
+        if plan.request.reads_only:
+            words = "{million} {unit} per million prompt tokens, {hour} {unit} an hour"
+        million, hour = price(cost.per_million_tokens), price(cost.per_hour)
+        yield phrase("cost"), phrase(words, million=million, hour=hour, unit=unit)
     if job_s is not None:
         job = {"n": plan.request.job_prompts, "time": seconds(job_s)}
         words = phrase("{n:,} prompts: {time}", **job)
@@ -304,8 +312,10 @@ def _ms(count: float) -> str:
     return f"{count * 1000:.1f}" if count < 0.0995 else f"{count * 1000:,.0f}"
 
 
-def in_short(item: Candidate) -> Phrase:
+def in_short(plan: Plan, item: Candidate) -> Phrase:
     """Return the speed of a layout: `2,846 tokens/s, 82.6 ms per token`."""
+    if plan.request.reads_only:
+        return plan.request.speed(item.forecast)
     return phrase(
         "{rate} tokens/s, {time} per token",
         rate=rate(item.forecast.output_tokens_per_s),
@@ -356,6 +366,8 @@ def _candidates(plan: Plan, items: Sequence[Candidate], say: Say, *, wide: bool)
     within = phrase("range") if plan.beyond_measured else phrase("80%\nwithin")
     sizes = [phrase("GiB weights\n+ cache")]
     speeds = ["tokens/s", "TTFT\ns", phrase("ms per\ntoken")]
+    if plan.request.reads_only:
+        speeds = ["requests/s", phrase("answer\ns")]
     if wide:
         speeds.insert(1, within)
         sizes = [
@@ -366,7 +378,7 @@ def _candidates(plan: Plan, items: Sequence[Candidate], say: Say, *, wide: bool)
             phrase("of HBM\nGiB"),
             phrase("running\nat once"),
         ]
-        speeds.append(within)
+        speeds += [] if plan.request.reads_only else [within]
     several = any(item.replicas > 1 for item in items)
     replicas = [phrase("repli-\ncas")] if several else []
     figures = (f">{say(title)}" for title in (*replicas, phrase("NPUs\n(hosts)"), *sizes, *speeds))
@@ -394,8 +406,10 @@ def _candidate(plan: Plan, item: Candidate, *, wide: bool, priced: bool) -> list
     low, high = rate(forecast.output_low), rate(forecast.output_high)
     row.append(Text(rate(forecast.output_tokens_per_s), style="bold" if chosen else ""))
     row += [f"{low}–{high}"] if wide else []
-    row += [rate(forecast.ttft_s), _ms(forecast.tpot_s)]
-    if wide:
+    row.append(rate(forecast.ttft_s))
+    if not plan.request.reads_only:
+        row.append(_ms(forecast.tpot_s))
+    if wide and not plan.request.reads_only:
         row.append(f"{_ms(forecast.tpot_low)}–{_ms(forecast.tpot_high)}")
     if priced:
         row.append(price(item.cost.per_million_tokens) if item.cost else NONE)

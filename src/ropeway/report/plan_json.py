@@ -42,7 +42,7 @@ def _candidate(request: PlanRequest, item: Candidate) -> dict[str, object]:
         "memory_fraction": item.fraction,
         "max_sequences": item.max_sequences,
         "on_front": item.on_front,
-        "forecast": plain(_forecast(item.forecast)),
+        "forecast": plain(_forecast(request, item.forecast)),
         "memory": _memory(item.memory),
         "job_s": request.job_s(item.forecast),
         "cost": _cost(item.cost) if item.cost else None,
@@ -50,17 +50,19 @@ def _candidate(request: PlanRequest, item: Candidate) -> dict[str, object]:
     }
 
 
-def _forecast(forecast: Forecast) -> dict[str, object]:
+def _forecast(request: PlanRequest, forecast: Forecast) -> dict[str, object]:
+    reads = request.reads_only  # then nothing comes out
     return {
-        "output_tokens_per_s": forecast.output_tokens_per_s,
-        "output_low_tokens_per_s": forecast.output_low,
-        "output_high_tokens_per_s": forecast.output_high,
-        "ceiling_tokens_per_s": forecast.ceiling_tokens_per_s,
+        "output_tokens_per_s": 0.0 if reads else forecast.output_tokens_per_s,
+        "output_low_tokens_per_s": 0.0 if reads else forecast.output_low,
+        "output_high_tokens_per_s": 0.0 if reads else forecast.output_high,
+        "ceiling_tokens_per_s": None if reads else forecast.ceiling_tokens_per_s,
+        "tpot_s": None if reads else forecast.tpot_s,
+        "tpot_low_s": None if reads else forecast.tpot_low,
+        "tpot_high_s": None if reads else forecast.tpot_high,
         "requests_per_s": forecast.requests_per_s,
+        "prompt_tokens_per_s": forecast.requests_per_s * request.load.input_tokens,
         "ttft_s": forecast.ttft_s,
-        "tpot_s": forecast.tpot_s,
-        "tpot_low_s": forecast.tpot_low,
-        "tpot_high_s": forecast.tpot_high,
         "running": forecast.running,
         "step_s": forecast.step_s,
         "parts_s": dict(forecast.parts),
@@ -102,6 +104,8 @@ def _request(request: PlanRequest) -> dict[str, object]:
     cluster, chip, traits, load = request.cluster, request.chip, request.traits, request.load
     return {
         "architecture": request.shape.architecture,
+        "task": request.task,
+        "kv_role": request.role or None,
         "layers": request.shape.layers,
         "precision": request.shape.precision.scheme,
         "hosts": cluster.host_count,
@@ -118,7 +122,7 @@ def _request(request: PlanRequest) -> dict[str, object]:
             "rate": load.rate,
             "requests": load.requests,
             "input_tokens": load.input_tokens,
-            "output_tokens": load.output_tokens,
+            "output_tokens": 0 if request.reads_only else load.output_tokens,
         },
         "context": request.context,
         "objective": request.objective,

@@ -31,14 +31,14 @@ def request_words(request: PlanRequest) -> tuple[Phrase, tuple[Phrase, ...]]:
         arrivals = phrase("{rate} requests per second", rate=rate(load.rate))
     else:
         arrivals = phrase("{n:,} clients", n=load.clients)
+    words = "{arrivals}, {inputs:,} tokens in"
+    if not request.reads_only:
+        words = "{arrivals}, {inputs:,} tokens in, {outputs:,} out"
     parts.append(
-        phrase(
-            "{arrivals}, {inputs:,} tokens in, {outputs:,} out",
-            arrivals=arrivals,
-            inputs=load.input_tokens,
-            outputs=load.output_tokens,
-        )
+        phrase(words, arrivals=arrivals, inputs=load.input_tokens, outputs=load.output_tokens)
     )
+    if request.task != "generate":
+        parts.insert(-1, request.task_words)
     if request.job_prompts:
         parts.append(phrase("averaged over a job of {n:,} prompts", n=request.job_prompts))
     if request.context:
