@@ -6,7 +6,7 @@ from ropeway.models.attention import HIDDEN, LEARNT_POSITIONS, is_encoder, matri
 from ropeway.models.config import Config
 from ropeway.models.encoders import read_encoders
 from ropeway.models.layers import all_layers, mtp_layers, unknown_kinds
-from ropeway.models.positions import NOTHING, overridden, positions
+from ropeway.models.positions import NOTHING, overridden, positions, stored_positions
 from ropeway.models.quantisation import is_unread, stored_precision
 from ropeway.models.shape import (
     Block,
@@ -166,21 +166,14 @@ def _outer(config: Config, hidden: int, vocab: int, tied: bool) -> tuple[Weight,
     return tuple(weights)
 
 
-def _longest(config: Config) -> int:
-    """Return the longest context. RoBERTa's positions begin after that of padding (vLLM's
-    RobertaEmbeddingModel)."""
-    skipped = config.find(("pad_token_id",), 1) + 1 if "roberta" in config.model_type else 0
-    return max(0, config.find(_POSITIONS) - skipped)
-
-
 def _other_tables(config: Config, hidden: int) -> Iterator[Weight]:
     """Yield the tables of positions and of kinds of texts, and what an encoder ends in."""
     kind = config.model_type
-    positions = config.find(("n_positions",)) if kind in ("gpt2", "gpt_bigcode") else 0
+    rows = config.find(("n_positions",)) if kind in ("gpt2", "gpt_bigcode") else 0
     if kind in LEARNT_POSITIONS and config.text(("position_embedding_type",)) in ("", "absolute"):
-        positions = config.find(_POSITIONS)
-    if positions:
-        yield Weight("wpe", "embedding", positions * hidden)
+        rows = stored_positions(config)
+    if rows:
+        yield Weight("wpe", "embedding", rows * hidden)
     if is_encoder(config) and (kinds := config.find(("type_vocab_size",))):
         yield Weight("token_types", "embedding", kinds * hidden)
     if kind in LEARNT_POSITIONS:

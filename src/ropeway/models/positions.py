@@ -22,13 +22,20 @@ _SCALED = ("su", "longrope", "llama3")
 _YARN = ("yarn", "deepseek_yarn", "deepseek_llama_scaling")
 
 
+def stored_positions(config: Config) -> int:
+    """Return how many positions config.json names; 0 for none."""
+    return min(filter(None, (config.find((name,)) for name in _POSITIONS)), default=0)
+
+
 def positions(config: Config) -> tuple[int, int]:
     """Return the longest context in tokens, now and in releases before vLLM 0.30; 0 for unknown.
 
     Until then the factor of YaRN was multiplied with `original_max_position_embeddings`; since
     then `max_position_embeddings` is taken as it is (vllm#56446; read in vLLM 0.30.0 and 0.32.0).
     """
-    plain = min(filter(None, (config.find((name,)) for name in _POSITIONS)), default=0)
+    plain = stored_positions(config)
+    if "roberta" in config.model_type:  # they begin after padding's (vLLM's RobertaEmbeddingModel)
+        plain = max(0, plain - config.find(("pad_token_id",), 1) - 1)
     named = int(number(config.inner.get("model_max_length")))
     now = before = float(named or plain)
     if "gemma3" not in config.model_type:  # its positions are scaled already

@@ -22,9 +22,7 @@ TICK_S = 0.1
 # vLLM requires the first; an answer that is compressed could not be read.
 JSON = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 # vLLM's counters of tokens, in all versions of its V1 engine; an engine that embeds only reads.
-_COUNTER = re.compile(
-    rb"^vllm:(?:generation|prompt)_tokens_total.* (\S+)[ \t\r]*$", re.MULTILINE
-)
+_COUNTER = re.compile(rb"^vllm:(?:generation|prompt)_tokens_total.* (\S+)[ \t\r]*$", re.MULTILINE)
 # More than a replica says to any of our questions; vLLM's metrics are some hundred kilobytes.
 _ANSWER_BYTES = 4 * 2**20
 # How releases of vLLM say that the model is not for a path; and the paths of models that embed,
@@ -120,9 +118,7 @@ class Watch:
     ) -> tuple[int, bytes]:
         headers = self.key | JSON
         encoded = json.dumps({"model": self.model, **body}).encode()
-        async with self.upstreams.request(
-            replica.url, "POST", path, headers, encoded
-        ) as answer:
+        async with self.upstreams.request(replica.url, "POST", path, headers, encoded) as answer:
             return answer.status, await read(answer, _ANSWER_BYTES)
 
     async def _generates(self, replica: Replica) -> bool:

@@ -143,7 +143,9 @@ def entry_of(name: str) -> KnownModel:
     if "positions" in raw:
         config["max_position_embeddings"] = raw["positions"]
     borrows = bool(same_as) and "positions" not in raw
-    return KnownModel(raw["name"], raw["source"], note, config, same_as, borrows, raw.get("pools", False))
+    return KnownModel(
+        raw["name"], raw["source"], note, config, same_as, borrows, raw.get("pools", False)
+    )
 
 
 def _find(name: str) -> tuple[str, str]:
