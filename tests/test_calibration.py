@@ -112,8 +112,8 @@ def test_real_npus_are_not_calibrated():
 
 
 LIKE = Similarity(
-    family=0.02, model=0.06, source=0.03, series=0.03, engine=0.1, method=0.05, split=0.05,
-    noise=0.01, apart=0.0, months=3.0, running=1.0, context=1.0, npus=1.0,
+    family=0.02, model=0.06, source=0.03, series=0.03, engine=0.1, drafts=0.04, method=0.05,
+    split=0.05, noise=0.01, months=3.0, running=1.0, context=1.0, npus=1.0,
 )  # fmt: skip
 CASE = Case("qwen3", "A2", "bf16", "vLLM-Ascend", 18.0, "", False, log(64), log(2048), log(8))
 
@@ -139,7 +139,7 @@ def test_many_of_different_documents_that_agree_are_believed() -> None:
     rows = [record(1.5, source=f"page{number}") for number in range(20)]
     estimate = kriging(CASE, rows, LIKE)(CASE)
     assert exp(estimate.mean) == pytest.approx(1.5, rel=0.03)
-    assert estimate.spread < kriging(CASE, rows[:1], LIKE)(CASE).spread
+    assert estimate.variance < kriging(CASE, rows[:1], LIKE)(CASE).variance
 
 
 def test_the_nearer_one_counts_for_more() -> None:
@@ -154,7 +154,7 @@ def test_knowledge_fades_with_distance() -> None:
     case = replace(CASE, running=log(1), context=log(100_000))
     far = kriging(case, rows, LIKE)(case)
     assert 0 < far.mean < near.mean
-    assert far.spread > near.spread
+    assert far.variance > near.variance
 
 
 def test_the_note_says_how_many_how_much_and_which() -> None:
@@ -165,18 +165,22 @@ def test_the_note_says_how_many_how_much_and_which() -> None:
     assert "https://page" in note
 
 
-def test_what_a_document_counts_otherwise_is_carried_over() -> None:
-    rows = [replace(record(1.0), rest=(0.2, 0.0, -0.3))]
-    estimate = kriging(CASE, rows, LIKE)(CASE)
-    assert estimate.rest == pytest.approx((0.2 * 0.08 / 0.15, 0.0, -0.3 * 0.08 / 0.15))
+def test_a_measurement_that_tells_little_of_its_steps_corrects_little() -> None:
+    kept_up = replace(record(1.5), tells=0.0)
+    corrected = kriging(CASE, [kept_up], LIKE)(CASE).mean
+    assert 0 < corrected < 0.1 * kriging(CASE, [record(1.5)], LIKE)(CASE).mean
 
 
-def test_the_interval_is_wider_than_the_mean_is_sure() -> None:
-    apart = replace(LIKE, apart=0.04)
-    rows = [record(1.5)]
-    near, wide = (kriging(CASE, rows, like)(CASE) for like in (LIKE, apart))
-    assert wide.mean == near.mean
-    assert wide.spread**2 - near.spread**2 == pytest.approx(0.04)
+def test_one_method_of_speculation_says_something_of_another() -> None:
+    other = replace(CASE, family="deepseek_v3", method="mtp")
+    drafts = replace(CASE, method="eagle")
+    rows = [record(1.5, other)]
+    assert kriging(drafts, rows, LIKE)(drafts).mean > 0
+    assert kriging(CASE, rows, LIKE)(CASE).mean == 0
+
+
+def test_no_stored_measurement_that_tells_nothing_has_a_factor() -> None:
+    assert all(item.factor == 0 for item in recorded() if item.tells < 0.01)
 
 
 def test_every_stored_measurement_names_its_source() -> None:

@@ -12,12 +12,13 @@ from rich.cells import cell_len
 from ropeway.errors import Refused
 from ropeway.models.known import known
 from ropeway.plan.correction import recorded
+from ropeway.plan.machine import stored_constants
 from test_report import shown as on_screen
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks" / "planner"))
 
 from evaluate import evaluation_text, main
-from evaluation import METHODS, Evaluation, Figure, Row, Score, evaluate_csv
+from evaluation import ERRORS, METHODS, Evaluation, Figure, Row, Score, evaluate_csv
 from measured import fitted_measurements, kv_bits_named, question_of, read_measurements
 
 HEADER = (
@@ -168,7 +169,7 @@ def test_a_fitted_row_is_predicted_without_its_document() -> None:
     assert not any("left out" in note for note in fitted.notes)
     tpot = next(figure for figure in unseen.rows[0].figures if figure.name == "tpot")
     known_tpot = next(figure for figure in fitted.rows[0].figures if figure.name == "tpot")
-    assert abs(known_tpot.error) < abs(tpot.error)
+    assert known_tpot.predicted != pytest.approx(tpot.predicted, rel=0.01)
     assert tpot.others["nearest neighbour"] != pytest.approx(tpot.measured)
     assert known_tpot.others["nearest neighbour"] == pytest.approx(known_tpot.measured)
 
@@ -188,6 +189,65 @@ def test_disaggregated_prefill_takes_both_sides_layouts() -> None:
     question, _ = question_of(row)
     assert str(question.layout) == "DP8×TP4"
     assert str(question.setup.readers) == "DP4×TP8"
+
+
+LARGE = 30
+
+
+def claims(left_out: str) -> list[tuple[str, float]]:
+    """What every large group of measurements by vLLM-Ascend holds, with others left out."""
+    groups = json.loads(ERRORS.read_text("utf-8"))["groups"]
+    return [
+        (f"{group['group']}, {group['figure']}", group["inside"])
+        for group in groups
+        if group["left_out"] == left_out
+        and group["rows"] >= LARGE
+        and group["figure"] != "ttft"
+        and not group["group"].startswith("engine")
+    ]
+
+
+def test_an_interval_holds_what_it_claims_where_documents_are_left_out() -> None:
+    claimed = dict(claims("document"))
+    assert len(claimed) > 20
+    assert 0.78 <= claimed["all by vLLM-Ascend, output"] <= 0.85
+    assert 0.78 <= claimed["all by vLLM-Ascend, tpot"] <= 0.85
+    assert [name for name, inside in claimed.items() if not 0.75 <= inside <= 0.93] == []
+
+
+def test_an_interval_holds_nearly_as_much_where_whole_authors_are_left_out() -> None:
+    assert [name for name, inside in claims("author") if not 0.7 <= inside <= 0.93] == []
+
+
+def test_stored_errors_are_those_of_the_stored_intervals() -> None:
+    stored = json.loads(ERRORS.read_text("utf-8"))
+    assert stored["interval"] == stored_constants()["interval"]
+
+
+@pytest.mark.parametrize(
+    ("url", "document", "author"),
+    [
+        (
+            "https://github.com/vllm-project/vllm-ascend/blob/67b1ac5e7a2/tests/e2e/nightly/a/x.yaml",
+            "https://github.com/vllm-project/vllm-ascend/tests/e2e/x.yaml",
+            "github.com/vllm-project/vllm-ascend/tests",
+        ),
+        (
+            "https://github.com/vllm-project/vllm-ascend/pull/7",
+            "https://github.com/vllm-project/vllm-ascend/pull/7",
+            "github.com/vllm-project/vllm-ascend/pull/7",
+        ),
+        (
+            "https://github.com/a/b/tree/67b1ac5e7a2/docs/x.md",
+            "https://github.com/a/b/docs/x.md",
+            "github.com/a/b",
+        ),
+        ("https://x.org/4.html", "https://x.org/4.html", "x.org"),
+    ],
+)
+def test_a_document_and_its_author(url: str, document: str, author: str) -> None:
+    (row,), _ = read_measurements(HEADER + changed(source_url=url), "t")
+    assert (row.source, row.author) == (document, author)
 
 
 TABLE = f"{HEADER}{PLAIN}\n{changed(input_len='', output_len='')}\n"

@@ -30,8 +30,11 @@ from ropeway.plan.estimate import Flow, Forecast, case_of, flow, forecast
 from ropeway.plan.machine import Machine, ideal, stored_constants
 from ropeway.plan.question import Question
 
-# The constants fitted to all documents but one, by that document; fit.py writes it.
+# The constants fitted to all documents but one, by that document, and to all authors but one, by
+# that author; fit.py writes it.
 WITHOUT = Path(__file__).with_name("without.json")
+# Errors by group of measurements; intervals.py writes it.
+ERRORS = Path(__file__).with_name("errors.json")
 METHODS = ("planner", "arithmetic alone", "nearest neighbour", "roofline")
 # Shares of the peaks that a plain roofline assumes, after msmodeling's tensor_cast/device.py.
 _ROOFLINE = {"compute": 0.7, "memory": 0.6, "wire": 0.7}
@@ -150,7 +153,7 @@ def _row(row: Measurement, in_sample: bool) -> Row:
         return replace(line, unknown=str(reason))
     left_out = row.key in _keys() and not in_sample
     if left_out:
-        question, state, by_others = _unseen(row, question)
+        question, state, by_others = unseen(row, question, lambda one: one.source)
     else:
         state = flow(question)
         by_others = correction(case_of(question, state))
@@ -205,9 +208,15 @@ def _figure(
     return Figure(name, value, measured, low, high, value / measured - 1, inside, same)
 
 
-def _unseen(row: Measurement, question: Question) -> tuple[Question, Flow, Correction]:
-    """Return the question, its state and its correction by all documents but its own."""
-    constants = _constants_without(row.source)
+def unseen(
+    row: Measurement, question: Question, group: Callable[[Measurement], str]
+) -> tuple[Question, Flow, Correction]:
+    """Return the question, its state and its correction by all groups but its own.
+
+    A group is a document or an author.
+    """
+    own = group(row)
+    constants = _constants_without(own)
     question = with_constants(row, question, constants)
     state = flow(question)
     case = case_of(question, state)
@@ -215,7 +224,7 @@ def _unseen(row: Measurement, question: Question) -> tuple[Question, Flow, Corre
     others = [
         replace(record, factor=record.factor + _shift(number, constants))
         for number, record in enumerate(recorded())
-        if record.case.source != row.source
+        if group(fitted_measurements()[number]) != own
         and alike.covariance(case, record.case) > _LEAST_COVARIANCE
     ]
     return question, state, kriging(case, others, alike)(case)
@@ -223,6 +232,8 @@ def _unseen(row: Measurement, question: Question) -> tuple[Question, Flow, Corre
 
 def _shift(number: int, constants: Mapping[str, float]) -> float:
     """Return how the ln factor of a stored measurement changes with these constants."""
+    if constants == stored_constants()["constants"]:
+        return 0.0
     row, question = _stored_question(number)
     state = flow(question)
     then = flow(with_constants(row, question, constants))
@@ -248,12 +259,13 @@ def _all_without() -> Mapping[str, Sequence[float]]:
     return without
 
 
-def _constants_without(source: str) -> Mapping[str, float]:
-    """Return the constants fitted to all documents but this one."""
+@cache
+def _constants_without(group: str) -> Mapping[str, float]:
+    """Return the constants fitted to all documents, or authors, but this one."""
     constants = stored_constants()["constants"]
-    if source not in _all_without():
+    if group not in _all_without():
         return constants
-    return dict(zip(constants, _all_without()[source], strict=True))
+    return dict(zip(constants, _all_without()[group], strict=True))
 
 
 def _baselines(

@@ -1,18 +1,19 @@
-"""Fit the planner's constants to public measurements, and print how well it predicts others.
+"""Fit the planner's constants to public measurements.
 
     python benchmarks/planner/fit.py MEASUREMENTS.csv [--tune]
 
 Writes constants.json and measurements.json into src/ropeway/plan, and rows.json and without.json
-beside this file, which only evaluate.py reads. Needs numpy.
+beside this file, which only evaluate.py and intervals.py read. Run intervals.py after it. Needs
+numpy.
 
 1. Constants: least squares on the logarithms of output tokens/s, time per token and (less) time to
    first token of the clean core; robust (large errors count linearly) and regularised: each
    constant is drawn towards a value known beforehand, `PRIOR`, more or less strongly.
 2. Factor of each measurement: by how much its steps took longer than the constants say.
 3. Similarity of factors: with --tune by search over `Similarity`, scored by leaving out one
-   document at a time and one configuration at a time; else as it is.
-4. The same constants without each document, so that its measurements can be predicted unseen.
-5. Widths of the 80 % interval from the errors of 4.
+   document at a time and one author at a time; else as it is.
+4. The same constants without each document, and without each author, so that measurements can be
+   predicted unseen.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -30,7 +31,6 @@ from measured import (
     ROWS,
     Measurement,
     NotComparable,
-    forecast_figures,
     kind_of,
     measured_figures,
     plain_figures,
@@ -39,17 +39,9 @@ from measured import (
     with_constants,
 )
 
-from ropeway.plan.correction import (
-    FIGURES,
-    Case,
-    Correction,
-    Record,
-    Setting,
-    Similarity,
-    kriging,
-    similarity,
-)
-from ropeway.plan.estimate import Forecast, case_of, flow, forecast
+from ropeway.plan.correction import Case, Record, Setting, Similarity, similarity
+from ropeway.plan.estimate import case_of, flow
+from ropeway.plan.machine import stored_constants
 from ropeway.plan.question import Question
 
 DATA = Path(__file__).parents[2] / "src" / "ropeway" / "plan"
@@ -93,8 +85,8 @@ PRIOR: Mapping[str, tuple[float, float]] = {
 }
 # Errors above this share count linearly; weight of the priors; of time to first token.
 ROBUST, PRIOR_WEIGHT, TTFT_WEIGHT = 0.1, 8.0, 0.25
-# An interval is never narrower than this: the same configuration repeated differs by so much.
-FLOOR = 0.08
+# What a time to first token alone tells of the factor: queues and bursts decide it too.
+TTFT_TELLS = 0.3
 IMAGE_WEIGHT = 0.5  # image encoders are not modelled
 # A release lives about three weeks.
 LEAST_MONTHS = 0.7
@@ -103,8 +95,8 @@ CENTRE = np.array([math.log(PRIOR[name][0]) for name in NAMES])
 WIDTH = np.array([PRIOR[name][1] for name in NAMES])
 
 START = Similarity(
-    family=0.02, model=0.07, source=0.002, series=0.03, engine=1.4, method=0.2, split=0.001,
-    noise=0.004, apart=0.0, months=1.0, running=1.8, context=1.5, npus=1.05,
+    family=0.02, model=0.07, source=0.002, series=0.03, engine=1.4, drafts=0.1, method=0.03,
+    split=0.001, noise=0.01, months=1.0, running=1.8, context=1.5, npus=1.05,
 )  # fmt: skip
 
 
@@ -134,24 +126,26 @@ def main() -> None:
     constants = as_constants(logs)
     factors = [factor_of(item.row, item.with_constants(constants)) for item in samples]
     cases = [case_with(item, constants) for item in samples]
-    like = tuned(samples, cases, factors) if chosen.tune else similarity()
-    like = replace(like, apart=0.0)
     records = [
         Record(case, factor, item.row.text("source_url"),
-               rest_of(item.row, item.with_constants(constants), factor), setting_of(item))
+               tells(item.row, item.with_constants(constants), factor), setting_of(item))
         for case, factor, item in zip(cases, factors, samples, strict=True)
     ]  # fmt: skip
+    like = tuned(samples, records) if chosen.tune else similarity()
     without = {}
-    for source in sorted({item.row.source for item in core}):
-        rest = [item for item in core if item.row.source != source]
-        without[source] = [float(value) for value in np.exp(fit(rest, logs, rounds=6))]
-    unseen = [unseen_by_document(item, samples, records, without, like) for item in core]
-    others = [unseen_configuration(item, samples, records, constants, like) for item in core]
-    like, widths = intervals(like, unseen, others)
-    write(constants, like, widths, without, samples, records)
-    report("one document left out", [wider(one, like.apart) for one in unseen], widths)
-    near = [wider(one, like.apart) for one in others]
-    report("one configuration left out (constants seen)", near, widths)
+    for group in (by_document, by_author):
+        for left in sorted({group(item) for item in core}):
+            rest = [item for item in core if group(item) != left]
+            without[left] = [float(value) for value in np.exp(fit(rest, logs, rounds=6))]
+    write(constants, like, without, samples, records)
+
+
+def by_document(item: Sample) -> str:
+    return item.row.source
+
+
+def by_author(item: Sample) -> str:
+    return item.row.author
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -245,14 +239,20 @@ def factor_of(row: Measurement, question: Question) -> float:
             for name, error in errors.items()
         )
 
-    coarse = min(np.linspace(-1.6, 1.6, 17), key=distance)
-    return float(min(coarse + np.linspace(-0.2, 0.2, 17), key=distance))
+    # Where the figures do not depend on it, the factor stays at 0.
+    start = distance(0.0)
+    coarse = min(sorted(np.linspace(-1.6, 1.6, 17), key=abs), key=distance)
+    near = min(coarse + np.linspace(-0.2, 0.2, 17), key=distance)
+    return float(near) if distance(near) < start - 1e-3 else 0.0
 
 
-def rest_of(row: Measurement, question: Question, factor: float) -> tuple[float, ...]:
-    """ln(measured / predicted) of each figure that the factor leaves."""
-    left = errors_of(row, replace(question, factor=math.exp(factor)))
-    return tuple(-left.get(name, 0.0) for name in FIGURES)
+def tells(row: Measurement, question: Question, factor: float) -> float:
+    """By how much the measured figures change with the factor: the larger slope of logarithms."""
+    slow, fast = (
+        errors_of(row, replace(question, factor=math.exp(factor + off))) for off in (0.1, -0.1)
+    )
+    slopes = [abs(slow[name] - fast[name]) / 0.2 for name in slow if name != "ttft"]
+    return min(1.0, max(slopes, default=TTFT_TELLS))
 
 
 def setting_of(item: Sample) -> Setting:
@@ -272,163 +272,42 @@ def case_with(item: Sample, constants: Mapping[str, float]) -> Case:
     return case_of(question, flow(question))
 
 
-@dataclass(frozen=True)
-class Unseen:
-    """A measurement that is predicted from others alone."""
-
-    row: Measurement
-    question: Question
-    correction: Correction
-
-    def forecast(self, widths: Mapping[str, float]) -> Forecast:
-        return forecast(self.question, flow(self.question), self.correction, widths)
-
-
-def unseen_by_document(
-    item: Sample,
-    samples: Sequence[Sample],
-    records: Sequence[Record],
-    without: Mapping[str, Sequence[float]],
-    like: Similarity,
-) -> Unseen:
-    """With its document left out of constants and corrections."""
-    own = dict(zip(NAMES, without[item.row.source], strict=True))
-    question = item.with_constants(own)
-    case = case_of(question, flow(question))
-    others = [
-        replace(record, factor=factor, rest=rest_of(other.row, other.with_constants(own), factor))
-        for record, other in zip(records, samples, strict=True)
-        if other.row.source != item.row.source and like.covariance(case, record.case) > 1e-3
-        for factor in (factor_of(other.row, other.with_constants(own)),)
-    ]
-    return Unseen(item.row, question, kriging(case, others, like)(case))
-
-
-def unseen_configuration(
-    item: Sample,
-    samples: Sequence[Sample],
-    records: Sequence[Record],
-    constants: Mapping[str, float],
-    like: Similarity,
-) -> Unseen:
-    """With all measurements of its configuration left out of the correction."""
-    question = item.with_constants(constants)
-    case = case_of(question, flow(question))
-    others = [
-        record
-        for record, other in zip(records, samples, strict=True)
-        if other.row.key != item.row.key
-    ]
-    return Unseen(item.row, question, kriging(case, others, like)(case))
-
-
-def intervals(
-    like: Similarity, unseen: Sequence[Unseen], others: Sequence[Unseen]
-) -> tuple[Similarity, dict[str, float]]:
-    """`apart` and widths that hold 80 % of both kinds of unseen measurements, as nearly as can be.
-
-    The widths are set by leaving documents out; `apart` so that leaving configurations out, where
-    nearer ones are known, agrees.
-    """
-    best: tuple[float, Similarity, dict[str, float]] | None = None
-    for deviation in (0.0, 0.05, 0.1, 0.15, 0.2, 0.3):
-        apart = deviation**2
-        far, near = ([wider(one, apart) for one in ones] for ones in (unseen, others))
-        widths = widths_of(far)
-        inside = [hit for one in near for _, hit in hits(one, widths)]
-        miss = abs(float(np.mean(inside)) - 0.8)
-        if best is None or miss < best[0]:
-            best = miss, replace(like, apart=apart), widths
-    assert best is not None
-    return best[1], best[2]
-
-
-def wider(one: Unseen, apart: float) -> Unseen:
-    spread = math.sqrt(one.correction.spread**2 + apart)
-    return replace(one, correction=replace(one.correction, spread=spread))
-
-
-def widths_of(unseen: Sequence[Unseen]) -> dict[str, float]:
-    """Return the least widths, in standard deviations, of intervals that hold 80 % of `unseen`."""
-    widths = {"floor": FLOOR, "output": 1.28, "tpot": 1.28}
-    for name in ("output", "tpot"):
-        for width in np.arange(0.3, 4.0, 0.05):
-            widths[name] = float(width)
-            inside = [hit for one in unseen for kind, hit in hits(one, widths) if kind == name]
-            if np.mean(inside) >= 0.8:
-                break
-    return widths
-
-
-def hits(one: Unseen, widths: Mapping[str, float]) -> list[tuple[str, bool]]:
-    """Return each figure that has an interval, and whether it lies within."""
-    figures = forecast_figures(one.forecast(widths))
-    measured = measured_figures(one.row, one.question)
-    return [
-        (name, low <= measured[name] <= high)
-        for name, (_, low, high) in figures.items()
-        if name in measured and low is not None and high is not None
-    ]
-
-
-def report(title: str, unseen: Sequence[Unseen], widths: Mapping[str, float]) -> None:
-    """Errors and coverage of the clean core."""
-    core = [one for one in unseen if kind_of(one.row) == "core"]
-    within = [hit for one in core for hit in hits(one, widths)]
-    for name in ("output", "tpot", "ttft"):
-        sizes = []
-        for one in core:
-            measured = measured_figures(one.row, one.question)
-            if name in measured:
-                sizes.append(
-                    abs(forecast_figures(one.forecast(widths))[name][0] / measured[name] - 1)
-                )
-        inside = [hit for kind, hit in within if kind == name]
-        share = f", {np.mean(inside):.0%} inside" if inside else ""
-        print(f"{title}: {name} of {len(sizes)}: median {np.median(sizes):.1%}, "
-              f"mean {np.mean(sizes):.1%}{share}")  # fmt: skip
-
-
-def tuned(samples: Sequence[Sample], cases: Sequence[Case], factors: Sequence[float]) -> Similarity:
+def tuned(samples: Sequence[Sample], records: Sequence[Record]) -> Similarity:
     """Coordinate search from START."""
-    best, score = START, tuning_score(START, samples, cases, factors)
+    best, score = START, tuning_score(START, samples, records)
     for _ in range(2):
-        for name in sorted(set(asdict(START)) - {"apart"}):
+        for name in asdict(START):
             for times in (0.4, 0.65, 1.5, 2.5):
                 tried = replace(best, **{name: getattr(best, name) * times})
                 if tried.months < LEAST_MONTHS:
                     continue
-                then = tuning_score(tried, samples, cases, factors)
+                then = tuning_score(tried, samples, records)
                 if then < score - 1e-4:
                     best, score = tried, then
         print(f"likeness: {score:.4f} {asdict(best)}", flush=True)
     return best
 
 
-def tuning_score(
-    like: Similarity, samples: Sequence[Sample], cases: Sequence[Case], factors: Sequence[float]
-) -> float:
-    """Mean over figures and both ways of leaving out; the core counts in full, the rest less."""
+def tuning_score(like: Similarity, samples: Sequence[Sample], records: Sequence[Record]) -> float:
+    """Mean over both ways of leaving out; the core counts in full, the rest less."""
     size = len(samples)
     matrix = np.empty((size, size))
     for one in range(size):
         for two in range(one, size):
-            matrix[one, two] = matrix[two, one] = like.covariance(cases[one], cases[two])
-    inverse = np.linalg.inv(matrix + like.noise * np.eye(size))
-    values = np.array(factors)
+            matrix[one, two] = like.covariance(records[one].case, records[two].case)
+            matrix[two, one] = matrix[one, two]
+    inverse = np.linalg.inv(matrix + np.diag([like.doubt(record) for record in records]))
+    values = np.array([record.factor for record in records])
+    told = np.array([record.tells for record in records])
     total = 0.0
-    groupings: tuple[Callable[[Sample], str], ...] = (
-        lambda item: item.row.source,
-        lambda item: item.row.key,
-    )
-    for group in groupings:
+    for group in (by_document, by_author):
         means, spreads = left_out(inverse, values, [group(item) for item in samples])
         misses = values - means
-        weights = np.array([1.0 if item.core else 0.3 for item in samples])
+        weights = told * np.array([1.0 if item.core else 0.3 for item in samples])
         sizes = np.minimum(np.abs(misses), 1.0)
         likely = 0.5 * np.log(spreads) + np.minimum(0.5 * misses**2 / spreads, 4)
         total += float((weights * (2 * sizes + 0.2 * likely)).sum() / weights.sum())
-        total += float(np.median(sizes[weights == 1]))
+        total += float(np.median(sizes[[item.core for item in samples]]))
     return total
 
 
@@ -449,7 +328,6 @@ def left_out(
 def write(
     constants: Mapping[str, float],
     like: Similarity,
-    widths: Mapping[str, float],
     without: Mapping[str, Sequence[float]],
     samples: Sequence[Sample],
     records: Sequence[Record],
@@ -457,9 +335,9 @@ def write(
     """Write the data files, with few digits, so that a fit repeated elsewhere gives the same."""
     document = {
         "about": "written by benchmarks/planner/fit.py; docs/planning.md explains each",
-        "constants": {name: _short(value) for name, value in constants.items()},
-        "similarity": {name: _short(value) for name, value in asdict(like).items()},
-        "interval": {name: _short(value) for name, value in widths.items()},
+        "constants": {name: short(value) for name, value in constants.items()},
+        "similarity": {name: short(value) for name, value in asdict(like).items()},
+        "interval": stored_constants()["interval"],
     }
     text = json.dumps(document, indent=1, ensure_ascii=False)
     (DATA / "constants.json").write_text(text + "\n", encoding="utf-8")
@@ -478,40 +356,40 @@ def write(
         [sample.row.as_row() for sample in samples],
     )
     lines = ",\n".join(
-        f"{json.dumps(name)}: {json.dumps([_short(value) for value in row])}"
+        f"{json.dumps(name)}: {json.dumps([short(value) for value in row])}"
         for name, row in without.items()
     )
     about = json.dumps(
-        "constants fitted to all documents but one, in the order of constants.json; "
+        "constants fitted to all documents, or authors, but one, in the order of constants.json; "
         "written by fit.py"
     )
     WITHOUT.write_text(f'{{"about": {about},\n"without": {{\n{lines}\n}}}}\n', encoding="utf-8")
 
 
-def write_lines(path: Path, about: str, key: str, items: Sequence[object]) -> None:
-    """Write a JSON document with one item a line."""
+def write_lines(path: Path, about: str, key: str, items: Iterable[object], **more: object) -> None:
+    """Write a JSON document with one item a line, and what is `more` before them."""
+    head = "".join(f'"{name}": {json.dumps(value)},\n' for name, value in more.items())
     lines = ",\n".join(json.dumps(item, ensure_ascii=False) for item in items)
-    text = f'{{"about": {json.dumps(about)},\n"{key}": [\n{lines}\n]}}\n'
+    text = f'{{"about": {json.dumps(about)},\n{head}"{key}": [\n{lines}\n]}}\n'
     path.write_text(text, encoding="utf-8")
 
 
 def _record(record: Record) -> dict[str, object]:
     case = {
-        name: _short(value) if isinstance(value, float) else value
+        name: short(value) if isinstance(value, float) else value
         for name, value in asdict(record.case).items()
     }
-    rest = [_short(value) for value in record.rest]
     ran = asdict(record.ran) if record.ran else None
     return {
         "url": record.url,
-        "factor": _short(record.factor),
-        "rest": rest,
+        "factor": short(record.factor),
+        "tells": short(record.tells),
         "case": case,
         "ran": ran,
     }
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
     return float(f"{value:.4g}")
 
 

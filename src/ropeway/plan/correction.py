@@ -3,7 +3,7 @@
 Each measurement has a factor: how many times longer its steps took than `step` says. Similar cases
 have similar factors, so the factor of a new case is a weighted mean of theirs, drawn towards 1
 where little is known (a Gaussian process over the nearest few records, also known as kriging). Its
-spread gives the interval.
+variance is part of the interval.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib import resources
-from math import exp, sqrt
+from math import exp
 from operator import mul
 
 from ropeway.phrases import count, phrase
@@ -20,8 +20,8 @@ from ropeway.plan.machine import stored_constants
 FIGURES = ("output", "tpot", "ttft")
 # How many records a case is compared with.
 _NEAREST = 24
-# Bound of ln(measured / predicted) that is carried over besides the factor.
-_LARGEST_REST = 0.5
+# What a record tells of its factor is taken to be at least this.
+_LEAST_TOLD = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +67,14 @@ class Setting:
 class Record:
     """A measurement: its case, ln of its factor, where it was published, and what ran.
 
-    rest  ln(measured / predicted) that the factor leaves, of each figure in FIGURES: a document's
-          way of counting, mostly; 0 where it was not measured
+    tells  by how much its figures change with the factor: 0 where a rate alone decides them, which
+           tells nothing of how long a step took
     """
 
     case: Case
     factor: float
     url: str
-    rest: tuple[float, ...] = (0.0, 0.0, 0.0)
+    tells: float = 1.0
     ran: Setting | None = None
 
 
@@ -84,9 +84,9 @@ class Similarity:
 
     family     for models of one family; `model`: of one family, kind of chip and quantisation
     source     for one document; `series`: for one document and family
-    engine, method, split  for the same other engine, speculation, disaggregated prefill
+    engine, method, split  for the same other engine, method of speculation, disaggregated prefill
+    drafts     for any speculation
     noise      variance of one measurement by itself
-    apart      variance between two of the same case beyond that, for the interval alone
     months     length scale of the month of a release
     running, context, npus  length scales of these (natural logarithms)
     """
@@ -96,10 +96,10 @@ class Similarity:
     source: float
     series: float
     engine: float
+    drafts: float
     method: float
     split: float
     noise: float
-    apart: float
     months: float
     running: float
     context: float
@@ -110,8 +110,8 @@ class Similarity:
         total = 0.0
         if one.engine == other.engine != "vLLM-Ascend":
             total += self.engine
-        if one.method == other.method != "":
-            total += self.method
+        if one.method and other.method:
+            total += self.drafts + (self.method if one.method == other.method else 0.0)
         if one.split and other.split:
             total += self.split
         same_source = one.source == other.source != ""
@@ -135,18 +135,21 @@ class Similarity:
                     total += self.series * near
         return total
 
+    def doubt(self, record: Record) -> float:
+        """Return the variance of a record's factor by itself."""
+        told = max(_LEAST_TOLD, record.tells)
+        return self.noise / (told * told)
+
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """ln of a factor, its standard deviation, and the measurements it rests on.
+    """ln of a factor, the variance of that, and the measurements it rests on.
 
-    rest     ln of what each figure in FIGURES is multiplied by besides
     weights  of the records, the heaviest first; together at most about 1
     """
 
     mean: float
-    spread: float
-    rest: tuple[float, ...] = (0.0, 0.0, 0.0)
+    variance: float = 0.0
     weights: tuple[tuple[float, Record], ...] = ()
 
     def note(self) -> str:
@@ -177,7 +180,7 @@ def recorded() -> tuple[Record, ...]:
             Case(**item["case"]),
             item["factor"],
             item["url"],
-            tuple(item["rest"]),
+            item["tells"],
             Setting(**item["ran"]),
         )
         for item in json.loads(text)["measurements"]
@@ -207,31 +210,25 @@ def kriging(
 ) -> Callable[[Case], Correction]:
     """Return what corrects any case close to this one, by the records nearest to it.
 
-    The correction is the posterior mean and spread of a case's factor.
+    The correction is the posterior mean and variance of a case's factor.
     """
     ranked = sorted(records, key=lambda item: -alike.covariance(case, item.case))[:_NEAREST]
     near = tuple(item for item in ranked if alike.covariance(case, item.case) > 1e-4)
     matrix = [
-        [alike.covariance(a.case, b.case) + (alike.noise if a is b else 0.0) for b in near]
+        [alike.covariance(a.case, b.case) + (alike.doubt(a) if a is b else 0.0) for b in near]
         for a in near
     ]
     inverse = _inverted(matrix)
     factors = [item.factor for item in near]
     solved = tuple(sum(map(mul, row, factors)) for row in inverse)
-    rests = tuple(zip(*(item.rest for item in near), strict=True)) or ((), (), ())
 
     def correct(close: Case) -> Correction:
         shared = [alike.covariance(close, item.case) for item in near]
         weights = [sum(map(mul, row, shared)) for row in inverse]
         mean = sum(map(mul, shared, solved))
         left = alike.covariance(close, close) - sum(map(mul, shared, weights))
-        rest = tuple(
-            max(-_LARGEST_REST, min(_LARGEST_REST, sum(map(mul, weights, column))))
-            for column in rests
-        )
         heaviest = sorted(zip(weights, near, strict=True), key=lambda item: -item[0])[:8]
-        spread = sqrt(max(0.0, left) + alike.noise + alike.apart)
-        return Correction(mean, spread, rest, tuple(heaviest))
+        return Correction(mean, max(0.0, left), tuple(heaviest))
 
     return correct
 

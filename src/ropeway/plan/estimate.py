@@ -11,8 +11,9 @@ from math import exp, expm1, log
 from ropeway.phrases import Phrase, joined, phrase
 from ropeway.plan.correction import Case, Correction, correction
 from ropeway.plan.cycle import Cycle, DataRank, cycle_of
+from ropeway.plan.interval import HOLD_80, Scatter, ends, scatter
 from ropeway.plan.load import Load
-from ropeway.plan.machine import ideal, stored_constants
+from ropeway.plan.machine import ideal
 from ropeway.plan.question import MeasurementSetup, Question
 from ropeway.plan.step import PARTS
 from ropeway.spec.model import Layout
@@ -23,8 +24,6 @@ _CACHED_OUTPUT = 0.6
 _BURSTS = 0.25
 # Rounds of a fixed-point iteration.
 _ROUNDS = 12
-# Standard deviation of ln(measured / predicted) on a machine that was measured by itself.
-_OWN_SPREAD = 0.1
 
 # Parts of a step by what they wait for.
 _GROUPS = {
@@ -277,12 +276,12 @@ def time_per_token(question: Question) -> float:
     corrected = _correction(question, state)
     if corrected.mean:
         state = flow(replace(question, factor=question.factor * exp(corrected.mean)))
-    return state.tpot * exp(corrected.rest[1])
+    return state.tpot
 
 
 def _correction(question: Question, state: Flow) -> Correction:
     if not question.machine.engine:
-        return Correction(0.0, _OWN_SPREAD)
+        return Correction(0.0)
     return correction(case_of(question, state))
 
 
@@ -290,33 +289,27 @@ def forecast(
     question: Question,
     state: Flow,
     corrected: Correction,
-    widths: Mapping[str, float] | None = None,
+    widths: Scatter | None = None,
 ) -> Forecast:
     """Return the forecast from a state as the arithmetic has it and a correction of its steps.
 
-    `widths`: standard deviations from the middle to the ends of the 80 % interval, by figure, and
-    its least half-width, "floor"; by default the fitted ones.
+    `widths`: what the 80 % interval is made of; by default the fitted ones.
     """
-    widths = widths or stored_constants()["interval"]
+    widths = widths or scatter()
     if corrected.mean:
         question = replace(question, factor=question.factor * exp(corrected.mean))
         state = flow(question)
     plain = output_rate(question, state)
-    output, tpot, ttft = (
-        value * exp(rest)
-        for value, rest in zip((plain, state.tpot, state.ttft), corrected.rest, strict=True)
-    )
-    output *= question.replicas
-    slow_output, slow = _at(question, state, plain, exp(corrected.spread * widths["output"]))
-    fast_output, fast = _at(question, state, plain, exp(-corrected.spread * widths["output"]))
-    ratio = exp(corrected.spread * (widths["tpot"] - widths["output"]))
-    floor = 1 + widths["floor"]
+    output = plain * question.replicas
     step = state.cycle.seconds * question.factor / max(1.0, state.cycle.steps)
     parts = parts_of(question, state.cycle)
     ceiling = max(question.replicas * ceiling_of(question, state), output)
-    seconds, first = max(
-        (sum([parts.get(part, 0.0) for part in group]), name) for name, group in _GROUPS.items()
-    )
+    groups = {name: sum(parts.get(part, 0.0) for part in group) for name, group in _GROUPS.items()}
+    seconds, first = max((taken, name) for name, taken in groups.items())
+    spread = HOLD_80 * widths.step(question, corrected, host_share(parts))
+    fast, slow = (_at(question, state, plain, exp(off)) for off in (-spread, spread))
+    outputs = ends(plain, (fast[0], slow[0]), widths.figure("output", question))
+    tpots = ends(state.tpot, (fast[1], slow[1]), widths.figure("tpot", question))
     words = "{what}, {part} of {step} ms a step (hardware ceiling {ceiling:,.0f} tokens/s)"
     if question.load.output_tokens == 1:
         words = "{what}, {part} of {step} ms a step (hardware ceiling {ceiling:,.0f} requests/s)"
@@ -331,12 +324,12 @@ def forecast(
     return Forecast(
         output_tokens_per_s=output,
         requests_per_s=output / question.load.output_tokens,
-        ttft_s=ttft,
-        tpot_s=tpot,
-        output_low=min(slow_output / plain, 1 / floor) * output,
-        output_high=max(fast_output / plain, floor) * output,
-        tpot_low=min(fast / ratio, state.tpot / floor) * exp(corrected.rest[1]),
-        tpot_high=max(slow * ratio, state.tpot * floor) * exp(corrected.rest[1]),
+        ttft_s=state.ttft,
+        tpot_s=state.tpot,
+        output_low=outputs[0] * question.replicas,
+        output_high=outputs[1] * question.replicas,
+        tpot_low=tpots[0],
+        tpot_high=tpots[1],
         running=state.running,
         step_s=step,
         parts=parts,
@@ -345,6 +338,12 @@ def forecast(
         ceiling_tokens_per_s=ceiling,
         notes=(note,) if note else (),
     )
+
+
+def host_share(parts: Mapping[str, float]) -> float:
+    """Return the share of a step that is the host's work."""
+    host = sum(parts.get(name, 0.0) for name in _GROUPS["host work"])
+    return host / (sum(parts.values()) or 1.0)
 
 
 def _at(question: Question, state: Flow, output: float, slower: float) -> tuple[float, float]:

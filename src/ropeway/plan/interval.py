@@ -1,0 +1,90 @@
+"""How far measurements lie from a forecast: the interval that holds 80 % of them.
+
+Nobody's document is ours, so every width was fitted to documents left out
+(benchmarks/planner/intervals.py). Two spreads are joined. That of a step's time goes through the
+queue: where a rate is kept up with, slower steps cost hardly any output, and near saturation a lot.
+That of a figure by itself is what remains when steps take what was forecast: how a document counts.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from math import exp, hypot, log, sqrt
+
+from ropeway.plan.correction import Correction
+from ropeway.plan.load import Load
+from ropeway.plan.machine import stored_constants
+from ropeway.plan.question import Question
+
+# Standard deviations from the middle of a normal distribution that hold 80 % of it.
+HOLD_80 = 1.2816
+# Standard deviation of ln(measured / predicted) on a machine that was measured by itself.
+_OWN = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """What the spread of measurements is made of, as standard deviations of natural logarithms.
+
+    similar  of the factors of similar measurements, as a share of what the correction says of it
+    host     of the host's work: hosts differ in what nobody publishes
+    drafts, split, engine  of a step with speculative decoding, with prompts read by other NPUs, of
+             another engine
+    output_clients, output_rate, tpot_clients, tpot_rate  of a figure by itself, by kind of load
+    """
+
+    similar: float
+    host: float
+    drafts: float
+    split: float
+    engine: float
+    output_clients: float
+    output_rate: float
+    tpot_clients: float
+    tpot_rate: float
+
+    def step(self, question: Question, corrected: Correction, host_share: float) -> float:
+        """Return the deviation of ln of a step's time; `host_share` of it is the host's work."""
+        if not question.machine.engine:
+            return _OWN
+        kinds = (
+            self.drafts * bool(question.setup.method),
+            self.split * question.setup.split,
+            self.engine * (question.machine.engine != "vLLM-Ascend"),
+        )
+        similar = self.similar * sqrt(corrected.variance)
+        return hypot(similar, self.host * host_share, *kinds)
+
+    def figure(self, name: str, question: Question) -> float:
+        """Return the deviation of ln of "output" or "tpot" where steps take what was forecast."""
+        load = question.load
+        if not question.machine.engine:
+            return 0.0
+        if load.rate is None:
+            return float(getattr(self, f"{name}_clients"))
+        own = float(getattr(self, f"{name}_rate"))
+        return hypot(own, 1 / sqrt(arrivals(load))) if name == "output" else own
+
+
+def arrivals(load: Load) -> float:
+    """Return how many requests came in a run at a rate: random, they take longer or shorter."""
+    if load.requests is not None:
+        return load.requests
+    return load.rate * load.window if load.rate and load.window else float("inf")
+
+
+@cache
+def scatter() -> Scatter:
+    """Return the fitted spreads."""
+    return Scatter(**stored_constants()["interval"])
+
+
+def ends(value: float, others: tuple[float, float], own: float) -> tuple[float, float]:
+    """Return the ends of an interval about a value.
+
+    others  the value where steps are faster and slower; own: deviation of the figure by itself
+    """
+    if not value:
+        return 0.0, 0.0
+    down = max(0.0, *(log(value / other) for other in others))
+    up = max(0.0, *(log(other / value) for other in others))
+    return value * exp(-hypot(down, HOLD_80 * own)), value * exp(hypot(up, HOLD_80 * own))
