@@ -12,7 +12,7 @@ from ropeway.plan.question import MeasurementSetup, Question
 from test_estimate import ask
 
 NONE = Scatter(
-    similar=0.0, host=0.0, drafts=0.0, split=0.0, engine=0.0,
+    similar=0.0, few=0.0, drafts=0.0, split=0.0, engine=0.0,
     output_clients=0.0, output_rate=0.0, tpot_clients=0.0, tpot_rate=0.0,
 )  # fmt: skip
 SIMILAR = replace(NONE, similar=1.0)
@@ -49,10 +49,11 @@ def test_few_requests_at_a_rate_come_in_more_or_less_time() -> None:
     assert down(many) == pytest.approx(HOLD_80 / 50, rel=0.01)
 
 
-def test_where_the_host_works_most_the_interval_is_widest() -> None:
-    host = replace(NONE, host=0.5)
-    few, many = (predict(ask("TP8", (4000, 600), clients=n), host) for n in (1, 256))
-    assert down(few) > down(many) > 0
+def test_the_fewer_run_at_once_the_wider_is_the_interval() -> None:
+    widths = replace(NONE, few=0.4)
+    one, many = (predict(ask("TP8", (400, 600), clients=number), widths) for number in (1, 64))
+    assert down(one) == pytest.approx(0.4 * HOLD_80)
+    assert down(many) == pytest.approx(0.05 * HOLD_80)
 
 
 @pytest.mark.parametrize("kind", ["drafts", "split", "engine"])

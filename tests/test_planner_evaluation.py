@@ -212,11 +212,11 @@ def test_an_interval_holds_what_it_claims_where_documents_are_left_out() -> None
     assert len(claimed) > 20
     assert 0.78 <= claimed["all by vLLM-Ascend, output"] <= 0.85
     assert 0.78 <= claimed["all by vLLM-Ascend, tpot"] <= 0.85
-    assert [name for name, inside in claimed.items() if not 0.75 <= inside <= 0.93] == []
+    assert [name for name, inside in claimed.items() if not 0.72 <= inside <= 0.9] == []
 
 
 def test_an_interval_holds_nearly_as_much_where_whole_authors_are_left_out() -> None:
-    assert [name for name, inside in claims("author") if not 0.7 <= inside <= 0.93] == []
+    assert [name for name, inside in claims("author") if not 0.7 <= inside <= 0.9] == []
 
 
 def test_stored_errors_are_those_of_the_stored_intervals() -> None:

@@ -94,9 +94,10 @@ NAMES = tuple(PRIOR)
 CENTRE = np.array([math.log(PRIOR[name][0]) for name in NAMES])
 WIDTH = np.array([PRIOR[name][1] for name in NAMES])
 
+# Half-way from what was there to what --tune found, so that it fits these documents less closely.
 START = Similarity(
-    family=0.02, model=0.07, source=0.002, series=0.03, engine=1.4, drafts=0.1, method=0.03,
-    split=0.001, noise=0.01, months=1.0, running=1.8, context=1.5, npus=1.05,
+    family=0.0195, model=0.1, source=0.002, series=0.03, engine=1.4, drafts=0.12, method=0.03,
+    split=0.001, noise=0.01, months=1.0, running=3.0, context=2.2, npus=8.0,
 )  # fmt: skip
 
 

@@ -304,9 +304,10 @@ def forecast(
     step = state.cycle.seconds * question.factor / max(1.0, state.cycle.steps)
     parts = parts_of(question, state.cycle)
     ceiling = max(question.replicas * ceiling_of(question, state), output)
-    groups = {name: sum(parts.get(part, 0.0) for part in group) for name, group in _GROUPS.items()}
-    seconds, first = max((taken, name) for name, taken in groups.items())
-    spread = HOLD_80 * widths.step(question, corrected, host_share(parts))
+    seconds, first = max(
+        (sum([parts.get(part, 0.0) for part in group]), name) for name, group in _GROUPS.items()
+    )
+    spread = HOLD_80 * widths.step(question, corrected, state.running)
     fast, slow = (_at(question, state, plain, exp(off)) for off in (-spread, spread))
     outputs = ends(plain, (fast[0], slow[0]), widths.figure("output", question))
     tpots = ends(state.tpot, (fast[1], slow[1]), widths.figure("tpot", question))
@@ -338,12 +339,6 @@ def forecast(
         ceiling_tokens_per_s=ceiling,
         notes=(note,) if note else (),
     )
-
-
-def host_share(parts: Mapping[str, float]) -> float:
-    """Return the share of a step that is the host's work."""
-    host = sum(parts.get(name, 0.0) for name in _GROUPS["host work"])
-    return host / (sum(parts.values()) or 1.0)
 
 
 def _at(question: Question, state: Flow, output: float, slower: float) -> tuple[float, float]:

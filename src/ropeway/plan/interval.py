@@ -26,14 +26,15 @@ class Scatter:
     """What the spread of measurements is made of, as standard deviations of natural logarithms.
 
     similar  of the factors of similar measurements, as a share of what the correction says of it
-    host     of the host's work: hosts differ in what nobody publishes
+    few      of the steps of one sequence, over the root of how many run at once: what is peculiar
+             to one averages out, and the host's work, in which hosts differ, weighs less
     drafts, split, engine  of a step with speculative decoding, with prompts read by other NPUs, of
              another engine
     output_clients, output_rate, tpot_clients, tpot_rate  of a figure by itself, by kind of load
     """
 
     similar: float
-    host: float
+    few: float
     drafts: float
     split: float
     engine: float
@@ -42,8 +43,8 @@ class Scatter:
     tpot_clients: float
     tpot_rate: float
 
-    def step(self, question: Question, corrected: Correction, host_share: float) -> float:
-        """Return the deviation of ln of a step's time; `host_share` of it is the host's work."""
+    def step(self, question: Question, corrected: Correction, running: float) -> float:
+        """Return the deviation of ln of the time of a step with so many sequences `running`."""
         if not question.machine.engine:
             return _OWN
         kinds = (
@@ -52,7 +53,7 @@ class Scatter:
             self.engine * (question.machine.engine != "vLLM-Ascend"),
         )
         similar = self.similar * sqrt(corrected.variance)
-        return hypot(similar, self.host * host_share, *kinds)
+        return hypot(similar, self.few / sqrt(max(1.0, running)), *kinds)
 
     def figure(self, name: str, question: Question) -> float:
         """Return the deviation of ln of "output" or "tpot" where steps take what was forecast."""
