@@ -91,7 +91,7 @@ def test_known_are_variables_that_are_named_as_keys_or_called_so() -> None:
         "{env: {AWS_ACCESS_KEY_ID: x}}", "{env: {HTTPS_PROXY: 'http://me:pw@proxy:3128'}}",
         "{env: {OTHER: hf_0123456789abcdefgh}}", "{env: {OTHER: 'Bearer 0123456789'}}",
         "{engine_args: {hf-token: abcdef}}", "{engine_args: {hf_token: abcdef}}",
-        "{engine_args: {kv-config: {redis: {password: x}}}}",
+        "{engine_args: {kv-config: {redis: {password: abcdef}}}}",
         "{engine_args: {x: [--db-password, y]}}",
         "{engine_args: {x: 'redis://:pw@host:6379'}}",
     ],

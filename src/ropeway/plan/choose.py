@@ -18,14 +18,15 @@ from ropeway.errors import LayoutError
 from ropeway.phrases import Phrase, count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected
 from ropeway.plan.cost import cost
+from ropeway.plan.doubts import doubts, most_measured
 from ropeway.plan.estimate import Forecast, estimate, most_running, time_per_token
 from ropeway.plan.fit import MOST_SEQUENCES, Fit, Search, fit_layout, search_of, wider_fit
 from ropeway.plan.layout import check, problems, working
 from ropeway.plan.load import Load
 from ropeway.plan.missing import missing
 from ropeway.plan.question import Question
-from ropeway.plan.reports import beyond_measured, measured, unreported
-from ropeway.plan.values import figure_of, memory_doubts, memory_words, shortfall, values
+from ropeway.plan.reports import unreported
+from ropeway.plan.values import figure_of, memory_words, shortfall, values
 from ropeway.spec.model import Layout
 
 # Results that differ by less are equal: then the simpler or better known layout wins.
@@ -34,10 +35,6 @@ _TIE = 0.01
 _MUCH = 1.1
 # Sequences of a step are captured as a graph in multiples of this (cycle.largest_graph).
 _STEP = 16
-# What one router passes on each second (docs/router.md).
-_ROUTER_REQUESTS, _ROUTER_TOKENS = 1_700, 10_000
-# The usual limit of open files, less those that a program has anyway.
-_CONNECTIONS = 1_000
 
 
 def choose(request: PlanRequest) -> Plan:
@@ -58,7 +55,7 @@ def choose(request: PlanRequest) -> Plan:
     chosen = ranked[0] if ranked else None
     front = [item for item in ranked if item.on_front]
     made_of = chosen.forecast.notes if chosen else ()
-    most = _most_measured(search, chosen) if chosen else None
+    most = most_measured(search, chosen) if chosen else None
     beyond = most is not None or request.reads_only
     plan = Plan(
         request=request,
@@ -68,7 +65,7 @@ def choose(request: PlanRequest) -> Plan:
         rejected=tuple(rejected),
         values=(),
         doubts=(
-            *_doubts(search, ranked),
+            *doubts(search, ranked),
             *_context_words(search, layouts, chosen),
             *context_doubt(request.shape, None if request.leaves_context else search.context),
         ),
@@ -381,33 +378,6 @@ def _unsplittable(request: PlanRequest, layouts: Sequence[Layout]) -> Iterator[R
             yield Rejected(layout, "shape", joined(reasons))
 
 
-def _doubts(search: Search, ranked: Sequence[Candidate]) -> Iterator[str]:
-    """Yield what speaks against the first, and what else there is."""
-    yield from search.request.traits.doubts
-    if not ranked:
-        return
-    yield from search.request.flag_notes
-    yield from ranked[0].notes
-    yield from memory_doubts(search, ranked[0])
-    if search.request.layout is None:
-        yield from _measured_words(search, ranked)
-    yield from _load_words(search, ranked[0])
-    yield from _router_words(ranked[0])
-    yield from _length_words(search.request)
-
-
-def _length_words(request: PlanRequest) -> Iterator[str]:
-    """Yield a note where a job is priced for lengths that nobody named: all depends on them."""
-    named = {"workload.input_tokens", "workload.output_tokens"} & set(request.sources)
-    if request.job_prompts and len(named) < 2:
-        yield phrase(
-            "nobody named the lengths of the job's prompts and answers; time and cost are for the "
-            "default, {inputs:,} tokens in, {outputs:,} out: `--input-tokens`, `--output-tokens`",
-            inputs=request.load.input_tokens,
-            outputs=request.load.output_tokens,
-        )
-
-
 def _context_words(
     search: Search, layouts: Sequence[Layout], chosen: Candidate | None
 ) -> Iterator[str]:
@@ -429,48 +399,6 @@ def _context_words(
         )
 
 
-def _most_measured(search: Search, chosen: Candidate) -> int | None:
-    """Return the most sequences at once that others have measured, where these are far more."""
-    chip = search.request.chip
-    return beyond_measured(chosen.forecast.running, chip.family) if chip else None
-
-
-def _load_words(search: Search, chosen: Candidate) -> Iterator[str]:
-    """Yield notes on more sequences or clients than others have measured or programs may open."""
-    chip, clients = search.request.chip, chosen.clients or 0
-    if chip and (most := _most_measured(search, chosen)):
-        yield phrase(
-            "nobody has published a measurement with more than {n:,} sequences at once in a DP "
-            "rank on {chips}, and these are {running:,.0f}",
-            n=most,
-            chips=chip.family,
-            running=chosen.forecast.running,
-        )
-    if clients > _CONNECTIONS:
-        yield phrase(
-            "each of {n:,} clients keeps a connection open: the program that sends the requests "
-            "needs as many open files, and 1,024 are usual (`ulimit -n`)",
-            n=clients,
-        )
-
-
-def _measured_words(search: Search, ranked: Sequence[Candidate]) -> Iterator[str]:
-    """Yield the best that others have measured, where that is not the first."""
-    chip, experts = search.request.chip, bool(search.request.shape.experts)
-    if chip is None or search.request.reads_only:
-        return
-    for item in ranked:
-        hosts = search.hosts(item.layout)
-        if measured(item.layout, hosts, experts=experts, family=chip.family):
-            if item is not ranked[0]:
-                yield phrase(
-                    "the best of those that others have measured: {name}, {speed}",
-                    name=item.name,
-                    speed=search.request.speed(item.forecast),
-                )
-            return
-
-
 def _layout_notes(search: Search, layout: Layout) -> tuple[str, ...]:
     """Return why a layout may not run, though nothing says that it cannot."""
     request, case = search.request, search.case(layout)
@@ -479,23 +407,3 @@ def _layout_notes(search: Search, layout: Layout) -> tuple[str, ...]:
     version, experts = request.traits.version, bool(request.shape.experts)
     words = unreported(layout, case.hosts, experts=experts, family=case.family, version=version)
     return (*filter(None, (words,)), *notes(case, version))
-
-
-def _router_words(chosen: Candidate) -> Iterator[str]:
-    """Yield a note where the router would have more to do than its one core can."""
-    forecast = chosen.forecast
-    if chosen.replicas == 1:
-        return
-    if forecast.requests_per_s > _ROUTER_REQUESTS:
-        yield phrase(
-            "one router passes on about {limit:,} requests/s, and these replicas answer {n:,.0f}: "
-            "spread the load over several services",
-            limit=_ROUTER_REQUESTS,
-            n=forecast.requests_per_s,
-        )
-    if forecast.output_tokens_per_s > _ROUTER_TOKENS:
-        yield phrase(
-            "one router passes on about {limit:,} streamed tokens/s one by one; beyond that it "
-            "sends several at a time",
-            limit=_ROUTER_TOKENS,
-        )

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 
 from ropeway.outside import parse_json
 from ropeway.phrases import phrase
@@ -46,6 +47,7 @@ LAYOUT_KEY = {
 }
 
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+_SHORTEST = 6
 _FLAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 
@@ -197,19 +199,19 @@ def variable_faults(env: Mapping[str, str]) -> list[Fault]:
     return faults
 
 
-def _holds_secret(name: str, value: object) -> bool:
+def _holds_secret(name: str, value: object, shortest: int = 1) -> bool:
     """Return whether this is a secret by its name, or has one in it.
 
-    Numbers and special tokens, as in `image_token: <|image|>`, are not.
+    Numbers and special tokens, as in `image_token: <|image|>`, are not; within mappings neither are
+    words of less than six characters, as in `classifier_from_token: [no, yes]`.
     """
     if isinstance(value, Mapping):
-        return any(_holds_secret(str(key), item) for key, item in value.items())
+        return any(_holds_secret(str(key), item, _SHORTEST) for key, item in value.items())
     if isinstance(value, list | tuple):
-        flags = zip(("", *value), value, strict=False)  # ["--hf-token", "hf_…"]
-        return any(_holds_secret(str(before), item) for before, item in flags) or (
-            is_secret_name(name) and bool(value)
-        )
-    if not isinstance(value, str) or not value or value.startswith("<"):
+        named = ((name, item) for item in value)
+        flags = pairwise(map(str, value))  # ["--hf-token", "hf_…"]
+        return any(_holds_secret(key, item, shortest) for key, item in (*named, *flags))
+    if not isinstance(value, str) or len(value) < shortest or value.startswith("<"):
         return False
     return is_secret_name(name) or without_secret_shapes(value, "") != value
 
