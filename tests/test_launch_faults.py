@@ -132,7 +132,7 @@ def test_more_hosts_than_files_may_be_open_are_refused(cluster: Make, monkeypatc
         ("engine-fails:host1", "host1", "the engine failed: RuntimeError: NPU out of memory"),
         ("engine-fails:host2", "host2", "the engine failed: RuntimeError: NPU out of memory"),
         ("ssh-blinks:host2", "host2", "the connection was lost"),
-        ("host-down:host2", "host2", "no route to host"),
+        ("host-down:host2", "host2", "there is no route to the host"),
         ("docker-down:host2", "host2", "Cannot connect to the Docker daemon"),
     ],
 )

@@ -18,7 +18,7 @@ from ropeway.spec.model import load_spec
 
 # What a start says of a fault where it does not say the title of doctor's finding.
 OWN_WORDS = {
-    "host-down": "no route to host",
+    "host-down": "there is no route to the host",
     "shm-small": "`up` does not play `shm-small`",
     "port-taken": "`nginx` listens there",
     "no-driver": "dcmi module initialize failed",

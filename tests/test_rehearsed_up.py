@@ -227,9 +227,9 @@ def test_a_port_of_ours_excuses_no_stranger_on_another_host(replicas: Cluster):
 
 def test_a_dead_host_keeps_no_other_up(replicas: Cluster):
     state = replicas.virtual.state("host2")
-    alive, state.machine = state.machine, replace(state.machine, failure="no route to host")
+    alive, state.machine = state.machine, replace(state.machine, failure="No route to host")
     assert replicas.run("down") == 1
-    assert "host2: no route to host" in replicas.error
+    assert "host2: there is no route to the host" in replicas.error
     assert replicas.last_audit()["outcome"].startswith("failed: ")
     state.machine = alive
     assert {line.partition(":")[0] for line in replicas.remains()} == {"host2"}
@@ -241,7 +241,7 @@ def test_a_dead_host_keeps_no_other_up(replicas: Cluster):
 @pytest.mark.parametrize("verb", [("status",), ("logs",), ("exec", "true")])
 def test_what_runs_on_dead_hosts_is_not_known(verb: tuple[str, ...], replicas: Cluster):
     for host in replicas.fleet.machines:
-        replicas.virtual.state(host.name).machine = replace(host, failure="no route to host")
+        replicas.virtual.state(host.name).machine = replace(host, failure="No route to host")
     assert replicas.run(*verb) == 1
     assert "is not known: 2 of 2 hosts did not answer" in replicas.out + replicas.err
 

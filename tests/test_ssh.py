@@ -200,10 +200,10 @@ def test_a_jump_hosts_failure_hides_behind_the_connection_through_it():
 
 def test_a_lost_connection_says_how_and_shows_the_last_output():
     silence = "Timeout, server 10.0.0.7 not responding."
-    error = connection_lost("npu-smi", f"{silence}\r\n", "npu7", ("half a ta",))
+    error = connection_lost("npu-smi", f"{silence}\r\n", "npu7", "ssh npu7", ("half a ta",))
     assert "timed out while `npu-smi` ran" in error.what
     assert error.evidence == ("half a ta", silence)
-    assert "lost while `ls` ran" in connection_lost("ls", "", "npu7", ()).what
+    assert "lost while `ls` ran" in connection_lost("ls", "", "npu7", "ssh npu7", ()).what
 
 
 def test_a_machine_without_ssh_is_told_how_to_get_it(monkeypatch, tmp_path):

@@ -29,7 +29,7 @@ from ropeway.errors import Exit, HostError, Refused
 from ropeway.facts.bundle import SPEC, read_bundle
 from ropeway.facts.gather import facts_of
 from ropeway.hosts.base import Host
-from ropeway.hosts.connect import connected
+from ropeway.hosts.connect import connected, ssh_hosts
 from ropeway.hosts.interrupts import interruptible
 from ropeway.phrases import phrase
 from ropeway.report.chinese import in_language
@@ -161,7 +161,15 @@ def _bundled(path: Path, image: str | None) -> ClusterFacts:
     bundle = read_bundle(path)
     spec = parse_spec(bundle.spec, f"{path}:{SPEC}") if bundle.spec is not None else None
     hosts = tuple(facts_of(transcript) for transcript in bundle.transcripts)
-    failures = {name: HostError(text, where=name) for name, text in bundle.failures.items()}
+    ways = {host.name: host.by_hand for host in ssh_hosts(spec.cluster, "")} if spec else {}
+    failures = {
+        name: HostError(
+            text,
+            where=name,
+            hint=phrase("does it answer? try: {ssh} true", ssh=ways.get(name, f"ssh {name}")),
+        )
+        for name, text in bundle.failures.items()
+    }
     names = (*(host.name for host in hosts), *failures)
     return ClusterFacts(replace(_requirements(spec), image=image), hosts, failures, names=names)
 

@@ -129,7 +129,12 @@ def with_options(
     return verb
 
 
-_TARGET = re.compile(r"(?:(?P<user>[^@\s]+)@)?(?P<address>[^@\s]+?)(?::(?P<port>\d{1,5}))?")
+# An IPv6 address stands in brackets where a port follows, and may stand there without one.
+_TARGET = re.compile(
+    r"(?:(?P<user>[^@\s]+)@)?"
+    r"(?:\[(?P<inner>[^@\s\[\]]+)\]|(?P<address>[^@\s:]+|[^@\s]*:[^@\s]*:[^@\s]*))"
+    r"(?::(?P<port>\d{1,5}))?"
+)
 
 
 _MOST = 1e12
@@ -166,7 +171,8 @@ def remote_host(text: str) -> RemoteHost:
         )
     port = int(match["port"]) if match["port"] else None
     try:
-        return RemoteHost(address=match["address"], npus=1, user=match["user"], port=port)
+        address = match["inner"] or match["address"]
+        return RemoteHost(address=address, npus=1, user=match["user"], port=port)
     except ValidationError as error:
         raise Refused(
             phrase("`{text}` is not a host", text=text), evidence=fault_lines(error)

@@ -69,6 +69,7 @@ class Host(Protocol):
     name     what people and messages call it
     address  how other hosts reach it
     by_hand  what a person types to run a line there, before that line as one word
+    as_flags  what a person adds to a verb of ours that is to act on a service of this host
     """
 
     @property
@@ -79,6 +80,9 @@ class Host(Protocol):
 
     @property
     def by_hand(self) -> str: ...
+
+    @property
+    def as_flags(self) -> str: ...
 
     def run(
         self,

@@ -16,7 +16,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Generic, NoReturn, Protocol, TypeVar
 
-from ropeway.errors import Cancelled, Refused, RopewayError
+from ropeway.errors import Cancelled, Refused, RopewayError, SshError, TimeLimit
 from ropeway.hosts.base import Host
 from ropeway.hosts.child import CancelToken, cancellable
 from ropeway.hosts.interrupts import uninterrupted
@@ -102,7 +102,7 @@ def run_on_all(
                     what = phrase(
                         "was not reached within the {timeout:g} s for all hosts", timeout=timeout
                     )
-                    note(number, Outcome(host, error=Cancelled(what, where=host.name)))
+                    note(number, _failed(host, Cancelled(what)))
     except BaseException:
         with uninterrupted():
             pool.shutdown("was interrupted")
@@ -117,9 +117,16 @@ def _visit(host: H, task: Callable[[H], T], token: CancelToken) -> Outcome[T]:
             result = task(host)
             token.check()  # the task may have taken the end of a cancelled command for its answer
     except RopewayError as error:
-        error.where = error.where or host.name
-        return Outcome(host, error=error)
+        return _failed(host, error)
     return Outcome(host, result)
+
+
+def _failed(host: H, error: RopewayError) -> Outcome[T]:
+    """Return the outcome of a host that failed. One that was not reached has a way to try it."""
+    error.where = error.where or host.name
+    if isinstance(error, SshError | TimeLimit | Cancelled) and not error.hint:
+        error.hint = phrase("does it answer? try: {ssh} true", ssh=host.by_hand)
+    return Outcome(host, error=error)
 
 
 def run_on_all_or_raise(hosts: Hosts, task: Callable[[Host], T]) -> dict[str, T]:

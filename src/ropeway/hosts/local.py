@@ -20,6 +20,7 @@ class LocalHost:
     name: str = "localhost"
     address: str = "127.0.0.1"
     by_hand: str = "sh -c"
+    as_flags: str = "--local"
 
     def run(
         self,

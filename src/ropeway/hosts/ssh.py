@@ -21,6 +21,7 @@ from ropeway.hosts.base import Result, cannot_write
 from ropeway.hosts.child import Child, Output, running, sleep_cancellable
 from ropeway.hosts.remote import Framed, remote_line
 from ropeway.phrases import phrase
+from ropeway.spec.types import bracketed
 
 # ssh first listens at this path plus 17 characters (mux.c), and macOS allows 104 bytes in all.
 LONGEST_SOCKET = 86
@@ -238,7 +239,9 @@ class SshHost:
                 hint=phrase("this must print `hello`: {ssh} echo hello", ssh=self.by_hand),
             )
         if err.started or not messages:  # ssh never fails to connect without a message
-            return ssh_errors.connection_lost(program, messages, self.name, output)
+            return ssh_errors.connection_lost(
+                program, messages, self.name, self.by_hand, output
+            )
         if ssh_errors.is_proxy_failure(messages):
             messages = self._ask_proxy() or messages
         return ssh_errors.connection_failure(messages, self.name, self.by_hand)
@@ -264,6 +267,14 @@ class SshHost:
     def by_hand(self) -> str:
         """Return ssh as a person would call it, for hints."""
         return shlex.join(("ssh", *_login_options(self), self.address))
+
+    @property
+    def as_flags(self) -> str:
+        """Return `--host user@address:port`, as our verbs read it, for hints."""
+        user = f"{self.user}@" if self.user else ""
+        port = f":{self.port}" if self.port else ""
+        config = ("--ssh-config", self.config) if self.config else ()
+        return shlex.join(("--host", f"{user}{bracketed(self.address)}{port}", *config))
 
 
 def ssh_argv(host: SshHost) -> tuple[str, ...]:

@@ -31,7 +31,8 @@ _NOISE = re.compile(
 _CASES: tuple[tuple[type[errors.SshError], str, str, str], ...] = (
     (errors.ChangedHostKey, "the host's key is revoked",
      r"REVOKED HOST KEY|revoked by file",
-     "somebody marked it as revoked on this machine: ask them first"),
+     "somebody marked it as revoked on this machine: ask them first\n"
+     "then this must work: {ssh} true"),
     (errors.ChangedHostKey, "the host's key is not the one in known_hosts",
      r"HOST IDENTIFICATION HAS CHANGED",
      "was the host reinstalled? if not, somebody may be intercepting the connection\n"
@@ -83,7 +84,7 @@ def connection_failure(messages: str, where: str, by_hand: str) -> errors.SshErr
 
 
 def connection_lost(
-    program: str, messages: str, where: str, output: Sequence[str]
+    program: str, messages: str, where: str, by_hand: str, output: Sequence[str]
 ) -> errors.ConnectionLost:
     """Return the error of a connection that broke when the command had begun, or may have."""
     lost = "the connection was lost while `{program}` ran"
@@ -93,7 +94,11 @@ def connection_lost(
         phrase(lost, program=program),
         where=where,
         evidence=(*output, *_evidence(messages)),
-        hint="is the host still up? what the command had done by then is not undone",
+        hint=phrase(
+            "is the host still up? try: {ssh} true\n"
+            "what the command had done by then is not undone",
+            ssh=by_hand,
+        ),
     )
 
 

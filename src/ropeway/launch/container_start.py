@@ -219,7 +219,10 @@ class ContainerStart(Attempt):
             advice = (*(absent.advice if absent else ()), *((hint,) if hint else ()))
             hint = joined((*advice, *whole_logs(saved[name] for name in names[:2])), "\n")
         if isinstance(error, ConnectionLost):
-            hint = phrase("is the host still up? what was started has been removed")
+            hint = phrase(
+                "is the host still up? try: {ssh} true\nwhat was started has been removed",
+                ssh=self.hosts[error.where].by_hand if error.where in self.hosts else "ssh HOST",
+            )
         return type(error)(error.what, where=error.where, evidence=evidence, hint=hint or None)
 
     def undo(self) -> LaunchError | None:

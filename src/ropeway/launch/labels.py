@@ -221,6 +221,7 @@ class Reached:
                     n=len(self.failures), hosts=counted(len(self.hosts), "host"),
                 ),
                 evidence=told(self.failures),
+                hint=next(iter(self.failures.values())).hint,
             )  # fmt: skip
         if self.name:
             return Refused(phrase("`{name}` is not running", name=self.name), hint=hint)

@@ -71,7 +71,8 @@ def take_down(reached: Reached) -> int:
     outcomes = run_on_all(reached.answering, down)
     errors = {one.host.name: one.error for one in outcomes if one.error is not None}
     if failed := {**reached.failures, **errors}:
-        again = (f"ropeway down --name {service} --host {name}" for name in failed)
+        flags = (reached.hosts[name].as_flags for name in failed)
+        again = dict.fromkeys(f"ropeway down --name {service} {one}" for one in flags)
         raise HostError(
             phrase(
                 "`{name}` could not be taken down on {n} of {hosts}",

@@ -203,7 +203,7 @@ def _tagged(tag: str) -> Callable[[Machine], tuple[Image, ...]]:
 
 FAULTS: dict[str, Fault] = {
     "host-down": Fault("a host cannot be reached", "host-reach", _machine(
-        failure="no route to host")),
+        failure="ssh: connect to host: No route to host")),
     "clock-off": Fault("a host's clock is a minute ahead", "host-clock", _machine(clock_s=61.0)),
     "shm-small": Fault("/dev/shm has 64 MiB", "host-shm", _machine(
         shm_bytes=64 * 2**20), harmless="containers have a /dev/shm of their own"),

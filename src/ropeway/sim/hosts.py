@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ropeway.errors import HostError
 from ropeway.facts.script import NOT_FOUND, START
 from ropeway.hosts.base import Result
+from ropeway.hosts.ssh_errors import connection_failure
 from ropeway.sim import linux, npu_smi
 from ropeway.sim.hccn_tool import HccnTool
 from ropeway.sim.machine import Fleet, Machine
@@ -40,13 +40,17 @@ class VirtualHost(WithoutFiles):
 
     @property
     def by_hand(self) -> str:
-        return f"ssh {self.address}"
+        return self.machine.by_hand or f"ssh {self.address}"
+
+    @property
+    def as_flags(self) -> str:
+        return f"--host {self.address}"
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", **_: object) -> Result:
-        """See Host.run. Raises HostError where the machine cannot be reached."""
+        """See Host.run. Raises SshError where the machine cannot be reached."""
         started = time.monotonic()
         if self.machine.failure is not None:
-            raise HostError(self.machine.failure, where=self.name)
+            raise connection_failure(self.machine.failure, self.name, self.by_hand)
         assert tuple(argv) == ("sh", "-s"), argv
         output = "".join(self._frames(stdin.decode()))
         return Result(tuple(argv), 0, output, "", time.monotonic() - started)

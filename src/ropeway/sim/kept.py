@@ -163,6 +163,7 @@ class KeptHost(WithoutFiles):
     by_hand: str
     socket: Path
     session: str
+    as_flags: str = "--rehearsal"
 
     def run(
         self,

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from ropeway.errors import ConnectionLost, HostError, NoRoute, Refused
+from ropeway.errors import ConnectionLost, HostError, Refused
 from ropeway.hosts.base import Result
 from ropeway.hosts.child import sleep_cancellable
 from ropeway.hosts.connect import ssh_hosts
+from ropeway.hosts.ssh import SshHost
+from ropeway.hosts.ssh_errors import connection_failure
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.container_start import RUN_EACH
 from ropeway.launch.lock import HELD, LOCK
@@ -86,13 +88,18 @@ class Rehearsal:
     ) -> Iterator[tuple["LaunchHost", ...]]:
         """Connect to the cluster's hosts, known by name or address. Raises Refused."""
         real = ssh_hosts(cluster, "", ssh_config)
-        yield tuple(self.connect(host.name, host.by_hand) for host in real)
+        yield tuple(self.connect(host.name, host) for host in real)
 
-    def connect(self, name: str, by_hand: str = "") -> "LaunchHost":
-        """Return a connection of its own to one machine, by its name or its address."""
+    def connect(self, name: str, real: SshHost | None = None) -> "LaunchHost":
+        """Return a connection of its own to one machine, by its name or its address.
+
+        real  the host that it stands for
+        """
         for state in self._hosts.values():
             if name in (state.machine.name, state.machine.address):
-                return LaunchHost(name, state.machine.address, by_hand, self, state)
+                address = state.machine.address
+                real = real or SshHost(name, address, "")
+                return LaunchHost(name, address, real.by_hand, real.as_flags, self, state)
         raise Refused(
             phrase("the rehearsal has no host `{name}`", name=name),
             hint=phrase("its hosts are {names} …", names=joined(list(self._hosts)[:4], ", ")),
@@ -179,6 +186,7 @@ class LaunchHost(WithoutFiles):
     name: str
     address: str
     by_hand: str
+    as_flags: str
     rehearsal: Rehearsal
     state: HostState
     done: int = 0
@@ -237,7 +245,7 @@ class LaunchHost(WithoutFiles):
     def _reach(self) -> None:
         """Raise HostError where the host cannot be reached, or no longer."""
         if self.state.machine.failure is not None:
-            raise NoRoute(self.state.machine.failure, where=self.name)
+            raise connection_failure(self.state.machine.failure, self.name, self.by_hand)
         faults = self.state.machine.faults
         self.done += 1
         if 0 < self.done - faults.drops_after <= faults.drops_for:

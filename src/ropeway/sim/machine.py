@@ -133,6 +133,7 @@ class Machine:
     """One host.
 
     failure      ssh's own complaint, where it cannot be reached
+    by_hand      ssh as a person would call it, where a spec says how
     nic          its interface on the cluster's network
     clock_s      how far its clock is ahead of ours
     model        file name → bytes, of the model's directory
@@ -169,6 +170,7 @@ class Machine:
     missing: frozenset[str] = frozenset()
     unreachable: frozenset[str] = frozenset()
     failure: str | None = None
+    by_hand: str = ""
     faults: LaunchFaults = LaunchFaults()
 
     @property

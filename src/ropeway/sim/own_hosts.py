@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 from ropeway.errors import ModelError, Refused
+from ropeway.hosts.connect import ssh_hosts
 from ropeway.launch.complete import release_for
 from ropeway.launch.images import image_name
 from ropeway.outside import local_path
@@ -39,13 +40,14 @@ def own_fleet(spec: Spec, chip: str) -> Fleet:
     named = Counter(host.address for host in hosts)
     mounts = (mount.partition(":")[0] for mount in runtime.mounts)
     folders = tuple(folder for folder in (*mounts, runtime.cache, runtime.wheels) if folder)
+    logins = ssh_hosts(spec.cluster, "")
     machines = []
     for number, (name, host) in enumerate(zip(spec.cluster.host_names, hosts, strict=True)):
         own = _is_plain(host.address) and named[host.address] == 1
         address = host.address if own else made_up_address(number)
         one = machine(number, name, address, _npus(host, kind.dies), kind)
         nic = host.nic or spec.cluster.nic or one.nic
-        machines.append(replace(one, nic=nic, folders=folders))
+        machines.append(replace(one, nic=nic, folders=folders, by_hand=logins[number].by_hand))
     image = image_name(release_for(spec, {}, ""), kind.family, runtime)
     fleet = equipped(machines, _model(spec.model.path, spec.model.config), image)
     return replace(fleet, port=spec.serve.port)
