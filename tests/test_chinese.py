@@ -195,7 +195,7 @@ def test_a_screen_speaks_its_language() -> None:
         "2 台主机", "2 台主机", "警告：2 台主机", "提示：2 台主机", "错误：2 台主机"
     ]  # fmt: skip
     assert lines[5] == "2 台主机 …"
-    assert lines[6].startswith("ok    2 台主机  0.0 s  2 台主机")
+    assert lines[6].startswith("完成  2 台主机  0.0 s  2 台主机")
 
 
 class Clock:
@@ -216,7 +216,7 @@ def test_stages_are_announced_in_its_language() -> None:
     assert out.getvalue().splitlines() == [
         "[1/2] 2 台主机 · 共约 3 min 20 s · 下一步：8 个 NPU",
         "[2/2] 8 个 NPU · 5 s（预计约 3 min 20 s） · 最后一步",
-        "done  2/2  5.0 s",
+        "完成  2/2  5.0 s",
     ]
 
 

@@ -117,6 +117,9 @@ def test_a_kept_rehearsal_is_there_for_the_other_verbs_and_called_by_its_name(ty
     assert second.returncode == 2
     assert "a rehearsal is kept already: `mine` on 2 virtual hosts" in second.stderr
     pid = keeper()
+    other = typed("down", "--rehearsal", "--name", "foo")
+    assert other.returncode == 2
+    assert "is of `mine`, not of `foo`" in other.stderr
     down = typed("down", "--rehearsal")
     assert down.returncode == 0
     assert "a rehearsal, nothing real" in down.stderr
@@ -135,8 +138,13 @@ def test_what_a_rehearsal_answers_is_no_measurement(typed):
         assert document["rehearsal"] is True
         assert "no model runs here" in document["answer"]
         assert f"a rehearsal answers at {url}" in document["warnings"][0]
+    answer = typed("chat", "--rehearsal", "-p", "hello", "--json")
+    assert json.loads(answer.stdout)["url"] == url, "not the one that the spec has"
+    both = typed("chat", "--rehearsal", "--url", url, "-p", "hello")
+    assert both.returncode == 2
+    assert "`--rehearsal` has an address of its own" in both.stderr
     load = ("--clients", "2", "--requests", "4", "--output-tokens", "2", "--warmup", "0")
-    bench = typed("bench", "-c", "ropeway.yaml", "--url", url, *load, "--json")
+    bench = typed("bench", "-c", "ropeway.yaml", "--rehearsal", *load, "--json")
     document = json.loads(bench.stdout)
     assert (document["rehearsal"], document["label"]) == (True, "rehearsal")
     assert document["predicted_tokens_per_s"] is None
@@ -158,6 +166,17 @@ def test_hosts_without_a_service_are_ended_too(kept, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "the rehearsal has ended"
     assert is_gone(pid)
     assert not kept.socket.exists()
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize(
+    "verb", ["down --local --name nobody", "logs --local --name nobody", "chat -p hello"]
+)
+def test_who_means_what_is_real_is_told_of_a_kept_rehearsal(verb, capsys):
+    exit_code(verb.split())
+    name = verb.split()[0]
+    assert f"ropeway {name} --rehearsal" in capsys.readouterr().err
 
 
 @pytest.mark.real_time

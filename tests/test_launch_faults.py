@@ -152,7 +152,9 @@ def test_an_engine_that_fails_is_told_with_its_log_and_what_to_do(cluster: Make)
     two = cluster(fleet_with("engine-fails:host1"))
     error = two.json("up")["error"]
     assert error["what"].startswith("the engine failed: RuntimeError: NPU out of memory")
-    assert "--gpu-memory-utilization" in error["hint"]
+    for key in ("`serve.context`", "`serve.memory`", "`serve.engine_args.max-num-batched-tokens`"):
+        assert key in error["hint"]
+    assert "--gpu-memory-utilization" not in error["hint"]
     assert "vllm-ascend/issues" in error["hint"]
     log = two.logs()[error["where"]]
     assert "NPU out of memory" in log
@@ -181,6 +183,50 @@ def test_a_host_that_never_joins_ray_is_named(begin: float, cluster: Make):  # n
         "the whole log: less runs/",
     )
     assert "host2 (" not in two.error
+
+
+def test_a_host_that_never_joins_leaves_logs_that_the_error_names(cluster: Make):  # noqa: F811
+    """Without Ray, where the head's log does not say who is missing."""
+    two = cluster(fleet_with("never-joins:host2"))
+    two.serve(start_timeout=1)
+    hint = two.json("up")["error"]["hint"].splitlines()
+    named = [line.removeprefix("the whole log: less ") for line in hint if "less" in line]
+    assert sorted(named) == [path for path in sorted(two.logs()) if path.endswith(".log")]
+    assert len(named) == 2
+
+
+def test_a_connection_that_breaks_leaves_the_other_hosts_log(cluster: Make):  # noqa: F811
+    two = cluster(fleet_with("ssh-blinks:host2"))
+    two.fails(1, "the whole log: less runs/")
+
+
+def test_one_cause_of_a_failed_start_and_a_failed_undoing_is_said_once(cluster: Make):  # noqa: F811
+    error = cluster(fleet_with("ssh-drops:host2")).json("up")["error"]
+    assert error["evidence"] == ["host2: the connection was lost while a command ran"]
+
+
+OPS = RemoteHost(address="host2", npus=8, user="ops", port=2222)
+
+
+def test_a_host_that_is_down_can_be_tried_by_hand(cluster: Make):  # noqa: F811
+    two = cluster(fleet_with("host-down:host2"))
+    two.change("cluster", hosts=(RemoteHost(address="host1", npus=8), OPS))
+    two.fails(1, "try: ssh -l ops -p 2222 host2 true")
+    two.run("status")
+    assert "try: ssh -l ops -p 2222 host2 true" in two.err
+
+
+def test_what_a_dead_host_leaves_of_a_service_is_taken_down_as_the_spec_logs_in(
+    cluster: Make,  # noqa: F811
+):
+    two = cluster()
+    two.change("cluster", hosts=(RemoteHost(address="host1", npus=8), OPS))
+    assert two.run("up") == 0, two.err
+    state = two.virtual.state("host2")
+    state.machine = replace(state.machine, failure="No route to host")
+    assert two.run("down", "--ssh-config", "other") == 1
+    again = "ropeway down --name rehearsal --host ops@host2:2222 --ssh-config other"
+    assert again in two.error
 
 
 def test_an_engine_that_is_never_ready_is_given_up(cluster: Make):  # noqa: F811
@@ -239,7 +285,7 @@ def test_the_command_that_finishes_it_logs_in_as_the_spec_says(cluster: Make):  
         "ssh -F other -l ops -p 2222 host2 "
         "'docker rm --force ropeway-rehearsal-0-1; rm -rf -- /var/lib/ropeway/rehearsal'"
     ]
-    assert error["evidence"][0] == "the connection was lost while a command ran"
+    assert error["evidence"][0] == "host2: the connection was lost while a command ran"
 
 
 def test_a_failed_replacement_leaves_what_was_not_replaced(cluster: Make, monkeypatch):  # noqa: F811

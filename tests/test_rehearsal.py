@@ -88,6 +88,15 @@ def test_doctor_rehearses_the_same_hosts(capsys):
     assert "192.168.0.147" in capsys.readouterr().out
 
 
+def test_doctor_says_how_to_try_a_host_as_the_spec_logs_in(folder, capsys):
+    spec = OWN.replace("node-b.example.org,", "node-b.example.org, user: ops, port: 2222,")
+    (folder / "ropeway.yaml").write_text(spec)
+    assert exit_code(["doctor", "--rehearse", "--fault", "host-down:node-b.example.org"]) == 1
+    assert "try: ssh -l ops -p 2222 node-b.example.org true" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_size_makes_hosts_up_and_says_that_the_spec_is_not_read(capsys):
     assert exit_code(["up", "--rehearse", "3x8-910B3"]) == 0

@@ -377,7 +377,7 @@ def test_the_status_shows_each_process_with_its_npus():
         80,
     )  # fmt: skip
     rows = [line.split() for line in text.splitlines()]
-    assert rows[1] == ["127.0.0.2", "engine", "0", "1", "22", "23", "3.5", "GiB", "ready"]
+    assert rows[1] == ["127.0.0.2", "engine", "0-1", "22", "23", "3.5", "GiB", "ready"]
     assert rows[2] == ["主机-3", "Ray", "worker", "–", "–", "–", "dead"]
 
 

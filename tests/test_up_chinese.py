@@ -1,6 +1,7 @@
 """`ropeway up --lang zh` on virtual hosts with each fault: whole in Chinese."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -46,3 +47,21 @@ def test_each_step_of_the_engine_has_chinese():
 def test_a_fault_that_is_not_there_is_refused_in_chinese(fault: str, capsys):
     exit_code(["up", "--rehearse", "2x8-910B4", "--fault", fault, "--lang", "zh"])
     assert english_of(capsys.readouterr().err) == []
+
+
+def test_the_verbs_after_a_start_speak_chinese_alone(cluster: Make):  # noqa: F811
+    """Of a service that runs, of one that half of the hosts know of, and of none."""
+    two = cluster()
+    assert two.run("up") == 0
+    for verb in ("status", "logs", "restart", "bundle -o all.zip"):
+        assert two.run(*verb.split(), "--lang", "zh") == 0, two.err
+        assert english_of(two.err + ("" if verb == "logs" else two.out)) == []
+    state = two.virtual.state("host2")
+    alive, state.machine = state.machine, replace(state.machine, failure="No route to host")
+    for verb in ("status", "bundle -o half.zip", "down"):
+        assert two.run(*verb.split(), "--lang", "zh") == 1, two.out
+        assert english_of(two.err + two.out) == []
+    state.machine = alive
+    for verb in ("down", "down", "status", "logs", "restart"):
+        two.run(verb, "--lang", "zh")
+        assert english_of(two.err + two.out) == []

@@ -11,7 +11,7 @@ import click
 
 from ropeway.cli.bug_report import package_versions
 from ropeway.cli.files import writing
-from ropeway.cli.options import screen_options
+from ropeway.cli.options import lang_option, screen_options
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Exit, Refused
 from ropeway.facts.bundle import ERROR, member_of
@@ -29,6 +29,7 @@ from ropeway.units import counted
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
     help="The file to write.  [default: ropeway-bundle-NAME-TIME.zip]",
 )  # fmt: skip
+@lang_option
 @screen_options
 @click.pass_context
 def bundle(ctx: click.Context, *, target: Target, output: Path | None, screen: Screen) -> None:
@@ -52,7 +53,7 @@ def bundle(ctx: click.Context, *, target: Target, output: Path | None, screen: S
         raise Refused("the file exists", where=str(output), hint="name another one")
     with (
         reached(target, acts=False) as service,
-        screen.step(f"ask {counted(len(service.hosts), 'host')}") as step,
+        screen.step(phrase("ask {hosts}", hosts=counted(len(service.hosts), "host"))) as step,
     ):
         name = service.name or "nothing"
         path = output or Path(f"ropeway-bundle-{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip")
@@ -68,7 +69,7 @@ def bundle(ctx: click.Context, *, target: Target, output: Path | None, screen: S
         )
         (step.fail if silent else step.ok)(answered)
     for host in silent:
-        screen.warn(f"{host}: {parts[member_of(host, ERROR)]}")
+        screen.warn(phrase("{host}: {reason}", host=host, reason=parts[member_of(host, ERROR)]))
     content = BytesIO()
     with zipfile.ZipFile(content, "x", zipfile.ZIP_DEFLATED) as archive:
         for part, text in parts.items():
@@ -82,6 +83,6 @@ def bundle(ctx: click.Context, *, target: Target, output: Path | None, screen: S
                 names=joined(unset, ", "),
             )
         )
-    screen.answer(f"wrote {path}; look through it before you hand it on")
+    screen.answer(phrase("wrote {path}; look through it before you hand it on", path=path))
     screen.result({"name": service.name, "file": str(path), "files": list(parts)})
     ctx.exit(Exit.NO if silent else Exit.OK)

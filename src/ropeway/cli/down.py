@@ -5,14 +5,15 @@ from collections.abc import Sequence
 
 import click
 
-from ropeway.cli.options import screen_options
+from ropeway.cli.options import lang_option, screen_options
 from ropeway.cli.target import Target, reached, target_options
+from ropeway.errors import Refused
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch import running
 from ropeway.launch.local.running import take_down
 from ropeway.launch.local.steps import scratch_of
 from ropeway.launch.lock import audited, current_author, locked
-from ropeway.phrases import phrase
+from ropeway.phrases import count, phrase
 from ropeway.report.console import Screen
 from ropeway.sim.kept import find_kept
 from ropeway.units import counted
@@ -20,6 +21,7 @@ from ropeway.units import counted
 
 @click.command()
 @target_options
+@lang_option
 @screen_options
 def down(*, target: Target, screen: Screen) -> None:
     """Take a service down: its processes, its shared memory, its temporary files.
@@ -44,13 +46,21 @@ def down(*, target: Target, screen: Screen) -> None:
         target.tell_nothing_runs(screen)
         screen.result(_document(None))
         return
-    with screen.step(f"take `{service}` down") as step, uninterrupted():
+    with screen.step(phrase("take `{name}` down", name=service)) as step, uninterrupted():
         removed = take_down(service, scratch_of(service, user))
-        shared = len(removed.shared_memory)
-        step.ok(f"{removed.processes} processes, {shared} shared-memory files")
-    state = "was not running" if removed.nothing else "is down"
-    screen.answer(f"`{service}` {state}")
+        step.ok(
+            phrase(
+                "{processes}, {files}",
+                processes=count(removed.processes, "{n:,} process", "{n:,} processes"),
+                files=counted(len(removed.shared_memory), "shared-memory file"),
+            )
+        )
+    _tell_down(service, screen, nothing=removed.nothing)
     screen.result(_document(service, **vars(removed)))
+
+
+def _tell_down(name: str, screen: Screen, *, nothing: bool) -> None:
+    screen.answer(phrase("`{name}` was not running" if nothing else "`{name}` is down", name=name))
 
 
 def _document(
@@ -76,13 +86,22 @@ def _document(
 
 
 def _down_rehearsal(target: Target, screen: Screen) -> None:
-    """Take down what runs on the virtual hosts, and end the rehearsal."""
+    """Take down what runs on the virtual hosts, and end the rehearsal.
+
+    Raises Refused where another one was named.
+    """
     screen.rehearsal = True
     kept = find_kept()
     if kept is None:
         screen.answer(phrase("no rehearsal is kept"))
         screen.result(_document(None))
         return
+    if target.name not in (None, kept.spec.name):
+        what = "the rehearsal that is kept is of `{kept}`, not of `{name}`"
+        raise Refused(
+            phrase(what, kept=kept.spec.name, name=target.name),
+            hint=phrase("to end it: {command}", command="ropeway down --rehearsal"),
+        )
     _down_hosts(target, screen)
     kept.end()
     screen.answer(phrase("the rehearsal has ended"))
@@ -93,16 +112,22 @@ def _down_hosts(target: Target, screen: Screen) -> None:
     with reached(target, acts=True) as service, locked(service.answering, author) as lock:
         name = service.name
         if name is None:
-            screen.answer("nothing is running on these hosts")
+            screen.answer(phrase("nothing is running on these hosts"))
             screen.result(_document(None))
             return
         with (
             audited(service.answering, author, name, "down", screen.warn),
-            screen.step(f"take `{name}` down on {counted(len(service.hosts), 'host')}") as step,
+            screen.step(
+                phrase(
+                    "take `{name}` down on {hosts}",
+                    name=name,
+                    hosts=counted(len(service.hosts), "host"),
+                )
+            ) as step,
             uninterrupted(),
         ):
             lock.check()
-            count = running.take_down(service.refreshed())
-            step.ok(counted(count, "container"))
-    screen.answer(f"`{name}` is down" if count else f"`{name}` was not running")
-    screen.result(_document(name, list(service.hosts), containers=count))
+            removed = running.take_down(service.refreshed())
+            step.ok(counted(removed, "container"))
+    _tell_down(name, screen, nothing=not removed)
+    screen.result(_document(name, list(service.hosts), containers=removed))

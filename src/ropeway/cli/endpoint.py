@@ -11,9 +11,11 @@ import click
 from click.core import ParameterSource
 
 from ropeway.bench.load_test import LoadTest
+from ropeway.cli.kept import mention_kept, require_kept
 from ropeway.cli.options import POSITIVE, with_options
 from ropeway.endpoint.address import Endpoint, normalise_url
 from ropeway.endpoint.client import ServedModel
+from ropeway.errors import Refused
 from ropeway.hosts.connect import ssh_hosts
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen
@@ -34,7 +36,7 @@ class _Config(click.Option):
         self, ctx: click.Context, opts: Mapping[str, Any]
     ) -> tuple[Any, ParameterSource]:
         value, source = super().consume_value(ctx, opts)
-        ctx.meta[_ELSEWHERE] = opts.get("url") is not None
+        ctx.meta[_ELSEWHERE] = opts.get("url") is not None or "rehearsal" in opts
         given = source is not ParameterSource.DEFAULT or ctx.meta[_ELSEWHERE]
         return (
             (value, source) if given or not Path(DEFAULT_FILE).exists() else (DEFAULT_FILE, source)
@@ -83,7 +85,8 @@ def tell_rehearsal(served: Iterable[ServedModel], endpoint: Endpoint, screen: Sc
 def endpoint_options(
     timeout: float, *, load: bool = False
 ) -> Callable[[Callable[..., object]], Callable[..., object]]:
-    """`--url`, `--key-env`, `--timeout`, passed as one `endpoint: Endpoint`; `--model`; `-c`.
+    """`--url`, `--rehearsal`, `--key-env` and `--timeout`, passed as one `endpoint: Endpoint`;
+    `--model`; `-c`.
 
     timeout  seconds of silence after which a request is given up, by default
     load     the verb sends a load: `-c` gives its flags the spec's `workload` as defaults too
@@ -91,7 +94,10 @@ def endpoint_options(
 
     def decorate(verb: Callable[..., object]) -> Callable[..., object]:
         @functools.wraps(verb)
-        def connected(*, url: str, key_env: str, timeout: float, **rest: object) -> object:
+        def connected(
+            *, url: str, key_env: str, timeout: float, rehearsal: bool, **rest: object
+        ) -> object:
+            url = _meant(url, rehearsal=rehearsal)
             key = os.environ.get(key_env) or None
             file = spec_file()
             way = _way_to(file.spec) if file and url == _url_of(file.spec) else ""
@@ -100,6 +106,25 @@ def endpoint_options(
         return with_options(connected, _options(timeout, load=load))
 
     return decorate
+
+
+def _meant(url: str, *, rehearsal: bool) -> str:
+    """Return the URL, or that of the kept rehearsal. Raises Refused.
+
+    Whoever names neither is told of one.
+    """
+    ctx = click.get_current_context()
+    given = ctx.get_parameter_source("url") is ParameterSource.COMMANDLINE
+    if not rehearsal:
+        if not given:
+            mention_kept()
+        return url
+    if given:
+        raise Refused(
+            phrase("`--rehearsal` has an address of its own"),
+            hint=phrase("leave one of the two out"),
+        )
+    return require_kept().url
 
 
 def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., object]]]:
@@ -123,9 +148,13 @@ def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., 
             "-c", "--config", cls=_Config, metavar="FILE", type=click.Path(path_type=Path),
             is_eager=True, expose_value=False, callback=take_defaults,
             help=f"Take {what} from this spec; other flags override it."
-            f"  [default: {DEFAULT_FILE}, unless --url is given]",
+            f"  [default: {DEFAULT_FILE}, unless --url or --rehearsal is given]",
         ),
         click.option("--url", default=_URL, show_default=True, help="Base URL."),
+        click.option(
+            "--rehearsal", is_flag=True,
+            help="Where the rehearsal that `up --rehearse --keep` left answers.",
+        ),
         click.option("--model", help="Model name.  [default: the first that the server lists]"),
         click.option(
             "--key-env", metavar="NAME", default="OPENAI_API_KEY", show_default=True,

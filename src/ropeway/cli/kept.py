@@ -5,15 +5,20 @@ from contextlib import suppress
 from ropeway.cli.call import current_call
 from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import phrase
-from ropeway.report.console import Screen
 from ropeway.sim.kept import Kept, find_kept
+
+
+def require_kept() -> Kept:
+    """Return the rehearsal that was kept. Raises Refused without one."""
+    kept = find_kept()
+    if kept is None:
+        raise Refused(phrase("no rehearsal is kept"), hint="ropeway up --rehearse --keep")
+    return kept
 
 
 def kept_rehearsal() -> Kept:
     """Return the rehearsal that was kept, and say that it is meant. Raises Refused without one."""
-    kept = find_kept()
-    if kept is None:
-        raise Refused(phrase("no rehearsal is kept"), hint="ropeway up --rehearse --keep")
+    kept = require_kept()
     if (screen := current_call().screen) is not None:
         screen.warn(
             phrase(
@@ -26,13 +31,18 @@ def kept_rehearsal() -> Kept:
     return kept
 
 
-def mention_kept(screen: Screen) -> None:
-    """Say that there is a rehearsal, to somebody who asks for what runs.
+def mention_kept() -> None:
+    """Say that there is a rehearsal, to somebody whose verb goes to what is real.
 
     What is wrong with one is not said: a real service has nothing to do with it.
     """
+    call = current_call()
     with suppress(RopewayError):
-        if (kept := find_kept()) is not None:
-            screen.hint(
-                phrase("a rehearsal is kept: {title}\nropeway status --rehearsal", title=kept.title)
+        if call.screen is not None and (kept := find_kept()) is not None:
+            call.screen.hint(
+                phrase(
+                    "a rehearsal is kept: {title}\nropeway {verb} --rehearsal",
+                    title=kept.title,
+                    verb=call.verb,
+                )
             )

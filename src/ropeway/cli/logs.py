@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from ropeway.cli.options import screen_options
-from ropeway.cli.target import Target, reached, target_options
+from ropeway.cli.options import lang_option, screen_options
+from ropeway.cli.target import Target, reached, target_options, tell_silent
 from ropeway.errors import Refused
 from ropeway.hosts.local import LocalHost
 from ropeway.launch.labels import Reached
@@ -20,6 +20,7 @@ from ropeway.report.console import Screen
 @target_options
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True)
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on until Ctrl-C or the end.")
+@lang_option
 @screen_options
 def logs(*, target: Target, lines: int, following: bool, screen: Screen) -> None:
     """Show the last lines of the engine's log, of all ranks.
@@ -65,8 +66,7 @@ def _show_hosts(service: Reached, lines: int, screen: Screen, *, following: bool
     if not containers:
         hint = "logs of starts that failed stay in their directories: `ls runs/*/*.log`"
         raise service.nothing_runs(hint)
-    for host, error in service.failures.items():
-        screen.warn(f"{host}: {error}")
+    tell_silent(service.failures, screen)
     read = recent_lines(service, containers, max(lines, 1))  # `follow` begins after them
     recent = read[-lines:] if lines else ()
     screen.result({"name": service.name, "lines": [vars(line) for line in recent]})

@@ -164,9 +164,8 @@ class Stage:
         )
         screen.hint(
             phrase(
-                "ropeway status --rehearsal\nropeway logs --rehearsal\nropeway chat --url {url}\n"
-                "ropeway down --rehearsal\nit ends by itself an hour after the last command",
-                url=self.url,
+                "ropeway status --rehearsal\nropeway logs --rehearsal\nropeway chat --rehearsal\n"
+                "ropeway down --rehearsal\nit ends by itself an hour after the last command"
             )
         )
 

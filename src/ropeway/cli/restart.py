@@ -3,7 +3,7 @@
 import click
 
 from ropeway.cli.call import current_call
-from ropeway.cli.options import screen_options
+from ropeway.cli.options import lang_option, screen_options
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Refused
 from ropeway.hosts.interrupts import interruptible
@@ -11,12 +11,15 @@ from ropeway.launch import running
 from ropeway.launch.clock import SYSTEM_CLOCK
 from ropeway.launch.labels import newest
 from ropeway.launch.lock import audited, current_author, locked
+from ropeway.phrases import phrase
 from ropeway.report.console import Screen
+from ropeway.units import counted
 
 
 @click.command()
 @target_options
 @click.option("--replica", type=click.IntRange(min=0), help="Only this one.  [default: all]")
+@lang_option
 @screen_options
 def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
     """Restart a service on its hosts, as it is, and wait for its first token.
@@ -39,13 +42,15 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
         containers = running.to_restart(service, replica)
         with (
             audited(service.every, author, containers[0].service, "restart", screen.warn),
-            screen.step(f"restart {len(containers)} containers") as step,
+            screen.step(
+                phrase("restart {containers}", containers=counted(len(containers), "container"))
+            ) as step,
         ):
             lock.check()
             running.restart(service, containers)
             running.wait_until_serving(service, replica, clock)
-            step.ok("the first token is there")
+            step.ok(phrase("the first token is there"))
     url = target.answers_at(newest(service.containers).url)
-    screen.answer(f"`{service.name}` serves again at {url}")
+    screen.answer(phrase("`{name}` serves again at {url}", name=service.name, url=url))
     names = [container.name for container in containers]
     screen.result({"name": service.name, "url": url, "restarted": names})

@@ -4,9 +4,8 @@ import os
 
 import click
 
-from ropeway.cli.kept import mention_kept
-from ropeway.cli.options import screen_options
-from ropeway.cli.target import Target, reached, target_options
+from ropeway.cli.options import lang_option, screen_options
+from ropeway.cli.target import Target, reached, target_options, tell_silent
 from ropeway.errors import Exit
 from ropeway.hosts.local import LocalHost
 from ropeway.hosts.processes import find
@@ -14,12 +13,14 @@ from ropeway.launch.complete import parts_of
 from ropeway.launch.labels import Reached, newest
 from ropeway.launch.local.running import deployment_of, parts, reason_not_serving
 from ropeway.launch.probe import unready
+from ropeway.phrases import phrase
 from ropeway.report.console import Screen
 from ropeway.report.text import containers_table, status_table
 
 
 @click.command()
 @target_options
+@lang_option
 @screen_options
 @click.pass_context
 def status(ctx: click.Context, *, target: Target, screen: Screen) -> None:
@@ -33,8 +34,6 @@ def status(ctx: click.Context, *, target: Target, screen: Screen) -> None:
       ropeway status --json
       ropeway status --host root@192.168.0.147
     """
-    if not target.rehearsal:
-        mention_kept(screen)
     if target.is_remote:
         with reached(target, acts=False) as service:
             ctx.exit(Exit.OK if _hosts_status(target, service, screen) else Exit.NO)
@@ -50,17 +49,14 @@ def _local_status(target: Target, screen: Screen) -> bool:
         if name is None:
             target.tell_nothing_runs(screen)
         else:
-            screen.answer(f"`{name}` is not running")
+            screen.answer(phrase("`{name}` is not running", name=name))
         screen.result(_document(name))
         return False
     deployment = deployment_of(name, user, LocalHost())
     reason = reason_not_serving(deployment, LocalHost())
-    state = "running" if reason else "serving"
-    screen.answer(
-        status_table(
-            [{**vars(part), "state": state, "npus": part.ranks or None} for part in processes]
-        )
-    )
+    state = phrase("running" if reason else "serving")
+    rows = [{**vars(part), "state": state, "npus": part.ranks or None} for part in processes]
+    screen.answer(status_table(rows, screen.language))
     known: dict[str, object] = {}
     if deployment:
         known = {
@@ -70,12 +66,18 @@ def _local_status(target: Target, screen: Screen) -> bool:
             "replicas": 1,
             "logs": deployment.logs,
         }
-        state = f"does not serve: {reason}" if reason else "serves"
+        state = phrase("does not serve: {reason}", reason=reason) if reason else phrase("serves")
         screen.answer(
-            f"{deployment.layout} of {deployment.served_name} at {deployment.url}: {state}"
+            phrase(
+                "{layout} of {model} at {url}: {state}",
+                layout=deployment.layout,
+                model=deployment.served_name,
+                url=deployment.url,
+                state=state,
+            )
         )
-    rows = [vars(part) for part in processes]
-    screen.result(_document(name, why_not=reason or None, processes=rows, **known))
+    parts_json = [vars(part) for part in processes]
+    screen.result(_document(name, why_not=reason or None, processes=parts_json, **known))
     return not reason
 
 
@@ -94,8 +96,7 @@ def _document(name: str | None, **known: object) -> dict[str, object]:
 
 def _hosts_status(target: Target, service: Reached, screen: Screen) -> bool:
     """Show what runs on the hosts; return whether all of it serves."""
-    for host, error in service.failures.items():
-        screen.warn(f"{host}: {error}")
+    tell_silent(service.failures, screen)
     containers = service.containers
     if not containers:
         screen.answer(service.nothing_runs().what)
@@ -108,16 +109,26 @@ def _hosts_status(target: Target, service: Reached, screen: Screen) -> bool:
     last = newest(containers)
     layout, replicas = str(last.spec.serve.layout), last.spec.serve.replicas
     endpoint = parts_of(last.spec)[0 if replicas == 1 else -1].name  # of the head, or the router
-    state = "does not serve" if reasons.get(endpoint) else "serves in part"
-    state = "serves" if all_serving else state
-    count = f"{replicas} × " if replicas > 1 else ""
-    screen.answer(containers_table([{**row, "why": reason} for row, reason in rows]))
-    for name in missing:
-        screen.answer(f"{name}: {reasons[name]}")
-    release = f"vLLM-Ascend {last.release}"
+    state = phrase("does not serve" if reasons.get(endpoint) else "serves in part")
+    state = phrase("serves") if all_serving else state
     url = target.answers_at(last.url)
-    screen.answer(f"{count}{layout} of {last.model} at {url}, {release}: {state}")
-    screen.answer(f"brought up by {last.author.who}, {last.author.since}")
+    table = containers_table([{**row, "why": reason} for row, reason in rows], screen.language)
+    screen.answer(table)
+    for name in missing:
+        screen.answer(phrase("{name}: {reason}", name=name, reason=reasons[name]))
+    screen.answer(
+        phrase(
+            "{layout} of {model} at {url}, vLLM-Ascend {release}: {state}",
+            layout=f"{replicas} × {layout}" if replicas > 1 else layout,
+            model=last.model,
+            url=url,
+            release=last.release,
+            state=state,
+        )
+    )
+    screen.answer(
+        phrase("brought up by {who}, {when}", who=last.author.who, when=last.author.since)
+    )
     screen.result(
         _document(
             service.name,

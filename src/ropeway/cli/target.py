@@ -10,7 +10,7 @@ those that one of them, given with `--host`, has in its labels: so a second mach
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,11 @@ import click
 from ropeway.cli.bringup import read_spec
 from ropeway.cli.call import current_call
 from ropeway.cli.completion import one_of
-from ropeway.cli.kept import kept_rehearsal
+from ropeway.cli.kept import kept_rehearsal, mention_kept
 from ropeway.cli.options import config_option, passed_as, remote_host, ssh_config_option
-from ropeway.errors import Refused
+from ropeway.errors import Refused, RopewayError
 from ropeway.hosts.connect import connected
+from ropeway.hosts.fleet import told
 from ropeway.launch.labels import Reached
 from ropeway.launch.local.running import services
 from ropeway.launch.running import reach_by_host, reach_by_spec
@@ -33,7 +34,7 @@ from ropeway.sim.kept import find_kept
 from ropeway.spec.model import DEFAULT_FILE, Spec, load_spec, local_spec
 from ropeway.units import counted
 
-_HOST = "name a host of the service: `--host root@192.168.0.147`"
+_HOST = phrase("name a host of the service: `--host root@192.168.0.147`")
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class Target:
 
     def tell_nothing_runs(self, screen: Screen) -> None:
         """Say that nothing runs on this machine, and how to ask hosts where no spec names them."""
-        screen.answer("nothing is running on this machine")
+        screen.answer(phrase("nothing is running on this machine"))
         if self._spec is None and not self.local:
-            screen.hint(f"on hosts: {_HOST}")
+            screen.hint(phrase("on hosts: {how}", how=_HOST))
 
     def answers_at(self, url: str) -> str:
         """Return where a service answers: its own `url`, or that of a kept rehearsal."""
@@ -109,6 +110,7 @@ class Target:
 
     def local_service(self, user: int, *, acts: bool) -> str | None:
         """Return the service on this machine, as `choose` does. Raises Refused."""
+        mention_kept()
         return self.choose(services(user), acts=acts)
 
 
@@ -149,6 +151,15 @@ def target_options(verb: Callable[..., object]) -> Callable[..., object]:
     return passed_as("target", Target, verb, _OPTIONS)
 
 
+def tell_silent(failures: Mapping[str, RopewayError], screen: Screen) -> None:
+    """Say which hosts did not answer, and for each kind of failure what to type for its first."""
+    for line in told(failures):
+        screen.warn(line)
+    hints = {error.what: error.hint for error in reversed([*failures.values()]) if error.hint}
+    for hint in hints.values():
+        screen.hint(hint)
+
+
 def reached(target: Target, *, acts: bool) -> AbstractContextManager[Reached]:
     """Connect, and read the labels of the service that `Target.choose` returns. Raises Refused."""
     if target.rehearsal:
@@ -159,6 +170,7 @@ def reached(target: Target, *, acts: bool) -> AbstractContextManager[Reached]:
             )
         kept = kept_rehearsal()
         return reach_by_spec(kept.connected, kept.spec, target.name, None)
+    mention_kept()
     connect = current_call().connect or connected
     if target.spec is not None:
         return reach_by_spec(connect, target.spec, target.name, target.ssh_config)

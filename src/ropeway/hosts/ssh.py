@@ -239,9 +239,7 @@ class SshHost:
                 hint=phrase("this must print `hello`: {ssh} echo hello", ssh=self.by_hand),
             )
         if err.started or not messages:  # ssh never fails to connect without a message
-            return ssh_errors.connection_lost(
-                program, messages, self.name, self.by_hand, output
-            )
+            return ssh_errors.connection_lost(program, messages, self.name, self.by_hand, output)
         if ssh_errors.is_proxy_failure(messages):
             messages = self._ask_proxy() or messages
         return ssh_errors.connection_failure(messages, self.name, self.by_hand)

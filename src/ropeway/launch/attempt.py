@@ -15,10 +15,11 @@ from ropeway.diagnosis.decide import diagnose
 from ropeway.diagnosis.result import Diagnosis, Text
 from ropeway.engines.base import Node, Replica
 from ropeway.errors import HostError, LaunchError, Refused, RopewayError
-from ropeway.hosts.fleet import OnProgress
+from ropeway.hosts.fleet import OnProgress, told
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.phrases import bilingual, joined, phrase
+from ropeway.spec.engine_args import in_keys
 
 _RAY_HOSTS = re.compile(r"ropeway: Ray has \d+ of \d+ hosts: (\{.*?\})")
 
@@ -85,7 +86,8 @@ def absence(log: str, engine: Replica) -> Absence | None:
 def engine_failure(
     error: HostError | LaunchError, cause: Diagnosis, logs: Sequence[str], absent: Absence | None
 ) -> LaunchError:
-    """Return the failure in the engine's own words, with the advice of the failure table.
+    """Return the failure in the engine's own words, with the advice of the failure table, which
+    speaks of flags where we have keys.
 
     `logs` are the files to read, the one with the cause first.
     """
@@ -104,7 +106,7 @@ def engine_failure(
 
 
 def _both(text: Text) -> str:
-    return bilingual(text.en, text.zh)
+    return bilingual(in_keys(text.en), in_keys(text.zh))
 
 
 def whole_logs(paths: Iterable[str]) -> tuple[str, ...]:
@@ -188,22 +190,29 @@ def undone_when_interrupted(attempt: Attempt) -> Iterator[None]:
 
 def _undo(attempt: Attempt, error: BaseException, on_progress: OnProgress | None = None) -> None:
     """Undo the start, whatever else goes wrong. Raises what says more than `error`."""
-    told: BaseException = error
+    cause: BaseException = error
     with uninterrupted():
         try:
             if on_progress is not None:
                 on_progress(phrase("undoing what was started"))
-                told = attempt.diagnose(error) or error
+                cause = attempt.diagnose(error) or error
         finally:
             undo_error = attempt.undo()
             if undo_error is not None:
-                undo_error.evidence = (
-                    getattr(told, "what", str(told)) or phrase("interrupted"),
-                    *undo_error.evidence,
-                )
+                _add_cause(undo_error, cause)
                 raise undo_error from error
-    if told is not error:
-        raise told from error
+    if cause is not error:
+        raise cause from error
+
+
+def _add_cause(undo_error: RopewayError, cause: BaseException) -> None:
+    """Say in the error of an undo why it was undone; once, where that hindered the undo too."""
+    first: tuple[str, ...] = (str(cause) or phrase("interrupted"),)
+    if isinstance(cause, RopewayError):
+        first = told({cause.where: cause}) if cause.where else (cause.what,)
+    undo_error.evidence = tuple(dict.fromkeys((*first, *undo_error.evidence)))
+    if isinstance(cause, LaunchError) and cause.hint:
+        undo_error.hint = joined((undo_error.hint or "", cause.hint), "\n")
 
 
 def _wait_until_ready(attempt: Attempt, on_progress: OnProgress) -> None:

@@ -217,13 +217,15 @@ class ContainerStart(Attempt):
             if len(evidence) < 2 and names:
                 evidence = (*evidence, *logs[names[0]].strip().splitlines()[-6:])
             advice = (*(absent.advice if absent else ()), *((hint,) if hint else ()))
-            hint = joined((*advice, *whole_logs(saved[name] for name in names[:2])), "\n")
+            hint = joined(advice, "\n")
         if isinstance(error, ConnectionLost):
             hint = phrase(
                 "is the host still up? try: {ssh} true\nwhat was started has been removed",
-                ssh=self.hosts[error.where].by_hand if error.where in self.hosts else "ssh HOST",
+                ssh=self.hosts[error.where or ""].by_hand,
             )
-        return type(error)(error.what, where=error.where, evidence=evidence, hint=hint or None)
+        hints = (*((hint,) if hint else ()), *whole_logs(saved[name] for name in names[:2]))
+        hint = joined(hints, "\n") or None
+        return type(error)(error.what, where=error.where, evidence=evidence, hint=hint)
 
     def undo(self) -> LaunchError | None:
         """See Attempt.undo. The error has the commands that finish it."""

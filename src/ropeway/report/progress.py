@@ -27,6 +27,8 @@ from ropeway.report.line import (
 STYLES = {
     "ok": "green", "done": "green", "warn": "yellow", "stop": "yellow", "FAIL": "bold red"
 }  # fmt: skip
+# What a verdict is called where it is not said in English.
+_IN_CHINESE = {"ok": "完成", "done": "完成", "warn": "警告", "stop": "中止", "FAIL": "失败"}
 REDRAW_SECONDS = 0.5
 _ERASE_LINE = "\r\x1b[K"
 _CONTINUATION = " " * 8
@@ -106,7 +108,12 @@ class Conversation:
             raise
         finally:
             if not self.muted:
-                self.say(verdict_line("", verdict, stages.outcome(verdict)), soft_wrap=True)
+                self.say(self.verdict("", verdict, stages.outcome(verdict)), soft_wrap=True)
+
+    def verdict(self, indent: str, verdict: str, rest: str) -> Text:
+        """Return `ok    name  12.3 s`: the word first, so that colour adds nothing."""
+        word = _IN_CHINESE[verdict] if self.language == "zh" else f"{verdict:<4}"
+        return Text.assemble(indent, (word, STYLES[verdict]), f"  {rest}")
 
     def _begin(self, step: "Step") -> None:
         with self._lock:
@@ -128,7 +135,7 @@ class Conversation:
 
     def _end(self, step: "Step") -> None:
         parts = filter(None, (step.name, spent(step.seconds), step.closing))
-        verdict = verdict_line(step.indent, step.verdict, "  ".join(parts))
+        verdict = self.verdict(step.indent, step.verdict, "  ".join(parts))
         with self._lock:
             self._running.remove(step)
             if self.muted:
@@ -295,8 +302,3 @@ class Stages:
 
 def _verdict_on(error: BaseException) -> str:
     return "FAIL" if isinstance(error, Exception) else "stop"
-
-
-def verdict_line(indent: str, verdict: str, rest: str) -> Text:
-    """Return `ok    name  12.3 s`: the word first, so that colour adds nothing."""
-    return Text.assemble(indent, (f"{verdict:<4}", STYLES[verdict]), f"  {rest}")

@@ -9,7 +9,9 @@ from rich.text import Text
 from ropeway.bench.comparison import Comparison, LayoutResult, in_order
 from ropeway.bench.load_test import NOT_STATED, Conditions, LoadTest
 from ropeway.bench.stats import Quantiles, Summary
+from ropeway.doctor.finding import format_ranges
 from ropeway.plan.candidate import Expectation
+from ropeway.report.chinese import in_language
 from ropeway.report.figures import NONE, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line
 from ropeway.report.table import ByWidth, table
@@ -21,6 +23,11 @@ _STATES = {
     **dict.fromkeys(("ready", "running", "alive", "ok"), "green"),
     **dict.fromkeys(("dead", "failed", "exited", "missing"), "red"),
 }
+
+
+# The titles of tables that are shown in Chinese too.
+_PROCESS = ("host", "role", "NPU", "pid", ">memory", "state")
+_CONTAINER = ("host", "role", "NPU", "state", "started", ">restarts", "generates")
 
 
 def bench_table(summary: Summary, conditions: Conditions) -> RenderableType:
@@ -83,43 +90,43 @@ def compare_table(comparison: Comparison) -> RenderableType:
     )
 
 
-def status_table(rows: Iterable[Mapping[str, object]]) -> RenderableType:
+def status_table(rows: Iterable[Mapping[str, object]], language: str = "en") -> RenderableType:
     """What is running, one row a process or a host.
 
     Keys of a row: `host`, `role`, `state` (str), `pids` and `npus` (sequences of int),
     `memory_bytes` (int or None). A missing key shows as a dash.
     """
-    grid = table("host", "role", "NPU", "pid", ">memory", "state")
+    grid = table(*(in_language(title, language) for title in _PROCESS))
     for row in rows:
         memory = row.get("memory_bytes")
         grid.add_row(
             _cell(row.get("host")),
-            _cell(row.get("role")),
-            _numbers(row.get("npus")),
+            _cell(in_language(str(row.get("role") or ""), language)),
+            _numbers(row.get("npus"), joint=True),
             _numbers(row.get("pids")),
             format_bytes(memory) if isinstance(memory, (int, float)) else NONE,
-            _state(row.get("state")),
+            _state(row.get("state"), language),
         )
     return grid
 
 
-def containers_table(rows: Iterable[Mapping[str, object]]) -> RenderableType:
+def containers_table(rows: Iterable[Mapping[str, object]], language: str = "en") -> RenderableType:
     """What runs on hosts, one row a container.
 
     Keys of a row: `host`, `role`, `state`, `started` (RFC 3339), `why` (None: it has no API; empty:
     it generates tokens; else why not), `devices` (sequence of int), `replica`, `restarts` (int).
     """
-    grid = table("host", "role", "NPU", "state", "started", ">restarts", "generates")
+    grid = table(*(in_language(title, language) for title in _CONTAINER))
     for row in rows:
         replica = f" {row['replica']}" if row.get("replica") else ""
         grid.add_row(
             _cell(row.get("host")),
-            _cell(f"{row.get('role')}{replica}"),
-            _numbers(row.get("devices")),
-            _state(row.get("state")),
+            _cell(in_language(str(row.get("role")), language) + replica),
+            _numbers(row.get("devices"), joint=True),
+            _state(row.get("state"), language),
             _cell(str(row.get("started"))[:19].replace("T", " ")),
             _numbers(row.get("restarts")),
-            _generates(row.get("why")),
+            _generates(row.get("why"), language),
         )
     return grid
 
@@ -254,23 +261,26 @@ def _below(comparison: Comparison) -> list[Text]:
     return [Text(), *lines] if lines else []
 
 
-def _generates(why: object) -> Text:
+def _generates(why: object, language: str) -> Text:
     if why is None:
         return Text(NONE)
-    return Text(one_line(str(why)), style="red") if why else Text("yes", style="green")
+    if isinstance(why, str) and why:
+        return Text(one_line(in_language(why, language)), style="red")
+    return Text(in_language("yes", language), style="green")
 
 
-def _state(value: object) -> Text:
-    text = _cell(value)
-    text.style = _STATES.get(text.plain, "")
-    return text
+def _state(value: object, language: str) -> Text:
+    """Return a state in its colour; one that the container engine names stays as it says it."""
+    shown = in_language(value, language) if isinstance(value, str) else value
+    return Text(_cell(shown).plain, style=_STATES.get(str(value), ""))
 
 
 def _cell(value: object) -> Text:
     return Text(NONE if value is None or value == "" else one_line(str(value)))
 
 
-def _numbers(value: object) -> Text:
+def _numbers(value: object, *, joint: bool = False) -> Text:
+    """Return numbers, `joint` ones as `0-7`."""
     if isinstance(value, Iterable) and not isinstance(value, str):
-        value = " ".join(map(str, value))
+        value = format_ranges(sorted(map(int, value))) if joint else " ".join(map(str, value))
     return _cell(value)

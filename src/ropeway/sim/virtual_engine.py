@@ -190,8 +190,11 @@ def _worker(me: Incarnation, head: Incarnation, head_script: LogScript, pace: Pa
 
 
 def _spoken(me: Incarnation, began: float) -> list[Line]:
-    """Return what an engine writes besides, a microsecond apart: no two lines have one time."""
-    return [(began + number * 1e-6, line) for number, line in enumerate(me.faults.says)]
+    """Return what an engine writes before it meets others, and what its fault has it write besides,
+    a microsecond apart: no two lines have one time."""
+    ray = f"Local node IP: {me.part.address}"
+    first = ray if me.part.ray else "INFO [__init__.py:38] - ascend -> vllm_ascend:register"
+    return [(began + number * 1e-6, line) for number, line in enumerate((first, *me.faults.says))]
 
 
 def _failed(me: Incarnation, lines: Sequence[Line], met: float, pace: Pace) -> LogScript:

@@ -45,6 +45,17 @@ LAYOUT_KEY = {
     "decode-context-parallel-size": "decode_context",
     "dcp": "decode_context",
 }
+# What a layout calls those of its flags that people set.
+_LAYOUT = {
+    "tensor-parallel-size": "TP",
+    "pipeline-parallel-size": "PP",
+    "data-parallel-size": "DP",
+    "enable-expert-parallel": "EP",
+}
+_FLAG_IN_TEXT = re.compile(
+    r"(?:`--(?P<quoted>[a-z-]+)`|`[^`]*`|(?<![A-Za-z0-9_-])--(?P<flag>[a-z]+(?:-[a-z]+)*))"
+    r"(?P<number> \d+)?"
+)
 
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 _SHORTEST = 6
@@ -142,6 +153,24 @@ def asks_to_pool(engine_args: Mapping[str, object]) -> bool:
     others = ("embed", "embedding", "classify", "score", "reward")
     asked = (flag_value(engine_args, name) for name in ("convert", "task"))
     return flag_value(engine_args, "runner") == "pooling" or any(one in others for one in asked)
+
+
+def in_keys(text: str) -> str:
+    """Return advice about the engine's flags in the words of a spec.
+
+    `--max-model-len` → `serve.context`; a command between backticks stays. Advice that names none
+    of the engine's flags that have a key is about another program, and stays too.
+    """
+
+    def key(match: re.Match[str]) -> str:
+        flag, number = match["quoted"] or match["flag"] or "", match["number"] or ""
+        if flag in _LAYOUT:
+            return f"`serve.layout` {_LAYOUT[flag]}{number.strip()}"
+        ours = OWN_KEY.get(flag, f"serve.engine_args.{flag}")
+        return match[0] if not flag or ours == "serve.layout" else f"`{ours}`{number}"
+
+    flags = (match["quoted"] or match["flag"] for match in _FLAG_IN_TEXT.finditer(text))
+    return _FLAG_IN_TEXT.sub(key, text) if any(flag in OWN_KEY for flag in flags) else text
 
 
 def flag_faults(engine_args: Mapping[str, object]) -> list[Fault]:

@@ -10,10 +10,10 @@ from ropeway.hosts.base import Host, run_command
 from ropeway.hosts.fleet import Hosts, OnProgress
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.hosts.processes import find
-from ropeway.launch.attempt import Attempt, absence, engine_failure, root_cause
+from ropeway.launch.attempt import Attempt, absence, engine_failure, root_cause, whole_logs
 from ropeway.launch.local.running import note_shared_memory, take_down
 from ropeway.launch.local.steps import Step, probe_of, ray_address, ray_nodes, steps
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.units import counted
 
 _LOG_TAIL_BYTES = 400_000
@@ -93,9 +93,11 @@ class ProcessStart(Attempt):
             log = self._log()
             if cause := root_cause({_LOG_NAME: log}):
                 return engine_failure(error, cause, [self.deployment.engine_log], None)
-            if not error.evidence and log:
-                last = tuple(log.strip().splitlines()[-6:])
-                return LaunchError(error.what, where=error.where, evidence=last, hint=error.hint)
+            if log:
+                evidence = error.evidence or tuple(log.strip().splitlines()[-6:])
+                path = whole_logs([self.deployment.engine_log])
+                hint = joined((*((error.hint,) if error.hint else ()), *path), "\n")
+                return LaunchError(error.what, where=error.where, evidence=evidence, hint=hint)
         return LaunchError(error.what, where=error.where, evidence=error.evidence, hint=error.hint)
 
     def undo(self) -> RopewayError | None:
