@@ -101,6 +101,11 @@ def test_help_fits_into_80_columns(name: str, capsys: Captured) -> None:
         (["bnech"], "no such verb: `bnech`", "did you mean `ropeway bench`?"),
         (["stauts"], "no such verb: `stauts`", "did you mean `ropeway status`?"),
         (["frobnicate"], "no such verb: `frobnicate`", "see `ropeway --help`"),
+        (["model", "inspect", "x"], "no such command `inspect`",
+         "did you mean `ropeway model show`?"),
+        (["model", "lst"], "no such command `lst`", "did you mean `ropeway model list`?"),
+        (["model", "zzz"], "no such command `zzz`", "there are `ropeway model fetch`,"
+         " `ropeway model list`, `ropeway model push`, `ropeway model show`"),
         (["init", "--focre"], "no such option `--focre`", "did you mean `--force`?"),
         (["init", "--hlep"], "no such option `--hlep`", "did you mean `--help`?"),
         (["plan", "--input", "9"], "no such option `--input`", "did you mean `--input-tokens`?"),

@@ -12,6 +12,7 @@ import pytest
 from rich.cells import cell_len
 
 from ropeway.errors import LaunchError
+from ropeway.phrases import phrase
 from ropeway.report.console import Screen
 from ropeway.report.figures import milliseconds, percent, rate, seconds
 from ropeway.report.line import live_line, printable, shrink, stage_line
@@ -160,9 +161,31 @@ def test_on_a_terminal_prose_is_wrapped_between_words_and_a_command_is_not(comma
     prose = "one word after another " * 9
     screen.error(LaunchError(prose, evidence=[prose], hint=f"{prose}\n{command}\n{prose}"))
     shown = err.getvalue()
-    assert command in shown
+    assert command.removeprefix("try: ") in shown
     assert max(len(line) for line in shown.splitlines() if "--set" not in line) <= 80
     assert shown.split() == f"error: {prose * 2} hint: {prose} {command} {prose}".split()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("wide", range(60, 90))
+def test_no_address_or_command_is_broken_at_the_edge(wide, language):
+    """Neither in prose nor in Chinese, which has no spaces to break at."""
+    address, command = "http://192.168.0.1:8000/v1", "ssh -l root 192.168.0.1 true"
+    screen, _, err, _ = terminal(width=wide, language=language)
+    kept = phrase(
+        "a rehearsal, nothing real: {title}; {url} answers for it", title="qwen3", url=address
+    )
+    screen.say(kept)
+    screen.warn(kept)
+    tried = phrase("is it up, and are you in its network (VPN)? try: {ssh} true", ssh=command[:-5])
+    screen.hint(tried)
+    screen.error(LaunchError(kept, hint=tried))
+    with screen.step(kept) as step:
+        step.ok(kept)
+    lines = err.visible.splitlines()
+    assert max(map(cell_len, lines)) <= wide
+    shown = "\n".join(lines)
+    assert (shown.count(address), shown.count(command)) == (5, 2)
 
 
 def test_outside_text_cannot_steer_the_terminal():
@@ -330,8 +353,8 @@ def test_a_verdict_longer_than_the_terminal_goes_on_below_between_words():
         clock.now += 0.4
         step.ok("The capital of France is Paris.")
     assert err.visible.splitlines() == [
-        "ok    ask “What is the capital?”  0.4 s",
-        "        The capital of France is Paris.",
+        "ok    ask “What is the capital?”  0.4 s  The",
+        "        capital of France is Paris.",
     ]
 
 

@@ -149,6 +149,7 @@ def test_a_layout_that_vllm_refuses_is_shown_with_the_reason(capsys: Captured) -
         (["Qwen3-30B"], "did you mean `Qwen/Qwen3-30B-A3B`"),
         (["Qwen3-33B"], "did you mean `Qwen/Qwen3-32B`"),
         (["./nowhere"], "the model directory does not exist"),
+        (["/data/Qwen3-30B-A3B"], "ropeway model show Qwen3-30B-A3B"),
         (["Qwen3-32B", "--layout", "TPX"], "is not a layout"),
     ],
 )

@@ -110,6 +110,8 @@ def test_a_size_makes_hosts_up_and_says_that_the_spec_is_not_read(capsys):
     ("args", "what", "hint"),
     [
         ("--rehearse 2x8-910B4 -c ropeway.yaml", "not both", "-c ropeway.yaml --rehearse"),
+        ("--rehearse 2x8-910B4 --fault tls-on:h", "no host `h`", "hosts are host1, host2"),
+        ("--rehearse 5x8-910B4 --fault tls-on:h", "no host", "are host1, host2, host3, host4 …"),
         ("--rehearse two", "names no cluster", "2x8-910B4"),
         ("--rehearse -c absent.yaml", "absent.yaml", ""),
         ("--fault tls-on", "`--fault` is for virtual hosts", "--rehearse"),
@@ -129,6 +131,27 @@ def test_what_cannot_be_rehearsed_is_refused(capsys, args, what, hint):
     error = json.loads(capsys.readouterr().out)["error"]
     assert what in error["what"] + str(error["evidence"]) + str(error["where"])
     assert hint in (error["hint"] or "")
+
+
+@pytest.mark.parametrize("size, end", [("2x8-910B4", "host2"), ("4x8-910B4", "host4")])
+def test_hosts_that_are_all_named_are_not_followed_by_dots(size, end, capsys):
+    assert exit_code(["doctor", "--rehearse", size, "--fault", "tls-on:h"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith(end)
+
+
+def test_where_there_is_no_spec_the_light_way_is_offered_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(["up", "--json"]) == 2
+    hint = json.loads(capsys.readouterr().out)["error"]["hint"]
+    ways = ["ropeway init --host root@ADDRESS", "up --rehearse 2x8-910B4", "up --local"]
+    assert sorted(ways, key=hint.index) == ways
+
+
+@pytest.mark.parametrize("fault", ["mindie-config", "model-new", "model-written"])
+def test_a_model_with_a_finding_is_not_called_ok(fault, capsys):
+    exit_code(["doctor", "--rehearse", "2x8-910B4", "--fault", fault, "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert document["findings"] and "model" not in document["passed"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)

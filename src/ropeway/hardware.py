@@ -146,10 +146,10 @@ def chip_named(text: str) -> Chip:
             phrase("`{text}` names a family of chips", text=text),
             evidence=("910B1 to 910B4-1 differ in memory and arithmetic",),
             hint=phrase(
-                "`npu-smi info` shows which one it is: {names}", names=", ".join(names[:6])
+                "`npu-smi info` shows which one it is: {names}", names=joined(names[:6], ", ")
             ),
         )
     meant = did_you_mean(plain.strip(), names)
-    known = phrase("known: {names}", names=", ".join(names))
+    known = phrase("known: {names}", names=joined(names, ", "))
     hint = joined((meant, known), " ") if meant else known
     raise Refused(phrase("unknown chip `{text}`", text=text), hint=hint)

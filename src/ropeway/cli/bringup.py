@@ -34,7 +34,14 @@ from ropeway.spec.model import DEFAULT_FILE, Layout, Model, Serve, Spec, load_sp
 
 # From the engine's own start on two cores (docs/benchmarks.md); only the progress line uses it.
 _EXPECTED_START = 60.0
-_REHEARSE = "rehearse without one: `ropeway up --local`"
+_REHEARSE = phrase(
+    "rehearse without one: `ropeway up --rehearse 2x8-910B4`, or with the real engine on this"
+    " machine: `ropeway up --local`"
+)
+_WRITE = phrase(
+    "write one for your hosts: `ropeway init --host root@ADDRESS`, or for a trial on this machine:"
+    " `ropeway init`"
+)
 
 
 @dataclass(frozen=True)
@@ -75,9 +82,9 @@ def read_spec(config: Path, *, local: bool = False, without: str | None = _REHEA
         raise Refused(
             phrase("there is no `{file}` here", file=DEFAULT_FILE),
             where=str(Path.cwd()),
-            hint=phrase("write one: `ropeway init`\nor {without}", without=without)
+            hint=phrase("{write}\nor {without}", write=_WRITE, without=without)
             if without
-            else "write one: `ropeway init`",
+            else _WRITE,
         )
     return load_spec(config)
 

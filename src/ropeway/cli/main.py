@@ -4,7 +4,7 @@ import os
 import re
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from itertools import pairwise
@@ -18,7 +18,7 @@ from ropeway.cli.call import Call
 from ropeway.cli.streams import OutputFailed, ReaderGone, drop_output, mend_streams
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.facts.redaction import redact, secret_values
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.report.chinese import LANGUAGES
 from ropeway.report.console import Screen
 from ropeway.suggest import nearest
@@ -59,6 +59,10 @@ Exit codes:
   130  interrupted
 
 \b
+Language: that of the terminal; for one call:
+  ropeway VERB --lang zh
+
+\b
 Completion in bash; in zsh and fish alike:
   eval "$(_ROPEWAY_COMPLETE=bash_source ropeway)"
 
@@ -68,6 +72,13 @@ Example:
   ropeway chat -p "What is the capital of France?"
 """
 
+
+# What people call a verb whose name is another.
+_OTHER_WORDS = {
+    "inspect": "show", "info": "show", "get": "fetch", "download": "fetch", "pull": "fetch",
+    "ls": "list", "copy": "push", "check": "doctor", "start": "up", "serve": "up", "stop": "down",
+    "ps": "status",
+}  # fmt: skip
 
 # What click says, and our template for it.
 _SAID = tuple(
@@ -84,6 +95,7 @@ _SAID = tuple(
         (r"(?P<value>`.*`) is not one of (?P<known>`.+)", "{value} is not one of {known}"),
         (r"(?P<value>`.*`) is not (?P<form>a name of .+)", "{value} is not {form}"),
         (r"no such option (?P<name>`.+`)", "no such option {name}"),
+        (r"no such command (?P<name>`.+`)", "no such command {name}"),
         (r"missing option (?P<name>`.+`)", "missing option {name}"),
         (r"missing argument (?P<name>`.+`)", "missing argument {name}"),
         (r"option (?P<name>`.+`) requires an argument", "option {name} requires an argument"),
@@ -257,6 +269,12 @@ def _refusal(error: click.ClickException) -> Refused:
         known = [flag.removeprefix("--") for flag in flags if flag.startswith("--")]
         if near := nearest(error.option_name.lstrip("-"), known):
             return Refused(what, hint=phrase("did you mean {names}?", names=f"`--{near[0]}`"))
+    if ctx and isinstance(ctx.command, click.Group) and what.startswith("no such command"):
+        verbs = ctx.command.list_commands(ctx)
+        word = next(iter(re.findall(r"`(.+?)`", what)), "")
+        names = joined((f"`{ctx.command_path} {verb}`" for verb in verbs), ", ")
+        there = phrase("there are {names}", names=names)
+        return Refused(what, hint=_meant(ctx.command_path, word, verbs) or there)
     return Refused(
         what,
         hint=phrase("see `{command} --help`", command=ctx.command_path) if ctx else None,
@@ -274,9 +292,14 @@ def _said(message: str) -> str:
     return text
 
 
+def _meant(group: str, word: str, verbs: Iterable[str]) -> str | None:
+    """Return the question for the verb that was meant; None when none is near."""
+    near = nearest(_OTHER_WORDS.get(word, word), verbs)
+    return phrase("did you mean {names}?", names=f"`{group} {near[0]}`") if near else None
+
+
 def _no_such_verb(name: str) -> Refused:
-    near = nearest(name, VERBS)
-    hint = phrase("did you mean {names}?", names=f"`ropeway {near[0]}`") if near else None
+    hint = _meant("ropeway", name, VERBS)
     return Refused(phrase("no such verb: `{name}`", name=name), hint=hint or "see `ropeway --help`")
 
 

@@ -1,6 +1,7 @@
 """`ropeway model`: fetch checkpoints, show what a model is made of, copy one to the hosts."""
 
 import os
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from ropeway.models.stored import read_stored
 from ropeway.models.summary import ModelSummary, summarise
 from ropeway.models.weights import find_weight_files, read_json_object
 from ropeway.outside import is_file
+from ropeway.phrases import phrase
 from ropeway.plan.layout import problems
 from ropeway.plan.resolve import model_path
 from ropeway.plan.shards import shard
@@ -137,11 +139,25 @@ def _read(name: str, root: Path | None) -> ModelSummary:
         return summarise(f"{entry.name}, as read in {where}", known(name))
     if is_file(path):
         return summarise(str(path), read_shape(read_json_object(path), where=str(path)))
-    shape = read_directory_shape(path)
+    try:
+        shape = read_directory_shape(path)
+    except ModelError as error:
+        error.hint = error.hint or _published(name)
+        raise
     stored = read_stored(path)
     files = find_weight_files(path) if stored and stored.components else ()
     size = stored.total_bytes if stored else 0
     return summarise(str(path), replace(shape, weight_bytes=size, weight_files=files), stored)
+
+
+def _published(name: str) -> str | None:
+    """Return the command that shows the published model of a folder's name, where there is one."""
+    try:
+        published_name(name)
+    except ModelError as error:
+        return error.hint
+    command = f"ropeway model show {shlex.quote(Path(name).name)}"
+    return phrase("the published model of this name: {command}", command=command)
 
 
 def _share(shape: ModelShape, text: str) -> ShownLayout:

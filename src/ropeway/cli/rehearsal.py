@@ -93,7 +93,9 @@ def own_spec(rehearse: str, config: Path, screen: Screen) -> Spec | None:
                 )
             )
         return None
-    spec = read_spec(config, without=f"make hosts up: `{verb} --rehearse 2x8-910B4`")
+    spec = read_spec(
+        config, without=phrase("make hosts up: `{verb} --rehearse 2x8-910B4`", verb=verb)
+    )
     if spec.cluster.is_local:
         raise Refused(
             phrase("`cluster.local` needs no rehearsal: it runs on this machine"),

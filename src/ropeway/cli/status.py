@@ -114,8 +114,9 @@ def _hosts_status(target: Target, service: Reached, screen: Screen) -> bool:
     url = target.answers_at(last.url)
     table = containers_table([{**row, "why": reason} for row, reason in rows], screen.language)
     screen.answer(table)
-    for name in missing:
-        screen.answer(phrase("{name}: {reason}", name=name, reason=reasons[name]))
+    for name, reason in reasons.items():
+        if reason:
+            screen.answer(phrase("{name}: {reason}", name=name, reason=reason))
     screen.answer(
         phrase(
             "{layout} of {model} at {url}, vLLM-Ascend {release}: {state}",

@@ -18,7 +18,7 @@ GROUPS: dict[Phrase, tuple[Check, ...]] = {
     phrase("NPUs"): npus.CHECKS,
     phrase("versions"): versions.CHECKS,
     phrase("containers"): containers.CHECKS,
-    phrase("model"): model.CHECKS,
+    phrase("model"): (*model.CHECKS, *versions.OF_MODELS),
     phrase("ports"): (*roce.CHECKS, *reachability.OF_INTERFACES),
     phrase("network"): reachability.OF_PINGS,
 }

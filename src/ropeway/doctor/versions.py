@@ -172,6 +172,10 @@ CHECKS = (
           fix="choose the tag by its suffix: none for A2 (910B1 to 910B4), `-a3` for A3, "
           "`-310p` for 300I Duo",
           source="vllm-ascend docs/source/installation.md"),
+)  # fmt: skip
+
+# What a model asks of the image: a reader looks for it below the model.
+OF_MODELS: tuple[Check, ...] = (
     Check("model-release", "fail", "the image is too old for the model", _old_images,
           reads=(MODEL, ENGINE, IMAGES),
           lacking=_without_model_or_release,

@@ -121,7 +121,7 @@ def _settings(plan: Plan, chosen: Candidate, search: Search) -> Iterator[Value]:
         yield _fraction(chosen, search)
     if request.kv_cache is not None:
         yield _fixed(request, "kv_cache", format_bytes(request.kv_cache), phrase("on each NPU"))
-    yield _workload(request, chosen.clients)
+    yield _workload(request, chosen.clients if request.free_clients else request.load.clients)
     if request.chip is None:
         return
     version = request.traits.version

@@ -10,7 +10,7 @@ language of the screen; JSON is always English.
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from json import dumps
 from typing import Any, Literal, TextIO, cast
@@ -161,7 +161,9 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print a line of the conversation, wrapped between words."""
-        self._line(with_literals(in_language(text, self.language)))
+        width = self._talk.console.width
+        shown = fill(in_language(text, self.language), width, 0, 0)
+        self._line(with_literals(shown), soft_wrap=True)
 
     def detail(self, text: str) -> None:
         """Print a line only with `-v`, such as a command."""
@@ -171,9 +173,11 @@ class Screen:
     def warn(self, text: str) -> None:
         """Print a warning, with `-q` and `--json` too."""
         self._warnings.append(text)
-        shown = with_literals(in_language(text, self.language))
-        line = Text.assemble((LABELS[self.language]["warning"], "bold yellow"), shown)
-        self._line(line, always=True)
+        label = LABELS[self.language]["warning"]
+        shown = in_language(text, self.language)
+        shown = fill(shown, self._talk.console.width, cell_len(label), 0)
+        line = Text.assemble((label, "bold yellow"), with_literals(shown))
+        self._line(line, soft_wrap=True, always=True)
 
     def hint(self, text: str) -> None:
         """Print something to type or to check; commands stay whole, so that they can be copied."""
@@ -243,13 +247,24 @@ def _hint(text: str, width: int | None, language: str) -> Text:
     label = LABELS[language]["hint"]
     indent = cell_len(label)
     given = printable(text).splitlines() or [""]
-    first, *rest = (
-        line.removeprefix("$ ") if _COMMAND.search(line) else fill(line, width, indent, indent)
-        for line in given
-    )
+    first, *rest = (line for one in given for line in _hint_lines(one, width, indent))
     lines = [Text.assemble((label, "bold cyan"), with_literals(first))]
     lines += [Text.assemble(" " * indent, with_literals(line)) for line in rest]
     return Text("\n").join(lines)
+
+
+def _hint_lines(line: str, width: int | None, indent: int) -> Iterator[str]:
+    """Yield prose in lines that fit, and a command whole, on a line of its own where both do not
+    fit into one: a terminal breaks what is too long anywhere."""
+    command = _COMMAND.search(line)
+    if command is None:
+        yield fill(line, width, indent, indent)
+    elif command.start() == 0 or not width or indent + cell_len(line) <= width:
+        yield line.removeprefix("$ ")
+    else:
+        begin = command.start() + len(re.match(r"[:：]? ?", line[command.start() :])[0])  # type: ignore[index]
+        yield fill(line[:begin].rstrip(), width, indent, indent)
+        yield line[begin:]
 
 
 def with_literals(text: str) -> Text:

@@ -16,6 +16,7 @@ from ropeway.phrases import phrase
 from ropeway.report.chinese import in_language
 from ropeway.report.line import (
     about,
+    fill,
     live_line,
     one_line,
     spent,
@@ -31,7 +32,7 @@ STYLES = {
 _IN_CHINESE = {"ok": "完成", "done": "完成", "warn": "警告", "stop": "中止", "FAIL": "失败"}
 REDRAW_SECONDS = 0.5
 _ERASE_LINE = "\r\x1b[K"
-_CONTINUATION = " " * 8
+_BEFORE_NAME, _CONTINUATION = 6, 8  # cells before the text of a verdict, and of its second line
 
 
 class Conversation:
@@ -113,6 +114,9 @@ class Conversation:
     def verdict(self, indent: str, verdict: str, rest: str) -> Text:
         """Return `ok    name  12.3 s`: the word first, so that colour adds nothing."""
         word = _IN_CHINESE[verdict] if self.language == "zh" else f"{verdict:<4}"
+        width = self.console.width
+        if self.live and width > 2 * _CONTINUATION:
+            rest = fill(rest, width, len(indent) + _BEFORE_NAME, _CONTINUATION)
         return Text.assemble(indent, (word, STYLES[verdict]), f"  {rest}")
 
     def _begin(self, step: "Step") -> None:
@@ -141,20 +145,10 @@ class Conversation:
             if self.muted:
                 return
             self._erase()
-            self.console.print(self._folded(verdict), soft_wrap=True)
+            self.console.print(verdict, soft_wrap=True)
             self._draw()
             if not self._running:
                 self._ended.set()
-
-    def _folded(self, verdict: Text) -> Text:
-        """Wrap a verdict that is longer than the terminal's line between words."""
-        width = self.console.width
-        if not self.live or verdict.cell_len <= width or width <= 2 * len(_CONTINUATION):
-            return verdict
-        lines = verdict.wrap(self.console, width - len(_CONTINUATION))
-        for line in lines:
-            line.rstrip()
-        return Text(f"\n{_CONTINUATION}").join(lines)
 
     def _draw(self) -> None:
         if not (self.live and self._running) or self.paused:

@@ -264,9 +264,7 @@ def _below(comparison: Comparison) -> list[Text]:
 def _generates(why: object, language: str) -> Text:
     if why is None:
         return Text(NONE)
-    if isinstance(why, str) and why:
-        return Text(one_line(in_language(why, language)), style="red")
-    return Text(in_language("yes", language), style="green")
+    return Text(in_language("no" if why else "yes", language), style="red" if why else "green")
 
 
 def _state(value: object, language: str) -> Text:

@@ -7,7 +7,7 @@ FAULTS are for `doctor`, which finds them by looking. LAUNCH_FAULTS show only wh
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from ropeway.sim.machine import (
 from ropeway.suggest import did_you_mean
 
 Change = Callable[[Fleet, int, int], Fleet]
+_SHOWN = 4  # hosts that a hint names
 Part = TypeVar("Part", Machine, Chip)
 
 
@@ -42,6 +43,14 @@ class Fault:
     apply: Change
     host: int = 1
     harmless: str = ""
+
+
+def known_hosts(names: Sequence[str]) -> str:
+    """Return which hosts there are, as a hint; of many the first."""
+    first = joined(names[:_SHOWN], ", ")
+    if names[_SHOWN:]:
+        return phrase("hosts are {names} …", names=first)
+    return phrase("hosts are {names}", names=first)
 
 
 def faulty_fleet(size: str, faults: Iterable[str], *, launch: bool = False) -> Fleet:
@@ -82,7 +91,7 @@ def inject(fleet: Fleet, text: str, *, launch: bool = False) -> tuple[Fleet, Fau
     if host_name and host_name not in names:
         raise Refused(
             phrase("`{text}`: no host `{name}`", text=text, name=host_name),
-            hint=phrase("hosts are {names} …", names=joined(names[:4], ", ")),
+            hint=known_hosts(names),
         )
     fault = known[name]
     if launch and fault.harmless:

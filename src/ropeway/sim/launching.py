@@ -23,8 +23,9 @@ from ropeway.launch.clock import SYSTEM_CLOCK, Clock
 from ropeway.launch.container_start import RUN_EACH
 from ropeway.launch.lock import HELD, LOCK
 from ropeway.launch.logs import MERGED
-from ropeway.phrases import joined, phrase
+from ropeway.phrases import phrase
 from ropeway.sim.containers import Answer, ContainerEngine, LogScripts, Say
+from ropeway.sim.faults import known_hosts
 from ropeway.sim.hccn_tool import HccnTool
 from ropeway.sim.host_state import (
     FULL,
@@ -102,7 +103,7 @@ class Rehearsal:
                 return LaunchHost(name, address, real.by_hand, real.as_flags, self, state)
         raise Refused(
             phrase("the rehearsal has no host `{name}`", name=name),
-            hint=phrase("its hosts are {names} …", names=joined(list(self._hosts)[:4], ", ")),
+            hint=known_hosts(list(self._hosts)),
         )
 
     def state(self, name: str) -> HostState:

@@ -249,7 +249,7 @@ def _key_hint(
         return phrase("`{key}` belongs {places}", key=key, places=places)
     if here == "serve":
         return "an engine's own flag goes under `serve.engine_args`"
-    names_here = ", ".join(f"`{name}`" for name in keys[here])
+    names_here = joined((f"`{name}`" for name in keys[here]), ", ")
     return phrase("keys here are {names}", names=names_here)
 
 

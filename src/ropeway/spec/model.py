@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from ropeway.errors import Refused
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.spec.cluster import Cluster, Local, Runtime
 from ropeway.spec.engine_args import (
     OWN_KEY,
@@ -204,7 +204,7 @@ class Model(SpecModel):
         if "name" not in info.data:
             return path
         if path is None and info.data["name"] is None:
-            known = ", ".join(f"`{name}`" for name in get_args(ModelName))
+            known = joined((f"`{name}`" for name in get_args(ModelName)), ", ")
             raise broken(
                 Fault((), "needs `name` or `path`", phrase("names are {known}", known=known))
             )
