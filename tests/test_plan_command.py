@@ -140,11 +140,10 @@ def test_a_spec_for_this_machine_has_no_part_in_a_plan_for_hosts(capsys, tmp_pat
     assert note in " ".join(err.split())
 
 
-def test_replicas_that_do_not_divide_the_clients_share_all_of_them(capsys):
-    _, out, _ = run(capsys, *QWEN, "--hosts", "2", "--clients", "256", "--replicas", "3")
-    said = " ".join(out.split())
-    assert "workload 256 clients" in said
-    assert "255" not in said
+def test_replicas_that_do_not_divide_the_clients_share_all_of_them(capsys, spec):
+    spec.write_text(SPEC.replace("serve:\n", "serve:\n  replicas: 3\n"))
+    values = {value["key"]: value["value"] for value in document(capsys)["values"]}
+    assert values["workload"] == "256 clients"
 
 
 def test_the_first_lines_say_that_a_spec_joins_the_flags(capsys, spec):

@@ -160,7 +160,7 @@ def _spec_file(config: Path, flags: Flags, *, named: bool, write: bool) -> SpecF
         raise Refused(
             phrase("`--write` puts the choice into a spec, and there is none here"),
             where=str(Path.cwd() / config),
-            hint=phrase("write one: `ropeway init`\nor name it with `--config`"),
+            hint=phrase("write one: `ropeway init --host root@ADDRESS`\nor name it with `--config`"),
         )
     if flags.model is None:
         raise Refused(
@@ -168,7 +168,7 @@ def _spec_file(config: Path, flags: Flags, *, named: bool, write: bool) -> SpecF
             where=str(Path.cwd()),
             hint=phrase(
                 "name a model: `ropeway plan --model Qwen3-30B-A3B --hosts 2 --chip 910B4`\n"
-                "or write a spec: `ropeway init`"
+                "or write a spec: `ropeway init --host root@ADDRESS`"
             ),
         )
     return None
