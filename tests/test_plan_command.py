@@ -80,6 +80,8 @@ def test_each_value_says_where_it_came_from(capsys, spec):
     assert sources["serve.layout"] == "--layout"
     assert sources["serve.version"] == "--engine-version"
     assert sources["workload"] == f"ropeway.yaml:{line_of('clients:')}"
+    spec.write_text(SPEC.replace("serve:\n", "serve:\n  replicas: 3\n"))
+    assert "256 clients" in [value["value"] for value in document(capsys)["values"]], "not 255"
     spec.write_text(SPEC.replace("serve:\n", "serve:\n  context: 4096\n  kv_cache: 2GiB\n"))
     plan = document(capsys, "--clients", "64", "--chip", "910B3")
     sources = {value["key"]: value["source"] for value in plan["values"]}
@@ -138,12 +140,6 @@ def test_a_spec_for_this_machine_has_no_part_in_a_plan_for_hosts(capsys, tmp_pat
     assert code == 2
     assert "which model?" in err
     assert note in " ".join(err.split())
-
-
-def test_replicas_that_do_not_divide_the_clients_share_all_of_them(capsys, spec):
-    spec.write_text(SPEC.replace("serve:\n", "serve:\n  replicas: 3\n"))
-    values = {value["key"]: value["value"] for value in document(capsys)["values"]}
-    assert values["workload"] == "256 clients"
 
 
 def test_the_first_lines_say_that_a_spec_joins_the_flags(capsys, spec):

@@ -160,7 +160,9 @@ def _spec_file(config: Path, flags: Flags, *, named: bool, write: bool) -> SpecF
         raise Refused(
             phrase("`--write` puts the choice into a spec, and there is none here"),
             where=str(Path.cwd() / config),
-            hint=phrase("write one: `ropeway init --host root@ADDRESS`\nor name it with `--config`"),
+            hint=phrase(
+                "write one: `ropeway init --host root@ADDRESS`\nor name it with `--config`"
+            ),
         )
     if flags.model is None:
         raise Refused(

@@ -194,7 +194,8 @@ def _spoken(me: Incarnation, began: float) -> list[Line]:
     a microsecond apart: no two lines have one time."""
     ray = f"Local node IP: {me.part.address}"
     first = ray if me.part.ray else "INFO [__init__.py:38] - ascend -> vllm_ascend:register"
-    return [(began + number * 1e-6, line) for number, line in enumerate((first, *me.faults.says))]
+    lines = enumerate((first, *me.faults.says), -1)
+    return [(began + number * 1e-6, line) for number, line in lines]
 
 
 def _failed(me: Incarnation, lines: Sequence[Line], met: float, pace: Pace) -> LogScript:
