@@ -27,7 +27,7 @@ _STATES = {
 
 # The titles of tables that are shown in Chinese too.
 _PROCESS = ("host", "role", "NPU", "pid", ">memory", "state")
-_CONTAINER = ("host", "role", "NPU", "state", "started", ">restarts", "generates")
+_CONTAINER = ("host", "role", "NPU", "state", "started", ">restarts", "answers")
 
 
 def bench_table(summary: Summary, conditions: Conditions) -> RenderableType:

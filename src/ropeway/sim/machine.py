@@ -149,7 +149,7 @@ class Machine:
     kind: Kind
     chips: tuple[Chip, ...]
     nic: str = "enp189s0f0"
-    driver: str = "25.5.1"
+    driver: str = "26.0.rc1"
     firmware: str = "7.8.0.6.201"
     kernel: str = "5.10.0-216.0.0.115.oe2203sp4.aarch64"
     hypervisor: str | None = None
