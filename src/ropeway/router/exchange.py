@@ -321,7 +321,8 @@ class Exchange:
             await self._write(events.error(message, code, named=not self.parsed.ends_with_done))
             return await self._finish()
         self.totals.unanswered += 1
-        if self._failures and (last := self._failures[-1][1].answer):
+        last = self._failures[-1][1].answer if self._failures else None
+        if last is not None:  # an answer without keys of its own is false until aiohttp 3.12
             return last
         retry = {"Retry-After": "1"} if code == 503 else {}
         return web.json_response(events.error_body(message, code), status=code, headers=retry)
