@@ -71,3 +71,13 @@ def test_a_name_that_contradicts_its_config_is_said_to(capsys, tmp_path):
 def test_a_path_that_no_system_takes_is_not_there(verb, name, capsys):
     assert exit_code([*verb, name]) == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_weights_by_a_name_alone_are_said_to_be_so(tmp_path, capsys):
+    spec = tmp_path / "s.yaml"
+    hosts = "{chip: 910B4, hosts: [{address: 192.168.0.1, npus: 8}]}"
+    for name, said in (("Qwen3-32B", False), ("Qwen3-32B-W8A8", True)):
+        spec.write_text(f"cluster: {hosts}\nmodel: {{path: /data/{name}}}\n")
+        assert exit_code(["plan", "-c", str(spec), "--json"]) == 0
+        notes = json.loads(capsys.readouterr().out)["notes"]
+        assert any("with w8a8 weights, by its own name" in note for note in notes) == said

@@ -199,10 +199,14 @@ def _model(
                 " `config` below `model` keeps it in the spec"
             ),
         ) from None
-    note = phrase(
-        "`{path}` is not on this machine; planned as the published {name}", path=path, name=name
-    )
-    return Path(path).name, known(path, overrides), (note,)
+    shape = known(path, overrides)
+    words = "`{path}` is not on this machine; planned as the published {name}"
+    if (scheme := shape.precision.scheme) != known(name).precision.scheme:
+        words = (
+            "`{path}` is not on this machine; planned as the published {name}, with {scheme} "
+            "weights, by its own name"
+        )
+    return Path(path).name, shape, (phrase(words, path=path, name=name, scheme=scheme),)
 
 
 def _named(
