@@ -13,7 +13,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -58,7 +58,7 @@ class _Connection(ResponseHandler):
     """
 
     def resume_reading(self, *args: Any, **more: Any) -> None:
-        if self._reading_paused:
+        if getattr(self, "_reading_paused", True):  # its own name for it, which may change
             super().resume_reading(*args, **more)
 
 
@@ -112,7 +112,7 @@ class Upstreams:
         address = self._address(url)
         head = _head(method, target, address.name, headers, len(body))
         self._busy += 1
-        connection, writing = None, None
+        connection, writing, answer = None, None, None
         try:
             connection = self._kept(url)
             if connection is None:
@@ -127,15 +127,21 @@ class Upstreams:
                 transport.write(head + body)
             else:  # the replica may answer before it has read it all
                 writing = asyncio.create_task(_write(connection, head, body))
-            yield await _answer(connection)
+            answer = await _answer(connection)
+            yield answer
         finally:
             self._busy -= 1
             if writing is not None and not writing.done():
                 writing.cancel()
-                if connection is not None:
-                    connection.force_close()
+                answer = None
             if connection is not None:
+                if answer is None:  # it comes later, or half the request went: not the next one's
+                    connection.force_close()
                 self._keep(url, connection)
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context()  # takes tens of milliseconds
 
     def close_overdue(self, keep_s: float = KEEP_S) -> None:
         """Close the connections that nobody has used for so long."""
@@ -166,7 +172,7 @@ class Upstreams:
 
     async def _connect_once(self, address: _Address) -> ResponseHandler:
         loop = asyncio.get_running_loop()
-        tls = ssl.create_default_context() if address.tls else None
+        tls = self._tls if address.tls else None
         try:
             async with asyncio.timeout(self._connect_s):
                 _, connection = await loop.create_connection(
