@@ -166,6 +166,8 @@ def test_a_tight_fit_is_said_by_plan_and_by_up_in_the_same_words():
         ("DP4×TP4+EP", "A3", "0.18.0", {}, 1000),
         ("DP4×TP4+EP", "A3", "0.18.0",
          {"max_sequences": 1, "engine_args": {"additional-config": {"enable_fused_mc2": 1}}}, 1024),
+        ("DP2×TP8+EP", "A2", "0.18.0", {"engine_args": {"max_cudagraph_capture_size": 2048}}, 1024),
+        ("DP2×TP8+EP", "A2", "0.18.0", {"engine_args": {"enable-eplb": True}}, 1024),
         ("DP4×TP4+EP", "A2", "0.18.0", {"env": {"HCCL_BUFFSIZE": "777"}}, 777),
         ("TP8+EP", "A2", "0.18.0", {}, 0),
         ("TP16", "A2", "0.18.0", {}, 0),

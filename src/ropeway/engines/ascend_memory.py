@@ -12,7 +12,7 @@ from math import ceil
 from ropeway.engines.ascend_releases import order
 from ropeway.engines.vllm import SEQUENCES, drafted_tokens
 from ropeway.models.shape import ModelShape
-from ropeway.spec.engine_args import flag_number, flag_settings
+from ropeway.spec.engine_args import flag_number, flag_settings, flag_value
 from ropeway.spec.model import Layout, Serve
 
 _MIB = 2**20
@@ -43,6 +43,11 @@ _LARGEST_GRAPH = 512
 # Before, 512 tokens of each rank did (worker/model_runner_v1.py), for which 1,024 MiB were set.
 _SMALL_DISPATCH_SINCE = "0.11.0rc1"
 _DISPATCH_USUAL = 1024
+# Flags that say which steps are captured, or that experts are copied.
+_OTHER_STEPS = (
+    "cudagraph-capture-sizes", "max-cudagraph-capture-size", "cuda-graph-sizes", "eplb-config",
+    "enable-eplb",
+)  # fmt: skip
 # On 310P half of what is left is kept as room to work in (vllm_ascend/_310p/worker_310p.py). The
 # first release that a log shows doing so (#10122); v0.10.2rc1 did not (#3316).
 _HALVED_FROM = "0.20.2rc1"
@@ -182,7 +187,7 @@ def dispatch_mebibytes(
         needed = tokens * (sent + (visited + 1) * _up(2 * wide, 512))
     rounded = max(_DISPATCH_DEFAULT, _up(ceil(2 * needed / _MIB), _DISPATCH_STEP))
     is_old = order(version) < order(_SMALL_DISPATCH_SINCE)
-    return max(rounded, _DISPATCH_USUAL) if is_old or _dispatches_prompts(serve) else rounded
+    return max(rounded, _DISPATCH_USUAL) if is_old or eager or _is_unusual(serve) else rounded
 
 
 def _dispatched_tokens(serve: Serve, *, eager: bool) -> int:
@@ -198,12 +203,20 @@ def _dispatched_tokens(serve: Serve, *, eager: bool) -> int:
     return min(decoding if eager else 2 * decoding, _LARGEST_GRAPH)
 
 
-def _dispatches_prompts(serve: Serve) -> bool:
-    """Whether settings send prompts through MC2, or an operator whose needs we do not know."""
-    config = flag_settings(serve.engine_args, "additional-config")
-    switches = [config.get(key) for key in ("enable_fused_mc2", "enable_prefill_mc2")]
-    switches.append(serve.env.get("VLLM_ASCEND_ENABLE_FUSED_MC2", "0") != "0")
-    return any(switches)
+def _is_unusual(serve: Serve) -> bool:
+    """Return whether settings may send more through MC2 than the formula has: prompts, steps of
+    other sizes than by default, copies of experts, or an operator whose needs we do not know."""
+    args = serve.engine_args
+    config, compilation = (
+        flag_settings(args, f"{name}-config") for name in ("additional", "compilation")
+    )
+    given = (
+        *(config.get(key) for key in ("enable_fused_mc2", "enable_prefill_mc2", "eplb_config")),
+        compilation.get("max_cudagraph_capture_size"),
+        *(flag_value(args, name) for name in _OTHER_STEPS),
+        serve.env.get("VLLM_ASCEND_ENABLE_FUSED_MC2", "0") != "0",
+    )
+    return any(given)
 
 
 def _up(number: int, multiple: int) -> int:
