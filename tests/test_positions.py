@@ -8,7 +8,7 @@ from model_files import LLAMA
 from ropeway.engines.vllm import context_doubt, served_shape
 from ropeway.models.build import read_shape
 from ropeway.models.known import known
-from ropeway.spec.engine_args import config_overrides
+from ropeway.spec.engine_flags import config_overrides
 from ropeway.spec.model import Serve
 
 SHORT = LLAMA | {"max_position_embeddings": 40960}

@@ -2,6 +2,8 @@
 
 import shlex
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,3 +115,12 @@ def test_every_fact_of_a_sound_machine_is_known():
     assert (npu.roce.tls, npu.roce.link, npu.roce.health) == (0, "UP", "Success")
     assert facts.model is not None
     assert (facts.model.there, facts.model.missing, facts.model.scheme) == (True, (), "none")
+
+
+def test_the_tools_of_hosts_without_npus_start_without_any_package() -> None:
+    """Tests with real hosts start them hundreds of times, by an interpreter without packages."""
+    tools = Path(__file__).parent / "host_tools.py"
+    argv = (sys.executable, "-S", tools, "2x8-910B4", "0", "npu-smi", "info")
+    source = str(tools.parent.parent / "src")
+    done = subprocess.run(argv, env={"PYTHONPATH": source}, capture_output=True, text=True)
+    assert "910B4" in done.stdout, done.stderr

@@ -28,7 +28,7 @@ from ropeway.models.task import came_words, task_of
 from ropeway.phrases import phrase
 from ropeway.plan.layout import check as check_layout
 from ropeway.report.console import Screen
-from ropeway.spec.engine_args import config_overrides
+from ropeway.spec.engine_flags import config_overrides
 from ropeway.spec.errors import unseen
 from ropeway.spec.model import DEFAULT_FILE, Layout, Model, Serve, Spec, load_spec, local_spec
 

@@ -12,7 +12,7 @@ from math import ceil
 from ropeway.engines.ascend_releases import order
 from ropeway.engines.vllm import SEQUENCES, drafted_tokens
 from ropeway.models.shape import ModelShape
-from ropeway.spec.engine_args import flag_number, flag_settings, flag_value
+from ropeway.spec.engine_flags import flag_number, flag_settings, flag_value
 from ropeway.spec.model import Layout, Serve
 
 _MIB = 2**20

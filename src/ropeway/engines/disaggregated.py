@@ -8,7 +8,7 @@ such as `up`'s for its first token, by itself.
 from collections.abc import Mapping
 
 from ropeway.phrases import Phrase, phrase
-from ropeway.spec.engine_args import flag_settings
+from ropeway.spec.engine_flags import flag_settings
 
 _FLAG = "kv-transfer-config"
 _SIDES = {

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ropeway.engines.ascend_releases import order
 from ropeway.models.shape import ModelShape
 from ropeway.phrases import phrase
-from ropeway.spec.engine_args import flag_settings
+from ropeway.spec.engine_flags import flag_settings
 from ropeway.spec.model import Layout, Serve
 
 # Running at once in a data-parallel rank, where nothing says how many (EngineArgs, on a device

@@ -31,7 +31,7 @@ from ropeway.launch.rollout import Rollout, Service
 from ropeway.launch.served_model import ServedModel, served_model
 from ropeway.models.task import came_words
 from ropeway.phrases import joined, phrase
-from ropeway.spec.engine_args import config_overrides
+from ropeway.spec.engine_flags import config_overrides
 from ropeway.spec.model import Spec
 from ropeway.units import counted
 

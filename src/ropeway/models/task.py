@@ -12,7 +12,7 @@ from typing import Literal
 
 from ropeway.models.shape import ModelShape
 from ropeway.phrases import Phrase, phrase
-from ropeway.spec.engine_args import flag_settings, flag_value
+from ropeway.spec.engine_flags import flag_settings, flag_value
 
 # generate  text, token after token
 # embed     a vector of a text

@@ -13,7 +13,7 @@ from ropeway.phrases import Phrase, phrase
 from ropeway.plan.candidate import PlanRequest
 from ropeway.plan.load import Load, whole_context
 from ropeway.plan.machine import EngineTraits, Machine, ascend, traits
-from ropeway.spec.engine_args import flag_number, flag_value
+from ropeway.spec.engine_flags import flag_number, flag_value
 from ropeway.spec.model import Serve, Spec, Workload
 
 # Of vllm-ascend docs/source/tutorials/hardwares/310p.md: "explicit and conservative".

@@ -24,7 +24,7 @@ from ropeway.plan.machine import EngineTraits, Machine, ascend, traits
 from ropeway.plan.request import LOCAL_ENGINE, graph_of, request_for
 from ropeway.plan.writing import without_planned
 from ropeway.spec.cluster import Cluster, RemoteHost
-from ropeway.spec.engine_args import config_overrides
+from ropeway.spec.engine_flags import config_overrides
 from ropeway.spec.file import SpecFile
 from ropeway.spec.model import Layout, Model, Serve, Spec, Workload
 

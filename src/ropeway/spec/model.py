@@ -28,14 +28,8 @@ from pydantic import (
 from ropeway.errors import Refused
 from ropeway.phrases import joined, phrase
 from ropeway.spec.cluster import Cluster, Local, Runtime
-from ropeway.spec.engine_args import (
-    OWN_KEY,
-    VARIABLE,
-    asks_to_pool,
-    flag_faults,
-    layout_sizes,
-    variable_faults,
-)
+from ropeway.spec.engine_args import OWN_KEY, VARIABLE, flag_faults, variable_faults
+from ropeway.spec.engine_flags import asks_to_pool, layout_sizes
 from ropeway.spec.errors import Fault, broken, spec_problems, unseen_faults
 from ropeway.spec.layout import layout_numbers
 from ropeway.spec.types import (
