@@ -19,19 +19,28 @@ HIDDEN = "***"
 # Shorter values (`1`, `true`) are switches; hiding them would make a text unreadable.
 _SHORTEST_SECRET = 6
 _QUOTE = r"\\*[\"']"
-# NAME=value, "name": "value", Name: Bearer value, --name value, "--name", "value".
-_NAMED = re.compile(
+# NAME=value, "name": "value", Name: Bearer value, --name value, "--name", "value"; a value, which
+# is read only where the name is a secret's, is a list in brackets, a text in quotes, which may be
+# escaped themselves, or a word.
+_NAME = re.compile(
     r"(?<![\w.-])(?P<name>-{0,2}[A-Za-z_][\w.-]{0,100}+)"
-    rf"(?P<between>(?P<quote>{_QUOTE})?\s{{0,4}}+(?:[:=,]|(?<=\s))\s{{0,4}}+(?:(?:Bearer|Basic)\s+)?)"
-    rf"(?P<value>(?P<open>{_QUOTE})(?:(?!(?P=open))[^\n])*+|[^\s,;&\"'}}\])]++)",
+    rf"(?P<between>(?P<quote>{_QUOTE})?\s{{0,4}}+(?:[:=,]|(?<=\s))\s{{0,4}}+(?:(?:Bearer|Basic)\s+)?)",
     re.IGNORECASE,
 )
+_VALUE = re.compile(
+    r"\[(?P<list>[^\]\n]*+)|\"(?P<double>(?:\\.|[^\"\\\n])*+)|'(?P<single>(?:\\.|[^'\\\n])*+)"
+    r"|(?P<open>\\+[\"'])(?P<escaped>(?:(?!(?<!\\)(?P=open))[^\n])*+)|(?P<word>[^\s,;&\"'}\])]++)"
+)
+# What follows a flag up to the next one: `--api-key one two --port 8000`, `--api-key=one,two`.
+_MORE = re.compile(r"[^\s\"'\]}]++(?:[^\S\n]+(?!-)[^\s\"'\]}]++)*+")
 # One of these is in every secret's name; they are found faster.
 _IN_NAMES = (
     "token", "key", "pass", "pwd", "secret", "credential", "auth", "cookie", "sig", "bearer", "pat",
 )  # fmt: skip
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-_REST = re.compile(r"(?i)(?<=\bcookie: )[^\n\"']+|(?<=\s-u )\S+:\S+")  # curl's user
+_REST = re.compile(r"(?i)(?<=\bcookie: )[^\n\"']+|(?<=\s-u )\S+:\S+|(?<=\s--user )\S+:\S+")
+_TOKEN = re.compile(r"(?i)token(?:_?id)?$")
+_NOTHING = {"", "false", "no", "none", "null", "true", "yes"}
 
 
 def secret_values(
@@ -57,17 +66,22 @@ def redact(text: str, values: Collection[str] = ()) -> str:
 
 
 def _without_named(line: str) -> str:
+    line = _REST.sub(HIDDEN, line)  # cookies, and curl's user
     low = line.lower()
     if not any(word in low for word in _IN_NAMES):
         return line
-    line = _REST.sub(HIDDEN, line)
     parts, done, at = [], 0, 0
-    while match := _NAMED.search(line, at):
-        at = match.end("name")  # or a URL's parameters would be taken for the value of `https`
-        if _is_secret(match):
-            begin, end = match.span("value")
-            parts += [line[done:begin], match["open"] or "", HIDDEN]
-            done = at = end
+    while match := _NAME.search(line, at):
+        at = match.end("name")
+        value = _VALUE.match(line, match.end()) if is_secret_name(match["name"]) else None
+        if value is None or not value.lastgroup or not _is_secret(match, value[value.lastgroup]):
+            continue
+        begin, end = value.span(value.lastgroup)
+        if value["word"] and match["name"].startswith("-") and not match["quote"]:
+            more = _MORE.match(line, begin)
+            end = more.end() if more else end
+        parts += [line[done:begin], HIDDEN]
+        done = at = end
     return "".join((*parts, line[done:]))
 
 
@@ -88,11 +102,11 @@ def _forms(value: str) -> Iterator[str]:
             yield whole[first:last]
 
 
-def _is_secret(match: re.Match[str]) -> bool:
-    name, bare = match["name"], match["value"].strip("\\\"'")
-    if not is_secret_name(name) or not bare or bare.startswith(("<", "$", HIDDEN)):
-        return False  # `"pad_token": "<pad>"`, `$NAME`
-    if match["quote"] and _NUMBER.fullmatch(bare):
+def _is_secret(match: re.Match[str], value: str) -> bool:
+    name, bare = match["name"], value.strip()
+    if bare.startswith(("<", "$", HIDDEN)) or bare.lower() in _NOTHING:
+        return False  # `"pad_token": "<pad>"`, `$NAME`, `auth: none`
+    if _NUMBER.fullmatch(bare) and _TOKEN.search(name):
         return False  # `"image_token": 151655`
     # `first token is` is prose.
     return re.search("[:=,]", match["between"]) is not None or re.search("[_-]", name) is not None

@@ -13,7 +13,19 @@ _LAST = re.compile(
     r"|authtok|authorization|bearer|cookie|key|pass|pat|pwd|sig|signature"
 )
 # A name with one of these anywhere, as SECRET_NAME or passwordHash; and one that ends in `auth`.
-_ANYWHERE = {"secret", "secrets", "password", "passwd", "passphrase", "credential", "credentials"}
+_ANYWHERE = {
+    "secret",
+    "secrets",
+    "password",
+    "passwords",
+    "passwd",
+    "passphrase",
+    "credential",
+    "credentials",
+}
+# Whose keys are secrets also where there are several; and what has keys that are none.
+_OF_KEYS = {"access", "api", "auth", "encryption", "private", "secret"}
+_NOT_OF_KEYS = {"cache", "foreign", "partition", "primary", "public", "routing", "sort"}
 # But not what says where a secret is, or tells something about it.
 _ABOUT = {
     "bytes", "count", "dir", "directory", "env", "file", "format", "length", "mode", "name", "path",
@@ -22,13 +34,13 @@ _ABOUT = {
 
 # What is a secret wherever it stands, by the beginnings that services give to theirs: Hugging
 # Face, OpenAI, GitHub, GitLab, Slack, AWS, Google, npm, PyPI, Docker Hub, NVIDIA; JSON web tokens;
-# private keys; the user in a URL; what stands behind `Bearer` and `Basic`. Each begins with fixed
-# letters, which `re` finds fast in much text.
+# private keys, to their end or that of the text; the user in a URL; what stands behind `Bearer`.
+# Each begins with fixed letters, which `re` finds fast in much text.
 _WORD = "[A-Za-z0-9_-]"
 _SHAPES = tuple(
     re.compile(shape)
     for shape in (
-        rf"(?P<secret>sk-{_WORD}{{16,}}+)",
+        rf"(?P<secret>sk-(?=[A-Za-z_-]{{0,60}}\d){_WORD}{{16,}}+)",
         rf"(?P<secret>hf_{_WORD}{{16,}}+)",
         *(rf"(?P<secret>gh{kind}_{_WORD}{{16,}}+)" for kind in "opsur"),
         *(
@@ -39,12 +51,10 @@ _SHAPES = tuple(
         *(rf"(?P<secret>{begin}[A-Z0-9]{{16}})" for begin in ("AKIA", "ASIA")),
         rf"(?P<secret>AIza{_WORD}{{35}})",
         rf"(?P<secret>ya29\.{_WORD}{{20,}}+)",
-        rf"(?P<secret>eyJ{_WORD}{{8,4096}}+\.{_WORD}{{8,4096}}+(?:\.{_WORD}*+)?)",
-        r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?P<secret>(?s:.{0,20000}?))"
-        r"(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)",
+        rf"(?P<secret>eyJ{_WORD}{{8,1024}}+\.{_WORD}{{8,4096}}+(?:\.{_WORD}*+)?)",
+        r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?P<secret>(?:[^-]|-(?!----))*+)",
         r"://(?P<secret>[^/\s@\"'<>]{1,400}+)@",
         r"Bearer (?P<secret>[^\s\"',]{6,}+)",
-        r"Basic (?P<secret>[A-Za-z0-9+/_-]{8,}+={0,2})",
     )
 )
 
@@ -87,6 +97,8 @@ def is_secret_name(name: str) -> bool:
     if not parts or parts[-1] in _ABOUT:
         return False
     last = parts[-1]
-    if parts == ["key"]:
+    if last == "keys":
+        return len(parts) > 1 and parts[-2] in _OF_KEYS
+    if last == "key" and (len(parts) == 1 or parts[-2] in _NOT_OF_KEYS):
         return name == "KEY"  # `key: serve.context` is none
     return bool(_LAST.fullmatch(last)) or last == "auth" or not _ANYWHERE.isdisjoint(parts)
