@@ -264,3 +264,9 @@ def test_a_variable_that_the_cause_speaks_of_is_told_with_its_value_and_no_secre
     )
     assert [detail.en for detail in diagnosis.details] == ["HCCL_BUFFSIZE=200"]
     assert "secret" not in str(diagnosis)
+
+
+@pytest.mark.parametrize("before", ["", "(Worker_TP3 pid=12) ERROR 11-30 10:00:00 [x.py:1] "])
+def test_memory_of_the_npu_is_not_the_hosts_whatever_torch_calls_the_error(before: str) -> None:
+    full = "torch.OutOfMemoryError: NPU out of memory. Tried to allocate 1.17 GiB (NPU 3; 60.96 GiB total capacity; 412.31 MiB free)"  # noqa: E501
+    assert diagnose({"a": before + full}).signature == "npu-out-of-memory"

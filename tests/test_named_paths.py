@@ -68,7 +68,7 @@ def test_they_are_mounted_read_only_where_they_are_needed():
     )
     tokenizer = Mount("/data/tokenizer", "/data/tokenizer", True)
     assert head == {tokenizer, Mount("/data/lora/a", "/data/lora/a", True)}
-    assert follower == {tokenizer}  # adapters are named by a flag of the server
+    assert follower == head  # every rank reads adapters, though only the server has the flag
     sources = [mount.source for one in rollout.containers for mount in one.mounts]
     assert not any("plugin" in source or "config.json" in source for source in sources)
 
@@ -83,7 +83,7 @@ def test_what_is_missing_where_it_is_needed_is_refused_with_the_hosts():
     rollout = Rollout(service_of(spec_of(layout="TP16", engine_args=ARGS)))
     first, second = (site.name for site in rollout.service.sites)
     everything = frozenset(("/data/lora/a", "/data/tokenizer"))
-    check_named_paths(rollout, {first: everything, second: frozenset(("/data/tokenizer",))})
+    check_named_paths(rollout, {first: everything, second: everything})
     check_named_paths(rollout, {})  # nobody said
     assert missing_paths(rollout, {first: everything, second: frozenset()})[0][1] == [second]
     with pytest.raises(CheckFailed) as error:

@@ -44,13 +44,12 @@ def is_given(engine_args: Mapping[str, object], name: str) -> bool:
 def features(engine_args: Mapping[str, object]) -> frozenset[str]:
     """Return which of a model's uses the flags ask for, that rules of releases know.
 
-    lora, speculative, context-parallel (of prefill) and whole-encoder (on each NPU, or on none).
+    lora, speculative and whole-encoder (on each NPU, or on none).
     """
     given = {_plain(name): value for name, value in engine_args.items() if value is not False}
     asked = {
         "lora": not given.keys().isdisjoint(("enable-lora", "lora-modules")),
         "speculative": "speculative-config" in given,
-        "context-parallel": str(given.get("prefill-context-parallel-size", 1)) != "1",
         "whole-encoder": given.get("mm-encoder-tp-mode") == "data"
         or not given.keys().isdisjoint(
             ("enable-multimodal-encoder-data-parallel", "language-model-only")

@@ -195,7 +195,7 @@ LIMITS = (
     Limit(
         "pipeline with prefill context parallelism is not supported in this release",
         "notes of v0.23.0rc1 and v0.23.0",
-        lambda case: case.layout.pipeline > 1 and "context-parallel" in case.features,
+        lambda case: case.layout.pipeline > 1 and case.layout.prefill_context > 1,
         since="0.23.0rc1",
         until="0.24.0rc1",
     ),

@@ -5,10 +5,12 @@ absolute path counts, wherever it stands in a value (`name=/path`, a list, JSON)
 the image brings, what the engine writes, and what only looks like a path. Pure.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+
+from ropeway.outside import parse_json
+from ropeway.spec.engine_flags import flag_name
 
 # Folders that an image has itself: the host's must not hide them.
 _OF_IMAGE = (
@@ -23,6 +25,10 @@ _WRITTEN = re.compile(
 _OF_FILES = re.compile(r"(PATH|FILE|FOLDER|DIR|CONFIG|TABLE|TEMPLATE|PLUGIN)$")
 # Flags whose values begin with `/` and are no files: parts of URLs.
 _OF_URLS = {"root_path", "disable_access_log_for_endpoints", "middleware"}
+# Flags of the head's server whose files every rank reads (vLLM's lora/worker_manager.py).
+_OF_RANKS = {"lora-modules"}
+# Texts that a model is given or that end its answer, which may begin with `/` too.
+_OF_TEXTS = re.compile(r"kwargs|prompt|stop|suffix|prefix|words|generation_config|hf_overrides")
 _PATH = re.compile(r"/[^\x00\n]*[^\x00\n/]/?")
 
 
@@ -55,7 +61,8 @@ def named_paths(
     found: dict[str, NamedPath] = {}
     for flag, value in engine_args.items():
         for path in _in_value(flag, value):
-            named = NamedPath(path, f"serve.engine_args, {flag}", of_server(flag))
+            on_head = of_server(flag) and flag_name(flag) not in _OF_RANKS
+            named = NamedPath(path, f"serve.engine_args, {flag}", on_head)
             before = found.setdefault(path, named)
             if before.on_head and not named.on_head:
                 found[path] = named
@@ -68,7 +75,7 @@ def named_paths(
 def _in_value(name: str, value: object) -> Iterator[str]:
     """Yield the paths in a value, at any depth; its name says whether it is written or no file."""
     plain = name.lower().replace("-", "_")
-    if plain in _OF_URLS or _WRITTEN.search(plain):
+    if plain in _OF_URLS or _WRITTEN.search(plain) or _OF_TEXTS.search(plain):
         return
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -84,7 +91,7 @@ def _in_text(name: str, text: str) -> Iterator[str]:
     text = text.strip()
     if text[:1] in ("{", "["):
         try:
-            data = json.loads(text)
+            data = parse_json(text)
         except ValueError:
             return
         yield from _in_value(name, data)

@@ -94,7 +94,7 @@ def load(path: Path, environment: Mapping[str, str]) -> Config:
     """
     try:
         return parse(json.loads(path.read_text(encoding="utf-8")), environment)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
