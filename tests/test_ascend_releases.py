@@ -189,7 +189,7 @@ def test_names_that_would_be_ignored(env, config, version, evidence, hint):
     assert error.value.hint is not None and hint in error.value.hint
 
 
-@pytest.mark.parametrize("config", ["{", "[1]", 7, ["a"]])
+@pytest.mark.parametrize("config", ["{", "[1]", 7, ["a"], "[" * 100_000])
 def test_a_config_that_is_not_a_mapping(config):
     with pytest.raises(Refused, match="additional-config"):
         resolve_settings({}, {"additional-config": config}, "0.18.0")

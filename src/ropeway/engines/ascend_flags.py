@@ -14,6 +14,7 @@ from typing import Any
 from ropeway.engines.ascend_releases import Release, changes, in_runs, later_than, runs_in_words
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
+from ropeway.spec.engine_flags import flag_name
 from ropeway.suggest import did_you_mean
 
 # What to do about a flag that was removed, without dashes; any other is to be left out.
@@ -36,9 +37,7 @@ def exists(flag: str, release: Release) -> bool:
 
 def is_given(engine_args: Mapping[str, object], name: str) -> bool:
     """Whether `serve.engine_args` has this flag, and not as `false`."""
-    return any(
-        key.replace("_", "-") == name and value is not False for key, value in engine_args.items()
-    )
+    return any(flag_name(key) == name and value is not False for key, value in engine_args.items())
 
 
 def features(engine_args: Mapping[str, object]) -> frozenset[str]:
@@ -110,7 +109,7 @@ def flags(vllm: str) -> frozenset[str]:
 
 def _plain(name: str) -> str:
     """Return `compilation-config` of `compilation_config.mode`, a form that vLLM's parser takes."""
-    return name.split(".")[0].replace("_", "-")
+    return flag_name(name.partition(".")[0])
 
 
 def _completed(written: str, release: Release) -> bool:

@@ -25,7 +25,9 @@ from ropeway.engines.ascend_releases import (
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
 from ropeway.models.shape import ModelShape
+from ropeway.outside import parse_json
 from ropeway.phrases import joined, phrase
+from ropeway.spec.engine_flags import flag_name
 from ropeway.suggest import did_you_mean
 
 # Ray's first release with token authentication (docs.ray.io, ray-security/token-auth), and the
@@ -381,12 +383,12 @@ def _method_fault(scheme: str, version: str, family: str) -> QuantisationFault |
 def _given_config(engine_args: Mapping[str, object]) -> Mapping[str, object]:
     """Return the user's `additional-config`, written as a mapping or as JSON. Raises Refused."""
     for name, value in engine_args.items():
-        if name.replace("_", "-") != "additional-config":
+        if flag_name(name) != "additional-config":
             continue
         if isinstance(value, str):
             try:
-                value = json.loads(value)
-            except json.JSONDecodeError as error:
+                value = parse_json(value)
+            except ValueError as error:
                 raise _bad_config(phrase("is not JSON: {error}", error=error)) from None
         if not isinstance(value, Mapping):
             raise _bad_config("is not a mapping")
