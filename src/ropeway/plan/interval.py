@@ -9,11 +9,14 @@ That of a figure by itself is what remains when steps take what was forecast: ho
 from dataclasses import dataclass
 from functools import cache
 from math import exp, hypot, log, sqrt
+from typing import Literal
 
 from ropeway.plan.correction import Correction
 from ropeway.plan.load import Load
 from ropeway.plan.machine import stored_constants
 from ropeway.plan.question import Question
+
+Figure = Literal["output", "tpot"]
 
 # Standard deviations from the middle of a normal distribution that hold 80 % of it.
 HOLD_80 = 1.2816
@@ -55,15 +58,16 @@ class Scatter:
         similar = self.similar * sqrt(corrected.variance)
         return hypot(similar, self.few / sqrt(max(1.0, running)), *kinds)
 
-    def figure(self, name: str, question: Question) -> float:
-        """Return the deviation of ln of "output" or "tpot" where steps take what was forecast."""
+    def figure(self, name: Figure, question: Question) -> float:
+        """Return the deviation of ln of a figure where steps take what was forecast."""
         load = question.load
         if not question.machine.engine:
             return 0.0
         if load.rate is None:
-            return float(getattr(self, f"{name}_clients"))
-        own = float(getattr(self, f"{name}_rate"))
-        return hypot(own, 1 / sqrt(arrivals(load))) if name == "output" else own
+            return self.output_clients if name == "output" else self.tpot_clients
+        if name == "tpot":
+            return self.tpot_rate
+        return hypot(self.output_rate, 1 / sqrt(arrivals(load)))
 
 
 def arrivals(load: Load) -> float:
