@@ -1,6 +1,7 @@
 """Forecasts and costs: the two-host report's figures, conservation laws, what a bad load says."""
 
 from dataclasses import replace
+from math import log
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from ropeway.hardware import chip_named
 from ropeway.models.known import known
 from ropeway.plan.cost import Cost, cost
 from ropeway.plan.cycle import largest_graph
-from ropeway.plan.estimate import Forecast, estimate, flow, output_rate
+from ropeway.plan.estimate import Forecast, case_of, estimate, flow, output_rate
 from ropeway.plan.load import Load
 from ropeway.plan.machine import ascend, ideal, released, traits
 from ropeway.plan.question import Question
@@ -69,6 +70,11 @@ def test_the_bottleneck_is_said_with_its_numbers_and_what_to_do() -> None:
     assert f"{forecast.ceiling_tokens_per_s:,.0f} tokens/s" in forecast.bottleneck
     assert "graph" in forecast.advice
     assert "raise concurrency" in estimate(ask("TP8", clients=16)).advice
+
+
+def test_similar_measurements_are_looked_up_by_the_npus_of_a_dp_rank() -> None:
+    question = ask("DP2×TP4×PP2×PCP2")
+    assert case_of(question, flow(question)).npus == pytest.approx(log(16))
 
 
 def test_the_ceiling_of_eight_npus_by_hand() -> None:

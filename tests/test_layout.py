@@ -247,8 +247,9 @@ def test_nearest_is_of_the_working_and_starts_with_itself_when_that_works(layout
         (QWEN_VL, "TP8×DCP4", "does not divide the 2 copies of each of 4 KV heads"),
         (QWEN_VL, "TP4×DCP2", "does not divide the 1 copies of each of 4 KV heads"),
         (QWEN_VL, "TP8×PCP2", ""),
-        (QWEN_VL, "TP8×PCP3", "24 ranks"),
+        (QWEN_VL, "TP8×PCP3", "tensor 8 × pipeline 1 × prefill context 3 is 24 ranks"),
         (QWEN_VL, "DP2×TP8×PCP2", "32 ranks"),
+        (MOE, "TP2×PCP3+EP", "over 6 ranks (tensor 2 × data 1 × prefill context 3)"),
     ],
 )
 def test_context_parallelism_takes_npus_and_deals_out_copies(shape, name, reason):
@@ -265,6 +266,11 @@ def test_a_search_keeps_the_sizes_of_context_parallelism():
     assert all(hosts_of(layout, BLOG) * 8 >= layout.npus for layout in found)
     near = nearest(Layout.parse("TP5×PCP2"), QWEN_VL, BLOG)
     assert {layout.contexts for layout in near} == {(2, 1)}
+
+
+def test_experts_are_spread_over_the_ranks_of_prefill_context_too():
+    near = nearest(Layout.parse("TP3×PCP2+EP"), MOE, local(1, 2))
+    assert names(near) == ["PCP2+EP", "PCP2"]
 
 
 @given(LAYOUTS, SHAPES, HOSTS, HOSTS, st.lists(st.integers(0, 3), min_size=4, max_size=4))

@@ -108,6 +108,12 @@ def test_ranks_of_one_pool_have_their_part_of_it() -> None:
     assert four.weights == pytest.approx(alone.weights, rel=0.01)
 
 
+def test_ranks_of_prefill_context_share_the_pool_too() -> None:
+    pool = replace(PERFECT, shared=True)
+    rank = DataRank.of(Question(MODEL, Layout.parse("TP2×PCP2"), pool, LOAD))
+    assert rank.machine == share_of(pool, 4)
+
+
 def test_expert_ranks_wait_for_the_fullest() -> None:
     machine = replace(PERFECT, imbalance=1.5)
     even = costs("TP8+EP").times(FULL_BATCH).weights

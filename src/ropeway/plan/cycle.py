@@ -43,7 +43,7 @@ class DataRank:
         layout, load = question.layout, question.load
         # A pipeline with fewer sequences than stages has stages that wait, and share nothing.
         busy = min(layout.pipeline, max(1.0, (load.clients or layout.npus) / layout.data))
-        machine = share_of(question.machine, layout.tensor * layout.data * busy)
+        machine = share_of(question.machine, layout.npus / layout.pipeline * busy)
         return cls(
             stages=stage_costs(question, machine),
             pipeline=layout.pipeline,

@@ -259,7 +259,7 @@ def case_of(question: Question, state: Flow) -> Case:
         split=question.setup.split,
         running=log(state.running),
         context=log(load.input_tokens + load.output_tokens),
-        npus=log(layout.tensor * layout.pipeline),
+        npus=log(layout.world_size),
         source=question.setup.source,
     )
 

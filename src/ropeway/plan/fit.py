@@ -72,6 +72,7 @@ class Search:
 
     def batched(self, layout: Layout) -> int:
         """Return the tokens of one step."""
+        # vLLM multiplies these two sizes alone (EngineArgs, before get_batch_defaults).
         ranks = layout.tensor * layout.pipeline if self.batched_per_rank else 1
         return self.batched_tokens * ranks
 

@@ -196,18 +196,18 @@ def _expert_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
             yield phrase("expert parallel needs a mixture of experts; this model is dense")
         return
     ranks = layout.expert_ranks
-    sizes = {"ranks": ranks, "tensor": layout.tensor, "data": layout.data}
+    sizes = {"ranks": ranks, "sizes": _product(layout, "tensor", "data")}
     if layout.expert and ranks > shape.experts:
         yield phrase(
-            "expert parallel over {ranks} ranks (tensor {tensor} × data {data}) leaves ranks "
-            "without an expert: the model has {experts}",
+            "expert parallel over {ranks} ranks ({sizes}) leaves ranks without an expert: the "
+            "model has {experts}",
             **sizes,
             experts=shape.experts,
         )
     if not layout.expert and shape.expert_size % ranks:
         yield phrase(
-            "without expert parallel each expert is cut into {ranks} slices (tensor {tensor} × "
-            "data {data}), which does not divide its width {width}",
+            "without expert parallel each expert is cut into {ranks} slices ({sizes}), which does "
+            "not divide its width {width}",
             **sizes,
             width=shape.expert_size,
         )
@@ -227,9 +227,8 @@ def _npu_problems(layout: Layout, cluster: Cluster) -> Iterator[str]:
     total = cluster.total_npus
     if layout.npus > total:
         yield phrase(
-            "data {data} × tensor {tensor} × pipeline {pipeline} is {ranks} ranks, and the cluster "
-            "has {npus}",
-            **_sizes_of(layout),
+            "{sizes} is {ranks} ranks, and the cluster has {npus}",
+            sizes=_product(layout, "data", "tensor", "pipeline"),
             ranks=layout.npus,
             npus=_npus(total),
         )
@@ -238,9 +237,10 @@ def _npu_problems(layout: Layout, cluster: Cluster) -> Iterator[str]:
     room = data_ranks_that_fit(world_size, host_sizes_of(cluster))
     if layout.data > 1 and layout.data > room:
         yield phrase(
-            "each of {data} DP ranks takes {npus} NPUs (tensor {tensor} × pipeline {pipeline}) on "
-            "one host, or in equal parts on hosts of its own; {cluster} have room for {room}",
-            **_sizes_of(layout),
+            "each of {data} DP ranks takes {npus} NPUs ({sizes}) on one host, or in equal parts on "
+            "hosts of its own; {cluster} have room for {room}",
+            data=layout.data,
+            sizes=_product(layout, "tensor", "pipeline"),
             npus=world_size,
             cluster=_cluster_words(cluster),
             room=room,
@@ -254,8 +254,17 @@ def host_sizes_of(cluster: Cluster) -> HostSizes:
     return host_sizes(host.npus for host in cluster.hosts or ())
 
 
-def _sizes_of(layout: Layout) -> dict[str, int]:
-    return {"data": layout.data, "tensor": layout.tensor, "pipeline": layout.pipeline}
+def _product(layout: Layout, *keys: str) -> Phrase:
+    """Return `tensor 8 × pipeline 2`, and the prefill context ranks, which multiply all of them."""
+    sizes = {
+        "data": phrase("data {n}", n=layout.data),
+        "tensor": phrase("tensor {n}", n=layout.tensor),
+        "pipeline": phrase("pipeline {n}", n=layout.pipeline),
+    }
+    factors = [sizes[key] for key in keys]
+    if layout.prefill_context > 1:
+        factors.append(phrase("prefill context {n}", n=layout.prefill_context))
+    return joined(factors, " × ")
 
 
 def _cluster_words(cluster: Cluster) -> Phrase:
@@ -317,7 +326,7 @@ def _distance(layout: Layout, other: Layout) -> tuple[float, ...]:
     kinds = [(here > 1, there > 1) for here, there in sizes]
     return (
         other != layout,
-        other.expert and other.tensor * other.data == 1,
+        other.expert and other.expert_ranks == 1,
         # Rounded, because equal factors must compare equal, whichever logarithms they came from.
         round(abs(log2(other.npus / layout.npus)), 9),
         sum(here != there for here, there in (*kinds, (layout.expert, other.expert))),
