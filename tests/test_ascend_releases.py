@@ -195,6 +195,17 @@ def test_a_config_that_is_not_a_mapping(config):
         resolve_settings({}, {"additional-config": config}, "0.18.0")
 
 
+def test_keys_with_dots_are_read_as_the_mapping_is() -> None:
+    dotted = {"additional_config.eplb_config.dynamic_eplb": True}
+    whole = {"additional-config": {"eplb_config": {"num_redundant_experts": 4}}}
+    both = {"eplb_config": {"num_redundant_experts": 4, "dynamic_eplb": True}}
+    for args in ({**dotted, **whole}, {**whole, **dotted}):
+        assert resolve_settings({}, args, "0.18.0").config == both
+    assert whole["additional-config"] == {"eplb_config": {"num_redundant_experts": 4}}
+    with pytest.raises(Refused, match="would be ignored"):
+        resolve_settings({}, {"additional-config.weight_nz_mod": 1}, "0.23.0")
+
+
 def test_a_switch_must_be_a_number_to_become_a_key():
     with pytest.raises(Refused, match="must be a number"):
         resolve_settings({NZ: "yes"}, {}, "0.30.0rc2")

@@ -239,15 +239,21 @@ def test_how_ray_lays_out_data_ranks():
     assert uneven.environment(uneven.head)["VLLM_RAY_DP_PACK_STRATEGY"] == "fill"
 
 
-def test_variables_become_keys():
-    serve = {
-        "env": {"VLLM_ASCEND_ENABLE_NZ": "2"},
-        "engine_args": {"additional_config": {"enable_cpu_binding": False}},
-    }
+@pytest.mark.parametrize(
+    "engine_args",
+    [
+        {"additional_config": {"enable_cpu_binding": False}},
+        {"additional_config.enable_cpu_binding": False},
+    ],
+)
+def test_variables_become_keys(engine_args):
+    serve = {"env": {"VLLM_ASCEND_ENABLE_NZ": "2"}, "engine_args": engine_args}
     replica = make_replica(release("0.30.0rc2"), "TP8", 1, serve=serve)
     assert replica.settings.config == {"enable_cpu_binding": False, "weight_nz_mode": 2}
     assert "VLLM_ASCEND_ENABLE_NZ" not in replica.environment(replica.head)
-    given = flags(replica.serve_argv(replica.head))
+    argv = replica.serve_argv(replica.head)
+    assert not any("cpu_binding" in word for word in argv if word.startswith("--"))
+    given = flags(argv)
     assert given["--additional-config"] == '{"enable_cpu_binding": false, "weight_nz_mode": 2}'
     assert any("weight_nz_mode" in note for note in replica.notes(VL))
 

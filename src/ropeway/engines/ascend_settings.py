@@ -25,9 +25,8 @@ from ropeway.engines.ascend_releases import (
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
 from ropeway.models.shape import ModelShape
-from ropeway.outside import parse_json
 from ropeway.phrases import joined, phrase
-from ropeway.spec.engine_flags import flag_name
+from ropeway.spec.engine_flags import written_settings
 from ropeway.suggest import did_you_mean
 
 # Ray's first release with token authentication (docs.ray.io, ray-security/token-auth), and the
@@ -99,7 +98,11 @@ def resolve_settings(
     A variable that became a key is turned into it. Raises Refused for names that the release
     ignores, with what replaced them, and for a variable that contradicts its key.
     """
-    config, notes = _placed(_given_config(engine_args), version)
+    try:
+        given = written_settings(engine_args, "additional-config")
+    except ValueError as error:
+        raise _bad_config(error.args[0]) from None
+    config, notes = _placed(given, version)
     kept: dict[str, str] = {}
     for name, text in env.items():
         if not is_plugins(name) or reads_variable(name, version):
@@ -378,22 +381,6 @@ def _method_fault(scheme: str, version: str, family: str) -> QuantisationFault |
         reason = phrase("{reason}, and fails with a KeyError while loading", reason=reason)
         source += "; #4313"
     return QuantisationFault(reason, source, "" if only_950 else since)
-
-
-def _given_config(engine_args: Mapping[str, object]) -> Mapping[str, object]:
-    """Return the user's `additional-config`, written as a mapping or as JSON. Raises Refused."""
-    for name, value in engine_args.items():
-        if flag_name(name) != "additional-config":
-            continue
-        if isinstance(value, str):
-            try:
-                value = parse_json(value)
-            except ValueError as error:
-                raise _bad_config(phrase("is not JSON: {error}", error=error)) from None
-        if not isinstance(value, Mapping):
-            raise _bad_config("is not a mapping")
-        return value
-    return {}
 
 
 def _bad_config(fault: str) -> Refused:

@@ -31,7 +31,7 @@ from ropeway.models.shape import ModelShape
 from ropeway.models.task import task_notes
 from ropeway.phrases import joined, phrase
 from ropeway.spec.engine_args import engine_argument_flags
-from ropeway.spec.engine_flags import flag_name
+from ropeway.spec.engine_flags import sets_flag
 from ropeway.spec.types import bracketed
 
 # Before, the plug-in's worker did not read it and sized the cache by itself (worker/worker.py).
@@ -266,7 +266,7 @@ def _user_arguments(replica: AscendReplica, node: Node) -> dict[str, object]:
     arguments = {
         key: value
         for key, value in replica.serve.engine_args.items()
-        if flag_name(key) != "additional-config"
+        if not sets_flag(key, "additional-config")
         and (head or not ascend_flags.of_server(key, replica.release))
     }
     if replica.settings.config:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from ropeway.outside import parse_json
+from ropeway.phrases import phrase
 
 # Flags that belong to the layout, and are taken as a part of it: key of `Layout` by flag.
 LAYOUT_KEY = {
@@ -36,19 +37,53 @@ def layout_sizes(engine_args: Mapping[str, object]) -> dict[str, int]:
 
 
 def flag_settings(engine_args: Mapping[str, object], name: str) -> dict[str, object]:
-    """Return the keys of a flag that takes JSON: a mapping, its text, or `flag.key` for each."""
-    value = flag_value(engine_args, name)
+    """Return the keys of a flag that takes JSON; none where it is written wrongly."""
+    try:
+        return written_settings(engine_args, name)
+    except ValueError:
+        return {}
+
+
+def written_settings(engine_args: Mapping[str, object], name: str) -> dict[str, object]:
+    """Return the keys of a flag that takes JSON: a mapping, its text, or `flag.key` for each.
+
+    Raises ValueError for what is no mapping; its first argument says why.
+    """
+    given = {key: value for key, value in engine_args.items() if sets_flag(key, name)}
+    whole = [dict(_mapping(value)) for key, value in given.items() if "." not in key]
+    found: dict[str, object] = whole[0] if whole else {}
+    for key, value in given.items():
+        _, dot, path = key.partition(".")
+        if dot:
+            _put(found, path.split("."), value)
+    return found
+
+
+def sets_flag(key: str, name: str) -> bool:
+    """Whether a key of `serve.engine_args` sets this flag, or, as `flag.key`, a part of it."""
+    return flag_name(key.partition(".")[0]) == name
+
+
+def _mapping(value: object) -> Mapping[str, object]:
     if isinstance(value, str):
         try:
             value = parse_json(value)
-        except ValueError:
-            value = None
-    found: dict[str, object] = dict(value) if isinstance(value, Mapping) else {}
-    for key, one in engine_args.items():
-        flag, dot, rest = key.partition(".")
-        if dot and flag_name(flag) == name:
-            found[rest] = one
-    return found
+        except ValueError as error:
+            raise ValueError(phrase("is not JSON: {error}", error=error)) from None
+    if not isinstance(value, Mapping):
+        raise ValueError(phrase("is not a mapping"))
+    return value
+
+
+def _put(found: dict[str, object], path: list[str], value: object) -> None:
+    """Set the value at a path of keys, and leave the mappings of the spec as they are."""
+    *parts, last = path
+    for part in parts:
+        inner = found.get(part)
+        copied = dict(inner) if isinstance(inner, Mapping) else {}
+        found[part] = copied
+        found = copied
+    found[last] = value
 
 
 def config_overrides(engine_args: Mapping[str, object]) -> dict[str, object]:
@@ -56,15 +91,7 @@ def config_overrides(engine_args: Mapping[str, object]) -> dict[str, object]:
 
     `--rope-scaling` is a flag of its own before vLLM 0.12.
     """
-    found: dict[str, object] = {}
-    for key, value in flag_settings(engine_args, "hf-overrides").items():
-        *parts, last = key.split(".")
-        place = found
-        for part in parts:
-            inner = place.get(part)
-            place[part] = dict(inner) if isinstance(inner, Mapping) else {}
-            place = place[part]  # type: ignore[assignment]
-        place[last] = value
+    found = flag_settings(engine_args, "hf-overrides")
     if scaling := flag_settings(engine_args, "rope-scaling"):
         found["rope_scaling"] = scaling
     return found
