@@ -166,8 +166,26 @@ def test_a_tight_fit_is_said_by_plan_and_by_up_in_the_same_words():
         ("DP4×TP4+EP", "A3", "0.18.0", {}, 1000),
         ("DP4×TP4+EP", "A3", "0.18.0",
          {"max_sequences": 1, "engine_args": {"additional-config": {"enable_fused_mc2": 1}}}, 1024),
-        ("DP2×TP8+EP", "A2", "0.18.0", {"engine_args": {"max_cudagraph_capture_size": 2048}}, 1024),
-        ("DP2×TP8+EP", "A2", "0.18.0", {"engine_args": {"enable-eplb": True}}, 1024),
+        # 2,048 tokens: 256 on each of 8 ranks
+        ("DP2×TP8+EP", "A2", "0.18.0", {"engine_args": {"max_cudagraph_capture_size": 2048}}, 900),
+        ("DP2×TP8+EP", "A2", "0.18.0",
+         {"engine_args": {"compilation-config.max_cudagraph_capture_size": 2048}}, 900),
+        ("DP2×TP8+EP", "A2", "0.10.2", {"engine_args": {"cuda-graph-sizes": [8, 2048]}}, 1024),
+        ("DP2×TP8+EP", "A2", "0.12.0rc1", {"engine_args": {"cuda-graph-sizes": [8, 2048]}}, 900),
+        # since 0.23.0rc1 at most 512 on each rank
+        ("DP16+EP", "A2", "0.18.0", {"engine_args": {"max_cudagraph_capture_size": 1024}}, 3600),
+        ("DP16+EP", "A2", "0.23.0", {"engine_args": {"max_cudagraph_capture_size": 1024}}, 1800),
+        # prompts of 8,192 and 1,024 tokens on 4 ranks; without the flag, the limit
+        *(("DP4×TP4+EP", "A2", "0.23.0",
+           {"engine_args": {"additional-config": {"enable_prefill_mc2": True}, **batched}}, buffer)
+          for batched, buffer in (({"max-num-batched-tokens": 8192}, 1800),
+                                  ({"max-num-batched-tokens": "1024"}, 900), ({}, 1800))),
+        # 272 experts in place of 256: 17 on each of 16 ranks; A2 sends no more than the 8 visited
+        *(("DP4×TP4+EP", family, "0.18.0",
+           {"engine_args": {"additional-config": {"eplb_config": {"num_redundant_experts": 16}}}},
+           buffer) for family, buffer in (("A2", 500), ("A3", 1100))),
+        ("DP4×TP4+EP", "A2", "0.18.0",
+         {"engine_args": {"additional-config.eplb_config.expert_map_path": "/data/m.json"}}, 1024),
         ("DP4×TP4+EP", "A2", "0.18.0", {"env": {"HCCL_BUFFSIZE": "777"}}, 777),
         ("TP8+EP", "A2", "0.18.0", {}, 0),
         ("TP16", "A2", "0.18.0", {}, 0),
@@ -181,6 +199,18 @@ def test_buffers_for_dispatch_are_what_the_operator_asks_for(
     given = Serve.model_validate(serve)
     asked = Layout.parse(layout)
     found = dispatch_mebibytes(known("DeepSeek-V3"), asked, version, family, given, eager=False)
+    assert found == mebibytes
+
+
+@pytest.mark.parametrize(
+    ("family", "version", "mebibytes"),
+    [("A2", "0.18.0", 900), ("A2", "0.23.0", 900), ("950", "0.23.0", 3900)],
+)
+def test_without_graphs_steps_that_only_generate_go_through_mc2(family, version, mebibytes):
+    """256 sequences at once where nothing says how many; 1,024 on 950, of which MC2 takes 512."""
+    found = dispatch_mebibytes(
+        known("DeepSeek-V3"), Layout.parse("DP16+EP"), version, family, Serve(), eager=True
+    )
     assert found == mebibytes
 
 

@@ -6,13 +6,20 @@ Nothing here was measured by us on NPU hardware. What counts was read in the plu
 with such logs.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
 from ropeway.engines.ascend_releases import order
-from ropeway.engines.vllm import SEQUENCES, drafted_tokens
+from ropeway.engines.vllm import SEQUENCES, SEQUENCES_OF_LARGE, drafted_tokens
 from ropeway.models.shape import ModelShape
-from ropeway.spec.engine_flags import flag_number, flag_settings, flag_value
+from ropeway.spec.engine_flags import (
+    flag_number,
+    flag_settings,
+    flag_value,
+    positive,
+    variable_number,
+)
 from ropeway.spec.model import Layout, Serve
 
 _MIB = 2**20
@@ -40,14 +47,20 @@ _DISPATCH_STEP = 100
 # The largest step that is captured as a graph unless flags say more, in sequences' tokens
 # (VllmConfig._set_cudagraph_sizes). Only such steps go through MC2.
 _LARGEST_GRAPH = 512
+# Since then MC2 takes at most so many tokens of each tensor rank; before, a step without graphs was
+# kept to 512 in all (set_mc2_tokens_capacity in vllm_ascend/ascend_forward_context.py).
+_RANK_LIMIT_SINCE = "0.23.0rc1"
+_RANK_LIMIT = 512
 # Before, 512 tokens of each rank did (worker/model_runner_v1.py), for which 1,024 MiB were set.
 _SMALL_DISPATCH_SINCE = "0.11.0rc1"
 _DISPATCH_USUAL = 1024
-# Flags that say which steps are captured, or that experts are copied.
-_OTHER_STEPS = (
-    "cudagraph-capture-sizes", "max-cudagraph-capture-size", "cuda-graph-sizes", "eplb-config",
-    "enable-eplb",
-)  # fmt: skip
+# Flags and keys of `compilation-config` that say which steps are captured; the largest counts.
+_GRAPH_FLAGS = ("cudagraph-capture-sizes", "max-cudagraph-capture-size", "cuda-graph-sizes")
+_GRAPH_KEYS = ("cudagraph_capture_sizes", "max_cudagraph_capture_size")
+# Keys that say how many experts are copied, and that a file does: at the top of `additional-config`
+# or in its `eplb_config`, where they are since 0.14. vLLM's own flag is `eplb-config`.
+_COPIES = ("num_redundant_experts", "init_redundancy_expert")
+_COPIES_FILE = "expert_map_path"
 # On 310P half of what is left is kept as room to work in (vllm_ascend/_310p/worker_310p.py). The
 # first release that a log shows doing so (#10122); v0.10.2rc1 did not (#3316).
 _HALVED_FROM = "0.20.2rc1"
@@ -158,6 +171,26 @@ def engine_bytes(engine: EngineMemory, layout: Layout) -> int:
     return total
 
 
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """What the user's flags and variables say of the steps that go through MC2.
+
+    decoding   tokens of a step in which every sequence of a data-parallel rank generates
+    captured   tokens of the largest graph; 0 where flags do not say
+    prompts    whether steps with prompts go through MC2 too
+    batched    tokens of any step at most; 0 where flags do not say
+    copies     experts beside the model's own
+    unknown    whether the operator is one whose needs we do not know, or a file says the copies
+    """
+
+    decoding: int
+    captured: int
+    prompts: bool
+    batched: int
+    copies: int
+    unknown: bool
+
+
 def dispatch_mebibytes(
     shape: ModelShape,
     layout: Layout,
@@ -176,10 +209,11 @@ def dispatch_mebibytes(
     ranks, least = layout.expert_ranks, DISPATCH_FROM.get(family, 0)
     if not layout.expert or not shape.experts or not least or ranks < max(2, least):
         return 0
-    if given := flag_number(serve.env, "HCCL-BUFFSIZE"):
+    if given := variable_number(serve.env, "HCCL_BUFFSIZE"):
         return given
-    tokens, wide = ceil(_dispatched_tokens(serve, eager=eager) / layout.tensor), shape.hidden_size
-    local, visited = ceil(shape.experts / ranks), shape.experts_per_token
+    steps = _steps_of(serve, family)
+    tokens, wide = _tokens_of_rank(steps, layout.tensor, version, eager=eager), shape.hidden_size
+    local, visited = ceil((shape.experts + steps.copies) / ranks), shape.experts_per_token
     if family == "A2":
         needed = tokens * ranks * min(local, visited) * wide * 2 + 2 * _MIB
     else:
@@ -187,36 +221,59 @@ def dispatch_mebibytes(
         needed = tokens * (sent + (visited + 1) * _up(2 * wide, 512))
     rounded = max(_DISPATCH_DEFAULT, _up(ceil(2 * needed / _MIB), _DISPATCH_STEP))
     is_old = order(version) < order(_SMALL_DISPATCH_SINCE)
-    return max(rounded, _DISPATCH_USUAL) if is_old or eager or _is_unusual(serve) else rounded
+    return max(rounded, _DISPATCH_USUAL) if is_old or steps.unknown else rounded
 
 
-def _dispatched_tokens(serve: Serve, *, eager: bool) -> int:
-    """Return the tokens of the largest step of a data-parallel rank that goes through MC2.
+def _tokens_of_rank(steps: _Steps, tensor: int, version: str, *, eager: bool) -> int:
+    """Return the tokens that a tensor rank has of the largest step that goes through MC2.
 
     It is the largest that may be captured as a graph; larger ones are gathered or sent otherwise
     (set_mc2_tokens_capacity in vllm_ascend/ascend_forward_context.py).
     """
-    sizes = flag_settings(serve.engine_args, "compilation-config").get("cudagraph_capture_sizes")
-    if isinstance(sizes, list) and sizes and all(isinstance(size, int) for size in sizes):
-        return int(max(sizes))
-    decoding = (serve.max_sequences or SEQUENCES) * (1 + drafted_tokens(serve.engine_args))
-    return min(decoding if eager else 2 * decoding, _LARGEST_GRAPH)
+    limited = order(version) >= order(_RANK_LIMIT_SINCE)
+    if steps.prompts:
+        tokens = steps.batched or _RANK_LIMIT * tensor
+    elif eager:
+        tokens = steps.decoding if limited else min(steps.decoding, _LARGEST_GRAPH)
+    else:
+        tokens = steps.captured or min(2 * steps.decoding, _LARGEST_GRAPH)
+    part = ceil(tokens / tensor)
+    return min(part, _RANK_LIMIT) if limited else part
 
 
-def _is_unusual(serve: Serve) -> bool:
-    """Return whether settings may send more through MC2 than the formula has: prompts, steps of
-    other sizes than by default, copies of experts, or an operator whose needs we do not know."""
+def _steps_of(serve: Serve, family: str) -> _Steps:
     args = serve.engine_args
     config, compilation = (
         flag_settings(args, f"{name}-config") for name in ("additional", "compilation")
     )
-    given = (
-        *(config.get(key) for key in ("enable_fused_mc2", "enable_prefill_mc2", "eplb_config")),
-        compilation.get("max_cudagraph_capture_size"),
-        *(flag_value(args, name) for name in _OTHER_STEPS),
-        serve.env.get("VLLM_ASCEND_ENABLE_FUSED_MC2", "0") != "0",
+    balancing = config.get("eplb_config")
+    copying = {
+        **flag_settings(args, "eplb-config"),
+        **config,
+        **(balancing if isinstance(balancing, Mapping) else {}),
+    }
+    graphs = (
+        *(compilation.get(key) for key in _GRAPH_KEYS),
+        *(flag_value(args, name) for name in _GRAPH_FLAGS),
     )
-    return any(given)
+    fused = config.get("enable_fused_mc2") or (
+        serve.env.get("VLLM_ASCEND_ENABLE_FUSED_MC2", "0") != "0"
+    )
+    sequences = serve.max_sequences or (SEQUENCES_OF_LARGE if family == "950" else SEQUENCES)
+    return _Steps(
+        decoding=sequences * (1 + drafted_tokens(args)),
+        captured=max(map(_largest, graphs)),
+        prompts=bool(config.get("enable_prefill_mc2")),
+        batched=flag_number(args, "max-num-batched-tokens") or 0,
+        copies=_largest([copying.get(key) for key in _COPIES]),
+        unknown=bool(fused or copying.get(_COPIES_FILE)),
+    )
+
+
+def _largest(given: object) -> int:
+    """Return the largest number of a list, or the only one; 0 without any."""
+    numbers = given if isinstance(given, list | tuple) else [given]
+    return max((positive(number) or 0 for number in numbers), default=0)
 
 
 def _up(number: int, multiple: int) -> int:

@@ -11,8 +11,9 @@ from ropeway.spec.engine_flags import flag_settings
 from ropeway.spec.model import Layout, Serve
 
 # Running at once in a data-parallel rank, where nothing says how many (EngineArgs, on a device
-# below 70 GiB, behind the server).
+# below 70 GiB and above, behind the server).
 SEQUENCES = 256
+SEQUENCES_OF_LARGE = 1024
 IMPORTING = phrase("importing vLLM")
 KEY_VARIABLE = "VLLM_API_KEY"  # read where no `--api-key` is given
 # vLLM refuses a context beyond the model's, unless this variable is set.

@@ -24,7 +24,16 @@ def flag_value(engine_args: Mapping[str, object], name: str) -> object:
 
 def flag_number(engine_args: Mapping[str, object], name: str) -> int | None:
     """Return a flag's number above 0, also where it is quoted; None without one."""
-    value = flag_value(engine_args, name)
+    return positive(flag_value(engine_args, name))
+
+
+def variable_number(env: Mapping[str, str], name: str) -> int | None:
+    """Return a variable's number above 0; None without one."""
+    return positive(env.get(name))
+
+
+def positive(value: object) -> int | None:
+    """Return a number above 0, also where it is quoted; None for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value)
     return value if type(value) is int and value > 0 else None
