@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -81,7 +83,18 @@ def test_what_is_no_transcript_is_refused(text):
     assert caught.value.where == "here.txt"
 
 
-def test_an_answer_without_an_end_is_refused(capsys):
-    code, printed = run(capsys, "npu-smi-info", "/dev/zero")
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_only_a_file_is_read_by_its_name(capsys, tmp_path, kind):
+    paths = {"pipe": tmp_path / "pipe", "device": Path("/dev/zero"), "folder": tmp_path}
+    os.mkfifo(paths["pipe"])
+    code, printed = run(capsys, "npu-smi-info", str(paths[kind]))
     assert code == 2
-    assert "more than 64.0 MiB" in printed.err
+    assert f"cannot read `{paths[kind]}`" in printed.err
+
+
+def test_an_answer_without_an_end_is_refused(capsys, monkeypatch):
+    with Path("/dev/zero").open() as endless:
+        monkeypatch.setattr("sys.stdin", endless)
+        code, printed = run(capsys, "npu-smi-info", "-")
+    assert code == 2
+    assert "longer than 64.0 MiB" in printed.err

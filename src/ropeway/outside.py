@@ -116,7 +116,12 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 def read_bounded(path: Path, most: int) -> bytes:
     """Read a regular file; ValueError also for one of more than `most` bytes."""
     with open_regular(path) as file:
-        data = file.read(most + 1)
+        return read_at_most(file, most)
+
+
+def read_at_most(file: BinaryIO, most: int) -> bytes:
+    """Read an open file to its end. Raises ValueError when it has more than `most` bytes."""
+    data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(phrase("it is longer than {size}", size=format_bytes(most)))
     return data

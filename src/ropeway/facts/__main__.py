@@ -19,7 +19,7 @@ from ropeway.facts.question import Parsed, Question
 from ropeway.facts.questions import ALL
 from ropeway.facts.text import parse_int
 from ropeway.facts.transcript import transcript_from
-from ropeway.units import format_bytes
+from ropeway.outside import is_there, read_at_most, read_bounded
 
 # No host answers with more, and what has no end, such as /dev/zero, takes no more memory.
 _MOST_BYTES = 64 << 20
@@ -79,15 +79,13 @@ def _read(file: str) -> str:
     """Return the text; broken UTF-8 is replaced, and what PowerShell saves (UTF-16) is read."""
     try:
         if file == "-":
-            content = sys.stdin.buffer.read(_MOST_BYTES + 1)
+            content = read_at_most(sys.stdin.buffer, _MOST_BYTES)
         else:
-            with Path(file).open("rb") as opened:
-                content = opened.read(_MOST_BYTES + 1)
-    except OSError as error:
-        reason = reason_of(error)
-        raise Refused(f"cannot read `{file}`: {reason}") from error
-    if len(content) > _MOST_BYTES:
-        raise Refused(f"`{file}` has more than {format_bytes(_MOST_BYTES)}: no answer is so long")
+            content = read_bounded(Path(file), _MOST_BYTES)
+    except (OSError, ValueError) as error:
+        hint = "`-` reads what is piped in" if is_there(Path(file)) else None
+        reason = reason_of(error) if isinstance(error, OSError) else error.args[0]
+        raise Refused(f"cannot read `{file}`: {reason}", hint=hint) from error
     wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     return content.decode("utf-16" if wide else "utf-8", errors="replace")
 
