@@ -45,11 +45,29 @@ def test_variables_that_name_a_file_count_too():
         "MOONCAKE_CONFIG_PATH": "/data/mooncake.json",
         "VLLM_CACHE_ROOT": "/data/cache",
         "VLLM_TORCH_PROFILER_DIR": "/data/profile",
-        "LD_LIBRARY_PATH": "/data/a:/data/b",
         "HF_HOME": "/data/hf",
+        "SSL_CERT_FILE": "nas:/export/ca.pem",
+        "ANY_CONFIG": '{"url": "http://h:1/x", "file": "/data/in.json"}',
     }
     found = [one.path for one in named_paths({}, env)]
-    assert found == ["/data/log.json", "/data/mooncake.json"]
+    assert found == ["/data/log.json", "/data/mooncake.json", "/data/in.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("PYTHONPATH", "/data/a:/data/b", ["/data/a", "/data/b"]),
+        ("PYTHONPATH", "$PYTHONPATH:/data/a/:/vllm-workspace/vllm:", ["/data/a"]),
+        ("PYTHONPATH", ":.:src:/data/my code", ["/data/my code"]),
+        ("LD_LIBRARY_PATH", "/usr/local/lib:/data/lib:${LD_LIBRARY_PATH}", ["/data/lib"]),
+        ("ASCEND_CUSTOM_OPP_PATH", "/data/opp:/data/opp2", ["/data/opp", "/data/opp2"]),
+        ("LD_PRELOAD", "/data/a.so /data/b.so:/usr/lib/libjemalloc.so.2",
+         ["/data/a.so", "/data/b.so"]),
+        ("VLLM_CACHE_PATH", "/data/a:/data/b", []),
+    ],
+)  # fmt: skip
+def test_variables_that_list_paths_name_each(name, text, found):
+    assert [one.path for one in named_paths({}, {name: text})] == found
 
 
 ARGS = {

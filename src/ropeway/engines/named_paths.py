@@ -21,8 +21,8 @@ _OF_IMAGE = (
 _WRITTEN = re.compile(
     r"cache|download|dump|log_path|log_dir|output|profil|record|save|trace|uds|rpc_base|tmp",
 )
-# Names of variables that hold a path which is read.
-_OF_FILES = re.compile(r"(PATH|FILE|FOLDER|DIR|CONFIG|TABLE|TEMPLATE|PLUGIN)$")
+# Names of variables that hold a path which is read, or several (`PYTHONPATH`, `LD_PRELOAD`).
+_OF_FILES = re.compile(r"(PATH|FILE|FOLDER|DIR|CONFIG|TABLE|TEMPLATE|PLUGIN|BUNDLE|PRELOAD)$")
 # Flags whose values begin with `/` and are no files: parts of URLs.
 _OF_URLS = {"root_path", "disable_access_log_for_endpoints", "middleware"}
 # Flags of the head's server whose files every rank reads (vLLM's lora/worker_manager.py).
@@ -67,9 +67,21 @@ def named_paths(
             if before.on_head and not named.on_head:
                 found[path] = named
     for name, text in env.items():
-        for path in _in_value(name, text) if _OF_FILES.search(name) else ():
-            found[path] = NamedPath(path, f"serve.env, {name}")
+        for one in _listed(name, text) if _OF_FILES.search(name) else ():
+            for path in _in_value(name, one):
+                found[path] = NamedPath(path, f"serve.env, {name}")
     return tuple(found.values())
+
+
+def _listed(name: str, text: str) -> list[str]:
+    """Return what a variable lists: its text, or each part of one with colons as `PATH` has.
+
+    The loader also takes spaces in `LD_PRELOAD`. Of a list, what the image brings is left out.
+    """
+    if not text.startswith(("/", ":", ".", "$")):  # JSON, or a URL
+        return [text]
+    parts = re.split(r"[:\s]" if name.endswith("PRELOAD") else ":", text)
+    return parts if len(parts) == 1 else [part for part in parts if not covered(part, _OF_IMAGE)]
 
 
 def _in_value(name: str, value: object) -> Iterator[str]:
