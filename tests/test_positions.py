@@ -5,6 +5,7 @@ import json
 import pytest
 
 from model_files import LLAMA
+from ropeway.engines.ascend_releases import multiplies_yarn
 from ropeway.engines.vllm import context_doubt, served_shape
 from ropeway.models.build import read_shape
 from ropeway.models.known import known
@@ -18,7 +19,9 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 def longest(config: dict[str, object], version: str, **engine_args: object) -> int:
     """Return the longest context of a config with engine flags in a release."""
     shape = read_shape(config, overrides=config_overrides(engine_args))
-    return served_shape(shape, Serve(engine_args=engine_args), version).max_positions
+    return served_shape(
+        shape, Serve(engine_args=engine_args), multiplies_yarn=multiplies_yarn(version)
+    ).max_positions
 
 
 @pytest.mark.parametrize(
@@ -110,5 +113,5 @@ def test_the_context_of_a_stand_in_is_a_doubt(name: str) -> None:
 @pytest.mark.parametrize(("value", "allowed"), [("1", True), (" True ", True), ("0", False)])
 def test_a_variable_allows_a_longer_context(value: str, allowed: bool) -> None:
     serve = Serve(env={"VLLM_ALLOW_LONG_MAX_MODEL_LEN": value})
-    shape = served_shape(known("Qwen3-32B"), serve, "0.18.0")
+    shape = served_shape(known("Qwen3-32B"), serve, multiplies_yarn=True)
     assert bool(context_doubt(shape, 100_000)) == allowed

@@ -189,6 +189,7 @@ _IN_TAG = re.compile(
 )
 _VERSION = re.compile(r"(?P<numbers>[0-9.]*)(?:(?P<word>t|b|rc|post)(?=\d)(?P<rest>[\w.]*))?")
 # What a tag ends in, for each family of chips (installation.md).
+_YARN_AS_WRITTEN = "0.30.0rc1"
 TAG_SUFFIXES: Mapping[Family, str] = {"A2": "", "A3": "-a3", "310P": "-310p", "950": "-a5"}
 _FAMILY_OF_WORD: Mapping[str, Family] = {
     **dict.fromkeys(("950", "950dt"), "950"),
@@ -295,6 +296,11 @@ def order(version: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def later_than(version: str) -> Iterator[Release]:
     """Yield the releases after this one."""
     return (row for row in RELEASES if order(row.version) > order(version))
+
+
+def multiplies_yarn(version: str) -> bool:
+    """Whether the release's vLLM multiplies YaRN's factor (models/positions.py)."""
+    return order(version) < order(_YARN_AS_WRITTEN)
 
 
 def driver_needs(release: Release) -> tuple[DriverNeed, ...]:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ropeway.engines.ascend_releases import order
 from ropeway.models.shape import ModelShape
 from ropeway.phrases import phrase
 from ropeway.spec.engine_flags import flag_settings
@@ -18,8 +17,6 @@ IMPORTING = phrase("importing vLLM")
 KEY_VARIABLE = "VLLM_API_KEY"  # read where no `--api-key` is given
 # vLLM refuses a context beyond the model's, unless this variable is set.
 _ALLOW_LONG = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
-# The first that does not multiply YaRN's factor (models/positions.py).
-_YARN_AS_WRITTEN = "0.30.0rc1"
 _LISTENING = r"Application startup complete"
 # What a line of the log means to the person who waits, in the order of a start. The furthest step
 # is the activity, not the last line: Ray delivers the lines of ranks seconds late. The patterns are
@@ -41,9 +38,12 @@ _ACTIVITIES = (
 _COMPILED = tuple((re.compile(pattern), words) for pattern, words in _ACTIVITIES)
 
 
-def served_shape(shape: ModelShape, serve: Serve, version: str) -> ModelShape:
-    """Return the model with the longest context that this version of vLLM lets it have."""
-    if order(version) < order(_YARN_AS_WRITTEN):
+def served_shape(shape: ModelShape, serve: Serve, *, multiplies_yarn: bool) -> ModelShape:
+    """Return the model with the longest context that this vLLM lets it have.
+
+    multiplies_yarn  it multiplies YaRN's factor, which later ones take as written
+    """
+    if multiplies_yarn:
         shape = replace(shape, max_positions=shape.earlier_positions)
     if serve.env.get(_ALLOW_LONG, "").strip().lower() not in ("1", "true"):
         return shape

@@ -11,6 +11,7 @@ from ropeway.engines.ascend_releases import (
     TAG_SUFFIXES,
     Release,
     image_tag,
+    multiplies_yarn,
     taken_release,
 )
 from ropeway.engines.base import Node, Ports
@@ -146,6 +147,7 @@ def complete(spec: Spec, names: Sequence[str], inputs: Inputs) -> Service:
     _check_key(spec, replicas)
     used = {node.name for replica in replicas for node in replica.nodes}
     later = reboot_notes(spec.runtime.command) if serve.restart else ()
+    yarn = multiplies_yarn(release.version)
     return Service(
         spec=spec,
         image=inputs.image,
@@ -155,7 +157,7 @@ def complete(spec: Spec, names: Sequence[str], inputs: Inputs) -> Service:
         assumed=tuple(dict.fromkeys(assumed)),
         notes=(
             *dict.fromkeys(replicas[0].notes(inputs.model.shape)),
-            *_context_notes(spec, served_shape(inputs.model.shape, serve, release.version)),
+            *_context_notes(spec, served_shape(inputs.model.shape, serve, multiplies_yarn=yarn)),
             *_idle_notes(serve.layout.times(serve.replicas), [site.node for site in sites], placed),
             *later,
         ),

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from ropeway.engines.ascend_flags import features
+from ropeway.engines.ascend_releases import multiplies_yarn
 from ropeway.engines.disaggregated import kv_role, role_notes
 from ropeway.engines.vllm import drafts_with_mtp, served_shape
 from ropeway.engines.vllm_cpu import CONTEXT as LOCAL_CONTEXT
@@ -41,7 +42,7 @@ def request_for(
     Without a chip, it is for this machine, and `machine` has its constants.
     """
     serve, cluster, work = spec.serve, spec.cluster, spec.workload
-    shape = served_shape(shape, serve, engine.version)
+    shape = served_shape(shape, serve, multiplies_yarn=multiplies_yarn(engine.version))
     task, role = task_of(shape, serve.engine_args), kv_role(serve.engine_args)
     name = str(spec.model.path or spec.model.name)
     told = override_notes(name, shape, serve.engine_args)
