@@ -29,7 +29,7 @@ from ropeway.phrases import phrase
 from ropeway.plan.layout import check as check_layout
 from ropeway.report.console import Screen
 from ropeway.spec.engine_flags import config_overrides
-from ropeway.spec.errors import unseen
+from ropeway.spec.errors import first_unseen
 from ropeway.spec.model import DEFAULT_FILE, Layout, Model, Serve, Spec, load_spec, local_spec
 
 # From the engine's own start on two cores (docs/benchmarks.md); only the progress line uses it.
@@ -188,7 +188,7 @@ def bring_up(context: StartContext, deployment: CpuReplica, screen: Screen) -> f
 
 def _model_of(text: str) -> Model:
     """Read `--model`: a checkpoint of ours by name; a path if it has a slash or is a folder."""
-    if name := unseen(text):
+    if name := first_unseen(text):
         raise Refused(phrase("`--model` has the character {name}, which nobody sees", name=name))
     if "/" in text or (text and Path(text).is_dir()):
         return Model(path=text)

@@ -135,7 +135,7 @@ class CpuReplica(Replica):
         """Return the memory to expect; each data-parallel rank holds all weights."""
         layout = self.layout
         width = 2 if self.serve.dtype == "float32" else 1  # checkpoints here are 16-bit
-        share = width * weight_bytes // (layout.world_size)
+        share = width * weight_bytes // layout.world_size
         per_rank = _RANK_BYTES + share + self.kv_cache
         return Memory(per_rank, _SERVER_BYTES + layout.data * _CORE_BYTES)
 
@@ -145,7 +145,7 @@ class CpuReplica(Replica):
         layout = self.layout
         if layout.data > 1:
             # vLLM puts these on the head and looks for room for the others on the other nodes.
-            local = self.head.npus // (layout.world_size)
+            local = self.head.npus // layout.world_size
             flags += ["--data-parallel-size-local", str(max(1, min(layout.data, local)))]
             flags += ["--data-parallel-backend", "ray"]
             flags += ["--data-parallel-address", self.head.address]

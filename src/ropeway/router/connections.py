@@ -12,7 +12,8 @@ from typing import Protocol
 from ropeway.router.config import Limits
 from ropeway.router.replicas import Clock
 
-# Left free twice: for what is not counted, and for those whom we refuse.
+# Left free twice: for files that are not counted, and for connections that get nothing but a
+# refusal in words, which need one file and no replica.
 _SPARE_FILES = 32
 _GRACE_S = 0.2
 _SPARE_SHARE = 16
@@ -66,7 +67,7 @@ class Connections:
 
     def opened(self, connection: Connection) -> None:
         self._waiting[connection] = (self._clock(), self._clock() + self._limits.head_s)
-        self._made_room(-self._spare)
+        self._make_room(-self._spare)
 
     def closed(self, connection: Connection) -> None:
         self._waiting.pop(connection, None)
@@ -80,7 +81,7 @@ class Connections:
         """Note that a whole request has come; return whether there is a file to serve it with."""
         if self._waiting.pop(connection, None) is not None:
             self._served.add(connection)
-        self._made_room(1)
+        self._make_room(1)
         return len(self) + self._others() < self._room
 
     def idle(self, connection: Connection) -> None:
@@ -92,24 +93,25 @@ class Connections:
         now = self._clock()
         for connection in [each for each, (_, until) in self._waiting.items() if until < now]:
             self._close(connection)
-        self._made_room(-self._spare)  # the spare room is for those whom we refuse in words
+        self._make_room(-self._spare)
 
     def _wait(self, connection: Connection, seconds: float) -> None:
         if connection in self._waiting or connection in self._served:
             self.closed(connection)
             self._waiting[connection] = (self._clock(), self._clock() + seconds)
 
-    def _made_room(self, more: int) -> bool:
-        """Close the connections that have waited longest until there is room; return if there is.
+    def _make_room(self, more: int) -> None:
+        """Close the connections that have waited longest until `more` files are free, if it may.
 
-        Not those that have only just come: their requests are on their way.
+        Those that have only just come stay: their requests are on their way. A new connection may
+        take spare files, so it asks for less than none: whether it is served or refused, and so
+        whether it needs a second file, shows only with its request.
         """
         while self._crowded(more):
             oldest, (since, _) = next(iter(self._waiting.items()), (None, (0.0, 0.0)))
             if oldest is None or self._clock() - since < _GRACE_S:
-                return False
+                return
             self._close(oldest)
-        return True
 
     def _crowded(self, more: int) -> bool:
         used = len(self) + self._others() + more

@@ -62,7 +62,7 @@ def spec_problems(
     return problems
 
 
-def unseen(text: str) -> str:
+def first_unseen(text: str) -> str:
     """Return the first character that nobody would see, as `U+001B`; "" without any."""
     found = UNSEEN.search(text)
     return f"U+{ord(found[0]):04X}" if found else ""
@@ -77,7 +77,7 @@ def unseen_faults(data: object) -> list[Fault]:
             "remove it: what is printed must be what runs",
         )
         for path, text in _texts((), data)
-        if (name := unseen(text))
+        if (name := first_unseen(text))
     ]
 
 
