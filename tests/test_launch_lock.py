@@ -91,7 +91,7 @@ TAKEN = "li@laptop took it at 2026-11-28T04:00:00Z, and has "
 )
 def test_a_lock_that_is_lost_says_who_has_it(what: str, told: str, host: AsUser):
     with locked([host], WANG) as lock, contextlib.ExitStack() as others:
-        lock.check()
+        lock.ensure_held()
         if "folder" in what:
             shutil.rmtree(f"{host.name}/.ropeway")
         else:
@@ -101,17 +101,17 @@ def test_a_lock_that_is_lost_says_who_has_it(what: str, told: str, host: AsUser)
         if what == "given back":
             others.close()
         with pytest.raises(HostError) as caught:
-            lock.check()
+            lock.ensure_held()
     assert (caught.value.where, caught.value.evidence) == (host.name, (f"{host.name}: {told}",))
 
 
 def test_a_lock_that_is_only_gone_is_taken_again(host: AsUser):
     with locked([host], WANG) as lock:
         end_holders()
-        lock.check()
+        lock.ensure_held()
         with pytest.raises(CheckFailed, match="wang@desk"), locked([host], LI):
             pass
-        lock.check()
+        lock.ensure_held()
     with locked([host], LI):
         pass
     again = Lock(WANG, [host])

@@ -25,7 +25,7 @@ from measured import (
     with_constants,
 )
 
-from ropeway.plan.correction import FIGURES, Correction, correction, kriging, recorded, similarity
+from ropeway.plan.correction import Correction, correction, kriging, recorded, similarity
 from ropeway.plan.estimate import Flow, Forecast, case_of, flow, forecast
 from ropeway.plan.machine import Machine, ideal, stored_constants
 from ropeway.plan.question import Question
@@ -35,6 +35,7 @@ from ropeway.plan.question import Question
 WITHOUT = Path(__file__).with_name("without.json")
 # Errors by group of measurements; intervals.py writes it.
 ERRORS = Path(__file__).with_name("errors.json")
+FIGURES = ("output", "tpot", "ttft")
 METHODS = ("planner", "arithmetic alone", "nearest neighbour", "roofline")
 # Shares of the peaks that a plain roofline assumes, after msmodeling's tensor_cast/device.py.
 _ROOFLINE = {"compute": 0.7, "memory": 0.6, "wire": 0.7}

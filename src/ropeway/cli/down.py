@@ -126,7 +126,7 @@ def _down_hosts(target: Target, screen: Screen) -> None:
             ) as step,
             uninterrupted(),
         ):
-            lock.check()
+            lock.ensure_held()
             removed = running.take_down(service.refreshed())
             step.ok(counted(removed, "container"))
     _tell_down(name, screen, nothing=not removed)

@@ -46,7 +46,7 @@ def restart(*, target: Target, replica: int | None, screen: Screen) -> None:
                 phrase("restart {containers}", containers=counted(len(containers), "container"))
             ) as step,
         ):
-            lock.check()
+            lock.ensure_held()
             running.restart(service, containers)
             running.wait_until_serving(service, replica, clock)
             step.ok(phrase("the first token is there"))

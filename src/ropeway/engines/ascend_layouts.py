@@ -47,11 +47,6 @@ class Case:
     backend: str = "ray"
     features: frozenset[str] = frozenset()
 
-    @property
-    def expert_ranks(self) -> int:
-        """The ranks that share the experts of one pipeline stage."""
-        return self.layout.expert_ranks
-
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -72,7 +67,7 @@ class Limit:
 
 
 def _spreads_experts(case: Case) -> bool:
-    return case.layout.expert and case.expert_ranks > 1
+    return case.layout.expert and case.layout.expert_ranks > 1
 
 
 LIMITS = (
@@ -135,7 +130,7 @@ LIMITS = (
             _spreads_experts(case)
             and case.family == "A2"
             and case.layout.pipeline > 1
-            and case.layout.npus >= _MC2_RANKS > case.expert_ranks
+            and case.layout.npus >= _MC2_RANKS > case.layout.expert_ranks
         ),
         since="0.10.2rc1",
         until="0.12.0rc1",
@@ -153,8 +148,8 @@ LIMITS = (
         lambda case: (
             _spreads_experts(case)
             and case.family == "A2"
-            and case.expert_ranks >= _MC2_RANKS
-            and case.shape.experts // case.expert_ranks > _MC2_EXPERTS
+            and case.layout.expert_ranks >= _MC2_RANKS
+            and case.shape.experts // case.layout.expert_ranks > _MC2_EXPERTS
         ),
         since="0.10.2rc1",
         until="0.18.0rc1",
@@ -347,7 +342,7 @@ NOTES = (
         lambda case: (
             case.shape.experts > 0
             and not case.layout.expert
-            and case.shape.expert_size < 16 * case.expert_ranks
+            and case.shape.expert_size < 16 * case.layout.expert_ranks
         ),
     ),
     Limit(

@@ -140,7 +140,7 @@ class CpuReplica(Replica):
         return Memory(per_rank, _SERVER_BYTES + layout.data * _CORE_BYTES)
 
     def _joining_flags(self) -> tuple[str, ...]:
-        """Ray places the ranks, and starts those of all hosts from the head."""
+        """Return the flags for Ray, which places the ranks and starts all of them from the head."""
         flags: list[str] = []
         layout = self.layout
         if layout.data > 1:

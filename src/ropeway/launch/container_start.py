@@ -186,7 +186,7 @@ class ContainerStart(Attempt):
     def finish(self) -> None:
         """See Attempt.finish. Raises HostError when somebody else has taken the lock."""
         policies = restart_policies(self.service.spec, self.to_start)
-        self.lock.check(policies, phrase("cannot set the restart policy"))
+        self.lock.ensure_held(policies, phrase("cannot set the restart policy"))
 
     def diagnose(self, error: BaseException) -> RopewayError | None:
         """See Attempt.diagnose. The logs of all containers are read and saved."""
@@ -324,7 +324,7 @@ class ContainerStart(Attempt):
             status = statuses.get(container.name)
             if reason := _end_of(status):
                 if status is None:
-                    self.lock.check()
+                    self.lock.ensure_held()
                 raise LaunchError(
                     phrase(
                         "the {role} on {host} ended while the engine was starting",

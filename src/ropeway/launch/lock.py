@@ -144,7 +144,9 @@ class Lock:
             if error := errors.get(host.name):
                 raise error
 
-    def check(self, then: Mapping[str, Sequence[str]] | None = None, purpose: str = "") -> None:
+    def ensure_held(
+        self, then: Mapping[str, Sequence[str]] | None = None, purpose: str = ""
+    ) -> None:
         """Make sure that the lock is still ours on every host. Where it is only gone, retake it.
 
         then     host → a command to carry out there, in the same round trip, if the lock is ours

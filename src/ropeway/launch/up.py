@@ -240,14 +240,15 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
     checks.check_named_paths(draft, preparation.paths)
     warnings = caller.check(preparation, draft.service)
     rollout = _with_image(preparation, draft.service, caller)
-    what = checks.changes(rollout, running)
-    if running and not what.start and not what.remove:
+    changes = checks.changes(rollout, running)
+    if running and not changes.start and not changes.remove:
         return Outcome(rollout.service, None)
     if running:
         count = phrase(
             "{n} of {containers}",
-            n=len(what.start), containers=counted(len(what.start | what.keep), "container"),
-        )  # fmt: skip
+            n=len(changes.start),
+            containers=counted(len(changes.start | changes.keep), "container"),
+        )
         caller.confirm(checks.differences(newest(running).spec, spec), count)
     notes = (*rollout.service.notes, *warnings)
     for note in notes:  # before the start: some are reasons to press Ctrl-C
@@ -263,7 +264,7 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
         lock=lock,
         secrets=_secret_values(rollout, caller.variables),
         save_log=caller.save_log,
-        only=what.start,
+        only=changes.start,
         clock=caller.clock,
     )
     audit = audited(attempt.hosts.values(), lock.author, spec.name, "up", caller.narrator.warn)
@@ -271,8 +272,8 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
     step = caller.narrator.step(phrase("start {engines}", engines=engines), _EXPECTED_START)
     began = time.monotonic()
     with undone_when_interrupted(attempt), audit, step as telling:
-        lock.check()
-        _remove((one for one in running if one.name in what.remove), preparation)
+        lock.ensure_held()
+        _remove((one for one in running if one.name in changes.remove), preparation)
         start(attempt, telling.update)
         telling.ok(came_words(rollout.service.task))
     return Outcome(rollout.service, time.monotonic() - began, notes)

@@ -17,7 +17,6 @@ from operator import mul
 from ropeway.phrases import count, phrase
 from ropeway.plan.machine import stored_constants
 
-FIGURES = ("output", "tpot", "ttft")
 # How many records a case is compared with.
 _NEAREST = 24
 # What a record tells of its factor is taken to be at least this.

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """In `currency`; `per_million_tokens` of output, or of prompts where nothing comes out;
-    `job_price` of a whole job."""
+    """Prices in `currency`.
+
+    per_million_tokens  of output, or of prompts where nothing comes out
+    job_price           of a whole job; None where none was named
+    """
 
     currency: str
     per_hour: float
@@ -22,7 +25,10 @@ def cost(
     currency: str = "CNY",
     job_tokens: float | None = None,
 ) -> Cost:
-    """Whole hosts are paid for, whatever part of them is used. `job_tokens`: of the same kind."""
+    """Return the cost of whole hosts, which are paid for whatever part of them is used.
+
+    `job_tokens` are those of a whole job, of the same kind as `tokens_per_s`.
+    """
     per_hour = hosts * price_per_host_hour
     per_token = per_hour / 3600 / tokens_per_s
     return Cost(

@@ -125,6 +125,8 @@ class Exchange:
                 except ReplicaFailed as failure:
                     self._note_failure(replica, failure)
                 else:
+                    if self._pieces:
+                        self.pool.note_length(self._pieces)
                     self._assign_blame(answered=True)
                     return answer
             return await self._finish()
@@ -328,7 +330,7 @@ class Exchange:
         return web.json_response(events.error_body(message, code), status=code, headers=retry)
 
     async def _write(self, data: bytes) -> None:
-        """Raises ClientGone."""
+        """Send bytes to the client. Raises ClientGone."""
         assert self.response is not None
         try:
             await self.response.write(data)
@@ -349,8 +351,6 @@ class Exchange:
 
     def _assign_blame(self, *, answered: bool) -> None:
         """Blame replicas for their 5xx, unless several answered so: then it may be the request."""
-        if answered and self._pieces:
-            self.pool.note_length(self._pieces)
         suspects = [(replica, failure) for replica, failure in self._failures if failure.suspect]
         for replica, failure in suspects:
             if answered or len(suspects) == 1:

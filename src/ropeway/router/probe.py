@@ -62,7 +62,7 @@ class Watch:
                 await asyncio.sleep(TICK_S)
 
     async def _probe(self, replica: Replica) -> None:
-        """Whatever a replica answers, it ends neither this task nor the watch over the others."""
+        """Probe a replica. Whatever it answers ends neither this task nor the watch over others."""
         try:
             await self._judge(replica)
         except Exception as error:
@@ -73,7 +73,7 @@ class Watch:
         began = self.pool.clock()
         try:
             async with asyncio.timeout(self.pool.limits.probe_timeout_s):
-                await self._token(replica)
+                await self._ask_for_token(replica)
         except TimeoutError:
             if replica.last_token > began or await self._generates(replica):
                 self.pool.probe_queued(replica)
@@ -92,10 +92,10 @@ class Watch:
         else:
             self.pool.probe_succeeded(replica)
 
-    async def _token(self, replica: Replica) -> None:
+    async def _ask_for_token(self, replica: Replica) -> None:
         """Make the replica generate one token. Raises what aiohttp raises, and ValueError."""
         body = {"prompt": "Hi", "max_tokens": 1, "temperature": 0, "stream": True}
-        status, content = await self._asked(replica, TEXT, body)
+        status, content = await self._post(replica, TEXT, body)
         if status in _NOT_SERVED and await self._answers_otherwise(replica):
             return
         if status != 200:
@@ -108,12 +108,12 @@ class Watch:
     async def _answers_otherwise(self, replica: Replica) -> bool:
         """Return whether it gives what a model gives that generates nothing."""
         for path, body in _OTHERWISE:
-            status, _ = await self._asked(replica, path, body)
+            status, _ = await self._post(replica, path, body)
             if status == 200:
                 return True
         return False
 
-    async def _asked(
+    async def _post(
         self, replica: Replica, path: str, body: dict[str, object]
     ) -> tuple[int, bytes]:
         headers = self.key | JSON

@@ -51,7 +51,10 @@ class ParsedRequest:
 
 
 def parse_request(path: str, content: bytes | bytearray) -> ParsedRequest:
-    """Never raises: a body that cannot be read is for the replica to refuse."""
+    """Return what the client wants.
+
+    Never raises: a body that cannot be read is for the replica to refuse.
+    """
     if content and readable(content):
         try:
             body = json.loads(content)

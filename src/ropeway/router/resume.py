@@ -33,7 +33,8 @@ _INDIFFERENT = frozenset((
     "chat_template_kwargs", "documents", "reasoning_effort", "add_generation_prompt",
     "continue_final_message", "metadata", "store", "service_tier", "parallel_tool_calls",
 ))  # fmt: skip
-_NOTHING: Mapping[str, tuple[Any, ...]] = {
+# Values of other fields with which they ask for nothing.
+_NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "best_of": (1,),
     "include_reasoning": (True,),
@@ -90,9 +91,9 @@ def resumption(parsed: ParsedRequest, answer: PartialAnswer, tokens: int) -> Res
 def hindrance(body: Mapping[str, Any]) -> str | None:
     """Return the field of a request that prevents its answer from being continued."""
     for name, value in body.items():
-        if name in _INDIFFERENT or value is None or value in _NOTHING.get(name, ()):
+        if name in _INDIFFERENT or value is None or value in _NEUTRAL_VALUES.get(name, ()):
             continue
-        if name in _NOTHING or not (value is False or value in ("", [], {})):
+        if name in _NEUTRAL_VALUES or not (value is False or value in ("", [], {})):
             return name
     return None
 

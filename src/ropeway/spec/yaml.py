@@ -312,7 +312,7 @@ class _Reader:
         return items
 
     def _key(self, node: yaml.Node) -> str | None:
-        """The key's text; None, with a problem noted, for what is not text."""
+        """Return the key's text; None, with a problem noted, for what is not text."""
         key = _scalar_value(node) if isinstance(node, yaml.ScalarNode) else None
         if isinstance(key, str) and not _is_unprintable(key):
             return key
@@ -333,5 +333,5 @@ def _scalar_value(node: yaml.Node) -> object:
 
 
 def _is_unprintable(text: str) -> bool:
-    """A NUL ends an argument early; half a surrogate pair cannot be written at all."""
+    """Whether a text has a NUL, which ends an argument early, or half a surrogate pair."""
     return re.search(r"[\0\ud800-\udfff]", text) is not None

@@ -12,5 +12,5 @@ NAMES = ("watch", "peer", "nodes")
 
 @functools.cache
 def program(name: str) -> str:
-    """The text of one of them."""
+    """Return the source of one of them."""
     return resources.files(__name__).joinpath(f"{name}.py").read_text(encoding="utf-8")
