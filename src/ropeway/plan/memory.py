@@ -267,7 +267,7 @@ def _capacity(stage: StageShard, room: int, needs: MemoryNeeds) -> tuple[int, in
     if room <= 0:
         return 0, 0
     if not stage.is_cached:  # an encoder: all is in the activations
-        whole = ceil((context + 1) / needs.engine.block_size) * needs.engine.block_size
+        whole = ceil((context + 1) / block) * block
         return needs.max_sequences * whole, needs.max_sequences
     # Where every layer keeps the whole context, all tokens take the same room.
     if not stage.state_bytes and not any(group.window for group in stage.caches):
