@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import raw_http
 from running import conditions
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
@@ -34,7 +35,9 @@ from router_backends import ANSWER, MODEL, TEXT
 
 ENDPOINT = Path(__file__).with_name("fake_endpoint.py")
 BACKENDS = Path(__file__).parent.parent / "tests" / "router_backends.py"
+RAW = Path(__file__).with_name("raw_http.py")
 CLIENTS = 256
+PACED_EACH = 12
 ROUNDS = 5
 MANY = 200_000
 # A request that takes longer counts as hanging: ten times what an answer takes.
@@ -138,22 +141,35 @@ def throughput(fronts: list[Front]) -> None:
 def paced(fronts: list[Front]) -> None:
     """256 streams of 64 tokens, one in 8 ms: what is left of the requests/s of nothing in front?"""
     rates: dict[str, list[float]] = {front.name: [] for front in fronts}
-    with endpoints(ttft=0.0, tpot=0.008) as urls, all_of(fronts, urls) as reached:
+    spent: dict[str, list[float]] = {front.name: [] for front in fronts}
+    argv = [sys.executable, str(RAW), "--tpot", "0.008"]
+    with (
+        process(argv, prints_url=True) as (_, one),
+        process(argv, prints_url=True) as (_, other),
+        all_of(fronts, [one, other]) as reached,
+    ):
         for _ in range(ROUNDS):
             for name, url in reached.items():
-                began = time.monotonic()
-                answers = asyncio.run(load(url, clients=CLIENTS, each=2, tokens=64))
-                assert {each.fate for each in answers} == {"whole"}, name
-                rates[name].append(len(answers) / (time.monotonic() - began))
+                before, began = _cpu_s(name), time.monotonic()
+                answers = asyncio.run(raw_http.streams(url, CLIENTS, PACED_EACH, 64))
+                took = time.monotonic() - began
+                # 64 tokens and the mark of the end.
+                assert [each.events for each in answers] == [65] * CLIENTS * PACED_EACH, name
+                rates[name].append(len(answers) / took)
+                spent[name].append((_cpu_s(name) - before) / len(answers) * 1e3)
     load_now = os.getloadavg()[0]
-    print(f"{CLIENTS} streams of 64 tokens, one token in 8 ms (load average {load_now:.1f})\n")
-    print(f"{'in front':<16}{'requests/s':>12}{'range':>14}{'of none':>10}")
+    print(
+        f"{CLIENTS} streams of 64 tokens, one token in 8 ms, {PACED_EACH} requests each (load "
+        f"average {load_now:.1f})\n"
+    )
+    print(f"{'in front':<16}{'requests/s':>12}{'range':>14}{'of none':>10}{'its CPU/request':>18}")
     for name, values in rates.items():
         spread = f"{min(values):.0f} to {max(values):.0f}"
         share = statistics.median(
             value / base for value, base in zip(values, rates["none"], strict=True)
         )
-        print(f"{name:<16}{statistics.median(values):>12.0f}{spread:>14}{share:>10.3f}")
+        cpu = f"{statistics.median(spent[name]):.2f} ms"
+        print(f"{name:<16}{statistics.median(values):>12.0f}{spread:>14}{share:>10.3f}{cpu:>18}")
     print()
 
 

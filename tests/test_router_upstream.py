@@ -2,11 +2,15 @@
 
 import asyncio
 import contextlib
+import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ropeway.router import upstream
 from ropeway.router.upstream import Upstreams, read
 
 
@@ -69,3 +73,113 @@ def test_a_connection_whose_answer_was_read_carries_the_next_request() -> None:
                 assert len(upstreams) == 1
 
     asyncio.run(scene())
+
+
+EVENTS = [b"data: %d\n\n" % number for number in range(12)]
+
+
+def in_chunks(pieces: list[bytes]) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+
+
+def cut(data: bytes, at: list[int]) -> list[bytes]:
+    places = [0, *sorted({place % len(data) for place in at} - {0}), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(places)]
+
+
+def received(
+    packets: list[bytes], refused: Collection[int] = (), *, pauses: Collection[int] = range(99)
+) -> tuple[list[bytes], list[bytes]]:
+    """Return what a reader and its sink got of an answer, in order, and what the sink was offered.
+
+    The sink refuses its n-th offer if n is among `refused`; the reader may run before the n-th
+    packet if n is among `pauses`.
+    """
+    got: list[bytes] = []
+    offers: list[bytes] = []
+
+    async def scene() -> None:
+        connection = upstream._Connection(asyncio.get_running_loop())
+        connection.connection_made(asyncio.Transport())
+        connection.set_response_params(read_until_eof=True, auto_decompress=False)
+        connection.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        answer = await upstream._answer(connection)
+
+        def sink(chunks: bytes, whole: bytes) -> bool:
+            offers.append(chunks)
+            if len(offers) in refused:
+                return False
+            got.append(whole)
+            return True
+
+        async def read_all() -> None:
+            while piece := await answer.read(2**15, sink):
+                got.append(piece)
+
+        reading = asyncio.create_task(read_all())
+        for number, packet in enumerate([*packets, b"0\r\n\r\n"]):
+            if number in pauses:
+                await asyncio.sleep(0)
+            connection.data_received(packet)
+        async with asyncio.timeout(10):
+            await reading
+
+    asyncio.run(scene())
+    return got, offers
+
+
+@given(
+    chunks=st.lists(st.integers(0, 10**6), max_size=6),
+    packets=st.lists(st.integers(0, 10**6), max_size=20),
+    refused=st.sets(st.integers(1, 8)),
+    pauses=st.sets(st.integers(0, 12)),
+)
+def test_what_passes_the_parser_by_keeps_its_place(
+    chunks: list[int], packets: list[int], refused: set[int], pauses: set[int]
+) -> None:
+    body = b"".join(EVENTS)
+    in_packets = (
+        cut(in_chunks(cut(body, chunks)), packets)
+        if chunks
+        else [in_chunks([event]) for event in EVENTS]
+    )
+    got, _ = received(in_packets, refused, pauses={0, *pauses})
+    assert b"".join(got) == body
+
+
+def test_a_length_in_two_packets_does_not_hide_where_its_chunk_ends() -> None:
+    body = b"data: abcde\n\n" + b"\r\n" + b"data: abcdef\n\n"
+    length, rest = in_chunks([body])[:1], in_chunks([body])[1:]
+    assert length + rest[:1] == b"1d", "so that the rest looks like a chunk of 13 bytes"
+    got, offers = received([in_chunks([EVENTS[0]]) + length, rest[:18], rest[18:]])
+    assert b"".join(got) == EVENTS[0] + body
+    assert not offers
+
+
+def test_events_that_come_one_by_one_pass_by_all_but_the_first() -> None:
+    # The first shows that the parser is between two chunks.
+    got, offers = received([in_chunks([event]) for event in EVENTS])
+    assert got == EVENTS
+    assert offers == [in_chunks([event]) for event in EVENTS[1:]]
+
+
+def test_what_only_looks_like_a_chunk_within_a_chunk_does_not_pass_by() -> None:
+    inner = in_chunks([b"data: inner\n\n"])
+    body = b"data: outer\n\n" + inner + b"\n\n"
+    head, tail = b"%x\r\ndata: outer\n\n" % len(body), b"\n\n\r\n"
+    got, offers = received([in_chunks([EVENTS[0]]), head, inner, tail])
+    assert b"".join(got) == EVENTS[0] + body
+    assert inner not in offers
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"+9\r\ndata: x\n\n\r\n", b"0x9\r\ndata: x\n\n\r\n", b"9;a=b\r\ndata: x\n\n\r\n",
+        b"9\ndata: x\n\n\r\n", b"8\r\ndata: x\n\n\r\n", b"a\r\ndata: x\n\n\r\n", b"0\r\n\r\n",
+        b"9\r\ndata: x\n\n\r\n1", b"6\r\ndata: \r\n", b"9\r\ndata: x\n\nab", b"",
+    ],
+)  # fmt: skip
+def test_only_plain_chunks_of_whole_events_pass_by(data: bytes) -> None:
+    assert upstream._whole_chunks(data) == b""
+    assert upstream._whole_chunks(in_chunks(EVENTS)) == b"".join(EVENTS)

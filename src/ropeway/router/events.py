@@ -24,28 +24,28 @@ class Splitter:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._tail = bytearray()
+        self.tail = bytearray()
 
     def feed(self, piece: bytes) -> bytes:
         """Return the whole events that have come. Raises ValueError when one is too large."""
-        if not self._tail and piece.endswith(b"\n\n"):  # vLLM writes whole events: no search then
+        if not self.tail and piece.endswith(b"\n\n"):  # vLLM writes whole events: no search then
             return piece
-        start = max(0, len(self._tail) - 2)
-        self._tail += piece
+        start = max(0, len(self.tail) - 2)
+        self.tail += piece
         # Lines end with CR LF, LF or CR, an event with an empty line (the HTML standard's
         # "Server-sent events"); so each end has one of these pairs.
-        end = max(self._tail.rfind(pair, start) for pair in (b"\n\n", b"\n\r", b"\r\r")) + 2
-        end = 0 if end == 1 else end + self._tail.startswith(b"\r\n", end - 1)
-        whole = bytes(self._tail[:end])
-        del self._tail[:end]
-        if len(self._tail) > self._most:
+        end = max(self.tail.rfind(pair, start) for pair in (b"\n\n", b"\n\r", b"\r\r")) + 2
+        end = 0 if end == 1 else end + self.tail.startswith(b"\r\n", end - 1)
+        whole = bytes(self.tail[:end])
+        del self.tail[:end]
+        if len(self.tail) > self._most:
             raise ValueError(f"an event of the stream has more than {self._most:,} bytes")
         return whole
 
     @property
     def within(self) -> bool:
         """Whether the stream is in the middle of an event."""
-        return bool(self._tail.strip(b"\r\n"))
+        return bool(self.tail.strip(b"\r\n"))
 
 
 def each(data: bytes) -> Iterator[bytes]:
@@ -84,6 +84,16 @@ def done(whole_events: bytes) -> bool:
     )
 
 
+def plain(whole_events: bytes) -> bool:
+    """Return whether these events neither end an answer nor tell of a failure: three searches."""
+    return not (b"[DONE]" in whole_events or _suspicious(whole_events))
+
+
+def _suspicious(data: bytes) -> bool:
+    # In generated text these quotation marks are escaped, so only real errors pass.
+    return b'"error"' in data or b'"abort"' in data
+
+
 def encode(body: Mapping[str, Any]) -> bytes:
     """Return a JSON object as an event."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
@@ -92,9 +102,7 @@ def encode(body: Mapping[str, Any]) -> bytes:
 
 def broken(data: bytes) -> Broken | None:
     """Return a failure of the replica that these whole events report; None for client errors."""
-    # A cheap filter, two searches in every piece of a stream; what passes is parsed. In generated
-    # text these quotation marks are escaped, so only real errors pass.
-    if b'"error"' not in data and b'"abort"' not in data:
+    if not _suspicious(data):
         return None
     before: list[bytes] = []
     for event in each(data):

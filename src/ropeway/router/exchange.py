@@ -25,7 +25,7 @@ from ropeway.router.replicas import Attempt, Pool, Replica
 from ropeway.router.request import ParsedRequest
 from ropeway.router.resume import CannotResume, Splice, prefix_of, resumption
 from ropeway.router.transcript import PartialAnswer, Transcript
-from ropeway.router.upstream import Answer, CannotConnect, Upstreams
+from ropeway.router.upstream import Answer, CannotConnect, Sink, Upstreams
 
 log = logging.getLogger("ropeway.router")
 
@@ -34,6 +34,8 @@ SHUTDOWN = "the router is shutting down"
 _WHY_CHARS = 2000
 # Events as small as they can be: some thousand, which are read in 20 ms.
 _PIECE_BYTES = 2**15
+# A client that is behind by more than this is waited for.
+_UNSENT_BYTES = 2**16
 # After `[DONE]`, for the end of the answer, so that the connection can be used again.
 _END_S = 0.2
 
@@ -223,7 +225,9 @@ class Exchange:
     ) -> web.StreamResponse:
         """Pass a stream on in whole events, so that an error event can follow at any time."""
         splitter, first = events.Splitter(self.pool.limits.event_bytes), True
-        while piece := await self._piece(upstream, attempt):
+        while piece := await self._piece(
+            upstream, attempt, self._relay(replica, attempt, splitter)
+        ):
             if first:
                 self.pool.note_first_piece(replica, attempt, self.parsed)
                 first = False
@@ -247,10 +251,36 @@ class Exchange:
             raise ReplicaFailed("the stream ended in the middle of an event")
         return await self._finish()
 
-    async def _piece(self, upstream: Answer, attempt: Attempt) -> bytes:
+    def _relay(self, replica: Replica, attempt: Attempt, splitter: events.Splitter) -> Sink | None:
+        """Return what passes chunks on at once that are whole events of an answer that goes well.
+
+        Nothing is parsed and no task wakes, which would take as long as all else (docs/router.md).
+        """
+        client, pool, transcript = self.request.transport, self.pool, self._transcript
+        chunked = self.response is not None and self.request.version >= HttpVersion11
+        if not chunked or client is None or self._splice or not self.parsed.ends_with_done:
+            return None
+
+        def relay(chunks: bytes, whole: bytes) -> bool:
+            if (
+                splitter.tail
+                or not events.plain(whole)
+                or client.is_closing()
+                or client.get_write_buffer_size() > _UNSENT_BYTES
+            ):
+                return False
+            client.write(chunks)
+            transcript.add(whole)
+            self._pieces += whole.count(b"data:")
+            replica.last_token = attempt.silent_since = pool.clock()
+            return True
+
+        return relay
+
+    async def _piece(self, upstream: Answer, attempt: Attempt, relay: Sink | None = None) -> bytes:
         """Wait for bytes; while we wait for a slow client the replica is not to blame."""
         attempt.silent_since = self.pool.clock()
-        piece = await upstream.content.read(_PIECE_BYTES)
+        piece = await upstream.read(_PIECE_BYTES, relay)
         if len(piece) == _PIECE_BYTES:  # a flood, which never waits: others have their turn
             await asyncio.sleep(0)
         attempt.silent_since = NEVER

@@ -11,7 +11,7 @@ import errno
 import re
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -35,6 +35,12 @@ _INTERIM_ANSWERS = 8
 _TRIES, _PAUSE_S = 3, 0.1
 _BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE", "TRACE")
 Body = bytes | bytearray
+# Is offered whole chunks as they came, and what is in them; returns whether it has taken them. Else
+# they are kept until they are read.
+Sink = Callable[[bytes, bytes], bool]
+_CHUNK = re.compile(rb"([0-9a-fA-F]{1,6})\r\n")
+# More than a few events: through the reader, so that others have their turn.
+_FLOOD_BYTES = 2**14
 _UNSAFE = re.compile(r"[^\x21-\x7e]")
 
 
@@ -52,14 +58,46 @@ class CannotConnect(Exception):
 
 
 class _Connection(ResponseHandler):
-    """aiohttp's protocol, without its look for more to parse after each piece that is read.
+    """aiohttp's protocol; whole chunks of a body may pass it by.
 
-    Nothing is kept back by its parser unless it was told to pause.
+    Its look for more to parse after each piece that is read is left out: nothing is kept back by
+    its parser unless it was told to pause.
+
+    sink    is offered what comes, while somebody waits for a body
+    within  whether the parser may be within a chunk, or was not seen to be between two
     """
+
+    sink: Sink | None = None
+    within = True
+
+    def data_received(self, data: bytes) -> None:
+        if self.sink is not None:
+            events = b"" if self.within else _whole_chunks(data)
+            if events and self.sink(data, events):
+                return
+            self.sink = None  # until this was read: what follows must not overtake it
+        super().data_received(data)
+        # Else the first digits of a chunk's length are in the parser.
+        self.within = self.within or not data.endswith(b"\r\n")
 
     def resume_reading(self, *args: Any, **more: Any) -> None:
         if getattr(self, "_reading_paused", True):  # its own name for it, which may change
             super().resume_reading(*args, **more)
+
+
+class _Body(StreamReader):
+    """aiohttp's stream of a body, which tells its connection where chunks begin and end."""
+
+    __slots__ = ()  # the parser's own object becomes one of these, so nothing can be added
+    _protocol: _Connection
+
+    def begin_http_chunk_receiving(self) -> None:
+        self._protocol.within = True
+        super().begin_http_chunk_receiving()
+
+    def end_http_chunk_receiving(self) -> None:
+        self._protocol.within = False
+        super().end_http_chunk_receiving()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +107,19 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     content: StreamReader
+    connection: _Connection
 
     @property
     def content_type(self) -> str:
         return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+    async def read(self, most: int, sink: Sink | None) -> bytes:
+        """Return the next bytes, b"" at the end; what `sink` takes meanwhile is not among them."""
+        self.connection.sink = sink
+        try:
+            return await self.content.read(most)
+        finally:
+            self.connection.sink = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +137,7 @@ class Upstreams:
         self._connect_s = connect_s
         self._clock = clock
         self._addresses: dict[str, _Address] = {}
-        self._idle: dict[str, deque[tuple[ResponseHandler, float]]] = {}
+        self._idle: dict[str, deque[tuple[_Connection, float]]] = {}
         self._busy = 0
 
     def __len__(self) -> int:
@@ -158,7 +205,7 @@ class Upstreams:
             self._addresses[url] = _Address(parts.hostname or "", port, tls, parts.netloc)
         return self._addresses[url]
 
-    async def _connect(self, address: _Address) -> ResponseHandler:
+    async def _connect(self, address: _Address) -> _Connection:
         for _ in range(_TRIES):
             try:
                 return await self._connect_once(address)
@@ -170,7 +217,7 @@ class Upstreams:
             await asyncio.sleep(_PAUSE_S)
         return await self._connect_once(address)
 
-    async def _connect_once(self, address: _Address) -> ResponseHandler:
+    async def _connect_once(self, address: _Address) -> _Connection:
         loop = asyncio.get_running_loop()
         tls = self._tls if address.tls else None
         try:
@@ -185,7 +232,7 @@ class Upstreams:
             raise CannotConnect(error) from error
         return connection
 
-    def _kept(self, url: str) -> ResponseHandler | None:
+    def _kept(self, url: str) -> _Connection | None:
         idle = self._idle.get(url)
         while idle:
             connection, since = idle.pop()
@@ -195,7 +242,7 @@ class Upstreams:
             connection.close()
         return None
 
-    def _keep(self, url: str, connection: ResponseHandler) -> None:
+    def _keep(self, url: str, connection: _Connection) -> None:
         if connection.should_close or not connection.is_connected():
             connection.close()
         else:
@@ -222,7 +269,23 @@ def _head(method: str, target: str, host: str, headers: Mapping[str, str], lengt
     return "\r\n".join((*lines, "\r\n")).encode()
 
 
-async def _write(connection: ResponseHandler, head: bytes, body: Body) -> None:
+def _whole_chunks(data: bytes) -> bytes:
+    """Return what is in these bytes if they are chunks whose ends are ends of events; else b""."""
+    pieces, at = [], 0
+    while at < len(data) <= _FLOOD_BYTES:
+        head = _CHUNK.match(data, at)
+        if head is None:
+            return b""
+        start = head.end()
+        at = start + int(head[1], 16) + 2
+        piece = data[start : at - 2]
+        if not (piece.endswith(b"\n\n") and data[at - 2 : at] == b"\r\n"):
+            return b""
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def _write(connection: _Connection, head: bytes, body: Body) -> None:
     writer = StreamWriter(connection, asyncio.get_running_loop())
     with contextlib.suppress(aiohttp.ClientError, OSError):  # its reader is told as well
         await writer.write(head)
@@ -230,13 +293,15 @@ async def _write(connection: ResponseHandler, head: bytes, body: Body) -> None:
             await writer.write(body[at : at + _SMALL_BYTES])
 
 
-async def _answer(connection: ResponseHandler) -> Answer:
+async def _answer(connection: _Connection) -> Answer:
     message: Any
     try:
         for _ in range(_INTERIM_ANSWERS):
             message, content = await connection.read()
             if message.code >= 200:
-                return Answer(message.code, message.headers, content)
+                if type(content) is StreamReader:
+                    content.__class__ = _Body
+                return Answer(message.code, message.headers, content, connection)
     except HttpProcessingError as error:
         raise aiohttp.ClientPayloadError(f"its answer is no HTTP: {error.message}") from error
     raise aiohttp.ClientPayloadError(f"HTTP {message.code}, and no answer after it")

@@ -1,0 +1,182 @@
+"""An endpoint and a client that take little CPU time, so that what is between them shows.
+
+An endpoint and a client made of aiohttp fill two cores with 256 streams of 125 tokens/s, so that
+whatever is put in between takes from them. These two read and write bytes on asyncio's protocols
+and know no more HTTP than they need of each other: no chunked requests, `Expect` or pipelining.
+
+    python benchmarks/raw_http.py --port 8000 --ttft 0 --tpot 0.008
+"""
+
+import argparse
+import asyncio
+import heapq
+import json
+import time
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
+_END = b"0\r\n\r\n"
+_TICK_S = 0.0005
+PROMPT = "The lift goes up the hill and comes down every day. " * 4
+
+
+def _event(text: str, finish: str | None) -> bytes:
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
+    chunk = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "fake"}
+    data = f"data: {json.dumps(chunk | {'choices': [choice], 'usage': None})}\n\n".encode()
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+_TOKEN, _LAST = _event(" up", None), _event(" up", "length")
+_DONE = b"e\r\ndata: [DONE]\n\n\r\n" + _END
+
+
+@dataclass
+class RawEndpoint:
+    """Streams `max_tokens` events to a request: the first after `ttft_s`, then every `tpot_s`."""
+
+    ttft_s: float
+    tpot_s: float
+    due: list[tuple[float, int, "_Served", int]] = field(default_factory=list)
+    count: int = 0
+
+    async def run(self, port: int) -> None:
+        """Serve until the process ends."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Served(self), "127.0.0.1", port, backlog=4096)
+        print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+        while True:
+            await asyncio.sleep(_TICK_S if self.due else 0.002)
+            now = time.monotonic()
+            while self.due and self.due[0][0] <= now:
+                self._send(*heapq.heappop(self.due))
+
+    def _send(self, due: float, number: int, to: "_Served", left: int) -> None:
+        if to.transport.is_closing():
+            return
+        to.transport.write(_TOKEN if left > 1 else _LAST + _DONE)
+        if left > 1:
+            heapq.heappush(self.due, (due + self.tpot_s, number, to, left - 1))
+        elif to.last:
+            to.transport.close()
+
+    def take(self, connection: "_Served", head: bytes, body: bytes) -> None:
+        """Answer one request."""
+        if not head.startswith(b"POST"):
+            plain = b'{"status":"ok"}'
+            connection.transport.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (len(plain), plain)
+            )
+            return
+        connection.last = b"connection: close" in head.lower()
+        self.count += 1
+        tokens = int(json.loads(body).get("max_tokens") or 16)
+        connection.transport.write(_HEAD)
+        heapq.heappush(self.due, (time.monotonic() + self.ttft_s, self.count, connection, tokens))
+
+
+class _Served(asyncio.Protocol):
+    transport: asyncio.Transport
+
+    def __init__(self, endpoint: RawEndpoint) -> None:
+        self.endpoint = endpoint
+        self.held = b""
+        self.last = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.held += data
+        head, found, body = self.held.partition(b"\r\n\r\n")
+        if found:
+            length = int((head.lower().partition(b"content-length:")[2].split() or [b"0"])[0])
+            if len(body) >= length:
+                self.held = body[length:]
+                self.endpoint.take(self, head, body[:length])
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """One answer: seconds to its first event and to its end, and how many events it had."""
+
+    first_s: float
+    whole_s: float
+    events: int
+
+
+class _Client(asyncio.Protocol):
+    """One connection, which sends its requests one after the other."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, request: bytes, each: int, ended: asyncio.Future[list[Streamed]]) -> None:
+        self.request, self.left, self.ended = request, each, ended
+        self.answers: list[Streamed] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._next()
+
+    def _next(self) -> None:
+        self.began, self.first, self.events = time.monotonic(), 0.0, 0
+        self.transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        events = data.count(b"data: ")
+        if events and not self.events:
+            self.first = time.monotonic()
+        self.events += events
+        if not data.endswith(_END):
+            return
+        end = time.monotonic()
+        self.answers.append(Streamed(self.first - self.began, end - self.began, self.events))
+        self.left -= 1
+        if self.left:
+            self._next()
+        else:
+            self.transport.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(self.answers)
+
+
+async def streams(url: str, clients: int, each: int, tokens: int) -> list[Streamed]:
+    """Send `each` requests from every client; an answer that broke off is missing."""
+    loop = asyncio.get_running_loop()
+    host = urlsplit(url)
+    body = json.dumps(
+        {"model": "fake", "prompt": PROMPT, "stream": True, "max_tokens": tokens}
+    ).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host.netloc}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ended: list[asyncio.Future[list[Streamed]]] = []
+    for _ in range(clients):
+        ended.append(loop.create_future())
+        await loop.create_connection(
+            lambda future=ended[-1]: _Client(head.encode() + body, each, future),
+            host.hostname, host.port,
+        )  # fmt: skip
+    return [answer for row in await asyncio.gather(*ended) for answer in row]
+
+
+def main() -> None:
+    """Serve at 127.0.0.1, and print the URL."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--ttft", type=float, default=0.0, help="seconds to the first token")
+    parser.add_argument("--tpot", type=float, default=0.008, help="seconds between tokens")
+    args = parser.parse_args()
+    asyncio.run(RawEndpoint(args.ttft, args.tpot).run(args.port))
+
+
+if __name__ == "__main__":
+    main()
