@@ -24,7 +24,8 @@ WRITTEN = [
     f"--env OPENAI_KEY={S}", f"registry_password {S}", f"password={S}", f'password = "{S} {S}"',
     f"passwd: '{S}'", f"passphrase={S}", f"client_secret={S}", f"apiKey: {S}", f"api_key={S}",
     f'{{"token":"{S}"}}', f"{{'hf_token': '{S}'}}", f'token="{S}"', f"TOKEN_2={S}",
-    f"dbpassword={S}",    f"https://x/y?Signature={S}&a=b", f"https://x/y?X-Amz-Signature={S}", f"https://x/y?sig={S}",
+    f"dbpassword={S}",    f"https://x/y?Signature={S}&a=b", f"https://x/y?X-Amz-Signature={S}",
+    f"https://x/y?sig={S}",
     f"DefaultEndpointsProtocol=https;AccountKey={S};x", f"https://user:{S}@host/x",
     f"mysql://root:{S}@db/x", f"https://{S}@host", f"curl -u me:{S} http://x",
     f"Authorization: Bearer {S}", f"Authorization: Basic {S}", f'"Authorization": "Bearer {S}"',
@@ -40,6 +41,46 @@ WRITTEN = [
     f"api_keys: [{S}]", f"passwords={S}", f"private_keys = '{S}'", f"--token '{S} {S}'",
     f"-----BEGIN RSA PRIVATE KEY-----\n{'a' * 30_000}{S}", f"AUTH={S}",
     f"-----BEGIN PRIVATE KEY-----\\n{S}\\n-----END PRIVATE KEY-----",
+    # By what joins name and value.
+    f"api_key -> {S}", f"api_key => {S}", f"api_key := {S}", f"api_key→{S}", f"api_key\t{S}",
+    f"| api_key | {S} |", f"│ api_key │ {S} │", f"token%3D{S}", f"password：{S}",
+    f"**Password**: {S}",
+    f"`api_key`: `{S}`", f"os.environ['API_KEY'] = '{S}'", f"API key: {S}", f"secret key = {S}",
+    f"%22api_key%22%3A%22{S}%22", f"%2522api_key%2522%253A%2522{S}%2522",
+    f"&quot;api_key&quot;:&quot;{S}&quot;", f"\\u0022api_key\\u0022:\\u0022{S}\\u0022",
+    f"<password>{S}</password>", f"<db.password>{S} {S}</db.password>", f"line\\napi_key={S}",
+    f'{{"name": "API_KEY", "value": "{S}"}}', f'<env name="API_KEY" value="{S}"/>',
+    f"- name: API_KEY\n  value: {S}", f"API_KEY={S}\0B=1", f"args: [--api-key, {S}]",
+    # On the lines below.
+    f'"--api-key",\n "{S}"', f"- --api-key\n- {S}", f"serve \\\n  --api-key \\\n  {S}",
+    f"--api-key\0{S}\0--port", f"--api-key\n{S}\n--port\n1", f'"api_key":\n    "{S}"',
+    f"api_key:\n  {S}", f"api_key: |\n  {S}", f"api_key: # mine\n  {S}", f"api_keys:\n- {S}\n- {S}",
+    f"2026-01-01T00:00:00.1Z api_key:\n2026-01-01T00:00:00.1Z   {S}",
+    f'2026-01-01T00:00:00.1Z "--api-key",\n2026-01-01T00:00:00.1Z  "{S}"',
+    # By the form of the value.
+    f'"secrets": {{"a": "{S}"}}', f'"secrets": {{\n  "a": "x",\n  "b": ["{S}"]\n}}',
+    f"secrets:\n  a: x\n  b:\n    - {S}\n", f'"api_key":\n    {{"a": "{S}"}}', f"token=('{S}')",
+    f"api_key=(\n  '{S}'\n)", f"auth: {{user: x, pass: {S}}}", f'api_key="""{S}"""',
+    f"password=abc'{S}", f'password=abc"{S}', f"password='abc'{S}", f"password: 'it''s {S}'",
+    f"--password='abc'\"'\"'c {S}'", f"--password='abc'\\''{S}'", f"password=abc,{S}",
+    f"password=abc;{S}", f"password=abc&{S}", f"password=abc){S}", f"password: correct horse {S}",
+    f"api_key=SecretStr('{S}')", f"(b'authorization', b'Bearer {S}')", f"token=<{S}",
+    f"api_key=none{S}", f"api_key=***{S}", f"cookie=a=b; sid={S}", f'Set-Cookie: a="b"; sid={S}',
+    f'Authorization: Digest username="u", response="{S}"', f"-H 'Cookie: a=b; sid={S}' http://x",
+    # By a name in Chinese, or one of a few letters.
+    f"密码: {S}", f"口令：{S}", f"密钥：{S}", f"用户密码为 {S}", f'api密钥 = "{S}"',
+    f"设置password={S}",
+    f"OBS_SK={S}", f"OBS_AK: {S}", f"ak={S}, sk={S}", f'"sk": "{S}"', f"ROOT_PW={S}",
+    f"TOKENPW={S}",
+    f"SIGNING_SALT={S}", f'"cache_salt": "{S}"', f"AWS_SESSION={S}", f"ACCESS_TOKENS=[{S}]",
+    f"DB_CREDS={S}", f"PWD={S}", f"PAT={S}", f"SIG={S}", f"pass={S}", f"SECRET_SANTA={S}",
+    # By the program, and by what services give.
+    f"sshpass -p {S} ssh -p 22 host", f"sshpass -p'{S}' ssh h", f"docker login -u me -p {S} host",
+    f'["docker", "login", "-p", "{S}"]', f"redis-cli -h x -a {S} ping", f"mysql -uroot -p{S} db",
+    f"machine h login u password {S}", f"machine h\n  login u\n  password {S}", f"requirepass {S}",
+    f"https://x/y?sv=2022&sig=a%2Bb%2F{S}%3D&se=1", f"https://hooks.slack.com/services/T0/B0/{S}",
+    f"https://open.feishu.cn/open-apis/bot/v2/hook/{S}", f"https://w/webhook/send?key={S}",
+    f"root:{S}@10.0.0.1", f"mysql://root:p@{S}@db/x", f"LTAI5t{S}ab",
 ]  # fmt: skip
 HARMLESS = [
     "--max-num-batched-tokens 8192 --tokenizer /data/x", "TOKENIZERS_PARALLELISM=false",
@@ -50,6 +91,21 @@ HARMLESS = [
     '"secret_env": ["HUB_PIN"]', "tokens: 512, prompt_tokens=7", "RAY_AUTH_MODE=token",
     "/root/.ssh/authorized_keys: 3 keys", "ssl-keyfile=/etc/key.pem", "PATH=/usr/bin:/bin",
     "task-0123456789abcdef0123", "git@github.com:vllm-project/vllm", "path=/data/model",
+    "PWD=/root/x", 'PWD: "/work"', "OLDPWD=/root", "PAT=*.py", "PAT: linear", "SIG=TERM", "sig=9",
+    "NUM_SPECULATIVE_TOKEN=3", "NUM_SPECULATIVE_TOKENS=3", "num_speculative_token: five",
+    "time per output token: 31 ms", "first token: 0.3 s", "first token: 0.31s", "one pass: 5 s",
+    "forward_pass: abc.def", "pad_token_id=0", "pad_token_id: [0, 1]", "prefix_cache_key: abcdef01",
+    "max_tokens: 4096", "tokenizer: x", "bos_token: <s>", "bos_token: x", "monkey=abc",
+    "keyboard: us", "the token, which is late", "invalid token, got 5", "Token expired",
+    "def token(x) -> str:", "Token::foo()", "docker run -u 1000:1000 -p 8000:8000 x",
+    "quay.io/ascend/vllm-ascend:v0.11.0@sha256:0123456789abcdef", "mailto:bob@example.com",
+    "cat token | wc -l", "mkdir -p /x", "ssh -p 22 host", "mysql -u root -p", "image:8000@x",
+    "api_key: ${API_KEY}", "api_key: $(cat /f)", "api_key: {{ .Values.apiKey }}", "HF_TOKEN=",
+    "HF_TOKEN=\nHOME=/root", "hf_token:\nport: 8000", "api_key: ''",
+    '"api_key": null, "port": 8000',
+    "api_key=None, port=8000", "密码：无", "令牌数：512", "密钥文件：/x", "auth: none.",
+    '"signature": "hccl-notify-timeout"', '"key_env": "API_KEY",\n"backends": []',
+    "an environment variable with the API key that clients send", "a key: `OWN_KEY` of x",
 ]  # fmt: skip
 
 
@@ -71,8 +127,27 @@ def test_numbers_are_secrets_unless_they_are_tokens() -> None:
 
 def test_a_hostile_text_takes_no_longer_than_its_length() -> None:
     """Each of these took seconds or hours where a part was read again for every place."""
-    for text in ("-----BEGIN PRIVATE KEY-----\n", "eyJ", "key=", "://a", '"', "\\", "a-", "token "):
-        redact(text * (400_000 // len(text)))
+    for text in (
+        "-----BEGIN PRIVATE KEY-----\n", "eyJ", "key=", "://a", '"', "\\", "a-", "token ",
+        "pad_token=<", "api_key=<", "api_key={", "token: [", "auth:\n", "- auth:\n", "a_key:\n ",
+        "PWD=/a&", "api_key=,", "password='\"'\"'", "--api-key\n", "cookie=a=\"", "<password>",
+        "%22token%22%3A", "%25", "\\u0022", "密码:", "| api_key | ", "sshpass -", "a:b@", ":@",
+        "login u password ", "name: API_KEY, value:", '"token","', "token=$(", "a.", " ",
+    ):  # fmt: skip
+        redact(text * (100_000 // len(text)))
+
+
+# What texts about secrets are made of.
+_PIECES = st.sampled_from([
+    "api_key", "--api-key", "token", "PWD", "密码", "Cookie", "a", "x1y2z3", "%22", "%3A", "&quot;",
+    "->", "：", "${", "BEGIN", "  ", *"\0\n \\\"'{}[]()<>|&;,:=#$*%@/.-",
+])  # fmt: skip
+
+
+@given(st.lists(_PIECES, max_size=30).map("".join), st.sampled_from(["", "\n", " "]))
+def test_whatever_stands_before_a_secret_it_is_hidden(before: str, between: str) -> None:
+    """What has no end (quotes, brackets, blocks) takes the pair behind it along, or ends before."""
+    assert "SECRET99" not in redact(f"{before}{between}\nTHE_PASSWORD={S}\n")
 
 
 @given(st.text(min_size=6), st.text(max_size=8), st.text(max_size=8))
@@ -95,6 +170,7 @@ def test_known_are_variables_that_are_named_as_keys_or_called_so() -> None:
         "HUB_PIN": "4711",
         "MINE": "the-endpoints",
         "HOME": "/root",
+        "PWD": "/root/work",  # a directory, which would be hidden all over a bundle
     }
     assert secret_values(["--key-env", "MINE"], environ, ["HUB_PIN"]) == {
         "123456789", "4711", "the-endpoints",
@@ -107,7 +183,17 @@ def test_known_are_variables_that_are_named_as_keys_or_called_so() -> None:
         "{env: {OPENAI_KEY: x}}", "{env: {DB_PASS: x}}", "{env: {WANDB_KEY: x}}",
         "{env: {AWS_ACCESS_KEY_ID: x}}", "{env: {HTTPS_PROXY: 'http://me:pw@proxy:3128'}}",
         "{env: {OTHER: hf_0123456789abcdefgh}}", "{env: {OTHER: 'Bearer 0123456789'}}",
-        "{env: {MY_API_KEYS: x}}",
+        "{env: {MY_API_KEYS: x}}", "{env: {OBS_SK: x}}", "{env: {OBS_AK: x}}",
+        "{env: {ROOT_PW: x}}",
+        "{env: {TOKENPW: x}}", "{env: {SIGNING_SALT: x}}", "{env: {AWS_SESSION: x}}",
+        "{env: {AWS_SESSION_TOKEN: x}}", "{env: {PAT: a1b2c3d4}}", "{env: {PWD: hunter2}}",
+        "{env: {HF_TOKEN: '123456789'}}", "{env: {OPTIONS: '--x 1 --db-password hunter2'}}",
+        "{env: {STORE: 'Protocol=https;AccountKey=abcdef'}}", "{env: {DB: 'root:abcdef@db'}}",
+        r'{engine_args: {hf-overrides: "{\"access_token\": \"abcdef\"}"}}',
+        r'{engine_args: {x: "[{\"a\": {\"db_password\": \"abcdef\"}}]"}}',
+        r'{engine_args: {x: "{\"broken_password\": \"abcdef"}}',
+        "{engine_args: {hf-overrides.access_token: abcdef}}",
+        "{engine_args: {db-password: 123456}}",
         "{engine_args: {hf-token: abcdef}}", "{engine_args: {hf_token: abcdef}}",
         "{engine_args: {kv-config: {redis: {password: abcdef}}}}",
         "{engine_args: {x: [--db-password, y]}}",
@@ -128,6 +214,10 @@ def test_a_secret_in_a_spec_is_refused_with_the_way_to_give_it(serve: str) -> No
         "{engine_args: {hf-token: true, max-num-batched-tokens: 8192, ssl-keyfile: /k.pem}}",
         "{engine_args: {hf-overrides: {image_token: 151655, pad_token: '<pad>'}}}",
         "{env: {RAY_AUTH_MODE: token, VLLM_USE_V1: '1', HF_TOKEN_PATH: /root/token}}",
+        "{env: {PWD: /root, PAT: '*.py', SIG: TERM, NUM_SPECULATIVE_TOKEN: '3', MONKEY: abc}}",
+        "{engine_args: {x: {pad_token_id: 0, max_tokens: 4096, prefix_cache_key: abcdef0}}}",
+        r'{engine_args: {hf-overrides: "{\"image_token\": 151655, \"bos_token\": \"<begin>\"}"}}',
+        r'{engine_args: {hf-overrides: "{\"classifier_from_token\": [\"no\", \"yes\"]}"}}',
     ],
 )
 def test_what_only_sounds_like_a_secret_is_accepted(serve: str) -> None:

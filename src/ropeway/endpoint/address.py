@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
-from ropeway.spec.secret_shapes import check_key
+from ropeway.spec.types import check_key
 
 
 @dataclass(frozen=True)

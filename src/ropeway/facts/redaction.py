@@ -7,40 +7,17 @@ like nothing in particular stays, unless its value is known.
 
 import base64
 import json
-import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from urllib.parse import quote, quote_plus
 
-from ropeway.spec.secret_shapes import is_secret_name, without_secret_shapes
+from ropeway.spec.secret_shapes import is_secret
+from ropeway.spec.secret_text import without_secrets
 
 HIDDEN = "***"
 # Shorter values (`1`, `true`) are switches; hiding them would make a text unreadable.
 _SHORTEST_SECRET = 6
-_QUOTE = r"\\*[\"']"
-# NAME=value, "name": "value", Name: Bearer value, --name value, "--name", "value"; a value, which
-# is read only where the name is a secret's, is a list in brackets, a text in quotes, which may be
-# escaped themselves, or a word.
-_NAME = re.compile(
-    r"(?<![\w.-])(?P<name>-{0,2}[A-Za-z_][\w.-]{0,100}+)"
-    rf"(?P<between>(?P<quote>{_QUOTE})?\s{{0,4}}+(?:[:=,]|(?<=\s))\s{{0,4}}+(?:(?:Bearer|Basic)\s+)?)",
-    re.IGNORECASE,
-)
-_VALUE = re.compile(
-    r"\[(?P<list>[^\]\n]*+)|\"(?P<double>(?:\\.|[^\"\\\n])*+)|'(?P<single>(?:\\.|[^'\\\n])*+)"
-    r"|(?P<open>\\+[\"'])(?P<escaped>(?:(?!(?<!\\)(?P=open))[^\n])*+)|(?P<word>[^\s,;&\"'}\])]++)"
-)
-# What follows a flag up to the next one: `--api-key one two --port 8000`, `--api-key=one,two`.
-_MORE = re.compile(r"[^\s\"'\]}]++(?:[^\S\n]+(?!-)[^\s\"'\]}]++)*+")
-# One of these is in every secret's name; they are found faster.
-_IN_NAMES = (
-    "token", "key", "pass", "pwd", "secret", "credential", "auth", "cookie", "sig", "bearer", "pat",
-)  # fmt: skip
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-_REST = re.compile(r"(?i)(?<=\bcookie: )[^\n\"']+|(?<=\s-u )\S+:\S+|(?<=\s--user )\S+:\S+")
-_TOKEN = re.compile(r"(?i)token(?:_?id)?$")
-_NOTHING = {"", "false", "no", "none", "null", "true", "yes"}
 
 
 def secret_values(
@@ -51,7 +28,7 @@ def secret_values(
     variables = {after for flag, after in pairwise(args) if flag == "--key-env"}
     variables |= {flag.partition("=")[2] for flag in args if flag.startswith("--key-env=")}
     variables |= set(named)
-    by_name = {name for name in environ if is_secret_name(name)} - variables
+    by_name = {name for name, value in environ.items() if is_secret(name, value)} - variables
     long = {environ[name] for name in by_name if len(environ[name]) >= _SHORTEST_SECRET}
     return frozenset(long | {environ[name] for name in variables if environ.get(name)})
 
@@ -61,28 +38,7 @@ def redact(text: str, values: Collection[str] = ()) -> str:
     forms = {form for value in values for form in _forms(value)}
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, HIDDEN)
-    text = without_secret_shapes(text, HIDDEN)
-    return "".join(map(_without_named, text.splitlines(keepends=True)))
-
-
-def _without_named(line: str) -> str:
-    line = _REST.sub(HIDDEN, line)  # cookies, and curl's user
-    low = line.lower()
-    if not any(word in low for word in _IN_NAMES):
-        return line
-    parts, done, at = [], 0, 0
-    while match := _NAME.search(line, at):
-        at = match.end("name")
-        value = _VALUE.match(line, match.end()) if is_secret_name(match["name"]) else None
-        if value is None or not value.lastgroup or not _is_secret(match, value[value.lastgroup]):
-            continue
-        begin, end = value.span(value.lastgroup)
-        if value["word"] and match["name"].startswith("-") and not match["quote"]:
-            more = _MORE.match(line, begin)
-            end = more.end() if more else end
-        parts += [line[done:begin], HIDDEN]
-        done = at = end
-    return "".join((*parts, line[done:]))
+    return without_secrets(text, HIDDEN)
 
 
 def _forms(value: str) -> Iterator[str]:
@@ -100,13 +56,3 @@ def _forms(value: str) -> Iterator[str]:
             first = (0, 2, 3)[before]  # characters that depend on what stands before it
             last = len(whole) if (before + len(data)) % 3 == 0 else whole.index("=") - 1
             yield whole[first:last]
-
-
-def _is_secret(match: re.Match[str], value: str) -> bool:
-    name, bare = match["name"], value.strip()
-    if bare.startswith(("<", "$", HIDDEN)) or bare.lower() in _NOTHING:
-        return False  # `"pad_token": "<pad>"`, `$NAME`, `auth: none`
-    if _NUMBER.fullmatch(bare) and _TOKEN.search(name):
-        return False  # `"image_token": 151655`
-    # `first token is` is prose.
-    return re.search("[:=,]", match["between"]) is not None or re.search("[_-]", name) is not None

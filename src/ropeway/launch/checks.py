@@ -16,7 +16,7 @@ from ropeway.launch.rollout import ROUTER, Rollout
 from ropeway.phrases import joined, phrase
 from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.model import Spec
-from ropeway.spec.secret_shapes import check_key
+from ropeway.spec.types import check_key
 from ropeway.units import format_bytes
 
 

@@ -3,12 +3,15 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import pairwise
 
+from ropeway.outside import parse_json
 from ropeway.phrases import phrase
 from ropeway.spec.engine_flags import LAYOUT_KEY, flag_name, flag_number
 from ropeway.spec.errors import Fault
-from ropeway.spec.secret_shapes import is_secret_name, without_secret_shapes
+from ropeway.spec.secret_shapes import is_secret
+from ropeway.spec.secret_text import without_secrets
 
 # Engine flags that have a key of their own here, without dashes. vLLM's parser takes short forms
 # and unambiguous beginnings too, so those are refused with them.
@@ -154,10 +157,10 @@ def variable_faults(env: Mapping[str, str]) -> list[Fault]:
 
 
 def _holds_secret(name: str, value: object, shortest: int = 1) -> bool:
-    """Return whether this is a secret by its name, or has one in it.
+    """Return whether this is a secret by its name, or has one in it, be it in JSON or in a command.
 
-    Numbers and special tokens, as in `image_token: <|image|>`, are not; within mappings neither are
-    words of less than six characters, as in `classifier_from_token: [no, yes]`.
+    Special tokens and their numbers, as in `image_token: <|image|>`, are none; within mappings
+    neither are words of less than six characters, as in `classifier_from_token: [no, yes]`.
     """
     if isinstance(value, Mapping):
         return any(_holds_secret(str(key), item, _SHORTEST) for key, item in value.items())
@@ -165,9 +168,14 @@ def _holds_secret(name: str, value: object, shortest: int = 1) -> bool:
         named = ((name, item) for item in value)
         flags = pairwise(map(str, value))  # ["--hf-token", "hf_…"]
         return any(_holds_secret(key, item, shortest) for key, item in (*named, *flags))
-    if not isinstance(value, str) or len(value) < shortest or value.startswith("<"):
+    if isinstance(value, int) and not isinstance(value, bool):
+        value, shortest = str(value), _SHORTEST
+    if not isinstance(value, str) or len(value) < shortest:
         return False
-    return is_secret_name(name) or without_secret_shapes(value, "") != value
+    if value.lstrip().startswith(("{", "[")):
+        with suppress(ValueError):  # JSON as text is read as the mapping that it is
+            return _holds_secret(name, parse_json(value), shortest)
+    return is_secret(name, value) or without_secrets(value, "") != value
 
 
 def _secret_fault(at: tuple[str, str], variable: str) -> Fault:

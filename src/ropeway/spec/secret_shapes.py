@@ -1,18 +1,17 @@
 """What secrets look like: what they are called, and what some of them are written like."""
 
 import re
-
-from ropeway.errors import Refused
-from ropeway.phrases import phrase
+from functools import lru_cache
 
 # The parts of a name: HF_TOKEN, hf-token, hfToken.
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-# A name that ends so is a secret's: DB_PASS, OPENAI_KEY, apikey, X-Amz-Signature.
+# A name that ends so is a secret's: DB_PASS, OPENAI_KEY, apikey, ROOTPW, OBS_SK, X-Amz-Signature.
 _LAST = re.compile(
     r".*(?:token|passw(?:or)?d|passphrase|secret|credentials?|(?:api|access|secret|private|auth)key)"
-    r"|authtok|authorization|bearer|cookie|key|pass|pat|pwd|sig|signature"
+    r"|(?!old).{2,}pwd|.{2,}pw|authtok|authorization|auth|bearer|cookie|creds|jwt|key|pass|pat|pw|pwd"
+    r"|ak|sk|salt|sig|signature"
 )
-# A name with one of these anywhere, as SECRET_NAME or passwordHash; and one that ends in `auth`.
+# A name with one of these anywhere, as SECRET_NAME or passwordHash.
 _ANYWHERE = {
     "secret",
     "secrets",
@@ -23,18 +22,61 @@ _ANYWHERE = {
     "credential",
     "credentials",
 }
-# Whose keys are secrets also where there are several; and what has keys that are none.
-_OF_KEYS = {"access", "api", "auth", "encryption", "private", "secret"}
-_NOT_OF_KEYS = {"cache", "foreign", "partition", "primary", "public", "routing", "sort"}
+# Whose keys and tokens are secrets also where there are several.
+_OF_SEVERAL = {"access", "api", "auth", "encryption", "private", "secret"}
+# What makes the word behind it another thing: tokens of a text, keys of a table, passes of
+# a compiler.
+_ORDINARY = {
+    "token": {
+        "audio", "boi", "bos", "call", "cls", "draft", "end", "eoi", "eos", "eot", "expert",
+        "first", "from", "generated", "image", "input", "last", "mask", "next", "output", "pad",
+        "prompt",
+        "sep", "single", "special", "speculative", "start", "stop", "think", "unk", "video",
+        "vision",
+    },
+    "key": {
+        "cache", "dict", "foreign", "group", "index", "layer", "lookup", "metric", "partition",
+        "primary", "public", "routing", "sort", "weight",
+    },
+    "pass": {
+        "backward", "custom", "first", "forward", "fusion", "grad", "multi", "one", "post", "pre",
+        "second", "single",
+    },
+    "signature": {"call", "function", "kernel", "method", "op", "type"},
+}  # fmt: skip
+_COUNTED = {"max", "min", "num", "per"}
 # But not what says where a secret is, or tells something about it.
 _ABOUT = {
     "bytes", "count", "dir", "directory", "env", "file", "format", "length", "mode", "name", "path",
     "size", "threshold", "timeout", "ttl", "type",
 }  # fmt: skip
 
+# Values that are no secret whatever they are called: nothing, what stands for a value (`$NAME`,
+# `{{ .Values.key }}`), a special token (`<pad>`), what was hidden before.
+_NOTHING = (
+    r"(?i:false|none|no|null|true|yes)(?!\w)|未设置|无|\*{3,}|<[^<>\n]{0,200}>|\$\{?\w{1,100}\}?"
+    r"|\$\([^\n]{0,200}\)|\{\{[^{}\n]{0,200}\}\}"
+)
+_FEW = r"-?\d{1,5}(?:\.\d{1,9})?(?: ?[a-zµ%]{1,3}(?!\w))?"
+_NUMBER = r"-?\d{1,7}(?:\.\d{1,40})?(?: ?[a-zµ%/]{1,8}(?!\w))?"
+_PATH = r"[/~.][^\s\"']{0,400}"
+_WORDS = r"[^\W\d_]{1,16}(?:-[^\W\d_]{1,16}){0,5}(?!\w)"
+_HARMLESS = re.compile(rf"(?:{_NOTHING})?+")
+_HARMLESS_TOKEN = re.compile(rf"(?:{_NOTHING}|{_NUMBER})?+")  # `"image_token": 151655`
+# What is also something else when it stands alone: a directory (PWD=/root), a pass that took 5 s;
+# and what is a pattern, a signal or a row of a table too (PAT=*.py, SIG=TERM).
+_HARMLESS_ALONE = dict.fromkeys(
+    ("pass", "pw", "pwd"), re.compile(rf"(?:{_NOTHING}|{_FEW}|{_PATH})?+")
+) | dict.fromkeys(
+    ("ak", "pat", "sig", "signature", "sk"),
+    re.compile(rf"(?:{_NOTHING}|{_FEW}|{_WORDS}|[/~.*?^(\[\\][^\s\"']{{0,400}})?+"),
+)
+
 # What is a secret wherever it stands, by the beginnings that services give to theirs: Hugging
-# Face, OpenAI, GitHub, GitLab, Slack, AWS, Google, npm, PyPI, Docker Hub, NVIDIA; JSON web tokens;
-# private keys, to their end or that of the text; the user in a URL; what stands behind `Bearer`.
+# Face, OpenAI, GitHub, GitLab, Slack, AWS, Alibaba, Tencent, ModelScope, Google, npm, PyPI, Docker
+# Hub, NVIDIA; JSON web tokens; private keys, to their end or that of the text; what is behind the
+# address of a webhook; the user in a URL; a password between user and host; what stands behind
+# `Bearer`.
 # Each begins with fixed letters, which `re` finds fast in much text.
 _WORD = "[A-Za-z0-9_-]"
 _SHAPES = tuple(
@@ -49,11 +91,20 @@ _SHAPES = tuple(
         ),
         rf"(?P<secret>xox[a-z]-{_WORD}{{8,}}+)",
         *(rf"(?P<secret>{begin}[A-Z0-9]{{16}})" for begin in ("AKIA", "ASIA")),
+        *(rf"(?P<secret>{begin}[A-Za-z0-9]{{12,40}}+)" for begin in ("LTAI", "AKID")),
+        r"(?P<secret>ms-[0-9a-f]{8}-[0-9a-f-]{27})",
         rf"(?P<secret>AIza{_WORD}{{35}})",
         rf"(?P<secret>ya29\.{_WORD}{{20,}}+)",
         rf"(?P<secret>eyJ{_WORD}{{8,1024}}+\.{_WORD}{{8,4096}}+(?:\.{_WORD}*+)?)",
         r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?P<secret>(?:[^-]|-(?!----))*+)",
-        r"://(?P<secret>[^/\s@\"'<>]{1,400}+)@",
+        r"hooks\.slack\.com/[a-z]{1,20}/(?P<secret>[^\s\"'<>]++)",
+        r"/open-apis/bot/v2/hook/(?P<secret>[^\s\"'<>]++)",
+        r"/api/webhooks/(?P<secret>[^\s\"'<>]++)",
+        r"/webhook/send\?key=(?P<secret>[^\s\"'<>&]++)",
+        r"://(?P<secret>[^/\s@\"'<>]{1,400}+(?:@[^/\s@\"'<>]{1,400}+(?=@))*+)@",
+        # Not `image:tag@sha256:…`, `mailto:me@host`, nor a number.
+        r"(?<=[\w-]):(?<!mailto:)(?<!sip:)(?!\d{1,5}@)(?P<secret>[^\s:/@\"'<>,;]{1,400}+)"
+        r"@(?!sha\d)(?=[A-Za-z0-9\[])",
         r"Bearer (?P<secret>[^\s\"',]{6,}+)",
     )
 )
@@ -73,32 +124,36 @@ def without_secret_shapes(text: str, hidden: str) -> str:
     return text
 
 
-def check_key(key: str, variable: str) -> None:
-    """Raise Refused for an API key, from this variable, that no HTTP header can carry."""
-    unfit = next((ch for ch in key if not "!" <= ch <= "~"), None)
-    if unfit is None:
-        return
-    what = phrase("a control character")
-    if not unfit.isascii():
-        what = phrase("a character that is not ASCII")
-    elif unfit.isspace():
-        what = phrase("a space or a line end")
-    raise Refused(
-        phrase("the API key in `{name}` has {what} in it", name=variable, what=what),
-        hint=phrase("set it anew with `export {name}=…`", name=variable),
-    )
-
-
 def is_secret_name(name: str) -> bool:
-    """Return whether a variable, flag or key of this name holds a secret."""
+    """Return whether a variable, flag or key of this name may hold a secret."""
+    return harmless_values(name) is not None
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Return whether this value of a variable, flag or key of this name is a secret."""
+    harmless = harmless_values(name)
+    return harmless is not None and harmless.fullmatch(value.strip()) is None
+
+
+@lru_cache(maxsize=4096)
+def harmless_values(name: str) -> re.Pattern[str] | None:
+    """Return what the harmless values of this name match; None where no value is a secret.
+
+    The pattern reads a bounded part of a text.
+    """
     parts = [part.lower() for part in _PART.findall(name)]
     while parts and (parts[-1].isdigit() or (parts[-1] == "id" and len(parts) > 1)):
         parts.pop()  # AWS_ACCESS_KEY_ID, TOKEN_2
     if not parts or parts[-1] in _ABOUT:
-        return False
-    last = parts[-1]
-    if last == "keys":
-        return len(parts) > 1 and parts[-2] in _OF_KEYS
-    if last == "key" and (len(parts) == 1 or parts[-2] in _NOT_OF_KEYS):
-        return name == "KEY"  # `key: serve.context` is none
-    return bool(_LAST.fullmatch(last)) or last == "auth" or not _ANYWHERE.isdisjoint(parts)
+        return None
+    last, before = parts[-1], parts[-2] if len(parts) > 1 else ""
+    if last == "key" and name.islower() and not before:
+        return None  # `key: serve.context`
+    if before in _ORDINARY.get(last, ()) or (last == "token" and not _COUNTED.isdisjoint(parts)):
+        return None
+    if not before and last in _HARMLESS_ALONE:
+        return _HARMLESS_ALONE[last]
+    several = last in ("keys", "tokens") and before in _OF_SEVERAL
+    if several or _LAST.fullmatch(last) or (before, last) == ("aws", "session"):
+        return _HARMLESS_TOKEN if last.endswith("token") else _HARMLESS
+    return None if _ANYWHERE.isdisjoint(parts) else _HARMLESS

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from ropeway.errors import Refused
 from ropeway.phrases import phrase
 from ropeway.spec.errors import Fault, broken, shown
 from ropeway.units import exact_bytes, parse_bytes
@@ -143,6 +144,22 @@ def api_url(address: str, port: int) -> str:
     """
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     return f"http://{bracketed(host)}:{port}/v1"
+
+
+def check_key(key: str, variable: str) -> None:
+    """Raise Refused for an API key, from this variable, that no HTTP header can carry."""
+    unfit = next((ch for ch in key if not "!" <= ch <= "~"), None)
+    if unfit is None:
+        return
+    what = phrase("a control character")
+    if not unfit.isascii():
+        what = phrase("a character that is not ASCII")
+    elif unfit.isspace():
+        what = phrase("a space or a line end")
+    raise Refused(
+        phrase("the API key in `{name}` has {what} in it", name=variable, what=what),
+        hint=phrase("set it anew with `export {name}=…`", name=variable),
+    )
 
 
 Address = Annotated[str, AfterValidator(_check_address)]
