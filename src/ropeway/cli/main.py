@@ -206,19 +206,29 @@ def exit_code(
     )
     try:
         if isinstance(end, RopewayError):
-            _tell(end, screen)
+            _tell(end, screen, args)
         screen.close(ok=code == Exit.OK)
         sys.stdout.flush()
     except OutputFailed as error:
         drop_output()
-        _tell(error, screen)
+        _tell(error, screen, args)
         return code or int(Exit.NO)
     return code
 
 
-def _tell(error: RopewayError, screen: Screen) -> None:
-    if not isinstance(error, ReaderGone):
-        screen.error(error)
+def _tell(error: RopewayError, screen: Screen, args: Sequence[str]) -> None:
+    if isinstance(error, ReaderGone):
+        return
+    known = secret_values(args, os.environ)
+
+    def mask(text: str) -> str:
+        masked = redact(text, known)
+        return text if masked == text else masked  # a phrase, which may be shown in Chinese
+
+    # A server, a log or a command may have said a secret.
+    error.what, *evidence = map(mask, (error.what, *error.evidence))
+    error.evidence = tuple(evidence)
+    screen.error(error)
 
 
 def _asked_language(args: Sequence[str]) -> str | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from ropeway.diagnosis.result import Text
+from ropeway.spec.secret_shapes import is_secret
 
 _DEVICE = r"/dev/(?:davinci\w+|devmm_svm|hisi_hdc)"
 _PATTERNS = (
@@ -14,10 +15,9 @@ _PATTERNS = (
     re.compile(
         rf"(?P<value>c[rwx-]{{9}}[.+@]? +\d+ +\S+ +\S+) +\d+, *\d+ .{{0,40}}(?P<key>{_DEVICE})$"
     ),
-    # Not what may be a secret.
     re.compile(
-        r"^(?:export |declare -x |- |-e )?(?P<key>(?!\w*(?:KEY|TOKEN|SECRET|PASSW))"
-        r"(?:HCCL|ASCEND|GLOO|TP_SOCKET|RAY|VLLM|PYTORCH_NPU|OMP|LD_LIBRARY)_\w{2,60})"
+        r"^(?:export |declare -x |- |-e )?"
+        r"(?P<key>(?:HCCL|ASCEND|GLOO|TP_SOCKET|RAY|VLLM|PYTORCH_NPU|OMP|LD_LIBRARY)_\w{2,60})"
         r"=['\"]?(?P<value>[^\s'\"]{1,200})['\"]?$"
     ),
 )
@@ -34,7 +34,8 @@ _MAX_SHOWN = 200
 def read_shown(message: str, shown: dict[str, str]) -> None:
     """Add what a line of a shell's output shows to `shown`: the first value of each."""
     for pattern in _PATTERNS:
-        if len(shown) < _MAX_SHOWN and (match := pattern.search(message)):
+        match = pattern.search(message) if len(shown) < _MAX_SHOWN else None
+        if match and not is_secret(match["key"], match["value"]):
             shown.setdefault(match["key"], match["value"])
     if missing := _MISSING.search(message):
         shown.setdefault(missing["key"], "missing")

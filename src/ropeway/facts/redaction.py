@@ -13,9 +13,8 @@ from itertools import pairwise
 from urllib.parse import quote, quote_plus
 
 from ropeway.spec.secret_shapes import is_secret
-from ropeway.spec.secret_text import without_secrets
+from ropeway.spec.secret_text import HIDDEN, without_secrets
 
-HIDDEN = "***"
 # Shorter values (`1`, `true`) are switches; hiding them would make a text unreadable.
 _SHORTEST_SECRET = 6
 
@@ -38,7 +37,7 @@ def redact(text: str, values: Collection[str] = ()) -> str:
     forms = {form for value in values for form in _forms(value)}
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, HIDDEN)
-    return without_secrets(text, HIDDEN)
+    return without_secrets(text)
 
 
 def _forms(value: str) -> Iterator[str]:

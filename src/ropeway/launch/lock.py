@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from ropeway.errors import CheckFailed, HostError, RopewayError, TimeLimit
+from ropeway.facts.redaction import redact
 from ropeway.hosts.base import Host, Result, room_hint
 from ropeway.hosts.fleet import (
     Outcome,
@@ -270,7 +271,7 @@ def audited(
         yield
         outcome = "done"
     except Exception as error:
-        outcome = f"failed: {error}"
+        outcome = f"failed: {redact(str(error))}"  # others may read this log
         raise
     finally:
         entry = {**asdict(author), "verb": verb, "service": service, "outcome": outcome}

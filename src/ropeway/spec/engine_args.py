@@ -156,6 +156,19 @@ def variable_faults(env: Mapping[str, str]) -> list[Fault]:
     return faults
 
 
+def check_variable(name: str) -> str:
+    """Accept the name of a variable that holds a secret. What is none may be the secret itself, so
+    it is not shown."""
+    if re.fullmatch(VARIABLE, name) is None or without_secrets(name) != name:
+        raise ValueError(
+            phrase(
+                "the name of a variable belongs here, and the secret into the shell:"
+                " `export NAME=…`"
+            )
+        )
+    return name
+
+
 def _holds_secret(name: str, value: object, shortest: int = 1) -> bool:
     """Return whether this is a secret by its name, or has one in it, be it in JSON or in a command.
 
@@ -175,7 +188,7 @@ def _holds_secret(name: str, value: object, shortest: int = 1) -> bool:
     if value.lstrip().startswith(("{", "[")):
         with suppress(ValueError):  # JSON as text is read as the mapping that it is
             return _holds_secret(name, parse_json(value), shortest)
-    return is_secret(name, value) or without_secrets(value, "") != value
+    return is_secret(name, value) or without_secrets(value) != value
 
 
 def _secret_fault(at: tuple[str, str], variable: str) -> Fault:

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ropeway.outside import UNSEEN
 from ropeway.phrases import joined, phrase
+from ropeway.spec.secret_text import without_secrets
 from ropeway.spec.yaml import Document, Problem, dotted
 from ropeway.suggest import did_you_mean
 
@@ -81,6 +82,19 @@ def unseen_faults(data: object) -> list[Fault]:
     ]
 
 
+# Whose rules of their own read the names of their entries too.
+_READ_BY_NAME = (("serve", "engine_args"), ("serve", "env"))
+
+
+def secret_faults(data: object) -> list[Fault]:
+    """Return every text of a spec that has a secret in it, as a token in a URL."""
+    return [
+        Fault(path, "holds a secret, and would be visible to others", "remove it from the spec")
+        for path, text in _texts((), data)
+        if path[:2] not in _READ_BY_NAME and without_secrets(text) != text
+    ]
+
+
 def _texts(path: Path, value: object) -> Iterator[tuple[Path, str]]:
     """Yield all texts with their places; that of a mapping's key is the mapping's own."""
     if isinstance(value, str):
@@ -105,7 +119,7 @@ def schema_keys(root: type[BaseModel]) -> dict[str, tuple[str, ...]]:
 def shown(value: object) -> str:
     """Return the value as an error line shows it: text in quotes, long things truncated."""
     if isinstance(value, str):
-        text = json.dumps(value, ensure_ascii=False)
+        text = json.dumps(without_secrets(value), ensure_ascii=False)
         return f"`{text}`" if len(text) <= 60 else f"`{text[:56]}…`"
     if isinstance(value, bool | int | float):
         text = json.dumps(value)
@@ -152,6 +166,8 @@ def _problem(path: Path, fault: Fault, document: Document) -> Problem:
     return Problem(document.line_of(path), _line(path, fault), fault.hint)
 
 
+# What people write a secret into that should be named there.
+_MAY_HOLD_KEY = {"api_key_env", "secret_env"}
 # What each kind of pydantic's complaints says of `{value}`, limits formatted by their own names.
 _COMPLAINTS = {
     "missing": "is missing",
@@ -185,8 +201,8 @@ def _plain_fault(detail: ErrorDetails, path: Path) -> Fault:
         )
     context = detail.get("ctx", {})
     limits = {name: _limit(context[name]) for name in ("ge", "gt", "le", "lt") if name in context}
-    # A value of `env` may be a secret.
-    visible = _kind(value) if "env" in path[:-1] else shown(value)
+    hidden = "env" in path[:-1] or not _MAY_HOLD_KEY.isdisjoint(path)
+    visible = _kind(value) if hidden else shown(value)
     return Fault((), phrase(complaint, value=visible, **limits), _quotes_hint(kind, value))
 
 

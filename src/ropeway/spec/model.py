@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
@@ -28,9 +29,9 @@ from pydantic import (
 from ropeway.errors import Refused
 from ropeway.phrases import joined, phrase
 from ropeway.spec.cluster import Cluster, Local, Runtime
-from ropeway.spec.engine_args import OWN_KEY, VARIABLE, flag_faults, variable_faults
+from ropeway.spec.engine_args import OWN_KEY, check_variable, flag_faults, variable_faults
 from ropeway.spec.engine_flags import asks_to_pool, layout_sizes
-from ropeway.spec.errors import Fault, broken, spec_problems, unseen_faults
+from ropeway.spec.errors import Fault, broken, secret_faults, spec_problems, unseen_faults
 from ropeway.spec.layout import layout_numbers
 from ropeway.spec.types import (
     Address,
@@ -207,7 +208,7 @@ class Model(SpecModel):
         return path
 
 
-_Variable = Annotated[str, matching(VARIABLE, "the name of an environment variable")]
+_Variable = Annotated[str, AfterValidator(check_variable)]
 _OpenMapping = BeforeValidator(lambda value: without_own_keys(none_to_empty(value)))
 
 
@@ -372,7 +373,8 @@ class Spec(SpecModel):
 
     @model_validator(mode="after")
     def _check_texts(self) -> "Spec":
-        if faults := unseen_faults(self.as_json()):
+        data = self.as_json()
+        if faults := (*unseen_faults(data), *secret_faults(data)):
             raise broken(*faults)
         return self
 

@@ -52,9 +52,9 @@ _ABOUT = {
 }  # fmt: skip
 
 # Values that are no secret whatever they are called: nothing, what stands for a value (`$NAME`,
-# `{{ .Values.key }}`), a special token (`<pad>`), what was hidden before.
+# `{{ .Values.key }}`), a special token (`<pad>`), another flag, what was hidden before.
 _NOTHING = (
-    r"(?i:false|none|no|null|true|yes)(?!\w)|未设置|无|\*{3,}|<[^<>\n]{0,200}>|\$\{?\w{1,100}\}?"
+    r"(?i:false|none|no|null|true|yes)(?!\w)|未设置|无|…|`?--[a-z][a-z-]{0,60}`?|\*{3,}|<[^<>\n]{0,200}>|\$\{?\w{1,100}\}?"
     r"|\$\([^\n]{0,200}\)|\{\{[^{}\n]{0,200}\}\}"
 )
 _FEW = r"-?\d{1,5}(?:\.\d{1,9})?(?: ?[a-zµ%]{1,3}(?!\w))?"

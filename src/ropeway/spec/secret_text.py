@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ropeway.spec.secret_shapes import harmless_values, without_secret_shapes
 
+HIDDEN = "***"
 Span = tuple[int, int]
 
 
@@ -131,17 +132,17 @@ _PROGRAMS = (
 )
 
 
-def without_secrets(text: str, hidden: str) -> str:
-    """Return the text with `hidden` in place of what is called or looks like a secret."""
-    text = without_secret_shapes(text, hidden)
+def without_secrets(text: str) -> str:
+    """Return the text with `HIDDEN` in place of what is called or looks like a secret."""
+    text = without_secret_shapes(text, HIDDEN)
     for program in _PROGRAMS:
         text = program.sub(
-            lambda match: match[0][: match.start("secret") - match.start()] + hidden, text
+            lambda match: match[0][: match.start("secret") - match.start()] + HIDDEN, text
         )
     parts, done = [], 0
     for begin, end in _values(text):
         if begin < end:
-            parts += [text[done:begin], hidden]
+            parts += [text[done:begin], HIDDEN]
             done = end
     return "".join((*parts, text[done:]))
 
@@ -233,6 +234,8 @@ class _Named:
         text = self.text
         scheme = _SCHEME.match(text, at)
         at = scheme.end() if scheme else at
+        if self.match["chinese"] and "\u4e00" <= text[at : at + 1] <= "\u9fff":
+            return  # `密钥：运行前请先设置` is prose
         opened = _OPEN.match(text, at)
         rest = self.harmless.match(text, opened.end() if opened else at)
         if rest and (
