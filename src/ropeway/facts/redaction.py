@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from urllib.parse import quote, quote_plus
 
-from ropeway.spec.secret_shapes import is_secret
-from ropeway.spec.secret_text import HIDDEN, without_secrets
+from ropeway.spec.secret_shapes import HIDDEN, is_secret
+from ropeway.spec.secret_text import without_secrets
 
 # Shorter values (`1`, `true`) are switches; hiding them would make a text unreadable.
 _SHORTEST_SECRET = 6

@@ -3,6 +3,8 @@
 import re
 from functools import lru_cache
 
+HIDDEN = "***"
+
 # The parts of a name: HF_TOKEN, hf-token, hfToken.
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 # A name that ends so is a secret's: DB_PASS, OPENAI_KEY, apikey, ROOTPW, OBS_SK, X-Amz-Signature.
@@ -110,14 +112,14 @@ _SHAPES = tuple(
 )
 
 
-def without_secret_shapes(text: str, hidden: str) -> str:
-    """Return the text with `hidden` in place of everything that is written like a secret."""
+def without_secret_shapes(text: str) -> str:
+    """Return the text with `HIDDEN` in place of everything that is written like a secret."""
 
     def hide(match: re.Match[str]) -> str:
         begin, end = match.span("secret")
         if begin == match.start() > 0 and match.string[begin - 1].isalnum():
             return match[0]  # within a word: `task-…`
-        return match.string[match.start() : begin] + hidden + match.string[end : match.end()]
+        return match.string[match.start() : begin] + HIDDEN + match.string[end : match.end()]
 
     for shape in _SHAPES:
         text = shape.sub(hide, text)

@@ -9,9 +9,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ropeway.spec.secret_shapes import harmless_values, without_secret_shapes
+from ropeway.spec.secret_shapes import HIDDEN, harmless_values, is_secret, without_secret_shapes
 
-HIDDEN = "***"
 Span = tuple[int, int]
 
 
@@ -27,18 +26,18 @@ def _or_escaped(*words: str) -> str:
 
 
 # A quote, also escaped, and as URLs, HTML and JSON spell it; a newline within JSON.
-_QUOTE = rf"(?:(?:{_ESCAPE})?[\"']|%(?:25){{0,4}}2[27]|&(?:quot|apos|#3[49]);|{_ESCAPE}u002[27])"
+_QUOTE = rf"(?:(?:{_ESCAPE})?[\"']|{_PERCENT}2[27]|&(?:quot|apos|#3[49]);|{_ESCAPE}u002[27])"
 _NEWLINE = rf"(?:\r?\n|(?:{_ESCAPE}r)?{_ESCAPE}n)"
 _NUL = rf"(?:\0|{_ESCAPE}(?:u0000|x00))"
 _BLANK = rf"(?:[ \t]|{_ESCAPE}t)"
 # What stands before a message in logs: times, levels, places, processes, containers.
 _PREFIX = (
-    r"(?:(?:\d{2,4}[-/:]\d\d[\d:.,TZ/+-]{0,40}|DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|\([^()\n]{1,60}\)"
-    r"|\[[^\[\]\n]{1,60}\]|[^\s|]{1,40}[ \t]{1,9}\|):?[ \t]){0,8}"
+    r"(?:(?:\d{2,4}[-/:]\d\d[\d:.,TZ/+-]{0,40}|DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL"
+    r"|\([^()\n]{1,60}\)|\[[^\[\]\n]{1,60}\]|[^\s|]{1,40}[ \t]{1,9}\|):?[ \t]){0,8}"
 )
 _NAME = re.compile(
-    r"(?:(?<![A-Za-z0-9_.\\-])|(?<=\\)(?![nrtu])|(?<=\\[nrt])|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2})"
-    r"|(?<=%25[0-9A-Fa-f]{2}))"
+    r"(?:(?<![A-Za-z0-9_.\\-])|(?<=\\)(?![nrtu])|(?<=\\[nrt])|(?<=\\u[0-9A-Fa-f]{4})"
+    r"|(?<=%[0-9A-Fa-f]{2})|(?<=%25[0-9A-Fa-f]{2}))"
     r"(?P<name>-{0,2}[A-Za-z_](?:[A-Za-z0-9_.-]{0,100}[A-Za-z0-9_])?)(?![A-Za-z0-9_])"
     rf"|(?P<chinese>(?P<token>{_or_escaped('令牌')})"
     rf"|{_or_escaped('密码', '口令', '密钥', '秘钥', '私钥', '凭证', '凭据')})"
@@ -61,7 +60,8 @@ _VALUE_KEY = re.compile(
 _SCHEME = re.compile(r"(?:(?:Bearer|Basic)\s{1,9}+)?(?:[bBrRuU]{1,2}(?=[\"']))?", re.IGNORECASE)
 _OPEN = re.compile(rf"(?:(?:{_ESCAPE})?\"){{3}}|(?:(?:{_ESCAPE})?'){{3}}|{_QUOTE}")
 _LINE_END = re.compile(
-    rf"{_BLANK}*+(?:[|>][+-]?{_BLANK}*+)?(?:#(?:(?!{_ESCAPE}n)[^\n]){{0,200}}+)?(?:\\?{_NEWLINE}|\Z)|{_NUL}"
+    rf"{_BLANK}*+(?:[|>][+-]?{_BLANK}*+)?(?:#(?:(?!{_ESCAPE}n)[^\n]){{0,200}}+)?"
+    rf"(?:\\?{_NEWLINE}|\Z)|{_NUL}"
 )
 _MARGIN = re.compile(rf"{_PREFIX}[ \t]{{0,200}}+(?:- )?")
 # Where a line begins, or a text in quotes does, and what may stand before its first key.
@@ -100,8 +100,8 @@ _LINE_REST = re.compile(rf"(?:[^\n#\"']|(?<!\s)#|[\"'](?=[^{_DELIMITERS}:=>]))*+
 _MORE_WORD = rf"(?:[^\s\"'\]}}\0]|[\"'](?=[^{_DELIMITERS}:=>]))++"
 _MORE = re.compile(rf"{_MORE_WORD}(?:[^\S\n]+(?!-){_MORE_WORD})*+")
 _INNER = re.compile(
-    rf"(?P<open>[{{\[(])|(?P<close>[}}\])])|(?P<spelled>{_QUOTE})|(?P<word>[^\s,:=\"'\\{{}}\[\]()]++)"
-    rf"|\n(?!{_PREFIX}[ \t\"'}}\])])(?P<out>)|.",
+    rf"(?P<open>[{{\[(])|(?P<close>[}}\])])|(?P<spelled>{_QUOTE})"
+    rf"|(?P<word>[^\s,:=\"'\\{{}}\[\]()]++)|\n(?!{_PREFIX}[ \t\"'}}\])])(?P<out>)|.",
     re.DOTALL,
 )
 _KEY_SIGN = re.compile(r"\s{0,9}[:=]")
@@ -126,7 +126,9 @@ _PROGRAMS = (
     re.compile(
         r"(?:mysql|mariadb)[a-z-]{0,10}\b[^\n|;&]{0,200}?[\s\"']-p(?P<secret>[^\s\"',\]]++)"
     ),
-    re.compile(r"\s(?:-u|--user)[ =][\"']?(?!\d+:\d+\b)(?P<secret>[^\s:\"']{1,100}+:[^\s\"']++)"),
+    re.compile(
+        r"\s(?:-u|--user)[ =][\"']?(?!\d+:\d+\b|\w+://)(?P<secret>[^\s:\"']{1,100}+:[^\s\"']++)"
+    ),
     re.compile(r"\b(?:login|user|account)\s+\S{1,100}+\s+password\s+(?P<secret>\S++)"),  # netrc
     re.compile(r"(?:requirepass|masterauth)[ \t]+(?P<secret>\S++)"),
 )
@@ -134,7 +136,7 @@ _PROGRAMS = (
 
 def without_secrets(text: str) -> str:
     """Return the text with `HIDDEN` in place of what is called or looks like a secret."""
-    text = without_secret_shapes(text, HIDDEN)
+    text = without_secret_shapes(text)
     for program in _PROGRAMS:
         text = program.sub(
             lambda match: match[0][: match.start("secret") - match.start()] + HIDDEN, text
@@ -292,7 +294,7 @@ def _in_quotes(text: str, at: int) -> Span:
     opened = _OPEN.match(text, at)
     if opened and len(opened[0]) == 1 and (quoted := _QUOTED.match(text, at)):
         glued = _GLUED.match(text, quoted.end())
-        return at + 1, glued.end() if glued else quoted.end("double") + quoted.end("single") + 1
+        return at + 1, glued.end() if glued else quoted.end(quoted.lastgroup or 0)
     spelled = _SPELLED.match(text, at)
     return spelled.span("text") if spelled else (at, at)
 
@@ -306,7 +308,7 @@ def _within(text: str, at: int) -> Iterator[Span]:
         span = token.span("word")
         if token["spelled"] and (spelled := _SPELLED.match(text, token.start())):
             at, span = spelled.end(), spelled.span("text")
-        if span[1] > span[0] and not _KEY_SIGN.match(text, at) and _tells(text, *span):
+        if span[1] > span[0] and not _KEY_SIGN.match(text, at) and _is_secret(text, *span):
             yield span
         if depth <= 0:
             break
@@ -320,12 +322,12 @@ def _block(text: str, at: int, indent: int) -> Iterator[Span]:
         if rest and not (own > indent or (own == indent and line["dash"])):
             break
         begin = line.start("rest")
-        if _tells(text, begin, begin + len(rest)):
+        if _is_secret(text, begin, begin + len(rest)):
             yield begin, begin + len(rest)
         at = line.end()
     yield at, at
 
 
-def _tells(text: str, begin: int, end: int) -> bool:
-    harmless = harmless_values("secret")
-    return harmless is None or harmless.fullmatch(text, begin, end) is None
+def _is_secret(text: str, begin: int, end: int) -> bool:
+    """Return whether one of the values under a secret's name is one."""
+    return is_secret("secret", text[begin:end])
