@@ -169,6 +169,11 @@ def test_a_known_value_is_hidden_however_it_is_written(value: str, before: str, 
             assert text[4:-4] not in redact(text, [value]) or len(text) < 12
 
 
+def test_a_known_value_that_is_not_utf8_is_hidden() -> None:
+    for text in ("pw\udcff1234", "pw%FF1234"):
+        assert redact(f"x {text} y", ["pw\udcff1234"]) == "x *** y"
+
+
 def test_known_are_variables_that_are_named_as_keys_or_called_so() -> None:
     environ = {
         "HF_TOKEN": "123456789",

@@ -42,7 +42,10 @@ def redact(text: str, values: Collection[str] = ()) -> str:
 
 def _forms(value: str) -> Iterator[str]:
     """Yield the ways in which a secret may be written."""
-    yield from (value, quote(value), quote(value, safe=""), quote_plus(value), shlex.quote(value))
+    yield from (value, shlex.quote(value))
+    # A variable of ours that is not UTF-8 has halves of surrogate pairs for its bytes.
+    for escape, safe in ((quote, "/"), (quote, ""), (quote_plus, "")):
+        yield escape(value, safe=safe, errors="surrogateescape")
     for ascii_only in (True, False):
         once = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
         yield from (once, json.dumps(once, ensure_ascii=ascii_only)[1:-1])
