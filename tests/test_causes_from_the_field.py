@@ -37,7 +37,10 @@ def diagnosed(*lines: str) -> tuple[str | None, str | None]:
          ("driver-lacks-queue-pairs", "driver")),
         (OLD_PACKAGE, ("driver-lacks-function", "driver")),
         (f"{RANK}RuntimeError: EI0007: [PID: 9] 2025-09-14-08:00:15.905.517 Failed to allocate "
-         "resource[notify] with info [x]", ("cann-EI0007", "device")),
+         "resource[notify] with info [x]", ("hccl-resource-exhausted", "device")),
+        (f"{RANK}RuntimeError: EI0007: [PID: 9] 2025-09-14-08:00:15.905.517 Failed to allocate "
+         "resource[DeviceMemory] with info [size:8]", ("device-memory-allocation", "memory")),
+        (f"{RANK}EI0007: [PID: 9] 2025-09-14-08:00:15.905.517 no", ("cann-EI0007", "device")),
         (f"{RANK}the driver says EL0014, so it ends", ("cann-EL0014", "driver")),
         (f"{RANK}aclrtSetDevice failed, ret[207007]", ("graph-resources",
          "configuration")),
@@ -222,6 +225,41 @@ SHOWN = {
         (ROOT, "CapEff: 00000000a80425fb", listed("crw-rw----", "1000 1000")),
         "npu-held-by-another",
     ),
+    "capabilities of capsh": (
+        ("Current: =", "Bounding set =", listed("crw-rw----", "1000 1000")), "capabilities-dropped",
+    ),
+    "capabilities of capsh, named": (
+        ("Current: cap_chown,cap_kill=ep", listed("crw-rw----", "1000 1000")),
+        "capabilities-dropped",
+    ),
+    "capabilities of capsh, all but one": (
+        ("Current: =ep cap_dac_override-ep", listed("crw-rw----", "1000 1000")),
+        "capabilities-dropped",
+    ),
+    "capabilities of capsh are there": (
+        ("Current: =ep cap_sys_admin-ep", listed("crw-rw----", "1000 1000")), "npu-held-by-another",
+    ),
+    "dropped by Docker": (('"CapAdd": null,', '"CapDrop": [', '    "ALL"', "],"),
+                          "capabilities-dropped"),
+    "dropped by Docker, on one line": (
+        ('"CapDrop":["ALL"],', listed("crw-rw----", "1000 1000")), "capabilities-dropped",
+    ),
+    "dropped by Docker, and given": (
+        ('"CapAdd": ["CAP_DAC_OVERRIDE"],', '"CapDrop": ["ALL"],', listed("crw-rw----", "7 7")),
+        "npu-held-by-another",
+    ),
+    "dropped by Kubernetes": (("capabilities:", "  drop:", "  - ALL"), "capabilities-dropped"),
+    "dropped by Kubernetes, and given": (
+        ("  drop: [ALL]", "  add:", "  - DAC_OVERRIDE"), "npu-held-or-forbidden",
+    ),
+    "dropped by a flag": (("docker run --cap-drop=ALL --name x y",), "capabilities-dropped"),
+    "dropped and given by flags": (
+        ("docker run --cap-drop ALL --cap-add DAC_OVERRIDE x",), "npu-held-or-forbidden",
+    ),
+    "others are dropped": (('"CapDrop": ["CAP_NET_RAW"],',), "npu-held-or-forbidden"),
+    "dropped, but the files are open": (
+        ('"CapDrop": ["ALL"],', listed("crw-rw-rw-", "1000 1000")), "npu-held-by-another",
+    ),
     "of root": (
         (ROOT, "CapEff: 0000000000000000", listed("crw-rw----", "root root")),
         "npu-held-by-another",
@@ -248,6 +286,21 @@ def test_what_a_shell_printed_decides_between_causes(
     for lines in ((*shown, ERROR), (ERROR, *shown)):
         assert diagnosed(*lines)[0] == signature
     assert diagnose({"a": ERROR, "b": "\n".join(shown)}).signature == signature
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "dcmi model initialized failed, because the device is used. ret is -8020",
+        f"{RANK}RuntimeError: NPU function error: aclrtSetDevice, error code is 507899",
+        f"{RANK}EL0015: The device access is invalid",
+    ],
+)
+@pytest.mark.parametrize("beside", [ERROR, "INFO:     all is well"])
+def test_capabilities_that_are_dropped_explain_whatever_the_driver_says(
+    error: str, beside: str
+) -> None:
+    assert diagnosed(beside, error, *SHOWN["capabilities"][0])[0] == "capabilities-dropped"
 
 
 def test_what_is_shown_is_evidence_for_it() -> None:

@@ -27,6 +27,20 @@ SHAPES = {
     "behind a bar without a total": "93it [01:26,  1.07it/s]{}",
     "behind a bar of another unit": "12%|#| 5.1G/40G [01:26<1:02:09, 1.07GB/s]{}",
     "behind a bar with figures": "40%|##| 4/9 [00:01<00:02, 1.2it/s, loss=0.1]{}",
+    "behind a bar of rich": "Loading ━━━━━╸━━━ 40% 0:00:12{}",
+    "behind a bar of rich without an end": "Loading ━━━━━╸━━━ 40% -:--:--{}",
+    "behind a bar of pip": "   ━━━━╸━━━━ 460.0/1024.0 MB 5.1 MB/s eta 0:01:49{}",
+    "behind a bar of an older pip": "  |████████        | 460.0 MB 5.1 MB/s eta 0:01:49 {}",
+    "behind a bar of wget": "x 45%[===>   ]   1.20G  5.10MB/s    eta 2m 3s{}",
+    "behind a bar of wget that ended": "x 100%[=======>]   1.20G  5.10MB/s    in 2m 3s {}",
+    "behind a bar of wget that stalled": "x 45%[===>   ]   1.20G  --.-KB/s    eta 3h {}",
+    "behind a bar of curl": " 45 1024M   45  460M    0     0  5100k      0  0:03:21  0:01:32 "
+    " 0:01:49 5200k{}",
+    "behind a short bar of curl": "##########                   45.2%{}",
+    "behind a bar of docker pull": "a1b2c3d4e5f6: Extracting [=====>      ]  460MB/1.02GB{}",
+    "behind a bar of modelscope": "Downloading [m.safetensors]:  45%|▌ | 1.9G/4.2G [05:12<06:20, "
+    "6.64MB/s]{}",
+    "behind a calm line with a percentage": f"{CALM} 45% 0:00:12{{}}",
     "behind two bars": BAR + BAR + "{}",
     "behind a calm line and a bar": f"{CALM} {BAR}{{}}",
     "error, then a bar": "{}\rLoading 2%",
@@ -106,6 +120,14 @@ def test_a_failure_among_ten_thousand_bars_is_seen() -> None:
         '{"levelname": "ERROR", "message": "the moon is full"}',
         "Saving ━━━━━╸━━━ 40% 0:00:10 OSError: the moon is full",
         "host1: step 7: ValueError: the moon is full",
+        "⠋ Loading the modelValueError: the moon is full",
+        "Loading, 3s leftRuntimeError: the moon is full",
+        ".....ValueError: the moon is full",
+        "Downloading x: 45.2% (1.9G/4.2G, 6.64MB/s, eta 6m20s)ValueError: the moon is full",
+        " 40%|####      | 93/232 [01:26<02:09,  1.07it/s]错误：the moon is full",
+        "Loading ━━━ 40% 0:00:12致命错误：the moon is full",
+        " 40%|####      | 93/232 [01:26<02:09,  1.07it/s]Process EngineCore_DP0:\nTraceback (most "
+        "recent call last):\n  File 'a.py', line 1, in run\n    x()\nValueError: the moon is full",
     ],
 )
 def test_a_failure_in_a_form_of_its_own_is_seen(line: str) -> None:

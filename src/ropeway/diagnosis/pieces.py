@@ -7,13 +7,24 @@ logs wrap a line into JSON. What stands behind a bar, or in a wrapper, is a line
 import json
 import re
 
-# What moves the cursor away from what was written, and what ends a bar of tqdm:
-# `40%|####      | 93/232 [01:26<02:09,  1.07it/s]`. Not `\x1b[K`, which grep's colours have.
-_BREAK = re.compile(
-    r"[\r\x08\x0b\x0c]+|\x1b\[\d{0,3}(?:;\d{0,3})?[ABE-HJf]|\x1b\[[12]K"
-    r"|(?P<bar>\[(?:\d{1,3}:)?\d\d:\d\d"
-    r"(?:<[^\]\n]{1,120}|, [^\]\n]{0,60}(?:/s|s/it)[^\]\n]{0,60})\])"
+# What moves the cursor away from what was written. Not `\x1b[K`, which grep's colours have.
+_MOVED = r"[\r\x08\x0b\x0c]+|\x1b\[\d{0,3}(?:;\d{0,3})?[ABE-HJf]|\x1b\[[12]K"
+# What ends a bar of tqdm: `40%|####      | 93/232 [01:26<02:09,  1.07it/s]`.
+_TQDM = r"\[(?:\d{1,3}:)?\d\d:\d\d(?:<[^\]\n]{1,120}|, [^\]\n]{0,60}(?:/s|s/it)[^\]\n]{0,60})\]"
+# What other bars end with (rich, wget, curl, pip, docker pull), where a failure follows at once:
+# `40% 0:00:12`, `5.10MB/s    eta 2m 3s`, `0:01:49 5200k`, `460MB/1.02GB`.
+# A clock alone may as well be the time of a line; it counts where nothing stands between.
+_FAILED = (
+    r"(?:[A-Za-z_][\w.]{0,80}(?:Error|Exception):|ERROR\b|FATAL\b|CRITICAL\b|Traceback \("
+    r"|(?i:error|failed|fatal|cannot|curl: )|\S{0,6}(?:错误|失败|异常)|Process \S{1,60}:$"
+    r"|Killed\b|Segmentation fault|Aborted\b|Terminated\b|terminate called)"
 )
+_OTHER_BAR = (
+    r"(?:\d ?%|-:--|\d ?[kKMGT]?i?(?:B|it)(?:/s)?|\d[kKMGTsmhd]|[━╸╺▀-▟]"
+    rf"|(?i:\beta|%|/s|━) {{0,4}}(?:\d{{1,3}}:)?\d{{1,2}}:\d\d)(?= {{0,4}}{_FAILED})"
+    rf"|\d:\d\d(?={_FAILED})"
+)
+_BREAK = re.compile(rf"{_MOVED}|(?P<bar>{_TQDM}|{_OTHER_BAR})")
 _PROGRESS = re.compile(r"\d{1,3}(?:\.\d+)?%|\d(?:it|[kMGT]?i?B)/s|s/it")
 # The message, level and time of a line in JSON: Docker, journald and the usual loggers.
 _MESSAGE = ("log", "message", "msg", "MESSAGE", "event")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 
+from ropeway.diagnosis.failure_words import FAILURE_TEXTS, is_failure, names_exception
 from ropeway.diagnosis.links import Link, read_link
 from ropeway.diagnosis.log_lines import LogEntry, has_year, read_line, seconds_of
 from ropeway.diagnosis.pieces import is_progress, pieces
@@ -210,27 +211,12 @@ def _failure(log: str, entry: LogEntry) -> Failure | None:
         return None
     calm = entry.level in CALM
     row = table().claim(entry.message, entry.code, calm=calm)
-    exception = _names_exception(entry.message)
-    if row is None and (calm or not (exception or _is_plain(entry))):
+    exception = names_exception(entry.message)
+    if row is None and (calm or not (exception or is_failure(entry))):
         return None
     of_cann = bool(entry.module and entry.module.isupper())
     ranked = entry.rank is not None or any(_RANK.match(tag.name or "") for tag in entry.tags)
     return Failure(log, entry, row, exception, of_cann or ranked)
-
-
-def _names_exception(message: str) -> bool:
-    """Return whether a message is an exception, perhaps after a prefix of unknown form."""
-    if _EXCEPTION.match(message):
-        return True
-    before = (message[: match.start()].rstrip() for match in _LATER_EXCEPTION.finditer(message))
-    return any(_BEFORE_EXCEPTION.search(each) and "Warning" not in each for each in before)
-
-
-def _is_plain(entry: LogEntry) -> bool:
-    """Return whether a line reports a failure by its level, or in words where it has no level."""
-    if entry.level is None:
-        return _SAYS_ERROR.match(entry.message) is not None
-    return entry.level in ("ERROR", "FATAL")
 
 
 def _add_failure(result: Scan, failure: Failure, near: _Neighbours) -> None:
@@ -340,25 +326,6 @@ _SKEW_TOLERANCE_SECONDS = 120.0
 _NPU_TIME = re.compile(r"Other info\[\d+\]:time=(\d{4}-\d\d-\d\d)-(\d\d:\d\d:\d\d)")
 _LONGEST_PIECE = 4_000_000
 _DIGITS = re.compile(r"[0-9]+|0x[0-9a-f]+")
-_EXCEPTION = re.compile(r"(?:[A-Za-z_][\w.]{0,120})?(?:Error|Exception|Exit|Interrupt)(?:$|:)")
-# After a prefix of unknown form: `111 TimeException: MemcpyAsync failed!`, `step 7: ValueError: x`,
-# `Saving ━━━━╸ 40% 0:00:10 OSError: x`.
-_LATER_EXCEPTION = re.compile(
-    r"(?<![\w.'\"`(])(?:[A-Za-z_]\w{0,60}\.){0,6}[A-Z]\w{1,60}(?:Error|Exception)(?=: \S|$)"
-)
-_BEFORE_EXCEPTION = re.compile(
-    r"^(?!raise$|except$|File$|#)\S{1,60}$|[|\])>:%]$|\d{1,3}%.{0,200}$|\.\.\.$"
-)
-# A level or the word "error" where no known head has the level. Not `error: 0.01`, a figure.
-_SAYS_ERROR = re.compile(
-    r"(?:[^\w\s]{0,3}|.{0,80}[\s\]|)>\d][\[<(]?)(?:ERROR|FATAL|CRITICAL)(?=[\]>):| *])"
-    r"(?! ?[=,:]? ?\d)"
-    r"|.{0,200}(?:\blevel=\W?(?i:error|fatal|panic|critical)|error code is [1-9]\d{5}(?!\d))"
-    r"|.{0,80}(?:错误|失败|异常)[:：]"
-    r"|(?:[\w./ -]{0,60}: )?(?i:fatal(?: \w+)? error|fatal|error|panic|critical)"
-    r"(?: response from daemon)?(?: ?:|!)(?!\s*(?:[\d.+-]+|none|null|false|no|\W*)\s*$)"
-    r"|Traceback \(most recent call last\):"
-)
 _TRACE = re.compile(r"Traceback \(most recent call last\):")
 _END_OF_TRACE = re.compile(r"[A-Za-z_][\w.]*(?:: .*)?")
 # Lines of source code in a stack trace contain the messages they raise.
@@ -367,7 +334,8 @@ _SOURCE_CODE = re.compile(
 )
 # Lines that only continue another one: a stack trace, the frame of a table, CANN's advice.
 _CONTINUATION = re.compile(
-    r"File \"|TraceBack \(most|Possible Cause|Solution:|[^A-Za-z]*$|\W*\w+ERROR_INFO\w*$|\|"
+    r"File \"|TraceBack \(most|Possible Cause|Solution:|[^A-Za-z\u4e00-\u9fff]*$"
+    r"|\W*\w+ERROR_INFO\w*$|\|"
 )
 _RANK = re.compile(r"RayWorker|VllmWorker|Worker(?:$|[_ ])")
 _SETTINGS: Mapping[str, re.Pattern[str]] = {
@@ -392,14 +360,6 @@ _CALM_HEAD = re.compile(
     r"(?:\[?\d{4}-\d\d-\d\d[ T][\d:,.]{8,16}\]?[\s-]*)?"
     r"(?:\[?(?:INFO|DEBUG|EVENT|TRACE)\b|[ID]\d{4} \d\d:\d\d:\d\d|\[[ID]\d{3,4} \d\d:)"
 )
-# Fragments that any failure may print, whatever the cause.
-_FAILURE_TEXTS = (
-    "ERROR", "Error", "EXCEPTION", "Exception", "FATAL", "Fatal", "CRITICAL", "code is", "code:",
-    "code[", "errno", "rrorCode", "rrCode", "error no is", "ret=", "ret =", "ret[", "ret [",
-    "runtime result =", "Interrupt", "Exit", "Other info[", "[E", "what():", "rror:", "rror!",
-    "Error response", "fatal", "panic", "Panic", "raceback (m", "level=e", 'level="e',
-    "错误", "失败", "异常",
-)  # fmt: skip
 # Fragments of lines that name the layout or version or say that the server is ready.
 _CONTEXT_TEXTS = (
     "LLM engine (v", "non-default args", "server version", "Application startup complete",
@@ -407,15 +367,9 @@ _CONTEXT_TEXTS = (
 )  # fmt: skip
 # In a calm line: where another one, or what broke while a bar ran, was written behind it.
 _BEHIND_CALM_TEXTS = (
-    "[ERROR] ",
-    "ERROR ",
-    "CRITICAL ",
-    "it/s]",
-    "s/it]",
-    "it/s, ",
-    "s/it, ",
-    "B/s]",
-)
+    "[ERROR] ", "ERROR ", "ERROR:", "CRITICAL ", "Error: ", "Exception: ", "raceback (m",
+    "it/s]", "s/it]", "it/s, ", "s/it, ", "B/s]", "错误", "失败",
+)  # fmt: skip
 # The characters of logs by rough frequency, the most common first: those of English words, numbers,
 # paths and brackets.
 _COMMON = " etaoinsrhld0123456789cumfp.,:_-/=[]()gwyb'\"|"
@@ -426,7 +380,7 @@ _NEEDLE_LENGTH = 12
 def _trigger(*, calm: bool) -> re.Pattern[str]:
     """Return a pattern that matches in every line that may matter, among calm lines or others."""
     texts = [text for text, row in table().fragments if row.calm or not calm]
-    texts += (*_CONTEXT_TEXTS, *(_BEHIND_CALM_TEXTS if calm else (*_FAILURE_TEXTS, *FRAGMENTS)))
+    texts += (*_CONTEXT_TEXTS, *(_BEHIND_CALM_TEXTS if calm else (*FAILURE_TEXTS, *FRAGMENTS)))
     by_first: dict[str, set[str]] = {}
     for needle in map(_needle, texts):
         by_first.setdefault(needle[0], set()).add(re.escape(needle[1:]))

@@ -1,5 +1,5 @@
-"""Read what people paste beside an error: `id`, `grep Cap /proc/1/status`, `ls -l /dev/davinci*`,
-`env`. It says which of several known causes it is.
+"""Read what people paste beside an error: `id`, `grep Cap /proc/1/status`, `capsh --print`,
+`docker inspect`, `ls -l /dev/davinci*`, `env`. It says which of several known causes it is.
 """
 
 import re
@@ -11,6 +11,7 @@ from ropeway.spec.secret_shapes import is_secret
 _DEVICE = r"/dev/(?:davinci\w+|devmm_svm|hisi_hdc)"
 _PATTERNS = (
     re.compile(r"(?P<key>Cap(?:Eff|Bnd)):\s*(?P<value>[0-9a-f]{8,16})$"),
+    re.compile(r"^(?P<key>Current:) ?(?P<value>(?:=|cap_).{0,2000})$"),
     re.compile(r"(?P<key>uid=)(?P<value>\d+\S*.{0,400})$"),
     re.compile(
         rf"(?P<value>c[rwx-]{{9}}[.+@]? +\d+ +\S+ +\S+) +\d+, *\d+ .{{0,40}}(?P<key>{_DEVICE})$"
@@ -21,11 +22,19 @@ _PATTERNS = (
         r"=['\"]?(?P<value>[^\s'\"]{1,200})['\"]?$"
     ),
 )
+# Capabilities taken and given by `docker inspect`, Compose, Kubernetes, `docker run`; a list may
+# go on in the lines below.
+_CAPABILITIES = re.compile(
+    r"(?:\bCap|\bcap_|--cap-|^(?:- )?(?=(?:drop|add): ?(?:\[|$)))"
+    r"(?P<way>[Dd]rop|[Aa]dd)\b['\"]?(?P<value>[:= ] ?[^-\n]{0,200}|$)"
+)
+_CAPABILITY = re.compile(r"(?:- )?['\"]?(?P<value>ALL|(?:CAP_)?DAC_OVERRIDE)['\"]?,?")
 _MISSING = re.compile(rf"(?:cannot access|无法访问) ?[‘'\"]?(?P<key>{_DEVICE}|/dev/davinci\*)")
 # What the scan of a log looks for, to ask `read_shown` about the line.
 FRAGMENTS = (
     "CapEff", "CapBnd", "/dev/davinci", "/dev/devmm", "/dev/hisi", "uid=", "HCCL_", "GLOO_",
-    "ASCEND_", "TP_SOCKET_", "RAY_", "VLLM_", "PYTORCH_NPU_", "LD_LIBRARY_",
+    "ASCEND_", "TP_SOCKET_", "RAY_", "VLLM_", "PYTORCH_NPU_", "LD_LIBRARY_", "Current: ",
+    "CapDrop", "CapAdd", "cap_drop", "cap_add", "--cap-", "drop:", "add:", "ALL", "DAC_OVERRIDE",
 )  # fmt: skip
 _DAC_OVERRIDE = 1 << 1
 _MAX_SHOWN = 200
@@ -39,6 +48,17 @@ def read_shown(message: str, shown: dict[str, str]) -> None:
             shown.setdefault(match["key"], match["value"])
     if missing := _MISSING.search(message):
         shown.setdefault(missing["key"], "missing")
+    _read_capabilities(message, shown)
+
+
+def _read_capabilities(message: str, shown: dict[str, str]) -> None:
+    """Add what a container takes and gives to `shown["drop"]` and `shown["add"]`."""
+    found = [(match["way"].lower(), match["value"]) for match in _CAPABILITIES.finditer(message)]
+    if "list" in shown and (item := _CAPABILITY.fullmatch(message)):
+        found = [(shown["list"], item["value"])]
+    for way, value in found:
+        shown["list"] = way
+        shown[way] = f"{shown.get(way, '')} {value.strip(': =,')}"[:_MAX_SHOWN].strip()
 
 
 def conditions(shown: Mapping[str, str]) -> dict[str, Text]:
@@ -49,20 +69,44 @@ def conditions(shown: Mapping[str, str]) -> dict[str, Text]:
         return {"device-files-missing": Text(f"{missing[0]} is not there", f"缺少 {missing[0]}")}
     closed = [path for path, value in files.items() if not _open(value, shown.get("uid=", ""))]
     user = shown.get("uid=", "0").partition("(")[0].partition(" ")[0]
-    capable = "CapEff" in shown and bool(int(shown["CapEff"], 16) & _DAC_OVERRIDE)
+    capable, capabilities = _may_override(shown)
     if closed and not capable:
         said = f"{closed[0]}: {files[closed[0]]}"
         if user != "0":
             return {"device-files-closed": Text(f"{said}; uid {user}", f"{said}；uid 为 {user}")}
-        if "CapEff" in shown:
-            capabilities = f"CapEff {shown['CapEff']}; {said}"
-            return {"capabilities-dropped": Text(capabilities, capabilities)}
-        return {}
+        if capable is None:
+            return {}
+        capabilities = f"{capabilities}; {said}"
+    if capable is False and user == "0" and (closed or not files):
+        return {"capabilities-dropped": Text(capabilities, capabilities)}
     whole = {"/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc"} <= files.keys()
     if whole and any(re.fullmatch(r"/dev/davinci\d+", path) for path in files):
         what = Text("all device files are there, and open to this user", "设备文件齐全且可访问")
         return {"device-files-open": what}
     return {}
+
+
+def _may_override(shown: Mapping[str, str]) -> tuple[bool | None, str]:
+    """Return whether root may open files of others (CAP_DAC_OVERRIDE), and what shows it; None
+    where nothing does.
+    """
+    if "CapEff" in shown:
+        return bool(int(shown["CapEff"], 16) & _DAC_OVERRIDE), f"CapEff {shown['CapEff']}"
+    if "Current:" in shown:
+        effective = False
+        for names, way, flags in _CLAUSE.findall(shown["Current:"]):
+            if names in ("", "all") or "cap_dac_override" in names:
+                effective = "e" in flags if way != "-" else effective and "e" not in flags
+        return effective, f"capsh: {shown['Current:'][:60]}"
+    if _OVERRIDE.search(shown.get("drop", "")):
+        given = _OVERRIDE.search(shown.get("add", "")) is not None
+        return given, f"--cap-drop {shown['drop']}"
+    return None, ""
+
+
+# `=ep cap_sys_admin-ep`, `cap_chown,cap_kill+eip`: see cap_from_text(3).
+_CLAUSE = re.compile(r"([\w,]*)([=+-])([eip]*)")
+_OVERRIDE = re.compile(r"\bALL\b|DAC_OVERRIDE")
 
 
 def variables_in(words: str, shown: Mapping[str, str]) -> list[Text]:

@@ -12,7 +12,8 @@ A row `[id]`:
               of the same moment explains more
     text      fragments as they stand in the log; one of them must be in the line
     pattern   a regular expression that must match as well
-    codes     codes of CANN (`EI0006`), torch_npu (`ERR00100`) or ACL (numbers) with this meaning
+    codes     codes of CANN (`EI0006`), torch_npu (`ERR00100`), ACL (numbers) or LLM-DataDist
+              (`LLM_…`) with this meaning
     calm      true when the line may be of level INFO or WARNING
     category  one of CATEGORIES in result.py
     cause, fix, cause_zh, fix_zh
@@ -29,14 +30,14 @@ A row without `text` refines others: `after` names them, and the logs must show 
 device-files-closed, -missing, -open) and an engine version in `between` (the second excluded).
 
 The longest match claims a line, so that rows need no order. Words take precedence over a code, but
-not those of an echo, and not those of a weak row over an exact code of CANN. Any part of CANN may
-report E…9999 (`generic`): such a code says nothing, the words beside it may.
+not those of an echo, and not those of a weak row over an exact code of CANN or HIXL. Any part of
+CANN may report E…9999 (`generic`): such a code says nothing, the words beside it may.
 """
 
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -132,8 +133,10 @@ class Table:
         """
         worded = self._by_words(message, calm=calm)
         if worded and worded.kind in ("root", "noise"):
-            exact = self._by_cann_code(message, code) if worded.weak else None
-            return exact if exact and exact.kind == "root" and exact.weak != 1 else worded
+            exact = self._exact_code(message, code) if worded.weak else None
+            if exact is None or exact.kind != "root" or exact.weak == 1:
+                return worded
+            return replace(exact, details=(*exact.details, *worded.details))
         coded = self._by_code(message, code, calm=calm)
         if worded and worded.kind == "secondary" and not worded.weak:
             return coded if coded and coded.kind == "root" else worded
@@ -164,14 +167,26 @@ class Table:
         if number := _ACL_CODE.search(message):
             if number[1] in self.by_code:
                 return self.by_code[number[1]]
-            for kind in ("acl", "hixl"):
-                if number[1] in self.codes[kind]:
-                    return self._coded(kind, number[1])
-        if (status := _LLM_STATUS.search(message)) and status[0] in self.codes["hixl"]:
-            return self._coded("hixl", status[0])
+            if number[1] in self.codes["acl"]:
+                return self._coded("acl", number[1])
+        if row := self._by_hixl_code(message):
+            return row
         number = _HCCL_CODE.search(message)
         if number and number[1] in self.codes["hccl"]:
             return self._coded("hccl", number[1])
+        return None
+
+    def _exact_code(self, message: str, code: str | None) -> Signature | None:
+        """Return the row of a code that names one cause, whatever the words beside it."""
+        return self._by_cann_code(message, code) or self._by_hixl_code(message)
+
+    def _by_hixl_code(self, message: str) -> Signature | None:
+        """Return the row of the first code of HIXL or LLM-DataDist."""
+        for each in (*_LLM_STATUS.findall(message), *_ACL_CODE.findall(message)):
+            if each in self.codes["hixl"]:
+                return self._coded("hixl", each)
+            if each in self.by_code and each.startswith("LLM_"):
+                return self.by_code[each]
         return None
 
     def _by_cann_code(self, message: str, code: str | None) -> Signature | None:
@@ -273,7 +288,7 @@ def _meanings(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, CodeMeaning]:
 # With letters a code is one wherever it stands; with digits only where others print theirs.
 _CODE_AS_HEAD = re.compile(r"(?<![\w.])(E[A-Z1-9]\d{4})(?=[:\[)])")
 _CANN_CODE = re.compile(r"(?<![\w.])(E[A-Z]\d{4}(?!\w)|E[1-9]\d{4}(?=[:\[)\]]))")
-_GENERIC = re.compile(r"E[A-Z1-9]9\d{3}")
+_GENERIC = re.compile(r"E[A-Z1-9]9999")
 _ACL_CODE = re.compile(
     r"(?:\b[Cc]ode ?(?:is|[:=\[])|[Ee]rr(?:or)?_?[Cc]ode ?(?:is|[=:\[])|errno ?[:=]|error no is"
     r"|runtime result =|\bret ?(?:is|[=:\[])|\bstatus ?(?:is|[:=\[])) ?(\d{6})(?!\d)"

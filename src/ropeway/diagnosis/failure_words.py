@@ -1,0 +1,143 @@
+"""Recognise a failure by its words, where no row of the table knows the line.
+
+An unknown failure must not pass for health, so that these patterns are generous: what they accept
+is reported as unknown, and only where nothing else in the logs says more.
+"""
+
+import builtins
+import re
+
+from ropeway.diagnosis.log_lines import LogEntry
+
+
+def names_exception(message: str) -> bool:
+    """Return whether a message is an exception, perhaps after a prefix of unknown form."""
+    if _EXCEPTION.match(message):
+        return True
+    before = (message[: match.start()].rstrip() for match in _LATER_EXCEPTION.finditer(message))
+    return any(_BEFORE_EXCEPTION.search(each) and "Warning" not in each for each in before) or (
+        _GLUED_EXCEPTION.search(message) is not None
+    )
+
+
+def is_failure(entry: LogEntry) -> bool:
+    """Return whether a line reports a failure by its level, or in words where it has no level."""
+    if entry.level is not None:
+        return entry.level in ("ERROR", "FATAL")
+    message = entry.message
+    if _SAYS_ERROR.match(message) or _DEATH.search(message):
+        return True
+    if _TOLERATED.search(message):
+        return False
+    return any(
+        said is not None
+        for said in (
+            _BEGINS_WITH_FAILURE.match(message),
+            _PROGRAM_FAILS.match(message),
+            _END_OF_FAILURE.search(message),
+            _CHINESE_FAILURE.search(message),
+        )
+    )
+
+
+# Fragments of which one is in every line that the patterns below accept.
+FAILURE_TEXTS = (
+    "ERROR", "Error", "EXCEPTION", "Exception", "FATAL", "Fatal", "CRITICAL", "code is", "code:",
+    "code[", "errno", "rrorCode", "rrCode", "error no is", "ret=", "ret =", "ret[", "ret [",
+    "runtime result =", "Interrupt", "Exit", "Other info[", "[E", "what():", "rror:", "rror!",
+    "Error response", "fatal", "panic", "Panic", "raceback (m", "level=e", 'level="e', "rror ",
+    "too quickly", "not found", "o such ", "annot ", "an't ", "could not", "Could not", "couldn't",
+    "Couldn't", "nable to", "ailed", "ailure", "enied", "efused", "nvalid", "nknown ", "nrecogni",
+    "nsupported", "not supported", "not permitted", "not defined", "not a ", "borted", "illed",
+    "erminated", "terminating", "imed out", "timeout", "orrupt", "segfault", "trap ",
+    "core dumped", "nbound", "parameter not", "yntax error", "bad ", "unexpected", "Hangup",
+    "Quit", "curl: (", "is required", "too long", "in use", "locked", "No space", "no space",
+    "not enough", "Not enough", "reset by", "roken pipe", "unreachable", "nil", "dumped", "rashed",
+    "_init: ", "ead-only", "has died", ".exc", "mpty", "xpired", "virtual method", "nput/output",
+    "is a dir", "Is a dir", "not exist", "错误", "失败", "异常", "出错", "崩溃", "无法", "不存在",
+    "找不到", "未找到", "不支持", "拒绝", "超时", "没有那个", "不允许", " busy", "ut of memory",
+    "oo many ", "o route to", "is down", "tale file", "uota exc", "not connected", "unavailable",
+    "Alarm clock", "Bad system", "oint trap",
+)  # fmt: skip
+
+_EXCEPTION = re.compile(r"(?:[A-Za-z_][\w.]{0,120})?(?:Error|Exception|Exit|Interrupt)(?:$|:)")
+# After a prefix of unknown form: `111 TimeException: MemcpyAsync failed!`, `step 7: ValueError: x`,
+# `Saving ━━━━╸ 40% 0:00:10 OSError: x`.
+_LATER_EXCEPTION = re.compile(
+    r"(?<![\w.'\"`(])(?:[A-Za-z_]\w{0,60}\.){0,6}[A-Z]\w{1,60}(?:Error|Exception)(?=: \S|$)"
+)
+_BEFORE_EXCEPTION = re.compile(
+    r"^(?!raise$|except$|File$|#)\S{1,60}$|[|\])>:%]$|\d{1,3}%.{0,200}$|\.\.\.$"
+)
+# Glued to what was written before it without an end of line: `Loading 3s leftRuntimeError: x`.
+_BUILT_IN = "|".join(
+    name
+    for name, each in sorted(vars(builtins).items())
+    if isinstance(each, type) and issubclass(each, Exception) and name.endswith("Error")
+)
+_GLUED_EXCEPTION = re.compile(rf"(?<=[a-z0-9.…])(?<![a-z_]\.)(?:{_BUILT_IN})(?=: \S|$)")
+# A level or the word "error" where no known head has the level. Not `error: 0.01`, a figure.
+_SAYS_ERROR = re.compile(
+    r"(?:[^\w\s]{0,3}|.{0,80}[\s\]|)>\d][\[<(]?)(?:ERROR|FATAL|CRITICAL)(?=[\]>):| *])"
+    r"(?! ?[=,:]? ?\d)"
+    r"|.{0,200}(?:\blevel=\W?(?i:error|fatal|panic|critical)|error code is [1-9]\d{5}(?!\d))"
+    r"|.{0,80}(?:错误|失败|异常)[:：]"
+    r"|(?:[\w./ -]{0,60}: )?(?i:fatal(?: \w+)? error|fatal|error(?: #\d+)?|panic|critical)"
+    r"(?: response from daemon)?(?: ?:|!)(?!\s*(?:[\d.+-]+|none|null|false|no|\W*)\s*$)"
+    r"|Traceback \(most recent call last\):"
+)
+# What goes on all the same, or counts no failure at all.
+_TOLERATED = re.compile(
+    r"(?i)warning|ignor|skip|retry|fall(?:s|ing)? ?back|\boptional\b|\bif \w+ fail|^nohup: red"
+    r"|inappropriate ioctl|is not a tty|\b(?:fail|error)\w*(?: \w{1,20}){1,3}: +0(?![\d.]*[1-9])"
+    r"|unable to find image '[^']{1,200}' locally"
+    r"|\b(?:0|no|zero|without) (?:\w+ ){0,2}(?:fail|error|timeout|unreachable)"
+    r"|(?:fail\w*|error\w*|invalid|killed|denied)['\"]?[:= ]{1,3}"
+    r"(?:0(?![\d.]*[1-9x])|(?:no|none|false|null|\[\]|'')[,}]?$)"
+    r"|忽略|跳过|重试|警告|告警|(?:无|没有|未发现|未见|0 ?[个次条项]?)(?:错误|失败|异常)"
+    r"|(?:错误|失败|异常|超时)\w{0,6}[:：=]? ?(?:0|无|\d+ ?(?:s|ms|秒|分钟))"
+)
+_FAILURE = (
+    r"not found|no such|cannot|can't|could not|couldn't|unable to|fail(?:ed|ure)\b|denied|refused"
+    r"|invalid|unknown|unrecogni[sz]ed|unsupported|not supported|not permitted|not defined|is not a"
+    r"|aborted|killed|terminated|timed out|corrupt|unbound variable|parameter not set|syntax error"
+    r"|bad (?:interpreter|magic|address|substitution|file|system)|unexpected|is required|too long"
+    r"|already in use|locked|no space|not enough|reset by|broken pipe|unreachable|crashed|has died"
+    r"|input/output error|read-only|is a directory|does not exist"
+)
+# `nohup: failed to run command 'vllm'`, `run.sh: line 3: X: unbound variable`.
+_PROGRAM_FAILS = re.compile(
+    rf"-?(?!\w*(?:args?|config|options?|policy)\b)[\w./+@-]{{1,100}}(?:\[\d{{1,9}}\])?[:：]"
+    rf" ?(?:curl: |\(\d{{1,3}}\) |(?i:(?=.{{0,400}}?(?:{_FAILURE}))))"
+)
+_BEGINS_WITH_FAILURE = re.compile(
+    r"(?:[a-z_]\w{0,60}\.){1,8}[A-Z]\w{1,60}(?:: \S|$)"  # `torch._dynamo.exc.Unsupported: x`
+    r"|(?:\W{0,3}(?:E: )?)(?i:failed|failure|cannot|can't|could not|couldn't|unable to|unknown"
+    r"|unsupported|unrecogni[sz]ed|invalid|no such|not enough|permission denied|access denied"
+    r"|connection refused|illegal|corrupted|error (?:\w+ing|in|while|when|at|from)"
+    r"|job for \S+ failed|unit \S+ (?:could )?not|process \d+ (?:died|crashed))(?![\w=:'\"`(.-])"
+)
+# How libc and Go put an error of the system into words, at the end of a line.
+_END_OF_FAILURE = re.compile(
+    r"(?i)(?:no such (?:file or directory|process|device(?: or address)?)|permission denied"
+    r"|operation not permitted|operation not supported|not a directory|is a directory"
+    r"|cannot allocate memory|out of memory|no space left on device|device or resource busy"
+    r"|input/output error|text file busy|file name too long|argument list too long"
+    r"|too many open files|connection (?:refused|reset by peer|timed out|aborted)|no route to host"
+    r"|network is unreachable|host is down|broken pipe|stale file handle|read-only file system"
+    r"|exec format error|i/o timeout|address already in use|cannot assign requested address"
+    r"|disk quota exceeded|transport endpoint is not connected|resource temporarily unavailable"
+    r"|没有那个文件或目录|权限不够|不允许的操作)(?: ?[\[(][^\n]{0,60}[\])])?[.!。]?$"
+)
+# How the kernel, libc and shells report that a process died.
+_DEATH = re.compile(
+    r"core dumped|\bsegfault at |\btrap (?:invalid opcode|divide error|int3)|terminate called"
+    r"|terminating (?:with|due to) |pure virtual method called|: Assertion [`'].{1,400} failed"
+    r"|\b(?:free|realloc|malloc|munmap_chunk)\(\): |corrupted (?:double|size)|\w_init: \w+ failed"
+    r"|(?:^|line \d{1,6}: +\d{1,9} )(?:Aborted|Terminated|Killed|Hangup|Quit|Bad system call"
+    r"|Alarm clock|Broken pipe|(?:Trace/)?[Bb]reakpoint trap|(?:Floating point|Illegal) \w+)\b"
+    r"(?: +\(core dumped\)| {2,}|$)|\blarge alloc \d+ bytes == \(?nil"
+)
+_CHINESE_FAILURE = re.compile(
+    r"错误|失败|异常|出错|崩溃|无法|不存在|找不到|未找到|不支持|拒绝|超时|没有那个|不允许"
+)

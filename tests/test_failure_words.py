@@ -1,0 +1,329 @@
+"""What the shell, libc, systemd, Docker and others print when something fails is never health, and
+the tool's own words name the cause."""
+
+import pytest
+
+from linear import assert_linear
+from ropeway.cli.main import exit_code
+from ropeway.diagnosis.decide import diagnose
+
+CALM = "INFO 12-15 11:45:12 [model.py:2679] loading"
+
+KNOWN = {
+    "program-not-found": [
+        "sh: 1: vllm: not found",
+        "/bin/sh: 1: vllm: not found",
+        "/bin/sh: vllm: not found",
+        "./start.sh: 3: vllm: not found",
+        "dash: 12: ray: not found",
+        "env: 'python3': No such file or directory",
+        "/usr/bin/env: ‘python3’: No such file or directory",
+        "nohup: failed to run command 'vllm': No such file or directory",
+        "timeout: failed to run command ‘vllm’: No such file or directory",
+        "xargs: vllm: No such file or directory",
+        "-bash: vllm: command not found",
+        "sudo: vllm: command not found",
+    ],
+    "interpreter-not-found": [
+        "bash: ./x: /usr/bin/python3.11: bad interpreter: No such file or directory",
+        "-bash: ./start.sh: /bin/bash^M: bad interpreter: No such file or directory",
+        "bash: ./start.sh: cannot execute: required file not found",
+        "/usr/bin/env: ‘bash\\r’: No such file or directory",
+        "/usr/bin/env: 'bash\r': No such file or directory",
+        "exec /entrypoint.sh: no such file or directory",
+        "standard_init_linux.go:228: exec user process caused: no such file or directory",
+    ],
+    "wrong-architecture": [
+        "exec /usr/bin/python3: exec format error",
+        'standard_init_linux.go:228: exec user process caused "exec format error"',
+        "bash: ./vllm: cannot execute binary file: Exec format error",
+    ],
+    "shell-script-wrong": [
+        "bash: syntax error near unexpected token `newline'",
+        "sh: 1: Syntax error: Unterminated quoted string",
+        "start.sh: line 12: unexpected EOF while looking for matching `\"'",
+        "start.sh: line 3: MODEL: unbound variable",
+        "sh: 3: MODEL: parameter not set",
+    ],
+    "flag-unknown": [
+        "vllm serve: error: unrecognized arguments: --modle",
+        "error: unknown option --modle",
+        "error: unexpected argument '--modle' found",
+        "ls: unrecognized option '--modle'",
+        "ls: invalid option -- 'W'",
+        "unknown flag: --gpu",
+        "unknown shorthand flag: 'x' in -x",
+    ],
+    "permission-denied": [
+        "bash: ./start.sh: Permission denied",
+        "sh: 1: ./start.sh: Permission denied",
+        "vllm.service: Failed to execute command: Permission denied",
+    ],
+    "file-not-found": [
+        "cat: /etc/hccn.conf: No such file or directory",
+        "bash: cd: /x: No such file or directory",
+        "sh: 1: cannot open /x/y: No such file",
+    ],
+    "undefined-symbol": [
+        "python3: symbol lookup error: /usr/lib/libfoo.so: undefined symbol: bar",
+        "python3: relocation error: /lib/x.so: symbol y version GLIBC_2.34 not defined",
+    ],
+    "c-library-too-old": [
+        "vllm: /lib/x86_64-linux-gnu/libc.so.6: version 'GLIBC_2.34' not found (required by vllm)",
+    ],
+    "static-tls-exhausted": [
+        "ImportError: /lib/libgomp.so.1: cannot allocate memory in static TLS block",
+    ],
+    "python-home-wrong": [
+        "Fatal Python error: init_fs_encoding: failed to get the Python codec of the filesystem",
+        "ModuleNotFoundError: No module named 'encodings'",
+        "Could not find platform independent libraries <prefix>",
+    ],
+    "segmentation-fault": [
+        "Segmentation fault (core dumped)",
+        "munmap_chunk(): invalid pointer",
+        "realloc(): invalid next size",
+        "corrupted double-linked list",
+        "*** buffer overflow detected ***: terminated",
+        "pure virtual method called",
+        "[12345.678] python3[4242]: segfault at 0 ip 0000 sp 0000 error 4 in libc.so",
+    ],
+    "illegal-instruction": [
+        "Illegal instruction",
+        "Illegal instruction (core dumped)",
+        "bash: line 1:  4242 Illegal instruction     (core dumped) vllm serve",
+        "[12345.678] traps: python3[4242] trap invalid opcode ip:7f sp:7f error:0 in x.so",
+    ],
+    "terminated-by-exception": [
+        "terminate called after throwing an instance of 'std::runtime_error'",
+        "terminate called without an active exception",
+        "Aborted",
+        "Aborted (core dumped)",
+        "bash: line 1:  4242 Aborted                 vllm serve",
+    ],
+    "process-killed": [
+        "Terminated",
+        "bash: line 1:  4242 Terminated              vllm serve",
+        "vllm-1 exited with code 137",
+        "Container exited with exit code 137",
+        'docker inspect: "ExitCode": 137,',
+        "vllm  Exited (137) 3 minutes ago",
+    ],
+    "host-out-of-memory": [
+        "vllm.service: A process of this unit has been killed by the OOM killer.",
+        "vllm.service: Failed with result 'oom-kill'.",
+        '"OOMKilled": true,',
+        "[Tue Jan 1 00:00:00 2026] Memory cgroup out of memory: Killed process 4242 (vllm)",
+    ],
+    "host-allocation-failed": [
+        "tcmalloc: large alloc 17179869184 bytes == (nil) @  0x7f 0x8f",
+        "tcmalloc: large alloc 17179869184 bytes == nil",
+        "terminate called after throwing an instance of 'std::bad_alloc'",
+        "bash: fork: Cannot allocate memory",
+    ],
+    "no-more-threads": [
+        "OpenBLAS blas_thread_init: pthread_create failed for thread 12 of 64: Resource "
+        "temporarily unavailable",
+        "OpenBLAS blas_thread_init: pthread_create failed for thread 0",
+        "libgomp: Thread creation failed: Resource temporarily unavailable",
+        "OMP: Error #34: System unable to allocate necessary resources for OMP thread:",
+        "sh: 0: Cannot fork",
+    ],
+    "threads-blocked": [
+        "OpenBLAS blas_thread_init: pthread_create failed for thread 1 of 64: Operation not "
+        "permitted",
+    ],
+    "docker-not-reached": [
+        "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon "
+        "running?",
+        "permission denied while trying to connect to the Docker daemon socket at unix:///x: dial "
+        "unix /var/run/docker.sock: connect: permission denied",
+    ],
+    "image-not-there": [
+        "docker: Error response from daemon: pull access denied for x, repository does not exist "
+        "or may require 'docker login': denied: requested access to the resource is denied.",
+        "docker: Error response from daemon: manifest for quay.io/ascend/vllm-ascend:v9 not found:"
+        " manifest unknown: manifest unknown.",
+        'Error: short-name "vllm" did not resolve to an alias',
+    ],
+    "container-name-taken": [
+        'docker: Error response from daemon: Conflict. The container name "/vllm" is already in '
+        'use by container "abc".',
+    ],
+    "container-runtime-unknown": [
+        "docker: Error response from daemon: unknown or invalid runtime name: ascend.",
+        'docker: Error response from daemon: could not select device driver "" with capabilities: '
+        "[[gpu]].",
+    ],
+    "port-taken": [
+        "docker: Error response from daemon: driver failed programming external connectivity on "
+        "endpoint x: Bind for 0.0.0.0:8000 failed: port is already allocated.",
+    ],
+    "container-not-started": ["Error response from daemon: No such container: vllm"],
+    "service-program-missing": [
+        "vllm.service: Failed at step EXEC spawning /usr/bin/vllm: No such file or directory",
+        "vllm.service: Main process exited, code=exited, status=203/EXEC",
+        "vllm.service: Changing to the requested working directory failed: No such file or "
+        "directory",
+    ],
+    "service-ended": [
+        "Job for vllm.service failed because the control process exited with error code.",
+        "vllm.service: Start request repeated too quickly.",
+        "vllm-1 exited with code 139",
+    ],
+    "disk-full": [
+        "failed to register layer: write /x: no space left on device",
+        "curl: (23) write: No space left on device",
+    ],
+    "storage-broken": [
+        "OSError: [Errno 5] Input/output error: '/x'",
+        "mkdir: cannot create directory '/x': Read-only file system",
+        "ls: cannot access '/models': Stale file handle",
+    ],
+    "address-not-here": [
+        "OSError: [Errno 99] Cannot assign requested address",
+        "zmq.error.ZMQError: Cannot assign requested address (addr='tcp://10.0.0.1:1')",
+    ],
+    "host-name-unknown": [
+        "curl: (6) Could not resolve host: hub.example.org",
+        "wget: unable to resolve host address ‘hub.example.org’",
+    ],
+    "download-broken-off": [
+        "curl: (56) Recv failure: Connection reset by peer",
+        "curl: (18) transfer closed with 1234 bytes remaining to read",
+        "2026-11-24 22:27:20 (5.10 MB/s) - Read error at byte 12/99 (Connection reset by peer).",
+        "requests.exceptions.ConnectionError: ('Connection aborted.', ConnectionResetError(104, "
+        "'Connection reset by peer'))",
+        "requests.exceptions.ChunkedEncodingError: ('Connection broken: IncompleteRead(1 bytes "
+        "read, 2 more expected)')",
+        "modelscope.hub.errors.FileDownloadError: File m.safetensors download incomplete, "
+        "content_length: 100 but the file downloaded length: 30, please download again",
+        "OSError: Consistency check failed: file should be of size 100 but has size 30 (x).",
+        "huggingface_hub.errors.HfHubHTTPError: 504 Server Error",
+    ],
+    "certificate-not-trusted": [
+        "curl: (60) SSL certificate problem: unable to get local issuer certificate",
+    ],
+    "peer-gone": ["curl: (7) Failed to connect to 127.0.0.1 port 8000: Connection refused"],
+    "ray-not-running": [
+        "ConnectionError: Could not find any running Ray instance. Please specify the one to",
+    ],
+    "process-echo": ["Process EngineCore_DP0:", "Process SpawnProcess-1:3:"],
+}  # fmt: skip
+LINES = [(line, row) for row, lines in KNOWN.items() for line in lines]
+
+
+@pytest.mark.parametrize(("line", "row"), LINES, ids=[line[:70] for line, _ in LINES])
+def test_a_tools_own_words_name_the_cause(line: str, row: str) -> None:
+    for text in (
+        f"{line}\n",
+        f"{CALM}\n{line}\n{CALM}\n",
+        f"40%|#| 9/23 [01:26<02:09, 1it/s]{line}",
+    ):
+        assert diagnose({"a": text}).signature == row
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ulimit: open files: cannot modify limit: Operation not permitted",
+        "sudo: a password is required",
+        "su: Authentication failure",
+        "Unit vllm.service could not be found.",
+        "Failed to start vllm.service: Unit vllm.service not found.",
+        "docker: invalid reference format.",
+        "docker: 'rum' is not a docker command.",
+        "mytool: cannot open the moon: Too many levels of symbolic links",
+        "mytool[12]: unable to reach the moon",
+        "wget: download of the moon failed",
+        "curl: (22) The requested URL returned error: 404",
+        "curl: (99) the moon",
+        "libgomp: could not create thread pool destructor.",
+        "vllm: a.cpp:12: int main(): Assertion `x' failed.",
+        "OMP: Error #15: Initializing libiomp5.so, but found libiomp5.so already initialized.",
+        "/sys/fs/cgroup/x: Device or resource busy",
+        "open /var/lib/x: text file busy",
+        "Connecting to hub.example.org|1.2.3.4|:443... failed: Connection timed out.",
+        "Hangup",
+        "Quit (core dumped)",
+        "bash: line 7: 12 Bus error               vllm",
+        "torch._dynamo.exc.Unsupported: the moon",
+        "subprocess.TimeoutExpired: Command '['npu-smi']' timed out after 5 seconds",
+        "_queue.Empty",
+        "E: Unable to locate package moon",
+        "模型加载失败",
+        "找不到模型目录 /models",
+        "cat: /x: 没有那个文件或目录",
+        "启动时出错，请查看日志",
+    ],
+)  # fmt: skip
+def test_a_failure_in_words_of_its_own_is_never_health(line: str) -> None:
+    for text in (line, f"{CALM}\n{line}\n{CALM}"):
+        assert diagnose({"a": text}).verdict != "healthy"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Unable to find image 'quay.io/ascend/vllm-ascend:v0.30.0' locally",
+        "nohup: ignoring input and appending output to 'nohup.out'",
+        "bash: warning: setlocale: LC_ALL: cannot change locale (en_US.UTF-8)",
+        "perl: warning: Setting locale failed.",
+        "ERROR: ld.so: object 'x.so' from LD_PRELOAD cannot be preloaded (cannot open shared "
+        "object file): ignored.",
+        "bash: cannot set terminal process group (-1): Inappropriate ioctl for device",
+        "mesg: ttyname failed: Inappropriate ioctl for device",
+        "tcmalloc: large alloc 1073741824 bytes == 0x55d0 @ 0x7f",
+        "/x/y.py:12: UserWarning: Failed to load image Python extension: libc10.so",
+        '"OOMKilled": false,',
+        '"ExitCode": 0,',
+        '"Error": "",',
+        "failed_requests: 0",
+        "Failed requests:                         0",
+        "0 failed, 12 passed",
+        "Server started, no errors so far",
+        "error_policy: fail",
+        "on_failure: restart",
+        "kv_load_failure_policy: 'fail'",
+        "HCCL_CONNECT_TIMEOUT=1800",
+        "health_check_timeout: 10",
+        "[Gloo] Rank 0 is connected to 7 peer ranks. Expected number of connected peers is : 7",
+        "Downloading model 40% 0:00:12",
+        "没有错误",
+        "检查完成，0 个失败",
+        "无异常",
+        "超时时间: 30 秒",
+    ],
+)  # fmt: skip
+def test_what_goes_on_all_the_same_is_no_failure(line: str) -> None:
+    assert diagnose({"a": f"{CALM}\n{line}\n"}).verdict == "healthy"
+
+
+def test_an_exit_code_of_137_is_no_proof_of_memory() -> None:
+    diagnosis = diagnose({"a": "vllm-1 exited with code 137"})
+    assert diagnosis.category == "process"
+    for other in ("memory ran out", "docker stop", "health probe", "a person"):
+        assert other in diagnosis.cause.en
+    proven = diagnose({"a": 'vllm-1 exited with code 137\n"OOMKilled": true,'})
+    assert proven.signature == "host-out-of-memory"
+
+
+def test_the_engines_own_error_wins_over_the_shell_that_tells_of_its_end() -> None:
+    own = "RuntimeError: alloc device memory failed"
+    for after in ("Aborted (core dumped)", "vllm-1 exited with code 137", "Terminated", "Killed"):
+        assert diagnose({"a": f"{own}\n{after}\n"}).signature == "device-memory-allocation"
+
+
+def test_a_program_that_is_not_there_ends_diagnose_with_1(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    log = tmp_path / "a.log"
+    log.write_text("sh: 1: vllm: not found\n", encoding="utf-8")
+    assert exit_code(["diagnose", str(log)]) == 1
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["sh: 1: ", "a: ", "a.", "a/", "failed ", "cannot ", "0:00:12", "12%", "1.2GB ", "line 1: 1 ",
+     "Error", "错误", "━", "cap_", "Current: =", "--cap-drop=", "'", "curl: (", "Assertion `"],
+)  # fmt: skip
+def test_words_without_end_are_read_in_linear_time(piece: str) -> None:
+    assert_linear(lambda line: diagnose({"a": line}), piece)
