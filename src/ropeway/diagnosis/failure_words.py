@@ -40,24 +40,31 @@ def is_failure(entry: LogEntry) -> bool:
     )
 
 
-# Fragments of which one is in every line that the patterns below accept.
+# Fragments of which one is in every line that the patterns below accept. Where there is a choice,
+# those with a rare letter: the search for them skips what comes before it.
 FAILURE_TEXTS = (
     "ERROR", "Error", "EXCEPTION", "Exception", "FATAL", "Fatal", "CRITICAL", "code is", "code:",
     "code[", "errno", "rrorCode", "rrCode", "error no is", "ret=", "ret =", "ret[", "ret [",
     "runtime result =", "Interrupt", "Exit", "Other info[", "[E", "what():", "rror:", "rror!",
-    "Error response", "fatal", "panic", "Panic", "raceback (m", "level=e", 'level="e', "rror ",
-    "too quickly", "not found", "o such ", "annot ", "an't ", "could not", "Could not", "couldn't",
-    "Couldn't", "nable to", "ailed", "ailure", "enied", "efused", "nvalid", "nknown ", "nrecogni",
-    "nsupported", "not supported", "not permitted", "not defined", "not a ", "borted", "illed",
-    "erminated", "terminating", "imed out", "timeout", "orrupt", "segfault", "trap ",
-    "core dumped", "nbound", "parameter not", "yntax error", "bad ", "unexpected", "Hangup",
-    "Quit", "curl: (", "is required", "too long", "in use", "locked", "No space", "no space",
-    "not enough", "Not enough", "reset by", "roken pipe", "unreachable", "nil", "dumped", "rashed",
-    "_init: ", "ead-only", "has died", ".exc", "mpty", "xpired", "virtual method", "nput/output",
-    "is a dir", "Is a dir", "not exist", "错误", "失败", "异常", "出错", "崩溃", "无法", "不存在",
-    "找不到", "未找到", "不支持", "拒绝", "超时", "没有那个", "不允许", " busy", "ut of memory",
-    "oo many ", "o route to", "is down", "tale file", "uota exc", "not connected", "unavailable",
-    "Alarm clock", "Bad system", "oint trap",
+    "Error response", "fatal", "panic", "Panic", "raceback (m", "level=e", 'level="e', "error #",
+    "error pull", "error while", "error get", "error in ", "error when", "error at", "error from",
+    "not found", "No such ", "no such file", "no such process", "no such device", "no such host",
+    "cannot ", "Cannot ", "can't ", "Can't ", "could not", "Could not", "couldn't", "Couldn't",
+    "unable to", "Unable to", "fail", "Fail", "denied", "refused", "nvalid ", "nknown ", "Illegal",
+    "nrecogni", "nsupported", "not supported", "not permitted", "not defined", "is not a docker",
+    "killed", "Killed", "Terminated", "terminated", "terminating", "timed out", "timeout",
+    "pull rate", "*** ", "horized", "ack-off", "corrupt", "Corrupt", "segfault",
+    "p invalid opcode", "p divide", "core dumped", "unbound", "parameter not", "yntax error",
+    "bad interp", "bad magic", "bad addr", "bad subst", "bad file", "bad system", "unexpected",
+    "Hangup", "Quit", "curl: (", "is required", "name too long", "list too long", "levels of symb",
+    "already in use", "locked", "space left", "Not enough", "reset by peer", "roken pipe",
+    "unreachable", "crashed", "b_init: ", "d_init: ", "ead-only file", "has died",
+    "virtual method", "nput/output", "directory", "does not exist", "too quickly", "xc.", "Empty",
+    "Expired", "resource busy", "file busy", "out of memory", "many open files", "No route",
+    "no route", "host is down", "tale file", "quota exc", "not connected", "unavailable",
+    "Alarm clock", "Bad system", "breakpoint trap", "Floating", "错误", "失败", "异常", "出错",
+    "崩溃", "无法", "不存在", "找不到", "未找到", "不支持", "拒绝", "超时", "没有那个", "不允许",
+    "borted", "Abort",
 )  # fmt: skip
 
 _EXCEPTION = re.compile(r"(?:[A-Za-z_][\w.]{0,120})?(?:Error|Exception|Exit|Interrupt)(?:$|:)")
@@ -81,7 +88,7 @@ _SAYS_ERROR = re.compile(
     r"(?:[^\w\s]{0,3}|.{0,80}[\s\]|)>\d][\[<(]?)(?:ERROR|FATAL|CRITICAL)(?=[\]>):| *])"
     r"(?! ?[=,:]? ?\d)"
     r"|.{0,200}(?:\blevel=\W?(?i:error|fatal|panic|critical)|error code is [1-9]\d{5}(?!\d))"
-    r"|.{0,80}(?:错误|失败|异常)[:：]"
+    r"|.{0,80}(?:错误|失败|异常)[:：](?!\s*(?:0|无)\s*$)"
     r"|(?:[\w./ -]{0,60}: )?(?i:fatal(?: \w+)? error|fatal|error(?: #\d+)?|panic|critical)"
     r"(?: response from daemon)?(?: ?:|!)(?!\s*(?:[\d.+-]+|none|null|false|no|\W*)\s*$)"
     r"|Traceback \(most recent call last\):"
@@ -89,7 +96,8 @@ _SAYS_ERROR = re.compile(
 # What goes on all the same, or counts no failure at all.
 _TOLERATED = re.compile(
     r"(?i)warning|ignor|skip|retry|fall(?:s|ing)? ?back|\boptional\b|\bif \w+ fail|^nohup: red"
-    r"|inappropriate ioctl|is not a tty|\b(?:fail|error)\w*(?: \w{1,20}){1,3}: +0(?![\d.]*[1-9])"
+    r"|^--\w|inappropriate ioctl|is not a tty"
+    r"|\b(?:fail|error)\w*(?: \w{1,20}){1,3}: +0(?![\d.]*[1-9])"
     r"|unable to find image '[^']{1,200}' locally"
     r"|\b(?:0|no|zero|without) (?:\w+ ){0,2}(?:fail|error|timeout|unreachable)"
     r"|(?:fail\w*|error\w*|invalid|killed|denied)['\"]?[:= ]{1,3}"
@@ -103,7 +111,8 @@ _FAILURE = (
     r"|aborted|killed|terminated|timed out|corrupt|unbound variable|parameter not set|syntax error"
     r"|bad (?:interpreter|magic|address|substitution|file|system)|unexpected|is required|too long"
     r"|already in use|locked|no space|not enough|reset by|broken pipe|unreachable|crashed|has died"
-    r"|input/output error|read-only|is a directory|does not exist"
+    r"|input/output error|read-only|is a directory|does not exist|watchdog timeout|illegal"
+    r"|segmentation fault|\babort\b|pull rate limit|\*\*\* "
 )
 # `nohup: failed to run command 'vllm'`, `run.sh: line 3: X: unbound variable`.
 _PROGRAM_FAILS = re.compile(
@@ -115,7 +124,10 @@ _BEGINS_WITH_FAILURE = re.compile(
     r"|(?:\W{0,3}(?:E: )?)(?i:failed|failure|cannot|can't|could not|couldn't|unable to|unknown"
     r"|unsupported|unrecogni[sz]ed|invalid|no such|not enough|permission denied|access denied"
     r"|connection refused|illegal|corrupted|error (?:\w+ing|in|while|when|at|from)"
-    r"|job for \S+ failed|unit \S+ (?:could )?not|process \d+ (?:died|crashed))(?![\w=:'\"`(.-])"
+    r"|job for \S+ failed|unit \S+ (?:could )?not|process \d+ (?:died|crashed)"
+    r"|dependency failed|unauthorized|back-off restarting"
+    r"|[\w.-]{1,40} error(?: at \S+|:) ?(?![\d.]+$))"
+    r"(?![\w=:'\"`(.-])"
 )
 # How libc and Go put an error of the system into words, at the end of a line.
 _END_OF_FAILURE = re.compile(
@@ -126,7 +138,8 @@ _END_OF_FAILURE = re.compile(
     r"|too many open files|connection (?:refused|reset by peer|timed out|aborted)|no route to host"
     r"|network is unreachable|host is down|broken pipe|stale file handle|read-only file system"
     r"|exec format error|i/o timeout|address already in use|cannot assign requested address"
-    r"|disk quota exceeded|transport endpoint is not connected|resource temporarily unavailable"
+    r"|\bfailed|disk quota exceeded|transport endpoint is not connected"
+    r"|resource temporarily unavailable"
     r"|没有那个文件或目录|权限不够|不允许的操作)(?: ?[\[(][^\n]{0,60}[\])])?[.!。]?$"
 )
 # How the kernel, libc and shells report that a process died.
@@ -137,6 +150,8 @@ _DEATH = re.compile(
     r"|(?:^|line \d{1,6}: +\d{1,9} )(?:Aborted|Terminated|Killed|Hangup|Quit|Bad system call"
     r"|Alarm clock|Broken pipe|(?:Trace/)?[Bb]reakpoint trap|(?:Floating point|Illegal) \w+)\b"
     r"(?: +\(core dumped\)| {2,}|$)|\blarge alloc \d+ bytes == \(?nil"
+    r"|\*\*\*: terminated$|^\[\d{1,4}\][+-]? +(?:\d{1,9} +)?(?:[+-] +)?"
+    r"(?:[Kk]illed|[Ee]xit [1-9]|[Aa]bort|[Tt]erminated)\b"
 )
 _CHINESE_FAILURE = re.compile(
     r"错误|失败|异常|出错|崩溃|无法|不存在|找不到|未找到|不支持|拒绝|超时|没有那个|不允许"

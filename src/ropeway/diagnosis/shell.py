@@ -34,7 +34,7 @@ _MISSING = re.compile(rf"(?:cannot access|无法访问) ?[‘'\"]?(?P<key>{_DEVI
 FRAGMENTS = (
     "CapEff", "CapBnd", "/dev/davinci", "/dev/devmm", "/dev/hisi", "uid=", "HCCL_", "GLOO_",
     "ASCEND_", "TP_SOCKET_", "RAY_", "VLLM_", "PYTORCH_NPU_", "LD_LIBRARY_", "Current: ",
-    "CapDrop", "CapAdd", "cap_drop", "cap_add", "--cap-", "drop:", "add:", "ALL", "DAC_OVERRIDE",
+    "CapDrop", "CapAdd", "cap_drop", "cap_add", "--cap-", "drop:", "dd:", "ALL", "DAC_OVERRIDE",
 )  # fmt: skip
 _DAC_OVERRIDE = 1 << 1
 _MAX_SHOWN = 200
