@@ -105,6 +105,32 @@ KV_TRANSFER = {
          "[503900], err msg[], local engine:10.9.0.11:20006, remote engine:10.9.0.12:20064"),
         "kv-link-failed", "to 10.9.0.12:20064",
     ),
+    "not supported": (
+        (f"{CONNECT}target: 172.18.0.4:25482, status: 103905",
+         "(EngineCore_DP0 pid=4) ERROR 03-12 09:01:44 [x.py:4] KV transfer timed out"),
+        "hixl-103905", "to 172.18.0.4:25482",
+    ),
+    "cache is gone": (
+        ("(EngineCore_DP0 pid=4) ERROR 03-12 09:01:44 [x.py:4] timeout waiting for kv of cmpl-1",
+         "(EngineCore_DP0 pid=4) ERROR 03-12 09:01:45 [x.py:4] Failed to pull kv cache, link "
+         "timeout, error code is LLMStatusCode.LLM_KV_CACHE_NOT_EXIST"),
+        "kv-cache-gone", None,
+    ),
+    "only a timeout": (("RuntimeError: timeout waiting for kv",), "kv-transfer-slow", None),
+    "queue pairs of RDMA": (
+        ("E0729 05:04:30.527725 14093 rdma_endpoint.cpp:70] Failed to create QP: Cannot allocate "
+         "memory [12]", "RuntimeError: Mooncake memory registration failed."),
+        "rdma-resources-exhausted", None,
+    ),
+    "memory that is not registered": (
+        ("RuntimeError: Mooncake memory registration failed.",), "kv-memory-not-registered", None,
+    ),
+    "the master": (
+        ("E20251112 11:16:11.129853 56431 client.cpp:1431] mount_segment_to_master_failed base=0x1 "
+         "size=6, error=RPC_FAIL",
+         "ERROR 11-12 11:16:11 [mooncake_store.py:65] Initialize mooncake failed."),
+        "mooncake-master-unreachable", None,
+    ),
     "timeout": (
         ("E20260608 14:45:44.404089 342420 x.cpp:1107] Connect timeout to: 10.2.0.4:20033, you can",
          "E20260608 14:45:44.404292 342420 x.cpp:836] Transfer slice failed with status: 103902"),

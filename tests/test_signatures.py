@@ -135,7 +135,52 @@ LINES = {
     "NPU function error: x, error code is 507034": "acl-507034",
     "NPU function error: x, error code is 507018": "acl-507018",
     "NPU function error: x, error code is 507899": "acl-507899",
-}
+    "E19000: Path [/x] is empty": "cann-E19000",
+    "EH0013: aclInit failed. Reason: Standard function mmap failed. [Errno 12]": "cann-EH0013",
+    "Transfer slice failed with status: 103905": "hixl-103905",
+    "Failed to initialize Hixl, status: 103905": "hixl-103905",
+    "Mooncake transfer failed, LLM_LINK_BUSY": "hixl-LLM_LINK_BUSY",
+    "ibv_reg_mr failed: Cannot allocate memory": "rdma-resources-exhausted",
+    "Failed to register memory 0x7: Resource temporarily unavailable [11]":
+        "rdma-resources-exhausted",
+    "Failed to register memory 0x7: Bad address [14]": "kv-memory-not-registered",
+    "Mooncake Transfer Engine initialization failed.": "kv-transport-not-started",
+    "ModuleNotFoundError: No module named 'mooncake'": "mooncake-missing",
+    "AttributeError: 'TransferEngine' object has no attribute 'f'": "mooncake-version-differs",
+    "AttributeError: module 'mooncake.engine' has no attribute 'F'": "mooncake-version-differs",
+    "TypeError: setup(): incompatible function arguments. The": "mooncake-version-differs",
+    "ImportError: cannot import name 'F' from 'mooncake.engine' (/x)": "mooncake-version-differs",
+    "ModuleNotFoundError: No module named 'vllm_ascend.x'": "plugin-of-another-vllm",
+    "RPC call failed: Connection timed out": "mooncake-master-unreachable",
+    "ValueError: Unsupported kv_role: kv_x. Supported roles are": "kv-connector-unknown",
+    "ValueError: Unknown quantization method: ascend. Must be one of": "plugin-missing",
+    "ValueError: Invalid quantization method: ascend2": "quantisation-unknown",
+    "ValueError: torch.bfloat16 is not supported for quantization method awq.":
+        "dtype-of-quantisation",
+    "ValueError: The output_size of gate's weight = 64 is not divisible by weight quantization "
+    "block_n = 128.": "quantisation-block-not-divisible",
+    "RuntimeError: EI0007: Failed to allocate resource[stream] with info [x]":
+        "hccl-resource-exhausted",
+    "RuntimeError: EI0007: Failed to allocate resource[HostMemory] with info [x]": "cann-EI0007",
+    "RuntimeError: Failed to allocate resource[DeviceMemory] with info [size:8]":
+        "device-memory-allocation",
+    "safetensors_rust.SafetensorError: No such file or directory: /x": "file-not-found",
+    "ImportError: tokenizers>=0.21,<0.22 is required for a normal functioning of this module, but "
+    "found tokenizers==0.15.0.": "tokenizer-newer",
+    "AttributeError: 'Qwen2TokenizerFast' object has no attribute 'x'": "name-not-importable",
+    "ImportError: Foo requires the SentencePiece library but it was not found in your environment":
+        "package-missing",
+    "ValueError: numpy.dtype size changed, may indicate binary incompatibility": "numpy-two",
+    "ValueError: Foo does not support LoRA yet.": "adapter-refused",
+    "Loading lora a failed: No adapter found for /lora/a": "adapter-refused",
+    "KeyError: \"Tool parser 'foo' not found.\"": "parser-unknown",
+    "KeyError: 'invalid tool call parser: foo (chose from { hermes })'": "parser-unknown",
+    "max_num_batched_tokens (2048) is smaller than max_model_len (4096).": "batched-tokens-too-few",
+    "ValueError: Ray does not allocate any GPUs on the driver node": "node-without-npus",
+    "Exception: Unable to connect to GCS (ray head) at 10.0.0.1:6379.": "ray-not-running",
+    "Error: No available node types can fulfill resource request {'NPU': 16.0}.":
+        "placement-group-waits",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("line", "row"), LINES.items(), ids=list(LINES))
@@ -194,6 +239,7 @@ def test_a_result_of_hccl_is_put_into_words(code: int) -> None:
         "[PID: 5] 2025-12-29-03:16:15.787.356 Something(EL0777): of which nothing is known",
         "RuntimeError: EK0001: of which nothing is known",
         "E30099: of which nothing is known",
+        "E19014: of which nothing is known",
     ],
 )
 def test_a_code_of_cann_says_at_least_which_part_speaks(line: str) -> None:
@@ -201,6 +247,10 @@ def test_a_code_of_cann_says_at_least_which_part_speaks(line: str) -> None:
     assert row is not None
     assert row.id.startswith("cann-E")
     assert row.basis == "code"
+
+
+def test_weights_that_could_not_be_placed_are_not_called_damaged() -> None:
+    assert claim("safetensors_rust.SafetensorError: device npu:0 is invalid") is None
 
 
 @pytest.mark.parametrize(

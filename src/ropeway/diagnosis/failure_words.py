@@ -24,6 +24,8 @@ def is_failure(entry: LogEntry) -> bool:
     """Return whether a line reports a failure by its level, or in words where it has no level."""
     if entry.level is not None:
         return entry.level in ("ERROR", "FATAL")
+    if entry.code is not None:
+        return True
     message = entry.message
     if _SAYS_ERROR.match(message) or _DEATH.search(message):
         return True
@@ -53,9 +55,9 @@ FAILURE_TEXTS = (
     "unable to", "Unable to", "fail", "Fail", "denied", "refused", "nvalid ", "nknown ", "Illegal",
     "nrecogni", "nsupported", "not supported", "not permitted", "not defined", "is not a docker",
     "killed", "Killed", "Terminated", "terminated", "terminating", "timed out", "timeout",
-    "pull rate", "*** ", "horized", "ack-off", "corrupt", "Corrupt", "segfault",
-    "p invalid opcode", "p divide", "core dumped", "unbound", "parameter not", "yntax error",
-    "bad interp", "bad magic", "bad addr", "bad subst", "bad file", "bad system", "unexpected",
+    "pull rate", "tatus: 1039", "tatus: 5039", "*** ", "horized", "ack-off", "corrupt", "Corrupt",
+    "segfault", "p invalid opcode", "p divide", "core dumped", "unbound", "parameter not",
+    "yntax error",    "bad interp", "bad magic", "bad addr", "bad subst", "bad file", "bad system", "unexpected",
     "Hangup", "Quit", "curl: (", "is required", "name too long", "list too long", "levels of symb",
     "already in use", "locked", "space left", "Not enough", "reset by peer", "roken pipe",
     "unreachable", "crashed", "b_init: ", "d_init: ", "ead-only file", "has died",
