@@ -353,6 +353,19 @@ def test_the_engines_own_error_wins_over_the_shell_that_tells_of_its_end() -> No
         assert diagnose({"a": f"{own}\n{after}\n"}).signature == "device-memory-allocation"
 
 
+BEGAN = "(APIServer pid=7) INFO 12-15 11:44:58 [x.py:1] vLLM API server version 0.11.0"
+
+
+@pytest.mark.parametrize(
+    "said", ["sh: 1: npu-smi: not found", "cat: /x: Permission denied", "Killed"]
+)
+def test_what_a_shell_said_before_the_engine_began_is_not_why_that_failed(said: str) -> None:
+    failed = "ValueError: the moon is full"
+    assert diagnose({"a": f"{said}\n{BEGAN}\n{failed}\n"}).headline == failed
+    for alone in (f"{said}\n{BEGAN}\n", f"{BEGAN}\n{said}\n", f"{BEGAN}\n{said}\n{failed}\n"):
+        assert diagnose({"a": alone}).headline == said
+
+
 def test_a_program_that_is_not_there_ends_diagnose_with_1(tmp_path) -> None:  # type: ignore[no-untyped-def]
     log = tmp_path / "a.log"
     log.write_text("sh: 1: vllm: not found\n", encoding="utf-8")

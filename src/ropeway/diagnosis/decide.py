@@ -89,17 +89,21 @@ def _split_by_survival(scans: Iterable[Scan]) -> tuple[list[Failure], list[Failu
 def _survived(failure: Failure, log: Scan) -> bool:
     """Return whether the process went on after this failure, so that it cannot be the cause.
 
-    It did when the server came up afterwards, or when the process failed later with a known cause.
+    It did when the server came up afterwards, when the process failed later with a known cause, or
+    when a shell printed it and the engine began afterwards, and failed by itself.
     """
-    if log.ready_line is not None and failure.entry.line < log.ready_line:
+    line, began = failure.entry.line, log.engine_line or 0
+    if log.ready_line is not None and line < log.ready_line:
         return True
+    others = log.failures.values()
     if failure.row is not None or not failure.exception:
-        return False
+        by_shell = not (failure.entry.level or failure.exception or failure.by_rank)
+        return (by_shell and line < began) and any(
+            other.entry.line > began and _weight(other) < _PLAIN for other in others
+        )
     return any(
-        other.process == failure.process
-        and other.entry.line > failure.entry.line
-        and _weight(other) == _ROOT
-        for other in log.failures.values()
+        other.process == failure.process and other.entry.line > line and _weight(other) == _ROOT
+        for other in others
     )
 
 

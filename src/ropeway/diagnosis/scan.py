@@ -84,6 +84,7 @@ class Scan:
     settings     what the log says of layout and version: `pipeline`, `version`, …
     shown        what a shell printed in it: capabilities, device files, variables
     ready_line   the last line that says that the server answers
+    engine_line  the last line in which an engine, as it begins, tells its version
     last_time    of the last line that was parsed and had one
     skew_hours   hours by which the NPU's clock is ahead of the host's, where a line shows both
     """
@@ -98,6 +99,7 @@ class Scan:
     settings: dict[str, str] = field(default_factory=dict)
     shown: dict[str, str] = field(default_factory=dict)
     ready_line: int | None = None
+    engine_line: int | None = None
     last_time: str | None = None
     skew_hours: int | None = None
 
@@ -307,6 +309,8 @@ def _add_context(result: Scan, entry: LogEntry) -> None:
         for name, pattern in _SETTINGS.items():
             if match := pattern.search(message):
                 result.settings.setdefault(name, match[1])
+                if name == "version":
+                    result.engine_line = entry.line
 
 
 def _skew_hours(on_npu: str, on_host: str) -> int | None:
