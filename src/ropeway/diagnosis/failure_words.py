@@ -55,18 +55,18 @@ FAILURE_TEXTS = (
     "unable to", "Unable to", "fail", "Fail", "denied", "refused", "nvalid ", "nknown ", "Illegal",
     "nrecogni", "nsupported", "not supported", "not permitted", "not defined", "is not a docker",
     "killed", "Killed", "Terminated", "terminated", "terminating", "timed out", "timeout",
-    "pull rate", "tatus: 1039", "tatus: 5039", "*** ", "horized", "ack-off", "corrupt", "Corrupt",
-    "segfault", "p invalid opcode", "p divide", "core dumped", "unbound", "parameter not",
-    "yntax error", "bad interp", "bad magic", "bad addr", "bad subst", "bad file", "bad system",
-    "unexpected", "Hangup", "Quit", "curl: (", "is required", "name too long", "list too long",
-    "levels of symb", "already in use", "locked", "space left", "Not enough", "reset by peer",
-    "roken pipe", "unreachable", "crashed", "b_init: ", "d_init: ", "ead-only file", "has died",
-    "virtual method", "nput/output", "directory", "does not exist", "too quickly", "xc.", "Empty",
-    "Expired", "resource busy", "file busy", "out of memory", "many open files", "No route",
-    "no route", "host is down", "tale file", "quota exc", "not connected", "unavailable",
-    "Alarm clock", "Bad system", "breakpoint trap", "Floating", "错误", "失败", "异常", "出错",
-    "崩溃", "无法", "不存在", "找不到", "未找到", "不支持", "拒绝", "超时", "没有那个", "不允许",
-    "borted", "Abort",
+    "pull rate", "==ERROR", "DEADLY", "tatus: 1039", "tatus: 5039", "*** ", "horized", "ack-off",
+    "corrupt", "Corrupt", "segfault", "p invalid opcode", "p divide", "core dumped", "unbound",
+    "parameter not", "yntax error", "bad interp", "bad magic", "bad addr", "bad subst", "bad file",
+    "bad system", "unexpected", "Hangup", "Quit", "curl: (", "is required", "name too long",
+    "list too long", "levels of symb", "already in use", "locked", "space left", "Not enough",
+    "reset by peer", "roken pipe", "unreachable", "crashed", "b_init: ", "d_init: ",
+    "ead-only file", "has died", "virtual method", "nput/output", "directory", "does not exist",
+    "too quickly", "xc.", "Empty", "Expired", "resource busy", "file busy", "out of memory",
+    "many open files", "No route", "no route", "host is down", "tale file", "quota exc",
+    "not connected", "unavailable", "Alarm clock", "Bad system", "breakpoint trap", "Floating",
+    "错误", "失败", "异常", "出错", "崩溃", "无法", "不存在", "找不到", "未找到", "不支持", "拒绝",
+    "超时", "没有那个", "不允许", "borted", "Abort",
 )  # fmt: skip
 
 _EXCEPTION = re.compile(r"(?:[A-Za-z_][\w.]{0,120})?(?:Error|Exception|Exit|Interrupt)(?:$|:)")
@@ -97,14 +97,14 @@ _SAYS_ERROR = re.compile(
 )
 # What goes on all the same, or counts no failure at all.
 _TOLERATED = re.compile(
-    r"(?i)warning|ignor|skip|retry|fall(?:s|ing)? ?back|\boptional\b|\bif \w+ fail|^nohup: red"
+    r"(?i)warning: |warn\(|ignor(?:ed|ing)|skipp|retrying|will retry|fall(?:s|ing)? ?back|optional\b|\bif \w+ fail|^nohup: red"
     r"|^--\w|inappropriate ioctl|is not a tty"
     r"|\b(?:fail|error)\w*(?: \w{1,20}){1,3}: +0(?![\d.]*[1-9])"
     r"|unable to find image '[^']{1,200}' locally"
     r"|\b(?:0|no|zero|without) (?:\w+ ){0,2}(?:fail|error|timeout|unreachable)"
     r"|(?:fail\w*|error\w*|invalid|killed|denied)['\"]?[:= ]{1,3}"
     r"(?:0(?![\d.]*[1-9x])|(?:no|none|false|null|\[\]|'')[,}]?$)"
-    r"|忽略|跳过|重试|警告|告警|(?:无|没有|未发现|未见|0 ?[个次条项]?)(?:错误|失败|异常)"
+    r"|忽略|跳过|(?:正在|将|即将|稍后)重试|重试次数|警告|告警|(?:无|没有|未发现|未见|0 ?[个次条项]?)(?:错误|失败|异常)"
     r"|(?:错误|失败|异常|超时)\w{0,6}[:：=]? ?(?:0|无|\d+ ?(?:s|ms|秒|分钟))"
 )
 _FAILURE = (
@@ -131,9 +131,10 @@ _BEGINS_WITH_FAILURE = re.compile(
     r"|[\w.-]{1,40} error(?: at \S+|:) ?(?![\d.]+$))"
     r"(?![\w=:'\"`(.-])"
 )
-# How libc and Go put an error of the system into words, at the end of a line.
+# How libc and Go put an error of the system into words, most at the end of a line.
 _END_OF_FAILURE = re.compile(
-    r"(?i)(?:no such (?:file or directory|process|device(?: or address)?)|permission denied"
+    r"(?i)\b(?:is|was|were|be) not found\b"
+    r"|(?:no such (?:file or directory|process|device(?: or address)?)|permission denied"
     r"|operation not permitted|operation not supported|not a directory|is a directory"
     r"|cannot allocate memory|out of memory|no space left on device|device or resource busy"
     r"|input/output error|text file busy|file name too long|argument list too long"
@@ -152,7 +153,8 @@ _DEATH = re.compile(
     r"|(?:^|line \d{1,6}: +\d{1,9} )(?:Aborted|Terminated|Killed|Hangup|Quit|Bad system call"
     r"|Alarm clock|Broken pipe|(?:Trace/)?[Bb]reakpoint trap|(?:Floating point|Illegal) \w+)\b"
     r"(?: +\(core dumped\)| {2,}|$)|\blarge alloc \d+ bytes == \(?nil"
-    r"|\*\*\*: terminated$|^\[\d{1,4}\][+-]? +(?:\d{1,9} +)?(?:[+-] +)?"
+    r"|\*\*\*: terminated$|==\d{1,9}==ERROR|DEADLYSIGNAL"
+    r"|^\[\d{1,4}\][+-]? +(?:\d{1,9} +)?(?:[+-] +)?"
     r"(?:[Kk]illed|[Ee]xit [1-9]|[Aa]bort|[Tt]erminated)\b"
 )
 _CHINESE_FAILURE = re.compile(
