@@ -334,7 +334,7 @@ def test_a_failure_in_words_of_its_own_is_never_health(line: str) -> None:
         "python: /lib/libz.so.1: no version information available (required by python)",
         "vllm.service: Consumed 1min 2.3s CPU time.",
         "[1]+  Done                    vllm serve",
-        "mytool: connection refused, will retry in 5 s",
+        "mytool: cannot reach the moon, will retry in 5 s",
         "连接失败，正在重试",
         "--disable-fail-fast  do not abort when a test failed",
         "异常: 0",

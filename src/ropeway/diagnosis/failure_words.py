@@ -97,14 +97,15 @@ _SAYS_ERROR = re.compile(
 )
 # What goes on all the same, or counts no failure at all.
 _TOLERATED = re.compile(
-    r"(?i)warning: |warn\(|ignor(?:ed|ing)|skipp|retrying|will retry|fall(?:s|ing)? ?back|optional\b|\bif \w+ fail|^nohup: red"
-    r"|^--\w|inappropriate ioctl|is not a tty"
+    r"(?i)warning: |warn\(|ignor(?:ed|ing)|skipp|retrying|will retry|fall(?:s|ing)? ?back"
+    r"|optional\b|\bif \w+ fail|^nohup: red|^--\w|inappropriate ioctl|is not a tty"
     r"|\b(?:fail|error)\w*(?: \w{1,20}){1,3}: +0(?![\d.]*[1-9])"
     r"|unable to find image '[^']{1,200}' locally"
     r"|\b(?:0|no|zero|without) (?:\w+ ){0,2}(?:fail|error|timeout|unreachable)"
     r"|(?:fail\w*|error\w*|invalid|killed|denied)['\"]?[:= ]{1,3}"
     r"(?:0(?![\d.]*[1-9x])|(?:no|none|false|null|\[\]|'')[,}]?$)"
-    r"|忽略|跳过|(?:正在|将|即将|稍后)重试|重试次数|警告|告警|(?:无|没有|未发现|未见|0 ?[个次条项]?)(?:错误|失败|异常)"
+    r"|忽略|跳过|(?:正在|将|即将|稍后)重试|重试次数|警告|告警"
+    r"|(?:无|没有|未发现|未见|0 ?[个次条项]?)(?:错误|失败|异常)"
     r"|(?:错误|失败|异常|超时)\w{0,6}[:：=]? ?(?:0|无|\d+ ?(?:s|ms|秒|分钟))"
 )
 _FAILURE = (
