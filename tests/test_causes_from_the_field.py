@@ -334,6 +334,8 @@ def test_what_is_shown_is_evidence_for_it() -> None:
     assert [detail.en for detail in diagnosis.details] == [
         "CapEff 0000000000000000; /dev/davinci3: crw-rw---- 1 1000 1000"
     ]
+    dropped = diagnose({"a": "\n".join((*SHOWN["dropped by Docker"][0], ERROR))})
+    assert [detail.en for detail in dropped.details] == ["--cap-drop ALL"]
 
 
 def test_a_variable_that_the_cause_speaks_of_is_told_with_its_value_and_no_secret() -> None:

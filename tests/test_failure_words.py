@@ -114,6 +114,8 @@ KNOWN = {
         "[1]+  Killed                  vllm serve",
         "zsh: killed     vllm serve",
         "command terminated with exit code 137",
+        "      Exit Code:    137",
+        "the worker ended, returncode=-9",
         "vllm-1 exited with code 137",
         "Container exited with exit code 137",
         'docker inspect: "ExitCode": 137,',
@@ -185,6 +187,10 @@ KNOWN = {
         "Back-off restarting failed container",
         "[1]+  Exit 1                  vllm serve",
         "Command exited with non-zero status 1",
+        "      Exit Code:    143",
+        '"ExitCode": 1,',
+        "vllm  Exited (139) 3 minutes ago",
+        "the worker's exit code: -11",
     ],
     "pod-not-scheduled": ["0/4 nodes are available: 4 Insufficient huawei.com/Ascend910."],
     "disk-full": [
@@ -355,6 +361,17 @@ def test_an_exit_code_of_137_is_no_proof_of_memory() -> None:
         assert other in diagnosis.cause.en
     proven = diagnose({"a": 'vllm-1 exited with code 137\n"OOMKilled": true,'})
     assert proven.signature == "host-out-of-memory"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [("x exited with code 139", "crashed"), ("exit code: -11", "crashed"),
+     ("x exited with code 134", "aborted"), ("Exit Code:  143", "asked to end"),
+     ("x exited with code 127", "no such program"), ("x exited with code 1", "")],
+)  # fmt: skip
+def test_an_exit_code_of_the_shell_is_put_into_words(line: str, told: str) -> None:
+    details = diagnose({"a": line}).details
+    assert [told in detail.en for detail in details] == [True] * bool(told)
 
 
 def test_the_engines_own_error_wins_over_the_shell_that_tells_of_its_end() -> None:

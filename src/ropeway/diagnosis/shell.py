@@ -52,12 +52,15 @@ def read_shown(message: str, shown: dict[str, str]) -> None:
 
 
 def _read_capabilities(message: str, shown: dict[str, str]) -> None:
-    """Add what a container takes and gives to `shown["drop"]` and `shown["add"]`."""
-    found = [(match["way"].lower(), match["value"]) for match in _CAPABILITIES.finditer(message)]
-    if "list" in shown and (item := _CAPABILITY.fullmatch(message)):
-        found = [(shown["list"], item["value"])]
+    """Add what a container takes and gives to `--cap-drop` and `--cap-add` of `shown`."""
+    found = [
+        (f"--cap-{match['way'].lower()}", match["value"])
+        for match in _CAPABILITIES.finditer(message)
+    ]
+    if "--cap" in shown and (item := _CAPABILITY.fullmatch(message)):
+        found = [(shown["--cap"], item["value"])]
     for way, value in found:
-        shown["list"] = way
+        shown["--cap"] = way
         shown[way] = f"{shown.get(way, '')} {value.strip(': =,')}"[:_MAX_SHOWN].strip()
 
 
@@ -98,9 +101,8 @@ def _may_override(shown: Mapping[str, str]) -> tuple[bool | None, str]:
             if names in ("", "all") or "cap_dac_override" in names:
                 effective = "e" in flags if way != "-" else effective and "e" not in flags
         return effective, f"capsh: {shown['Current:'][:60]}"
-    if _OVERRIDE.search(shown.get("drop", "")):
-        given = _OVERRIDE.search(shown.get("add", "")) is not None
-        return given, f"--cap-drop {shown['drop']}"
+    if taken := _OVERRIDE.search(shown.get("--cap-drop", "")):
+        return bool(_OVERRIDE.search(shown.get("--cap-add", ""))), f"--cap-drop {taken[0]}"
     return None, ""
 
 
