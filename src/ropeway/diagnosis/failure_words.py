@@ -59,8 +59,8 @@ FAILURE_TEXTS = (
     "corrupt", "Corrupt", "segfault", "p invalid opcode", "p divide", "core dumped", "unbound",
     "parameter not", "yntax error", "bad interp", "bad magic", "bad addr", "bad subst", "bad file",
     "bad system", "unexpected", "Hangup", "Quit", "curl: (", "is required", "name too long",
-    "list too long", "levels of symb", "already in use", "locked", "space left", "Not enough",
-    "reset by peer", "roken pipe", "unreachable", "crashed", "b_init: ", "d_init: ",
+    "list too long", "levels of symb", "deadline ex", "already in use", "locked", "space left",
+    "Not enough", "reset by peer", "roken pipe", "unreachable", "crashed", "b_init: ", "d_init: ",
     "ead-only file", "has died", "virtual method", "nput/output", "directory", "does not exist",
     "too quickly", "xc.", "Empty", "Expired", "resource busy", "file busy", "out of memory",
     "many open files", "No route", "no route", "host is down", "tale file", "quota exc",
@@ -128,7 +128,7 @@ _BEGINS_WITH_FAILURE = re.compile(
     r"|unsupported|unrecogni[sz]ed|invalid|no such|not enough|permission denied|access denied"
     r"|connection refused|illegal|corrupted|error (?:\w+ing|in|while|when|at|from)"
     r"|job for \S+ failed|unit \S+ (?:could )?not|process \d+ (?:died|crashed)"
-    r"|dependency failed|unauthorized|back-off restarting"
+    r"|dependency failed|unexpected|unauthorized|back-off restarting"
     r"|[\w.-]{1,40} error(?: at \S+|:) ?(?![\d.]+$))"
     r"(?![\w=:'\"`(.-])"
 )
@@ -143,7 +143,7 @@ _END_OF_FAILURE = re.compile(
     r"|network is unreachable|host is down|broken pipe|stale file handle|read-only file system"
     r"|exec format error|i/o timeout|address already in use|cannot assign requested address"
     r"|\bfailed|disk quota exceeded|transport endpoint is not connected"
-    r"|resource temporarily unavailable"
+    r"|resource temporarily unavailable|context deadline exceeded|tls handshake timeout"
     r"|没有那个文件或目录|权限不够|不允许的操作)(?: ?[\[(][^\n]{0,60}[\])])?[.!。]?$"
 )
 # How the kernel, libc and shells report that a process died.

@@ -16,8 +16,8 @@ _TQDM = r"\[(?:\d{1,3}:)?\d\d:\d\d(?:<[^\]\n]{1,120}|, [^\]\n]{0,60}(?:/s|s/it)[
 # A clock alone may as well be the time of a line; it counts where nothing stands between.
 _FAILED = (
     r"(?:[A-Za-z_][\w.]{0,80}(?:Error|Exception):|ERROR\b|FATAL\b|CRITICAL\b|Traceback \("
-    r"|(?i:error|failed|fatal|cannot|curl: )|\S{0,6}(?:错误|失败|异常)|Process \S{1,60}:$"
-    r"|Killed\b|Segmentation fault|Aborted\b|Terminated\b|terminate called)"
+    r"|(?i:error|failed|fatal|cannot|unable|unexpected|could not|curl: )"
+    r"|\S{0,6}(?:错误|失败|异常)|Process \S{1,60}:$|Killed\b|Segmentation fault|Aborted\b|Terminated\b|terminate called)"
 )
 _OTHER_BAR = (
     r"(?:\d ?%|-:--|\d ?[kKMGT]?i?(?:B|it)(?:/s)?|\d[kKMGTsmhd]|[━╸╺▀-▟]"
