@@ -8,6 +8,7 @@ import pytest
 
 from ropeway.cli.main import exit_code
 from ropeway.diagnosis.decide import diagnose, diagnose_blocks
+from ropeway.diagnosis.pieces import pieces
 from ropeway.launch.logs import lines_of
 
 BAR = " 40%|####      | 93/232 [01:26<02:09,  1.07it/s]"
@@ -158,6 +159,17 @@ def test_a_trace_is_told_by_its_end_also_when_that_is_no_error_by_name() -> None
     diagnosis = diagnose({"a": f"{trace}mylib.Stopped: the moon is full\n"})
     assert diagnosis.headline == "mylib.Stopped: the moon is full"
     assert diagnosis.line is not None and diagnosis.line.number == 4
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["ERROR 12-15 11:45:12 [x.py:1] after 300s failed to reach the moon",
+     "ERROR 12-15 11:45:12 [x.py:1] at 95% error correction failed",
+     "2025-12-15 11:45:12 ERROR the moon is full, 40GB could not be had",
+     "11:45:12 ERROR: the moon is full"],
+)  # fmt: skip
+def test_a_line_of_words_and_figures_is_no_bar(line: str) -> None:
+    assert pieces(line) == [line]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])

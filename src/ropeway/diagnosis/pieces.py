@@ -13,17 +13,19 @@ _MOVED = r"[\r\x08\x0b\x0c]+|\x1b\[\d{0,3}(?:;\d{0,3})?[ABE-HJf]|\x1b\[[12]K"
 _TQDM = r"\[(?:\d{1,3}:)?\d\d:\d\d(?:<[^\]\n]{1,120}|, [^\]\n]{0,60}(?:/s|s/it)[^\]\n]{0,60})\]"
 # What other bars end with (rich, wget, curl, pip, docker pull), where a failure follows at once:
 # `40% 0:00:12`, `5.10MB/s    eta 2m 3s`, `0:01:49 5200k`, `460MB/1.02GB`.
-# A clock alone may as well be the time of a line; it counts where nothing stands between.
-_FAILED = (
+# A clock may as well be the time of a line, and words its middle: they count where nothing stands
+# between. Names of exceptions and levels may have blanks before them.
+_LOUD = (
     r"(?:[A-Za-z_][\w.]{0,80}(?:Error|Exception):|ERROR\b|FATAL\b|CRITICAL\b|Traceback \("
-    r"|(?i:error|failed|fatal|cannot|unable|unexpected|could not|curl: )"
-    r"|\S{0,6}(?:错误|失败|异常)|Process \S{1,60}:$|Killed\b|Segmentation fault|Aborted\b|Terminated\b|terminate called)"
+    r"|Process \S{1,60}:$|Killed\b|Segmentation fault|Aborted\b|Terminated\b|terminate called"
+    r"|curl: )"
 )
-_OTHER_BAR = (
+_WORDS = r"(?:(?i:error|failed|fatal|cannot|unable|unexpected|could not)|\S{0,6}(?:错误|失败|异常))"
+_END_OF_BAR = (
     r"(?:\d ?%|-:--|\d ?[kKMGT]?i?(?:B|it)(?:/s)?|\d[kKMGTsmhd]|[━╸╺▀-▟]"
-    rf"|(?i:\beta|%|/s|━) {{0,4}}(?:\d{{1,3}}:)?\d{{1,2}}:\d\d)(?= {{0,4}}{_FAILED})"
-    rf"|\d:\d\d(?={_FAILED})"
+    r"|(?i:\beta|%|/s|━) {0,4}(?:\d{1,3}:)?\d{1,2}:\d\d)"
 )
+_OTHER_BAR = rf"{_END_OF_BAR}(?= {{0,4}}{_LOUD}|{_WORDS})|\d:\d\d(?={_LOUD}|{_WORDS})"
 _BREAK = re.compile(rf"{_MOVED}|(?P<bar>{_TQDM}|{_OTHER_BAR})")
 _PROGRESS = re.compile(r"\d{1,3}(?:\.\d+)?%|\d(?:it|[kMGT]?i?B)/s|s/it")
 # The message, level and time of a line in JSON: Docker, journald and the usual loggers.
