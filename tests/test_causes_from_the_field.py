@@ -262,6 +262,10 @@ SHOWN = {
         ("Current: =ep cap_dac_override-ep", listed("crw-rw----", "1000 1000")),
         "capabilities-dropped",
     ),
+    "capabilities of capsh, given in part": (
+        ("Current: =e cap_kill+p cap_dac_override+ip", listed("crw-rw----", "1000 1000")),
+        "npu-held-by-another",
+    ),
     "capabilities of capsh are there": (
         ("Current: =ep cap_sys_admin-ep", listed("crw-rw----", "1000 1000")), "npu-held-by-another",
     ),

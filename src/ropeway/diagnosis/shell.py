@@ -38,6 +38,7 @@ FRAGMENTS = (
 )  # fmt: skip
 _DAC_OVERRIDE = 1 << 1
 _MAX_SHOWN = 200
+_LONGEST_LIST = 200
 
 
 def read_shown(message: str, shown: dict[str, str]) -> None:
@@ -61,7 +62,7 @@ def _read_capabilities(message: str, shown: dict[str, str]) -> None:
         found = [(shown["--cap"], item["value"])]
     for way, value in found:
         shown["--cap"] = way
-        shown[way] = f"{shown.get(way, '')} {value.strip(': =,')}"[:_MAX_SHOWN].strip()
+        shown[way] = f"{shown.get(way, '')} {value.strip(': =,')}"[:_LONGEST_LIST].strip()
 
 
 def conditions(shown: Mapping[str, str]) -> dict[str, Text]:
@@ -98,8 +99,10 @@ def _may_override(shown: Mapping[str, str]) -> tuple[bool | None, str]:
     if "Current:" in shown:
         effective = False
         for names, way, flags in _CLAUSE.findall(shown["Current:"]):
-            if names in ("", "all") or "cap_dac_override" in names:
-                effective = "e" in flags if way != "-" else effective and "e" not in flags
+            if names not in ("", "all") and "cap_dac_override" not in names:
+                continue
+            kept = effective and way != "="
+            effective = kept if "e" not in flags else way != "-"
         return effective, f"capsh: {shown['Current:'][:60]}"
     if taken := _OVERRIDE.search(shown.get("--cap-drop", "")):
         return bool(_OVERRIDE.search(shown.get("--cap-add", ""))), f"--cap-drop {taken[0]}"
