@@ -82,9 +82,11 @@ def test_the_best_is_first_and_nothing_on_the_front_is_beaten(blog):
 def test_values_have_reasons_that_can_be_checked(blog):
     layout, why, source = value(blog, "serve.layout")
     assert layout == str(blog.chosen.layout)
-    assert f"of {len(blog.candidates)} that fit" in why
+    sound = [item for item in blog.candidates if not item.faults]
+    assert f"of {len(sound)} that fit" in why
+    assert f"{len(blog.candidates) - len(sound)} more fit, but were reported to fail" in why
     assert f"next {blog.candidates[1].name} " in why
-    best = max(item.forecast.output_tokens_per_s for item in blog.candidates)
+    best = max(item.forecast.output_tokens_per_s for item in sound)
     assert ("within 1%" in why) == (blog.chosen.forecast.output_tokens_per_s < best)
     assert source == "planner"
     share, why, source = value(blog, "serve.memory")

@@ -71,6 +71,7 @@ def test_variables_that_list_paths_name_each(name, text, found):
 
 
 ARGS = {
+    "enable-lora": True,
     "lora-modules": ["a=/data/lora/a"],
     "tokenizer": "/data/tokenizer",
     "hf-config-path": "/data/Qwen3-VL-30B-A3B-Instruct/config.json",

@@ -76,13 +76,13 @@ def test_each_value_says_where_it_came_from(capsys, spec):
     assert [item["layout"] for item in plan["candidates"]] == ["TP8"]
     assert plan["rejected"] == []
     sources = {value["key"]: value["source"] for value in plan["values"]}
-    assert sources["serve.context"] == "--context"
-    assert sources["serve.layout"] == "--layout"
+    assert (sources["serve.context"], sources["serve.layout"]) == ("--context", "--layout")
     assert sources["serve.version"] == "--engine-version"
     assert sources["workload"] == f"ropeway.yaml:{line_of('clients:')}"
     spec.write_text(SPEC.replace("serve:\n", "serve:\n  replicas: 3\n"))
     assert "256 clients" in [value["value"] for value in document(capsys)["values"]], "not 255"
-    spec.write_text(SPEC.replace("serve:\n", "serve:\n  context: 4096\n  kv_cache: 2GiB\n"))
+    more = "serve:\n  context: 4096\n  kv_cache: 2GiB\n  version: 0.23.0\n"
+    spec.write_text(SPEC.replace("serve:\n  version: 0.11.0rc0\n", more))
     plan = document(capsys, "--clients", "64", "--chip", "910B3")
     sources = {value["key"]: value["source"] for value in plan["values"]}
     start = line_of("serve:")

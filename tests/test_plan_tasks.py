@@ -62,7 +62,7 @@ def planned(capsys, tmp_path, model: str, context: int = 8192, *flags: str, **ar
         ("Qwen3-8B", 8192, {"runner": "pooling"}, "embeds texts at /v1/embeddings"),
         ("bge-m3", 8192, {}, "embeds texts at /v1/embeddings"),
         ("bge-reranker-v2-m3", 8192, {}, "scores pairs of texts at /rerank"),
-        ("Qwen3-8B", 8192, {"task": "reward"}, "rates texts at /pooling"),
+        ("Qwen3-8B", 8192, {"convert": "reward"}, "rates texts at /pooling"),
     ],
 )
 def test_a_model_that_does_not_generate_is_planned_by_what_it_reads(

@@ -3,10 +3,13 @@
 Both ways lost limits from release to release; each constant says where that was read.
 """
 
+from heapq import heappop, heappush
 from typing import Literal
 
 from ropeway.engines.ascend_releases import Release, order
 from ropeway.engines.base import Node, check_size
+from ropeway.engines.placement import HostSizes, hosts_needed
+from ropeway.engines.placement import shares as shares_of
 from ropeway.errors import Refused
 from ropeway.phrases import joined, phrase
 from ropeway.spec.model import Layout
@@ -37,13 +40,27 @@ def data_ranks(layout: Layout, nodes: tuple[Node, ...]) -> tuple[int, ...] | Non
     if sum(room) < layout.data or layout.data < len(nodes) or 0 in room:
         return None
     shares = [0] * len(nodes)
+    open_nodes = [(0, index) for index in range(len(nodes))]  # a heap: the freest first
     for _ in range(layout.data):
-        freest = min(
-            (index for index in range(len(nodes)) if shares[index] < room[index]),
-            key=lambda index: shares[index],
-        )
+        _, freest = heappop(open_nodes)
         shares[freest] += 1
+        if shares[freest] < room[freest]:
+            heappush(open_nodes, (shares[freest], freest))
     return tuple(shares)
+
+
+def planned_backend(
+    layout: Layout, sizes: HostSizes, release: Release, required: Backend | None
+) -> Backend:
+    """Return the same for hosts of which only the sizes are known, the largest first.
+
+    Raises LayoutError or Refused as `backend_for` does.
+    """
+    hosts = hosts_needed(layout, sizes) or 0
+    npus = [size for size, number in sizes for _ in range(min(number, hosts))][:hosts]
+    taken = shares_of(layout, npus) or ()
+    nodes = tuple(Node(f"host{place}", "", count) for place, count in taken)
+    return backend_for(layout, nodes, release, required)
 
 
 def backend_for(

@@ -12,13 +12,16 @@ from importlib import resources
 from typing import Any
 
 from ropeway.engines.ascend_releases import Release, changes, in_runs, later_than, runs_in_words
+from ropeway.engines.ascend_settings import flags_with, is_plugins, sections_of
 from ropeway.errors import Refused
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.spec.engine_flags import flag_name
 from ropeway.suggest import did_you_mean
 
 # What to do about a flag that was removed, without dashes; any other is to be left out.
 _INSTEAD: Mapping[str, str] = changes()["flags_instead"]
+_SETTINGS_INSTEAD: Mapping[str, str] = changes()["settings_instead"]
+_VARIABLES = ("ascend_", "hccl_", "pytorch_npu_", "vllm_")
 # These follow from the layout, the hosts and their order, and differ from node to node.
 _OURS = {
     "data-parallel-external-lb", "data-parallel-hybrid-lb", "data-parallel-rank",
@@ -140,11 +143,30 @@ def _fault(name: str, value: object, release: Release) -> tuple[str, str, str] |
         evidence = phrase("`vllm serve` has no `{flag}`", flag=written)
         return "cannot be false", evidence, "remove it, or give a value"
     known = flags(release.vllm)
-    hint = did_you_mean(plain, [flag.lstrip("-") for flag in known]) or "remove it"
+    hint = (
+        _place(plain, release)
+        or did_you_mean(plain, [flag.lstrip("-") for flag in known])
+        or "remove it"
+    )
     evidence = phrase(
         "vLLM {vllm} has {n} flags, and this is not one", vllm=release.vllm, n=len(known)
     )
     return "is not a flag of `vllm serve`", evidence, hint
+
+
+def _place(plain: str, release: Release) -> str:
+    """Return the hint that says where a name belongs that is no flag; "" where we know of none."""
+    key = plain.replace("-", "_").lower()
+    homes = [flag for flag in flags_with(key) if exists(f"--{flag}", release)]
+    places = [f"`{flag}: {{{key}: …}}`" for flag in homes]
+    for section in sections_of(key, release.version):
+        inner = f"{{{section}: {{{key}: …}}}}" if section else f"{{{key}: …}}"
+        places.append(f"`additional-config: {inner}`")
+    if places:
+        return phrase("write {places}", places=joined(places, " or "))
+    if is_plugins(key.upper()) or key.startswith(_VARIABLES):
+        return phrase("`{name}` belongs under `serve.env`", name=key.upper())
+    return _SETTINGS_INSTEAD.get(key, "")
 
 
 def _instead(plain: str) -> str:

@@ -50,13 +50,17 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A row: `reason` holds for releases from `since` and before `until`, where it `applies`."""
+    """A row: `reason` holds for releases from `since` and before `until`, where it `applies`.
+
+    fails  people met it: the planner takes such a layout only where no other fits
+    """
 
     reason: str
     source: str
     applies: Callable[[Case], bool]
     since: str = ""
     until: str = ""
+    fails: bool = False
 
     def covers(self, version: str) -> bool:
         """Whether the row holds for this release."""
@@ -216,6 +220,7 @@ NOTES = (
         lambda case: case.shape.model_type == "qwen3_next" and case.layout.tensor >= 8,
         since="0.11.0rc0",
         until="0.20.2rc1",
+        fails=True,
     ),
     Limit(
         "LoRA with tensor parallelism: the start was reported to crash (`hidden in should be "
@@ -223,6 +228,7 @@ NOTES = (
         "#16586, #10562",
         lambda case: "lora" in case.features and case.layout.tensor > 1,
         since="0.21.0rc1",
+        fails=True,
     ),
     Limit(
         "LoRA of Llama may fail with mismatched dimensions (einsum) in this release",
@@ -242,6 +248,7 @@ NOTES = (
         ),
         since="0.21.0rc1",
         until="0.22.1rc1",
+        fails=True,
     ),
     Limit(
         "GLM-5 as W4A8: with MC2 answers may be wrong",
@@ -253,6 +260,7 @@ NOTES = (
         ),
         since="0.21.0rc1",
         until="0.22.1rc1",
+        fails=True,
     ),
     Limit(
         "Qwen3.6 as MoE may end with speculative decoding (`numAcceptedTokens exceeds varlen "
@@ -270,6 +278,7 @@ NOTES = (
         lambda case: case.shape.model_type == "minimax_m2" and case.hosts > 1,
         since="0.22.1rc1",
         until="0.23.0rc1",
+        fails=True,
     ),
     Limit(
         "Kimi-K2.5 with MC2 on one A3 host may run out of memory with this release's CANN 9.0.0",
@@ -282,6 +291,7 @@ NOTES = (
         ),
         since="0.22.1rc1",
         until="0.23.0rc1",
+        fails=True,
     ),
     Limit(
         "DeepSeek-V4-Pro on A3 and 950: memory in use may grow until the service ends",
@@ -309,6 +319,7 @@ NOTES = (
         lambda case: _spreads_experts(case) and case.hosts == 1 and case.backend == "ray",
         since="0.11.0rc1",
         until="0.11.0rc3",
+        fails=True,
     ),
     Limit(
         "data with expert parallelism over two hosts: there are reports of failed starts, and that "
@@ -317,6 +328,7 @@ NOTES = (
         lambda case: _spreads_experts(case) and case.hosts > 1 and case.layout.data > 1,
         since="0.11.0rc0",
         until="0.11.0rc2",
+        fails=True,
     ),
     Limit(
         "pipeline or data parallelism under Ray over several hosts: an open report that neither "
@@ -329,6 +341,7 @@ NOTES = (
         ),
         since="0.19.1rc1",
         until="0.20.2rc1",
+        fails=True,
     ),
     Limit(
         "tensor parallelism over more than two hosts: no public measurement",
@@ -351,6 +364,7 @@ NOTES = (
         lambda case: _spreads_experts(case) and case.layout.data > 1,
         since="0.10.0rc1",
         until="0.10.1rc1",
+        fails=True,
     ),
     Limit(
         "a latent KV cache in NPU graph mode needs 32, 64 or 128 heads on a rank",
@@ -363,6 +377,9 @@ NOTES = (
         until="0.12.0rc1",
     ),
 )  # fmt: skip
+
+
+FAULTS = tuple(row for row in NOTES if row.fails)
 
 
 def limits(case: Case, version: str) -> tuple[str, ...]:
@@ -379,6 +396,11 @@ def runs_from(case: Case, version: str) -> str:
 def notes(case: Case, version: str) -> tuple[str, ...]:
     """Return what makes it doubtful that a release runs what `limits` lets pass."""
     return tuple(_reasons(NOTES, case, version))
+
+
+def faults(case: Case, version: str) -> tuple[str, ...]:
+    """Return those notes that report a failure."""
+    return tuple(_reasons(FAULTS, case, version))
 
 
 def _reasons(rows: tuple[Limit, ...], case: Case, version: str) -> Iterator[str]:

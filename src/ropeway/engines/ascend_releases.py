@@ -236,6 +236,12 @@ def nearest(version: str) -> Release | None:
     return release_of(version) or max(older, key=lambda row: order(row.version), default=None)
 
 
+def rules_of(version: str) -> Release:
+    """Return the row whose rules hold for a release: its own, else the nearest before it, else the
+    first of all."""
+    return nearest(version) or RELEASES[0]
+
+
 def taken_release(
     image: str | None, version: str | None, like: str | None = None, found: str = ""
 ) -> Release:

@@ -26,7 +26,8 @@ from ropeway.engines.base import Node
 from ropeway.errors import Refused
 from ropeway.models.shape import ModelShape
 from ropeway.phrases import joined, phrase
-from ropeway.spec.engine_flags import written_settings
+from ropeway.spec.engine_args import OWN_KEY
+from ropeway.spec.engine_flags import flag_name, written_settings
 from ropeway.suggest import did_you_mean
 
 # Ray's first release with token authentication (docs.ray.io, ray-security/token-auth), and the
@@ -45,6 +46,8 @@ _READY_SECONDS = 600
 _KEY_OF: Mapping[str, tuple[str, bool]] = changes()["key_of"]
 # What to do about a name that was removed.
 _INSTEAD: Mapping[str, str] = changes()["settings_instead"]
+# flag of vLLM's that takes JSON → the keys in it
+_KEYS_OF_FLAGS: Mapping[str, Sequence[str]] = changes()["keys_of_flags"]
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def _reads_nested(section: str, key: str, version: str) -> bool:
     return _covers(_tables()["nested"].get(f"{section}.{key}", ""), version)
 
 
-def _sections_of(key: str, version: str) -> list[str]:
+def sections_of(key: str, version: str) -> list[str]:
     """Return where the release reads a key: sections, and "" for the top."""
     sections = dict.fromkeys(name.partition(".")[0] for name in _tables()["nested"])
     return [
@@ -172,7 +175,7 @@ def _placed(given: Mapping[str, object], version: str) -> tuple[dict[str, object
     }
     notes: list[str] = []
     for section, key in [*(("", key) for key in given), *_nested_keys(given)]:
-        places = _sections_of(key, version)
+        places = sections_of(key, version)
         if section in places or (section and not places):
             continue  # what sections read is known less well than what the top does
         if len(places) != 1:
@@ -430,13 +433,27 @@ def _ignored(name: str, version: str, kind: str, where: str, places: Sequence[st
         readable = [other for other in known if _covers(known[other], version)]
         nested = _tables()["nested"] if kind == "keys" else {}
         inner = [one.partition(".")[2] for one in nested if _covers(nested[one], version)]
-        hint = did_you_mean(name, [*readable, *inner]) or "remove it"
+        hint = _elsewhere(name) or did_you_mean(name, [*readable, *inner]) or "remove it"
     return Refused(
         phrase("`{name}` would be ignored by vLLM-Ascend {version}", name=name, version=version),
         where=where,
         evidence=(evidence,),
         hint=hint,
     )
+
+
+def _elsewhere(key: str) -> str:
+    """Return the hint that says where vLLM itself has a key; "" where it is none of vLLM's."""
+    if ours := OWN_KEY.get(flag_name(key)):
+        return phrase("did you mean {names}?", names=f"`{ours}`")
+    places = (f"`{flag}: {{{key}: …}}`" for flag in flags_with(key))
+    words = joined(places, " or ")
+    return phrase("write {places}", places=words) if words else ""
+
+
+def flags_with(key: str) -> Iterator[str]:
+    """Yield vLLM's flags that take JSON with this key in it: `compilation-config`."""
+    return (flag for flag, keys in _KEYS_OF_FLAGS.items() if key in keys)
 
 
 def _other_way(name: str, version: str) -> str:

@@ -30,6 +30,7 @@ _OF_RANKS = {"lora-modules"}
 # Texts that a model is given or that end its answer, which may begin with `/` too.
 _OF_TEXTS = re.compile(r"kwargs|prompt|stop|suffix|prefix|words|generation_config|hf_overrides")
 _PATH = re.compile(r"/[^\x00\n]*[^\x00\n/]/?")
+_RELATIVE = re.compile(r"(?:\.\.?|~[\w-]*)/\S")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,20 @@ def named_paths(
     return tuple(found.values())
 
 
+def relative_paths(
+    engine_args: Mapping[str, object], env: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Yield each path that does not begin at the root (`./a`, `~/a`), and where the spec has it."""
+    for flag, value in engine_args.items():
+        for text in _texts(flag, value):
+            if _RELATIVE.match(text):
+                yield text, f"serve.engine_args, {flag}"
+    for name, text in env.items():
+        for part in _listed(name, text) if _OF_FILES.search(name) else ():
+            if _RELATIVE.match(part):
+                yield part, f"serve.env, {name}"
+
+
 def _listed(name: str, text: str) -> list[str]:
     """Return what a variable lists: its text, or each part of one with colons as `PATH` has.
 
@@ -85,34 +100,37 @@ def _listed(name: str, text: str) -> list[str]:
 
 
 def _in_value(name: str, value: object) -> Iterator[str]:
-    """Yield the paths in a value, at any depth; its name says whether it is written or no file."""
+    return filter(None, map(_path_of, _texts(name, value)))
+
+
+def _texts(name: str, value: object) -> Iterator[str]:
+    """Yield the texts in a value, at any depth, that may be paths of files: without `name=`.
+
+    The value's own name says whether it is written or no file.
+    """
     plain = name.lower().replace("-", "_")
     if plain in _OF_URLS or _WRITTEN.search(plain) or _OF_TEXTS.search(plain):
         return
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _in_value(str(key), item)
+            yield from _texts(str(key), item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _in_value(name, item)
-    elif isinstance(value, str):
-        yield from _in_text(name, value)
-
-
-def _in_text(name: str, text: str) -> Iterator[str]:
-    text = text.strip()
-    if text[:1] in ("{", "["):
+            yield from _texts(name, item)
+    elif isinstance(value, str) and value.strip()[:1] in ("{", "["):
         try:
-            data = parse_json(text)
+            data = parse_json(value)
         except ValueError:
             return
-        yield from _in_value(name, data)
-        return
-    path = re.sub(r"^[\w.-]+=(?=/)", "", text)
-    if not _PATH.fullmatch(path) or path.startswith("//"):
-        return
-    if ":" not in path:
-        yield path.rstrip("/")
+        yield from _texts(name, data)
+    elif isinstance(value, str):
+        yield re.sub(r"^[\w.-]+=(?=[/.~])", "", value.strip())
+
+
+def _path_of(text: str) -> str | None:
+    """Return the absolute path that a text is; None for any other."""
+    is_path = _PATH.fullmatch(text) and not text.startswith("//") and ":" not in text
+    return text.rstrip("/") if is_path else None
 
 
 def covered(path: str, folders: Iterable[str]) -> bool:

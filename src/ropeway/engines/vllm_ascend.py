@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 
-from ropeway.engines import ascend_flags, ascend_layouts, ascend_settings, vllm
+from ropeway.engines import ascend_flags, ascend_layouts, ascend_serve, ascend_settings, vllm
 from ropeway.engines.ascend_backends import (
     NODES_DOCUMENTED,
     RAY_SPAN_SINCE,
@@ -34,8 +34,6 @@ from ropeway.spec.engine_args import engine_argument_flags
 from ropeway.spec.engine_flags import sets_flag
 from ropeway.spec.types import bracketed
 
-# Before, the plug-in's worker did not read it and sized the cache by itself (worker/worker.py).
-KV_CACHE_BYTES_SINCE = "0.19.1rc1"
 # Since then vLLM logs requests only on demand (vllm-project/vllm pull request 21739).
 _SILENT_SINCE = "0.10.1"
 
@@ -74,13 +72,6 @@ class AscendReplica(Replica):
             self.serve.env, self.serve.engine_args, self.release.version
         )
 
-    @property
-    def uses_settings(self) -> bool:
-        """Whether the user sets what the plug-in reads: its variables, or `--additional-config`."""
-        return bool(self.settings.config) or any(
-            ascend_settings.is_plugins(name) for name in self.serve.env
-        )
-
     @cached_property
     def named_paths(self) -> tuple[NamedPath, ...]:
         """The files that the user's flags and variables point into."""
@@ -110,18 +101,14 @@ class AscendReplica(Replica):
         _check_interfaces(self)
         _check_layout(self, shape)
         _check_quantisation(self, shape)
-        _check_cache_size(self)
-        ascend_flags.check(self.serve.engine_args, self.release)
-        _ = self.settings  # raises for names that the release ignores
+        ascend_serve.check(self.serve, self.release, self.family)
 
     def notes(self, shape: ModelShape) -> tuple[str, ...]:
         return (
             *self.release.notes,
             phrase("not verified on NPU hardware by us"),
             *ascend_layouts.notes(_case(self, shape), self.release.version),
-            *self.settings.notes,
-            *((self.release.unread_note,) if self.uses_settings and self.release.unread else ()),
-            *ascend_flags.notes(self.serve.engine_args, self.release),
+            *ascend_serve.notes(self.serve, self.release, self.family),
             *role_notes(self.serve.engine_args),
             *task_notes(self.model, shape, self.serve.engine_args),
             *_own_notes(self),
@@ -198,8 +185,6 @@ class AscendReplica(Replica):
 def _own_notes(replica: AscendReplica) -> list[str]:
     """Return what is doubtful, or was adapted, for the chips and the way the hosts are joined."""
     notes: list[str] = []
-    if replica.family == "310P" and replica.serve.dtype == "auto":
-        notes.append("310P computes in float16, so `--dtype float16` is set (tutorials, 310p.md)")
     renumbered = any(node.devices != tuple(range(len(node.devices))) for node in replica.nodes)
     old = order(replica.release.version) < order("0.29.0rc1")
     if replica.family == "950" and replica.backend == "ray" and renumbered and old:
@@ -371,20 +356,3 @@ def _check_quantisation(replica: AscendReplica, shape: ModelShape) -> None:
     )
     if fault is not None:
         raise fault.refused(replica.release.version, replica.model)
-
-
-def _check_cache_size(replica: AscendReplica) -> None:
-    old = order(replica.release.version) < order(KV_CACHE_BYTES_SINCE)
-    if replica.serve.kv_cache is None or not old:
-        return
-    raise Refused(
-        "`serve.kv_cache` has no effect in this release: its worker sizes the cache itself",
-        where=f"vLLM-Ascend {replica.release.version}",
-        evidence=(
-            phrase(
-                "vllm_ascend/worker reads kv_cache_memory_bytes since {release}",
-                release=KV_CACHE_BYTES_SINCE,
-            ),
-        ),
-        hint="set `serve.memory`, a fraction of the NPU's memory, instead",
-    )

@@ -149,6 +149,7 @@ class Candidate:
     max_sequences  running at once in one data-parallel rank
     on_front       Pareto-optimal: no other has both more throughput and less time per token
     notes          doubts whether it works, which are less than a rejection
+    faults         how many of these are reports that it fails
     replicas       independent engines, which share the load
     clients        requests in flight in all; None where they come at a rate
     """
@@ -163,6 +164,7 @@ class Candidate:
     memory: Memory
     cost: Cost | None
     notes: tuple[str, ...] = ()
+    faults: int = 0
     replicas: int = 1
     clients: int | None = None
 

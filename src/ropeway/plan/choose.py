@@ -10,7 +10,9 @@ from itertools import product
 from math import inf, log
 from operator import itemgetter
 
-from ropeway.engines.ascend_layouts import limits, notes, runs_from
+from ropeway.engines import ascend_serve
+from ropeway.engines.ascend_layouts import faults, notes
+from ropeway.engines.ascend_releases import later_than, rules_of
 from ropeway.engines.ascend_settings import quantisation_fault, scheme_of
 from ropeway.engines.placement import hosts_of_replicas, replicas_that_fit
 from ropeway.engines.vllm import context_doubt
@@ -40,11 +42,11 @@ _STEP = 16
 def choose(request: PlanRequest) -> Plan:
     """Judge every layout that can run and take the best.
 
-    Raises Refused for an impossible context and for weights that the chips cannot load,
-    LayoutError where the only requested layout cannot run; with the numbers. It is not an error if
-    nothing fits: then `chosen` is None.
+    Raises Refused for an impossible context, for weights that the chips cannot load and for flags
+    that the release does not take, LayoutError where the only requested layout cannot run; with the
+    numbers. It is not an error if nothing fits: then `chosen` is None.
     """
-    _check_quantisation(request)
+    _check_engine(request)
     search = search_of(request)
     layouts = _layouts(search)
     ranked, rejected = _ranked(search, layouts)
@@ -85,11 +87,12 @@ def _ranked(search: Search, layouts: Sequence[Layout]) -> tuple[list[Candidate],
     return ranked, [item for item in verdicts if isinstance(item, Rejected)]
 
 
-def _check_quantisation(request: PlanRequest) -> None:
+def _check_engine(request: PlanRequest) -> None:
     """Raise Refused where no layout helps: what `up` refuses is not planned."""
     if request.chip is None:
         return
     scheme, traits = scheme_of(request.shape), request.traits
+    ascend_serve.check(request.serve, rules_of(traits.version), request.chip.family)
     fault = quantisation_fault(scheme, request.shape, traits.version, request.chip.family)
     if fault is not None:
         more = phrase("with such weights: `--model {model}-W8A8`", model=request.model_name)
@@ -113,7 +116,8 @@ def _layouts(search: Search) -> tuple[Layout, ...]:
 def _cannot_run(search: Search, refusal: Rejected) -> LayoutError:
     """Return the error for the only requested layout, which the release cannot run."""
     version, layout = search.request.traits.version, refusal.layout
-    later = runs_from(search.case(layout), version)
+    newer = (row.version for row in later_than(version))
+    later = next((each for each in newer if not search.refusals(layout, each)), "")
     hint = phrase("take another layout: `ropeway plan` without `--layout` lists them")
     if later:
         hint = joined((phrase("take {version} or newer", version=later), hint))
@@ -131,7 +135,6 @@ def _cannot_run(search: Search, refusal: Rejected) -> LayoutError:
 def _judge(search: Search, layout: Layout) -> Candidate | Rejected:
     """Return the layout as a candidate, with its best number of replicas, or why it is rejected."""
     request = search.request
-    case, release = search.case(layout), request.traits.version
     clients = _fixed_clients(request)
     if clients is not None and layout.data > clients:
         idle = phrase(
@@ -141,7 +144,7 @@ def _judge(search: Search, layout: Layout) -> Candidate | Rejected:
             idle=layout.data - clients,
         )
         return Rejected(layout, "bound", idle, layout.data / clients)
-    if request.chip is not None and (reasons := limits(case, release)):
+    if reasons := search.refusals(layout, request.traits.version):
         return Rejected(layout, "engine", joined(reasons))
     numbers = _replica_numbers(search, layout)
     if not numbers:
@@ -265,6 +268,7 @@ def _try(search: Search, layout: Layout, replicas: int) -> Candidate | Rejected:
             currency=request.currency,
             job_tokens=None if prompts is None else prompts * tokens,
         )
+    said, reported = _layout_notes(search, layout)
     return Candidate(
         layout=layout,
         hosts=hosts,
@@ -275,7 +279,8 @@ def _try(search: Search, layout: Layout, replicas: int) -> Candidate | Rejected:
         forecast=forecast,
         memory=fit.memory,
         cost=paid,
-        notes=_layout_notes(search, layout),
+        notes=said,
+        faults=reported,
         replicas=replicas,
         clients=load.clients and load.clients * replicas,
     )
@@ -348,9 +353,11 @@ def _with_front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _rank(request: PlanRequest, item: Candidate) -> tuple[float, ...]:
-    """Return a sort key, smallest for the best: the objective, then doubts, size, simplicity."""
+    """Return a sort key, smallest for the best: what was not reported to fail, the objective, then
+    doubts, size, simplicity."""
     layout, aim = item.layout, request.aim(item.hosts, item.forecast)
     return (
+        item.faults,
         round(log(max(aim, 1e-12)) / _TIE),
         len(item.notes),
         item.hosts,
@@ -399,11 +406,16 @@ def _context_words(
         )
 
 
-def _layout_notes(search: Search, layout: Layout) -> tuple[str, ...]:
-    """Return why a layout may not run, though nothing says that it cannot."""
-    request, case = search.request, search.case(layout)
-    if request.chip is None or request.reads_only:
-        return ()
-    version, experts = request.traits.version, bool(request.shape.experts)
+def _layout_notes(search: Search, layout: Layout) -> tuple[tuple[str, ...], int]:
+    """Return why a layout may not run, though nothing says that it cannot, and how many of these
+    are reports that it failed."""
+    request, version = search.request, search.request.traits.version
+    if request.chip is None:
+        return (), 0
+    case = search.case(layout, version)
+    said, reported = notes(case, version), len(faults(case, version))
+    if request.reads_only:
+        return said, reported
+    experts = bool(request.shape.experts)
     words = unreported(layout, case.hosts, experts=experts, family=case.family, version=version)
-    return (*filter(None, (words,)), *notes(case, version))
+    return (*filter(None, (words,)), *said), reported

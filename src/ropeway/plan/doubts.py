@@ -3,6 +3,8 @@ limit, what was not said."""
 
 from collections.abc import Iterator, Sequence
 
+from ropeway.engines import ascend_serve
+from ropeway.engines.ascend_releases import rules_of
 from ropeway.phrases import phrase
 from ropeway.plan.candidate import Candidate, PlanRequest
 from ropeway.plan.fit import Search
@@ -21,6 +23,7 @@ def doubts(search: Search, ranked: Sequence[Candidate]) -> Iterator[str]:
     if not ranked:
         return
     yield from search.request.flag_notes
+    yield from _serve_notes(search.request)
     yield from ranked[0].notes
     yield from memory_doubts(search, ranked[0])
     if search.request.layout is None:
@@ -28,6 +31,13 @@ def doubts(search: Search, ranked: Sequence[Candidate]) -> Iterator[str]:
     yield from _load_words(search, ranked[0])
     yield from _router_words(ranked[0])
     yield from _length_words(search.request)
+
+
+def _serve_notes(request: PlanRequest) -> Iterator[str]:
+    """Yield what the release makes of the spec's flags, as `up` says it."""
+    if request.chip is not None:
+        release = rules_of(request.traits.version)
+        yield from ascend_serve.notes(request.serve, release, request.chip.family)
 
 
 def most_measured(search: Search, chosen: Candidate) -> int | None:

@@ -3,14 +3,15 @@
 from dataclasses import dataclass, replace
 from math import ceil
 
-from ropeway.engines.ascend_layouts import Case
+from ropeway.engines.ascend_backends import planned_backend
+from ropeway.engines.ascend_layouts import Case, limits
 from ropeway.engines.ascend_memory import EngineMemory, dispatch_mebibytes, engine_memory
-from ropeway.engines.ascend_releases import order
+from ropeway.engines.ascend_releases import order, rules_of
 from ropeway.engines.placement import HostSizes, hosts_needed
 from ropeway.engines.vllm import SEQUENCES
 from ropeway.errors import Refused
 from ropeway.hardware import Chip
-from ropeway.phrases import Phrase, phrase
+from ropeway.phrases import Phrase, joined, phrase
 from ropeway.plan.candidate import PlanRequest
 from ropeway.plan.layout import host_sizes_of
 from ropeway.plan.load import Load, whole_context
@@ -63,12 +64,31 @@ class Search:
         assert hosts is not None  # layouts without room are not searched
         return hosts
 
-    def case(self, layout: Layout) -> Case:
-        """Return what the rules of releases look at."""
+    def refusals(self, layout: Layout, version: str) -> tuple[str, ...]:
+        """Return why a release cannot run a layout, as `up` says it; none on the local cluster."""
+        if self.request.chip is None:
+            return ()
+        try:
+            return limits(self.case(layout, version), version)
+        except Refused as error:
+            return (joined((error.what, *error.evidence)),)
+
+    def case(self, layout: Layout, version: str) -> Case:
+        """Return what the rules of a release look at. Raises Refused where nothing joins the hosts
+        of a layout, as for `up`."""
         family = self.request.chip.family if self.request.chip else ""
         graph = self.request.traits.graph
-        hosts, features = self.hosts(layout), self.request.features
-        return Case(layout, self.request.shape, family, hosts, graph, features=features)
+        return Case(
+            layout,
+            self.request.shape,
+            family,
+            self.hosts(layout),
+            graph,
+            backend=planned_backend(
+                layout, self.host_sizes, rules_of(version), self.request.serve.backend
+            ),
+            features=self.request.features,
+        )
 
     def batched(self, layout: Layout) -> int:
         """Return the tokens of one step."""

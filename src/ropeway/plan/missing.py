@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil
 
-from ropeway.engines.ascend_layouts import limits
 from ropeway.models.quantisation import precision_named
 from ropeway.phrases import count, phrase
 from ropeway.plan.candidate import Rejected
@@ -161,7 +160,7 @@ def _smallest(search: Search) -> tuple[Layout, Fit] | None:
     for layout in layouts:
         if layout.data > 1 and not layout.expert:
             continue
-        if request.chip and limits(search.case(layout), request.traits.version):
+        if search.refusals(layout, request.traits.version):
             continue
         fit = fit_layout(search, layout)
         if fit.memory.fits:

@@ -304,9 +304,10 @@ def _derived(chosen: Candidate, search: Search) -> Iterator[Value]:
 
 def _best_words(plan: Plan, chosen: Candidate) -> Phrase:
     request = plan.request
-    aims = [request.aim(item.hosts, item.forecast) for item in plan.candidates]
+    sound = [item for item in plan.candidates if item.faults <= chosen.faults]
+    aims = [request.aim(item.hosts, item.forecast) for item in sound]
     best = {"cost": "the cheapest", "latency": "the quickest"}.get(request.minimised, "the most")
-    figure, number = figure_of(request, chosen), len(plan.candidates)
+    figure, number = figure_of(request, chosen), len(sound)
     words = phrase("{figure}, {best} of {n:,} that fit", figure=figure, best=best, n=number)
     if request.aim(chosen.hosts, chosen.forecast) > min(aims):
         words = phrase(
@@ -314,6 +315,12 @@ def _best_words(plan: Plan, chosen: Candidate) -> Phrase:
             figure=figure,
             n=number,
         )
+    if number < len(plan.candidates):
+        faulty = phrase(
+            "{n:,} more fit, but were reported to fail in this release",
+            n=len(plan.candidates) - number,
+        )
+        words = joined((words, faulty))
     if len(plan.candidates) == 1:
         return words
     second = plan.candidates[1]

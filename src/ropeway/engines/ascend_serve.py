@@ -1,0 +1,134 @@
+"""What a release and a chip make of a spec's `serve`, whatever the layout: refusals and notes.
+
+`plan` and `up` ask here, so that neither lets through what the other refuses. `#N` is an issue of
+vllm-project/vllm-ascend.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+
+from ropeway.engines import ascend_flags
+from ropeway.engines.ascend_releases import Release, order
+from ropeway.engines.ascend_settings import is_plugins, resolve_settings
+from ropeway.engines.named_paths import relative_paths
+from ropeway.errors import Refused
+from ropeway.outside import parse_json
+from ropeway.phrases import phrase
+from ropeway.spec.engine_flags import flag_value
+from ropeway.spec.model import Serve
+
+# Before, the plug-in's worker did not read it and sized the cache by itself (worker/worker.py).
+KV_CACHE_BYTES_SINCE = "0.19.1rc1"
+_FLOAT16_ONLY = (
+    "vllm-ascend docs/source/tutorials/single_node_300i.md of v0.11.0, 310p.md of v0.13.0"
+)
+# vLLM 0.32.0: entrypoints/launchers/cli_args.py, and v1/worker/lora_model_runner_mixin.py
+_ADAPTER_FORMS = "vLLM, LoRAParserAction: `name=path`, or JSON with `name` and `path`"
+_LORA_IS_OFF = "vLLM: LoRA is not enabled. Use --enable-lora to enable LoRA."
+
+
+def check(serve: Serve, release: Release, family: str) -> None:
+    """Raise Refused for a value, a flag or a variable that cannot work, or has no effect."""
+    _check_dtype(serve, family)
+    _check_cache_size(serve, release)
+    ascend_flags.check(serve.engine_args, release)
+    _check_paths(serve)
+    _check_adapters(serve.engine_args)
+    resolve_settings(serve.env, serve.engine_args, release.version)
+
+
+def notes(serve: Serve, release: Release, family: str) -> Iterator[str]:
+    """Yield what is adapted, what a later release removed, and what was not read."""
+    settings = resolve_settings(serve.env, serve.engine_args, release.version)
+    yield from settings.notes
+    if release.unread and (settings.config or any(map(is_plugins, serve.env))):
+        yield release.unread_note
+    yield from ascend_flags.notes(serve.engine_args, release)
+    if family == "310P" and serve.dtype == "auto":
+        yield "310P computes in float16, so `--dtype float16` is set (tutorials, 310p.md)"
+    for _, path in _adapters(serve.engine_args):
+        if not path.startswith("/"):
+            yield phrase(
+                "`{path}` (serve.engine_args, lora-modules) does not begin at the root: nothing is "
+                "mounted, and vLLM takes it for the name of a published adapter",
+                path=path,
+            )
+
+
+def _check_dtype(serve: Serve, family: str) -> None:
+    """Raise Refused for numbers that 310P does not compute with."""
+    cache = flag_value(serve.engine_args, "kv-cache-dtype")
+    for key, value in (("dtype", serve.dtype), ("engine_args, kv-cache-dtype", cache)):
+        if family == "310P" and value in ("bfloat16", "float32"):
+            raise Refused(
+                phrase("310P computes in float16 alone, not in {dtype}", dtype=value),
+                where=f"serve.{key}",
+                evidence=(_FLOAT16_ONLY,),
+                hint="write `float16`, or remove it: a model in bfloat16 is loaded as float16",
+            )
+
+
+def _check_cache_size(serve: Serve, release: Release) -> None:
+    if serve.kv_cache is None or order(release.version) >= order(KV_CACHE_BYTES_SINCE):
+        return
+    raise Refused(
+        "`serve.kv_cache` has no effect in this release: its worker sizes the cache itself",
+        where=f"vLLM-Ascend {release.version}",
+        evidence=(
+            phrase(
+                "vllm_ascend/worker reads kv_cache_memory_bytes since {release}",
+                release=KV_CACHE_BYTES_SINCE,
+            ),
+        ),
+        hint="set `serve.memory`, a fraction of the NPU's memory, instead",
+    )
+
+
+def _check_paths(serve: Serve) -> None:
+    """Raise Refused for a path that means another file in a container, and so is not mounted."""
+    for path, where in relative_paths(serve.engine_args, serve.env):
+        raise Refused(
+            phrase(
+                "`{path}` is not an absolute path, and containers have other working directories",
+                path=path,
+            ),
+            where=where,
+            hint=phrase("write it from the root: `/data/…`"),
+        )
+
+
+def _check_adapters(engine_args: Mapping[str, object]) -> None:
+    """Raise Refused for adapters in a form that the engine does not read, or with LoRA off."""
+    adapters = tuple(_adapters(engine_args))
+    if not adapters:
+        return
+    where = "serve.engine_args, lora-modules"
+    if unread := [text for text, path in adapters if not path]:
+        raise Refused(
+            phrase("`{text}` does not name an adapter", text=unread[0]),
+            where=where,
+            evidence=(_ADAPTER_FORMS,),
+            hint="write `lora-modules: [sql=/data/lora/sql]`",
+        )
+    if not ascend_flags.is_given(engine_args, "enable-lora"):
+        raise Refused(
+            "`lora-modules` names adapters, and LoRA is off: the start fails",
+            where=where,
+            evidence=(_LORA_IS_OFF,),
+            hint="add `enable-lora: true`, or remove the adapters",
+        )
+
+
+def _adapters(engine_args: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield each adapter as written, with its path; "" where vLLM reads none in it."""
+    given = flag_value(engine_args, "lora-modules")
+    for item in given if isinstance(given, list | tuple) else (given,) if given else ():
+        text = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
+        _, named, path = text.partition("=")
+        if not named or "," in text:  # vLLM takes it for JSON then
+            try:
+                read = parse_json(text)
+            except ValueError:
+                read = None
+            path = str(read.get("path") or "") if isinstance(read, Mapping) else ""
+        yield text, path

@@ -1,0 +1,143 @@
+"""`plan` and `up` go by the same rules of flags, variables, chips and layouts."""
+
+from dataclasses import replace
+
+import pytest
+
+from ropeway.engines.ascend_releases import rules_of
+from ropeway.engines.ascend_serve import notes
+from ropeway.errors import Refused
+from ropeway.hardware import chip_named
+from ropeway.launch.complete import Inputs, complete
+from ropeway.launch.served_model import ServedModel
+from ropeway.models.known import known
+from ropeway.plan.candidate import Plan
+from ropeway.plan.choose import choose
+from ropeway.plan.request import request_for_hosts
+from ropeway.spec.model import Layout, Spec
+
+
+def spec_of(model: str = "Qwen3-8B", chip: str = "910B4", hosts: int = 1, **serve: object) -> Spec:
+    machines = [{"address": f"192.0.2.{at + 1}", "npus": 8} for at in range(hosts)]
+    return Spec.model_validate(
+        {
+            "cluster": {"chip": chip, "nic": "eth0", "hosts": machines},
+            "model": {"path": f"/data/{model}"},
+            "serve": {"version": "0.23.0", "context": 8192, **serve},
+        }
+    )
+
+
+def planned(spec: Spec) -> Plan:
+    shape, chip = known(spec.model.path), chip_named(spec.cluster.chip)
+    return choose(request_for_hosts(spec, shape, chip, spec.serve.version))
+
+
+def started(spec: Spec):
+    names = tuple(f"host{at}" for at in range(spec.cluster.host_count))
+    return complete(spec, names, Inputs({}, {}, "image", ServedModel(known(spec.model.path))))
+
+
+@pytest.mark.parametrize(
+    ("serve", "chip", "what", "hint"),
+    [
+        ({"engine_args": {"cudagraph_mode": "FULL"}}, "910B4", "cudagraph_mode",
+         "write `compilation-config: {cudagraph_mode: …}`"),
+        ({"engine_args": {"num_speculative_tokens": 1}}, "910B4", "num_speculative_tokens",
+         "write `speculative-config: {num_speculative_tokens: …}`"),
+        ({"engine_args": {"kv_role": "kv_both"}}, "910B4", "kv_role",
+         "write `kv-transfer-config: {kv_role: …}`"),
+        ({"engine_args": {"enable_flashcomm1": True}}, "910B4", "enable_flashcomm1",
+         "write `additional-config: {enable_flashcomm1: …}`"),
+        ({"engine_args": {"fuse_muls_add": True}}, "910B4", "fuse_muls_add",
+         "write `additional-config: {ascend_compilation_config: {fuse_muls_add: …}}`"),
+        ({"engine_args": {"torchair_graph_config": {}}}, "910B4", "torchair_graph_config",
+         "ACL graphs took over"),
+        ({"engine_args": {"VLLM_USE_V1": 1}}, "910B4", "VLLM_USE_V1",
+         "`VLLM_USE_V1` belongs under `serve.env`"),
+        ({"engine_args": {"rope-scaling": {"rope_type": "yarn", "factor": 2.0}}}, "910B4",
+         "rope-scaling", "hf-overrides"),
+        ({"engine_args": {"additional-config": {"cudagraph_mode": "FULL"}}}, "910B4",
+         "cudagraph_mode", "write `compilation-config: {cudagraph_mode: …}`"),
+        ({"engine_args": {"additional-config": {"max_num_seqs": 8}}}, "910B4", "max_num_seqs",
+         "`serve.max_sequences`"),
+        ({"engine_args": {"additional-config": {"no_such_key": 8}}}, "910B4", "no_such_key",
+         "remove it"),
+        ({"env": {"VLLM_ASCEND_NO_SUCH": "1"}}, "910B4", "VLLM_ASCEND_NO_SUCH", "did you mean"),
+        ({"engine_args": {"lora-modules": ["sql=/data/sql"]}}, "910B4", "LoRA is off",
+         "enable-lora: true"),
+        ({"engine_args": {"enable-lora": True, "lora-modules": ["/data/sql"]}}, "910B4",
+         "does not name an adapter", "lora-modules: [sql="),
+        ({"engine_args": {"enable-lora": True, "lora-modules": ["sql=./sql"]}}, "910B4",
+         "`./sql` is not an absolute path", "from the root"),
+        ({"engine_args": {"chat-template": "~/chat.jinja"}}, "910B4",
+         "`~/chat.jinja` is not an absolute path", "from the root"),
+        ({"dtype": "bfloat16"}, "310P3", "float16 alone, not in bfloat16", "`float16`"),
+        ({"dtype": "float32"}, "310P3", "float16 alone, not in float32", "`float16`"),
+        ({"kv_cache": "4GiB", "version": "0.11.0"}, "910B4", "no effect", "serve.memory"),
+    ],
+)  # fmt: skip
+def test_what_up_refuses_is_not_planned(serve, chip, what, hint):
+    spec = spec_of(chip=chip, layout="TP1", **serve)
+    with pytest.raises(Refused) as of_up:
+        started(spec)
+    with pytest.raises(Refused) as of_plan:
+        planned(spec)
+    assert of_up.value.as_json() == of_plan.value.as_json()
+    assert what in of_up.value.what and hint in (of_up.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("serve", "chip"),
+    [
+        ({"engine_args": {"chat-template": "/data/chat.jinja"}}, "910B4"),
+        ({"engine_args": {"chat-template": "{{ messages }}", "download-dir": "./x"}}, "910B4"),
+        ({"engine_args": {"enable-lora": True, "lora_modules": ["a=/data/a"]}}, "910B4"),
+        ({"engine_args": {"enable-lora": True,
+                          "lora-modules": {"name": "a", "path": "/data/a"}}}, "910B4"),
+        ({"engine_args": {"compilation-config": {"cudagraph_mode": "FULL"}}}, "910B4"),
+        ({"dtype": "float16"}, "310P3"),
+        ({}, "310P3"),
+        ({"dtype": "bfloat16"}, "910B4"),
+    ],
+)  # fmt: skip
+def test_what_runs_is_refused_by_neither(serve, chip):
+    spec = spec_of(chip=chip, layout="TP1", **serve)
+    assert planned(spec).candidates
+    assert started(spec).replicas
+
+
+def test_what_up_notes_of_flags_is_a_doubt_of_the_plan():
+    adapter = {"enable-lora": True, "lora-modules": ["a=org/a"]}
+    spec = spec_of("Qwen3-0.6B", "310P3", layout="TP1", engine_args=adapter)
+    said = tuple(notes(spec.serve, rules_of("0.23.0"), "310P"))
+    assert any("float16" in note for note in said) and any("`org/a`" in note for note in said)
+    assert set(said) <= set(planned(spec).doubts)
+    assert set(said) <= set(started(spec).notes)
+
+
+def test_a_layout_that_was_reported_to_fail_is_chosen_only_where_no_other_fits():
+    lora = {"engine_args": {"enable-lora": True, "lora-modules": ["sql=/data/sql"]}}
+    plan = planned(spec_of(**lora))
+    assert plan.chosen.layout.tensor == 1 and not plan.chosen.faults
+    assert plan.candidates[-1].faults, "TP8 fits too"
+    assert "more fit, but were reported to fail" in plan.why
+    assert planned(spec_of()).chosen.layout.tensor > 1, "without LoRA"
+    asked = replace(plan.request, layout=Layout.parse("TP4"))
+    only = choose(asked)
+    assert only.chosen.faults == 1 and any("#16586" in doubt for doubt in only.doubts)
+
+
+def test_how_hosts_are_joined_is_what_up_does():
+    """`mp` needs `--nnodes`, which 0.11 has not; #10910 is about Ray, which 0.19 does not use."""
+    spec = spec_of(hosts=2, layout="TP16", version="0.11.0", backend="mp")
+    with pytest.raises(Refused, match="cannot join"):
+        started(spec)
+    request = request_for_hosts(spec, known("Qwen3-32B"), chip_named("910B4"), "0.11.0")
+    reasons = {str(item.layout): item.reason for item in choose(request).rejected}
+    assert "cannot join" in reasons["TP16"]
+    for backend, said in ((None, False), ("ray", True)):
+        spec = spec_of("Qwen3-32B", hosts=2, layout="TP8×PP2", version="0.19.1rc1", backend=backend)
+        candidates = {str(item.layout): item.notes for item in planned(spec).candidates}
+        assert any("#10910" in note for note in candidates["TP8×PP2"]) is said
+        assert any("#10910" in note for note in started(spec).notes) is said
