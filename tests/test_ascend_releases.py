@@ -1,13 +1,11 @@
 """Releases of vLLM-Ascend: their order and needs, what they read, and what they cannot run."""
 
-from dataclasses import replace
 from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropeway.engines.ascend_flags import features
 from ropeway.engines.ascend_layouts import LIMITS, NOTES, Case, limits, notes, runs_from
 from ropeway.engines.ascend_releases import (
     DRIVER_NEEDS,
@@ -27,8 +25,6 @@ from ropeway.engines.ascend_settings import (
 )
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
-from ropeway.models.config import Config
-from ropeway.models.encoders import read_encoders
 from ropeway.models.known import known
 from ropeway.spec.model import Layout
 from serve_lines import make_replica, release
@@ -472,19 +468,3 @@ def test_pipeline_with_prefill_context_parallel_is_refused_in_0_23():
     refused = "pipeline with prefill context parallelism"
     assert refused in " ".join(limits(at, "0.23.0"))
     assert refused not in " ".join(limits(at, "0.26.0rc1"))
-
-
-def test_heads_of_a_vision_encoder_must_divide_unless_each_npu_has_a_whole_one():
-    shape = known("Qwen2.5-VL-7B-Instruct")
-    vision = {"model_type": "glm4v_moe", "depth": 24, "hidden_size": 1536, "num_heads": 12}
-    shape = replace(shape, encoders=read_encoders(Config({"vision_config": vision}, "c")))
-    assert shape.encoders[0].heads == 12
-
-    def reasons(layout, engine_args):
-        at = Case(Layout.parse(layout), shape, "A2", 1, features=features(engine_args))
-        return " ".join(limits(at, "0.30.0"))
-
-    assert "mm-encoder-tp-mode" in reasons("TP8", {})
-    assert not reasons("TP4", {})
-    assert not reasons("TP8", {"mm-encoder-tp-mode": "data"})
-    assert not reasons("TP8", {"mm_encoder_tp_mode": "data"})

@@ -164,7 +164,9 @@ def test_all_other_published_models_generate():
     others = {name for name in published_files() if not name.startswith("BAAI/")}
     tasks = {name: task_of(known(name)) for name in others}
     assert {name for name, task in tasks.items() if task != "generate"} == {
-        f"Qwen/Qwen3-Embedding-{size}" for size in ("0.6B", "4B", "8B")
+        *(f"Qwen/Qwen3-Embedding-{size}" for size in ("0.6B", "4B", "8B")),
+        *(f"Qwen/Qwen3-VL-Embedding-{size}" for size in ("2B", "8B")),
+        "Alibaba-NLP/gte-Qwen2-7B-instruct",
     }
 
 

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from model_files import CONFIGS, INDEX, LLAMA, SMALL_LLAMA, config_of
 from ropeway.errors import ModelError
 from ropeway.models.build import count, counted_bytes, kv_bytes_per_token, read_shape, state_bytes
-from ropeway.models.known import WITHOUT_CONFIG, entry_of, known, published_files, published_name
+from ropeway.models.known import (
+    WITHOUT_CONFIG,
+    entry_of,
+    known,
+    published_files,
+    published_name,
+    without_formats,
+)
 from ropeway.models.shape import numbers
 
 # Billions of parameters, all and active, as their makers publish them (model cards and reports).
@@ -290,5 +297,38 @@ def test_a_note_of_the_catalogue_reaches_the_shape():
     ["DeepSeek-R1-w4a8-pruning", "Qwen3-30B-A3B-W8A8-Puring", "Qwen3-32B-w8a8-eagle3-draft"],
 )
 def test_a_part_of_a_model_is_not_taken_for_the_whole(name):
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="its own size is not known here") as error:
         known(name)
+    assert "did you mean" not in str(error.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("name", "language", "published", "context"),
+    [
+        ("Qwen2.5-72B-Instruct", 72.7, "Qwen2.5-72B-Instruct", 32_768),
+        ("Qwen3-Omni-30B-A3B-Instruct-W8A8", 30.5, "Qwen3-Omni-30B-A3B-Instruct", 0),
+        ("Qwen3-VL-Embedding-8B", 7.6, "Qwen3-VL-Embedding-8B", 262_144),
+        ("gte-Qwen2-7B-instruct", 7.1, "gte-Qwen2-7B-instruct", 32_768),
+        ("DeepSeek-R1-Distill-Qwen-7B-w8a8", 7.6, "DeepSeek-R1-Distill-Qwen-7B", 32_768),
+        ("Kimi-K2-Instruct-0905-w8a8", 1026.4, "Kimi-K2-Instruct-0905", 262_144),
+        ("GLM-4.6V-FP8", 106.9, "GLM-4.6V", 65_536),
+        ("GLM-4.5V", 106.9, "GLM-4.5V", 65_536),
+    ],
+)
+def test_names_that_people_ask_for_are_known(name, language, published, context):
+    shape = known(name)
+    assert published_name(name).rpartition("/")[2] == published
+    assert count(shape).language == pytest.approx(language * 1e9, rel=0.01)
+    assert shape.max_positions == context
+    assert (" 0 tokens" in shape.positions_doubt) is False
+
+
+def test_a_hint_does_not_repeat_the_format_that_is_not_loaded():
+    assert without_formats("Qwen3-32B-AWQ") == "Qwen3-32B"
+    assert without_formats("/data/Qwen3-32B-AWQ-W8A8") == "/data/Qwen3-32B"
+    assert without_formats("Qwen3_32B_W8A8") == "Qwen3_32B"
+    assert without_formats("DeepSeek-V3.1-w8a8-mtp-QuaRot") == "DeepSeek-V3.1"
+    assert without_formats("Qwen3-8B") == "Qwen3-8B"
+    with pytest.raises(ModelError) as error:
+        known("Qwen9-32B-AWQ-W8A8")
+    assert "W8A8" not in str(error.value.hint)

@@ -141,3 +141,11 @@ def test_how_hosts_are_joined_is_what_up_does():
         candidates = {str(item.layout): item.notes for item in planned(spec).candidates}
         assert any("#10910" in note for note in candidates["TP8×PP2"]) is said
         assert any("#10910" in note for note in started(spec).notes) is said
+
+
+def test_the_way_out_of_weights_that_are_not_loaded_is_a_name_that_is_planned():
+    with pytest.raises(Refused, match="awq") as error:
+        planned(spec_of("Qwen3-32B-AWQ"))
+    hint = error.value.hint or ""
+    assert "Qwen3-32B-W8A8`" in hint and "AWQ" not in hint
+    assert planned(spec_of("Qwen3-32B-W8A8", layout="TP4")).chosen

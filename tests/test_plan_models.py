@@ -19,13 +19,13 @@ def _spec(tmp_path, monkeypatch):
     return path
 
 
-STAND_IN = SPEC.replace("Qwen3-30B-A3B", "Kimi-K2-Instruct-0905-w8a8").replace("910B4", "910C")
+STAND_IN = SPEC.replace("Qwen3-30B-A3B", "Kimi-K2-Instruct-1127-w8a8").replace("910B4", "910C")
 
 
 def test_the_context_of_a_stand_in_is_a_doubt_and_no_refusal(capsys, spec):
     spec.write_text(STAND_IN.replace("serve:\n", "serve:\n  context: 200000\n", 1))
     made = document(capsys, "--engine-version", "0.18.0")
-    said = "the longest context of `Kimi-K2-Instruct-0905-w8a8` is not known here"
+    said = "the longest context of `Kimi-K2-Instruct-1127-w8a8` is not known here"
     assert any(said in doubt for doubt in made["doubts"])
     spec.write_text(STAND_IN.replace("serve:\n", "serve:\n  context: 100000\n", 1))
     made = document(capsys, "--engine-version", "0.18.0")

@@ -188,7 +188,7 @@ LIMITS = (
         "vLLM, model_executor/models/glm4_1v.py and qwen2_5_vl.py; vllm-project/vllm #24004",
         lambda case: (
             "whole-encoder" not in case.features
-            and any(one.heads % case.layout.tensor for one in case.shape.encoders)
+            and any((one.heads or 0) % case.layout.tensor for one in case.shape.encoders)
         ),
     ),
     Limit(
@@ -201,6 +201,16 @@ LIMITS = (
 )
 
 NOTES = (
+    Limit(
+        "whether tensor parallelism divides the heads of the vision encoder is not known: with "
+        "`mm-encoder-tp-mode: data` in `serve.engine_args` each NPU has a whole one",
+        "vLLM, model_executor/models; its config.json, or what was published of it",
+        lambda case: (
+            "whole-encoder" not in case.features
+            and case.layout.tensor > 1
+            and any(one.heads is None for one in case.shape.encoders)
+        ),
+    ),
     Limit(
         "context parallelism: its room in the cache is counted, its speed is not, and no "
         "measurement was compared",

@@ -6,9 +6,20 @@ from ropeway.models.shape import Encoder
 _DEPTH = ("depth", "num_hidden_layers", "vt_num_hidden_layers", "encoder_layers", "layers")
 _WIDTH = ("hidden_size", "vt_hidden_size", "embed_dim", "d_model", "width")
 _INNER = ("intermediate_size", "vt_intermediate_size", "encoder_ffn_dim", "mlp_hidden_dim")
-# `model_type` of encoders that divide their heads by the tensor ranks (`dist_utils.divide` in
-# glm4_1v.py, glm_ocr.py, qwen2_vl.py, qwen2_5_vl.py of vLLM 0.32.0); others pad them or go whole.
-_DIVIDED = ("glm4v", "glm_ocr", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
+_HEADS = ("num_heads", "num_attention_heads", "vt_num_attention_heads", "heads")
+# `model_type` of encoders, or of the model, by what vLLM 0.32.0 does where the tensor ranks do not
+# divide their heads (model_executor/models). It fails: `divide` in glm4_1v.py, qwen2_vl.py,
+# qwen2_5_vl.py (Qwen3's too), siglip.py, clip.py, pixtral.py, moonvit.py …, an assertion in
+# mllama4.py, step_vl.py.
+_DIVIDED = (
+    "clip", "dots", "ernie4_5_vl", "glm4v", "glm_ocr", "kimi_vl", "llama4", "mimo_v2_omni",
+    "moonvit", "openpangu", "paddleocr_vl", "pixtral", "qwen2_5_omni", "qwen2_5_vl", "qwen2_vl",
+    "qwen3_5", "qwen3_omni", "qwen3_vl", "siglip", "step3",
+)  # fmt: skip
+# It gives each rank a whole one, or pads them: kimi_k25_vit.py, intern_vit.py, gemma4_mm.py (of
+# transformers), and the audio encoders of qwen2_5_omni_thinker.py and qwen3_omni_moe_thinker.py.
+_WHOLE = ("gemma4", "intern", "kimi_k25", "kimi_k3")
+_SEES = ("ForConditionalGeneration", "OmniModel")
 
 
 def read_encoders(config: Config) -> tuple[Encoder, ...]:
@@ -23,18 +34,41 @@ def read_encoders(config: Config) -> tuple[Encoder, ...]:
         name = f"{kind}_config"
         if section := config.section(name) or thinker.section(name):
             encoders.append(_encoder(Config(section, config.where), kind, config))
+    if not encoders and _architecture(config).endswith(_SEES) and not _is_whole(config):
+        why = "config.json describes none"
+        encoders.append(Encoder("vision", None, why=why, heads=None))
     return tuple(encoders)
+
+
+def _architecture(config: Config) -> str:
+    names = config.outer.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
+
+
+def _is_whole(model: Config) -> bool:
+    return str(model.outer.get("model_type") or "").startswith(_WHOLE)
+
+
+def _heads(part: Config, kind: str, model: Config) -> int | None:
+    """Return the heads that tensor ranks must divide; 0 where they need not, None for unknown."""
+    names = (part.model_type, str(model.outer.get("model_type") or ""))
+    if kind != "vision" or part.model_type.startswith(_WHOLE) or _is_whole(model):
+        return 0
+    if not any(name.startswith(_DIVIDED) for name in names):
+        return None
+    return part.find(_HEADS) or None
 
 
 def _encoder(part: Config, kind: str, model: Config) -> Encoder:
     depth, width = part.find(_DEPTH), part.find(_WIDTH)
     # In Qwen2-VL's encoder `hidden_size` is the language model's and `embed_dim` its own.
     width = part.find(("embed_dim",)) or width
+    heads = _heads(part, kind, model)
     if not depth or not width:
-        return Encoder(kind, None, why=f"`{kind}_config` gives no depth or width")
+        why = f"`{kind}_config` gives no depth or width"
+        return Encoder(kind, None, why=why, heads=heads)
     inner = part.find(_INNER) or 4 * width
     total = depth * _layer_numbers(part, width, inner) + _ends(part, kind, width, model)
-    heads = part.find(("num_heads",)) if part.model_type.startswith(_DIVIDED) else 0
     return Encoder(kind, total, depth, width, heads=heads)
 
 

@@ -137,7 +137,8 @@ class Encoder:
     """A vision or audio encoder, with what joins it to the language model.
 
     numbers  parameters, or None where config.json does not say enough; `why` then says what lacks
-    heads    attention heads, where vLLM divides them among tensor ranks without a way out; else 0
+    heads    attention heads, where vLLM divides them among tensor ranks without a way out; 0 where
+             it has one, None where that, or their number, is not known
     """
 
     kind: str
@@ -145,7 +146,7 @@ class Encoder:
     layers: int = 0
     hidden_size: int = 0
     why: str = ""
-    heads: int = 0
+    heads: int | None = 0
 
 
 @dataclass(frozen=True)

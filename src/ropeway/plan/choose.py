@@ -17,6 +17,7 @@ from ropeway.engines.ascend_settings import quantisation_fault, scheme_of
 from ropeway.engines.placement import hosts_of_replicas, replicas_that_fit
 from ropeway.engines.vllm import context_doubt
 from ropeway.errors import LayoutError
+from ropeway.models.known import without_formats
 from ropeway.phrases import Phrase, count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected
 from ropeway.plan.cost import cost
@@ -95,7 +96,9 @@ def _check_engine(request: PlanRequest) -> None:
     ascend_serve.check(request.serve, rules_of(traits.version), request.chip.family)
     fault = quantisation_fault(scheme, request.shape, traits.version, request.chip.family)
     if fault is not None:
-        more = phrase("with such weights: `--model {model}-W8A8`", model=request.model_name)
+        more = phrase(
+            "with such weights: `--model {model}-W8A8`", model=without_formats(request.model_name)
+        )
         raise fault.refused(traits.version, request.model_name, "" if scheme == "ascend" else more)
 
 

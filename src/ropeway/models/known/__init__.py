@@ -45,6 +45,8 @@ _FORMAT = (
 # How a checkpoint was quantised, by whom and for what stands behind its format, in free words:
 # `-w8a8-QuaRot`, `-W8A8-floatmtp`, `-w8a8sc-310-vllm-tp4`, `-w8a8-mtp-QuaRot`, `-quantized.w4a16`.
 _QUANTISED = re.compile(rf"-({_FORMAT})(?=[-.]|$)([-.].*)?$")
+# The same in a name as people write it.
+_WRITTEN = re.compile(_QUANTISED.pattern.replace("-(", "[-_ ](", 1), re.IGNORECASE)
 # Words for what is not the whole model any more.
 _PART = re.compile(r"prun|pruing|puring|eagle|specul|draft|dspark|dflash|lora|adapter|reap")
 # Quantisations in names, by the names under which bits are looked up.
@@ -82,7 +84,8 @@ def known(name: str, overrides: Mapping[str, object] = NOTHING) -> ModelShape:
     shape = as_loaded(shape, pools=entry.pools)
     notes = (*shape.assumed, *((entry.note,) if entry.note else ()))
     shape = replace(shape, assumed=notes)
-    if entry.borrows_context or _lineage(name) != _lineage(key):
+    borrowed = entry.borrows_context or _lineage(name) != _lineage(key)
+    if borrowed and shape.max_positions:
         shape = replace(shape, positions_doubt=_doubt(name, entry, shape.max_positions))
     return replace(shape, precision=precision_named(scheme, shape)) if scheme else shape
 
@@ -100,6 +103,13 @@ def _doubt(name: str, entry: KnownModel, longest: int) -> str:
 def _lineage(name: str) -> str:
     """Return a name without what leaves the context as it is."""
     return _SAME_CONTEXT.sub("", _QUANTISED.sub("", _plain(name)))
+
+
+def without_formats(name: str) -> str:
+    """Return a name without the number formats that it ends in: `X-AWQ-W8A8` → `X`."""
+    while match := _WRITTEN.search(name):
+        name = name[: match.start()]
+    return name
 
 
 def as_named(shape: ModelShape, name: str, *, unmarked: bool = False) -> ModelShape:
@@ -231,7 +241,17 @@ def _unknown(name: str) -> ModelError:
             phrase("no config.json of `{name}` was found in public", name=name),
             hint=_GIVE,
         )
-    meant = did_you_mean(name, published_files(), most=3)
+    if part := _PART.search(plain):
+        return ModelError(
+            phrase(
+                "`{name}` is a part of a model or an addition to one by its name (`{word}`), and "
+                "its own size is not known here",
+                name=name,
+                word=part[0],
+            ),
+            hint=_GIVE,
+        )
+    meant = did_you_mean(without_formats(name), published_files(), most=3)
     return ModelError(
         phrase("`{name}` is neither a path nor a known model", name=name),
         hint=joined((*((meant,) if meant else ()), _GIVE), "\n"),
