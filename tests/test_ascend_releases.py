@@ -1,6 +1,8 @@
 """Releases of vLLM-Ascend: their order and needs, what they read, and what they cannot run."""
 
-from itertools import product
+import re
+from itertools import groupby, product
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from ropeway.engines.ascend_releases import (
     MODEL_NEEDS,
     RELEASES,
     ImageTag,
+    Release,
     driver_needs,
     image_tag,
     order,
@@ -468,3 +471,26 @@ def test_pipeline_with_prefill_context_parallel_is_refused_in_0_23():
     refused = "pipeline with prefill context parallelism"
     assert refused in " ".join(limits(at, "0.23.0"))
     assert refused not in " ".join(limits(at, "0.26.0rc1"))
+
+
+def drivers_by_release() -> list[str]:
+    """Return the rows of the table of docs/versions.md: runs of releases with equal needs."""
+
+    def needs(row: Release) -> tuple[str, str, str]:
+        least = next((need.driver for need in driver_needs(row) if need.hard), "")
+        best = next((need.driver for need in driver_needs(row)), "")
+        return row.cann, least, best if best != least else ""
+
+    rows = []
+    for facts, run in groupby(RELEASES, needs):
+        first, *others = [row.version for row in run]
+        releases = f"{first} to {others[-1]}" if others else first
+        rows.append("| " + " | ".join((releases, *facts)) + " |")
+    return rows
+
+
+def test_the_table_of_drivers_is_what_doctor_checks():
+    text = (Path(__file__).parent.parent / "docs/versions.md").read_text(encoding="utf-8")
+    table = text.partition("| release | CANN in the image |")[2].partition("\n\n")[0]
+    shown = [re.sub(r" +", " ", line) for line in table.splitlines()[2:]]
+    assert shown == [re.sub(r" +", " ", row) for row in drivers_by_release()]

@@ -1,6 +1,7 @@
 """What is planned and said of models that do not generate, and of one side of a service."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -14,9 +15,10 @@ from ropeway.launch.complete import Inputs, complete
 from ropeway.launch.rollout import Service
 from ropeway.launch.served_model import ServedModel
 from ropeway.models.known import known
-from ropeway.plan.choice import room, with_task
+from ropeway.plan.choice import room, with_layout, with_task
+from ropeway.plan.choose import choose
 from ropeway.plan.request import request_for_hosts
-from ropeway.spec.model import Spec, parse_spec
+from ropeway.spec.model import Layout, Spec, parse_spec
 
 SPEC = """
 name: t
@@ -194,3 +196,29 @@ def test_plan_and_up_say_in_one_line_what_a_side_of_a_service_is(capsys, tmp_pat
 def test_layerwise_connectors_have_another_proxy():
     config = {**PRODUCER, "kv_connector": "MooncakeLayerwiseConnector"}
     assert "layerwise_server" in role_notes({"kv-transfer-config": config})[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "chip", "memory", "left"),
+    [("bge-m3", "910B4", 0.05, "MiB an NPU"), ("bge-m3", "910B4", 0.06, "MiB an NPU"),
+     ("bge-m3", "910B4", 0.9, ""), ("bge-reranker-v2-m3", "310P3", 0.9, "")],
+)  # fmt: skip
+def test_what_is_left_of_the_budget_is_said_of_encoders_too(model, chip, memory, left):
+    text = SPEC.format(model=model, context=1024, args="{}").replace("910B3", chip)
+    text = text.replace("memory: 0.9", f"memory: {memory}").replace("tokens: 1024", "tokens: 512")
+    spec = parse_spec(text, "spec")
+    shape, chip = known(model), chip_named(chip)
+    plan = choose(replace(request_for_hosts(spec, shape, chip, "0.18.0"), layout=Layout()))
+    found = room(spec, shape, chip, "0.18.0")
+    tight = [doubt for doubt in plan.doubts if " fits by " in doubt or "fits, but" in doubt]
+    assert found.fits and found.tight is bool(left)
+    assert [left in doubt and "by 0 B" not in doubt for doubt in tight] == [True] * bool(left)
+
+
+def test_a_mask_whose_copies_have_no_room_is_said_without_a_figure():
+    text = SPEC.format(model="Qwen3-8B", context=40960, args="{}").replace("910B3", "310P3")
+    text = text.replace("npus: 1", "npus: 2").replace("TP1", "TP2").replace("  memory: 0.9\n", "")
+    spec = parse_spec(text.replace("0.18.0", "0.23.0"), "spec")
+    spec, notes = with_layout(spec, known("Qwen3-8B"), chip_named("310P3"), "0.23.0")
+    assert any("three copies of it" in note for note in notes)
+    assert not any("by 0 B" in note for note in notes)

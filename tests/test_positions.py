@@ -7,6 +7,7 @@ import pytest
 from model_files import LLAMA
 from ropeway.engines.ascend_releases import multiplies_yarn
 from ropeway.engines.vllm import context_doubt, served_shape
+from ropeway.errors import ModelError
 from ropeway.models.build import read_shape
 from ropeway.models.known import known
 from ropeway.spec.engine_flags import config_overrides
@@ -92,6 +93,7 @@ def test_overrides_that_are_no_config_change_nothing(text: str) -> None:
         ("Qwen3-4B-Thinking-2507-FP8", 262144),
         ("GLM-4.7-W8A8", 202752),
         ("GLM-4.6", 202752),
+        ("Kimi-K2-Instruct-0905-w8a8", 262144),
         ("Qwen3-32B-w8a8-QuaRot", 40960),
     ],
 )
@@ -100,7 +102,7 @@ def test_a_published_context_is_known(name: str, context: int) -> None:
     assert (shape.max_positions, shape.positions_doubt) == (context, "")
 
 
-@pytest.mark.parametrize("name", ["Kimi-K2-Instruct-0905", "QwQ-32B", "Qwen3-VL-8B-Thinking"])
+@pytest.mark.parametrize("name", ["Kimi-K2-Instruct-1127", "QwQ-32B", "Qwen3-VL-8B-Thinking"])
 def test_the_context_of_a_stand_in_is_a_doubt(name: str) -> None:
     shape = known(name)
     doubt = (shape.positions_doubt,)
@@ -115,3 +117,13 @@ def test_a_variable_allows_a_longer_context(value: str, allowed: bool) -> None:
     serve = Serve(env={"VLLM_ALLOW_LONG_MAX_MODEL_LEN": value})
     shape = served_shape(known("Qwen3-32B"), serve, multiplies_yarn=True)
     assert bool(context_doubt(shape, 100_000)) == allowed
+
+
+def test_overrides_of_a_part_that_the_model_has_not_are_refused():
+    """vLLM takes the new part for the language model, and fails."""
+    inner = {"text_config": {"max_position_embeddings": 131072}}
+    with pytest.raises(ModelError, match="`hf-overrides` changes `text_config`") as error:
+        known("Qwen3-8B", inner)
+    assert "at the top" in (error.value.hint or "")
+    assert known("Qwen3-VL-8B-Instruct", inner).max_positions == 131072
+    assert known("Qwen3-8B", {"max_position_embeddings": 131072}).max_positions == 131072

@@ -80,6 +80,26 @@ def test_what_ended_with_the_rehearsal_is_not_offered(capsys):
     assert "ropeway down" not in said.err and "ropeway chat" not in said.err
 
 
+def test_weights_that_are_not_those_published_are_in_the_title(folder, capsys):
+    spec = (folder / "ropeway.yaml").read_text()
+    (folder / "ropeway.yaml").write_text(spec.replace("Qwen3-30B-A3B", "Qwen3-30B-A3B-W8A8"))
+    assert exit_code(["up", "--rehearse", "--dry-run"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "with Qwen/Qwen3-30B-A3B, its weights as w8a8" in said
+
+
+def test_a_dry_run_of_made_up_hosts_says_that_no_plan_chose_the_layout(capsys):
+    word = "`ropeway plan` says which to run"
+    assert exit_code(["up", "--rehearse", "2x8-910B4", "--dry-run"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        f"the layout is DP2×TP8+EP, over all of these hosts, so that each takes part: {word}"
+        in said
+    )
+    assert exit_code(["up", "--rehearse", "2x8-910B4", "--dry-run", "--layout", "TP8"]) == 0
+    assert word not in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.usefixtures("folder")
 def test_doctor_rehearses_the_same_hosts(capsys):
     assert exit_code(["doctor", "--rehearse"]) == 0
@@ -122,7 +142,9 @@ def test_a_size_makes_hosts_up_and_says_that_the_spec_is_not_read(capsys):
         ("--rehearse 2x8-910B4 --fault no-such", "no-such", "never-joins"),
         ("--rehearse --model /data/mine", "no published model", "--model /data/Qwen3-30B-A3B"),
         ("--rehearse 2x15-910C", "15 are no whole cards", "/dev/davinciN"),
-        ("--rehearse 2x8-310P3", "`310P3` cannot be rehearsed", "910B4"),
+        ("--rehearse 2x8-310P3", "`310P3` cannot be rehearsed", "up --dry-run` without"),
+        ("--rehearse 310P3 --dry-run", "virtual NPUs have HBM and a RoCE port", "910B4"),
+        ("--rehearse 2x8-950DT --dry-run", "`950DT` cannot be rehearsed", "910B4"),
     ],
 )
 @pytest.mark.usefixtures("folder")

@@ -12,6 +12,7 @@ from ropeway.cli.call import current_call
 from ropeway.cli.completion import one_of
 from ropeway.cli.options import with_options
 from ropeway.errors import Refused
+from ropeway.hardware import chip_named
 from ropeway.launch.labels import look
 from ropeway.launch.running import take_down
 from ropeway.phrases import joined, phrase
@@ -19,7 +20,7 @@ from ropeway.report.console import Screen
 from ropeway.sim.faults import FAULTS, with_faults
 from ropeway.sim.keeper import keep
 from ropeway.sim.launching import Rehearsal
-from ropeway.sim.machine import Fleet, has_size, kind_named, parse_fleet, sound_fleet
+from ropeway.sim.machine import Fleet, has_size, parse_fleet, sound_fleet
 from ropeway.sim.own_hosts import own_fleet
 from ropeway.sim.virtual_engine import Pace
 from ropeway.spec.model import Spec
@@ -131,7 +132,7 @@ def virtual_fleet(
 
 def _names_chip(text: str) -> bool:
     try:
-        kind_named(text)
+        chip_named(text)
     except Refused:
         return False
     return True

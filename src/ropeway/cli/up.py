@@ -285,6 +285,8 @@ def up(
         own = flags.over(own) if own else None
         fleet = virtual_fleet(rehearse, own, faults, screen, launch=True)
         spec = own or flags.over(rehearsal_spec(fleet))
+        if dry_run and own is None and flags.layout is None:
+            screen.say(_spread_words(spec))
         rehearse_up(spec, fleet, on_hosts, screen, faults=faults, keeps=keep, dry_run=dry_run)
         return
     spec = flags.over(read_spec(config, local=local))
@@ -292,6 +294,15 @@ def up(
         _up_local(spec, screen, dry_run=dry_run)
     else:
         on_hosts(spec, None)
+
+
+def _spread_words(spec: Spec) -> str:
+    """Say that the layout of hosts that were made up is not what a plan would choose."""
+    return phrase(
+        "the layout is {layout}, over all of these hosts, so that each takes part: `ropeway plan` "
+        "says which to run, and `--layout` rehearses it",
+        layout=spec.serve.layout,
+    )
 
 
 def _up_local(spec: Spec, screen: Screen, *, dry_run: bool) -> None:

@@ -9,12 +9,17 @@ from collections.abc import Iterator, Mapping
 
 from ropeway.engines import ascend_flags
 from ropeway.engines.ascend_releases import Release, order
-from ropeway.engines.ascend_settings import is_plugins, resolve_settings
+from ropeway.engines.ascend_settings import (
+    KEYS_OF_FLAGS,
+    flags_with,
+    is_plugins,
+    resolve_settings,
+)
 from ropeway.engines.named_paths import relative_paths
 from ropeway.errors import Refused
 from ropeway.outside import parse_json
-from ropeway.phrases import phrase
-from ropeway.spec.engine_flags import flag_value
+from ropeway.phrases import joined, phrase
+from ropeway.spec.engine_flags import flag_name, flag_value
 from ropeway.spec.model import Serve
 
 # Before, the plug-in's worker did not read it and sized the cache by itself (worker/worker.py).
@@ -22,6 +27,8 @@ KV_CACHE_BYTES_SINCE = "0.19.1rc1"
 _FLOAT16_ONLY = (
     "vllm-ascend docs/source/tutorials/single_node_300i.md of v0.11.0, 310p.md of v0.13.0"
 )
+# Flags whose keys are those of config.json, or of a model's own programs.
+_OPEN = ("hf-overrides", "mm-processor-kwargs")
 # vLLM 0.32.0: entrypoints/launchers/cli_args.py, and v1/worker/lora_model_runner_mixin.py
 _ADAPTER_FORMS = "vLLM, LoRAParserAction: `name=path`, or JSON with `name` and `path`"
 _LORA_IS_OFF = "vLLM: LoRA is not enabled. Use --enable-lora to enable LoRA."
@@ -32,6 +39,7 @@ def check(serve: Serve, release: Release, family: str) -> None:
     _check_dtype(serve, family)
     _check_cache_size(serve, release)
     ascend_flags.check(serve.engine_args, release)
+    _check_json(serve.engine_args)
     _check_paths(serve)
     _check_adapters(serve.engine_args)
     resolve_settings(serve.env, serve.engine_args, release.version)
@@ -82,6 +90,32 @@ def _check_cache_size(serve: Serve, release: Release) -> None:
         ),
         hint="set `serve.memory`, a fraction of the NPU's memory, instead",
     )
+
+
+def _check_json(engine_args: Mapping[str, object]) -> None:
+    """Raise Refused for what vLLM cannot read as JSON, and for keys that another flag has."""
+    for name, value in engine_args.items():
+        flag = flag_name(name)
+        if flag not in KEYS_OF_FLAGS or isinstance(value, int) or str(value).isdecimal():
+            continue  # `compilation-config: 3` is a level
+        try:
+            read = parse_json(value) if isinstance(value, str) else value
+        except ValueError:
+            read = None
+        if not isinstance(read, Mapping):
+            raise Refused(
+                phrase("`{flag}` is not a mapping, nor JSON of one", flag=name),
+                where="serve.engine_args",
+                hint=phrase("write `{flag}: {{…: …}}`", flag=name),
+            )
+        strays = (key for key in read if key not in KEYS_OF_FLAGS[flag] and flag not in _OPEN)
+        if key := next((key for key in strays if any(flags_with(key))), ""):
+            places = joined((f"`{home}: {{{key}: …}}`" for home in flags_with(key)), " or ")
+            raise Refused(
+                phrase("`{key}` is not a key of `{flag}`", key=key, flag=flag),
+                where="serve.engine_args",
+                hint=phrase("write {places}", places=places),
+            )
 
 
 def _check_paths(serve: Serve) -> None:

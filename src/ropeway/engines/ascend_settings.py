@@ -47,7 +47,7 @@ _KEY_OF: Mapping[str, tuple[str, bool]] = changes()["key_of"]
 # What to do about a name that was removed.
 _INSTEAD: Mapping[str, str] = changes()["settings_instead"]
 # flag of vLLM's that takes JSON → the keys in it
-_KEYS_OF_FLAGS: Mapping[str, Sequence[str]] = changes()["keys_of_flags"]
+KEYS_OF_FLAGS: Mapping[str, Sequence[str]] = changes()["keys_of_flags"]
 
 
 @dataclass(frozen=True)
@@ -453,7 +453,7 @@ def _elsewhere(key: str) -> str:
 
 def flags_with(key: str) -> Iterator[str]:
     """Yield vLLM's flags that take JSON with this key in it: `compilation-config`."""
-    return (flag for flag, keys in _KEYS_OF_FLAGS.items() if key in keys)
+    return (flag for flag, keys in KEYS_OF_FLAGS.items() if key in keys)
 
 
 def _other_way(name: str, version: str) -> str:

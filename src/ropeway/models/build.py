@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from ropeway.errors import ModelError
 from ropeway.models.attention import HIDDEN, LEARNT_POSITIONS, is_encoder, matrix, norm
-from ropeway.models.config import Config
+from ropeway.models.config import NESTED, Config
 from ropeway.models.encoders import read_encoders
 from ropeway.models.layers import all_layers, mtp_layers, unknown_kinds
 from ropeway.models.positions import NOTHING, overridden, positions, stored_positions
@@ -50,6 +51,7 @@ def read_shape(
     `overrides` are those of vLLM's `--hf-overrides`. Raises ModelError when a number that this kind
     of model needs is missing or not a whole number.
     """
+    _check_parts(config, overrides, where)
     config = overridden(config, overrides)
     reader = Config(config, where)
     layers = all_layers(reader)
@@ -81,6 +83,21 @@ def read_shape(
         assumed=_assumed(reader, precision),
     )
     return as_loaded(shape)
+
+
+def _check_parts(config: Mapping[str, object], overrides: Mapping[str, object], where: str) -> None:
+    """Raise ModelError for overrides of a part that the config does not have: vLLM takes the new
+    part for the whole language model, and fails (get_hf_text_config)."""
+    for name in NESTED:
+        if isinstance(overrides.get(name), Mapping) and not isinstance(config.get(name), Mapping):
+            raise ModelError(
+                phrase(
+                    "`hf-overrides` changes `{part}`, and the model's config.json has no such part",
+                    part=name,
+                ),
+                where=where,
+                hint="write what is in it at the top: `hf-overrides: {max_position_embeddings: …}`",
+            )
 
 
 def count(shape: ModelShape) -> Parameters:

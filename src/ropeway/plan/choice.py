@@ -189,9 +189,6 @@ def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
     request = request_for_hosts(spec, shape, chip, version)
     search = search_of(request).of(request.load.share(spec.serve.replicas))
     memory = fit_layout(search, spec.serve.layout).memory
-    if not shape.caches:
-        free = memory.usable - memory.weights - memory.engine - memory.activations
-        return Room(free, memory_words(memory, search.context))
     if not memory.fits:
         missing = max(1, int(shortfall(memory, search.context)))
         return Room(-missing, memory_words(memory, search.context))

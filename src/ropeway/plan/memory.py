@@ -107,12 +107,13 @@ class Memory:
         return self.kv_cache * context // self.kv_tokens if self.kv_tokens else 0
 
     def left(self, context: int) -> int:
-        """Return what is left once one sequence of the context has its cache.
+        """Return what is left once one sequence of the context has its cache, if it has any.
 
         Or once the mask has been made, of which there are three copies then: as it is made, and in
         the two layouts that it is cast between (AttentionMaskBuilder310).
         """
-        rest = self.kv_cache - self.sequence_bytes(context)
+        room = self.kv_cache or self.usable - self.weights - self.engine - self.activations
+        rest = room - self.sequence_bytes(context)
         return min(rest, max(0, self.spare - 2 * self.mask)) if self.mask else rest
 
     @property

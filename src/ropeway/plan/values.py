@@ -75,7 +75,14 @@ def shortfall(memory: Memory, context: int) -> float:
 
 
 def tight_words(layout: Layout, left: int) -> Phrase:
-    """Say that a layout fits by less than the figures may be off."""
+    """Say that a layout fits by less than the figures may be off; by nothing at all, where not all
+    copies of a mask have room (Memory.left)."""
+    if not left:
+        return phrase(
+            "{layout} fits, but not while its attention mask is made: there are three copies of it "
+            "then",
+            layout=layout,
+        )
     return phrase(
         "{layout} fits by {spare} an NPU, and such figures may be off by {error}",
         layout=layout,

@@ -138,14 +138,24 @@ def _backends(raw: Any) -> tuple[Backend, ...]:
         where = f"backends[{number}]"
         row = _mapping(each, where, {"name", "url"})
         url = _text(row.get("url"), f"{where}.url").rstrip("/").removesuffix("/v1")
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
+        if not _is_server(url):
             raise ConfigError(f"{where}.url: not http://HOST:PORT: {url!r}")
         backends.append(Backend(_text(row.get("name"), f"{where}.name"), url))
     for what, values in (("name", [b.name for b in backends]), ("url", [b.url for b in backends])):
         if len(set(values)) < len(values):
             raise ConfigError(f"backends: two have the same {what}")
     return tuple(backends)
+
+
+def _is_server(url: str) -> bool:
+    """Whether a URL is scheme, host and a port that exists, or none: 80 or 443 then."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    named = parts.scheme in ("http", "https") and bool(parts.hostname)
+    return named and not parts.path and port != 0
 
 
 def _limits(raw: Any) -> Limits:

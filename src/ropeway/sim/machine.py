@@ -200,6 +200,7 @@ class Fleet:
             npus="/".join(map(str, sorted({len(one.chips) for one in self.machines}))),
             chip=next(name for name, kind in KINDS.items() if kind == self.machines[0].kind),
             model=self.model.published,
+            scheme=self.model.scheme,
         )
 
     @property
@@ -238,9 +239,14 @@ def kind_named(chip: str) -> Kind:
     if name not in KINDS:
         known = joined(KINDS, ", ")
         raise Refused(
-            phrase("`{chip}` cannot be rehearsed", chip=name),
+            phrase(
+                "`{chip}` cannot be rehearsed: virtual NPUs have HBM and a RoCE port each",
+                chip=name,
+            ),
             hint=phrase(
-                "chips that can: {chips}; `--rehearse 910B4` takes the spec's hosts with that chip",
+                "`ropeway up --dry-run` without `--rehearse` shows the commands for it, whether or "
+                "not the hosts answer; chips that can be rehearsed: {chips}; `--rehearse 910B4` "
+                "takes the spec's hosts with that chip",
                 chips=known,
             ),
         )

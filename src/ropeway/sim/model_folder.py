@@ -26,6 +26,7 @@ class ModelFolder:
     config     the text of its config.json
     files      file name → bytes
     kind       what quant_model_description.json calls the weights; None without that file
+    scheme     of weights that are other ones than those published; empty for the same
     """
 
     path: str
@@ -33,6 +34,7 @@ class ModelFolder:
     config: str
     files: Mapping[str, int]
     kind: str | None = None
+    scheme: str = ""
 
     @property
     def shards(self) -> tuple[str, ...]:
@@ -57,7 +59,8 @@ def described(file: Path, path: str) -> ModelFolder:
 
 def _folder(path: str, key: str, config: dict[str, object], shape: ModelShape) -> ModelFolder:
     scheme, kind = shape.precision.scheme, None
-    if scheme != read_shape(config, where=key).precision.scheme:  # the name says how it is stored
+    own = read_shape(config, where=key).precision.scheme
+    if scheme != own:  # the name says how it is stored
         kind = scheme.upper() if _MODELSLIM.match(scheme) else None
         config.pop("quantization_config", None)
         if kind is None and scheme not in ("bf16", "fp16", "fp32"):
@@ -75,4 +78,4 @@ def _folder(path: str, key: str, config: dict[str, object], shape: ModelShape) -
     }
     for number in range(1, count + 1):
         files[f"model-{number:05d}-of-{count:05d}.safetensors"] = math.ceil(size / count)
-    return ModelFolder(path, key, text, files, kind)
+    return ModelFolder(path, key, text, files, kind, scheme if scheme != own else "")

@@ -212,10 +212,18 @@ _Variable = Annotated[str, AfterValidator(check_variable)]
 _OpenMapping = BeforeValidator(lambda value: without_own_keys(none_to_empty(value)))
 
 
+_Release = Annotated[
+    str,
+    BeforeValidator(lambda text: text.removeprefix("v") if isinstance(text, str) else text),
+    matching(_RELEASE, "a release, written like 0.11.0rc0"),
+]
+
+
 class Serve(SpecModel):
     """How the model is served. A None is left to the engine, or to the cluster's default.
 
-    `version` is the release of vLLM-Ascend, `release_like` the one whose rules hold for it,
+    `version` is the release of vLLM-Ascend, with or without a `v`, `release_like` the one whose
+    rules hold for it,
     `kv_cache` bytes per NPU, `memory` a fraction of each
     NPU's HBM, `context` tokens, `max_sequences` how many run at once in one data-parallel rank,
     `start_timeout` seconds. `compare` brings up the `layouts` in turn. `replicas` independent
@@ -225,10 +233,8 @@ class Serve(SpecModel):
     """
 
     engine: EngineName | None = None
-    version: Annotated[str, matching(_RELEASE, "a release, written like 0.11.0rc0")] | None = None
-    release_like: Annotated[str, matching(_RELEASE, "a release, written like 0.11.0rc0")] | None = (
-        None
-    )
+    version: _Release | None = None
+    release_like: _Release | None = None
     layout: Layout = Layout()
     replicas: Count = 1
     backend: Literal["ray", "mp"] | None = None
