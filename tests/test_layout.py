@@ -302,3 +302,9 @@ def _any_size() -> ModelShape:
         num_attention_heads=27_720, num_key_value_heads=27_720, vocab_size=size,
         num_local_experts=27_720, moe_intermediate_size=size, num_hidden_layers=100,
     )  # fmt: skip
+
+
+def test_where_nothing_works_with_the_sizes_of_context_parallelism_that_is_said():
+    with pytest.raises(LayoutError) as error:
+        check(Layout.parse("TP16×DCP3"), published("deepseek-ai__DeepSeek-V3"), cluster_of(16))
+    assert "none works with these sizes" in (error.value.hint or "")

@@ -12,6 +12,7 @@ from ropeway.launch.complete import Inputs, complete
 from ropeway.launch.served_model import ServedModel
 from ropeway.models.known import known
 from ropeway.plan.candidate import Plan
+from ropeway.plan.choice import room
 from ropeway.plan.choose import choose
 from ropeway.plan.request import request_for_hosts
 from ropeway.spec.model import Layout, Spec
@@ -76,8 +77,12 @@ def started(spec: Spec):
          "`speculative-config` is not a mapping", "write `speculative-config: {"),
         ({"engine_args": {"speculative_config": {"cudagraph_mode": "FULL"}}}, "910B4",
          "`cudagraph_mode` is not a key of", "write `compilation-config: {cudagraph_mode: …}`"),
-        ({"dtype": "bfloat16"}, "310P3", "float16 alone, not in bfloat16", "`float16`"),
-        ({"dtype": "float32"}, "310P3", "float16 alone, not in float32", "`float16`"),
+        ({"engine_args": {"speculative-config": {"method": "eagle3",
+                                                 "num_speculative_tokens": 1}}}, "910B4",
+         "`eagle3` needs one", "`mtp`, `ngram`"),
+        ({"engine_args": {"kv-cache-dtype": "bfloat16"}}, "310P3", "not in bfloat16", "remove it"),
+        ({"dtype": "bfloat16"}, "310P3", "float16 alone, not in bfloat16", "remove it"),
+        ({"dtype": "float32"}, "310P3", "float16 alone, not in float32", "remove it"),
         ({"kv_cache": "4GiB", "version": "0.11.0"}, "910B4", "no effect", "serve.memory"),
     ],
 )  # fmt: skip
@@ -156,3 +161,44 @@ def test_the_way_out_of_weights_that_are_not_loaded_is_a_name_that_is_planned():
     hint = error.value.hint or ""
     assert "Qwen3-32B-W8A8`" in hint and "AWQ" not in hint
     assert planned(spec_of("Qwen3-32B-W8A8", layout="TP4")).chosen
+
+
+@pytest.mark.parametrize(
+    ("model", "chip", "serve", "words"),
+    [
+        ("Qwen3-8B", "910B4", {"engine_args": {"speculative-config": {"method": "mtp"}}},
+         "its config.json names none"),
+        ("Qwen3-8B", "910B4", {"engine_args": {"kv-cache-dtype": "fp8"}}, "#8102"),
+        ("Qwen3-8B", "310P3", {"version": "0.13.0"}, "eager mode alone"),
+        ("Qwen3-Omni-30B-A3B-Instruct", "910B3", {"context": None, "layout": "TP2"},
+         "is not known here: memory is counted"),
+    ],
+)  # fmt: skip
+def test_what_may_not_run_is_said_by_both(model, chip, serve, words):
+    spec = spec_of(model, chip, **{"layout": "TP1", **serve})
+    shape, part = known(spec.model.path), chip_named(chip)
+    request = request_for_hosts(spec, shape, part, spec.serve.version)
+    plan = choose(replace(request, layout=spec.serve.layout))
+    assert any(words in doubt for doubt in plan.doubts)
+    assert any(words in note for note in started(spec).notes)
+
+
+def test_what_draws_from_known_layers_or_chips_is_not_doubted():
+    mtp = {"engine_args": {"speculative-config": {"method": "mtp", "num_speculative_tokens": 1}}}
+    notes_of = started(spec_of("GLM-4.5-w8a8", "910B3", layout="TP8", **mtp)).notes
+    assert not any("config.json names none" in note for note in notes_of)
+    fp8 = {"engine_args": {"kv-cache-dtype": "fp8"}}
+    assert not any("#8102" in n for n in started(spec_of(chip="950DT", layout="TP1", **fp8)).notes)
+
+
+def test_float32_takes_twice_the_memory():
+    narrow, wide = (planned(spec_of("Qwen3-4B", layout="TP1", dtype=one)).candidates
+                    for one in ("auto", "float32"))  # fmt: skip
+    held = [{str(item.layout): item.memory for item in items} for items in (narrow, wide)]
+    assert held[1]["TP1"].weights == pytest.approx(2 * held[0]["TP1"].weights, rel=0.01)
+
+
+def test_a_cache_of_fixed_size_that_leaves_little_is_tight():
+    spec = spec_of(layout="TP1", kv_cache="12.6GiB", max_sequences=16)
+    found = room(spec, known("Qwen3-8B"), chip_named("910B4"), "0.23.0")
+    assert found.fits and found.tight

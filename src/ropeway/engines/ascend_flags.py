@@ -13,6 +13,7 @@ from typing import Any
 
 from ropeway.engines.ascend_releases import Release, changes, in_runs, later_than, runs_in_words
 from ropeway.engines.ascend_settings import flags_with, is_plugins, sections_of
+from ropeway.engines.vllm import drafts_with_mtp
 from ropeway.errors import Refused
 from ropeway.phrases import joined, phrase
 from ropeway.spec.engine_flags import flag_name
@@ -46,12 +47,13 @@ def is_given(engine_args: Mapping[str, object], name: str) -> bool:
 def features(engine_args: Mapping[str, object]) -> frozenset[str]:
     """Return which of a model's uses the flags ask for, that rules of releases know.
 
-    lora, speculative and whole-encoder (on each NPU, or on none).
+    lora, speculative, mtp (the model's own layers draft) and whole-encoder (on each NPU, or none).
     """
     given = {_plain(name): value for name, value in engine_args.items() if value is not False}
     asked = {
         "lora": not given.keys().isdisjoint(("enable-lora", "lora-modules")),
         "speculative": "speculative-config" in given,
+        "mtp": drafts_with_mtp(engine_args),
         "whole-encoder": given.get("mm-encoder-tp-mode") == "data"
         or not given.keys().isdisjoint(
             ("enable-multimodal-encoder-data-parallel", "language-model-only")

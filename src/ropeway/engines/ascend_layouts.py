@@ -218,6 +218,19 @@ NOTES = (
         lambda case: case.layout.contexts != (1, 1),
     ),
     Limit(
+        "the model's own layers are to draft tokens (MTP), and its config.json names none",
+        "vLLM, config/speculative.py",
+        lambda case: "mtp" in case.features and not case.shape.mtp,
+    ),
+    Limit(
+        "310P runs in eager mode alone in this release: `enforce-eager: true` in "
+        "`serve.engine_args`",
+        "vllm-ascend docs/source/tutorials/single_node_300i.md of v0.11.0; notes of v0.14.0rc1",
+        lambda case: case.family == "310P" and case.graph != "eager",
+        since="0.11.0rc0",
+        until="0.15.0rc1",
+    ),
+    Limit(
         "prefill context parallel: how this release shares the cache is not known to us",
         "vllm-ascend's code was read up to v0.26.0rc1",
         lambda case: case.layout.prefill_context > 1,

@@ -16,10 +16,11 @@ from ropeway.engines.ascend_settings import (
     resolve_settings,
 )
 from ropeway.engines.named_paths import relative_paths
+from ropeway.engines.vllm import drafts_with_mtp
 from ropeway.errors import Refused
 from ropeway.outside import parse_json
 from ropeway.phrases import joined, phrase
-from ropeway.spec.engine_flags import flag_name, flag_value
+from ropeway.spec.engine_flags import flag_name, flag_settings, flag_value
 from ropeway.spec.model import Serve
 
 # Before, the plug-in's worker did not read it and sized the cache by itself (worker/worker.py).
@@ -27,6 +28,10 @@ KV_CACHE_BYTES_SINCE = "0.19.1rc1"
 _FLOAT16_ONLY = (
     "vllm-ascend docs/source/tutorials/single_node_300i.md of v0.11.0, 310p.md of v0.13.0"
 )
+# Methods of drafting that need no model of their own, and what vLLM says of others without one
+# (config/speculative.py of 0.32.0).
+_WITHOUT_DRAFT_MODEL = ("dspark", "extract_hidden_states", "ngram", "ngram_gpu", "suffix")
+_NO_DRAFT_MODEL = "vLLM: num_speculative_tokens was provided but without speculative model."
 # Flags whose keys are those of config.json, or of a model's own programs.
 _OPEN = ("hf-overrides", "mm-processor-kwargs")
 # vLLM 0.32.0: entrypoints/launchers/cli_args.py, and v1/worker/lora_model_runner_mixin.py
@@ -40,6 +45,7 @@ def check(serve: Serve, release: Release, family: str) -> None:
     _check_cache_size(serve, release)
     ascend_flags.check(serve.engine_args, release)
     _check_json(serve.engine_args)
+    _check_draft(serve.engine_args)
     _check_paths(serve)
     _check_adapters(serve.engine_args)
     resolve_settings(serve.env, serve.engine_args, release.version)
@@ -54,6 +60,13 @@ def notes(serve: Serve, release: Release, family: str) -> Iterator[str]:
     yield from ascend_flags.notes(serve.engine_args, release)
     if family == "310P" and serve.dtype == "auto":
         yield "310P computes in float16, so `--dtype float16` is set (tutorials, 310p.md)"
+    cache = str(flag_value(serve.engine_args, "kv-cache-dtype") or "")
+    if cache.startswith("fp8") and family != "950":
+        yield phrase(
+            "`kv-cache-dtype: {dtype}`: only 950 computes in FP8; on 910B2 a start was reported "
+            "to crash (#8102)",
+            dtype=cache,
+        )
     for _, path in _adapters(serve.engine_args):
         if not path.startswith("/"):
             yield phrase(
@@ -72,7 +85,7 @@ def _check_dtype(serve: Serve, family: str) -> None:
                 phrase("310P computes in float16 alone, not in {dtype}", dtype=value),
                 where=f"serve.{key}",
                 evidence=(_FLOAT16_ONLY,),
-                hint="write `float16`, or remove it: a model in bfloat16 is loaded as float16",
+                hint="remove it: a model in bfloat16 is loaded as float16 then",
             )
 
 
@@ -116,6 +129,21 @@ def _check_json(engine_args: Mapping[str, object]) -> None:
                 where="serve.engine_args",
                 hint=phrase("write {places}", places=places),
             )
+
+
+def _check_draft(engine_args: Mapping[str, object]) -> None:
+    """Raise Refused for a method of drafting that needs a model of its own, and has none."""
+    settings = flag_settings(engine_args, "speculative-config")
+    method = str(settings.get("method") or "draft_model")
+    alone = drafts_with_mtp(engine_args) or method.strip("[]") in _WITHOUT_DRAFT_MODEL
+    if not settings or settings.get("model") or alone:
+        return
+    raise Refused(
+        phrase("`speculative-config` has no `model`, and `{method}` needs one", method=method),
+        where="serve.engine_args",
+        evidence=(_NO_DRAFT_MODEL,),
+        hint="name it: `{model: /data/…}`, or take a method without one: `mtp`, `ngram`",
+    )
 
 
 def _check_paths(serve: Serve) -> None:

@@ -61,6 +61,19 @@ def context_doubt(shape: ModelShape, context: int | None) -> tuple[str, ...]:
     return (shape.positions_doubt,) if doubtful else ()
 
 
+def unknown_context(shape: ModelShape, context: int | None) -> tuple[str, ...]:
+    """Say that a blank context is the engine's to find, where config.json, or what was published of
+    it, does not say how long it may be."""
+    if context is not None or shape.max_positions:
+        return ()
+    return (
+        phrase(
+            "`serve.context` is blank, and the model's longest, which the engine takes, is not "
+            "known here: memory is counted for the workload's requests"
+        ),
+    )
+
+
 def parallel_flags(layout: Layout) -> tuple[str, ...]:
     """Return the flags of a layout; sizes of 1 are vLLM's default and left out."""
     sizes = (

@@ -16,7 +16,7 @@ from ropeway.engines.ascend_releases import (
 )
 from ropeway.engines.base import Node, Ports
 from ropeway.engines.placement import shares
-from ropeway.engines.vllm import context_doubt, served_shape
+from ropeway.engines.vllm import context_doubt, served_shape, unknown_context
 from ropeway.engines.vllm_ascend import AscendReplica
 from ropeway.errors import CheckFailed, Refused
 from ropeway.facts.ascend.driver import USUAL
@@ -170,7 +170,9 @@ def _context_notes(spec: Spec, shape: ModelShape) -> tuple[str, ...]:
     context = spec.serve.context
     if doubt := context_doubt(shape, context):
         return doubt
-    if context is not None or not shape.max_positions:
+    if unknown := unknown_context(shape, context):
+        return unknown
+    if context is not None:
         return ()
     return (
         phrase(

@@ -24,7 +24,7 @@ from ropeway.plan.request import (
     set_context_words,
 )
 from ropeway.plan.resolve import Flags, resolve
-from ropeway.plan.values import memory_words, shortfall, tight_words
+from ropeway.plan.values import left_over, memory_words, shortfall, tight_words
 from ropeway.plan.writing import needs_key
 from ropeway.spec.file import SpecFile
 from ropeway.spec.model import Layout, Spec
@@ -200,7 +200,7 @@ def room(spec: Spec, shape: ModelShape, chip: Chip, version: str) -> Room:
         context=search.context,
         one=one / 2**30,
     )
-    return Room(memory.left(search.context), words)
+    return Room(left_over(request, memory, search.context), words)
 
 
 def with_task(spec: Spec, shape: ModelShape) -> Spec:

@@ -34,6 +34,9 @@ def check(layout: Layout, shape: ModelShape, cluster: Cluster, model_name: str =
     if not reasons:
         return
     names = joined((f"`{name}`" for name in nearest(layout, shape, cluster)), ", ")
+    hint = phrase("nearest that work: {names}", names=names)
+    if not names:
+        hint = phrase("none works with these sizes of context parallelism (PCP, DCP)")
     raise LayoutError(
         phrase(
             "layout `{layout}` cannot run {model} on {cluster}"
@@ -44,7 +47,7 @@ def check(layout: Layout, shape: ModelShape, cluster: Cluster, model_name: str =
             cluster=_cluster_words(cluster),
         ),
         evidence=reasons,
-        hint=phrase("nearest that work: {names}", names=names),
+        hint=hint,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from ropeway.engines.ascend_flags import features
 from ropeway.engines.ascend_releases import multiplies_yarn
 from ropeway.engines.disaggregated import kv_role, role_notes
-from ropeway.engines.vllm import drafts_with_mtp, served_shape
+from ropeway.engines.vllm import drafts_with_mtp, served_shape, unknown_context
 from ropeway.engines.vllm_cpu import CONTEXT as LOCAL_CONTEXT
 from ropeway.hardware import Chip
 from ropeway.models.shape import ModelShape, Precision
@@ -46,8 +46,7 @@ def request_for(
     task, role = task_of(shape, serve.engine_args), kv_role(serve.engine_args)
     name = str(spec.model.path or spec.model.name)
     told = override_notes(name, shape, serve.engine_args)
-    if chip and shape.precision.scheme == "fp32" and serve.dtype != "float32":
-        shape = replace(shape, precision=Precision("fp16"))  # as vLLM loads it by default
+    shape = _as_computed(shape, serve, chip)
     request = PlanRequest(
         shape=shape if task == "generate" else as_pooled(shape),
         model_name=spec.model.served_name or spec.model.name or str(spec.model.path),
@@ -83,11 +82,21 @@ def request_for(
             *role_notes(serve.engine_args),
             *told,
             *_figure_notes(task, role),
+            *(unknown_context(shape, serve.context) if chip else ()),
         ),
     )
     if request.reads_only:
         request = replace(request, load=replace(request.load, output_tokens=1))
     return request
+
+
+def _as_computed(shape: ModelShape, serve: Serve, chip: Chip | None) -> ModelShape:
+    """Return the model with its weights as vLLM loads them: `dtype` is what it computes in."""
+    if chip and shape.precision.scheme == "fp32" and serve.dtype != "float32":
+        return replace(shape, precision=Precision("fp16"))
+    if serve.dtype == "float32" and shape.precision.scheme in ("bf16", "fp16"):
+        return replace(shape, precision=Precision("fp32", *[32.0] * 8))
+    return shape
 
 
 def _figure_notes(task: Task, role: str) -> tuple[Phrase, ...]:
@@ -114,7 +123,7 @@ def _blank_context(shape: ModelShape, chip: Chip | None, work: Workload) -> int 
     longest = shape.max_positions
     if chip is None:
         return min(longest or LOCAL_CONTEXT, LOCAL_CONTEXT)
-    return set_context(shape, work) if chip.family == "310P" else longest
+    return set_context(shape, work) if chip.family == "310P" else longest or None
 
 
 def set_context(shape: ModelShape, work: Workload) -> int:
@@ -135,6 +144,9 @@ def set_context_words(context: int) -> Phrase:
 
 
 def _kv_bits(serve: Serve) -> float:
-    """Return the bits of a cached number: `fp8`, `fp8_e4m3`, `int8` take half of `auto`."""
-    value = str(flag_value(serve.engine_args, "kv-cache-dtype") or "")
+    """Return the bits of a cached number: `fp8`, `fp8_e4m3`, `int8` take half of `auto`, which is
+    as wide as what the model is computed in."""
+    value = str(flag_value(serve.engine_args, "kv-cache-dtype") or "auto")
+    if value == "auto" and serve.dtype == "float32":
+        return 32
     return 8 if value.startswith(("fp8", "int8")) else 16

@@ -91,9 +91,17 @@ def tight_words(layout: Layout, left: int) -> Phrase:
     )
 
 
+def left_over(request: PlanRequest, memory: Memory, context: int) -> int:
+    """Return the bytes of an NPU by which a layout fits; a cache of fixed size takes its own from
+    what all else leaves."""
+    left = memory.left(context)
+    return min(left, memory.spare) if request.kv_cache is not None else left
+
+
 def memory_doubts(search: Search, chosen: Candidate) -> Iterator[Phrase]:
     """Yield that a layout fits by little, and that a context is set which nobody named."""
-    request, left = search.request, chosen.memory.left(search.context)
+    request = search.request
+    left = left_over(request, chosen.memory, search.context)
     if request.chip is not None and left < MEMORY_ERROR:
         yield tight_words(chosen.layout, left)
     if request.sets_context:
