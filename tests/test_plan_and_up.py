@@ -169,6 +169,8 @@ def test_the_way_out_of_weights_that_are_not_loaded_is_a_name_that_is_planned():
         ("Qwen3-8B", "910B4", {"engine_args": {"speculative-config": {"method": "mtp"}}},
          "its config.json names none"),
         ("Qwen3-8B", "910B4", {"engine_args": {"kv-cache-dtype": "fp8"}}, "#8102"),
+        ("Qwen3-8B", "910B4", {"engine_args": {"speculative-config": {
+            "method": "eagle3", "model": "/data/eagle"}}}, "/data/eagle, are not counted"),
         ("Qwen3-8B", "310P3", {"version": "0.13.0"}, "eager mode alone"),
         ("Qwen3-Omni-30B-A3B-Instruct", "910B3", {"context": None, "layout": "TP2"},
          "is not known here: memory is counted"),

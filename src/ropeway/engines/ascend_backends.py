@@ -35,9 +35,8 @@ def data_ranks(layout: Layout, nodes: tuple[Node, ...]) -> tuple[int, ...] | Non
     Every node gets at least one, since no host may be idle. None when one is larger than a host, or
     when they do not fit.
     """
-    world_size = layout.world_size
-    room = [node.npus // world_size for node in nodes]
-    if sum(room) < layout.data or layout.data < len(nodes) or 0 in room:
+    room = _rooms(layout, nodes)
+    if room is None:
         return None
     shares = [0] * len(nodes)
     open_nodes = [(0, index) for index in range(len(nodes))]  # a heap: the freest first
@@ -49,18 +48,26 @@ def data_ranks(layout: Layout, nodes: tuple[Node, ...]) -> tuple[int, ...] | Non
     return tuple(shares)
 
 
+def _rooms(layout: Layout, nodes: tuple[Node, ...]) -> list[int] | None:
+    """Return how many data-parallel ranks each node has room for; None as for `data_ranks`."""
+    world_size = layout.world_size
+    room = [node.npus // world_size for node in nodes]
+    lacking = sum(room) < layout.data or layout.data < len(nodes) or 0 in room
+    return None if lacking else room
+
+
 def planned_backend(
     layout: Layout, sizes: HostSizes, release: Release, required: Backend | None
 ) -> Backend:
-    """Return the same for hosts of which only the sizes are known, the largest first.
-
-    Raises LayoutError or Refused as `backend_for` does.
-    """
+    """Return the same as `backend_for`, for hosts of which only the sizes are known, the largest
+    first. Raises LayoutError or Refused as it does."""
     hosts = hosts_needed(layout, sizes) or 0
+    if hosts == 1 and required is None:
+        return "mp"
     npus = [size for size, number in sizes for _ in range(min(number, hosts))][:hosts]
-    taken = shares_of(layout, npus) or ()
-    nodes = tuple(Node(f"host{place}", "", count) for place, count in taken)
-    return backend_for(layout, nodes, release, required)
+    counts = [count for _, count in shares_of(layout, npus) or ()]
+    alike = {count: Node("host", "", count) for count in set(counts)}
+    return backend_for(layout, tuple(alike[count] for count in counts), release, required)
 
 
 def backend_for(
@@ -76,7 +83,7 @@ def backend_for(
     if required == "ray":
         _check_ray(layout, nodes, release)
         return "ray"
-    if len(nodes) == 1 or (layout.data > 1 and data_ranks(layout, nodes)):
+    if len(nodes) == 1 or (layout.data > 1 and _rooms(layout, nodes)):
         return "mp"
     reason = _why_not_nodes(layout, nodes, release)
     if required == "mp":
@@ -114,7 +121,7 @@ def _check_ray(layout: Layout, nodes: tuple[Node, ...], release: Release) -> Non
     world_size = layout.world_size
     sizes = sorted({node.npus for node in nodes})
     if world_size <= max(sizes):
-        if data_ranks(layout, nodes) is None:
+        if _rooms(layout, nodes) is None:
             share = "{name}: {npus} NPUs, {world_size} a rank"
             raise Refused(
                 phrase(

@@ -239,7 +239,7 @@ def nearest(version: str) -> Release | None:
 def rules_of(version: str) -> Release:
     """Return the row whose rules hold for a release: its own, else the nearest before it, else the
     first of all."""
-    return nearest(version) or RELEASES[0]
+    return release_of(version) or nearest(version) or RELEASES[0]
 
 
 def taken_release(

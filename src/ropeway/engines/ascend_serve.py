@@ -67,6 +67,13 @@ def notes(serve: Serve, release: Release, family: str) -> Iterator[str]:
             "to crash (#8102)",
             dtype=cache,
         )
+    draft = str(flag_settings(serve.engine_args, "speculative-config").get("model") or "")
+    if draft and draft.strip("[]") not in _WITHOUT_DRAFT_MODEL:
+        yield phrase(
+            "weights and cache of the draft model, {model}, are not counted: less is left for the "
+            "cache than is said here",
+            model=draft,
+        )
     for _, path in _adapters(serve.engine_args):
         if not path.startswith("/"):
             yield phrase(
