@@ -88,12 +88,17 @@ def cut(data: bytes, at: list[int]) -> list[bytes]:
 
 
 def received(
-    packets: list[bytes], refused: Collection[int] = (), *, pauses: Collection[int] = range(99)
+    packets: list[bytes],
+    refused: Collection[int] = (),
+    *,
+    pauses: Collection[int] = range(99),
+    with_head: bytes = b"",
 ) -> tuple[list[bytes], list[bytes]]:
     """Return what a reader and its sink got of an answer, in order, and what the sink was offered.
 
-    The sink refuses its n-th offer if n is among `refused`; the reader may run before the n-th
-    packet if n is among `pauses`.
+    It is the second answer of its connection. The sink refuses its n-th offer if n is among
+    `refused`; the reader may run before the n-th packet if n is among `pauses`. `with_head` comes
+    in the packet of the answer's head.
     """
     got: list[bytes] = []
     offers: list[bytes] = []
@@ -101,8 +106,14 @@ def received(
     async def scene() -> None:
         connection = upstream._Connection(asyncio.get_running_loop())
         connection.connection_made(asyncio.Transport())
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         connection.set_response_params(read_until_eof=True, auto_decompress=False)
-        connection.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.data_received(head)
+        answer = await upstream._answer(connection)
+        connection.data_received(in_chunks([b"data: before\n\n"]) + b"0\r\n\r\n")
+        assert await upstream.read(answer, 1000) == b"data: before\n\n"
+        connection.set_response_params(read_until_eof=True, auto_decompress=False)
+        connection.data_received(head + with_head)
         answer = await upstream._answer(connection)
 
         def sink(chunks: bytes, whole: bytes) -> bool:
@@ -170,6 +181,16 @@ def test_what_only_looks_like_a_chunk_within_a_chunk_does_not_pass_by() -> None:
     got, offers = received([in_chunks([EVENTS[0]]), head, inner, tail])
     assert b"".join(got) == EVENTS[0] + body
     assert inner not in offers
+
+
+def test_an_answer_that_begins_within_a_chunk_is_parsed_until_its_end() -> None:
+    inner = in_chunks([b"data: inner\n\n"])
+    body = b"\r\n" + inner + b"\n\n"
+    head, rest = in_chunks([body])[:6], in_chunks([body])[6:]
+    assert head.endswith(b"\r\n\r\n"), "as if a chunk had ended"
+    got, offers = received([inner, rest[len(inner) :]], with_head=head)
+    assert b"".join(got) == body
+    assert not offers
 
 
 @pytest.mark.parametrize(

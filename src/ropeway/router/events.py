@@ -24,28 +24,33 @@ class Splitter:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self.tail = bytearray()
+        self._tail = bytearray()
 
     def feed(self, piece: bytes) -> bytes:
         """Return the whole events that have come. Raises ValueError when one is too large."""
-        if not self.tail and piece.endswith(b"\n\n"):  # vLLM writes whole events: no search then
+        if not self._tail and piece.endswith(b"\n\n"):  # vLLM writes whole events: no search then
             return piece
-        start = max(0, len(self.tail) - 2)
-        self.tail += piece
+        start = max(0, len(self._tail) - 2)
+        self._tail += piece
         # Lines end with CR LF, LF or CR, an event with an empty line (the HTML standard's
         # "Server-sent events"); so each end has one of these pairs.
-        end = max(self.tail.rfind(pair, start) for pair in (b"\n\n", b"\n\r", b"\r\r")) + 2
-        end = 0 if end == 1 else end + self.tail.startswith(b"\r\n", end - 1)
-        whole = bytes(self.tail[:end])
-        del self.tail[:end]
-        if len(self.tail) > self._most:
+        end = max(self._tail.rfind(pair, start) for pair in (b"\n\n", b"\n\r", b"\r\r")) + 2
+        end = 0 if end == 1 else end + self._tail.startswith(b"\r\n", end - 1)
+        whole = bytes(self._tail[:end])
+        del self._tail[:end]
+        if len(self._tail) > self._most:
             raise ValueError(f"an event of the stream has more than {self._most:,} bytes")
         return whole
 
     @property
+    def empty(self) -> bool:
+        """Whether nothing of what came is kept back."""
+        return not self._tail
+
+    @property
     def within(self) -> bool:
         """Whether the stream is in the middle of an event."""
-        return bool(self.tail.strip(b"\r\n"))
+        return bool(self._tail.strip(b"\r\n"))
 
 
 def each(data: bytes) -> Iterator[bytes]:

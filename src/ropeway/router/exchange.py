@@ -263,8 +263,7 @@ class Exchange:
 
         def relay(chunks: bytes, whole: bytes) -> bool:
             if (
-                splitter.tail
-                or not events.plain(whole)
+                not (splitter.empty and events.plain(whole))
                 or client.is_closing()
                 or client.get_write_buffer_size() > _UNSENT_BYTES
             ):

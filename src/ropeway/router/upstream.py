@@ -70,6 +70,10 @@ class _Connection(ResponseHandler):
     sink: Sink | None = None
     within = True
 
+    def set_response_params(self, **how: Any) -> None:
+        self.within = True
+        super().set_response_params(**how)
+
     def data_received(self, data: bytes) -> None:
         if self.sink is not None:
             events = b"" if self.within else _whole_chunks(data)
@@ -300,7 +304,9 @@ async def _answer(connection: _Connection) -> Answer:
             message, content = await connection.read()
             if message.code >= 200:
                 if type(content) is StreamReader:
-                    content.__class__ = _Body
+                    # A layout of aiohttp's that does not allow it: no chunk passes its parser by.
+                    with contextlib.suppress(TypeError):
+                        content.__class__ = _Body
                 return Answer(message.code, message.headers, content, connection)
     except HttpProcessingError as error:
         raise aiohttp.ClientPayloadError(f"its answer is no HTTP: {error.message}") from error
