@@ -111,6 +111,8 @@ HARMLESS = [
     "api_key=None, port=8000", "密码：无", "令牌数：512", "密钥文件：/x", "auth: none.",
     '"signature": "hccl-notify-timeout"', '"key_env": "API_KEY",\n"backends": []',
     "an environment variable with the API key that clients send", "a key: `OWN_KEY` of x",
+    "invalid credentials: access denied", "auth: failed for user", "hccl_token: timeout",
+    'MountVolume.SetUp failed for volume "creds" : secret "creds" not found',
 ]  # fmt: skip
 
 
@@ -228,6 +230,10 @@ def test_a_secret_in_a_spec_is_refused_with_the_way_to_give_it(serve: str) -> No
         "{engine_args: {x: {pad_token_id: 0, max_tokens: 4096, prefix_cache_key: abcdef0}}}",
         r'{engine_args: {hf-overrides: "{\"image_token\": 151655, \"bos_token\": \"<begin>\"}"}}',
         r'{engine_args: {hf-overrides: "{\"classifier_from_token\": [\"no\", \"yes\"]}"}}',
+        "{env: {HF_HOME: /data/hf_home_of_the_team, CHECKPOINT: /data/hf_checkpoints_qwen3}}",
+        "{engine_args: {download-dir: /data/hf_download_cache_dir}}",
+        "{engine_args: {chat-template: /data/npm_packages_and_models_1/t.jinja}}",
+        "{engine_args: {lora-modules: a=/data/sk-finetuned-qwen3-32b-v2/pypi-mirror-2024-11-02}}",
     ],
 )
 def test_what_only_sounds_like_a_secret_is_accepted(serve: str) -> None:
@@ -256,7 +262,10 @@ def test_an_error_shows_no_secret_that_a_log_or_a_server_said(
     @click.command()
     def verb() -> None:
         raise LaunchError(
-            f"the server says: bad key {S}", evidence=(f"api_key='x{S}'", "port 8000")
+            f"the server says: bad key {S}",
+            where=f"http://me:{S}@host/v1",
+            evidence=(f"api_key='x{S}'", "port 8000"),
+            hint=f"with api_key={S}",
         )
 
     monkeypatch.setenv("MY_API_KEY", S)

@@ -225,9 +225,11 @@ def _tell(error: RopewayError, screen: Screen, args: Sequence[str]) -> None:
         masked = redact(text, known)
         return text if masked == text else masked  # a phrase, which may be shown in Chinese
 
-    # A server, a log or a command may have said a secret.
-    error.what, *evidence = map(mask, (error.what, *error.evidence))
-    error.evidence = tuple(evidence)
+    # A server, a log or a command may have said a secret, and a URL may have one.
+    error.what = mask(error.what)
+    error.where = error.where and mask(error.where)
+    error.evidence = tuple(map(mask, error.evidence))
+    error.hint = error.hint and mask(error.hint)
     screen.error(error)
 
 

@@ -54,9 +54,13 @@ _ABOUT = {
 }  # fmt: skip
 
 # Values that are no secret whatever they are called: nothing, what stands for a value (`$NAME`,
-# `{{ .Values.key }}`), a special token (`<pad>`), another flag, what was hidden before.
+# `{{ .Values.key }}`), a special token (`<pad>`), another flag, what was hidden before, and what a
+# message says of the secret that it names.
 _NOTHING = (
-    r"(?i:false|none|no|null|true|yes)(?!\w)|未设置|无|…|`?--[a-z][a-z-]{0,60}`?|\*{3,}|<[^<>\n]{0,200}>|\$\{?\w{1,100}\}?"
+    r"(?i:failed|invalid|missing|(?:(?:access|permission) )?denied|expired|required|rejected"
+    r"|timeout|wrong|not (?:allowed|found|set|valid))(?!\w)|secret (?=\")|"
+    r"(?i:false|none|no|null|true|yes)(?!\w)|未设置|无|…|`?--[a-z][a-z-]{0,60}`?|\*{3,}"
+    r"|<[^<>\n]{0,200}>|\$\{?\w{1,100}\}?"
     r"|\$\([^\n]{0,200}\)|\{\{[^{}\n]{0,200}\}\}"
 )
 _FEW = r"-?\d{1,5}(?:\.\d{1,9})?(?: ?[a-zµ%]{1,3}(?!\w))?"
@@ -84,12 +88,13 @@ _WORD = "[A-Za-z0-9_-]"
 _SHAPES = tuple(
     re.compile(shape)
     for shape in (
-        rf"(?P<secret>sk-(?=[A-Za-z_-]{{0,60}}\d){_WORD}{{16,}}+)",
-        rf"(?P<secret>hf_{_WORD}{{16,}}+)",
+        # Names of folders begin like these too, so one run of letters and digits must be long.
+        rf"(?P<secret>sk-{_WORD}{{0,40}}?(?=[A-Za-z]{{0,60}}\d)[A-Za-z0-9]{{16,}}+{_WORD}*+)",
+        r"(?P<secret>(?:hf|npm)_[A-Za-z0-9]{16,}+)(?![_-])",
         *(rf"(?P<secret>gh{kind}_{_WORD}{{16,}}+)" for kind in "opsur"),
         *(
             rf"(?P<secret>{begin}{_WORD}{{16,}}+)"
-            for begin in ("github_pat_", "glpat-", "npm_", "pypi-", "dckr_pat_", "nvapi-")
+            for begin in ("github_pat_", "glpat-", "pypi-Ag", "dckr_pat_", "nvapi-")
         ),
         rf"(?P<secret>xox[a-z]-{_WORD}{{8,}}+)",
         *(rf"(?P<secret>{begin}[A-Z0-9]{{16}})" for begin in ("AKIA", "ASIA")),
