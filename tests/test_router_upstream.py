@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Collection
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,6 +79,13 @@ def test_a_connection_whose_answer_was_read_carries_the_next_request() -> None:
 EVENTS = [b"data: %d\n\n" % number for number in range(12)]
 
 
+class Unplugged(asyncio.Transport):
+    """A transport of which nothing comes by itself."""
+
+    def close(self) -> None:
+        pass
+
+
 def in_chunks(pieces: list[bytes]) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
 
@@ -105,7 +113,7 @@ def received(
 
     async def scene() -> None:
         connection = upstream._Connection(asyncio.get_running_loop())
-        connection.connection_made(asyncio.Transport())
+        connection.connection_made(Unplugged())
         head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         connection.set_response_params(read_until_eof=True, auto_decompress=False)
         connection.data_received(head)
@@ -191,6 +199,19 @@ def test_an_answer_that_begins_within_a_chunk_is_parsed_until_its_end() -> None:
     got, offers = received([inner, rest[len(inner) :]], with_head=head)
     assert b"".join(got) == body
     assert not offers
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"0x5\r\nhello\r\n", b"+5\r\nhello\r\n", b"-5\r\nhello\r\n",
+        b"3\r\nhello\r\n",
+        b"1" * 18 + b"\r\n", b"no length\r\n", b"0\r\nno trailer\r\n\r\n",
+    ],
+)  # fmt: skip
+def test_an_answer_that_ceases_to_be_http_breaks_at_once(wrong: bytes) -> None:
+    with pytest.raises(aiohttp.ClientPayloadError, match="no HTTP"):
+        received([in_chunks(EVENTS[:1]), wrong])
 
 
 @pytest.mark.parametrize(

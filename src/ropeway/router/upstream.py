@@ -65,14 +65,23 @@ class _Connection(ResponseHandler):
 
     sink    is offered what comes, while somebody waits for a body
     within  whether the parser may be within a chunk, or was not seen to be between two
+    body    of the answer that is being read
     """
 
     sink: Sink | None = None
     within = True
+    body: StreamReader | None = None
 
     def set_response_params(self, **how: Any) -> None:
-        self.within = True
+        self.within, self.body = True, None
         super().set_response_params(**how)
+
+    def set_exception(self, exc: BaseException, *cause: Any) -> None:
+        # Its parser tells only those who wait for a head.
+        if self.body is not None and not self.body.is_eof():
+            what = getattr(exc, "message", "") or type(exc).__name__
+            self.body.set_exception(aiohttp.ClientPayloadError(f"its answer is no HTTP: {what}"))
+        super().set_exception(exc, *cause)
 
     def data_received(self, data: bytes) -> None:
         if self.sink is not None:
@@ -307,6 +316,7 @@ async def _answer(connection: _Connection) -> Answer:
                     # A layout of aiohttp's that does not allow it: no chunk passes its parser by.
                     with contextlib.suppress(TypeError):
                         content.__class__ = _Body
+                connection.body = content
                 return Answer(message.code, message.headers, content, connection)
     except HttpProcessingError as error:
         raise aiohttp.ClientPayloadError(f"its answer is no HTTP: {error.message}") from error
