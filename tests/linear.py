@@ -5,14 +5,26 @@ from collections.abc import Callable
 
 # Four times the input takes four times as long when it is linear, sixteen when it is quadratic.
 _SMALL, _TIMES, _MOST = 250_000, 4, 8
+# So few that lines which look alike are each read: a log's reader skips the 41st.
+_LINES = 30
 # Below this a measurement is noise.
 _NEGLIGIBLE_SECONDS = 0.05
 
 
-def assert_linear(work: Callable[[str], object], piece: str) -> None:
-    """Do the work on repetitions of `piece`: 250 kB, then 1 MB."""
-    small = _seconds(work, piece * (_SMALL // len(piece)))
-    large = _seconds(work, piece * (_SMALL // len(piece) * _TIMES))
+def assert_linear(work: Callable[[str], object], piece: str, *, cut: int = 0) -> None:
+    """Do the work on repetitions of `piece`: on one line of 250 kB, then of 1 MB.
+
+    cut  where the work cuts a longer line, so that a single one shows little of what each costs:
+         the work is also done on lines a quarter as long, and just as long
+    """
+    _compare(work, *(piece * (size // len(piece)) for size in (_SMALL, _SMALL * _TIMES)))
+    if cut:
+        lines = (f"{piece * (size // len(piece))}\n" * _LINES for size in (cut // _TIMES, cut))
+        _compare(work, *lines)
+
+
+def _compare(work: Callable[[str], object], less: str, more: str) -> None:
+    small, large = _seconds(work, less), _seconds(work, more)
     assert large < max(_MOST * small, _NEGLIGIBLE_SECONDS), f"{small:.3f} s, then {large:.3f} s"
 
 

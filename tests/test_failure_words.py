@@ -6,6 +6,7 @@ import pytest
 from linear import assert_linear
 from ropeway.cli.main import exit_code
 from ropeway.diagnosis.decide import diagnose
+from ropeway.diagnosis.scan import LONGEST_JUDGED
 
 CALM = "INFO 12-15 11:45:12 [model.py:2679] loading"
 
@@ -407,7 +408,9 @@ def test_a_program_that_is_not_there_ends_diagnose_with_1(tmp_path) -> None:  # 
 @pytest.mark.parametrize(
     "piece",
     ["sh: 1: ", "a: ", "a.", "a/", "failed ", "cannot ", "0:00:12", "12%", "1.2GB ", "line 1: 1 ",
-     "Error", "错误", "━", "cap_", "Current: =", "--cap-drop=", "'", "curl: (", "Assertion `"],
+     "Error", "错误", "━", "cap_", "Current: =", "--cap-drop=", "'", "curl: (", "Assertion `",
+     "fail", "error", "failed_", "fail: ", "no error", "without ", "if a fail",
+     "AError: a ", "a: failed ", "错误0", "if a ", "1AError: "],
 )  # fmt: skip
 def test_words_without_end_are_read_in_linear_time(piece: str) -> None:
-    assert_linear(lambda line: diagnose({"a": line}), piece)
+    assert_linear(lambda text: diagnose({"a": text}), piece, cut=LONGEST_JUDGED)

@@ -102,7 +102,7 @@ _TOLERATED = re.compile(
     r"|\b(?:fail|error)\w*(?: \w{1,20}){1,3}: +0(?![\d.]*[1-9])"
     r"|unable to find image '[^']{1,200}' locally"
     r"|\b(?:0|no|zero|without) (?:\w+ ){0,2}(?:fail|error|timeout|unreachable)"
-    r"|(?:fail\w*|error\w*|invalid|killed|denied)['\"]?[:= ]{1,3}"
+    r"|(?:(?:fail|error)\w{0,60}|invalid|killed|denied)['\"]?[:= ]{1,3}"
     r"(?:0(?![\d.]*[1-9x])|(?:no|none|false|null|\[\]|'')[,}]?$)"
     r"|忽略|跳过|(?:正在|将|即将|稍后)重试|重试次数|警告|告警"
     r"|(?:无|没有|未发现|未见|0 ?[个次条项]?)(?:错误|失败|异常)"

@@ -17,7 +17,7 @@ from ropeway.diagnosis.pieces import pieces
 from ropeway.facts.text import without_escapes
 
 # A log may hold a megabyte on one line; no pattern looks further than this.
-LONGEST_LINE = 20_000
+LONGEST_READ = 20_000
 _MOST_HEADS = 12
 
 
@@ -67,7 +67,7 @@ def read_line(line: str, number: int = 1) -> tuple[LogEntry, ...]:
     Of a line that was written over, only what was written last is read.
     """
     entries = []
-    rest = without_escapes((pieces(line[:LONGEST_LINE]) or [""])[-1]).rstrip()
+    rest = without_escapes((pieces(line[:LONGEST_READ]) or [""])[-1]).rstrip()
     rest = rest[_MARKS.match(rest).end() :]  # type: ignore[union-attr]  # it matches nothing too
     while rest:
         head = _Head()

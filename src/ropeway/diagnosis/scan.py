@@ -20,7 +20,8 @@ from ropeway.diagnosis.signatures import Signature, table
 
 # Characters after and before a line that are kept in memory, to look at its neighbours.
 _AHEAD, _BEHIND = 6_000, 4_000
-_LONGEST_LINE = 4_000
+# Of a longer line so much is judged, from its beginning and from where the trigger stands.
+LONGEST_JUDGED = 4_000
 # Lines kept around a failure; above it more are searched, for a time.
 _ABOVE, _BELOW, _LOOK_BACK = 2, 12, 30
 # At most so many failures are kept of one log. Lines that only have the level ERROR matter when
@@ -186,7 +187,7 @@ class _Neighbours:
 
     def _beside(self, parts: list[str]) -> list[LogEntry]:
         told = (part for part in parts if not is_progress(part))
-        return [entry for part in told for entry in read_line(part[:_LONGEST_LINE], self.number)]
+        return [entry for part in told for entry in read_line(part[:LONGEST_JUDGED], self.number)]
 
 
 def _judge(result: Scan, part: str, hit: int, near: _Neighbours) -> None:
@@ -197,9 +198,9 @@ def _judge(result: Scan, part: str, hit: int, near: _Neighbours) -> None:
         return
     if repeats or len(result.shapes) < _MAX_SHAPES:
         result.shapes[shape] = repeats + 1
-    if len(part) > _LONGEST_LINE:
+    if len(part) > LONGEST_JUDGED:
         from_ = max(hit - 500, 300)
-        part = f"{part[:300]} {part[from_ : from_ + _LONGEST_LINE - 300]}"
+        part = f"{part[:300]} {part[from_ : from_ + LONGEST_JUDGED - 300]}"
     for entry in read_line(part, near.number):
         _add_context(result, entry)
         failure = _failure(result.name, entry)
@@ -289,8 +290,8 @@ def _timed(entry: LogEntry, above: list[LogEntry], below: list[LogEntry]) -> Log
 
 
 def _entries(lines: Iterable[str], first: int) -> list[LogEntry]:
-    numbered = enumerate(lines, start=first)
-    return [entry for number, line in numbered for entry in read_line(line[:_LONGEST_LINE], number)]
+    numbered = enumerate((line[:LONGEST_JUDGED] for line in lines), start=first)
+    return [entry for number, line in numbered for entry in read_line(line, number)]
 
 
 def _add_context(result: Scan, entry: LogEntry) -> None:
