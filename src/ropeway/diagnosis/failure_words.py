@@ -29,7 +29,7 @@ def is_failure(entry: LogEntry) -> bool:
     message = entry.message
     if _SAYS_ERROR.match(message) or _DEATH.search(message):
         return True
-    if _TOLERATED.search(message):
+    if goes_on(message):
         return False
     return any(
         said is not None
@@ -40,6 +40,11 @@ def is_failure(entry: LogEntry) -> bool:
             _CHINESE_FAILURE.search(message),
         )
     )
+
+
+def goes_on(message: str) -> bool:
+    """Return whether a message says that the work goes on all the same, or counts no failure."""
+    return _TOLERATED.search(message) is not None
 
 
 # Fragments of which one is in every line that the patterns below accept. Where there is a choice,
@@ -95,16 +100,28 @@ _SAYS_ERROR = re.compile(
     r"(?: response from daemon)?(?: ?:|!)(?!\s*(?:[\d.+-]+|none|null|false|no|\W*)\s*$)"
     r"|Traceback \(most recent call last\):"
 )
-# What goes on all the same, or counts no failure at all.
+_CHINESE_WORDS = (
+    "错误|失败|异常|出错|崩溃|无法|不存在|找不到|未找到|不支持|拒绝|超时|没有那个|不允许"
+)
+# What goes on all the same, or counts no failure at all. In Chinese also what would be done if
+# something failed, where nothing before it has.
 _TOLERATED = re.compile(
-    r"(?i)warning: |warn\(|ignor(?:ed|ing)|skipp|retrying|will retry|fall(?:s|ing)? ?back"
+    r"(?i)warning: |^[WN]: |warn\(|ignor(?:ed|ing)|skipp|retrying|will retry|fall(?:s|ing)? ?back"
     r"|optional\b|\bif \w+ fail|^nohup: red|^--\w|inappropriate ioctl|is not a tty"
     r"|\b(?:fail|error)\w*(?: \w{1,20}){1,3}: +0(?![\d.]*[1-9])"
     r"|unable to find image '[^']{1,200}' locally"
     r"|\b(?:0|no|zero|without) (?:\w+ ){0,2}(?:fail|error|timeout|unreachable)"
     r"|(?:(?:fail|error)\w{0,60}|invalid|killed|denied)['\"]?[:= ]{1,3}"
     r"(?:0(?![\d.]*[1-9x])|(?:no|none|false|null|\[\]|'')[,}]?$)"
-    r"|忽略|跳过|(?:正在|将|即将|稍后)重试|重试次数|警告|告警"
+    r"|using (?:the |its |built-in )?defaults?\b|\bdefault \w+ (?:is|are) used|defaulting to"
+    r"|newly initiali[sz]ed|[,;] (?:then |now |finally )?(?:re)?connected\b"
+    r"|\b(?:log ?level|日志级别|日志等级)\W{0,3}(?:is |set to |为)?(?:error|fatal|错误)\W{0,2}$"
+    rf"|^(?:(?!{_CHINESE_WORDS}).){{0,60}}(?:如果|如遇|如有|如出现|若(?!干)|一旦|假如|万一)"
+    r"|(?:出现|发生|遇到?)(?:错误|失败|异常|超时)时|(?:错误|失败|异常|超时|存在|找到)(?:后|时|则)"
+    r"(?:自动|将|会|创建|新建|跳过)|错误(?:级别|等级)|错误码(?:说明|含义|表)"
+    r"|(?:启用|开启|(?<!不)支持)(?:错误|失败|异常|超时)(?:检测|检查|重试|处理|恢复)"
+    r"|(?:使用|采用|改用|恢复)(?:了)?默认|[,，](?:正在|开始|将)(?:重新)?(?:创建|新建|生成|下载)"
+    r"|次后(?:连接|重连|重试)?成功|忽略|跳过|(?:正在|将|即将|稍后)重试|重试次数|警告|告警"
     r"|(?:无|没有|未发现|未见|0 ?[个次条项]?)(?:错误|失败|异常)"
     r"|(?:错误|失败|异常|超时)\w{0,6}[:：=]? ?(?:0|无|\d+ ?(?:s|ms|秒|分钟))"
 )
@@ -158,6 +175,4 @@ _DEATH = re.compile(
     r"|^\[\d{1,4}\][+-]? +(?:\d{1,9} +)?(?:[+-] +)?"
     r"(?:[Kk]illed|[Ee]xit [1-9]|[Aa]bort|[Tt]erminated)\b"
 )
-_CHINESE_FAILURE = re.compile(
-    r"错误|失败|异常|出错|崩溃|无法|不存在|找不到|未找到|不支持|拒绝|超时|没有那个|不允许"
-)
+_CHINESE_FAILURE = re.compile(_CHINESE_WORDS)

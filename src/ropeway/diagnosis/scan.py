@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 
-from ropeway.diagnosis.failure_words import FAILURE_TEXTS, is_failure, names_exception
+from ropeway.diagnosis.failure_words import FAILURE_TEXTS, goes_on, is_failure, names_exception
 from ropeway.diagnosis.links import Link, read_link
 from ropeway.diagnosis.log_lines import LogEntry, has_year, read_line, seconds_of
 from ropeway.diagnosis.pieces import is_progress, pieces
@@ -214,6 +214,8 @@ def _failure(log: str, entry: LogEntry) -> Failure | None:
         return None
     calm = entry.level in CALM
     row = table().claim(entry.message, entry.code, calm=calm)
+    if row and row.kind in ("secondary", "echo") and entry.level is None and goes_on(entry.message):
+        return None
     exception = names_exception(entry.message)
     if row is None and (calm or not (exception or is_failure(entry))):
         return None
