@@ -342,6 +342,50 @@ def test_what_is_shown_is_evidence_for_it() -> None:
     assert [detail.en for detail in dropped.details] == ["--cap-drop ALL"]
 
 
+NO_LIBRARY = (
+    "ImportError: libascend_hal.so: cannot open shared object file: No such file or directory"
+)
+
+
+@pytest.mark.parametrize(
+    ("shown", "error", "signature"),
+    [
+        ("ls: cannot access '/usr/local/Ascend/driver/lib64': No such file or directory",
+         NO_LIBRARY, "driver-not-mounted"),
+        ("ls: /usr/local/Ascend/driver: No such file or directory", NO_LIBRARY,
+         "driver-not-mounted"),
+        ("cat: /usr/local/Ascend/driver/version.info: No such file or directory", NO_LIBRARY,
+         "driver-not-mounted"),
+        ("ls: 无法访问 '/usr/local/Ascend/driver': 没有那个文件或目录", NO_LIBRARY,
+         "driver-not-mounted"),
+        ("/usr/local/Ascend/driver/lib64/driver/libascend_hal.so", NO_LIBRARY,
+         "driver-library-not-found"),
+        ("-r--r--r-- 1 root root 1867 Dec 1 10:00 libascend_hal.so", NO_LIBRARY,
+         "driver-library-not-found"),
+        ("ls: cannot access '/usr/local/Ascend/driver/tools/x': No such file or directory",
+         NO_LIBRARY, "driver-library-missing"),
+        ("ls: cannot access '/dev/davinci0': No such file or directory",
+         "RuntimeError: Initialize: NPU function error: c10_npu::SetDevice(device_id_), "
+         "error code is 507033", "device-files-missing"),
+    ],
+)  # fmt: skip
+def test_what_a_shell_could_not_show_is_evidence_and_no_cause_of_its_own(
+    shown: str, error: str, signature: str
+) -> None:
+    for lines in ((shown, error), (error, shown)):
+        diagnosis = diagnose({"a": "\n".join(lines)})
+        assert (diagnosis.signature, diagnosis.headline) == (signature, error)
+        refined = signature != "driver-library-missing"
+        assert bool(diagnosis.details) == refined
+        assert bool(diagnosis.aside) != refined
+
+
+def test_what_a_shell_could_not_show_is_told_where_nothing_else_is() -> None:
+    shown = "ls: cannot access '/usr/local/Ascend/driver': No such file or directory"
+    for beside in ("INFO:     all is well", "OSError: the moon is full"):
+        assert diagnose({"a": f"{shown}\n{beside}"}).signature == "file-not-found"
+
+
 def test_a_variable_that_the_cause_speaks_of_is_told_with_its_value_and_no_secret() -> None:
     lines = ("export HCCL_BUFFSIZE=200", "VLLM_API_KEY=secret", "HF_TOKEN=secret")
     diagnosis = diagnose(

@@ -7,7 +7,7 @@ from ropeway.diagnosis.details import details_of
 from ropeway.diagnosis.log_lines import LogEntry
 from ropeway.diagnosis.result import Diagnosis, LogLine, LogRead, RuledOut, Text, Verdict
 from ropeway.diagnosis.scan import CALM, Clock, Failure, Scan, scan
-from ropeway.diagnosis.shell import conditions
+from ropeway.diagnosis.shell import conditions, is_shown
 from ropeway.diagnosis.signatures import Signature, link_to, table
 from ropeway.engines.ascend_releases import order
 from ropeway.spec.secret_text import without_secrets
@@ -31,7 +31,7 @@ def diagnose_blocks(logs: Iterable[tuple[str, Iterable[str]]]) -> Diagnosis:
     scans = sorted((scan(name, blocks) for name, blocks in logs), key=lambda each: each.name)
     survived, fatal = _split_by_survival(scans)
     read = tuple(map(_log_read, scans))
-    decisive = _earliest([each for each in fatal if _weight(each) < _PLAIN]) or _symptom(fatal)
+    decisive = _earliest(_told(fatal)) or _symptom(fatal)
     if decisive is None:
         return _healthy(scans, survived, read)
     row = _refined(decisive, fatal, scans) or decisive.row
@@ -52,10 +52,26 @@ def diagnose_blocks(logs: Iterable[tuple[str, Iterable[str]]]) -> Diagnosis:
         versions=row.versions if row else None,
         basis=row.basis if row else "none",
         evidence=_evidence(decisive),
-        aside=_all_ruled_out(decisive, fatal, survived),
+        aside=_all_ruled_out(decisive, _without_evidence(row, fatal), survived),
         notes=_notes(verdict, row, scans),
         logs=read,
     )
+
+
+def _told(fatal: Sequence[Failure]) -> list[Failure]:
+    """Return the failures that may be the cause. What a shell could not show is one only where no
+    row knows another: it is evidence for that.
+    """
+    told = [each for each in fatal if _weight(each) < _PLAIN]
+    others = [each for each in told if not is_shown(each.entry.message)]
+    return others if any(each.row for each in others) else told
+
+
+def _without_evidence(row: Signature | None, failures: Sequence[Failure]) -> Sequence[Failure]:
+    """Leave out what a shell could not show where the row goes by it."""
+    if row is None or not row.layout:
+        return failures
+    return [each for each in failures if not is_shown(each.entry.message)]
 
 
 # How well a line names a cause; the lower, the better.

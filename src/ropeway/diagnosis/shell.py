@@ -1,5 +1,6 @@
 """Read what people paste beside an error: `id`, `grep Cap /proc/1/status`, `capsh --print`,
-`docker inspect`, `ls -l /dev/davinci*`, `env`. It says which of several known causes it is.
+`docker inspect`, `ls -l /dev/davinci*`, `ls /usr/local/Ascend/driver`, `env`. It says which of
+several known causes it is.
 """
 
 import re
@@ -9,6 +10,8 @@ from ropeway.diagnosis.result import Text
 from ropeway.spec.secret_shapes import is_secret
 
 _DEVICE = r"/dev/(?:davinci\w+|devmm_svm|hisi_hdc)"
+_DRIVER = "/usr/local/Ascend/driver"
+_LIBRARY = "libascend_hal.so"
 _PATTERNS = (
     re.compile(r"(?P<key>Cap(?:Eff|Bnd)):\s*(?P<value>[0-9a-f]{8,16})$"),
     re.compile(r"^(?P<key>Current:) ?(?P<value>(?:=|cap_).{0,2000})$"),
@@ -29,12 +32,23 @@ _CAPABILITIES = re.compile(
     r"(?P<way>[Dd]rop|[Aa]dd)\b['\"]?(?P<value>[:= ] ?[^-\n]{0,200}|$)"
 )
 _CAPABILITY = re.compile(r"(?:- )?['\"]?(?P<value>ALL|(?:CAP_)?DAC_OVERRIDE)['\"]?,?")
-_MISSING = re.compile(rf"(?:cannot access|无法访问) ?[‘'\"]?(?P<key>{_DEVICE}|/dev/davinci\*)")
+_MISSING = re.compile(
+    r"(?:cannot (?:access|statx?)|无法访问|^(?:ls|cat|find):) ?[‘'\"]?"
+    rf"(?P<key>{_DEVICE}|/dev/davinci\*"
+    rf"|{_DRIVER}(?:/version\.info|/lib64(?:/(?:common|driver)(?:/{re.escape(_LIBRARY)})?)?)?/?)"
+    r"['’\"]?[:：] ?(?:No such file|没有那个文件)"
+)
+# As `find` or `ls -l` prints it, on a line of its own.
+_LISTED = re.compile(
+    rf"(?:[-l][rwxst-]{{9}}.{{1,100}} )?(?P<path>(?:/\S{{0,200}}/)?{re.escape(_LIBRARY)})"
+    r"(?: -> \S{1,200})?"
+)
 # What the scan of a log looks for, to ask `read_shown` about the line.
 FRAGMENTS = (
     "CapEff", "CapBnd", "/dev/davinci", "/dev/devmm", "/dev/hisi", "uid=", "HCCL_", "GLOO_",
     "ASCEND_", "TP_SOCKET_", "RAY_", "VLLM_", "PYTORCH_NPU_", "LD_LIBRARY_", "Current: ",
     "CapDrop", "CapAdd", "cap_drop", "cap_add", "--cap-", "drop:", "dd:", "ALL", "DAC_OVERRIDE",
+    _LIBRARY,
 )  # fmt: skip
 _DAC_OVERRIDE = 1 << 1
 _MAX_SHOWN = 200
@@ -49,7 +63,14 @@ def read_shown(message: str, shown: dict[str, str]) -> None:
             shown.setdefault(match["key"], match["value"])
     if missing := _MISSING.search(message):
         shown.setdefault(missing["key"], "missing")
+    if listed := _LISTED.fullmatch(message):
+        shown.setdefault(_LIBRARY, listed["path"])
     _read_capabilities(message, shown)
+
+
+def is_shown(message: str) -> bool:
+    """Return whether a line fails only to show what it was asked for, which `read_shown` reads."""
+    return _MISSING.search(message) is not None
 
 
 def _read_capabilities(message: str, shown: dict[str, str]) -> None:
@@ -67,6 +88,22 @@ def _read_capabilities(message: str, shown: dict[str, str]) -> None:
 
 def conditions(shown: Mapping[str, str]) -> dict[str, Text]:
     """Return what holds by what is shown, with the evidence: the names rows have in `layout`."""
+    return {**_of_driver(shown), **_of_devices(shown)}
+
+
+def _of_driver(shown: Mapping[str, str]) -> dict[str, Text]:
+    """Return whether the driver's libraries are there."""
+    missing = [path for path in shown if path.startswith(_DRIVER) and shown[path] == "missing"]
+    if missing:
+        return {"driver-missing": Text(f"{missing[0]} is not there", f"缺少 {missing[0]}")}
+    if _LIBRARY in shown:
+        path = shown[_LIBRARY]
+        return {"driver-there": Text(f"{path} is there", f"{path} 存在")}
+    return {}
+
+
+def _of_devices(shown: Mapping[str, str]) -> dict[str, Text]:
+    """Return whether the device files are there, and who may open them."""
     files = {key: value for key, value in shown.items() if key.startswith("/dev/")}
     missing = [path for path, value in files.items() if value == "missing"]
     if missing:

@@ -27,7 +27,8 @@ A row `[id]`:
 
 A row without `text` refines others: `after` names them, and the logs must show its `layout`
 (pipeline, expert, ray, nodes, full-graph; or what a shell printed: capabilities-dropped,
-device-files-closed, -missing, -open) and an engine version in `between` (the second excluded).
+device-files-closed, -missing, -open, driver-missing, -there) and an engine version in `between`
+(the second excluded).
 
 The longest match claims a line, so that rows need no order. Words take precedence over a code, but
 not those of an echo, and not those of a weak row over an exact code of CANN or HIXL. Any part of
