@@ -125,6 +125,20 @@ KV_TRANSFER = {
     "memory that is not registered": (
         ("RuntimeError: Mooncake memory registration failed.",), "kv-memory-not-registered", None,
     ),
+    "a segment that the driver cannot register": (
+        ("[ERROR] HCCL(4101,python3):2026-03-12-09:01:44.100.001 [m.cc:88] [4101]"
+         "HcclCommRegGlobalMem fail ret:0x4",), "kv-segment-not-registered", None,
+    ),
+    "a segment of a size": (
+        ("E0419 16:59:47.826516 19842 ascend_direct_transport.cpp:487] Register mem ret:503900.",
+         "E0419 16:59:47.826553 19842 client_service.cpp:1521] register_local_memory_failed "
+         "base=0x12e5c0000000 size=107374182400, error=-1"),
+        "kv-segment-not-registered", "a segment of 100.0 GiB",
+    ),
+    "a segment on a driver that lacks the function": (
+        ("E0419 16:59:47.826516 19842 ascend_direct_transport.cpp:487] Register mem ret:207000.",),
+        "acl-207000", None,
+    ),
     "the master": (
         ("E20251112 11:16:11.129853 56431 client.cpp:1431] mount_segment_to_master_failed base=0x1 "
          "size=6, error=RPC_FAIL",
