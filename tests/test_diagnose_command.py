@@ -228,6 +228,29 @@ def test_a_log_that_is_not_there_is_refused(name: str, what: str, capsys: Captur
     assert (error["what"], error["where"]) == (what, name)
 
 
+@pytest.mark.parametrize(
+    ("names", "what", "where"),
+    [
+        (["gone.log"], "this log does not exist", "gone.log"),
+        (["/dev/null"], "this is a device, not a log", "/dev/null"),
+        (["empty.log"], "there is nothing to read", "empty.log"),
+        (["empty.log", "empty.log.gz"], "there is nothing to read", "empty.log, empty.log.gz"),
+    ],
+)
+def test_where_there_is_nothing_to_read_a_hint_says_what_to_give(
+    names: list[str], what: str, where: str, capsys: Captured
+) -> None:
+    write("empty.log", "")
+    write("empty.log.gz", gzip.compress(b""))
+    error = answer(names, 2, capsys)["error"]
+    assert (error["what"], error["where"]) == (what, where)
+    assert "2>&1 | ropeway diagnose -" in error["hint"]
+
+
+def test_an_empty_log_beside_one_with_lines_is_no_obstacle(capsys: Captured) -> None:
+    assert answer([write("a.log", HEALTHY), write("empty.log", "")], 0, capsys)["logs"]
+
+
 BROKEN = gzip.compress(HEALTHY.encode() * 1000)[:60]
 BROKEN_OFF = "b.log.gz: Compressed file ended before the end-of-stream marker was reached"
 

@@ -7,7 +7,7 @@ import click
 from ropeway.cli.options import lang_option, screen_options
 from ropeway.diagnosis.decide import diagnose_blocks
 from ropeway.diagnosis.failure_table import table_data, table_page
-from ropeway.diagnosis.log_files import blocks_of, find_logs, name_of, size_of
+from ropeway.diagnosis.log_files import WHERE_LOGS_ARE, blocks_of, find_logs, name_of, size_of
 from ropeway.errors import Exit, Refused
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen
@@ -32,7 +32,7 @@ def diagnose(ctx: click.Context, *, logs: tuple[str, ...], table: bool, screen: 
     Give the logs of all hosts together: the cause is often in the log of another rank.
 
     Exit code 0: no line reports a failure. 1: one does, whether its cause is known or not. 2: a
-    log does not exist or cannot be read.
+    log does not exist or cannot be read, or all are empty.
 
     \b
     Example:
@@ -67,6 +67,9 @@ def diagnose(ctx: click.Context, *, logs: tuple[str, ...], table: bool, screen: 
             evidence=unread[:5],
             hint="what could be read reports no failure",
         )
+    if not any(log.characters for log in diagnosis.logs):
+        names = ", ".join(log.name for log in diagnosis.logs[:5])
+        raise Refused(phrase("there is nothing to read"), where=names, hint=WHERE_LOGS_ARE)
     screen.answer(diagnosis_view(diagnosis, screen.language))
     screen.result({**asdict(diagnosis), "unread": unread})
     ctx.exit(Exit.OK if diagnosis.verdict == "healthy" else Exit.NO)

@@ -36,6 +36,10 @@ _UNPACK: dict[bytes, Callable[[IO[bytes]], Any]] = {
     b"\xfd7zXZ\x00": partial(lzma.open, mode="rb"),
 }
 _PACKED_OTHERWISE = "{name}: packed with {packer}: unpack it first"
+WHERE_LOGS_ARE = phrase(
+    "give a file, or a directory such as runs/ or ~/ascend/log; what a container wrote comes by a "
+    "pipe: `docker logs NAME 2>&1 | ropeway diagnose -`"
+)
 _PACKED = {b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -52,7 +56,8 @@ def find_logs(names: Sequence[str], unread: list[str]) -> list[Path]:
             found += _logs_in(path, unread)
             continue
         if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode) or (stat.S_ISCHR(mode) and not _typed(path)):
-            raise Refused(phrase("this is a device, not a log"), where=name_of(path))
+            what = phrase("this is a device, not a log")
+            raise Refused(what, where=name_of(path), hint=WHERE_LOGS_ARE)
         found.append(path)
     return list(dict.fromkeys(found))
 
@@ -104,7 +109,8 @@ def _mode(path: Path) -> int:
         raise Refused(phrase("standard input is closed"), where="stdin") from None
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
-            raise Refused("this log does not exist", where=name_of(path)) from None
+            what = phrase("this log does not exist")
+            raise Refused(what, where=name_of(path), hint=WHERE_LOGS_ARE) from None
         reason = reason_of(error) if isinstance(error, OSError) else str(error)
         what = phrase("this log cannot be read: {reason}", reason=reason)
         raise Refused(what, where=name_of(path)) from None
