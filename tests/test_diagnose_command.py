@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.console import Console
 
 from json_documents import read_document
 from recorded import LOGS
@@ -18,6 +21,7 @@ from ropeway.cli.main import exit_code
 from ropeway.diagnosis.decide import diagnose
 from ropeway.diagnosis.result import CATEGORIES
 from ropeway.diagnosis.signatures import table
+from ropeway.report.table import Prose
 
 Captured = pytest.CaptureFixture[str]
 
@@ -136,6 +140,20 @@ def test_a_failure_nobody_knows_is_an_error_too(capsys: Captured) -> None:
 def test_every_answer_fits_into_80_columns(name: str, language: str, capsys: Captured) -> None:
     exit_code(["diagnose", write("engine.log", LOGS.text_of(name)), "--lang", language])
     assert [line for line in shown(capsys) if cell_len(line) > 80] == []
+
+
+def test_a_chinese_line_is_filled_though_a_word_in_latin_letters_follows(capsys: Captured) -> None:
+    line = "Failed to connect to target: 10.9.0.12:20064, status: 503900"
+    exit_code(["diagnose", write("a.log", line), "--lang", "zh"])
+    cause = "".join(f"{each}\n" for each in shown(capsys)).partition("\n  对端")[0].splitlines()
+    assert len(cause) == 3
+    assert all(72 <= cell_len(each) <= 80 for each in cause[:-1])
+
+
+@given(st.text("a错，`（） \n", max_size=60), st.integers(2, 20))
+def test_prose_is_wrapped_whole(text: str, width: int) -> None:
+    lines = Prose(text).wrap(Console(), width, overflow="fold")
+    assert "".join("".join(line.plain for line in lines).split()) == "".join(text.split())
 
 
 def test_the_document_holds_the_whole_diagnosis_in_both_languages(capsys: Captured) -> None:

@@ -8,7 +8,7 @@ from rich.text import Text
 from ropeway.diagnosis.result import CATEGORIES, Diagnosis, LogLine, RuledOut
 from ropeway.diagnosis.result import Text as Words
 from ropeway.report.line import one_line, shrink
-from ropeway.report.table import pairs
+from ropeway.report.table import Prose, pairs
 from ropeway.units import counted
 
 _LABELS = {
@@ -70,7 +70,9 @@ def _headline(diagnosis: Diagnosis, language: str) -> Text:
     name = Words(category, CATEGORIES.get(category, "未知")).in_language(language)
     style = "bold red" if diagnosis.verdict == "known" else "bold yellow"
     colon = "：" if language == "zh" else ": "
-    return Text.assemble((f"{name}{colon}", style), diagnosis.cause.in_language(language))
+    headline = Prose(f"{name}{colon}{diagnosis.cause.in_language(language)}")
+    headline.stylize(style, 0, len(name) + len(colon))
+    return headline
 
 
 def _facts(diagnosis: Diagnosis, language: str) -> Table:
@@ -78,15 +80,15 @@ def _facts(diagnosis: Diagnosis, language: str) -> Table:
     if diagnosis.line:
         rows.append(("line", Text(_place(diagnosis.line), style="cyan")))
         rows.append(("", Text(shrink(one_line(diagnosis.headline), _MAX_LINE_LENGTH))))
-    rows.append(("fix", Text(diagnosis.fix.in_language(language))))
+    rows.append(("fix", Prose(diagnosis.fix.in_language(language))))
     for number, source in enumerate(diagnosis.source):
         rows.append(("" if number else "source", Text(source, style="cyan")))
     if diagnosis.versions:
         rows.append(("where", Text(diagnosis.versions)))
     if diagnosis.basis != "none":
-        rows.append(("how sure", Text(_SURE[diagnosis.basis].in_language(language), style="dim")))
+        rows.append(("how sure", Prose(_SURE[diagnosis.basis].in_language(language), style="dim")))
     for note in diagnosis.notes:
-        rows.append(("note", Text(one_line(note.in_language(language)), style="yellow")))
+        rows.append(("note", Prose(one_line(note.in_language(language)), style="yellow")))
     return pairs((_label(name, language), value) for name, value in rows)
 
 

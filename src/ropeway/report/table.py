@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.containers import Lines
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from ropeway.report.line import printable
+from ropeway.report.line import fill, printable
 
 WIDE = 120
 
@@ -35,6 +37,20 @@ def pairs(rows: Iterable[tuple[str, str | Text]], *, least: int | None = None) -
     for name, value in rows:
         grid.add_row(name, value)
     return grid
+
+
+class Prose(Text):
+    """Text whose lines also end beside Chinese characters: rich ends them at blanks only, which
+    leaves most of a line empty."""
+
+    def wrap(self, console: Console, width: int, **options: Any) -> Lines:
+        begins, at = [], 0
+        for line in fill(self.plain, width, 0, 0).split("\n"):
+            begins.append(self.plain.index(line, at))
+            at = begins[-1] + len(line)
+        # What is too long for a line is left to rich.
+        parts = self.divide(begins[1:])
+        return Lines(line for part in parts for line in part.wrap(console, width, **options))
 
 
 @dataclass(frozen=True)
