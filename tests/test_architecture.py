@@ -26,7 +26,7 @@ LAYERS = (
     ("hosts", "engines", "endpoint"),
     ("router",),
     ("spec", "models", "hardware"),
-    ("units", "suggest", "outside"),
+    ("units", "suggest", "outside", "streams"),
     ("phrases",),
     ("errors",),
 )

@@ -9,6 +9,7 @@ from model_files import LLAMA, config_of, weight_file, write_weights
 from ropeway.errors import Exit, ModelError
 from ropeway.models.build import read_shape
 from ropeway.models.read import read_model
+from ropeway.models.stored import read_stored
 from ropeway.models.weights import find_weight_files, read_header
 
 
@@ -131,6 +132,17 @@ def test_a_config_that_is_no_json_object_is_refused_with_what_it_is(tmp_path, co
 def test_a_directory_without_safetensors_says_what_it_holds(model):
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
     assert refusal(model).evidence == ("it holds: config.json, pytorch_model.bin",)
+
+
+@pytest.mark.parametrize("name", ["../two.safetensors", "{}/two.safetensors", "a/../../two.bin"])
+@pytest.mark.parametrize("read", [read_model, read_stored])
+def test_a_file_outside_of_the_folder_is_refused_before_it_is_opened(model, read, name):
+    name = name.format(model.parent)
+    (model.parent / "two.safetensors").write_bytes(b"\xff" * 100)
+    write_index(model, a="model.safetensors", b=name)
+    with pytest.raises(ModelError, match="names a file outside of its folder") as caught:
+        read(model)
+    assert caught.value.evidence == (f"it names: {name}",)
 
 
 def test_a_missing_shard_is_named(model):

@@ -16,12 +16,20 @@ from waiting import SECONDS
 
 pytestmark = pytest.mark.real_time
 NO_ROOM, CLOSED = "no space left on device", "bad file descriptor"
-VERBS = {
-    "help": "--help",
-    "plan": "plan --model Qwen3-8B --chip 910B4 --json",
-    "chat": "chat -p hi --url {url}",
-    "models": "chat -i --url {url}",
+PROGRAMS = {
+    "help": "ropeway --help",
+    "plan": "ropeway plan --model Qwen3-8B --chip 910B4 --json",
+    "chat": "ropeway chat -p hi --url {url}",
+    "models": "ropeway chat -i --url {url}",
+    "facts": "python -m ropeway.facts",
+    "answer": "python -m ropeway.facts uname -",
+    "router": "python -m ropeway.router /dev/fd/3 3<<<'{config}'",
 }
+ROUTER = json.dumps({
+    "listen": {"host": "127.0.0.1", "port": 0},
+    "model": "m",
+    "backends": [{"name": "a", "url": "http://127.0.0.1:9"}],
+})  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +40,8 @@ def fake() -> Iterator[FakeEndpoint]:
 
 def shell(words: str, folder: Path, **more: str) -> tuple[int, str]:
     """Run a line of a shell in which `ropeway` is ours; return the exit code, and what it says."""
-    ropeway = f'ropeway() {{ {shlex.quote(sys.executable)} -m ropeway "$@"; }}'
+    ropeway = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}; '
+    ropeway += 'ropeway() { python -m ropeway "$@"; }'
     done = subprocess.run(
         ["bash", "-c", f"{ropeway}\n{words}"],
         stdin=subprocess.DEVNULL, capture_output=True, text=True,
@@ -41,13 +50,13 @@ def shell(words: str, folder: Path, **more: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize(("to", "why"), [("/dev/full", NO_ROOM), ("&-", CLOSED)])
 def test_an_answer_that_cannot_be_written_is_one_clear_error(
-    to: str, why: str, verb: str, fake: FakeEndpoint, tmp_path: Path
+    to: str, why: str, program: str, fake: FakeEndpoint, tmp_path: Path
 ) -> None:
-    words = VERBS[verb].format(url=fake.url)
-    code, said = shell(f"echo hi | ropeway {words} >{to}", tmp_path)
+    words = PROGRAMS[program].format(url=fake.url, config=ROUTER)
+    code, said = shell(f"echo hi | {words} >{to}", tmp_path)
     assert code == 1
     assert said.splitlines()[-1] == f"error: cannot write to standard output: {why}"
     assert "Traceback" not in said
@@ -66,6 +75,15 @@ def test_without_the_other_streams_the_answer_is_the_same(
 def test_without_any_stream_the_exit_code_says_it(fake: FakeEndpoint, tmp_path: Path) -> None:
     assert shell(f"ropeway chat -p hi --url {fake.url} <&- >&- 2>&-", tmp_path) == (1, "")
     assert shell("ropeway plan --nonsense <&- >&- 2>&-", tmp_path) == (2, "")
+
+
+@pytest.mark.parametrize("module", ["facts nonsense", "router --nonsense"])
+def test_a_refusal_that_nobody_can_read_is_one_too(module: str, tmp_path: Path) -> None:
+    assert shell(f"python -m ropeway.{module} <&- >&- 2>&-", tmp_path) == (2, "")
+
+
+def test_a_list_whose_reader_leaves_needs_no_words(tmp_path: Path) -> None:
+    assert shell("python -m ropeway.facts | true", tmp_path)[1] == ""
 
 
 def test_a_question_that_nobody_can_type_is_refused(fake: FakeEndpoint, tmp_path: Path) -> None:

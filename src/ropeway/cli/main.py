@@ -15,12 +15,12 @@ import click
 from ropeway import __version__
 from ropeway.cli.bug_report import bug_report, write_report
 from ropeway.cli.call import Call
-from ropeway.cli.streams import OutputFailed, ReaderGone, drop_output, mend_streams
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.facts.redaction import redact, secret_values
 from ropeway.phrases import joined, phrase
 from ropeway.report.chinese import LANGUAGES
 from ropeway.report.console import Screen
+from ropeway.streams import OutputFailed, ReaderGone, drop_output, mend_streams
 from ropeway.suggest import nearest
 
 # In order of use, each with the first sentence of its help. Verb `x` is the click command `x` of

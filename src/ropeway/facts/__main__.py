@@ -20,6 +20,7 @@ from ropeway.facts.questions import ALL
 from ropeway.facts.text import parse_int
 from ropeway.facts.transcript import transcript_from
 from ropeway.outside import is_there, read_at_most, read_bounded
+from ropeway.streams import OutputFailed, ReaderGone, drop_output, mend_streams
 
 # No host answers with more, and what has no end, such as /dev/zero, takes no more memory.
 _MOST_BYTES = 64 << 20
@@ -90,5 +91,19 @@ def _read(file: str) -> str:
     return content.decode("utf-16" if wide else "utf-8", errors="replace")
 
 
+def run() -> int:
+    """Carry out this process's command line, whatever its streams are; returns its exit code."""
+    mend_streams()
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+        return code
+    except OutputFailed as error:
+        drop_output()
+        if not isinstance(error, ReaderGone):
+            sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run())

@@ -118,10 +118,17 @@ def _broken(file: Path, what: str, *evidence: str) -> ModelError:
 
 
 def named_files(index: Path) -> tuple[Path, ...]:
-    """Return the files that an index names, whether or not they are there."""
+    """Return the files that an index names, whether or not they are there.
+
+    Raises ModelError when one is outside of the index's folder: nothing there is ours to open.
+    """
     table = read_json_object(index).get("weight_map")
-    names = table.values() if isinstance(table, dict) else ()
-    return tuple(index.parent / name for name in sorted(set(map(str, names))))
+    names = sorted(set(map(str, table.values()))) if isinstance(table, dict) else []
+    outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        what = phrase("`{name}` names a file outside of its folder", name=index.name)
+        raise _broken(index, what, phrase("it names: {names}", names=", ".join(outside[:8])))
+    return tuple(index.parent / name for name in names)
 
 
 def _indexed_files(index: Path) -> tuple[Path, ...]:
