@@ -291,6 +291,20 @@ async def test_a_client_that_leaves_ends_its_request_on_the_replica_at_once(
     assert b.replica(0).failures == 0, "the replica did nothing wrong"
 
 
+@scene(Engine())
+async def test_many_clients_that_leave_in_the_middle_of_a_stream_leave_no_connection(
+    b: Bench,
+) -> None:
+    b.engines[0].tpot_s = 1
+    tasks = [asyncio.create_task(b.ask(prompt=f"{number}")) for number in range(300)]
+    await until(lambda: b.engines[0].tokens > 300)
+    for task in tasks:
+        task.cancel()
+    await until(lambda: b.engines[0].given_up == 300, 4)
+    assert (b.replica(0).outstanding, b.replica(0).failures) == (0, 0)
+    assert len(b.router.upstreams) <= 1, "that of the probes"
+
+
 @scene(Engine(), limits=replace(QUICK, drain_s=0.3))
 async def test_what_runs_at_the_end_of_the_drain_is_told(b: Bench) -> None:
     b.engines[0].tpot_s, before = 0.5, b.engines[0].tokens

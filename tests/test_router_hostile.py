@@ -179,6 +179,17 @@ def test_a_whole_answer_is_whole_though_its_connection_hangs() -> None:
     virtual_time.run(play())
 
 
+def test_an_event_that_is_too_deep_is_its_replicas_fault() -> None:
+    async def play() -> None:
+        raw = Raw(STREAM + b"\r\ndata: " + DEEP + b"\n\n")
+        async with beside(raw, Engine(), alive=2) as b:
+            await b.ask()
+            assert b.replica(1).failures == 1
+            assert b.replica(0).failures == 0
+
+    virtual_time.run(play())
+
+
 @pytest.mark.parametrize("piece", [b"x" * 10_000, b"data: " + b"x" * 10_000 + b"\n"])
 def test_an_event_without_an_end_is_given_up(piece: bytes) -> None:
     async def play() -> None:

@@ -15,11 +15,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+import virtual_time
 from ropeway.router import events, headers
 from ropeway.router.__main__ import main
 from ropeway.router.archive import archive
 from ropeway.router.config import ConfigError, Limits, is_loopback, load, parse
 from router_backends import ANSWER, CHAT, MODEL, QUICK, TEXT, Bench, Engine, bench, scene, until
+from router_raw import OK, Raw, said_to, sized
 
 pytestmark = pytest.mark.real_time
 
@@ -140,6 +142,103 @@ async def test_the_key_is_wanted_and_handed_on(b: Bench) -> None:
             assert (await response.json())["error"]["code"] == 401
     async with b.session.get(b.url + "/health", headers=wrong) as response:
         assert response.status == 200
+
+
+KEY = "Bearer s3cret"
+PATHS = [
+    "/v1/../x", "/v1/%2e%2e/x", "/v1/..%2f..%2fx", "/v1//x", "//v1/x", "/./v1/x", "/V1/x", "/v1",
+    "/health/../v1/x", "/v1/%00", "http://127.0.0.1:9/v1/x", "http://127.0.0.1:9/x", "*", "v1/x",
+]  # fmt: skip
+WRONG_KEYS = [
+    ("Authorization: Bearer no", f"Authorization: {KEY}"), ("x-api-key: s3cret",), (),
+    ("Authorization: Basic s3cret",), (f"Authorization: {KEY}{'x' * 7000}",),
+    (f"Proxy-Authorization: {KEY}",), ("Cookie: api_key=s3cret",),
+]  # fmt: skip
+
+
+def asked(method: str, path: str, *lines: str) -> bytes:
+    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: x", *lines, "", "")).encode()
+
+
+def heard(*requests: bytes, key: str | None = None) -> tuple[list[int], list[bytes]]:
+    """The statuses that the router answers with, and what its only replica hears meanwhile."""
+    raw, statuses = Raw(sized(OK, b"{}")), []
+
+    async def play() -> None:
+        async with raw.served() as url, bench(urls=(url,), key=key) as b:
+            await b.alive(1)
+            for request in requests:
+                answer = await said_to(b.url, request)
+                statuses.append(int(answer.split()[1]))
+
+    virtual_time.run(play())
+    return statuses, raw.heard
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_spelling_of_a_path_goes_past_the_key_or_to_anybody_else(path: str) -> None:
+    closed = "Connection: close"
+    statuses, reached = heard(asked("GET", path, closed), key="s3cret")
+    assert (statuses[0] in (400, 401, 404), reached) == (True, [])
+    statuses, reached = heard(asked("GET", path, closed, f"Authorization: {KEY}"), key="s3cret")
+    assert statuses[0] in (200, 400, 404)
+    assert len(reached) == (statuses[0] == 200)
+    assert all(request.startswith(b"GET /v1/") for request in reached)
+
+
+@pytest.mark.parametrize("lines", WRONG_KEYS, ids=range(len(WRONG_KEYS)))
+def test_a_key_in_another_place_is_none(lines: tuple[str, ...]) -> None:
+    path = "/v1/models?api_key=s3cret&key=s3cret"
+    assert heard(asked("GET", path, "Connection: close", *lines), key="s3cret") == ([401], [])
+
+
+def test_of_two_keys_the_replica_gets_ours_alone() -> None:
+    lines = (f"Authorization: {KEY}", "Authorization: Bearer theirs", "Connection: close")
+    statuses, (request,) = heard(asked("GET", "/v1/models", *lines), key="s3cret")
+    assert statuses == [200]
+    assert request.lower().count(b"authorization:") == 1
+    assert b"theirs" not in request
+
+
+def test_what_would_leave_http_is_answered_as_http() -> None:
+    close = "Connection: close, Upgrade, HTTP2-Settings"
+    web = (close, "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIA==")
+    plain = ("Connection: close", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+    statuses, reached = heard(
+        asked("CONNECT", "127.0.0.1:9", close), asked("TRACE", "/", close),
+        asked("GET", "/", *web), asked("GET", "/", *plain),
+        asked("GET", "/v1/realtime", *web), asked("GET", "/v1/models", *plain),
+    )  # fmt: skip
+    assert statuses == [404] * 4 + [200] * 2
+    assert [request.split(b"\r\n")[0] for request in reached] == [
+        b"GET /v1/realtime HTTP/1.1", b"GET /v1/models HTTP/1.1",
+    ]  # fmt: skip
+    assert not any(b"upgrade" in request.lower() for request in reached)
+
+
+def test_where_a_replica_redirects_to_the_client_is_told_and_nobody_goes() -> None:
+    elsewhere = Raw(sized(OK, b"{}"))
+
+    async def play() -> None:
+        async with elsewhere.served() as other:
+            head = b"HTTP/1.1 302 Found\r\nLocation: " + other.encode() + b"/v1/models\r\n"
+            async with Raw(sized(head, b"")).served() as url, bench(urls=(url,)) as b:
+                await b.alive(1)
+                assert [(await b.ask(stream=streamed)).status for streamed in (True, False)] == [
+                    302, 302,
+                ]  # fmt: skip
+
+    virtual_time.run(play())
+    assert elsewhere.heard == []
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+@scene(Engine(), limits=replace(QUICK, body_bytes=10_000))
+async def test_a_body_in_chunks_without_an_end_is_refused(b: Bench, encoding: str) -> None:
+    lines = ("Transfer-Encoding: chunked", f"Content-Encoding: {encoding}")
+    request = asked("POST", "/v1/completions", *lines) + b"3e8\r\n%b\r\n" % (b"x" * 1000) * 11
+    assert (await said_to(b.url, request)).startswith(b"HTTP/1.1 413 ")
+    assert b.engines[0].bodies == []
 
 
 @scene(Engine(), limits=replace(QUICK, body_bytes=1000))

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import logging
+import re
 import resource
 import sys
 from collections import Counter
@@ -96,10 +97,12 @@ async def test_a_large_body_and_one_in_chunks_of_a_byte_arrive_whole(b: Bench) -
 
 
 @pytest.mark.parametrize("keep", [(), ("Connection: keep-alive",)])
-@scene(Engine())
+@scene(Engine(tpot_s=0.1))  # so that events come one by one, as on the way past the parser
 async def test_a_stream_over_http_1_0_ends_with_its_connection(b: Bench, keep: Any) -> None:
     answer = await said_to(b.url, posted(BODY, *keep, version="1.0"))
     head, _, stream = answer.partition(b"\r\n\r\n")
+    usual = (await b.ask()).content.encode()
+    assert re.sub(rb"cmpl-\d+", b"", stream) == re.sub(rb"cmpl-\d+", b"", usual)
     assert head.startswith(b"HTTP/1.0 200 OK\r\n")
     assert b"chunked" not in head
     assert stream.startswith(b"data: {")
@@ -118,6 +121,9 @@ async def test_answers_over_http_1_0_keep_the_connection_if_asked(b: Bench) -> N
 async def test_pipelined_requests_are_all_answered(b: Bench) -> None:
     requests = posted(BODY) * 20 + posted(BODY, "Connection: close")
     assert (await said_to(b.url, requests)).count(b"data: [DONE]\n\n") == 21
+    asked = b"GET /health HTTP/1.1\r\nHost: x\r\n%b\r\n"
+    many = asked % b"" * 2000 + asked % b"Connection: close\r\n"
+    assert (await said_to(b.url, many)).count(b"HTTP/1.1 200 OK\r\n") == 2001
 
 
 MALFORMED = [
@@ -255,7 +261,8 @@ async def _router(folder: Path, *urls: str, files: int, **limits: float) -> Asyn
 
 @pytest.mark.real_time
 @pytest.mark.skipif(
-    resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 8192, reason="needs 8,192 open files"
+    resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 8192,
+    reason="the hard limit of open files (`ulimit -Hn`) is below the 8,192 that its clients take",
 )
 def test_silent_connections_and_many_streams_fit_where_the_soft_limit_is_1024(
     tmp_path: Path,

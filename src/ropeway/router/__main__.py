@@ -18,7 +18,7 @@ _USAGE = "usage: python -m ropeway.router CONFIG.json\n"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until SIGTERM. Return 0: ended gracefully; 1: cannot listen, or say so; 2: bad input."""
+    """Serve until SIGTERM. Return 0: ended gracefully; 1: no port, or no output; 2: bad input."""
     _open_streams()
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1 or arguments[0].startswith("-"):
