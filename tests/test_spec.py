@@ -197,6 +197,7 @@ def test_beyond_loopback_a_key_is_needed(address: str) -> None:
         ("workload: {temperature: 2.5}", "workload.temperature", "at most 2, not `2.5`"),
         ("workload: {clients: 1e3}", "workload.clients", "whole number, not `1000.0`"),
         ("runtime: {command: podman}", "runtime", "containers"),
+        (f"runtime: {{image: q/a@sha256:{'0' * 64}, mirror: m.org}}", "runtime.mirror", "digest"),
         ("workload: {rate: 0}", "workload.rate", "more than 0, not `0`"),
         ("serve: {max_sequences: 0}", "serve.max_sequences", "at least 1, not `0`"),
         ("serve: {version: latest}", "serve.version", '`"latest"`'),

@@ -204,3 +204,11 @@ class Runtime(SpecModel):
     cache: _Path | None = None
     shm: Size = None
     privileged: bool = False
+
+    @field_validator("mirror")
+    @classmethod
+    def _check_digest(cls, mirror: str | None, info: ValidationInfo) -> str | None:
+        if mirror is not None and "@" in (info.data.get("image") or ""):
+            text = "cannot give an image a name with a digest"  # `docker tag` refuses one
+            raise broken(Fault(("mirror",), text, "write the mirror's own name in `image`"))
+        return mirror
