@@ -21,6 +21,7 @@ from ropeway.cli.main import VERBS, exit_code
 from ropeway.cli.options import config_option, dry_run_option, screen_options, yes_option
 from ropeway.errors import LaunchError, Refused
 from ropeway.report.console import Screen
+from waiting import SECONDS
 
 Captured = pytest.CaptureFixture[str]
 
@@ -314,3 +315,34 @@ def test_what_contradicts_itself_is_refused(words: str, said: str, tmp_path, mon
     assert said in error
     assert "input_value" not in error
     assert not list(tmp_path.iterdir())
+
+
+PLAN = "plan --model Qwen3-30B-A3B --chip 910B4 --context 4096 --npus 8"
+
+
+def output_of(words: str, **environment: str) -> str:
+    """What a process with this environment alone prints; its exit code is 0."""
+    ours = {"PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    done = subprocess.run(
+        [sys.executable, "-m", "ropeway", *words.split()],
+        stdin=subprocess.DEVNULL, capture_output=True, env=ours, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.decode(errors="replace")) == (0, "")
+    return done.stdout.decode("utf-8", errors="strict")
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("form", ["", " --json"])
+def test_the_same_question_has_the_same_answer_in_any_process(form: str) -> None:
+    seeds = ("0", "1", "12345")
+    assert len({output_of(PLAN + form, PYTHONHASHSEED=seed) for seed in seeds}) == 1
+
+
+@pytest.mark.real_time
+def test_a_plan_needs_nothing_of_the_environment(tmp_path: Path) -> None:
+    usual = output_of(PLAN, LC_ALL="C.UTF-8", HOME=str(tmp_path), PATH=os.environ["PATH"])
+    assert "tokens/s" in usual
+    assert output_of(PLAN) == usual
+    assert output_of(PLAN, LC_ALL="C.UTF-8", HOME="/nowhere") == usual
+    assert "tokens/s" in output_of(PLAN, LC_ALL="C")
+    assert "tokens/s" in output_of(PLAN, LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")

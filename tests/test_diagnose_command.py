@@ -137,9 +137,14 @@ def test_a_failure_nobody_knows_is_an_error_too(capsys: Captured) -> None:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("name", LOGS.names())
-def test_every_answer_fits_into_80_columns(name: str, language: str, capsys: Captured) -> None:
-    exit_code(["diagnose", write("engine.log", LOGS.text_of(name)), "--lang", language])
-    assert [line for line in shown(capsys) if cell_len(line) > 80] == []
+def test_every_answer_fits_into_its_columns(
+    name: str, language: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write("engine.log", LOGS.text_of(name))
+    for width in (20, 40, 80):
+        monkeypatch.setenv("COLUMNS", str(width))
+        exit_code(["diagnose", file, "--lang", language])
+        assert [line for line in shown(capsys) if cell_len(line) > width] == []
 
 
 def test_a_chinese_line_is_filled_though_a_word_in_latin_letters_follows(capsys: Captured) -> None:

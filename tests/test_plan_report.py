@@ -227,6 +227,18 @@ def test_nothing_is_wider_than_the_terminal_and_no_figure_is_cut(width):
     assert ("activations" in text) == (width == 200)
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("width", [20, 40])
+def test_nothing_is_wider_than_a_narrow_terminal(width, language, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    base = ["plan", "--model", "Qwen3-235B-A22B", "--chip", "910B4", "--lang", language]
+    for more in (["--npus", "32", "-v"], ["--npus", "8"], ["--npus", "32", "--why", "TP8×PP4"]):
+        exit_code([*base, *more])
+        shown = "".join(capsys.readouterr())
+        assert shown
+        assert [line for line in shown.splitlines() if cell_len(line) > width] == []
+
+
 def test_a_long_list_is_cut_and_the_front_is_not():
     slow = [candidate(f"DP{n}", 1000.0 - n, 0.1, on_front=n == 15) for n in range(2, 17)]
     long = replace(PLAN, candidates=(*CANDIDATES, *slow))

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from fake_endpoint import Behaviour, FakeEndpoint, running
 
 from json_documents import read_document
-from waiting import SECONDS
+from waiting import SECONDS, wait_for
 
 pytestmark = pytest.mark.real_time
 NO_ROOM, CLOSED = "no space left on device", "bad file descriptor"
@@ -144,6 +145,27 @@ def test_a_disk_that_fills_up_leaves_whole_lines_and_the_figures(
     assert (document["ended"], document["error"]["exit_code"]) == ("not recorded", 1)
     assert document["summary"]["completed"] >= len(lines) - 4
     assert (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_bench_that_is_ended_leaves_whole_lines(
+    number: signal.Signals, fake: FakeEndpoint, tmp_path: Path
+) -> None:
+    words = f"bench --url {fake.url} --requests 100000 --clients 8 --out run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ropeway", *words.split()],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=tmp_path, text=True,
+    )  # fmt: skip
+    timings = tmp_path / "run" / "timings.jsonl"
+    try:
+        wait_for(lambda: timings.exists() and timings.read_bytes().count(b"\n") > 20)
+    finally:
+        process.send_signal(number)
+        _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode in (-number, 128 + number)
+    assert "Traceback" not in said
+    lines = timings.read_text().splitlines(keepends=True)
+    assert all(json.loads(line) and line.endswith("\n") for line in lines)
 
 
 def test_ctrl_c_while_we_are_imported_is_no_traceback(tmp_path: Path) -> None:
