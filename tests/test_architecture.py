@@ -167,6 +167,25 @@ def bad_habits(module: str, tree: ast.AST) -> list[str]:
     return habits
 
 
+# By which a file or a word of somebody else's can run as code.
+RUN_CODE = {
+    "eval", "exec", "compile", "os.system", "os.popen", "yaml.load", "yaml.load_all",
+    "yaml.full_load", "yaml.unsafe_load", "torch.load", "asyncio.create_subprocess_shell",
+}  # fmt: skip
+HOLD_CODE = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
+
+
+def code_of_others(_: str, tree: ast.AST) -> list[str]:
+    """Where what somebody else wrote would run: eval(), pickle, a shell, a model's own code."""
+    found = [target for target in imports(tree) if target.split(".")[0] in HOLD_CODE]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            found += {ast.unparse(node.func)} & RUN_CODE
+        if isinstance(node, ast.keyword) and node.arg in ("shell", "trust_remote_code"):
+            found += [] if ast.unparse(node.value) == "False" else [node.arg]
+    return found
+
+
 def catches_all(handler: ast.ExceptHandler) -> bool:
     """Whether it swallows anything; to undo something and raise again is allowed."""
     last = handler.body[-1]
@@ -219,6 +238,11 @@ def test_no_module_has_a_bad_habit(module: str) -> None:
     assert habits == caught
 
 
+@SHORT
+def test_nothing_runs_what_others_wrote(module: str) -> None:
+    assert code_of_others(module, TREES[module]) == []
+
+
 @pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
@@ -247,6 +271,11 @@ def test_files_and_functions_stay_small(path: Path) -> None:
         (bad_habits, "bench.run", "try: f()\nexcept (OSError, BaseException): g()"),
         (bad_habits, "bench.run", "try: f()\nexcept: g()"),
         (bad_habits, "bench.run", "def f():\n    import ropeway.spec"),
+        (code_of_others, "spec.yaml", "import yaml\nyaml.load(text, yaml.FullLoader)"),
+        (code_of_others, "hosts.local", "subprocess.run(line, shell=True)"),
+        (code_of_others, "models.read", "def f():\n    from pickle import load"),
+        (code_of_others, "models.read", "eval(text)"),
+        (code_of_others, "sim.serve", "AutoConfig.from_pretrained(x, trust_remote_code=ours)"),
     ],
 )
 def test_each_rule_sees_a_breach(rule, module, code) -> None:
