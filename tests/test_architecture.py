@@ -243,6 +243,14 @@ def test_nothing_runs_what_others_wrote(module: str) -> None:
     assert code_of_others(module, TREES[module]) == []
 
 
+@pytest.mark.parametrize("module", sorted(name for name in TREES if within(name, {"cli", "bench"})))
+def test_folders_of_runs_are_for_their_owner_alone(module: str) -> None:
+    """Prompts, logs and commands are in them."""
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".mkdir"):
+            assert node.args and ast.literal_eval(node.args[0]) == 0o700, f"line {node.lineno}"
+
+
 @pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

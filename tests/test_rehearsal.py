@@ -65,7 +65,9 @@ def test_the_hosts_of_a_spec_are_rehearsed_under_their_names(folder, capsys):
     assert (document["name"], document["model"], document["layout"]) == (
         "mine", "Qwen3-30B-A3B", "TP8×PP2+EP",
     )  # fmt: skip
-    script = next((folder / "runs").glob("*/commands.sh")).read_text()
+    (run,) = (folder / "runs").iterdir()
+    assert run.stat().st_mode & 0o777 == 0o700
+    script = (run / "commands.sh").read_text()
     assert "--nnodes 2" in script, "joined as this release does it"
     assert "192.168.0.147" in script and "eth7" in script
 
