@@ -118,6 +118,21 @@ def test_a_users_flag_that_is_not_there(version, engine_args, word, hint):
     assert error.hint is not None and hint in error.hint
 
 
+@pytest.mark.parametrize("row", RELEASES, ids=lambda row: row.version)
+def test_no_flag_that_a_parser_has_is_refused_but_those_of_the_layout(row):
+    refused = set()
+    for flag, option in OPTIONS[row.vllm].items():
+        value = True if option.get("nargs") == 0 else option.get("choices", ["1"])[0]
+        try:
+            ascend_flags.check({flag.removeprefix("--"): value}, row)
+        except Refused:
+            refused.add(flag)
+    long = {flag for flag in refused if flag.startswith("--")}
+    assert {flag.removeprefix("--").removeprefix("no-") for flag in long} <= ascend_flags._OURS
+    for flag in refused - long:
+        assert "short form" in refusal(row.version, {flag[1:]: "1"}).what, flag
+
+
 def test_users_flags_that_are_there():
     engine_args = {
         "enable-prefix-caching": False,

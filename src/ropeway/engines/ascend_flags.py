@@ -134,7 +134,13 @@ def _fault(name: str, value: object, release: Release) -> tuple[str, str, str] |
         hint = "remove it; `serve.layout` and `serve.backend` decide"
         return "is set on each host by Ropeway", "it follows from the layout", hint
     written = f"--no-{plain}" if value is False else f"--{plain}"
-    if exists(written, release) or _completed(written, release):
+    if exists(written, release):
+        return None
+    if exists(f"-{plain}", release):
+        evidence = phrase("vLLM {vllm} has `{flag}`", vllm=release.vllm, flag=f"-{plain}")
+        hint = "write its long name: `vllm serve --help=all`"
+        return "is the short form of a flag", evidence, hint
+    if _completed(written, release):
         return None
     if written in _table():
         runs = runs_in_words(_table()[written])
@@ -147,7 +153,7 @@ def _fault(name: str, value: object, release: Release) -> tuple[str, str, str] |
     known = flags(release.vllm)
     hint = (
         _place(plain, release)
-        or did_you_mean(plain, [flag.lstrip("-") for flag in known])
+        or did_you_mean(plain, [flag[2:] for flag in known if flag.startswith("--")])
         or "remove it"
     )
     evidence = phrase(
