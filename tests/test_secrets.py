@@ -30,7 +30,7 @@ WRITTEN = [
     f"passwd: '{S}'", f"passphrase={S}", f"client_secret={S}", f"apiKey: {S}", f"api_key={S}",
     f'{{"token":"{S}"}}', f"{{'hf_token': '{S}'}}", f'token="{S}"', f"TOKEN_2={S}",
     f"dbpassword={S}",    f"https://x/y?Signature={S}&a=b", f"https://x/y?X-Amz-Signature={S}",
-    f"https://x/y?sig={S}",
+    f"https://x/y?sig={S}", "https://x/y?a=b&sig=SECRET99",
     f"DefaultEndpointsProtocol=https;AccountKey={S};x", f"https://user:{S}@host/x",
     f"mysql://root:{S}@db/x", f"https://{S}@host", f"curl -u me:{S} http://x",
     f"Authorization: Bearer {S}", f"Authorization: Basic {S}", f'"Authorization": "Bearer {S}"',
@@ -284,6 +284,31 @@ def test_a_diagnosis_shows_no_secret() -> None:
     diagnosis = diagnose({"engine.log": f"ERROR ValueError: cannot log in with api_key='{S}'\n"})
     assert diagnosis.verdict != "healthy"
     assert "SECRET99" not in json.dumps(asdict(diagnosis), default=str)
+
+
+@pytest.mark.parametrize(
+    ("line", "detail"),
+    [
+        (f"vllm serve: error: unrecognized arguments: --hf-token {S}", "--hf-token ***"),
+        (f"FileNotFoundError: [Errno 2] No such file or directory: 'https://u:{S}@h/x?Signature=SG'",
+         "https://***@h/x?Signature=***"),
+        (f"Error response from daemon: manifest for https://u:{S}@quay.io/x not found",
+         "https://***@quay.io/x"),
+        (f"zmq.error.ZMQError: Cannot assign requested address (addr='tcp://u:{S}@h:1')",
+         "tcp://***@h:1"),
+        (f"Failed to connect to GCS at address user:{S}@10.0.0.1:6379",
+         "tried user:***@10.0.0.1:6379"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("shape", ["{}", "INFO:     well\n{}\nRAY_ADDRESS=http://u:SECRET99@h\n"])
+def test_what_a_diagnosis_extracts_from_a_line_shows_no_secret_of_it(
+    line: str, detail: str, shape: str
+) -> None:
+    diagnosis = diagnose({"engine.log": shape.format(line)})
+    told = json.dumps(asdict(diagnosis), default=str)
+    assert "SECRET99" not in told and "=SG" not in told
+    assert detail in [each.en for each in diagnosis.details]
+    assert detail.removeprefix("tried ") in diagnosis.headline
 
 
 @pytest.mark.parametrize("key", ["with space", "with\nline", "with\x1bescape", "schlüssel"])

@@ -10,7 +10,6 @@ from ropeway.diagnosis.scan import CALM, Clock, Failure, Scan, scan
 from ropeway.diagnosis.shell import conditions, is_shown
 from ropeway.diagnosis.signatures import Signature, link_to, table
 from ropeway.engines.ascend_releases import order
-from ropeway.spec.secret_text import without_secrets
 
 # vLLM logs whole seconds and CANN microseconds: lines this close together have no order in time.
 _SAME_MOMENT_SECONDS = 2.0
@@ -301,10 +300,9 @@ def _line(failure: Failure) -> LogLine:
 
 
 def message_of(entry: LogEntry) -> str:
-    """Return the message, after the code that stood before it, if any; without secrets, since
-    people hand on what a diagnosis shows."""
+    """Return the message, after the code that stood before it, if any."""
     has_code = entry.code is None or entry.code in entry.message
-    return without_secrets(entry.message if has_code else f"{entry.code}: {entry.message}")
+    return entry.message if has_code else f"{entry.code}: {entry.message}"
 
 
 def _log_read(log: Scan) -> LogRead:

@@ -17,6 +17,7 @@ from ropeway.diagnosis.log_lines import LogEntry, has_year, read_line, seconds_o
 from ropeway.diagnosis.pieces import is_progress, pieces
 from ropeway.diagnosis.shell import FRAGMENTS, read_shown
 from ropeway.diagnosis.signatures import Signature, table
+from ropeway.spec.secret_text import without_secrets
 
 # Characters after and before a line that are kept in memory, to look at its neighbours.
 _AHEAD, _BEHIND = 6_000, 4_000
@@ -245,7 +246,14 @@ def _add_failure(result: Scan, failure: Failure, near: _Neighbours) -> None:
         failure = _completed(failure, above, below)
     if failure.entry.time is None:
         failure = replace(failure, entry=_timed(failure.entry, above, below))
-    result.failures[key] = failure
+    result.failures[key] = replace(
+        failure, entry=_masked(failure.entry), around=tuple(map(_masked, failure.around))
+    )
+
+
+def _masked(entry: LogEntry) -> LogEntry:
+    """Return the entry without secrets: people hand on what a diagnosis shows of it."""
+    return replace(entry, message=without_secrets(entry.message))
 
 
 def _completed(failure: Failure, above: list[LogEntry], below: list[LogEntry]) -> Failure:

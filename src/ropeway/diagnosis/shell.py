@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from ropeway.diagnosis.result import Text
 from ropeway.spec.secret_shapes import is_secret
+from ropeway.spec.secret_text import without_secrets
 
 _DEVICE = r"/dev/(?:davinci\w+|devmm_svm|hisi_hdc)"
 _DRIVER = "/usr/local/Ascend/driver"
@@ -60,7 +61,7 @@ def read_shown(message: str, shown: dict[str, str]) -> None:
     for pattern in _PATTERNS:
         match = pattern.search(message) if len(shown) < _MAX_SHOWN else None
         if match and not is_secret(match["key"], match["value"]):
-            shown.setdefault(match["key"], match["value"])
+            shown.setdefault(match["key"], without_secrets(match["value"]))
     if missing := _MISSING.search(message):
         shown.setdefault(missing["key"], "missing")
     if listed := _LISTED.fullmatch(message):

@@ -108,6 +108,8 @@ _SHAPES = tuple(
         r"/open-apis/bot/v2/hook/(?P<secret>[^\s\"'<>]++)",
         r"/api/webhooks/(?P<secret>[^\s\"'<>]++)",
         r"/webhook/send\?key=(?P<secret>[^\s\"'<>&]++)",
+        # A word may be harmless under these names, but not in the query of a URL.
+        r"[?&](?i:ak|pat|sig|signature|sk)=(?P<secret>[^\s\"'<>&]++)",
         r"://(?P<secret>[^/\s@\"'<>]{1,400}+(?:@[^/\s@\"'<>]{1,400}+(?=@))*+)@",
         # Not `image:tag@sha256:…`, `mailto:me@host`, nor a number.
         r"(?<=[\w-]):(?<!mailto:)(?<!sip:)(?!\d{1,5}@)(?P<secret>[^\s:/@\"'<>,;]{1,400}+)"
