@@ -5,10 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from linear import assert_linear
 from ropeway.cli.main import exit_code
 from ropeway.diagnosis.decide import diagnose, diagnose_blocks
 from ropeway.diagnosis.pieces import pieces
+from ropeway.diagnosis.wrapped import unwrapped
 from ropeway.launch.logs import lines_of
 
 BAR = " 40%|####      | 93/232 [01:26<02:09,  1.07it/s]"
@@ -58,6 +62,16 @@ SHAPES = {
     "with Docker's time": "2025-12-15T11:45:16.123456789Z {}",
     "from Docker Compose": "vllm-ascend-1  | {}",
     "from Kubernetes": "2025-12-15T11:45:16.123456789+08:00 stderr F {}",
+    "from Kubernetes, in two parts": "2025-12-15T11:45:16.1+08:00 stderr P {half}\n"
+    "2025-12-15T11:45:16.1+08:00 stdout F done\n2025-12-15T11:45:16.2+08:00 stderr F {rest}",
+    "from Kubernetes, in JSON": '2025-12-15T11:45:16.1Z stderr F {{"log":{json},"stream":"x"}}',
+    "from syslog": "<14>Nov 30 17:26:43 host1 python3[1234]: {}",
+    "in JSON within JSON": '{{"log":{nested},"stream":"stderr"}}',
+    "in JSON behind a bar": BAR + '{{"msg":{json}}}',
+    "in JSON over several lines": '{{\n  "record": {{\n    "msg": {json}\n  }}\n}}',
+    "as bytes of journald": '{{"PRIORITY":"6","MESSAGE":{bytes}}}',
+    "as the error of a calm line": '{{"level":"info","msg":"x","error":{{"message":{json}}}}}',
+    "as the exception of a calm line": '{{"level":"info","msg":"x","exc_info":["y",{json}]}}',
     "from kubectl": "[pod/vllm-0/engine] {}",
     "from journald": "Nov 30 17:26:43 host1 python3[1234]: {}",
     "from journald, with years": "2025-12-15T11:45:16+0800 host1 python3[1234]: {}",
@@ -66,7 +80,22 @@ SHAPES = {
 
 
 def written(shape: str, failure: str) -> str:
-    return f"{CALM}\n{shape.format(failure, json=json.dumps(failure + chr(10)))}\n{CALM}\n"
+    line = failure + "\n"
+    return "\n".join(
+        (
+            CALM,
+            shape.format(
+                failure,
+                half=failure[:40],
+                rest=failure[40:],
+                json=json.dumps(line),
+                nested=json.dumps(json.dumps({"msg": line})),
+                bytes=list(line.encode()),
+            ),
+            CALM,
+            "",
+        )
+    )
 
 
 @pytest.mark.parametrize("failure", UNKNOWN.values(), ids=list(UNKNOWN))
@@ -119,6 +148,26 @@ def test_a_failure_among_ten_thousand_bars_is_seen() -> None:
         "━━━╸ 1.2/3.4 MB eta 0:00:01ERROR: the moon is full",
         '{"level":"error","ts":"2025-12-15T11:45:16Z","msg":"the moon is full"}',
         '{"levelname": "ERROR", "message": "the moon is full"}',
+        '{"textPayload":"the moon is full","severity":"ERROR"}',
+        '{"jsonPayload":{"message":"the moon is full"},"severity":"EMERGENCY"}',
+        '{"SeverityText":"ERROR","Body":"the moon is full"}',
+        '{"severity_number":17,"body":{"stringValue":"the moon is full"}}',
+        '{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"severityNumber":17,"body":{"stringValue":'
+        '"the moon is full"}}]}]}]}',
+        '{"log.level":"error","message":"the moon is full"}',
+        '{"log":{"level":"error"},"message":"the moon is full"}',
+        '{"PRIORITY":"3","MESSAGE":"the moon is full"}',
+        f'{{"PRIORITY":"3","MESSAGE":{list(b"the moon is full")}}}',
+        '{"level":50,"time":1765799116123,"msg":"the moon is full"}',
+        '{"levelno":40,"msg":"the moon is full"}',
+        '{"log":"{\\"level\\":\\"error\\",\\"msg\\":\\"the moon is full\\"}\\n","time":"2025"}',
+        '{\n  "level": "error",\n  "msg": "the moon is full"\n}',
+        '{"level":"error","msg":"the moon is full","size":' + "9" * 5_000 + "}",
+        'vllm-1  | {"level":"error","msg":"the moon is full"}',
+        BAR + '{"level":"error","msg":"the moon is full"}',
+        "<11>Nov 30 17:26:43 host1 python3[1]: the moon is full",
+        "<11>1 2025-12-15T11:45:16Z host1 vllm 12 - - the moon is full",
+        "<0>the moon is full",
         "Saving ━━━━━╸━━━ 40% 0:00:10 OSError: the moon is full",
         "host1: step 7: ValueError: the moon is full",
         "⠋ Loading the modelValueError: the moon is full",
@@ -146,6 +195,13 @@ def test_a_failure_in_a_form_of_its_own_is_seen(line: str) -> None:
         "loss 0.1, error 0.2",
         "/x/y.py:12: UserWarning: could not load image: ImportError: libjpeg.so",
         '{"level":"info","msg":"no ERROR here"}',
+        '{"level":30,"msg":"the moon is full"}',
+        '{"msg":"the moon is full","error":null,"priority":0}',
+        '{"PRIORITY":"6","MESSAGE":"the moon is full"}',
+        '{\n  "level": "error",\n  "handlers": ["x"]\n}',
+        f'{CALM} {{"level":"error","message":"the moon is full"}}',
+        '2025-12-15 11:45:12 INFO [x] {"level":"error","message":"the moon is full"}',
+        "<14>Nov 30 17:26:43 host1 python3[1]: the moon is full",
         f"{CALM}: the last ValueError: was mended",
     ],
 )
@@ -170,6 +226,27 @@ def test_a_trace_is_told_by_its_end_also_when_that_is_no_error_by_name() -> None
 )  # fmt: skip
 def test_a_line_of_words_and_figures_is_no_bar(line: str) -> None:
     assert pieces(line) == [line]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["msg", "log.level", "stringValue", "", "error", ".", "PRIORITY", "time"]),
+        st.recursive(
+            st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["msg", ""]), inner),
+        ),
+    )
+)
+def test_any_object_is_read_without_a_mistake(document: dict[str, object]) -> None:
+    assert all(isinstance(each, str) for each in unwrapped(json.dumps(document)))
+
+
+@pytest.mark.parametrize(
+    "piece", ["{", '{"', '{"a":', "{\n", "| ", "2025-1 stderr P x\n", "}", " F"]
+)
+def test_objects_and_parts_without_end_are_read_in_linear_time(piece: str) -> None:
+    assert_linear(lambda text: diagnose({"a": f"{{\n{text}}}"}), piece)
+    assert_linear(lambda text: unwrapped(f"{text}{{}}"), piece)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])

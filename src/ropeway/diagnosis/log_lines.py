@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ropeway.diagnosis.pieces import pieces
+from ropeway.diagnosis.wrapped import level_of_priority
 from ropeway.facts.text import without_escapes
 
 # A log may hold a megabyte on one line; no pattern looks further than this.
@@ -120,6 +121,8 @@ class _Head:
     def entry(self, number: int, message: str) -> LogEntry:
         values = self.values
         level = values.get("level", "").upper()
+        if not level and "priority" in values:
+            level = level_of_priority(int(values["priority"])) or ""
         if "code" not in values and (match := _LATER_CODE.match(message)):
             self.add(match)
         return LogEntry(
@@ -295,8 +298,11 @@ _DATED = _patterns(
     rf"{_DATE}[T ]{_CLOCK}(?:Z|[+-]\d\d:?\d\d)?(?: std(?:out|err) [FP])?"
     r"(?: [\w.-]{1,64} [\w./@-]{1,60}\[(?P<pid>\d{1,9})\]:)?(?= )",
 )
+# syslog and the kernel: `<11>Nov 30 17:26:43 host python3[1]:`, `<11>1 2025-12-15T11:45:16Z host`.
+_PRIORITY = _patterns(r"<(?P<priority>\d{1,3})>(?:1 (?=\d{4}-))?")
 _HEADS: dict[str, tuple[re.Pattern[str], ...]] = {
     "[": _BRACKETED,
+    "<": _PRIORITY,
     **dict.fromkeys("DTIEWCFtJMASON", _LETTERED),
     **dict.fromkeys("0123456789", _DATED),
 }

@@ -4,8 +4,9 @@ A progress bar goes back to the beginning of its line, or writes no end of line,
 logs wrap a line into JSON. What stands behind a bar, or in a wrapper, is a line of its own.
 """
 
-import json
 import re
+
+from ropeway.diagnosis.wrapped import unwrapped
 
 # What moves the cursor away from what was written. Not `\x1b[K`, which grep's colours have.
 _MOVED = r"[\r\x08\x0b\x0c]+|\x1b\[\d{0,3}(?:;\d{0,3})?[ABE-HJf]|\x1b\[[12]K"
@@ -28,42 +29,20 @@ _END_OF_BAR = (
 _OTHER_BAR = rf"{_END_OF_BAR}(?= {{0,4}}{_LOUD}|{_WORDS})|\d:\d\d(?={_LOUD}|{_WORDS})"
 _BREAK = re.compile(rf"{_MOVED}|(?P<bar>{_TQDM}|{_OTHER_BAR})")
 _PROGRESS = re.compile(r"\d{1,3}(?:\.\d+)?%|\d(?:it|[kMGT]?i?B)/s|s/it")
-# The message, level and time of a line in JSON: Docker, journald and the usual loggers.
-_MESSAGE = ("log", "message", "msg", "MESSAGE", "event")
-_LEVEL = ("level", "levelname", "severity", "lvl")
-_TIME = ("time", "timestamp", "ts", "asctime", "@timestamp")
 
 
 def pieces(line: str) -> list[str]:
     """Return what was written on this line, in order; blank pieces are left out."""
-    line = _unwrapped(line) if line.startswith("{") else line
-    found, at = [], 0
-    for match in _BREAK.finditer(line):
-        found.append(line[at : match.end() if match["bar"] else match.start()])
-        at = match.end()
-    return [piece for piece in (*found, line[at:]) if piece and not piece.isspace()]
+    found = []
+    for text in unwrapped(line):
+        at = 0
+        for match in _BREAK.finditer(text):
+            found.append(text[at : match.end() if match["bar"] else match.start()])
+            at = match.end()
+        found.append(text[at:])
+    return [piece for piece in found if piece and not piece.isspace()]
 
 
 def is_progress(piece: str) -> bool:
     """Return whether a piece tells how far something is."""
     return _PROGRESS.search(piece) is not None
-
-
-def _unwrapped(line: str) -> str:
-    """Return what a JSON object says, as a logger would write it; any other line as it is."""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return line
-    if not isinstance(entry, dict):
-        return line
-
-    def text(keys: tuple[str, ...]) -> str:
-        return next((entry[key] for key in keys if isinstance(entry.get(key), str)), "")
-
-    message, level, time = text(_MESSAGE).rstrip("\r\n"), text(_LEVEL), text(_TIME)
-    if not message:
-        return line
-    stack = text(("exception", "exc_info", "stack", "error", "err"))
-    words = [f"{level.upper()}: " if level else "", message, f": {stack}" if stack else ""]
-    return f"{time} {''.join(words)}" if time[:4].isdecimal() else "".join(words)

@@ -12,11 +12,13 @@ from functools import cache
 from itertools import pairwise
 
 from ropeway.diagnosis.failure_words import FAILURE_TEXTS, goes_on, is_failure, names_exception
+from ropeway.diagnosis.joined import Joined
 from ropeway.diagnosis.links import Link, read_link
 from ropeway.diagnosis.log_lines import LogEntry, has_year, read_line, seconds_of
 from ropeway.diagnosis.pieces import is_progress, pieces
 from ropeway.diagnosis.shell import FRAGMENTS, read_shown
 from ropeway.diagnosis.signatures import Signature, table
+from ropeway.diagnosis.wrapped import level_of_priority
 from ropeway.spec.secret_text import without_secrets
 
 # Characters after and before a line that are kept in memory, to look at its neighbours.
@@ -108,18 +110,22 @@ class Scan:
 
 def scan(name: str, blocks: Iterable[str]) -> Scan:
     """Scan a log that comes in blocks, which may be cut anywhere. Accepts any text."""
-    result = Scan(name)
+    result, joined = Scan(name), Joined()
     is_calm = _CALM_HEAD.match
     search_calm, search_any = _trigger(calm=True).search, _trigger(calm=False).search
     for text, start, end, line in _windows(blocks):
         at = start
+        awaits = joined.awaits(text, start, end)
         while at < end:
             stop = text.find("\n", at, end)
             if stop < 0:
                 stop = end
             calm = is_calm(text, at, stop) and text.find("\r", at, stop - 1) < 0
-            if (search_calm if calm else search_any)(text, at, stop) or text.startswith("{", at):
-                _judge_line(result, text, at, stop, line)
+            whole = joined.whole(text[at:stop]) if awaits else None
+            if whole is not None:
+                _judge_line(result, whole, _Neighbours(text, at, stop, line))
+            elif (search_calm if calm else search_any)(text, at, stop) or text.startswith("{", at):
+                _judge_line(result, text[at:stop], _Neighbours(text, at, stop, line))
             at = stop + 1
             line += 1
         result.characters += end - start
@@ -151,14 +157,13 @@ def _windows(blocks: Iterable[str]) -> Iterator[tuple[str, int, int, int]]:
     yield text, start, len(text), line
 
 
-def _judge_line(result: Scan, text: str, begin: int, stop: int, number: int) -> None:
-    """Judge each piece of the line text[begin:stop] by itself."""
-    parts = pieces(text[begin:stop])
+def _judge_line(result: Scan, line: str, near: "_Neighbours") -> None:
+    """Judge each piece of a line by itself."""
+    parts = pieces(line)
     for place, part in enumerate(parts):
         search = _trigger(calm=_CALM_HEAD.match(part) is not None).search
         if (hit := search(part)) is not None:
-            near = _Neighbours(text, begin, stop, number, parts, place)
-            _judge(result, part, hit.start(), near)
+            _judge(result, part, hit.start(), replace(near, parts=parts, place=place))
 
 
 @dataclass(frozen=True)
@@ -169,8 +174,8 @@ class _Neighbours:
     begin: int
     stop: int
     number: int
-    parts: list[str]
-    place: int
+    parts: list[str] = field(default_factory=list)
+    place: int = 0
 
     def above(self) -> list[LogEntry]:
         """Return the entries before the piece, as far as they are looked at."""
@@ -369,6 +374,8 @@ _SETTINGS: Mapping[str, re.Pattern[str]] = {
     "full-graph": re.compile(r"cudagraph_mode.{0,60}?\b(FULL\w{0,20})"),
 }
 
+# Priorities of syslog that mean an error, whatever the words.
+_URGENT = "|".join(str(each) for each in range(192) if level_of_priority(each))
 # A calm level at the beginning of a line, after any tags.
 _CALM_HEAD = re.compile(
     r"(?:\x1b\[[0-9;]{0,8}m|\([^()\n]{1,60}\)|\[rank\d{1,5}\]:|\s){0,16}"
@@ -395,7 +402,10 @@ _NEEDLE_LENGTH = 12
 def _trigger(*, calm: bool) -> re.Pattern[str]:
     """Return a pattern that matches in every line that may matter, among calm lines or others."""
     texts = [text for text, row in table().fragments if row.calm or not calm]
-    texts += (*_CONTEXT_TEXTS, *(_BEHIND_CALM_TEXTS if calm else (*FAILURE_TEXTS, *FRAGMENTS)))
+    if calm:
+        texts += (*_CONTEXT_TEXTS, *_BEHIND_CALM_TEXTS)
+    else:
+        texts += (*_CONTEXT_TEXTS, *FAILURE_TEXTS, *FRAGMENTS, '{"')
     by_first: dict[str, set[str]] = {}
     for needle in map(_needle, texts):
         by_first.setdefault(needle[0], set()).add(re.escape(needle[1:]))
@@ -410,6 +420,7 @@ def _trigger(*, calm: bool) -> re.Pattern[str]:
                 *branches,
                 r"E(?:[A-Z1-9]\d{4}[:\[), \].]|\d{3,8} \d\d:\d\d:| \d{1,9} \d{1,9}\])",
                 r"C \d{1,9} \d{1,9}\]",
+                *([] if calm else [rf"<(?:{_URGENT})>"]),
             ]
         )
     )
