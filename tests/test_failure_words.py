@@ -252,6 +252,8 @@ def test_a_tools_own_words_name_the_cause(line: str, row: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
+        "[Errno 97] error while attempting to bind on address ('::1', 80): address family not "
+        "supported by protocol",
         "ulimit: open files: cannot modify limit: Operation not permitted",
         "sudo: a password is required",
         "su: Authentication failure",
@@ -424,6 +426,7 @@ def test_an_exit_code_of_137_is_no_proof_of_memory() -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [("x exited with code 139", "crashed"), ("exit code: -11", "crashed"),
+     ("vllm.service: Main process exited, code=dumped, status=11/SEGV", "crashed"),
      ("x exited with code 134", "aborted"), ("Exit Code:  143", "asked to end"),
      ("x exited with code 127", "no such program"), ("x exited with code 1", "")],
 )  # fmt: skip

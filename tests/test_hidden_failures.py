@@ -170,6 +170,16 @@ def test_a_failure_among_ten_thousand_bars_is_seen() -> None:
         "<0>the moon is full",
         "Saving ━━━━━╸━━━ 40% 0:00:10 OSError: the moon is full",
         "host1: step 7: ValueError: the moon is full",
+        "thread 'the moon is full' panicked at src/x.rs:12:5:",
+        f"{BAR}thread 'the moon is full' (77) panicked at src/x.rs:12:5:",
+        "x 45%[===>   ]   1.20G  5.10MB/s    eta 2m 3sERROR 404: the moon is full.",
+        "ERROR 503: the moon is full.",
+        "40/100 (eta 3m) vllm.foo.Bad: the moon is full",
+        "40/100 (1.2GB/s, ETA: 3m) vllm.foo.Bad: the moon is full",
+        "  + Exception Group Traceback (most recent call last):\n  |   File 'x.py', line 1, in f\n"
+        "  | BaseExceptionGroup: unhandled errors in a TaskGroup (1 sub-exception)\n"
+        "  +-+---------------- 1 ----------------\n    | Traceback (most recent call last):\n"
+        "    |   File 'x.py', line 2, in g\n    | ValueError: the moon is full\n",
         "⠋ Loading the modelValueError: the moon is full",
         "Loading, 3s leftRuntimeError: the moon is full",
         ".....ValueError: the moon is full",
@@ -193,6 +203,8 @@ def test_a_failure_in_a_form_of_its_own_is_seen(line: str) -> None:
         "errors: 0",
         "VLLM_LOGGING_LEVEL=ERROR",
         "loss 0.1, error 0.2",
+        "{1}[Hardware Error]: event severity: corrected",
+        "nfs: server 10.0.0.1 OK",
         "/x/y.py:12: UserWarning: could not load image: ImportError: libjpeg.so",
         '{"level":"info","msg":"no ERROR here"}',
         '{"level":30,"msg":"the moon is full"}',

@@ -74,11 +74,14 @@ FAILURE_TEXTS = (
     "超时", "没有那个", "不允许", "borted", "Abort",
 )  # fmt: skip
 
-_EXCEPTION = re.compile(r"(?:[A-Za-z_][\w.]{0,120})?(?:Error|Exception|Exit|Interrupt)(?:$|:)")
+_EXCEPTION = re.compile(
+    r"(?:[A-Za-z_][\w.]{0,120})?(?:Error|Exception(?:Group)?|Exit|Interrupt)(?:$|:)"
+)
 # After a prefix of unknown form: `111 TimeException: MemcpyAsync failed!`, `step 7: ValueError: x`,
 # `Saving ━━━━╸ 40% 0:00:10 OSError: x`.
 _LATER_EXCEPTION = re.compile(
-    r"(?<![\w.'\"`(])(?:[A-Za-z_]\w{0,60}\.){0,6}[A-Z]\w{1,60}(?:Error|Exception)(?=: \S|$)"
+    r"(?<![\w.'\"`(])(?:[A-Za-z_]\w{0,60}\.){0,6}"
+    r"[A-Z]\w{1,60}(?:Error|Exception(?:Group)?)(?=: \S|$)"
 )
 _BEFORE_EXCEPTION = re.compile(
     r"^(?!raise$|except$|File$|#)\S{1,60}$|[|\])>:%]$|\d{1,3}%.{0,200}$|\.\.\.$"
@@ -93,7 +96,7 @@ _GLUED_EXCEPTION = re.compile(rf"(?<=[a-z0-9.…])(?<![a-z_]\.)(?:{_BUILT_IN})(?
 # A level or the word "error" where no known head has the level. Not `error: 0.01`, a figure.
 _SAYS_ERROR = re.compile(
     r"(?:[^\w\s]{0,3}|.{0,80}[\s\]|)>\d][\[<(]?)(?:ERROR|FATAL|CRITICAL)(?=[\]>):| *])"
-    r"(?! ?[=,:]? ?\d)"
+    r"(?! ?[=,:]? ?\d)|ERROR [45]\d\d: "  # wget
     r"|.{0,200}(?:\blevel=\W?(?i:error|fatal|panic|critical)|error code is [1-9]\d{5}(?!\d))"
     r"|.{0,80}(?:错误|失败|异常)[:：](?!\s*(?:0|无)\s*$)"
     r"|(?:[\w./ -]{0,60}: )?(?i:fatal(?: \w+)? error|fatal|error(?: #\d+)?|panic|critical)"
@@ -141,6 +144,7 @@ _PROGRAM_FAILS = re.compile(
 )
 _BEGINS_WITH_FAILURE = re.compile(
     r"(?:[a-z_]\w{0,60}\.){1,8}[A-Z]\w{1,60}(?:: \S|$)"  # `torch._dynamo.exc.Unsupported: x`
+    r"|\[Errno [1-9]\d{0,2}\] \S"
     r"|(?:\W{0,3}(?:E: )?)(?i:failed|failure|cannot|can't|could not|couldn't|unable to|unknown"
     r"|unsupported|unrecogni[sz]ed|invalid|no such|not enough|permission denied|access denied"
     r"|connection refused|illegal|corrupted|error (?:\w+ing|in|while|when|at|from)"
@@ -165,7 +169,8 @@ _END_OF_FAILURE = re.compile(
 )
 # How the kernel, libc and shells report that a process died.
 _DEATH = re.compile(
-    r"core dumped|\bsegfault at |\btrap (?:invalid opcode|divide error|int3)|terminate called"
+    r"\bthread '[^'\n]{0,80}'(?: \(\d{1,9}\))? panicked at |core dumped"
+    r"|\bsegfault at |\btrap (?:invalid opcode|divide error|int3)|terminate called"
     r"|terminating (?:with|due to) |pure virtual method called|: Assertion [`'].{1,400} failed"
     r"|\b(?:free|realloc|malloc|munmap_chunk)\(\): |corrupted (?:double|size)|\w_init: \w+ failed"
     r"|(?:^|line \d{1,6}: +\d{1,9} )(?:Aborted|Terminated|Killed|Hangup|Quit|Bad system call"

@@ -10,8 +10,12 @@ from ropeway.diagnosis.wrapped import unwrapped
 
 # What moves the cursor away from what was written. Not `\x1b[K`, which grep's colours have.
 _MOVED = r"[\r\x08\x0b\x0c]+|\x1b\[\d{0,3}(?:;\d{0,3})?[ABE-HJf]|\x1b\[[12]K"
-# What ends a bar of tqdm: `40%|####      | 93/232 [01:26<02:09,  1.07it/s]`.
-_TQDM = r"\[(?:\d{1,3}:)?\d\d:\d\d(?:<[^\]\n]{1,120}|, [^\]\n]{0,60}(?:/s|s/it)[^\]\n]{0,60})\]"
+# What ends a bar of tqdm: `40%|####      | 93/232 [01:26<02:09,  1.07it/s]`; or one by hand:
+# `40/100 (1.2GB/s, eta 3m)`.
+_TQDM = (
+    r"\[(?:\d{1,3}:)?\d\d:\d\d(?:<[^\]\n]{1,120}|, [^\]\n]{0,60}(?:/s|s/it)[^\]\n]{0,60})\]"
+    r"|\((?:[^()\n]{0,60}, ?)?(?i:eta):? ?\d[^()\n]{0,20}\)"
+)
 # What other bars end with (rich, wget, curl, pip, docker pull), where a failure follows at once:
 # `40% 0:00:12`, `5.10MB/s    eta 2m 3s`, `0:01:49 5200k`, `460MB/1.02GB`.
 # A clock may as well be the time of a line, and words its middle: they count where nothing stands
