@@ -223,7 +223,7 @@ START = {
     "段错误 (核心已转储)": "segmentation-fault",
     "free(): invalid pointer": "segmentation-fault",
     "docker: Error response from daemon: no such image": "container-not-started",
-    "vllm.service: Main process exited, code=killed, status=9/KILL": "service-ended",
+    "vllm.service: Main process exited, code=killed, status=9/KILL": "process-killed",
 }  # fmt: skip
 
 
