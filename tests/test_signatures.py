@@ -178,6 +178,37 @@ LINES = {
     "max_num_batched_tokens (2048) is smaller than max_model_len (4096).": "batched-tokens-too-few",
     "ValueError: Ray does not allocate any GPUs on the driver node": "node-without-npus",
     "Exception: Unable to connect to GCS (ray head) at 10.0.0.1:6379.": "ray-not-running",
+    "(raylet) Warning: The following resource request cannot be scheduled right now: {'NPU': 1.0}.":
+        "placement-group-waits",
+    "[123.4] ascend: [drv_x] hbm ecc multi bit error": "hbm-error",
+    "[123.4] ascend: device 3 heartbeat lost": "device-heartbeat-lost",
+    "mce: [Hardware Error]: Machine check events logged": "kernel-hardware-error",
+    "nfs: server 10.0.0.1 not responding, still trying": "file-server-silent",
+    "[9.1] INFO: task python3:4242 blocked for more than 122 seconds.": "task-blocked",
+    "[Errno 98] error while attempting to bind on address ('10.0.0.9', 8000): address already in "
+    "use": "port-taken",
+    "[Errno 99] error while attempting to bind on address ('10.0.0.9', 8000): cannot assign "
+    "requested address": "address-not-here",
+    "ERROR:    [Errno 13] error while attempting to bind on address ('0.0.0.0', 80): permission "
+    "denied": "port-not-allowed",
+    "zmq.error.ZMQError: Permission denied (addr='tcp://10.0.0.1:80')": "port-not-allowed",
+    "me@host: Permission denied (keyboard-interactive).": "ssh-login-refused",
+    "Permission denied, please try again.": "ssh-login-refused",
+    "open /x: permission denied (mode 0600)": "permission-denied",
+    "vllm.service: Main process exited, code=killed, status=9/KILL": "process-killed",
+    "vllm.service: Control process exited, code=killed, status=9/KILL": "process-killed",
+    "vllm.service: Main process exited, code=killed, status=15/TERM": "service-ended",
+    "ExceptionGroup: x (2 sub-exceptions)": "exception-group",
+    "ImportError: Numba needs Python 3.10 or greater. Got Python 3.9.": "numba-numpy",
+    "RuntimeError: Bfloat16 is not supported on Ascend310P": "bfloat16-not-on-this-chip",
+    "NotImplementedError: Unsupported quant type: W4A4_MXFP4": "quantisation-not-by-msmodelslim",
+    "NotImplementedError: Currently, vLLM Ascend doesn't support W4A16 for linear.":
+        "quantisation-not-by-msmodelslim",
+    "ValueError: num_heads (12) must be divisible by tp_size (8)": "heads-not-divisible",
+    "ValueError: No chat template available. Provide `chat_template` explicitly.":
+        "chat-template-missing",
+    "E1204 10:45:22.126 108700 transfer_metadata.cpp:74] Error from etcd client, etcd uri: x":
+        "mooncake-metadata-unreachable",
     "Error: No available node types can fulfill resource request {'NPU': 16.0}.":
         "placement-group-waits",
 }  # fmt: skip
