@@ -19,6 +19,17 @@ def test_a_release_that_is_not_known_is_taken_as_the_nearest_loudly(capsys, tmp_
     assert like["request"]["release"] == "0.30.0"
 
 
+def test_a_development_build_is_taken_as_other_newer_releases_are(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = tmp_path / "ropeway.yaml"
+    for version in ("0.33.0.dev1", "v0.33.0rc1.dev20261120+g0123abc"):
+        text = re.sub(r"\n  (version|release_like): .*", "", SPEC)
+        spec.write_text(text.replace("serve:\n", f"serve:\n  version: {version}\n"))
+        plan = document(capsys)
+        assert plan["request"]["release"] == "0.32.0rc1"
+        assert any("is no release that Ropeway knows" in doubt for doubt in plan["doubts"])
+
+
 def test_a_plan_writes_the_release_that_was_asked_for(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spec = tmp_path / "ropeway.yaml"

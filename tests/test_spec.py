@@ -268,6 +268,11 @@ def test_what_is_missing_or_contradicts_is_refused_at_its_line(
         ("qqq: 3", "keys here are `name`, `cluster`, `model`, `runtime`, `serve`, `workload`"),
         ("serve: {dtype: float_16}", "did you mean `float16`?"),
         ("serve: {port: '80'}", "remove the quotes"),
+        (
+            "serve: {version: banana}",
+            "write it as published, like `0.11.0rc0` or `0.18.0`; another build is named by its image,"
+            " in `runtime.image`",
+        ),
         ("serve: {env: {A: 1}}", "put it in quotes"),
         ("serve: {engine_args: {port: 1}}", "set `serve.port` and remove this line"),
     ],

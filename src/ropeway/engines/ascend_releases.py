@@ -58,7 +58,11 @@ class Release:
     def notes(self) -> tuple[str, ...]:
         """Return what of it is taken from another release, to be said wherever it is used."""
         taken = phrase(
-            "{asked} is no release that Ropeway knows: flags, limits and memory are those of "
+            "{asked} is a release that Ropeway knows, and needs no `--release-like` "
+            "(`serve.release_like`): with it, flags, limits and memory are those of vLLM-Ascend "
+            "{version}, which may be wrong"
+            if release_of(self.asked)
+            else "{asked} is no release that Ropeway knows: flags, limits and memory are those of "
             "vLLM-Ascend {version}, which may be wrong; `--release-like` names another",
             asked=self.asked,
             version=self.version,
@@ -179,8 +183,6 @@ class ModelNeed:
 
 MODEL_NEEDS = tuple(ModelNeed(**row) for row in changes()["model_needs"])
 
-# How releases are written, development builds too.
-RELEASE_FORM = r"v?\d+\.\d+\.\d+(?:rc\d+)?(?:\.post\d+)?(?:\.dev\d+)?"
 # The repository may be a mirror's or a company's own; a tag may have more in it than the release.
 _IMAGE = re.compile(r"vllm[-_]ascend[^/:@]*(?::(?P<tag>[^/:@]+))?(?:@.*)?", re.IGNORECASE)
 _IN_TAG = re.compile(
@@ -253,6 +255,7 @@ def taken_release(
     Raises Refused for a `like` that is not in the table, and for a release before all of it.
     """
     found = found.partition("+")[0]
+    version = version and version.removeprefix("v").partition("+")[0]
     if order(found) < order(RELEASES[0].version) and ".dev" in found:
         found = ""  # built from a clone without tags, which says nothing
     named = found or requested_version(image, version)
@@ -265,7 +268,6 @@ def taken_release(
     if named is None:
         newest = re.search("main|nightly", image or "") is not None
         return replace(RELEASES[-1] if newest else NEWEST_STABLE, asked=asked)
-    named = named.removeprefix("v")
     if row := release_of(named):
         return row
     row = nearest(named)

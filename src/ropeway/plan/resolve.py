@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.checkpoints.fetch import fetched
-from ropeway.engines.ascend_releases import RELEASE_FORM, image_tag, taken_release
+from ropeway.engines.ascend_releases import image_tag, taken_release
 from ropeway.errors import ModelError, Refused
 from ropeway.hardware import Chip, chip_named
 from ropeway.models.known import as_named, known, published_name
@@ -27,6 +27,7 @@ from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.engine_flags import config_overrides
 from ropeway.spec.file import SpecFile
 from ropeway.spec.model import Layout, Model, Serve, Spec, Workload
+from ropeway.spec.types import RELEASE_FORM, RELEASE_HINT
 
 # The key of the spec that a flag takes the place of.
 _KEYS = {
@@ -290,7 +291,7 @@ def _engine(serve: Serve, image: str | None, flags: Flags) -> EngineTraits:
             phrase(
                 "`{version}` is not a known release of vLLM-Ascend", version=flags.engine_version
             ),
-            hint=phrase("write it as published, like `0.11.0rc0` or `0.18.0`"),
+            hint=RELEASE_HINT,
         )
     image = None if flags.engine_version else image
     like = flags.release_like or serve.release_like

@@ -57,7 +57,8 @@ def spec_problems(
                 fault = _directory_fault(detail["input"])
             problems.append(_problem(path, fault, document))
         elif detail["type"] == "value_error":
-            problems.append(Problem(document.line_of(path), _of_value(detail)))
+            hint = next(iter(detail["ctx"]["error"].args[1:]), None)
+            problems.append(Problem(document.line_of(path), _of_value(detail), hint))
         else:
             problems += [_problem(at, fault, document) for at, fault in _faults(detail)]
     return problems
@@ -143,7 +144,10 @@ def _path(detail: ErrorDetails) -> Path:
 
 
 def _of_value(detail: ErrorDetails) -> str:
-    """Return what a validator of ours says of a single value."""
+    """Return what a validator of ours says of a single value: the first of its error's arguments.
+
+    The second, where there is one, is a hint.
+    """
     why = detail["ctx"]["error"].args[0]
     return phrase("`{key}`: {fault}", key=dotted(_path(detail)), fault=why)
 

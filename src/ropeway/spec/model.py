@@ -34,6 +34,8 @@ from ropeway.spec.engine_flags import asks_to_pool, layout_sizes
 from ropeway.spec.errors import Fault, broken, secret_faults, spec_problems, unseen_faults
 from ropeway.spec.layout import layout_numbers
 from ropeway.spec.types import (
+    RELEASE_FORM,
+    RELEASE_HINT,
     Address,
     Count,
     Port,
@@ -51,7 +53,6 @@ from ropeway.spec.yaml import as_error, dump_yaml, load_yaml, read_text
 
 DEFAULT_FILE = "ropeway.yaml"
 REQUESTS_PER_CLIENT = 2  # of a load test, where their number is not given
-_RELEASE = r"\d+\.\d+\.\d+(rc\d+)?(\.post\d+)?"
 _NAME_FORM = "a name of at most 31 letters a-z, digits and `-`"
 
 EngineName = Literal["vllm-cpu", "vllm-ascend"]
@@ -215,7 +216,7 @@ _OpenMapping = BeforeValidator(lambda value: without_own_keys(none_to_empty(valu
 _Release = Annotated[
     str,
     BeforeValidator(lambda text: text.removeprefix("v") if isinstance(text, str) else text),
-    matching(_RELEASE, "a release, written like 0.11.0rc0"),
+    matching(RELEASE_FORM, "a release, written like 0.11.0rc0", RELEASE_HINT),
 ]
 
 

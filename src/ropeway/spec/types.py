@@ -23,6 +23,12 @@ from ropeway.spec.errors import Fault, broken, shown
 from ropeway.units import exact_bytes, parse_bytes
 
 _MIB = 2**20
+# How releases are written, development builds too.
+RELEASE_FORM = r"v?\d+\.\d+\.\d+(?:rc\d+)?(?:\.post\d+)?(?:\.dev\d+)?(?:\+[A-Za-z0-9.]+)?"
+RELEASE_HINT = phrase(
+    "write it as published, like `0.11.0rc0` or `0.18.0`; another build is named by its image, in "
+    "`runtime.image`"
+)
 
 
 def without_own_keys(value: object) -> object:
@@ -51,12 +57,12 @@ class SpecModel(BaseModel):
         return {key: value for key, value in write(self).items() if value is not None}
 
 
-def matching(pattern: str, form: str) -> AfterValidator:
+def matching(pattern: str, form: str, *hint: str) -> AfterValidator:
     """Accept text that matches the whole `pattern`; `form` says in words what that is."""
 
     def check(text: str) -> str:
         if re.fullmatch(pattern, text) is None:
-            raise ValueError(phrase("{value} is not {form}", value=shown(text), form=form))
+            raise ValueError(phrase("{value} is not {form}", value=shown(text), form=form), *hint)
         return text
 
     return AfterValidator(check)
