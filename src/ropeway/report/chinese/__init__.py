@@ -12,8 +12,13 @@ from ropeway.phrases import Phrase, translated, translation
 LANGUAGES = ("en", "zh")
 # By who says the sentence; `errors` has those of all the rest, and what the terminal itself says.
 TABLES = ("plan", "doctor", "launch", "errors")
-# How a line begins that is to be typed, which is the same in every language.
-COMMAND = r"(?:apt|docker|export|kill|less|pip|podman|ropeway|rm|ssh|ssh-keyscan|sudo) "
+# How a line begins that is to be typed, which is the same in every language. Prose begins with some
+# of these words too (`less is left`, `ssh cannot connect`), and goes on in another way.
+COMMAND = (
+    r"(?:(?:ropeway|ssh-keyscan|sudo) |(?:apt|pip) (?:un)?install |export \S*=|kill -?\d|rm -"
+    r"|(?:docker|podman) (?:exec|images|info|inspect|load|logs|ps|pull|restart|rm|run|start|stop) "
+    r"|less \S*[./]|ssh (?=-|\S+@|\S+(?: true)?$))"
+)
 
 
 @cache
