@@ -17,6 +17,7 @@ from ropeway.diagnosis.shell import read_shown
 from ropeway.errors import LaunchError, Refused
 from ropeway.facts.redaction import redact, secret_values
 from ropeway.launch.checks import check_secrets
+from ropeway.report.chinese import error_in_chinese
 from ropeway.spec.model import parse_spec
 
 S = "abcdefSECRET99"
@@ -196,7 +197,7 @@ def test_known_are_variables_that_are_named_as_keys_or_called_so() -> None:
         "{env: {AWS_ACCESS_KEY_ID: x}}", "{env: {HTTPS_PROXY: 'http://me:pw@proxy:3128'}}",
         "{env: {OTHER: hf_0123456789abcdefgh}}", "{env: {OTHER: 'Bearer 0123456789'}}",
         "{env: {MY_API_KEYS: x}}", "{env: {OBS_SK: x}}", "{env: {OBS_AK: x}}",
-        "{env: {ROOT_PW: x}}",
+        "{env: {ROOT_PW: x}}", "{env: {AZURE_SAS: x}}", "{env: {BLOB_SAS: x}}",
         "{env: {TOKENPW: x}}", "{env: {SIGNING_SALT: x}}", "{env: {AWS_SESSION: x}}",
         "{env: {AWS_SESSION_TOKEN: x}}", "{env: {PAT: a1b2c3d4}}", "{env: {PWD: hunter2}}",
         "{env: {HF_TOKEN: '123456789'}}", "{env: {OPTIONS: '--x 1 --db-password hunter2'}}",
@@ -220,8 +221,37 @@ def test_a_secret_in_a_spec_is_refused_with_the_way_to_give_it(serve: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("serve", "reason", "hint"),
+    [
+        ("{engine_args: {model-loader-extra-config: {aws_secret_access_key: abcdef}}}",
+         "the name of `aws_secret_access_key` in it", "`secret_env: [AWS_SECRET_ACCESS_KEY]`"),
+        ("{engine_args: {additional-config: {store: {db_password: abcdef}}}}",
+         "the name of `db_password` in it", "a file that the engine reads"),
+        (r'{engine_args: {x: "{\"hf_token\": \"abcdef\"}"}}',
+         "the name of `hf_token` in it", "`secret_env: [HF_TOKEN]`"),
+        ("{engine_args: {x.aws_access_key_id: abcdef}}",
+         "its name says", "`secret_env: [AWS_ACCESS_KEY_ID]`"),
+        ("{engine_args: {hf-token: abcdef}}", "its name says", "`secret_env: [HF_TOKEN]`"),
+        ("{engine_args: {db-password: abcdef}}", "its name says", "`secret_env: [NAME]`"),
+        ("{engine_args: {x: {y: hf_0123456789abcdefgh}}}",
+         "the value of `y` in it looks like one", "`secret_env: [NAME]`"),
+        ("{env: {OTHER: hf_0123456789abcdefgh}}",
+         "its value looks like one", "`secret_env: [OTHER]`"),
+        ("{env: {MY_TOKEN: x}}", "its name says", "`secret_env: [MY_TOKEN]`"),
+    ],
+)  # fmt: skip
+def test_a_refused_secret_is_named_with_a_variable_only_where_one_is_read(serve, reason, hint):
+    with pytest.raises(Refused) as refused:
+        parse_spec(SPEC + serve, "f.yaml")
+    assert f"holds a secret ({reason}" in refused.value.what
+    assert hint in (refused.value.hint or "")
+    assert error_in_chinese(refused.value) is not None
+
+
+@pytest.mark.parametrize(
     "serve",
     [
+        "{env: {LICENSE: apache-2.0}}",
         "{env: {TOKENIZERS_PARALLELISM: 'false', HTTPS_PROXY: 'http://proxy:3128'}}",
         "{engine_args: {hf-token: true, max-num-batched-tokens: 8192, ssl-keyfile: /k.pem}}",
         "{engine_args: {hf-overrides: {image_token: 151655, pad_token: '<pad>'}}}",

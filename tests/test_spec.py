@@ -5,7 +5,9 @@ import pytest
 from ropeway.errors import Exit, Refused, SpecError
 from ropeway.spec.cluster import Cluster, Local, RemoteHost
 from ropeway.spec.engine_args import engine_argument_flags
+from ropeway.spec.errors import GIVE_KEY
 from ropeway.spec.model import Layout, Model, Serve, Workload, dump_spec, local_spec, parse_spec
+from ropeway.spec.types import RELEASE_HINT
 
 SMALL = "cluster: {local: {hosts: 2, npus: 2}}\nmodel: {name: smollm2}\n"
 
@@ -267,12 +269,12 @@ def test_what_is_missing_or_contradicts_is_refused_at_its_line(
         ("serve: {swap-space: 3}", "an engine's own flag goes under `serve.engine_args`"),
         ("qqq: 3", "keys here are `name`, `cluster`, `model`, `runtime`, `serve`, `workload`"),
         ("serve: {dtype: float_16}", "did you mean `float16`?"),
+        ("serve: {api_key: x}", GIVE_KEY),
+        ("api-key: x", GIVE_KEY),
+        ("serve: {engine_args: {api-key: x}}", GIVE_KEY),
+        ("serve: {engine_args: {api_key: x}}", GIVE_KEY),
         ("serve: {port: '80'}", "remove the quotes"),
-        (
-            "serve: {version: banana}",
-            "write it as published, like `0.11.0rc0` or `0.18.0`; another build is named by its image,"
-            " in `runtime.image`",
-        ),
+        ("serve: {version: banana}", RELEASE_HINT),
         ("serve: {env: {A: 1}}", "put it in quotes"),
         ("serve: {engine_args: {port: 1}}", "set `serve.port` and remove this line"),
     ],
@@ -332,7 +334,7 @@ workload: {clients: many}
         ("max-model-len", "serve.context"), ("max_num_seqs", "serve.max_sequences"),
         ("dtype", "serve.dtype"), ("host", "serve.address"),
         ("gpu-memory-utilization", "serve.memory"), ("kv-cache-memory-bytes", "serve.kv_cache"),
-        ("api-key", "serve.api_key_env"), ("model", "model"), ("port", "serve.port"),
+        ("model", "model"), ("port", "serve.port"),
         ("served-model-name", "model.served_name"), ("served-model", "model.served_name"),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ from itertools import pairwise
 from ropeway.outside import parse_json
 from ropeway.phrases import phrase
 from ropeway.spec.engine_flags import LAYOUT_KEY, flag_name, flag_number
-from ropeway.spec.errors import Fault
+from ropeway.spec.errors import GIVE_KEY, Fault
 from ropeway.spec.secret_shapes import is_secret
 from ropeway.spec.secret_text import without_secrets
 
@@ -52,6 +52,14 @@ _FLAG_IN_TEXT = re.compile(
     r"(?:`--(?P<quoted>[a-z-]+)`|`[^`]*`|(?<![A-Za-z0-9_-])--(?P<flag>[a-z]+(?:-[a-z]+)*))"
     r"(?P<number> \d+)?"
 )
+
+# The variable in which a program of the engine reads a secret itself, by the name of flag or key.
+_READ_AS = {
+    "hf_token": "HF_TOKEN",
+    "aws_access_key_id": "AWS_ACCESS_KEY_ID",
+    "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY",
+    "aws_session_token": "AWS_SESSION_TOKEN",
+}
 
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 _SHORTEST = 6
@@ -109,11 +117,13 @@ def flag_faults(engine_args: Mapping[str, object]) -> list[Fault]:
         plain = name.lstrip("-").replace("_", "-")
         at = ("engine_args", name)
         ours = _own_key(plain.removeprefix("no-"))
-        if ours:
+        if ours == "serve.api_key_env":
+            faults.append(Fault(at, "is a secret, and would be visible to others", GIVE_KEY))
+        elif ours:
             faults.append(
                 Fault(
                     at,
-                    phrase("repeats `{ours}`", ours=ours),
+                    phrase("has a key of its own, `{ours}`", ours=ours),
                     phrase("set `{ours}` and remove this line", ours=ours),
                 )
             )
@@ -140,8 +150,9 @@ def flag_faults(engine_args: Mapping[str, object]) -> list[Fault]:
                     "keep one of the two",
                 )
             )
-        elif _holds_secret(plain, engine_args[name]):
-            faults.append(_secret_fault(at, plain.replace("-", "_").upper()))
+        elif secret := _secret_in(plain, engine_args[name]):
+            key = secret[0].rpartition(".")[2].strip("-").replace("-", "_").lower()
+            faults.append(_secret_fault(at, plain, secret, _READ_AS.get(key, "")))
     return faults
 
 
@@ -151,8 +162,8 @@ def variable_faults(env: Mapping[str, str]) -> list[Fault]:
     for name, value in env.items():
         if re.fullmatch(VARIABLE, name) is None:
             faults.append(Fault(("env", name), "is not the name of an environment variable"))
-        elif _holds_secret(name, value):
-            faults.append(_secret_fault(("env", name), name))
+        elif secret := _secret_in(name, value):
+            faults.append(_secret_fault(("env", name), name, secret, name))
     return faults
 
 
@@ -169,39 +180,59 @@ def check_variable(name: str) -> str:
     return name
 
 
-def _holds_secret(name: str, value: object, shortest: int = 1) -> bool:
-    """Return whether this is a secret by its name, or has one in it, be it in JSON or in a command.
+def _secret_in(name: str, value: object, shortest: int = 1) -> tuple[str, bool] | None:
+    """Return the name of a secret that this is or has in it, be it in JSON or in a command, and
+    whether the name says so; None without one.
 
     Special tokens and their numbers, as in `image_token: <|image|>`, are none; within mappings
     neither are words of less than six characters, as in `classifier_from_token: [no, yes]`.
     """
     if isinstance(value, Mapping):
-        return any(_holds_secret(str(key), item, _SHORTEST) for key, item in value.items())
+        inner = (_secret_in(str(key), item, _SHORTEST) for key, item in value.items())
+        return next(filter(None, inner), None)
     if isinstance(value, list | tuple):
         named = ((name, item) for item in value)
         flags = pairwise(map(str, value))  # ["--hf-token", "hf_…"]
-        return any(_holds_secret(key, item, shortest) for key, item in (*named, *flags))
+        found = (_secret_in(key, item, shortest) for key, item in (*named, *flags))
+        return next(filter(None, found), None)
     if isinstance(value, int) and not isinstance(value, bool):
         value, shortest = str(value), _SHORTEST
     if not isinstance(value, str) or len(value) < shortest:
-        return False
+        return None
     if value.lstrip().startswith(("{", "[")):
         with suppress(ValueError):  # JSON as text is read as the mapping that it is
-            return _holds_secret(name, parse_json(value), shortest)
-    return is_secret(name, value) or without_secrets(value) != value
+            return _secret_in(name, parse_json(value), shortest)
+    if is_secret(name, value):
+        return name, True
+    return None if without_secrets(value) == value else (name, False)
 
 
-def _secret_fault(at: tuple[str, str], variable: str) -> Fault:
-    """Refuse a secret where its value would appear in commands, labels and reports."""
-    return Fault(
-        at,
-        "holds a secret, by its name or its value, and would be visible to others",
-        phrase(
-            "export it, as a variable that the engine reads, in the shell that runs `ropeway`, and"
-            " write `secret_env: [{name}]`",
-            name=variable,
-        ),
+def _secret_fault(
+    at: tuple[str, str], outer: str, secret: tuple[str, bool], variable: str
+) -> Fault:
+    """Refuse a secret where its value would appear in commands, labels and reports.
+
+    `outer` names what it stands in; `variable` is one that the engine reads, "" for none known.
+    """
+    key, by_name = secret
+    if key == outer:
+        reason = phrase("its name says") if by_name else phrase("its value looks like one")
+    elif by_name:
+        reason = phrase("the name of `{key}` in it says", key=key)
+    else:
+        reason = phrase("the value of `{key}` in it looks like one", key=key)
+    hint = phrase(
+        "set it in the shell that runs `ropeway`, as `export {name}=…`, and write "
+        "`secret_env: [{name}]`",
+        name=variable,
     )
+    if not variable:
+        hint = phrase(
+            "give it in a file that the engine reads, or in a variable that it reads, which "
+            "`secret_env: [NAME]` passes on"
+        )
+    text = phrase("holds a secret ({reason}), and would be visible to others", reason=reason)
+    return Fault(at, text, hint)
 
 
 def _own_key(flag: str) -> str | None:

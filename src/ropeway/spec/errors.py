@@ -17,6 +17,10 @@ from ropeway.suggest import did_you_mean
 Path = tuple[str | int, ...]
 
 OUR_KIND = "ropeway"
+GIVE_KEY = phrase(
+    "set it in the shell that runs `ropeway`, as `export VLLM_API_KEY=…`, and write "
+    "`serve.api_key_env: VLLM_API_KEY`"
+)
 
 
 @dataclass(frozen=True)
@@ -253,6 +257,8 @@ def _key_hint(
     names = [part for part in path if isinstance(part, str)]
     here, key = dotted(names[:-1]), names[-1]
     ours = flags.get(key.replace("_", "-"), "")
+    if ours == "serve.api_key_env":
+        return GIVE_KEY
     if (own := ours.rpartition(".")[2]) in keys[here]:
         return phrase("did you mean {names}?", names=f"`{own}`")
     if meant := did_you_mean(key, keys[here]):

@@ -11,7 +11,7 @@ _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _LAST = re.compile(
     r".*(?:token|passw(?:or)?d|passphrase|secret|credentials?|(?:api|access|secret|private|auth)key)"
     r"|(?!old).{2,}pwd|.{2,}pw|authtok|authorization|auth|bearer|cookie|creds|jwt|key|pass|pat|pw|pwd"
-    r"|ak|sk|salt|sig|signature"
+    r"|ak|sas|sk|salt|sig|signature"
 )
 # A name with one of these anywhere, as SECRET_NAME or passwordHash.
 _ANYWHERE = {
@@ -74,7 +74,7 @@ _HARMLESS_TOKEN = re.compile(rf"(?:{_NOTHING}|{_NUMBER})?+")  # `"image_token": 
 _HARMLESS_ALONE = dict.fromkeys(
     ("pass", "pw", "pwd"), re.compile(rf"(?:{_NOTHING}|{_FEW}|{_PATH})?+")
 ) | dict.fromkeys(
-    ("ak", "pat", "sig", "signature", "sk"),
+    ("ak", "pat", "sas", "sig", "signature", "sk"),
     re.compile(rf"(?:{_NOTHING}|{_FEW}|{_WORDS}|[/~.*?^(\[\\][^\s\"']{{0,400}})?+"),
 )
 
