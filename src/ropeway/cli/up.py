@@ -215,7 +215,7 @@ _SPEC_FLAGS = (
     ),
     click.option(
         "--model-config", metavar="FILE",
-        help="The model's config.json here, for a dry run or a plan.",
+        help="The model's config.json here, for a dry run.",
     ),
     click.option("--layout", help="Parallel layout, in place of the spec's: `TP2×PP2+EP`, `tp4`."),
     click.option("--port", type=click.IntRange(1, 65_535), help="In place of `serve.port`."),
