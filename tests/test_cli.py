@@ -107,6 +107,12 @@ def test_help_fits_into_80_columns(name: str, capsys: Captured) -> None:
         (["model", "lst"], "no such command `lst`", "did you mean `ropeway model list`?"),
         (["model", "zzz"], "no such command `zzz`", "there are `ropeway model fetch`,"
          " `ropeway model list`, `ropeway model push`, `ropeway model show`"),
+        (["--lang", "en", "plan"], "no such option `--lang`",
+         "write it after the verb: `ropeway VERB --lang`"),
+        (["-q", "plan"], "no such option `-q`", "write it after the verb: `ropeway VERB -q`"),
+        (["model", "--json", "list"], "no such option `--json`",
+         "write it after the verb: `ropeway model VERB --json`"),
+        (["--hlep"], "no such option `--hlep`", "did you mean `--help`?"),
         (["init", "--focre"], "no such option `--focre`", "did you mean `--force`?"),
         (["init", "--hlep"], "no such option `--hlep`", "did you mean `--help`?"),
         (["plan", "--input", "9"], "no such option `--input`", "did you mean `--input-tokens`?"),

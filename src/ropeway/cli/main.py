@@ -277,6 +277,9 @@ def _refusal(error: click.ClickException) -> Refused:
     what = _said(re.sub(r"'([^']*)'", r"`\1`", message))
     ctx = getattr(error, "ctx", None)
     if isinstance(error, click.NoSuchOption) and ctx:
+        if _is_of_verbs(error.option_name, ctx):
+            command = f"`{ctx.command_path} VERB {error.option_name}`"
+            return Refused(what, hint=phrase("write it after the verb: {command}", command=command))
         flags = [flag for param in ctx.command.get_params(ctx) for flag in param.opts]
         known = [flag.removeprefix("--") for flag in flags if flag.startswith("--")]
         if near := nearest(error.option_name.lstrip("-"), known):
@@ -291,6 +294,14 @@ def _refusal(error: click.ClickException) -> Refused:
         what,
         hint=phrase("see `{command} --help`", command=ctx.command_path) if ctx else None,
     )
+
+
+def _is_of_verbs(flag: str, ctx: click.Context) -> bool:
+    """Whether a flag that stands before the verb is one of those behind it."""
+    if not isinstance(ctx.command, click.Group):
+        return False
+    verbs = (ctx.command.get_command(ctx, name) for name in ctx.command.list_commands(ctx))
+    return any(flag in param.opts for verb in verbs if verb for param in verb.params)
 
 
 def _said(message: str) -> str:
