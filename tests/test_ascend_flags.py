@@ -133,6 +133,38 @@ def test_no_flag_that_a_parser_has_is_refused_but_those_of_the_layout(row):
         assert "short form" in refusal(row.version, {flag[1:]: "1"}).what, flag
 
 
+@pytest.mark.parametrize(
+    ("version", "engine_args", "word", "hint"),
+    [
+        ("0.23.0", {"runner": "poling"}, "cannot be `poling`", "`pooling`"),
+        ("0.23.0", {"convert": "reward"}, "cannot be `reward`", "one of these"),
+        ("0.23.0", {"scheduling_policy": "prio"}, "cannot be `prio`", "`priority`"),
+        ("0.23.0", {"max-lora-rank": 63}, "cannot be `63`", "one of these"),
+        ("0.23.0", {"collect-detailed-traces": ["model", "wrker"]}, "`wrker`", "`worker`"),
+    ],
+)
+def test_a_value_that_the_parser_does_not_take(version, engine_args, word, hint):
+    error = refusal(version, engine_args)
+    assert word in error.what and hint in (error.hint or "")
+
+
+def test_values_that_the_parser_or_a_plug_in_takes():
+    for given in (
+        {"runner": "pooling", "max-lora-rank": 64, "scheduling-policy": "fcfs"},
+        {"quantization": "ascend", "kv-cache-dtype": "int8", "tool-call-parser": "mine"},
+        {"convert": "embed", "mm-encoder-tp-mode": "data", "uvicorn-log-level": "info"},
+    ):
+        ascend_flags.check(given, release("0.23.0"))
+    ascend_flags.check({"convert": "reward"}, release("0.13.0"))
+
+
+def test_every_short_form_of_the_newest_parser_is_known_by_its_long_one():
+    short = {flag[1:] for flag in OPTIONS["0.32.0"] if not flag.startswith("--")}
+    ours = OWN_KEY.keys() | {"dpa", "dpb", "dpe", "dph", "dpl", "dpm", "dpn", "dpp", "dpr"}
+    assert short - ours - {"h", "n", "r"} == set(ascend_flags._LONG)
+    assert {f"--{long}" for long in ascend_flags._LONG.values()} <= OPTIONS["0.32.0"].keys()
+
+
 def test_users_flags_that_are_there():
     engine_args = {
         "enable-prefix-caching": False,

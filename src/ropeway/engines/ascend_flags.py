@@ -30,6 +30,19 @@ _OURS = {
     "headless", "master-addr", "master-port", "nnodes", "node-rank",
 }  # fmt: skip
 
+# vLLM's short forms, which have one dash, and so cannot stand in `serve.engine_args`.
+_LONG = {
+    "ac": "attention-config",
+    "asc": "api-server-count",
+    "cc": "compilation-config",
+    "dc": "diffusion-config",
+    "dcp": "decode-context-parallel-size",
+    "pcp": "prefill-context-parallel-size",
+    "q": "quantization",
+    "sc": "speculative-config",
+}
+# Whose choices a plug-in adds to: `ascend`, a parser or a cache of its own.
+_ADDED_TO = ("quantization", "kv-cache-dtype")
 # Outside of the parser's group (vllm/entrypoints/cli/serve.py).
 _MORE_OF_SERVER = ("api-server-count", "asc", "grpc")
 
@@ -135,10 +148,11 @@ def _fault(name: str, value: object, release: Release) -> tuple[str, str, str] |
         return "is set on each host by Ropeway", "it follows from the layout", hint
     written = f"--no-{plain}" if value is False else f"--{plain}"
     if exists(written, release):
-        return None
+        return _value_fault(name, value, release)
     if exists(f"-{plain}", release):
         evidence = phrase("vLLM {vllm} has `{flag}`", vllm=release.vllm, flag=f"-{plain}")
-        hint = "write its long name: `vllm serve --help=all`"
+        hint = did_you_mean(_LONG[plain], [_LONG[plain]]) if plain in _LONG else None
+        hint = hint or "write its long name: `vllm serve --help=all`"
         return "is the short form of a flag", evidence, hint
     if _completed(written, release):
         return None
@@ -160,6 +174,23 @@ def _fault(name: str, value: object, release: Release) -> tuple[str, str, str] |
         "vLLM {vllm} has {n} flags, and this is not one", vllm=release.vllm, n=len(known)
     )
     return "is not a flag of `vllm serve`", evidence, hint
+
+
+def _value_fault(name: str, value: object, release: Release) -> tuple[str, str, str] | None:
+    """Return what is wrong with a value of a flag that takes some values only."""
+    plain, versions = _plain(name), _data()["versions"]
+    runs: dict[str, list[str]] = _data()["choices"].get(f"--{plain}", {})
+    known = next((runs[run] for run in runs if in_runs(release.vllm, run, versions)), [])
+    open_ended = plain in _ADDED_TO or plain.endswith(("-parser", "-backend"))
+    if not known or open_ended or "." in name or value is None or isinstance(value, bool):
+        return None
+    values = map(str, value if isinstance(value, list | tuple) else [value])
+    wrong = next((one for one in values if one not in known), None)
+    if wrong is None:
+        return None
+    what = phrase("cannot be {value}", value=f"`{wrong}`")
+    evidence = phrase("vLLM {vllm} takes {values}", vllm=release.vllm, values=joined(known, ", "))
+    return what, evidence, did_you_mean(wrong, known) or "take one of these"
 
 
 def _place(plain: str, release: Release) -> str:
