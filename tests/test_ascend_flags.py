@@ -13,6 +13,7 @@ from ropeway.engines import ascend_flags
 from ropeway.engines.ascend_flags import exists, flags, notes, of_server
 from ropeway.engines.ascend_releases import RELEASES
 from ropeway.errors import Refused
+from ropeway.spec.engine_args import OWN_KEY
 from serve_lines import digest, lines, make_replica, release
 
 RECORDINGS = Path(__file__).parent / "recordings" / "vllm_parsers"

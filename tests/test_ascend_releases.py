@@ -18,7 +18,6 @@ from ropeway.engines.ascend_releases import (
     driver_needs,
     image_tag,
     order,
-    taken_release,
 )
 from ropeway.engines.ascend_settings import (
     network_variables,
@@ -358,51 +357,6 @@ def test_the_first_release_that_runs_it():
 def test_a_release_that_is_not_in_the_table_is_judged_by_its_order():
     assert why(VL, "TP8×PP2+EP", "0.11.1")
     assert not why(VL, "TP8×PP2+EP", "0.99.0")
-
-
-IMAGE = "r.example/vllm-ascend"
-
-
-@pytest.mark.parametrize(
-    ("image", "version", "like", "found", "taken", "asked"),
-    [
-        (None, None, None, "", "0.30.0", ""),
-        (None, "0.33.0", None, "", "0.32.0rc1", "0.33.0"),
-        (None, "0.17.1rc1", None, "", "0.17.0rc1", "0.17.1rc1"),
-        (None, "0.33.0", "0.30.0", "", "0.30.0", "0.33.0"),
-        (None, "0.33.0.dev1", None, "", "0.32.0rc1", "0.33.0.dev1"),
-        (None, "v0.33.0rc1.dev9+g0123", None, "", "0.32.0rc1", "0.33.0rc1.dev9"),
-        (None, "0.18.0", "0.18.0", "", "0.18.0", ""),
-        (None, "v0.18.0", "0.18.0", "", "0.18.0", ""),
-        (f"{IMAGE}:main", None, None, "", "0.32.0rc1", f"{IMAGE}:main"),
-        (f"{IMAGE}:prod", None, None, "", "0.30.0", f"{IMAGE}:prod"),
-        (f"{IMAGE}:prod", "0.18.0", None, "", "0.18.0", ""),
-        (f"{IMAGE}@sha256:01", None, "0.23.0", "", "0.23.0", f"{IMAGE}@sha256:01"),
-        (f"{IMAGE}:nightly-a3", None, None, "0.30.1.dev12+g01", "0.30.0", "0.30.1.dev12"),
-        (f"{IMAGE}:v0.18.0", None, None, "0.1.dev1+g01", "0.18.0", ""),
-    ],
-)
-def test_an_unknown_release_is_taken_as_the_nearest_and_says_so(
-    image, version, like, found, taken, asked
-):
-    row = taken_release(image, version, like, found)
-    assert (row.version, row.asked) == (taken, asked)
-    assert any("--release-like" in note for note in row.notes) == bool(asked)
-
-
-def test_a_known_release_is_not_said_to_be_unknown_for_being_taken_as_another():
-    (note,) = taken_release(None, "0.18.0", "0.23.0").notes
-    assert "0.18.0 is a release that Ropeway knows" in note and "vLLM-Ascend 0.23.0" in note
-    (note,) = taken_release("r.example/vllm-ascend:v0.18.0", None, "0.23.0").notes
-    assert "needs no `--release-like`" in note
-
-
-def test_a_release_before_all_or_like_none_is_refused():
-    with pytest.raises(Refused, match="not known") as error:
-        taken_release(None, "0.7.3")
-    assert "--release-like" in str(error.value.hint)
-    with pytest.raises(Refused, match="not known"):
-        taken_release(None, "0.33.0", "0.99.0")
 
 
 def test_a_release_whose_source_was_not_read_says_so_where_that_matters():

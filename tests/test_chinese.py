@@ -4,6 +4,7 @@ import ast
 import errno
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from io import StringIO
@@ -19,7 +20,7 @@ from ropeway.engines.ascend_layouts import LIMITS, NOTES
 from ropeway.engines.ascend_releases import DRIVER_NEEDS, MODEL_NEEDS, changes
 from ropeway.errors import LaunchError, reason_of
 from ropeway.phrases import Phrase, count, joined, phrase, translated, translation
-from ropeway.report.chinese import TABLES, chinese, error_in_chinese
+from ropeway.report.chinese import COMMAND, TABLES, chinese, error_in_chinese
 from ropeway.report.console import Screen
 from ropeway.report.line import fill
 from ropeway.units import counted
@@ -268,3 +269,35 @@ def test_verbs_that_speak_chinese_take_a_language(verb: str, capsys) -> None:
     assert "--lang" in capsys.readouterr().err
     assert exit_code([verb, "--lang", "zh", "--no-such"]) == 2
     assert "没有选项" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "apt install openssh-client", "export A=1", "kill -9 5", "kill 5", "less logs/host1.log",
+        "less /tmp/x", "pip uninstall -y x", "podman ps -a", "ropeway down", "rm -r x",
+        "ssh -p 2222 host1", "ssh root@host1", "ssh host1", "ssh host1 true", "sudo x",
+        "ssh-keyscan host1",
+    ],
+)  # fmt: skip
+def test_what_is_to_be_typed_is_told_from_prose(command):
+    assert re.match(COMMAND, command)
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "export it in the shell",
+        "export first, with the same value",
+        "kill the process",
+        "less is left for the cache",
+        "pip could not download x",
+        "podman has no daemon",
+        "docker is not running",
+        "ssh cannot connect",
+        "rm removes it",
+        "apt has no such package",
+    ],
+)
+def test_prose_that_begins_like_a_command_is_none(prose):
+    assert not re.match(COMMAND, prose)

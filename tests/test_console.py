@@ -13,7 +13,6 @@ from rich.cells import cell_len
 
 from ropeway.errors import LaunchError
 from ropeway.phrases import phrase
-from ropeway.report.chinese import COMMAND
 from ropeway.report.console import Screen
 from ropeway.report.figures import milliseconds, percent, rate, seconds
 from ropeway.report.line import live_line, printable, shrink, stage_line
@@ -187,38 +186,6 @@ def test_no_address_or_command_is_broken_at_the_edge(wide, language):
     assert max(map(cell_len, lines)) <= wide
     shown = "\n".join(lines)
     assert (shown.count(address), shown.count(command)) == (5, 2)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        "apt install openssh-client", "export A=1", "kill -9 5", "kill 5", "less logs/host1.log",
-        "less /tmp/x", "pip uninstall -y x", "podman ps -a", "ropeway down", "rm -r x",
-        "ssh -p 2222 host1", "ssh root@host1", "ssh host1", "ssh host1 true", "sudo x",
-        "ssh-keyscan host1",
-    ],
-)  # fmt: skip
-def test_what_is_to_be_typed_is_told_from_prose(command):
-    assert re.match(COMMAND, command)
-
-
-@pytest.mark.parametrize(
-    "prose",
-    [
-        "export it in the shell",
-        "export first, with the same value",
-        "kill the process",
-        "less is left for the cache",
-        "pip could not download x",
-        "podman has no daemon",
-        "docker is not running",
-        "ssh cannot connect",
-        "rm removes it",
-        "apt has no such package",
-    ],
-)
-def test_prose_that_begins_like_a_command_is_none(prose):
-    assert not re.match(COMMAND, prose)
 
 
 def test_outside_text_cannot_steer_the_terminal():

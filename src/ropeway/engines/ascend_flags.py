@@ -166,7 +166,7 @@ def _fault(name: str, value: object, release: Release) -> tuple[str, str, str] |
         return "cannot be false", evidence, "remove it, or give a value"
     known = flags(release.vllm)
     hint = (
-        _place(plain, release)
+        place(plain, release)
         or did_you_mean(plain, [flag[2:] for flag in known if flag.startswith("--")])
         or "remove it"
     )
@@ -193,7 +193,7 @@ def _value_fault(name: str, value: object, release: Release) -> tuple[str, str, 
     return what, evidence, did_you_mean(wrong, known) or "take one of these"
 
 
-def _place(plain: str, release: Release) -> str:
+def place(plain: str, release: Release) -> str:
     """Return the hint that says where a name belongs that is no flag; "" where we know of none."""
     key = plain.replace("-", "_").lower()
     homes = [flag for flag in flags_with(key) if exists(f"--{flag}", release)]

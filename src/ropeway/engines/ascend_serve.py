@@ -11,7 +11,6 @@ from ropeway.engines import ascend_flags
 from ropeway.engines.ascend_releases import Release, order
 from ropeway.engines.ascend_settings import (
     KEYS_OF_FLAGS,
-    flags_with,
     is_plugins,
     resolve_settings,
 )
@@ -19,8 +18,15 @@ from ropeway.engines.named_paths import relative_paths
 from ropeway.engines.vllm import drafts_with_mtp
 from ropeway.errors import Refused
 from ropeway.outside import parse_json
-from ropeway.phrases import joined, phrase
-from ropeway.spec.engine_flags import flag_name, flag_settings, flag_value
+from ropeway.phrases import phrase
+from ropeway.spec.engine_flags import (
+    flag_name,
+    flag_settings,
+    flag_value,
+    positive,
+    variable_number,
+)
+from ropeway.spec.errors import shown
 from ropeway.spec.model import Serve
 
 # Before, the plug-in's worker did not read it and sized the cache by itself (worker/worker.py).
@@ -31,7 +37,14 @@ _FLOAT16_ONLY = (
 # Methods of drafting that need no model of their own, and what vLLM says of others without one
 # (config/speculative.py of 0.32.0).
 _WITHOUT_DRAFT_MODEL = ("dspark", "extract_hidden_states", "ngram", "ngram_gpu", "suffix")
+_MOST_DRAFTED = 1_000_000  # more than any model's context
 _NO_DRAFT_MODEL = "vLLM: num_speculative_tokens was provided but without speculative model."
+# Variables that are a whole number above 0, and who says so.
+_NUMBERS = {
+    "HCCL_BUFFSIZE": "hiascend.com, CANN 8.5.0, hcclug_000076: MiB",
+    "HCCL_CONNECT_TIMEOUT": "hiascend.com, envref_07_0077: seconds",
+    "VLLM_ENGINE_READY_TIMEOUT_S": "vllm/envs.py: seconds",
+}
 # Flags whose keys are those of config.json, or of a model's own programs.
 _OPEN = ("hf-overrides", "mm-processor-kwargs")
 # vLLM 0.32.0: entrypoints/launchers/cli_args.py, and v1/worker/lora_model_runner_mixin.py
@@ -44,7 +57,8 @@ def check(serve: Serve, release: Release, family: str) -> None:
     _check_dtype(serve, family)
     _check_cache_size(serve, release)
     ascend_flags.check(serve.engine_args, release)
-    _check_json(serve.engine_args)
+    _check_json(serve.engine_args, release)
+    _check_numbers(serve)
     _check_draft(serve.engine_args)
     _check_paths(serve)
     _check_adapters(serve.engine_args)
@@ -112,7 +126,7 @@ def _check_cache_size(serve: Serve, release: Release) -> None:
     )
 
 
-def _check_json(engine_args: Mapping[str, object]) -> None:
+def _check_json(engine_args: Mapping[str, object], release: Release) -> None:
     """Raise Refused for what vLLM cannot read as JSON, and for keys that another flag has."""
     for name, value in engine_args.items():
         flag = flag_name(name)
@@ -129,13 +143,33 @@ def _check_json(engine_args: Mapping[str, object]) -> None:
                 hint=phrase("write `{flag}: {{…: …}}`", flag=name),
             )
         strays = (key for key in read if key not in KEYS_OF_FLAGS[flag] and flag not in _OPEN)
-        if key := next((key for key in strays if any(flags_with(key))), ""):
-            places = joined((f"`{home}: {{{key}: …}}`" for home in flags_with(key)), " or ")
+        for key in map(str, strays):
+            if hint := ascend_flags.place(key, release):
+                what = phrase("`{key}` is not a key of `{flag}`", key=key, flag=flag)
+                raise Refused(what, where="serve.engine_args", hint=hint)
+
+
+def _check_numbers(serve: Serve) -> None:
+    """Raise Refused for what must be a number, and is none that can be meant."""
+    for name, source in _NUMBERS.items():
+        if name in serve.env and variable_number(serve.env, name) is None:
             raise Refused(
-                phrase("`{key}` is not a key of `{flag}`", key=key, flag=flag),
-                where="serve.engine_args",
-                hint=phrase("write {places}", places=places),
+                phrase("`{name}` must be a whole number above 0", name=name),
+                where="serve.env",
+                evidence=(f"{name}={serve.env[name]}", source),
+                hint=phrase("write `{name}: '200'`, or remove it", name=name),
             )
+    settings = flag_settings(serve.engine_args, "speculative-config")
+    drafted = settings.get("num_speculative_tokens", 1)
+    if drafted is not None and not 0 < (positive(drafted) or 0) < _MOST_DRAFTED:
+        raise Refused(
+            phrase(
+                "`num_speculative_tokens` must be a whole number above 0, and less than a context"
+            ),
+            where="serve.engine_args, speculative-config",
+            evidence=(shown(drafted),),
+            hint="it is how many tokens each step guesses, mostly 1 to 5",
+        )
 
 
 def _check_draft(engine_args: Mapping[str, object]) -> None:

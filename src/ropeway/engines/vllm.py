@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ropeway.models.shape import ModelShape
 from ropeway.phrases import phrase
-from ropeway.spec.engine_flags import flag_settings
+from ropeway.spec.engine_flags import flag_number, flag_settings
 from ropeway.spec.model import Layout, Serve
 
 # Running at once in a data-parallel rank, where nothing says how many (EngineArgs, on a device
@@ -89,8 +89,9 @@ def parallel_flags(layout: Layout) -> tuple[str, ...]:
 
 def drafted_tokens(engine_args: Mapping[str, object]) -> int:
     """Return how many tokens speculative decoding guesses in each step; 0 without it."""
-    value = flag_settings(engine_args, "speculative-config").get("num_speculative_tokens")
-    return value if type(value) is int and value > 0 else 0
+    return (
+        flag_number(flag_settings(engine_args, "speculative-config"), "num-speculative-tokens") or 0
+    )
 
 
 def drafts_with_mtp(engine_args: Mapping[str, object]) -> bool:
