@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from ropeway.engines.ascend_quantisation import quantisation_fault, scheme_of
 from ropeway.engines.ascend_releases import rules_of
 from ropeway.engines.ascend_serve import notes
 from ropeway.errors import Refused
@@ -36,7 +37,8 @@ def planned(spec: Spec) -> Plan:
 
 def started(spec: Spec):
     names = tuple(f"host{at}" for at in range(spec.cluster.host_count))
-    return complete(spec, names, Inputs({}, {}, "image", ServedModel(known(spec.model.path))))
+    shape = known(spec.model.path)
+    return complete(spec, names, Inputs({}, {}, "image", ServedModel(shape, scheme_of(shape))))
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,48 @@ def test_what_up_refuses_is_not_planned(serve, chip, what, hint):
         planned(spec)
     assert of_up.value.as_json() == of_plan.value.as_json()
     assert what in of_up.value.what and hint in (of_up.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("model", "chip", "asked", "what"),
+    [
+        ("Qwen3-32B", "910B3", "fp8", "`fp8` quantisation is not supported on this chip"),
+        ("Qwen3-32B", "910B3", "awq", "`awq` quantisation is not supported on NPUs"),
+        ("Qwen3-32B", "950DT", "awq", "`awq` quantisation is not supported on NPUs"),
+        ("Qwen3-32B-w8a8", "910B3", "awq", "`quantization: awq` contradicts the weights"),
+        ("Qwen3-32B-w8a8", "910B3", "compressed-tensors", "contradicts the weights"),
+        ("Qwen3-32B-FP8", "910B3", "fp8", "`fp8` quantisation is not supported on this chip"),
+    ],
+)
+def test_a_quantisation_that_is_asked_for_is_judged_as_one_that_a_name_has(
+    model, chip, asked, what
+):
+    spec = spec_of(model, chip, layout="TP8", engine_args={"quantization": asked})
+    for verb in (started, planned):
+        with pytest.raises(Refused, match=what) as refused:
+            verb(spec)
+        if "FP8" not in model:
+            assert "remove `quantization`" in (refused.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("model", "chip", "asked"),
+    [
+        ("Qwen3-32B-w8a8", "910B3", "ascend"),
+        ("Qwen3-32B-quantized.w8a8", "910B3", "compressed-tensors"),
+        ("Qwen3-32B", "910B3", "ascend"),  # a name does not say what the files are
+        ("Qwen3-32B-FP8", "950DT", "fp8"),
+        ("DeepSeek-V3-FP8", "950DT", "deepseek_v4_fp8"),
+    ],
+)
+def test_a_quantisation_that_the_weights_have_may_be_asked_for(model, chip, asked):
+    shape, family = known(model), chip_named(chip).family
+    assert quantisation_fault(scheme_of(shape), shape, "0.23.0", family, asked) is None
+
+
+def test_hosts_that_show_plain_weights_say_that_no_quantisation_of_modelslim_is_there():
+    fault = quantisation_fault("none", known("Qwen3-32B"), "0.23.0", "A2", "ascend")
+    assert fault is not None and "ModelSlim" in fault.reason
 
 
 @pytest.mark.parametrize(

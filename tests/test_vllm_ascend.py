@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from model_files import LLAMA
 from ropeway.engines.ascend_backends import backend_for, data_ranks
+from ropeway.engines.ascend_quantisation import quantisation_fault, scheme_of
 from ropeway.engines.ascend_releases import RELEASES
-from ropeway.engines.ascend_settings import quantisation_fault, scheme_of
 from ropeway.engines.base import Node
 from ropeway.errors import LayoutError, Refused
 from ropeway.models.build import read_shape

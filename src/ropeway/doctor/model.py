@@ -6,8 +6,8 @@ from dataclasses import replace
 from ropeway.doctor.cluster import Cluster
 from ropeway.doctor.rule import Check, Evidence, Hit, on_models, outlier_hits, unnamed_model
 from ropeway.doctor.versions import tagged
+from ropeway.engines.ascend_quantisation import QuantisationFault, quantisation_fault
 from ropeway.engines.ascend_releases import ImageTag
-from ropeway.engines.ascend_settings import QuantisationFault, quantisation_fault
 from ropeway.errors import ModelError
 from ropeway.facts.containers import ENGINE, IMAGES
 from ropeway.facts.host import WEIGHTS, ModelFiles

@@ -8,7 +8,6 @@ here was verified on NPU hardware by us.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,7 +23,6 @@ from ropeway.engines.ascend_releases import (
 )
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
-from ropeway.models.shape import ModelShape
 from ropeway.phrases import joined, phrase
 from ropeway.spec.engine_args import OWN_KEY
 from ropeway.spec.engine_flags import flag_name, written_settings
@@ -62,35 +60,6 @@ class Settings:
     env: dict[str, str]
     config: dict[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class QuantisationFault:
-    """Why a release cannot load a checkpoint, and the first that can; "" where none is known."""
-
-    reason: str
-    source: str
-    since: str = ""
-
-    @property
-    def hint(self) -> str:
-        """What to do about it."""
-        if self.since:
-            return phrase(
-                "take vLLM-Ascend {release} or later, the original weights, or a ModelSlim "
-                "checkpoint of the model",
-                release=self.since,
-            )
-        return phrase("take the original weights, or a ModelSlim checkpoint of the model")
-
-    def refused(self, version: str, model: str, more: str = "") -> Refused:
-        """Return the error; `more` is a further line of its hint."""
-        return Refused(
-            self.reason,
-            where=f"vLLM-Ascend {version}, {model}",
-            evidence=(self.source,),
-            hint=joined(filter(None, (self.hint, more)), "\n"),
-        )
 
 
 def resolve_settings(
@@ -279,111 +248,6 @@ def engine_variables(
     if era >= order("0.14.0rc1") and start_timeout > _READY_SECONDS:
         variables["VLLM_ENGINE_READY_TIMEOUT_S"] = str(start_timeout)
     return variables
-
-
-_MODELSLIM = re.compile(r"w\d+a\d+|int8")
-_PLAIN = ("bf16", "fp16", "fp32")
-# The newest release whose methods were read in the plug-in's source.
-_READ = "0.25.1rc1"
-
-
-def scheme_of(shape: ModelShape) -> str | None:
-    """Return how a model is quantised, as AscendReplica has it, by the name of its numbers."""
-    name = shape.precision.scheme
-    if name in _PLAIN:
-        return None
-    if _MODELSLIM.match(name):
-        return "ascend"
-    return "compressed-tensors" if name.endswith("-quantized") else name
-
-
-def quantisation_fault(
-    scheme: str | None, shape: ModelShape, version: str, family: str
-) -> QuantisationFault | None:
-    """Return why this release cannot load a checkpoint of this scheme on these chips, if so.
-
-    `scheme` is as facts name it ("none", "ascend", "compressed-tensors", "cuda", "unknown"), or the
-    method's own name where that is known ("fp8").
-    """
-    if scheme in (None, "none", "unknown"):
-        return None
-    numbers = shape.precision.scheme
-    if scheme == "ascend":
-        return _modelslim_fault(numbers, shape.model_type, version, family)
-    if scheme == "compressed-tensors" and (fault := _compressed_fault(shape, version, family)):
-        return fault
-    if scheme == "cuda" and scheme_of(shape) in changes()["method_since"]:
-        scheme = numbers
-    return _method_fault(scheme, version, family)
-
-
-def _modelslim_fault(
-    numbers: str, model_type: str, version: str, family: str
-) -> QuantisationFault | None:
-    since = changes()["modelslim_since"].get(model_type, "")
-    if since and order(version) < order(since):
-        return QuantisationFault(
-            phrase(
-                "ModelSlim checkpoints of `{model_type}` cannot be loaded in this release",
-                model_type=model_type,
-            ),
-            "#4293; packed_modules_model_mapping in vllm_ascend/quantization",
-            since,
-        )
-    source = "register_scheme in vllm_ascend/_310p/quantization"
-    if order(version) > order(_READ):
-        return None
-    if family == "310P" and numbers.startswith("w") and not numbers.startswith("w8a8"):
-        return QuantisationFault(phrase("`{scheme}` is not loaded on 310P", scheme=numbers), source)
-    if family != "310P" and numbers.startswith("w8a8s"):
-        return QuantisationFault(
-            phrase("`{scheme}` is loaded on 310P only", scheme=numbers), source
-        )
-    return None
-
-
-def _compressed_fault(shape: ModelShape, version: str, family: str) -> QuantisationFault | None:
-    """Return what speaks against LLM-Compressor's numbers; the method itself has a row below."""
-    numbers, source = shape.precision.scheme, "_detect_quant_type in compressed_tensors_config.py"
-    if family == "310P":
-        return QuantisationFault(
-            phrase("this chip loads weights of ModelSlim only, and these are compressed-tensors"),
-            "#10666",
-        )
-    if numbers.startswith(("nvfp4", "mxfp4", "marlin", "sparse")):
-        return QuantisationFault(
-            phrase("`{scheme}` quantisation is not supported on NPUs", scheme=numbers), source
-        )
-    if numbers == "float-quantized":
-        return _method_fault(numbers, version, family)
-    dense = min(shape.precision.attention, shape.precision.dense, shape.precision.shared)
-    if numbers == "pack-quantized" and dense < 16 and order(version) <= order(_READ):
-        return QuantisationFault(
-            phrase("4-bit weights of compressed-tensors are loaded for routed experts only"),
-            'register_scheme("W4A16", "moe") in vllm_ascend/quantization',
-        )
-    return None
-
-
-def _method_fault(scheme: str, version: str, family: str) -> QuantisationFault | None:
-    since = changes()["method_since"].get(scheme, "")
-    only_950 = bool(since) and scheme != "compressed-tensors" and family != "950"
-    if since and not only_950 and order(version) >= order(since):
-        return None
-    reason = phrase(
-        "`{scheme}` quantisation is not supported on this chip, only on 950"
-        if only_950
-        else "`{scheme}` quantisation is not supported in this release"
-        if since
-        else "`{scheme}` quantisation is not supported on NPUs",
-        scheme=scheme,
-    )
-    source = "supported_quantization in vllm_ascend/platform.py"
-    if order(version) < order("0.13.0"):
-        # The plug-in took every checkpoint with a quantization_config to be one of its own.
-        reason = phrase("{reason}, and fails with a KeyError while loading", reason=reason)
-        source += "; #4313"
-    return QuantisationFault(reason, source, "" if only_950 else since)
 
 
 def _bad_config(fault: str) -> Refused:

@@ -22,6 +22,7 @@ from ropeway.engines.ascend_backends import (
     backend_for,
     data_ranks,
 )
+from ropeway.engines.ascend_quantisation import quantisation_fault
 from ropeway.engines.ascend_releases import Release, order
 from ropeway.engines.base import Node, Replica
 from ropeway.engines.disaggregated import role_notes
@@ -31,7 +32,7 @@ from ropeway.models.shape import ModelShape
 from ropeway.models.task import task_notes
 from ropeway.phrases import joined, phrase
 from ropeway.spec.engine_args import engine_argument_flags
-from ropeway.spec.engine_flags import sets_flag
+from ropeway.spec.engine_flags import flag_value, sets_flag
 from ropeway.spec.types import bracketed
 
 # Since then vLLM logs requests only on demand (vllm-project/vllm pull request 21739).
@@ -351,8 +352,12 @@ def _check_layout(replica: AscendReplica, shape: ModelShape) -> None:
 
 
 def _check_quantisation(replica: AscendReplica, shape: ModelShape) -> None:
-    fault = ascend_settings.quantisation_fault(
-        replica.scheme, shape, replica.release.version, replica.family
+    fault = quantisation_fault(
+        replica.scheme,
+        shape,
+        replica.release.version,
+        replica.family,
+        flag_value(replica.serve.engine_args, "quantization"),
     )
     if fault is not None:
         raise fault.refused(replica.release.version, replica.model)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ropeway.engines.ascend_settings import scheme_of
+from ropeway.engines.ascend_quantisation import scheme_of
 from ropeway.errors import CheckFailed, ModelError
 from ropeway.facts.host import HostFacts
 from ropeway.models.build import read_shape

@@ -12,8 +12,8 @@ from operator import itemgetter
 
 from ropeway.engines import ascend_serve
 from ropeway.engines.ascend_layouts import faults, notes
+from ropeway.engines.ascend_quantisation import quantisation_fault, scheme_of
 from ropeway.engines.ascend_releases import later_than, rules_of
-from ropeway.engines.ascend_settings import quantisation_fault, scheme_of
 from ropeway.engines.placement import hosts_of_replicas, replicas_that_fit
 from ropeway.engines.vllm import context_doubt
 from ropeway.errors import LayoutError
@@ -30,6 +30,7 @@ from ropeway.plan.missing import missing
 from ropeway.plan.question import Question
 from ropeway.plan.reports import unreported
 from ropeway.plan.values import figure_of, memory_words, shortfall, values
+from ropeway.spec.engine_flags import flag_value
 from ropeway.spec.model import Layout
 
 # Results that differ by less are equal: then the simpler or better known layout wins.
@@ -94,12 +95,15 @@ def _check_engine(request: PlanRequest) -> None:
         return
     scheme, traits = scheme_of(request.shape), request.traits
     ascend_serve.check(request.serve, rules_of(traits.version), request.chip.family)
-    fault = quantisation_fault(scheme, request.shape, traits.version, request.chip.family)
+    asked = flag_value(request.serve.engine_args, "quantization")
+    fault = quantisation_fault(scheme, request.shape, traits.version, request.chip.family, asked)
     if fault is not None:
         more = phrase(
             "with such weights: `--model {model}-W8A8`", model=without_formats(request.model_name)
         )
-        raise fault.refused(traits.version, request.model_name, "" if scheme == "ascend" else more)
+        raise fault.refused(
+            traits.version, request.model_name, "" if scheme == "ascend" or fault.asked else more
+        )
 
 
 def _layouts(search: Search) -> tuple[Layout, ...]:
