@@ -1,6 +1,7 @@
 """`plan` and `up` go by the same rules of flags, variables, chips and layouts."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -87,6 +88,10 @@ def started(spec: Spec):
          "`additional-config: {ascend_compilation_config: {enable_npugraph_ex: …}}`"),
         *(({"engine_args": {"speculative-config": {"method": "mtp", "num_speculative_tokens": n}}},
            "910B4", "`num_speculative_tokens` must be", "1 to 5") for n in ("x", 10**30, 0, 1.5)),
+        *(({"engine_args": {"hf-overrides": {"rope_scaling": {
+            "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": 32768}}},
+            "context": 40960}, "910B4", "`factor` must be a number", "without quotes")
+          for factor in ("4.0", -4, inf)),
         ({"env": {"HCCL_BUFFSIZE": "lots"}}, "910B4", "`HCCL_BUFFSIZE` must be", "remove it"),
         ({"env": {"HCCL_CONNECT_TIMEOUT": "-1"}}, "910B4", "`HCCL_CONNECT_TIMEOUT`", "remove it"),
         ({"engine_args": {"runner": "poling"}}, "910B4", "cannot be `poling`", "`pooling`"),

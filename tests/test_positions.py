@@ -1,6 +1,7 @@
 """The longest context of a model: by config.json, by `--hf-overrides`, by its name."""
 
 import json
+from math import inf
 
 import pytest
 
@@ -38,6 +39,7 @@ def longest(config: dict[str, object], version: str, **engine_args: object) -> i
         ({"rope_scaling": {"type": "longrope", "factor": 8.0}}, 40960, 40960),
         ({"rope_scaling": {"rope_type": "default", "mrope_section": [1, 2]}}, 40960, 40960),
         ({"rope_scaling": {"type": "linear", "factor": None}}, 40960, 40960),
+        *(({"rope_scaling": YARN | {"factor": bad}}, 40960, 40960) for bad in ("4.0", -4, inf)),
         ({"rope_scaling": {"type": "linear", "factor": 8}, "model_type": "gemma3"}, 40960, 40960),
         (
             {"rope_parameters": {"full_attention": YARN, "sliding_attention": {"type": "default"}}},

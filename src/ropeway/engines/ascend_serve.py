@@ -17,9 +17,11 @@ from ropeway.engines.ascend_settings import (
 from ropeway.engines.named_paths import relative_paths
 from ropeway.engines.vllm import drafts_with_mtp
 from ropeway.errors import Refused
+from ropeway.models.positions import bad_factor, ropes
 from ropeway.outside import parse_json
 from ropeway.phrases import phrase
 from ropeway.spec.engine_flags import (
+    config_overrides,
     flag_name,
     flag_settings,
     flag_value,
@@ -39,6 +41,7 @@ _FLOAT16_ONLY = (
 _WITHOUT_DRAFT_MODEL = ("dspark", "extract_hidden_states", "ngram", "ngram_gpu", "suffix")
 _MOST_DRAFTED = 1_000_000  # more than any model's context
 _NO_DRAFT_MODEL = "vLLM: num_speculative_tokens was provided but without speculative model."
+_FACTOR_READ = "_get_and_verify_max_len in vllm/config/model.py"
 # Variables that are a whole number above 0, and who says so.
 _NUMBERS = {
     "HCCL_BUFFSIZE": "hiascend.com, CANN 8.5.0, hcclug_000076: MiB",
@@ -59,6 +62,7 @@ def check(serve: Serve, release: Release, family: str) -> None:
     ascend_flags.check(serve.engine_args, release)
     _check_json(serve.engine_args, release)
     _check_numbers(serve)
+    _check_rope(serve.engine_args)
     _check_draft(serve.engine_args)
     _check_paths(serve)
     _check_adapters(serve.engine_args)
@@ -169,6 +173,17 @@ def _check_numbers(serve: Serve) -> None:
             where="serve.engine_args, speculative-config",
             evidence=(shown(drafted),),
             hint="it is how many tokens each step guesses, mostly 1 to 5",
+        )
+
+
+def _check_rope(engine_args: Mapping[str, object]) -> None:
+    """Raise Refused for a factor by which no context can be multiplied."""
+    if rope := next(filter(bad_factor, ropes(config_overrides(engine_args))), None):
+        raise Refused(
+            phrase("`factor` must be a number above 0, not {value}", value=shown(rope["factor"])),
+            where="serve.engine_args, hf-overrides",
+            evidence=(_FACTOR_READ,),
+            hint="write one like `factor: 4.0`, without quotes",
         )
 
 

@@ -40,10 +40,12 @@ def positions(config: Config) -> tuple[int, int]:
     now = before = float(named or plain)
     if "gemma3" not in config.model_type:  # its positions are scaled already
         factor, earlier = 1.0, 1.0
-        for rope in _ropes(config.inner):
+        for rope in ropes(config.inner):
+            if bad_factor(rope):
+                continue  # the engine fails, and does not count it
             kind = rope.get("rope_type") or rope.get("type")
             original = number(rope.get("original_max_position_embeddings"))
-            by = number(rope["factor"]) or 1.0 if "factor" in rope else None
+            by = number(rope.get("factor"))
             if by and kind not in (*_SCALED, *_YARN):
                 factor = by
             if by and kind not in _SCALED:
@@ -68,7 +70,12 @@ def overridden(config: Mapping[str, object], overrides: Mapping[str, object]) ->
     return merged
 
 
-def _ropes(config: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+def bad_factor(rope: Mapping[str, object]) -> bool:
+    """Whether the rope's settings have a factor that is no number above 0."""
+    return "factor" in rope and not number(rope["factor"])
+
+
+def ropes(config: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
     """Yield the rope's settings, one for each kind of layers where these differ (Gemma 4)."""
     for name in _ROPE:
         settings = config.get(name)
