@@ -151,8 +151,8 @@ def _fault(name: str, value: object, release: Release) -> tuple[str, str, str] |
         return _value_fault(name, value, release)
     if exists(f"-{plain}", release):
         evidence = phrase("vLLM {vllm} has `{flag}`", vllm=release.vllm, flag=f"-{plain}")
-        hint = did_you_mean(_LONG[plain], [_LONG[plain]]) if plain in _LONG else None
-        hint = hint or "write its long name: `vllm serve --help=all`"
+        meant = did_you_mean(_LONG[plain], [_LONG[plain]]) if plain in _LONG else None
+        hint = meant or "write its long name: `vllm serve --help=all`"
         return "is the short form of a flag", evidence, hint
     if _completed(written, release):
         return None
