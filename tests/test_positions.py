@@ -129,3 +129,15 @@ def test_overrides_of_a_part_that_the_model_has_not_are_refused():
     assert "at the top" in (error.value.hint or "")
     assert known("Qwen3-VL-8B-Instruct", inner).max_positions == 131072
     assert known("Qwen3-8B", {"max_position_embeddings": 131072}).max_positions == 131072
+
+
+def test_overrides_reach_the_part_that_a_class_makes_of_a_flat_config():
+    """Run with transformers 5.19 and vLLM 0.32: `text_config` counts, keys at the top do not."""
+    longer = {"max_position_embeddings": 131072}
+    flat = {**SHORT, "model_type": "qwen2_5_vl", "vision_config": {}}
+    assert longest(flat, "0.30.0rc1", **{"hf-overrides": {"text_config": longer}}) == 131072
+    yarn = {"text_config": {"rope_scaling": YARN}}
+    assert longest(flat, "0.18.0", **{"hf-overrides": yarn}) == 131072
+    assert longest(flat, "0.30.0rc1", **{"hf-overrides": longer}) == 40960
+    with pytest.raises(ModelError, match="`hf-overrides` changes `llm_config`"):
+        read_shape(flat, overrides={"llm_config": longer})

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ropeway.errors import ModelError
 from ropeway.models.attention import HIDDEN, LEARNT_POSITIONS, is_encoder, matrix, norm
-from ropeway.models.config import NESTED, Config
+from ropeway.models.config import NESTED, Config, with_made_part
 from ropeway.models.encoders import read_encoders
 from ropeway.models.layers import all_layers, mtp_layers, unknown_kinds
 from ropeway.models.positions import NOTHING, overridden, positions, stored_positions
@@ -51,6 +51,7 @@ def read_shape(
     `overrides` are those of vLLM's `--hf-overrides`. Raises ModelError when a number that this kind
     of model needs is missing or not a whole number.
     """
+    config = with_made_part(config)
     _check_parts(config, overrides, where)
     config = overridden(config, overrides)
     reader = Config(config, where)
@@ -86,8 +87,8 @@ def read_shape(
 
 
 def _check_parts(config: Mapping[str, object], overrides: Mapping[str, object], where: str) -> None:
-    """Raise ModelError for overrides of a part that the config does not have: vLLM takes the new
-    part for the whole language model, and fails (get_hf_text_config)."""
+    """Raise ModelError for overrides of a part that neither config.json nor its class has: vLLM
+    takes the new part for the whole language model, and fails (get_hf_text_config)."""
     for name in NESTED:
         if isinstance(overrides.get(name), Mapping) and not isinstance(config.get(name), Mapping):
             raise ModelError(

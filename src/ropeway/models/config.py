@@ -9,6 +9,12 @@ from ropeway.phrases import phrase
 
 # Multimodal models keep the numbers of the language model one level down.
 NESTED = ("text_config", "thinker_config", "llm_config", "language_config")
+# `model_type` of those whose class makes a `text_config` of the keys at the top, where config.json
+# has none (transformers 5.19, __post_init__ of their configuration_*.py).
+_MAKES_TEXT_CONFIG = (
+    "ernie4_5_moe_vl", "ernie4_5_vl_moe", "glm4v", "glm4v_moe", "glm_ocr", "hunyuan_vl",
+    "paddleocr_vl", "qwen2_5_vl", "qwen2_vl",
+)  # fmt: skip
 
 # No number or list of a model is longer; what is computed from them stays quick, and prints.
 _LARGEST = 10**15
@@ -126,6 +132,16 @@ class Config:
             where=self.where,
             evidence=(f"{name}: {json.dumps(value)[:120]}",),
         )
+
+
+def with_made_part(config: Mapping[str, object]) -> dict[str, object]:
+    """Return a config with the `text_config` that its class makes, which overrides then change."""
+    made = {}
+    if config.get("model_type") in _MAKES_TEXT_CONFIG and "text_config" not in config:
+        made["text_config"] = {
+            key: value for key, value in config.items() if not key.endswith("_config")
+        }
+    return {**config, **made}
 
 
 def is_whole(value: object) -> TypeGuard[int]:
