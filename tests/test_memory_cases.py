@@ -186,7 +186,16 @@ def test_a_tight_fit_is_said_by_plan_and_by_up_in_the_same_words():
            buffer) for family, buffer in (("A2", 500), ("A3", 1100))),
         ("DP4×TP4+EP", "A2", "0.18.0",
          {"engine_args": {"additional-config.eplb_config.expert_map_path": "/data/m.json"}}, 1024),
-        ("DP4×TP4+EP", "A2", "0.18.0", {"env": {"HCCL_BUFFSIZE": "777"}}, 777),
+        *(("DP4×TP4+EP", "A2", "0.18.0", {"env": {"HCCL_BUFFSIZE": size}}, 777)
+          for size in ("777", " 777 ")),
+        # numbers as text; what is not read is not small
+        *(("DP2×TP8+EP", "A2", "0.18.0", {"engine_args": {"cudagraph-capture-sizes": sizes}}, 900)
+          for sizes in ("1 2 4 2048", "[1, 2, 2048]", ["1", " 2048 "])),
+        *(("DP2×TP8+EP", "A2", "0.18.0", {"engine_args": {flag: sizes}}, 1024)
+          for flag, sizes in (("cudagraph-capture-sizes", [1, 2048.5]),
+                              ("cuda-graph-sizes", "1,2,2048"),
+                              ("max_cudagraph_capture_size", "all"),
+                              ("compilation-config", {"cudagraph_capture_sizes": {"a": 1}}))),
         ("TP8+EP", "A2", "0.18.0", {}, 0),
         ("TP16", "A2", "0.18.0", {}, 0),
         ("TP8+EP", "310P", "0.21.0rc1", {}, 0),

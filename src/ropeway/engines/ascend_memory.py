@@ -17,6 +17,7 @@ from ropeway.spec.engine_flags import (
     flag_number,
     flag_settings,
     flag_value,
+    numbers_in,
     positive,
     variable_number,
 )
@@ -180,7 +181,8 @@ class _Steps:
     prompts    whether steps with prompts go through MC2 too
     batched    tokens of any step at most; 0 where flags do not say
     copies     experts beside the model's own
-    unknown    whether the operator is one whose needs we do not know, or a file says the copies
+    unknown    whether the operator is one whose needs we do not know, a file says the copies, or
+               sizes are given in a form that is not read
     """
 
     decoding: int
@@ -252,28 +254,26 @@ def _steps_of(serve: Serve, family: str) -> _Steps:
         **config,
         **(balancing if isinstance(balancing, Mapping) else {}),
     }
-    graphs = (
-        *(compilation.get(key) for key in _GRAPH_KEYS),
-        *(flag_value(args, name) for name in _GRAPH_FLAGS),
-    )
+    graphs = [
+        numbers_in(size)
+        for size in (
+            *(compilation.get(key) for key in _GRAPH_KEYS),
+            *(flag_value(args, name) for name in _GRAPH_FLAGS),
+        )
+        if size is not None
+    ]
     fused = config.get("enable_fused_mc2") or (
         serve.env.get("VLLM_ASCEND_ENABLE_FUSED_MC2", "0") != "0"
     )
     sequences = serve.max_sequences or (SEQUENCES_OF_LARGE if family == "950" else SEQUENCES)
     return _Steps(
         decoding=sequences * (1 + drafted_tokens(args)),
-        captured=max(map(_largest, graphs)),
+        captured=max((max(sizes) for sizes in graphs if sizes), default=0),
         prompts=bool(config.get("enable_prefill_mc2")),
         batched=flag_number(args, "max-num-batched-tokens") or 0,
-        copies=_largest([copying.get(key) for key in _COPIES]),
-        unknown=bool(fused or copying.get(_COPIES_FILE)),
+        copies=max(positive(copying.get(key)) or 0 for key in _COPIES),
+        unknown=bool(fused or copying.get(_COPIES_FILE) or not all(graphs)),
     )
-
-
-def _largest(given: object) -> int:
-    """Return the largest number of a list, or the only one; 0 without any."""
-    numbers = given if isinstance(given, list | tuple) else [given]
-    return max((positive(number) or 0 for number in numbers), default=0)
 
 
 def _up(number: int, multiple: int) -> int:

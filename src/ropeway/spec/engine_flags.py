@@ -34,9 +34,22 @@ def variable_number(env: Mapping[str, str], name: str) -> int | None:
 
 def positive(value: object) -> int | None:
     """Return a number above 0, also where it is quoted; None for anything else."""
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    if isinstance(value, str) and value.isascii() and value.strip().isdigit():
         value = int(value)
     return value if type(value) is int and value > 0 else None
+
+
+def numbers_in(value: object) -> list[int]:
+    """Return numbers above 0 of a list, of one as JSON or with blanks, or the only one; none where
+    any is something else."""
+    if isinstance(value, str):
+        with_blanks = value.split()
+        try:
+            value = parse_json(value)
+        except ValueError:
+            value = with_blanks
+    found = [positive(one) for one in (value if isinstance(value, list | tuple) else [value])]
+    return [one for one in found if one] if all(found) else []
 
 
 def layout_sizes(engine_args: Mapping[str, object]) -> dict[str, int]:
