@@ -17,7 +17,11 @@ from ropeway.plan.candidate import Plan
 from ropeway.plan.choice import room
 from ropeway.plan.choose import choose
 from ropeway.plan.request import request_for_hosts
+from ropeway.report.plan import layout_reasons, plan_text
+from ropeway.report.plan_json import plan_json
+from ropeway.report.plan_page import render_html
 from ropeway.spec.model import Layout, Spec
+from test_report import shown as on_screen
 
 
 def spec_of(model: str = "Qwen3-8B", chip: str = "910B4", hosts: int = 1, **serve: object) -> Spec:
@@ -195,7 +199,30 @@ def test_a_layout_that_was_reported_to_fail_is_chosen_only_where_no_other_fits()
     assert planned(spec_of()).chosen.layout.tensor > 1, "without LoRA"
     asked = replace(plan.request, layout=Layout.parse("TP4"))
     only = choose(asked)
-    assert only.chosen.faults == 1 and any("#16586" in doubt for doubt in only.doubts)
+    (fault,) = only.chosen.faults
+    assert (
+        "#16586" in fault
+        and fault in only.doubts
+        and fault in started(spec_of(layout="TP4", **lora)).notes
+    )
+
+
+def test_a_layout_that_was_reported_to_fail_stands_apart():
+    """It is marked with the report, is no part of the front, and nothing is compared with it."""
+    plan = planned(spec_of(engine_args={"enable-lora": True}))
+    failing = [item for item in plan.candidates if item.faults]
+    assert failing == list(plan.candidates[-len(failing) :])
+    assert not any(item.on_front for item in failing)
+    assert not {item.layout for item in failing} & {item.layout for item in plan.front}
+    everything = on_screen(plan_text(plan, verbose=True), 120)
+    assert f"✗ {failing[0].layout}" in everything and "✗ reported to fail: LoRA" in everything
+    assert "#16586" in everything and "✗" not in on_screen(plan_text(plan), 120)
+    assert "reported to fail; rank" in layout_reasons(plan, str(failing[0].layout))[0]
+    assert "✗" in render_html(plan, when="")
+    row = plan_json(plan)["candidates"][-1]
+    assert row["faults"] == list(failing[-1].faults) and not row["on_front"]
+    size = next(value.why for value in plan.values if value.key == "tensor")
+    assert "#16586" in size and "tokens/s" not in size
 
 
 def test_how_hosts_are_joined_is_what_up_does():

@@ -147,9 +147,10 @@ class Candidate:
     hosts, npus    how many all replicas take
     fraction       of the HBM, for the engine; 0 where the cache has a fixed size instead
     max_sequences  running at once in one data-parallel rank
-    on_front       Pareto-optimal: no other has both more throughput and less time per token
+    on_front       Pareto-optimal: no other has both more throughput and less time per token; one
+                   with faults neither is nor counts
     notes          doubts whether it works, which are less than a rejection
-    faults         how many of these are reports that it fails
+    faults         those of the notes that report that it fails
     replicas       independent engines, which share the load
     clients        requests in flight in all; None where they come at a rate
     """
@@ -164,7 +165,7 @@ class Candidate:
     memory: Memory
     cost: Cost | None
     notes: tuple[str, ...] = ()
-    faults: int = 0
+    faults: tuple[str, ...] = ()
     replicas: int = 1
     clients: int | None = None
 

@@ -253,6 +253,12 @@ def standing(file: SpecFile, flags: Flags, checkpoints: Path, plan: Plan) -> Phr
             reason=joined(reasons),
             **own,
         )
+    if made.chosen.faults:
+        return phrase(
+            "the spec has {name} ({place}), which `up` starts: {fault}; `--write` changes it",
+            fault=joined(made.chosen.faults),
+            **own,
+        )
     return phrase(
         "the spec has {name} ({place}), which `up` starts: {speed}; `--write` changes it",
         speed=made.request.speed(made.chosen.forecast),

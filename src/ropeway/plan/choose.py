@@ -349,10 +349,12 @@ def _too_slow(request: PlanRequest, forecast: Forecast) -> tuple[str, float]:
 
 
 def _with_front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Mark the Pareto-optimal: no other has both more output and less time per token."""
-    speeds = [(-item.forecast.output_tokens_per_s, item.forecast.tpot_s) for item in candidates]
+    """Mark the Pareto-optimal among those that were not reported to fail: no other has both more
+    output and less time per token."""
+    sound = [item for item in candidates if not item.faults]
+    speeds = [(-item.forecast.output_tokens_per_s, item.forecast.tpot_s) for item in sound]
     best, front = float("inf"), set()
-    for (_, latency), item in sorted(zip(speeds, candidates, strict=True), key=itemgetter(0)):
+    for (_, latency), item in sorted(zip(speeds, sound, strict=True), key=itemgetter(0)):
         if latency < best:
             best = latency
             front.add(item.layout)
@@ -364,7 +366,7 @@ def _rank(request: PlanRequest, item: Candidate) -> tuple[float, ...]:
     doubts, size, simplicity."""
     layout, aim = item.layout, request.aim(item.hosts, item.forecast)
     return (
-        item.faults,
+        len(item.faults),
         round(log(max(aim, 1e-12)) / _TIE),
         len(item.notes),
         item.hosts,
@@ -413,14 +415,14 @@ def _context_words(
         )
 
 
-def _layout_notes(search: Search, layout: Layout) -> tuple[tuple[str, ...], int]:
-    """Return why a layout may not run, though nothing says that it cannot, and how many of these
-    are reports that it failed."""
+def _layout_notes(search: Search, layout: Layout) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return why a layout may not run, though nothing says that it cannot, and those of these that
+    report that it failed."""
     request, version = search.request, search.request.traits.version
     if request.chip is None:
-        return (), 0
+        return (), ()
     case = search.case(layout, version)
-    said, reported = notes(case, version), len(faults(case, version))
+    said, reported = notes(case, version), faults(case, version)
     if request.reads_only:
         return said, reported
     experts = bool(request.shape.experts)

@@ -84,6 +84,8 @@ def _measured_words(search: Search, ranked: Sequence[Candidate]) -> Iterator[str
         return
     for item in ranked:
         hosts = search.hosts(item.layout)
+        if len(item.faults) > len(ranked[0].faults):
+            return
         if measured(item.layout, hosts, experts=experts, family=chip.family):
             if item is not ranked[0]:
                 yield phrase(

@@ -319,7 +319,7 @@ def _derived(chosen: Candidate, search: Search) -> Iterator[Value]:
 
 def _best_words(plan: Plan, chosen: Candidate) -> Phrase:
     request = plan.request
-    sound = [item for item in plan.candidates if item.faults <= chosen.faults]
+    sound = [item for item in plan.candidates if len(item.faults) <= len(chosen.faults)]
     aims = [request.aim(item.hosts, item.forecast) for item in sound]
     best = {"cost": "the cheapest", "latency": "the quickest"}.get(request.minimised, "the most")
     figure, number = figure_of(request, chosen), len(sound)
@@ -336,9 +336,9 @@ def _best_words(plan: Plan, chosen: Candidate) -> Phrase:
             n=len(plan.candidates) - number,
         )
         words = joined((words, faulty))
-    if len(plan.candidates) == 1:
+    if number == 1:
         return words
-    second = plan.candidates[1]
+    second = sound[1]
     following = phrase(
         "next {layout} with {figure}", layout=second.name, figure=figure_of(request, second)
     )
@@ -374,7 +374,8 @@ def _replica_words(plan: Plan, chosen: Candidate, search: Search) -> Phrase:
     if chosen.clients is not None:
         shared = phrase("{n:,} clients", n=chosen.clients)
     words = [room, phrase("a router spreads {load} over them", load=shared)]
-    if single := next((item for item in plan.candidates if item.replicas == 1), None):
+    singles = (item for item in plan.candidates if item.replicas == 1 and not item.faults)
+    if single := next(singles, None):
         figure = figure_of(plan.request, single)
         words.append(
             phrase(
@@ -396,12 +397,13 @@ def _client_words(request: PlanRequest) -> Phrase:
 def _size_words(plan: Plan, chosen: Candidate, key: str) -> Phrase:
     """Say how the nearest other sizes do: with as many NPUs where possible, else fewer or more."""
     request = plan.request
-    runs = {item.layout: item for item in plan.candidates}
-    fails = {item.layout: item for item in plan.rejected}
+    runs = {item.layout: item for item in plan.candidates if not item.faults or chosen.faults}
+    fails = {item.layout: item.reason for item in plan.rejected}
+    fails |= {item.layout: joined(item.faults) for item in plan.candidates if item.faults}
     comparisons = []
     for others in _neighbours(chosen.layout, key):
         other = min(others, key=lambda item: (item not in runs, item not in fails))
-        reasons = [fails[other].reason] if other in fails else []
+        reasons = [fails[other]] if other in fails else []
         reasons = reasons or [*problems(other, request.shape, request.cluster)]
         if other in runs or reasons:
             comparisons.append(_against(request, chosen, other, key, runs.get(other), reasons))

@@ -122,6 +122,8 @@ def layout_reasons(plan: Plan, name: str) -> tuple[str, ...]:
         summary = phrase(
             "chosen; rank {place} of the {n} that fit: {speed}"
             if is_chosen(plan, item)
+            else "reported to fail; rank {place} of the {n} that fit: {speed}"
+            if item.faults
             else "runs; rank {place} of the {n} that fit: {speed}",
             place=place,
             n=len(plan.candidates),
@@ -142,6 +144,11 @@ def best(plan: Plan) -> tuple[Candidate, ...]:
     first = plan.candidates[:_CANDIDATES]
     front = [item for item in plan.candidates[_CANDIDATES:] if item.on_front]
     return (*first, *front[:_CANDIDATES])
+
+
+def faults_of(items: Sequence[Candidate]) -> tuple[str, ...]:
+    """Return all reports that one of these layouts fails."""
+    return tuple(dict.fromkeys(fault for item in items for fault in item.faults))
 
 
 def rejected_groups(plan: Plan) -> tuple[RejectedGroup, ...]:
@@ -358,8 +365,9 @@ def _candidates_heading(plan: Plan, items: Sequence[Candidate], say: Say) -> lis
         n=len(items),
         all=number,
     )
-    legend = phrase("● Pareto-optimal: nothing else has more throughput and less latency")
-    return [Text(say(heading), style="bold"), Text(say(legend), style="dim")]
+    legend = [phrase("● Pareto-optimal: nothing else has more throughput and less latency")]
+    legend += [phrase("✗ reported to fail: {fault}", fault=fault) for fault in faults_of(items)]
+    return [Text(say(heading), style="bold"), *(Text(say(line), style="dim") for line in legend)]
 
 
 def _candidates(plan: Plan, items: Sequence[Candidate], say: Say, *, wide: bool) -> Table:
@@ -394,7 +402,7 @@ def _candidates(plan: Plan, items: Sequence[Candidate], say: Say, *, wide: bool)
 def _candidate(plan: Plan, item: Candidate, *, wide: bool, priced: bool) -> list[str | Text]:
     memory, forecast = item.memory, item.forecast
     chosen = is_chosen(plan, item)
-    mark = "●" if item.on_front else " "
+    mark = "●" if item.on_front else "✗" if item.faults else " "
     name = Text(f"{mark} {item.layout}", style="bold green" if chosen else "")
     row: list[str | Text] = [name, f"{item.npus} ({item.hosts})"]
     if wide:

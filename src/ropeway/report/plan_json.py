@@ -47,6 +47,7 @@ def _candidate(request: PlanRequest, item: Candidate) -> dict[str, object]:
         "job_s": request.job_s(item.forecast),
         "cost": _cost(item.cost) if item.cost else None,
         "notes": list(item.notes),
+        "faults": list(item.faults),
     }
 
 

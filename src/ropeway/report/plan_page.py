@@ -17,6 +17,7 @@ from ropeway.report.plan import (
     KINDS,
     STEP_PARTS,
     best,
+    faults_of,
     is_chosen,
     price,
     rejected_groups,
@@ -109,6 +110,7 @@ def render_html(plan: Plan, *, when: str, language: str = "en") -> str:
     }  # fmt: skip
     what, conditions = request_words(plan.request)
     first = plan.candidates[:_TABLE]
+    table = (*first, *(item for item in plan.front if item not in first))
     return render_page(
         "plan.html.j2",
         filters,
@@ -128,7 +130,8 @@ def render_html(plan: Plan, *, when: str, language: str = "en") -> str:
         bars=[bar(plan, item) for item in best(plan)[:_BARS]],
         step=_step(plan.chosen) if plan.chosen else (),
         constants=constants(plan.request),
-        table=(*first, *(item for item in plan.front if item not in first)),
+        table=table,
+        faults=faults_of(table),
         groups=rejected_groups(plan),
         rejected=plan.rejected[:_REJECTED],
         notes=plan.notes,
