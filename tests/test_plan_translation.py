@@ -40,6 +40,14 @@ def plan(model: str, hosts: int, **more: object) -> Plan:
     return choose(request(model, hosts, version="0.18.0", **{"load": load, **more}))
 
 
+def test_what_limits_an_engine_that_reads_prompts_is_said_in_chinese() -> None:
+    """`arithmetic` is one word, which a table has for a sentence of ours and for no name."""
+    pooled = choose(request("Qwen3-Embedding-8B", 1, task="embed", load=Load(4096, 1, clients=64)))
+    said = pooled.chosen.forecast.bottleneck
+    assert said.startswith("arithmetic, ")
+    assert translated(said, TABLE).startswith("矩阵计算，每步")
+
+
 LOCAL = Cluster(local=Local(hosts=2, npus=2))
 PLANS = [
     lambda: plan("Qwen3-30B-A3B", 2),

@@ -27,12 +27,12 @@ _ROUNDS = 12
 
 # Parts of a step by what they wait for.
 _GROUPS = {
-    "host work": ("launch", "host", "requests"),
-    "reading weights": ("weights",),
-    "reading the KV cache": ("KV cache",),
-    "arithmetic": ("arithmetic",),
-    "moving tokens to experts": ("routing",),
-    "the links between NPUs": ("all-reduce", "all-to-all", "send"),
+    phrase("host work"): ("launch", "host", "requests"),
+    phrase("reading weights"): ("weights",),
+    phrase("reading the KV cache"): ("KV cache",),
+    phrase("arithmetic"): ("arithmetic",),
+    phrase("moving tokens to experts"): ("routing",),
+    phrase("the links between NPUs"): ("all-reduce", "all-to-all", "send"),
 }
 # What helps against each, whatever the load.
 _ADVICE = {
