@@ -17,6 +17,7 @@ from ropeway.plan.load import Load
 from ropeway.plan.machine import ascend, traits
 from ropeway.plan.question import Question
 from ropeway.plan.writing import written
+from ropeway.report.plan_words import no_answer
 from ropeway.spec.cluster import Cluster
 from ropeway.spec.model import Layout, parse_spec
 
@@ -77,6 +78,14 @@ def test_the_best_is_first_and_nothing_on_the_front_is_beaten(blog):
         )
         assert item.on_front == (item.layout in front)
         assert not (item.on_front and beaten)
+
+
+def test_a_release_that_is_too_old_is_said_to_be_the_reason():
+    """The needs are those of the named model, not of the one whose dimensions it has."""
+    old = choose(request("Kimi-K2.5", 2, "910C", "0.13.0"))
+    assert old.chosen is None and no_answer(old).startswith("vLLM-Ascend 0.13.0 runs no layout")
+    assert old.missing[0].startswith("0.13.0 is older than 0.17.0rc1, first release with Kimi-K2.5")
+    assert choose(request("Kimi-K2-Thinking", 2, "910C", "0.13.0")).chosen
 
 
 def test_values_have_reasons_that_can_be_checked(blog):

@@ -288,7 +288,10 @@ def test_a_model_without_a_public_config_is_told_apart(name):
 
 def test_a_note_of_the_catalogue_reaches_the_shape():
     assert "`Qwen/Qwen2.5-32B`" in known("QwQ-32B").assumed[0]
-    assert known("Kimi-K2-Thinking").encoders == ()
+    thinking = known("Kimi-K2-Thinking")
+    assert (thinking.encoders, thinking.model_type, thinking.max_positions) == (
+        (), "kimi_k2", 262144,
+    )  # fmt: skip
     assert known("Kimi-K2.5").encoders
 
 

@@ -222,13 +222,6 @@ def test_the_specs_own_layout_is_compared_with_the_choice(capsys, spec, layout, 
     assert not any(line.startswith("the spec has") for line in document(capsys)["doubts"])
 
 
-def test_the_specs_own_layout_is_said_to_fail_where_that_was_reported(capsys, spec):
-    lora = "serve:\n  engine_args: {enable-lora: true}\n"
-    spec.write_text(SPEC.replace("serve:\n", lora, 1).replace("0.11.0rc0", "0.23.0"))
-    doubts = document(capsys)["doubts"]
-    assert re.search(r"has TP4 .*, which `up` starts: LoRA with tensor .*#16586", doubts[0]), doubts
-
-
 def test_replicas_that_the_spec_fixes_are_said(capsys, spec):
     spec.write_text(SPEC.replace("  # the front door", "  replicas: 1"))
     _, out, _ = run(capsys)

@@ -1,6 +1,7 @@
 """What `ropeway plan` makes of limits, names and configs of models."""
 
 import json
+import re
 
 import pytest
 
@@ -81,3 +82,10 @@ def test_weights_by_a_name_alone_are_said_to_be_so(tmp_path, capsys):
         assert exit_code(["plan", "-c", str(spec), "--json"]) == 0
         notes = json.loads(capsys.readouterr().out)["notes"]
         assert any("with w8a8 weights, by its own name" in note for note in notes) == said
+
+
+def test_the_specs_own_layout_is_said_to_fail_where_that_was_reported(capsys, spec):
+    lora = "serve:\n  engine_args: {enable-lora: true}\n"
+    spec.write_text(SPEC.replace("serve:\n", lora, 1).replace("0.11.0rc0", "0.23.0"))
+    doubts = document(capsys)["doubts"]
+    assert re.search(r"has TP4 .*, which `up` starts: LoRA with tensor .*#16586", doubts[0]), doubts

@@ -335,7 +335,7 @@ def test_what_comes_from_outside_is_escaped_and_addresses_become_links():
 
 def test_a_page_can_say_that_nothing_fits():
     page = Page(render_html(NOTHING, when="now"))
-    assert "Nothing fits the request." in page.text
+    assert "nothing fits the request" in page.text
     assert "没有任何并行布局满足要求" in page.text
     assert "4 hosts would do" in page.text
 

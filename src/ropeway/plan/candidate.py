@@ -228,6 +228,12 @@ class Plan:
         """Return why this layout; empty where none was chosen."""
         return next((value.why for value in self.values if value.key == "serve.layout"), "")
 
+    @property
+    def release_runs_none(self) -> bool:
+        """Whether nothing was chosen because of the release: it runs no layout that is possible."""
+        kinds = {item.kind for item in self.rejected}
+        return self.chosen is None and "engine" in kinds and not kinds & {"memory", "bound"}
+
 
 @dataclass(frozen=True)
 class Expectation:

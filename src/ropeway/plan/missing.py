@@ -37,9 +37,12 @@ def missing(search: Search, rejected: Sequence[Rejected]) -> tuple[str, ...]:
     if not full:
         # "shape" with a number of replicas that has no room.
         kinds = ("engine", "shape") if search.request.replicas else ("engine",)
-        first = next((item for item in rejected if item.kind in kinds), None)
-        if first is None:
+        found = [item for item in rejected if item.kind in kinds]
+        if not found:
             return ()
+        first = found[0]
+        if first.kind == "engine" and len({item.reason for item in found}) == 1:
+            return (first.reason,)
         return (phrase("{layout}: {reason}", layout=first.layout, reason=first.reason),)
     nearest = min(full, key=lambda item: (item.shortfall, item.layout.npus))
     return (

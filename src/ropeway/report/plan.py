@@ -19,7 +19,7 @@ from ropeway.plan.estimate import Forecast
 from ropeway.report.chinese import in_language
 from ropeway.report.figures import NONE, digits, milliseconds, rate, seconds
 from ropeway.report.line import one_line, shrink
-from ropeway.report.plan_words import honesty, request_words, typical_error
+from ropeway.report.plan_words import honesty, no_answer, request_words, typical_error
 from ropeway.report.table import ByWidth, pairs, table
 from ropeway.units import counted
 
@@ -277,9 +277,8 @@ def _more(plan: Plan) -> Phrase:
 
 
 def _no_answer(plan: Plan, say: Say) -> list[RenderableType]:
-    what = phrase("nothing fits the request") if plan.rejected else phrase("there is no layout")
     lines = (Padding(one_line(say(line)), (0, 0, 0, 2)) for line in plan.missing)
-    return [Text(say(what), style="bold red"), *lines]
+    return [Text(say(no_answer(plan)), style="bold red"), *lines]
 
 
 def _ranged(plan: Plan, value: str, ends: Sequence[str], say: Say) -> Text:

@@ -23,7 +23,7 @@ from ropeway.report.plan import (
     rejected_groups,
     shown,
 )
-from ropeway.report.plan_words import honesty, request_words, typical_error
+from ropeway.report.plan_words import honesty, no_answer, request_words, typical_error
 
 # A page with more dots or rows than these is harder to read.
 _DOTS = 300
@@ -122,6 +122,7 @@ def render_html(plan: Plan, *, when: str, language: str = "en") -> str:
         what=what,
         conditions=conditions,
         honesty=honesty(plan),
+        no_answer=no_answer(plan),
         error=typical_error(plan),
         beyond=plan.beyond_measured,
         reads=plan.request.reads_only,

@@ -52,6 +52,16 @@ def request_words(request: PlanRequest) -> tuple[Phrase, tuple[Phrase, ...]]:
     return what, tuple(parts)
 
 
+def no_answer(plan: Plan) -> str:
+    """Say that there is no choice, and of whom it is."""
+    if not plan.rejected:
+        return phrase("there is no layout")
+    if plan.release_runs_none:
+        release = plan.request.traits.version
+        return phrase("vLLM-Ascend {release} runs no layout of this model here", release=release)
+    return phrase("nothing fits the request")
+
+
 def honesty(plan: Plan) -> str:
     """Return the label of every forecast."""
     return _LABEL if plan.request.chip else _LOCAL_LABEL

@@ -2,9 +2,9 @@
 
 One JSON file for each lies beside this file: `source` is where its config.json was published,
 `config` the keys that shapes are made from, `note` a remark for the user. `same_as` in place of
-`config` names a model with the same dimensions (except the keys in `without`); `note` then says why
-we think so. `positions` is then its own longest context, with `positions_source`; without it that
-of the other model is a guess. `pools`: its folder is one of
+`config` names a model of the same kind (`model_type`) and dimensions, except the keys in `changes`;
+`note` then says why we think so. `positions` is then its own longest context, with
+`positions_source`; without it that of the other model is a guess. `pools`: its folder is one of
 sentence-transformers (ModelShape).
 """
 
@@ -146,7 +146,7 @@ def entry_of(name: str) -> KnownModel:
     text = resources.files(__name__).joinpath(published_files()[name]).read_text(encoding="utf-8")
     raw = json.loads(text)
     config = raw.get("config") or entry_of(raw["same_as"]).config
-    config = {key: value for key, value in config.items() if key not in raw.get("without", ())}
+    config = {**config, **raw.get("changes", {})}
     note, same_as = raw.get("note", ""), raw.get("same_as", "")
     if same_as:
         note = phrase("same dimensions as `{name}`: {why}", name=same_as, why=note)
