@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ropeway.engines.ascend_layouts import LIMITS, NOTES, Case, limits, notes, runs_from
+from ropeway.engines.ascend_names import reads_key, reads_variable
 from ropeway.engines.ascend_releases import (
     DRIVER_NEEDS,
     MODEL_NEEDS,
@@ -21,8 +22,6 @@ from ropeway.engines.ascend_releases import (
 )
 from ropeway.engines.ascend_settings import (
     network_variables,
-    reads_key,
-    reads_variable,
     resolve_settings,
 )
 from ropeway.engines.base import Node
@@ -173,18 +172,38 @@ def test_a_variable_against_its_own_key(config):
         ({"VLLM_ASCEND_ENABLE_DBO": "1"}, {}, "0.13.0", "0.9.0rc1 to 0.11.0", "remove it"),
         ({"VLLM_ASCEND_ENABLE_NX": "1"}, {}, "0.18.0", "no release", f"did you mean `{NZ}`?"),
         ({"VLLM_ASCEND_ENABLE_CONTEXT_PARALLEL": "1"}, {}, "0.23.0", "to 0.20.2rc1", "flags"),
-        ({}, {"torchair_graph_config": {}}, "0.13.0", "to 0.11.0", "ACL graphs"),
-        ({}, {"ascend_scheduler_config": {}}, "0.12.0rc1", "to 0.11.0", "scheduler"),
-        ({}, {"init_redundancy_expert": 1}, "0.18.0", "0.11.0", "num_redundant_experts"),
         ({}, {"weight_nz_mod": 1}, "0.23.0", "no release", "did you mean `weight_nz_mode`?"),
-        ({}, {"weight_nz_mode": 1}, "0.18.0", "0.20.2rc1 to 0.30.0rc2", f"`{NZ}` in"),
+        ({}, {"weight_nz_mod": 1, "dynamic_epbl": True}, "0.23.0", "`weight_nz_mod`: no release",
+         "\n`dynamic_epbl`: did you mean"),
     ],
-)
+)  # fmt: skip
 def test_names_that_would_be_ignored(env, config, version, evidence, hint):
     with pytest.raises(Refused, match="would be ignored") as error:
         resolve_settings(env, {"additional-config": config} if config else {}, version)
     assert evidence in error.value.evidence[0]
     assert error.value.hint is not None and hint in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("config", "version", "hint"),
+    [
+        ({"torchair_graph_config": {"enabled": True}}, "0.13.0", "ACL graphs"),
+        ({"ascend_scheduler_config": {}}, "0.12.0rc1", "scheduler"),
+        ({"init_redundancy_expert": 1}, "0.18.0", "num_redundant_experts"),
+        ({"weight_nz_mode": 1}, "0.18.0", f"`{NZ}` in"),
+        ({"enable_weight_nz_layout": True, "chunked_prefill_for_mla": True}, "0.13.0", "remove it"),
+    ],
+)
+def test_keys_that_a_release_ignores_are_all_noted(config, version, hint):
+    """They end a start only since 0.30."""
+    settings = resolve_settings({}, {"additional-config": config}, version)
+    assert settings.config == config
+    (note,) = settings.notes
+    assert f"vLLM-Ascend {version} ignores" in note and hint in note
+    assert all(f"`{key}`: " in note for key in config)
+    with pytest.raises(Refused, match=r"would end the start of vLLM-Ascend 0\.30") as error:
+        resolve_settings({}, {"additional-config": {"no_such": 1, **config}}, "0.30.0")
+    assert all(f"`{key}`" in error.value.what for key in ("no_such", *config) if key[0] != "w")
 
 
 @pytest.mark.parametrize("config", ["{", "[1]", 7, ["a"], "[" * 100_000])

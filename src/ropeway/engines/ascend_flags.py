@@ -11,8 +11,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from ropeway.engines.ascend_names import flags_with, is_plugins, sections_of
 from ropeway.engines.ascend_releases import Release, changes, in_runs, later_than, runs_in_words
-from ropeway.engines.ascend_settings import flags_with, is_plugins, sections_of
 from ropeway.engines.vllm import drafts_with_mtp
 from ropeway.errors import Refused
 from ropeway.phrases import joined, phrase

@@ -8,12 +8,9 @@ import json
 from collections.abc import Iterator, Mapping
 
 from ropeway.engines import ascend_flags
+from ropeway.engines.ascend_names import KEYS_OF_FLAGS, is_plugins
 from ropeway.engines.ascend_releases import Release, order
-from ropeway.engines.ascend_settings import (
-    KEYS_OF_FLAGS,
-    is_plugins,
-    resolve_settings,
-)
+from ropeway.engines.ascend_settings import resolve_settings
 from ropeway.engines.named_paths import relative_paths
 from ropeway.engines.vllm import drafts_with_mtp
 from ropeway.errors import Refused

@@ -1,51 +1,41 @@
 """Variables and `--additional-config` of vLLM-Ascend: what each release reads, and what we set.
 
 The plug-in moved its switches from the environment into `--additional-config`, and until 0.30 it
-silently ignored unknown names. So a name that a release does not read is refused here, or replaced
-by what the release does read. ascend_settings.json lists what each release's
-source reads (scripts/read-plugin-settings). `#N` is an issue of vllm-project/vllm-ascend. Nothing
-here was verified on NPU hardware by us.
+silently ignored unknown names. So a name that a release does not read is replaced here by what the
+release does read, or refused; a key that others read is only noted where it is ignored. `#N` is an
+issue of vllm-project/vllm-ascend. Nothing here was verified on NPU hardware by us.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import resources
 
-from ropeway.engines.ascend_releases import (
-    RELEASES,
-    changes,
-    in_runs,
-    order,
-    release_of,
-    runs_in_words,
+from ropeway.engines.ascend_names import (
+    KEY_OF,
+    ambiguous,
+    ignored,
+    is_plugins,
+    reads_key,
+    reads_variable,
+    sections_of,
+    unread_notes,
 )
+from ropeway.engines.ascend_releases import order
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
-from ropeway.phrases import joined, phrase
-from ropeway.spec.engine_args import OWN_KEY
-from ropeway.spec.engine_flags import flag_name, written_settings
-from ropeway.suggest import did_you_mean
+from ropeway.phrases import phrase
+from ropeway.spec.engine_flags import written_settings
 
 # Ray's first release with token authentication (docs.ray.io, ray-security/token-auth), and the
 # newest that the images may have (`ray>=2.47.1,<=2.48.0` in every Dockerfile since v0.11.0rc3).
 RAY_TOKENS_SINCE = "2.52.0"
 RAY_NEWEST = "2.48.0"
 
-_VERSIONS = tuple(release.version for release in RELEASES)
 
 # The limits of how long HCCL waits for its peers (hiascend.com, envref_07_0077).
 _CONNECT_SECONDS = (120, 7200)
 # vLLM's default of VLLM_ENGINE_READY_TIMEOUT_S (vllm/envs.py).
 _READY_SECONDS = 600
-
-# variable → key of --additional-config, whether "1" becomes true
-_KEY_OF: Mapping[str, tuple[str, bool]] = changes()["key_of"]
-# What to do about a name that was removed.
-_INSTEAD: Mapping[str, str] = changes()["settings_instead"]
-# flag of vLLM's that takes JSON → the keys in it
-KEYS_OF_FLAGS: Mapping[str, Sequence[str]] = changes()["keys_of_flags"]
 
 
 @dataclass(frozen=True)
@@ -105,50 +95,25 @@ def resolve_settings(
     return Settings(kept, config, tuple(notes))
 
 
-def reads_variable(name: str, version: str) -> bool:
-    """Whether the release's source reads this variable of the plug-in."""
-    return _covers(_tables()["variables"].get(name, ""), version)
-
-
-def reads_key(name: str, version: str) -> bool:
-    """Whether the release's source reads this key of `--additional-config`."""
-    return _covers(_tables()["keys"].get(name, ""), version)
-
-
-def _reads_nested(section: str, key: str, version: str) -> bool:
-    """Whether the release's source reads this key of a section, `eplb_config`."""
-    return _covers(_tables()["nested"].get(f"{section}.{key}", ""), version)
-
-
-def sections_of(key: str, version: str) -> list[str]:
-    """Return where the release reads a key: sections, and "" for the top."""
-    sections = dict.fromkeys(name.partition(".")[0] for name in _tables()["nested"])
-    return [
-        *([""] if reads_key(key, version) else []),
-        *(
-            section
-            for section in sections
-            if reads_key(section, version) and _reads_nested(section, key, version)
-        ),
-    ]
-
-
 def _placed(given: Mapping[str, object], version: str) -> tuple[dict[str, object], list[str]]:
     """Return `additional-config` with each key where the release reads it, and what was moved.
 
-    A release before 0.30 ignores a key in the wrong place without a word. Raises Refused for a key
-    that it reads nowhere, or in several places, and for one that stands in both.
+    A release before 0.30 ignores a key in the wrong place without a word. Raises Refused for keys
+    that no release reads, or that end the start, for one that has several places, and for one that
+    stands in both.
     """
     config = {
         name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items()
     }
-    notes: list[str] = []
-    for section, key in [*(("", key) for key in given), *_nested_keys(given)]:
+    unread = [key for key in given if not sections_of(key, version)]
+    notes = unread_notes(unread, version)
+    read = {key: value for key, value in given.items() if key not in unread}
+    for section, key in [*(("", key) for key in read), *_nested_keys(read)]:
         places = sections_of(key, version)
-        if section in places or (section and not places):
+        if section in places or not places:
             continue  # what sections read is known less well than what the top does
         if len(places) != 1:
-            raise _ignored(key, version, "keys", "serve.engine_args, additional-config", places)
+            raise ambiguous(key, places)
         source = config if not section else config[section]
         target = config.setdefault(places[0], {}) if places[0] else config
         assert isinstance(source, dict)
@@ -258,16 +223,11 @@ def _bad_config(fault: str) -> Refused:
     )
 
 
-def is_plugins(name: str) -> bool:
-    """Whether a variable is one of the plug-in's."""
-    return name.startswith("VLLM_ASCEND_") or name in _tables()["variables"]
-
-
 def _as_key(name: str, text: str, version: str) -> tuple[str, object]:
     """Return the key and value that a variable became. Raises Refused when it became none."""
-    key, is_switch = _KEY_OF.get(name, ("", False))
+    key, is_switch = KEY_OF.get(name, ("", False))
     if not key or not reads_key(key, version):
-        raise _ignored(name, version, "variables", "serve.env")
+        raise ignored([name], version, "variables", "serve.env")
     if not text.strip().isdecimal():
         raise Refused(
             phrase("`{name}` must be a number", name=name),
@@ -277,64 +237,3 @@ def _as_key(name: str, text: str, version: str) -> tuple[str, object]:
         )
     number = int(text)
     return key, bool(number) if is_switch else number
-
-
-def _ignored(name: str, version: str, kind: str, where: str, places: Sequence[str] = ()) -> Refused:
-    known = _tables()[kind]
-    if places:
-        words = joined((f"`{place or 'additional-config'}`" for place in places), ", ")
-        return Refused(
-            phrase("`{name}` may belong to several keys of `additional-config`", name=name),
-            where=where,
-            evidence=(words,),
-            hint=phrase("write it below one of them: {places}", places=words),
-        )
-    evidence: str = "no release is known to read it"
-    if name in known:
-        evidence = phrase("releases that read it: {runs}", runs=runs_in_words(known[name]))
-        hint = _other_way(name, version)
-    else:
-        readable = [other for other in known if _covers(known[other], version)]
-        nested = _tables()["nested"] if kind == "keys" else {}
-        inner = [one.partition(".")[2] for one in nested if _covers(nested[one], version)]
-        hint = _elsewhere(name) or did_you_mean(name, [*readable, *inner]) or "remove it"
-    return Refused(
-        phrase("`{name}` would be ignored by vLLM-Ascend {version}", name=name, version=version),
-        where=where,
-        evidence=(evidence,),
-        hint=hint,
-    )
-
-
-def _elsewhere(key: str) -> str:
-    """Return the hint that says where vLLM itself has a key; "" where it is none of vLLM's."""
-    if ours := OWN_KEY.get(flag_name(key)):
-        return phrase("did you mean {names}?", names=f"`{ours}`")
-    places = (f"`{flag}: {{{key}: …}}`" for flag in flags_with(key))
-    words = joined(places, " or ")
-    return phrase("write {places}", places=words) if words else ""
-
-
-def flags_with(key: str) -> Iterator[str]:
-    """Yield vLLM's flags that take JSON with this key in it: `compilation-config`."""
-    return (flag for flag, keys in KEYS_OF_FLAGS.items() if key in keys)
-
-
-def _other_way(name: str, version: str) -> str:
-    """Return the hint that says how to set the same in this release."""
-    older = (variable for variable, (key, _) in _KEY_OF.items() if key == name)
-    if (variable := next(older, "")) and reads_variable(variable, version):
-        return phrase("set `{variable}` in `serve.env`", variable=variable)
-    return _INSTEAD.get(name, "remove it, or take one of those releases")
-
-
-def _covers(runs: str, version: str) -> bool:
-    row = release_of(version)
-    return row is not None and in_runs(row.unread or version, runs, _VERSIONS)
-
-
-@cache
-def _tables() -> dict[str, dict[str, str]]:
-    text = resources.files("ropeway.engines").joinpath("ascend_settings.json").read_text("utf-8")
-    tables = json.loads(text)
-    return {kind: tables[kind] for kind in ("variables", "keys", "nested")}
