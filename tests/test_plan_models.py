@@ -46,6 +46,33 @@ def test_a_longer_context_by_yarn_is_planned_as_the_release_takes_it(capsys, spe
     assert run(capsys, "--engine-version", "0.18.0")[0] == 2
 
 
+@pytest.mark.parametrize("version", ["0.18.0", "0.30.0"])
+def test_the_way_to_a_longer_context_is_one_that_is_taken(capsys, spec, version):
+    longer = SPEC.replace("serve:\n", "serve:\n  context: 98304\n", 1)
+    spec.write_text(longer)
+    code, _, err = run(capsys, "--engine-version", version)
+    assert code == 2 and "at ropeway.yaml:12\n" in err and "40,960 is what its config.json" in err
+    (form,) = re.findall(r"`(hf-overrides: .*)`", err)
+    spec.write_text(longer.replace("serve:\n", f"serve:\n  engine_args: {{{form}}}\n", 1))
+    assert document(capsys, "--engine-version", version)["exit"] == 0
+    assert "hf-overrides: {" not in run(capsys, "--context", "200000")[2]
+
+
+def test_what_is_wrong_in_a_spec_is_said_with_its_line(capsys, spec):
+    spec.write_text(SPEC.replace("serve:\n", "serve:\n  engine_args: {no-such: 1}\n", 1))
+    assert "at ropeway.yaml:12, serve.engine_args, vLLM-Ascend" in run(capsys)[2]
+    spec.write_text(SPEC.replace("Qwen3-30B-A3B", "Qwen3-30B-A3B-FP8"))
+    assert "at ropeway.yaml:10, vLLM-Ascend 0.11.0rc0, Qwen3-30B-A3B-FP8" in run(capsys)[2]
+    spec.write_text(SPEC.replace("Qwen3-30B-A3B", "No-Such-8B"))
+    assert "at ropeway.yaml:10\n  /data/No-Such-8B\n" in run(capsys)[2]
+
+
+@pytest.mark.usefixtures("spec")
+def test_a_release_that_is_taken_as_another_is_marked(capsys):
+    out = run(capsys, "--engine-version", "0.33.0")[1]
+    assert "vLLM-Ascend 0.33.0 (taken as 0.32.0rc1)" in " ".join(out.split())
+
+
 def test_a_config_in_the_spec_stands_for_a_model_that_only_hosts_have(capsys, spec, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     spec.write_text(SPEC.replace("Qwen3-30B-A3B", "Our-8B-w8a8-QuaRot"))

@@ -60,7 +60,7 @@ def test_a_release_that_is_not_known_is_taken_as_the_nearest_loudly(capsys, tmp_
     flags = ("--model", "Qwen3-8B", "--chip", "910B4", "--engine-version", "0.33.0")
     plan = document(capsys, *flags)
     assert plan["exit"] == 0 and plan["request"]["release"] == "0.32.0rc1"
-    assert any("0.33.0 is no release" in doubt for doubt in plan["doubts"])
+    assert any("does not know release 0.33.0" in doubt for doubt in plan["doubts"])
     _, out, _ = run(capsys, *flags)
     assert "--release-like" in out
     like = document(capsys, *flags, "--release-like", "0.30.0")

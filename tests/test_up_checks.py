@@ -338,7 +338,7 @@ def test_virtual_hosts_have_a_model_of_which_there_is_only_a_config(cluster: Mak
 def test_an_unknown_release_is_taken_as_the_nearest_wherever_it_is_told(cluster: Make):  # noqa: F811
     two = cluster()
     two.change("runtime", image="r.example/vllm-ascend:v0.33.0")
-    assert "# note: 0.33.0 is no release that Ropeway knows" in dry_run(two)
+    assert "# note: Ropeway does not know release 0.33.0" in dry_run(two)
     assert "warning: 0.33.0" in two.err and "0.32.0rc1" in two.err
     document = two.json("up", "--dry-run", "--release-like", "0.30.0")
     assert document["release"] == "0.30.0"

@@ -62,7 +62,7 @@ class Release:
             "(`serve.release_like`): with it, flags, limits and memory are those of vLLM-Ascend "
             "{version}, which may be wrong"
             if release_of(self.asked)
-            else "{asked} is no release that Ropeway knows: flags, limits and memory are those of "
+            else "Ropeway does not know release {asked}: flags, limits and memory are those of "
             "vLLM-Ascend {version}, which may be wrong; `--release-like` names another",
             asked=self.asked,
             version=self.version,

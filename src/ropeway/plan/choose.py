@@ -16,7 +16,7 @@ from ropeway.engines.ascend_quantisation import quantisation_fault, scheme_of
 from ropeway.engines.ascend_releases import later_than, rules_of
 from ropeway.engines.placement import hosts_of_replicas, replicas_that_fit
 from ropeway.engines.vllm import context_doubt
-from ropeway.errors import LayoutError
+from ropeway.errors import LayoutError, Refused
 from ropeway.models.known import without_formats
 from ropeway.phrases import Phrase, count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, PlanRequest, Rejected
@@ -94,16 +94,28 @@ def _check_engine(request: PlanRequest) -> None:
     if request.chip is None:
         return
     scheme, traits = scheme_of(request.shape), request.traits
-    ascend_serve.check(request.serve, rules_of(traits.version), request.chip.family)
+    try:
+        ascend_serve.check(request.serve, rules_of(traits.version), request.chip.family)
+    except Refused as error:
+        error.where = _at_its_line(request, (error.where or "").partition(",")[0], error.where)
+        raise
     asked = flag_value(request.serve.engine_args, "quantization")
     fault = quantisation_fault(scheme, request.shape, traits.version, request.chip.family, asked)
     if fault is not None:
         more = phrase(
             "with such weights: `--model {model}-W8A8`", model=without_formats(request.model_name)
         )
-        raise fault.refused(
+        said = fault.refused(
             traits.version, request.model_name, "" if scheme == "ascend" or fault.asked else more
         )
+        said.where = _at_its_line(request, "model.path", said.where)
+        raise said
+
+
+def _at_its_line(request: PlanRequest, key: str, where: str | None) -> str | None:
+    """Return a place with the line of the spec that its key came from, where there is one."""
+    line = request.sources.get(key)
+    return f"{line}, {where}" if line else where
 
 
 def _layouts(search: Search) -> tuple[Layout, ...]:

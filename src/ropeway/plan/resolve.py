@@ -105,7 +105,8 @@ def resolve(
     if file and not as_written:
         spec = without_planned(file.spec, file.text)
     sources = {**(file.places() if file else {}), **flags.sources()}
-    name, shape, notes = _model(spec, flags, checkpoints, left_out)
+    place = sources.get("model.path", "")
+    name, shape, notes = _model(spec, flags, checkpoints, left_out, place)
     notes = (*left_out, *notes)
     chip = None
     if spec is not None and spec.cluster.is_local:
@@ -165,9 +166,12 @@ def local_machine(checkpoints: Path) -> tuple[Machine, str]:
 
 
 def _model(
-    spec: Spec | None, flags: Flags, checkpoints: Path, left_out: tuple[str, ...]
+    spec: Spec | None, flags: Flags, checkpoints: Path, left_out: tuple[str, ...], place: str
 ) -> tuple[str, ModelShape, tuple[str, ...]]:
-    """Return name, shape and notes. A path may exist only on hosts: then the name must be known."""
+    """Return name, shape and notes. A path may exist only on hosts: then the name must be known.
+
+    `place` is where the spec has it.
+    """
     overrides = config_overrides(spec.serve.engine_args) if spec else {}
     if flags.model:
         return _named(flags.model, checkpoints, overrides)
@@ -194,7 +198,8 @@ def _model(
     except ModelError:
         raise ModelError(
             phrase("the model is not on this machine, and no published model has this name"),
-            where=path,
+            where=place or path,
+            evidence=(path,) if place else (),
             hint=phrase(
                 "say which it is: `--model Qwen3-30B-A3B`, or the path of its `config.json`;"
                 " `config` below `model` keeps it in the spec"

@@ -24,6 +24,8 @@ def request_words(request: PlanRequest) -> tuple[Phrase, tuple[Phrase, ...]]:
     parts = [phrase("with {file}", file=one_line(request.spec_file))] if request.spec_file else []
     if request.chip:
         version, graph = request.traits.version, request.traits.graph
+        if asked := request.traits.asked:
+            version = phrase("{asked} (taken as {version})", asked=asked, version=version)
         parts.append(phrase("vLLM-Ascend {version}, graph {graph}", version=version, graph=graph))
     if request.free_clients:
         arrivals = phrase("as many clients as suit")
