@@ -8,6 +8,8 @@ level, so that all that follows need not know of JSON.
 import json
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from operator import itemgetter
 from typing import TypeVar
 
 # Names without their case and signs: `textPayload`, `SeverityText`, `log.level`, `@timestamp`.
@@ -21,6 +23,8 @@ _ERROR = {
     "err", "error", "errors", "exc", "exception", "excinfo", "exctext", "stack", "stacktrace",
     "traceback",
 }  # fmt: skip
+_SAID = _MESSAGE | _ERROR
+_TOLD = _SAID | _LEVEL | _TIME
 # Numbers from which on a level is FATAL, ERROR, WARNING: pino's, Python's, OpenTelemetry's.
 _SCALES = {"level": (60, 50, 40), "levelno": (50, 40, 30), "severitynumber": (21, 17, 13)}
 _WORDS = (
@@ -68,16 +72,15 @@ def level_of_priority(priority: int) -> str | None:
 
 def _lines(leaves: list[Leaf]) -> list[str]:
     """Return what an object says: messages, then errors; none when it has no message."""
-    errors = [text for path, text in _texts(leaves) if not _ERROR.isdisjoint(path)]
-    messages = _outermost(
-        (path, text) for path, text in _texts(leaves) if path[-1] in _MESSAGE and text not in errors
-    )
+    texts = list(_texts(leaves))
+    errors = [text for path, text in texts if not _ERROR.isdisjoint(path)]
+    messages = _outermost(pair for pair in texts if pair[1] not in errors)
     level = min(
         filter(None, _outermost((path, _level(path[-1], value)) for path, value in leaves)),
         key=_SEVERITY.index,
         default="",
     )
-    times = _outermost((path, value) for path, value in leaves if path[-1:] and path[-1] in _TIME)
+    times = _outermost((path, value) for path, value in leaves if path[-1] in _TIME)
     time = next((each for each in times if isinstance(each, str) and each[4:5] == "-"), "")
     calm = level not in ("FATAL", "ERROR", "")
     if len(messages) == len(errors) == 1 and not calm and "\n" not in messages[0] + errors[0]:
@@ -90,7 +93,7 @@ def _lines(leaves: list[Leaf]) -> list[str]:
 
 
 def _leaves(document: object) -> Iterator[Leaf]:
-    """Yield each value with the names above it, the outermost first."""
+    """Yield each value that is told, with the names above it, the outermost first."""
     level: list[Leaf] = [((), document)]
     for _ in range(_MOST_DEPTH):
         below: list[Leaf] = []
@@ -101,15 +104,18 @@ def _leaves(document: object) -> Iterator[Leaf]:
                 below.append((path, text))
             elif isinstance(value, list):
                 below += [(path, inner) for inner in value[:_LONGEST_LIST]]
-            elif path:
+            elif path and path[-1] in _TOLD:
                 yield path, value
+        if not below:
+            return
         level = below
 
 
-def _names(key: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def _names(key: str) -> tuple[str, ...]:
     """Return the names of a key: `log.level` has two, a type of OpenTelemetry's none."""
-    names = [re.sub("[^a-z]", "", each.lower()) for each in key.split(".")]
-    return [] if names == ["stringvalue"] else names
+    names = tuple(re.sub("[^a-z]", "", each.lower()) for each in key.split("."))
+    return () if names == ("stringvalue",) else names
 
 
 def _bytes_of(values: list[object]) -> str | None:
@@ -123,15 +129,15 @@ def _bytes_of(values: list[object]) -> str | None:
 def _texts(leaves: Iterable[Leaf]) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield the texts under the names of messages and errors."""
     for path, value in leaves:
-        if isinstance(value, str) and value.strip() and path[-1] in _MESSAGE | _ERROR:
+        if isinstance(value, str) and value.strip() and path[-1] in _SAID:
             yield path, value
 
 
 def _outermost(found: Iterable[tuple[tuple[str, ...], Value]]) -> list[Value]:
     """Return the values of those that have the fewest names above them."""
-    pairs = [(path, value) for path, value in found if value is not None]
-    least = min((len(path) for path, _ in pairs), default=0)
-    return list(dict.fromkeys(value for path, value in pairs if len(path) == least))
+    pairs = [(len(path), value) for path, value in found if value is not None]
+    least = min(pairs, key=itemgetter(0))[0] if pairs else 0
+    return list(dict.fromkeys(value for depth, value in pairs if depth == least))
 
 
 def _level(name: str, value: object) -> str | None:
