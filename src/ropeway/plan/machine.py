@@ -24,7 +24,7 @@ Graph = Literal["eager", "piecewise", "full"]
 # of its releases and of its nightly runs; between them it is interpolated.
 _MONTHS = ((7, 5.0), (8, 5.5), (9, 7.5), (10, 8.5), (11, 10.5), (12, 12.0), (13, 13.0), (14, 13.7),
            (27, 20.6), (30, 22.2))  # fmt: skip
-_FIRST_FULL_GRAPH = "0.12.0rc1"
+_FIRST_FULL_GRAPH = "0.21.0rc1"  # until then the plug-in made vLLM's default of it pieces (#9572)
 _FIRST_GRAPH = "0.9.2rc1"
 # Years after 0.12 from which on kernels no longer improve, and the best they reach (an 800T A2
 # measured 0.84 to 0.93 in large products, FlagPerf; a model's are smaller).
@@ -163,7 +163,7 @@ def share_of(machine: Machine, ranks: float) -> Machine:
 def traits(version: str | None, graph: str | None = None) -> EngineTraits:
     """Return the traits of a release (`0.11.0rc0`, with or without a v); None is the newest stable.
 
-    `graph` defaults to what the release does by itself: nothing before 0.9.2, pieces before 0.12,
+    `graph` defaults to what the release does by itself: nothing before 0.9.2, pieces before 0.21,
     whole decoding steps since. Raises Refused for a graph mode that does not exist.
     """
     chosen = (version or NEWEST_STABLE.version).strip().removeprefix("v")
