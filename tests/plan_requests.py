@@ -23,7 +23,7 @@ model:
   path: /data/Qwen3-30B-A3B   # on the hosts
 serve:
   version: 0.11.0rc0
-  layout: TP4          # what we had
+  layout: TP8          # what we had
   # the front door
   port: 8001
 workload: {clients: 256, input_tokens: 512, output_tokens: 256}

@@ -23,7 +23,7 @@ from ropeway.spec.file import SpecFile
 from ropeway.spec.model import Layout, Spec, parse_spec
 
 CHIP = chip_named("910B4")
-BLANK = SPEC.replace("  layout: TP4          # what we had\n", "  api_key_env: MY_KEY\n")
+BLANK = SPEC.replace("  layout: TP8          # what we had\n", "  api_key_env: MY_KEY\n")
 LONG = "Qwen3-30B-A3B-Instruct-2507"  # its context is of 262,144 tokens
 
 

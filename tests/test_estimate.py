@@ -173,6 +173,13 @@ def test_a_batch_larger_than_the_largest_graph_is_slower() -> None:
     assert estimate(twelve).tpot_s > 2 * estimate(eight).tpot_s
 
 
+@pytest.mark.parametrize("graph", ["eager", "piecewise", "full"])
+def test_no_graph_launches_a_step_with_prompts(graph) -> None:
+    machine = ascend(chip_named("910B4"), traits("0.18.0", graph))
+    eager = ascend(chip_named("910B4"), traits("0.18.0", "eager"))
+    assert machine.mixed_moe_layer == eager.mixed_moe_layer > machine.moe_layer
+
+
 def test_wider_graphs_are_faster_and_newer_releases_too() -> None:
     def speed(version: str, graph: str | None = None) -> float:
         machine = replace(ascend(chip_named("910B4"), traits(version, graph)), engine="")
@@ -188,7 +195,8 @@ def test_traits_by_release() -> None:
     assert traits("0.11.0rc0").sends_block
     assert not traits("0.18.0").sends_block
     assert traits("0.9.1").graph == "eager"
-    assert traits(None).graph == "full"
+    assert traits("0.20.2rc1").graph == "piecewise"
+    assert traits("0.21.0rc1").graph == traits(None).graph == "full"
     assert released("0.9.1") < released("0.11.0") < released("0.18.0") < released("0.30.0rc1")
     with pytest.raises(Refused):
         traits("0.18.0", "cudagraph")

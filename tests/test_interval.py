@@ -5,6 +5,7 @@ from math import exp, hypot, log
 
 import pytest
 
+from ropeway.models.known import known
 from ropeway.plan.correction import Correction
 from ropeway.plan.estimate import Forecast, flow, forecast
 from ropeway.plan.interval import HOLD_80, Scatter, ends
@@ -12,7 +13,7 @@ from ropeway.plan.question import MeasurementSetup, Question
 from test_estimate import ask
 
 NONE = Scatter(
-    similar=0.0, few=0.0, drafts=0.0, split=0.0, engine=0.0,
+    similar=0.0, few=0.0, experts=0.0, drafts=0.0, hosts=0.0, split=0.0, long=0.0, engine=0.0,
     output_clients=0.0, output_rate=0.0, tpot_clients=0.0, tpot_rate=0.0,
 )  # fmt: skip
 SIMILAR = replace(NONE, similar=1.0)
@@ -67,6 +68,28 @@ def test_what_was_measured_less_has_a_wider_interval(kind: str) -> None:
     widths = replace(SIMILAR, **{kind: 0.3})
     assert down(predict(question, widths)) == pytest.approx(0.2 * HOLD_80)
     assert down(predict(unusual, widths)) == pytest.approx(HOLD_80 * hypot(0.2, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "layout", "prompt"), [("hosts", "TP16", 400), ("long", "TP8", 16_000)]
+)
+def test_drafts_are_less_certain_over_several_hosts_and_after_long_prompts(
+    kind: str, layout: str, prompt: int
+) -> None:
+    widths = replace(SIMILAR, **{kind: 0.3})
+    usual, unusual = ask("TP8", (400, 600), clients=64), ask(layout, (prompt, 600), clients=64)
+    drafts = MeasurementSetup(method="mtp")
+    assert down(predict(unusual, widths)) == pytest.approx(0.2 * HOLD_80)
+    assert down(predict(replace(usual, setup=drafts), widths)) == pytest.approx(0.2 * HOLD_80)
+    found = predict(replace(unusual, setup=drafts), widths)
+    assert down(found) == pytest.approx(HOLD_80 * hypot(0.2, 0.3))
+
+
+def test_a_model_with_experts_is_less_certain_than_a_dense_one() -> None:
+    experts, widths = ask("TP8", (400, 600), clients=64), replace(SIMILAR, experts=0.3)
+    dense = replace(experts, shape=known("Qwen3-8B"))
+    assert down(predict(experts, widths)) == pytest.approx(HOLD_80 * hypot(0.2, 0.3))
+    assert down(predict(dense, widths)) == pytest.approx(0.2 * HOLD_80)
 
 
 def test_a_figure_of_its_own_spread_is_joined_with_that_of_steps() -> None:

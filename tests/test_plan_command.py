@@ -197,9 +197,9 @@ def test_a_spec_is_enough_and_its_path_may_be_on_the_hosts(capsys):
     ("layout", "replicas", "words"),
     [
         (
-            "TP4",
+            "TP8",
             "",
-            r"has TP4 \(ropeway\.yaml:13\), which `up` starts: [\d,]+ tokens/s; `--write` ",
+            r"has TP8 \(ropeway\.yaml:13\), which `up` starts: [\d,]+ tokens/s; `--write` ",
         ),
         ("TP8", "replicas: 2", r"has 2 replicas of TP8 .*, which `up` starts: [\d,]+ tokens/s"),
         (
@@ -212,7 +212,7 @@ def test_a_spec_is_enough_and_its_path_may_be_on_the_hosts(capsys):
 )
 def test_the_specs_own_layout_is_compared_with_the_choice(capsys, spec, layout, replicas, words):
     """What `up` would start is said, with its figure, where the choice is another."""
-    text = SPEC.replace("layout: TP4 ", f"layout: {layout} ")
+    text = SPEC.replace("layout: TP8 ", f"layout: {layout} ")
     spec.write_text(text.replace("  # the front door", f"  {replicas}"))
     doubts = document(capsys)["doubts"]
     said = " ".join(line for line in doubts if line.startswith("the spec has"))
@@ -293,7 +293,7 @@ def test_the_choice_goes_into_the_spec_with_its_reasons_and_all_else_stays(capsy
     chosen = document(capsys)["chosen"]
     assert code == 0
     assert after.serve.layout == Layout.parse(chosen["layout"])
-    assert f"serve.layout: TP4 → {chosen['layout']}" in err
+    assert f"serve.layout: TP8 → {chosen['layout']}" in err
     assert "serve.replicas: blank → " in err  # whatever the default is
     assert stat.S_IMODE(spec.stat().st_mode) == 0o640
     assert list(spec.parent.iterdir()) == [spec]  # nothing half-written is left

@@ -13,6 +13,7 @@ from ropeway.errors import Refused
 from ropeway.models.known import known
 from ropeway.plan.correction import recorded
 from ropeway.plan.machine import stored_constants
+from ropeway.plan.question import Question
 from test_report import shown as on_screen
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks" / "planner"))
@@ -191,32 +192,84 @@ def test_disaggregated_prefill_takes_both_sides_layouts() -> None:
     assert str(question.setup.readers) == "DP4×TP8"
 
 
-LARGE = 30
+def question(**cells: str) -> Question:
+    (row,), _ = read_measurements(HEADER + changed(**cells), "t")
+    return question_of(row)[0]
 
 
-def claims(left_out: str) -> list[tuple[str, float]]:
-    """What every large group of measurements by vLLM-Ascend holds, with others left out."""
+@pytest.mark.parametrize(
+    ("version", "notes", "model", "graph"),
+    [
+        ("v0.9.1", "", "Qwen3-32B", "eager"),
+        ("v0.18.0", "", "Qwen3-32B", "piecewise"),
+        ("v0.21.0rc1", "", "Qwen3-32B", "full"),
+        ("main@2026-01-26", "", "Qwen3-32B", "piecewise"),
+        ("main@2026-06-18", "", "Qwen3-32B", "full"),
+        ("v0.18.0", "eager mode", "Qwen3-32B", "eager"),
+        ("v0.18.0", "AISBench baseline in CI", "Qwen3-32B", "full"),
+        ("v0.9.1", "", "DeepSeek-R1", "full"),
+        ("v0.20.2rc1", "", "DeepSeek-R1", "piecewise"),
+    ],
+)
+def test_a_row_that_states_no_graph_has_that_of_its_release(version, notes, model, graph):
+    assert question(version=version, notes=notes, model=model).machine.graph == graph
+
+
+@pytest.mark.parametrize(
+    ("notes", "clients", "requests"),
+    [
+        ("AISBench baseline in CI", "32", 128),
+        ("AISBench baseline in CI", "1", 1),
+        ("AISBench baseline in CI; 60 prompts", "32", 60),
+        ("", "32", None),
+    ],
+)
+def test_the_nightly_tests_send_four_requests_for_each_client(notes, clients, requests):
+    assert question(notes=notes, concurrency=clients).load.requests == requests
+
+
+def claims(left_out: str, least: int) -> dict[str, float]:
+    """What groups of at least so many measurements by vLLM-Ascend hold, with others left out."""
     groups = json.loads(ERRORS.read_text("utf-8"))["groups"]
-    return [
-        (f"{group['group']}, {group['figure']}", group["inside"])
+    return {
+        f"{group['group']}, {group['figure']}": group["inside"]
         for group in groups
         if group["left_out"] == left_out
-        and group["rows"] >= LARGE
+        and group["rows"] >= least
         and group["figure"] != "ttft"
         and not group["group"].startswith("engine")
-    ]
+    }
 
 
-def test_an_interval_holds_what_it_claims_where_documents_are_left_out() -> None:
-    claimed = dict(claims("document"))
-    assert len(claimed) > 20
-    assert 0.78 <= claimed["all by vLLM-Ascend, output"] <= 0.85
-    assert 0.78 <= claimed["all by vLLM-Ascend, tpot"] <= 0.85
-    assert [name for name, inside in claimed.items() if not 0.72 <= inside <= 0.9] == []
+@pytest.mark.parametrize(
+    ("left_out", "least", "low", "high"),
+    [
+        ("document", 60, 0.75, 0.85),
+        ("author", 60, 0.75, 0.85),
+        # In smaller groups the share inside is more and more a matter of chance.
+        ("document", 30, 0.72, 0.9),
+        ("author", 30, 0.7, 0.9),
+    ],
+)
+def test_intervals_hold_what_they_claim_in_every_group(left_out, least, low, high):
+    claimed = claims(left_out, least)
+    assert len(claimed) > 15
+    assert {name: held for name, held in claimed.items() if not low <= held <= high} == {}
 
 
-def test_an_interval_holds_nearly_as_much_where_whole_authors_are_left_out() -> None:
-    assert [name for name, inside in claims("author") if not 0.7 <= inside <= 0.9] == []
+# Aimed for are 10 and 20 % of output, 15 and 25 % of the time of a token; docs/planning.md says
+# what is missed.
+@pytest.mark.parametrize(
+    ("figure", "median", "mean"), [("output", 0.1, 0.201), ("tpot", 0.166, 0.253)]
+)
+def test_errors_with_documents_left_out_grow_no_larger(figure, median, mean):
+    (core,) = (
+        group
+        for group in json.loads(ERRORS.read_text("utf-8"))["groups"]
+        if (group["left_out"], group["group"], group["figure"]) == ("document", "core", figure)
+    )
+    assert core["median"] <= median
+    assert core["mean"] <= mean
 
 
 def test_stored_errors_are_those_of_the_stored_intervals() -> None:

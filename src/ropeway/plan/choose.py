@@ -38,7 +38,7 @@ _TIE = 0.01
 # By so much another context makes the result better where it is worth a word.
 _MUCH = 1.1
 # Sequences of a step are captured as a graph in multiples of this (cycle.largest_graph).
-_STEP = 16
+_STEP = 8
 
 
 def choose(request: PlanRequest) -> Plan:
@@ -219,10 +219,12 @@ def _loads(search: Search, layout: Layout, replicas: int) -> Iterator[Load]:
     if _fixed_clients(request) is not None or request.load.clients is None:
         yield request.load.share(replicas)
         return
-    one = replace(request.load.share(replicas), clients=MOST_SEQUENCES * layout.data)
-    fit = fit_layout(search.of(one), layout)
-    tokens = search.of(one).load_tokens(layout, fit.memory, fit.max_sequences)
-    most = int(most_running(one, fit.max_sequences, tokens))
+    one, most = request.load.share(replicas), MOST_SEQUENCES
+    for _ in range(2):  # the fewer run at once, the more of the memory is left for their cache
+        one = replace(one, clients=most * layout.data)
+        fit = fit_layout(search.of(one), layout)
+        tokens = search.of(one).load_tokens(layout, fit.memory, fit.max_sequences)
+        most = int(most_running(one, MOST_SEQUENCES, tokens))
     most = most // _STEP * _STEP or most
     for each in (most, *(1 << power for power in reversed(range((most - 1).bit_length())))):
         yield replace(one, clients=each * layout.data)

@@ -20,6 +20,8 @@ Figure = Literal["output", "tpot"]
 
 # Standard deviations from the middle of a normal distribution that hold 80 % of it.
 HOLD_80 = 1.2816
+# Prompts of more tokens are long.
+_LONG = 8192
 # Standard deviation of ln(measured / predicted) on a machine that was measured by itself.
 _OWN = 0.1
 
@@ -31,15 +33,22 @@ class Scatter:
     similar  of the factors of similar measurements, as a share of what the correction says of it
     few      of the steps of one sequence, over the root of how many run at once: what is peculiar
              to one averages out, and the host's work, in which hosts differ, weighs less
+    experts  of a step of a model with experts
     drafts, split, engine  of a step with speculative decoding, with prompts read by other NPUs, of
              another engine
+    hosts    of a step with speculative decoding over several hosts, beside `drafts`
+    long     of a step with drafts or other NPUs after a long prompt: how many drafts are kept
+             there, and how much of a shared prompt is in the cache, is a guess
     output_clients, output_rate, tpot_clients, tpot_rate  of a figure by itself, by kind of load
     """
 
     similar: float
     few: float
+    experts: float
     drafts: float
+    hosts: float
     split: float
+    long: float
     engine: float
     output_clients: float
     output_rate: float
@@ -50,9 +59,14 @@ class Scatter:
         """Return the deviation of ln of the time of a step with so many sequences `running`."""
         if not question.machine.engine:
             return _OWN
+        drafts, split = bool(question.setup.method), question.setup.split
+        several = question.layout.npus > question.npus_per_host
         kinds = (
-            self.drafts * bool(question.setup.method),
-            self.split * question.setup.split,
+            self.experts * bool(question.shape.experts),
+            self.drafts * drafts,
+            self.hosts * (drafts and several and not split),
+            self.split * split,
+            self.long * ((drafts or split) and question.load.input_tokens > _LONG),
             self.engine * (question.machine.engine != "vLLM-Ascend"),
         )
         similar = self.similar * sqrt(corrected.variance)

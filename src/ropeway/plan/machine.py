@@ -219,14 +219,12 @@ def ascend(
     skill = exp(known["kernel_progress"] * min(years, _KERNELS_SETTLED))
     graph = engine.graph
     captured = "captured" if graph == "full" else "launched"
-    # Pieces between attentions are the same with prompts; whole steps and none at all are not.
-    mixed = "piecewise" if graph == "piecewise" else "mixed"
     derived: dict[str, Any] = {name: known[name] for name in _AS_FITTED}
     for name in ("matrix", "experts", "attention"):
         derived[name] = min(_BEST_SHARE, known[name] * skill)
     for name in ("step", "processes", "sequence", "request"):
         derived[name] = known[name] * host
-    for step, mode in (("", graph), ("mixed_", mixed), ("eager_", "eager")):
+    for step, mode in (("", graph), ("mixed_", "mixed"), ("eager_", "eager")):
         for layer in ("layer", "moe_layer"):
             derived[step + layer] = known[f"{layer}_{mode}"] * launch
     return Machine(
