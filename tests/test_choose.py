@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from plan_requests import SPEC, cluster, request
+from ropeway.engines.ascend_releases import order
 from ropeway.errors import LayoutError, Refused
 from ropeway.hardware import chip_named
 from ropeway.plan.candidate import Plan
@@ -16,6 +17,7 @@ from ropeway.plan.layout import working
 from ropeway.plan.load import Load
 from ropeway.plan.machine import ascend, traits
 from ropeway.plan.question import Question
+from ropeway.plan.reports import unreported
 from ropeway.plan.writing import written
 from ropeway.report.plan_words import no_answer
 from ropeway.spec.cluster import Cluster
@@ -86,6 +88,17 @@ def test_a_release_that_is_too_old_is_said_to_be_the_reason():
     assert old.chosen is None and no_answer(old).startswith("vLLM-Ascend 0.13.0 runs no layout")
     assert old.missing[0].startswith("0.13.0 is older than 0.17.0rc1, first release with Kimi-K2.5")
     assert choose(request("Kimi-K2-Thinking", 2, "910C", "0.13.0")).chosen
+
+
+def test_a_release_is_named_once_however_it_was_written():
+    said = unreported(Layout.parse("TP8"), 1, experts=False, family="A2", version="0.99.0")
+    named = re.findall(r"\d+\.[\d.rc]+\d", str(said).partition(" with ")[2])
+    assert len({order(one) for one in named}) == len(named) == 4
+
+
+def test_one_host_and_one_sequence_are_not_many():
+    said = " ".join(choose(request("Qwen3-30B-A3B", 1, cluster=cluster(1))).missing)
+    assert "hosts of 1 NPU " in said
 
 
 def test_values_have_reasons_that_can_be_checked(blog):

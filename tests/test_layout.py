@@ -244,8 +244,8 @@ def test_nearest_is_of_the_working_and_starts_with_itself_when_that_works(layout
         (LATENT, "TP8×DCP16", "does not divide tensor parallel 8"),
         # four KV heads over eight ranks: two copies of each
         (QWEN_VL, "TP8×DCP2", ""),
-        (QWEN_VL, "TP8×DCP4", "does not divide the 2 copies of each of 4 KV heads"),
-        (QWEN_VL, "TP4×DCP2", "does not divide the 1 copies of each of 4 KV heads"),
+        (QWEN_VL, "TP8×DCP4", "copies of a KV head, which is 2 (tensor parallel 8, KV heads: 4)"),
+        (QWEN_VL, "TP4×DCP2", "copies of a KV head, which is 1 (tensor parallel 4, KV heads: 4)"),
         (QWEN_VL, "TP8×PCP2", ""),
         (QWEN_VL, "TP8×PCP3", "tensor 8 × pipeline 1 × prefill context 3 is 24 ranks"),
         (QWEN_VL, "DP2×TP8×PCP2", "32 ranks"),

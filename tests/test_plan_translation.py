@@ -35,6 +35,12 @@ def test_every_reason_of_a_release_has_a_chinese_one() -> None:
     assert reasons() - set(TABLE) == set()
 
 
+def test_a_source_with_words_has_a_chinese_one() -> None:
+    sources = {row.source for row in (*LIMITS, *NOTES)} | {need.source for need in MODEL_NEEDS}
+    words = re.compile(r"(?<![\w./-])(?:and|by|in|notes|of|or|to|was)(?![\w./-])")
+    assert {one for one in sources if words.search(one)} - set(TABLE) == set()
+
+
 def plan(model: str, hosts: int, **more: object) -> Plan:
     load = Load(1024, 256, clients=64)
     return choose(request(model, hosts, version="0.18.0", **{"load": load, **more}))

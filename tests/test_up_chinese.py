@@ -15,7 +15,6 @@ from test_doctor_chinese import english_in
 # What others wrote: a log's line, what a daemon answered, why vLLM-Ascend cannot.
 OUTSIDE = re.compile(
     r"RuntimeError: .*|Cannot connect to the Docker.*|Error response from daemon: .*"
-    r"|supported_quantization in.*"
 )
 
 TYPED = re.compile(rf"\s*(?:提示：)?(?:\$ |{COMMAND})")

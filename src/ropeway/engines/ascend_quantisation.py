@@ -36,11 +36,11 @@ class QuantisationFault:
             return phrase("remove `quantization`: the engine reads it from the checkpoint")
         if self.since:
             return phrase(
-                "take vLLM-Ascend {release} or later, the original weights, or a ModelSlim "
+                "take vLLM-Ascend {release} or later, weights in bfloat16, or a ModelSlim "
                 "checkpoint of the model",
                 release=self.since,
             )
-        return phrase("take the original weights, or a ModelSlim checkpoint of the model")
+        return phrase("take weights in bfloat16, or a ModelSlim checkpoint of the model")
 
     def refused(self, version: str, model: str, more: str = "") -> Refused:
         """Return the error; `more` is a further line of its hint."""
@@ -92,7 +92,7 @@ def _asked_fault(
         return QuantisationFault(reason, "_verify_quantization in vllm/config/model.py", asked=True)
     if asked == "ascend":  # a name or a config.json does not show ModelSlim's own file; a host does
         reason = phrase("`quantization: ascend` is for ModelSlim's weights, which these are not")
-        source = "maybe_update_config in vllm_ascend/quantization/modelslim_config.py"
+        source = "vllm_ascend/quantization/modelslim_config.py: maybe_update_config"
         return QuantisationFault(reason, source, asked=True) if scheme == "none" else None
     fault = _method_fault(asked, version, family, stored=False)
     return fault and replace(fault, asked=True)
@@ -123,10 +123,10 @@ def _modelslim_fault(
                 "ModelSlim checkpoints of `{model_type}` cannot be loaded in this release",
                 model_type=model_type,
             ),
-            "#4293; packed_modules_model_mapping in vllm_ascend/quantization",
+            "#4293; vllm_ascend/quantization: packed_modules_model_mapping",
             since,
         )
-    source = "register_scheme in vllm_ascend/_310p/quantization"
+    source = "vllm_ascend/_310p/quantization: register_scheme"
     if order(version) > order(_READ):
         return None
     if family == "310P" and numbers.startswith("w") and not numbers.startswith("w8a8"):
@@ -140,7 +140,7 @@ def _modelslim_fault(
 
 def _compressed_fault(shape: ModelShape, version: str, family: str) -> QuantisationFault | None:
     """Return what speaks against LLM-Compressor's numbers; the method itself has a row below."""
-    numbers, source = shape.precision.scheme, "_detect_quant_type in compressed_tensors_config.py"
+    numbers, source = shape.precision.scheme, "compressed_tensors_config.py: _detect_quant_type"
     if family == "310P":
         return QuantisationFault(
             phrase("this chip loads weights of ModelSlim only, and these are compressed-tensors"),
@@ -156,7 +156,7 @@ def _compressed_fault(shape: ModelShape, version: str, family: str) -> Quantisat
     if numbers == "pack-quantized" and dense < 16 and order(version) <= order(_READ):
         return QuantisationFault(
             phrase("4-bit weights of compressed-tensors are loaded for routed experts only"),
-            'register_scheme("W4A16", "moe") in vllm_ascend/quantization',
+            'vllm_ascend/quantization: register_scheme("W4A16", "moe")',
         )
     return None
 
@@ -176,7 +176,7 @@ def _method_fault(
         else "`{scheme}` quantisation is not supported on NPUs",
         scheme=scheme,
     )
-    source = "supported_quantization in vllm_ascend/platform.py"
+    source = "vllm_ascend/platform.py: supported_quantization"
     if stored and order(version) < order("0.13.0"):
         # The plug-in took every checkpoint with a quantization_config to be one of its own.
         reason = phrase("{reason}, and fails with a KeyError while loading", reason=reason)

@@ -171,8 +171,8 @@ def _context_problems(layout: Layout, shape: ModelShape) -> Iterator[str]:
         )
     elif not shape.has_latent_cache and (tensor // shape.kv_heads) % decode:
         yield phrase(
-            "decode context parallel {decode} does not divide the {copies} copies of each of "
-            "{heads} KV heads in tensor parallel {tensor}",
+            "decode context parallel {decode} does not divide the number of copies of a KV head, "
+            "which is {copies} (tensor parallel {tensor}, KV heads: {heads})",
             decode=decode,
             copies=tensor // shape.kv_heads,
             heads=shape.kv_heads,

@@ -5,12 +5,13 @@ from dataclasses import replace
 from math import ceil
 
 from ropeway.models.quantisation import precision_named
-from ropeway.phrases import count, phrase
+from ropeway.phrases import Phrase, count, phrase
 from ropeway.plan.candidate import Rejected
 from ropeway.plan.fit import Fit, Search, fit_layout, search_of
 from ropeway.plan.layout import working
 from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.model import Layout
+from ropeway.units import counted
 
 _GIB = 2**30
 # Larger clusters to try: these multiples of the number of hosts, up to a number of NPUs in all.
@@ -119,11 +120,11 @@ def _quantised(search: Search) -> Iterator[str]:
         narrower = replace(request.shape, precision=precision)
         if fit := _smallest(search_of(replace(request, shape=narrower))):
             yield phrase(
-                "with {scheme} weights {layout} would fit on this cluster, with {n:,} sequences of "
+                "with {scheme} weights {layout} would fit on this cluster, with {sequences} of "
                 "that context in each DP rank",
                 scheme=scheme,
                 layout=fit[0],
-                n=fit[1].memory.sequences,
+                sequences=_sequences(fit[1]),
             )
             return
 
@@ -142,14 +143,18 @@ def _more_hosts(search: Search) -> Iterator[str]:
         wider = search_of(replace(request, cluster=larger))
         if fit := _smallest(wider):
             yield phrase(
-                "on {hosts:,} hosts of {size} NPUs {layout} would fit, with {n:,} sequences of "
-                "that context in each DP rank",
-                hosts=wider.hosts(fit[0]),
-                size=size,
+                "on {hosts} of {npus} {layout} would fit, with {sequences} of that context in each "
+                "DP rank",
+                hosts=counted(wider.hosts(fit[0]), "host"),
+                npus=counted(size, "NPU"),
                 layout=fit[0],
-                n=fit[1].memory.sequences,
+                sequences=_sequences(fit[1]),
             )
             return
+
+
+def _sequences(fit: Fit) -> Phrase:
+    return count(fit.memory.sequences, "{n:,} sequence", "{n:,} sequences")
 
 
 def _smallest(search: Search) -> tuple[Layout, Fit] | None:

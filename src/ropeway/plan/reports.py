@@ -43,7 +43,8 @@ def unreported(
         )
     if any(_line(other) == _line(version) for other in found):
         return None
-    releases = sorted(filter(None, found), key=lambda release: (order(release), release))
+    ordered = sorted(filter(None, found), key=lambda release: (order(release), release))
+    releases = [*{order(release): release for release in ordered}.values()]  # 0.11 is 0.11.0
     return phrase(
         "{kinds} was measured by others on {chips} with vLLM-Ascend {releases}, not with {version}",
         kinds=kind,

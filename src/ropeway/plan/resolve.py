@@ -201,8 +201,8 @@ def _model(
             where=place or path,
             evidence=(path,) if place else (),
             hint=phrase(
-                "say which it is: `--model Qwen3-30B-A3B`, or the path of its `config.json`;"
-                " `config` below `model` keeps it in the spec"
+                "say which published model it is with `--model NAME`, or give the path of its"
+                " `config.json`; `config` below `model` keeps it in the spec"
             ),
         ) from None
     shape = known(path, overrides)

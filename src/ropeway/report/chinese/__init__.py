@@ -47,6 +47,7 @@ def error_in_chinese(error: RopewayError) -> RopewayError | None:
     table = chinese()
     what = translation(error.what, table)
     where = _given(error.where or "", table)
+    where = where and where.replace(", ", "，")  # of its parts: file, key, release
     evidence = [_given(line, table) for line in error.evidence]
     hint = error.hint or ""
     if not all(re.match(COMMAND, line) for line in hint.splitlines()):
