@@ -161,7 +161,7 @@ LIMITS = (
     Limit(
         "pipeline with data parallelism of an MoE over RoCE between hosts: MoeDistributeDispatch "
         "does not support it",
-        f"{_PIPELINE_GUIDE}, compatibility and limitations",
+        _PIPELINE_GUIDE,
         lambda case: (
             case.shape.experts > 0
             and case.hosts > 1
