@@ -85,7 +85,7 @@ def test_rows_that_were_taken_back_are_replaced(tmp_path: Path, ordered: bool) -
 
 
 def test_a_finished_job_keeps_its_figures_and_no_second_copy(tmp_path: Path) -> None:
-    folder = tmp_path / "j"
+    folder = tmp_path / "of two words"
     results = [result(0), result(1, Outcome.CUT), result(2)]
     fill(folder, 3, results)
     before = read_journal(folder)
@@ -102,7 +102,7 @@ def test_a_finished_job_keeps_its_figures_and_no_second_copy(tmp_path: Path) -> 
     (tmp_path / "out.jsonl").write_text("edited\n")
     with pytest.raises(Refused, match="no longer as it was written") as caught:
         made(folder)
-    assert caught.value.hint == f"to do the whole job again: rm -r {folder}"
+    assert caught.value.hint == f"to do the whole job again: rm -r '{folder}'"
     assert (tmp_path / "out.jsonl").read_text() == "edited\n"
 
 

@@ -225,12 +225,21 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
             Journal.open(tmp_path / "j", rows=ROWS)
         assert f"process {os.getpid()} on " in caught.value.evidence[0]
     fill(tmp_path / "j", ROWS, [result(0)])
+    assert (tmp_path / "j" / NAME).read_bytes() == b""
+
+
+def test_who_lost_the_lock_does_not_free_it(tmp_path: Path) -> None:
+    old = Journal.open(tmp_path / "j", rows=ROWS)
+    lock = tmp_path / "j" / NAME
+    lock.write_text("of the next one")
+    old.close()
+    assert lock.read_text() == "of the next one"
 
 
 def test_a_lock_of_another_machine_is_taken_when_it_shows_no_life(tmp_path: Path) -> None:
     fill(tmp_path / "j", ROWS, [result(0)])
     lock = tmp_path / "j" / NAME
-    lock.write_text('{"writer": "process 7 on far", "machine": "far", "began": "then"}')
+    lock.write_text('{"process": "7", "node": "far", "machine": "far", "began": "then"}')
     stop = threading.Event()
 
     def beat() -> None:
@@ -241,7 +250,7 @@ def test_a_lock_of_another_machine_is_taken_when_it_shows_no_life(tmp_path: Path
     thread.start()
     with pytest.raises(Refused, match="another run is writing") as caught:
         Journal.open(tmp_path / "j", rows=ROWS, silence=20)
-    assert "process 7 on far, then" in caught.value.evidence
+    assert "process 7 on far, since then" in caught.value.evidence
     stop.set()
     thread.join()
     fill(tmp_path / "j", ROWS, [result(1)], silence=0.2)

@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 
 from batch_rows import ROWS, fill, finish, lines, result, segments
+from ropeway.batch.assemble import assemble
+from ropeway.batch.disk import write_whole
 from ropeway.batch.journal import Journal
 from ropeway.batch.manifest import Manifest, Part
 from ropeway.batch.replay import read_journal
+from ropeway.batch.rows import Outcome
 from ropeway.errors import RopewayError
 
 SYSTEM_CALLS = ("open", "pwrite", "fsync", "fdatasync", "ftruncate", "replace", "mkdir", "close")
@@ -84,10 +87,60 @@ def test_a_kill_between_any_two_system_calls_loses_nothing_committed(tmp_path, m
         shutil.rmtree(left)
 
 
+@contextmanager
+def watched_syncs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]:
+    """What is synced or gets its name, in that order: names of calls, and inodes."""
+    seen: list[tuple[str, int]] = []
+
+    def watched(name: str, call):
+        def watch(subject, *rest):
+            seen.append((name, os.stat(subject).st_ino))
+            return call(subject, *rest)
+
+        return watch
+
+    with monkeypatch.context() as patch:
+        for name in ("fsync", "fdatasync", "replace"):
+            patch.setattr(os, name, watched(name, getattr(os, name)))
+        yield seen
+
+
+def test_names_of_new_files_are_synced_too(tmp_path: Path, monkeypatch) -> None:
+    with watched_syncs(monkeypatch) as seen:
+        fill(tmp_path / "j", ROWS, [result(0)])
+    for path in (tmp_path, tmp_path / "j", segments(tmp_path / "j")[0]):
+        assert ("fsync", path.stat().st_ino) in seen
+
+
+def test_what_a_killed_writer_did_not_sync_is_synced_before_it_counts(
+    tmp_path, monkeypatch
+) -> None:
+    fill(tmp_path / "j", ROWS, [result(0)])
+    killed = segments(tmp_path / "j")[0].stat().st_ino
+    with watched_syncs(monkeypatch) as seen:
+        Journal.open(tmp_path / "j", rows=ROWS).close()
+    head = segments(tmp_path / "j")[1].stat().st_ino
+    assert seen.index(("fdatasync", killed)) < seen.index(("fsync", head))
+
+
+def test_files_are_on_the_disk_before_they_get_their_names(tmp_path: Path, monkeypatch) -> None:
+    fill(tmp_path / "j", ROWS, [result(0), result(1, Outcome.FAILED)])
+    with watched_syncs(monkeypatch) as seen:
+        assemble(tmp_path / "j", tmp_path / "o", tmp_path / "e")
+        write_whole(tmp_path / "m", b"{}")
+    for path in (tmp_path / "o", tmp_path / "e", tmp_path / "m"):
+        inode = path.stat().st_ino
+        renamed = seen.index(("replace", inode))
+        assert ("fsync", inode) in seen[:renamed]
+        assert seen[renamed + 1] == ("fsync", tmp_path.stat().st_ino)
+
+
 WRITER = """
 import sys
 from pathlib import Path
 from batch_rows import result
+from ropeway.batch.assemble import assemble
+from ropeway.batch.disk import write_whole
 from ropeway.batch.journal import Journal
 from ropeway.errors import RopewayError
 try:

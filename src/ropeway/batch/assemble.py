@@ -9,6 +9,7 @@ before the job's end, and then makes what is there so far.
 import fcntl
 import mmap
 import os
+import shlex
 import tempfile
 from bisect import bisect_right
 from collections import Counter
@@ -246,6 +247,9 @@ def _still_there(folder: Path, output: Path, finished: Finished) -> Counter[Outc
             phrase("the job is finished, and its output is no longer as it was written"),
             where=str(output),
             evidence=[phrase("it had {size:,} bytes", size=finished.size)],
-            hint=phrase("to do the whole job again: {command}", command=f"rm -r {folder}"),
+            hint=phrase(
+                "to do the whole job again: {command}",
+                command=shlex.join(["rm", "-r", str(folder)]),
+            ),
         )
     return finished.counts

@@ -46,9 +46,9 @@ class OneWriter:
             # A lock of this machine's kernel is proof; another machine's may have stayed there.
             if holder and not (locked and holder.get("machine") == _machine()):
                 self._wait_for_life(holder, silence)
-            text = json.dumps(_ourselves()).encode()
+            self._text = json.dumps(_ourselves()).encode()
             os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, text, 0)
+            os.pwrite(self._handle, self._text, 0)
             os.fsync(self._handle)
         except BaseException:
             os.close(self._handle)
@@ -61,9 +61,10 @@ class OneWriter:
             self._beaten = time.monotonic()
 
     def release(self) -> None:
-        """Let others in at once."""
+        """Let others in at once, unless another has it already."""
         with suppress(OSError):  # then the next one waits a while for a sign of life
-            os.ftruncate(self._handle, 0)
+            if os.pread(self._handle, _MOST, 0) == self._text:
+                os.ftruncate(self._handle, 0)
         os.close(self._handle)
 
     def _lock(self) -> bool:
@@ -92,7 +93,12 @@ def writer() -> str:
 
 def _ourselves() -> dict[str, str]:
     began = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"writer": writer(), "machine": _machine(), "began": began}
+    return {
+        "process": str(os.getpid()),
+        "node": platform.node(),
+        "machine": _machine(),
+        "began": began,
+    }
 
 
 def _machine() -> str:
@@ -121,10 +127,11 @@ def _sign(path: Path) -> tuple[int, bytes]:
 
 
 def _taken(path: Path, holder: dict[str, object]) -> Refused:
-    evidence = [f"{holder.get('writer')}, {holder.get('began')}"] if holder else []
+    known = {key: holder.get(key, "?") for key in ("process", "node", "began")}
+    who = phrase("process {process} on {node}, since {began}", **known)
     return Refused(
         phrase("another run is writing to this output"),
         where=str(path.parent),
-        evidence=evidence,
+        evidence=[who] if holder else [],
         hint=phrase("wait until it ends, or end it; what it has done is kept"),
     )
