@@ -1,5 +1,6 @@
 """Results and journals for tests of `ropeway batch`."""
 
+import resource
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -55,3 +56,14 @@ def finish(folder: Path, rows: int = ROWS) -> None:
                 journal.add(result(ordinal))
     assert lines(folder) == {ordinal: result(ordinal).line for ordinal in range(rows)}
     assert read_journal(folder).counts == {Outcome.ANSWERED: rows}
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The system writes a part of what is over the limit, and then refuses, as a full disk does."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_rows import ROWS, fill, folders, result, segments
+from batch_rows import ROWS, files_of_at_most, fill, folders, result, segments
 from ropeway.batch.assemble import assemble
 from ropeway.batch.finished import NAME
 from ropeway.batch.journal import Journal
@@ -15,7 +15,6 @@ from ropeway.batch.replay import read_journal
 from ropeway.batch.rows import Outcome, Result
 from ropeway.batch.segments import Lines
 from ropeway.errors import Refused, RopewayError
-from test_batch_journal_faults import files_of_at_most
 
 OUTCOMES = st.sampled_from(list(Outcome))
 
@@ -169,6 +168,8 @@ def test_no_regular_file_is_replaced(tmp_path: Path) -> None:
     assert Path("/dev/null").is_char_device()
     assert (tmp_path / "out.jsonl").is_symlink()
     assert (tmp_path / "there" / "answers").read_bytes() == result(0).line
+    assemble(tmp_path / "j", Path("/dev/null"), tmp_path / "e", ordered=True)
+    assert (tmp_path / "e").read_bytes() == result(1, Outcome.FAILED).line
 
 
 def test_two_do_not_make_the_same_files(tmp_path: Path, monkeypatch) -> None:

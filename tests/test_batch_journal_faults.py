@@ -1,7 +1,7 @@
 """batch/journal when it is killed, cut off from power, or finds no room."""
 
+import errno
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_rows import ROWS, fill, finish, lines, result, segments
+from batch_rows import ROWS, files_of_at_most, fill, finish, lines, result, segments
 from ropeway.batch.assemble import assemble
 from ropeway.batch.disk import write_whole
 from ropeway.batch.journal import Journal
@@ -94,7 +94,7 @@ def watched_syncs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, i
 
     def watched(name: str, call):
         def watch(subject, *rest):
-            seen.append((name, os.stat(subject).st_ino))
+            seen.append((name, os.stat(subject).st_ino))  # noqa: PTH116 - or a handle
             return call(subject, *rest)
 
         return watch
@@ -187,17 +187,6 @@ def test_kill_minus_nine_at_any_time(tmp_path: Path) -> None:
     assert all(b'"row":%d,' % row in line for row, line in lines(folder).items())
 
 
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """The system writes a part of what is over the limit, and then refuses, as a full disk does."""
-    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
-
-
 def test_no_room_is_one_error_and_loses_nothing_committed(tmp_path: Path) -> None:
     folder = tmp_path / "j"
     journal = Journal.open(folder, rows=ROWS)
@@ -223,6 +212,23 @@ def test_no_room_is_one_error_and_loses_nothing_committed(tmp_path: Path) -> Non
     with pytest.raises(RopewayError, match="file too large"):
         journal.close()
     finish(folder)
+
+
+def test_a_disk_that_only_fails_is_one_error_and_not_waited_for(tmp_path, monkeypatch) -> None:
+    journal = Journal.open(tmp_path / "j", rows=ROWS)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        for name in ("stat", "pwrite", "ftruncate", "fdatasync"):
+            patch.setattr(os, name, fail)
+        journal.add(result(0))
+        with pytest.raises(RopewayError, match="input/output error"):
+            journal.flush()
+    with pytest.raises(RopewayError, match="input/output error"):
+        journal.close()
+    finish(tmp_path / "j")
 
 
 def test_no_room_for_a_segment_leaves_none(tmp_path: Path) -> None:

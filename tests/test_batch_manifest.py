@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_rows import fill, result
+from batch_rows import files_of_at_most, fill, result
 from ropeway.batch.journal import Journal
 from ropeway.batch.manifest import (
     NAME,
@@ -19,7 +19,6 @@ from ropeway.batch.manifest import (
     write_manifest,
 )
 from ropeway.errors import Refused, RopewayError
-from test_batch_journal_faults import files_of_at_most
 
 PARTS = (Part("a.jsonl", 1200, "ab" * 32), Part("b.jsonl.gz", 7, "cd" * 32))
 JOB = Manifest(

@@ -142,10 +142,12 @@ def _in_order(segments: list[Segment], damage: list[Phrase], *drafts: _Draft) ->
     each begins with its head.
     """
     good, bad = drafts
-    rows = segments[-1].head.rows if segments else 0
+    if not segments or not segments[0].head.rows:
+        return replay_segments(segments, damage)
+    folder, rows = segments[0].path.parent, segments[0].head.rows
     begins = list(accumulate((segment.end for segment in segments), initial=0))
     begin_of = dict(zip((segment.head.epoch for segment in segments), begins, strict=False))
-    with _places(good.path.parent, rows) as places, Lines() as lines:
+    with _places(folder, rows) as places, Lines() as lines:
 
         def note(segment: Segment, record: Record) -> None:
             places[record.ordinal] = begin_of[segment.head.epoch] + record.offset
@@ -165,7 +167,7 @@ def _places(folder: Path, rows: int) -> Iterator[memoryview]:
     size = rows * _PLACE
     with tempfile.TemporaryFile(dir=folder) as file:
         # Reserved: where a page finds no room later, the system ends the process.
-        os.posix_fallocate(file.fileno(), 0, max(_PLACE, size))
+        os.posix_fallocate(file.fileno(), 0, size)
         with (
             mmap.mmap(file.fileno(), 0) as pages,
             memoryview(pages) as all_bytes,

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ropeway.errors import RopewayError, reason_of
@@ -54,8 +55,9 @@ def cannot_write(
     """Return the error that says why a file cannot be written, and what room there is."""
     lines = list(evidence)
     if error.errno in _FULL:
-        free = format_bytes(shutil.disk_usage(path.parent).free)
-        lines = [phrase("{free} of disk are free there", free=free), *lines]
+        with suppress(OSError):
+            free = format_bytes(shutil.disk_usage(path.parent).free)
+            lines = [phrase("{free} of disk are free there", free=free), *lines]
     return RopewayError(
         phrase("the batch job's file cannot be written: {reason}", reason=reason_of(error)),
         where=str(path),

@@ -10,7 +10,6 @@ import asyncio
 import errno
 import os
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -48,7 +47,6 @@ class Journal:
     counts        how many of them have which outcome
     again         results of rows that had one: generated more than once, and committed once
     prompt        tokens of the rows that are done, as are those of `answer`
-    committed_at  when the last record was committed, by `time.time`; 0 before the first of this run
     damage        what earlier segments have lost, a sentence for each place
     """
 
@@ -60,7 +58,6 @@ class Journal:
         self.again = replay.again
         self.prompt, self.answer = replay.prompt, replay.answer
         self.damage: list[Phrase] = replay.damage
-        self.committed_at = 0.0
         self._lines = replay.size  # bytes of the lines of all that is done
         self._taken = replay.done.copy()  # done, or added and not committed yet
         self._lock = lock
@@ -114,8 +111,8 @@ class Journal:
 
         Raises the RopewayError that ended the journal.
         """
-        if self._failure:
-            raise self._failure
+        if self._failure or self._ended:
+            raise self._failure or ValueError("the journal is closed")
         line = result.line
         if not line or line.find(b"\n") != len(line) - 1 or len(line) > MOST_LINE:
             raise ValueError(f"row {result.ordinal}: not one line that ends in LF")
@@ -183,46 +180,52 @@ class Journal:
                 self.flush()
 
     def _commit_group(self) -> None:
-        """Write some results and sync them. Never raises; what goes wrong is kept in `_failure`."""
+        """Write some results and sync them; a fault of the disk is kept in `_failure`."""
         group: list[Result] = []
         parts: list[bytes] = []
         size = 0
-        while self._waiting and size < _GROUP:
-            result = self._waiting.popleft()
-            group.append(result)
-            parts += (packed(result, self._head.salt), result.line)
-            size += len(result.line)
-        data = b"".join(parts)
         try:
-            if self._is_superseded():
-                self._failure = superseded(self.folder)
-                return
-            if not self._path.exists():
-                what = phrase("the journal was removed while the job ran")
-                self._failure = RopewayError(what, where=str(self._path))
+            while self._waiting and size < _GROUP:
+                result = self._waiting.popleft()
+                group.append(result)
+                parts += (packed(result, self._head.salt), result.line)
+                size += len(result.line)
+            data = b"".join(parts)
+            self._failure = self._lost()
+            if self._failure:
                 return
             write_at(self._handle, data, self._end)
             os.fdatasync(self._handle)
         except OSError as error:
             self._failure = self._failed(error)
             return
+        except BaseException:  # these results are in nobody's hands now
+            self._failure = RopewayError(
+                phrase("the journal met a fault of Ropeway's own"), where=str(self._path)
+            )
+            raise
         self._end += len(data)
         self._committed += size
         self._lines += size
-        self.committed_at = time.time()
         for result in group:
             self.done.add(result.ordinal)
             self.counts[result.outcome] += 1
             self.prompt += result.prompt
             self.answer += result.answer
 
-    def _is_superseded(self) -> bool:
-        return segment_path(self.folder, self._head.epoch + 1).exists()
+    def _lost(self) -> RopewayError | None:
+        """Say why our segment counts no more."""
+        if segment_path(self.folder, self._head.epoch + 1).exists():
+            return superseded(self.folder)
+        if not self._path.exists():
+            what = phrase("the journal was removed while the job ran")
+            return RopewayError(what, where=str(self._path))
+        return None
 
     def _failed(self, error: OSError) -> RopewayError:
         """Cut off what is not committed, and say what is needed to go on."""
-        if not self._is_superseded():  # else another may already count what is there
-            with suppress(OSError):  # the next run goes by the records, and takes whole ones
+        with suppress(OSError):  # the next run goes by the records, and takes whole ones
+            if not self._lost():  # else another may already count what is there
                 os.ftruncate(self._handle, self._end)
                 os.fdatasync(self._handle)
         done = len(self.done)

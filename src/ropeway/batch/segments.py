@@ -213,7 +213,7 @@ def _read_head(handle: int, path: Path) -> tuple[Head, int] | None:
         if len(first) < _HEAD.size:
             return None
         magic, length, crc = _HEAD.unpack_from(first)
-        if magic != MAGIC or length > _MOST_BLOCKS * _BLOCK:
+        if magic != MAGIC or not 0 < length <= _MOST_BLOCKS * _BLOCK:
             continue
         text = os.pread(handle, length, block * _BLOCK + _HEAD.size)
         if crc32(text) == crc:
