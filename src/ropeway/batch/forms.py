@@ -6,13 +6,14 @@ so that a text is neither decoded nor encoded, and a number is written as the in
 Columns are `prompt`; or what `--template` names; or for chat a whole conversation in `messages`,
 for embeddings `input`. `custom_id`, where there is one, names the row. Chat is the API unless the
 user says otherwise: models that are served have learnt their chat template, and what they answer to
-a bare text is rarely what is wanted. `image` or `images` are paths from the input's folder, or URLs.
+a bare text is rarely wanted. `image` or `images` are paths from the input's folder, or URLs.
 """
 
 import mimetypes
 import re
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
@@ -24,10 +25,10 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from ropeway.batch.parts import Part
 from ropeway.batch.rows import Row
 from ropeway.batch.settings import CHAT, COMPLETIONS, EMBEDDINGS, PROMPT_KEY, Form
-from ropeway.batch.source import Fault, Item
+from ropeway.batch.source import MOST_LINE, Fault, Item
 from ropeway.batch.tokens import PICTURE, value_tokens
 from ropeway.errors import Refused, RopewayError, reason_of
-from ropeway.outside import is_file
+from ropeway.outside import is_file, read_bounded
 from ropeway.phrases import joined, phrase
 from ropeway.suggest import did_you_mean
 
@@ -38,6 +39,7 @@ _PROMPT_COLUMNS = {
     EMBEDDINGS: ("input", "prompt"),
 }
 _DEFAULT_OF_COMPLETIONS = 16  # tokens of an answer, in OpenAI's API and vLLM's
+_MOST_COLUMNS, _COLUMNS_SHOWN = 200, 20
 _BATCH_LINE = '{"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {…}}'
 _USER = b'[{"role":"user","content":%b}]'
 _LOCAL = re.compile(rb'(?<=\{"url":")file://([^"]*)(?="\})')
@@ -89,6 +91,10 @@ class _Line(Struct, gc=False):
     body: Raw
 
 
+class _Named(Struct, gc=False):
+    custom_id: str = ""
+
+
 class _Body(Struct, gc=False):
     model: str | None = None
     stream: bool | None = None
@@ -105,21 +111,27 @@ class _Body(Struct, gc=False):
 _read_line = msgspec.json.Decoder(_Line).decode
 # Servers take `"256"` for 256 too.
 _read_body = msgspec.json.Decoder(_Body, strict=False).decode
+_read_name = msgspec.json.Decoder(_Named).decode
 _read_columns = msgspec.json.Decoder(dict[str, Raw]).decode
 _text_of = msgspec.json.Decoder(str).decode
 
 
 class Reader:
-    """Makes requests of lines. What the lines are is told by the first that can be read."""
+    """Makes requests of lines. What the lines are is told by the first that can be read.
 
-    def __init__(self, form: Form, kind: Kind | None = None) -> None:
+    check_files  whether a picture that is away is a fault; else it is missed when it is sent
+    """
+
+    def __init__(self, form: Form, kind: Kind | None = None, *, check_files: bool = True) -> None:
         self.form = form
+        self._check_files = check_files
         self.kind = kind
         self.unused: tuple[str, ...] = ()
         """Columns of the first record that nothing is made of."""
         self._folder = Path()
         self._file = ""
         self._names: Sequence[str] = ()
+        self._missing: tuple[str, tuple[str, ...], str | None] | None = None
         self._heads = form.heads()
         settings = form.settings
         self._model = str(settings.get("model", ""))
@@ -154,7 +166,7 @@ class Reader:
                 return self._request(item)
             return self._columns(item)
         except _Unusable as error:
-            return error.fault
+            return replace(error.fault, name=_name_in(item))
         except RecursionError:
             return Fault("json", phrase("the line has brackets without end"))
         except ValueError as error:
@@ -281,15 +293,13 @@ class Reader:
         raise self._no_column(_PROMPT_COLUMNS[self.form.path][0], columns)
 
     def _no_column(self, name: str, columns: Any) -> "_Unusable":
-        names = [*(self._names or columns)]
-        hint = did_you_mean(name, names[:200]) or phrase(
-            "its columns are {names}", names=joined((f"`{one}`" for one in names[:20]), ", ")
+        # To look for the nearest takes long, and all lines may be alike.
+        names = tuple(self._names or columns)[:_MOST_COLUMNS]
+        if self._missing is None or self._missing[:2] != (name, names):
+            self._missing = (name, names, _column_hint(name, names, self.form))
+        return _Unusable(
+            "column", phrase("there is no column `{name}`", name=name), self._missing[2]
         )
-        if not self.form.template and names and not did_you_mean(name, names[:200]):
-            hint = phrase(
-                'say what is asked of its columns: `--template "{{{name}}}"`', name=names[0]
-            )
-        return _Unusable("column", phrase("there is no column `{name}`", name=name), hint)
 
     def _pictures(self, columns: Any) -> Sequence[bytes]:
         """Return the JSON of each picture's URL."""
@@ -312,9 +322,19 @@ class Reader:
         if picture.startswith(("http://", "https://", "data:")):
             return picture
         path = self._folder / picture.removeprefix("file://")
-        if not is_file(path):
+        if self._check_files and not is_file(path):
             raise _Unusable("picture", phrase("there is no picture `{path}`", path=path))
         return path.absolute().as_uri()
+
+
+def _column_hint(name: str, names: Sequence[str], form: Form) -> str | None:
+    near = did_you_mean(name, names)
+    if near or not names:
+        return near
+    if form.template is None:
+        return phrase('say what is asked of its columns: `--template "{{{name}}}"`', name=names[0])
+    listed = joined((f"`{one}`" for one in names[:_COLUMNS_SHOWN]), ", ")
+    return phrase("its columns are {names}", names=listed)
 
 
 class _Unusable(Exception):
@@ -364,6 +384,14 @@ def _name(value: bytes) -> str:
     return "" if value == b"null" else value.decode()
 
 
+def _name_in(item: Item) -> str:
+    """Return the name of a line that cannot be used; "" where it has none that can be read."""
+    try:
+        return _read_name(item).custom_id if isinstance(item, bytes) else ""
+    except (ValueError, RecursionError):
+        return ""
+
+
 def _inside(value: bytes, name: str) -> bytes:
     """Return a value as a part of a JSON string."""
     if value.startswith(b'"'):
@@ -382,11 +410,11 @@ def _start(value: bytes) -> str:
 def _data_url(found: re.Match[bytes]) -> bytes:
     path = Path(unquote_to_bytes(found[1]).decode(errors="surrogateescape"))
     try:
-        data = path.read_bytes()
-    except OSError as error:
+        data = read_bounded(path, MOST_LINE)
+    except (OSError, ValueError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else error.args[0]
         raise RopewayError(
-            phrase("the picture cannot be read: {reason}", reason=reason_of(error)),
-            where=str(path),
+            phrase("the picture cannot be read: {reason}", reason=reason), where=str(path)
         ) from None
     return b"data:%b;base64,%b" % (_media_type(path.name).encode(), b64encode(data))
 

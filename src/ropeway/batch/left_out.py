@@ -62,11 +62,11 @@ class Faults:
 
     def add(self, fault: Fault, index: int, where: str, name: str) -> None:
         """Keep what the first look finds."""
-        self._add(0, fault, LeftOut(index, where, name, fault.kind, fault.what))
+        self._add(0, fault, LeftOut(index, where, name, fault.kind, str(fault.what)))
 
     def add_later(self, fault: Fault, index: int, where: str, name: str) -> None:
         """Keep what the second look finds."""
-        self._add(1, fault, LeftOut(index, where, name, fault.kind, fault.what))
+        self._add(1, fault, LeftOut(index, where, name, fault.kind, str(fault.what)))
 
     def so_far(self) -> Iterator[LeftOut]:
         """Yield what the first look has found."""

@@ -208,7 +208,7 @@ def _remote(name: str, shape: Shape | None) -> list[Part]:
         raise Refused(
             "an input is not read over HTTP: it is read twice, and must be the same both times",
             where=shown,
-            hint=f"curl -O {shown}",
+            hint=phrase("fetch it first: `curl -O {url}`", url=shown),
         )
     system = library("pyarrow.fs")
     first = url.path.partition("*")[0]
@@ -229,7 +229,8 @@ def _remote(name: str, shape: Shape | None) -> list[Part]:
                 changed = info.mtime_ns or 0
                 parts.append(Part(shown_path, info.path, *kind, info.size, changed, store))
     except (OSError, ValueError) as error:
-        raise cannot_read(shown, str(error).partition("\n")[0]) from None
+        why = str(error).replace(url.netloc, url.netloc.rpartition("@")[2])
+        raise cannot_read(shown, why.partition("\n")[0]) from None
     if not parts:
         raise Refused(_NO_MATCH if wild else _NO_FILE, where=shown)
     return parts

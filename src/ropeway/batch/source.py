@@ -39,11 +39,15 @@ Wanted = Callable[[Sequence[str]], Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a line cannot be used. `kind` is one word, by which faults are counted."""
+    """Why a line cannot be used: `kind` in one word, by which faults are counted.
+
+    name  its own `custom_id`, where that can be read
+    """
 
     kind: str
     what: str
     hint: str | None = None
+    name: str = ""
 
 
 Item = bytes | Columns | Fault
@@ -102,7 +106,7 @@ class Reading:
 
     def _checked(self, chunk: Chunk) -> Chunk:
         """Return the chunk with a fault for each line that is no text."""
-        self._checked_start(chunk)
+        chunk = self._checked_start(chunk)
         whole = b"\n".join(line for line in chunk.items if isinstance(line, bytes))
         if whole.isascii() and b"\0" not in whole:
             return chunk
@@ -165,9 +169,9 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[Chunk]:
     number, length = 1, 0
     begun: list[bytes] = []  # pieces of a line whose end has not come; none once it is too long
     for block in blocks:
-        first, *others = block.split(b"\n")
-        rest = others.pop() if others else first
-        if rest is not first:
+        rest, *others = block.split(b"\n")
+        if others:
+            first, rest = rest, others.pop()
             lines: list[Item] = [_line([*begun, first], length + len(first)), *others]
             yield Chunk(range(number, number + len(lines)), lines)
             number, length, begun = number + len(lines), 0, []

@@ -132,15 +132,17 @@ def survey(
     context: int | None = None,
     served: Collection[str] = (),
     tell: Tell = lambda _: None,
+    hashed: Callable[[str], int] = hash,
 ) -> Survey:
     """Look at all lines, and keep in `folder` what is needed to go on with the job.
 
     Raises Refused for the first line that cannot be sent, with others as evidence; with `skip_bad`
     such lines are left out: see `skipped`. `context` is the most tokens that the model takes, and
     `served` the models that there are, where that is known. `tell` is given bytes as they are read.
+    `hashed`: by which names are looked for that occur twice.
     """
     try:
-        with Names(folder) as names, Faults(folder, skip=skip_bad) as faults:
+        with Names(folder, hashed) as names, Faults(folder, skip=skip_bad) as faults:
             tally = _Tally(names, context, served)
             reader = Reader(form)
             reads = _look(parts, reader, tally, faults, tell)
@@ -154,7 +156,7 @@ def survey(
                 where = joined([part.name for part in parts], ", ")
                 raise Refused("the input is empty", where=where)
             found = _result(reads, reader, tally, faults, bad)
-            (folder / _BEGINNINGS).write_bytes(tally.beginnings.cells)
+            (folder / _BEGINNINGS).write_bytes(tally.beginnings.kept())
             (folder / _SURVEY).write_bytes(msgspec.json.encode(found))
     except OSError as error:
         raise Refused(
@@ -182,7 +184,7 @@ def rows(
 
     Lines of which all is done are not decoded. Raises RopewayError where the input has changed.
     """
-    reader = Reader(form, found.kind)
+    reader = Reader(form, found.kind, check_files=False)
     beginnings = Beginnings((folder / _BEGINNINGS).read_bytes())
     samples = form.samples
 
@@ -235,8 +237,7 @@ def _look(
                 request = read(item)
                 fault = request if isinstance(request, Fault) else add(request, index)
                 if fault is not None:
-                    name = "" if isinstance(request, Fault) else request.name
-                    faults.add(fault, index, f"{part.name}:{number}", name)
+                    faults.add(fault, index, f"{part.name}:{number}", request.name)
                 index += 1
             tell(reading.bytes_read - told)
             told = reading.bytes_read
@@ -290,7 +291,7 @@ def _result(
         rows=sum(read.lines for read in reads) * reader.form.samples,
         bad=bad,
         faults=dict(faults.kinds),
-        models=tuple(tally.models),
+        models=tuple(filter(None, tally.models)),
         paths=dict(tally.paths),
         prompt=tally.prompt,
         answer=tally.answer,
