@@ -87,8 +87,8 @@ def test_a_body_is_kept_byte_for_byte() -> None:
         (b"[" + batch_line() + b"]", "json", "array"),
         (b"{", "json", "cannot be read"),
         (b"NaN", "json", "cannot be read"),
-        (b'{"prompt": 5}', "column", "`prompt` is 5"),
-        (b'{"prompt": ["a"]}', "column", "a list"),
+        (b'{"prompt": 5}', "column", "its `prompt` is no prompt: 5"),
+        (b'{"prompt": ["a"]}', "column", '["a"]'),
         (b'{"messages": "a"}', "column", "`messages`"),
         (b'{"custom_id": [], "prompt": "a"}', "line", "custom_id"),
         (b"{}", "column", "`prompt`"),
@@ -154,7 +154,8 @@ def test_a_prompt_becomes_a_chat_unless_another_api_is_wanted() -> None:
 def test_a_conversation_is_kept_but_a_prompt_goes_first() -> None:
     messages = b'[{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]'
     assert request_of(b'{"messages": ' + messages + b"}").core == messages
-    assert content(body_of(b'{"messages": [], "prompt": "p"}', Form())) == "p"
+    assert content(body_of(b'{"messages": ' + messages + b', "prompt": "p"}', Form())) == "p"
+    assert request_of(b'{"prompt": ' + messages + b"}").core == messages
 
 
 def test_a_template_takes_texts_as_they_are_and_numbers_as_they_are_written() -> None:
@@ -194,7 +195,7 @@ def test_a_column_that_is_away_is_named_with_the_nearest() -> None:
     assert again.hint == fault.hint
     plain = fault_of(b'{"question": "a", "id": 1}')
     assert '--template "{question}"' in str(plain.hint)
-    assert "is empty" in fault_of(b'{"txet": null}', form).what
+    assert "is null" in fault_of(b'{"txet": null}', form).what
 
 
 def test_columns_of_which_nothing_is_made_are_known() -> None:

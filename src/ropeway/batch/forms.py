@@ -33,10 +33,11 @@ from ropeway.phrases import joined, phrase
 from ropeway.suggest import did_you_mean
 
 _PICTURE_COLUMNS = ("image", "images")
-_PROMPT_COLUMNS = {
-    CHAT: ("prompt", "messages"),
-    COMPLETIONS: ("prompt",),
-    EMBEDDINGS: ("input", "prompt"),
+# And what the JSON in them begins with: a text; a conversation, token ids, several texts.
+_PROMPT_COLUMNS: dict[str, dict[str, bytes | tuple[bytes, ...]]] = {
+    CHAT: {"prompt": (b'"', b"["), "messages": b"["},
+    COMPLETIONS: {"prompt": (b'"', b"[")},
+    EMBEDDINGS: {"input": (b'"', b"["), "prompt": b'"'},
 }
 _DEFAULT_OF_COMPLETIONS = 16  # tokens of an answer, in OpenAI's API and vLLM's
 _MOST_COLUMNS, _COLUMNS_SHOWN = 200, 20
@@ -278,19 +279,18 @@ class Reader:
                     raise self._no_column(name, columns)
                 pieces += [_inside(bytes(value), name), text]
             return b"".join([*pieces, b'"'])
-        for name in _PROMPT_COLUMNS[self.form.path]:
+        path = self.form.path
+        for name, starts in _PROMPT_COLUMNS[path].items():
             value = columns.get(name)
             if value is not None:
                 prompt = bytes(value)
-                listed = name == "messages" or self.form.path != CHAT
-                if not prompt.startswith((b'"', b"[") if name != "messages" else b"["):
-                    raise _Unusable("column", phrase("its `{name}` is {json}: no prompt",
-                                                     name=name, json=_start(prompt)))  # fmt: skip
-                if not listed and prompt.startswith(b"["):
-                    raise _Unusable("column", phrase("its `prompt` is a list"),
-                                    phrase("a conversation is a column `messages`"))  # fmt: skip
+                talk = path == CHAT and prompt.startswith(b"[")
+                if not prompt.startswith(starts) or (talk and b'"role"' not in prompt):
+                    start = prompt[:40].decode(errors="replace")
+                    what = phrase("its `{name}` is no prompt: {start}", name=name, start=start)
+                    raise _Unusable("column", what)
                 return prompt
-        raise self._no_column(_PROMPT_COLUMNS[self.form.path][0], columns)
+        raise self._no_column(next(iter(_PROMPT_COLUMNS[path])), columns)
 
     def _no_column(self, name: str, columns: Any) -> "_Unusable":
         # To look for the nearest takes long, and all lines may be alike.
@@ -355,7 +355,7 @@ def _with_pictures(prompt: bytes, urls: Sequence[bytes]) -> bytes:
 def _mixed() -> _Unusable:
     return _Unusable(
         "mixed",
-        phrase("this is another kind of line than the first"),
+        phrase("this line is of another kind than the first"),
         phrase("either all lines have a `body`, or none has one"),
     )
 
@@ -397,14 +397,10 @@ def _inside(value: bytes, name: str) -> bytes:
     if value.startswith(b'"'):
         return value[1:-1]
     if value == b"null":
-        raise _Unusable("column", phrase("its `{name}` is empty", name=name))
+        raise _Unusable("column", phrase("its `{name}` is null", name=name))
     if value.startswith((b"{", b"[")):
         return msgspec.json.encode(value.decode())[1:-1]
     return value
-
-
-def _start(value: bytes) -> str:
-    return value[:40].decode(errors="replace")
 
 
 def _data_url(found: re.Match[bytes]) -> bytes:

@@ -307,7 +307,7 @@ def _result(
 def _no_model(model: str, served: Collection[str]) -> Fault:
     names = joined((f"`{name}`" for name in sorted(served)[:_MODELS_SHOWN]), ", ")
     what = phrase("the server has no model `{model}`", model=model[:200])
-    return Fault("model", what, phrase("it has {names}", names=names))
+    return Fault("model", what, phrase("its models are {names}", names=names))
 
 
 def _too_long(tokens: int, context: int) -> Fault:
