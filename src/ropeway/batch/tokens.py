@@ -15,6 +15,7 @@ UNLIMITED = 256
 _ASCII_BYTES = 4  # a token
 _WIDE, _OTHER = 0.7, 0.5  # tokens of a character of three bytes or more, and of one of two
 _ESCAPE = len(r"\u4e2d")
+_EXACT = 2**16  # from which numbers are so many that those alike are counted as one
 _ASCII = bytes(range(0x80))
 _NOT_WIDE = bytes(range(0xE0))  # bytes with which no character of three bytes or more begins
 _NOT_TWO = bytes((*range(0xC0), *range(0xE0, 0x100)))
@@ -27,6 +28,8 @@ def text_tokens(text: bytes) -> int:
     """Return the tokens of a text, or of a JSON value that holds it."""
     if text.isascii():
         escapes = text.count(b"\\u")
+        if not escapes:
+            return len(text) // _ASCII_BYTES + 1
         return int((len(text) - _ESCAPE * escapes) / _ASCII_BYTES + _WIDE * escapes) + 1
     beyond = len(text.translate(None, _ASCII))
     wide = _WIDE * len(text.translate(None, _NOT_WIDE))
@@ -40,12 +43,13 @@ def value_tokens(value: bytes) -> tuple[int, int]:
     The latter is no estimate but a bound, half of what its text alone is taken for. It is 0 for
     lists of texts, which the server takes one by one.
     """
+    # Bytes are found with half the work by `find`: `in` asks first whether it is given a number.
     if value.startswith(b"["):
-        if b'"' not in value:
+        if value.find(b'"') < 0:
             return value.count(b",") + 1, 0  # tokens themselves
-        if b'"role"' not in value:
+        if value.find(b'"role"') < 0:
             return text_tokens(value), 0
-        if b"_url" in value or b"input_audio" in value:
+        if value.find(b'"type"') >= 0:  # parts, which may be more than text
             text = text_tokens(_BASE64.sub(b'""', value))
             return text + PICTURE * len(_MEDIA.findall(value)), text // 2
     tokens = text_tokens(value)
@@ -54,29 +58,37 @@ def value_tokens(value: bytes) -> tuple[int, int]:
 
 @dataclass
 class Spread:
-    """How numbers are spread: how many, their sum, and how many of each size, to an eighth."""
+    """How numbers are spread: how often there is which, as exactly as it matters."""
 
-    count: int = 0
-    total: int = 0
-    most: int = 0
     sizes: dict[int, int] = field(default_factory=dict)
 
-    def add(self, number: int, times: int = 1) -> None:
-        """Count a number that is not negative."""
-        self.count += times
-        self.total += number * times
-        if number > self.most:
-            self.most = number
-        # The first four bits say how large it is to within an eighth.
-        shift = max(number.bit_length() - 4, 0)
-        size = number >> shift << shift
-        self.sizes[size] = self.sizes.get(size, 0) + times
+    @property
+    def count(self) -> int:
+        """How many numbers there are."""
+        return sum(self.sizes.values())
+
+    @property
+    def total(self) -> int:
+        """Their sum."""
+        return sum(number * times for number, times in self.sizes.items())
+
+    @property
+    def most(self) -> int:
+        """The largest; 0 where there is none."""
+        return max(self.sizes, default=0)
+
+    def add(self, number: int) -> None:
+        """Count a number that is not negative; of large ones the first twelve bits."""
+        if number >= _EXACT:
+            shift = number.bit_length() - 12
+            number = number >> shift << shift
+        self.sizes[number] = self.sizes.get(number, 0) + 1
 
     def quantile(self, share: float) -> int:
-        """Return a number that about this share of them does not exceed; 0 where there is none."""
+        """Return the number that this share of them does not exceed; 0 where there is none."""
         left = share * self.count
-        for size in sorted(self.sizes):
-            left -= self.sizes[size]
+        for number in sorted(self.sizes):
+            left -= self.sizes[number]
             if left <= 0:
-                return size
+                return number
         return self.most
