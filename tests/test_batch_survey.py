@@ -1,5 +1,6 @@
 """All of an input before anything is sent, and its rows afterwards (`batch.survey`)."""
 
+import gzip
 import io
 import json
 import os
@@ -301,6 +302,45 @@ def test_every_line_is_a_row_or_left_out_and_never_both(
     assert sorted([*sent, *job.left_out(form)]) == list(range(found.rows))
     assert found.rows == sum(bool(one.strip()) for one in lines) * samples
     assert len(sent) == found.rows - found.bad * samples
+
+
+TABLE = 'prompt,id\n"a\nb",1\n"x ""y""",2\n中,3\n'.encode()
+FILES = {
+    "a.jsonl": "\n".join([line("a"), line("b"), *plain("c")]).encode(),
+    "a.csv": TABLE,
+    "a.tsv": TABLE.replace(b",", b"\t"),
+    "a.gz": gzip.compress("\n".join(plain("a", "b")).encode()),
+    "a.csv.gz": gzip.compress(TABLE),
+}
+
+
+def parquet_file(folder: Path) -> bytes:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"prompt": ["a", "b"], "image": ["x.png", None]}), folder / "p")
+    return (folder / "p").read_bytes()
+
+
+@pytest.mark.parametrize("name", [*FILES, "a.parquet"])
+@given(data=st.data())
+def test_whatever_is_in_a_file_it_is_surveyed_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: Any
+) -> None:
+    folder = tmp_path_factory.mktemp("job")
+    whole = bytearray(FILES.get(name) or parquet_file(folder))
+    for _ in range(data.draw(st.integers(0, 4))):
+        place = data.draw(st.integers(0, len(whole) - 1))
+        whole[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+        whole = whole or bytearray(b"x")
+    job = Job(folder, b"")
+    job.paths = [folder / name]
+    job.paths[0].write_bytes(whole)
+    try:
+        found = job.survey(skip_bad=data.draw(st.booleans()))
+    except Refused as refusal:
+        assert refusal.where
+        return
+    assert len(job.rows(found)) + len(job.left_out()) == found.rows
 
 
 def group_sizes(texts: list[str]) -> Counter[int]:

@@ -105,7 +105,7 @@ class Faults:
         leave_out: Phrase = phrase("`--skip-bad` goes on without such lines, and lists them")
         if self._skip:
             leave_out = phrase("no line is left that could be sent")
-        hint = joined([one for one in (first.hint, leave_out) if one])
+        hint = joined(filter(None, (first.hint, leave_out)), "\n")
         return Refused(first.what, where=where, evidence=evidence, hint=hint)
 
 

@@ -26,12 +26,11 @@ _NO_MATCH = "no file has such a name"
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\x50\x2a\x4d\x18": "zstd"}
 _UNKNOWN = {
     b"\xfd7zXZ": "xz",
-    b"BZh": "bzip2",
+    b"BZh9": "bzip2",
     b"PK\x03\x04": "zip",
     b"\x89HDF": "HDF5",
-    b"ORC": "ORC",
-    b"ARROW1": "Arrow IPC",
-    b"SQLite format": "SQLite",
+    b"ARROW1\0": "Arrow IPC",
+    b"SQLite format 3\0": "SQLite",
 }
 
 
