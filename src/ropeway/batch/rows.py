@@ -1,8 +1,8 @@
 """A row of a batch job, and what becomes of it.
 
-A row is a request. Its ordinal is its place in the input, from 0, over all files in their order; `n`
-samples of one line are `n` rows. It is known by its ordinal and never by its text, since the same
-prompt may be meant twice.
+A row is a request. Its ordinal is its place in the input, from 0, over all files in their order;
+`n` samples of one line are `n` rows. It is known by its ordinal and never by its text, since the
+same prompt may be meant twice.
 """
 
 from dataclasses import dataclass
@@ -50,6 +50,10 @@ class Row:
     body: bytes
     prefix: int
     tokens: int
+
+    def payload(self) -> bytes:
+        """The body as it is sent: of a row with pictures, with them in it."""
+        return self.body
 
 
 @dataclass(frozen=True, slots=True)
