@@ -21,7 +21,9 @@ _ANSWER = (
     b'[{"index":0,"message":{"role":"assistant","content":"%b"},"logprobs":null,'
     b'"finish_reason":"%b"}],"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d}}'
 )
-_ERROR = b'{"error":{"message":"the engine failed, as it was told to","type":"InternalServerError"}}'
+_ERROR = (
+    b'{"error":{"message":"the engine failed, as it was told to","type":"InternalServerError"}}'
+)
 
 
 def answer_text(body: bytes) -> bytes:

@@ -4,8 +4,8 @@ The hot path is `_work`: a task for each row in flight, which goes on to the nex
 """
 
 import asyncio
+import random
 import secrets
-import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ _SILENCES = 3
 # A replica that served and then refused us is asked again after this.
 _BARRED_S = 30.0
 # So many refusals for now count as a failed try: some servers say this of a row that is too large.
-_LATERS = 20
+_LATERS = 10
 # Of what a replica takes at once, the share that may be rows with which engines died.
 _SUSPECTS = 16
 _DEATHS = 2
@@ -115,7 +115,9 @@ class Dispatch:
         self.wake, self.low = asyncio.Event(), asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
         self._helpers: set[asyncio.Task[None]] = set()
-        self.useful = time.monotonic()
+        self._catching_up = False
+        self.clock = asyncio.get_running_loop().time
+        self.useful = self.clock()
         self.settled: Counter[Outcome] = Counter()
         self.faults: Counter[str] = Counter()
         self.all = Tally()
@@ -134,7 +136,7 @@ class Dispatch:
             for replica in self.replicas:
                 if (row := self._next(replica)) is not None:
                     task = self._begin(self._work(replica, row), self.tasks)
-                    replica.flying[row.ordinal] = (row, task)
+                    replica.flying[row.ordinal] = (row, task, True)
                     sent = True
 
     def help(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -148,6 +150,12 @@ class Dispatch:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
+    def catch_up(self) -> None:
+        """Wait for the disk when much waits for it: an error of it shows only then."""
+        if self.journal.behind > _MOST_BEHIND and not self._catching_up:
+            self._catching_up = True
+            self.help(self._commit())
+
     def judge_held(self) -> None:
         """Decide about rows that are held when nothing else is left to learn it from."""
         for replica in self.replicas:
@@ -157,6 +165,10 @@ class Dispatch:
                 self._bar(replica)
 
     # Each row
+
+    async def _commit(self) -> None:
+        await self.journal.commit()
+        self._catching_up = False
 
     def _begin(
         self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]
@@ -169,8 +181,8 @@ class Dispatch:
     def _note(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         self._helpers.discard(task)
-        if not task.cancelled():
-            self.crash = self.crash or task.exception()
+        error = None if task.cancelled() else task.exception()
+        self.crash = self.crash or error
         self.wake.set()
 
     async def _work(self, replica: Replica, first: Row) -> None:
@@ -179,7 +191,7 @@ class Dispatch:
         assert task is not None
         row: Row | None = first
         while row is not None:
-            replica.flying[row.ordinal] = (row, task)
+            replica.flying[row.ordinal] = (row, task, True)
             answer = await replica.sender.send(row, self._request_id(row))
             if answer.kind is Kind.FAILED:
                 await self._failed(replica, row, answer)
@@ -193,7 +205,7 @@ class Dispatch:
 
     def _next(self, replica: Replica) -> Row | None:
         """Return the replica's next row, if it may have one."""
-        now, window = time.monotonic(), self.window
+        now, window = self.clock(), self.window
         if self.halted or not replica.has_room(now) or self.journal.behind > _MOST_BEHIND:
             return None
         suspects = window.suspected and self._may_suspect(replica)
@@ -236,7 +248,7 @@ class Dispatch:
             for follower in self.window.settle(row):
                 self._keep(follower, result_of(follower, unpaid))
         if answer.kind is not Kind.BARRED:
-            replica.served, replica.overloads = True, 0
+            replica.served, replica.overloads, replica.barred_by = True, 0, None
             self._refuse_held(replica)
 
     def _give_up(self, row: Row, outcome: Outcome, why: str) -> None:
@@ -247,7 +259,7 @@ class Dispatch:
     def _keep(self, row: Row, result: Result) -> None:
         self.journal.add(result)
         self.settled[result.outcome] += 1
-        self.useful = time.monotonic()
+        self.useful = self.clock()
         if self._troubles:
             self._troubles.pop(row.ordinal, None)
 
@@ -265,7 +277,7 @@ class Dispatch:
         if answer.kind is Kind.AWAY:
             self._away(replica, answer.words)
         elif answer.kind is Kind.LATER:
-            replica.pause(answer, time.monotonic())
+            replica.pause(answer, self.clock())
             trouble = self._trouble(row)
             trouble.laters += 1
             if trouble.laters % _LATERS == 0:
@@ -276,9 +288,11 @@ class Dispatch:
     async def _failed(self, replica: Replica, row: Row, answer: Answer) -> None:
         """Charge a row for a try that failed, unless its replica has died."""
         self.faults[answer.fault] += 1
-        self._trouble(row).reached = True
+        reached = answer.status != 503
+        self._trouble(row).reached |= reached
         replica.broken += answer.broke
         if replica.state is State.WORKING:
+            replica.flying[row.ordinal] = (*replica.flying[row.ordinal][:2], reached)
             if replica.asking is None:
                 replica.asking = self.help(self._ask_after(replica))
             # When it has died, this task is cancelled here.
@@ -287,7 +301,7 @@ class Dispatch:
         if replica.state is State.WORKING:
             self._charge(row, answer)
         else:
-            self._outlived(row, replica.why)
+            self._outlived(row, replica.why, reached)
 
     def _charge(self, row: Row, answer: Answer) -> None:
         """Count a try that failed; send the row again some time later, or never."""
@@ -296,13 +310,16 @@ class Dispatch:
         if trouble.tries >= self.limits.tries:
             self._give_up(row, Outcome.FAILED, answer.words)
         else:
-            self.window.later(row, time.monotonic() + back_off(trouble.tries))
+            self.window.later(row, self.clock() + back_off(trouble.tries))
 
     def _trouble(self, row: Row) -> _Trouble:
         return self._troubles.setdefault(row.ordinal, _Trouble())
 
-    def _outlived(self, row: Row, why: str) -> None:
+    def _outlived(self, row: Row, why: str, reached: bool) -> None:
         """Take back a row whose replica died: uncharged, but not twice."""
+        if not reached:
+            self.window.give_back(row)
+            return
         trouble = self._trouble(row)
         trouble.deaths, trouble.reached = trouble.deaths + 1, True
         if trouble.deaths >= _DEATHS:
@@ -318,7 +335,7 @@ class Dispatch:
         silences = calls = 0
         while replica.state is not State.BARRED:
             if replica.state is State.AWAY:
-                wait_s = replica.away_until - time.monotonic()
+                wait_s = replica.away_until - self.clock()
                 await asyncio.sleep(max(_GATHER_S, wait_s, back_off(calls, _LONGEST_AWAY_S)))
                 health = await replica.sender.healthy()
                 replica.why, calls = health.fault or replica.why, calls + 1
@@ -328,17 +345,17 @@ class Dispatch:
                     replica.state, silences, calls = State.WORKING, 0, 0
                     self.wake.set()
                 continue
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(_POLL_S * random.uniform(0.8, 1.2))
             health = await replica.sender.metrics()
             if health.fault:
                 health = await replica.sender.healthy()
             silences = silences + 1 if health.fault else 0
-            if health.fault and (silences >= _SILENCES or not health.silent):
+            if health.fault and (health.sure or silences >= _SILENCES):
                 self._died(replica, health.fault)
             elif health.reading is not None:
                 replica.pace.read(health.reading, len(replica.flying))
             else:
-                replica.pace.tick(time.monotonic(), len(replica.flying))
+                replica.pace.tick(self.clock(), len(replica.flying))
 
     async def _ask_after(self, replica: Replica) -> None:
         """Find out whether a replica has died, once for all failures that come together."""
@@ -356,9 +373,9 @@ class Dispatch:
         self._away(replica, why)
         flying = list(replica.flying.values())
         replica.flying.clear()
-        for row, task in flying:
+        for row, task, reached in flying:
             task.cancel()
-            self._outlived(row, why)
+            self._outlived(row, why, reached)
 
     def _away(self, replica: Replica, why: str) -> None:
         if replica.state is State.WORKING:
@@ -372,7 +389,7 @@ class Dispatch:
         replica.barred_by = _refusal(replica.sender.endpoint, answer)
         self._away(replica, replica.barred_by.what)
         if replica.served:
-            replica.away_until = time.monotonic() + _BARRED_S
+            replica.away_until = self.clock() + _BARRED_S
         else:
             replica.state = State.BARRED
 
@@ -384,9 +401,10 @@ class Dispatch:
 
     def _refuse_held(self, replica: Replica) -> None:
         """Refuse the rows that were held: the replica serves us, so they are what it refused."""
-        held, replica.held = replica.held, []
-        for row, answer in held:
-            self._settle(row, answer, replica)
+        if replica.held:
+            held, replica.held = replica.held, []
+            for row, answer in held:
+                self._settle(row, answer, replica)
 
 
 def _refusal(endpoint: Endpoint, answer: Answer) -> RequestFailed:

@@ -28,9 +28,11 @@ class State(StrEnum):
 class Replica:
     """What is known of one replica while the job runs.
 
-    flying    rows that were sent there, and the task that waits for each
+    flying    rows that were sent there, the task that waits for each, and whether an engine may be
+              at work on it: one that was turned away with 503 only waits to learn why
     held      rows with an answer that is hardly about them, until it is known whom it is about
     served    whether it has answered any row
+    barred_by why it refuses us, until it serves us again
     asking    the question whether it has died, while it is being asked
     broken    connections that broke since the last such question
     """
@@ -41,7 +43,7 @@ class Replica:
     state: State = State.WORKING
     why: str = ""
     served: bool = False
-    flying: dict[int, tuple[Row, asyncio.Task[None]]] = field(default_factory=dict)
+    flying: dict[int, tuple[Row, asyncio.Task[None], bool]] = field(default_factory=dict)
     held: list[tuple[Row, Answer]] = field(default_factory=list)
     asking: asyncio.Task[None] | None = None
     broken: int = 0
@@ -62,8 +64,9 @@ class Replica:
 
     def pause(self, answer: Answer, now: float) -> None:
         """Leave it alone for as long as it asks, or for longer each time; send less after that."""
-        if self.paused_until <= now:
+        if self.paused_until <= now:  # else this one was sent before the last
             self.overloads += 1
+            self.pace.halve(len(self.flying))
         pause_s = answer.pause_s
         if pause_s is None:
             pause_s = back_off(self.overloads)
@@ -71,7 +74,6 @@ class Replica:
             pause_s *= random.uniform(1.0, 1.1)
         self.paused_until = max(self.paused_until, now + pause_s)
         self.why = answer.words
-        self.pace.halve(len(self.flying))
 
     def progress(self, now: float) -> ReplicaProgress:
         """Return how it is."""

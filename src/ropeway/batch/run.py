@@ -101,7 +101,8 @@ class _Job:
         self.dispatch, self.window, self.journal = dispatch, dispatch.window, dispatch.journal
         self.reason: Reason | None = None
         self.failure: RopewayError | None = None
-        self.began = self.told = self.reachable = self.committed = time.monotonic()
+        self.clock = dispatch.clock
+        self.began = self.told = self.reachable = self.committed = self.clock()
         self.before = self.journal.counts.total()
         self.meter, self.forecast = Meter(), Forecast(self.began)
 
@@ -127,7 +128,7 @@ class _Job:
             await self.journal.commit()
         except RopewayError as error:
             self.reason, self.failure = "broken", self.failure or error
-        self.committed = time.monotonic()
+        self.committed = self.clock()
         progress = self._progress(self.committed)
         self.tell(progress)
         return Ended(self.reason, progress, self.failure)
@@ -147,11 +148,11 @@ class _Job:
 
     def _look(self, stop: asyncio.Event) -> None:
         """End what is to end, send what can be sent, and tell."""
-        now, dispatch = time.monotonic(), self.dispatch
+        now, dispatch = self.clock(), self.dispatch
         if self.journal.behind == 0:
             self.committed = now
         ready = [replica for replica in dispatch.replicas if replica.ready(now)]
-        if ready:
+        if not all(replica.barred_by for replica in ready):
             self.reachable = now
         self.window.slots = max(1, sum(replica.pace.limit for replica in ready))
         self._notice_crash()
@@ -164,6 +165,7 @@ class _Job:
                 self._end("complete")
         dispatch.halted = self.reason is not None
         dispatch.send()
+        dispatch.catch_up()
         if now - self.told >= _TELL_S:
             self.told = now
             self.tell(self._progress(now))

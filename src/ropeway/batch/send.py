@@ -101,10 +101,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a replica is: `fault` says why it is not; `silent`: it may only be slow to say."""
+    """How a replica is: `fault` says why it is not well; not `sure`: it may be so for a moment."""
 
     fault: str = ""
-    silent: bool = False
+    sure: bool = False
     reading: Reading | None = None
 
 
@@ -188,13 +188,12 @@ class Sender:
                 self._session.get(url, allow_redirects=False) as response,
             ):
                 data = await _read(response, most)
-        except TimeoutError as error:
-            away = isinstance(error, aiohttp.ConnectionTimeoutError)
+        except TimeoutError:
             within = format_seconds(_PROBE_S)
             what = phrase("`{path}` gives no answer within {within}", path=path, within=within)
-            return Health(explain(error, self.endpoint).what if away else what, silent=not away)
+            return Health(what)
         except (aiohttp.ClientError, OSError) as error:
-            return Health(explain(error, self.endpoint).what)
+            return Health(explain(error, self.endpoint).what, sure=True)
         status = response.status
         if status >= 500:
             return Health(phrase("`{path}` answers {status}", path=path, status=status))

@@ -1,0 +1,510 @@
+"""A whole job against real servers: each row gets one outcome, its own, and pays for its own faults."""
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+
+import pytest
+from aiohttp import web
+
+import virtual_time
+from batch_server import BatchServer, Job, Memory, completion, echo, refusal, row, rows, run_job
+from ports import free_port
+from ropeway.batch.progress import Price
+from ropeway.batch.rows import Outcome, Row
+from ropeway.endpoint.address import Endpoint
+from ropeway.endpoint.failures import BadRequest, KeyRefused, NotOpenAI, ServerAway
+from ropeway.errors import RopewayError
+
+
+def job(answer=echo, count: int = 40, **options) -> tuple[Job, BatchServer]:
+    """Run a job of so many rows against one server, in virtual time."""
+    server = BatchServer(answer)
+
+    async def main() -> Job:
+        async with server:
+            return await run_job(options.pop("source", rows(count)), server.endpoint, **options)
+
+    return virtual_time.run(main()), server
+
+
+def check_answered(done: Job, count: int) -> None:
+    """Every row has its own answer, once, and all of it is committed."""
+    assert done.ended.failure is None
+    assert done.ended.reason == "complete"
+    assert done.journal.texts() == {n: f"row-{n}" for n in range(count)}
+    assert done.journal.committed == count
+    assert done.ended.progress.done == {Outcome.ANSWERED: count}
+
+
+def test_each_row_has_its_own_answer_and_all_is_committed() -> None:
+    done, server = job(count=200)
+    check_answered(done, 200)
+    lines = done.journal.lines()
+    assert {n: line["custom_id"] for n, line in lines.items()} == {n: f"row-{n}" for n in lines}
+    assert len({line["id"] for line in lines.values()}) == 200
+    assert len(set(server.ids)) == 200
+    assert server.most == 8
+    assert done.ended.progress.again == 0
+
+
+def test_a_body_is_sent_byte_for_byte() -> None:
+    body = b' {"prompt" : "row-0", "temperature":1.10,"seed":123456789012345678901234567890,\t"a":1,"a":2}'
+    done, server = job(source=iter([Row(0, "row-0", "/v1/completions", body, 0, 10)]))
+    check_answered(done, 1)
+    assert server.bodies == [body]
+
+
+def test_a_body_larger_than_a_megabyte_is_sent_too() -> None:
+    done, server = job(source=iter([row(0, "x" * 3_000_000)]))
+    assert done.ended.reason == "complete"
+    assert len(server.prompts[0]) == 3_000_000
+
+
+def test_a_refused_row_is_not_sent_again_and_keeps_the_servers_words() -> None:
+    async def answer(server, request, prompt):
+        if prompt == "row-3":
+            return refusal(400, "this model's maximum context length is 128 tokens")
+        return await echo(server, request, prompt)
+
+    done, server = job(answer)
+    assert done.journal.outcomes()[3] is Outcome.REFUSED
+    assert Counter(done.journal.outcomes().values()) == {Outcome.ANSWERED: 39, Outcome.REFUSED: 1}
+    line = done.journal.lines()[3]
+    assert line["response"]["status_code"] == 400
+    assert "128 tokens" in line["response"]["body"]["error"]["message"]
+    assert line["error"]["code"] == "refused"
+    assert "128 tokens" in line["error"]["message"]
+    assert Counter(server.prompts)["row-3"] == 1
+
+
+def test_a_row_fails_when_its_tries_are_used_up_and_others_do_not() -> None:
+    async def answer(server, request, prompt):
+        if prompt == "row-3" or (prompt == "row-4" and Counter(server.prompts)[prompt] < 3):
+            return refusal(500, "CUDA error")
+        return await echo(server, request, prompt)
+
+    done, server = job(answer, tries=3)
+    assert done.journal.outcomes() == {
+        n: Outcome.FAILED if n == 3 else Outcome.ANSWERED for n in range(40)
+    }
+    assert Counter(server.prompts)["row-3"] == 3
+    assert Counter(server.prompts)["row-4"] == 3
+    assert done.journal.lines()[3]["error"] == {"code": "failed", "message": "500: CUDA error"}
+    assert done.ended.progress.again == 4
+    assert done.ended.progress.faults == {"status 500": 5}
+    assert len(set(server.ids)) == len(server.ids)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_row_is_not_charged_when_the_server_asks_to_wait(status: int) -> None:
+    at: list[float] = []
+
+    async def answer(server, request, prompt):
+        at.append(asyncio.get_running_loop().time())
+        if len(at) <= 8:
+            return refusal(status, "too many requests", **{"Retry-After": "7"})
+        return await echo(server, request, prompt)
+
+    done, server = job(answer, tries=1)
+    check_answered(done, 40)
+    assert 7 <= at[8] - at[7] <= 8
+    assert done.ended.progress.replicas[0].limit < 8
+    assert any(progress.replicas[0].state == "paused" for progress in done.told)
+    assert any("too many requests" in progress.waiting for progress in done.told)
+
+
+def test_a_row_that_is_always_put_off_fails_in_the_end() -> None:
+    async def answer(server, request, prompt):
+        if prompt == "row-3":
+            return refusal(429, "request too large for the tokens per minute")
+        return await echo(server, request, prompt)
+
+    done, _ = job(answer, tries=1)
+    assert done.journal.outcomes()[3] is Outcome.FAILED
+    assert Counter(done.journal.outcomes().values())[Outcome.ANSWERED] == 39
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (401, "Unauthorized", KeyRefused),
+        (403, "Forbidden", KeyRefused),
+        (404, "The model `x` does not exist.", BadRequest),
+        (402, "Insufficient balance", BadRequest),
+    ],
+)
+def test_what_is_wrong_with_us_ends_the_job_and_no_row(status, message, kind) -> None:
+    async def answer(server, request, prompt):
+        return refusal(status, message)
+
+    done, server = job(answer, count=1000)
+    assert done.ended.reason == "endpoints"
+    assert isinstance(done.ended.failure, kind)
+    shown = str(done.ended.failure.as_json())
+    assert message in shown
+    assert done.journal.results == []
+    assert len(server.prompts) < 40
+
+
+def test_a_single_row_that_is_refused_so_ends_the_job_too() -> None:
+    async def answer(server, request, prompt):
+        return refusal(404, "The model `x` does not exist.")
+
+    done, _ = job(answer, count=1)
+    assert done.ended.reason == "endpoints"
+    assert done.journal.results == []
+
+
+def test_a_redirect_is_no_refusal_of_a_row() -> None:
+    async def answer(server, request, prompt):
+        return web.Response(status=302, headers={"Location": "https://login.example/"})
+
+    done, _ = job(answer)
+    assert isinstance(done.ended.failure, NotOpenAI)
+    assert done.journal.results == []
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_server_that_serves_other_rows_refuses_this_one(status: int) -> None:
+    async def answer(server, request, prompt):
+        if prompt in ("row-0", "row-30", "row-39"):
+            return refusal(status, "not this one")
+        return await echo(server, request, prompt)
+
+    done, server = job(answer)
+    refused = {n for n, outcome in done.journal.outcomes().items() if outcome is Outcome.REFUSED}
+    assert refused == {0, 30, 39}
+    assert done.ended.reason == "complete"
+    assert len(server.prompts) == 40
+
+
+def test_an_endpoint_that_refuses_us_leaves_its_rows_to_the_other() -> None:
+    async def refuse(server, request, prompt):
+        return refusal(401, "Unauthorized")
+
+    async def main() -> Job:
+        async with BatchServer(refuse) as closed, BatchServer() as open_:
+            done = await run_job(rows(100), closed.endpoint, open_.endpoint)
+            assert len(closed.prompts) < 20
+            return done
+
+    done = virtual_time.run(main())
+    check_answered(done, 100)
+    assert [replica.state for replica in done.ended.progress.replicas] == ["barred", "working"]
+
+
+def test_rows_of_a_replica_that_dies_come_back_uncharged_and_it_joins_again() -> None:
+    seen: list[int] = []
+
+    async def main() -> Job:
+        async with BatchServer(seconds=1.0) as one, BatchServer(seconds=1.0) as two:
+
+            async def kill() -> None:
+                await asyncio.sleep(1.5)
+                assert one.in_flight == 8
+                await one.die()
+                seen.append(len(one.prompts))
+                await asyncio.sleep(20)
+                await one.up()
+                await asyncio.sleep(10)
+                seen.append(one.in_flight)
+
+            killing = asyncio.create_task(kill())
+            done = await run_job(rows(500), one.endpoint, two.endpoint, tries=1)
+            await killing
+            assert len(one.prompts) > seen[0]
+            return done
+
+    done = virtual_time.run(main())
+    check_answered(done, 500)
+    assert seen[1] == 8  # full again within ten seconds
+    assert done.ended.progress.again == 8
+    assert any(progress.replicas[0].state == "away" for progress in done.told)
+
+
+def test_a_replica_that_is_restarted_at_once_has_died_too() -> None:
+    async def main() -> Job:
+        async with BatchServer() as server:
+
+            async def restart() -> None:
+                await asyncio.sleep(1.05)
+                await server.die()
+                await server.up()
+
+            restarting = asyncio.create_task(restart())
+            done = await run_job(rows(400), server.endpoint, tries=1)
+            await restarting
+            return done
+
+    check_answered(virtual_time.run(main()), 400)
+
+
+def test_an_engine_that_died_behind_its_server_has_died() -> None:
+    async def answer(server, request, prompt):
+        if prompt == "row-30" and server.prompts.count(prompt) == 1:
+            server.unwell = 503
+            asyncio.get_running_loop().call_later(10, setattr, server, "unwell", 200)
+        if server.unwell == 503:
+            return refusal(500, "EngineCore encountered an issue")
+        return await echo(server, request, prompt)
+
+    done, _ = job(answer, count=200, tries=1)
+    check_answered(done, 200)
+
+
+def test_a_row_with_which_engines_die_twice_is_poison_and_its_neighbours_are_not() -> None:
+    deaths: list[str] = []
+
+    async def main() -> Job:
+        server = BatchServer()
+
+        async def answer(server_, request, prompt):
+            await asyncio.sleep(0.05)
+            if prompt == "row-50":
+                deaths.append(prompt)
+                restarting.append(asyncio.create_task(restart()))
+                await asyncio.sleep(60)
+            return await echo(server_, request, prompt)
+
+        async def restart() -> None:
+            await server.die()
+            await asyncio.sleep(5)
+            await server.up()
+
+        restarting: list[asyncio.Task[None]] = []
+        server.answer = answer
+        async with server:
+            done = await run_job(rows(200), server.endpoint, tries=1)
+            await asyncio.gather(*restarting)
+            return done
+
+    done = virtual_time.run(main())
+    outcomes = done.journal.outcomes()
+    assert outcomes[50] is Outcome.POISON
+    assert Counter(outcomes.values()) == {Outcome.ANSWERED: 199, Outcome.POISON: 1}
+    assert len(deaths) == 2
+    assert done.journal.lines()[50]["error"]["code"] == "poison"
+
+
+def test_a_job_that_is_stopped_keeps_what_is_in_flight_and_begins_nothing() -> None:
+    async def main() -> tuple[Job, BatchServer]:
+        stop = asyncio.Event()
+        async with BatchServer(seconds=1.0) as server:
+            asyncio.get_running_loop().call_later(2.5, stop.set)
+            return await run_job(rows(1000), server.endpoint, stop=stop), server
+
+    done, server = virtual_time.run(main())
+    assert done.ended.reason == "stopped"
+    assert done.ended.failure is None
+    assert set(done.journal.texts().values()) == set(server.prompts)
+    assert 16 <= len(server.prompts) <= 32
+    assert done.journal.committed == len(server.prompts)
+
+
+def test_what_takes_longer_than_a_moment_is_left_undone() -> None:
+    async def main() -> Job:
+        stop = asyncio.Event()
+        async with BatchServer(seconds=100.0) as server:
+            asyncio.get_running_loop().call_later(2.5, stop.set)
+            return await run_job(rows(1000), server.endpoint, stop=stop, grace_s=3)
+
+    done = virtual_time.run(main())
+    assert done.ended.reason == "stopped"
+    assert done.ended.progress.elapsed_s < 7
+    assert done.journal.results == []
+
+
+def test_a_job_ends_at_its_time() -> None:
+    done, _ = job(count=100, until=time.time() - 1)
+    assert done.ended.reason == "until"
+    assert done.journal.results == []
+
+
+def test_a_job_ends_at_its_cost() -> None:
+    # 5 tokens a row, of which 2 are the answer's
+    done, _ = job(count=1000, price=Price(answer=10_000.0), max_cost=1.0)
+    assert done.ended.reason == "cost"
+    assert done.ended.progress.cost is not None
+    assert 1.0 <= done.ended.progress.cost < 2.0
+    assert 50 <= len(done.journal.results) < 100
+    assert done.told[-2].cost_in_all == pytest.approx(20.0, rel=0.2)
+
+
+def test_a_job_of_which_too_much_fails_ends() -> None:
+    async def answer(server, request, prompt):
+        if int(prompt.removeprefix("row-")) % 5 < 2:
+            return refusal(400, "no")
+        return await echo(server, request, prompt)
+
+    done, _ = job(answer, count=1000, max_errors=0.3, errors_from=50)
+    assert done.ended.reason == "errors"
+    assert done.ended.failure is not None
+    assert "more than 30%" in done.ended.failure.what
+    assert 50 <= len(done.journal.results) < 80
+    done, _ = job(answer, count=200, max_errors=0.5, errors_from=50)
+    assert done.ended.reason == "complete"
+
+
+def test_an_endpoint_that_is_away_at_first_joins_later() -> None:
+    async def main() -> Job:
+        server = BatchServer(port=free_port())
+
+        async def late() -> None:
+            await asyncio.sleep(30)
+            await server.up()
+
+        starting = asyncio.create_task(late())
+        done = await run_job(rows(40), server.endpoint, tries=1)
+        await starting
+        await server.die()
+        return done
+
+    done = virtual_time.run(main())
+    check_answered(done, 40)
+    assert any("no server answers" in progress.waiting for progress in done.told)
+    assert done.ended.progress.waiting == ""
+
+
+def test_patience_with_endpoints_that_are_away_has_an_end() -> None:
+    away = Endpoint(f"http://127.0.0.1:{free_port()}/v1")
+    done = virtual_time.run(run_job(rows(40), away, patience_s=30))
+    assert done.ended.reason == "endpoints"
+    assert isinstance(done.ended.failure, ServerAway)
+    assert away.url in done.ended.failure.evidence[0]
+    assert 30 <= done.ended.progress.elapsed_s < 31
+    assert done.journal.results == []
+
+
+def test_a_journal_that_is_full_ends_the_job_with_its_error() -> None:
+    done, server = job(count=1000, journal=Memory(full_after=30))
+    assert done.ended.reason == "broken"
+    assert done.ended.failure is not None
+    assert "no space" in done.ended.failure.what
+    assert len(done.journal.results) == 30
+    assert len(server.prompts) < 60
+
+
+def test_a_journal_that_falls_behind_holds_the_senders_up_and_tells_its_error() -> None:
+    class Stuck(Memory):
+        async def commit(self) -> None:
+            await asyncio.sleep(5)
+            raise RopewayError("no space left on the disk")
+
+    journal = Stuck(behind=2**30)
+    done, server = job(count=1000, journal=journal)
+    assert server.prompts == []
+    assert done.ended.reason == "broken"
+
+
+def test_an_input_that_breaks_off_ends_the_job_with_its_error() -> None:
+    def source():
+        yield from rows(2000)
+        raise RopewayError("the input has changed")
+
+    async def main() -> Job:
+        from ropeway.batch.run import Settings, run_batch
+
+        async with BatchServer() as server:
+            journal = Memory()
+            settings = Settings(rows=4000, tokens=4000)
+            ended = await run_batch(source(), journal, [server.endpoint], settings, lambda _: None)
+            return Job(ended, journal, [])
+
+    done = virtual_time.run(main())
+    assert done.ended.reason == "broken"
+    assert done.ended.failure is not None
+    assert done.ended.failure.what == "the input has changed"
+
+
+def test_an_error_of_ours_is_raised() -> None:
+    class Broken(Memory):
+        def add(self, result) -> None:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        job(journal=Broken())
+
+
+def test_the_same_request_is_sent_once_and_answered_to_each() -> None:
+    source = [row(n, f"prompt-{n % 10}") for n in range(40)]
+    done, server = job(source=iter(source), dedupe=True)
+    assert len(server.prompts) == 10
+    assert done.journal.texts() == {n: f"prompt-{n % 10}" for n in range(40)}
+    assert {n: line["custom_id"] for n, line in done.journal.lines().items()} == {
+        n: f"row-{n}" for n in range(40)
+    }
+    assert sum(result.answer for result in done.journal.results) == 20
+    done, server = job(source=iter(source))
+    assert len(server.prompts) == 40
+
+
+def test_a_silent_server_costs_a_try() -> None:
+    async def answer(server, request, prompt):
+        if prompt == "row-3":
+            await asyncio.sleep(10_000)
+        return await echo(server, request, prompt)
+
+    done, server = job(answer, tries=2, silence_s=60)
+    assert done.journal.outcomes()[3] is Outcome.FAILED
+    assert "nothing arrived for 1 min" in done.journal.lines()[3]["error"]["message"]
+    assert Counter(server.prompts)["row-3"] == 2
+
+
+def test_a_host_that_vanishes_does_not_hold_its_rows_for_ever() -> None:
+    async def main() -> Job:
+        async with BatchServer() as one, BatchServer() as two:
+
+            async def vanish() -> None:
+                await asyncio.sleep(1.05)
+                one.seconds, one.hung = 100_000, True
+
+            vanishing = asyncio.create_task(vanish())
+            done = await run_job(rows(400), one.endpoint, two.endpoint, tries=1)
+            await vanishing
+            return done
+
+    check_answered(virtual_time.run(main()), 400)
+
+
+def test_how_much_is_sent_follows_the_engine() -> None:
+    async def main() -> tuple[Job, list[int]]:
+        room = asyncio.Semaphore(20)
+        running, limits = [0], []
+
+        async def answer(server, request, prompt):
+            async with room:
+                running[0] += 1
+                await asyncio.sleep(random.uniform(0.2, 0.8))
+                running[0] -= 1
+                return completion(prompt)
+
+        server = BatchServer(answer)
+        server.figures = lambda: (
+            f"vllm:num_requests_running {running[0]}.0\n"
+            f"vllm:num_requests_waiting {server.in_flight - running[0]}.0\n"
+            "vllm:num_preemptions_total 0.0\n"
+        )
+        async with server:
+            done = await run_job(rows(3000), server.endpoint, start=8, most=500)
+            limits += [progress.replicas[0].limit for progress in done.told]
+            return done, limits
+
+    done, limits = virtual_time.run(main())
+    check_answered(done, 3000)
+    assert limits[0] == 8
+    assert all(20 <= limit <= 24 for limit in limits[len(limits) // 2 :])
+
+
+def test_progress_is_plain_data() -> None:
+    done, _ = job(count=400)
+    halfway = done.told[len(done.told) // 2]
+    document = json.loads(json.dumps(halfway.as_json()))
+    assert document["rows"] == 400
+    assert document["done"]["answered"] == document["finished"]
+    assert document["rates"]["answer"] == pytest.approx(160, rel=0.2)
+    assert document["left"]["low_s"] <= document["left"]["likely_s"] <= document["left"]["high_s"]
+    rest = (400 - halfway.finished) / 80
+    assert document["left"]["likely_s"] == pytest.approx(rest, rel=0.3)
