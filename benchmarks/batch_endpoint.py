@@ -1,4 +1,4 @@
-"""An endpoint for batch jobs that takes little CPU time, and fails in all the ways that they must stand.
+"""An endpoint for batch jobs that takes little CPU time, and fails in all the ways they must stand.
 
 It reads and writes bytes on asyncio's protocols, as `raw_http.py` does, and does not stream. Each
 answer holds a hash of the body that asked for it, so that whoever reads the output can tell whether
@@ -70,10 +70,10 @@ class BatchEndpoint:
         """Answer one request."""
         if head.startswith(b"GET /metrics"):
             figures = (
-                'vllm:num_requests_running{engine="0"} %d.0\n'
-                'vllm:num_requests_waiting{engine="0"} %d.0\n'
-                'vllm:num_preemptions_total{engine="0"} %d.0\n'
-            ) % (self.running, len(self.waiting), self.preemptions)
+                f'vllm:num_requests_running{{engine="0"}} {self.running}.0\n'
+                f'vllm:num_requests_waiting{{engine="0"}} {len(self.waiting)}.0\n'
+                f'vllm:num_preemptions_total{{engine="0"}} {self.preemptions}.0\n'
+            )
             connection.write(200, figures.encode(), b"text/plain")
         elif head.startswith(b"GET"):
             connection.write(200, b'{"object":"list","data":[{"id":"fake"}]}')

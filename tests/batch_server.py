@@ -19,7 +19,7 @@ from ropeway.batch.run import Ended, Settings, run_batch
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import RopewayError
 
-Answerer = Callable[["BatchServer", web.Request, str], Awaitable[web.StreamResponse]]
+Answerer = Callable[["BatchServer", str], Awaitable[web.StreamResponse]]
 
 
 def completion(text: str, reason: str | None = "stop") -> web.Response:
@@ -35,7 +35,16 @@ def refusal(status: int, message: str, **headers: str) -> web.Response:
     return web.json_response(error, status=status, headers=headers)
 
 
-async def echo(server: "BatchServer", request: web.Request, prompt: str) -> web.StreamResponse:
+def always(response: Callable[[], web.Response]) -> Answerer:
+    """Answer whatever comes so."""
+
+    async def answer(_: "BatchServer", __: str) -> web.StreamResponse:
+        return response()
+
+    return answer
+
+
+async def echo(server: "BatchServer", prompt: str) -> web.StreamResponse:
     """Answer with the prompt itself, after a while."""
     await asyncio.sleep(server.seconds)
     return completion(prompt)
@@ -46,7 +55,8 @@ class BatchServer:
     """Answers as `answer` does; `figures` is what `/metrics` says, None: it has none.
 
     unwell  the status of `/health`; `hung`: it never answers that
-    prompts, bodies, ids  of the requests in the order in which they came
+    prompts, bodies, ids, asked  of the requests in the order in which they came: `asked` is the
+                                 path and the key
     """
 
     answer: Answerer = echo
@@ -55,6 +65,7 @@ class BatchServer:
     prompts: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
     in_flight: int = 0
     most: int = 0
     port: int = 0
@@ -110,11 +121,12 @@ class BatchServer:
         prompt = json.loads(body)["prompt"]
         self.prompts.append(prompt)
         self.bodies.append(body)
+        self.asked.append((request.path, request.headers.get("Authorization")))
         self.ids.append(request.headers["X-Request-Id"])
         self.in_flight += 1
         self.most = max(self.most, self.in_flight)
         try:
-            return await self.answer(self, request, prompt)
+            return await self.answer(self, prompt)
         finally:
             self.in_flight -= 1
 

@@ -1,4 +1,4 @@
-"""How many rows a replica is sent at once: up by steps, down by half, near the point of saturation."""
+"""How many rows a replica is sent at once: up by steps, down by half, near saturation."""
 
 import pytest
 

@@ -1,6 +1,7 @@
 """The window: bounded, each row once, prefixes kept together, long rows not left for the end."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -45,7 +46,7 @@ def test_rows_that_share_a_prefix_go_together_and_to_one_replica() -> None:
     assert [len(rows) for rows in taken] == [80, 80]
     for rows in taken:
         prefixes = [one.prefix for one in rows]
-        changes = sum(a != b for a, b in zip(prefixes, prefixes[1:], strict=False))
+        changes = sum(a != b for a, b in pairwise(prefixes))
         assert changes == len(set(prefixes)) - 1
     assert {one.prefix for one in taken[0]} & {one.prefix for one in taken[1]} == set()
 
@@ -127,7 +128,7 @@ def test_groups_are_kept_until_the_tail() -> None:
     made = window(rows)
     made.slots = 8
     prefixes = [one.prefix for one in drain(made)[0]][:-16]
-    changes = sum(a != b for a, b in zip(prefixes, prefixes[1:], strict=False))
+    changes = sum(a != b for a, b in pairwise(prefixes))
     assert changes <= 15
 
 
