@@ -6,6 +6,7 @@ flight, and come back at the same port.
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -137,6 +138,7 @@ class Memory:
 
     results: list[Result] = field(default_factory=list)
     committed: int = 0
+    committed_at: float = 0.0
     counts: Counter[Outcome] = field(default_factory=Counter)
     behind: int = 0
     full_after: int | None = None
@@ -148,7 +150,7 @@ class Memory:
         self.counts[result.outcome] += 1
 
     async def commit(self) -> None:
-        self.committed = len(self.results)
+        self.committed, self.committed_at = len(self.results), time.time()
 
     def outcomes(self) -> dict[int, Outcome]:
         """What became of each row, of which each has one only."""

@@ -47,11 +47,14 @@ _DEATHS = 2
 
 
 class Journal(Protocol):
-    """Where results go: see `journal`."""
+    """Where results go: see `journal`.
 
-    @property
-    def counts(self) -> Counter[Outcome]:
-        """Rows that have an outcome, those of earlier runs included."""
+    counts        committed rows by outcome, those of earlier runs included
+    committed_at  when that was last, by `time.time`; 0 before the first of this run
+    """
+
+    counts: Counter[Outcome]
+    committed_at: float
 
     @property
     def behind(self) -> int:

@@ -79,7 +79,7 @@ class Progress:
     again     rows that were sent again although they may have been generated before
     faults    tries that failed, by what was wrong
     waiting   what the job waits for when no replica takes rows; else empty
-    committed_s  seconds since the journal last had everything on disk
+    committed_at  when rows were last committed, by `time.time`; 0 before the first of this run
     cost, cost_in_all  money so far in this run, and expected at its end; None without a price
     sample    the line of an answer that came lately
     """
@@ -94,7 +94,7 @@ class Progress:
     elapsed_s: float
     left: Left | None = None
     waiting: str = ""
-    committed_s: float = 0.0
+    committed_at: float = 0.0
     cost: float | None = None
     cost_in_all: float | None = None
     sample: bytes = b""

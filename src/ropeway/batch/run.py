@@ -102,7 +102,7 @@ class _Job:
         self.reason: Reason | None = None
         self.failure: RopewayError | None = None
         self.clock = dispatch.clock
-        self.began = self.told = self.reachable = self.committed = self.clock()
+        self.began = self.told = self.reachable = self.clock()
         self.before = self.journal.counts.total()
         self.meter, self.forecast = Meter(), Forecast(self.began)
 
@@ -128,8 +128,7 @@ class _Job:
             await self.journal.commit()
         except RopewayError as error:
             self.reason, self.failure = "broken", self.failure or error
-        self.committed = self.clock()
-        progress = self._progress(self.committed)
+        progress = self._progress(self.clock())
         self.tell(progress)
         return Ended(self.reason, progress, self.failure)
 
@@ -149,8 +148,6 @@ class _Job:
     def _look(self, stop: asyncio.Event) -> None:
         """End what is to end, send what can be sent, and tell."""
         now, dispatch = self.clock(), self.dispatch
-        if self.journal.behind == 0:
-            self.committed = now
         ready = [replica for replica in dispatch.replicas if replica.ready(now)]
         if not all(replica.barred_by for replica in ready):
             self.reachable = now
@@ -258,7 +255,7 @@ class _Job:
             elapsed_s=elapsed,
             left=left,
             waiting="" if waiting else joined(self._reasons()),
-            committed_s=now - self.committed,
+            committed_at=self.journal.committed_at,
             cost=cost,
             cost_in_all=in_all,
             sample=dispatch.sample,
