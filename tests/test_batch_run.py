@@ -176,6 +176,27 @@ def test_a_server_that_serves_other_rows_refuses_this_one(status: int) -> None:
     assert len(server.prompts) == 40
 
 
+def test_a_server_that_has_no_engine_for_ever_costs_patience_and_no_row() -> None:
+    answer = always(lambda: refusal(503, "no replica is up", **{"Retry-After": "1"}))
+    done, _ = job(answer, tries=1, patience_s=60)
+    assert done.ended.reason == "endpoints"
+    assert done.ended.failure is not None
+    assert "no replica is up" in str(done.ended.failure.as_json())
+    assert done.journal.results == []
+
+
+def test_a_key_that_is_withdrawn_costs_patience_and_no_row() -> None:
+    async def answer(server, prompt):
+        if len(server.prompts) > 100:
+            return refusal(401, "Unauthorized")
+        return await echo(server, prompt)
+
+    done, server = job(answer, count=1000, patience_s=60)
+    assert isinstance(done.ended.failure, KeyRefused)
+    assert done.journal.outcomes() == dict.fromkeys(range(100), Outcome.ANSWERED)
+    assert len(server.prompts) < 200
+
+
 def test_an_endpoint_that_refuses_us_leaves_its_rows_to_the_other() -> None:
     refuse = always(lambda: refusal(401, "Unauthorized"))
 

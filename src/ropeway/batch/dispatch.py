@@ -281,12 +281,19 @@ class Dispatch:
             self._away(replica, answer.words)
         elif answer.kind is Kind.LATER:
             replica.pause(answer, self.clock())
-            trouble = self._trouble(row)
-            trouble.laters += 1
-            if trouble.laters % _LATERS == 0:
-                self._charge(row, answer)
-                return
-        self.window.give_back(row)
+        if answer.status == 429:
+            self._put_off(row, answer)
+        else:
+            self.window.give_back(row)
+
+    def _put_off(self, row: Row, answer: Answer) -> None:
+        """Send a row again later and later: the next ones may be smaller, or another replica's."""
+        trouble = self._trouble(row)
+        trouble.laters += 1
+        if trouble.laters % _LATERS:
+            self.window.later(row, self.clock() + back_off(trouble.laters - 1))
+        else:
+            self._charge(row, answer)
 
     async def _failed(self, replica: Replica, row: Row, answer: Answer) -> None:
         """Charge a row for a try that failed, unless its replica has died."""

@@ -32,6 +32,7 @@ class Replica:
               at work on it: one that was turned away with 503 only waits to learn why
     held      rows with an answer that is hardly about them, until it is known whom it is about
     served    whether it has answered any row
+    overloads how often in a row it asked to be left alone, without an answer between
     barred_by why it refuses us, until it serves us again
     asking    the question whether it has died, while it is being asked
     broken    connections that broke since the last such question

@@ -149,7 +149,7 @@ class _Job:
         """End what is to end, send what can be sent, and tell."""
         now, dispatch = self.clock(), self.dispatch
         ready = [replica for replica in dispatch.replicas if replica.ready(now)]
-        if not all(replica.barred_by for replica in ready):
+        if any(not replica.barred_by and not replica.overloads for replica in ready):
             self.reachable = now
         self.window.slots = max(1, sum(replica.pace.limit for replica in ready))
         self._notice_crash()

@@ -152,7 +152,12 @@ class Sender:
         self._urls: dict[str, URL] = {}
 
     async def __aenter__(self) -> Self:
-        self._session = open_session(self.endpoint, self._silence_s, read_bufsize=_READ_BUFFER)
+        self._session = open_session(
+            self.endpoint,
+            self._silence_s,
+            read_bufsize=_READ_BUFFER,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
