@@ -2,12 +2,14 @@
 
 from collections import Counter
 from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_server import row
+from ropeway.batch import queue
 from ropeway.batch.queue import Window
 from ropeway.batch.rows import Row
 
@@ -168,8 +170,13 @@ MOVES = st.lists(
 )
 
 
-@given(MOVES, st.integers(1, 20))
-def test_whatever_happens_each_row_is_sent_and_none_twice(moves, slots) -> None:
+@given(MOVES, st.integers(1, 20), st.sampled_from([1, 2, 65536]))
+def test_whatever_happens_each_row_is_sent_and_none_twice(moves, slots, owners) -> None:
+    with patch.object(queue, "_MOST_OWNERS", owners):
+        check_moves(moves, slots)
+
+
+def check_moves(moves: list[tuple[str, int, int]], slots: int) -> None:
     made, count, flying = Window(10**6, 10**9), 0, []
     made.slots = slots
     for now, (move, replica, tokens) in enumerate(moves):

@@ -162,18 +162,28 @@ def test_a_redirect_is_no_refusal_of_a_row() -> None:
     assert done.journal.results == []
 
 
-@pytest.mark.parametrize("status", [403, 404])
-def test_a_server_that_serves_other_rows_refuses_this_one(status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "refused"),
+    [
+        (403, {0, 30, 39}),
+        (404, {0, 30, 39}),
+        (403, set(range(0, 200, 9))),  # of a prompt's contents
+        (404, set(range(100, 150))),  # of another model
+    ],
+)
+def test_a_server_that_serves_other_rows_refuses_these(status: int, refused: set[int]) -> None:
     async def answer(server, prompt):
-        if prompt in ("row-0", "row-30", "row-39"):
+        if int(prompt.removeprefix("row-")) in refused:
             return refusal(status, "not this one")
         return await echo(server, prompt)
 
-    done, server = job(answer)
-    refused = {n for n, outcome in done.journal.outcomes().items() if outcome is Outcome.REFUSED}
-    assert refused == {0, 30, 39}
+    done, server = job(answer, count=200)
+    outcomes = done.journal.outcomes()
+    assert {n for n, outcome in outcomes.items() if outcome is Outcome.REFUSED} == refused
+    assert len(outcomes) == 200
     assert done.ended.reason == "complete"
-    assert len(server.prompts) == 40
+    assert len(server.prompts) == 200
+    assert all(progress.replicas[0].state == "working" for progress in done.told)
 
 
 def test_a_server_that_has_no_engine_for_ever_costs_patience_and_no_row() -> None:

@@ -8,8 +8,10 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from ropeway.batch.pace import Pace
 from ropeway.batch.progress import Tally
@@ -247,7 +249,7 @@ class Dispatch:
         replica.pace.answered(result.prompt + result.answer)
         self.sample = result.line
         if self.limits.dedupe:
-            unpaid = replace(answer, prompt=0, answer=0)
+            unpaid = msgspec.structs.replace(answer, prompt=0, answer=0)
             for follower in self.window.settle(row):
                 self._keep(follower, result_of(follower, unpaid))
         if answer.kind is not Kind.BARRED:

@@ -164,9 +164,8 @@ class Window:
         while True:
             prefix = next(iter(mine), None)
             if prefix is None:
-                prefix = next(iter(self._free), None)
-                if prefix is not None:
-                    del self._free[prefix]
+                if self._free:
+                    prefix, _ = self._free.popitem(last=False)
                     self._own(prefix, replica)
                 else:
                     prefix = self._steal(replica)
@@ -185,7 +184,6 @@ class Window:
 
     def _own(self, prefix: int, replica: int) -> None:
         self._shelf(replica)[prefix] = None
-        self._owners.pop(prefix, None)
         self._owners[prefix] = replica
         if len(self._owners) > _MOST_OWNERS:
             self._owners.popitem(last=False)
@@ -211,9 +209,9 @@ class Window:
 
     def _drop(self, prefix: int) -> None:
         del self._groups[prefix]
-        for shelf in self._mine.values():
+        owner = self._owners.get(prefix)
+        for shelf in self._mine.values() if owner is None else (self._mine[owner],):
             shelf.pop(prefix, None)
-        self._free.pop(prefix, None)
 
     def _shelf(self, replica: int | None) -> _Shelf:
         if replica is None:

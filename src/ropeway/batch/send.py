@@ -71,8 +71,7 @@ _OUTCOMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):  # made in a tenth of the time of a frozen dataclass
     """What came of sending a row once.
 
     body      the server's own JSON, on one line; empty where there is none
@@ -307,10 +306,11 @@ def _judge_answer(path: str, data: bytes, request_id: str) -> Answer:
     if read.error is not None or read.object == "error":
         words = phrase("the server says: {message}", message=_words(data))
         return Answer(Kind.FAILED, 200, request_id, words=words, fault="error in a 200")
+    reasons = [choice.finish_reason for choice in read.choices or ()]
     if path.endswith("/completions"):
-        whole, reasons = bool(read.choices), [c.finish_reason for c in read.choices or ()]
+        whole = bool(reasons)
     else:
-        whole, reasons = not path.endswith("/embeddings") or bool(read.data), []
+        whole = not path.endswith("/embeddings") or bool(read.data)
     if not whole:
         words = phrase("the answer holds nothing: {start}", start=_start(data))
         return Answer(Kind.FAILED, 200, request_id, words=words, fault=_NO_ANSWER)
@@ -319,9 +319,8 @@ def _judge_answer(path: str, data: bytes, request_id: str) -> Answer:
         return Answer(Kind.FAILED, 200, request_id, words=words, fault="aborted")
     kind = Kind.CUT if "length" in reasons else Kind.ANSWERED
     usage = read.usage if isinstance(read, _Counted) else None
-    prompt = (usage and usage.prompt_tokens) or 0
-    answer = (usage and usage.completion_tokens) or 0
-    return Answer(kind, 200, request_id, data, max(0, prompt), max(0, answer))
+    prompt, answer = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+    return Answer(kind, 200, request_id, data, max(0, prompt or 0), max(0, answer or 0))
 
 
 def _decoded(data: bytes) -> _Bare:
