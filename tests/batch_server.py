@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+import virtual_time
 from ropeway.batch.dispatch import Limits
 from ropeway.batch.progress import Progress
 from ropeway.batch.rows import Outcome, Result, Row
@@ -94,6 +95,12 @@ class BatchServer:
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
         self.port = self._runner.addresses[0][1]
+
+    async def close_port(self) -> None:
+        """Take no more connections, and keep those that are there."""
+        assert self._runner is not None
+        for site in list(self._runner.sites):
+            await site.stop()
 
     async def die(self) -> None:
         """Close the port and reset every connection."""
@@ -218,3 +225,23 @@ async def run_job(
         stop=stop,
     )
     return Job(ended, journal, told)
+
+
+def job(answer=echo, count: int = 40, **options) -> tuple[Job, BatchServer]:
+    """Run a job of so many rows against one server, in virtual time."""
+    server = BatchServer(answer)
+
+    async def main() -> Job:
+        async with server:
+            return await run_job(options.pop("source", rows(count)), server.endpoint, **options)
+
+    return virtual_time.run(main()), server
+
+
+def check_answered(done: Job, count: int) -> None:
+    """Every row has its own answer, once, and all of it is committed."""
+    assert done.ended.failure is None
+    assert done.ended.reason == "complete"
+    assert done.journal.texts() == {n: f"row-{n}" for n in range(count)}
+    assert done.journal.committed == count
+    assert done.ended.progress.done == {Outcome.ANSWERED: count}

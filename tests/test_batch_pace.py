@@ -85,6 +85,17 @@ def test_a_preemption_halves_the_limit_once() -> None:
     assert pace.limit == 64
 
 
+def test_what_was_sent_before_a_cut_is_not_blamed_on_it() -> None:
+    pace = Pace(64, 1024)
+    settled(pace, Engine(10**6), 200)
+    pace.halve(pace.limit)
+    assert pace.limit == 512
+    pace.read(Reading(600, 300, 0), 900)
+    assert pace.limit == 512
+    pace.read(Reading(400, 100, 0), 500)
+    assert pace.limit == 452
+
+
 def test_the_preemptions_of_others_before_us_do_not_count() -> None:
     pace = Pace(64, 1024)
     pace.read(Reading(64, 0, 1000), 64)

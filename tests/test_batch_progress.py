@@ -85,6 +85,15 @@ def test_the_time_left_follows_the_tokens() -> None:
     assert left.high_s == pytest.approx(100 / 0.95, rel=0.01)
 
 
+def test_a_slow_start_is_soon_forgotten() -> None:
+    forecast = Forecast(0.0)
+    for second in range(1, 101):
+        forecast.look(second * 5.0 if second <= 30 else 150 + (second - 30) * 50.0, float(second))
+    left = forecast.left(5000)
+    assert left is not None
+    assert left.likely_s == pytest.approx(100, rel=0.05)
+
+
 def test_an_uneven_pace_makes_the_interval_wider() -> None:
     chance = random.Random(1)
 

@@ -61,6 +61,8 @@ def test_a_prefix_that_comes_again_goes_where_it_was_read() -> None:
     made.forget(0)
     made.add([row(4, prefix=7)])
     assert made.take(1, 0.0) == row(4, prefix=7)
+    made.add([row(5, prefix=7), row(6, prefix=9), row(7, prefix=9)])
+    assert drain(made, 2) == [[row(6, prefix=9), row(7, prefix=9)], [row(5, prefix=7)]]
 
 
 def test_an_idle_replica_takes_whole_groups_from_another() -> None:
@@ -72,7 +74,10 @@ def test_an_idle_replica_takes_whole_groups_from_another() -> None:
     assert [len(rows) for rows in taken] == [35, 35]
     moved = Counter(one.prefix for one in taken[1])
     assert moved[3] == 10
-    assert 20 in moved.values()  # a group as a whole
+    (stolen,) = (prefix for prefix, count in moved.items() if count == 20)  # as a whole
+    made.add([row(200, prefix=stolen), row(201, prefix=10), row(202, prefix=11)])
+    taken = drain(made, 2)
+    assert row(200, prefix=stolen) in taken[1]
 
 
 def test_all_replicas_work_on_a_prefix_that_every_row_has() -> None:

@@ -8,34 +8,24 @@ import pytest
 from aiohttp import web
 
 import virtual_time
-from batch_server import BatchServer, Job, Memory, always, echo, refusal, row, rows, run_job
-from ports import free_port
+from batch_server import (
+    BatchServer,
+    Job,
+    Memory,
+    always,
+    check_answered,
+    echo,
+    job,
+    refusal,
+    row,
+    rows,
+    run_job,
+)
 from ropeway.batch.progress import Price
 from ropeway.batch.rows import Outcome, Row
 from ropeway.batch.run import Settings, run_batch
-from ropeway.endpoint.address import Endpoint
-from ropeway.endpoint.failures import BadRequest, KeyRefused, NotOpenAI, ServerAway
+from ropeway.endpoint.failures import BadRequest, KeyRefused, NotOpenAI
 from ropeway.errors import RopewayError
-
-
-def job(answer=echo, count: int = 40, **options) -> tuple[Job, BatchServer]:
-    """Run a job of so many rows against one server, in virtual time."""
-    server = BatchServer(answer)
-
-    async def main() -> Job:
-        async with server:
-            return await run_job(options.pop("source", rows(count)), server.endpoint, **options)
-
-    return virtual_time.run(main()), server
-
-
-def check_answered(done: Job, count: int) -> None:
-    """Every row has its own answer, once, and all of it is committed."""
-    assert done.ended.failure is None
-    assert done.ended.reason == "complete"
-    assert done.journal.texts() == {n: f"row-{n}" for n in range(count)}
-    assert done.journal.committed == count
-    assert done.ended.progress.done == {Outcome.ANSWERED: count}
 
 
 def test_each_row_has_its_own_answer_and_all_is_committed() -> None:
@@ -207,113 +197,6 @@ def test_a_key_that_is_withdrawn_costs_patience_and_no_row() -> None:
     assert len(server.prompts) < 200
 
 
-def test_an_endpoint_that_refuses_us_leaves_its_rows_to_the_other() -> None:
-    refuse = always(lambda: refusal(401, "Unauthorized"))
-
-    async def main() -> Job:
-        async with BatchServer(refuse) as closed, BatchServer() as open_:
-            done = await run_job(rows(100), closed.endpoint, open_.endpoint)
-            assert len(closed.prompts) < 20
-            return done
-
-    done = virtual_time.run(main())
-    check_answered(done, 100)
-    assert [replica.state for replica in done.ended.progress.replicas] == ["barred", "working"]
-
-
-def test_rows_of_a_replica_that_dies_come_back_uncharged_and_it_joins_again() -> None:
-    seen: list[int] = []
-
-    async def main() -> Job:
-        async with BatchServer(seconds=1.0) as one, BatchServer(seconds=1.0) as two:
-
-            async def kill() -> None:
-                await asyncio.sleep(1.5)
-                assert one.in_flight == 8
-                await one.die()
-                seen.append(len(one.prompts))
-                await asyncio.sleep(20)
-                await one.up()
-                await asyncio.sleep(10)
-                seen.append(one.in_flight)
-
-            killing = asyncio.create_task(kill())
-            done = await run_job(rows(500), one.endpoint, two.endpoint, tries=1)
-            await killing
-            assert len(one.prompts) > seen[0]
-            return done
-
-    done = virtual_time.run(main())
-    check_answered(done, 500)
-    assert seen[1] == 8  # full again within ten seconds
-    assert done.ended.progress.again == 8
-    assert any(progress.replicas[0].state == "away" for progress in done.told)
-
-
-def test_a_replica_that_is_restarted_at_once_has_died_too() -> None:
-    async def main() -> Job:
-        async with BatchServer() as server:
-
-            async def restart() -> None:
-                await asyncio.sleep(1.05)
-                await server.die()
-                await server.up()
-
-            restarting = asyncio.create_task(restart())
-            done = await run_job(rows(400), server.endpoint, tries=1)
-            await restarting
-            return done
-
-    check_answered(virtual_time.run(main()), 400)
-
-
-def test_an_engine_that_died_behind_its_server_has_died() -> None:
-    async def answer(server, prompt):
-        if prompt == "row-30" and server.prompts.count(prompt) == 1:
-            server.unwell = 503
-            asyncio.get_running_loop().call_later(10, setattr, server, "unwell", 200)
-        if server.unwell == 503:
-            return refusal(500, "EngineCore encountered an issue")
-        return await echo(server, prompt)
-
-    done, _ = job(answer, count=200, tries=1)
-    check_answered(done, 200)
-
-
-def test_a_row_with_which_engines_die_twice_is_poison_and_its_neighbours_are_not() -> None:
-    deaths: list[str] = []
-
-    async def main() -> Job:
-        server = BatchServer()
-
-        async def answer(server_, prompt):
-            await asyncio.sleep(0.05)
-            if prompt == "row-50":
-                deaths.append(prompt)
-                restarting.append(asyncio.create_task(restart()))
-                await asyncio.sleep(60)
-            return await echo(server_, prompt)
-
-        async def restart() -> None:
-            await server.die()
-            await asyncio.sleep(5)
-            await server.up()
-
-        restarting: list[asyncio.Task[None]] = []
-        server.answer = answer
-        async with server:
-            done = await run_job(rows(200), server.endpoint, tries=1)
-            await asyncio.gather(*restarting)
-            return done
-
-    done = virtual_time.run(main())
-    outcomes = done.journal.outcomes()
-    assert outcomes[50] is Outcome.POISON
-    assert Counter(outcomes.values()) == {Outcome.ANSWERED: 199, Outcome.POISON: 1}
-    assert len(deaths) == 2
-    assert done.journal.lines()[50]["error"]["code"] == "poison"
-
-
 def test_a_job_that_is_stopped_keeps_what_is_in_flight_and_begins_nothing() -> None:
     async def main() -> tuple[Job, BatchServer]:
         stop = asyncio.Event()
@@ -371,36 +254,6 @@ def test_a_job_of_which_too_much_fails_ends() -> None:
     assert 50 <= len(done.journal.results) < 80
     done, _ = job(answer, count=200, max_errors=0.5, errors_from=50)
     assert done.ended.reason == "complete"
-
-
-def test_an_endpoint_that_is_away_at_first_joins_later() -> None:
-    async def main() -> Job:
-        server = BatchServer(port=free_port())
-
-        async def late() -> None:
-            await asyncio.sleep(30)
-            await server.up()
-
-        starting = asyncio.create_task(late())
-        done = await run_job(rows(40), server.endpoint, tries=1)
-        await starting
-        await server.die()
-        return done
-
-    done = virtual_time.run(main())
-    check_answered(done, 40)
-    assert any("no server answers" in progress.waiting for progress in done.told)
-    assert done.ended.progress.waiting == ""
-
-
-def test_patience_with_endpoints_that_are_away_has_an_end() -> None:
-    away = Endpoint(f"http://127.0.0.1:{free_port()}/v1")
-    done = virtual_time.run(run_job(rows(40), away, patience_s=30))
-    assert done.ended.reason == "endpoints"
-    assert isinstance(done.ended.failure, ServerAway)
-    assert away.url in done.ended.failure.evidence[0]
-    assert 30 <= done.ended.progress.elapsed_s < 31
-    assert done.journal.results == []
 
 
 def test_a_journal_that_is_full_ends_the_job_with_its_error() -> None:
@@ -464,6 +317,26 @@ def test_the_same_request_is_sent_once_and_answered_to_each() -> None:
     assert len(server.prompts) == 40
 
 
+def test_what_becomes_of_a_request_becomes_of_each_row_that_asks_it() -> None:
+    source = [row(n, f"prompt-{n % 10}") for n in range(40)]
+    answer = always(lambda: refusal(500, "CUDA error"))
+    done, server = job(answer, source=iter(source), dedupe=True, tries=2)
+    assert set(done.journal.outcomes().values()) == {Outcome.FAILED}
+    assert len(done.journal.results) == 40
+    assert len(server.prompts) == 20
+
+
+def test_the_longest_row_is_not_begun_last() -> None:
+    async def answer(server, prompt):
+        await asyncio.sleep(10 if prompt == "row-399" else 0.1)
+        return await echo(server, prompt)
+
+    long = [*rows(399), row(399, tokens=1000)]
+    done, _ = job(answer, source=iter(long), start=8, most=8)
+    check_answered(done, 400)
+    assert done.ended.progress.elapsed_s < 13
+
+
 def test_a_silent_server_costs_a_try() -> None:
     async def answer(server, prompt):
         if prompt == "row-3":
@@ -474,19 +347,3 @@ def test_a_silent_server_costs_a_try() -> None:
     assert done.journal.outcomes()[3] is Outcome.FAILED
     assert "nothing arrived for 20.0 s" in done.journal.lines()[3]["error"]["message"]
     assert Counter(server.prompts)["row-3"] == 2
-
-
-def test_a_host_that_vanishes_does_not_hold_its_rows_for_ever() -> None:
-    async def main() -> Job:
-        async with BatchServer() as one, BatchServer() as two:
-
-            async def vanish() -> None:
-                await asyncio.sleep(1.05)
-                one.seconds, one.hung = 100_000, True
-
-            vanishing = asyncio.create_task(vanish())
-            done = await run_job(rows(400), one.endpoint, two.endpoint, tries=1)
-            await vanishing
-            return done
-
-    check_answered(virtual_time.run(main()), 400)

@@ -291,8 +291,9 @@ def test_how_a_replica_is() -> None:
             server.unwell = 503
             health = await sender.healthy()
             assert ("503" in health.fault, health.sure) == (True, False)
-            server.hung = True
+            server.hung, began = True, asyncio.get_running_loop().time()
             health = await sender.healthy()
+            assert asyncio.get_running_loop().time() - began < 6
             assert ("within 5.0 s" in health.fault, health.sure) == (True, False)
             await server.die()
             health = await sender.healthy()

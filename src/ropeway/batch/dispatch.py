@@ -35,8 +35,6 @@ _GATHER_S = 0.1
 _FEWEST_BROKEN = 4
 # A replica that comes back is noticed within this.
 _LONGEST_AWAY_S = 5.0
-# So many calls without an answer, about a minute, and what it took before is lost as well.
-_CALLS = 20
 # Questions in a row that may be only slow to be answered.
 _SILENCES = 3
 # A replica that served and then refused us is asked again after this.
@@ -351,8 +349,8 @@ class Dispatch:
                 await asyncio.sleep(max(_GATHER_S, wait_s, back_off(calls, _LONGEST_AWAY_S)))
                 health = await replica.sender.healthy()
                 replica.why, calls = health.fault or replica.why, calls + 1
-                if calls == _CALLS:
-                    self._died(replica, replica.why)
+                if health.sure or (health.fault and calls >= _SILENCES):
+                    self._died(replica, health.fault)
                 if not health.fault:
                     replica.state, silences, calls = State.WORKING, 0, 0
                     self.wake.set()
