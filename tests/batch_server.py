@@ -6,7 +6,6 @@ flight, and come back at the same port.
 
 import asyncio
 import json
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -145,7 +144,6 @@ class Memory:
 
     results: list[Result] = field(default_factory=list)
     committed: int = 0
-    committed_at: float = 0.0
     counts: Counter[Outcome] = field(default_factory=Counter)
     behind: int = 0
     full_after: int | None = None
@@ -157,7 +155,7 @@ class Memory:
         self.counts[result.outcome] += 1
 
     async def commit(self) -> None:
-        self.committed, self.committed_at = len(self.results), time.time()
+        self.committed = len(self.results)
 
     def outcomes(self) -> dict[int, Outcome]:
         """What became of each row, of which each has one only."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 
 import pytest
 
@@ -42,6 +43,8 @@ def test_how_much_is_sent_follows_the_engine() -> None:
 
 
 def test_progress_is_plain_data() -> None:
+    began = time.time()
+
     async def main() -> Job:
         async with BatchServer() as server:
             return await run_job(rows(400), server.endpoint)
@@ -51,6 +54,8 @@ def test_progress_is_plain_data() -> None:
     document = json.loads(json.dumps(halfway.as_json()))
     assert document["rows"] == 400
     assert document["done"]["answered"] == document["finished"]
+    assert began <= document["committed_at"] <= time.time()
+    assert done.told[0].finished == 0 or done.told[0].committed_at
     assert document["rates"]["answer"] == pytest.approx(160, rel=0.2)
     assert document["left"]["low_s"] <= document["left"]["likely_s"] <= document["left"]["high_s"]
     rest = (400 - halfway.finished) / 80

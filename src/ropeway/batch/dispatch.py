@@ -47,14 +47,9 @@ _DEATHS = 2
 
 
 class Journal(Protocol):
-    """Where results go: see `journal`.
-
-    counts        committed rows by outcome, those of earlier runs included
-    committed_at  when that was last, by `time.time`; 0 before the first of this run
-    """
+    """Where results go: see `journal`. `counts`: committed rows, those of earlier runs included."""
 
     counts: Counter[Outcome]
-    committed_at: float
 
     @property
     def behind(self) -> int:

@@ -103,7 +103,8 @@ class _Job:
         self.failure: RopewayError | None = None
         self.clock = dispatch.clock
         self.began = self.told = self.reachable = self.clock()
-        self.before = self.journal.counts.total()
+        self.before = self.committed = self.journal.counts.total()
+        self.committed_at = 0.0
         self.meter, self.forecast = Meter(), Forecast(self.began)
 
     async def run(self, stop: asyncio.Event) -> Ended:
@@ -233,7 +234,10 @@ class _Job:
         """Return how far the job is."""
         done, price, dispatch = self.journal.counts, self.settings.price, self.dispatch
         elapsed, total = now - self.began, dispatch.all
-        rest = self._work_left(done.total())
+        finished = done.total()
+        if finished > self.committed:
+            self.committed, self.committed_at = finished, time.time()
+        rest = self._work_left(finished)
         self.forecast.look(total.work, now)
         left = self.forecast.left(rest)
         cost = in_all = None
@@ -255,7 +259,7 @@ class _Job:
             elapsed_s=elapsed,
             left=left,
             waiting="" if waiting else joined(self._reasons()),
-            committed_at=self.journal.committed_at,
+            committed_at=self.committed_at,
             cost=cost,
             cost_in_all=in_all,
             sample=dispatch.sample,
