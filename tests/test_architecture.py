@@ -22,7 +22,7 @@ LAYERS = (
     ("sim",),
     ("report",),
     ("doctor", "plan", "launch", "weights"),
-    ("facts", "diagnosis", "bench", "checkpoints"),
+    ("facts", "diagnosis", "bench", "batch", "checkpoints"),
     ("hosts", "engines", "endpoint"),
     ("router",),
     ("spec", "models", "hardware"),
@@ -33,8 +33,11 @@ LAYERS = (
 # Two stems that meet only in the verbs: machines are not spoken to over HTTP, endpoints not over
 # SSH; and what is decided from facts does not know who else decides.
 STRANGERS = (
-    ({"hosts", "engines", "facts", "doctor", "plan", "launch", "weights"}, {"endpoint", "bench"}),
-    ({"endpoint", "bench"}, {"hosts", "engines", "facts"}),
+    (
+        {"hosts", "engines", "facts", "doctor", "plan", "launch", "weights"},
+        {"endpoint", "bench", "batch"},
+    ),
+    ({"endpoint", "bench", "batch"}, {"hosts", "engines", "facts"}),
     ({"doctor"}, {"plan", "launch", "weights"}),
     ({"plan"}, {"doctor", "launch", "weights"}),
     ({"launch"}, {"doctor", "plan", "weights"}),
@@ -54,7 +57,7 @@ ONLY = {
     "rich": {"report"},
     "jinja2": {"report"},
     "click": {"cli"},
-    "aiohttp": {"endpoint.client", "router"},
+    "aiohttp": {"endpoint.client", "batch.send", "router"},
     "vllm": {"sim"},
     "torch": {"sim"},
     "ray": {"sim", "launch.programs"},

@@ -19,7 +19,7 @@ from ropeway.spec.errors import _COMPLAINTS
 SOURCE = Path(__file__).parent.parent / "src" / "ropeway"
 # Folders and files all of whose errors are in Chinese; nobody reads those of their programs.
 WHOLE = (
-    *("spec", "hosts", "engines", "models", "facts", "plan", "endpoint", "bench"),
+    *("spec", "hosts", "engines", "models", "facts", "plan", "endpoint", "bench", "batch"),
     *("launch", "doctor", "sim", "cli"),
     *("units.py", "hardware.py", "phrases.py", "suggest.py"),
 )

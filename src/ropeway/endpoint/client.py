@@ -93,12 +93,25 @@ async def served_model(endpoint: Endpoint, name: str | None) -> ServedModel:
     return models[0]
 
 
-class Client:
-    """A session with one endpoint: `async with Client(endpoint) as client`.
+def open_session(endpoint: Endpoint, silence_s: float, **more: Any) -> aiohttp.ClientSession:
+    """Return a session with one endpoint, which ends a request only after so long a silence.
 
     Proxies of the environment are not used: an endpoint on this machine or in the cluster is never
-    behind one, and a proxy that cannot reach it would answer in its place.
+    behind one, and a proxy that cannot reach it would answer in its place. `more`: see aiohttp.
     """
+    key = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+        headers={"Accept-Encoding": "identity", **key},
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence_s),
+        trust_env=False,
+        auto_decompress=False,
+        **more,
+    )
+
+
+class Client:
+    """A session with one endpoint: `async with Client(endpoint) as client`."""
 
     _session: aiohttp.ClientSession
 
@@ -107,19 +120,8 @@ class Client:
         self.clock = clock
 
     async def __aenter__(self) -> Self:
-        key = self.endpoint.key
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
-            headers={
-                "Accept-Encoding": "identity",
-                **({"Authorization": f"Bearer {key}"} if key else {}),
-            },
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=_CONNECT_S, sock_read=self.endpoint.timeout_s
-            ),
-            trust_env=False,
-            auto_decompress=False,
-            trace_configs=[_starts_watch()],
+        self._session = open_session(
+            self.endpoint, self.endpoint.timeout_s, trace_configs=[_starts_watch()]
         )
         return self
 
@@ -182,7 +184,7 @@ class Client:
                     raise await self._refusal(response, model)
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _explain(error, self.endpoint, watch) from error
+            raise explain(error, self.endpoint, watch.tokens) from error
 
     async def _follow(
         self,
@@ -211,7 +213,7 @@ class Client:
         with self._blamed(watch):
             event = _event(data)
             if event.get("error") or event.get("object") == "error":
-                raise ValueError(phrase("the server says: {message}", message=_message(event)))
+                raise ValueError(phrase("the server says: {message}", message=server_words(event)))
             delta = watch.add(event)
         if delta is not None and on_delta is not None:
             on_delta(delta)
@@ -266,7 +268,7 @@ class Client:
         body = await self._document(response)
         if isinstance(body, dict) and (body.get("error") or body.get("object") == "error"):
             return ServerFailed(
-                phrase("the server says: {message}", message=_message(body)),
+                phrase("the server says: {message}", message=server_words(body)),
                 where=self.endpoint.url,
             )
         return not_openai(
@@ -283,7 +285,7 @@ class Client:
             body = await self._document(response)
         except NotOpenAI:  # too long to be a reason
             body = None
-        message = _message(body) or response.reason or "no reason given"
+        message = server_words(body) or response.reason or "no reason given"
         if status in (401, 403):
             return key_refused(self.endpoint, status, message)
         refused = status in (404, 405, 501) or "not support" in message
@@ -417,7 +419,7 @@ def _served(row: object) -> ServedModel | None:
     return ServedModel(name, context if known else None, row.get("owned_by") == REHEARSAL_OWNER)
 
 
-def _message(body: object) -> str:
+def server_words(body: object) -> str:
     """Return the server's message, in any of the usual shapes; shortened."""
     if not isinstance(body, dict):
         return ""
@@ -429,18 +431,18 @@ def _message(body: object) -> str:
     return " ".join(text.split())[:_LONGEST_WORDS] if message else ""
 
 
-def _explain(error: Exception, endpoint: Endpoint, watch: Stopwatch) -> RequestFailed:
-    """Translate a transport error."""
+def explain(error: Exception, endpoint: Endpoint, tokens: int = 0) -> RequestFailed:
+    """Return a transport error, after so many tokens of an answer, in the words for the user."""
     url = endpoint.url
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         what = phrase("no connection within {limit:.0f} s", limit=_CONNECT_S)
         return ServerAway(what, where=url, hint="check the host, and any firewall in front of it")
     if isinstance(error, TimeoutError):
         template = "nothing arrived for {limit:g} s"
-        if watch.tokens:
+        if tokens:
             template = "nothing arrived for {limit:g} s after {tokens} tokens"
         return TimedOut(
-            phrase(template, limit=endpoint.timeout_s, tokens=watch.tokens),
+            phrase(template, limit=endpoint.timeout_s, tokens=tokens),
             where=url,
             hint="wait longer with `--timeout`, or read the engine's log with `ropeway logs`",
         )
@@ -461,8 +463,8 @@ def _explain(error: Exception, endpoint: Endpoint, watch: Stopwatch) -> RequestF
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
         return not_openai(endpoint, "does not answer in HTTP")
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
-        return broke(endpoint, watch.tokens, "the server closed the connection before the end")
-    return broke(endpoint, watch.tokens, str(error) or type(error).__name__)
+        return broke(endpoint, tokens, "the server closed the connection before the end")
+    return broke(endpoint, tokens, str(error) or type(error).__name__)
 
 
 def _cannot_connect(error: aiohttp.ClientConnectorError, endpoint: Endpoint) -> RequestFailed:

@@ -11,7 +11,7 @@ from ropeway.phrases import Phrase, translated, translation
 
 LANGUAGES = ("en", "zh")
 # By who says the sentence; `errors` has those of all the rest, and what the terminal itself says.
-TABLES = ("plan", "doctor", "launch", "errors")
+TABLES = ("plan", "doctor", "launch", "batch", "errors")
 # How a line begins that is to be typed, which is the same in every language. Prose begins with some
 # of these words too (`less is left`, `ssh cannot connect`), and goes on in another way.
 COMMAND = (

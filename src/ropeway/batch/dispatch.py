@@ -1,0 +1,426 @@
+"""Rows to replicas and outcomes to the journal: what is tried again, what is charged to whom.
+
+The hot path is `_work`: a task for each row in flight, which goes on to the next row by itself.
+"""
+
+import asyncio
+import random
+import secrets
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from ropeway.batch.pace import Pace
+from ropeway.batch.progress import Tally
+from ropeway.batch.queue import Window
+from ropeway.batch.replica import Replica, State, back_off
+from ropeway.batch.rows import Outcome, Result, Row
+from ropeway.batch.send import Answer, Kind, Sender, result_of, without_answer
+from ropeway.endpoint.address import Endpoint
+from ropeway.endpoint.failures import BadRequest, NotOpenAI, RequestFailed, key_refused
+from ropeway.phrases import phrase
+from ropeway.units import counted
+
+_POLL_S = 1.0
+# What may wait for the disk, in bytes, before no more is asked for.
+_MOST_BEHIND = 32 * 2**20
+# So many answers in a row that are hardly about their rows are about us.
+_MOST_HELD = 10
+# Failures that come together are asked about together.
+_GATHER_S = 0.1
+# So many connections that break together, and half of all, are a death, although it is over.
+_FEWEST_BROKEN = 4
+# A replica that comes back is noticed within this.
+_LONGEST_AWAY_S = 5.0
+# Questions in a row that may be only slow to be answered.
+_SILENCES = 3
+# A replica that served and then refused us is asked again after this.
+_BARRED_S = 30.0
+# So many refusals for now count as a failed try: some servers say this of a row that is too large.
+_LATERS = 10
+# Of what a replica takes at once, the share that may be rows with which engines died.
+_SUSPECTS = 16
+_DEATHS = 2
+
+
+class Journal(Protocol):
+    """Where results go: see `journal`. `counts`: committed rows, those of earlier runs included."""
+
+    counts: Counter[Outcome]
+
+    @property
+    def behind(self) -> int:
+        """Bytes that were added and are not on disk yet."""
+
+    def add(self, result: Result) -> None:
+        """Take a result. Raises RopewayError when nothing more can be kept."""
+
+    async def commit(self) -> None:
+        """Return when all that was added is on disk. Raises RopewayError."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a job's sending.
+
+    start, most  rows in flight for each replica: at first, and ever
+    tries        of a row, before it has failed
+    dedupe       send rows with the same request once, as far as they meet in the window
+    """
+
+    start: int = 64
+    most: int = 1024
+    tries: int = 5
+    dedupe: bool = False
+    window_rows: int = 16384
+    window_bytes: int = 64 * 2**20
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """What a row has been through. `reached`: a server may have generated it already."""
+
+    tries: int = 0
+    deaths: int = 0
+    laters: int = 0
+    sent: int = 0
+    reached: bool = False
+
+
+class Dispatch:
+    """All replicas of a job, its window and its journal.
+
+    halted   whether no row is begun any more
+    crash    an error that was not expected, or that the journal raised
+    wake     set when something has changed that the job may have to look at
+    low      set when the window has room
+    useful   when a row last got its outcome
+    settled  outcomes of this run; `faults`: tries that failed, by what was wrong
+    """
+
+    def __init__(self, senders: Sequence[Sender], journal: Journal, limits: Limits) -> None:
+        self.journal, self.limits = journal, limits
+        self.replicas = [
+            Replica(index, sender, Pace(limits.start, limits.most))
+            for index, sender in enumerate(senders)
+        ]
+        self.window = Window(limits.window_rows, limits.window_bytes, dedupe=limits.dedupe)
+        self.halted = False
+        self.crash: BaseException | None = None
+        self.wake, self.low = asyncio.Event(), asyncio.Event()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._helpers: set[asyncio.Task[None]] = set()
+        self._catching_up = False
+        self.clock = asyncio.get_running_loop().time
+        self.useful = self.clock()
+        self.settled: Counter[Outcome] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.all = Tally()
+        self.again = 0
+        self.sample = b""
+        self._troubles: dict[int, _Trouble] = {}
+        # Another run may still be generated under the same number, and vLLM makes its own names of
+        # ours (vllm/entrypoints/serve/engine/serving.py, 0.32.0).
+        self._name = secrets.token_hex(4)
+
+    def send(self) -> None:
+        """Begin with all rows that replicas have room for, in turns."""
+        sent = True
+        while sent:
+            sent = False
+            for replica in self.replicas:
+                if (row := self._next(replica)) is not None:
+                    task = self._begin(self._work(replica, row), self.tasks)
+                    replica.flying[row.ordinal] = (row, task, True)
+                    sent = True
+
+    def help(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin a task beside the rows, whose failure ends the job likewise."""
+        return self._begin(work, self._helpers)
+
+    async def close(self) -> None:
+        """End everything that still runs."""
+        running = [*self.tasks, *self._helpers]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def catch_up(self) -> None:
+        """Wait for the disk when much waits for it: an error of it shows only then."""
+        if self.journal.behind > _MOST_BEHIND and not self._catching_up:
+            self._catching_up = True
+            self.help(self._commit())
+
+    def judge_held(self) -> None:
+        """Decide about rows that are held when nothing else is left to learn it from."""
+        for replica in self.replicas:
+            if replica.held and replica.served:
+                self._refuse_held(replica)
+            elif replica.held:
+                self._bar(replica)
+
+    # Each row
+
+    async def _commit(self) -> None:
+        await self.journal.commit()
+        self._catching_up = False
+
+    def _begin(
+        self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]
+    ) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        among.add(task)
+        task.add_done_callback(self._note)
+        return task
+
+    def _note(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        self._helpers.discard(task)
+        error = None if task.cancelled() else task.exception()
+        self.crash = self.crash or error
+        self.wake.set()
+
+    async def _work(self, replica: Replica, first: Row) -> None:
+        """Send one row after the other, while there is one and the replica has room for it."""
+        task = asyncio.current_task()
+        assert task is not None
+        row: Row | None = first
+        while row is not None:
+            replica.flying[row.ordinal] = (row, task, True)
+            answer = await replica.sender.send(row, self._request_id(row))
+            if answer.kind is Kind.FAILED:
+                await self._failed(replica, row, answer)
+            else:
+                del replica.flying[row.ordinal]
+                if answer.kind <= Kind.REFUSED:
+                    self._settle(row, answer, replica)
+                else:
+                    self._turned_away(replica, row, answer)
+            row = self._next(replica)
+
+    def _next(self, replica: Replica) -> Row | None:
+        """Return the replica's next row, if it may have one."""
+        now, window = self.clock(), self.window
+        if self.halted or not replica.has_room(now) or self.journal.behind > _MOST_BEHIND:
+            return None
+        suspects = window.suspected and self._may_suspect(replica)
+        row = window.take(replica.index, now, suspects=suspects)
+        if window.room and not window.exhausted:
+            self.low.set()
+        return row
+
+    def _may_suspect(self, replica: Replica) -> bool:
+        """Whether one more row with which an engine died may be sent there.
+
+        Sent with many others, it would make them all suspects when it kills the next one.
+        """
+        troubles = map(self._troubles.get, replica.flying)
+        suspects = sum(1 for trouble in troubles if trouble is not None and trouble.deaths)
+        return suspects < max(1, replica.pace.limit // _SUSPECTS)
+
+    def _request_id(self, row: Row) -> str:
+        trouble = self._troubles.get(row.ordinal) if self._troubles else None
+        if trouble is None:
+            return f"{self._name}-{row.ordinal}"
+        trouble.sent += 1
+        if trouble.reached:
+            self.again += 1
+        return f"{self._name}-{row.ordinal}-{trouble.sent}"
+
+    def _settle(self, row: Row, answer: Answer, replica: Replica) -> None:
+        """Give a row the outcome that its answer is, and the same to those that asked the same."""
+        result = result_of(row, answer)
+        self._keep(row, result)
+        for tally in (self.all, replica.tally):
+            tally.rows += 1
+            tally.prompt += result.prompt
+            tally.answer += result.answer
+            tally.work += row.tokens
+        replica.pace.answered(result.prompt + result.answer)
+        self.sample = result.line
+        if self.limits.dedupe:
+            unpaid = msgspec.structs.replace(answer, prompt=0, answer=0)
+            for follower in self.window.settle(row):
+                self._keep(follower, result_of(follower, unpaid))
+        if answer.kind is not Kind.BARRED:
+            replica.served, replica.overloads, replica.barred_by = True, 0, None
+            self._refuse_held(replica)
+
+    def _give_up(self, row: Row, outcome: Outcome, why: str) -> None:
+        """Give a row an outcome without an answer, and the same to those that asked the same."""
+        for one in (row, *self.window.settle(row)):
+            self._keep(one, without_answer(one, outcome, why))
+
+    def _keep(self, row: Row, result: Result) -> None:
+        self.journal.add(result)
+        self.settled[result.outcome] += 1
+        self.useful = self.clock()
+        if self._troubles:
+            self._troubles.pop(row.ordinal, None)
+
+    def _turned_away(self, replica: Replica, row: Row, answer: Answer) -> None:
+        """Decide about a row that no engine has worked on."""
+        if answer.kind is Kind.BARRED and replica.served and answer.of_api and answer.status == 404:
+            self._settle(row, answer, replica)  # it serves other models, and not this one
+            return
+        self.faults[answer.fault] += 1
+        if answer.kind is Kind.BARRED and replica.state is State.WORKING:
+            replica.held.append((row, answer))
+            if len(replica.held) >= _MOST_HELD:
+                self._bar(replica)
+            return
+        if answer.kind is Kind.AWAY:
+            self._away(replica, answer.words)
+        elif answer.kind is Kind.LATER:
+            replica.pause(answer, self.clock())
+        if answer.status == 429:
+            self._put_off(row, answer)
+        else:
+            self.window.give_back(row)
+
+    def _put_off(self, row: Row, answer: Answer) -> None:
+        """Send a row again later and later: the next ones may be smaller, or another replica's."""
+        trouble = self._trouble(row)
+        trouble.laters += 1
+        if trouble.laters % _LATERS:
+            self.window.later(row, self.clock() + back_off(trouble.laters - 1))
+        else:
+            self._charge(row, answer)
+
+    async def _failed(self, replica: Replica, row: Row, answer: Answer) -> None:
+        """Charge a row for a try that failed, unless its replica has died."""
+        self.faults[answer.fault] += 1
+        reached = answer.status != 503
+        self._trouble(row).reached |= reached
+        replica.broken += answer.broke
+        if replica.state is State.WORKING:
+            replica.flying[row.ordinal] = (*replica.flying[row.ordinal][:2], reached)
+            if replica.asking is None:
+                replica.asking = self.help(self._ask_after(replica))
+            # When it has died, this task is cancelled here.
+            await asyncio.shield(replica.asking)
+        del replica.flying[row.ordinal]
+        if replica.state is State.WORKING:
+            self._charge(row, answer)
+        else:
+            self._outlived(row, replica.why, reached)
+
+    def _charge(self, row: Row, answer: Answer) -> None:
+        """Count a try that failed; send the row again some time later, or never."""
+        trouble = self._trouble(row)
+        trouble.tries += 1
+        if trouble.tries >= self.limits.tries:
+            self._give_up(row, Outcome.FAILED, answer.words)
+        else:
+            self.window.later(row, self.clock() + back_off(trouble.tries))
+
+    def _trouble(self, row: Row) -> _Trouble:
+        return self._troubles.setdefault(row.ordinal, _Trouble())
+
+    def _outlived(self, row: Row, why: str, reached: bool) -> None:
+        """Take back a row whose replica died: uncharged, but not twice."""
+        if not reached:
+            self.window.give_back(row)
+            return
+        trouble = self._trouble(row)
+        trouble.deaths, trouble.reached = trouble.deaths + 1, True
+        if trouble.deaths >= _DEATHS:
+            words = phrase("engines died with it in flight, twice; the last: {why}", why=why)
+            self._give_up(row, Outcome.POISON, words)
+        else:
+            self.window.suspect(row)
+
+    # Each replica
+
+    async def watch(self, replica: Replica) -> None:
+        """Read the figures of a replica that works, and call one that is away, until cancelled."""
+        silences = calls = 0
+        while replica.state is not State.BARRED:
+            if replica.state is State.AWAY:
+                wait_s = replica.away_until - self.clock()
+                await asyncio.sleep(max(_GATHER_S, wait_s, back_off(calls, _LONGEST_AWAY_S)))
+                health = await replica.sender.healthy()
+                replica.why, calls = health.fault or replica.why, calls + 1
+                if health.sure or (health.fault and calls >= _SILENCES):
+                    self._died(replica, health.fault)
+                if not health.fault:
+                    replica.state, silences, calls = State.WORKING, 0, 0
+                    self.wake.set()
+                continue
+            await asyncio.sleep(_POLL_S * random.uniform(0.8, 1.2))
+            health = await replica.sender.metrics()
+            if health.fault:
+                health = await replica.sender.healthy()
+            silences = silences + 1 if health.fault else 0
+            if health.fault and (health.sure or silences >= _SILENCES):
+                self._died(replica, health.fault)
+            elif health.reading is not None:
+                replica.pace.read(health.reading, len(replica.flying))
+            else:
+                replica.pace.tick(self.clock(), len(replica.flying))
+
+    async def _ask_after(self, replica: Replica) -> None:
+        """Find out whether a replica has died, once for all failures that come together."""
+        await asyncio.sleep(_GATHER_S)
+        broken, replica.broken, replica.asking = replica.broken, 0, None
+        health = await replica.sender.healthy()
+        if health.fault:
+            self._died(replica, health.fault)
+        elif broken >= max(_FEWEST_BROKEN, len(replica.flying) / 2):
+            n = counted(broken, "connection")
+            self._died(replica, phrase("{n} broke at once", n=n))
+
+    def _died(self, replica: Replica, why: str) -> None:
+        """Take back all that is in flight at a replica that is no more."""
+        self._away(replica, why)
+        flying = list(replica.flying.values())
+        replica.flying.clear()
+        for row, task, reached in flying:
+            task.cancel()
+            self._outlived(row, why, reached)
+
+    def _away(self, replica: Replica, why: str) -> None:
+        if replica.state is State.WORKING:
+            replica.state, replica.why = State.AWAY, why
+            self.window.forget(replica.index)
+            self._release(replica)
+
+    def _bar(self, replica: Replica) -> None:
+        """Leave a replica that refuses us: for good if it has never served us."""
+        answer = replica.held[-1][1]
+        replica.barred_by = _refusal(replica.sender.endpoint, answer)
+        self._away(replica, replica.barred_by.what)
+        if replica.served:
+            replica.away_until = self.clock() + _BARRED_S
+        else:
+            replica.state = State.BARRED
+
+    def _release(self, replica: Replica) -> None:
+        """Give back the rows that a replica refused, as it seems not for their own sake."""
+        for row, _ in replica.held:
+            self.window.give_back(row)
+        replica.held.clear()
+
+    def _refuse_held(self, replica: Replica) -> None:
+        """Refuse the rows that were held: the replica serves us, so they are what it refused."""
+        if replica.held:
+            held, replica.held = replica.held, []
+            for row, answer in held:
+                self._settle(row, answer, replica)
+
+
+def _refusal(endpoint: Endpoint, answer: Answer) -> RequestFailed:
+    """Return why an endpoint refuses whatever it is sent."""
+    if answer.status in (401, 403):
+        return key_refused(endpoint, answer.status, answer.words)
+    what = phrase("the server refuses every row: {words}", words=answer.words)
+    if answer.of_api:
+        hint = phrase(
+            "compare the rows' `model` with what {url} lists", url=endpoint.url + "/models"
+        )
+        return BadRequest(what, where=endpoint.url, hint=hint)
+    hint = phrase("check host and port; the base URL usually ends in `/v1`")
+    return NotOpenAI(what, where=endpoint.url, hint=hint)

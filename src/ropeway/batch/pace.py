@@ -1,0 +1,137 @@
+"""How many rows a replica works on at once, found while it works.
+
+An engine that is sent too little idles, one that is sent too much throws work away (it preempts
+sequences and computes them again) and answers nobody sooner. vLLM says of itself which of the two
+it is. The limit rises by steps, and falls by half.
+"""
+
+import re
+from dataclasses import dataclass
+
+# vLLM's gauges and its counter, one for each engine core of a server
+# (vllm/v1/metrics/loggers.py, 0.32.0); `num_requests_waiting_by_reason` counts the same again.
+_SERIES = re.compile(
+    rb"^vllm:(num_requests_running|num_requests_waiting|num_preemptions_total)(?:\{[^\n]*\})?"
+    rb"[ \t]+([0-9.eE+]+)",
+    re.MULTILINE,
+)
+# Requests that wait, as a share of those that run: enough for the next step, and no more.
+_FEW_WAIT, _MANY_WAIT = 0.05, 0.10
+# A limit is in use, and so may be judged, when so much of it is in flight.
+_IN_USE = 0.9
+# Without figures of the engine: a limit that is a quarter higher must bring a third of that.
+_HIGHER, _PAYS = 1.25, 1 / 3
+_WINDOW_S = 2.0
+_HOLD_WINDOWS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What an engine says of itself: requests that run and wait, preemptions since it started."""
+
+    running: float
+    waiting: float
+    preemptions: float
+
+
+def read_metrics(text: bytes) -> Reading | None:
+    """Return what `/metrics` says; None where it says nothing of vLLM's."""
+    sums: dict[bytes, float] = {}
+    for name, value in _SERIES.findall(text):
+        try:
+            sums[name] = sums.get(name, 0.0) + float(value)
+        except ValueError:
+            return None
+    if b"num_requests_running" not in sums or b"num_requests_waiting" not in sums:
+        return None
+    return Reading(
+        sums[b"num_requests_running"],
+        sums[b"num_requests_waiting"],
+        sums.get(b"num_preemptions_total", 0.0),
+    )
+
+
+class Pace:
+    """The limit of one replica, from `start` up to `most`.
+
+    After a cut nothing is judged until no more rows are in flight than the limit: what was sent
+    before it would be blamed on it.
+    """
+
+    def __init__(self, start: int, most: int) -> None:
+        self.most = max(1, most)
+        self.limit = max(1, min(start, self.most))
+        # What waits between two steps of an engine with short answers is no queue: only what costs
+        # work (preemptions, refusals) brings the limit below this.
+        self._floor = max(1, self.limit // 2)
+        self._step = max(1, self.limit // 8)
+        self._preemptions: float | None = None
+        self._since: float | None = None
+        self._rows = self._tokens = 0
+        self._before: tuple[int, float] | None = None
+        self._hold = 0
+
+    def halve(self, in_flight: int) -> None:
+        """Take half: the replica refused rows, or threw work away."""
+        if in_flight <= self.limit:
+            self.limit = max(1, min(self.limit, in_flight) // 2)
+            self._cut()
+
+    def read(self, reading: Reading, in_flight: int) -> None:
+        """Take what the engine says of itself, every second or so."""
+        # A counter that fell is that of an engine that was started again.
+        preempted = self._preemptions is not None and reading.preemptions > self._preemptions
+        self._preemptions = reading.preemptions
+        if preempted:
+            self.halve(in_flight)
+        elif in_flight <= self.limit:
+            most = max(1.0, _MANY_WAIT * reading.running)
+            if reading.waiting > most:
+                fewer = self.limit - round(reading.waiting - most)
+                if fewer < self.limit:
+                    self.limit = max(min(self._floor, self.limit), fewer)
+                    self._cut()
+            elif reading.waiting <= _FEW_WAIT * reading.running and self._in_use(in_flight):
+                self.limit = min(self.most, self.limit + self._step)
+
+    def answered(self, tokens: int) -> None:
+        """Count an answer, for `tick`."""
+        self._rows += 1
+        self._tokens += tokens
+
+    def tick(self, now: float, in_flight: int) -> None:
+        """Judge by answers alone, where the engine says nothing of itself.
+
+        At a limit that suffices, a higher one only makes each answer later: tokens per second stay.
+        """
+        if self._since is None or not self._in_use(in_flight):
+            self._restart(now)
+        elif now - self._since >= _WINDOW_S and self._rows >= self.limit:
+            rate = self._tokens / (now - self._since)
+            self._restart(now)
+            if in_flight <= self.limit:
+                self._climb(rate)
+
+    def _climb(self, rate: float) -> None:
+        if self._hold:
+            self._hold -= 1
+            return
+        if self._before is not None:
+            limit, slower = self._before
+            needed = 1 + (self.limit / limit - 1) * _PAYS
+            if rate < slower * needed:
+                self.limit, self._before, self._hold = limit, None, _HOLD_WINDOWS
+                return
+        higher = min(self.most, max(self.limit + 1, round(self.limit * _HIGHER)))
+        self._before = (self.limit, rate) if higher > self.limit else None
+        self.limit = higher
+
+    def _cut(self) -> None:
+        self._step = max(1, self.limit // 32)
+        self._before, self._hold = None, _HOLD_WINDOWS
+
+    def _in_use(self, in_flight: int) -> bool:
+        return in_flight >= _IN_USE * self.limit
+
+    def _restart(self, now: float) -> None:
+        self._since, self._rows, self._tokens = now, 0, 0

@@ -1,0 +1,257 @@
+"""The files of an input: which there are, where they lie, and what kind each is."""
+
+import importlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from glob import glob, has_magic
+from pathlib import Path, PurePosixPath
+from stat import S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit, urlunsplit
+
+from ropeway.errors import Refused, reason_of
+from ropeway.outside import is_file, local_path
+from ropeway.phrases import phrase
+
+STDIN = "-"
+_CANNOT_READ = "the file cannot be read: {reason}"
+_NO_FILE = "there is no such file"
+_NO_MATCH = "no file has such a name"
+# How files begin. The zstd of several threads writes a frame to be skipped first.
+_PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\x50\x2a\x4d\x18": "zstd"}
+_UNKNOWN = {
+    b"\xfd7zXZ": "xz",
+    b"BZh9": "bzip2",
+    b"PK\x03\x04": "zip",
+    b"\x89HDF": "HDF5",
+    b"ARROW1\0": "Arrow IPC",
+    b"SQLite format 3\0": "SQLite",
+}
+
+
+class Shape(StrEnum):
+    """What a file holds once it is unpacked."""
+
+    LINES = "jsonl"
+    CSV = "csv"
+    TSV = "tsv"
+    PARQUET = "parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file of the input.
+
+    name     as the user wrote it, or as a glob found it; without the keys of a store's URL
+    path     what is opened: the copy of what came through a pipe, a path within its store
+    changed  when it was changed last, in nanoseconds
+    store    a file system of pyarrow; None for a path of this machine
+    """
+
+    name: str
+    path: str
+    shape: Shape
+    packing: str
+    size: int
+    changed: int
+    store: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where the relative paths in it start."""
+        return Path() if self.store or self.name == STDIN else Path(self.name).parent
+
+
+def library(name: str) -> Any:
+    """Return a package of the extra `batch`; it is imported where it is needed only."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise Refused(
+            phrase("this input needs the package {name}", name=name.partition(".")[0]),
+            hint='pip install "ropeway[batch]"',
+        ) from None
+
+
+def find_parts(
+    names: Sequence[str], folder: Path, stdin: BinaryIO, shape: Shape | None = None
+) -> tuple[Part, ...]:
+    """Return the files in the order of `names`, those of a glob sorted by name.
+
+    What cannot be read twice is copied into `folder`. `shape` overrules what names and first bytes
+    say. Raises Refused.
+    """
+    parts: list[Part] = []
+    for number, name in enumerate(names):
+        if name == STDIN:
+            parts.append(_local(name, str(_copied(stdin, folder / f"input-{number}")), shape))
+        elif "://" in name:
+            parts += _remote(name, shape)
+        else:
+            parts += [_found(path, folder / f"input-{number}", shape) for path in _paths(name)]
+    seen: set[tuple[str, bool]] = set()
+    for part in parts:
+        place = (part.path if part.store else os.path.realpath(part.path), bool(part.store))
+        if place in seen:
+            raise Refused(
+                "the file is in the input twice",
+                where=part.name,
+                hint="name it once; `-n 2` asks each of its rows twice",
+            )
+        seen.add(place)
+    return tuple(parts)
+
+
+@contextmanager
+def open_part(part: Part) -> Iterator[BinaryIO]:
+    """Open a file to read its bytes as they lie there. Raises Refused."""
+    try:
+        if part.store is None:
+            opened: Any = Path(part.path).open("rb", buffering=0)  # noqa: SIM115 (closed below)
+        else:
+            opened = part.store.open_input_stream(part.path, compression=None)
+    except OSError as error:
+        raise cannot_read(part.name, reason_of(error)) from None
+    with closing(opened):
+        yield opened
+
+
+def cannot_read(name: str, reason: str) -> Refused:
+    """Return the refusal of a file that cannot be read to its end."""
+    return Refused(phrase(_CANNOT_READ, reason=reason), where=name)
+
+
+def _paths(name: str) -> list[str]:
+    path = str(local_path(name))
+    if not has_magic(path) or os.path.lexists(path):
+        return [path]
+    found = sorted(
+        one
+        for one in glob(path, recursive=True)  # noqa: PTH207 (`~` and `..` stay as they are written)
+        if is_file(Path(one))
+    )
+    if not found:
+        raise Refused(_NO_MATCH, where=name)
+    return found
+
+
+def _found(path: str, copy: Path, shape: Shape | None) -> Part:
+    """Return a path of this machine as a part; a pipe is copied first."""
+    try:
+        mode = Path(path).stat().st_mode
+        if S_ISFIFO(mode) or S_ISCHR(mode):
+            with Path(path).open("rb") as pipe:
+                return _local(path, str(_copied(pipe, copy)), shape)
+    except FileNotFoundError:
+        raise Refused(_NO_FILE, where=path) from None
+    except (OSError, ValueError) as error:  # not allowed; a NUL in the name
+        raise cannot_read(path, reason_of(error)) from None
+    if S_ISDIR(mode):
+        raise Refused(
+            "this is a folder", where=path, hint=phrase("name its files: `{path}/*`", path=path)
+        )
+    if not S_ISREG(mode):
+        raise cannot_read(path, phrase("this is not a regular file"))
+    return _local(path, path, shape)
+
+
+def _copied(file: BinaryIO, copy: Path) -> Path:
+    """Copy what can be read once only; where nothing comes, an earlier copy stays.
+
+    A job is continued by the same command, perhaps without the pipe before it.
+    """
+    fresh = copy.with_suffix(".new")
+    try:
+        with fresh.open("wb") as target:
+            shutil.copyfileobj(file, target, 2**20)
+            target.flush()
+            os.fsync(target.fileno())
+            empty = target.tell() == 0
+        if empty and copy.exists():
+            fresh.unlink()
+        else:
+            fresh.replace(copy)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise Refused(
+            phrase("the input cannot be copied: {reason}", reason=reason_of(error)),
+            where=str(copy),
+            hint="what comes through a pipe is kept, so that the job can go on later",
+        ) from None
+    return copy
+
+
+def _local(name: str, path: str, shape: Shape | None) -> Part:
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(16)
+            status = os.fstat(file.fileno())
+    except OSError as error:
+        raise cannot_read(name, reason_of(error)) from None
+    return Part(name, path, *_kind(name, head, shape), status.st_size, status.st_mtime_ns)
+
+
+def _remote(name: str, shape: Shape | None) -> list[Part]:
+    """Return the files of a URL such as `s3://bucket/folder/*.jsonl.gz`.
+
+    `*` stands for any part of a name, `**/` for any folders; a query has the store's options.
+    """
+    url = urlsplit(name)
+    shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+    if url.scheme in ("http", "https"):
+        raise Refused(
+            "an input is not read over HTTP: it is read twice, and must be the same both times",
+            where=shown,
+            hint=phrase("fetch it first: `curl -O {url}`", url=shown),
+        )
+    system = library("pyarrow.fs")
+    first = url.path.partition("*")[0]
+    wild = first != url.path
+    base = first.rpartition("/")[0] if wild else url.path
+    try:
+        store, top = system.FileSystem.from_uri(urlunsplit(url._replace(path=base)))
+        place = system.FileSelector(top, recursive="/" in url.path[len(first) :]) if wild else [top]
+        # A single file that is away is listed too, as a path where nothing is.
+        found = [info for info in store.get_file_info(place) if info.type == system.FileType.File]
+        glob_of = _pattern(top.rstrip("/") + url.path[len(base) :]) if wild else re.compile(".*")
+        parts = []
+        for info in sorted(found, key=lambda info: str(info.path)):
+            if glob_of.fullmatch(info.path):
+                with store.open_input_stream(info.path, compression=None) as file:
+                    kind = _kind(info.path, file.read(16), shape)
+                shown_path = f"{url.scheme}://{info.path}"
+                changed = info.mtime_ns or 0
+                parts.append(Part(shown_path, info.path, *kind, info.size, changed, store))
+    except (OSError, ValueError) as error:
+        why = str(error).replace(url.netloc, url.netloc.rpartition("@")[2])
+        raise cannot_read(shown, why.partition("\n")[0]) from None
+    if not parts:
+        raise Refused(_NO_MATCH if wild else _NO_FILE, where=shown)
+    return parts
+
+
+def _pattern(glob_text: str) -> re.Pattern[str]:
+    wild = {"**/": "(?:.*/)?", "*": "[^/]*"}
+    pieces = re.split(r"(\*\*/|\*)", glob_text)
+    return re.compile("".join(wild.get(piece, re.escape(piece)) for piece in pieces), re.DOTALL)
+
+
+def _kind(name: str, head: bytes, shape: Shape | None) -> tuple[Shape, str]:
+    packing = next((kind for magic, kind in _PACKED.items() if head.startswith(magic)), "")
+    for magic, kind in _UNKNOWN.items():
+        if head.startswith(magic):
+            raise Refused(
+                phrase("this is a file of {kind}, which is not read", kind=kind),
+                where=name,
+                hint="inputs are JSON lines or CSV, with or without gzip or zstd, or Parquet",
+            )
+    if head.startswith(b"PAR1"):
+        return Shape.PARQUET, ""
+    plain = re.sub(r"\.(gz|zst|zstd)$", "", name.lower())
+    by_name = {".csv": Shape.CSV, ".tsv": Shape.TSV}.get(PurePosixPath(plain).suffix, Shape.LINES)
+    return shape or by_name, packing

@@ -1,0 +1,175 @@
+"""How far a job is: plain data for a terminal and for `--json`, made from what was counted."""
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from ropeway.batch.rows import Outcome
+
+# Rates are those of the last seconds, at two looks a second.
+_LOOKS = 31
+_MOST_POINTS = 64
+# A rate that was measured so short is hardly one; and no rate is known better than this.
+_FEW_POINTS, _UNSURE, _SURE = 4, 0.5, 0.05
+_MILLION = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a job costs: per hour of all machines, per million tokens of prompts and of answers."""
+
+    hour: float = 0.0
+    prompt: float = 0.0
+    answer: float = 0.0
+
+    def of(self, seconds: float, prompt: float, answer: float) -> float:
+        """Return the cost of so many seconds and tokens."""
+        tokens = prompt * self.prompt + answer * self.answer
+        return seconds / 3600 * self.hour + tokens / _MILLION
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was answered, counted as it comes. `work`: tokens as they were estimated before."""
+
+    rows: int = 0
+    prompt: int = 0
+    answer: int = 0
+    work: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Rows and tokens per second over the last seconds."""
+
+    rows: float = 0.0
+    prompt: float = 0.0
+    answer: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaProgress:
+    """One replica. `state`: working, paused (as it asked), away, or barred (it refuses us)."""
+
+    url: str
+    state: str
+    why: str
+    in_flight: int
+    limit: int
+    rows: int
+    rates: Rates
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Seconds until the end: the likely value, and the interval around it."""
+
+    low_s: float
+    likely_s: float
+    high_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A job at one moment.
+
+    rows      of the whole input; `done` of them have an outcome, those of earlier runs included
+    again     rows that were sent again although they may have been generated before
+    faults    tries that failed, by what was wrong
+    waiting   what the job waits for when no replica takes rows; else empty
+    committed_at  when rows were last committed, by `time.time`; 0 before the first of this run
+    cost, cost_in_all  money so far in this run, and expected at its end; None without a price
+    sample    the line of an answer that came lately
+    """
+
+    rows: int
+    done: Mapping[Outcome, int]
+    in_flight: int
+    again: int
+    faults: Mapping[str, int]
+    replicas: tuple[ReplicaProgress, ...]
+    rates: Rates
+    elapsed_s: float
+    left: Left | None = None
+    waiting: str = ""
+    committed_at: float = 0.0
+    cost: float | None = None
+    cost_in_all: float | None = None
+    sample: bytes = b""
+
+    @property
+    def finished(self) -> int:
+        """Rows with an outcome."""
+        return sum(self.done.values())
+
+    @property
+    def cut_share(self) -> float:
+        """The share of the answers that were cut at their limit of tokens."""
+        good = sum(count for outcome, count in self.done.items() if outcome.good)
+        return self.done.get(Outcome.CUT, 0) / good if good else 0.0
+
+    def as_json(self) -> dict[str, object]:
+        """The progress as plain data, for `--json`."""
+        return {
+            **asdict(self),
+            "done": {outcome.name.lower(): self.done.get(outcome, 0) for outcome in Outcome},
+            "finished": self.finished,
+            "cut_share": self.cut_share,
+            "sample": self.sample.decode(errors="replace"),
+        }
+
+
+@dataclass(slots=True)
+class Meter:
+    """The rates of one tally, over the last looks at it."""
+
+    looks: deque[tuple[float, int, int, int]] = field(default_factory=lambda: deque(maxlen=_LOOKS))
+
+    def look(self, tally: Tally, now: float) -> Rates:
+        """Note the tally, and return the rates since the oldest look that is remembered."""
+        self.looks.append((now, tally.rows, tally.prompt, tally.answer))
+        then, *before = self.looks[0]
+        if now <= then:
+            return Rates()
+        counts = (tally.rows, tally.prompt, tally.answer)
+        return Rates(*((b - a) / (now - then) for a, b in zip(before, counts, strict=True)))
+
+
+class Forecast:
+    """The time left, from the pace of the tokens so far.
+
+    Looks lie closer at first; when there are many, every second one is dropped.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._points: list[tuple[float, float]] = [(now, 0.0)]
+        self._apart = 0.5
+
+    def look(self, work: float, now: float) -> None:
+        """Note how many tokens are done."""
+        if now - self._points[-1][0] >= self._apart:
+            self._points.append((now, work))
+        if len(self._points) > _MOST_POINTS:
+            del self._points[1::2]
+            self._apart *= 2
+
+    def left(self, rest: float) -> Left | None:
+        """Return the time for so many tokens more; None when nothing is known yet."""
+        # The first of them are those of a start: the second half is what the rest will be like.
+        points = self._points[len(self._points) // 3 :]
+        seconds, tokens = points[-1][0] - points[0][0], points[-1][1] - points[0][1]
+        if seconds <= 0 or tokens <= 0:
+            return None
+        rate = tokens / seconds
+        unsure = _UNSURE
+        if len(points) > _FEW_POINTS:
+            each = [
+                (after[1] - before[1]) / (after[0] - before[0])
+                for before, after in itertools.pairwise(points)
+            ]
+            spread = math.sqrt(sum((one - rate) ** 2 for one in each) / (len(each) - 1))
+            unsure = min(_UNSURE, max(_SURE, 2 * spread / math.sqrt(len(each)) / rate))
+        likely = rest / rate
+        return Left(likely / (1 + unsure), likely, likely / (1 - unsure))

@@ -1,0 +1,95 @@
+"""One replica of a job: what is in flight there, and whether it may be sent more."""
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ropeway.batch.pace import Pace
+from ropeway.batch.progress import Meter, ReplicaProgress, Tally
+from ropeway.batch.rows import Row
+from ropeway.batch.send import Answer, Sender
+from ropeway.errors import RopewayError
+
+# Full jitter: a random time up to a limit that doubles, so that those who failed together do not
+# come back together.
+_FIRST_S, _LONGEST_S = 0.5, 30.0
+
+
+class State(StrEnum):
+    """Whether a replica takes rows. BARRED: it refuses us, not our rows, and is not asked again."""
+
+    WORKING = "working"
+    AWAY = "away"
+    BARRED = "barred"
+
+
+@dataclass(slots=True)
+class Replica:
+    """What is known of one replica while the job runs.
+
+    flying    rows that were sent there, the task that waits for each, and whether an engine may be
+              at work on it: one that was turned away with 503 only waits to learn why
+    held      rows with an answer that is hardly about them, until it is known whom it is about
+    served    whether it has answered any row
+    overloads how often in a row it asked to be left alone, without an answer between
+    barred_by why it refuses us, until it serves us again
+    asking    the question whether it has died, while it is being asked
+    broken    connections that broke since the last such question
+    """
+
+    index: int
+    sender: Sender
+    pace: Pace
+    state: State = State.WORKING
+    why: str = ""
+    served: bool = False
+    flying: dict[int, tuple[Row, asyncio.Task[None], bool]] = field(default_factory=dict)
+    held: list[tuple[Row, Answer]] = field(default_factory=list)
+    asking: asyncio.Task[None] | None = None
+    broken: int = 0
+    paused_until: float = 0.0
+    overloads: int = 0
+    away_until: float = 0.0
+    barred_by: RopewayError | None = None
+    tally: Tally = field(default_factory=Tally)
+    meter: Meter = field(default_factory=Meter)
+
+    def ready(self, now: float) -> bool:
+        """Whether it may be sent rows at all."""
+        return self.state is State.WORKING and self.paused_until <= now
+
+    def has_room(self, now: float) -> bool:
+        """Whether it may be sent one row more."""
+        return len(self.flying) < self.pace.limit and self.ready(now)
+
+    def pause(self, answer: Answer, now: float) -> None:
+        """Leave it alone for as long as it asks, or for longer each time; send less after that."""
+        if self.paused_until <= now:  # else this one was sent before the last
+            self.overloads += 1
+            self.pace.halve(len(self.flying))
+        pause_s = answer.pause_s
+        if pause_s is None:
+            pause_s = back_off(self.overloads)
+        else:
+            pause_s *= random.uniform(1.0, 1.1)
+        self.paused_until = max(self.paused_until, now + pause_s)
+        self.why = answer.words
+
+    def progress(self, now: float) -> ReplicaProgress:
+        """Return how it is."""
+        ready = self.ready(now)
+        return ReplicaProgress(
+            url=self.sender.endpoint.url,
+            state="paused" if self.state is State.WORKING and not ready else self.state.value,
+            why="" if ready else self.why,
+            in_flight=len(self.flying),
+            limit=self.pace.limit,
+            rows=self.tally.rows,
+            rates=self.meter.look(self.tally, now),
+        )
+
+
+def back_off(tries: int, longest_s: float = _LONGEST_S) -> float:
+    """Return the seconds until the next try, after so many."""
+    return random.uniform(0.0, min(longest_s, _FIRST_S * 2.0 ** min(tries, 16)))

@@ -1,0 +1,68 @@
+"""The input read again, once all of it was looked at."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ropeway.batch.forms import Reader, Request
+from ropeway.batch.left_out import LeftOut
+from ropeway.batch.parts import Part
+from ropeway.batch.source import Fault, Reading
+from ropeway.errors import RopewayError
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A line that can be sent; `index` is its place among the lines that are not blank, from 0."""
+
+    index: int
+    where: str
+    request: Request
+
+
+def blank(item: Any) -> bool:
+    """Say whether nothing is in a line. Such lines are not counted."""
+    return item.__class__ is bytes and (not item or item.isspace())
+
+
+def lines_again(
+    parts: Sequence[Part],
+    digests: Sequence[str],
+    reader: Reader,
+    bad_lines: Iterator[LeftOut],
+    wanted: Callable[[int], bool],
+) -> Iterator[Again]:
+    """Yield the lines that are wanted, by their index, and not left out; others are not decoded.
+
+    Raises RopewayError where the input is not what it was: at the end of the file whose hash is
+    another, or at once where a line cannot be read any more.
+    """
+    bad = next(bad_lines, None)
+    index = -1
+    for part, digest in zip(parts, digests, strict=True):
+        reader.begin(part)
+        reading = Reading(part, reader.wanted)
+        for chunk in reading.chunks():
+            for number, item in zip(chunk.numbers, chunk.items, strict=True):
+                if blank(item):
+                    continue
+                index += 1
+                if bad is not None and bad.index == index:
+                    bad = next(bad_lines, None)
+                elif wanted(index):
+                    request = reader.read(item)
+                    where = f"{part.name}:{number}"
+                    if isinstance(request, Fault):
+                        raise _changed(where, request.what)
+                    yield Again(index, where, request)
+        if reading.digest != digest:
+            raise _changed(part.name)
+
+
+def _changed(where: str, evidence: str = "") -> RopewayError:
+    return RopewayError(
+        "the input has changed since the job began",
+        where=where,
+        evidence=[evidence] if evidence else [],
+        hint="put it back as it was, or begin another job: rows are known by their places in it",
+    )

@@ -1,0 +1,285 @@
+"""A job from its rows to its journal: it is fed, watched, told of and ended here.
+
+What becomes of each row is decided in `dispatch`; this looks at the whole, twenty times a second.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ropeway.batch.dispatch import Dispatch, Journal, Limits
+from ropeway.batch.progress import Forecast, Meter, Price, Progress
+from ropeway.batch.replica import State
+from ropeway.batch.rows import Row
+from ropeway.batch.send import Sender
+from ropeway.endpoint.address import Endpoint
+from ropeway.endpoint.failures import ServerAway
+from ropeway.errors import RopewayError
+from ropeway.phrases import Phrase, joined, phrase
+from ropeway.units import format_seconds
+
+Reason = Literal["complete", "stopped", "until", "cost", "errors", "endpoints", "broken"]
+
+_TICK_S, _TELL_S = 0.05, 0.5
+# A read of the input: rows and bytes at most.
+_BLOCK_ROWS, _BLOCK_BYTES = 512, 4 * 2**20
+_MOST_FAULTS = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a job is run.
+
+    rows, tokens  of the whole input, as it was surveyed; tokens of prompts and answers, estimated
+    max_errors    share of the rows without an answer that ends the job, of at least `errors_from`
+    silence_s     the longest wait for an answer: they are not streamed
+    patience_s    the longest time without any replica that takes rows
+    grace_s       how long a job that is stopped waits for what is in flight
+    until         time to stop at, as `time.time` has it
+    max_cost      money to stop at, by `price`
+    """
+
+    rows: int
+    tokens: int
+    limits: Limits = field(default_factory=Limits)
+    max_errors: float = 0.5
+    errors_from: int = 200
+    silence_s: float = 3600.0
+    patience_s: float = 1800.0
+    grace_s: float = 10.0
+    until: float | None = None
+    price: Price | None = None
+    max_cost: float | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended. `failure` says why it could not go on, where that is an error."""
+
+    reason: Reason
+    progress: Progress
+    failure: RopewayError | None = None
+
+
+async def run_batch(
+    rows: Iterator[Row],
+    journal: Journal,
+    endpoints: Sequence[Endpoint],
+    settings: Settings,
+    tell: Callable[[Progress], None],
+    *,
+    stop: asyncio.Event | None = None,
+) -> Ended:
+    """Send every row, and put what becomes of it into the journal, which is committed at the end.
+
+    `tell` is called twice a second and once at the end. Set `stop` to end early: no new rows, a
+    moment for those in flight. What is returned says how the job ended, errors included; what has
+    an outcome by then is in the journal, and the rest is not.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        senders = [
+            await stack.enter_async_context(Sender(endpoint, settings.silence_s))
+            for endpoint in endpoints
+        ]
+        dispatch = Dispatch(senders, journal, settings.limits)
+        return await _Job(rows, dispatch, settings, tell).run(stop or asyncio.Event())
+
+
+class _Job:
+    def __init__(
+        self,
+        rows: Iterator[Row],
+        dispatch: Dispatch,
+        settings: Settings,
+        tell: Callable[[Progress], None],
+    ) -> None:
+        self.rows, self.settings, self.tell = rows, settings, tell
+        self.dispatch, self.window, self.journal = dispatch, dispatch.window, dispatch.journal
+        self.reason: Reason | None = None
+        self.failure: RopewayError | None = None
+        self.clock = dispatch.clock
+        self.began = self.told = self.reachable = self.clock()
+        self.before = self.committed = self.journal.counts.total()
+        self.committed_at = 0.0
+        self.meter, self.forecast = Meter(), Forecast(self.began)
+
+    async def run(self, stop: asyncio.Event) -> Ended:
+        """Run until something ends the job, and commit."""
+        dispatch = self.dispatch
+        dispatch.help(self._fill())
+        for replica in dispatch.replicas:
+            dispatch.help(dispatch.watch(replica))
+        try:
+            while self.reason is None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_TICK_S):
+                        await dispatch.wake.wait()
+                dispatch.wake.clear()
+                self._look(stop)
+            if dispatch.tasks and self.reason != "broken":
+                await asyncio.wait(dispatch.tasks, timeout=self.settings.grace_s)
+        finally:
+            await dispatch.close()
+        self._notice_crash()
+        try:
+            await self.journal.commit()
+        except RopewayError as error:
+            self.reason, self.failure = "broken", self.failure or error
+        progress = self._progress(self.clock())
+        self.tell(progress)
+        return Ended(self.reason, progress, self.failure)
+
+    async def _fill(self) -> None:
+        """Keep the window full. Reading may wait for a disk or a network, so a thread does it."""
+        while not self.window.exhausted:
+            if self.window.room:
+                block = await asyncio.to_thread(_read_block, self.rows)
+                self.window.add(block)
+                if not block:
+                    self.window.close()
+                self.dispatch.wake.set()
+            else:
+                self.dispatch.low.clear()
+                await self.dispatch.low.wait()
+
+    def _look(self, stop: asyncio.Event) -> None:
+        """End what is to end, send what can be sent, and tell."""
+        now, dispatch = self.clock(), self.dispatch
+        ready = [replica for replica in dispatch.replicas if replica.ready(now)]
+        if any(not replica.barred_by and not replica.overloads for replica in ready):
+            self.reachable = now
+        self.window.slots = max(1, sum(replica.pace.limit for replica in ready))
+        self._notice_crash()
+        self._judge_time(stop, now)
+        self._judge_replicas(now)
+        self._judge_errors()
+        if self.window.exhausted and not len(self.window) and not dispatch.tasks:
+            dispatch.judge_held()
+            if not len(self.window):
+                self._end("complete")
+        dispatch.halted = self.reason is not None
+        dispatch.send()
+        dispatch.catch_up()
+        if now - self.told >= _TELL_S:
+            self.told = now
+            self.tell(self._progress(now))
+
+    def _notice_crash(self) -> None:
+        """End the job for an error of the journal or of the input; raise one that is a bug."""
+        crash = self.dispatch.crash
+        if isinstance(crash, RopewayError):
+            self.reason, self.failure = "broken", crash
+        elif crash is not None:
+            raise crash
+
+    def _judge_time(self, stop: asyncio.Event, now: float) -> None:
+        """End a job that was to end by now."""
+        settings, done = self.settings, self.dispatch.all
+        if stop.is_set():
+            self._end("stopped")
+        if settings.until is not None and time.time() >= settings.until:
+            self._end("until")
+        if settings.price is not None and settings.max_cost is not None:
+            cost = settings.price.of(now - self.began, done.prompt, done.answer)
+            if cost >= settings.max_cost:
+                self._end("cost")
+
+    def _judge_replicas(self, now: float) -> None:
+        """End a job that nobody takes rows of."""
+        replicas = self.dispatch.replicas
+        if all(replica.state is State.BARRED for replica in replicas):
+            self._end("endpoints", replicas[0].barred_by)
+        elif now - max(self.reachable, self.dispatch.useful) > self.settings.patience_s:
+            barred_by = [replica.barred_by for replica in replicas if replica.barred_by]
+            patience = format_seconds(self.settings.patience_s)
+            what = phrase("no endpoint has taken a row for {patience}", patience=patience)
+            self._end(
+                "endpoints",
+                barred_by[0] if barred_by else ServerAway(what, evidence=self._reasons()),
+            )
+
+    def _judge_errors(self) -> None:
+        """End a job of which too much fails."""
+        settled = self.dispatch.settled
+        total = settled.total()
+        bad = sum(count for outcome, count in settled.items() if not outcome.good)
+        if total < self.settings.errors_from or bad <= self.settings.max_errors * total:
+            return
+        what = phrase(
+            "{bad:,} of {n:,} rows got no answer, more than {most:.0%}",
+            bad=bad, n=total, most=self.settings.max_errors,
+        )  # fmt: skip
+        faults = self.dispatch.faults.most_common(_MOST_FAULTS)
+        hint = phrase("the file of errors says why; allow more with `--max-errors`")
+        evidence = [f"{fault}: {count:,}" for fault, count in faults]
+        self._end("errors", RopewayError(what, evidence=evidence, hint=hint))
+
+    def _end(self, reason: Reason, failure: RopewayError | None = None) -> None:
+        """End the job, for the first reason that there is."""
+        if self.reason is None:
+            self.reason, self.failure = reason, failure
+
+    def _reasons(self) -> list[Phrase]:
+        """Return why each replica takes no rows."""
+        return [
+            phrase("{url}: {why}", url=replica.sender.endpoint.url, why=replica.why)
+            for replica in self.dispatch.replicas
+        ]
+
+    def _progress(self, now: float) -> Progress:
+        """Return how far the job is."""
+        done, price, dispatch = self.journal.counts, self.settings.price, self.dispatch
+        elapsed, total = now - self.began, dispatch.all
+        finished = done.total()
+        if finished > self.committed:
+            self.committed, self.committed_at = finished, time.time()
+        rest = self._work_left(finished)
+        self.forecast.look(total.work, now)
+        left = self.forecast.left(rest)
+        cost = in_all = None
+        if price is not None:
+            cost = price.of(elapsed, total.prompt, total.answer)
+            if left is not None:
+                grows = rest / total.work
+                more = price.of(left.likely_s, total.prompt * grows, total.answer * grows)
+                in_all = cost + more
+        waiting = any(replica.ready(now) for replica in dispatch.replicas)
+        return Progress(
+            rows=self.settings.rows,
+            done=dict(done),
+            in_flight=sum(len(replica.flying) for replica in dispatch.replicas),
+            again=dispatch.again,
+            faults=dict(dispatch.faults),
+            replicas=tuple(replica.progress(now) for replica in dispatch.replicas),
+            rates=self.meter.look(total, now),
+            elapsed_s=elapsed,
+            left=left,
+            waiting="" if waiting else joined(self._reasons()),
+            committed_at=self.committed_at,
+            cost=cost,
+            cost_in_all=in_all,
+            sample=dispatch.sample,
+        )
+
+    def _work_left(self, finished: int) -> float:
+        """Return the tokens of the rows that have no outcome, as far as estimates go."""
+        rows = self.settings.rows
+        if finished >= rows:
+            return 0.0
+        share = (rows - self.before) / rows
+        return max(self.settings.tokens * share - self.dispatch.all.work, rows - finished)
+
+
+def _read_block(rows: Iterator[Row]) -> list[Row]:
+    """Return the next rows; none when there are no more."""
+    block, size = [], 0
+    for row in itertools.islice(rows, _BLOCK_ROWS):
+        block.append(row)
+        size += len(row.body)
+        if size >= _BLOCK_BYTES:
+            break
+    return block

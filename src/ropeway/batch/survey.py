@@ -1,0 +1,334 @@
+"""The look at all of the input before anything is sent, and the rows that are sent afterwards.
+
+One pass over the files finds every line that cannot be sent, and says how large the job is. A
+second one is needed only where two names have the same hash: to see whether they are the same.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from ropeway.batch.beginnings import Beginnings
+from ropeway.batch.forms import Kind, PictureRow, Reader, Request
+from ropeway.batch.left_out import Faults, left_out
+from ropeway.batch.names import Names
+from ropeway.batch.parts import Part, cannot_read
+from ropeway.batch.reread import blank, lines_again
+from ropeway.batch.rows import Outcome, Result, Row
+from ropeway.batch.settings import Form
+from ropeway.batch.source import Fault, Reading
+from ropeway.batch.tokens import UNLIMITED, Spread
+from ropeway.errors import Refused, reason_of
+from ropeway.phrases import joined, phrase
+
+_SURVEY, _BEGINNINGS = "survey.json", "beginnings.bin"
+_MOST_MODELS = 1000
+_MODELS_SHOWN = 5
+_MOST_TWINS = 100_000  # names that occur more than once, each with some 200 bytes in memory
+
+Tell = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Read:
+    """A file as it was when it was surveyed."""
+
+    name: str
+    size: int
+    changed: int
+    digest: str
+    lines: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of an input. Tokens are estimates (`tokens`).
+
+    form       a hash of how lines become requests
+    rows       all of them, left out or not: lines that are not blank, times samples
+    bad        lines that are left out, and `faults`: how many of each kind
+    prompt     tokens of a line's prompt; `answer`: the most of its answer, where that has a limit
+    unlimited  lines whose answer has no limit
+    long       lines whose prompt may be too long for the model
+    groups     beginnings that several prompts have, and `grouped`: how many prompts have such a one
+    unused     columns of the first record of which nothing is made
+    empty      files in which nothing is
+    """
+
+    kind: Kind
+    form: str
+    parts: tuple[Read, ...]
+    rows: int
+    bad: int
+    faults: dict[str, int]
+    models: tuple[str, ...]
+    paths: dict[str, int]
+    prompt: Spread
+    answer: Spread
+    unlimited: int
+    long: int
+    groups: int
+    grouped: int
+    unused: tuple[str, ...]
+    empty: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the input's bytes, whatever its files are called."""
+        parts = [[part.size, part.digest] for part in self.parts]
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+@dataclass
+class _Tally:
+    """What is counted on the way."""
+
+    names: Names
+    context: int | None
+    served: Collection[str]
+    beginnings: Beginnings = field(default_factory=Beginnings)
+    prompt: Spread = field(default_factory=Spread)
+    answer: Spread = field(default_factory=Spread)
+    models: dict[str, None] = field(default_factory=dict)
+    paths: Counter[str] = field(default_factory=Counter)
+    named: int = 0
+    unlimited: int = 0
+    long: int = 0
+
+    def add(self, request: Request, index: int) -> Fault | None:
+        """Count a request, or return why it cannot be sent after all."""
+        model, tokens = request.model, request.tokens
+        if model not in self.models:
+            if self.served and model and model not in self.served:
+                return _no_model(model, self.served)
+            if len(self.models) < _MOST_MODELS:
+                self.models[model] = None
+        if self.context is not None and tokens > self.context:
+            if request.fewest > self.context:
+                return _too_long(tokens, self.context)
+            self.long += 1
+        self.prompt.add(tokens)
+        if request.answer < 0:
+            self.unlimited += 1
+        else:
+            self.answer.add(request.answer)
+        self.paths[request.path] += 1
+        self.named += bool(request.name)
+        self.names.add(request.name or _made_name(index))
+        self.beginnings.note(request.text)
+        return None
+
+
+def survey(
+    parts: Sequence[Part],
+    form: Form,
+    folder: Path,
+    *,
+    skip_bad: bool = False,
+    context: int | None = None,
+    served: Collection[str] = (),
+    tell: Tell = lambda _: None,
+    hashed: Callable[[str], int] = hash,
+) -> Survey:
+    """Look at all lines, and keep in `folder` what is needed to go on with the job.
+
+    Raises Refused for the first line that cannot be sent, with others as evidence; with `skip_bad`
+    such lines are left out: see `skipped`. `context` is the most tokens that the model takes, and
+    `served` the models that there are, where that is known. `tell` is given bytes as they are read.
+    `hashed`: by which names are looked for that occur twice.
+    """
+    try:
+        with Names(folder, hashed) as names, Faults(folder, skip=skip_bad) as faults:
+            tally = _Tally(names, context, served)
+            reader = Reader(form)
+            reads = _look(parts, reader, tally, faults, tell)
+            if tally.named and not faults.enough:
+                twins = names.repeated()  # of rows without a name it is made, and may be another's
+                if twins:
+                    _look_for_twins(parts, reads, reader, tally, faults, twins)
+            lines = sum(read.lines for read in reads)
+            bad = faults.close(lines)
+            if not lines:
+                where = joined([part.name for part in parts], ", ")
+                raise Refused("the input is empty", where=where)
+            found = _result(reads, reader, tally, faults, bad)
+            (folder / _BEGINNINGS).write_bytes(tally.beginnings.kept())
+            (folder / _SURVEY).write_bytes(msgspec.json.encode(found))
+    except OSError as error:
+        raise Refused(
+            phrase("what is found in the input cannot be kept: {reason}", reason=reason_of(error)),
+            where=str(folder),
+        ) from None
+    return found
+
+
+def kept_survey(parts: Sequence[Part], form: Form, folder: Path) -> Survey | None:
+    """Return what an earlier run found in `folder`; None where files or flags are others now."""
+    try:
+        found = msgspec.json.decode((folder / _SURVEY).read_bytes(), type=Survey)
+    except (OSError, ValueError):
+        return None
+    now = [(part.name, part.size, part.changed) for part in parts]
+    then = [(part.name, part.size, part.changed) for part in found.parts]
+    return found if now == then and found.form == _hash(form) else None
+
+
+def rows(
+    parts: Sequence[Part], form: Form, found: Survey, folder: Path, done: Container[int]
+) -> Iterator[Row]:
+    """Yield the rows that can be sent and are not done, in the order of the input.
+
+    Lines of which all is done are not decoded. Raises RopewayError where the input has changed.
+    """
+    reader = Reader(form, found.kind, check_files=False)
+    beginnings = Beginnings((folder / _BEGINNINGS).read_bytes())
+    samples = form.samples
+
+    def wanted(index: int) -> bool:
+        if samples == 1:
+            return index not in done
+        ordinals = range(index * samples, (index + 1) * samples)
+        return any(ordinal not in done for ordinal in ordinals)
+
+    digests = [part.digest for part in found.parts]
+    for line in lines_again(parts, digests, reader, left_out(folder), wanted):
+        request = line.request
+        kind = PictureRow if request.pictures else Row
+        prefix = beginnings.key(request.text)
+        tokens = request.tokens + (UNLIMITED if request.answer < 0 else request.answer)
+        for sample, body in enumerate(reader.bodies(request)):
+            ordinal = line.index * samples + sample
+            if ordinal not in done:
+                name = _name(request.name, ordinal, sample, samples)
+                yield kind(ordinal, name, request.path, body, prefix, tokens)
+
+
+def skipped(form: Form, folder: Path) -> Iterator[Result]:
+    """Yield what becomes of the lines that are left out, in the order of the input."""
+    for line in left_out(folder):
+        message = f"{line.where}: {line.what}"
+        error = msgspec.json.encode({"code": Outcome.SKIPPED.name.lower(), "message": message})
+        for sample in range(form.samples):
+            ordinal = line.index * form.samples + sample
+            name = msgspec.json.encode(_name(line.name, ordinal, sample, form.samples))
+            text = b'{"id":"batch_req_%d","custom_id":%b,"response":null,"error":%b}\n'
+            yield Result(ordinal, Outcome.SKIPPED, text % (ordinal, name, error))
+
+
+def _look(
+    parts: Sequence[Part], reader: Reader, tally: _Tally, faults: Faults, tell: Tell
+) -> list[Read]:
+    """Read every line once, and count what is in it."""
+    reads: list[Read] = []
+    index = 0
+    read, add = reader.read, tally.add
+    for part in parts:
+        reader.begin(part)
+        reading = Reading(part, reader.wanted)
+        before, told = index, 0
+        for chunk in reading.chunks():
+            for number, item in zip(chunk.numbers, chunk.items, strict=True):
+                if blank(item):
+                    continue
+                request = read(item)
+                fault = request if isinstance(request, Fault) else add(request, index)
+                if fault is not None:
+                    faults.add(fault, index, f"{part.name}:{number}", request.name)
+                index += 1
+            tell(reading.bytes_read - told)
+            told = reading.bytes_read
+            if faults.enough:
+                break
+        reads.append(Read(part.name, part.size, part.changed, reading.digest, index - before))
+        if faults.enough:
+            break
+        if reading.bytes_read != part.size:
+            raise cannot_read(part.name, phrase("it changed while it was read"))
+    return reads
+
+
+def _look_for_twins(
+    parts: Sequence[Part],
+    reads: Sequence[Read],
+    reader: Reader,
+    tally: _Tally,
+    faults: Faults,
+    twins: set[int],
+) -> None:
+    """Read every line again, and find the names that really occur more than once."""
+    if len(twins) > _MOST_TWINS:
+        raise Refused(
+            phrase("{n:,} names occur more than once", n=len(twins)),
+            where=joined([part.name for part in parts], ", "),
+            hint="a `custom_id` names one row; asking each row several times is `-n`",
+        )
+    first: dict[str, str] = {}
+    hashed = tally.names.hashed
+    digests = [read.digest for read in reads]
+    for line in lines_again(parts, digests, reader, faults.so_far(), lambda _: True):
+        name = line.request.name or _made_name(line.index)
+        if hashed(name) not in twins:
+            continue
+        earlier = first.setdefault(name, line.where)
+        if earlier != line.where:
+            what = phrase("its name `{name}` is that of {where}", name=name[:200], where=earlier)
+            faults.add_later(Fault("duplicate", what), line.index, line.where, name)
+            if faults.enough:
+                return
+
+
+def _result(
+    reads: Sequence[Read], reader: Reader, tally: _Tally, faults: Faults, bad: int
+) -> Survey:
+    return Survey(
+        kind=reader.kind or Kind.COLUMNS,
+        form=_hash(reader.form),
+        parts=tuple(reads),
+        rows=sum(read.lines for read in reads) * reader.form.samples,
+        bad=bad,
+        faults=dict(faults.kinds),
+        models=tuple(filter(None, tally.models)),
+        paths=dict(tally.paths),
+        prompt=tally.prompt,
+        answer=tally.answer,
+        unlimited=tally.unlimited,
+        long=tally.long,
+        groups=tally.beginnings.groups,
+        grouped=tally.beginnings.grouped,
+        unused=reader.unused,
+        empty=tuple(read.name for read in reads if not read.lines),
+    )
+
+
+def _no_model(model: str, served: Collection[str]) -> Fault:
+    names = joined((f"`{name}`" for name in sorted(served)[:_MODELS_SHOWN]), ", ")
+    what = phrase("the server has no model `{model}`", model=model[:200])
+    return Fault("model", what, phrase("its models are {names}", names=names))
+
+
+def _too_long(tokens: int, context: int) -> Fault:
+    what = phrase(
+        "the prompt has about {tokens:,} tokens, and the model takes {context:,}",
+        tokens=tokens,
+        context=context,
+    )
+    return Fault("context", what)
+
+
+def _name(own: str, ordinal: int, sample: int, samples: int) -> str:
+    """Return a row's name. Samples are numbered from 1, so that no two rows have the same."""
+    if not own:
+        return _made_name(ordinal)
+    return own if samples == 1 else f"{own}#{sample + 1}"
+
+
+def _made_name(ordinal: int) -> str:
+    return f"row-{ordinal}"
+
+
+def _hash(form: Form) -> str:
+    return hashlib.sha256(repr(form).encode(errors="surrogatepass")).hexdigest()

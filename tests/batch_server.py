@@ -1,0 +1,245 @@
+"""A server for tests of batch jobs, whose every answer a test decides, and a journal in memory.
+
+It runs in the test's own loop, so that virtual time serves both. It can die, with all that is in
+flight, and come back at the same port.
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+import virtual_time
+from ropeway.batch.dispatch import Limits
+from ropeway.batch.progress import Progress
+from ropeway.batch.rows import Outcome, Result, Row
+from ropeway.batch.run import Ended, Settings, run_batch
+from ropeway.endpoint.address import Endpoint
+from ropeway.errors import RopewayError
+
+Answerer = Callable[["BatchServer", str], Awaitable[web.StreamResponse]]
+
+
+def completion(text: str, reason: str | None = "stop") -> web.Response:
+    """An answer as vLLM gives it, with 3 tokens of prompt and 2 of text."""
+    choice = {"index": 0, "text": text, "finish_reason": reason}
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    return web.json_response({"object": "text_completion", "choices": [choice], "usage": usage})
+
+
+def refusal(status: int, message: str, **headers: str) -> web.Response:
+    """A refusal in vLLM's words."""
+    error = {"error": {"message": message, "code": status}}
+    return web.json_response(error, status=status, headers=headers)
+
+
+def always(response: Callable[[], web.Response]) -> Answerer:
+    """Answer whatever comes so."""
+
+    async def answer(_: "BatchServer", __: str) -> web.StreamResponse:
+        return response()
+
+    return answer
+
+
+async def echo(server: "BatchServer", prompt: str) -> web.StreamResponse:
+    """Answer with the prompt itself, after a while."""
+    await asyncio.sleep(server.seconds)
+    return completion(prompt)
+
+
+@dataclass
+class BatchServer:
+    """Answers as `answer` does; `figures` is what `/metrics` says, None: it has none.
+
+    unwell  the status of `/health`; `hung`: it never answers that
+    prompts, bodies, ids, asked  of the requests in the order in which they came: `asked` is the
+                                 path and the key
+    """
+
+    answer: Answerer = echo
+    seconds: float = 0.1
+    figures: Callable[[], str] | None = None
+    prompts: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    in_flight: int = 0
+    most: int = 0
+    port: int = 0
+    unwell: int = 200
+    hung: bool = False
+    _runner: web.AppRunner | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(f"http://127.0.0.1:{self.port}/v1")
+
+    async def __aenter__(self) -> "BatchServer":
+        await self.up()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.die()
+
+    async def up(self) -> None:
+        """Listen, at the same port as before."""
+        app = web.Application(client_max_size=2**30)
+        app.router.add_post("/{path:.*}", self._post)
+        app.router.add_get("/{path:.*}", self._get)
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def close_port(self) -> None:
+        """Take no more connections, and keep those that are there."""
+        assert self._runner is not None
+        for site in list(self._runner.sites):
+            await site.stop()
+
+    async def die(self) -> None:
+        """Close the port and reset every connection."""
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
+        for site in list(runner.sites):
+            await site.stop()
+        assert runner.server is not None
+        for handler in runner.server.connections:
+            if handler.transport is not None:
+                handler.transport.abort()
+        await runner.cleanup()
+
+    async def _get(self, request: web.Request) -> web.Response:
+        if self.hung:
+            await asyncio.sleep(100_000)
+        if request.path == "/metrics":
+            if self.figures is None:
+                return web.Response(status=404)
+            return web.Response(text=self.figures())
+        return web.Response(status=self.unwell)
+
+    async def _post(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        prompt = json.loads(body)["prompt"]
+        self.prompts.append(prompt)
+        self.bodies.append(body)
+        self.asked.append((request.path, request.headers.get("Authorization")))
+        self.ids.append(request.headers["X-Request-Id"])
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        try:
+            return await self.answer(self, prompt)
+        finally:
+            self.in_flight -= 1
+
+
+@dataclass
+class Memory:
+    """A journal that keeps its results, and counts those that are committed."""
+
+    results: list[Result] = field(default_factory=list)
+    committed: int = 0
+    counts: Counter[Outcome] = field(default_factory=Counter)
+    behind: int = 0
+    full_after: int | None = None
+
+    def add(self, result: Result) -> None:
+        if self.full_after is not None and len(self.results) >= self.full_after:
+            raise RopewayError("no space left on the disk")
+        self.results.append(result)
+        self.counts[result.outcome] += 1
+
+    async def commit(self) -> None:
+        self.committed = len(self.results)
+
+    def outcomes(self) -> dict[int, Outcome]:
+        """What became of each row, of which each has one only."""
+        assert len({result.ordinal for result in self.results}) == len(self.results)
+        return {result.ordinal: result.outcome for result in self.results}
+
+    def lines(self) -> dict[int, dict]:
+        """The lines, by ordinal, each of which is one line of JSON."""
+        for result in self.results:
+            assert result.line.endswith(b"\n")
+            assert result.line.count(b"\n") == 1
+        return {result.ordinal: json.loads(result.line) for result in self.results}
+
+    def texts(self) -> dict[int, str]:
+        """What was answered, by ordinal."""
+        good = {result.ordinal for result in self.results if result.outcome.good}
+        lines = self.lines()
+        return {n: lines[n]["response"]["body"]["choices"][0]["text"] for n in good}
+
+
+def row(ordinal: int, prompt: str = "", *, prefix: int | None = None, tokens: int = 10) -> Row:
+    """A completion whose prompt is its name, if none is given."""
+    name = f"row-{ordinal}"
+    body = json.dumps({"model": "fake", "prompt": prompt or name}).encode()
+    prefix = ordinal if prefix is None else prefix
+    return Row(ordinal, name, "/v1/completions", body, prefix, tokens)
+
+
+def rows(count: int) -> Iterator[Row]:
+    return (row(ordinal) for ordinal in range(count))
+
+
+@dataclass
+class Job:
+    """A job that was run, with what came of it."""
+
+    ended: Ended
+    journal: Memory
+    told: list[Progress]
+
+
+async def run_job(
+    source: Iterator[Row],
+    *endpoints: Endpoint,
+    journal: Memory | None = None,
+    stop: asyncio.Event | None = None,
+    start: int = 8,
+    most: int = 8,
+    tries: int = 5,
+    dedupe: bool = False,
+    total: int = 0,
+    **settings: object,
+) -> Job:
+    """Run a job to its end."""
+    everything = list(source)
+    journal, told = journal or Memory(), []
+    limits = Limits(start=start, most=most, tries=tries, dedupe=dedupe)
+    count = total or len(everything)
+    ended = await run_batch(
+        iter(everything),
+        journal,
+        endpoints,
+        Settings(rows=count, tokens=10 * count, limits=limits, **settings),
+        told.append,
+        stop=stop,
+    )
+    return Job(ended, journal, told)
+
+
+def job(answer=echo, count: int = 40, **options) -> tuple[Job, BatchServer]:
+    """Run a job of so many rows against one server, in virtual time."""
+    server = BatchServer(answer)
+
+    async def main() -> Job:
+        async with server:
+            return await run_job(options.pop("source", rows(count)), server.endpoint, **options)
+
+    return virtual_time.run(main()), server
+
+
+def check_answered(done: Job, count: int) -> None:
+    """Every row has its own answer, once, and all of it is committed."""
+    assert done.ended.failure is None
+    assert done.ended.reason == "complete"
+    assert done.journal.texts() == {n: f"row-{n}" for n in range(count)}
+    assert done.journal.committed == count
+    assert done.ended.progress.done == {Outcome.ANSWERED: count}

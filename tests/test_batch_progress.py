@@ -1,0 +1,132 @@
+"""How far a job is: rates, the time left, money, and how much is in flight."""
+
+import asyncio
+import json
+import random
+import time
+
+import pytest
+
+import virtual_time
+from batch_server import BatchServer, Job, completion, rows, run_job
+from ropeway.batch.progress import Forecast, Left, Meter, Price, Progress, Rates, Tally
+from ropeway.batch.rows import Outcome
+
+
+def test_how_much_is_sent_follows_the_engine() -> None:
+    async def main() -> tuple[Job, list[int]]:
+        room = asyncio.Semaphore(20)
+        running, limits = [0], []
+
+        async def answer(_, prompt):
+            async with room:
+                running[0] += 1
+                await asyncio.sleep(random.uniform(0.2, 0.8))
+                running[0] -= 1
+                return completion(prompt)
+
+        server = BatchServer(answer)
+        server.figures = lambda: (
+            f"vllm:num_requests_running {running[0]}.0\n"
+            f"vllm:num_requests_waiting {server.in_flight - running[0]}.0\n"
+            "vllm:num_preemptions_total 0.0\n"
+        )
+        async with server:
+            done = await run_job(rows(1500), server.endpoint, start=8, most=500)
+            limits += [progress.replicas[0].limit for progress in done.told]
+            return done, limits
+
+    done, limits = virtual_time.run(main())
+    assert done.ended.progress.done == {Outcome.ANSWERED: 1500}
+    assert limits[0] == 8
+    assert all(20 <= limit <= 24 for limit in limits[len(limits) // 2 :])
+
+
+def test_progress_is_plain_data() -> None:
+    began = time.time()
+
+    async def main() -> Job:
+        async with BatchServer() as server:
+            return await run_job(rows(400), server.endpoint)
+
+    done = virtual_time.run(main())
+    halfway = done.told[len(done.told) // 2]
+    document = json.loads(json.dumps(halfway.as_json()))
+    assert document["rows"] == 400
+    assert document["done"]["answered"] == document["finished"]
+    assert began <= document["committed_at"] <= time.time()
+    assert done.told[0].finished == 0 or done.told[0].committed_at
+    assert document["rates"]["answer"] == pytest.approx(160, rel=0.2)
+    assert document["left"]["low_s"] <= document["left"]["likely_s"] <= document["left"]["high_s"]
+    rest = (400 - halfway.finished) / 80
+    assert document["left"]["likely_s"] == pytest.approx(rest, rel=0.3)
+
+
+def test_what_a_job_costs() -> None:
+    price = Price(hour=36.0, prompt=2.0, answer=8.0)
+    assert price.of(1800, 0, 0) == 18.0
+    assert price.of(0, 1_000_000, 500_000) == 6.0
+
+
+def test_rates_are_those_of_the_last_seconds() -> None:
+    meter, tally = Meter(), Tally()
+    assert meter.look(tally, 0.0) == Rates()
+    for now in range(1, 100):
+        tally.rows += 1 if now < 50 else 10
+        tally.prompt += 3
+        rates = meter.look(tally, float(now))
+    assert rates == Rates(10.0, 3.0, 0.0)
+
+
+def test_the_time_left_follows_the_tokens() -> None:
+    forecast = Forecast(0.0)
+    assert forecast.left(1000) is None
+    for second in range(1, 1001):
+        forecast.look(second * 50.0, float(second))
+    left = forecast.left(5000)
+    assert left is not None
+    assert left.likely_s == pytest.approx(100, rel=0.01)
+    assert left.low_s == pytest.approx(100 / 1.05, rel=0.01)
+    assert left.high_s == pytest.approx(100 / 0.95, rel=0.01)
+
+
+def test_a_slow_start_is_soon_forgotten() -> None:
+    forecast = Forecast(0.0)
+    for second in range(1, 101):
+        forecast.look(second * 5.0 if second <= 30 else 150 + (second - 30) * 50.0, float(second))
+    left = forecast.left(5000)
+    assert left is not None
+    assert left.likely_s == pytest.approx(100, rel=0.05)
+
+
+def test_an_uneven_pace_makes_the_interval_wider() -> None:
+    chance = random.Random(1)
+
+    def interval(spread: float) -> Left:
+        forecast, work = Forecast(0.0), 0.0
+        for second in range(1, 100):
+            work += 50 * chance.uniform(1 - spread, 1 + spread)
+            forecast.look(work, float(second))
+        left = forecast.left(5000)
+        assert left is not None
+        return left
+
+    even, uneven = interval(0.05), interval(1.0)
+    assert uneven.high_s / uneven.low_s > even.high_s / even.low_s
+    assert uneven.low_s < 100 < uneven.high_s
+
+
+def test_a_first_guess_is_a_wide_one() -> None:
+    forecast = Forecast(0.0)
+    forecast.look(50.0, 1.0)
+    left = forecast.left(50)
+    assert left is not None
+    assert left.high_s >= 2 * left.likely_s
+
+
+def test_the_share_of_cut_answers() -> None:
+    done = {Outcome.ANSWERED: 6, Outcome.CUT: 2, Outcome.REFUSED: 8}
+    progress = Progress(20, done, 0, 0, {}, (), Rates(), 1.0)
+    assert progress.cut_share == 0.25
+    assert progress.finished == 16
+    assert Progress(20, {}, 0, 0, {}, (), Rates(), 1.0).cut_share == 0.0

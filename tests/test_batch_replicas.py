@@ -1,0 +1,212 @@
+"""Replicas that die, come back, or refuse us: no row is lost or pays for it; poison is found."""
+
+import asyncio
+from collections import Counter
+
+import virtual_time
+from batch_server import (
+    BatchServer,
+    Job,
+    always,
+    check_answered,
+    echo,
+    job,
+    refusal,
+    rows,
+    run_job,
+)
+from ports import free_port
+from ropeway.batch.rows import Outcome
+from ropeway.endpoint.address import Endpoint
+from ropeway.endpoint.failures import ServerAway
+
+
+def test_an_endpoint_that_refuses_us_leaves_its_rows_to_the_other() -> None:
+    refuse = always(lambda: refusal(401, "Unauthorized"))
+
+    async def main() -> Job:
+        async with BatchServer(refuse) as closed, BatchServer() as open_:
+            done = await run_job(rows(100), closed.endpoint, open_.endpoint)
+            assert len(closed.prompts) < 20
+            return done
+
+    done = virtual_time.run(main())
+    check_answered(done, 100)
+    assert [replica.state for replica in done.ended.progress.replicas] == ["barred", "working"]
+
+
+def test_rows_of_a_replica_that_dies_come_back_uncharged_and_it_joins_again() -> None:
+    seen: list[int] = []
+
+    async def main() -> Job:
+        async with BatchServer(seconds=1.0) as one, BatchServer(seconds=1.0) as two:
+
+            async def kill() -> None:
+                await asyncio.sleep(1.5)
+                assert one.in_flight == 8
+                await one.die()
+                seen.append(len(one.prompts))
+                await asyncio.sleep(20)
+                await one.up()
+                await asyncio.sleep(10)
+                seen.append(one.in_flight)
+
+            killing = asyncio.create_task(kill())
+            done = await run_job(rows(500), one.endpoint, two.endpoint, tries=1)
+            await killing
+            assert len(one.prompts) > seen[0]
+            return done
+
+    done = virtual_time.run(main())
+    check_answered(done, 500)
+    assert seen[1] == 8  # full again within ten seconds
+    assert done.ended.progress.again == 8
+    assert any(progress.replicas[0].state == "away" for progress in done.told)
+
+
+def test_a_replica_that_is_restarted_at_once_has_died_too() -> None:
+    async def main() -> Job:
+        async with BatchServer() as server:
+
+            async def restart() -> None:
+                await asyncio.sleep(1.05)
+                await server.die()
+                await server.up()
+
+            restarting = asyncio.create_task(restart())
+            done = await run_job(rows(400), server.endpoint, tries=1)
+            await restarting
+            return done
+
+    check_answered(virtual_time.run(main()), 400)
+
+
+def test_an_engine_that_died_behind_its_server_has_died() -> None:
+    async def answer(server, prompt):
+        if prompt == "row-30" and server.prompts.count(prompt) == 1:
+            server.unwell = 503
+            asyncio.get_running_loop().call_later(10, setattr, server, "unwell", 200)
+        if server.unwell == 503:
+            return refusal(500, "EngineCore encountered an issue")
+        return await echo(server, prompt)
+
+    done, _ = job(answer, count=200, tries=1)
+    check_answered(done, 200)
+
+
+def test_a_row_with_which_engines_die_twice_is_poison_and_its_neighbours_are_not() -> None:
+    deaths: list[str] = []
+
+    async def main() -> Job:
+        server = BatchServer()
+
+        async def answer(server_, prompt):
+            await asyncio.sleep(0.05)
+            if prompt == "row-50":
+                deaths.append(prompt)
+                restarting.append(asyncio.create_task(restart()))
+                await asyncio.sleep(60)
+            return await echo(server_, prompt)
+
+        async def restart() -> None:
+            await server.die()
+            await asyncio.sleep(5)
+            await server.up()
+
+        restarting: list[asyncio.Task[None]] = []
+        server.answer = answer
+        async with server:
+            done = await run_job(rows(200), server.endpoint, tries=1)
+            await asyncio.gather(*restarting)
+            return done
+
+    done = virtual_time.run(main())
+    outcomes = done.journal.outcomes()
+    assert outcomes[50] is Outcome.POISON
+    assert Counter(outcomes.values()) == {Outcome.ANSWERED: 199, Outcome.POISON: 1}
+    assert len(deaths) == 2
+    assert done.journal.lines()[50]["error"]["code"] == "poison"
+
+
+def test_an_endpoint_that_is_away_at_first_joins_later() -> None:
+    async def main() -> Job:
+        server = BatchServer(port=free_port())
+
+        async def late() -> None:
+            await asyncio.sleep(30)
+            await server.up()
+
+        starting = asyncio.create_task(late())
+        done = await run_job(rows(40), server.endpoint, tries=1)
+        await starting
+        await server.die()
+        return done
+
+    done = virtual_time.run(main())
+    check_answered(done, 40)
+    assert any("no server answers" in progress.waiting for progress in done.told)
+    assert done.ended.progress.waiting == ""
+
+
+def test_patience_with_endpoints_that_are_away_has_an_end() -> None:
+    away = Endpoint(f"http://127.0.0.1:{free_port()}/v1")
+    done = virtual_time.run(run_job(rows(40), away, patience_s=30))
+    assert done.ended.reason == "endpoints"
+    assert isinstance(done.ended.failure, ServerAway)
+    assert away.url in done.ended.failure.evidence[0]
+    assert 30 <= done.ended.progress.elapsed_s < 31
+    assert done.journal.results == []
+
+
+def test_a_host_that_vanishes_does_not_hold_its_rows_for_ever() -> None:
+    async def main() -> Job:
+        async with BatchServer() as one, BatchServer() as two:
+
+            async def vanish() -> None:
+                await asyncio.sleep(1.05)
+                one.seconds, one.hung = 100_000, True
+
+            vanishing = asyncio.create_task(vanish())
+            done = await run_job(rows(400), one.endpoint, two.endpoint, tries=1)
+            await vanishing
+            return done
+
+    check_answered(virtual_time.run(main()), 400)
+
+
+def test_what_a_replica_took_before_its_port_was_closed_is_given_up_with_it() -> None:
+    async def answer(server, prompt):
+        if prompt in ("row-20", "row-21"):  # these get no reset either
+            await asyncio.sleep(100_000)
+        response = await echo(server, prompt)
+        response.force_close()
+        return response
+
+    async def main() -> Job:
+        async with BatchServer(answer) as one, BatchServer() as two:
+
+            async def vanish() -> None:
+                await asyncio.sleep(1.05)
+                await one.close_port()
+
+            vanishing = asyncio.create_task(vanish())
+            done = await run_job(rows(400), one.endpoint, two.endpoint, tries=1)
+            await vanishing
+            return done
+
+    done = virtual_time.run(main())
+    check_answered(done, 400)
+    assert done.ended.progress.elapsed_s < 60
+
+
+def test_a_row_that_is_turned_away_was_in_no_engine() -> None:
+    async def answer(server, prompt):
+        if prompt == "row-30" and server.prompts.count(prompt) <= 3:
+            server.unwell = 503
+            asyncio.get_running_loop().call_later(5, setattr, server, "unwell", 200)
+        if server.unwell == 503:
+            return refusal(503, "no healthy upstream")
+        return await echo(server, prompt)
+
+    done, _ = job(answer, count=100, tries=1, most=1, start=1)
+    check_answered(done, 100)

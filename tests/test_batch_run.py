@@ -1,0 +1,349 @@
+"""A whole job against real servers: each row gets its own outcome, and pays for its own faults."""
+
+import asyncio
+import time
+from collections import Counter
+
+import pytest
+from aiohttp import web
+
+import virtual_time
+from batch_server import (
+    BatchServer,
+    Job,
+    Memory,
+    always,
+    check_answered,
+    echo,
+    job,
+    refusal,
+    row,
+    rows,
+    run_job,
+)
+from ropeway.batch.progress import Price
+from ropeway.batch.rows import Outcome, Row
+from ropeway.batch.run import Settings, run_batch
+from ropeway.endpoint.failures import BadRequest, KeyRefused, NotOpenAI
+from ropeway.errors import RopewayError
+
+
+def test_each_row_has_its_own_answer_and_all_is_committed() -> None:
+    done, server = job(count=200)
+    check_answered(done, 200)
+    lines = done.journal.lines()
+    assert {n: line["custom_id"] for n, line in lines.items()} == {n: f"row-{n}" for n in lines}
+    assert len({line["id"] for line in lines.values()}) == 200
+    assert len(set(server.ids)) == 200
+    assert server.most == 8
+    assert done.ended.progress.again == 0
+
+
+def test_a_body_is_sent_byte_for_byte() -> None:
+    body = b' {"prompt" : "row-0", "temperature":1.10,"seed":12345678901234567890123,\t"a":1,"a":2}'
+    done, server = job(source=iter([Row(0, "row-0", "/v1/completions", body, 0, 10)]))
+    check_answered(done, 1)
+    assert server.bodies == [body]
+
+
+def test_a_body_larger_than_a_megabyte_is_sent_too() -> None:
+    done, server = job(source=iter([row(0, "x" * 3_000_000)]))
+    assert done.ended.reason == "complete"
+    assert len(server.prompts[0]) == 3_000_000
+
+
+def test_a_refused_row_is_not_sent_again_and_keeps_the_servers_words() -> None:
+    async def answer(server, prompt):
+        if prompt == "row-3":
+            return refusal(400, "this model's maximum context length is 128 tokens")
+        return await echo(server, prompt)
+
+    done, server = job(answer)
+    assert done.journal.outcomes()[3] is Outcome.REFUSED
+    assert Counter(done.journal.outcomes().values()) == {Outcome.ANSWERED: 39, Outcome.REFUSED: 1}
+    line = done.journal.lines()[3]
+    assert line["response"]["status_code"] == 400
+    assert "128 tokens" in line["response"]["body"]["error"]["message"]
+    assert line["error"]["code"] == "refused"
+    assert "128 tokens" in line["error"]["message"]
+    assert Counter(server.prompts)["row-3"] == 1
+
+
+def test_a_row_fails_when_its_tries_are_used_up_and_others_do_not() -> None:
+    async def answer(server, prompt):
+        if prompt == "row-3" or (prompt == "row-4" and Counter(server.prompts)[prompt] < 3):
+            return refusal(500, "CUDA error")
+        return await echo(server, prompt)
+
+    done, server = job(answer, tries=3)
+    assert done.journal.outcomes() == {
+        n: Outcome.FAILED if n == 3 else Outcome.ANSWERED for n in range(40)
+    }
+    assert Counter(server.prompts)["row-3"] == 3
+    assert Counter(server.prompts)["row-4"] == 3
+    assert done.journal.lines()[3]["error"] == {"code": "failed", "message": "500: CUDA error"}
+    assert done.ended.progress.again == 4
+    assert done.ended.progress.faults == {"status 500": 5}
+    assert len(set(server.ids)) == len(server.ids)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_row_is_not_charged_when_the_server_asks_to_wait(status: int) -> None:
+    at: list[float] = []
+
+    async def answer(server, prompt):
+        at.append(asyncio.get_running_loop().time())
+        if len(at) <= 8:
+            return refusal(status, "too many requests", **{"Retry-After": "7"})
+        return await echo(server, prompt)
+
+    done, _ = job(answer, tries=1)
+    check_answered(done, 40)
+    assert 7 <= at[8] - at[7] <= 8
+    assert done.ended.progress.replicas[0].limit < 8
+    assert any(progress.replicas[0].state == "paused" for progress in done.told)
+    assert any("too many requests" in progress.waiting for progress in done.told)
+
+
+def test_a_row_that_is_always_put_off_fails_in_the_end() -> None:
+    async def answer(server, prompt):
+        if prompt == "row-3":
+            return refusal(429, "request too large for the tokens per minute")
+        return await echo(server, prompt)
+
+    done, _ = job(answer, tries=1)
+    assert done.journal.outcomes()[3] is Outcome.FAILED
+    assert Counter(done.journal.outcomes().values())[Outcome.ANSWERED] == 39
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (401, "Unauthorized", KeyRefused),
+        (403, "Forbidden", KeyRefused),
+        (404, "The model `x` does not exist.", BadRequest),
+        (402, "Insufficient balance", BadRequest),
+    ],
+)
+def test_what_is_wrong_with_us_ends_the_job_and_no_row(status, message, kind) -> None:
+    answer = always(lambda: refusal(status, message))
+    done, server = job(answer, count=1000)
+    assert done.ended.reason == "endpoints"
+    assert isinstance(done.ended.failure, kind)
+    shown = str(done.ended.failure.as_json())
+    assert message in shown
+    assert done.journal.results == []
+    assert len(server.prompts) < 40
+
+
+def test_a_single_row_that_is_refused_so_ends_the_job_too() -> None:
+    answer = always(lambda: refusal(404, "The model `x` does not exist."))
+    done, _ = job(answer, count=1)
+    assert done.ended.reason == "endpoints"
+    assert done.journal.results == []
+
+
+def test_a_redirect_is_no_refusal_of_a_row() -> None:
+    answer = always(
+        lambda: web.Response(status=302, headers={"Location": "https://login.example/"})
+    )
+    done, _ = job(answer)
+    assert isinstance(done.ended.failure, NotOpenAI)
+    assert done.journal.results == []
+
+
+@pytest.mark.parametrize(
+    ("status", "refused"),
+    [
+        (403, {0, 30, 39}),
+        (404, {0, 30, 39}),
+        (403, set(range(0, 200, 9))),  # of a prompt's contents
+        (404, set(range(100, 150))),  # of another model
+    ],
+)
+def test_a_server_that_serves_other_rows_refuses_these(status: int, refused: set[int]) -> None:
+    async def answer(server, prompt):
+        if int(prompt.removeprefix("row-")) in refused:
+            return refusal(status, "not this one")
+        return await echo(server, prompt)
+
+    done, server = job(answer, count=200)
+    outcomes = done.journal.outcomes()
+    assert {n for n, outcome in outcomes.items() if outcome is Outcome.REFUSED} == refused
+    assert len(outcomes) == 200
+    assert done.ended.reason == "complete"
+    assert len(server.prompts) == 200
+    assert all(progress.replicas[0].state == "working" for progress in done.told)
+
+
+def test_a_server_that_has_no_engine_for_ever_costs_patience_and_no_row() -> None:
+    answer = always(lambda: refusal(503, "no replica is up", **{"Retry-After": "1"}))
+    done, _ = job(answer, tries=1, patience_s=60)
+    assert done.ended.reason == "endpoints"
+    assert done.ended.failure is not None
+    assert "no replica is up" in str(done.ended.failure.as_json())
+    assert done.journal.results == []
+
+
+def test_a_key_that_is_withdrawn_costs_patience_and_no_row() -> None:
+    async def answer(server, prompt):
+        if len(server.prompts) > 100:
+            return refusal(401, "Unauthorized")
+        return await echo(server, prompt)
+
+    done, server = job(answer, count=1000, patience_s=60)
+    assert isinstance(done.ended.failure, KeyRefused)
+    assert done.journal.outcomes() == dict.fromkeys(range(100), Outcome.ANSWERED)
+    assert len(server.prompts) < 200
+
+
+def test_a_job_that_is_stopped_keeps_what_is_in_flight_and_begins_nothing() -> None:
+    async def main() -> tuple[Job, BatchServer]:
+        stop = asyncio.Event()
+        async with BatchServer(seconds=1.0) as server:
+            asyncio.get_running_loop().call_later(2.5, stop.set)
+            return await run_job(rows(1000), server.endpoint, stop=stop), server
+
+    done, server = virtual_time.run(main())
+    assert done.ended.reason == "stopped"
+    assert done.ended.failure is None
+    assert set(done.journal.texts().values()) == set(server.prompts)
+    assert 16 <= len(server.prompts) <= 32
+    assert done.journal.committed == len(server.prompts)
+
+
+def test_what_takes_longer_than_a_moment_is_left_undone() -> None:
+    async def main() -> Job:
+        stop = asyncio.Event()
+        async with BatchServer(seconds=100.0) as server:
+            asyncio.get_running_loop().call_later(2.5, stop.set)
+            return await run_job(rows(1000), server.endpoint, stop=stop, grace_s=3)
+
+    done = virtual_time.run(main())
+    assert done.ended.reason == "stopped"
+    assert done.ended.progress.elapsed_s < 7
+    assert done.journal.results == []
+
+
+def test_a_job_ends_at_its_time() -> None:
+    done, _ = job(count=100, until=time.time() - 1)
+    assert done.ended.reason == "until"
+    assert done.journal.results == []
+
+
+def test_a_job_ends_at_its_cost() -> None:
+    # 5 tokens a row, of which 2 are the answer's
+    done, _ = job(count=1000, price=Price(answer=10_000.0), max_cost=1.0)
+    assert done.ended.reason == "cost"
+    assert done.ended.progress.cost is not None
+    assert 1.0 <= done.ended.progress.cost < 2.0
+    assert 50 <= len(done.journal.results) < 100
+    assert done.told[-2].cost_in_all == pytest.approx(20.0, rel=0.2)
+
+
+def test_a_job_of_which_too_much_fails_ends() -> None:
+    async def answer(server, prompt):
+        if int(prompt.removeprefix("row-")) % 5 < 2:
+            return refusal(400, "no")
+        return await echo(server, prompt)
+
+    done, _ = job(answer, count=1000, max_errors=0.3, errors_from=50)
+    assert done.ended.reason == "errors"
+    assert done.ended.failure is not None
+    assert "more than 30%" in done.ended.failure.what
+    assert 50 <= len(done.journal.results) < 80
+    done, _ = job(answer, count=200, max_errors=0.5, errors_from=50)
+    assert done.ended.reason == "complete"
+
+
+def test_a_journal_that_is_full_ends_the_job_with_its_error() -> None:
+    done, server = job(count=1000, journal=Memory(full_after=30))
+    assert done.ended.reason == "broken"
+    assert done.ended.failure is not None
+    assert "no space" in done.ended.failure.what
+    assert len(done.journal.results) == 30
+    assert len(server.prompts) < 60
+
+
+def test_a_journal_that_falls_behind_holds_the_senders_up_and_tells_its_error() -> None:
+    class Stuck(Memory):
+        async def commit(self) -> None:
+            await asyncio.sleep(5)
+            raise RopewayError("no space left on the disk")
+
+    journal = Stuck(behind=2**30)
+    done, server = job(count=1000, journal=journal)
+    assert server.prompts == []
+    assert done.ended.reason == "broken"
+
+
+def test_an_input_that_breaks_off_ends_the_job_with_its_error() -> None:
+    def source():
+        yield from rows(2000)
+        raise RopewayError("the input has changed")
+
+    async def main() -> Job:
+        async with BatchServer() as server:
+            journal = Memory()
+            settings = Settings(rows=4000, tokens=4000)
+            ended = await run_batch(source(), journal, [server.endpoint], settings, lambda _: None)
+            return Job(ended, journal, [])
+
+    done = virtual_time.run(main())
+    assert done.ended.reason == "broken"
+    assert done.ended.failure is not None
+    assert done.ended.failure.what == "the input has changed"
+
+
+def test_an_error_of_ours_is_raised() -> None:
+    class Broken(Memory):
+        def add(self, _) -> None:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        job(journal=Broken())
+
+
+def test_the_same_request_is_sent_once_and_answered_to_each() -> None:
+    source = [row(n, f"prompt-{n % 10}") for n in range(40)]
+    done, server = job(source=iter(source), dedupe=True)
+    assert len(server.prompts) == 10
+    assert done.journal.texts() == {n: f"prompt-{n % 10}" for n in range(40)}
+    assert {n: line["custom_id"] for n, line in done.journal.lines().items()} == {
+        n: f"row-{n}" for n in range(40)
+    }
+    assert sum(result.answer for result in done.journal.results) == 20
+    done, server = job(source=iter(source))
+    assert len(server.prompts) == 40
+
+
+def test_what_becomes_of_a_request_becomes_of_each_row_that_asks_it() -> None:
+    source = [row(n, f"prompt-{n % 10}") for n in range(40)]
+    answer = always(lambda: refusal(500, "CUDA error"))
+    done, server = job(answer, source=iter(source), dedupe=True, tries=2)
+    assert set(done.journal.outcomes().values()) == {Outcome.FAILED}
+    assert len(done.journal.results) == 40
+    assert len(server.prompts) == 20
+
+
+def test_the_longest_row_is_not_begun_last() -> None:
+    async def answer(server, prompt):
+        await asyncio.sleep(10 if prompt == "row-399" else 0.1)
+        return await echo(server, prompt)
+
+    long = [*rows(399), row(399, tokens=1000)]
+    done, _ = job(answer, source=iter(long), start=8, most=8)
+    check_answered(done, 400)
+    assert done.ended.progress.elapsed_s < 13
+
+
+def test_a_silent_server_costs_a_try() -> None:
+    async def answer(server, prompt):
+        if prompt == "row-3":
+            await asyncio.sleep(10_000)
+        return await echo(server, prompt)
+
+    done, server = job(answer, tries=2, silence_s=20)
+    assert done.journal.outcomes()[3] is Outcome.FAILED
+    assert "nothing arrived for 20.0 s" in done.journal.lines()[3]["error"]["message"]
+    assert Counter(server.prompts)["row-3"] == 2

@@ -1,0 +1,302 @@
+"""What an answer means for its row, and the line that is written of it."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import virtual_time
+from batch_server import BatchServer, row
+from ports import free_port
+from ropeway.batch import send
+from ropeway.batch.rows import Outcome, Row
+from ropeway.batch.send import Answer, Kind, Sender, judge, result_of, retry_after, without_answer
+from ropeway.endpoint.address import Endpoint
+
+CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+USAGE = '"usage":{"prompt_tokens":3,"completion_tokens":2,"prompt_tokens_details":null}'
+GOOD = f'{{"id":"c","choices":[{{"index":0,"finish_reason":"stop","text":"hé"}}],{USAGE}}}'.encode()
+
+
+def judged(data: bytes, status: int = 200, path: str = CHAT, **headers: str) -> Answer:
+    return judge(path, status, {k.replace("_", "-"): v for k, v in headers.items()}, data, "ours-7")
+
+
+def test_an_answer_is_kept_as_it_came() -> None:
+    answer = judged(GOOD)
+    assert answer.kind is Kind.ANSWERED
+    assert answer.body == GOOD
+    assert (answer.prompt, answer.answer) == (3, 2)
+    assert answer.request_id == "ours-7"
+    assert judged(GOOD, X_Request_Id="theirs").request_id == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("reasons", "kind"),
+    [
+        (["length"], Kind.CUT),
+        (["stop", "length"], Kind.CUT),
+        (["stop", "tool_calls"], Kind.ANSWERED),
+        ([None], Kind.ANSWERED),
+        (["abort"], Kind.FAILED),
+        (["stop", "error"], Kind.FAILED),
+    ],
+)
+def test_how_an_answer_ended(reasons: list[str | None], kind: Kind) -> None:
+    choices = [{"finish_reason": reason} for reason in reasons]
+    assert judged(json.dumps({"choices": choices}).encode()).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "kind"),
+    [
+        (EMBED, b'{"data":[{"embedding":[0.1,-2e-3],"index":0}]}', Kind.ANSWERED),
+        (EMBED, b'{"data":[{"embedding":"AAAA"}],"usage":{"prompt_tokens":4}}', Kind.ANSWERED),
+        (EMBED, b'{"data":[]}', Kind.FAILED),
+        (CHAT, b'{"data":[{}]}', Kind.FAILED),
+        ("/rerank", b'{"results":[]}', Kind.ANSWERED),
+        (TEXT, b'{"choices":[]}', Kind.FAILED),
+        (TEXT, b"{}", Kind.FAILED),
+        (TEXT, b"", Kind.FAILED),
+        (TEXT, b"[]", Kind.FAILED),
+        (TEXT, b"null", Kind.FAILED),
+        (TEXT, b"<html>It works!</html>", Kind.FAILED),
+        (TEXT, b'{"choices":[{"text":"half', Kind.FAILED),
+        (TEXT, b'{"choices":["text"]}', Kind.FAILED),
+        (TEXT, b'{"choices":[{"text":"\xff"}]}', Kind.FAILED),
+        (TEXT, b'{"choices":[{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}]}", Kind.FAILED),
+        (TEXT, b'{"choices":[{}],"error":{"message":"x"}}', Kind.FAILED),
+        (TEXT, b'{"choices":[{}],"error":null}', Kind.ANSWERED),
+        (TEXT, b'{"object":"error","message":"x"}', Kind.FAILED),
+        (TEXT, b'{"choices":[{}],"usage":{"prompt_tokens":1.5}}', Kind.ANSWERED),
+        (TEXT, b'{"choices":[{}],"usage":"none"}', Kind.ANSWERED),
+        (TEXT, b'{"choices":[{}],"usage":{"prompt_tokens":-5}}', Kind.ANSWERED),
+        (TEXT, b'data: {"choices":[{}]}\n\n', Kind.FAILED),
+    ],
+)
+def test_a_200_is_an_answer_only_when_it_holds_one(path: str, data: bytes, kind: Kind) -> None:
+    answer = judged(data, path=path)
+    assert answer.kind is kind
+    assert (kind is Kind.FAILED) == bool(answer.words)
+    assert answer.prompt >= 0
+
+
+def test_a_compressed_answer_is_none() -> None:
+    assert judged(GOOD, Content_Encoding="gzip").kind is Kind.FAILED
+    assert judged(GOOD, Content_Encoding="identity").kind is Kind.ANSWERED
+
+
+def test_an_answer_on_many_lines_becomes_one_and_keeps_its_numbers() -> None:
+    data = (
+        b'{\r\n  "choices": [ {"text": "a\\nb", "x": 1.10,\n "x": 12345678901234567890123} ]\n}\n'
+    )
+    answer = judged(data)
+    assert answer.body == b'{"choices":[{"text":"a\\nb","x":1.10,"x":12345678901234567890123}]}'
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, Kind.REFUSED), (413, Kind.REFUSED), (422, Kind.REFUSED), (499, Kind.REFUSED),
+        (408, Kind.FAILED), (409, Kind.FAILED), (425, Kind.FAILED), (429, Kind.LATER),
+        (500, Kind.FAILED), (502, Kind.FAILED), (503, Kind.FAILED), (204, Kind.FAILED),
+        (301, Kind.BARRED), (401, Kind.BARRED), (402, Kind.BARRED), (403, Kind.BARRED),
+        (404, Kind.BARRED), (405, Kind.BARRED),
+    ],
+)  # fmt: skip
+def test_what_a_status_means(status: int, kind: Kind) -> None:
+    answer = judged(b'{"error":{"message":"the words"}}', status)
+    assert answer.kind is kind
+    assert answer.words == f"{status}: the words"
+    assert answer.pause_s is None
+
+
+def test_who_asks_to_wait_is_waited_for() -> None:
+    assert judged(b"", 503, Retry_After="7").kind is Kind.LATER
+    assert judged(b"", 429, Retry_After="7").pause_s == 7
+    assert judged(b"", 500, Retry_After="7").kind is Kind.FAILED
+
+
+@pytest.mark.parametrize(
+    ("asked", "date", "seconds"),
+    [
+        ("7", None, 7.0),
+        ("0.5", None, 0.5),
+        ("99999999999999999999", None, None),
+        ("86400", None, 600.0),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", None, 60.0),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", "Thu, 01 Jan 1970 00:01:30 GMT", 10.0),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", "yesterday", 60.0),
+        ("Thu, 01 Jan 1970 00:00:10 GMT", None, 0.0),
+        ("soon", None, None),
+        ("-5", None, None),
+        ("nan", None, None),
+        ("٧", None, None),
+        ("", None, None),
+    ],
+)
+def test_how_long_a_server_asks_to_be_left_alone(asked, date, seconds) -> None:
+    headers = {"Retry-After": asked} | ({"Date": date} if date else {})
+    assert retry_after(headers, now=40.0) == seconds
+
+
+def line_of(result) -> dict:
+    assert result.line.endswith(b"\n")
+    assert result.line.count(b"\n") == 1
+    return json.loads(result.line)
+
+
+def test_the_line_of_an_answer_is_that_of_the_batch_api() -> None:
+    one = Row(7, 'my "own" näme', CHAT, b"", 0, 0)
+    result = result_of(one, judged(GOOD))
+    assert (result.ordinal, result.outcome, result.prompt, result.answer) == (
+        7, Outcome.ANSWERED, 3, 2,
+    )  # fmt: skip
+    assert GOOD in result.line
+    assert line_of(result) == {
+        "id": "batch_req_7",
+        "custom_id": 'my "own" näme',
+        "response": {"status_code": 200, "request_id": "ours-7", "body": json.loads(GOOD)},
+        "error": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "body", "message"),
+    [
+        (b'{\n"error": {"message": "too long"}}', {"error": {"message": "too long"}}, "too long"),
+        (b"<html>\nno</html>", "<html>\nno</html>", "<html> no</html>"),
+        (b"\xff", "�", "�"),
+        (b"", "", "Bad Request"),
+    ],
+)
+def test_a_refusal_is_kept_in_the_servers_words(data, body, message) -> None:
+    line = line_of(result_of(row(3), judged(data, 400)))
+    assert line["response"] == {"status_code": 400, "request_id": "ours-7", "body": body}
+    assert line["error"] == {"code": "refused", "message": f"400: {message}"}
+
+
+def test_a_row_without_an_answer_has_an_error_instead() -> None:
+    line = line_of(without_answer(row(3), Outcome.POISON, "the engine died"))
+    assert line["response"] is None
+    assert line["error"] == {"code": "poison", "message": "the engine died"}
+    failed = result_of(row(3), judged(b"", 500))
+    assert failed.outcome is Outcome.FAILED
+    assert line_of(failed)["error"]["code"] == "failed"
+
+
+@contextlib.contextmanager
+def tcp_server(*pieces: bytes, endless: bytes = b"") -> Iterator[tuple[Endpoint, list[int]]]:
+    """Read one request, send these pieces and then `endless` again and again; count its bytes."""
+    sent = [0]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(65536)
+                connection.sendall(b"".join(pieces))
+                while endless:
+                    connection.sendall(endless)
+                    sent[0] += len(endless)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/v1"), sent
+        thread.join(60)
+
+
+def sent_once(endpoint: Endpoint, one: Row | None = None) -> Answer:
+    async def main() -> Answer:
+        async with Sender(endpoint, 60.0) as sender:
+            return await sender.send(one or row(0), "ours-7")
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"Content-Length: 1000000000\r\n\r\n", b"\r\n", b"Transfer-Encoding: chunked\r\n\r\n"],
+)
+def test_an_answer_without_end_does_not_fill_the_memory(head, monkeypatch) -> None:
+    monkeypatch.setattr(send, "LONGEST_ANSWER", 2**20)
+    piece = b"x" * 65536
+    endless = b"10000\r\n%b\r\n" % piece if b"chunked" in head else piece
+    with tcp_server(b"HTTP/1.1 200 OK\r\n" + head, endless=endless) as (endpoint, sent):
+        answer = sent_once(endpoint)
+    assert answer.kind is Kind.FAILED
+    assert "longer than 1.0 MiB" in answer.words
+    assert sent[0] < 2**25
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "broke"),
+    [
+        (b"", Kind.FAILED, True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{", Kind.FAILED, True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", Kind.FAILED, True),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", Kind.FAILED, False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", Kind.FAILED, False),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + GOOD, Kind.ANSWERED, False),
+    ],
+)  # fmt: skip
+def test_what_a_connection_may_do(data: bytes, kind: Kind, broke: bool) -> None:
+    with tcp_server(data) as (endpoint, _):
+        answer = sent_once(endpoint)
+    assert (answer.kind, answer.broke) == (kind, broke)
+
+
+def test_a_row_that_no_server_took_is_told_from_one_that_failed() -> None:
+    answer = sent_once(Endpoint(f"http://127.0.0.1:{free_port()}/v1"))
+    assert answer.kind is Kind.AWAY
+    assert "connection refused" in answer.words
+    with tcp_server(b"HTTP/1.1 200 OK\r\n\r\n") as (endpoint, _):
+        tls = Endpoint(endpoint.url.replace("http://", "https://"))
+        assert sent_once(tls).kind is Kind.AWAY
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "asked"),
+    [
+        ("/v1", CHAT, "/v1/chat/completions"),
+        ("/v1", "/rerank", "/rerank"),
+        ("/api/v3", CHAT, "/api/v3/chat/completions"),
+        ("/team/v1", EMBED, "/team/v1/embeddings"),
+    ],
+)
+def test_which_address_is_asked(base: str, path: str, asked: str) -> None:
+    async def main() -> None:
+        async with BatchServer() as server:
+            url = server.endpoint.url.removesuffix("/v1") + base
+            async with Sender(Endpoint(url, "secret"), 60.0) as sender:
+                await sender.send(Row(0, "n", path, row(0).body, 0, 0), "id")
+            assert server.asked == [(asked, "Bearer secret")]
+
+    virtual_time.run(main())
+
+
+def test_how_a_replica_is() -> None:
+    async def main() -> None:
+        async with BatchServer() as server, Sender(server.endpoint, 60.0) as sender:
+            assert (await sender.healthy()).fault == ""
+            assert (await sender.metrics()).reading is None
+            server.figures = lambda: "vllm:num_requests_running 2\nvllm:num_requests_waiting 1\n"
+            health = await sender.metrics()
+            assert health.reading is not None
+            assert (health.reading.running, health.reading.waiting) == (2, 1)
+            server.unwell = 503
+            health = await sender.healthy()
+            assert ("503" in health.fault, health.sure) == (True, False)
+            server.hung, began = True, asyncio.get_running_loop().time()
+            health = await sender.healthy()
+            assert asyncio.get_running_loop().time() - began < 6
+            assert ("within 5.0 s" in health.fault, health.sure) == (True, False)
+            await server.die()
+            health = await sender.healthy()
+            assert ("refused" in health.fault, health.sure) == (True, True)
+
+    virtual_time.run(main())
