@@ -115,4 +115,4 @@ def test_the_specs_own_layout_is_said_to_fail_where_that_was_reported(capsys, sp
     lora = "serve:\n  engine_args: {enable-lora: true}\n"
     spec.write_text(SPEC.replace("serve:\n", lora, 1).replace("0.11.0rc0", "0.23.0"))
     doubts = document(capsys)["doubts"]
-    assert re.search(r"has TP4 .*, which `up` starts: LoRA with tensor .*#16586", doubts[0]), doubts
+    assert re.search(r"has TP8 .*, which `up` starts: LoRA with tensor .*#16586", doubts[0]), doubts
