@@ -85,6 +85,8 @@ def main() -> None:
     parser.add_argument("--vllm-router", default="", help="the program; skipped by default")
     parser.add_argument("--only", choices=("paced", "latency", "memory"), help="one table of these")
     args = parser.parse_args()
+    # Ends what was started, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     fronts = [Front("none")]
     fronts += [Front("nginx", args.nginx)] if args.nginx else []
     fronts += [Front("vllm-router", args.vllm_router)] if args.vllm_router else []
