@@ -13,7 +13,7 @@ INSTALL ?= $(BIN)/python -m pip install
 demo: $(VENV)/.local
 	@$(BIN)/ropeway demo $(DEMO_FLAGS)
 
-# `make quick` is for while one works: under a minute, and nothing of the engine. `make test` has one
+# `make quick` is for while one works: some minutes, and nothing of the engine. `make test` has one
 # of everything that is real: a quarter of an hour. `make test-all` has all of it: every layout,
 # fault and engine. Tests of the engine run alone: each takes both cores and up to 10 GiB.
 PYTEST := $(BIN)/python -m pytest

@@ -24,15 +24,14 @@ def assert_linear(work: Callable[[str], object], piece: str, *, cut: int = 0) ->
 
 
 def _compare(work: Callable[[str], object], less: str, more: str) -> None:
-    small, large = _seconds(work, less), _seconds(work, more)
-    assert large < max(_MOST * small, _NEGLIGIBLE_SECONDS), f"{small:.3f} s, then {large:.3f} s"
+    for _ in range(3):  # other work on the machine may disturb one
+        small, large = _seconds(work, less), _seconds(work, more)
+        if large < max(_MOST * small, _NEGLIGIBLE_SECONDS):
+            return
+    raise AssertionError(f"{small:.3f} s, then {large:.3f} s")
 
 
 def _seconds(work: Callable[[str], object], text: str) -> float:
-    """Return the shortest of three runs."""
-    runs = []
-    for _ in range(3):
-        start = time.process_time()
-        work(text)
-        runs.append(time.process_time() - start)
-    return min(runs)
+    start = time.process_time()
+    work(text)
+    return time.process_time() - start
