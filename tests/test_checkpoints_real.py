@@ -56,14 +56,15 @@ def tokenizer(models):
     return transformers.AutoTokenizer.from_pretrained(models / "smollm2")
 
 
-def test_the_padded_model_gives_the_very_same_logits(models, tokenizer):
+def test_the_padded_model_gives_the_same_logits(models, tokenizer):
     ids = tokenizer(
         "In 1889 the tower was the tallest; today, at 330 metres, it is", return_tensors="pt"
     )
-    first = load(models / "smollm2")(**ids).logits
-    second = load(models / "smollm2-padded")(**ids).logits
-    # Zeros are added at the end of each sum, so even the rounding stays as it was.
-    assert (first - second).abs().max().item() == 0
+    first = load(models / "smollm2").double()(**ids).logits
+    second = load(models / "smollm2-padded").double()(**ids).logits
+    # Only zeros are added to each sum. In 32 bits a processor's kernels may still add the rest in
+    # another order for another width (2 parts in a million on some Xeons), so 64 are compared.
+    assert (first - second).abs().max().item() < 1e-9
 
 
 @pytest.mark.parametrize("name", ["smollm2", "smollm2-padded", "smollm2-moe"])
