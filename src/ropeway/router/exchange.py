@@ -111,7 +111,6 @@ class Exchange:
     response: web.StreamResponse | None = None
     _transcript: Transcript = field(default_factory=Transcript)
     _splice: Splice | None = None
-    _pieces: int = 0
     _done: bool = False
     _failures: list[tuple[Replica, ReplicaFailed]] = field(default_factory=list)
 
@@ -127,8 +126,8 @@ class Exchange:
                 except ReplicaFailed as failure:
                     self._note_failure(replica, failure)
                 else:
-                    if self._pieces:
-                        self.pool.note_length(self._pieces)
+                    if self._transcript.pieces:
+                        self.pool.note_length(self._transcript.pieces)
                     self._assign_blame(answered=True)
                     return answer
             return await self._finish()
@@ -270,7 +269,6 @@ class Exchange:
                 return False
             client.write(chunks)
             transcript.add(whole)
-            self._pieces += whole.count(b"data:")
             replica.last_token = attempt.silent_since = pool.clock()
             return True
 
@@ -296,7 +294,8 @@ class Exchange:
         if self.parsed.ends_with_done:
             self._transcript.add(whole)
             self._done = events.done(whole)
-        self._pieces += whole.count(b"data:")
+        else:
+            self._transcript.count(whole)
         if self._done:
             await self._finish(whole)
         else:

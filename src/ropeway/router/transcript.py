@@ -37,17 +37,25 @@ class PartialAnswer:
 
 
 class Transcript:
-    """Takes whole events; `answer()` reads what has not been read."""
+    """Takes whole events; `answer()` reads what has not been read.
+
+    pieces  events with data so far, about as many as tokens
+    """
 
     def __init__(self) -> None:
+        self.pieces = 0
         self._answer = PartialAnswer()
         self._raw = bytearray()
-        self._bytes, self._events = MOST_BYTES, MOST_EVENTS
+        self._bytes = MOST_BYTES
+
+    def count(self, whole_events: bytes) -> None:
+        """Count events that are not to be read."""
+        self.pieces += whole_events.count(b"data:")
 
     def add(self, whole_events: bytes) -> None:
+        self.count(whole_events)
         self._bytes -= len(whole_events)
-        self._events -= whole_events.count(b"data:")
-        if self._bytes < 0 or self._events < 0:
+        if self._bytes < 0 or self.pieces > MOST_EVENTS:
             why = f"more than {MOST_BYTES:,} bytes or {MOST_EVENTS:,} events"
             self._answer = replace(self._answer, foreign=why)
             return
