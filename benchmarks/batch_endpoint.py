@@ -16,6 +16,8 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
+from raw_http import Served
+
 _ANSWER = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"fake","choices":'
     b'[{"index":0,"message":{"role":"assistant","content":"%b"},"logprobs":null,'
@@ -122,26 +124,7 @@ class BatchEndpoint:
         self._begin()
 
 
-class _Served(asyncio.Protocol):
-    transport: asyncio.Transport
-
-    def __init__(self, endpoint: BatchEndpoint) -> None:
-        self.endpoint = endpoint
-        self.held = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.held += data
-        head, found, body = self.held.partition(b"\r\n\r\n")
-        if found:
-            length = int((head.lower().partition(b"content-length:")[2].split() or [b"0"])[0])
-            if len(body) >= length:
-                self.held = body[length:]
-                self.endpoint.take(self, head, body[:length])
-
+class _Served(Served):
     def write(
         self, status: int, body: bytes, kind: bytes = b"application/json", more: bytes = b""
     ) -> None:

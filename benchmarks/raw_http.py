@@ -13,6 +13,7 @@ import heapq
 import json
 import time
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 _HEAD = (
@@ -41,13 +42,13 @@ class RawEndpoint:
 
     ttft_s: float
     tpot_s: float
-    due: list[tuple[float, int, "_Served", int]] = field(default_factory=list)
+    due: list[tuple[float, int, "Served", int]] = field(default_factory=list)
     count: int = 0
 
     async def run(self, port: int) -> None:
         """Serve until the process ends."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Served(self), "127.0.0.1", port, backlog=4096)
+        server = await loop.create_server(lambda: Served(self), "127.0.0.1", port, backlog=4096)
         print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
         while True:
             await asyncio.sleep(_TICK_S if self.due else 0.002)
@@ -55,7 +56,7 @@ class RawEndpoint:
             while self.due and self.due[0][0] <= now:
                 self._send(*heapq.heappop(self.due))
 
-    def _send(self, due: float, number: int, to: "_Served", left: int) -> None:
+    def _send(self, due: float, number: int, to: "Served", left: int) -> None:
         if to.transport.is_closing():
             return
         to.transport.write(_TOKEN if left > 1 else _LAST + _DONE)
@@ -64,7 +65,7 @@ class RawEndpoint:
         elif to.last:
             to.transport.close()
 
-    def take(self, connection: "_Served", head: bytes, body: bytes) -> None:
+    def take(self, connection: "Served", head: bytes, body: bytes) -> None:
         """Answer one request."""
         if not head.startswith(b"POST"):
             plain = b'{"status":"ok"}'
@@ -80,10 +81,12 @@ class RawEndpoint:
         heapq.heappush(self.due, (time.monotonic() + self.ttft_s, self.count, connection, tokens))
 
 
-class _Served(asyncio.Protocol):
+class Served(asyncio.Protocol):
+    """A connection of a client, which hands each whole request to `endpoint.take`."""
+
     transport: asyncio.Transport
 
-    def __init__(self, endpoint: RawEndpoint) -> None:
+    def __init__(self, endpoint: Any) -> None:
         self.endpoint = endpoint
         self.held = b""
         self.last = False
