@@ -14,7 +14,13 @@ from ropeway.router.breaker import NEVER, Breaker, State
 from ropeway.router.config import Limits
 from ropeway.router.request import ParsedRequest, parse_request
 from ropeway.router.resume import CannotResume, Splice, prefix_of, resumption
-from ropeway.router.transcript import FOLD_BYTES, PartialAnswer, Transcript, with_chunks
+from ropeway.router.transcript import (
+    FOLD_BYTES,
+    MOST_EVENTS,
+    PartialAnswer,
+    Transcript,
+    with_chunks,
+)
 from router_backends import CHAT, COMPLETIONS, MODEL
 
 LIMITS = Limits()
@@ -330,9 +336,32 @@ def test_what_asks_for_nothing_hinders_nothing(field: dict[str, Any]) -> None:
     assert resumption(_parsed(COMPLETIONS, prompt="p", **field), _partial("One"), 1).body
 
 
+@pytest.mark.parametrize(
+    ("field", "choice", "reason"),
+    [
+        ({"logprobs": 1}, {}, "an answer with `logprobs` cannot"),
+        ({}, {"delta": {"tool_calls": [{}]}}, "an answer with `tool_calls` cannot"),
+        ({}, {"index": 1, "text": "x"}, "an answer with several choices cannot"),
+    ],
+)
+def test_the_client_is_told_why_its_answer_is_not_continued(
+    field: dict[str, Any], choice: dict[str, Any], reason: str
+) -> None:
+    answer = with_chunks(_partial("One"), [{"choices": [choice]}])
+    with pytest.raises(CannotResume, match=reason):
+        resumption(_parsed(COMPLETIONS, prompt="p", **field), answer, 1)
+
+
+def test_an_answer_that_is_too_long_to_be_continued_is_said_to_be() -> None:
+    transcript = Transcript()
+    transcript.add(b"data: {}\n\n" * (MOST_EVENTS + 1))
+    with pytest.raises(CannotResume, match="with more than 64 MiB or 200,000 events cannot"):
+        resumption(_parsed(COMPLETIONS, prompt="p"), transcript.answer(), 1)
+
+
 def test_reasoning_is_not_continued() -> None:
     thought = {"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]}
-    with pytest.raises(CannotResume):
+    with pytest.raises(CannotResume, match="continued with `reasoning`"):
         Splice(_partial("One"), "One", 1, "b").rewrite(events.encode(thought))
 
 

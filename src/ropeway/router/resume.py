@@ -80,7 +80,7 @@ def resumption(parsed: ParsedRequest, answer: PartialAnswer, tokens: int) -> Res
     if not prefix and answer.foreign is None:
         return Resumption(parsed.body)
     if why := hindrance(parsed.body) or answer.foreign:
-        raise CannotResume(f"an answer with `{why}` cannot be continued")
+        raise CannotResume(f"an answer with {why} cannot be continued")
     limits = _limits(parsed, tokens)
     if limits.get("max_tokens", 1) <= 0 or limits.get("max_completion_tokens", 1) <= 0:
         return Resumption(None, prefix, _cut_by_length(parsed, answer) + events.DONE)
@@ -89,12 +89,12 @@ def resumption(parsed: ParsedRequest, answer: PartialAnswer, tokens: int) -> Res
 
 
 def hindrance(body: Mapping[str, Any]) -> str | None:
-    """Return the field of a request that prevents its answer from being continued."""
+    """Return the field of a request that prevents its answer from being continued, in backticks."""
     for name, value in body.items():
         if name in _INDIFFERENT or value is None or value in _NEUTRAL_VALUES.get(name, ()):
             continue
         if name in _NEUTRAL_VALUES or not (value is False or value in ("", [], {})):
-            return name
+            return f"`{name}`"
     return None
 
 
@@ -131,7 +131,7 @@ class Splice:
         """Adapt a choice in place; return whether anything is left in it."""
         text, foreign = content(choice)
         if self._tokens and foreign:
-            raise CannotResume(f"the other replica continued with `{foreign}`")
+            raise CannotResume(f"the other replica continued with {foreign}")
         left = self._without_blanks(text)
         if "delta" in choice:
             if isinstance(choice["delta"], dict):

@@ -24,7 +24,8 @@ class PartialAnswer:
     pieces   events with some of it; each has at least one token
     counted  the server's own count of tokens, if it is in every event
     finish   why the answer ended; None while it has not
-    foreign  what it has besides the text of one choice (reasoning, tool calls); None: nothing
+    foreign  what it has besides the text of one choice, as an error calls it (`tool_calls`, more
+             bytes than are kept); None: nothing
     first    the first chunk, whose `id` and `created` all chunks of an answer share
     """
 
@@ -53,11 +54,12 @@ class Transcript:
         self.pieces += whole_events.count(b"data:")
 
     def add(self, whole_events: bytes) -> None:
+        """Keep events, to be read if the stream breaks."""
         self.count(whole_events)
         self._bytes -= len(whole_events)
         if self._bytes < 0 or self.pieces > MOST_EVENTS:
-            why = f"more than {MOST_BYTES:,} bytes or {MOST_EVENTS:,} events"
-            self._answer = replace(self._answer, foreign=why)
+            most = f"more than {MOST_BYTES // 2**20} MiB or {MOST_EVENTS:,} events"
+            self._answer = replace(self._answer, foreign=most)
             return
         self._raw += whole_events
         if len(self._raw) > FOLD_BYTES:
@@ -100,7 +102,8 @@ def content(choice: Mapping[str, Any]) -> tuple[str, str | None]:
     if not isinstance(delta, dict):
         return "", None
     foreign = next(
-        (key for key, value in delta.items() if key not in ("role", "content") and value), None
+        (f"`{key}`" for key, value in delta.items() if key not in ("role", "content") and value),
+        None,
     )
     return _text(delta.get("content")), foreign
 
