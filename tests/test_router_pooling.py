@@ -1,19 +1,21 @@
 """The router before engines that generate nothing."""
 
+from dataclasses import replace
+
 import pytest
 
 import virtual_time
 from pooling_engine import ANSWERS, Pooling
-from router_backends import bench
+from router_backends import QUICK, bench
 
-pytestmark = pytest.mark.real_time
+LIMITS = replace(QUICK, probe_period_s=0.2)
 
 
 @pytest.mark.parametrize(("path", "status"), [*zip(ANSWERS, (400, 404, 405, 501), strict=True)])
 def test_replicas_that_answer_what_their_model_is_for_are_alive_and_asked(path, status):
     async def play() -> None:
         engines = [Pooling(path, ANSWERS[path], status) for _ in range(2)]
-        async with bench(*engines) as b:
+        async with bench(*engines, limits=LIMITS) as b:
             await b.alive(2)
             assert (await b.ask(path, stream=False)).status == 200
             engines[0].fails = True
