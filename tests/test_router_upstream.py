@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import itertools
-import time
 from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass, field
 
 import aiohttp
 import pytest
@@ -15,60 +15,76 @@ from ropeway.router import upstream
 from ropeway.router.upstream import Upstreams, read
 
 
+@dataclass
+class Alice:
+    """What a server sees of the client that asks for /alice."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 @contextlib.asynccontextmanager
-async def slow_server() -> AsyncIterator[tuple[Upstreams, str, list[str]]]:
-    """Connections to a server that says which path it was asked for, the head a moment after the
-    request and the body a moment after the head; its URL; and in which requests it was left."""
-    left: list[str] = []
+async def server(withheld: int = 0) -> AsyncIterator[tuple[Upstreams, str, Alice]]:
+    """Connections to a server whose answers say which path was asked for, and its URL.
+
+    Of its answer to /alice, the head and the body, it withholds that part and what follows until
+    the client has left or goes on.
+    """
+    alice = Alice()
     serving: set[asyncio.Task[None] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         serving.add(asyncio.current_task())
-        while line := await reader.readline():
-            path = line.split()[1].decode()
-            while (await reader.readline()).strip():
-                pass
-            body = f"answer to {path}"
-            for piece in (f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n", body):
-                await asyncio.sleep(0.1)
-                writer.write(piece.encode())
-            if reader.at_eof():
-                left.append(path)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                path = line.split()[1].decode()
+                while (await reader.readline()).strip():
+                    pass
+                body = f"answer to {path}"
+                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+                for number, part in enumerate((head, body)):
+                    if path == "/alice" and number == withheld:
+                        alice.asked.set()
+                        if not await reader.read(1):
+                            alice.left.set()
+                            return
+                    writer.write(part.encode())
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        upstreams = Upstreams(5, time.monotonic)
-        yield upstreams, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", left
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
+        upstreams = Upstreams(60, lambda: 0.0)
+        yield upstreams, f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", alice
         upstreams.close_overdue(0)
         await asyncio.gather(*filter(None, serving))
 
 
-async def ask(upstreams: Upstreams, url: str, path: str) -> str:
+async def ask(upstreams: Upstreams, url: str, path: str, head: asyncio.Event | None = None) -> str:
+    """Return the body of an answer; set `head` when its head has come."""
     async with upstreams.request(url, "GET", path, {}, b"") as answer:
+        if head is not None:
+            head.set()
         return (await read(answer, 1000)).decode()
 
 
-@pytest.mark.parametrize("after_s", [0.05, 0.15])  # before the head, and before the body
-def test_an_answer_that_nobody_waited_for_is_not_the_next_ones(after_s: float) -> None:
+@pytest.mark.parametrize("withheld", [0, 1], ids=["before the head", "before the body"])
+def test_an_answer_that_nobody_waited_for_is_not_the_next_ones(withheld: int) -> None:
     async def scene() -> None:
-        async with slow_server() as (upstreams, url, left):
+        async with server(withheld) as (upstreams, url, alice), asyncio.timeout(60):
             assert await ask(upstreams, url, "/first") == "answer to /first"
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(after_s):
-                    await ask(upstreams, url, "/alice")
+            head = asyncio.Event()
+            asking = asyncio.create_task(ask(upstreams, url, "/alice", head))
+            await (head if withheld else alice.asked).wait()
+            asking.cancel()
+            await asyncio.wait([asking])
             assert await ask(upstreams, url, "/bob") == "answer to /bob"
             assert await ask(upstreams, url, "/carol") == "answer to /carol"
-            assert left == ["/alice"], "the replica sees that the client has gone"
+            await alice.left.wait()
 
     asyncio.run(scene())
 
 
 def test_a_connection_whose_answer_was_read_carries_the_next_request() -> None:
     async def scene() -> None:
-        async with slow_server() as (upstreams, url, _):
+        async with server() as (upstreams, url, _):
             for path in ("/a", "/b", "/c"):
                 assert await ask(upstreams, url, path) == f"answer to {path}"
                 assert len(upstreams) == 1
@@ -212,6 +228,31 @@ def test_an_answer_that_begins_within_a_chunk_is_parsed_until_its_end() -> None:
 def test_an_answer_that_ceases_to_be_http_breaks_at_once(wrong: bytes) -> None:
     with pytest.raises(aiohttp.ClientPayloadError, match="no HTTP"):
         received([in_chunks(EVENTS[:1]), wrong])
+
+
+@pytest.mark.parametrize(
+    ("last", "told"), [(b"", "not completed"), (b"1", "not completed"), (b"no\r\n", "no HTTP")]
+)
+@pytest.mark.parametrize("why", [None, ConnectionResetError()], ids=["closed", "reset"])
+@pytest.mark.parametrize("read_first", [False, True], ids=["unread", "read"])
+def test_how_an_answer_ended_is_told_to_who_reads_on_later(
+    last: bytes, told: str, why: Exception | None, read_first: bool
+) -> None:
+    async def scene() -> None:
+        connection = upstream._Connection(asyncio.get_running_loop())
+        connection.connection_made(Unplugged())
+        connection.set_response_params(read_until_eof=True, auto_decompress=False)
+        connection.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        answer = await upstream._answer(connection)
+        connection.data_received(in_chunks(EVENTS[:1]))
+        if read_first:
+            assert await answer.read(1000, None) == EVENTS[0]
+        connection.data_received(last)
+        connection.connection_lost(why)
+        with pytest.raises(aiohttp.ClientPayloadError, match=told):
+            await answer.read(1000, None)
+
+    asyncio.run(scene())
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,8 @@ _SMALL_BYTES = 2**18
 _INTERIM_ANSWERS = 8
 _TRIES, _PAUSE_S = 3, 0.1
 _BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE", "TRACE")
-Body = bytes | bytearray
-# Is offered whole chunks as they came, and what is in them; returns whether it has taken them. Else
-# they are kept until they are read.
+# A function that is offered whole chunks as they came, and what is in them, and returns whether it
+# took them. What it does not take is kept until it is read.
 Sink = Callable[[bytes, bytes], bool]
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,6})\r\n")
 # More than a few events: through the reader, so that others have their turn.
@@ -60,8 +59,8 @@ class CannotConnect(Exception):
 class _Connection(ResponseHandler):
     """aiohttp's protocol; whole chunks of a body may pass it by.
 
-    Its look for more to parse after each piece that is read is left out: nothing is kept back by
-    its parser unless it was told to pause.
+    aiohttp calls its parser after each piece that is read, in case that kept something back. It
+    does so only after it was told to pause, so otherwise `resume_reading` saves the call.
 
     sink    is offered what comes, while somebody waits for a body
     within  whether the parser may be within a chunk, or was not seen to be between two
@@ -77,10 +76,10 @@ class _Connection(ResponseHandler):
         super().set_response_params(**how)
 
     def set_exception(self, exc: BaseException, *cause: Any) -> None:
-        # Its parser tells only those who wait for a head.
-        if self.body is not None and not self.body.is_eof():
-            what = getattr(exc, "message", "") or type(exc).__name__
-            self.body.set_exception(aiohttp.ClientPayloadError(f"its answer is no HTTP: {what}"))
+        # aiohttp tells the reader of a body that the connection ended, but not of what is no HTTP.
+        body, wrong = self.body, isinstance(exc, HttpProcessingError)
+        if wrong and body is not None and not body.is_eof():
+            body.set_exception(_no_http(exc))
         super().set_exception(exc, *cause)
 
     def data_received(self, data: bytes) -> None:
@@ -172,7 +171,7 @@ class Upstreams:
         address = self._address(url)
         head = _head(method, target, address.name, headers, len(body))
         self._busy += 1
-        connection, writing, answer = None, None, None
+        connection, writing, reusable = None, None, False
         try:
             connection = self._kept(url)
             if connection is None:
@@ -188,14 +187,15 @@ class Upstreams:
             else:  # the replica may answer before it has read it all
                 writing = asyncio.create_task(_write(connection, head, body))
             answer = await _answer(connection)
+            reusable = True
             yield answer
         finally:
             self._busy -= 1
             if writing is not None and not writing.done():
                 writing.cancel()
-                answer = None
+                reusable = False  # half of a request was sent
             if connection is not None:
-                if answer is None:  # it comes later, or half the request went: not the next one's
+                if not reusable:  # an answer that comes later is not that of the next request
                     connection.force_close()
                 self._keep(url, connection)
 
@@ -298,7 +298,7 @@ def _whole_chunks(data: bytes) -> bytes:
     return b"".join(pieces)
 
 
-async def _write(connection: _Connection, head: bytes, body: Body) -> None:
+async def _write(connection: _Connection, head: bytes, body: bytes | bytearray) -> None:
     writer = StreamWriter(connection, asyncio.get_running_loop())
     with contextlib.suppress(aiohttp.ClientError, OSError):  # its reader is told as well
         await writer.write(head)
@@ -319,5 +319,10 @@ async def _answer(connection: _Connection) -> Answer:
                 connection.body = content
                 return Answer(message.code, message.headers, content, connection)
     except HttpProcessingError as error:
-        raise aiohttp.ClientPayloadError(f"its answer is no HTTP: {error.message}") from error
+        raise _no_http(error) from error
     raise aiohttp.ClientPayloadError(f"HTTP {message.code}, and no answer after it")
+
+
+def _no_http(error: BaseException) -> aiohttp.ClientPayloadError:
+    what = getattr(error, "message", "") or type(error).__name__
+    return aiohttp.ClientPayloadError(f"its answer is no HTTP: {what}")
