@@ -144,6 +144,8 @@ def paced(fronts: list[Front]) -> None:
     """256 streams of 64 tokens, one in 8 ms: what is left of the requests/s of nothing in front?"""
     rates: dict[str, list[float]] = {front.name: [] for front in fronts}
     spent: dict[str, list[float]] = {front.name: [] for front in fronts}
+    # Of the first request of each client, which all come at once, and of those after it.
+    first_s: dict[str, tuple[list[float], list[float]]] = {it.name: ([], []) for it in fronts}
     argv = [sys.executable, str(RAW), "--tpot", "0.008"]
     with (
         process(argv, prints_url=True) as (_, one),
@@ -153,25 +155,36 @@ def paced(fronts: list[Front]) -> None:
         for _ in range(ROUNDS):
             for name, url in reached.items():
                 before, began = _cpu_s(name), time.monotonic()
-                answers = asyncio.run(raw_http.streams(url, CLIENTS, PACED_EACH, 64))
+                rows = asyncio.run(raw_http.streams(url, CLIENTS, PACED_EACH, 64))
                 took = time.monotonic() - began
                 # 64 tokens and the mark of the end.
-                assert [each.events for each in answers] == [65] * CLIENTS * PACED_EACH, name
-                rates[name].append(len(answers) / took)
-                spent[name].append((_cpu_s(name) - before) / len(answers) * 1e3)
+                events = [[each.events for each in row] for row in rows]
+                assert events == [[65] * PACED_EACH] * CLIENTS, name
+                count = CLIENTS * PACED_EACH
+                rates[name].append(count / took)
+                spent[name].append((_cpu_s(name) - before) / count * 1e3)
+                first_s[name][0].extend(row[0].first_s for row in rows)
+                first_s[name][1].extend(each.first_s for row in rows for each in row[1:])
     load_now = os.getloadavg()[0]
     print(
         f"{CLIENTS} streams of 64 tokens, one token in 8 ms, {PACED_EACH} requests each (load "
-        f"average {load_now:.1f})\n"
+        f"average {load_now:.1f}); the first token is due at once\n"
     )
-    print(f"{'in front':<16}{'requests/s':>12}{'range':>14}{'of none':>10}{'its CPU/request':>18}")
+    print(
+        f"{'in front':<16}{'requests/s':>12}{'range':>14}{'of none':>10}{'its CPU/request':>18}"
+        f"{'first token, 1st wave':>24}{'later waves':>14}"
+    )
     for name, values in rates.items():
         spread = f"{min(values):.0f} to {max(values):.0f}"
         share = statistics.median(
             value / base for value, base in zip(values, rates["none"], strict=True)
         )
         cpu = f"{statistics.median(spent[name]):.2f} ms"
-        print(f"{name:<16}{statistics.median(values):>12.0f}{spread:>14}{share:>10.3f}{cpu:>18}")
+        once, later = (f"{statistics.median(times) * 1e3:.1f} ms" for times in first_s[name])
+        print(
+            f"{name:<16}{statistics.median(values):>12.0f}{spread:>14}{share:>10.3f}{cpu:>18}"
+            f"{once:>24}{later:>14}"
+        )
     print()
 
 
