@@ -465,7 +465,8 @@ def test_a_program_that_is_not_there_ends_diagnose_with_1(tmp_path) -> None:  # 
     ["sh: 1: ", "a: ", "a.", "a/", "failed ", "cannot ", "0:00:12", "12%", "1.2GB ", "line 1: 1 ",
      "Error", "错误", "━", "cap_", "Current: =", "--cap-drop=", "'", "curl: (", "Assertion `",
      "fail", "error", "failed_", "fail: ", "no error", "without ", "if a fail",
-     "AError: a ", "a: failed ", "错误0", "if a ", "1AError: ", "如", "default ", "W: "],
+     "AError: a ", "a: failed ", "错误0", "if a ", "1AError: ", "如", "default ", "W: ",
+     "no npu ", "worker 1 ", "0 个", "未发现", "没有", "不足0", "退出码", "XFS (a): ", "nvme nvme0: "],
 )  # fmt: skip
 def test_words_without_end_are_read_in_linear_time(piece: str) -> None:
     assert_linear(lambda text: diagnose({"a": text}), piece, cut=LONGEST_JUDGED)

@@ -196,6 +196,107 @@ def test_a_failure_in_a_form_of_its_own_is_seen(line: str) -> None:
     assert "the moon is full" in diagnosis.headline
 
 
+# What Linux says of disks, hardware and itself, by the row that claims it.
+KERNEL = {
+    "disk-faulty": [
+        "Buffer I/O error on dev sda1, logical block 0",
+        "EXT4-fs error (device sda1): ext4_find_entry:1455: inode #2: comm vllm: reading directory",
+        "EXT4-fs (sda1): Remounting filesystem read-only",
+        "XFS (sda1): Corruption of in-memory data detected.  Shutting down filesystem",
+        'XFS (dm-0): metadata I/O error in "xfs_trans_read_buf_map" at daddr 0x1 len 8 error 5',
+        "BTRFS error (device sda1): bdev /dev/sda1 errs: wr 1, rd 0, flush 0, corrupt 0, gen 0",
+        "Aborting journal on device sda1-8.",
+        "blk_update_request: I/O error, dev sda, sector 1",
+        "critical medium error, dev sda, sector 1 op 0x0:(READ) flags 0x80700",
+        "nvme nvme0: I/O 12 QID 3 timeout, reset controller",
+        "nvme nvme0: I/O tag 9 (1009) opcode 0x2 (Read) QID 3 timeout, aborting req_op:READ(0)",
+        "nvme nvme0: controller is down; will reset: CSTS=0xffffffff, PCI_STATUS=0xffff",
+        "md/raid1:md0: Disk failure on sda1, disabling device.",
+    ],
+    "file-server-silent": ["nfs: server 10.0.0.1 not responding, still trying"],
+    "host-kernel-failed": [
+        "watchdog: BUG: soft lockup - CPU#3 stuck for 22s! [python3:4242]",
+        "NMI watchdog: Watchdog detected hard LOCKUP on cpu 3",
+        "Kernel panic - not syncing: Fatal exception",
+        "Oops: 0002 [#1] SMP NOPTI",
+        "Internal error: Oops: 96000004 [#1] SMP",
+        "BUG: kernel NULL pointer dereference, address: 0000000000000008",
+        "Unable to handle kernel paging request at virtual address ffff800011d3d000",
+        "general protection fault, probably for non-canonical address 0x1: 0000 [#1] SMP",
+        "rcu: INFO: rcu_sched self-detected stall on CPU",
+        "INFO: rcu_sched detected stalls on CPUs/tasks:",
+    ],
+    "segmentation-fault": ["traps: python3[42] general protection fault ip:7f sp:7f error:0"],
+    "kernel-hardware-error": [
+        "pcieport 0000:00:01.0: AER: Uncorrected (Fatal) error received: 0000:01:00.0",
+        "AER: Multiple Uncorrectable (Non-Fatal) error message received from 0002:01:00.0",
+        "EDAC MC0: 1 UE memory read error on CPU_SrcID#0_MC#0_Chan#0_DIMM#0",
+        "Internal error: synchronous external abort: 96000210 [#1] SMP",
+    ],
+    "task-blocked": ["INFO: task vllm:123 blocked for more than 120 seconds."],
+    "host-out-of-memory": ["Memory cgroup out of memory: Killed process 4242 (vllm)"],
+}
+KERNEL_SHAPES = [
+    "{}",
+    "[  12.3] {}",
+    "[   12.345678][  T123] {}",
+    "[Tue Jan  1 00:00:00 2026] {}",
+    "Nov 30 17:26:43 host1 kernel: {}",
+    "<4>Nov 30 17:26:43 host1 kernel: [  12.345678] {}",
+    "2025-12-15T11:45:16+0800 host1 kernel: {}",
+]
+
+
+@pytest.mark.parametrize("shape", KERNEL_SHAPES)
+@pytest.mark.parametrize(
+    ("line", "row"), [(line, row) for row, lines in KERNEL.items() for line in lines]
+)
+def test_what_the_kernel_says_is_known_behind_its_heads(line: str, row: str, shape: str) -> None:
+    entry = json.dumps({"PRIORITY": "4", "_TRANSPORT": "kernel", "MESSAGE": line})
+    for each in (shape.format(line), entry):
+        assert diagnose({"a": f"{CALM}\n{each}\n{CALM}\n"}).signature == row
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "blk_update_request: I/O error, dev fd0, sector 0",
+        "Buffer I/O error on dev sr0, logical block 0, async page read",
+        "operation not supported error, dev sda, sector 1 op 0x3:(DISCARD)",
+        "EXT4-fs (sda1): re-mounted. Opts: errors=remount-ro",
+        "XFS (sda1): Ending clean mount",
+        "nvme nvme0: 32/0/0 default/read/poll queues",
+        "AER: Corrected error received: 0000:00:1c.0",
+        "pcieport 0000:0c:00.0: AER: No uncorrectable error found. Continuing.",
+        "EDAC MC0: 1 CE memory read error on CPU_SrcID#0_MC#0_Chan#0_DIMM#0",
+        "Kernel command line: BOOT_IMAGE=/vmlinuz panic=10 oops=panic softlockup_panic=1",
+    ],
+)
+def test_what_the_kernel_says_in_good_health_is_no_failure(line: str) -> None:
+    for shape in KERNEL_SHAPES:
+        assert diagnose({"a": f"{CALM}\n{shape.format(line)}\n"}).verdict == "healthy"
+
+
+MANY = "9" * 5_000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'{{"PRIORITY": "{MANY}", "MESSAGE": "x"}}',
+        f'{{"MESSAGE": [{MANY}, 65]}}',
+        f'{{"level": {MANY}, "msg": "x"}}',
+        f"vLLM API server version {MANY}.1.1",
+        "torch.OutOfMemoryError: NPU out of memory. Tried to allocate 2.00 GiB (NPU 0; 1.2.3 GiB "
+        "total capacity; 0.50 GiB free; 1.00 GiB reserved in total by PyTorch)",
+        *(f"exited with code {MANY}", f"[rank{MANY}]: RuntimeError: x", f"<{MANY}>x"),
+    ],
+    ids=lambda line: line[:30],
+)
+def test_a_number_that_is_none_is_no_mistake_of_ours(line: str) -> None:
+    diagnose({"a": f"{line}\nAssertionError: assert self.vllm_config\n"})
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -36,12 +36,15 @@ UNSEEN = re.compile(
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD][89a-fA-F]..|.)", re.DOTALL)
 
 
-def parse_json(data: bytes | str) -> Any:
+def parse_json(data: bytes | str, *, lenient: bool = False) -> Any:
     """Return a JSON document from outside. Raises ValueError when it is none.
 
     Its first argument says why. Refused are text that is not UTF-8, brackets deeper than
     `MOST_DEPTH`, and whole numbers of more than `MOST_DIGITS` digits. NaN and Infinity stay floats,
     as published configs have them. Half of a surrogate pair becomes U+FFFD.
+
+    lenient  for a log, of which one odd value must not hide the others: every whole number becomes
+             a float, however long it is, and texts may hold control characters
     """
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
@@ -50,7 +53,7 @@ def parse_json(data: bytes | str) -> Any:
     if "\\ud" in text or "\\uD" in text:
         text = _ESCAPE.sub(_whole_characters, text)
     try:
-        document = _DECODER.decode(text)
+        document = (_LENIENT_DECODER if lenient else _DECODER).decode(text)
     except RecursionError:
         raise _too_deep() from None
     # The events of a stream come by the thousand a second, and have few brackets.
@@ -140,6 +143,7 @@ def _whole_characters(escape: re.Match[str]) -> str:
 
 
 _DECODER = json.JSONDecoder(parse_int=whole_number)
+_LENIENT_DECODER = json.JSONDecoder(parse_int=float, strict=False)
 
 
 def _too_deep() -> ValueError:

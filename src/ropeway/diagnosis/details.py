@@ -133,8 +133,9 @@ def _silent_ranks(links: Iterable[Link]) -> list[Text]:
 
 _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _NOT_DIVISIBLE = re.compile(r"(?P<number>\d{1,9}) is not divisible by (?P<size>\d{1,9})")
+_SIZE = r"\d{1,9}(?:\.\d{1,9})?"
 _MEMORY = re.compile(
-    r"(?P<total>[\d.]{1,9}) (?P<total_unit>[KMG]iB) total capacity.{0,120}?"
-    r"(?P<free>[\d.]{1,9}) (?P<free_unit>[KMG]iB) free; (?P<held>[\d.]{1,9}) (?P<held_unit>[KMG]iB)"
-    r" reserved"
+    rf"(?P<total>{_SIZE}) (?P<total_unit>[KMG]iB) total capacity.{{0,120}}?"
+    rf"(?P<free>{_SIZE}) (?P<free_unit>[KMG]iB) free;"
+    rf" (?P<held>{_SIZE}) (?P<held_unit>[KMG]iB) reserved"
 )

@@ -360,7 +360,7 @@ _CONTINUATION = re.compile(
 _RANK = re.compile(r"RayWorker|VllmWorker|Worker(?:$|[_ ])")
 _SETTINGS: Mapping[str, re.Pattern[str]] = {
     "version": re.compile(
-        r"(?:vLLM (?:API )?server version|LLM engine \(v?) ?(\d+\.\d+(?:\.\d+)?)"
+        r"(?:vLLM (?:API )?server version|LLM engine \(v?) ?(\d{1,5}(?:\.\d{1,5}){1,2})"
     ),
     "pipeline": re.compile(r"pipeline.parallel.size['\"]?[ =:]+(\d{1,5})"),
     "tensor": re.compile(r"tensor.parallel.size['\"]?[ =:]+(\d{1,5})"),

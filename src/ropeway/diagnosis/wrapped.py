@@ -5,12 +5,13 @@ level, time or error. What is read becomes lines as vLLM writes them, each with 
 level, so that all that follows need not know of JSON.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from operator import itemgetter
 from typing import TypeVar
+
+from ropeway.outside import parse_json
 
 # Names without their case and signs: `textPayload`, `SeverityText`, `log.level`, `@timestamp`.
 _MESSAGE = {"body", "event", "log", "message", "msg", "shortmessage", "textpayload"}
@@ -44,8 +45,6 @@ _BEFORE = re.compile(
     r"(?!.*\b(?:DEBUG|TRACE|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL)\b)"
     r"(?:.*(?:[|\r%]|\]:?|\b[FP]|:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?|<\d{1,3}>) *)?"
 )
-# A number may have thousands of digits, which `int` refuses.
-_DECODER = json.JSONDecoder(parse_int=float, strict=False)
 
 Leaf = tuple[tuple[str, ...], object]
 Value = TypeVar("Value")
@@ -57,8 +56,8 @@ def unwrapped(line: str) -> list[str]:
     if at < 0 or not line.rstrip().endswith("}") or (at and not _BEFORE.fullmatch(line[:at])):
         return [line]
     try:
-        entry = _DECODER.decode(line[at:])
-    except (ValueError, RecursionError):
+        entry = parse_json(line[at:], lenient=True)
+    except ValueError:
         return [line]
     first, *more = _lines(list(_leaves(entry))) or [line[at:]]
     return [line[:at] + first, *more]
@@ -144,8 +143,9 @@ def _level(name: str, value: object) -> str | None:
     """Return the level that a value of this name says; None when it says none."""
     if name not in _LEVEL:
         return None
-    if name == "priority":  # journald writes a text; a number is something else's
-        return level_of_priority(int(value)) if str(value) == value and value.isdecimal() else None
+    if name == "priority":  # journald writes `"3"`; a number is something else's
+        known = isinstance(value, str) and re.fullmatch("[0-7]", value)
+        return level_of_priority(int(known[0])) if known else None
     if isinstance(value, str):
         return next((level for level, word in _WORDS if word.match(value)), None)
     if isinstance(value, bool) or not isinstance(value, float) or name not in _SCALES:
