@@ -157,10 +157,11 @@ def test_knowledge_fades_with_distance() -> None:
     assert far.variance > near.variance
 
 
-def test_the_note_says_how_many_how_much_and_which() -> None:
-    rows = [record(1.5, source=f"page{number}") for number in range(4)]
+@pytest.mark.parametrize("number", [4, 12])
+def test_the_note_says_how_many_how_much_and_which(number: int) -> None:
+    rows = [record(1.5, source=f"page{at}") for at in range(number)]
     note = kriging(CASE, rows, LIKE)(CASE).note()
-    assert "4 similar measurements" in note
+    assert f"{number} similar measurements" in note
     assert "longer than computed" in note
     assert "https://page" in note
 

@@ -144,7 +144,7 @@ class Similarity:
 class Correction:
     """ln of a factor, the variance of that, and the measurements it rests on.
 
-    weights  of the records, the heaviest first; together at most about 1
+    weights  of all the records, the greatest first; together at most about 1
     """
 
     mean: float
@@ -226,7 +226,7 @@ def kriging(
         weights = [sum(map(mul, row, shared)) for row in inverse]
         mean = sum(map(mul, shared, solved))
         left = alike.covariance(close, close) - sum(map(mul, shared, weights))
-        heaviest = sorted(zip(weights, near, strict=True), key=lambda item: -item[0])[:8]
+        heaviest = sorted(zip(weights, near, strict=True), key=lambda item: -item[0])
         return Correction(mean, max(0.0, left), tuple(heaviest))
 
     return correct
