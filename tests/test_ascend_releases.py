@@ -5,7 +5,7 @@ from itertools import groupby, product
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ropeway.engines.ascend_layouts import LIMITS, NOTES, Case, limits, notes, runs_from
@@ -52,6 +52,7 @@ def test_zeros_at_the_end_say_nothing():
 
 
 @given(st.text(max_size=40))
+@example("9" * 5000 + "rc" + "9" * 5000)
 def test_any_text_has_a_place_in_the_order(text):
     assert order(text) <= order(text)
 

@@ -88,6 +88,15 @@ def test_the_description_of_modelslim_decides_by_most_matrices(tmp_path):
     assert bits.scheme == "w4a8"
 
 
+def test_bits_of_thousands_of_digits_are_none(tmp_path):
+    named = f"W{'9' * 5000}A8"
+    assert stored({"quant_method": named.lower()}).attention == 16
+    (tmp_path / "config.json").write_text(json.dumps(SMALL_LLAMA))
+    table = {"model.layers.0.mlp.up_proj.weight": named}
+    (tmp_path / "quant_model_description.json").write_text(json.dumps(table))
+    assert read_directory_shape(tmp_path).precision.dense == 16
+
+
 def test_modelopts_own_file_is_read_where_config_json_is_silent(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(SMALL_LLAMA))
     marks = {"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}}

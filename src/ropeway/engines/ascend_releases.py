@@ -294,11 +294,11 @@ def order(version: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """
     parts = _VERSION.match(version.lower())
     assert parts is not None  # every part of it may be empty
-    numbers = [int(part) for part in re.findall(r"\d+", parts["numbers"])]
+    numbers = [int(part) for part in re.findall(r"\d{1,9}", parts["numbers"])]
     while numbers and numbers[-1] == 0:
         numbers.pop()
     rank = {None: 2, "t": 0, "b": 1, "rc": 1, "post": 3}[parts["word"]]
-    return tuple(numbers), (rank, *map(int, re.findall(r"\d+", parts["rest"] or "")))
+    return tuple(numbers), (rank, *map(int, re.findall(r"\d{1,9}", parts["rest"] or "")))
 
 
 def later_than(version: str) -> Iterator[Release]:

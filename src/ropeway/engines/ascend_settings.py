@@ -24,7 +24,7 @@ from ropeway.engines.ascend_releases import order
 from ropeway.engines.base import Node
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
-from ropeway.spec.engine_flags import written_settings
+from ropeway.spec.engine_flags import whole, written_settings
 
 # Ray's first release with token authentication (docs.ray.io, ray-security/token-auth), and the
 # newest that the images may have (`ray>=2.47.1,<=2.48.0` in every Dockerfile since v0.11.0rc3).
@@ -228,12 +228,12 @@ def _as_key(name: str, text: str, version: str) -> tuple[str, object]:
     key, is_switch = KEY_OF.get(name, ("", False))
     if not key or not reads_key(key, version):
         raise ignored([name], version, "variables", "serve.env")
-    if not text.strip().isdecimal():
+    number = whole(text)
+    if number is None or number < 0:
         raise Refused(
             phrase("`{name}` must be a number", name=name),
             where="serve.env",
-            evidence=(f"{name}={text}",),
+            evidence=(f"{name}={text[:120]}",),
             hint=phrase("or set `{key}` in `additional-config`", key=key),
         )
-    number = int(text)
     return key, bool(number) if is_switch else number

@@ -103,7 +103,8 @@ _KEPT_EVIDENCE = 8
 # Published lists of exceptions have hundreds of names, and at most a dozen regular expressions.
 _MOST_PATTERNS, _MOST_REGULAR = 10_000, 100
 _REPEATS, _REPEATED_GROUP = re.compile(r"[*+{]"), re.compile(r"\)[*+{]")
-_MODELSLIM = re.compile(r"W(\d+)A\d+(?:SC?(?![A-Z]))?")  # its types: `W8A8_DYNAMIC`, `W8A8SC`
+# ModelSlim's types: `W8A8_DYNAMIC`, `W8A8SC`.
+_MODELSLIM = re.compile(r"W(\d{1,2})A\d{1,2}(?:SC?(?![A-Z]))?")
 
 
 def precision_named(name: str, shape: ModelShape) -> Precision:
@@ -373,7 +374,7 @@ def _marked_bits(method: str, marks: Mapping[str, object]) -> float:
         return _group_bits(first, marks) if isinstance(first, Mapping) else 0
     if method == "bitsandbytes":
         return 8 if marks.get("load_in_8bit") else 4.5
-    match = re.match(r"w(\d+)a\d+", method)
+    match = re.match(r"w(\d{1,2})a\d{1,2}", method)
     bits = number(marks.get("bits") or marks.get("w_bit")) or (float(match[1]) if match else 0)
     group = number(marks.get("group_size") or marks.get("q_group_size"))
     return bits + (16 + bits) / group if bits and group >= 1 else bits

@@ -1,9 +1,12 @@
 """Reads flags of the engine out of `serve.engine_args`, however they are written."""
 
+import re
 from collections.abc import Mapping
 
-from ropeway.outside import parse_json
+from ropeway.outside import MOST_DIGITS, parse_json
 from ropeway.phrases import phrase
+
+_WHOLE = re.compile(rf"\s*[-+]?[0-9]{{1,{MOST_DIGITS}}}\s*")
 
 # Flags that belong to the layout, and are taken as a part of it: key of `Layout` by flag.
 LAYOUT_KEY = {
@@ -32,11 +35,18 @@ def variable_number(env: Mapping[str, str], name: str) -> int | None:
     return positive(env.get(name))
 
 
+def whole(value: object) -> int | None:
+    """Return a whole number, also where it is quoted; None for anything else, and for one of more
+    than `MOST_DIGITS` digits."""
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        value = int(value)
+    return value if type(value) is int and abs(value) < 10**MOST_DIGITS else None
+
+
 def positive(value: object) -> int | None:
     """Return a number above 0, also where it is quoted; None for anything else."""
-    if isinstance(value, str) and value.isascii() and value.strip().isdigit():
-        value = int(value)
-    return value if type(value) is int and value > 0 else None
+    number = whole(value)
+    return number if number and number > 0 else None
 
 
 def numbers_in(value: object) -> list[int]:
