@@ -65,6 +65,25 @@ def test_a_number_that_is_no_whole_number_is_refused(value):
         read_shape({**LLAMA, "num_hidden_layers": value})
 
 
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"num_hidden_layers": -1}, "`num_hidden_layers` in `hf-overrides` is not a whole number"),
+        ({"num_hidden_layers": 10**30}, "`num_hidden_layers` in `hf-overrides` is out of reach"),
+        ({"num_attention_heads": 0}, "`hf-overrides` does not say: attention heads"),
+        ({"vision_config": {"depth": -1}}, "`depth` in `hf-overrides` is not a whole number"),
+        ({"text_config": {"vocab_size": 1}}, "has no such part"),
+    ],
+)
+def test_a_fault_of_the_overrides_is_the_specs(changed, what):
+    with pytest.raises(ModelError) as caught:
+        read_shape(LLAMA, "m/config.json", changed)
+    assert what in caught.value.what and caught.value.where == "serve.engine_args, hf-overrides"
+    with pytest.raises(ModelError) as caught:
+        read_shape({**LLAMA, "hidden_size": 0}, "m/config.json", {"num_hidden_layers": 2})
+    assert caught.value.where == "m/config.json"
+
+
 TENSORS = {"a": ("BF16", [2, 4], 16), "b": ("F32", [2], 8)}
 
 

@@ -46,6 +46,13 @@ def test_a_longer_context_by_yarn_is_planned_as_the_release_takes_it(capsys, spe
     assert run(capsys, "--engine-version", "0.18.0")[0] == 2
 
 
+def test_a_fault_of_the_overrides_has_their_line(capsys, spec):
+    keys = "serve:\n  engine_args: {hf-overrides: {num_hidden_layers: -1}}\n"
+    spec.write_text(SPEC.replace("serve:\n", keys, 1))
+    code, _, err = run(capsys)
+    assert code == 2 and "at ropeway.yaml:12, serve.engine_args, hf-overrides\n" in err
+
+
 @pytest.mark.parametrize("version", ["0.18.0", "0.30.0"])
 def test_the_way_to_a_longer_context_is_one_that_is_taken(capsys, spec, version):
     longer = SPEC.replace("serve:\n", "serve:\n  context: 98304\n", 1)

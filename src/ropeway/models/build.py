@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ropeway.errors import ModelError
 from ropeway.models.attention import HIDDEN, LEARNT_POSITIONS, is_encoder, matrix, norm
-from ropeway.models.config import NESTED, Config, with_made_part
+from ropeway.models.config import IN_OVERRIDES, NESTED, Config, with_made_part
 from ropeway.models.encoders import read_encoders
 from ropeway.models.layers import all_layers, mtp_layers, unknown_kinds
 from ropeway.models.positions import NOTHING, overridden, positions, stored_positions
@@ -52,9 +52,9 @@ def read_shape(
     of model needs is missing or not a whole number.
     """
     config = with_made_part(config)
-    _check_parts(config, overrides, where)
+    _check_parts(config, overrides)
     config = overridden(config, overrides)
-    reader = Config(config, where)
+    reader = Config(config, where, overrides)
     layers = all_layers(reader)
     hidden = reader.need("hidden size", HIDDEN)
     vocab = reader.need("vocabulary size", _VOCAB)
@@ -86,7 +86,7 @@ def read_shape(
     return as_loaded(shape)
 
 
-def _check_parts(config: Mapping[str, object], overrides: Mapping[str, object], where: str) -> None:
+def _check_parts(config: Mapping[str, object], overrides: Mapping[str, object]) -> None:
     """Raise ModelError for overrides of a part that neither config.json nor its class has: vLLM
     takes the new part for the whole language model, and fails (get_hf_text_config)."""
     for name in NESTED:
@@ -96,7 +96,7 @@ def _check_parts(config: Mapping[str, object], overrides: Mapping[str, object], 
                     "`hf-overrides` changes `{part}`, and the model's config.json has no such part",
                     part=name,
                 ),
-                where=where,
+                where=IN_OVERRIDES,
                 hint="write what is in it at the top: `hf-overrides: {max_position_embeddings: …}`",
             )
 

@@ -16,6 +16,8 @@ _MAKES_TEXT_CONFIG = (
     "paddleocr_vl", "qwen2_5_vl", "qwen2_vl",
 )  # fmt: skip
 
+_FILE, _OVERRIDES = "config.json", "hf-overrides"
+IN_OVERRIDES = f"serve.engine_args, {_OVERRIDES}"
 # No number or list of a model is longer; what is computed from them stays quick, and prints.
 _LARGEST = 10**15
 _LONGEST = 10_000
@@ -24,13 +26,17 @@ _LONGEST = 10_000
 class Config:
     """The language model's part of a config, then the outer part, searched by spelling.
 
-    `where` names the file in errors.
+    `where` names the file in errors. `changed` is what `--hf-overrides` set in it: a fault of that
+    is the spec's.
     """
 
-    def __init__(self, config: Mapping[str, object], where: str) -> None:
+    def __init__(
+        self, config: Mapping[str, object], where: str, changed: Mapping[str, object] | None = None
+    ) -> None:
         self.where = where
         self.outer = config
         self.inner = language_part(config)
+        self._changed = changed or {}
 
     @property
     def model_type(self) -> str:
@@ -59,13 +65,16 @@ class Config:
 
     def missing(self, meaning: str, names: Sequence[str]) -> ModelError:
         """Return the error that says what config.json lacks."""
+        file, where = self.place(*names)
         return ModelError(
-            phrase("`config.json` does not say: {meaning}", meaning=meaning),
-            where=self.where,
+            phrase("`{file}` does not say: {meaning}", file=file, meaning=meaning),
+            where=where,
             evidence=(
                 phrase("looked for {names}", names=", ".join(f"`{name}`" for name in names)),
             ),
-            hint="check that this is the model's own `config.json` (an adapter has another)",
+            hint="check that this is the model's own `config.json` (an adapter has another)"
+            if file == _FILE
+            else phrase("remove it from `{file}`: the model's own counts then", file=file),
         )
 
     def text(self, names: Sequence[str]) -> str:
@@ -108,28 +117,40 @@ class Config:
 
     def part(self, name: str) -> "Config":
         """Return a nested mapping as a Config; its errors name the same file."""
-        return Config(self.section(name), self.where)
+        changed = self._changed.get(name)
+        return Config(
+            self.section(name), self.where, changed if isinstance(changed, Mapping) else {}
+        )
+
+    def place(self, *names: str) -> tuple[str, str]:
+        """Return what has one of these keys, the overrides or config.json, and where that is."""
+        if language_part(self._changed).keys() & names:
+            return _OVERRIDES, IN_OVERRIDES
+        return _FILE, self.where
 
     def within(self, name: str, number: int, most: int) -> int:
         """Return the number; raise ModelError for more than any model has."""
         if number <= most:
             return number
+        file, where = self.place(name)
         raise ModelError(
             phrase(
-                "`{name}` in `config.json` is out of reach: no model has more than {most:,}",
+                "`{name}` in `{file}` is out of reach: no model has more than {most:,}",
                 name=name,
+                file=file,
                 most=most,
             ),
-            where=self.where,
+            where=where,
             evidence=(f"{name}: {number:,}",),
         )
 
     def _whole(self, name: str, value: object, most: int) -> int:
         if is_whole(value) and value >= 0:
             return self.within(name, value, most)
+        file, where = self.place(name)
         raise ModelError(
-            phrase("`{name}` in `config.json` is not a whole number", name=name),
-            where=self.where,
+            phrase("`{name}` in `{file}` is not a whole number", name=name, file=file),
+            where=where,
             evidence=(f"{name}: {json.dumps(value)[:120]}",),
         )
 

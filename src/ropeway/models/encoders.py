@@ -32,8 +32,9 @@ def read_encoders(config: Config) -> tuple[Encoder, ...]:
     thinker = config.part("thinker_config")
     for kind in ("vision", "audio", "sound"):
         name = f"{kind}_config"
-        if section := config.section(name) or thinker.section(name):
-            encoders.append(_encoder(Config(section, config.where), kind, config))
+        part = config.part(name) if config.section(name) else thinker.part(name)
+        if part.outer:
+            encoders.append(_encoder(part, kind, config))
     if not encoders and _architecture(config).endswith(_SEES) and not _is_whole(config):
         why = "config.json describes none"
         encoders.append(Encoder("vision", None, why=why, heads=None))

@@ -113,7 +113,7 @@ def _single_parts(config: Config) -> tuple[str, ...]:
     if unknown:
         raise ModelError(
             "`hybrid_override_pattern` contains unknown letters",
-            where=config.where,
+            where=config.place("hybrid_override_pattern")[1],
             evidence=(phrase("unknown: {names}", names=", ".join(unknown)),),
             hint="known letters: M (Mamba), * (attention), - (dense) and E (experts)",
         )
@@ -144,7 +144,7 @@ def _nas_layer(config: Config, described: object, layer: int) -> Block:
     if not isinstance(attention, Mapping) or not isinstance(feed, Mapping):
         raise ModelError(
             "`block_configs` does not describe every layer",
-            where=config.where,
+            where=config.place("block_configs")[1],
             evidence=(phrase("`block_configs[{layer}]` lacks `attention` or `ffn`", layer=layer),),
         )
     mixer = None

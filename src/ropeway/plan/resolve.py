@@ -13,6 +13,7 @@ from ropeway.checkpoints.fetch import fetched
 from ropeway.engines.ascend_releases import image_tag, taken_release
 from ropeway.errors import ModelError, Refused
 from ropeway.hardware import Chip, chip_named
+from ropeway.models.config import IN_OVERRIDES
 from ropeway.models.known import as_named, known, published_name
 from ropeway.models.read import read_alone, read_directory_shape
 from ropeway.models.shape import ModelShape
@@ -106,7 +107,12 @@ def resolve(
         spec = without_planned(file.spec, file.text)
     sources = {**(file.places() if file else {}), **flags.sources()}
     place = sources.get("model.path", "")
-    name, shape, notes = _model(spec, flags, checkpoints, left_out, place)
+    try:
+        name, shape, notes = _model(spec, flags, checkpoints, left_out, place)
+    except ModelError as error:
+        if error.where == IN_OVERRIDES:
+            error.where = f"{sources['serve.engine_args']}, {IN_OVERRIDES}"
+        raise
     notes = (*left_out, *notes)
     chip = None
     if spec is not None and spec.cluster.is_local:
