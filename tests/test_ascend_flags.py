@@ -11,7 +11,7 @@ import pytest
 
 from ropeway.engines import ascend_flags
 from ropeway.engines.ascend_flags import exists, flags, notes, of_server
-from ropeway.engines.ascend_releases import RELEASES
+from ropeway.engines.ascend_releases import RELEASES, in_runs
 from ropeway.errors import Refused
 from ropeway.spec.engine_args import OWN_KEY
 from serve_lines import digest, lines, make_replica, release
@@ -88,6 +88,13 @@ def test_the_table_is_what_was_recorded():
     for vllm, options in OPTIONS.items():
         assert flags(vllm) == options.keys()
         assert len(options) > 150
+        for flag, option in options.items():
+            kinds = ascend_flags._data()["takes"].get(flag, {})
+            kind = [one for one, runs in kinds.items() if in_runs(vllm, runs, VERSIONS)]
+            if "nargs" in option or option.get("type") in ("int", "human_readable_int", "float"):
+                assert kind == [str(option.get("nargs", option.get("type")))]
+            else:
+                assert not kind
 
 
 def refusal(version, engine_args):
@@ -149,8 +156,30 @@ def test_a_value_that_the_parser_does_not_take(version, engine_args, word, hint)
     assert word in error.what and hint in (error.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("engine_args", "what"),
+    [
+        ({"enforce-eager": "maybe"}, 'is true or false, not `"maybe"`'),
+        ({"no-enable-prefix-caching": 1}, "is true or false, not `1`"),
+        ({"trust_remote_code": []}, "is true or false, not a list"),
+        *(({"tokenizer": value}, "`tokenizer` needs a value") for value in (None, True, "", [])),
+        ({"lora-modules": None}, "needs a value"),
+        ({"reasoning-parser": ["qwen3"]}, "takes one value, not a list"),
+        ({"runner": ["pooling"]}, "takes one value, not a list"),
+        ({"block-size": 0}, "must be a whole number above 0, not `0`"),
+        ({"max-num-batched-tokens": "8kb"}, 'above 0, not `"8kb"`'),
+        *(({"seed": value}, "must be a whole number, not") for value in ("x", 1.5, 10**60, {})),
+        *(({"cpu-offload-gb": value}, "must be a number, not") for value in ("x", "inf", {})),
+    ],
+)
+def test_a_value_of_another_kind_than_the_parser_takes(engine_args, what):
+    assert what in refusal("0.23.0", engine_args).what
+
+
 def test_values_that_the_parser_or_a_plug_in_takes():
     for given in (
+        {"max-num-batched-tokens": "8k", "seed": "-1", "max-logprobs": -1, "cpu-offload-gb": "0.5"},
+        {"enforce-eager": None, "enable-prefix-caching": False, "lora-modules": {"name": "a"}},
         {"runner": "pooling", "max-lora-rank": 64, "scheduling-policy": "fcfs"},
         {"quantization": "ascend", "kv-cache-dtype": "int8", "tool-call-parser": "mine"},
         {"convert": "embed", "mm-encoder-tp-mode": "data", "uvicorn-log-level": "info"},

@@ -96,7 +96,23 @@ def started(spec: Spec):
             "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": 32768}}},
             "context": 40960}, "910B4", "`factor` must be a number", "without quotes")
           for factor in ("4.0", -4, inf)),
+        *(({"engine_args": {name: value}}, "910B4", f"`{name}` is not a mapping", f"write `{name}")
+          for name, value in (("speculative-config", 3), ("hf-overrides", 5),
+                              ("kv-transfer-config", "1"), ("compilation-config", 3))),
+        ({"engine_args": {"hf-overrides": True}}, "910B4", "`hf-overrides` needs", "give a value"),
+        ({"engine_args": {"quantization": ["gptq"]}}, "910B4", "one value, not a list", "give one"),
+        ({"engine_args": {"quantization": ""}}, "910B4", "`quantization` needs a", "remove it"),
+        ({"engine_args": {"lora-modules": [["a=b"]]}}, "910B4", '`["a=b"]` does not name', "sql="),
         ({"env": {"HCCL_BUFFSIZE": "lots"}}, "910B4", "`HCCL_BUFFSIZE` must be", "remove it"),
+        *(({"env": {name: "9" * 5000}}, "910B4", f"`{name}` must be a whole number", "remove it")
+          for name in ("HCCL_BUFFSIZE", "HCCL_CONNECT_TIMEOUT")),
+        ({"env": {"VLLM_ASCEND_ENABLE_NZ": "9" * 5000}, "version": "0.32.0rc1"}, "910B4",
+         "`VLLM_ASCEND_ENABLE_NZ` must be a number", "weight_nz_mode"),
+        *(({"engine_args": {"max-num-batched-tokens": value}}, "910B4",
+           "`max-num-batched-tokens` must be a whole number above 0, not", "give a value")
+          for value in ("9" * 5000, 10**300, -1, 1e300)),
+        ({"engine_args": {"speculative-config": {"num_speculative_tokens": "9" * 5000}}}, "910B4",
+         "`num_speculative_tokens` must be", "1 to 5"),
         ({"env": {"HCCL_CONNECT_TIMEOUT": "-1"}}, "910B4", "`HCCL_CONNECT_TIMEOUT`", "remove it"),
         ({"engine_args": {"runner": "poling"}}, "910B4", "cannot be `poling`", "`pooling`"),
         ({"engine_args": {"kv-cache-dtype": "bfloat16"}}, "310P3", "not in bfloat16", "remove it"),
@@ -166,7 +182,8 @@ def test_hosts_that_show_plain_weights_say_that_no_quantisation_of_modelslim_is_
         ({"engine_args": {"enable-lora": True,
                           "lora-modules": {"name": "a", "path": "/data/a"}}}, "910B4"),
         ({"engine_args": {"compilation-config": {"cudagraph_mode": "FULL"}}}, "910B4"),
-        ({"engine_args": {"compilation-config": 3}}, "910B4"),
+        *(({"engine_args": {"compilation-config": level}, "version": "0.9.1"}, "910B4")
+          for level in (3, "3")),
         ({"engine_args": {"hf-overrides": {"method": "x"}}}, "910B4"),
         ({"env": {"HCCL_BUFFSIZE": "1024", "HCCL_CONNECT_TIMEOUT": "600"}}, "910B4"),
         ({"dtype": "float16"}, "310P3"),

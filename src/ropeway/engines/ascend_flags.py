@@ -6,9 +6,11 @@ choices of `--quantization` and no flag (vllm_ascend/platform.py, pre_register_a
 """
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from math import isfinite
 from typing import Any
 
 from ropeway.engines.ascend_names import flags_with, is_plugins, sections_of
@@ -16,7 +18,8 @@ from ropeway.engines.ascend_releases import Release, changes, in_runs, later_tha
 from ropeway.engines.vllm import drafts_with_mtp
 from ropeway.errors import Refused
 from ropeway.phrases import joined, phrase
-from ropeway.spec.engine_flags import flag_name
+from ropeway.spec.engine_flags import flag_name, positive, whole
+from ropeway.spec.errors import shown
 from ropeway.suggest import did_you_mean
 
 # What to do about a flag that was removed, without dashes; any other is to be left out.
@@ -43,6 +46,14 @@ _LONG = {
 }
 # Whose choices a plug-in adds to: `ascend`, a parser or a cache of its own.
 _ADDED_TO = ("quantization", "kv-cache-dtype")
+# Counts of which the parser takes any, and the engine none below 1 (vllm/config of 0.32.0).
+_ABOVE_ZERO = (
+    "block-size", "dp-sync-interval", "elastic-ep-max-dp-size", "max-loras",
+    "max-num-batched-tokens", "offload-num-in-group", "prefill-schedule-interval",
+    "replayssm-buffer-len", "stream-interval",
+)  # fmt: skip
+# `8k`, `1.5M`: human_readable_int of vllm/utils.
+_WITH_SUFFIX = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?[kmgtKMGT]")
 # Outside of the parser's group (vllm/entrypoints/cli/serve.py).
 _MORE_OF_SERVER = ("api-server-count", "asc", "grpc")
 
@@ -177,12 +188,61 @@ def _fault(name: str, value: object, release: Release) -> tuple[str, str, str] |
 
 
 def _value_fault(name: str, value: object, release: Release) -> tuple[str, str, str] | None:
+    """Return what is wrong with a flag's value; a key of one that takes JSON has none."""
+    if "." in name:
+        return None
+    return _kind_fault(name, value, release) or _choice_fault(name, value, release)
+
+
+def _kind_fault(name: str, value: object, release: Release) -> tuple[str, str, str] | None:
+    """Return what is wrong with a value that is none, one of several or no number, where the
+    parser takes exactly one or a number; and with any value of a flag that takes none."""
+    plain, versions = _plain(name), _data()["versions"]
+    kinds: dict[str, str] = _data()["takes"].get(f"--{plain}", {})
+    kind = next((one for one, runs in kinds.items() if in_runs(release.vllm, runs, versions)), "")
+    if kind in ("?", "*"):
+        return None
+    if kind == "0":
+        if value is None or isinstance(value, bool):
+            return None
+        what = phrase("is true or false, not {value}", value=shown(value))
+        taken, hint = phrase("no value"), phrase("write `true`, or remove it")
+    elif value is None or isinstance(value, bool) or value in ("", [], ()):
+        what, taken = phrase("needs a value"), phrase("a value")
+        hint = phrase("remove it, or give a value")
+    elif kind == "+":
+        return None
+    elif isinstance(value, list | tuple):
+        what, taken = phrase("takes one value, not a list"), phrase("one value")
+        hint = phrase("give one value; a list of JSON is written as text: `'[…]'`")
+    elif kind and not _is_number(value, kind, plain):
+        taken = phrase("a whole number above 0" if plain in _ABOVE_ZERO else "a whole number")
+        if kind == "float":
+            taken = phrase("a number")
+        what = phrase("must be {kind}, not {value}", kind=taken, value=shown(value))
+        hint = phrase("remove it, or give a value")
+    else:
+        return None
+    return what, phrase("vLLM {vllm} takes {values}", vllm=release.vllm, values=taken), hint
+
+
+def _is_number(value: object, kind: str, plain: str) -> bool:
+    if kind == "float":
+        try:
+            return isfinite(float(str(value)))
+        except ValueError:
+            return False
+    if kind == "human_readable_int" and _WITH_SUFFIX.fullmatch(str(value)):
+        return True
+    return (positive if plain in _ABOVE_ZERO else whole)(value) is not None
+
+
+def _choice_fault(name: str, value: object, release: Release) -> tuple[str, str, str] | None:
     """Return what is wrong with a value of a flag that takes some values only."""
     plain, versions = _plain(name), _data()["versions"]
     runs: dict[str, list[str]] = _data()["choices"].get(f"--{plain}", {})
     known = next((runs[run] for run in runs if in_runs(release.vllm, run, versions)), [])
-    open_ended = plain in _ADDED_TO or plain.endswith(("-parser", "-backend"))
-    if not known or open_ended or "." in name or value is None or isinstance(value, bool):
+    if not known or plain in _ADDED_TO or plain.endswith(("-parser", "-backend")):
         return None
     values = map(str, value if isinstance(value, list | tuple) else [value])
     wrong = next((one for one in values if one not in known), None)

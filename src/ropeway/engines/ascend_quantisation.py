@@ -71,8 +71,8 @@ def quantisation_fault(
     method's own name where that is known ("fp8"); `asked` what `--quantization` says.
     """
     fault = _stored_fault(scheme, shape, version, family)
-    if fault is None and isinstance(asked, str):
-        return _asked_fault(asked, scheme, version, family)
+    if fault is None and asked is not None:
+        return _asked_fault(str(asked), scheme, version, family)
     return fault
 
 

@@ -45,6 +45,9 @@ _NUMBERS = {
     "HCCL_CONNECT_TIMEOUT": "hiascend.com, envref_07_0077: seconds",
     "VLLM_ENGINE_READY_TIMEOUT_S": "vllm/envs.py: seconds",
 }
+# What `--compilation-config` takes beside JSON in these vLLMs (CompilationConfig.from_cli); later
+# ones take `-O3` for a level, and `--compilation-config 3` ends their start.
+_LEVELS, _TAKE_A_LEVEL = ("0", "1", "2", "3"), ("0.9.0", "0.9.1")
 # Flags whose keys are those of config.json, or of a model's own programs.
 _OPEN = ("hf-overrides", "mm-processor-kwargs")
 # vLLM 0.32.0: entrypoints/launchers/cli_args.py, and v1/worker/lora_model_runner_mixin.py
@@ -131,8 +134,9 @@ def _check_json(engine_args: Mapping[str, object], release: Release) -> None:
     """Raise Refused for what vLLM cannot read as JSON, and for keys that another flag has."""
     for name, value in engine_args.items():
         flag = flag_name(name)
-        if flag not in KEYS_OF_FLAGS or isinstance(value, int) or str(value).isdecimal():
-            continue  # `compilation-config: 3` is a level
+        is_level = flag == "compilation-config" and str(value) in _LEVELS
+        if flag not in KEYS_OF_FLAGS or (is_level and release.vllm in _TAKE_A_LEVEL):
+            continue
         try:
             read = parse_json(value) if isinstance(value, str) else value
         except ValueError:
@@ -157,7 +161,7 @@ def _check_numbers(serve: Serve) -> None:
             raise Refused(
                 phrase("`{name}` must be a whole number above 0", name=name),
                 where="serve.env",
-                evidence=(f"{name}={serve.env[name]}", source),
+                evidence=(f"{name}={serve.env[name][:120]}", source),
                 hint=phrase("write `{name}: '200'`, or remove it", name=name),
             )
     settings = flag_settings(serve.engine_args, "speculative-config")
@@ -239,8 +243,8 @@ def _adapters(engine_args: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     given = flag_value(engine_args, "lora-modules")
     for item in given if isinstance(given, list | tuple) else (given,) if given else ():
         text = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
-        _, named, path = text.partition("=")
-        if not named or "," in text:  # vLLM takes it for JSON then
+        path = item.partition("=")[2] if isinstance(item, str) and "," not in item else ""
+        if not path:  # vLLM takes it for JSON then
             try:
                 read = parse_json(text)
             except ValueError:

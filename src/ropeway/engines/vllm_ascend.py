@@ -101,8 +101,8 @@ class AscendReplica(Replica):
         backend_for(self.layout, self.nodes, self.release, self.backend)
         _check_interfaces(self)
         _check_layout(self, shape)
-        _check_quantisation(self, shape)
         ascend_serve.check(self.serve, self.release, self.family)
+        _check_quantisation(self, shape)
 
     def notes(self, shape: ModelShape) -> tuple[str, ...]:
         return (

@@ -63,7 +63,7 @@ _READ_AS = {
 
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 _SHORTEST = 6
-_FLAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+_FLAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
 
 
 def engine_argument_flags(engine_args: Mapping[str, object]) -> list[str]:
