@@ -226,8 +226,8 @@ def kriging(
         weights = [sum(map(mul, row, shared)) for row in inverse]
         mean = sum(map(mul, shared, solved))
         left = alike.covariance(close, close) - sum(map(mul, shared, weights))
-        heaviest = sorted(zip(weights, near, strict=True), key=lambda item: -item[0])
-        return Correction(mean, max(0.0, left), tuple(heaviest))
+        weighed = sorted(zip(weights, near, strict=True), key=lambda item: -item[0])
+        return Correction(mean, max(0.0, left), tuple(weighed))
 
     return correct
 
