@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from linear import assert_linear
 from ropeway.cli.main import exit_code
 from ropeway.diagnosis.decide import diagnose
 from ropeway.diagnosis.shell import read_shown
@@ -87,6 +88,10 @@ WRITTEN = [
     f"https://x/y?sv=2022&sig=a%2Bb%2F{S}%3D&se=1", f"https://hooks.slack.com/services/T0/B0/{S}",
     f"https://open.feishu.cn/open-apis/bot/v2/hook/{S}", f"https://w/webhook/send?key={S}",
     f"root:{S}@10.0.0.1", f"mysql://root:p@{S}@db/x", f"LTAI5t{S}ab",
+    f"aws configure set aws_access_key_id {S}", f"aws configure set aws_secret_access_key '{S}'",
+    f"git clone https://oauth2:{S}@h/x", f"pip install --index-url https://u:{S}@h/simple x",
+    f"echo '{S} {S}' | docker login --password-stdin", f"echo 'root:{S}' | chpasswd",
+    "sshpass -p '$SECRET99' ssh h", f"obsutil config -i=a\\;b -k={S}", f"api_key=\\{S}",
 ]  # fmt: skip
 HARMLESS = [
     "--max-num-batched-tokens 8192 --tokenizer /data/x", "TOKENIZERS_PARALLELISM=false",
@@ -117,6 +122,117 @@ HARMLESS = [
 ]  # fmt: skip
 
 
+# What messages say of secrets that they name, and what stands there instead of words.
+SAID = [
+    "ValueError: HF_TOKEN is not set", "HF_TOKEN was not found", "HF_TOKEN has expired",
+    "HF_TOKEN must be set to download gated models", "HF_TOKEN isn't set", "HF_TOKEN doesn't exist",
+    "HF_TOKEN missing from the environment", "HF_TOKEN or --token must be given",
+    "Please set HF_TOKEN in the environment", "environment variable HF_TOKEN is empty",
+    "The token from HF_TOKEN environment variable is invalid. Note that HF_TOKEN takes precedence.",
+    "Environment variable `HF_TOKEN` is set and is the current active token independently",
+    "Token is required (`token=True`), but no token found. Log in with `hf auth login`.",
+    "Missing token: please log in", "Invalid token: it has expired", "token: is invalid or expired",
+    "MODELSCOPE_API_TOKEN is invalid, please login first", "token: unauthorized", "api_key=unset",
+    "The api_key client option must be set either by passing api_key to the client or by …",
+    "No api-key provided", "Invalid API key: check that it is right", "secrets: forbidden",
+    "vllm serve: error: argument --api-key: expected at least one argument",
+    "--api-key requires a value", "bash: line 3: HF_TOKEN: unbound variable",
+    "HF_TOKEN: parameter null or not set", "couldn't find key HF_TOKEN in Secret default/hf",
+    "WARNING! Using --password via the CLI is insecure. Use --password-stdin.",
+    "docker login --password-stdin quay.io", "Error saving credentials: error storing credentials",
+    "fatal: could not read Password for 'https://github.com': terminal prompts disabled",
+    "NoCredentialsError: Unable to locate credentials", "password: incorrect for user root",
+    "PartialCredentialsError: Partial credentials found in env, missing: AWS_SECRET_ACCESS_KEY",
+    "InvalidAccessKeyId: The OSS Access Key Id you provided does not exist in our records",
+    "credentials: could not be loaded", "token: see https://huggingface.co/settings/tokens",
+    "HF_TOKEN 为空", "HF_TOKEN 无效", "HF_TOKEN 环境变量未设置", "api_key：请先设置",
+    "token: 已过期",
+    "docker run --name mysql -p3306:3306 mysql", "docker login -u me -p $PASS", "curl -XPUT a:b",
+    'echo "$PASS" | docker login --password-stdin', "wandb login to continue", "obsutil is in PATH",
+    '{"Key": "Name", "Value": "abc"}', '{"value": "abc", "name": "MODEL"}', "value: a, name: b",
+    '{"value": "$X", "name": "HF_TOKEN"}', "- value: a\n  name: MODEL\n- name: b\n  value: c",
+]  # fmt: skip
+# And what stays hidden beside such words.
+NOT_SAID = [
+    f"HF_TOKEN {S} is not valid", f"HF_TOKEN: {S} is not valid", f"HF_TOKEN={S} has expired",
+    f"api_key {S}", f"api_key in{S}", f"api_key is={S}", f"api_key not-{S}",
+    f"password: correct horse {S}", f"password: please {S}", f"password: not 1 {S}",
+    f'password: "please log in {S}"', f"password = 'is {S}'", f'{{"password": "must be {S}"}}',
+    f"password: in god we trust {S}", f"password: the quick {S}",
+    f"- name: API_KEY\n  value: is {S}",
+    f"- name: API_KEY\n  value: not a good {S}", f"--api-key {S} is", f"--api-key={S} must be",
+    f"--api-key: {S}", f"token: `{S}`", f"Missing token: {S}", f"Invalid token: {S}, please log in",
+    f"api key: {S} was rejected", f"INVALID_TOKEN={S}", f"invalid_api_key: {S}", f"KEY={S}",
+    f"密码 为 {S}", f"api_key：{S}", f"api_key: 请{S}", f"token -> {S}", f"HF_TOKEN=请设置{S}",
+]  # fmt: skip
+# Entries of an environment in two keys, whichever comes first.
+TWO_KEYS = [
+    f'{{"Name":"HF_TOKEN","Value":"{S}"}}', f'{{"Value":"{S}","Name":"HF_TOKEN"}}',
+    f'{{"value":"{S}","name":"HF_TOKEN"}}', f"{{'value': 'a {S}', 'name': 'HF_TOKEN'}}",
+    f'{{"Key":"HF_TOKEN","Value":"{S}"}}', f'{{"value": "{S}", "key": "HF_TOKEN"}}',
+    f'{{"key":"HF_TOKEN","type":"env","masked":true,"value":"{S}"}}',
+    f'{{"value":"{S}","note":"of the team","name":"HF_TOKEN"}}', f"value={S} name=HF_TOKEN",
+    f'{{\n  "Value": "{S}",\n  "Name": "HF_TOKEN"\n}}', f"Name: HF_TOKEN, Value: {S}",
+    f'<env value="{S}" name="HF_TOKEN"/>', f"EnvVar(value='{S}', name='HF_TOKEN')",
+    f"- value: {S}\n  name: HF_TOKEN", f"- value: correct horse {S}\n  name: HF_TOKEN",
+    f'- value: "{S}"\n  name: "HF_TOKEN"', f"- name: HF_TOKEN\n  # mine\n  value: {S}",
+    f"- name: HF_TOKEN # mine\n  value: {S}", f"- name: HF_TOKEN\n  value: correct horse {S}",
+    f"- name: HF_TOKEN\n  value: |\n    {S}", f"- value: >-\n    {S}\n  name: HF_TOKEN",
+    f"- key: HF_TOKEN\n  value: {S}", f'[[env]]\nvalue = "{S}"\nname = "HF_TOKEN"',
+    f"2026-01-01T00:00:00Z - name: HF_TOKEN\n2026-01-01T00:00:00Z   value: {S}",
+    f"2026-01-01T00:00:00Z - value: {S}\n2026-01-01T00:00:00Z   name: HF_TOKEN",
+    f'{{"env": {{"value": [{{"value": "{S}", "name": "HF_TOKEN"}}]}}}}',
+    f"HF_TOKEN=a\\ {S}", f"export HF_TOKEN=a\\ b\\;c\\&{S}", f"HF_TOKEN=\\'a\\ {S}",
+]  # fmt: skip
+T = "hunterSECRET98"
+# Commands with a secret for each `{}`, which a shell reads as one word.
+COMMANDS = [
+    "obsutil config -i={} -k={} -e=obs.example", "obsutil config -e obs.example -k {} -i {} -t={}",
+    "obsutil cp -k={} a b && obsutil cp -i={} a b", "./ossutil64 -k {} -i {} ls", "coscli ls -k {}",
+    "ossutil config -i {} -k {}", "coscmd config -a {} -s {} -b x", "coscli config set -i {} -k {}",
+    "coscli config set --secret_id {} --secret_key {}", "mc alias set m http://x:9000 {} {}",
+    "mc config host add m http://x {} {} --api S3v4", "mcli admin user add m {} {}",
+    "rclone config create x s3 access_key_id={} secret_access_key={}", "rclone obscure {}",
+    "rclone config create w webdav user me pass {}", "curl -su {} -U {} http://x", "curl -u{} x",
+    "curl --proxy-user {} x", "wget --user=me --password={} x", "wget --http-password {} x",
+    "mysql -uroot -p{} db", "mysqldump --password={} db", "redis-cli -a {} -a {}",
+    "redis-cli --pass {}", "sshpass -v -p {} ssh a; sshpass -p{} ssh b", "docker login -p={} h",
+    "docker login -u me -p {} a && docker login -p {} b", "docker login --password {} h",
+    "helm registry login -u me -p {} h", "helm repo add x http://x --password {}",
+    "helm install x y --set hf.token={},apiKey={}", "az login -p {}", "swanlab login -k {}",
+    "kubectl create secret generic hf --from-literal=a={} --from-literal b={}",
+    "kubectl create secret docker-registry r --docker-password={}", "unzip -P {} x",
+    "modelscope login --token {}", "huggingface-cli login --token={}", "hf auth login --token {}",
+    "ray start --redis-password {}", "ipmitool -U a -P {} -H h", "ldapsearch -x -w {} -D cn",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("quoted", ["{}", "'{}'", '"{}"', "'{}'\"{}\""])
+def test_each_secret_of_a_command_is_hidden(command: str, quoted: str) -> None:
+    count = command.count("{}")
+    given = [quoted.replace("{}", f"me:{value}") for value in (S, T, S)[:count]]
+    line = command.format(*given)
+    broken = line.replace(" ", " \\\n  ") if ' "' not in quoted else line
+    for text in (line, broken, f"ERROR: command failed: {line}", json.dumps({"cmd": broken})):
+        assert "SECRET9" not in redact(f"{text}\n{text}"), redact(text)
+    words = shlex.split(line)
+    assert "SECRET9" not in redact(json.dumps(words)), redact(json.dumps(words))
+    assert "SECRET9" not in redact(repr(words)), redact(repr(words))
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_what_a_message_says_of_a_secret_is_left(text: str) -> None:
+    for line in (text, f"2026-01-01 ERROR {text}", json.dumps({"line": text}, ensure_ascii=False)):
+        assert redact(line) == line
+
+
+@pytest.mark.parametrize("text", [*NOT_SAID, *TWO_KEYS])
+def test_what_is_none_of_its_words_is_hidden(text: str) -> None:
+    for line in (text, f"2026-01-01 INFO {text}", json.dumps({"line": text}), f"{text}\n{text}"):
+        assert "SECRET99" not in redact(line), redact(line)
+
+
 @pytest.mark.parametrize("text", WRITTEN)
 def test_what_is_called_or_looks_like_a_secret_is_hidden(text: str) -> None:
     for line in (text, f"2026-01-01 INFO {text}", json.dumps({"line": text}), f"{text}\n{text}"):
@@ -145,10 +261,22 @@ def test_a_hostile_text_takes_no_longer_than_its_length() -> None:
         redact(text * (100_000 // len(text)))
 
 
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "value='", 'value:"', "- value: |\n ", "API_KEY a=b ", "API_KEY #", "obsutil -i ",
+        "curl -u", 'docker login "', "mc alias set ", "echo a|", "api_key: please ", "api_key=a\\ ",
+    ],
+)  # fmt: skip
+def test_pairs_commands_and_sentences_are_read_in_linear_time(piece: str) -> None:
+    assert_linear(redact, piece)
+
+
 # What texts about secrets are made of.
 _PIECES = st.sampled_from([
     "api_key", "--api-key", "token", "PWD", "密码", "Cookie", "a", "x1y2z3", "%22", "%3A", "&quot;",
-    "->", "：", "${", "BEGIN", "  ", *"\0\n \\\"'{}[]()<>|&;,:=#$*%@/.-",
+    "->", "：", "${", "BEGIN", "value", "name", "obsutil -i",
+    "mc alias set", "  ", *"\0\n \\\"'{}[]()<>|&;,:=#$*%@/.-",
 ])  # fmt: skip
 
 
@@ -304,6 +432,20 @@ def test_an_error_shows_no_secret_that_a_log_or_a_server_said(
     assert "SECRET99" not in said
     assert "bad key ***" in said
     assert "port 8000" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("RuntimeError: obsutil config -i=ABCD -k=hunter2xyz -e=obs.example",
+         "obsutil config -i=*** -k=*** -e=obs.example"),
+        ('RuntimeError: no env {"Name":"HF_TOKEN","Value":"hunter2xyz"}', '"Value":"***"'),
+        ("ValueError: HF_TOKEN is not set", "HF_TOKEN is not set"),
+    ],
+)  # fmt: skip
+def test_a_diagnosis_shows_what_is_no_secret(line: str, shown: str) -> None:
+    told = str(asdict(diagnose({"engine.log": f"ERROR {line}\n"})))
+    assert shown in told and "hunter2xyz" not in told
 
 
 def test_a_diagnosis_shows_no_secret() -> None:

@@ -49,16 +49,17 @@ _ORDINARY = {
 _COUNTED = {"max", "min", "num", "per"}
 # But not what says where a secret is, or tells something about it.
 _ABOUT = {
-    "bytes", "count", "dir", "directory", "env", "file", "format", "length", "mode", "name", "path",
-    "size", "threshold", "timeout", "ttl", "type",
+    "bytes", "count", "dir", "directory", "env", "error", "exception", "file", "format", "length",
+    "mode", "name", "path", "size", "stdin", "threshold", "timeout", "ttl", "type",
 }  # fmt: skip
 
 # Values that are no secret whatever they are called: nothing, what stands for a value (`$NAME`,
 # `{{ .Values.key }}`), a special token (`<pad>`), another flag, what was hidden before, and what a
 # message says of the secret that it names.
 _NOTHING = (
-    r"(?i:failed|invalid|missing|(?:(?:access|permission) )?denied|expired|required|rejected"
-    r"|timeout|wrong|not (?:allowed|found|set|valid))(?!\w)|secret (?=\")|"
+    r"(?i:failed|forbidden|incorrect|invalid|missing|(?:(?:access|permission) )?denied|expired"
+    r"|required|rejected|timeout|unauthorized|unset|wrong|not (?:allowed|found|set|valid))(?!\w)"
+    r"|secret (?=\")|"
     r"(?i:false|none|no|null|true|yes)(?!\w)|未设置|无|…|`?--[a-z][a-z-]{0,60}`?|\*{3,}"
     r"|<[^<>\n]{0,200}>|\$\{?\w{1,100}\}?"
     r"|\$\([^\n]{0,200}\)|\{\{[^{}\n]{0,200}\}\}"
@@ -76,6 +77,26 @@ _HARMLESS_ALONE = dict.fromkeys(
 ) | dict.fromkeys(
     ("ak", "pat", "sas", "sig", "signature", "sk"),
     re.compile(rf"(?:{_NOTHING}|{_FEW}|{_WORDS}|[/~.*?^(\[\\][^\s\"']{{0,400}})?+"),
+)
+
+# How a message goes on behind the name of a secret: `HF_TOKEN is not set`, `HF_TOKEN 无效`; and
+# behind a colon, where the words of a password may stand too: `Missing token: please log in`.
+_SAYS = (
+    r"are|can(?:not|['’]t)|could(?:n['’]t)?|do(?:es)?(?:n['’]t)?|environment|error|expect(?:ed|s)"
+    r"|ha[ds]|have|(?:i|wa)s(?:n['’]t)?|must|needs?|not|parameter|please|requires?|should|unable"
+    r"|unbound|were"
+)
+_SAYS_IN_CHINESE = "(?:不|尚|已|应|必|无|未|没|环境变量|缺|请|过期|错误|需)"
+SAID_OF_SECRET = re.compile(
+    rf"(?i:{_SAYS}|and|argument|as|at|authentication|by|client|configured|detected|empty|exists"
+    r"|field|for|found|from|given|header|in|into|of|on|option|or|provided|specified|takes|to|used"
+    rf"|value|variables?|via|which|will|with)(?![\w=+/@-])|{_SAYS_IN_CHINESE}"
+)
+SAID_BEHIND_COLON = re.compile(
+    rf"(?:(?i:{_SAYS}|check|it (?:has|is|must|was)|provide|see|specify|you (?:have|must|need))"
+    rf"[ \t]{{1,9}}(?:[a-z]{{1,20}}(?![\w=+/@-])|https?:|[`(<]|--)"
+    rf"|{_SAYS_IN_CHINESE}(?=[\u4e00-\u9fff]))"
+    r"(?![^\n\"]{0,300}?(?:[A-Za-z]\d|\d[A-Za-z]))"  # no word that looks like a password
 )
 
 # What is a secret wherever it stands, by the beginnings that services give to theirs: Hugging
@@ -156,8 +177,10 @@ def harmless_values(name: str) -> re.Pattern[str] | None:
     if not parts or parts[-1] in _ABOUT:
         return None
     last, before = parts[-1], parts[-2] if len(parts) > 1 else ""
-    if last == "key" and name.islower() and not before:
-        return None  # `key: serve.context`
+    if last == "key" and not before and not name.isupper():
+        return None  # `key: serve.context`, `"Key": "Name", "Value": …`
+    if parts[0] in ("expired", "invalid", "missing") and name[0].isupper() and not name.isupper():
+        return None  # `InvalidAccessKeyId: …`, an error
     if before in _ORDINARY.get(last, ()) or (last == "token" and not _COUNTED.isdisjoint(parts)):
         return None
     if not before and last in _HARMLESS_ALONE:

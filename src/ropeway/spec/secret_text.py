@@ -6,10 +6,17 @@ bounded part, or what it hides, so that all takes time in proportion to the text
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ropeway.spec.secret_shapes import HIDDEN, harmless_values, is_secret, without_secret_shapes
+from ropeway.spec.secret_shapes import (
+    HIDDEN,
+    SAID_BEHIND_COLON,
+    SAID_OF_SECRET,
+    harmless_values,
+    is_secret,
+    without_secret_shapes,
+)
 
 Span = tuple[int, int]
 
@@ -51,12 +58,20 @@ _SIGN = re.compile(
     rf"|(?P<bar>\||{_or_escaped('│', '┃')})|(?P<encoded>{_PERCENT}3[ADad])"
     rf"|(?P<verb>{_or_escaped('为', '是')})){_BLANK}{{0,40}}+)?"
 )
-# An environment's entry in two keys: `"name": "API_KEY", "value": "…"`.
+# An environment's entry in two keys, in either order and with others between them:
+# `"name": "API_KEY", "value": "…"`. What stands between a name and `value`, or a value and a name.
 _SPACE = rf"(?:\s|{_ESCAPE}n)"
-_VALUE_KEY = re.compile(
-    rf"(?:{_QUOTE})?(?:,{_SPACE}{{0,80}}+|{_SPACE}{{1,80}}+)(?:{_QUOTE})?value(?:{_QUOTE})?"
-    r"\s?[:=]\s{0,9}+"
+_NEXT = (
+    rf"(?:{_QUOTE})?(?:,|(?={_SPACE})){_SPACE}{{0,80}}+"
+    rf"(?:#(?:(?!{_ESCAPE}n)[^\n]){{0,200}}+{_SPACE}{{1,80}}+)?{_PREFIX}[ \t]{{0,80}}+(?:{_QUOTE})?"
 )
+_OTHER = (
+    rf"(?!(?i:key|name|value)\b)[A-Za-z_]{{1,40}}+(?:{_QUOTE})?\s?[:=]\s?"
+    rf"(?:{_QUOTE}[^\"'\\\n{{}}&%]{{0,200}}+|[^\s,:=\"'\\{{}}\[\]()&%]{{0,60}}+)"
+)
+_TO_PAIR = rf"(?:{_NEXT}{_OTHER}){{0,3}}{_NEXT}"
+_TO_VALUE = re.compile(rf"{_TO_PAIR}(?=(?i:value)(?:{_QUOTE})?\s?[:=])")
+_TO_NAME = re.compile(rf"{_TO_PAIR}(?i:key|name)(?:{_QUOTE})?\s?[:=]\s{{0,9}}+(?:{_QUOTE})?")
 _SCHEME = re.compile(r"(?:(?:Bearer|Basic)\s{1,9}+)?(?:[bBrRuU]{1,2}(?=[\"']))?", re.IGNORECASE)
 _OPEN = re.compile(rf"(?:(?:{_ESCAPE})?\"){{3}}|(?:(?:{_ESCAPE})?'){{3}}|{_QUOTE}")
 _LINE_END = re.compile(
@@ -80,7 +95,7 @@ _LINE = re.compile(
 _DELIMITERS = r"\s,;&\"'}\])|"
 # A word ends at a delimiter, unless more than delimiters and the next pair stand behind it.
 _WORD = re.compile(
-    rf"(?:[^{_DELIMITERS}\0]|[\"'}}\])|](?=[^{_DELIMITERS}:=>])"
+    rf"(?:{_ESCAPE}[ \t,;&}}\])|]|[^{_DELIMITERS}\0]|[\"'}}\])|](?=[^{_DELIMITERS}:=>])"
     rf"|[,;&](?![A-Za-z0-9_.-]{{1,60}}+\s?[=:])(?=[^{_DELIMITERS}]))++"
 )
 _ENCODED = re.compile(rf"(?:(?!{_PERCENT}(?:2[267C]|3B|7D))[^\s\"'<>&])++", re.IGNORECASE)
@@ -89,13 +104,20 @@ _QUOTED = re.compile(
     r"\"(?P<double>(?:\\.|[^\"\\\n])*+)\"?+"
     rf"|'(?P<single>(?:'(?:{_ESCAPE})?\"'(?:{_ESCAPE})?\"'|'{_ESCAPE}''|''|\\.|[^'\\\n])*+)'?+"
 )
-_GLUED = re.compile(rf"(?![{_DELIMITERS}:=\0]){_WORD.pattern}")
+# What a shell joins to a text in quotes: `'a'b"c d"`.
+_GLUED = re.compile(
+    rf"(?:(?<=')\"(?=[^{_DELIMITERS}:=\\])[^\"\n]++\"|(?<=\")'(?=[^{_DELIMITERS}:=\\])[^'\n]++'"
+    rf"|(?![{_DELIMITERS}:=\0]){_WORD.pattern})++"
+)
 _SPELLED = re.compile(
     rf"(?P<open>{_OPEN.pattern})(?P<text>(?:(?!(?<!\\)(?P=open))[^\n])*+)(?P=open)?"
 )
 _HEADER = re.compile(r"(?:=\\*[\"'][^\"'\n]*+[\"']?+|[^\n\"'\\])*+")
 _TAGGED = re.compile(r"[^<\n]*+")
-_LINE_REST = re.compile(rf"(?:[^\n#\"']|(?<!\s)#|[\"'](?=[^{_DELIMITERS}:=>]))*+")
+_LINE_REST = re.compile(
+    rf"(?:[^\n#\"'\\]|(?<!\s)#|[\"'](?=[^{_DELIMITERS}:=>])"
+    rf"|\\(?!\\{{0,14}}n{_PREFIX}[ \t]{{0,80}}(?i:key|name){_BLANK}?:))*+"
+)
 # What follows a flag up to the next one: `--api-key one two --port 8000`, `--api-key=one,two`.
 _MORE_WORD = rf"(?:[^\s\"'\]}}\0]|[\"'](?=[^{_DELIMITERS}:=>]))++"
 _MORE = re.compile(rf"{_MORE_WORD}(?:[^\S\n]+(?!-){_MORE_WORD})*+")
@@ -106,62 +128,127 @@ _INNER = re.compile(
 )
 _KEY_SIGN = re.compile(r"\s{0,9}[:=]")
 _ENDS = re.compile(
-    rf"[{_DELIMITERS}>\\\0:：。，]|\Z|</|\.(?=\s|\Z)|{_PERCENT}(?:2[267C]|3B|7D)", re.IGNORECASE
+    rf"[{_DELIMITERS}>\0:：。，]|(?<=\w)`|{_ESCAPE}(?:[nrt\"'\s]|u00|\Z)|\Z|</|\.(?=\s|\Z)"
+    rf"|{_PERCENT}(?:2[267C]|3B|7D)",
+    re.IGNORECASE,
 )
 
-# Flags of one letter that take a password; the rest are in names.
-_ARGUMENT = r"[\s\"',=\\]{0,6}(?P<secret>[^\s\"',\]]++)"
-_PROGRAMS = (
-    *(
-        re.compile(rf"{program}\b[^\n|;&]{{0,200}}?[\s\"']-{flag}{_ARGUMENT}")
-        for program, flag in (
-            ("sshpass", "p"),
-            (r"(?:docker|podman|nerdctl|helm)[\s\"',\\]{1,9}login", "p"),
-            ("redis-cli", "a"),
-            ("obsutil", "[ik]"),
-            ("ipmitool", "P"),
-            ("ldapsearch", "w"),
-        )
-    ),
-    re.compile(
-        r"(?:mysql|mariadb)[a-z-]{0,10}\b[^\n|;&]{0,200}?[\s\"']-p(?P<secret>[^\s\"',\]]++)"
-    ),
+# Programs whose secrets stand behind flags of one letter, or behind none; the other flags have
+# names. What begins the command, what stands before a secret, and how many of them there are at
+# most, 0 for any number.
+_APART = r"(?:[\s\"',\\]|(?<=\\)n){1,80}+"
+_JOINT = r"(?:[\s,=\\]|(?<=\\)n)"
+_PROGRAMS = tuple(
+    (
+        re.compile(
+            rf"{program.replace(' ', _APART)}"
+            r"(?P<rest>(?:[^\n|;&\\\"']|\"[^\"\n]*+\"|'[^'\n]*+'|\\(?:\r?\n|[|;&])?|[\"']"
+            r"|(?<=>)&)*+)"
+        ),
+        re.compile(rf"(?<=[\s\"'])(?:{flag})(?:{_QUOTE}(?=[\s,]))?{_JOINT}{{0,80}}+"),
+        most,
+    )
+    for program, flag, most in (
+        (r"sshpass(?=(?: -v| -P \S{1,60}){0,2} -p)", "-p", 1),
+        (r"(?:docker|podman|nerdctl|skopeo|oras|helm(?: registry)?|crane auth|az) login", "-p", 0),
+        (r"swanlab login", "-k", 0),
+        (r"wandb login", r"(?=[\"']?\w{16})", 1),
+        (r"redis-cli", r"-a\b", 0),
+        (r"(?:obsutil|ossutil|coscli)", r"-[ikt]\b", 0),
+        (r"coscmd config", r"-[as]\b", 0),
+        (r"mc(?:li)? (?:alias set|config host add) \S{1,100} \S{1,400}", r"(?=[\"']?[\w+/])", 2),
+        (r"mc(?:li)? admin user add \S{1,100}", r"(?=[\"']?[\w+/])", 2),
+        (r"rclone", r"(?:obscure|pass)(?=[\s\"'=])", 0),
+        (r"(?:mysql|mariadb)", r"-p(?!\d+:\d)(?=[\"']?[^\s\"',\]])", 0),
+        (r"curl", r"-[fgikLsSv]{0,8}[uU]|--proxy-user", 0),
+        (r"create secret", rf"--from-literal(?:{_JOINT}{{1,80}}+[\w.-]{{1,100}}=)?", 0),
+        (r"ipmitool", "-P", 0),
+        (r"zip", "-P", 0),
+        (r"ldapsearch", "-w", 0),
+    )
+)
+_PASSED = (
     re.compile(
         r"\s(?:-u|--user)[ =][\"']?(?!\d+:\d+\b|\w+://)(?P<secret>[^\s:\"']{1,100}+:[^\s\"']++)"
     ),
     re.compile(r"\b(?:login|user|account)\s+\S{1,100}+\s+password\s+(?P<secret>\S++)"),  # netrc
     re.compile(r"(?:requirepass|masterauth)[ \t]+(?P<secret>\S++)"),
+    re.compile(
+        r"echo[ \t]+(?P<secret>(?!\\*[\"']?\$)[^\s|][^\n|]{0,200}+)"
+        r"\|(?=[^\n|;&]{0,200}?(?:password-stdin|chpasswd|sudo -S))"
+    ),
 )
 
 
 def without_secrets(text: str) -> str:
     """Return the text with `HIDDEN` in place of what is called or looks like a secret."""
     text = without_secret_shapes(text)
-    for program in _PROGRAMS:
-        text = program.sub(
-            lambda match: match[0][: match.start("secret") - match.start()] + HIDDEN, text
-        )
+    for program, flag, most in _PROGRAMS:
+        text = _hide(text, _arguments(text, program, flag, most))
+    for passed in _PASSED:
+        text = _hide(text, (match.span("secret") for match in passed.finditer(text)))
+    return _hide(text, _values(text))
+
+
+def _hide(text: str, spans: Iterable[Span]) -> str:
+    """Return the text with `HIDDEN` in place of these spans, which are in order."""
     parts, done = [], 0
-    for begin, end in _values(text):
+    for begin, end in spans:
         if begin < end:
             parts += [text[done:begin], HIDDEN]
             done = end
     return "".join((*parts, text[done:]))
 
 
+def _arguments(
+    text: str, program: re.Pattern[str], flag: re.Pattern[str], most: int
+) -> Iterator[Span]:
+    """Yield where the secrets in the commands of a program stand."""
+    for command in program.finditer(text):
+        at, stop = command.span("rest")
+        count = 0
+        while (before := flag.search(text, at, stop)) and (not most or count < most):
+            at, count = before.end(), count + 1
+            if _OPEN.match(text, at):
+                begin, end = _in_quotes(text, at)
+            else:
+                word = _WORD.match(text, at)
+                begin, end = word.span() if word else (at, at)
+            # In single quotes, `$NAME` is no variable.
+            if text[begin - 1] == "'" or _is_secret(text, begin, end):
+                yield begin, end
+            at = max(at, end)
+
+
 def _values(text: str) -> Iterator[Span]:
     """Yield where the values of names that are secrets' stand, in order; some spans are empty."""
-    at = 0
+    at = read = 0
     while match := _NAME.search(text, at):
         at = match.end()
         name = _whole_name(match)
-        harmless = harmless_values(name)
-        if harmless is None:
-            continue
-        sign = _SIGN.match(text, match.end())
-        for begin, end in _Named(match, name, harmless, sign).values() if sign else ():
+        spans: Iterable[Span] = ()
+        if harmless := harmless_values(name):
+            pair = _TO_VALUE.match(text, at)
+            key = (pair and _NAME.match(text, pair.end())) or match
+            if sign := _SIGN.match(text, key.end()):
+                spans = _Named(key, name, harmless, sign).values()
+        elif name.lower() == "value" and at > read:  # what was read is not read again
+            values = list(_values_of(match))
+            read = values[-1][1] if values else at
+            behind = _TO_NAME.match(text, read)
+            named = behind and _NAME.match(text, behind.end())
+            spans = values if named and harmless_values(_whole_name(named)) else ()
+        for begin, end in spans:
             yield begin, end
             at = max(at, end)
+
+
+def _values_of(key: re.Match[str]) -> Iterator[Span]:
+    """Yield where the value of the key `value` stands, unless it is in brackets."""
+    sign, harmless = _SIGN.match(key.string, key.end()), harmless_values("secret")
+    bracket = sign and key.string.startswith(("{", "[", "("), sign.end())
+    if harmless and sign and sign["sign"] and not bracket:
+        yield from _Named(key, "value", harmless, sign).values()
 
 
 def _whole_name(match: re.Match[str]) -> str:
@@ -209,8 +296,6 @@ class _Named:
     def _begin(self) -> int | None:
         """Return where the value or the end of the name's line is; None where there is no value."""
         sign = self.sign
-        if pair := _VALUE_KEY.match(self.text, self.match.end()):
-            return pair.end()
         if sign["sign"]:
             return sign.end() if self._is_joined() else None
         if sign["mark"] or (sign["quote"] and not self.is_flag):
@@ -244,6 +329,8 @@ class _Named:
             text.startswith(opened[0], rest.end()) if opened else _ENDS.match(text, rest.end())
         ):
             return
+        if not opened and self._is_said(at):
+            return
         if text.startswith(("{", "[", "("), at):
             yield from _within(text, at)
         elif opened:
@@ -253,6 +340,15 @@ class _Named:
                 yield begin, end
         elif found := self._plain().match(text, at):
             yield at, at + len(found[0].rstrip())
+
+    def _is_said(self, at: int) -> bool:
+        """Return whether a message goes on here about the secret: `HF_TOKEN is not set`."""
+        sign = self.sign["sign"]
+        if self.match[0].lower() == "value":  # the second key of an entry
+            return False
+        if sign in (":", "："):
+            return bool(SAID_BEHIND_COLON.match(self.text, at))
+        return not sign and bool(SAID_OF_SECRET.match(self.text, at))
 
     def _plain(self) -> re.Pattern[str]:
         """Return what a value without quotes matches."""
