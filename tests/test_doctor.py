@@ -56,6 +56,23 @@ def test_nothing_is_found_where_nothing_is_wrong(size):
     assert (examination.passed, examination.not_checked) == (subjects, ())
 
 
+@pytest.mark.parametrize(
+    ("image", "like", "known", "old"),
+    [
+        ("r.example/vllm-ascend:v0.99.0", None, False, True),
+        ("r.example/vllm-ascend:v0.99.0", "0.30.0", True, True),
+        ("r.example/vllm-ascend:v0.99.0", "0.9.0rc1", True, False),
+        ("r.example/vllm-ascend:prod", None, False, False),
+        ("r.example/vllm-ascend:prod", "0.30.0", True, True),
+    ],
+)
+def test_an_image_is_judged_by_the_release_that_the_user_says_it_is_like(image, like, known, old):
+    examination = examined(SIZES[0], "driver-old", image=image, release_like=like)
+    whys = [why for one in examination.not_checked for why in one.why]
+    assert any("judged as" in why or "is not known" in why for why in whys) != known
+    assert ("driver-image" in [one.check for one in examination.findings]) == old
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_each_fault_is_named_first_by_its_check(name, size):

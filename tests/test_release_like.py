@@ -5,8 +5,10 @@ import re
 import pytest
 
 from plan_requests import SPEC
+from ropeway.cli.main import exit_code
 from ropeway.engines.ascend_releases import taken_release
 from ropeway.errors import Refused
+from ropeway.report.chinese import error_in_chinese
 from ropeway.spec.model import load_spec
 from test_plan_command import document, run
 
@@ -37,7 +39,9 @@ def test_an_unknown_release_is_taken_as_the_nearest_and_says_so(
 ):
     row = taken_release(image, version, like, found)
     assert (row.version, row.asked) == (taken, asked)
-    assert any("--release-like" in note for note in row.notes) == bool(asked)
+    (*said,) = (note for note in row.notes if "does not know release" in note)
+    assert bool(said) == bool(asked)
+    assert any("--release-like" in note for note in said) == (bool(asked) and like is None)
 
 
 def test_a_known_release_is_not_said_to_be_unknown_for_being_taken_as_another():
@@ -53,6 +57,43 @@ def test_a_release_before_all_or_like_none_is_refused():
     assert "--release-like" in str(error.value.hint)
     with pytest.raises(Refused, match="not known"):
         taken_release(None, "0.33.0", "0.99.0")
+
+
+def test_like_a_release_that_is_not_known_is_refused_with_those_near_it():
+    with pytest.raises(Refused) as error:
+        taken_release(None, "0.33.0", "0.27.1")
+    (near,) = error.value.evidence
+    assert "0.26.0rc1, 0.27.1rc1, 0.28.0rc1" in near
+    assert (error.value.where, error.value.hint) == ("serve.release_like", "take one of these")
+
+
+@pytest.mark.parametrize(
+    ("flags", "place"),
+    [
+        (("--release-like", "0.27.1"), "--release-like"),
+        (("--engine-version", "0.7.3"), "--engine-version"),
+        ((), "ropeway.yaml:"),
+    ],
+)
+def test_the_place_of_an_unknown_release_is_where_it_was_given(
+    flags, place, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    text = re.sub(r"\n  (version|release_like): .*", "", SPEC)
+    text = text if flags else text.replace("serve:\n", "serve:\n  release_like: 0.27.1\n")
+    (tmp_path / "ropeway.yaml").write_text(text)
+    code, _, err = run(capsys, *flags)
+    assert code == 2 and f"  at {place}" in err
+    if "--release-like" in flags:
+        assert exit_code(["up", "--dry-run", *flags]) == 2
+        assert f"  at {place}" in capsys.readouterr().err
+
+
+def test_where_nothing_is_named_that_a_release_could_be_like_it_is_refused():
+    with pytest.raises(Refused, match="no image or version") as error:
+        taken_release(None, None, "0.11.0")
+    assert "`serve.version: 0.11.0`" in str(error.value.hint)
+    assert error_in_chinese(error.value) is not None
 
 
 def test_a_release_that_is_not_known_is_taken_as_the_nearest_loudly(capsys, tmp_path, monkeypatch):

@@ -377,6 +377,32 @@ def test_a_refused_secret_is_named_with_a_variable_only_where_one_is_read(serve,
 
 
 @pytest.mark.parametrize(
+    ("language", "serve", "hint"),
+    [
+        (
+            "en",
+            "{env: {HF_TOKEN: x}}",
+            "as `export HF_TOKEN=…`, and write `secret_env: [HF_TOKEN]`",
+        ),
+        (
+            "zh",
+            "{env: {HF_TOKEN: x}}",
+            "用 `export HF_TOKEN=…` 设置，并写 `secret_env: [HF_TOKEN]`",
+        ),
+        ("en", "{api_key: x}", "as `export ROPEWAY_API_KEY=…`, and write `serve.api_key_env: R"),
+        ("zh", "{api_key: x}", "用 `export ROPEWAY_API_KEY=…` 设置，并写 `serve.api_key_env: R"),
+    ],
+)
+def test_the_way_to_give_a_secret_is_not_hidden_with_it(language, serve, hint, tmp_path, capsys):
+    spec = tmp_path / "s.yaml"
+    spec.write_text(SPEC + serve)
+    assert exit_code(["plan", "-c", str(spec), "--lang", language]) == 2
+    err = capsys.readouterr().err
+    assert hint in err
+    assert ("error: " in err) == (language == "en")
+
+
+@pytest.mark.parametrize(
     "serve",
     [
         "{env: {LICENSE: apache-2.0}}",

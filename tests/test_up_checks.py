@@ -338,11 +338,23 @@ def test_virtual_hosts_have_a_model_of_which_there_is_only_a_config(cluster: Mak
 def test_an_unknown_release_is_taken_as_the_nearest_wherever_it_is_told(cluster: Make):  # noqa: F811
     two = cluster()
     two.change("runtime", image="r.example/vllm-ascend:v0.33.0")
+    assert "note: note" not in dry_run(two) and "warning: note" not in two.err
     assert "# note: Ropeway does not know release 0.33.0" in dry_run(two)
     assert "does not know release 0.33.0" in two.err and "0.32.0rc1" in two.err
     document = two.json("up", "--dry-run", "--release-like", "0.30.0")
     assert document["release"] == "0.30.0"
     assert any("0.33.0" in note for note in document["notes"])
+
+
+def test_a_start_is_checked_by_the_rules_of_the_release_that_the_user_names(cluster: Make):  # noqa: F811
+    two = cluster()
+    two.change("runtime", image="r.example/vllm-ascend:v0.33.0")
+    assert two.run("up") == 0, two.err
+    assert "warning: Ropeway does not know release 0.33.0" in two.err
+    assert "judged as 0.32.0rc1" in two.err
+    assert two.run("down") == 0, two.err
+    assert two.run("up", "--release-like", "0.30.0") == 0, two.err
+    assert "judged as" not in two.err
 
 
 def test_a_file_that_flags_name_is_looked_for_before_the_start(cluster: Make):  # noqa: F811

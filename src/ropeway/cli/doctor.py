@@ -150,6 +150,7 @@ def _requirements(spec: Spec | None) -> Requirements:
     port = spec.serve.port if spec else _PORT
     return Requirements(
         npus={host.address: host.npus for host in (spec.cluster.hosts or () if spec else ())},
+        release_like=spec.serve.release_like if spec else None,
         model_path=spec.model.path if spec else None,
         ports={_RAY_PORT: "Ray", 60000: "HCCL", port: phrase("the server")},
         runtime=spec.runtime.command if spec else "docker",

@@ -15,6 +15,7 @@ import click
 from pydantic import ValidationError
 
 from ropeway.cli.call import Call, current_call
+from ropeway.engines.ascend_releases import known_release
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
 from ropeway.report.chinese import LANGUAGES
@@ -62,6 +63,12 @@ lang_option = click.option(
     help="Language of what is printed; by default that of the terminal.",
 )
 """For verbs all of whose output is in Chinese, too. Passes nothing: the screen speaks it."""
+
+
+def known_like(_: click.Context, option: click.Parameter, version: str | None) -> str | None:
+    """Return a release without its `v`. Raises Refused for one that Ropeway does not know."""
+    return version and known_release(version, option.opts[0]).version
+
 
 _SCREEN_OPTIONS = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),

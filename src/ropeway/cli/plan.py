@@ -12,7 +12,14 @@ from click.core import ParameterSource
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.completion import one_of
 from ropeway.cli.files import write_page
-from ropeway.cli.options import POSITIVE, config_option, lang_option, passed_as, screen_options
+from ropeway.cli.options import (
+    POSITIVE,
+    config_option,
+    known_like,
+    lang_option,
+    passed_as,
+    screen_options,
+)
 from ropeway.errors import Exit, Refused, SpecError
 from ropeway.hardware import CHIPS
 from ropeway.hosts.local import replace_file
@@ -49,7 +56,8 @@ _OPTIONS = (
     ),
     click.option("--engine-version", metavar="VERSION", help="Of vLLM-Ascend: `0.11.0rc0`."),
     click.option(
-        "--release-like", metavar="VERSION", help="The known release whose rules hold for it."
+        "--release-like", metavar="VERSION", callback=known_like,
+        help="The known release whose rules hold for it.",
     ),
     click.option("--graph", metavar="MODE", help="eager, piecewise, full; else the engine's."),
     click.option("--layout", metavar="LAYOUT", help="Consider only this one: `TP8xPP2+EP`."),

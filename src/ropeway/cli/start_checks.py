@@ -29,6 +29,7 @@ def check_before_start(preparation: Preparation, service: Service, screen: Scree
         engines=_engines(service),
         requirements=Requirements(
             image=service.image,
+            release_like=service.spec.serve.release_like,
             model_path=service.spec.model.path,
             runtime=service.spec.runtime.command,
         ),

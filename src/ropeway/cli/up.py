@@ -21,6 +21,7 @@ from ropeway.cli.layout_choice import planned, planned_locally
 from ropeway.cli.options import (
     config_option,
     dry_run_option,
+    known_like,
     lang_option,
     passed_as,
     screen_options,
@@ -220,7 +221,7 @@ _SPEC_FLAGS = (
     click.option("--layout", help="Parallel layout, in place of the spec's: `TP2×PP2+EP`, `tp4`."),
     click.option("--port", type=click.IntRange(1, 65_535), help="In place of `serve.port`."),
     click.option(
-        "--release-like", metavar="VERSION",
+        "--release-like", metavar="VERSION", callback=known_like,
         help="The known release that is like the image's, in place of `serve.release_like`.",
     ),
 )  # fmt: skip

@@ -14,15 +14,17 @@ from ropeway.facts.host import HostFacts, ModelFiles, Npu, Unread
 class Requirements:
     """What the spec requires of the hosts.
 
-    npus        host → number of NPUs that are to be used there
-    image       the container image, where the spec names one
-    model_path  on the hosts; None when the spec names none
-    ports       TCP port → what needs it
-    runtime     the command of the container engine
+    npus          host → number of NPUs that are to be used there
+    image         the container image, where the spec names one
+    release_like  the release whose rules hold for the image, where the user says so
+    model_path    on the hosts; None when the spec names none
+    ports         TCP port → what needs it
+    runtime       the command of the container engine
     """
 
     npus: Mapping[str, int] = field(default_factory=dict)
     image: str | None = None
+    release_like: str | None = None
     model_path: str | None = None
     ports: Mapping[int, str] = field(default_factory=dict)
     runtime: str = "docker"

@@ -82,7 +82,10 @@ def _unloadable(cluster: Cluster) -> Iterator[Hit]:
 
     What `up` and `plan` refuse is decided by the same function.
     """
-    tags = {host.name: tag for host, tag in tagged(cluster)}
+    tags = {
+        host.name: replace(tag, version=release.version) if release else tag
+        for host, tag, release in tagged(cluster)
+    }
     for location, model in cluster.models():
         tag, marks = tags.get(location.host), model.scheme_evidence or model.scheme or ""
         if tag is None or model.config is None:

@@ -12,10 +12,12 @@ from ropeway.doctor.rule import Check, Evidence, Gap, Hit, on_models, same_on_ho
 from ropeway.engines.ascend_releases import (
     MODEL_NEEDS,
     ImageTag,
+    Release,
     driver_needs,
     image_tag,
     nearest,
     order,
+    release_of,
 )
 from ropeway.facts.ascend.driver import CANN, DRIVER, FIRMWARE
 from ropeway.facts.ascend.npu_cards import FIRMWARE as FIRMWARE_OF_NPU
@@ -23,6 +25,7 @@ from ropeway.facts.ascend.npu_smi import TABLE, chip_family
 from ropeway.facts.containers import ENGINE, IMAGES
 from ropeway.facts.host import HostFacts, ModelFiles
 from ropeway.facts.model_directory import MODEL
+from ropeway.hardware import Family
 from ropeway.phrases import joined, phrase
 
 
@@ -38,16 +41,30 @@ def image_of(cluster: Cluster, host: HostFacts) -> str | None:
     return max(versions)[1] if versions else None
 
 
-def tagged(cluster: Cluster) -> Iterator[tuple[HostFacts, ImageTag]]:
-    """Yield each host with the release of the image that would run there."""
+def tagged(cluster: Cluster) -> Iterator[tuple[HostFacts, ImageTag, Release | None]]:
+    """Yield each host with the release of the image that would run there, and the one whose rules
+    hold for it: as the user says, else its own or the nearest before it, if there is one."""
+    like = _as_told(cluster)
     for host in cluster.hosts:
         name = image_of(cluster, host)
-        if name is not None and (tag := image_tag(name)) is not None:
-            yield host, tag
+        tag = image_tag(name or "")
+        if tag is None and name is not None and like is not None:
+            tag = ImageTag(like.version, next(iter(_families(host)), "A2"))
+        if tag is not None:
+            yield host, tag, like or nearest(tag.version)
+
+
+def _as_told(cluster: Cluster) -> Release | None:
+    return release_of(cluster.requirements.release_like or "")
+
+
+def _families(host: HostFacts) -> set[Family]:
+    return {family for npu in host.npus if (family := chip_family(npu.name or ""))}
 
 
 def _without_release(cluster: Cluster) -> Iterator[Gap]:
     """Yield what is not known of the image that would run."""
+    releases = {host.name: (tag, row) for host, tag, row in tagged(cluster)}
     for host in cluster.hosts:
         name = image_of(cluster, host)
         if host.docker is None or host.docker.problem is not None:
@@ -55,12 +72,11 @@ def _without_release(cluster: Cluster) -> Iterator[Gap]:
         if name is None:
             yield Gap(phrase("no image of vLLM-Ascend, and none is named"), (host.name,))
             continue
-        tag = image_tag(name)
-        row = nearest(tag.version) if tag else None
+        tag, row = releases.get(host.name, (None, None))
         if tag is None or row is None:
             why = phrase("the release of `{image}` is not known", image=name)
             yield Gap(why, (host.name,))
-        elif row.version != tag.version:
+        elif row.version != tag.version and _as_told(cluster) is None:
             why = phrase(
                 "vllm-ascend {release} is not known, and was judged as {version}",
                 release=tag.version, version=row.version,
@@ -87,8 +103,7 @@ def _wrong_firmware(cluster: Cluster) -> Iterator[Hit]:
 
 
 def _old_drivers(cluster: Cluster) -> Iterator[Hit]:
-    for host, tag in tagged(cluster):
-        release = nearest(tag.version)
+    for host, tag, release in tagged(cluster):
         if host.driver is None or release is None:
             continue
         needs = [need for need in driver_needs(release) if order(host.driver) < order(need.driver)]
@@ -101,8 +116,8 @@ def _old_drivers(cluster: Cluster) -> Iterator[Hit]:
 
 
 def _wrong_images(cluster: Cluster) -> Iterator[Hit]:
-    for host, tag in tagged(cluster):
-        families = {family for npu in host.npus if (family := chip_family(npu.name or ""))}
+    for host, tag, _ in tagged(cluster):
+        families = _families(host)
         if families and tag.family not in families:
             chips = joined(sorted(families), ", ")
             evidence = phrase("image for {family}, NPUs: {chips}", family=tag.family, chips=chips)
@@ -110,10 +125,11 @@ def _wrong_images(cluster: Cluster) -> Iterator[Hit]:
 
 
 def _old_images(cluster: Cluster) -> Iterator[Hit]:
-    for host, tag in tagged(cluster):
+    for host, tag, release in tagged(cluster):
+        rules = release.version if release else tag.version
         model_type = host.model.model_type if host.model else None
         for need in MODEL_NEEDS:
-            if model_type in need.model_types and order(tag.version) < order(need.release):
+            if model_type in need.model_types and order(rules) < order(need.release):
                 values = {"release": need.release, "why": need.why, "reference": need.source}
                 text = "{model_type} on vllm-ascend {release}"
                 evidence = phrase(text, model_type=model_type, release=tag.version)
@@ -126,8 +142,7 @@ def _old_transformers(cluster: Cluster) -> Iterator[Hit]:
     It may not know the architecture: an image had 4.56.2, and Qwen3-VL requires 4.57.0. A newer
     writer alone does not prove that, so this is a warning.
     """
-    for host, tag in tagged(cluster):
-        release = nearest(tag.version)
+    for host, tag, release in tagged(cluster):
         newest = release.newest_transformers if release else None
         writer = host.model.transformers if host.model else None
         if newest and writer and order(writer) > order(newest):

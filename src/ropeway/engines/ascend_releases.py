@@ -38,6 +38,7 @@ class Release:
     note          what else of the row was not published, and where it is taken from
     asked         what the user, or the image itself, calls a release that is taken as this one; ""
                   for the release itself
+    as_told       whether it is taken as this one because the user says so
     """
 
     version: str
@@ -48,6 +49,7 @@ class Release:
     unread: str = ""
     note: str = ""
     asked: str = ""
+    as_told: bool = False
 
     @property
     def name(self) -> str:
@@ -62,6 +64,9 @@ class Release:
             "(`serve.release_like`): with it, flags, limits and memory are those of vLLM-Ascend "
             "{version}, which may be wrong"
             if release_of(self.asked)
+            else "Ropeway does not know release {asked}: flags, limits and memory are those of "
+            "vLLM-Ascend {version}, as you say, which may be wrong"
+            if self.as_told
             else "Ropeway does not know release {asked}: flags, limits and memory are those of "
             "vLLM-Ascend {version}, which may be wrong; `--release-like` names another",
             asked=self.asked,
@@ -252,7 +257,8 @@ def taken_release(
     `found` is the version that the image itself says it has, which decides where it says one. A
     release that is not in the table is taken as the nearest before it, `main` and `nightly` as the
     newest of all, another image without a release as the newest stable one; `like` names another.
-    Raises Refused for a `like` that is not in the table, and for a release before all of it.
+    Raises Refused for a `like` that is not in the table or like which nothing is, and for a release
+    before all of the table.
     """
     found = found.partition("+")[0]
     version = version and version.removeprefix("v").partition("+")[0]
@@ -261,10 +267,10 @@ def taken_release(
     named = found or requested_version(image, version)
     asked = named or image or ""
     if like is not None:
-        row = release_of(like.removeprefix("v"))
-        if row is None:
-            raise _not_known(like, "serve.release_like")
-        return row if row.version == named else replace(row, asked=asked)
+        told = known_release(like, "serve.release_like")
+        if not asked:
+            raise _like_nothing(told.version)
+        return told if told.version == named else replace(told, asked=asked, as_told=True)
     if named is None:
         newest = re.search("main|nightly", image or "") is not None
         return replace(RELEASES[-1] if newest else NEWEST_STABLE, asked=asked)
@@ -272,17 +278,45 @@ def taken_release(
         return row
     row = nearest(named)
     if row is None:
-        raise _not_known(named, "serve.version" if named == version else image)
+        raise _not_known(
+            named,
+            "serve.version" if named == version else image,
+            "take one of these, or say which known release it is like: `--release-like`",
+        )
     return replace(row, asked=named)
 
 
-def _not_known(version: str, where: str | None) -> Refused:
-    first, last = RELEASES[0].version, RELEASES[-1].version
+def known_release(version: str, where: str) -> Release:
+    """Return the row of a release, with or without a `v`. Raises Refused for one without."""
+    version = version.removeprefix("v")
+    if row := release_of(version):
+        return row
+    raise _not_known(version, where, "take one of these")
+
+
+def _not_known(version: str, where: str | None, hint: str) -> Refused:
+    rows = sorted(RELEASES, key=lambda row: order(row.version))
+    place = sum(order(row.version) < order(version) for row in rows)
+    near = joined((row.version for row in rows[max(0, place - 2) : place + 2]), ", ")
     return Refused(
         phrase("vLLM-Ascend {version} is not known", version=version),
         where=where,
-        evidence=(phrase("releases known: {first} to {last}", first=first, last=last),),
-        hint="take one of these, or say which of them it is like: `--release-like`",
+        evidence=(phrase("known releases near it: {releases}", releases=near),),
+        hint=hint,
+    )
+
+
+def _like_nothing(version: str) -> Refused:
+    return Refused(
+        phrase(
+            "`--release-like` (`serve.release_like`) says which release an image is like, and no "
+            "image or version is named"
+        ),
+        hint=phrase(
+            "to start {version} itself: `serve.version: {version}`, for `plan` also "
+            "`--engine-version {version}`",
+            version=version,
+        ),
     )
 
 

@@ -122,7 +122,11 @@ def resolve(
     else:
         chip = _chip(spec.cluster if spec else None, flags)
         image = spec.runtime.image if spec else None
-        engine = _engine(spec.serve if spec else Serve(), image, flags)
+        try:
+            engine = _engine(spec.serve if spec else Serve(), image, flags)
+        except Refused as error:
+            error.where = sources.get(error.where or "", error.where)
+            raise
         if flags.engine_version is None and image_tag(image or ""):
             sources["serve.version"] = sources["runtime.image"]
         machine = ascend(chip, engine)

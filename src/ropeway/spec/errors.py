@@ -18,8 +18,8 @@ Path = tuple[str | int, ...]
 
 OUR_KIND = "ropeway"
 GIVE_KEY = phrase(
-    "set it in the shell that runs `ropeway`, as `export VLLM_API_KEY=…`, and write "
-    "`serve.api_key_env: VLLM_API_KEY`"
+    "set it in the shell that runs `ropeway`, as `export ROPEWAY_API_KEY=…`, and write "
+    "`serve.api_key_env: ROPEWAY_API_KEY`"
 )
 
 

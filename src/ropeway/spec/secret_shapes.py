@@ -60,7 +60,7 @@ _NOTHING = (
     r"(?i:failed|forbidden|incorrect|invalid|missing|(?:(?:access|permission) )?denied|expired"
     r"|required|rejected|timeout|unauthorized|unset|wrong|not (?:allowed|found|set|valid))(?!\w)"
     r"|secret (?=\")|"
-    r"(?i:false|none|no|null|true|yes)(?!\w)|未设置|无|…|`?--[a-z][a-z-]{0,60}`?|\*{3,}"
+    r"(?i:false|none|no|null|true|yes)(?!\w)|未设置|无|…`?|`?--[a-z][a-z-]{0,60}`?|\*{3,}"
     r"|<[^<>\n]{0,200}>|\$\{?\w{1,100}\}?"
     r"|\$\([^\n]{0,200}\)|\{\{[^{}\n]{0,200}\}\}"
 )
