@@ -151,6 +151,8 @@ class Candidate:
                    with faults neither is nor counts
     notes          doubts whether it works, which are less than a rejection
     faults         those of the notes that report that it fails
+    measured       whether others have measured such a layout, with any release
+    remarks        how many of the notes say no more than that it was with other releases
     replicas       independent engines, which share the load
     clients        requests in flight in all; None where they come at a rate
     """
@@ -166,6 +168,8 @@ class Candidate:
     cost: Cost | None
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    measured: bool = True
+    remarks: int = 0
     replicas: int = 1
     clients: int | None = None
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import product
 from math import inf, log
 from operator import itemgetter
+from typing import Any
 
 from ropeway.engines import ascend_serve
 from ropeway.engines.ascend_layouts import faults, notes
@@ -28,7 +29,7 @@ from ropeway.plan.layout import check, problems, working
 from ropeway.plan.load import Load
 from ropeway.plan.missing import missing
 from ropeway.plan.question import Question
-from ropeway.plan.reports import unreported
+from ropeway.plan.reports import measured, unreported
 from ropeway.plan.values import figure_of, memory_words, shortfall, values
 from ropeway.spec.engine_flags import flag_value
 from ropeway.spec.model import Layout
@@ -289,7 +290,6 @@ def _try(search: Search, layout: Layout, replicas: int) -> Candidate | Rejected:
             currency=request.currency,
             job_tokens=None if prompts is None else prompts * tokens,
         )
-    said, reported = _layout_notes(search, layout)
     return Candidate(
         layout=layout,
         hosts=hosts,
@@ -300,10 +300,9 @@ def _try(search: Search, layout: Layout, replicas: int) -> Candidate | Rejected:
         forecast=forecast,
         memory=fit.memory,
         cost=paid,
-        notes=said,
-        faults=reported,
         replicas=replicas,
         clients=load.clients and load.clients * replicas,
+        **_doubts(search, layout),
     )
 
 
@@ -377,18 +376,23 @@ def _with_front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def _rank(request: PlanRequest, item: Candidate) -> tuple[float, ...]:
     """Return a sort key, smallest for the best: what was not reported to fail, the objective, then
-    doubts, size, simplicity."""
+    what others have measured, doubts, size, simplicity, time per token.
+
+    A host is paid whole, so fewer NPUs of it are no advantage.
+    """
     layout, aim = item.layout, request.aim(item.hosts, item.forecast)
     return (
         len(item.faults),
         round(log(max(aim, 1e-12)) / _TIE),
-        len(item.notes),
+        not item.measured,
+        len(item.notes) - item.remarks,
+        item.remarks,
         item.hosts,
-        item.npus,
         item.replicas,
         layout.expert,
         layout.pipeline,
         layout.data,
+        item.forecast.tpot_s,
         aim,
     )
 
@@ -429,16 +433,21 @@ def _context_words(
         )
 
 
-def _layout_notes(search: Search, layout: Layout) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return why a layout may not run, though nothing says that it cannot, and those of these that
-    report that it failed."""
+def _doubts(search: Search, layout: Layout) -> dict[str, Any]:
+    """Return why a layout may not run, though nothing says that it cannot: fields of Candidate."""
     request, version = search.request, search.request.traits.version
     if request.chip is None:
-        return (), ()
+        return {}
     case = search.case(layout, version)
     said, reported = notes(case, version), faults(case, version)
     if request.reads_only:
-        return said, reported
-    experts = bool(request.shape.experts)
-    words = unreported(layout, case.hosts, experts=experts, family=case.family, version=version)
-    return (*filter(None, (words,)), *said), reported
+        return {"notes": said, "faults": reported}
+    experts, family = bool(request.shape.experts), case.family
+    words = unreported(layout, case.hosts, experts=experts, family=family, version=version)
+    known = measured(layout, case.hosts, experts=experts, family=family)
+    return {
+        "notes": (*filter(None, (words,)), *said),
+        "faults": reported,
+        "measured": known,
+        "remarks": int(known and words is not None),
+    }
