@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -24,6 +25,7 @@ from ropeway.doctor.checks import examine
 from ropeway.doctor.cluster import Cluster as ClusterFacts
 from ropeway.doctor.cluster import Requirements
 from ropeway.doctor.pings import PARTNERS
+from ropeway.doctor.start import without_service
 from ropeway.doctor.survey import Effort, survey
 from ropeway.errors import Exit, HostError, Refused
 from ropeway.facts.bundle import SPEC, read_bundle
@@ -31,6 +33,7 @@ from ropeway.facts.gather import facts_of
 from ropeway.hosts.base import Host
 from ropeway.hosts.connect import connected, ssh_hosts
 from ropeway.hosts.interrupts import interruptible
+from ropeway.launch.rollout import is_container_of
 from ropeway.phrases import phrase
 from ropeway.report.chinese import in_language
 from ropeway.report.console import Screen
@@ -154,6 +157,7 @@ def _requirements(spec: Spec | None) -> Requirements:
         model_path=spec.model.path if spec else None,
         ports={_RAY_PORT: "Ray", 60000: "HCCL", port: phrase("the server")},
         runtime=spec.runtime.command if spec else "docker",
+        service=spec.name if spec else None,
     )
 
 
@@ -242,8 +246,26 @@ def _survey(
     return cluster
 
 
+def _without_own(cluster: ClusterFacts, screen: Screen) -> ClusterFacts:
+    """Return the cluster without what the spec's service holds there while it is up; say so."""
+    required = cluster.requirements
+    if required.service is None:
+        return cluster
+    is_own = partial(is_container_of, required.service)
+    hosts = tuple(without_service(host, is_own, required.ports) for host in cluster.hosts)
+    if hosts != cluster.hosts:
+        screen.say(
+            phrase(
+                "`{name}` is up: what its containers hold is not counted as taken",
+                name=required.service,
+            )
+        )
+    return replace(cluster, hosts=hosts)
+
+
 def _tell(screen: Screen, cluster: ClusterFacts, title: str, html: Path | None) -> Exit:
     """Report what is wrong, and what was not seen."""
+    cluster = _without_own(cluster, screen)
     examination = examine(cluster)
     unread = [
         (host.name, f"{answer.name}: {answer.why}")

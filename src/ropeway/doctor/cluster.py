@@ -20,6 +20,7 @@ class Requirements:
     model_path    on the hosts; None when the spec names none
     ports         TCP port → what needs it
     runtime       the command of the container engine
+    service       name of the spec's service, which may be up; None without a spec
     """
 
     npus: Mapping[str, int] = field(default_factory=dict)
@@ -28,6 +29,7 @@ class Requirements:
     model_path: str | None = None
     ports: Mapping[int, str] = field(default_factory=dict)
     runtime: str = "docker"
+    service: str | None = None
 
 
 @dataclass(frozen=True)

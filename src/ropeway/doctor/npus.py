@@ -1,5 +1,6 @@
 """Checks of the NPUs: there, healthy, free, and alike."""
 
+import re
 from collections.abc import Iterator
 
 from ropeway.doctor.cluster import Cluster
@@ -117,7 +118,12 @@ def _held_by_containers(cluster: Cluster) -> Iterator[Hit]:
             if devices:
                 locations = tuple(Location(host.name, device) for device in devices)
                 evidence = f"/dev/davinci{format_ranges(devices)}"
-                yield Hit(locations, evidence, {"container": container.name})
+                service = re.fullmatch(r"ropeway-(.+)-(?:router|\d+-\d+)", container.name)
+                runtime = cluster.requirements.runtime
+                stop = f"{runtime} stop {container.name}"
+                if service:
+                    stop = f"ropeway down --name {service[1]}"
+                yield Hit(locations, evidence, {"container": container.name, "stop": stop})
 
 
 def _firmware_outliers(cluster: Cluster) -> Iterator[Hit]:
@@ -188,7 +194,7 @@ CHECKS = (
           reads=(DEVICES, TABLE, ENGINE, CONTAINERS),
           expected="NPUs that no container holds",
           fix="if it is yours, stop it:\n"
-          "$ {runtime} stop {container}",
+          "$ {stop}",
           source="vllm-ascend #632, #2698"),
     Check("firmware-same", "warn", "NPUs differ in firmware", _firmware_outliers,
           reads=(TABLE, FIRMWARE),

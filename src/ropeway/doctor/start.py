@@ -1,7 +1,7 @@
 """The checks on which a start depends: of the hosts and NPUs that a service uses, and of the
 network between the hosts of one engine. Pure, but for the pings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ropeway.doctor.checks import CHECKS, GROUPS, examine
@@ -164,6 +164,24 @@ def _used(
         others = tuple(one for one in docker.containers if one.name not in containers)
         docker = replace(docker, containers=others)
     return replace(host, npus=npus, docker=docker)
+
+
+def without_service(
+    host: HostFacts, is_own: Callable[[str], bool], ports: Collection[int]
+) -> HostFacts:
+    """Return the facts of a host as they would be without a service that is up there.
+
+    `is_own` tells its containers by name. Where one runs, NPUs that it holds, Ray and these ports
+    are the service's.
+    """
+    own = [one for one in (host.docker.containers if host.docker else ()) if is_own(one.name)]
+    if not own:
+        return host
+    every = frozenset(npu.device for npu in host.npus)
+    held = frozenset(device for one in own for device in one.devices)
+    left = {port: program for port, program in host.ports.items() if port not in ports}
+    host = _used(host, every, held, frozenset(one.name for one in own))
+    return replace(host, ports=left, raylets=())
 
 
 def _failure(findings: Sequence[Finding]) -> CheckFailed:

@@ -8,6 +8,7 @@ Pure.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -330,3 +331,8 @@ def mount_of(text: str) -> Mount:
     read_only = parts[-1] == "ro"
     paths = parts[:-1] if parts[-1] in ("ro", "rw") else parts
     return Mount(paths[0], paths[-1], read_only)
+
+
+def is_container_of(service: str, name: str) -> bool:
+    """Return whether `container_name` gives a container of this service this name."""
+    return re.fullmatch(rf"ropeway-{re.escape(service)}-(?:router|\d+-\d+)", name) is not None

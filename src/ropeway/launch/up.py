@@ -253,10 +253,8 @@ def up(preparation: Preparation, lock: Lock, caller: Caller) -> Outcome:
     notes = (*rollout.service.notes, *warnings)
     for note in notes:  # before the start: some are reasons to press Ctrl-C
         loud = note in rollout.service.replicas[0].release.notes
-        if loud:
-            caller.narrator.warn(note)
-        else:
-            caller.narrator.say(phrase("note: {note}", note=note))
+        tell = caller.narrator.warn if loud else caller.narrator.say
+        tell(note if loud else phrase("note: {note}", note=note))
     for note in checks.privileged_others(rollout, preparation.facts, own_containers):
         caller.narrator.warn(note)
     caller.on_commands(dry_run(rollout, base, lock.author))
