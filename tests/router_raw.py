@@ -12,6 +12,11 @@ STREAM = OK + b"Content-Type: text/event-stream\r\n"
 Say = Callable[[bytes], Awaitable[None]]
 
 
+def chunk(data: bytes) -> bytes:
+    """A piece of an answer in chunks."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
 def sized(head: bytes, body: bytes) -> bytes:
     """An answer of a known length."""
     return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
@@ -23,7 +28,7 @@ class Raw:
 
     probe, metrics  what probes and /metrics get; None: the same as anybody
     piece           bytes in one write; 0: all at once
-    endless         what is said for ever behind it
+    endless         what is said for ever behind it, each time after so many seconds
     heard           the requests, probes left out
     said            bytes of `endless` that were taken
     """
@@ -34,6 +39,7 @@ class Raw:
     piece: int = 0
     hangs: bool = False
     endless: bytes = b""
+    pause_s: float = 0.0
     heard: list[bytes] = field(default_factory=list)
     said: int = 0
     url: str = ""
@@ -93,7 +99,7 @@ class Raw:
             writer.write(self.endless)
             await writer.drain()
             self.said += len(self.endless)
-            await asyncio.sleep(0)
+            await asyncio.sleep(self.pause_s)
         if self.hangs:
             await asyncio.sleep(3600)
         return False

@@ -267,6 +267,33 @@ def test_failures_of_the_engine_are_seen_in_a_stream(event: Any, message: str | 
         assert result is None or result.before == before
 
 
+@pytest.mark.parametrize(
+    ("event", "generated"),
+    [
+        (b'{"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}', True),
+        (b'{"choices": [{"index": 0, "text": "a"}]}', True),
+        (b'{"choices" : [ {"text": ""} ]}', True),  # a token that is no text yet
+        (b'{"choices":[{"delta":{"reasoning":"hm"}}]}', True),
+        (b'{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}', True),
+        (b'{"type": "response.output_text.delta", "delta": "a"}', True),
+        (b'{"error": {"message": "too long", "code": 400}}', True),  # all there is to say
+        (b'{"choices":[],"usage":{"completion_tokens":1}}', False),
+        (b'{"choices": null}', False),
+        (b'{"type": "ping"}', False),
+        (b"{}", False),
+        (b"null", False),
+        (b"[DONE]", False),
+        (b"", False),
+    ],
+)
+def test_what_the_engine_generated_is_told_from_signs_of_its_server(
+    event: bytes, generated: bool
+) -> None:
+    noise = b": ping\n\nevent: x\n\n\n"
+    assert events.generated(noise + b"data: " + event + b"\n\n" + noise) is generated
+    assert not events.generated(noise)
+
+
 def _partial(*texts: str, **more: Any) -> PartialAnswer:
     chunks = ({"id": "x", "created": 5, "choices": [{"index": 0, "text": it}]} for it in texts)
     return replace(with_chunks(PartialAnswer(), chunks), **more)

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from ropeway.router.transcript import (
     with_chunks,
 )
 from router_backends import QUICK, TEXT, Bench, Engine, Reply, bench, until
-from router_raw import OK, STREAM, TOKEN, Raw, sized
+from router_raw import OK, STREAM, TOKEN, Raw, chunk, sized
 
 LIMITS = replace(QUICK, first_byte_s=0.5, stall_s=0.5, whole_s=0.5, event_bytes=200_000)
 DEEP = b"[" * 100_000
@@ -201,6 +202,129 @@ def test_an_event_without_an_end_is_given_up(piece: bytes) -> None:
             assert raw.said < 2**24
 
     virtual_time.run(play())
+
+
+ONE = b'data: {"id": "x", "choices": [{"index": 0, "text": "One"}]}\n\n'
+ABORTED = b'{"choices": [{"text": "", "finish_reason": "abort"}]}'
+JSON = OK + b"Content-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize("before", [b"", b": hello\n\n", ONE])
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize(
+    "sign",
+    [b": ping\n\n", b"\n\n", b":", b"data: x", b"data: {}\n\n", b'data: {"choices": []}\n\n',
+     b'data: {"type": "ping"}\n\n'],
+)  # fmt: skip
+def test_a_stream_without_tokens_hangs_whatever_else_comes(
+    sign: bytes, chunked: bool, before: bytes
+) -> None:
+    async def play() -> None:
+        head = STREAM + b"Transfer-Encoding: chunked\r\n" * chunked + b"\r\n"
+        first, again = (
+            (chunk(before) if before else b"", chunk(sign)) if chunked else (before, sign)
+        )
+        raw = Raw(head + first, endless=again, pause_s=0.1)
+        async with beside(raw, Engine(), alive=2) as b:
+            content = (await asyncio.wait_for(b.ask(), 5)).content.encode()
+            chunks = filter(None, map(events.payload, events.each(content)))
+            assert with_chunks(PartialAnswer(), chunks).text == TEXT
+            assert content.endswith(events.DONE)
+            assert b.replica(1).failures == 1
+            assert (b.router.totals.retried, b.router.totals.continued) == (
+                before != ONE,
+                before == ONE,
+            )
+            if before == ONE and sign.startswith(b": "):
+                assert sign in content, "a client that waits is told that it is not forgotten"
+
+    virtual_time.run(play())
+
+
+@pytest.mark.parametrize("sign", [b": ping\n\n" * 1000, b"data: {}\n\n" * 1000])
+def test_of_a_flood_before_the_first_token_only_so_much_is_kept(sign: bytes) -> None:
+    async def play() -> None:
+        async with beside(Raw(STREAM + b"\r\n", endless=sign), Engine(), alive=2) as b:
+            assert (await b.ask()).text == TEXT
+            assert "no token" in b.replica(1).last_failure
+
+    virtual_time.run(play())
+
+
+def test_an_answer_that_is_not_streamed_has_its_time_however_it_drips() -> None:
+    async def play() -> None:
+        raw = Raw(JSON + b"Content-Length: 9999\r\n\r\n", endless=b" ", pause_s=0.1)
+        async with beside(raw, Engine(), alive=2) as b:
+            assert TEXT in json.loads((await b.ask(stream=False)).content)["choices"][0]["text"]
+            assert b.replica(1).failures == 1
+
+    virtual_time.run(play())
+
+
+@pytest.mark.parametrize(
+    ("streamed", "answer"),
+    [
+        (True, sized(JSON, b"null")),
+        (True, sized(JSON, b'{"error": {"code": [1]}}')),
+        (True, sized(JSON, b"\xff\xfe")),
+        (True, sized(JSON, ABORTED)),
+        (False, sized(JSON, ABORTED)),
+        (False, sized(JSON, b"[]")),
+        (False, sized(JSON, b"")),
+        (True, OK + b"\r\n"),
+        (True, b"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n"),
+        (False, b"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n"),
+        (False, sized(STREAM, TOKEN)),
+        (False, STREAM + b"\r\n" + ONE),
+    ],
+)
+def test_what_cannot_be_the_answer_is_asked_for_elsewhere(streamed: bool, answer: bytes) -> None:
+    async def play() -> None:
+        async with beside(Raw(answer), Engine(), alive=2) as b:
+            reply = await b.ask(stream=streamed)
+            assert reply.headers["X-Ropeway-Replica"] == "r0"
+            assert "One" in reply.content
+            assert b.replica(1).failures == 1
+            assert b.replica(1).last_token == float("-inf")
+        async with beside(Raw(answer), alive=1) as b:  # nobody answers better
+            assert (await b.ask(stream=streamed)).headers["X-Ropeway-Replica"] == "r0"
+
+    virtual_time.run(play())
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_whole_completion_is_an_answer_even_to_who_asked_for_a_stream(streamed: bool) -> None:
+    async def play() -> None:
+        answer = b'{"choices" : [{"text": "\\"error\\"", "finish_reason": "stop"}]}'
+        async with beside(Raw(sized(JSON, answer)), Engine(), alive=2) as b:
+            assert (await b.ask(stream=streamed)).content.encode() == answer
+            assert b.replica(1).failures == 0
+
+    virtual_time.run(play())
+
+
+def test_tokens_that_are_counted_are_none_that_were_generated() -> None:
+    async def play() -> None:
+        async with beside(Raw(sized(JSON, b'{"count": 1}')), alive=1) as b:
+            assert (await b.ask("/tokenize", stream=False)).status == 200
+            assert b.replica(0).last_token == float("-inf")
+
+    virtual_time.run(play())
+
+
+@pytest.mark.parametrize(
+    "event",
+    [b'data: {"error": [' + b"[]," * 2**22, b'data: {"error": 1}\n' + b":\n" * 2**22],
+    ids=["many pieces", "many lines"],
+)
+def test_an_event_that_takes_long_to_read_is_not_read(event: bytes) -> None:
+    began = time.process_time()
+    assert events.broken(event + b"\n\n") is None
+    assert not events.generated(event + b"\n\n")
+    transcript = Transcript()
+    transcript.add(event + b"\n\n")
+    assert "too large" in (transcript.answer().foreign or "")
+    assert time.process_time() - began < 0.5, "others wait meanwhile"
 
 
 @pytest.mark.parametrize(

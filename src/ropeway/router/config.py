@@ -27,8 +27,8 @@ class Limits:
     """Timeouts, sizes and counts. Times in seconds.
 
     connect_s        for a connection to a replica on the cluster's own network
-    first_byte_s     for the first byte of a stream, queueing and prefill included
-    stall_s          between two pieces of a stream
+    first_byte_s     for the first token of a stream, queueing and prefill included
+    stall_s          between two tokens of a stream
     whole_s          for an answer that is not streamed
     drain_s          for the answers that are running at SIGTERM
     head_s           for the first request on a new connection, until its head has come

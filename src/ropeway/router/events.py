@@ -7,7 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ropeway.router.request import readable
+
 DONE = b"data: [DONE]\n\n"
+# Lines of one event that are read; an event of vLLM has one.
+_MOST_LINES = 10_000
 _DONE = re.compile(rb"(?:\A|[\r\n])(?:\xef\xbb\xbf)?data: ?\[DONE\][\r\n]")
 
 
@@ -63,7 +67,12 @@ def each(data: bytes) -> Iterator[bytes]:
 
 
 def payload(event: bytes) -> dict[str, Any] | None:
-    """Return the JSON object of an event; None when it has none (a comment, `[DONE]`)."""
+    """Return the JSON object of an event; None when it has none (a comment, `[DONE]`).
+
+    None, too, when it cannot be read in a moment.
+    """
+    if not readable(event) or event.count(b"\n") > _MOST_LINES:
+        return None
     text = b"\n".join(
         line[5:].removeprefix(b" ")
         for line in event.removeprefix(codecs.BOM_UTF8).splitlines()
@@ -89,12 +98,22 @@ def done(whole_events: bytes) -> bool:
     )
 
 
+def generated(whole_events: bytes) -> bool:
+    """Return whether the engine has generated any of these events.
+
+    Comments, `data: {}` and pings are not: a server sends them while its engine is stuck.
+    """
+    return _has_choice(whole_events) or any(
+        map(_generated, filter(None, map(payload, each(whole_events))))
+    )
+
+
 def plain(whole_events: bytes) -> bool:
     """Return whether these events neither end an answer nor tell of a failure: three searches."""
     return not (b"[DONE]" in whole_events or _suspicious(whole_events))
 
 
-def _suspicious(data: bytes) -> bool:
+def _suspicious(data: bytes | bytearray) -> bool:
     # In generated text these quotation marks are escaped, so only real errors pass.
     return b'"error"' in data or b'"abort"' in data
 
@@ -136,6 +155,30 @@ def error_body(message: str, code: int) -> dict[str, Any]:
     }  # fmt: skip
     kind = kinds.get(code, "BadGatewayError")
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def completion(content: bytes | bytearray) -> bool:
+    """Return whether an answer that is not streamed has a choice, and tells of no failure."""
+    if not readable(content):
+        return b'"choices"' in content
+    if _has_choice(content) and not _suspicious(content):
+        return True
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(parsed, dict) and bool(choices(parsed)) and _failure(parsed) is None
+
+
+def _has_choice(data: bytes | bytearray) -> bool:
+    # As engines write it; quotation marks in generated text are escaped.
+    return b'"choices":[{' in data or b'"choices": [{' in data
+
+
+def _generated(event: Mapping[str, Any]) -> bool:
+    # A choice without text, too: tokens that are no text yet, or are not shown, come so. Other APIs
+    # have no choices, and `{"type": "ping"}`.
+    return bool(choices(event)) if "choices" in event else event.get("type") != "ping"
 
 
 def _failure(event: Mapping[str, Any]) -> str | None:

@@ -1,8 +1,8 @@
 """One request, from the client to a replica and back, on another replica if that one fails.
 
-Nothing is sent to the client before a replica has sent a byte of its answer. Until then another
-replica is asked after a failure; later a stream is continued elsewhere (`resume`) or ends with an
-error event. An answer that is not streamed is read completely first, so it never breaks.
+Nothing is sent to the client before a replica has generated something. Until then another replica
+is asked after a failure; later a stream is continued elsewhere (`resume`) or ends with an error
+event. An answer that is not streamed is read completely first, so it never breaks.
 """
 
 import asyncio
@@ -19,8 +19,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 
 from ropeway.router import events, headers
-from ropeway.router.breaker import NEVER
-from ropeway.router.probe import count_tokens
+from ropeway.router.probe import ENGINE_PATHS, count_tokens
 from ropeway.router.replicas import Attempt, Pool, Replica
 from ropeway.router.request import ParsedRequest
 from ropeway.router.resume import CannotResume, Splice, prefix_of, resumption
@@ -38,6 +37,9 @@ _PIECE_BYTES = 2**15
 _UNSENT_BYTES = 2**16
 # After `[DONE]`, for the end of the answer, so that the connection can be used again.
 _END_S = 0.2
+# Of the tokens of a stream that come in less than this only one is looked for.
+_TOKEN_S = 0.05
+_EVENTS = "text/event-stream"
 
 
 class ReplicaFailed(Exception):
@@ -199,7 +201,8 @@ class Exchange:
     ) -> web.StreamResponse:
         # We ask for no compression; a stream that is compressed all the same is passed on as bytes.
         plain = upstream.headers.get("Content-Encoding", "identity") == "identity"
-        if upstream.status == 200 and plain and upstream.content_type == "text/event-stream":
+        stream = upstream.content_type == _EVENTS and self.parsed.streamed is not False
+        if upstream.status == 200 and plain and stream:
             return await self._stream(replica, upstream, attempt)
         if self.response is not None and upstream.status < 500:
             raise CannotResume(f"the other replica answered HTTP {upstream.status}")
@@ -215,32 +218,53 @@ class Exchange:
         )
         if upstream.status >= 500:
             raise ReplicaFailed(f"HTTP {upstream.status}", suspect=True, answer=answer)
-        if upstream.status == 200 and self.request.method == "POST":
+        if self._unfit(upstream, content, plain=plain):
+            what = upstream.content_type or "no content type"
+            raise ReplicaFailed(f"HTTP {upstream.status}, {what}", suspect=True, answer=answer)
+        if upstream.status == 200 and self.parsed.path in ENGINE_PATHS:
             replica.last_token = self.pool.clock()
         return answer
+
+    def _unfit(self, upstream: Answer, content: bytearray, *, plain: bool) -> bool:
+        """Return whether an answer that claims success is not the completion asked for."""
+        streamed = self.parsed.streamed
+        if streamed is None or not self.parsed.ends_with_done or not 200 <= upstream.status < 300:
+            return False
+        if upstream.status != 200 or upstream.content_type == _EVENTS:
+            return upstream.status != 200 or not streamed
+        # vLLM answers a stream with beam search so, too.
+        return plain and not events.completion(content)
 
     async def _stream(
         self, replica: Replica, upstream: Answer, attempt: Attempt
     ) -> web.StreamResponse:
-        """Pass a stream on in whole events, so that an error event can follow at any time."""
-        splitter, first = events.Splitter(self.pool.limits.event_bytes), True
+        """Pass a stream on in whole events, so that an error event can follow at any time.
+
+        What comes before the first token waits for it: until then another replica can be asked.
+        """
+        splitter, held = events.Splitter(self.pool.limits.event_bytes), bytearray()
         while piece := await self._piece(
             upstream, attempt, self._relay(replica, attempt, splitter)
         ):
-            if first:
-                self.pool.note_first_piece(replica, attempt, self.parsed)
-                first = False
             try:
                 whole = splitter.feed(piece)
             except ValueError as error:
                 raise ReplicaFailed(str(error)) from error
             if not whole:
                 continue
-            if failure := events.broken(whole):
-                await self._pass_on(failure.before, replica, upstream)
+            failure = events.broken(whole)
+            whole = failure.before if failure else whole
+            held += whole
+            token = events.generated(whole)
+            if token and not failure:
+                self.pool.note_token(replica, attempt, self.parsed)
+            if token or self.response is not None or events.done(whole):
+                await self._pass_on(bytes(held), replica, upstream)
+                held.clear()
+            if failure:
                 raise ReplicaFailed(failure.message)
-            replica.last_token = self.pool.clock()
-            await self._pass_on(whole, replica, upstream)
+            if len(held) > self.pool.limits.event_bytes:
+                raise ReplicaFailed(f"{len(held):,} bytes came, and no token")
             if self._done and self.response is not None:
                 await _end_of(upstream)
                 return self.response
@@ -269,18 +293,20 @@ class Exchange:
                 return False
             client.write(chunks)
             transcript.add(whole)
-            replica.last_token = attempt.silent_since = pool.clock()
+            now = pool.clock()
+            if now - attempt.silent_since > _TOKEN_S and events.generated(whole):
+                replica.last_token = attempt.silent_since = now
             return True
 
         return relay
 
     async def _piece(self, upstream: Answer, attempt: Attempt, relay: Sink | None = None) -> bytes:
         """Wait for bytes; while we wait for a slow client the replica is not to blame."""
-        attempt.silent_since = self.pool.clock()
+        attempt.wait(self.pool.clock())
         piece = await upstream.read(_PIECE_BYTES, relay)
         if len(piece) == _PIECE_BYTES:  # a flood, which never waits: others have their turn
             await asyncio.sleep(0)
-        attempt.silent_since = NEVER
+        attempt.pause(self.pool.clock())
         return piece
 
     async def _pass_on(self, whole: bytes, replica: Replica, upstream: Answer) -> None:

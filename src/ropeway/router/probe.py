@@ -13,7 +13,7 @@ import aiohttp
 
 from ropeway.router import events
 from ropeway.router.replicas import Pool, Replica, overdue, waiting
-from ropeway.router.request import TEXT
+from ropeway.router.request import CHAT, TEXT, readable
 from ropeway.router.upstream import CannotConnect, Upstreams, read
 
 log = logging.getLogger("ropeway.router")
@@ -25,6 +25,8 @@ JSON = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 _COUNTER = re.compile(rb"^vllm:(?:generation|prompt)_tokens_total.* (\S+)[ \t\r]*$", re.MULTILINE)
 # More than a replica says to any of our questions; vLLM's metrics are some hundred kilobytes.
 _ANSWER_BYTES = 4 * 2**20
+# Its answer of one token has some hundred bytes; what is more is not read.
+_TOKEN_BYTES = 2**16
 # How releases of vLLM say that the model is not for a path; and the paths of models that embed,
 # score, classify or rate, each with a question.
 _NOT_SERVED = (400, 404, 405, 501)
@@ -34,6 +36,8 @@ _OTHERWISE: tuple[tuple[str, dict[str, object]], ...] = (
     ("/classify", {"input": "1"}),
     ("/pooling", {"input": "1"}),
 )
+# A good answer at these is proof; at `/tokenize` no engine is asked.
+ENGINE_PATHS = frozenset((CHAT, TEXT, *(path for path, _ in _OTHERWISE)))
 # Between two readings of the counter: many steps of any engine that generates.
 _COUNTER_S = 2.0
 
@@ -55,7 +59,7 @@ class Watch:
                 now = self.pool.clock()
                 for replica in self.pool:
                     for attempt in overdue(replica, now):
-                        attempt.end(f"nothing came for {attempt.patience:g} s")
+                        attempt.end(f"it generated nothing for {attempt.patience:g} s")
                     if replica.breaker.probe_at <= now:
                         self.pool.begin_probe(replica)
                         probes.create_task(self._probe(replica))
@@ -100,6 +104,8 @@ class Watch:
             return
         if status != 200:
             raise ValueError(f"HTTP {status}: {content[:200].decode(errors='replace')}")
+        if len(content) > _TOKEN_BYTES:
+            raise ValueError(f"more than {_TOKEN_BYTES:,} bytes for one token")
         if failure := events.broken(content):
             raise ValueError(failure.message)
         if not any(events.choices(events.payload(event) or {}) for event in events.each(content)):
@@ -157,7 +163,8 @@ async def count_tokens(
             async with upstreams.request(
                 replica.url, "POST", "/tokenize", headers | JSON, encoded
             ) as answer:
-                parsed = json.loads(await read(answer, _ANSWER_BYTES))
+                counted = await read(answer, _ANSWER_BYTES)
+                parsed = json.loads(counted) if readable(counted) else None
     except (CannotConnect, aiohttp.ClientError, OSError, ValueError, RecursionError):
         return None
     count = parsed.get("count") if isinstance(parsed, dict) else None

@@ -25,16 +25,29 @@ class Attempt:
     """One request on one replica.
 
     scope         encloses everything that it awaits
-    silent_since  when we began to wait for its next bytes; NEVER while we are not waiting
+    silent_since  since when we wait for its next token; NEVER while we wait for its client
+    silent_s      how long we had waited for it before that
     patience      seconds that we may wait; then the watch ends the attempt
     tokens        of the request that are outstanding
+    begun         whether a token has come
     """
 
     scope: asyncio.Timeout
     silent_since: float
     patience: float
     tokens: int
+    silent_s: float = 0.0
+    begun: bool = False
     reason: str = ""
+
+    def wait(self, now: float) -> None:
+        """Wait for the replica."""
+        if self.silent_since == NEVER:
+            self.silent_since = now - self.silent_s
+
+    def pause(self, now: float) -> None:
+        """Wait for the client: meanwhile the replica is not to blame."""
+        self.silent_s, self.silent_since = now - self.silent_since, NEVER
 
     def end(self, reason: str) -> None:
         """Raise TimeoutError in whatever it awaits; only the first call counts."""
@@ -87,8 +100,7 @@ class Pool:
 
     def attempt(self, parsed: ParsedRequest, scope: asyncio.Timeout) -> Attempt:
         """Return an attempt that is about to be sent."""
-        streamed = parsed.body is not None and parsed.body.get("stream") is True
-        patience = self.limits.first_byte_s if streamed else self.limits.whole_s
+        patience = self.limits.first_byte_s if parsed.streamed else self.limits.whole_s
         return Attempt(scope, self.clock(), patience, parsed.prompt_tokens + self._expected(parsed))
 
     @contextmanager
@@ -103,11 +115,14 @@ class Pool:
             replica.attempts.discard(attempt)
             replica.outstanding -= attempt.tokens
 
-    def note_first_piece(self, replica: Replica, attempt: Attempt, parsed: ParsedRequest) -> None:
-        """Note that the prompt has been read: this work is no longer outstanding."""
-        replica.outstanding -= parsed.prompt_tokens
-        attempt.tokens -= parsed.prompt_tokens
-        attempt.patience = self.limits.stall_s
+    def note_token(self, replica: Replica, attempt: Attempt, parsed: ParsedRequest) -> None:
+        """Note a token. At the first the prompt has been read, which is no longer outstanding."""
+        replica.last_token = self.clock()
+        attempt.silent_s = 0.0
+        if not attempt.begun:
+            attempt.begun, attempt.patience = True, self.limits.stall_s
+            replica.outstanding -= parsed.prompt_tokens
+            attempt.tokens -= parsed.prompt_tokens
 
     def note_length(self, pieces: int) -> None:
         """Note the length of a complete answer, in pieces: about as many as its tokens."""

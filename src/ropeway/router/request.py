@@ -45,6 +45,12 @@ class ParsedRequest:
     prefix: Chain
 
     @property
+    def streamed(self) -> bool | None:
+        """Whether a stream is asked for; None: it is not known."""
+        wanted = None if self.body is None else self.body.get("stream") or False
+        return wanted if isinstance(wanted, bool) else None
+
+    @property
     def ends_with_done(self) -> bool:
         """Whether a complete stream of the answer ends with `data: [DONE]`."""
         return self.path in (CHAT, TEXT)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ropeway.router import events
+from ropeway.router.request import readable
 
 FOLD_BYTES = 64 * 1024
 # Beyond any answer of a model: what is longer is not read, so that it costs no more than its bytes.
@@ -57,8 +58,9 @@ class Transcript:
         """Keep events, to be read if the stream breaks."""
         self.count(whole_events)
         self._bytes -= len(whole_events)
-        if self._bytes < 0 or self.pieces > MOST_EVENTS:
-            most = f"more than {MOST_BYTES // 2**20} MiB or {MOST_EVENTS:,} events"
+        few = self._bytes >= 0 and self.pieces <= MOST_EVENTS
+        if not few or not readable(whole_events):
+            most = f"more than {MOST_BYTES // 2**20} MiB, {MOST_EVENTS:,} events or too large a one"
             self._answer = replace(self._answer, foreign=most)
             return
         self._raw += whole_events
