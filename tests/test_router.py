@@ -382,7 +382,9 @@ def test_the_client_is_told_why_its_answer_is_not_continued(
 def test_an_answer_that_is_too_long_to_be_continued_is_said_to_be() -> None:
     transcript = Transcript()
     transcript.add(b"data: {}\n\n" * (MOST_EVENTS + 1))
-    with pytest.raises(CannotResume, match="with more than 64 MiB or 200,000 events cannot"):
+    with pytest.raises(
+        CannotResume, match="with more than 64 MiB or 200,000 events, or one too large, cannot"
+    ):
         resumption(_parsed(COMPLETIONS, prompt="p"), transcript.answer(), 1)
 
 

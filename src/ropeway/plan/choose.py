@@ -376,10 +376,7 @@ def _with_front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def _rank(request: PlanRequest, item: Candidate) -> tuple[float, ...]:
     """Return a sort key, smallest for the best: what was not reported to fail, the objective, then
-    what others have measured, doubts, size, simplicity, time per token.
-
-    A host is paid whole, so fewer NPUs of it are no advantage.
-    """
+    what others have measured, doubts, size, simplicity, time per token."""
     layout, aim = item.layout, request.aim(item.hosts, item.forecast)
     return (
         len(item.faults),
@@ -388,6 +385,7 @@ def _rank(request: PlanRequest, item: Candidate) -> tuple[float, ...]:
         len(item.notes) - item.remarks,
         item.remarks,
         item.hosts,
+        item.npus,
         item.replicas,
         layout.expert,
         layout.pipeline,

@@ -60,7 +60,9 @@ class Transcript:
         self._bytes -= len(whole_events)
         few = self._bytes >= 0 and self.pieces <= MOST_EVENTS
         if not few or not readable(whole_events):
-            most = f"more than {MOST_BYTES // 2**20} MiB, {MOST_EVENTS:,} events or too large a one"
+            most = (
+                f"more than {MOST_BYTES // 2**20} MiB or {MOST_EVENTS:,} events, or one too large,"
+            )
             self._answer = replace(self._answer, foreign=most)
             return
         self._raw += whole_events
