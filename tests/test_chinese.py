@@ -11,10 +11,11 @@ from io import StringIO
 from pathlib import Path
 from string import Formatter
 
+import click
 import pytest
 from rich.cells import cell_len
 
-from ropeway.cli.main import exit_code
+from ropeway.cli.main import VERBS, exit_code, ropeway
 from ropeway.doctor.checks import CHECKS
 from ropeway.engines.ascend_layouts import LIMITS, NOTES
 from ropeway.engines.ascend_releases import DRIVER_NEEDS, MODEL_NEEDS, changes
@@ -263,7 +264,34 @@ def test_the_document_is_english() -> None:
     assert json.loads(out.getvalue())["error"]["what"] == "2 hosts"
 
 
-@pytest.mark.parametrize("verb", ["doctor", "plan", "up", "diagnose"])
+def speaking() -> list[str]:
+    """The verbs that take `--lang`."""
+    commands = {verb: ropeway.get_command(click.Context(ropeway), verb) for verb in VERBS}
+    return [verb for verb, command in commands.items()
+            if any(option.name == "lang" for option in command.params)]  # fmt: skip
+
+
+def test_help_and_readmes_say_which_verbs_speak_chinese() -> None:
+    assert f"  of {', '.join(speaking())};\n" in ropeway.epilog
+    others = [f"`{verb}`" for verb in VERBS if verb not in speaking()]
+    english, chinese_ = ((SOURCE.parents[1] / name).read_text(encoding="utf-8")
+                         for name in ("README.md", "README.zh.md"))  # fmt: skip
+    assert f"all verbs but {', '.join(others[:-1])} and {others[-1]}" in english
+    assert f"除 {'、'.join(others)} 外" in chinese_
+
+
+def test_a_counted_thing_stands_apart_from_the_word_before_it() -> None:
+    for english, text in TABLE.items():
+        for name in re.findall(r"(?<=[\u4e00-\u9fff]){(\w+)}", text):
+            things = [TABLE.get(f"{{n:,}} {word}", "") for word in (name, name.upper()[:-1] + "s")]
+            assert not any(each.startswith("{n") for each in things), english
+
+
+def test_a_reader_is_addressed_in_one_way() -> None:
+    assert [text for text in TABLE.values() if "您" in text] == []
+
+
+@pytest.mark.parametrize("verb", speaking())
 def test_verbs_that_speak_chinese_take_a_language(verb: str, capsys) -> None:
     assert exit_code([verb, "--lang", "fr"]) == 2
     assert "--lang" in capsys.readouterr().err

@@ -101,6 +101,35 @@ def test_one_host_and_one_sequence_are_not_many():
     assert "hosts of 1 NPU " in said
 
 
+@pytest.mark.parametrize(
+    ("model", "chip"), [("DeepSeek-R1-W8A8", "910B3"), ("Qwen3-30B-A3B", "910B4")]
+)
+def test_the_next_in_rank_is_not_said_to_be_the_next_best_where_it_is_not(model, chip):
+    plan = choose(replace(request(model), chip=chip_named(chip)))
+    first, second, *rest = [item for item in plan.candidates if not item.faults]
+    _, why, _ = value(plan, "serve.layout")
+    better = max(item.forecast.output_tokens_per_s for item in rest)
+    equal = "where 1% counts as equal" in why
+    assert equal == (better > second.forecast.output_tokens_per_s)
+    assert f"{second.name} with" in why
+    assert first == plan.chosen
+
+
+def test_a_single_layout_that_fits_is_the_only_one():
+    alone = choose(request("Qwen2.5-7B-Instruct", 1, cluster=cluster(1)))
+    assert len(alone.candidates) == 1
+    assert value(alone, "serve.layout")[1].endswith(", the only one that fits")
+
+
+def test_weights_that_would_fit_are_named_as_one_asks_for_them_where_the_model_is_published():
+    query = request("Qwen3-235B-A22B")
+    (line,) = [line for line in choose(query).missing if "w8a8" in line]
+    assert line.startswith("with w8a8 weights (`--model Qwen3-235B-A22B-W8A8`) ")
+    ours = choose(replace(query, model_name="/data/ours"))
+    assert not any("--model" in line for line in ours.missing)
+    assert any(line.startswith("with w8a8 weights ") for line in ours.missing)
+
+
 def test_values_have_reasons_that_can_be_checked(blog):
     layout, why, source = value(blog, "serve.layout")
     assert layout == str(blog.chosen.layout)
@@ -395,7 +424,9 @@ def test_nothing_fits_and_what_would():
     assert all(item.kind in ("memory", "engine", "shape") for item in plan.rejected)
     nearest, *others = plan.missing
     assert "TP16: 40.2 weights" in nearest
-    assert any(line.startswith("with w4a8 weights ") for line in others)
+    assert any(
+        line.startswith("with w4a8 weights (`--model DeepSeek-V3-W4A8`) ") for line in others
+    )
     assert any(line.startswith("on 4 hosts of 8 NPUs ") for line in others)
 
 

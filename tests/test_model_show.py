@@ -114,7 +114,8 @@ def test_a_published_name_needs_nothing_here(capsys: Captured) -> None:
     assert "Qwen/Qwen3-30B-A3B, as read in github.com/Ascend/msmodeling" in out
     assert "30.53 B, language model with embeddings" in out
     assert "3.35 B per token, 2.73 B without embeddings" in out
-    assert "w8a8; bits: attention, dense, routed, shared 8; head 16" in out
+    bits = "w8a8; 8 bits: attention, dense layers, experts, shared experts; 16 bits: output head"
+    assert bits in " ".join(out.split())
     assert "48  full attention: 32 heads of 128, 4 KV heads" in out
     assert "8 of 128 experts, 768" in out
 

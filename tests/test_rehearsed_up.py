@@ -197,6 +197,8 @@ def test_one_replica_is_restarted_alone(number: str, replicas: Cluster):
     replicas.virtual.connect(f"host{other + 1}").run(gone)
     restarted = replicas.json("restart", "--replica", number)["restarted"]
     assert restarted == [f"ropeway-rehearsal-{number}-0"]
+    assert replicas.run("restart", "--replica", "9") == 2
+    assert f"replica 9 is not running\n\nhint: those that are: {number}\n" in replicas.err
 
 
 def test_a_host_that_the_spec_drops_is_not_forgotten(replicas: Cluster):

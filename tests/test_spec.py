@@ -425,6 +425,12 @@ def test_a_misspelt_key_stands_before_what_is_missing_for_it() -> None:
     )
 
 
+def test_a_misspelt_section_stands_before_the_one_that_is_missing_for_it() -> None:
+    error = refusal("model: {path: /m}\nclsuter:\n  hosts: [{address: 192.168.0.1, npus: 8}]\n")
+    assert (error.where, error.hint) == ("f.yaml:2", "did you mean `cluster`?")
+    assert error.evidence == ("f.yaml:1: `cluster` is missing",)
+
+
 @pytest.mark.parametrize("character", ["\\r", "\\e", "\\x9b", "\\u202e", "\\u2028", "\\x7f"])
 @pytest.mark.parametrize(
     ("key", "line"),

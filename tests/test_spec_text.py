@@ -243,6 +243,31 @@ def test_values_can_be_put_into_a_spec_however_it_is_written(text):
     assert all(len(line) <= 100 for line in after.splitlines() if "{" not in line)
 
 
+@pytest.mark.parametrize(
+    ("braces", "block"),
+    [
+        ("{port: 1, env: {A: b, C: '{'}}", "  port: 1\n  env: {A: b, C: '{'}\n"),
+        ('{"port":1 ,\n  env: {A: b},}', '  "port": 1\n  env: {A: b}\n'),
+        ("{}", ""),
+        # entries that cannot be cut out, and so stay
+        ("{port: 1,  # ours\n  env: {A: b}}", None),
+        ("{env: {A: &a b}, served_name: *a}", None),
+        ("&here {port: 1}", None),
+    ],
+)
+def test_a_section_in_braces_becomes_a_block_where_its_keys_have_reasons(braces, block):
+    text = f"{LAPTOP}serve: {braces}  # mine\nworkload: {{clients: 3}}  # theirs\n"
+    after = apply_edits(text, EDITS)
+    assert "workload: {clients: 3}  # theirs\n" in after
+    assert "serve: {" in apply_edits(text, [Edit(("serve", "context"), 4096)]) or "&" in braces
+    if block is None:
+        assert planned_keys(after) == set()
+        return
+    assert planned_keys(after) == {("serve", "layout"), ("serve", "memory")}
+    assert "serve:  # mine\n  # plan: two hosts" in after
+    assert f"  context: 4096\n{block}workload:" in after
+
+
 def test_keys_that_a_plan_wrote_are_known_by_the_reason_above_them():
     text = apply_edits(SPEC, EDITS)
     # `context` was given no reason, so it counts as written by hand

@@ -30,7 +30,7 @@ def write_page(path: Path, page: str, screen: Screen) -> None:
     """Write a page, and say where it is. Raises Refused."""
     with writing(path):
         path.write_text(page, encoding="utf-8")
-    screen.say(f"page: {path}")
+    screen.say(phrase("page: {file}", file=path))
 
 
 def run_folder(verb: str, out: Path | None = None) -> Path:

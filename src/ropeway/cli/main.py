@@ -59,8 +59,10 @@ Exit codes:
   130  interrupted
 
 \b
-Language: that of the terminal; for one call:
+Language: that of the terminal; English or Chinese for one call:
   ropeway VERB --lang zh
+  of init, doctor, plan, up, status, logs, diagnose, restart, bundle, down;
+  the other verbs print English, and their errors the terminal's language
 
 \b
 Completion in bash; in zsh and fish alike:

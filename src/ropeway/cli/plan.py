@@ -25,9 +25,10 @@ from ropeway.hardware import CHIPS
 from ropeway.hosts.local import replace_file
 from ropeway.models.known import short_names
 from ropeway.phrases import joined, phrase
-from ropeway.plan.candidate import Plan
+from ropeway.plan.candidate import Plan, Rejected
 from ropeway.plan.choice import standing
 from ropeway.plan.choose import choose
+from ropeway.plan.layout import problems
 from ropeway.plan.resolve import Flags, is_left_out, resolve
 from ropeway.plan.writing import changes, edits, written
 from ropeway.report.console import Screen
@@ -35,7 +36,7 @@ from ropeway.report.plain import plain
 from ropeway.report.plan import layout_reasons, layout_text, plan_text, values_text
 from ropeway.report.plan_json import plan_json
 from ropeway.report.plan_page import render_html
-from ropeway.spec.editing import apply_edits
+from ropeway.spec.editing import apply_edits, planned_keys
 from ropeway.spec.file import SpecFile, read_spec_file
 from ropeway.spec.model import DEFAULT_FILE, Layout, parse_spec
 from ropeway.suggest import did_you_mean
@@ -57,7 +58,7 @@ _OPTIONS = (
     click.option("--engine-version", metavar="VERSION", help="Of vLLM-Ascend: `0.11.0rc0`."),
     click.option(
         "--release-like", metavar="VERSION", callback=known_like,
-        help="The known release whose rules hold for it.",
+        help="The known release that an unknown one is like.",
     ),
     click.option("--graph", metavar="MODE", help="eager, piecewise, full; else the engine's."),
     click.option("--layout", metavar="LAYOUT", help="Consider only this one: `TP8xPP2+EP`."),
@@ -192,11 +193,18 @@ def _explain(screen: Screen, result: Plan, why: str) -> None:
         screen.result({**plan_json(result), "why": {"values": plain(values), "reasons": []}})
         return
     try:
-        layout = str(Layout.parse(why))
+        layout = Layout.parse(why)
     except Refused:
         raise _no_such_value(result, why) from None
-    screen.answer(layout_text(result, layout, screen.language))
-    reasons = layout_reasons(result, layout)
+    judged = result
+    examined = [item.layout for item in result.candidates]
+    examined += [item.layout for item in result.rejected]
+    if layout not in examined:
+        faults = problems(layout, result.request.shape, result.request.cluster)
+        rejected = (Rejected(layout, "shape", fault) for fault in faults)
+        judged = replace(result, rejected=(*result.rejected, *rejected))
+    screen.answer(layout_text(judged, str(layout), screen.language))
+    reasons = layout_reasons(judged, str(layout))
     screen.result({**plan_json(result), "why": {"values": [], "reasons": reasons}})
 
 
@@ -232,4 +240,12 @@ def _write(screen: Screen, config: Path, file: SpecFile, result: Plan) -> list[d
         screen.say(phrase("{key}: {before} → {after}", key=row["key"], before=before, after=after_))
     said = "wrote {file}" if rows else "{file} holds this choice already"
     screen.say(phrase(said, file=config))
+    reasons = {edit.path for edit in edit_list if edit.why and edit.value is not None}
+    if bare := dict.fromkeys(section for section, _ in reasons - planned_keys(new_text)):
+        screen.say(
+            phrase(
+                "without the reasons: between the braces of {sections} comments have no room",
+                sections=joined((f"`{section}`" for section in sorted(bare)), ", "),
+            )
+        )
     return rows

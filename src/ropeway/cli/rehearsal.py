@@ -50,8 +50,8 @@ def rehearsal_options(
     options = [
         click.option(
             "--rehearse", metavar="[FLEET]", is_flag=False, flag_value="", is_eager=True,
-            help="On virtual hosts: those of the spec, with FLEET `910B4` of that chip, or made up:"
-            " `2x8-910B4`.",
+            help="On virtual hosts, those of the spec. FLEET `910B4` gives them that chip;"
+            " `2x8-910B4` makes hosts up instead.",
         ),
         click.option(
             "--fault", "faults", multiple=True, metavar="NAME[:HOST[:NPU]]", callback=check,

@@ -211,7 +211,7 @@ _SPEC_FLAGS = (
         "--name", callback=checked_name, help="Name of the service, in place of the spec's."
     ),
     click.option(
-        "--model", help="Checkpoint name or model folder, in place of the spec's.",
+        "--model", help="Checkpoint name or model directory, in place of the spec's.",
         shell_complete=one_of(lambda: RECIPES),
     ),
     click.option(

@@ -90,8 +90,13 @@ def to_restart(reached: Reached, replica: int | None) -> tuple[ServiceContainer,
     afterwards, because one of them or the router is not there."""
     chosen = tuple(one for one in reached.containers if replica in (None, one.unit))
     if not chosen:
+        units = sorted({one.unit for one in reached.containers if one.unit is not None})
+        if not units:
+            what, hint = "no such container is running", "`ropeway status` shows what is"
+            raise Refused(phrase(what), hint=phrase(hint))
         raise Refused(
-            phrase("no such container is running"), hint=phrase("`ropeway status` shows what is")
+            phrase("replica {number} is not running", number=replica),
+            hint=phrase("those that are: {numbers}", numbers=joined(map(str, units), ", ")),
         )
     there = {one.name for one in reached.containers}
     gone = [name for name in _needed(newest(reached.containers).spec, replica) if name not in there]

@@ -311,7 +311,10 @@ def forecast(
     fast, slow = (_at(question, state, plain, exp(off)) for off in (-spread, spread))
     outputs = ends(plain, (fast[0], slow[0]), widths.figure("output", question))
     tpots = ends(state.tpot, (fast[1], slow[1]), widths.figure("tpot", question))
-    words = "{what}, {part} of {step} ms a step (hardware ceiling {ceiling:,.0f} tokens/s)"
+    words = (
+        "{what}, {part} of {step} ms a step, prompts included "
+        "(hardware ceiling {ceiling:,.0f} tokens/s)"
+    )
     if question.load.output_tokens == 1:
         words = "{what}, {part} of {step} ms a step (hardware ceiling {ceiling:,.0f} requests/s)"
     bottleneck = phrase(

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil
 
+from ropeway.errors import ModelError
+from ropeway.models.known import published_name, without_formats
 from ropeway.models.quantisation import precision_named
 from ropeway.phrases import Phrase, count, phrase
-from ropeway.plan.candidate import Rejected
+from ropeway.plan.candidate import PlanRequest, Rejected
 from ropeway.plan.fit import Fit, Search, fit_layout, search_of
 from ropeway.plan.layout import working
 from ropeway.spec.cluster import Cluster, RemoteHost
@@ -120,13 +122,23 @@ def _quantised(search: Search) -> Iterator[str]:
         narrower = replace(request.shape, precision=precision)
         if fit := _smallest(search_of(replace(request, shape=narrower))):
             yield phrase(
-                "with {scheme} weights {layout} would fit on this cluster, with {sequences} of "
-                "that context in each DP rank",
-                scheme=scheme,
+                "with {weights} {layout} would fit on this cluster, with {sequences} of that "
+                "context in each DP rank",
+                weights=_weights(request, scheme),
                 layout=fit[0],
                 sequences=_sequences(fit[1]),
             )
             return
+
+
+def _weights(request: PlanRequest, scheme: str) -> Phrase:
+    """Return weights of a scheme, with how to plan them where the model is a published one."""
+    try:
+        name = published_name(request.model_name).rpartition("/")[2]
+    except ModelError:
+        return phrase("{scheme} weights", scheme=scheme)
+    model = f"{without_formats(name)}-{scheme.upper()}"
+    return phrase("{scheme} weights (`--model {model}`)", scheme=scheme, model=model)
 
 
 def _more_hosts(search: Search) -> Iterator[str]:

@@ -324,6 +324,8 @@ def _best_words(plan: Plan, chosen: Candidate) -> Phrase:
     best = {"cost": "the cheapest", "latency": "the quickest"}.get(request.minimised, "the most")
     figure, number = figure_of(request, chosen), len(sound)
     words = phrase("{figure}, {best} of {n:,} that fit", figure=figure, best=best, n=number)
+    if number == 1:
+        words = phrase("{figure}, the only one that fits", figure=figure)
     if request.aim(chosen.hosts, chosen.forecast) > min(aims):
         words = phrase(
             "{figure}, within 1% of the best of {n:,} that fit, and simpler or better known",
@@ -339,9 +341,10 @@ def _best_words(plan: Plan, chosen: Candidate) -> Phrase:
     if number == 1:
         return words
     second = sound[1]
-    following = phrase(
-        "next {layout} with {figure}", layout=second.name, figure=figure_of(request, second)
-    )
+    ranked = "next {layout} with {figure}"
+    if request.aim(second.hosts, second.forecast) > min(aims[1:]):
+        ranked = "next in rank, where 1% counts as equal, {layout} with {figure}"
+    following = phrase(ranked, layout=second.name, figure=figure_of(request, second))
     return joined((words, following))
 
 

@@ -98,7 +98,7 @@ class Screen:
             if isinstance(answer, str):
                 self._plain(in_language(answer, self.language) + "\n")
             else:
-                self._out.print(Printable(answer))
+                self._out.print(Printable(answer), crop=False)  # a long word stays whole
 
     def write(self, piece: str, *, aside: bool = False) -> None:
         """Print a piece of streamed text at once, without a line end.

@@ -1,14 +1,12 @@
 """Show a diagnosis in the terminal: the cause, then its line, the fix, and the sources."""
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from ropeway.diagnosis.result import CATEGORIES, Diagnosis, LogLine, RuledOut
 from ropeway.diagnosis.result import Text as Words
 from ropeway.report.line import one_line, shrink
-from ropeway.report.table import Prose, pairs
+from ropeway.report.table import Rows, pairs, prose
 from ropeway.units import counted
 
 _LABELS = {
@@ -48,14 +46,12 @@ _MAX_RULED_OUT = 5
 def diagnosis_view(diagnosis: Diagnosis, language: str = "en") -> RenderableType:
     """Return all of a diagnosis, in one language, within 80 columns."""
     if diagnosis.verdict == "healthy":
-        lines = [Text(diagnosis.cause.in_language(language), style="green")]
-        lines += [
-            Text(one_line(note.in_language(language)), style="dim") for note in diagnosis.notes
-        ]
+        lines = [prose(diagnosis.cause.in_language(language), "green")]
+        lines += [prose(one_line(note.in_language(language)), "dim") for note in diagnosis.notes]
         return Group(*lines, *_all_ruled_out(diagnosis, language), _logs_read(diagnosis, language))
     return Group(
         _headline(diagnosis, language),
-        *(Text(f"  {one_line(detail.in_language(language))}") for detail in diagnosis.details),
+        Rows([(one_line(one.in_language(language)),) for one in diagnosis.details], indent=2),
         Text(),
         _facts(diagnosis, language),
         *_all_ruled_out(diagnosis, language),
@@ -64,31 +60,30 @@ def diagnosis_view(diagnosis: Diagnosis, language: str = "en") -> RenderableType
     )
 
 
-def _headline(diagnosis: Diagnosis, language: str) -> Text:
+def _headline(diagnosis: Diagnosis, language: str) -> Rows:
     """Return category and cause, in red when the cause is known, else in yellow."""
     category = diagnosis.category or "unknown"
     name = Words(category, CATEGORIES.get(category, "未知")).in_language(language)
     style = "bold red" if diagnosis.verdict == "known" else "bold yellow"
     colon = "：" if language == "zh" else ": "
-    headline = Prose(f"{name}{colon}{diagnosis.cause.in_language(language)}")
-    headline.stylize(style, 0, len(name) + len(colon))
-    return headline
+    cause = diagnosis.cause.in_language(language)
+    return prose(Text.assemble((f"{name}{colon}", style), cause))
 
 
-def _facts(diagnosis: Diagnosis, language: str) -> Table:
+def _facts(diagnosis: Diagnosis, language: str) -> Rows:
     rows: list[tuple[str, Text]] = []
     if diagnosis.line:
         rows.append(("line", Text(_place(diagnosis.line), style="cyan")))
         rows.append(("", Text(shrink(one_line(diagnosis.headline), _MAX_LINE_LENGTH))))
-    rows.append(("fix", Prose(diagnosis.fix.in_language(language))))
+    rows.append(("fix", Text(diagnosis.fix.in_language(language))))
     for number, source in enumerate(diagnosis.source):
         rows.append(("" if number else "source", Text(source, style="cyan")))
     if diagnosis.versions:
         rows.append(("where", Text(diagnosis.versions)))
     if diagnosis.basis != "none":
-        rows.append(("how sure", Prose(_SURE[diagnosis.basis].in_language(language), style="dim")))
+        rows.append(("how sure", Text(_SURE[diagnosis.basis].in_language(language), style="dim")))
     for note in diagnosis.notes:
-        rows.append(("note", Prose(one_line(note.in_language(language)), style="yellow")))
+        rows.append(("note", Text(one_line(note.in_language(language)), style="yellow")))
     return pairs((_label(name, language), value) for name, value in rows)
 
 
@@ -108,12 +103,8 @@ def _ruled_out_lines(ruled_out: RuledOut, language: str) -> list[RenderableType]
     times = f" ×{ruled_out.count:,}" if ruled_out.count > 1 else ""
     message = Text(shrink(one_line(ruled_out.line.text), _RULED_OUT_WIDTH))
     why = Text(f"→ {one_line(ruled_out.why.in_language(language))}", style="dim")
-    place = Text(f"{_place(ruled_out.line)}{times}", style="cyan", overflow="fold")
-    return [
-        Padding(place, (0, 0, 0, 2)),
-        Padding(message, (0, 0, 0, 4)),
-        Padding(why, (0, 0, 0, 4)),
-    ]
+    place = Text(f"{_place(ruled_out.line)}{times}", style="cyan")
+    return [Rows([(place,)], indent=2), Rows([(message,), (why,)], indent=4)]
 
 
 def _place(line: LogLine) -> str:

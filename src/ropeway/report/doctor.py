@@ -13,6 +13,7 @@ from ropeway.phrases import Phrase, joined, phrase
 from ropeway.report.chinese import COMMAND, in_language
 from ropeway.report.console import with_literals
 from ropeway.report.line import fill, one_line, printable
+from ropeway.report.table import prose
 from ropeway.units import counted
 
 _STYLES = {"fail": "bold red", "warn": "yellow"}
@@ -62,9 +63,9 @@ def doctor_text(
             "{outputs} could not be read completely; `-v` names them",
             outputs=counted(len(unread), "output"),
         )
-        parts.append(Text(label + _said(text, language), style="dim"))
+        parts.append(prose(label + _said(text, language), "dim"))
     elif unread:
-        parts += [Text(label + one_line(f"{host}: {why}"), style="dim") for host, why in unread]
+        parts += [prose(label + one_line(f"{host}: {why}"), "dim") for host, why in unread]
     return Group(*parts)
 
 

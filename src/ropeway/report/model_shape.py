@@ -20,10 +20,17 @@ from ropeway.plan.shards import StageShard
 from ropeway.report.figures import NONE
 from ropeway.report.line import one_line
 from ropeway.report.plain import plain
-from ropeway.report.table import pairs, table
+from ropeway.report.table import pairs, prose, table
 from ropeway.units import counted, format_bytes
 
-_BITS = ("attention", "dense", "routed", "shared", "head")
+# The parts of a model that may have different bits, and what they are called.
+_PARTS = {
+    "attention": "attention",
+    "dense": "dense layers",
+    "routed": "experts",
+    "shared": "shared experts",
+    "head": "output head",
+}
 _ATTENTION = {
     "full": "full attention",
     "window": "sliding window",
@@ -58,9 +65,9 @@ def model_text(model: ModelSummary, layout: ShownLayout | None = None) -> Render
     ]
     if layout:
         parts += [Text(), Text(f"one NPU of {layout.name}", style="bold"), _stages(layout.stages)]
-        parts += [Text(f"cannot run: {reason}", style="yellow") for reason in layout.problems]
+        parts += [prose(f"cannot run: {reason}", "yellow") for reason in layout.problems]
     if shape.assumed:
-        parts += [Text(), *(Text(f"note: {one_line(note)}", style="dim") for note in shape.assumed)]
+        parts += [Text(), *(prose(f"note: {one_line(note)}", "dim") for note in shape.assumed)]
     return Group(*parts)
 
 
@@ -131,12 +138,12 @@ def _sizes(model: ModelSummary) -> Iterable[tuple[str, str]]:
 
 def _precision(precision: Precision) -> str:
     groups: dict[str, list[str]] = {}
-    for name in _BITS:
-        groups.setdefault(f"{round(getattr(precision, name), 2):g}", []).append(name)
+    for name, words in _PARTS.items():
+        groups.setdefault(f"{round(getattr(precision, name), 2):g}", []).append(words)
     if len(groups) == 1:
         return f"{precision.scheme}, {''.join(groups)} bits"
-    widths = "; ".join(f"{', '.join(names)} {bits}" for bits, names in groups.items())
-    return f"{precision.scheme}; bits: {widths}"
+    widths = "; ".join(f"{bits} bits: {', '.join(names)}" for bits, names in groups.items())
+    return f"{precision.scheme}; {widths}"
 
 
 def _blocks(shape: ModelShape) -> Table:

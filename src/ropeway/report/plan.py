@@ -8,7 +8,6 @@ from math import log2
 from operator import attrgetter
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
@@ -18,9 +17,9 @@ from ropeway.plan.candidate import Candidate, Plan, Rejected, Value
 from ropeway.plan.estimate import Forecast
 from ropeway.report.chinese import in_language
 from ropeway.report.figures import NONE, digits, milliseconds, rate, seconds
-from ropeway.report.line import one_line, shrink
+from ropeway.report.line import one_line
 from ropeway.report.plan_words import honesty, no_answer, request_words, typical_error
-from ropeway.report.table import ByWidth, pairs, table
+from ropeway.report.table import ByWidth, Rows, pairs, prose, table
 from ropeway.units import counted
 
 GIB = 2**30
@@ -49,8 +48,6 @@ STEP_PARTS = {
     "send": phrase("sends between stages"),
     "requests": phrase("accepting requests"),
 }
-_SOURCE = {False: 16, True: 60}  # cells of a source on a narrow and a wide screen
-_ADDRESS = re.compile(r"https?://([^/\s]+)/\S*?([^/\s]+)/?(?=\s|$)")
 _NUMBER = re.compile(r"\d[\d,.]*")
 
 
@@ -70,15 +67,15 @@ def plan_text(plan: Plan, *, verbose: bool = False, language: str = "en") -> Ren
     """
     say = partial(in_language, language=language)
     what, conditions = request_words(plan.request)
-    parts: list[RenderableType] = [Text(say(what), style="bold")]
-    parts += [Text(say(joined(conditions, " · ")), style="dim"), Text()]
+    parts: list[RenderableType] = [prose(say(what), "bold")]
+    parts += [prose(say(joined(conditions, " · ")), "dim"), Text()]
     if plan.chosen:
         parts += _answer(plan, plan.chosen, say, verbose=verbose)
     else:
         parts += _no_answer(plan, say)
     if plan.values and verbose:
         parts += [Text(), Text(say(phrase("values")), style="bold")]
-        parts.append(ByWidth(lambda wide: _values(plan.values, say, wide=wide)))
+        parts.append(_values(plan.values, say))
     if plan.candidates:
         shown = plan.candidates if verbose else best(plan)
         parts += [Text(), *_candidates_heading(plan, shown, say)]
@@ -88,7 +85,7 @@ def plan_text(plan: Plan, *, verbose: bool = False, language: str = "en") -> Ren
     if notes := [*_notes(plan, say, verbose=verbose)]:
         parts += [Text(), Styled(pairs(notes), "dim")]
     if plan.chosen and not verbose:
-        parts += [Text(), Text(one_line(say(_more(plan))), style="dim")]
+        parts += [Text(), prose(one_line(say(_more(plan))), "dim")]
     return Group(*parts)
 
 
@@ -106,7 +103,7 @@ def values_text(values: Sequence[Value], language: str = "en") -> RenderableType
 def layout_text(plan: Plan, name: str, language: str = "en") -> RenderableType:
     """Return one layout of the plan with its reasons, for `--why`."""
     reasons = (one_line(in_language(text, language)) for text in layout_reasons(plan, name))
-    return Group(Text(name, style="bold"), *(Padding(text, (0, 0, 0, 2)) for text in reasons))
+    return Group(Text(name, style="bold"), Rows([(text,) for text in reasons], indent=2))
 
 
 def layout_reasons(plan: Plan, name: str) -> tuple[str, ...]:
@@ -219,7 +216,7 @@ def _answer(plan: Plan, chosen: Candidate, say: Say, *, verbose: bool) -> list[R
         for name, text in rows
         if text
     )
-    return [grid, Text(say(label), style="yellow")]
+    return [grid, prose(say(label), "yellow")]
 
 
 def _speeds(plan: Plan, forecast: Forecast, say: Say) -> Iterable[tuple[str, Text | str]]:
@@ -266,19 +263,21 @@ def _settings(plan: Plan) -> Phrase:
 
 def _more(plan: Plan) -> Phrase:
     """Say what else there is to see, and what to do with the choice."""
-    rejected = count(len(plan.rejected), "{n:,} rejected layout", "{n:,} rejected layouts")
-    notes = count(len(plan.notes), "{n:,} note", "{n:,} notes")
-    more = phrase(
-        "`-v`: all values with reasons, {rejected}, {notes}", rejected=rejected, notes=notes
-    )
+    parts = [phrase("all values with reasons")]
+    if plan.rejected:
+        rejected = count(len(plan.rejected), "{n:,} rejected layout", "{n:,} rejected layouts")
+        parts.append(rejected)
+    if plan.notes:
+        parts.append(count(len(plan.notes), "{n:,} note", "{n:,} notes"))
+    more = phrase("`-v`: {more}", more=joined(parts, ", "))
     if not plan.request.spec_file:
         return more
     return joined((more, phrase("`--write`: into {file}", file=one_line(plan.request.spec_file))))
 
 
 def _no_answer(plan: Plan, say: Say) -> list[RenderableType]:
-    lines = (Padding(one_line(say(line)), (0, 0, 0, 2)) for line in plan.missing)
-    return [Text(say(no_answer(plan)), style="bold red"), *lines]
+    lines = Rows([(one_line(say(line)),) for line in plan.missing], indent=2)
+    return [prose(say(no_answer(plan)), "bold red"), lines]
 
 
 def _ranged(plan: Plan, value: str, ends: Sequence[str], say: Say) -> Text:
@@ -339,23 +338,18 @@ def _notes(plan: Plan, say: Say, *, verbose: bool) -> Iterable[tuple[str, str]]:
         yield say(kind), one_line(say(note))
 
 
-def _values(values: Sequence[Value], say: Say, *, wide: bool) -> Table:
-    """Return a table of value, reason, source; on a narrow screen the source is truncated."""
-    room = _SOURCE[wide]
-    grid = table()
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_column(ratio=1, overflow="fold")
-    grid.add_column(style="dim", no_wrap=True)
+def _values(values: Sequence[Value], say: Say) -> Rows:
+    """Return a table of key, value, and reason with source."""
+    rows = []
     for value in values:
-        key = one_line(value.key).removeprefix("serve.")
-        source = _ADDRESS.sub(r"\1/…/\2", one_line(say(value.source)))
-        why = one_line(say(value.why))
-        grid.add_row(key, one_line(say(shown(value.value))), why, shrink(source, room))
-    return grid
+        key = Text(one_line(value.key).removeprefix("serve."), style="dim")
+        source = Text(one_line(say(value.source)), style="dim")
+        why = Text.assemble(one_line(say(value.why)), (" · ", "dim"), source)
+        rows.append((key, one_line(say(shown(value.value))), why if value.why else source))
+    return Rows(rows)
 
 
-def _candidates_heading(plan: Plan, items: Sequence[Candidate], say: Say) -> list[Text]:
+def _candidates_heading(plan: Plan, items: Sequence[Candidate], say: Say) -> list[RenderableType]:
     number = len(plan.candidates)
     heading = phrase(
         "layouts that run: {n:,}"
@@ -366,7 +360,7 @@ def _candidates_heading(plan: Plan, items: Sequence[Candidate], say: Say) -> lis
     )
     legend = [phrase("● Pareto-optimal: nothing else has more throughput and less latency")]
     legend += [phrase("✗ reported to fail: {fault}", fault=fault) for fault in faults_of(items)]
-    return [Text(say(heading), style="bold"), *(Text(say(line), style="dim") for line in legend)]
+    return [Text(say(heading), style="bold"), *(prose(say(line), "dim") for line in legend)]
 
 
 def _candidates(plan: Plan, items: Sequence[Candidate], say: Say, *, wide: bool) -> Table:
@@ -425,18 +419,22 @@ def _candidate(plan: Plan, item: Candidate, *, wide: bool, priced: bool) -> list
 
 def _rejected(plan: Plan, say: Say, *, verbose: bool) -> list[RenderableType]:
     heading = phrase("rejected: {layouts}", layouts=counted(len(plan.rejected), "layout"))
-    grid = table()
-    grid.add_column(style="dim")
-    grid.add_column(justify="right", style="dim")
-    grid.add_column(no_wrap=True)
-    grid.add_column(ratio=1, overflow="fold")
     groups = () if verbose else rejected_groups(plan)
-    rows = [(f"{group.count:,}", group.example) for group in groups[:_GROUPS]]
-    for number, item in rows or [("", item) for item in plan.rejected]:
-        grid.add_row(say(KINDS[item.kind]), number, str(item.layout), one_line(say(item.reason)))
+    shown = [(f"{group.count:,}", group.example) for group in groups[:_GROUPS]]
+    rows = [
+        (say(KINDS[item.kind]), number, str(item.layout), one_line(say(item.reason)))
+        for number, item in shown or [("", item) for item in plan.rejected]
+    ]
     if len(groups) > _GROUPS:
         rest = sum(group.count for group in groups[_GROUPS:])
-        grid.add_row("", f"{rest:,}", "", say(phrase("for other reasons; `-v` names each")))
+        rows.append(("", f"{rest:,}", "", say(phrase("for other reasons; `-v` names each"))))
+    digits_ = max(len(number) for _, number, _, _ in rows)
+    grid = Rows(
+        [
+            (Text(kind, style="dim"), Text(number.rjust(digits_), style="dim"), layout, reason)
+            for kind, number, layout, reason in rows
+        ]
+    )
     return [Text(say(heading), style="bold"), grid]
 
 

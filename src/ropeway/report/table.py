@@ -1,11 +1,9 @@
 """Tables for the terminal: no frame, dim titles, and long cells folded, never cut off."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.containers import Lines
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +11,8 @@ from rich.text import Text
 from ropeway.report.line import fill, printable
 
 WIDE = 120
+_WIDEST = 24  # cells of a column before prose
+_GAP = 2  # cells between columns
 
 
 def table(*titles: str, no_wrap: bool = False) -> Table:
@@ -29,28 +29,66 @@ def table(*titles: str, no_wrap: bool = False) -> Table:
     return empty
 
 
-def pairs(rows: Iterable[tuple[str, str | Text]], *, least: int | None = None) -> Table:
+def pairs(rows: Iterable[tuple[str, str | Text]], *, least: int | None = None) -> "Rows":
     """Return a table of names, dim and at least `least` cells wide, and their values."""
-    grid = table()
-    grid.add_column(style="dim", no_wrap=True, min_width=least)
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        grid.add_row(name, value)
-    return grid
+    return Rows([(Text(name, style="dim"), value) for name, value in rows], least=least or 0)
 
 
-class Prose(Text):
-    """Text whose lines also end beside Chinese characters: rich ends them at blanks only, which
-    leaves most of a line empty."""
+def prose(text: str | Text, style: str = "") -> "Rows":
+    """Return text whose lines end between words, or Chinese characters."""
+    return Rows([(Text(text, style=style) if isinstance(text, str) else text,)])
 
-    def wrap(self, console: Console, width: int, **options: Any) -> Lines:
-        begins, at = [], 0
-        for line in fill(self.plain, width, 0, 0).split("\n"):
-            begins.append(self.plain.index(line, at))
-            at = begins[-1] + len(line)
-        # What is too long for a line is left to rich.
-        parts = self.divide(begins[1:])
-        return Lines(line for part in parts for line in part.wrap(console, width, **options))
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of short cells and, behind them, prose whose lines end between words, or Chinese
+    characters.
+
+    A word that is too long for a line, such as a link, stays whole, so that it can be copied. Prose
+    behind a cell that is too long for its column begins on a line of its own.
+
+    indent  cells before each line
+    least   cells of the first column, at least
+    """
+
+    rows: Sequence[tuple[str | Text, ...]]
+    indent: int = 0
+    least: int = 0
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        rows = [[_text(cell) for cell in row] for row in self.rows]
+        columns = zip(*(row[:-1] for row in rows), strict=True)
+        widths = [min(_WIDEST, max(cell.cell_len for cell in column)) for column in columns]
+        if widths:
+            widths[0] = max(self.least, widths[0])
+        begin = self.indent + sum(width + _GAP for width in widths)
+        begin = min(begin, options.max_width // 2)
+        for *cells, prose in rows:
+            head = Text(" " * self.indent)
+            for cell, width in zip(cells, widths, strict=True):
+                head += cell + Text(" " * (max(0, width - cell.cell_len) + _GAP))
+            first, *rest = _wrapped(prose, options.max_width - begin)
+            lines = [head, first] if head.cell_len > begin else [head + first]
+            lines[1:] = [Text(" " * begin) + line for line in (*lines[1:], *rest)]
+            for line in lines:
+                line.no_wrap, line.overflow = True, "ignore"
+                yield line
+
+
+def _text(cell: str | Text) -> Text:
+    return Text(cell) if isinstance(cell, str) else cell
+
+
+def _wrapped(text: Text, width: int) -> list[Text]:
+    """Return the lines of a text: rich would end them at blanks only, and cut long words."""
+    begins, at = [], 0
+    for line in fill(text.plain, width, 0, 0).split("\n"):
+        begins.append(text.plain.index(line, at))
+        at = begins[-1] + len(line)
+    lines = [*text.divide(begins[1:])]
+    for one in lines:
+        one.rstrip()
+    return lines
 
 
 @dataclass(frozen=True)
@@ -65,10 +103,17 @@ class ByWidth:
 
 @dataclass(frozen=True)
 class Printable:
-    """What a table or group prints, without terminal control sequences that came from outside."""
+    """What a table or group prints, without terminal control sequences that came from outside, and
+    without blanks at the ends of lines."""
 
     content: RenderableType
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for segment in console.render(self.content, options):
-            yield Segment(printable(segment.text), segment.style, segment.control)
+        for line in Segment.split_lines(console.render(self.content, options)):
+            while line and not line[-1].text.strip(" "):
+                line.pop()
+            for segment in line[:-1]:
+                yield Segment(printable(segment.text), segment.style)
+            if line:
+                yield Segment(printable(line[-1].text.rstrip(" ")), line[-1].style)
+            yield Segment.line()

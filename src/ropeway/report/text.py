@@ -14,7 +14,7 @@ from ropeway.plan.candidate import Expectation
 from ropeway.report.chinese import in_language
 from ropeway.report.figures import NONE, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line
-from ropeway.report.table import ByWidth, table
+from ropeway.report.table import ByWidth, Rows, prose, table
 from ropeway.units import counted, format_bytes
 
 _NOT_COUNTED = "the server did not count its tokens: pieces of the stream were counted instead"
@@ -83,7 +83,7 @@ def compare_table(comparison: Comparison) -> RenderableType:
     """All layouts of a comparison, best share marked; what failed and the notes below it."""
     return Group(
         Text.assemble((one_line(comparison.model), "bold"), f" · {one_line(comparison.engine)}"),
-        Text(f"{one_line(comparison.hardware)} · {_load(comparison.load)}", style="dim"),
+        prose(f"{one_line(comparison.hardware)} · {_load(comparison.load)}", "dim"),
         Text(),
         ByWidth(lambda wide: _layouts(comparison, wide=wide)),
         *_below(comparison),
@@ -140,13 +140,13 @@ def faults_table(rows: Iterable[tuple[str, str, str]], language: str = "en") -> 
     return grid
 
 
-def _bench_head(summary: Summary, conditions: Conditions) -> list[Text]:
+def _bench_head(summary: Summary, conditions: Conditions) -> list[RenderableType]:
     what = [conditions.model, conditions.layout, conditions.engine]
     title = " · ".join(one_line(part) for part in what if part not in ("", NOT_STATED))
     lines = [_load(conditions.load, summary.requests), one_line(conditions.label)]
     if conditions.hardware not in ("", NOT_STATED):
         lines.insert(0, one_line(conditions.hardware))
-    return [Text(title, style="bold"), *(Text(line, style="dim") for line in lines)]
+    return [prose(title, "bold"), *(prose(line, "dim") for line in lines)]
 
 
 def _throughput(summary: Summary) -> Table:
@@ -171,18 +171,18 @@ def _milliseconds(quantiles: Quantiles | None, names: Iterable[str]) -> list[str
     return [milliseconds(getattr(quantiles, at) * 1000 if quantiles else None) for at in names]
 
 
-def _errors(summary: Summary) -> list[Text]:
-    lines: list[Text] = []
+def _errors(summary: Summary) -> list[RenderableType]:
+    lines: list[RenderableType] = []
     if summary.errors:
         failed = f"{summary.failed:,} of {summary.requests:,} requests failed"
-        lines.append(Text(failed, style="red"))
+        lines.append(prose(failed, "red"))
         ordered = sorted(summary.errors.items(), key=lambda item: (-item[1], item[0]))
-        lines += [Text(f"  {count:,} × {one_line(kind)}") for kind, count in ordered]
+        lines.append(Rows([(f"{n:,} × {one_line(kind)}",) for kind, n in ordered], indent=2))
     if summary.unfinished:
         cancelled = f"{counted(summary.unfinished, 'request')} cancelled in flight"
-        lines.append(Text(cancelled, style="yellow"))
+        lines.append(prose(cancelled, "yellow"))
     if not summary.counted:
-        lines.append(Text(_NOT_COUNTED, style="yellow"))
+        lines.append(prose(_NOT_COUNTED, "yellow"))
     return [Text(), *lines] if lines else []
 
 
@@ -245,19 +245,19 @@ def _answer(matches: bool | None) -> Text:
     return Text("same", style="green") if matches else Text("DIFFERS", style="bold red")
 
 
-def _below(comparison: Comparison) -> list[Text]:
-    lines: list[Text] = []
+def _below(comparison: Comparison) -> list[RenderableType]:
+    lines: list[RenderableType] = []
     for result in comparison.results:
         if result.error:
             verdict = (f"{result.status}: ", "red" if result.status == "failed" else "yellow")
             name, why = one_line(result.layout), one_line(result.error)
-            lines.append(Text.assemble(f"{name} ", verdict, why))
+            lines.append(prose(Text.assemble(f"{name} ", verdict, why)))
     reference = comparison.reference
     if reference:
         alone = reference.layout == comparison.baseline
         kind = "the single-process layout" if alone else "the fastest here; no single process ran"
-        lines.append(Text(f"share: of {one_line(reference.layout)}, {kind}", style="dim"))
-    lines += [Text(one_line(note), style="dim") for note in comparison.notes]
+        lines.append(prose(f"share: of {one_line(reference.layout)}, {kind}", "dim"))
+    lines += [prose(one_line(note), "dim") for note in comparison.notes]
     return [Text(), *lines] if lines else []
 
 

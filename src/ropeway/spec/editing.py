@@ -69,6 +69,8 @@ def _set(text: str, edit: Edit) -> str:
         blank = "" if text.endswith("\n\n") else "\n"
         return f"{text}{blank}{section}:\n{_comment(edit.why, 2)}  {entry}\n"
     key, mapping = pair
+    if edit.why and not root.flow_style and (block := _as_block(text, key, mapping)):
+        return _set(block, edit)
     if not isinstance(mapping, yaml.MappingNode):  # a section left blank
         return _below(text, key, key.start_mark.column + 2, entry, edit.why)
     if pair := _entry(mapping, name):
@@ -93,6 +95,32 @@ def _replace(text: str, key: yaml.Node, value: yaml.Node, new: str, why: str) ->
     alone = not text[start : key.start_mark.index].strip()
     comment = _comment(why, key.start_mark.column if alone else -1)
     return _OURS.sub("", text[:start]) + comment + text[start:]
+
+
+def _as_block(text: str, key: yaml.Node, mapping: yaml.Node) -> str:
+    """Return the text with a section in braces as a block, where comments have room.
+
+    "" for one that is none, or whose entries cannot be cut out: an alias, a comment within.
+    """
+    if not isinstance(mapping, yaml.MappingNode) or not mapping.flow_style:
+        return ""
+    begin, end = mapping.start_mark.index, mapping.end_mark.index
+    lines, at = [], begin + 1
+    for name, value in mapping.value:
+        before = text[at : name.start_mark.index]
+        colon = text[name.end_mark.index : value.start_mark.index]
+        given = text[value.start_mark.index : value.end_mark.index]
+        backwards = value.start_mark.index < name.end_mark.index  # an alias
+        if backwards or before.strip(" \n,") or colon.strip(" \n:") or "\n" in given:
+            return ""
+        written = text[name.start_mark.index : name.end_mark.index]
+        lines.append(f"\n{' ' * (key.start_mark.column + 2)}{written}: {given}".rstrip())
+        at = value.end_mark.index
+    if text[begin] != "{" or text[at : end - 1].strip(" \n,"):
+        return ""
+    rest = text.index("\n", end)  # a comment behind the braces stays behind the key
+    head = f"{text[:begin].rstrip()}{text[end:rest]}"
+    return f"{head}{''.join(lines)}{text[rest:]}"
 
 
 def _within(text: str, parent: yaml.MappingNode, entry: str) -> str:

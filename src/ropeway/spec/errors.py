@@ -45,27 +45,32 @@ def spec_problems(
 ) -> list[Problem]:
     """Return every complaint with its line, dotted path, and a hint where a cure is likely.
 
-    A misspelt key stands first: that another one is missing only follows from it. Hints name keys
-    of `root`, and those that `flags` has for the flags of an engine.
+    In the order of the lines, but what is missing stands last where a key is misspelt, for it may
+    only follow from that. Hints name keys of `root`, and those that `flags` has for the flags of an
+    engine.
     """
-    problems: list[Problem] = []
+    problems: list[tuple[bool, Problem]] = []
     details = error.errors(include_url=False)
-    for detail in sorted(details, key=lambda detail: detail["type"] != "extra_forbidden"):
+    misspelt = [detail for detail in details if detail["type"] == "extra_forbidden"]
+    for detail in (*misspelt, *(detail for detail in details if detail not in misspelt)):
         path = _path(detail)
         if detail["type"] == "extra_forbidden":
             hint = _key_hint(path, schema_keys(root), flags)
-            problems.append(_problem(path, Fault((), "is not a key of the spec", hint), document))
+            found = [_problem(path, Fault((), "is not a key of the spec", hint), document)]
         elif detail["type"] == "literal_error":
             fault = _choice_fault(detail)
             if path == ("model", "name") and _has_real_hosts(document):
                 fault = _directory_fault(detail["input"])
-            problems.append(_problem(path, fault, document))
+            found = [_problem(path, fault, document)]
         elif detail["type"] == "value_error":
             hint = next(iter(detail["ctx"]["error"].args[1:]), None)
-            problems.append(Problem(document.line_of(path), _of_value(detail), hint))
+            found = [Problem(document.line_of(path), _of_value(detail), hint)]
         else:
-            problems += [_problem(at, fault, document) for at, fault in _faults(detail)]
-    return problems
+            found = [_problem(at, fault, document) for at, fault in _faults(detail)]
+        follows = bool(misspelt) and detail["type"] == "missing"
+        problems += [(follows, problem) for problem in found]
+    problems.sort(key=lambda item: (item[0], item[1].line))
+    return [problem for _, problem in problems]
 
 
 def first_unseen(text: str) -> str:

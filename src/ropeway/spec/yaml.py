@@ -96,7 +96,7 @@ def load_yaml(text: str, where: str) -> Document:
     reader = _Reader()
     data = reader.value(root, ())
     if reader.problems:
-        raise as_error(where, reader.problems)
+        raise as_error(where, sorted(reader.problems, key=lambda problem: problem.line))
     return Document(cast(dict[str, object], data), reader.lines)
 
 
@@ -115,7 +115,7 @@ def dump_yaml(data: object, *, one_line: bool = False) -> str:
 
 def as_error(where: str, problems: Sequence[Problem]) -> SpecError:
     """Return a file's problems as one error: the first in `what`, the others as evidence."""
-    first, *rest = sorted(problems, key=lambda problem: problem.line)
+    first, *rest = problems
     place = f"{where}:{first.line}" if first.line else where
     evidence: list[str] = [
         phrase(
