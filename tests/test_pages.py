@@ -12,6 +12,7 @@ RUN_PAGES = ROOT / "scripts" / "run-pages"
 PAGES = (
     "README.md", "README.zh.md", "docs/tutorial.md", "docs/tutorial.zh.md",
     "docs/pictures/terminal.svg", "docs/pictures/terminal.zh.svg",
+    "docs/pictures/plan.txt", "docs/pictures/plan.zh.txt",
 )  # fmt: skip
 
 
@@ -34,6 +35,18 @@ def test_what_is_no_longer_printed_is_seen(tmp_path: Path) -> None:
     assert "-ropeway, version 0.0.0" in done.stdout
     assert run_pages(str(page)).returncode == 0
     assert run_pages("--check", str(page)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("shown", "code"),
+    [("b\na", 0), ("a\nb\n", 0), ("a\nc", 1)],
+)
+def test_a_block_that_varies_is_kept_while_only_the_order_differs(
+    shown: str, code: int, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"<!-- varies: the order -->\n```console\n$ printf 'a\\nb'\n{shown}\n```\n")
+    assert run_pages("--check", str(page)).returncode == code
 
 
 def test_a_line_of_a_readme_that_fails_is_seen(tmp_path: Path) -> None:
