@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import re
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from fake_endpoint import Behaviour, running
 
+from children import INTERRUPTIBLE
 from json_documents import read_document
 from ports import free_port
 from ropeway.bench.run import Progress
@@ -19,6 +23,7 @@ from ropeway.cli.chat import chat
 from ropeway.cli.main import exit_code
 from ropeway.endpoint.failures import ModelUnknown
 from ropeway.errors import EndpointError, Refused
+from waiting import SECONDS, wait_for
 
 SMALL = ("--clients", "4", "--requests", "8", "--output-tokens", "8")
 
@@ -221,6 +226,28 @@ def test_the_time_limit_is_no_failure_unless_nothing_was_completed(
     assert f"4 clients · {sent[1]} of 99 requests\n" in result.stdout
     assert re.search(r"^[1-4] requests? cancelled in flight", result.stdout, re.MULTILINE)
     assert read(tmp_path / "r", "summary")["ended"] == "time limit"
+
+
+@pytest.mark.real_time
+def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(tmp_path: Path) -> None:
+    folder, pipe = tmp_path / "r", subprocess.PIPE
+    timings = folder / "timings.jsonl"
+    argv = (*INTERRUPTIBLE, sys.executable, "-m", "ropeway", "bench", *SMALL)
+    with running(FAST) as fake:
+        more = ("--url", fake.url, "--requests", "99999", "--out", str(folder))
+        with subprocess.Popen((*argv, *more), stdout=pipe, stderr=pipe, text=True) as process:
+            try:
+                wait_for(lambda: timings.exists() and timings.read_text().count("\n") > 4)
+                process.send_signal(signal.SIGINT)
+                out, err = process.communicate(timeout=SECONDS)
+            finally:
+                process.kill()
+    assert (process.returncode, "error" in err) == (130, False), err
+    assert out.startswith("ended     early: interrupted\n")
+    summary = read(folder, "summary")
+    assert summary["ended"] == "interrupted"
+    assert 4 < summary["completed"] <= len(timings.read_text().splitlines())
+    assert summary["errors"] == {}
 
 
 def test_lengths_beyond_the_context_are_refused_before_anything_is_sent(tmp_path: Path) -> None:

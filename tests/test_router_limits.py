@@ -9,8 +9,8 @@ import logging
 import re
 import resource
 import sys
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ropeway.router.balance import MAX_BLOCKS
 from ropeway.router.config import Limits
 from ropeway.router.connections import Connections
 from ropeway.router.request import READ_BYTES, READ_PIECES, parse_request
-from router_backends import CHAT, MODEL, QUICK, TEXT, Bench, Engine, bench, scene, served
+from router_backends import CHAT, MODEL, QUICK, TEXT, Bench, Engine, bench, fault, scene, served
 from router_raw import OK, Raw, said_to, sized
 
 BODY = json.dumps({"model": MODEL, "prompt": "Count: ", "stream": True}).encode()
@@ -126,6 +126,7 @@ async def test_pipelined_requests_are_all_answered(b: Bench) -> None:
     assert (await said_to(b.url, many)).count(b"HTTP/1.1 200 OK\r\n") == 2001
 
 
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
 MALFORMED = [
     b"\x16\x03\x01\x00\xa5\x01\x00", b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nBad Header\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 10**6 + b"\r\n\r\n", b"GET /" + b"x" * 10**6,
@@ -134,6 +135,9 @@ MALFORMED = [
     b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
     b"POST /v1/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     b"GET /v1/\x1b[2J HTTP/1.1\r\nHost: x\r\nX: \x00\r\n\r\n",
+    # What other programs may read in another way: `/health` would be answered with 200.
+    HEALTH + b"Content-Length: +4\r\n\r\nx: y", HEALTH.replace(b"\r\n", b"\n") + b"\n",
+    HEALTH + b"X: y\nX: z\r\n\r\n",
 ]  # fmt: skip
 
 
@@ -293,6 +297,52 @@ def test_silent_connections_and_many_streams_fit_where_the_soft_limit_is_1024(
 
     with _many_files():
         asyncio.run(play())
+
+
+def test_nothing_is_kept_of_requests_that_are_over() -> None:
+    async def play() -> None:
+        async with bench(Engine(tpot_s=0.01), fault("cut", 3), fault("500"), limits=SLOW) as b:
+
+            async def client(number: int, each: int) -> None:
+                for turn in range(each):
+                    # Some want a whole answer; some leave before their stream begins, or within it.
+                    asking = b.ask(prompt=f"{number} and {turn}: ", stream=turn % 4 > 0)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(asking, 0.05 if turn % 4 == 3 else None)
+
+            async def kept(clients: int, each: int) -> tuple[int, int]:
+                await asyncio.gather(*(client(number, each) for number in range(clients)))
+                await asyncio.sleep(2 * SLOW.idle_s)  # connections that nobody uses are closed
+                return held(b.router), len(asyncio.all_tasks())
+
+            await b.alive(3)
+            things, tasks = await kept(50, 4)
+            more_things, more_tasks = await kept(50, 20)
+            assert b.router.totals.retried > 0
+            assert len(b.engines[0].bodies) > 500
+            # But for probes that are on their way.
+            assert (more_things < things + 20, more_tasks < tasks + 5) == (True, True)
+            assert len(b.router.upstreams) <= 3
+            assert len(b.router.connections) == 0
+
+    virtual_time.run(play())
+
+
+def held(thing: object, seen: set[int] | None = None) -> int:
+    """How many things an object of the router holds, in containers and in objects of its own."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen:
+        return 0
+    seen.add(id(thing))
+    inside: list[object] = []
+    if isinstance(thing, Mapping):
+        inside = [*thing, *thing.values()]
+    elif isinstance(thing, list | tuple | set | frozenset | deque):
+        inside = [*thing]
+    elif type(thing).__module__.startswith("ropeway.router"):
+        names = (*getattr(thing, "__dict__", ()), *getattr(thing, "__slots__", ()))
+        inside = [getattr(thing, name, None) for name in names]
+    return len(inside) + sum(held(each, seen) for each in inside)
 
 
 async def _state(b: Bench) -> dict[str, Any]:
