@@ -466,7 +466,8 @@ def test_a_program_that_is_not_there_ends_diagnose_with_1(tmp_path) -> None:  # 
      "Error", "错误", "━", "cap_", "Current: =", "--cap-drop=", "'", "curl: (", "Assertion `",
      "fail", "error", "failed_", "fail: ", "no error", "without ", "if a fail",
      "AError: a ", "a: failed ", "错误0", "if a ", "1AError: ", "如", "default ", "W: ",
-     "no npu ", "worker 1 ", "0 个", "未发现", "没有", "不足0", "退出码", "XFS (a): ", "nvme nvme0: "],
+     "no npu ", "worker 1 ", "0 个", "未发现", "没有", "不足0", "退出码", "XFS (a): ",
+     "nvme nvme0: "],
 )  # fmt: skip
 def test_words_without_end_are_read_in_linear_time(piece: str) -> None:
     assert_linear(lambda text: diagnose({"a": text}), piece, cut=LONGEST_JUDGED)
