@@ -11,13 +11,16 @@ _LINES = 30
 _NEGLIGIBLE_SECONDS = 0.05
 
 
-def assert_linear(work: Callable[[str], object], piece: str, *, cut: int = 0) -> None:
+def assert_linear(
+    work: Callable[[str], object], piece: str, *, cut: int = 0, small: int = _SMALL
+) -> None:
     """Do the work on repetitions of `piece`: on one line of 250 kB, then of 1 MB.
 
-    cut  where the work cuts a longer line, so that a single one shows little of what each costs:
+    small  the length of the first line; for work that takes long
+    cut    where the work cuts a longer line, so that a single one shows little of what each costs:
          the work is also done on lines a quarter as long, and just as long
     """
-    _compare(work, *(piece * (size // len(piece)) for size in (_SMALL, _SMALL * _TIMES)))
+    _compare(work, *(piece * (size // len(piece)) for size in (small, small * _TIMES)))
     if cut:
         lines = (f"{piece * (size // len(piece))}\n" * _LINES for size in (cut // _TIMES, cut))
         _compare(work, *lines)

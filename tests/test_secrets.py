@@ -92,6 +92,16 @@ WRITTEN = [
     f"git clone https://oauth2:{S}@h/x", f"pip install --index-url https://u:{S}@h/simple x",
     f"echo '{S} {S}' | docker login --password-stdin", f"echo 'root:{S}' | chpasswd",
     "sshpass -p '$SECRET99' ssh h", f"obsutil config -i=a\\;b -k={S}", f"api_key=\\{S}",
+    # In one word, of services, on two lines of a shell, in sentences.
+    f"SSHPASS={S}", f"userpass: {S}", f"SECRETID={S}", f"accesskeyid={S}", f"TOTP_SEED={S}",
+    f"token_value={S}", f"api_key_value: {S}", f"SENTRY_DSN=https://{S}@o1.ingest.sentry.io/2",
+    f"DATA_SOURCE_NAME=exporter:{S}@(db:3306)/", f"DSN=me:{S}@tcp(db:3306)/x", f"DSN=me:{S}@/x",
+    f"SG.abcdefghijklmnopqrstuv.{S * 3}x", *(f"{begin}abcdefgh{S}ijkl" for begin in (
+        "sk_live_", "rk_live_", "gsk_", "r8_", "xai-", "pplx-", "tvly-", "wandb_v1_", "dop_v1_",
+    )), "AGE-SECRET-KEY-1ABCDEFGHSECRET99ABCDEFGH", f"x\\ngsk_abcdefgh{S}", f"x%3Dhf_abcdefgh{S}",
+    f"HF_TOKEN=abc\\\n{S}", f'HF_TOKEN="abc\\\n  {S}"', f"--api-key abc\\\n{S} --port 1",
+    f"the password is {S}", f"password is '{S}'", "api_key is 0123456789abcdef0SECRET99",
+    f"HF_TOKEN is {S}", f"访问密钥 {S}", f"密码 `{S}`",
 ]  # fmt: skip
 HARMLESS = [
     "--max-num-batched-tokens 8192 --tokenizer /data/x", "TOKENIZERS_PARALLELISM=false",
@@ -119,6 +129,13 @@ HARMLESS = [
     "an environment variable with the API key that clients send", "a key: `OWN_KEY` of x",
     "invalid credentials: access denied", "auth: failed for user", "hccl_token: timeout",
     'MountVolume.SetUp failed for volume "creds" : secret "creds" not found',
+    "bypass=1", "compass: north", "prepass: abc", "NUM_SUBPASS=abc", "past_key_value: abc",
+    "SEED=abcdef", "random_seed: abc", "key_value: abc", "xai-grok-2-vision-latest", "gsk_scatter",
+    "r8_quantized_weights_of_experts_2", "Unexpected token: x at 5",
+    "MSG.abcdefghijklmnopqrst.abcdefghijklmnopqrstuvwxyzabcdef", "compile pass: fuse",
+    "token: hello", '{"token": " hello", "id": 5}',
+    "the password is required here", "the token is base64-encoded", "the token is Qwen3-32B",
+    "password is provided/by/X1", "密钥 文件", "访问密钥 AccessKey", "sum: f@(x)",
 ]  # fmt: skip
 
 
@@ -249,27 +266,23 @@ def test_numbers_are_secrets_unless_they_are_tokens() -> None:
         assert "123456" not in redact(text)
 
 
-def test_a_hostile_text_takes_no_longer_than_its_length() -> None:
-    """Each of these took seconds or hours where a part was read again for every place."""
-    for text in (
-        "-----BEGIN PRIVATE KEY-----\n", "eyJ", "key=", "://a", '"', "\\", "a-", "token ",
-        "pad_token=<", "api_key=<", "api_key={", "token: [", "auth:\n", "- auth:\n", "a_key:\n ",
-        "PWD=/a&", "api_key=,", "password='\"'\"'", "--api-key\n", "cookie=a=\"", "<password>",
-        "%22token%22%3A", "%25", "\\u0022", "密码:", "| api_key | ", "sshpass -", "a:b@", ":@",
-        "login u password ", "name: API_KEY, value:", '"token","', "token=$(", "a.", " ",
-    ):  # fmt: skip
-        redact(text * (100_000 // len(text)))
+# Each of these took seconds or hours where a part was read again for every place.
+HOSTILE = [
+    "-----BEGIN PRIVATE KEY-----\n", "eyJ", "key=", "://a", '"', "\\", "a-", "token ",
+    "pad_token=<", "api_key=<", "api_key={", "token: [", "auth:\n", "- auth:\n", "a_key:\n ",
+    "PWD=/a&", "api_key=,", "password='\"'\"'", "--api-key\n", "cookie=a=\"", "<password>",
+    "%22token%22%3A", "%25", "\\u0022", "密码:", "| api_key | ", "sshpass -", "a:b@", ":@",
+    "login u password ", "name: API_KEY, value:", '"token","', "token=$(", "a.", " ",
+    "value='", 'value:"', "- value: |\n ", "API_KEY a=b ", "API_KEY #", "obsutil -i ",
+    "curl -u", 'docker login "', "mc alias set ", "echo a|", "api_key: please ", "api_key=a\\ ",
+    "SG.", "SG.abcdefghijklmnopq", "api_key=\\\n", "a=\"\\\n", "password is A1", "密码 a1",
+    "tvly-", "token: a ", "compass",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "piece",
-    [
-        "value='", 'value:"', "- value: |\n ", "API_KEY a=b ", "API_KEY #", "obsutil -i ",
-        "curl -u", 'docker login "', "mc alias set ", "echo a|", "api_key: please ", "api_key=a\\ ",
-    ],
-)  # fmt: skip
-def test_pairs_commands_and_sentences_are_read_in_linear_time(piece: str) -> None:
-    assert_linear(redact, piece)
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_a_hostile_text_is_read_in_linear_time(piece: str) -> None:
+    assert_linear(redact, piece, small=25_000)
 
 
 # What texts about secrets are made of.
@@ -295,6 +308,7 @@ def test_a_known_value_is_hidden_however_it_is_written(value: str, before: str, 
     ):  # fmt: skip
         assert text.strip("\"'") not in redact(f"{before}{text}{after}", [value]) or text in "*"
     for begin in (b"", b"u", b"u:"):
+        assert data.hex() not in redact(f"{before}{begin.hex()}{data.hex()}{after}", [value])
         for end in (b"", b"x", b"xy"):
             text = base64.b64encode(begin + data + end).decode()
             assert text[4:-4] not in redact(text, [value]) or len(text) < 12
@@ -337,6 +351,10 @@ def test_known_are_variables_that_are_named_as_keys_or_called_so() -> None:
         "{engine_args: {db-password: 123456}}",
         "{engine_args: {hf-token: abcdef}}", "{engine_args: {hf_token: abcdef}}",
         "{engine_args: {kv-config: {redis: {password: abcdef}}}}",
+        "{env: {SSHPASS: Zq8RkT3vLmXw71}}", "{engine_args: {x: {token: letmein}}}",
+        "{engine_args: {x: {headers: [{name: X-Api-Key, value: abcdef}]}}}",
+        "{engine_args: {x: {headers: [{Value: abcdef, Key: db_password}]}}}",
+        r'{engine_args: {x: "[{\"name\": \"HF_TOKEN\", \"value\": [\"abcdef\"]}]"}}',
         "{engine_args: {x: [--db-password, y]}}",
         "{engine_args: {x: 'redis://:pw@host:6379'}}",
     ],
@@ -363,6 +381,8 @@ def test_a_secret_in_a_spec_is_refused_with_the_way_to_give_it(serve: str) -> No
         ("{engine_args: {db-password: abcdef}}", "its name says", "`secret_env: [NAME]`"),
         ("{engine_args: {x: {y: hf_0123456789abcdefgh}}}",
          "the value of `y` in it looks like one", "`secret_env: [NAME]`"),
+        ("{engine_args: {x: {env: [{name: HF_TOKEN, value: abcdef}]}}}",
+         "the name of `HF_TOKEN` in it", "`secret_env: [HF_TOKEN]`"),
         ("{env: {OTHER: hf_0123456789abcdefgh}}",
          "its value looks like one", "`secret_env: [OTHER]`"),
         ("{env: {MY_TOKEN: x}}", "its name says", "`secret_env: [MY_TOKEN]`"),
@@ -415,6 +435,8 @@ def test_the_way_to_give_a_secret_is_not_hidden_with_it(language, serve, hint, t
         r'{engine_args: {hf-overrides: "{\"image_token\": 151655, \"bos_token\": \"<begin>\"}"}}',
         r'{engine_args: {hf-overrides: "{\"classifier_from_token\": [\"no\", \"yes\"]}"}}',
         "{env: {HF_HOME: /data/hf_home_of_the_team, CHECKPOINT: /data/hf_checkpoints_qwen3}}",
+        "{engine_args: {x: [{name: X-Trace, value: abcdef}, {name: token}, {value: abcdef}]}}",
+        "{engine_args: {x: {name: HF_TOKEN, value: $HF_TOKEN}}, env: {BYPASS: abcdef}}",
         "{engine_args: {download-dir: /data/hf_download_cache_dir}}",
         "{engine_args: {chat-template: /data/npm_packages_and_models_1/t.jinja}}",
         "{engine_args: {lora-modules: a=/data/sk-finetuned-qwen3-32b-v2/pypi-mirror-2024-11-02}}",

@@ -1,8 +1,8 @@
 """Text without the secrets in it, for reports and bundles that people hand on.
 
-Secrets that we know are found by their value, as it is and as it is written in URLs, JSON, shells
-and base64; others by what they are called or look like. What is called nothing telling and looks
-like nothing in particular stays, unless its value is known.
+Secrets that we know are found by their value, as it is and as it is written in URLs, JSON, shells,
+base64 and hex; others by what they are called or look like. What is called nothing telling and
+looks like nothing in particular stays, unless its value is known.
 """
 
 import base64
@@ -52,6 +52,7 @@ def _forms(value: str) -> Iterator[str]:
     if len(value) < _SHORTEST_SECRET:
         return
     data = value.encode(errors="surrogateescape")
+    yield data.hex()
     for before in range(3):  # where it begins within the three bytes that four characters hold
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             whole = encode(b"\0" * before + data).decode()

@@ -188,12 +188,17 @@ def _secret_in(name: str, value: object, shortest: int = 1) -> tuple[str, bool] 
     neither are words of less than six characters, as in `classifier_from_token: [no, yes]`.
     """
     if isinstance(value, Mapping):
-        inner = (_secret_in(str(key), item, _SHORTEST) for key, item in value.items())
+        entry = {str(key).lower(): item for key, item in value.items()}
+        # `{name: X-Api-Key, value: …}` is an entry in two keys.
+        names = (entry[key] for key in ("name", "key") if isinstance(entry.get(key), str))
+        pairs = [*((name, entry.get("value")) for name in names), *value.items()]
+        inner = (_secret_in(str(key), item, _SHORTEST) for key, item in pairs)
         return next(filter(None, inner), None)
     if isinstance(value, list | tuple):
         named = ((name, item) for item in value)
-        flags = pairwise(map(str, value))  # ["--hf-token", "hf_…"]
-        found = (_secret_in(key, item, shortest) for key, item in (*named, *flags))
+        flags = pairwise(value)  # ["--hf-token", "hf_…"]
+        texts = (pair for pair in (*named, *flags) if isinstance(pair[0], str))
+        found = (_secret_in(key, item, shortest) for key, item in texts)
         return next(filter(None, found), None)
     if isinstance(value, int) and not isinstance(value, bool):
         value, shortest = str(value), _SHORTEST

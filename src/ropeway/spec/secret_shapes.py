@@ -9,7 +9,8 @@ HIDDEN = "***"
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 # A name that ends so is a secret's: DB_PASS, OPENAI_KEY, apikey, ROOTPW, OBS_SK, X-Amz-Signature.
 _LAST = re.compile(
-    r".*(?:token|passw(?:or)?d|passphrase|secret|credentials?|(?:api|access|secret|private|auth)key)"
+    r".*(?:token|passw(?:or)?d|passphrase|credentials?"
+    r"|(?:secret|(?:api|access|secret|private|auth)key)(?:id)?)"
     r"|(?!old).{2,}pwd|.{2,}pw|authtok|authorization|auth|bearer|cookie|creds|jwt|key|pass|pat|pw|pwd"
     r"|ak|sas|sk|salt|sig|signature"
 )
@@ -24,6 +25,8 @@ _ANYWHERE = {
     "credential",
     "credentials",
 }
+# Words that are a secret's only behind another one.
+_PAIRS = {("aws", "session"), *((each, "seed") for each in ("mfa", "otp", "totp", "wallet"))}
 # Whose keys and tokens are secrets also where there are several.
 _OF_SEVERAL = {"access", "api", "auth", "encryption", "private", "secret"}
 # What makes the word behind it another thing: tokens of a text, keys of a table, passes of
@@ -33,18 +36,22 @@ _ORDINARY = {
         "audio", "boi", "bos", "call", "cls", "draft", "end", "eoi", "eos", "eot", "expert",
         "first", "from", "generated", "image", "input", "last", "mask", "next", "output", "pad",
         "prompt",
-        "sep", "single", "special", "speculative", "start", "stop", "think", "unk", "video",
-        "vision",
+        "sep", "single", "special", "speculative", "start", "stop", "think", "unexpected", "unk",
+        "video", "vision",
     },
     "key": {
         "cache", "dict", "foreign", "group", "index", "layer", "lookup", "metric", "partition",
-        "primary", "public", "routing", "sort", "weight",
+        "past", "primary", "public", "routing", "sort", "weight",
     },
     "pass": {
-        "backward", "custom", "first", "forward", "fusion", "grad", "multi", "one", "post", "pre",
-        "second", "single",
+        "backward", "compile", "compiler", "custom", "first", "forward", "fusion", "grad", "multi",
+        "one", "optimization", "post", "pre", "second", "single",
     },
     "signature": {"call", "function", "kernel", "method", "op", "type"},
+}  # fmt: skip
+_WORDS_IN_PASS = {
+    "bandpass", "bypass", "compass", "encompass", "highpass", "lowpass", "overpass", "subpass",
+    "surpass", "trespass", "underpass",
 }  # fmt: skip
 _COUNTED = {"max", "min", "num", "per"}
 # But not what says where a secret is, or tells something about it.
@@ -101,8 +108,9 @@ SAID_BEHIND_COLON = re.compile(
 
 # What is a secret wherever it stands, by the beginnings that services give to theirs: Hugging
 # Face, OpenAI, GitHub, GitLab, Slack, AWS, Alibaba, Tencent, ModelScope, Google, npm, PyPI, Docker
-# Hub, NVIDIA; JSON web tokens; private keys, to their end or that of the text; what is behind the
-# address of a webhook; the user in a URL; a password between user and host; what stands behind
+# Hub, NVIDIA, Stripe, Groq, Replicate, xAI, Perplexity, Tavily, Weights & Biases, DigitalOcean,
+# SendGrid, age; JSON web tokens; private keys, to their end or that of the text; what is behind
+# the address of a webhook; the user in a URL; a password between user and host; what stands behind
 # `Bearer`.
 # Each begins with fixed letters, which `re` finds fast in much text.
 _WORD = "[A-Za-z0-9_-]"
@@ -117,7 +125,14 @@ _SHAPES = tuple(
             rf"(?P<secret>{begin}{_WORD}{{16,}}+)"
             for begin in ("github_pat_", "glpat-", "pypi-Ag", "dckr_pat_", "nvapi-")
         ),
+        *(rf"(?P<secret>{begin}{_WORD}{{20,}}+)" for begin in ("tvly-", "wandb_v1_")),
+        *(
+            rf"(?P<secret>{begin}[A-Za-z0-9]{{20,}}+)"
+            for begin in ("sk_live_", "rk_live_", "gsk_", "r8_", "xai-", "pplx-", "dop_v1_")
+        ),
         rf"(?P<secret>xox[a-z]-{_WORD}{{8,}}+)",
+        r"(?P<secret>AGE-SECRET-KEY-1[0-9A-Z]{20,}+)",
+        rf"(?P<secret>SG\.{_WORD}{{16,64}}+\.{_WORD}{{32,}}+)",
         *(rf"(?P<secret>{begin}[A-Z0-9]{{16}})" for begin in ("AKIA", "ASIA")),
         *(rf"(?P<secret>{begin}[A-Za-z0-9]{{12,40}}+)" for begin in ("LTAI", "AKID")),
         r"(?P<secret>ms-[0-9a-f]{8}-[0-9a-f-]{27})",
@@ -134,9 +149,17 @@ _SHAPES = tuple(
         r"://(?P<secret>[^/\s@\"'<>]{1,400}+(?:@[^/\s@\"'<>]{1,400}+(?=@))*+)@",
         # Not `image:tag@sha256:…`, `mailto:me@host`, nor a number.
         r"(?<=[\w-]):(?<!mailto:)(?<!sip:)(?!\d{1,5}@)(?P<secret>[^\s:/@\"'<>,;]{1,400}+)"
-        r"@(?!sha\d)(?=[A-Za-z0-9\[])",
+        r"@(?!sha\d)(?=[A-Za-z0-9\[(]|/\w)",
         r"Bearer (?P<secret>[^\s\"',]{6,}+)",
     )
+)
+# Within a word, as in `task-…`, not behind a newline in JSON or an equals sign in a URL.
+_IN_WORD = re.compile(r"[^\W_]\Z(?<!\\[nrt])(?<!\\u00[0-9a-fA-F]{2})(?<!%[0-9A-F]{2})")
+# A word that looks like a password: letters of both cases and digits, or many digits of hex.
+_RUN = r"[^\s\"'`,;:./\\_-]"
+LOOKS_SECRET = re.compile(
+    rf"[\"'`]?(?:(?={_RUN}{{0,60}}?[A-Z])(?={_RUN}{{0,60}}?[a-z])(?={_RUN}{{0,60}}?\d){_RUN}{{8}}"
+    r"|[0-9a-f]{16})"
 )
 
 
@@ -145,13 +168,19 @@ def without_secret_shapes(text: str) -> str:
 
     def hide(match: re.Match[str]) -> str:
         begin, end = match.span("secret")
-        if begin == match.start() > 0 and match.string[begin - 1].isalnum():
-            return match[0]  # within a word: `task-…`
+        if begin == match.start() and _IN_WORD.search(match.string[max(0, begin - 7) : begin]):
+            return match[0]
         return match.string[match.start() : begin] + HIDDEN + match.string[end : match.end()]
 
     for shape in _SHAPES:
         text = shape.sub(hide, text)
     return text
+
+
+def of_key(word: str, name: str) -> bool:
+    """Return whether the word before a name says whose or what it is: `api key`, `first token`."""
+    word, name = word.lower(), name.lower()
+    return (name in ("key", "keys") and word in _OF_SEVERAL) or word in _ORDINARY.get(name, ())
 
 
 def is_secret_name(name: str) -> bool:
@@ -172,10 +201,12 @@ def harmless_values(name: str) -> re.Pattern[str] | None:
     The pattern reads a bounded part of a text.
     """
     parts = [part.lower() for part in _PART.findall(name)]
-    while parts and (parts[-1].isdigit() or (parts[-1] == "id" and len(parts) > 1)):
-        parts.pop()  # AWS_ACCESS_KEY_ID, TOKEN_2
+    while parts and (parts[-1].isdigit() or (len(parts) > 1 and parts[-1] in ("id", "value"))):
+        parts.pop()  # AWS_ACCESS_KEY_ID, TOKEN_2, token_value
     if not parts or parts[-1] in _ABOUT:
         return None
+    if re.fullmatch(".{2,}pass", parts[-1]) and parts[-1] not in _WORDS_IN_PASS:
+        parts[-1:] = parts[-1].removesuffix("pass"), "pass"  # SSHPASS, prepass
     last, before = parts[-1], parts[-2] if len(parts) > 1 else ""
     if last == "key" and not before and not name.isupper():
         return None  # `key: serve.context`, `"Key": "Name", "Value": …`
@@ -186,6 +217,6 @@ def harmless_values(name: str) -> re.Pattern[str] | None:
     if not before and last in _HARMLESS_ALONE:
         return _HARMLESS_ALONE[last]
     several = last in ("keys", "tokens") and before in _OF_SEVERAL
-    if several or _LAST.fullmatch(last) or (before, last) == ("aws", "session"):
+    if several or _LAST.fullmatch(last) or (before, last) in _PAIRS:
         return _HARMLESS_TOKEN if last.endswith("token") else _HARMLESS
     return None if _ANYWHERE.isdisjoint(parts) else _HARMLESS

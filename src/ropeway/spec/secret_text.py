@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from ropeway.spec.secret_shapes import (
     HIDDEN,
+    LOOKS_SECRET,
     SAID_BEHIND_COLON,
     SAID_OF_SECRET,
     harmless_values,
     is_secret,
+    of_key,
     without_secret_shapes,
 )
 
@@ -49,14 +51,13 @@ _NAME = re.compile(
     rf"|(?P<chinese>(?P<token>{_or_escaped('令牌')})"
     rf"|{_or_escaped('密码', '口令', '密钥', '秘钥', '私钥', '凭证', '凭据')})"
 )
-# `api key`, of which `_NAME` finds the second word.
-_OF_KEY = re.compile(r"(?i)\b(access|api|auth|encryption|private|secret)[ \t]$")
+_WORD_BEFORE = re.compile(r"\b([A-Za-z]{1,20})[ \t]$")
 # What joins a name to its value: `=`, `"name": `, `->`, `| name | `, `, "value": `.
 _SIGN = re.compile(
     rf"(?P<quote>{_QUOTE})?(?P<mark>[`*\]]{{0,3}}){_BLANK}{{0,40}}+"
     rf"(?:(?P<sign>:=|[-=]>|==?|:(?!:)|{_or_escaped('→', '：', '＝')}|(?P<comma>,)|(?P<tag>>)"
     rf"|(?P<bar>\||{_or_escaped('│', '┃')})|(?P<encoded>{_PERCENT}3[ADad])"
-    rf"|(?P<verb>{_or_escaped('为', '是')})){_BLANK}{{0,40}}+)?"
+    rf"|(?P<verb>{_or_escaped('为', '是')}|is(?=[ \t]))){_BLANK}{{0,40}}+)?"
 )
 # An environment's entry in two keys, in either order and with others between them:
 # `"name": "API_KEY", "value": "…"`. What stands between a name and `value`, or a value and a name.
@@ -92,16 +93,18 @@ _LINE = re.compile(
     rf"(?P<rest>(?:(?!{_ESCAPE}n)[^\n])*+){_NEWLINE}?"
 )
 
+_CONTINUED = r"\\\r?\n(?=\S)"  # a shell joins the lines
 _DELIMITERS = r"\s,;&\"'}\])|"
 # A word ends at a delimiter, unless more than delimiters and the next pair stand behind it.
 _WORD = re.compile(
-    rf"(?:{_ESCAPE}[ \t,;&}}\])|]|[^{_DELIMITERS}\0]|[\"'}}\])|](?=[^{_DELIMITERS}:=>])"
+    rf"(?:{_ESCAPE}[ \t,;&}}\])|]|{_CONTINUED}|[^{_DELIMITERS}\0]"
+    rf"|[\"'}}\])|](?=[^{_DELIMITERS}:=>])"
     rf"|[,;&](?![A-Za-z0-9_.-]{{1,60}}+\s?[=:])(?=[^{_DELIMITERS}]))++"
 )
 _ENCODED = re.compile(rf"(?:(?!{_PERCENT}(?:2[267C]|3B|7D))[^\s\"'<>&])++", re.IGNORECASE)
 # Within quotes of a shell or YAML, `'"'"'`, `'\''` and `''` are a quote.
 _QUOTED = re.compile(
-    r"\"(?P<double>(?:\\.|[^\"\\\n])*+)\"?+"
+    r"\"(?P<double>(?:\\(?:.|\r?\n)|[^\"\\\n])*+)\"?+"
     rf"|'(?P<single>(?:'(?:{_ESCAPE})?\"'(?:{_ESCAPE})?\"'|'{_ESCAPE}''|''|\\.|[^'\\\n])*+)'?+"
 )
 # What a shell joins to a text in quotes: `'a'b"c d"`.
@@ -119,7 +122,7 @@ _LINE_REST = re.compile(
     rf"|\\(?!\\{{0,14}}n{_PREFIX}[ \t]{{0,80}}(?i:key|name){_BLANK}?:))*+"
 )
 # What follows a flag up to the next one: `--api-key one two --port 8000`, `--api-key=one,two`.
-_MORE_WORD = rf"(?:[^\s\"'\]}}\0]|[\"'](?=[^{_DELIMITERS}:=>]))++"
+_MORE_WORD = rf"(?:{_CONTINUED}|[^\s\"'\]}}\0]|[\"'](?=[^{_DELIMITERS}:=>]))++"
 _MORE = re.compile(rf"{_MORE_WORD}(?:[^\S\n]+(?!-){_MORE_WORD})*+")
 _INNER = re.compile(
     rf"(?P<open>[{{\[(])|(?P<close>[}}\])])|(?P<spelled>{_QUOTE})"
@@ -132,6 +135,9 @@ _ENDS = re.compile(
     rf"|{_PERCENT}(?:2[267C]|3B|7D)",
     re.IGNORECASE,
 )
+
+# `"token": " hello", "logprob": …` is one of a text.
+_TOKEN_OF_TEXT = re.compile(r" ?[A-Za-z]{1,8}(?=[ \t]{0,9}(?:[\n\"',;)\]}\\]|\Z))")
 
 # Programs whose secrets stand behind flags of one letter, or behind none; the other flags have
 # names. What begins the command, what stands before a secret, and how many of them there are at
@@ -255,8 +261,8 @@ def _whole_name(match: re.Match[str]) -> str:
     """Return the name; with the word before it where that says whose key it is."""
     if match["chinese"]:
         return "token" if match["token"] else "password"
-    before = match.string[max(0, match.start() - 12) : match.start()]
-    if match["name"].lower() in ("key", "keys") and (whose := _OF_KEY.search(before)):
+    before = match.string[max(0, match.start() - 22) : match.start()]
+    if (whose := _WORD_BEFORE.search(before)) and of_key(whose[1], match["name"]):
         return f"{whose[1]}_{match['name']}"
     return match["name"]
 
@@ -301,8 +307,11 @@ class _Named:
         if sign["mark"] or (sign["quote"] and not self.is_flag):
             return None
         apart = sign.end() > self.match.end() or _LINE_END.match(self.text, sign.end())
-        # `first token is` is prose.
-        return sign.end() if apart and re.search("[_-]", self.match[0]) else None
+        if self.match["chinese"]:
+            clear = LOOKS_SECRET.match(self.text, sign.end())
+        else:
+            clear = re.search("[_-]", self.match[0])  # `first token is` is prose
+        return sign.end() if apart and clear else None
 
     def _is_joined(self) -> bool:
         """Return whether the sign joins name and value where it stands."""
@@ -314,7 +323,8 @@ class _Named:
             return before.endswith(("<", ":"))
         if sign["comma"]:
             return bool(sign["quote"]) or self.is_flag
-        return not sign["verb"] or bool(self.match["chinese"])
+        clear = self.match["chinese"] or LOOKS_SECRET.match(self.text, sign.end())
+        return not sign["verb"] or bool(clear)
 
     def _at(self, at: int) -> Iterator[Span]:
         """Yield the value that begins here, unless it is harmless."""
@@ -324,7 +334,10 @@ class _Named:
         if self.match["chinese"] and "\u4e00" <= text[at : at + 1] <= "\u9fff":
             return  # `密钥：运行前请先设置` is prose
         opened = _OPEN.match(text, at)
-        rest = self.harmless.match(text, opened.end() if opened else at)
+        begin = opened.end() if opened else at
+        if self.name == "token" and self.sign["sign"] == ":" and _TOKEN_OF_TEXT.match(text, begin):
+            return
+        rest = self.harmless.match(text, begin)
         if rest and (
             text.startswith(opened[0], rest.end()) if opened else _ENDS.match(text, rest.end())
         ):
