@@ -265,6 +265,14 @@ def test_every_entry_is_a_shape_with_its_source(name):
         ("QuantTrio/GLM-4.7-GPTQ-Int4-Int8Mix", "zai-org/GLM-4.7", "gptq"),
         ("Qwen3-32B-int4-AutoRound", "Qwen/Qwen3-32B", "gptq"),
         ("unsloth/Qwen3-32B-GGUF", "Qwen/Qwen3-32B", "gguf"),
+        ("nvidia/DeepSeek-R1-0528-FP4", "deepseek-ai/DeepSeek-R1-0528", "nvfp4"),
+        ("unsloth/Qwen3-8B-unsloth-bnb-4bit", "Qwen/Qwen3-8B", "bitsandbytes"),
+        ("Qwen3-8B-bnb-8bit", "Qwen/Qwen3-8B", "bitsandbytes"),
+        ("Qwen3-8B-Q4_K_M.gguf", "Qwen/Qwen3-8B", "gguf"),
+        ("Qwen3-8B.Q8_0.gguf", "Qwen/Qwen3-8B", "gguf"),
+        ("Qwen3-8B-UD-IQ4_XS", "Qwen/Qwen3-8B", "gguf"),
+        ("Qwen3-8B-BF16.gguf", "Qwen/Qwen3-8B", "gguf"),
+        ("Qwen3-32B-Q4_K_M-00001-of-00002.gguf", "Qwen/Qwen3-32B", "gguf"),
         ("DeepSeek-V3-BF16", "deepseek-ai/DeepSeek-V3", "bf16"),
         ("gpt-oss-120b-bf16", "openai/gpt-oss-120b", "bf16"),
     ],
@@ -326,8 +334,16 @@ def test_names_that_people_ask_for_are_known(name, language, published, context)
     assert (" 0 tokens" in shape.positions_doubt) is False
 
 
-def test_a_hint_does_not_repeat_the_format_that_is_not_loaded():
-    assert without_formats("Qwen3-32B-AWQ") == "Qwen3-32B"
+@pytest.mark.parametrize("name", ["Qwen3-32B-speculator.eagle3", "EAGLE3-Qwen3-32B", "x-medusa"])
+def test_of_a_model_that_drafts_it_is_said_where_it_belongs(name):
+    with pytest.raises(ModelError) as error:
+        known(name)
+    assert "speculative-config: {method: eagle3, model:" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("ending", ["AWQ", "FP4", "Q4_K_M.gguf", "unsloth-bnb-4bit"])
+def test_a_hint_does_not_repeat_the_format_that_is_not_loaded(ending):
+    assert without_formats(f"Qwen3-32B-{ending}") == "Qwen3-32B"
     assert without_formats("/data/Qwen3-32B-AWQ-W8A8") == "/data/Qwen3-32B"
     assert without_formats("Qwen3_32B_W8A8") == "Qwen3_32B"
     assert without_formats("DeepSeek-V3.1-w8a8-mtp-QuaRot") == "DeepSeek-V3.1"

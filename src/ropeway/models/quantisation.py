@@ -59,7 +59,9 @@ _NAMED: dict[str, tuple[float, float, float, float]] = {
     "nvfp4": (_NVFP4, _NVFP4, _NVFP4, _NVFP4),
     "awq": (_GROUPED_4, _GROUPED_4, _GROUPED_4, _GROUPED_4),
     "gptq": (_GROUPED_4, _GROUPED_4, _GROUPED_4, _GROUPED_4),
-    "gguf": (_GROUPED_4, _GROUPED_4, _GROUPED_4, _GROUPED_4),  # as Q4_K; nothing loads it on NPUs
+    # As Q4_K, and as NF4; nothing loads either on NPUs.
+    "gguf": (_GROUPED_4, _GROUPED_4, _GROUPED_4, _GROUPED_4),
+    "bitsandbytes": (_GROUPED_4, _GROUPED_4, _GROUPED_4, _GROUPED_4),
 }
 _SAME = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 # Bits of the KV cache in a scheme's name, as in `w8a8c8`.

@@ -32,6 +32,11 @@ _GIVE = phrase(
     " `plan --model FILE`, `up --model-config FILE`, or `config: FILE` below `model`"
 )
 
+_DRAFTS = phrase(
+    "plan the model that it drafts for, and name this one there:"
+    " `speculative-config: {{method: eagle3, model: /data/…}}`"
+)
+
 # What publishers add to a name without changing a dimension. Quantisations are apart.
 _ENDINGS = re.compile(
     r"-(instruct|chat|it|base|hf|thinking|preview|mtp|dynamic|static|pt|g?128g|\d{4}|\d+k|v0\.\d+|bf16|fp16)$"
@@ -40,19 +45,23 @@ _ENDINGS = re.compile(
 _SAME_CONTEXT = re.compile(r"-(hf|mtp|dynamic|static|g?128g)(?=-|$)")
 _FORMAT = (
     r"(?:(?:gptq|awq|auto-?round)-)?int[48]|w\d+a\d+(?:c\d|sc?|mix)?|awq|gptq|fp8|mxfp[48]|nvfp4"
-    r"|bf16|fp16|gguf|auto-?round|quantized"
+    r"|fp4|(?:unsloth-)?bnb-[48]bit|b?f16|fp16|gguf|(?:ud-)?i?q\d(?:[-_]\w+)*|auto-?round|quantized"
 )
 # How a checkpoint was quantised, by whom and for what stands behind its format, in free words:
-# `-w8a8-QuaRot`, `-W8A8-floatmtp`, `-w8a8sc-310-vllm-tp4`, `-w8a8-mtp-QuaRot`, `-quantized.w4a16`.
-_QUANTISED = re.compile(rf"-({_FORMAT})(?=[-.]|$)([-.].*)?$")
+# `-w8a8-QuaRot`, `-W8A8-floatmtp`, `-w8a8sc-310-vllm-tp4`, `-w8a8-mtp-QuaRot`, `-quantized.w4a16`,
+# `-Q4_K_M.gguf`.
+_QUANTISED = re.compile(rf"[-.]({_FORMAT})(?=[-.]|$)([-.].*)?$")
 # The same in a name as people write it.
-_WRITTEN = re.compile(_QUANTISED.pattern.replace("-(", "[-_ ](", 1), re.IGNORECASE)
-# Words for what is not the whole model any more.
-_PART = re.compile(r"prun|pruing|puring|eagle|specul|draft|dspark|dflash|lora|adapter|reap")
+_WRITTEN = re.compile(_QUANTISED.pattern.replace("[-.](", "[-_. ](", 1), re.IGNORECASE)
+# Words for what is not the whole model any more, and for what drafts for one.
+_DRAFT = r"eagle|specul|draft|dspark|dflash|medusa"
+_PART = re.compile(rf"prun|pruing|puring|(?P<draft>{_DRAFT})|lora|adapter|reap")
+_OF_GGUF = re.compile(r"gguf|(?:ud-)?i?q\d")
 # Quantisations in names, by the names under which bits are looked up.
 _SCHEME = {
     "int4": "w4a16", "gptq-int4": "gptq", "awq-int4": "awq", "gptq-int8": "gptq",
-    "autoround": "gptq", "auto-round": "gptq",
+    "autoround": "gptq", "auto-round": "gptq", "fp4": "nvfp4", "f16": "fp16",
+    "bnb-4bit": "bitsandbytes", "bnb-8bit": "bitsandbytes", "unsloth-bnb-4bit": "bitsandbytes",
 }  # fmt: skip
 
 
@@ -187,6 +196,8 @@ def _scheme_of(ending: str) -> str:
         _SCHEME.get(match, match)
         for match in re.findall(rf"(?<=[-.])({_FORMAT})(?=[-.]|$)", ending)
     ]
+    if any(map(_OF_GGUF.match, found)):
+        return "gguf"
     schemes = [one for one in found if is_scheme(one)]
     # `-w8a8-mxfp8` are MXFP8's numbers; `w8a8` alone are whole ones.
     scheme = next((one for one in schemes if not re.match(r"w\d+a\d+", one)), (*schemes, "")[0])
@@ -249,7 +260,7 @@ def _unknown(name: str) -> ModelError:
                 name=name,
                 word=part[0],
             ),
-            hint=_GIVE,
+            hint=joined((_DRAFTS, _GIVE), "\n") if part["draft"] else _GIVE,
         )
     meant = did_you_mean(without_formats(name), published_files(), most=3)
     return ModelError(
