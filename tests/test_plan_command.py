@@ -393,7 +393,7 @@ def test_a_link_stays_a_link(capsys, spec):
         (["-c", "no-such.yaml"], "no such file", "ropeway init"),
         ([*QWEN, "--write"], "there is none here", "ropeway init"),
         ([*QWEN, "--why", "layuot"], "`layuot`", "did you mean `layout`?"),
-        ([*QWEN, "--engine-version", "9.9"], "`9.9`", ""),
+        ([*QWEN, "--engine-version", "9.9"], '`"9.9"`', ""),
     ],
 )
 def test_bad_input_is_refused_with_numbers_and_a_hint(capsys, args, what, hint):
@@ -418,7 +418,7 @@ def test_bad_input_is_refused_with_numbers_and_a_hint(capsys, args, what, hint):
         ([*QWEN, "--clients", "4", "--rate", "4"], "不能同时使用"),
         ([*QWEN, "--write"], "此处没有配置文件"),
         ([*QWEN, "--why", "layuot"], "没有名为 `layuot` 的项"),
-        ([*QWEN, "--engine-version", "9.9"], "`9.9` 不是已知的 vLLM-Ascend 版本"),
+        ([*QWEN, "--engine-version", "9.9"], '`"9.9"` 不是形如 0.11.0rc0 的版本号'),
     ],
 )
 def test_errors_are_in_chinese_too(capsys, args, words):

@@ -57,6 +57,14 @@ def test_what_is_not_a_layout_is_refused(text: str, word: str) -> None:
     assert word in caught.value.what
 
 
+@pytest.mark.parametrize("tag", ["0.18.0-openeuler", "0.18.0-a3", "v0.18.0-310p-openeuler"])
+def test_the_tag_of_an_image_is_told_apart_from_a_release(tag: str) -> None:
+    with pytest.raises(Refused, match="is the tag of an image, not a release") as caught:
+        parse_spec(SMALL + f"serve: {{version: {tag}}}", "f")
+    hint = str(caught.value.hint)
+    assert "write `0.18.0`" in hint and "`runtime.image`" in hint
+
+
 def test_a_layout_may_be_written_key_by_key() -> None:
     text = SMALL + "serve: {layout: {tensor: 2, x-why: fits, expert: true}, layouts: [tp2, pp2]}"
     spec = parse_spec(text, "f")

@@ -298,8 +298,15 @@ def _not_known(version: str, where: str | None, hint: str) -> Refused:
     rows = sorted(RELEASES, key=lambda row: order(row.version))
     place = sum(order(row.version) < order(version) for row in rows)
     near = joined((row.version for row in rows[max(0, place - 2) : place + 2]), ", ")
+    what = phrase("vLLM-Ascend {version} is not known", version=version)
+    if not place:
+        what = phrase(
+            "vLLM-Ascend {version} is older than the oldest release that Ropeway starts, {first}",
+            version=version,
+            first=rows[0].version,
+        )
     return Refused(
-        phrase("vLLM-Ascend {version} is not known", version=version),
+        what,
         where=where,
         evidence=(phrase("known releases near it: {releases}", releases=near),),
         hint=hint,

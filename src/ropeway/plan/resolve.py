@@ -3,7 +3,6 @@
 Every value remembers where it came from: a flag, or a line of the spec.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from ropeway.spec.cluster import Cluster, RemoteHost
 from ropeway.spec.engine_flags import config_overrides
 from ropeway.spec.file import SpecFile
 from ropeway.spec.model import Layout, Model, Serve, Spec, Workload
-from ropeway.spec.types import RELEASE_FORM, RELEASE_HINT
+from ropeway.spec.types import release_fault
 
 # The key of the spec that a flag takes the place of.
 _KEYS = {
@@ -98,9 +97,8 @@ def resolve(
     """
     left_out: tuple[str, ...] = ()
     if file and is_left_out(file.spec, flags):
-        left_out = (
-            phrase("`{file}` is for this machine; nothing of it is in this plan", file=file.name),
-        )
+        said = phrase("`{file}` is for this machine; nothing of it is in this plan", file=file.name)
+        left_out = (said,)
         file = None
     spec = file.spec if file else None
     if file and not as_written:
@@ -301,13 +299,9 @@ def _hosts(flags: Flags, base: Cluster | None, chip: Chip | None) -> tuple[Remot
 
 
 def _engine(serve: Serve, image: str | None, flags: Flags) -> EngineTraits:
-    if flags.engine_version and re.fullmatch(RELEASE_FORM, flags.engine_version) is None:
-        raise Refused(
-            phrase(
-                "`{version}` is not a known release of vLLM-Ascend", version=flags.engine_version
-            ),
-            hint=RELEASE_HINT,
-        )
+    if flags.engine_version and (fault := release_fault(flags.engine_version)):
+        what, hint = fault
+        raise Refused(what, where="--engine-version", hint=hint)
     image = None if flags.engine_version else image
     like = flags.release_like or serve.release_like
     release = taken_release(image, flags.engine_version or serve.version, like)

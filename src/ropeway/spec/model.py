@@ -34,8 +34,6 @@ from ropeway.spec.engine_flags import asks_to_pool, layout_sizes
 from ropeway.spec.errors import Fault, broken, secret_faults, spec_problems, unseen_faults
 from ropeway.spec.layout import layout_numbers
 from ropeway.spec.types import (
-    RELEASE_FORM,
-    RELEASE_HINT,
     Address,
     Count,
     Port,
@@ -43,6 +41,7 @@ from ropeway.spec.types import (
     SpecModel,
     api_url,
     check_faults,
+    check_release,
     is_loopback,
     matching,
     none_or_tuple,
@@ -216,7 +215,7 @@ _OpenMapping = BeforeValidator(lambda value: without_own_keys(none_to_empty(valu
 _Release = Annotated[
     str,
     BeforeValidator(lambda text: text.removeprefix("v") if isinstance(text, str) else text),
-    matching(RELEASE_FORM, "a release, written like 0.11.0rc0", RELEASE_HINT),
+    AfterValidator(check_release),
 ]
 
 

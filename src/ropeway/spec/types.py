@@ -31,6 +31,30 @@ RELEASE_HINT = phrase(
 )
 
 
+def release_fault(text: str) -> tuple[str, str] | None:
+    """Return why this names no release of vLLM-Ascend, and what to do; None where it does."""
+    if re.fullmatch(RELEASE_FORM, text):
+        return None
+    if tag := re.fullmatch(rf"({RELEASE_FORM})[-_][\w.-]{{1,100}}", text):
+        return (
+            phrase("{value} is the tag of an image, not a release", value=shown(text)),
+            phrase(
+                "write `{version}`; the rest belongs into `runtime.image`, the image's whole name",
+                version=tag[1],
+            ),
+        )
+    return phrase("{value} is not a release, written like 0.11.0rc0", value=shown(text)), (
+        RELEASE_HINT
+    )
+
+
+def check_release(text: str) -> str:
+    """Accept what names a release of vLLM-Ascend."""
+    if fault := release_fault(text):
+        raise ValueError(*fault)
+    return text
+
+
 def without_own_keys(value: object) -> object:
     """Return a mapping without its `x-` keys, which are the user's."""
     if not isinstance(value, Mapping):
