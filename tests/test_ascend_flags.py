@@ -167,9 +167,22 @@ def test_a_value_that_the_parser_does_not_take(version, engine_args, word, hint)
         ({"reasoning-parser": ["qwen3"]}, "takes one value, not a list"),
         ({"runner": ["pooling"]}, "takes one value, not a list"),
         ({"block-size": 0}, "must be a whole number above 0, not `0`"),
-        ({"max-num-batched-tokens": "8kb"}, 'above 0, not `"8kb"`'),
+        *(
+            ({"max-num-batched-tokens": value}, f'above 0, not `"{value}"`')
+            for value in ("8kb", "1.5K", "0k")
+        ),
+        *(
+            ({name: value}, f"`{name}` must be a whole number above 0, not")
+            for name in ("api-server-count", "num-gpu-blocks-override")
+            for value in (0, -1)
+        ),
+        ({"max-cpu-loras": "x"}, "must be a whole number, not"),
+        ({"cpu-offload-gb": -1}, "must be a number from 0 on, not `-1`"),
         *(({"seed": value}, "must be a whole number, not") for value in ("x", 1.5, 10**60, {})),
-        *(({"cpu-offload-gb": value}, "must be a number, not") for value in ("x", "inf", {})),
+        *(
+            ({"kv-cache-metrics-sample": value}, "must be a number, not")
+            for value in ("x", "inf", {})
+        ),
     ],
 )
 def test_a_value_of_another_kind_than_the_parser_takes(engine_args, what):
@@ -179,6 +192,7 @@ def test_a_value_of_another_kind_than_the_parser_takes(engine_args, what):
 def test_values_that_the_parser_or_a_plug_in_takes():
     for given in (
         {"max-num-batched-tokens": "8k", "seed": "-1", "max-logprobs": -1, "cpu-offload-gb": "0.5"},
+        {"num-gpu-blocks-override": "None", "max-cpu-loras": 4, "api-server-count": 2},
         {"enforce-eager": None, "enable-prefix-caching": False, "lora-modules": {"name": "a"}},
         {"runner": "pooling", "max-lora-rank": 64, "scheduling-policy": "fcfs"},
         {"quantization": "ascend", "kv-cache-dtype": "int8", "tool-call-parser": "mine"},

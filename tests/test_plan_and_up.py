@@ -98,7 +98,15 @@ def started(spec: Spec):
           for factor in ("4.0", -4, inf)),
         *(({"engine_args": {name: value}}, "910B4", f"`{name}` is not a mapping", f"write `{name}")
           for name, value in (("speculative-config", 3), ("hf-overrides", 5),
-                              ("kv-transfer-config", "1"), ("compilation-config", 3))),
+                              ("kv-transfer-config", "1"), ("compilation-config", 3),
+                              ("limit-mm-per-prompt", "abc"), ("media-io-kwargs", 1))),
+        ({"engine_args": {"additional-config": {"ascend_compilation_config": 5}}}, "910B4",
+         "has no mapping in `ascend_compilation_config`", "additional-config"),
+        *(({"engine_args": {"kv-transfer-config": config}}, "910B4", "`kv_role` must be one of",
+           "`kv_producer`") for config in ({"kv_role": 7}, {"kv_connector": "MooncakeConnectorV1"},
+                                           {"kv_role": "producer", "kv_connector": None})),
+        *(({"env": {"HCCL_BUFFSIZE": size}}, chip, "more than an NPU has the memory for", "'200'")
+          for size, chip in (("99999999", "910B4"), ("32768", "910B3"), ("131072", "950DT"))),
         ({"engine_args": {"hf-overrides": True}}, "910B4", "`hf-overrides` needs", "give a value"),
         ({"engine_args": {"quantization": ["gptq"]}}, "910B4", "one value, not a list", "give one"),
         ({"engine_args": {"quantization": ""}}, "910B4", "`quantization` needs a", "remove it"),
@@ -185,6 +193,10 @@ def test_hosts_that_show_plain_weights_say_that_no_quantisation_of_modelslim_is_
         *(({"engine_args": {"compilation-config": level}, "version": "0.9.1"}, "910B4")
           for level in (3, "3")),
         ({"engine_args": {"hf-overrides": {"method": "x"}}}, "910B4"),
+        *(({"engine_args": {"limit-mm-per-prompt": value}}, "910B4")
+          for value in ({"image": 2}, '{"image": 2}', "image=2")),
+        ({"engine_args": {"additional-config": {"eplb_config": None}}}, "910B4"),
+        ({"engine_args": {"kv-transfer-config": {"kv_connector": None}}}, "910B4"),
         ({"env": {"HCCL_BUFFSIZE": "1024", "HCCL_CONNECT_TIMEOUT": "600"}}, "910B4"),
         ({"dtype": "float16"}, "310P3"),
         ({"version": "v0.23.0", "release_like": "v0.23.0"}, "910B4"),
@@ -271,6 +283,8 @@ def test_the_way_out_of_weights_that_are_not_loaded_is_a_name_that_is_planned():
         ("Qwen3-8B", "910B4", {"engine_args": {"speculative-config": {"method": "mtp"}}},
          "its config.json names none"),
         ("Qwen3-8B", "910B4", {"engine_args": {"kv-cache-dtype": "fp8"}}, "#8102"),
+        *(("Qwen3-8B", "910B4", {"engine_args": {"kv-cache-dtype": one}}, "takes auto, bfloat16")
+          for one in (0, "abc")),
         ("Qwen3-8B", "910B4", {"engine_args": {"speculative-config": {
             "method": "eagle3", "model": "/data/eagle"}}}, "/data/eagle, are not counted"),
         ("Qwen3-8B", "310P3", {"version": "0.13.0"}, "eager mode alone"),
@@ -306,3 +320,20 @@ def test_a_cache_of_fixed_size_that_leaves_little_is_tight():
     spec = spec_of(layout="TP1", kv_cache="12.6GiB", max_sequences=16)
     found = room(spec, known("Qwen3-8B"), chip_named("910B4"), "0.23.0")
     assert found.fits and found.tight
+
+
+@pytest.mark.parametrize(("written", "tokens"), [("8k", 8000), ("8K", 8192), ("1.5k", 1500),
+                                                 ("4096", 4096)])  # fmt: skip
+def test_tokens_of_a_step_are_read_as_vllm_reads_them(written, tokens):
+    spec = spec_of(engine_args={"max-num-batched-tokens": written})
+    assert planned(spec).request.max_batched_tokens == tokens
+
+
+def test_of_context_sizes_that_never_fit_the_layout_of_the_spec_is_named():
+    plan = planned(
+        spec_of("Qwen3-32B", layout="TP4", engine_args={"decode-context-parallel-size": 3})
+    )
+    assert plan.chosen is None
+    reasons = [item.reason for item in plan.rejected if str(item.layout) == "TP4×DCP3"]
+    assert reasons == ["decode context parallel 3 does not divide tensor parallel 4"]
+    assert "TP4×DCP3" in on_screen(plan_text(plan), 120)

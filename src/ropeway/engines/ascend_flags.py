@@ -6,7 +6,6 @@ choices of `--quantization` and no flag (vllm_ascend/platform.py, pre_register_a
 """
 
 import json
-import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -18,7 +17,7 @@ from ropeway.engines.ascend_releases import Release, changes, in_runs, later_tha
 from ropeway.engines.vllm import drafts_with_mtp
 from ropeway.errors import Refused
 from ropeway.phrases import joined, phrase
-from ropeway.spec.engine_flags import flag_name, positive, whole
+from ropeway.spec.engine_flags import flag_name, tokens_of, whole
 from ropeway.spec.errors import shown
 from ropeway.suggest import did_you_mean
 
@@ -47,13 +46,16 @@ _LONG = {
 # Whose choices a plug-in adds to: `ascend`, a parser or a cache of its own.
 _ADDED_TO = ("quantization", "kv-cache-dtype")
 # Counts of which the parser takes any, and the engine none below 1 (vllm/config of 0.32.0).
+# Below 1 there is no server (run_headless of entrypoints/cli/serve.py), no block (v1/core).
 _ABOVE_ZERO = (
-    "block-size", "dp-sync-interval", "elastic-ep-max-dp-size", "max-loras",
-    "max-num-batched-tokens", "offload-num-in-group", "prefill-schedule-interval",
-    "replayssm-buffer-len", "stream-interval",
+    "api-server-count", "block-size", "dp-sync-interval", "elastic-ep-max-dp-size", "max-loras",
+    "max-num-batched-tokens", "num-gpu-blocks-override", "offload-num-in-group",
+    "prefill-schedule-interval", "replayssm-buffer-len", "stream-interval",
 )  # fmt: skip
-# `8k`, `1.5M`: human_readable_int of vllm/utils.
-_WITH_SUFFIX = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?[kmgtKMGT]")
+# Numbers of which the parser takes any, and the engine none below 0 (vllm/config, since 0.9.0).
+_FROM_ZERO = ("cpu-offload-gb",)
+# `int | None`, of which the recorded parsers do not say what they take beside `None` (vllm/config).
+_WHOLE_OR_NONE = ("max-cpu-loras", "max-parallel-loading-workers", "num-gpu-blocks-override")
 # Outside of the parser's group (vllm/entrypoints/cli/serve.py).
 _MORE_OF_SERVER = ("api-server-count", "asc", "grpc")
 
@@ -200,6 +202,8 @@ def _kind_fault(name: str, value: object, release: Release) -> tuple[str, str, s
     plain, versions = _plain(name), _data()["versions"]
     kinds: dict[str, str] = _data()["takes"].get(f"--{plain}", {})
     kind = next((one for one, runs in kinds.items() if in_runs(release.vllm, runs, versions)), "")
+    if plain in _WHOLE_OR_NONE and value != "None":
+        kind = "int"
     if kind in ("?", "*"):
         return None
     if kind == "0":
@@ -218,7 +222,7 @@ def _kind_fault(name: str, value: object, release: Release) -> tuple[str, str, s
     elif kind and not _is_number(value, kind, plain):
         taken = phrase("a whole number above 0" if plain in _ABOVE_ZERO else "a whole number")
         if kind == "float":
-            taken = phrase("a number")
+            taken = phrase("a number from 0 on" if plain in _FROM_ZERO else "a number")
         what = phrase("must be {kind}, not {value}", kind=taken, value=shown(value))
         hint = phrase("remove it, or give a value")
     else:
@@ -229,19 +233,18 @@ def _kind_fault(name: str, value: object, release: Release) -> tuple[str, str, s
 def _is_number(value: object, kind: str, plain: str) -> bool:
     if kind == "float":
         try:
-            return isfinite(float(str(value)))
+            number = float(str(value))
         except ValueError:
             return False
-    if kind == "human_readable_int" and _WITH_SUFFIX.fullmatch(str(value)):
-        return True
-    return (positive if plain in _ABOVE_ZERO else whole)(value) is not None
+        return isfinite(number) and (number >= 0 or plain not in _FROM_ZERO)
+    read = tokens_of(value) if kind == "human_readable_int" else whole(value)
+    return read is not None and (read > 0 or plain not in _ABOVE_ZERO)
 
 
 def _choice_fault(name: str, value: object, release: Release) -> tuple[str, str, str] | None:
     """Return what is wrong with a value of a flag that takes some values only."""
-    plain, versions = _plain(name), _data()["versions"]
-    runs: dict[str, list[str]] = _data()["choices"].get(f"--{plain}", {})
-    known = next((runs[run] for run in runs if in_runs(release.vllm, run, versions)), [])
+    plain = _plain(name)
+    known = choices(plain, release)
     if not known or plain in _ADDED_TO or plain.endswith(("-parser", "-backend")):
         return None
     values = map(str, value if isinstance(value, list | tuple) else [value])
@@ -251,6 +254,13 @@ def _choice_fault(name: str, value: object, release: Release) -> tuple[str, str,
     what = phrase("cannot be {value}", value=f"`{wrong}`")
     evidence = phrase("vLLM {vllm} takes {values}", vllm=release.vllm, values=joined(known, ", "))
     return what, evidence, did_you_mean(wrong, known) or "take one of these"
+
+
+def choices(plain: str, release: Release) -> list[str]:
+    """Return the values that the parser takes for a flag; none where it takes any."""
+    runs: dict[str, list[str]] = _data()["choices"].get(f"--{plain}", {})
+    versions = _data()["versions"]
+    return next((runs[run] for run in runs if in_runs(release.vllm, run, versions)), [])
 
 
 def place(plain: str, release: Release) -> str:

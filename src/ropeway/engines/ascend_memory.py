@@ -14,7 +14,7 @@ from ropeway.engines.ascend_releases import order
 from ropeway.engines.vllm import SEQUENCES, SEQUENCES_OF_LARGE, drafted_tokens
 from ropeway.models.shape import ModelShape
 from ropeway.spec.engine_flags import (
-    flag_number,
+    batched_tokens,
     flag_settings,
     flag_value,
     numbers_in,
@@ -270,7 +270,7 @@ def _steps_of(serve: Serve, family: str) -> _Steps:
         decoding=sequences * (1 + drafted_tokens(args)),
         captured=max((max(sizes) for sizes in graphs if sizes), default=0),
         prompts=bool(config.get("enable_prefill_mc2")),
-        batched=flag_number(args, "max-num-batched-tokens") or 0,
+        batched=batched_tokens(args) or 0,
         copies=max(positive(copying.get(key)) or 0 for key in _COPIES),
         unknown=bool(fused or copying.get(_COPIES_FILE) or not all(graphs)),
     )

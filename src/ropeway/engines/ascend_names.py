@@ -64,6 +64,14 @@ def sections_of(key: str, version: str) -> list[str]:
     ]
 
 
+def is_section(key: str, version: str) -> bool:
+    """Whether the release reads keys in this key of `--additional-config`."""
+    nested = _tables()["nested"]
+    return any(
+        name.partition(".")[0] == key and _covers(runs, version) for name, runs in nested.items()
+    )
+
+
 def is_plugins(name: str) -> bool:
     """Whether a variable is one of the plug-in's."""
     return name.startswith("VLLM_ASCEND_") or name in _tables()["variables"]

@@ -14,9 +14,10 @@ from ropeway.engines.ascend_settings import resolve_settings
 from ropeway.engines.named_paths import relative_paths
 from ropeway.engines.vllm import drafts_with_mtp
 from ropeway.errors import Refused
+from ropeway.hardware import CHIPS
 from ropeway.models.positions import bad_factor, ropes
 from ropeway.outside import parse_json
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.spec.engine_flags import (
     config_overrides,
     flag_name,
@@ -48,8 +49,14 @@ _NUMBERS = {
 # What `--compilation-config` takes beside JSON in these vLLMs (CompilationConfig.from_cli); later
 # ones take `-O3` for a level, and `--compilation-config 3` ends their start.
 _LEVELS, _TAKE_A_LEVEL = ("0", "1", "2", "3"), ("0.9.0", "0.9.1")
-# Flags whose keys are those of config.json, or of a model's own programs.
-_OPEN = ("hf-overrides", "mm-processor-kwargs")
+# Flags that take JSON of which no list of keys is kept: config.json's, a model's own, others.
+_OPEN = (
+    "attention-config", "default-chat-template-kwargs", "hf-overrides", "kernel-config",
+    "limit-mm-per-prompt", "media-io-kwargs", "mm-processor-kwargs", "override-generation-config",
+)  # fmt: skip
+# KVTransferConfig in vllm/config/kv_transfer.py, since 0.9.0.
+_ROLES = ("kv_producer", "kv_consumer", "kv_both")
+_ROLES_READ = "vllm/config/kv_transfer.py: Unsupported kv_role; Please specify kv_role"
 # vLLM 0.32.0: entrypoints/launchers/cli_args.py, and v1/worker/lora_model_runner_mixin.py
 _ADAPTER_FORMS = "vLLM, LoRAParserAction: `name=path`, or JSON with `name` and `path`"
 _LORA_IS_OFF = "vLLM: LoRA is not enabled. Use --enable-lora to enable LoRA."
@@ -61,7 +68,9 @@ def check(serve: Serve, release: Release, family: str) -> None:
     _check_cache_size(serve, release)
     ascend_flags.check(serve.engine_args, release)
     _check_json(serve.engine_args, release)
+    _check_role(serve.engine_args)
     _check_numbers(serve)
+    _check_buffers(serve, family)
     _check_rope(serve.engine_args)
     _check_draft(serve.engine_args)
     _check_paths(serve)
@@ -78,7 +87,17 @@ def notes(serve: Serve, release: Release, family: str) -> Iterator[str]:
     yield from ascend_flags.notes(serve.engine_args, release)
     if family == "310P" and serve.dtype == "auto":
         yield "310P computes in float16, so `--dtype float16` is set (tutorials, 310p.md)"
-    cache = str(flag_value(serve.engine_args, "kv-cache-dtype") or "")
+    given = flag_value(serve.engine_args, "kv-cache-dtype")
+    cache = "auto" if given is None else str(given)
+    known = ascend_flags.choices("kv-cache-dtype", release)
+    if cache not in known:
+        yield phrase(
+            "`kv-cache-dtype: {dtype}`: the parser of vLLM {vllm} takes {values} alone; the start "
+            "fails unless the plug-in adds it",
+            dtype=cache,
+            vllm=release.vllm,
+            values=joined(known, ", "),
+        )
     if cache.startswith("fp8") and family != "950":
         yield phrase(
             "`kv-cache-dtype: {dtype}`: only 950 computes in FP8; on 910B2 a start was reported "
@@ -135,7 +154,10 @@ def _check_json(engine_args: Mapping[str, object], release: Release) -> None:
     for name, value in engine_args.items():
         flag = flag_name(name)
         is_level = flag == "compilation-config" and str(value) in _LEVELS
-        if flag not in KEYS_OF_FLAGS or (is_level and release.vllm in _TAKE_A_LEVEL):
+        is_pairs = flag == "limit-mm-per-prompt" and "=" in str(value)  # `image=2` of old vLLMs
+        if flag not in (*KEYS_OF_FLAGS, *_OPEN) or is_pairs:
+            continue
+        if is_level and release.vllm in _TAKE_A_LEVEL:
             continue
         try:
             read = parse_json(value) if isinstance(value, str) else value
@@ -147,11 +169,25 @@ def _check_json(engine_args: Mapping[str, object], release: Release) -> None:
                 where="serve.engine_args",
                 hint=phrase("write `{flag}: {{…: …}}`", flag=name),
             )
-        strays = (key for key in read if key not in KEYS_OF_FLAGS[flag] and flag not in _OPEN)
+        strays = (key for key in read if flag not in _OPEN and key not in KEYS_OF_FLAGS[flag])
         for key in map(str, strays):
             if hint := ascend_flags.place(key, release):
                 what = phrase("`{key}` is not a key of `{flag}`", key=key, flag=flag)
                 raise Refused(what, where="serve.engine_args", hint=hint)
+
+
+def _check_role(engine_args: Mapping[str, object]) -> None:
+    """Raise Refused for a role in a disaggregated service that vLLM does not have."""
+    settings = flag_settings(engine_args, "kv-transfer-config")
+    role = settings.get("kv_role")
+    if role in _ROLES or (role is None and settings.get("kv_connector") is None):
+        return
+    raise Refused(
+        phrase("`kv_role` must be one of {roles}", roles=joined(_ROLES, ", ")),
+        where="serve.engine_args, kv-transfer-config",
+        evidence=(shown(role), _ROLES_READ),
+        hint="the side that reads prompts is `kv_producer`, the side that answers `kv_consumer`",
+    )
 
 
 def _check_numbers(serve: Serve) -> None:
@@ -174,6 +210,27 @@ def _check_numbers(serve: Serve) -> None:
             where="serve.engine_args, speculative-config",
             evidence=(shown(drafted),),
             hint="it is how many tokens each step guesses, mostly 1 to 5",
+        )
+
+
+def _check_buffers(serve: Serve, family: str) -> None:
+    """Raise Refused for buffers of HCCL that no chip of the family has the memory for."""
+    size = variable_number(serve.env, "HCCL_BUFFSIZE") or 0
+    most = max((chip.hbm_bytes for chip in CHIPS if chip.family == family), default=0)
+    if most and 2 * size * 2**20 >= most:
+        raise Refused(
+            phrase(
+                "`HCCL_BUFFSIZE` of {size:,} MiB is more than an NPU has the memory for", size=size
+            ),
+            where="serve.env",
+            evidence=(
+                phrase(
+                    "each communicator has two such buffers, and NPUs have {gib:,.0f} GiB at most",
+                    gib=most / 2**30,
+                ),
+                _NUMBERS["HCCL_BUFFSIZE"],
+            ),
+            hint=phrase("write `{name}: '200'`, or remove it", name="HCCL_BUFFSIZE"),
         )
 
 

@@ -15,6 +15,7 @@ from ropeway.engines.ascend_names import (
     ambiguous,
     ignored,
     is_plugins,
+    is_section,
     reads_key,
     reads_variable,
     sections_of,
@@ -102,6 +103,9 @@ def _placed(given: Mapping[str, object], version: str) -> tuple[dict[str, object
     that no release reads, or that end the start, for one that has several places, and for one that
     stands in both.
     """
+    for key, value in given.items():
+        if value is not None and not isinstance(value, Mapping) and is_section(key, version):
+            raise _bad_config(phrase("has no mapping in `{key}`", key=key))
     config = {
         name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items()
     }

@@ -396,14 +396,16 @@ def _rank(request: PlanRequest, item: Candidate) -> tuple[float, ...]:
 
 
 def _unsplittable(request: PlanRequest, layouts: Sequence[Layout]) -> Iterator[Rejected]:
-    """Yield layouts of power-of-two sizes that the model's shape or the cluster does not allow."""
+    """Yield layouts that the model's shape or the cluster does not allow: the spec's own, and those
+    of power-of-two sizes."""
     able, total = set(layouts), request.cluster.total_npus
     sizes = [2**power for power in range(total.bit_length())]
     spreads = (False, True) if request.shape.experts else (False,)
     keys, (prefill, decode) = ("tensor", "pipeline", "data", "expert"), request.contexts
     base = Layout(prefill_context=prefill, decode_context=decode)
-    for grid in product(sizes, sizes, sizes, spreads):
-        layout = base.model_copy(update=dict(zip(keys, grid, strict=True)))
+    grids = product(sizes, sizes, sizes, spreads)
+    made = (base.model_copy(update=dict(zip(keys, grid, strict=True))) for grid in grids)
+    for layout in dict.fromkeys((request.serve.layout, *made)):
         if layout.npus > total:
             continue
         if layout not in able and (reasons := problems(layout, request.shape, request.cluster)):

@@ -14,7 +14,7 @@ from ropeway.phrases import Phrase, phrase
 from ropeway.plan.candidate import PlanRequest
 from ropeway.plan.load import Load, whole_context
 from ropeway.plan.machine import EngineTraits, Machine, ascend, traits
-from ropeway.spec.engine_flags import flag_number, flag_value
+from ropeway.spec.engine_flags import batched_tokens, flag_value
 from ropeway.spec.model import Serve, Spec, Workload
 
 # Of vllm-ascend docs/source/tutorials/hardwares/310p.md: "explicit and conservative".
@@ -70,7 +70,7 @@ def request_for(
         kv_cache=serve.kv_cache,
         replicas=serve.replicas if "replicas" in serve.model_fields_set else None,
         max_sequences=serve.max_sequences,
-        max_batched_tokens=flag_number(serve.engine_args, "max-num-batched-tokens"),
+        max_batched_tokens=batched_tokens(serve.engine_args),
         kv_bits=_kv_bits(serve),
         contexts=serve.layout.contexts,
         drafts=drafts_with_mtp(serve.engine_args),

@@ -157,7 +157,7 @@ def rejected_groups(plan: Plan) -> tuple[RejectedGroup, ...]:
     for item in plan.rejected:
         by_reason.setdefault((item.kind, _NUMBER.sub("#", item.reason)), []).append(item)
     groups = [
-        RejectedGroup(kind, len(items), min(items, key=lambda item: _distance(item, plan.chosen)))
+        RejectedGroup(kind, len(items), min(items, key=lambda item: _distance(item, plan)))
         for (kind, _), items in by_reason.items()
     ]
     return tuple(sorted(groups, key=lambda group: ([*KINDS].index(group.kind), -group.count)))
@@ -438,10 +438,12 @@ def _rejected(plan: Plan, say: Say, *, verbose: bool) -> list[RenderableType]:
     return [Text(say(heading), style="bold"), grid]
 
 
-def _distance(item: Rejected, chosen: Candidate | None) -> tuple[float, float]:
-    """Return a sort key: by number of NPUs, then sizes; where nothing was chosen, most NPUs."""
+def _distance(item: Rejected, plan: Plan) -> tuple[float, float]:
+    """Return a sort key: by number of NPUs, then sizes; where nothing was chosen, the spec's own
+    layout first, then most NPUs."""
+    chosen = plan.chosen
     if chosen is None:
-        return -item.layout.npus, 0.0
+        return item.layout != plan.request.serve.layout, -item.layout.npus
     sizes = attrgetter("tensor", "pipeline", "data")
     pairs = zip(sizes(item.layout), sizes(chosen.layout), strict=True)
     apart = sum(abs(log2(here / there)) for here, there in pairs)

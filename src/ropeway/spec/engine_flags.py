@@ -7,6 +7,9 @@ from ropeway.outside import MOST_DIGITS, parse_json
 from ropeway.phrases import phrase
 
 _WHOLE = re.compile(rf"\s*[-+]?[0-9]{{1,{MOST_DIGITS}}}\s*")
+# human_readable_int of vllm/utils: `8k` is 8,000, `8K` 8,192, and only the first may be `1.5k`.
+_READABLE = re.compile(r"\s*([0-9]{1,18})(?:([KMGT])|(\.[0-9]{1,18})?([kmgt]))\s*")
+_POWER = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 # Flags that belong to the layout, and are taken as a part of it: key of `Layout` by flag.
 LAYOUT_KEY = {
@@ -30,6 +33,11 @@ def flag_number(engine_args: Mapping[str, object], name: str) -> int | None:
     return positive(flag_value(engine_args, name))
 
 
+def batched_tokens(engine_args: Mapping[str, object]) -> int | None:
+    """Return the most tokens of a step that flags give; None where they leave it out."""
+    return positive(tokens_of(flag_value(engine_args, "max-num-batched-tokens")))
+
+
 def variable_number(env: Mapping[str, str], name: str) -> int | None:
     """Return a variable's number above 0; None without one."""
     return positive(env.get(name))
@@ -41,6 +49,17 @@ def whole(value: object) -> int | None:
     if isinstance(value, str) and _WHOLE.fullmatch(value):
         value = int(value)
     return value if type(value) is int and abs(value) < 10**MOST_DIGITS else None
+
+
+def tokens_of(value: object) -> int | None:
+    """Return a whole number, as vLLM's counts of tokens have it: also `8k`, `8K` and `1.5k`."""
+    readable = _READABLE.fullmatch(value) if isinstance(value, str) else None
+    if readable is None:
+        return whole(value)
+    digits, binary, fraction, decimal = readable.groups()
+    if binary:
+        return int(digits) << 10 * _POWER[binary.lower()]
+    return int(float(digits + (fraction or "")) * 1000 ** _POWER[decimal])
 
 
 def positive(value: object) -> int | None:
