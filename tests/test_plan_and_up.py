@@ -8,7 +8,7 @@ import pytest
 from ropeway.engines.ascend_quantisation import quantisation_fault, scheme_of
 from ropeway.engines.ascend_releases import rules_of
 from ropeway.engines.ascend_serve import notes
-from ropeway.errors import Refused
+from ropeway.errors import LayoutError, Refused
 from ropeway.hardware import chip_named
 from ropeway.launch.complete import Inputs, complete
 from ropeway.launch.served_model import ServedModel
@@ -337,3 +337,22 @@ def test_of_context_sizes_that_never_fit_the_layout_of_the_spec_is_named():
     reasons = [item.reason for item in plan.rejected if str(item.layout) == "TP4×DCP3"]
     assert reasons == ["decode context parallel 3 does not divide tensor parallel 4"]
     assert "TP4×DCP3" in on_screen(plan_text(plan), 120)
+
+
+def test_sizes_of_finegrained_tensor_parallel_divide_data_parallel():
+    def spec(layout: str, size: int) -> Spec:
+        config = {"finegrained_tp_config": {"lmhead_tensor_parallel_size": size}}
+        given = {"engine_args": {"additional-config": config}, "layout": layout}
+        return spec_of("Qwen3-30B-A3B", "910B3", **given)
+
+    for layout, size, runs in (("DP8+EP", 4, True), ("DP8+EP", 3, False), ("TP8", 8, False)):
+        asked = spec(layout, size)
+        named = planned(asked).rejected
+        reasons = [item.reason for item in named if item.layout == asked.serve.layout]
+        assert ("finegrained_tp_config" not in str(reasons)) is runs
+        if runs:
+            assert started(asked).replicas
+            continue
+        with pytest.raises(LayoutError) as error:
+            started(asked)
+        assert "does not divide data parallel" in str(error.value.evidence)

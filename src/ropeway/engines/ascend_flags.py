@@ -12,12 +12,13 @@ from importlib import resources
 from math import isfinite
 from typing import Any
 
+from ropeway.engines.ascend_layouts import FINEGRAINED
 from ropeway.engines.ascend_names import flags_with, is_plugins, sections_of
 from ropeway.engines.ascend_releases import Release, changes, in_runs, later_than, runs_in_words
 from ropeway.engines.vllm import drafts_with_mtp
 from ropeway.errors import Refused
 from ropeway.phrases import joined, phrase
-from ropeway.spec.engine_flags import flag_name, tokens_of, whole
+from ropeway.spec.engine_flags import flag_name, flag_settings, positive, tokens_of, whole
 from ropeway.spec.errors import shown
 from ropeway.suggest import did_you_mean
 
@@ -73,8 +74,11 @@ def is_given(engine_args: Mapping[str, object], name: str) -> bool:
 def features(engine_args: Mapping[str, object]) -> frozenset[str]:
     """Return which of a model's uses the flags ask for, that rules of releases know.
 
-    lora, speculative, mtp (the model's own layers draft) and whole-encoder (on each NPU, or none).
+    lora, speculative, mtp (the model's own layers draft), whole-encoder (on each NPU, or none) and
+    finegrained-8 (a size in `finegrained_tp_config`).
     """
+    sizes = flag_settings(engine_args, "additional-config").get("finegrained_tp_config")
+    finegrained = map(positive, sizes.values() if isinstance(sizes, Mapping) else ())
     given = {_plain(name): value for name, value in engine_args.items() if value is not False}
     asked = {
         "lora": not given.keys().isdisjoint(("enable-lora", "lora-modules")),
@@ -85,7 +89,12 @@ def features(engine_args: Mapping[str, object]) -> frozenset[str]:
             ("enable-multimodal-encoder-data-parallel", "language-model-only")
         ),
     }
-    return frozenset(name for name, wanted in asked.items() if wanted)
+    return frozenset(
+        (
+            *(name for name, wanted in asked.items() if wanted),
+            *(f"{FINEGRAINED}{size}" for size in finegrained if size),
+        )
+    )
 
 
 def of_server(name: str, release: Release) -> bool:

@@ -28,6 +28,9 @@ _RUN_IN_PIPELINE = frozenset(
 _MC2_EXPERTS = 24
 _MC2_RANKS = 16
 
+FINEGRAINED = "finegrained-"
+"""What the feature of a size in `finegrained_tp_config` begins with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -72,6 +75,11 @@ class Limit:
 
 def _spreads_experts(case: Case) -> bool:
     return case.layout.expert and case.layout.expert_ranks > 1
+
+
+def _finegrained_sizes(case: Case) -> Iterator[int]:
+    names = (name for name in case.features if name.startswith(FINEGRAINED))
+    return (int(name.removeprefix(FINEGRAINED)) for name in names)
 
 
 LIMITS = (
@@ -190,6 +198,12 @@ LIMITS = (
             "whole-encoder" not in case.features
             and any((one.heads or 0) % case.layout.tensor for one in case.shape.encoders)
         ),
+    ),
+    Limit(
+        "a size in `finegrained_tp_config` does not divide data parallel",
+        "vllm_ascend/ascend_config.py: FinegrainedTPConfig",
+        lambda case: any(case.layout.data % size for size in _finegrained_sizes(case)),
+        since="0.12.0rc1",
     ),
     Limit(
         "pipeline with prefill context parallelism is not supported in this release",
