@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plan_requests import SPEC
+from plan_requests import SPEC, request
 from ropeway.cli.main import exit_code
 from ropeway.errors import Refused
 from ropeway.hardware import chip_named
@@ -226,3 +226,23 @@ def test_a_layout_of_the_command_line_has_the_specs_context_parallelism(flag: st
     request, _ = resolve(asked, Flags(layout=flag), Path())
     assert request.contexts == (2, 8)
     assert request.layout == (flag and Layout.parse("TP8×PCP2×DCP8"))
+
+
+@pytest.mark.parametrize(
+    ("model", "chip", "load", "best"),
+    [
+        ("Qwen2.5-7B-Instruct", "310P3", Load(128, 128, clients=256), "2 replicas of TP4"),
+        ("Qwen3-30B-A3B", "910B4", Load(128, 128, rate=50), "2 replicas of TP4"),
+        ("Qwen3-8B", "910B4", Load(128, 128, rate=2), "TP1"),
+    ],
+)
+def test_of_equals_the_one_that_was_measured_wins(model, chip, load, best):
+    ranked = choose(request(model, 1, chip, "0.30.0", load=load)).candidates
+    speed = ranked[0].forecast.output_tokens_per_s
+    equal = [item for item in ranked if item.forecast.output_tokens_per_s > speed * 0.9999]
+    assert equal[0].name == best
+    doubts = [
+        (not item.measured, len(item.notes) - item.remarks, item.remarks, item.hosts)
+        for item in equal
+    ]
+    assert doubts == sorted(doubts) and len(equal) > 1

@@ -314,26 +314,6 @@ def test_of_equals_the_smaller_wins():
     assert reason(plan, "DP2").startswith("bound: 2 DP ranks for 1 client")
 
 
-@pytest.mark.parametrize(
-    ("model", "chip", "load", "best"),
-    [
-        ("Qwen2.5-7B-Instruct", "310P3", Load(128, 128, clients=256), "2 replicas of TP4"),
-        ("Qwen3-30B-A3B", "910B4", Load(128, 128, rate=50), "2 replicas of TP4"),
-        ("Qwen3-8B", "910B4", Load(128, 128, rate=2), "TP1"),
-    ],
-)
-def test_of_equals_the_one_that_was_measured_wins(model, chip, load, best):
-    ranked = choose(request(model, 1, chip, "0.30.0", load=load)).candidates
-    speed = ranked[0].forecast.output_tokens_per_s
-    equal = [item for item in ranked if item.forecast.output_tokens_per_s > speed * 0.9999]
-    assert equal[0].name == best
-    doubts = [
-        (not item.measured, len(item.notes) - item.remarks, item.remarks, item.hosts)
-        for item in equal
-    ]
-    assert doubts == sorted(doubts) and len(equal) > 1
-
-
 def test_a_load_at_a_rate():
     plan = choose(request(version="0.18.0", load=Load(1024, 256, rate=0.5)))
     assert plan.chosen is not None
