@@ -188,6 +188,31 @@ def test_a_line_without_an_end_is_judged_where_something_failed() -> None:
     assert len(diagnosis.headline) < 10_000
 
 
+@pytest.mark.parametrize("filler", ["", "x" * 130, "x" * 150, "x" * 300])
+@pytest.mark.parametrize("gap", ["\r", " 40% 0:00:10 ", "\n"])
+def test_a_line_behind_one_that_came_often_is_judged(filler: str, gap: str) -> None:
+    often = f"2026-01-01 10:00:00,123 ERROR w.py:1] boom {filler}"
+    lines = "".join(f"{often} {number}\n" for number in range(100))
+    assert (
+        diagnose({"a": f"{lines}{often} 7{gap}{ROOT}\n"}).signature
+        == diagnose({"a": ROOT}).signature
+    )
+
+
+def test_a_line_that_came_often_is_neither_split_nor_parsed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    split: list[str] = []
+
+    def pieces(line: str) -> list[str]:
+        split.append(line)
+        return [line]
+
+    monkeypatch.setattr("ropeway.diagnosis.scan.pieces", pieces)
+    scan("a", ["".join(f"ERROR w.py:1] boom {number}\n" for number in range(1_000))])
+    assert len(split) < 100
+
+
 def test_a_progress_bar_does_not_hide_what_stands_after_it() -> None:
     bars = "\r".join(f"Loading: {done}%" for done in range(100))
     assert diagnose({"a": f"{bars}\r{ROOT}\r\n"}).headline == ROOT

@@ -2,10 +2,11 @@
 
 Most lines report none and must cost next to nothing: a line of level INFO is searched for the few
 fragments that matter there, any other line for those of the whole table, and only a line that
-contains one is parsed. Repeated lines are counted, not judged again.
+contains one is parsed. Repeated lines are not judged again.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -116,21 +117,39 @@ def scan(name: str, blocks: Iterable[str]) -> Scan:
     for text, start, end, line in _windows(blocks):
         at = start
         awaits = joined.awaits(text, start, end)
+        written_over = text.find("\r", start, end) >= 0
         while at < end:
             stop = text.find("\n", at, end)
             if stop < 0:
                 stop = end
-            calm = is_calm(text, at, stop) and text.find("\r", at, stop - 1) < 0
-            whole = joined.whole(text[at:stop]) if awaits else None
-            if whole is not None:
+            if awaits and (whole := joined.whole(text[at:stop])) is not None:
                 _judge_line(result, whole, _Neighbours(text, at, stop, line))
-            elif (search_calm if calm else search_any)(text, at, stop) or text.startswith("{", at):
+            elif is_calm(text, at, stop) and not (
+                written_over and text.find("\r", at, stop - 1) >= 0
+            ):
+                if search_calm(text, at, stop):
+                    _judge_line(result, text[at:stop], _Neighbours(text, at, stop, line))
+            elif hit := search_any(text, at, stop):
+                if not _is_repeated(result, text, hit.start(), stop):
+                    _judge_line(result, text[at:stop], _Neighbours(text, at, stop, line))
+            elif text.startswith("{", at):
                 _judge_line(result, text[at:stop], _Neighbours(text, at, stop, line))
             at = stop + 1
             line += 1
         result.characters += end - start
         result.lines = line - 1
     return result
+
+
+def _is_repeated(result: Scan, text: str, hit: int, stop: int) -> bool:
+    """Return whether a line came often enough that begins to tell at `hit` and ends at `stop`.
+
+    The pieces of a line need not be known where it is: nothing more may stand behind its shape.
+    """
+    if result.shapes.get(_shape(text, hit, stop), 0) < _MAX_REPEATS:
+        return False
+    behind = hit + _SHAPE_LENGTH - 2 * _NEEDLE_LENGTH
+    return behind >= stop or _trigger(calm=False).search(text, behind, stop) is None
 
 
 def _windows(blocks: Iterable[str]) -> Iterator[tuple[str, int, int, int]]:
@@ -162,8 +181,22 @@ def _judge_line(result: Scan, line: str, near: "_Neighbours") -> None:
     parts = pieces(line)
     for place, part in enumerate(parts):
         search = _trigger(calm=_CALM_HEAD.match(part) is not None).search
-        if (hit := search(part)) is not None:
+        if (hit := search(part)) is not None and _is_new(result, part, hit.start()):
             _judge(result, part, hit.start(), replace(near, parts=parts, place=place))
+
+
+def _is_new(result: Scan, part: str, hit: int) -> bool:
+    """Count what came with the trigger at `hit`; return whether it did not come often before."""
+    shape = _shape(part, hit, len(part))
+    repeats = result.shapes.get(shape, 0)
+    if repeats < _MAX_REPEATS and (repeats or len(result.shapes) < _MAX_SHAPES):
+        result.shapes[shape] = repeats + 1
+    return repeats < _MAX_REPEATS
+
+
+def _shape(text: str, begin: int, stop: int) -> str:
+    """Return how a line goes on from its trigger, its numbers left out."""
+    return _DIGITS.sub("", text[begin : min(begin + _SHAPE_LENGTH, stop)])
 
 
 @dataclass(frozen=True)
@@ -198,12 +231,6 @@ class _Neighbours:
 
 def _judge(result: Scan, part: str, hit: int, near: _Neighbours) -> None:
     """Add what a piece of a line says to `result`; its trigger stands at `hit`."""
-    shape = _DIGITS.sub("", part[hit : hit + _SHAPE_LENGTH])
-    if (repeats := result.shapes.get(shape, 0)) >= _MAX_REPEATS:
-        result.shapes[shape] = repeats + 1
-        return
-    if repeats or len(result.shapes) < _MAX_SHAPES:
-        result.shapes[shape] = repeats + 1
     if len(part) > LONGEST_JUDGED:
         from_ = max(hit - 500, 300)
         part = f"{part[:300]} {part[from_ : from_ + LONGEST_JUDGED - 300]}"
@@ -394,7 +421,7 @@ _BEHIND_CALM_TEXTS = (
 )  # fmt: skip
 # The characters of logs by rough frequency, the most common first: those of English words, numbers,
 # paths and brackets.
-_COMMON = " etaoinsrhld0123456789cumfp.,:_-/=[]()gwyb'\"|"
+_COMMON = " etaoinsrhld0123456789cumfp.,:_-/=[]()INFOgwybERD'\"|"
 _NEEDLE_LENGTH = 12
 
 
@@ -407,7 +434,7 @@ def _trigger(*, calm: bool) -> re.Pattern[str]:
     else:
         texts += (*_CONTEXT_TEXTS, *FAILURE_TEXTS, *FRAGMENTS, '{"')
     by_first: dict[str, set[str]] = {}
-    for needle in map(_needle, texts):
+    for needle in _needles(texts):
         by_first.setdefault(needle[0], set()).add(re.escape(needle[1:]))
     # Each branch begins with a literal, so that the search skips all other characters quickly.
     branches = [
@@ -426,12 +453,24 @@ def _trigger(*, calm: bool) -> re.Pattern[str]:
     )
 
 
-def _needle(text: str) -> str:
-    """Return a part of the text, at least five characters, that begins with the rarest one."""
-    last = max(len(text) - 5, 0)
-    start = max(range(last + 1), key=lambda at: _rarity(text[at]))
-    return text[start : start + _NEEDLE_LENGTH]
+def _needles(texts: Iterable[str]) -> list[str]:
+    """Return a part of each text, at least five characters, so that together they begin with few
+    and rare ones.
+    """
+    starts = {text: set(text[: max(len(text) - 4, 1)]) for text in texts}
+    left, firsts = set(starts), set[str]()
+    while left:
+        worth = Counter(each for text in left for each in starts[text])
+        first = min(sorted(worth), key=lambda each: _frequency(each) / worth[each])
+        firsts.add(first)
+        left = {text for text in left if first not in starts[text]}
+    needles = []
+    for text, possible in starts.items():
+        start = text.index(min(sorted(possible & firsts), key=_frequency))
+        needles.append(text[start : start + _NEEDLE_LENGTH])
+    return needles
 
 
-def _rarity(character: str) -> int:
-    return _COMMON.find(character) if character in _COMMON else len(_COMMON)
+def _frequency(character: str) -> float:
+    rank = _COMMON.find(character)
+    return 1 / (1 + (rank if rank >= 0 else len(_COMMON)))
