@@ -12,7 +12,7 @@ from ropeway.diagnosis.log_lines import LogEntry
 
 def names_exception(message: str) -> bool:
     """Return whether a message is an exception, perhaps after a prefix of unknown form."""
-    if _EXCEPTION.match(message):
+    if _EXCEPTION.match(message) and not _NO_ERROR.match(message):
         return True
     before = (message[: match.start()].rstrip() for match in _LATER_EXCEPTION.finditer(message))
     return any(_BEFORE_EXCEPTION.search(each) and "Warning" not in each for each in before) or (
@@ -80,12 +80,16 @@ FAILURE_TEXTS = (
     "not connected", "Alarm clock", "Bad system", "breakpoint trap", "Floating", "borted", "Abort",
     "hung", "eadlock", "dead", "is unresp", "not responding", "lost", "Lost con", "abnormally",
     "premature", "gave up", "giving up", "nsufficient", " found", "available", "detected",
-    "healthy", "usable", "occurred", "encountered", "eartbeat", *_CHINESE_WORDS,
+    "healthy", "usable", "occurred", "encountered", "eartbeat", "never retrieved", "xception ",
+    "nhandled ", "ncaught ", "npm ERR", "npm error", "rror[E", "error code (", "rrors.",
+    "xceptions.", "FAIL", "✗", "✘", "❌", *_CHINESE_WORDS,
 )  # fmt: skip
 
 _EXCEPTION = re.compile(
     r"(?:[A-Za-z_][\w.]{0,120})?(?:Error|Exception(?:Group)?|Exit|Interrupt)(?:$|:)"
 )
+_NOTHING = r"\s*(?:(?i:none|null|nil|false|no)|[\d.+-]*|\W*)\s*$"
+_NO_ERROR = re.compile(rf"(?:ERROR|Error|Exception):{_NOTHING}")
 # After a prefix of unknown form: `111 TimeException: MemcpyAsync failed!`, `step 7: ValueError: x`,
 # `Saving ━━━━╸ 40% 0:00:10 OSError: x`.
 _LATER_EXCEPTION = re.compile(
@@ -93,7 +97,7 @@ _LATER_EXCEPTION = re.compile(
     r"[A-Z]\w{1,60}(?:Error|Exception(?:Group)?)(?=: \S|$)"
 )
 _BEFORE_EXCEPTION = re.compile(
-    r"^(?!raise$|except$|File$|#)\S{1,60}$|[|\])>:%]$|\d{1,3}%.{0,200}$|\.\.\.$"
+    r"^(?!raise$|except$|File$|#)\S{1,60}$|^[\u2801-\u28ff] |[|\])>:%]$|\d{1,3}%.{0,200}$|\.\.\.$"
 )
 # Glued to what was written before it without an end of line: `Loading 3s leftRuntimeError: x`.
 _BUILT_IN = "|".join(
@@ -105,11 +109,11 @@ _GLUED_EXCEPTION = re.compile(rf"(?<=[a-z0-9.…])(?<![a-z_]\.)(?:{_BUILT_IN})(?
 # A level or the word "error" where no known head has the level. Not `error: 0.01`, a figure.
 _SAYS_ERROR = re.compile(
     r"(?:[^\w\s]{0,3}|.{0,80}[\s\]|)>\d][\[<(]?)(?:ERROR|FATAL|CRITICAL)(?=[\]>):| *])"
-    r"(?! ?[=,:]? ?\d)|ERROR [45]\d\d: "  # wget
+    rf"(?! ?[=,:]? ?\d|:{_NOTHING})|ERROR [45]\d\d: "  # wget
     r"|.{0,200}(?:\blevel=\W?(?i:error|fatal|panic|critical)|error code is [1-9]\d{5}(?!\d))"
     r"|.{0,80}(?:错误|失败|异常)[:：](?!\s*(?:0|无)\s*$)"
     r"|(?:[\w./ -]{0,60}: )?(?i:fatal(?: \w+)? error|fatal|error(?: #\d+)?|panic|critical)"
-    r"(?: response from daemon)?(?: ?:|!)(?!\s*(?:[\d.+-]+|none|null|false|no|\W*)\s*$)"
+    rf"(?: response from daemon)?(?: ?:|!)(?!{_NOTHING})"
     r"|Traceback \(most recent call last\):"
 )
 _CHINESE = "|".join(_CHINESE_WORDS)
@@ -167,8 +171,10 @@ _BEGINS_WITH_FAILURE = re.compile(
     r"|connection refused|illegal|corrupted|error (?:\w+ing|in|while|when|at|from)"
     r"|job for \S+ failed|unit \S+ (?:could )?not|dependency failed|unexpected|unauthorized"
     r"|insufficient|back-off restarting"
-    r"|[\w.-]{1,40} error(?: at \S+|:) ?(?![\d.]+$))"
+    r"|[\w.-]{1,40} error(?: at \S+|:)(?!\s*[-+]?(?:\d*\.\d|\d+(?:e[-+]?\d+)?%?$)) ?)"
     r"(?![\w=:'\"`(.-])"
+    # apt, npm, rustc, test runners
+    r"|E: [A-Z]|npm (?:ERR!|error) |error\[E\d{4}\]: |\[ ?FAIL(?:ED|URE)? ?\]|[✗✘❌]"
 )
 # How libc and Go put an error of the system into words, most at the end of a line.
 _END_OF_FAILURE = re.compile(
@@ -194,6 +200,9 @@ _BREAKS_DOWN = re.compile(
     r"|is (?:dead|unresponsive|unhealthy|lost)|not responding|lost (?:connection|contact)"
     rf"|(?:connection|heartbeat|link|{_PART})(?: \d{{1,6}})? (?:is |was |has been )?lost"
     r"(?=[^\w ]|$| (?:after|at|during|from|in|on|to|with)\b)"
+    r"|exception was never retrieved|HCCL_E_[A-Z_]+"
+    r"|(?<!no )(?:(?:unhandled|uncaught) (?:exception|error)"
+    r"|exception in (?:thread|callback|event loop|asgi|worker|handler))"
     r"|missed heartbeat|heartbeat (?:missed|timed out|timeout (?:of|from|on|for))"
     r"|timed out(?= (?:waiting|after|while|when)\b|[.!]?$)"
     r"|no (?:(?:ascend|compatible|local|model|npu|suitable|supported|visible) ){0,2}"

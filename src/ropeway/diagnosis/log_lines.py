@@ -264,7 +264,7 @@ _BRACKETED = _patterns(
 )
 _LETTERED = _patterns(
     # vLLM: `INFO 12-15 11:45:12 [model.py:2679]`, of 2025 and before `model.py:2679]`
-    rf"{_WORD} (?P<day>\d\d-\d\d) {_CLOCK}(?: \[?{_FILE}\])?",
+    rf"{_WORD} (?:(?P<day>\d\d-\d\d)|{_DATE})(?:[ T]{_CLOCK}| \d\d:\d\d)?(?= |$)(?: \[?{_FILE}\])?",
     # journald: `Nov 30 17:26:43 host python3[1234]:`
     rf"(?P<month>{'|'.join(_MONTHS)}) +(?P<mday>\d{{1,2}}) {_CLOCK} [\w.-]{{1,64}} "
     r"[\w./@-]{1,60}(?:\[(?P<pid>\d{1,9})\])?:(?= )",

@@ -30,7 +30,9 @@ _END_OF_BAR = (
     r"(?:\d ?%|-:--|\d ?[kKMGT]?i?(?:B|it)(?:/s)?|\d[kKMGTsmhd]|[━╸╺▀-▟]"
     r"|(?i:\beta|%|/s|━) {0,4}(?:\d{1,3}:)?\d{1,2}:\d\d)"
 )
-_OTHER_BAR = rf"{_END_OF_BAR}(?= {{0,4}}{_LOUD}|{_WORDS})|\d:\d\d(?={_LOUD}|{_WORDS})"
+# A spinner and what it tells of.
+_SPINNER = rf"[\u2801-\u28ff] [^\n]{{1,80}}?(?= {_LOUD})"
+_OTHER_BAR = rf"{_SPINNER}|{_END_OF_BAR}(?= {{0,4}}{_LOUD}|{_WORDS})|\d:\d\d(?={_LOUD}|{_WORDS})"
 _BREAK = re.compile(rf"{_MOVED}|(?P<bar>{_TQDM}|{_OTHER_BAR})")
 _PROGRESS = re.compile(r"\d{1,3}(?:\.\d+)?%|\d(?:it|[kMGT]?i?B)/s|s/it")
 

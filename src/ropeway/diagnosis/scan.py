@@ -243,9 +243,11 @@ def _judge(result: Scan, part: str, hit: int, near: _Neighbours) -> None:
 
 def _failure(log: str, entry: LogEntry) -> Failure | None:
     """Return the failure that this entry reports; None when it reports none."""
+    calm = entry.level in CALM
     if _SOURCE_CODE.match(entry.message):
         return None
-    calm = entry.level in CALM
+    if _SERVED.match(entry.message) and (calm or entry.level is None):
+        return None
     row = table().claim(entry.message, entry.code, calm=calm)
     if row and row.kind in ("secondary", "echo") and entry.level is None and goes_on(entry.message):
         return None
@@ -259,6 +261,11 @@ def _failure(log: str, entry: LogEntry) -> Failure | None:
 
 def _add_failure(result: Scan, failure: Failure, near: _Neighbours) -> None:
     """Count another failure of a known kind and process, or add it with its context."""
+    if _TRACE.match(failure.entry.message):
+        end = _end_of_trace(near.below())
+        # An exception with a name of its own is known for one only by the trace above it.
+        if end is not None and not names_exception(end.message):
+            failure = replace(failure, entry=end, exception=True)
     kind = failure.row.id if failure.row else _DIGITS.sub("", failure.entry.message)[:80]
     entry = failure.entry
     key = (kind, failure.exception, entry.pid, entry.rank, entry.process)
@@ -377,7 +384,13 @@ _TRACE = re.compile(r"Traceback \(most recent call last\):")
 _END_OF_TRACE = re.compile(r"[A-Za-z_][\w.]*(?:: .*)?")
 # Lines of source code in a stack trace contain the messages they raise.
 _SOURCE_CODE = re.compile(
-    r"(?:raise |return |assert |if |elif |with |logger\.|print\(|File \"|f?[\"'][^\"']*[\"'] ?\\?$)"
+    r"(?:raise |return |assert |if |elif |with |logger\.|print\(|File \"|f?[\"'][^\"']*[\"'] ?\\?$"
+    r"|(?:set -\w{1,9}; ?)?\+{0,4} ?(?:trap|echo|printf|true|false|:) ['\"&|])"
+)
+# What people ask and engines answer may tell of any failure.
+_SERVED = re.compile(
+    r"(?i)(?:received request .{1,200}?\b|\{(?:.{0,80}?,)?\s?['\"])?"
+    r"(?:prompts?|messages|role|generated text|user|assistant|question|answer)(?:['\"]:|: )"
 )
 # Lines that only continue another one: a stack trace, the frame of a table, CANN's advice.
 _CONTINUATION = re.compile(
@@ -417,7 +430,7 @@ _CONTEXT_TEXTS = (
 # In a calm line: where another one, or what broke while a bar ran, was written behind it.
 _BEHIND_CALM_TEXTS = (
     "[ERROR] ", "ERROR ", "ERROR:", "CRITICAL ", "Error: ", "Exception: ", "raceback (m",
-    "it/s]", "s/it]", "it/s, ", "s/it, ", "B/s]", "错误", "失败",
+    "it/s]", "s/it]", "it/s, ", "s/it, ", "B/s]", "错误", "失败", "HCCL_E_", "aclrt",
 )  # fmt: skip
 # The characters of logs by rough frequency, the most common first: those of English words, numbers,
 # paths and brackets.

@@ -175,6 +175,10 @@ class Table:
         number = _HCCL_CODE.search(message)
         if number and number[1] in self.codes["hccl"]:
             return self._coded("hccl", number[1])
+        if name := _HCCL_NAME.search(message):
+            for each, meaning in self.codes["hccl"].items():
+                if meaning.meaning.en.startswith(f"{name[1]}, "):
+                    return self._coded("hccl", each)
         return None
 
     def _exact_code(self, message: str, code: str | None) -> Signature | None:
@@ -292,8 +296,10 @@ _CANN_CODE = re.compile(r"(?<![\w.])(E[A-Z]\d{4}(?!\w)|E[1-9]\d{4}(?=[:\[)\]]))"
 _GENERIC = re.compile(r"E[A-Z1-9]9999")
 _ACL_CODE = re.compile(
     r"(?:\b[Cc]ode ?(?:is|[:=\[])|[Ee]rr(?:or)?_?[Cc]ode ?(?:is|[=:\[])|errno ?[:=]|error no is"
-    r"|runtime result =|\bret ?(?:is|[=:\[])|\bstatus ?(?:is|[:=\[])) ?(\d{6})(?!\d)"
+    r"|runtime result =|\bret ?(?:is|[=:\[])|\bstatus ?(?:is|[:=\[])|\berror) ?(\d{6})(?!\d)"
 )
 _LLM_STATUS = re.compile(r"\bLLM_[A-Z_]{4,40}\b")
 _HCCL_CODE = re.compile(r"[Hh][Cc][Cc][Ll]\w{0,40}.{0,240}error code is (\d{1,2})(?!\d)")
-_NPU_WARNING = re.compile(r"Warning: |NPU warning")
+_HCCL_NAME = re.compile(r"\bHCCL_E_([A-Z_]{2,40})")
+# A calm line that names a code all the same.
+_NPU_WARNING = re.compile(r"Warning: |NPU warning|\baclrt[A-Z]\w{1,60}.{0,80}\bret|HCCL_E_")
