@@ -81,14 +81,15 @@ FAILURE_TEXTS = (
     "hung", "eadlock", "dead", "is unresp", "not responding", "lost", "Lost con", "abnormally",
     "premature", "gave up", "giving up", "nsufficient", " found", "available", "detected",
     "healthy", "usable", "occurred", "encountered", "eartbeat", "never retrieved", "xception ",
-    "nhandled ", "ncaught ", "npm ERR", "npm error", "rror[E", "error code (", "rrors.",
-    "xceptions.", "FAIL", "✗", "✘", "❌", *_CHINESE_WORDS,
+    "nhandled ", "ncaught ", "ERR! ", "error TS", "not ok ", "on signal", "h signal",
+    "y signal", "npm error", "rror[E", "error code (", "rrors.", "xceptions.", "FAIL",
+    "✗", "✘", "❌", *_CHINESE_WORDS,
 )  # fmt: skip
 
 _EXCEPTION = re.compile(
     r"(?:[A-Za-z_][\w.]{0,120})?(?:Error|Exception(?:Group)?|Exit|Interrupt)(?:$|:)"
 )
-_NOTHING = r"\s*(?:(?i:none|null|nil|false|no)|[\d.+-]*|\W*)\s*$"
+_NOTHING = r"\s*(?:[(\['\"]?(?i:none|null|nil|false|no)[)\]'\"]?|[\d.+-]*|\W*)\s*$"
 _NO_ERROR = re.compile(rf"(?:ERROR|Error|Exception):{_NOTHING}")
 # After a prefix of unknown form: `111 TimeException: MemcpyAsync failed!`, `step 7: ValueError: x`,
 # `Saving ━━━━╸ 40% 0:00:10 OSError: x`.
@@ -174,7 +175,8 @@ _BEGINS_WITH_FAILURE = re.compile(
     r"|[\w.-]{1,40} error(?: at \S+|:)(?!\s*[-+]?(?:\d*\.\d|\d+(?:e[-+]?\d+)?%?$)) ?)"
     r"(?![\w=:'\"`(.-])"
     # apt, npm, rustc, test runners
-    r"|E: [A-Z]|npm (?:ERR!|error) |error\[E\d{4}\]: |\[ ?FAIL(?:ED|URE)? ?\]|[✗✘❌]"
+    r"|E: [A-Z]|(?:npm )?ERR! |npm error |error(?:\[E\d{4}\]| TS\d{4}): |not ok \d"
+    r"|\[ ?FAIL(?:ED|URE)? ?\]|FAIL(?:ED)?:? [A-Za-z/]|[✗✘❌]"
 )
 # How libc and Go put an error of the system into words, most at the end of a line.
 _END_OF_FAILURE = re.compile(
@@ -200,6 +202,7 @@ _BREAKS_DOWN = re.compile(
     r"|is (?:dead|unresponsive|unhealthy|lost)|not responding|lost (?:connection|contact)"
     rf"|(?:connection|heartbeat|link|{_PART})(?: \d{{1,6}})? (?:is |was |has been )?lost"
     r"(?=[^\w ]|$| (?:after|at|during|from|in|on|to|with)\b)"
+    r"|(?:died|ended|exited|killed|terminated) (?:by|from|on|with) signal [1-9]\d?"
     r"|exception was never retrieved|HCCL_E_[A-Z_]+"
     r"|(?<!no )(?:(?:unhandled|uncaught) (?:exception|error)"
     r"|exception in (?:thread|callback|event loop|asgi|worker|handler))"

@@ -389,8 +389,9 @@ _SOURCE_CODE = re.compile(
 )
 # What people ask and engines answer may tell of any failure.
 _SERVED = re.compile(
-    r"(?i)(?:received request .{1,200}?\b|\{(?:.{0,80}?,)?\s?['\"])?"
-    r"(?:prompts?|messages|role|generated text|user|assistant|question|answer)(?:['\"]:|: )"
+    r"(?i)(?:received request .{1,200}?\b|\{(?:.{0,80}?,)?\s?['\"]|\[)?"
+    r"(?:prompts?|messages|role|generated text|user|assistant|question|answer|content)"
+    r"(?:['\"]:|\]?: )"
 )
 # Lines that only continue another one: a stack trace, the frame of a table, CANN's advice.
 _CONTINUATION = re.compile(
@@ -430,7 +431,8 @@ _CONTEXT_TEXTS = (
 # In a calm line: where another one, or what broke while a bar ran, was written behind it.
 _BEHIND_CALM_TEXTS = (
     "[ERROR] ", "ERROR ", "ERROR:", "CRITICAL ", "Error: ", "Exception: ", "raceback (m",
-    "it/s]", "s/it]", "it/s, ", "s/it, ", "B/s]", "错误", "失败", "HCCL_E_", "aclrt",
+    "it/s]", "s/it]", "it/s, ", "s/it, ", "B/s]", "错误", "失败", "HCCL_E_",
+    *(f"{name}={kind}" for name in ("ret", "Code") for kind in ("107", "207", "507")),
 )  # fmt: skip
 # The characters of logs by rough frequency, the most common first: those of English words, numbers,
 # paths and brackets.

@@ -295,11 +295,12 @@ _CODE_AS_HEAD = re.compile(r"(?<![\w.])(E[A-Z1-9]\d{4})(?=[:\[)])")
 _CANN_CODE = re.compile(r"(?<![\w.])(E[A-Z]\d{4}(?!\w)|E[1-9]\d{4}(?=[:\[)\]]))")
 _GENERIC = re.compile(r"E[A-Z1-9]9999")
 _ACL_CODE = re.compile(
-    r"(?:\b[Cc]ode ?(?:is|[:=\[])|[Ee]rr(?:or)?_?[Cc]ode ?(?:is|[=:\[])|errno ?[:=]|error no is"
-    r"|runtime result =|\bret ?(?:is|[=:\[])|\bstatus ?(?:is|[:=\[])|\berror) ?(\d{6})(?!\d)"
+    r"(?:(?:\b|ret)[Cc]ode ?(?:is|[:=\[])|[Ee]rr(?:or)?_?[Cc]ode ?(?:is|[=:\[])|errno ?[:=]"
+    r"|error no is|runtime result =|\bret ?(?:is|[=:\[])"
+    r"|\bstatus ?(?:is|[:=\[])|\berror) ?(\d{6})(?!\d)"
 )
 _LLM_STATUS = re.compile(r"\bLLM_[A-Z_]{4,40}\b")
 _HCCL_CODE = re.compile(r"[Hh][Cc][Cc][Ll]\w{0,40}.{0,240}error code is (\d{1,2})(?!\d)")
 _HCCL_NAME = re.compile(r"\bHCCL_E_([A-Z_]{2,40})")
 # A calm line that names a code all the same.
-_NPU_WARNING = re.compile(r"Warning: |NPU warning|\baclrt[A-Z]\w{1,60}.{0,80}\bret|HCCL_E_")
+_NPU_WARNING = re.compile(r"Warning: |NPU warning|(?:\bret|Code) ?= ?[125]07\d{3}\b|HCCL_E_")
