@@ -3,7 +3,8 @@
 Every value remembers where it came from: a flag, or a line of the spec.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,12 +106,8 @@ def resolve(
         spec = without_planned(file.spec, file.text)
     sources = {**(file.places() if file else {}), **flags.sources()}
     place = sources.get("model.path", "")
-    try:
+    with _placed(sources):
         name, shape, notes = _model(spec, flags, checkpoints, left_out, place)
-    except ModelError as error:
-        if error.where == IN_OVERRIDES:
-            error.where = f"{sources['serve.engine_args']}, {IN_OVERRIDES}"
-        raise
     notes = (*left_out, *notes)
     chip = None
     if spec is not None and spec.cluster.is_local:
@@ -120,11 +117,8 @@ def resolve(
     else:
         chip = _chip(spec.cluster if spec else None, flags)
         image = spec.runtime.image if spec else None
-        try:
+        with _placed(sources):
             engine = _engine(spec.serve if spec else Serve(), image, flags)
-        except Refused as error:
-            error.where = sources.get(error.where or "", error.where)
-            raise
         if flags.engine_version is None and image_tag(image or ""):
             sources["serve.version"] = sources["runtime.image"]
         machine = ascend(chip, engine)
@@ -150,6 +144,18 @@ def resolve(
         spec_file=file.name if file else "",
     )
     return request, notes
+
+
+@contextmanager
+def _placed(sources: Mapping[str, str]) -> Iterator[None]:
+    """Let an error that names a key name the spec's line, or the flag, that set it."""
+    try:
+        yield
+    except Refused as error:
+        if error.where == IN_OVERRIDES:
+            error.where = f"{sources['serve.engine_args']}, {IN_OVERRIDES}"
+        error.where = sources.get(error.where or "", error.where)
+        raise
 
 
 def local_machine(checkpoints: Path) -> tuple[Machine, str]:
