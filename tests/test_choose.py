@@ -302,7 +302,7 @@ def test_for_latency_without_a_bound_the_whole_answer_counts():
     plan = choose(request(objective="latency", load=Load(1024, 256, clients=1)))
     answer = [item.forecast.ttft_s + 255 * item.forecast.tpot_s for item in plan.candidates]
     assert answer[0] <= 1.02 * min(answer)
-    assert "s for an answer, the quickest of" in value(plan, "serve.layout")[1]
+    assert "s for an answer, " in value(plan, "serve.layout")[1]
 
 
 def test_of_equals_the_smaller_wins():

@@ -7,7 +7,7 @@ layouts ─ rejected for the model's shape, the engine's release, memory, or a b
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from math import inf, log
+from math import inf
 from operator import itemgetter
 from typing import Any
 
@@ -86,7 +86,7 @@ def _ranked(search: Search, layouts: Sequence[Layout]) -> tuple[list[Candidate],
     """Return the layouts that can run, the best first, and those that are rejected."""
     verdicts = [_judge(search, layout) for layout in layouts]
     candidates = _with_front([item for item in verdicts if isinstance(item, Candidate)])
-    ranked = sorted(candidates, key=lambda item: _rank(search.request, item))
+    ranked = _in_rank(search.request, candidates)
     return ranked, [item for item in verdicts if isinstance(item, Rejected)]
 
 
@@ -374,13 +374,32 @@ def _with_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     return [replace(item, on_front=item.layout in front) for item in candidates]
 
 
-def _rank(request: PlanRequest, item: Candidate) -> tuple[float, ...]:
-    """Return a sort key, smallest for the best: what was not reported to fail, the objective, then
-    what others have measured, doubts, size, simplicity, time per token."""
-    layout, aim = item.layout, request.aim(item.hosts, item.forecast)
+def _in_rank(request: PlanRequest, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates, best first: those that were not reported to fail, by the objective.
+
+    What comes within 1% of the best that is left counts as equal to it.
+    """
+
+    def aim(item: Candidate) -> tuple[int, float]:
+        return len(item.faults), request.aim(item.hosts, item.forecast)
+
+    ranked: list[Candidate] = []
+    equal: list[Candidate] = []
+    for item in sorted(candidates, key=aim):
+        if equal:
+            faults, best = aim(equal[0])
+            if aim(item) > (faults, best * (1 + _TIE)):
+                ranked += sorted(equal, key=_merits)
+                equal.clear()
+        equal.append(item)
+    return ranked + sorted(equal, key=_merits)
+
+
+def _merits(item: Candidate) -> tuple[float, ...]:
+    """Return a sort key for equals, smallest for the best: what others have measured, doubts, size,
+    simplicity, time per token."""
+    layout = item.layout
     return (
-        len(item.faults),
-        round(log(max(aim, 1e-12)) / _TIE),
         not item.measured,
         len(item.notes) - item.remarks,
         item.remarks,
@@ -391,7 +410,6 @@ def _rank(request: PlanRequest, item: Candidate) -> tuple[float, ...]:
         layout.pipeline,
         layout.data,
         item.forecast.tpot_s,
-        aim,
     )
 
 
