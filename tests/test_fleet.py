@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -203,7 +204,8 @@ def test_a_fleet_beside_another_is_not_ended_with_it():
 def test_hundreds_of_hosts_with_few_open_files(monkeypatch):
     monkeypatch.setattr(fleet, "PARALLEL", 300)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    highest = max(int(one.name) for one in Path("/dev/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 100, hard))
     try:
         outcomes = run_on_all(hosts(300), exit_code)
     finally:

@@ -155,6 +155,8 @@ def test_a_bench_that_is_ended_leaves_whole_lines(
     process = subprocess.Popen(
         [sys.executable, "-m", "ropeway", *words.split()],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=tmp_path, text=True,
+        # Under `nohup` the tests would hand on that it is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )  # fmt: skip
     timings = tmp_path / "run" / "timings.jsonl"
     try:

@@ -6,6 +6,7 @@ A `WorkerPool` is for work that is not the same on all hosts, or not known when 
 """
 
 import math
+import os
 import resource
 import sys
 import time
@@ -34,7 +35,7 @@ PARALLEL = 64
 # Python wakes no thread that waits for a lock.
 _TICK_SECONDS = 0.5
 _FILES_EACH = 8  # a starting process has both ends of four pipes open; a running one has three
-_FILES_OTHERWISE = 64
+_FILES_OTHERWISE = 48  # that may be opened meanwhile, beside those that are open
 
 
 class OnHost(Protocol):
@@ -245,4 +246,6 @@ def max_parallel() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return sys.maxsize
-    return (soft - _FILES_OTHERWISE) // _FILES_EACH
+    with os.scandir("/dev/fd") as files:
+        used = sum(int(file.name) < soft for file in files)
+    return max(1, (soft - used - _FILES_OTHERWISE) // _FILES_EACH)
