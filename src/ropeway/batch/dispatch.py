@@ -21,6 +21,7 @@ from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.batch.send import Answer, Kind, Sender, result_of, without_answer
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import BadRequest, NotOpenAI, RequestFailed, key_refused
+from ropeway.errors import RopewayError
 from ropeway.phrases import phrase
 from ropeway.units import counted
 
@@ -190,16 +191,27 @@ class Dispatch:
         row: Row | None = first
         while row is not None:
             replica.flying[row.ordinal] = (row, task, True)
-            answer = await replica.sender.send(row, self._request_id(row))
-            if answer.kind is Kind.FAILED:
-                await self._failed(replica, row, answer)
-            else:
+            try:
+                answer = await replica.sender.send(row, self._request_id(row))
+            except RopewayError as error:  # a picture of it is away: no replica can help
                 del replica.flying[row.ordinal]
-                if answer.kind <= Kind.REFUSED:
-                    self._settle(row, answer, replica)
-                else:
-                    self._turned_away(replica, row, answer)
+                self.faults["no picture"] += 1
+                words = phrase("{where}: {what}", where=error.where, what=error.what)
+                self._give_up(row, Outcome.FAILED, words)
+            else:
+                await self._judge(replica, row, answer)
             row = self._next(replica)
+
+    async def _judge(self, replica: Replica, row: Row, answer: Answer) -> None:
+        """Decide what an answer means for its row."""
+        if answer.kind is Kind.FAILED:
+            await self._failed(replica, row, answer)
+            return
+        del replica.flying[row.ordinal]
+        if answer.kind <= Kind.REFUSED:
+            self._settle(row, answer, replica)
+        else:
+            self._turned_away(replica, row, answer)
 
     def _next(self, replica: Replica) -> Row | None:
         """Return the replica's next row, if it may have one."""

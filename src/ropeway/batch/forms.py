@@ -135,7 +135,7 @@ class Reader:
         self._missing: tuple[str, tuple[str, ...], str | None] | None = None
         self._heads = form.heads()
         settings = form.settings
-        self._model = str(settings.get("model", ""))
+        self._model = str(settings.get("model", form.model))
         limit = settings.get("max_completion_tokens", settings.get("max_tokens"))
         count = settings.get("n", 1)
         self._answer = _answer(form.path, *(v if type(v) is int else None for v in (limit, count)))

@@ -81,20 +81,18 @@ class Journal:
         manifest: Manifest | None = None,
         again: Iterable[Outcome] = (),
         silence: float = SILENCE,
+        lock: OneWriter | None = None,
     ) -> Self:
         """Go on with the journal in `folder`, or begin one.
 
         manifest  what the job is; a folder that holds another job's is refused
         again     outcomes that are taken back: their rows are to be done again
         silence   seconds after which a writer on another machine is taken for gone
+        lock      of the folder, where it is held already: it is the journal's from now on
 
         Raises Refused when another run has it, or it is another job's.
         """
-        try:
-            _make_folder(folder)
-            lock = OneWriter(folder, silence)
-        except OSError as error:
-            raise cannot_write(folder, error, hint=phrase("nothing was sent")) from None
+        lock = lock or take_folder(folder, silence)
         try:
             if manifest:
                 check_same(folder, manifest)
@@ -247,10 +245,15 @@ class Journal:
         return cannot_write(self._path, error, evidence=evidence, hint=hint)
 
 
-def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        folder.mkdir()
-        sync_folder(folder.parent)
+def take_folder(folder: Path, silence: float = SILENCE) -> OneWriter:
+    """Make the folder, if need be, and lock it. Raises Refused when another run has it."""
+    try:
+        if not folder.is_dir():
+            folder.mkdir()
+            sync_folder(folder.parent)
+        return OneWriter(folder, silence)
+    except OSError as error:
+        raise cannot_write(folder, error, hint=phrase("nothing was sent")) from None
 
 
 def _take_over(

@@ -15,7 +15,7 @@ from ropeway.batch.dispatch import Dispatch, Journal, Limits
 from ropeway.batch.progress import Forecast, Meter, Price, Progress
 from ropeway.batch.replica import State
 from ropeway.batch.rows import Row
-from ropeway.batch.send import Sender
+from ropeway.batch.send import Check, Sender
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import ServerAway
 from ropeway.errors import RopewayError
@@ -73,16 +73,18 @@ async def run_batch(
     tell: Callable[[Progress], None],
     *,
     stop: asyncio.Event | None = None,
+    check: Check | None = None,
 ) -> Ended:
     """Send every row, and put what becomes of it into the journal, which is committed at the end.
 
-    `tell` is called twice a second and once at the end. Set `stop` to end early: no new rows, a
+    `tell` is called twice a second and once at the end. `check` says what is wrong with an answer,
+    which is then asked for again. Set `stop` to end early: no new rows, a
     moment for those in flight. What is returned says how the job ended, errors included; what has
     an outcome by then is in the journal, and the rest is not.
     """
     async with contextlib.AsyncExitStack() as stack:
         senders = [
-            await stack.enter_async_context(Sender(endpoint, settings.silence_s))
+            await stack.enter_async_context(Sender(endpoint, settings.silence_s, check))
             for endpoint in endpoints
         ]
         dispatch = Dispatch(senders, journal, settings.limits)

@@ -6,7 +6,7 @@ import errno
 import io
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
@@ -22,7 +22,7 @@ from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.client import explain, open_session, server_words
 from ropeway.outside import parse_json
-from ropeway.phrases import phrase
+from ropeway.phrases import Phrase, phrase
 from ropeway.units import format_bytes, format_seconds
 
 # Embeddings of a full request and log probabilities of a long answer take some tens of megabytes.
@@ -42,6 +42,8 @@ _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _MOST_SHOWN = 200
 _NO_ANSWER = "no answer of its API"
 _encode = msgspec.json.Encoder().encode
+# What is wrong with an answer, if anything.
+Check = Callable[[bytes], Phrase | None]
 
 
 class Kind(IntEnum):
@@ -140,14 +142,15 @@ class Sender:
     """A session with one replica: `async with Sender(endpoint, silence_s) as sender`.
 
     An answer that is not streamed begins when all of it is there: `silence_s` is longer than the
-    longest answer takes.
+    longest answer takes. `check` looks at each whole answer.
     """
 
     _session: aiohttp.ClientSession
 
-    def __init__(self, endpoint: Endpoint, silence_s: float) -> None:
+    def __init__(self, endpoint: Endpoint, silence_s: float, check: Check | None = None) -> None:
         self.endpoint = endpoint
         self._silence_s = silence_s
+        self._check = check
         self._urls: dict[str, URL] = {}
 
     async def __aenter__(self) -> Self:
@@ -163,18 +166,30 @@ class Sender:
         await self._session.close()
 
     async def send(self, row: Row, request_id: str) -> Answer:
-        """Send a row once, and judge what comes."""
+        """Send a row once, and judge what comes. Raises RopewayError for a picture that is away."""
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
-        body = row.body if len(row.body) <= _LARGE_BODY else io.BytesIO(row.body)
+        # Only rows with pictures read files for it.
+        body = row.body if row.__class__ is Row else await asyncio.to_thread(row.payload)
+        data = body if len(body) <= _LARGE_BODY else io.BytesIO(body)
         asking = self._session.post(
-            self._url(row.path), data=body, headers=headers, allow_redirects=False
+            self._url(row.path), data=data, headers=headers, allow_redirects=False
         )
         try:
             async with asking as response:
-                data = await _read(response, LONGEST_ANSWER)
-                return judge(row.path, response.status, response.headers, data, request_id)
+                came = await _read(response, LONGEST_ANSWER)
+                answer = judge(row.path, response.status, response.headers, came, request_id)
+                return self._checked(answer) if self._check else answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return self._lost(error)
+
+    def _checked(self, answer: Answer) -> Answer:
+        """Return an answer, or that it is none, since it is not what was asked for."""
+        wrong = self._check and answer.kind is Kind.ANSWERED and self._check(answer.body)
+        if not wrong:
+            return answer
+        return Answer(
+            Kind.FAILED, answer.status, answer.request_id, words=wrong, fault="does not fit"
+        )
 
     async def healthy(self) -> Health:
         """Ask how the replica is, as those do that watch over servers."""

@@ -35,6 +35,7 @@ class Form:
     """How rows without a body become requests.
 
     settings  what each body gets, by key
+    model     of bodies for which the settings name none
     samples   how often each row is asked; with `seed` among the settings, the next sample has the
               next seed, for with the same one all answers would be the same
     pictures  whether the columns `image` and `images` are sent
@@ -45,13 +46,14 @@ class Form:
     settings: Mapping[str, Any] = field(default_factory=dict)
     samples: int = 1
     pictures: bool = True
+    model: str = ""
 
     def heads(self) -> tuple[bytes, ...]:
         """Return for each sample how its body begins, up to the value of the prompt."""
         seed = self.settings.get("seed")
         heads = []
         for number in range(self.samples):
-            settings = dict(self.settings)
+            settings = ({"model": self.model} if self.model else {}) | dict(self.settings)
             if isinstance(seed, int):
                 settings["seed"] = seed + number
             body = msgspec.json.encode({**settings, PROMPT_KEY[self.path]: 0})

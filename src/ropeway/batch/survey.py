@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ropeway.batch.beginnings import Beginnings
+from ropeway.batch.bitmap import Bitmap
 from ropeway.batch.forms import Kind, PictureRow, Reader, Request
 from ropeway.batch.left_out import Faults, left_out
 from ropeway.batch.names import Names
@@ -178,7 +179,7 @@ def kept_survey(parts: Sequence[Part], form: Form, folder: Path) -> Survey | Non
 
 
 def rows(
-    parts: Sequence[Part], form: Form, found: Survey, folder: Path, done: Container[int]
+    parts: Sequence[Part], form: Form, found: Survey, folder: Path, done: Container[int] | Bitmap
 ) -> Iterator[Row]:
     """Yield the rows that can be sent and are not done, in the order of the input.
 

@@ -83,33 +83,46 @@ def tell_rehearsal(served: Iterable[ServedModel], endpoint: Endpoint, screen: Sc
 
 
 def endpoint_options(
-    timeout: float, *, load: bool = False
+    timeout: float, *, load: bool = False, several: bool = False
 ) -> Callable[[Callable[..., object]], Callable[..., object]]:
     """`--url`, `--rehearsal`, `--key-env` and `--timeout`, passed as one `endpoint: Endpoint`;
     `--model`; `-c`.
 
     timeout  seconds of silence after which a request is given up, by default
     load     the verb sends a load: `-c` gives its flags the spec's `workload` as defaults too
+    several  `--url` may be given several times, and the verb gets `endpoints: tuple[Endpoint, ...]`
     """
 
     def decorate(verb: Callable[..., object]) -> Callable[..., object]:
         @functools.wraps(verb)
         def connected(
-            *, url: str, key_env: str, timeout: float, rehearsal: bool, **rest: object
+            *,
+            url: str | tuple[str, ...],
+            key_env: str,
+            timeout: float,
+            rehearsal: bool,
+            **rest: object,
         ) -> object:
-            url = _meant(url, rehearsal=rehearsal)
+            urls = url if isinstance(url, tuple) else (url,)
             key = os.environ.get(key_env) or None
             file = spec_file()
-            way = _way_to(file.spec) if file and url == _url_of(file.spec) else ""
-            return verb(endpoint=Endpoint(normalise_url(url), key, key_env, timeout, way), **rest)
 
-        return with_options(connected, _options(timeout, load=load))
+            def endpoint(url: str) -> Endpoint:
+                way = _way_to(file.spec) if file and url == _url_of(file.spec) else ""
+                return Endpoint(normalise_url(url), key, key_env, timeout, way)
+
+            endpoints = tuple(map(endpoint, _meant(urls, rehearsal=rehearsal)))
+            return verb(
+                **({"endpoints": endpoints} if several else {"endpoint": endpoints[0]}), **rest
+            )
+
+        return with_options(connected, _options(timeout, load=load, several=several))
 
     return decorate
 
 
-def _meant(url: str, *, rehearsal: bool) -> str:
-    """Return the URL, or that of the kept rehearsal. Raises Refused.
+def _meant(urls: tuple[str, ...], *, rehearsal: bool) -> tuple[str, ...]:
+    """Return the URLs, or that of the kept rehearsal. Raises Refused.
 
     Whoever names neither is told of one.
     """
@@ -118,22 +131,25 @@ def _meant(url: str, *, rehearsal: bool) -> str:
     if not rehearsal:
         if not given:
             mention_kept()
-        return url
+        return urls
     if given:
         raise Refused(
             phrase("`--rehearsal` has an address of its own"),
             hint=phrase("leave one of the two out"),
         )
-    return require_kept().url
+    return (require_kept().url,)
 
 
-def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., object]]]:
+def _options(
+    timeout: float, *, load: bool, several: bool
+) -> list[Callable[..., Callable[..., object]]]:
     def take_defaults(ctx: click.Context, _param: click.Parameter, file: Path | None) -> None:
         if file is None:
             return
         ctx.meta[_SPEC_FILE] = read = read_spec_file(file)
         spec = read.spec
-        defaults: dict[str, object] = {"url": _url_of(spec)}
+        url = _url_of(spec)
+        defaults: dict[str, object] = {"url": [url] if several else url}
         if spec.serve.api_key_env and not ctx.meta[_ELSEWHERE]:
             defaults["key_env"] = spec.serve.api_key_env
         if load:
@@ -150,7 +166,11 @@ def _options(timeout: float, *, load: bool) -> list[Callable[..., Callable[..., 
             help=f"Take {what} from this spec; other flags override it."
             f"  [default: {DEFAULT_FILE}, unless --url or --rehearsal is given]",
         ),
-        click.option("--url", default=_URL, show_default=True, help="Base URL."),
+        click.option(
+            "--url", default=[_URL] if several else _URL, show_default=True, multiple=several,
+            help="Base URL; of several replicas each, one after another." if several
+            else "Base URL.",
+        ),
         click.option(
             "--rehearsal", is_flag=True,
             help="Where the rehearsal that `up --rehearse --keep` left answers.",

@@ -38,6 +38,7 @@ VERBS = {
     "diagnose": "Find the line of the logs that says why a start or a run failed.",
     "chat": "Talk with a served model, at any OpenAI-compatible URL.",
     "bench": "Measure an endpoint under load: throughput, TTFT, time per output token.",
+    "batch": "Answer a file of prompts: every row once, however often the job is interrupted.",
     "compare": "Bring up each layout in turn, measure it on the same prompts, and write one "
     "report.",
     "restart": "Restart a service on its hosts, as it is, and wait for its first token.",

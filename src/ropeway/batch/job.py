@@ -1,0 +1,229 @@
+"""A job as its user names it: files in, files out, and beside them the folder that remembers it."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
+
+from ropeway.batch.assemble import assemble
+from ropeway.batch.forms import Kind
+from ropeway.batch.journal import Journal, take_folder
+from ropeway.batch.manifest import Manifest, read_manifest
+from ropeway.batch.manifest import Part as PartRead
+from ropeway.batch.parts import STDIN, Part, Shape, find_parts
+from ropeway.batch.rows import Outcome, Row
+from ropeway.batch.servers import Servers
+from ropeway.batch.settings import Form
+from ropeway.batch.survey import Survey, kept_survey, rows, skipped, survey
+from ropeway.batch.tokens import UNLIMITED
+from ropeway.errors import Refused
+from ropeway.phrases import phrase
+
+_MOST_BEHIND = 32 * 2**20
+# What `--retry-errors` takes back. What was skipped cannot be sent this time either.
+RETRIED = frozenset((Outcome.REFUSED, Outcome.FAILED, Outcome.POISON))
+
+Tell = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user asks for.
+
+    inputs    names of files, globs or URLs; `-` is standard input
+    errors    the file of the rows that get no answer
+    form      how lines without a body become requests; `template`: of their prompt, as it was typed
+    shape     of the input, where its name does not say it
+    skip_bad  leave out lines that cannot be sent
+    ordered   write the output in the order of the input
+    again     outcomes of earlier runs that are taken back
+    """
+
+    inputs: tuple[str, ...]
+    output: Path
+    errors: Path
+    form: Form
+    template: str = ""
+    shape: Shape | None = None
+    skip_bad: bool = False
+    ordered: bool = False
+    again: frozenset[Outcome] = field(default_factory=frozenset)
+
+    @property
+    def folder(self) -> Path:
+        """Where the journal is."""
+        return self.output.with_name(f"{self.output.name}.journal")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job whose input was looked at and whose journal is open."""
+
+    order: Order
+    form: Form
+    parts: tuple[Part, ...]
+    found: Survey
+    journal: Journal
+
+    def rows(self) -> Iterator[Row]:
+        """Yield what is still to be sent."""
+        return rows(self.parts, self.form, self.found, self.order.folder, self.journal.done)
+
+
+def tokens_of(found: Survey, samples: int) -> int:
+    """Return the tokens of all prompts and answers, estimated."""
+    answers = found.answer.total + found.unlimited * UNLIMITED
+    return samples * (found.prompt.total + answers)
+
+
+def look(order: Order, servers: Servers | None, stdin: BinaryIO, tell: Tell) -> Survey:
+    """Look at the input and keep nothing of it. Raises Refused for what cannot be sent."""
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        parts = find_parts(order.inputs, folder, stdin, order.shape)
+        return _survey(order, _form(order, servers), parts, folder, servers, tell)
+
+
+@contextmanager
+def open_job(order: Order, servers: Servers, stdin: BinaryIO, tell: Tell) -> Iterator[Job]:
+    """Look at the input, and go on with the job of this output, or begin it.
+
+    `tell` is given how many bytes of how many were looked at. Raises Refused where the input, the
+    flags or the files do not allow it, with nothing sent; a folder that was made for it is removed.
+    """
+    _check_files(order)
+    folder, form = order.folder, _form(order, servers)
+    fresh = not folder.exists()
+    lock = take_folder(folder)
+    try:
+        try:
+            parts = find_parts(order.inputs, folder, stdin, order.shape)
+            _check_inputs(order, parts)
+            found = kept_survey(parts, form, folder)
+            if found is None or (found.bad and not order.skip_bad):
+
+                def alive(read: int, size: int) -> None:
+                    lock.beat()
+                    tell(read, size)
+
+                found = _survey(order, form, parts, folder, servers, alive)
+        except BaseException:
+            lock.release()
+            raise
+        manifest = _manifest(order, form, found, servers)
+        journal = Journal.open(
+            folder, rows=found.rows, manifest=manifest, again=order.again, lock=lock
+        )
+    except BaseException:
+        if fresh and read_manifest(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    with journal:
+        _skip(form, folder, journal)
+        yield Job(order, form, parts, found, journal)
+
+
+def write_files(order: Order, counts: Counter[Outcome]) -> None:
+    """Write the output and the file of errors. `counts`: what the closed journal has counted."""
+    assemble(order.folder, order.output, order.errors, ordered=order.ordered, expected=counts)
+
+
+def _form(order: Order, servers: Servers | None) -> Form:
+    return replace(order.form, model=servers.model if servers else "")
+
+
+def _survey(
+    order: Order,
+    form: Form,
+    parts: Sequence[Part],
+    folder: Path,
+    servers: Servers | None,
+    tell: Tell,
+) -> Survey:
+    size, read = sum(part.size for part in parts), 0
+
+    def more(count: int) -> None:
+        nonlocal read
+        read += count
+        tell(read, size)
+
+    return survey(
+        parts,
+        form,
+        folder,
+        skip_bad=order.skip_bad,
+        context=servers.context if servers else None,
+        served=servers.names if servers else (),
+        tell=more,
+    )
+
+
+def _manifest(order: Order, form: Form, found: Survey, servers: Servers) -> Manifest:
+    """Return what the job is, so that it goes on only as that."""
+    made = found.kind is Kind.COLUMNS
+    settings = dict(form.settings)
+    model = str(settings.pop("model", form.model)) if made else ", ".join(sorted(found.models))
+    if made:
+        settings["url"] = form.path
+    return Manifest(
+        model=model,
+        rows=found.rows,
+        parts=tuple(PartRead(part.name, part.size, part.digest) for part in found.parts),
+        engine=servers.engine,
+        settings=settings,
+        template=order.template,
+    )
+
+
+def _skip(form: Form, folder: Path, journal: Journal) -> None:
+    """Give the lines that are left out their outcome."""
+    for result in skipped(form, folder):
+        if result.ordinal not in journal.done:
+            journal.add(result)
+            if journal.behind > _MOST_BEHIND:
+                journal.flush()
+
+
+def _check_files(order: Order) -> None:
+    """Refuse an output that would be lost, or that cannot be written."""
+    for path in (order.output, order.errors):
+        if not path.parent.is_dir():
+            raise Refused(
+                phrase("there is no such folder"),
+                where=str(path.parent),
+                hint=phrase("make it first: `mkdir -p {folder}`", folder=path.parent),
+            )
+        if path.is_dir():
+            raise Refused(phrase("this is a folder"), where=str(path), hint=phrase("name a file"))
+    if order.output.exists() and not order.output.is_file():
+        raise Refused(
+            phrase("the output must be a file: what is done is remembered beside it"),
+            where=str(order.output),
+        )
+    if order.output == order.errors:
+        raise Refused(phrase("output and errors are the same file"), where=str(order.output))
+    if order.folder.exists():
+        return
+    for path in (order.output, order.errors):
+        if path.is_file() and path.stat().st_size:
+            raise Refused(
+                phrase("the file is there already, and no job of ours has written it"),
+                where=str(path),
+                evidence=[phrase("there is no `{folder}`", folder=order.folder)],
+                hint=phrase("name another one, or move it away"),
+            )
+
+
+def _check_inputs(order: Order, parts: Sequence[Part]) -> None:
+    """Refuse to write over the input."""
+    for part in parts:
+        for path in (order.output, order.errors):
+            local = part.store is None and part.name != STDIN
+            if local and path.exists() and path.samefile(part.path):
+                raise Refused(
+                    phrase("the file is in the input, and would be written over"), where=str(path)
+                )

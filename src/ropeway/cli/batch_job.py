@@ -1,0 +1,381 @@
+"""A batch job as `ropeway batch` runs it: asked, looked at, sent, watched and written."""
+
+import asyncio
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ropeway.batch.check import Check, read_check
+from ropeway.batch.dispatch import Limits
+from ropeway.batch.job import RETRIED, Job, Order, look, open_job, tokens_of, write_files
+from ropeway.batch.parts import Shape
+from ropeway.batch.progress import Price, Progress
+from ropeway.batch.rows import Outcome
+from ropeway.batch.run import Ended, Settings, run_batch
+from ropeway.batch.servers import Servers, ask_servers, replicas_of
+from ropeway.batch.settings import make_form
+from ropeway.batch.survey import Survey
+from ropeway.batch.tokens import UNLIMITED
+from ropeway.bench.run import stopped_by_interrupt
+from ropeway.checkpoints.fetch import default_root
+from ropeway.cli.batch import APIS, BatchFlags
+from ropeway.cli.call import current_call
+from ropeway.cli.endpoint import spec_file, tell_rehearsal
+from ropeway.endpoint.address import Endpoint
+from ropeway.endpoint.failures import RequestFailed
+from ropeway.errors import Exit, Refused, RopewayError
+from ropeway.phrases import phrase
+from ropeway.plan.choice import expected
+from ropeway.plan.load import Load
+from ropeway.report.batch import (
+    outcome_table,
+    progress_block,
+    progress_line,
+    survey_line,
+    survey_table,
+)
+from ropeway.report.console import Screen
+from ropeway.report.progress import Step
+from ropeway.units import counted, format_seconds
+
+_LINE_S, _FIRST_BLOCK_S, _BLOCK_S = 5.0, 10.0, 60.0
+
+
+def plan_batch(
+    screen: Screen,
+    inputs: tuple[str, ...],
+    flags: BatchFlags,
+    endpoints: tuple[Endpoint, ...],
+    model: str | None,
+) -> None:
+    """Say what a job takes. Nothing is sent, and nothing is written."""
+    order, _ = _order(inputs, flags, flags.out or Path("out.jsonl"))
+    servers = None
+    try:
+        servers = asyncio.run(ask_servers(endpoints, _model(order, model)))
+    except RequestFailed as failure:
+        screen.warn(phrase("no endpoint was asked: {why}", why=failure.what))
+    with screen.step("look at the input") as step:
+        found = look(order, servers, sys.stdin.buffer, _looking(step))
+    forecast = _forecast(found, flags, screen)
+    screen.answer(survey_table(found, flags.samples, forecast))
+    if forecast is None:
+        screen.hint("how long it takes is known from the first minutes of the run; or with a spec")
+    screen.result({**_survey_json(found, flags.samples), "forecast": forecast})
+
+
+def run_batch_job(
+    screen: Screen,
+    inputs: tuple[str, ...],
+    flags: BatchFlags,
+    endpoints: tuple[Endpoint, ...],
+    model: str | None,
+) -> None:
+    """Run a job to its end, or to what stops it. Ends with the verb's exit code."""
+    if flags.out is None:
+        raise Refused(phrase("no output is named"), hint=phrase("name a file: `-o answers.jsonl`"))
+    order, check = _order(inputs, flags, flags.out)
+    current_call().folder = order.folder if order.folder.is_dir() else None
+    settings = _limits(flags)
+    servers = asyncio.run(_servers(endpoints, _model(order, model), screen))
+    tell_rehearsal(servers.rehearsed, servers.endpoints[0], screen)
+    for doubt in servers.doubts:
+        screen.warn(doubt)
+    with ExitStack() as stack:
+        with screen.step("look at the input") as step:
+            opened = open_job(order, servers, sys.stdin.buffer, _looking(step))
+            job = stack.enter_context(opened)
+            step.closing = counted(job.found.rows, "row")
+        _tell_survey(job, servers, screen)
+        tokens = tokens_of(job.found, flags.samples)
+        settings = replace(
+            settings, rows=job.found.rows, tokens=tokens, silence_s=endpoints[0].timeout_s
+        )
+        ended = _send(job, servers, settings, flags, check, screen)
+    _end(order, job, ended, screen)
+
+
+def _order(inputs: tuple[str, ...], flags: BatchFlags, output: Path) -> tuple[Order, Check | None]:
+    """Return what is asked for. Raises Refused for flags that do not go together."""
+    check = read_check(flags.check) if flags.check else None
+    settings = list(flags.settings)
+    form = make_form(
+        APIS[flags.api], flags.template, settings, flags.samples, pictures=flags.pictures
+    )
+    if check is not None:
+        form = check.in_form(form)
+    if flags.dedupe and flags.samples > 1:
+        raise Refused(
+            phrase("`--dedupe` and `-n` contradict each other"),
+            hint=phrase("`-n` asks the same several times: leave one of the two out"),
+        )
+    if flags.max_cost is not None and flags.price is None and flags.token_price is None:
+        raise Refused(
+            phrase("`--max-cost` needs a price"),
+            hint=phrase("say what it costs: `--price` for an hour, or `--token-price`"),
+        )
+    name = output.name.removesuffix(".jsonl")
+    order = Order(
+        inputs=inputs,
+        output=output,
+        errors=flags.errors or output.with_name(f"{name}.errors.jsonl"),
+        form=form,
+        template=flags.template or "",
+        shape=Shape(flags.kind) if flags.kind else None,
+        skip_bad=flags.skip_bad,
+        ordered=flags.ordered,
+        again=RETRIED if flags.retry_errors else frozenset(),
+    )
+    return order, check
+
+
+def _model(order: Order, named: str | None) -> str | None:
+    """Return the model that the user names. Raises Refused where two flags name one."""
+    setting = order.form.settings.get("model")
+    if named is not None and setting not in (None, named):
+        raise Refused(
+            phrase("`--model` and `--set model` name two models"), hint=phrase("give one of them")
+        )
+    return named or (str(setting) if setting is not None else None)
+
+
+def _limits(flags: BatchFlags) -> Settings:
+    price = None
+    if flags.price is not None or flags.token_price is not None:
+        tokens = flags.token_price or (0.0, 0.0)
+        price = Price((flags.price or 0.0) * _hosts(), *tokens)
+    return Settings(
+        rows=0,
+        tokens=0,
+        limits=Limits(
+            start=min(64, flags.in_flight), most=flags.in_flight, tries=flags.tries,
+            dedupe=flags.dedupe,
+        ),
+        max_errors=flags.max_errors,
+        until=flags.until,
+        price=price,
+        max_cost=flags.max_cost,
+    )  # fmt: skip
+
+
+def _hosts() -> int:
+    """Return how many hosts are paid for by the hour: those of the spec, else one."""
+    file = spec_file()
+    return max(1, len(file.spec.cluster.hosts or ())) if file else 1
+
+
+async def _servers(endpoints: tuple[Endpoint, ...], model: str | None, screen: Screen) -> Servers:
+    """Return what the endpoints are; those of a spec's replicas where they can be reached."""
+    file = spec_file()
+    if file is not None and len(endpoints) == 1:
+        hosts = {host.address for host in file.spec.cluster.hosts or ()}
+        if file.spec.cluster.is_local:
+            hosts |= {"127.0.0.1", "::1", "localhost"}
+        direct = await replicas_of(endpoints[0], hosts)
+        if direct:
+            screen.say(
+                phrase("rows go straight to {replicas}", replicas=counted(len(direct), "replica"))
+            )
+            endpoints = direct
+        elif file.spec.serve.replicas > 1:
+            screen.say("rows go through the router: its replicas cannot be reached from here")
+    return await ask_servers(endpoints, model)
+
+
+def _looking(step: Step) -> Any:
+    def tell(read: int, size: int) -> None:
+        step.tick(survey_line(read, size), log_every_s=_LINE_S)
+
+    return tell
+
+
+def _tell_survey(job: Job, servers: Servers, screen: Screen) -> None:
+    found, done = job.found, len(job.journal.done)
+    if done:
+        screen.say(phrase("{done:,} of {rows:,} rows are done already", done=done, rows=found.rows))
+    for lost in job.journal.damage:
+        screen.warn(lost)
+    if found.unused:
+        names = ", ".join(f"`{name}`" for name in found.unused[:20])
+        screen.warn(phrase("nothing is made of these columns: {names}", names=names))
+    for name in found.empty:
+        screen.warn(phrase("nothing is in {file}", file=name))
+    if found.long:
+        screen.warn(
+            phrase(
+                "{n:,} prompts may be longer than the {context:,} tokens that the model takes",
+                n=found.long,
+                context=servers.context or 0,
+            )
+        )
+
+
+def _send(
+    job: Job,
+    servers: Servers,
+    settings: Settings,
+    flags: BatchFlags,
+    check: Check | None,
+    screen: Screen,
+) -> Ended:
+    """Send what is not done, and show how it goes."""
+    model = job.order.form.settings.get("model") or servers.model
+    name = phrase(
+        "{rows} → {model} at {n}",
+        rows=counted(job.found.rows - len(job.journal.done), "row"),
+        model=model or "?",
+        n=counted(len(servers.endpoints), "endpoint"),
+    )
+    block_due = time.monotonic() + _FIRST_BLOCK_S
+    with screen.step(name) as step:
+
+        def tell(progress: Progress) -> None:
+            nonlocal block_due
+            step.tick(progress_line(progress, flags.currency), log_every_s=_LINE_S)
+            if time.monotonic() >= block_due:
+                block_due = time.monotonic() + _BLOCK_S
+                for line in progress_block(progress, time.time()):
+                    screen.say(line)
+
+        async def run() -> Ended:
+            with stopped_by_interrupt() as stop:
+                return await run_batch(
+                    job.rows(), job.journal, servers.endpoints, settings, tell,
+                    stop=stop, check=check.fault if check else None,
+                )  # fmt: skip
+
+        ended = asyncio.run(run())
+        if ended.reason != "complete":
+            step.warn(_ENDINGS[ended.reason])
+    return ended
+
+
+_ENDINGS = {
+    "stopped": "stopped",
+    "until": "its time is over",
+    "cost": "it has cost what it may",
+    "errors": "too many errors",
+    "endpoints": "no endpoint takes rows",
+    "broken": "it cannot go on",
+}
+
+
+def _end(order: Order, job: Job, ended: Ended, screen: Screen) -> None:
+    """Write the files, and say what became of all rows."""
+    counts = job.journal.counts
+    whole = ended.reason not in ("stopped", "broken")
+    if whole:
+        with screen.step("write the files"):
+            write_files(order, counts)
+    rows = job.found.rows
+    screen.answer(outcome_table(counts, rows))
+    done = counts.total()
+    screen.answer(_record(order, job, ended, whole))
+    if done < rows:
+        screen.hint(phrase("the same command goes on:\n{command}", command=_same_command()))
+    screen.result(_document(order, job, ended, whole))
+    if ended.failure is not None:
+        raise ended.failure
+    context = click.get_current_context()
+    if ended.reason == "stopped" and done < rows:
+        context.exit(Exit.INTERRUPTED)
+    good = sum(count for outcome, count in counts.items() if outcome.good)
+    context.exit(Exit.OK if good == rows else Exit.NO)
+
+
+def _record(order: Order, job: Job, ended: Ended, whole: bool) -> str:
+    progress = ended.progress
+    lines = ["", f"time      {format_seconds(progress.elapsed_s)}"]
+    journal = job.journal
+    lines.append(f"tokens    {journal.prompt:,} in, {journal.answer:,} out")
+    again = progress.again + journal.again
+    if again:
+        lines.append(f"again     {again:,} rows may have been generated more than once")
+    if progress.cost is not None:
+        lines.append(f"cost      {progress.cost:,.2f} for this run")
+    if whole:
+        lines.append(f"output    {order.output}")
+        bad = sum(n for outcome, n in journal.counts.items() if not outcome.good)
+        if bad:
+            lines.append(f"errors    {order.errors}")
+    else:
+        lines.append(f"journal   {order.folder}")
+    return "\n".join(lines)
+
+
+def _same_command() -> str:
+    return shlex.join(["ropeway", *sys.argv[1:]])
+
+
+def _counts_json(counts: Mapping[Outcome, int]) -> dict[str, int]:
+    return {outcome.name.lower(): counts.get(outcome, 0) for outcome in Outcome}
+
+
+def _document(order: Order, job: Job, ended: Ended, whole: bool) -> dict[str, object]:
+    progress, journal = ended.progress, job.journal
+    return {
+        "rows": job.found.rows,
+        "outcomes": _counts_json(journal.counts),
+        "missing": job.found.rows - journal.counts.total(),
+        "ended": ended.reason,
+        "generated_again": progress.again + journal.again,
+        "input_tokens": journal.prompt,
+        "output_tokens": journal.answer,
+        "duration_s": progress.elapsed_s,
+        "cost": progress.cost,
+        "output": str(order.output) if whole else None,
+        "errors": str(order.errors) if whole else None,
+        "folder": str(order.folder),
+        "failed_tries": dict(progress.faults),
+    }
+
+
+def _survey_json(found: Survey, samples: int) -> dict[str, object]:
+    return {
+        "rows": found.rows,
+        "left_out": found.bad,
+        "files": [{"path": part.name, "bytes": part.size, "lines": part.lines}
+                  for part in found.parts],
+        "input_tokens_estimated": found.prompt.total * samples,
+        "output_tokens_at_most": (found.answer.total + found.unlimited * UNLIMITED) * samples,
+        "lines_without_limit": found.unlimited,
+        "prompts_that_may_be_too_long": found.long,
+        "shared_beginnings": found.groups,
+    }  # fmt: skip
+
+
+def _forecast(found: Survey, flags: BatchFlags, screen: Screen) -> dict[str, Any] | None:
+    """Return how long the planner expects a job to take on the spec's service; None without one."""
+    file = spec_file()
+    if file is None:
+        return None
+    lines = max(1, found.prompt.count)
+    answers = found.answer.total + found.unlimited * UNLIMITED
+    prompt, answer = max(1, found.prompt.total // lines), max(1, answers // lines)
+    load = Load(prompt, answer, clients=flags.in_flight, requests=found.rows)
+    try:
+        planned = expected(file, load, default_root(os.environ))
+    except RopewayError as error:
+        screen.warn(phrase("no forecast: {why}", why=error.what))
+        return None
+    forecast = planned.forecast
+    tokens = answers * flags.samples
+    seconds = tokens / forecast.output_tokens_per_s
+    cost = None if flags.price is None else flags.price * _hosts() * seconds / 3600
+    return {
+        "layout": planned.layout,
+        "seconds": seconds,
+        "low_s": tokens / forecast.output_high,
+        "high_s": tokens / forecast.output_low,
+        "cost": cost,
+        "currency": flags.currency or None,
+        "label": "predicted",
+    }
