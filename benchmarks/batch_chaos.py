@@ -136,7 +136,9 @@ def write_input(path: Path, rows: int, lots: random.Random) -> None:
     with path.open("w", encoding="utf-8") as file:
         for number in range(rows):
             text = " ".join(lots.choices(words, k=lots.randrange(1, 12)))
-            body = f'{{"model": "fake",  "messages": [{{"role":"user","content":"{number} {text}"}}]}}'
+            body = (
+                f'{{"model": "fake",  "messages": [{{"role":"user","content":"{number} {text}"}}]}}'
+            )
             file.write(
                 f'{{"custom_id": "r{number}", "method": "POST", '
                 f'"url": "/v1/chat/completions", "body": {body}}}\n'
@@ -238,7 +240,13 @@ def _one_life(argv: list[str], jumps: Path | None, kill_after: float | None) -> 
 
 
 def _faults(
-    source: Path, output: Path, errors: Path, document: dict[str, object], rows: int, *, ordered: bool
+    source: Path,
+    output: Path,
+    errors: Path,
+    document: dict[str, object],
+    rows: int,
+    *,
+    ordered: bool,
 ) -> list[str]:
     """Return what is wrong with the files, or with what was said of them."""
     argv = [sys.executable, str(CHECK), str(source), str(output), str(errors)]
@@ -275,8 +283,8 @@ def main() -> int:
         verdict = f"wrong, see {scratch}: {told.faults}" if told.faults else "right"
         wrong += bool(told.faults)
         print(
-            f"{number}: {told.lives} lives, {told.kills} kills, {told.torn} torn, {told.full} full, "
-            f"{told.deaths} servers died, {told.again} again, {told.seconds:.0f} s: {verdict}",
+            f"{number}: {told.lives} lives, {told.kills} kills, {told.torn} torn, {told.full} full,"
+            f" {told.deaths} servers died, {told.again} again, {told.seconds:.0f} s: {verdict}",
             flush=True,
         )
         if not told.faults:

@@ -100,7 +100,7 @@ def run_batch_job(
             settings, rows=job.found.rows, tokens=tokens, silence_s=endpoints[0].timeout_s
         )
         ended = _send(job, servers, settings, flags, check, screen)
-    _end(order, job, ended, screen)
+    _end(job, ended, screen)
 
 
 def _order(inputs: tuple[str, ...], flags: BatchFlags, output: Path) -> tuple[Order, Check | None]:
@@ -234,14 +234,18 @@ def _send(
         model=model or "?",
         n=counted(len(servers.endpoints), "endpoint"),
     )
-    block_due = time.monotonic() + _FIRST_BLOCK_S
+    event_due, block_due = time.monotonic(), time.monotonic() + _FIRST_BLOCK_S
     with screen.step(name) as step:
 
         def tell(progress: Progress) -> None:
-            nonlocal block_due
+            nonlocal event_due, block_due
+            now = time.monotonic()
             step.tick(progress_line(progress, flags.currency), log_every_s=_LINE_S)
-            if time.monotonic() >= block_due:
-                block_due = time.monotonic() + _BLOCK_S
+            if now >= event_due or progress.finished == progress.rows:
+                event_due = now + _LINE_S
+                screen.event({"event": "progress", **progress.as_json()})
+            if now >= block_due:
+                block_due = now + _BLOCK_S
                 for line in progress_block(progress, time.time()):
                     screen.say(line)
 
@@ -268,20 +272,20 @@ _ENDINGS = {
 }
 
 
-def _end(order: Order, job: Job, ended: Ended, screen: Screen) -> None:
+def _end(job: Job, ended: Ended, screen: Screen) -> None:
     """Write the files, and say what became of all rows."""
     counts = job.journal.counts
     whole = ended.reason not in ("stopped", "broken")
     if whole:
         with screen.step("write the files"):
-            write_files(order, counts)
+            write_files(job.order, counts)
     rows = job.found.rows
     screen.answer(outcome_table(counts, rows))
     done = counts.total()
-    screen.answer(_record(order, job, ended, whole))
+    screen.answer(_record(job, ended, whole=whole))
     if done < rows:
         screen.hint(phrase("the same command goes on:\n{command}", command=_same_command()))
-    screen.result(_document(order, job, ended, whole))
+    screen.result(_document(job, ended, whole=whole))
     if ended.failure is not None:
         raise ended.failure
     context = click.get_current_context()
@@ -291,8 +295,8 @@ def _end(order: Order, job: Job, ended: Ended, screen: Screen) -> None:
     context.exit(Exit.OK if good == rows else Exit.NO)
 
 
-def _record(order: Order, job: Job, ended: Ended, whole: bool) -> str:
-    progress = ended.progress
+def _record(job: Job, ended: Ended, *, whole: bool) -> str:
+    order, progress = job.order, ended.progress
     lines = ["", f"time      {format_seconds(progress.elapsed_s)}"]
     journal = job.journal
     lines.append(f"tokens    {journal.prompt:,} in, {journal.answer:,} out")
@@ -319,9 +323,10 @@ def _counts_json(counts: Mapping[Outcome, int]) -> dict[str, int]:
     return {outcome.name.lower(): counts.get(outcome, 0) for outcome in Outcome}
 
 
-def _document(order: Order, job: Job, ended: Ended, whole: bool) -> dict[str, object]:
-    progress, journal = ended.progress, job.journal
+def _document(job: Job, ended: Ended, *, whole: bool) -> dict[str, object]:
+    order, progress, journal = job.order, ended.progress, job.journal
     return {
+        "model": str(order.form.settings.get("model", job.form.model)),
         "rows": job.found.rows,
         "outcomes": _counts_json(journal.counts),
         "missing": job.found.rows - journal.counts.total(),
@@ -372,7 +377,7 @@ def _forecast(found: Survey, flags: BatchFlags, screen: Screen) -> dict[str, Any
     cost = None if flags.price is None else flags.price * _hosts() * seconds / 3600
     return {
         "layout": planned.layout,
-        "seconds": seconds,
+        "likely_s": seconds,
         "low_s": tokens / forecast.output_high,
         "high_s": tokens / forecast.output_low,
         "cost": cost,

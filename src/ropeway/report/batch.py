@@ -136,7 +136,7 @@ def _notes(found: Survey) -> Iterator[str]:
 
 def _forecast_lines(forecast: Mapping[str, Any]) -> Iterator[str]:
     low, high = format_seconds(forecast["low_s"]), format_seconds(forecast["high_s"])
-    likely = format_seconds(forecast["seconds"])
+    likely = format_seconds(forecast["likely_s"])
     yield f"predicted for {forecast['layout']}: {likely} ({low} to {high})"
     if forecast["cost"] is not None:
         yield f"cost      {forecast['cost']:,.2f} {forecast['currency']}".rstrip()

@@ -137,6 +137,12 @@ class Screen:
         dumps(data, allow_nan=False)  # fails here, where the verb is in the traceback
         self._result = data
 
+    def event(self, data: Mapping[str, object]) -> None:
+        """Write how far the verb is as a line of JSON to stderr; without `--json` nothing."""
+        if self.json:
+            self._talk.console.file.write(UNSEEN.sub(_escaped, dumps(data)) + "\n")
+            self._talk.console.file.flush()
+
     def close(self, *, ok: bool) -> None:
         """Print the JSON document, if one is wanted. `ok`: whether the exit code is 0."""
         if not self.json:
@@ -153,7 +159,7 @@ class Screen:
         unicode = (getattr(self._out.file, "encoding", None) or "utf-8").lower().startswith("utf")
         text = dumps(document, ensure_ascii=not unicode, indent=2, allow_nan=False)
         # A terminal may be what reads it; in JSON what steers one can stand as its escape.
-        text = UNSEEN.sub(lambda found: dumps(found[0])[1:-1], text)
+        text = UNSEEN.sub(_escaped, text)
         self._out.file.write(text + "\n")
         self._out.file.flush()
 
@@ -221,6 +227,10 @@ class Screen:
         # Not by way of the console, which would turn tabs into spaces.
         self._out.file.write(printable(text))
         self._out.file.flush()  # what both streams say stays in order where both go to one file
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return dumps(found[0])[1:-1]
 
 
 def error_text(error: RopewayError, width: int | None = None, language: str = "en") -> Text:
