@@ -48,7 +48,7 @@ REPORT_IMPORTS = {"report", "bench.comparison", "bench.stats", "endpoint.stream"
     "bench.load_test", "errors", "hardware", "doctor.finding", "doctor.pings", "diagnosis.result",
     "phrases", "outside", "models.shape", "models.summary",
     "plan.shards", "plan.candidate", "plan.cost", "plan.memory",
-    "plan.estimate",
+    "plan.estimate", "batch.progress", "batch.rows", "batch.survey",
 }  # fmt: skip
 
 # Who alone may import what.

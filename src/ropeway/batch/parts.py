@@ -73,7 +73,7 @@ def library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         raise Refused(
-            phrase("this input needs the package {name}", name=name.partition(".")[0]),
+            phrase("this needs the package {name}", name=name.partition(".")[0]),
             hint='pip install "ropeway[batch]"',
         ) from None
 

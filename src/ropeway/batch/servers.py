@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 from ropeway.endpoint.address import Endpoint, normalise_url
@@ -12,6 +13,7 @@ from ropeway.errors import Refused
 from ropeway.phrases import Phrase, joined, phrase
 
 _ASKING_S = 10.0  # servers that are there tell of themselves at once
+_LONGEST, _MOST = 200, 1000
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ async def replicas_of(endpoint: Endpoint, hosts: Collection[str]) -> tuple[Endpo
     bounded = replace(endpoint, timeout_s=_ASKING_S)
     try:
         async with Client(bounded) as client:
-            urls = await client.backends()
+            urls = _backends(await client.beside("/ropeway/backends"))
     except RequestFailed:
         return ()
     if not urls or any(urlsplit(url).hostname not in hosts for url in urls):
@@ -97,9 +99,24 @@ async def _ask(endpoint: Endpoint) -> Server:
         async with Client(
             replace(endpoint, timeout_s=min(_ASKING_S, endpoint.timeout_s))
         ) as client:
-            return Server(endpoint, await client.models(), await client.version())
+            models = await client.models()
+            return Server(endpoint, models, _version(await client.beside("/version")))
     except RequestFailed as failure:
         return Server(endpoint, failure=failure)
+
+
+def _version(said: Any) -> str:
+    """Return the engine's version, as vLLM's server tells it; "" where nothing does."""
+    version = said.get("version") if isinstance(said, dict) else None
+    return version[:_LONGEST] if isinstance(version, str) else ""
+
+
+def _backends(said: Any) -> list[str]:
+    """Return the URLs of the replicas, if it is a router of ours that answered."""
+    listed = said.get("backends") if isinstance(said, dict) else None
+    rows = listed if isinstance(listed, list) else []
+    urls = [row.get("url") for row in rows[:_MOST] if isinstance(row, dict)]
+    return [url for url in urls if isinstance(url, str)]
 
 
 def _joined(servers: Sequence[Server], there: Sequence[Server], model: str | None) -> Servers:

@@ -1,131 +1,19 @@
 """`ropeway batch`: a file of prompts in, a file of answers out, each row committed once."""
 
-import re
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from pathlib import Path
-
 import click
 
+from ropeway.cli.batch_job import plan_batch, run_batch_job
+from ropeway.cli.batch_options import BatchFlags, batch_options
 from ropeway.cli.endpoint import endpoint_options
-from ropeway.cli.options import POSITIVE, passed_as, screen_options
+from ropeway.cli.options import screen_options
 from ropeway.endpoint.address import Endpoint
 from ropeway.report.console import Screen
-
-APIS = {"chat": "/v1/chat/completions", "completions": "/v1/completions",
-        "embeddings": "/v1/embeddings"}  # fmt: skip
-_CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
-
-
-def _share(_: click.Context, param: click.Parameter, text: str) -> float:
-    """Return a share of the rows, written `5%` or `0.05`."""
-    try:
-        share = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise click.BadParameter(f"`{text}` is not a share like 5%", param=param)
-    return share
-
-
-def _moment(_: click.Context, param: click.Parameter, text: str | None) -> float | None:
-    """Return a time of day, the next there is, or a date and a time, as `time.time` has it."""
-    if text is None:
-        return None
-    now = datetime.fromtimestamp(time.time())
-    try:
-        if clock := _CLOCK.fullmatch(text.strip()):
-            moment = now.replace(hour=int(clock[1]), minute=int(clock[2]), second=0)
-            moment += timedelta(days=moment <= now)
-        else:
-            moment = datetime.fromisoformat(text.strip())
-        return moment.timestamp()
-    except (ValueError, OverflowError):
-        why = f"`{text}` is not a time like 18:00 or 2027-01-31T18:00"
-        raise click.BadParameter(why, param=param) from None
-
-
-@dataclass(frozen=True)
-class BatchFlags:
-    """The flags of `batch` as they were given; see their help."""
-
-    out: Path | None
-    errors: Path | None
-    api: str
-    template: str | None
-    settings: tuple[str, ...]
-    samples: int
-    kind: str | None
-    pictures: bool
-    skip_bad: bool
-    ordered: bool
-    retry_errors: bool
-    dedupe: bool
-    check: Path | None
-    in_flight: int
-    tries: int
-    max_errors: float
-    until: float | None
-    price: float | None
-    token_price: tuple[float, float] | None
-    currency: str
-    max_cost: float | None
-    plan: bool
-
-
-_OPTIONS = (
-    click.option("-o", "--out", type=click.Path(path_type=Path), metavar="FILE",
-                 help="The output; needed unless --plan is given."),
-    click.option("--errors", type=click.Path(path_type=Path), metavar="FILE",
-                 help="File for rows without an answer.  [default: OUT.errors.jsonl]"),
-    click.option("--api", type=click.Choice(tuple(APIS)), default="chat", show_default=True,
-                 help="What rows without a body of their own ask for."),
-    click.option("--template", metavar="TEXT",
-                 help='The prompt, with columns in braces: "Translate: {text}".'),
-    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
-                 help="Put into every row without a body, such as max_tokens=256."),
-    click.option("-n", "--samples", type=click.IntRange(1, 1000), default=1, show_default=True,
-                 help="Answers for each row; each is a row of its own."),
-    click.option("--format", "kind", type=click.Choice(("jsonl", "csv", "tsv", "parquet")),
-                 help="What the input is, where its name does not say it."),
-    click.option("--pictures/--no-pictures", default=True,
-                 help="Send the columns `image` and `images` (paths or URLs).  [default: send]"),
-    click.option("--skip-bad", is_flag=True,
-                 help="Leave out lines that cannot be sent; each is an error row."),
-    click.option("--ordered", is_flag=True, help="Write the output in the order of the input."),
-    click.option("--retry-errors", is_flag=True,
-                 help="Go on, and do again what was refused, failed or poison."),
-    click.option("--dedupe", is_flag=True,
-                 help="Ask equal requests once, where they come near each other."),
-    click.option("--check", type=click.Path(path_type=Path), metavar="SCHEMA",
-                 help="JSON schema that every answer must fit; others are asked again."),
-    click.option("--in-flight", type=click.IntRange(1, 65536), default=1024, show_default=True,
-                 help="Most rows at once for each endpoint; how many is found."),
-    click.option("--tries", type=click.IntRange(1, 1000), default=5, show_default=True,
-                 help="Of a row, before it has failed."),
-    click.option("--max-errors", callback=_share, default="50%", show_default=True, metavar="SHARE",
-                 help="Stop when more rows than this get no answer (from 200 rows on)."),
-    click.option("--until", callback=_moment, metavar="TIME", help="Stop at this time: 18:00."),
-    click.option("--price", type=POSITIVE, help="Price of one host for an hour."),
-    click.option("--token-price", type=(float, float), metavar="IN OUT",
-                 help="Price of a million tokens of prompts, and of answers."),
-    click.option("--currency", default="", metavar="NAME", help="Currency of prices."),
-    click.option("--max-cost", type=POSITIVE, help="Stop when this run has cost so much."),
-    click.option("--plan", is_flag=True,
-                 help="Look at the input, say what the job takes, and send nothing."),
-)  # fmt: skip
-
-
-def _flags_option(verb: Callable[..., object]) -> Callable[..., object]:
-    return passed_as("flags", BatchFlags, verb, _OPTIONS)
 
 
 @click.command()
 @screen_options
 @endpoint_options(timeout=3600.0, several=True)
-@_flags_option
+@batch_options
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 def batch(
     *,
@@ -162,11 +50,6 @@ def batch(
     Example:
       ropeway batch prompts.jsonl -o answers.jsonl --set max_tokens=256
     """
-    from ropeway.batch.parts import library
-
-    library("msgspec")  # of the extra, which is not needed to list verbs
-    from ropeway.cli.batch_job import plan_batch, run_batch_job
-
     if flags.plan:
         plan_batch(screen, inputs, flags, endpoints, model)
     else:

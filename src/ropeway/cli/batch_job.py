@@ -26,7 +26,7 @@ from ropeway.batch.survey import Survey
 from ropeway.batch.tokens import UNLIMITED
 from ropeway.bench.run import stopped_by_interrupt
 from ropeway.checkpoints.fetch import default_root
-from ropeway.cli.batch import APIS, BatchFlags
+from ropeway.cli.batch_options import APIS, BatchFlags
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import spec_file, tell_rehearsal
 from ropeway.endpoint.address import Endpoint

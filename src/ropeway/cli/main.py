@@ -76,6 +76,9 @@ Example:
 """
 
 
+# Packages that only some verbs need, and the extra that brings each.
+_EXTRAS = {"msgspec": "batch"}
+
 # What people call a verb whose name is another.
 _OTHER_WORDS = {
     "inspect": "show", "info": "show", "get": "fetch", "download": "fetch", "pull": "fetch",
@@ -132,7 +135,12 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
         if name not in VERBS:
             return None
-        command: click.Command = getattr(import_module(f"ropeway.cli.{name}"), name)
+        try:
+            command: click.Command = getattr(import_module(f"ropeway.cli.{name}"), name)
+        except ModuleNotFoundError as error:
+            if error.name not in _EXTRAS:
+                raise
+            return _without_extra(name, error.name, _EXTRAS[error.name])
         return command
 
     def invoke(self, ctx: click.Context) -> object:
@@ -162,6 +170,20 @@ class _Verbs(click.Group):
     ) -> None:
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
+
+
+def _without_extra(verb: str, package: str, extra: str) -> click.Command:
+    """Return a command that says which packages the verb needs, whatever its arguments."""
+
+    def refuse(_: click.Context, __: click.Parameter, ___: object) -> NoReturn:
+        raise Refused(
+            phrase("`ropeway {verb}` needs the package {package}", verb=verb, package=package),
+            hint=phrase('pip install "ropeway[{extra}]"', extra=extra),
+        )
+
+    anything = click.Argument(["rest"], nargs=-1, type=click.UNPROCESSED, callback=refuse)
+    settings = {"ignore_unknown_options": True, "help_option_names": []}
+    return click.Command(verb, params=[anything], context_settings=settings)
 
 
 @click.group(

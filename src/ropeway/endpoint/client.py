@@ -157,19 +157,14 @@ class Client:
         served = (_served(row) for row in rows[:_MOST_MODELS])
         return tuple(model for model in served if model is not None)
 
-    async def version(self) -> str:
-        """Return the engine's version, as vLLM's server tells it; "" where nothing does."""
-        said = await self._aside("/version")
-        version = said.get("version") if isinstance(said, dict) else None
-        return version[:_LONGEST_WORDS] if isinstance(version, str) else ""
-
-    async def backends(self) -> tuple[str, ...]:
-        """Return the URLs of the replicas, if it is a router of ours that answers."""
-        said = await self._aside("/ropeway/backends")
-        rows = said.get("backends") if isinstance(said, dict) else None
-        listed = rows if isinstance(rows, list) else []
-        urls = [row.get("url") for row in listed if isinstance(row, dict)]
-        return tuple(url for url in urls[:_MOST_MODELS] if isinstance(url, str))
+    async def beside(self, path: str) -> Any:
+        """Return the JSON that a server has beside its API; None where it has no such path."""
+        url = self.endpoint.url.removesuffix("/v1") + path
+        try:
+            async with self._answer(url, Stopwatch(self.clock)) as response:
+                return await self._document(response)
+        except RequestFailed:
+            return None
 
     async def count_tokens(self, model: str, messages: Sequence[Message]) -> int | None:
         """Count this chat and its template with vLLM's `/tokenize`; None if the server has none."""
@@ -182,15 +177,6 @@ class Client:
             return None
         count = answer.get("count") if isinstance(answer, dict) else None
         return count if type(count) is int and count > 0 else None
-
-    async def _aside(self, path: str) -> Any:
-        """Return what a server says beside its API; None where it has no such path."""
-        url = self.endpoint.url.removesuffix("/v1") + path
-        try:
-            async with self._answer(url, Stopwatch(self.clock)) as response:
-                return await self._document(response)
-        except RequestFailed:
-            return None
 
     @contextlib.asynccontextmanager
     async def _answer(
