@@ -306,3 +306,21 @@ def test_events_tell_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture
     assert {event["event"] for event in events} == {"progress"}
     assert events[-1]["finished"] == events[-1]["rows"] == 20
     assert events[-1]["replicas"][0]["url"] == url
+
+
+def test_a_page_shows_what_became_of_the_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests(tmp_path / "in.jsonl", 200)
+    page = tmp_path / "page.html"
+    with serving(faults=Faults(refused=0.1, errors=0.1)) as (url, _):
+        _, said, _ = run(
+            capsys, tmp_path / "in.jsonl", "-o", tmp_path / "o", "--url", url, "--html", page
+        )
+    text = page.read_text(encoding="utf-8")
+    refused = said["outcomes"]["refused"]
+    assert f'title="refused 被拒绝 {refused}"' in text
+    assert "Every one of the 200 rows has its outcome." in text
+    assert "全部 200 行都已得到结果。" in text
+    assert f"<th>status 500</th><td>{said['failed_tries']['status 500']}</td>" in text
+    assert "<script" not in text

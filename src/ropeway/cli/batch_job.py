@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.batch_options import APIS, BatchFlags
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import spec_file, tell_rehearsal
+from ropeway.cli.files import write_page
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import RequestFailed
 from ropeway.errors import Exit, Refused, RopewayError
@@ -42,6 +44,7 @@ from ropeway.report.batch import (
     survey_line,
     survey_table,
 )
+from ropeway.report.batch_page import Conditions, Timeline, batch_page
 from ropeway.report.console import Screen
 from ropeway.report.progress import Step
 from ropeway.units import counted, format_seconds
@@ -99,8 +102,10 @@ def run_batch_job(
         settings = replace(
             settings, rows=job.found.rows, tokens=tokens, silence_s=endpoints[0].timeout_s
         )
-        ended = _send(job, servers, settings, flags, check, screen)
-    _end(job, ended, screen)
+        view = _View(screen, flags.currency)
+        with screen.step(_name(job, servers)) as step:
+            ended = _send(job, servers, settings, check, view, step)
+    _end(job, ended, flags.html, view.timeline, screen)
 
 
 def _order(inputs: tuple[str, ...], flags: BatchFlags, output: Path) -> tuple[Order, Check | None]:
@@ -218,48 +223,59 @@ def _tell_survey(job: Job, servers: Servers, screen: Screen) -> None:
         )
 
 
+class _View:
+    """What is shown of a job that runs: a live line, blocks of lines, events, the page's curve."""
+
+    def __init__(self, screen: Screen, currency: str) -> None:
+        self._screen, self._currency = screen, currency
+        self.timeline = Timeline()
+        now = time.monotonic()
+        self._event_due, self._block_due = now, now + _FIRST_BLOCK_S
+
+    def show(self, progress: Progress, step: Step) -> None:
+        """Show a job at one moment."""
+        now = time.monotonic()
+        self.timeline.add(progress)
+        step.tick(progress_line(progress, self._currency), log_every_s=_LINE_S)
+        if now >= self._event_due or progress.finished == progress.rows:
+            self._event_due = now + _LINE_S
+            self._screen.event({"event": "progress", **progress.as_json()})
+        if now >= self._block_due:
+            self._block_due = now + _BLOCK_S
+            for line in progress_block(progress, time.time()):
+                self._screen.say(line)
+
+
 def _send(
-    job: Job,
-    servers: Servers,
-    settings: Settings,
-    flags: BatchFlags,
-    check: Check | None,
-    screen: Screen,
+    job: Job, servers: Servers, settings: Settings, check: Check | None, view: _View, step: Step
 ) -> Ended:
     """Send what is not done, and show how it goes."""
-    model = job.order.form.settings.get("model") or servers.model
-    name = phrase(
+
+    async def run() -> Ended:
+        with stopped_by_interrupt() as stop:
+            return await run_batch(
+                job.rows(), job.journal, servers.endpoints, settings,
+                lambda progress: view.show(progress, step),
+                stop=stop, check=check.fault if check else None,
+            )  # fmt: skip
+
+    ended = asyncio.run(run())
+    if ended.reason != "complete":
+        step.warn(_ENDINGS[ended.reason])
+    return ended
+
+
+def _name(job: Job, servers: Servers) -> str:
+    return phrase(
         "{rows} → {model} at {n}",
         rows=counted(job.found.rows - len(job.journal.done), "row"),
-        model=model or "?",
+        model=_model_of(job) or "?",
         n=counted(len(servers.endpoints), "endpoint"),
     )
-    event_due, block_due = time.monotonic(), time.monotonic() + _FIRST_BLOCK_S
-    with screen.step(name) as step:
 
-        def tell(progress: Progress) -> None:
-            nonlocal event_due, block_due
-            now = time.monotonic()
-            step.tick(progress_line(progress, flags.currency), log_every_s=_LINE_S)
-            if now >= event_due or progress.finished == progress.rows:
-                event_due = now + _LINE_S
-                screen.event({"event": "progress", **progress.as_json()})
-            if now >= block_due:
-                block_due = now + _BLOCK_S
-                for line in progress_block(progress, time.time()):
-                    screen.say(line)
 
-        async def run() -> Ended:
-            with stopped_by_interrupt() as stop:
-                return await run_batch(
-                    job.rows(), job.journal, servers.endpoints, settings, tell,
-                    stop=stop, check=check.fault if check else None,
-                )  # fmt: skip
-
-        ended = asyncio.run(run())
-        if ended.reason != "complete":
-            step.warn(_ENDINGS[ended.reason])
-    return ended
+def _model_of(job: Job) -> str:
+    return str(job.order.form.settings.get("model", job.form.model))
 
 
 _ENDINGS = {
@@ -272,7 +288,7 @@ _ENDINGS = {
 }
 
 
-def _end(job: Job, ended: Ended, screen: Screen) -> None:
+def _end(job: Job, ended: Ended, html: Path | None, timeline: Timeline, screen: Screen) -> None:
     """Write the files, and say what became of all rows."""
     counts = job.journal.counts
     whole = ended.reason not in ("stopped", "broken")
@@ -283,6 +299,9 @@ def _end(job: Job, ended: Ended, screen: Screen) -> None:
     screen.answer(outcome_table(counts, rows))
     done = counts.total()
     screen.answer(_record(job, ended, whole=whole))
+    if html is not None:
+        page = batch_page(ended.progress, timeline.points, _conditions(job, ended), screen.language)
+        write_page(html, page, screen)
     if done < rows:
         screen.hint(phrase("the same command goes on:\n{command}", command=_same_command()))
     screen.result(_document(job, ended, whole=whole))
@@ -293,6 +312,20 @@ def _end(job: Job, ended: Ended, screen: Screen) -> None:
         context.exit(Exit.INTERRUPTED)
     good = sum(count for outcome, count in counts.items() if outcome.good)
     context.exit(Exit.OK if good == rows else Exit.NO)
+
+
+def _conditions(job: Job, ended: Ended) -> Conditions:
+    journal = job.journal
+    return Conditions(
+        title=", ".join(part.name for part in job.found.parts[:3]),
+        model=_model_of(job),
+        output=str(job.order.output),
+        ended=ended.reason,
+        input_tokens=journal.prompt,
+        output_tokens=journal.answer,
+        again=ended.progress.again + journal.again,
+        when=datetime.now(UTC),
+    )
 
 
 def _record(job: Job, ended: Ended, *, whole: bool) -> str:
@@ -326,7 +359,7 @@ def _counts_json(counts: Mapping[Outcome, int]) -> dict[str, int]:
 def _document(job: Job, ended: Ended, *, whole: bool) -> dict[str, object]:
     order, progress, journal = job.order, ended.progress, job.journal
     return {
-        "model": str(order.form.settings.get("model", job.form.model)),
+        "model": _model_of(job),
         "rows": job.found.rows,
         "outcomes": _counts_json(journal.counts),
         "missing": job.found.rows - journal.counts.total(),

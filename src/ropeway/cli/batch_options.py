@@ -69,6 +69,7 @@ class BatchFlags:
     token_price: tuple[float, float] | None
     currency: str
     max_cost: float | None
+    html: Path | None
     plan: bool
 
 
@@ -110,6 +111,8 @@ _OPTIONS = (
                  help="Price of a million tokens of prompts, and of answers."),
     click.option("--currency", default="", metavar="NAME", help="Currency of prices."),
     click.option("--max-cost", type=POSITIVE, help="Stop when this run has cost so much."),
+    click.option("--html", type=click.Path(path_type=Path), metavar="FILE",
+                 help="Write a page at the end."),
     click.option("--plan", is_flag=True,
                  help="Look at the input, say what the job takes, and send nothing."),
 )  # fmt: skip
