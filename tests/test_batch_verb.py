@@ -324,3 +324,19 @@ def test_a_page_shows_what_became_of_the_rows(
     assert "全部 200 行都已得到结果。" in text
     assert f"<th>status 500</th><td>{said['failed_tries']['status 500']}</td>" in text
     assert "<script" not in text
+
+
+@pytest.mark.parametrize("args", [["in.jsonl", "-o", "out.jsonl"], ["--help"], []])
+def test_without_its_extra_the_verb_says_what_to_install(args: list[str]) -> None:
+    lines = (
+        "import sys",
+        "sys.modules['msgspec'] = None",
+        "from ropeway.cli.main import exit_code",
+        f"sys.exit(exit_code(['batch', *{args}]))",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "`ropeway batch` needs the package msgspec" in done.stderr
+    assert 'pip install "ropeway[batch]"' in done.stderr
