@@ -161,7 +161,7 @@ def _limits(flags: BatchFlags) -> Settings:
         rows=0,
         tokens=0,
         limits=Limits(
-            start=min(64, flags.in_flight), most=flags.in_flight, tries=flags.tries,
+            start=min(_at_first(), flags.in_flight), most=flags.in_flight, tries=flags.tries,
             dedupe=flags.dedupe,
         ),
         max_errors=flags.max_errors,
@@ -169,6 +169,15 @@ def _limits(flags: BatchFlags) -> Settings:
         price=price,
         max_cost=flags.max_cost,
     )  # fmt: skip
+
+
+def _at_first() -> int:
+    """Return how many rows a replica is sent at first: what the spec lets it run at once."""
+    file = spec_file()
+    serve = file.spec.serve if file else None
+    if serve is None or serve.max_sequences is None:
+        return Limits.start
+    return serve.max_sequences * (serve.layout.data if serve.has_layout else 1)
 
 
 def _hosts() -> int:
