@@ -21,6 +21,7 @@ from batch_server import (
     rows,
     run_job,
 )
+from ropeway.batch import replica
 from ropeway.batch.progress import Price
 from ropeway.batch.rows import Outcome, Row
 from ropeway.batch.run import Settings, run_batch
@@ -85,6 +86,42 @@ def test_a_row_fails_when_its_tries_are_used_up_and_others_do_not() -> None:
     assert done.ended.progress.again == 4
     assert done.ended.progress.faults == {"status 500": 5}
     assert len(set(server.ids)) == len(server.ids)
+
+
+@pytest.mark.parametrize("status", [500, 529])
+def test_an_outage_behind_a_server_that_is_well_costs_no_row(status: int) -> None:
+    async def answer(server, prompt):
+        if 10 < asyncio.get_running_loop().time() - began[0] < 130:
+            return refusal(status, "overloaded")
+        return await echo(server, prompt)
+
+    async def main() -> Job:
+        async with BatchServer(answer) as server:
+            began.append(asyncio.get_running_loop().time())
+            return await run_job(rows(2000), server.endpoint, start=16, most=16)
+
+    began: list[float] = []
+    done = virtual_time.run(main())
+    check_answered(done, 2000)
+    assert sum(done.ended.progress.faults.values()) < 150
+    assert any("overloaded" in progress.waiting for progress in done.told)
+
+
+def test_rows_that_always_fail_end_although_only_they_are_left(monkeypatch) -> None:
+    monkeypatch.setattr(replica, "_OUTAGE_S", 60.0)
+
+    async def answer(server, prompt):
+        if int(prompt.removeprefix("row-")) >= 100:
+            return refusal(500, "CUDA error")
+        return await echo(server, prompt)
+
+    done, _ = job(answer, count=140)
+    outcomes = done.journal.outcomes()
+    assert {n for n, outcome in outcomes.items() if outcome is Outcome.FAILED} == set(
+        range(100, 140)
+    )
+    assert done.ended.reason == "complete"
+    assert 60 <= done.ended.progress.elapsed_s < 180
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -254,6 +291,19 @@ def test_a_job_of_which_too_much_fails_ends() -> None:
     assert 50 <= len(done.journal.results) < 80
     done, _ = job(answer, count=200, max_errors=0.5, errors_from=50)
     assert done.ended.reason == "complete"
+
+
+def test_a_job_of_which_too_much_fails_of_late_ends() -> None:
+    async def answer(server, prompt):
+        await asyncio.sleep(server.seconds)
+        if int(prompt.removeprefix("row-")) >= 1000:
+            return refusal(400, "no credit")
+        return await echo(server, prompt)
+
+    done, _ = job(answer, count=2500, errors_from=20)
+    assert done.ended.failure is not None
+    assert "of the last 1" in done.ended.failure.what
+    assert 1050 < len(done.journal.results) < 1300
 
 
 def test_a_journal_that_is_full_ends_the_job_with_its_error() -> None:

@@ -259,6 +259,7 @@ class Dispatch:
                 self._keep(follower, result_of(follower, unpaid))
         if answer.kind is not Kind.BARRED:
             replica.served, replica.overloads, replica.barred_by = True, 0, None
+            replica.failed.clear()
             self._refuse_held(replica)
 
     def _give_up(self, row: Row, outcome: Outcome, why: str) -> None:
@@ -303,7 +304,7 @@ class Dispatch:
             self._charge(row, answer)
 
     async def _failed(self, replica: Replica, row: Row, answer: Answer) -> None:
-        """Charge a row for a try that failed, unless its replica has died."""
+        """Charge a row for a try that failed, unless its replica has died or fails them all."""
         self.faults[answer.fault] += 1
         reached = answer.status != 503
         self._trouble(row).reached |= reached
@@ -315,10 +316,14 @@ class Dispatch:
             # When it has died, this task is cancelled here.
             await asyncio.shield(replica.asking)
         del replica.flying[row.ordinal]
-        if replica.state is State.WORKING:
-            self._charge(row, answer)
-        else:
+        now = self.clock()
+        if replica.state is not State.WORKING:
             self._outlived(row, replica.why, reached)
+        elif replica.fails(row, now):
+            replica.pause(answer, now)
+            self.window.later(row, now + back_off(replica.overloads))
+        else:
+            self._charge(row, answer)
 
     def _charge(self, row: Row, answer: Answer) -> None:
         """Count a try that failed; send the row again some time later, or never."""
@@ -360,6 +365,7 @@ class Dispatch:
                     self._died(replica, health.fault)
                 if not health.fault:
                     replica.state, silences, calls = State.WORKING, 0, 0
+                    replica.failed.clear()
                     self.wake.set()
                 continue
             await asyncio.sleep(_POLL_S * random.uniform(0.8, 1.2))

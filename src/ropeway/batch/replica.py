@@ -14,6 +14,10 @@ from ropeway.errors import RopewayError
 # Full jitter: a random time up to a limit that doubles, so that those who failed together do not
 # come back together.
 _FIRST_S, _LONGEST_S = 0.5, 30.0
+# So many different rows that fail in a row are not what is wrong, for so long: rows that always
+# fail are all that is left at the end of a job.
+_MANY_FAILED = 16
+_OUTAGE_S = 600.0
 
 
 class State(StrEnum):
@@ -36,6 +40,7 @@ class Replica:
     barred_by why it refuses us, until it serves us again
     asking    the question whether it has died, while it is being asked
     broken    connections that broke since the last such question
+    failed    rows that failed since its last answer, as many as matter, and when that began
     """
 
     index: int
@@ -48,6 +53,8 @@ class Replica:
     held: list[tuple[Row, Answer]] = field(default_factory=list)
     asking: asyncio.Task[None] | None = None
     broken: int = 0
+    failed: set[int] = field(default_factory=set)
+    failing_since: float = 0.0
     paused_until: float = 0.0
     overloads: int = 0
     away_until: float = 0.0
@@ -62,6 +69,14 @@ class Replica:
     def has_room(self, now: float) -> bool:
         """Whether it may be sent one row more."""
         return len(self.flying) < self.pace.limit and self.ready(now)
+
+    def fails(self, row: Row, now: float) -> bool:
+        """Note a row that failed; return whether it is rather the replica that fails."""
+        if not self.failed:
+            self.failing_since = now
+        if len(self.failed) < _MANY_FAILED:
+            self.failed.add(row.ordinal)
+        return len(self.failed) >= _MANY_FAILED and now - self.failing_since < _OUTAGE_S
 
     def pause(self, answer: Answer, now: float) -> None:
         """Leave it alone for as long as it asks, or for longer each time; send less after that."""

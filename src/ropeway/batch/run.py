@@ -28,6 +28,9 @@ _TICK_S, _TELL_S = 0.05, 0.5
 # A read of the input: rows and bytes at most.
 _BLOCK_ROWS, _BLOCK_BYTES = 512, 4 * 2**20
 _MOST_FAULTS = 3
+# After a million good rows a share of all is no brake: of the last ones, so many times as many as
+# are needed for a judgement, more than this is too much.
+_RECENT, _MOST_RECENT = 5, 0.5
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Settings:
     """How a job is run.
 
     rows, tokens  of the whole input, as it was surveyed; tokens of prompts and answers, estimated
-    max_errors    share of the rows without an answer that ends the job, of at least `errors_from`
+    max_errors    share of the rows without an answer that ends the job, of at least `errors_from`;
+                  the last ones are judged too, by it or by half, whichever is more
     silence_s     the longest wait for an answer: they are not streamed
     patience_s    the longest time without any replica that takes rows
     grace_s       how long a job that is stopped waits for what is in flight
@@ -107,6 +111,7 @@ class _Job:
         self.began = self.told = self.reachable = self.clock()
         self.before = self.committed = self.journal.counts.total()
         self.committed_at = 0.0
+        self.judged = (0, 0)  # rows, and those of them without an answer
         self.meter, self.forecast = Meter(), Forecast(self.began)
 
     async def run(self, stop: asyncio.Event) -> Ended:
@@ -205,19 +210,24 @@ class _Job:
             )
 
     def _judge_errors(self) -> None:
-        """End a job of which too much fails."""
-        settled = self.dispatch.settled
-        total = settled.total()
+        """End a job of which too much fails, in all or of late."""
+        settled, enough = self.dispatch.settled, self.settings.errors_from
+        n = settled.total()
         bad = sum(count for outcome, count in settled.items() if not outcome.good)
-        if total < self.settings.errors_from or bad <= self.settings.max_errors * total:
+        most = self.settings.max_errors
+        template = "{bad:,} of {n:,} rows got no answer, more than {most:.0%}"
+        if n < enough:
             return
-        what = phrase(
-            "{bad:,} of {n:,} rows got no answer, more than {most:.0%}",
-            bad=bad, n=total, most=self.settings.max_errors,
-        )  # fmt: skip
+        if bad <= most * n and n - self.judged[0] >= _RECENT * enough:
+            before, self.judged = self.judged, (n, bad)
+            n, bad, most = n - before[0], bad - before[1], max(most, _MOST_RECENT)
+            template = "{bad:,} of the last {n:,} rows got no answer, more than {most:.0%}"
+        if bad <= most * n:
+            return
         faults = self.dispatch.faults.most_common(_MOST_FAULTS)
         hint = phrase("the file of errors says why; allow more with `--max-errors`")
         evidence = [f"{fault}: {count:,}" for fault, count in faults]
+        what = phrase(template, bad=bad, n=n, most=most)
         self._end("errors", RopewayError(what, evidence=evidence, hint=hint))
 
     def _end(self, reason: Reason, failure: RopewayError | None = None) -> None:
