@@ -234,6 +234,33 @@ def test_a_key_that_is_withdrawn_costs_patience_and_no_row() -> None:
     assert len(server.prompts) < 200
 
 
+@pytest.mark.parametrize("count", [100, 66])
+@pytest.mark.parametrize("status", [401, 402])
+def test_a_key_that_expires_while_answers_are_on_their_way_costs_no_row(status, count) -> None:
+    async def answer(server, prompt):
+        number = len(server.prompts)
+        if number > 64:
+            await asyncio.sleep(1)
+            return refusal(status, "Unauthorized")
+        await asyncio.sleep(0.1 + number % 16)
+        return await echo(server, prompt)
+
+    done, _ = job(answer, count=count, start=16, most=16, patience_s=60)
+    assert set(done.journal.outcomes().values()) == {Outcome.ANSWERED}
+    assert len(done.journal.results) == 64
+    assert done.ended.reason == "endpoints"
+
+
+def test_a_gateway_that_knows_our_key_only_sometimes_refuses_no_row() -> None:
+    async def answer(server, prompt):
+        if len(server.prompts) % 10 == 5:
+            return refusal(401, "Unauthorized")
+        return await echo(server, prompt)
+
+    done, _ = job(answer, count=200)
+    check_answered(done, 200)
+
+
 def test_a_job_that_is_stopped_keeps_what_is_in_flight_and_begins_nothing() -> None:
     async def main() -> tuple[Job, BatchServer]:
         stop = asyncio.Event()

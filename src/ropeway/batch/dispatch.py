@@ -16,7 +16,7 @@ import msgspec
 from ropeway.batch.pace import Pace
 from ropeway.batch.progress import Tally
 from ropeway.batch.queue import Window
-from ropeway.batch.replica import Replica, State, back_off
+from ropeway.batch.replica import Flight, Replica, State, back_off
 from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.batch.send import Answer, Kind, Sender, result_of, without_answer
 from ropeway.endpoint.address import Endpoint
@@ -122,6 +122,7 @@ class Dispatch:
         self.all = Tally()
         self.again = 0
         self.sample = b""
+        self._sendings = 0
         self._troubles: dict[int, _Trouble] = {}
         # Another run may still be generated under the same number, and vLLM makes its own names of
         # ours (vllm/entrypoints/serve/engine/serving.py, 0.32.0).
@@ -135,7 +136,7 @@ class Dispatch:
             for replica in self.replicas:
                 if (row := self._next(replica)) is not None:
                     task = self._begin(self._work(replica, row), self.tasks)
-                    replica.flying[row.ordinal] = (row, task, True)
+                    self._fly(replica, row, task)
                     sent = True
 
     def help(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -158,8 +159,8 @@ class Dispatch:
     def judge_held(self) -> None:
         """Decide about rows that are held when nothing else is left to learn it from."""
         for replica in self.replicas:
-            if replica.held and replica.served:
-                self._refuse_held(replica)
+            if replica.served and all(answer.may_be_of_the_row for _, answer, _ in replica.held):
+                self._refuse_held(replica, self._sendings + 1)
             elif replica.held:
                 self._bar(replica)
 
@@ -190,7 +191,7 @@ class Dispatch:
         assert task is not None
         row: Row | None = first
         while row is not None:
-            replica.flying[row.ordinal] = (row, task, True)
+            self._fly(replica, row, task)
             try:
                 answer = await replica.sender.send(row, self._request_id(row))
             except RopewayError as error:  # a picture of it is away: no replica can help
@@ -202,14 +203,19 @@ class Dispatch:
                 await self._judge(replica, row, answer)
             row = self._next(replica)
 
+    def _fly(self, replica: Replica, row: Row, task: asyncio.Task[None]) -> None:
+        self._sendings += 1
+        replica.flying[row.ordinal] = Flight(row, task, self._sendings)
+
     async def _judge(self, replica: Replica, row: Row, answer: Answer) -> None:
         """Decide what an answer means for its row."""
         if answer.kind is Kind.FAILED:
             await self._failed(replica, row, answer)
             return
-        del replica.flying[row.ordinal]
+        flight = replica.flying.pop(row.ordinal)
         if answer.kind <= Kind.REFUSED:
             self._settle(row, answer, replica)
+            self._served(replica, flight.number)
         else:
             self._turned_away(replica, row, answer)
 
@@ -257,10 +263,13 @@ class Dispatch:
             unpaid = msgspec.structs.replace(answer, prompt=0, answer=0)
             for follower in self.window.settle(row):
                 self._keep(follower, result_of(follower, unpaid))
-        if answer.kind is not Kind.BARRED:
-            replica.served, replica.overloads, replica.barred_by = True, 0, None
-            replica.failed.clear()
-            self._refuse_held(replica)
+
+    def _served(self, replica: Replica, number: int) -> None:
+        """Note that a replica serves us: what it refused before that was sent is what it meant."""
+        replica.served, replica.overloads, replica.barred_by = True, 0, None
+        replica.failed.clear()
+        if replica.held and replica.held[0][2] < number:
+            self._refuse_held(replica, number)
 
     def _give_up(self, row: Row, outcome: Outcome, why: str) -> None:
         """Give a row an outcome without an answer, and the same to those that asked the same."""
@@ -281,7 +290,7 @@ class Dispatch:
             return
         self.faults[answer.fault] += 1
         if answer.kind is Kind.BARRED and replica.state is State.WORKING:
-            replica.held.append((row, answer))
+            replica.held.append((row, answer, self._sendings))
             if len(replica.held) >= _MOST_HELD:
                 self._bar(replica)
             return
@@ -310,7 +319,7 @@ class Dispatch:
         self._trouble(row).reached |= reached
         replica.broken += answer.broke
         if replica.state is State.WORKING:
-            replica.flying[row.ordinal] = (*replica.flying[row.ordinal][:2], reached)
+            replica.flying[row.ordinal].reached = reached
             if replica.asking is None:
                 replica.asking = self.help(self._ask_after(replica))
             # When it has died, this task is cancelled here.
@@ -396,9 +405,9 @@ class Dispatch:
         self._away(replica, why)
         flying = list(replica.flying.values())
         replica.flying.clear()
-        for row, task, reached in flying:
-            task.cancel()
-            self._outlived(row, why, reached)
+        for flight in flying:
+            flight.task.cancel()
+            self._outlived(flight.row, why, flight.reached)
 
     def _away(self, replica: Replica, why: str) -> None:
         if replica.state is State.WORKING:
@@ -418,16 +427,21 @@ class Dispatch:
 
     def _release(self, replica: Replica) -> None:
         """Give back the rows that a replica refused, as it seems not for their own sake."""
-        for row, _ in replica.held:
+        for row, _, _ in replica.held:
             self.window.give_back(row)
         replica.held.clear()
 
-    def _refuse_held(self, replica: Replica) -> None:
-        """Refuse the rows that were held: the replica serves us, so they are what it refused."""
-        if replica.held:
-            held, replica.held = replica.held, []
-            for row, answer in held:
+    def _refuse_held(self, replica: Replica, number: int) -> None:
+        """Refuse the rows that were held before a sending that was answered."""
+        held, replica.held = replica.held, []
+        for one in held:
+            row, answer, before = one
+            if before >= number:
+                replica.held.append(one)
+            elif answer.may_be_of_the_row:
                 self._settle(row, answer, replica)
+            else:
+                self._charge(row, answer)
 
 
 def _refusal(endpoint: Endpoint, answer: Answer) -> RequestFailed:

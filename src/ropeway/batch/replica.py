@@ -29,12 +29,27 @@ class State(StrEnum):
 
 
 @dataclass(slots=True)
+class Flight:
+    """A row that was sent to a replica, and the task that waits for it.
+
+    number   which of the job's sendings it is
+    reached  whether an engine may be at work on it: one that was turned away with 503 only waits
+             to learn why
+    """
+
+    row: Row
+    task: asyncio.Task[None]
+    number: int
+    reached: bool = True
+
+
+@dataclass(slots=True)
 class Replica:
     """What is known of one replica while the job runs.
 
-    flying    rows that were sent there, the task that waits for each, and whether an engine may be
-              at work on it: one that was turned away with 503 only waits to learn why
-    held      rows with an answer that is hardly about them, until it is known whom it is about
+    flying    what was sent there and has no answer, by ordinal
+    held      rows with an answer that is hardly about them, until it is known whom it is about, and
+              the job's last sending when that came
     served    whether it has answered any row
     overloads how often in a row it asked to be left alone, without an answer between
     barred_by why it refuses us, until it serves us again
@@ -49,8 +64,8 @@ class Replica:
     state: State = State.WORKING
     why: str = ""
     served: bool = False
-    flying: dict[int, tuple[Row, asyncio.Task[None], bool]] = field(default_factory=dict)
-    held: list[tuple[Row, Answer]] = field(default_factory=list)
+    flying: dict[int, Flight] = field(default_factory=dict)
+    held: list[tuple[Row, Answer, int]] = field(default_factory=list)
     asking: asyncio.Task[None] | None = None
     broken: int = 0
     failed: set[int] = field(default_factory=set)

@@ -36,6 +36,7 @@ _PROBE_S = 5.0
 _MOST_PAUSE_S = 600.0
 # What a server says of us (wrong key, wrong address, no credit), or of a model that it has not.
 _NOT_OF_THE_ROW = {300, 301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 407}
+_MAYBE_OF_THE_ROW = {403, 404, 405}  # its contents, its model, its API
 _MAY_PASS = {408, 409, 425, 429}
 _STATUSES = {status.value for status in HTTPStatus}
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -98,6 +99,11 @@ class Answer(msgspec.Struct, frozen=True):  # made in a tenth of the time of a f
     def of_api(self) -> bool:
         """Whether a refusal is in the words of such a server, not of something before it."""
         return self.body.startswith(b"{") and b'"message"' in self.body
+
+    @property
+    def may_be_of_the_row(self) -> bool:
+        """Whether a refusal that is hardly about the row is so, where other rows are served."""
+        return self.status in _MAYBE_OF_THE_ROW
 
 
 @dataclass(frozen=True, slots=True)
