@@ -108,11 +108,13 @@ class BatchServer:
             return
         for site in list(runner.sites):
             await site.stop()
-        assert runner.server is not None
-        for handler in runner.server.connections:
-            if handler.transport is not None:
-                handler.transport.abort()
+        _reset(runner)
         await runner.cleanup()
+
+    def cut(self) -> None:
+        """Reset every connection, as a network between does, and stay well."""
+        assert self._runner is not None
+        _reset(self._runner)
 
     async def _get(self, request: web.Request) -> web.Response:
         if self.hung:
@@ -136,6 +138,13 @@ class BatchServer:
             return await self.answer(self, prompt)
         finally:
             self.in_flight -= 1
+
+
+def _reset(runner: web.AppRunner) -> None:
+    assert runner.server is not None
+    for handler in runner.server.connections:
+        if handler.transport is not None:
+            handler.transport.abort()
 
 
 @dataclass

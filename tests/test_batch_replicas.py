@@ -128,6 +128,32 @@ def test_a_row_with_which_engines_die_twice_is_poison_and_its_neighbours_are_not
     assert done.journal.lines()[50]["error"]["code"] == "poison"
 
 
+def test_a_network_that_flaps_makes_no_row_poison() -> None:
+    async def main() -> Job:
+        async with BatchServer(seconds=5.0) as server:
+            loop = asyncio.get_running_loop()
+            for at in (2, 4, 6):
+                loop.call_later(at, server.cut)
+            return await run_job(rows(24), server.endpoint, tries=1)
+
+    done = virtual_time.run(main())
+    check_answered(done, 24)
+    assert done.ended.progress.faults == {"connection broke": 24}
+
+
+def test_a_network_that_is_away_makes_no_row_poison() -> None:
+    async def main() -> Job:
+        async with BatchServer(seconds=100.0) as server:
+            loop = asyncio.get_running_loop()
+            for at, away in ((5, True), (65, False), (80, True), (140, False)):
+                loop.call_later(at, setattr, server, "hung", away)
+            return await run_job(rows(8), server.endpoint, tries=1)
+
+    done = virtual_time.run(main())
+    check_answered(done, 8)
+    assert done.ended.progress.again == 16
+
+
 def test_an_endpoint_that_is_away_at_first_joins_later() -> None:
     async def main() -> Job:
         server = BatchServer(port=free_port())

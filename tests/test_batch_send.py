@@ -14,7 +14,16 @@ from batch_server import BatchServer, row
 from ports import free_port
 from ropeway.batch import send
 from ropeway.batch.rows import Outcome, Row
-from ropeway.batch.send import Answer, Kind, Sender, judge, result_of, retry_after, without_answer
+from ropeway.batch.send import (
+    Answer,
+    Kind,
+    Sender,
+    Sign,
+    judge,
+    result_of,
+    retry_after,
+    without_answer,
+)
 from ropeway.endpoint.address import Endpoint
 
 CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -250,6 +259,15 @@ def test_what_a_connection_may_do(data: bytes, kind: Kind, broke: bool) -> None:
     assert (answer.kind, answer.broke) == (kind, broke)
 
 
+@pytest.mark.parametrize("size", [2**16, 2**21, 2**24])
+def test_a_refusal_that_comes_before_the_body_is_sent_is_read(size: int) -> None:
+    error = b'{"error":{"message":"too large"}}'
+    head = b"HTTP/1.1 413 No\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(error)
+    with tcp_server(head + error) as (endpoint, _):
+        answer = sent_once(endpoint, row(0, "x" * size))
+    assert (answer.kind, answer.words) == (Kind.REFUSED, "413: too large")
+
+
 def test_a_row_that_no_server_took_is_told_from_one_that_failed() -> None:
     answer = sent_once(Endpoint(f"http://127.0.0.1:{free_port()}/v1"))
     assert answer.kind is Kind.AWAY
@@ -290,13 +308,13 @@ def test_how_a_replica_is() -> None:
             assert (health.reading.running, health.reading.waiting) == (2, 1)
             server.unwell = 503
             health = await sender.healthy()
-            assert ("503" in health.fault, health.sure) == (True, False)
+            assert ("503" in health.fault, health.sign) == (True, Sign.UNWELL)
             server.hung, began = True, asyncio.get_running_loop().time()
             health = await sender.healthy()
             assert asyncio.get_running_loop().time() - began < 6
-            assert ("within 5.0 s" in health.fault, health.sure) == (True, False)
+            assert ("within 5.0 s" in health.fault, health.sign) == (True, Sign.SILENT)
             await server.die()
             health = await sender.healthy()
-            assert ("refused" in health.fault, health.sure) == (True, True)
+            assert ("refused" in health.fault, health.sign) == (True, Sign.GONE)
 
     virtual_time.run(main())

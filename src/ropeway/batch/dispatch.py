@@ -18,12 +18,11 @@ from ropeway.batch.progress import Tally
 from ropeway.batch.queue import Window
 from ropeway.batch.replica import Flight, Replica, State, back_off
 from ropeway.batch.rows import Outcome, Result, Row
-from ropeway.batch.send import Answer, Kind, Sender, result_of, without_answer
+from ropeway.batch.send import Answer, Health, Kind, Sender, Sign, result_of, without_answer
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import BadRequest, NotOpenAI, RequestFailed, key_refused
 from ropeway.errors import RopewayError
 from ropeway.phrases import phrase
-from ropeway.units import counted
 
 _POLL_S = 1.0
 # What may wait for the disk, in bytes, before no more is asked for.
@@ -32,8 +31,11 @@ _MOST_BEHIND = 32 * 2**20
 _MOST_HELD = 10
 # Failures that come together are asked about together.
 _GATHER_S = 0.1
-# So many connections that break together, and half of all, are a death, although it is over.
+# So many connections that break together, and half of all, are no fault of their rows. An engine
+# that is back so soon has died, or the network between was away.
 _FEWEST_BROKEN = 4
+# So often a row is cut off so at no charge: what breaks them may be the row itself.
+_CUTS = 3
 # A replica that comes back is noticed within this.
 _LONGEST_AWAY_S = 5.0
 # Questions in a row that may be only slow to be answered.
@@ -82,13 +84,23 @@ class Limits:
 
 @dataclass(slots=True)
 class _Trouble:
-    """What a row has been through. `reached`: a server may have generated it already."""
+    """What a row has been through: `deaths` of engines, `cuts` for which it is hardly to blame.
+
+    sent     how often it was sent
+    reached  whether a server may have generated it already
+    """
 
     tries: int = 0
     deaths: int = 0
+    cuts: int = 0
     laters: int = 0
     sent: int = 0
     reached: bool = False
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it may be what kills engines; one cut is nothing yet."""
+        return self.deaths > 0 or self.cuts > 1
 
 
 class Dispatch:
@@ -139,7 +151,7 @@ class Dispatch:
                     self._fly(replica, row, task)
                     sent = True
 
-    def help(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def help(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Begin a task beside the rows, whose failure ends the job likewise."""
         return self._begin(work, self._helpers)
 
@@ -171,8 +183,8 @@ class Dispatch:
         self._catching_up = False
 
     def _begin(
-        self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]
-    ) -> asyncio.Task[None]:
+        self, work: Coroutine[Any, Any, Any], among: set[asyncio.Task[Any]]
+    ) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
         among.add(task)
         task.add_done_callback(self._note)
@@ -231,12 +243,12 @@ class Dispatch:
         return row
 
     def _may_suspect(self, replica: Replica) -> bool:
-        """Whether one more row with which an engine died may be sent there.
+        """Whether one more row that may have killed an engine may be sent there.
 
         Sent with many others, it would make them all suspects when it kills the next one.
         """
         troubles = map(self._troubles.get, replica.flying)
-        suspects = sum(1 for trouble in troubles if trouble is not None and trouble.deaths)
+        suspects = sum(1 for trouble in troubles if trouble is not None and trouble.suspect)
         return suspects < max(1, replica.pace.limit // _SUSPECTS)
 
     def _request_id(self, row: Row) -> str:
@@ -310,54 +322,71 @@ class Dispatch:
         if trouble.laters % _LATERS:
             self.window.later(row, self.clock() + back_off(trouble.laters - 1))
         else:
-            self._charge(row, answer)
+            self._charge(row, answer.words)
 
     async def _failed(self, replica: Replica, row: Row, answer: Answer) -> None:
         """Charge a row for a try that failed, unless its replica has died or fails them all."""
         self.faults[answer.fault] += 1
-        reached = answer.status != 503
-        self._trouble(row).reached |= reached
+        flight, trouble = replica.flying[row.ordinal], self._trouble(row)
+        flight.reached = answer.status != 503
+        trouble.reached |= flight.reached
         replica.broken += answer.broke
-        if replica.state is State.WORKING:
-            replica.flying[row.ordinal].reached = reached
-            if replica.asking is None:
-                replica.asking = self.help(self._ask_after(replica))
-            # When it has died, this task is cancelled here.
-            await asyncio.shield(replica.asking)
+        if replica.asking is None:
+            replica.asking = self.help(self._ask_after(replica))
+        # When it has died, this task is cancelled here.
+        at_once = await asyncio.shield(replica.asking)
         del replica.flying[row.ordinal]
         now = self.clock()
-        if replica.state is not State.WORKING:
-            self._outlived(row, replica.why, reached)
+        if answer.broke and at_once and trouble.cuts < _CUTS:
+            self._cut_off(row, answer.words)
         elif replica.fails(row, now):
             replica.pause(answer, now)
             self.window.later(row, now + back_off(replica.overloads))
         else:
-            self._charge(row, answer)
+            self._charge(row, answer.words)
 
-    def _charge(self, row: Row, answer: Answer) -> None:
+    def _charge(self, row: Row, why: str) -> None:
         """Count a try that failed; send the row again some time later, or never."""
         trouble = self._trouble(row)
         trouble.tries += 1
         if trouble.tries >= self.limits.tries:
-            self._give_up(row, Outcome.FAILED, answer.words)
+            self._give_up(row, Outcome.FAILED, why)
         else:
             self.window.later(row, self.clock() + back_off(trouble.tries))
 
     def _trouble(self, row: Row) -> _Trouble:
         return self._troubles.setdefault(row.ordinal, _Trouble())
 
-    def _outlived(self, row: Row, why: str, reached: bool) -> None:
-        """Take back a row whose replica died: uncharged, but not twice."""
-        if not reached:
+    def _outlived(self, flight: Flight, health: Health) -> None:
+        """Take back a row whose replica is lost: uncharged, but not twice where engines died."""
+        row = flight.row
+        if not flight.reached:
             self.window.give_back(row)
             return
         trouble = self._trouble(row)
-        trouble.deaths, trouble.reached = trouble.deaths + 1, True
+        trouble.reached = True
+        if health.sign is Sign.SILENT:  # the network too may have been away, and the engine well
+            self._cut_off(row, health.fault)
+            return
+        trouble.deaths += 1
         if trouble.deaths >= _DEATHS:
-            words = phrase("engines died with it in flight, twice; the last: {why}", why=why)
+            words = phrase(
+                "engines died with it in flight, twice; the last: {why}", why=health.fault
+            )
             self._give_up(row, Outcome.POISON, words)
         else:
             self.window.suspect(row)
+
+    def _cut_off(self, row: Row, why: str) -> None:
+        """Take back a row that was lost together with others: uncharged, a few times."""
+        trouble = self._trouble(row)
+        trouble.cuts += 1
+        if trouble.cuts > _CUTS:
+            self._charge(row, why)
+        elif trouble.suspect:
+            self.window.suspect(row)
+        else:
+            self.window.give_back(row)
 
     # Each replica
 
@@ -370,44 +399,46 @@ class Dispatch:
                 await asyncio.sleep(max(_GATHER_S, wait_s, back_off(calls, _LONGEST_AWAY_S)))
                 health = await replica.sender.healthy()
                 replica.why, calls = health.fault or replica.why, calls + 1
-                if health.sure or (health.fault and calls >= _SILENCES):
-                    self._died(replica, health.fault)
-                if not health.fault:
+                if health.sign is Sign.GONE or (health.bad and calls >= _SILENCES):
+                    self._died(replica, health)
+                if health.sign is Sign.WELL:
                     replica.state, silences, calls = State.WORKING, 0, 0
                     replica.failed.clear()
                     self.wake.set()
                 continue
             await asyncio.sleep(_POLL_S * random.uniform(0.8, 1.2))
             health = await replica.sender.metrics()
-            if health.fault:
+            if health.bad:
                 health = await replica.sender.healthy()
-            silences = silences + 1 if health.fault else 0
-            if health.fault and (health.sure or silences >= _SILENCES):
-                self._died(replica, health.fault)
+            silences = silences + 1 if health.bad else 0
+            if health.sign is Sign.GONE or silences >= _SILENCES:
+                self._died(replica, health)
             elif health.reading is not None:
                 replica.pace.read(health.reading, len(replica.flying))
             else:
                 replica.pace.tick(self.clock(), len(replica.flying))
 
-    async def _ask_after(self, replica: Replica) -> None:
-        """Find out whether a replica has died, once for all failures that come together."""
+    async def _ask_after(self, replica: Replica) -> bool:
+        """Find out whether a replica has died, once for all failures that come together.
+
+        Returns whether so many connections broke at once that no row of them is to blame.
+        """
         await asyncio.sleep(_GATHER_S)
         broken, replica.broken, replica.asking = replica.broken, 0, None
+        at_once = broken >= max(_FEWEST_BROKEN, len(replica.flying) / 2)
         health = await replica.sender.healthy()
-        if health.fault:
-            self._died(replica, health.fault)
-        elif broken >= max(_FEWEST_BROKEN, len(replica.flying) / 2):
-            n = counted(broken, "connection")
-            self._died(replica, phrase("{n} broke at once", n=n))
+        if health.bad:
+            self._died(replica, health)
+        return at_once
 
-    def _died(self, replica: Replica, why: str) -> None:
-        """Take back all that is in flight at a replica that is no more."""
-        self._away(replica, why)
+    def _died(self, replica: Replica, health: Health) -> None:
+        """Take back all that is in flight at a replica that is lost."""
+        self._away(replica, health.fault)
         flying = list(replica.flying.values())
         replica.flying.clear()
         for flight in flying:
             flight.task.cancel()
-            self._outlived(flight.row, why, flight.reached)
+            self._outlived(flight, health)
 
     def _away(self, replica: Replica, why: str) -> None:
         if replica.state is State.WORKING:
@@ -441,7 +472,7 @@ class Dispatch:
             elif answer.may_be_of_the_row:
                 self._settle(row, answer, replica)
             else:
-                self._charge(row, answer)
+                self._charge(row, answer.words)
 
 
 def _refusal(endpoint: Endpoint, answer: Answer) -> RequestFailed:

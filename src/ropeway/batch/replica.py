@@ -66,7 +66,7 @@ class Replica:
     served: bool = False
     flying: dict[int, Flight] = field(default_factory=dict)
     held: list[tuple[Row, Answer, int]] = field(default_factory=list)
-    asking: asyncio.Task[None] | None = None
+    asking: asyncio.Task[bool] | None = None
     broken: int = 0
     failed: set[int] = field(default_factory=set)
     failing_since: float = 0.0

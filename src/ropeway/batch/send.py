@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import errno
-import io
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from enum import IntEnum
+from enum import Enum, IntEnum
 from http import HTTPStatus
 from typing import Self
 
@@ -30,7 +29,7 @@ LONGEST_ANSWER = 64 * 2**20
 _LONGEST_REFUSAL = 2**16
 _LONGEST_METRICS = 4 * 2**20
 _READ_BUFFER = 2**20
-# aiohttp takes larger ones from a file only.
+# aiohttp warns of larger ones.
 _LARGE_BODY = 2**20
 _PROBE_S = 5.0
 _MOST_PAUSE_S = 600.0
@@ -106,13 +105,35 @@ class Answer(msgspec.Struct, frozen=True):  # made in a tenth of the time of a f
         return self.status in _MAYBE_OF_THE_ROW
 
 
+class Sign(Enum):
+    """How a replica seems to be, when it is asked.
+
+    WELL    it answers
+    UNWELL  it says that it is not, which may be so for a moment
+    SILENT  no answer: of it, or of the network to it
+    GONE    nothing is there that could answer
+    UNKNOWN it could not be asked, for a reason of our own
+    """
+
+    WELL = "well"
+    UNWELL = "unwell"
+    SILENT = "silent"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a replica is: `fault` says why it is not well; not `sure`: it may be so for a moment."""
+    """How a replica is, why it is not well, and what its engine says of itself."""
 
+    sign: Sign = Sign.WELL
     fault: str = ""
-    sure: bool = False
     reading: Reading | None = None
+
+    @property
+    def bad(self) -> bool:
+        """Whether it may be lost, and what is in flight there with it."""
+        return self.sign in (Sign.UNWELL, Sign.SILENT, Sign.GONE)
 
 
 class _Choice(msgspec.Struct):
@@ -176,7 +197,9 @@ class Sender:
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
         # Only rows with pictures read files for it.
         body = row.body if row.__class__ is Row else await asyncio.to_thread(row.payload)
-        data = body if len(body) <= _LARGE_BODY else io.BytesIO(body)
+        data: bytes | AsyncIterator[bytes] = body
+        if len(body) > _LARGE_BODY:
+            data, headers["Content-Length"] = _whole(body), str(len(body))
         asking = self._session.post(
             self._url(row.path), data=data, headers=headers, allow_redirects=False
         )
@@ -216,12 +239,13 @@ class Sender:
         except TimeoutError:
             within = format_seconds(_PROBE_S)
             what = phrase("`{path}` gives no answer within {within}", path=path, within=within)
-            return Health(what)
+            return Health(Sign.SILENT, what)
         except (aiohttp.ClientError, OSError) as error:
-            return Health(explain(error, self.endpoint).what, sure=True)
+            return Health(Sign.GONE, explain(error, self.endpoint).what)
         status = response.status
         if status >= 500:
-            return Health(phrase("`{path}` answers {status}", path=path, status=status))
+            what = phrase("`{path}` answers {status}", path=path, status=status)
+            return Health(Sign.UNWELL, what)
         return Health(reading=read_metrics(data) if status == 200 and data else None)
 
     def _url(self, path: str) -> URL:
@@ -294,6 +318,15 @@ def without_answer(row: Row, outcome: Outcome, why: str) -> Result:
     line = b'{"id":"batch_req_%d","custom_id":%b,"response":null,"error":%b}\n'
     error = _error(outcome, why)
     return Result(row.ordinal, outcome, line % (row.ordinal, _encode(row.name), error))
+
+
+async def _whole(body: bytes) -> AsyncIterator[bytes]:
+    """Give a large body in one piece, which the event loop then sends as the server takes it.
+
+    Who refuses it for its size may close the connection before it is sent. Where the loop sends, it
+    reads what came first; a failed write of ours would lose the answer.
+    """
+    yield body
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes | None:
