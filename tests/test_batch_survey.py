@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ropeway.batch.beginnings import Beginnings
+from ropeway.batch.bitmap import Bitmap
 from ropeway.batch.forms import Kind
 from ropeway.batch.names import Names
 from ropeway.batch.parts import Part, find_parts
@@ -210,6 +211,21 @@ def test_what_is_done_is_not_decoded_and_a_change_is_found(tmp_path: Path) -> No
     assert caught.value.where == f"{tmp_path}/0.jsonl:1"
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("files", [1, 2])
+def test_lines_that_are_added_later_are_no_rows(tmp_path: Path, files: int, samples: int) -> None:
+    job = Job(tmp_path, *[plain(*"abcdefgh")] * files)
+    form = Form(samples=samples)
+    found = job.survey(form)
+    with job.paths[0].open("a") as file:
+        file.write('\n{"prompt": "new"}\n' * 20)
+    again = rows(job.parts, form, found, job.folder, Bitmap(found.rows))
+    assert [next(again).ordinal for _ in range(8 * samples)] == [*range(8 * samples)]
+    with pytest.raises(RopewayError, match="has changed") as caught:
+        next(again)
+    assert caught.value.where == f"{tmp_path}/0.jsonl:10"
+
+
 def test_a_picture_that_goes_away_later_does_not_end_the_job(tmp_path: Path) -> None:
     job = Job(tmp_path, ['{"prompt": "a", "image": "p.png"}'])
     assert job.refusal().what == f"there is no picture `{tmp_path}/p.png`"
@@ -234,19 +250,10 @@ def test_a_kept_survey_is_that_of_the_same_files_and_flags(tmp_path: Path) -> No
     assert kept_survey(job.parts, PLAIN, job.folder) is None
 
 
-def test_the_fingerprint_is_of_the_bytes_and_not_of_names(tmp_path: Path) -> None:
-    prints = []
-    for number, lines in enumerate((plain("a"), plain("a"), plain("b"))):
-        (tmp_path / str(number)).mkdir()
-        prints.append(Job(tmp_path / str(number), lines).survey().fingerprint)
-    assert prints[0] == prints[1] != prints[2]
-
-
 def test_the_survey_says_how_large_the_job_is(tmp_path: Path) -> None:
     lines = [line(f"a{n}", "x" * 400, max_tokens=10 * n) for n in range(1, 5)]
     found = Job(tmp_path, [*lines, line("b", model="other")]).survey(context=100)
     assert (found.kind, found.rows, found.models) == (Kind.REQUESTS, 5, ("m", "other"))
-    assert found.paths == {CHAT: 5}
     assert (found.answer.total, found.answer.most, found.unlimited) == (100, 40, 1)
     assert 4 * 100 < found.prompt.total < 4 * 125
     assert found.long == 4

@@ -11,6 +11,17 @@ from ropeway.batch.source import Fault, Reading
 from ropeway.errors import RopewayError
 
 
+@dataclass(frozen=True)
+class Read:
+    """A file as it was when it was surveyed."""
+
+    name: str
+    size: int
+    changed: int
+    digest: str
+    lines: int
+
+
 @dataclass(frozen=True, slots=True)
 class Again:
     """A line that can be sent; `index` is its place among the lines that are not blank, from 0."""
@@ -27,7 +38,7 @@ def blank(item: Any) -> bool:
 
 def lines_again(
     parts: Sequence[Part],
-    digests: Sequence[str],
+    reads: Sequence[Read],
     reader: Reader,
     bad_lines: Iterator[LeftOut],
     wanted: Callable[[int], bool],
@@ -35,17 +46,20 @@ def lines_again(
     """Yield the lines that are wanted, by their index, and not left out; others are not decoded.
 
     Raises RopewayError where the input is not what it was: at the end of the file whose hash is
-    another, or at once where a line cannot be read any more.
+    another, or at once where a line cannot be read any more, or was not there when all was read.
     """
     bad = next(bad_lines, None)
     index = -1
-    for part, digest in zip(parts, digests, strict=True):
+    for part, read in zip(parts, reads, strict=True):
         reader.begin(part)
+        end = index + read.lines
         reading = Reading(part, reader.wanted)
         for chunk in reading.chunks():
             for number, item in zip(chunk.numbers, chunk.items, strict=True):
                 if blank(item):
                     continue
+                if index == end:
+                    raise _changed(f"{part.name}:{number}")
                 index += 1
                 if bad is not None and bad.index == index:
                     bad = next(bad_lines, None)
@@ -55,7 +69,7 @@ def lines_again(
                     if isinstance(request, Fault):
                         raise _changed(where, request.what)
                     yield Again(index, where, request)
-        if reading.digest != digest:
+        if reading.digest != read.digest:
             raise _changed(part.name)
 
 

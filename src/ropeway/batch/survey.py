@@ -5,7 +5,6 @@ second one is needed only where two names have the same hash: to see whether the
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from ropeway.batch.forms import Kind, PictureRow, Reader, Request
 from ropeway.batch.left_out import Faults, left_out
 from ropeway.batch.names import Names
 from ropeway.batch.parts import Part, cannot_read
-from ropeway.batch.reread import blank, lines_again
+from ropeway.batch.reread import Read, blank, lines_again
 from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.batch.settings import Form
 from ropeway.batch.source import Fault, Reading
@@ -32,17 +31,6 @@ _MODELS_SHOWN = 5
 _MOST_TWINS = 100_000  # names that occur more than once, each with some 200 bytes in memory
 
 Tell = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Read:
-    """A file as it was when it was surveyed."""
-
-    name: str
-    size: int
-    changed: int
-    digest: str
-    lines: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +55,6 @@ class Survey:
     bad: int
     faults: dict[str, int]
     models: tuple[str, ...]
-    paths: dict[str, int]
     prompt: Spread
     answer: Spread
     unlimited: int
@@ -76,12 +63,6 @@ class Survey:
     grouped: int
     unused: tuple[str, ...]
     empty: tuple[str, ...]
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the input's bytes, whatever its files are called."""
-        parts = [[part.size, part.digest] for part in self.parts]
-        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
 @dataclass
@@ -95,7 +76,6 @@ class _Tally:
     prompt: Spread = field(default_factory=Spread)
     answer: Spread = field(default_factory=Spread)
     models: dict[str, None] = field(default_factory=dict)
-    paths: Counter[str] = field(default_factory=Counter)
     named: int = 0
     unlimited: int = 0
     long: int = 0
@@ -117,7 +97,6 @@ class _Tally:
             self.unlimited += 1
         else:
             self.answer.add(request.answer)
-        self.paths[request.path] += 1
         self.named += bool(request.name)
         self.names.add(request.name or _made_name(index))
         self.beginnings.note(request.text)
@@ -195,8 +174,7 @@ def rows(
         ordinals = range(index * samples, (index + 1) * samples)
         return any(ordinal not in done for ordinal in ordinals)
 
-    digests = [part.digest for part in found.parts]
-    for line in lines_again(parts, digests, reader, left_out(folder), wanted):
+    for line in lines_again(parts, found.parts, reader, left_out(folder), wanted):
         request = line.request
         kind = PictureRow if request.pictures else Row
         prefix = beginnings.key(request.text)
@@ -269,8 +247,7 @@ def _look_for_twins(
         )
     first: dict[str, str] = {}
     hashed = tally.names.hashed
-    digests = [read.digest for read in reads]
-    for line in lines_again(parts, digests, reader, faults.so_far(), lambda _: True):
+    for line in lines_again(parts, reads, reader, faults.so_far(), lambda _: True):
         name = line.request.name or _made_name(line.index)
         if hashed(name) not in twins:
             continue
@@ -293,7 +270,6 @@ def _result(
         bad=bad,
         faults=dict(faults.kinds),
         models=tuple(filter(None, tally.models)),
-        paths=dict(tally.paths),
         prompt=tally.prompt,
         answer=tally.answer,
         unlimited=tally.unlimited,
