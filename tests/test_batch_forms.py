@@ -1,8 +1,6 @@
 """What lines become: requests (`batch.forms`, `.settings`), of so many tokens (`batch.tokens`)."""
 
-import base64
 import json
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropeway.batch.forms import PictureRow, Reader, Request
-from ropeway.batch.parts import Part, Shape
+from ropeway.batch.forms import Reader, Request
 from ropeway.batch.settings import (
     CHAT,
     COMPLETIONS,
@@ -23,7 +20,7 @@ from ropeway.batch.settings import (
 )
 from ropeway.batch.source import Fault, Item
 from ropeway.batch.tokens import PICTURE, Spread, text_tokens, value_tokens
-from ropeway.errors import Refused, RopewayError
+from ropeway.errors import Refused
 
 BODY = b'{"model": "m",  "messages":[{"role":"user","content":"a"}], "x": 1.10, "y": 1%b}' % (
     b"0" * 30
@@ -232,51 +229,13 @@ def test_samples_have_seeds_of_their_own() -> None:
     assert request_of(line).core == b'{"messages": [], "seed": 1}'
 
 
-def picture_reader(folder: Path, form: Form | None = None) -> Reader:
-    reader = Reader(form or Form())
-    reader.begin(Part(f"{folder}/in.jsonl", f"{folder}/in.jsonl", Shape.LINES, "", 0, 0))
-    return reader
-
-
-def test_pictures_are_read_when_a_row_is_sent(tmp_path: Path) -> None:
-    (tmp_path / 'a "1".png').write_bytes(b"one")
-    line = {"prompt": '{"url":"file:///etc/x"}', "image": 'a "1".png', "images": ["http://h/b.jpg"]}
-    reader = picture_reader(tmp_path)
-    request = reader.read(json.dumps(line).encode())
-    assert isinstance(request, Request)
-    assert request.pictures
-    assert request.tokens > 2 * PICTURE
-    row = PictureRow(0, "a", CHAT, reader.bodies(request)[0], 0, 0)
-    assert b"data:" not in row.body
-    (tmp_path / 'a "1".png').write_bytes(b"two")
-    first, second, text = content(json.loads(row.payload()))
-    assert first["image_url"]["url"] == "data:image/png;base64," + base64.b64encode(b"two").decode()
-    assert second["image_url"]["url"] == "http://h/b.jpg"
-    assert text == {"type": "text", "text": '{"url":"file:///etc/x"}'}
-    (tmp_path / 'a "1".png').unlink()
-    with pytest.raises(RopewayError, match="cannot be read"):
-        row.payload()
-
-
-@pytest.mark.parametrize("image", ["away.png", ".", "a\0b", 5, [""], {"path": None}, [[]], True])
-def test_a_picture_that_is_away_is_a_fault(tmp_path: Path, image: object) -> None:
-    fault = picture_reader(tmp_path).read(json.dumps({"prompt": "a", "image": image}).encode())
-    assert isinstance(fault, Fault)
-    assert fault.kind == "picture"
-    form = make_form(pictures=False)
-    line = json.dumps({"prompt": "a", "image": image}).encode()
-    assert isinstance(picture_reader(tmp_path, form).read(line), Request)
-
-
-@pytest.mark.parametrize("image", [None, "", []])
-def test_a_row_may_have_no_picture(image: object) -> None:
-    assert content(body_of(json.dumps({"prompt": "a", "image": image}).encode(), Form())) == "a"
-
-
-def test_pictures_of_a_data_set_are_sent_as_they_are() -> None:
-    record = {"prompt": b'"a"', "image": msgspec.json.encode({"bytes": b"xy", "path": "p.jpg"})}
-    sent = content(body_of(record, Form()))
-    assert sent[0]["image_url"]["url"] == "data:image/jpeg;base64,eHk="
+@pytest.mark.parametrize("table", [False, True])
+def test_a_column_that_is_null_is_none(table: bool) -> None:
+    talk = [{"role": "user", "content": "a"}]
+    record = {"prompt": None, "messages": talk}
+    as_table = {name: msgspec.json.encode(value) for name, value in record.items()}
+    assert content(body_of(as_table if table else json.dumps(record).encode(), Form())) == "a"
+    assert fault_of(b'{"prompt": null, "x": 1}').what == "its `prompt` is null"
 
 
 def test_tokens_are_estimated_by_script() -> None:

@@ -18,6 +18,7 @@ from ropeway.batch.bitmap import Bitmap
 from ropeway.batch.forms import Kind
 from ropeway.batch.names import Names
 from ropeway.batch.parts import Part, find_parts
+from ropeway.batch.pictures import PictureRow
 from ropeway.batch.rows import Outcome, Row
 from ropeway.batch.settings import CHAT, Form, make_form
 from ropeway.batch.survey import Survey, kept_survey, rows, skipped, survey
@@ -229,10 +230,11 @@ def test_lines_that_are_added_later_are_no_rows(tmp_path: Path, files: int, samp
 def test_a_picture_that_goes_away_later_does_not_end_the_job(tmp_path: Path) -> None:
     job = Job(tmp_path, ['{"prompt": "a", "image": "p.png"}'])
     assert job.refusal().what == f"there is no picture `{tmp_path}/p.png`"
-    (tmp_path / "p.png").write_bytes(b"x")
+    (tmp_path / "p.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     found = job.survey()
     (tmp_path / "p.png").unlink()
     (row,) = job.rows(found)
+    assert isinstance(row, PictureRow)
     with pytest.raises(RopewayError, match="no such file"):
         row.payload()
 

@@ -6,12 +6,13 @@ so that a text is neither decoded nor encoded, and a number is written as the in
 Columns are `prompt`; or what `--template` names; or for chat a whole conversation in `messages`,
 for embeddings `input`. `custom_id`, where there is one, names the row. Chat is the API unless the
 user says otherwise: models that are served have learnt their chat template, and what they answer to
-a bare text is rarely wanted. `image` or `images` are paths from the input's folder, or URLs.
+a bare text is rarely wanted. `image` or `images` are paths from the input's folder, or URLs. The
+input may be by strangers, and so may be the server: only files under that folder, or under the one
+that the user names, are pictures of it.
 """
 
-import mimetypes
-import re
-from base64 import b64encode
+import os
+from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
@@ -23,12 +24,12 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ropeway.batch.parts import Part
-from ropeway.batch.rows import Row
+from ropeway.batch.pictures import HEAD, picture_type
 from ropeway.batch.settings import CHAT, COMPLETIONS, EMBEDDINGS, PROMPT_KEY, Form
-from ropeway.batch.source import MOST_LINE, Fault, Item
+from ropeway.batch.source import Fault, Item
 from ropeway.batch.tokens import PICTURE, value_tokens
-from ropeway.errors import Refused, RopewayError, reason_of
-from ropeway.outside import is_file, read_bounded
+from ropeway.errors import Refused
+from ropeway.outside import is_file
 from ropeway.phrases import joined, phrase
 from ropeway.suggest import did_you_mean
 
@@ -43,7 +44,6 @@ _DEFAULT_OF_COMPLETIONS = 16  # tokens of an answer, in OpenAI's API and vLLM's
 _MOST_COLUMNS, _COLUMNS_SHOWN = 200, 20
 _BATCH_LINE = '{"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {…}}'
 _USER = b'[{"role":"user","content":%b}]'
-_LOCAL = re.compile(rb'(?<=\{"url":")file://([^"]*)(?="\})')
 
 
 class Kind(StrEnum):
@@ -73,16 +73,6 @@ class Request(Struct, gc=False):
     answer: int
     model: str = ""
     pictures: bool = False
-
-
-class PictureRow(Row):
-    """A row whose body has the paths of pictures. They are read when it is sent."""
-
-    __slots__ = ()
-
-    def payload(self) -> bytes:
-        """Return the body with the pictures in it. Raises RopewayError for one that is away."""
-        return _LOCAL.sub(_data_url, self.body)
 
 
 class _Line(Struct, gc=False):
@@ -129,7 +119,8 @@ class Reader:
         self.kind = kind
         self.unused: tuple[str, ...] = ()
         """Columns of the first record that nothing is made of."""
-        self._folder = Path()
+        self._folder = _whole(Path())
+        self._also = _whole(form.pictures_from) if form.pictures_from else self._folder
         self._file = ""
         self._names: Sequence[str] = ()
         self._missing: tuple[str, tuple[str, ...], str | None] | None = None
@@ -146,7 +137,7 @@ class Reader:
 
     def begin(self, part: Part) -> None:
         """Note which file comes next."""
-        self._folder = part.folder
+        self._folder = _whole(part.folder)
         self._file = part.name
         self._names = ()
 
@@ -282,15 +273,19 @@ class Reader:
         path = self.form.path
         for name, starts in _PROMPT_COLUMNS[path].items():
             value = columns.get(name)
-            if value is not None:
-                prompt = bytes(value)
+            prompt = b"null" if value is None else bytes(value)
+            if prompt != b"null":  # a column that other rows have is null in a table
                 talk = path == CHAT and prompt.startswith(b"[")
                 if not prompt.startswith(starts) or (talk and b'"role"' not in prompt):
                     start = prompt[:40].decode(errors="replace")
                     what = phrase("its `{name}` is no prompt: {start}", name=name, start=start)
                     raise _Unusable("column", what)
                 return prompt
-        raise self._no_column(next(iter(_PROMPT_COLUMNS[path])), columns)
+        names = _PROMPT_COLUMNS[path]
+        null = next((name for name in names if name in columns), None)
+        if null is not None:
+            raise _Unusable("column", phrase("its `{name}` is null", name=null))
+        raise self._no_column(next(iter(names)), columns)
 
     def _no_column(self, name: str, columns: Any) -> "_Unusable":
         # To look for the nearest takes long, and all lines may be alike.
@@ -316,15 +311,30 @@ class Reader:
         if isinstance(picture, dict):  # as data sets in Parquet have it
             data, picture = picture.get("bytes"), picture.get("path")
         if isinstance(data, str):
-            return f"data:{_media_type(str(picture))};base64,{data}"
+            kind = picture_type(_start_of(data))
+            if kind is None:
+                raise _Unusable("picture", phrase("its `{name}` holds no picture", name=column))
+            return f"data:{kind};base64,{data}"
         if not isinstance(picture, str) or not picture:
             raise _Unusable("picture", phrase("its `{name}` is neither path nor URL", name=column))
         if picture.startswith(("http://", "https://", "data:")):
             return picture
-        path = self._folder / picture.removeprefix("file://")
-        if self._check_files and not is_file(path):
+        if picture.startswith("file://"):
+            picture = os.fsdecode(unquote_to_bytes(picture.removeprefix("file://")))
+        return self._file_url(picture)
+
+    def _file_url(self, name: str) -> str:
+        path = self._folder / name
+        if "\0" in name or (self._check_files and not is_file(path)):
             raise _Unusable("picture", phrase("there is no picture `{path}`", path=path))
-        return path.absolute().as_uri()
+        path = _whole(path)
+        if not any(path.is_relative_to(folder) for folder in (self._folder, self._also)):
+            raise _Unusable(
+                "picture",
+                phrase("the picture `{path}` is not under the input's folder", path=path),
+                phrase("allow it: `--pictures-from {folder}`", folder=path.parent),
+            )
+        return path.as_uri()
 
 
 def _column_hint(name: str, names: Sequence[str], form: Form) -> str | None:
@@ -403,17 +413,13 @@ def _inside(value: bytes, name: str) -> bytes:
     return value
 
 
-def _data_url(found: re.Match[bytes]) -> bytes:
-    path = Path(unquote_to_bytes(found[1]).decode(errors="surrogateescape"))
+def _whole(path: Path) -> Path:
+    """Return a path without links in it. What the system refuses to look at stays as it is."""
+    return Path(os.path.realpath(path))
+
+
+def _start_of(data: str) -> bytes:
     try:
-        data = read_bounded(path, MOST_LINE)
-    except (OSError, ValueError) as error:
-        reason = reason_of(error) if isinstance(error, OSError) else error.args[0]
-        raise RopewayError(
-            phrase("the picture cannot be read: {reason}", reason=reason), where=str(path)
-        ) from None
-    return b"data:%b;base64,%b" % (_media_type(path.name).encode(), b64encode(data))
-
-
-def _media_type(name: str) -> str:
-    return mimetypes.guess_type(name)[0] or "image/png"
+        return b64decode(data[: 2 * HEAD])
+    except ValueError:
+        return b""

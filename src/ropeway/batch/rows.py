@@ -51,10 +51,6 @@ class Row:
     prefix: int
     tokens: int
 
-    def payload(self) -> bytes:
-        """The body as it is sent: of a row with pictures, with them in it."""
-        return self.body
-
 
 @dataclass(frozen=True, slots=True)
 class Result:

@@ -5,7 +5,7 @@ import contextlib
 import errno
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum, IntEnum
@@ -17,9 +17,11 @@ import msgspec
 from yarl import URL
 
 from ropeway.batch.pace import Reading, read_metrics
+from ropeway.batch.pictures import PictureRow
 from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.client import explain, open_session, server_words
+from ropeway.errors import reason_of
 from ropeway.outside import parse_json
 from ropeway.phrases import Phrase, phrase
 from ropeway.units import format_bytes, format_seconds
@@ -31,6 +33,7 @@ _LONGEST_METRICS = 4 * 2**20
 _READ_BUFFER = 2**20
 # aiohttp warns of larger ones.
 _LARGE_BODY = 2**20
+_ENOUGH = 2**17  # bytes of a body that is read from files, at once
 _PROBE_S = 5.0
 _MOST_PAUSE_S = 600.0
 # What a server says of us (wrong key, wrong address, no credit), or of a model that it has not.
@@ -195,11 +198,16 @@ class Sender:
     async def send(self, row: Row, request_id: str) -> Answer:
         """Send a row once, and judge what comes. Raises RopewayError for a picture that is away."""
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
-        # Only rows with pictures read files for it.
-        body = row.body if row.__class__ is Row else await asyncio.to_thread(row.payload)
-        data: bytes | AsyncIterator[bytes] = body
-        if len(body) > _LARGE_BODY:
-            data, headers["Content-Length"] = _whole(body), str(len(body))
+        data: bytes | AsyncIterator[bytes] = row.body
+        if isinstance(row, PictureRow):
+            try:
+                size, blocks = await asyncio.to_thread(row.payload)
+            except OSError as error:
+                words = phrase("a picture cannot be read: {reason}", reason=reason_of(error))
+                return Answer(Kind.FAILED, words=words, fault="no picture")
+            data, headers["Content-Length"] = _streamed(size, blocks), str(size)
+        elif len(row.body) > _LARGE_BODY:
+            data, headers["Content-Length"] = _whole(row.body), str(len(row.body))
         asking = self._session.post(
             self._url(row.path), data=data, headers=headers, allow_redirects=False
         )
@@ -327,6 +335,24 @@ async def _whole(body: bytes) -> AsyncIterator[bytes]:
     reads what came first; a failed write of ours would lose the answer.
     """
     yield body
+
+
+async def _streamed(size: int, blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield a body of so many bytes, which is read from files meanwhile."""
+    while size > 0:
+        data = await asyncio.to_thread(_some, blocks)
+        size -= len(data)
+        yield data
+
+
+def _some(blocks: Iterator[bytes]) -> bytes:
+    """Return the next blocks: many small ones together, as a thread is asked for them."""
+    data = bytearray()
+    for block in blocks:
+        data += block
+        if len(data) >= _ENOUGH:
+            break
+    return bytes(data)
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes | None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -39,6 +40,7 @@ class Form:
     samples   how often each row is asked; with `seed` among the settings, the next sample has the
               next seed, for with the same one all answers would be the same
     pictures  whether the columns `image` and `images` are sent
+    pictures_from  a folder besides the input's under which their files may be
     """
 
     path: str = CHAT
@@ -47,6 +49,7 @@ class Form:
     samples: int = 1
     pictures: bool = True
     model: str = ""
+    pictures_from: Path | None = None
 
     def heads(self) -> tuple[bytes, ...]:
         """Return for each sample how its body begins, up to the value of the prompt."""
@@ -68,10 +71,13 @@ def make_form(
     samples: int = 1,
     *,
     pictures: bool = True,
+    pictures_from: Path | None = None,
 ) -> Form:
     """Return the form that flags ask for. Raises Refused."""
     read = parse_template(template) if template is not None else None
-    return Form(path, read, parse_settings(settings), samples, pictures)
+    return Form(
+        path, read, parse_settings(settings), samples, pictures, pictures_from=pictures_from
+    )
 
 
 def parse_template(text: str) -> Template:

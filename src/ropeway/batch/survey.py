@@ -13,10 +13,11 @@ import msgspec
 
 from ropeway.batch.beginnings import Beginnings
 from ropeway.batch.bitmap import Bitmap
-from ropeway.batch.forms import Kind, PictureRow, Reader, Request
+from ropeway.batch.forms import Kind, Reader, Request
 from ropeway.batch.left_out import Faults, left_out
 from ropeway.batch.names import Names
 from ropeway.batch.parts import Part, cannot_read
+from ropeway.batch.pictures import PictureRow
 from ropeway.batch.reread import Read, blank, lines_again
 from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.batch.settings import Form

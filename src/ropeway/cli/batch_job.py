@@ -113,8 +113,9 @@ def _order(inputs: tuple[str, ...], flags: BatchFlags, output: Path) -> tuple[Or
     check = read_check(flags.check) if flags.check else None
     settings = list(flags.settings)
     form = make_form(
-        APIS[flags.api], flags.template, settings, flags.samples, pictures=flags.pictures
-    )
+        APIS[flags.api], flags.template, settings, flags.samples,
+        pictures=flags.pictures, pictures_from=flags.pictures_from,
+    )  # fmt: skip
     if check is not None:
         form = check.in_form(form)
     if flags.dedupe and flags.samples > 1:

@@ -56,6 +56,7 @@ class BatchFlags:
     samples: int
     kind: str | None
     pictures: bool
+    pictures_from: Path | None
     skip_bad: bool
     ordered: bool
     retry_errors: bool
@@ -90,6 +91,8 @@ _OPTIONS = (
                  help="What the input is, where its name does not say it."),
     click.option("--pictures/--no-pictures", default=True,
                  help="Send the columns `image` and `images` (paths or URLs).  [default: send]"),
+    click.option("--pictures-from", type=click.Path(path_type=Path), metavar="DIR",
+                 help="Folder that pictures may be in besides that of the input."),
     click.option("--skip-bad", is_flag=True,
                  help="Leave out lines that cannot be sent; each is an error row."),
     click.option("--ordered", is_flag=True, help="Write the output in the order of the input."),
