@@ -252,21 +252,27 @@ def test_files_that_are_there_are_never_written_over(
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
+@pytest.mark.parametrize("bodies", [False, True])
 def test_answers_that_do_not_fit_a_schema_are_asked_for_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bodies: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = columns(tmp_path / "in.jsonl", {"prompt": "a"})
+    source = tmp_path / "in.jsonl"
+    requests(source, 1) if bodies else columns(source, {"prompt": "a"})
     schema = tmp_path / "schema.json"
     schema.write_text('{"type": "object"}')
     with serving() as (url, endpoint):  # it answers with a hash, which is no JSON object
         args = (source, "-o", tmp_path / "o", "--url", url, "--check", schema, "--tries", "2")
         code, said, _ = run(capsys, *args)
         assert endpoint.requests == 2
-    assert code == 1
-    assert said["outcomes"]["failed"] == 1
-    assert said["failed_tries"] == {"does not fit": 2}
-    (line,) = lines(tmp_path / "o.errors.jsonl")
-    assert "the answer is no JSON" in line["error"]["message"]
+        assert code == 1
+        assert said["outcomes"]["failed"] == 1
+        assert said["failed_tries"] == {"does not fit": 2}
+        (line,) = lines(tmp_path / "o.errors.jsonl")
+        assert "the answer is no JSON" in line["error"]["message"]
+        schema.write_text('{"type": "string"}')
+        code, said, _ = run(capsys, *args)
+    assert code == 2
+    assert "check was" in said["error"]["evidence"][0]
 
 
 def test_plan_sends_nothing_and_leaves_nothing(

@@ -169,6 +169,8 @@ def _manifest(order: Order, form: Form, found: Survey, servers: Servers) -> Mani
     model = str(settings.pop("model", form.model)) if made else ", ".join(sorted(found.models))
     if made:
         settings["url"] = form.path
+    if form.schema is not None:
+        settings["check"] = form.schema
     return Manifest(
         model=model,
         rows=found.rows,

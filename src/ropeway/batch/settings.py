@@ -41,6 +41,7 @@ class Form:
               next seed, for with the same one all answers would be the same
     pictures  whether the columns `image` and `images` are sent
     pictures_from  a folder besides the input's under which their files may be
+    schema    that answers must fit; the engine is told where the settings say nothing of it
     """
 
     path: str = CHAT
@@ -50,13 +51,18 @@ class Form:
     pictures: bool = True
     model: str = ""
     pictures_from: Path | None = None
+    schema: Mapping[str, Any] | None = None
 
     def heads(self) -> tuple[bytes, ...]:
         """Return for each sample how its body begins, up to the value of the prompt."""
         seed = self.settings.get("seed")
+        ours: dict[str, Any] = {"model": self.model} if self.model else {}
+        if self.schema is not None:
+            wanted = {"name": "answer", "schema": self.schema}
+            ours["response_format"] = {"type": "json_schema", "json_schema": wanted}
         heads = []
         for number in range(self.samples):
-            settings = ({"model": self.model} if self.model else {}) | dict(self.settings)
+            settings = ours | dict(self.settings)
             if isinstance(seed, int):
                 settings["seed"] = seed + number
             body = msgspec.json.encode({**settings, PROMPT_KEY[self.path]: 0})

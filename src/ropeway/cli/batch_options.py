@@ -101,7 +101,7 @@ _OPTIONS = (
     click.option("--dedupe", is_flag=True,
                  help="Ask equal requests once, where they come near each other."),
     click.option("--check", type=click.Path(path_type=Path), metavar="SCHEMA",
-                 help="JSON schema that every answer must fit; others are asked again."),
+                 help="JSON schema that whole answers must fit; others are asked again."),
     click.option("--in-flight", type=click.IntRange(1, 65536), default=1024, show_default=True,
                  help="Most rows at once for each endpoint; how many is found."),
     click.option("--tries", type=click.IntRange(1, 1000), default=5, show_default=True,
