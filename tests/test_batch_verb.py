@@ -166,29 +166,30 @@ def test_it_goes_on_after_a_kill(tmp_path: Path) -> None:
     assert texts(out) == {f"r{n}": answer_text(b.encode()).decode() for n, b in enumerate(bodies)}
 
 
-def test_ctrl_c_commits_and_says_what_goes_on(tmp_path: Path) -> None:
-    requests(tmp_path / "in.jsonl", 400)
+@pytest.mark.parametrize("stops", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("last", [False, True])
+def test_ctrl_c_commits_and_says_what_goes_on(
+    tmp_path: Path, stops: signal.Signals, last: bool
+) -> None:
+    rows = 16 if last else 400
+    requests(tmp_path / "in.jsonl", rows)
     out = tmp_path / "out.jsonl"
-    with serving(seconds=0.2) as (url, endpoint):
-        argv = [
-            sys.executable,
-            "-m",
-            "ropeway",
-            "batch",
-            str(tmp_path / "in.jsonl"),
-            "-o",
-            str(out),
-        ]
-        argv += ["--url", url, "--in-flight", "16"]
+    with serving(seconds=1.0 if last else 0.2) as (url, endpoint):
+        argv = [sys.executable, "-m", "ropeway", "batch", str(tmp_path / "in.jsonl")]
+        argv += ["-o", str(out), "--url", url, "--in-flight", "16"]
         env = {**os.environ, "COLUMNS": "200"}
         child = subprocess.Popen(
             argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
         )
-        while endpoint.requests < 100:
+        while endpoint.requests < min(100, rows):
             time.sleep(0.01)
-        child.send_signal(signal.SIGINT)
+        child.send_signal(stops)
         said, talked = child.communicate(timeout=60)
         sent = endpoint.requests
+    if last:  # what was in flight was all that was left: the job is done
+        assert child.returncode == 0
+        assert len(texts(out)) == rows
+        return
     assert child.returncode == 130
     assert f"answered  {sent:>4}" in " ".join(said.split("\n")) or str(sent) in said
     assert "the same command goes on" in talked

@@ -124,22 +124,28 @@ async def prepare(
 
 @contextlib.contextmanager
 def stopped_by_interrupt() -> Iterator[asyncio.Event]:
-    """Yield an event for `run_bench` that the first Ctrl-C sets; a second one acts as usual."""
+    """Yield an event for a run that the first Ctrl-C or SIGTERM sets; a second acts as usual."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)  # the latter is what `docker stop` sends
+
+    def leave() -> None:
+        for number in signals:
+            loop.remove_signal_handler(number)
 
     def halt() -> None:
         stop.set()
-        loop.remove_signal_handler(signal.SIGINT)
+        leave()
 
     try:
-        loop.add_signal_handler(signal.SIGINT, halt)
+        for number in signals:
+            loop.add_signal_handler(number, halt)
     except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or not Unix
         yield stop
         return
     try:
         yield stop
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        leave()
 
 
 @dataclass

@@ -300,12 +300,12 @@ _ENDINGS = {
 
 def _end(job: Job, ended: Ended, html: Path | None, timeline: Timeline, screen: Screen) -> None:
     """Write the files, and say what became of all rows."""
-    counts = job.journal.counts
-    whole = ended.reason not in ("stopped", "broken")
+    counts, rows = job.journal.counts, job.found.rows
+    # What was in flight when it was stopped may have been all that was left.
+    whole = ended.reason != "broken" and (ended.reason != "stopped" or counts.total() == rows)
     if whole:
         with screen.step("write the files"):
             write_files(job.order, counts)
-    rows = job.found.rows
     screen.answer(outcome_table(counts, rows))
     done = counts.total()
     screen.answer(_record(job, ended, whole=whole))
