@@ -14,7 +14,14 @@ from ropeway.batch.forms import Kind
 from ropeway.batch.journal import Journal, take_folder
 from ropeway.batch.manifest import Manifest, read_manifest
 from ropeway.batch.manifest import Part as PartRead
-from ropeway.batch.parts import STDIN, Part, Shape, find_parts
+from ropeway.batch.own_files import (
+    check_places,
+    check_strangers,
+    distinct_files,
+    is_own,
+    note_written,
+)
+from ropeway.batch.parts import Part, Shape, find_parts
 from ropeway.batch.rows import Outcome, Row
 from ropeway.batch.servers import Servers
 from ropeway.batch.settings import Form
@@ -36,6 +43,7 @@ class Order:
 
     inputs    names of files, globs or URLs; `-` is standard input
     errors    the file of the rows that get no answer
+    html      the page at the end; `schema`: what answers must fit. Of both only the name matters
     form      how lines without a body become requests; `template`: of their prompt, as it was typed
     shape     of the input, where its name does not say it
     skip_bad  leave out lines that cannot be sent
@@ -47,6 +55,8 @@ class Order:
     output: Path
     errors: Path
     form: Form
+    html: Path | None = None
+    schema: Path | None = None
     template: str = ""
     shape: Shape | None = None
     skip_bad: bool = False
@@ -58,14 +68,29 @@ class Order:
         """Where the journal is."""
         return self.output.with_name(f"{self.output.name}.journal")
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files besides the input, by the flags that name them."""
+        named = {
+            "-o": self.output,
+            "--errors": self.errors,
+            "--html": self.html,
+            "--check": self.schema,
+        }
+        return {flag: path for flag, path in named.items() if path is not None}
+
 
 @dataclass(frozen=True)
 class Job:
-    """A job whose input was looked at and whose journal is open."""
+    """A job whose input was looked at and whose journal is open.
+
+    left  files that a glob found, but that are the job's own, and so no input
+    """
 
     order: Order
     form: Form
     parts: tuple[Part, ...]
+    left: tuple[str, ...]
     found: Survey
     journal: Journal
 
@@ -84,7 +109,7 @@ def look(order: Order, servers: Servers | None, stdin: BinaryIO, tell: Tell) -> 
     """Look at the input and keep nothing of it. Raises Refused for what cannot be sent."""
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        parts = find_parts(order.inputs, folder, stdin, order.shape)
+        parts, _ = _parts(order, folder, stdin)
         return _survey(order, _form(order, servers), parts, folder, servers, tell)
 
 
@@ -101,8 +126,8 @@ def open_job(order: Order, servers: Servers, stdin: BinaryIO, tell: Tell) -> Ite
     lock = take_folder(folder)
     try:
         try:
-            parts = find_parts(order.inputs, folder, stdin, order.shape)
-            _check_inputs(order, parts)
+            parts, left = _parts(order, folder, stdin)
+            distinct_files(folder, order.files, parts)
             found = kept_survey(parts, form, folder)
             if found is None or (found.bad and not order.skip_bad):
 
@@ -124,12 +149,34 @@ def open_job(order: Order, servers: Servers, stdin: BinaryIO, tell: Tell) -> Ite
         raise
     with journal:
         _skip(form, folder, journal)
-        yield Job(order, form, parts, found, journal)
+        yield Job(order, form, parts, left, found, journal)
 
 
 def write_files(order: Order, counts: Counter[Outcome]) -> None:
     """Write the output and the file of errors. `counts`: what the closed journal has counted."""
+    note_written(order.folder, (order.output, order.errors))
     assemble(order.folder, order.output, order.errors, ordered=order.ordered, expected=counts)
+
+
+def _parts(order: Order, folder: Path, stdin: BinaryIO) -> tuple[tuple[Part, ...], tuple[str, ...]]:
+    """Return the files of the input, and those that are the job's own though a glob found them."""
+    left: list[str] = []
+    begun = read_manifest(folder)
+
+    def leave(path: str) -> bool:
+        if is_own(order.folder, order.files.values(), path):
+            left.append(path)
+        return path in left
+
+    parts = find_parts(
+        order.inputs,
+        folder,
+        stdin,
+        order.shape,
+        begun_with={(part.size, part.hash) for part in begun.parts} if begun else None,
+        leave=leave,
+    )
+    return parts, tuple(left)
 
 
 def _form(order: Order, servers: Servers | None) -> Form:
@@ -191,41 +238,12 @@ def _skip(form: Form, folder: Path, journal: Journal) -> None:
 
 
 def _check_files(order: Order) -> None:
-    """Refuse an output that would be lost, or that cannot be written."""
-    for path in (order.output, order.errors):
-        if not path.parent.is_dir():
-            raise Refused(
-                phrase("there is no such folder"),
-                where=str(path.parent),
-                hint=phrase("make it first: `mkdir -p {folder}`", folder=path.parent),
-            )
-        if path.is_dir():
-            raise Refused(phrase("this is a folder"), where=str(path), hint=phrase("name a file"))
+    """Refuse files that would be lost, or that cannot be written."""
+    distinct_files(order.folder, order.files)
+    check_places(filter(None, (order.output, order.errors, order.html)))
     if order.output.exists() and not order.output.is_file():
         raise Refused(
             phrase("the output must be a file: what is done is remembered beside it"),
             where=str(order.output),
         )
-    if order.output == order.errors:
-        raise Refused(phrase("output and errors are the same file"), where=str(order.output))
-    if order.folder.exists():
-        return
-    for path in (order.output, order.errors):
-        if path.is_file() and path.stat().st_size:
-            raise Refused(
-                phrase("the file is there already, and no job of ours has written it"),
-                where=str(path),
-                evidence=[phrase("there is no `{folder}`", folder=order.folder)],
-                hint=phrase("name another one, or move it away"),
-            )
-
-
-def _check_inputs(order: Order, parts: Sequence[Part]) -> None:
-    """Refuse to write over the input."""
-    for part in parts:
-        for path in (order.output, order.errors):
-            local = part.store is None and part.name != STDIN
-            if local and path.exists() and path.samefile(part.path):
-                raise Refused(
-                    phrase("the file is in the input, and would be written over"), where=str(path)
-                )
+    check_strangers(order.folder, (order.output, order.errors))

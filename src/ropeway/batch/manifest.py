@@ -7,7 +7,7 @@ change.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,14 +105,18 @@ def check_same(folder: Path, manifest: Manifest) -> None:
     if old is None:
         write_manifest(folder, manifest)
         return
-    changed = differences(old, manifest)
-    if changed:
-        raise Refused(
-            phrase("this is not the job that began this output"),
-            where=str(folder),
-            evidence=changed,
-            hint=phrase("go on with what it began with, or give this job an output of its own"),
-        )
+    if changed := differences(old, manifest):
+        raise not_the_job(folder, changed)
+
+
+def not_the_job(folder: Path, changed: Sequence[Phrase]) -> Refused:
+    """Return the error for a job that is another than that of the folder."""
+    return Refused(
+        phrase("this is not the job that began this output"),
+        where=str(folder),
+        evidence=changed,
+        hint=phrase("go on with what it began with, or give this job an output of its own"),
+    )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -1,19 +1,21 @@
 """The files of an input: which there are, where they lie, and what kind each is."""
 
+import hashlib
 import importlib
 import os
 import re
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
 from stat import S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit, urlunsplit
 
+from ropeway.batch.manifest import not_the_job
 from ropeway.errors import Refused, reason_of
 from ropeway.outside import is_file, local_path
 from ropeway.phrases import phrase
@@ -79,21 +81,32 @@ def library(name: str) -> Any:
 
 
 def find_parts(
-    names: Sequence[str], folder: Path, stdin: BinaryIO, shape: Shape | None = None
+    names: Sequence[str],
+    folder: Path,
+    stdin: BinaryIO,
+    shape: Shape | None = None,
+    *,
+    begun_with: Container[tuple[int, str]] | None = None,
+    leave: Callable[[str], bool] = lambda _: False,
 ) -> tuple[Part, ...]:
     """Return the files in the order of `names`, those of a glob sorted by name.
 
-    What cannot be read twice is copied into `folder`. `shape` overrules what names and first bytes
-    say. Raises Refused.
+    What cannot be read twice is copied into `folder`. Raises Refused.
+
+    shape       overrules what names and first bytes say
+    begun_with  size and hash of each file of the job that began in `folder`, if one did
+    leave       says which of the files that a glob finds are not meant
     """
     parts: list[Part] = []
+    keep = partial(_copied, begun_with=begun_with)
     for number, name in enumerate(names):
         if name == STDIN:
-            parts.append(_local(name, str(_copied(stdin, folder / f"input-{number}")), shape))
+            parts.append(_local(name, str(keep(stdin, folder / f"input-{number}")), shape))
         elif "://" in name:
-            parts += _remote(name, shape)
+            parts += _remote(name, shape, leave)
         else:
-            parts += [_found(path, folder / f"input-{number}", shape) for path in _paths(name)]
+            copy = folder / f"input-{number}"
+            parts += [_found(path, copy, shape, keep) for path in _paths(name, leave)]
     seen: set[tuple[str, bool]] = set()
     for part in parts:
         place = (part.path if part.store else os.path.realpath(part.path), bool(part.store))
@@ -126,27 +139,29 @@ def cannot_read(name: str, reason: str) -> Refused:
     return Refused(phrase(_CANNOT_READ, reason=reason), where=name)
 
 
-def _paths(name: str) -> list[str]:
+def _paths(name: str, leave: Callable[[str], bool]) -> list[str]:
     path = str(local_path(name))
     if not has_magic(path) or os.path.lexists(path):
         return [path]
     found = sorted(
         one
         for one in glob(path, recursive=True)  # noqa: PTH207 (`~` and `..` stay as they are written)
-        if is_file(Path(one))
+        if is_file(Path(one)) and not leave(one)
     )
     if not found:
         raise Refused(_NO_MATCH, where=name)
     return found
 
 
-def _found(path: str, copy: Path, shape: Shape | None) -> Part:
+def _found(
+    path: str, copy: Path, shape: Shape | None, keep: Callable[[BinaryIO, Path], Path]
+) -> Part:
     """Return a path of this machine as a part; a pipe is copied first."""
     try:
         mode = Path(path).stat().st_mode
         if S_ISFIFO(mode) or S_ISCHR(mode):
             with Path(path).open("rb") as pipe:
-                return _local(path, str(_copied(pipe, copy)), shape)
+                return _local(path, str(keep(pipe, copy)), shape)
     except FileNotFoundError:
         raise Refused(_NO_FILE, where=path) from None
     except (OSError, ValueError) as error:  # not allowed; a NUL in the name
@@ -160,20 +175,26 @@ def _found(path: str, copy: Path, shape: Shape | None) -> Part:
     return _local(path, path, shape)
 
 
-def _copied(file: BinaryIO, copy: Path) -> Path:
+def _copied(file: BinaryIO, copy: Path, *, begun_with: Container[tuple[int, str]] | None) -> Path:
     """Copy what can be read once only; where nothing comes, an earlier copy stays.
 
-    A job is continued by the same command, perhaps without the pipe before it.
+    A job is continued by the same command, perhaps without the pipe before it. The copy that it
+    began with is the only one there is, so nothing else takes its place.
     """
-    fresh = copy.with_suffix(".new")
+    fresh, digest = copy.with_suffix(".new"), hashlib.sha256()
     try:
         with fresh.open("wb") as target:
-            shutil.copyfileobj(file, target, 2**20)
+            while block := file.read(2**20):
+                digest.update(block)
+                target.write(block)
             target.flush()
             os.fsync(target.fileno())
-            empty = target.tell() == 0
-        if empty and copy.exists():
+            size = target.tell()
+        if not size and copy.exists():
             fresh.unlink()
+        elif begun_with is not None and (size, digest.hexdigest()) not in begun_with:
+            fresh.unlink()
+            raise not_the_job(copy.parent, [phrase("other bytes come through the pipe")])
         else:
             fresh.replace(copy)
     except OSError as error:
@@ -196,7 +217,7 @@ def _local(name: str, path: str, shape: Shape | None) -> Part:
     return Part(name, path, *_kind(name, head, shape), status.st_size, status.st_mtime_ns)
 
 
-def _remote(name: str, shape: Shape | None) -> list[Part]:
+def _remote(name: str, shape: Shape | None, leave: Callable[[str], bool]) -> list[Part]:
     """Return the files of a URL such as `s3://bucket/folder/*.jsonl.gz`.
 
     `*` stands for any part of a name, `**/` for any folders; a query has the store's options.
@@ -221,7 +242,8 @@ def _remote(name: str, shape: Shape | None) -> list[Part]:
         glob_of = _pattern(top.rstrip("/") + url.path[len(base) :]) if wild else re.compile(".*")
         parts = []
         for info in sorted(found, key=lambda info: str(info.path)):
-            if glob_of.fullmatch(info.path):
+            own = wild and url.scheme == "file" and leave(info.path)
+            if glob_of.fullmatch(info.path) and not own:
                 with store.open_input_stream(info.path, compression=None) as file:
                     kind = _kind(info.path, file.read(16), shape)
                 shown_path = f"{url.scheme}://{info.path}"

@@ -60,7 +60,8 @@ def plan_batch(
     model: str | None,
 ) -> None:
     """Say what a job takes. Nothing is sent, and nothing is written."""
-    order, _ = _order(inputs, flags, flags.out or Path("out.jsonl"))
+    # Without an output no file is the job's own, whatever it is called.
+    order, _ = _order(inputs, flags, flags.out or Path(os.devnull))
     servers = None
     try:
         servers = asyncio.run(ask_servers(endpoints, _model(order, model)))
@@ -134,6 +135,8 @@ def _order(inputs: tuple[str, ...], flags: BatchFlags, output: Path) -> tuple[Or
         output=output,
         errors=flags.errors or output.with_name(f"{name}.errors.jsonl"),
         form=form,
+        html=flags.html,
+        schema=flags.check,
         template=flags.template or "",
         shape=Shape(flags.kind) if flags.kind else None,
         skip_bad=flags.skip_bad,
@@ -216,6 +219,8 @@ def _tell_survey(job: Job, servers: Servers, screen: Screen) -> None:
     found, done = job.found, len(job.journal.done)
     if done:
         screen.say(phrase("{done:,} of {rows:,} rows are done already", done=done, rows=found.rows))
+    for name in job.left:
+        screen.warn(phrase("{file} is the job's own, and no input", file=name))
     for lost in job.journal.damage:
         screen.warn(lost)
     if found.unused:
