@@ -325,7 +325,7 @@ def test_a_glob_does_not_find_what_the_job_itself_has_written(
 ) -> None:
     columns(tmp_path / "in.jsonl", *({"prompt": f"say {n}"} for n in range(40)))
     page = tmp_path / "page.jsonl"
-    args = (f"{scheme}{tmp_path}/**/*.jsonl", "-o", tmp_path / "o.jsonl", "--html", page)
+    args = (f"{scheme}{tmp_path}/**/*", "-o", tmp_path / "o.jsonl", "--html", page)
     with serving(faults=Faults(refused=0.5)) as (url, _):
         first = run(capsys, *args, "--url", url)
         assert first[1]["rows"] == 40

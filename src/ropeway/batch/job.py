@@ -18,7 +18,8 @@ from ropeway.batch.own_files import (
     check_places,
     check_strangers,
     distinct_files,
-    is_own,
+    is_inside,
+    is_one_of,
     note_written,
 )
 from ropeway.batch.parts import Part, Shape, find_parts
@@ -164,9 +165,10 @@ def _parts(order: Order, folder: Path, stdin: BinaryIO) -> tuple[tuple[Part, ...
     begun = read_manifest(folder)
 
     def leave(path: str) -> bool:
-        if is_own(order.folder, order.files.values(), path):
+        own = is_one_of(order.files.values(), Path(path))
+        if own:
             left.append(path)
-        return path in left
+        return own or is_inside(order.folder, Path(path))
 
     parts = find_parts(
         order.inputs,

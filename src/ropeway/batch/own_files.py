@@ -23,9 +23,9 @@ def distinct_files(folder: Path, files: Mapping[str, Path], parts: Sequence[Part
     `files` are those that the flags name, by flag; `parts` the input. Names are compared by what
     they lead to: a link, or another way to write a path, is no other file.
     """
-    home, seen = os.path.realpath(folder), dict[object, str]()
+    seen: dict[object, str] = {}
     for flag, path in files.items():
-        if Path(os.path.realpath(path)).is_relative_to(home):
+        if is_inside(folder, path):
             what = phrase("the folder `{folder}` is the job's own", folder=folder)
             raise Refused(what, where=str(path), hint=phrase("name another file"))
         same = _file(path)
@@ -42,11 +42,15 @@ def distinct_files(folder: Path, files: Mapping[str, Path], parts: Sequence[Part
             )
 
 
-def is_own(folder: Path, files: Iterable[Path], path: str) -> bool:
-    """Say whether a file that a glob found is the job's own: it is not meant as an input then."""
-    found = _file(Path(path))
-    own = found is not None and found in map(_file, files)
-    return own or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+def is_one_of(files: Iterable[Path], path: Path) -> bool:
+    """Say whether a path leads to one of these files."""
+    found = _file(path)
+    return found is not None and found in map(_file, files)
+
+
+def is_inside(folder: Path, path: Path) -> bool:
+    """Say whether a path leads to what is in a folder, or to the folder itself."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def check_places(files: Iterable[Path]) -> None:

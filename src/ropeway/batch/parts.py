@@ -143,11 +143,11 @@ def _paths(name: str, leave: Callable[[str], bool]) -> list[str]:
     path = str(local_path(name))
     if not has_magic(path) or os.path.lexists(path):
         return [path]
-    found = sorted(
+    found = [
         one
-        for one in glob(path, recursive=True)  # noqa: PTH207 (`~` and `..` stay as they are written)
+        for one in sorted(glob(path, recursive=True))  # noqa: PTH207 (`~` and `..` stay as written)
         if is_file(Path(one)) and not leave(one)
-    )
+    ]
     if not found:
         raise Refused(_NO_MATCH, where=name)
     return found
@@ -242,8 +242,9 @@ def _remote(name: str, shape: Shape | None, leave: Callable[[str], bool]) -> lis
         glob_of = _pattern(top.rstrip("/") + url.path[len(base) :]) if wild else re.compile(".*")
         parts = []
         for info in sorted(found, key=lambda info: str(info.path)):
-            own = wild and url.scheme == "file" and leave(info.path)
-            if glob_of.fullmatch(info.path) and not own:
+            if not glob_of.fullmatch(info.path):
+                continue
+            if not (wild and url.scheme == "file" and leave(info.path)):
                 with store.open_input_stream(info.path, compression=None) as file:
                     kind = _kind(info.path, file.read(16), shape)
                 shown_path = f"{url.scheme}://{info.path}"
