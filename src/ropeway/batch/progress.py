@@ -5,6 +5,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 from ropeway.batch.rows import Outcome
 
@@ -109,6 +110,24 @@ class Progress:
         """The share of the answers that were cut at their limit of tokens."""
         good = sum(count for outcome, count in self.done.items() if outcome.good)
         return self.done.get(Outcome.CUT, 0) / good if good else 0.0
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Self:
+        """Return the progress that `as_json` made plain. Raises ValueError where it is none."""
+        try:
+            fields = {name: said[name] for name in cls.__slots__}
+            counts = {Outcome[name.upper()]: count for name, count in said["done"].items()}
+            fields["done"] = {outcome: count for outcome, count in counts.items() if count}
+            fields["rates"] = Rates(**said["rates"])
+            fields["left"] = Left(**said["left"]) if said["left"] else None
+            fields["replicas"] = tuple(
+                ReplicaProgress(**{**one, "rates": Rates(**one["rates"])})
+                for one in said["replicas"]
+            )
+            fields["sample"] = said["sample"].encode()
+            return cls(**fields)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(str(error)) from None
 
     def as_json(self) -> dict[str, object]:
         """The progress as plain data, for `--json`."""

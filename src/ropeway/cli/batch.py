@@ -2,8 +2,9 @@
 
 import click
 
+from ropeway.cli import batch_detached
 from ropeway.cli.batch_job import plan_batch, run_batch_job
-from ropeway.cli.batch_options import BatchFlags, batch_options
+from ropeway.cli.batch_options import BatchFlags, DetachFlags, batch_options, detach_options
 from ropeway.cli.endpoint import endpoint_options
 from ropeway.cli.options import screen_options
 from ropeway.endpoint.address import Endpoint
@@ -14,13 +15,15 @@ from ropeway.report.console import Screen
 @screen_options
 @endpoint_options(timeout=3600.0, several=True)
 @batch_options
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@detach_options
+@click.argument("inputs", nargs=-1, metavar="INPUT...")
 def batch(
     *,
     screen: Screen,
     endpoints: tuple[Endpoint, ...],
     model: str | None,
     flags: BatchFlags,
+    detached: DetachFlags,
     inputs: tuple[str, ...],
 ) -> None:
     """Answer a file of prompts: every row once, however often the job is interrupted.
@@ -46,11 +49,25 @@ def batch(
     Exit code 0: every row has an answer. 1: some have none, or the job was stopped before its end.
     2: the input or a flag is wrong, and nothing was sent.
 
+    With --detach the job runs in a container on the head of the spec's service, and this machine
+    may leave: `ropeway status`, `logs --job`, and here --attach, --stop and --remove are for it.
+
     \b
     Example:
       ropeway batch prompts.jsonl -o answers.jsonl --set max_tokens=256
+      ropeway batch prompts.jsonl -o answers.jsonl --set max_tokens=256 --detach
+      ropeway batch --attach -o answers.jsonl
     """
-    if flags.plan:
+    detached.check(inputs, plan=flags.plan)
+    if detached.attach:
+        batch_detached.attach(screen, flags, detached)
+    elif detached.stop:
+        batch_detached.stop(screen, detached)
+    elif detached.remove:
+        batch_detached.remove(screen, detached)
+    elif detached.detach:
+        batch_detached.detach(screen, inputs, flags, detached, (endpoints[0], model))
+    elif flags.plan:
         plan_batch(screen, inputs, flags, endpoints, model)
     else:
         run_batch_job(screen, inputs, flags, endpoints, model)

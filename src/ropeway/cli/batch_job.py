@@ -61,10 +61,10 @@ def plan_batch(
 ) -> None:
     """Say what a job takes. Nothing is sent, and nothing is written."""
     # Without an output no file is the job's own, whatever it is called.
-    order, _ = _order(inputs, flags, flags.out or Path(os.devnull))
+    order, _ = order_of(inputs, flags, flags.out or Path(os.devnull))
     servers = None
     try:
-        servers = asyncio.run(ask_servers(endpoints, _model(order, model)))
+        servers = asyncio.run(ask_servers(endpoints, model_named(order, model)))
     except RequestFailed as failure:
         screen.warn(phrase("no endpoint was asked: {why}", why=failure.what))
     with screen.step("look at the input") as step:
@@ -86,10 +86,10 @@ def run_batch_job(
     """Run a job to its end, or to what stops it. Ends with the verb's exit code."""
     if flags.out is None:
         raise Refused(phrase("no output is named"), hint=phrase("name a file: `-o answers.jsonl`"))
-    order, check = _order(inputs, flags, flags.out)
+    order, check = order_of(inputs, flags, flags.out)
     current_call().folder = order.folder if order.folder.is_dir() else None
     settings = _limits(flags)
-    servers = asyncio.run(_servers(endpoints, _model(order, model), screen))
+    servers = asyncio.run(_servers(endpoints, model_named(order, model), screen))
     tell_rehearsal(servers.rehearsed, servers.endpoints[0], screen)
     for doubt in servers.doubts:
         screen.warn(doubt)
@@ -103,13 +103,15 @@ def run_batch_job(
         settings = replace(
             settings, rows=job.found.rows, tokens=tokens, silence_s=endpoints[0].timeout_s
         )
-        view = _View(screen, flags.currency)
+        view = View(screen, flags.currency)
         with screen.step(_name(job, servers)) as step:
             ended = _send(job, servers, settings, check, view, step)
     _end(job, ended, flags.html, view.timeline, screen)
 
 
-def _order(inputs: tuple[str, ...], flags: BatchFlags, output: Path) -> tuple[Order, Check | None]:
+def order_of(
+    inputs: tuple[str, ...], flags: BatchFlags, output: Path
+) -> tuple[Order, Check | None]:
     """Return what is asked for. Raises Refused for flags that do not go together."""
     check = read_check(flags.check) if flags.check else None
     settings = list(flags.settings)
@@ -146,7 +148,7 @@ def _order(inputs: tuple[str, ...], flags: BatchFlags, output: Path) -> tuple[Or
     return order, check
 
 
-def _model(order: Order, named: str | None) -> str | None:
+def model_named(order: Order, named: str | None) -> str | None:
     """Return the model that the user names. Raises Refused where two flags name one."""
     setting = order.form.settings.get("model")
     if named is not None and setting not in (None, named):
@@ -238,7 +240,7 @@ def _tell_survey(job: Job, servers: Servers, screen: Screen) -> None:
         )
 
 
-class _View:
+class View:
     """What is shown of a job that runs: a live line, blocks of lines, events, the page's curve."""
 
     def __init__(self, screen: Screen, currency: str) -> None:
@@ -262,7 +264,7 @@ class _View:
 
 
 def _send(
-    job: Job, servers: Servers, settings: Settings, check: Check | None, view: _View, step: Step
+    job: Job, servers: Servers, settings: Settings, check: Check | None, view: View, step: Step
 ) -> Ended:
     """Send what is not done, and show how it goes."""
 

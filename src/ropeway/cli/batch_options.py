@@ -2,14 +2,19 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
-from ropeway.cli.options import POSITIVE, passed_as
+from ropeway.cli.options import POSITIVE, passed_as, ssh_config_option, with_options
+from ropeway.cli.target import checked_name
+from ropeway.errors import Refused
+from ropeway.launch.detached import NAME
+from ropeway.phrases import joined, phrase
 
 APIS = {"chat": "/v1/chat/completions", "completions": "/v1/completions",
         "embeddings": "/v1/embeddings"}  # fmt: skip
@@ -42,6 +47,15 @@ def _moment(_: click.Context, param: click.Parameter, text: str | None) -> float
     except (ValueError, OverflowError):
         why = f"`{text}` is not a time like 18:00 or 2027-01-31T18:00"
         raise click.BadParameter(why, param=param) from None
+
+
+def _job_name(_: click.Context, param: click.Parameter, text: str | None) -> str | None:
+    """Return a name that a folder and a container can have."""
+    if text is not None and not NAME.fullmatch(text):
+        raise click.BadParameter(
+            f"`{text}` is not a name of at most 31 letters a-z, digits and `-`", param=param
+        )
+    return text
 
 
 @dataclass(frozen=True)
@@ -121,6 +135,93 @@ _OPTIONS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class DetachFlags:
+    """The flags of `batch` that are about a job in a container on the head; see their help."""
+
+    detach: bool
+    attach: bool
+    stop: bool
+    remove: bool
+    job: str | None
+    host: str | None
+    name: str | None
+    ssh_config: str | None
+
+    def check(self, inputs: Sequence[str], *, plan: bool) -> None:
+        """Raise Refused for flags that do not go together, and for an input that is missing."""
+        given = [name for name in ("detach", "attach", "stop", "remove") if getattr(self, name)]
+        words = [f"`--{name}`" for name in given] + ["`--plan`"] * plan
+        if given and len(words) > 1:
+            raise Refused(
+                phrase("{flags} contradict each other", flags=joined(words, ", ")),
+                hint=phrase("leave all but one of them out"),
+            )
+        about_another = given not in ([], ["detach"])
+        if about_another and inputs:
+            raise Refused(
+                phrase("{flag} is about a job that has its input", flag=words[0]),
+                hint=phrase("leave the input out; `--job` names the job"),
+            )
+        if not about_another and not inputs:
+            raise Refused(
+                phrase("no input is named"),
+                hint=phrase("name its files, or `-` for standard input"),
+            )
+        context = click.get_current_context()
+        sources = {name: context.get_parameter_source(name) for name in ("url", "rehearsal")}
+        elsewhere = [f"`--{name}`" for name, source in sources.items()
+                     if source is ParameterSource.COMMANDLINE]  # fmt: skip
+        if given and elsewhere:
+            raise Refused(
+                phrase("{flags} contradict each other", flags=joined([words[0], *elsewhere], ", ")),
+                hint=phrase("a job on the head asks the replicas of its service"),
+            )
+
+
+_DETACH_OPTIONS = (
+    click.option("--detach", is_flag=True,
+                 help="Run the job in a container on the head; INPUT may be head:/PATH."),
+    click.option("--attach", is_flag=True,
+                 help="Show how such a job goes; fetch its results to -o when it has ended."),
+    click.option("--stop", is_flag=True, help="Have such a job commit what it has, and end it."),
+    click.option("--remove", is_flag=True, help="Remove all of such a job from the head."),
+    click.option("--job", metavar="NAME", callback=_job_name,
+                 help="Name of such a job.  [default: made of OUT; else the only one]"),
+    click.option("--host", metavar="HOST",
+                 help="A host of the job's service, as `user@address:port`: no spec."),
+    click.option("--name", callback=checked_name,
+                 help="Name of the job's service.  [default: the spec's]"),
+    ssh_config_option,
+)  # fmt: skip
+
+# What is not said again to a job in a container: where its files are is another matter there.
+_OWN_FILES = ("out", "errors", "check", "html", "plan")
+
+
+def as_words(flags: BatchFlags) -> tuple[str, ...]:
+    """Return the flags as they are typed, without those that name files."""
+    values = {name: value for name, value in vars(flags).items() if name not in _OWN_FILES}
+    if flags.until is not None:  # another machine may be in another time zone
+        values["until"] = datetime.fromtimestamp(flags.until, UTC).isoformat()
+    words: list[str] = []
+    for option in click.command()(with_options(lambda: None, _OPTIONS)).params:
+        value = values.get(str(option.name))
+        assert isinstance(option, click.Option)
+        if option.is_flag:
+            names = option.opts if value else option.secondary_opts
+            words += names[-1:] if option.name in values else []
+        elif value not in (None, "", ()):
+            for one in value if option.multiple else [value]:
+                words += [option.opts[-1], *map(str, one if option.nargs > 1 else [one])]
+    return tuple(words)
+
+
 def batch_options(verb: Callable[..., object]) -> Callable[..., object]:
     """The flags of a batch job, passed as one `flags: BatchFlags`."""
     return passed_as("flags", BatchFlags, verb, _OPTIONS)
+
+
+def detach_options(verb: Callable[..., object]) -> Callable[..., object]:
+    """The flags of a job in a container, passed as one `detached: DetachFlags`."""
+    return passed_as("detached", DetachFlags, verb, _DETACH_OPTIONS)

@@ -10,6 +10,7 @@ from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Refused
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.launch import running
+from ropeway.launch.detached import find_jobs
 from ropeway.launch.local.running import take_down
 from ropeway.launch.local.steps import scratch_of
 from ropeway.launch.lock import audited, current_author, locked
@@ -129,5 +130,14 @@ def _down_hosts(target: Target, screen: Screen) -> None:
             lock.ensure_held()
             removed = running.take_down(service.refreshed())
             step.ok(counted(removed, "container"))
+        for job in find_jobs(service):
+            if job.exit_code is None:
+                screen.warn(
+                    phrase(
+                        "the batch job {name} stays on {host}, and waits for the service half an"
+                        " hour; to end it: `ropeway batch --stop --job {name}`",
+                        name=job.name, host=job.container.host,
+                    )
+                )  # fmt: skip
     _tell_down(name, screen, nothing=not removed)
     screen.result(_document(name, list(service.hosts), containers=removed))

@@ -1,10 +1,12 @@
 """`ropeway logs`: what the engine wrote."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from ropeway.cli.batch_jobs import find_job
 from ropeway.cli.options import lang_option, screen_options
 from ropeway.cli.target import Target, reached, target_options, tell_silent
 from ropeway.errors import Refused
@@ -20,9 +22,10 @@ from ropeway.report.console import Screen
 @target_options
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True)
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on until Ctrl-C or the end.")
+@click.option("--job", metavar="NAME", help="Of a batch job on the head, in place of the engine.")
 @lang_option
 @screen_options
-def logs(*, target: Target, lines: int, following: bool, screen: Screen) -> None:
+def logs(*, target: Target, lines: int, following: bool, job: str | None, screen: Screen) -> None:
     """Show the last lines of the engine's log, of all ranks.
 
     On real hosts the logs of all containers are merged by time, each line with its host and role.
@@ -34,6 +37,8 @@ def logs(*, target: Target, lines: int, following: bool, screen: Screen) -> None
     following = following and not screen.json
     if target.is_remote:
         with reached(target, acts=False) as service:
+            if job is not None:
+                service = replace(service, containers=(find_job(service, job).container,))
             _show_hosts(service, lines, screen, following=following)
     else:
         _show_local(target, lines, screen, following=following)

@@ -4,12 +4,14 @@ import os
 
 import click
 
+from ropeway.cli.batch_jobs import job_lines, jobs_json
 from ropeway.cli.options import lang_option, screen_options
 from ropeway.cli.target import Target, reached, target_options, tell_silent
 from ropeway.errors import Exit
 from ropeway.hosts.local import LocalHost
 from ropeway.hosts.processes import find
 from ropeway.launch.complete import parts_of
+from ropeway.launch.detached import find_jobs
 from ropeway.launch.labels import Reached, newest
 from ropeway.launch.local.running import deployment_of, parts, reason_not_serving
 from ropeway.launch.probe import unready
@@ -90,7 +92,7 @@ def _document(name: str | None, **known: object) -> dict[str, object]:
     keys = (
         "url", "model", "layout", "replicas", "release", "brought_up_by", "since", "logs", "why_not"
     )  # fmt: skip
-    lists = ("unreachable", "missing", "containers", "processes")
+    lists = ("unreachable", "missing", "containers", "processes", "jobs")
     return {"name": name, **dict.fromkeys(keys), **{key: [] for key in lists}, **known}
 
 
@@ -98,9 +100,13 @@ def _hosts_status(target: Target, service: Reached, screen: Screen) -> bool:
     """Show what runs on the hosts; return whether all of it serves."""
     tell_silent(service.failures, screen)
     containers = service.containers
+    jobs = find_jobs(service)
+    for line in job_lines(jobs):
+        screen.answer(line)
     if not containers:
         screen.answer(service.nothing_runs().what)
-        screen.result(_document(service.name, unreachable=_errors(service)))
+        known = {"unreachable": _errors(service), "jobs": jobs_json(jobs)}
+        screen.result(_document(service.name, **known))
         return False
     reasons = unready(service)
     rows = [(container.summary(), reasons.get(container.name)) for container in containers]
@@ -143,6 +149,7 @@ def _hosts_status(target: Target, service: Reached, screen: Screen) -> bool:
             unreachable=_errors(service),
             missing=missing,
             containers=[{**row, "why_not": reason or None} for row, reason in rows],
+            jobs=jobs_json(jobs),
         )
     )
     return all_serving

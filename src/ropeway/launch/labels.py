@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 SERVICE = "ropeway.service"
 RUN = "ropeway.run"
-_HOST, _ROLE, _REPLICA, _RANK = (f"ropeway.{key}" for key in ("host", "role", "replica", "rank"))
+HOST, ROLE, _REPLICA, _RANK = (f"ropeway.{key}" for key in ("host", "role", "replica", "rank"))
 _HASH, _SPEC, _URL, _MODEL = (f"ropeway.{key}" for key in ("hash", "spec", "url", "model"))
-_RELEASE, _DEVICES, _FOLDER = (f"ropeway.{key}" for key in ("release", "devices", "folder"))
+_RELEASE, _DEVICES, FOLDER = (f"ropeway.{key}" for key in ("release", "devices", "folder"))
 _PORTS, _ENDPOINT = "ropeway.ports", "ropeway.endpoint"
-_BY, _SINCE, _VERSION = (f"ropeway.{key}" for key in ("by", "since", "version"))
+BY, SINCE, VERSION = (f"ropeway.{key}" for key in ("by", "since", "version"))
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class ServiceContainer:
 
     service = _Label(SERVICE, str)
     run = _Label(RUN, str)
-    named = _Label(_HOST, str)
-    role = _Label(_ROLE, str)
+    named = _Label(HOST, str)
+    role = _Label(ROLE, str)
     replica = _Label(_REPLICA, _number)
     node_rank = _Label(_RANK, _number)
     hash = _Label(_HASH, str)
@@ -91,13 +91,13 @@ class ServiceContainer:
     endpoint = _Label(_ENDPOINT, str)
     model = _Label(_MODEL, str)
     release = _Label(_RELEASE, str)
-    folder = _Label(_FOLDER, str)
+    folder = _Label(FOLDER, str)
     devices = _Label(_DEVICES, _numbers)
     ports = _Label(_PORTS, _numbers)
 
     @property
     def author(self) -> Author:
-        return Author(self.labels.get(_BY, ""), self.run, self.labels.get(_SINCE, ""))
+        return Author(self.labels.get(BY, ""), self.run, self.labels.get(SINCE, ""))
 
     @cached_property
     def spec(self) -> Spec:
@@ -111,7 +111,7 @@ class ServiceContainer:
                 evidence=(str(error).splitlines()[0],),
                 hint=phrase(
                     "was it started by a newer Ropeway ({version})?",
-                    version=self.labels.get(_VERSION, "?"),
+                    version=self.labels.get(VERSION, "?"),
                 ),
             ) from error
 
@@ -146,8 +146,8 @@ def labels_of(rollout: Rollout, container: Container, author: Author) -> dict[st
     return {
         SERVICE: service.name,
         RUN: author.run,
-        _HOST: container.host,
-        _ROLE: container.role,
+        HOST: container.host,
+        ROLE: container.role,
         _REPLICA: str(container.replica),
         _RANK: str(container.node_rank),
         _HASH: rollout.hashes[container.name],
@@ -156,19 +156,24 @@ def labels_of(rollout: Rollout, container: Container, author: Author) -> dict[st
         _MODEL: replica.served_name,
         _RELEASE: replica.release.name,
         _DEVICES: ",".join(map(str, devices)),
-        _FOLDER: service.folder_on(container.host),
+        FOLDER: service.folder_on(container.host),
         _PORTS: ",".join(map(str, ports)),
-        _BY: author.who,
-        _SINCE: author.since,
-        _VERSION: __version__,
+        BY: author.who,
+        SINCE: author.since,
+        VERSION: __version__,
         # Without spaces: Linux lets an argument be 128 KiB long, which many hosts come near to.
         _SPEC: json.dumps(service.spec.as_json(), ensure_ascii=False, separators=(",", ":")),
     }
 
 
-def list_argv(runtime: Runtime, service: str | None = None) -> tuple[str, ...]:
-    """Print all containers of a service, or of all services, as a JSON list; ended ones too."""
-    label = SERVICE if service is None else f"{SERVICE}={service}"
+def list_argv(
+    runtime: Runtime, service: str | None = None, *, key: str = SERVICE
+) -> tuple[str, ...]:
+    """Print all containers of a service, or of all services, as a JSON list; ended ones too.
+
+    key  the label that has the service's name
+    """
+    label = key if service is None else f"{key}={service}"
     inspect = f"{runtime} inspect --type container"
     script = f'ids=$("$@") || exit; [ -z "$ids" ] || {inspect} $ids'
     find = (runtime, "ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={label}")
@@ -176,10 +181,13 @@ def list_argv(runtime: Runtime, service: str | None = None) -> tuple[str, ...]:
 
 
 def containers_on(
-    host: Host, runtime: Runtime, service: str | None = None
+    host: Host, runtime: Runtime, service: str | None = None, *, key: str = SERVICE
 ) -> tuple[ServiceContainer, ...]:
-    """Return our containers on a host. Raises HostError when it cannot be asked."""
-    result = host.run(list_argv(runtime, service), timeout=60.0)
+    """Return our containers on a host, as `list_argv` has them.
+
+    Raises HostError when it cannot be asked.
+    """
+    result = host.run(list_argv(runtime, service, key=key), timeout=60.0)
     result.check(phrase("`{command}` does not answer", command=runtime), where=host.name)
     return read_containers(result.stdout, host.name)
 

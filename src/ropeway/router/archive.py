@@ -6,6 +6,7 @@ there is byte for byte what is tested here.
 
 import io
 import zipfile
+from collections.abc import Mapping
 from importlib import resources
 
 PACKAGE = "ropeway.router"
@@ -23,6 +24,11 @@ def archive() -> bytes:
     for file in resources.files(PACKAGE).iterdir():
         if file.name.endswith(".py") and file.name not in _EXCLUDED:
             files[f"ropeway/router/{file.name}"] = file.read_bytes()
+    return packed(files)
+
+
+def packed(files: Mapping[str, bytes]) -> bytes:
+    """Return a zip of files, by the paths that they have in it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as zipped:
         for name in sorted(files):

@@ -1,0 +1,356 @@
+"""A batch job in a container: what is written and started for it, and its whole life.
+
+The life is on this machine as the host: its scripts, our own code as it is unpacked there, and the
+endpoint are real; `docker` is not (fake_docker.py).
+"""
+
+import io
+import itertools
+import json
+import os
+import shlex
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from batch_endpoint import Faults
+
+import fake_docker
+from json_documents import read_document
+from ropeway.batch.progress import Left, Progress, Rates, ReplicaProgress
+from ropeway.batch.rows import Outcome
+from ropeway.cli.batch import batch
+from ropeway.cli.batch_options import BatchFlags, as_words
+from ropeway.cli.call import Call
+from ropeway.cli.main import exit_code
+from ropeway.errors import Refused
+from ropeway.hosts.base import Host, Result
+from ropeway.hosts.local import LocalHost
+from ropeway.launch import detached, labels
+from ropeway.launch.detached import DetachedJob, Place, mounted_folder
+from ropeway.launch.docker import run_argv
+from ropeway.launch.lock import ROOTS_FOLDER, Author
+from ropeway.launch.own_code import own_code
+from ropeway.spec.model import Spec, dump_spec, parse_spec
+from test_batch_verb import columns, serving, texts
+from waiting import wait_for
+
+KEY = "a-key-that-nobody-may-see"
+
+
+def spec(**serve: object) -> Spec:
+    document = {
+        "name": "life",
+        "cluster": {"hosts": [{"address": "10.0.0.1", "npus": 8}], "nic": "eth0", "chip": "910B4"},
+        "runtime": {"command": "docker"},
+        "model": {"path": "/data/m", "served_name": "fake"},
+        "serve": {"layout": "TP8", "context": 4096, **serve},
+    }
+    return parse_spec(json.dumps(document), "spec")
+
+
+def place(**changed: Any) -> Place:
+    known: dict[str, Any] = {
+        "service": "life", "host": "npu0", "folder": "/var/lib/ropeway/life.batch",
+        "runtime": "docker", "image": "image", "urls": ("http://127.0.0.1:8001/v1",),
+        "model": "fake", "spec": spec(),
+    }  # fmt: skip
+    return Place(**{**known, **changed})
+
+
+# What is decided
+
+
+def flags_of(*args: str) -> BatchFlags:
+    """The flags of a job as they are parsed."""
+    context = batch.make_context("batch", list(args), obj=Call())
+    names = BatchFlags.__dataclass_fields__
+    return BatchFlags(**{name: context.params[name] for name in names})
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("--api", "embeddings", "--format", "csv", "--no-pictures", "--skip-bad", "--ordered"),
+        ("--template", "it's {text}\n", "--set", "a=1", "--set", "b=x y", "-n", "4"),
+        ("--retry-errors", "--in-flight", "7", "--tries", "2", "--max-errors", "3%"),
+        ("--dedupe", "--until", "2027-01-31T18:00", "--price", "1.5", "--max-cost", "70"),
+        ("--token-price", "0.1", "2", "--currency", "CNY"),
+    ],
+)
+def test_the_job_is_given_the_flags_that_were_typed(args):
+    typed = flags_of("in.jsonl", *args)
+    words = as_words(typed)
+    assert flags_of("in.jsonl", *words) == typed
+    named = flags_of("in", "-o", "/a", "--errors", "/b", "--check", "/c", "--html", "/d", "--plan")
+    assert as_words(named) == as_words(flags_of("in"))
+
+
+def test_a_time_of_day_is_that_of_the_machine_where_it_was_typed():
+    words = as_words(flags_of("in.jsonl", "--until", "2027-01-31T18:00"))
+    given = datetime.fromisoformat(words[words.index("--until") + 1])
+    assert given.tzinfo is not None
+    assert given.timestamp() == datetime(2027, 1, 31, 18).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ((), "no input is named"),
+        (("in", "--detach", "--attach"), "`--detach`, `--attach` contradict each other"),
+        (("in", "--detach", "--plan"), "`--detach`, `--plan` contradict each other"),
+        (("in", "--stop"), "`--stop` is about a job that has its input"),
+        (("in", "--detach", "--url", "h:1"), "`--detach`, `--url` contradict each other"),
+        (("--attach", "--job", "A b"), "invalid value for `--job`"),
+        (("in", "-o", "o", "--detach"), "there is no `ropeway.yaml` here"),
+        (("in", "-o", "o", "--detach", "-c", "local.yaml"), "only a service on real hosts"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(args, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("local.yaml").write_text("cluster: {local: {hosts: 1, npus: 1}}\nmodel: {name: smollm2}\n")
+    assert exit_code(["batch", *args]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_a_job_says_is_read_as_it_was():
+    progress = Progress(
+        rows=9, done={Outcome.ANSWERED: 3, Outcome.POISON: 1}, in_flight=2, again=1,
+        faults={"500": 2}, rates=Rates(1.0, 2.0, 3.0), elapsed_s=4.0, left=Left(1.0, 2.0, 3.0),
+        replicas=(ReplicaProgress("u", "away", "why", 1, 2, 3, Rates(4.0)),), sample=b"{}",
+    )  # fmt: skip
+    said = json.loads(json.dumps(progress.as_json()))
+    assert Progress.from_json(said) == progress
+    with pytest.raises(ValueError, match="rows"):
+        Progress.from_json({"event": "progress"})
+
+
+@pytest.mark.parametrize(
+    ("path", "folder"),
+    [
+        ("/data/a.jsonl", "/data"),
+        ("/data/part-*/x/*.csv", "/data"),
+        ("/data/b/[ab].csv", "/data/b"),
+        ("/a.jsonl", "/"),
+        ("data/a.jsonl", None),
+        ("/data/../etc/x", None),
+    ],
+)
+def test_a_job_sees_the_folder_of_a_file_of_the_head(path, folder):
+    if folder is None:
+        with pytest.raises(Refused):
+            mounted_folder(path)
+    else:
+        assert mounted_folder(path) == folder
+
+
+def test_the_key_stands_in_one_file_that_only_its_owner_reads():
+    job = DetachedJob(place(), "a", ("batch", "x"), "a.jsonl", seen=("/data",), key=KEY)
+    marks = job.labels(Author("me@here", "run", "now"))
+    argv = run_argv("docker", job.container, marks, restart=True)
+    modes = {file.name: file.mode for file in job.written() if KEY.encode() in file.content}
+    assert modes == {"job.secrets": 0o600}
+    assert KEY not in shlex.join(argv) + repr(job)
+    mounts = [word for flag, word in itertools.pairwise(argv) if flag == "--mount"]
+    assert mounts == [
+        "type=bind,source=/var/lib/ropeway/life.batch/a,target=/run/ropeway",
+        "type=bind,source=/data,target=/head/data,readonly",
+    ]
+    assert not {labels.SERVICE} & set(marks), "or `down` would take it down"
+
+
+def test_podman_is_told_at_once_to_restart_it():
+    job = DetachedJob(place(runtime="podman"), "a", ("batch", "x"), "a.jsonl")
+    argv = run_argv("podman", job.container, {}, restart=True)
+    assert argv[argv.index("--restart") + 1] == "always"
+
+
+def test_our_own_code_runs_from_a_folder(tmp_path):
+    with zipfile.ZipFile(io.BytesIO(own_code())) as zipped:
+        zipped.extractall(tmp_path)
+    said = subprocess.run(
+        (sys.executable, "-c", "import ropeway.cli.batch as b, ropeway; print(ropeway.__file__)"),
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=tmp_path,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert said.stdout.strip() == str(tmp_path / "ropeway" / "__init__.py")
+
+
+# Its life
+
+
+class Head(LocalHost):
+    """This machine as a host, with a `docker` and a place for our files of its own."""
+
+    def run(self, argv, **named) -> Result:
+        path = f"PATH={self.address}/bin:{os.environ['PATH']}"
+        words = (word.replace(ROOTS_FOLDER, f"{self.address}/ropeway") for word in argv)
+        return super().run(("env", path, *words), **named)
+
+
+class Laptop:
+    """Verbs against the head, in a folder of its own."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys = folder, capsys
+        self.host: Host = Head("npu0", str(folder / "home"))
+        self.containers = folder / "containers"
+        self.jobs = folder / "home/ropeway/life.batch"
+
+    def run(self, *args: object, code: int = 0) -> dict[str, Any]:
+        self.capsys.readouterr()
+
+        @contextmanager
+        def connect(*_: object, **__: object) -> Iterator[Sequence[Host]]:
+            yield (self.host,)
+
+        call = Call(connect=connect)  # type: ignore[arg-type]
+        found = exit_code([*map(str, args), "--json"], call=call)
+        out, err = self.capsys.readouterr()
+        print(out, err)
+        assert KEY not in out + err
+        assert found == code
+        document: dict[str, Any] = read_document(out)
+        return document
+
+
+@pytest.fixture
+def laptop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Laptop]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(detached, "_POLL_SECONDS", 0.2)
+    found = Laptop(tmp_path, capsys)
+    programs = tmp_path / "home/bin"
+    programs.mkdir(parents=True)
+    found.containers.mkdir()
+    docker = shlex.join((sys.executable, fake_docker.__file__, str(found.containers)))
+    for name, command in (("docker", docker), ("python3", shlex.quote(sys.executable))):
+        (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        (programs / name).chmod(0o755)
+    Path("ropeway.yaml").write_text(dump_spec(spec()))
+    yield found
+    for one in fake_docker._all(found.containers):
+        fake_docker._end(one, fake_docker.signal.SIGKILL)
+
+
+def serve(laptop: Laptop, url: str, **changed: object) -> None:
+    """Let it look as if the service ran, with its endpoint at this URL."""
+    marks = {
+        labels.SERVICE: "life", labels.HOST: "npu0", labels.ROLE: "head",
+        "ropeway.model": "fake", "ropeway.endpoint": url,
+        labels.FOLDER: str(laptop.folder / "home/ropeway/life"),
+        "ropeway.spec": json.dumps(spec(**changed).as_json()),
+    }  # fmt: skip
+    fake_docker.add(laptop.containers, "ropeway-life-0-0", marks)
+
+
+@pytest.mark.real_time
+def test_a_job_is_left_watched_and_fetched_and_nothing_stays(laptop):
+    columns(Path("it's in.jsonl"), *({"prompt": f"say {n}"} for n in range(300)))
+    with serving(seconds=0.01) as (url, endpoint):
+        serve(laptop, url)
+        begun = laptop.run("batch", "it's in.jsonl", "-o", "Out 1.jsonl", "--detach",
+                           "--set", "max_tokens=5", "--ordered")  # fmt: skip
+        assert (begun["job"], begun["host"]) == ("out-1", "npu0")
+        assert "--restart" not in (laptop.containers / "argv").read_text(), "told once it runs"
+        again = laptop.run("batch", "--attach", "-o", "Out 1.jsonl", "--errors", "bad")
+    assert again["outcomes"]["answered"] == again["rows"] == endpoint.requests == 300
+    assert (again["output"], again["errors"]) == ("Out 1.jsonl", "bad")
+    assert list(texts(Path("Out 1.jsonl"))) == [f"row-{n}" for n in range(300)]
+    assert Path("bad").read_bytes() == b""
+    assert not laptop.jobs.exists()
+    assert [path.stem for path in laptop.containers.glob("*.json")] == ["ropeway-life-0-0"]
+
+
+@pytest.mark.real_time
+def test_a_job_that_is_stopped_or_killed_goes_on_and_no_row_is_answered_twice(laptop):
+    columns(Path("in.jsonl"), *({"prompt": f"say {n}"} for n in range(2000)))
+    args = ("batch", "in.jsonl", "-o", "out.jsonl", "--detach", "--in-flight", "4")
+    with serving(seconds=0.01) as (url, endpoint):
+        serve(laptop, url)
+        laptop.run(*args)
+        running = laptop.run(*args, code=2)
+        assert running["error"]["what"] == "the job `out` runs already"
+        wait_for(lambda: endpoint.requests > 100, what="rows")
+        assert laptop.run("batch", "--stop", "--name", "life")["state"] == "stopped"
+        assert (laptop.jobs / "out/out.jsonl.journal/manifest.json").exists()
+        asked = endpoint.requests
+        assert laptop.run("batch", "--attach", code=2)["error"]["what"] == "there is no batch job"
+        laptop.run(*args)
+        [job] = [one for one in fake_docker._all(laptop.containers) if "pid" in one]
+        wait_for(lambda: endpoint.requests > asked + 100, what="more rows")
+        fake_docker._end(job, fake_docker.signal.SIGKILL)
+        lost = laptop.run("batch", "--attach", code=1)
+        assert lost["error"]["what"] == "the batch job `out` was stopped"
+        laptop.run(*args)
+        listed = laptop.run("status")["jobs"]
+        assert [(one["job"], one["state"], one["rows"]) for one in listed] == [
+            ("out", "running", 2000)
+        ]
+        end = laptop.run("batch", "--attach", "-o", "out.jsonl")
+    assert end["outcomes"]["answered"] == len(texts(Path("out.jsonl"))) == 2000
+    assert endpoint.requests < 2500, "only what was not committed yet is asked again"
+
+
+@pytest.mark.real_time
+def test_what_the_job_refuses_is_refused_here_and_nothing_runs(laptop):
+    Path("in.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
+    with serving() as (url, endpoint):
+        serve(laptop, url)
+        said = laptop.run("batch", "in.jsonl", "-o", "out.jsonl", "--detach", code=2)["error"]
+        assert said["where"].endswith("-in.jsonl:2")
+        assert endpoint.requests == 0
+        assert laptop.run("status")["jobs"] == []
+        laptop.run("batch", "--remove", "--job", "out", "--name", "life")
+        assert not laptop.jobs.exists()
+        gone = laptop.run("batch", "--remove", "--job", "out", "--name", "life", code=2)
+        assert gone["error"]["what"] == "there is no batch job `out`"
+
+
+@pytest.mark.real_time
+def test_a_job_with_rows_in_error_stays_for_another_try(laptop, monkeypatch):
+    monkeypatch.setenv("LIFE_KEY", KEY)
+    head = laptop.folder / "data"
+    head.mkdir()
+    columns(head / "in.jsonl", *({"prompt": f"say {n}"} for n in range(100)))
+    args = ("batch", f"head:{head}/*.jsonl", "-o", "out.jsonl", "--detach")
+    with serving(faults=Faults(refused=0.2)) as (url, _):
+        serve(laptop, url, api_key_env="LIFE_KEY")
+        laptop.run(*args)
+        end = laptop.run("batch", "--attach", "-o", "out.jsonl", code=1)
+    assert end["outcomes"]["refused"] > 0
+    assert (laptop.jobs / "out/job.secrets").stat().st_mode & 0o777 == 0o600
+    assert KEY not in (laptop.jobs / "out/job.sh").read_text()
+    with serving() as (url, _):
+        serve(laptop, url, api_key_env="LIFE_KEY")
+        laptop.run(*args, "--retry-errors")
+        other = laptop.run("batch", "--attach", "-o", "out.jsonl", code=2)["error"]
+        assert other["what"] == "the file is there already, and it is another one"
+        end = laptop.run("batch", "--attach", "-o", "whole.jsonl")
+    assert end["outcomes"]["answered"] == len(texts(Path("whole.jsonl"))) == 100
+    assert not laptop.jobs.exists()
+
+
+def test_a_key_that_is_not_set_is_said_before_anything_is_sent(laptop, monkeypatch):
+    monkeypatch.delenv("LIFE_KEY", raising=False)
+    columns(Path("in.jsonl"), {"prompt": "a"})
+    serve(laptop, "http://127.0.0.1:9/v1", api_key_env="LIFE_KEY")
+    said = laptop.run("batch", "in.jsonl", "-o", "out.jsonl", "--detach", code=2)["error"]
+    assert said["what"] == "the service asks for a key, and `LIFE_KEY` is not set"
+    assert not laptop.jobs.exists()
+
+
+def test_a_job_needs_a_service(laptop):
+    columns(Path("in.jsonl"), {"prompt": "a"})
+    said = laptop.run("batch", "in.jsonl", "-o", "out.jsonl", "--detach", code=2)["error"]
+    assert said["what"] == "`life` is not running"
+    assert click.unstyle(said["hint"]) == "a job needs its service: `ropeway up`"
