@@ -302,6 +302,18 @@ def test_a_job_that_is_stopped_or_killed_goes_on_and_no_row_is_answered_twice(la
 
 
 @pytest.mark.real_time
+def test_what_a_job_has_that_ended_early_is_fetched_and_its_error_told(laptop):
+    columns(Path("in.jsonl"), *({"prompt": f"say {n}"} for n in range(400)))
+    with serving(faults=Faults(refused=0.5)) as (url, _):
+        serve(laptop, url)
+        laptop.run("batch", "in.jsonl", "-o", "out.jsonl", "--detach", "--max-errors", "10%")
+        end = laptop.run("batch", "--attach", "-o", "out.jsonl", code=1)
+    assert "more than 10%" in end["error"]["what"]
+    assert end["ended"] == "errors"
+    assert len(texts(Path("out.jsonl"))) == end["outcomes"]["answered"] > 0
+
+
+@pytest.mark.real_time
 def test_what_the_job_refuses_is_refused_here_and_nothing_runs(laptop):
     Path("in.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
     with serving() as (url, endpoint):
@@ -333,10 +345,11 @@ def test_a_job_with_rows_in_error_stays_for_another_try(laptop, monkeypatch):
     with serving() as (url, _):
         serve(laptop, url, api_key_env="LIFE_KEY")
         laptop.run(*args, "--retry-errors")
-        other = laptop.run("batch", "--attach", "-o", "out.jsonl", code=2)["error"]
+        Path("mine.jsonl").write_text("mine\n")
+        other = laptop.run("batch", "--attach", "-o", "mine.jsonl", code=2)["error"]
         assert other["what"] == "the file is there already, and it is another one"
-        end = laptop.run("batch", "--attach", "-o", "whole.jsonl")
-    assert end["outcomes"]["answered"] == len(texts(Path("whole.jsonl"))) == 100
+        end = laptop.run("batch", "--attach", "-o", "out.jsonl")
+    assert end["outcomes"]["answered"] == len(texts(Path("out.jsonl"))) == 100
     assert not laptop.jobs.exists()
 
 

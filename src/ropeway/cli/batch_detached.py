@@ -76,7 +76,7 @@ def detach(
         found = find_job(service, name)
         with _it_goes_on(screen), screen.step(phrase("it looks at its input")) as step:
             code = follow_job(host, place.runtime, found, _until_it_sends(step))
-        if code not in (None, Exit.OK, Exit.NO):
+        if code is not None and _result(host, found) is None:
             failure = _failure(host, found, code)
             stop_job(host, place.runtime, found)
             raise failure
@@ -101,7 +101,7 @@ def attach(screen: Screen, flags: BatchFlags, detached: DetachFlags) -> None:
         host = service.hosts[found.container.host]
         code = _watched(screen, service, host, found, flags.currency)
         document = _result(host, found)
-        if document is None or document.get("error"):
+        if document is None:
             raise _failure(host, found, code)
         paths = _fetched(host, found, flags, screen) if flags.out else {}
         if paths and code == Exit.OK:
@@ -120,6 +120,8 @@ def attach(screen: Screen, flags: BatchFlags, detached: DetachFlags) -> None:
         )  # fmt: skip
     own = {key: value for key, value in document.items() if key not in _FRAME}
     screen.result({**own, "output": paths.get("output"), "errors": paths.get("errors")})
+    if document.get("error"):
+        raise _as_error(document, host, code)
     click.get_current_context().exit(code)
 
 
@@ -265,31 +267,42 @@ def _watched(screen: Screen, service: Reached, host: Host, found: FoundJob, curr
     return code
 
 
-def _result(host: Host, found: FoundJob) -> dict[str, Any] | None:
-    """Return the document that a job printed at its end; None where it printed none."""
+def _printed(host: Host, found: FoundJob) -> dict[str, Any]:
+    """Return the document that a job printed at its end; empty where it printed none."""
     try:
         document = parse_json(host.get(f"{found.folder}/result.json"))
     except ValueError:
-        return None
-    return document if isinstance(document, dict) else None
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _result(host: Host, found: FoundJob) -> dict[str, Any] | None:
+    """Return the document of a job that has come to rows; None of one that never did."""
+    document = _printed(host, found)
+    return document if "rows" in document else None
 
 
 def _failure(host: Host, found: FoundJob, code: int) -> RopewayError:
-    """Return the error that a job ended with, as it would have been raised here."""
-    error = (_result(host, found) or {}).get("error")
-    kind = Refused if code == Exit.REFUSED else RopewayError
-    if isinstance(error, Mapping):
-        evidence = error.get("evidence")
-        return kind(
-            str(error.get("what")),
-            where=str(error.get("where") or host.name),
-            evidence=[str(line) for line in evidence] if isinstance(evidence, list) else (),
-            hint=str(error["hint"]) if error.get("hint") else None,
-        )
+    """Return the error of a job that never came to rows."""
+    document = _printed(host, found)
+    if document.get("error"):
+        return _as_error(document, host, code)
     return HostError(
         phrase("the batch job ended before it began"),
         where=host.name,
         hint=phrase("what it said: {command}", command=f"ropeway logs --job {found.name}"),
+    )
+
+
+def _as_error(document: Mapping[str, Any], host: Host, code: int) -> RopewayError:
+    """Return the error of a job's document, as it would have been raised here."""
+    error = document["error"]
+    kind = Refused if code == Exit.REFUSED else RopewayError
+    return kind(
+        str(error["what"]),
+        where=str(error["where"] or host.name),
+        evidence=[str(line) for line in error["evidence"]],
+        hint=str(error["hint"]) if error["hint"] else None,
     )
 
 
@@ -304,6 +317,7 @@ def _fetched(host: Host, found: FoundJob, flags: BatchFlags, screen: Screen) -> 
         "page": (f"{found.name}.html", flags.html or flags.out.with_name(f"{name}.html")),
     }  # fmt: skip
     sources = [f"{found.folder}/{source}" for source, _ in targets.values()]
+    noted = f"{found.folder}/fetched"
     paths: dict[str, str] = {}
     with screen.step(phrase("fetch the results")) as step:
 
@@ -311,13 +325,17 @@ def _fetched(host: Host, found: FoundJob, flags: BatchFlags, screen: Screen) -> 
             done = f"{format_bytes(arrived)} of {format_bytes(size)}"
             step.tick(done, log_every_s=_TOLD_EVERY_S)
 
+        # What an earlier `--attach` has fetched may be replaced by what there is now.
+        before = host.run(("sh", "-c", 'cat "$1" 2>/dev/null; :', "sh", noted)).stdout.split()
         contents = contents_on(host, sources)
         for (key, (_, target)), source, content in zip(
             targets.items(), sources, contents, strict=True
         ):
             if content is not None:
-                fetch_file(host, source, target, content, tell)
+                fetch_file(host, source, target, content, tell, old=before)
+                before.append(content.digest)
                 paths[key] = str(target)
+        host.put("\n".join(dict.fromkeys(before)).encode(), noted)
     return paths
 
 

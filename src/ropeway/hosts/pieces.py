@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,20 +115,31 @@ def send_file(host: Host, source: Path, target: str, content: Content, tell: OnB
     result.check(phrase("cannot put the file into its place"), where=host.name)
 
 
-def fetch_file(host: Host, source: str, target: Path, content: Content, tell: OnBytes) -> None:
+def fetch_file(
+    host: Host,
+    source: str,
+    target: Path,
+    content: Content,
+    tell: OnBytes,
+    *,
+    old: Collection[str] = (),
+) -> None:
     """Bring a file of a host here, unless it is here already.
 
+    old  hashes of contents that it may take the place of
     Raises Refused where another file has its name or this disk cannot take it, and HostError; then
     the same call goes on where this one ended.
     """
     if target.exists():
-        if target.is_file() and content_of(target) == content:
+        here = content_of(target) if target.is_file() else None
+        if here == content:
             return
-        raise Refused(
-            phrase("the file is there already, and it is another one"),
-            where=str(target),
-            hint=phrase("name another one, or move it away"),
-        )
+        if here is None or here.digest not in old:
+            raise Refused(
+                phrase("the file is there already, and it is another one"),
+                where=str(target),
+                hint=phrase("name another one, or move it away"),
+            )
     draft = target.with_name(f".{target.name}.{content.digest[:12]}.part")
     try:
         with draft.open("ab") as file:

@@ -54,11 +54,13 @@ _SCRIPT = """\
 set -m
 cd {folder} || exit
 [ ! -r job.secrets ] || . ./job.secrets
-python3 -m zipfile -e ropeway.zip /tmp/ropeway || exit
 export PYTHONPATH=/tmp/ropeway${{PYTHONPATH:+:$PYTHONPATH}}
 stopped= job=
-trap 'stopped=1; [ -z "$job" ] || kill -INT "$job"' TERM INT
+trap 'stopped=1; [ -z "$job" ] || kill -INT -- "-$job"' TERM INT
 pause() {{ sleep "$1" & wait $!; }}
+run() {{
+  python3 -m zipfile -e ropeway.zip /tmp/ropeway && exec {run}
+}}
 if [ ! -e ended ]; then
   if [ -e {journal}/manifest.json ]; then
     echo "ropeway: the job goes on as soon as the service answers"
@@ -68,7 +70,7 @@ if [ ! -e ended ]; then
     done
   fi
   [ -z "$stopped" ] || exit 130
-  {run} >result.part &
+  run >result.part &
   job=$!
   wait $job
   code=$?
@@ -353,7 +355,7 @@ def follow_job(
     Raises HostError when the host cannot be asked, or the job is there no more.
     """
     name, label = job.container.name, f"{JOB}={job.container.labels[JOB]}"
-    log, read = LogReader(), 0
+    log, read, ends = LogReader(), 0, 0
     while True:
         status = poll(host, runtime, label, {name: log}).get(name)
         fresh, read = log.text[read:], len(log.text)
@@ -363,7 +365,9 @@ def follow_job(
                 return int(text.removeprefix(_ENDED))
             if on_line(text):
                 return None
-        if status is None or status.state in ("exited", "dead"):
+        # podman shows one that it is about to start again as exited.
+        ends = ends + 1 if status and status.state in ("exited", "dead") else 0
+        if status is None or ends > 1:
             raise HostError(
                 phrase("the batch job `{name}` was stopped", name=job.name),
                 where=host.name,
