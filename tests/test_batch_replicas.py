@@ -154,6 +154,30 @@ def test_a_network_that_is_away_makes_no_row_poison() -> None:
     assert done.ended.progress.again == 16
 
 
+def test_what_an_engine_has_forgotten_is_sent_again() -> None:
+    forgotten: list[str] = []
+
+    async def answer(server, prompt):
+        if int(prompt.removeprefix("row-")) % 10 == 0 and server.prompts.count(prompt) == 1:
+            forgotten.append(prompt)
+            await asyncio.sleep(100_000)
+        await asyncio.sleep(1.5)
+        return await echo(server, prompt)
+
+    async def main() -> Job:
+        async with BatchServer(answer) as server:
+            server.figures = lambda: (
+                f"vllm:num_requests_running {server.in_flight - len(forgotten)}\n"
+                "vllm:num_requests_waiting 0\n"
+            )
+            return await run_job(rows(40), server.endpoint, tries=1)
+
+    done = virtual_time.run(main())
+    check_answered(done, 40)
+    assert done.ended.progress.faults == {"forgotten": 4}
+    assert 60 < done.ended.progress.elapsed_s < 120
+
+
 def test_an_endpoint_that_is_away_at_first_joins_later() -> None:
     async def main() -> Job:
         server = BatchServer(port=free_port())

@@ -268,6 +268,26 @@ def test_a_refusal_that_comes_before_the_body_is_sent_is_read(size: int) -> None
     assert (answer.kind, answer.words) == (Kind.REFUSED, "413: too large")
 
 
+def test_the_system_asks_whether_the_peer_is_still_there() -> None:
+    async def half_an_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(half_an_answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        async with server, Sender(Endpoint(url), 60.0) as sender, sender._session.get(url) as got:
+            assert got.connection is not None
+            assert got.connection.transport is not None
+            used = got.connection.transport.get_extra_info("socket")
+            assert used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert used.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+        await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+
+
 def test_a_row_that_no_server_took_is_told_from_one_that_failed() -> None:
     answer = sent_once(Endpoint(f"http://127.0.0.1:{free_port()}/v1"))
     assert answer.kind is Kind.AWAY

@@ -16,11 +16,9 @@ import msgspec
 from ropeway.batch.pace import Pace
 from ropeway.batch.progress import Tally
 from ropeway.batch.queue import Window
-from ropeway.batch.replica import Flight, Replica, State, back_off
+from ropeway.batch.replica import Flight, Replica, State, back_off, refusal
 from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.batch.send import Answer, Health, Kind, Sender, Sign, result_of, without_answer
-from ropeway.endpoint.address import Endpoint
-from ropeway.endpoint.failures import BadRequest, NotOpenAI, RequestFailed, key_refused
 from ropeway.errors import RopewayError
 from ropeway.phrases import phrase
 
@@ -40,6 +38,9 @@ _CUTS = 3
 _LONGEST_AWAY_S = 5.0
 # Questions in a row that may be only slow to be answered.
 _SILENCES = 3
+# An engine that has had nothing to do in so many looks has forgotten what is in flight there. Not
+# sooner: large pictures may take as long on a slow way to it.
+_IDLE_LOOKS = 60
 # A replica that served and then refused us is asked again after this.
 _BARRED_S = 30.0
 # So many refusals for now count as a failed try: some servers say this of a row that is too large.
@@ -392,7 +393,7 @@ class Dispatch:
 
     async def watch(self, replica: Replica) -> None:
         """Read the figures of a replica that works, and call one that is away, until cancelled."""
-        silences = calls = 0
+        silences = calls = idle = sent = 0
         while replica.state is not State.BARRED:
             if replica.state is State.AWAY:
                 wait_s = replica.away_until - self.clock()
@@ -415,8 +416,25 @@ class Dispatch:
                 self._died(replica, health)
             elif health.reading is not None:
                 replica.pace.read(health.reading, len(replica.flying))
+                if health.reading.running or health.reading.waiting:
+                    idle = 0
+                elif idle < _IDLE_LOOKS:
+                    idle, sent = idle + 1, sent if idle else self._sendings
+                else:
+                    self._forgotten(replica, sent)
+                    idle = 0
             else:
                 replica.pace.tick(self.clock(), len(replica.flying))
+
+    def _forgotten(self, replica: Replica, number: int) -> None:
+        """Take back what is in flight at a replica that does nothing, up to one sending."""
+        words = phrase("the engine has forgotten it: there nothing runs or waits")
+        for flight in [one for one in replica.flying.values() if one.number <= number]:
+            del replica.flying[flight.row.ordinal]
+            flight.task.cancel()
+            self.faults["forgotten"] += 1
+            self._trouble(flight.row).reached = True
+            self._cut_off(flight.row, words)
 
     async def _ask_after(self, replica: Replica) -> bool:
         """Find out whether a replica has died, once for all failures that come together.
@@ -449,7 +467,7 @@ class Dispatch:
     def _bar(self, replica: Replica) -> None:
         """Leave a replica that refuses us: for good if it has never served us."""
         answer = replica.held[-1][1]
-        replica.barred_by = _refusal(replica.sender.endpoint, answer)
+        replica.barred_by = refusal(replica.sender.endpoint, answer)
         self._away(replica, replica.barred_by.what)
         if replica.served:
             replica.away_until = self.clock() + _BARRED_S
@@ -473,17 +491,3 @@ class Dispatch:
                 self._settle(row, answer, replica)
             else:
                 self._charge(row, answer.words)
-
-
-def _refusal(endpoint: Endpoint, answer: Answer) -> RequestFailed:
-    """Return why an endpoint refuses whatever it is sent."""
-    if answer.status in (401, 403):
-        return key_refused(endpoint, answer.status, answer.words)
-    what = phrase("the server refuses every row: {words}", words=answer.words)
-    if answer.of_api:
-        hint = phrase(
-            "compare the rows' `model` with what {url} lists", url=endpoint.url + "/models"
-        )
-        return BadRequest(what, where=endpoint.url, hint=hint)
-    hint = phrase("check host and port; the base URL usually ends in `/v1`")
-    return NotOpenAI(what, where=endpoint.url, hint=hint)

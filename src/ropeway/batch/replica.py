@@ -9,7 +9,10 @@ from ropeway.batch.pace import Pace
 from ropeway.batch.progress import Meter, ReplicaProgress, Tally
 from ropeway.batch.rows import Row
 from ropeway.batch.send import Answer, Sender
+from ropeway.endpoint.address import Endpoint
+from ropeway.endpoint.failures import BadRequest, NotOpenAI, RequestFailed, key_refused
 from ropeway.errors import RopewayError
+from ropeway.phrases import phrase
 
 # Full jitter: a random time up to a limit that doubles, so that those who failed together do not
 # come back together.
@@ -123,3 +126,17 @@ class Replica:
 def back_off(tries: int, longest_s: float = _LONGEST_S) -> float:
     """Return the seconds until the next try, after so many."""
     return random.uniform(0.0, min(longest_s, _FIRST_S * 2.0 ** min(tries, 16)))
+
+
+def refusal(endpoint: Endpoint, answer: Answer) -> RequestFailed:
+    """Return why an endpoint refuses whatever it is sent."""
+    if answer.status in (401, 403):
+        return key_refused(endpoint, answer.status, answer.words)
+    what = phrase("the server refuses every row: {words}", words=answer.words)
+    if answer.of_api:
+        hint = phrase(
+            "compare the rows' `model` with what {url} lists", url=endpoint.url + "/models"
+        )
+        return BadRequest(what, where=endpoint.url, hint=hint)
+    hint = phrase("check host and port; the base URL usually ends in `/v1`")
+    return NotOpenAI(what, where=endpoint.url, hint=hint)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import re
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ _READ_BUFFER = 2**20
 _LARGE_BODY = 2**20
 _ENOUGH = 2**17  # bytes of a body that is read from files, at once
 _PROBE_S = 5.0
+# Seconds until the first question, between the next ones, and their number (the first of these
+# names is Linux's, the second macOS's).
+_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _MOST_PAUSE_S = 600.0
 # What a server says of us (wrong key, wrong address, no credit), or of a model that it has not.
 _NOT_OF_THE_ROW = {300, 301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 407}
@@ -189,6 +193,7 @@ class Sender:
             self._silence_s,
             read_bufsize=_READ_BUFFER,
             cookie_jar=aiohttp.DummyCookieJar(),
+            connector={"socket_factory": _kept_alive},
         )
         return self
 
@@ -326,6 +331,20 @@ def without_answer(row: Row, outcome: Outcome, why: str) -> Result:
     line = b'{"id":"batch_req_%d","custom_id":%b,"response":null,"error":%b}\n'
     error = _error(outcome, why)
     return Result(row.ordinal, outcome, line % (row.ordinal, _encode(row.name), error))
+
+
+def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Return a socket of which the system notices that nobody is at the other end any more.
+
+    An answer that is not streamed may take an hour, and until then nothing else would tell of a
+    laptop that slept, or of a connection that a router between has forgotten.
+    """
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _ALIVE.items():
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
 
 
 async def _whole(body: bytes) -> AsyncIterator[bytes]:

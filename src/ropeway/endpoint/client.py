@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Self
 
 import aiohttp
@@ -45,6 +46,7 @@ _CONNECT_S = 10.0
 # uvicorn, which vLLM serves with, drops idle connections after 5 s; a request sent just then would
 # fail although nothing is wrong. We let go of them first.
 _KEEPALIVE_S = 2.0
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 # `/tokenize` lists the tokens of a prompt, in 8 bytes each.
 _LONGEST_DOCUMENT = 16 * 2**20
 _LONGEST_REST = 2**16
@@ -93,15 +95,18 @@ async def served_model(endpoint: Endpoint, name: str | None) -> ServedModel:
     return models[0]
 
 
-def open_session(endpoint: Endpoint, silence_s: float, **more: Any) -> aiohttp.ClientSession:
+def open_session(
+    endpoint: Endpoint, silence_s: float, *, connector: Mapping[str, Any] = _NOTHING, **more: Any
+) -> aiohttp.ClientSession:
     """Return a session with one endpoint, which ends a request only after so long a silence.
 
     Proxies of the environment are not used: an endpoint on this machine or in the cluster is never
-    behind one, and a proxy that cannot reach it would answer in its place. `more`: see aiohttp.
+    behind one, and a proxy that cannot reach it would answer in its place. `more`, and `connector`
+    for its connector: see aiohttp.
     """
     key = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, **connector),
         headers={"Accept-Encoding": "identity", **key},
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence_s),
         trust_env=False,
