@@ -45,6 +45,29 @@ def test_an_answer_is_kept_as_it_came() -> None:
 
 
 @pytest.mark.parametrize(
+    ("status", "data", "headers"),
+    [
+        (200, GOOD, {"X_Request_Id": "a\udce9"}),
+        (200, GOOD, {"Content_Encoding": "\udce9"}),
+        (400, b"{}", {"X_Request_Id": "\udce9"}),
+        (400, b'{"error":{"message":"\\ud800"}}', {}),
+        (500, b'{"error":{"message":"\\ud800"}}', {"Retry_After": "\udce9", "Date": "\udce9"}),
+        (503, b"\xed\xa0\x80", {"Retry_After": "\udce9"}),
+        (200, b'{"error":{"message":"\\ud800"}}', {}),
+        (200, b'{"choices":[{"text":"\\ud800"}]}', {}),
+    ],
+)
+def test_bytes_that_are_no_text_harm_nothing(status: int, data: bytes, headers) -> None:
+    answer = judged(data, status, **headers)
+    answer.words.encode()
+    line_of(result_of(row(3), answer))
+
+
+def test_the_words_of_a_check_may_quote_half_a_character() -> None:
+    line_of(without_answer(row(3), Outcome.FAILED, "it does not fit: \ud800"))
+
+
+@pytest.mark.parametrize(
     ("reasons", "kind"),
     [
         (["length"], Kind.CUT),

@@ -293,11 +293,11 @@ def judge(
     path: str, status: int, headers: Mapping[str, str], data: bytes | None, sent: str
 ) -> Answer:
     """Say what an answer means. `data` None: longer than is taken; `sent`: our name for it."""
-    request_id = headers.get("X-Request-Id", sent)
+    request_id = _shown(headers.get("X-Request-Id", sent))
     if data is None:
         words = phrase("the answer is longer than {most}", most=format_bytes(LONGEST_ANSWER))
         return Answer(Kind.FAILED, status, request_id, words=words, fault="answer too long")
-    encoding = headers.get("Content-Encoding", "identity")
+    encoding = _shown(headers.get("Content-Encoding", "identity"))
     if encoding != "identity":
         words = phrase("the answer is compressed (`{encoding}`) unasked", encoding=encoding)
         return Answer(Kind.FAILED, status, request_id, words=words, fault=_NO_ANSWER)
@@ -483,9 +483,16 @@ def _words(data: bytes) -> str:
     return server_words(document) or _start(data)
 
 
+def _shown(text: str) -> str:
+    """Return what a server sent, in which bytes that are no UTF-8, and halves of characters, are
+    written out: no file and no terminal takes those.
+    """
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _start(data: bytes) -> str:
     return " ".join(data[:_MOST_SHOWN].decode(errors="replace").split())
 
 
 def _error(outcome: Outcome, message: str) -> bytes:
-    return _encode({"code": outcome.name.lower(), "message": str(message)})
+    return _encode({"code": outcome.name.lower(), "message": _shown(message)})
