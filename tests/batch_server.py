@@ -17,6 +17,7 @@ from ropeway.batch.dispatch import Limits
 from ropeway.batch.progress import Progress
 from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.batch.run import Ended, Settings, run_batch
+from ropeway.batch.send import Check
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import RopewayError
 
@@ -216,6 +217,7 @@ async def run_job(
     tries: int = 5,
     dedupe: bool = False,
     total: int = 0,
+    check: Check | None = None,
     **settings: object,
 ) -> Job:
     """Run a job to its end."""
@@ -230,6 +232,7 @@ async def run_job(
         Settings(rows=count, tokens=10 * count, limits=limits, **settings),
         told.append,
         stop=stop,
+        check=check,
     )
     return Job(ended, journal, told)
 

@@ -1,6 +1,8 @@
 """A whole job against real servers: each row gets its own outcome, and pays for its own faults."""
 
 import asyncio
+import errno
+import json
 import time
 from collections import Counter
 
@@ -27,6 +29,7 @@ from ropeway.batch.rows import Outcome, Row
 from ropeway.batch.run import Settings, run_batch
 from ropeway.endpoint.failures import BadRequest, KeyRefused, NotOpenAI
 from ropeway.errors import RopewayError
+from ropeway.phrases import Phrase, phrase
 
 
 def test_each_row_has_its_own_answer_and_all_is_committed() -> None:
@@ -424,3 +427,46 @@ def test_a_silent_server_costs_a_try() -> None:
     assert done.journal.outcomes()[3] is Outcome.FAILED
     assert "nothing arrived for 20.0 s" in done.journal.lines()[3]["error"]["message"]
     assert Counter(server.prompts)["row-3"] == 2
+
+
+@pytest.mark.parametrize("unfit", [{3}, set(range(40))])
+def test_an_answer_that_does_not_fit_is_paid_and_asked_for_again(unfit: set[int]) -> None:
+    def check(body: bytes) -> Phrase | None:
+        number = int(json.loads(body)["choices"][0]["text"].removeprefix("row-"))
+        return phrase("it does not fit") if number in unfit else None
+
+    done, server = job(check=check, tries=3, price=Price(prompt=1e6), max_errors=1.0)
+    outcomes = done.journal.outcomes()
+    assert {n for n, outcome in outcomes.items() if outcome is Outcome.FAILED} == unfit
+    assert Counter(server.prompts)["row-3"] == 3
+    assert done.ended.progress.cost == 3 * len(server.prompts) == 3 * (40 + 2 * len(unfit))
+    assert done.ended.progress.faults == {"does not fit": 3 * len(unfit)}
+    assert done.ended.progress.elapsed_s < 20
+
+
+@pytest.mark.parametrize(
+    ("number", "outcome"),
+    [
+        (errno.ESTALE, Outcome.ANSWERED),
+        (errno.EMFILE, Outcome.ANSWERED),
+        (errno.EIO, Outcome.ANSWERED),
+        (errno.ENOENT, Outcome.FAILED),
+        (errno.EACCES, Outcome.FAILED),
+    ],
+)
+def test_a_picture_that_is_away_for_a_moment_costs_a_try(number: int, outcome: Outcome) -> None:
+    class Pictured(Row):
+        __slots__ = ()
+
+        def payload(self) -> bytes:
+            if errors:
+                why = RopewayError("the picture cannot be read", where="a.png")
+                raise why from errors.pop()
+            return self.body
+
+    errors = [OSError(number, "why")] * 2
+    plain = row(3)
+    pictured = Pictured(3, plain.name, plain.path, plain.body, 0, 10)
+    done, _ = job(source=iter([*rows(3), pictured]), tries=3)
+    assert Counter(done.journal.outcomes().values())[Outcome.ANSWERED] >= 3
+    assert done.journal.outcomes()[3] is outcome

@@ -19,7 +19,6 @@ from ropeway.batch.queue import Window
 from ropeway.batch.replica import Flight, Replica, State, back_off, refusal
 from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.batch.send import Answer, Health, Kind, Sender, Sign, result_of, without_answer
-from ropeway.errors import RopewayError
 from ropeway.phrases import phrase
 
 _POLL_S = 1.0
@@ -205,15 +204,8 @@ class Dispatch:
         row: Row | None = first
         while row is not None:
             self._fly(replica, row, task)
-            try:
-                answer = await replica.sender.send(row, self._request_id(row))
-            except RopewayError as error:  # a picture of it is away: no replica can help
-                del replica.flying[row.ordinal]
-                self.faults["no picture"] += 1
-                words = phrase("{where}: {what}", where=error.where, what=error.what)
-                self._give_up(row, Outcome.FAILED, words)
-            else:
-                await self._judge(replica, row, answer)
+            answer = await replica.sender.send(row, self._request_id(row))
+            await self._judge(replica, row, answer)
             row = self._next(replica)
 
     def _fly(self, replica: Replica, row: Row, task: asyncio.Task[None]) -> None:
@@ -226,11 +218,18 @@ class Dispatch:
             await self._failed(replica, row, answer)
             return
         flight = replica.flying.pop(row.ordinal)
+        if answer.kind <= Kind.REFUSED or answer.kind is Kind.UNFIT:
+            self._served(replica, flight.number, answer)
         if answer.kind <= Kind.REFUSED:
             self._settle(row, answer, replica)
-            self._served(replica, flight.number)
-        else:
+        elif answer.kind <= Kind.BARRED:
             self._turned_away(replica, row, answer)
+        else:
+            self.faults[answer.fault] += 1
+            if answer.kind is Kind.UNSENDABLE:
+                self._give_up(row, Outcome.FAILED, answer.words)
+            else:
+                self._charge(row, answer.words)
 
     def _next(self, replica: Replica) -> Row | None:
         """Return the replica's next row, if it may have one."""
@@ -267,18 +266,22 @@ class Dispatch:
         self._keep(row, result)
         for tally in (self.all, replica.tally):
             tally.rows += 1
-            tally.prompt += result.prompt
-            tally.answer += result.answer
             tally.work += row.tokens
-        replica.pace.answered(result.prompt + result.answer)
         self.sample = result.line
         if self.limits.dedupe:
             unpaid = msgspec.structs.replace(answer, prompt=0, answer=0)
             for follower in self.window.settle(row):
                 self._keep(follower, result_of(follower, unpaid))
 
-    def _served(self, replica: Replica, number: int) -> None:
-        """Note that a replica serves us: what it refused before that was sent is what it meant."""
+    def _served(self, replica: Replica, number: int, answer: Answer) -> None:
+        """Note that a replica serves us: what it refused before that was sent is what it meant.
+
+        The answer's tokens count, whether it is of use or not.
+        """
+        for tally in (self.all, replica.tally):
+            tally.prompt += answer.prompt
+            tally.answer += answer.answer
+        replica.pace.answered(answer.prompt + answer.answer)
         replica.served, replica.overloads, replica.barred_by = True, 0, None
         replica.failed.clear()
         if replica.held and replica.held[0][2] < number:

@@ -22,7 +22,7 @@ from ropeway.batch.pictures import PictureRow
 from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.client import explain, open_session, server_words
-from ropeway.errors import reason_of
+from ropeway.errors import RopewayError, reason_of
 from ropeway.outside import parse_json
 from ropeway.phrases import Phrase, phrase
 from ropeway.units import format_bytes, format_seconds
@@ -61,6 +61,9 @@ class Kind(IntEnum):
     LATER   the replica has too much to do: it is left alone for `pause_s`, and no try is counted
     AWAY    no server took the row
     BARRED  a refusal that is hardly about the row: of the key, the address, the model
+    UNFIT   an answer that is not what was asked for, and is paid: it counts as a try
+    UNREADY     a picture of the row cannot be read now: it counts as a try, and the replica as well
+    UNSENDABLE  it can never be read
     """
 
     ANSWERED = 1
@@ -70,6 +73,9 @@ class Kind(IntEnum):
     LATER = 5
     AWAY = 6
     BARRED = 7
+    UNFIT = 8
+    UNREADY = 9
+    UNSENDABLE = 10
 
 
 _OUTCOMES = {
@@ -201,15 +207,18 @@ class Sender:
         await self._session.close()
 
     async def send(self, row: Row, request_id: str) -> Answer:
-        """Send a row once, and judge what comes. Raises RopewayError for a picture that is away."""
+        """Send a row once, and judge what comes."""
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
         data: bytes | AsyncIterator[bytes] = row.body
         if isinstance(row, PictureRow):
             try:
                 size, blocks = await asyncio.to_thread(row.payload)
+            except RopewayError as error:
+                words = phrase("{where}: {what}", where=error.where, what=error.what)
+                return Answer(Kind.UNSENDABLE, words=words, fault="no picture")
             except OSError as error:
                 words = phrase("a picture cannot be read: {reason}", reason=reason_of(error))
-                return Answer(Kind.FAILED, words=words, fault="no picture")
+                return Answer(Kind.UNREADY, words=words, fault="no picture")
             data, headers["Content-Length"] = _streamed(size, blocks), str(size)
         elif len(row.body) > _LARGE_BODY:
             data, headers["Content-Length"] = _whole(row.body), str(len(row.body))
@@ -229,9 +238,7 @@ class Sender:
         wrong = self._check and answer.kind is Kind.ANSWERED and self._check(answer.body)
         if not wrong:
             return answer
-        return Answer(
-            Kind.FAILED, answer.status, answer.request_id, words=wrong, fault="does not fit"
-        )
+        return msgspec.structs.replace(answer, kind=Kind.UNFIT, words=wrong, fault="does not fit")
 
     async def healthy(self) -> Health:
         """Ask how the replica is, as those do that watch over servers."""
