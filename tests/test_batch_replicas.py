@@ -1,6 +1,7 @@
 """Replicas that die, come back, or refuse us: no row is lost or pays for it; poison is found."""
 
 import asyncio
+import errno
 from collections import Counter
 
 import virtual_time
@@ -16,6 +17,7 @@ from batch_server import (
     run_job,
 )
 from ports import free_port
+from ropeway.batch import send
 from ropeway.batch.rows import Outcome
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import ServerAway
@@ -176,6 +178,27 @@ def test_what_an_engine_has_forgotten_is_sent_again() -> None:
     check_answered(done, 40)
     assert done.ended.progress.faults == {"forgotten": 4}
     assert 60 < done.ended.progress.elapsed_s < 120
+
+
+def test_what_is_in_flight_outlives_our_own_want_of_files(monkeypatch) -> None:
+    usual, full = send._kept_alive, []
+
+    def socket_if_there_is_one(address):
+        if full:
+            raise OSError(errno.EMFILE, "too many open files")
+        return usual(address)
+
+    async def main() -> Job:
+        async with BatchServer(seconds=20.0) as server:
+            loop = asyncio.get_running_loop()
+            loop.call_later(1, full.append, True)
+            loop.call_later(15, full.clear)
+            return await run_job(rows(8), server.endpoint, tries=1)
+
+    monkeypatch.setattr(send, "_kept_alive", socket_if_there_is_one)
+    done = virtual_time.run(main())
+    check_answered(done, 8)
+    assert done.ended.progress.again == 0
 
 
 def test_an_endpoint_that_is_away_at_first_joins_later() -> None:

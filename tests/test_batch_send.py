@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import socket
 import threading
@@ -13,12 +14,12 @@ import virtual_time
 from batch_server import BatchServer, row
 from ports import free_port
 from ropeway.batch import send
+from ropeway.batch.health import Health, Sign
 from ropeway.batch.rows import Outcome, Row
 from ropeway.batch.send import (
     Answer,
     Kind,
     Sender,
-    Sign,
     judge,
     result_of,
     retry_after,
@@ -361,3 +362,43 @@ def test_how_a_replica_is() -> None:
             assert ("refused" in health.fault, health.sign) == (True, Sign.GONE)
 
     virtual_time.run(main())
+
+
+@pytest.mark.parametrize(
+    ("number", "sign"),
+    [
+        (errno.ECONNREFUSED, Sign.GONE),
+        (errno.ECONNRESET, Sign.GONE),
+        (errno.EHOSTUNREACH, Sign.SILENT),
+        (errno.ETIMEDOUT, Sign.SILENT),
+        (errno.ENETUNREACH, Sign.UNKNOWN),
+        (errno.EMFILE, Sign.UNKNOWN),
+    ],
+)
+def test_only_who_is_asked_can_be_gone(number: int, sign: Sign, monkeypatch) -> None:
+    def refuse(_: object) -> socket.socket:
+        raise OSError(number, "why")
+
+    monkeypatch.setattr(send, "_kept_alive", refuse)
+    assert health_of("127.0.0.1").sign is sign
+
+
+def test_a_name_that_is_not_known_for_a_moment_is_no_death(monkeypatch) -> None:
+    def refuse(*_: object, **__: object) -> list[object]:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert health_of("host.example").sign is Sign.UNKNOWN
+
+
+def test_what_is_no_http_is_no_death() -> None:
+    with tcp_server(b"SSH-2.0-OpenSSH_9.6\r\n") as (endpoint, _):
+        assert health_of("127.0.0.1", endpoint.url.rpartition(":")[2]).sign is Sign.SILENT
+
+
+def health_of(host: str, port: str = "1/v1") -> Health:
+    async def main() -> Health:
+        async with Sender(Endpoint(f"http://{host}:{port}"), 60.0) as sender:
+            return await sender.healthy()
+
+    return asyncio.run(main())

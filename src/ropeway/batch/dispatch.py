@@ -13,12 +13,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ropeway.batch.health import Health, Sign
 from ropeway.batch.pace import Pace
 from ropeway.batch.progress import Tally
 from ropeway.batch.queue import Window
 from ropeway.batch.replica import Flight, Replica, State, back_off, refusal
 from ropeway.batch.rows import Outcome, Result, Row
-from ropeway.batch.send import Answer, Health, Kind, Sender, Sign, result_of, without_answer
+from ropeway.batch.send import Answer, Kind, Sender, result_of, without_answer
 from ropeway.phrases import phrase
 
 _POLL_S = 1.0

@@ -7,9 +7,8 @@ import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from enum import Enum, IntEnum
+from enum import IntEnum
 from http import HTTPStatus
 from typing import Self
 
@@ -17,7 +16,8 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from ropeway.batch.pace import Reading, read_metrics
+from ropeway.batch.health import Health, Sign
+from ropeway.batch.pace import read_metrics
 from ropeway.batch.pictures import PictureRow
 from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.endpoint.address import Endpoint
@@ -36,14 +36,20 @@ _READ_BUFFER = 2**20
 _LARGE_BODY = 2**20
 _ENOUGH = 2**17  # bytes of a body that is read from files, at once
 _PROBE_S = 5.0
-# Seconds until the first question, between the next ones, and their number (the first of these
-# names is Linux's, the second macOS's).
-_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _MOST_PAUSE_S = 600.0
 # What a server says of us (wrong key, wrong address, no credit), or of a model that it has not.
 _NOT_OF_THE_ROW = {300, 301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 407}
 _MAYBE_OF_THE_ROW = {403, 404, 405}  # its contents, its model, its API
 _MAY_PASS = {408, 409, 425, 429}
+# Seconds until the first question, between the next ones, and their number (the first of these
+# names is Linux's, the second macOS's).
+_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+# What a system says where no process is any more, and what it says of our own machine.
+_NOBODY_THERE = {errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE}
+_OUR_OWN = {
+    errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.ENETDOWN,
+    errno.ENETUNREACH,
+}  # fmt: skip
 _STATUSES = {status.value for status in HTTPStatus}
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _MOST_SHOWN = 200
@@ -116,37 +122,6 @@ class Answer(msgspec.Struct, frozen=True):  # made in a tenth of the time of a f
     def may_be_of_the_row(self) -> bool:
         """Whether a refusal that is hardly about the row is so, where other rows are served."""
         return self.status in _MAYBE_OF_THE_ROW
-
-
-class Sign(Enum):
-    """How a replica seems to be, when it is asked.
-
-    WELL    it answers
-    UNWELL  it says that it is not, which may be so for a moment
-    SILENT  no answer: of it, or of the network to it
-    GONE    nothing is there that could answer
-    UNKNOWN it could not be asked, for a reason of our own
-    """
-
-    WELL = "well"
-    UNWELL = "unwell"
-    SILENT = "silent"
-    GONE = "gone"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How a replica is, why it is not well, and what its engine says of itself."""
-
-    sign: Sign = Sign.WELL
-    fault: str = ""
-    reading: Reading | None = None
-
-    @property
-    def bad(self) -> bool:
-        """Whether it may be lost, and what is in flight there with it."""
-        return self.sign in (Sign.UNWELL, Sign.SILENT, Sign.GONE)
 
 
 class _Choice(msgspec.Struct):
@@ -261,7 +236,7 @@ class Sender:
             what = phrase("`{path}` gives no answer within {within}", path=path, within=within)
             return Health(Sign.SILENT, what)
         except (aiohttp.ClientError, OSError) as error:
-            return Health(Sign.GONE, explain(error, self.endpoint).what)
+            return Health(_sign(error), explain(error, self.endpoint).what)
         status = response.status
         if status >= 500:
             what = phrase("`{path}` answers {status}", path=path, status=status)
@@ -294,6 +269,15 @@ class Sender:
             return Answer(Kind.FAILED, words=words, fault=_NO_ANSWER)
         words = phrase("the connection broke before the answer was whole")
         return Answer(Kind.FAILED, words=words, fault="connection broke", broke=True)
+
+
+def _sign(error: Exception) -> Sign:
+    """Say what it means that a replica could not be asked how it is."""
+    number = getattr(error, "errno", None)
+    if isinstance(error, aiohttp.ClientConnectorDNSError) or number in _OUR_OWN:
+        return Sign.UNKNOWN
+    gone = number in _NOBODY_THERE or isinstance(error, aiohttp.ServerDisconnectedError)
+    return Sign.GONE if gone else Sign.SILENT
 
 
 def judge(
