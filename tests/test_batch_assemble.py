@@ -97,7 +97,13 @@ def test_a_finished_job_keeps_its_figures_and_no_second_copy(tmp_path: Path) -> 
     with Journal.open(folder, rows=3, again=[Outcome.FAILED]) as journal:
         assert [row in journal.done for row in range(3)] == [True] * 3
         assert (len(journal.done), journal.counts) == (3, before.counts)
+    assert segments(folder) == [], "nothing is added, so no segment is begun"
     assert made(folder) == first
+    (tmp_path / "out.errors.jsonl").unlink()
+    assert made(folder) == first, "the file of errors is made again"
+    with pytest.raises(Refused, match="in the order in which answers came") as caught:
+        made(folder, ordered=True)
+    assert caught.value.hint == f"to do the whole job again: rm -r '{folder}'"
     (tmp_path / "out.jsonl").write_text("edited\n")
     with pytest.raises(Refused, match="no longer as it was written") as caught:
         made(folder)

@@ -62,7 +62,7 @@ class Kills:
 
 def test_a_kill_between_any_two_system_calls_loses_nothing_committed(tmp_path, monkeypatch) -> None:
     folder = tmp_path / "j"
-    manifest = Manifest("m", ROWS, (Part("in.jsonl", 5, "aa"),))
+    manifest = Manifest("m", ROWS, (Part("in.jsonl", 5, "aa", "jsonl"),))
     with monkeypatch.context() as patch:
         kills = Kills(folder, tmp_path, patch)
         for run in range(3):

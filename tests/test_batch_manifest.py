@@ -20,7 +20,7 @@ from ropeway.batch.manifest import (
 )
 from ropeway.errors import Refused, RopewayError
 
-PARTS = (Part("a.jsonl", 1200, "ab" * 32), Part("b.jsonl.gz", 7, "cd" * 32))
+PARTS = (Part("a.jsonl", 1200, "ab" * 32, "jsonl"), Part("b.jsonl.gz", 7, "cd" * 32, "jsonl"))
 JOB = Manifest(
     "qwen", 30, PARTS, engine="0.32.0", settings={"temperature": 0.5, "stop": ["a"]}, template="{q}"
 )
@@ -61,7 +61,7 @@ def test_any_setting_is_itself_again(tmp_path_factory, settings, template) -> No
         ),
         ({"parts": PARTS[:1]}, ["input was 2 files, and is 1 file"]),
         (
-            {"parts": (PARTS[0], Part("c.jsonl", 8, "cd" * 32))},
+            {"parts": (PARTS[0], Part("c.jsonl", 8, "cd" * 32, "jsonl"))},
             ["input was b.jsonl.gz (7 B, cdcdcdcdcdcd), and is c.jsonl (8 B, cdcdcdcdcdcd)"],
         ),
         (
@@ -71,6 +71,7 @@ def test_any_setting_is_itself_again(tmp_path_factory, settings, template) -> No
                 "input was b.jsonl.gz (7 B, cdcdcdcdcdcd), and is a.jsonl (1,200 B, abababababab)",
             ],
         ),
+        ({"parts": (PARTS[0], replace(PARTS[1], shape="csv"))}, ["format was jsonl, and is csv"]),
         ({"rows": 120}, ["rows was 30, and is 120"]),
     ],
 )

@@ -252,6 +252,14 @@ def test_a_kept_survey_is_that_of_the_same_files_and_flags(tmp_path: Path) -> No
     assert kept_survey(job.parts, PLAIN, job.folder) is None
 
 
+def test_models_of_lines_that_are_left_out_are_the_inputs_too(tmp_path: Path) -> None:
+    job = Job(tmp_path, [line("a"), line("b", model="adapter")])
+    before = job.survey(served=("m",), skip_bad=True)
+    after = job.survey(served=("m", "adapter"), skip_bad=True)
+    assert (before.bad, after.bad) == (1, 0)
+    assert before.models == after.models == ("m", "adapter")
+
+
 def test_the_survey_says_how_large_the_job_is(tmp_path: Path) -> None:
     lines = [line(f"a{n}", "x" * 400, max_tokens=10 * n) for n in range(1, 5)]
     found = Job(tmp_path, [*lines, line("b", model="other")]).survey(context=100)

@@ -1,91 +1,17 @@
 """`ropeway batch`, whole: files in, files out, against an endpoint that speaks HTTP."""
 
-import asyncio
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from batch_endpoint import BatchEndpoint, Faults, answer_text
+from batch_endpoint import Faults, answer_text
 
-from json_documents import read_document
-from ropeway.cli.main import exit_code
-
-BODY = '{"model": "fake",  "messages":[{"role":"user","content":"say %d"}],"temperature":1.10}'
-
-
-@contextmanager
-def serving(**how: Any) -> Iterator[tuple[str, BatchEndpoint]]:
-    """An endpoint in a thread; yields its URL and itself."""
-    endpoint, ready, ended = BatchEndpoint(**how), threading.Event(), threading.Event()
-    url = ""
-
-    async def serve() -> None:
-        nonlocal url
-        server = await endpoint.start()
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        ready.set()
-        while not ended.is_set():
-            await asyncio.sleep(0.02)
-        server.close()
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
-    thread.start()
-    ready.wait(10)
-    try:
-        yield url, endpoint
-    finally:
-        ended.set()
-        thread.join()
-
-
-def requests(path: Path, count: int, first: int = 0) -> list[str]:
-    """Write so many requests in OpenAI's form; return their bodies."""
-    bodies = [BODY % number for number in range(first, first + count)]
-    lines = [
-        f'{{"custom_id":"r{number}","method":"POST","url":"/v1/chat/completions","body":{body}}}\n'
-        for number, body in enumerate(bodies, first)
-    ]
-    path.write_text("".join(lines))
-    return bodies
-
-
-def columns(path: Path, *rows: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, dict[str, Any], str]:
-    """Return the exit code, the document and what was said beside it."""
-    capsys.readouterr()
-    code = exit_code(["batch", *map(str, args), "--json"])
-    out, err = capsys.readouterr()
-    document = read_document(out)
-    print(document["error"])  # for whoever reads a failure
-    return code, document, err
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def texts(path: Path) -> dict[str, str]:
-    """What was answered to which row, each of which is there once."""
-    rows = [
-        (line["custom_id"], line["response"]["body"]["choices"][0]["message"]["content"])
-        for line in lines(path)
-    ]
-    assert len(dict(rows)) == len(rows)
-    return dict(rows)
+from batch_calls import columns, lines, requests, run, serving, texts
 
 
 def test_every_row_is_answered_once_and_has_its_own_answer(
@@ -140,6 +66,11 @@ def test_the_same_command_goes_on_and_another_is_refused(
         assert endpoint.requests == 50
         first = out.read_bytes()
         assert run(capsys, *args, "--set", "max_tokens=5")[0] == 0
+        assert (tmp_path / "out.jsonl.journal").stat().st_mode & 0o777 == 0o700
+        assert sorted(path.name for path in (tmp_path / "out.jsonl.journal").iterdir()) == [
+            "assemble.lock", "finished.json", "left-out.jsonl", "lock", "manifest.json",
+            "survey.json", "written.json",
+        ]  # fmt: skip
         code, said, _ = run(capsys, *args, "--set", "max_tokens=6")
         assert code == 2
         assert said["error"]["evidence"] == ["max_tokens was 5, and is 6"]
@@ -149,6 +80,52 @@ def test_the_same_command_goes_on_and_another_is_refused(
         assert "input was" in said["error"]["evidence"][0]
         assert endpoint.requests == 50, "nothing is sent twice, and nothing for a wrong command"
     assert out.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("begun", "now", "line"),
+    [
+        ([], ["--no-pictures"], "--no-pictures was –, and is true"),
+        (["--format", "tsv"], ["--format", "csv"], "format was tsv, and is csv"),
+    ],
+)
+def test_what_the_input_is_read_as_may_not_change(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    begun: list[str],
+    now: list[str],
+    line: str,
+) -> None:
+    picture = '{"prompt": "a", "image": "http://h/a.png"}\n'
+    text = "prompt\na\nb\n" if begun else picture * 2
+    source = tmp_path / "in.jsonl"
+    source.write_text(text)
+    stop = ["--max-cost", "1e-9", "--price", "1", "--skip-bad"]
+    with serving() as (url, endpoint):
+        args = (source, "-o", tmp_path / "o", "--url", url)
+        assert run(capsys, *args, *begun, *stop)[1]["ended"] == "cost"
+        sent = endpoint.requests
+        code, said, _ = run(capsys, *args, *now, *stop)
+        assert (code, endpoint.requests) == (2, sent)
+    assert line in said["error"]["evidence"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--token-price", "nan", "1"],
+        ["--token-price", "1", "inf"],
+        ["--token-price", "-1", "1"],
+        ["--until", "2020-01-01"],
+        ["--until", "2020-01-01T10:00:00+08:00"],
+    ],
+)
+def test_flags_that_mean_nothing_are_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    code, said, _ = run(capsys, tmp_path / "in.jsonl", "-o", tmp_path / "o", *flags)
+    assert (code, said["error"]["kind"]) == (2, "Refused")
+    assert f"invalid value for `{flags[0]}`" in said["error"]["what"].lower()
 
 
 def test_it_goes_on_after_a_kill(tmp_path: Path) -> None:
@@ -232,129 +209,6 @@ def test_a_bad_line_is_refused_and_nothing_is_left_behind(
     (line,) = lines(tmp_path / "out.errors.jsonl")
     assert line["custom_id"] == "row-1"
     assert f"{source}:2" in line["error"]["message"]
-
-
-def test_files_that_are_there_are_never_written_over(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = columns(tmp_path / "in.jsonl", {"prompt": "a"})
-    out, errors = tmp_path / "out.jsonl", tmp_path / "out.errors.jsonl"
-    with serving() as (url, endpoint):
-        for path in (out, errors):
-            path.write_text("mine\n")
-            code, said, _ = run(capsys, source, "-o", out, "--url", url)
-            assert (code, said["error"]["where"]) == (2, str(path))
-            assert path.read_text() == "mine\n"
-            path.unlink()
-        code, said, _ = run(capsys, source, "-o", source, "--url", url)
-        assert (code, said["error"]["where"]) == (2, str(source))
-        code, said, _ = run(capsys, source, "-o", tmp_path / "x" / "out", "--url", url)
-        assert (code, said["error"]["where"]) == (2, str(tmp_path / "x"))
-        assert endpoint.requests == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "where"),
-    [
-        (["-o", "o", "--html", "o"], "o"),
-        (["-o", "o", "--html", "in.jsonl"], "in.jsonl"),
-        (["-o", "o", "--errors", "{folder}/o"], "{folder}/o"),
-        (["-o", "o", "--errors", "link"], "link"),  # which leads to `o`, where nothing is yet
-        (["-o", "o", "--html", "hard"], "in.jsonl"),
-        (["-o", "o", "--check", "schema", "--errors", "./schema"], "schema"),
-        (["-o", "o", "--html", "o.journal/page.html"], "o.journal/page.html"),
-        (["-o", "o", "--errors", "o.journal"], "o.journal"),
-        (["-o", "o", "--html", "away/page.html"], "away"),
-        (["-o", "dangling"], "{folder}/away"),
-        (["-o", "-"], None),
-        (["-o", "o.jsonl.GZ"], "o.jsonl.GZ"),
-        (["-o", "o", "--errors", "e.zst"], "e.zst"),
-    ],
-)
-def test_no_file_of_a_job_is_another(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    flags: list[str],
-    where: str | None,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    source = columns(tmp_path / "in.jsonl", {"prompt": "a"})
-    (tmp_path / "schema").write_text("{}")
-    (tmp_path / "link").symlink_to("o")
-    (tmp_path / "dangling").symlink_to("away/o")
-    (tmp_path / "hard").hardlink_to(source)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.exists()}
-    with serving() as (url, endpoint):
-        flags = [flag.format(folder=tmp_path) for flag in flags]
-        code, said, _ = run(capsys, "in.jsonl", *flags, "--url", url)
-        assert endpoint.requests == 0
-    assert code == 2
-    assert said["error"]["where"] == (where and where.format(folder=tmp_path))
-    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.exists()} == before
-
-
-def test_a_job_that_goes_on_writes_over_its_own_files_only(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source, out = columns(tmp_path / "in.jsonl", {"prompt": "a"}), tmp_path / "o"
-    mine, other = tmp_path / "mine", tmp_path / "other"
-    mine.write_text("mine\n")
-    with serving(faults=Faults(refused=1.0)) as (url, _):
-        args = (source, "-o", out, "--url", url)
-        for _ in range(2):
-            assert run(capsys, *args)[1]["outcomes"]["refused"] == 1
-        code, said, _ = run(capsys, *args, "--errors", mine)
-        assert (code, said["error"]["where"]) == (2, str(mine))
-        assert mine.read_text() == "mine\n"
-        for _ in range(2):
-            assert run(capsys, *args, "--errors", other)[0] == 1
-        assert len(lines(other)) == 1
-        moved = tmp_path / "moved"
-        moved.mkdir()
-        for path in (out, other, tmp_path / "o.journal"):
-            path.rename(moved / path.name)
-        again = (source, "-o", moved / "o", "--errors", moved / "other", "--url", url)
-        assert run(capsys, *again)[0] == 1
-
-
-@pytest.mark.parametrize("scheme", ["", "file://"])
-def test_a_glob_does_not_find_what_the_job_itself_has_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], scheme: str
-) -> None:
-    columns(tmp_path / "in.jsonl", *({"prompt": f"say {n}"} for n in range(40)))
-    page = tmp_path / "page.jsonl"
-    args = (f"{scheme}{tmp_path}/**/*", "-o", tmp_path / "o.jsonl", "--html", page)
-    with serving(faults=Faults(refused=0.5)) as (url, _):
-        first = run(capsys, *args, "--url", url)
-        assert first[1]["rows"] == 40
-        code, said, _ = run(capsys, *args, "--url", url)
-    assert said["outcomes"] == first[1]["outcomes"]
-    assert code == 1
-    own = ["o.errors.jsonl", "o.jsonl", "page.jsonl"]
-    assert said["warnings"] == [f"{tmp_path}/{name} is the job's own, and no input" for name in own]
-
-
-def test_what_came_through_a_pipe_is_not_lost_to_another_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def pipe(*prompts: str) -> tuple[int, dict[str, Any], str]:
-        text = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-        return run(capsys, "-", "-o", tmp_path / "o", "--url", url, *flags)
-
-    flags = ["--max-cost", "1e-9", "--price", "1"]
-    with serving() as (url, _):
-        assert pipe("a", "b")[1]["ended"] == "cost"
-        kept = (tmp_path / "o.journal" / "input-0").read_bytes()
-        code, said, _ = pipe("c")
-        assert (code, said["error"]["evidence"]) == (2, ["other bytes come through the pipe"])
-        assert (tmp_path / "o.journal" / "input-0").read_bytes() == kept
-        assert not (tmp_path / "o.journal" / "input-0.new").exists()
-        flags = []
-        assert (pipe()[0], len(texts(tmp_path / "o"))) == (0, 2)
-        assert pipe("a", "b")[0] == 0
 
 
 @pytest.mark.parametrize("bodies", [False, True])

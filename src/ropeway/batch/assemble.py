@@ -92,7 +92,9 @@ def assemble(
         raise Refused(phrase("there is no journal of a batch job"), where=str(folder))
     with _alone(folder):
         if finished := read_finished(folder):
-            return _still_there(folder, output, finished)
+            _check_finished(folder, output, finished, ordered=ordered)
+            _make_empty(errors)
+            return finished.counts
         return _make(folder, (output, errors), ordered, expected)
 
 
@@ -122,7 +124,7 @@ def _make(
             draft.drop()
     if drafts[0].is_regular:
         with suppress(OSError):  # the job is done; its segments only take room
-            _finish(folder, segments, replay, drafts[0].size)
+            _finish(folder, segments, replay, drafts[0].size, ordered=ordered)
     return replay.counts
 
 
@@ -224,7 +226,9 @@ def _failed(
     )
 
 
-def _finish(folder: Path, segments: list[Segment], replay: Replay, size: int) -> None:
+def _finish(
+    folder: Path, segments: list[Segment], replay: Replay, size: int, *, ordered: bool
+) -> None:
     """Remove the segments of a job that is finished, once that is written down."""
     counts = replay.counts
     if replay.damage or sum(n for outcome, n in counts.items() if outcome.good) < replay.done.size:
@@ -236,6 +240,7 @@ def _finish(folder: Path, segments: list[Segment], replay: Replay, size: int) ->
         prompt=replay.prompt,
         answer=replay.answer,
         size=size,
+        ordered=ordered,
     )
     write_finished(folder, finished)
     for segment in segments:
@@ -243,15 +248,29 @@ def _finish(folder: Path, segments: list[Segment], replay: Replay, size: int) ->
     sync_folder(folder)
 
 
-def _still_there(folder: Path, output: Path, finished: Finished) -> Counter[Outcome]:
+def _check_finished(folder: Path, output: Path, finished: Finished, *, ordered: bool) -> None:
+    """Refuse an output that is not what is asked for: there are no segments to make it from."""
+    again = phrase(
+        "to do the whole job again: {command}", command=shlex.join(["rm", "-r", str(folder)])
+    )
     if not output.is_file() or output.stat().st_size != finished.size:
         raise Refused(
             phrase("the job is finished, and its output is no longer as it was written"),
             where=str(output),
             evidence=[phrase("it had {size:,} bytes", size=finished.size)],
-            hint=phrase(
-                "to do the whole job again: {command}",
-                command=shlex.join(["rm", "-r", str(folder)]),
-            ),
+            hint=again,
         )
-    return finished.counts
+    if ordered and not finished.ordered:
+        raise Refused(
+            phrase("the job is finished, and its output is in the order in which answers came"),
+            where=str(output),
+            hint=again,
+        )
+
+
+def _make_empty(errors: Path) -> None:
+    """Make the file of errors of a job that has none, where it is not there."""
+    try:
+        errors.touch()
+    except OSError as error:
+        raise cannot_write(errors, error, hint=phrase("all answers are kept")) from None

@@ -27,6 +27,7 @@ class Finished:
     again           results of rows that had one
     prompt, answer  tokens
     size            bytes of the output
+    ordered         whether it is in the order of the input
     """
 
     rows: int
@@ -35,6 +36,7 @@ class Finished:
     prompt: int
     answer: int
     size: int
+    ordered: bool
 
 
 def write_finished(folder: Path, finished: Finished) -> None:

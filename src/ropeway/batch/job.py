@@ -10,8 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from ropeway.batch.assemble import assemble
+from ropeway.batch.finished import read_finished
 from ropeway.batch.forms import Kind
 from ropeway.batch.journal import Journal, take_folder
+from ropeway.batch.manifest import NAME as MANIFEST
 from ropeway.batch.manifest import Manifest, read_manifest
 from ropeway.batch.manifest import Part as PartRead
 from ropeway.batch.own_files import (
@@ -26,12 +28,12 @@ from ropeway.batch.parts import Part, Shape, find_parts
 from ropeway.batch.rows import Outcome, Row
 from ropeway.batch.servers import Servers
 from ropeway.batch.settings import Form
-from ropeway.batch.survey import Survey, kept_survey, rows, skipped, survey
+from ropeway.batch.survey import BEGINNINGS, Survey, kept_survey, rows, skipped, survey
 from ropeway.batch.tokens import UNLIMITED
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
 
-_MOST_BEHIND = 32 * 2**20
+_AT_ONCE = 10_000
 # What `--retry-errors` takes back. What was skipped cannot be sent this time either.
 RETRIED = frozenset((Outcome.REFUSED, Outcome.FAILED, Outcome.POISON))
 
@@ -96,7 +98,9 @@ class Job:
     journal: Journal
 
     def rows(self) -> Iterator[Row]:
-        """Yield what is still to be sent."""
+        """Return what is still to be sent."""
+        if len(self.journal.done) == self.found.rows:
+            return iter(())
         return rows(self.parts, self.form, self.found, self.order.folder, self.journal.done)
 
 
@@ -126,27 +130,25 @@ def open_job(order: Order, servers: Servers, stdin: BinaryIO, tell: Tell) -> Ite
     fresh = not folder.exists()
     lock = take_folder(folder)
     try:
-        try:
-            parts, left = _parts(order, folder, stdin)
-            distinct_files(folder, order.files, parts)
-            found = kept_survey(parts, form, folder)
-            if found is None or (found.bad and not order.skip_bad):
+        parts, left = _parts(order, folder, stdin)
+        distinct_files(folder, order.files, parts)
+        found = kept_survey(parts, form, folder)
+        if found is None or (found.bad and not order.skip_bad):
 
-                def alive(read: int, size: int) -> None:
-                    lock.beat()
-                    tell(read, size)
+            def alive(read: int, size: int) -> None:
+                lock.beat()
+                tell(read, size)
 
-                found = _survey(order, form, parts, folder, servers, alive)
-        except BaseException:
-            lock.release()
-            raise
+            found = _survey(order, form, parts, folder, servers, alive)
         manifest = _manifest(order, form, found, servers)
         journal = Journal.open(
             folder, rows=found.rows, manifest=manifest, again=order.again, lock=lock
         )
     except BaseException:
-        if fresh and read_manifest(folder) is None:
+        # As long as it is locked: another run may wait for it, and begin its own job in it.
+        if fresh and not (folder / MANIFEST).exists():
             shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
         raise
     with journal:
         _skip(form, folder, journal)
@@ -157,6 +159,8 @@ def write_files(order: Order, counts: Counter[Outcome]) -> None:
     """Write the output and the file of errors. `counts`: what the closed journal has counted."""
     note_written(order.folder, (order.output, order.errors))
     assemble(order.folder, order.output, order.errors, ordered=order.ordered, expected=counts)
+    if read_finished(order.folder):
+        (order.folder / BEGINNINGS).unlink(missing_ok=True)  # no prompt is sent any more
 
 
 def _parts(order: Order, folder: Path, stdin: BinaryIO) -> tuple[tuple[Part, ...], tuple[str, ...]]:
@@ -218,12 +222,16 @@ def _manifest(order: Order, form: Form, found: Survey, servers: Servers) -> Mani
     model = str(settings.pop("model", form.model)) if made else ", ".join(sorted(found.models))
     if made:
         settings["url"] = form.path
+        if not form.pictures:
+            settings["--no-pictures"] = True
     if form.schema is not None:
         settings["check"] = form.schema
     return Manifest(
         model=model,
         rows=found.rows,
-        parts=tuple(PartRead(part.name, part.size, part.digest) for part in found.parts),
+        parts=tuple(
+            PartRead(part.name, part.size, part.digest, part.shape) for part in found.parts
+        ),
         engine=servers.engine,
         settings=settings,
         template=order.template,
@@ -232,11 +240,11 @@ def _manifest(order: Order, form: Form, found: Survey, servers: Servers) -> Mani
 
 def _skip(form: Form, folder: Path, journal: Journal) -> None:
     """Give the lines that are left out their outcome."""
-    for result in skipped(form, folder):
+    for number, result in enumerate(skipped(form, folder), 1):
         if result.ordinal not in journal.done:
             journal.add(result)
-            if journal.behind > _MOST_BEHIND:
-                journal.flush()
+        if not number % _AT_ONCE:
+            journal.flush()
 
 
 def _check_files(order: Order) -> None:

@@ -51,7 +51,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, replay: Replay, head: Head, lock: OneWriter) -> None:
-        """Begin a segment. Use `Journal.open`."""
+        """Begin a segment, unless there is nothing to add. Use `Journal.open`."""
         self.folder = folder
         self.done: Bitmap = replay.done
         self.counts: Counter[Outcome] = replay.counts
@@ -63,7 +63,7 @@ class Journal:
         self._lock = lock
         self._head = head
         self._path = segment_path(folder, head.epoch)
-        self._handle, self._end = _begin_segment(self._path, head)
+        self._handle, self._end = (-1, 0) if replay.finished else _begin_segment(self._path, head)
         self._added = self._committed = 0  # bytes; the one by who adds, the other by who commits
         self._waiting: deque[Result] = deque()
         self._failure: RopewayError | None = None
@@ -88,20 +88,21 @@ class Journal:
         manifest  what the job is; a folder that holds another job's is refused
         again     outcomes that are taken back: their rows are to be done again
         silence   seconds after which a writer on another machine is taken for gone
-        lock      of the folder, where it is held already: it is the journal's from now on
+        lock      of the folder, where it is held already: from now on it is the journal's, and
+                  stays the caller's where that cannot be opened
 
         Raises Refused when another run has it, or it is another job's.
         """
-        lock = lock or take_folder(folder, silence)
+        held = lock or take_folder(folder, silence)
         try:
             if manifest:
                 check_same(folder, manifest)
-            return cls(folder, *_take_over(folder, rows, manifest, frozenset(again)), lock)
-        except OSError as error:
-            lock.release()
-            raise cannot_write(folder, error, hint=phrase("nothing was sent")) from None
-        except BaseException:
-            lock.release()
+            return cls(folder, *_take_over(folder, rows, manifest, frozenset(again)), held)
+        except BaseException as error:
+            if lock is None:
+                held.release()
+            if isinstance(error, OSError):
+                raise cannot_write(folder, error, hint=phrase("nothing was sent")) from None
             raise
 
     def add(self, result: Result) -> None:
@@ -150,7 +151,8 @@ class Journal:
         try:
             self.flush()
         finally:
-            os.close(self._handle)
+            if self._handle >= 0:
+                os.close(self._handle)
             self._lock.release()
 
     def __enter__(self) -> Self:
@@ -249,7 +251,7 @@ def take_folder(folder: Path, silence: float = SILENCE) -> OneWriter:
     """Make the folder, if need be, and lock it. Raises Refused when another run has it."""
     try:
         if not folder.is_dir():
-            folder.mkdir()
+            folder.mkdir(0o700)  # prompts and settings are in it, and whatever else is sent
             sync_folder(folder.parent)
         return OneWriter(folder, silence)
     except OSError as error:

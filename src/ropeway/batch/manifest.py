@@ -26,11 +26,12 @@ _MOST = 64 << 20  # a part of the input takes some 200 bytes
 
 @dataclass(frozen=True)
 class Part:
-    """A file of the input. It is known by its bytes: its name may change."""
+    """A file of the input, known by its bytes and what they are read as: its name may change."""
 
     name: str
     size: int
     hash: str
+    shape: str
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def _differences(old: Manifest, new: Manifest) -> Iterator[Phrase]:
     for was_part, now_part in zip(old.parts, new.parts, strict=False):
         if (was_part.size, was_part.hash) != (now_part.size, now_part.hash):
             yield _changed("input", _described(was_part), _described(now_part))
+        elif was_part.shape != now_part.shape:
+            yield _changed("format", was_part.shape, now_part.shape)
     if old.rows != new.rows:
         yield _changed("rows", f"{old.rows:,}", f"{new.rows:,}")
 

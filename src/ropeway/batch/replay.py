@@ -37,6 +37,7 @@ class Replay:
     size      bytes of the lines of the rows that are done
     ends      epoch → byte after its last whole record
     damage    what is no longer as it was written, a sentence for each place
+    finished  whether all is done and in the output: there are no segments, and need be none
     """
 
     done: Bitmap
@@ -48,6 +49,7 @@ class Replay:
     size: int = 0
     ends: dict[int, int] = field(default_factory=dict)
     damage: list[Phrase] = field(default_factory=list)
+    finished: bool = False
 
 
 def read_journal(folder: Path, again: frozenset[Outcome] = frozenset()) -> Replay:
@@ -63,6 +65,7 @@ def read_journal(folder: Path, again: frozenset[Outcome] = frozenset()) -> Repla
             prompt=finished.prompt,
             answer=finished.answer,
             size=finished.size,
+            finished=True,
         )
     damage: list[Phrase] = []
     return replay_segments(read_segments(folder, damage), damage, again=again)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ropeway.batch.forms import Reader, Request
 from ropeway.batch.left_out import LeftOut
-from ropeway.batch.parts import Part
+from ropeway.batch.parts import Part, Shape
 from ropeway.batch.source import Fault, Reading
 from ropeway.errors import RopewayError
 
@@ -18,6 +18,7 @@ class Read:
     name: str
     size: int
     changed: int
+    shape: Shape
     digest: str
     lines: int
 

@@ -26,7 +26,7 @@ from ropeway.batch.tokens import UNLIMITED, Spread
 from ropeway.errors import Refused, reason_of
 from ropeway.phrases import joined, phrase
 
-_SURVEY, _BEGINNINGS = "survey.json", "beginnings.bin"
+_SURVEY, BEGINNINGS = "survey.json", "beginnings.bin"
 _MOST_MODELS = 1000
 _MODELS_SHOWN = 5
 _MOST_TWINS = 100_000  # names that occur more than once, each with some 200 bytes in memory
@@ -84,11 +84,11 @@ class _Tally:
     def add(self, request: Request, index: int) -> Fault | None:
         """Count a request, or return why it cannot be sent after all."""
         model, tokens = request.model, request.tokens
-        if model not in self.models:
-            if self.served and model and model not in self.served:
-                return _no_model(model, self.served)
-            if len(self.models) < _MOST_MODELS:
-                self.models[model] = None
+        # Also of lines that are left out: what the input asks for does not change with the servers.
+        if model not in self.models and len(self.models) < _MOST_MODELS:
+            self.models[model] = None
+        if self.served and model and model not in self.served:
+            return _no_model(model, self.served)
         if self.context is not None and tokens > self.context:
             if request.fewest > self.context:
                 return _too_long(tokens, self.context)
@@ -137,7 +137,7 @@ def survey(
                 where = joined([part.name for part in parts], ", ")
                 raise Refused("the input is empty", where=where)
             found = _result(reads, reader, tally, faults, bad)
-            (folder / _BEGINNINGS).write_bytes(tally.beginnings.kept())
+            (folder / BEGINNINGS).write_bytes(tally.beginnings.kept())
             (folder / _SURVEY).write_bytes(msgspec.json.encode(found))
     except OSError as error:
         raise Refused(
@@ -153,8 +153,8 @@ def kept_survey(parts: Sequence[Part], form: Form, folder: Path) -> Survey | Non
         found = msgspec.json.decode((folder / _SURVEY).read_bytes(), type=Survey)
     except (OSError, ValueError):
         return None
-    now = [(part.name, part.size, part.changed) for part in parts]
-    then = [(part.name, part.size, part.changed) for part in found.parts]
+    now = [(part.name, part.size, part.changed, part.shape) for part in parts]
+    then = [(part.name, part.size, part.changed, part.shape) for part in found.parts]
     return found if now == then and found.form == _hash(form) else None
 
 
@@ -166,7 +166,8 @@ def rows(
     Lines of which all is done are not decoded. Raises RopewayError where the input has changed.
     """
     reader = Reader(form, found.kind, check_files=False)
-    beginnings = Beginnings((folder / _BEGINNINGS).read_bytes())
+    kept = folder / BEGINNINGS  # of a finished job it is gone, and may be needed after all
+    beginnings = Beginnings(kept.read_bytes() if kept.exists() else b"")
     samples = form.samples
 
     def wanted(index: int) -> bool:
@@ -223,7 +224,9 @@ def _look(
             told = reading.bytes_read
             if faults.enough:
                 break
-        reads.append(Read(part.name, part.size, part.changed, reading.digest, index - before))
+        reads.append(
+            Read(part.name, part.size, part.changed, part.shape, reading.digest, index - before)
+        )
         if faults.enough:
             break
         if reading.bytes_read != part.size:

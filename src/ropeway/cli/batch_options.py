@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from ropeway.cli.options import POSITIVE, passed_as, ssh_config_option, with_options
+from ropeway.cli.options import NOT_NEGATIVE, POSITIVE, passed_as, ssh_config_option, with_options
 from ropeway.cli.target import checked_name
 from ropeway.errors import Refused
 from ropeway.launch.detached import NAME
@@ -43,10 +43,13 @@ def _moment(_: click.Context, param: click.Parameter, text: str | None) -> float
             moment += timedelta(days=moment <= now)
         else:
             moment = datetime.fromisoformat(text.strip())
-        return moment.timestamp()
+        seconds = moment.timestamp()
     except (ValueError, OverflowError):
         why = f"`{text}` is not a time like 18:00 or 2027-01-31T18:00"
         raise click.BadParameter(why, param=param) from None
+    if seconds <= now.timestamp():
+        raise click.BadParameter(f"`{text}` is past", param=param)
+    return seconds
 
 
 def _job_name(_: click.Context, param: click.Parameter, text: str | None) -> str | None:
@@ -124,7 +127,7 @@ _OPTIONS = (
                  help="Stop when more rows than this get no answer (from 200 rows on)."),
     click.option("--until", callback=_moment, metavar="TIME", help="Stop at this time: 18:00."),
     click.option("--price", type=POSITIVE, help="Price of one host for an hour."),
-    click.option("--token-price", type=(float, float), metavar="IN OUT",
+    click.option("--token-price", type=(NOT_NEGATIVE, NOT_NEGATIVE), metavar="IN OUT",
                  help="Price of a million tokens of prompts, and of answers."),
     click.option("--currency", default="", metavar="NAME", help="Currency of prices."),
     click.option("--max-cost", type=POSITIVE, help="Stop when this run has cost so much."),

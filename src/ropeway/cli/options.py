@@ -147,11 +147,8 @@ _TARGET = re.compile(
 _MOST = 1e12
 
 
-class _Positive(click.FloatRange):
-    """A number above 0 that one can compute with: neither inf nor nan."""
-
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
+class _Finite(click.FloatRange):
+    """A number in a range that one can compute with: neither inf nor nan."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -165,7 +162,8 @@ class _Positive(click.FloatRange):
         return number
 
 
-POSITIVE = _Positive()
+POSITIVE = _Finite(min=0, min_open=True)
+NOT_NEGATIVE = _Finite(min=0)
 
 
 def remote_host(text: str) -> RemoteHost:
