@@ -220,6 +220,15 @@ def test_a_setting_that_means_nothing_is_refused(settings: list[str]) -> None:
         parse_settings(settings)
 
 
+@pytest.mark.parametrize(
+    "setting", ["api_key=hunter2", "vendor.api_key=hunter2", "auth.password=hunter2"]
+)
+def test_a_secret_is_no_setting(setting: str) -> None:
+    with pytest.raises(Refused, match="is a secret") as caught:
+        parse_settings([setting])
+    assert "hunter2" not in str(caught.value)
+
+
 def test_samples_have_seeds_of_their_own() -> None:
     form = make_form(settings=["seed=7"], samples=3)
     assert [body_of(b'{"prompt": "a"}', form, n)["seed"] for n in range(3)] == [7, 8, 9]

@@ -12,6 +12,7 @@ import pytest
 from batch_endpoint import Faults, answer_text
 
 from batch_calls import columns, lines, requests, run, serving, texts
+from ropeway.cli.main import exit_code
 
 
 def test_every_row_is_answered_once_and_has_its_own_answer(
@@ -232,6 +233,19 @@ def test_answers_that_do_not_fit_a_schema_are_asked_for_again(
         code, said, _ = run(capsys, *args)
     assert code == 2
     assert "check was" in said["error"]["evidence"][0]
+
+
+def test_the_command_that_goes_on_has_no_key_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = columns(tmp_path / "in.jsonl", {"prompt": "a"}, {"prompt": "b"})
+    monkeypatch.setattr("sys.argv", ["ropeway", "batch", "s3://KEYID:hunter2@bucket/in.jsonl"])
+    with serving() as (url, _):
+        stop = ["--max-cost", "1e-9", "--price", "1", "--url", url]
+        assert exit_code(["batch", str(source), "-o", str(tmp_path / "o"), *stop]) == 1
+    said = "".join(capsys.readouterr())
+    assert "the same command goes on" in said
+    assert "hunter2" not in said
 
 
 def test_plan_sends_nothing_and_leaves_nothing(

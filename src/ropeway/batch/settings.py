@@ -10,6 +10,7 @@ import msgspec
 
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
+from ropeway.spec.secret_shapes import is_secret
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 PROMPT_KEY = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
@@ -122,6 +123,13 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
             raise Refused(
                 phrase("`--set {setting}` is no setting", setting=setting),
                 hint="write it like `--set max_tokens=256`",
+            )
+        if any(is_secret(name, text) for name in path):
+            raise Refused(
+                phrase("`--set {key}` is a secret, and would be visible to others", key=key),
+                hint=phrase(
+                    "`--key-env` names the variable of a server's key; else write bodies with it"
+                ),
             )
         if path[0] in _OURS:
             raise Refused(

@@ -44,10 +44,10 @@ def batch(
         skipped   a line that cannot be sent, with --skip-bad
 
     The same command again goes on where the last one ended: what was committed is in OUT.journal,
-    and an input, model or setting that differs is refused. Ctrl-C commits and stops.
+    and an input, model or setting that differs is refused. Ctrl-C or SIGTERM commits and stops.
 
-    Exit code 0: every row has an answer. 1: some have none, or the job was stopped before its end.
-    2: the input or a flag is wrong, and nothing was sent.
+    Exit code 0: every row has an answer. 1: some have none, or something else ended the job.
+    2: the input or a flag is wrong, or another run has taken over. 130: Ctrl-C or SIGTERM.
 
     With --detach the job runs in a container on the head of the spec's service, and this machine
     may leave: `ropeway status`, `logs --job`, and here --attach, --stop and --remove are for it.

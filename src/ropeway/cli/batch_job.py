@@ -34,6 +34,7 @@ from ropeway.cli.files import write_page
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import RequestFailed
 from ropeway.errors import Exit, Refused, RopewayError
+from ropeway.facts.redaction import redact, secret_values
 from ropeway.phrases import phrase
 from ropeway.plan.choice import expected
 from ropeway.plan.load import Load
@@ -66,7 +67,7 @@ def plan_batch(
     try:
         servers = asyncio.run(ask_servers(endpoints, model_named(order, model)))
     except RequestFailed as failure:
-        screen.warn(phrase("no endpoint was asked: {why}", why=failure.what))
+        screen.warn(phrase("no endpoint answered: {why}", why=failure.what))
     with screen.step("look at the input") as step:
         found = look(order, servers, sys.stdin.buffer, _looking(step))
     forecast = _forecast(found, flags, screen)
@@ -366,7 +367,9 @@ def _record(job: Job, ended: Ended, *, whole: bool) -> str:
 
 
 def _same_command() -> str:
-    return shlex.join(["ropeway", *sys.argv[1:]])
+    """Return the command as it was typed, but for the keys of a store's URL."""
+    args = sys.argv[1:]
+    return redact(shlex.join(["ropeway", *args]), secret_values(args, os.environ))
 
 
 def _counts_json(counts: Mapping[Outcome, int]) -> dict[str, int]:

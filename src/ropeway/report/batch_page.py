@@ -17,7 +17,7 @@ _WORDS = {
     Outcome.CUT: ("cut", "被截断"),
     Outcome.REFUSED: ("refused", "被拒绝"),
     Outcome.FAILED: ("failed", "失败"),
-    Outcome.POISON: ("poison", "有害"),
+    Outcome.POISON: ("poison", "疑致引擎崩溃"),
     Outcome.SKIPPED: ("skipped", "已跳过"),
 }
 
