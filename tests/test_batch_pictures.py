@@ -28,7 +28,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def reader_in(folder: Path, form: Form | None = None) -> Reader:
     reader = Reader(form or Form())
-    reader.begin(Part(f"{folder}/in.jsonl", f"{folder}/in.jsonl", Shape.LINES, "", 0, 0))
+    reader.begin(Part("in", "in", Shape.LINES, "", 0, 0, folder=folder))
     return reader
 
 
@@ -110,6 +110,18 @@ def test_only_files_under_the_inputs_folder_are_pictures(tmp_path: Path, name: s
     assert f"`{tmp_path}/out.png` is not under" in fault.what
     assert fault.hint == f"allow it: `--pictures-from {tmp_path}`"
     assert isinstance(read(folder, image, make_form(pictures_from=tmp_path)), Request)
+
+
+def test_a_folder_may_have_any_bytes_for_a_name(tmp_path: Path) -> None:
+    folder = tmp_path / "\udcff"
+    folder.mkdir()
+    fault = read(folder, "p.png")
+    assert isinstance(fault, Fault)
+    assert fault.what == f"there is no picture `{tmp_path}/\\udcff/p.png`"
+    (folder / "p.png").write_bytes(b"text")
+    with pytest.raises(RopewayError) as caught:
+        row_of(folder, image="p.png").payload()
+    assert caught.value.where == f"{tmp_path}/\\udcff/p.png"
 
 
 def test_a_folder_that_is_a_link_is_the_inputs_folder_all_the_same(tmp_path: Path) -> None:
@@ -231,11 +243,20 @@ def test_a_picture_that_is_away_for_a_moment_costs_a_try(
     )
 
 
-def test_a_picture_that_becomes_shorter_while_it_is_sent_is_no_answer(tmp_path: Path) -> None:
+def test_a_picture_that_becomes_shorter_while_it_is_sent_costs_a_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "p.png"
     path.write_bytes(PNG + bytes(10**6))
-    size, blocks = row_of(tmp_path, image="p.png").payload()
+    row = with_prompt(row_of(tmp_path, image="p.png"))
+    as_it_was = row.payload()
     path.write_bytes(PNG)
-    with pytest.raises(OSError, match="shorter"):
-        list(blocks)
-    assert size > 10**6
+    monkeypatch.setattr(PictureRow, "payload", lambda _: as_it_was)
+    answer, bodies = sent(row)
+    assert (answer.kind, answer.fault, answer.broke, bodies) == (
+        Kind.FAILED,
+        "no picture",
+        False,
+        [],
+    )
+    assert "shorter" in answer.words

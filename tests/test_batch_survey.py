@@ -135,6 +135,19 @@ def test_nothing_but_bad_lines_is_refused_whatever_is_said(tmp_path: Path) -> No
         assert Job(tmp_path, empty).refusal().what == "the input is empty"
 
 
+def test_a_file_may_have_any_bytes_for_a_name(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    job.paths = [tmp_path / "\udcff.jsonl"]
+    job.paths[0].write_text('{"prompt": "a"}\nbad\n{"prompt": "b", "image": "p.png"}\n')
+    found = job.survey(skip_bad=True)
+    assert kept_survey(job.parts, PLAIN, job.folder) == found
+    assert found.parts[0].name == f"{tmp_path}/\\udcff.jsonl"
+    assert [row.ordinal for row in job.rows(found)] == [0]
+    left_out = job.left_out()
+    assert left_out[1].startswith(f"{tmp_path}/\\udcff.jsonl:2: ")
+    assert left_out[2].endswith(f"there is no picture `{tmp_path}/p.png`")
+
+
 def test_an_empty_file_among_others_is_noted(tmp_path: Path) -> None:
     job = Job(tmp_path, b"", plain("a"))
     found = job.survey()

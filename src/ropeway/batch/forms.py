@@ -23,7 +23,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from ropeway.batch.parts import Part
+from ropeway.batch.parts import Part, printable
 from ropeway.batch.pictures import HEAD, picture_type
 from ropeway.batch.settings import CHAT, COMPLETIONS, EMBEDDINGS, PROMPT_KEY, Form
 from ropeway.batch.source import Fault, Item
@@ -326,13 +326,18 @@ class Reader:
     def _file_url(self, name: str) -> str:
         path = self._folder / name
         if "\0" in name or (self._check_files and not is_file(path)):
-            raise _Unusable("picture", phrase("there is no picture `{path}`", path=path))
+            raise _Unusable(
+                "picture", phrase("there is no picture `{path}`", path=printable(str(path)))
+            )
         path = _whole(path)
         if not any(path.is_relative_to(folder) for folder in (self._folder, self._also)):
             raise _Unusable(
                 "picture",
-                phrase("the picture `{path}` is not under the input's folder", path=path),
-                phrase("allow it: `--pictures-from {folder}`", folder=path.parent),
+                phrase(
+                    "the picture `{path}` is not under the input's folder",
+                    path=printable(str(path)),
+                ),
+                phrase("allow it: `--pictures-from {folder}`", folder=printable(str(path.parent))),
             )
         return path.as_uri()
 

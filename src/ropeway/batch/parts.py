@@ -49,10 +49,12 @@ class Shape(StrEnum):
 class Part:
     """A file of the input.
 
-    name     as the user wrote it, or as a glob found it; without the keys of a store's URL
+    name     as the user wrote it, or as a glob found it, and `printable`; without the keys of a
+             store's URL
     path     what is opened: the copy of what came through a pipe, a path within its store
     changed  when it was changed last, in nanoseconds
     store    a file system of pyarrow; None for a path of this machine
+    folder   where the relative paths in it start
     """
 
     name: str
@@ -62,11 +64,12 @@ class Part:
     size: int
     changed: int
     store: Any = field(default=None, repr=False, compare=False)
+    folder: Path = Path()
 
-    @property
-    def folder(self) -> Path:
-        """Where the relative paths in it start."""
-        return Path() if self.store or self.name == STDIN else Path(self.name).parent
+
+def printable(name: str) -> str:
+    """Return a file's name as UTF-8 text: the system's may be any bytes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def library(name: str) -> Any:
@@ -214,7 +217,11 @@ def _local(name: str, path: str, shape: Shape | None) -> Part:
             status = os.fstat(file.fileno())
     except OSError as error:
         raise cannot_read(name, reason_of(error)) from None
-    return Part(name, path, *_kind(name, head, shape), status.st_size, status.st_mtime_ns)
+    shape, packing = _kind(name, head, shape)
+    folder = Path(name).parent if path == name else Path()  # a copy of a pipe has none
+    return Part(
+        printable(name), path, shape, packing, status.st_size, status.st_mtime_ns, folder=folder
+    )
 
 
 def _remote(name: str, shape: Shape | None, leave: Callable[[str], bool]) -> list[Part]:

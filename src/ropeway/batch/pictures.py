@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+from ropeway.batch.parts import printable
 from ropeway.batch.rows import Row
 from ropeway.batch.source import MOST_LINE
 from ropeway.errors import RopewayError, reason_of
@@ -87,10 +88,7 @@ def _look(url: bytes) -> _Picture:
         if size > MOST_LINE:
             raise ValueError(phrase("it is longer than {size}", size=format_bytes(MOST_LINE)))
     except (*_FINAL, ValueError) as error:
-        reason = reason_of(error) if isinstance(error, OSError) else error.args[0]
-        raise RopewayError(
-            phrase("the picture cannot be read: {reason}", reason=reason), where=str(path)
-        ) from None
+        raise _cannot_read(path, error) from None
     return _Picture(path, size, b"data:%b;base64," % kind.encode())
 
 
@@ -98,12 +96,27 @@ def _blocks(texts: Sequence[bytes], pictures: Sequence[_Picture]) -> Iterator[by
     yield texts[0]
     for picture, text in zip(pictures, texts[1:], strict=True):
         yield picture.start
-        left = picture.size
+        yield from map(b64encode, _read(picture))
+        yield text
+
+
+def _read(picture: _Picture) -> Iterator[bytes]:
+    """Yield a picture's bytes. Raises RopewayError where it is not what it was."""
+    left = picture.size
+    try:
         with open_regular(picture.path) as file:
             while left:
                 data = file.read(min(left, _BLOCK))
                 if not data:
-                    raise OSError(f"{picture.path} is shorter than it was")
+                    raise ValueError(phrase("it has become shorter"))
                 left -= len(data)
-                yield b64encode(data)
-        yield text
+                yield data
+    except (OSError, ValueError) as error:
+        raise _cannot_read(picture.path, error) from None
+
+
+def _cannot_read(path: Path, error: OSError | ValueError) -> RopewayError:
+    reason = reason_of(error) if isinstance(error, OSError) else error.args[0]
+    return RopewayError(
+        phrase("the picture cannot be read: {reason}", reason=reason), where=printable(str(path))
+    )

@@ -192,8 +192,8 @@ class Sender:
                 words = phrase("{where}: {what}", where=error.where, what=error.what)
                 return Answer(Kind.UNSENDABLE, words=words, fault="no picture")
             except OSError as error:
-                words = phrase("a picture cannot be read: {reason}", reason=reason_of(error))
-                return Answer(Kind.UNREADY, words=words, fault="no picture")
+                reason = reason_of(error)
+                return _no_picture(phrase("a picture cannot be read: {reason}", reason=reason))
             data, headers["Content-Length"] = _streamed(size, blocks), str(size)
         elif len(row.body) > _LARGE_BODY:
             data, headers["Content-Length"] = _whole(row.body), str(len(row.body))
@@ -254,6 +254,8 @@ class Sender:
 
     def _lost(self, error: Exception) -> Answer:
         """Judge a request that got no answer."""
+        if isinstance(error.__cause__, RopewayError):  # which broke off by our own doing
+            return _no_picture(error.__cause__.what)
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             words = explain(error, self.endpoint).what
             number = getattr(getattr(error, "os_error", None), "errno", None)
@@ -345,6 +347,11 @@ async def _whole(body: bytes) -> AsyncIterator[bytes]:
     reads what came first; a failed write of ours would lose the answer.
     """
     yield body
+
+
+def _no_picture(why: str) -> Answer:
+    """Return that a picture cannot be read just now."""
+    return Answer(Kind.UNREADY, words=why, fault="no picture")
 
 
 async def _streamed(size: int, blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
