@@ -79,10 +79,12 @@ def test_an_answer_that_cannot_be_read_does_not_fit(tmp_path: Path, body: bytes)
         ({"$ref": "other.json"}, "`other.json`"),
         ({"$ref": "#/x", "x": 5}, "no schema"),
         ({"$schema": "http://json-schema.org/draft-04/schema#", "$ref": 5}, "`5`"),
+        ({"$defs": {"a": {"$schema": "http://json-schema.org/draft-04/schema#",
+                          "definitions": {"b": False}}}}, "bool"),
         ({"$ref": "#"}, "refers to itself"),
         ({"$defs": {"a": {"$ref": "#/$defs/a"}}, "anyOf": [{"$ref": "#/$defs/a"}]}, "itself"),
     ],
-)
+)  # fmt: skip
 def test_a_schema_that_cannot_be_used_is_refused(tmp_path: Path, schema: Any, reason: str) -> None:
     with pytest.raises(Refused) as caught:
         check_of(tmp_path, schema)

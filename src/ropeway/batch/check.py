@@ -19,8 +19,6 @@ from ropeway.phrases import Phrase, phrase
 _MOST = 2**20
 _SHOWN = 200
 _MOST_S = 1.0
-# What an odd answer makes of a validator: NaN has no multiples, lists in lists are compared deeply.
-_ODD = (ValueError, ArithmeticError, TypeError, LookupError, RecursionError, TimeoutError)
 # Of each kind: a schema that refers to itself without end shows it with any of them.
 _ANY: tuple[Any, ...] = (None, True, 1, "a", [0], {"a": 0})
 
@@ -55,7 +53,7 @@ class Check:
             try:
                 with _in_time():
                     wrong = next(self.validator.iter_errors(value), None)
-            except _ODD as error:
+            except _odd() as error:
                 why = str(error)[:_SHOWN] or type(error).__name__
                 return phrase("the answer cannot be checked: {why}", why=why)
             if wrong is not None:
@@ -81,14 +79,14 @@ def read_check(path: Path) -> Check:
         with _in_time():
             for value in _ANY:
                 next(validator.iter_errors(value), None)
-    except OSError as error:
-        reason = reason_of(error)
-    except RecursionError:
-        reason = phrase("it refers to itself without end")
-    except ValueError as error:
-        reason = str(error)
     except jsonschema.SchemaError as error:
         reason = error.message[:_SHOWN]
+    except RecursionError:
+        reason = phrase("it refers to itself without end")
+    except _odd() as error:
+        reason = str(error)[:_SHOWN]
+    except OSError as error:
+        reason = reason_of(error)
     else:
         return Check(schema, validator)
     raise Refused(phrase("the schema cannot be used: {reason}", reason=reason), where=str(path))
@@ -118,6 +116,14 @@ def _resolve(schema: dict[str, Any], dialect: str) -> None:
                 ) from None
             left.append((kind.create_resource(found.contents), found.resolver))
         left += [(inner, resolver.in_subresource(inner)) for inner in place.subresources()]
+
+
+def _odd() -> tuple[type[Exception], ...]:
+    """Return what odd schemas and odd answers make of the library: NaN has no multiples."""
+    unknown = library("jsonschema").exceptions.UnknownType
+    away = library("referencing").exceptions.Unresolvable
+    return (ValueError, ArithmeticError, TypeError, LookupError, AttributeError, RecursionError,
+            TimeoutError, unknown, away)  # fmt: skip
 
 
 def _text(choice: Any) -> str:
