@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -34,7 +34,7 @@ from ropeway.errors import Refused
 from ropeway.hosts.base import Host, Result
 from ropeway.hosts.local import LocalHost
 from ropeway.launch import detached, labels
-from ropeway.launch.detached import DetachedJob, Place, mounted_folder
+from ropeway.launch.detached import DetachedJob, Place, mounted_folder, place_of
 from ropeway.launch.docker import run_argv
 from ropeway.launch.lock import ROOTS_FOLDER, Author
 from ropeway.launch.own_code import own_code
@@ -153,7 +153,7 @@ def test_a_job_sees_the_folder_of_a_file_of_the_head(path, folder):
 
 
 def test_the_key_stands_in_one_file_that_only_its_owner_reads():
-    job = DetachedJob(place(), "a", ("batch", "x"), "a.jsonl", seen=("/data",), key=KEY)
+    job = DetachedJob(place(), "a", ("batch", "x"), seen=("/data",), key=KEY)
     marks = job.labels(Author("me@here", "run", "now"))
     argv = run_argv("docker", job.container, marks, restart=True)
     modes = {file.name: file.mode for file in job.written() if KEY.encode() in file.content}
@@ -167,8 +167,30 @@ def test_the_key_stands_in_one_file_that_only_its_owner_reads():
     assert not {labels.SERVICE} & set(marks), "or `down` would take it down"
 
 
+def test_a_job_runs_where_the_endpoint_is_and_asks_each_replica():
+    def one(role: str, number: int, url: str) -> labels.ServiceContainer:
+        marks = {
+            labels.SERVICE: "life", labels.ROLE: role, "ropeway.replica": str(number),
+            labels.FOLDER: "/home/u/.ropeway/life", "ropeway.endpoint": url,
+            "ropeway.model": "fake", "ropeway.spec": json.dumps(spec().as_json()),
+        }  # fmt: skip
+        host = "npu1" if role == "router" else f"npu{number}"
+        return labels.ServiceContainer(host, role, role, "running", 0, 0, "", "image", marks)
+
+    urls = ("http://10.0.0.1:8001/v1", "http://127.0.0.1:8002/v1")
+    heads = [one("head", number, url) for number, url in enumerate(urls)]
+    router = one("router", 0, "http://127.0.0.1:8000/v1")
+    found = place_of(labels.Reached({}, "docker", "life", (*heads, router), {}))
+    assert (found.host, found.urls) == ("npu1", urls)
+    assert found.folder == "/home/u/.ropeway/life.batch"
+    alone = place_of(labels.Reached({}, "docker", "life", (heads[0],), {}))
+    assert (alone.host, alone.urls) == ("npu0", urls[:1])
+    with pytest.raises(Refused):
+        place_of(labels.Reached({}, "docker", "life", (), {}))
+
+
 def test_podman_is_told_at_once_to_restart_it():
-    job = DetachedJob(place(runtime="podman"), "a", ("batch", "x"), "a.jsonl")
+    job = DetachedJob(place(runtime="podman"), "a", ("batch", "x"))
     argv = run_argv("podman", job.container, {}, restart=True)
     assert argv[argv.index("--restart") + 1] == "always"
 
@@ -182,6 +204,78 @@ def test_our_own_code_runs_from_a_folder(tmp_path):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert said.stdout.strip() == str(tmp_path / "ropeway" / "__init__.py")
+
+
+# What its container does
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Callable[..., "subprocess.Popen[bytes]"]:
+    """Start the script of a job whose `ropeway` is this line for a shell; `asks`: its watch.py."""
+    job = DetachedJob(place(), "a", ("batch", "x"))
+    script = job.script.replace("/run/ropeway", str(tmp_path))
+    python = tmp_path / "bin/python3"
+    python.parent.mkdir()
+
+    def start(line: str, asks: str = "exit 1") -> "subprocess.Popen[bytes]":
+        python.write_text(
+            f"#!/bin/sh\ncase $2 in zipfile) exit 0;; once) {asks};; esac\necho begun >&2\n{line}\n"
+        )
+        python.chmod(0o755)
+        return subprocess.Popen(
+            ("bash", "-c", script), env={"PATH": f"{python.parent}:{os.environ['PATH']}"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    return start
+
+
+def ended(process: "subprocess.Popen[bytes]") -> int:
+    """End a container as its engine does, and return its exit code."""
+    process.terminate()
+    return process.wait(30)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_a_container_whose_job_has_ended_waits_and_knows_it_when_started_again(
+    container, tmp_path, code
+):
+    for _ in range(2):
+        with container(f"echo {{}}; exit {code}") as process:
+            lines = iter(process.stdout.readline, f"ropeway: the job has ended: {code}\n".encode())
+            said = list(lines)
+            assert process.poll() is None
+            assert ended(process) == 0
+    assert said == [], "not begun a second time"
+    assert (tmp_path / "ended").read_text() == f"{code}\n"
+    assert (tmp_path / "result.json").read_text() == "{}\n"
+
+
+def test_a_job_that_was_killed_goes_on_when_its_service_answers(container, tmp_path):
+    with container("kill -9 $$") as process:
+        assert process.wait(30) == 137, "so that it is started again"
+    assert not (tmp_path / "ended").exists()
+    asks = f"[ -e {tmp_path}/up ] && exit 0; : >{tmp_path}/asked; exit 1"
+    with container("exit 0", asks) as process:
+        assert process.stdout.readline() == (
+            b"ropeway: the job goes on as soon as the service answers\n"
+        )
+        wait_for((tmp_path / "asked").exists)
+        assert ended(process) == 130, "as long as it waits it can be stopped"
+    (tmp_path / "up").touch()
+    with container("exit 0", asks) as process:
+        said = [process.stdout.readline() for _ in range(3)]
+        assert said[1:] == [b"begun\n", b"ropeway: the job has ended: 0\n"]
+        assert ended(process) == 0
+
+
+def test_a_container_that_is_stopped_interrupts_its_job_and_waits_for_it(container, tmp_path):
+    asked = f"trap 'echo asked >{tmp_path}/asked; exit 130' INT"
+    with container(f"{asked}; echo ready >&2; while :; do sleep 0.1; done") as process:
+        assert [process.stdout.readline() for _ in range(2)] == [b"begun\n", b"ready\n"]
+        assert ended(process) == 130
+    assert (tmp_path / "asked").exists()
+    assert not (tmp_path / "ended").exists()
 
 
 # Its life

@@ -170,3 +170,44 @@ def test_replicas_share_one_endpoint_and_only_what_changed_is_replaced(laptop):
     assert after["ropeway-life-router"] == before["ropeway-life-router"]
     assert after["ropeway-life-0-0"] != before["ropeway-life-0-0"]
     assert laptop.answers()
+
+
+def test_a_batch_job_goes_on_without_the_laptop(laptop):
+    """It is left on the head, the cable is drawn, its container killed; it ends, and is fetched."""
+    rows, name = 120, "ropeway-life.answers"
+    laptop.write("TP1", model="smollm2")
+    laptop.json("up")
+    prompts = [{"prompt": f"{number}. Once upon a time"} for number in range(rows)]
+    text = "".join(f"{json.dumps(row)}\n" for row in prompts)
+    (laptop.folder / "prompts.jsonl").write_text(text)
+    settings = ("--set", "max_tokens=24", "--set", "temperature=0", "--in-flight", "4")
+    job = ("batch", "prompts.jsonl", "-o", "answers.jsonl", *settings, "--detach")
+    begun = laptop.json(*job)
+    assert (begun["job"], begun["host"]) == ("answers", laptop.hosts[0].address)
+    assert processes_show(laptop, KEY) == []
+    head = laptop.hosts[0]
+    assert KEY not in head.run("sh", "-c", "docker inspect $(docker ps -q)")
+    assert laptop.run(*job).returncode == 2, "it runs already"
+
+    attach = ("batch", "--attach", "-o", "answers.jsonl")
+    with laptop.begin(*attach) as attached:
+        attached.until(lambda: f"/{rows} rows" in attached.log.read_text())
+        with laptop.hosts.unplugged():
+            attached.process.kill()
+            kill_engine(laptop, 0, name)
+            folder = "/var/lib/ropeway/life.batch/answers"
+            wait_for(
+                lambda: head.run("sh", "-c", f"cat {folder}/ended 2>/dev/null; :").strip(),
+                seconds=400, what=lambda: head.run("docker", "logs", "--tail", "30", name),
+            )  # fmt: skip
+    restarts = head.run("docker", "inspect", "--format", "{{.RestartCount}}", name).strip()
+    assert restarts == "1", "Docker brought it back"
+    assert [one["state"] for one in laptop.json("status")["jobs"]] == ["ended"]
+    assert laptop.json("down")["warnings"] == [], "it needs the service no more"
+
+    # As from a machine without the spec: no service is left that names its hosts.
+    end = laptop.json(*attach, "--host", f"root@{head.address}")
+    assert end["outcomes"]["answered"] + end["outcomes"]["cut"] == end["rows"] == rows
+    answers = (laptop.folder / "answers.jsonl").read_text().splitlines()
+    assert {json.loads(line)["custom_id"] for line in answers} == {f"row-{n}" for n in range(rows)}
+    assert laptop.left() == []

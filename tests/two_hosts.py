@@ -127,7 +127,7 @@ class TwoHosts(Sequence[Node]):
         self._share = (*mounts()[1:], *((tools,) if tools else ()), *share)
         self._nodes: list[Node] = []
         self._stack = contextlib.ExitStack()
-        self._switch = 0
+        self._switch, self._cable = 0, ""
         self.mark = f"{_PREFIX}{os.getpid()}-{next(_NUMBERS)}"
         self.folder = Path(tempfile.gettempdir(), self.mark)
         self._memory = _MEMORY / self.mark
@@ -175,6 +175,15 @@ class TwoHosts(Sequence[Node]):
     def engine(self) -> str:
         """The command of their container engine."""
         return "podman" if self._podman else "docker"
+
+    @contextlib.contextmanager
+    def unplugged(self) -> Iterator[None]:
+        """As if the machine's own cable were drawn: the hosts still reach each other."""
+        _ip(None, f"link set {self._cable} down")
+        try:
+            yield
+        finally:
+            _ip(None, f"link set {self._cable} up")
 
     def reboot(self, node: Node) -> None:
         """As if the power had failed: every process dies at once. Files stay, but /tmp and /run."""
@@ -258,7 +267,7 @@ class TwoHosts(Sequence[Node]):
         if not process.stdout.readline():
             raise RuntimeError(f"no network namespace: {process.stderr.read().decode().strip()}")
         self._switch = process.pid
-        outside = f"rw{self._subnet.replace('.', '-')}"
+        self._cable = outside = f"rw{self._subnet.replace('.', '-')}"
         _ip(None, f"link add {outside} type veth peer name machine netns {process.pid}")
         # It would go with the namespace, but a little after that.
         self._stack.callback(_run, "sh", "-c", f"ip link del {outside} 2>/dev/null || true")

@@ -104,10 +104,12 @@ def write_tar(path: Path) -> None:
             _add_package(tar, package)
 
 
-# What the router needs, which gets no mounts: aiohttp, as the real image has it, and all below it.
+# What the router and batch jobs need, which get no mounts: as the real image has it.
 _PACKAGES = (
     "aiohttp", "aiohappyeyeballs", "aiosignal", "attrs", "frozenlist", "idna", "multidict",
     "propcache", "typing_extensions", "yarl",
+    "msgspec", "click", "rich", "pygments", "markdown-it-py", "mdurl", "pydantic", "pydantic-core",
+    "annotated-types", "typing-inspection", "PyYAML", "Jinja2", "MarkupSafe",
 )  # fmt: skip
 _TEXTS = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/:/usr/sbin/nologin\n",
@@ -143,7 +145,8 @@ def _add_programs(tar: tarfile.TarFile) -> None:
         if path.is_file() and not _LEFT_OUT.search(str(path.relative_to(library)))
     ]
     pip = Path(str(importlib.metadata.distribution("pip").locate_file("pip")))
-    binaries = [*tools, PYTHON, *(path for path in modules if path.suffix == ".so")]
+    packaged = [path for package in _PACKAGES for path, _ in _files_of(package)]
+    binaries = [*tools, PYTHON, *(one for one in (*modules, *packaged) if one.suffix == ".so")]
     done: set[str] = set()
     for path in (*tools, PYTHON, *modules, *_libraries(binaries)):
         _add(tar, path, done)
@@ -154,11 +157,19 @@ def _add_programs(tar: tarfile.TarFile) -> None:
 
 def _add_package(tar: tarfile.TarFile, package: str) -> None:
     """An installed package, into the image's own folder of packages."""
+    for path, name in _files_of(package):
+        tar.add(path, f"{HOME}/site/{name}".lstrip("/"))
+
+
+def _files_of(package: str) -> list[tuple[Path, str]]:
+    """The files of an installed package that are needed to run it, and their names in it."""
     distribution = importlib.metadata.distribution(package)
-    for file in distribution.files or ():
-        path = Path(str(distribution.locate_file(file)))
-        if ".." not in file.parts and path.suffix in (".py", ".so") and path.is_file():
-            tar.add(path, f"{HOME}/site/{file}".lstrip("/"))
+    found = [(Path(str(distribution.locate_file(file))), file) for file in distribution.files or ()]
+    return [
+        (path, str(file))
+        for path, file in found
+        if ".." not in file.parts and path.suffix in (".py", ".so") and path.is_file()
+    ]
 
 
 def _libraries(binaries: Iterable[Path]) -> list[Path]:

@@ -65,7 +65,6 @@ def send_job(
         place=place,
         name=name,
         argv=("batch", *words),
-        output=f"{name}.jsonl",
         seen=tuple(dict.fromkeys(seen)),
         key=key,
         files=files,

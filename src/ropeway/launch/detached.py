@@ -7,6 +7,7 @@
         inputs/           what was sent
         JOB.jsonl, JOB.errors.jsonl, JOB.jsonl.journal/
         result.json       what `ropeway batch --json` printed at its end
+        begun             its container was started before: it waits for the service first
         ended             its exit code: the job is over
 
 The container engine starts it again whatever ended it, a reboot or a kill, and the job goes on with
@@ -51,18 +52,25 @@ _ENDED = "ropeway: the job has ended: "
 # ends the container ends no job: without the file `ended` it goes on when it is started again.
 _SCRIPT = """\
 #!/bin/bash
-set -m
 cd {folder} || exit
 [ ! -r job.secrets ] || . ./job.secrets
 export PYTHONPATH=/tmp/ropeway${{PYTHONPATH:+:$PYTHONPATH}}
 stopped= job=
 trap 'stopped=1; [ -z "$job" ] || kill -INT -- "-$job"' TERM INT
-pause() {{ sleep "$1" & wait $!; }}
+start() {{
+  set -m; "$@" & job=$!; set +m
+  [ -z "$stopped" ] || kill -INT -- "-$job"
+}}
+pause() {{
+  start sleep "$1"
+  wait $job
+  job=
+}}
 run() {{
   python3 -m zipfile -e ropeway.zip /tmp/ropeway && exec {run}
 }}
 if [ ! -e ended ]; then
-  if [ -e {journal}/manifest.json ]; then
+  if [ -e begun ]; then
     echo "ropeway: the job goes on as soon as the service answers"
     until {{ {ask}; }} >/dev/null 2>&1; do
       [ -z "$stopped" ] || exit 130
@@ -70,8 +78,8 @@ if [ ! -e ended ]; then
     done
   fi
   [ -z "$stopped" ] || exit 130
-  run >result.part &
-  job=$!
+  : >begun
+  start run >result.part
   wait $job
   code=$?
   while kill -0 $job 2>/dev/null; do wait $job; code=$?; done
@@ -82,13 +90,14 @@ if [ ! -e ended ]; then
 fi
 echo "{ended}$(cat ended)"
 while [ -z "$stopped" ]; do pause 3600; done
+exit 0
 """
 # $1 the container engine, $2 the label of the job, $3 its folder; then the command that starts its
 # container, and one that has it restarted from now on, or nothing.
 _START = """
 ids=$("$1" ps --all --quiet --filter "label=$2") || exit
 [ -z "$ids" ] || "$1" rm --force $ids >/dev/null || exit
-rm -f -- "$3/ended" "$3/result.json" || exit
+rm -f -- "$3/begun" "$3/ended" "$3/result.json" || exit
 eval "$4" >/dev/null && eval "$5" >/dev/null
 """
 # $1 the container engine; then for each job its folder and its container. A line for each: the exit
@@ -145,7 +154,6 @@ class DetachedJob:
     """A job that is to be started.
 
     argv    the words after `ropeway`, as the container has its files
-    output  the name of its output in the folder
     seen    folders of the host that it reads, at `HEAD_FILES`
     key     of the service; None where it has none
     files   more files for the folder: name → content
@@ -154,7 +162,6 @@ class DetachedJob:
     place: Place
     name: str
     argv: tuple[str, ...]
-    output: str
     seen: tuple[str, ...] = ()
     key: str | None = field(default=None, repr=False)
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -174,7 +181,6 @@ class DetachedJob:
         )
         return _SCRIPT.format(
             folder=FOLDER,
-            journal=shlex.quote(f"{self.output}.journal"),
             ask=" || ".join(asks),
             run=shell_block(("python3", "-m", "ropeway", *self.argv, "--json")),
             ended=_ENDED,
