@@ -288,7 +288,7 @@ def _failure(host: Host, found: FoundJob, code: int) -> RopewayError:
     if document.get("error"):
         return _as_error(document, host, code)
     return HostError(
-        phrase("the batch job ended before it began"),
+        phrase("the batch job ended without a result"),
         where=host.name,
         hint=phrase("what it said: {command}", command=f"ropeway logs --job {found.name}"),
     )

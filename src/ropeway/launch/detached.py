@@ -401,8 +401,10 @@ def remove_job(reached: Reached, service: str, name: str, folders: Sequence[str]
     Raises HostError.
     """
 
+    own = [one for one in folders if one.endswith(f"/{service}.batch/{name}")]  # what we make
+
     def remove(host: Host) -> bool:
-        words = (reached.runtime, f"{JOB}={service}.{name}", service, name, *folders)
+        words = (reached.runtime, f"{JOB}={service}.{name}", service, name, *own)
         result = host.run(("sh", "-c", _REMOVE, "sh", *words), timeout=600.0)
         result.check(phrase("cannot remove the batch job"), where=host.name)
         return result.stdout.strip() == "1"
