@@ -390,6 +390,10 @@ def test_a_job_that_is_stopped_or_killed_goes_on_and_no_row_is_answered_twice(la
         assert [(one["job"], one["state"], one["rows"]) for one in listed] == [
             ("out", "running", 2000)
         ]
+        [line] = laptop.run("logs", "--job", "out", "-n", "1")["lines"]
+        assert line["source"] == "npu0 batch"
+        [warning] = laptop.run("down")["warnings"]
+        assert "the batch job out stays on npu0" in warning
         end = laptop.run("batch", "--attach", "-o", "out.jsonl")
     assert end["outcomes"]["answered"] == len(texts(Path("out.jsonl"))) == 2000
     assert endpoint.requests < 2500, "only what was not committed yet is asked again"
