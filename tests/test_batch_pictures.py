@@ -236,7 +236,7 @@ def test_a_picture_that_is_away_for_a_moment_costs_a_try(
     monkeypatch.setattr(pictures, "open_regular", opened)
     answer, bodies = sent(row)
     assert (answer.kind, answer.fault, answer.broke, bodies) == (
-        Kind.FAILED,
+        Kind.UNREADY,
         "no picture",
         False,
         [],
@@ -254,7 +254,7 @@ def test_a_picture_that_becomes_shorter_while_it_is_sent_costs_a_try(
     monkeypatch.setattr(PictureRow, "payload", lambda _: as_it_was)
     answer, bodies = sent(row)
     assert (answer.kind, answer.fault, answer.broke, bodies) == (
-        Kind.FAILED,
+        Kind.UNREADY,
         "no picture",
         False,
         [],

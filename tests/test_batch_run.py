@@ -5,6 +5,7 @@ import errno
 import json
 import time
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from aiohttp import web
@@ -24,6 +25,7 @@ from batch_server import (
     run_job,
 )
 from ropeway.batch import replica
+from ropeway.batch.pictures import PictureRow
 from ropeway.batch.progress import Price
 from ropeway.batch.rows import Outcome, Row
 from ropeway.batch.run import Settings, run_batch
@@ -445,26 +447,23 @@ def test_an_answer_that_does_not_fit_is_paid_and_asked_for_again(unfit: set[int]
 
 
 @pytest.mark.parametrize(
-    ("number", "outcome"),
+    ("why", "outcome"),
     [
-        (errno.ESTALE, Outcome.ANSWERED),
-        (errno.EMFILE, Outcome.ANSWERED),
-        (errno.EIO, Outcome.ANSWERED),
-        (errno.ENOENT, Outcome.FAILED),
-        (errno.EACCES, Outcome.FAILED),
+        (OSError(errno.ESTALE, "stale"), Outcome.ANSWERED),
+        (OSError(errno.EMFILE, "too many"), Outcome.ANSWERED),
+        (RopewayError("the picture cannot be read", where="a.png"), Outcome.FAILED),
     ],
 )
-def test_a_picture_that_is_away_for_a_moment_costs_a_try(number: int, outcome: Outcome) -> None:
-    class Pictured(Row):
+def test_a_picture_that_is_away_for_a_moment_costs_a_try(why: Exception, outcome: Outcome) -> None:
+    class Pictured(PictureRow):
         __slots__ = ()
 
-        def payload(self) -> bytes:
+        def payload(self) -> tuple[int, Iterator[bytes]]:
             if errors:
-                why = RopewayError("the picture cannot be read", where="a.png")
-                raise why from errors.pop()
-            return self.body
+                raise errors.pop()
+            return len(self.body), iter([self.body])
 
-    errors = [OSError(number, "why")] * 2
+    errors = [why] * 2
     plain = row(3)
     pictured = Pictured(3, plain.name, plain.path, plain.body, 0, 10)
     done, _ = job(source=iter([*rows(3), pictured]), tries=3)
