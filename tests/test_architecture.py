@@ -60,7 +60,7 @@ ONLY = {
     "aiohttp": {"endpoint.client", "batch.send", "router"},
     "vllm": {"sim"},
     "torch": {"sim"},
-    "ray": {"sim", "launch.programs"},
+    "ray": {"sim", "launch.programs", "batch.on_ray"},  # it carries shards where a cluster has it
 }
 # Programs that run elsewhere, by themselves: their output is a log, their environment their own.
 IN_CONTAINERS = {"launch.programs"}

@@ -10,6 +10,7 @@ import fcntl
 import mmap
 import os
 import shlex
+import shutil
 import tempfile
 from bisect import bisect_right
 from collections import Counter
@@ -24,7 +25,8 @@ from ropeway.batch.disk import cannot_write, replace, sync_folder
 from ropeway.batch.finished import Finished, read_finished, write_finished
 from ropeway.batch.replay import Replay, replay_segments
 from ropeway.batch.rows import Outcome
-from ropeway.batch.segments import Lines, Record, Segment, read_segments
+from ropeway.batch.segments import Lines, Record, Segment, read_segments, shard_folders
+from ropeway.batch.stored import Output, Stored, size_of
 from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import Phrase, phrase
 from ropeway.units import counted, format_bytes
@@ -38,8 +40,10 @@ _GOOD = {int(outcome) for outcome in Outcome if outcome.good}
 class _Draft:
     """A file in the making; what is no regular file, such as /dev/null, is written to as it is."""
 
-    def __init__(self, path: Path) -> None:
-        """Begin it. Raises OSError."""
+    def __init__(self, output: Output, folder: Path) -> None:
+        """Begin it; in `folder`, if it goes into a store when it is whole. Raises OSError."""
+        self._store = output if isinstance(output, Stored) else None
+        path = folder / output.name if isinstance(output, Stored) else output
         self.path = Path(os.path.realpath(path))
         self.is_regular = not self.path.exists() or S_ISREG(self.path.stat().st_mode)
         self._draft = self.path.with_name(f".{self.path.name}.part")
@@ -60,7 +64,9 @@ class _Draft:
 
     def rename(self) -> None:
         """Let it take the place of the old one."""
-        if self.is_regular:
+        if self._store is not None:
+            self._store.put(self._draft)
+        elif self.is_regular:
             replace(self._draft, self.path)
 
     def drop(self) -> None:
@@ -73,8 +79,8 @@ class _Draft:
 
 def assemble(
     folder: Path,
-    output: Path,
-    errors: Path,
+    output: Output,
+    errors: Output,
     *,
     ordered: bool = False,
     expected: Counter[Outcome] | None = None,
@@ -93,22 +99,23 @@ def assemble(
     with _alone(folder):
         if finished := read_finished(folder):
             _check_finished(folder, output, finished, ordered=ordered)
-            _make_empty(errors)
+            _make_empty(folder, errors)
             return finished.counts
         return _make(folder, (output, errors), ordered, expected)
 
 
 def _make(
-    folder: Path, paths: tuple[Path, Path], ordered: bool, expected: Counter[Outcome] | None
+    folder: Path, outputs: tuple[Output, Output], ordered: bool, expected: Counter[Outcome] | None
 ) -> Counter[Outcome]:
     damage: list[Phrase] = []
     segments = read_segments(folder, damage)
     drafts: list[_Draft] = []
-    path = paths[0]
+    path = folder
     try:
-        for path in paths:
-            drafts.append(_Draft(path))
-        path = paths[0]
+        for output in outputs:
+            path = folder if isinstance(output, Stored) else output
+            drafts.append(_Draft(output, folder))
+        path = drafts[0].path
         replay = (_in_order if ordered else _as_they_came)(segments, damage, *drafts)
         _check(folder, replay, expected)
         for draft in drafts:
@@ -148,11 +155,11 @@ def _in_order(segments: list[Segment], damage: list[Phrase], *drafts: _Draft) ->
         return replay_segments(segments, damage)
     folder, rows = segments[0].path.parent, segments[0].head.rows
     begins = list(accumulate((segment.end for segment in segments), initial=0))
-    begin_of = dict(zip((segment.head.epoch for segment in segments), begins, strict=False))
+    begin_of = dict(zip((segment.path for segment in segments), begins, strict=False))
     with _places(folder, rows) as places, Lines() as lines:
 
         def note(segment: Segment, record: Record) -> None:
-            places[record.ordinal] = begin_of[segment.head.epoch] + record.offset
+            places[record.ordinal] = begin_of[segment.path] + record.offset
 
         replay = replay_segments(segments, damage, held=note)
         for place in places:
@@ -245,15 +252,17 @@ def _finish(
     write_finished(folder, finished)
     for segment in segments:
         segment.path.unlink()
+    for shard in shard_folders(folder):
+        shutil.rmtree(shard)
     sync_folder(folder)
 
 
-def _check_finished(folder: Path, output: Path, finished: Finished, *, ordered: bool) -> None:
+def _check_finished(folder: Path, output: Output, finished: Finished, *, ordered: bool) -> None:
     """Refuse an output that is not what is asked for: there are no segments to make it from."""
     again = phrase(
         "to do the whole job again: {command}", command=shlex.join(["rm", "-r", str(folder)])
     )
-    if not output.is_file() or output.stat().st_size != finished.size:
+    if size_of(output) != finished.size:
         raise Refused(
             phrase("the job is finished, and its output is no longer as it was written"),
             where=str(output),
@@ -268,9 +277,17 @@ def _check_finished(folder: Path, output: Path, finished: Finished, *, ordered: 
         )
 
 
-def _make_empty(errors: Path) -> None:
+def _make_empty(folder: Path, errors: Output) -> None:
     """Make the file of errors of a job that has none, where it is not there."""
+    if size_of(errors) is not None:
+        return
+    path = folder if isinstance(errors, Stored) else errors
     try:
-        errors.touch()
+        draft = _Draft(errors, folder)
+        try:
+            draft.complete()
+            draft.rename()
+        finally:
+            draft.drop()
     except OSError as error:
-        raise cannot_write(errors, error, hint=phrase("all answers are kept")) from None
+        raise cannot_write(path, error, hint=phrase("all answers are kept")) from None

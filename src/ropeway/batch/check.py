@@ -65,6 +65,12 @@ class Check:
         return None
 
 
+def make_check(schema: dict[str, Any]) -> Check:
+    """Return the check for a schema that is one."""
+    kind = library("jsonschema").validators.validator_for(schema)
+    return Check(schema, kind(schema, registry=library("referencing").Registry()))
+
+
 def read_check(path: Path) -> Check:
     """Read a schema. Raises Refused, for one too of which a part is elsewhere: none is fetched."""
     jsonschema = library("jsonschema")
@@ -75,10 +81,10 @@ def read_check(path: Path) -> Check:
         kind = jsonschema.validators.validator_for(schema)
         kind.check_schema(schema)
         _resolve(schema, kind.META_SCHEMA["$schema"])
-        validator = kind(schema, registry=library("referencing").Registry())
+        check = make_check(schema)
         with _in_time():
             for value in _ANY:
-                next(validator.iter_errors(value), None)
+                next(check.validator.iter_errors(value), None)
     except jsonschema.SchemaError as error:
         reason = error.message[:_SHOWN]
     except RecursionError:
@@ -88,7 +94,7 @@ def read_check(path: Path) -> Check:
     except OSError as error:
         reason = reason_of(error)
     else:
-        return Check(schema, validator)
+        return check
     raise Refused(phrase("the schema cannot be used: {reason}", reason=reason), where=str(path))
 
 

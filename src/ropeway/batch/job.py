@@ -7,15 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from ropeway.batch.assemble import assemble
 from ropeway.batch.finished import read_finished
 from ropeway.batch.forms import Kind
 from ropeway.batch.journal import Journal, take_folder
 from ropeway.batch.manifest import NAME as MANIFEST
-from ropeway.batch.manifest import Manifest, read_manifest
+from ropeway.batch.manifest import Manifest, check_same, read_manifest
 from ropeway.batch.manifest import Part as PartRead
+from ropeway.batch.one_writer import OneWriter
 from ropeway.batch.own_files import (
     check_places,
     check_strangers,
@@ -25,9 +26,13 @@ from ropeway.batch.own_files import (
     note_written,
 )
 from ropeway.batch.parts import Part, Shape, find_parts
+from ropeway.batch.replay import Replay, read_journal
 from ropeway.batch.rows import Outcome, Row
+from ropeway.batch.segments import epochs
 from ropeway.batch.servers import Servers
 from ropeway.batch.settings import Form
+from ropeway.batch.shards import Shard, added_up, is_sharded, kept_shards, read_shards
+from ropeway.batch.stored import Output, Stored
 from ropeway.batch.survey import BEGINNINGS, Survey, kept_survey, rows, skipped, survey
 from ropeway.batch.tokens import UNLIMITED
 from ropeway.errors import Refused
@@ -46,6 +51,7 @@ class Order:
 
     inputs    names of files, globs or URLs; `-` is standard input
     errors    the file of the rows that get no answer
+    journal   the job's folder, if it is not to be beside the output
     html      the page at the end; `schema`: what answers must fit. Of both only the name matters
     form      how lines without a body become requests; `template`: of their prompt, as it was typed
     shape     of the input, where its name does not say it
@@ -55,9 +61,10 @@ class Order:
     """
 
     inputs: tuple[str, ...]
-    output: Path
-    errors: Path
+    output: Output
+    errors: Output
     form: Form
+    journal: Path | None = None
     html: Path | None = None
     schema: Path | None = None
     template: str = ""
@@ -68,13 +75,16 @@ class Order:
 
     @property
     def folder(self) -> Path:
-        """Where the journal is."""
-        return self.output.with_name(f"{self.output.name}.journal")
+        """Where the journal is: beside the output, or here for one in object storage."""
+        if self.journal is not None:
+            return self.journal
+        name = f"{self.output.name}.journal"
+        return Path(name) if isinstance(self.output, Stored) else self.output.with_name(name)
 
     @property
-    def files(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Output]:
         """The files besides the input, by the flags that name them."""
-        named = {
+        named: dict[str, Output | None] = {
             "-o": self.output,
             "--errors": self.errors,
             "--html": self.html,
@@ -85,9 +95,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Job:
-    """A job whose input was looked at and whose journal is open.
+    """A job whose input was looked at.
 
-    left  files that a glob found, but that are the job's own, and so no input
+    left     files that a glob found, but that are the job's own, and so no input
+    journal  what is done of it
     """
 
     order: Order
@@ -95,6 +106,14 @@ class Job:
     parts: tuple[Part, ...]
     left: tuple[str, ...]
     found: Survey
+    manifest: Manifest
+    journal: Journal | Replay
+
+
+@dataclass(frozen=True)
+class OneJob(Job):
+    """A job whose journal is open."""
+
     journal: Journal
 
     def rows(self) -> Iterator[Row]:
@@ -102,6 +121,34 @@ class Job:
         if len(self.journal.done) == self.found.rows:
             return iter(())
         return rows(self.parts, self.form, self.found, self.order.folder, self.journal.done)
+
+
+@dataclass(frozen=True)
+class ShardedJob(Job):
+    """A job whose shards have a journal each; `before`: what those had at the start."""
+
+    journal: Replay
+    lock: OneWriter
+    shards: tuple[Shard, ...]
+    before: tuple[Replay, ...]
+
+    def to_do(self) -> list[Shard]:
+        """Return the shards of which not all is done."""
+        samples, pairs = self.form.samples, zip(self.shards, self.before, strict=True)
+        return [one for one, done in pairs if done.counts.total() < one.lines * samples]
+
+
+class _Looked(NamedTuple):
+    """What is known of a job before what is done of it is opened."""
+
+    form: Form
+    parts: tuple[Part, ...]
+    left: tuple[str, ...]
+    found: Survey
+    manifest: Manifest
+
+
+_Opened = TypeVar("_Opened", bound=Job)
 
 
 def tokens_of(found: Survey, samples: int) -> int:
@@ -119,17 +166,66 @@ def look(order: Order, servers: Servers | None, stdin: BinaryIO, tell: Tell) -> 
 
 
 @contextmanager
-def open_job(order: Order, servers: Servers, stdin: BinaryIO, tell: Tell) -> Iterator[Job]:
+def open_job(order: Order, servers: Servers, stdin: BinaryIO, tell: Tell) -> Iterator[OneJob]:
     """Look at the input, and go on with the job of this output, or begin it.
 
     `tell` is given how many bytes of how many were looked at. Raises Refused where the input, the
     flags or the files do not allow it, with nothing sent; a folder that was made for it is removed.
     """
+
+    def begin(looked: _Looked, lock: OneWriter) -> OneJob:
+        journal = Journal.open(
+            order.folder,
+            rows=looked.found.rows,
+            manifest=looked.manifest,
+            again=order.again,
+            lock=lock,
+        )
+        return OneJob(order, *looked, journal)
+
+    job = _open(order, servers, stdin, tell, begin, sharded=False)
+    with job.journal as journal:
+        skip(journal, job.form, order.folder)
+        yield job
+
+
+@contextmanager
+def open_shards(
+    order: Order, servers: Servers, stdin: BinaryIO, tell: Tell
+) -> Iterator[ShardedJob]:
+    """Look at the input, and go on with the shards of this output's job; see `open_job`."""
+
+    def begin(looked: _Looked, lock: OneWriter) -> ShardedJob:
+        check_same(order.folder, looked.manifest)
+        if read_finished(order.folder):
+            return ShardedJob(order, *looked, read_journal(order.folder), lock, (), ())
+        shards = kept_shards(order.folder, looked.found)
+        before = read_shards(order.folder, shards, order.again)
+        return ShardedJob(order, *looked, added_up(before), lock, shards, tuple(before))
+
+    job = _open(order, servers, stdin, tell, begin, sharded=True)
+    try:
+        yield job
+    finally:
+        job.lock.release()
+
+
+def _open(
+    order: Order,
+    servers: Servers,
+    stdin: BinaryIO,
+    tell: Tell,
+    begin: Callable[[_Looked, OneWriter], _Opened],
+    *,
+    sharded: bool,
+) -> _Opened:
+    """Look at the input; what is done of it is opened by `begin`."""
     _check_files(order)
     folder, form = order.folder, _form(order, servers)
     fresh = not folder.exists()
     lock = take_folder(folder)
     try:
+        _check_way(folder, sharded=sharded)
         parts, left = _parts(order, folder, stdin)
         distinct_files(folder, order.files, parts)
         found = kept_survey(parts, form, folder)
@@ -141,18 +237,27 @@ def open_job(order: Order, servers: Servers, stdin: BinaryIO, tell: Tell) -> Ite
 
             found = _survey(order, form, parts, folder, servers, alive)
         manifest = _manifest(order, form, found, servers)
-        journal = Journal.open(
-            folder, rows=found.rows, manifest=manifest, again=order.again, lock=lock
-        )
+        return begin(_Looked(form, parts, left, found, manifest), lock)
     except BaseException:
         # As long as it is locked: another run may wait for it, and begin its own job in it.
         if fresh and not (folder / MANIFEST).exists():
             shutil.rmtree(folder, ignore_errors=True)
         lock.release()
         raise
-    with journal:
-        _skip(form, folder, journal)
-        yield Job(order, form, parts, left, found, journal)
+
+
+def _check_way(folder: Path, *, sharded: bool) -> None:
+    """Refuse to go on in shards with a job that has none, or the other way round."""
+    if read_finished(folder):
+        return
+    if is_sharded(folder) and not sharded:
+        what, hint = phrase("the job was begun with `--on ray`"), phrase("go on with `--on ray`")
+    elif sharded and epochs(folder):
+        what = phrase("the job was begun without `--on ray`")
+        hint = phrase("go on without it, or give this job an output of its own")
+    else:
+        return
+    raise Refused(what, where=str(folder), hint=hint)
 
 
 def write_files(order: Order, counts: Counter[Outcome]) -> None:
@@ -238,9 +343,9 @@ def _manifest(order: Order, form: Form, found: Survey, servers: Servers) -> Mani
     )
 
 
-def _skip(form: Form, folder: Path, journal: Journal) -> None:
-    """Give the lines that are left out their outcome."""
-    for number, result in enumerate(skipped(form, folder), 1):
+def skip(journal: Journal, form: Form, folder: Path, lines: range | None = None) -> None:
+    """Give the lines that are left out their outcome; `lines`: only to these."""
+    for number, result in enumerate(skipped(form, folder, lines), 1):
         if result.ordinal not in journal.done:
             journal.add(result)
         if not number % _AT_ONCE:
@@ -251,7 +356,8 @@ def _check_files(order: Order) -> None:
     """Refuse files that would be lost, or that cannot be written."""
     distinct_files(order.folder, order.files)
     check_places(filter(None, (order.output, order.errors, order.html)))
-    if order.output.exists() and not order.output.is_file():
+    here = None if isinstance(order.output, Stored) else order.output
+    if here is not None and here.exists() and not here.is_file():
         raise Refused(
             phrase("the output must be a file: what is done is remembered beside it"),
             where=str(order.output),

@@ -48,6 +48,7 @@ class Journal:
     again         results of rows that had one: generated more than once, and committed once
     prompt        tokens of the rows that are done, as are those of `answer`
     damage        what earlier segments have lost, a sentence for each place
+    path          of its segment
     """
 
     def __init__(self, folder: Path, replay: Replay, head: Head, lock: OneWriter) -> None:
@@ -62,8 +63,8 @@ class Journal:
         self._taken = replay.done.copy()  # done, or added and not committed yet
         self._lock = lock
         self._head = head
-        self._path = segment_path(folder, head.epoch)
-        self._handle, self._end = (-1, 0) if replay.finished else _begin_segment(self._path, head)
+        self.path = segment_path(folder, head.epoch)
+        self._handle, self._end = (-1, 0) if replay.finished else _begin_segment(self.path, head)
         self._added = self._committed = 0  # bytes; the one by who adds, the other by who commits
         self._waiting: deque[Result] = deque()
         self._failure: RopewayError | None = None
@@ -79,6 +80,7 @@ class Journal:
         *,
         rows: int,
         manifest: Manifest | None = None,
+        job: str = "",
         again: Iterable[Outcome] = (),
         silence: float = SILENCE,
         lock: OneWriter | None = None,
@@ -86,6 +88,7 @@ class Journal:
         """Go on with the journal in `folder`, or begin one.
 
         manifest  what the job is; a folder that holds another job's is refused
+        job       `Manifest.job`, where the manifest is kept elsewhere
         again     outcomes that are taken back: their rows are to be done again
         silence   seconds after which a writer on another machine is taken for gone
         lock      of the folder, where it is held already: from now on it is the journal's, and
@@ -97,7 +100,8 @@ class Journal:
         try:
             if manifest:
                 check_same(folder, manifest)
-            return cls(folder, *_take_over(folder, rows, manifest, frozenset(again)), held)
+                job = manifest.job
+            return cls(folder, *_take_over(folder, rows, job, frozenset(again)), held)
         except BaseException as error:
             if lock is None:
                 held.release()
@@ -201,7 +205,7 @@ class Journal:
             return
         except BaseException:  # these results are in nobody's hands now
             self._failure = RopewayError(
-                phrase("the journal met a fault of Ropeway's own"), where=str(self._path)
+                phrase("the journal met a fault of Ropeway's own"), where=str(self.path)
             )
             raise
         self._end += len(data)
@@ -217,9 +221,9 @@ class Journal:
         """Say why our segment counts no more."""
         if segment_path(self.folder, self._head.epoch + 1).exists():
             return superseded(self.folder)
-        if not self._path.exists():
+        if not self.path.exists():
             what = phrase("the journal was removed while the job ran")
-            return RopewayError(what, where=str(self._path))
+            return RopewayError(what, where=str(self.path))
         return None
 
     def _failed(self, error: OSError) -> RopewayError:
@@ -244,7 +248,7 @@ class Journal:
                 )
             )
         hint = phrase("mend that, then give the same command again: it goes on from there")
-        return cannot_write(self._path, error, evidence=evidence, hint=hint)
+        return cannot_write(self.path, error, evidence=evidence, hint=hint)
 
 
 def take_folder(folder: Path, silence: float = SILENCE) -> OneWriter:
@@ -258,11 +262,8 @@ def take_folder(folder: Path, silence: float = SILENCE) -> OneWriter:
         raise cannot_write(folder, error, hint=phrase("nothing was sent")) from None
 
 
-def _take_over(
-    folder: Path, rows: int, manifest: Manifest | None, again: frozenset[Outcome]
-) -> tuple[Replay, Head]:
+def _take_over(folder: Path, rows: int, job: str, again: frozenset[Outcome]) -> tuple[Replay, Head]:
     """Read what there is, and end the time of whoever wrote it."""
-    job = manifest.job if manifest else ""
     begun = epochs(folder)
     replay = read_journal(folder, again)
     if replay.job not in (None, job) or (begun and replay.done.size not in (0, rows)):

@@ -3,11 +3,12 @@
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from stat import S_ISREG
 
 from ropeway.batch.disk import cannot_write, write_whole
 from ropeway.batch.parts import STDIN, Part
+from ropeway.batch.stored import Output, Stored
 from ropeway.errors import Refused
 from ropeway.outside import parse_json, read_bounded
 from ropeway.phrases import phrase
@@ -17,7 +18,7 @@ _MOST = 1 << 20
 _PACKED = (".gz", ".zst", ".zstd")
 
 
-def distinct_files(folder: Path, files: Mapping[str, Path], parts: Sequence[Part] = ()) -> None:
+def distinct_files(folder: Path, files: Mapping[str, Output], parts: Sequence[Part] = ()) -> None:
     """Refuse two names of one file, and a file in the journal's `folder`.
 
     `files` are those that the flags name, by flag; `parts` the input. Names are compared by what
@@ -34,7 +35,7 @@ def distinct_files(folder: Path, files: Mapping[str, Path], parts: Sequence[Part
             raise Refused(what, where=str(path), hint=phrase("name another file"))
     for part in parts:
         local = part.name != STDIN and (part.store is None or part.name.startswith("file://"))
-        if local and (flag := seen.get(_file(Path(part.path)), "")):
+        if flag := seen.get(_file(Path(part.path)) if local else part.name, ""):
             raise Refused(
                 phrase("the file of `{flag}` is in the input", flag=flag),
                 where=part.name,
@@ -42,18 +43,20 @@ def distinct_files(folder: Path, files: Mapping[str, Path], parts: Sequence[Part
             )
 
 
-def is_one_of(files: Iterable[Path], path: Path) -> bool:
+def is_one_of(files: Iterable[Output], path: Path) -> bool:
     """Say whether a path leads to one of these files."""
     found = _file(path)
     return found is not None and found in map(_file, files)
 
 
-def is_inside(folder: Path, path: Path) -> bool:
+def is_inside(folder: Path, path: Output) -> bool:
     """Say whether a path leads to what is in a folder, or to the folder itself."""
+    if isinstance(path, Stored):
+        return path.local is not None and is_inside(folder, path.local)
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def check_places(files: Iterable[Path]) -> None:
+def check_places(files: Iterable[Output]) -> None:
     """Refuse files that cannot be written where they are to be."""
     for path in files:
         if path.name == "-":
@@ -61,12 +64,16 @@ def check_places(files: Iterable[Path]) -> None:
                 phrase("nothing is written to standard output: a job goes on from its files"),
                 hint=phrase("name a file"),
             )
-        if path.suffix.lower() in _PACKED:
+        suffix = PurePath(path.name).suffix
+        if suffix.lower() in _PACKED:
             raise Refused(
                 phrase("what is written is not packed"),
                 where=str(path),
-                hint=phrase("name it without `{suffix}`, and pack it later", suffix=path.suffix),
+                hint=phrase("name it without `{suffix}`, and pack it later", suffix=suffix),
             )
+        if isinstance(path, Stored):
+            path.size()  # whether the store answers, and has no folder of this name
+            continue
         place = Path(os.path.realpath(path)).parent
         if not place.is_dir():
             place = place if path.is_symlink() else path.parent
@@ -79,11 +86,15 @@ def check_places(files: Iterable[Path]) -> None:
             raise Refused(phrase("this is a folder"), where=str(path), hint=phrase("name a file"))
 
 
-def check_strangers(folder: Path, paths: Iterable[Path]) -> None:
+def check_strangers(folder: Path, paths: Iterable[Output]) -> None:
     """Refuse to write over a file that this job has not written."""
     written = _written(folder)
     for path in paths:
-        if path.is_file() and path.stat().st_size and _name(folder, path) not in written:
+        if isinstance(path, Stored):
+            size = path.size()
+        else:
+            size = path.stat().st_size if path.is_file() else None
+        if size and _name(folder, path) not in written:
             raise Refused(
                 phrase("the file is there already, and this job has not written it"),
                 where=str(path),
@@ -91,7 +102,7 @@ def check_strangers(folder: Path, paths: Iterable[Path]) -> None:
             )
 
 
-def note_written(folder: Path, paths: Iterable[Path]) -> None:
+def note_written(folder: Path, paths: Iterable[Output]) -> None:
     """Remember which files this job writes, before it does. Raises RopewayError."""
     before = _written(folder)
     written = before | {_name(folder, path) for path in paths}
@@ -110,13 +121,17 @@ def _written(folder: Path) -> set[str]:
         return set()
 
 
-def _name(folder: Path, path: Path) -> str:
+def _name(folder: Path, path: Output) -> str:
     """Return what a file is called from the folder's place: both may be moved together."""
+    if isinstance(path, Stored):
+        return str(path)
     return os.path.relpath(os.path.realpath(path), os.path.realpath(folder.parent))
 
 
-def _file(path: Path) -> object:
+def _file(path: Output) -> object:
     """Return what all names of a file have in common; None for what is no file, as /dev/null."""
+    if isinstance(path, Stored):
+        return str(path) if path.local is None else _file(path.local)
     try:
         status = path.stat()
     except OSError:

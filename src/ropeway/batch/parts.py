@@ -55,6 +55,8 @@ class Part:
     changed  when it was changed last, in nanoseconds
     store    a file system of pyarrow; None for a path of this machine
     folder   where the relative paths in it start
+    begin    the byte where reading begins, which is line `line`; `end`: the one where it stops,
+             None at the end of the file
     """
 
     name: str
@@ -65,6 +67,14 @@ class Part:
     changed: int
     store: Any = field(default=None, repr=False, compare=False)
     folder: Path = Path()
+    begin: int = 0
+    line: int = 1
+    end: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the file is read."""
+        return not self.begin and self.end is None
 
 
 def printable(name: str) -> str:
@@ -129,12 +139,30 @@ def open_part(part: Part) -> Iterator[BinaryIO]:
     try:
         if part.store is None:
             opened: Any = Path(part.path).open("rb", buffering=0)  # noqa: SIM115 (closed below)
+        elif part.begin:
+            opened = part.store.open_input_file(part.path)
         else:
             opened = part.store.open_input_stream(part.path, compression=None)
     except OSError as error:
         raise cannot_read(part.name, reason_of(error)) from None
     with closing(opened):
+        if part.begin:
+            opened.seek(part.begin)
         yield opened
+
+
+def is_as_it_was(part: Part) -> bool:
+    """Say whether the file still has the size and the time that it had. Raises Refused."""
+    try:
+        if part.store is None:
+            status = Path(part.path).stat()
+            return (status.st_size, status.st_mtime_ns) == (part.size, part.changed)
+        info = part.store.get_file_info(part.path)
+    except OSError as error:
+        raise cannot_read(part.name, reason_of(error)) from None
+    # S3 tells milliseconds in a list of objects, and seconds of one.
+    exact = 10**9 if part.store.type_name == "s3" else 1
+    return (info.size, (info.mtime_ns or 0) // exact) == (part.size, part.changed // exact)
 
 
 def cannot_read(name: str, reason: str) -> Refused:

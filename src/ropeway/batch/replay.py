@@ -35,7 +35,7 @@ class Replay:
     again     records of rows that had one already
     prompt    tokens of the rows that are done, as are those of `answer`
     size      bytes of the lines of the rows that are done
-    ends      epoch → byte after its last whole record
+    ends      epoch → byte after its last whole record; of one journal
     damage    what is no longer as it was written, a sentence for each place
     finished  whether all is done and in the output: there are no segments, and need be none
     """
@@ -78,14 +78,17 @@ def replay_segments(
     again: frozenset[Outcome] = frozenset(),
     held: Held | None = None,
 ) -> Replay:
-    """Return what segments say; `damage` is what is known of that already."""
-    last = segments[-1] if segments else None
-    replay = Replay(Bitmap(last.head.rows if last else 0), damage=damage)
+    """Return what segments say, of one journal or of all shards.
+
+    `damage` is what is known of that already.
+    """
+    last = {segment.path.parent: segment for segment in segments}
+    replay = Replay(Bitmap(segments[-1].head.rows if segments else 0), damage=damage)
     for segment in segments:
         if replay.job not in (None, segment.head.job) or segment.head.rows != replay.done.size:
             raise other_job(segment.path)
         replay.job = segment.head.job
-        _replay(segment, replay, again, held, is_last=segment is last)
+        _replay(segment, replay, again, held, is_last=segment is last[segment.path.parent])
     return replay
 
 

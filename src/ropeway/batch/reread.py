@@ -2,18 +2,23 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Any
 
 from ropeway.batch.forms import Reader, Request
 from ropeway.batch.left_out import LeftOut
-from ropeway.batch.parts import Part, Shape
+from ropeway.batch.parts import Part, Shape, is_as_it_was
 from ropeway.batch.source import Fault, Reading
 from ropeway.errors import RopewayError
 
 
 @dataclass(frozen=True)
 class Read:
-    """A file as it was when it was surveyed."""
+    """A file as it was when it was surveyed.
+
+    marks  places where it can be cut: byte, number of the line that begins there, and how many
+           lines that are not blank come before. Only plain JSON lines have some.
+    """
 
     name: str
     size: int
@@ -21,6 +26,7 @@ class Read:
     shape: Shape
     digest: str
     lines: int
+    marks: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +49,17 @@ def lines_again(
     reader: Reader,
     bad_lines: Iterator[LeftOut],
     wanted: Callable[[int], bool],
+    first: int = 0,
 ) -> Iterator[Again]:
     """Yield the lines that are wanted, by their index, and not left out; others are not decoded.
 
-    Raises RopewayError where the input is not what it was: at the end of the file whose hash is
-    another, or at once where a line cannot be read any more, or was not there when all was read.
+    `first` is the index of the first line. Raises RopewayError where the input is not what it was:
+    at the end of the file whose hash is another (of a file that is read in part, whose size or time
+    is), or at once where a line cannot be read any more, or was not there when all was read.
     """
+    bad_lines = dropwhile(lambda line: line.index < first, bad_lines)
     bad = next(bad_lines, None)
-    index = -1
+    index = first - 1
     for part, read in zip(parts, reads, strict=True):
         reader.begin(part)
         end = index + read.lines
@@ -70,7 +79,7 @@ def lines_again(
                     if isinstance(request, Fault):
                         raise _changed(where, request.what)
                     yield Again(index, where, request)
-        if reading.digest != read.digest:
+        if not (reading.digest == read.digest if part.whole else is_as_it_was(part)):
             raise _changed(part.name)
 
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,7 +15,7 @@ from typing import Literal
 from ropeway.batch.dispatch import Dispatch, Journal, Limits
 from ropeway.batch.progress import Forecast, Meter, Price, Progress
 from ropeway.batch.replica import State
-from ropeway.batch.rows import Row
+from ropeway.batch.rows import Outcome, Row
 from ropeway.batch.send import Check, Sender
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import ServerAway
@@ -69,6 +70,33 @@ class Ended:
     failure: RopewayError | None = None
 
 
+class Judge:
+    """Says when too much fails, in all or of late."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.judged = (0, 0)  # rows, and those of them without an answer
+
+    def errors(self, settled: Counter[Outcome], faults: Counter[str]) -> RopewayError | None:
+        """Return why a job is to end, if it is. `settled`: what became of rows in this run."""
+        enough, most = self.settings.errors_from, self.settings.max_errors
+        n = settled.total()
+        bad = sum(count for outcome, count in settled.items() if not outcome.good)
+        template = "{bad:,} of {n:,} rows got no answer, more than {most:.0%}"
+        if n < enough:
+            return None
+        if bad <= most * n and n - self.judged[0] >= _RECENT * enough:
+            before, self.judged = self.judged, (n, bad)
+            n, bad, most = n - before[0], bad - before[1], max(most, _MOST_RECENT)
+            template = "{bad:,} of the last {n:,} rows got no answer, more than {most:.0%}"
+        if bad <= most * n:
+            return None
+        hint = phrase("the file of errors says why; allow more with `--max-errors`")
+        evidence = [f"{fault}: {count:,}" for fault, count in faults.most_common(_MOST_FAULTS)]
+        what = phrase(template, bad=bad, n=n, most=most)
+        return RopewayError(what, evidence=evidence, hint=hint)
+
+
 async def run_batch(
     rows: Iterator[Row],
     journal: Journal,
@@ -111,7 +139,7 @@ class _Job:
         self.began = self.told = self.reachable = self.clock()
         self.before = self.committed = self.journal.counts.total()
         self.committed_at = 0.0
-        self.judged = (0, 0)  # rows, and those of them without an answer
+        self.judge = Judge(settings)
         self.meter, self.forecast = Meter(), Forecast(self.began)
 
     async def run(self, stop: asyncio.Event) -> Ended:
@@ -210,25 +238,9 @@ class _Job:
             )
 
     def _judge_errors(self) -> None:
-        """End a job of which too much fails, in all or of late."""
-        settled, enough = self.dispatch.settled, self.settings.errors_from
-        n = settled.total()
-        bad = sum(count for outcome, count in settled.items() if not outcome.good)
-        most = self.settings.max_errors
-        template = "{bad:,} of {n:,} rows got no answer, more than {most:.0%}"
-        if n < enough:
-            return
-        if bad <= most * n and n - self.judged[0] >= _RECENT * enough:
-            before, self.judged = self.judged, (n, bad)
-            n, bad, most = n - before[0], bad - before[1], max(most, _MOST_RECENT)
-            template = "{bad:,} of the last {n:,} rows got no answer, more than {most:.0%}"
-        if bad <= most * n:
-            return
-        faults = self.dispatch.faults.most_common(_MOST_FAULTS)
-        hint = phrase("the file of errors says why; allow more with `--max-errors`")
-        evidence = [f"{fault}: {count:,}" for fault, count in faults]
-        what = phrase(template, bad=bad, n=n, most=most)
-        self._end("errors", RopewayError(what, evidence=evidence, hint=hint))
+        """End a job of which too much fails."""
+        if failure := self.judge.errors(self.dispatch.settled, self.dispatch.faults):
+            self._end("errors", failure)
 
     def _end(self, reason: Reason, failure: RopewayError | None = None) -> None:
         """End the job, for the first reason that there is."""

@@ -38,6 +38,7 @@ from ropeway.units import format_bytes
 FORMAT = 1
 MAGIC = b"ropeway\x01"
 SUFFIX = ".journal"
+_SHARD = "shard-"
 MOST_LINE = 256 << 20  # no answer has so many bytes; a damaged length may claim any number
 
 _HEAD = struct.Struct("<8sII")  # MAGIC, length, CRC
@@ -149,8 +150,26 @@ def epochs(folder: Path) -> list[int]:
     return sorted(int(path.stem) for path in paths if path.stem.isdecimal())
 
 
+def shard_folder(folder: Path, number: int) -> Path:
+    """Return where the journal of a shard is."""
+    return folder / f"{_SHARD}{number:05d}"
+
+
+def shard_folders(folder: Path) -> list[Path]:
+    """Return where journals of shards are, in their order."""
+    return sorted(folder.glob(f"{_SHARD}*"))
+
+
 def read_segments(folder: Path, damage: list[Phrase]) -> list[Segment]:
-    """Return the segments with a head, in their order; add to `damage` what is missing."""
+    """Return the segments with a head, in their order, those of shards after our own.
+
+    What is missing is added to `damage`.
+    """
+    folders = (folder, *shard_folders(folder))
+    return [segment for one in folders for segment in _segments(one, damage)]
+
+
+def _segments(folder: Path, damage: list[Phrase]) -> list[Segment]:
     heads: dict[int, tuple[Head, int, int]] = {}
     headless: dict[int, int] = {}
     for epoch in epochs(folder):

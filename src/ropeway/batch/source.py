@@ -11,7 +11,7 @@ import hashlib
 import io
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import msgspec
@@ -55,10 +55,14 @@ Item = bytes | Columns | Fault
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Neighbouring lines or records, each with the number of its line (in Parquet: of its row)."""
+    """Neighbouring lines or records, each with the number of its line (in Parquet: of its row).
+
+    begin  the byte at which the first line begins, of a file that is lines and not packed
+    """
 
     numbers: Sequence[int]
     items: Sequence[Item]
+    begin: int = 0
 
 
 class Reading:
@@ -84,7 +88,7 @@ class Reading:
                         pass
                     yield from _parquet(self.part, self._wanted)
                     return
-                lines = _lines(self._unpacked(file))
+                lines = _lines(self._unpacked(file), self.part.line, self.part.begin)
                 if self.part.shape is Shape.LINES:
                     yield from map(self._checked, lines)
                 else:
@@ -99,7 +103,9 @@ class Reading:
         return _gunzip(packed) if self.part.packing == "gzip" else _unzstd(packed)
 
     def _blocks(self, file: BinaryIO, size: int) -> Iterator[bytes]:
-        while block := file.read(size):
+        end = self.part.end
+        left = None if end is None else end - self.part.begin
+        while block := file.read(size if left is None else min(size, left - self.bytes_read)):
             self._hash.update(block)
             self.bytes_read += len(block)
             yield block
@@ -110,7 +116,7 @@ class Reading:
         whole = b"\n".join(line for line in chunk.items if isinstance(line, bytes))
         if whole.isascii() and b"\0" not in whole:
             return chunk
-        return Chunk(chunk.numbers, [_text(line) for line in chunk.items])
+        return replace(chunk, items=[_text(line) for line in chunk.items])
 
     def _checked_start(self, chunk: Chunk) -> Chunk:
         first = chunk.items[0]
@@ -118,7 +124,7 @@ class Reading:
             if first.startswith((b"\xff\xfe", b"\xfe\xff")):
                 raise _not_utf8(phrase("the file is UTF-16 text"), self.part.name, "UTF-16")
             # What some editors and Excel put before UTF-8.
-            return Chunk(chunk.numbers, [first.removeprefix(b"\xef\xbb\xbf"), *chunk.items[1:]])
+            return replace(chunk, items=[first.removeprefix(b"\xef\xbb\xbf"), *chunk.items[1:]])
         return chunk
 
 
@@ -164,24 +170,26 @@ class _File(io.RawIOBase):
         return len(part)
 
 
-def _lines(blocks: Iterable[bytes]) -> Iterator[Chunk]:
-    """Yield the lines without their line feeds."""
-    number, length = 1, 0
+def _lines(blocks: Iterable[bytes], number: int = 1, begin: int = 0) -> Iterator[Chunk]:
+    """Yield the lines without their line feeds. The first is line `number`, at byte `begin`."""
+    length, read = 0, begin
     begun: list[bytes] = []  # pieces of a line whose end has not come; none once it is too long
     for block in blocks:
         rest, *others = block.split(b"\n")
         if others:
             first, rest = rest, others.pop()
             lines: list[Item] = [_line([*begun, first], length + len(first)), *others]
-            yield Chunk(range(number, number + len(lines)), lines)
+            yield Chunk(range(number, number + len(lines)), lines, begin)
             number, length, begun = number + len(lines), 0, []
+            begin = read + len(block) - len(rest)
+        read += len(block)
         length += len(rest)
         if length <= MOST_LINE:
             begun.append(rest)
         else:
             begun = []
     if length:
-        yield Chunk(range(number, number + 1), [_line(begun, length)])
+        yield Chunk(range(number, number + 1), [_line(begun, length)], begin)
 
 
 def _line(pieces: list[Any], length: int) -> Item:

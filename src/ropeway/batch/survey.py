@@ -16,7 +16,7 @@ from ropeway.batch.bitmap import Bitmap
 from ropeway.batch.forms import Kind, Reader, Request
 from ropeway.batch.left_out import Faults, left_out
 from ropeway.batch.names import Names
-from ropeway.batch.parts import Part, cannot_read
+from ropeway.batch.parts import Part, Shape, cannot_read
 from ropeway.batch.pictures import PictureRow
 from ropeway.batch.reread import Read, blank, lines_again
 from ropeway.batch.rows import Outcome, Result, Row
@@ -29,6 +29,7 @@ from ropeway.phrases import joined, phrase
 _SURVEY, BEGINNINGS = "survey.json", "beginnings.bin"
 _MOST_MODELS = 1000
 _MODELS_SHOWN = 5
+_MARK_EVERY = 256 << 20
 _MOST_TWINS = 100_000  # names that occur more than once, each with some 200 bytes in memory
 
 Tell = Callable[[int], None]
@@ -159,13 +160,31 @@ def kept_survey(parts: Sequence[Part], form: Form, folder: Path) -> Survey | Non
 
 
 def rows(
-    parts: Sequence[Part], form: Form, found: Survey, folder: Path, done: Container[int] | Bitmap
+    parts: Sequence[Part],
+    form: Form,
+    found: Survey,
+    folder: Path,
+    done: Container[int] | Bitmap,
 ) -> Iterator[Row]:
     """Yield the rows that can be sent and are not done, in the order of the input.
 
     Lines of which all is done are not decoded. Raises RopewayError where the input has changed.
     """
-    reader = Reader(form, found.kind, check_files=False)
+    return rows_from(parts, found.parts, form, found.kind, folder, done)
+
+
+def rows_from(
+    parts: Sequence[Part],
+    reads: Sequence[Read],
+    form: Form,
+    kind: Kind,
+    folder: Path,
+    done: Container[int] | Bitmap,
+    *,
+    first: int = 0,
+) -> Iterator[Row]:
+    """Yield the rows of some parts of the input, as `rows` does; their first line is `first`."""
+    reader = Reader(form, kind, check_files=False)
     kept = folder / BEGINNINGS  # of a finished job it is gone, and may be needed after all
     beginnings = Beginnings(kept.read_bytes() if kept.exists() else b"")
     samples = form.samples
@@ -176,21 +195,26 @@ def rows(
         ordinals = range(index * samples, (index + 1) * samples)
         return any(ordinal not in done for ordinal in ordinals)
 
-    for line in lines_again(parts, found.parts, reader, left_out(folder), wanted):
+    for line in lines_again(parts, reads, reader, left_out(folder), wanted, first):
         request = line.request
-        kind = PictureRow if request.pictures else Row
+        row = PictureRow if request.pictures else Row
         prefix = beginnings.key(request.text)
         tokens = request.tokens + (UNLIMITED if request.answer < 0 else request.answer)
         for sample, body in enumerate(reader.bodies(request)):
             ordinal = line.index * samples + sample
             if ordinal not in done:
                 name = _name(request.name, ordinal, sample, samples)
-                yield kind(ordinal, name, request.path, body, prefix, tokens)
+                yield row(ordinal, name, request.path, body, prefix, tokens)
 
 
-def skipped(form: Form, folder: Path) -> Iterator[Result]:
-    """Yield what becomes of the lines that are left out, in the order of the input."""
+def skipped(form: Form, folder: Path, lines: range | None = None) -> Iterator[Result]:
+    """Yield what becomes of the lines that are left out, in the order of the input.
+
+    `lines`: only of these, by their indices.
+    """
     for line in left_out(folder):
+        if lines is not None and line.index not in lines:
+            continue
         message = f"{line.where}: {line.what}"
         error = msgspec.json.encode({"code": Outcome.SKIPPED.name.lower(), "message": message})
         for sample in range(form.samples):
@@ -211,7 +235,11 @@ def _look(
         reader.begin(part)
         reading = Reading(part, reader.wanted)
         before, told = index, 0
+        marks: list[tuple[int, int, int]] = []
+        cuttable = part.shape is Shape.LINES and not part.packing
         for chunk in reading.chunks():
+            if cuttable and chunk.begin >= (marks[-1][0] if marks else 0) + _MARK_EVERY:
+                marks.append((chunk.begin, chunk.numbers[0], index - before))
             for number, item in zip(chunk.numbers, chunk.items, strict=True):
                 if blank(item):
                     continue
@@ -225,8 +253,11 @@ def _look(
             if faults.enough:
                 break
         reads.append(
-            Read(part.name, part.size, part.changed, part.shape, reading.digest, index - before)
-        )
+            Read(
+                part.name, part.size, part.changed, part.shape, reading.digest, index - before,
+                tuple(marks),
+            )
+        )  # fmt: skip
         if faults.enough:
             break
         if reading.bytes_read != part.size:

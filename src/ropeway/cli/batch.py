@@ -30,7 +30,8 @@ def batch(
 
     INPUT is JSON lines (requests of OpenAI's Batch API, or columns such as `prompt`), CSV or
     Parquet, packed with gzip or zstd or not; several files, a glob, `-` for standard input, or
-    s3://… . All of it is looked at before anything is sent.
+    s3://… . All of it is looked at before anything is sent. OUT may be s3://… too. With --on ray
+    the machines of a Ray cluster send, each a file at a time; all must see the job's folder.
 
     \b
     The contract:
@@ -43,8 +44,9 @@ def batch(
         poison    engines died with it in flight, twice
         skipped   a line that cannot be sent, with --skip-bad
 
-    The same command again goes on where the last one ended: what was committed is in OUT.journal,
-    and an input, model or setting that differs is refused. Ctrl-C or SIGTERM commits and stops.
+    The same command again goes on where the last one ended: what was committed is in OUT.journal
+    (of s3://… here), and an input, model or setting that differs is refused. Ctrl-C or
+    SIGTERM commits and stops.
 
     Exit code 0: every row has an answer. 1: some have none, or something else ended the job.
     2: the input or a flag is wrong, or another run has taken over. 130: Ctrl-C or SIGTERM.
@@ -58,7 +60,7 @@ def batch(
       ropeway batch prompts.jsonl -o answers.jsonl --set max_tokens=256 --detach
       ropeway batch --attach -o answers.jsonl
     """
-    detached.check(inputs, plan=flags.plan)
+    detached.check(inputs, flags)
     if detached.attach:
         batch_detached.attach(screen, flags, detached)
     elif detached.stop:

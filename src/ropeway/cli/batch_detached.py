@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ropeway.batch.rows import Outcome
+from ropeway.batch.stored import Output, Stored
 from ropeway.cli.batch_job import View
 from ropeway.cli.batch_jobs import find_job, job_json, no_job, progress_of
 from ropeway.cli.batch_options import BatchFlags, DetachFlags
@@ -204,7 +205,7 @@ def _it_goes_on(screen: Screen) -> Iterator[None]:
         raise
 
 
-def _name_of(out: Path | None) -> str:
+def _name_of(out: Output | None) -> str:
     """Return the name of a job by its output. Raises Refused where it has none."""
     stem = out.name.partition(".")[0] if out else ""
     name = re.sub(r"[^a-z0-9]+", "-", stem.lower())[:31].strip("-")
@@ -308,7 +309,7 @@ def _as_error(document: Mapping[str, Any], host: Host, code: int) -> RopewayErro
 
 def _fetched(host: Host, found: FoundJob, flags: BatchFlags, screen: Screen) -> dict[str, str]:
     """Fetch what a job has written; return where each file is."""
-    assert flags.out is not None
+    assert isinstance(flags.out, Path) and not isinstance(flags.errors, Stored)
     name = flags.out.name.removesuffix(".jsonl")
     targets = {
         "output": (f"{found.name}.jsonl", flags.out),

@@ -16,18 +16,31 @@ import click
 
 from ropeway.batch.check import Check, read_check
 from ropeway.batch.dispatch import Limits
-from ropeway.batch.job import RETRIED, Job, Order, look, open_job, tokens_of, write_files
+from ropeway.batch.job import (
+    RETRIED,
+    Job,
+    OneJob,
+    Order,
+    ShardedJob,
+    look,
+    open_job,
+    open_shards,
+    tokens_of,
+    write_files,
+)
 from ropeway.batch.parts import Shape
 from ropeway.batch.progress import Price, Progress
 from ropeway.batch.rows import Outcome
 from ropeway.batch.run import Ended, Settings, run_batch
 from ropeway.batch.servers import Servers, ask_servers, replicas_of
 from ropeway.batch.settings import make_form
+from ropeway.batch.stored import Output
 from ropeway.batch.survey import Survey
 from ropeway.batch.tokens import UNLIMITED
 from ropeway.bench.run import stopped_by_interrupt
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.batch_options import APIS, BatchFlags
+from ropeway.cli.batch_ray import Crew, send_on_ray
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import spec_file, tell_rehearsal
 from ropeway.cli.files import write_page
@@ -96,8 +109,9 @@ def run_batch_job(
         screen.warn(doubt)
     with ExitStack() as stack:
         with screen.step("look at the input") as step:
-            opened = open_job(order, servers, sys.stdin.buffer, _looking(step))
-            job = stack.enter_context(opened)
+            opener = open_shards if flags.on else open_job
+            opened = opener(order, servers, sys.stdin.buffer, _looking(step))
+            job: Job = stack.enter_context(opened)
             step.closing = counted(job.found.rows, "row")
         _tell_survey(job, servers, screen)
         tokens = tokens_of(job.found, flags.samples)
@@ -106,12 +120,23 @@ def run_batch_job(
         )
         view = View(screen, flags.currency)
         with screen.step(_name(job, servers)) as step:
-            ended = _send(job, servers, settings, check, view, step)
+            if isinstance(job, ShardedJob):
+                crew = Crew(flags.ray_address, flags.tasks)
+                schema = check.schema if check else None
+                ended, journal = send_on_ray(
+                    job, servers, settings, crew, lambda progress: view.show(progress, step),
+                    screen, schema=schema,
+                )  # fmt: skip
+                job = replace(job, journal=journal)
+            elif isinstance(job, OneJob):
+                ended = _send(job, servers, settings, check, view, step)
+            if ended.reason != "complete":
+                step.warn(_ENDINGS[ended.reason])
     _end(job, ended, flags.html, view.timeline, screen)
 
 
 def order_of(
-    inputs: tuple[str, ...], flags: BatchFlags, output: Path
+    inputs: tuple[str, ...], flags: BatchFlags, output: Output
 ) -> tuple[Order, Check | None]:
     """Return what is asked for. Raises Refused for flags that do not go together."""
     check = read_check(flags.check) if flags.check else None
@@ -132,12 +157,18 @@ def order_of(
             phrase("`--max-cost` needs a price"),
             hint=phrase("say what it costs: `--price` for an hour, or `--token-price`"),
         )
+    if not flags.on and (flags.ray_address or flags.tasks):
+        raise Refused(
+            phrase("`--ray-address` and `--tasks` are for jobs on Ray"),
+            hint=phrase("add `--on ray`"),
+        )
     name = output.name.removesuffix(".jsonl")
     order = Order(
         inputs=inputs,
         output=output,
         errors=flags.errors or output.with_name(f"{name}.errors.jsonl"),
         form=form,
+        journal=flags.journal,
         html=flags.html,
         schema=flags.check,
         template=flags.template or "",
@@ -219,7 +250,7 @@ def _looking(step: Step) -> Any:
 
 
 def _tell_survey(job: Job, servers: Servers, screen: Screen) -> None:
-    found, done = job.found, len(job.journal.done)
+    found, done = job.found, job.journal.counts.total()
     if done:
         screen.say(phrase("{done:,} of {rows:,} rows are done already", done=done, rows=found.rows))
     for name in job.left:
@@ -265,7 +296,7 @@ class View:
 
 
 def _send(
-    job: Job, servers: Servers, settings: Settings, check: Check | None, view: View, step: Step
+    job: OneJob, servers: Servers, settings: Settings, check: Check | None, view: View, step: Step
 ) -> Ended:
     """Send what is not done, and show how it goes."""
 
@@ -277,16 +308,13 @@ def _send(
                 stop=stop, check=check.fault if check else None,
             )  # fmt: skip
 
-    ended = asyncio.run(run())
-    if ended.reason != "complete":
-        step.warn(_ENDINGS[ended.reason])
-    return ended
+    return asyncio.run(run())
 
 
 def _name(job: Job, servers: Servers) -> str:
     return phrase(
         "{rows} → {model} at {n}",
-        rows=counted(job.found.rows - len(job.journal.done), "row"),
+        rows=counted(job.found.rows - job.journal.counts.total(), "row"),
         model=_model_of(job) or "?",
         n=counted(len(servers.endpoints), "endpoint"),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from ropeway.batch.stored import Output, Stored, output_at
 from ropeway.cli.options import NOT_NEGATIVE, POSITIVE, passed_as, ssh_config_option, with_options
 from ropeway.cli.target import checked_name
 from ropeway.errors import Refused
@@ -61,12 +62,18 @@ def _job_name(_: click.Context, param: click.Parameter, text: str | None) -> str
     return text
 
 
+def _output(_: click.Context, __: click.Parameter, text: str | None) -> Output | None:
+    """Return a file of this machine, or one in object storage."""
+    return None if text is None else output_at(text)
+
+
 @dataclass(frozen=True)
 class BatchFlags:
     """The flags of `batch` as they were given; see their help."""
 
-    out: Path | None
-    errors: Path | None
+    out: Output | None
+    errors: Output | None
+    journal: Path | None
     api: str
     template: str | None
     settings: tuple[str, ...]
@@ -89,13 +96,18 @@ class BatchFlags:
     max_cost: float | None
     html: Path | None
     plan: bool
+    on: str | None
+    ray_address: str | None
+    tasks: int | None
 
 
 _OPTIONS = (
-    click.option("-o", "--out", type=click.Path(path_type=Path), metavar="FILE",
-                 help="The output; needed unless --plan is given."),
-    click.option("--errors", type=click.Path(path_type=Path), metavar="FILE",
+    click.option("-o", "--out", callback=_output, metavar="FILE",
+                 help="The output, a file or s3://…; needed unless --plan is given."),
+    click.option("--errors", callback=_output, metavar="FILE",
                  help="File for rows without an answer.  [default: OUT.errors.jsonl]"),
+    click.option("--journal", type=click.Path(path_type=Path), metavar="FOLDER",
+                 help="Where the job is remembered.  [default: OUT.journal; of s3://… here]"),
     click.option("--api", type=click.Choice(tuple(APIS)), default="chat", show_default=True,
                  help="What rows without a body of their own ask for."),
     click.option("--template", metavar="TEXT",
@@ -135,6 +147,12 @@ _OPTIONS = (
                  help="Write a page at the end."),
     click.option("--plan", is_flag=True,
                  help="Look at the input, say what the job takes, and send nothing."),
+    click.option("--on", type=click.Choice(("ray",)),
+                 help="Send from the machines of a Ray cluster: a task for each file, or 256 MB."),
+    click.option("--ray-address", metavar="HOST:PORT",
+                 help="Of the cluster; `local` starts one.  [default: the Ray here, else local]"),
+    click.option("--tasks", type=click.IntRange(1, 10000),
+                 help="Tasks at once, with --on ray.  [default: two for each machine]"),
 )  # fmt: skip
 
 
@@ -151,14 +169,22 @@ class DetachFlags:
     name: str | None
     ssh_config: str | None
 
-    def check(self, inputs: Sequence[str], *, plan: bool) -> None:
+    def check(self, inputs: Sequence[str], flags: BatchFlags) -> None:
         """Raise Refused for flags that do not go together, and for an input that is missing."""
         given = [name for name in ("detach", "attach", "stop", "remove") if getattr(self, name)]
-        words = [f"`--{name}`" for name in given] + ["`--plan`"] * plan
+        words = [f"`--{name}`" for name in given]
+        words += ["`--plan`"] * flags.plan + ["`--on ray`"] * bool(flags.on)
         if given and len(words) > 1:
             raise Refused(
                 phrase("{flags} contradict each other", flags=joined(words, ", ")),
                 hint=phrase("leave all but one of them out"),
+            )
+        stored = [path for path in (flags.out, flags.errors) if isinstance(path, Stored)]
+        if given and stored:
+            raise Refused(
+                phrase("a job on the head writes files there, and `--attach` fetches them"),
+                where=str(stored[0]),
+                hint=phrase("name a file: `-o answers.jsonl`"),
             )
         about_another = given not in ([], ["detach"])
         if about_another and inputs:
@@ -199,7 +225,7 @@ _DETACH_OPTIONS = (
 )  # fmt: skip
 
 # What is not said again to a job in a container: where its files are is another matter there.
-_OWN_FILES = ("out", "errors", "check", "html", "plan")
+_OWN_FILES = ("out", "errors", "journal", "check", "html", "plan")
 
 
 def as_words(flags: BatchFlags) -> tuple[str, ...]:

@@ -1,0 +1,259 @@
+"""The shards of a job as Ray tasks: Ray carries them, and what is done in one is `one_shard`.
+
+A task that dies is begun anew by Ray, perhaps elsewhere, and goes on from its journal. Tasks tell
+an actor how far they are, and hear from it whether to stop. Nothing else goes through Ray: rows are
+read from, and results are written to, what all machines see.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import ropeway
+from ropeway.batch.board import Board
+from ropeway.batch.job import ShardedJob
+from ropeway.batch.one_shard import Done, Work, run_shard
+from ropeway.batch.progress import Forecast, Price, Progress
+from ropeway.batch.replay import Replay
+from ropeway.batch.run import Ended, Judge, Reason, Settings
+from ropeway.batch.shards import Shard, read_shards
+from ropeway.endpoint.address import Endpoint
+from ropeway.errors import Refused, RopewayError
+from ropeway.phrases import phrase
+from ropeway.spec.types import is_loopback
+
+_LOOK_S, _ASK_S = 0.5, 30.0
+# Of a task whose process or machine died; what it asks for is in its journal each time.
+_RETRIES = 5
+EACH = 2
+"""Tasks at once for each machine: one sends some thousand rows a second."""
+# After the grace of a task that is told to stop, until it is ended.
+_SLACK_S = 30.0
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """Connect to a Ray, and yield its module.
+
+    `address`: of a cluster; `local` starts one here that ends with the job; None is the one that
+    runs here, or `local`. Raises RopewayError.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise Refused(
+            phrase("`--on ray` needs the package ray"),
+            hint=phrase('in the version that the cluster has: pip install "ray[default]"'),
+        ) from None
+    code = {"py_modules": [str(Path(ropeway.__file__).parent)], "excludes": ["__pycache__"]}
+    try:
+        ray.init(
+            address=address,
+            runtime_env=code,  # ours, of this very version, wherever a task runs
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise RopewayError(
+            phrase("Ray cannot be reached, or started"),
+            where=address,
+            evidence=str(error).strip().splitlines()[:3],
+            hint=phrase("name another with `--ray-address`, or `local` for one of this machine"),
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def machines(ray: Any, endpoints: Sequence[Endpoint]) -> int:
+    """Return how many machines the cluster has. Raises Refused where they reach no endpoint."""
+    nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+    here = [one.url for one in endpoints if is_loopback(urlsplit(one.url).hostname or "")]
+    if here and nodes > 1:
+        raise Refused(
+            phrase("the endpoint is an address of this machine alone, and tasks run on others"),
+            where=here[0],
+            hint=phrase("name it with `--url` as the machines of the cluster reach it"),
+        )
+    return nodes
+
+
+async def run_on_ray(
+    ray: Any,
+    job: ShardedJob,
+    work: Work,
+    settings: Settings,
+    count: int,
+    tell: Callable[[Progress], None],
+    *,
+    stop: asyncio.Event,
+) -> tuple[Ended, Replay]:
+    """Do what is left of a job in `count` tasks at once; return how it ended, and what there is.
+
+    `work` has the settings of one task, `settings` are those of all. Set `stop` to end early.
+    """
+    return await _Run(ray, job, work, settings, count, tell).run(stop)
+
+
+class _Line:
+    """An actor: where tasks tell how far they are, and hear whether to stop."""
+
+    def __init__(self) -> None:
+        self.told: dict[int, Progress] = {}
+        self.halt = False
+
+    def tell(self, number: int, progress: Progress) -> bool:
+        """Note how far a shard is; return whether to stop."""
+        self.told[number] = progress
+        return self.halt
+
+    def look(self, halt: bool) -> dict[int, Progress]:
+        """Say whether to stop; return what was told since the last look."""
+        self.halt = halt
+        told, self.told = self.told, {}
+        return told
+
+
+def _do(work: Work, shard: Shard, line: Any) -> Done:
+    """Do a shard: what a task is."""
+    import ray
+
+    asked: Any = None
+
+    def tell(progress: Progress) -> bool:
+        nonlocal asked
+        halt = False
+        if asked is not None:
+            if not ray.wait([asked], timeout=0)[0]:
+                return False
+            with suppress(ray.exceptions.RayError):  # its machine died: it is begun anew
+                halt = bool(ray.get(asked))
+        asked = line.tell.remote(shard.number, progress)
+        return halt
+
+    return asyncio.run(run_shard(work, shard, tell))
+
+
+class _Run:
+    def __init__(
+        self,
+        ray: Any,
+        job: ShardedJob,
+        work: Work,
+        settings: Settings,
+        count: int,
+        tell: Callable[[Progress], None],
+    ) -> None:
+        self.ray, self.job, self.settings, self.count, self.tell = ray, job, settings, count, tell
+        self.waiting, self.running = deque(job.to_do()), dict[Any, Shard]()
+        self.board = Board(job.found.rows, job.before)
+        self.reason: Reason | None = None
+        self.failure: RopewayError | None = None
+        self.halted_at = 0.0
+        self.began = time.monotonic()
+        self.before, self.judge = Counter(job.journal.counts), Judge(settings)
+        self.forecast = Forecast(self.began)
+        line = ray.remote(_Line).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        self.line = line.remote()
+        # The cores of a cluster are counted for engines; a task is light and limited by us.
+        self.task = ray.remote(_do).options(
+            name="ropeway batch", num_cpus=0, max_retries=_RETRIES, scheduling_strategy="SPREAD"
+        )
+        self.work = ray.put(work)
+
+    async def run(self, stop: asyncio.Event) -> tuple[Ended, Replay]:
+        """Begin tasks, look at them, and tell, until none is left."""
+        while self.running or (self.waiting and self.reason is None):
+            while self.waiting and len(self.running) < self.count and self.reason is None:
+                shard = self.waiting.popleft()
+                self.running[self.task.remote(self.work, shard, self.line)] = shard
+            await asyncio.to_thread(self._look)
+            self.job.lock.beat()
+            progress = self._progress()
+            self._judge(stop, progress)
+            self.tell(progress)
+        progress = self._progress()
+        self.tell(progress)
+        return Ended(self.reason or "complete", progress, self.failure), self.board.kept()
+
+    def _look(self) -> None:
+        """Take what tasks tell, and what has ended of them."""
+        ray = self.ray
+        ended, _ = ray.wait(list(self.running), num_returns=1, timeout=_LOOK_S)
+        with suppress(ray.exceptions.RayError):  # it is on its way, or its machine died
+            told = ray.get(self.line.look.remote(self.reason is not None), timeout=_ASK_S)
+            self.board.told.update(told)
+        for task in ended:
+            shard = self.running.pop(task)
+            done = self._result(task, shard)
+            if done.progress is not None:
+                self.board.told[shard.number] = done.progress
+            if done.kept is None:
+                (kept,) = read_shards(self.job.order.folder, [shard], frozenset())
+                done = replace(done, kept=kept)
+            if done.segment is not None:
+                # A network file system asks its server for a name, and then for its folder too.
+                done.segment.exists()
+            self.board.ended[shard.number] = done
+            if done.reason != "complete":
+                self._end(done.reason, done.failure)
+
+    def _result(self, task: Any, shard: Shard) -> Done:
+        try:
+            done: Done = self.ray.get(task)
+        except self.ray.exceptions.RayError as error:
+            failure = RopewayError(
+                phrase("the task of shard {number} failed", number=shard.number),
+                where=self.job.parts[shard.file].name,
+                evidence=str(error).strip().splitlines()[-3:],
+                hint=phrase("what was committed is kept; the same command goes on from there"),
+            )
+            return Done("broken", failure=failure)
+        return done
+
+    def _judge(self, stop: asyncio.Event, progress: Progress) -> None:
+        """End what is to end."""
+        settings = self.settings
+        if stop.is_set():
+            self._end("stopped")
+        if settings.max_cost is not None and (progress.cost or 0.0) >= settings.max_cost:
+            self._end("cost")
+        settled = Counter(progress.done) - self.before
+        if failure := self.judge.errors(settled, Counter(progress.faults)):
+            self._end("errors", failure)
+        if self.reason and time.monotonic() > self.halted_at + settings.grace_s + _SLACK_S:
+            for task in self.running:
+                self.ray.cancel(task, force=True)
+
+    def _end(self, reason: Reason, failure: RopewayError | None = None) -> None:
+        """End the job, for the first reason that there is."""
+        if self.reason is None:
+            self.reason, self.failure, self.halted_at = reason, failure, time.monotonic()
+
+    def _progress(self) -> Progress:
+        now = time.monotonic()
+        progress = self.board.progress(now - self.began)
+        fresh, rest = progress.finished - self.before.total(), progress.rows - progress.finished
+        self.forecast.look(fresh, now)
+        left, price = self.forecast.left(rest), self.settings.price
+        cost = in_all = None
+        if price is not None:
+            cost = _hours(price, progress.elapsed_s) + (progress.cost or 0.0)
+            if left is not None:
+                tokens = (progress.cost or 0.0) * rest / fresh if fresh else 0.0
+                in_all = cost + tokens + _hours(price, left.likely_s)
+        return replace(progress, left=left, cost=cost, cost_in_all=in_all)
+
+
+def _hours(price: Price, seconds: float) -> float:
+    """Return what so many seconds cost; the tokens are counted by the tasks."""
+    return price.of(seconds, 0, 0)

@@ -1,0 +1,125 @@
+"""An output in object storage: a file is made on this machine's disk, and put there whole.
+
+What holds it meanwhile is the job's folder. A store that has objects shows one when its upload is
+complete; in another, such as a folder by its URL, a file gets its name when it is whole.
+"""
+
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from ropeway.batch.parts import library
+from ropeway.errors import Refused, RopewayError, reason_of
+from ropeway.phrases import phrase
+
+_RENAMES = ("local", "hdfs", "subtree")  # stores that show a file while it is written
+_PIECE = 8 << 20
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file in a store of pyarrow. `shown`: its URL, without keys."""
+
+    shown: str
+    path: str
+    store: Any = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return self.shown
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return PurePosixPath(self.path).name
+
+    @property
+    def local(self) -> Path | None:
+        """Its path on this machine, where the store is that."""
+        return Path(self.path) if self.store.type_name == "local" else None
+
+    def with_name(self, name: str) -> "Stored":
+        """Return another one beside it."""
+        shown, path = (f"{one.rpartition('/')[0]}/{name}" for one in (self.shown, self.path))
+        return replace(self, shown=shown, path=path)
+
+    def size(self) -> int | None:
+        """Return its bytes; None where it is not there. Raises Refused."""
+        try:
+            info = self.store.get_file_info(self.path)
+        except OSError as error:
+            raise Refused(
+                phrase("the store does not answer: {reason}", reason=_first_line(error)),
+                where=self.shown,
+            ) from None
+        if info.type.name == "Directory":
+            raise Refused(phrase("this is a folder"), where=self.shown, hint=phrase("name a file"))
+        return info.size if info.is_file else None
+
+    def put(self, file: Path) -> None:
+        """Let a file of this machine take its place. Raises RopewayError."""
+        renames = self.store.type_name in _RENAMES
+        draft = self.with_name(f".{self.name}.part") if renames else self
+        try:
+            draft._copy(file)
+            if renames:
+                self.store.move(draft.path, self.path)
+        except OSError as error:
+            raise RopewayError(
+                phrase("the output cannot be stored: {reason}", reason=_first_line(error)),
+                where=self.shown,
+                hint=phrase("all answers are kept; mend that, then give the same command again"),
+            ) from None
+
+    def _copy(self, file: Path) -> None:
+        """Write all of it. What is there in part only is removed: a store takes it for whole."""
+        size = file.stat().st_size
+        try:
+            with (
+                file.open("rb") as source,
+                self.store.open_output_stream(self.path, compression=None) as target,
+            ):
+                shutil.copyfileobj(source, target, _PIECE)
+            stored = self.size()
+            if stored != size:
+                raise OSError(f"{stored} of {size} bytes are there")
+        except BaseException:
+            with suppress(OSError):
+                self.store.delete_file(self.path)
+            raise
+
+
+Output = Path | Stored
+
+
+def size_of(output: Output) -> int | None:
+    """Return the bytes of a file; None where there is none. Raises Refused."""
+    if isinstance(output, Stored):
+        return output.size()
+    return output.stat().st_size if output.is_file() else None
+
+
+def output_at(text: str) -> Output:
+    """Return what a path or a URL such as `s3://bucket/out.jsonl` names. Raises Refused."""
+    if "://" not in text:
+        return Path(text)
+    url = urlsplit(text)
+    shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+    if url.scheme in ("http", "https"):
+        raise Refused(phrase("an output is not written over HTTP"), where=shown)
+    try:
+        store, path = library("pyarrow.fs").FileSystem.from_uri(text)
+    except (OSError, ValueError) as error:
+        why = _first_line(error).replace(url.netloc, url.netloc.rpartition("@")[2])
+        raise Refused(
+            phrase("the output cannot be stored: {reason}", reason=why), where=shown
+        ) from None
+    if not PurePosixPath(path).name or text.partition("?")[0].endswith("/"):
+        raise Refused(phrase("this is a folder"), where=shown, hint=phrase("name a file"))
+    return Stored(shown, path, store)
+
+
+def _first_line(error: Exception) -> str:
+    return reason_of(error).partition("\n")[0]

@@ -1,0 +1,199 @@
+"""Outputs in stores of pyarrow (`batch.stored`): a folder by its URL, and one with objects."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import fs
+
+from batch_rows import fill, result
+from fake_s3 import fake_s3
+from ropeway.batch.assemble import assemble
+from ropeway.batch.rows import Outcome
+from ropeway.batch.stored import Stored, output_at
+from ropeway.errors import Refused, RopewayError
+from test_batch_verb import columns, lines, requests, run, serving, texts
+
+ROWS = [result(0), result(1), result(2, Outcome.FAILED)]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_verb_writes_to_a_url_and_keeps_its_journal_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, here = tmp_path / "store", tmp_path / "here"
+    store.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    requests(here / "in.jsonl", 30)
+    with serving() as (url, endpoint):
+        args = ("in.jsonl", "-o", f"file://{store}/out.jsonl", "--url", url)
+        code, said, _ = run(capsys, *args)
+        assert (code, said["output"]) == (0, f"file://{store}/out.jsonl")
+        assert said["errors"] == f"file://{store}/out.errors.jsonl"
+        assert len(texts(store / "out.jsonl")) == 30
+        assert (names(here), names(store)) == (
+            ["in.jsonl", "out.jsonl.journal"], ["out.errors.jsonl", "out.jsonl"]
+        )  # fmt: skip
+        assert names(here / "out.jsonl.journal") == [
+            "assemble.lock", "beginnings.bin", "finished.json", "left-out.jsonl", "lock",
+            "manifest.json", "survey.json", "written.json",
+        ]  # fmt: skip
+        assert run(capsys, *args)[0] == 0
+        assert endpoint.requests == 30
+        (store / "out.jsonl").unlink()
+        code, said, _ = run(capsys, *args)
+    assert (code, said["error"]["where"]) == (2, f"file://{store}/out.jsonl")
+
+
+def test_the_journal_lies_where_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = columns(tmp_path / "in.jsonl", {"prompt": "a"})
+    with serving() as (url, _):
+        code, said, _ = run(
+            capsys, source, "-o", tmp_path / "o", "--journal", tmp_path / "j", "--url", url
+        )
+    assert (code, said["folder"]) == (0, str(tmp_path / "j"))
+    assert names(tmp_path) == ["in.jsonl", "j", "o", "o.errors.jsonl"]
+
+
+def test_files_of_a_store_are_not_written_over_either(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = columns(tmp_path / "in.jsonl", {"prompt": "a"})
+    (tmp_path / "mine").write_text("mine\n")
+    with serving() as (url, endpoint):
+        for name, what in (
+            ("mine", "the file is there already, and this job has not written it"),
+            ("in.jsonl", "the file is there already, and this job has not written it"),
+            ("", "this is a folder"),
+        ):
+            code, said, _ = run(capsys, source, "-o", f"file://{tmp_path}/{name}", "--url", url)
+            assert (code, said["error"]["what"]) == (2, what)
+        assert endpoint.requests == 0
+    assert names(tmp_path) == ["in.jsonl", "mine"]
+
+
+class Objects:
+    """A store as S3 is: an object is there, as far as it was written, once its upload ends."""
+
+    type_name = "s3"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem())
+        self.room = 10**9
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._folder, name)
+
+    def move(self, *_: str) -> None:
+        raise AssertionError("a store copies what it moves, and not more than 5 GB")
+
+    def open_output_stream(self, path: str, **how: Any) -> "Upload":
+        return Upload(self, self._folder.open_output_stream(path, **how))
+
+
+class Upload:
+    def __init__(self, store: Objects, stream: Any) -> None:
+        self._store, self._stream = store, stream
+
+    def __enter__(self) -> "Upload":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def write(self, data: bytes) -> None:
+        if len(data) > self._store.room:
+            self._stream.write(data[: self._store.room])
+            raise OSError("AWS Error ACCESS_DENIED\nand much more")
+        self._stream.write(data)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_an_upload_that_fails_leaves_nothing_and_costs_no_answer(
+    tmp_path: Path, ordered: bool
+) -> None:
+    for name in ("store", "j"):
+        (tmp_path / name).mkdir()
+    store = Objects(tmp_path / "store")
+    output = Stored("s3://b/out.jsonl", "out.jsonl", store)
+    errors = output.with_name("bad")
+    assert str(errors) == "s3://b/bad"
+    fill(tmp_path / "j", 3, ROWS)
+    before = names(tmp_path / "j")
+    store.room = 50
+    with pytest.raises(RopewayError, match=r"cannot be stored: aws error access_denied$") as caught:
+        assemble(tmp_path / "j", output, errors, ordered=ordered)
+    assert caught.value.where == "s3://b/out.jsonl"
+    assert names(tmp_path / "store") == []
+    assert names(tmp_path / "j") == sorted([*before, "assemble.lock"])
+    store.room = 10**9
+    assert assemble(tmp_path / "j", output, errors, ordered=ordered).total() == 3
+    assert (tmp_path / "store" / "out.jsonl").read_bytes() == ROWS[0].line + ROWS[1].line
+    assert (tmp_path / "store" / "bad").read_bytes() == ROWS[2].line
+    assert len(lines(tmp_path / "store" / "bad")) == 1
+
+
+def test_a_url_is_shown_without_its_keys() -> None:
+    made = output_at("s3://KEY:SECRET@bucket/a/out.jsonl?region=x&endpoint_override=http://h:9")
+    assert isinstance(made, Stored)
+    assert (str(made), made.path) == ("s3://bucket/a/out.jsonl", "bucket/a/out.jsonl")
+    assert "SECRET" not in repr(made)
+    assert str(made.with_name("b")) == "s3://bucket/a/b"
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("https://h/out.jsonl", "an output is not written over HTTP"),
+        ("s3://bucket/a/?region=x", "this is a folder"),
+        ("ftp://KEY:SECRET@h/a", "the output cannot be stored"),
+    ],
+)
+def test_a_url_that_cannot_be_written_to_is_refused(url: str, what: str) -> None:
+    with pytest.raises(Refused, match=what) as caught:
+        output_at(url)
+    assert "SECRET" not in str(caught.value.as_json())
+
+
+@pytest.fixture
+def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the library from looking for machines of Amazon's."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.mark.usefixtures("no_aws")
+@pytest.mark.real_time
+def test_the_library_of_s3_itself_speaks_to_a_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    requests(tmp_path / "in.jsonl", 30)
+    with serving() as (url, endpoint), fake_s3() as (query, store):
+        args = ("in.jsonl", "-o", f"s3://KEY:SECRET@bucket/a/out.jsonl?{query}", "--url", url)
+        store.denied = True
+        code, said, _ = run(capsys, *args)
+        assert (code, said["error"]["where"]) == (1, "s3://bucket/a/out.jsonl")
+        assert "ACCESS_DENIED" in said["error"]["what"].upper()
+        assert "SECRET" not in str(said["error"])
+        assert store.objects == {}
+        store.denied = False
+        code, said, _ = run(capsys, *args)
+        assert (code, said["output"]) == (0, "s3://bucket/a/out.jsonl")
+        assert (sorted(store.objects), endpoint.requests) == (
+            ["bucket/a/out.errors.jsonl", "bucket/a/out.jsonl"], 30
+        )  # fmt: skip
+        (tmp_path / "out").write_bytes(store.objects["bucket/a/out.jsonl"])
+        assert len(texts(tmp_path / "out")) == 30
+        assert run(capsys, *args)[0] == 0
+        store.objects["bucket/a/out.jsonl"] += b"{}"
+        code, said, _ = run(capsys, *args)
+    assert (code, said["error"]["what"]) == (
+        2, "the job is finished, and its output is no longer as it was written"
+    )  # fmt: skip
