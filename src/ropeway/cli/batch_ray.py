@@ -72,12 +72,13 @@ def _work(
 ) -> Work:
     folder, sign = job.order.folder.absolute(), secrets.token_hex(16)
     put_sign(folder, sign)
+    pictures = job.form.pictures_from
     return Work(
         folder=folder,
         sign=sign,
         parts=tuple(_anywhere(part) for part in job.parts),
         reads=job.found.parts,
-        form=job.form,
+        form=replace(job.form, pictures_from=pictures and pictures.absolute()),
         kind=job.found.kind,
         job=job.manifest.job,
         rows=job.found.rows,
