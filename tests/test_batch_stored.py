@@ -79,6 +79,21 @@ def test_files_of_a_store_are_not_written_over_either(
     assert names(tmp_path) == ["in.jsonl", "mine"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (["-o", "file:///x/out"], "a job on the head writes files there"),
+        (["-o", "out", "--on", "ray"], "`--detach`, `--on ray` contradict each other"),
+    ],
+)
+def test_a_detached_job_has_files_of_its_own_and_no_ray(
+    capsys: pytest.CaptureFixture[str], flags: list[str], what: str
+) -> None:
+    code, said, _ = run(capsys, "in.jsonl", "--detach", *flags)
+    assert code == 2
+    assert what in said["error"]["what"]
+
+
 class Objects:
     """A store as S3 is: an object is there, as far as it was written, once its upload ends."""
 
