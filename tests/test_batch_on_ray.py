@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 from batch_endpoint import Faults, answer_text
 
+from batch_calls import lines, requests, run, serving, texts
 from ropeway.batch.rows import Outcome
 from ropeway.batch.shards import Shard
-from test_batch_verb import lines, requests, run, serving, texts
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -180,6 +180,18 @@ def test_what_ends_a_job_ends_all_its_tasks(tmp_path: Path, capsys: Capture, ray
     assert done + said["missing"] == 8000
     assert said["missing"] > 4000
     assert len(lines(tmp_path / "out")) + len(lines(tmp_path / "out.errors.jsonl")) == done
+
+
+def test_lines_that_are_left_out_do_not_end_a_job(
+    tmp_path: Path, capsys: Capture, ray: Any
+) -> None:
+    expected = four_files(tmp_path)
+    (tmp_path / "in-4.jsonl").write_text("{\n" * 300)
+    ray()
+    with serving() as (url, _):
+        code, said, _ = run(capsys, *args(tmp_path, url), "--skip-bad")
+    assert (code, said["ended"], said["outcomes"]["skipped"]) == (1, "complete", 300)
+    assert texts(tmp_path / "out") == expected
 
 
 def test_the_price_is_that_of_all_tasks(tmp_path: Path, capsys: Capture, ray: Any) -> None:

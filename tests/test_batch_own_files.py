@@ -52,6 +52,13 @@ def test_files_that_are_there_are_never_written_over(
         (["-o", "-"], None),
         (["-o", "o.jsonl.GZ"], "o.jsonl.GZ"),
         (["-o", "o", "--errors", "e.zst"], "e.zst"),
+        (["-o", "o", "--errors", "file://{folder}/o"], "file://{folder}/o"),
+        (["-o", "file://{folder}/o", "--html", "o"], "o"),
+        (["-o", "file://{folder}/o.journal/o"], "file://{folder}/o.journal/o"),
+        (["-o", "file://{folder}/away/o"], "{folder}/away"),
+        (["-o", "file://{folder}/o.gz"], "file://{folder}/o.gz"),
+        (["-o", "o", "--journal", "away/journal"], "away"),
+        (["-o", "o", "--journal", "o"], "o"),
     ],
 )
 def test_no_file_of_a_job_is_another(

@@ -1,18 +1,29 @@
 """Outputs in stores of pyarrow (`batch.stored`): a folder by its URL, and one with objects."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from batch_endpoint import Faults
 from pyarrow import fs
 
+from batch_calls import columns, lines, requests, run, serving, texts
 from batch_rows import fill, result
 from fake_s3 import fake_s3
 from ropeway.batch.assemble import assemble
+from ropeway.batch.own_files import (
+    check_strangers,
+    distinct_files,
+    found_at,
+    is_inside,
+    is_one_of,
+    note_written,
+)
+from ropeway.batch.parts import Part, Shape
 from ropeway.batch.rows import Outcome
 from ropeway.batch.stored import Stored, output_at
 from ropeway.errors import Refused, RopewayError
-from test_batch_verb import columns, lines, requests, run, serving, texts
 
 ROWS = [result(0), result(1), result(2, Outcome.FAILED)]
 
@@ -39,11 +50,13 @@ def test_the_verb_writes_to_a_url_and_keeps_its_journal_here(
             ["in.jsonl", "out.jsonl.journal"], ["out.errors.jsonl", "out.jsonl"]
         )  # fmt: skip
         assert names(here / "out.jsonl.journal") == [
-            "assemble.lock", "beginnings.bin", "finished.json", "left-out.jsonl", "lock",
+            "assemble.lock", "finished.json", "left-out.jsonl", "lock",
             "manifest.json", "survey.json", "written.json",
         ]  # fmt: skip
+        (store / "out.errors.jsonl").unlink()
         assert run(capsys, *args)[0] == 0
         assert endpoint.requests == 30
+        assert names(store) == ["out.errors.jsonl", "out.jsonl"]
         (store / "out.jsonl").unlink()
         code, said, _ = run(capsys, *args)
     assert (code, said["error"]["where"]) == (2, f"file://{store}/out.jsonl")
@@ -130,6 +143,27 @@ class Upload:
         self._stream.write(data)
 
 
+def test_a_file_of_a_store_is_known_by_its_path_there(tmp_path: Path) -> None:
+    for name in ("in", "j"):
+        (tmp_path / name).mkdir()
+    store, folder, path = Objects(tmp_path), tmp_path / "j", "in/o.jsonl"
+    output = Stored(f"s3://b/{path}", path, store)
+    part = Part(f"s3://b/{path}", path, Shape.LINES, "", 1, 0, store)
+    with pytest.raises(Refused, match="`-o` is in the input"):
+        distinct_files(folder, {"-o": output}, [part])
+    with pytest.raises(Refused, match="`-o` and `--errors` name the same file"):
+        distinct_files(folder, {"-o": output, "--errors": replace(output)})
+    distinct_files(folder, {"-o": output, "--errors": tmp_path / path})
+    assert is_one_of([output], found_at(path, store))
+    assert not is_one_of([tmp_path / path], found_at(path, store))
+    assert not is_inside(Path("in"), found_at(path, store))
+    (tmp_path / path).write_text("{}")
+    with pytest.raises(Refused, match="this job has not written it"):
+        check_strangers(folder, [output])
+    note_written(folder, [output])
+    check_strangers(folder, [output])
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 def test_an_upload_that_fails_leaves_nothing_and_costs_no_answer(
     tmp_path: Path, ordered: bool
@@ -212,3 +246,19 @@ def test_the_library_of_s3_itself_speaks_to_a_store(
     assert (code, said["error"]["what"]) == (
         2, "the job is finished, and its output is no longer as it was written"
     )  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_aws")
+@pytest.mark.real_time
+def test_a_glob_of_a_store_does_not_find_what_the_job_has_written_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with serving(faults=Faults(refused=1.0)) as (url, _), fake_s3() as (query, store):
+        store.objects["bucket/a/in.jsonl"] = b'{"prompt": "a"}\n'
+        folder = "s3://KEY:SECRET@bucket/a"
+        args = (f"{folder}/*.jsonl?{query}", "-o", f"{folder}/o.jsonl?{query}", "--url", url)
+        for own in ([], ["bucket/a/o.errors.jsonl", "bucket/a/o.jsonl"]):
+            code, said, _ = run(capsys, *args)
+            assert (code, said["rows"], said["outcomes"]["refused"]) == (1, 1, 1)
+            assert said["warnings"] == [f"{name} is the job's own, and no input" for name in own]

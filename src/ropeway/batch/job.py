@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from ropeway.batch.assemble import assemble
 from ropeway.batch.finished import read_finished
@@ -21,6 +21,7 @@ from ropeway.batch.own_files import (
     check_places,
     check_strangers,
     distinct_files,
+    found_at,
     is_inside,
     is_one_of,
     note_written,
@@ -273,11 +274,12 @@ def _parts(order: Order, folder: Path, stdin: BinaryIO) -> tuple[tuple[Part, ...
     left: list[str] = []
     begun = read_manifest(folder)
 
-    def leave(path: str) -> bool:
-        own = is_one_of(order.files.values(), Path(path))
+    def leave(path: str, store: Any) -> bool:
+        place = found_at(path, store)
+        own = is_one_of(order.files.values(), place)
         if own:
             left.append(path)
-        return own or is_inside(order.folder, Path(path))
+        return own or is_inside(order.folder, place)
 
     parts = find_parts(
         order.inputs,
@@ -355,7 +357,7 @@ def skip(journal: Journal, form: Form, folder: Path, lines: range | None = None)
 def _check_files(order: Order) -> None:
     """Refuse files that would be lost, or that cannot be written."""
     distinct_files(order.folder, order.files)
-    check_places(filter(None, (order.output, order.errors, order.html)))
+    check_places(order.folder, filter(None, (order.output, order.errors, order.html)))
     here = None if isinstance(order.output, Stored) else order.output
     if here is not None and here.exists() and not here.is_file():
         raise Refused(

@@ -22,6 +22,7 @@ from ropeway.batch.job import ShardedJob
 from ropeway.batch.one_shard import Done, Work, run_shard
 from ropeway.batch.progress import Forecast, Price, Progress
 from ropeway.batch.replay import Replay
+from ropeway.batch.rows import Outcome
 from ropeway.batch.run import Ended, Judge, Reason, Settings
 from ropeway.batch.shards import Shard, read_shards
 from ropeway.endpoint.address import Endpoint
@@ -228,6 +229,7 @@ class _Run:
         if settings.max_cost is not None and (progress.cost or 0.0) >= settings.max_cost:
             self._end("cost")
         settled = Counter(progress.done) - self.before
+        del settled[Outcome.SKIPPED]  # these are never sent
         if failure := self.judge.errors(settled, Counter(progress.faults)):
             self._end("errors", failure)
         if self.reason and time.monotonic() > self.halted_at + settings.grace_s + _SLACK_S:

@@ -3,10 +3,9 @@
 import asyncio
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ropeway.batch.bitmap import Bitmap
 from ropeway.batch.check import make_check
@@ -42,7 +41,6 @@ class Work:
     folder    of the job, which whoever does a shard must see; `sign` is in it to tell (`put_sign`)
     job, rows of the whole input, as the heads of segments have them
     again     outcomes of earlier runs that are taken back
-    schema    that answers must fit, if any
     """
 
     folder: Path
@@ -56,7 +54,6 @@ class Work:
     again: frozenset[Outcome]
     endpoints: tuple[Endpoint, ...]
     settings: Settings
-    schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,8 @@ async def run_shard(work: Work, shard: Shard, tell: Callable[[Progress], bool]) 
         if tell(progress):
             stop.set()
 
-    check = make_check(dict(work.schema)) if work.schema is not None else None
+    schema = work.form.schema
+    check = make_check(dict(schema)) if schema is not None else None
     try:
         await _look_for_sign(work)
         folder = shard_folder(work.folder, shard.number)

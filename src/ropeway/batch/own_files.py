@@ -5,10 +5,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from stat import S_ISREG
+from typing import Any
 
 from ropeway.batch.disk import cannot_write, write_whole
 from ropeway.batch.parts import STDIN, Part
-from ropeway.batch.stored import Output, Stored
+from ropeway.batch.stored import Output, Stored, size_of
 from ropeway.errors import Refused
 from ropeway.outside import parse_json, read_bounded
 from ropeway.phrases import phrase
@@ -34,8 +35,8 @@ def distinct_files(folder: Path, files: Mapping[str, Output], parts: Sequence[Pa
             what = phrase("`{one}` and `{other}` name the same file", one=other, other=flag)
             raise Refused(what, where=str(path), hint=phrase("name another file"))
     for part in parts:
-        local = part.name != STDIN and (part.store is None or part.name.startswith("file://"))
-        if flag := seen.get(_file(Path(part.path)) if local else part.name, ""):
+        same = _file(found_at(part.path, part.store))
+        if part.name != STDIN and (flag := seen.get(same, "")):
             raise Refused(
                 phrase("the file of `{flag}` is in the input", flag=flag),
                 where=part.name,
@@ -43,7 +44,12 @@ def distinct_files(folder: Path, files: Mapping[str, Output], parts: Sequence[Pa
             )
 
 
-def is_one_of(files: Iterable[Output], path: Path) -> bool:
+def found_at(path: str, store: Any) -> Output:
+    """Return a file of the input as outputs are, to be compared with them."""
+    return Path(path) if store is None else Stored(path, path, store)
+
+
+def is_one_of(files: Iterable[Output], path: Output) -> bool:
     """Say whether a path leads to one of these files."""
     found = _file(path)
     return found is not None and found in map(_file, files)
@@ -56,8 +62,9 @@ def is_inside(folder: Path, path: Output) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def check_places(files: Iterable[Output]) -> None:
-    """Refuse files that cannot be written where they are to be."""
+def check_places(folder: Path, files: Iterable[Output]) -> None:
+    """Refuse a folder and files that cannot be written where they are to be."""
+    _check_place(folder)
     for path in files:
         if path.name == "-":
             raise Refused(
@@ -73,28 +80,30 @@ def check_places(files: Iterable[Output]) -> None:
             )
         if isinstance(path, Stored):
             path.size()  # whether the store answers, and has no folder of this name
-            continue
-        place = Path(os.path.realpath(path)).parent
-        if not place.is_dir():
-            place = place if path.is_symlink() else path.parent
-            raise Refused(
-                phrase("there is no such folder"),
-                where=str(place),
-                hint=phrase("make it first: `mkdir -p {folder}`", folder=place),
-            )
-        if path.is_dir():
+        elif path.is_dir():
             raise Refused(phrase("this is a folder"), where=str(path), hint=phrase("name a file"))
+        here = path.local if isinstance(path, Stored) else path
+        if here is not None:
+            _check_place(here)
+
+
+def _check_place(path: Path) -> None:
+    """Refuse a path whose folder is not there."""
+    place = Path(os.path.realpath(path)).parent
+    if not place.is_dir():
+        place = place if path.is_symlink() else path.parent
+        raise Refused(
+            phrase("there is no such folder"),
+            where=str(place),
+            hint=phrase("make it first: `mkdir -p {folder}`", folder=place),
+        )
 
 
 def check_strangers(folder: Path, paths: Iterable[Output]) -> None:
     """Refuse to write over a file that this job has not written."""
     written = _written(folder)
     for path in paths:
-        if isinstance(path, Stored):
-            size = path.size()
-        else:
-            size = path.stat().st_size if path.is_file() else None
-        if size and _name(folder, path) not in written:
+        if size_of(path) and _name(folder, path) not in written:
             raise Refused(
                 phrase("the file is there already, and this job has not written it"),
                 where=str(path),
@@ -131,7 +140,7 @@ def _name(folder: Path, path: Output) -> str:
 def _file(path: Output) -> object:
     """Return what all names of a file have in common; None for what is no file, as /dev/null."""
     if isinstance(path, Stored):
-        return str(path) if path.local is None else _file(path.local)
+        return (path.store.type_name, path.path) if path.local is None else _file(path.local)
     try:
         status = path.stat()
     except OSError:

@@ -100,7 +100,7 @@ def find_parts(
     shape: Shape | None = None,
     *,
     begun_with: Container[tuple[int, str]] | None = None,
-    leave: Callable[[str], bool] = lambda _: False,
+    leave: Callable[[str, Any], bool] = lambda *_: False,
 ) -> tuple[Part, ...]:
     """Return the files in the order of `names`, those of a glob sorted by name.
 
@@ -108,7 +108,7 @@ def find_parts(
 
     shape       overrules what names and first bytes say
     begun_with  size and hash of each file of the job that began in `folder`, if one did
-    leave       says which of the files that a glob finds are not meant
+    leave       says of a file that a glob finds, and its store if any, that it is not meant
     """
     parts: list[Part] = []
     keep = partial(_copied, begun_with=begun_with)
@@ -170,14 +170,14 @@ def cannot_read(name: str, reason: str) -> Refused:
     return Refused(phrase(_CANNOT_READ, reason=reason), where=name)
 
 
-def _paths(name: str, leave: Callable[[str], bool]) -> list[str]:
+def _paths(name: str, leave: Callable[[str, Any], bool]) -> list[str]:
     path = str(local_path(name))
     if not has_magic(path) or os.path.lexists(path):
         return [path]
     found = [
         one
         for one in sorted(glob(path, recursive=True))  # noqa: PTH207 (`~` and `..` stay as written)
-        if is_file(Path(one)) and not leave(one)
+        if is_file(Path(one)) and not leave(one, None)
     ]
     if not found:
         raise Refused(_NO_MATCH, where=name)
@@ -252,7 +252,7 @@ def _local(name: str, path: str, shape: Shape | None) -> Part:
     )
 
 
-def _remote(name: str, shape: Shape | None, leave: Callable[[str], bool]) -> list[Part]:
+def _remote(name: str, shape: Shape | None, leave: Callable[[str, Any], bool]) -> list[Part]:
     """Return the files of a URL such as `s3://bucket/folder/*.jsonl.gz`.
 
     `*` stands for any part of a name, `**/` for any folders; a query has the store's options.
@@ -279,7 +279,7 @@ def _remote(name: str, shape: Shape | None, leave: Callable[[str], bool]) -> lis
         for info in sorted(found, key=lambda info: str(info.path)):
             if not glob_of.fullmatch(info.path):
                 continue
-            if not (wild and url.scheme == "file" and leave(info.path)):
+            if not (wild and leave(info.path, store)):
                 with store.open_input_stream(info.path, compression=None) as file:
                     kind = _kind(info.path, file.read(16), shape)
                 shown_path = f"{url.scheme}://{info.path}"

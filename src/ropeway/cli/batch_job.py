@@ -122,10 +122,9 @@ def run_batch_job(
         with screen.step(_name(job, servers)) as step:
             if isinstance(job, ShardedJob):
                 crew = Crew(flags.ray_address, flags.tasks)
-                schema = check.schema if check else None
                 ended, journal = send_on_ray(
                     job, servers, settings, crew, lambda progress: view.show(progress, step),
-                    screen, schema=schema,
+                    screen,
                 )  # fmt: skip
                 job = replace(job, journal=journal)
             elif isinstance(job, OneJob):

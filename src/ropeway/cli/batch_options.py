@@ -174,6 +174,7 @@ class DetachFlags:
         given = [name for name in ("detach", "attach", "stop", "remove") if getattr(self, name)]
         words = [f"`--{name}`" for name in given]
         words += ["`--plan`"] * flags.plan + ["`--on ray`"] * bool(flags.on)
+        words += ["`--journal`"] * bool(flags.journal)
         if given and len(words) > 1:
             raise Refused(
                 phrase("{flags} contradict each other", flags=joined(words, ", ")),

@@ -2,10 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ropeway.batch.job import ShardedJob
 from ropeway.batch.on_ray import EACH, connected, machines, run_on_ray
@@ -36,8 +35,6 @@ def send_on_ray(
     crew: Crew,
     tell: Callable[[Progress], None],
     screen: Screen,
-    *,
-    schema: Mapping[str, Any] | None,
 ) -> tuple[Ended, Replay]:
     """Send what is not done, in tasks; return how it ended, and what there is now.
 
@@ -58,7 +55,7 @@ def send_on_ray(
                 machines=counted(nodes, "machine"),
             )
         )
-        work = _work(job, servers, _of_a_task(settings, count), schema)
+        work = _work(job, servers, _of_a_task(settings, count))
 
         async def run() -> tuple[Ended, Replay]:
             with stopped_by_interrupt() as stop:
@@ -67,9 +64,7 @@ def send_on_ray(
         return asyncio.run(run())
 
 
-def _work(
-    job: ShardedJob, servers: Servers, settings: Settings, schema: Mapping[str, Any] | None
-) -> Work:
+def _work(job: ShardedJob, servers: Servers, settings: Settings) -> Work:
     folder, sign = job.order.folder.absolute(), secrets.token_hex(16)
     put_sign(folder, sign)
     pictures = job.form.pictures_from
@@ -85,7 +80,6 @@ def _work(
         again=job.order.again,
         endpoints=servers.endpoints,
         settings=settings,
-        schema=schema,
     )
 
 
