@@ -102,6 +102,11 @@ def run_batch_job(
         raise Refused(phrase("no output is named"), hint=phrase("name a file: `-o answers.jsonl`"))
     order, check = order_of(inputs, flags, flags.out)
     current_call().folder = order.folder if order.folder.is_dir() else None
+    # A job that has begun writes what it has, when its own command is given too late.
+    if flags.until is not None and flags.until <= time.time() and not order.folder.is_dir():
+        raise Refused(
+            phrase("the time of `--until` is past"), hint=phrase("name a later one: 18:00")
+        )
     settings = _limits(flags)
     servers = asyncio.run(_servers(endpoints, model_named(order, model), screen))
     tell_rehearsal(servers.rehearsed, servers.endpoints[0], screen)

@@ -44,13 +44,10 @@ def _moment(_: click.Context, param: click.Parameter, text: str | None) -> float
             moment += timedelta(days=moment <= now)
         else:
             moment = datetime.fromisoformat(text.strip())
-        seconds = moment.timestamp()
+        return moment.timestamp()
     except (ValueError, OverflowError):
         why = f"`{text}` is not a time like 18:00 or 2027-01-31T18:00"
         raise click.BadParameter(why, param=param) from None
-    if seconds <= now.timestamp():
-        raise click.BadParameter(f"`{text}` is past", param=param)
-    return seconds
 
 
 def _job_name(_: click.Context, param: click.Parameter, text: str | None) -> str | None:
