@@ -1,5 +1,6 @@
 """Pictures of rows: which files are taken for some, and how they are sent (`batch.pictures`)."""
 
+import asyncio
 import base64
 import errno
 import json
@@ -11,7 +12,6 @@ from typing import Any
 import msgspec
 import pytest
 
-import virtual_time
 from batch_server import BatchServer, completion
 from ropeway.batch import pictures
 from ropeway.batch.forms import Reader, Request
@@ -193,7 +193,7 @@ def sent(row: PictureRow) -> tuple[Answer, list[bytes]]:
     async def seen(_: BatchServer, __: str) -> Any:
         return completion("a")
 
-    return virtual_time.run(main())
+    return asyncio.run(main())  # virtual time does not wait for threads
 
 
 def with_prompt(row: PictureRow) -> PictureRow:
