@@ -7,10 +7,11 @@ read from, and results are written to, what all machines see.
 
 import asyncio
 import logging
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def connected(address: str | None) -> Iterator[Any]:
             hint=phrase("name another with `--ray-address`, or `local` for one of this machine"),
         ) from None
     try:
-        yield ray
+        # Ray prints there what its machines report, such as a worker that died.
+        with redirect_stdout(sys.stderr):
+            yield ray
     finally:
         ray.shutdown()
 
