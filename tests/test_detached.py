@@ -107,6 +107,7 @@ def test_a_time_of_day_is_that_of_the_machine_where_it_was_typed():
         ((), "no input is named"),
         (("in", "--detach", "--attach"), "`--detach`, `--attach` contradict each other"),
         (("in", "--detach", "--plan"), "`--detach`, `--plan` contradict each other"),
+        (("in", "--detach", "--pictures-from", "."), "`--detach`, `--pictures-from` contradict"),
         (("in", "--detach", "--on", "ray"), "`--detach`, `--on ray` contradict each other"),
         (("in", "--detach", "--journal", "j"), "`--detach`, `--journal` contradict each other"),
         (("in", "--detach", "-o", "s3://b/o?region=x"), "`--attach` fetches them"),

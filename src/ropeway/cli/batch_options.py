@@ -172,6 +172,7 @@ class DetachFlags:
         words = [f"`--{name}`" for name in given]
         words += ["`--plan`"] * flags.plan + ["`--on ray`"] * bool(flags.on)
         words += ["`--journal`"] * bool(flags.journal)
+        words += ["`--pictures-from`"] * bool(flags.pictures_from)  # a folder of this machine
         if given and len(words) > 1:
             raise Refused(
                 phrase("{flags} contradict each other", flags=joined(words, ", ")),
