@@ -110,7 +110,7 @@ def _end(one: dict[str, Any], number: signal.Signals) -> None:
     """End the processes of a container: with SIGTERM the first alone, and wait for it."""
     if "pid" not in one:
         return
-    sessions = {one["pid"]}
+    pids = [one["pid"]]  # first, or it would start another in place of one that is killed
     if number == signal.SIGKILL:
         for path in Path("/proc").glob("[0-9]*/stat"):
             try:
@@ -118,8 +118,8 @@ def _end(one: dict[str, Any], number: signal.Signals) -> None:
             except OSError:
                 continue
             if int(fields[3]) == one["pid"]:
-                sessions.add(int(path.parent.name))
-    for pid in sessions:
+                pids.append(int(path.parent.name))
+    for pid in pids:
         try:
             os.kill(pid, number)
         except ProcessLookupError:
