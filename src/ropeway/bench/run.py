@@ -123,10 +123,11 @@ async def prepare(
 
 
 @contextlib.contextmanager
-def stopped_by_interrupt() -> Iterator[asyncio.Event]:
-    """Yield an event for a run that the first Ctrl-C or SIGTERM sets; a second acts as usual."""
+def stopped_by_interrupt(*others: signal.Signals) -> Iterator[asyncio.Event]:
+    """Yield an event for a run that the first Ctrl-C sets, or one of the other signals; a second
+    one acts as usual."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)  # the latter is what `docker stop` sends
+    signals = (signal.SIGINT, *others)
 
     def leave() -> None:
         for number in signals:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -305,7 +306,7 @@ def _send(
     """Send what is not done, and show how it goes."""
 
     async def run() -> Ended:
-        with stopped_by_interrupt() as stop:
+        with stopped_by_interrupt(signal.SIGTERM) as stop:
             return await run_batch(
                 job.rows(), job.journal, servers.endpoints, settings,
                 lambda progress: view.show(progress, step),

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +59,7 @@ def send_on_ray(
         work = _work(job, servers, _of_a_task(settings, count))
 
         async def run() -> tuple[Ended, Replay]:
-            with stopped_by_interrupt() as stop:
+            with stopped_by_interrupt(signal.SIGTERM) as stop:
                 return await run_on_ray(ray, job, work, settings, count, tell, stop=stop)
 
         return asyncio.run(run())
