@@ -68,7 +68,10 @@ def connected(address: str | None) -> Iterator[Any]:
             phrase("Ray cannot be reached, or started"),
             where=address,
             evidence=str(error).strip().splitlines()[:3],
-            hint=phrase("name another with `--ray-address`, or `local` for one of this machine"),
+            hint=phrase(
+                "name another with `--ray-address`, or `local` for one of this machine; where the "
+                "cluster asks for its token: `export RAY_AUTH_MODE=token`"
+            ),
         ) from None
     try:
         # Ray prints there what its machines report, such as a worker that died.
