@@ -22,6 +22,7 @@ from ropeway.launch.docker import Mount, mount_option
 from ropeway.launch.images import derive_argvs, derived_name, image_name, mirrored
 from ropeway.launch.labels import ServiceContainer, labels_of, read_containers
 from ropeway.launch.lock import Author
+from ropeway.launch.logs import Line, in_order
 from ropeway.launch.rollout import Rollout, Service, mount_of
 from ropeway.launch.served_model import ServedModel
 from ropeway.models.known import known
@@ -297,3 +298,10 @@ def test_a_mount_is_read_as_docker_reads_it():
     assert mount_option(Mount("/a,b", '/c"d', True)) == (
         'type=bind,"source=/a,b","target=/c""d",readonly'
     )
+
+
+def test_lines_of_several_logs_come_by_time_though_one_log_is_not_in_order():
+    head = [Line("3", "a", "out"), Line("2", "a", "err"), Line("", "a", "its second line")]
+    other = [Line("1", "b", "x"), Line("4", "b", "y")]
+    texts = [line.text for line in in_order((head, other))]
+    assert texts == ["x", "err", "its second line", "out", "y"]

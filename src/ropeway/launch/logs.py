@@ -2,9 +2,11 @@
 
 import heapq
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
+from operator import itemgetter
 
 from ropeway.errors import HostError
 from ropeway.hosts.base import Host
@@ -74,7 +76,24 @@ def recent_lines(
         if outcome.error is not None:
             raise outcome.error
         texts |= outcome.result or {}
-    return tuple(heapq.merge(*(lines_of(one.source, texts[log_name(one)]) for one in containers)))
+    return in_order(lines_of(one.source, texts[log_name(one)]) for one in containers)
+
+
+def in_order(logs: Iterable[Iterable[Line]]) -> tuple[Line, ...]:
+    """Return the lines of several logs by time; one without a time stays behind its predecessor.
+
+    Not even one log is in order: the container engine copies standard output and standard error
+    each by itself.
+    """
+
+    def timed(log: Iterable[Line]) -> Iterator[tuple[str, Line]]:
+        last = ""
+        for line in log:
+            last = line.time or last
+            yield last, line
+
+    pairs = chain.from_iterable(map(timed, logs))
+    return tuple(line for _, line in sorted(pairs, key=itemgetter(0)))
 
 
 def follow(reached: Reached, read: Sequence[Line], on_line: Callable[[Line], None]) -> None:
