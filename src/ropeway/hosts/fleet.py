@@ -75,7 +75,7 @@ def run_on_all(
     Only a RopewayError is a failure of its host. Anything else ends the whole run and is raised,
     as is Ctrl-C; by then none of our commands runs on any host.
     """
-    pool = WorkerPool(min(PARALLEL, len(hosts), max_parallel()))
+    pool = WorkerPool(min(PARALLEL, len(hosts), max(1, max_parallel())))
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     outcomes: dict[int, Outcome[T]] = {}
 
@@ -248,4 +248,4 @@ def max_parallel() -> int:
         return sys.maxsize
     with os.scandir("/dev/fd") as files:
         used = sum(int(file.name) < soft for file in files)
-    return max(1, (soft - used - _FILES_OTHERWISE) // _FILES_EACH)
+    return (soft - used - _FILES_OTHERWISE) // _FILES_EACH
