@@ -1,7 +1,9 @@
 """Replicas that die, come back, or refuse us: no row is lost or pays for it; poison is found."""
 
 import asyncio
+import contextlib
 import errno
+import socket
 from collections import Counter
 
 import virtual_time
@@ -219,6 +221,40 @@ def test_an_endpoint_that_is_away_at_first_joins_later() -> None:
     check_answered(done, 40)
     assert any("no server answers" in progress.waiting for progress in done.told)
     assert done.ended.progress.waiting == ""
+
+
+def test_a_row_that_still_waits_for_a_connection_was_in_no_engine() -> None:
+    async def answer(server, prompt):
+        response = await echo(server, prompt)
+        response.force_close()
+        return response
+
+    async def main() -> Job:
+        async with BatchServer(answer) as server:
+
+            async def stall_and_die() -> None:
+                await asyncio.sleep(1.05)
+                await server.close_port()
+                with contextlib.ExitStack() as stack:  # its port takes no more connections
+                    at = ("127.0.0.1", server.port)
+                    stack.enter_context(socket.create_server(at, backlog=0))
+                    for _ in range(4):
+                        one = stack.enter_context(socket.socket())
+                        one.setblocking(False)
+                        one.connect_ex(at)
+                    await asyncio.sleep(2)
+                await server.die()
+                await asyncio.sleep(5)
+                await server.up()
+
+            dying = asyncio.create_task(stall_and_die())
+            done = await run_job(rows(200), server.endpoint, tries=1)
+            await dying
+            return done
+
+    done = virtual_time.run(main())
+    check_answered(done, 200)
+    assert done.ended.progress.again == 0
 
 
 def test_patience_with_endpoints_that_are_away_has_an_end() -> None:

@@ -249,7 +249,7 @@ def tcp_server(*pieces: bytes, endless: bytes = b"") -> Iterator[tuple[Endpoint,
 def sent_once(endpoint: Endpoint, one: Row | None = None) -> Answer:
     async def main() -> Answer:
         async with Sender(endpoint, 60.0) as sender:
-            return await sender.send(one or row(0), "ours-7")
+            return await sender.send(one or row(0), "ours-7", lambda: None)
 
     return asyncio.run(main())
 
@@ -338,7 +338,7 @@ def test_which_address_is_asked(base: str, path: str, asked: str) -> None:
         async with BatchServer() as server:
             url = server.endpoint.url.removesuffix("/v1") + base
             async with Sender(Endpoint(url, "secret"), 60.0) as sender:
-                await sender.send(Row(0, "n", path, row(0).body, 0, 0), "id")
+                await sender.send(Row(0, "n", path, row(0).body, 0, 0), "id", lambda: None)
             assert server.asked == [(asked, "Bearer secret")]
 
     virtual_time.run(main())

@@ -15,7 +15,7 @@ import msgspec
 
 from ropeway.batch.health import Health, Sign
 from ropeway.batch.pace import Pace
-from ropeway.batch.progress import Tally
+from ropeway.batch.progress import LONGEST_SAMPLED, Tally
 from ropeway.batch.queue import Window
 from ropeway.batch.replica import Flight, Replica, State, back_off, outlasted, refusal
 from ropeway.batch.rows import Keeper, Outcome, Result, Row, Trouble
@@ -183,14 +183,15 @@ class Dispatch:
         assert task is not None
         row: Row | None = first
         while row is not None:
-            self._fly(replica, row, task)
-            answer = await replica.sender.send(row, self._request_id(row))
+            flight = self._fly(replica, row, task)
+            answer = await replica.sender.send(row, self._request_id(row), flight.sent)
             await self._judge(replica, row, answer)
             row = self._next(replica)
 
-    def _fly(self, replica: Replica, row: Row, task: asyncio.Task[None]) -> None:
+    def _fly(self, replica: Replica, row: Row, task: asyncio.Task[None]) -> Flight:
         self._sendings += 1
-        replica.flying[row.ordinal] = Flight(row, task, self._sendings)
+        flight = replica.flying[row.ordinal] = Flight(row, task, self._sendings)
+        return flight
 
     async def _judge(self, replica: Replica, row: Row, answer: Answer) -> None:
         """Decide what an answer means for its row."""
@@ -247,7 +248,8 @@ class Dispatch:
         for tally in (self.all, replica.tally):
             tally.rows += 1
             tally.work += row.tokens
-        self.sample = result.line
+        if len(result.line) <= LONGEST_SAMPLED:
+            self.sample = result.line
         if followers := self.window.settle(row):
             unpaid = msgspec.structs.replace(answer, prompt=0, answer=0)
             for follower in followers:
@@ -324,7 +326,7 @@ class Dispatch:
         """Charge a row for a try that failed, unless its replica has died or fails them all."""
         self.faults[answer.fault] += 1
         flight, trouble = replica.flying[row.ordinal], self._trouble(row)
-        flight.reached = answer.status != 503
+        flight.reached &= answer.status != 503
         trouble.reached |= flight.reached
         replica.broken += answer.broke
         if replica.asking is None:
@@ -424,7 +426,9 @@ class Dispatch:
     def _forgotten(self, replica: Replica, number: int) -> None:
         """Take back what is in flight at a replica that does nothing, up to one sending."""
         words = phrase("the engine has forgotten it: there nothing runs or waits")
-        for flight in [one for one in replica.flying.values() if one.number <= number]:
+        for flight in [
+            one for one in replica.flying.values() if one.reached and one.number <= number
+        ]:
             del replica.flying[flight.row.ordinal]
             flight.task.cancel()
             self.faults["forgotten"] += 1

@@ -36,14 +36,18 @@ class Flight:
     """A row that was sent to a replica, and the task that waits for it.
 
     number   which of the job's sendings it is
-    reached  whether an engine may be at work on it: one that was turned away with 503 only waits
-             to learn why
+    reached  whether an engine may be at work on it: all of it was sent. One that was turned away
+             with 503 only waits to learn why
     """
 
     row: Row
     task: asyncio.Task[None]
     number: int
-    reached: bool = True
+    reached: bool = False
+
+    def sent(self) -> None:
+        """Note that all of it was sent."""
+        self.reached = True
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from typing import Self
 
 import aiohttp
 import msgspec
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from ropeway.batch.health import Health, Sign
@@ -181,10 +182,10 @@ class Sender:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def send(self, row: Row, request_id: str) -> Answer:
-        """Send a row once, and judge what comes."""
+    async def send(self, row: Row, request_id: str, sent: Callable[[], None]) -> Answer:
+        """Send a row once, and judge what comes. `sent` is called when all of it was sent."""
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
-        data: bytes | AsyncIterator[bytes] = row.body
+        data: _Body | AsyncIterator[bytes]
         if isinstance(row, PictureRow):
             try:
                 size, blocks = await asyncio.to_thread(row.payload)
@@ -194,9 +195,11 @@ class Sender:
             except OSError as error:
                 reason = reason_of(error)
                 return _no_picture(phrase("a picture cannot be read: {reason}", reason=reason))
-            data, headers["Content-Length"] = _streamed(size, blocks), str(size)
+            data, headers["Content-Length"] = _streamed(size, blocks, sent), str(size)
         elif len(row.body) > _LARGE_BODY:
-            data, headers["Content-Length"] = _whole(row.body), str(len(row.body))
+            data, headers["Content-Length"] = _whole(row.body, sent), str(len(row.body))
+        else:
+            data = _Body(row.body, sent)
         asking = self._session.post(
             self._url(row.path), data=data, headers=headers, allow_redirects=False
         )
@@ -342,13 +345,28 @@ def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
     return made
 
 
-async def _whole(body: bytes) -> AsyncIterator[bytes]:
+class _Body(aiohttp.BytesPayload):
+    """A body that tells when it is sent: until then the row only waits for a connection."""
+
+    def __init__(self, body: bytes, sent: Callable[[], None]) -> None:
+        super().__init__(body)
+        self._sent = sent
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        self._sent()
+        await super().write_with_length(writer, content_length)
+
+
+async def _whole(body: bytes, sent: Callable[[], None]) -> AsyncIterator[bytes]:
     """Give a large body in one piece, which the event loop then sends as the server takes it.
 
     Who refuses it for its size may close the connection before it is sent. Where the loop sends, it
     reads what came first; a failed write of ours would lose the answer.
     """
     yield body
+    sent()
 
 
 def _no_picture(why: str) -> Answer:
@@ -356,12 +374,15 @@ def _no_picture(why: str) -> Answer:
     return Answer(Verdict.UNREADY, words=why, fault="no picture")
 
 
-async def _streamed(size: int, blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def _streamed(
+    size: int, blocks: Iterator[bytes], sent: Callable[[], None]
+) -> AsyncIterator[bytes]:
     """Yield a body of so many bytes, which is read from files meanwhile."""
     while size > 0:
         data = await asyncio.to_thread(_some, blocks)
         size -= len(data)
         yield data
+    sent()
 
 
 def _some(blocks: Iterator[bytes]) -> bytes:
