@@ -130,7 +130,7 @@ def test_what_a_job_says_is_read_as_it_was():
     progress = Progress(
         rows=9, done={Outcome.ANSWERED: 3, Outcome.POISON: 1}, in_flight=2, again=1,
         faults={"500": 2}, rates=Rates(1.0, 2.0, 3.0), elapsed_s=4.0, left=Left(1.0, 2.0, 3.0),
-        replicas=(ReplicaProgress("u", "away", "why", 1, 2, 3, Rates(4.0)),), sample=b"{}",
+        replicas=(ReplicaProgress("u", "away", "why", 1, 2, 3, Rates(4.0)),), sample="a: b",
     )  # fmt: skip
     said = json.loads(json.dumps(progress.as_json()))
     assert Progress.from_json(said) == progress

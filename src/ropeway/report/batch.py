@@ -1,6 +1,5 @@
 """What a person sees of a batch job: while it runs, before it begins, and at its end."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from ropeway.batch.progress import Left, Progress, ReplicaProgress
 from ropeway.batch.rows import Outcome
 from ropeway.batch.survey import Survey
 from ropeway.report.figures import percent, rate
-from ropeway.report.line import one_line, shrink
+from ropeway.report.line import one_line
 from ropeway.report.table import table
 from ropeway.units import counted, format_bytes, format_seconds
 
@@ -23,7 +22,6 @@ _MEANING = {
     Outcome.POISON: "engines died with it in flight, twice",
     Outcome.SKIPPED: "a line that cannot be sent",
 }
-_SAMPLE_CELLS = 160
 
 
 def survey_line(read: int, size: int) -> str:
@@ -70,8 +68,8 @@ def progress_block(progress: Progress, now: float) -> Iterator[str]:
     if progress.faults:
         faults = sorted(progress.faults.items(), key=lambda item: -item[1])
         yield "  failed tries: " + ", ".join(f"{what} {count:,}×" for what, count in faults)
-    if sample := sample_words(progress.sample):
-        yield f"  {sample}"
+    if progress.sample:
+        yield f"  {progress.sample}"
 
 
 def _replica(replica: ReplicaProgress) -> str:
@@ -80,19 +78,6 @@ def _replica(replica: ReplicaProgress) -> str:
         return f"{about}  {replica.state}: {one_line(replica.why)}"
     rates = replica.rates
     return f"{about}  {rate(rates.prompt)} + {rate(rates.answer)} tokens/s  {replica.rows:,} rows"
-
-
-def sample_words(line: bytes) -> str:
-    """Return an answer as one short line: `row-7: The capital …`; "" where it has no text."""
-    try:
-        record = json.loads(line)
-        choice = record["response"]["body"]["choices"][0]
-        text = choice.get("text") or choice["message"]["content"]
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        return ""
-    if not isinstance(text, str):
-        return ""
-    return shrink(one_line(f"{record.get('custom_id')}: {text}"), _SAMPLE_CELLS)
 
 
 def survey_table(found: Survey, samples: int, forecast: Mapping[str, Any] | None) -> RenderableType:

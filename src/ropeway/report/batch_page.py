@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from ropeway.batch.progress import Progress
+from ropeway.batch.progress import Progress, Rates
 from ropeway.batch.rows import Outcome
-from ropeway.report.batch import sample_words
 from ropeway.report.figures import percent, rate
 from ropeway.report.page import render_page
 from ropeway.units import format_seconds
 
-_MOST_POINTS = 240
+Timeline = Sequence[tuple[float, Rates]]
+"""The rates of a run at some of its moments."""
 _WORDS = {
     Outcome.ANSWERED: ("answered", "已回答"),
     Outcome.CUT: ("cut", "被截断"),
@@ -20,34 +20,6 @@ _WORDS = {
     Outcome.POISON: ("poison", "疑致引擎崩溃"),
     Outcome.SKIPPED: ("skipped", "已跳过"),
 }
-
-
-@dataclass(frozen=True)
-class Point:
-    """The rates at one moment of a run, per second."""
-
-    elapsed_s: float
-    prompt: float
-    answer: float
-
-
-class Timeline:
-    """The rates of a run, at moments that lie further apart the longer it lasts."""
-
-    def __init__(self) -> None:
-        self.points: list[Point] = []
-        self._apart_s = 0.0
-
-    def add(self, progress: Progress) -> None:
-        """Note the rates, unless it was done just before."""
-        last = self.points[-1].elapsed_s if self.points else -1.0
-        if progress.elapsed_s - last < self._apart_s:
-            return
-        rates = progress.rates
-        self.points.append(Point(progress.elapsed_s, rates.prompt, rates.answer))
-        if len(self.points) > _MOST_POINTS:
-            del self.points[1::2]
-            self._apart_s = max(1.0, 2 * self._apart_s)
 
 
 @dataclass(frozen=True)
@@ -77,11 +49,11 @@ class Conditions:
 
 
 def batch_page(
-    progress: Progress, timeline: Sequence[Point], conditions: Conditions, language: str = "en"
+    progress: Progress, timeline: Timeline, conditions: Conditions, language: str = "en"
 ) -> str:
     """Return the page. `progress`: the last of the run."""
-    most = max((max(point.prompt, point.answer) for point in timeline), default=0.0)
-    end_s = max((point.elapsed_s for point in timeline), default=0.0)
+    most = max((max(rates.prompt, rates.answer) for _, rates in timeline), default=0.0)
+    end_s = max((elapsed_s for elapsed_s, _ in timeline), default=0.0)
     return render_page(
         "batch.html.j2",
         {"rate": rate, "seconds": format_seconds, "percent": percent},
@@ -94,7 +66,7 @@ def batch_page(
         most=most,
         end_s=end_s,
         faults=sorted(progress.faults.items(), key=lambda item: -item[1]),
-        sample=sample_words(progress.sample),
+        sample=progress.sample,
         when=conditions.when.strftime("%Y-%m-%d %H:%M"),
     )
 
@@ -110,10 +82,10 @@ def _shares(progress: Progress) -> list[Share]:
     ]
 
 
-def _line(timeline: Sequence[Point], name: str, end_s: float, most: float) -> str:
+def _line(timeline: Timeline, name: str, end_s: float, most: float) -> str:
     """Return an SVG polyline's points, x and y from 0 to 100, y down."""
     places = (
-        (100 * point.elapsed_s / (end_s or 1.0), 100 - 100 * getattr(point, name) / most)
-        for point in timeline
+        (100 * elapsed_s / (end_s or 1.0), 100 - 100 * getattr(rates, name) / most)
+        for elapsed_s, rates in timeline
     )
     return " ".join(f"{x:.2f},{y:.2f}" for x, y in places)
