@@ -11,11 +11,9 @@ import pytest
 from aiohttp import web
 
 import virtual_time
-from batch_server import BatchServer, Job, Memory, always, completion, job, row, rows, run_job
-from ropeway.batch.dispatch import Limits
+from batch_server import BatchServer, Job, always, completion, job, row, rows, run_job
 from ropeway.batch.progress import Forecast, Left, Meter, Price, Progress, Rates, Tally
 from ropeway.batch.rows import Outcome, Row
-from ropeway.batch.run import Settings, run_batch
 
 
 def test_how_much_is_sent_follows_the_engine() -> None:
@@ -58,10 +56,10 @@ def test_what_is_read_and_has_no_answer_is_bounded_by_bytes(size: int, most: int
 
     async def main() -> tuple[Job, BatchServer, int]:
         async with BatchServer(answer) as server:
-            limits = Limits(start=16, most=16, most_bytes=100_000)
-            settings, journal = Settings(rows=24, tokens=240, limits=limits), Memory()
-            ended = await run_batch(source(), journal, [server.endpoint], settings, lambda _: None)
-            return Job(ended, journal, []), server, max(ahead)
+            ended = await run_job(
+                source(), server.endpoint, total=24, start=16, most=16, most_bytes=100_000
+            )
+            return ended, server, max(ahead)
 
     async def answer(_, prompt):
         ahead.append(len(read) - sum(done))

@@ -266,7 +266,7 @@ def test_answers_that_do_not_fit_a_schema_are_asked_for_again(
         assert endpoint.requests == 2
         assert code == 1
         assert said["outcomes"]["failed"] == 1
-        assert said["failed_tries"] == {"does not fit": 2}
+        assert said["failed_tries"] == {"does not fit the schema": 2}
         (line,) = lines(tmp_path / "o.errors.jsonl")
         assert "the answer is no JSON" in line["error"]["message"]
         schema.write_text('{"type": "string"}')

@@ -14,11 +14,12 @@ from typing import Any
 import msgspec
 
 from ropeway.batch.health import Health, Sign
+from ropeway.batch.journal import Journal
 from ropeway.batch.pace import Pace
 from ropeway.batch.progress import LONGEST_SAMPLED, Tally
 from ropeway.batch.queue import Window
 from ropeway.batch.replica import Flight, Replica, State, back_off, outlasted, refusal
-from ropeway.batch.rows import Keeper, Outcome, Result, Row, Trouble
+from ropeway.batch.rows import Outcome, Result, Row, Trouble
 from ropeway.batch.send import Answer, Sender, Verdict, result_of, without_answer
 from ropeway.phrases import phrase
 
@@ -83,7 +84,7 @@ class Dispatch:
     def __init__(
         self,
         senders: Sequence[Sender],
-        journal: Keeper,
+        journal: Journal,
         limits: Limits,
         listed: Collection[str] = (),
     ) -> None:
@@ -431,7 +432,7 @@ class Dispatch:
         ]:
             del replica.flying[flight.row.ordinal]
             flight.task.cancel()
-            self.faults["forgotten"] += 1
+            self.faults[phrase("forgotten")] += 1
             self._trouble(flight.row).reached = True
             self._cut_off(flight.row, words)
 

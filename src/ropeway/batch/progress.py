@@ -10,6 +10,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from ropeway.batch.rows import Outcome
 from ropeway.outside import UNSEEN
+from ropeway.phrases import Phrase, phrase
 
 # Rates are those of the last seconds, at two looks a second.
 _LOOKS = 31
@@ -131,6 +132,7 @@ class Progress:
                 ReplicaProgress(**{**one, "rates": Rates(**one["rates"])})
                 for one in said["replicas"]
             )
+            fields["faults"] = {_fault(what): count for what, count in said["faults"].items()}
             return cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(str(error)) from None
@@ -143,6 +145,12 @@ class Progress:
             "finished": self.finished,
             "cut_share": self.cut_share,
         }
+
+
+def _fault(what: str) -> Phrase:
+    """Return what was wrong with tries, which was made plain, as it was."""
+    number = what.removeprefix("status ")
+    return Phrase(what) if number == what else phrase("status {status}", status=number)
 
 
 def sample_of(line: bytes) -> str:

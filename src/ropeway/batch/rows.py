@@ -5,29 +5,34 @@ A row is a request. Its ordinal is its place in the input, from 0, over all file
 same prompt may be meant twice.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import Self
+
+from ropeway.phrases import Phrase, phrase
 
 
 class Outcome(IntEnum):
     """What became of a row; at the end each has exactly one. The numbers are kept in journals.
 
-    ANSWERED  a whole answer
-    CUT       an answer that ended at its limit of tokens (`finish_reason` length)
-    REFUSED   the server will not answer it (a status from 400 to 499 that repeating cannot mend)
-    FAILED    no answer within the tries that a row has
-    POISON    engines died with it in flight, twice: it may be the cause
-    SKIPPED   no request: a line that cannot be read, left out with `--skip-bad`
+    word     what it is called, for people
+    meaning  what it is
     """
 
-    ANSWERED = 1
-    CUT = 2
-    REFUSED = 3
-    FAILED = 4
-    POISON = 5
-    SKIPPED = 6
+    word: Phrase
+    meaning: Phrase
+
+    def __new__(cls, number: int, word: Phrase, meaning: Phrase) -> Self:
+        one = int.__new__(cls, number)
+        one._value_, one.word, one.meaning = number, word, meaning
+        return one
+
+    ANSWERED = 1, phrase("answered"), phrase("a whole answer")
+    CUT = 2, phrase("cut"), phrase("an answer that ended at its limit of tokens")
+    REFUSED = 3, phrase("refused"), phrase("the server will not answer it")
+    FAILED = 4, phrase("failed"), phrase("no answer within its tries")
+    POISON = 5, phrase("poison"), phrase("engines died with it in flight, twice: it may be why")
+    SKIPPED = 6, phrase("skipped"), phrase("a line that cannot be sent, with `--skip-bad`")
 
     @property
     def good(self) -> bool:
@@ -70,25 +75,6 @@ class Result:
     line: bytes
     prompt: int = 0
     answer: int = 0
-
-
-class Keeper(Protocol):
-    """Where results go, as into a journal.
-
-    counts  committed rows, those of earlier runs included
-    """
-
-    counts: Counter[Outcome]
-
-    @property
-    def behind(self) -> int:
-        """Bytes that were added and are not on disk yet."""
-
-    def add(self, result: Result) -> None:
-        """Take a result. Raises RopewayError when nothing more can be kept."""
-
-    async def commit(self) -> None:
-        """Return when all that was added is on disk. Raises RopewayError."""
 
 
 @dataclass(slots=True)

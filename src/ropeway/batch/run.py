@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ropeway.batch.dispatch import Dispatch, Limits
+from ropeway.batch.journal import Journal
 from ropeway.batch.progress import Forecast, Meter, Price, Progress, sample_of
 from ropeway.batch.replica import State
-from ropeway.batch.rows import Keeper, Outcome, Row
+from ropeway.batch.rows import Outcome, Row
 from ropeway.batch.send import Check, Sender
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import ServerAway
@@ -135,14 +136,17 @@ class Course:
         if bad <= most * n:
             return None
         hint = phrase("the file of errors says why; allow more with `--max-errors`")
-        evidence = [f"{fault}: {count:,}" for fault, count in faults.most_common(_MOST_FAULTS)]
+        evidence = [
+            phrase("{what} {n:,}×", what=fault, n=count)
+            for fault, count in faults.most_common(_MOST_FAULTS)
+        ]
         what = phrase(template, bad=bad, n=n, most=most)
         return RopewayError(what, evidence=evidence, hint=hint)
 
 
 async def run_batch(
     rows: Iterator[Row],
-    journal: Keeper,
+    journal: Journal,
     endpoints: Sequence[Endpoint],
     settings: Settings,
     tell: Callable[[Progress], None],

@@ -6,7 +6,7 @@ import errno
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
 from http import HTTPStatus
@@ -17,6 +17,7 @@ import msgspec
 from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
+from ropeway.batch.bodies import streamed, whole
 from ropeway.batch.health import Health, Sign
 from ropeway.batch.pace import read_metrics
 from ropeway.batch.pictures import PictureRow
@@ -35,7 +36,6 @@ _LONGEST_METRICS = 4 * 2**20
 _READ_BUFFER = 2**20
 # aiohttp warns of larger ones.
 _LARGE_BODY = 2**20
-_ENOUGH = 2**17  # bytes of a body that is read from files, at once
 _PROBE_S = 5.0
 _MOST_PAUSE_S = 600.0
 # What a server says of us (wrong key, wrong address, no credit), or of a model that it has not.
@@ -54,7 +54,7 @@ _OUR_OWN = {
 _STATUSES = {status.value for status in HTTPStatus}
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _MOST_SHOWN = 200
-_NO_ANSWER = "no answer of its API"
+_NO_ANSWER = phrase("no answer of its API")
 _encode = msgspec.json.Encoder().encode
 # What is wrong with an answer, if anything.
 Check = Callable[[bytes], Phrase | None]
@@ -191,13 +191,13 @@ class Sender:
                 size, blocks = await asyncio.to_thread(row.payload)
             except RopewayError as error:
                 words = phrase("{where}: {what}", where=error.where, what=error.what)
-                return Answer(Verdict.UNSENDABLE, words=words, fault="no picture")
+                return Answer(Verdict.UNSENDABLE, words=words, fault=phrase("no picture"))
             except OSError as error:
                 reason = reason_of(error)
                 return _no_picture(phrase("a picture cannot be read: {reason}", reason=reason))
-            data, headers["Content-Length"] = _streamed(size, blocks, sent), str(size)
+            data, headers["Content-Length"] = streamed(size, blocks, sent), str(size)
         elif len(row.body) > _LARGE_BODY:
-            data, headers["Content-Length"] = _whole(row.body, sent), str(len(row.body))
+            data, headers["Content-Length"] = whole(row.body, sent), str(len(row.body))
         else:
             data = _Body(row.body, sent)
         asking = self._session.post(
@@ -217,7 +217,7 @@ class Sender:
         if not wrong:
             return answer
         return msgspec.structs.replace(
-            answer, verdict=Verdict.UNFIT, words=wrong, fault="does not fit"
+            answer, verdict=Verdict.UNFIT, words=wrong, fault=phrase("does not fit the schema")
         )
 
     async def healthy(self) -> Health:
@@ -265,17 +265,17 @@ class Sender:
             words = explain(error, self.endpoint).what
             number = getattr(getattr(error, "os_error", None), "errno", None)
             if number in (errno.EMFILE, errno.ENFILE):
-                return Answer(Verdict.LATER, words=words, fault="too many open files")
-            return Answer(Verdict.AWAY, words=words, fault="no server")
+                return Answer(Verdict.LATER, words=words, fault=phrase("too many open files"))
+            return Answer(Verdict.AWAY, words=words, fault=phrase("no server"))
         if isinstance(error, TimeoutError):
             silence = format_seconds(self._silence_s)
             words = phrase("nothing arrived for {silence}", silence=silence)
-            return Answer(Verdict.FAILED, words=words, fault="silence")
+            return Answer(Verdict.FAILED, words=words, fault=phrase("silence"))
         if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
             words = phrase("what answers does not speak HTTP")
             return Answer(Verdict.FAILED, words=words, fault=_NO_ANSWER)
         words = phrase("the connection broke before the answer was whole")
-        return Answer(Verdict.FAILED, words=words, fault="connection broke", broke=True)
+        return Answer(Verdict.FAILED, words=words, fault=phrase("connection broke"), broke=True)
 
 
 def _sign(error: Exception) -> Sign:
@@ -294,7 +294,9 @@ def judge(
     request_id = _shown(headers.get("X-Request-Id", sent))
     if data is None:
         words = phrase("the answer is longer than {most}", most=format_bytes(LONGEST_ANSWER))
-        return Answer(Verdict.FAILED, status, request_id, words=words, fault="answer too long")
+        return Answer(
+            Verdict.FAILED, status, request_id, words=words, fault=phrase("answer too long")
+        )
     encoding = _shown(headers.get("Content-Encoding", "identity"))
     if encoding != "identity":
         words = phrase("the answer is compressed (`{encoding}`) unasked", encoding=encoding)
@@ -359,40 +361,9 @@ class _Body(aiohttp.BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
-async def _whole(body: bytes, sent: Callable[[], None]) -> AsyncIterator[bytes]:
-    """Give a large body in one piece, which the event loop then sends as the server takes it.
-
-    Who refuses it for its size may close the connection before it is sent. Where the loop sends, it
-    reads what came first; a failed write of ours would lose the answer.
-    """
-    yield body
-    sent()
-
-
 def _no_picture(why: str) -> Answer:
     """Return that a picture cannot be read just now."""
-    return Answer(Verdict.UNREADY, words=why, fault="no picture")
-
-
-async def _streamed(
-    size: int, blocks: Iterator[bytes], sent: Callable[[], None]
-) -> AsyncIterator[bytes]:
-    """Yield a body of so many bytes, which is read from files meanwhile."""
-    while size > 0:
-        data = await asyncio.to_thread(_some, blocks)
-        size -= len(data)
-        yield data
-    sent()
-
-
-def _some(blocks: Iterator[bytes]) -> bytes:
-    """Return the next blocks: many small ones together, as a thread is asked for them."""
-    data = bytearray()
-    for block in blocks:
-        data += block
-        if len(data) >= _ENOUGH:
-            break
-    return bytes(data)
+    return Answer(Verdict.UNREADY, words=why, fault=phrase("no picture"))
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes | None:
@@ -425,7 +396,7 @@ def _judge_answer(path: str, data: bytes, request_id: str) -> Answer:
         return Answer(Verdict.FAILED, 200, request_id, words=words, fault=_NO_ANSWER)
     if read.error is not None or read.object == "error":
         words = phrase("the server says: {message}", message=_words(data))
-        return Answer(Verdict.FAILED, 200, request_id, words=words, fault="error in a 200")
+        return Answer(Verdict.FAILED, 200, request_id, words=words, fault=phrase("error in a 200"))
     reasons = [choice.finish_reason for choice in read.choices or ()]
     if path.endswith("/completions"):
         whole = bool(reasons)
@@ -436,7 +407,7 @@ def _judge_answer(path: str, data: bytes, request_id: str) -> Answer:
         return Answer(Verdict.FAILED, 200, request_id, words=words, fault=_NO_ANSWER)
     if "abort" in reasons or "error" in reasons:
         words = phrase("the server aborted the request")
-        return Answer(Verdict.FAILED, 200, request_id, words=words, fault="aborted")
+        return Answer(Verdict.FAILED, 200, request_id, words=words, fault=phrase("aborted"))
     verdict = Verdict.CUT if "length" in reasons else Verdict.ANSWERED
     usage = read.usage if isinstance(read, _Counted) else None
     prompt, answer = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
@@ -456,15 +427,21 @@ def _judge_refusal(status: int, headers: Mapping[str, str], data: bytes, request
     words = phrase("{status}: {message}", status=status, message=said or usual)
     pause_s = retry_after(headers, time.time())
     if status == 429 or (status == 503 and pause_s is not None):
-        fault = f"status {status}"
+        fault = phrase("status {status}", status=status)
         return Answer(Verdict.LATER, status, request_id, words=words, fault=fault, pause_s=pause_s)
     if status in _NOT_OF_THE_ROW:
-        body, fault = _embedded(data), f"status {status}"
+        body, fault = _embedded(data), phrase("status {status}", status=status)
         return Answer(Verdict.BARRED, status, request_id, body, words=words, fault=fault)
     if 400 <= status < 500 and status not in _MAY_PASS:
-        body, fault = _embedded(data), "refused"
+        body, fault = _embedded(data), phrase("refused")
         return Answer(Verdict.REFUSED, status, request_id, body, words=words, fault=fault)
-    return Answer(Verdict.FAILED, status, request_id, words=words, fault=f"status {status}")
+    return Answer(
+        Verdict.FAILED,
+        status,
+        request_id,
+        words=words,
+        fault=phrase("status {status}", status=status),
+    )
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

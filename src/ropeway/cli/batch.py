@@ -2,6 +2,7 @@
 
 import click
 
+from ropeway.batch.rows import Outcome
 from ropeway.cli import batch_detached
 from ropeway.cli.batch_job import plan_batch, run_batch_job
 from ropeway.cli.batch_options import (
@@ -43,12 +44,7 @@ def batch(
     The contract:
       A row may be generated twice; it is committed once. At the end every row
       has exactly one outcome, and they add up to the input:
-        answered  a whole answer
-        cut       an answer that ended at its limit of tokens
-        refused   the server will not answer it (4xx)
-        failed    no answer within its tries
-        poison    engines died with it in flight, twice
-        skipped   a line that cannot be sent, with --skip-bad
+        OUTCOMES
 
     The same command again goes on where the last one ended: what was committed is in OUT.journal
     (of s3://… here), and an input, model or setting that differs is refused. Ctrl-C or
@@ -80,3 +76,9 @@ def batch(
         plan_batch(screen, request)
     else:
         run_batch_job(screen, request)
+
+
+# What they mean is said in one place.
+batch.help = (batch.help or "").replace(
+    "OUTCOMES", "\n        ".join(f"{outcome.word:<9} {outcome.meaning}" for outcome in Outcome)
+)

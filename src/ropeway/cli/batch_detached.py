@@ -12,7 +12,6 @@ import click
 
 from ropeway.batch.rows import Outcome
 from ropeway.batch.stored import Output, Stored
-from ropeway.cli.batch_job import View
 from ropeway.cli.batch_jobs import find_job, job_json, no_job, progress_of
 from ropeway.cli.batch_options import BatchFlags, BatchRequest, DetachFlags
 from ropeway.cli.batch_sent import send_job
@@ -36,6 +35,7 @@ from ropeway.launch.lock import audited, current_author, locked
 from ropeway.outside import parse_json
 from ropeway.phrases import phrase
 from ropeway.report.batch import outcome_table
+from ropeway.report.batch_view import View
 from ropeway.report.console import Screen
 from ropeway.report.progress import Step
 from ropeway.spec.model import DEFAULT_FILE
@@ -338,6 +338,6 @@ def _tell_end(document: Mapping[str, Any], paths: Mapping[str, str], screen: Scr
         screen.warn(str(warning))
     outcomes = document.get("outcomes") or {}
     counts = Counter({outcome: int(outcomes.get(outcome.name.lower(), 0)) for outcome in Outcome})
-    screen.answer(outcome_table(counts, int(document["rows"])))
+    screen.answer(outcome_table(counts, int(document["rows"]), screen.language))
     for key, path in paths.items():
         screen.answer(f"{key:<9} {path}")
