@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import errno
+import resource
 import socket
 from collections import Counter
 
@@ -19,7 +19,6 @@ from batch_server import (
     run_job,
 )
 from ports import free_port
-from ropeway.batch import send
 from ropeway.batch.rows import Outcome
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import ServerAway
@@ -182,23 +181,21 @@ def test_what_an_engine_has_forgotten_is_sent_again() -> None:
     assert 60 < done.ended.progress.elapsed_s < 120
 
 
-def test_what_is_in_flight_outlives_our_own_want_of_files(monkeypatch) -> None:
-    usual, full = send._kept_alive, []
-
-    def socket_if_there_is_one(address):
-        if full:
-            raise OSError(errno.EMFILE, "too many open files")
-        return usual(address)
+def test_what_is_in_flight_outlives_our_own_want_of_files() -> None:
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def main() -> Job:
         async with BatchServer(seconds=20.0) as server:
             loop = asyncio.get_running_loop()
-            loop.call_later(1, full.append, True)
-            loop.call_later(15, full.clear)
+            none = (0, usual[1])
+            loop.call_later(1, resource.setrlimit, resource.RLIMIT_NOFILE, none)
+            loop.call_later(15, resource.setrlimit, resource.RLIMIT_NOFILE, usual)
             return await run_job(rows(8), server.endpoint, tries=1)
 
-    monkeypatch.setattr(send, "_kept_alive", socket_if_there_is_one)
-    done = virtual_time.run(main())
+    try:
+        done = virtual_time.run(main())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
     check_answered(done, 8)
     assert done.ended.progress.again == 0
 

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -378,12 +379,11 @@ def test_how_a_replica_is() -> None:
         (errno.EMFILE, Sign.UNKNOWN),
     ],
 )
-def test_only_who_is_asked_can_be_gone(number: int, sign: Sign, monkeypatch) -> None:
+def test_only_who_is_asked_can_be_gone(number: int, sign: Sign) -> None:
     def refuse(_: object) -> socket.socket:
         raise OSError(number, "why")
 
-    monkeypatch.setattr(send, "_kept_alive", refuse)
-    assert health_of("127.0.0.1").sign is sign
+    assert health_of("127.0.0.1", make_socket=refuse).sign is sign
 
 
 def test_a_name_that_is_not_known_for_a_moment_is_no_death(monkeypatch) -> None:
@@ -399,9 +399,9 @@ def test_what_is_no_http_is_no_death() -> None:
         assert health_of("127.0.0.1", endpoint.url.rpartition(":")[2]).sign is Sign.SILENT
 
 
-def health_of(host: str, port: str = "1/v1") -> Health:
+def health_of(host: str, port: str = "1/v1", **how: Any) -> Health:
     async def main() -> Health:
-        async with Sender(Endpoint(f"http://{host}:{port}"), 60.0) as sender:
+        async with Sender(Endpoint(f"http://{host}:{port}"), 60.0, **how) as sender:
             return await sender.healthy()
 
     return asyncio.run(main())

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import re
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import parsedate_to_datetime
@@ -18,7 +17,7 @@ from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from ropeway.batch.bodies import streamed, whole
-from ropeway.batch.health import Health, Sign
+from ropeway.batch.health import Health, Sign, kept_alive
 from ropeway.batch.pace import read_metrics
 from ropeway.batch.pictures import PictureRow
 from ropeway.batch.rows import Outcome, Result, Row
@@ -42,9 +41,6 @@ _MOST_PAUSE_S = 600.0
 _NOT_OF_THE_ROW = {300, 301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 407}
 _MAYBE_OF_THE_ROW = {403, 404, 405}  # its contents, its model, its API
 _MAY_PASS = {408, 409, 425, 429}
-# Seconds until the first question, between the next ones, and their number (the first of these
-# names is Linux's, the second macOS's).
-_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 # What a system says where no process is any more, and what it says of our own machine.
 _NOBODY_THERE = {errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE}
 _OUR_OWN = {
@@ -163,8 +159,16 @@ class Sender:
 
     _session: aiohttp.ClientSession
 
-    def __init__(self, endpoint: Endpoint, silence_s: float, check: Check | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        silence_s: float,
+        check: Check | None = None,
+        *,
+        make_socket: aiohttp.SocketFactoryType = kept_alive,
+    ) -> None:
         self.endpoint = endpoint
+        self._make_socket = make_socket
         self._silence_s = silence_s
         self._check = check
         self._urls: dict[str, URL] = {}
@@ -175,7 +179,7 @@ class Sender:
             self._silence_s,
             read_bufsize=_READ_BUFFER,
             cookie_jar=aiohttp.DummyCookieJar(),
-            connector={"socket_factory": _kept_alive},
+            connector={"socket_factory": self._make_socket},
         )
         return self
 
@@ -331,20 +335,6 @@ def without_answer(row: Row, outcome: Outcome, why: str) -> Result:
     line = b'{"id":"batch_req_%d","custom_id":%b,"response":null,"error":%b}\n'
     error = _error(outcome, why)
     return Result(row.ordinal, outcome, line % (row.ordinal, _encode(row.name), error))
-
-
-def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Return a socket of which the system notices that nobody is at the other end any more.
-
-    An answer that is not streamed may take an hour, and until then nothing else would tell of a
-    laptop that slept, or of a connection that a router between has forgotten.
-    """
-    made = socket.socket(*address[:3])
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _ALIVE.items():
-        if hasattr(socket, name):
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return made
 
 
 class _Body(aiohttp.BytesPayload):
