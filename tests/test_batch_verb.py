@@ -16,6 +16,7 @@ from batch_endpoint import Faults, answer_text
 from batch_calls import columns, lines, requests, run, serving, texts
 from batch_rows import files_of_at_most
 from ropeway.cli.main import exit_code
+from ropeway.report import batch_view
 from waiting import wait_for
 
 
@@ -329,6 +330,26 @@ def test_events_tell_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture
     assert events[-1]["replicas"][0]["url"] == url
 
 
+def test_who_reads_chinese_reads_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(batch_view, "_FIRST_BLOCK_S", 0.0)
+    requests(tmp_path / "in.jsonl", 200)
+    with (tmp_path / "in.jsonl").open("a") as file:
+        file.write("{\n")
+    faults = Faults(refused=0.1, errors=0.1, length=0.1)
+    with serving(seconds=0.1, faults=faults) as (url, _):
+        common = ["--url", url, "--skip-bad", "--lang", "zh", "--price", "1"]
+        exit_code(["batch", "in.jsonl", "--plan", "-n", "2", *common])
+        exit_code(["batch", "in.jsonl", "-o", "out.jsonl", "--max-cost", "1e-9", *common])
+        exit_code(["batch", "in.jsonl", "-o", "out.jsonl", *common])
+    out, err = capsys.readouterr()
+    said = re.sub(r"ropeway batch .*|http:\S*|\S*\.jsonl\S*|r\d+: \w+|token/s|`.*?`", "", out + err)
+    words = set(re.findall(r"[A-Za-z]{2,}", said))
+    assert words <= {"token", "fake", "min", "ms", "KiB"}, said
+
+
 def test_a_page_shows_what_became_of_the_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -343,7 +364,8 @@ def test_a_page_shows_what_became_of_the_rows(
     assert f'title="refused 被拒绝 {refused}"' in text
     assert "Every one of the 200 rows has its outcome." in text
     assert "全部 200 行都已得到结果。" in text
-    assert f"<th>status 500</th><td>{said['failed_tries']['status 500']}</td>" in text
+    tries = said["failed_tries"]["status 500"]
+    assert f'<span lang="zh-Hans">状态码 500</span></th><td>{tries}</td>' in text
     assert "<script" not in text
 
 

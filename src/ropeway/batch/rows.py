@@ -7,37 +7,47 @@ same prompt may be meant twice.
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Self
 
 from ropeway.phrases import Phrase, phrase
 
 
 class Outcome(IntEnum):
-    """What became of a row; at the end each has exactly one. The numbers are kept in journals.
+    """What became of a row; at the end each has exactly one. The numbers are kept in journals."""
 
-    word     what it is called, for people
-    meaning  what it is
-    """
-
-    word: Phrase
-    meaning: Phrase
-
-    def __new__(cls, number: int, word: Phrase, meaning: Phrase) -> Self:
-        one = int.__new__(cls, number)
-        one._value_, one.word, one.meaning = number, word, meaning
-        return one
-
-    ANSWERED = 1, phrase("answered"), phrase("a whole answer")
-    CUT = 2, phrase("cut"), phrase("an answer that ended at its limit of tokens")
-    REFUSED = 3, phrase("refused"), phrase("the server will not answer it")
-    FAILED = 4, phrase("failed"), phrase("no answer within its tries")
-    POISON = 5, phrase("poison"), phrase("engines died with it in flight, twice: it may be why")
-    SKIPPED = 6, phrase("skipped"), phrase("a line that cannot be sent, with `--skip-bad`")
+    ANSWERED = 1
+    CUT = 2
+    REFUSED = 3
+    FAILED = 4
+    POISON = 5
+    SKIPPED = 6
 
     @property
     def good(self) -> bool:
         """Whether the row is in the output; the others are in the file of errors."""
         return self in (Outcome.ANSWERED, Outcome.CUT)
+
+    @property
+    def word(self) -> Phrase:
+        """What it is called, for people."""
+        return _WORDS[self][0]
+
+    @property
+    def meaning(self) -> Phrase:
+        """What it is."""
+        return _WORDS[self][1]
+
+
+_WORDS = {
+    Outcome.ANSWERED: (phrase("answered"), phrase("a whole answer")),
+    Outcome.CUT: (phrase("cut"), phrase("an answer that ended at its limit of tokens")),
+    Outcome.REFUSED: (phrase("refused"), phrase("the server will not answer it")),
+    Outcome.FAILED: (phrase("failed"), phrase("no answer within its tries")),
+    Outcome.POISON: (
+        phrase("poison"),
+        phrase("engines died with it in flight, twice: it may be why"),
+    ),
+    Outcome.SKIPPED: (phrase("skipped"), phrase("a line that cannot be sent, with `--skip-bad`")),
+}
 
 
 @dataclass(frozen=True, slots=True)

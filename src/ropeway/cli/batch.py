@@ -13,12 +13,13 @@ from ropeway.cli.batch_options import (
     detach_options,
 )
 from ropeway.cli.endpoint import endpoint_options
-from ropeway.cli.options import screen_options
+from ropeway.cli.options import lang_option, screen_options
 from ropeway.endpoint.address import Endpoint
 from ropeway.report.console import Screen
 
 
 @click.command()
+@lang_option
 @screen_options
 @endpoint_options(timeout=3600.0, several=True)
 @batch_options

@@ -34,7 +34,7 @@ from ropeway.launch.labels import Reached
 from ropeway.launch.lock import audited, current_author, locked
 from ropeway.outside import parse_json
 from ropeway.phrases import phrase
-from ropeway.report.batch import outcome_table
+from ropeway.report.batch import file_lines, outcome_table
 from ropeway.report.batch_view import View
 from ropeway.report.console import Screen
 from ropeway.report.progress import Step
@@ -339,5 +339,5 @@ def _tell_end(document: Mapping[str, Any], paths: Mapping[str, str], screen: Scr
     outcomes = document.get("outcomes") or {}
     counts = Counter({outcome: int(outcomes.get(outcome.name.lower(), 0)) for outcome in Outcome})
     screen.answer(outcome_table(counts, int(document["rows"]), screen.language))
-    for key, path in paths.items():
-        screen.answer(f"{key:<9} {path}")
+    for line in file_lines(paths):
+        screen.answer(line)

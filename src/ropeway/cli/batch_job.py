@@ -110,7 +110,7 @@ def run_batch_job(screen: Screen, request: BatchRequest) -> None:
             opener = open_shards if flags.on else open_job
             opened = opener(order, servers, sys.stdin.buffer, _looking(step))
             job: Job = stack.enter_context(opened)
-            step.closing = counted(job.found.rows, "row")
+            step.ok(counted(job.found.rows, "row"))
         _tell_survey(job, servers, screen)
         settings = _settings(job, request, servers)
         view = View(screen, flags.currency)

@@ -62,7 +62,7 @@ Exit codes:
 \b
 Language: that of the terminal; English or Chinese for one call:
   ropeway VERB --lang zh
-  of init, doctor, plan, up, status, logs, diagnose, restart, bundle, down;
+  of init, doctor, plan, up, status, logs, diagnose, batch, restart, bundle, down;
   the other verbs print English, and their errors the terminal's language
 
 \b

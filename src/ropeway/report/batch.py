@@ -244,6 +244,16 @@ def outcome_table(counts: Mapping[Outcome, int], rows: int, language: str = "en"
     return grid
 
 
+def file_lines(paths: Mapping[str, str]) -> Iterator[Phrase]:
+    """Yield where files are, by what they are."""
+    templates = {
+        "output": phrase("output    {path}", path=paths.get("output")),
+        "errors": phrase("errors    {path}", path=paths.get("errors")),
+        "page": phrase("page      {path}", path=paths.get("page")),
+    }
+    return (templates[name] for name in paths)
+
+
 def account_lines(account: Account) -> Phrase:
     """Return what stands below the table, as plain lines that no terminal wraps."""
     prompt, answer = account.tokens
@@ -260,9 +270,8 @@ def account_lines(account: Account) -> Phrase:
         money = _money(account.progress.cost, account.currency)
         lines.append(phrase("cost      {money} for this run", money=money))
     if account.written:
-        lines.append(phrase("output    {path}", path=account.output))
-        if account.bad:
-            lines.append(phrase("errors    {path}", path=account.errors))
+        files = {"output": account.output} | ({"errors": account.errors} if account.bad else {})
+        lines += file_lines(files)
     else:
         lines.append(phrase("journal   {path}", path=account.folder))
     return joined(lines, "\n")
