@@ -9,12 +9,12 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Literal
 
 from ropeway.batch.dispatch import Dispatch, Limits
 from ropeway.batch.journal import Journal
-from ropeway.batch.progress import Forecast, Meter, Price, Progress, sample_of
+from ropeway.batch.progress import Cost, Forecast, Meter, Price, Progress, sample_of
 from ropeway.batch.replica import State
 from ropeway.batch.rows import Outcome, Row
 from ropeway.batch.send import Check, Sender
@@ -48,6 +48,7 @@ class Settings:
     until         time to stop at, as `time.time` has it
     max_cost      money to stop at, by `price`
     listed        models that the servers said they have
+    ceiling       tokens of answers per second that the planner holds for possible
     """
 
     rows: int
@@ -62,6 +63,7 @@ class Settings:
     price: Price | None = None
     max_cost: float | None = None
     listed: frozenset[str] = frozenset()
+    ceiling: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,10 @@ class Course:
         tokens, left = progress.cost or 0.0, self._forecast.left(rest)
         cost, in_all = self.cost(tokens), None
         if self.settings.price is not None and cost is not None and left is not None:
-            in_all = cost + self.settings.price.of(left.likely_s, 0, 0) + tokens * rest / work
-        return replace(progress, left=left, cost=cost, cost_in_all=in_all)
+            price, least = self.settings.price, cost + tokens * rest / work
+            in_all = Cost(*(least + price.of(span_s, 0, 0) for span_s in astuple(left)))
+        ceiling = self.settings.ceiling
+        return replace(progress, left=left, cost=cost, cost_in_all=in_all, ceiling=ceiling)
 
     def _errors(self, settled: Counter[Outcome], faults: Counter[str]) -> RopewayError | None:
         """Return that too much fails, in all or of late, if it does."""

@@ -27,6 +27,7 @@ from ropeway.batch.job import (
     open_job,
     open_shards,
     tokens_of,
+    typical,
     write_files,
 )
 from ropeway.batch.parts import Shape
@@ -48,6 +49,7 @@ from ropeway.endpoint.failures import RequestFailed
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.facts.redaction import redact, secret_values
 from ropeway.phrases import phrase
+from ropeway.plan.candidate import Expectation
 from ropeway.plan.choice import expected
 from ropeway.plan.load import Load
 from ropeway.report.batch import (
@@ -202,6 +204,7 @@ def _settings(job: Job, request: BatchRequest, servers: Servers) -> Settings:
         price=price,
         max_cost=flags.max_cost,
         listed=servers.listed,
+        ceiling=_ceiling(job.found, flags),
     )  # fmt: skip
 
 
@@ -350,21 +353,35 @@ def _same_command() -> str:
     return redact(shlex.join(["ropeway", *args]), secret_values(args, os.environ))
 
 
-def _forecast(found: Survey, flags: BatchFlags, screen: Screen) -> dict[str, Any] | None:
-    """Return how long the planner expects a job to take on the spec's service; None without one."""
+def _expected(found: Survey, flags: BatchFlags) -> Expectation | None:
+    """Return what the planner expects of the spec's service; None without one. Raises Refused."""
     file = spec_file()
     if file is None:
         return None
-    lines, answers = max(1, found.prompt.count), answers_of(found)
-    prompt, answer = max(1, found.prompt.total // lines), max(1, answers // lines)
+    prompt, answer = typical(found)
     load = Load(prompt, answer, clients=flags.in_flight, requests=found.rows)
+    return expected(file, load, default_root(os.environ))
+
+
+def _ceiling(found: Survey, flags: BatchFlags) -> float | None:
+    """Return the tokens of answers per second that are possible; None where nobody knows."""
     try:
-        planned = expected(file, load, default_root(os.environ))
+        planned = _expected(found, flags)
+    except RopewayError:  # `--plan` says why
+        return None
+    return planned.forecast.ceiling_tokens_per_s if planned else None
+
+
+def _forecast(found: Survey, flags: BatchFlags, screen: Screen) -> dict[str, Any] | None:
+    """Return how long a job is expected to take on the spec's service; None without one."""
+    try:
+        planned = _expected(found, flags)
     except RopewayError as error:
         screen.warn(phrase("no forecast: {why}", why=error.what))
         return None
-    forecast = planned.forecast
-    tokens = answers * flags.samples
+    if planned is None:
+        return None
+    forecast, tokens = planned.forecast, answers_of(found) * flags.samples
     seconds = tokens / forecast.output_tokens_per_s
     cost = None if flags.price is None else flags.price * _hosts() * seconds / 3600
     return {

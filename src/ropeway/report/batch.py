@@ -1,14 +1,14 @@
 """What a person sees of a batch job: while it runs, before it begins, and at its end."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ropeway.batch.progress import Left, Progress, ReplicaProgress
+from ropeway.batch.progress import Cost, Left, Progress, ReplicaProgress
 from ropeway.batch.rows import Outcome
 from ropeway.batch.survey import Survey
 from ropeway.phrases import Phrase, joined, phrase
@@ -83,6 +83,9 @@ def progress_line(progress: Progress, currency: str = "") -> Phrase:
         parts.append(phrase("waiting: {why}", why=progress.waiting))
     else:
         parts.append(_rates(progress.rates.prompt, progress.rates.answer))
+        if progress.ceiling_share is not None:
+            share = percent(progress.ceiling_share)
+            parts.append(phrase("{share} of the predicted ceiling", share=share))
     if progress.left is not None:
         parts.append(phrase("{time} left", time=left_words(progress.left)))
     parts.append(phrase("{n:,} in flight", n=progress.in_flight))
@@ -90,12 +93,7 @@ def progress_line(progress: Progress, currency: str = "") -> Phrase:
     if bad:
         parts.append(phrase("{n:,} without an answer", n=bad))
     if progress.cost is not None:
-        cost, in_all = _money(progress.cost, currency), progress.cost_in_all
-        if in_all is not None:
-            cost = phrase(
-                "{cost} of {in_all}", cost=f"{progress.cost:,.2f}", in_all=_money(in_all, currency)
-            )
-        parts.append(cost)
+        parts.append(_cost(progress.cost, progress.cost_in_all, currency))
     return joined(parts, " · ")
 
 
@@ -145,6 +143,18 @@ def _replica(replica: ReplicaProgress) -> str:
 
 def _rates(prompt: float, answer: float) -> Phrase:
     return phrase("{prompt} + {answer} tokens/s", prompt=rate(prompt), answer=rate(answer))
+
+
+def _cost(cost: float, in_all: Cost | None, currency: str) -> str:
+    """Return `1.20 of 9.00 (8.00 to 11.00) CNY`."""
+    if in_all is None:
+        return _money(cost, currency)
+    values = {name: f"{money:,.2f}" for name, money in asdict(in_all).items()}
+    whole: str = values["likely"]
+    if values["low"] != values["high"]:
+        whole = phrase("{likely} ({low} to {high})", **values)
+    words = phrase("{cost} of {in_all}", cost=f"{cost:,.2f}", in_all=whole)
+    return joined((words, currency), " ") if currency else words
 
 
 def _money(cost: float, currency: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import median
 
 from ropeway.batch.progress import Rates
 from ropeway.batch.rows import Outcome
@@ -27,21 +28,25 @@ class Share:
 
 def batch_page(account: Account, timeline: Timeline, when: datetime, language: str = "en") -> str:
     """Return the page. `when`: the job's end."""
+    progress = account.progress
     most = max((max(rates.prompt, rates.answer) for _, rates in timeline), default=0.0)
+    usual = median(rates.answer for _, rates in timeline) if timeline else 0.0
     end_s = max((elapsed_s for elapsed_s, _ in timeline), default=0.0)
     return render_page(
         "batch.html.j2",
         {"rate": rate, "seconds": format_seconds, "percent": percent, "state": STATES.__getitem__},
         language=language,
         account=account,
-        progress=account.progress,
+        progress=progress,
         ending=ENDINGS.get(account.ended),
         shares=_shares(account),
         missing=account.rows - account.done,
         lines={name: _line(timeline, name, end_s, most) for name in ("prompt", "answer") if most},
         most=most,
         end_s=end_s,
-        faults=sorted(account.progress.faults.items(), key=lambda item: -item[1]),
+        faults=sorted(progress.faults.items(), key=lambda item: -item[1]),
+        usual=usual,
+        ceiling_share=usual / progress.ceiling if progress.ceiling else None,
         when=when.strftime("%Y-%m-%d %H:%M"),
     )
 
