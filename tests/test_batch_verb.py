@@ -355,8 +355,9 @@ def test_who_reads_chinese_reads_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["ropeway", "batch", "in.jsonl"])
     monkeypatch.setattr(batch_view, "_FIRST_BLOCK_S", 0.0)
-    requests(tmp_path / "in.jsonl", 200)
+    requests(tmp_path / "in.jsonl", 60)
     with (tmp_path / "in.jsonl").open("a") as file:
         file.write("{\n")
     faults = Faults(refused=0.1, errors=0.1, length=0.1)
@@ -366,9 +367,11 @@ def test_who_reads_chinese_reads_nothing_else(
         exit_code(["batch", "in.jsonl", "-o", "out.jsonl", "--max-cost", "1e-9", *common])
         exit_code(["batch", "in.jsonl", "-o", "out.jsonl", *common])
     out, err = capsys.readouterr()
-    said = re.sub(r"ropeway batch .*|http:\S*|\S*\.jsonl\S*|r\d+: \w+|token/s|`.*?`", "", out + err)
+    said = re.sub(r"ropeway .*|http:\S*|\S*\.jsonl\S*|r\d+: \w+|token/s|`.*?`", "", out + err)
     words = set(re.findall(r"[A-Za-z]{2,}", said))
     assert words <= {"token", "fake", "min", "ms", "KiB"}, said
+    for shown in ("每条提示词", "行处理中", "失败的尝试", "已回答", "再次执行同一命令"):
+        assert shown in said
 
 
 def test_what_is_reached_of_the_predicted_ceiling_is_told_and_shown(
