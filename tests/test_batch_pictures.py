@@ -188,7 +188,10 @@ def sent(row: PictureRow) -> tuple[Answer, list[bytes]]:
 
     async def main() -> tuple[Answer, list[bytes]]:
         async with BatchServer(answer=seen) as server, Sender(server.endpoint, 60.0) as sender:
-            return await sender.send(row, "id", lambda: None), server.bodies
+            told: list[bool] = []
+            answer = await sender.send(row, "id", lambda: told.append(True))
+            assert len(told) == len(server.bodies)  # each that was sent is told of
+            return answer, server.bodies
 
     async def seen(_: BatchServer, __: str) -> Any:
         return completion("a")

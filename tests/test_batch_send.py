@@ -325,6 +325,24 @@ def test_a_row_that_no_server_took_is_told_from_one_that_failed() -> None:
         assert sent_once(tls).verdict is Verdict.AWAY
 
 
+@pytest.mark.parametrize("size", [10, 2**21])
+def test_it_is_told_when_a_row_is_sent_and_not_before(size: int) -> None:
+    async def main() -> None:
+        told: list[bool] = []
+
+        async def send(sender: Sender) -> None:
+            await sender.send(row(0, "x" * size), "id", lambda: told.append(True))
+
+        async with BatchServer() as server, Sender(server.endpoint, 60.0) as sender:
+            await send(sender)
+            assert told == [True]
+            await server.die()
+            await send(sender)
+            assert told == [True]
+
+    virtual_time.run(main())
+
+
 @pytest.mark.parametrize(
     ("base", "path", "asked"),
     [
