@@ -19,7 +19,7 @@ from ropeway.batch.progress import Tally
 from ropeway.batch.queue import Window
 from ropeway.batch.replica import Flight, Replica, State, back_off, refusal
 from ropeway.batch.rows import Outcome, Result, Row
-from ropeway.batch.send import Answer, Kind, Sender, result_of, without_answer
+from ropeway.batch.send import Answer, Sender, Verdict, result_of, without_answer
 from ropeway.phrases import phrase
 
 _POLL_S = 1.0
@@ -50,8 +50,11 @@ _SUSPECTS = 16
 _DEATHS = 2
 
 
-class Journal(Protocol):
-    """Where results go: see `journal`. `counts`: committed rows, those of earlier runs included."""
+class Keeper(Protocol):
+    """Where results go, as into a journal.
+
+    counts  committed rows, those of earlier runs included
+    """
 
     counts: Counter[Outcome]
 
@@ -115,7 +118,7 @@ class Dispatch:
     settled  outcomes of this run; `faults`: tries that failed, by what was wrong
     """
 
-    def __init__(self, senders: Sequence[Sender], journal: Journal, limits: Limits) -> None:
+    def __init__(self, senders: Sequence[Sender], journal: Keeper, limits: Limits) -> None:
         self.journal, self.limits = journal, limits
         self.replicas = [
             Replica(index, sender, Pace(limits.start, limits.most))
@@ -215,19 +218,19 @@ class Dispatch:
 
     async def _judge(self, replica: Replica, row: Row, answer: Answer) -> None:
         """Decide what an answer means for its row."""
-        if answer.kind is Kind.FAILED:
+        if answer.verdict is Verdict.FAILED:
             await self._failed(replica, row, answer)
             return
         flight = replica.flying.pop(row.ordinal)
-        if answer.kind <= Kind.REFUSED or answer.kind is Kind.UNFIT:
+        if answer.verdict <= Verdict.REFUSED or answer.verdict is Verdict.UNFIT:
             self._served(replica, flight.number, answer)
-        if answer.kind <= Kind.REFUSED:
+        if answer.verdict <= Verdict.REFUSED:
             self._settle(row, answer, replica)
-        elif answer.kind <= Kind.BARRED:
+        elif answer.verdict <= Verdict.BARRED:
             self._turned_away(replica, row, answer)
         else:
             self.faults[answer.fault] += 1
-            if answer.kind is Kind.UNSENDABLE:
+            if answer.verdict is Verdict.UNSENDABLE:
                 self._give_up(row, Outcome.FAILED, answer.words)
             else:
                 self._charge(row, answer.words)
@@ -302,18 +305,23 @@ class Dispatch:
 
     def _turned_away(self, replica: Replica, row: Row, answer: Answer) -> None:
         """Decide about a row that no engine has worked on."""
-        if answer.kind is Kind.BARRED and replica.served and answer.of_api and answer.status == 404:
+        if (
+            answer.verdict is Verdict.BARRED
+            and replica.served
+            and answer.of_api
+            and answer.status == 404
+        ):
             self._settle(row, answer, replica)  # it serves other models, and not this one
             return
         self.faults[answer.fault] += 1
-        if answer.kind is Kind.BARRED and replica.state is State.WORKING:
+        if answer.verdict is Verdict.BARRED and replica.state is State.WORKING:
             replica.held.append((row, answer, self._sendings))
             if len(replica.held) >= _MOST_HELD:
                 self._bar(replica)
             return
-        if answer.kind is Kind.AWAY:
+        if answer.verdict is Verdict.AWAY:
             self._away(replica, answer.words)
-        elif answer.kind is Kind.LATER:
+        elif answer.verdict is Verdict.LATER:
             replica.pause(answer, self.clock())
         if answer.status == 429:
             self._put_off(row, answer)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ropeway.batch.dispatch import Dispatch, Journal, Limits
+from ropeway.batch.dispatch import Dispatch, Keeper, Limits
 from ropeway.batch.progress import Forecast, Meter, Price, Progress
 from ropeway.batch.replica import State
 from ropeway.batch.rows import Outcome, Row
@@ -99,7 +99,7 @@ class Judge:
 
 async def run_batch(
     rows: Iterator[Row],
-    journal: Journal,
+    journal: Keeper,
     endpoints: Sequence[Endpoint],
     settings: Settings,
     tell: Callable[[Progress], None],
