@@ -41,7 +41,7 @@ def row_of(folder: Path, **columns: object) -> PictureRow:
     request = reader.read(json.dumps({"prompt": "a", **columns}).encode())
     assert isinstance(request, Request), request
     assert request.pictures
-    return PictureRow(0, "a", CHAT, reader.bodies(request)[0], 0, 0)
+    return PictureRow(0, "a", CHAT, next(reader.bodies(request)), 0, 0)
 
 
 def body_of(row: PictureRow) -> bytes:

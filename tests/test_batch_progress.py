@@ -4,13 +4,16 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Iterator
 
 import pytest
 
 import virtual_time
-from batch_server import BatchServer, Job, completion, rows, run_job
+from batch_server import BatchServer, Job, Memory, completion, row, rows, run_job
+from ropeway.batch.dispatch import Limits
 from ropeway.batch.progress import Forecast, Left, Meter, Price, Progress, Rates, Tally
-from ropeway.batch.rows import Outcome
+from ropeway.batch.rows import Outcome, Row
+from ropeway.batch.run import Settings, run_batch
 
 
 def test_how_much_is_sent_follows_the_engine() -> None:
@@ -40,6 +43,36 @@ def test_how_much_is_sent_follows_the_engine() -> None:
     assert done.ended.progress.done == {Outcome.ANSWERED: 1500}
     assert limits[0] == 8
     assert all(20 <= limit <= 24 for limit in limits[len(limits) // 2 :])
+
+
+@pytest.mark.parametrize(("size", "most"), [(20_000, 5), (2_000_000, 1)])
+def test_what_is_read_and_has_no_answer_is_bounded_by_bytes(size: int, most: int) -> None:
+    read: list[int] = []
+
+    def source() -> Iterator[Row]:
+        for number in range(24):
+            read.append(number)
+            yield row(number, f"{number:03}" + "x" * size)
+
+    async def main() -> tuple[Job, BatchServer, int]:
+        async with BatchServer(answer) as server:
+            limits = Limits(start=16, most=16, most_bytes=100_000)
+            settings, journal = Settings(rows=24, tokens=240, limits=limits), Memory()
+            ended = await run_batch(source(), journal, [server.endpoint], settings, lambda _: None)
+            return Job(ended, journal, []), server, max(ahead)
+
+    async def answer(_, prompt):
+        ahead.append(len(read) - sum(done))
+        await asyncio.sleep(1)
+        done.append(1)
+        return completion(prompt)
+
+    ahead: list[int] = []
+    done: list[int] = []
+    ended_job, server, furthest = virtual_time.run(main())
+    assert ended_job.ended.progress.done == {Outcome.ANSWERED: 24}
+    assert server.most == most
+    assert furthest <= most + 1
 
 
 def test_progress_is_plain_data() -> None:

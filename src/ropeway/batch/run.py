@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ropeway.batch.dispatch import Dispatch, Keeper, Limits
+from ropeway.batch.dispatch import Dispatch, Limits
 from ropeway.batch.progress import Forecast, Meter, Price, Progress
 from ropeway.batch.replica import State
-from ropeway.batch.rows import Outcome, Row
+from ropeway.batch.rows import Keeper, Outcome, Row
 from ropeway.batch.send import Check, Sender
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import ServerAway
@@ -46,6 +46,7 @@ class Settings:
     grace_s       how long a job that is stopped waits for what is in flight
     until         time to stop at, as `time.time` has it
     max_cost      money to stop at, by `price`
+    listed        models that the servers said they have
     """
 
     rows: int
@@ -59,6 +60,7 @@ class Settings:
     until: float | None = None
     price: Price | None = None
     max_cost: float | None = None
+    listed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ async def run_batch(
             await stack.enter_async_context(Sender(endpoint, settings.silence_s, check))
             for endpoint in endpoints
         ]
-        dispatch = Dispatch(senders, journal, settings.limits)
+        dispatch = Dispatch(senders, journal, settings.limits, settings.listed)
         return await _Job(rows, dispatch, settings, tell).run(stop or asyncio.Event())
 
 
@@ -171,8 +173,8 @@ class _Job:
     async def _fill(self) -> None:
         """Keep the window full. Reading may wait for a disk or a network, so a thread does it."""
         while not self.window.exhausted:
-            if self.window.room:
-                block = await asyncio.to_thread(_read_block, self.rows)
+            if room := self.window.room:
+                block = await asyncio.to_thread(_read_block, self.rows, min(room, _BLOCK_BYTES))
                 self.window.add(block)
                 if not block:
                     self.window.close()
@@ -298,12 +300,12 @@ class _Job:
         return max(self.settings.tokens * share - self.dispatch.all.work, rows - finished)
 
 
-def _read_block(rows: Iterator[Row]) -> list[Row]:
-    """Return the next rows; none when there are no more."""
+def _read_block(rows: Iterator[Row], most: int) -> list[Row]:
+    """Return the next rows, of about `most` bytes; none when there are no more."""
     block, size = [], 0
     for row in itertools.islice(rows, _BLOCK_ROWS):
         block.append(row)
         size += len(row.body)
-        if size >= _BLOCK_BYTES:
+        if size >= most:
             break
     return block

@@ -123,8 +123,9 @@ def run_batch_job(
         _tell_survey(job, servers, screen)
         tokens = tokens_of(job.found, flags.samples)
         settings = replace(
-            settings, rows=job.found.rows, tokens=tokens, silence_s=endpoints[0].timeout_s
-        )
+            settings, rows=job.found.rows, tokens=tokens, silence_s=endpoints[0].timeout_s,
+            listed=servers.listed,
+        )  # fmt: skip
         view = View(screen, flags.currency)
         with screen.step(_name(job, servers)) as step:
             if isinstance(job, ShardedJob):
