@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from batch_endpoint import Faults, answer_text
 
 from batch_calls import columns, lines, requests, run, serving, texts
+from batch_rows import files_of_at_most
 from ropeway.cli.main import exit_code
 
 
@@ -172,7 +174,45 @@ def test_ctrl_c_commits_and_says_what_goes_on(
     assert child.returncode == 130
     assert f"answered  {sent:>4}" in " ".join(said.split("\n")) or str(sent) in said
     assert "the same command goes on" in talked
-    assert not out.exists(), "the output is written when the job ends"
+    assert len(texts(out)) == sent, "however a run ends, what there is is written"
+
+
+def test_what_is_committed_is_written_although_the_disk_is_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests(tmp_path / "in.jsonl", 2000)
+    out = tmp_path / "out.jsonl"
+    with serving() as (url, _):
+        args = (tmp_path / "in.jsonl", "-o", out, "--url", url)
+        run(capsys, *args, "--max-cost", "1e-9", "--price", "1")  # it has looked at its input
+        with files_of_at_most(200_000):
+            code, said, _ = run(capsys, *args)
+        assert (code, said["ended"], said["output"]) == (1, "broken", str(out))
+        assert 0 < len(texts(out)) == said["outcomes"]["answered"] < 2000
+        assert run(capsys, *args)[0] == 0
+    assert len(texts(out)) == 2000
+
+
+def test_a_run_whose_journal_is_gone_tells_of_that_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests(tmp_path / "in.jsonl", 2000)
+    out, journal = tmp_path / "out.jsonl", tmp_path / "out.jsonl.journal"
+
+    def remove() -> None:
+        while endpoint.requests < 300:
+            time.sleep(0.01)
+        for segment in journal.glob("*.journal"):
+            segment.unlink()
+
+    with serving(seconds=0.05) as (url, endpoint):
+        removing = threading.Thread(target=remove)
+        removing.start()
+        code, said, _ = run(capsys, tmp_path / "in.jsonl", "-o", out, "--url", url)
+        removing.join()
+    assert (code, said["ended"], said["output"]) == (1, "broken", None)
+    assert said["error"]["what"] == "the journal was removed while the job ran"
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("flag", [("--max-cost", "1", "--token-price", "1000", "1000"), ()])
