@@ -361,7 +361,7 @@ def test_what_is_reached_of_the_predicted_ceiling_is_told_and_shown(
         )
         code, _, err = run(
             capsys, tmp_path / "in.jsonl", "-o", tmp_path / "o", "-c", spec, "--html", page,
-            "--price", "2", "--currency", "CNY",
+            "--price", "2", "--currency", "CNY", "--in-flight", "8",
         )  # fmt: skip
     events = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
     assert code == 0
