@@ -49,7 +49,7 @@ def batch(
 
     The same command again goes on where the last one ended: what was committed is in OUT.journal
     (of s3://… here), and an input, model or setting that differs is refused. Ctrl-C or
-    SIGTERM commits and stops.
+    SIGTERM commits, writes what there is, and stops.
 
     Exit code 0: every row has an answer. 1: some have none, or something else ended the job.
     2: the input or a flag is wrong, or another run has taken over. 130: Ctrl-C or SIGTERM.
