@@ -124,7 +124,7 @@ def fetch_file(
     *,
     old: Collection[str] = (),
 ) -> None:
-    """Bring a file of a host here, unless it is here already.
+    """Bring a file of a host here, unless it is here already; no power cut takes it away again.
 
     old  hashes of contents that it may take the place of
     Raises Refused where another file has its name or this disk cannot take it, and HostError; then
@@ -133,6 +133,7 @@ def fetch_file(
     if target.exists():
         here = content_of(target) if target.is_file() else None
         if here == content:
+            _settle(target)  # whoever brought it may have been ended before that
             return
         if here is None or here.digest not in old:
             raise Refused(
@@ -148,7 +149,6 @@ def fetch_file(
                 file.write(_piece(host, source, arrived, min(PIECE, content.size - arrived)))
                 file.flush()
                 tell(file.tell(), content.size)
-            os.fsync(file.fileno())
         if content_of(draft) != content:
             draft.unlink()
             raise HostError(
@@ -156,9 +156,29 @@ def fetch_file(
                 where=f"{host.name}:{source}",
                 hint=phrase("did the file change meanwhile? the same command fetches it anew"),
             )
+        _sync(draft)
         draft.replace(target)
+        _sync(target.parent)
     except OSError as error:
         raise _cannot_keep(target, error) from None
+
+
+def _settle(path: Path) -> None:
+    """Make a file and its name durable. Raises Refused."""
+    try:
+        _sync(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise _cannot_keep(path, error) from None
+
+
+def _sync(path: Path) -> None:
+    """Have the disk take what a file holds, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _sizes(host: Host, paths: Sequence[str]) -> list[int | None]:
