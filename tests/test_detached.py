@@ -4,6 +4,7 @@ The life is on this machine as the host: its scripts, our own code as it is unpa
 endpoint are real; `docker` is not (fake_docker.py).
 """
 
+import fcntl
 import io
 import itertools
 import json
@@ -26,6 +27,7 @@ import fake_docker
 from json_documents import read_document
 from ropeway.batch.progress import Left, Progress, Rates, ReplicaProgress
 from ropeway.batch.rows import Outcome
+from ropeway.batch.stores import check_no_keys
 from ropeway.cli.batch import batch
 from ropeway.cli.batch_options import BatchFlags, BatchRequest, as_words
 from ropeway.cli.batch_sent import send_job
@@ -113,7 +115,7 @@ def test_the_job_begins_with_what_the_spec_lets_a_replica_run(tmp_path, serve, t
     )
     where = place(folder=str(tmp_path), spec=spec(**serve))
     with batch.make_context("batch", list(args), obj=Call()):
-        job = send_job(request, (where, LocalHost("npu0"), "answers"), Screen())
+        job = send_job(request, DetachedJob(where, "answers"), LocalHost("npu0"), Screen())
     pairs = itertools.pairwise(job.argv)
     assert [value for flag, value in pairs if flag == "--at-first"] == given
 
@@ -139,6 +141,9 @@ def test_a_time_of_day_is_that_of_the_machine_where_it_was_typed():
         (("in", "--stop"), "`--stop` is about a job that has its input"),
         (("in", "--detach", "--url", "h:1"), "`--detach`, `--url` contradict each other"),
         (("--attach", "--job", "A b"), "invalid value for `--job`"),
+        (("s3://KEY:HIDE@b/i", "-o", "o", "--detach"), "the URL has keys in it"),
+        (("s3://KEY:HI/DE@b/i", "-o", "o", "--detach"), "the URL has keys in it"),
+        (("abfs://c@a/i?client_secret=HIDE", "-o", "o", "--on", "ray"), "the URL has keys in it"),
         (("in", "-o", "o", "--detach"), "there is no `ropeway.yaml` here"),
         (("in", "-o", "o", "--detach", "-c", "local.yaml"), "only a service on real hosts"),
     ],
@@ -147,7 +152,14 @@ def test_flags_that_do_not_go_together_are_refused(args, said, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     Path("local.yaml").write_text("cluster: {local: {hosts: 1, npus: 1}}\nmodel: {name: smollm2}\n")
     assert exit_code(["batch", *args]) == 2
-    assert said in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert said in err
+    assert "HIDE" not in err
+
+
+def test_a_url_without_keys_goes_to_other_machines():
+    check_no_keys(["in@x.jsonl?key=a", "s3://b/a@b/*.gz?region=x", "abfs://c@a.net/i", "-"])
+    check_no_keys(["hdfs://h:8020/a@b", "hdfs://me@h:8020/a", "gs://anonymous@b/i:j@k"])
 
 
 def test_what_a_job_says_is_read_as_it_was():
@@ -241,7 +253,7 @@ def test_our_own_code_runs_from_a_folder(tmp_path):
 @pytest.fixture
 def container(tmp_path: Path) -> Callable[..., "subprocess.Popen[bytes]"]:
     """Start the script of a job whose `ropeway` is this line for a shell; `asks`: its watch.py."""
-    job = DetachedJob(place(), "a", ("batch", "x"))
+    job = DetachedJob(place(), "a", ("batch", "x"), once=("--retry-errors",))
     script = job.script.replace("/run/ropeway", str(tmp_path))
     python = tmp_path / "bin/python3"
     python.parent.mkdir()
@@ -296,6 +308,19 @@ def test_a_job_that_was_killed_goes_on_when_its_service_answers(container, tmp_p
         said = [process.stdout.readline() for _ in range(3)]
         assert said[1:] == [b"begun\n", b"ropeway: the job has ended: 0\n"]
         assert ended(process) == 0
+
+
+def test_errors_are_retried_once_however_often_the_job_is_started_again(container, tmp_path):
+    words, killed = tmp_path / "words", tmp_path / "killed"
+    line = f'echo "$@" >>{words}; [ -e {killed} ] && exit 0; : >{killed}; kill -9 $$'
+    with container(line) as process:
+        assert process.wait(30) == 137
+    with container(line, asks="exit 0") as process:
+        wait_for((tmp_path / "ended").exists)
+        assert ended(process) == 0
+    first, second = words.read_text().splitlines()
+    assert second == "-m ropeway batch x --json"
+    assert first == f"{second} --retry-errors"
 
 
 def test_a_container_that_is_stopped_interrupts_its_job_and_waits_for_it(container, tmp_path):
@@ -384,14 +409,59 @@ def test_a_job_is_left_watched_and_fetched_and_nothing_stays(laptop):
         begun = laptop.run("batch", "it's in.jsonl", "-o", "Out 1.jsonl", "--detach",
                            "--set", "max_tokens=5", "--ordered")  # fmt: skip
         assert (begun["job"], begun["host"]) == ("out-1", "npu0")
-        assert "--restart" not in (laptop.containers / "argv").read_text(), "told once it runs"
+        argv = (laptop.containers / "argv").read_text()
+        assert "--restart" not in argv, "told once it runs"
+        assert "--log-opt=max-size=50m" in argv
         again = laptop.run("batch", "--attach", "-o", "Out 1.jsonl", "--errors", "bad")
     assert again["outcomes"]["answered"] == again["rows"] == endpoint.requests == 300
     assert (again["output"], again["errors"]) == ("Out 1.jsonl", "bad")
     assert list(texts(Path("Out 1.jsonl"))) == [f"row-{n}" for n in range(300)]
     assert Path("bad").read_bytes() == b""
     assert not laptop.jobs.exists()
+    audit = (laptop.folder / "home/ropeway/audit.log").read_text().splitlines()
+    assert [json.loads(line)["verb"] for line in audit] == ["batch --detach", "batch --attach"]
     assert [path.stem for path in laptop.containers.glob("*.json")] == ["ropeway-life-0-0"]
+
+
+@pytest.mark.real_time
+def test_a_job_is_removed_only_with_its_output_here_and_the_lock_held(laptop):
+    columns(Path("in.jsonl"), {"prompt": "a"})
+    page = ("--html", "page.html")
+    attach = ("batch", "--attach", "-o", "out.jsonl", *page)
+    with serving() as (url, _):
+        serve(laptop, url)
+        laptop.run("batch", "in.jsonl", "-o", "out.jsonl", *page, "--detach")
+        laptop.run("batch", "--attach")
+    output, away = laptop.jobs / "out/out.jsonl", laptop.folder / "away"
+    output.rename(away)
+    assert laptop.run(*attach)["output"] is None
+    away.rename(output)
+    handle = os.open(laptop.folder / "home/ropeway", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    held = laptop.run(*attach, code=1)["error"]
+    assert "has been changing what runs on this host" in held["what"]
+    assert output.exists()
+    os.close(handle)
+    assert laptop.run(*attach)["output"] == "out.jsonl"
+    assert not laptop.jobs.exists()
+
+
+@pytest.mark.real_time
+def test_a_command_that_the_job_refuses_leaves_one_that_has_ended_to_be_fetched(laptop):
+    for name in ("in.jsonl", "other.jsonl"):
+        columns(Path(name), {"prompt": name})
+    with serving() as (url, endpoint):
+        serve(laptop, url)
+        laptop.run("batch", "in.jsonl", "-o", "out.jsonl", "--detach")
+        laptop.run("batch", "--attach")
+        said = laptop.run("batch", "other.jsonl", "-o", "out.jsonl", "--detach", code=2)["error"]
+        assert said["what"] == "this is not the job that began this output"
+        [job] = laptop.run("status")["jobs"]
+        assert (job["state"], job["exit_code"]) == ("ended", 0)
+        end = laptop.run("batch", "--attach", "-o", "out.jsonl")
+    assert (end["outcomes"]["answered"], endpoint.requests) == (1, 1)
+    assert len(texts(Path("out.jsonl"))) == 1
+    assert not laptop.jobs.exists()
 
 
 @pytest.mark.real_time
@@ -414,6 +484,7 @@ def test_a_job_that_is_stopped_or_killed_goes_on_and_no_row_is_answered_twice(la
         fake_docker._end(job, fake_docker.signal.SIGKILL)
         lost = laptop.run("batch", "--attach", code=1)
         assert lost["error"]["what"] == "the batch job `out` was stopped"
+        endpoint.seconds = 1.0  # it is not to end before what follows has looked at it
         laptop.run(*args)
         listed = laptop.run("status")["jobs"]
         assert [(one["job"], one["state"], one["rows"]) for one in listed] == [
@@ -423,6 +494,7 @@ def test_a_job_that_is_stopped_or_killed_goes_on_and_no_row_is_answered_twice(la
         assert line["source"] == "npu0 batch"
         [warning] = laptop.run("down")["warnings"]
         assert "the batch job out stays on npu0" in warning
+        endpoint.seconds = 0.01
         end = laptop.run("batch", "--attach", "-o", "out.jsonl")
     assert end["outcomes"]["answered"] == len(texts(Path("out.jsonl"))) == 2000
     assert endpoint.requests < 2500, "only what was not committed yet is asked again"
