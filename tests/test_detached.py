@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ropeway.batch.progress import Left, Progress, Rates, ReplicaProgress
+from ropeway.batch.progress import Cost, Left, Progress, Rates, ReplicaProgress
 from ropeway.batch.rows import Outcome
 from ropeway.batch.stores import check_no_keys
 from ropeway.cli.batch import batch
@@ -155,6 +155,7 @@ def test_what_a_job_says_is_read_as_it_was():
         rows=9, done={Outcome.ANSWERED: 3, Outcome.POISON: 1}, in_flight=2, again=1,
         faults={"500": 2}, rates=Rates(1.0, 2.0, 3.0), elapsed_s=4.0, left=Left(1.0, 2.0, 3.0),
         replicas=(ReplicaProgress("u", "away", "why", 1, 2, 3, Rates(4.0)),), sample=b"{}",
+        cost=1.0, cost_in_all=Cost(2.0, 3.0, 4.0), ceiling=5.0,
     )  # fmt: skip
     said = json.loads(json.dumps(progress.as_json()))
     assert Progress.from_json(said) == progress

@@ -9,11 +9,11 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Literal
 
 from ropeway.batch.dispatch import Dispatch, Limits
-from ropeway.batch.progress import Forecast, Meter, Price, Progress
+from ropeway.batch.progress import Cost, Forecast, Meter, Price, Progress
 from ropeway.batch.replica import State
 from ropeway.batch.rows import Keeper, Outcome, Row
 from ropeway.batch.send import Check, Sender
@@ -47,6 +47,7 @@ class Settings:
     until         time to stop at, as `time.time` has it
     max_cost      money to stop at, by `price`
     listed        models that the servers said they have
+    ceiling       tokens of answers per second that the planner holds for possible
     """
 
     rows: int
@@ -61,6 +62,7 @@ class Settings:
     price: Price | None = None
     max_cost: float | None = None
     listed: frozenset[str] = frozenset()
+    ceiling: float | None = None
 
 
 @dataclass(frozen=True)
@@ -276,8 +278,8 @@ class _Job:
             cost = price.of(elapsed, total.prompt, total.answer)
             if left is not None:
                 grows = rest / total.work
-                more = price.of(left.likely_s, total.prompt * grows, total.answer * grows)
-                in_all = cost + more
+                tokens = total.prompt * grows, total.answer * grows
+                in_all = Cost(*(cost + price.of(span_s, *tokens) for span_s in astuple(left)))
         waiting = any(replica.ready(now) for replica in dispatch.replicas)
         return Progress(
             rows=self.settings.rows,
@@ -294,6 +296,7 @@ class _Job:
             cost=cost,
             cost_in_all=in_all,
             sample=dispatch.sample,
+            ceiling=self.settings.ceiling,
         )
 
     def _work_left(self, finished: int) -> float:

@@ -23,10 +23,12 @@ from ropeway.batch.job import (
     OneJob,
     Order,
     ShardedJob,
+    answers_of,
     look,
     open_job,
     open_shards,
     tokens_of,
+    typical,
     write_files,
 )
 from ropeway.batch.parts import Shape
@@ -37,7 +39,6 @@ from ropeway.batch.servers import Servers, ask_servers, replicas_of
 from ropeway.batch.settings import make_form
 from ropeway.batch.stored import Output
 from ropeway.batch.survey import Survey
-from ropeway.batch.tokens import UNLIMITED
 from ropeway.bench.run import stopped_by_interrupt
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.batch_options import APIS, BatchFlags, BatchRequest
@@ -50,6 +51,7 @@ from ropeway.endpoint.failures import RequestFailed
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.facts.redaction import redact, secret_values
 from ropeway.phrases import phrase
+from ropeway.plan.candidate import Expectation
 from ropeway.plan.choice import expected
 from ropeway.plan.load import Load
 from ropeway.report.batch import (
@@ -114,7 +116,7 @@ def run_batch_job(screen: Screen, request: BatchRequest) -> None:
         tokens = tokens_of(job.found, flags.samples)
         settings = replace(
             settings, rows=job.found.rows, tokens=tokens, silence_s=endpoints[0].timeout_s,
-            listed=servers.listed,
+            listed=servers.listed, ceiling=_ceiling(job.found, flags),
         )  # fmt: skip
         view = View(screen, flags.currency)
         with screen.step(_name(job, servers)) as step:
@@ -129,7 +131,7 @@ def run_batch_job(screen: Screen, request: BatchRequest) -> None:
                 ended = _send(job, servers, settings, check, view, step)
             if ended.reason != "complete":
                 step.warn(_ENDINGS[ended.reason])
-    _end(job, ended, flags.html, view.timeline, screen)
+    _end(job, ended, flags, view.timeline, screen)
 
 
 def order_of(
@@ -336,16 +338,17 @@ _ENDINGS = {
 }
 
 
-def _end(job: Job, ended: Ended, html: Path | None, timeline: Timeline, screen: Screen) -> None:
+def _end(job: Job, ended: Ended, flags: BatchFlags, timeline: Timeline, screen: Screen) -> None:
     """Write the files, and say what became of all rows."""
     counts, rows = job.journal.counts, job.found.rows
     written = _written(job, ended, screen)
     screen.answer(outcome_table(counts, rows))
     done = counts.total()
     screen.answer(_record(job, ended, written=written))
-    if html is not None:
-        page = batch_page(ended.progress, timeline.points, _conditions(job, ended), screen.language)
-        write_page(html, page, screen)
+    if flags.html is not None:
+        conditions = _conditions(job, ended, flags.currency)
+        page = batch_page(ended.progress, timeline.points, conditions, screen.language)
+        write_page(flags.html, page, screen)
     if done < rows:
         screen.hint(phrase("the same command goes on:\n{command}", command=_same_command()))
     screen.result(_document(job, ended, written=written))
@@ -373,7 +376,7 @@ def _written(job: Job, ended: Ended, screen: Screen) -> bool:
     return True
 
 
-def _conditions(job: Job, ended: Ended) -> Conditions:
+def _conditions(job: Job, ended: Ended, currency: str) -> Conditions:
     journal = job.journal
     return Conditions(
         title=", ".join(part.name for part in job.found.parts[:3]),
@@ -384,6 +387,7 @@ def _conditions(job: Job, ended: Ended) -> Conditions:
         output_tokens=journal.answer,
         again=ended.progress.again + journal.again,
         when=datetime.now(UTC),
+        currency=currency,
     )
 
 
@@ -444,29 +448,42 @@ def _survey_json(found: Survey, samples: int) -> dict[str, object]:
         "files": [{"path": part.name, "bytes": part.size, "lines": part.lines}
                   for part in found.parts],
         "input_tokens_estimated": found.prompt.total * samples,
-        "output_tokens_at_most": (found.answer.total + found.unlimited * UNLIMITED) * samples,
+        "output_tokens_at_most": answers_of(found) * samples,
         "lines_without_limit": found.unlimited,
         "prompts_that_may_be_too_long": found.long,
         "shared_beginnings": found.groups,
     }  # fmt: skip
 
 
-def _forecast(found: Survey, flags: BatchFlags, screen: Screen) -> dict[str, Any] | None:
-    """Return how long the planner expects a job to take on the spec's service; None without one."""
+def _expected(found: Survey, flags: BatchFlags) -> Expectation | None:
+    """Return what the planner expects of the spec's service; None without one. Raises Refused."""
     file = spec_file()
     if file is None:
         return None
-    lines = max(1, found.prompt.count)
-    answers = found.answer.total + found.unlimited * UNLIMITED
-    prompt, answer = max(1, found.prompt.total // lines), max(1, answers // lines)
+    prompt, answer = typical(found)
     load = Load(prompt, answer, clients=flags.in_flight, requests=found.rows)
+    return expected(file, load, default_root(os.environ))
+
+
+def _ceiling(found: Survey, flags: BatchFlags) -> float | None:
+    """Return the tokens of answers per second that are possible; None where nobody knows."""
     try:
-        planned = expected(file, load, default_root(os.environ))
+        planned = _expected(found, flags)
+    except RopewayError:  # `--plan` says why
+        return None
+    return planned.forecast.ceiling_tokens_per_s if planned else None
+
+
+def _forecast(found: Survey, flags: BatchFlags, screen: Screen) -> dict[str, Any] | None:
+    """Return how long a job is expected to take on the spec's service; None without one."""
+    try:
+        planned = _expected(found, flags)
     except RopewayError as error:
         screen.warn(phrase("no forecast: {why}", why=error.what))
         return None
-    forecast = planned.forecast
-    tokens = answers * flags.samples
+    if planned is None:
+        return None
+    forecast, tokens = planned.forecast, answers_of(found) * flags.samples
     seconds = tokens / forecast.output_tokens_per_s
     cost = None if flags.price is None else flags.price * _hosts() * seconds / 3600
     return {
