@@ -14,11 +14,11 @@ import pytest
 
 from batch_rows import ROWS, files_of_at_most, fill, finish, lines, result, segments
 from ropeway.batch.assemble import assemble
-from ropeway.batch.disk import write_whole
 from ropeway.batch.journal import Journal
 from ropeway.batch.manifest import Manifest, Part
 from ropeway.batch.replay import read_journal
 from ropeway.batch.rows import Outcome
+from ropeway.durable import write_whole
 from ropeway.errors import RopewayError
 
 SYSTEM_CALLS = ("open", "pwrite", "fsync", "fdatasync", "ftruncate", "replace", "mkdir", "close")
@@ -140,7 +140,6 @@ import sys
 from pathlib import Path
 from batch_rows import result
 from ropeway.batch.assemble import assemble
-from ropeway.batch.disk import write_whole
 from ropeway.batch.journal import Journal
 from ropeway.errors import RopewayError
 try:

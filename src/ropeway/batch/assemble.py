@@ -21,12 +21,13 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import BinaryIO
 
-from ropeway.batch.disk import cannot_write, replace, sync_folder
+from ropeway.batch.disk import cannot_write
 from ropeway.batch.finished import Finished, read_finished, write_finished
 from ropeway.batch.replay import Replay, replay_segments
 from ropeway.batch.rows import Outcome
 from ropeway.batch.segments import Lines, Record, Segment, read_segments, shard_folders
 from ropeway.batch.stored import Output, Stored, size_of
+from ropeway.durable import PRIVATE, replace, sync_folder
 from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import Phrase, phrase
 from ropeway.units import counted, format_bytes
@@ -191,7 +192,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Keep a second run from making the same files at the same time."""
     path = folder / _LOCK
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT, PRIVATE)
     except OSError as error:
         raise cannot_write(path, error, hint=phrase("all answers are kept")) from None
     try:

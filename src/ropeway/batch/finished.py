@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropeway.batch.disk import write_whole
 from ropeway.batch.rows import Outcome
+from ropeway.durable import PRIVATE, write_whole
 from ropeway.errors import RopewayError, reason_of
 from ropeway.outside import parse_json, read_bounded
 from ropeway.phrases import phrase
@@ -43,7 +43,7 @@ def write_finished(folder: Path, finished: Finished) -> None:
     """Say that the job is finished. Raises OSError."""
     counts = {outcome.name: number for outcome, number in finished.counts.items()}
     document = {**vars(finished), "counts": counts}
-    write_whole(folder / NAME, json.dumps(document, indent=2).encode() + b"\n")
+    write_whole(folder / NAME, json.dumps(document, indent=2).encode() + b"\n", mode=PRIVATE)
 
 
 def read_finished(folder: Path) -> Finished | None:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from ropeway.batch.bitmap import Bitmap
-from ropeway.batch.disk import cannot_write, sync_folder, write_at
+from ropeway.batch.disk import cannot_write
 from ropeway.batch.manifest import Manifest, check_same
 from ropeway.batch.one_writer import SILENCE, OneWriter, writer
 from ropeway.batch.replay import Replay, other_job, read_journal
@@ -31,6 +31,7 @@ from ropeway.batch.segments import (
     packed,
     segment_path,
 )
+from ropeway.durable import PRIVATE, PRIVATE_FOLDER, sync_folder, write_at
 from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import Phrase, count, phrase
 from ropeway.units import format_bytes
@@ -255,8 +256,8 @@ def take_folder(folder: Path, silence: float = SILENCE) -> OneWriter:
     """Make the folder, if need be, and lock it. Raises Refused when another run has it."""
     try:
         if not folder.is_dir():
-            folder.mkdir(0o700)  # prompts and settings are in it, and whatever else is sent
-            sync_folder(folder.parent)
+            folder.mkdir(PRIVATE_FOLDER)  # prompts are in it, settings and whatever else is sent
+        sync_folder(folder.parent)  # always: who made it may have been killed before this
         return OneWriter(folder, silence)
     except OSError as error:
         raise cannot_write(folder, error, hint=phrase("nothing was sent")) from None
@@ -288,7 +289,7 @@ def _take_over(folder: Path, rows: int, job: str, again: frozenset[Outcome]) -> 
 def _begin_segment(path: Path, head: Head) -> tuple[int, int]:
     """Make a segment; return its handle, and where its records begin."""
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
     except FileExistsError:
         raise superseded(path.parent) from None
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ropeway.batch.bitmap import Bitmap
 from ropeway.batch.check import make_check
-from ropeway.batch.disk import cannot_write, write_whole
+from ropeway.batch.disk import cannot_write
 from ropeway.batch.forms import Kind
 from ropeway.batch.job import skip
 from ropeway.batch.journal import Journal
@@ -23,6 +23,7 @@ from ropeway.batch.segments import shard_folder
 from ropeway.batch.settings import Form
 from ropeway.batch.shards import Shard
 from ropeway.batch.survey import rows_from
+from ropeway.durable import PRIVATE, write_whole
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import phrase
@@ -73,7 +74,7 @@ class Done:
 def put_sign(folder: Path, sign: str) -> None:
     """Leave something in the job's folder by which others know that they see the same one."""
     try:
-        write_whole(folder / _SIGN, sign.encode())
+        write_whole(folder / _SIGN, sign.encode(), mode=PRIVATE)
     except OSError as error:
         raise cannot_write(folder / _SIGN, error, hint=phrase("nothing was sent")) from None
 

@@ -19,6 +19,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ropeway.durable import PRIVATE
 from ropeway.errors import Refused
 from ropeway.outside import parse_json
 from ropeway.phrases import phrase
@@ -38,7 +39,7 @@ class OneWriter:
     def __init__(self, folder: Path, silence: float = SILENCE) -> None:
         """Take it, or raise Refused that says who has it."""
         self._path = folder / NAME
-        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, PRIVATE)
         self._beaten = 0.0
         try:
             locked = self._lock()

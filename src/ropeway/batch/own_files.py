@@ -7,9 +7,10 @@ from pathlib import Path, PurePath
 from stat import S_ISREG
 from typing import Any
 
-from ropeway.batch.disk import cannot_write, write_whole
+from ropeway.batch.disk import cannot_write
 from ropeway.batch.parts import STDIN, Part
 from ropeway.batch.stored import Output, Stored, size_of
+from ropeway.durable import PRIVATE, write_whole
 from ropeway.errors import Refused
 from ropeway.outside import parse_json, read_bounded
 from ropeway.phrases import phrase
@@ -118,7 +119,7 @@ def note_written(folder: Path, paths: Iterable[Output]) -> None:
     if written != before:
         path = folder / NAME
         try:
-            write_whole(path, json.dumps(sorted(written)).encode() + b"\n")
+            write_whole(path, json.dumps(sorted(written)).encode() + b"\n", mode=PRIVATE)
         except OSError as error:
             raise cannot_write(path, error, hint=phrase("all answers are kept")) from None
 
