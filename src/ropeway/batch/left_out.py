@@ -84,9 +84,9 @@ class Faults:
         for file in self._files:
             file.flush()
         both = heapq.merge(*map(_read, self._paths), key=lambda line: line.index)
-        with whole(self._folder / _NAME, PRIVATE) as file:
+        with whole(self._folder / _NAME, PRIVATE) as merged:
             for line in both:
-                file.write(msgspec.json.encode(line) + b"\n")
+                merged.write(msgspec.json.encode(line) + b"\n")
         return bad
 
     def _add(self, number: int, fault: Fault, line: LeftOut) -> None:
