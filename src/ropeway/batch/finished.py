@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ropeway.batch.rows import Outcome
+from ropeway.batch.totals import Totals
 from ropeway.durable import PRIVATE, write_whole
 from ropeway.errors import RopewayError, reason_of
 from ropeway.outside import parse_json, read_bounded
@@ -20,21 +21,15 @@ NAME = "finished.json"
 _MOST = 1 << 20
 
 
-@dataclass(frozen=True)
-class Finished:
+@dataclass(kw_only=True)
+class Finished(Totals):
     """The figures of a job whose rows were all answered.
 
-    again           results of rows that had one
-    prompt, answer  tokens
-    size            bytes of the output
-    ordered         whether it is in the order of the input
+    size     bytes of the output
+    ordered  whether it is in the order of the input
     """
 
     rows: int
-    counts: Counter[Outcome]
-    again: int
-    prompt: int
-    answer: int
     size: int
     ordered: bool
 

@@ -22,10 +22,10 @@ from ropeway.batch.board import Board
 from ropeway.batch.job import ShardedJob
 from ropeway.batch.one_shard import Done, Work, run_shard
 from ropeway.batch.progress import Forecast, Price, Progress
-from ropeway.batch.replay import Replay
 from ropeway.batch.rows import Outcome
 from ropeway.batch.run import Ended, Judge, Reason, Settings
 from ropeway.batch.shards import Shard, read_shards
+from ropeway.batch.totals import Totals
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import phrase
@@ -103,7 +103,7 @@ async def run_on_ray(
     tell: Callable[[Progress], None],
     *,
     stop: asyncio.Event,
-) -> tuple[Ended, Replay]:
+) -> tuple[Ended, Totals]:
     """Do what is left of a job in `count` tasks at once; return how it ended, and what there is.
 
     `work` has the settings of one task, `settings` are those of all. Set `stop` to end early.
@@ -177,14 +177,13 @@ class _Run:
         )
         self.work = ray.put(work)
 
-    async def run(self, stop: asyncio.Event) -> tuple[Ended, Replay]:
+    async def run(self, stop: asyncio.Event) -> tuple[Ended, Totals]:
         """Begin tasks, look at them, and tell, until none is left."""
         while self.running or (self.waiting and self.reason is None):
             while self.waiting and len(self.running) < self.count and self.reason is None:
                 shard = self.waiting.popleft()
                 self.running[self.task.remote(self.work, shard, self.line)] = shard
             await asyncio.to_thread(self._look)
-            self.job.lock.beat()
             progress = self._progress()
             self._judge(stop, progress)
             self.tell(progress)

@@ -137,7 +137,7 @@ def run_batch_job(
                 ended = _send(job, servers, settings, check, view, step)
             if ended.reason != "complete":
                 step.warn(_ENDINGS[ended.reason])
-    _end(job, ended, flags.html, view.timeline, screen)
+        _end(job, ended, flags.html, view.timeline, screen)
 
 
 def order_of(
@@ -303,7 +303,7 @@ class View:
 def _send(
     job: OneJob, servers: Servers, settings: Settings, check: Check | None, view: View, step: Step
 ) -> Ended:
-    """Send what is not done, and show how it goes."""
+    """Send what is not done, show how it goes, and close the journal."""
 
     async def run() -> Ended:
         with stopped_by_interrupt(signal.SIGTERM) as stop:
@@ -313,7 +313,8 @@ def _send(
                 stop=stop, check=check.fault if check else None,
             )  # fmt: skip
 
-    return asyncio.run(run())
+    with job.journal:
+        return asyncio.run(run())
 
 
 def _name(job: Job, servers: Servers) -> str:
