@@ -26,6 +26,7 @@ from ropeway.batch.rows import Outcome
 from ropeway.batch.run import Ended, Judge, Reason, Settings
 from ropeway.batch.shards import Shard, read_shards
 from ropeway.batch.totals import Totals
+from ropeway.endpoint import event_loop
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import phrase
@@ -147,7 +148,7 @@ def _do(work: Work, shard: Shard, line: Any) -> Done:
         asked = line.tell.remote(shard.number, progress)
         return halt
 
-    return asyncio.run(run_shard(work, shard, tell))
+    return event_loop.run(run_shard(work, shard, tell))
 
 
 class _Run:

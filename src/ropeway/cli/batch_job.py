@@ -45,6 +45,7 @@ from ropeway.cli.batch_ray import Crew, send_on_ray
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import spec_file, tell_rehearsal
 from ropeway.cli.files import write_page
+from ropeway.endpoint import event_loop
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import RequestFailed
 from ropeway.errors import Exit, Refused, RopewayError
@@ -314,7 +315,7 @@ def _send(
             )  # fmt: skip
 
     with job.journal:
-        return asyncio.run(run())
+        return event_loop.run(run())
 
 
 def _name(job: Job, servers: Servers) -> str:
