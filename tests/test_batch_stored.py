@@ -1,7 +1,11 @@
 """Outputs in stores of pyarrow (`batch.stored`): a folder by its URL, and one with objects."""
 
+import socket
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ from pyarrow import fs
 from batch_calls import columns, lines, requests, run, serving, texts
 from batch_rows import fill, result
 from fake_s3 import fake_s3
+from ropeway.batch import stores
 from ropeway.batch.assemble import assemble
 from ropeway.batch.own_files import (
     check_strangers,
@@ -23,6 +28,7 @@ from ropeway.batch.own_files import (
 from ropeway.batch.parts import Part, Shape
 from ropeway.batch.rows import Outcome
 from ropeway.batch.stored import Stored, output_at
+from ropeway.batch.stores import open_store
 from ropeway.errors import Refused, RopewayError
 
 ROWS = [result(0), result(1), result(2, Outcome.FAILED)]
@@ -222,6 +228,62 @@ def test_a_url_that_cannot_be_written_to_is_refused(url: str, what: str) -> None
 def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the library from looking for machines of Amazon's."""
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+class _Amazon(BaseHTTPRequestHandler):
+    """Says where its bucket is, as Amazon does also to strangers."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(403)
+        if not self.path.startswith("/none"):
+            self.send_header("x-amz-bucket-region", "eu-test-1")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def amazon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Amazon) as server:
+        url = f"http://127.0.0.1:{server.server_port}/{{bucket}}"
+        monkeypatch.setattr(stores, "_BUCKET", url)
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("no_aws", "amazon")
+def test_a_bucket_without_a_region_is_asked_for_it() -> None:
+    made = output_at("s3://KEY:SECRET@bucket/a%20b/out.jsonl")
+    assert isinstance(made, Stored)
+    assert made.store.region == "eu-test-1"
+    options = "s3://KEY:SECRET@bucket/a%20b/out.jsonl?allow_bucket_creation=false&region=x"
+    store, path = open_store(options)
+    assert (store.region, path) == ("x", made.path)
+    with pytest.raises(Refused, match="region cannot be found out: Amazon knows none") as caught:
+        open_store("s3://none/a")
+    assert "s3://none/…?region=" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_region_that_nobody_tells_is_asked_for_when_it_is_needed_and_not_for_long(
+    monkeypatch: pytest.MonkeyPatch, listens: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setattr(stores, "_BUCKET", f"http://127.0.0.1:{port}/{{bucket}}")
+        monkeypatch.setattr(stores, "_ASKING_S", 0.2)
+        if not listens:
+            silent.close()
+        output = output_at("s3://KEY:SECRET@bucket/out.jsonl")
+        assert isinstance(output, Stored)
+        with pytest.raises(Refused) as caught:
+            output.size()
+    assert "region=" in str(caught.value.hint)
+    assert "SECRET" not in str(caught.value.as_json())
 
 
 @pytest.mark.usefixtures("no_aws")

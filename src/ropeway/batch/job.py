@@ -146,10 +146,20 @@ class _Looked(NamedTuple):
     manifest: Manifest
 
 
+def answers_of(found: Survey) -> int:
+    """Return the tokens that the answers to all lines have at most; some without a limit."""
+    return found.answer.total + found.unlimited * UNLIMITED
+
+
 def tokens_of(found: Survey, samples: int) -> int:
     """Return the tokens of all prompts and answers, estimated."""
-    answers = found.answer.total + found.unlimited * UNLIMITED
-    return samples * (found.prompt.total + answers)
+    return samples * (found.prompt.total + answers_of(found))
+
+
+def typical(found: Survey) -> tuple[int, int]:
+    """Return the tokens of a prompt and of its answer, on average."""
+    lines = max(1, found.prompt.count)
+    return max(1, found.prompt.total // lines), max(1, answers_of(found) // lines)
 
 
 def look(order: Order, servers: Servers | None, stdin: BinaryIO, tell: Tell) -> Survey:

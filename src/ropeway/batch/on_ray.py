@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ import ropeway
 from ropeway.batch.board import Board
 from ropeway.batch.job import ShardedJob
 from ropeway.batch.one_shard import Done, Work, run_shard
-from ropeway.batch.progress import Forecast, Price, Progress
+from ropeway.batch.progress import Cost, Forecast, Price, Progress
 from ropeway.batch.rows import Outcome
 from ropeway.batch.run import Ended, Judge, Reason, Settings
 from ropeway.batch.shards import Shard, read_shards
@@ -258,8 +258,10 @@ class _Run:
             cost = _hours(price, progress.elapsed_s) + (progress.cost or 0.0)
             if left is not None:
                 tokens = (progress.cost or 0.0) * rest / fresh if fresh else 0.0
-                in_all = cost + tokens + _hours(price, left.likely_s)
-        return replace(progress, left=left, cost=cost, cost_in_all=in_all)
+                spans = astuple(left)
+                in_all = Cost(*(cost + tokens + _hours(price, span_s) for span_s in spans))
+        ceiling = self.settings.ceiling
+        return replace(progress, left=left, cost=cost, cost_in_all=in_all, ceiling=ceiling)
 
 
 def _hours(price: Price, seconds: float) -> float:
