@@ -122,7 +122,9 @@ def in_store(shown: str, path: str, store: Any) -> Output:
 
 
 class _Unopened:
-    """A store that is opened when something is first asked of it: that may ask the network."""
+    """S3, opened when something is first asked of it: that may ask the network."""
+
+    type_name = "s3"
 
     def __init__(self, text: str, shown: str) -> None:
         self._text, self._shown = text, shown
