@@ -22,10 +22,11 @@ from ropeway.batch.board import Board
 from ropeway.batch.job import ShardedJob
 from ropeway.batch.one_shard import Done, Work, make_work, run_shard, take_back
 from ropeway.batch.progress import Cost, Forecast, Price, Progress
-from ropeway.batch.replay import Replay
 from ropeway.batch.rows import Outcome
 from ropeway.batch.run import Ended, Judge, Reason, Settings
 from ropeway.batch.shards import Shard, read_shards
+from ropeway.batch.totals import Totals
+from ropeway.endpoint import event_loop
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import phrase
@@ -103,7 +104,7 @@ async def run_on_ray(
     tell: Callable[[Progress], None],
     *,
     stop: asyncio.Event,
-) -> tuple[Ended, Replay]:
+) -> tuple[Ended, Totals]:
     """Do what is left of a job in `count` tasks at once; return how it ended, and what there is.
 
     `settings` are those of all tasks together. Set `stop` to end early. Raises RopewayError.
@@ -148,7 +149,7 @@ def _do(work: Work, shard: Shard, line: Any, tasks: int) -> Done:
         asked = line.tell.remote(shard.number, progress)
         return tasks
 
-    return asyncio.run(run_shard(work, shard, tell, tasks))
+    return event_loop.run(run_shard(work, shard, tell, tasks))
 
 
 class _Run:
@@ -178,14 +179,13 @@ class _Run:
         )
         self.work = ray.put(work)
 
-    async def run(self, stop: asyncio.Event) -> tuple[Ended, Replay]:
+    async def run(self, stop: asyncio.Event) -> tuple[Ended, Totals]:
         """Begin tasks, look at them, and tell, until none is left."""
         while self.running or (self.waiting and self.reason is None):
             while self.waiting and len(self.running) < self.count and self.reason is None:
                 tasks, shard = self._tasks(), self.waiting.popleft()
                 self.running[self.task.remote(self.work, shard, self.line, tasks)] = shard
             await asyncio.to_thread(self._look)
-            self.job.lock.beat()
             progress = self._progress()
             self._judge(stop, progress)
             self.tell(progress)

@@ -46,6 +46,7 @@ from ropeway.cli.batch_ray import Crew, send_on_ray
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import spec_file, tell_rehearsal
 from ropeway.cli.files import write_page
+from ropeway.endpoint import event_loop
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import RequestFailed
 from ropeway.errors import Exit, Refused, RopewayError
@@ -131,7 +132,7 @@ def run_batch_job(screen: Screen, request: BatchRequest) -> None:
                 ended = _send(job, servers, settings, check, view, step)
             if ended.reason != "complete":
                 step.warn(_ENDINGS[ended.reason])
-    _end(job, ended, flags, view.timeline, screen)
+        _end(job, ended, flags, view.timeline, screen)
 
 
 def order_of(
@@ -302,7 +303,7 @@ class View:
 def _send(
     job: OneJob, servers: Servers, settings: Settings, check: Check | None, view: View, step: Step
 ) -> Ended:
-    """Send what is not done, and show how it goes."""
+    """Send what is not done, show how it goes, and close the journal."""
 
     async def run() -> Ended:
         with stopped_by_interrupt(signal.SIGTERM) as stop:
@@ -312,7 +313,8 @@ def _send(
                 stop=stop, check=check.fault if check else None,
             )  # fmt: skip
 
-    return asyncio.run(run())
+    with job.journal:
+        return event_loop.run(run())
 
 
 def _name(job: Job, servers: Servers) -> str:

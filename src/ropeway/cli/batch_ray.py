@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from ropeway.batch.job import ShardedJob
 from ropeway.batch.on_ray import EACH, connected, machines, run_on_ray
 from ropeway.batch.progress import Progress, Rates
-from ropeway.batch.replay import Replay
 from ropeway.batch.run import Ended, Settings
 from ropeway.batch.servers import Servers
+from ropeway.batch.totals import Totals
 from ropeway.bench.run import stopped_by_interrupt
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen
@@ -32,7 +32,7 @@ def send_on_ray(
     crew: Crew,
     tell: Callable[[Progress], None],
     screen: Screen,
-) -> tuple[Ended, Replay]:
+) -> tuple[Ended, Totals]:
     """Send what is not done, in tasks; return how it ended, and what there is now.
 
     Without anything left, no Ray is asked for.
@@ -54,7 +54,7 @@ def send_on_ray(
             )
         )
 
-        async def run() -> tuple[Ended, Replay]:
+        async def run() -> tuple[Ended, Totals]:
             with stopped_by_interrupt(signal.SIGTERM) as stop:
                 return await run_on_ray(
                     ray, job, servers.endpoints, settings, count, tell, stop=stop

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ropeway.durable import replace, sync_folder
 from ropeway.errors import HostError, Refused, RopewayError, reason_of
 from ropeway.hosts.base import Host, cannot_write, room_hint
 from ropeway.phrases import phrase
@@ -133,7 +134,7 @@ def fetch_file(
     if target.exists():
         here = content_of(target) if target.is_file() else None
         if here == content:
-            _settle(target)  # whoever brought it may have been ended before that
+            _sync(target)  # whoever brought it may have been ended before that
             return
         if here is None or here.digest not in old:
             raise Refused(
@@ -149,6 +150,7 @@ def fetch_file(
                 file.write(_piece(host, source, arrived, min(PIECE, content.size - arrived)))
                 file.flush()
                 tell(file.tell(), content.size)
+            os.fsync(file.fileno())
         if content_of(draft) != content:
             draft.unlink()
             raise HostError(
@@ -156,29 +158,19 @@ def fetch_file(
                 where=f"{host.name}:{source}",
                 hint=phrase("did the file change meanwhile? the same command fetches it anew"),
             )
-        _sync(draft)
-        draft.replace(target)
-        _sync(target.parent)
+        replace(draft, target)
     except OSError as error:
         raise _cannot_keep(target, error) from None
 
 
-def _settle(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Make a file and its name durable. Raises Refused."""
     try:
-        _sync(path)
-        _sync(path.parent)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        sync_folder(path.parent)
     except OSError as error:
         raise _cannot_keep(path, error) from None
-
-
-def _sync(path: Path) -> None:
-    """Have the disk take what a file holds, or the names in a folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sizes(host: Host, paths: Sequence[str]) -> list[int | None]:
