@@ -130,6 +130,7 @@ def test_a_time_of_day_is_that_of_the_machine_where_it_was_typed():
         (("in", "--detach", "--url", "h:1"), "`--detach`, `--url` contradict each other"),
         (("--attach", "--job", "A b"), "invalid value for `--job`"),
         (("s3://KEY:HIDE@b/i", "-o", "o", "--detach"), "the URL has keys in it"),
+        (("s3://HIDE@b/i", "-o", "o", "--detach"), "the URL has keys in it"),
         (("s3://KEY:HI/DE@b/i", "-o", "o", "--detach"), "the URL has keys in it"),
         (("abfs://c@a/i?client_secret=HIDE", "-o", "o", "--on", "ray"), "the URL has keys in it"),
         (("in", "-o", "o", "--detach"), "there is no `ropeway.yaml` here"),
@@ -142,6 +143,15 @@ def test_flags_that_do_not_go_together_are_refused(args, said, tmp_path, monkeyp
     assert exit_code(["batch", *args]) == 2
     err = capsys.readouterr().err
     assert said in err
+    assert "HIDE" not in err
+
+
+def test_a_command_whose_output_has_keys_is_not_told_to_ray(monkeypatch, capsys):
+    args = ["batch", "in", "--out=s3://KEY:HIDE@b/o?region=x", "--on", "ray"]
+    monkeypatch.setattr(sys, "argv", ["ropeway", *args])
+    assert exit_code(args) == 2
+    err = capsys.readouterr().err
+    assert "the URL has keys in it" in err
     assert "HIDE" not in err
 
 

@@ -127,7 +127,7 @@ def run_argv(
 
     restart  restart it whenever it ends, from the start on; only where `restart_later_argv`
              cannot say so once it runs (`restarts_later`)
-    log_mb   of its log, keep the last so many megabytes, or twice as many
+    log_mb   of its log, keep about the last so many megabytes
 
     It has the host's own network, because Ray, HCCL and gloo open ports that nobody can list in
     advance.
