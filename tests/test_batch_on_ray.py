@@ -32,12 +32,21 @@ class RayError(Exception):
 
 
 class FakeRay:
-    """As much of Ray as is used. `fails` says of a shard whether its task dies."""
+    """As much of Ray as is used.
+
+    fails  says of a shard whether its task dies for good
+    twice  each task is begun anew once its work is done, as when its process dies then
+    """
 
     exceptions = SimpleNamespace(RayError=RayError)
 
-    def __init__(self, nodes: int = 1, fails: Callable[[Shard], bool] = lambda _: False) -> None:
-        self._nodes, self._fails = nodes, fails
+    def __init__(
+        self,
+        nodes: int = 1,
+        fails: Callable[[Shard], bool] = lambda _: False,
+        twice: bool = False,
+    ) -> None:
+        self._nodes, self._fails, self._twice = nodes, fails, twice
         self._pool = ThreadPoolExecutor(16)
         self.running = self.most = self.started = 0
 
@@ -75,6 +84,8 @@ class FakeRay:
         try:
             if shard is not None and self._fails(shard):
                 raise RayError("The worker died\nunexpectedly")
+            if shard is not None and self._twice:
+                work(*args)
             return work(*args)
         finally:
             self.running -= shard is not None
@@ -219,6 +230,25 @@ def test_rows_in_flight_are_shared_by_the_tasks(tmp_path: Path, capsys: Capture,
     assert endpoint.most_running == 8
 
 
+def test_the_last_task_has_all_rows_in_flight(tmp_path: Path, capsys: Capture, ray: Any) -> None:
+    for number, rows in enumerate((1, 1, 1, 300)):
+        requests(tmp_path / f"in-{number}.jsonl", rows, number)
+    ray()
+    with serving(seconds=0.02) as (url, endpoint):
+        assert run(capsys, *args(tmp_path, url), "--in-flight", "8", "--tasks", "4")[0] == 0
+    assert endpoint.most_running == 8
+
+
+def test_there_are_no_more_tasks_than_rows_in_flight(
+    tmp_path: Path, capsys: Capture, ray: Any
+) -> None:
+    four_files(tmp_path)
+    fake = ray()
+    with serving(seconds=0.02) as (url, endpoint):
+        assert run(capsys, *args(tmp_path, url), "--in-flight", "2", "--tasks", "4")[0] == 0
+    assert (endpoint.most_running, fake.most) == (2, 2)
+
+
 def test_retried_errors_are_those_of_all_shards(tmp_path: Path, capsys: Capture, ray: Any) -> None:
     expected = four_files(tmp_path)
     ray()
@@ -226,6 +256,10 @@ def test_retried_errors_are_those_of_all_shards(tmp_path: Path, capsys: Capture,
         code, said, _ = run(capsys, *args(tmp_path, url))
     refused = said["outcomes"]["refused"]
     assert (code, len(lines(tmp_path / "out.errors.jsonl"))) == (1, refused)
+    ray(twice=True)
+    with serving(faults=Faults(refused=1.0)) as (url, endpoint):
+        assert run(capsys, *args(tmp_path, url), "--retry-errors")[0] == 1
+        assert endpoint.requests == refused, "none is asked again that was refused meanwhile"
     ray()
     with serving() as (url, endpoint):
         assert run(capsys, *args(tmp_path, url), "--retry-errors")[0] == 0

@@ -27,6 +27,17 @@ def test_a_server_without_them_has_none(text: bytes) -> None:
     assert read_metrics(text) is None
 
 
+def test_tasks_share_a_limit_and_the_fewer_there_are_the_more_each_has() -> None:
+    pace = Pace(64, 1024)
+    pace.share(4)
+    assert (pace.limit, pace.most) == (16, 256)
+    pace.limit = 100  # found meanwhile
+    pace.share(2)
+    assert (pace.limit, pace.most) == (200, 512)
+    pace.share(1)
+    assert (pace.limit, pace.most) == (400, 1024)
+
+
 class Engine:
     """Runs `room` rows, lets the rest wait, and preempts when more than `fits` are there."""
 

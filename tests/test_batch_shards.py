@@ -21,7 +21,7 @@ from ropeway.batch import one_shard, source, survey
 from ropeway.batch.board import Board
 from ropeway.batch.job import Order, ShardedJob, open_job, open_shards, write_files
 from ropeway.batch.journal import Journal
-from ropeway.batch.one_shard import Done, Work, put_sign, run_shard
+from ropeway.batch.one_shard import Done, Work, make_work, run_shard
 from ropeway.batch.parts import find_parts
 from ropeway.batch.progress import Progress, Rates, ReplicaProgress
 from ropeway.batch.rows import Outcome
@@ -29,12 +29,13 @@ from ropeway.batch.run import Settings
 from ropeway.batch.segments import shard_folder
 from ropeway.batch.servers import Server, Servers
 from ropeway.batch.settings import Form, make_form
-from ropeway.batch.shards import added_up, plan_shards
+from ropeway.batch.shards import plan_shards
+from ropeway.batch.totals import Totals
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
 
-Tell = Callable[[Progress], bool]
+Tell = Callable[[Progress], int]
 
 
 def cut_small(patch: pytest.MonkeyPatch) -> None:
@@ -71,13 +72,8 @@ def write(folder: Path, files: list[list[str]]) -> None:
         (folder / f"{number}.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
-def work_of(job: ShardedJob, *urls: str, sign: str = "s") -> Work:
-    put_sign(job.order.folder, sign)
-    return Work(
-        job.order.folder, sign, job.parts, job.found.parts, job.form,
-        job.found.kind, job.manifest.job, job.found.rows, job.order.again,
-        servers(*urls).endpoints, Settings(job.found.rows, 100),
-    )  # fmt: skip
+def work_of(job: ShardedJob, *urls: str) -> Work:
+    return make_work(job, servers(*urls).endpoints, Settings(job.found.rows, 100))
 
 
 LINES = st.lists(
@@ -191,14 +187,14 @@ def test_each_shard_has_its_journal_and_all_make_one_output(
     asked = replace(asked, inputs=tuple(f"{scheme}{name}" for name in asked.inputs))
     with open_shards(asked, servers(), io.BytesIO(), quiet) as job:
         assert len(job.shards) > 8
-        done, requests = asyncio.run(all_shards(job, lambda _: False))
+        done, requests = asyncio.run(all_shards(job, lambda _: 1))
         assert requests == 40
-        counts = added_up(one.kept for one in done if one.kept).counts
+        counts = sum((one.kept for one in done if one.kept), Totals()).counts
     assert {one.reason for one in done} == {"complete"}
     assert counts == {Outcome.ANSWERED: 40, Outcome.SKIPPED: 1}
     with open_shards(asked, servers(), io.BytesIO(), quiet) as job:
         assert (job.to_do(), job.journal.counts) == ([], counts)
-    write_files(asked, counts)
+        write_files(asked, counts)
     names = [json.loads(line)["custom_id"] for line in (tmp_path / "out").read_text().splitlines()]
     expected = [f"row-{n}" for n in range(41) if n != 25]
     assert (names if ordered else sorted(names, key=expected.index)) == expected
@@ -220,11 +216,11 @@ def test_shards_lie_in_object_storage_too(tmp_path: Path, monkeypatch: pytest.Mo
         )
         with open_shards(asked, servers(), io.BytesIO(), quiet) as job:
             assert len(job.shards) > 8
-            done, requests = asyncio.run(all_shards(job, lambda _: False))
-    assert [one.failure for one in done if one.failure] == []
-    counts = added_up(one.kept for one in done if one.kept).counts
-    assert (requests, counts) == (40, {Outcome.ANSWERED: 40})
-    write_files(asked, counts)
+            done, requests = asyncio.run(all_shards(job, lambda _: 1))
+            assert [one.failure for one in done if one.failure] == []
+            counts = sum((one.kept for one in done if one.kept), Totals()).counts
+            assert (requests, counts) == (40, {Outcome.ANSWERED: 40})
+            write_files(asked, counts)
     names = [json.loads(line)["custom_id"] for line in (tmp_path / "out").read_text().splitlines()]
     assert sorted(names) == sorted(f"row-{n}" for n in range(40))
     assert "SECRET" not in "".join(
@@ -242,20 +238,20 @@ def test_it_goes_on_from_its_journals_and_leaves_none_when_all_is_answered(tmp_p
         fill(shard_folder(asked.folder, 1), 40, [result(first.lines)], job=job.manifest.job)
     with open_shards(asked, servers(), io.BytesIO(), quiet) as job:
         assert job.journal.counts == {Outcome.ANSWERED: 2}
-        done, requests = asyncio.run(all_shards(job, lambda _: False))
-        counts = added_up(one.kept for one in done if one.kept).counts
+        done, requests = asyncio.run(all_shards(job, lambda _: 1))
+        counts = sum((one.kept for one in done if one.kept), Totals()).counts
         assert (requests, counts) == (38, {Outcome.ANSWERED: 40})
-    write_files(asked, counts)
+        write_files(asked, counts)
     assert not list(asked.folder.glob("shard-*"))
     with open_shards(asked, servers(), io.BytesIO(), quiet) as job:
         assert (job.to_do(), job.journal.counts) == ([], counts)
-    write_files(asked, counts)
+        write_files(asked, counts)
 
 
 def test_a_task_stops_when_it_is_told_to(tmp_path: Path) -> None:
     write(tmp_path, [[json.dumps({"prompt": f"say {n}"}) for n in range(3000)]])
     with open_shards(order(tmp_path), servers(), io.BytesIO(), quiet) as job:
-        done, requests = asyncio.run(all_shards(job, lambda _: True, seconds=0.05))
+        done, requests = asyncio.run(all_shards(job, lambda _: 0, seconds=0.05))
     assert [one.reason for one in done] == ["stopped"]
     assert done[0].kept is not None
     assert done[0].kept.counts.total() == requests < 3000
@@ -269,7 +265,7 @@ def test_a_shard_waits_for_whoever_had_it_before(tmp_path: Path) -> None:
 
         async def main() -> tuple[list[Done], int]:
             asyncio.get_running_loop().call_later(1.5, before.close)
-            return await all_shards(job, lambda _: False)
+            return await all_shards(job, lambda _: 1)
 
         (done,), requests = asyncio.run(main())
     assert (done.reason, requests) == ("complete", 1)
@@ -282,7 +278,7 @@ def test_what_all_must_see_is_looked_for(tmp_path: Path, monkeypatch: pytest.Mon
     with open_shards(order(tmp_path), servers(), io.BytesIO(), quiet) as job:
         work, (shard,) = work_of(job), job.shards
         for elsewhere in (replace(work, sign="other"), replace(work, folder=tmp_path / "not")):
-            done = asyncio.run(run_shard(elsewhere, shard, lambda _: False))
+            done = asyncio.run(run_shard(elsewhere, shard, lambda _: 1))
             assert done.failure is not None
             assert done.failure.what == "not all machines see the job's folder"
 
@@ -299,7 +295,7 @@ def test_an_input_that_changes_is_noticed_in_a_part_of_it(
     asked = replace(asked, inputs=tuple(f"{scheme}{name}" for name in asked.inputs))
     with open_shards(asked, servers(), io.BytesIO(), quiet) as job:
         write(tmp_path, [[*lines, lines[0]] if how == "longer" else lines[::-1]])
-        done, _ = asyncio.run(all_shards(job, lambda _: False))
+        done, _ = asyncio.run(all_shards(job, lambda _: 1))
     assert {one.failure.what for one in done if one.failure} == {
         "the input has changed since the job began"
     }
@@ -318,14 +314,12 @@ def progress(**how: Any) -> Progress:
 
 
 def test_the_board_adds_up() -> None:
-    none = added_up([])
-    before = [replace(none, counts=Counter({Outcome.CUT: n})) for n in range(4)]
+    before = [Totals(counts=Counter({Outcome.CUT: n})) for n in range(4)]
     board = Board(40, before)
     assert board.progress(1.0).done == {Outcome.CUT: 6}
     board.told = {0: progress(), 1: progress(state="away"), 2: progress(url="http://b/v1")}
-    board.ended = {
-        2: Done("complete", board.told[2], replace(none, counts=Counter({Outcome.FAILED: 9})))
-    }
+    kept = Totals(counts=Counter({Outcome.FAILED: 9}))
+    board.ended = {2: Done("complete", board.told[2], kept)}
     now = board.progress(2.0)
     assert now.done == {Outcome.ANSWERED: 8, Outcome.FAILED: 9, Outcome.CUT: 3}
     assert (now.in_flight, now.again, now.faults, now.cost) == (6, 3, {"reset": 6}, 1.5)

@@ -9,6 +9,7 @@ from threading import Thread
 
 import pytest
 from batch_endpoint import Faults
+from pyarrow import fs
 
 from batch_calls import columns, requests, run, serving, texts
 from batch_rows import fill, result
@@ -36,7 +37,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_verb_writes_to_a_url_and_keeps_its_journal_here(
+def test_a_url_of_this_machine_is_a_path_like_any_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, here = tmp_path / "store", tmp_path / "here"
@@ -47,23 +48,23 @@ def test_the_verb_writes_to_a_url_and_keeps_its_journal_here(
     with serving() as (url, endpoint):
         args = ("in.jsonl", "-o", f"file://{store}/out.jsonl", "--url", url)
         code, said, _ = run(capsys, *args)
-        assert (code, said["output"]) == (0, f"file://{store}/out.jsonl")
-        assert said["errors"] == f"file://{store}/out.errors.jsonl"
+        assert (code, said["output"]) == (0, f"{store}/out.jsonl")
+        assert said["errors"] == f"{store}/out.errors.jsonl"
         assert len(texts(store / "out.jsonl")) == 30
         assert (names(here), names(store)) == (
-            ["in.jsonl", "out.jsonl.journal"], ["out.errors.jsonl", "out.jsonl"]
+            ["in.jsonl"], ["out.errors.jsonl", "out.jsonl", "out.jsonl.journal"]
         )  # fmt: skip
-        assert names(here / "out.jsonl.journal") == [
-            "assemble.lock", "finished.json", "left-out.jsonl", "lock",
+        assert names(store / "out.jsonl.journal") == [
+            "finished.json", "left-out.jsonl", "lock",
             "manifest.json", "survey.json", "written.json",
         ]  # fmt: skip
         (store / "out.errors.jsonl").unlink()
         assert run(capsys, *args)[0] == 0
         assert endpoint.requests == 30
-        assert names(store) == ["out.errors.jsonl", "out.jsonl"]
+        assert names(store) == ["out.errors.jsonl", "out.jsonl", "out.jsonl.journal"]
         (store / "out.jsonl").unlink()
         code, said, _ = run(capsys, *args)
-    assert (code, said["error"]["where"]) == (2, f"file://{store}/out.jsonl")
+    assert (code, said["error"]["where"]) == (2, f"{store}/out.jsonl")
 
 
 def test_the_journal_lies_where_it_is_said(
@@ -99,7 +100,7 @@ def test_files_of_a_store_are_not_written_over_either(
 @pytest.mark.parametrize(
     ("flags", "what"),
     [
-        (["-o", "file:///x/out"], "a job on the head writes files there"),
+        (["-o", "s3://x/out?region=x"], "a job on the head writes files there"),
         (["-o", "out", "--on", "ray"], "`--detach`, `--on ray` contradict each other"),
     ],
 )
@@ -132,7 +133,7 @@ def test_a_file_of_a_store_is_known_by_its_path_there(tmp_path: Path) -> None:
         bucket.objects[path] = b"{}"
         with pytest.raises(Refused, match="this job has not written it"):
             check_strangers(folder, [output])
-        note_written(folder, [output])
+        note_written(folder, {output: 2})
         check_strangers(folder, [output])
 
 
@@ -155,11 +156,18 @@ def test_an_upload_that_fails_leaves_nothing_and_costs_no_answer(
             assemble(folder, output, errors, ordered=ordered)
         assert caught.value.where == "s3://b/out.jsonl"
         assert bucket.objects == {}
-        assert names(folder) == sorted([*before, "assemble.lock"])
+        assert names(folder) == sorted([*before, "written.json"])
         bucket.denied = False
         assert assemble(folder, output, errors, ordered=ordered).total() == 3
         good = ROWS[0].line + ROWS[1].line
         assert bucket.objects == {"b/out.jsonl": good, "b/bad": ROWS[2].line}
+
+
+def test_what_a_url_of_this_machine_names_is_no_store(tmp_path: Path) -> None:
+    assert output_at(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
+    (tmp_path / "a b").write_text("{}")
+    store, path = fs.FileSystem.from_uri(f"file://{tmp_path}/a%20b")
+    assert found_at(path, store) == tmp_path / "a b"
 
 
 def test_a_url_is_shown_without_its_keys() -> None:

@@ -74,7 +74,7 @@ def test_the_same_command_goes_on_and_another_is_refused(
         assert run(capsys, *args, "--set", "max_tokens=5")[0] == 0
         assert (tmp_path / "out.jsonl.journal").stat().st_mode & 0o777 == 0o700
         assert sorted(path.name for path in (tmp_path / "out.jsonl.journal").iterdir()) == [
-            "assemble.lock", "finished.json", "left-out.jsonl", "lock", "manifest.json",
+            "finished.json", "left-out.jsonl", "lock", "manifest.json",
             "survey.json", "written.json",
         ]  # fmt: skip
         code, said, _ = run(capsys, *args, "--set", "max_tokens=6")

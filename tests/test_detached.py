@@ -1,8 +1,4 @@
-"""A batch job in a container: what is written and started for it, and its whole life.
-
-The life is on this machine as the host: its scripts, our own code as it is unpacked there, and the
-endpoint are real; `docker` is not (fake_docker.py).
-"""
+"""A batch job in a container: what is decided, written and started for it."""
 
 import io
 import itertools
@@ -12,20 +8,16 @@ import shlex
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
-from batch_endpoint import Faults
 
-import fake_docker
-from json_documents import read_document
 from ropeway.batch.progress import Cost, Left, Progress, Rates, ReplicaProgress
 from ropeway.batch.rows import Outcome
+from ropeway.batch.stores import check_no_keys
 from ropeway.cli.batch import batch
 from ropeway.cli.batch_options import BatchFlags, BatchRequest, as_words
 from ropeway.cli.batch_sent import send_job
@@ -33,16 +25,14 @@ from ropeway.cli.call import Call
 from ropeway.cli.main import exit_code
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused
-from ropeway.hosts.base import Host, Result
 from ropeway.hosts.local import LocalHost
-from ropeway.launch import detached, labels
+from ropeway.launch import labels
 from ropeway.launch.detached import DetachedJob, Place, mounted_folder, place_of
 from ropeway.launch.docker import run_argv
-from ropeway.launch.lock import ROOTS_FOLDER, Author
+from ropeway.launch.lock import Author
 from ropeway.launch.own_code import own_code
 from ropeway.report.console import Screen
-from ropeway.spec.model import Spec, dump_spec, parse_spec
-from test_batch_verb import columns, serving, texts
+from ropeway.spec.model import Spec, parse_spec
 from waiting import wait_for
 
 KEY = "a-key-that-nobody-may-see"
@@ -113,7 +103,7 @@ def test_the_job_begins_with_what_the_spec_lets_a_replica_run(tmp_path, serve, t
     )
     where = place(folder=str(tmp_path), spec=spec(**serve))
     with batch.make_context("batch", list(args), obj=Call()):
-        job = send_job(request, (where, LocalHost("npu0"), "answers"), Screen())
+        job = send_job(request, DetachedJob(where, "answers"), LocalHost("npu0"), Screen())
     pairs = itertools.pairwise(job.argv)
     assert [value for flag, value in pairs if flag == "--at-first"] == given
 
@@ -139,6 +129,10 @@ def test_a_time_of_day_is_that_of_the_machine_where_it_was_typed():
         (("in", "--stop"), "`--stop` is about a job that has its input"),
         (("in", "--detach", "--url", "h:1"), "`--detach`, `--url` contradict each other"),
         (("--attach", "--job", "A b"), "invalid value for `--job`"),
+        (("s3://KEY:HIDE@b/i", "-o", "o", "--detach"), "the URL has keys in it"),
+        (("s3://HIDE@b/i", "-o", "o", "--detach"), "the URL has keys in it"),
+        (("s3://KEY:HI/DE@b/i", "-o", "o", "--detach"), "the URL has keys in it"),
+        (("abfs://c@a/i?client_secret=HIDE", "-o", "o", "--on", "ray"), "the URL has keys in it"),
         (("in", "-o", "o", "--detach"), "there is no `ropeway.yaml` here"),
         (("in", "-o", "o", "--detach", "-c", "local.yaml"), "only a service on real hosts"),
     ],
@@ -147,7 +141,23 @@ def test_flags_that_do_not_go_together_are_refused(args, said, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     Path("local.yaml").write_text("cluster: {local: {hosts: 1, npus: 1}}\nmodel: {name: smollm2}\n")
     assert exit_code(["batch", *args]) == 2
-    assert said in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert said in err
+    assert "HIDE" not in err
+
+
+def test_a_command_whose_output_has_keys_is_not_told_to_ray(monkeypatch, capsys):
+    args = ["batch", "in", "--out=s3://KEY:HIDE@b/o?region=x", "--on", "ray"]
+    monkeypatch.setattr(sys, "argv", ["ropeway", *args])
+    assert exit_code(args) == 2
+    err = capsys.readouterr().err
+    assert "the URL has keys in it" in err
+    assert "HIDE" not in err
+
+
+def test_a_url_without_keys_goes_to_other_machines():
+    check_no_keys(["in@x.jsonl?key=a", "s3://b/a@b/*.gz?region=x", "abfs://c@a.net/i", "-"])
+    check_no_keys(["hdfs://h:8020/a@b", "hdfs://me@h:8020/a", "gs://anonymous@b/i:j@k"])
 
 
 def test_what_a_job_says_is_read_as_it_was():
@@ -242,7 +252,7 @@ def test_our_own_code_runs_from_a_folder(tmp_path):
 @pytest.fixture
 def container(tmp_path: Path) -> Callable[..., "subprocess.Popen[bytes]"]:
     """Start the script of a job whose `ropeway` is this line for a shell; `asks`: its watch.py."""
-    job = DetachedJob(place(), "a", ("batch", "x"))
+    job = DetachedJob(place(), "a", ("batch", "x"), once=("--retry-errors",))
     script = job.script.replace("/run/ropeway", str(tmp_path))
     python = tmp_path / "bin/python3"
     python.parent.mkdir()
@@ -299,6 +309,19 @@ def test_a_job_that_was_killed_goes_on_when_its_service_answers(container, tmp_p
         assert ended(process) == 0
 
 
+def test_errors_are_retried_once_however_often_the_job_is_started_again(container, tmp_path):
+    words, killed = tmp_path / "words", tmp_path / "killed"
+    line = f'echo "$@" >>{words}; [ -e {killed} ] && exit 0; : >{killed}; kill -9 $$'
+    with container(line) as process:
+        assert process.wait(30) == 137
+    with container(line, asks="exit 0") as process:
+        wait_for((tmp_path / "ended").exists)
+        assert ended(process) == 0
+    first, second = words.read_text().splitlines()
+    assert second == "-m ropeway batch x --json"
+    assert first == f"{second} --retry-errors"
+
+
 def test_a_container_that_is_stopped_interrupts_its_job_and_waits_for_it(container, tmp_path):
     asked = f"trap 'echo asked >{tmp_path}/asked; exit 130' INT"
     with container(f"{asked}; echo ready >&2; while :; do sleep 0.1; done") as process:
@@ -306,192 +329,3 @@ def test_a_container_that_is_stopped_interrupts_its_job_and_waits_for_it(contain
         assert ended(process) == 130
     assert (tmp_path / "asked").exists()
     assert not (tmp_path / "ended").exists()
-
-
-# Its life
-
-
-class Head(LocalHost):
-    """This machine as a host, with a `docker` and a place for our files of its own."""
-
-    def run(self, argv, **named) -> Result:
-        path = f"PATH={self.address}/bin:{os.environ['PATH']}"
-        words = (word.replace(ROOTS_FOLDER, f"{self.address}/ropeway") for word in argv)
-        return super().run(("env", path, *words), **named)
-
-
-class Laptop:
-    """Verbs against the head, in a folder of its own."""
-
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.capsys = folder, capsys
-        self.host: Host = Head("npu0", str(folder / "home"))
-        self.containers = folder / "containers"
-        self.jobs = folder / "home/ropeway/life.batch"
-
-    def run(self, *args: object, code: int = 0) -> dict[str, Any]:
-        self.capsys.readouterr()
-
-        @contextmanager
-        def connect(*_: object, **__: object) -> Iterator[Sequence[Host]]:
-            yield (self.host,)
-
-        call = Call(connect=connect)  # type: ignore[arg-type]
-        found = exit_code([*map(str, args), "--json"], call=call)
-        out, err = self.capsys.readouterr()
-        print(out, err)
-        assert KEY not in out + err
-        assert found == code
-        document: dict[str, Any] = read_document(out)
-        return document
-
-
-@pytest.fixture
-def laptop(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Laptop]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(detached, "_POLL_SECONDS", 0.2)
-    found = Laptop(tmp_path, capsys)
-    programs = tmp_path / "home/bin"
-    programs.mkdir(parents=True)
-    found.containers.mkdir()
-    docker = shlex.join((sys.executable, fake_docker.__file__, str(found.containers)))
-    for name, command in (("docker", docker), ("python3", shlex.quote(sys.executable))):
-        (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-        (programs / name).chmod(0o755)
-    Path("ropeway.yaml").write_text(dump_spec(spec()))
-    yield found
-    for one in fake_docker._all(found.containers):
-        fake_docker._end(one, fake_docker.signal.SIGKILL)
-
-
-def serve(laptop: Laptop, url: str, **changed: object) -> None:
-    """Let it look as if the service ran, with its endpoint at this URL."""
-    marks = {
-        labels.SERVICE: "life", labels.HOST: "npu0", labels.ROLE: "head",
-        "ropeway.model": "fake", "ropeway.endpoint": url,
-        labels.FOLDER: str(laptop.folder / "home/ropeway/life"),
-        "ropeway.spec": json.dumps(spec(**changed).as_json()),
-    }  # fmt: skip
-    fake_docker.add(laptop.containers, "ropeway-life-0-0", marks)
-
-
-@pytest.mark.real_time
-def test_a_job_is_left_watched_and_fetched_and_nothing_stays(laptop):
-    columns(Path("it's in.jsonl"), *({"prompt": f"say {n}"} for n in range(300)))
-    with serving(seconds=0.01) as (url, endpoint):
-        serve(laptop, url)
-        begun = laptop.run("batch", "it's in.jsonl", "-o", "Out 1.jsonl", "--detach",
-                           "--set", "max_tokens=5", "--ordered")  # fmt: skip
-        assert (begun["job"], begun["host"]) == ("out-1", "npu0")
-        assert "--restart" not in (laptop.containers / "argv").read_text(), "told once it runs"
-        again = laptop.run("batch", "--attach", "-o", "Out 1.jsonl", "--errors", "bad")
-    assert again["outcomes"]["answered"] == again["rows"] == endpoint.requests == 300
-    assert (again["output"], again["errors"]) == ("Out 1.jsonl", "bad")
-    assert list(texts(Path("Out 1.jsonl"))) == [f"row-{n}" for n in range(300)]
-    assert Path("bad").read_bytes() == b""
-    assert not laptop.jobs.exists()
-    assert [path.stem for path in laptop.containers.glob("*.json")] == ["ropeway-life-0-0"]
-
-
-@pytest.mark.real_time
-def test_a_job_that_is_stopped_or_killed_goes_on_and_no_row_is_answered_twice(laptop):
-    columns(Path("in.jsonl"), *({"prompt": f"say {n}"} for n in range(2000)))
-    args = ("batch", "in.jsonl", "-o", "out.jsonl", "--detach", "--in-flight", "4")
-    with serving(seconds=0.01) as (url, endpoint):
-        serve(laptop, url)
-        laptop.run(*args)
-        running = laptop.run(*args, code=2)
-        assert running["error"]["what"] == "the job `out` runs already"
-        wait_for(lambda: endpoint.requests > 100, what="rows")
-        assert laptop.run("batch", "--stop", "--name", "life")["state"] == "stopped"
-        assert (laptop.jobs / "out/out.jsonl.journal/manifest.json").exists()
-        asked = endpoint.requests
-        assert laptop.run("batch", "--attach", code=2)["error"]["what"] == "there is no batch job"
-        laptop.run(*args)
-        [job] = [one for one in fake_docker._all(laptop.containers) if "pid" in one]
-        wait_for(lambda: endpoint.requests > asked + 100, what="more rows")
-        fake_docker._end(job, fake_docker.signal.SIGKILL)
-        lost = laptop.run("batch", "--attach", code=1)
-        assert lost["error"]["what"] == "the batch job `out` was stopped"
-        laptop.run(*args)
-        listed = laptop.run("status")["jobs"]
-        assert [(one["job"], one["state"], one["rows"]) for one in listed] == [
-            ("out", "running", 2000)
-        ]
-        [line] = laptop.run("logs", "--job", "out", "-n", "1")["lines"]
-        assert line["source"] == "npu0 batch"
-        [warning] = laptop.run("down")["warnings"]
-        assert "the batch job out stays on npu0" in warning
-        end = laptop.run("batch", "--attach", "-o", "out.jsonl")
-    assert end["outcomes"]["answered"] == len(texts(Path("out.jsonl"))) == 2000
-    assert endpoint.requests < 2500, "only what was not committed yet is asked again"
-
-
-@pytest.mark.real_time
-def test_what_a_job_has_that_ended_early_is_fetched_and_its_error_told(laptop):
-    columns(Path("in.jsonl"), *({"prompt": f"say {n}"} for n in range(400)))
-    with serving(faults=Faults(refused=0.5)) as (url, _):
-        serve(laptop, url)
-        laptop.run("batch", "in.jsonl", "-o", "out.jsonl", "--detach", "--max-errors", "10%")
-        end = laptop.run("batch", "--attach", "-o", "out.jsonl", code=1)
-    assert "more than 10%" in end["error"]["what"]
-    assert end["ended"] == "errors"
-    assert len(texts(Path("out.jsonl"))) == end["outcomes"]["answered"] > 0
-
-
-@pytest.mark.real_time
-def test_what_the_job_refuses_is_refused_here_and_nothing_runs(laptop):
-    Path("in.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
-    with serving() as (url, endpoint):
-        serve(laptop, url)
-        said = laptop.run("batch", "in.jsonl", "-o", "out.jsonl", "--detach", code=2)["error"]
-        assert said["where"].endswith("-in.jsonl:2")
-        assert endpoint.requests == 0
-        assert laptop.run("status")["jobs"] == []
-        laptop.run("batch", "--remove", "--job", "out", "--name", "life")
-        assert not laptop.jobs.exists()
-        gone = laptop.run("batch", "--remove", "--job", "out", "--name", "life", code=2)
-        assert gone["error"]["what"] == "there is no batch job `out`"
-
-
-@pytest.mark.real_time
-def test_a_job_with_rows_in_error_stays_for_another_try(laptop, monkeypatch):
-    monkeypatch.setenv("LIFE_KEY", KEY)
-    head = laptop.folder / "data"
-    head.mkdir()
-    columns(head / "in.jsonl", *({"prompt": f"say {n}"} for n in range(100)))
-    args = ("batch", f"head:{head}/*.jsonl", "-o", "out.jsonl", "--detach")
-    with serving(faults=Faults(refused=0.2)) as (url, _):
-        serve(laptop, url, api_key_env="LIFE_KEY")
-        laptop.run(*args)
-        end = laptop.run("batch", "--attach", "-o", "out.jsonl", code=1)
-    assert end["outcomes"]["refused"] > 0
-    assert (laptop.jobs / "out/job.secrets").stat().st_mode & 0o777 == 0o600
-    assert KEY not in (laptop.jobs / "out/job.sh").read_text()
-    with serving() as (url, _):
-        serve(laptop, url, api_key_env="LIFE_KEY")
-        laptop.run(*args, "--retry-errors")
-        Path("mine.jsonl").write_text("mine\n")
-        other = laptop.run("batch", "--attach", "-o", "mine.jsonl", code=2)["error"]
-        assert other["what"] == "the file is there already, and it is another one"
-        end = laptop.run("batch", "--attach", "-o", "out.jsonl")
-    assert end["outcomes"]["answered"] == len(texts(Path("out.jsonl"))) == 100
-    assert not laptop.jobs.exists()
-
-
-def test_a_key_that_is_not_set_is_said_before_anything_is_sent(laptop, monkeypatch):
-    monkeypatch.delenv("LIFE_KEY", raising=False)
-    columns(Path("in.jsonl"), {"prompt": "a"})
-    serve(laptop, "http://127.0.0.1:9/v1", api_key_env="LIFE_KEY")
-    said = laptop.run("batch", "in.jsonl", "-o", "out.jsonl", "--detach", code=2)["error"]
-    assert said["what"] == "the service asks for a key, and `LIFE_KEY` is not set"
-    assert not laptop.jobs.exists()
-
-
-def test_a_job_needs_a_service(laptop):
-    columns(Path("in.jsonl"), {"prompt": "a"})
-    said = laptop.run("batch", "in.jsonl", "-o", "out.jsonl", "--detach", code=2)["error"]
-    assert said["what"] == "`life` is not running"
-    assert click.unstyle(said["hint"]) == "a job needs its service: `ropeway up`"

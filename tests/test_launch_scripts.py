@@ -12,7 +12,7 @@ from ropeway.errors import HostError
 from ropeway.hosts.base import Command, Result, shell_line
 from ropeway.hosts.local import LocalHost
 from ropeway.launch.container_start import RUN_EACH, write_files
-from ropeway.launch.logs import LogReader, Status, poll
+from ropeway.launch.logs import MOST_BYTES, LogReader, Status, poll
 from ropeway.launch.rollout import File
 from ropeway.launch.running import DOWN
 from ropeway.launch.scripts import TOGETHER
@@ -143,6 +143,19 @@ def test_a_look_reads_states_and_only_new_lines(host, docker, tmp_path):
     poll(host, "docker", "ropeway.service=x", {"a": reader})
     assert calls.read_text().endswith("--since 2026-11-28T03:00:02Z a ")
     assert [line[21:] for line in reader.text.split("\n")] == ["one", "== b\r 50%", "three", ""]
+
+
+def test_a_look_at_a_log_of_long_lines_is_bounded_and_what_was_handed_on_is_forgotten(
+    host, docker, tmp_path
+):
+    docker(LOGS.format(folder=shlex.quote(str(tmp_path))))
+    lines = [f"2026-11-28T03:00:0{n}Z {str(n) * (MOST_BYTES * 2 // 3)}" for n in range(3)]
+    (tmp_path / "log").write_text("\n".join([*lines, ""]))
+    reader = LogReader()
+    poll(host, "docker", "ropeway.service=x", {"a": reader})
+    assert len(reader.text) <= MOST_BYTES
+    assert reader.take()[-1] == lines[-1]
+    assert (reader.text, reader.take()) == ("", [])
 
 
 @pytest.mark.parametrize("verb", ["ps", "inspect"])

@@ -1,5 +1,6 @@
 """Files piece by piece: real scripts in a real `sh`, on this machine as the host."""
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -91,6 +92,25 @@ def test_nothing_is_sent_or_fetched_twice(host, tmp_path):
     send_file(host, source, str(there), content, pytest.fail)
     shutil.copy(source, tmp_path / "back")
     fetch_file(host, str(there), tmp_path / "back", content, pytest.fail)
+
+
+def test_a_file_that_was_fetched_stays_after_a_power_cut(host, tmp_path, monkeypatch):
+    """Its only other copy may be removed next."""
+    source, back = write(tmp_path / "in", 2500), tmp_path / "out" / "back"
+    back.parent.mkdir()
+    synced: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def note(handle: int) -> None:
+        fsync(handle)
+        synced.append((str(Path(f"/proc/self/fd/{handle}").readlink()), back.exists()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    fetch_file(host, str(source), back, content_of(source), nothing)
+    assert synced[1:] == [(str(back.parent), True)]
+    synced.clear()  # and where an earlier call was ended before that
+    fetch_file(host, str(source), back, content_of(source), nothing)
+    assert synced == [(str(back), True), (str(back.parent), True)]
 
 
 def test_another_file_is_never_written_over(host, tmp_path):

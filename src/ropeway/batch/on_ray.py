@@ -20,12 +20,12 @@ from urllib.parse import urlsplit
 import ropeway
 from ropeway.batch.board import Board
 from ropeway.batch.job import ShardedJob
-from ropeway.batch.one_shard import Done, Work, run_shard
+from ropeway.batch.one_shard import Done, Work, make_work, run_shard, take_back
 from ropeway.batch.progress import Progress
-from ropeway.batch.replay import Replay
 from ropeway.batch.rows import Outcome
 from ropeway.batch.run import Course, Ended, Settings
 from ropeway.batch.shards import Shard, read_shards
+from ropeway.batch.totals import Totals
 from ropeway.endpoint import event_loop
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused, RopewayError
@@ -98,57 +98,58 @@ def machines(ray: Any, endpoints: Sequence[Endpoint]) -> int:
 async def run_on_ray(
     ray: Any,
     job: ShardedJob,
-    work: Work,
+    endpoints: Sequence[Endpoint],
     settings: Settings,
     count: int,
     tell: Callable[[Progress], None],
     *,
     stop: asyncio.Event,
-) -> tuple[Ended, Replay]:
+) -> tuple[Ended, Totals]:
     """Do what is left of a job in `count` tasks at once; return how it ended, and what there is.
 
-    `work` has the settings of one task, `settings` are those of all. Set `stop` to end early.
+    `settings` are those of all tasks together. Set `stop` to end early. Raises RopewayError.
     """
+    work = make_work(job, endpoints, settings)
+    await take_back(work, job.to_do(), job.order.again)
     return await _Run(ray, job, work, settings, count, tell).run(stop)
 
 
 class _Line:
-    """An actor: where tasks tell how far they are, and hear whether to stop."""
+    """An actor: where tasks tell how far they are, and hear how many they are; 0 is to stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, tasks: int) -> None:
         self.told: dict[int, Progress] = {}
-        self.halt = False
+        self.tasks = tasks
 
-    def tell(self, number: int, progress: Progress) -> bool:
-        """Note how far a shard is; return whether to stop."""
+    def tell(self, number: int, progress: Progress) -> int:
+        """Note how far a shard is; return how many tasks there are."""
         self.told[number] = progress
-        return self.halt
+        return self.tasks
 
-    def look(self, halt: bool) -> dict[int, Progress]:
-        """Say whether to stop; return what was told since the last look."""
-        self.halt = halt
+    def look(self, tasks: int) -> dict[int, Progress]:
+        """Say how many tasks there are; return what was told since the last look."""
+        self.tasks = tasks
         told, self.told = self.told, {}
         return told
 
 
-def _do(work: Work, shard: Shard, line: Any) -> Done:
-    """Do a shard: what a task is."""
+def _do(work: Work, shard: Shard, line: Any, tasks: int) -> Done:
+    """Do a shard: what a task is, one of so many at first."""
     import ray
 
     asked: Any = None
 
-    def tell(progress: Progress) -> bool:
-        nonlocal asked
-        halt = False
+    def tell(progress: Progress) -> int:
+        nonlocal asked, tasks
         if asked is not None:
             if not ray.wait([asked], timeout=0)[0]:
-                return False
+                return tasks
             with suppress(ray.exceptions.RayError):  # its machine died: it is begun anew
-                halt = bool(ray.get(asked))
+                tasks = ray.get(asked)
         asked = line.tell.remote(shard.number, progress)
-        return halt
+        return tasks
 
-    return event_loop.run(run_shard(work, shard, tell))
+    return event_loop.run(run_shard(work, shard, tell, tasks))
 
 
 class _Run:
@@ -166,22 +167,21 @@ class _Run:
         self.board = Board(job.found.rows, job.before)
         self.before, self.course = Counter(job.journal.counts), Course(settings, time.monotonic)
         line = ray.remote(_Line).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-        self.line = line.remote()
+        self.line = line.remote(count)
         # The cores of a cluster are counted for engines; a task is light and limited by us.
         self.task = ray.remote(_do).options(
             name="ropeway batch", num_cpus=0, max_retries=_RETRIES, scheduling_strategy="SPREAD"
         )
         self.work = ray.put(work)
 
-    async def run(self, stop: asyncio.Event) -> tuple[Ended, Replay]:
+    async def run(self, stop: asyncio.Event) -> tuple[Ended, Totals]:
         """Begin tasks, look at them, and tell, until none is left."""
         course = self.course
         while self.running or (self.waiting and course.reason is None):
             while self.waiting and len(self.running) < self.count and course.reason is None:
-                shard = self.waiting.popleft()
-                self.running[self.task.remote(self.work, shard, self.line)] = shard
+                tasks, shard = self._tasks(), self.waiting.popleft()
+                self.running[self.task.remote(self.work, shard, self.line, tasks)] = shard
             await asyncio.to_thread(self._look)
-            self.job.lock.beat()
             progress = self._progress()
             self._judge(stop, progress)
             self.tell(progress)
@@ -189,12 +189,17 @@ class _Run:
         self.tell(progress)
         return Ended(course.reason or "complete", progress, course.failure), self.board.kept()
 
+    def _tasks(self) -> int:
+        """Return how many tasks share the rows in flight, of which there are ever fewer."""
+        return min(self.count, len(self.running) + len(self.waiting))
+
     def _look(self) -> None:
         """Take what tasks tell, and what has ended of them."""
         ray = self.ray
         ended, _ = ray.wait(list(self.running), num_returns=1, timeout=_LOOK_S)
         with suppress(ray.exceptions.RayError):  # it is on its way, or its machine died
-            told = ray.get(self.line.look.remote(self.course.reason is not None), timeout=_ASK_S)
+            tasks = 0 if self.course.reason is not None else self._tasks()
+            told = ray.get(self.line.look.remote(tasks), timeout=_ASK_S)
             self.board.told.update(told)
         for task in ended:
             shard = self.running.pop(task)

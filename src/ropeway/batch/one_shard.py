@@ -2,20 +2,19 @@
 
 import asyncio
 import platform
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ropeway.batch.bitmap import Bitmap
 from ropeway.batch.check import make_check
-from ropeway.batch.disk import cannot_write, write_whole
+from ropeway.batch.disk import cannot_write
 from ropeway.batch.forms import Kind
-from ropeway.batch.job import skip
+from ropeway.batch.job import ShardedJob, skip
 from ropeway.batch.journal import Journal
 from ropeway.batch.parts import Part
-from ropeway.batch.progress import Progress
-from ropeway.batch.replay import Replay
+from ropeway.batch.progress import Price, Progress
 from ropeway.batch.reread import Read
 from ropeway.batch.rows import Outcome
 from ropeway.batch.run import Reason, Settings, run_batch
@@ -23,6 +22,8 @@ from ropeway.batch.segments import shard_folder
 from ropeway.batch.settings import Form
 from ropeway.batch.shards import Shard
 from ropeway.batch.survey import rows_from
+from ropeway.batch.totals import Totals
+from ropeway.durable import PRIVATE, write_whole
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import phrase
@@ -38,9 +39,9 @@ _GIVEN_UP_S = 60.0
 class Work:
     """What all shards of a job have in common.
 
-    folder    of the job, which whoever does a shard must see; `sign` is in it to tell (`put_sign`)
+    folder    of the job, which whoever does a shard must see; `sign` is in it to tell
     job, rows of the whole input, as the heads of segments have them
-    again     outcomes of earlier runs that are taken back
+    settings  as all tasks share them: what only their sum can tell ends none of them
     """
 
     folder: Path
@@ -51,7 +52,6 @@ class Work:
     kind: Kind
     job: str
     rows: int
-    again: frozenset[Outcome]
     endpoints: tuple[Endpoint, ...]
     settings: Settings
 
@@ -65,17 +65,56 @@ class Done:
 
     reason: Reason
     progress: Progress | None = None
-    kept: Replay | None = None
+    kept: Totals | None = None
     failure: RopewayError | None = None
     segment: Path | None = None
 
 
-def put_sign(folder: Path, sign: str) -> None:
-    """Leave something in the job's folder by which others know that they see the same one."""
+def make_work(job: ShardedJob, endpoints: Sequence[Endpoint], settings: Settings) -> Work:
+    """Return what the shards of a job have in common, wherever they are done.
+
+    `settings` are those of the whole. A sign is left in the job's folder, by which others know that
+    they see the same one. Raises RopewayError.
+    """
+    folder, sign = job.order.folder.absolute(), secrets.token_hex(16)
     try:
-        write_whole(folder / _SIGN, sign.encode())
+        write_whole(folder / _SIGN, sign.encode(), mode=PRIVATE)
     except OSError as error:
         raise cannot_write(folder / _SIGN, error, hint=phrase("nothing was sent")) from None
+    pictures, price = job.form.pictures_from, settings.price
+    return Work(
+        folder=folder,
+        sign=sign,
+        parts=tuple(_anywhere(part) for part in job.parts),
+        reads=job.found.parts,
+        form=replace(job.form, pictures_from=pictures and pictures.absolute()),
+        kind=job.found.kind,
+        job=job.manifest.job,
+        rows=job.found.rows,
+        endpoints=tuple(endpoints),
+        settings=replace(
+            settings,
+            max_errors=1.0,
+            max_cost=None,
+            price=price and Price(0.0, price.prompt, price.answer),
+        ),
+    )
+
+
+def _anywhere(part: Part) -> Part:
+    """Return a file under paths that do not depend on where a process runs."""
+    path = part.path if part.store is not None else str(Path(part.path).absolute())
+    return replace(part, path=path, folder=part.folder.absolute())
+
+
+async def take_back(work: Work, shards: Iterable[Shard], again: frozenset[Outcome]) -> None:
+    """Take back these outcomes of earlier runs, before any of the shards is done.
+
+    Whoever does a shard does not: a task that Ray begins anew would take back its own. Raises
+    RopewayError.
+    """
+    for shard in shards if again else ():
+        (await _journal(work, shard, again)).close()
 
 
 async def _look_for_sign(work: Work) -> None:
@@ -99,35 +138,40 @@ async def _look_for_sign(work: Work) -> None:
     )
 
 
-async def _journal(work: Work, folder: Path) -> Journal:
+async def _journal(work: Work, shard: Shard, again: frozenset[Outcome] = frozenset()) -> Journal:
     """Open a shard's journal, when whoever had it before has noticed that its time is over."""
-    given_up = time.monotonic() + _GIVEN_UP_S
+    folder, given_up = shard_folder(work.folder, shard.number), time.monotonic() + _GIVEN_UP_S
     while True:
         try:
-            return Journal.open(folder, rows=work.rows, job=work.job, again=work.again)
+            return Journal.open(folder, rows=work.rows, job=work.job, again=again)
         except Refused:
             if time.monotonic() > given_up:
                 raise
         await asyncio.sleep(1)
 
 
-async def run_shard(work: Work, shard: Shard, tell: Callable[[Progress], bool]) -> Done:
+async def run_shard(
+    work: Work, shard: Shard, tell: Callable[[Progress], int], tasks: int = 1
+) -> Done:
     """Do what is left of a shard, and return what came of it, errors of ours included.
 
-    `tell` is called twice a second, and says whether to stop.
+    `tasks` share the rows in flight at first. `tell` is called twice a second, and says how many do
+    from now on; 0 is to stop.
     """
     stop = asyncio.Event()
 
     def told(progress: Progress) -> None:
-        if tell(progress):
+        nonlocal tasks
+        if now := tell(progress):
+            tasks = now
+        else:
             stop.set()
 
     schema = work.form.schema
     check = make_check(dict(schema)) if schema is not None else None
     try:
         await _look_for_sign(work)
-        folder = shard_folder(work.folder, shard.number)
-        with await _journal(work, folder) as journal:
+        with await _journal(work, shard) as journal:
             skip(journal, work.form, work.folder, shard.indices)
             rows = rows_from(
                 [shard.of(work.parts)], [replace(work.reads[shard.file], lines=shard.lines)],
@@ -135,16 +179,12 @@ async def run_shard(work: Work, shard: Shard, tell: Callable[[Progress], bool]) 
             )  # fmt: skip
             ended = await run_batch(
                 rows, journal, work.endpoints, _share(work, shard), told,
-                stop=stop, check=check.fault if check else None,
+                stop=stop, check=check.fault if check else None, tasks=lambda: tasks,
             )  # fmt: skip
     except RopewayError as error:
         return Done("broken", failure=_on(error))
-    kept = Replay(
-        Bitmap(0), counts=journal.counts, again=journal.again, prompt=journal.prompt,
-        answer=journal.answer, damage=journal.damage,
-    )  # fmt: skip
     failure = ended.failure and _on(ended.failure)
-    return Done(ended.reason, ended.progress, kept, failure, journal.path)
+    return Done(ended.reason, ended.progress, journal.totals(), failure, journal.path)
 
 
 def _share(work: Work, shard: Shard) -> Settings:

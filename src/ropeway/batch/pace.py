@@ -59,7 +59,8 @@ class Pace:
     """
 
     def __init__(self, start: int, most: int) -> None:
-        self.most = max(1, most)
+        self.most = self._whole = max(1, most)
+        self._tasks = 1
         self.limit = max(1, min(start, self.most))
         # What waits between two steps of an engine with short answers is no queue: only what costs
         # work (preemptions, refusals) brings the limit below this.
@@ -70,6 +71,16 @@ class Pace:
         self._rows = self._tokens = 0
         self._before: tuple[int, float] | None = None
         self._hold = 0
+
+    def share(self, tasks: int) -> None:
+        """Be one of so many that send to the replica; each has its part of the limit."""
+        if tasks == self._tasks:
+            return
+        grows, self._tasks = self._tasks / tasks, tasks
+        self.most = max(1, self._whole // tasks)
+        self.limit = max(1, min(self.most, int(self.limit * grows)))
+        self._floor, self._step = (max(1, int(n * grows)) for n in (self._floor, self._step))
+        self._before = self._since = None
 
     def halve(self, in_flight: int) -> None:
         """Take half: the replica refused rows, or threw work away."""

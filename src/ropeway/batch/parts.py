@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ropeway.batch.manifest import not_the_job
 from ropeway.batch.stores import library, open_store
+from ropeway.durable import PRIVATE, replace
 from ropeway.errors import Refused, reason_of
 from ropeway.outside import is_file, local_path
 from ropeway.phrases import phrase
@@ -203,6 +204,7 @@ def _copied(file: BinaryIO, copy: Path, *, begun_with: Container[tuple[int, str]
     """
     fresh, digest = copy.with_suffix(".new"), hashlib.sha256()
     try:
+        fresh.touch(PRIVATE)
         with fresh.open("wb") as target:
             while block := file.read(2**20):
                 digest.update(block)
@@ -216,7 +218,7 @@ def _copied(file: BinaryIO, copy: Path, *, begun_with: Container[tuple[int, str]
             fresh.unlink()
             raise not_the_job(copy.parent, [phrase("other bytes come through the pipe")])
         else:
-            fresh.replace(copy)
+            replace(fresh, copy)
     except OSError as error:
         fresh.unlink(missing_ok=True)
         raise Refused(

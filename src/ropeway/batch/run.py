@@ -157,13 +157,15 @@ async def run_batch(
     *,
     stop: asyncio.Event | None = None,
     check: Check | None = None,
+    tasks: Callable[[], int] = lambda: 1,
 ) -> Ended:
     """Send every row, and put what becomes of it into the journal, which is committed at the end.
 
     `tell` is called twice a second and once at the end. `check` says what is wrong with an answer,
-    which is then asked for again. Set `stop` to end early: no new rows, a
-    moment for those in flight. What is returned says how the job ended, errors included; what has
-    an outcome by then is in the journal, and the rest is not.
+    which is then asked for again. `tasks` says how many of the job's tasks share the rows in
+    flight. Set `stop` to end early: no new rows, a moment for those in flight. What is returned
+    says how the job ended, errors included; what has an outcome by then is in the journal, and the
+    rest is not.
     """
     async with contextlib.AsyncExitStack() as stack:
         senders = [
@@ -171,7 +173,7 @@ async def run_batch(
             for endpoint in endpoints
         ]
         dispatch = Dispatch(senders, journal, settings.limits, settings.listed)
-        return await _Job(rows, dispatch, settings, tell).run(stop or asyncio.Event())
+        return await _Job(rows, dispatch, settings, tell, tasks).run(stop or asyncio.Event())
 
 
 class _Job:
@@ -181,8 +183,9 @@ class _Job:
         dispatch: Dispatch,
         settings: Settings,
         tell: Callable[[Progress], None],
+        tasks: Callable[[], int],
     ) -> None:
-        self.rows, self.settings, self.tell = rows, settings, tell
+        self.rows, self.settings, self.tell, self.tasks = rows, settings, tell, tasks
         self.dispatch, self.window, self.journal = dispatch, dispatch.window, dispatch.journal
         self.clock = dispatch.clock
         self.course = Course(settings, self.clock)
@@ -233,6 +236,8 @@ class _Job:
     def _look(self, stop: asyncio.Event) -> None:
         """End what is to end, send what can be sent, and tell."""
         now, dispatch = self.clock(), self.dispatch
+        for replica in dispatch.replicas:
+            replica.pace.share(self.tasks())
         ready = [replica for replica in dispatch.replicas if replica.ready(now)]
         if any(not replica.barred_by and not replica.overloads for replica in ready):
             self.reachable = now

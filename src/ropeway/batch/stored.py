@@ -1,7 +1,7 @@
 """An output in object storage: a file is made on this machine's disk, and put there whole.
 
 What holds it meanwhile is the job's folder. A store that has objects shows one when its upload is
-complete; in another, such as a folder by its URL, a file gets its name when it is whole.
+complete; in HDFS a file gets its name when it is whole.
 """
 
 import shutil
@@ -16,7 +16,6 @@ from ropeway.batch.stores import open_store
 from ropeway.errors import Refused, RopewayError, reason_of
 from ropeway.phrases import phrase
 
-_RENAMES = ("local", "hdfs", "subtree")  # stores that show a file while it is written
 _PIECE = 8 << 20
 
 
@@ -35,11 +34,6 @@ class Stored:
     def name(self) -> str:
         """The last part of its path."""
         return PurePosixPath(self.path).name
-
-    @property
-    def local(self) -> Path | None:
-        """Its path on this machine, where the store is that."""
-        return Path(self.path) if self.store.type_name == "local" else None
 
     def with_name(self, name: str) -> "Stored":
         """Return another one beside it."""
@@ -61,7 +55,7 @@ class Stored:
 
     def put(self, file: Path) -> None:
         """Let a file of this machine take its place. Raises RopewayError."""
-        renames = self.store.type_name in _RENAMES
+        renames = self.store.type_name == "hdfs"
         draft = self.with_name(f".{self.name}.part") if renames else self
         try:
             draft._copy(file)
@@ -103,7 +97,10 @@ def size_of(output: Output) -> int | None:
 
 
 def output_at(text: str) -> Output:
-    """Return what a path or a URL such as `s3://bucket/out.jsonl` names. Raises Refused."""
+    """Return what a path or a URL such as `s3://bucket/out.jsonl` names. Raises Refused.
+
+    What `file://` names is a path like any other.
+    """
     if "://" not in text:
         return Path(text)
     url = urlsplit(text)
@@ -116,11 +113,18 @@ def output_at(text: str) -> Output:
         store, path = _opened(text, shown)
     if not PurePosixPath(path).name or text.partition("?")[0].endswith("/"):
         raise Refused(phrase("this is a folder"), where=shown, hint=phrase("name a file"))
-    return Stored(shown, path, store)
+    return in_store(shown, path, store)
+
+
+def in_store(shown: str, path: str, store: Any) -> Output:
+    """Return a file of a store of pyarrow, which may be this machine."""
+    return Path(path) if store.type_name == "local" else Stored(shown, path, store)
 
 
 class _Unopened:
-    """A store that is opened when something is first asked of it: that may ask the network."""
+    """S3, opened when something is first asked of it: that may ask the network."""
+
+    type_name = "s3"
 
     def __init__(self, text: str, shown: str) -> None:
         self._text, self._shown = text, shown

@@ -2,21 +2,26 @@
 
 import importlib
 import re
+from collections.abc import Iterable
 from http.client import HTTPException
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
+from ropeway.spec.secret_shapes import is_secret
 from ropeway.units import format_seconds
 
 _BUCKET = "https://{bucket}.s3.amazonaws.com"
 _ASKING_S = 10.0
 _REGION = re.compile(r"[a-z0-9-]+")
+# `KEY:SECRET@`, also with a `/` in it that should be written `%2F`; not `host:8020/a@b`, and not
+# the container of `abfs://container@account`.
+_KEYS = re.compile(r"s3://[^/?]*@|://[^/?]*:(?!\d{1,5}(?:[/?]|$))[^@]*@")
 
 
 def library(name: str) -> Any:
@@ -28,6 +33,22 @@ def library(name: str) -> Any:
             phrase("this needs the package {name}", name=name.partition(".")[0]),
             hint='pip install "ropeway[batch]"',
         ) from None
+
+
+def check_no_keys(words: Iterable[str]) -> None:
+    """Raise Refused for a URL with keys in it: it is to go to other machines, where all see it."""
+    for name in words:
+        scheme, is_url, rest = name.partition("://")
+        options = parse_qsl(rest.partition("?")[2])
+        if is_url and (_KEYS.search(name) or any(is_secret(*pair) for pair in options)):
+            raise Refused(
+                phrase("the URL has keys in it, which others would see where the job runs"),
+                where=f"{scheme.rpartition('=')[2]}://…",
+                hint=phrase(
+                    "leave them out: a store's keys belong into the environment of the machines"
+                    " that read it"
+                ),
+            )
 
 
 def open_store(text: str) -> tuple[Any, str]:

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,18 @@ from ropeway.hosts.base import Host
 from ropeway.hosts.pieces import contents_on, fetch_file
 from ropeway.launch.detached import (
     NAME,
+    DetachedJob,
     FoundJob,
     find_jobs,
     follow_job,
     place_of,
+    put_back,
     remove_job,
     start_job,
     stop_job,
 )
 from ropeway.launch.labels import Reached
-from ropeway.launch.lock import audited, current_author, locked
+from ropeway.launch.lock import Author, audited, current_author, locked
 from ropeway.outside import parse_json
 from ropeway.phrases import phrase
 from ropeway.report.batch import file_lines, outcome_table
@@ -49,21 +51,19 @@ _FRAME = frozenset(("schema", "verb", "ok", "rehearsal", "error", "warnings"))
 def detach(screen: Screen, request: BatchRequest, detached: DetachFlags) -> None:
     """Begin a job on the head, or go on with it; return when it sends its rows.
 
-    Raises what the job itself refuses; then its container is gone, and what was sent is there.
+    Raises what the job itself refuses; then its container is gone, and what was sent is there. One
+    that had ended under this name has ended still.
     """
     name = detached.job or _name_of(request.flags.out)
-    author = current_author()
     with _service(detached, acts=True) as service:
         place = place_of(service)
         host = service.hosts[place.host]
         _check_free(service, name)
-        job = send_job(request, (place, host, name), screen)
+        job = send_job(request, DetachedJob(place, name), host, screen)
         with (
-            locked([host], author) as lock,
-            audited([host], author, place.service, "batch --detach", screen.warn),
+            _changing([host], place.service, "--detach", screen) as author,
             screen.step(phrase("start the job {name} on {host}", name=name, host=host.name)),
         ):
-            lock.ensure_held()
             _check_free(service, name)
             start_job(host, job, author)
         found = find_job(service, name)
@@ -71,7 +71,8 @@ def detach(screen: Screen, request: BatchRequest, detached: DetachFlags) -> None
             code = follow_job(host, place.runtime, found, _until_it_sends(step))
         if code is not None and _result(host, found) is None:
             failure = _failure(host, found, code)
-            stop_job(host, place.runtime, found)
+            if not put_back(host, found):
+                stop_job(host, place.runtime, found)
             raise failure
     screen.answer(phrase("the job `{name}` runs on {host}", name=name, host=place.host))
     command = shlex.join(("ropeway", "batch", "--attach", "--job", name, *_where(detached)))
@@ -97,12 +98,11 @@ def attach(screen: Screen, flags: BatchFlags, detached: DetachFlags) -> None:
         if document is None:
             raise _failure(host, found, code)
         paths = _fetched(host, found, flags, screen) if flags.out else {}
-        if paths and code == Exit.OK:
-            remove_job(service, found.service, found.name, [found.folder])
-    _tell_end(document, paths, screen)
+        _tell_end(document, paths, screen)
+        removed = "output" in paths and code == Exit.OK and _removed(service, found, screen)
     if not flags.out:
         screen.hint(phrase("name a file to fetch the results: `-o {name}.jsonl`", name=found.name))
-    elif code != Exit.OK:
+    elif not removed:
         words = ("ropeway", "batch", "--remove", "--job", found.name, *_where(detached))
         screen.hint(
             phrase(
@@ -120,7 +120,6 @@ def attach(screen: Screen, flags: BatchFlags, detached: DetachFlags) -> None:
 
 def stop(screen: Screen, detached: DetachFlags) -> None:
     """Have a job commit what it has, and end it. Its folder stays, for the command that goes on."""
-    author = current_author()
     with _service(detached, acts=True) as service:
         found = find_job(service, detached.job)
         if found.exit_code is not None:
@@ -130,11 +129,9 @@ def stop(screen: Screen, detached: DetachFlags) -> None:
             )
         host = service.hosts[found.container.host]
         with (
-            locked([host], author) as lock,
-            audited([host], author, found.service, "batch --stop", screen.warn),
+            _changing([host], found.service, "--stop", screen),
             screen.step(phrase("stop the job {name}", name=found.name)),
         ):
-            lock.ensure_held()
             stop_job(host, service.runtime, found)
     screen.answer(phrase("the job `{name}` is stopped, and keeps what it has", name=found.name))
     screen.hint(phrase("the command that began it goes on"))
@@ -143,7 +140,6 @@ def stop(screen: Screen, detached: DetachFlags) -> None:
 
 def remove(screen: Screen, detached: DetachFlags) -> None:
     """Remove a job from the hosts, running or not, with all that it has."""
-    author = current_author()
     with _service(detached, acts=True) as service:
         if detached.job is None:
             found: FoundJob | None = find_job(service, None)
@@ -153,11 +149,7 @@ def remove(screen: Screen, detached: DetachFlags) -> None:
         owner = found.service if found else service.name
         if owner is None:
             raise no_job(name)
-        with (
-            locked(service.answering, author) as lock,
-            audited(service.answering, author, owner, "batch --remove", screen.warn),
-        ):
-            lock.ensure_held()
+        with _changing(service.answering, owner, "--remove", screen):
             removed = remove_job(service, owner, name, [found.folder] if found else [])
     if not removed:
         raise no_job(name)
@@ -182,6 +174,27 @@ def _service(detached: DetachFlags, *, acts: bool) -> Iterator[Reached]:
     )
     with reached(target, acts=acts) as service:
         yield service
+
+
+@contextmanager
+def _changing(hosts: Sequence[Host], service: str, flag: str, screen: Screen) -> Iterator[Author]:
+    """Change a service's jobs on these hosts: nobody else does meanwhile, and it is noted there."""
+    author = current_author()
+    with (
+        locked(hosts, author) as lock,
+        audited(hosts, author, service, f"batch {flag}", screen.warn),
+    ):
+        lock.ensure_held()
+        yield author
+
+
+def _removed(service: Reached, found: FoundJob, screen: Screen) -> bool:
+    """Remove a job that was fetched, unless somebody has started it again; return whether it is."""
+    with _changing(service.answering, found.service, "--attach", screen):
+        ids = [one.container.id for one in find_jobs(service) if one.exit_code is not None]
+        return found.container.id in ids and remove_job(
+            service, found.service, found.name, [found.folder]
+        )
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def run_batch_job(screen: Screen, request: BatchRequest) -> None:
                 ended = _send(job, servers, settings, check, view, step)
             if ended.reason != "complete":
                 step.warn(ENDINGS[ended.reason])
-    _end(job, ended, flags, view.timeline.points, screen)
+        _end(job, ended, flags, view.timeline.points, screen)
 
 
 def order_of(
@@ -268,7 +268,7 @@ def _tell_survey(job: Job, servers: Servers, screen: Screen) -> None:
 def _send(
     job: OneJob, servers: Servers, settings: Settings, check: Check | None, view: View, step: Step
 ) -> Ended:
-    """Send what is not done, and show how it goes."""
+    """Send what is not done, show how it goes, and close the journal."""
 
     async def run() -> Ended:
         with stopped_by_interrupt(signal.SIGTERM) as stop:
@@ -278,7 +278,8 @@ def _send(
                 stop=stop, check=check.fault if check else None,
             )  # fmt: skip
 
-    return event_loop.run(run())
+    with job.journal:
+        return event_loop.run(run())
 
 
 def _name(job: Job, servers: Servers) -> str:

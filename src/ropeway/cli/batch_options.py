@@ -1,6 +1,7 @@
 """The flags of `ropeway batch`."""
 
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from ropeway.batch.stored import Output, Stored, output_at
+from ropeway.batch.stores import check_no_keys
 from ropeway.cli.options import NOT_NEGATIVE, POSITIVE, passed_as, ssh_config_option, with_options
 from ropeway.cli.target import checked_name
 from ropeway.endpoint.address import Endpoint
@@ -210,6 +212,10 @@ class DetachFlags:
                 phrase("no input is named"),
                 hint=phrase("name its files, or `-` for standard input"),
             )
+        if self.detach:
+            check_no_keys(inputs)
+        if flags.on:  # Ray notes the whole command, for whoever asks it which jobs there are
+            check_no_keys([*inputs, *sys.argv[1:]])
         context = click.get_current_context()
         sources = {name: context.get_parameter_source(name) for name in ("url", "rehearsal")}
         elsewhere = [f"`--{name}`" for name, source in sources.items()

@@ -18,7 +18,7 @@ from ropeway.engines.vllm import KEY_VARIABLE
 from ropeway.errors import Refused
 from ropeway.hosts.base import Host
 from ropeway.hosts.pieces import Content, content_of, send_file
-from ropeway.launch.detached import HEAD_FILES, DetachedJob, Place, folder_of, mounted_folder
+from ropeway.launch.detached import HEAD_FILES, DetachedJob, Place, mounted_folder
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen
 from ropeway.spec.types import check_key
@@ -37,38 +37,39 @@ class Input:
     content: Content | None = None
 
 
-def send_job(request: BatchRequest, at: tuple[Place, Host, str], screen: Screen) -> DetachedJob:
-    """Bring a job's inputs onto the head; return what is to be started there.
+def send_job(request: BatchRequest, job: DetachedJob, host: Host, screen: Screen) -> DetachedJob:
+    """Bring a job's inputs onto its host; return the job as it is to be started there.
 
-    `at`: where the job is to run, that host, and the job's name. Of the endpoint that is asked for
-    the job uses only the name of the key's variable, and the time-out. Raises Refused, with nothing
-    sent, or HostError; then the same command goes on sending.
+    Of the endpoint that is asked for the job uses only the name of the key's variable, and the
+    time-out. Raises Refused, with nothing sent, or HostError; then the same command goes on
+    sending.
     """
     inputs, flags, endpoint, model = (
         request.inputs, request.flags, request.endpoints[0], request.model
     )  # fmt: skip
-    place, host, name = at
-    order_of(inputs, flags, flags.out or Path(f"{name}.jsonl"))
+    order_of(inputs, flags, flags.out or Path(f"{job.name}.jsonl"))
     files = {} if flags.check is None else {"check.json": flags.check.read_bytes()}
-    key = _key(place, endpoint)
+    key = _key(job.place, endpoint)
     seen = [mounted_folder(one.removeprefix(_HEAD)) for one in inputs if one.startswith(_HEAD)]
     with TemporaryDirectory() as copies:
         found = _inputs(inputs, flags, Path(copies), screen)
-        _send(found, host, folder_of(place, name), screen)
-    words = [*(one.word for one in found), *_words(flags, place, name)]
+        _send(found, host, job.folder, screen)
+    words = [*(one.word for one in found), *_words(flags, job)]
     words += ["--timeout", str(endpoint.timeout_s), *(["--model", model] if model else [])]
-    return DetachedJob(
-        place=place,
-        name=name,
+    return replace(
+        job,
         argv=("batch", *words),
+        once=("--retry-errors",) if flags.retry_errors else (),
         seen=tuple(dict.fromkeys(seen)),
         key=key,
         files=files,
     )
 
 
-def _words(flags: BatchFlags, place: Place, name: str) -> list[str]:
-    """Return the flags as the container is given them: with its own files, and no spec."""
+def _words(flags: BatchFlags, job: DetachedJob) -> list[str]:
+    """Return the flags as the container is given them whenever it starts: with its own files, and
+    no spec."""
+    name, place = job.name, job.place
     words = ["-o", f"{name}.jsonl", "--errors", f"{name}.errors.jsonl"]
     words += ["--html", f"{name}.html"] if flags.html is not None else []
     words += ["--check", "check.json"] if flags.check is not None else []
@@ -77,7 +78,7 @@ def _words(flags: BatchFlags, place: Place, name: str) -> list[str]:
     hosts = place.spec.cluster.host_count
     price = None if flags.price is None else flags.price * hosts
     at_first = flags.at_first or at_once(place.spec)
-    return [*words, *as_words(replace(flags, price=price, at_first=at_first))]
+    return [*words, *as_words(replace(flags, price=price, at_first=at_first, retry_errors=False))]
 
 
 def _inputs(names: Sequence[str], flags: BatchFlags, copies: Path, screen: Screen) -> list[Input]:

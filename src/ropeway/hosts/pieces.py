@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ropeway.durable import replace, sync_folder
 from ropeway.errors import HostError, Refused, RopewayError, reason_of
 from ropeway.hosts.base import Host, cannot_write, room_hint
 from ropeway.phrases import phrase
@@ -124,7 +125,7 @@ def fetch_file(
     *,
     old: Collection[str] = (),
 ) -> None:
-    """Bring a file of a host here, unless it is here already.
+    """Bring a file of a host here, unless it is here already; no power cut takes it away again.
 
     old  hashes of contents that it may take the place of
     Raises Refused where another file has its name or this disk cannot take it, and HostError; then
@@ -133,6 +134,7 @@ def fetch_file(
     if target.exists():
         here = content_of(target) if target.is_file() else None
         if here == content:
+            _sync(target)  # whoever brought it may have been ended before that
             return
         if here is None or here.digest not in old:
             raise Refused(
@@ -156,9 +158,19 @@ def fetch_file(
                 where=f"{host.name}:{source}",
                 hint=phrase("did the file change meanwhile? the same command fetches it anew"),
             )
-        draft.replace(target)
+        replace(draft, target)
     except OSError as error:
         raise _cannot_keep(target, error) from None
+
+
+def _sync(path: Path) -> None:
+    """Make a file and its name durable. Raises Refused."""
+    try:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _cannot_keep(path, error) from None
 
 
 def _sizes(host: Host, paths: Sequence[str]) -> list[int | None]:

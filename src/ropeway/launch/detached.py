@@ -9,6 +9,7 @@
         result.json       what `ropeway batch --json` printed at its end
         begun             its container was started before: it waits for the service first
         ended             its exit code: the job is over
+        result.before, ended.before    as they were when the job was started again
 
 The container engine starts it again whatever ended it, a reboot or a kill, and the job goes on with
 its journal. When the job is over, the container waits until somebody fetches the results.
@@ -16,6 +17,7 @@ its journal. When the job is over, the container waits until somebody fetches th
 
 import re
 import shlex
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -46,7 +48,7 @@ NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,29}[a-z0-9])?")
 HEAD_FILES = "/head"  # where the job sees what the host has at /
 _STOP_SECONDS = 60  # rows in flight are waited for (10 s), then committed
 _POLL_SECONDS = 2.0
-_ENDED = "ropeway: the job has ended: "
+_LOG_MB = 50
 
 # `set -m`, or the job would ignore Ctrl-C's signal, as all do that a script runs with `&`. What
 # ends the container ends no job: without the file `ended` it goes on when it is started again.
@@ -67,10 +69,12 @@ pause() {{
   job=
 }}
 run() {{
-  python3 -m zipfile -e ropeway.zip /tmp/ropeway && exec {run}
+  python3 -m zipfile -e ropeway.zip /tmp/ropeway && exec {run} "$@"
 }}
 if [ ! -e ended ]; then
-  if [ -e begun ]; then
+  if [ ! -e begun ]; then
+    set -- {once}
+  else
     echo "ropeway: the job goes on as soon as the service answers"
     until {{ {ask}; }} >/dev/null 2>&1; do
       [ -z "$stopped" ] || exit 130
@@ -79,7 +83,7 @@ if [ ! -e ended ]; then
   fi
   [ -z "$stopped" ] || exit 130
   : >begun
-  start run >result.part
+  start run "$@" >result.part
   wait $job
   code=$?
   while kill -0 $job 2>/dev/null; do wait $job; code=$?; done
@@ -88,7 +92,7 @@ if [ ! -e ended ]; then
   [ $code -lt 128 ] || exit $code
   mv -f result.part result.json && echo $code >ended.part && mv -f ended.part ended || exit
 fi
-echo "{ended}$(cat ended)"
+echo "ropeway: the job has ended: $(cat ended)"
 while [ -z "$stopped" ]; do pause 3600; done
 exit 0
 """
@@ -97,8 +101,16 @@ exit 0
 _START = """
 ids=$("$1" ps --all --quiet --filter "label=$2") || exit
 [ -z "$ids" ] || "$1" rm --force $ids >/dev/null || exit
-rm -f -- "$3/begun" "$3/ended" "$3/result.json" || exit
+cd -- "$3" && rm -f begun ended.before result.before || exit
+[ ! -e ended ] || { mv ended ended.before && mv result.json result.before; } || exit
 eval "$4" >/dev/null && eval "$5" >/dev/null
+"""
+# $1 the folder of a job whose container waits, since it has ended.
+_PUT_BACK = """
+cd -- "$1" || exit
+[ -e ended.before ] || exit 0
+mv -f result.before result.json
+mv -f ended.before ended && echo 1
 """
 # $1 the container engine; then for each job its folder and its container. A line for each: the exit
 # code, if it has ended, a space, and how far it was the last time that it said so.
@@ -154,6 +166,7 @@ class DetachedJob:
     """A job that is to be started.
 
     argv    the words after `ropeway`, as the container has its files
+    once    more of them for its first start: when it is started again it has done what they say
     seen    folders of the host that it reads, at `HEAD_FILES`
     key     of the service; None where it has none
     files   more files for the folder: name → content
@@ -161,7 +174,8 @@ class DetachedJob:
 
     place: Place
     name: str
-    argv: tuple[str, ...]
+    argv: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
     key: str | None = field(default=None, repr=False)
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -169,7 +183,7 @@ class DetachedJob:
     @property
     def folder(self) -> str:
         """The folder of the job on its host."""
-        return folder_of(self.place, self.name)
+        return f"{self.place.folder}/{self.name}"
 
     @property
     def script(self) -> str:
@@ -183,7 +197,7 @@ class DetachedJob:
             folder=FOLDER,
             ask=" || ".join(asks),
             run=shell_block(("python3", "-m", "ropeway", *self.argv, "--json")),
-            ended=_ENDED,
+            once=shlex.join(self.once),
         )
 
     @property
@@ -265,11 +279,6 @@ class FoundJob:
         return self.container.state if self.exit_code is None else "ended"
 
 
-def folder_of(place: Place, name: str) -> str:
-    """Return the folder of a job on its host."""
-    return f"{place.folder}/{name}"
-
-
 def place_of(reached: Reached) -> Place:
     """Return where the jobs of a service run. Raises Refused, or HostError, unless it runs."""
     containers = reached.containers
@@ -339,7 +348,7 @@ def start_job(host: Host, job: DetachedJob, author: Author) -> None:
     marks = job.labels(author)
     docker.check_labels(runtime, marks)
     write_files(host, job.folder, job.written(), also_make=f"{job.folder}/inputs")
-    run = shlex.join(docker.run_argv(runtime, container, marks, restart=True))
+    run = shlex.join(docker.run_argv(runtime, container, marks, restart=True, log_mb=_LOG_MB))
     later = docker.restart_later_argv(runtime, [container.name])
     again = shlex.join(later) if docker.restarts_later(runtime) else ""
     label = f"{JOB}={marks[JOB]}"
@@ -360,26 +369,41 @@ def follow_job(
     Raises HostError when the host cannot be asked, or the job is there no more.
     """
     name, label = job.container.name, f"{JOB}={job.container.labels[JOB]}"
-    log, read, ends = LogReader(), 0, 0
+    log, last, ends = LogReader(), deque[str](maxlen=3), 0
     while True:
+        code = _exit_code(host, job)  # first, so that nothing comes after the log that is read
         status = poll(host, runtime, label, {name: log}).get(name)
-        fresh, read = log.text[read:], len(log.text)
-        for line in fresh.split("\n")[:-1]:
-            text = line.partition(" ")[2]
-            if text.startswith(_ENDED):
-                return int(text.removeprefix(_ENDED))
-            if on_line(text):
+        for line in log.take():
+            last.append(line)
+            if on_line(line.partition(" ")[2]):
                 return None
+        if code is not None:
+            return code
         # podman shows one that it is about to start again as exited.
         ends = ends + 1 if status and status.state in ("exited", "dead") else 0
         if status is None or ends > 1:
             raise HostError(
                 phrase("the batch job `{name}` was stopped", name=job.name),
                 where=host.name,
-                evidence=tuple(log.text.strip().splitlines()[-3:]),
+                evidence=tuple(last),
                 hint=phrase("the command that began it goes on, with what was committed"),
             )
         SYSTEM_CLOCK.sleep(_POLL_SECONDS)
+
+
+def _exit_code(host: Host, job: FoundJob) -> int | None:
+    """Return the exit code of a job; None while it goes on. Raises HostError."""
+    script = 'cat -- "$1" 2>/dev/null; :'
+    code = host.run(("sh", "-c", script, "sh", f"{job.folder}/ended")).stdout.strip()
+    return int(code) if code.isdigit() else None
+
+
+def put_back(host: Host, job: FoundJob) -> bool:
+    """Undo the start of a job that refused: return whether one had ended there, which has ended
+    again as it had. Its results are to be fetched still. Raises HostError."""
+    result = host.run(("sh", "-c", _PUT_BACK, "sh", job.folder))
+    result.check(phrase("cannot look at batch jobs"), where=host.name)
+    return result.stdout.strip() == "1"
 
 
 def stop_job(host: Host, runtime: docker.Runtime, job: FoundJob) -> None:

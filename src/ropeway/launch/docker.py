@@ -116,12 +116,18 @@ def reboot_notes(runtime: Runtime) -> tuple[str, ...]:
 
 
 def run_argv(
-    runtime: Runtime, container: Container, labels: Mapping[str, str], *, restart: bool = False
+    runtime: Runtime,
+    container: Container,
+    labels: Mapping[str, str],
+    *,
+    restart: bool = False,
+    log_mb: int | None = None,
 ) -> tuple[str, ...]:
     """Start a container and leave it running.
 
     restart  restart it whenever it ends, from the start on; only where `restart_later_argv`
              cannot say so once it runs (`restarts_later`)
+    log_mb   of its log, keep about the last so many megabytes
 
     It has the host's own network, because Ray, HCCL and gloo open ports that nobody can list in
     advance.
@@ -129,6 +135,10 @@ def run_argv(
     argv = [runtime, "run", "--detach", "--name", container.name, "--net=host"]
     if runtime == "podman":
         argv += _AS_DOCKER
+    elif log_mb is not None:  # the daemon's own driver may be one that takes no size
+        argv += ["--log-driver=json-file", "--log-opt=max-file=2"]
+    if log_mb is not None:
+        argv.append(f"--log-opt=max-size={log_mb}m")
     if restart and not restarts_later(runtime):
         # Not `unless-stopped`, which podman-restart.service passes over.
         argv += ["--restart", "always"]

@@ -158,7 +158,7 @@ def line_of(source: str, text: str) -> Line:
     return Line(docker.in_utc(stamp), source, rest)
 
 
-MOST_LINES = 4000  # of one log at a time
+MOST_LINES, MOST_BYTES = 4000, 4_000_000  # of one log at a time; the first line may be cut
 LOG = "== "  # before a container's name; each line of a log begins with its time
 STATUS_FORMAT = "{{.Name}} {{.State.Status}} {{.State.ExitCode}} {{.RestartCount}}"
 
@@ -170,7 +170,8 @@ ids=$("$engine" ps --all --quiet --no-trunc --filter "label=$label") || exit
 [ -z "$ids" ] || "$engine" inspect --type container --format '{STATUS_FORMAT}' $ids || exit
 while [ $# -gt 0 ]; do
   echo "{LOG}$1"
-  "$engine" logs --timestamps --tail {MOST_LINES} ${{2:+--since "$2"}} "$1" 2>&1
+  "$engine" logs --timestamps --tail {MOST_LINES} ${{2:+--since "$2"}} "$1" 2>&1 |
+    tail -c {MOST_BYTES}
   shift 2
 done
 true
@@ -203,6 +204,11 @@ class LogReader:
         if stamp[:4].isdigit():
             self.since, self._lines = stamp, [line for line in fresh if line.startswith(stamp)]
         self.text += "".join(f"{line}\n" for line in fresh)
+
+    def take(self) -> list[str]:
+        """Return the lines that were read since the last call, and forget them."""
+        lines, self.text = self.text.split("\n")[:-1], ""
+        return lines
 
 
 def poll(
