@@ -52,7 +52,8 @@ class Part:
     name     as the user wrote it, or as a glob found it, and `printable`; without the keys of a
              store's URL
     path     what is opened: the copy of what came through a pipe, a path within its store
-    changed  when it was changed last, in nanoseconds
+    changed  when it was changed last, in nanoseconds; `touched`: likewise, but of all that the system
+             knows of it, a time that nobody can set back. 0 in a store.
     store    a file system of pyarrow; None for a path of this machine
     folder   where the relative paths in it start
     begin    the byte where reading begins, which is line `line`; `end`: the one where it stops,
@@ -70,6 +71,7 @@ class Part:
     begin: int = 0
     line: int = 1
     end: int | None = None
+    touched: int = 0
 
     @property
     def whole(self) -> bool:
@@ -248,8 +250,9 @@ def _local(name: str, path: str, shape: Shape | None) -> Part:
     shape, packing = _kind(name, head, shape)
     folder = Path(name).parent if path == name else Path()  # a copy of a pipe has none
     return Part(
-        printable(name), path, shape, packing, status.st_size, status.st_mtime_ns, folder=folder
-    )
+        printable(name), path, shape, packing, status.st_size, status.st_mtime_ns, folder=folder,
+        touched=status.st_ctime_ns,
+    )  # fmt: skip
 
 
 def _remote(name: str, shape: Shape | None, leave: Callable[[str, Any], bool]) -> list[Part]:

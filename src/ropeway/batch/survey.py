@@ -154,8 +154,8 @@ def kept_survey(parts: Sequence[Part], form: Form, folder: Path) -> Survey | Non
         found = msgspec.json.decode((folder / _SURVEY).read_bytes(), type=Survey)
     except (OSError, ValueError):
         return None
-    now = [(part.name, part.size, part.changed, part.shape) for part in parts]
-    then = [(part.name, part.size, part.changed, part.shape) for part in found.parts]
+    now, then = ([(part.name, part.size, part.changed, part.touched, part.shape) for part in some]
+                 for some in (parts, found.parts))  # fmt: skip
     return found if now == then and found.form == _hash(form) else None
 
 
@@ -247,6 +247,8 @@ def _look(
                 fault = request if isinstance(request, Fault) else add(request, index)
                 if fault is not None:
                     faults.add(fault, index, f"{part.name}:{number}", request.name)
+                    if not request.name:
+                        tally.names.add(_made_name(index))
                 index += 1
             tell(reading.bytes_read - told)
             told = reading.bytes_read
@@ -255,7 +257,7 @@ def _look(
         reads.append(
             Read(
                 part.name, part.size, part.changed, part.shape, reading.digest, index - before,
-                tuple(marks),
+                tuple(marks), part.touched,
             )
         )  # fmt: skip
         if faults.enough:
@@ -280,8 +282,10 @@ def _look_for_twins(
             where=joined([part.name for part in parts], ", "),
             hint="a `custom_id` names one row; asking each row several times is `-n`",
         )
-    first: dict[str, str] = {}
     hashed = tally.names.hashed
+    # An error row has the name that is made for it; one of its own is free for a line that is sent.
+    made = ((_made_name(line.index), line) for line in faults.so_far() if not line.name)
+    first = {name: line.where for name, line in made if hashed(name) in twins}
     for line in lines_again(parts, reads, reader, faults.so_far(), lambda _: True):
         name = line.request.name or _made_name(line.index)
         if hashed(name) not in twins:
