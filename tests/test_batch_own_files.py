@@ -165,3 +165,36 @@ def test_another_run_does_not_lose_its_folder(
         job.__enter__()
     assert held == [True]
     take_folder(order.folder).release()
+
+
+@pytest.mark.parametrize("name", ["shard-0/a", "survey.json", "lock.d/a"])
+def test_a_folder_with_something_else_in_it_is_not_the_jobs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    source, folder = columns(tmp_path / "in.jsonl", {"prompt": "a"}), tmp_path / "data"
+    precious = folder / name
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    with serving() as (url, endpoint):
+        code, said, _ = run(capsys, source, "-o", tmp_path / "o", "--journal", folder, "--url", url)
+        assert endpoint.requests == 0
+    assert (code, said["error"]["where"]) == (2, str(folder))
+    assert [path for path in folder.rglob("*") if path.is_file()] == [precious]
+    assert precious.read_text() == "precious"
+
+
+def test_a_folder_may_be_empty_or_of_a_run_that_was_killed_early(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = columns(tmp_path / "in.jsonl", {"prompt": "a"}), tmp_path / "journal"
+    folder.mkdir()
+    with serving(faults=Faults(refused=1.0)) as (url, _):
+        args = (source, "-o", tmp_path / "o", "--journal", folder, "--url", url)
+        for name in ("lock", "left-out.jsonl.1", ".survey.json.x1_y", "input-0.new"):
+            (folder / name).write_bytes(b"")
+        assert run(capsys, *args)[0] == 1
+    (folder / "shard-1").mkdir()
+    with serving() as (url, _):
+        assert run(capsys, *args[:-1], url, "--retry-errors")[0] == 0
+    assert (folder / "finished.json").exists()
+    assert (folder / "shard-1").is_dir()

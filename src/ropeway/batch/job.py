@@ -18,6 +18,7 @@ from ropeway.batch.manifest import Manifest, check_same, read_manifest
 from ropeway.batch.manifest import Part as PartRead
 from ropeway.batch.one_writer import OneWriter
 from ropeway.batch.own_files import (
+    check_folder,
     check_places,
     check_strangers,
     distinct_files,
@@ -364,4 +365,5 @@ def _check_files(order: Order) -> None:
             phrase("the output must be a file: what is done is remembered beside it"),
             where=str(order.output),
         )
+    check_folder(order.folder)
     check_strangers(order.folder, (order.output, order.errors))

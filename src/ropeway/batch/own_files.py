@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from stat import S_ISREG
 from typing import Any
 
 from ropeway.batch.disk import cannot_write, write_whole
-from ropeway.batch.parts import STDIN, Part
+from ropeway.batch.manifest import NAME as MANIFEST
+from ropeway.batch.one_writer import NAME as LOCK
+from ropeway.batch.parts import STDIN, Part, printable
 from ropeway.batch.stored import Output, Stored, size_of
 from ropeway.errors import Refused
 from ropeway.outside import parse_json, read_bounded
@@ -16,6 +19,11 @@ from ropeway.phrases import phrase
 
 NAME = "written.json"
 _MOST = 1 << 20
+# What a job has that ended before its manifest was written, drafts included.
+_EARLY = re.compile(
+    rf"\.?({LOCK}|survey\.json|beginnings\.bin|left-out\.jsonl|manifest\.json|input-\d+)(\.\w+)?"
+    r"|\.nfs\w+"  # on NFS a file that is open when it is removed
+)
 _PACKED = (".gz", ".zst", ".zstd")
 
 
@@ -96,6 +104,21 @@ def _check_place(path: Path) -> None:
             phrase("there is no such folder"),
             where=str(place),
             hint=phrase("make it first: `mkdir -p {folder}`", folder=place),
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder for the job in which something else is."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if not names or MANIFEST in names:
+        return
+    others = [name for name in names if not _EARLY.fullmatch(name)]
+    if others or LOCK not in names:
+        raise Refused(
+            phrase("the job's folder has something else in it"),
+            where=str(folder),
+            evidence=[printable(name) for name in (others or names)[:5]],
+            hint=phrase("name a folder that is not there yet, or an empty one"),
         )
 
 

@@ -25,7 +25,8 @@ _CANNOT_READ = "the file cannot be read: {reason}"
 _NO_FILE = "there is no such file"
 _NO_MATCH = "no file has such a name"
 # How files begin. The zstd of several threads writes a frame to be skipped first.
-_PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\x50\x2a\x4d\x18": "zstd"}
+_PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_PACKED |= {bytes((first, 0x2A, 0x4D, 0x18)): "zstd" for first in range(0x50, 0x60)}
 _UNKNOWN = {
     b"\xfd7zXZ": "xz",
     b"BZh9": "bzip2",
@@ -52,8 +53,8 @@ class Part:
     name     as the user wrote it, or as a glob found it, and `printable`; without the keys of a
              store's URL
     path     what is opened: the copy of what came through a pipe, a path within its store
-    changed  when it was changed last, in nanoseconds; `touched`: likewise, but of all that the system
-             knows of it, a time that nobody can set back. 0 in a store.
+    changed  when it was changed last, in nanoseconds; `touched`: likewise, by the clock that nobody
+             sets back, and with its permissions and names; 0 in a store
     store    a file system of pyarrow; None for a path of this machine
     folder   where the relative paths in it start
     begin    the byte where reading begins, which is line `line`; `end`: the one where it stops,
@@ -201,7 +202,9 @@ def _found(
         raise cannot_read(path, reason_of(error)) from None
     if S_ISDIR(mode):
         raise Refused(
-            "this is a folder", where=path, hint=phrase("name its files: `{path}/*`", path=path)
+            "this is a folder",
+            where=path,
+            hint=phrase("name its files: `{path}`", path=path.rstrip("/") + "/*"),
         )
     if not S_ISREG(mode):
         raise cannot_read(path, phrase("this is not a regular file"))

@@ -55,10 +55,9 @@ def lines_again(
 ) -> Iterator[Again]:
     """Yield the lines that are wanted, by their index, and not left out; others are not decoded.
 
-    `first` is the index of the first line. Raises Refused where the input is not what it was: before
-    the first line of a block is yielded where the file has another size or time by then, at the end
-    of the file whose hash is another, or at once where a line cannot be read any more, or was not
-    there when all was read.
+    `first` is the index of the first line. Raises Refused where the input is not what it was: of a
+    file with another size or time before a line of what was just read is yielded, of one with
+    another hash at its end, and where a line cannot be read any more, or was not there before.
     """
     bad_lines = dropwhile(lambda line: line.index < first, bad_lines)
     bad = next(bad_lines, None)
