@@ -463,3 +463,23 @@ def test_no_row_has_the_name_that_is_made_for_an_error_row(tmp_path: Path, bad: 
 
 def names_left_out(job: Job) -> list[str]:
     return [json.loads(one.line)["custom_id"] for one in skipped(PLAIN, job.folder)]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("left-out.jsonl", None),
+        ("left-out.jsonl", b""),
+        ("left-out.jsonl", b"garbage\n"),
+        ("beginnings.bin", b"short"),
+    ],
+)
+def test_a_survey_whose_files_are_damaged_is_made_again(
+    tmp_path: Path, name: str, data: bytes | None
+) -> None:
+    job = Job(tmp_path, [*plain("a"), "bad"])
+    found = job.survey(skip_bad=True)
+    (job.folder / name).unlink() if data is None else (job.folder / name).write_bytes(data)
+    assert kept_survey(job.parts, PLAIN, job.folder) is None
+    assert job.survey(skip_bad=True) == found
+    assert kept_survey(job.parts, PLAIN, job.folder) == found

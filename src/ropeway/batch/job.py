@@ -41,8 +41,8 @@ from ropeway.errors import Refused
 from ropeway.phrases import phrase
 
 _AT_ONCE = 10_000
-# What `--retry-errors` takes back. What was skipped cannot be sent this time either.
-RETRIED = frozenset((Outcome.REFUSED, Outcome.FAILED, Outcome.POISON))
+# What `--retry-errors` takes back. What was skipped may fit the model now, or have its picture.
+RETRIED = frozenset(outcome for outcome in Outcome if not outcome.good)
 
 Tell = Callable[[int, int], None]
 
@@ -231,7 +231,7 @@ def _open(
         parts, left = _parts(order, folder, stdin)
         distinct_files(folder, order.files, parts)
         found = kept_survey(parts, form, folder)
-        if found is None or (found.bad and not order.skip_bad):
+        if found is None or (found.bad and (order.again or not order.skip_bad)):
 
             def alive(read: int, size: int) -> None:
                 lock.beat()

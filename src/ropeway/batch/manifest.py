@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ropeway import __version__
 from ropeway.batch.disk import cannot_write, write_whole
 from ropeway.errors import Refused, RopewayError, reason_of
@@ -138,7 +140,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         document = parse_json(read_bounded(path, _MOST))
         parts = tuple(Part(**part) for part in document.pop("parts"))
-        manifest = Manifest(parts=parts, **document)
+        manifest = msgspec.convert(asdict(Manifest(parts=parts, **document)), Manifest)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -149,14 +149,19 @@ def survey(
 
 
 def kept_survey(parts: Sequence[Part], form: Form, folder: Path) -> Survey | None:
-    """Return what an earlier run found in `folder`; None where files or flags are others now."""
+    """Return what an earlier run found in `folder`.
+
+    None where files or flags are others now, or what was found is damaged.
+    """
     try:
         found = msgspec.json.decode((folder / _SURVEY).read_bytes(), type=Survey)
+        whole = sum(1 for _ in left_out(folder)) == found.bad
+        Beginnings(_beginnings(folder))
     except (OSError, ValueError):
         return None
     now, then = ([(part.name, part.size, part.changed, part.touched, part.shape) for part in some]
                  for some in (parts, found.parts))  # fmt: skip
-    return found if now == then and found.form == _hash(form) else None
+    return found if whole and now == then and found.form == _hash(form) else None
 
 
 def rows(
@@ -185,8 +190,7 @@ def rows_from(
 ) -> Iterator[Row]:
     """Yield the rows of some parts of the input, as `rows` does; their first line is `first`."""
     reader = Reader(form, kind, check_files=False)
-    kept = folder / BEGINNINGS  # of a finished job it is gone, and may be needed after all
-    beginnings = Beginnings(kept.read_bytes() if kept.exists() else b"")
+    beginnings = Beginnings(_beginnings(folder))
     samples = form.samples
 
     def wanted(index: int) -> bool:
@@ -222,6 +226,12 @@ def skipped(form: Form, folder: Path, lines: range | None = None) -> Iterator[Re
             name = msgspec.json.encode(_name(line.name, ordinal, sample, form.samples))
             text = b'{"id":"batch_req_%d","custom_id":%b,"response":null,"error":%b}\n'
             yield Result(ordinal, Outcome.SKIPPED, text % (ordinal, name, error))
+
+
+def _beginnings(folder: Path) -> bytes:
+    """Return what is kept of beginnings: nothing of a finished job, which may need it after all."""
+    kept = folder / BEGINNINGS
+    return kept.read_bytes() if kept.exists() else b""
 
 
 def _look(
