@@ -186,12 +186,19 @@ class Memory:
         return {n: lines[n]["response"]["body"]["choices"][0]["text"] for n in good}
 
 
-def row(ordinal: int, prompt: str = "", *, prefix: int | None = None, tokens: int = 10) -> Row:
+def row(
+    ordinal: int,
+    prompt: str = "",
+    *,
+    prefix: int | None = None,
+    tokens: int = 10,
+    model: str = "fake",
+) -> Row:
     """A completion whose prompt is its name, if none is given."""
     name = f"row-{ordinal}"
-    body = json.dumps({"model": "fake", "prompt": prompt or name}).encode()
+    body = json.dumps({"model": model, "prompt": prompt or name}).encode()
     prefix = ordinal if prefix is None else prefix
-    return Row(ordinal, name, "/v1/completions", body, prefix, tokens)
+    return Row(ordinal, name, "/v1/completions", body, prefix, tokens, model)
 
 
 def rows(count: int) -> Iterator[Row]:
@@ -216,6 +223,7 @@ async def run_job(
     most: int = 8,
     tries: int = 5,
     dedupe: bool = False,
+    most_bytes: int = Limits.most_bytes,
     total: int = 0,
     check: Check | None = None,
     **settings: object,
@@ -223,7 +231,7 @@ async def run_job(
     """Run a job to its end."""
     everything = list(source)
     journal, told = journal or Memory(), []
-    limits = Limits(start=start, most=most, tries=tries, dedupe=dedupe)
+    limits = Limits(start=start, most=most, tries=tries, dedupe=dedupe, most_bytes=most_bytes)
     count = total or len(everything)
     ended = await run_batch(
         iter(everything),

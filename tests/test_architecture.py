@@ -26,7 +26,7 @@ LAYERS = (
     ("hosts", "engines", "endpoint"),
     ("router",),
     ("spec", "models", "hardware"),
-    ("units", "suggest", "outside", "streams"),
+    ("units", "suggest", "outside", "streams", "durable"),
     ("phrases",),
     ("errors",),
 )

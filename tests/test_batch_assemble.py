@@ -1,5 +1,6 @@
 """batch/assemble: the user's files hold what the journal holds, each row once, and only whole."""
 
+import fcntl
 from collections import Counter
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from batch_rows import ROWS, files_of_at_most, fill, folders, result, segments
 from ropeway.batch.assemble import assemble
 from ropeway.batch.finished import NAME
 from ropeway.batch.journal import Journal
+from ropeway.batch.own_files import note_written
 from ropeway.batch.replay import read_journal
 from ropeway.batch.rows import Outcome, Result
-from ropeway.batch.segments import Lines
+from ropeway.batch.segments import Lines, read_segments, records, shard_folder
 from ropeway.errors import Refused, RopewayError
 
 OUTCOMES = st.sampled_from(list(Outcome))
@@ -125,9 +127,13 @@ def test_a_removal_that_was_cut_off_is_still_finished(tmp_path: Path) -> None:
     kept = segments(folder)[0].read_bytes()
     fill(folder, 2, [result(1)])
     counts = made(folder)[0]
-    (folder / "000001.journal").write_bytes(kept)
+    shard = shard_folder(folder, 0)
+    shard.mkdir()
+    for left in (folder, shard):
+        (left / "000001.journal").write_bytes(kept)
     assert read_journal(folder).counts == counts
     assert made(folder)[0] == counts
+    assert (segments(folder), shard.exists()) == ([], False), "they are a second copy of the output"
 
 
 def test_what_rotted_since_the_journal_was_closed_replaces_nothing(tmp_path: Path) -> None:
@@ -151,6 +157,7 @@ def test_without_room_the_old_files_stay(tmp_path: Path, ordered: bool) -> None:
     folder, output = tmp_path / "j", tmp_path / "out.jsonl"
     fill(folder, 5, [result(row, size=3000) for row in range(5)])
     output.write_text("old\n")
+    note_written(folder, {output: 4})
     with files_of_at_most(9000), pytest.raises(RopewayError, match="file too large") as caught:
         assemble(folder, output, tmp_path / "e", ordered=ordered)
     assert caught.value.where == str(output)
@@ -178,19 +185,60 @@ def test_no_regular_file_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "e").read_bytes() == result(1, Outcome.FAILED).line
 
 
-def test_two_do_not_make_the_same_files(tmp_path: Path, monkeypatch) -> None:
+def test_two_do_not_make_the_same_file(tmp_path: Path) -> None:
+    """Of two jobs with one output; a link to it is no other name."""
+    one, other, output = tmp_path / "one", tmp_path / "other", tmp_path / "out"
+    link = tmp_path / "link"
+    link.symlink_to(output)
+    fill(one, 3, [result(0)])
+    fill(other, 3, [result(1)])
+    with (tmp_path / ".out.part").open("wb") as draft:
+        draft.write(b"half")
+        draft.flush()
+        fcntl.flock(draft, fcntl.LOCK_EX)
+        for name in (output, link):
+            with pytest.raises(Refused, match="another run is writing"):
+                assemble(one, name, tmp_path / "e1")
+        assert (tmp_path / ".out.part").read_bytes() == b"half"
+    assemble(one, link, tmp_path / "e1")
+    for name in (output, link):
+        with pytest.raises(Refused, match="this job has not written it"):
+            assemble(other, name, tmp_path / "e2")
+    assert output.read_bytes() == result(0).line
+    assert names(tmp_path) == ["e1", "link", "one", "other", "out"]
+
+
+def test_a_draft_that_just_became_anothers_output_is_left_alone(tmp_path: Path) -> None:
+    """Its name was asked for before it was renamed, and it is locked afterwards."""
     fill(tmp_path / "j", 3, [result(0)])
-    inner = []
+    output, draft = tmp_path / "out", tmp_path / ".out.part"
+    draft.write_text("another's\n")
+    renamed = []
 
-    def again(*_: object) -> None:
-        monkeypatch.undo()
+    def rename(handle: int, _: int) -> None:
+        if not renamed:
+            draft.rename(output)
+        renamed.append(handle)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fcntl, "flock", rename)
         with pytest.raises(Refused, match="another run is writing"):
-            assemble(tmp_path / "j", tmp_path / "out.jsonl", tmp_path / "e")
-        inner.append(1)
+            assemble(tmp_path / "j", output, tmp_path / "e")
+    assert output.read_text() == "another's\n"
 
-    monkeypatch.setattr("ropeway.batch.assemble._check", again)
-    assemble(tmp_path / "j", tmp_path / "out.jsonl", tmp_path / "e")
-    assert inner == [1]
+
+def test_what_took_the_place_of_the_jobs_output_is_not_written_over(tmp_path: Path) -> None:
+    folder, output = tmp_path / "j", tmp_path / "out.jsonl"
+    fill(folder, 3, [result(0)])
+    made(folder)
+    output.rename(tmp_path / "kept")
+    output.write_text("of another job\n")
+    fill(folder, 3, [result(1, Outcome.FAILED)])
+    with pytest.raises(Refused, match="this job has not written it"):
+        assemble(folder, output, tmp_path / "out.errors.jsonl")
+    assert output.read_text() == "of another job\n"
+    (tmp_path / "kept").rename(output)
+    assert made(folder)[0].total() == 2
 
 
 def test_a_folder_without_a_job(tmp_path: Path) -> None:
@@ -198,12 +246,18 @@ def test_a_folder_without_a_job(tmp_path: Path) -> None:
         assemble(tmp_path / "j", tmp_path / "out.jsonl", tmp_path / "e")
 
 
-def test_more_segments_than_files_may_be_open(tmp_path: Path, monkeypatch) -> None:
+def test_more_segments_than_files_may_be_open(tmp_path: Path) -> None:
     for row in range(9):
         fill(tmp_path / "j", ROWS, [result(8 - row, size=row * 1000)])
-    usual = Lines.__init__.__defaults__
-    monkeypatch.setattr(Lines.__init__, "__defaults__", (2,))
-    assert usual == (200,)
+    found = [
+        (segment, record.offset, bytes(record.line))
+        for segment in read_segments(tmp_path / "j", [])
+        for record in records(segment)
+    ]
+    assert len(found) == 9
+    with Lines(most=2) as lines:
+        for segment, offset, line in [*found, *found]:
+            assert lines.read(segment, offset) == (Outcome.ANSWERED, line)
     assert made(tmp_path / "j", ordered=True)[1] == b"".join(
         result(row, size=(8 - row) * 1000).line for row in range(9)
     )

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_rows import ROWS, fill, finish, folders, lines, result, segments
-from ropeway.batch.journal import Journal
+from ropeway.batch.journal import Journal, take_folder
 from ropeway.batch.one_writer import NAME
 from ropeway.batch.replay import read_journal
 from ropeway.batch.rows import Outcome
-from ropeway.batch.segments import read_segments, records
+from ropeway.batch.segments import packed, read_segments, records
 from ropeway.errors import Refused, RopewayError
 
 HEAD = 8192  # bytes, both copies
@@ -285,7 +285,7 @@ def test_a_lock_of_another_machine_is_taken_when_it_shows_no_life(tmp_path: Path
 
 
 def test_a_writer_shows_life(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("ropeway.batch.one_writer.BEAT", 0.0)
+    monkeypatch.setattr("ropeway.batch.one_writer.BEAT", 0.01)
     with Journal.open(tmp_path / "j", rows=ROWS):
         lock = tmp_path / "j" / NAME
         os.utime(lock, (1, 1))
@@ -299,44 +299,39 @@ def test_a_writer_shows_life(tmp_path: Path, monkeypatch) -> None:
 def test_a_writer_that_lost_its_lock_adds_nothing(steps: list[str]) -> None:
     """a and b add rows, t lets another begin; the newest one's rows count, and only its."""
     with folders() as folder:
-        old, counted = Journal.open(folder, rows=99), []
-        old._lock.release()
-        new = None
+        fill(folder, 99, [])
+        (old,) = read_segments(folder, [])
+        new, counted = None, []
         for row, step in enumerate(steps):
             if step == "t" and new is None:
-                old.flush()
-                new = Journal.open(folder, rows=99, silence=0)
+                new = Journal.open(folder, rows=99)
             elif step == "b" and new:
                 new.add(result(row))
                 counted.append(row)
             elif step == "a":
                 # Straight into its file, as one does that does not yet know.
-                old._lost = lambda: None
-                old.add(result(row))
-                old.flush()
+                with old.path.open("ab") as file:
+                    file.write(packed(result(row), old.head.salt) + result(row).line)
                 counted += [] if new else [row]
         if new:
             new.close()
         assert sorted(lines(folder)) == counted
         assert len(read_journal(folder).done) == len(counted)
-        old._ended = True
-        old._thread.join()
-        os.close(old._handle)  # 200 examples would take all files of the tests beside this one
         finish(folder, 99)
 
 
 def test_and_is_told(tmp_path: Path) -> None:
-    old = Journal.open(tmp_path / "j", rows=ROWS)
-    old._lock.release()
-    with Journal.open(tmp_path / "j", rows=ROWS, silence=0) as new:
+    take_folder(tmp_path / "j").release()
+    old = Journal(tmp_path / "j", rows=ROWS)
+    with Journal.open(tmp_path / "j", rows=ROWS) as new:
         new.add(result(0))
         old.add(result(1))
         with pytest.raises(Refused, match="another run has taken over"):
             old.flush()
         with pytest.raises(Refused, match="another run has taken over"):
             old.add(result(2))
-    old._ended = True
-    old._thread.join()
+        with pytest.raises(Refused, match="another run has taken over"):
+            old.close()
     assert sorted(lines(tmp_path / "j")) == [0]
 
 

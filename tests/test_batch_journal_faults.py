@@ -14,77 +14,11 @@ import pytest
 
 from batch_rows import ROWS, files_of_at_most, fill, finish, lines, result, segments
 from ropeway.batch.assemble import assemble
-from ropeway.batch.disk import write_whole
 from ropeway.batch.journal import Journal
-from ropeway.batch.manifest import Manifest, Part
 from ropeway.batch.replay import read_journal
 from ropeway.batch.rows import Outcome
+from ropeway.durable import write_whole
 from ropeway.errors import RopewayError
-
-SYSTEM_CALLS = ("open", "pwrite", "fsync", "fdatasync", "ftruncate", "replace", "mkdir", "close")
-
-
-class Kills:
-    """Copies a folder before each call that could change it: what a kill there leaves behind.
-
-    And what a power cut may leave: what was not synced is cut off, or is zeros.
-    """
-
-    def __init__(self, folder: Path, copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.copies = folder, copies
-        self.synced: dict[int, int] = {}  # inode → bytes
-        self.committed: set[int] = set()
-        self.left: list[tuple[Path, set[int]]] = []
-        for name in SYSTEM_CALLS:
-            monkeypatch.setattr(os, name, self.watched(name, getattr(os, name)))
-
-    def watched(self, name: str, call):
-        def watch(*args, **kwargs):
-            self.copy()
-            done = call(*args, **kwargs)
-            if name in ("fsync", "fdatasync"):
-                self.synced[os.fstat(args[0]).st_ino] = os.fstat(args[0]).st_size
-            return done
-
-        return watch
-
-    def copy(self) -> None:
-        if not self.folder.exists():
-            return
-        names = [(path.name, path.stat(), path.read_bytes()) for path in self.folder.iterdir()]
-        for loss in ("none", "cut", "zeros"):
-            content = {}
-            for name, stat, data in names:
-                kept = data if loss == "none" else data[: self.synced.get(stat.st_ino, 0)]
-                content[name] = kept.ljust(len(data), b"\0") if loss == "zeros" else kept
-            self.left.append((content, set(self.committed)))
-
-
-def test_a_kill_between_any_two_system_calls_loses_nothing_committed(tmp_path, monkeypatch) -> None:
-    folder = tmp_path / "j"
-    manifest = Manifest("m", ROWS, (Part("in.jsonl", 5, "aa", "jsonl"),))
-    with monkeypatch.context() as patch:
-        kills = Kills(folder, tmp_path, patch)
-        for run in range(3):
-            with Journal.open(folder, rows=ROWS, manifest=manifest) as journal:
-                for row in range(3 * run, 3 * run + 3):
-                    journal.add(result(row))
-                    if row % 2:
-                        journal.flush()
-                        kills.committed.update(row for row in range(9) if row in journal.done)
-    assert len(kills.left) > 100
-    for number, (content, committed) in enumerate(kills.left):
-        left = tmp_path / str(number)
-        left.mkdir()
-        for name, data in content.items():
-            (left / name).write_bytes(data)
-        with Journal.open(left, rows=ROWS, manifest=manifest, silence=0) as journal:
-            assert committed <= {row for row in range(ROWS) if row in journal.done}
-            for row in range(ROWS):
-                if row not in journal.done:
-                    journal.add(result(row))
-        assert lines(left) == {row: result(row).line for row in range(ROWS)}
-        shutil.rmtree(left)
 
 
 @contextmanager
@@ -106,10 +40,12 @@ def watched_syncs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, i
 
 
 def test_names_of_new_files_are_synced_too(tmp_path: Path, monkeypatch) -> None:
-    with watched_syncs(monkeypatch) as seen:
-        fill(tmp_path / "j", ROWS, [result(0)])
-    for path in (tmp_path, tmp_path / "j", segments(tmp_path / "j")[0]):
-        assert ("fsync", path.stat().st_ino) in seen
+    (tmp_path / "made").mkdir()  # by one who was killed before it synced anything
+    for name in ("j", "made"):
+        with watched_syncs(monkeypatch) as seen:
+            fill(tmp_path / name, ROWS, [result(0)])
+        for path in (tmp_path, tmp_path / name, segments(tmp_path / name)[0]):
+            assert ("fsync", path.stat().st_ino) in seen
 
 
 def test_what_a_killed_writer_did_not_sync_is_synced_before_it_counts(
@@ -140,7 +76,6 @@ import sys
 from pathlib import Path
 from batch_rows import result
 from ropeway.batch.assemble import assemble
-from ropeway.batch.disk import write_whole
 from ropeway.batch.journal import Journal
 from ropeway.errors import RopewayError
 try:

@@ -14,6 +14,7 @@ from ropeway.batch.manifest import (
     NAME,
     Manifest,
     Part,
+    check_same,
     differences,
     read_manifest,
     write_manifest,
@@ -77,13 +78,11 @@ def test_any_setting_is_itself_again(tmp_path_factory, settings, template) -> No
 )
 def test_what_differs_is_a_line_each(tmp_path: Path, changed: dict, lines: list[str]) -> None:
     assert list(differences(JOB, replace(JOB, **changed))) == lines
-    with Journal.open(tmp_path / "j", rows=30, manifest=JOB) as journal:
-        journal.add(result(0))
-    other = replace(JOB, **changed)
+    check_same(tmp_path, JOB)
     with pytest.raises(Refused, match="not the job that began this output") as caught:
-        Journal.open(tmp_path / "j", rows=other.rows, manifest=other)
+        check_same(tmp_path, replace(JOB, **changed))
     assert list(caught.value.evidence) == lines
-    fill(tmp_path / "j", 30, [result(1)], manifest=JOB)
+    check_same(tmp_path, JOB)
 
 
 @pytest.mark.parametrize(
@@ -96,23 +95,15 @@ def test_what_differs_is_a_line_each(tmp_path: Path, changed: dict, lines: list[
     ],
 )
 def test_what_may_change(tmp_path: Path, same: dict) -> None:
-    fill(tmp_path / "j", 30, [result(0)], manifest=JOB)
-    fill(tmp_path / "j", 30, [result(1)], manifest=replace(JOB, **same))
-    assert read_manifest(tmp_path / "j") == JOB
-
-
-def test_a_refused_start_changes_nothing_while_another_runs(tmp_path: Path) -> None:
-    with Journal.open(tmp_path / "j", rows=30, manifest=JOB):
-        with pytest.raises(Refused, match="another run is writing"):
-            Journal.open(tmp_path / "j", rows=30, manifest=replace(JOB, model="llama"))
-        assert read_manifest(tmp_path / "j") == JOB
+    check_same(tmp_path, JOB)
+    check_same(tmp_path, replace(JOB, **same))
+    assert read_manifest(tmp_path) == JOB
 
 
 def test_a_journal_of_another_input_is_refused_without_its_manifest(tmp_path: Path) -> None:
-    fill(tmp_path / "j", 30, [result(0)], manifest=JOB)
-    (tmp_path / "j" / NAME).unlink()
+    fill(tmp_path / "j", 30, [result(0)], job=JOB.job)
     with pytest.raises(Refused, match="belongs to another input"):
-        Journal.open(tmp_path / "j", rows=30, manifest=replace(JOB, parts=PARTS[:1]))
+        Journal.open(tmp_path / "j", rows=30, job=replace(JOB, parts=PARTS[:1]).job)
 
 
 @pytest.mark.parametrize(

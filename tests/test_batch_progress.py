@@ -4,13 +4,18 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 import virtual_time
-from batch_server import BatchServer, Job, completion, rows, run_job
-from ropeway.batch.progress import Forecast, Left, Meter, Price, Progress, Rates, Tally
-from ropeway.batch.rows import Outcome
+from batch_server import BatchServer, Job, Memory, completion, row, rows, run_job
+from ropeway.batch.dispatch import Limits
+from ropeway.batch.progress import Cost, Forecast, Left, Meter, Price, Progress, Rates, Tally
+from ropeway.batch.rows import Outcome, Row
+from ropeway.batch.run import Settings, run_batch
+from ropeway.report.batch import progress_line
 
 
 def test_how_much_is_sent_follows_the_engine() -> None:
@@ -42,12 +47,43 @@ def test_how_much_is_sent_follows_the_engine() -> None:
     assert all(20 <= limit <= 24 for limit in limits[len(limits) // 2 :])
 
 
+@pytest.mark.parametrize(("size", "most"), [(20_000, 5), (2_000_000, 1)])
+def test_what_is_read_and_has_no_answer_is_bounded_by_bytes(size: int, most: int) -> None:
+    read: list[int] = []
+
+    def source() -> Iterator[Row]:
+        for number in range(24):
+            read.append(number)
+            yield row(number, f"{number:03}" + "x" * size)
+
+    async def main() -> tuple[Job, BatchServer, int]:
+        async with BatchServer(answer) as server:
+            limits = Limits(start=16, most=16, most_bytes=100_000)
+            settings, journal = Settings(rows=24, tokens=240, limits=limits), Memory()
+            ended = await run_batch(source(), journal, [server.endpoint], settings, lambda _: None)
+            return Job(ended, journal, []), server, max(ahead)
+
+    async def answer(_, prompt):
+        ahead.append(len(read) - sum(done))
+        await asyncio.sleep(1)
+        done.append(1)
+        return completion(prompt)
+
+    ahead: list[int] = []
+    done: list[int] = []
+    ended_job, server, furthest = virtual_time.run(main())
+    assert ended_job.ended.progress.done == {Outcome.ANSWERED: 24}
+    assert server.most == most
+    assert furthest <= most + 1
+
+
 def test_progress_is_plain_data() -> None:
     began = time.time()
 
     async def main() -> Job:
         async with BatchServer() as server:
-            return await run_job(rows(400), server.endpoint)
+            price = Price(hour=3600.0)
+            return await run_job(rows(400), server.endpoint, price=price, ceiling=320.0)
 
     done = virtual_time.run(main())
     halfway = done.told[len(done.told) // 2]
@@ -60,6 +96,28 @@ def test_progress_is_plain_data() -> None:
     assert document["left"]["low_s"] <= document["left"]["likely_s"] <= document["left"]["high_s"]
     rest = (400 - halfway.finished) / 80
     assert document["left"]["likely_s"] == pytest.approx(rest, rel=0.3)
+    assert document["ceiling_share"] == pytest.approx(0.5, rel=0.2)
+    for name in ("low", "likely", "high"):  # a second costs one
+        whole = document["cost"] + document["left"][f"{name}_s"]
+        assert document["cost_in_all"][name] == pytest.approx(whole)
+    assert Progress.from_json(document) == halfway
+
+
+def test_the_line_of_a_job_has_what_matters() -> None:
+    progress = Progress(
+        1000, {Outcome.ANSWERED: 98, Outcome.FAILED: 2}, 64, 0, {}, (), Rates(1.0, 300.0, 800.0),
+        60.0, left=Left(500.0, 540.0, 600.0), cost=1.0, cost_in_all=Cost(9.0, 10.0, 11.5),
+        ceiling=1000.0,
+    )  # fmt: skip
+    assert progress_line(progress, "CNY") == (
+        "100/1,000 rows · 300 + 800 tokens/s · 80% of the predicted ceiling · "
+        "9 min 00 s (8 min 20 s to 10 min 00 s) left · 64 in flight · 2 without an answer · "
+        "1.00 of 10.00 (9.00 to 11.50) CNY"
+    )
+    bare = replace(progress, ceiling=None, cost_in_all=Cost(2.0, 2.0, 2.0), left=None, in_flight=0)
+    assert progress_line(bare) == (
+        "100/1,000 rows · 300 + 800 tokens/s · 0 in flight · 2 without an answer · 1.00 of 2.00"
+    )
 
 
 def test_what_a_job_costs() -> None:

@@ -29,7 +29,8 @@ from ropeway.batch.run import Settings
 from ropeway.batch.segments import shard_folder
 from ropeway.batch.servers import Server, Servers
 from ropeway.batch.settings import Form, make_form
-from ropeway.batch.shards import added_up, plan_shards
+from ropeway.batch.shards import plan_shards
+from ropeway.batch.totals import Totals
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
@@ -193,12 +194,12 @@ def test_each_shard_has_its_journal_and_all_make_one_output(
         assert len(job.shards) > 8
         done, requests = asyncio.run(all_shards(job, lambda _: False))
         assert requests == 40
-        counts = added_up(one.kept for one in done if one.kept).counts
+        counts = sum((one.kept for one in done if one.kept), Totals()).counts
     assert {one.reason for one in done} == {"complete"}
     assert counts == {Outcome.ANSWERED: 40, Outcome.SKIPPED: 1}
     with open_shards(asked, servers(), io.BytesIO(), quiet) as job:
         assert (job.to_do(), job.journal.counts) == ([], counts)
-    write_files(asked, counts)
+        write_files(asked, counts)
     names = [json.loads(line)["custom_id"] for line in (tmp_path / "out").read_text().splitlines()]
     expected = [f"row-{n}" for n in range(41) if n != 25]
     assert (names if ordered else sorted(names, key=expected.index)) == expected
@@ -221,10 +222,10 @@ def test_shards_lie_in_object_storage_too(tmp_path: Path, monkeypatch: pytest.Mo
         with open_shards(asked, servers(), io.BytesIO(), quiet) as job:
             assert len(job.shards) > 8
             done, requests = asyncio.run(all_shards(job, lambda _: False))
-    assert [one.failure for one in done if one.failure] == []
-    counts = added_up(one.kept for one in done if one.kept).counts
-    assert (requests, counts) == (40, {Outcome.ANSWERED: 40})
-    write_files(asked, counts)
+            assert [one.failure for one in done if one.failure] == []
+            counts = sum((one.kept for one in done if one.kept), Totals()).counts
+            assert (requests, counts) == (40, {Outcome.ANSWERED: 40})
+            write_files(asked, counts)
     names = [json.loads(line)["custom_id"] for line in (tmp_path / "out").read_text().splitlines()]
     assert sorted(names) == sorted(f"row-{n}" for n in range(40))
     assert "SECRET" not in "".join(
@@ -243,13 +244,13 @@ def test_it_goes_on_from_its_journals_and_leaves_none_when_all_is_answered(tmp_p
     with open_shards(asked, servers(), io.BytesIO(), quiet) as job:
         assert job.journal.counts == {Outcome.ANSWERED: 2}
         done, requests = asyncio.run(all_shards(job, lambda _: False))
-        counts = added_up(one.kept for one in done if one.kept).counts
+        counts = sum((one.kept for one in done if one.kept), Totals()).counts
         assert (requests, counts) == (38, {Outcome.ANSWERED: 40})
-    write_files(asked, counts)
+        write_files(asked, counts)
     assert not list(asked.folder.glob("shard-*"))
     with open_shards(asked, servers(), io.BytesIO(), quiet) as job:
         assert (job.to_do(), job.journal.counts) == ([], counts)
-    write_files(asked, counts)
+        write_files(asked, counts)
 
 
 def test_a_task_stops_when_it_is_told_to(tmp_path: Path) -> None:
@@ -316,14 +317,12 @@ def progress(**how: Any) -> Progress:
 
 
 def test_the_board_adds_up() -> None:
-    none = added_up([])
-    before = [replace(none, counts=Counter({Outcome.CUT: n})) for n in range(4)]
+    before = [Totals(counts=Counter({Outcome.CUT: n})) for n in range(4)]
     board = Board(40, before)
     assert board.progress(1.0).done == {Outcome.CUT: 6}
     board.told = {0: progress(), 1: progress(state="away"), 2: progress(url="http://b/v1")}
-    board.ended = {
-        2: Done("complete", board.told[2], replace(none, counts=Counter({Outcome.FAILED: 9})))
-    }
+    kept = Totals(counts=Counter({Outcome.FAILED: 9}))
+    board.ended = {2: Done("complete", board.told[2], kept)}
     now = board.progress(2.0)
     assert now.done == {Outcome.ANSWERED: 8, Outcome.FAILED: 9, Outcome.CUT: 3}
     assert (now.in_flight, now.again, now.faults, now.cost) == (6, 3, {"reset": 6}, 1.5)

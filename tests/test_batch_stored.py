@@ -1,7 +1,11 @@
 """Outputs in stores of pyarrow (`batch.stored`): a folder by its URL, and one with objects."""
 
+import socket
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ from pyarrow import fs
 from batch_calls import columns, lines, requests, run, serving, texts
 from batch_rows import fill, result
 from fake_s3 import fake_s3
+from ropeway.batch import stores
 from ropeway.batch.assemble import assemble
 from ropeway.batch.own_files import (
     check_strangers,
@@ -23,6 +28,7 @@ from ropeway.batch.own_files import (
 from ropeway.batch.parts import Part, Shape
 from ropeway.batch.rows import Outcome
 from ropeway.batch.stored import Stored, output_at
+from ropeway.batch.stores import open_store
 from ropeway.errors import Refused, RopewayError
 
 ROWS = [result(0), result(1), result(2, Outcome.FAILED)]
@@ -32,7 +38,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_verb_writes_to_a_url_and_keeps_its_journal_here(
+def test_a_url_of_this_machine_is_a_path_like_any_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, here = tmp_path / "store", tmp_path / "here"
@@ -43,23 +49,23 @@ def test_the_verb_writes_to_a_url_and_keeps_its_journal_here(
     with serving() as (url, endpoint):
         args = ("in.jsonl", "-o", f"file://{store}/out.jsonl", "--url", url)
         code, said, _ = run(capsys, *args)
-        assert (code, said["output"]) == (0, f"file://{store}/out.jsonl")
-        assert said["errors"] == f"file://{store}/out.errors.jsonl"
+        assert (code, said["output"]) == (0, f"{store}/out.jsonl")
+        assert said["errors"] == f"{store}/out.errors.jsonl"
         assert len(texts(store / "out.jsonl")) == 30
         assert (names(here), names(store)) == (
-            ["in.jsonl", "out.jsonl.journal"], ["out.errors.jsonl", "out.jsonl"]
+            ["in.jsonl"], ["out.errors.jsonl", "out.jsonl", "out.jsonl.journal"]
         )  # fmt: skip
-        assert names(here / "out.jsonl.journal") == [
-            "assemble.lock", "finished.json", "left-out.jsonl", "lock",
+        assert names(store / "out.jsonl.journal") == [
+            "finished.json", "left-out.jsonl", "lock",
             "manifest.json", "survey.json", "written.json",
         ]  # fmt: skip
         (store / "out.errors.jsonl").unlink()
         assert run(capsys, *args)[0] == 0
         assert endpoint.requests == 30
-        assert names(store) == ["out.errors.jsonl", "out.jsonl"]
+        assert names(store) == ["out.errors.jsonl", "out.jsonl", "out.jsonl.journal"]
         (store / "out.jsonl").unlink()
         code, said, _ = run(capsys, *args)
-    assert (code, said["error"]["where"]) == (2, f"file://{store}/out.jsonl")
+    assert (code, said["error"]["where"]) == (2, f"{store}/out.jsonl")
 
 
 def test_the_journal_lies_where_it_is_said(
@@ -95,7 +101,7 @@ def test_files_of_a_store_are_not_written_over_either(
 @pytest.mark.parametrize(
     ("flags", "what"),
     [
-        (["-o", "file:///x/out"], "a job on the head writes files there"),
+        (["-o", "s3://x/out?region=x"], "a job on the head writes files there"),
         (["-o", "out", "--on", "ray"], "`--detach`, `--on ray` contradict each other"),
     ],
 )
@@ -160,7 +166,7 @@ def test_a_file_of_a_store_is_known_by_its_path_there(tmp_path: Path) -> None:
     (tmp_path / path).write_text("{}")
     with pytest.raises(Refused, match="this job has not written it"):
         check_strangers(folder, [output])
-    note_written(folder, [output])
+    note_written(folder, {output: 2})
     check_strangers(folder, [output])
 
 
@@ -181,12 +187,19 @@ def test_an_upload_that_fails_leaves_nothing_and_costs_no_answer(
         assemble(tmp_path / "j", output, errors, ordered=ordered)
     assert caught.value.where == "s3://b/out.jsonl"
     assert names(tmp_path / "store") == []
-    assert names(tmp_path / "j") == sorted([*before, "assemble.lock"])
+    assert names(tmp_path / "j") == sorted([*before, "written.json"])
     store.room = 10**9
     assert assemble(tmp_path / "j", output, errors, ordered=ordered).total() == 3
     assert (tmp_path / "store" / "out.jsonl").read_bytes() == ROWS[0].line + ROWS[1].line
     assert (tmp_path / "store" / "bad").read_bytes() == ROWS[2].line
     assert len(lines(tmp_path / "store" / "bad")) == 1
+
+
+def test_what_a_url_of_this_machine_names_is_no_store(tmp_path: Path) -> None:
+    assert output_at(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
+    (tmp_path / "a b").write_text("{}")
+    store, path = fs.FileSystem.from_uri(f"file://{tmp_path}/a%20b")
+    assert found_at(path, store) == tmp_path / "a b"
 
 
 def test_a_url_is_shown_without_its_keys() -> None:
@@ -215,6 +228,62 @@ def test_a_url_that_cannot_be_written_to_is_refused(url: str, what: str) -> None
 def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the library from looking for machines of Amazon's."""
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+class _Amazon(BaseHTTPRequestHandler):
+    """Says where its bucket is, as Amazon does also to strangers."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(403)
+        if not self.path.startswith("/none"):
+            self.send_header("x-amz-bucket-region", "eu-test-1")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def amazon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Amazon) as server:
+        url = f"http://127.0.0.1:{server.server_port}/{{bucket}}"
+        monkeypatch.setattr(stores, "_BUCKET", url)
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("no_aws", "amazon")
+def test_a_bucket_without_a_region_is_asked_for_it() -> None:
+    made = output_at("s3://KEY:SECRET@bucket/a%20b/out.jsonl")
+    assert isinstance(made, Stored)
+    assert made.store.region == "eu-test-1"
+    options = "s3://KEY:SECRET@bucket/a%20b/out.jsonl?allow_bucket_creation=false&region=x"
+    store, path = open_store(options)
+    assert (store.region, path) == ("x", made.path)
+    with pytest.raises(Refused, match="region cannot be found out: Amazon knows none") as caught:
+        open_store("s3://none/a")
+    assert "s3://none/…?region=" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_region_that_nobody_tells_is_asked_for_when_it_is_needed_and_not_for_long(
+    monkeypatch: pytest.MonkeyPatch, listens: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setattr(stores, "_BUCKET", f"http://127.0.0.1:{port}/{{bucket}}")
+        monkeypatch.setattr(stores, "_ASKING_S", 0.2)
+        if not listens:
+            silent.close()
+        output = output_at("s3://KEY:SECRET@bucket/out.jsonl")
+        assert isinstance(output, Stored)
+        with pytest.raises(Refused) as caught:
+            output.size()
+    assert "region=" in str(caught.value.hint)
+    assert "SECRET" not in str(caught.value.as_json())
 
 
 @pytest.mark.usefixtures("no_aws")

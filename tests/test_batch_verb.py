@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from batch_endpoint import Faults, answer_text
 
 from batch_calls import columns, lines, requests, run, serving, texts
+from batch_rows import files_of_at_most
 from ropeway.cli.main import exit_code
 
 
@@ -69,7 +71,7 @@ def test_the_same_command_goes_on_and_another_is_refused(
         assert run(capsys, *args, "--set", "max_tokens=5")[0] == 0
         assert (tmp_path / "out.jsonl.journal").stat().st_mode & 0o777 == 0o700
         assert sorted(path.name for path in (tmp_path / "out.jsonl.journal").iterdir()) == [
-            "assemble.lock", "finished.json", "left-out.jsonl", "lock", "manifest.json",
+            "finished.json", "left-out.jsonl", "lock", "manifest.json",
             "survey.json", "written.json",
         ]  # fmt: skip
         code, said, _ = run(capsys, *args, "--set", "max_tokens=6")
@@ -172,7 +174,45 @@ def test_ctrl_c_commits_and_says_what_goes_on(
     assert child.returncode == 130
     assert f"answered  {sent:>4}" in " ".join(said.split("\n")) or str(sent) in said
     assert "the same command goes on" in talked
-    assert not out.exists(), "the output is written when the job ends"
+    assert len(texts(out)) == sent, "however a run ends, what there is is written"
+
+
+def test_what_is_committed_is_written_although_the_disk_is_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests(tmp_path / "in.jsonl", 2000)
+    out = tmp_path / "out.jsonl"
+    with serving() as (url, _):
+        args = (tmp_path / "in.jsonl", "-o", out, "--url", url)
+        run(capsys, *args, "--max-cost", "1e-9", "--price", "1")  # it has looked at its input
+        with files_of_at_most(200_000):
+            code, said, _ = run(capsys, *args)
+        assert (code, said["ended"], said["output"]) == (1, "broken", str(out))
+        assert 0 < len(texts(out)) == said["outcomes"]["answered"] < 2000
+        assert run(capsys, *args)[0] == 0
+    assert len(texts(out)) == 2000
+
+
+def test_a_run_whose_journal_is_gone_tells_of_that_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests(tmp_path / "in.jsonl", 2000)
+    out, journal = tmp_path / "out.jsonl", tmp_path / "out.jsonl.journal"
+
+    def remove() -> None:
+        while endpoint.requests < 300:
+            time.sleep(0.01)
+        for segment in journal.glob("*.journal"):
+            segment.unlink()
+
+    with serving(seconds=0.05) as (url, endpoint):
+        removing = threading.Thread(target=remove)
+        removing.start()
+        code, said, _ = run(capsys, tmp_path / "in.jsonl", "-o", out, "--url", url)
+        removing.join()
+    assert (code, said["ended"], said["output"]) == (1, "broken", None)
+    assert said["error"]["what"] == "the journal was removed while the job ran"
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("flag", [("--max-cost", "1", "--token-price", "1000", "1000"), ()])
@@ -277,6 +317,27 @@ def test_an_endpoint_that_is_away_is_said_and_one_that_is_there_is_enough(
     assert away in said["warnings"][0]
 
 
+def test_a_model_that_is_listed_and_not_there_yet_is_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests(tmp_path / "in.jsonl", 40)
+    with serving() as (url, endpoint):
+        usual, early = endpoint.take, []
+
+        def take(connection, head: bytes, body: bytes) -> None:
+            if head.startswith(b"GET") or len(early) >= 12:
+                usual(connection, head, body)
+                return
+            early.append(body)
+            connection.write(404, b'{"error":{"message":"The model `fake` does not exist."}}')
+
+        endpoint.take = take  # type: ignore[method-assign]
+        code, said, _ = run(
+            capsys, tmp_path / "in.jsonl", "-o", tmp_path / "o", "--url", url, "--tries", "1"
+        )
+    assert (code, said["failed_tries"]) == (0, {"status 404": 12})
+
+
 def test_events_tell_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     requests(tmp_path / "in.jsonl", 20)
     with serving() as (url, _):
@@ -285,6 +346,32 @@ def test_events_tell_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture
     assert {event["event"] for event in events} == {"progress"}
     assert events[-1]["finished"] == events[-1]["rows"] == 20
     assert events[-1]["replicas"][0]["url"] == url
+
+
+def test_what_is_reached_of_the_predicted_ceiling_is_told_and_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests(tmp_path / "in.jsonl", 200)
+    spec, page = tmp_path / "spec.yaml", tmp_path / "page.html"
+    with serving(seconds=0.05) as (url, _):
+        port = url.removesuffix("/v1").rpartition(":")[2]
+        spec.write_text(
+            "{name: a, cluster: {hosts: [{address: 127.0.0.1, npus: 8}], nic: lo, chip: 910B4},"
+            f" model: {{path: /m/Qwen3-32B}}, serve: {{layout: TP8, context: 4096, port: {port}}}}}"
+        )
+        code, _, err = run(
+            capsys, tmp_path / "in.jsonl", "-o", tmp_path / "o", "-c", spec, "--html", page,
+            "--price", "2", "--currency", "CNY",
+        )  # fmt: skip
+    events = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    assert code == 0
+    last = events[-1]
+    assert last["ceiling"] > 100
+    assert last["ceiling_share"] == last["rates"]["answer"] / last["ceiling"]
+    text = page.read_text(encoding="utf-8")
+    assert "that are possible by the planner" in text
+    assert "未经实测" in text
+    assert "CNY" in text
 
 
 def test_a_page_shows_what_became_of_the_rows(

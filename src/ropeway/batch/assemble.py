@@ -6,7 +6,6 @@ new one that is whole; until then what is made has a name of its own beside it. 
 before the job's end, and then makes what is there so far.
 """
 
-import fcntl
 import mmap
 import os
 import shlex
@@ -21,34 +20,62 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import BinaryIO
 
-from ropeway.batch.disk import cannot_write, replace, sync_folder
+from ropeway.batch.disk import cannot_write
 from ropeway.batch.finished import Finished, read_finished, write_finished
+from ropeway.batch.one_writer import locked
+from ropeway.batch.own_files import check_strangers, note_written
 from ropeway.batch.replay import Replay, replay_segments
 from ropeway.batch.rows import Outcome
-from ropeway.batch.segments import Lines, Record, Segment, read_segments, shard_folders
+from ropeway.batch.segments import (
+    Lines,
+    Record,
+    Segment,
+    epochs,
+    read_segments,
+    segment_path,
+    shard_folders,
+)
 from ropeway.batch.stored import Output, Stored, size_of
+from ropeway.durable import PRIVATE, replace, sync_folder
 from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import Phrase, phrase
 from ropeway.units import counted, format_bytes
 
-_LOCK = "assemble.lock"
 _BUFFER = 4 << 20
 _PLACE = 8
 _GOOD = {int(outcome) for outcome in Outcome if outcome.good}
 
 
 class _Draft:
-    """A file in the making; what is no regular file, such as /dev/null, is written to as it is."""
+    """A file in the making; what is no regular file, such as /dev/null, is written to as it is.
+
+    Another job's draft of the same output has the same name, and its lock keeps the two apart.
+    """
 
     def __init__(self, output: Output, folder: Path) -> None:
-        """Begin it; in `folder`, if it goes into a store when it is whole. Raises OSError."""
+        """Begin it; in `folder`, if it goes into a store when it is whole.
+
+        Raises OSError, and Refused where another run has begun it.
+        """
         self._store = output if isinstance(output, Stored) else None
         path = folder / output.name if isinstance(output, Stored) else output
         self.path = Path(os.path.realpath(path))
         self.is_regular = not self.path.exists() or S_ISREG(self.path.stat().st_mode)
-        self._draft = self.path.with_name(f".{self.path.name}.part")
-        target = self._draft if self.is_regular else self.path
-        self.file: BinaryIO = target.open("wb", buffering=_BUFFER)
+        self._draft: Path | None = None
+        target = self.path
+        if self.is_regular:
+            target = self._draft = self.path.with_name(f".{self.path.name}.part")
+        handle = os.open(target, os.O_WRONLY | os.O_CREAT, PRIVATE if self._store else 0o666)
+        if self.is_regular and not _is_ours(handle, target):
+            os.close(handle)
+            raise Refused(
+                phrase("another run is writing to this output"),
+                where=str(output),
+                hint=phrase("wait until it ends, or end it; what it has done is kept"),
+            )
+        self.file: BinaryIO = os.fdopen(handle, "wb", buffering=_BUFFER)
+        if self.is_regular:
+            self.file.truncate(0)
         self.size = 0
 
     def write(self, line: memoryview | bytes) -> None:
@@ -64,17 +91,30 @@ class _Draft:
 
     def rename(self) -> None:
         """Let it take the place of the old one."""
+        if self._draft is None:
+            return
         if self._store is not None:
             self._store.put(self._draft)
-        elif self.is_regular:
+        else:
             replace(self._draft, self.path)
+            self._draft = None  # what has this name from now on is another's
 
     def drop(self) -> None:
         """Leave nothing that was not finished."""
+        if self._draft is not None:
+            self._draft.unlink(missing_ok=True)
         with suppress(OSError):  # its buffer finds no room either
             self.file.close()
-        if self.is_regular:
-            self._draft.unlink(missing_ok=True)
+
+
+def _is_ours(handle: int, path: Path) -> bool:
+    """Lock a draft; say whether it is ours, and not just become another's output, or nothing."""
+    if locked(handle) is False:
+        return False
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def assemble(
@@ -96,12 +136,13 @@ def assemble(
     """
     if not folder.is_dir():
         raise Refused(phrase("there is no journal of a batch job"), where=str(folder))
-    with _alone(folder):
-        if finished := read_finished(folder):
-            _check_finished(folder, output, finished, ordered=ordered)
-            _make_empty(folder, errors)
-            return finished.counts
-        return _make(folder, (output, errors), ordered, expected)
+    if finished := read_finished(folder):
+        _check_finished(folder, output, finished, ordered=ordered)
+        _make_empty(folder, errors)
+        with suppress(OSError):  # what a run that was killed here has left only takes room
+            _remove_segments(folder)
+        return finished.counts
+    return _make(folder, (output, errors), ordered, expected)
 
 
 def _make(
@@ -121,6 +162,9 @@ def _make(
         for draft in drafts:
             path = draft.path
             draft.complete()
+        # As long as the drafts are ours: another job may have written these files before.
+        check_strangers(folder, outputs)
+        note_written(folder, {outputs[0]: drafts[0].size, outputs[1]: drafts[1].size})
         for draft in drafts:
             path = draft.path
             draft.rename()
@@ -131,7 +175,7 @@ def _make(
             draft.drop()
     if drafts[0].is_regular:
         with suppress(OSError):  # the job is done; its segments only take room
-            _finish(folder, segments, replay, drafts[0].size, ordered=ordered)
+            _finish(folder, replay, drafts[0].size, ordered=ordered)
     return replay.counts
 
 
@@ -186,26 +230,6 @@ def _places(folder: Path, rows: int) -> Iterator[memoryview]:
             yield places
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second run from making the same files at the same time."""
-    path = folder / _LOCK
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise cannot_write(path, error, hint=phrase("all answers are kept")) from None
-    try:
-        with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                what = phrase("another run is writing to this output")
-                raise Refused(what, where=str(folder)) from None
-        yield
-    finally:
-        os.close(handle)
-
-
 def _check(folder: Path, replay: Replay, expected: Counter[Outcome] | None) -> None:
     if expected is not None and replay.counts != expected:
         raise RopewayError(
@@ -233,25 +257,18 @@ def _failed(
     )
 
 
-def _finish(
-    folder: Path, segments: list[Segment], replay: Replay, size: int, *, ordered: bool
-) -> None:
+def _finish(folder: Path, replay: Replay, size: int, *, ordered: bool) -> None:
     """Remove the segments of a job that is finished, once that is written down."""
-    counts = replay.counts
-    if replay.damage or sum(n for outcome, n in counts.items() if outcome.good) < replay.done.size:
+    rows, totals = replay.done.size, replay.totals()
+    if totals.damage or sum(n for outcome, n in totals.counts.items() if outcome.good) < rows:
         return
-    finished = Finished(
-        rows=replay.done.size,
-        counts=counts,
-        again=replay.again,
-        prompt=replay.prompt,
-        answer=replay.answer,
-        size=size,
-        ordered=ordered,
-    )
-    write_finished(folder, finished)
-    for segment in segments:
-        segment.path.unlink()
+    write_finished(folder, Finished(rows=rows, size=size, ordered=ordered, **vars(totals)))
+    _remove_segments(folder)
+
+
+def _remove_segments(folder: Path) -> None:
+    for epoch in epochs(folder):
+        segment_path(folder, epoch).unlink()
     for shard in shard_folders(folder):
         shutil.rmtree(shard)
     sync_folder(folder)
@@ -286,6 +303,7 @@ def _make_empty(folder: Path, errors: Output) -> None:
         draft = _Draft(errors, folder)
         try:
             draft.complete()
+            check_strangers(folder, [errors])
             draft.rename()
         finally:
             draft.drop()

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from ropeway.batch.one_shard import Done
 from ropeway.batch.progress import Progress, Rates, ReplicaProgress
-from ropeway.batch.replay import Replay
 from ropeway.batch.rows import Outcome
-from ropeway.batch.shards import added_up
+from ropeway.batch.totals import Totals
 from ropeway.phrases import joined
 
 
@@ -21,26 +20,26 @@ class Board:
     """
 
     rows: int
-    before: Sequence[Replay]
+    before: Sequence[Totals]
     told: dict[int, Progress] = field(default_factory=dict)
     ended: dict[int, Done] = field(default_factory=dict)
 
     def counts(self) -> Counter[Outcome]:
         """Return how many rows have which outcome by now."""
         counts: Counter[Outcome] = Counter()
-        for number, replay in enumerate(self.before):
+        for number, before in enumerate(self.before):
             done, progress = self.ended.get(number), self.told.get(number)
             if done is not None and done.kept is not None:
                 counts.update(done.kept.counts)
             else:
-                counts.update(replay.counts if progress is None else dict(progress.done))
+                counts.update(before.counts if progress is None else dict(progress.done))
         return counts
 
-    def kept(self) -> Replay:
+    def kept(self) -> Totals:
         """Return what the journals of all shards have now, as those who wrote them say."""
         ended = (self.ended.get(number) for number in range(len(self.before)))
         pairs = zip(ended, self.before, strict=True)
-        return added_up(done.kept if done and done.kept else old for done, old in pairs)
+        return sum((done.kept if done and done.kept else old for done, old in pairs), Totals())
 
     def progress(self, elapsed_s: float) -> Progress:
         """Return how far the job is."""

@@ -10,8 +10,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropeway.batch.disk import write_whole
 from ropeway.batch.rows import Outcome
+from ropeway.batch.totals import Totals
+from ropeway.durable import PRIVATE, write_whole
 from ropeway.errors import RopewayError, reason_of
 from ropeway.outside import parse_json, read_bounded
 from ropeway.phrases import phrase
@@ -20,21 +21,15 @@ NAME = "finished.json"
 _MOST = 1 << 20
 
 
-@dataclass(frozen=True)
-class Finished:
+@dataclass(kw_only=True)
+class Finished(Totals):
     """The figures of a job whose rows were all answered.
 
-    again           results of rows that had one
-    prompt, answer  tokens
-    size            bytes of the output
-    ordered         whether it is in the order of the input
+    size     bytes of the output
+    ordered  whether it is in the order of the input
     """
 
     rows: int
-    counts: Counter[Outcome]
-    again: int
-    prompt: int
-    answer: int
     size: int
     ordered: bool
 
@@ -43,7 +38,7 @@ def write_finished(folder: Path, finished: Finished) -> None:
     """Say that the job is finished. Raises OSError."""
     counts = {outcome.name: number for outcome, number in finished.counts.items()}
     document = {**vars(finished), "counts": counts}
-    write_whole(folder / NAME, json.dumps(document, indent=2).encode() + b"\n")
+    write_whole(folder / NAME, json.dumps(document, indent=2).encode() + b"\n", mode=PRIVATE)
 
 
 def read_finished(folder: Path) -> Finished | None:

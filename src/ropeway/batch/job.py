@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple
 
 from ropeway.batch.assemble import assemble
 from ropeway.batch.finished import read_finished
@@ -16,7 +16,6 @@ from ropeway.batch.journal import Journal, take_folder
 from ropeway.batch.manifest import NAME as MANIFEST
 from ropeway.batch.manifest import Manifest, check_same, read_manifest
 from ropeway.batch.manifest import Part as PartRead
-from ropeway.batch.one_writer import OneWriter
 from ropeway.batch.own_files import (
     check_folder,
     check_places,
@@ -25,18 +24,18 @@ from ropeway.batch.own_files import (
     found_at,
     is_inside,
     is_one_of,
-    note_written,
 )
 from ropeway.batch.parts import Part, Shape, find_parts
-from ropeway.batch.replay import Replay, read_journal
+from ropeway.batch.replay import read_journal
 from ropeway.batch.rows import Outcome, Row
 from ropeway.batch.segments import epochs
 from ropeway.batch.servers import Servers
 from ropeway.batch.settings import Form
-from ropeway.batch.shards import Shard, added_up, is_sharded, kept_shards, read_shards
+from ropeway.batch.shards import Shard, is_sharded, kept_shards, read_shards
 from ropeway.batch.stored import Output, Stored
 from ropeway.batch.survey import BEGINNINGS, Survey, kept_survey, rows, skipped, survey
 from ropeway.batch.tokens import UNLIMITED
+from ropeway.batch.totals import Totals
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
 
@@ -109,7 +108,7 @@ class Job:
     left: tuple[str, ...]
     found: Survey
     manifest: Manifest
-    journal: Journal | Replay
+    journal: Totals
 
 
 @dataclass(frozen=True)
@@ -129,10 +128,8 @@ class OneJob(Job):
 class ShardedJob(Job):
     """A job whose shards have a journal each; `before`: what those had at the start."""
 
-    journal: Replay
-    lock: OneWriter
     shards: tuple[Shard, ...]
-    before: tuple[Replay, ...]
+    before: tuple[Totals, ...]
 
     def to_do(self) -> list[Shard]:
         """Return the shards of which not all is done."""
@@ -150,13 +147,20 @@ class _Looked(NamedTuple):
     manifest: Manifest
 
 
-_Opened = TypeVar("_Opened", bound=Job)
+def answers_of(found: Survey) -> int:
+    """Return the tokens that the answers to all lines have at most; some without a limit."""
+    return found.answer.total + found.unlimited * UNLIMITED
 
 
 def tokens_of(found: Survey, samples: int) -> int:
     """Return the tokens of all prompts and answers, estimated."""
-    answers = found.answer.total + found.unlimited * UNLIMITED
-    return samples * (found.prompt.total + answers)
+    return samples * (found.prompt.total + answers_of(found))
+
+
+def typical(found: Survey) -> tuple[int, int]:
+    """Return the tokens of a prompt and of its answer, on average."""
+    lines = max(1, found.prompt.count)
+    return max(1, found.prompt.total // lines), max(1, answers_of(found) // lines)
 
 
 def look(order: Order, servers: Servers | None, stdin: BinaryIO, tell: Tell) -> Survey:
@@ -171,24 +175,15 @@ def look(order: Order, servers: Servers | None, stdin: BinaryIO, tell: Tell) -> 
 def open_job(order: Order, servers: Servers, stdin: BinaryIO, tell: Tell) -> Iterator[OneJob]:
     """Look at the input, and go on with the job of this output, or begin it.
 
-    `tell` is given how many bytes of how many were looked at. Raises Refused where the input, the
-    flags or the files do not allow it, with nothing sent; a folder that was made for it is removed.
+    `tell` is given how many bytes of how many were looked at. As long as it is open no other run
+    has it. Raises Refused where the input, the flags or the files do not allow it, with nothing
+    sent; a folder that was made for it is removed.
     """
-
-    def begin(looked: _Looked, lock: OneWriter) -> OneJob:
-        journal = Journal.open(
-            order.folder,
-            rows=looked.found.rows,
-            manifest=looked.manifest,
-            again=order.again,
-            lock=lock,
-        )
-        return OneJob(order, *looked, journal)
-
-    job = _open(order, servers, stdin, tell, begin, sharded=False)
-    with job.journal as journal:
-        skip(journal, job.form, order.folder)
-        yield job
+    with _open(order, servers, stdin, tell, sharded=False) as looked:
+        job, rows = looked.manifest.job, looked.found.rows
+        with Journal(order.folder, rows=rows, job=job, again=order.again) as journal:
+            skip(journal, looked.form, order.folder)
+            yield OneJob(order, *looked, journal)
 
 
 @contextmanager
@@ -196,56 +191,39 @@ def open_shards(
     order: Order, servers: Servers, stdin: BinaryIO, tell: Tell
 ) -> Iterator[ShardedJob]:
     """Look at the input, and go on with the shards of this output's job; see `open_job`."""
-
-    def begin(looked: _Looked, lock: OneWriter) -> ShardedJob:
-        check_same(order.folder, looked.manifest)
+    with _open(order, servers, stdin, tell, sharded=True) as looked:
         if read_finished(order.folder):
-            return ShardedJob(order, *looked, read_journal(order.folder), lock, (), ())
+            yield ShardedJob(order, *looked, read_journal(order.folder), (), ())
+            return
         shards = kept_shards(order.folder, looked.found)
         before = read_shards(order.folder, shards, order.again)
-        return ShardedJob(order, *looked, added_up(before), lock, shards, tuple(before))
-
-    job = _open(order, servers, stdin, tell, begin, sharded=True)
-    try:
-        yield job
-    finally:
-        job.lock.release()
+        yield ShardedJob(order, *looked, sum(before, Totals()), shards, tuple(before))
 
 
+@contextmanager
 def _open(
-    order: Order,
-    servers: Servers,
-    stdin: BinaryIO,
-    tell: Tell,
-    begin: Callable[[_Looked, OneWriter], _Opened],
-    *,
-    sharded: bool,
-) -> _Opened:
-    """Look at the input; what is done of it is opened by `begin`."""
+    order: Order, servers: Servers, stdin: BinaryIO, tell: Tell, *, sharded: bool
+) -> Iterator[_Looked]:
+    """Look at the input, and keep the job's folder to ourselves."""
     _check_files(order)
     folder, form = order.folder, _form(order, servers)
     fresh = not folder.exists()
-    lock = take_folder(folder)
-    try:
-        _check_way(folder, sharded=sharded)
-        parts, left = _parts(order, folder, stdin)
-        distinct_files(folder, order.files, parts)
-        found = kept_survey(parts, form, folder)
-        if found is None or (found.bad and (order.again or not order.skip_bad)):
-
-            def alive(read: int, size: int) -> None:
-                lock.beat()
-                tell(read, size)
-
-            found = _survey(order, form, parts, folder, servers, alive)
-        manifest = _manifest(order, form, found, servers)
-        return begin(_Looked(form, parts, left, found, manifest), lock)
-    except BaseException:
-        # As long as it is locked: another run may wait for it, and begin its own job in it.
-        if fresh and not (folder / MANIFEST).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
-        raise
+    with take_folder(folder):
+        try:
+            _check_way(folder, sharded=sharded)
+            parts, left = _parts(order, folder, stdin)
+            distinct_files(folder, order.files, parts)
+            found = kept_survey(parts, form, folder)
+            if found is None or (found.bad and (order.again or not order.skip_bad)):
+                found = _survey(order, form, parts, folder, servers, tell)
+            manifest = _manifest(order, form, found, servers)
+            check_same(folder, manifest)
+            yield _Looked(form, parts, left, found, manifest)
+        except BaseException:
+            # As long as it is locked: another run may wait for it, and begin its own job in it.
+            if fresh and not (folder / MANIFEST).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def _check_way(folder: Path, *, sharded: bool) -> None:
@@ -263,8 +241,10 @@ def _check_way(folder: Path, *, sharded: bool) -> None:
 
 
 def write_files(order: Order, counts: Counter[Outcome]) -> None:
-    """Write the output and the file of errors. `counts`: what the closed journal has counted."""
-    note_written(order.folder, (order.output, order.errors))
+    """Write the output and the file of errors, while the job is open.
+
+    `counts`: what its journal has counted, which is closed.
+    """
     assemble(order.folder, order.output, order.errors, ordered=order.ordered, expected=counts)
     if read_finished(order.folder):
         (order.folder / BEGINNINGS).unlink(missing_ok=True)  # no prompt is sent any more
@@ -366,4 +346,5 @@ def _check_files(order: Order) -> None:
             where=str(order.output),
         )
     check_folder(order.folder)
-    check_strangers(order.folder, (order.output, order.errors))
+    if not read_finished(order.folder):  # of which nothing is written anew
+        check_strangers(order.folder, (order.output, order.errors))

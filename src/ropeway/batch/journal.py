@@ -1,16 +1,16 @@
 """What has come of a batch job's rows, on the disk: a row is done once its record is.
 
-`Journal.open` takes the lock, reads what earlier runs left and begins a segment (`segments`). From
-then on results are added by the event loop and written by a thread, many at a time with one
-`fdatasync`. The first fault of the disk ends it: what was committed stays, what was not is cut off,
-since after a failed sync nobody can say which bytes there are.
+A `Journal` reads what earlier runs left and begins a segment (`segments`). From then on results are
+added by the event loop and written by a thread, many at a time with one `fdatasync`. The first
+fault of the disk ends it: what was committed stays, what was not is cut off, since after a failed
+sync nobody can say which bytes there are.
 """
 
 import asyncio
 import errno
 import os
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from ropeway.batch.bitmap import Bitmap
-from ropeway.batch.disk import cannot_write, sync_folder, write_at
-from ropeway.batch.manifest import Manifest, check_same
+from ropeway.batch.disk import cannot_write
 from ropeway.batch.one_writer import SILENCE, OneWriter, writer
 from ropeway.batch.replay import Replay, other_job, read_journal
 from ropeway.batch.rows import Outcome, Result
@@ -31,8 +30,10 @@ from ropeway.batch.segments import (
     packed,
     segment_path,
 )
+from ropeway.batch.totals import Totals
+from ropeway.durable import PRIVATE, PRIVATE_FOLDER, sync_folder, write_at
 from ropeway.errors import Refused, RopewayError
-from ropeway.phrases import Phrase, count, phrase
+from ropeway.phrases import count, phrase
 from ropeway.units import format_bytes
 
 # A commit costs one sync of the disk, some milliseconds: ten a second, or one for so many bytes.
@@ -40,34 +41,42 @@ _PAUSE = 0.1
 _GROUP = 4 << 20
 
 
-class Journal:
-    """The journal of one job, open for its one writer.
+class Journal(Totals):
+    """The journal of one job, open for its one writer, who has the folder's lock (`take_folder`).
 
-    done          ordinals of the rows that are done: their records are on the disk
-    counts        how many of them have which outcome
-    again         results of rows that had one: generated more than once, and committed once
-    prompt        tokens of the rows that are done, as are those of `answer`
-    damage        what earlier segments have lost, a sentence for each place
-    path          of its segment
+    done  ordinals of the rows that are done: their records are on the disk
+    path  of its segment
     """
 
-    def __init__(self, folder: Path, replay: Replay, head: Head, lock: OneWriter) -> None:
-        """Begin a segment, unless there is nothing to add. Use `Journal.open`."""
+    def __init__(
+        self, folder: Path, *, rows: int, job: str = "", again: Iterable[Outcome] = ()
+    ) -> None:
+        """Go on with the journal in `folder`, or begin one.
+
+        job    `Manifest.job`: a folder that holds another job's is refused
+        again  outcomes that are taken back: their rows are to be done again
+
+        A segment is begun, unless there is nothing to add. Raises RopewayError.
+        """
+        try:
+            replay, head = _take_over(folder, rows, job, frozenset(again))
+            self.path = segment_path(folder, head.epoch)
+            self._handle, self._end = (
+                (-1, 0) if replay.finished else _begin_segment(self.path, head)
+            )
+        except OSError as error:
+            raise cannot_write(folder, error, hint=phrase("nothing was sent")) from None
+        super().__init__(**vars(replay.totals()))
         self.folder = folder
         self.done: Bitmap = replay.done
-        self.counts: Counter[Outcome] = replay.counts
-        self.again = replay.again
-        self.prompt, self.answer = replay.prompt, replay.answer
-        self.damage: list[Phrase] = replay.damage
         self._lines = replay.size  # bytes of the lines of all that is done
         self._taken = replay.done.copy()  # done, or added and not committed yet
-        self._lock = lock
+        self._lock: OneWriter | None = None
         self._head = head
-        self.path = segment_path(folder, head.epoch)
-        self._handle, self._end = (-1, 0) if replay.finished else _begin_segment(self.path, head)
         self._added = self._committed = 0  # bytes; the one by who adds, the other by who commits
         self._waiting: deque[Result] = deque()
         self._failure: RopewayError | None = None
+        self._told = False  # whether who adds has met it
         self._one_commits = threading.Lock()
         self._wake, self._ended = threading.Event(), False
         self._thread = threading.Thread(target=self._keep_committing, name="journal", daemon=True)
@@ -79,35 +88,24 @@ class Journal:
         folder: Path,
         *,
         rows: int,
-        manifest: Manifest | None = None,
         job: str = "",
         again: Iterable[Outcome] = (),
         silence: float = SILENCE,
-        lock: OneWriter | None = None,
     ) -> Self:
-        """Go on with the journal in `folder`, or begin one.
+        """Take the folder's lock until the journal is closed, and go on with what is in it.
 
-        manifest  what the job is; a folder that holds another job's is refused
-        job       `Manifest.job`, where the manifest is kept elsewhere
-        again     outcomes that are taken back: their rows are to be done again
-        silence   seconds after which a writer on another machine is taken for gone
-        lock      of the folder, where it is held already: from now on it is the journal's, and
-                  stays the caller's where that cannot be opened
+        silence  seconds after which a writer on another machine is taken for gone
 
         Raises Refused when another run has it, or it is another job's.
         """
-        held = lock or take_folder(folder, silence)
+        lock = take_folder(folder, silence)
         try:
-            if manifest:
-                check_same(folder, manifest)
-                job = manifest.job
-            return cls(folder, *_take_over(folder, rows, job, frozenset(again)), held)
-        except BaseException as error:
-            if lock is None:
-                held.release()
-            if isinstance(error, OSError):
-                raise cannot_write(folder, error, hint=phrase("nothing was sent")) from None
+            journal = cls(folder, rows=rows, job=job, again=again)
+        except BaseException:
+            lock.release()
             raise
+        journal._lock = lock
+        return journal
 
     def add(self, result: Result) -> None:
         """Take a result; it is committed within a moment. Never waits.
@@ -115,6 +113,7 @@ class Journal:
         Raises the RopewayError that ended the journal.
         """
         if self._failure or self._ended:
+            self._told = True
             raise self._failure or ValueError("the journal is closed")
         line = result.line
         if not line or line.find(b"\n") != len(line) - 1 or len(line) > MOST_LINE:
@@ -134,7 +133,11 @@ class Journal:
 
     async def commit(self) -> None:
         """Wait until all that was added is on the disk."""
-        await asyncio.to_thread(self.flush)
+        try:
+            await asyncio.to_thread(self.flush)
+        except RopewayError:
+            self._told = True
+            raise
 
     def flush(self) -> None:
         """Put all that was added onto the disk. Raises the RopewayError that ended the journal."""
@@ -146,7 +149,7 @@ class Journal:
             raise self._failure
 
     def close(self) -> None:
-        """Commit what was added, and let others in."""
+        """Commit what was added, and let others in, if it was opened with its lock."""
         if self._ended:
             return
         self._ended = True
@@ -157,7 +160,8 @@ class Journal:
         finally:
             if self._handle >= 0:
                 os.close(self._handle)
-            self._lock.release()
+            if self._lock is not None:
+                self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -171,15 +175,14 @@ class Journal:
         try:
             self.close()
         except RopewayError:
-            if error is None:  # else what ended the run is the news, and often this very error
+            # Else what ended the run is the news, and often this very error.
+            if error is None and not self._told:
                 raise
 
     def _keep_committing(self) -> None:
         while not self._ended:
             self._wake.wait(_PAUSE)
             self._wake.clear()
-            with suppress(OSError):  # a sign of life can be given later
-                self._lock.beat()
             with suppress(RopewayError):  # it waits for who adds next
                 self.flush()
 
@@ -255,8 +258,8 @@ def take_folder(folder: Path, silence: float = SILENCE) -> OneWriter:
     """Make the folder, if need be, and lock it. Raises Refused when another run has it."""
     try:
         if not folder.is_dir():
-            folder.mkdir(0o700)  # prompts and settings are in it, and whatever else is sent
-            sync_folder(folder.parent)
+            folder.mkdir(PRIVATE_FOLDER)  # prompts are in it, settings and whatever else is sent
+        sync_folder(folder.parent)  # always: who made it may have been killed before this
         return OneWriter(folder, silence)
     except OSError as error:
         raise cannot_write(folder, error, hint=phrase("nothing was sent")) from None
@@ -288,7 +291,7 @@ def _take_over(folder: Path, rows: int, job: str, again: frozenset[Outcome]) -> 
 def _begin_segment(path: Path, head: Head) -> tuple[int, int]:
     """Make a segment; return its handle, and where its records begin."""
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
     except FileExistsError:
         raise superseded(path.parent) from None
     try:

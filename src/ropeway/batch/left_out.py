@@ -11,6 +11,7 @@ from typing import Self
 import msgspec
 
 from ropeway.batch.source import Fault
+from ropeway.durable import PRIVATE, whole
 from ropeway.errors import Refused
 from ropeway.phrases import Phrase, joined, phrase
 
@@ -47,6 +48,8 @@ class Faults:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        for path in self._paths:
+            path.touch(PRIVATE)
         self._files = [self._stack.enter_context(path.open("wb")) for path in self._paths]
         return self
 
@@ -81,11 +84,9 @@ class Faults:
         for file in self._files:
             file.flush()
         both = heapq.merge(*map(_read, self._paths), key=lambda line: line.index)
-        fresh = self._folder / f"{_NAME}.3"
-        with fresh.open("wb") as file:
+        with whole(self._folder / _NAME, PRIVATE) as merged:
             for line in both:
-                file.write(msgspec.json.encode(line) + b"\n")
-        fresh.replace(self._folder / _NAME)
+                merged.write(msgspec.json.encode(line) + b"\n")
         return bad
 
     def _add(self, number: int, fault: Fault, line: LeftOut) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from ropeway import __version__
-from ropeway.batch.disk import cannot_write, write_whole
+from ropeway.batch.disk import cannot_write
+from ropeway.durable import PRIVATE, write_whole
 from ropeway.errors import Refused, RopewayError, reason_of
 from ropeway.outside import parse_json, read_bounded
 from ropeway.phrases import Phrase, phrase
@@ -129,7 +130,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False)
     path = folder / NAME
     try:
-        write_whole(path, f"{text}\n".encode())
+        write_whole(path, f"{text}\n".encode(), mode=PRIVATE)
     except OSError as error:
         raise cannot_write(path, error, hint=phrase("nothing was sent")) from None
 

@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,11 +21,11 @@ import ropeway
 from ropeway.batch.board import Board
 from ropeway.batch.job import ShardedJob
 from ropeway.batch.one_shard import Done, Work, run_shard
-from ropeway.batch.progress import Forecast, Price, Progress
-from ropeway.batch.replay import Replay
+from ropeway.batch.progress import Cost, Forecast, Price, Progress
 from ropeway.batch.rows import Outcome
 from ropeway.batch.run import Ended, Judge, Reason, Settings
 from ropeway.batch.shards import Shard, read_shards
+from ropeway.batch.totals import Totals
 from ropeway.endpoint import event_loop
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused, RopewayError
@@ -104,7 +104,7 @@ async def run_on_ray(
     tell: Callable[[Progress], None],
     *,
     stop: asyncio.Event,
-) -> tuple[Ended, Replay]:
+) -> tuple[Ended, Totals]:
     """Do what is left of a job in `count` tasks at once; return how it ended, and what there is.
 
     `work` has the settings of one task, `settings` are those of all. Set `stop` to end early.
@@ -178,14 +178,13 @@ class _Run:
         )
         self.work = ray.put(work)
 
-    async def run(self, stop: asyncio.Event) -> tuple[Ended, Replay]:
+    async def run(self, stop: asyncio.Event) -> tuple[Ended, Totals]:
         """Begin tasks, look at them, and tell, until none is left."""
         while self.running or (self.waiting and self.reason is None):
             while self.waiting and len(self.running) < self.count and self.reason is None:
                 shard = self.waiting.popleft()
                 self.running[self.task.remote(self.work, shard, self.line)] = shard
             await asyncio.to_thread(self._look)
-            self.job.lock.beat()
             progress = self._progress()
             self._judge(stop, progress)
             self.tell(progress)
@@ -259,8 +258,10 @@ class _Run:
             cost = _hours(price, progress.elapsed_s) + (progress.cost or 0.0)
             if left is not None:
                 tokens = (progress.cost or 0.0) * rest / fresh if fresh else 0.0
-                in_all = cost + tokens + _hours(price, left.likely_s)
-        return replace(progress, left=left, cost=cost, cost_in_all=in_all)
+                spans = astuple(left)
+                in_all = Cost(*(cost + tokens + _hours(price, span_s) for span_s in spans))
+        ceiling = self.settings.ceiling
+        return replace(progress, left=left, cost=cost, cost_in_all=in_all, ceiling=ceiling)
 
 
 def _hours(price: Price, seconds: float) -> float:

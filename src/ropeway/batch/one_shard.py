@@ -7,15 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ropeway.batch.bitmap import Bitmap
 from ropeway.batch.check import make_check
-from ropeway.batch.disk import cannot_write, write_whole
+from ropeway.batch.disk import cannot_write
 from ropeway.batch.forms import Kind
 from ropeway.batch.job import skip
 from ropeway.batch.journal import Journal
 from ropeway.batch.parts import Part
 from ropeway.batch.progress import Progress
-from ropeway.batch.replay import Replay
 from ropeway.batch.reread import Read
 from ropeway.batch.rows import Outcome
 from ropeway.batch.run import Reason, Settings, run_batch
@@ -23,6 +21,8 @@ from ropeway.batch.segments import shard_folder
 from ropeway.batch.settings import Form
 from ropeway.batch.shards import Shard
 from ropeway.batch.survey import rows_from
+from ropeway.batch.totals import Totals
+from ropeway.durable import PRIVATE, write_whole
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import phrase
@@ -65,7 +65,7 @@ class Done:
 
     reason: Reason
     progress: Progress | None = None
-    kept: Replay | None = None
+    kept: Totals | None = None
     failure: RopewayError | None = None
     segment: Path | None = None
 
@@ -73,7 +73,7 @@ class Done:
 def put_sign(folder: Path, sign: str) -> None:
     """Leave something in the job's folder by which others know that they see the same one."""
     try:
-        write_whole(folder / _SIGN, sign.encode())
+        write_whole(folder / _SIGN, sign.encode(), mode=PRIVATE)
     except OSError as error:
         raise cannot_write(folder / _SIGN, error, hint=phrase("nothing was sent")) from None
 
@@ -139,12 +139,8 @@ async def run_shard(work: Work, shard: Shard, tell: Callable[[Progress], bool]) 
             )  # fmt: skip
     except RopewayError as error:
         return Done("broken", failure=_on(error))
-    kept = Replay(
-        Bitmap(0), counts=journal.counts, again=journal.again, prompt=journal.prompt,
-        answer=journal.answer, damage=journal.damage,
-    )  # fmt: skip
     failure = ended.failure and _on(ended.failure)
-    return Done(ended.reason, ended.progress, kept, failure, journal.path)
+    return Done(ended.reason, ended.progress, journal.totals(), failure, journal.path)
 
 
 def _share(work: Work, shard: Shard) -> Settings:

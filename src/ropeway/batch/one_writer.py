@@ -14,11 +14,14 @@ import fcntl
 import json
 import os
 import platform
+import threading
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
+from ropeway.durable import PRIVATE
 from ropeway.errors import Refused
 from ropeway.outside import parse_json
 from ropeway.phrases import phrase
@@ -33,18 +36,18 @@ _MOST = 4096
 
 
 class OneWriter:
-    """The lock on a journal's folder, held until `release`."""
+    """The lock on a journal's folder, held until `release`, with a thread that shows life."""
 
     def __init__(self, folder: Path, silence: float = SILENCE) -> None:
         """Take it, or raise Refused that says who has it."""
         self._path = folder / NAME
-        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        self._beaten = 0.0
+        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, PRIVATE)
         try:
-            locked = self._lock()
-            holder = _holder(self._path)
+            ours, holder = locked(self._handle), _holder(self._path)
+            if ours is False:
+                raise _taken(self._path, holder)
             # A lock of this machine's kernel is proof; another machine's may have stayed there.
-            if holder and not (locked and holder.get("machine") == _machine()):
+            if holder and not (ours and holder.get("machine") == _machine()):
                 self._wait_for_life(holder, silence)
             self._text = json.dumps(_ourselves()).encode()
             os.ftruncate(self._handle, 0)
@@ -53,29 +56,30 @@ class OneWriter:
         except BaseException:
             os.close(self._handle)
             raise
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
+        self._thread.start()
 
-    def beat(self) -> None:
-        """Show that we live, once a second at most."""
-        if time.monotonic() - self._beaten >= BEAT:
-            os.utime(self._handle)
-            self._beaten = time.monotonic()
+    def _beat(self) -> None:
+        """Show that we live, whatever else is done meanwhile."""
+        while not self._released.wait(BEAT):
+            with suppress(OSError):  # a sign of life can be given later
+                os.utime(self._handle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Let others in at once, unless another has it already."""
+        self._released.set()
+        self._thread.join()
         with suppress(OSError):  # then the next one waits a while for a sign of life
             if os.pread(self._handle, _MOST, 0) == self._text:
                 os.ftruncate(self._handle, 0)
         os.close(self._handle)
-
-    def _lock(self) -> bool:
-        """Say whether the system has locked the file; False where it has no locks."""
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _TAKEN:
-                raise _taken(self._path, _holder(self._path)) from None
-            return False
-        return True
 
     def _wait_for_life(self, holder: dict[str, object], silence: float) -> None:
         begun = _sign(self._path)
@@ -84,6 +88,15 @@ class OneWriter:
             time.sleep(min(BEAT, silence) / 4)
             if _sign(self._path) != begun:
                 raise _taken(self._path, holder)
+
+
+def locked(handle: int) -> bool | None:
+    """Lock a file; False where another has it, None where its file system has no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in _TAKEN else None
+    return True
 
 
 def writer() -> str:

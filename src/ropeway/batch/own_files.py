@@ -8,11 +8,12 @@ from pathlib import Path, PurePath
 from stat import S_ISREG
 from typing import Any
 
-from ropeway.batch.disk import cannot_write, write_whole
+from ropeway.batch.disk import cannot_write
 from ropeway.batch.manifest import NAME as MANIFEST
 from ropeway.batch.one_writer import NAME as LOCK
 from ropeway.batch.parts import STDIN, Part, printable
-from ropeway.batch.stored import Output, Stored, size_of
+from ropeway.batch.stored import Output, Stored, in_store, size_of
+from ropeway.durable import PRIVATE, write_whole
 from ropeway.errors import Refused
 from ropeway.outside import parse_json, read_bounded
 from ropeway.phrases import phrase
@@ -54,7 +55,7 @@ def distinct_files(folder: Path, files: Mapping[str, Output], parts: Sequence[Pa
 
 def found_at(path: str, store: Any) -> Output:
     """Return a file of the input as outputs are, to be compared with them."""
-    return Path(path) if store is None else Stored(path, path, store)
+    return Path(path) if store is None else in_store(path, path, store)
 
 
 def is_one_of(files: Iterable[Output], path: Output) -> bool:
@@ -66,7 +67,7 @@ def is_one_of(files: Iterable[Output], path: Output) -> bool:
 def is_inside(folder: Path, path: Output) -> bool:
     """Say whether a path leads to what is in a folder, or to the folder itself."""
     if isinstance(path, Stored):
-        return path.local is not None and is_inside(folder, path.local)
+        return False
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
@@ -90,9 +91,8 @@ def check_places(folder: Path, files: Iterable[Output]) -> None:
             path.size()  # whether the store answers, and has no folder of this name
         elif path.is_dir():
             raise Refused(phrase("this is a folder"), where=str(path), hint=phrase("name a file"))
-        here = path.local if isinstance(path, Stored) else path
-        if here is not None:
-            _check_place(here)
+        else:
+            _check_place(path)
 
 
 def _check_place(path: Path) -> None:
@@ -126,31 +126,38 @@ def check_strangers(folder: Path, paths: Iterable[Output]) -> None:
     """Refuse to write over a file that this job has not written."""
     written = _written(folder)
     for path in paths:
-        if size_of(path) and _name(folder, path) not in written:
+        size, known = size_of(path), written.get(_name(folder, path), [])
+        if size and size not in known:
             raise Refused(
                 phrase("the file is there already, and this job has not written it"),
                 where=str(path),
+                evidence=[phrase("it had {size:,} bytes", size=known[-1])] if known else [],
                 hint=phrase("name another one, or move it away"),
             )
 
 
-def note_written(folder: Path, paths: Iterable[Output]) -> None:
-    """Remember which files this job writes, before it does. Raises RopewayError."""
-    before = _written(folder)
-    written = before | {_name(folder, path) for path in paths}
-    if written != before:
-        path = folder / NAME
-        try:
-            write_whole(path, json.dumps(sorted(written)).encode() + b"\n")
-        except OSError as error:
-            raise cannot_write(path, error, hint=phrase("all answers are kept")) from None
+def note_written(folder: Path, sizes: Mapping[Output, int]) -> None:
+    """Remember which files this job writes, and how large, before it does. Raises RopewayError.
 
-
-def _written(folder: Path) -> set[str]:
+    A file of another size is not what the job has written. Until it is replaced it has its old one.
+    """
+    written = _written(folder)
+    for output, size in sizes.items():
+        written[_name(folder, output)] = [size_of(output) or 0, size]
+    path = folder / NAME
     try:
-        return {str(name) for name in parse_json(read_bounded(folder / NAME, _MOST))}
-    except (OSError, ValueError, TypeError):  # then every file is a stranger's
-        return set()
+        write_whole(path, json.dumps(written, indent=2).encode() + b"\n", mode=PRIVATE)
+    except OSError as error:
+        raise cannot_write(path, error, hint=phrase("all answers are kept")) from None
+
+
+def _written(folder: Path) -> dict[str, list[int]]:
+    """Return which files the job has written, and the sizes that they may have."""
+    try:
+        document = parse_json(read_bounded(folder / NAME, _MOST))
+        return {name: list(sizes) for name, sizes in document.items()}
+    except (OSError, ValueError, TypeError, AttributeError):  # then every file is a stranger's
+        return {}
 
 
 def _name(folder: Path, path: Output) -> str:
@@ -163,7 +170,7 @@ def _name(folder: Path, path: Output) -> str:
 def _file(path: Output) -> object:
     """Return what all names of a file have in common; None for what is no file, as /dev/null."""
     if isinstance(path, Stored):
-        return (path.store.type_name, path.path) if path.local is None else _file(path.local)
+        return (path.store.type_name, path.path)
     try:
         status = path.stat()
     except OSError:

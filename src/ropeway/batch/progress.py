@@ -73,6 +73,15 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """Money that a run takes in all: the likely value, and the interval around it."""
+
+    low: float
+    likely: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """A job at one moment.
 
@@ -83,6 +92,7 @@ class Progress:
     committed_at  when rows were last committed, by `time.time`; 0 before the first of this run
     cost, cost_in_all  money so far in this run, and expected at its end; None without a price
     sample    the line of an answer that came lately
+    ceiling   tokens of answers per second that the planner holds for possible; None without a spec
     """
 
     rows: int
@@ -97,8 +107,9 @@ class Progress:
     waiting: str = ""
     committed_at: float = 0.0
     cost: float | None = None
-    cost_in_all: float | None = None
+    cost_in_all: Cost | None = None
     sample: bytes = b""
+    ceiling: float | None = None
 
     @property
     def finished(self) -> int:
@@ -111,6 +122,11 @@ class Progress:
         good = sum(count for outcome, count in self.done.items() if outcome.good)
         return self.done.get(Outcome.CUT, 0) / good if good else 0.0
 
+    @property
+    def ceiling_share(self) -> float | None:
+        """The share of the ceiling that answers come at."""
+        return self.rates.answer / self.ceiling if self.ceiling else None
+
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Self:
         """Return the progress that `as_json` made plain. Raises ValueError where it is none."""
@@ -120,6 +136,8 @@ class Progress:
             fields["done"] = {outcome: count for outcome, count in counts.items() if count}
             fields["rates"] = Rates(**said["rates"])
             fields["left"] = Left(**said["left"]) if said["left"] else None
+            in_all = said["cost_in_all"]
+            fields["cost_in_all"] = Cost(**in_all) if in_all else None
             fields["replicas"] = tuple(
                 ReplicaProgress(**{**one, "rates": Rates(**one["rates"])})
                 for one in said["replicas"]
@@ -136,6 +154,7 @@ class Progress:
             "done": {outcome.name.lower(): self.done.get(outcome, 0) for outcome in Outcome},
             "finished": self.finished,
             "cut_share": self.cut_share,
+            "ceiling_share": self.ceiling_share,
             "sample": self.sample.decode(errors="replace"),
         }
 

@@ -20,6 +20,7 @@ from ropeway.batch.segments import (
     read_segments,
     records,
 )
+from ropeway.batch.totals import Totals
 from ropeway.errors import Refused
 from ropeway.phrases import Phrase, count, phrase
 
@@ -28,27 +29,19 @@ Held = Callable[[Segment, Record], None]
 
 
 @dataclass
-class Replay:
+class Replay(Totals):
     """What a journal says.
 
     job       whose it is; None when there is no segment yet
-    again     records of rows that had one already
-    prompt    tokens of the rows that are done, as are those of `answer`
     size      bytes of the lines of the rows that are done
     ends      epoch → byte after its last whole record; of one journal
-    damage    what is no longer as it was written, a sentence for each place
     finished  whether all is done and in the output: there are no segments, and need be none
     """
 
     done: Bitmap
     job: str | None = None
-    counts: Counter[Outcome] = field(default_factory=Counter)
-    again: int = 0
-    prompt: int = 0
-    answer: int = 0
     size: int = 0
     ends: dict[int, int] = field(default_factory=dict)
-    damage: list[Phrase] = field(default_factory=list)
     finished: bool = False
 
 
@@ -58,15 +51,8 @@ def read_journal(folder: Path, again: frozenset[Outcome] = frozenset()) -> Repla
     again  outcomes that are about to be taken back
     """
     if finished := read_finished(folder):
-        return Replay(
-            Bitmap.full(finished.rows),
-            counts=finished.counts,
-            again=finished.again,
-            prompt=finished.prompt,
-            answer=finished.answer,
-            size=finished.size,
-            finished=True,
-        )
+        done = Bitmap.full(finished.rows)
+        return Replay(done, size=finished.size, finished=True, **vars(finished.totals()))
     damage: list[Phrase] = []
     return replay_segments(read_segments(folder, damage), damage, again=again)
 

@@ -94,7 +94,7 @@ class Replica:
             self.failing_since = now
         if len(self.failed) < _MANY_FAILED:
             self.failed.add(row.ordinal)
-        return len(self.failed) >= _MANY_FAILED and now - self.failing_since < _OUTAGE_S
+        return len(self.failed) >= _MANY_FAILED and not outlasted(self.failing_since, now)
 
     def pause(self, answer: Answer, now: float) -> None:
         """Leave it alone for as long as it asks, or for longer each time; send less after that."""
@@ -121,6 +121,11 @@ class Replica:
             rows=self.tally.rows,
             rates=self.meter.look(self.tally, now),
         )
+
+
+def outlasted(since: float, now: float) -> bool:
+    """Whether what began so long ago lasts longer than an outage does."""
+    return now - since >= _OUTAGE_S
 
 
 def back_off(tries: int, longest_s: float = _LONGEST_S) -> float:

@@ -5,8 +5,10 @@ A row is a request. Its ordinal is its place in the input, from 0, over all file
 same prompt may be meant twice.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 
 class Outcome(IntEnum):
@@ -42,6 +44,7 @@ class Row:
     body    JSON, byte for byte as the input has it where the input has a body
     prefix  a hash of how its prompt begins: rows that share it profit from one replica's cache
     tokens  estimate of the prompt's and the answer's tokens together
+    model   that it asks for; "" where it names none
     """
 
     ordinal: int
@@ -50,6 +53,7 @@ class Row:
     body: bytes
     prefix: int
     tokens: int
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +70,43 @@ class Result:
     line: bytes
     prompt: int = 0
     answer: int = 0
+
+
+class Keeper(Protocol):
+    """Where results go, as into a journal.
+
+    counts  committed rows, those of earlier runs included
+    """
+
+    counts: Counter[Outcome]
+
+    @property
+    def behind(self) -> int:
+        """Bytes that were added and are not on disk yet."""
+
+    def add(self, result: Result) -> None:
+        """Take a result. Raises RopewayError when nothing more can be kept."""
+
+    async def commit(self) -> None:
+        """Return when all that was added is on disk. Raises RopewayError."""
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What a row has been through: `deaths` of engines, `cuts` for which it is hardly to blame.
+
+    sent     how often it was sent
+    reached  whether a server may have generated it already
+    """
+
+    tries: int = 0
+    deaths: int = 0
+    cuts: int = 0
+    laters: int = 0
+    sent: int = 0
+    reached: bool = False
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it may be what kills engines; one cut is nothing yet."""
+        return self.deaths > 0 or self.cuts > 1

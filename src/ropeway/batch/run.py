@@ -9,13 +9,13 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Literal
 
-from ropeway.batch.dispatch import Dispatch, Journal, Limits
-from ropeway.batch.progress import Forecast, Meter, Price, Progress
+from ropeway.batch.dispatch import Dispatch, Limits
+from ropeway.batch.progress import Cost, Forecast, Meter, Price, Progress
 from ropeway.batch.replica import State
-from ropeway.batch.rows import Outcome, Row
+from ropeway.batch.rows import Keeper, Outcome, Row
 from ropeway.batch.send import Check, Sender
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import ServerAway
@@ -46,6 +46,8 @@ class Settings:
     grace_s       how long a job that is stopped waits for what is in flight
     until         time to stop at, as `time.time` has it
     max_cost      money to stop at, by `price`
+    listed        models that the servers said they have
+    ceiling       tokens of answers per second that the planner holds for possible
     """
 
     rows: int
@@ -59,6 +61,8 @@ class Settings:
     until: float | None = None
     price: Price | None = None
     max_cost: float | None = None
+    listed: frozenset[str] = frozenset()
+    ceiling: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Judge:
 
 async def run_batch(
     rows: Iterator[Row],
-    journal: Journal,
+    journal: Keeper,
     endpoints: Sequence[Endpoint],
     settings: Settings,
     tell: Callable[[Progress], None],
@@ -119,7 +123,7 @@ async def run_batch(
             await stack.enter_async_context(Sender(endpoint, settings.silence_s, check))
             for endpoint in endpoints
         ]
-        dispatch = Dispatch(senders, journal, settings.limits)
+        dispatch = Dispatch(senders, journal, settings.limits, settings.listed)
         return await _Job(rows, dispatch, settings, tell).run(stop or asyncio.Event())
 
 
@@ -171,8 +175,8 @@ class _Job:
     async def _fill(self) -> None:
         """Keep the window full. Reading may wait for a disk or a network, so a thread does it."""
         while not self.window.exhausted:
-            if self.window.room:
-                block = await asyncio.to_thread(_read_block, self.rows)
+            if room := self.window.room:
+                block = await asyncio.to_thread(_read_block, self.rows, min(room, _BLOCK_BYTES))
                 self.window.add(block)
                 if not block:
                     self.window.close()
@@ -269,8 +273,8 @@ class _Job:
             cost = price.of(elapsed, total.prompt, total.answer)
             if left is not None:
                 grows = rest / total.work
-                more = price.of(left.likely_s, total.prompt * grows, total.answer * grows)
-                in_all = cost + more
+                tokens = total.prompt * grows, total.answer * grows
+                in_all = Cost(*(cost + price.of(span_s, *tokens) for span_s in astuple(left)))
         waiting = any(replica.ready(now) for replica in dispatch.replicas)
         return Progress(
             rows=self.settings.rows,
@@ -287,6 +291,7 @@ class _Job:
             cost=cost,
             cost_in_all=in_all,
             sample=dispatch.sample,
+            ceiling=self.settings.ceiling,
         )
 
     def _work_left(self, finished: int) -> float:
@@ -298,12 +303,12 @@ class _Job:
         return max(self.settings.tokens * share - self.dispatch.all.work, rows - finished)
 
 
-def _read_block(rows: Iterator[Row]) -> list[Row]:
-    """Return the next rows; none when there are no more."""
+def _read_block(rows: Iterator[Row], most: int) -> list[Row]:
+    """Return the next rows, of about `most` bytes; none when there are no more."""
     block, size = [], 0
     for row in itertools.islice(rows, _BLOCK_ROWS):
         block.append(row)
         size += len(row.body)
-        if size >= _BLOCK_BYTES:
+        if size >= most:
             break
     return block

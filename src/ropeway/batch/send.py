@@ -59,7 +59,7 @@ _encode = msgspec.json.Encoder().encode
 Check = Callable[[bytes], Phrase | None]
 
 
-class Kind(IntEnum):
+class Verdict(IntEnum):
     """What an answer means for its row.
 
     ANSWERED, CUT, REFUSED  as `Outcome` has them
@@ -85,10 +85,10 @@ class Kind(IntEnum):
 
 
 _OUTCOMES = {
-    Kind.ANSWERED: Outcome.ANSWERED,
-    Kind.CUT: Outcome.CUT,
-    Kind.REFUSED: Outcome.REFUSED,
-    Kind.BARRED: Outcome.REFUSED,
+    Verdict.ANSWERED: Outcome.ANSWERED,
+    Verdict.CUT: Outcome.CUT,
+    Verdict.REFUSED: Outcome.REFUSED,
+    Verdict.BARRED: Outcome.REFUSED,
 }
 
 
@@ -102,7 +102,7 @@ class Answer(msgspec.Struct, frozen=True):  # made in a tenth of the time of a f
     broke     whether the connection ended before the answer did
     """
 
-    kind: Kind
+    verdict: Verdict
     status: int = 0
     request_id: str = ""
     body: bytes = b""
@@ -190,7 +190,7 @@ class Sender:
                 size, blocks = await asyncio.to_thread(row.payload)
             except RopewayError as error:
                 words = phrase("{where}: {what}", where=error.where, what=error.what)
-                return Answer(Kind.UNSENDABLE, words=words, fault="no picture")
+                return Answer(Verdict.UNSENDABLE, words=words, fault="no picture")
             except OSError as error:
                 reason = reason_of(error)
                 return _no_picture(phrase("a picture cannot be read: {reason}", reason=reason))
@@ -210,10 +210,12 @@ class Sender:
 
     def _checked(self, answer: Answer) -> Answer:
         """Return an answer, or that it is none, since it is not what was asked for."""
-        wrong = self._check and answer.kind is Kind.ANSWERED and self._check(answer.body)
+        wrong = self._check and answer.verdict is Verdict.ANSWERED and self._check(answer.body)
         if not wrong:
             return answer
-        return msgspec.structs.replace(answer, kind=Kind.UNFIT, words=wrong, fault="does not fit")
+        return msgspec.structs.replace(
+            answer, verdict=Verdict.UNFIT, words=wrong, fault="does not fit"
+        )
 
     async def healthy(self) -> Health:
         """Ask how the replica is, as those do that watch over servers."""
@@ -260,17 +262,17 @@ class Sender:
             words = explain(error, self.endpoint).what
             number = getattr(getattr(error, "os_error", None), "errno", None)
             if number in (errno.EMFILE, errno.ENFILE):
-                return Answer(Kind.LATER, words=words, fault="too many open files")
-            return Answer(Kind.AWAY, words=words, fault="no server")
+                return Answer(Verdict.LATER, words=words, fault="too many open files")
+            return Answer(Verdict.AWAY, words=words, fault="no server")
         if isinstance(error, TimeoutError):
             silence = format_seconds(self._silence_s)
             words = phrase("nothing arrived for {silence}", silence=silence)
-            return Answer(Kind.FAILED, words=words, fault="silence")
+            return Answer(Verdict.FAILED, words=words, fault="silence")
         if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
             words = phrase("what answers does not speak HTTP")
-            return Answer(Kind.FAILED, words=words, fault=_NO_ANSWER)
+            return Answer(Verdict.FAILED, words=words, fault=_NO_ANSWER)
         words = phrase("the connection broke before the answer was whole")
-        return Answer(Kind.FAILED, words=words, fault="connection broke", broke=True)
+        return Answer(Verdict.FAILED, words=words, fault="connection broke", broke=True)
 
 
 def _sign(error: Exception) -> Sign:
@@ -289,11 +291,11 @@ def judge(
     request_id = _shown(headers.get("X-Request-Id", sent))
     if data is None:
         words = phrase("the answer is longer than {most}", most=format_bytes(LONGEST_ANSWER))
-        return Answer(Kind.FAILED, status, request_id, words=words, fault="answer too long")
+        return Answer(Verdict.FAILED, status, request_id, words=words, fault="answer too long")
     encoding = _shown(headers.get("Content-Encoding", "identity"))
     if encoding != "identity":
         words = phrase("the answer is compressed (`{encoding}`) unasked", encoding=encoding)
-        return Answer(Kind.FAILED, status, request_id, words=words, fault=_NO_ANSWER)
+        return Answer(Verdict.FAILED, status, request_id, words=words, fault=_NO_ANSWER)
     if status == 200:
         return _judge_answer(path, data, request_id)
     return _judge_refusal(status, headers, data, request_id)
@@ -301,8 +303,8 @@ def judge(
 
 def result_of(row: Row, answer: Answer) -> Result:
     """Return what a row gets of an answer that ends it, its line included."""
-    if answer.kind in _OUTCOMES:
-        outcome = _OUTCOMES[answer.kind]
+    if answer.verdict in _OUTCOMES:
+        outcome = _OUTCOMES[answer.verdict]
         error = b"null" if outcome.good else _error(outcome, answer.words)
         return Result(
             row.ordinal,
@@ -351,7 +353,7 @@ async def _whole(body: bytes) -> AsyncIterator[bytes]:
 
 def _no_picture(why: str) -> Answer:
     """Return that a picture cannot be read just now."""
-    return Answer(Kind.UNREADY, words=why, fault="no picture")
+    return Answer(Verdict.UNREADY, words=why, fault="no picture")
 
 
 async def _streamed(size: int, blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
@@ -399,10 +401,10 @@ def _judge_answer(path: str, data: bytes, request_id: str) -> Answer:
             data = msgspec.json.format(data, indent=-1)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         words = phrase("the answer is not the JSON of its API: {start}", start=_start(data))
-        return Answer(Kind.FAILED, 200, request_id, words=words, fault=_NO_ANSWER)
+        return Answer(Verdict.FAILED, 200, request_id, words=words, fault=_NO_ANSWER)
     if read.error is not None or read.object == "error":
         words = phrase("the server says: {message}", message=_words(data))
-        return Answer(Kind.FAILED, 200, request_id, words=words, fault="error in a 200")
+        return Answer(Verdict.FAILED, 200, request_id, words=words, fault="error in a 200")
     reasons = [choice.finish_reason for choice in read.choices or ()]
     if path.endswith("/completions"):
         whole = bool(reasons)
@@ -410,14 +412,14 @@ def _judge_answer(path: str, data: bytes, request_id: str) -> Answer:
         whole = not path.endswith("/embeddings") or bool(read.data)
     if not whole:
         words = phrase("the answer holds nothing: {start}", start=_start(data))
-        return Answer(Kind.FAILED, 200, request_id, words=words, fault=_NO_ANSWER)
+        return Answer(Verdict.FAILED, 200, request_id, words=words, fault=_NO_ANSWER)
     if "abort" in reasons or "error" in reasons:
         words = phrase("the server aborted the request")
-        return Answer(Kind.FAILED, 200, request_id, words=words, fault="aborted")
-    kind = Kind.CUT if "length" in reasons else Kind.ANSWERED
+        return Answer(Verdict.FAILED, 200, request_id, words=words, fault="aborted")
+    verdict = Verdict.CUT if "length" in reasons else Verdict.ANSWERED
     usage = read.usage if isinstance(read, _Counted) else None
     prompt, answer = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-    return Answer(kind, 200, request_id, data, max(0, prompt or 0), max(0, answer or 0))
+    return Answer(verdict, 200, request_id, data, max(0, prompt or 0), max(0, answer or 0))
 
 
 def _decoded(data: bytes) -> _Bare:
@@ -434,14 +436,14 @@ def _judge_refusal(status: int, headers: Mapping[str, str], data: bytes, request
     pause_s = retry_after(headers, time.time())
     if status == 429 or (status == 503 and pause_s is not None):
         fault = f"status {status}"
-        return Answer(Kind.LATER, status, request_id, words=words, fault=fault, pause_s=pause_s)
+        return Answer(Verdict.LATER, status, request_id, words=words, fault=fault, pause_s=pause_s)
     if status in _NOT_OF_THE_ROW:
         body, fault = _embedded(data), f"status {status}"
-        return Answer(Kind.BARRED, status, request_id, body, words=words, fault=fault)
+        return Answer(Verdict.BARRED, status, request_id, body, words=words, fault=fault)
     if 400 <= status < 500 and status not in _MAY_PASS:
         body, fault = _embedded(data), "refused"
-        return Answer(Kind.REFUSED, status, request_id, body, words=words, fault=fault)
-    return Answer(Kind.FAILED, status, request_id, words=words, fault=f"status {status}")
+        return Answer(Verdict.REFUSED, status, request_id, body, words=words, fault=fault)
+    return Answer(Verdict.FAILED, status, request_id, words=words, fault=f"status {status}")
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

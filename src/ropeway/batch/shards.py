@@ -13,13 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from ropeway.batch.bitmap import Bitmap
-from ropeway.batch.disk import cannot_write, write_whole
+from ropeway.batch.disk import cannot_write
 from ropeway.batch.parts import Part
-from ropeway.batch.replay import Replay, read_journal
+from ropeway.batch.replay import read_journal
 from ropeway.batch.rows import Outcome
 from ropeway.batch.segments import shard_folder
 from ropeway.batch.survey import Survey
+from ropeway.batch.totals import Totals
+from ropeway.durable import PRIVATE, PRIVATE_FOLDER, sync_folder, write_whole
 from ropeway.errors import Refused, reason_of
 from ropeway.phrases import phrase
 
@@ -83,9 +84,10 @@ def kept_shards(folder: Path, found: Survey) -> tuple[Shard, ...]:
         ) from None
     shards = plan_shards(found)
     try:
-        write_whole(path, msgspec.json.encode(shards))
+        write_whole(path, msgspec.json.encode(shards), mode=PRIVATE)
         for shard in shards:
-            shard_folder(folder, shard.number).mkdir(exist_ok=True)
+            shard_folder(folder, shard.number).mkdir(PRIVATE_FOLDER, exist_ok=True)
+        sync_folder(folder)
     except OSError as error:
         raise cannot_write(path, error, hint=phrase("nothing was sent")) from None
     return shards
@@ -96,19 +98,7 @@ def is_sharded(folder: Path) -> bool:
     return (folder / _NAME).exists()
 
 
-def read_shards(folder: Path, shards: Iterable[Shard], again: frozenset[Outcome]) -> list[Replay]:
+def read_shards(folder: Path, shards: Iterable[Shard], again: frozenset[Outcome]) -> list[Totals]:
     """Return what the journal of each shard says, without which rows those are."""
     journals = (read_journal(shard_folder(folder, shard.number), again) for shard in shards)
-    return [replace(journal, done=Bitmap(0)) for journal in journals]
-
-
-def added_up(shards: Iterable[Replay]) -> Replay:
-    """Return what the journals of several shards say together."""
-    whole = Replay(Bitmap(0))
-    for one in shards:
-        whole.counts.update(one.counts)
-        whole.again += one.again
-        whole.prompt += one.prompt
-        whole.answer += one.answer
-        whole.damage += one.damage
-    return whole
+    return [journal.totals() for journal in journals]

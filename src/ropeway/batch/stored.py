@@ -1,21 +1,21 @@
 """An output in object storage: a file is made on this machine's disk, and put there whole.
 
 What holds it meanwhile is the job's folder. A store that has objects shows one when its upload is
-complete; in another, such as a folder by its URL, a file gets its name when it is whole.
+complete; in HDFS a file gets its name when it is whole.
 """
 
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from ropeway.batch.parts import library
+from ropeway.batch.stores import open_store
 from ropeway.errors import Refused, RopewayError, reason_of
 from ropeway.phrases import phrase
 
-_RENAMES = ("local", "hdfs", "subtree")  # stores that show a file while it is written
 _PIECE = 8 << 20
 
 
@@ -34,11 +34,6 @@ class Stored:
     def name(self) -> str:
         """The last part of its path."""
         return PurePosixPath(self.path).name
-
-    @property
-    def local(self) -> Path | None:
-        """Its path on this machine, where the store is that."""
-        return Path(self.path) if self.store.type_name == "local" else None
 
     def with_name(self, name: str) -> "Stored":
         """Return another one beside it."""
@@ -60,7 +55,7 @@ class Stored:
 
     def put(self, file: Path) -> None:
         """Let a file of this machine take its place. Raises RopewayError."""
-        renames = self.store.type_name in _RENAMES
+        renames = self.store.type_name == "hdfs"
         draft = self.with_name(f".{self.name}.part") if renames else self
         try:
             draft._copy(file)
@@ -102,23 +97,56 @@ def size_of(output: Output) -> int | None:
 
 
 def output_at(text: str) -> Output:
-    """Return what a path or a URL such as `s3://bucket/out.jsonl` names. Raises Refused."""
+    """Return what a path or a URL such as `s3://bucket/out.jsonl` names. Raises Refused.
+
+    What `file://` names is a path like any other.
+    """
     if "://" not in text:
         return Path(text)
     url = urlsplit(text)
     shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
     if url.scheme in ("http", "https"):
         raise Refused(phrase("an output is not written over HTTP"), where=shown)
+    store: Any = _Unopened(text, shown)
+    path = url.netloc.rpartition("@")[2] + unquote(url.path)
+    if url.scheme != "s3":  # their paths are each scheme's own, and no network is asked
+        store, path = _opened(text, shown)
+    if not PurePosixPath(path).name or text.partition("?")[0].endswith("/"):
+        raise Refused(phrase("this is a folder"), where=shown, hint=phrase("name a file"))
+    return in_store(shown, path, store)
+
+
+def in_store(shown: str, path: str, store: Any) -> Output:
+    """Return a file of a store of pyarrow, which may be this machine."""
+    return Path(path) if store.type_name == "local" else Stored(shown, path, store)
+
+
+class _Unopened:
+    """S3, opened when something is first asked of it: that may ask the network."""
+
+    type_name = "s3"
+
+    def __init__(self, text: str, shown: str) -> None:
+        self._text, self._shown = text, shown
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    @cached_property
+    def _store(self) -> Any:
+        return _opened(self._text, self._shown)[0]
+
+
+def _opened(text: str, shown: str) -> tuple[Any, str]:
+    """Return a store, and the path in it. Raises Refused."""
     try:
-        store, path = library("pyarrow.fs").FileSystem.from_uri(text)
+        return open_store(text)
     except (OSError, ValueError) as error:
-        why = _first_line(error).replace(url.netloc, url.netloc.rpartition("@")[2])
+        netloc = urlsplit(text).netloc
+        why = _first_line(error).replace(netloc, netloc.rpartition("@")[2])
         raise Refused(
             phrase("the output cannot be stored: {reason}", reason=why), where=shown
         ) from None
-    if not PurePosixPath(path).name or text.partition("?")[0].endswith("/"):
-        raise Refused(phrase("this is a folder"), where=shown, hint=phrase("name a file"))
-    return Stored(shown, path, store)
 
 
 def _first_line(error: Exception) -> str:

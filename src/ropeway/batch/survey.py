@@ -23,6 +23,7 @@ from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.batch.settings import Form
 from ropeway.batch.source import Fault, Reading
 from ropeway.batch.tokens import UNLIMITED, Spread
+from ropeway.durable import PRIVATE, write_whole
 from ropeway.errors import Refused, reason_of
 from ropeway.phrases import joined, phrase
 
@@ -133,13 +134,15 @@ def survey(
                 if twins:
                     _look_for_twins(parts, reads, reader, tally, faults, twins)
             lines = sum(read.lines for read in reads)
+            # Who begins anew is left with no survey rather than with one whose files are others.
+            (folder / _SURVEY).unlink(missing_ok=True)
             bad = faults.close(lines)
             if not lines:
                 where = joined([part.name for part in parts], ", ")
                 raise Refused("the input is empty", where=where)
             found = _result(reads, reader, tally, faults, bad)
-            (folder / BEGINNINGS).write_bytes(tally.beginnings.kept())
-            (folder / _SURVEY).write_bytes(msgspec.json.encode(found))
+            write_whole(folder / BEGINNINGS, tally.beginnings.kept(), mode=PRIVATE)
+            write_whole(folder / _SURVEY, msgspec.json.encode(found), mode=PRIVATE)
     except OSError as error:
         raise Refused(
             phrase("what is found in the input cannot be kept: {reason}", reason=reason_of(error)),
@@ -208,7 +211,7 @@ def rows_from(
             ordinal = line.index * samples + sample
             if ordinal not in done:
                 name = _name(request.name, ordinal, sample, samples)
-                yield row(ordinal, name, request.path, body, prefix, tokens)
+                yield row(ordinal, name, request.path, body, prefix, tokens, request.model)
 
 
 def skipped(form: Form, folder: Path, lines: range | None = None) -> Iterator[Result]:

@@ -4,7 +4,13 @@ import click
 
 from ropeway.cli import batch_detached
 from ropeway.cli.batch_job import plan_batch, run_batch_job
-from ropeway.cli.batch_options import BatchFlags, DetachFlags, batch_options, detach_options
+from ropeway.cli.batch_options import (
+    BatchFlags,
+    BatchRequest,
+    DetachFlags,
+    batch_options,
+    detach_options,
+)
 from ropeway.cli.endpoint import endpoint_options
 from ropeway.cli.options import screen_options
 from ropeway.endpoint.address import Endpoint
@@ -61,6 +67,7 @@ def batch(
       ropeway batch --attach -o answers.jsonl
     """
     detached.check(inputs, flags)
+    request = BatchRequest(inputs, flags, endpoints, model)
     if detached.attach:
         batch_detached.attach(screen, flags, detached)
     elif detached.stop:
@@ -68,8 +75,8 @@ def batch(
     elif detached.remove:
         batch_detached.remove(screen, detached)
     elif detached.detach:
-        batch_detached.detach(screen, inputs, flags, detached, (endpoints[0], model))
+        batch_detached.detach(screen, request, detached)
     elif flags.plan:
-        plan_batch(screen, inputs, flags, endpoints, model)
+        plan_batch(screen, request)
     else:
-        run_batch_job(screen, inputs, flags, endpoints, model)
+        run_batch_job(screen, request)

@@ -23,10 +23,12 @@ from ropeway.batch.job import (
     OneJob,
     Order,
     ShardedJob,
+    answers_of,
     look,
     open_job,
     open_shards,
     tokens_of,
+    typical,
     write_files,
 )
 from ropeway.batch.parts import Shape
@@ -37,10 +39,9 @@ from ropeway.batch.servers import Servers, ask_servers, replicas_of
 from ropeway.batch.settings import make_form
 from ropeway.batch.stored import Output
 from ropeway.batch.survey import Survey
-from ropeway.batch.tokens import UNLIMITED
 from ropeway.bench.run import stopped_by_interrupt
 from ropeway.checkpoints.fetch import default_root
-from ropeway.cli.batch_options import APIS, BatchFlags
+from ropeway.cli.batch_options import APIS, BatchFlags, BatchRequest
 from ropeway.cli.batch_ray import Crew, send_on_ray
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import spec_file, tell_rehearsal
@@ -51,6 +52,7 @@ from ropeway.endpoint.failures import RequestFailed
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.facts.redaction import redact, secret_values
 from ropeway.phrases import phrase
+from ropeway.plan.candidate import Expectation
 from ropeway.plan.choice import expected
 from ropeway.plan.load import Load
 from ropeway.report.batch import (
@@ -63,24 +65,20 @@ from ropeway.report.batch import (
 from ropeway.report.batch_page import Conditions, Timeline, batch_page
 from ropeway.report.console import Screen
 from ropeway.report.progress import Step
+from ropeway.spec.model import Spec
 from ropeway.units import counted, format_seconds
 
 _LINE_S, _FIRST_BLOCK_S, _BLOCK_S = 5.0, 10.0, 60.0
 
 
-def plan_batch(
-    screen: Screen,
-    inputs: tuple[str, ...],
-    flags: BatchFlags,
-    endpoints: tuple[Endpoint, ...],
-    model: str | None,
-) -> None:
+def plan_batch(screen: Screen, request: BatchRequest) -> None:
     """Say what a job takes. Nothing is sent, and nothing is written."""
+    flags = request.flags
     # Without an output no file is the job's own, whatever it is called.
-    order, _ = order_of(inputs, flags, flags.out or Path(os.devnull))
+    order, _ = order_of(request.inputs, flags, flags.out or Path(os.devnull))
     servers = None
     try:
-        servers = asyncio.run(ask_servers(endpoints, model_named(order, model)))
+        servers = asyncio.run(ask_servers(request.endpoints, model_named(order, request.model)))
     except RequestFailed as failure:
         screen.warn(phrase("no endpoint answered: {why}", why=failure.what))
     with screen.step("look at the input") as step:
@@ -92,17 +90,12 @@ def plan_batch(
     screen.result({**_survey_json(found, flags.samples), "forecast": forecast})
 
 
-def run_batch_job(
-    screen: Screen,
-    inputs: tuple[str, ...],
-    flags: BatchFlags,
-    endpoints: tuple[Endpoint, ...],
-    model: str | None,
-) -> None:
+def run_batch_job(screen: Screen, request: BatchRequest) -> None:
     """Run a job to its end, or to what stops it. Ends with the verb's exit code."""
+    flags, endpoints = request.flags, request.endpoints
     if flags.out is None:
         raise Refused(phrase("no output is named"), hint=phrase("name a file: `-o answers.jsonl`"))
-    order, check = order_of(inputs, flags, flags.out)
+    order, check = order_of(request.inputs, flags, flags.out)
     current_call().folder = order.folder if order.folder.is_dir() else None
     # A job that has begun writes what it has, when its own command is given too late.
     if flags.until is not None and flags.until <= time.time() and not order.folder.is_dir():
@@ -110,7 +103,7 @@ def run_batch_job(
             phrase("the time of `--until` is past"), hint=phrase("name a later one: 18:00")
         )
     settings = _limits(flags)
-    servers = asyncio.run(_servers(endpoints, model_named(order, model), screen))
+    servers = asyncio.run(_servers(endpoints, model_named(order, request.model), screen))
     tell_rehearsal(servers.rehearsed, servers.endpoints[0], screen)
     for doubt in servers.doubts:
         screen.warn(doubt)
@@ -123,8 +116,9 @@ def run_batch_job(
         _tell_survey(job, servers, screen)
         tokens = tokens_of(job.found, flags.samples)
         settings = replace(
-            settings, rows=job.found.rows, tokens=tokens, silence_s=endpoints[0].timeout_s
-        )
+            settings, rows=job.found.rows, tokens=tokens, silence_s=endpoints[0].timeout_s,
+            listed=servers.listed, ceiling=_ceiling(job.found, flags),
+        )  # fmt: skip
         view = View(screen, flags.currency)
         with screen.step(_name(job, servers)) as step:
             if isinstance(job, ShardedJob):
@@ -138,7 +132,7 @@ def run_batch_job(
                 ended = _send(job, servers, settings, check, view, step)
             if ended.reason != "complete":
                 step.warn(_ENDINGS[ended.reason])
-    _end(job, ended, flags.html, view.timeline, screen)
+        _end(job, ended, flags, view.timeline, screen)
 
 
 def order_of(
@@ -205,8 +199,8 @@ def _limits(flags: BatchFlags) -> Settings:
         rows=0,
         tokens=0,
         limits=Limits(
-            start=min(_at_first(), flags.in_flight), most=flags.in_flight, tries=flags.tries,
-            dedupe=flags.dedupe,
+            start=min(flags.at_first or _at_first(), flags.in_flight), most=flags.in_flight,
+            tries=flags.tries, dedupe=flags.dedupe,
         ),
         max_errors=flags.max_errors,
         until=flags.until,
@@ -216,11 +210,16 @@ def _limits(flags: BatchFlags) -> Settings:
 
 
 def _at_first() -> int:
-    """Return how many rows a replica is sent at first: what the spec lets it run at once."""
+    """Return how many rows a replica is sent at first."""
     file = spec_file()
-    serve = file.spec.serve if file else None
-    if serve is None or serve.max_sequences is None:
-        return Limits.start
+    return (at_once(file.spec) if file else None) or Limits.start
+
+
+def at_once(spec: Spec) -> int | None:
+    """Return how many rows a spec lets a replica run at once; None where it does not say."""
+    serve = spec.serve
+    if serve.max_sequences is None:
+        return None
     return serve.max_sequences * (serve.layout.data if serve.has_layout else 1)
 
 
@@ -304,7 +303,7 @@ class View:
 def _send(
     job: OneJob, servers: Servers, settings: Settings, check: Check | None, view: View, step: Step
 ) -> Ended:
-    """Send what is not done, and show how it goes."""
+    """Send what is not done, show how it goes, and close the journal."""
 
     async def run() -> Ended:
         with stopped_by_interrupt(signal.SIGTERM) as stop:
@@ -314,7 +313,8 @@ def _send(
                 stop=stop, check=check.fault if check else None,
             )  # fmt: skip
 
-    return event_loop.run(run())
+    with job.journal:
+        return event_loop.run(run())
 
 
 def _name(job: Job, servers: Servers) -> str:
@@ -340,23 +340,20 @@ _ENDINGS = {
 }
 
 
-def _end(job: Job, ended: Ended, html: Path | None, timeline: Timeline, screen: Screen) -> None:
+def _end(job: Job, ended: Ended, flags: BatchFlags, timeline: Timeline, screen: Screen) -> None:
     """Write the files, and say what became of all rows."""
     counts, rows = job.journal.counts, job.found.rows
-    # What was in flight when it was stopped may have been all that was left.
-    whole = ended.reason != "broken" and (ended.reason != "stopped" or counts.total() == rows)
-    if whole:
-        with screen.step("write the files"):
-            write_files(job.order, counts)
+    written = _written(job, ended, screen)
     screen.answer(outcome_table(counts, rows))
     done = counts.total()
-    screen.answer(_record(job, ended, whole=whole))
-    if html is not None:
-        page = batch_page(ended.progress, timeline.points, _conditions(job, ended), screen.language)
-        write_page(html, page, screen)
+    screen.answer(_record(job, ended, written=written))
+    if flags.html is not None:
+        conditions = _conditions(job, ended, flags.currency)
+        page = batch_page(ended.progress, timeline.points, conditions, screen.language)
+        write_page(flags.html, page, screen)
     if done < rows:
         screen.hint(phrase("the same command goes on:\n{command}", command=_same_command()))
-    screen.result(_document(job, ended, whole=whole))
+    screen.result(_document(job, ended, written=written))
     if ended.failure is not None:
         raise ended.failure
     context = click.get_current_context()
@@ -366,7 +363,22 @@ def _end(job: Job, ended: Ended, html: Path | None, timeline: Timeline, screen: 
     context.exit(Exit.OK if good == rows else Exit.NO)
 
 
-def _conditions(job: Job, ended: Ended) -> Conditions:
+def _written(job: Job, ended: Ended, screen: Screen) -> bool:
+    """Write the files with what there is by now; return whether that was done.
+
+    What broke the job, as a full disk or another run, may also keep it from that, and is the news.
+    """
+    try:
+        with screen.step("write the files"):
+            write_files(job.order, job.journal.counts)
+    except RopewayError:
+        if ended.reason != "broken":
+            raise
+        return False
+    return True
+
+
+def _conditions(job: Job, ended: Ended, currency: str) -> Conditions:
     journal = job.journal
     return Conditions(
         title=", ".join(part.name for part in job.found.parts[:3]),
@@ -377,10 +389,11 @@ def _conditions(job: Job, ended: Ended) -> Conditions:
         output_tokens=journal.answer,
         again=ended.progress.again + journal.again,
         when=datetime.now(UTC),
+        currency=currency,
     )
 
 
-def _record(job: Job, ended: Ended, *, whole: bool) -> str:
+def _record(job: Job, ended: Ended, *, written: bool) -> str:
     order, progress = job.order, ended.progress
     lines = ["", f"time      {format_seconds(progress.elapsed_s)}"]
     journal = job.journal
@@ -390,7 +403,7 @@ def _record(job: Job, ended: Ended, *, whole: bool) -> str:
         lines.append(f"again     {again:,} rows may have been generated more than once")
     if progress.cost is not None:
         lines.append(f"cost      {progress.cost:,.2f} for this run")
-    if whole:
+    if written:
         lines.append(f"output    {order.output}")
         bad = sum(n for outcome, n in journal.counts.items() if not outcome.good)
         if bad:
@@ -410,7 +423,7 @@ def _counts_json(counts: Mapping[Outcome, int]) -> dict[str, int]:
     return {outcome.name.lower(): counts.get(outcome, 0) for outcome in Outcome}
 
 
-def _document(job: Job, ended: Ended, *, whole: bool) -> dict[str, object]:
+def _document(job: Job, ended: Ended, *, written: bool) -> dict[str, object]:
     order, progress, journal = job.order, ended.progress, job.journal
     return {
         "model": _model_of(job),
@@ -423,8 +436,8 @@ def _document(job: Job, ended: Ended, *, whole: bool) -> dict[str, object]:
         "output_tokens": journal.answer,
         "duration_s": progress.elapsed_s,
         "cost": progress.cost,
-        "output": str(order.output) if whole else None,
-        "errors": str(order.errors) if whole else None,
+        "output": str(order.output) if written else None,
+        "errors": str(order.errors) if written else None,
         "folder": str(order.folder),
         "failed_tries": dict(progress.faults),
     }
@@ -437,29 +450,42 @@ def _survey_json(found: Survey, samples: int) -> dict[str, object]:
         "files": [{"path": part.name, "bytes": part.size, "lines": part.lines}
                   for part in found.parts],
         "input_tokens_estimated": found.prompt.total * samples,
-        "output_tokens_at_most": (found.answer.total + found.unlimited * UNLIMITED) * samples,
+        "output_tokens_at_most": answers_of(found) * samples,
         "lines_without_limit": found.unlimited,
         "prompts_that_may_be_too_long": found.long,
         "shared_beginnings": found.groups,
     }  # fmt: skip
 
 
-def _forecast(found: Survey, flags: BatchFlags, screen: Screen) -> dict[str, Any] | None:
-    """Return how long the planner expects a job to take on the spec's service; None without one."""
+def _expected(found: Survey, flags: BatchFlags) -> Expectation | None:
+    """Return what the planner expects of the spec's service; None without one. Raises Refused."""
     file = spec_file()
     if file is None:
         return None
-    lines = max(1, found.prompt.count)
-    answers = found.answer.total + found.unlimited * UNLIMITED
-    prompt, answer = max(1, found.prompt.total // lines), max(1, answers // lines)
+    prompt, answer = typical(found)
     load = Load(prompt, answer, clients=flags.in_flight, requests=found.rows)
+    return expected(file, load, default_root(os.environ))
+
+
+def _ceiling(found: Survey, flags: BatchFlags) -> float | None:
+    """Return the tokens of answers per second that are possible; None where nobody knows."""
     try:
-        planned = expected(file, load, default_root(os.environ))
+        planned = _expected(found, flags)
+    except RopewayError:  # `--plan` says why
+        return None
+    return planned.forecast.ceiling_tokens_per_s if planned else None
+
+
+def _forecast(found: Survey, flags: BatchFlags, screen: Screen) -> dict[str, Any] | None:
+    """Return how long a job is expected to take on the spec's service; None without one."""
+    try:
+        planned = _expected(found, flags)
     except RopewayError as error:
         screen.warn(phrase("no forecast: {why}", why=error.what))
         return None
-    forecast = planned.forecast
-    tokens = answers * flags.samples
+    if planned is None:
+        return None
+    forecast, tokens = planned.forecast, answers_of(found) * flags.samples
     seconds = tokens / forecast.output_tokens_per_s
     cost = None if flags.price is None else flags.price * _hosts() * seconds / 3600
     return {

@@ -12,9 +12,9 @@ from ropeway.batch.on_ray import EACH, connected, machines, run_on_ray
 from ropeway.batch.one_shard import Work, put_sign
 from ropeway.batch.parts import Part
 from ropeway.batch.progress import Price, Progress, Rates
-from ropeway.batch.replay import Replay
 from ropeway.batch.run import Ended, Settings
 from ropeway.batch.servers import Servers
+from ropeway.batch.totals import Totals
 from ropeway.bench.run import stopped_by_interrupt
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen
@@ -36,7 +36,7 @@ def send_on_ray(
     crew: Crew,
     tell: Callable[[Progress], None],
     screen: Screen,
-) -> tuple[Ended, Replay]:
+) -> tuple[Ended, Totals]:
     """Send what is not done, in tasks; return how it ended, and what there is now.
 
     Without anything left, no Ray is asked for.
@@ -58,7 +58,7 @@ def send_on_ray(
         )
         work = _work(job, servers, _of_a_task(settings, count))
 
-        async def run() -> tuple[Ended, Replay]:
+        async def run() -> tuple[Ended, Totals]:
             with stopped_by_interrupt(signal.SIGTERM) as stop:
                 return await run_on_ray(ray, job, work, settings, count, tell, stop=stop)
 

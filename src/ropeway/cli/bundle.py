@@ -13,10 +13,10 @@ from ropeway.cli.bug_report import package_versions
 from ropeway.cli.files import writing
 from ropeway.cli.options import lang_option, screen_options
 from ropeway.cli.target import Target, reached, target_options
+from ropeway.durable import write_whole
 from ropeway.errors import Exit, Refused
 from ropeway.facts.bundle import ERROR, member_of
 from ropeway.facts.redaction import redact, secret_values
-from ropeway.hosts.local import write_whole
 from ropeway.launch.bundle import bundle_parts, secret_names
 from ropeway.phrases import joined, phrase
 from ropeway.report.console import Screen

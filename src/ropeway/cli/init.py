@@ -9,8 +9,8 @@ import click
 from ropeway.cli.files import writing
 from ropeway.cli.init_hosts import spec_of_hosts
 from ropeway.cli.options import lang_option, remote_host, screen_options, ssh_config_option
+from ropeway.durable import write_whole
 from ropeway.errors import Refused
-from ropeway.hosts.local import write_whole
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen
 from ropeway.spec.model import DEFAULT_FILE, parse_spec

@@ -1,12 +1,11 @@
 """This machine as a host, or as several virtual hosts that differ in their loopback address."""
 
-import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ropeway.durable import write_whole
 from ropeway.errors import HostError, TimeLimit, reason_of
 from ropeway.hosts.base import Result, cannot_write
 from ropeway.hosts.child import Child, Output, running
@@ -84,25 +83,3 @@ def replace_file(
         write_whole(path, content, mode=mode)
     except OSError as error:
         raise cannot_write(str(path), reason_of(error), where) from error
-
-
-def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
-    """Write a file of this machine, completely or not at all; a link is replaced.
-
-    mode  its permissions; None keeps those of an existing file, and is 0644 for a new one
-
-    Raises OSError.
-    """
-    if mode is None:
-        mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        os.fchmod(handle, mode)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # or the file may be empty after a power cut
-        os.replace(draft, path)  # noqa: PTH105 - Path.replace hides that it is atomic
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise

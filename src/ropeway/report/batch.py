@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ropeway.batch.progress import Left, Progress, ReplicaProgress
+from ropeway.batch.progress import Cost, Left, Progress, ReplicaProgress
 from ropeway.batch.rows import Outcome
 from ropeway.batch.survey import Survey
 from ropeway.report.figures import percent, rate
@@ -39,6 +39,8 @@ def progress_line(progress: Progress, currency: str = "") -> str:
         parts.append(f"waiting: {one_line(progress.waiting)}")
     else:
         parts.append(f"{rate(rates.prompt)} + {rate(rates.answer)} tokens/s")
+        if progress.ceiling_share is not None:
+            parts.append(f"{percent(progress.ceiling_share)} of the predicted ceiling")
     if progress.left is not None:
         parts.append(f"{left_words(progress.left)} left")
     parts.append(f"{progress.in_flight:,} in flight")
@@ -160,6 +162,10 @@ def outcome_table(counts: Mapping[Outcome, int], rows: int) -> RenderableType:
     return grid
 
 
-def _money(cost: float, in_all: float | None, currency: str) -> str:
-    whole = f" of {in_all:,.2f}" if in_all is not None else ""
-    return f"{cost:,.2f}{whole} {currency}".rstrip()
+def _money(cost: float, in_all: Cost | None, currency: str) -> str:
+    """Return `1.20 of 9.00 (8.00 to 11.00) CNY`."""
+    words = f"{cost:,.2f}"
+    if in_all is not None:
+        low, likely, high = (f"{money:,.2f}" for money in (in_all.low, in_all.likely, in_all.high))
+        words += f" of {likely}" + (f" ({low} to {high})" if low != high else "")
+    return f"{words} {currency}".rstrip()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import median
 
 from ropeway.batch.progress import Progress
 from ropeway.batch.rows import Outcome
@@ -74,6 +75,7 @@ class Conditions:
     output_tokens: int
     again: int
     when: datetime
+    currency: str = ""
 
 
 def batch_page(
@@ -81,6 +83,7 @@ def batch_page(
 ) -> str:
     """Return the page. `progress`: the last of the run."""
     most = max((max(point.prompt, point.answer) for point in timeline), default=0.0)
+    usual = median(point.answer for point in timeline) if timeline else 0.0
     end_s = max((point.elapsed_s for point in timeline), default=0.0)
     return render_page(
         "batch.html.j2",
@@ -94,6 +97,8 @@ def batch_page(
         most=most,
         end_s=end_s,
         faults=sorted(progress.faults.items(), key=lambda item: -item[1]),
+        usual=usual,
+        ceiling_share=usual / progress.ceiling if progress.ceiling else None,
         sample=sample_words(progress.sample),
         when=conditions.when.strftime("%Y-%m-%d %H:%M"),
     )
