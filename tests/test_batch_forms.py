@@ -213,7 +213,8 @@ def test_settings_are_json_where_they_can_be() -> None:
 @pytest.mark.parametrize(
     "settings",
     [["max_tokens"], ["=1"], ["a..b=1"], ["a=1", "a=2"], ["a=1", "a.b=2"], ["a.b=1", "a=2"],
-     ["stream=true"], ["messages=[]"], ["user=\udc80"], ['user="\\ud83d"\udc80']],
+     ["stream=true"], ["messages=[]"], ["user=\udc80"], ['user="\\ud83d"\udc80'],
+     ["a." * 3000 + "a=1"]],
 )  # fmt: skip
 def test_a_setting_that_means_nothing_is_refused(settings: list[str]) -> None:
     with pytest.raises(Refused):

@@ -59,6 +59,21 @@ def test_files_that_are_there_are_never_written_over(
         (["-o", "file://{folder}/o.gz"], "{folder}/o.gz"),
         (["-o", "o", "--journal", "away/journal"], "away"),
         (["-o", "o", "--journal", "o"], "o"),
+        (["-o", ""], "."),
+        (["-o", "."], "."),
+        (["-o", "/"], "/"),
+        (["-o", "s3://[x/y"], "s3://[x/y"),
+        (["-o", "file:///tmp/%00x"], "file:///tmp/%00x"),
+        (["-o", "o", "--journal", "in.jsonl"], "in.jsonl"),
+        (["-o", "p", "--journal", "link"], "link"),
+        (["-o", "n" * 300, "--journal", "j", "--errors", "e"], "n" * 300),
+        (["-o", "n" * 250, "--journal", "j", "--errors", "e"], "n" * 250),
+        (["-o", "n" * 240, "--journal", "j"], "n" * 240 + ".errors.jsonl"),
+        (["-o", "o", "--html", "n" * 250], "n" * 250),
+        (["-o", "s3://KEY12345:SEC/RET12345@b/o"], "s3://b/o"),
+        (["-o", "gs://KEY12345:SEC/RET12345@b/o"], "gs://b/o"),
+        (["s3://KEY12345:SEC/RET12345@b/o", "-o", "o"], "s3://b/o"),
+        (["gs://KEY12345:SEC/RET12345@b/o", "-o", "o"], "gs://b/o"),
     ],
 )
 def test_no_file_of_a_job_is_another(
@@ -80,6 +95,7 @@ def test_no_file_of_a_job_is_another(
         code, said, _ = run(capsys, "in.jsonl", *flags, "--url", url)
         assert endpoint.requests == 0
     assert code == 2
+    assert "ret12345" not in json.dumps(said).lower()
     assert said["error"]["where"] == (where and where.format(folder=tmp_path))
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.exists()} == before
 

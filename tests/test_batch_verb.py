@@ -424,3 +424,15 @@ def test_what_was_left_out_is_looked_at_again(
     assert said["generated_again"] == 0
     assert list(texts(out)) == ["row-0", "row-1"]
     assert [row["custom_id"] for row in lines(tmp_path / "o.errors.jsonl")] == ["row-2"]
+
+
+def test_a_job_that_is_ended_before_rows_are_sent_leaves_nothing(tmp_path: Path) -> None:
+    with serving() as (url, _):
+        argv = [sys.executable, "-m", "ropeway", "batch", "-", "-o", str(tmp_path / "o")]
+        child = subprocess.Popen([*argv, "--url", url], stdin=subprocess.PIPE)
+        while not list(tmp_path.glob("o.journal/input-0.*")):
+            time.sleep(0.01)
+        child.terminate()
+        child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ropeway import __version__
-from ropeway.batch.disk import cannot_write
+from ropeway.batch.disk import cannot_begin
 from ropeway.durable import PRIVATE, write_whole
 from ropeway.errors import Refused, RopewayError, reason_of
 from ropeway.outside import parse_json, read_bounded
@@ -132,7 +132,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     try:
         write_whole(path, f"{text}\n".encode(), mode=PRIVATE)
     except OSError as error:
-        raise cannot_write(path, error, hint=phrase("nothing was sent")) from None
+        raise cannot_begin(path, error) from None
 
 
 def read_manifest(folder: Path) -> Manifest | None:

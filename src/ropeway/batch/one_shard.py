@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ropeway.batch.check import make_check
-from ropeway.batch.disk import cannot_write
+from ropeway.batch.disk import cannot_begin
 from ropeway.batch.forms import Kind
 from ropeway.batch.job import skip
 from ropeway.batch.journal import Journal
@@ -75,7 +75,7 @@ def put_sign(folder: Path, sign: str) -> None:
     try:
         write_whole(folder / _SIGN, sign.encode(), mode=PRIVATE)
     except OSError as error:
-        raise cannot_write(folder / _SIGN, error, hint=phrase("nothing was sent")) from None
+        raise cannot_begin(folder / _SIGN, error) from None
 
 
 async def _look_for_sign(work: Work) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from stat import S_ISREG
@@ -14,8 +15,8 @@ from ropeway.batch.one_writer import NAME as LOCK
 from ropeway.batch.parts import STDIN, Part, printable
 from ropeway.batch.stored import Output, Stored, in_store, size_of
 from ropeway.durable import PRIVATE, write_whole
-from ropeway.errors import Refused
-from ropeway.outside import parse_json, read_bounded
+from ropeway.errors import Refused, reason_of
+from ropeway.outside import is_file, is_folder, is_there, parse_json, read_bounded
 from ropeway.phrases import phrase
 
 NAME = "written.json"
@@ -74,6 +75,8 @@ def is_inside(folder: Path, path: Output) -> bool:
 def check_places(folder: Path, files: Iterable[Output]) -> None:
     """Refuse a folder and files that cannot be written where they are to be."""
     _check_place(folder)
+    if os.path.lexists(folder) and not is_folder(folder):
+        raise Refused(phrase("this is no folder"), where=str(folder))
     for path in files:
         if path.name == "-":
             raise Refused(
@@ -89,22 +92,35 @@ def check_places(folder: Path, files: Iterable[Output]) -> None:
             )
         if isinstance(path, Stored):
             path.size()  # whether the store answers, and has no folder of this name
-        elif path.is_dir():
+        elif is_folder(path):
             raise Refused(phrase("this is a folder"), where=str(path), hint=phrase("name a file"))
         else:
             _check_place(path)
 
 
 def _check_place(path: Path) -> None:
-    """Refuse a path whose folder is not there."""
-    place = Path(os.path.realpath(path)).parent
-    if not place.is_dir():
+    """Refuse a path whose folder is not there, or takes no draft of it: it would be made last."""
+    real = Path(os.path.realpath(path))
+    place = real.parent
+    if not is_folder(place):
         place = place if path.is_symlink() else path.parent
         raise Refused(
             phrase("there is no such folder"),
             where=str(place),
             hint=phrase("make it first: `mkdir -p {folder}`", folder=place),
         )
+    if is_there(path) and not is_file(path):
+        return
+    try:
+        handle, name = tempfile.mkstemp(dir=place, prefix=f".{real.name}.")
+        os.close(handle)
+        Path(name).unlink()
+    except OSError as error:
+        raise Refused(
+            phrase("no file can be written here: {reason}", reason=reason_of(error)),
+            where=str(path),
+            hint=phrase("name another one, or mend that"),
+        ) from None
 
 
 def check_folder(folder: Path) -> None:

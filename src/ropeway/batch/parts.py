@@ -12,10 +12,17 @@ from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
 from stat import S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlunsplit
 
 from ropeway.batch.manifest import not_the_job
-from ropeway.batch.stores import library, open_store
+from ropeway.batch.stores import (
+    library,
+    open_store,
+    read_url,
+    store_fault,
+    store_faults,
+    without_keys,
+)
 from ropeway.durable import PRIVATE, replace
 from ropeway.errors import Refused, reason_of
 from ropeway.outside import is_file, local_path
@@ -254,8 +261,7 @@ def _remote(name: str, shape: Shape | None, leave: Callable[[str, Any], bool]) -
 
     `*` stands for any part of a name, `**/` for any folders; a query has the store's options.
     """
-    url = urlsplit(name)
-    shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+    url, shown = read_url(name), without_keys(name)
     if url.scheme in ("http", "https"):
         raise Refused(
             "an input is not read over HTTP: it is read twice, and must be the same both times",
@@ -282,9 +288,8 @@ def _remote(name: str, shape: Shape | None, leave: Callable[[str, Any], bool]) -
                 shown_path = f"{url.scheme}://{info.path}"
                 changed = info.mtime_ns or 0
                 parts.append(Part(shown_path, info.path, *kind, info.size, changed, store))
-    except (OSError, ValueError) as error:
-        why = str(error).replace(url.netloc, url.netloc.rpartition("@")[2])
-        raise cannot_read(shown, why.partition("\n")[0]) from None
+    except store_faults() as error:
+        raise cannot_read(shown, store_fault(error, name)) from None
     if not parts:
         raise Refused(_NO_MATCH if wild else _NO_FILE, where=shown)
     return parts

@@ -51,6 +51,7 @@ from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import RequestFailed
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.facts.redaction import redact, secret_values
+from ropeway.outside import is_folder
 from ropeway.phrases import phrase
 from ropeway.plan.candidate import Expectation
 from ropeway.plan.choice import expected
@@ -96,9 +97,9 @@ def run_batch_job(screen: Screen, request: BatchRequest) -> None:
     if flags.out is None:
         raise Refused(phrase("no output is named"), hint=phrase("name a file: `-o answers.jsonl`"))
     order, check = order_of(request.inputs, flags, flags.out)
-    current_call().folder = order.folder if order.folder.is_dir() else None
+    current_call().folder = order.folder if is_folder(order.folder) else None
     # A job that has begun writes what it has, when its own command is given too late.
-    if flags.until is not None and flags.until <= time.time() and not order.folder.is_dir():
+    if flags.until is not None and flags.until <= time.time() and not is_folder(order.folder):
         raise Refused(
             phrase("the time of `--until` is past"), hint=phrase("name a later one: 18:00")
         )
