@@ -214,3 +214,17 @@ def test_a_folder_may_be_empty_or_of_a_run_that_was_killed_early(
         assert run(capsys, *args[:-1], url, "--retry-errors")[0] == 0
     assert (folder / "finished.json").exists()
     assert (folder / "shard-1").is_dir()
+
+
+def test_a_current_folder_that_is_gone_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = columns(tmp_path / "in.jsonl", {"prompt": "a"})
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with serving() as (url, _):
+        code, said, _ = run(capsys, source, "-o", tmp_path / "o", "--url", url)
+    assert (code, said["error"]["what"]) == (2, "the current folder is gone")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]

@@ -74,6 +74,12 @@ def is_inside(folder: Path, path: Output) -> bool:
 
 def check_places(folder: Path, files: Iterable[Output]) -> None:
     """Refuse a folder and files that cannot be written where they are to be."""
+    try:
+        Path.cwd()
+    except OSError:
+        raise Refused(
+            phrase("the current folder is gone"), hint=phrase("go to one that is there: `cd`")
+        ) from None
     _check_place(folder)
     if os.path.lexists(folder) and not is_folder(folder):
         raise Refused(phrase("this is no folder"), where=str(folder))
