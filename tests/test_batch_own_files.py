@@ -43,7 +43,7 @@ def test_files_that_are_there_are_never_written_over(
         (["-o", "o", "--html", "in.jsonl"], "in.jsonl"),
         (["-o", "o", "--errors", "{folder}/o"], "{folder}/o"),
         (["-o", "o", "--errors", "link"], "link"),  # which leads to `o`, where nothing is yet
-        (["-o", "o", "--html", "hard"], "in.jsonl"),
+        (["-o", "o", "--html", "hard"], "hard"),
         (["-o", "o", "--check", "schema", "--errors", "./schema"], "schema"),
         (["-o", "o", "--html", "o.journal/page.html"], "o.journal/page.html"),
         (["-o", "o", "--errors", "o.journal"], "o.journal"),
@@ -228,3 +228,19 @@ def test_a_current_folder_that_is_gone_is_said(
         code, said, _ = run(capsys, source, "-o", tmp_path / "o", "--url", url)
     assert (code, said["error"]["what"]) == (2, "the current folder is gone")
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_page_of_another_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, page = columns(tmp_path / "in.jsonl", {"prompt": "a"}), tmp_path / "page.html"
+    page.write_text("mine")
+    with serving() as (url, endpoint):
+        args = (source, "-o", tmp_path / "o", "--url", url, "--html", page)
+        code, said, _ = run(capsys, *args)
+        assert (code, said["error"]["where"]) == (2, str(page))
+        assert (page.read_text(), endpoint.requests) == ("mine", 0)
+        page.unlink()
+        for _ in range(2):
+            assert run(capsys, *args)[0] == 0
+    assert page.stat().st_size > 1000

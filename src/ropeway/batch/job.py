@@ -346,5 +346,7 @@ def _check_files(order: Order) -> None:
             where=str(order.output),
         )
     check_folder(order.folder)
-    if not read_finished(order.folder):  # of which nothing is written anew
+    if order.html is not None:
+        check_strangers(order.folder, [order.html])
+    if not read_finished(order.folder):  # of which nothing else is written anew
         check_strangers(order.folder, (order.output, order.errors))

@@ -31,6 +31,7 @@ from ropeway.batch.job import (
     typical,
     write_files,
 )
+from ropeway.batch.own_files import note_written
 from ropeway.batch.parts import Shape
 from ropeway.batch.progress import Price, Progress
 from ropeway.batch.rows import Outcome
@@ -351,6 +352,7 @@ def _end(job: Job, ended: Ended, flags: BatchFlags, timeline: Timeline, screen: 
     if flags.html is not None:
         conditions = _conditions(job, ended, flags.currency)
         page = batch_page(ended.progress, timeline.points, conditions, screen.language)
+        note_written(job.order.folder, {flags.html: len(page.encode())})
         write_page(flags.html, page, screen)
     if done < rows:
         screen.hint(phrase("the same command goes on:\n{command}", command=_same_command()))
