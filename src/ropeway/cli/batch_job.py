@@ -101,9 +101,8 @@ def run_batch_job(screen: Screen, request: BatchRequest) -> None:
     current_call().folder = order.folder if is_folder(order.folder) else None
     # A job that has begun writes what it has, when its own command is given too late.
     if flags.until is not None and flags.until <= time.time() and not is_folder(order.folder):
-        raise Refused(
-            phrase("the time of `--until` is past"), hint=phrase("name a later one: 18:00")
-        )
+        past = phrase("the time of `--until` is past")
+        raise Refused(past, hint=phrase("name a later one: 18:00"))
     settings = _limits(flags)
     servers = asyncio.run(_servers(endpoints, model_named(order, request.model), screen))
     tell_rehearsal(servers.rehearsed, servers.endpoints[0], screen)
@@ -344,10 +343,9 @@ _ENDINGS = {
 
 def _end(job: Job, ended: Ended, flags: BatchFlags, timeline: Timeline, screen: Screen) -> None:
     """Write the files, and say what became of all rows."""
-    counts, rows = job.journal.counts, job.found.rows
+    counts, rows, done = job.journal.counts, job.found.rows, job.journal.counts.total()
     written = _written(job, ended, screen)
     screen.answer(outcome_table(counts, rows))
-    done = counts.total()
     screen.answer(_record(job, ended, written=written))
     if flags.html is not None:
         conditions = _conditions(job, ended, flags.currency)
