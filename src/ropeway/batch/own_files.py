@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from stat import S_ISREG
 from typing import Any
 
-from ropeway.batch.disk import cannot_write
+from ropeway.batch.disk import cannot_begin, cannot_write
 from ropeway.batch.manifest import NAME as MANIFEST
 from ropeway.batch.one_writer import NAME as LOCK
 from ropeway.batch.parts import STDIN, Part, printable
@@ -131,7 +131,10 @@ def _check_place(path: Path) -> None:
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder for the job in which something else is."""
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    try:
+        names = sorted(path.name for path in folder.iterdir()) if is_folder(folder) else []
+    except OSError as error:
+        raise cannot_begin(folder, error) from None
     if not names or MANIFEST in names:
         return
     others = [name for name in names if not _EARLY.fullmatch(name)]
