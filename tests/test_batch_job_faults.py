@@ -6,6 +6,7 @@ import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,6 @@ CALLS = (
 )  # fmt: skip
 LINES = 12
 
-Files = dict[Path, bytes]
-
 
 class Crashes:
     """What a crash before each system call leaves of a folder.
@@ -36,7 +35,7 @@ class Crashes:
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        self.left: dict[frozenset[tuple[Path, bytes]], set[int]] = {}  # and what was committed
+        self.left: dict[frozenset[tuple[str, bytes]], set[int]] = {}  # and what was committed
         self.committed: set[int] = set()
         self._one = threading.RLock()
         self._open, self._handles = os.open, dict[int, int]()  # of each inode: none is used twice
@@ -68,7 +67,7 @@ class Crashes:
 
     def _listed(self, folder: Path) -> dict[str, int]:
         """The inode of each name, which is held so that no other file gets it."""
-        found = {entry.name: entry.inode() for entry in os.scandir(folder)}
+        found = {entry.name: entry.stat().st_ino for entry in os.scandir(folder)}
         for name, inode in found.items():
             if inode not in self._handles:
                 self._handles[inode] = self._open(folder / name, os.O_RDONLY)
@@ -90,7 +89,7 @@ class Crashes:
                 self._content(path)
         for names in self._all_names(now):
             for loss in (self._none, self._cut, self._zeros):
-                files = frozenset(self._files(self.folder, names, loss))
+                files = frozenset(self._files(self.folder.stat().st_ino, names, loss))
                 self.left[files] = self.left.get(files, set()) | self.committed
 
     def _all_names(self, now: dict[int, dict[str, int]]) -> Iterator[dict[int, dict[str, int]]]:
@@ -105,13 +104,14 @@ class Crashes:
                 yield {**synced, inode: one}
 
     def _files(
-        self, folder: Path, names: dict[int, dict[str, int]], loss: Callable[[int], bytes]
-    ) -> Iterator[tuple[Path, bytes]]:
-        for name, other in names[folder.stat().st_ino].items():
-            if other in names:
-                yield from self._files(folder / name, names, loss)
-            elif other in self._seen:
-                yield (folder / name).relative_to(self.folder), loss(other)
+        self, folder: int, names: dict[int, dict[str, int]], loss: Callable[[int], bytes]
+    ) -> Iterator[tuple[str, bytes]]:
+        for name, inode in names[folder].items():
+            if inode in names:
+                for inside, data in self._files(inode, names, loss):
+                    yield f"{name}/{inside}", data
+            elif inode in self._seen:
+                yield name, loss(inode)
 
     def _none(self, inode: int) -> bytes:
         return self._seen[inode][1]
@@ -175,6 +175,7 @@ def test_nothing_that_was_committed_is_lost_or_done_again(
     crashes.end()
     assert len(crashes.left) > 100
     assert (epochs(Path("out.journal")) == []) is not bad
+    trimmed = cache(lambda data: data.rstrip(b"\0"))
     expected = {n: result(n).line for n in range(LINES) if n or not bad}
     # What is synced from now on is not looked at, and a disk would be busy with it for long.
     monkeypatch.setattr(os, "fsync", lambda _: None)
@@ -182,10 +183,10 @@ def test_nothing_that_was_committed_is_lost_or_done_again(
     for files, committed in crashes.left.items():
         again.mkdir()
         monkeypatch.chdir(again)
-        for path, data in files:
-            path.parent.mkdir(exist_ok=True)
-            with path.open("wb") as file:
-                file.write(data.rstrip(b"\0"))
+        for name, data in files:
+            Path(name).parent.mkdir(exist_ok=True)
+            with Path(name).open("wb") as file:
+                file.write(trimmed(data))  # what is known of beginnings is 8 MB of zeros, mostly
                 file.truncate(len(data))
         os.utime("in.jsonl", ns=(changed, changed))
         assert set(whole_lines(Path("out"))) <= set(expected.values())
